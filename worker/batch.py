@@ -1,0 +1,27 @@
+"""The flat batch of one step: all scheduled tokens of all sequences behind each other, and the tables that say whose they are.
+
+Legend, here and in layers/, models/ and kernels/: T tokens in the step, S sequences in it, R sampled rows, B blocks in the
+longest block table, P page size, D hidden size, N heads (query or KV, the variable tells), H head size, V vocabulary.
+"""
+
+from dataclasses import dataclass
+
+import torch
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepBatch:
+    token_ids_T: torch.Tensor
+    """int64."""
+    positions_T: torch.Tensor
+    """int64: each token's position in its sequence."""
+    slots_T: torch.Tensor
+    """int64: where its keys and values go, `page_id * page_size + offset`."""
+    query_starts: tuple[int, ...]
+    """S + 1 offsets into T: sequence s owns tokens [query_starts[s], query_starts[s + 1])."""
+    context_lens: tuple[int, ...]
+    """Per sequence, its length once this step is computed: its last query sits at context_lens[s] - 1."""
+    block_tables_SB: torch.Tensor
+    """int64 page ids, padded with page 0: padding is never read past context_lens."""
+    sample_rows_R: torch.Tensor
+    """int64 rows of T whose logits are wanted, in the order of the sequences that sample."""

@@ -1,0 +1,65 @@
+"""The one interface through which a model touches tensors. An implementation is chosen once, at start.
+
+A model family calls nothing but these functions between token ids and logits. That keeps a family's code the same on every
+device, and it makes a step a list of kernel launches: an implementation may run them at once (torch), or record them
+into buffers of its own and replay the list in one native call, as a CUDA graph does. So an implementation owns the memory
+of what it returns; a result is valid until the same function has been called for the same place in the next step.
+
+`numerics_id` names the bits: two implementations with the same id give the same bits for the same sequence. Each
+implementation says whether its results depend on who else is in the batch (`is_batch_invariant`).
+"""
+
+from typing import Protocol
+
+import torch
+
+from worker.batch import StepBatch
+
+
+class LinearWeight(Protocol):
+    """A weight in the form in which an implementation computes with it; opaque to everyone else."""
+
+    @property
+    def num_bytes(self) -> int: ...
+
+
+class LayerKV(Protocol):
+    """One layer's keys and values, addressed by slot; opaque to everyone else."""
+
+
+class Kernels(Protocol):
+    numerics_id: str
+    is_batch_invariant: bool
+
+    def pack_linear(self, weight_OI: torch.Tensor, bias_O: torch.Tensor | None = None) -> LinearWeight:
+        """Bring a float32 [out, in] weight into the form that `linear` reads."""
+
+    def linear(self, x_TI: torch.Tensor, weight: LinearWeight) -> torch.Tensor:
+        """x W^T + b, as float32 [T, out]."""
+
+    def embedding(self, token_ids_T: torch.Tensor, table_VD: torch.Tensor) -> torch.Tensor:
+        """Rows of the table, as float32 [T, D]."""
+
+    def rms_norm(self, x_TD: torch.Tensor, weight_D: torch.Tensor, eps: float) -> torch.Tensor:
+        """x / sqrt(mean(x^2) + eps) * weight over the last dimension."""
+
+    def add(self, x_TD: torch.Tensor, y_TD: torch.Tensor) -> torch.Tensor: ...
+
+    def silu_mul(self, gate_TI: torch.Tensor, up_TI: torch.Tensor) -> torch.Tensor:
+        """gate * sigmoid(gate) * up."""
+
+    def rope(self, x_TNH: torch.Tensor, cos_TH: torch.Tensor, sin_TH: torch.Tensor) -> torch.Tensor:
+        """Rotate pairs (i, i + H/2) of each head; cos and sin hold each angle twice, [T, H]."""
+
+    def allocate_kv(self, num_pages: int, page_size: int, num_kv_heads: int, head_size: int) -> LayerKV:
+        """Memory for one layer."""
+
+    def kv_bytes_per_page(self, page_size: int, num_kv_heads: int, head_size: int) -> int:
+        """What one page of one layer takes."""
+
+    def write_kv(self, kv: LayerKV, k_TNH: torch.Tensor, v_TNH: torch.Tensor, slots_T: torch.Tensor) -> None: ...
+
+    def attention(self, q_TNH: torch.Tensor, kv: LayerKV, batch: StepBatch, scale: float) -> torch.Tensor:
+        """Causal attention of each query over its sequence's pages, as float32 [T, N, H]. The batch's own keys and values are already written."""
+
+    def gather_rows(self, x_TD: torch.Tensor, rows_R: torch.Tensor) -> torch.Tensor: ...
