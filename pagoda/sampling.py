@@ -1,11 +1,11 @@
 """Sampling parameters as all tiers hold them: one frozen dataclass, its limits, and its protobuf form.
 
-Knows nothing about HTTP (the dialects build it) and nothing about tensors (the worker's sampler reads it). The order in which
-the parameters act is written in protos/v1/types.proto.
+Knows nothing about HTTP (the dialects build it) and nothing about tensors (the worker's sampler reads it). The order in
+which the parameters act is written in protos/v1/types.proto.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from types import MappingProxyType
 
 from protos.v1 import types_pb2
@@ -17,7 +17,7 @@ MAX_STOP_TOKEN_IDS = 64
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SamplingParams:
-    """Neutral values by default: greedy-free sampling from the whole distribution. `seed` is set whenever temperature > 0."""
+    """Neutral values by default: sampling from the whole distribution. `seed` is set whenever temperature > 0."""
 
     temperature: float = 1.0
     top_p: float = 1.0
@@ -46,10 +46,22 @@ class SamplingParams:
             (0.0 < self.top_p <= 1.0, f"top_p must be above 0 and at most 1, got {self.top_p}"),
             (self.top_k >= 0, f"top_k must be 0 (off) or more, got {self.top_k}"),
             (0.0 <= self.min_p <= 1.0, f"min_p must be between 0 and 1, got {self.min_p}"),
-            (-2 <= self.presence_penalty <= 2, f"presence_penalty must be between -2 and 2, got {self.presence_penalty}"),
-            (-2 <= self.frequency_penalty <= 2, f"frequency_penalty must be between -2 and 2, got {self.frequency_penalty}"),
-            (0.0 < self.repetition_penalty <= 100.0, f"repetition_penalty must be above 0 and at most 100, got {self.repetition_penalty}"),
-            (self.repetition_window >= 0, f"repetition_window must be 0 (all tokens) or more, got {self.repetition_window}"),
+            (
+                -2 <= self.presence_penalty <= 2,
+                f"presence_penalty must be between -2 and 2, got {self.presence_penalty}",
+            ),
+            (
+                -2 <= self.frequency_penalty <= 2,
+                f"frequency_penalty must be between -2 and 2, got {self.frequency_penalty}",
+            ),
+            (
+                0.0 < self.repetition_penalty <= 100.0,
+                f"repetition_penalty must be above 0 and at most 100, got {self.repetition_penalty}",
+            ),
+            (
+                self.repetition_window >= 0,
+                f"repetition_window must be 0 (all tokens) or more, got {self.repetition_window}",
+            ),
             (self.max_tokens is None or self.max_tokens >= 1, f"max_tokens must be at least 1, got {self.max_tokens}"),
             (self.min_tokens >= 0, f"min_tokens must be 0 or more, got {self.min_tokens}"),
             (
@@ -60,8 +72,14 @@ class SamplingParams:
                 self.num_logprobs is None or 0 <= self.num_logprobs <= MAX_LOGPROBS,
                 f"the number of logprobs must be between 0 and {MAX_LOGPROBS}, got {self.num_logprobs}",
             ),
-            (len(self.logit_bias) <= MAX_LOGIT_BIAS, f"logit_bias may name at most {MAX_LOGIT_BIAS} tokens, got {len(self.logit_bias)}"),
-            (all(-100 <= bias <= 100 for bias in self.logit_bias.values()), "logit_bias values must be between -100 and 100"),
+            (
+                len(self.logit_bias) <= MAX_LOGIT_BIAS,
+                f"logit_bias may name at most {MAX_LOGIT_BIAS} tokens, got {len(self.logit_bias)}",
+            ),
+            (
+                all(-100 <= bias <= 100 for bias in self.logit_bias.values()),
+                "logit_bias values must be between -100 and 100",
+            ),
             (
                 len(self.stop_token_ids) <= MAX_STOP_TOKEN_IDS,
                 f"at most {MAX_STOP_TOKEN_IDS} stop_token_ids are possible, got {len(self.stop_token_ids)}",
@@ -92,10 +110,10 @@ class SamplingParams:
     def from_proto(cls, message: types_pb2.SamplingParams) -> "SamplingParams":
         """Absent fields take the neutral value of this class, never protobuf's zero."""
         values = {descriptor.name: value for descriptor, value in message.ListFields()}
-        optional = ("temperature", "top_p", "top_k", "min_p", "presence_penalty", "frequency_penalty", "repetition_penalty")
-        optional += ("repetition_window", "seed", "max_tokens", "min_tokens", "ignore_eos", "num_logprobs")
+        lists = ("logit_bias", "stop_token_ids")
+        known = {field.name for field in fields(cls)}.difference(lists)
         # ListFields leaves out nothing that has presence, so an explicit 0 (temperature!) arrives here.
-        kwargs = {name: values[name] for name in optional if name in values}
+        kwargs = {name: value for name, value in values.items() if name in known}
         return cls(
             **kwargs,
             logit_bias=MappingProxyType(dict(message.logit_bias)),
