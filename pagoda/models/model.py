@@ -1,6 +1,7 @@
 """A model on disk as every tier sees it: where its files are, what it is, and the numbers that describe it.
 
-Knows nothing about tensors or text: the worker reads the weights, the gateway builds tokenizer and template, from these files.
+Knows nothing about tensors or text: the worker reads the weights, the gateway builds tokenizer and template, from these
+files.
 """
 
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ class ModelFormat(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RopeScaling:
-    """Llama 3's frequency scaling (`rope_type` "llama3"), as transformers computes it, or "linear" with `factor` alone."""
+    """Llama 3's frequency scaling (`rope_type` "llama3"), as transformers has it, or "linear" with `factor` alone."""
 
     rope_type: str
     factor: float
