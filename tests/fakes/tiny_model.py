@@ -1,0 +1,104 @@
+"""A tiny random Llama in a GGUF file: real store, tokenizer, template and worker code load it in milliseconds.
+
+Its vocabulary is the 256 bytes (token id = byte, so a text has as many tokens as UTF-8 bytes) and three control tokens.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import gguf
+import numpy as np
+
+from gateway.byte_alphabet import CHARACTER_OF_BYTE
+
+END_OF_TEXT, IM_START, IM_END = 256, 257, 258
+CONTROL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
+CHAT_TEMPLATE = (
+    "{% for message in messages %}"
+    "{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n' }}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+
+
+def write_tiny_gguf(
+    path: Path,
+    *,
+    seed: int = 0,
+    num_layers: int = 2,
+    hidden_size: int = 64,
+    num_heads: int = 4,
+    num_kv_heads: int = 2,
+    intermediate_size: int = 128,
+    max_position: int = 512,
+    merges: Sequence[str] = (),
+    weight_type: str = "F32",
+    tie_word_embeddings: bool = False,
+    chat_template: str | None = CHAT_TEMPLATE,
+    architecture: str = "llama",
+) -> Path:
+    """Each merge ("h e") adds a token behind the control tokens. `weight_type` is how GGML stores the matrices."""
+    writer = gguf.GGUFWriter(path, architecture)
+    writer.add_block_count(num_layers)
+    writer.add_context_length(max_position)
+    writer.add_embedding_length(hidden_size)
+    writer.add_feed_forward_length(intermediate_size)
+    writer.add_head_count(num_heads)
+    writer.add_head_count_kv(num_kv_heads)
+    writer.add_layer_norm_rms_eps(1e-5)
+    writer.add_rope_freq_base(10000.0)
+    writer.add_rope_dimension_count(hidden_size // num_heads)
+    vocab_size = _add_vocabulary(writer, merges)
+    if chat_template is not None:
+        writer.add_chat_template(chat_template)
+
+    kv_size = hidden_size // num_heads * num_kv_heads
+    shapes = {"token_embd": (vocab_size, hidden_size)}
+    if not tie_word_embeddings:
+        shapes["output"] = (vocab_size, hidden_size)
+    for layer in range(num_layers):
+        shapes |= {
+            f"blk.{layer}.attn_q": (hidden_size, hidden_size),
+            f"blk.{layer}.attn_k": (kv_size, hidden_size),
+            f"blk.{layer}.attn_v": (kv_size, hidden_size),
+            f"blk.{layer}.attn_output": (hidden_size, hidden_size),
+            f"blk.{layer}.ffn_gate": (intermediate_size, hidden_size),
+            f"blk.{layer}.ffn_up": (intermediate_size, hidden_size),
+            f"blk.{layer}.ffn_down": (hidden_size, intermediate_size),
+        }
+    _add_matrices(writer, shapes, weight_type, np.random.default_rng(seed))
+    norms = [f"blk.{layer}.{norm}" for layer in range(num_layers) for norm in ("attn_norm", "ffn_norm")]
+    for name in (*norms, "output_norm"):
+        writer.add_tensor(f"{name}.weight", np.ones(hidden_size, dtype=np.float32))
+
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+def _add_vocabulary(writer: gguf.GGUFWriter, merges: Sequence[str]) -> int:
+    merged = [merge.replace(" ", "") for merge in merges]
+    tokens = [*CHARACTER_OF_BYTE, *CONTROL_TOKENS, *merged]
+    control, normal = gguf.TokenType.CONTROL, gguf.TokenType.NORMAL
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre("smollm")
+    writer.add_token_list(tokens)
+    writer.add_token_types([normal] * 256 + [control] * len(CONTROL_TOKENS) + [normal] * len(merged))
+    if merges:  # GGUF has no empty arrays
+        writer.add_token_merges(merges)
+    writer.add_bos_token_id(IM_START)
+    writer.add_eos_token_id(IM_END)
+    writer.add_add_bos_token(False)
+    return len(tokens)
+
+
+def _add_matrices(
+    writer: gguf.GGUFWriter, shapes: dict[str, tuple[int, int]], weight_type: str, generator: np.random.Generator
+) -> None:
+    """Scaled so that activations keep their size from layer to layer, which makes the random logits lively."""
+    storage = gguf.GGMLQuantizationType[weight_type]
+    for name, shape in shapes.items():
+        matrix = generator.standard_normal(shape, dtype=np.float32) / np.sqrt(np.float32(shape[1]))
+        writer.add_tensor(f"{name}.weight", gguf.quantize(matrix, storage), raw_dtype=storage)
