@@ -1,0 +1,74 @@
+"""python -m scheduler: settings → loop → gRPC server, until SIGTERM."""
+
+import asyncio
+import contextlib
+import logging
+import signal
+
+from pagoda.grpc_server import GrpcServer
+from pagoda.logging import configure_logging
+from protos.v1 import inference_pb2_grpc, worker_pb2_grpc
+from scheduler import inference_service, worker_service
+from scheduler.loop import SchedulerLoop
+from scheduler.settings import SchedulerSettings
+
+logger = logging.getLogger("scheduler")
+
+
+async def serve(settings: SchedulerSettings) -> None:
+    event_loop = asyncio.get_running_loop()
+    loop = SchedulerLoop(event_loop, max_waiting=settings.max_waiting, worker_grace_s=settings.worker_grace_s)
+    server = GrpcServer(settings.listen)
+    inference_pb2_grpc.add_InferenceServiceServicer_to_server(inference_service.InferenceServicer(loop), server.server)
+    workers = worker_service.WorkerServicer(
+        loop,
+        heartbeat_s=settings.heartbeat_s,
+        silence_s=settings.silence_s,
+        stalled_step_s=settings.stalled_step_s,
+    )
+    worker_pb2_grpc.add_WorkerServiceServicer_to_server(workers, server.server)
+    await server.start([inference_service.SERVICE_NAME, worker_service.SERVICE_NAME])
+    await server.set_serving(worker_service.SERVICE_NAME, True)
+    stopping = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        event_loop.add_signal_handler(number, stopping.set)
+    logger.info("listening", extra={"address": settings.listen})
+    publishing = asyncio.create_task(publish_readiness(loop, server))
+    await stopping.wait()
+    await drain(loop, settings.drain_grace_s)
+    publishing.cancel()
+    await server.stop(grace_s=1.0)
+    logger.info("stopped")
+
+
+async def publish_readiness(loop: SchedulerLoop, server: GrpcServer) -> None:
+    """The inference service is ready while a request would be computed: some worker is attached, and we do not drain."""
+    changed = asyncio.Event()
+    loop.on_readiness_changed = changed.set
+    while True:
+        await server.set_serving(inference_service.SERVICE_NAME, loop.is_ready)
+        await changed.wait()
+        changed.clear()
+
+
+async def drain(loop: SchedulerLoop, grace_s: float) -> None:
+    """Refuse new requests, let the open ones end within the grace, then tell the workers that no step will follow."""
+    logger.info("draining", extra={"grace_s": grace_s})
+    idle = asyncio.Event()
+    loop.begin_drain(on_idle=idle.set)
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(grace_s):
+            await idle.wait()
+    for worker in loop.workers.values():
+        worker.link.send_drain()
+
+
+def main() -> None:
+    settings = SchedulerSettings.load()
+    configure_logging(settings.log_level, settings.log_format)
+    logger.info("starting", extra=settings.described())
+    asyncio.run(serve(settings))
+
+
+if __name__ == "__main__":
+    main()

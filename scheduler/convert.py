@@ -1,0 +1,267 @@
+"""Protobuf messages ↔ the scheduler's dataclasses. Pure; the only file of the scheduler that knows both."""
+
+from collections.abc import Iterable
+
+from google.rpc import code_pb2
+
+from pagoda.sampling import SamplingParams
+from protos.v1 import inference_pb2, types_pb2, worker_pb2
+from scheduler.errors import InvalidRequestError, RequestError
+from scheduler.events import Event, Failed, Finished, Moved, Started, TokenLogprobs, Tokens
+from scheduler.loop import SchedulerLoop
+from scheduler.request import InferenceRequest
+from scheduler.result import SampledTokens, StepResult
+from scheduler.sequence import FinishReason
+from scheduler.worker_state import AttachedWorker, ModelLimits, PlannedSequence, StepPlan, WorkerInfo
+
+_FINISH_REASONS = {
+    FinishReason.STOP: types_pb2.FINISH_REASON_STOP,
+    FinishReason.LENGTH: types_pb2.FINISH_REASON_LENGTH,
+    FinishReason.ABORT: types_pb2.FINISH_REASON_ABORT,
+}
+
+
+# ---- requests
+
+
+def request_from_proto(message: inference_pb2.GenerateRequest) -> InferenceRequest:
+    """Raises InvalidRequestError for fields that the contract reserves but this version cannot honour."""
+    _refuse_reserved(message)
+    return InferenceRequest(
+        request_id=message.request_id,
+        model=message.model,
+        prompt_token_ids=tuple(message.prompt_token_ids),
+        sampling=SamplingParams.from_proto(message.sampling),
+        num_samples=message.num_samples or 1,
+        tenant=message.tenant,
+        priority=message.priority,
+        timeout_s=message.timeout_ms / 1000 if message.timeout_ms else None,
+        cache_salt=message.cache_salt,
+        resumed={sample.sample_index: tuple(sample.generated_token_ids) for sample in message.resume},
+    )
+
+
+def _refuse_reserved(message: inference_pb2.GenerateRequest) -> None:
+    constraint = message.sampling.WhichOneof("constraint")
+    if constraint is not None:
+        raise InvalidRequestError(f"sampling.{constraint} is not supported yet")
+    if message.sampling.HasField("num_prompt_logprobs"):
+        raise InvalidRequestError("sampling.num_prompt_logprobs is not supported yet")
+    if message.adapter:
+        raise InvalidRequestError("adapter is not supported yet")
+    if not message.sampling.HasField("seed") and SamplingParams.from_proto(message.sampling).temperature != 0.0:
+        raise InvalidRequestError("sampling.seed is required when temperature is not 0")
+
+
+# ---- events
+
+
+def events_to_proto(events: Iterable[Event]) -> inference_pb2.SessionResponse:
+    response = inference_pb2.SessionResponse()
+    for event in events:
+        if isinstance(event, Failed):
+            response.errors.append(error_to_proto(event.request_id, event.error))
+        else:
+            response.events.append(event_to_proto(event))
+    return response
+
+
+def event_to_proto(event: Started | Tokens | Moved | Finished) -> inference_pb2.GenerateResponse:
+    match event:
+        case Tokens():
+            return inference_pb2.GenerateResponse(tokens=_tokens_to_proto(event))
+        case Started():
+            return inference_pb2.GenerateResponse(
+                started=inference_pb2.Started(
+                    request_id=event.request_id,
+                    sample_index=event.sample_index,
+                    worker_id=event.worker_id,
+                    num_cached_tokens=event.num_cached_tokens,
+                    queue_s=event.queue_s,
+                )
+            )
+        case Moved():
+            return inference_pb2.GenerateResponse(
+                moved=inference_pb2.Moved(
+                    request_id=event.request_id,
+                    sample_index=event.sample_index,
+                    from_worker_id=event.from_worker_id,
+                    to_worker_id=event.to_worker_id,
+                )
+            )
+        case Finished():
+            return inference_pb2.GenerateResponse(finished=_finished_to_proto(event))
+
+
+def error_to_proto(request_id: str, error: RequestError) -> inference_pb2.RequestError:
+    return inference_pb2.RequestError(
+        request_id=request_id,
+        code=code_pb2.Code.Value(error.status.name),
+        message=error.message,
+        retry_after_s=error.retry_after_s,
+    )
+
+
+def _tokens_to_proto(event: Tokens) -> inference_pb2.Tokens:
+    return inference_pb2.Tokens(
+        request_id=event.request_id,
+        sample_index=event.sample_index,
+        token_ids=event.token_ids,
+        logprobs=[
+            types_pb2.Logprobs(
+                logprob=logprobs.logprob,
+                top=[types_pb2.TokenLogprob(token_id=token_id, logprob=logprob) for token_id, logprob in logprobs.top],
+            )
+            for logprobs in event.logprobs
+        ],
+        sequence_number=event.sequence_number,
+    )
+
+
+def _finished_to_proto(event: Finished) -> inference_pb2.Finished:
+    return inference_pb2.Finished(
+        request_id=event.request_id,
+        sample_index=event.sample_index,
+        reason=_FINISH_REASONS[event.reason],
+        stop_token_id=event.stop_token_id,
+        usage=types_pb2.Usage(
+            num_prompt_tokens=event.num_prompt_tokens,
+            num_cached_tokens=event.num_cached_tokens,
+            num_output_tokens=event.num_output_tokens,
+        ),
+        timings=types_pb2.Timings(
+            queue_s=event.queue_s,
+            prefill_s=event.prefill_s,
+            decode_s=event.decode_s,
+            num_preemptions=event.num_preemptions,
+        ),
+    )
+
+
+# ---- models and load
+
+
+def models_to_proto(loop: SchedulerLoop) -> inference_pb2.ListModelsResponse:
+    models: dict[str, inference_pb2.ModelInfo] = {}
+    for worker in loop.workers.values():
+        info = worker.info
+        model = models.setdefault(
+            info.model,
+            inference_pb2.ModelInfo(
+                name=info.model,
+                digest=info.model_digest,
+                max_model_len=info.limits.max_model_len,
+                device=info.device,
+                numerics_id=info.numerics_id,
+            ),
+        )
+        model.num_workers += 1
+    return inference_pb2.ListModelsResponse(models=models.values())
+
+
+def load_to_proto(loop: SchedulerLoop) -> inference_pb2.GetLoadResponse:
+    counters = loop.counters
+    return inference_pb2.GetLoadResponse(
+        workers=[_worker_load(worker) for worker in loop.workers.values()],
+        num_waiting=len(loop.waiting),
+        num_running=loop.num_running,
+        num_preemptions=counters.num_preemptions,
+        num_prefix_queries=counters.num_prefix_queries,
+        num_prefix_hits=counters.num_prefix_hits,
+        num_steps=counters.num_steps,
+        num_step_tokens=counters.num_step_tokens,
+    )
+
+
+def _worker_load(worker: AttachedWorker) -> inference_pb2.WorkerLoad:
+    info, pool = worker.info, worker.pool
+    return inference_pb2.WorkerLoad(
+        worker_id=info.worker_id,
+        model=info.model,
+        device=info.device,
+        numerics_id=info.numerics_id,
+        num_running=len(worker.running),
+        page_size=info.limits.page_size,
+        num_pages_free=pool.num_free,
+        num_pages_cached=pool.num_cached,
+        num_pages_used=pool.num_used,
+        weights_bytes=info.weights_bytes,
+        kv_bytes=info.kv_bytes,
+    )
+
+
+# ---- workers
+
+
+def worker_info_from_proto(hello: worker_pb2.Hello) -> WorkerInfo:
+    model = hello.model
+    return WorkerInfo(
+        worker_id=hello.worker_id,
+        epoch=hello.epoch,
+        model=model.name,
+        model_digest=model.digest,
+        device=hello.device,
+        numerics_id=model.numerics_id,
+        weights_bytes=model.weights_bytes,
+        kv_bytes=model.kv_bytes,
+        limits=ModelLimits(
+            page_size=model.page_size,
+            num_pages=model.num_pages,
+            max_model_len=model.max_model_len,
+            max_step_tokens=model.max_step_tokens,
+            max_step_sequences=model.max_step_sequences,
+            vocab_size=model.vocab_size,
+        ),
+    )
+
+
+def plan_to_proto(plan: StepPlan, session_id: int) -> worker_pb2.Step:
+    return worker_pb2.Step(
+        session_id=session_id,
+        step_id=plan.step_id,
+        finished_sequence_ids=plan.finished_sequence_ids,
+        new_sequences=[
+            worker_pb2.NewSequence(
+                sequence_id=sequence.sequence_id,
+                attempt=sequence.attempt,
+                token_ids=sequence.token_ids,
+                num_prompt_tokens=sequence.num_prompt_tokens,
+                sampling=sequence.sampling.to_proto(),
+                sample_index=sequence.sample_index,
+            )
+            for sequence in plan.new_sequences
+        ],
+        scheduled=[_scheduled_to_proto(planned) for planned in plan.scheduled],
+        max_steps=1,
+    )
+
+
+def _scheduled_to_proto(planned: PlannedSequence) -> worker_pb2.ScheduledSequence:
+    return worker_pb2.ScheduledSequence(
+        sequence_id=planned.sequence.sequence_id,
+        start=planned.start,
+        num_tokens=planned.num_tokens,
+        new_page_ids=planned.new_pages,
+        sample=planned.sample,
+    )
+
+
+def result_from_proto(message: worker_pb2.StepResult) -> StepResult:
+    return StepResult(
+        step_id=message.step_id,
+        sampled=tuple(_sampled_from_proto(sampled) for sampled in message.sampled),
+    )
+
+
+def _sampled_from_proto(sampled: worker_pb2.SampledTokens) -> SampledTokens:
+    return SampledTokens(
+        sequence_id=sampled.sequence_id,
+        attempt=sampled.attempt,
+        token_ids=tuple(sampled.token_ids),
+        logprobs=tuple(
+            TokenLogprobs(logprob=item.logprob, top=tuple((top.token_id, top.logprob) for top in item.top))
+            for item in sampled.logprobs
+        ),
+        stopped=sampled.stopped,
+        stop_token_id=sampled.stop_token_id if sampled.HasField("stop_token_id") else None,
+    )

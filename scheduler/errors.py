@@ -1,0 +1,47 @@
+"""Why a request is refused or fails. Each error has one gRPC status; the border turns one into the other, nobody else does.
+
+RequestError
+├── InvalidRequestError       INVALID_ARGUMENT     can never be served
+├── ModelNotServedError       NOT_FOUND            no worker has this model
+├── QueueFullError            RESOURCE_EXHAUSTED   try again after retry_after_s
+├── UnavailableError          UNAVAILABLE          no worker, or draining; try again after retry_after_s
+├── DeadlineExceededError     DEADLINE_EXCEEDED    the request's own deadline passed
+└── SequenceFailedError       INTERNAL             its computation failed again and again
+"""
+
+from typing import ClassVar
+
+import grpc
+
+
+class RequestError(Exception):
+    status: ClassVar[grpc.StatusCode]
+
+    def __init__(self, message: str, *, retry_after_s: float | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.retry_after_s = retry_after_s
+
+
+class InvalidRequestError(RequestError):
+    status = grpc.StatusCode.INVALID_ARGUMENT
+
+
+class ModelNotServedError(RequestError):
+    status = grpc.StatusCode.NOT_FOUND
+
+
+class QueueFullError(RequestError):
+    status = grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
+class UnavailableError(RequestError):
+    status = grpc.StatusCode.UNAVAILABLE
+
+
+class DeadlineExceededError(RequestError):
+    status = grpc.StatusCode.DEADLINE_EXCEEDED
+
+
+class SequenceFailedError(RequestError):
+    status = grpc.StatusCode.INTERNAL

@@ -1,0 +1,160 @@
+"""The gRPC border towards clients: messages become calls of the loop, its events become messages. No policy.
+
+Both doors hand events over without waiting: what a slow reader has not taken yet gathers in a bounded box, and overflow ends
+that reader's requests, nobody else's.
+"""
+
+import asyncio
+import uuid
+from collections.abc import AsyncIterator
+from collections.abc import Sequence as Seq
+from dataclasses import replace
+
+import grpc
+from google.protobuf import any_pb2, duration_pb2
+from google.rpc import code_pb2, error_details_pb2, status_pb2
+from grpc_status import rpc_status
+
+from protos.v1 import inference_pb2, inference_pb2_grpc
+from scheduler import convert
+from scheduler.errors import InvalidRequestError, RequestError
+from scheduler.events import Event, Failed, Finished
+from scheduler.loop import SchedulerLoop
+
+SERVICE_NAME = inference_pb2.DESCRIPTOR.services_by_name["InferenceService"].full_name
+
+# About a minute of a fast stream, or some seconds of a thousand: far past any reader that still lives.
+MAX_GENERATE_EVENTS = 8_192
+MAX_SESSION_EVENTS = 1_000_000
+
+
+class EventBox:
+    """The events of one client that its stream has not taken yet."""
+
+    def __init__(self, max_events: int) -> None:
+        self._max_events = max_events
+        self._events: list[Event] = []
+        self._arrived = asyncio.Event()
+        self._is_overfull = False
+        self._is_closed = False
+
+    def deliver(self, events: Seq[Event]) -> None:
+        self._is_overfull |= len(self._events) + len(events) > self._max_events
+        if not self._is_overfull:
+            self._events.extend(events)
+        self._arrived.set()
+
+    def close(self) -> None:
+        """No more events will be wanted."""
+        self._is_closed = True
+        self._arrived.set()
+
+    async def take(self) -> list[Event]:
+        """Everything that has arrived; empty only once closed. Raises asyncio.QueueFull once some were lost."""
+        while not self._events and not self._is_closed and not self._is_overfull:
+            self._arrived.clear()
+            await self._arrived.wait()
+        if self._is_overfull:
+            raise asyncio.QueueFull
+        events, self._events = self._events, []
+        return events
+
+
+class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
+    def __init__(self, loop: SchedulerLoop) -> None:
+        self._loop = loop
+
+    async def Generate(
+        self,
+        request: inference_pb2.GenerateRequest,
+        context: grpc.aio.ServicerContext[inference_pb2.GenerateRequest, inference_pb2.GenerateResponse],
+    ) -> AsyncIterator[inference_pb2.GenerateResponse]:
+        box = EventBox(MAX_GENERATE_EVENTS)
+        try:
+            inference = convert.request_from_proto(request)
+            remaining = context.time_remaining()
+            limits = [limit for limit in (inference.timeout_s, remaining) if limit is not None]
+            inference = replace(
+                inference,
+                request_id=inference.request_id or uuid.uuid4().hex,
+                timeout_s=min(limits, default=None),
+            )
+            self._loop.submit(inference, box)
+            num_open = inference.num_samples
+            while num_open:
+                for event in await box.take():
+                    if isinstance(event, Failed):
+                        raise event.error
+                    num_open -= isinstance(event, Finished)
+                    yield convert.event_to_proto(event)
+        except RequestError as error:
+            await context.abort_with_status(_status(error))
+        except asyncio.QueueFull:
+            await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "the client reads slower than tokens are made")
+        finally:
+            self._loop.cancel_all(box)
+
+    async def Session(
+        self,
+        request_iterator: AsyncIterator[inference_pb2.SessionRequest],
+        context: grpc.aio.ServicerContext[inference_pb2.SessionRequest, inference_pb2.SessionResponse],
+    ) -> AsyncIterator[inference_pb2.SessionResponse]:
+        box = EventBox(MAX_SESSION_EVENTS)
+        reader = asyncio.create_task(self._read_session(request_iterator, box))
+        reader.add_done_callback(lambda _: box.close())
+        try:
+            while events := await box.take():
+                yield convert.events_to_proto(events)
+            reader.result()
+        except RequestError as error:
+            await context.abort_with_status(_status(error))
+        except asyncio.QueueFull:
+            await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "the client reads slower than tokens are made")
+        finally:
+            reader.cancel()
+            self._loop.cancel_all(box)
+
+    async def ListModels(
+        self,
+        request: inference_pb2.ListModelsRequest,
+        context: grpc.aio.ServicerContext[inference_pb2.ListModelsRequest, inference_pb2.ListModelsResponse],
+    ) -> inference_pb2.ListModelsResponse:
+        return convert.models_to_proto(self._loop)
+
+    async def GetLoad(
+        self,
+        request: inference_pb2.GetLoadRequest,
+        context: grpc.aio.ServicerContext[inference_pb2.GetLoadRequest, inference_pb2.GetLoadResponse],
+    ) -> inference_pb2.GetLoadResponse:
+        return convert.load_to_proto(self._loop)
+
+    async def _read_session(self, commands: AsyncIterator[inference_pb2.SessionRequest], box: EventBox) -> None:
+        async for message in commands:
+            match message.WhichOneof("command"):
+                case "open":
+                    self._open(message.open, box)
+                case "cancel":
+                    self._loop.cancel(box, message.cancel.request_id)
+                case "finish":
+                    finish = message.finish
+                    self._loop.finish(box, finish.request_id, finish.sample_index, finish.num_tokens)
+                case _:
+                    # A client of a later contract: it must learn that this was not understood.
+                    raise InvalidRequestError("a session command must be one of open, cancel, finish")
+
+    def _open(self, message: inference_pb2.GenerateRequest, box: EventBox) -> None:
+        try:
+            self._loop.submit(convert.request_from_proto(message), box)
+        except RequestError as error:
+            box.deliver([Failed(request_id=message.request_id, error=error)])
+
+
+def _status(error: RequestError) -> grpc.Status:
+    message = status_pb2.Status(code=code_pb2.Code.Value(error.status.name), message=error.message)
+    if error.retry_after_s is not None:
+        delay = duration_pb2.Duration()
+        delay.FromMilliseconds(round(error.retry_after_s * 1000))
+        detail = any_pb2.Any()
+        detail.Pack(error_details_pb2.RetryInfo(retry_delay=delay))
+        message.details.append(detail)
+    return rpc_status.to_status(message)  # type: ignore[no-any-return]  # the package has no types

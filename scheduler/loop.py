@@ -1,0 +1,403 @@
+"""The owner of all requests, sequences and workers. Three verbs: plan what a worker computes, run it there, apply its result.
+
+Everything happens on one thread, in plain calls that return at once: no locks, no awaiting. Clients and workers are behind the
+two small protocols `Client` and `WorkerLink`, time is behind `Clock`, so that the whole policy runs in tests without a network.
+"""
+
+import bisect
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator
+from typing import Protocol
+
+from kvcache.block_hash import root_hash
+from scheduler.counters import Counters, DrainRate
+from scheduler.errors import (
+    DeadlineExceededError,
+    InvalidRequestError,
+    ModelNotServedError,
+    QueueFullError,
+    RequestError,
+    SequenceFailedError,
+    UnavailableError,
+)
+from scheduler.events import Client, Event, Failed, Finished, Moved, Started, Tokens
+from scheduler.planner import plan_step
+from scheduler.request import InferenceRequest, OpenRequest, check_request
+from scheduler.result import SampledTokens, StepResult
+from scheduler.sequence import FinishReason, Sequence, SequenceStatus
+from scheduler.worker_state import AttachedWorker, PlannedSequence, WorkerInfo, WorkerLink
+
+# A sequence whose steps were in flight at this many deaths is not tried again: it may be what kills them.
+MAX_WORKER_LOSSES = 3
+
+
+class TimerHandle(Protocol):
+    def cancel(self) -> object: ...
+
+
+class Clock(Protocol):
+    """The part of asyncio's event loop that the scheduler uses."""
+
+    def time(self) -> float: ...
+
+    def call_soon(self, callback: Callable[[], object], /) -> object: ...
+
+    def call_later(self, delay: float, callback: Callable[[], object], /) -> TimerHandle: ...
+
+
+class WorkerProtocolError(Exception):
+    """A worker broke the contract; its stream is ended."""
+
+
+class SchedulerLoop:
+    def __init__(self, clock: Clock, *, max_waiting: int = 1024, worker_grace_s: float = 60.0) -> None:
+        """At most `max_waiting` sequences queue. A model without any worker for `worker_grace_s` fails its requests."""
+        self.workers: dict[str, AttachedWorker] = {}
+        self.waiting: list[Sequence] = []
+        self.counters = Counters()
+        self.on_readiness_changed: Callable[[], object] = lambda: None
+        self._is_draining = False
+        self._on_idle: Callable[[], object] = lambda: None
+        self._clock = clock
+        self._max_waiting = max_waiting
+        self._worker_grace_s = worker_grace_s
+        self._requests: dict[tuple[Client, str], OpenRequest] = {}
+        self._request_of: dict[int, OpenRequest] = {}
+        self._outbox: defaultdict[Client, list[Event]] = defaultdict(list)
+        self._drain_rate = DrainRate(clock.time)
+        self._num_sequences = 0
+        self._num_sessions = 0
+        self._is_awake = False
+
+    @property
+    def num_running(self) -> int:
+        return sum(len(worker.running) for worker in self.workers.values())
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether a request would be accepted and computed now."""
+        return bool(self.workers) and not self._is_draining
+
+    def begin_drain(self, on_idle: Callable[[], object]) -> None:
+        """Refuse new requests from now on; `on_idle` is called when the last open one has ended, perhaps at once."""
+        self._is_draining = True
+        self._on_idle = on_idle
+        self.on_readiness_changed()
+        if not self._requests:
+            on_idle()
+
+    # ---- plan → run → apply
+
+    def wake(self) -> None:
+        """Plan soon: what arrives together is planned together."""
+        if not self._is_awake:
+            self._is_awake = True
+            self._clock.call_soon(self.run)
+
+    def run(self) -> None:
+        """Keep every worker's queue of steps filled."""
+        self._is_awake = False
+        for worker in list(self.workers.values()):
+            while worker.has_room_for_a_step and self.step(worker):
+                pass
+        self._flush()
+
+    def step(self, worker: AttachedWorker) -> bool:
+        """Plan one step and send it; False when there was nothing to decide."""
+        decision = plan_step(worker.running, self._waiting_for(worker.info.model), worker.pool, worker.step_limits)
+        for sequence in decision.preempted:
+            self._preempt(worker, sequence)
+        for sequence in decision.outgrown:
+            self._finish(sequence, FinishReason.LENGTH)
+        for admission in decision.admissions:
+            self.waiting.remove(admission.sequence)
+        plan = worker.carry_out(decision)
+        if plan is None:
+            return bool(decision.preempted or decision.outgrown)
+        for planned in plan.scheduled:
+            if planned.sequence in plan.new_sequences:
+                self._record_admission(worker, planned)
+        worker.link.send_step(plan)
+        return True
+
+    def apply(self, worker: AttachedWorker, result: StepResult) -> None:
+        """Take in what a step sampled. Raises WorkerProtocolError when the result is not the one that was due."""
+        step = worker.in_flight[0] if worker.in_flight else None
+        if step is None or step.step_id != result.step_id:
+            due = f"step {step.step_id}" if step else "none"
+            raise WorkerProtocolError(f"result of step {result.step_id} came, but {due} was due")
+        worker.in_flight.popleft()
+        self.counters.num_steps += 1
+        self.counters.num_step_tokens += step.num_tokens
+        for sampled in result.sampled:
+            sequence, attempt = step.sampling.pop(sampled.sequence_id, (None, 0))
+            if sequence is not None and attempt == sampled.attempt == sequence.attempt:
+                self._append(worker, sequence, sampled)
+        # The worker leaves out only sequences that it ended itself, and those have left here too.
+        missing = [sequence for sequence, attempt in step.sampling.values() if sequence.attempt == attempt]
+        if missing:
+            raise WorkerProtocolError(f"step {result.step_id} has no token for sequence {missing[0].sequence_id}")
+        self.wake()
+        self._flush()
+
+    def _append(self, worker: AttachedWorker, sequence: Sequence, sampled: SampledTokens) -> None:
+        request = self._request_of[sequence.sequence_id].request
+        event = Tokens(
+            request_id=request.request_id,
+            sample_index=sequence.sample_index,
+            token_ids=sampled.token_ids,
+            logprobs=sampled.logprobs,
+            sequence_number=sequence.num_output_tokens,
+        )
+        sequence.append(sampled.token_ids)
+        worker.seal(sequence)
+        if sequence.first_token_s is None:
+            sequence.first_token_s = self._clock.time()
+        self._emit(sequence, event)
+        if sampled.stopped:
+            self._finish(sequence, FinishReason.STOP, stop_token_id=sampled.stop_token_id)
+        elif len(sequence.token_ids) >= sequence.max_length:
+            self._finish(sequence, FinishReason.LENGTH)
+
+    # ---- requests
+
+    def submit(self, request: InferenceRequest, client: Client) -> None:
+        """Queue the samples of a request. Raises a RequestError and queues nothing when it can't be accepted."""
+        if self._is_draining:
+            raise UnavailableError("the scheduler is shutting down", retry_after_s=1.0)
+        info = self._worker_info(request.model)
+        check_request(request, info.limits)
+        if (client, request.request_id) in self._requests:
+            raise InvalidRequestError(f"request_id {request.request_id!r} is already open")
+        if len(self.waiting) + request.num_samples > self._max_waiting:
+            raise QueueFullError(
+                f"the queue is full: {len(self.waiting)} sequences wait, at most {self._max_waiting} may",
+                retry_after_s=self._drain_rate.seconds_for(len(self.waiting)),
+            )
+        opened = OpenRequest(request=request, client=client, sequences={})
+        self._requests[client, request.request_id] = opened
+        for index in range(request.num_samples):
+            self._queue(self._make_sequence(opened, index, info))
+        if request.timeout_s is not None:
+            opened.deadline = self._clock.call_later(request.timeout_s, lambda: self._expire(opened))
+        for sequence in list(opened.sequences.values()):
+            if len(sequence.token_ids) >= sequence.max_length:
+                self._finish(sequence, FinishReason.LENGTH)
+        self.wake()
+        self._flush()
+
+    def cancel(self, client: Client, request_id: str) -> None:
+        """The client left. Unknown requests have ended already: nothing to do."""
+        opened = self._requests.get((client, request_id))
+        for sequence in list(opened.sequences.values()) if opened else []:
+            self._finish(sequence, FinishReason.ABORT)
+        self.wake()
+        self._flush()
+
+    def finish(self, client: Client, request_id: str, sample_index: int, num_tokens: int) -> None:
+        """The client found the end of a sample (a stop string) within its first `num_tokens` generated tokens."""
+        opened = self._requests.get((client, request_id))
+        sequence = opened.sequences.get(sample_index) if opened else None
+        if sequence is not None:
+            self._finish(sequence, FinishReason.STOP, num_output_tokens=min(num_tokens, sequence.num_output_tokens))
+            self.wake()
+            self._flush()
+
+    def cancel_all(self, client: Client) -> None:
+        """A client's connection is gone, with all its requests."""
+        for owner, request_id in list(self._requests):
+            if owner is client:
+                self.cancel(client, request_id)
+
+    def _worker_info(self, model: str) -> WorkerInfo:
+        if not self.workers:
+            raise UnavailableError("no worker is attached", retry_after_s=2.0)
+        infos = {worker.info.model: worker.info for worker in self.workers.values()}
+        served = ", ".join(sorted(infos))
+        if model in infos:
+            return infos[model]
+        if model:
+            raise ModelNotServedError(f"model {model!r} is not served; served: {served}")
+        if len(infos) > 1:
+            raise InvalidRequestError(f"name a model, there are several: {served}")
+        return next(iter(infos.values()))
+
+    def _make_sequence(self, opened: OpenRequest, index: int, info: WorkerInfo) -> Sequence:
+        request, limits = opened.request, info.limits
+        num_prompt = len(request.prompt_token_ids)
+        max_tokens = request.sampling.max_tokens or limits.max_model_len
+        self._num_sequences += 1
+        root = root_hash(model_digest=info.model_digest, page_size=limits.page_size, cache_salt=request.cache_salt)
+        sequence = Sequence(
+            sequence_id=self._num_sequences,
+            sample_index=index,
+            model=info.model,
+            token_ids=[*request.prompt_token_ids, *request.resumed.get(index, ())],
+            num_prompt_tokens=num_prompt,
+            sampling=request.sampling,
+            max_length=min(num_prompt + max_tokens, limits.max_model_len),
+            priority=request.priority,
+            arrival=self._num_sequences,
+            block_hashes=[root],
+            page_size=limits.page_size,
+            arrival_s=self._clock.time(),
+        )
+        if index == 0 or request.resumed:
+            sequence.hash_full_blocks()
+        else:
+            sequence.block_hashes = list(opened.sequences[0].block_hashes)
+        opened.sequences[index] = sequence
+        self._request_of[sequence.sequence_id] = opened
+        return sequence
+
+    def _expire(self, opened: OpenRequest) -> None:
+        timeout = opened.request.timeout_s
+        self._fail(opened, DeadlineExceededError(f"the request's deadline of {timeout:g} s passed"))
+        self.wake()
+        self._flush()
+
+    # ---- workers
+
+    def attach(self, info: WorkerInfo, link: WorkerLink) -> AttachedWorker:
+        """A worker opened a stream. An older stream of the same worker is dead, whatever its socket says."""
+        if info.worker_id in self.workers:
+            self.detach(self.workers[info.worker_id])
+        self._num_sessions += 1
+        worker = AttachedWorker(info, session_id=self._num_sessions, link=link)
+        self.workers[info.worker_id] = worker
+        self.on_readiness_changed()
+        self.wake()
+        return worker
+
+    def detach(self, worker: AttachedWorker) -> None:
+        """Its stream ended: its sequences wait for another worker, their tokens kept. Does nothing the second time."""
+        if self.workers.get(worker.info.worker_id) is not worker:
+            return
+        del self.workers[worker.info.worker_id]
+        for sequence in list(worker.running):
+            worker.leave(sequence)
+            sequence.num_worker_losses += bool(worker.in_flight)
+            self._queue(sequence)
+            if sequence.num_worker_losses >= MAX_WORKER_LOSSES:
+                opened = self._request_of[sequence.sequence_id]
+                self._fail(opened, SequenceFailedError(f"{MAX_WORKER_LOSSES} workers were lost while they computed it"))
+        model = worker.info.model
+        if not self._is_served(model):
+            self._clock.call_later(self._worker_grace_s, lambda: self._fail_orphans(model))
+        self.on_readiness_changed()
+        self.wake()
+        self._flush()
+
+    def _is_served(self, model: str) -> bool:
+        return any(worker.info.model == model for worker in self.workers.values())
+
+    def _fail_orphans(self, model: str) -> None:
+        if self._is_served(model):
+            return
+        error = UnavailableError(f"no worker has served {model!r} for {self._worker_grace_s:g} s", retry_after_s=5.0)
+        for sequence in list(self._waiting_for(model)):
+            if sequence.status is SequenceStatus.WAITING:
+                self._fail(self._request_of[sequence.sequence_id], error)
+        self._flush()
+
+    # ---- sequences
+
+    def _waiting_for(self, model: str) -> Iterator[Sequence]:
+        return (sequence for sequence in self.waiting if sequence.model == model)
+
+    def _queue(self, sequence: Sequence) -> None:
+        sequence.status = SequenceStatus.WAITING
+        bisect.insort(self.waiting, sequence, key=lambda waiting: waiting.order)
+
+    def _preempt(self, worker: AttachedWorker, sequence: Sequence) -> None:
+        worker.leave(sequence)
+        sequence.num_preemptions += 1
+        self.counters.num_preemptions += 1
+        self._queue(sequence)
+
+    def _record_admission(self, worker: AttachedWorker, planned: PlannedSequence) -> None:
+        sequence, now = planned.sequence, self._clock.time()
+        request_id = self._request_of[sequence.sequence_id].request.request_id
+        worker_id = worker.info.worker_id
+        if sequence.first_step_s is None:
+            sequence.first_step_s = now
+            sequence.num_cached_tokens = planned.start
+            self.counters.num_prefix_queries += sequence.length - planned.sample
+            self.counters.num_prefix_hits += planned.start
+            started = Started(
+                request_id=request_id,
+                sample_index=sequence.sample_index,
+                worker_id=worker_id,
+                num_cached_tokens=planned.start,
+                queue_s=now - sequence.arrival_s,
+            )
+            self._emit(sequence, started)
+        elif sequence.moved_from not in (None, worker_id):
+            moved = Moved(
+                request_id=request_id,
+                sample_index=sequence.sample_index,
+                from_worker_id=sequence.moved_from or "",
+                to_worker_id=worker_id,
+            )
+            self._emit(sequence, moved)
+        sequence.moved_from = worker_id
+
+    def _finish(
+        self,
+        sequence: Sequence,
+        reason: FinishReason,
+        *,
+        stop_token_id: int | None = None,
+        num_output_tokens: int | None = None,
+    ) -> None:
+        opened = self._request_of[sequence.sequence_id]
+        now = self._clock.time()
+        first_step_s = sequence.first_step_s or now
+        first_token_s = sequence.first_token_s or now
+        event = Finished(
+            request_id=opened.request.request_id,
+            sample_index=sequence.sample_index,
+            reason=reason,
+            stop_token_id=stop_token_id,
+            num_prompt_tokens=sequence.num_prompt_tokens,
+            num_cached_tokens=min(sequence.num_cached_tokens or 0, sequence.num_prompt_tokens),
+            num_output_tokens=sequence.num_output_tokens if num_output_tokens is None else num_output_tokens,
+            queue_s=first_step_s - sequence.arrival_s,
+            prefill_s=first_token_s - first_step_s,
+            decode_s=now - first_token_s,
+            num_preemptions=sequence.num_preemptions,
+        )
+        self._emit(sequence, event)
+        self._end(opened, [sequence])
+
+    def _fail(self, opened: OpenRequest, error: RequestError) -> None:
+        self._outbox[opened.client].append(Failed(request_id=opened.request.request_id, error=error))
+        self._end(opened, list(opened.sequences.values()))
+
+    def _end(self, opened: OpenRequest, sequences: Iterable[Sequence]) -> None:
+        """Sequences leave their worker or the queue for good; with its last one the request is closed."""
+        for sequence in sequences:
+            if sequence.status is SequenceStatus.RUNNING:
+                self.workers[sequence.worker_id or ""].leave(sequence)
+            else:
+                self.waiting.remove(sequence)
+            sequence.status = SequenceStatus.ENDED
+            del opened.sequences[sequence.sample_index], self._request_of[sequence.sequence_id]
+            self._drain_rate.record()
+        if not opened.sequences:
+            del self._requests[opened.client, opened.request.request_id]
+            if opened.deadline is not None:
+                opened.deadline.cancel()
+            if not self._requests:
+                self._on_idle()
+
+    # ---- events
+
+    def _emit(self, sequence: Sequence, event: Event) -> None:
+        self._outbox[self._request_of[sequence.sequence_id].client].append(event)
+
+    def _flush(self) -> None:
+        """Each client gets everything that concerns it in one call."""
+        outbox, self._outbox = self._outbox, defaultdict(list)
+        for client, events in outbox.items():
+            client.deliver(events)

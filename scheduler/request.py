@@ -1,0 +1,85 @@
+"""A request as a client submitted it, and its sequences while they live."""
+
+from collections.abc import Mapping
+from collections.abc import Sequence as Seq
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any
+
+from pagoda.sampling import SamplingParams
+from scheduler.errors import InvalidRequestError
+from scheduler.events import Client
+from scheduler.sequence import Sequence
+from scheduler.worker_state import ModelLimits
+
+MAX_SAMPLES = 128
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InferenceRequest:
+    request_id: str
+    model: str
+    prompt_token_ids: Seq[int]
+    sampling: SamplingParams
+    num_samples: int = 1
+    tenant: str = ""
+    priority: int = 0
+    timeout_s: float | None = None
+    cache_salt: str = ""
+    resumed: Mapping[int, Seq[int]] = field(default_factory=lambda: MappingProxyType({}))
+    """Sample index → tokens that it had generated elsewhere."""
+
+
+@dataclass(slots=True, eq=False, kw_only=True)
+class OpenRequest:
+    """An accepted request: which of its samples have not ended."""
+
+    request: InferenceRequest
+    client: Client
+    sequences: dict[int, Sequence]
+    """By sample index."""
+    deadline: Any = None
+    """The timer handle that ends it, cancelled when the last sample ends."""
+
+
+def check_request(request: InferenceRequest, limits: ModelLimits) -> None:
+    """Raises InvalidRequestError that says what is wrong and what would be right."""
+    problem = (
+        request.sampling.problem()
+        or _samples_problem(request)
+        or _token_problem(request, limits)
+        or _length_problem(request, limits)
+    )
+    if problem:
+        raise InvalidRequestError(problem)
+
+
+def _samples_problem(request: InferenceRequest) -> str | None:
+    if not 1 <= request.num_samples <= MAX_SAMPLES:
+        return f"num_samples must be between 1 and {MAX_SAMPLES}, got {request.num_samples}"
+    strange = sorted(index for index in request.resumed if index >= request.num_samples)
+    return f"resume names sample {strange[0]} of {request.num_samples}" if strange else None
+
+
+def _token_problem(request: InferenceRequest, limits: ModelLimits) -> str | None:
+    if not request.prompt_token_ids:
+        return "the prompt must have at least one token"
+    named = [request.prompt_token_ids, request.sampling.logit_bias, request.sampling.stop_token_ids]
+    named += request.resumed.values()
+    largest = max(max(token_ids, default=0) for token_ids in named)
+    if largest >= limits.vocab_size:
+        return f"token id {largest} is outside the vocabulary of {limits.vocab_size} tokens"
+    return None
+
+
+def _length_problem(request: InferenceRequest, limits: ModelLimits) -> str | None:
+    num_tokens = len(request.prompt_token_ids)
+    if num_tokens >= limits.max_model_len:
+        return (
+            f"the prompt has {num_tokens} tokens, but the model's context window is {limits.max_model_len} tokens, "
+            "of which at least one is for the answer: shorten the prompt"
+        )
+    num_held = limits.num_pages * limits.page_size
+    if num_tokens > num_held:
+        return f"the prompt has {num_tokens} tokens, but the KV memory holds {num_held} tokens: shorten the prompt"
+    return None

@@ -1,0 +1,21 @@
+"""What a worker answered to one step: the protobuf message as dataclasses."""
+
+from dataclasses import dataclass
+
+from scheduler.events import TokenLogprobs
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SampledTokens:
+    sequence_id: int
+    attempt: int
+    token_ids: tuple[int, ...]
+    logprobs: tuple[TokenLogprobs, ...] = ()
+    stopped: bool = False
+    stop_token_id: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepResult:
+    step_id: int
+    sampled: tuple[SampledTokens, ...]

@@ -1,0 +1,121 @@
+"""A sequence: the token ids of one sample, and how far they have been computed.
+
+There is no prefill or decode phase. A sequence has a length and a number of computed tokens, and a step lets the second catch
+up with the first; the step that reaches the length samples one more token. With two steps in flight, the length counts tokens
+that are being sampled right now and are not known yet.
+"""
+
+from collections.abc import Sequence as Seq
+from dataclasses import dataclass, field
+from enum import Enum, auto
+
+from kvcache.block_hash import BlockHash, hash_block
+from kvcache.page_pool import PageId
+from pagoda.sampling import SamplingParams
+
+
+class SequenceStatus(Enum):
+    WAITING = auto()
+    RUNNING = auto()
+    ENDED = auto()
+
+
+class FinishReason(Enum):
+    STOP = auto()
+    LENGTH = auto()
+    ABORT = auto()
+
+
+@dataclass(slots=True, eq=False, kw_only=True)
+class Sequence:
+    """One sample of a request. Owned by the scheduler loop; block table and counters are reset when it is preempted."""
+
+    sequence_id: int
+    sample_index: int
+    model: str
+    token_ids: list[int]
+    """Prompt and generated tokens that are known."""
+    num_prompt_tokens: int
+    sampling: SamplingParams
+    max_length: int
+    """Prompt and output together may not be longer than this."""
+    priority: int
+    arrival: int
+    """Original order of arrival; kept across preemptions."""
+    block_hashes: list[BlockHash]
+    """The root, then one hash per full block of known tokens."""
+    page_size: int
+
+    status: SequenceStatus = SequenceStatus.WAITING
+    attempt: int = 1
+    num_computed: int = 0
+    """Tokens whose computation has been planned in this attempt."""
+    num_sampling: int = 0
+    """Tokens being sampled by steps in flight."""
+    block_table: list[PageId] = field(default_factory=list)
+    num_sealed: int = 0
+    """Leading pages of the block table whose block has been offered to others."""
+
+    worker_id: str | None = None
+    """Where it runs, or ran last."""
+    moved_from: str | None = None
+    """Where it was admitted last, to tell the client when it goes on elsewhere."""
+    num_cached_tokens: int | None = None
+    """Found in the cache at the first admission."""
+    num_preemptions: int = 0
+    num_worker_losses: int = 0
+    arrival_s: float = 0.0
+    first_step_s: float | None = None
+    first_token_s: float | None = None
+
+    @property
+    def order(self) -> tuple[int, int]:
+        """Lower goes first: priority, then original arrival. The last in this order is preempted first."""
+        return (self.priority, self.arrival)
+
+    @property
+    def length(self) -> int:
+        return len(self.token_ids) + self.num_sampling
+
+    @property
+    def num_output_tokens(self) -> int:
+        return len(self.token_ids) - self.num_prompt_tokens
+
+    @property
+    def num_pending(self) -> int:
+        """Tokens that a step could compute now; 0 once its last token is known or being sampled."""
+        return 0 if self.length >= self.max_length else self.length - self.num_computed
+
+    @property
+    def shareable_blocks(self) -> Seq[BlockHash]:
+        """Hashes of the full blocks that may come from the cache: at least one token is left to compute."""
+        return self.block_hashes[1 : 1 + (self.length - 1) // self.page_size]
+
+    def num_new_pages(self, num_computed: int) -> int:
+        """Pages to append to the block table before the first `num_computed` tokens can be held."""
+        return max(0, -(-num_computed // self.page_size) - len(self.block_table))
+
+    def append(self, token_ids: Seq[int]) -> None:
+        """Tokens that steps in flight have sampled."""
+        self.num_sampling -= len(token_ids)
+        self.token_ids.extend(token_ids)
+        self.hash_full_blocks()
+
+    def hash_full_blocks(self) -> None:
+        """Name the blocks that have become full of known tokens."""
+        hashes, size = self.block_hashes, self.page_size
+        for end in range(len(hashes) * size, len(self.token_ids) + 1, size):
+            hashes.append(hash_block(hashes[-1], self.token_ids[end - size : end]))
+
+    def sealable(self) -> list[tuple[PageId, BlockHash]]:
+        """Pages whose block is full, known, and filled by a step that has been sent. Marks them as sealed."""
+        end = min(self.num_computed // self.page_size, len(self.block_hashes) - 1)
+        first, self.num_sealed = self.num_sealed, max(self.num_sealed, end)
+        return [(self.block_table[i], self.block_hashes[i + 1]) for i in range(first, end)]
+
+    def forget_computation(self) -> list[PageId]:
+        """Back to nothing computed, tokens kept; returns the pages that it held. Results of the old attempt no longer count."""
+        pages, self.block_table = self.block_table, []
+        self.num_computed = self.num_sampling = self.num_sealed = 0
+        self.attempt += 1
+        return pages

@@ -1,0 +1,135 @@
+"""The gRPC border towards workers: serves the stream that a worker opens. Plans go down, results come up. No policy."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+
+import grpc
+
+from protos.v1 import worker_pb2, worker_pb2_grpc
+from scheduler import convert
+from scheduler.loop import SchedulerLoop, WorkerProtocolError
+from scheduler.worker_state import AttachedWorker, StepPlan
+
+SERVICE_NAME = worker_pb2.DESCRIPTOR.services_by_name["WorkerService"].full_name
+
+logger = logging.getLogger(__name__)
+
+
+class WorkerServicer(worker_pb2_grpc.WorkerServiceServicer):
+    def __init__(self, loop: SchedulerLoop, *, heartbeat_s: float, silence_s: float, stalled_step_s: float) -> None:
+        """A worker that says nothing for `silence_s`, or finishes no step for `stalled_step_s`, is lost."""
+        self._loop = loop
+        self._heartbeat_s = heartbeat_s
+        self._silence_s = silence_s
+        self._stalled_step_s = stalled_step_s
+
+    async def Attach(
+        self,
+        request_iterator: AsyncIterator[worker_pb2.AttachRequest],
+        context: grpc.aio.ServicerContext[worker_pb2.AttachRequest, worker_pb2.AttachResponse],
+    ) -> AsyncIterator[worker_pb2.AttachResponse]:
+        messages = aiter(request_iterator)
+        hello = await self._read_hello(messages, context)
+        link = StreamLink()
+        worker = self._loop.attach(convert.worker_info_from_proto(hello), link)
+        link.begin(worker.session_id, self._heartbeat_s)
+        logger.info("worker attached", extra=_described(worker))
+        reader = asyncio.create_task(self._read(worker, messages))
+        reader.add_done_callback(lambda _: link.close())
+        reason = "the stream was cancelled"
+        try:
+            while (response := await link.outgoing.get()) is not None:
+                yield response
+            reader.result()
+            reason = "the worker ended the stream"
+        except WorkerProtocolError as error:
+            reason = str(error)
+            await context.abort(grpc.StatusCode.FAILED_PRECONDITION, reason)
+        except TimeoutError:
+            reason = f"nothing was heard for {self._silence_s:g} s"
+            await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, reason)
+        finally:
+            reader.cancel()
+            logger.warning("worker lost", extra={"worker": worker.info.worker_id, "reason": reason})
+            self._loop.detach(worker)
+
+    async def _read_hello(
+        self,
+        messages: AsyncIterator[worker_pb2.AttachRequest],
+        context: grpc.aio.ServicerContext[worker_pb2.AttachRequest, worker_pb2.AttachResponse],
+    ) -> worker_pb2.Hello:
+        async with asyncio.timeout(self._silence_s):
+            first = await anext(messages)
+        if first.WhichOneof("message") != "hello" or not first.hello.worker_id:
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "the first message must be a Hello with a worker_id")
+        if not first.hello.HasField("model") or not first.hello.model.page_size or not first.hello.model.num_pages:
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "Hello must name a loaded model and its pages")
+        return first.hello
+
+    async def _read(self, worker: AttachedWorker, messages: AsyncIterator[worker_pb2.AttachRequest]) -> None:
+        """Until the worker ends the stream. Raises TimeoutError when it falls silent, WorkerProtocolError on nonsense."""
+        progress_s = asyncio.get_running_loop().time()
+        while True:
+            try:
+                async with asyncio.timeout(self._silence_s) as silence:
+                    message = await anext(messages)
+            except StopAsyncIteration:
+                return
+            now = (silence.when() or 0.0) - self._silence_s
+            if message.WhichOneof("message") == "step_result" or not worker.in_flight:
+                progress_s = now
+            if now - progress_s > self._stalled_step_s:
+                raise WorkerProtocolError(f"no step was finished for {self._stalled_step_s:g} s")
+            self._take(worker, message)
+
+    def _take(self, worker: AttachedWorker, message: worker_pb2.AttachRequest) -> None:
+        match message.WhichOneof("message"):
+            case "step_result":
+                result = message.step_result
+                if result.session_id != worker.session_id:
+                    raise WorkerProtocolError(f"a result of session {result.session_id} in session {worker.session_id}")
+                if result.error:
+                    raise WorkerProtocolError(f"step {result.step_id} failed: {result.error}")
+                self._loop.apply(worker, convert.result_from_proto(result))
+            case "heartbeat" | "held_blocks" | "load_progress":
+                pass
+            case other:
+                raise WorkerProtocolError(f"unexpected message {other!r}")
+
+
+class StreamLink:
+    """Messages for one worker, in order, until the stream takes them. At most two steps are in flight, so it stays short."""
+
+    def __init__(self) -> None:
+        self.outgoing: asyncio.Queue[worker_pb2.AttachResponse | None] = asyncio.Queue()
+        self._session_id = 0
+
+    def begin(self, session_id: int, heartbeat_s: float) -> None:
+        self._session_id = session_id
+        attached = worker_pb2.Attached(session_id=session_id, heartbeat_interval_ms=round(heartbeat_s * 1000))
+        self.outgoing.put_nowait(worker_pb2.AttachResponse(attached=attached))
+
+    def send_step(self, plan: StepPlan) -> None:
+        step = convert.plan_to_proto(plan, self._session_id)
+        self.outgoing.put_nowait(worker_pb2.AttachResponse(step=step))
+
+    def send_drain(self) -> None:
+        drain = worker_pb2.Drain(session_id=self._session_id)
+        self.outgoing.put_nowait(worker_pb2.AttachResponse(drain=drain))
+
+    def close(self) -> None:
+        """Everything put so far still goes out, then the stream ends."""
+        self.outgoing.put_nowait(None)
+
+
+def _described(worker: AttachedWorker) -> dict[str, object]:
+    info = worker.info
+    return {
+        "worker": info.worker_id,
+        "session": worker.session_id,
+        "model": info.model,
+        "device": info.device,
+        "numerics": info.numerics_id,
+        "pages": info.limits.num_pages,
+    }

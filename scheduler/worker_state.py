@@ -1,0 +1,173 @@
+"""An attached worker as the scheduler knows it: its limits, its pages, its running sequences, its steps in flight."""
+
+from collections import deque
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from kvcache.page_pool import PageId, PagePool
+from scheduler.planner import Admission, Chunk, StepDecision, StepLimits
+from scheduler.sequence import Sequence, SequenceStatus
+
+# The worker computes one step while the next one waits in its queue, so it never waits for the network.
+MAX_STEPS_IN_FLIGHT = 2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelLimits:
+    """What a worker can hold and compute."""
+
+    page_size: int
+    num_pages: int
+    max_model_len: int
+    max_step_tokens: int
+    max_step_sequences: int
+    vocab_size: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerInfo:
+    worker_id: str
+    epoch: int
+    model: str
+    model_digest: str
+    device: str
+    numerics_id: str
+    weights_bytes: int
+    kv_bytes: int
+    limits: ModelLimits
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlannedSequence:
+    """A chunk with the pages that were granted for it."""
+
+    sequence: Sequence
+    start: int
+    num_tokens: int
+    new_pages: tuple[PageId, ...]
+    sample: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepPlan:
+    """What goes down the stream for one step."""
+
+    step_id: int
+    finished_sequence_ids: tuple[int, ...]
+    new_sequences: tuple[Sequence, ...]
+    scheduled: tuple[PlannedSequence, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepInFlight:
+    step_id: int
+    num_tokens: int
+    sampling: dict[int, tuple[Sequence, int]]
+    """Sequence id → the sequence and the attempt whose token is being sampled."""
+
+
+class WorkerLink(Protocol):
+    """The way to one worker. Both calls return at once."""
+
+    def send_step(self, plan: StepPlan) -> None: ...
+
+    def send_drain(self) -> None: ...
+
+
+@dataclass(slots=True, eq=False)
+class AttachedWorker:
+    info: WorkerInfo
+    session_id: int
+    link: WorkerLink
+    pool: PagePool = field(init=False)
+    step_limits: StepLimits = field(init=False)
+    running: list[Sequence] = field(default_factory=list)
+    in_flight: deque[StepInFlight] = field(default_factory=deque)
+    known: set[int] = field(default_factory=set)
+    """Sequence ids that the worker holds state for."""
+    forgotten: list[int] = field(default_factory=list)
+    """Sequence ids that the next plan tells it to forget."""
+    last_step_id: int = 0
+
+    def __post_init__(self) -> None:
+        limits = self.info.limits
+        self.pool = PagePool(limits.num_pages)
+        self.step_limits = StepLimits(
+            max_step_tokens=limits.max_step_tokens,
+            max_step_sequences=limits.max_step_sequences,
+            watermark_pages=limits.num_pages // 100,
+        )
+
+    @property
+    def has_room_for_a_step(self) -> bool:
+        return len(self.in_flight) < MAX_STEPS_IN_FLIGHT
+
+    def leave(self, sequence: Sequence) -> None:
+        """Take a running sequence off this worker: pages back, state forgotten, late results void."""
+        self.running.remove(sequence)
+        self.pool.release(sequence.forget_computation())
+        if sequence.sequence_id in self.known:
+            self.known.remove(sequence.sequence_id)
+            self.forgotten.append(sequence.sequence_id)
+
+    def carry_out(self, decision: StepDecision) -> StepPlan | None:
+        """Grant the pages of a decision and turn it into the plan to send; None when there is nothing to compute.
+
+        Preempted and outgrown sequences have left already.
+        """
+        for admission in decision.admissions:
+            self._admit(admission)
+        if not decision.chunks:
+            return None
+        scheduled = tuple(self._grant(chunk) for chunk in decision.chunks)
+        plan = StepPlan(
+            step_id=self.last_step_id + 1,
+            finished_sequence_ids=tuple(self.forgotten),
+            new_sequences=tuple(s.sequence for s in scheduled if s.sequence.sequence_id not in self.known),
+            scheduled=scheduled,
+        )
+        self._remember(plan)
+        return plan
+
+    def seal(self, sequence: Sequence) -> None:
+        """Offer the sequence's blocks that are full, known and computed by a step that was sent.
+
+        Safe before the result arrives: whoever shares such a page is computed by a later step of the same stream.
+        """
+        for page, block in sequence.sealable():
+            self.pool.seal(page, block)
+
+    def _admit(self, admission: Admission) -> None:
+        sequence = admission.sequence
+        self.pool.share(admission.cached_pages)
+        sequence.status = SequenceStatus.RUNNING
+        sequence.worker_id = self.info.worker_id
+        sequence.block_table = list(admission.cached_pages)
+        sequence.num_sealed = len(admission.cached_pages)
+        sequence.num_computed = len(admission.cached_pages) * sequence.page_size
+        self.running.append(sequence)
+
+    def _grant(self, chunk: Chunk) -> PlannedSequence:
+        sequence = chunk.sequence
+        # A sequence that the worker does not know gets its whole block table, cached pages first.
+        first = len(sequence.block_table) if sequence.sequence_id in self.known else 0
+        sequence.block_table += self.pool.allocate(chunk.num_new_pages)
+        sequence.num_computed += chunk.num_tokens
+        return PlannedSequence(
+            sequence=sequence,
+            start=chunk.start,
+            num_tokens=chunk.num_tokens,
+            new_pages=tuple(sequence.block_table[first:]),
+            sample=chunk.sample,
+        )
+
+    def _remember(self, plan: StepPlan) -> None:
+        self.last_step_id = plan.step_id
+        self.forgotten.clear()
+        self.known.update(sequence.sequence_id for sequence in plan.new_sequences)
+        sampling = {s.sequence.sequence_id: (s.sequence, s.sequence.attempt) for s in plan.scheduled if s.sample}
+        num_tokens = sum(s.num_tokens for s in plan.scheduled)
+        self.in_flight.append(StepInFlight(step_id=plan.step_id, num_tokens=num_tokens, sampling=sampling))
+        for planned in plan.scheduled:
+            planned.sequence.num_sampling += planned.sample
+            self.seal(planned.sequence)
