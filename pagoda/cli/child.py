@@ -1,0 +1,96 @@
+"""One child process: started in a session of its own, its output in a log file, never outliving its parent.
+
+Knows nothing about why it is started or what to do when it ends.
+"""
+
+import asyncio
+import contextlib
+import ctypes
+import os
+import signal
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+_PR_SET_PDEATHSIG = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChildCommand:
+    """What to run. Secrets belong in `environment`: arguments are visible to everyone on the machine."""
+
+    name: str
+    arguments: Sequence[str]
+    log: Path
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+
+class Child:
+    def __init__(self, command: ChildCommand, process: asyncio.subprocess.Process) -> None:
+        self.command = command
+        self._process = process
+
+    @classmethod
+    async def start(cls, command: ChildCommand) -> "Child":
+        """Append to the command's log. Its own session, so that Ctrl-C in the terminal reaches the parent alone."""
+        with command.log.open("ab") as log:
+            process = await asyncio.create_subprocess_exec(
+                *command.arguments,
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env={**os.environ, **command.environment},
+                start_new_session=True,
+                preexec_fn=_die_with_parent(os.getpid()),
+            )
+        return cls(command, process)
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    async def wait(self) -> int:
+        """The exit code; minus the signal's number where one ended it."""
+        return await self._process.wait()
+
+    async def stop(self, grace_s: float) -> None:
+        """SIGTERM, and SIGKILL to its whole session if it has not ended within the grace."""
+        with contextlib.suppress(ProcessLookupError):
+            self._process.terminate()
+        try:
+            async with asyncio.timeout(grace_s):
+                await self._process.wait()
+        except TimeoutError:
+            self.kill()
+            await self._process.wait()
+
+    def kill(self) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.pid, signal.SIGKILL)
+
+    def last_lines(self, count: int) -> list[str]:
+        """The end of its log, to show why it ended."""
+        with contextlib.suppress(OSError):
+            return self.command.log.read_text(errors="replace").splitlines()[-count:]
+        return []
+
+
+def _die_with_parent(parent_pid: int) -> Callable[[], None] | None:
+    """Linux kills the child when the parent is gone, even by SIGKILL. Elsewhere only an orderly stop ends it."""
+    if sys.platform != "linux":
+        return None
+    # Looked up before the fork: between fork and exec only calls that need no lock are safe.
+    prctl = ctypes.CDLL(None, use_errno=True).prctl
+
+    def request_signal() -> None:
+        prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent_pid:  # The parent was gone before the request.
+            os._exit(1)
+
+    return request_signal
+
+
+def describe_exit(code: int) -> str:
+    """`exit code 1`, or `SIGKILL`."""
+    return f"exit code {code}" if code >= 0 else signal.Signals(-code).name

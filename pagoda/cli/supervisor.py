@@ -1,0 +1,90 @@
+"""Keeps the children of one `pagoda serve` running: starts them together, restarts one that dies, stops them in order.
+
+Knows nothing about what the children do.
+"""
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+
+from pagoda.cli.child import Child, ChildCommand, describe_exit
+
+MAX_RESTARTS = 5
+RESTART_WINDOW_S = 60.0
+LAST_LINES = 15
+
+
+class ChildLostError(Exception):
+    """A child ended for good: while the system was starting, or too often."""
+
+
+class Supervisor:
+    """`run` until `stop`. Children are given in the order in which they are stopped."""
+
+    def __init__(self, commands: Sequence[ChildCommand], *, say: Callable[[str], None], grace_s: float) -> None:
+        self._commands = commands
+        self._say = say
+        self._grace_s = grace_s
+        self._children: dict[str, Child] = {}
+        self._settled = False
+        self._stopping = False
+
+    def settle(self) -> None:
+        """All are ready: from now on a child that dies is restarted. Before, its end ends the start."""
+        self._settled = True
+
+    async def run(self) -> None:
+        """Keep all children alive; raises ChildLostError when one is past helping. Cancel it after `stop`."""
+        try:
+            async with asyncio.TaskGroup() as group:
+                for command in self._commands:
+                    group.create_task(self._keep_alive(command), name=f"keep-{command.name}-alive")
+        except* ChildLostError as lost:
+            # The first reason is the cause; the others lost their children because of it.
+            raise lost.exceptions[0] from None
+
+    async def stop(self) -> None:
+        """One after the other, so that each can still talk to those it depends on while it ends."""
+        self._stopping = True
+        for command in self._commands:
+            child = self._children.get(command.name)
+            if child is not None:
+                await child.stop(self._grace_s)
+
+    def kill(self) -> None:
+        self._stopping = True
+        for child in self._children.values():
+            child.kill()
+
+    async def _keep_alive(self, command: ChildCommand) -> None:
+        deaths: deque[float] = deque(maxlen=MAX_RESTARTS + 1)
+        while not self._stopping:
+            child = self._children[command.name] = await Child.start(command)
+            if self._stopping:  # `stop` went by while this one was being started.
+                child.kill()
+            code = await child.wait()
+            if self._stopping:
+                return
+            deaths.append(time.monotonic())
+            self._refuse_restart(child, code, deaths)
+            delay_s = restart_delay_s(deaths)
+            self._say(f"{command.name} ended ({describe_exit(code)}); starting it again in {delay_s:g} s.")
+            await asyncio.sleep(delay_s)
+
+    def _refuse_restart(self, child: Child, code: int, deaths: deque[float]) -> None:
+        name, ending = child.command.name, describe_exit(code)
+        if not self._settled:
+            reason = f"The {name} ended while starting ({ending})."
+        elif len(deaths) > MAX_RESTARTS and deaths[-1] - deaths[0] <= RESTART_WINDOW_S:
+            reason = f"The {name} ended {len(deaths)} times within {RESTART_WINDOW_S:g} s, the last time by {ending}."
+        else:
+            return
+        lines = "\n".join(f"  {line}" for line in child.last_lines(LAST_LINES))
+        raise ChildLostError(f"{reason} The end of {child.command.log}:\n{lines}")
+
+
+def restart_delay_s(deaths: Sequence[float]) -> float:
+    """Nothing after a first death, then half a second, doubling with each further death inside the window."""
+    recent = sum(1 for death in deaths if deaths[-1] - death <= RESTART_WINDOW_S)
+    return 0.0 if recent == 1 else 0.5 * 2.0 ** (recent - 2)

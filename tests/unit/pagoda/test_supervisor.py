@@ -1,0 +1,145 @@
+"""Supervision with real child processes: they are restarted, given up, stopped in order, and never left behind."""
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+
+from pagoda.cli.child import Child, ChildCommand, describe_exit
+from pagoda.cli.supervisor import MAX_RESTARTS, ChildLostError, Supervisor, restart_delay_s
+
+FOREVER = "import signal; signal.pause()"
+
+
+def command(directory: Path, name: str, code: str) -> ChildCommand:
+    return ChildCommand(name=name, arguments=[sys.executable, "-c", code], log=directory / f"{name}.log")
+
+
+async def until(holds: Callable[[], bool]) -> None:
+    """Wait for a condition of another process, which has no event of ours to set."""
+    async with asyncio.timeout(20):
+        while True:
+            if holds():
+                return
+            await asyncio.sleep(0.01)
+
+
+async def test_a_killed_child_is_started_again(tmp_path: Path) -> None:
+    said: list[str] = []
+    marks = tmp_path / "starts"
+    code = f"open({str(marks)!r}, 'a').write(f'{{__import__(\"os\").getpid()}}\\n'); {FOREVER}"
+    supervisor = Supervisor([command(tmp_path, "worker", code)], say=said.append, grace_s=5)
+    supervisor.settle()
+    running = asyncio.create_task(supervisor.run())
+
+    def pids() -> list[int]:
+        return [int(line) for line in marks.read_text().splitlines()] if marks.exists() else []
+
+    await until(lambda: len(pids()) == 1)
+    os.kill(pids()[0], signal.SIGKILL)
+    await until(lambda: len(pids()) == 2)
+    await supervisor.stop()
+    await running
+    assert said == ["worker ended (SIGKILL); starting it again in 0 s."]
+    assert not psutil.pid_exists(pids()[1])
+
+
+async def test_a_child_that_ends_while_starting_ends_the_whole(tmp_path: Path) -> None:
+    commands = [
+        command(tmp_path, "gateway", FOREVER),
+        command(tmp_path, "worker", "raise SystemExit('no such architecture: bert')"),
+    ]
+    supervisor = Supervisor(commands, say=print, grace_s=5)
+    with pytest.raises(ChildLostError, match=r"worker ended while starting \(exit code 1\)") as lost:
+        await supervisor.run()
+    assert "no such architecture: bert" in str(lost.value)
+    await supervisor.stop()
+
+
+async def test_a_child_that_keeps_ending_ends_the_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pagoda.cli.supervisor.restart_delay_s", lambda deaths: 0.0)
+    said: list[str] = []
+    supervisor = Supervisor([command(tmp_path, "worker", "raise SystemExit(7)")], say=said.append, grace_s=5)
+    supervisor.settle()
+    with pytest.raises(
+        ChildLostError, match=f"ended {MAX_RESTARTS + 1} times within 60 s, the last time by exit code 7"
+    ):
+        await supervisor.run()
+    assert sum("starting it again" in line for line in said) == MAX_RESTARTS
+
+
+def test_restarts_slow_down_and_recover() -> None:
+    assert [restart_delay_s([0.0] * count) for count in range(1, 6)] == [0.0, 0.5, 1.0, 2.0, 4.0]
+    assert restart_delay_s([0.0, 0.0, 100.0]) == 0.0
+
+
+async def test_children_stop_in_order(tmp_path: Path) -> None:
+    ends = tmp_path / "ends"
+    code = """
+import signal, sys
+def end(*_):
+    open({ends!r}, "a").write("{name}\\n")
+    sys.exit(0)
+signal.signal(signal.SIGTERM, end)
+open({up!r}, "w").close()
+signal.pause()
+"""
+    names = ["gateway", "worker", "scheduler"]
+    ups = [tmp_path / f"{name}.up" for name in names]
+    commands = [
+        command(tmp_path, name, code.format(ends=str(ends), name=name, up=str(up)))
+        for name, up in zip(names, ups, strict=True)
+    ]
+    supervisor = Supervisor(commands, say=print, grace_s=10)
+    running = asyncio.create_task(supervisor.run())
+    await until(lambda: all(up.exists() for up in ups))
+    await supervisor.stop()
+    await running
+    assert ends.read_text().split() == names
+
+
+async def test_a_deaf_child_and_its_own_children_are_killed(tmp_path: Path) -> None:
+    pid_file = tmp_path / "grandchild"
+    code = f"""
+import os, signal, subprocess, sys
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+child = subprocess.Popen([sys.executable, "-c", {FOREVER!r}])
+open({str(pid_file)!r} + ".part", "w").write(str(child.pid))
+os.rename({str(pid_file)!r} + ".part", {str(pid_file)!r})
+signal.pause()
+"""
+    child = await Child.start(command(tmp_path, "worker", code))
+    await until(pid_file.exists)
+    grandchild = psutil.Process(int(pid_file.read_text()))
+    await child.stop(grace_s=0.05)
+    assert await child.wait() == -signal.SIGKILL
+    await until(lambda: not grandchild.is_running() or grandchild.status() == psutil.STATUS_ZOMBIE)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="PR_SET_PDEATHSIG is Linux's")
+async def test_no_child_outlives_a_killed_supervisor(tmp_path: Path) -> None:
+    script = f"""
+import asyncio, sys
+from pathlib import Path
+from pagoda.cli.child import ChildCommand
+from pagoda.cli.supervisor import Supervisor
+command = ChildCommand(name="w", arguments=[sys.executable, "-c", {FOREVER!r}], log=Path({str(tmp_path / "w.log")!r}))
+asyncio.run(Supervisor([command], say=print, grace_s=1).run())
+"""
+    with subprocess.Popen([sys.executable, "-c", script]) as parent:
+        process = psutil.Process(parent.pid)
+        await until(lambda: bool(process.children()))
+        (child,) = process.children()
+        parent.kill()
+        parent.wait()
+    await until(lambda: not child.is_running() or child.status() == psutil.STATUS_ZOMBIE)
+
+
+def test_endings() -> None:
+    assert [describe_exit(code) for code in (3, -9)] == ["exit code 3", "SIGKILL"]
