@@ -1,12 +1,19 @@
-"""The flat batch of one step: all scheduled tokens of all sequences behind each other, and the tables that say whose they are.
+"""The flat batch of one step: all scheduled tokens of all sequences behind each other, and whose they are.
 
-Legend, here and in layers/, models/ and kernels/: T tokens in the step, S sequences in it, R sampled rows, B blocks in the
-longest block table, P page size, D hidden size, N heads (query or KV, the variable tells), H head size, V vocabulary.
+Legend, here and in layers/, models/ and kernels/: T tokens in the step, S sequences in it, R sampled rows, B blocks in
+the longest block table, P page size, D hidden size, N heads (query or KV, the variable tells), H head size,
+V vocabulary.
+
+Building one is a pure function of what the engine decided to compute. Knows nothing about models or sampling.
 """
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 import torch
+
+from worker.sequence import Chunk
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,3 +32,34 @@ class StepBatch:
     """int64 page ids, padded with page 0: padding is never read past context_lens."""
     sample_rows_R: torch.Tensor
     """int64 rows of T whose logits are wanted, in the order of the sequences that sample."""
+
+
+def build_batch(chunks: Sequence[Chunk], page_size: int) -> StepBatch:
+    """Lay the chunks behind each other. The input of a decode may be the token that was sampled in the step before."""
+    ends = list(accumulate(chunk.num_tokens for chunk in chunks))
+    return StepBatch(
+        token_ids_T=_int64(t for chunk in chunks for t in chunk.sequence.token_ids[chunk.start : chunk.end]),
+        positions_T=_int64(position for chunk in chunks for position in range(chunk.start, chunk.end)),
+        slots_T=_int64(slot for chunk in chunks for slot in _slots(chunk, page_size)),
+        query_starts=(0, *ends),
+        context_lens=tuple(chunk.end for chunk in chunks),
+        block_tables_SB=_block_tables(chunks, page_size),
+        sample_rows_R=_int64(end - 1 for chunk, end in zip(chunks, ends, strict=True) if chunk.sample),
+    )
+
+
+def _slots(chunk: Chunk, page_size: int) -> Iterable[int]:
+    block_table = chunk.sequence.block_table
+    for position in range(chunk.start, chunk.end):
+        yield block_table[position // page_size] * page_size + position % page_size
+
+
+def _block_tables(chunks: Sequence[Chunk], page_size: int) -> torch.Tensor:
+    """Only the blocks that hold something: pages may be granted ahead."""
+    tables = [chunk.sequence.block_table[: -(-chunk.end // page_size)] for chunk in chunks]
+    width = max(map(len, tables))
+    return torch.tensor([table + [0] * (width - len(table)) for table in tables], dtype=torch.int64)
+
+
+def _int64(values: Iterable[int]) -> torch.Tensor:
+    return torch.tensor(list(values), dtype=torch.int64)

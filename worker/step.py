@@ -1,4 +1,4 @@
-"""What the scheduler tells a worker to do in one step, and what the worker answers: the protobuf messages as dataclasses."""
+"""What the scheduler tells a worker to do in one step, and what the worker answers, as dataclasses."""
 
 from dataclasses import dataclass, field
 

@@ -1,0 +1,49 @@
+"""python -m worker: settings → model and pages → scheduler link, until SIGTERM."""
+
+import asyncio
+import logging
+import signal
+import sys
+import time
+from types import FrameType
+
+from pagoda.logging import configure_logging
+from pagoda.models.errors import ModelError
+from worker.errors import StartError
+from worker.scheduler_link import SchedulerLink
+from worker.settings import WorkerSettings
+from worker.start import LoadedWorker, load_worker
+
+logger = logging.getLogger("worker")
+
+
+def main() -> None:
+    epoch = time.time_ns() // 1_000_000
+    settings = WorkerSettings.load()
+    configure_logging(settings.log_level, settings.log_format)
+    logger.info("starting", extra=settings.described())
+    # Nothing is running yet that would have to end first; the link takes the signals over.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _leave)
+    try:
+        worker = load_worker(settings, epoch)
+    except (StartError, ModelError) as error:
+        logger.error("cannot start", extra={"reason": str(error)})
+        sys.exit(1)
+    asyncio.run(serve(worker, settings.scheduler_addresses))
+    logger.info("stopped")
+
+
+async def serve(worker: LoadedWorker, addresses: tuple[str, ...]) -> None:
+    link = SchedulerLink(worker.engine, worker.hello, addresses)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, link.stop)
+    await link.run()
+
+
+def _leave(number: int, frame: FrameType | None) -> None:
+    sys.exit(0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,72 @@
+"""Runs one step: apply what it says to the running sequences, build the batch, run the model, sample.
+
+Owns the running sequences and whether a sampled token ends one. Knows nothing about queues, users, limits or networks.
+"""
+
+import time
+from collections.abc import Iterable, Sequence
+from typing import Protocol
+
+import torch
+
+from worker.batch import StepBatch, build_batch
+from worker.kernels.interface import LayerKV
+from worker.kv_memory import KVMemory
+from worker.sampler import sample_tokens, token_logprobs
+from worker.sequence import Chunk, RunningSequence, RunningSequences, find_stop
+from worker.step import SampledTokens, Step, StepResult, TokenLogprobs
+
+
+class StepModel(Protocol):
+    """What the engine needs of a decoder: token ids in, logits of the sampled rows out."""
+
+    def forward(self, batch: StepBatch, kv: Sequence[LayerKV]) -> torch.Tensor:
+        """float32 [R, V], for the rows that `batch.sample_rows_R` names."""
+
+
+class Engine:
+    def __init__(self, model: StepModel, kv: KVMemory, vocab_size: int, eos_token_ids: Iterable[int]) -> None:
+        self._model = model
+        self._kv = kv
+        self._eos_token_ids = frozenset(eos_token_ids)
+        self._sequences = RunningSequences(page_size=kv.page_size, num_pages=kv.num_pages, vocab_size=vocab_size)
+
+    def reset(self) -> None:
+        """Forget all sequences: the session that knew them is over."""
+        self._sequences.clear()
+
+    @torch.inference_mode()
+    def run_step(self, step: Step) -> StepResult:
+        """Raises StepError if the step cannot be executed as it stands, SamplingError if the logits are unusable."""
+        started = time.perf_counter_ns()
+        chunks = self._sequences.apply(step)
+        sampled = self._compute(chunks) if chunks else []
+        step_us = (time.perf_counter_ns() - started) // 1000
+        return StepResult(step_id=step.step_id, sampled=tuple(sampled), step_us=step_us)
+
+    def _compute(self, chunks: Sequence[Chunk]) -> list[SampledTokens]:
+        logits_RV = self._model.forward(build_batch(chunks, self._kv.page_size), self._kv.layers)
+        sequences = [chunk.sequence for chunk in chunks if chunk.sample]
+        token_ids = sample_tokens(logits_RV, sequences, self._eos_token_ids)
+        return [
+            self._accept(sequence, token_id, logits_V)
+            for sequence, token_id, logits_V in zip(sequences, token_ids, logits_RV, strict=True)
+        ]
+
+    def _accept(self, sequence: RunningSequence, token_id: int, logits_V: torch.Tensor) -> SampledTokens:
+        sequence.append(token_id)
+        stop = find_stop(sequence.sampling, token_id, self._eos_token_ids)
+        sequence.is_stopped = stop is not None
+        return SampledTokens(
+            sequence_id=sequence.sequence_id,
+            attempt=sequence.attempt,
+            token_ids=(token_id,),
+            logprobs=_logprobs(sequence, token_id, logits_V),
+            stopped=sequence.is_stopped,
+            stop_token_id=stop.stop_token_id if stop else None,
+        )
+
+
+def _logprobs(sequence: RunningSequence, token_id: int, logits_V: torch.Tensor) -> tuple[TokenLogprobs, ...]:
+    num_top = sequence.sampling.num_logprobs
+    return () if num_top is None else (token_logprobs(logits_V, token_id, num_top),)

@@ -1,0 +1,23 @@
+"""What can go wrong in a worker.
+
+WorkerError
+├── StartError              the worker cannot start: the message says what to change
+├── StepError               the scheduler's step cannot be executed as it stands; ends the session
+└── SamplingError           the logits of a sequence leave nothing to choose from; ends the session
+"""
+
+
+class WorkerError(Exception):
+    """The root: all that a worker raises on purpose."""
+
+
+class StartError(WorkerError):
+    pass
+
+
+class StepError(WorkerError):
+    pass
+
+
+class SamplingError(WorkerError):
+    pass

@@ -1,0 +1,136 @@
+"""Keeps the worker attached to a scheduler: dials, says hello, serves the session, and begins again when it ends.
+
+Owns the list of schedulers and the back-off. Knows nothing about steps (session.py) and models.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Coroutine, Sequence
+from typing import Any, TypeVar
+
+import grpc
+
+from pagoda.grpc_channel import open_channel
+from protos.v1 import worker_pb2, worker_pb2_grpc
+from worker.engine_thread import EngineThread, StepRunner
+from worker.session import Session, SessionEnd, Stream
+
+logger = logging.getLogger(__name__)
+
+Result = TypeVar("Result")
+
+_ATTACH_TIMEOUT_S = 10.0
+_FIRST_DELAY_S = 0.1
+_LONGEST_DELAY_S = 2.0
+
+
+class AttachError(Exception):
+    """The scheduler is not there, or did not welcome the worker."""
+
+
+class SchedulerLink:
+    """Made and used inside one event loop."""
+
+    def __init__(self, engine: StepRunner, hello: worker_pb2.Hello, addresses: Sequence[str]) -> None:
+        self._engine_thread = EngineThread(engine)
+        self._hello = hello
+        self._addresses = tuple(addresses)
+        self._stopping = asyncio.Event()
+        self._session: Session | None = None
+        self._position = 0
+        """Whose turn it is in the list."""
+        self._num_failures = 0
+        """Tries that came to nothing since the last good session."""
+        self._reported: set[str] = set()
+        """Addresses whose failure is in the log already: an outage is one line, not one for each try."""
+
+    async def run(self) -> None:
+        """Until `stop`. Raises only if the engine cannot even be reset: then nothing is left to work with."""
+        try:
+            while not self._stopping.is_set():
+                await self._unless_stopping(asyncio.sleep(self._delay_s()))
+                if not self._stopping.is_set():
+                    await self._serve(self._addresses[self._position % len(self._addresses)])
+        finally:
+            self._engine_thread.close()
+
+    def stop(self) -> None:
+        """Leave after the step that runs."""
+        self._stopping.set()
+        if self._session is not None:
+            self._session.stop()
+
+    def _delay_s(self) -> float:
+        """Each scheduler of the list is tried at once, then again after ever longer waits."""
+        num_rounds = self._num_failures // len(self._addresses)
+        return min(_LONGEST_DELAY_S, _FIRST_DELAY_S * 2 ** min(num_rounds - 1, 10)) if num_rounds else 0.0
+
+    async def _serve(self, address: str) -> None:
+        """One attachment, from dialling to its end."""
+        async with open_channel(address) as channel:
+            stream: Stream = worker_pb2_grpc.WorkerServiceStub(channel).Attach()
+            try:
+                attached = await self._unless_stopping(self._attach(stream))
+            except AttachError as error:
+                self._report_failure(address, error)
+                return
+            if attached is not None:
+                await self._run_session(address, Session(stream, attached, self._engine_thread))
+
+    async def _attach(self, stream: Stream) -> worker_pb2.Attached:
+        try:
+            async with asyncio.timeout(_ATTACH_TIMEOUT_S):
+                await stream.write(worker_pb2.AttachRequest(hello=self._hello))
+                answer = await stream.read()
+        except grpc.aio.AioRpcError as error:
+            raise AttachError(error.details() or error.code().name) from error
+        except (TimeoutError, asyncio.InvalidStateError) as error:
+            raise AttachError(f"no answer within {_ATTACH_TIMEOUT_S} s") from error
+        if not isinstance(answer, worker_pb2.AttachResponse) or not answer.HasField("attached"):
+            raise AttachError("the scheduler ended the stream, or said something before Attached")
+        return answer.attached
+
+    async def _run_session(self, address: str, session: Session) -> None:
+        self._reported.clear()
+        logger.info("attached to scheduler", extra={"address": address})
+        self._session = session
+        if self._stopping.is_set():
+            session.stop()
+        started = time.monotonic()
+        end = await session.run()
+        self._session = None
+        await self._engine_thread.reset()
+        self._choose_next(end, lasted_s=time.monotonic() - started)
+        logger.log(_severity(end), "session ended", extra={"address": address, "reason": end.name.lower()})
+
+    def _choose_next(self, end: SessionEnd, lasted_s: float) -> None:
+        """A lost stream is taken up again with the same scheduler, at once; after any other end the next one is tried."""
+        if lasted_s > _LONGEST_DELAY_S:
+            self._num_failures = 0
+        if end is not SessionEnd.LOST or lasted_s <= _LONGEST_DELAY_S:
+            self._num_failures += 1
+        if end is not SessionEnd.LOST:
+            self._position += 1
+
+    def _report_failure(self, address: str, error: AttachError) -> None:
+        self._num_failures += 1
+        self._position += 1
+        if address not in self._reported:
+            self._reported.add(address)
+            logger.warning("cannot attach to scheduler, trying on", extra={"address": address, "reason": str(error)})
+
+    async def _unless_stopping(self, work: Coroutine[Any, Any, Result]) -> Result | None:
+        """The work's result; None when the worker is stopped first."""
+        working, stopping = asyncio.create_task(work), asyncio.create_task(self._stopping.wait())
+        try:
+            await asyncio.wait([working, stopping], return_when=asyncio.FIRST_COMPLETED)
+            return working.result() if working.done() else None
+        finally:
+            working.cancel()
+            stopping.cancel()
+            await asyncio.gather(working, stopping, return_exceptions=True)
+
+
+def _severity(end: SessionEnd) -> int:
+    return logging.INFO if end is SessionEnd.STOPPED else logging.WARNING

@@ -1,0 +1,150 @@
+"""One attached stream: steps come down and wait, run strictly in order, results and heartbeats go up.
+
+Owns the queue of steps and the session id. Knows nothing about addresses and reconnecting (scheduler_link.py), nor about
+what a step does (engine.py).
+"""
+
+import asyncio
+import logging
+from collections.abc import Awaitable
+from enum import Enum, auto
+
+import grpc
+
+from protos.v1 import worker_pb2
+from worker.engine_thread import EngineThread
+from worker.step_messages import result_to_proto, step_from_proto
+
+logger = logging.getLogger(__name__)
+
+Stream = grpc.aio.StreamStreamCall[worker_pb2.AttachRequest, worker_pb2.AttachResponse]
+
+# How long the scheduler may take to end its half of a stream after the worker has ended its own.
+_CLOSE_TIMEOUT_S = 2.0
+_SHORTEST_HEARTBEAT_INTERVAL_S = 0.01
+
+
+class SessionEnd(Enum):
+    LOST = auto()
+    """The scheduler ended the stream, or it broke."""
+    DRAINED = auto()
+    """The scheduler said that no more steps will come."""
+    FAILED = auto()
+    """A step raised; the scheduler was told."""
+    STOPPED = auto()
+    """This worker wants to go."""
+
+
+class Session:
+    def __init__(self, stream: Stream, attached: worker_pb2.Attached, engine_thread: EngineThread) -> None:
+        self._stream = stream
+        self._id = attached.session_id
+        # Twice as often as asked, so that one late timer is not a missed heartbeat.
+        self._heartbeat_interval_s = max(_SHORTEST_HEARTBEAT_INTERVAL_S, attached.heartbeat_interval_ms / 2000)
+        self._engine_thread = engine_thread
+        self._inbox: asyncio.Queue[worker_pb2.Step | SessionEnd] = asyncio.Queue()
+        # gRPC takes one message at a time from all of us.
+        self._write_turn = asyncio.Lock()
+        self._last_step_id = 0
+        self._step_running = False
+
+    async def run(self) -> SessionEnd:
+        """Until either side ends the session. A step that runs is waited for; the engine is left for the caller to reset."""
+        receiving = asyncio.create_task(self._receive())
+        beating = asyncio.create_task(self._send_heartbeats())
+        try:
+            end = await self._run_steps()
+            if end is not SessionEnd.LOST:
+                await self._close(receiving)
+            return end
+        finally:
+            self._stream.cancel()
+            receiving.cancel()
+            beating.cancel()
+            await asyncio.gather(receiving, beating, return_exceptions=True)
+
+    def stop(self) -> None:
+        """End after the step that runs, without those that wait."""
+        self._end_now(SessionEnd.STOPPED)
+
+    def _end_now(self, end: SessionEnd) -> None:
+        while not self._inbox.empty():
+            self._inbox.get_nowait()
+        self._inbox.put_nowait(end)
+
+    async def _run_steps(self) -> SessionEnd:
+        while True:
+            message = await self._inbox.get()
+            if isinstance(message, SessionEnd):
+                return message
+            result = await self._run_step(message)
+            if not await self._send(worker_pb2.AttachRequest(step_result=result)):
+                return SessionEnd.LOST
+            if result.error:
+                return SessionEnd.FAILED
+
+    async def _run_step(self, message: worker_pb2.Step) -> worker_pb2.StepResult:
+        self._step_running = True
+        try:
+            result = await self._engine_thread.run_step(step_from_proto(message))
+        except Exception as error:
+            logger.exception("step failed", extra={"session_id": self._id, "step_id": message.step_id})
+            return worker_pb2.StepResult(
+                session_id=self._id, step_id=message.step_id, error=f"{type(error).__name__}: {error}"
+            )
+        finally:
+            self._step_running = False
+        self._last_step_id = message.step_id
+        return result_to_proto(result, self._id)
+
+    async def _receive(self) -> None:
+        """Puts what the scheduler says into the inbox. The end of the stream drops the steps that wait there."""
+        try:
+            while isinstance(message := await self._stream.read(), worker_pb2.AttachResponse):
+                self._take(message)
+        except grpc.aio.AioRpcError as error:
+            logger.debug("stream broke", extra={"code": error.code().name, "details": error.details()})
+        self._end_now(SessionEnd.LOST)
+
+    def _take(self, message: worker_pb2.AttachResponse) -> None:
+        kind = message.WhichOneof("message")
+        content = message.step if kind == "step" else message.drain if kind == "drain" else None
+        if content is None:
+            logger.warning("message ignored, it has no place in a session", extra={"kind": kind})
+        elif content.session_id != self._id:
+            logger.warning(
+                "message of another session ignored",
+                extra={"kind": kind, "session_id": content.session_id, "current_session_id": self._id},
+            )
+        elif isinstance(content, worker_pb2.Step):
+            self._inbox.put_nowait(content)
+        else:
+            self._inbox.put_nowait(SessionEnd.DRAINED)
+
+    async def _send_heartbeats(self) -> None:
+        alive = True
+        while alive:
+            await asyncio.sleep(self._heartbeat_interval_s)
+            heartbeat = worker_pb2.Heartbeat(
+                session_id=self._id, last_step_id=self._last_step_id, step_running=self._step_running
+            )
+            alive = await self._send(worker_pb2.AttachRequest(heartbeat=heartbeat))
+
+    async def _send(self, message: worker_pb2.AttachRequest) -> bool:
+        """False once the stream has ended; `_receive` sees the same end."""
+        async with self._write_turn:
+            return await _is_delivered(self._stream.write(message))
+
+    async def _close(self, receiving: asyncio.Task[None]) -> None:
+        """End our half after what was written, and give the scheduler a moment to end its own."""
+        async with self._write_turn:
+            if await _is_delivered(self._stream.done_writing()):
+                await asyncio.wait([receiving], timeout=_CLOSE_TIMEOUT_S)
+
+
+async def _is_delivered(operation: Awaitable[None]) -> bool:
+    try:
+        await operation
+    except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
+        return False
+    return True

@@ -1,0 +1,54 @@
+"""What a worker can be told, read once in __main__."""
+
+import os
+import socket
+from typing import Literal
+
+from pydantic import ByteSize, Field, field_validator
+from pydantic_settings import SettingsConfigDict
+
+from pagoda.models.catalogue import DEFAULT_MODEL
+from pagoda.settings import TierSettings
+
+
+class WorkerSettings(TierSettings):
+    model_config = SettingsConfigDict(env_prefix="PAGODA_WORKER_")
+
+    model: str = DEFAULT_MODEL
+    """The model to serve: a name of the catalogue, or the path of a GGUF file or safetensors directory."""
+    scheduler: str = "127.0.0.1:50051"
+    """Where schedulers listen, `host:port` or `unix:/path.sock`, separated by commas; they are tried in turn."""
+    worker_id: str = Field(default_factory=lambda: f"{socket.gethostname()}-{os.getpid()}", min_length=1)
+    """The worker's name in logs and metrics, unique among a scheduler's workers."""
+    device: Literal["cpu"] = "cpu"
+    """What computes."""
+    numerics: Literal["integer", "float32"] = "integer"
+    """How numbers are computed: integer gives the same tokens whoever shares the batch, float32 is the plain reference."""
+    threads: int = Field(default_factory=lambda: usable_cores(), ge=1)
+    """Threads that compute. Default: one for each core that this process may use."""
+    kv_memory: ByteSize | None = Field(default=None, gt=0)
+    """Memory for keys and values, such as 512MiB. Default: 64 full sequences' worth, but at most a quarter of what is free."""
+    page_size: int = Field(default=16, ge=1, le=256)
+    """Tokens in a page."""
+    max_model_len: int | None = Field(default=None, ge=2)
+    """The longest sequence, prompt and output, in tokens. Default: what the model was made for."""
+    max_step_tokens: int = Field(default=512, ge=1)
+    """Most tokens that one step may compute."""
+    max_step_sequences: int = Field(default=64, ge=1)
+    """Most sequences that one step may compute."""
+
+    @property
+    def scheduler_addresses(self) -> tuple[str, ...]:
+        return tuple(filter(None, (address.strip() for address in self.scheduler.split(","))))
+
+    @field_validator("scheduler")
+    @classmethod
+    def _names_a_scheduler(cls, value: str) -> str:
+        if not value.replace(",", " ").strip():
+            raise ValueError("name at least one scheduler, such as 127.0.0.1:50051")
+        return value
+
+
+def usable_cores() -> int:
+    """Fewer than the machine has where the process is confined to some of them."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

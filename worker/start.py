@@ -1,0 +1,99 @@
+"""From settings to an engine that can run steps, and to the Hello that describes it: the weights, the pages, the limits."""
+
+import logging
+import time
+from dataclasses import dataclass
+
+import torch
+
+from pagoda.models.model import Model
+from pagoda.models.store import ModelStore
+from protos.v1 import worker_pb2
+from worker.engine import Engine
+from worker.errors import StartError
+from worker.kernels.interface import Kernels
+from worker.kernels.select import select_kernels
+from worker.kv_memory import (
+    KVMemory,
+    allocate_kv_memory,
+    available_memory_bytes,
+    bytes_per_page,
+    default_budget_bytes,
+)
+from worker.models.registry import DecoderModel, load_model
+from worker.settings import WorkerSettings
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadedWorker:
+    engine: Engine
+    hello: worker_pb2.Hello
+
+
+def load_worker(settings: WorkerSettings, epoch: int) -> LoadedWorker:
+    """Raises StartError or ModelError, with a sentence for the user."""
+    torch.set_num_threads(settings.threads)
+    model = ModelStore(settings.home).get(settings.model)
+    max_model_len = choose_max_model_len(settings.max_model_len, model)
+    kernels = select_kernels(settings.numerics, settings.device)
+    decoder = _load_decoder(model, kernels, settings)
+    kv = _allocate_pages(kernels, model, settings, max_model_len)
+    loaded = worker_pb2.LoadedModel(
+        name=model.name,
+        digest=model.digest,
+        page_size=kv.page_size,
+        num_pages=kv.num_pages,
+        max_model_len=max_model_len,
+        max_step_tokens=settings.max_step_tokens,
+        max_step_sequences=settings.max_step_sequences,
+        vocab_size=model.config.vocab_size,
+        numerics_id=kernels.numerics_id,
+        eos_token_ids=model.eos_token_ids,
+        weights_bytes=decoder.weights_bytes,
+        kv_bytes=kv.num_bytes,
+    )
+    hello = worker_pb2.Hello(worker_id=settings.worker_id, epoch=epoch, model=loaded, device=settings.device)
+    return LoadedWorker(engine=Engine(decoder, kv, model.config.vocab_size, model.eos_token_ids), hello=hello)
+
+
+def choose_max_model_len(wanted: int | None, model: Model) -> int:
+    longest = model.config.max_position
+    if wanted is not None and wanted > longest:
+        raise StartError(f"--max-model-len {wanted} is more than the {longest} tokens that {model.name} was made for")
+    return wanted or longest
+
+
+def _load_decoder(model: Model, kernels: Kernels, settings: WorkerSettings) -> DecoderModel:
+    started = time.monotonic()
+    decoder = load_model(model, kernels)
+    fields = {
+        "model": model.name,
+        "device": settings.device,
+        "numerics_id": kernels.numerics_id,
+        "threads": settings.threads,
+        "weights_bytes": decoder.weights_bytes,
+        "seconds": time.monotonic() - started,
+    }
+    logger.info("model loaded", extra=fields)
+    return decoder
+
+
+def _allocate_pages(kernels: Kernels, model: Model, settings: WorkerSettings, max_model_len: int) -> KVMemory:
+    budget_bytes = settings.kv_memory or default_budget_bytes(
+        bytes_per_page(kernels, model.config, settings.page_size),
+        page_size=settings.page_size,
+        max_model_len=max_model_len,
+        available_bytes=available_memory_bytes(),
+    )
+    kv = allocate_kv_memory(kernels, model.config, page_size=settings.page_size, budget_bytes=budget_bytes)
+    num_tokens = kv.num_pages * kv.page_size
+    fields = {"pages": kv.num_pages, "page_size": kv.page_size, "tokens": num_tokens, "kv_bytes": kv.num_bytes}
+    logger.info("pages allocated", extra=fields)
+    if num_tokens < max_model_len:
+        logger.warning(
+            "the pages cannot hold one sequence of full length: longer ones will end early",
+            extra={"tokens": num_tokens, "max_model_len": max_model_len},
+        )
+    return kv
