@@ -1,0 +1,68 @@
+"""Takes typed values out of a model's metadata, whose writers may have left anything in it.
+
+Knows nothing about which keys there are: gguf_config.py and hf_config.py do.
+"""
+
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+from pagoda.models.errors import ModelFormatError
+from pagoda.models.model import RopeScaling
+
+MAX_COUNT = 1 << 31
+Item = TypeVar("Item")
+
+
+def count(values: Mapping[str, Any], key: str, default: int | None = None) -> int:
+    """A positive whole number."""
+    value = values.get(key)
+    value = default if value is None else value
+    if value is None:
+        raise ModelFormatError(f"the model's metadata lacks {key!r}")
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 < value < MAX_COUNT:
+        raise ModelFormatError(f"the model's metadata has {key!r} = {value!r}, which is not a positive whole number")
+    return value
+
+
+def number(values: Mapping[str, Any], key: str, default: float | None = None) -> float:
+    """A positive finite number."""
+    value = values.get(key)
+    value = default if value is None else value
+    if value is None:
+        raise ModelFormatError(f"the model's metadata lacks {key!r}")
+    if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 < value < float("inf"):
+        raise ModelFormatError(f"the model's metadata has {key!r} = {value!r}, which is not a positive number")
+    return float(value)
+
+
+def items(values: Mapping[str, Any], key: str, kind: type[Item]) -> list[Item]:
+    """A list of one kind; empty if absent."""
+    value = values.get(key, [])
+    if not isinstance(value, list) or not all(isinstance(item, kind) for item in value):
+        raise ModelFormatError(f"the model's metadata has a {key!r} that is not a list of {kind.__name__}")
+    return value
+
+
+def require(values: Mapping[str, Any], key: str, expected: Any) -> None:
+    """For settings of which only the usual value is implemented; absent means the usual."""
+    value = values.get(key)
+    if value is not None and value != expected:
+        raise ModelFormatError(f"the model needs {key} = {value!r}; only {expected!r} is supported")
+
+
+def rope_scaling(values: Mapping[str, Any], rope_type: str) -> RopeScaling | None:
+    """From Hugging Face's keys, which name all parameters."""
+    match rope_type:
+        case "default" | "none":
+            return None
+        case "linear":
+            return RopeScaling(rope_type="linear", factor=number(values, "factor"))
+        case "llama3":
+            return RopeScaling(
+                rope_type="llama3",
+                factor=number(values, "factor"),
+                low_freq_factor=number(values, "low_freq_factor"),
+                high_freq_factor=number(values, "high_freq_factor"),
+                original_max_position=count(values, "original_max_position_embeddings"),
+            )
+    raise ModelFormatError(f"the rope scaling {rope_type!r} is not supported (known: default, linear, llama3)")

@@ -1,0 +1,82 @@
+"""Describes the model in a GGUF file or a safetensors directory: one `Model` for both formats.
+
+Knows nothing about where the files lie and how they got there.
+"""
+
+from pathlib import Path
+
+from pagoda.models import gguf_config, hf_config
+from pagoda.models.errors import ModelFormatError
+from pagoda.models.gguf_file import GGUFError, GGUFFile
+from pagoda.models.model import Model, ModelFormat
+from pagoda.models.safetensors_file import read_tensors, weight_files
+
+CHECKPOINT_FILES = (
+    "config.json",
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "chat_template.jinja",
+)
+"""What belongs to a safetensors checkpoint besides its weights: a change of any gives another model."""
+
+
+def checkpoint_files(directory: Path) -> list[Path]:
+    described = [directory / name for name in CHECKPOINT_FILES if (directory / name).exists()]
+    return described + weight_files(directory)
+
+
+def describe(name: str, path: Path, digest: str, size_bytes: int) -> Model:
+    """The model in a GGUF file or a safetensors directory."""
+    read = _read_gguf if path.is_file() else _read_checkpoint
+    return _checked(read(name, path, digest, size_bytes))
+
+
+def _read_gguf(name: str, path: Path, digest: str, size_bytes: int) -> Model:
+    try:
+        with GGUFFile(path) as file:
+            return Model(
+                name=name,
+                path=path,
+                format=ModelFormat.GGUF,
+                digest=digest,
+                size_bytes=size_bytes,
+                config=gguf_config.read_config(file),
+                eos_token_ids=gguf_config.read_eos_token_ids(file),
+                quantization=gguf_config.quantization(file),
+                num_parameters=gguf_config.num_parameters(file),
+            )
+    except GGUFError as error:
+        raise ModelFormatError(str(error)) from None
+    except ModelFormatError as error:
+        raise ModelFormatError(f"{path}: {error}") from None
+
+
+def _read_checkpoint(name: str, path: Path, digest: str, size_bytes: int) -> Model:
+    config = hf_config.read_config(path)
+    tensors = [tensor for file in weight_files(path) for tensor in read_tensors(file).values()]
+    if not tensors:
+        raise ModelFormatError(f"{path} has no tensors")
+    return Model(
+        name=name,
+        path=path,
+        format=ModelFormat.SAFETENSORS,
+        digest=digest,
+        size_bytes=size_bytes,
+        config=config,
+        eos_token_ids=hf_config.read_eos_token_ids(path),
+        quantization=max(tensors, key=lambda tensor: tensor.num_parameters).dtype,
+        num_parameters=sum(tensor.num_parameters for tensor in tensors),
+    )
+
+
+def _checked(model: Model) -> Model:
+    """What must hold between the numbers, whichever file they come from."""
+    config = model.config
+    if config.num_heads % config.num_kv_heads or config.head_size % 2:
+        raise ModelFormatError(
+            f"{model.path}: {config.num_heads} heads of size {config.head_size} cannot share {config.num_kv_heads} KV heads"
+        )
+    if not all(0 <= token_id < config.vocab_size for token_id in model.eos_token_ids):
+        raise ModelFormatError(f"{model.path}: an end token of {model.eos_token_ids} is outside the vocabulary")
+    return model

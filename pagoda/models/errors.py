@@ -1,0 +1,23 @@
+"""What can go wrong with a model before a worker sees it.
+
+ModelError
+├── ModelNotFoundError   the caller asked for a model that is unknown or not on this machine
+├── ModelFormatError     the files are damaged, or of a kind that Pagoda does not read
+└── ModelSourceError     the source did not deliver: download failed, checksum wrong
+"""
+
+
+class ModelError(Exception):
+    """Each message is a sentence for the user: what is wrong, and what to do where something can be done."""
+
+
+class ModelNotFoundError(ModelError, LookupError):
+    pass
+
+
+class ModelFormatError(ModelError, ValueError):
+    pass
+
+
+class ModelSourceError(ModelError):
+    pass

@@ -1,0 +1,129 @@
+"""What a GGUF file's metadata says about its model: the hyperparameters and the tokens that end a generation.
+
+Knows nothing about weights, except the rope factors: GGUF stores Llama 3's scaling as those, not as its parameters.
+"""
+
+import math
+import struct
+from collections import Counter
+from collections.abc import Iterable
+
+from pagoda.models import config_values as values
+from pagoda.models.errors import ModelFormatError
+from pagoda.models.gguf_file import GGMLType, GGUFFile
+from pagoda.models.model import ModelConfig, RopeScaling
+
+ARCHITECTURES = ("llama",)
+ROPE_FACTORS = "rope_freqs.weight"
+END_TOKEN_KEYS = ("tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id", "tokenizer.ggml.eom_token_id")
+END_TOKENS = frozenset(
+    ("<|im_end|>", "<|eot_id|>", "<|eom_id|>", "<end_of_turn>", "<|endoftext|>", "<|end_of_text|>", "<|end|>", "</s>")
+)
+"""Control tokens of these names end a generation even where the metadata names only one of them, as it often does."""
+CONTROL_TYPE = 3
+
+
+def read_config(file: GGUFFile) -> ModelConfig:
+    metadata = file.metadata
+    architecture = metadata.get("general.architecture")
+    if architecture not in ARCHITECTURES:
+        raise ModelFormatError(
+            f"the architecture {architecture!r} is not supported (known for GGUF: {', '.join(ARCHITECTURES)})"
+        )
+    if metadata.get("split.count", 1) != 1:
+        raise ModelFormatError(
+            "GGUF files split into parts are not supported; join them (llama.cpp: gguf-split --merge)"
+        )
+    embedding = file.tensors.get("token_embd.weight")
+    if embedding is None or len(embedding.shape) != 2:
+        raise ModelFormatError("the file has no tensor 'token_embd.weight' of two dimensions")
+    prefix = f"{architecture}."
+    hidden_size = values.count(metadata, f"{prefix}embedding_length")
+    num_heads = values.count(metadata, f"{prefix}attention.head_count")
+    head_size = values.count(metadata, f"{prefix}attention.key_length", hidden_size // num_heads)
+    values.require(metadata, f"{prefix}attention.value_length", head_size)
+    values.require(metadata, f"{prefix}rope.dimension_count", head_size)
+    values.require(metadata, f"{prefix}expert_count", 0)
+    return ModelConfig(
+        architecture=architecture,
+        num_layers=values.count(metadata, f"{prefix}block_count"),
+        hidden_size=hidden_size,
+        intermediate_size=values.count(metadata, f"{prefix}feed_forward_length"),
+        num_heads=num_heads,
+        num_kv_heads=values.count(metadata, f"{prefix}attention.head_count_kv", num_heads),
+        head_size=head_size,
+        vocab_size=embedding.shape[0],
+        max_position=values.count(metadata, f"{prefix}context_length"),
+        rms_norm_eps=values.number(metadata, f"{prefix}attention.layer_norm_rms_epsilon"),
+        rope_theta=values.number(metadata, f"{prefix}rope.freq_base", 10_000.0),
+        rope_scaling=_rope_scaling(file, prefix, head_size),
+        tie_word_embeddings="output.weight" not in file.tensors,
+    )
+
+
+def read_eos_token_ids(file: GGUFFile) -> tuple[int, ...]:
+    metadata = file.metadata
+    named = [metadata[key] for key in END_TOKEN_KEYS if isinstance(metadata.get(key), int)]
+    tokens = values.items(metadata, "tokenizer.ggml.tokens", str)
+    types = values.items(metadata, "tokenizer.ggml.token_type", int)
+    by_name = [
+        token_id
+        for token_id, (token, token_type) in enumerate(zip(tokens, types, strict=False))
+        if token_type == CONTROL_TYPE and token in END_TOKENS
+    ]
+    return tuple(dict.fromkeys(named + by_name))
+
+
+def quantization(file: GGUFFile) -> str:
+    """The type that holds the most parameters; small tensors, and often the embedding, are kept in finer ones."""
+    parameters: Counter[str] = Counter()
+    for tensor in file.tensors.values():
+        parameters[tensor.ggml_type.name] += math.prod(tensor.shape)
+    return parameters.most_common(1)[0][0]
+
+
+def num_parameters(file: GGUFFile) -> int:
+    return sum(math.prod(tensor.shape) for name, tensor in file.tensors.items() if name != ROPE_FACTORS)
+
+
+def _rope_scaling(file: GGUFFile, prefix: str, head_size: int) -> RopeScaling | None:
+    rope_type = file.metadata.get(f"{prefix}rope.scaling.type", "none")
+    if ROPE_FACTORS in file.tensors:
+        return _llama3_scaling(file, values.number(file.metadata, f"{prefix}rope.freq_base", 10_000.0), head_size)
+    if rope_type == "none":
+        return None
+    if rope_type == "linear":
+        return RopeScaling(rope_type="linear", factor=values.number(file.metadata, f"{prefix}rope.scaling.factor"))
+    raise ModelFormatError(f"the rope scaling {rope_type!r} is not supported (known for GGUF: linear, llama3)")
+
+
+def _llama3_scaling(file: GGUFFile, rope_theta: float, head_size: int) -> RopeScaling:
+    """The parameters whose factors are those stored; all published Llama 3 models differ in `factor` alone."""
+    tensor = file.tensors[ROPE_FACTORS]
+    if tensor.ggml_type is not GGMLType.F32 or tensor.shape != (head_size // 2,):
+        raise ModelFormatError(f"the tensor {ROPE_FACTORS!r} is not {head_size // 2} values of F32")
+    stored = struct.unpack(f"<{head_size // 2}f", file.tensor_data(ROPE_FACTORS))
+    scaling = RopeScaling(rope_type="llama3", factor=round(stored[-1], 4))
+    if not all(map(_close, stored, llama3_factors(scaling, rope_theta, head_size))):
+        raise ModelFormatError(f"the tensor {ROPE_FACTORS!r} holds other factors than Llama 3's")
+    return scaling
+
+
+def llama3_factors(scaling: RopeScaling, rope_theta: float, head_size: int) -> Iterable[float]:
+    """By how much each frequency is divided: long wavelengths by `factor`, short ones not at all, smoothly between."""
+    low_wavelength = scaling.original_max_position / scaling.low_freq_factor
+    high_wavelength = scaling.original_max_position / scaling.high_freq_factor
+    for index in range(head_size // 2):
+        wavelength = 2 * math.pi * rope_theta ** (2 * index / head_size)
+        if wavelength < high_wavelength:
+            yield 1.0
+        elif wavelength > low_wavelength:
+            yield scaling.factor
+        else:
+            turns = scaling.original_max_position / wavelength
+            smooth = (turns - scaling.low_freq_factor) / (scaling.high_freq_factor - scaling.low_freq_factor)
+            yield 1 / ((1 - smooth) / scaling.factor + smooth)
+
+
+def _close(left: float, right: float) -> bool:
+    return math.isclose(left, right, rel_tol=1e-3)

@@ -1,0 +1,76 @@
+"""What a Hugging Face checkpoint's config.json and generation_config.json say about its model.
+
+Knows nothing about weights and tokenizers.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pagoda.models import config_values as values
+from pagoda.models.errors import ModelFormatError
+from pagoda.models.model import ModelConfig, RopeScaling
+from pagoda.models.safetensors_file import read_json
+
+ARCHITECTURES = {"LlamaForCausalLM": "llama"}
+"""Hugging Face's class names, and the family each belongs to."""
+
+
+def read_config(directory: Path) -> ModelConfig:
+    path = directory / "config.json"
+    if not path.exists():
+        raise ModelFormatError(f"{directory} has no config.json")
+    config = read_json(path)
+    architecture = _architecture(config)
+    values.require(config, "hidden_act", "silu")
+    values.require(config, "attention_bias", False)
+    values.require(config, "mlp_bias", False)
+    values.require(config, "quantization_config", None)
+    hidden_size = values.count(config, "hidden_size")
+    num_heads = values.count(config, "num_attention_heads")
+    rope_theta, rope_scaling = _rope(config)
+    return ModelConfig(
+        architecture=architecture,
+        num_layers=values.count(config, "num_hidden_layers"),
+        hidden_size=hidden_size,
+        intermediate_size=values.count(config, "intermediate_size"),
+        num_heads=num_heads,
+        num_kv_heads=values.count(config, "num_key_value_heads", num_heads),
+        head_size=values.count(config, "head_dim", hidden_size // num_heads),
+        vocab_size=values.count(config, "vocab_size"),
+        max_position=values.count(config, "max_position_embeddings", 2048),
+        rms_norm_eps=values.number(config, "rms_norm_eps", 1e-6),
+        rope_theta=rope_theta,
+        rope_scaling=rope_scaling,
+        tie_word_embeddings=config.get("tie_word_embeddings") is True,
+    )
+
+
+def read_eos_token_ids(directory: Path) -> tuple[int, ...]:
+    """Those of both files: a generation config often adds the end of a turn to the end of a text."""
+    ids: list[int] = []
+    for name in ("generation_config.json", "config.json"):
+        if (directory / name).exists():
+            value = read_json(directory / name).get("eos_token_id")
+            ids += [item for item in (value if isinstance(value, list) else [value]) if isinstance(item, int)]
+    return tuple(dict.fromkeys(ids))
+
+
+def _architecture(config: Mapping[str, Any]) -> str:
+    names = config.get("architectures")
+    name = names[0] if isinstance(names, list) and names else None
+    if name not in ARCHITECTURES:
+        raise ModelFormatError(
+            f"the architecture {name!r} is not supported (known for Hugging Face: {', '.join(ARCHITECTURES)})"
+        )
+    return ARCHITECTURES[name]
+
+
+def _rope(config: Mapping[str, Any]) -> tuple[float, RopeScaling | None]:
+    """Older files have `rope_theta` and `rope_scaling`, newer ones both inside `rope_parameters`."""
+    parameters = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    if not isinstance(parameters, dict):
+        raise ModelFormatError("the model's config.json has rope parameters that are not an object")
+    rope_type = parameters.get("rope_type") or parameters.get("type") or "default"
+    theta = values.number(parameters, "rope_theta", values.number(config, "rope_theta", 10_000.0))
+    return theta, values.rope_scaling(parameters, str(rope_type))

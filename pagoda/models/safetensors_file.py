@@ -1,0 +1,97 @@
+"""The files of a safetensors checkpoint, and what their headers say about the tensors in them.
+
+Knows nothing about the weights themselves: the worker reads those with the safetensors library. This much is needed
+where there is no such library, to describe a model and to refuse a damaged one early. Pickles are never opened.
+"""
+
+import json
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+
+from pagoda.models.errors import ModelFormatError
+
+INDEX_NAME = "model.safetensors.index.json"
+MAX_HEADER_BYTES = 100_000_000
+PICKLED_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SafetensorsTensor:
+    dtype: str
+    """As the format spells it: "BF16", "F16", "F32"."""
+    shape: tuple[int, ...]
+
+    @property
+    def num_parameters(self) -> int:
+        return prod(self.shape)
+
+
+def weight_files(directory: Path) -> list[Path]:
+    """The checkpoint's files: those the index names, or else the single one."""
+    index = directory / INDEX_NAME
+    if index.exists():
+        return _indexed_files(index)
+    single = directory / "model.safetensors"
+    found = [single] if single.exists() else sorted(directory.glob("*.safetensors"))
+    if len(found) == 1:
+        return found
+    if found:
+        raise ModelFormatError(f"{directory} has {len(found)} .safetensors files but no {INDEX_NAME}")
+    if pickled := sorted(path.name for path in directory.iterdir() if path.suffix in PICKLED_SUFFIXES):
+        raise ModelFormatError(
+            f"{directory} has pickled weights only ({pickled[0]}), which can run code when opened; "
+            "convert them to safetensors first (transformers: model.save_pretrained(directory))"
+        )
+    raise ModelFormatError(f"{directory} has no .safetensors file")
+
+
+def _indexed_files(index: Path) -> list[Path]:
+    weight_map = read_json(index).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise ModelFormatError(f"{index} has no weight_map")
+    names = sorted({str(name) for name in weight_map.values()})
+    for name in names:
+        if Path(name).name != name or not (index.parent / name).is_file():
+            raise ModelFormatError(f"{index} names the file {name!r}, which is not in its directory")
+    return [index.parent / name for name in names]
+
+
+def read_tensors(path: Path) -> Mapping[str, SafetensorsTensor]:
+    """What the header of one file announces, checked against the file's length."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        prefix = file.read(8)
+        header_bytes = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else size
+        if header_bytes > min(size - 8, MAX_HEADER_BYTES):
+            raise ModelFormatError(f"{path} is truncated or not a safetensors file")
+        header = _parse_json(file.read(header_bytes), path)
+    header.pop("__metadata__", None)
+    return {name: _tensor(path, name, entry, size - 8 - header_bytes) for name, entry in header.items()}
+
+
+def _tensor(path: Path, name: str, entry: object, data_bytes: int) -> SafetensorsTensor:
+    match entry:
+        case {"dtype": str(dtype), "shape": list(shape), "data_offsets": [int(start), int(end)]} if all(
+            isinstance(length, int) and length >= 0 for length in shape
+        ):
+            if not 0 <= start <= end <= data_bytes:
+                raise ModelFormatError(f"{path} is truncated: the tensor {name!r} ends past the end of the file")
+            return SafetensorsTensor(dtype=dtype, shape=tuple(shape))
+    raise ModelFormatError(f"{path} is damaged: its header does not describe the tensor {name!r}")
+
+
+def read_json(path: Path) -> dict[str, object]:
+    return _parse_json(path.read_bytes(), path)
+
+
+def _parse_json(data: bytes, path: Path) -> dict[str, object]:
+    try:
+        content = json.loads(data)
+    except (ValueError, RecursionError):
+        raise ModelFormatError(f"{path} is damaged: it is not JSON") from None
+    if not isinstance(content, dict):
+        raise ModelFormatError(f"{path} is damaged: it is not a JSON object")
+    return content
