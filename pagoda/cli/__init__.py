@@ -1,0 +1,1 @@
+"""The `pagoda` command. Imports no tier: it starts them as processes."""

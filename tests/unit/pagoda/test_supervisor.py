@@ -3,7 +3,6 @@
 import asyncio
 import os
 import signal
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -132,12 +131,12 @@ from pagoda.cli.supervisor import Supervisor
 command = ChildCommand(name="w", arguments=[sys.executable, "-c", {FOREVER!r}], log=Path({str(tmp_path / "w.log")!r}))
 asyncio.run(Supervisor([command], say=print, grace_s=1).run())
 """
-    with subprocess.Popen([sys.executable, "-c", script]) as parent:
-        process = psutil.Process(parent.pid)
-        await until(lambda: bool(process.children()))
-        (child,) = process.children()
-        parent.kill()
-        parent.wait()
+    parent = await asyncio.create_subprocess_exec(sys.executable, "-c", script)
+    process = psutil.Process(parent.pid)
+    await until(lambda: bool(process.children()))
+    (child,) = process.children()
+    parent.kill()
+    await parent.wait()
     await until(lambda: not child.is_running() or child.status() == psutil.STATUS_ZOMBIE)
 
 

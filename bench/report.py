@@ -1,0 +1,149 @@
+"""Turns outcomes into numbers, and numbers into a table for people and JSON for comparison.
+
+TTFT runs from sending to the first chunk, ITL is each gap between chunks, TPOT is a request's mean time per token after
+the first, E2E its whole time. Knows nothing about how the outcomes came about.
+"""
+
+import itertools
+import math
+import os
+import platform
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from rich.table import Table
+
+from bench.client import Outcome
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Distribution:
+    """Of durations, in milliseconds."""
+
+    mean: float
+    p50: float
+    p90: float
+    p99: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Result:
+    workload: str
+    concurrency: int
+    request_rate: float | None
+    num_requests: int
+    num_errors: int
+    first_error: str | None
+    duration_s: float
+    output_tokens_per_s: float
+    total_tokens_per_s: float
+    cached_share: float
+    """Of the prompt tokens, by the server's own count."""
+    num_output_tokens: int
+    ttft_ms: Distribution
+    itl_ms: Distribution
+    tpot_ms: Distribution
+    e2e_ms: Distribution
+
+
+def summarize(workload: str, concurrency: int, request_rate: float | None, outcomes: Sequence[Outcome]) -> Result:
+    """Failed requests count as errors, and in nothing else."""
+    done = [outcome for outcome in outcomes if outcome.error is None and outcome.chunk_times_s]
+    errors = [outcome.error or "no text came" for outcome in outcomes if outcome not in done]
+    duration_s = max(o.end_s for o in outcomes) - min(o.start_s for o in outcomes)
+    num_prompt = sum(outcome.num_prompt_tokens for outcome in done)
+    num_output = sum(outcome.num_output_tokens for outcome in done)
+    return Result(
+        workload=workload,
+        concurrency=concurrency,
+        request_rate=request_rate,
+        num_requests=len(outcomes),
+        num_errors=len(errors),
+        first_error=errors[0] if errors else None,
+        duration_s=duration_s,
+        output_tokens_per_s=num_output / duration_s,
+        total_tokens_per_s=(num_prompt + num_output) / duration_s,
+        cached_share=sum(outcome.num_cached_tokens for outcome in done) / num_prompt if num_prompt else 0.0,
+        num_output_tokens=num_output,
+        ttft_ms=distribution([outcome.chunk_times_s[0] - outcome.start_s for outcome in done]),
+        itl_ms=distribution([gap for outcome in done for gap in _gaps(outcome)]),
+        tpot_ms=distribution([_time_per_token(outcome) for outcome in done if outcome.num_output_tokens > 1]),
+        e2e_ms=distribution([outcome.end_s - outcome.start_s for outcome in done]),
+    )
+
+
+def distribution(durations_s: Sequence[float]) -> Distribution:
+    """NaN where there is nothing to tell."""
+    ordered = sorted(duration * 1000 for duration in durations_s)
+    mean = sum(ordered) / len(ordered) if ordered else math.nan
+    return Distribution(
+        mean=mean, p50=percentile(ordered, 50), p90=percentile(ordered, 90), p99=percentile(ordered, 99)
+    )
+
+
+def percentile(ordered: Sequence[float], percent: float) -> float:
+    """Linear between the two nearest ranks, as numpy's default."""
+    if not ordered:
+        return math.nan
+    rank = (len(ordered) - 1) * percent / 100
+    low = math.floor(rank)
+    high = min(low + 1, len(ordered) - 1)
+    return ordered[low] + (ordered[high] - ordered[low]) * (rank - low)
+
+
+def _gaps(outcome: Outcome) -> list[float]:
+    times = outcome.chunk_times_s
+    return [after - before for before, after in itertools.pairwise(times)]
+
+
+def _time_per_token(outcome: Outcome) -> float:
+    return (outcome.chunk_times_s[-1] - outcome.chunk_times_s[0]) / (outcome.num_output_tokens - 1)
+
+
+def table(results: Sequence[Result]) -> Table:
+    """One column per run."""
+    columns = Table(title="Times in ms: mean / p50 / p90 / p99", title_justify="left")
+    columns.add_column("")
+    for result in results:
+        columns.add_column(f"{result.workload}\n{_load(result)}", justify="right")
+    rows = {
+        "output tok/s": [f"{result.output_tokens_per_s:.1f}" for result in results],
+        "total tok/s": [f"{result.total_tokens_per_s:.1f}" for result in results],
+        "TTFT": [_durations(result.ttft_ms) for result in results],
+        "ITL": [_durations(result.itl_ms) for result in results],
+        "TPOT": [_durations(result.tpot_ms) for result in results],
+        "E2E": [_durations(result.e2e_ms) for result in results],
+        "cached share": [f"{result.cached_share:.1%}" for result in results],
+        "requests": [str(result.num_requests) for result in results],
+        "errors": [str(result.num_errors) for result in results],
+    }
+    for name, cells in rows.items():
+        columns.add_row(name, *cells)
+    return columns
+
+
+def _load(result: Result) -> str:
+    rate = f", {result.request_rate:g}/s" if result.request_rate is not None else ""
+    return f"{result.concurrency} at once{rate}"
+
+
+def _durations(durations: Distribution) -> str:
+    return " / ".join(f"{value:.0f}" for value in asdict(durations).values())
+
+
+def machine() -> dict[str, str | int | None]:
+    """What the numbers were measured on."""
+    return {
+        "cpu": _cpu_name(),
+        "num_cpus": os.cpu_count(),
+        "system": platform.platform(),
+        "python": platform.python_version(),
+    }
+
+
+def _cpu_name() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.processor() or platform.machine())

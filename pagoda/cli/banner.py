@@ -1,0 +1,45 @@
+"""The lines that tell a user what runs, where, and how to try it."""
+
+import json
+from typing import TYPE_CHECKING
+
+from pagoda.cli.tiers import ServeOptions
+from pagoda.models.model import Model
+
+if TYPE_CHECKING:
+    from protos.v1 import inference_pb2
+
+
+def banner(options: ServeOptions, model: Model, load: "inference_pb2.GetLoadResponse") -> str:
+    facts = [
+        ("model", f"{model.name} ({model.quantization}, {size(model.size_bytes)}, {model.config.architecture})"),
+        *[(f"worker {index}", _worker(worker)) for index, worker in enumerate(load.workers)],
+        ("OpenAI", f"{options.url}/v1"),
+        ("Ollama", options.url),
+        ("logs", f"{options.log_directory}/*.log"),
+    ]
+    lines = [f"  {name:<9} {value}" for name, value in facts]
+    return "\n".join(
+        ["", "Pagoda is ready.", "", *lines, "", "Try it:", f"  {_curl(options, model)}", "", "Ctrl-C stops it."]
+    )
+
+
+def _worker(worker: "inference_pb2.WorkerLoad") -> str:
+    num_pages = worker.num_pages_free + worker.num_pages_cached + worker.num_pages_used
+    memory = f"{num_pages} pages of {worker.page_size} tokens ({size(worker.kv_bytes)})"
+    return f"{worker.device}, {worker.numerics_id}, {memory}"
+
+
+def _curl(options: ServeOptions, model: Model) -> str:
+    body = {"model": model.name, "messages": [{"role": "user", "content": "What is a pagoda?"}]}
+    key = " -H 'Authorization: Bearer $PAGODA_API_KEY'".replace("'", '"') if options.api_key else ""
+    return f"curl {options.url}/v1/chat/completions -H 'Content-Type: application/json'{key} -d '{json.dumps(body)}'"
+
+
+def size(num_bytes: float) -> str:
+    """`98 MB`, `1.5 GB`: powers of ten, as disks are sold."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if num_bytes < 999.5:
+            return f"{num_bytes:.0f} {unit}" if unit != "GB" else f"{num_bytes:.1f} {unit}"
+        num_bytes /= 1000
+    return f"{num_bytes:.1f} TB"

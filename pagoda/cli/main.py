@@ -1,0 +1,115 @@
+"""The `pagoda` command's words and options. What they do is elsewhere: serve.py, fetch.py, or the tier itself."""
+
+import importlib.metadata
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pagoda.models.catalogue import DEFAULT_MODEL
+
+app = typer.Typer(name="pagoda", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+
+Model = Annotated[str, typer.Option(help="A name, fetched if missing, or the path of a GGUF file or a checkpoint.")]
+Host = Annotated[str, typer.Option(help="The address to listen on. Other than loopback it needs a key.")]
+Port = Annotated[int, typer.Option(min=1, max=65535, help="The port to listen on.")]
+KVMemory = Annotated[
+    str | None,
+    typer.Option("--kv-memory", metavar="SIZE", help="For keys and values, such as 2GiB. [default: automatic]"),
+]
+Numerics = Annotated[str | None, typer.Option(help="How the worker computes; see docs/numerics.md.")]
+APIKey = Annotated[
+    str | None, typer.Option("--api-key", envvar="PAGODA_API_KEY", help="Clients must send it as a bearer token.")
+]
+Home = Annotated[
+    Path | None, typer.Option(envvar="PAGODA_HOME", help="Where models, logs and state live. [default: ~/.pagoda]")
+]
+
+# The rest of the line, --help included, belongs to the tier.
+_PASS_THROUGH = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"pagoda {importlib.metadata.version('pagoda')}")
+        raise typer.Exit
+
+
+Version = Annotated[bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print it.")]
+
+
+@app.callback(help="Serve language models to OpenAI and Ollama clients, on a laptop or a cluster.")
+def pagoda(version: Version = False) -> None:
+    pass
+
+
+# What the commands need is imported inside them, so that `pagoda --help` and handing over to a tier stay quick.
+
+
+@app.command(help="Serve a model on this machine: gateway, scheduler and one worker, as processes.")
+def serve(
+    model: Model = DEFAULT_MODEL,
+    host: Host = "127.0.0.1",
+    port: Port = 8000,
+    kv_memory: KVMemory = None,
+    numerics: Numerics = None,
+    api_key: APIKey = None,
+    home: Home = None,
+) -> None:
+    from pagoda.cli.serve import run_serve
+    from pagoda.cli.tiers import ServeOptions
+
+    options = ServeOptions(
+        model=model,
+        host=host,
+        port=port,
+        home=_home(home),
+        kv_memory=kv_memory,
+        numerics=numerics,
+        api_key=api_key,
+    )
+    raise typer.Exit(run_serve(options))
+
+
+@app.command(help="Fetch a model without serving it.")
+def pull(
+    model: Annotated[str, typer.Argument(help="A name of the catalogue.")] = DEFAULT_MODEL, home: Home = None
+) -> None:
+    from pagoda.cli.fetch import fetch_model
+    from pagoda.models.errors import ModelError
+
+    try:
+        fetched = fetch_model(_home(home), model)
+    except ModelError as error:
+        typer.echo(f"Error: {error}", err=True)
+        raise typer.Exit(1) from None
+    typer.echo(f"{fetched.name} is at {fetched.path}")
+
+
+@app.command(context_settings=_PASS_THROUGH, help="Start a gateway alone.")
+def gateway(context: typer.Context) -> None:
+    _become_tier("gateway", context.args)
+
+
+@app.command(context_settings=_PASS_THROUGH, help="Start a scheduler alone.")
+def scheduler(context: typer.Context) -> None:
+    _become_tier("scheduler", context.args)
+
+
+@app.command(context_settings=_PASS_THROUGH, help="Start a worker alone.")
+def worker(context: typer.Context) -> None:
+    _become_tier("worker", context.args)
+
+
+def _home(home: Path | None) -> Path:
+    from pagoda.settings import default_home
+
+    return (home or default_home()).expanduser().absolute()
+
+
+def _become_tier(tier: str, arguments: list[str]) -> None:
+    """Replace this process, so that signals and exit status are the tier's own."""
+    # -P: a folder named like a tier in the working directory must not be taken for it.
+    os.execv(sys.executable, [sys.executable, "-P", "-m", tier, *arguments])

@@ -1,0 +1,163 @@
+"""`pagoda serve`: what it checks, fetches, starts and says, in that order.
+
+Knows nothing about keeping processes alive (supervisor.py) or what they are told (tiers.py).
+"""
+
+import asyncio
+import contextlib
+import signal
+import socket
+import sys
+from typing import TYPE_CHECKING
+
+from pagoda.cli.banner import banner
+from pagoda.cli.fetch import fetch_model
+from pagoda.cli.supervisor import ChildLostError, Supervisor
+from pagoda.cli.tiers import ServeOptions, is_loopback, tier_commands
+from pagoda.models.errors import ModelError
+from pagoda.models.model import Model
+from pagoda.sockets import unix_path
+
+if TYPE_CHECKING:
+    from protos.v1 import inference_pb2
+
+READY_DEADLINE_S = 300.0
+STOP_GRACE_S = 30.0
+_POLL_S = 0.05
+
+
+class ServeError(Exception):
+    """What the user has to change, as a sentence."""
+
+
+def run_serve(options: ServeOptions) -> int:
+    """Serve until a signal; the exit status of the command."""
+    try:
+        check_exposure(options)
+        check_port(options)
+        model = fetch_model(options.home, options.model)
+        asyncio.run(_serve(options, model))
+        return 0
+    except (ServeError, ModelError, ChildLostError) as error:
+        say(f"Error: {error}")
+        return 1
+    except KeyboardInterrupt:
+        say("Stopped before anything was started.")
+        return 130
+
+
+def say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def check_exposure(options: ServeOptions) -> None:
+    if options.api_key == "":
+        raise ServeError("the key is empty: set --api-key (or PAGODA_API_KEY) to a secret value, or leave it unset.")
+    if not is_loopback(options.host) and not options.api_key:
+        raise ServeError(
+            f"--host {options.host} would let everyone on the network use this machine. Set a key with --api-key KEY "
+            "(or PAGODA_API_KEY), or keep to --host 127.0.0.1."
+        )
+
+
+def check_port(options: ServeOptions) -> None:
+    """Before minutes are spent on loading. The gateway's own bind has the last word."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(options.host, options.port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind, protocol) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise ServeError(
+            f"cannot listen on {options.host} port {options.port}: {reason}. Choose another with --port."
+        ) from error
+
+
+async def _serve(options: ServeOptions, model: Model) -> None:
+    """Until a signal; raises when the system cannot be started or kept running."""
+    _prepare_run_directory(options)
+    say(f"Starting gateway, scheduler and worker for {model.name} …")
+    supervisor = Supervisor(tier_commands(options), say=say, grace_s=STOP_GRACE_S)
+    stop = _event_on_signals(supervisor)
+    tasks = [
+        asyncio.create_task(supervisor.run()),
+        asyncio.create_task(_announce_when_ready(options, model, supervisor)),
+        asyncio.create_task(stop.wait()),
+    ]
+    try:
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            task.result()
+    finally:
+        say("Stopping …")
+        await supervisor.stop()
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        _remove_socket(options)
+    say("Stopped.")
+
+
+def _prepare_run_directory(options: ServeOptions) -> None:
+    """The logs of the last run are kept beside those of this one."""
+    options.log_directory.mkdir(parents=True, exist_ok=True)
+    for log in options.log_directory.glob("*.log"):
+        log.replace(log.with_suffix(".log.1"))
+
+
+def _event_on_signals(supervisor: Supervisor) -> asyncio.Event:
+    """Set by the first Ctrl-C or SIGTERM. Who asks a second time does not want to wait for running streams."""
+    stop = asyncio.Event()
+
+    def on_signal() -> None:
+        if stop.is_set():
+            supervisor.kill()
+        stop.set()
+
+    for signal_number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(signal_number, on_signal)
+    return stop
+
+
+async def _announce_when_ready(options: ServeOptions, model: Model, supervisor: Supervisor) -> None:
+    """Never returns, so that whoever waits for the first of several ends waits for a real one."""
+    await _wait_until_ready(options)
+    supervisor.settle()
+    print(banner(options, model, await _load(options)), flush=True)
+    await asyncio.Event().wait()
+
+
+async def _wait_until_ready(options: ServeOptions) -> None:
+    import httpx  # While the tiers load: their start is not held up by this import.
+
+    answer = "it did not answer"
+    try:
+        async with asyncio.timeout(READY_DEADLINE_S), httpx.AsyncClient(trust_env=False) as client:
+            while True:
+                with contextlib.suppress(httpx.TransportError):
+                    response = await client.get(f"{options.url}/ready")
+                    if response.is_success:
+                        return
+                    answer = response.text
+                await asyncio.sleep(_POLL_S)
+    except TimeoutError:
+        raise ServeError(
+            f"not ready after {READY_DEADLINE_S:g} s ({answer}). The logs are in {options.log_directory}."
+        ) from None
+
+
+async def _load(options: ServeOptions) -> "inference_pb2.GetLoadResponse":
+    from pagoda.grpc_channel import open_channel
+    from protos.v1 import inference_pb2, inference_pb2_grpc
+
+    async with open_channel(options.scheduler_address) as channel:
+        stub: inference_pb2_grpc.InferenceServiceAsyncStub = inference_pb2_grpc.InferenceServiceStub(channel)
+        return await stub.GetLoad(inference_pb2.GetLoadRequest(), timeout=10)
+
+
+def _remove_socket(options: ServeOptions) -> None:
+    """The scheduler does this itself, unless it had to be killed."""
+    path = unix_path(options.scheduler_address)
+    if path is not None:
+        path.unlink(missing_ok=True)

@@ -1,0 +1,83 @@
+"""What `pagoda serve` starts: the command lines of the three tiers, and the addresses at which they meet.
+
+Knows nothing about processes. A tier's own settings say what else can be set, by flag or environment.
+"""
+
+import ipaddress
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from pagoda.cli.child import ChildCommand
+from pagoda.sockets import scheduler_address
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServeOptions:
+    model: str
+    host: str
+    port: int
+    home: Path
+    kv_memory: str | None = None
+    numerics: str | None = None
+    api_key: str | None = None
+
+    @property
+    def instance(self) -> str:
+        """Systems that share a home are told apart by their port."""
+        return str(self.port)
+
+    @property
+    def log_directory(self) -> Path:
+        return self.home / "run" / self.instance
+
+    @property
+    def scheduler_address(self) -> str:
+        return scheduler_address(self.home, self.instance)
+
+    @property
+    def url(self) -> str:
+        """Where this machine reaches the gateway, also when it listens on all addresses."""
+        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host)
+        return f"http://[{host}]:{self.port}" if ":" in host else f"http://{host}:{self.port}"
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach it. A name other than localhost may mean anything."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def tier_commands(options: ServeOptions) -> list[ChildCommand]:
+    """In the order in which they are stopped: who takes requests first, who answers them last."""
+    return [_gateway(options), _worker(options), _scheduler(options)]
+
+
+def _gateway(options: ServeOptions) -> ChildCommand:
+    flags = ["--host", options.host, "--port", str(options.port)]
+    flags += ["--scheduler", options.scheduler_address, "--model", options.model]
+    # In the environment, since everyone on the machine can read a command line.
+    secrets = {"PAGODA_GATEWAY_API_KEY": options.api_key} if options.api_key else {}
+    return _tier("gateway", options, flags, secrets)
+
+
+def _worker(options: ServeOptions) -> ChildCommand:
+    flags = ["--scheduler", options.scheduler_address, "--model", options.model]
+    flags += ["--kv-memory", options.kv_memory] if options.kv_memory else []
+    flags += ["--numerics", options.numerics] if options.numerics else []
+    return _tier("worker", options, flags)
+
+
+def _scheduler(options: ServeOptions) -> ChildCommand:
+    return _tier("scheduler", options, ["--listen", options.scheduler_address])
+
+
+def _tier(
+    name: str, options: ServeOptions, flags: list[str], environment: dict[str, str] | None = None
+) -> ChildCommand:
+    # -P: a folder named like a tier in the working directory must not be taken for it.
+    arguments = [sys.executable, "-P", "-m", name, "--home", str(options.home), *flags]
+    log = options.log_directory / f"{name}.log"
+    return ChildCommand(name=name, arguments=arguments, log=log, environment=environment or {})

@@ -1,0 +1,71 @@
+"""The command's words: what is printed, what is passed on to a tier, and how a model is fetched."""
+
+import importlib.metadata
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from pagoda.cli.main import app
+from pagoda.models.errors import ModelSourceError
+from pagoda.models.store import ModelStore, Progress, Stage
+
+run = CliRunner().invoke
+
+
+def test_version() -> None:
+    assert run(app, ["--version"]).output == f"pagoda {importlib.metadata.version('pagoda')}\n"
+
+
+def test_help_names_every_command() -> None:
+    output = run(app, ["--help"]).output
+    assert all(word in output for word in ("serve", "pull", "gateway", "scheduler", "worker"))
+
+
+@pytest.mark.parametrize("tier", ["gateway", "scheduler", "worker"])
+def test_a_tier_gets_the_rest_of_the_line(tier: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[list[str]] = []
+    monkeypatch.setattr(os, "execv", lambda path, arguments: calls.append(arguments))
+    run(app, [tier, "--log-level", "debug", "--help"])
+    assert calls == [[sys.executable, "-P", "-m", tier, "--log-level", "debug", "--help"]]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--port", "0"], "--port"),
+        (["--port", "http"], "--port"),
+        (["--prot", "8000"], "--prot"),
+        (["--host", "0.0.0.0"], "--api-key"),
+        (["--api-key", ""], "the key is empty"),
+        (["--model", "no-such-model"], "no-such-model"),
+        (["--model", "./no-such.gguf"], "no-such.gguf"),
+    ],
+)
+def test_serve_refuses_before_it_starts_anything(arguments: list[str], words: str, tmp_path: Path) -> None:
+    # A process of its own: it would serve until a signal if it did not refuse.
+    command = [sys.executable, "-m", "pagoda.cli", "serve", "--home", str(tmp_path), *arguments]
+    refused = subprocess.run(command, capture_output=True, text=True, timeout=60, env={**os.environ, "COLUMNS": "200"})
+    assert refused.returncode in (1, 2)
+    assert words in refused.stderr
+    assert "Traceback" not in refused.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_pull_tells_its_progress_in_lines_without_a_terminal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def pull(store: ModelStore, name: str, on_progress: Callable[[Progress], None]) -> None:
+        for megabytes in range(101):
+            on_progress(Progress(stage=Stage.DOWNLOADING, completed_bytes=megabytes * 10**6, total_bytes=100 * 10**6))
+        raise ModelSourceError("the index is gone")
+
+    monkeypatch.setattr(ModelStore, "pull", pull)
+    result = run(app, ["pull", "smollm2:135m", "--home", str(tmp_path)])
+    assert result.exit_code == 1
+    assert result.stderr.splitlines() == [
+        *(f"smollm2:135m: downloading, {share} % of 100 MB" for share in (0, 25, 50, 75, 100)),
+        "Error: the index is gone",
+    ]
