@@ -37,19 +37,19 @@ class Kernels(Protocol):
     def linear(self, x_TI: torch.Tensor, weight: LinearWeight) -> torch.Tensor:
         """x W^T + b, as float32 [T, out]."""
 
-    def embedding(self, token_ids_T: torch.Tensor, table_VD: torch.Tensor) -> torch.Tensor:
-        """Rows of the table, as float32 [T, D]."""
-
     def rms_norm(self, x_TD: torch.Tensor, weight_D: torch.Tensor, eps: float) -> torch.Tensor:
         """x / sqrt(mean(x^2) + eps) * weight over the last dimension."""
 
     def add(self, x_TD: torch.Tensor, y_TD: torch.Tensor) -> torch.Tensor: ...
 
-    def silu_mul(self, gate_TI: torch.Tensor, up_TI: torch.Tensor) -> torch.Tensor:
-        """gate * sigmoid(gate) * up."""
+    def silu_mul(self, gate_up_TI: torch.Tensor) -> torch.Tensor:
+        """gate * sigmoid(gate) * up, where the two lie side by side: [T, 2 I] to [T, I]."""
 
     def rope(self, x_TNH: torch.Tensor, cos_TH: torch.Tensor, sin_TH: torch.Tensor) -> torch.Tensor:
-        """Rotate pairs (i, i + H/2) of each head; cos and sin hold each angle twice, [T, H]."""
+        """Rotate pairs (i, i + H/2) of each head: x * cos + swap_halves(x) * sin.
+
+        cos [T, H] holds each angle twice; sin too, with the sign of the rotation: [-sin, sin].
+        """
 
     def allocate_kv(self, num_pages: int, page_size: int, num_kv_heads: int, head_size: int) -> LayerKV:
         """Memory for one layer."""
@@ -57,9 +57,14 @@ class Kernels(Protocol):
     def kv_bytes_per_page(self, page_size: int, num_kv_heads: int, head_size: int) -> int:
         """What one page of one layer takes."""
 
-    def write_kv(self, kv: LayerKV, k_TNH: torch.Tensor, v_TNH: torch.Tensor, slots_T: torch.Tensor) -> None: ...
+    def write_kv(self, kv: LayerKV, k_TNH: torch.Tensor, v_TNH: torch.Tensor, batch: StepBatch) -> None:
+        """Put the step's keys and values where `batch.slots_T` says."""
 
     def attention(self, q_TNH: torch.Tensor, kv: LayerKV, batch: StepBatch, scale: float) -> torch.Tensor:
-        """Causal attention of each query over its sequence's pages, as float32 [T, N, H]. The batch's own keys and values are already written."""
+        """Causal attention of each query over its sequence's pages, as float32 [T, N, H].
 
-    def gather_rows(self, x_TD: torch.Tensor, rows_R: torch.Tensor) -> torch.Tensor: ...
+        The batch's own keys and values are already written.
+        """
+
+    def gather_rows(self, x_TD: torch.Tensor, rows_R: torch.Tensor) -> torch.Tensor:
+        """The rows named: of an embedding or rope table, or of hidden states that are sampled."""

@@ -1,0 +1,43 @@
+"""The elementwise arithmetic of the integer mode: rounding rows to integers, and 2^x.
+
+Only IEEE operations that have one right answer (multiply, add, divide, round, maximum), one per torch call, so that a
+compiler cannot fuse two of them and a vector's tail cannot be computed by other code than its body. torch.exp, silu or
+addcmul promise neither.
+"""
+
+import torch
+
+TINY = 1e-20
+"""Rows whose largest magnitude is below this are as good as zero; it keeps all scales normal numbers."""
+
+EXP2_COEFFICIENTS = (
+    0.001326472731307149,
+    0.009671512991189957,
+    0.05550733581185341,
+    0.24022242426872253,
+    0.6931470036506653,
+)
+"""2^f = 1 + f * q(f) on [-1/2, 1/2], highest power first; minimax fit, relative error 2e-7 in float32."""
+
+
+def round_rows(x: torch.Tensor, levels: int, out: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+    """Integers in [-levels, levels], as floats, and the scale [..., 1] that turns them back: x ~ integers * scale.
+
+    levels <= 2^22, so that the quotient is rounded to an integer only once. A row with NaN or infinity gets such a scale.
+    """
+    scale = x.abs().amax(dim=-1, keepdim=True).clamp_min_(TINY).mul_(1.0 / levels)
+    return torch.div(x, scale, out=out).round_(), scale
+
+
+def exp2_(x: torch.Tensor) -> torch.Tensor:
+    """2^x in place, for x in [-126, 127] (smaller and larger are clamped)."""
+    x.clamp_(-126.0, 127.0)
+    exponent = x.round()
+    x.sub_(exponent)
+    power = x * EXP2_COEFFICIENTS[0]
+    for coefficient in EXP2_COEFFICIENTS[1:]:
+        power.add_(coefficient).mul_(x)
+    torch.add(power, 1.0, out=x)
+    # Adding to a float's exponent bits multiplies by a power of two.
+    x.view(torch.int32).add_(exponent.mul_(1 << 23).to(torch.int32))
+    return x

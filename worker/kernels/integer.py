@@ -1,0 +1,122 @@
+"""The default mode: bits that depend on the sequence alone, never on the batch, the chunking, the padding or the library.
+
+Each sum is over integers small enough to be exact in its accumulator, so no order of summation can change it; everything
+else is an elementwise IEEE operation. Where a number is rounded to an integer the scale comes from its own row: a token,
+or a token's head. Other implementations that keep to the same integers and the same elementwise operations give the same bits,
+and then share this `numerics_id`. Attention is in integer_attention.py.
+
+Budgets, in bits, for a sum over n terms:
+  linear     activations 8192 levels as high * 128 + low, each in [-64, 64]; weights 127 levels per output channel.
+             7 + 7 + log2 n <= 31, see exact_matmul.py.
+  rms_norm   levels 2^b with 2 b + log2 n <= 52, in float64.
+
+Legend as in batch.py; I, O inner and outer dimension of a linear.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from worker.batch import StepBatch
+from worker.kernels.attention_plan import AttentionPlanner
+from worker.kernels.exact_matmul import MAX_INNER, MAX_WEIGHT, ExactMatmul, select_exact_matmul
+from worker.kernels.fixed_point import exp2_, round_rows
+from worker.kernels.integer_attention import IntegerAttention, IntegerKV, kv_bytes_per_token
+from worker.kernels.interface import LayerKV, LinearWeight
+from worker.kernels.scratch import Scratch
+
+ACTIVATION_LEVELS = 8192
+LOW_PART = 128
+LOG2_E = 1.4426950408889634
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IntegerLinear:
+    packed: Any
+    scale_O: torch.Tensor
+    bias_O: torch.Tensor | None
+    num_weights: int
+
+    @property
+    def num_bytes(self) -> int:
+        return self.num_weights + self.scale_O.nbytes + (0 if self.bias_O is None else self.bias_O.nbytes)
+
+
+class IntegerKernels:
+    numerics_id = "integer-w8a14-kv16-1"
+    is_batch_invariant = True
+
+    def __init__(self, matmul: ExactMatmul | None = None) -> None:
+        self._matmul = matmul or select_exact_matmul()
+        self._scratch = Scratch()
+        self._planner = AttentionPlanner()
+        self._attention = IntegerAttention(self._scratch)
+
+    def pack_linear(self, weight_OI: torch.Tensor, bias_O: torch.Tensor | None = None) -> LinearWeight:
+        if weight_OI.shape[1] > MAX_INNER:
+            raise ValueError(f"a linear over {weight_OI.shape[1]} inputs: int32 sums hold {MAX_INNER}")
+        integers_OI, scale_O1 = round_rows(weight_OI, MAX_WEIGHT)
+        return IntegerLinear(
+            packed=self._matmul.pack(integers_OI.to(torch.int8)),
+            scale_O=scale_O1[:, 0],
+            bias_O=bias_O,
+            num_weights=weight_OI.numel(),
+        )
+
+    def linear(self, x_TI: torch.Tensor, weight: LinearWeight) -> torch.Tensor:
+        assert isinstance(weight, IntegerLinear)
+        num_tokens, num_in = x_TI.shape
+        parts_XI = self._scratch.take("linear", (2 * num_tokens, num_in), torch.float32)
+        high_TI, low_TI = parts_XI[:num_tokens], parts_XI[num_tokens:]
+        _, scale_T1 = round_rows(x_TI, ACTIVATION_LEVELS, out=low_TI)
+        torch.mul(low_TI, 1 / LOW_PART, out=high_TI).round_()
+        low_TI.sub_(high_TI, alpha=LOW_PART)
+        sums_XO = self._matmul.multiply(parts_XI, weight.packed)
+        # The product with a power of two is exact, so this is one rounding, fused or not.
+        y_TO = torch.add(sums_XO[num_tokens:], sums_XO[:num_tokens], alpha=LOW_PART)
+        y_TO.mul_(scale_T1).mul_(weight.scale_O)
+        return y_TO if weight.bias_O is None else y_TO.add_(weight.bias_O)
+
+    def rms_norm(self, x_TD: torch.Tensor, weight_D: torch.Tensor, eps: float) -> torch.Tensor:
+        size = x_TD.shape[-1]
+        bits = min(22, (52 - (size - 1).bit_length()) // 2)
+        integers_TD, scale_T1 = round_rows(x_TD, 1 << bits)
+        sum_T1 = integers_TD.double().square_().sum(dim=-1, keepdim=True)
+        scale_T1 = scale_T1.double()
+        mean_T1 = sum_T1.mul_(scale_T1).mul_(scale_T1).mul_(1 / size)
+        rms_T1 = mean_T1.add_(eps).sqrt_().float()
+        return torch.div(x_TD, rms_T1, out=integers_TD).mul_(weight_D)
+
+    def add(self, x_TD: torch.Tensor, y_TD: torch.Tensor) -> torch.Tensor:
+        return x_TD + y_TD
+
+    def silu_mul(self, gate_up_TI: torch.Tensor) -> torch.Tensor:
+        gate_TI, up_TI = gate_up_TI.chunk(2, dim=-1)
+        divisor_TI = exp2_(gate_TI * -LOG2_E).add_(1.0)
+        return torch.div(gate_TI, divisor_TI, out=divisor_TI).mul_(up_TI)
+
+    def rope(self, x_TNH: torch.Tensor, cos_TH: torch.Tensor, sin_TH: torch.Tensor) -> torch.Tensor:
+        swapped_TNH = x_TNH.roll(x_TNH.shape[-1] // 2, dims=-1)
+        return (x_TNH * cos_TH[:, None]).add_(swapped_TNH.mul_(sin_TH[:, None]))
+
+    def allocate_kv(self, num_pages: int, page_size: int, num_kv_heads: int, head_size: int) -> LayerKV:
+        return IntegerKV.allocate(num_pages, page_size, num_kv_heads, head_size)
+
+    def kv_bytes_per_page(self, page_size: int, num_kv_heads: int, head_size: int) -> int:
+        return page_size * num_kv_heads * kv_bytes_per_token(head_size)
+
+    def write_kv(self, kv: LayerKV, k_TNH: torch.Tensor, v_TNH: torch.Tensor, batch: StepBatch) -> None:
+        assert isinstance(kv, IntegerKV)
+        kv.write(k_TNH, v_TNH, self._planner.plan(batch, kv.page_size, kv.num_kv_heads).slot_rows)
+
+    def attention(self, q_TNH: torch.Tensor, kv: LayerKV, batch: StepBatch, scale: float) -> torch.Tensor:
+        assert isinstance(kv, IntegerKV)
+        out_TNH = torch.empty(q_TNH.shape)
+        for group in self._planner.plan(batch, kv.page_size, kv.num_kv_heads).groups:
+            queries_XNH = q_TNH.index_select(0, group.query_rows)
+            out_TNH.index_copy_(0, group.query_rows, self._attention.attend(queries_XNH, kv, group, scale * LOG2_E))
+        return out_TNH
+
+    def gather_rows(self, x_TD: torch.Tensor, rows_R: torch.Tensor) -> torch.Tensor:
+        return x_TD.index_select(0, rows_R)

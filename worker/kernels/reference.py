@@ -1,0 +1,100 @@
+"""The plain twin: torch in float32, one obvious expression per kernel. Everything else is checked against it.
+
+It agrees with other float32 implementations up to rounding, and like them its bits depend on the batch: a matrix library
+sums in an order that it chooses by shape.
+
+Legend as in batch.py and attention_plan.py.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch.nn import functional as F
+
+from worker.batch import StepBatch
+from worker.kernels.attention_plan import AttentionGroup, AttentionPlanner
+from worker.kernels.interface import LayerKV, LinearWeight
+
+
+@dataclass(frozen=True, slots=True)
+class Float32Linear:
+    weight_OI: torch.Tensor
+    bias_O: torch.Tensor | None
+
+    @property
+    def num_bytes(self) -> int:
+        return self.weight_OI.nbytes + (0 if self.bias_O is None else self.bias_O.nbytes)
+
+
+@dataclass(frozen=True, slots=True)
+class Float32KV:
+    """Both [pages, KV heads, P, H]."""
+
+    keys: torch.Tensor
+    values: torch.Tensor
+
+
+class ReferenceKernels:
+    numerics_id = "float32"
+    is_batch_invariant = False
+
+    def __init__(self) -> None:
+        self._planner = AttentionPlanner()
+
+    def pack_linear(self, weight_OI: torch.Tensor, bias_O: torch.Tensor | None = None) -> LinearWeight:
+        return Float32Linear(weight_OI, bias_O)
+
+    def linear(self, x_TI: torch.Tensor, weight: LinearWeight) -> torch.Tensor:
+        assert isinstance(weight, Float32Linear)
+        return F.linear(x_TI, weight.weight_OI, weight.bias_O)
+
+    def rms_norm(self, x_TD: torch.Tensor, weight_D: torch.Tensor, eps: float) -> torch.Tensor:
+        return F.rms_norm(x_TD, (x_TD.shape[-1],), weight_D, eps)
+
+    def add(self, x_TD: torch.Tensor, y_TD: torch.Tensor) -> torch.Tensor:
+        return x_TD + y_TD
+
+    def silu_mul(self, gate_up_TI: torch.Tensor) -> torch.Tensor:
+        gate, up = gate_up_TI.chunk(2, dim=-1)
+        return F.silu(gate) * up
+
+    def rope(self, x_TNH: torch.Tensor, cos_TH: torch.Tensor, sin_TH: torch.Tensor) -> torch.Tensor:
+        swapped = x_TNH.roll(x_TNH.shape[-1] // 2, dims=-1)
+        return x_TNH * cos_TH[:, None] + swapped * sin_TH[:, None]
+
+    def allocate_kv(self, num_pages: int, page_size: int, num_kv_heads: int, head_size: int) -> LayerKV:
+        shape = (num_pages, num_kv_heads, page_size, head_size)
+        return Float32KV(torch.zeros(shape), torch.zeros(shape))
+
+    def kv_bytes_per_page(self, page_size: int, num_kv_heads: int, head_size: int) -> int:
+        return 2 * 4 * page_size * num_kv_heads * head_size
+
+    def write_kv(self, kv: LayerKV, k_TNH: torch.Tensor, v_TNH: torch.Tensor, batch: StepBatch) -> None:
+        assert isinstance(kv, Float32KV)
+        _, num_kv_heads, page_size, head_size = kv.keys.shape
+        rows = self._planner.plan(batch, page_size, num_kv_heads).slot_rows
+        kv.keys.view(-1, head_size)[rows] = k_TNH.reshape(-1, head_size)
+        kv.values.view(-1, head_size)[rows] = v_TNH.reshape(-1, head_size)
+
+    def attention(self, q_TNH: torch.Tensor, kv: LayerKV, batch: StepBatch, scale: float) -> torch.Tensor:
+        assert isinstance(kv, Float32KV)
+        _, num_kv_heads, page_size, _ = kv.keys.shape
+        out_TNH = torch.empty_like(q_TNH, memory_format=torch.contiguous_format)
+        for group in self._planner.plan(batch, page_size, num_kv_heads).groups:
+            out_TNH[group.query_rows] = _attend(q_TNH[group.query_rows], kv, group, scale)
+        return out_TNH
+
+    def gather_rows(self, x_TD: torch.Tensor, rows_R: torch.Tensor) -> torch.Tensor:
+        return x_TD[rows_R]
+
+
+def _attend(q_XNH: torch.Tensor, kv: Float32KV, group: AttentionGroup, scale: float) -> torch.Tensor:
+    """X = S * Q queries in, as many out."""
+    num_heads, head_size = q_XNH.shape[1:]
+    S, Q, L, K = group.num_sequences, group.num_queries, group.num_keys, kv.keys.shape[1]
+    keys = kv.keys.flatten(0, 1)[group.page_rows].view(S, K, L, head_size)
+    values = kv.values.flatten(0, 1)[group.page_rows].view(S, K, L, head_size)
+    queries = q_XNH.view(S, Q, K, -1, head_size).transpose(1, 2).reshape(S, K, -1, head_size)
+    scores = (queries @ keys.transpose(-1, -2)).mul_(scale).view(S, K, Q, -1, L)
+    weights = scores.masked_fill_(group.hidden, float("-inf")).softmax(dim=-1).view(S, K, -1, L)
+    return (weights @ values).view(S, K, Q, -1, head_size).transpose(1, 2).reshape(S * Q, num_heads, head_size)

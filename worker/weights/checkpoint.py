@@ -1,0 +1,63 @@
+"""The one interface to the tensors of a checkpoint, whatever its format, and the accounting that each is used once.
+
+Knows nothing about what a tensor is for.
+"""
+
+from collections.abc import Mapping
+from typing import Protocol
+
+import torch
+
+
+class WeightsError(ValueError):
+    """The checkpoint cannot be read, or its tensors are not those that the model needs."""
+
+
+class Checkpoint(Protocol):
+    """Tensors by our names (name_map.py), read one at a time."""
+
+    @property
+    def names(self) -> Mapping[str, str]:
+        """Our name to the checkpoint's spelling."""
+
+    unknown: list[str]
+    """What is in the checkpoint under a name that nobody knows."""
+
+    def read(self, name: str) -> torch.Tensor:
+        """float32, in torch's layout: a linear is [out, in], queries and keys rotate pairs (i, i + H/2)."""
+
+    def close(self) -> None: ...
+
+
+class Weights:
+    """Hands out each tensor once; whatever is missing, has another shape, or is left over in the end is an error."""
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        self._checkpoint = checkpoint
+        self._left = set(checkpoint.names)
+
+    def take(self, name: str, shape: tuple[int, ...]) -> torch.Tensor:
+        tensor = self.take_optional(name, shape)
+        if tensor is None:
+            raise WeightsError(f"the checkpoint has no tensor {name!r} of shape {list(shape)}")
+        return tensor
+
+    def take_optional(self, name: str, shape: tuple[int, ...]) -> torch.Tensor | None:
+        if name not in self._left:
+            return None
+        self._left.remove(name)
+        tensor = self._checkpoint.read(name)
+        if tuple(tensor.shape) != shape:
+            spelled = self._checkpoint.names[name]
+            raise WeightsError(f"{spelled!r} has shape {list(tensor.shape)}, the model needs {list(shape)}")
+        return tensor
+
+    def drop(self, name: str) -> None:
+        """A tensor that the model knows and does not need, if it is there."""
+        self._left.discard(name)
+
+    def finish(self) -> None:
+        left = sorted(self._checkpoint.names[name] for name in self._left) + self._checkpoint.unknown
+        if left:
+            more = f" and {len(left) - 5} more" if len(left) > 5 else ""
+            raise WeightsError(f"the checkpoint has tensors that the model does not use: {', '.join(left[:5])}{more}")

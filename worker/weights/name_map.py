@@ -1,0 +1,76 @@
+"""How checkpoints spell the names of their tensors: the only place that knows.
+
+A spelling is a table from the checkpoint's name to ours, where {i} stands for a layer's number. Ours are the fields of the
+layers that use them.
+"""
+
+import re
+from collections.abc import Mapping
+
+GGUF_NAMES: Mapping[str, str] = {
+    "token_embd.weight": "embedding.weight",
+    "output_norm.weight": "final_norm.weight",
+    "output.weight": "output.weight",
+    "rope_freqs.weight": "rope_factors",
+    "blk.{i}.attn_norm.weight": "layers.{i}.attention_norm.weight",
+    "blk.{i}.attn_q.weight": "layers.{i}.q.weight",
+    "blk.{i}.attn_q.bias": "layers.{i}.q.bias",
+    "blk.{i}.attn_k.weight": "layers.{i}.k.weight",
+    "blk.{i}.attn_k.bias": "layers.{i}.k.bias",
+    "blk.{i}.attn_v.weight": "layers.{i}.v.weight",
+    "blk.{i}.attn_v.bias": "layers.{i}.v.bias",
+    "blk.{i}.attn_output.weight": "layers.{i}.o.weight",
+    "blk.{i}.attn_output.bias": "layers.{i}.o.bias",
+    "blk.{i}.ffn_norm.weight": "layers.{i}.mlp_norm.weight",
+    "blk.{i}.ffn_gate.weight": "layers.{i}.gate.weight",
+    "blk.{i}.ffn_gate.bias": "layers.{i}.gate.bias",
+    "blk.{i}.ffn_up.weight": "layers.{i}.up.weight",
+    "blk.{i}.ffn_up.bias": "layers.{i}.up.bias",
+    "blk.{i}.ffn_down.weight": "layers.{i}.down.weight",
+    "blk.{i}.ffn_down.bias": "layers.{i}.down.bias",
+}
+
+SAFETENSORS_NAMES: Mapping[str, str] = {
+    "model.embed_tokens.weight": "embedding.weight",
+    "model.norm.weight": "final_norm.weight",
+    "lm_head.weight": "output.weight",
+    "model.layers.{i}.input_layernorm.weight": "layers.{i}.attention_norm.weight",
+    "model.layers.{i}.self_attn.q_proj.weight": "layers.{i}.q.weight",
+    "model.layers.{i}.self_attn.q_proj.bias": "layers.{i}.q.bias",
+    "model.layers.{i}.self_attn.k_proj.weight": "layers.{i}.k.weight",
+    "model.layers.{i}.self_attn.k_proj.bias": "layers.{i}.k.bias",
+    "model.layers.{i}.self_attn.v_proj.weight": "layers.{i}.v.weight",
+    "model.layers.{i}.self_attn.v_proj.bias": "layers.{i}.v.bias",
+    "model.layers.{i}.self_attn.o_proj.weight": "layers.{i}.o.weight",
+    "model.layers.{i}.self_attn.o_proj.bias": "layers.{i}.o.bias",
+    "model.layers.{i}.post_attention_layernorm.weight": "layers.{i}.mlp_norm.weight",
+    "model.layers.{i}.mlp.gate_proj.weight": "layers.{i}.gate.weight",
+    "model.layers.{i}.mlp.gate_proj.bias": "layers.{i}.gate.bias",
+    "model.layers.{i}.mlp.up_proj.weight": "layers.{i}.up.weight",
+    "model.layers.{i}.mlp.up_proj.bias": "layers.{i}.up.bias",
+    "model.layers.{i}.mlp.down_proj.weight": "layers.{i}.down.weight",
+    "model.layers.{i}.mlp.down_proj.bias": "layers.{i}.down.bias",
+}
+
+REDUNDANT = re.compile(r"model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq")
+"""Buffers that old exports wrote beside the weights; they follow from the configuration."""
+
+
+def map_names(spelled: list[str], table: Mapping[str, str]) -> tuple[dict[str, str], list[str]]:
+    """Our name to the checkpoint's, for each tensor; and those that the table does not know."""
+    known, unknown = {}, []
+    for name in spelled:
+        ours = _our_name(name, table)
+        if ours is not None:
+            known[ours] = name
+        elif not REDUNDANT.fullmatch(name):
+            unknown.append(name)
+    return known, unknown
+
+
+def _our_name(name: str, table: Mapping[str, str]) -> str | None:
+    number = re.search(r"(?<=\.)\d+(?=\.)", name)
+    if number is None:
+        return table.get(name)
+    pattern = table.get(f"{name[: number.start()]}{{i}}{name[number.end() :]}")
+    return None if pattern is None else pattern.replace("{i}", number.group())
