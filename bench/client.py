@@ -15,6 +15,8 @@ import httpx
 
 from bench.workloads import PlannedRequest
 
+TIMEOUT_S = 600.0
+
 
 @dataclass(slots=True, kw_only=True)
 class Outcome:
@@ -39,12 +41,24 @@ class LoadShape:
 
 
 class OpenAIClient:
-    def __init__(self, base_url: str, *, model: str = "", api_key: str | None = None, timeout_s: float = 600.0) -> None:
-        headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
-        limits = httpx.Limits(max_connections=None, max_keepalive_connections=None)
+    def __init__(
+        self,
+        base_url: str,
+        *,
+        model: str = "",
+        api_key: str | None = None,
+        transport: httpx.AsyncBaseTransport | None = None,
+    ) -> None:
+        """The transport is for tests; by default it is the network."""
         self.base_url = base_url.rstrip("/")
         self.model = model
-        self._http = httpx.AsyncClient(headers=headers, limits=limits, timeout=timeout_s, trust_env=False)
+        self._http = httpx.AsyncClient(
+            headers={"Authorization": f"Bearer {api_key}"} if api_key else {},
+            limits=httpx.Limits(max_connections=None, max_keepalive_connections=None),
+            timeout=TIMEOUT_S,
+            transport=transport,
+            trust_env=False,
+        )
 
     async def __aenter__(self) -> "OpenAIClient":
         """Ask for the served model where none was named."""
