@@ -49,7 +49,7 @@ class Session:
         self._step_running = False
 
     async def run(self) -> SessionEnd:
-        """Until either side ends the session. A step that runs is waited for; the engine is left for the caller to reset."""
+        """Until either side ends it. A step that runs is waited for; the engine is left for the caller to reset."""
         receiving = asyncio.create_task(self._receive())
         beating = asyncio.create_task(self._send_heartbeats())
         try:
@@ -102,8 +102,10 @@ class Session:
         try:
             while isinstance(message := await self._stream.read(), worker_pb2.AttachResponse):
                 self._take(message)
+            reason = "ended by the scheduler"
         except grpc.aio.AioRpcError as error:
-            logger.debug("stream broke", extra={"code": error.code().name, "details": error.details()})
+            reason = f"{error.code().name}: {error.details()}"
+        logger.debug("stream ended", extra={"session_id": self._id, "reason": reason})
         self._end_now(SessionEnd.LOST)
 
     def _take(self, message: worker_pb2.AttachResponse) -> None:

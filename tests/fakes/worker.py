@@ -1,0 +1,78 @@
+"""An instant worker: the real scheduler link over the instant engine. `python -m tests.fakes.worker --scheduler ADDRESS`."""
+
+import argparse
+import asyncio
+import signal
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from protos.v1 import worker_pb2
+from tests.fakes.engine import EOS_TOKEN_ID, VOCAB_SIZE, FakeEngine
+from worker.scheduler_link import SchedulerLink
+
+
+def fake_worker_link(
+    address: str,
+    *,
+    num_pages: int = 256,
+    page_size: int = 16,
+    worker_id: str = "fake-worker",
+    model_name: str = "fake",
+    max_model_len: int = 2048,
+    max_step_tokens: int = 512,
+    max_step_sequences: int = 64,
+    eos_token_ids: Sequence[int] = (EOS_TOKEN_ID,),
+    eos_after: int | None = None,
+) -> SchedulerLink:
+    """Not yet attached: `await link.run()`, and `link.stop()` to let it go."""
+    engine = FakeEngine(num_pages=num_pages, page_size=page_size, eos_token_ids=eos_token_ids, eos_after=eos_after)
+    model = worker_pb2.LoadedModel(
+        name=model_name,
+        digest="0" * 64,
+        page_size=page_size,
+        num_pages=num_pages,
+        max_model_len=max_model_len,
+        max_step_tokens=max_step_tokens,
+        max_step_sequences=max_step_sequences,
+        vocab_size=VOCAB_SIZE,
+        numerics_id="fake-1",
+        eos_token_ids=eos_token_ids,
+        weights_bytes=1,
+        kv_bytes=num_pages * page_size,
+    )
+    hello = worker_pb2.Hello(worker_id=worker_id, epoch=time.time_ns() // 1_000_000, model=model, device="fake")
+    return SchedulerLink(engine, hello, address.split(","))
+
+
+async def run_fake_worker(address: str, **options: Any) -> None:
+    """Options as for `fake_worker_link`. Until the task is cancelled, which the scheduler sees as a lost stream."""
+    await fake_worker_link(address, **options).run()
+
+
+async def run_until_signal(link: SchedulerLink) -> None:
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, link.stop)
+    await link.run()
+
+
+async def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--scheduler", required=True, help="addresses, separated by commas")
+    parser.add_argument("--num-pages", type=int, default=256)
+    parser.add_argument("--eos-after", type=int, help="end each sequence after this many tokens")
+    parser.add_argument("--model-name", default="fake")
+    parser.add_argument("--worker-id", default="fake-worker")
+    arguments = parser.parse_args()
+    link = fake_worker_link(
+        arguments.scheduler,
+        num_pages=arguments.num_pages,
+        worker_id=arguments.worker_id,
+        model_name=arguments.model_name,
+        eos_after=arguments.eos_after,
+    )
+    await run_until_signal(link)
+
+
+if __name__ == "__main__":
+    asyncio.run(main())

@@ -1,0 +1,267 @@
+"""The link against a scheduler's end of the stream that the test plays, with an engine that the test holds and releases."""
+
+import asyncio
+import logging
+import threading
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+
+import pytest
+
+from protos.v1 import types_pb2, worker_pb2
+from tests.fakes.engine import FakeEngine, continuation
+from tests.fakes.scheduler_stream import FakeScheduler, FakeSession, serving
+from worker.engine_thread import StepRunner
+from worker.scheduler_link import SchedulerLink
+from worker.step import Step, StepResult
+
+HELLO = worker_pb2.Hello(worker_id="w1", epoch=7, device="fake", model=worker_pb2.LoadedModel(name="m", num_pages=8))
+
+
+class HeldEngine:
+    """Reports each step when it begins, and ends it when the test says so."""
+
+    def __init__(self) -> None:
+        self.begun: asyncio.Queue[int] = asyncio.Queue()
+        self.events: list[str] = []
+        self._loop = asyncio.get_running_loop()
+        self._released = threading.Semaphore(0)
+
+    def release(self) -> None:
+        self._released.release()
+
+    def run_step(self, step: Step) -> StepResult:
+        self._loop.call_soon_threadsafe(self.begun.put_nowait, step.step_id)
+        self._released.acquire()
+        self.events.append(f"step {step.step_id}")
+        return StepResult(step_id=step.step_id)
+
+    def reset(self) -> None:
+        self.events.append("reset")
+
+
+@pytest.fixture
+def address(tmp_path: Path) -> str:
+    return f"unix:{tmp_path / 's.sock'}"
+
+
+@pytest.fixture
+async def scheduler(address: str) -> AsyncIterator[FakeScheduler]:
+    scheduler = FakeScheduler()
+    async with serving(scheduler, address):
+        yield scheduler
+
+
+@asynccontextmanager
+async def attached(engine: StepRunner, *addresses: str) -> AsyncIterator[SchedulerLink]:
+    link = SchedulerLink(engine, HELLO, addresses)
+    running = asyncio.create_task(link.run())
+    try:
+        yield link
+    finally:
+        link.stop()
+        await running
+
+
+def step(step_id: int, **fields: object) -> worker_pb2.Step:
+    return worker_pb2.Step(step_id=step_id, **fields)  # type: ignore[arg-type]  # the message checks its fields itself
+
+
+def first_step(token_ids: list[int]) -> worker_pb2.Step:
+    new = worker_pb2.NewSequence(
+        sequence_id=1,
+        attempt=1,
+        token_ids=token_ids,
+        num_prompt_tokens=len(token_ids),
+        sampling=types_pb2.SamplingParams(temperature=0.0),
+    )
+    scheduled = worker_pb2.ScheduledSequence(
+        sequence_id=1, start=0, num_tokens=len(token_ids), new_page_ids=[0], sample=True
+    )
+    return step(1, new_sequences=[new], scheduled=[scheduled])
+
+
+def decode_step(step_id: int, start: int) -> worker_pb2.Step:
+    return step(
+        step_id, scheduled=[worker_pb2.ScheduledSequence(sequence_id=1, start=start, num_tokens=1, sample=True)]
+    )
+
+
+@contextmanager
+def awaiting_log(message: str, level: int = logging.INFO) -> Iterator[asyncio.Event]:
+    """An event that is set when the worker logs this message."""
+    logged, logger = asyncio.Event(), logging.getLogger("worker")
+
+    class Listener(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            if record.getMessage() == message:
+                logged.set()
+
+    listener, level_before = Listener(), logger.level
+    logger.addHandler(listener)
+    logger.setLevel(level)
+    try:
+        yield logged
+    finally:
+        logger.removeHandler(listener)
+        logger.setLevel(level_before)
+
+
+async def test_it_says_hello_and_answers_steps_in_order(scheduler: FakeScheduler, address: str) -> None:
+    async with attached(FakeEngine(num_pages=4), address):
+        session = await scheduler.sessions.get()
+        assert session.hello == HELLO
+        # Two steps in flight: the second one's input is what the first one samples.
+        session.send_step(first_step([5, 6, 7]))
+        session.send_step(decode_step(2, start=3))
+        results = [await session.result(), await session.result()]
+    assert [result.step_id for result in results] == [1, 2]
+    assert {result.session_id for result in results} == {session.session_id}
+    tokens = [token for result in results for sampled in result.sampled for token in sampled.token_ids]
+    assert tokens == continuation([5, 6, 7], 2)
+
+
+async def test_heartbeats_go_out_while_a_step_runs(address: str) -> None:
+    scheduler, engine = FakeScheduler(heartbeat_interval_ms=20), HeldEngine()
+    async with serving(scheduler, address), attached(engine, address):
+        session = await scheduler.sessions.get()
+        session.send_step(step(1))
+        assert await engine.begun.get() == 1
+        running = await next_heartbeat(session, step_running=True)
+        engine.release()
+        await session.result()
+        idle = await next_heartbeat(session, step_running=False, last_step_id=1)
+    assert running.last_step_id == 0
+    assert {running.session_id, idle.session_id} == {session.session_id}
+
+
+async def next_heartbeat(session: FakeSession, **expected: int) -> worker_pb2.Heartbeat:
+    while True:
+        heartbeat = await session.heartbeats.get()
+        if all(getattr(heartbeat, name) == value for name, value in expected.items()):
+            return heartbeat
+
+
+async def test_a_lost_stream_drops_queued_steps_and_resets_before_it_attaches_again(
+    scheduler: FakeScheduler, address: str
+) -> None:
+    engine = HeldEngine()
+    async with attached(engine, address):
+        lost = await scheduler.sessions.get()
+        lost.send_step(step(1))
+        lost.send_step(step(2))
+        assert await engine.begun.get() == 1
+        with awaiting_log("stream ended", logging.DEBUG) as ended:
+            lost.end()
+            await ended.wait()
+        engine.release()
+        session = await scheduler.sessions.get()
+        events_when_attached = list(engine.events)
+        session.send_step(step(1))
+        engine.release()
+        assert (await session.result()).session_id == session.session_id
+    assert session.session_id != lost.session_id
+    assert events_when_attached == ["step 1", "reset"]
+    assert engine.events[:3] == ["step 1", "reset", "step 1"]
+
+
+async def test_a_step_that_raises_is_reported_and_ends_the_session(scheduler: FakeScheduler, address: str) -> None:
+    async with attached(FakeEngine(num_pages=4), address):
+        failed = await scheduler.sessions.get()
+        failed.send_step(decode_step(1, start=3))
+        result = await failed.result()
+        await failed.worker_left()
+        assert result.step_id == 1
+        assert "sequence 1 is scheduled but unknown" in result.error
+        session = await scheduler.sessions.get()
+        session.send_step(first_step([5, 6, 7]))
+        assert not (await session.result()).error
+
+
+async def test_the_engine_forgets_sequences_of_an_ended_session(scheduler: FakeScheduler, address: str) -> None:
+    async with attached(FakeEngine(num_pages=4), address):
+        first = await scheduler.sessions.get()
+        first.send_step(first_step([5, 6, 7]))
+        await first.result()
+        first.end()
+        second = await scheduler.sessions.get()
+        second.send_step(decode_step(1, start=3))
+        assert "unknown" in (await second.result()).error
+
+
+async def test_a_message_of_another_session_is_ignored_with_a_warning(
+    scheduler: FakeScheduler, address: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with attached(FakeEngine(num_pages=4), address):
+        session = await scheduler.sessions.get()
+        session.send_step(step(8), session_id=session.session_id + 1)
+        session.send_step(step(1))
+        assert (await session.result()).step_id == 1
+    assert "message of another session ignored" in caplog.messages
+
+
+async def test_drain_finishes_what_is_queued_and_then_ends_the_stream(scheduler: FakeScheduler, address: str) -> None:
+    engine = HeldEngine()
+    async with attached(engine, address):
+        session = await scheduler.sessions.get()
+        session.send_step(step(1))
+        session.send_step(step(2))
+        session.send_drain()
+        await engine.begun.get()
+        engine.release()
+        engine.release()
+        assert [(await session.result()).step_id, (await session.result()).step_id] == [1, 2]
+        await session.worker_left()
+        # It offers itself again: the scheduler that drained may be one of several, or come back.
+        assert (await scheduler.sessions.get()).session_id != session.session_id
+
+
+async def test_stop_answers_the_running_step_and_leaves(scheduler: FakeScheduler, address: str) -> None:
+    engine = HeldEngine()
+    link = SchedulerLink(engine, HELLO, [address])
+    running = asyncio.create_task(link.run())
+    session = await scheduler.sessions.get()
+    session.send_step(step(1))
+    session.send_step(step(2))
+    await engine.begun.get()
+    link.stop()
+    engine.release()
+    await running
+    assert (await session.result()).step_id == 1
+    await session.worker_left()
+    assert engine.events == ["step 1", "reset"]
+
+
+async def test_it_waits_for_a_scheduler_and_says_so_once(address: str, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, logger="worker")
+    scheduler = FakeScheduler()
+    async with attached(FakeEngine(num_pages=4), address):
+        with awaiting_log("cannot attach to scheduler, trying on") as warned:
+            await warned.wait()
+        async with serving(scheduler, address):
+            await scheduler.sessions.get()
+    assert caplog.messages.count("cannot attach to scheduler, trying on") == 1
+    assert "attached to scheduler" in caplog.messages
+
+
+async def test_schedulers_are_tried_in_turn(tmp_path: Path, scheduler: FakeScheduler, address: str) -> None:
+    async with attached(FakeEngine(num_pages=4), f"unix:{tmp_path / 'nobody.sock'}", address):
+        assert (await scheduler.sessions.get()).hello == HELLO
+
+
+async def test_stop_while_nobody_answers_returns_at_once(address: str) -> None:
+    async with attached(FakeEngine(num_pages=4), address):
+        pass
+
+
+async def test_an_engine_that_cannot_be_reset_ends_the_link(scheduler: FakeScheduler, address: str) -> None:
+    class BrokenEngine(FakeEngine):
+        def reset(self) -> None:
+            raise RuntimeError("the device is gone")
+
+    link = SchedulerLink(BrokenEngine(num_pages=4), HELLO, [address])
+    running = asyncio.create_task(link.run())
+    (await scheduler.sessions.get()).end()
+    with pytest.raises(RuntimeError, match="the device is gone"):
+        await running
