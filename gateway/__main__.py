@@ -1,0 +1,85 @@
+"""`python -m gateway`: settings, model, HTTP server; and on SIGTERM or SIGINT an end that lets open streams finish."""
+
+import asyncio
+import contextlib
+import logging
+import signal
+import sys
+from collections.abc import Iterator
+
+import uvicorn
+import uvloop
+from fastapi import FastAPI
+
+from gateway.app import create_app
+from gateway.drain import Drain
+from gateway.settings import GatewaySettings
+from pagoda.logging import configure_logging
+from pagoda.models.errors import ModelError
+from pagoda.models.store import ModelStore
+
+logger = logging.getLogger("gateway")
+
+# What is still open after the drain's grace is cancelled, and gets this long to notice.
+CANCEL_GRACE_S = 2
+
+
+class _Server(uvicorn.Server):
+    """uvicorn would stop listening at once and die of the signal; here the drain comes first, and the exit status is 0."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+def main() -> int:
+    settings = GatewaySettings.load()
+    configure_logging(settings.log_level, settings.log_format)
+    logger.info("gateway starts", extra=settings.described())
+    try:
+        model = ModelStore(settings.home).get(settings.model)
+        app = create_app(settings, model)
+    except ModelError as error:
+        print(f"pagoda gateway: {error}", file=sys.stderr)
+        return 1
+    return uvloop.run(_serve(settings, app))
+
+
+async def _serve(settings: GatewaySettings, app: FastAPI) -> int:
+    server = _Server(
+        uvicorn.Config(
+            app,
+            host=settings.host,
+            port=settings.port,
+            http="httptools",
+            ws="none",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            timeout_graceful_shutdown=CANCEL_GRACE_S,
+        )
+    )
+    stop = asyncio.Event()
+    for signal_number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(signal_number, stop.set)
+    ending = asyncio.create_task(_end_on(stop, server, app.state.gateway.drain, settings.drain_grace_s))
+    await server.serve()
+    ending.cancel()
+    return 0 if server.started else 1
+
+
+async def _end_on(stop: asyncio.Event, server: uvicorn.Server, drain: Drain, grace_s: float) -> None:
+    """Refuse new work, wait for the streams (a second signal or the grace ends the wait), then stop the server."""
+    await stop.wait()
+    stop.clear()
+    drain.begin()
+    logger.info("gateway drains", extra={"grace_s": grace_s})
+    waits = [asyncio.create_task(drain.idle()), asyncio.create_task(stop.wait())]
+    await asyncio.wait(waits, timeout=grace_s, return_when=asyncio.FIRST_COMPLETED)
+    for wait in waits:
+        wait.cancel()
+    server.should_exit = True
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,86 @@
+"""The gateway's HTTP application: which routes, in which wrapping, around which shared state. It decides nothing itself."""
+
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI, Request
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+
+from gateway import operations
+from gateway.drain import Drain
+from gateway.errors import ErrorKind, GatewayError
+from gateway.generation import TextGenerator
+from gateway.metrics import GatewayMetrics
+from gateway.middleware import CountInProgress, RequestContext, RequireKey, error_response
+from gateway.ollama import routes as ollama
+from gateway.openai import routes as openai
+from gateway.scheduler_client import SchedulerClient
+from gateway.served_models import ServedModel, ServedModels
+from gateway.settings import GatewaySettings
+from gateway.state import GatewayState
+from pagoda.models.model import Model
+
+
+def create_app(settings: GatewaySettings, model: Model) -> FastAPI:
+    """Loads the model's tokenizer and template; connects to the scheduler when the app starts."""
+    state = _build_state(settings, [ServedModel.load(model)])
+    app = FastAPI(lifespan=_lifespan, openapi_url=None)
+    app.state.gateway = state
+    for router in (operations.router, openai.router, ollama.router):
+        app.include_router(router)
+    app.add_exception_handler(GatewayError, _on_gateway_error)
+    app.add_exception_handler(HTTPException, _on_http_exception)
+    # The last one added is the outermost.
+    app.add_middleware(CountInProgress, drain=state.drain)
+    if settings.api_key is not None:
+        app.add_middleware(RequireKey, api_key=settings.api_key.get_secret_value())
+    app.add_middleware(RequestContext, metrics=state.metrics)
+    return app
+
+
+def _build_state(settings: GatewaySettings, served: Sequence[ServedModel]) -> GatewayState:
+    scheduler = SchedulerClient(settings.scheduler_address)
+    models = ServedModels(served, scheduler)
+    metrics = GatewayMetrics(served[0].name, served[0].model.config.max_position)
+    return GatewayState(
+        scheduler=scheduler,
+        models=models,
+        generator=TextGenerator(scheduler, models, metrics, timeout_s=settings.request_timeout_s),
+        metrics=metrics,
+        drain=Drain(),
+        max_body_bytes=settings.max_body_bytes,
+        started_at=time.time(),
+    )
+
+
+@asynccontextmanager
+async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
+    scheduler = app.state.gateway.scheduler
+    await scheduler.start()
+    try:
+        yield
+    finally:
+        await scheduler.close()
+
+
+async def _on_gateway_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, GatewayError)
+    return error_response(request.url.path, error)
+
+
+async def _on_http_exception(request: Request, error: Exception) -> Response:
+    """The framework's own refusals: an unknown path, or a method that the path does not have."""
+    assert isinstance(error, HTTPException)
+    path = request.url.path
+    match error.status_code:
+        case 404:
+            failure = GatewayError(ErrorKind.ROUTE_NOT_FOUND, f"There is no {request.method} {path[:200]} here.")
+        case 405:
+            failure = GatewayError(ErrorKind.METHOD_NOT_ALLOWED, f"{path} does not allow {request.method}.")
+        case _:
+            failure = GatewayError(ErrorKind.INVALID_REQUEST, str(error.detail))
+    response = error_response(path, failure)
+    response.headers.update(error.headers or {})
+    return response

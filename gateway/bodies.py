@@ -1,0 +1,121 @@
+"""From the bytes of a request body to a validated schema, or to an error that names the offending field.
+
+Knows nothing about what the fields mean: each dialect declares its schemas, and which values it accepts without acting on them.
+"""
+
+from collections.abc import Mapping
+from typing import Any, ClassVar, Self, TypeVar
+
+import orjson
+from fastapi import Request
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic_core import ErrorDetails
+
+from gateway.errors import ErrorKind, GatewayError, InvalidRequestError
+
+
+class FieldError(ValueError):
+    """For validators of a whole body: names the field that is at fault, which pydantic cannot know there."""
+
+    def __init__(self, field: str, message: str) -> None:
+        super().__init__(message)
+        self.field = field
+
+
+class Schema(BaseModel):
+    """A strict body: no coercion, no unknown fields. Subclasses list what they accept besides their fields.
+
+    `neutral` are fields of the dialect that are not supported, with the values under which they change nothing: these pass, any
+    other value is refused by name. `hints` never change the answer and pass with any value.
+    """
+
+    model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False, frozen=True)
+    neutral: ClassVar[Mapping[str, tuple[Any, ...]]] = {}
+    hints: ClassVar[frozenset[str]] = frozenset()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _take_out_what_changes_nothing(cls, body: Any) -> Any:
+        if not isinstance(body, dict):
+            return body
+        for name, accepted in cls.neutral.items():
+            value = body.get(name)
+            if value is not None and not any(type(value) is type(each) and value == each for each in accepted):
+                allowed = " or ".join(orjson.dumps(each).decode() for each in accepted or (None,))
+                raise FieldError(name, f"not supported (got {_shorten(repr(value))}): leave it out or send {allowed}")
+        return {name: value for name, value in body.items() if name not in cls.neutral and name not in cls.hints}
+
+    @classmethod
+    def parse(cls, body: Any) -> Self:
+        try:
+            return cls.model_validate(body)
+        except ValidationError as error:
+            raise _as_invalid_request(error) from None
+
+
+SchemaT = TypeVar("SchemaT", bound=Schema)
+
+
+async def read_body(request: Request, schema: type[SchemaT], *, max_bytes: int) -> SchemaT:
+    return schema.parse(_parse_object(await _read_limited(request, max_bytes)))
+
+
+async def _read_limited(request: Request, max_bytes: int) -> bytes:
+    """The whole body. A body that says it is too long is not read; one that does not say is read up to the limit."""
+    too_large = GatewayError(
+        ErrorKind.BODY_TOO_LARGE, f"The request body is larger than the limit of {max_bytes} bytes."
+    )
+    declared = request.headers.get("content-length", "")
+    if declared.isdecimal() and int(declared) > max_bytes:
+        raise too_large
+    chunks, size = [], 0
+    async for chunk in request.stream():
+        size += len(chunk)
+        if size > max_bytes:
+            raise too_large
+        chunks.append(chunk)
+    return b"".join(chunks)
+
+
+def _parse_object(raw: bytes) -> dict[str, Any]:
+    if not raw.strip():
+        raise InvalidRequestError("missing request body")
+    try:
+        body = orjson.loads(raw)  # refuses invalid UTF-8, NaN, lone surrogates and deep nesting
+    except orjson.JSONDecodeError as error:
+        raise InvalidRequestError(f"The request body is not valid JSON: {error}") from None
+    if not isinstance(body, dict):
+        raise InvalidRequestError(f"The request body must be a JSON object, got {_json_type(body)}.")
+    return body
+
+
+def _as_invalid_request(error: ValidationError) -> InvalidRequestError:
+    """The first problem, by its path in the body. Where a union failed, the problem of its last branch stands for all."""
+    first = error.errors(include_url=False)[0]
+    path = _path(first)
+    cause = first.get("ctx", {}).get("error")
+    if isinstance(cause, FieldError):
+        path = f"{path}.{cause.field}" if path else cause.field
+        return InvalidRequestError(f"{path}: {cause}", param=path)
+    if first["type"] == "extra_forbidden":
+        return InvalidRequestError(f"{path}: unknown field", param=path)
+    if first["type"] == "missing":
+        return InvalidRequestError(f"{path}: required", param=path)
+    message = str(cause) if cause is not None else first["msg"][0].lower() + first["msg"][1:]
+    return InvalidRequestError(f"{path}: {message} (got {_shorten(repr(first['input']))})", param=path)
+
+
+def _path(problem: ErrorDetails) -> str:
+    """Keys and positions joined by dots, without the names that pydantic gives to the branches of a union."""
+    parts = [part for part in problem["loc"] if isinstance(part, int) or part.isidentifier()]
+    branches = {"str", "int", "float", "bool", "dict", "list"}
+    return ".".join(str(part) for part in parts if part not in branches)
+
+
+def _shorten(text: str, limit: int = 80) -> str:
+    return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+def _json_type(value: Any) -> str:
+    names = {list: "an array", str: "a string", bool: "a boolean", type(None): "null"}
+    return names.get(type(value), "a number")

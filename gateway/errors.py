@@ -1,0 +1,129 @@
+"""Every way a request can fail, and the one table from gRPC status to HTTP status to each dialect's body.
+
+    GatewayError
+    ├── InvalidRequestError      the client's mistake; names the field
+    │   └── PromptTooLongError   carries both numbers
+    └── (any other row of the table, by its kind)
+
+Knows nothing about how an error came about.
+"""
+
+from dataclasses import dataclass
+from enum import Enum, StrEnum
+from math import ceil
+from typing import Any
+
+from grpc import StatusCode
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    http_status: int
+    openai_type: str
+    openai_code: str | None
+    grpc_status: StatusCode | None
+
+
+class ErrorKind(Enum):
+    """The table: HTTP status, OpenAI's `type` and `code`, and the gRPC status that becomes this error."""
+
+    INVALID_REQUEST = _Row(400, "invalid_request_error", None, StatusCode.INVALID_ARGUMENT)
+    UNAUTHORIZED = _Row(401, "authentication_error", "invalid_api_key", StatusCode.UNAUTHENTICATED)
+    FORBIDDEN = _Row(403, "permission_error", None, StatusCode.PERMISSION_DENIED)
+    NOT_FOUND = _Row(404, "not_found_error", "model_not_found", StatusCode.NOT_FOUND)
+    ROUTE_NOT_FOUND = _Row(404, "not_found_error", "unknown_url", None)
+    METHOD_NOT_ALLOWED = _Row(405, "invalid_request_error", "method_not_allowed", None)
+    BODY_TOO_LARGE = _Row(413, "invalid_request_error", "request_too_large", None)
+    OVERLOADED = _Row(429, "rate_limit_error", "overloaded", StatusCode.RESOURCE_EXHAUSTED)
+    CLIENT_CLOSED = _Row(499, "invalid_request_error", "client_closed_request", StatusCode.CANCELLED)
+    INTERNAL = _Row(500, "server_error", None, StatusCode.INTERNAL)
+    UNIMPLEMENTED = _Row(501, "server_error", "not_implemented", StatusCode.UNIMPLEMENTED)
+    UNAVAILABLE = _Row(503, "server_error", "unavailable", StatusCode.UNAVAILABLE)
+    DEADLINE_EXCEEDED = _Row(504, "server_error", "deadline_exceeded", StatusCode.DEADLINE_EXCEEDED)
+
+
+class Dialect(StrEnum):
+    OPENAI = "openai"
+    OLLAMA = "ollama"
+
+
+class GatewayError(Exception):
+    """`retry_after_s` becomes the Retry-After header, rounded up to whole seconds."""
+
+    def __init__(
+        self,
+        kind: ErrorKind,
+        message: str,
+        *,
+        param: str | None = None,
+        code: str | None = None,
+        retry_after_s: float | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.kind = kind
+        self.message = message
+        self.param = param
+        self.code = code or kind.value.openai_code
+        self.retry_after_s = retry_after_s
+
+    @property
+    def http_status(self) -> int:
+        return self.kind.value.http_status
+
+    @property
+    def headers(self) -> dict[str, str]:
+        headers = {}
+        if self.retry_after_s is not None:
+            headers["retry-after"] = str(max(1, ceil(self.retry_after_s)))
+        if self.kind is ErrorKind.UNAUTHORIZED:
+            headers["www-authenticate"] = "Bearer"
+        return headers
+
+
+class InvalidRequestError(GatewayError):
+    def __init__(self, message: str, *, param: str | None = None, code: str | None = None) -> None:
+        super().__init__(ErrorKind.INVALID_REQUEST, message, param=param, code=code)
+
+
+class PromptTooLongError(InvalidRequestError):
+    def __init__(self, *, num_prompt_tokens: int, window: int, param: str) -> None:
+        super().__init__(
+            f"This model's maximum context length is {window} tokens. However, your prompt contains {num_prompt_tokens} "
+            f"tokens, which leaves no room for an answer. Please reduce the length of the prompt.",
+            param=param,
+            code="context_length_exceeded",
+        )
+
+
+def unavailable(message: str) -> GatewayError:
+    return GatewayError(ErrorKind.UNAVAILABLE, message, retry_after_s=1.0)
+
+
+_KIND_BY_GRPC_CODE = {kind.value.grpc_status.value[0]: kind for kind in ErrorKind if kind.value.grpc_status is not None}
+_RETRYABLE = (ErrorKind.OVERLOADED, ErrorKind.UNAVAILABLE)
+
+
+def from_grpc_code(code: int, message: str, retry_after_s: float | None = None) -> GatewayError:
+    """A status of the scheduler (google.rpc.Code) as our error; a code outside the table is our mistake."""
+    kind = _KIND_BY_GRPC_CODE.get(code, ErrorKind.INTERNAL)
+    if kind in _RETRYABLE and retry_after_s is None:
+        retry_after_s = 1.0
+    return GatewayError(kind, message, retry_after_s=retry_after_s)
+
+
+def dialect_of(path: str) -> Dialect:
+    """Ollama's paths are `/` and /api; all others, also unknown ones, are answered in OpenAI's shape."""
+    return Dialect.OLLAMA if path in ("/", "/api") or path.startswith("/api/") else Dialect.OPENAI
+
+
+def error_body(error: GatewayError, dialect: Dialect) -> dict[str, Any]:
+    if dialect is Dialect.OLLAMA:
+        return {"error": error.message}
+    return {
+        "error": {
+            "message": error.message,
+            "type": error.kind.value.openai_type,
+            "param": error.param,
+            "code": error.code,
+        }
+    }

@@ -1,0 +1,113 @@
+"""What the gateway asks of the scheduler and what it hears back, as plain data. Knows nothing about gRPC, HTTP or text."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from pagoda.sampling import SamplingParams
+
+
+class FinishReason(StrEnum):
+    STOP = "stop"
+    LENGTH = "length"
+    ABORT = "abort"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InferenceRequest:
+    """Everything that is needed to begin a request, and to begin it again elsewhere: the seed is always filled in."""
+
+    request_id: str
+    model: str
+    prompt_token_ids: tuple[int, ...]
+    sampling: SamplingParams
+    num_samples: int = 1
+    timeout_s: float | None = None
+    cache_salt: str = ""
+    traceparent: str = ""
+    tracestate: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Logprobs:
+    """Of one generated token, and of its most probable alternatives as (token id, logprob), best first."""
+
+    logprob: float
+    top: tuple[tuple[int, float], ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Started:
+    sample_index: int
+    worker_id: str
+    num_cached_tokens: int
+    queue_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tokens:
+    sample_index: int
+    token_ids: tuple[int, ...]
+    logprobs: tuple[Logprobs, ...]
+    """One per token id, or none at all."""
+    sequence_number: int
+    """How many tokens of this sample came before these."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Moved:
+    sample_index: int
+    from_worker_id: str
+    to_worker_id: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Usage:
+    num_prompt_tokens: int
+    num_cached_tokens: int
+    num_output_tokens: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Timings:
+    queue_s: float
+    prefill_s: float
+    decode_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finished:
+    sample_index: int
+    reason: FinishReason
+    stop_token_id: int | None
+    usage: Usage
+    timings: Timings
+
+
+Event = Started | Tokens | Moved | Finished
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelInfo:
+    name: str
+    digest: str
+    max_model_len: int
+    num_workers: int
+    device: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerLoad:
+    worker_id: str
+    num_pages_free: int
+    num_pages_cached: int
+    num_pages_used: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Load:
+    workers: tuple[WorkerLoad, ...]
+    num_waiting: int
+    num_running: int
+    num_preemptions: int
+    num_prefix_queries: int
+    num_prefix_hits: int

@@ -1,0 +1,109 @@
+"""From text events to Ollama's response objects: lines of a stream, or one whole. Times are integer nanoseconds.
+
+Knows nothing about HTTP; routes.py writes what this makes.
+"""
+
+import time
+from abc import ABC, abstractmethod
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+from datetime import UTC, datetime
+from typing import Any
+
+from gateway.generation import SampleEnded, TextDelta, TextEvents, TokenText
+
+JSONObject = dict[str, Any]
+
+
+class Reply(ABC):
+    """Made when the request arrives: total_duration counts from there."""
+
+    def __init__(self, *, model: str, wants_logprobs: bool) -> None:
+        self._model = model
+        self._wants_logprobs = wants_logprobs
+        self._arrived_at = time.monotonic()
+
+    async def lines(self, events: TextEvents) -> AsyncGenerator[JSONObject, None]:
+        async with aclosing(events):
+            async for event in events:
+                if isinstance(event, TextDelta):
+                    yield self._line(event.text, event.logprobs) | {"done": False}
+                elif isinstance(event, SampleEnded):
+                    yield self._line("", ()) | self._end(event)
+
+    async def whole(self, events: TextEvents) -> JSONObject:
+        texts: list[str] = []
+        logprobs: list[TokenText] = []
+        end: JSONObject = {}
+        async with aclosing(events):
+            async for event in events:
+                if isinstance(event, TextDelta):
+                    texts.append(event.text)
+                    logprobs.extend(event.logprobs)
+                elif isinstance(event, SampleEnded):
+                    end = self._end(event)
+        return self._line("".join(texts), logprobs) | end
+
+    def nothing_asked(self, done_reason: str) -> JSONObject:
+        """The answer to a request without a prompt: "load" or "unload"."""
+        return self._line("", ()) | {"done": True, "done_reason": done_reason}
+
+    @abstractmethod
+    def _text(self, text: str) -> JSONObject: ...
+
+    def _context(self, end: SampleEnded) -> JSONObject:
+        return {}
+
+    def _line(self, text: str, logprobs: Sequence[TokenText]) -> JSONObject:
+        line: JSONObject = {"model": self._model, "created_at": _now()} | self._text(text)
+        if self._wants_logprobs and logprobs:
+            line["logprobs"] = [
+                _token(token) | {"top_logprobs": [_token(alternative) for alternative in token.top]}
+                for token in logprobs
+            ]
+        return line
+
+    def _end(self, end: SampleEnded) -> JSONObject:
+        """load_duration is the wait for a worker: that is what Ollama's clients see of a model that is loading."""
+        return {
+            "done": True,
+            "done_reason": end.reason.value,
+            **self._context(end),
+            "total_duration": _nanoseconds(time.monotonic() - self._arrived_at),
+            "load_duration": _nanoseconds(end.timings.queue_s),
+            "prompt_eval_count": end.usage.num_prompt_tokens,
+            "prompt_eval_duration": _nanoseconds(end.timings.prefill_s),
+            "eval_count": end.usage.num_output_tokens,
+            "eval_duration": _nanoseconds(end.timings.decode_s),
+        }
+
+
+class GenerateReply(Reply):
+    """`prompt` is None in raw mode, which has no context to go on from."""
+
+    def __init__(self, *, model: str, wants_logprobs: bool, prompt: Sequence[int] | None = None) -> None:
+        super().__init__(model=model, wants_logprobs=wants_logprobs)
+        self._prompt = prompt
+
+    def _text(self, text: str) -> JSONObject:
+        return {"response": text}
+
+    def _context(self, end: SampleEnded) -> JSONObject:
+        return {} if self._prompt is None else {"context": [*self._prompt, *end.token_ids]}
+
+
+class ChatReply(Reply):
+    def _text(self, text: str) -> JSONObject:
+        return {"message": {"role": "assistant", "content": text}}
+
+
+def _token(token: TokenText) -> JSONObject:
+    return {"token": token.text, "logprob": token.logprob, "bytes": list(token.utf8)}
+
+
+def _nanoseconds(seconds: float) -> int:
+    return round(seconds * 1e9)
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")

@@ -1,0 +1,98 @@
+"""From OpenAI's request bodies to what the generator takes. Pure functions; pydantic ends here."""
+
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import Any
+
+from gateway.errors import InvalidRequestError
+from gateway.fields import seed_bits, stop_strings
+from gateway.generation import TextRequest
+from gateway.openai.schemas import ChatMessage, ChatRequest, CompletionRequest
+from pagoda.sampling import SamplingParams
+
+DEFAULT_COMPLETION_MAX_TOKENS = 16
+
+
+def chat_messages(messages: Sequence[ChatMessage]) -> list[dict[str, str]]:
+    """As chat templates know them: `developer` is OpenAI's newer word for `system`, and parts are joined by line breaks."""
+    return [
+        {"role": "system" if message.role == "developer" else message.role, "content": _text(message)}
+        for message in messages
+    ]
+
+
+def chat_text_request(body: ChatRequest, prompt: Sequence[int], vocab_size: int) -> TextRequest:
+    max_tokens = body.max_completion_tokens or body.max_tokens
+    num_logprobs = (body.top_logprobs or 0) if body.logprobs else None
+    return _text_request(body, prompt, _sampling(body, max_tokens, num_logprobs, vocab_size), "messages")
+
+
+def completion_text_request(body: CompletionRequest, prompt: Sequence[int], vocab_size: int) -> TextRequest:
+    max_tokens = body.max_tokens or DEFAULT_COMPLETION_MAX_TOKENS
+    return _text_request(body, prompt, _sampling(body, max_tokens, body.logprobs, vocab_size), "prompt")
+
+
+def check_token_ids(token_ids: Sequence[int], vocab_size: int, field: str) -> None:
+    wrong = next((token_id for token_id in token_ids if token_id >= vocab_size), None)
+    if wrong is not None:
+        raise InvalidRequestError(
+            f"{field}: token id {wrong} is out of range; the model's vocabulary has {vocab_size} tokens", param=field
+        )
+
+
+def _text(message: ChatMessage) -> str:
+    if isinstance(message.content, str):
+        return message.content
+    return "\n".join(part.text for part in message.content)
+
+
+def _text_request(
+    body: ChatRequest | CompletionRequest, prompt: Sequence[int], sampling: SamplingParams, prompt_field: str
+) -> TextRequest:
+    return TextRequest(
+        prompt_token_ids=tuple(prompt),
+        sampling=sampling,
+        seed=None if body.seed is None else seed_bits(body.seed),
+        stops=stop_strings(body.stop),
+        num_samples=body.num_choices,
+        cache_salt=body.cache_salt or "",
+        prompt_field=prompt_field,
+    )
+
+
+def _sampling(
+    body: ChatRequest | CompletionRequest, max_tokens: int | None, num_logprobs: int | None, vocab_size: int
+) -> SamplingParams:
+    stop_token_ids = tuple(body.stop_token_ids or ())
+    check_token_ids(stop_token_ids, vocab_size, "stop_token_ids")
+    params = SamplingParams(
+        **_given(
+            temperature=body.temperature,
+            top_p=body.top_p,
+            top_k=None if body.top_k is None else max(0, body.top_k),
+            min_p=body.min_p,
+            presence_penalty=body.presence_penalty,
+            frequency_penalty=body.frequency_penalty,
+            repetition_penalty=body.repetition_penalty,
+            min_tokens=body.min_tokens,
+            ignore_eos=body.ignore_eos,
+        ),
+        logit_bias=_logit_bias(body.logit_bias or {}, vocab_size),
+        max_tokens=max_tokens,
+        stop_token_ids=stop_token_ids,
+        num_logprobs=num_logprobs,
+    )
+    if (problem := params.problem()) is not None:
+        raise InvalidRequestError(problem, param=problem.partition(" ")[0])
+    return params
+
+
+def _given(**values: Any) -> dict[str, Any]:
+    """Without what the client left open: those take the neutral values of SamplingParams."""
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _logit_bias(bias: Mapping[str, float], vocab_size: int) -> Mapping[int, float]:
+    by_id = {int(token_id): value for token_id, value in bias.items()}
+    check_token_ids(tuple(by_id), vocab_size, "logit_bias")
+    return MappingProxyType(by_id)

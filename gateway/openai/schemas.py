@@ -1,0 +1,211 @@
+"""The bodies of OpenAI's endpoints, as far as they are supported, and what is accepted beside that because it changes nothing."""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Annotated, Any, ClassVar, Literal, Self
+
+from pydantic import AfterValidator, Field, model_validator
+
+from gateway.bodies import FieldError, Schema
+from gateway.fields import (
+    Count,
+    MinP,
+    NumLogprobs,
+    Penalty,
+    PositiveCount,
+    RepetitionPenalty,
+    Seed,
+    Stop,
+    Temperature,
+    TokenId,
+    TopP,
+    described,
+)
+from pagoda.sampling import MAX_LOGIT_BIAS, MAX_STOP_TOKEN_IDS
+
+MAX_CHOICES = 1024
+
+# Not supported: each passes only with a value under which it changes nothing.
+_NEUTRAL: Mapping[str, tuple[Any, ...]] = MappingProxyType(
+    {
+        "add_generation_prompt": (True,),
+        "allowed_token_ids": (),
+        "bad_words": ([],),
+        "echo": (False,),
+        "include_stop_str_in_output": (False,),
+        "kv_transfer_params": (),
+        "length_penalty": (1.0, 1),
+        "logprob_token_ids": (),
+        "priority": (0,),
+        "prompt_logprobs": (),
+        "repetition_detection": (),
+        "request_id": (),
+        "response_format": ({"type": "text"},),
+        "return_prompt_text": (False,),
+        "return_token_ids": (False,),
+        "return_tokens_as_token_ids": (False,),
+        "service_tier": ("auto", "default"),
+        "skip_special_tokens": (True,),
+        "spaces_between_special_tokens": (True,),
+        "store": (False,),
+        "structured_outputs": (),
+        "truncate_prompt_tokens": (),
+        "use_beam_search": (False,),
+        "vllm_xargs": ({},),
+    }
+)
+_CHAT_NEUTRAL: Mapping[str, tuple[Any, ...]] = MappingProxyType(
+    {
+        **_NEUTRAL,
+        "add_special_tokens": (False,),
+        "audio": (),
+        "chat_template": (),
+        "chat_template_kwargs": ({},),
+        "continue_final_message": (False,),
+        "documents": ([],),
+        "function_call": ("none",),
+        "functions": ([],),
+        "modalities": (["text"],),
+        "prediction": (),
+        "reasoning_effort": ("none",),
+        "tool_choice": ("none", "auto"),
+        "tools": ([],),
+        "verbosity": ("medium",),
+        "web_search_options": (),
+    }
+)
+_COMPLETION_NEUTRAL: Mapping[str, tuple[Any, ...]] = MappingProxyType(
+    {**_NEUTRAL, "add_special_tokens": (True,), "prompt_embeds": (), "suffix": ("",)}
+)
+# About the client, its bookkeeping, or how tool calls and reasoning would be shown if there were any.
+_HINTS = frozenset(
+    {
+        "include_reasoning",
+        "metadata",
+        "parallel_tool_calls",
+        "prompt_cache_key",
+        "prompt_cache_retention",
+        "safety_identifier",
+        "user",
+    }
+)
+
+
+def _check_logit_bias(bias: dict[str, float]) -> dict[str, float]:
+    if len(bias) > MAX_LOGIT_BIAS:
+        raise ValueError(f"may name at most {MAX_LOGIT_BIAS} tokens, got {len(bias)}")
+    for token_id, value in bias.items():
+        # isdecimal alone would let digits of other scripts through.
+        if not (token_id.isascii() and token_id.isdecimal() and len(token_id) <= 10):
+            raise ValueError(f"keys must be token ids, got {token_id[:40]!r}")
+        if not -100 <= value <= 100:
+            raise ValueError(f"values must be between -100 and 100, got {value}")
+    return bias
+
+
+LogitBias = Annotated[dict[str, float], AfterValidator(_check_logit_bias)]
+
+
+class StreamOptions(Schema):
+    hints = frozenset({"include_obfuscation"})
+
+    include_usage: bool | None = None
+    continuous_usage_stats: bool | None = None
+
+
+class _GenerationRequest(Schema):
+    hints: ClassVar[frozenset[str]] = _HINTS
+
+    model: str | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    n: Annotated[int, Field(ge=1, le=128)] | None = None
+    stop: Stop | None = None
+    seed: Seed | None = None
+    temperature: Temperature | None = None
+    top_p: TopP | None = None
+    top_k: Annotated[int, Field(ge=-1, le=2**31 - 1)] | None = None
+    min_p: MinP | None = None
+    presence_penalty: Penalty | None = None
+    frequency_penalty: Penalty | None = None
+    repetition_penalty: RepetitionPenalty | None = None
+    logit_bias: LogitBias | None = None
+    max_tokens: PositiveCount | None = None
+    min_tokens: Count | None = None
+    ignore_eos: bool | None = None
+    stop_token_ids: Annotated[list[TokenId], Field(max_length=MAX_STOP_TOKEN_IDS)] | None = None
+    cache_salt: Annotated[str, Field(min_length=1, max_length=128)] | None = None
+
+    @model_validator(mode="after")
+    def _stream_options_need_a_stream(self) -> Self:
+        if self.stream_options is not None and not self.stream:
+            raise FieldError("stream_options", "only allowed when stream is true")
+        return self
+
+    @property
+    def num_choices(self) -> int:
+        return self.n or 1
+
+
+class TextPart(Schema):
+    type: Literal["text"]
+    text: str
+
+
+class ChatMessage(Schema):
+    """The neutral fields are what a client sends back with an answer of ours."""
+
+    neutral = MappingProxyType(
+        {
+            "annotations": ([],),
+            "audio": (),
+            "function_call": (),
+            "reasoning": ("",),
+            "reasoning_content": ("",),
+            "refusal": (),
+            "tool_calls": ([],),
+        }
+    )
+    hints = frozenset({"name"})
+
+    role: Literal["system", "developer", "user", "assistant"]
+    content: Annotated[str | list[TextPart], described("a string or a list of parts of the type `text`")]
+
+
+class ChatRequest(_GenerationRequest):
+    neutral = _CHAT_NEUTRAL
+
+    messages: Annotated[list[ChatMessage], Field(min_length=1)]
+    max_completion_tokens: PositiveCount | None = None
+    logprobs: bool | None = None
+    top_logprobs: NumLogprobs | None = None
+
+    @model_validator(mode="after")
+    def _top_logprobs_need_logprobs(self) -> Self:
+        if self.top_logprobs and not self.logprobs:
+            raise FieldError("top_logprobs", "only allowed when logprobs is true")
+        return self
+
+
+_TokenIds = Annotated[list[TokenId], Field(min_length=1)]
+Prompt = Annotated[
+    str
+    | Annotated[list[str], Field(min_length=1, max_length=MAX_CHOICES)]
+    | _TokenIds
+    | Annotated[list[_TokenIds], Field(min_length=1, max_length=MAX_CHOICES)],
+    described(f"a string, a list of token ids, or a list of up to {MAX_CHOICES} of either, and not empty"),
+]
+
+
+class CompletionRequest(_GenerationRequest):
+    neutral = _COMPLETION_NEUTRAL
+
+    prompt: Prompt
+    logprobs: NumLogprobs | None = None
+    best_of: PositiveCount | None = None
+
+    @model_validator(mode="after")
+    def _best_of_chooses_nothing(self) -> Self:
+        if self.best_of is not None and self.best_of != self.num_choices:
+            raise FieldError("best_of", "not supported beyond n: leave it out or send the same value")
+        return self

@@ -1,0 +1,60 @@
+"""What operators and load balancers ask: /health, /ready, /metrics, /version."""
+
+import importlib.metadata
+import logging
+
+from fastapi import APIRouter, Request
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
+from starlette.responses import JSONResponse, Response
+
+from gateway.errors import GatewayError
+from gateway.state import GatewayState, state_of
+
+logger = logging.getLogger(__name__)
+
+router = APIRouter()
+VERSION = importlib.metadata.version("pagoda")
+
+
+@router.get("/health")
+async def health() -> Response:
+    """Live: the process answers. Whether it can serve is /ready's question."""
+    return JSONResponse({"status": "ok"})
+
+
+@router.get("/ready")
+async def ready(request: Request) -> Response:
+    reason = await _why_not_ready(state_of(request))
+    if reason is None:
+        return JSONResponse({"status": "ready"})
+    return JSONResponse({"status": "not ready", "reason": reason}, status_code=503)
+
+
+@router.get("/version")
+async def version() -> Response:
+    return JSONResponse({"version": VERSION})
+
+
+@router.get("/metrics")
+async def metrics(request: Request) -> Response:
+    state = state_of(request)
+    try:
+        load = await state.scheduler.get_load()
+    except GatewayError as error:
+        logger.debug("scheduler has no metrics", extra={"reason": error.message})
+        load = None
+    return Response(state.metrics.exposition(load), media_type=CONTENT_TYPE_PLAIN_0_0_4)
+
+
+async def _why_not_ready(state: GatewayState) -> str | None:
+    if state.drain.begun:
+        return "the gateway is shutting down"
+    if state.scheduler.problem is not None:
+        return state.scheduler.problem
+    try:
+        await state.models.refresh()
+        for model in state.models:
+            await state.models.info(model)
+    except GatewayError as error:
+        return error.message
+    return None

@@ -1,0 +1,83 @@
+"""What became of one request, from arrival to end: its metrics, and its one line in the log. Never its text."""
+
+import logging
+import time
+
+from gateway.errors import ErrorKind, GatewayError
+from gateway.inference import Finished, InferenceRequest, Started, Tokens
+from gateway.metrics import GatewayMetrics
+
+logger = logging.getLogger(__name__)
+
+
+class RequestRecord:
+    def __init__(self, request: InferenceRequest, http_request_id: str, metrics: GatewayMetrics) -> None:
+        self._request = request
+        self._http_request_id = http_request_id
+        self._metrics = metrics
+        self._arrived_at = time.monotonic()
+        self._first_token_at: float | None = None
+        self._last_token_at: list[float | None] = [None] * request.num_samples
+        self._ended = [False] * request.num_samples
+        self._worker_id: str | None = None
+        self._num_cached_tokens = 0
+        self._num_output_tokens = 0
+        self._outcome = "abort"
+
+    def started(self, event: Started) -> None:
+        if self._worker_id is None:
+            self._worker_id = event.worker_id
+            self._num_cached_tokens = event.num_cached_tokens
+            self._metrics.prompt_tokens.inc(len(self._request.prompt_token_ids))
+
+    def tokens(self, event: Tokens) -> None:
+        now = time.monotonic()
+        previous = self._last_token_at[event.sample_index]
+        if previous is not None:
+            self._metrics.itl.observe(now - previous)
+        elif self._first_token_at is None:
+            self._first_token_at = now
+            self._metrics.ttft.observe(now - self._arrived_at)
+        self._last_token_at[event.sample_index] = now
+        self._metrics.generation_tokens.inc(len(event.token_ids))
+
+    def finished(self, event: Finished) -> None:
+        num_output_tokens = event.usage.num_output_tokens
+        self._num_output_tokens += num_output_tokens
+        self._outcome = event.reason.value
+        self._ended[event.sample_index] = True
+        metrics, timings = self._metrics, event.timings
+        metrics.count_end(event.reason.value)
+        metrics.e2e.observe(time.monotonic() - self._arrived_at)
+        metrics.queue_time.observe(timings.queue_s)
+        metrics.prefill_time.observe(timings.prefill_s)
+        metrics.decode_time.observe(timings.decode_s)
+        metrics.request_prompt_tokens.observe(event.usage.num_prompt_tokens)
+        metrics.request_generation_tokens.observe(num_output_tokens)
+        if num_output_tokens > 1:
+            metrics.tpot.observe(timings.decode_s / (num_output_tokens - 1))
+
+    def failed(self, error: GatewayError) -> None:
+        self._outcome = "abort" if error.kind is ErrorKind.CLIENT_CLOSED else "error"
+
+    def close(self) -> None:
+        """The request is over: samples that did not finish are counted by the request's outcome."""
+        for ended in self._ended:
+            if not ended:
+                self._outcome = "error" if self._outcome == "error" else "abort"
+                self._metrics.count_end(self._outcome)
+        logger.info(
+            "request finished",
+            extra={
+                "request_id": self._http_request_id,
+                "inference_id": self._request.request_id,
+                "model": self._request.model,
+                "worker": self._worker_id,
+                "num_prompt_tokens": len(self._request.prompt_token_ids),
+                "num_cached_tokens": self._num_cached_tokens,
+                "num_output_tokens": self._num_output_tokens,
+                "ttft_s": None if self._first_token_at is None else round(self._first_token_at - self._arrived_at, 4),
+                "duration_s": round(time.monotonic() - self._arrived_at, 4),
+                "finish_reason": self._outcome,
+            },
+        )

@@ -1,0 +1,115 @@
+"""The models that this gateway can turn text into tokens for, and what the scheduler says about them.
+
+Knows nothing about dialects and requests.
+"""
+
+import asyncio
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from gateway.chat_template import ChatTemplate, ChatTemplateError
+from gateway.errors import ErrorKind, GatewayError, InvalidRequestError, unavailable
+from gateway.inference import ModelInfo
+from gateway.scheduler_client import SchedulerClient
+from gateway.tokenizer import Tokenizer
+from pagoda.models.catalogue import find_entry
+from pagoda.models.errors import ModelNotFoundError
+from pagoda.models.model import Model
+
+# Tokenizing this much text takes about a millisecond; more of it would hold up everyone's streams.
+MAX_INLINE_CHARACTERS = 8192
+MODEL_INFO_TTL_S = 1.0
+
+
+class ServedModel:
+    def __init__(self, model: Model, tokenizer: Tokenizer, chat_template: ChatTemplate) -> None:
+        self.model = model
+        self.tokenizer = tokenizer
+        self.chat_template = chat_template
+
+    @classmethod
+    def load(cls, model: Model) -> "ServedModel":
+        tokenizer = Tokenizer.load(model)
+        return cls(model, tokenizer, ChatTemplate.load(model, tokenizer))
+
+    @property
+    def name(self) -> str:
+        return self.model.name
+
+    @property
+    def tagged_name(self) -> str:
+        """As Ollama writes it: a name without a tag has the tag `latest`."""
+        return with_tag(self.model.name)
+
+    async def encode_text(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
+        if len(text) <= MAX_INLINE_CHARACTERS:
+            return self.tokenizer.encode(text, add_special_tokens=add_special_tokens)
+        return await asyncio.to_thread(self.tokenizer.encode, text, add_special_tokens=add_special_tokens)
+
+    async def encode_chat(self, messages: Sequence[Mapping[str, Any]]) -> list[int]:
+        num_characters = sum(len(message["content"]) for message in messages)
+        try:
+            if num_characters <= MAX_INLINE_CHARACTERS:
+                return self.chat_template.encode(messages)
+            return await asyncio.to_thread(self.chat_template.encode, messages)
+        except ChatTemplateError as error:
+            raise InvalidRequestError(f"The chat template refuses these messages: {error}", param="messages") from None
+
+
+class ServedModels:
+    def __init__(self, models: Sequence[ServedModel], scheduler: SchedulerClient) -> None:
+        self._models = tuple(models)
+        self._scheduler = scheduler
+        self._infos: Mapping[str, ModelInfo] = {}
+        self._infos_expire_at = float("-inf")
+
+    def __iter__(self) -> Iterator[ServedModel]:
+        return iter(self._models)
+
+    def find(self, name: str | None) -> ServedModel:
+        """By name, in any case and with or without the tag `latest`; None is the only model there is."""
+        if name is None and len(self._models) == 1:
+            return self._models[0]
+        wanted = {with_tag(name or "").lower(), _name_behind_alias(name or "")}
+        for model in self._models:
+            if model.tagged_name.lower() in wanted:
+                return model
+        served = ", ".join(f"`{model.name}`" for model in self._models)
+        raise GatewayError(
+            ErrorKind.NOT_FOUND, f"The model `{name or ''}` does not exist. Served here: {served}.", param="model"
+        )
+
+    async def info(self, model: ServedModel) -> ModelInfo:
+        """What the scheduler says of the model; UNAVAILABLE while no worker serves it."""
+        if time.monotonic() >= self._infos_expire_at:
+            await self.refresh()
+        info = self._infos.get(model.name)
+        if info is None or info.num_workers == 0:
+            self._infos_expire_at = float("-inf")
+            raise unavailable(f"No worker serves the model `{model.name}` at the moment.")
+        return info
+
+    async def info_if_any(self, model: ServedModel) -> ModelInfo | None:
+        """For listings, which are right without a worker too."""
+        try:
+            return await self.info(model)
+        except GatewayError:
+            return None
+
+    async def refresh(self) -> None:
+        self._infos = {info.name: info for info in await self._scheduler.list_models()}
+        self._infos_expire_at = time.monotonic() + MODEL_INFO_TTL_S
+
+
+def _name_behind_alias(name: str) -> str | None:
+    try:
+        entry = find_entry(name)
+    except ModelNotFoundError:
+        return None
+    return None if entry is None else entry.name
+
+
+def with_tag(name: str) -> str:
+    """`model` → `model:latest`. Only a colon behind the last slash begins a tag."""
+    return name if ":" in name.rpartition("/")[2] else f"{name}:latest"

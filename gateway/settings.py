@@ -1,0 +1,53 @@
+"""What the gateway can be told, and which combinations it refuses."""
+
+import ipaddress
+from typing import Self
+
+from pydantic import ByteSize, Field, SecretStr, model_validator
+from pydantic_settings import SettingsConfigDict
+
+from pagoda.models.catalogue import DEFAULT_MODEL
+from pagoda.settings import TierSettings
+
+
+class GatewaySettings(TierSettings):
+    model_config = SettingsConfigDict(env_prefix="PAGODA_GATEWAY_")
+
+    model: str = DEFAULT_MODEL
+    """The model whose text is served: a name of the catalogue, or the path of a GGUF file or safetensors directory."""
+    scheduler: str = ""
+    """The scheduler's gRPC address, `unix:/path.sock` or `host:port`. Default: unix:HOME/run/scheduler.sock."""
+    host: str = "127.0.0.1"
+    """The address to listen on. Other than loopback only with an API key."""
+    port: int = Field(default=8000, ge=0, le=65535)
+    """The port to listen on."""
+    api_key: SecretStr | None = None
+    """Clients must send it as `Authorization: Bearer KEY`."""
+    max_body_bytes: ByteSize = Field(default=ByteSize(8 * 1024 * 1024), gt=0)
+    """Longer request bodies are refused."""
+    request_timeout_s: float | None = Field(default=None, gt=0)
+    """Requests that take longer, queue included, end with status 504. Default: no limit."""
+    drain_grace_s: float = Field(default=30.0, ge=0)
+    """How long open streams may go on after SIGTERM."""
+
+    @property
+    def scheduler_address(self) -> str:
+        return self.scheduler or f"unix:{self.home / 'run' / 'scheduler.sock'}"
+
+    @model_validator(mode="after")
+    def _open_to_others_only_with_a_key(self) -> Self:
+        if self.api_key is not None and not self.api_key.get_secret_value():
+            raise ValueError("the API key is empty: set it to a secret value, or leave it unset")
+        if self.api_key is None and not _is_loopback(self.host):
+            raise ValueError(
+                f"refusing to listen on {self.host} without an API key, because anyone who reaches it could use the model: "
+                "set PAGODA_GATEWAY_API_KEY (or --api-key), or keep --host 127.0.0.1 and put a reverse proxy in front"
+            )
+        return self
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

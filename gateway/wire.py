@@ -1,0 +1,127 @@
+"""Between the messages of protos/v1/inference.proto and the gateway's own data, one function for each message."""
+
+from gateway.inference import (
+    Event,
+    Finished,
+    FinishReason,
+    InferenceRequest,
+    Load,
+    Logprobs,
+    ModelInfo,
+    Moved,
+    Started,
+    Timings,
+    Tokens,
+    Usage,
+    WorkerLoad,
+)
+from protos.v1 import inference_pb2, types_pb2
+
+_FINISH_REASONS = {
+    types_pb2.FINISH_REASON_STOP: FinishReason.STOP,
+    types_pb2.FINISH_REASON_LENGTH: FinishReason.LENGTH,
+    types_pb2.FINISH_REASON_ABORT: FinishReason.ABORT,
+}
+
+
+def request_to_proto(request: InferenceRequest) -> inference_pb2.GenerateRequest:
+    return inference_pb2.GenerateRequest(
+        request_id=request.request_id,
+        model=request.model,
+        prompt_token_ids=request.prompt_token_ids,
+        sampling=request.sampling.to_proto(),
+        num_samples=request.num_samples,
+        timeout_ms=0 if request.timeout_s is None else max(1, round(request.timeout_s * 1000)),
+        cache_salt=request.cache_salt,
+        traceparent=request.traceparent,
+        tracestate=request.tracestate,
+    )
+
+
+def event_from_proto(message: inference_pb2.GenerateResponse) -> tuple[str, Event] | None:
+    """The event and the request it belongs to; None for a kind that this gateway does not know yet."""
+    match message.WhichOneof("event"):
+        case "tokens":
+            return message.tokens.request_id, _tokens(message.tokens)
+        case "started":
+            return message.started.request_id, _started(message.started)
+        case "finished":
+            return message.finished.request_id, _finished(message.finished)
+        case "moved":
+            return message.moved.request_id, _moved(message.moved)
+        case _:
+            return None
+
+
+def _tokens(message: inference_pb2.Tokens) -> Tokens:
+    return Tokens(
+        sample_index=message.sample_index,
+        token_ids=tuple(message.token_ids),
+        logprobs=tuple(
+            Logprobs(logprob=each.logprob, top=tuple((top.token_id, top.logprob) for top in each.top))
+            for each in message.logprobs
+        ),
+        sequence_number=message.sequence_number,
+    )
+
+
+def _started(message: inference_pb2.Started) -> Started:
+    return Started(
+        sample_index=message.sample_index,
+        worker_id=message.worker_id,
+        num_cached_tokens=message.num_cached_tokens,
+        queue_s=message.queue_s,
+    )
+
+
+def _moved(message: inference_pb2.Moved) -> Moved:
+    return Moved(
+        sample_index=message.sample_index,
+        from_worker_id=message.from_worker_id,
+        to_worker_id=message.to_worker_id,
+    )
+
+
+def _finished(message: inference_pb2.Finished) -> Finished:
+    return Finished(
+        sample_index=message.sample_index,
+        reason=_FINISH_REASONS[message.reason],
+        stop_token_id=message.stop_token_id if message.HasField("stop_token_id") else None,
+        usage=Usage(
+            num_prompt_tokens=message.usage.num_prompt_tokens,
+            num_cached_tokens=message.usage.num_cached_tokens,
+            num_output_tokens=message.usage.num_output_tokens,
+        ),
+        timings=Timings(
+            queue_s=message.timings.queue_s, prefill_s=message.timings.prefill_s, decode_s=message.timings.decode_s
+        ),
+    )
+
+
+def model_from_proto(message: inference_pb2.ModelInfo) -> ModelInfo:
+    return ModelInfo(
+        name=message.name,
+        digest=message.digest,
+        max_model_len=message.max_model_len,
+        num_workers=message.num_workers,
+        device=message.device,
+    )
+
+
+def load_from_proto(message: inference_pb2.GetLoadResponse) -> Load:
+    return Load(
+        workers=tuple(
+            WorkerLoad(
+                worker_id=worker.worker_id,
+                num_pages_free=worker.num_pages_free,
+                num_pages_cached=worker.num_pages_cached,
+                num_pages_used=worker.num_pages_used,
+            )
+            for worker in message.workers
+        ),
+        num_waiting=message.num_waiting,
+        num_running=message.num_running,
+        num_preemptions=message.num_preemptions,
+        num_prefix_queries=message.num_prefix_queries,
+        num_prefix_hits=message.num_prefix_hits,
+    )
