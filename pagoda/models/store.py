@@ -51,6 +51,10 @@ class ModelStore:
 
     def get(self, name_or_path: str) -> Model:
         """A model of the store by its name or alias, or one anywhere on disk by its path."""
+        if name_or_path.startswith("hf:"):
+            raise ModelNotFoundError(
+                f"{name_or_path}: the Hugging Face hub comes later; download the model, give its path"
+            )
         path = Path(name_or_path).expanduser()
         if _is_path(name_or_path) or path.suffix == ".gguf":
             return self._get_path(path)
@@ -68,13 +72,7 @@ class ModelStore:
 
     def pull(self, name: str, on_progress: Callable[[Progress], None]) -> Model:
         """Fetch a model of the catalogue, unless it is here already. Several processes may try at once: one does it."""
-        if name.startswith("hf:"):
-            raise ModelSourceError(
-                f"{name}: fetching from the Hugging Face hub comes later; download it and give its path"
-            )
-        if _is_path(name):
-            return self.get(name)
-        entry = find_entry(name)
+        entry = None if _is_path(name) or name.startswith("hf:") else find_entry(name)
         if entry is None:
             return self.get(name)
         manifest = self._manifest_path(entry.name)

@@ -1,0 +1,163 @@
+"""Builds the vocabulary from a GGUF file's `tokenizer.ggml.*` metadata.
+
+Two kinds: byte-level BPE ("gpt2"), whose `pre` key names the way text is split before merging, and SentencePiece ("llama"),
+which merges by score. Knows nothing about weights. To add a way of splitting, add it to PRE_TOKENIZERS.
+"""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
+
+from gateway.byte_alphabet import spelled_bytes
+from gateway.vocabulary import Vocabulary, piece_bytes
+from pagoda.models.config_values import items
+from pagoda.models.errors import ModelFormatError
+from pagoda.models.gguf_file import GGUFFile
+
+NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)
+"""llama.cpp's token types."""
+
+WORDS_AND_SPACES = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}DIGITS"
+    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+LLAMA3_PATTERN = WORDS_AND_SPACES.replace("DIGITS", "{1,3}")
+QWEN2_PATTERN = WORDS_AND_SPACES.replace("DIGITS", "")
+
+
+def _gpt2() -> pre_tokenizers.PreTokenizer:
+    return pre_tokenizers.ByteLevel(add_prefix_space=False)
+
+
+def _smollm() -> pre_tokenizers.PreTokenizer:
+    return pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True), _gpt2()])
+
+
+def _pattern(pattern: str) -> pre_tokenizers.PreTokenizer:
+    split = pre_tokenizers.Split(Regex(pattern), behavior="isolated")
+    return pre_tokenizers.Sequence([split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
+
+
+PRE_TOKENIZERS: Mapping[str, Callable[[], pre_tokenizers.PreTokenizer]] = {
+    "default": _gpt2,
+    "gpt-2": _gpt2,
+    "smollm": _smollm,
+    "llama-bpe": lambda: _pattern(LLAMA3_PATTERN),
+    "qwen2": lambda: _pattern(QWEN2_PATTERN),
+}
+WHOLE_WORDS_FIRST = frozenset(("llama-bpe",))
+"""Kinds that take a word found in the vocabulary as it is, without merging."""
+NFC = frozenset(("qwen2",))
+"""Kinds trained on text in Unicode's composed form."""
+BOS_BY_DEFAULT = frozenset(("llama-bpe",))
+
+
+def read_vocabulary(path: Path) -> Vocabulary:
+    with GGUFFile(path) as file:
+        metadata = file.metadata
+    kind = metadata.get("tokenizer.ggml.model")
+    tokens = items(metadata, "tokenizer.ggml.tokens", str)
+    types = items(metadata, "tokenizer.ggml.token_type", int) or [NORMAL] * len(tokens)
+    if not tokens or len(types) != len(tokens):
+        raise ModelFormatError(f"{path}: the vocabulary has {len(tokens)} tokens and {len(types)} token types")
+    if kind == "gpt2":
+        return _byte_level(path, metadata, tokens, types)
+    if kind == "llama":
+        return _sentencepiece(path, metadata, tokens, types)
+    raise ModelFormatError(f"{path}: the tokenizer {kind!r} is not supported (known: gpt2, llama)")
+
+
+def _byte_level(path: Path, metadata: Mapping[str, Any], tokens: list[str], types: list[int]) -> Vocabulary:
+    pre = metadata.get("tokenizer.ggml.pre", "default")
+    if pre not in PRE_TOKENIZERS:
+        raise ModelFormatError(
+            f"{path}: the pre-tokenizer {pre!r} is not supported (known: {', '.join(sorted(PRE_TOKENIZERS))})"
+        )
+    merges = [_pair(path, merge) for merge in items(metadata, "tokenizer.ggml.merges", str)]
+    vocabulary = _mergeable(tokens, types)
+    if not merges and any(len(token) > 1 for token in vocabulary):
+        raise ModelFormatError(f"{path}: the vocabulary has tokens of several bytes, but no merges to make them")
+    encoder = _encoder(path, vocabulary, merges, ignore_merges=pre in WHOLE_WORDS_FIRST)
+    encoder.pre_tokenizer = PRE_TOKENIZERS[pre]()
+    encoder.decoder = decoders.ByteLevel()
+    if pre in NFC:
+        encoder.normalizer = normalizers.NFC()
+    return _vocabulary(metadata, encoder, tokens, types, spelled_bytes, add_bos=pre in BOS_BY_DEFAULT)
+
+
+def _sentencepiece(path: Path, metadata: Mapping[str, Any], tokens: list[str], types: list[int]) -> Vocabulary:
+    scores = items(metadata, "tokenizer.ggml.scores", float)
+    if len(scores) != len(tokens):
+        raise ModelFormatError(f"{path}: the vocabulary has {len(tokens)} tokens and {len(scores)} scores")
+    vocabulary = _mergeable(tokens, types)
+    encoder = _encoder(path, vocabulary, merges_from_scores(vocabulary, scores), byte_fallback=True)
+    steps: list[normalizers.Normalizer] = [normalizers.Replace(" ", "▁")]
+    if metadata.get("tokenizer.ggml.add_space_prefix", True):
+        steps.insert(0, normalizers.Prepend("▁"))
+    encoder.normalizer = normalizers.Sequence(steps)
+    return _vocabulary(metadata, encoder, tokens, types, piece_bytes, add_bos=True)
+
+
+def merges_from_scores(vocabulary: Mapping[str, int], scores: list[float]) -> list[tuple[str, str]]:
+    """SentencePiece joins the neighbours whose union scores best: all pairs that make a token, best token first."""
+    ranked = []
+    for token, token_id in vocabulary.items():
+        for split in range(1, len(token)):
+            left, right = token[:split], token[split:]
+            if left in vocabulary and right in vocabulary:
+                ranked.append((-scores[token_id], token_id, vocabulary[left], vocabulary[right], left, right))
+    ranked.sort()
+    return [(left, right) for *_, left, right in ranked]
+
+
+def _mergeable(tokens: list[str], types: list[int]) -> dict[str, int]:
+    """What merging may produce: no control token, so none can come out of a user's text."""
+    return {
+        token: token_id
+        for token_id, (token, token_type) in enumerate(zip(tokens, types, strict=True))
+        if token_type in (NORMAL, USER_DEFINED, BYTE)
+    }
+
+
+def _pair(path: Path, merge: str) -> tuple[str, str]:
+    left, _, right = merge.partition(" ")
+    if not left or not right:
+        raise ModelFormatError(f"{path}: the vocabulary has the merge {merge!r}, which is not two tokens")
+    return left, right
+
+
+def _encoder(path: Path, vocabulary: dict[str, int], merges: list[tuple[str, str]], **options: bool) -> Tokenizer:
+    try:
+        return Tokenizer(models.BPE(vocabulary, merges, **options))
+    except Exception as error:  # the library raises no narrower class
+        raise ModelFormatError(f"{path}: the vocabulary is damaged: {error}") from None
+
+
+def _vocabulary(
+    metadata: Mapping[str, Any],
+    encoder: Tokenizer,
+    tokens: list[str],
+    types: list[int],
+    spell: Callable[[str], bytes],
+    *,
+    add_bos: bool,
+) -> Vocabulary:
+    user_defined = [token for token, token_type in zip(tokens, types, strict=True) if token_type == USER_DEFINED]
+    encoder.add_tokens([AddedToken(token, normalized=False) for token in user_defined])
+    special = {token: index for index, token in enumerate(tokens) if types[index] in (CONTROL, UNKNOWN)}
+    bos_token_id = metadata.get("tokenizer.ggml.bos_token_id")
+    return Vocabulary(
+        encoder=encoder,
+        token_bytes=[_token_bytes(token, kind, spell) for token, kind in zip(tokens, types, strict=True)],
+        special_tokens=special,
+        bos_token_id=bos_token_id,
+        add_bos=bos_token_id is not None and bool(metadata.get("tokenizer.ggml.add_bos_token", add_bos)),
+    )
+
+
+def _token_bytes(token: str, token_type: int, spell: Callable[[str], bytes]) -> bytes:
+    if token_type == USER_DEFINED:
+        return token.encode()  # kept as written, outside the vocabulary's own spelling
+    return spell(token) if token_type in (NORMAL, BYTE) else b""

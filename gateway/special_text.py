@@ -1,0 +1,64 @@
+"""Tells the special tokens that a chat template writes from those that somebody typed in a message.
+
+What is typed gets a mark inside before rendering, a character that occurs nowhere else; afterwards only the template's own
+special tokens are whole. Knows nothing about Jinja or ids beyond the special ones.
+"""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
+from typing import Any
+
+PRIVATE_CHARACTERS = range(0xE000, 0xF900)
+
+
+class SpecialText:
+    def __init__(self, special_tokens: Mapping[str, int]) -> None:
+        self._ids = special_tokens
+        self._longest = max(map(len, special_tokens), default=0)
+        self._beginnings = {text[:length] for text in special_tokens for length in range(1, len(text))}
+        # The longest wins where one special token begins with another; without any, nothing matches.
+        alternatives = map(re.escape, sorted(special_tokens, key=len, reverse=True))
+        self._any = re.compile("|".join(alternatives) or r"(?!)")
+
+    def mark(self, messages: Sequence[Mapping[str, Any]], mark: str) -> list[dict[str, Any]]:
+        """The same messages, with `mark` inside each special token written anywhere in them."""
+        marked: list[dict[str, Any]] = self._mark_inside(messages, mark)
+        return [{**message, "content": self._mark_end(message["content"], mark)} for message in marked]
+
+    def split(self, rendered: str) -> Iterator[tuple[str, int | None]]:
+        """Each text and the id of the special token behind it; None behind the last."""
+        position = 0
+        for match in self._any.finditer(rendered):
+            yield rendered[position : match.start()], self._ids[match[0]]
+            position = match.end()
+        yield rendered[position:], None
+
+    def _mark_inside(self, value: Any, mark: str) -> Any:
+        if isinstance(value, str):
+            return self._any.sub(lambda match: match[0][0] + mark + match[0][1:], value)
+        if isinstance(value, Mapping):
+            return {self._mark_inside(key, mark): self._mark_inside(item, mark) for key, item in value.items()}
+        if isinstance(value, Sequence):
+            return [self._mark_inside(item, mark) for item in value]
+        return value
+
+    def _mark_end(self, content: str, mark: str) -> str:
+        """Templates may join messages: an end that begins a special token must not be completed by what follows."""
+        ends = (content[-length:] for length in range(1, min(self._longest, len(content) + 1)))
+        return content + mark if any(end in self._beginnings for end in ends) else content
+
+
+def unused_character(*values: Any) -> str | None:
+    """A private character that is in none of the texts within the values."""
+    used = set().union(*_strings(values))
+    return next((chr(code) for code in PRIVATE_CHARACTERS if chr(code) not in used), None)
+
+
+def _strings(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        yield from chain.from_iterable(map(_strings, chain(value.keys(), value.values())))
+    elif isinstance(value, Sequence):
+        yield from chain.from_iterable(map(_strings, value))

@@ -1,0 +1,66 @@
+"""Finds stop strings in a text that arrives in pieces, and lets no part of one through.
+
+The stop string that is complete first wins; of several that are complete with the same character, the one that began first.
+So the result does not depend on how the text was cut. Knows nothing about tokens.
+"""
+
+from collections.abc import Sequence
+
+
+class StopMatcher:
+    def __init__(self, stops: Sequence[str]) -> None:
+        if "" in stops:
+            raise ValueError("a stop string must not be empty")
+        self._prefixes = [_PrefixMatcher(stop) for stop in dict.fromkeys(stops)]
+        self._held = ""
+        self.matched: str | None = None
+
+    def push(self, text: str) -> tuple[str, str | None]:
+        """The text that is certain to stand before any stop string, and the stop string if one is complete.
+
+        Once there is a match, nothing more comes out.
+        """
+        if self.matched is not None:
+            return "", self.matched
+        pending = self._held + text
+        for position, character in enumerate(text, start=len(self._held) + 1):
+            if complete := [prefix.stop for prefix in self._prefixes if prefix.advance(character)]:
+                self.matched = max(complete, key=len)
+                self._held = ""
+                return pending[: position - len(self.matched)], self.matched
+        num_safe = len(pending) - max((prefix.num_matched for prefix in self._prefixes), default=0)
+        self._held = pending[num_safe:]
+        return pending[:num_safe], None
+
+    def flush(self) -> str:
+        """The text has ended: what was held back is no stop string."""
+        held, self._held = self._held, ""
+        return held
+
+
+class _PrefixMatcher:
+    """How much of one stop string the end of the text matches (Knuth, Morris and Pratt): constant work per character."""
+
+    def __init__(self, stop: str) -> None:
+        self.stop = stop
+        self.num_matched = 0
+        self._fallback = _fallbacks(stop)
+
+    def advance(self, character: str) -> bool:
+        """Whether the stop string is complete with this character."""
+        self.num_matched = _next_match(self.stop, self._fallback, self.num_matched, character)
+        return self.num_matched == len(self.stop)
+
+
+def _fallbacks(stop: str) -> list[int]:
+    """For each prefix length, the length of the longest shorter prefix that the prefix also ends in."""
+    fallback = [0, 0]
+    for character in stop[1:]:
+        fallback.append(_next_match(stop, fallback, fallback[-1], character))
+    return fallback
+
+
+def _next_match(stop: str, fallback: Sequence[int], num_matched: int, character: str) -> int:
+    while num_matched and stop[num_matched] != character:
+        num_matched = fallback[num_matched]
+    return num_matched + (stop[num_matched] == character)

@@ -1,0 +1,66 @@
+"""Text to token ids and back, for one model.
+
+Special tokens are ids here, not text: one that a user types is encoded as the characters it consists of, and only the chat
+template puts real ones into a prompt. Knows nothing about requests or templates.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Self
+
+from gateway import gguf_vocabulary, hf_vocabulary
+from gateway.vocabulary import Vocabulary
+from pagoda.models.model import Model, ModelFormat
+
+
+class Tokenizer:
+    """Has no state: any thread may encode and decode, and encoding lets other threads run."""
+
+    def __init__(self, vocabulary: Vocabulary, *, vocab_size: int, eos_token_ids: Sequence[int]) -> None:
+        self._encoder = vocabulary.encoder
+        self._token_bytes = vocabulary.token_bytes
+        self._special_texts = {token_id: text for text, token_id in vocabulary.special_tokens.items()}
+        self.special_tokens: Mapping[str, int] = vocabulary.special_tokens
+        self.bos_token_id = vocabulary.bos_token_id
+        self.add_bos = vocabulary.add_bos
+        self.eos_token_ids = tuple(eos_token_ids)
+        self.vocab_size = vocab_size
+        """The model's: ids at and above it cannot be computed. Some below may have no text."""
+
+    @classmethod
+    def load(cls, model: Model) -> Self:
+        read = gguf_vocabulary.read_vocabulary if model.format is ModelFormat.GGUF else hf_vocabulary.read_vocabulary
+        return cls(read(model.path), vocab_size=model.config.vocab_size, eos_token_ids=model.eos_token_ids)
+
+    def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
+        """`add_special_tokens` puts the beginning-of-sequence token in front, for models that expect one."""
+        ids: list[int] = self._encoder.encode(_whole_characters(text), add_special_tokens=False).ids
+        return [*self.bos_prefix(), *ids] if add_special_tokens else ids
+
+    def bos_prefix(self) -> list[int]:
+        return [self.bos_token_id] if self.add_bos and self.bos_token_id is not None else []
+
+    def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
+        """Bytes that are no UTF-8 become U+FFFD."""
+        spell = self.token_bytes if skip_special_tokens else self._bytes_with_special
+        return b"".join(map(spell, ids)).decode("utf-8", "replace")
+
+    def token_bytes(self, token_id: int) -> bytes:
+        """What a token adds to the text: part of a character, perhaps, and nothing if it is special or unknown."""
+        return self._token_bytes[token_id] if 0 <= token_id < len(self._token_bytes) else b""
+
+    def token_text(self, token_id: int) -> str:
+        """For showing one token by itself, special ones included."""
+        return self._bytes_with_special(token_id).decode("utf-8", "replace")
+
+    def _bytes_with_special(self, token_id: int) -> bytes:
+        special = self._special_texts.get(token_id)
+        return special.encode() if special is not None else self.token_bytes(token_id)
+
+
+def _whole_characters(text: str) -> str:
+    """JSON can carry halves of characters (lone surrogates), which have no UTF-8; they become U+FFFD as everywhere else."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+    return text
