@@ -27,7 +27,7 @@ from scheduler.result import SampledTokens, StepResult
 from scheduler.sequence import FinishReason, Sequence, SequenceStatus
 from scheduler.worker_state import AttachedWorker, PlannedSequence, WorkerInfo, WorkerLink
 
-# A sequence whose steps were in flight at this many deaths is not tried again: it may be what kills them.
+# A sequence that was running at this many deaths in a row, without a token in between, may be what kills them.
 MAX_WORKER_LOSSES = 3
 
 
@@ -122,6 +122,8 @@ class SchedulerLoop:
 
     def apply(self, worker: AttachedWorker, result: StepResult) -> None:
         """Take in what a step sampled. Raises WorkerProtocolError when the result is not the one that was due."""
+        if self.workers.get(worker.info.worker_id) is not worker:
+            raise WorkerProtocolError("this stream was replaced by a newer one of the same worker")
         step = worker.in_flight[0] if worker.in_flight else None
         if step is None or step.step_id != result.step_id:
             due = f"step {step.step_id}" if step else "none"
@@ -150,6 +152,7 @@ class SchedulerLoop:
             sequence_number=sequence.num_output_tokens,
         )
         sequence.append(sampled.token_ids)
+        sequence.num_worker_losses = 0
         worker.seal(sequence)
         if sequence.first_token_s is None:
             sequence.first_token_s = self._clock.time()
@@ -274,11 +277,13 @@ class SchedulerLoop:
         if self.workers.get(worker.info.worker_id) is not worker:
             return
         del self.workers[worker.info.worker_id]
-        for sequence in list(worker.running):
+        lost = list(worker.running)
+        for sequence in lost:
             worker.leave(sequence)
-            sequence.num_worker_losses += bool(worker.in_flight)
+            sequence.num_worker_losses += 1
             self._queue(sequence)
-            if sequence.num_worker_losses >= MAX_WORKER_LOSSES:
+        for sequence in lost:
+            if sequence.num_worker_losses >= MAX_WORKER_LOSSES and sequence.status is SequenceStatus.WAITING:
                 opened = self._request_of[sequence.sequence_id]
                 self._fail(opened, SequenceFailedError(f"{MAX_WORKER_LOSSES} workers were lost while they computed it"))
         model = worker.info.model

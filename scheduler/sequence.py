@@ -26,7 +26,7 @@ class FinishReason(Enum):
     ABORT = auto()
 
 
-@dataclass(slots=True, eq=False, kw_only=True)
+@dataclass(slots=True, eq=False, repr=False, kw_only=True)
 class Sequence:
     """One sample of a request. Owned by the scheduler loop; block table and counters are reset when it is preempted."""
 

@@ -74,7 +74,7 @@ class WorkerLink(Protocol):
     def send_drain(self) -> None: ...
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, repr=False)
 class AttachedWorker:
     info: WorkerInfo
     session_id: int

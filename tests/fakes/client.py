@@ -1,0 +1,38 @@
+"""A client of the scheduler loop that writes down what it is told, and checks that nothing is missing or doubled."""
+
+from collections import defaultdict
+from collections.abc import Sequence as Seq
+
+from scheduler.errors import RequestError
+from scheduler.events import Event, Failed, Finished, Moved, Started, Tokens
+
+
+class RecordingClient:
+    def __init__(self) -> None:
+        self.events: list[Event] = []
+        self.tokens: defaultdict[tuple[str, int], list[int]] = defaultdict(list)
+        self.started: dict[tuple[str, int], Started] = {}
+        self.moved: list[Moved] = []
+        self.finished: dict[tuple[str, int], Finished] = {}
+        self.failed: dict[str, RequestError] = {}
+
+    def deliver(self, events: Seq[Event]) -> None:
+        for event in events:
+            self.events.append(event)
+            assert event.request_id not in self.failed, "an event of a request that has failed"
+            if isinstance(event, Failed):
+                self.failed[event.request_id] = event.error
+                continue
+            key = (event.request_id, event.sample_index)
+            assert key not in self.finished, "an event of a sample that has finished"
+            match event:
+                case Tokens():
+                    assert event.sequence_number == len(self.tokens[key]), "a hole or a duplicate"
+                    self.tokens[key] += event.token_ids
+                case Started():
+                    assert key not in self.started
+                    self.started[key] = event
+                case Moved():
+                    self.moved.append(event)
+                case Finished():
+                    self.finished[key] = event

@@ -1,0 +1,110 @@
+"""A worker for the scheduler's own tests: it runs plans in order over a KV memory made of token ids.
+
+Writing a token puts its id into the slot that the plan's pages give it; sampling reads the whole context back through the
+block table. A page granted to two writers, freed too early or shared with the wrong prefix gives a wrong token at once.
+"""
+
+from collections import deque
+from dataclasses import dataclass, field
+
+from scheduler.result import SampledTokens, StepResult
+from scheduler.worker_state import ModelLimits, StepPlan, WorkerInfo
+
+EOS = 0
+
+
+def next_token(context: list[int], vocab_size: int) -> int:
+    """The fake model: it depends on every token of the context and on their order."""
+    state = len(context)
+    for token in context:
+        state = (state * 31 + token + 7) % 1_000_003
+    return state % vocab_size
+
+
+def expected_output(prompt: list[int], *, max_tokens: int, vocab_size: int, ignore_eos: bool) -> list[int]:
+    """What an undisturbed run generates."""
+    context = list(prompt)
+    while len(context) - len(prompt) < max_tokens:
+        context.append(next_token(context, vocab_size))
+        if context[-1] == EOS and not ignore_eos:
+            break
+    return context[len(prompt) :]
+
+
+def worker_info(worker_id: str = "w0", *, num_pages: int = 16, page_size: int = 4, **limits: int) -> WorkerInfo:
+    values = {"max_model_len": 64, "max_step_tokens": 16, "max_step_sequences": 8, "vocab_size": 50} | limits
+    return WorkerInfo(
+        worker_id=worker_id,
+        epoch=1,
+        model="fake",
+        model_digest="f" * 64,
+        device="cpu",
+        numerics_id="fake",
+        weights_bytes=0,
+        kv_bytes=0,
+        limits=ModelLimits(page_size=page_size, num_pages=num_pages, **values),
+    )
+
+
+@dataclass(slots=True)
+class Known:
+    token_ids: list[int]
+    attempt: int
+    ignore_eos: bool
+    block_table: list[int] = field(default_factory=list)
+    stopped: bool = False
+
+
+class PlanWorker:
+    """A `WorkerLink`. Plans wait in `queue` until the test calls `run_step`."""
+
+    def __init__(self, info: WorkerInfo) -> None:
+        self.info = info
+        self.queue: deque[tuple[StepPlan, dict[int, Known]]] = deque()
+        self.is_draining = False
+        self._known: dict[int, Known] = {}
+        self._slots: list[int | None] = [None] * (info.limits.num_pages * info.limits.page_size)
+
+    def send_step(self, plan: StepPlan) -> None:
+        # What the scheduler knows when it sends is what goes down the stream: copied, it must not change afterwards.
+        new = {s.sequence_id: Known(list(s.token_ids), s.attempt, s.sampling.ignore_eos) for s in plan.new_sequences}
+        self.queue.append((plan, new))
+
+    def send_drain(self) -> None:
+        self.is_draining = True
+
+    def run_step(self) -> StepResult:
+        plan, new = self.queue.popleft()
+        for sequence_id in plan.finished_sequence_ids:
+            del self._known[sequence_id]
+        assert not self._known.keys() & new.keys(), "a sequence was sent whole although it was known"
+        self._known |= new
+        sampled = []
+        for planned in plan.scheduled:
+            known = self._known[planned.sequence.sequence_id]
+            known.block_table += planned.new_pages
+            if known.stopped:
+                continue
+            self._write(known, planned.start, planned.num_tokens)
+            if planned.sample:
+                assert planned.start + planned.num_tokens == len(known.token_ids)
+                sampled.append(self._sample(planned.sequence.sequence_id, known))
+        return StepResult(step_id=plan.step_id, sampled=tuple(sampled))
+
+    def _slot(self, known: Known, position: int) -> int:
+        page_size = self.info.limits.page_size
+        return known.block_table[position // page_size] * page_size + position % page_size
+
+    def _write(self, known: Known, start: int, num_tokens: int) -> None:
+        for position in range(start, start + num_tokens):
+            self._slots[self._slot(known, position)] = known.token_ids[position]
+
+    def _sample(self, sequence_id: int, known: Known) -> SampledTokens:
+        context = [self._slots[self._slot(known, position)] for position in range(len(known.token_ids))]
+        assert context == known.token_ids, "the pages do not hold the sequence"
+        token = next_token(known.token_ids, self.info.limits.vocab_size)
+        known.token_ids.append(token)
+        known.stopped = token == EOS and not known.ignore_eos
+        return SampledTokens(
+            sequence_id=sequence_id, attempt=known.attempt, token_ids=(token,), stopped=known.stopped
+        )

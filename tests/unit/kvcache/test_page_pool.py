@@ -1,0 +1,130 @@
+"""PagePool: worked examples of eviction order, and its invariants under any sequence of calls."""
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from kvcache.block_hash import BlockHash
+from kvcache.page_pool import OutOfPagesError, PageId, PagePool
+
+
+def block(name: int) -> BlockHash:
+    return BlockHash(name.to_bytes(16, "big"))
+
+
+def sealed(pool: PagePool, *names: int) -> list[PageId]:
+    pages = pool.allocate(len(names))
+    for page, name in zip(pages, names, strict=True):
+        pool.seal(page, block(name))
+    return pages
+
+
+def test_a_released_block_is_found_again_and_shared() -> None:
+    pool = PagePool(4)
+    pages = sealed(pool, 1, 2)
+    pool.release(pages)
+    assert (pool.num_free, pool.num_cached, pool.num_used) == (2, 2, 0)
+    assert pool.match([block(1), block(2), block(3)]) == pages
+    pool.share(pages)
+    assert (pool.num_free, pool.num_cached, pool.num_used) == (2, 0, 2)
+
+
+def test_a_match_stops_at_the_first_block_that_nobody_holds() -> None:
+    pool = PagePool(4)
+    pages = sealed(pool, 1, 3)
+    assert pool.match([block(1), block(2), block(3)]) == pages[:1]
+
+
+def test_the_least_recently_used_sequence_is_evicted_first_and_its_tail_before_its_head() -> None:
+    pool = PagePool(4)
+    first, second = sealed(pool, 1, 2), sealed(pool, 3, 4)
+    pool.release(second)
+    pool.release(first)
+    assert pool.allocate(3) == [second[1], second[0], first[1]]
+    assert pool.match([block(1)]) == first[:1]
+
+
+def test_free_pages_are_granted_before_cached_ones_are_evicted() -> None:
+    pool = PagePool(2)
+    pool.release(sealed(pool, 1))
+    pool.allocate(1)
+    assert pool.num_cached == 1
+
+
+def test_a_page_in_use_is_never_evicted() -> None:
+    pool = PagePool(2)
+    sealed(pool, 1, 2)
+    with pytest.raises(OutOfPagesError, match="1 pages asked for, 0 of 2 available"):
+        pool.allocate(1)
+
+
+def test_a_block_computed_twice_keeps_its_first_page() -> None:
+    pool = PagePool(2)
+    first, second = sealed(pool, 1), sealed(pool, 1)
+    assert pool.match([block(1)]) == first
+    pool.release(second)
+    assert (pool.num_free, pool.num_cached) == (1, 0)
+
+
+class PoolMachine(RuleBasedStateMachine):
+    """Sequences that take, share, seal and give back pages, in any order."""
+
+    @initialize(num_pages=st.integers(1, 12))
+    def make(self, num_pages: int) -> None:
+        self.pool = PagePool(num_pages)
+        self.tables: list[list[PageId]] = []
+        self.named: set[PageId] = set()
+
+    @rule(num_pages=st.integers(0, 6))
+    def allocate(self, num_pages: int) -> None:
+        if num_pages > self.pool.num_available:
+            before = (self.pool.num_free, self.pool.num_cached)
+            with pytest.raises(OutOfPagesError):
+                self.pool.allocate(num_pages)
+            assert (self.pool.num_free, self.pool.num_cached) == before
+            return
+        pages = self.pool.allocate(num_pages)
+        held = {page for table in self.tables for page in table}
+        assert len(set(pages)) == num_pages and not held & set(pages), "a page was granted to two writers"
+        self.named -= set(pages)
+        self.tables.append(pages)
+
+    @precondition(lambda self: self.tables)
+    @rule(data=st.data(), name=st.integers(0, 8))
+    def seal(self, data: st.DataObject, name: int) -> None:
+        nameless = [page for table in self.tables for page in table if page not in self.named]
+        if nameless:
+            page = data.draw(st.sampled_from(nameless))
+            known = self.pool.match([block(name)])
+            self.pool.seal(page, block(name))
+            assert self.pool.match([block(name)]) == (known or [page])
+            if not known:
+                self.named.add(page)
+
+    @rule(names=st.lists(st.integers(0, 8), unique=True, max_size=4))
+    def share(self, names: list[int]) -> None:
+        pages = self.pool.match([block(name) for name in names])
+        self.pool.share(pages)
+        self.tables.append(pages)
+
+    @precondition(lambda self: self.tables)
+    @rule(data=st.data())
+    def release(self, data: st.DataObject) -> None:
+        table = self.tables.pop(data.draw(st.integers(0, len(self.tables) - 1)))
+        self.pool.release(table)
+
+    @invariant()
+    def pages_add_up(self) -> None:
+        if not hasattr(self, "pool"):
+            return
+        self.pool.check()
+        held = {page for table in self.tables for page in table}
+        assert self.pool.num_used == len(held)
+        assert self.pool.num_free + self.pool.num_cached + self.pool.num_used == self.pool.num_pages
+        for page in held:
+            assert self.pool.num_references(page) == sum(table.count(page) for table in self.tables)
+
+
+TestPoolMachine = PoolMachine.TestCase
+TestPoolMachine.settings = settings(max_examples=40, stateful_step_count=30, deadline=None)

@@ -1,0 +1,318 @@
+"""What clients see of the scheduler's policy, one behaviour a test."""
+
+from dataclasses import replace
+
+import pytest
+
+from pagoda.sampling import SamplingParams
+from scheduler.errors import (
+    DeadlineExceededError,
+    InvalidRequestError,
+    ModelNotServedError,
+    QueueFullError,
+    SequenceFailedError,
+    UnavailableError,
+)
+from scheduler.loop import MAX_WORKER_LOSSES, SchedulerLoop
+from scheduler.request import InferenceRequest
+from scheduler.sequence import FinishReason
+from scheduler.worker_state import AttachedWorker
+from tests.fakes.client import RecordingClient
+from tests.fakes.clock import FakeClock
+from tests.fakes.plan_worker import PlanWorker, expected_output, worker_info
+
+
+class System:
+    """A loop, a clock, one client, and workers whose steps run when a test says so."""
+
+    def __init__(self, **limits: int) -> None:
+        self.clock = FakeClock()
+        self.loop = SchedulerLoop(self.clock, max_waiting=8, worker_grace_s=30.0)
+        self.client = RecordingClient()
+        self.limits = limits
+        self.fakes: dict[AttachedWorker, PlanWorker] = {}
+
+    def attach(self, worker_id: str = "w0") -> AttachedWorker:
+        fake = PlanWorker(worker_info(worker_id, **self.limits))
+        worker = self.loop.attach(fake.info, fake)
+        self.fakes[worker] = fake
+        self.clock.run_soon()
+        return worker
+
+    def submit(self, request: InferenceRequest) -> None:
+        self.loop.submit(request, self.client)
+        self.clock.run_soon()
+
+    def run_step(self, worker: AttachedWorker) -> None:
+        self.loop.apply(worker, self.fakes[worker].run_step())
+        self.clock.run_soon()
+
+    def run(self, worker: AttachedWorker) -> None:
+        while self.fakes[worker].queue:
+            self.run_step(worker)
+
+
+def request(request_id: str = "r", prompt: int = 6, max_tokens: int = 5, first_token: int = 1) -> InferenceRequest:
+    return InferenceRequest(
+        request_id=request_id,
+        model="",
+        prompt_token_ids=list(range(first_token, first_token + prompt)),
+        sampling=SamplingParams(temperature=0.0, max_tokens=max_tokens, ignore_eos=True),
+    )
+
+
+def expected(asked: InferenceRequest, max_tokens: int) -> list[int]:
+    return expected_output(list(asked.prompt_token_ids), max_tokens=max_tokens, vocab_size=50, ignore_eos=True)
+
+
+def test_two_steps_are_in_flight_before_the_first_result() -> None:
+    system = System()
+    worker = system.attach()
+    system.submit(request())
+    assert len(system.fakes[worker].queue) == 2
+    system.run(worker)
+    assert system.client.tokens["r", 0] == expected(request(), 5)
+
+
+def test_no_step_is_spent_past_max_tokens() -> None:
+    system = System()
+    worker = system.attach()
+    system.submit(request(max_tokens=5))
+    system.run(worker)
+    assert system.loop.counters.num_steps == 5
+
+
+def test_a_repeated_prompt_is_taken_from_the_cache_and_says_so() -> None:
+    system = System()
+    worker = system.attach()
+    system.submit(request("first", prompt=11))
+    system.run(worker)
+    system.submit(request("second", prompt=11))
+    system.run(worker)
+    assert system.client.finished["first", 0].num_cached_tokens == 0
+    assert system.client.started["second", 0].num_cached_tokens == 8
+    assert system.client.finished["second", 0].num_cached_tokens == 8
+    assert system.client.tokens["second", 0] == system.client.tokens["first", 0]
+
+
+def test_generated_tokens_are_cached_too() -> None:
+    system = System()
+    worker = system.attach()
+    system.submit(request("first", prompt=6, max_tokens=10))
+    system.run(worker)
+    conversation = list(range(1, 7)) + system.client.tokens["first", 0] + [9, 9]
+    system.submit(replace(request("second"), prompt_token_ids=conversation))
+    system.run(worker)
+    # 6 + 10 tokens, the last of which was never computed: three full blocks of four.
+    assert system.client.finished["second", 0].num_cached_tokens == 12
+
+
+def test_a_burst_of_siblings_computes_their_prompt_once() -> None:
+    system = System(num_pages=32)
+    worker = system.attach()
+    system.submit(replace(request(prompt=13, max_tokens=2), num_samples=4))
+    system.run(worker)
+    assert [system.client.finished["r", i].num_cached_tokens for i in range(4)] == [0, 12, 12, 12]
+    # The prompt once, its tail of one token three times, and one decoded token for each sample.
+    assert system.loop.counters.num_step_tokens == 13 + 3 + 4
+
+
+def test_different_salts_share_nothing() -> None:
+    system = System()
+    worker = system.attach()
+    system.submit(replace(request("a", prompt=11), cache_salt="a"))
+    system.run(worker)
+    system.submit(replace(request("b", prompt=11), cache_salt="b"))
+    system.run(worker)
+    assert system.client.finished["b", 0].num_cached_tokens == 0
+
+
+def test_a_preempted_sequence_goes_on_with_the_same_tokens() -> None:
+    system = System(num_pages=6)
+    worker = system.attach()
+    system.submit(request("old", prompt=8, max_tokens=12))
+    system.submit(request("new", prompt=8, max_tokens=12, first_token=20))
+    system.run(worker)
+    assert system.client.finished["new", 0].num_preemptions > 0
+    assert system.client.finished["old", 0].num_preemptions == 0
+    for name, first_token in (("old", 1), ("new", 20)):
+        assert system.client.tokens[name, 0] == expected(request(prompt=8, first_token=first_token), 12)
+
+
+def test_a_sequence_that_alone_outgrows_the_pool_ends_with_length() -> None:
+    system = System(num_pages=3)
+    worker = system.attach()
+    system.submit(request(prompt=8, max_tokens=40))
+    system.run(worker)
+    finished = system.client.finished["r", 0]
+    # Twelve slots hold the prompt and four tokens; a fifth is sampled from them.
+    assert (finished.reason, finished.num_output_tokens) == (FinishReason.LENGTH, 5)
+    assert system.client.tokens["r", 0] == expected(request(prompt=8), 5)
+
+
+def test_a_lost_worker_is_not_noticed_by_the_client() -> None:
+    system = System()
+    worker = system.attach("w0")
+    system.submit(request(max_tokens=8))
+    system.run_step(worker)
+    system.run_step(worker)
+    system.loop.detach(worker)
+    other = system.attach("w1")
+    system.run(other)
+    assert system.client.tokens["r", 0] == expected(request(), 8)
+    assert [(m.from_worker_id, m.to_worker_id) for m in system.client.moved] == [("w0", "w1")]
+
+
+def test_a_request_that_kills_every_worker_is_given_up() -> None:
+    system = System()
+    for number in range(MAX_WORKER_LOSSES):
+        worker = system.attach(f"w{number}")
+        if number == 0:
+            system.submit(request())
+        system.loop.detach(worker)
+    assert isinstance(system.client.failed["r"], SequenceFailedError)
+
+
+def test_requests_wait_for_a_worker_to_come_back_but_not_forever() -> None:
+    system = System()
+    worker = system.attach()
+    system.submit(request())
+    system.loop.detach(worker)
+    system.clock.advance(29.0)
+    assert not system.client.failed
+    system.clock.advance(2.0)
+    assert isinstance(system.client.failed["r"], UnavailableError)
+
+
+def test_without_a_worker_a_new_request_is_refused_at_once() -> None:
+    with pytest.raises(UnavailableError, match="no worker") as caught:
+        System().submit(request())
+    assert caught.value.retry_after_s
+
+
+def test_a_deadline_ends_a_queued_and_a_running_request() -> None:
+    system = System(max_step_sequences=1)
+    system.attach()
+    system.submit(replace(request("running"), timeout_s=2.0))
+    system.submit(replace(request("queued"), timeout_s=1.0))
+    system.clock.advance(1.5)
+    assert isinstance(system.client.failed["queued"], DeadlineExceededError)
+    assert "running" not in system.client.failed
+    system.clock.advance(1.0)
+    assert isinstance(system.client.failed["running"], DeadlineExceededError)
+    assert system.loop.num_running == 0
+
+
+def test_a_full_queue_answers_at_once_and_queues_nothing() -> None:
+    system = System(max_step_sequences=1)
+    worker = system.attach()
+    for number in range(9):
+        system.submit(request(str(number)))
+    with pytest.raises(QueueFullError, match="8 sequences wait, at most 8 may") as caught:
+        system.submit(request("one too many"))
+    assert caught.value.retry_after_s and caught.value.retry_after_s >= 1.0
+    system.run(worker)
+    assert len(system.client.finished) == 9
+
+
+def test_priority_goes_before_arrival() -> None:
+    system = System(max_step_sequences=1)
+    worker = system.attach()
+    system.submit(request("running"))
+    system.submit(request("normal"))
+    system.submit(replace(request("urgent"), priority=-1))
+    system.run(worker)
+    order = [key[0] for key in system.client.finished]
+    assert order == ["running", "urgent", "normal"]
+
+
+def test_a_client_that_leaves_frees_its_pages_and_gets_an_end() -> None:
+    system = System()
+    worker = system.attach()
+    system.submit(request(prompt=30))
+    system.run_step(worker)
+    system.loop.cancel(system.client, "r")
+    assert worker.pool.num_used == 0
+    assert system.client.finished["r", 0].reason is FinishReason.ABORT
+    system.run(worker)
+    assert not system.client.tokens["r", 0]
+
+
+def test_tokens_past_a_stop_string_are_not_billed() -> None:
+    system = System()
+    worker = system.attach()
+    system.submit(request(max_tokens=20))
+    for _ in range(6):
+        system.run_step(worker)
+    system.loop.finish(system.client, "r", 0, num_tokens=3)
+    finished = system.client.finished["r", 0]
+    assert (finished.reason, finished.num_output_tokens) == (FinishReason.STOP, 3)
+
+
+def test_a_resumed_request_continues_numbers_and_limits() -> None:
+    system = System()
+    worker = system.attach()
+    whole = expected(request(), 5)
+    system.client.tokens["r", 0] = whole[:2]
+    system.submit(replace(request(max_tokens=5), resumed={0: whole[:2]}))
+    system.run(worker)
+    assert system.client.tokens["r", 0] == whole
+    assert system.client.finished["r", 0].num_output_tokens == 5
+
+
+def test_a_resumed_request_that_had_everything_ends_at_once() -> None:
+    system = System()
+    system.attach()
+    system.submit(replace(request(max_tokens=2), resumed={0: [1, 2]}))
+    assert system.client.finished["r", 0].reason is FinishReason.LENGTH
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (replace(request(), prompt_token_ids=[]), "at least one token"),
+        (request(prompt=49), None),
+        (replace(request(), prompt_token_ids=[1] * 64), "64 tokens, but the model's context window is 64"),
+        (replace(request(), prompt_token_ids=[50]), "token id 50 is outside the vocabulary of 50"),
+        (replace(request(), num_samples=0), "num_samples must be between 1 and 128, got 0"),
+        (replace(request(), sampling=SamplingParams(temperature=3.0)), "temperature must be between 0 and 2, got 3.0"),
+        (replace(request(), resumed={1: [1]}), "resume names sample 1 of 1"),
+    ],
+)
+def test_what_can_never_be_served_is_refused_with_the_reason(wrong: InferenceRequest, message: str | None) -> None:
+    system = System()
+    system.attach()
+    if message is None:
+        system.submit(wrong)
+        return
+    with pytest.raises(InvalidRequestError, match=message):
+        system.submit(wrong)
+    assert not system.loop.waiting
+
+
+def test_a_prompt_larger_than_the_memory_is_refused_with_both_numbers() -> None:
+    system = System(num_pages=4)
+    system.attach()
+    with pytest.raises(InvalidRequestError, match="17 tokens, but the KV memory holds 16"):
+        system.submit(request(prompt=17))
+
+
+def test_an_unknown_model_is_refused_with_the_known_ones() -> None:
+    system = System()
+    system.attach()
+    with pytest.raises(ModelNotServedError, match="'other' is not served; served: fake"):
+        system.submit(replace(request(), model="other"))
+
+
+def test_draining_refuses_new_requests_and_lets_open_ones_end() -> None:
+    system = System()
+    worker = system.attach()
+    system.submit(request())
+    ended: list[str] = []
+    system.loop.begin_drain(lambda: ended.append("idle"))
+    assert not system.loop.is_ready
+    with pytest.raises(UnavailableError, match="shutting down"):
+        system.submit(request("late"))
+    assert not ended
+    system.run(worker)
+    assert ended == ["idle"] and system.client.finished["r", 0].reason is FinishReason.LENGTH

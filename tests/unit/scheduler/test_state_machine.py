@@ -1,0 +1,198 @@
+"""The scheduler under random joins, leaves, preemptions, lost workers and late results: every client gets exactly its tokens."""
+
+from dataclasses import dataclass
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from pagoda.sampling import SamplingParams
+from scheduler.errors import SequenceFailedError
+from scheduler.loop import SchedulerLoop, WorkerProtocolError
+from scheduler.request import InferenceRequest
+from scheduler.sequence import FinishReason
+from scheduler.worker_state import AttachedWorker
+from tests.fakes.client import RecordingClient
+from tests.fakes.clock import FakeClock
+from tests.fakes.plan_worker import EOS, PlanWorker, expected_output, worker_info
+
+VOCAB = 11
+MAX_LEN = 40
+PREFIXES = [list(range(1, 11)), [3] * 13, [5, 4]]
+prompts = st.builds(
+    lambda prefix, suffix: prefix + suffix,
+    st.sampled_from(PREFIXES),
+    st.lists(st.integers(1, VOCAB - 1), max_size=14),
+)
+
+
+@dataclass
+class Asked:
+    prompt: list[int]
+    num_samples: int
+    max_tokens: int
+    ignore_eos: bool
+
+    def expected(self) -> list[int]:
+        max_tokens = min(self.max_tokens, MAX_LEN - len(self.prompt))
+        return expected_output(self.prompt, max_tokens=max_tokens, vocab_size=VOCAB, ignore_eos=self.ignore_eos)
+
+
+class SchedulerMachine(RuleBasedStateMachine):
+    @initialize(num_pages=st.integers(7, 24), step_tokens=st.integers(1, 24), step_sequences=st.integers(1, 5))
+    def make(self, num_pages: int, step_tokens: int, step_sequences: int) -> None:
+        self.limits = {
+            "num_pages": num_pages,
+            "max_step_tokens": step_tokens,
+            "max_step_sequences": step_sequences,
+            "max_model_len": MAX_LEN,
+            "vocab_size": VOCAB,
+        }
+        self.clock = FakeClock()
+        self.loop = SchedulerLoop(self.clock)
+        self.client = RecordingClient()
+        self.asked: dict[str, Asked] = {}
+        self.left: set[str] = set()
+        self.stopped_at: dict[tuple[str, int], int] = {}
+        self.workers: dict[AttachedWorker, PlanWorker] = {}
+        self.gone: list[tuple[AttachedWorker, PlanWorker]] = []
+        self.attach("w0")
+
+    @rule(worker_id=st.sampled_from(["w0", "w1"]))
+    def attach(self, worker_id: str) -> None:
+        """A worker opens a stream, perhaps while the scheduler still believes in its old one."""
+        fake = PlanWorker(worker_info(worker_id, **self.limits))
+        old = self.loop.workers.get(worker_id)
+        worker = self.loop.attach(fake.info, fake)
+        if old is not None:
+            self.gone.append((old, self.workers.pop(old)))
+        self.workers[worker] = fake
+        self.clock.run_soon()
+
+    @precondition(lambda self: self.workers)
+    @rule(
+        prompt=prompts,
+        num_samples=st.integers(1, 3),
+        max_tokens=st.integers(1, 30),
+        ignore_eos=st.booleans(),
+        priority=st.integers(-1, 1),
+    )
+    def submit(self, prompt: list[int], num_samples: int, max_tokens: int, ignore_eos: bool, priority: int) -> None:
+        request_id = f"r{len(self.asked)}"
+        sampling = SamplingParams(temperature=0.0, max_tokens=max_tokens, ignore_eos=ignore_eos)
+        request = InferenceRequest(
+            request_id=request_id,
+            model="fake",
+            prompt_token_ids=prompt,
+            sampling=sampling,
+            num_samples=num_samples,
+            priority=priority,
+        )
+        self.asked[request_id] = Asked(prompt, num_samples, max_tokens, ignore_eos)
+        self.loop.submit(request, self.client)
+        self.clock.run_soon()
+
+    @precondition(lambda self: self.workers)
+    @rule(data=st.data(), num_steps=st.integers(1, 6))
+    def run_steps(self, data: st.DataObject, num_steps: int) -> None:
+        worker = data.draw(st.sampled_from(sorted(self.workers, key=lambda w: w.info.worker_id)))
+        for _ in range(num_steps):
+            if self.workers[worker].queue:
+                self.loop.apply(worker, self.workers[worker].run_step())
+                self.clock.run_soon()
+
+    @precondition(lambda self: self.asked)
+    @rule(data=st.data())
+    def leave(self, data: st.DataObject) -> None:
+        request_id = data.draw(st.sampled_from(sorted(self.asked)))
+        self.loop.cancel(self.client, request_id)
+        self.left.add(request_id)
+        self.clock.run_soon()
+
+    @precondition(lambda self: self.asked)
+    @rule(data=st.data())
+    def stop_string(self, data: st.DataObject) -> None:
+        """The gateway found a stop string in what it was sent."""
+        request_id = data.draw(st.sampled_from(sorted(self.asked)))
+        key = (request_id, data.draw(st.integers(0, self.asked[request_id].num_samples - 1)))
+        if self.client.tokens[key] and key not in self.client.finished:
+            num_tokens = data.draw(st.integers(1, len(self.client.tokens[key])))
+            self.loop.finish(self.client, *key, num_tokens)
+            self.clock.run_soon()
+            if key in self.client.finished:
+                self.stopped_at[key] = num_tokens
+
+    @precondition(lambda self: self.workers)
+    @rule(data=st.data())
+    def lose_worker(self, data: st.DataObject) -> None:
+        worker = data.draw(st.sampled_from(sorted(self.workers, key=lambda w: w.info.worker_id)))
+        self.gone.append((worker, self.workers.pop(worker)))
+        self.loop.detach(worker)
+        self.clock.run_soon()
+
+    @precondition(lambda self: any(fake.queue for _, fake in self.gone))
+    @rule()
+    def late_result(self) -> None:
+        """A worker whose stream is over still answers."""
+        worker, fake = next(pair for pair in self.gone if pair[1].queue)
+        with pytest.raises(WorkerProtocolError):
+            self.loop.apply(worker, fake.run_step())
+
+    @invariant()
+    def pages_and_sequences_add_up(self) -> None:
+        if not hasattr(self, "loop"):
+            return
+        for worker in self.loop.workers.values():
+            worker.pool.check()
+            held = {page for sequence in worker.running for page in sequence.block_table}
+            assert worker.pool.num_used == len(held), "a page is used by nobody"
+            assert len(worker.in_flight) <= 2
+            assert sum(step.num_tokens for step in worker.in_flight) <= 2 * self.limits["max_step_tokens"]
+        orders = [sequence.order for sequence in self.loop.waiting]
+        assert orders == sorted(orders)
+
+    @invariant()
+    def nobody_waits_beside_an_idle_worker(self) -> None:
+        if hasattr(self, "loop") and self.loop.waiting and self.loop.workers:
+            assert any(worker.in_flight for worker in self.loop.workers.values())
+
+    def teardown(self) -> None:
+        if not hasattr(self, "loop"):
+            return
+        if not self.workers:
+            self.attach("w0")
+        while any(fake.queue for fake in self.workers.values()):
+            for worker, fake in self.workers.items():
+                if fake.queue:
+                    self.loop.apply(worker, fake.run_step())
+                    self.clock.run_soon()
+        self.check_answers()
+        assert not self.loop.waiting and not self.loop.num_running
+        assert all(worker.pool.num_used == 0 for worker in self.loop.workers.values())
+
+    def check_answers(self) -> None:
+        for request_id, asked in self.asked.items():
+            if request_id in self.client.failed:
+                assert isinstance(self.client.failed[request_id], SequenceFailedError)
+                continue
+            for index in range(asked.num_samples):
+                self.check_sample(asked, (request_id, index))
+
+    def check_sample(self, asked: Asked, key: tuple[str, int]) -> None:
+        finished, tokens, expected = self.client.finished[key], self.client.tokens[key], asked.expected()
+        assert tokens == expected[: len(tokens)], "not the tokens of an undisturbed run"
+        if key in self.stopped_at:
+            assert (finished.reason, finished.num_output_tokens) == (FinishReason.STOP, self.stopped_at[key])
+        elif finished.reason is FinishReason.ABORT:
+            assert key[0] in self.left
+        elif finished.reason is FinishReason.STOP:
+            assert tokens == expected and tokens[-1] == EOS
+        else:
+            # Fewer tokens only where the whole pool could not hold more.
+            full = len(asked.prompt) + len(tokens) >= self.limits["num_pages"] * 4
+            assert tokens == expected or full
+
+
+TestSchedulerMachine = SchedulerMachine.TestCase
+TestSchedulerMachine.settings = settings(max_examples=40, stateful_step_count=30, deadline=None)
