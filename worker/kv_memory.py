@@ -16,6 +16,9 @@ from worker.kernels.interface import Kernels, LayerKV
 _DEFAULT_NUM_FULL_SEQUENCES = 64
 _DEFAULT_SHARE = 0.25
 
+CGROUP = Path("/sys/fs/cgroup")
+"""Where Linux tells a container its limits."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KVMemory:
@@ -66,12 +69,12 @@ def _machine_available_bytes() -> int:
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
-def _container_available_bytes(cgroup: Path = Path("/sys/fs/cgroup")) -> list[int]:
+def _container_available_bytes() -> list[int]:
     """Nothing where there is no limit."""
     try:
-        limit = (cgroup / "memory.max").read_text().strip()
-        used_bytes = int((cgroup / "memory.current").read_text())
-        statistics = dict(line.split() for line in (cgroup / "memory.stat").read_text().splitlines())
+        limit = (CGROUP / "memory.max").read_text().strip()
+        used_bytes = int((CGROUP / "memory.current").read_text())
+        statistics = dict(line.split() for line in (CGROUP / "memory.stat").read_text().splitlines())
     except OSError:
         return []
     if limit == "max":

@@ -20,8 +20,11 @@ from worker.kv_memory import (
     bytes_per_page,
     default_budget_bytes,
 )
-from worker.models.registry import DecoderModel, load_model
+from worker.models.decoder import DecoderModel
+from worker.models.registry import UnsupportedArchitectureError, load_model
 from worker.settings import WorkerSettings
+from worker.weights.checkpoint import WeightsError
+from worker.weights.dequantize import UnsupportedTypeError
 
 logger = logging.getLogger(__name__)
 
@@ -67,7 +70,10 @@ def choose_max_model_len(wanted: int | None, model: Model) -> int:
 
 def _load_decoder(model: Model, kernels: Kernels, settings: WorkerSettings) -> DecoderModel:
     started = time.monotonic()
-    decoder = load_model(model, kernels)
+    try:
+        decoder = load_model(model, kernels)
+    except (UnsupportedArchitectureError, UnsupportedTypeError, WeightsError) as error:
+        raise StartError(str(error)) from error
     fields = {
         "model": model.name,
         "device": settings.device,
