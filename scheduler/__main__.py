@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import logging
 import signal
+from collections.abc import AsyncIterator
 
 from pagoda.grpc_server import GrpcServer
 from pagoda.logging import configure_logging
@@ -16,8 +17,22 @@ logger = logging.getLogger("scheduler")
 
 
 async def serve(settings: SchedulerSettings) -> None:
-    event_loop = asyncio.get_running_loop()
-    loop = SchedulerLoop(event_loop, max_waiting=settings.max_waiting, worker_grace_s=settings.worker_grace_s)
+    stopping = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stopping.set)
+    async with running_scheduler(settings) as loop:
+        logger.info("listening", extra={"address": settings.listen})
+        await stopping.wait()
+        await drain(loop, settings.drain_grace_s)
+    logger.info("stopped")
+
+
+@contextlib.asynccontextmanager
+async def running_scheduler(settings: SchedulerSettings) -> AsyncIterator[SchedulerLoop]:
+    """The loop behind its gRPC server, listening until the block is left."""
+    loop = SchedulerLoop(
+        asyncio.get_running_loop(), max_waiting=settings.max_waiting, worker_grace_s=settings.worker_grace_s
+    )
     server = GrpcServer(settings.listen)
     inference_pb2_grpc.add_InferenceServiceServicer_to_server(inference_service.InferenceServicer(loop), server.server)
     workers = worker_service.WorkerServicer(
@@ -29,16 +44,12 @@ async def serve(settings: SchedulerSettings) -> None:
     worker_pb2_grpc.add_WorkerServiceServicer_to_server(workers, server.server)
     await server.start([inference_service.SERVICE_NAME, worker_service.SERVICE_NAME])
     await server.set_serving(worker_service.SERVICE_NAME, True)
-    stopping = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        event_loop.add_signal_handler(number, stopping.set)
-    logger.info("listening", extra={"address": settings.listen})
     publishing = asyncio.create_task(publish_readiness(loop, server))
-    await stopping.wait()
-    await drain(loop, settings.drain_grace_s)
-    publishing.cancel()
-    await server.stop(grace_s=1.0)
-    logger.info("stopped")
+    try:
+        yield loop
+    finally:
+        publishing.cancel()
+        await server.stop(grace_s=1.0)
 
 
 async def publish_readiness(loop: SchedulerLoop, server: GrpcServer) -> None:

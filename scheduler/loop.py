@@ -153,6 +153,9 @@ class SchedulerLoop:
         )
         sequence.append(sampled.token_ids)
         sequence.num_worker_losses = 0
+        if sampled.stopped:
+            # The step behind this one was to compute the last token, but the worker leaves an ended sequence out of it.
+            sequence.num_computed = min(sequence.num_computed, len(sequence.token_ids) - 1)
         worker.seal(sequence)
         if sequence.first_token_s is None:
             sequence.first_token_s = self._clock.time()

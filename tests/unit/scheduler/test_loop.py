@@ -19,7 +19,7 @@ from scheduler.sequence import FinishReason
 from scheduler.worker_state import AttachedWorker
 from tests.fakes.client import RecordingClient
 from tests.fakes.clock import FakeClock
-from tests.fakes.plan_worker import PlanWorker, expected_output, worker_info
+from tests.fakes.plan_worker import EOS, PlanWorker, expected_output, worker_info
 
 
 class System:
@@ -105,6 +105,24 @@ def test_generated_tokens_are_cached_too() -> None:
     system.run(worker)
     # 6 + 10 tokens, the last of which was never computed: three full blocks of four.
     assert system.client.finished["second", 0].num_cached_tokens == 12
+
+
+def test_the_token_that_ends_a_sequence_is_never_computed_so_its_block_is_not_shared() -> None:
+    """Two steps are in flight: the one behind the end was planned with the last token, but the worker leaves it out."""
+    system = System()
+    worker = system.attach()
+    prompt = next(
+        [first, 2, 3, 4, 5, 6, 7]
+        for first in range(1, 50)
+        if expected_output([first, 2, 3, 4, 5, 6, 7], max_tokens=1, vocab_size=50, ignore_eos=False) == [EOS]
+    )
+    ends = replace(request("ends"), prompt_token_ids=prompt)
+    system.submit(replace(ends, sampling=replace(ends.sampling, ignore_eos=False)))
+    system.run(worker)
+    assert system.client.finished["ends", 0].reason is FinishReason.STOP
+    system.submit(replace(request("after"), prompt_token_ids=[*prompt, EOS, 9]))
+    system.run(worker)
+    assert system.client.finished["after", 0].num_cached_tokens == 4
 
 
 def test_a_burst_of_siblings_computes_their_prompt_once() -> None:

@@ -99,7 +99,9 @@ CASES = [
         "a 6+1 s",
         running=[Given("a", 6, computed=6, sampling=1)],
     ),
-    Case("nothing is planned past the longest length", "", running=[Given("a", 6, computed=6, sampling=1, max_length=7)]),
+    Case(
+        "nothing is planned past the longest length", "", running=[Given("a", 6, computed=6, sampling=1, max_length=7)]
+    ),
     Case(
         "no more sequences than a step may have",
         "a 5+1 s, b 0+4 s",
@@ -200,15 +202,15 @@ CASES = [
 def test_plan_step(case: Case) -> None:
     pool = PagePool(case.pages)
     for arrival, given in enumerate(case.cached):
-        ended = make(pool, Given(given.name, given.prompt, computed=given.prompt, first_token=given.first_token), arrival)
+        ended = make(
+            pool, Given(given.name, given.prompt, computed=given.prompt, first_token=given.first_token), arrival
+        )
         pool.release(ended.block_table)
     running = [make(pool, given, 100 + arrival) for arrival, given in enumerate(case.running)]
     waiting = [make(pool, given, 200 + arrival) for arrival, given in enumerate(case.waiting)]
     names = {100 + index: given.name for index, given in enumerate(case.running)}
     names |= {200 + index: given.name for index, given in enumerate(case.waiting)}
-    limits = StepLimits(
-        max_step_tokens=case.budget, max_step_sequences=case.sequences, watermark_pages=case.watermark
-    )
+    limits = StepLimits(max_step_tokens=case.budget, max_step_sequences=case.sequences, watermark_pages=case.watermark)
     before = (pool.num_free, pool.num_cached, pool.num_used)
     decision = plan_step(running, waiting, pool, limits)
     assert describe(decision, names) == case.expected

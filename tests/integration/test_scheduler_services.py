@@ -1,0 +1,272 @@
+"""Both doors of the scheduler and the workers' stream, over real sockets with the real worker link and an instant engine."""
+
+import asyncio
+from collections.abc import AsyncIterable
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from google.rpc import code_pb2, error_details_pb2
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_status import rpc_status
+
+from pagoda.grpc_channel import open_channel
+from protos.v1 import inference_pb2, inference_pb2_grpc, types_pb2, worker_pb2, worker_pb2_grpc
+from scheduler.inference_service import SERVICE_NAME
+from tests.fakes.scheduler_process import instant_worker, scheduler, scheduler_and_worker
+
+
+def generate_request(
+    request_id: str = "r", max_tokens: int = 8, num_samples: int = 1, prompt: tuple[int, ...] = (72, 101, 108)
+) -> inference_pb2.GenerateRequest:
+    return inference_pb2.GenerateRequest(
+        request_id=request_id,
+        prompt_token_ids=prompt,
+        sampling=types_pb2.SamplingParams(temperature=0.0, max_tokens=max_tokens, ignore_eos=True),
+        num_samples=num_samples,
+    )
+
+
+async def collect(
+    call: AsyncIterable[inference_pb2.GenerateResponse],
+) -> tuple[list[int], inference_pb2.Finished]:
+    token_ids: list[int] = []
+    async for event in call:
+        if event.HasField("tokens"):
+            assert event.tokens.sequence_number == len(token_ids)
+            token_ids += event.tokens.token_ids
+        if event.HasField("finished"):
+            return token_ids, event.finished
+    raise AssertionError("the stream ended without Finished")
+
+
+async def test_generate_streams_started_tokens_finished(tmp_path: Path) -> None:
+    async with scheduler_and_worker(tmp_path) as (address, _), open_channel(address) as channel:
+        call = inference_pb2_grpc.InferenceServiceStub(channel).Generate(generate_request())
+        kinds = [event.WhichOneof("event") async for event in call]
+    assert kinds == ["started", *["tokens"] * 8, "finished"]
+
+
+async def test_both_doors_give_the_same_tokens(tmp_path: Path) -> None:
+    async with scheduler_and_worker(tmp_path) as (address, _), open_channel(address) as channel:
+        stub = inference_pb2_grpc.InferenceServiceStub(channel)
+        token_ids, _ = await collect(stub.Generate(generate_request()))
+        session: Any = stub.Session()
+        await session.write(inference_pb2.SessionRequest(open=generate_request()))
+        seen: list[int] = []
+        finished = False
+        while not finished:
+            message = await session.read()
+            for event in message.events:
+                seen += event.tokens.token_ids
+                finished |= event.HasField("finished")
+        session.cancel()
+    assert seen == token_ids
+
+
+async def test_one_session_message_carries_the_step_of_all_its_requests(tmp_path: Path) -> None:
+    async with scheduler_and_worker(tmp_path) as (address, _), open_channel(address) as channel:
+        session: Any = inference_pb2_grpc.InferenceServiceStub(channel).Session()
+        for number in range(8):
+            await session.write(inference_pb2.SessionRequest(open=generate_request(str(number), max_tokens=50)))
+        num_finished, largest = 0, 0
+        while num_finished < 8:
+            message = await session.read()
+            largest = max(largest, sum(event.HasField("tokens") for event in message.events))
+            num_finished += sum(event.HasField("finished") for event in message.events)
+        session.cancel()
+    assert largest >= 8
+
+
+async def test_a_refused_request_does_not_disturb_its_session(tmp_path: Path) -> None:
+    async with scheduler_and_worker(tmp_path) as (address, _), open_channel(address) as channel:
+        session: Any = inference_pb2_grpc.InferenceServiceStub(channel).Session()
+        await session.write(inference_pb2.SessionRequest(open=generate_request("bad", prompt=())))
+        await session.write(inference_pb2.SessionRequest(open=generate_request("good")))
+        errors: list[inference_pb2.RequestError] = []
+        finished: list[inference_pb2.Finished] = []
+        while not finished:
+            message = await session.read()
+            errors += message.errors
+            finished += [event.finished for event in message.events if event.HasField("finished")]
+        session.cancel()
+    assert [(error.request_id, error.code) for error in errors] == [("bad", code_pb2.INVALID_ARGUMENT)]
+    assert finished[0].request_id == "good"
+
+
+async def test_finish_ends_a_sample_normally_and_cancel_aborts(tmp_path: Path) -> None:
+    async with scheduler_and_worker(tmp_path) as (address, _), open_channel(address) as channel:
+        session: Any = inference_pb2_grpc.InferenceServiceStub(channel).Session()
+        await session.write(inference_pb2.SessionRequest(open=generate_request("r", max_tokens=2000, num_samples=2)))
+        finished: dict[int, inference_pb2.Finished] = {}
+        has_tokens: set[int] = set()
+        while len(has_tokens) < 2:
+            for event in (await session.read()).events:
+                if event.HasField("tokens"):
+                    has_tokens.add(event.tokens.sample_index)
+        stop = inference_pb2.Finish(request_id="r", sample_index=0, reason=types_pb2.FINISH_REASON_STOP, num_tokens=1)
+        await session.write(inference_pb2.SessionRequest(finish=stop))
+        await session.write(inference_pb2.SessionRequest(cancel=inference_pb2.Cancel(request_id="r")))
+        while len(finished) < 2:
+            for event in (await session.read()).events:
+                if event.HasField("finished"):
+                    finished[event.finished.sample_index] = event.finished
+        session.cancel()
+    assert finished[0].reason == types_pb2.FINISH_REASON_STOP
+    assert finished[0].usage.num_output_tokens == 1
+    assert finished[1].reason == types_pb2.FINISH_REASON_ABORT
+
+
+@pytest.mark.parametrize("door", ["generate", "session"])
+async def test_a_client_that_vanishes_frees_its_pages(tmp_path: Path, door: str) -> None:
+    async with scheduler_and_worker(tmp_path, max_model_len=100_000, num_pages=8000) as (address, loop):
+        async with open_channel(address) as channel:
+            stub = inference_pb2_grpc.InferenceServiceStub(channel)
+            asked = generate_request(max_tokens=90_000)
+            if door == "generate":
+                call = stub.Generate(asked)
+                await anext(aiter(call))
+            else:
+                session: Any = stub.Session()
+                await session.write(inference_pb2.SessionRequest(open=asked))
+                await session.read()
+            assert loop.num_running == 1
+            idle = asyncio.Event()
+            loop.begin_drain(idle.set)
+        await asyncio.wait_for(idle.wait(), 10)
+        assert all(worker.pool.num_used == 0 for worker in loop.workers.values())
+
+
+async def test_errors_are_statuses_with_details(tmp_path: Path) -> None:
+    async with scheduler(tmp_path) as (address, _), open_channel(address) as channel:
+        stub = inference_pb2_grpc.InferenceServiceStub(channel)
+        with pytest.raises(grpc.aio.AioRpcError) as unavailable:
+            await collect(stub.Generate(generate_request()))
+        async with instant_worker(address):
+            with pytest.raises(grpc.aio.AioRpcError) as invalid:
+                await collect(stub.Generate(generate_request(prompt=(10**6,))))
+            with pytest.raises(grpc.aio.AioRpcError) as missing:
+                await collect(
+                    stub.Generate(
+                        inference_pb2.GenerateRequest(
+                            model="other", prompt_token_ids=[1], sampling=generate_request().sampling
+                        )
+                    )
+                )
+            with pytest.raises(grpc.aio.AioRpcError) as reserved:
+                await collect(stub.Generate(inference_pb2.GenerateRequest(adapter="lora", prompt_token_ids=[1])))
+    assert unavailable.value.code() == grpc.StatusCode.UNAVAILABLE
+    status = rpc_status.from_call(unavailable.value)
+    retry = error_details_pb2.RetryInfo()
+    assert status.details[0].Unpack(retry) and retry.retry_delay.ToSeconds() >= 1
+    assert invalid.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+    assert "token id 1000000 is outside the vocabulary" in (invalid.value.details() or "")
+    assert missing.value.code() == grpc.StatusCode.NOT_FOUND
+    assert reserved.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+
+
+async def test_the_deadline_of_the_call_is_honoured(tmp_path: Path) -> None:
+    async with scheduler_and_worker(tmp_path, max_model_len=100_000, num_pages=8000) as (address, loop):
+        async with open_channel(address) as channel:
+            stub = inference_pb2_grpc.InferenceServiceStub(channel)
+            asked = generate_request(max_tokens=90_000)
+            asked.timeout_ms = 200
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await collect(stub.Generate(asked))
+        assert caught.value.code() == grpc.StatusCode.DEADLINE_EXCEEDED
+        assert loop.num_running == 0
+
+
+async def test_health_follows_the_workers_and_is_pushed(tmp_path: Path) -> None:
+    async with scheduler(tmp_path) as (address, _), open_channel(address) as channel:
+        stub = health_pb2_grpc.HealthStub(channel)
+        live = await stub.Check(health_pb2.HealthCheckRequest(service=""))
+        watch = aiter(stub.Watch(health_pb2.HealthCheckRequest(service=SERVICE_NAME)))
+        seen = [(await anext(watch)).status]
+        async with instant_worker(address):
+            seen.append((await anext(watch)).status)
+        seen.append((await anext(watch)).status)
+    serving, not_serving = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
+    assert live.status == serving
+    assert seen == [not_serving, serving, not_serving]
+
+
+async def test_a_stream_goes_on_when_its_worker_is_lost(tmp_path: Path) -> None:
+    async with scheduler(tmp_path) as (address, _), open_channel(address) as channel:
+        stub = inference_pb2_grpc.InferenceServiceStub(channel)
+        async with instant_worker(address, max_model_len=5000, num_pages=400):
+            undisturbed, _ = await collect(stub.Generate(generate_request("calm", max_tokens=3000)))
+            call = stub.Generate(generate_request("hit", max_tokens=3000))
+            events = [await anext(aiter(call)) for _ in range(5)]
+        async with instant_worker(address, worker_id="other", max_model_len=5000, num_pages=400):
+            events += [event async for event in call]
+    tokens = [event.tokens for event in events if event.HasField("tokens")]
+    assert [token for event in tokens for token in event.token_ids] == undisturbed
+    assert [event.moved.to_worker_id for event in events if event.HasField("moved")] == ["other"]
+
+
+async def test_load_and_models_describe_the_workers(tmp_path: Path) -> None:
+    async with scheduler_and_worker(tmp_path, num_pages=64) as (address, _), open_channel(address) as channel:
+        stub = inference_pb2_grpc.InferenceServiceStub(channel)
+        await collect(stub.Generate(generate_request(max_tokens=40)))
+        models = await stub.ListModels(inference_pb2.ListModelsRequest())
+        load = await stub.GetLoad(inference_pb2.GetLoadRequest())
+    assert [(model.name, model.num_workers) for model in models.models] == [("fake", 1)]
+    (worker,) = load.workers
+    assert worker.num_pages_free + worker.num_pages_cached + worker.num_pages_used == 64
+    assert worker.num_pages_cached == 2 and worker.num_pages_used == 0
+    assert load.num_steps >= 40 and load.num_step_tokens == 3 + 39
+
+
+async def hello_stream(channel: grpc.aio.Channel) -> Any:
+    """An attached stream by hand. The call's type in the stubs has no `read` of our messages."""
+    stream = worker_pb2_grpc.WorkerServiceStub(channel).Attach()
+    model = worker_pb2.LoadedModel(
+        name="m",
+        digest="0",
+        page_size=16,
+        num_pages=8,
+        max_model_len=64,
+        max_step_tokens=64,
+        max_step_sequences=4,
+        vocab_size=300,
+    )
+    hello = worker_pb2.Hello(worker_id="w", epoch=1, model=model, device="cpu")
+    await stream.write(worker_pb2.AttachRequest(hello=hello))
+    return stream
+
+
+async def test_a_worker_that_falls_silent_is_lost(tmp_path: Path) -> None:
+    async with scheduler(tmp_path, silence_s=0.3) as (address, _), open_channel(address) as channel:
+        stream = await hello_stream(channel)
+        assert (await stream.read()).attached.session_id
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await stream.read()
+    assert caught.value.code() == grpc.StatusCode.DEADLINE_EXCEEDED
+
+
+async def test_a_worker_that_answers_out_of_turn_is_sent_away(tmp_path: Path) -> None:
+    async with scheduler(tmp_path) as (address, _), open_channel(address) as channel:
+        stream = await hello_stream(channel)
+        session_id = (await stream.read()).attached.session_id
+        result = worker_pb2.StepResult(session_id=session_id, step_id=7)
+        await stream.write(worker_pb2.AttachRequest(step_result=result))
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await stream.read()
+    assert caught.value.code() == grpc.StatusCode.FAILED_PRECONDITION
+    assert "step 7 came, but none was due" in (caught.value.details() or "")
+
+
+async def test_a_failed_step_is_tried_elsewhere(tmp_path: Path) -> None:
+    async with scheduler(tmp_path) as (address, _), open_channel(address) as channel:
+        stream = await hello_stream(channel)
+        session_id = (await stream.read()).attached.session_id
+        call = inference_pb2_grpc.InferenceServiceStub(channel).Generate(generate_request(max_tokens=4))
+        step = (await stream.read()).step
+        assert step.session_id == session_id and len(step.new_sequences) == 1
+        failed = worker_pb2.StepResult(session_id=session_id, step_id=step.step_id, error="out of memory")
+        await stream.write(worker_pb2.AttachRequest(step_result=failed))
+        async with instant_worker(address, model_name="m"):
+            token_ids, finished = await collect(call)
+    assert len(token_ids) == 4 and finished.reason == types_pb2.FINISH_REASON_LENGTH
