@@ -77,7 +77,7 @@ def _byte_level(path: Path, metadata: Mapping[str, Any], tokens: list[str], type
         )
     merges = [_pair(path, merge) for merge in items(metadata, "tokenizer.ggml.merges", str)]
     vocabulary = _mergeable(tokens, types)
-    if not merges and any(len(token) > 1 for token in vocabulary):
+    if not merges and any(len(token) > 1 and types[token_id] == NORMAL for token, token_id in vocabulary.items()):
         raise ModelFormatError(f"{path}: the vocabulary has tokens of several bytes, but no merges to make them")
     encoder = _encoder(path, vocabulary, merges, ignore_merges=pre in WHOLE_WORDS_FIRST)
     encoder.pre_tokenizer = PRE_TOKENIZERS[pre]()

@@ -52,10 +52,11 @@ def token_name(config: Mapping[str, Any], key: str) -> str | None:
 
 
 def _encoder(content: dict[str, Any]) -> Tokenizer:
-    """Without special tokens, so that text never becomes one, and without the template that adds them."""
-    ordinary = [token for token in content.get("added_tokens") or [] if not token["special"]]
-    settings = {"post_processor": None, "truncation": None, "padding": None}
-    return Tokenizer.from_str(json.dumps({**content, "added_tokens": ordinary, **settings}))
+    """Treats special tokens in a text as text, and lacks the template that would add some."""
+    without_template = {"post_processor": None, "truncation": None, "padding": None}
+    encoder = Tokenizer.from_str(json.dumps({**content, **without_template}))
+    encoder.encode_special_tokens = True
+    return encoder
 
 
 def _all_token_bytes(content: dict[str, Any], added: Mapping[str, Any]) -> list[bytes]:

@@ -1,0 +1,54 @@
+"""The default model's own vocabulary and chat template against other implementations of both."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from transformers.utils.chat_template_utils import render_jinja_template
+
+from gateway.chat_template import ChatTemplate
+from gateway.tokenizer import Tokenizer
+from pagoda.models.catalogue import DEFAULT_MODEL
+from pagoda.models.gguf_file import GGUFFile
+from pagoda.models.model import Model
+from pagoda.models.store import ModelStore
+from tests.unit.gateway.independent_bpe import GPT2_PATTERN, HARD_TEXTS, IndependentBPE
+
+
+@pytest.fixture(scope="module")
+def model(home: Path) -> Model:
+    return ModelStore(home).get(DEFAULT_MODEL)
+
+
+@pytest.fixture(scope="module")
+def tokenizer(model: Model) -> Tokenizer:
+    return Tokenizer.load(model)
+
+
+def test_token_ids_agree_with_an_independent_implementation(model: Model, tokenizer: Tokenizer) -> None:
+    with GGUFFile(model.path) as file:
+        tokens = file.metadata["tokenizer.ggml.tokens"]
+        merges = file.metadata["tokenizer.ggml.merges"]
+    vocabulary = {token: token_id for token_id, token in enumerate(tokens)}
+    independent = IndependentBPE(vocabulary, merges, GPT2_PATTERN, split_digits=True)
+    for text in HARD_TEXTS:
+        assert tokenizer.encode(text) == independent.encode(text)
+
+
+def test_special_tokens_typed_by_a_user_stay_text(tokenizer: Tokenizer) -> None:
+    ids = tokenizer.encode("".join(tokenizer.special_tokens))
+    assert not set(ids) & set(tokenizer.special_tokens.values())
+
+
+@pytest.mark.parametrize("with_system", [True, False])
+def test_the_chat_template_renders_as_in_transformers(model: Model, tokenizer: Tokenizer, with_system: bool) -> None:
+    messages: list[dict[str, Any]] = [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": "  Größe?\n"},
+        {"role": "assistant", "content": "塔"},
+        {"role": "user", "content": "Why?"},
+    ][0 if with_system else 1 :]
+    template = ChatTemplate.load(model, tokenizer)
+    expected, _ = render_jinja_template([messages], chat_template=template.source, add_generation_prompt=True)
+    assert template.render(messages) == expected[0]
+    assert tokenizer.decode(template.encode(messages), skip_special_tokens=False) == expected[0]
