@@ -1,0 +1,12 @@
+"""What tests of every kind share: the environment they start from."""
+
+import os
+
+import pytest
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _no_settings_from_outside() -> None:
+    """The developer's own PAGODA_… variables must not decide a test. PAGODA_TEST_HOME is the tests' own."""
+    for name in [name for name in os.environ if name.startswith("PAGODA_") and name != "PAGODA_TEST_HOME"]:
+        del os.environ[name]

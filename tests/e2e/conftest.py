@@ -1,0 +1,68 @@
+"""One real system for all tests that leave it as they found it, and fresh ones for those that do not."""
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import ollama
+import openai
+import pytest
+
+from pagoda.cli.fetch import fetch_model
+from pagoda.models.catalogue import DEFAULT_MODEL
+from tests.e2e.system import System
+
+StartSystem = Callable[..., System]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            item.add_marker("e2e")
+            # A killed worker loads its model again, and the machine may be busy.
+            item.add_marker(pytest.mark.timeout(300))
+
+
+@pytest.fixture(scope="session")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A PAGODA_HOME with the default model. PAGODA_TEST_HOME keeps the download from one run to the next."""
+    kept = os.environ.get("PAGODA_TEST_HOME")
+    directory = Path(kept) if kept else tmp_path_factory.mktemp("home")
+    fetch_model(directory, DEFAULT_MODEL)
+    return directory
+
+
+@pytest.fixture(scope="session")
+def system(home: Path) -> Iterator[System]:
+    system = System(home, "--kv-memory", "512MiB")
+    try:
+        system.wait_until_ready()
+        yield system
+    finally:
+        system.force_end()
+
+
+@pytest.fixture
+def start_system(home: Path) -> Iterator[StartSystem]:
+    """Start further systems; they end with the test."""
+    started: list[System] = []
+
+    def start(*arguments: str) -> System:
+        started.append(System(home, *arguments))
+        return started[-1]
+
+    yield start
+    for system in started:
+        system.force_end()
+
+
+@pytest.fixture(scope="session")
+def openai_client(system: System) -> Iterator[openai.OpenAI]:
+    with openai.OpenAI(base_url=f"{system.url}/v1", api_key="none", max_retries=0) as client:
+        yield client
+
+
+@pytest.fixture(scope="session")
+def ollama_client(system: System) -> Iterator[ollama.Client]:
+    with ollama.Client(host=system.url) as client:
+        yield client

@@ -1,0 +1,120 @@
+"""The real system under test: `pagoda serve` in a process of its own, seen only through what a user sees of it."""
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+import httpx
+import psutil
+
+DEADLINE_S = 100.0
+
+T = TypeVar("T")
+
+
+def until(what: str, probe: Callable[[], T], deadline_s: float = DEADLINE_S) -> T:
+    """Ask another process again and again, until it gives something true: it has no event of ours to set."""
+    deadline = time.monotonic() + deadline_s
+    while True:
+        if value := probe():
+            return value
+        if time.monotonic() > deadline:
+            raise AssertionError(f"not within {deadline_s:g} s: {what}")
+        time.sleep(0.02)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+class System:
+    """Started at once; `wait_until_ready` and `stop` are the caller's."""
+
+    def __init__(self, home: Path, *arguments: str) -> None:
+        self.home = home
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.run_directory = home / "run" / str(self.port)
+        command = [sys.executable, "-P", "-m", "pagoda.cli", "serve", "--home", str(home), "--port", str(self.port)]
+        self.process = subprocess.Popen(
+            [*command, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+        )
+
+    @property
+    def scheduler_address(self) -> str:
+        return f"unix:{self.run_directory / 'scheduler.sock'}"
+
+    def wait_until_ready(self) -> None:
+        until("/ready answers 200", self._is_ready)
+
+    def _is_ready(self) -> bool:
+        if self.process.poll() is not None:
+            raise AssertionError(f"pagoda serve ended with {self.process.returncode}: {self.output()}")
+        try:
+            return httpx.get(f"{self.url}/ready", trust_env=False).status_code == 200
+        except httpx.TransportError:
+            return False
+
+    def tier(self, name: str) -> psutil.Process | None:
+        """The child that is this tier, if it lives."""
+        children = psutil.Process(self.process.pid).children()
+        return next((child for child in children if name in _command_line(child)), None)
+
+    def kill_tier(self, name: str) -> None:
+        """kill -9, and wait until another process has taken its place."""
+        victim = self.tier(name)
+        assert victim is not None, f"no {name} runs"
+        victim.kill()
+        until(f"another {name} runs", lambda: (child := self.tier(name)) is not None and child.pid != victim.pid)
+
+    def metric(self, name: str, **labels: str) -> float:
+        """The sum of a metric's samples with these labels."""
+        text = httpx.get(f"{self.url}/metrics", trust_env=False).text
+        samples = re.findall(rf"^{re.escape(name)}(?:\{{(.*)\}})? (\S+)$", text, re.MULTILINE)
+        wanted = [f'{key}="{value}"' for key, value in labels.items()]
+        values = [float(value) for found, value in samples if all(label in found for label in wanted)]
+        assert values, f"no {name} with {labels} in:\n{text}"
+        return sum(values)
+
+    def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
+        """The exit status."""
+        self.process.send_signal(number)
+        return self.process.wait(DEADLINE_S)
+
+    def output(self) -> str:
+        """Everything that was said; once it has ended."""
+        out, err = self.process.communicate(timeout=DEADLINE_S)
+        return out + err
+
+    def children(self) -> list[psutil.Process]:
+        return psutil.Process(self.process.pid).children(recursive=True)
+
+    def force_end(self) -> None:
+        """Whatever a test left behind."""
+        if self.process.poll() is None:
+            os.killpg(self.process.pid, signal.SIGTERM)
+            try:
+                self.process.wait(DEADLINE_S)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait()
+        for pipe in (self.process.stdout, self.process.stderr):
+            if pipe is not None:
+                pipe.close()
+
+
+def _command_line(process: psutil.Process) -> list[str]:
+    try:
+        return process.cmdline()[:5]
+    except psutil.Error:  # It ended while we looked.
+        return []

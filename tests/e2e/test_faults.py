@@ -1,0 +1,63 @@
+"""kill -9 of each process: the system comes back by itself, and streams do not notice a lost worker."""
+
+import json
+import threading
+from collections.abc import Iterator
+
+import httpx
+import pytest
+
+from tests.e2e.conftest import StartSystem
+from tests.e2e.system import System
+
+MODEL = "smollm2:135m"
+REQUEST = {
+    "model": MODEL,
+    "prompt": list(range(3000, 3040)),
+    "temperature": 1.0,
+    "seed": 7,
+    "max_tokens": 96,
+    "ignore_eos": True,
+}
+
+
+@pytest.fixture
+def own_system(start_system: StartSystem) -> System:
+    """One to break."""
+    system = start_system("--kv-memory", "256MiB")
+    system.wait_until_ready()
+    return system
+
+
+def stream(system: System) -> Iterator[str]:
+    """The pieces of text, as they come."""
+    request = {**REQUEST, "stream": True}
+    with httpx.stream("POST", f"{system.url}/v1/completions", json=request, timeout=120, trust_env=False) as response:
+        assert response.status_code == 200
+        for line in response.iter_lines():
+            if line.startswith("data: {"):
+                event = json.loads(line.removeprefix("data: "))
+                assert "error" not in event, event
+                yield event["choices"][0]["text"]
+
+
+def test_each_process_may_be_killed(own_system: System) -> None:
+    answer = "".join(stream(own_system))
+    for tier in ("worker", "scheduler", "gateway"):
+        own_system.kill_tier(tier)
+        own_system.wait_until_ready()
+        assert "".join(stream(own_system)) == answer, f"after the {tier} was killed"
+
+
+def test_a_stream_goes_on_when_its_worker_is_killed(own_system: System) -> None:
+    answer = "".join(stream(own_system))
+    pieces: list[str] = []
+    killer: threading.Thread | None = None
+    for piece in stream(own_system):
+        pieces.append(piece)
+        if len(pieces) == 8:
+            killer = threading.Thread(target=own_system.kill_tier, args=("worker",))
+            killer.start()
+    assert killer is not None
+    killer.join()
+    assert "".join(pieces) == answer

@@ -1,0 +1,79 @@
+"""The command itself: what it says, what it refuses, and that it leaves nothing behind."""
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+
+from tests.e2e.conftest import StartSystem
+from tests.e2e.system import until
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_stops_everything(start_system: StartSystem, number: signal.Signals) -> None:
+    system = start_system()
+    system.wait_until_ready()
+    children = system.children()
+    assert len(children) >= 3
+    assert system.stop(number) == 0
+    output = system.output()
+    assert "Pagoda is ready." in output
+    assert f"{system.url}/v1" in output and "pages" in output and "curl" in output
+    assert not any(child.is_running() for child in children)
+    assert not list(system.run_directory.glob("*.sock"))
+
+
+def test_a_stream_ends_before_the_system_does(start_system: StartSystem) -> None:
+    system = start_system()
+    system.wait_until_ready()
+    request = {"model": "smollm2:135m", "prompt": "Hello", "max_tokens": 30, "ignore_eos": True, "stream": True}
+    with httpx.stream("POST", f"{system.url}/v1/completions", json=request, timeout=60, trust_env=False) as response:
+        lines = response.iter_lines()
+        next(lines)
+        system.process.send_signal(signal.SIGTERM)
+        assert [line for line in lines if line][-1] == "data: [DONE]"
+    assert system.process.wait(60) == 0
+
+
+def test_nothing_outlives_a_killed_command(start_system: StartSystem) -> None:
+    system = start_system()
+    system.wait_until_ready()
+    children = system.children()
+    system.process.kill()
+    system.process.wait()
+    until("all children are gone", lambda: not any(_lives(child) for child in children))
+
+
+def _lives(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def test_a_public_address_without_a_key_is_refused(home: Path) -> None:
+    command = [sys.executable, "-m", "pagoda.cli", "serve", "--home", str(home), "--host", "0.0.0.0"]
+    refused = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert refused.returncode == 1
+    assert "--api-key" in refused.stderr
+
+
+def test_a_key_is_asked_for(start_system: StartSystem) -> None:
+    system = start_system("--host", "0.0.0.0", "--api-key", "open sesame")
+    system.wait_until_ready()
+    models = f"{system.url}/v1/models"
+    assert httpx.get(models, trust_env=False).status_code == 401
+    headers = {"Authorization": "Bearer open sesame"}
+    assert httpx.get(models, headers=headers, trust_env=False).status_code == 200
+    assert not any("sesame" in word for child in system.children() for word in child.cmdline())
+
+
+def test_a_worker_that_cannot_start_ends_the_whole(start_system: StartSystem) -> None:
+    system = start_system("--kv-memory", "1KiB")
+    assert system.process.wait(100) == 1
+    output = system.output()
+    assert "The worker ended while starting" in output
