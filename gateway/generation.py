@@ -195,26 +195,21 @@ async def _text_events(
                 if delta is not None:
                     yield delta
             case Finished():
-                record.finished(event)
                 sample = samples[event.sample_index]
+                event = sample.billed(event)
+                record.finished(event)
                 if event.reason is FinishReason.ABORT:
                     raise unavailable("The request was ended by the server. It is safe to try again.")
                 if (rest := sample.flush()) is not None:
                     yield rest
-                num_tokens = event.usage.num_output_tokens
-                yield _ended(event, sample, tuple(opened.generated[event.sample_index][:num_tokens]))
-
-
-def _ended(event: Finished, sample: "_SampleText", token_ids: tuple[int, ...]) -> SampleEnded:
-    matched = sample.matched_stop
-    return SampleEnded(
-        index=event.sample_index,
-        reason=event.reason if matched is None else FinishReason.STOP,
-        stop_reason=event.stop_token_id if matched is None else matched,
-        usage=event.usage,
-        timings=event.timings,
-        token_ids=token_ids,
-    )
+                yield SampleEnded(
+                    index=event.sample_index,
+                    reason=event.reason,
+                    stop_reason=sample.matched_stop or event.stop_token_id,
+                    usage=event.usage,
+                    timings=event.timings,
+                    token_ids=tuple(opened.generated[event.sample_index][: event.usage.num_output_tokens]),
+                )
 
 
 class _SampleText:
@@ -255,6 +250,13 @@ class _SampleText:
         if self.matched_stop is None:
             text += self._matcher.flush()
         return self._delta(text, at_end=True)
+
+    def billed(self, finished: Finished) -> Finished:
+        """A stop string is the end, even where the scheduler saw another one before it heard of it."""
+        if self.matched_stop is None:
+            return finished
+        usage = replace(finished.usage, num_output_tokens=self.num_tokens)
+        return replace(finished, reason=FinishReason.STOP, stop_token_id=None, usage=usage)
 
     def _release(self, text: str) -> str:
         # Like a stop token, a stop string does not end a sample before min_tokens.

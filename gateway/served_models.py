@@ -4,6 +4,7 @@ Knows nothing about dialects and requests.
 """
 
 import asyncio
+import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -17,13 +18,17 @@ from pagoda.models.catalogue import find_entry
 from pagoda.models.errors import ModelNotFoundError
 from pagoda.models.model import Model
 
+logger = logging.getLogger(__name__)
+
 # Tokenizing this much text takes about a millisecond; more of it would hold up everyone's streams.
 MAX_INLINE_CHARACTERS = 8192
 MODEL_INFO_TTL_S = 1.0
 
 
 class ServedModel:
-    def __init__(self, model: Model, tokenizer: Tokenizer, chat_template: ChatTemplate) -> None:
+    """`chat_template` is None for a base model, which completes text but does not chat."""
+
+    def __init__(self, model: Model, tokenizer: Tokenizer, chat_template: ChatTemplate | None) -> None:
         self.model = model
         self.tokenizer = tokenizer
         self.chat_template = chat_template
@@ -31,7 +36,12 @@ class ServedModel:
     @classmethod
     def load(cls, model: Model) -> "ServedModel":
         tokenizer = Tokenizer.load(model)
-        return cls(model, tokenizer, ChatTemplate.load(model, tokenizer))
+        try:
+            chat_template = ChatTemplate.load(model, tokenizer)
+        except ChatTemplateError as error:
+            logger.warning("model cannot chat", extra={"model": model.name, "reason": str(error)})
+            return cls(model, tokenizer, None)
+        return cls(model, tokenizer, chat_template)
 
     @property
     def name(self) -> str:
@@ -48,6 +58,10 @@ class ServedModel:
         return await asyncio.to_thread(self.tokenizer.encode, text, add_special_tokens=add_special_tokens)
 
     async def encode_chat(self, messages: Sequence[Mapping[str, Any]]) -> list[int]:
+        if self.chat_template is None:
+            raise InvalidRequestError(
+                f"The model `{self.name}` has no chat template, so it cannot chat; use completions.", param="messages"
+            )
         num_characters = sum(len(message["content"]) for message in messages)
         try:
             if num_characters <= MAX_INLINE_CHARACTERS:

@@ -40,11 +40,6 @@ def text_request(body: GenerateRequest | ChatRequest, prompt: Sequence[int], pro
     )
 
 
-def check_raw(body: GenerateRequest) -> None:
-    if body.raw and body.system:
-        raise InvalidRequestError("raw mode does not support template, system, or context", param="system")
-
-
 def _sampling(options: Options, num_logprobs: int | None) -> SamplingParams:
     if options.num_predict == 0:
         raise InvalidRequestError(

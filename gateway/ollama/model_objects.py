@@ -30,7 +30,7 @@ def shown(served: ServedModel) -> JSONObject:
         "license": "",
         "modelfile": f"# Served by Pagoda\nFROM {served.tagged_name}\n",
         "parameters": "",
-        "template": served.chat_template.source,
+        "template": "" if served.chat_template is None else served.chat_template.source,
         "system": "",
         "details": _details(served),
         "model_info": {

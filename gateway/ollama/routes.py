@@ -55,12 +55,14 @@ async def generate(request: Request) -> Response:
     model = _find(state, body.model)
     if not body.prompt:
         return await _load(state, model, body, GenerateReply(model=body.model, wants_logprobs=False))
-    convert.check_raw(body)
-    if body.raw:
+    raw = body.raw or model.chat_template is None
+    if raw and body.system:
+        raise InvalidRequestError("raw mode does not support template, system, or context", param="system")
+    if raw:
         prompt = await model.encode_text(body.prompt)
     else:
         prompt = await model.encode_chat(convert.generate_messages(body))
-    reply = GenerateReply(model=body.model, wants_logprobs=bool(body.logprobs), prompt=None if body.raw else prompt)
+    reply = GenerateReply(model=body.model, wants_logprobs=bool(body.logprobs), prompt=None if raw else prompt)
     return await _respond(request, model, convert.text_request(body, prompt, "prompt"), reply, body.stream)
 
 

@@ -1,0 +1,56 @@
+"""The real gateway app in this process: on a free port of 127.0.0.1, in front of a fake scheduler, with the tiny model."""
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import uvicorn
+from fastapi import FastAPI
+
+from gateway.app import create_app
+from gateway.settings import GatewaySettings
+from pagoda.models.store import ModelStore
+from tests.fakes.scheduler import FakeScheduler
+from tests.fakes.tiny_model import write_tiny_gguf
+
+MODEL = "tiny"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunningGateway:
+    app: FastAPI
+    url: str
+    http: httpx.AsyncClient
+    scheduler: FakeScheduler
+
+
+@asynccontextmanager
+async def running_gateway(directory: Path, **settings: Any) -> AsyncIterator[RunningGateway]:
+    """With its session to the scheduler open. `directory` must be short enough for a unix socket's path."""
+    model_path = directory / f"{MODEL}.gguf"
+    if not model_path.exists():
+        write_tiny_gguf(model_path)
+    model = ModelStore(directory).get(str(model_path))
+    async with FakeScheduler(f"unix:{directory / 's.sock'}", model.name) as scheduler:
+        app = create_app(GatewaySettings(home=directory, scheduler=scheduler.address, **settings), model)
+        async with serving(app) as url, httpx.AsyncClient(base_url=url, timeout=30) as http:
+            await scheduler.session_opened.wait()
+            yield RunningGateway(app=app, url=url, http=http, scheduler=scheduler)
+
+
+@asynccontextmanager
+async def serving(app: FastAPI) -> AsyncIterator[str]:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        server = uvicorn.Server(uvicorn.Config(app, http="httptools", ws="none", log_config=None, access_log=False))
+        task = asyncio.create_task(server._serve(sockets=[listening]))
+        try:
+            yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+        finally:
+            server.should_exit = True
+            server.force_exit = True
+            await task

@@ -1,0 +1,241 @@
+"""A scheduler that answers from a script: no workers, no pages, the real contract. For tests of whoever calls InferenceService.
+
+A text answer has one token per byte, as in the tiny model's vocabulary.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+import grpc
+
+from pagoda.grpc_server import GrpcServer
+from protos.v1 import inference_pb2, inference_pb2_grpc, types_pb2
+
+SERVICE_NAME = "protos.v1.InferenceService"
+STOP, LENGTH, ABORT = types_pb2.FINISH_REASON_STOP, types_pb2.FINISH_REASON_LENGTH, types_pb2.FINISH_REASON_ABORT
+QUEUE_S, PREFILL_S, DECODE_S = 0.25, 0.5, 2.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """What one sample of a request gets."""
+
+    text: str = "Hello!"
+    token_ids: tuple[int, ...] = ()
+    """In place of the text."""
+    tokens_per_event: int = 1
+    num_cached_tokens: int = 0
+    stop_token_id: int | None = None
+    refusal: tuple[grpc.StatusCode, str, float | None] | None = None
+    """The request is refused before it starts: status, message, retry delay."""
+    hold_before: int | None = None
+    """Wait for `FakeScheduler.release` before the token with this index."""
+    failure_after: int | None = None
+    """The request fails as INTERNAL after that many tokens."""
+
+    def tokens(self) -> tuple[int, ...]:
+        return self.token_ids or tuple(self.text.encode())
+
+
+class FakeScheduler(inference_pb2_grpc.InferenceServiceServicer):
+    """`answer` decides by request and sample index; assign to it. What was received is in the lists and queues below."""
+
+    def __init__(self, address: str, model: str, max_model_len: int = 512) -> None:
+        self.address = address
+        self.models = [
+            inference_pb2.ModelInfo(
+                name=model, digest="d" * 64, max_model_len=max_model_len, num_workers=1, device="cpu"
+            )
+        ]
+        self.load = inference_pb2.GetLoadResponse()
+        self.answer: Callable[[inference_pb2.GenerateRequest, int], Answer] = lambda request, index: Answer()
+        self.requests: list[inference_pb2.GenerateRequest] = []
+        self.finishes: list[inference_pb2.Finish] = []
+        self.opened: asyncio.Queue[str] = asyncio.Queue()
+        self.cancelled: asyncio.Queue[str] = asyncio.Queue()
+        self.held: asyncio.Queue[str] = asyncio.Queue()
+        self.release = asyncio.Event()
+        self.session_opened = asyncio.Event()
+        self._break = asyncio.Event()
+
+    async def __aenter__(self) -> Self:
+        self.server = GrpcServer(self.address)
+        inference_pb2_grpc.add_InferenceServiceServicer_to_server(self, self.server.server)
+        await self.server.start([SERVICE_NAME])
+        await self.server.set_serving(SERVICE_NAME, True)
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        self.break_sessions()
+        await self.server.stop(0)
+
+    def break_sessions(self) -> None:
+        """End the streams that are open, as a dying scheduler would."""
+        self._break.set()
+        self._break = asyncio.Event()
+        self.session_opened.clear()
+
+    async def ListModels(self, request: inference_pb2.ListModelsRequest, context: Any) -> Any:
+        return inference_pb2.ListModelsResponse(models=self.models)
+
+    async def GetLoad(self, request: inference_pb2.GetLoadRequest, context: Any) -> Any:
+        return self.load
+
+    async def Session(
+        self, request_iterator: AsyncIterator[inference_pb2.SessionRequest], context: Any
+    ) -> AsyncIterator[inference_pb2.SessionResponse]:
+        session = _Session(self)
+        tasks = [
+            asyncio.create_task(session.read(request_iterator)),
+            asyncio.create_task(self._break_when_told(session, self._break)),
+        ]
+        self.session_opened.set()
+        try:
+            while (response := await session.responses.get()) is not None:
+                yield response
+            await context.abort(grpc.StatusCode.UNAVAILABLE, "the fake scheduler dies")
+        finally:
+            session.end()
+            for task in tasks:
+                task.cancel()
+
+    async def _break_when_told(self, session: "_Session", told: asyncio.Event) -> None:
+        await told.wait()
+        session.responses.put_nowait(None)
+
+
+class _Session:
+    def __init__(self, scheduler: FakeScheduler) -> None:
+        self._scheduler = scheduler
+        self.responses: asyncio.Queue[inference_pb2.SessionResponse | None] = asyncio.Queue()
+        self._samples: dict[tuple[str, int], _Sample] = {}
+
+    async def read(self, commands: AsyncIterator[inference_pb2.SessionRequest]) -> None:
+        async for command in commands:
+            match command.WhichOneof("command"):
+                case "open":
+                    self._open(command.open)
+                case "cancel":
+                    request_id = command.cancel.request_id
+                    for sample in [sample for key, sample in self._samples.items() if key[0] == request_id]:
+                        sample.end(ABORT, sample.num_sent)
+                    self._scheduler.cancelled.put_nowait(request_id)
+                case "finish":
+                    finish = command.finish
+                    self._scheduler.finishes.append(finish)
+                    if (ended := self._samples.get((finish.request_id, finish.sample_index))) is not None:
+                        ended.end(finish.reason, finish.num_tokens)
+
+    def end(self) -> None:
+        for sample in self._samples.values():
+            sample.task.cancel()
+
+    def send(self, *events: inference_pb2.GenerateResponse) -> None:
+        self.responses.put_nowait(inference_pb2.SessionResponse(events=events))
+
+    def fail(self, request_id: str, code: grpc.StatusCode, message: str, retry_after_s: float | None = None) -> None:
+        error = inference_pb2.RequestError(
+            request_id=request_id, code=code.value[0], message=message, retry_after_s=retry_after_s
+        )
+        self.responses.put_nowait(inference_pb2.SessionResponse(errors=[error]))
+
+    def forget(self, sample: "_Sample") -> None:
+        self._samples.pop((sample.request.request_id, sample.index), None)
+
+    def _open(self, request: inference_pb2.GenerateRequest) -> None:
+        self._scheduler.requests.append(request)
+        self._scheduler.opened.put_nowait(request.request_id)
+        for index in range(request.num_samples or 1):
+            answer = self._scheduler.answer(request, index)
+            if answer.refusal is not None:
+                self.fail(request.request_id, *answer.refusal)
+                return
+            self._samples[request.request_id, index] = _Sample(self._scheduler, self, request, index, answer)
+
+
+class _Sample:
+    def __init__(
+        self,
+        scheduler: FakeScheduler,
+        session: _Session,
+        request: inference_pb2.GenerateRequest,
+        index: int,
+        answer: Answer,
+    ) -> None:
+        self.request = request
+        self.index = index
+        self.num_sent = 0
+        self._scheduler = scheduler
+        self._session = session
+        self._answer = answer
+        self.task = asyncio.create_task(self._run())
+
+    def end(
+        self, reason: "types_pb2.FinishReason.ValueType", num_tokens: int, stop_token_id: int | None = None
+    ) -> None:
+        self.task.cancel()
+        self._session.forget(self)
+        usage = types_pb2.Usage(
+            num_prompt_tokens=len(self.request.prompt_token_ids),
+            num_cached_tokens=self._answer.num_cached_tokens,
+            num_output_tokens=num_tokens,
+        )
+        finished = inference_pb2.Finished(
+            request_id=self.request.request_id,
+            sample_index=self.index,
+            reason=reason,
+            stop_token_id=stop_token_id,
+            usage=usage,
+            timings=types_pb2.Timings(queue_s=QUEUE_S, prefill_s=PREFILL_S, decode_s=DECODE_S),
+        )
+        self._session.send(inference_pb2.GenerateResponse(finished=finished))
+
+    async def _run(self) -> None:
+        self._start()
+        limit = self.request.sampling.max_tokens if self.request.sampling.HasField("max_tokens") else 2**31
+        planned = self._answer.tokens()
+        tokens = planned[:limit]
+        for start in range(0, len(tokens), self._answer.tokens_per_event):
+            if self._answer.failure_after is not None and start >= self._answer.failure_after:
+                self._session.forget(self)
+                self._session.fail(self.request.request_id, grpc.StatusCode.INTERNAL, "the script says so")
+                return
+            if start == self._answer.hold_before:
+                self._scheduler.held.put_nowait(self.request.request_id)
+                await self._scheduler.release.wait()
+            self._send_tokens(tokens[start : start + self._answer.tokens_per_event])
+            await asyncio.sleep(0)  # let commands and other samples in between, as steps do
+        self.end(LENGTH if len(planned) > limit else STOP, len(tokens), self._answer.stop_token_id)
+
+    def _start(self) -> None:
+        started = inference_pb2.Started(
+            request_id=self.request.request_id,
+            sample_index=self.index,
+            worker_id="fake-worker",
+            num_cached_tokens=self._answer.num_cached_tokens,
+            queue_s=QUEUE_S,
+        )
+        self._session.send(inference_pb2.GenerateResponse(started=started))
+
+    def _send_tokens(self, token_ids: Sequence[int]) -> None:
+        tokens = inference_pb2.Tokens(
+            request_id=self.request.request_id,
+            sample_index=self.index,
+            token_ids=token_ids,
+            logprobs=[self._logprobs(token_id) for token_id in token_ids],
+            sequence_number=self.num_sent,
+        )
+        if not self.request.sampling.HasField("num_logprobs"):
+            del tokens.logprobs[:]
+        self.num_sent += len(token_ids)
+        self._session.send(inference_pb2.GenerateResponse(tokens=tokens))
+
+    def _logprobs(self, token_id: int) -> types_pb2.Logprobs:
+        """Each token at -0.5, its successors in the vocabulary a little less probable each."""
+        top = [
+            types_pb2.TokenLogprob(token_id=token_id + rank, logprob=-0.5 - rank)
+            for rank in range(self.request.sampling.num_logprobs)
+        ]
+        return types_pb2.Logprobs(logprob=-0.5, top=top)
