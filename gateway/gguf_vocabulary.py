@@ -62,6 +62,9 @@ def read_vocabulary(path: Path) -> Vocabulary:
     types = items(metadata, "tokenizer.ggml.token_type", int) or [NORMAL] * len(tokens)
     if not tokens or len(types) != len(tokens):
         raise ModelFormatError(f"{path}: the vocabulary has {len(tokens)} tokens and {len(types)} token types")
+    bos_token_id = metadata.get("tokenizer.ggml.bos_token_id")
+    if bos_token_id is not None and bos_token_id not in range(len(tokens)):
+        raise ModelFormatError(f"{path}: the beginning-of-sequence token {bos_token_id!r} is outside the vocabulary")
     if kind == "gpt2":
         return _byte_level(path, metadata, tokens, types)
     if kind == "llama":
@@ -71,7 +74,7 @@ def read_vocabulary(path: Path) -> Vocabulary:
 
 def _byte_level(path: Path, metadata: Mapping[str, Any], tokens: list[str], types: list[int]) -> Vocabulary:
     pre = metadata.get("tokenizer.ggml.pre", "default")
-    if pre not in PRE_TOKENIZERS:
+    if not isinstance(pre, str) or pre not in PRE_TOKENIZERS:
         raise ModelFormatError(
             f"{path}: the pre-tokenizer {pre!r} is not supported (known: {', '.join(sorted(PRE_TOKENIZERS))})"
         )

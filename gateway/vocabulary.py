@@ -3,10 +3,13 @@
 Knows nothing about files (gguf_vocabulary.py and hf_vocabulary.py read those).
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import tokenizers
+
+BYTE_PIECE = re.compile("<0x([0-9A-F]{2})>")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,6 +27,6 @@ class Vocabulary:
 
 def piece_bytes(piece: str) -> bytes:
     """The bytes of a SentencePiece entry: "▁" is a space, "<0x0A>" a byte."""
-    if len(piece) == 6 and piece.startswith("<0x") and piece.endswith(">"):
-        return bytes.fromhex(piece[3:5])
+    if byte := BYTE_PIECE.fullmatch(piece):
+        return bytes.fromhex(byte[1])
     return piece.replace("▁", " ").encode()

@@ -4,6 +4,7 @@ Knows nothing about downloading (sources.py) or about what is on disk (store.py)
 """
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pagoda.models.errors import ModelNotFoundError
@@ -50,6 +51,6 @@ def normalize_name(name: str) -> str:
     return f"{match['model']}:{match['tag'] or DEFAULT_TAG}"
 
 
-def find_entry(name: str) -> CatalogueEntry | None:
+def find_entry(name: str, catalogue: Sequence[CatalogueEntry] = CATALOGUE) -> CatalogueEntry | None:
     normalized = normalize_name(name)
-    return next((entry for entry in CATALOGUE if normalized in (entry.name, *entry.aliases)), None)
+    return next((entry for entry in catalogue if normalized in (entry.name, *entry.aliases)), None)

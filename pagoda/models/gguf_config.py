@@ -56,7 +56,7 @@ def read_config(file: GGUFFile) -> ModelConfig:
         max_position=values.count(metadata, f"{prefix}context_length"),
         rms_norm_eps=values.number(metadata, f"{prefix}attention.layer_norm_rms_epsilon"),
         rope_theta=values.number(metadata, f"{prefix}rope.freq_base", 10_000.0),
-        rope_scaling=_rope_scaling(file, prefix, head_size),
+        rope_scaling=rope_scaling(file, prefix, head_size),
         tie_word_embeddings="output.weight" not in file.tensors,
     )
 
@@ -86,7 +86,7 @@ def num_parameters(file: GGUFFile) -> int:
     return sum(math.prod(tensor.shape) for name, tensor in file.tensors.items() if name != ROPE_FACTORS)
 
 
-def _rope_scaling(file: GGUFFile, prefix: str, head_size: int) -> RopeScaling | None:
+def rope_scaling(file: GGUFFile, prefix: str, head_size: int) -> RopeScaling | None:
     rope_type = file.metadata.get(f"{prefix}rope.scaling.type", "none")
     if ROPE_FACTORS in file.tensors:
         return _llama3_scaling(file, values.number(file.metadata, f"{prefix}rope.freq_base", 10_000.0), head_size)

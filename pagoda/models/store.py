@@ -34,7 +34,8 @@ logger = logging.getLogger(__name__)
 
 
 class ModelStore:
-    def __init__(self, home: Path) -> None:
+    def __init__(self, home: Path, *, catalogue: Sequence[CatalogueEntry] = CATALOGUE) -> None:
+        self._catalogue = catalogue
         self._directory = home / "models"
         self._digests = DigestCache(self._directory / "digests.json")
         self._described: dict[tuple[object, ...], Model] = {}
@@ -58,7 +59,7 @@ class ModelStore:
         path = Path(name_or_path).expanduser()
         if _is_path(name_or_path) or path.suffix == ".gguf":
             return self._get_path(path)
-        entry = find_entry(name_or_path)
+        entry = find_entry(name_or_path, self._catalogue)
         manifest = self._manifest_path(entry.name if entry else normalize_name(name_or_path))
         if manifest.exists():
             return self._read_manifest(manifest)
@@ -72,7 +73,7 @@ class ModelStore:
 
     def pull(self, name: str, on_progress: Callable[[Progress], None]) -> Model:
         """Fetch a model of the catalogue, unless it is here already. Several processes may try at once: one does it."""
-        entry = None if _is_path(name) or name.startswith("hf:") else find_entry(name)
+        entry = None if _is_path(name) or name.startswith("hf:") else find_entry(name, self._catalogue)
         if entry is None:
             return self.get(name)
         manifest = self._manifest_path(entry.name)
@@ -119,7 +120,7 @@ class ModelStore:
         return self._described[key]
 
     def _known_names(self) -> Sequence[str]:
-        return sorted({model.name for model in self.list()} | {entry.name for entry in CATALOGUE})
+        return sorted({model.name for model in self.list()} | {entry.name for entry in self._catalogue})
 
 
 def _is_path(text: str) -> bool:

@@ -158,6 +158,8 @@ def test_a_vocabulary_whose_merges_are_missing_is_refused(tmp_path: Path) -> Non
         ({"model": "gpt2", "merges": ["ab"]}, "not two tokens"),
         ({"model": "gpt2", "merges": ["zz y"]}, "the vocabulary is damaged"),
         ({"model": "llama"}, "scores"),
+        ({"model": "gpt2", "bos_token_id": 256}, "token 256 is outside the vocabulary"),
+        ({"model": "gpt2", "pre": ["smollm"]}, "pre-tokenizer ..smollm.. is not supported"),
     ],
 )
 def test_what_cannot_be_read_is_named(tmp_path: Path, metadata: dict[str, Any], message: str) -> None:
