@@ -23,8 +23,6 @@ def read_config(directory: Path) -> ModelConfig:
     config = read_json(path)
     architecture = _architecture(config)
     values.require(config, "hidden_act", "silu")
-    values.require(config, "attention_bias", False)
-    values.require(config, "mlp_bias", False)
     values.require(config, "quantization_config", None)
     hidden_size = values.count(config, "hidden_size")
     num_heads = values.count(config, "num_attention_heads")

@@ -244,7 +244,6 @@ def test_a_head_size_of_its_own(store: ModelStore, tmp_path: Path) -> None:
         ({"architectures": None}, "None is not supported"),
         ({"hidden_size": "64"}, "'hidden_size' = '64'"),
         ({"vocab_size": None}, "lacks 'vocab_size'"),
-        ({"attention_bias": True}, "attention_bias"),
         ({"hidden_act": "gelu"}, "'gelu'; only 'silu'"),
         ({"quantization_config": {"bits": 4}}, "quantization_config"),
         ({"rope_scaling": {"rope_type": "yarn", "factor": 2.0}}, "'yarn' is not supported .known: default, linear"),
