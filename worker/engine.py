@@ -7,7 +7,9 @@ import time
 from collections.abc import Iterable, Sequence
 from typing import Protocol
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from worker.batch import StepBatch, build_batch
 from worker.kernels.interface import LayerKV
@@ -45,7 +47,7 @@ class Engine:
         return StepResult(step_id=step.step_id, sampled=tuple(sampled), step_us=step_us)
 
     def _compute(self, chunks: Sequence[Chunk]) -> list[SampledTokens]:
-        logits_RV = self._model.forward(build_batch(chunks, self._kv.page_size), self._kv.layers)
+        logits_RV = self._model.forward(build_batch(chunks, self._kv.page_size), self._kv.layers).cpu().numpy()
         sequences = [chunk.sequence for chunk in chunks if chunk.sample]
         token_ids = sample_tokens(logits_RV, sequences, self._eos_token_ids)
         return [
@@ -53,7 +55,7 @@ class Engine:
             for sequence, token_id, logits_V in zip(sequences, token_ids, logits_RV, strict=True)
         ]
 
-    def _accept(self, sequence: RunningSequence, token_id: int, logits_V: torch.Tensor) -> SampledTokens:
+    def _accept(self, sequence: RunningSequence, token_id: int, logits_V: NDArray[np.float32]) -> SampledTokens:
         sequence.append(token_id)
         stop = find_stop(sequence.sampling, token_id, self._eos_token_ids)
         sequence.is_stopped = stop is not None
@@ -67,6 +69,6 @@ class Engine:
         )
 
 
-def _logprobs(sequence: RunningSequence, token_id: int, logits_V: torch.Tensor) -> tuple[TokenLogprobs, ...]:
+def _logprobs(sequence: RunningSequence, token_id: int, logits_V: NDArray[np.float32]) -> tuple[TokenLogprobs, ...]:
     num_top = sequence.sampling.num_logprobs
     return () if num_top is None else (token_logprobs(logits_V, token_id, num_top),)

@@ -5,14 +5,17 @@ Works on one row of logits in float64. Knows nothing about temperature, filters 
 
 from collections.abc import Iterable
 
-import torch
+import numpy as np
+from numpy.typing import NDArray
 
 from worker.sequence import RunningSequence
 
 
-def adjusted_logits(logits_V: torch.Tensor, sequence: RunningSequence, eos_token_ids: frozenset[int]) -> torch.Tensor:
-    """A new float64 row: bias added, ends banned until min_tokens, repeated tokens made less likely."""
-    adjusted_V = logits_V.to(torch.float64, copy=True)
+def adjusted_logits(
+    logits_V: NDArray[np.float32], sequence: RunningSequence, eos_token_ids: frozenset[int]
+) -> NDArray[np.float64]:
+    """A new row: bias added, ends banned until min_tokens, repeated tokens made less likely."""
+    adjusted_V = logits_V.astype(np.float64)
     _add_bias(adjusted_V, sequence)
     _ban_early_end(adjusted_V, sequence, eos_token_ids)
     _penalise_repetition(adjusted_V, sequence)
@@ -31,39 +34,37 @@ def needs_adjustment(sequence: RunningSequence) -> bool:
     )
 
 
-def _add_bias(logits_V: torch.Tensor, sequence: RunningSequence) -> None:
+def _add_bias(logits_V: NDArray[np.float64], sequence: RunningSequence) -> None:
     bias = sequence.sampling.logit_bias
     if bias:
-        logits_V[_ids(bias, logits_V)] += torch.tensor(list(bias.values()), dtype=torch.float64, device=logits_V.device)
+        logits_V[_ids(bias)] += np.fromiter(bias.values(), np.float64)
 
 
-def _ban_early_end(logits_V: torch.Tensor, sequence: RunningSequence, eos_token_ids: frozenset[int]) -> None:
+def _ban_early_end(logits_V: NDArray[np.float64], sequence: RunningSequence, eos_token_ids: frozenset[int]) -> None:
     if sequence.num_output_tokens >= sequence.sampling.min_tokens:
         return
+    ends = eos_token_ids.union(sequence.sampling.stop_token_ids)
     # A stop id past the vocabulary can never be generated, so there is nothing to ban.
-    banned = (
-        token_id for token_id in eos_token_ids.union(sequence.sampling.stop_token_ids) if token_id < len(logits_V)
-    )
-    logits_V[_ids(banned, logits_V)] = -torch.inf
+    logits_V[_ids(token_id for token_id in ends if token_id < len(logits_V))] = -np.inf
 
 
-def _penalise_repetition(logits_V: torch.Tensor, sequence: RunningSequence) -> None:
+def _penalise_repetition(logits_V: NDArray[np.float64], sequence: RunningSequence) -> None:
     penalty = sequence.sampling.repetition_penalty
     if penalty == 1.0:
         return
     # A window of 0 means all tokens, and [-0:] is all of them.
-    ids = _ids(set(sequence.token_ids[-sequence.sampling.repetition_window :]), logits_V)
+    ids = _ids(set(sequence.token_ids[-sequence.sampling.repetition_window :]))
     seen = logits_V[ids]
-    logits_V[ids] = torch.where(seen > 0, seen / penalty, seen * penalty)
+    logits_V[ids] = np.where(seen > 0, seen / penalty, seen * penalty)
 
 
-def _penalise_output(logits_V: torch.Tensor, sequence: RunningSequence) -> None:
+def _penalise_output(logits_V: NDArray[np.float64], sequence: RunningSequence) -> None:
     sampling, counts = sequence.sampling, sequence.output_counts
-    if not counts or (sampling.frequency_penalty == 0.0 and sampling.presence_penalty == 0.0):
+    if sampling.frequency_penalty == 0.0 and sampling.presence_penalty == 0.0:
         return
-    times = torch.tensor(list(counts.values()), dtype=torch.float64, device=logits_V.device)
-    logits_V[_ids(counts, logits_V)] -= sampling.frequency_penalty * times + sampling.presence_penalty
+    times = np.fromiter(counts.values(), np.float64)
+    logits_V[_ids(counts)] -= sampling.frequency_penalty * times + sampling.presence_penalty
 
 
-def _ids(token_ids: Iterable[int], logits_V: torch.Tensor) -> torch.Tensor:
-    return torch.tensor(list(token_ids), dtype=torch.int64, device=logits_V.device)
+def _ids(token_ids: Iterable[int]) -> NDArray[np.int64]:
+    return np.fromiter(token_ids, np.int64)

@@ -4,8 +4,8 @@ import math
 from collections import Counter
 from typing import Any
 
+import numpy as np
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -36,7 +36,7 @@ def sequence(
 
 
 def sample(logits: list[float], of: RunningSequence) -> int:
-    [token] = sample_tokens(torch.tensor([logits]), [of], EOS)
+    [token] = sample_tokens(np.array([logits], np.float32), [of], EOS)
     return token
 
 
@@ -87,11 +87,11 @@ SAMPLING: st.SearchStrategy[dict[str, Any]] = st.fixed_dictionaries(
 @settings(deadline=None)
 def test_a_row_gets_the_same_token_alone_and_in_any_batch(data: st.DataObject, vocab_size: int, num_rows: int) -> None:
     row = st.lists(st.floats(-30, 30, width=32), min_size=vocab_size, max_size=vocab_size)
-    logits = torch.tensor(data.draw(st.lists(row, min_size=num_rows, max_size=num_rows)))
+    logits = np.array(data.draw(st.lists(row, min_size=num_rows, max_size=num_rows)), np.float32)
     sequences = [sequence(generated=(1, 1), **data.draw(SAMPLING)) for _ in range(num_rows)]
     alone = [sample_tokens(logits[i : i + 1], [sequences[i]], EOS)[0] for i in range(num_rows)]
     assert sample_tokens(logits, sequences, EOS) == alone
-    backwards = sample_tokens(logits.flip(0), sequences[::-1], EOS)
+    backwards = sample_tokens(logits[::-1], sequences[::-1], EOS)
     assert backwards[::-1] == alone
 
 
@@ -107,18 +107,18 @@ def test_top_k_of_one_is_greedy(logits: list[float], temperature: float, seed: i
 @pytest.mark.parametrize("vocab_size", [7, 1000, 49152])
 @pytest.mark.parametrize("num_rows", [1, 3, 32])
 def test_the_lowest_id_wins_a_tie_wherever_it_stands(vocab_size: int, num_rows: int) -> None:
-    generator = torch.Generator().manual_seed(vocab_size + num_rows)
-    logits = torch.rand(num_rows, vocab_size, generator=generator)
-    first = torch.randint(vocab_size, (num_rows,), generator=generator).tolist()
+    generator = np.random.default_rng(vocab_size + num_rows)
+    logits = generator.random((num_rows, vocab_size), np.float32)
+    first = generator.integers(vocab_size, size=num_rows).tolist()
     for row, lowest in enumerate(first):
         logits[row, lowest::5] = 2.0
     assert sample_tokens(logits, [sequence(temperature=0.0)] * num_rows, EOS) == first
 
 
 def test_draws_follow_the_probabilities() -> None:
-    probabilities = torch.tensor([0.3, 0.25, 0.2, 0.1, 0.06, 0.05, 0.03, 0.01])
+    probabilities = np.array([0.3, 0.25, 0.2, 0.1, 0.06, 0.05, 0.03, 0.01], np.float32)
     count = 4000
-    logits = probabilities.log().repeat(count, 1)
+    logits = np.tile(np.log(probabilities), (count, 1))
     rows = [sequence(generated=(1,) * (i % 100), sample_index=i // 100, seed=5) for i in range(count)]
     observed = Counter(sample_tokens(logits, rows, EOS))
     expected = (probabilities * count).tolist()
@@ -126,7 +126,7 @@ def test_draws_follow_the_probabilities() -> None:
 
 
 def test_temperature_sharpens_and_flattens() -> None:
-    count, logits = 1000, torch.tensor([0.0, math.log(3.0)]).repeat(1000, 1)
+    count, logits = 1000, np.tile(np.array([0.0, math.log(3.0)], np.float32), (1000, 1))
     for temperature, probability in ((0.5, 9 / 10), (1.0, 3 / 4), (2.0, math.sqrt(3) / (1 + math.sqrt(3)))):
         rows = [sequence(temperature=temperature, seed=seed) for seed in range(count)]
         share = sum(sample_tokens(logits, rows, EOS)) / count
@@ -170,7 +170,7 @@ def test_the_lowest_ids_stay_among_equals(filters: dict[str, Any], left: set[int
 
 def test_top_p_over_a_flat_distribution_of_a_large_vocabulary() -> None:
     # Half of the mass is half of the tokens: far more than the first ones that are looked at.
-    logits = torch.zeros(60, 20_000)
+    logits = np.zeros((60, 20_000), np.float32)
     rows = [sequence(top_p=0.5, seed=seed) for seed in range(60)]
     drawn = sample_tokens(logits, rows, EOS)
     assert max(drawn) < 10_000
@@ -232,10 +232,10 @@ def test_nothing_left_to_choose_is_an_error() -> None:
 
 
 def test_logprobs_are_those_of_the_raw_logits() -> None:
-    logits = torch.tensor(LOG_PROBABILITIES)
+    logits = np.array(LOG_PROBABILITIES, np.float32)
     found = token_logprobs(logits, 2, num_top=2)
     assert found.logprob == pytest.approx(math.log(0.2), abs=1e-6)
     assert [token for token, _ in found.top] == [0, 1]
     assert [logprob for _, logprob in found.top] == pytest.approx([math.log(0.4), math.log(0.3)], abs=1e-6)
     assert token_logprobs(logits, 2, num_top=0).top == ()
-    assert [token for token, _ in token_logprobs(torch.zeros(9), 8, num_top=3).top] == [0, 1, 2]
+    assert [token for token, _ in token_logprobs(np.zeros(9, np.float32), 8, num_top=3).top] == [0, 1, 2]
