@@ -1,0 +1,74 @@
+"""`python -m worker` and the instant worker as processes: they attach, compute, and leave with the right exit status."""
+
+import asyncio
+import signal
+import sys
+from asyncio.subprocess import PIPE, Process
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from protos.v1 import types_pb2, worker_pb2
+from tests.fakes.engine import continuation
+from tests.fakes.scheduler_stream import FakeScheduler, FakeSession, serving
+from tests.fakes.tiny_model import write_tiny_gguf
+
+PROMPT = list(b"hello")
+
+
+@asynccontextmanager
+async def process(module: str, *flags: str) -> AsyncIterator[Process]:
+    child = await asyncio.create_subprocess_exec(sys.executable, "-m", module, *flags, stderr=PIPE)
+    try:
+        yield child
+    finally:
+        if child.returncode is None:
+            child.kill()
+        await child.communicate()
+
+
+async def first_tokens(session: FakeSession) -> list[int]:
+    new = worker_pb2.NewSequence(
+        sequence_id=1,
+        attempt=1,
+        token_ids=PROMPT,
+        num_prompt_tokens=len(PROMPT),
+        sampling=types_pb2.SamplingParams(temperature=0.0),
+    )
+    scheduled = worker_pb2.ScheduledSequence(
+        sequence_id=1, start=0, num_tokens=len(PROMPT), new_page_ids=[0], sample=True
+    )
+    session.send_step(worker_pb2.Step(step_id=1, new_sequences=[new], scheduled=[scheduled]))
+    [sampled] = (await session.result()).sampled
+    return list(sampled.token_ids)
+
+
+async def test_a_worker_attaches_computes_and_leaves_on_sigterm(tmp_path: Path) -> None:
+    model = write_tiny_gguf(tmp_path / "tiny.gguf")
+    scheduler, address = FakeScheduler(), f"unix:{tmp_path / 's.sock'}"
+    flags = ["--model", str(model), "--scheduler", address, "--kv-memory", "1MiB", "--threads", "1"]
+    async with serving(scheduler, address), process("worker", "--home", str(tmp_path / "home"), *flags) as worker:
+        session = await scheduler.sessions.get()
+        assert session.hello.model.name == "tiny"
+        assert len(await first_tokens(session)) == 1
+        worker.send_signal(signal.SIGTERM)
+        await session.worker_left()
+        assert await worker.wait() == 0
+
+
+async def test_a_worker_that_cannot_start_says_why_and_fails(tmp_path: Path) -> None:
+    flags = ["--home", str(tmp_path), "--model", str(tmp_path / "nothing.gguf")]
+    async with process("worker", *flags) as worker:
+        _, errors = await worker.communicate()
+        assert worker.returncode == 1
+    assert "cannot start" in errors.decode()
+    assert "nothing.gguf" in errors.decode().splitlines()[-1]
+
+
+async def test_the_instant_worker_is_a_process_too(tmp_path: Path) -> None:
+    scheduler, address = FakeScheduler(), f"unix:{tmp_path / 's.sock'}"
+    async with serving(scheduler, address), process("tests.fakes.worker", "--scheduler", address) as worker:
+        session = await scheduler.sessions.get()
+        assert await first_tokens(session) == continuation(PROMPT, 1)
+        worker.send_signal(signal.SIGTERM)
+        assert await worker.wait() == 0

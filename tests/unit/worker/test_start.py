@@ -1,0 +1,107 @@
+"""From settings to an engine that runs steps: a tiny real model, the pages it gets, and what is said when it cannot start."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pagoda.models.errors import ModelError
+from pagoda.sampling import SamplingParams
+from tests.fakes.tiny_model import write_tiny_gguf
+from worker.errors import StartError
+from worker.settings import WorkerSettings
+from worker.start import LoadedWorker, load_worker
+from worker.step import NewSequence, ScheduledSequence, Step
+
+PROMPT = tuple(b"the quick brown fox jumps over it")
+
+
+@pytest.fixture
+def model_path(tmp_path: Path) -> Path:
+    path = tmp_path / "tiny.gguf"
+    write_tiny_gguf(path)
+    return path
+
+
+def load(tmp_path: Path, model_path: Path, **values: Any) -> LoadedWorker:
+    defaults = {"home": tmp_path / "home", "model": str(model_path), "kv_memory": "1MiB", "threads": 1}
+    return load_worker(WorkerSettings.model_validate(defaults | {"worker_id": "w1"} | values), epoch=7)
+
+
+def first_token(worker: LoadedWorker, *chunk_sizes: int) -> int:
+    new = NewSequence(
+        sequence_id=1,
+        attempt=1,
+        token_ids=PROMPT,
+        num_prompt_tokens=len(PROMPT),
+        sampling=SamplingParams(temperature=1.0, seed=5),
+        sample_index=0,
+    )
+    start, pages = 0, (4, 2, 0)
+    for step_id, size in enumerate(chunk_sizes, start=1):
+        sample = start + size == len(PROMPT)
+        scheduled = ScheduledSequence(
+            sequence_id=1, start=start, num_tokens=size, new_page_ids=pages if start == 0 else (), sample=sample
+        )
+        result = worker.engine.run_step(
+            Step(step_id=step_id, new_sequences=(new,) if start == 0 else (), scheduled=(scheduled,))
+        )
+        start += size
+    [sampled] = result.sampled
+    worker.engine.reset()
+    return sampled.token_ids[0]
+
+
+def test_the_hello_describes_what_was_loaded(tmp_path: Path, model_path: Path) -> None:
+    hello = load(tmp_path, model_path, max_model_len=100, max_step_tokens=64).hello
+    assert (hello.worker_id, hello.epoch, hello.device) == ("w1", 7, "cpu")
+    model = hello.model
+    assert (model.name, model.page_size, model.max_model_len, model.max_step_tokens) == ("tiny", 16, 100, 64)
+    assert len(model.digest) == 64
+    assert model.vocab_size > max(model.eos_token_ids)
+    assert 0 < model.kv_bytes <= 1024 * 1024
+    assert model.kv_bytes % model.num_pages == 0
+    assert model.weights_bytes > 0
+
+
+@pytest.mark.parametrize("numerics", ["integer", "float32"])
+def test_a_real_model_computes_the_same_token_whole_and_in_chunks(
+    tmp_path: Path, model_path: Path, numerics: str
+) -> None:
+    worker = load(tmp_path, model_path, numerics=numerics)
+    assert numerics in worker.hello.model.numerics_id
+    assert first_token(worker, 33) == first_token(worker, 16, 17) == first_token(worker, 5, 20, 7, 1)
+
+
+@pytest.mark.parametrize(
+    ("values", "reason"),
+    [
+        ({"kv_memory": "100B"}, "cannot hold a single page of 16 tokens"),
+        ({"max_model_len": 10**6}, "--max-model-len 1000000 is more than the"),
+    ],
+)
+def test_what_cannot_work_is_refused_with_both_numbers(
+    tmp_path: Path, model_path: Path, values: dict[str, Any], reason: str
+) -> None:
+    with pytest.raises(StartError, match=reason):
+        load(tmp_path, model_path, **values)
+
+
+def test_an_unknown_model_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="nowhere"):
+        load(tmp_path, tmp_path / "nowhere.gguf")
+
+
+def test_pages_for_less_than_one_full_sequence_are_a_warning(
+    tmp_path: Path, model_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    few = load(tmp_path, model_path, kv_memory="32KiB").hello.model
+    assert few.num_pages * few.page_size < few.max_model_len
+    assert any("cannot hold one sequence of full length" in message for message in caplog.messages)
+
+
+def test_scheduler_addresses_are_a_list(tmp_path: Path) -> None:
+    settings = WorkerSettings(home=tmp_path, scheduler="unix:/a.sock, 127.0.0.1:5")
+    assert settings.scheduler_addresses == ("unix:/a.sock", "127.0.0.1:5")
+    with pytest.raises(ValueError, match="name at least one scheduler"):
+        WorkerSettings(home=tmp_path, scheduler=" , ")
