@@ -65,6 +65,12 @@ class System:
         except httpx.TransportError:
             return False
 
+    def read_banner(self) -> str:
+        """What is printed once all is ready; the test's time limit is the deadline."""
+        assert self.process.stdout is not None
+        lines = list(iter(self.process.stdout.readline, "Ctrl-C stops it.\n"))
+        return "".join(lines)
+
     def tier(self, name: str) -> psutil.Process | None:
         """The child that is this tier, if it lives."""
         children = psutil.Process(self.process.pid).children()

@@ -68,7 +68,8 @@ def cancel(stub):
 
 def invalid(stub):
     try:
-        list(stub.Generate(inference_pb2.GenerateRequest(), timeout=60))
+        greedy = types_pb2.SamplingParams(temperature=0)
+        list(stub.Generate(inference_pb2.GenerateRequest(sampling=greedy), timeout=60))
     except grpc.RpcError as error:
         return {"code": error.code().name, "message": error.details()}
 

@@ -30,7 +30,7 @@ WRONG: list[tuple[str, str, bytes | dict[str, Any], int, str]] = [
     ("an unknown model", "/api/chat", {"model": "gpt-17", "messages": HI}, 404, "gpt-17"),
     ("broken JSON", "/api/generate", b"{", 400, ""),
     ("a wrong type", "/api/generate", {"model": MODEL, "prompt": 7}, 400, "prompt"),
-    ("no model", "/api/generate", {"prompt": "Hi"}, 400, "model"),
+    ("no model", "/api/generate", {"prompt": "Hi"}, 404, "model"),
 ]
 
 
