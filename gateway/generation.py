@@ -33,6 +33,10 @@ from gateway.tokenizer import Tokenizer
 from pagoda.sampling import SamplingParams
 
 
+# JSON has no infinity; this is what vLLM says in its place.
+LOWEST_LOGPROB = -9999.0
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TextRequest:
     """One prompt, as a dialect understood it."""
@@ -282,4 +286,4 @@ def _plain_token(tokenizer: Tokenizer, token_id: int, logprob: float) -> TokenTe
     text = tokenizer.token_text(token_id)
     # Special tokens have no bytes of their own; their name is what a client can show.
     utf8 = tokenizer.token_bytes(token_id) or text.encode()
-    return TokenText(token_id=token_id, text=text, utf8=utf8, logprob=logprob)
+    return TokenText(token_id=token_id, text=text, utf8=utf8, logprob=max(logprob, LOWEST_LOGPROB))

@@ -64,7 +64,10 @@ class LineStream(Response):
         self._rest = rest
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await unless_gone(receive, self._write(send))
+        try:
+            await unless_gone(receive, self._write(send))
+        except GatewayError as error:
+            logger.debug("stream cut short", extra={"reason": error.message})  # nobody is left to hear of it
 
     async def _write(self, send: Send) -> None:
         async with aclosing(self._rest):

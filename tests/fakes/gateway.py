@@ -52,5 +52,4 @@ async def serving(app: FastAPI) -> AsyncIterator[str]:
             yield f"http://127.0.0.1:{listening.getsockname()[1]}"
         finally:
             server.should_exit = True
-            server.force_exit = True
             await task

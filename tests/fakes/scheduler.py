@@ -15,6 +15,7 @@ from protos.v1 import inference_pb2, inference_pb2_grpc, types_pb2
 
 SERVICE_NAME = "protos.v1.InferenceService"
 STOP, LENGTH, ABORT = types_pb2.FINISH_REASON_STOP, types_pb2.FINISH_REASON_LENGTH, types_pb2.FINISH_REASON_ABORT
+_STATUS_BY_CODE = {status.value[0]: status for status in grpc.StatusCode}
 QUEUE_S, PREFILL_S, DECODE_S = 0.25, 0.5, 2.0
 
 
@@ -83,6 +84,22 @@ class FakeScheduler(inference_pb2_grpc.InferenceServiceServicer):
     async def GetLoad(self, request: inference_pb2.GetLoadRequest, context: Any) -> Any:
         return self.load
 
+    async def Generate(
+        self, request: inference_pb2.GenerateRequest, context: Any
+    ) -> AsyncIterator[inference_pb2.GenerateResponse]:
+        session = _Session(self)
+        session.open(request)
+        num_open = request.num_samples or 1
+        try:
+            while num_open and (response := await session.responses.get()) is not None:
+                for error in response.errors:
+                    await context.abort(_STATUS_BY_CODE[error.code], error.message)
+                for event in response.events:
+                    num_open -= event.HasField("finished")
+                    yield event
+        finally:
+            session.end()
+
     async def Session(
         self, request_iterator: AsyncIterator[inference_pb2.SessionRequest], context: Any
     ) -> AsyncIterator[inference_pb2.SessionResponse]:
@@ -116,7 +133,7 @@ class _Session:
         async for command in commands:
             match command.WhichOneof("command"):
                 case "open":
-                    self._open(command.open)
+                    self.open(command.open)
                 case "cancel":
                     request_id = command.cancel.request_id
                     for sample in [sample for key, sample in self._samples.items() if key[0] == request_id]:
@@ -144,7 +161,7 @@ class _Session:
     def forget(self, sample: "_Sample") -> None:
         self._samples.pop((sample.request.request_id, sample.index), None)
 
-    def _open(self, request: inference_pb2.GenerateRequest) -> None:
+    def open(self, request: inference_pb2.GenerateRequest) -> None:
         self._scheduler.requests.append(request)
         self._scheduler.opened.put_nowait(request.request_id)
         for index in range(request.num_samples or 1):

@@ -301,7 +301,7 @@ async def test_official_client(client: openai.AsyncOpenAI, gateway: RunningGatew
     assert completion.choices[0].message.content == "Hi there"
     assert completion.usage and completion.usage.prompt_tokens_details
     assert completion.usage.prompt_tokens_details.cached_tokens == 4
-    stream = await client.chat.completions.create(model="tiny", messages=MESSAGES, stream=True)  # type: ignore[arg-type]
+    stream: Any = await client.chat.completions.create(model="tiny", messages=MESSAGES, stream=True)  # type: ignore[arg-type]
     assert "".join([chunk.choices[0].delta.content or "" async for chunk in stream]) == "Hi there"
     text = await client.completions.create(model="tiny", prompt="a", max_tokens=2)
     assert (text.choices[0].text, text.choices[0].finish_reason) == ("Hi", "length")

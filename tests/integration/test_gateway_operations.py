@@ -1,0 +1,152 @@
+"""Health, readiness, metrics, request ids and the key."""
+
+import asyncio
+from pathlib import Path
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from protos.v1 import inference_pb2
+from tests.fakes.gateway import RunningGateway, running_gateway
+from tests.fakes.scheduler import SERVICE_NAME, Answer
+
+CHAT = {"messages": [{"role": "user", "content": "Hi"}]}
+
+
+async def until_ready(gateway: RunningGateway) -> None:
+    """Health is pushed: it arrives a moment after the session."""
+    async with asyncio.timeout(10):
+        while (await gateway.http.get("/ready")).status_code != 200:
+            pass
+
+
+async def samples(gateway: RunningGateway) -> dict[tuple[str, tuple[str, ...]], float]:
+    """Values by name and the values of the labels besides model and engine, the labels in alphabetical order."""
+    text = (await gateway.http.get("/metrics")).text
+    return {
+        (
+            sample.name,
+            tuple(value for key, value in sample.labels.items() if key not in ("model_name", "engine")),
+        ): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+
+
+async def test_ready_follows_health_and_models(gateway: RunningGateway) -> None:
+    await until_ready(gateway)
+    gateway.scheduler.models[0].num_workers = 0
+    response = await gateway.http.get("/ready")
+    assert response.status_code == 503
+    assert "No worker serves" in response.json()["reason"]
+    gateway.scheduler.models[0].num_workers = 1
+    await until_ready(gateway)
+    await gateway.scheduler.server.set_serving(SERVICE_NAME, False)
+    async with asyncio.timeout(10):
+        while (response := await gateway.http.get("/ready")).status_code == 200:
+            pass
+    assert "NOT_SERVING" in response.json()["reason"]
+    assert (await gateway.http.get("/health")).status_code == 200
+
+
+async def test_metrics_have_the_names_that_dashboards_know(gateway: RunningGateway) -> None:
+    gateway.scheduler.load = inference_pb2.GetLoadResponse(
+        workers=[inference_pb2.WorkerLoad(worker_id="w1", num_pages_free=50, num_pages_cached=25, num_pages_used=25)],
+        num_waiting=3,
+        num_running=2,
+        num_preemptions=1,
+        num_prefix_queries=100,
+        num_prefix_hits=40,
+    )
+    gateway.scheduler.answer = lambda *_: Answer(text="Hello!")
+    await gateway.http.post("/v1/chat/completions", json=CHAT)
+    await gateway.http.post("/v1/chat/completions", json={})
+    found = await samples(gateway)
+    expected = {
+        ("vllm:num_requests_running", ()): 2,
+        ("vllm:num_requests_waiting", ()): 3,
+        ("vllm:kv_cache_usage_perc", ()): 0.25,
+        ("vllm:prefix_cache_queries_total", ()): 100,
+        ("vllm:prefix_cache_hits_total", ()): 40,
+        ("vllm:num_preemptions_total", ()): 1,
+        ("vllm:prompt_tokens_total", ()): len("XuserNHiXNXassistantN"),
+        ("vllm:generation_tokens_total", ()): 6,
+        ("vllm:request_success_total", ("stop",)): 1,
+        ("vllm:time_to_first_token_seconds_count", ()): 1,
+        ("vllm:inter_token_latency_seconds_count", ()): 5,
+        ("vllm:request_time_per_output_token_seconds_sum", ()): 0.4,
+        ("vllm:e2e_request_latency_seconds_count", ()): 1,
+        ("vllm:request_queue_time_seconds_sum", ()): 0.25,
+        ("vllm:request_prefill_time_seconds_sum", ()): 0.5,
+        ("vllm:request_decode_time_seconds_sum", ()): 2.0,
+        ("vllm:request_prompt_tokens_count", ()): 1,
+        ("vllm:request_generation_tokens_sum", ()): 6,
+        ("pagoda_pages", ("free", "w1")): 50,
+        ("pagoda_pages", ("cached", "w1")): 25,
+        ("pagoda_pages", ("used", "w1")): 25,
+        ("http_requests_total", ("/v1/chat/completions", "POST", "2xx")): 1,
+        ("http_requests_total", ("/v1/chat/completions", "POST", "4xx")): 1,
+    }
+    assert {key: found.get(key) for key in expected} == expected
+
+
+async def test_samples_that_clients_leave_are_counted_as_aborted(gateway: RunningGateway) -> None:
+    gateway.scheduler.answer = lambda *_: Answer(hold_before=1)
+    request = asyncio.create_task(gateway.http.post("/v1/chat/completions", json=CHAT | {"n": 2}))
+    await gateway.scheduler.held.get()
+    request.cancel()
+    await gateway.scheduler.cancelled.get()
+    await gateway.app.state.gateway.drain.idle()
+    assert (await samples(gateway))["vllm:request_success_total", ("abort",)] == 2
+    await asyncio.gather(request, return_exceptions=True)
+
+
+async def test_metrics_without_a_scheduler(gateway: RunningGateway) -> None:
+    await gateway.scheduler.server.stop(0)
+    response = await gateway.http.get("/metrics")
+    assert response.status_code == 200
+    assert "vllm:time_to_first_token_seconds" in response.text
+    assert "vllm:num_requests_running" not in response.text
+
+
+@pytest.mark.parametrize(("path", "status"), [("/health", 200), ("/v1/nothing", 404), ("/v1/chat/completions", 405)])
+async def test_request_ids(gateway: RunningGateway, path: str, status: int) -> None:
+    echoed = await gateway.http.get(path, headers={"x-request-id": "my-id_1.2"})
+    assert (echoed.status_code, echoed.headers["x-request-id"]) == (status, "my-id_1.2")
+    for insane in ("", "a b", "x" * 200):
+        made = await gateway.http.get(path, headers={"x-request-id": insane})
+        assert len(made.headers["x-request-id"]) == 32
+
+
+async def test_one_log_line_for_each_request(gateway: RunningGateway, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", logger="gateway.request_record")
+    gateway.scheduler.answer = lambda *_: Answer(text="Hello!", num_cached_tokens=4)
+    await gateway.http.post("/v1/chat/completions", json=CHAT, headers={"x-request-id": "abc"})
+    (record,) = [record for record in caplog.records if record.name == "gateway.request_record"]
+    fields = vars(record)
+    assert fields["message"] == "request finished"
+    assert (fields["request_id"], fields["model"], fields["worker"]) == ("abc", "tiny", "fake-worker")
+    assert (fields["num_cached_tokens"], fields["num_output_tokens"], fields["finish_reason"]) == (4, 6, "stop")
+    assert fields["ttft_s"] >= 0
+    assert "Hello" not in str(fields)
+
+
+async def test_key(short_path: Path) -> None:
+    async with running_gateway(short_path, api_key="s3cret") as gateway:
+        for path in ("/health", "/ready"):
+            assert (await gateway.http.get(path)).status_code in (200, 503)
+        for headers in (
+            {},
+            {"authorization": "Bearer wrong"},
+            {"authorization": "s3cret"},
+            {"authorization": "Basic s3cret"},
+        ):
+            openai = await gateway.http.get("/v1/models", headers=headers)
+            assert (openai.status_code, openai.headers["www-authenticate"]) == (401, "Bearer")
+            assert openai.json()["error"]["code"] == "invalid_api_key"
+            ollama = await gateway.http.post("/api/chat", headers=headers, json={})
+            assert ollama.status_code == 401
+            assert isinstance(ollama.json()["error"], str)
+            assert (await gateway.http.get("/metrics", headers=headers)).status_code == 401
+        allowed = await gateway.http.get("/v1/models", headers={"authorization": "Bearer s3cret"})
+        assert allowed.status_code == 200

@@ -1,0 +1,108 @@
+"""`python -m gateway` as a process: it serves, and on SIGTERM it lets streams finish and exits with 0."""
+
+import asyncio
+import signal
+import socket
+import sys
+from asyncio.subprocess import PIPE
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.fakes.scheduler import Answer, FakeScheduler
+from tests.fakes.tiny_model import write_tiny_gguf
+
+CHAT = {"messages": [{"role": "user", "content": "Hi"}], "stream": True}
+
+
+@pytest.fixture
+async def scheduler(short_path: Path) -> AsyncIterator[FakeScheduler]:
+    async with FakeScheduler(f"unix:{short_path / 's.sock'}", "tiny") as running:
+        yield running
+
+
+async def start_gateway(home: Path, port: int, *arguments: str) -> asyncio.subprocess.Process:
+    model = write_tiny_gguf(home / "tiny.gguf")
+    command = (sys.executable, "-m", "gateway", "--home", str(home), "--model", str(model))
+    options = ("--scheduler", f"unix:{home / 's.sock'}", "--port", str(port), *arguments)
+    return await asyncio.create_subprocess_exec(*command, *options, stdout=PIPE, stderr=PIPE)
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        return int(probe.getsockname()[1])
+
+
+async def test_sigterm_lets_streams_finish(short_path: Path, scheduler: FakeScheduler) -> None:
+    scheduler.answer = lambda *_: Answer(text="Hello", hold_before=2)
+    port = free_port()
+    process = await start_gateway(short_path, port)
+    assert process.stderr is not None
+    try:
+        await scheduler.session_opened.wait()
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=30) as http:
+            await until_listening(http)
+            async with http.stream("POST", "/v1/chat/completions", json=CHAT) as response:
+                process.send_signal(signal.SIGTERM)
+                while b"gateway drains" not in await process.stderr.readline():
+                    pass
+                async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as other:
+                    assert (await other.get("/ready")).status_code == 503
+                    assert (await other.post("/v1/chat/completions", json=CHAT)).status_code == 503
+                scheduler.release.set()
+                text = (await response.aread()).decode()
+        assert text.endswith("data: [DONE]\n\n")
+        assert await process.wait() == 0
+    finally:
+        await end(process)
+
+
+async def test_streams_that_outlast_the_grace_are_cut_and_the_end_is_still_clean(
+    short_path: Path, scheduler: FakeScheduler
+) -> None:
+    scheduler.answer = lambda *_: Answer(text="Hello", hold_before=2)
+    port = free_port()
+    process = await start_gateway(short_path, port, "--drain-grace-s", "0")
+    try:
+        await scheduler.session_opened.wait()
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=30) as http:
+            await until_listening(http)
+            async with http.stream("POST", "/v1/chat/completions", json=CHAT) as response:
+                process.send_signal(signal.SIGTERM)
+                with pytest.raises(httpx.RemoteProtocolError):
+                    await response.aread()
+        assert await process.wait() == 0
+    finally:
+        await end(process)
+
+
+async def test_refuses_to_be_open_to_all_without_a_key(short_path: Path) -> None:
+    process = await start_gateway(short_path, free_port(), "--host", "0.0.0.0")
+    _, stderr = await process.communicate()
+    assert process.returncode == 2
+    assert b"PAGODA_GATEWAY_API_KEY" in stderr and b"Traceback" not in stderr
+
+
+async def test_an_unknown_model_is_one_sentence(short_path: Path) -> None:
+    process = await start_gateway(short_path, free_port(), "--model", str(short_path / "none.gguf"))
+    _, stderr = await process.communicate()
+    assert process.returncode == 1
+    assert b"none.gguf" in stderr and b"Traceback" not in stderr
+
+
+async def until_listening(http: httpx.AsyncClient) -> None:
+    async with asyncio.timeout(20):
+        while True:
+            try:
+                await http.get("/health")
+                return
+            except httpx.ConnectError:
+                await asyncio.sleep(0)
+
+
+async def end(process: asyncio.subprocess.Process) -> None:
+    if process.returncode is None:
+        process.kill()
+    await process.communicate()

@@ -1,0 +1,188 @@
+"""What can happen to a request on its way: clients that leave, schedulers that refuse, fail or vanish, and the end."""
+
+import asyncio
+import json
+from pathlib import Path
+from typing import Any
+
+import grpc
+import httpx
+import pytest
+
+from tests.fakes.gateway import RunningGateway, running_gateway
+from tests.fakes.scheduler import Answer
+
+Call = tuple[str, dict[str, Any]]
+CHAT: Call = ("/v1/chat/completions", {"messages": [{"role": "user", "content": "Hi"}]})
+OLLAMA: Call = ("/api/generate", {"model": "tiny", "prompt": "Hi"})
+HELD = Answer(text="Hello", hold_before=2)
+
+
+@pytest.mark.parametrize(("path", "body"), [CHAT, OLLAMA], ids=["openai", "ollama"])
+@pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.parametrize("hold_before", [0, 2])
+async def test_a_client_that_leaves_cancels_its_request(
+    gateway: RunningGateway,
+    path: str,
+    body: dict[str, Any],
+    stream: bool,
+    hold_before: int,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    gateway.scheduler.answer = lambda *_: Answer(text="Hello", hold_before=hold_before)
+    request = asyncio.create_task(gateway.http.post(path, json=body | {"stream": stream}))
+    request_id = await gateway.scheduler.held.get()
+    request.cancel()
+    await asyncio.gather(request, return_exceptions=True)
+    assert await gateway.scheduler.cancelled.get() == request_id
+    await gateway.app.state.gateway.drain.idle()
+    assert [record.message for record in caplog.records if record.levelname == "ERROR"] == []
+
+
+async def test_a_client_that_leaves_cancels_each_of_its_prompts(gateway: RunningGateway) -> None:
+    gateway.scheduler.answer = lambda *_: HELD
+    request = asyncio.create_task(gateway.http.post("/v1/completions", json={"prompt": ["a", "b"]}))
+    held = {await gateway.scheduler.held.get(), await gateway.scheduler.held.get()}
+    request.cancel()
+    assert {await gateway.scheduler.cancelled.get(), await gateway.scheduler.cancelled.get()} == held
+    await asyncio.gather(request, return_exceptions=True)
+
+
+async def test_text_arrives_while_the_answer_grows(gateway: RunningGateway) -> None:
+    gateway.scheduler.answer = lambda *_: HELD
+    path, body = CHAT
+    async with gateway.http.stream("POST", path, json=body | {"stream": True}) as response:
+        content = ""
+        async for line in response.aiter_lines():
+            if line.startswith("data: {"):
+                content += json.loads(line[6:])["choices"][0]["delta"].get("content", "")
+            if content == "He":
+                gateway.scheduler.release.set()
+        assert content == "Hello"
+
+
+@pytest.mark.parametrize(("path", "body"), [CHAT, OLLAMA], ids=["openai", "ollama"])
+@pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.parametrize(
+    ("refusal", "status", "retry_after"),
+    [
+        ((grpc.StatusCode.INVALID_ARGUMENT, "too long: 9 of 8", None), 400, None),
+        ((grpc.StatusCode.NOT_FOUND, "no such model", None), 404, None),
+        ((grpc.StatusCode.RESOURCE_EXHAUSTED, "the queue is full", 2.5), 429, "3"),
+        ((grpc.StatusCode.UNAVAILABLE, "no worker", None), 503, "1"),
+        ((grpc.StatusCode.DEADLINE_EXCEEDED, "too late", None), 504, None),
+        ((grpc.StatusCode.INTERNAL, "a bug", None), 500, None),
+        ((grpc.StatusCode.DATA_LOSS, "no row of the table", None), 500, None),
+    ],
+    ids=lambda value: value[0].name if isinstance(value, tuple) else None,
+)
+async def test_refusals_have_the_status_of_the_table(
+    gateway: RunningGateway,
+    path: str,
+    body: dict[str, Any],
+    stream: bool,
+    refusal: tuple[grpc.StatusCode, str, float | None],
+    status: int,
+    retry_after: str | None,
+) -> None:
+    gateway.scheduler.answer = lambda *_: Answer(refusal=refusal)
+    response = await gateway.http.post(path, json=body | {"stream": stream})
+    assert response.status_code == status
+    assert response.headers.get("retry-after") == retry_after
+    error = response.json()["error"]
+    assert (error if isinstance(error, str) else error["message"]) == refusal[1]
+
+
+async def test_a_failure_in_the_middle_is_the_last_event(gateway: RunningGateway) -> None:
+    gateway.scheduler.answer = lambda *_: Answer(text="Hello", failure_after=2)
+    path, body = CHAT
+    response = await gateway.http.post(path, json=body | {"stream": True})
+    assert response.status_code == 200
+    *_, error, done, rest = response.text.split("\n\n")
+    assert json.loads(error.removeprefix("data: "))["error"]["message"] == "the script says so"
+    assert (done, rest) == ("data: [DONE]", "")
+    path, body = OLLAMA
+    lines = (await gateway.http.post(path, json=body)).text.splitlines()
+    assert json.loads(lines[-1]) == {"error": "the script says so"}
+    assert (await gateway.http.post(path, json=body | {"stream": False})).status_code == 500
+
+
+async def test_a_lost_session_fails_its_requests_and_is_opened_again(gateway: RunningGateway) -> None:
+    gateway.scheduler.answer = lambda *_: HELD
+    path, body = CHAT
+    request = asyncio.create_task(gateway.http.post(path, json=body))
+    await gateway.scheduler.held.get()
+    gateway.scheduler.break_sessions()
+    response = await request
+    assert (response.status_code, response.headers["retry-after"]) == (503, "1")
+    await gateway.scheduler.session_opened.wait()
+    gateway.scheduler.answer = lambda *_: Answer()
+    assert (await gateway.http.post(path, json=body)).status_code == 200
+
+
+async def test_without_a_worker_requests_are_refused_and_listings_are_not(gateway: RunningGateway) -> None:
+    gateway.scheduler.models = []
+    for path, body in (CHAT, OLLAMA):
+        response = await gateway.http.post(path, json=body)
+        assert (response.status_code, response.headers["retry-after"]) == (503, "1")
+    assert (await gateway.http.get("/v1/models")).json()["data"][0]["max_model_len"] is None
+    assert (await gateway.http.get("/api/ps")).json() == {"models": []}
+
+
+async def test_a_crash_of_ours_is_a_500_in_the_dialects_shape(gateway: RunningGateway) -> None:
+    def crash(*_: object) -> Answer:
+        raise AssertionError("never called")
+
+    gateway.scheduler.answer = crash
+    object.__setattr__(gateway.app.state.gateway, "generator", None)
+    openai = await gateway.http.post(CHAT[0], json=CHAT[1], headers={"x-request-id": "abc"})
+    assert (openai.status_code, openai.headers["x-request-id"]) == (500, "abc")
+    assert openai.json()["error"]["type"] == "server_error"
+    assert (await gateway.http.post(OLLAMA[0], json=OLLAMA[1])).json() == {"error": "Internal server error."}
+
+
+async def test_while_draining_streams_finish_and_nothing_new_begins(gateway: RunningGateway) -> None:
+    gateway.scheduler.answer = lambda *_: HELD
+    path, body = CHAT
+    request = asyncio.create_task(gateway.http.post(path, json=body))
+    await gateway.scheduler.held.get()
+    drain = gateway.app.state.gateway.drain
+    drain.begin()
+    assert (await gateway.http.get("/health")).status_code == 200
+    ready = await gateway.http.get("/ready")
+    assert (ready.status_code, ready.json()["reason"]) == (503, "the gateway is shutting down")
+    refused = await gateway.http.post(path, json=body)
+    assert (refused.status_code, refused.headers["retry-after"]) == (503, "1")
+    gateway.scheduler.release.set()
+    assert (await request).json()["choices"][0]["message"]["content"] == "Hello"
+    await drain.idle()
+
+
+async def test_many_requests_share_the_session(gateway: RunningGateway) -> None:
+    gateway.scheduler.answer = lambda request, _: Answer(text=bytes(request.prompt_token_ids).decode() * 3)
+    prompts = [f"<{number}>" for number in range(40)]
+    responses = await asyncio.gather(
+        *(gateway.http.post("/v1/completions", json={"prompt": prompt, "max_tokens": 99}) for prompt in prompts)
+    )
+    assert [response.json()["choices"][0]["text"] for response in responses] == [prompt * 3 for prompt in prompts]
+
+
+async def test_request_timeout_is_sent_along(short_path: Path) -> None:
+    async with running_gateway(short_path, request_timeout_s=1.5) as gateway:
+        await gateway.http.post(CHAT[0], json=CHAT[1])
+        assert gateway.scheduler.requests[0].timeout_ms == 1500
+
+
+async def test_trace_context_is_sent_along(gateway: RunningGateway) -> None:
+    traceparent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+    await gateway.http.post(CHAT[0], json=CHAT[1], headers={"traceparent": traceparent, "tracestate": "a=b"})
+    (request,) = gateway.scheduler.requests
+    assert (request.traceparent, request.tracestate) == (traceparent, "a=b")
+
+
+async def test_no_connection_to_the_scheduler(gateway: RunningGateway) -> None:
+    await gateway.scheduler.server.stop(0)
+    for path, body in (CHAT, OLLAMA):
+        response: httpx.Response = await gateway.http.post(path, json=body)
+        assert (response.status_code, response.headers["retry-after"]) == (503, "1")
+    assert (await gateway.http.get("/ready")).status_code == 503

@@ -1,0 +1,253 @@
+"""What a client can get wrong: a 4xx in its dialect's shape that names the field, never a 422, a 500 or silence."""
+
+import json
+import tempfile
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import pytest_asyncio
+
+from tests.fakes.gateway import RunningGateway, running_gateway
+
+# None of these requests gets past the gateway, so all of them can share one.
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+USER = {"role": "user", "content": "Hi"}
+CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
+OPENAI_PATHS = (CHAT, COMPLETIONS)
+OLLAMA_PATHS = ("/api/chat", "/api/generate", "/api/show")
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module", name="gateway")
+async def shared_gateway() -> AsyncIterator[RunningGateway]:
+    with tempfile.TemporaryDirectory(prefix="pagoda-") as directory:
+        async with running_gateway(Path(directory)) as running:
+            yield running
+
+
+def message_of(response: httpx.Response) -> str:
+    """The error's text; checks that the shape is exactly the dialect's, and that the response has an id."""
+    body = response.json()
+    assert response.headers["x-request-id"]
+    if response.url.path.startswith("/api"):
+        assert list(body) == ["error"] and isinstance(body["error"], str)
+        return str(body["error"])
+    assert list(body) == ["error"] and set(body["error"]) == {"message", "type", "param", "code"}
+    return str(body["error"]["message"])
+
+
+@pytest.mark.parametrize("path", [*OPENAI_PATHS, *OLLAMA_PATHS])
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"",
+        b"   ",
+        b"{",
+        b'{"model": }',
+        b"[]",
+        b"null",
+        b'"text"',
+        b"7",
+        b'{"model": "\xff\xfe"}',
+        b'{"model": "\\ud800"}',
+        b'{"temperature": NaN}',
+        b"[" * 100_000 + b"]" * 100_000,
+        b'{"messages": ' + b"[" * 100_000 + b"]" * 100_000 + b"}",
+        b'{"a":' * 100_000 + b"1" + b"}" * 100_000,
+    ],
+    ids=lambda raw: raw[:20].decode("latin-1"),
+)
+async def test_bodies_that_are_no_object(gateway: RunningGateway, path: str, raw: bytes) -> None:
+    response = await gateway.http.post(path, content=raw, headers={"content-type": "application/json"})
+    assert response.status_code == 400
+    assert message_of(response)
+
+
+@pytest.mark.parametrize("path", [*OPENAI_PATHS, *OLLAMA_PATHS])
+async def test_a_body_of_10_megabytes(gateway: RunningGateway, path: str) -> None:
+    body = json.dumps({"model": "x" * 10_000_000}).encode()
+    response = await gateway.http.post(path, content=body)
+    assert response.status_code == 413
+    assert "8388608" in message_of(response)
+
+    async def without_content_length() -> Any:
+        for start in range(0, len(body), 100_000):
+            yield body[start : start + 100_000]
+
+    assert (await gateway.http.post(path, content=without_content_length())).status_code == 413
+
+
+@pytest.mark.parametrize(
+    ("path", "fields", "param"),
+    [
+        (CHAT, {"messages": None}, "messages"),
+        (CHAT, {"messages": []}, "messages"),
+        (CHAT, {"messages": "Hi"}, "messages"),
+        (CHAT, {"messages": [1]}, "messages.0"),
+        (CHAT, {"messages": [{"role": "user"}]}, "messages.0.content"),
+        (CHAT, {"messages": [{"role": "robot", "content": "x"}]}, "messages.0.role"),
+        (CHAT, {"messages": [{"role": "user", "content": 5}]}, "messages.0.content"),
+        (
+            CHAT,
+            {"messages": [USER, {"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]},
+            "messages.1.content",
+        ),
+        (CHAT, {"messages": [{**USER, "tool_calls": [{}]}]}, "messages.0.tool_calls"),
+        (CHAT, {"temperature": "hot"}, "temperature"),
+        (CHAT, {"temperature": True}, "temperature"),
+        (CHAT, {"temperature": 2.1}, "temperature"),
+        (CHAT, {"temperature": -0.1}, "temperature"),
+        (CHAT, {"top_p": 0}, "top_p"),
+        (CHAT, {"top_p": 1.5}, "top_p"),
+        (CHAT, {"top_k": -2}, "top_k"),
+        (CHAT, {"top_k": 1.5}, "top_k"),
+        (CHAT, {"min_p": 2}, "min_p"),
+        (CHAT, {"presence_penalty": 3}, "presence_penalty"),
+        (CHAT, {"frequency_penalty": -3}, "frequency_penalty"),
+        (CHAT, {"repetition_penalty": 0}, "repetition_penalty"),
+        (CHAT, {"max_tokens": 0}, "max_tokens"),
+        (CHAT, {"max_tokens": "5"}, "max_tokens"),
+        (CHAT, {"max_tokens": 10**30}, "max_tokens"),
+        (CHAT, {"max_completion_tokens": -1}, "max_completion_tokens"),
+        (CHAT, {"min_tokens": 5, "max_tokens": 2}, "min_tokens"),
+        (CHAT, {"n": 0}, "n"),
+        (CHAT, {"n": 10_000}, "n"),
+        (CHAT, {"seed": 1.5}, "seed"),
+        (CHAT, {"seed": 2**70}, "seed"),
+        (CHAT, {"stop": ""}, "stop"),
+        (CHAT, {"stop": ["a", ""]}, "stop"),
+        (CHAT, {"stop": list("abcde")}, "stop"),
+        (CHAT, {"stop": 5}, "stop"),
+        (CHAT, {"logit_bias": {"x": 1}}, "logit_bias"),
+        (CHAT, {"logit_bias": {"5": 101}}, "logit_bias"),
+        (CHAT, {"logit_bias": {"100000": 1}}, "logit_bias"),
+        (CHAT, {"logit_bias": {"٣": 1}}, "logit_bias"),
+        (CHAT, {"stop_token_ids": [100_000]}, "stop_token_ids"),
+        (CHAT, {"top_logprobs": 2}, "top_logprobs"),
+        (CHAT, {"logprobs": True, "top_logprobs": 21}, "top_logprobs"),
+        (CHAT, {"logprobs": 1}, "logprobs"),
+        (CHAT, {"stream": "yes"}, "stream"),
+        (CHAT, {"stream_options": {"include_usage": True}}, "stream_options"),
+        (CHAT, {"stream": True, "stream_options": {"surprise": True}}, "stream_options.surprise"),
+        (CHAT, {"model": 5}, "model"),
+        (CHAT, {"tools": [{"type": "function"}]}, "tools"),
+        (CHAT, {"tool_choice": "required"}, "tool_choice"),
+        (CHAT, {"response_format": {"type": "json_object"}}, "response_format"),
+        (CHAT, {"prompt_logprobs": 1}, "prompt_logprobs"),
+        (CHAT, {"reasoning_effort": "high"}, "reasoning_effort"),
+        (CHAT, {"use_beam_search": True}, "use_beam_search"),
+        (CHAT, {"guided_json": {}}, "guided_json"),
+        (CHAT, {"temprature": 0}, "temprature"),
+        (COMPLETIONS, {"prompt": None}, "prompt"),
+        (COMPLETIONS, {"prompt": ""}, "prompt"),
+        (COMPLETIONS, {"prompt": []}, "prompt"),
+        (COMPLETIONS, {"prompt": [[]]}, "prompt"),
+        (COMPLETIONS, {"prompt": ["a", 5]}, "prompt"),
+        (COMPLETIONS, {"prompt": [True]}, "prompt"),
+        (COMPLETIONS, {"prompt": [-1]}, "prompt"),
+        (COMPLETIONS, {"prompt": [100_000]}, "prompt"),
+        (COMPLETIONS, {"prompt": [[1], [100_000]]}, "prompt"),
+        (COMPLETIONS, {"prompt": ["a"] * 20, "n": 100}, "prompt"),
+        (COMPLETIONS, {"prompt": "x" * 600}, "prompt"),
+        (COMPLETIONS, {"logprobs": 21}, "logprobs"),
+        (COMPLETIONS, {"logprobs": True}, "logprobs"),
+        (COMPLETIONS, {"echo": True}, "echo"),
+        (COMPLETIONS, {"suffix": "end"}, "suffix"),
+        (COMPLETIONS, {"best_of": 3}, "best_of"),
+        (COMPLETIONS, {"messages": [USER]}, "messages"),
+    ],
+    ids=str,
+)
+async def test_fields_of_openai(gateway: RunningGateway, path: str, fields: dict[str, Any], param: str) -> None:
+    body = {"messages": [USER], **fields} if path == CHAT else {"prompt": "Hi", **fields}
+    response = await gateway.http.post(path, json=body)
+    assert response.status_code == 400
+    assert message_of(response)
+    assert response.json()["error"]["param"] == param
+    assert response.json()["error"]["type"] == "invalid_request_error"
+    assert gateway.scheduler.requests == []
+
+
+@pytest.mark.parametrize(
+    ("path", "fields", "named"),
+    [
+        ("/api/chat", {"model": ""}, "model is required"),
+        ("/api/chat", {"messages": "Hi"}, "messages"),
+        ("/api/chat", {"messages": [{"role": "tool", "content": "x"}]}, "messages.0.role"),
+        ("/api/chat", {"messages": [{**USER, "images": ["aGk="]}]}, "messages.0.images"),
+        ("/api/chat", {"tools": [{}]}, "tools"),
+        ("/api/chat", {"think": True}, "think"),
+        ("/api/chat", {"format": "json"}, "format"),
+        ("/api/chat", {"keep_alive": "soon"}, "keep_alive"),
+        ("/api/chat", {"keep_alive": []}, "keep_alive"),
+        ("/api/chat", {"options": {"temperature": "hot"}}, "options.temperature"),
+        ("/api/chat", {"options": {"num_predict": 0}}, "options.num_predict"),
+        ("/api/chat", {"options": {"num_predict": 1.5}}, "options.num_predict"),
+        ("/api/chat", {"options": {"stop": [""]}}, "options.stop"),
+        ("/api/chat", {"options": {"mirostat": 2}}, "options.mirostat"),
+        ("/api/chat", {"options": {"typical_p": 0.5}}, "options.typical_p"),
+        ("/api/chat", {"options": {"surprise": 1}}, "options.surprise"),
+        ("/api/chat", {"options": []}, "options"),
+        ("/api/chat", {"top_logprobs": 21}, "top_logprobs"),
+        ("/api/chat", {"surprise": 1}, "surprise"),
+        ("/api/generate", {"prompt": 5}, "prompt"),
+        ("/api/generate", {"suffix": "x"}, "suffix"),
+        ("/api/generate", {"images": ["aGk="]}, "images"),
+        ("/api/generate", {"context": [1]}, "context"),
+        ("/api/generate", {"template": "{{ .Prompt }}"}, "template"),
+        ("/api/generate", {"raw": True, "system": "S"}, "system"),
+        ("/api/generate", {"stream": 1}, "stream"),
+    ],
+    ids=str,
+)
+async def test_fields_of_ollama(gateway: RunningGateway, path: str, fields: dict[str, Any], named: str) -> None:
+    body = {"model": "tiny", "messages": [USER]} if path == "/api/chat" else {"model": "tiny", "prompt": "Hi"}
+    response = await gateway.http.post(path, json=body | fields)
+    assert response.status_code == 400
+    assert named in message_of(response)
+    assert gateway.scheduler.requests == []
+
+
+@pytest.mark.parametrize("path", ["/api/generate", "/api/show"])
+async def test_ollama_names_the_missing_model(gateway: RunningGateway, path: str) -> None:
+    response = await gateway.http.post(path, json={})
+    assert (response.status_code, message_of(response)) == (404, "model '' not found")
+
+
+@pytest.mark.parametrize(
+    ("path", "fields"),
+    [
+        (CHAT, {"messages": [{"role": "user", "content": "x" * 600}]}),
+        (COMPLETIONS, {"prompt": "x" * 600}),
+        ("/api/chat", {"model": "tiny", "messages": [{"role": "user", "content": "x" * 600}]}),
+        ("/api/generate", {"model": "tiny", "prompt": "x" * 600, "raw": True}),
+    ],
+)
+async def test_a_prompt_longer_than_the_window_names_both_numbers(
+    gateway: RunningGateway, path: str, fields: dict[str, Any]
+) -> None:
+    response = await gateway.http.post(path, json=fields)
+    assert response.status_code == 400
+    assert "512 tokens" in message_of(response) and "contains 6" in message_of(response)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        ("GET", "/v1/nothing", 404),
+        ("GET", "/api/nothing", 404),
+        ("GET", "/nothing", 404),
+        ("GET", CHAT, 405),
+        ("DELETE", "/api/chat", 405),
+        ("POST", "/v1/models", 405),
+        ("POST", "/health", 405),
+        ("GET", "/docs", 404),
+    ],
+)
+async def test_unknown_routes(gateway: RunningGateway, method: str, path: str, status: int) -> None:
+    response = await gateway.http.request(method, path)
+    assert response.status_code == status
+    assert message_of(response)

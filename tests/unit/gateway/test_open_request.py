@@ -1,0 +1,117 @@
+"""The buffer of one open request: order, ends, overflow, and what a resumption would need."""
+
+import pytest
+
+from gateway.errors import ErrorKind, GatewayError, unavailable
+from gateway.inference import Event, Finished, FinishReason, InferenceRequest, Timings, Tokens, Usage
+from gateway.open_request import OpenRequest
+from pagoda.sampling import SamplingParams
+
+
+class Commands:
+    def __init__(self) -> None:
+        self.sent: list[tuple[object, ...]] = []
+
+    def finish(self, request_id: str, sample_index: int, num_tokens: int) -> None:
+        self.sent.append(("finish", request_id, sample_index, num_tokens))
+
+    def cancel(self, request_id: str) -> None:
+        self.sent.append(("cancel", request_id))
+
+
+class Case:
+    def __init__(self, *, num_samples: int = 1, max_buffered_events: int = 8) -> None:
+        self.commands = Commands()
+        self.closed: list[str] = []
+        request = InferenceRequest(
+            request_id="r", model="m", prompt_token_ids=(1,), sampling=SamplingParams(), num_samples=num_samples
+        )
+        self.opened = OpenRequest(
+            request, self.commands, max_buffered_events=max_buffered_events, on_closed=self.closed.append
+        )
+
+
+def tokens(sequence_number: int, *token_ids: int, sample_index: int = 0) -> Tokens:
+    return Tokens(sample_index=sample_index, token_ids=token_ids, logprobs=(), sequence_number=sequence_number)
+
+
+def finished(sample_index: int = 0) -> Finished:
+    return Finished(
+        sample_index=sample_index,
+        reason=FinishReason.STOP,
+        stop_token_id=None,
+        usage=Usage(num_prompt_tokens=1, num_cached_tokens=0, num_output_tokens=1),
+        timings=Timings(queue_s=0, prefill_s=0, decode_s=0),
+    )
+
+
+async def events_of(opened: OpenRequest) -> list[Event]:
+    return [event async for event in opened]
+
+
+async def test_ends_when_every_sample_has_finished() -> None:
+    case = Case(num_samples=2)
+    sent: list[Event] = [tokens(0, 5), finished(0), tokens(0, 6, sample_index=1), finished(1)]
+    for event in sent:
+        case.opened.deliver(event)
+    assert await events_of(case.opened) == sent
+    assert case.closed == ["r"]
+    case.opened.cancel()
+    assert case.commands.sent == []
+
+
+async def test_events_before_an_error_are_still_seen() -> None:
+    case = Case()
+    case.opened.deliver(tokens(0, 5))
+    case.opened.fail(unavailable("gone"))
+    assert await anext(case.opened) == tokens(0, 5)
+    with pytest.raises(GatewayError, match="gone"):
+        await anext(case.opened)
+
+
+async def test_overflow_cancels_the_request() -> None:
+    case = Case(max_buffered_events=2)
+    for number in range(3):
+        case.opened.deliver(tokens(number, number))
+    with pytest.raises(GatewayError, match="reads too slowly"):
+        await anext(case.opened)
+    assert (case.commands.sent, case.closed) == ([("cancel", "r")], ["r"])
+
+
+@pytest.mark.parametrize("sequence_number", [0, 2], ids=["a repeat", "a gap"])
+async def test_lost_and_repeated_tokens_are_an_error(sequence_number: int) -> None:
+    case = Case()
+    case.opened.deliver(tokens(0, 5))
+    case.opened.deliver(tokens(sequence_number, 6))
+    await anext(case.opened)
+    with pytest.raises(GatewayError) as caught:
+        await anext(case.opened)
+    assert caught.value.kind is ErrorKind.INTERNAL
+    assert case.commands.sent == [("cancel", "r")]
+
+
+async def test_tokens_past_a_stop_string_are_dropped_and_the_end_still_comes() -> None:
+    case = Case()
+    case.opened.deliver(tokens(0, 5, 6))
+    case.opened.finish(0, 1)
+    case.opened.deliver(tokens(2, 7))
+    case.opened.deliver(finished())
+    assert await events_of(case.opened) == [tokens(0, 5, 6), finished()]
+    assert case.commands.sent == [("finish", "r", 0, 1)]
+
+
+async def test_what_was_generated_is_at_hand() -> None:
+    case = Case(num_samples=2)
+    case.opened.deliver(tokens(0, 5, 6))
+    case.opened.deliver(tokens(0, 9, sample_index=1))
+    case.opened.deliver(tokens(2, 7))
+    assert case.opened.generated == ([5, 6, 7], [9])
+
+
+async def test_nothing_is_seen_after_a_cancel() -> None:
+    case = Case()
+    case.opened.cancel()
+    case.opened.cancel()
+    case.opened.deliver(tokens(0, 5))
+    assert await events_of(case.opened) == []
+    assert (case.commands.sent, case.closed) == ([("cancel", "r")], ["r"])
