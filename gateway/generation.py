@@ -32,7 +32,6 @@ from gateway.streaming import merged
 from gateway.tokenizer import Tokenizer
 from pagoda.sampling import SamplingParams
 
-
 # JSON has no infinity; this is what vLLM says in its place.
 LOWEST_LOGPROB = -9999.0
 
