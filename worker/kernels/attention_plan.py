@@ -1,7 +1,8 @@
 """How one step's attention is cut into batched matrix products; made once per step, used by each layer.
 
-Knows nothing about arithmetic or number formats. KV memory is seen as rows [pages * KV heads] of P tokens each, so that
-one gather puts the keys of a sequence behind each other, head by head.
+Knows nothing about arithmetic or number formats. A layer's KV memory is laid out [pages, 2 K, P, H]: in each page first the
+keys of each head, then the values. So one gather over the rows [pages * 2 K] puts the keys of all sequences behind each
+other, head by head, then their values; and a page is one piece of memory.
 
 Legend as in batch.py, and: Q queries per sequence of a group, L keys of its longest sequence, K KV heads.
 """
@@ -31,7 +32,7 @@ class AttentionGroup:
     query_rows: torch.Tensor
     """int64 [S * Q] rows of the step."""
     page_rows: torch.Tensor
-    """int64 [S * K * B] rows of KV memory."""
+    """int64 [2 * S * K * B] rows [pages * 2 K] of KV memory: the keys', then the values'."""
     hidden: torch.Tensor
     """bool [S, 1, Q, 1, L]: keys that the query must not see, being later than itself or padding."""
 
@@ -39,7 +40,7 @@ class AttentionGroup:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AttentionPlan:
     slot_rows: torch.Tensor
-    """int64 [T * K]: where each token's heads go, as rows of KV memory seen as [pages * KV heads * P]."""
+    """int64 [2 * T * K]: where each token's keys and then values go, as rows [pages * 2 K * P] of KV memory."""
     groups: tuple[AttentionGroup, ...]
 
 
@@ -67,9 +68,9 @@ def plan_attention(batch: StepBatch, page_size: int, num_kv_heads: int) -> Atten
 
 
 def _slot_rows(slots_T: torch.Tensor, page_size: int, num_kv_heads: int) -> torch.Tensor:
-    pages = slots_T.div(page_size, rounding_mode="floor")
-    page_rows = pages[:, None] * num_kv_heads + torch.arange(num_kv_heads)
-    return (page_rows * page_size + (slots_T % page_size)[:, None]).flatten()
+    pages_T = slots_T.div(page_size, rounding_mode="floor")
+    page_rows_2TK = pages_T[:, None] * (2 * num_kv_heads) + _heads(num_kv_heads)[:, None]
+    return (page_rows_2TK * page_size + (slots_T % page_size)[:, None]).flatten()
 
 
 def _by_length(context_lens: Sequence[int], sequences: list[int]) -> Iterator[list[int]]:
@@ -119,4 +120,9 @@ def _prefill_groups(batch: StepBatch, sequence: int, page_size: int, num_kv_head
 
 
 def _page_rows(tables_SB: torch.Tensor, num_kv_heads: int) -> torch.Tensor:
-    return (tables_SB[:, None, :] * num_kv_heads + torch.arange(num_kv_heads)[:, None]).flatten()
+    return (tables_SB[:, None] * (2 * num_kv_heads) + _heads(num_kv_heads)[:, None, :, None]).flatten()
+
+
+def _heads(num_kv_heads: int) -> torch.Tensor:
+    """[2, K]: the rows within a page, keys then values."""
+    return torch.arange(2 * num_kv_heads).view(2, num_kv_heads)

@@ -5,17 +5,15 @@ compiler cannot fuse two of them and a vector's tail cannot be computed by other
 addcmul promise neither.
 """
 
+from functools import cache
+
 import torch
 
 TINY = 1e-20
 """Rows whose largest magnitude is below this are as good as zero; it keeps all scales normal numbers."""
 
-EXP2_COEFFICIENTS = (
-    0.001326472731307149,
-    0.009671512991189957,
-    0.05550733581185341,
-    0.24022242426872253,
-    0.6931470036506653,
+EXP2_HIGHEST, *EXP2_COEFFICIENTS = torch.tensor(
+    [0.001326472731307149, 0.009671512991189957, 0.05550733581185341, 0.24022242426872253, 0.6931470036506653]
 )
 """2^f = 1 + f * q(f) on [-1/2, 1/2], highest power first; minimax fit, relative error 2e-7 in float32."""
 
@@ -25,7 +23,7 @@ def round_rows(x: torch.Tensor, levels: int, out: torch.Tensor | None = None) ->
 
     levels <= 2^22, so that the quotient is rounded to an integer only once. A row with NaN or infinity gets such a scale.
     """
-    scale = x.abs().amax(dim=-1, keepdim=True).clamp_min_(TINY).mul_(1.0 / levels)
+    scale = x.abs().amax(dim=-1, keepdim=True).clamp_min_(TINY).mul_(constant(1.0 / levels))
     return torch.div(x, scale, out=out).round_(), scale
 
 
@@ -34,10 +32,16 @@ def exp2_(x: torch.Tensor) -> torch.Tensor:
     x.clamp_(-126.0, 127.0)
     exponent = x.round()
     x.sub_(exponent)
-    power = x * EXP2_COEFFICIENTS[0]
-    for coefficient in EXP2_COEFFICIENTS[1:]:
+    power = x * EXP2_HIGHEST
+    for coefficient in EXP2_COEFFICIENTS:
         power.add_(coefficient).mul_(x)
-    torch.add(power, 1.0, out=x)
+    torch.add(power, constant(1.0), out=x)
     # Adding to a float's exponent bits multiplies by a power of two.
-    x.view(torch.int32).add_(exponent.mul_(1 << 23).to(torch.int32))
+    x.view(torch.int32).add_(exponent.mul_(constant(float(1 << 23))).to(torch.int32))
     return x
+
+
+@cache
+def constant(value: float) -> torch.Tensor:
+    """A float32 number to compute with; torch would convert a Python number anew at each call."""
+    return torch.tensor(value, dtype=torch.float32)

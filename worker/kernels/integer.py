@@ -21,7 +21,7 @@ import torch
 from worker.batch import StepBatch
 from worker.kernels.attention_plan import AttentionPlanner
 from worker.kernels.exact_matmul import MAX_INNER, MAX_WEIGHT, ExactMatmul, select_exact_matmul
-from worker.kernels.fixed_point import exp2_, round_rows
+from worker.kernels.fixed_point import constant, exp2_, round_rows
 from worker.kernels.integer_attention import IntegerAttention, IntegerKV, kv_bytes_per_token
 from worker.kernels.interface import LayerKV, LinearWeight
 from worker.kernels.scratch import Scratch
@@ -67,14 +67,16 @@ class IntegerKernels:
     def linear(self, x_TI: torch.Tensor, weight: LinearWeight) -> torch.Tensor:
         assert isinstance(weight, IntegerLinear)
         num_tokens, num_in = x_TI.shape
-        parts_XI = self._scratch.take("linear", (2 * num_tokens, num_in), torch.float32)
-        high_TI, low_TI = parts_XI[:num_tokens], parts_XI[num_tokens:]
+        if num_tokens == 0:
+            return torch.empty(0, weight.scale_O.shape[0])
+        parts = self._scratch.take("linear", (2, num_tokens, num_in), torch.float32)
+        high_TI, low_TI = parts.unbind()
         _, scale_T1 = round_rows(x_TI, ACTIVATION_LEVELS, out=low_TI)
-        torch.mul(low_TI, 1 / LOW_PART, out=high_TI).round_()
+        torch.mul(low_TI, constant(1 / LOW_PART), out=high_TI).round_()
         low_TI.sub_(high_TI, alpha=LOW_PART)
-        sums_XO = self._matmul.multiply(parts_XI, weight.packed)
+        high_TO, low_TO = self._matmul.multiply(parts.view(-1, num_in), weight.packed).chunk(2)
         # The product with a power of two is exact, so this is one rounding, fused or not.
-        y_TO = torch.add(sums_XO[num_tokens:], sums_XO[:num_tokens], alpha=LOW_PART)
+        y_TO = torch.add(low_TO, high_TO, alpha=LOW_PART)
         y_TO.mul_(scale_T1).mul_(weight.scale_O)
         return y_TO if weight.bias_O is None else y_TO.add_(weight.bias_O)
 
@@ -93,7 +95,7 @@ class IntegerKernels:
 
     def silu_mul(self, gate_up_TI: torch.Tensor) -> torch.Tensor:
         gate_TI, up_TI = gate_up_TI.chunk(2, dim=-1)
-        divisor_TI = exp2_(gate_TI * -LOG2_E).add_(1.0)
+        divisor_TI = exp2_(gate_TI * constant(-LOG2_E)).add_(constant(1.0))
         return torch.div(gate_TI, divisor_TI, out=divisor_TI).mul_(up_TI)
 
     def rope(self, x_TNH: torch.Tensor, cos_TH: torch.Tensor, sin_TH: torch.Tensor) -> torch.Tensor:

@@ -12,7 +12,7 @@ import torch
 from torch.nn import functional as F
 
 from worker.batch import StepBatch
-from worker.kernels.attention_plan import AttentionGroup, AttentionPlanner
+from worker.kernels.attention_plan import AttentionGroup, AttentionPlan, AttentionPlanner
 from worker.kernels.interface import LayerKV, LinearWeight
 
 
@@ -24,14 +24,6 @@ class Float32Linear:
     @property
     def num_bytes(self) -> int:
         return self.weight_OI.nbytes + (0 if self.bias_O is None else self.bias_O.nbytes)
-
-
-@dataclass(frozen=True, slots=True)
-class Float32KV:
-    """Both [pages, KV heads, P, H]."""
-
-    keys: torch.Tensor
-    values: torch.Tensor
 
 
 class ReferenceKernels:
@@ -63,38 +55,37 @@ class ReferenceKernels:
         return x_TNH * cos_TH[:, None] + swapped * sin_TH[:, None]
 
     def allocate_kv(self, num_pages: int, page_size: int, num_kv_heads: int, head_size: int) -> LayerKV:
-        shape = (num_pages, num_kv_heads, page_size, head_size)
-        return Float32KV(torch.zeros(shape), torch.zeros(shape))
+        return torch.zeros(num_pages, 2 * num_kv_heads, page_size, head_size)
 
     def kv_bytes_per_page(self, page_size: int, num_kv_heads: int, head_size: int) -> int:
-        return 2 * 4 * page_size * num_kv_heads * head_size
+        return 2 * num_kv_heads * page_size * head_size * 4
 
     def write_kv(self, kv: LayerKV, k_TNH: torch.Tensor, v_TNH: torch.Tensor, batch: StepBatch) -> None:
-        assert isinstance(kv, Float32KV)
-        _, num_kv_heads, page_size, head_size = kv.keys.shape
-        rows = self._planner.plan(batch, page_size, num_kv_heads).slot_rows
-        kv.keys.view(-1, head_size)[rows] = k_TNH.reshape(-1, head_size)
-        kv.values.view(-1, head_size)[rows] = v_TNH.reshape(-1, head_size)
+        assert isinstance(kv, torch.Tensor)
+        head_size = kv.shape[-1]
+        kv.view(-1, head_size)[self._plan(batch, kv).slot_rows] = torch.stack((k_TNH, v_TNH)).view(-1, head_size)
 
     def attention(self, q_TNH: torch.Tensor, kv: LayerKV, batch: StepBatch, scale: float) -> torch.Tensor:
-        assert isinstance(kv, Float32KV)
-        _, num_kv_heads, page_size, _ = kv.keys.shape
-        out_TNH = torch.empty_like(q_TNH, memory_format=torch.contiguous_format)
-        for group in self._planner.plan(batch, page_size, num_kv_heads).groups:
+        assert isinstance(kv, torch.Tensor)
+        out_TNH = torch.empty(q_TNH.shape)
+        for group in self._plan(batch, kv).groups:
             out_TNH[group.query_rows] = _attend(q_TNH[group.query_rows], kv, group, scale)
         return out_TNH
 
     def gather_rows(self, x_TD: torch.Tensor, rows_R: torch.Tensor) -> torch.Tensor:
         return x_TD[rows_R]
 
+    def _plan(self, batch: StepBatch, kv: torch.Tensor) -> AttentionPlan:
+        return self._planner.plan(batch, page_size=kv.shape[2], num_kv_heads=kv.shape[1] // 2)
 
-def _attend(q_XNH: torch.Tensor, kv: Float32KV, group: AttentionGroup, scale: float) -> torch.Tensor:
+
+def _attend(q_XNH: torch.Tensor, kv: torch.Tensor, group: AttentionGroup, scale: float) -> torch.Tensor:
     """X = S * Q queries in, as many out."""
     num_heads, head_size = q_XNH.shape[1:]
-    S, Q, L, K = group.num_sequences, group.num_queries, group.num_keys, kv.keys.shape[1]
-    keys = kv.keys.flatten(0, 1)[group.page_rows].view(S, K, L, head_size)
-    values = kv.values.flatten(0, 1)[group.page_rows].view(S, K, L, head_size)
+    S, Q, L, K = group.num_sequences, group.num_queries, group.num_keys, kv.shape[1] // 2
+    keys, values = kv.flatten(0, 1)[group.page_rows].view(2, S, K, L, head_size)
     queries = q_XNH.view(S, Q, K, -1, head_size).transpose(1, 2).reshape(S, K, -1, head_size)
     scores = (queries @ keys.transpose(-1, -2)).mul_(scale).view(S, K, Q, -1, L)
     weights = scores.masked_fill_(group.hidden, float("-inf")).softmax(dim=-1).view(S, K, -1, L)
-    return (weights @ values).view(S, K, Q, -1, head_size).transpose(1, 2).reshape(S * Q, num_heads, head_size)
+    out: torch.Tensor = (weights @ values).view(S, K, Q, -1, head_size)
+    return out.transpose(1, 2).reshape(S * Q, num_heads, head_size)

@@ -20,11 +20,8 @@ class RopeTable:
     """Likewise, with the sign of the rotation: [-sin, sin]."""
 
     @classmethod
-    def make(cls, config: ModelConfig, factors: torch.Tensor | None = None) -> Self:
-        """`factors` [H/2] divide the frequencies: GGUF files give Llama 3's scaling this way."""
+    def make(cls, config: ModelConfig) -> Self:
         frequencies = rope_frequencies(config)
-        if factors is not None:
-            frequencies = frequencies / factors
         # The angle is a float32 product, as where these models were trained; only its cosine is taken in float64.
         angles = torch.arange(config.max_position, dtype=torch.float32)[:, None] * frequencies
         cos, sin = angles.double().cos().float(), angles.double().sin().float()

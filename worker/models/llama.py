@@ -24,7 +24,8 @@ class LlamaModel:
         self._kernels = kernels
         vocabulary_shape = (config.vocab_size, config.hidden_size)
         self._embedding_VD = weights.take("embedding.weight", vocabulary_shape)
-        self._rope = RopeTable.make(config, weights.take_optional("rope_factors", (config.head_size // 2,)))
+        self._rope = RopeTable.make(config)
+        weights.drop("rope_factors")  # the configuration says the same
         self._layers = [LlamaLayer(config, kernels, weights, f"layers.{i}") for i in range(config.num_layers)]
         self._final_norm_D = weights.take("final_norm.weight", (config.hidden_size,))
         if config.tie_word_embeddings:

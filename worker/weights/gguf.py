@@ -1,7 +1,7 @@
 """The tensors of a GGUF file.
 
 llama.cpp's converter reorders the query and key rows of the llama architecture, because ggml rotates neighbouring
-elements; here that is undone. Its `rope_freqs.weight`, Llama 3's frequency factors, is passed on as `rope_factors`.
+elements; here that is undone.
 """
 
 from pathlib import Path

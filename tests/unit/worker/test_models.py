@@ -75,7 +75,8 @@ def test_integer_mode_agrees_with_transformers(variant: str, tmp_path: Path) -> 
 
 def _to_int8(matrix: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     scale = np.abs(matrix).max(axis=1, keepdims=True) / 127
-    return (np.round(matrix / scale) * scale).astype(np.float32)
+    rounded: np.ndarray[Any, Any] = (np.round(matrix / scale) * scale).astype(np.float32)
+    return rounded
 
 
 @pytest.mark.parametrize("chunks", CHUNKINGS, ids=str)
@@ -99,7 +100,7 @@ def test_sharded_checkpoint_agrees_with_transformers(tmp_path: Path) -> None:
 def test_gguf_agrees_with_transformers(dtype: str, variant: str, tmp_path: Path) -> None:
     kind = gguf.GGMLQuantizationType[dtype]
     # Block formats need rows of a multiple of 32.
-    llama = make_llama(hidden_size=64, intermediate_size=96, head_dim=16, **VARIANTS[variant])
+    llama = make_llama(hidden_size=96, intermediate_size=96, head_dim=16, **VARIANTS[variant])
     described = save_safetensors(llama, tmp_path / "safetensors")
     model = save_gguf(llama, described, tmp_path / "tiny.gguf", kind)
 

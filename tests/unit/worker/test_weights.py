@@ -1,0 +1,130 @@
+"""Checkpoints: block formats bit for bit, names, and what is refused."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from pagoda.models.errors import ModelFormatError
+from pagoda.models.ggml_type import GGMLType
+from tests.kernels.tiny_llama import make_llama, save_gguf, save_safetensors
+from worker.kernels.reference import ReferenceKernels
+from worker.models.registry import load_model
+from worker.weights.checkpoint import WeightsError
+from worker.weights.dequantize import UnsupportedTypeError, dequantize
+from worker.weights.name_map import GGUF_NAMES, SAFETENSORS_NAMES, map_names
+
+
+def random_blocks(kind: Any, num_values: int) -> np.ndarray[Any, Any]:
+    """Bytes of every kind: random integers, scales of any finite size and sign."""
+    generator = np.random.default_rng(0)
+    block_values, block_bytes = gguf.GGML_QUANT_SIZES[kind]
+    blocks = generator.integers(0, 256, (num_values // block_values, block_bytes), dtype=np.uint8)
+    if kind.name.startswith("Q"):
+        scales = generator.normal(scale=3.0, size=(len(blocks), 2)).astype(np.float16).view(np.uint8)
+        num_scale_bytes = 4 if kind.name == "Q4_1" else 2
+        blocks[:, :num_scale_bytes] = scales[:, :num_scale_bytes]
+    return blocks.reshape(8, -1)
+
+
+@pytest.mark.parametrize("name", ["F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1"])
+def test_dequantizes_bit_for_bit_like_gguf(name: str) -> None:
+    kind = gguf.GGMLQuantizationType[name]
+    data = random_blocks(kind, 8 * 32 * 50)
+    with np.errstate(invalid="ignore"):
+        expected = gguf.quants.dequantize(data, kind).reshape(-1)
+    actual = dequantize(memoryview(bytearray(data.tobytes())), GGMLType[name]).numpy()
+    numbers = ~np.isnan(expected)
+    assert np.array_equal(np.isnan(actual), ~numbers)
+    assert np.array_equal(actual.view(np.uint32)[numbers], expected.view(np.uint32)[numbers])
+
+
+def test_unreadable_type_names_the_readable_ones() -> None:
+    with pytest.raises(UnsupportedTypeError, match=r"IQ2_XXS.*Q4_0"):
+        dequantize(memoryview(bytearray(66)), GGMLType.IQ2_XXS)
+
+
+@pytest.mark.parametrize("table", [GGUF_NAMES, SAFETENSORS_NAMES])
+def test_names_are_found_in_any_layer(table: dict[str, str]) -> None:
+    spelled = [name.replace("{i}", str(i)) for name in table for i in (0, 17)]
+    known, unknown = map_names(spelled, table)
+    assert not unknown
+    assert set(known) == {ours.replace("{i}", str(i)) for ours in table.values() for i in (0, 17)}
+
+
+def test_unknown_names_are_told_and_rope_buffers_passed_over() -> None:
+    spelled = ["model.layers.0.self_attn.rotary_emb.inv_freq", "model.layers.x.mlp.up_proj.weight", "score.weight"]
+    assert map_names(spelled, SAFETENSORS_NAMES) == ({}, spelled[1:])
+
+
+def change_tensors(directory: Path, change: dict[str, torch.Tensor | None]) -> None:
+    tensors = load_file(directory / "model.safetensors") | change
+    kept = {name: tensor for name, tensor in tensors.items() if tensor is not None}
+    save_file(kept, directory / "model.safetensors", metadata={"format": "pt"})
+
+
+def test_missing_tensor_is_named(tmp_path: Path) -> None:
+    model = save_safetensors(make_llama(), tmp_path)
+    change_tensors(tmp_path, {"model.layers.1.mlp.up_proj.weight": None})
+    with pytest.raises(WeightsError, match=r"no tensor 'layers\.1\.up\.weight'"):
+        load_model(model, ReferenceKernels())
+
+
+@pytest.mark.parametrize("name", ["model.layers.3.mlp.up_proj.weight", "model.layers.0.self_attn.q_norm.weight"])
+def test_left_over_tensor_is_named(name: str, tmp_path: Path) -> None:
+    model = save_safetensors(make_llama(), tmp_path)
+    change_tensors(tmp_path, {name: torch.zeros(3)})
+    with pytest.raises(WeightsError, match=rf"does not use: {name}"):
+        load_model(model, ReferenceKernels())
+
+
+def test_wrong_shape_is_told_with_both_shapes(tmp_path: Path) -> None:
+    model = save_safetensors(make_llama(), tmp_path)
+    change_tensors(tmp_path, {"model.norm.weight": torch.zeros(7)})
+    with pytest.raises(WeightsError, match=r"'model\.norm\.weight' has shape \[7\], the model needs \[48\]"):
+        load_model(model, ReferenceKernels())
+
+
+def test_output_weight_of_a_tied_model_is_not_needed(tmp_path: Path) -> None:
+    model = save_safetensors(make_llama(tie_word_embeddings=True), tmp_path)
+    change_tensors(tmp_path, {"lm_head.weight": torch.zeros(131, 48)})
+    load_model(model, ReferenceKernels())
+
+
+def test_pickle_is_never_opened(tmp_path: Path) -> None:
+    model = save_safetensors(make_llama(), tmp_path)
+    (tmp_path / "model.safetensors").rename(tmp_path / "pytorch_model.bin")
+    with pytest.raises(ModelFormatError, match="pickle"):
+        load_model(model, ReferenceKernels())
+
+
+def test_index_may_not_leave_its_directory(tmp_path: Path) -> None:
+    model = save_safetensors(make_llama(), tmp_path / "model")
+    outside = tmp_path / "model.safetensors"
+    (tmp_path / "model" / "model.safetensors").rename(outside)
+    index = {"weight_map": {"model.norm.weight": "../model.safetensors"}}
+    (tmp_path / "model" / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(ModelFormatError, match=r"\.\./model\.safetensors"):
+        load_model(model, ReferenceKernels())
+
+
+def test_truncated_safetensors_is_told(tmp_path: Path) -> None:
+    model = save_safetensors(make_llama(), tmp_path)
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(WeightsError, match="is damaged"):
+        load_model(model, ReferenceKernels())
+
+
+def test_gguf_tensor_of_unreadable_type_is_named(tmp_path: Path) -> None:
+    llama = make_llama(hidden_size=96, intermediate_size=96, head_dim=16)
+    described = save_safetensors(llama, tmp_path / "safetensors")
+    model = save_gguf(llama, described, tmp_path / "tiny.gguf", gguf.GGMLQuantizationType.Q5_0)
+    with pytest.raises(WeightsError, match=r"'token_embd\.weight': cannot read Q5_0"):
+        load_model(replace(model, name="q5"), ReferenceKernels())
