@@ -1,12 +1,13 @@
 """The elementwise arithmetic of the integer mode: rounding rows to integers, and 2^x.
 
 Only IEEE operations that have one right answer (multiply, add, divide, round, maximum), one per torch call, so that a
-compiler cannot fuse two of them and a vector's tail cannot be computed by other code than its body. torch.exp, silu or
-addcmul promise neither.
+compiler cannot fuse two of them and a vector's tail cannot be computed by other code than its body. torch.exp, silu,
+addcmul and even torch.sqrt (where a vector library computes it) promise neither.
 """
 
 from functools import cache
 
+import numpy as np
 import torch
 
 TINY = 1e-20
@@ -38,6 +39,12 @@ def exp2_(x: torch.Tensor) -> torch.Tensor:
     torch.add(power, constant(1.0), out=x)
     # Adding to a float's exponent bits multiplies by a power of two.
     x.view(torch.int32).add_(exponent.mul_(constant(float(1 << 23))).to(torch.int32))
+    return x
+
+
+def sqrt_(x: torch.Tensor) -> torch.Tensor:
+    """In place. numpy uses the processor's instruction, which rounds rightly; torch calls MKL, which is off by a bit at times."""
+    np.sqrt(x.numpy(), out=x.numpy())
     return x
 
 

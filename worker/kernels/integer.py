@@ -21,7 +21,7 @@ import torch
 from worker.batch import StepBatch
 from worker.kernels.attention_plan import AttentionPlanner
 from worker.kernels.exact_matmul import MAX_INNER, MAX_WEIGHT, ExactMatmul, select_exact_matmul
-from worker.kernels.fixed_point import constant, exp2_, round_rows
+from worker.kernels.fixed_point import constant, exp2_, round_rows, sqrt_
 from worker.kernels.integer_attention import IntegerAttention, IntegerKV, kv_bytes_per_token
 from worker.kernels.interface import LayerKV, LinearWeight
 from worker.kernels.scratch import Scratch
@@ -87,7 +87,7 @@ class IntegerKernels:
         sum_T1 = integers_TD.double().square_().sum(dim=-1, keepdim=True)
         scale_T1 = scale_T1.double()
         mean_T1 = sum_T1.mul_(scale_T1).mul_(scale_T1).mul_(1 / size)
-        rms_T1 = mean_T1.add_(eps).sqrt_().float()
+        rms_T1 = sqrt_(mean_T1.add_(eps)).float()
         return torch.div(x_TD, rms_T1, out=integers_TD).mul_(weight_D)
 
     def add(self, x_TD: torch.Tensor, y_TD: torch.Tensor) -> torch.Tensor:

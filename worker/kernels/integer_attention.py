@@ -15,6 +15,7 @@ Legend as in attention_plan.py, and G query heads per KV head.
 from dataclasses import dataclass
 from typing import Self
 
+import numpy as np
 import torch
 
 from worker.kernels.attention_plan import AttentionGroup
@@ -52,8 +53,9 @@ class IntegerKV:
             page_size=page_size,
             num_kv_heads=num_kv_heads,
             head_size=head_size,
-            integers=torch.zeros(num_rows, head_size, dtype=torch.int16),
-            scales=torch.zeros(num_rows),
+            # numpy's zeros cost nothing until a page is first written; torch's would touch gigabytes at the start.
+            integers=torch.from_numpy(np.zeros((num_rows, head_size), dtype=np.int16)),
+            scales=torch.from_numpy(np.zeros(num_rows, dtype=np.float32)),
         )
 
     def write(self, k_TNH: torch.Tensor, v_TNH: torch.Tensor, slot_rows: torch.Tensor) -> None:

@@ -11,6 +11,8 @@ import torch
 
 from pagoda.models.model import ModelConfig, RopeScaling
 
+HALF_PI_PARTS = (1.5707963267341256, 6.077100506303966e-11, 2.0222662487959506e-21)
+
 
 @dataclass(frozen=True, slots=True)
 class RopeTable:
@@ -22,14 +24,39 @@ class RopeTable:
     @classmethod
     def make(cls, config: ModelConfig) -> Self:
         frequencies = rope_frequencies(config)
-        # The angle is a float32 product, as where these models were trained; only its cosine is taken in float64.
+        # The angle is a float32 product, as where these models were trained.
         angles = torch.arange(config.max_position, dtype=torch.float32)[:, None] * frequencies
-        cos, sin = angles.double().cos().float(), angles.double().sin().float()
+        cos, sin = cos_sin(angles.double())
         return cls(torch.cat((cos, cos), dim=1), torch.cat((-sin, sin), dim=1))
 
     @property
     def num_bytes(self) -> int:
         return self.cos_PH.nbytes + self.sin_PH.nbytes
+
+
+def cos_sin(angles: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """float64 angles up to 2^20 to float32, by elementwise IEEE operations, so that all machines have the same table.
+
+    Libraries differ in the last bits. Quarter turns are taken off with pi/2 in three parts, of which the first two have
+    so few bits that their products are exact; on what is left, [-pi/4, pi/4], the Taylor series converges fast.
+    """
+    quarters = (angles * (2 / math.pi)).round()
+    rest = angles
+    for part in HALF_PI_PARTS:
+        rest = rest - quarters * part
+    cos, sin = _taylor(rest, first=0), _taylor(rest, first=1) * rest
+    odd, negate_cos, negate_sin = quarters % 2 == 1, (quarters + 1) % 4 >= 2, quarters % 4 >= 2
+    cos, sin = torch.where(odd, sin, cos), torch.where(odd, cos, sin)
+    return torch.where(negate_cos, -cos, cos).float(), torch.where(negate_sin, -sin, sin).float()
+
+
+def _taylor(x: torch.Tensor, first: int) -> torch.Tensor:
+    """cos(x) with `first` 0, sin(x) / x with 1."""
+    square = x * x
+    total = torch.zeros_like(x)
+    for power in range(16 + first, first, -2):
+        total = (total + 1.0) * square * (-1.0 / (power * (power - 1)))
+    return total + 1.0
 
 
 def rope_frequencies(config: ModelConfig) -> torch.Tensor:

@@ -1,0 +1,165 @@
+"""The integer mode beside its float32 twin: near it, kernel by kernel, and the same bits whichever product it uses."""
+
+import math
+
+import pytest
+import torch
+
+from worker.batch import StepBatch
+from worker.kernels.exact_matmul import FloatMatmul
+from worker.kernels.integer import IntegerKernels
+from worker.kernels.integer_attention import IntegerKV
+from worker.kernels.reference import ReferenceKernels
+from worker.kernels.select import UnknownKernelsError, select_kernels
+
+INTEGER, REFERENCE = IntegerKernels(), ReferenceKernels()
+ROWS = [1, 2, 17]
+
+
+def near(actual: torch.Tensor, expected: torch.Tensor, tolerance: float) -> bool:
+    return float((actual - expected).abs().max()) <= tolerance * float(expected.abs().max())
+
+
+def random(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize("rows", ROWS)
+@pytest.mark.parametrize("inner", [5, 576, 2500])
+@pytest.mark.parametrize("bias", [False, True])
+def test_linear(rows: int, inner: int, bias: bool) -> None:
+    x_TI = random(rows, inner) * torch.logspace(-3, 3, rows)[:, None]
+    scale_O1 = torch.logspace(-2, 0, 24)[:, None]
+    weight_OI = torch.randint(-127, 128, (24, inner), generator=torch.Generator().manual_seed(1)).float()
+    weight_OI[:, 0] = 127
+    weight_OI, bias_O = weight_OI * scale_O1, random(24) if bias else None
+    expected = REFERENCE.linear(x_TI, REFERENCE.pack_linear(weight_OI, bias_O))
+    by_default = INTEGER.linear(x_TI, INTEGER.pack_linear(weight_OI, bias_O))
+    in_floats = IntegerKernels(FloatMatmul())
+    for row, expected_row in zip(by_default, expected, strict=True):
+        assert near(row, expected_row, 2e-3)
+    assert torch.equal(by_default, in_floats.linear(x_TI, in_floats.pack_linear(weight_OI, bias_O)))
+
+
+@pytest.mark.parametrize("rows", ROWS)
+@pytest.mark.parametrize("size", [5, 576, 4096])
+def test_rms_norm(rows: int, size: int) -> None:
+    x_TD = random(rows, size) * torch.logspace(-4, 4, rows)[:, None]
+    weight_D = random(size, seed=1)
+    assert near(INTEGER.rms_norm(x_TD, weight_D, 1e-5), REFERENCE.rms_norm(x_TD, weight_D, 1e-5), 1e-6)
+
+
+@pytest.mark.parametrize("rows", ROWS)
+def test_silu_mul(rows: int) -> None:
+    gate_up_TI = random(rows, 66) * 10
+    gate_up_TI[0, :4] = torch.tensor([-200.0, 200.0, 0.0, -88.0])
+    actual, expected = INTEGER.silu_mul(gate_up_TI), REFERENCE.silu_mul(gate_up_TI)
+    assert torch.allclose(actual, expected, rtol=1e-5, atol=1e-20)
+
+
+@pytest.mark.parametrize("rows", ROWS)
+def test_rope(rows: int) -> None:
+    x_TNH, angles = random(rows, 3, 8), random(rows, 4)
+    cos_TH = torch.cat((angles.cos(), angles.cos()), dim=1)
+    sin_TH = torch.cat((-angles.sin(), angles.sin()), dim=1)
+    assert near(INTEGER.rope(x_TNH, cos_TH, sin_TH), REFERENCE.rope(x_TNH, cos_TH, sin_TH), 1e-6)
+
+
+def test_zero_and_non_finite_rows_stay_by_themselves() -> None:
+    x_TI = random(4, 32)
+    x_TI[1], x_TI[2, 3], x_TI[3, 5] = 0.0, math.nan, math.inf
+    y_TO = INTEGER.linear(x_TI, INTEGER.pack_linear(random(8, 32)))
+    assert y_TO[0].isfinite().all()
+    assert torch.equal(y_TO[1], torch.zeros(8))
+    assert not y_TO[2:].isfinite().any()
+
+
+HEADS = [(4, 4, 16), (6, 2, 8), (5, 1, 64)]
+"""(query heads, KV heads, head size)."""
+PLANS = [
+    [(1, 1)],
+    [(1, 40), (1, 3), (1, 17), (1, 300)],
+    [(33, 33)],
+    [(5, 21), (1, 16), (16, 16), (2, 90)],
+    [(300, 300)],
+]
+"""Per sequence: (queries of this step, length of the context with them)."""
+
+
+def attention_batch(plan: list[tuple[int, int]], page_size: int) -> tuple[StepBatch, StepBatch]:
+    """The batch that has just the step's queries, and one that writes all keys before."""
+    generator = torch.Generator().manual_seed(3)
+    num_pages = [-(-context // page_size) for _, context in plan]
+    pages = torch.split(torch.randperm(64, generator=generator)[: sum(num_pages)], num_pages)
+    tables = torch.zeros(len(plan), max(num_pages) + 2, dtype=torch.int64)
+    slots = []
+    for table, own, (_, context) in zip(tables, pages, plan, strict=True):
+        table[: len(own)] = own
+        positions = torch.arange(context)
+        slots.append(own[positions // page_size] * page_size + positions % page_size)
+
+    def batch(lengths: list[int]) -> StepBatch:
+        starts = [0, *torch.tensor(lengths).cumsum(0).tolist()]
+        last = [slot[-length:] for slot, length in zip(slots, lengths, strict=True)]
+        return StepBatch(
+            token_ids_T=torch.zeros(starts[-1], dtype=torch.int64),
+            positions_T=torch.zeros(starts[-1], dtype=torch.int64),
+            slots_T=torch.cat(last),
+            query_starts=tuple(starts),
+            context_lens=tuple(context for _, context in plan),
+            block_tables_SB=tables,
+            sample_rows_R=torch.arange(starts[-1]),
+        )
+
+    return batch([length for length, _ in plan]), batch([context for _, context in plan])
+
+
+@pytest.mark.parametrize("plan", PLANS, ids=str)
+@pytest.mark.parametrize("heads", HEADS, ids=str)
+@pytest.mark.parametrize("page_size", [16, 7])
+def test_attention(plan: list[tuple[int, int]], heads: tuple[int, int, int], page_size: int) -> None:
+    num_heads, num_kv_heads, head_size = heads
+    batch, whole = attention_batch(plan, page_size)
+    num_keys = len(whole.slots_T)
+    keys, values = random(num_keys, num_kv_heads, head_size), random(num_keys, num_kv_heads, head_size, seed=1)
+    queries = random(len(batch.slots_T), num_heads, head_size, seed=2) * 3
+    results = []
+    for kernels in (INTEGER, REFERENCE):
+        kv = kernels.allocate_kv(64, page_size, num_kv_heads, head_size)
+        poison(kv)
+        kernels.write_kv(kv, keys, values, whole)
+        results.append(kernels.attention(queries, kv, batch, head_size**-0.5))
+    assert near(results[0], results[1], 3e-4)
+
+
+def poison(kv: object) -> None:
+    """What another sequence left in memory must not matter, NaN in the scales of the integer mode included."""
+    if isinstance(kv, IntegerKV):
+        kv.integers.fill_(-32768)
+        kv.scales.fill_(math.nan)
+
+
+def test_faint_keys_count_beside_one_that_takes_nearly_all() -> None:
+    """One key holds a thousand times the weight of all others together, each of them a millionth of it."""
+    batch, whole = attention_batch([(1, 1000)], 16)
+    keys, values = torch.zeros(1000, 1, 16), torch.ones(1000, 1, 16)
+    keys[0], values[0] = math.log(1e6) / 4, 0.0
+    queries = torch.ones(1, 1, 16)
+    kv = INTEGER.allocate_kv(64, 16, 1, 16)
+    INTEGER.write_kv(kv, keys, values, whole)
+    result = INTEGER.attention(queries, kv, batch, 0.25)
+    assert near(result, torch.full((1, 1, 16), 999 / (1e6 + 999)), 0.1)
+
+
+def test_kv_bytes_are_what_is_allocated() -> None:
+    for kernels in (INTEGER, REFERENCE):
+        kv = kernels.allocate_kv(5, 16, 3, 64)
+        tensors = (kv.integers, kv.scales) if isinstance(kv, IntegerKV) else (kv,)
+        num_bytes = sum(tensor.nbytes for tensor in tensors if isinstance(tensor, torch.Tensor))
+        assert num_bytes == 5 * kernels.kv_bytes_per_page(16, 3, 64)
+
+
+def test_unknown_numerics_name_the_known_ones() -> None:
+    assert select_kernels("integer", "cpu").is_batch_invariant
+    with pytest.raises(UnknownKernelsError, match=r"'int3'.*integer on cpu, float32 on cpu"):
+        select_kernels("int3", "cpu")
