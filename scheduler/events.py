@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from scheduler.errors import RequestError
-from scheduler.sequence import FinishReason
+from scheduler.sequence import FinishReason, Sequence
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,3 +71,56 @@ class Client(Protocol):
 
     def deliver(self, events: Seq[Event]) -> None:
         """Take the events at once; never waits, never raises."""
+
+
+def started_event(request_id: str, sequence: Sequence) -> Started:
+    """For a sequence whose first step has just been planned."""
+    assert sequence.first_step_s is not None
+    return Started(
+        request_id=request_id,
+        sample_index=sequence.sample_index,
+        worker_id=sequence.worker_id or "",
+        num_cached_tokens=sequence.num_cached_tokens or 0,
+        queue_s=sequence.first_step_s - sequence.arrival_s,
+    )
+
+
+def moved_event(request_id: str, sequence: Sequence) -> Moved:
+    return Moved(
+        request_id=request_id,
+        sample_index=sequence.sample_index,
+        from_worker_id=sequence.admitted_before or "",
+        to_worker_id=sequence.worker_id or "",
+    )
+
+
+def tokens_event(
+    request_id: str, sequence: Sequence, token_ids: tuple[int, ...], logprobs: tuple[TokenLogprobs, ...]
+) -> Tokens:
+    """For tokens that are not appended yet."""
+    return Tokens(
+        request_id=request_id,
+        sample_index=sequence.sample_index,
+        token_ids=token_ids,
+        logprobs=logprobs,
+        sequence_number=sequence.num_output_tokens,
+    )
+
+
+def finished_event(request_id: str, sequence: Sequence, reason: FinishReason, now_s: float) -> Finished:
+    """With all tokens that it has, and the stages that it never reached as zero seconds."""
+    first_step_s = now_s if sequence.first_step_s is None else sequence.first_step_s
+    first_token_s = now_s if sequence.first_token_s is None else sequence.first_token_s
+    return Finished(
+        request_id=request_id,
+        sample_index=sequence.sample_index,
+        reason=reason,
+        stop_token_id=None,
+        num_prompt_tokens=sequence.num_prompt_tokens,
+        num_cached_tokens=min(sequence.num_cached_tokens or 0, sequence.num_prompt_tokens),
+        num_output_tokens=sequence.num_output_tokens,
+        queue_s=first_step_s - sequence.arrival_s,
+        prefill_s=first_token_s - first_step_s,
+        decode_s=now_s - first_token_s,
+        num_preemptions=sequence.num_preemptions,
+    )

@@ -7,9 +7,9 @@ two small protocols `Client` and `WorkerLink`, time is behind `Clock`, so that t
 import bisect
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from typing import Protocol
 
-from kvcache.block_hash import root_hash
 from scheduler.counters import Counters, DrainRate
 from scheduler.errors import (
     DeadlineExceededError,
@@ -20,9 +20,9 @@ from scheduler.errors import (
     SequenceFailedError,
     UnavailableError,
 )
-from scheduler.events import Client, Event, Failed, Finished, Moved, Started, Tokens
+from scheduler.events import Client, Event, Failed, finished_event, moved_event, started_event, tokens_event
 from scheduler.planner import plan_step
-from scheduler.request import InferenceRequest, OpenRequest, check_request
+from scheduler.request import InferenceRequest, OpenRequest, check_request, make_sequences
 from scheduler.result import SampledTokens, StepResult
 from scheduler.sequence import FinishReason, Sequence, SequenceStatus
 from scheduler.worker_state import AttachedWorker, PlannedSequence, WorkerInfo, WorkerLink
@@ -65,7 +65,7 @@ class SchedulerLoop:
         self._request_of: dict[int, OpenRequest] = {}
         self._outbox: defaultdict[Client, list[Event]] = defaultdict(list)
         self._drain_rate = DrainRate(clock.time)
-        self._num_sequences = 0
+        self._next_sequence_id = 1
         self._num_sessions = 0
         self._is_awake = False
 
@@ -144,13 +144,7 @@ class SchedulerLoop:
 
     def _append(self, worker: AttachedWorker, sequence: Sequence, sampled: SampledTokens) -> None:
         request = self._request_of[sequence.sequence_id].request
-        event = Tokens(
-            request_id=request.request_id,
-            sample_index=sequence.sample_index,
-            token_ids=sampled.token_ids,
-            logprobs=sampled.logprobs,
-            sequence_number=sequence.num_output_tokens,
-        )
+        event = tokens_event(request.request_id, sequence, sampled.token_ids, sampled.logprobs)
         sequence.append(sampled.token_ids)
         sequence.num_worker_losses = 0
         if sampled.stopped:
@@ -180,13 +174,16 @@ class SchedulerLoop:
                 f"the queue is full: {len(self.waiting)} sequences wait, at most {self._max_waiting} may",
                 retry_after_s=self._drain_rate.seconds_for(len(self.waiting)),
             )
-        opened = OpenRequest(request=request, client=client, sequences={})
+        sequences = make_sequences(request, info, first_id=self._next_sequence_id, now_s=self._clock.time())
+        self._next_sequence_id += len(sequences)
+        opened = OpenRequest(request=request, client=client, sequences={s.sample_index: s for s in sequences})
         self._requests[client, request.request_id] = opened
-        for index in range(request.num_samples):
-            self._queue(self._make_sequence(opened, index, info))
+        for sequence in sequences:
+            self._request_of[sequence.sequence_id] = opened
+            self._queue(sequence)
         if request.timeout_s is not None:
             opened.deadline = self._clock.call_later(request.timeout_s, lambda: self._expire(opened))
-        for sequence in list(opened.sequences.values()):
+        for sequence in sequences:
             if len(sequence.token_ids) >= sequence.max_length:
                 self._finish(sequence, FinishReason.LENGTH)
         self.wake()
@@ -227,34 +224,6 @@ class SchedulerLoop:
         if len(infos) > 1:
             raise InvalidRequestError(f"name a model, there are several: {served}")
         return next(iter(infos.values()))
-
-    def _make_sequence(self, opened: OpenRequest, index: int, info: WorkerInfo) -> Sequence:
-        request, limits = opened.request, info.limits
-        num_prompt = len(request.prompt_token_ids)
-        max_tokens = request.sampling.max_tokens or limits.max_model_len
-        self._num_sequences += 1
-        root = root_hash(model_digest=info.model_digest, page_size=limits.page_size, cache_salt=request.cache_salt)
-        sequence = Sequence(
-            sequence_id=self._num_sequences,
-            sample_index=index,
-            model=info.model,
-            token_ids=[*request.prompt_token_ids, *request.resumed.get(index, ())],
-            num_prompt_tokens=num_prompt,
-            sampling=request.sampling,
-            max_length=min(num_prompt + max_tokens, limits.max_model_len),
-            priority=request.priority,
-            arrival=self._num_sequences,
-            block_hashes=[root],
-            page_size=limits.page_size,
-            arrival_s=self._clock.time(),
-        )
-        if index == 0 or request.resumed:
-            sequence.hash_full_blocks()
-        else:
-            sequence.block_hashes = list(opened.sequences[0].block_hashes)
-        opened.sequences[index] = sequence
-        self._request_of[sequence.sequence_id] = opened
-        return sequence
 
     def _expire(self, opened: OpenRequest) -> None:
         timeout = opened.request.timeout_s
@@ -324,31 +293,17 @@ class SchedulerLoop:
         self._queue(sequence)
 
     def _record_admission(self, worker: AttachedWorker, planned: PlannedSequence) -> None:
-        sequence, now = planned.sequence, self._clock.time()
+        sequence = planned.sequence
         request_id = self._request_of[sequence.sequence_id].request.request_id
-        worker_id = worker.info.worker_id
         if sequence.first_step_s is None:
-            sequence.first_step_s = now
+            sequence.first_step_s = self._clock.time()
             sequence.num_cached_tokens = planned.start
-            self.counters.num_prefix_queries += sequence.length - planned.sample
+            self.counters.num_prefix_queries += len(sequence.token_ids)
             self.counters.num_prefix_hits += planned.start
-            started = Started(
-                request_id=request_id,
-                sample_index=sequence.sample_index,
-                worker_id=worker_id,
-                num_cached_tokens=planned.start,
-                queue_s=now - sequence.arrival_s,
-            )
-            self._emit(sequence, started)
-        elif sequence.moved_from not in (None, worker_id):
-            moved = Moved(
-                request_id=request_id,
-                sample_index=sequence.sample_index,
-                from_worker_id=sequence.moved_from or "",
-                to_worker_id=worker_id,
-            )
-            self._emit(sequence, moved)
-        sequence.moved_from = worker_id
+            self._emit(sequence, started_event(request_id, sequence))
+        elif sequence.admitted_before != sequence.worker_id:
+            self._emit(sequence, moved_event(request_id, sequence))
+        sequence.admitted_before = worker.info.worker_id
 
     def _finish(
         self,
@@ -359,22 +314,11 @@ class SchedulerLoop:
         num_output_tokens: int | None = None,
     ) -> None:
         opened = self._request_of[sequence.sequence_id]
-        now = self._clock.time()
-        first_step_s = sequence.first_step_s or now
-        first_token_s = sequence.first_token_s or now
-        event = Finished(
-            request_id=opened.request.request_id,
-            sample_index=sequence.sample_index,
-            reason=reason,
-            stop_token_id=stop_token_id,
-            num_prompt_tokens=sequence.num_prompt_tokens,
-            num_cached_tokens=min(sequence.num_cached_tokens or 0, sequence.num_prompt_tokens),
-            num_output_tokens=sequence.num_output_tokens if num_output_tokens is None else num_output_tokens,
-            queue_s=first_step_s - sequence.arrival_s,
-            prefill_s=first_token_s - first_step_s,
-            decode_s=now - first_token_s,
-            num_preemptions=sequence.num_preemptions,
-        )
+        event = finished_event(opened.request.request_id, sequence, reason, now_s=self._clock.time())
+        if stop_token_id is not None:
+            event = replace(event, stop_token_id=stop_token_id)
+        if num_output_tokens is not None:
+            event = replace(event, num_output_tokens=num_output_tokens)
         self._emit(sequence, event)
         self._end(opened, [sequence])
 

@@ -6,11 +6,12 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
+from kvcache.block_hash import BlockHash, hash_blocks, root_hash
 from pagoda.sampling import SamplingParams
 from scheduler.errors import InvalidRequestError
 from scheduler.events import Client
 from scheduler.sequence import Sequence
-from scheduler.worker_state import ModelLimits
+from scheduler.worker_state import ModelLimits, WorkerInfo
 
 MAX_SAMPLES = 128
 
@@ -40,6 +41,33 @@ class OpenRequest:
     """By sample index."""
     deadline: Any = None
     """The timer handle that ends it, cancelled when the last sample ends."""
+
+
+def make_sequences(request: InferenceRequest, info: WorkerInfo, *, first_id: int, now_s: float) -> list[Sequence]:
+    """One per sample, in order; ids and places in the order of arrival count up from `first_id`."""
+    prompt, page_size = request.prompt_token_ids, info.limits.page_size
+    root = root_hash(model_digest=info.model_digest, page_size=page_size, cache_salt=request.cache_salt)
+    prompt_hashes: list[BlockHash] = [root, *hash_blocks(root, prompt, page_size)]
+    max_tokens = request.sampling.max_tokens or info.limits.max_model_len
+    sequences = []
+    for index in range(request.num_samples):
+        sequence = Sequence(
+            sequence_id=first_id + index,
+            sample_index=index,
+            model=info.model,
+            token_ids=[*prompt, *request.resumed.get(index, ())],
+            num_prompt_tokens=len(prompt),
+            sampling=request.sampling,
+            max_length=min(len(prompt) + max_tokens, info.limits.max_model_len),
+            priority=request.priority,
+            arrival=first_id + index,
+            block_hashes=list(prompt_hashes),
+            page_size=page_size,
+            arrival_s=now_s,
+        )
+        sequence.hash_full_blocks()
+        sequences.append(sequence)
+    return sequences
 
 
 def check_request(request: InferenceRequest, limits: ModelLimits) -> None:

@@ -58,8 +58,8 @@ class Sequence:
 
     worker_id: str | None = None
     """Where it runs, or ran last."""
-    moved_from: str | None = None
-    """Where it was admitted last, to tell the client when it goes on elsewhere."""
+    admitted_before: str | None = None
+    """The worker of its last admission, to tell the client when it goes on elsewhere."""
     num_cached_tokens: int | None = None
     """Found in the cache at the first admission."""
     num_preemptions: int = 0
