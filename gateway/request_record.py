@@ -21,7 +21,7 @@ class RequestRecord:
         self._ended = [False] * request.num_samples
         self._worker_id: str | None = None
         self._num_cached_tokens = 0
-        self._num_output_tokens = 0
+        self._num_output_tokens = [0] * request.num_samples
         self._outcome = "abort"
 
     def started(self, event: Started) -> None:
@@ -39,11 +39,12 @@ class RequestRecord:
             self._first_token_at = now
             self._metrics.ttft.observe(now - self._arrived_at)
         self._last_token_at[event.sample_index] = now
+        self._num_output_tokens[event.sample_index] += len(event.token_ids)
         self._metrics.generation_tokens.inc(len(event.token_ids))
 
     def finished(self, event: Finished) -> None:
         num_output_tokens = event.usage.num_output_tokens
-        self._num_output_tokens += num_output_tokens
+        self._num_output_tokens[event.sample_index] = num_output_tokens
         self._outcome = event.reason.value
         self._ended[event.sample_index] = True
         metrics, timings = self._metrics, event.timings
@@ -75,7 +76,7 @@ class RequestRecord:
                 "worker": self._worker_id,
                 "num_prompt_tokens": len(self._request.prompt_token_ids),
                 "num_cached_tokens": self._num_cached_tokens,
-                "num_output_tokens": self._num_output_tokens,
+                "num_output_tokens": sum(self._num_output_tokens),
                 "ttft_s": None if self._first_token_at is None else round(self._first_token_at - self._arrived_at, 4),
                 "duration_s": round(time.monotonic() - self._arrived_at, 4),
                 "finish_reason": self._outcome,
