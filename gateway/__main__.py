@@ -54,6 +54,7 @@ async def _serve(settings: GatewaySettings, app: FastAPI) -> int:
             http="httptools",
             ws="none",
             log_config=None,
+            log_level="warning",
             access_log=False,
             server_header=False,
             timeout_graceful_shutdown=CANCEL_GRACE_S,
