@@ -37,7 +37,6 @@ class LoadedWorker:
 
 def load_worker(settings: WorkerSettings, epoch: int) -> LoadedWorker:
     """Raises StartError or ModelError, with a sentence for the user."""
-    torch.set_num_threads(settings.threads)
     model = ModelStore(settings.home).get(settings.model)
     max_model_len = choose_max_model_len(settings.max_model_len, model)
     kernels = select_kernels(settings.numerics, settings.device)
@@ -70,10 +69,13 @@ def choose_max_model_len(wanted: int | None, model: Model) -> int:
 
 def _load_decoder(model: Model, kernels: Kernels, settings: WorkerSettings) -> DecoderModel:
     started = time.monotonic()
+    # Loading is many short operations. Threads would wait for each other after each: on a busy machine ten times as long.
+    torch.set_num_threads(1)
     try:
         decoder = load_model(model, kernels)
     except (UnsupportedArchitectureError, UnsupportedTypeError, WeightsError) as error:
         raise StartError(str(error)) from error
+    torch.set_num_threads(settings.threads)
     fields = {
         "model": model.name,
         "device": settings.device,
