@@ -8,6 +8,7 @@ from pydantic_settings import SettingsConfigDict
 
 from pagoda.models.catalogue import DEFAULT_MODEL
 from pagoda.settings import TierSettings
+from pagoda.sockets import scheduler_address
 
 
 class GatewaySettings(TierSettings):
@@ -32,7 +33,7 @@ class GatewaySettings(TierSettings):
 
     @property
     def scheduler_address(self) -> str:
-        return self.scheduler or f"unix:{self.home / 'run' / 'scheduler.sock'}"
+        return self.scheduler or scheduler_address(self.home)
 
     @model_validator(mode="after")
     def _open_to_others_only_with_a_key(self) -> Self:

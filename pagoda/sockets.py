@@ -18,8 +18,8 @@ class SocketInUseError(OSError):
     """A living process listens on the socket, or something that is no socket has its name."""
 
 
-def scheduler_address(home: Path, instance: str = "default") -> str:
-    """Where the scheduler of one running system listens. The instance tells systems that share a home apart."""
+def scheduler_address(home: Path, instance: str = "") -> str:
+    """Where a scheduler listens unless told otherwise. The instance tells systems that share a home apart."""
     return UNIX_PREFIX + str(socket_directory(home, instance) / "scheduler.sock")
 
 

@@ -21,7 +21,7 @@ async def serve(settings: SchedulerSettings) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stopping.set)
     async with running_scheduler(settings) as loop:
-        logger.info("listening", extra={"address": settings.listen})
+        logger.info("listening", extra={"address": settings.address})
         await stopping.wait()
         await drain(loop, settings.drain_grace_s)
     logger.info("stopped")
@@ -33,7 +33,7 @@ async def running_scheduler(settings: SchedulerSettings) -> AsyncIterator[Schedu
     loop = SchedulerLoop(
         asyncio.get_running_loop(), max_waiting=settings.max_waiting, worker_grace_s=settings.worker_grace_s
     )
-    server = GrpcServer(settings.listen)
+    server = GrpcServer(settings.address)
     inference_pb2_grpc.add_InferenceServiceServicer_to_server(inference_service.InferenceServicer(loop), server.server)
     workers = worker_service.WorkerServicer(
         loop,

@@ -9,6 +9,7 @@ from pydantic_settings import SettingsConfigDict
 
 from pagoda.models.catalogue import DEFAULT_MODEL
 from pagoda.settings import TierSettings
+from pagoda.sockets import scheduler_address
 
 
 class WorkerSettings(TierSettings):
@@ -16,8 +17,8 @@ class WorkerSettings(TierSettings):
 
     model: str = DEFAULT_MODEL
     """The model to serve: a name of the catalogue, or the path of a GGUF file or safetensors directory."""
-    scheduler: str = "127.0.0.1:50051"
-    """Where schedulers listen, `host:port` or `unix:/path.sock`, separated by commas; they are tried in turn."""
+    scheduler: str = ""
+    """Where schedulers listen, separated by commas; they are tried in turn. Default: unix:HOME/run/scheduler.sock."""
     worker_id: str = Field(default_factory=lambda: f"{socket.gethostname()}-{os.getpid()}", min_length=1)
     """The worker's name in logs and metrics, unique among a scheduler's workers."""
     device: Literal["cpu"] = "cpu"
@@ -39,13 +40,14 @@ class WorkerSettings(TierSettings):
 
     @property
     def scheduler_addresses(self) -> tuple[str, ...]:
-        return tuple(filter(None, (address.strip() for address in self.scheduler.split(","))))
+        named = tuple(filter(None, (address.strip() for address in self.scheduler.split(","))))
+        return named or (scheduler_address(self.home),)
 
     @field_validator("scheduler")
     @classmethod
     def _names_a_scheduler(cls, value: str) -> str:
-        if not value.replace(",", " ").strip():
-            raise ValueError("name at least one scheduler, such as 127.0.0.1:50051")
+        if value and not value.replace(",", " ").strip():
+            raise ValueError("name at least one scheduler, such as 127.0.0.1:50051, or none for the one under HOME")
         return value
 
 

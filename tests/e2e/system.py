@@ -14,6 +14,8 @@ from typing import TypeVar
 import httpx
 import psutil
 
+from pagoda.sockets import scheduler_address
+
 DEADLINE_S = 100.0
 
 T = TypeVar("T")
@@ -52,7 +54,7 @@ class System:
 
     @property
     def scheduler_address(self) -> str:
-        return f"unix:{self.run_directory / 'scheduler.sock'}"
+        return scheduler_address(self.home, str(self.port))
 
     def wait_until_ready(self) -> None:
         until("/ready answers 200", self._is_ready)

@@ -103,5 +103,6 @@ def test_pages_for_less_than_one_full_sequence_are_a_warning(
 def test_scheduler_addresses_are_a_list(tmp_path: Path) -> None:
     settings = WorkerSettings(home=tmp_path, scheduler="unix:/a.sock, 127.0.0.1:5")
     assert settings.scheduler_addresses == ("unix:/a.sock", "127.0.0.1:5")
+    assert WorkerSettings(home=Path("/h")).scheduler_addresses == ("unix:/h/run/scheduler.sock",)
     with pytest.raises(ValueError, match="name at least one scheduler"):
         WorkerSettings(home=tmp_path, scheduler=" , ")

@@ -1,0 +1,27 @@
+"""Who may import whom: the contracts in pyproject.toml, and that no torch is loaded where none is needed."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).parents[2]
+
+
+def run(*command: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=100)
+
+
+def test_imports_point_one_way() -> None:
+    checked = run(str(Path(sys.executable).with_name("lint-imports")), "--no-cache")
+    assert checked.returncode == 0, checked.stdout
+
+
+@pytest.mark.parametrize("process", ["gateway.__main__", "scheduler.__main__", "pagoda.cli.main", "pagoda.cli.serve"])
+def test_a_process_without_tensors_loads_no_torch(process: str) -> None:
+    # In an interpreter of its own: the tests' has loaded everything.
+    heavy = ("torch", "numpy", "transformers")
+    code = f"import sys, {process}; print([name for name in {heavy} if name in sys.modules])"
+    imported = run(sys.executable, "-c", code)
+    assert imported.stdout.strip() == "[]", imported.stdout + imported.stderr
