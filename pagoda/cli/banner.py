@@ -16,6 +16,7 @@ def banner(options: ServeOptions, model: Model, load: "inference_pb2.GetLoadResp
         *[(f"worker {index}", _worker(worker)) for index, worker in enumerate(load.workers)],
         ("OpenAI", f"{options.url}/v1"),
         ("Ollama", options.url),
+        ("gRPC", options.scheduler_address),
         ("logs", f"{options.log_directory}/*.log"),
     ]
     lines = [f"  {name:<9} {value}" for name, value in facts]
