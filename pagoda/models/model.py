@@ -7,6 +7,9 @@ files.
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
+from typing import Literal
+
+Activation = Literal["silu", "gelu_tanh"]
 
 
 class ModelFormat(StrEnum):
@@ -30,7 +33,7 @@ class ModelConfig:
     """The hyperparameters of a decoder, by the same names for each format."""
 
     architecture: str
-    """The family, in GGUF's spelling: "llama"."""
+    """The family, in GGUF's spelling: "llama", "qwen2", "qwen3", "gemma2", "gemma3", "phi3" (Mistral is "llama")."""
     num_layers: int
     hidden_size: int
     intermediate_size: int
@@ -43,7 +46,36 @@ class ModelConfig:
     rms_norm_eps: float
     rope_theta: float
     rope_scaling: RopeScaling | None
+    """Of `rope_theta`: layers that rotate by `rope_theta_local` are never scaled."""
     tie_word_embeddings: bool
+
+    # What only some families have; the defaults are a plain llama.
+    activation: Activation = "silu"
+    """Of the MLP's gate."""
+    qk_norm: bool = False
+    """An RMS norm over each head of the queries and keys, before they are rotated."""
+    query_scale: float | None = None
+    """What attention scores are multiplied by; None: 1 / sqrt(head_size)."""
+    rotary_size: int | None = None
+    """How many of a head's elements are rotated, the first ones; None: all."""
+    rope_theta_local: float | None = None
+    """The base for the layers with a sliding window; None: they use `rope_theta` as all others."""
+    sliding_window: int | None = None
+    """How many tokens a layer with a window sees, the newest included."""
+    layer_uses_sliding_window: tuple[bool, ...] = ()
+    """One per layer where there is a window, and otherwise empty."""
+    attention_logit_cap: float | None = None
+    """Attention scores s become cap * tanh(s / cap), after scaling and before masking."""
+    final_logit_cap: float | None = None
+    """Likewise for the logits."""
+    embedding_scale: float = 1.0
+    """What a token's embedding is multiplied by on its way in; not where the embedding is the output matrix too."""
+    norm_weight_offset: float = 0.0
+    """What is added to each norm's weight: 1 for Gemma checkpoints of Hugging Face, where GGUF has added it already."""
+
+    def window_of(self, layer: int) -> int | None:
+        """How far back a layer sees, in tokens; None: all the way."""
+        return self.sliding_window if self.layer_uses_sliding_window and self.layer_uses_sliding_window[layer] else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
