@@ -33,7 +33,7 @@ def _worker(worker: "inference_pb2.WorkerLoad") -> str:
 
 def _curl(options: ServeOptions, model: Model) -> str:
     body = {"model": model.name, "messages": [{"role": "user", "content": "What is a pagoda?"}]}
-    key = " -H 'Authorization: Bearer $PAGODA_API_KEY'".replace("'", '"') if options.api_key else ""
+    key = ' -H "Authorization: Bearer $PAGODA_API_KEY"' if options.api_key else ""
     return f"curl {options.url}/v1/chat/completions -H 'Content-Type: application/json'{key} -d '{json.dumps(body)}'"
 
 
