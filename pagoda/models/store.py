@@ -36,16 +36,16 @@ logger = logging.getLogger(__name__)
 class ModelStore:
     def __init__(self, home: Path, *, catalogue: Sequence[CatalogueEntry] = CATALOGUE) -> None:
         self._catalogue = catalogue
-        self._directory = home / "models"
-        self._digests = DigestCache(self._directory / "digests.json")
+        self.directory = home / "models"
+        self._digests = DigestCache(self.directory / "digests.json")
         self._described: dict[tuple[object, ...], Model] = {}
 
     def list(self) -> list[Model]:
         """The models in the store, by name. One that cannot be read is left out, with a line in the log."""
         models = []
-        for manifest in sorted(self._directory.glob(f"*/*/{MANIFEST}")):
+        for manifest in sorted(self.directory.glob(f"*/*/{MANIFEST}")):
             try:
-                models.append(self._read_manifest(manifest))
+                models.append(self.read_manifest(manifest))
             except ModelError as error:
                 logger.warning("model cannot be read", extra={"manifest": str(manifest), "reason": str(error)})
         return models
@@ -60,9 +60,9 @@ class ModelStore:
         if _is_path(name_or_path) or path.suffix == ".gguf":
             return self._get_path(path)
         entry = find_entry(name_or_path, self._catalogue)
-        manifest = self._manifest_path(entry.name if entry else normalize_name(name_or_path))
+        manifest = self.manifest_path(self.canonical_name(name_or_path))
         if manifest.exists():
-            return self._read_manifest(manifest)
+            return self.read_manifest(manifest)
         if path.exists():
             return self._get_path(path)
         if entry is not None:
@@ -76,12 +76,12 @@ class ModelStore:
         entry = None if _is_path(name) or name.startswith("hf:") else find_entry(name, self._catalogue)
         if entry is None:
             return self.get(name)
-        manifest = self._manifest_path(entry.name)
+        manifest = self.manifest_path(entry.name)
         if not manifest.exists():
             with file_lock(manifest.parent / ".lock"):
                 if not manifest.exists():
                     self._fetch(entry, manifest, on_progress)
-        return self._read_manifest(manifest)
+        return self.read_manifest(manifest)
 
     def _fetch(self, entry: CatalogueEntry, manifest: Path, on_progress: Callable[[Progress], None]) -> None:
         file_name = entry.source.rpartition("/")[2]
@@ -89,11 +89,16 @@ class ModelStore:
         content = {"name": entry.name, "file": file_name, "source": entry.source, "sha256": entry.sha256}
         write_atomically(manifest, json.dumps(content, indent=1))
 
-    def _manifest_path(self, normalized_name: str) -> Path:
-        model, _, tag = normalized_name.partition(":")
-        return self._directory / model.replace("/", "--") / tag / MANIFEST
+    def canonical_name(self, name: str) -> str:
+        """The one spelling of a name: in lower case, with its tag, and the catalogue's where that has an alias for it."""
+        entry = find_entry(name, self._catalogue)
+        return entry.name if entry else normalize_name(name)
 
-    def _read_manifest(self, manifest: Path) -> Model:
+    def manifest_path(self, canonical_name: str) -> Path:
+        model, _, tag = canonical_name.partition(":")
+        return self.directory / model.replace("/", "--") / tag / MANIFEST
+
+    def read_manifest(self, manifest: Path) -> Model:
         content = read_json(manifest)
         name, file_name = content.get("name"), content.get("file")
         if not isinstance(name, str) or not isinstance(file_name, str) or Path(file_name).name != file_name:
