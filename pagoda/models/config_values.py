@@ -3,13 +3,17 @@
 Knows nothing about which keys there are: gguf_config.py and hf_config.py do.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
 
 from pagoda.models.errors import ModelFormatError
 from pagoda.models.model import RopeScaling
 
 MAX_COUNT = 1 << 31
+MAX_LAYERS = 1 << 12
+"""Ten times what any model has: what is allocated per layer before a weight is read stays small."""
+MAX_POSITION = 1 << 20
+"""As far as the rotation's angles are exact; a longer context is cut to this."""
 Item = TypeVar("Item")
 
 
@@ -33,6 +37,30 @@ def number(values: Mapping[str, Any], key: str, default: float | None = None) ->
     if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 < value < float("inf"):
         raise ModelFormatError(f"the model's metadata has {key!r} = {value!r}, which is not a positive number")
     return float(value)
+
+
+def optional_number(values: Mapping[str, Any], key: str) -> float | None:
+    """As `number`; None where the value is absent, null or 0, which all mean "not used" where this is asked."""
+    return number(values, key) if values.get(key) else None
+
+
+def optional_count(values: Mapping[str, Any], key: str) -> int | None:
+    return count(values, key) if values.get(key) else None
+
+
+def num_layers(values: Mapping[str, Any], key: str) -> int:
+    layers = count(values, key)
+    if layers > MAX_LAYERS:
+        raise ModelFormatError(f"the model's metadata has {key!r} = {layers}; at most {MAX_LAYERS} layers are possible")
+    return layers
+
+
+def window(size: int | None, max_position: int, is_windowed: Iterable[bool]) -> dict[str, Any]:
+    """ModelConfig's two fields; a window as long as the context is none."""
+    layers = tuple(is_windowed)
+    if size is None or size >= max_position or not any(layers):
+        return {}
+    return {"sliding_window": size, "layer_uses_sliding_window": layers}
 
 
 def items(values: Mapping[str, Any], key: str, kind: type[Item]) -> list[Item]:

@@ -1,20 +1,24 @@
 """What a GGUF file's metadata says about its model: the hyperparameters and the tokens that end a generation.
 
-Knows nothing about weights, except the rope factors: GGUF stores Llama 3's scaling as those, not as its parameters.
+Knows nothing about weights, except the rope factors: GGUF stores Llama 3's scaling as those, not as its parameters. What
+is special to a family is in gguf_families.py.
 """
 
 import math
 import struct
 from collections import Counter
 from collections.abc import Iterable
+from dataclasses import replace
+from typing import Any
 
 from pagoda.models import config_values as values
 from pagoda.models.errors import ModelFormatError
+from pagoda.models.gguf_families import FAMILIES
 from pagoda.models.gguf_file import GGMLType, GGUFFile
 from pagoda.models.model import ModelConfig, RopeScaling
 
-ARCHITECTURES = ("llama",)
 ROPE_FACTORS = "rope_freqs.weight"
+LONGROPE_FACTORS = "rope_factors_long.weight"
 END_TOKEN_KEYS = ("tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id", "tokenizer.ggml.eom_token_id")
 END_TOKENS = frozenset(
     ("<|im_end|>", "<|eot_id|>", "<|eom_id|>", "<end_of_turn>", "<|endoftext|>", "<|end_of_text|>", "<|end|>", "</s>")
@@ -26,9 +30,9 @@ CONTROL_TYPE = 3
 def read_config(file: GGUFFile) -> ModelConfig:
     metadata = file.metadata
     architecture = metadata.get("general.architecture")
-    if architecture not in ARCHITECTURES:
+    if not isinstance(architecture, str) or architecture not in FAMILIES:
         raise ModelFormatError(
-            f"the architecture {architecture!r} is not supported (known for GGUF: {', '.join(ARCHITECTURES)})"
+            f"the architecture {architecture!r} is not supported (known for GGUF: {', '.join(FAMILIES)})"
         )
     if metadata.get("split.count", 1) != 1:
         raise ModelFormatError(
@@ -42,23 +46,30 @@ def read_config(file: GGUFFile) -> ModelConfig:
     num_heads = values.count(metadata, f"{prefix}attention.head_count")
     head_size = values.count(metadata, f"{prefix}attention.key_length", hidden_size // num_heads)
     values.require(metadata, f"{prefix}attention.value_length", head_size)
-    values.require(metadata, f"{prefix}rope.dimension_count", head_size)
     values.require(metadata, f"{prefix}expert_count", 0)
-    return ModelConfig(
+    config = ModelConfig(
         architecture=architecture,
-        num_layers=values.count(metadata, f"{prefix}block_count"),
+        num_layers=values.num_layers(metadata, f"{prefix}block_count"),
         hidden_size=hidden_size,
         intermediate_size=values.count(metadata, f"{prefix}feed_forward_length"),
         num_heads=num_heads,
         num_kv_heads=values.count(metadata, f"{prefix}attention.head_count_kv", num_heads),
         head_size=head_size,
         vocab_size=embedding.shape[0],
-        max_position=values.count(metadata, f"{prefix}context_length"),
+        max_position=min(values.count(metadata, f"{prefix}context_length"), values.MAX_POSITION),
         rms_norm_eps=values.number(metadata, f"{prefix}attention.layer_norm_rms_epsilon"),
         rope_theta=values.number(metadata, f"{prefix}rope.freq_base", 10_000.0),
         rope_scaling=rope_scaling(file, prefix, head_size),
         tie_word_embeddings="output.weight" not in file.tensors,
+        **_rotary_size(values.count(metadata, f"{prefix}rope.dimension_count", head_size), head_size),
     )
+    return replace(config, **FAMILIES[architecture](config, metadata))
+
+
+def _rotary_size(rotary_size: int, head_size: int) -> dict[str, Any]:
+    if rotary_size > head_size or rotary_size % 2:
+        raise ModelFormatError(f"heads of size {head_size} cannot have {rotary_size} elements rotated")
+    return {} if rotary_size == head_size else {"rotary_size": rotary_size}
 
 
 def read_eos_token_ids(file: GGUFFile) -> tuple[int, ...]:
@@ -88,6 +99,8 @@ def num_parameters(file: GGUFFile) -> int:
 
 def rope_scaling(file: GGUFFile, prefix: str, head_size: int) -> RopeScaling | None:
     rope_type = file.metadata.get(f"{prefix}rope.scaling.type", "none")
+    if LONGROPE_FACTORS in file.tensors:
+        rope_type = "longrope"
     if ROPE_FACTORS in file.tensors:
         return _llama3_scaling(file, values.number(file.metadata, f"{prefix}rope.freq_base", 10_000.0), head_size)
     if rope_type == "none":

@@ -1,19 +1,18 @@
 """What a Hugging Face checkpoint's config.json and generation_config.json say about its model.
 
-Knows nothing about weights and tokenizers.
+Knows nothing about weights and tokenizers. What is special to a family is in hf_families.py.
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from pagoda.models import config_values as values
 from pagoda.models.errors import ModelFormatError
+from pagoda.models.hf_families import FAMILIES, Family
 from pagoda.models.model import ModelConfig, RopeScaling
 from pagoda.models.safetensors_file import read_json
-
-ARCHITECTURES = {"LlamaForCausalLM": "llama"}
-"""Hugging Face's class names, and the family each belongs to."""
 
 
 def read_config(directory: Path) -> ModelConfig:
@@ -21,27 +20,29 @@ def read_config(directory: Path) -> ModelConfig:
     if not path.exists():
         raise ModelFormatError(f"{directory} has no config.json")
     config = read_json(path)
-    architecture = _architecture(config)
-    values.require(config, "hidden_act", "silu")
+    family = _family(config)
+    values.require(config, "hidden_act", family.hidden_act)
+    values.require(config, "hidden_activation", family.hidden_act)
     values.require(config, "quantization_config", None)
     hidden_size = values.count(config, "hidden_size")
     num_heads = values.count(config, "num_attention_heads")
     rope_theta, rope_scaling = _rope(config)
-    return ModelConfig(
-        architecture=architecture,
-        num_layers=values.count(config, "num_hidden_layers"),
+    described = ModelConfig(
+        architecture=family.architecture,
+        num_layers=values.num_layers(config, "num_hidden_layers"),
         hidden_size=hidden_size,
         intermediate_size=values.count(config, "intermediate_size"),
         num_heads=num_heads,
         num_kv_heads=values.count(config, "num_key_value_heads", num_heads),
-        head_size=values.count(config, "head_dim", hidden_size // num_heads),
+        head_size=values.count(config, "head_dim", family.head_size or hidden_size // num_heads),
         vocab_size=values.count(config, "vocab_size"),
-        max_position=values.count(config, "max_position_embeddings", 2048),
+        max_position=min(values.count(config, "max_position_embeddings", 2048), values.MAX_POSITION),
         rms_norm_eps=values.number(config, "rms_norm_eps", 1e-6),
         rope_theta=rope_theta,
         rope_scaling=rope_scaling,
-        tie_word_embeddings=config.get("tie_word_embeddings") is True,
+        tie_word_embeddings=config.get("tie_word_embeddings", family.tie_word_embeddings) is True,
     )
+    return replace(described, **family.fields(described, config))
 
 
 def read_eos_token_ids(directory: Path) -> tuple[int, ...]:
@@ -54,19 +55,21 @@ def read_eos_token_ids(directory: Path) -> tuple[int, ...]:
     return tuple(dict.fromkeys(ids))
 
 
-def _architecture(config: Mapping[str, Any]) -> str:
+def _family(config: Mapping[str, Any]) -> Family:
     names = config.get("architectures")
     name = names[0] if isinstance(names, list) and names else None
-    if name not in ARCHITECTURES:
+    if not isinstance(name, str) or name not in FAMILIES:
         raise ModelFormatError(
-            f"the architecture {name!r} is not supported (known for Hugging Face: {', '.join(ARCHITECTURES)})"
+            f"the architecture {name!r} is not supported (known for Hugging Face: {', '.join(FAMILIES)})"
         )
-    return ARCHITECTURES[name]
+    return FAMILIES[name]
 
 
 def _rope(config: Mapping[str, Any]) -> tuple[float, RopeScaling | None]:
-    """Older files have `rope_theta` and `rope_scaling`, newer ones both inside `rope_parameters`."""
+    """Older files have `rope_theta` and `rope_scaling`, newer ones both inside `rope_parameters`, perhaps per layer type."""
     parameters = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    if isinstance(parameters, dict) and "full_attention" in parameters:
+        parameters = parameters["full_attention"]
     if not isinstance(parameters, dict):
         raise ModelFormatError("the model's config.json has rope parameters that are not an object")
     rope_type = parameters.get("rope_type") or parameters.get("type") or "default"
