@@ -15,7 +15,7 @@ from pagoda.models.errors import ModelFormatError
 from pagoda.models.gguf_file import GGUFFile
 from pagoda.models.model import ModelConfig
 
-SIZES = {
+SIZES: dict[str, Any] = {
     "vocab_size": 96,
     "hidden_size": 32,
     "intermediate_size": 64,
@@ -39,7 +39,7 @@ BASE = ModelConfig(
     rope_scaling=None,
     tie_word_embeddings=False,
 )
-WINDOWED = {"sliding_window": 64, "layer_uses_sliding_window": (True,) * 7}
+WINDOWED: dict[str, Any] = {"sliding_window": 64, "layer_uses_sliding_window": (True,) * 7}
 ALTERNATING = (True, False, True, False, True, False, True)
 FIVE_OF_SIX = (True, True, True, True, True, False, True)
 GEMMA = replace(
@@ -60,7 +60,7 @@ GEMMA3 = replace(
     rope_theta=1e6,
     rope_theta_local=10_000.0,
 )
-OF_HUGGING_FACE = {"norm_weight_offset": 1.0, "query_scale": 0.25}
+OF_HUGGING_FACE: dict[str, Any] = {"norm_weight_offset": 1.0, "query_scale": 0.25}
 
 
 def save_config(directory: Path, family: str, **changes: Any) -> dict[str, Any]:
@@ -193,7 +193,7 @@ def read_gguf(path: Path, architecture: str, *, tied: bool = False, head_size: i
     return replace(config, rms_norm_eps=round(config.rms_norm_eps, 9))
 
 
-GEMMA2_KEYS = {
+GEMMA2_KEYS: dict[str, Any] = {
     "attention__sliding_window": 64,
     "attn_logit_softcapping": 50.0,
     "final_logit_softcapping": 30.0,
@@ -255,5 +255,7 @@ def test_metadata_that_cannot_be(values: dict[str, Any], message: str, tmp_path:
 
 
 def test_unknown_architecture_is_told_the_known(tmp_path: Path) -> None:
-    with pytest.raises(ModelFormatError, match=r"'mamba' is not supported .known for GGUF: llama, qwen2, qwen3, gemma2"):
+    with pytest.raises(
+        ModelFormatError, match=r"'mamba' is not supported .known for GGUF: llama, qwen2, qwen3, gemma2"
+    ):
         read_gguf(tmp_path / "m.gguf", "mamba")
