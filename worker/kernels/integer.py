@@ -69,12 +69,13 @@ class IntegerKernels:
         num_tokens, num_in = x_TI.shape
         if num_tokens == 0:
             return torch.empty(0, weight.scale_O.shape[0])
-        parts = self._scratch.take("linear", (2, num_tokens, num_in), torch.float32)
+        parts = self._scratch.take(f"linear {num_in}", (2, num_tokens, num_in), torch.float32)
         high_TI, low_TI = parts.unbind()
         _, scale_T1 = round_rows(x_TI, ACTIVATION_LEVELS, out=low_TI)
         torch.mul(low_TI, constant(1 / LOW_PART), out=high_TI).round_()
         low_TI.sub_(high_TI, alpha=LOW_PART)
-        high_TO, low_TO = self._matmul.multiply(parts.view(-1, num_in), weight.packed).chunk(2)
+        sums_XO = self._matmul.multiply(parts.view(-1, num_in), weight.packed)
+        high_TO, low_TO = sums_XO.view(2, num_tokens, -1).unbind()
         # The product with a power of two is exact, so this is one rounding, fused or not.
         y_TO = torch.add(low_TO, high_TO, alpha=LOW_PART)
         y_TO.mul_(scale_T1).mul_(weight.scale_O)
@@ -85,7 +86,6 @@ class IntegerKernels:
         bits = min(22, (52 - (size - 1).bit_length()) // 2)
         integers_TD, scale_T1 = round_rows(x_TD, 1 << bits)
         sum_T1 = integers_TD.double().square_().sum(dim=-1, keepdim=True)
-        scale_T1 = scale_T1.double()
         mean_T1 = sum_T1.mul_(scale_T1).mul_(scale_T1).mul_(1 / size)
         rms_T1 = sqrt_(mean_T1.add_(eps)).float()
         return torch.div(x_TD, rms_T1, out=integers_TD).mul_(weight_D)
@@ -94,7 +94,7 @@ class IntegerKernels:
         return x_TD + y_TD
 
     def silu_mul(self, gate_up_TI: torch.Tensor) -> torch.Tensor:
-        gate_TI, up_TI = gate_up_TI.chunk(2, dim=-1)
+        gate_TI, up_TI = gate_up_TI.view(len(gate_up_TI), 2, -1).unbind(1)
         divisor_TI = exp2_(gate_TI * constant(-LOG2_E)).add_(constant(1.0))
         return torch.div(gate_TI, divisor_TI, out=divisor_TI).mul_(up_TI)
 
