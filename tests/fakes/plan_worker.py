@@ -105,6 +105,4 @@ class PlanWorker:
         token = next_token(known.token_ids, self.info.limits.vocab_size)
         known.token_ids.append(token)
         known.stopped = token == EOS and not known.ignore_eos
-        return SampledTokens(
-            sequence_id=sequence_id, attempt=known.attempt, token_ids=(token,), stopped=known.stopped
-        )
+        return SampledTokens(sequence_id=sequence_id, attempt=known.attempt, token_ids=(token,), stopped=known.stopped)
