@@ -1,0 +1,191 @@
+"""The prefix index that many schedulers and gateways share, in Redis or Valkey.
+
+Layout, all under the hash tag of the model, so that a look-up stays on one slot of a cluster:
+
+    pagoda:{<model>}            hash: who holds blocks, with epoch and lease
+    pagoda:{<model>}:<block>    string: 16 bytes for each holder (who, epoch); at most 208 bytes of server memory with eight
+
+A look-up is one round trip whatever the prompt's length: the holders, and one MGET of all blocks. Epochs are checked on read.
+Whatever is wrong with the server (gone, slow, flushed, full, paused), callers see fewer hits and no exception.
+"""
+
+import asyncio
+import json
+import logging
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from hashlib import blake2b
+from typing import Any, TypeVar
+
+from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import RedisError, ResponseError
+
+from kvcache import redis_scripts
+from kvcache.block_hash import BlockHash
+from kvcache.breaker import BreakerState, CircuitBreaker
+from kvcache.prefix_index import Holder, IndexLimits, PublishResult, leading_runs
+
+logger = logging.getLogger(__name__)
+
+Answer = TypeVar("Answer")
+
+LOOKUP_LIMIT_S = 0.02
+# Nobody waits for a write, but a server that needs longer than this is no help.
+WRITE_LIMIT_S = 1.0
+# Blocks in one script call: it blocks the server for about half a millisecond.
+BLOCKS_PER_CALL = 256
+
+_RESULTS = {1: PublishResult.KNOWN, 0: PublishResult.NEW, -1: PublishResult.FENCED}
+
+
+class RedisPrefixIndex:
+    """Connects when first used, and again when it has to. Belongs to one event loop."""
+
+    def __init__(
+        self,
+        url: str,
+        limits: IndexLimits | None = None,
+        *,
+        lookup_limit_s: float = LOOKUP_LIMIT_S,
+        write_limit_s: float = WRITE_LIMIT_S,
+        breaker: CircuitBreaker | None = None,
+    ) -> None:
+        """`url`: redis://…, rediss://… or unix://…"""
+        # The breaker decides when to try again; the client's own retries would only make callers wait.
+        self._redis = Redis.from_url(url, retry=Retry(NoBackoff(), 0), retry_on_timeout=False)
+        self._limits = limits or IndexLimits()
+        self._lookup_limit_s = lookup_limit_s
+        self._write_limit_s = write_limit_s
+        self._breaker = breaker or CircuitBreaker()
+        self._problem = ""
+        """What was logged last, so that an outage is one line."""
+
+    @property
+    def breaker_state(self) -> BreakerState:
+        return self._breaker.state
+
+    async def publish(self, holder: Holder, blocks: Sequence[BlockHash]) -> PublishResult:
+        limits = (self._limits.lease_s, self._limits.block_ttl_s)
+        lease_ms, ttl_ms = (round(seconds * 1000) for seconds in limits)
+        arguments = (_entry(holder), _names(holder), lease_ms, ttl_ms, self._limits.max_holders_per_block)
+        answers = await self._run_script(redis_scripts.PUBLISH, holder, blocks, arguments)
+        # The first of several calls makes a new holder a known one; the lowest number is what happened to it as a whole.
+        return _RESULTS[min(answers)] if answers else PublishResult.UNAVAILABLE
+
+    async def withdraw(self, holder: Holder, blocks: Sequence[BlockHash]) -> None:
+        await self._run_script(redis_scripts.WITHDRAW, holder, blocks, [])
+
+    async def drop(self, holder: Holder) -> None:
+        ttl_ms = round(self._limits.block_ttl_s * 1000)
+        await self._run_script(redis_scripts.DROP, holder, [], [_names(holder), ttl_ms])
+
+    async def lookup(self, model: str, blocks: Sequence[BlockHash]) -> Mapping[Holder, int]:
+        if not blocks:
+            return {}
+        found = await self._within(self._lookup_limit_s, lambda: self._read(model, blocks))
+        if found is None:
+            return {}
+        records, values = found
+        living = _living(model, records)
+        return leading_runs(_holders(value, living) for value in values)
+
+    async def close(self) -> None:
+        await self._redis.aclose()
+
+    async def _read(self, model: str, blocks: Sequence[BlockHash]) -> tuple[dict[bytes, bytes], list[bytes | None]]:
+        async with self._redis.pipeline(transaction=False) as pipeline:
+            pipeline.hgetall(_holders_key(model))
+            pipeline.mget([_block_key(model, block) for block in blocks])
+            records, values = await pipeline.execute()
+        return records, values
+
+    async def _run_script(
+        self, script: str, holder: Holder, blocks: Sequence[BlockHash], arguments: Sequence[bytes | int]
+    ) -> list[int]:
+        """What each call answered, one for each BLOCKS_PER_CALL blocks and at least one; empty if that did not work."""
+
+        async def run() -> list[int]:
+            async with self._redis.pipeline(transaction=False) as pipeline:
+                for start in range(0, max(len(blocks), 1), BLOCKS_PER_CALL):
+                    keys = [_block_key(holder.model, block) for block in blocks[start : start + BLOCKS_PER_CALL]]
+                    keys.insert(0, _holders_key(holder.model))
+                    # With its source each time: a restarted server knows no script, and a kilobyte costs nothing.
+                    pipeline.eval(script, len(keys), *keys, _slot(holder), holder.epoch, *arguments)
+                return [int(answer) for answer in await pipeline.execute()]
+
+        return await self._within(self._write_limit_s, run) or []
+
+    async def _within(self, limit_s: float, operation: Callable[[], Awaitable[Answer]]) -> Answer | None:
+        """None when the breaker is open, the time has passed or the server has failed."""
+        if not self._breaker.admits():
+            return None
+        try:
+            async with asyncio.timeout(limit_s):
+                answer = await operation()
+        except ResponseError as error:
+            # It lives and refuses: full, read-only, another type at our key. Look-ups may well work.
+            self._breaker.succeeded()
+            self._report(f"refused: {error}")
+            return None
+        except (RedisError, OSError, TimeoutError) as error:
+            self._breaker.failed()
+            if self._breaker.state is BreakerState.OPEN:
+                self._report("unreachable" if isinstance(error, RedisConnectionError | OSError) else "too slow")
+            return None
+        except BaseException:
+            self._breaker.abandoned()
+            raise
+        self._breaker.succeeded()
+        self._report("")
+        return answer
+
+    def _report(self, problem: str) -> None:
+        if problem and problem != self._problem:
+            logger.warning("prefix index does not help, routing goes on without", extra={"reason": problem})
+        elif self._problem and not problem:
+            logger.info("prefix index works again")
+        self._problem = problem
+
+
+def _holders_key(model: str) -> bytes:
+    return f"pagoda:{{{model[:16]}}}".encode()
+
+
+def _block_key(model: str, block: BlockHash) -> bytes:
+    return _holders_key(model) + b":" + block
+
+
+def _slot(holder: Holder) -> bytes:
+    return blake2b(_names(holder), digest_size=8).digest()
+
+
+def _names(holder: Holder) -> bytes:
+    return json.dumps([holder.scheduler_id, holder.worker_id]).encode()
+
+
+def _entry(holder: Holder) -> bytes:
+    return _slot(holder) + holder.epoch.to_bytes(8, "big")
+
+
+def _living(model: str, records: Mapping[bytes, bytes]) -> dict[bytes, Holder]:
+    """Entry → holder, for those whose entries count."""
+    holders = filter(None, (_parse_record(model, record) for record in records.values()))
+    return {_entry(holder): holder for holder in holders}
+
+
+def _parse_record(model: str, record: bytes) -> Holder | None:
+    """None for a holder that is gone, and for what somebody else may have put there."""
+    try:
+        fence, live, _, names = record.split(b" ", 3)
+        scheduler_id, worker_id = json.loads(names)
+        holder = Holder(model=model, scheduler_id=str(scheduler_id), worker_id=str(worker_id), epoch=int(fence))
+    except (ValueError, TypeError):
+        return None
+    return holder if live == b"1" else None
+
+
+def _holders(value: Any, living: Mapping[bytes, Holder]) -> list[Holder]:
+    entries = (value[at : at + 16] for at in range(0, len(value or b""), 16))
+    return [living[entry] for entry in entries if entry in living]
