@@ -58,11 +58,34 @@ def test_silu_mul(rows: int) -> None:
 
 
 @pytest.mark.parametrize("rows", ROWS)
-def test_rope(rows: int) -> None:
-    x_TNH, angles = random(rows, 3, 8), random(rows, 4)
+def test_gelu_tanh_mul(rows: int) -> None:
+    gate_up_TI = random(rows, 66) * 3
+    gate_up_TI[0, :4] = torch.tensor([-2e9, 2e9, 0.0, -9.0])
+    actual, expected = INTEGER.gelu_tanh_mul(gate_up_TI), REFERENCE.gelu_tanh_mul(gate_up_TI)
+    assert torch.allclose(actual, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_cap_and_scale() -> None:
+    x_TD = torch.cat((random(3, 200) * 100, torch.linspace(-1e-3, 1e-3, 200)[None]))
+    assert near(INTEGER.cap(x_TD, 30.0), REFERENCE.cap(x_TD, 30.0), 1e-6)
+    assert torch.equal(INTEGER.scale(x_TD, 48**0.5), REFERENCE.scale(x_TD, 48**0.5))
+
+
+def test_head_norm() -> None:
+    """A weight per head, over heads that are a view of something wider."""
+    x_TNH, weight_NH = random(5, 9, 16)[:, :6], random(6, 16, seed=1)
+    assert near(INTEGER.rms_norm(x_TNH, weight_NH, 1e-6), REFERENCE.rms_norm(x_TNH, weight_NH, 1e-6), 1e-6)
+
+
+@pytest.mark.parametrize("rows", ROWS)
+@pytest.mark.parametrize("rotated_size", [8, 6])
+def test_rope(rows: int, rotated_size: int) -> None:
+    x_TNH, angles = random(rows, 3, 8), random(rows, rotated_size // 2)
     cos_TH = torch.cat((angles.cos(), angles.cos()), dim=1)
     sin_TH = torch.cat((-angles.sin(), angles.sin()), dim=1)
-    assert near(INTEGER.rope(x_TNH, cos_TH, sin_TH), REFERENCE.rope(x_TNH, cos_TH, sin_TH), 1e-6)
+    rotated_TNH = INTEGER.rope(x_TNH, cos_TH, sin_TH)
+    assert near(rotated_TNH, REFERENCE.rope(x_TNH, cos_TH, sin_TH), 1e-6)
+    assert torch.equal(rotated_TNH[..., rotated_size:], x_TNH[..., rotated_size:])
 
 
 def test_zero_and_non_finite_rows_stay_by_themselves() -> None:
@@ -117,19 +140,52 @@ def attention_batch(plan: list[tuple[int, int]], page_size: int) -> tuple[StepBa
 @pytest.mark.parametrize("plan", PLANS, ids=str)
 @pytest.mark.parametrize("heads", HEADS, ids=str)
 @pytest.mark.parametrize("page_size", [16, 7])
-def test_attention(plan: list[tuple[int, int]], heads: tuple[int, int, int], page_size: int) -> None:
+@pytest.mark.parametrize(("window", "logit_cap"), [(None, None), (1, None), (20, None), (33, 2.0), (None, 2.0)])
+def test_attention(
+    plan: list[tuple[int, int]],
+    heads: tuple[int, int, int],
+    page_size: int,
+    window: int | None,
+    logit_cap: float | None,
+) -> None:
     num_heads, num_kv_heads, head_size = heads
     batch, whole = attention_batch(plan, page_size)
     num_keys = len(whole.slots_T)
     keys, values = random(num_keys, num_kv_heads, head_size), random(num_keys, num_kv_heads, head_size, seed=1)
     queries = random(len(batch.slots_T), num_heads, head_size, seed=2) * 3
-    results = []
+    results = [attend_key_by_key(queries, keys, values, plan, window, logit_cap)]
     for kernels in (INTEGER, REFERENCE):
         kv = kernels.allocate_kv(64, page_size, num_kv_heads, head_size)
         poison(kv)
         kernels.write_kv(kv, keys, values, whole)
-        results.append(kernels.attention(queries, kv, batch, head_size**-0.5))
-    assert near(results[0], results[1], 3e-4)
+        results.append(kernels.attention(queries, kv, batch, head_size**-0.5, window, logit_cap))
+    assert near(results[1], results[0], 3e-4)
+    assert near(results[2], results[0], 1e-5)
+
+
+def attend_key_by_key(
+    queries: torch.Tensor,
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    plan: list[tuple[int, int]],
+    window: int | None,
+    logit_cap: float | None,
+) -> torch.Tensor:
+    """Each query with just the keys it sees, without pages or masks."""
+    group_size = queries.shape[1] // keys.shape[1]
+    outs: list[torch.Tensor] = []
+    start = 0
+    for num_queries, context in plan:
+        for position in range(context - num_queries, context):
+            first = 0 if window is None else max(0, position + 1 - window)
+            seen = slice(start + first, start + position + 1)
+            k_LNH, v_LNH = (x[seen].repeat_interleave(group_size, dim=1) for x in (keys, values))
+            scores_NL = torch.einsum("nh,lnh->nl", queries[len(outs)], k_LNH) * queries.shape[2] ** -0.5
+            if logit_cap is not None:
+                scores_NL = logit_cap * torch.tanh(scores_NL / logit_cap)
+            outs.append(torch.einsum("nl,lnh->nh", scores_NL.softmax(-1), v_LNH))
+        start += context
+    return torch.stack(outs)
 
 
 def poison(kv: object) -> None:

@@ -34,51 +34,66 @@ class AttentionGroup:
     page_rows: torch.Tensor
     """int64 [2 * S * K * B] rows [pages * 2 K] of KV memory: the keys', then the values'."""
     hidden: torch.Tensor
-    """bool [S, 1, Q, 1, L]: keys that the query must not see, being later than itself or padding."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AttentionPlan:
-    slot_rows: torch.Tensor
-    """int64 [2 * T * K]: where each token's keys and then values go, as rows [pages * 2 K * P] of KV memory."""
-    groups: tuple[AttentionGroup, ...]
+    """bool [S, 1, Q, 1, L]: keys that the query must not see, being later than itself, before its window, or padding."""
 
 
 class AttentionPlanner:
-    """Remembers the plan of the step that is running: all its layers ask for the same one."""
+    """Remembers what it made for the step that is running: all layers ask for the same, or for one of two windows."""
 
     def __init__(self) -> None:
-        self._made: tuple[StepBatch, int, int, AttentionPlan] | None = None
+        self._batch: StepBatch | None = None
+        self._slot_rows: dict[tuple[int, int], torch.Tensor] = {}
+        self._groups: dict[tuple[int, int, int | None], tuple[AttentionGroup, ...]] = {}
 
-    def plan(self, batch: StepBatch, page_size: int, num_kv_heads: int) -> AttentionPlan:
-        made = self._made
-        if made is None or made[0] is not batch or made[1:3] != (page_size, num_kv_heads):
-            self._made = made = (batch, page_size, num_kv_heads, plan_attention(batch, page_size, num_kv_heads))
-        return made[3]
+    def slot_rows(self, batch: StepBatch, page_size: int, num_kv_heads: int) -> torch.Tensor:
+        self._start(batch)
+        key = (page_size, num_kv_heads)
+        if key not in self._slot_rows:
+            self._slot_rows[key] = find_slot_rows(batch.slots_T, page_size, num_kv_heads)
+        return self._slot_rows[key]
+
+    def groups(
+        self, batch: StepBatch, page_size: int, num_kv_heads: int, window: int | None
+    ) -> tuple[AttentionGroup, ...]:
+        self._start(batch)
+        key = (page_size, num_kv_heads, window)
+        if key not in self._groups:
+            self._groups[key] = plan_groups(batch, page_size, num_kv_heads, window)
+        return self._groups[key]
+
+    def _start(self, batch: StepBatch) -> None:
+        if self._batch is not batch:
+            self._batch = batch
+            self._slot_rows.clear()
+            self._groups.clear()
 
 
-def plan_attention(batch: StepBatch, page_size: int, num_kv_heads: int) -> AttentionPlan:
+def plan_groups(
+    batch: StepBatch, page_size: int, num_kv_heads: int, window: int | None = None
+) -> tuple[AttentionGroup, ...]:
     lengths = [end - start for start, end in zip(batch.query_starts, batch.query_starts[1:], strict=False)]
     decodes = [s for s, length in enumerate(lengths) if length == 1]
     prefills = [s for s, length in enumerate(lengths) if length > 1]
-    groups = [_decode_group(batch, some, page_size, num_kv_heads) for some in _by_length(batch.context_lens, decodes)]
+    seen_lens = [length if window is None else min(length, window) for length in batch.context_lens]
+    groups = [_decode_group(batch, some, page_size, num_kv_heads, window) for some in _by_length(seen_lens, decodes)]
     for sequence in prefills:
-        groups += _prefill_groups(batch, sequence, page_size, num_kv_heads)
-    return AttentionPlan(slot_rows=_slot_rows(batch.slots_T, page_size, num_kv_heads), groups=tuple(groups))
+        groups += _prefill_groups(batch, sequence, page_size, num_kv_heads, window)
+    return tuple(groups)
 
 
-def _slot_rows(slots_T: torch.Tensor, page_size: int, num_kv_heads: int) -> torch.Tensor:
+def find_slot_rows(slots_T: torch.Tensor, page_size: int, num_kv_heads: int) -> torch.Tensor:
+    """int64 [2 * T * K]: where each token's keys and then values go, as rows [pages * 2 K * P] of KV memory."""
     pages_T = slots_T.div(page_size, rounding_mode="floor")
     page_rows_2TK = pages_T[:, None] * (2 * num_kv_heads) + _heads(num_kv_heads)[:, None]
     return (page_rows_2TK * page_size + (slots_T % page_size)[:, None]).flatten()
 
 
-def _by_length(context_lens: Sequence[int], sequences: list[int]) -> Iterator[list[int]]:
+def _by_length(seen_lens: Sequence[int], sequences: list[int]) -> Iterator[list[int]]:
     """Cut into groups of similar length, so that little of what is gathered is padding."""
     group: list[int] = []
-    for s in sorted(sequences, key=lambda s: context_lens[s]):
-        longest = context_lens[s]
-        if group and (longest > 2 * context_lens[group[0]] + 64 or longest * (len(group) + 1) > MAX_GROUP_KEYS):
+    for s in sorted(sequences, key=lambda s: seen_lens[s]):
+        longest = seen_lens[s]
+        if group and (longest > 2 * seen_lens[group[0]] + 64 or longest * (len(group) + 1) > MAX_GROUP_KEYS):
             yield group
             group = []
         group.append(s)
@@ -86,37 +101,61 @@ def _by_length(context_lens: Sequence[int], sequences: list[int]) -> Iterator[li
         yield group
 
 
-def _decode_group(batch: StepBatch, sequences: list[int], page_size: int, num_kv_heads: int) -> AttentionGroup:
-    context_lens = torch.tensor([batch.context_lens[s] for s in sequences])
-    num_pages = -(-int(context_lens.max()) // page_size)
-    num_keys = num_pages * page_size
-    tables_SB = batch.block_tables_SB[torch.tensor(sequences), :num_pages]
+def _decode_group(
+    batch: StepBatch, sequences: list[int], page_size: int, num_kv_heads: int, window: int | None
+) -> AttentionGroup:
+    last_S = torch.tensor([batch.context_lens[s] - 1 for s in sequences])
+    first_page_S = _first_page(last_S, page_size, window)
+    num_pages = int((last_S // page_size - first_page_S).max()) + 1
+    # Padding may lie beyond the table's end, where any page will do.
+    blocks_SB = (first_page_S[:, None] + torch.arange(num_pages)).clamp_(max=batch.block_tables_SB.shape[1] - 1)
     return AttentionGroup(
         num_sequences=len(sequences),
         num_queries=1,
-        num_keys=num_keys,
+        num_keys=num_pages * page_size,
         query_rows=torch.tensor([batch.query_starts[s] for s in sequences]),
-        page_rows=_page_rows(tables_SB, num_kv_heads),
-        hidden=(torch.arange(num_keys) >= context_lens[:, None])[:, None, None, None, :],
+        page_rows=_page_rows(batch.block_tables_SB[torch.tensor(sequences)[:, None], blocks_SB], num_kv_heads),
+        hidden=_hidden(last_S[:, None], first_page_S * page_size, num_pages * page_size, window),
     )
 
 
-def _prefill_groups(batch: StepBatch, sequence: int, page_size: int, num_kv_heads: int) -> Iterator[AttentionGroup]:
+def _prefill_groups(
+    batch: StepBatch, sequence: int, page_size: int, num_kv_heads: int, window: int | None
+) -> Iterator[AttentionGroup]:
     start, end = batch.query_starts[sequence : sequence + 2]
     context_len = batch.context_lens[sequence]
-    block = min(MAX_QUERY_BLOCK, max(MIN_QUERY_BLOCK, MAX_GROUP_SCORES // context_len))
+    seen_len = context_len if window is None else min(context_len, window + MAX_QUERY_BLOCK)
+    block = min(MAX_QUERY_BLOCK, max(MIN_QUERY_BLOCK, MAX_GROUP_SCORES // seen_len))
     for block_start in range(start, end, block):
         block_end = min(block_start + block, end)
-        num_pages = -(-(context_len - (end - block_end)) // page_size)
-        positions = torch.arange(block_start - end, block_end - end) + context_len
+        positions_Q = torch.arange(block_start - end, block_end - end) + context_len
+        first_page_1 = _first_page(positions_Q[:1], page_size, window)
+        first_page, end_page = int(first_page_1), int(positions_Q[-1]) // page_size + 1
+        num_keys = (end_page - first_page) * page_size
         yield AttentionGroup(
             num_sequences=1,
             num_queries=block_end - block_start,
-            num_keys=num_pages * page_size,
+            num_keys=num_keys,
             query_rows=torch.arange(block_start, block_end),
-            page_rows=_page_rows(batch.block_tables_SB[sequence : sequence + 1, :num_pages], num_kv_heads),
-            hidden=(torch.arange(num_pages * page_size) > positions[:, None])[None, None, :, None, :],
+            page_rows=_page_rows(batch.block_tables_SB[sequence : sequence + 1, first_page:end_page], num_kv_heads),
+            hidden=_hidden(positions_Q[None], first_page_1 * page_size, num_keys, window),
         )
+
+
+def _first_page(positions_X: torch.Tensor, page_size: int, window: int | None) -> torch.Tensor:
+    """The first page that holds something the query at this position sees; those before need not be gathered."""
+    if window is None:
+        return torch.zeros_like(positions_X)
+    return (positions_X - (window - 1)).clamp_(min=0).div_(page_size, rounding_mode="floor")
+
+
+def _hidden(positions_SQ: torch.Tensor, first_key_S: torch.Tensor, num_keys: int, window: int | None) -> torch.Tensor:
+    keys_SL = first_key_S[:, None] + torch.arange(num_keys)
+    keys_S1L, positions_SQ1 = keys_SL[:, None], positions_SQ[:, :, None]
+    hidden_SQL = keys_S1L > positions_SQ1
+    if window is not None:
+        hidden_SQL |= keys_S1L <= positions_SQ1 - window
+    return hidden_SQL[:, None, :, None, :]
 
 
 def _page_rows(tables_SB: torch.Tensor, num_kv_heads: int) -> torch.Tensor:

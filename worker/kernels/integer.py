@@ -21,14 +21,15 @@ import torch
 from worker.batch import StepBatch
 from worker.kernels.attention_plan import AttentionPlanner
 from worker.kernels.exact_matmul import MAX_INNER, MAX_WEIGHT, ExactMatmul, select_exact_matmul
-from worker.kernels.fixed_point import constant, exp2_, round_rows, sqrt_
+from worker.kernels.fixed_point import LOG2_E, constant, exp2_, round_rows, sqrt_, tanh_
 from worker.kernels.integer_attention import IntegerAttention, IntegerKV, kv_bytes_per_token
 from worker.kernels.interface import LayerKV, LinearWeight
 from worker.kernels.scratch import Scratch
 
 ACTIVATION_LEVELS = 8192
 LOW_PART = 128
-LOG2_E = 1.4426950408889634
+GELU_INNER, GELU_CUBE = 0.7978845608028654, 0.044715
+"""gelu(x) ~ x * (1 + tanh(u)) / 2 = x / (1 + e^-2u) with u = INNER * (x + CUBE * x^3)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,14 +94,30 @@ class IntegerKernels:
     def add(self, x_TD: torch.Tensor, y_TD: torch.Tensor) -> torch.Tensor:
         return x_TD + y_TD
 
+    def scale(self, x_TD: torch.Tensor, factor: float) -> torch.Tensor:
+        return x_TD * constant(factor)
+
+    def cap(self, x_TD: torch.Tensor, cap: float) -> torch.Tensor:
+        return tanh_(x_TD * constant(1 / cap)).mul_(constant(cap))
+
     def silu_mul(self, gate_up_TI: torch.Tensor) -> torch.Tensor:
         gate_TI, up_TI = gate_up_TI.view(len(gate_up_TI), 2, -1).unbind(1)
         divisor_TI = exp2_(gate_TI * constant(-LOG2_E)).add_(constant(1.0))
         return torch.div(gate_TI, divisor_TI, out=divisor_TI).mul_(up_TI)
 
+    def gelu_tanh_mul(self, gate_up_TI: torch.Tensor) -> torch.Tensor:
+        gate_TI, up_TI = gate_up_TI.view(len(gate_up_TI), 2, -1).unbind(1)
+        factor = -2 * LOG2_E * GELU_INNER
+        exponent_TI = (gate_TI * gate_TI).mul_(constant(factor * GELU_CUBE)).add_(constant(factor)).mul_(gate_TI)
+        divisor_TI = exp2_(exponent_TI).add_(constant(1.0))
+        return torch.div(gate_TI, divisor_TI, out=divisor_TI).mul_(up_TI)
+
     def rope(self, x_TNH: torch.Tensor, cos_TH: torch.Tensor, sin_TH: torch.Tensor) -> torch.Tensor:
-        swapped_TNH = x_TNH.roll(x_TNH.shape[-1] // 2, dims=-1)
-        return (x_TNH * cos_TH[:, None]).add_(swapped_TNH.mul_(sin_TH[:, None]))
+        size = cos_TH.shape[-1]
+        first_TNH, rest_TNH = x_TNH[..., :size], x_TNH[..., size:]
+        swapped_TNH = first_TNH.roll(size // 2, dims=-1)
+        rotated_TNH = (first_TNH * cos_TH[:, None]).add_(swapped_TNH.mul_(sin_TH[:, None]))
+        return torch.cat((rotated_TNH, rest_TNH), dim=-1) if rest_TNH.shape[-1] else rotated_TNH
 
     def allocate_kv(self, num_pages: int, page_size: int, num_kv_heads: int, head_size: int) -> LayerKV:
         return IntegerKV.allocate(num_pages, page_size, num_kv_heads, head_size)
@@ -110,14 +127,23 @@ class IntegerKernels:
 
     def write_kv(self, kv: LayerKV, k_TNH: torch.Tensor, v_TNH: torch.Tensor, batch: StepBatch) -> None:
         assert isinstance(kv, IntegerKV)
-        kv.write(k_TNH, v_TNH, self._planner.plan(batch, kv.page_size, kv.num_kv_heads).slot_rows)
+        kv.write(k_TNH, v_TNH, self._planner.slot_rows(batch, kv.page_size, kv.num_kv_heads))
 
-    def attention(self, q_TNH: torch.Tensor, kv: LayerKV, batch: StepBatch, scale: float) -> torch.Tensor:
+    def attention(
+        self,
+        q_TNH: torch.Tensor,
+        kv: LayerKV,
+        batch: StepBatch,
+        scale: float,
+        window: int | None = None,
+        logit_cap: float | None = None,
+    ) -> torch.Tensor:
         assert isinstance(kv, IntegerKV)
         out_TNH = torch.empty(q_TNH.shape)
-        for group in self._planner.plan(batch, kv.page_size, kv.num_kv_heads).groups:
+        for group in self._planner.groups(batch, kv.page_size, kv.num_kv_heads, window):
             queries_XNH = q_TNH.index_select(0, group.query_rows)
-            out_TNH.index_copy_(0, group.query_rows, self._attention.attend(queries_XNH, kv, group, scale * LOG2_E))
+            attended_XNH = self._attention.attend(queries_XNH, kv, group, scale, logit_cap)
+            out_TNH.index_copy_(0, group.query_rows, attended_XNH)
         return out_TNH
 
     def gather_rows(self, x_TD: torch.Tensor, rows_R: torch.Tensor) -> torch.Tensor:

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from worker.kernels.attention_plan import AttentionGroup
-from worker.kernels.fixed_point import constant, exp2_, round_rows
+from worker.kernels.fixed_point import LOG2_E, constant, exp2_, round_rows, tanh_
 from worker.kernels.scratch import Scratch
 
 KV_LEVELS = 32767
@@ -68,31 +68,35 @@ class IntegerAttention:
     def __init__(self, scratch: Scratch) -> None:
         self._scratch = scratch
 
-    def attend(self, q_XNH: torch.Tensor, kv: IntegerKV, group: AttentionGroup, log2_scale: float) -> torch.Tensor:
-        """X = S * Q queries in, as many rows out. `log2_scale` turns a score into a power of two."""
+    def attend(
+        self, q_XNH: torch.Tensor, kv: IntegerKV, group: AttentionGroup, scale: float, logit_cap: float | None
+    ) -> torch.Tensor:
+        """X = S * Q queries in, as many rows out."""
         assert group.num_keys <= MAX_CONTEXT, "the exact sums hold no longer context"
         S, Q, K, H = group.num_sequences, group.num_queries, kv.num_kv_heads, kv.head_size
         keys, values = self._gather(kv, group).unbind()
         key_scales, value_scales = _gather_scales(kv, group).unbind()
         q_XGH = q_XNH.view(S, Q, K, -1, H).transpose(1, 2).reshape(S * K, -1, H)
         hidden = group.hidden.expand(S, K, Q, q_XGH.shape[1] // Q, -1)
-        scores = self._scores(q_XGH, keys, key_scales, log2_scale)
+        if logit_cap is None:
+            scores = self._scores(q_XGH, keys, key_scales, scale * LOG2_E)
+        else:
+            scores = tanh_(self._scores(q_XGH, keys, key_scales, scale / logit_cap)).mul_(constant(logit_cap * LOG2_E))
+        # They are powers of two now.
         scores.view(hidden.shape).masked_fill_(hidden, float("-inf"))
-        weights, scale = self._weights(scores, value_scales, hidden)
+        weights, weight_scale = self._weights(scores, value_scales, hidden)
         sums = torch.bmm(weights, values, out=self._scratch.take("sums", tuple(q_XGH.shape), torch.float64))
-        out = sums.float().mul_(scale).view(S, K, Q, -1, H)
+        out = sums.float().mul_(weight_scale).view(S, K, Q, -1, H)
         return out.transpose(1, 2).reshape(q_XNH.shape)
 
-    def _scores(
-        self, q_XGH: torch.Tensor, keys: torch.Tensor, key_scales: torch.Tensor, log2_scale: float
-    ) -> torch.Tensor:
-        """[S * K, Q * G, L], in powers of two."""
-        queries, scale = round_rows(q_XGH, QUERY_LEVELS)
+    def _scores(self, q_XGH: torch.Tensor, keys: torch.Tensor, key_scales: torch.Tensor, factor: float) -> torch.Tensor:
+        """[S * K, Q * G, L]: query times key times the factor."""
+        queries, query_scale = round_rows(q_XGH, QUERY_LEVELS)
         shape = (*q_XGH.shape[:2], keys.shape[1])
         products = self._scratch.take("products", shape, torch.float64)
         torch.bmm(queries.double(), keys.transpose(1, 2), out=products)
         scores = self._scratch.take("scores", shape, torch.float32).copy_(products)
-        return scores.mul_(scale.mul_(constant(log2_scale))).mul_(key_scales)
+        return scores.mul_(query_scale.mul_(constant(factor))).mul_(key_scales)
 
     def _weights(
         self, scores: torch.Tensor, value_scales: torch.Tensor, hidden: torch.Tensor

@@ -38,17 +38,27 @@ class Kernels(Protocol):
         """x W^T + b, as float32 [T, out]."""
 
     def rms_norm(self, x_TD: torch.Tensor, weight_D: torch.Tensor, eps: float) -> torch.Tensor:
-        """x / sqrt(mean(x^2) + eps) * weight over the last dimension."""
+        """x / sqrt(mean(x^2) + eps) * weight over the last dimension: of tokens, or with [T, N, H] and [N, H] of heads."""
 
     def add(self, x_TD: torch.Tensor, y_TD: torch.Tensor) -> torch.Tensor: ...
+
+    def scale(self, x_TD: torch.Tensor, factor: float) -> torch.Tensor:
+        """x * factor, the factor rounded to float32."""
+
+    def cap(self, x_TD: torch.Tensor, cap: float) -> torch.Tensor:
+        """cap * tanh(x / cap): nearly x where it is small, never beyond the cap."""
 
     def silu_mul(self, gate_up_TI: torch.Tensor) -> torch.Tensor:
         """gate * sigmoid(gate) * up, where the two lie side by side: [T, 2 I] to [T, I]."""
 
+    def gelu_tanh_mul(self, gate_up_TI: torch.Tensor) -> torch.Tensor:
+        """gelu(gate) * up likewise, gelu in its approximation by tanh."""
+
     def rope(self, x_TNH: torch.Tensor, cos_TH: torch.Tensor, sin_TH: torch.Tensor) -> torch.Tensor:
         """Rotate pairs (i, i + H/2) of each head: x * cos + swap_halves(x) * sin.
 
-        cos [T, H] holds each angle twice; sin too, with the sign of the rotation: [-sin, sin].
+        cos [T, H] holds each angle twice; sin too, with the sign of the rotation: [-sin, sin]. Where they are narrower
+        than a head, they rotate its first elements and the others stay as they are.
         """
 
     def allocate_kv(self, num_pages: int, page_size: int, num_kv_heads: int, head_size: int) -> LayerKV:
@@ -60,10 +70,19 @@ class Kernels(Protocol):
     def write_kv(self, kv: LayerKV, k_TNH: torch.Tensor, v_TNH: torch.Tensor, batch: StepBatch) -> None:
         """Put the step's keys and values where `batch.slots_T` says."""
 
-    def attention(self, q_TNH: torch.Tensor, kv: LayerKV, batch: StepBatch, scale: float) -> torch.Tensor:
+    def attention(
+        self,
+        q_TNH: torch.Tensor,
+        kv: LayerKV,
+        batch: StepBatch,
+        scale: float,
+        window: int | None = None,
+        logit_cap: float | None = None,
+    ) -> torch.Tensor:
         """Causal attention of each query over its sequence's pages, as float32 [T, N, H].
 
-        The batch's own keys and values are already written.
+        A query sees the last `window` keys, its own token's included; None: all. Scores are multiplied by `scale`, then
+        capped as `cap` does. The batch's own keys and values are already written.
         """
 
     def gather_rows(self, x_TD: torch.Tensor, rows_R: torch.Tensor) -> torch.Tensor:

@@ -12,7 +12,7 @@ import torch
 from torch.nn import functional as F
 
 from worker.batch import StepBatch
-from worker.kernels.attention_plan import AttentionGroup, AttentionPlan, AttentionPlanner
+from worker.kernels.attention_plan import AttentionGroup, AttentionPlanner
 from worker.kernels.interface import LayerKV, LinearWeight
 
 
@@ -41,18 +41,30 @@ class ReferenceKernels:
         return F.linear(x_TI, weight.weight_OI, weight.bias_O)
 
     def rms_norm(self, x_TD: torch.Tensor, weight_D: torch.Tensor, eps: float) -> torch.Tensor:
-        return F.rms_norm(x_TD, (x_TD.shape[-1],), weight_D, eps)
+        return F.rms_norm(x_TD, (x_TD.shape[-1],), eps=eps) * weight_D
 
     def add(self, x_TD: torch.Tensor, y_TD: torch.Tensor) -> torch.Tensor:
         return x_TD + y_TD
+
+    def scale(self, x_TD: torch.Tensor, factor: float) -> torch.Tensor:
+        return x_TD * factor
+
+    def cap(self, x_TD: torch.Tensor, cap: float) -> torch.Tensor:
+        return cap * torch.tanh(x_TD / cap)
 
     def silu_mul(self, gate_up_TI: torch.Tensor) -> torch.Tensor:
         gate, up = gate_up_TI.chunk(2, dim=-1)
         return F.silu(gate) * up
 
+    def gelu_tanh_mul(self, gate_up_TI: torch.Tensor) -> torch.Tensor:
+        gate, up = gate_up_TI.chunk(2, dim=-1)
+        return F.gelu(gate, approximate="tanh") * up
+
     def rope(self, x_TNH: torch.Tensor, cos_TH: torch.Tensor, sin_TH: torch.Tensor) -> torch.Tensor:
-        swapped = x_TNH.roll(x_TNH.shape[-1] // 2, dims=-1)
-        return x_TNH * cos_TH[:, None] + swapped * sin_TH[:, None]
+        size = cos_TH.shape[-1]
+        rotated, rest = x_TNH[..., :size], x_TNH[..., size:]
+        rotated = rotated * cos_TH[:, None] + rotated.roll(size // 2, dims=-1) * sin_TH[:, None]
+        return torch.cat((rotated, rest), dim=-1)
 
     def allocate_kv(self, num_pages: int, page_size: int, num_kv_heads: int, head_size: int) -> LayerKV:
         return torch.zeros(num_pages, 2 * num_kv_heads, page_size, head_size)
@@ -63,29 +75,38 @@ class ReferenceKernels:
     def write_kv(self, kv: LayerKV, k_TNH: torch.Tensor, v_TNH: torch.Tensor, batch: StepBatch) -> None:
         assert isinstance(kv, torch.Tensor)
         head_size = kv.shape[-1]
-        kv.view(-1, head_size)[self._plan(batch, kv).slot_rows] = torch.stack((k_TNH, v_TNH)).view(-1, head_size)
+        slot_rows = self._planner.slot_rows(batch, page_size=kv.shape[2], num_kv_heads=kv.shape[1] // 2)
+        kv.view(-1, head_size)[slot_rows] = torch.stack((k_TNH, v_TNH)).view(-1, head_size)
 
-    def attention(self, q_TNH: torch.Tensor, kv: LayerKV, batch: StepBatch, scale: float) -> torch.Tensor:
+    def attention(
+        self,
+        q_TNH: torch.Tensor,
+        kv: LayerKV,
+        batch: StepBatch,
+        scale: float,
+        window: int | None = None,
+        logit_cap: float | None = None,
+    ) -> torch.Tensor:
         assert isinstance(kv, torch.Tensor)
         out_TNH = torch.empty(q_TNH.shape)
-        for group in self._plan(batch, kv).groups:
-            out_TNH[group.query_rows] = _attend(q_TNH[group.query_rows], kv, group, scale)
+        for group in self._planner.groups(batch, page_size=kv.shape[2], num_kv_heads=kv.shape[1] // 2, window=window):
+            out_TNH[group.query_rows] = self._attend(q_TNH[group.query_rows], kv, group, scale, logit_cap)
         return out_TNH
 
     def gather_rows(self, x_TD: torch.Tensor, rows_R: torch.Tensor) -> torch.Tensor:
         return x_TD[rows_R]
 
-    def _plan(self, batch: StepBatch, kv: torch.Tensor) -> AttentionPlan:
-        return self._planner.plan(batch, page_size=kv.shape[2], num_kv_heads=kv.shape[1] // 2)
-
-
-def _attend(q_XNH: torch.Tensor, kv: torch.Tensor, group: AttentionGroup, scale: float) -> torch.Tensor:
-    """X = S * Q queries in, as many out."""
-    num_heads, head_size = q_XNH.shape[1:]
-    S, Q, L, K = group.num_sequences, group.num_queries, group.num_keys, kv.shape[1] // 2
-    keys, values = kv.flatten(0, 1)[group.page_rows].view(2, S, K, L, head_size)
-    queries = q_XNH.view(S, Q, K, -1, head_size).transpose(1, 2).reshape(S, K, -1, head_size)
-    scores = (queries @ keys.transpose(-1, -2)).mul_(scale).view(S, K, Q, -1, L)
-    weights = scores.masked_fill_(group.hidden, float("-inf")).softmax(dim=-1).view(S, K, -1, L)
-    out: torch.Tensor = (weights @ values).view(S, K, Q, -1, head_size)
-    return out.transpose(1, 2).reshape(S * Q, num_heads, head_size)
+    def _attend(
+        self, q_XNH: torch.Tensor, kv: torch.Tensor, group: AttentionGroup, scale: float, logit_cap: float | None
+    ) -> torch.Tensor:
+        """X = S * Q queries in, as many out."""
+        num_heads, head_size = q_XNH.shape[1:]
+        S, Q, L, K = group.num_sequences, group.num_queries, group.num_keys, kv.shape[1] // 2
+        keys, values = kv.flatten(0, 1)[group.page_rows].view(2, S, K, L, head_size)
+        queries = q_XNH.view(S, Q, K, -1, head_size).transpose(1, 2).reshape(S, K, -1, head_size)
+        scores = (queries @ keys.transpose(-1, -2)).mul_(scale).view(S, K, Q, -1, L)
+        if logit_cap is not None:
+            scores = self.cap(scores, logit_cap)
+        weights = scores.masked_fill_(group.hidden, float("-inf")).softmax(dim=-1).view(S, K, -1, L)
+        out: torch.Tensor = (weights @ values).view(S, K, Q, -1, head_size)
+        return out.transpose(1, 2).reshape(S * Q, num_heads, head_size)

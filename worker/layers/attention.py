@@ -1,4 +1,4 @@
-"""The attention half of a decoder layer: norm, queries, keys and values in one linear, rope, attention, output.
+"""Attention: queries, keys and values from one linear, head norms if the model has them, rope, attention, output.
 
 Legend as in batch.py.
 """
@@ -7,37 +7,53 @@ import torch
 
 from pagoda.models.model import ModelConfig
 from worker.batch import StepBatch
-from worker.kernels.interface import Kernels, LayerKV
-from worker.layers.linear import take_linear
-from worker.weights.checkpoint import Weights
+from worker.kernels.interface import LayerKV, LinearWeight
+from worker.layers.rope import Rotation
+from worker.layers.source import LayerSource
+
+
+def qkv_sizes(config: ModelConfig) -> dict[str, int]:
+    """The outputs of queries, keys and values, by name."""
+    kv_size = config.num_kv_heads * config.head_size
+    return {"q": config.num_heads * config.head_size, "k": kv_size, "v": kv_size}
 
 
 class Attention:
-    def __init__(self, config: ModelConfig, kernels: Kernels, weights: Weights, prefix: str) -> None:
-        self._kernels = kernels
+    def __init__(self, source: LayerSource, qkv: LinearWeight) -> None:
+        config = source.config
+        self._kernels = source.kernels
         self._eps = config.rms_norm_eps
         self._num_heads = config.num_heads
         self._num_kv_heads = config.num_kv_heads
         self._head_size = config.head_size
-        self._scale = config.head_size**-0.5
-        q_size, kv_size = config.num_heads * config.head_size, config.num_kv_heads * config.head_size
-        self.norm_D = weights.take(f"{prefix}.attention_norm.weight", (config.hidden_size,))
-        qkv_sizes = {f"{prefix}.q": q_size, f"{prefix}.k": kv_size, f"{prefix}.v": kv_size}
-        self.qkv = take_linear(kernels, weights, qkv_sizes, config.hidden_size)
-        self.o = take_linear(kernels, weights, {f"{prefix}.o": config.hidden_size}, q_size)
+        self._scale = config.head_size**-0.5 if config.query_scale is None else config.query_scale
+        self._window = config.window_of(source.index)
+        self._logit_cap = config.attention_logit_cap
+        self._qkv = qkv
+        self._qk_norm_NH = _take_qk_norm(source) if config.qk_norm else None
+        self._o = source.take_linear({"o": config.hidden_size}, config.num_heads * config.head_size)
 
     @property
     def num_bytes(self) -> int:
-        return self.norm_D.nbytes + self.qkv.num_bytes + self.o.num_bytes
+        norm_bytes = 0 if self._qk_norm_NH is None else self._qk_norm_NH.nbytes
+        return self._qkv.num_bytes + norm_bytes + self._o.num_bytes
 
-    def forward(
-        self, x_TD: torch.Tensor, cos_TH: torch.Tensor, sin_TH: torch.Tensor, kv: LayerKV, batch: StepBatch
-    ) -> torch.Tensor:
+    def forward(self, x_TD: torch.Tensor, rotation: Rotation, kv: LayerKV, batch: StepBatch) -> torch.Tensor:
         kernels, num_heads = self._kernels, self._num_heads
-        qkv_TO = kernels.linear(kernels.rms_norm(x_TD, self.norm_D, self._eps), self.qkv)
+        qkv_TO = kernels.linear(x_TD, self._qkv)
         qkv_TNH = qkv_TO.view(qkv_TO.shape[0], -1, self._head_size)
         qk_TNH, v_TNH = qkv_TNH.tensor_split([num_heads + self._num_kv_heads], dim=1)
-        q_TNH, k_TNH = kernels.rope(qk_TNH, cos_TH, sin_TH).tensor_split([num_heads], dim=1)
+        if self._qk_norm_NH is not None:
+            qk_TNH = kernels.rms_norm(qk_TNH, self._qk_norm_NH, self._eps)
+        q_TNH, k_TNH = kernels.rope(qk_TNH, rotation.cos_TH, rotation.sin_TH).tensor_split([num_heads], dim=1)
         kernels.write_kv(kv, k_TNH, v_TNH, batch)
-        out_TNH = kernels.attention(q_TNH, kv, batch, self._scale)
-        return kernels.add(x_TD, kernels.linear(out_TNH.flatten(1), self.o))
+        out_TNH = kernels.attention(q_TNH, kv, batch, self._scale, self._window, self._logit_cap)
+        return kernels.linear(out_TNH.flatten(1), self._o)
+
+
+def _take_qk_norm(source: LayerSource) -> torch.Tensor:
+    """[N, H]: the queries' norm for each of their heads, then the keys'."""
+    config = source.config
+    q_norm_H = source.take_norm("q_norm", config.head_size)
+    k_norm_H = source.take_norm("k_norm", config.head_size)
+    return torch.cat((q_norm_H.expand(config.num_heads, -1), k_norm_H.expand(config.num_kv_heads, -1)))

@@ -9,9 +9,18 @@ from typing import Self
 
 import torch
 
-from pagoda.models.model import ModelConfig, RopeScaling
+from pagoda.models.model import RopeScaling
+from worker.kernels.interface import Kernels
 
 HALF_PI_PARTS = (1.5707963267341256, 6.077100506303966e-11, 2.0222662487959506e-21)
+
+
+@dataclass(frozen=True, slots=True)
+class Rotation:
+    """Of the tokens of a step. H is how much of a head is rotated."""
+
+    cos_TH: torch.Tensor
+    sin_TH: torch.Tensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,16 +31,18 @@ class RopeTable:
     """Likewise, with the sign of the rotation: [-sin, sin]."""
 
     @classmethod
-    def make(cls, config: ModelConfig) -> Self:
-        frequencies = rope_frequencies(config)
+    def make(cls, frequencies: torch.Tensor, num_positions: int) -> Self:
         # The angle is a float32 product, as where these models were trained.
-        angles = torch.arange(config.max_position, dtype=torch.float32)[:, None] * frequencies
+        angles = torch.arange(num_positions, dtype=torch.float32)[:, None] * frequencies
         cos, sin = cos_sin(angles.double())
         return cls(torch.cat((cos, cos), dim=1), torch.cat((-sin, sin), dim=1))
 
     @property
     def num_bytes(self) -> int:
         return self.cos_PH.nbytes + self.sin_PH.nbytes
+
+    def rotation(self, kernels: Kernels, positions_T: torch.Tensor) -> Rotation:
+        return Rotation(kernels.gather_rows(self.cos_PH, positions_T), kernels.gather_rows(self.sin_PH, positions_T))
 
 
 def cos_sin(angles: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -59,17 +70,17 @@ def _taylor(x: torch.Tensor, first: int) -> torch.Tensor:
     return total + 1.0
 
 
-def rope_frequencies(config: ModelConfig) -> torch.Tensor:
-    """float32 [H/2]: radians per position."""
-    exponents = torch.arange(0, config.head_size, 2, dtype=torch.float64) / config.head_size
-    frequencies = config.rope_theta**-exponents
-    match config.rope_scaling:
+def rope_frequencies(size: int, theta: float, scaling: RopeScaling | None = None) -> torch.Tensor:
+    """float32 [H/2]: radians per position, of the `size` elements of a head that are rotated."""
+    exponents = torch.arange(0, size, 2, dtype=torch.float64) / size
+    frequencies = theta**-exponents
+    match scaling:
         case None:
             pass
         case RopeScaling(rope_type="linear"):
-            frequencies = frequencies / config.rope_scaling.factor
+            frequencies = frequencies / scaling.factor
         case RopeScaling(rope_type="llama3"):
-            frequencies = _scale_llama3(frequencies, config.rope_scaling)
+            frequencies = _scale_llama3(frequencies, scaling)
         case RopeScaling(rope_type=other):
             raise ValueError(f"unknown rope scaling {other!r}; known: linear, llama3")
     return frequencies.float()

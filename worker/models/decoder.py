@@ -1,20 +1,87 @@
-"""What a model is to the engine: a step's tokens in, logits out."""
+"""What all families share: a step's token ids through embedding, layers and final norm to logits.
 
-from collections.abc import Sequence
+Takes its tensors from the checkpoint when it is made; how a layer is put together, its family says. Between token ids and
+logits it calls nothing but kernels and views.
+
+Legend as in batch.py.
+"""
+
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import torch
 
 from pagoda.models.model import ModelConfig
 from worker.batch import StepBatch
-from worker.kernels.interface import LayerKV
+from worker.kernels.interface import Kernels, LayerKV, LinearWeight
+from worker.layers.rope import RopeTable, Rotation, rope_frequencies
+from worker.layers.source import LayerSource
+from worker.weights.checkpoint import Weights
 
 
-class DecoderModel(Protocol):
-    config: ModelConfig
+class DecoderLayer(Protocol):
+    @property
+    def num_bytes(self) -> int: ...
+
+    def forward(self, x_TD: torch.Tensor, rotation: Rotation, kv: LayerKV, batch: StepBatch) -> torch.Tensor: ...
+
+
+MakeLayer = Callable[[LayerSource], DecoderLayer]
+"""A family: takes one layer's tensors and puts the layer together."""
+
+
+class DecoderModel:
+    def __init__(self, config: ModelConfig, kernels: Kernels, weights: Weights, make_layer: MakeLayer) -> None:
+        self.config = config
+        self._kernels = kernels
+        self._embedding_VD = weights.take("embedding.weight", (config.vocab_size, config.hidden_size))
+        self._rope, self._local_rope = _rope_tables(config)
+        weights.drop("rope_factors")  # the configuration says the same
+        self._layers = [
+            make_layer(LayerSource(config=config, kernels=kernels, weights=weights, index=index))
+            for index in range(config.num_layers)
+        ]
+        final_norm_D = weights.take("final_norm.weight", (config.hidden_size,))
+        self._final_norm_D = final_norm_D + config.norm_weight_offset
+        self._output = self._take_output(weights)
 
     @property
-    def weights_bytes(self) -> int: ...
+    def weights_bytes(self) -> int:
+        outer = self._embedding_VD.nbytes + self._final_norm_D.nbytes + self._output.num_bytes
+        tables = self._rope.num_bytes + (0 if self._local_rope is None else self._local_rope.num_bytes)
+        return outer + tables + sum(layer.num_bytes for layer in self._layers)
 
     def forward(self, batch: StepBatch, kv: Sequence[LayerKV]) -> torch.Tensor:
         """Write the step's keys and values into `kv`, one per layer, and return float32 logits [R, V] of the sampled rows."""
+        kernels, config = self._kernels, self.config
+        x_TD = kernels.gather_rows(self._embedding_VD, batch.token_ids_T)
+        if config.embedding_scale != 1.0:
+            x_TD = kernels.scale(x_TD, config.embedding_scale)
+        for layer, rotation, layer_kv in zip(self._layers, self._rotations(batch), kv, strict=True):
+            x_TD = layer.forward(x_TD, rotation, layer_kv, batch)
+        x_RD = kernels.gather_rows(x_TD, batch.sample_rows_R)
+        logits_RV = kernels.linear(kernels.rms_norm(x_RD, self._final_norm_D, config.rms_norm_eps), self._output)
+        return logits_RV if config.final_logit_cap is None else kernels.cap(logits_RV, config.final_logit_cap)
+
+    def _rotations(self, batch: StepBatch) -> Sequence[Rotation]:
+        """One per layer."""
+        everywhere = self._rope.rotation(self._kernels, batch.positions_T)
+        if self._local_rope is None:
+            return [everywhere] * len(self._layers)
+        local = self._local_rope.rotation(self._kernels, batch.positions_T)
+        return [local if is_local else everywhere for is_local in self.config.layer_uses_sliding_window]
+
+    def _take_output(self, weights: Weights) -> LinearWeight:
+        if not self.config.tie_word_embeddings:
+            return self._kernels.pack_linear(weights.take("output.weight", tuple(self._embedding_VD.shape)))
+        weights.drop("output.weight")
+        return self._kernels.pack_linear(self._embedding_VD)
+
+
+def _rope_tables(config: ModelConfig) -> tuple[RopeTable, RopeTable | None]:
+    """For all layers, and for those with a sliding window where they have another one."""
+    size, length = config.rotary_size or config.head_size, config.max_position
+    everywhere = RopeTable.make(rope_frequencies(size, config.rope_theta, config.rope_scaling), length)
+    if config.rope_theta_local is None or not any(config.layer_uses_sliding_window):
+        return everywhere, None
+    return everywhere, RopeTable.make(rope_frequencies(size, config.rope_theta_local), length)

@@ -1,16 +1,21 @@
 """From a model on disk to one that computes: architecture names to families, and loading."""
 
-from collections.abc import Callable
+from collections.abc import Mapping
 
-from pagoda.models.model import Model, ModelConfig
+from pagoda.models.model import Model
 from worker.kernels.interface import Kernels
-from worker.models.decoder import DecoderModel
-from worker.models.llama import LlamaModel
+from worker.models import gemma, llama, phi3, qwen2, qwen3
+from worker.models.decoder import DecoderModel, MakeLayer
 from worker.weights.checkpoint import Weights, WeightsError
 from worker.weights.open import open_checkpoint
 
-FAMILIES: dict[str, Callable[[ModelConfig, Kernels, Weights], DecoderModel]] = {
-    "llama": LlamaModel,
+FAMILIES: Mapping[str, MakeLayer] = {
+    "llama": llama.make_layer,
+    "qwen2": qwen2.make_layer,
+    "qwen3": qwen3.make_layer,
+    "gemma2": gemma.make_layer,
+    "gemma3": gemma.make_layer,
+    "phi3": phi3.make_layer,
 }
 """By `ModelConfig.architecture`."""
 
@@ -21,15 +26,15 @@ class UnsupportedArchitectureError(ValueError):
 
 def load_model(model: Model, kernels: Kernels) -> DecoderModel:
     architecture = model.config.architecture
-    family = FAMILIES.get(architecture)
-    if family is None:
+    make_layer = FAMILIES.get(architecture)
+    if make_layer is None:
         raise UnsupportedArchitectureError(
             f"{model.name}: unsupported architecture {architecture!r}; known: {', '.join(FAMILIES)}"
         )
     with open_checkpoint(model) as checkpoint:
         weights = Weights(checkpoint)
         try:
-            decoder = family(model.config, kernels, weights)
+            decoder = DecoderModel(model.config, kernels, weights, make_layer)
             weights.finish()
         except WeightsError as error:
             raise WeightsError(f"{model.path}: {error}") from error

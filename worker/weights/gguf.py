@@ -12,7 +12,7 @@ from pagoda.models.gguf_file import GGUFFile
 from pagoda.models.model import ModelConfig
 from worker.weights.checkpoint import WeightsError
 from worker.weights.dequantize import UnsupportedTypeError, dequantize
-from worker.weights.name_map import GGUF_NAMES, map_names
+from worker.weights.name_map import gguf_names, map_names
 
 ARCHITECTURES_WITH_INTERLEAVED_ROPE = {"llama"}
 
@@ -21,7 +21,7 @@ class GGUFCheckpoint:
     def __init__(self, path: Path, config: ModelConfig) -> None:
         self._file = GGUFFile(path)
         self._config = config
-        self.names, self.unknown = map_names(list(self._file.tensors), GGUF_NAMES)
+        self.names, self.unknown = map_names(list(self._file.tensors), gguf_names(config.architecture))
 
     def read(self, name: str) -> torch.Tensor:
         spelled = self.names[name]

@@ -1,7 +1,7 @@
 """How checkpoints spell the names of their tensors: the only place that knows.
 
 A spelling is a table from the checkpoint's name to ours, where {i} stands for a layer's number. Ours are the fields of the
-layers that use them.
+layers that use them. Some families use a name for something else than all others do: their tables come first.
 """
 
 import re
@@ -21,6 +21,9 @@ GGUF_NAMES: Mapping[str, str] = {
     "blk.{i}.attn_v.bias": "layers.{i}.v.bias",
     "blk.{i}.attn_output.weight": "layers.{i}.o.weight",
     "blk.{i}.attn_output.bias": "layers.{i}.o.bias",
+    "blk.{i}.attn_q_norm.weight": "layers.{i}.q_norm.weight",
+    "blk.{i}.attn_k_norm.weight": "layers.{i}.k_norm.weight",
+    "blk.{i}.post_attention_norm.weight": "layers.{i}.after_attention_norm.weight",
     "blk.{i}.ffn_norm.weight": "layers.{i}.mlp_norm.weight",
     "blk.{i}.ffn_gate.weight": "layers.{i}.gate.weight",
     "blk.{i}.ffn_gate.bias": "layers.{i}.gate.bias",
@@ -28,7 +31,16 @@ GGUF_NAMES: Mapping[str, str] = {
     "blk.{i}.ffn_up.bias": "layers.{i}.up.bias",
     "blk.{i}.ffn_down.weight": "layers.{i}.down.weight",
     "blk.{i}.ffn_down.bias": "layers.{i}.down.bias",
+    "blk.{i}.post_ffw_norm.weight": "layers.{i}.after_mlp_norm.weight",
 }
+
+GGUF_NAMES_OF_FAMILY: Mapping[str, Mapping[str, str]] = {
+    "phi3": {
+        "blk.{i}.attn_qkv.weight": "layers.{i}.qkv.weight",
+        "blk.{i}.ffn_up.weight": "layers.{i}.gate_up.weight",
+    },
+}
+"""By `ModelConfig.architecture`."""
 
 SAFETENSORS_NAMES: Mapping[str, str] = {
     "model.embed_tokens.weight": "embedding.weight",
@@ -43,6 +55,8 @@ SAFETENSORS_NAMES: Mapping[str, str] = {
     "model.layers.{i}.self_attn.v_proj.bias": "layers.{i}.v.bias",
     "model.layers.{i}.self_attn.o_proj.weight": "layers.{i}.o.weight",
     "model.layers.{i}.self_attn.o_proj.bias": "layers.{i}.o.bias",
+    "model.layers.{i}.self_attn.q_norm.weight": "layers.{i}.q_norm.weight",
+    "model.layers.{i}.self_attn.k_norm.weight": "layers.{i}.k_norm.weight",
     "model.layers.{i}.post_attention_layernorm.weight": "layers.{i}.mlp_norm.weight",
     "model.layers.{i}.mlp.gate_proj.weight": "layers.{i}.gate.weight",
     "model.layers.{i}.mlp.gate_proj.bias": "layers.{i}.gate.bias",
@@ -52,8 +66,31 @@ SAFETENSORS_NAMES: Mapping[str, str] = {
     "model.layers.{i}.mlp.down_proj.bias": "layers.{i}.down.bias",
 }
 
+_SANDWICH_NORMS: Mapping[str, str] = {
+    "model.layers.{i}.post_attention_layernorm.weight": "layers.{i}.after_attention_norm.weight",
+    "model.layers.{i}.pre_feedforward_layernorm.weight": "layers.{i}.mlp_norm.weight",
+    "model.layers.{i}.post_feedforward_layernorm.weight": "layers.{i}.after_mlp_norm.weight",
+}
+
+SAFETENSORS_NAMES_OF_FAMILY: Mapping[str, Mapping[str, str]] = {
+    "gemma2": _SANDWICH_NORMS,
+    "gemma3": _SANDWICH_NORMS,
+    "phi3": {
+        "model.layers.{i}.self_attn.qkv_proj.weight": "layers.{i}.qkv.weight",
+        "model.layers.{i}.mlp.gate_up_proj.weight": "layers.{i}.gate_up.weight",
+    },
+}
+
 REDUNDANT = re.compile(r"model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq")
 """Buffers that old exports wrote beside the weights; they follow from the configuration."""
+
+
+def gguf_names(architecture: str) -> Mapping[str, str]:
+    return {**GGUF_NAMES, **GGUF_NAMES_OF_FAMILY.get(architecture, {})}
+
+
+def safetensors_names(architecture: str) -> Mapping[str, str]:
+    return {**SAFETENSORS_NAMES, **SAFETENSORS_NAMES_OF_FAMILY.get(architecture, {})}
 
 
 def map_names(spelled: list[str], table: Mapping[str, str]) -> tuple[dict[str, str], list[str]]:

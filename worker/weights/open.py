@@ -23,4 +23,4 @@ def _open(model: Model) -> Checkpoint:
         case ModelFormat.GGUF:
             return GGUFCheckpoint(model.path, model.config)
         case ModelFormat.SAFETENSORS:
-            return SafetensorsCheckpoint(model.path)
+            return SafetensorsCheckpoint(model.path, model.config)

@@ -1,0 +1,48 @@
+"""Where a layer takes its weights from: the checkpoint's tensors of that layer, brought into the kernels' form.
+
+Knows nothing about what is computed with them.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+
+from pagoda.models.model import ModelConfig
+from worker.kernels.interface import Kernels, LinearWeight
+from worker.weights.checkpoint import Weights
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LayerSource:
+    config: ModelConfig
+    kernels: Kernels
+    weights: Weights
+    index: int
+
+    def take_linear(self, num_outs: Mapping[str, int], num_in: int, *, needs_bias: bool = False) -> LinearWeight:
+        """`num_outs` maps names to outputs: linears that read the same input are stacked into one.
+
+        A bias is used where the checkpoint has one, even if it is not needed.
+        """
+        matrices = [self._take(f"{name}.weight", (num_out, num_in)) for name, num_out in num_outs.items()]
+        take_bias = self._take if needs_bias else self._take_optional
+        biases = [take_bias(f"{name}.bias", (num_out,)) for name, num_out in num_outs.items()]
+        if all(bias is None for bias in biases):
+            return self.kernels.pack_linear(torch.cat(matrices))
+        filled = [
+            torch.zeros(num_out) if bias is None else bias
+            for bias, num_out in zip(biases, num_outs.values(), strict=True)
+        ]
+        return self.kernels.pack_linear(torch.cat(matrices), torch.cat(filled))
+
+    def take_norm(self, name: str, size: int | None = None) -> torch.Tensor:
+        """The weight of a norm over `size` elements; None: over the hidden size."""
+        weight = self._take(f"{name}.weight", (size or self.config.hidden_size,))
+        return weight + self.config.norm_weight_offset
+
+    def _take(self, name: str, shape: tuple[int, ...]) -> torch.Tensor:
+        return self.weights.take(f"layers.{self.index}.{name}", shape)
+
+    def _take_optional(self, name: str, shape: tuple[int, ...]) -> torch.Tensor | None:
+        return self.weights.take_optional(f"layers.{self.index}.{name}", shape)
