@@ -1,7 +1,7 @@
-"""GGML's block formats to float32, bit for bit as ggml and the gguf package compute it.
+"""GGML's tensor formats to float32, bit for bit as ggml and the gguf package compute it.
 
-Knows the bytes of a block and nothing about files, names or shapes. A block is 32 weights: a float16 scale `d`, for Q4_1
-a float16 minimum `m`, then the integers. Four-bit blocks hold weights 0 to 15 in the low nibbles and 16 to 31 in the high.
+Knows which formats there are and nothing about files, names or shapes; the blocks' bytes are the business of
+legacy_quants.py, k_quants.py and iq_quants.py. To add a format, write its function there and name it in DECODERS.
 """
 
 from collections.abc import Callable
@@ -9,8 +9,10 @@ from collections.abc import Callable
 import torch
 
 from pagoda.models.ggml_type import GGMLType
+from worker.weights import iq_quants, k_quants, legacy_quants
 
-BLOCK = 32
+VALUES_PER_PASS = 1 << 20
+"""What is unpacked at once: little enough to stay in a core's cache between the operations, and to cost no memory."""
 
 
 class UnsupportedTypeError(ValueError):
@@ -23,53 +25,35 @@ def dequantize(data: memoryview, ggml_type: GGMLType) -> torch.Tensor:
     if decode is None:
         known = ", ".join(kind.name for kind in DECODERS)
         raise UnsupportedTypeError(f"cannot read {ggml_type.name} tensors; known: {known}")
-    return decode(torch.frombuffer(data, dtype=torch.uint8))
+    blocks = torch.frombuffer(data, dtype=torch.uint8).view(-1, ggml_type.block_bytes)
+    values = torch.empty(blocks.shape[0], ggml_type.block_size)
+    blocks_per_pass = VALUES_PER_PASS // ggml_type.block_size
+    for some, their_blocks in zip(
+        torch.split(values, blocks_per_pass), torch.split(blocks, blocks_per_pass), strict=True
+    ):
+        some.copy_(decode(their_blocks))
+    return values.flatten()
 
 
-def _f32(bytes_: torch.Tensor) -> torch.Tensor:
-    return bytes_.clone().view(torch.float32)
-
-
-def _f16(bytes_: torch.Tensor) -> torch.Tensor:
-    return bytes_.view(torch.float16).float()
-
-
-def _bf16(bytes_: torch.Tensor) -> torch.Tensor:
-    return bytes_.view(torch.bfloat16).float()
-
-
-def _q8_0(bytes_: torch.Tensor) -> torch.Tensor:
-    blocks = bytes_.view(-1, 2 + BLOCK)
-    return (_half(blocks, 0) * blocks[:, 2:].view(torch.int8)).flatten()
-
-
-def _q4_0(bytes_: torch.Tensor) -> torch.Tensor:
-    blocks = bytes_.view(-1, 2 + BLOCK // 2)
-    return _nibbles(blocks[:, 2:]).sub_(8).mul_(_half(blocks, 0)).flatten()
-
-
-def _q4_1(bytes_: torch.Tensor) -> torch.Tensor:
-    blocks = bytes_.view(-1, 4 + BLOCK // 2)
-    return _nibbles(blocks[:, 4:]).mul_(_half(blocks, 0)).add_(_half(blocks, 2)).flatten()
-
-
-def _half(blocks: torch.Tensor, start: int) -> torch.Tensor:
-    return blocks[:, start : start + 2].contiguous().view(torch.float16).float()
-
-
-def _nibbles(packed: torch.Tensor) -> torch.Tensor:
-    """As float32, written once: this is most of the time that loading a four-bit model takes."""
-    low_high = torch.empty(packed.shape[0], BLOCK)
-    low_high[:, : BLOCK // 2] = packed & 0x0F
-    low_high[:, BLOCK // 2 :] = packed >> 4
-    return low_high
+def _stored_as(dtype: torch.dtype) -> Callable[[torch.Tensor], torch.Tensor]:
+    return lambda blocks: blocks.view(dtype)
 
 
 DECODERS: dict[GGMLType, Callable[[torch.Tensor], torch.Tensor]] = {
-    GGMLType.F32: _f32,
-    GGMLType.F16: _f16,
-    GGMLType.BF16: _bf16,
-    GGMLType.Q8_0: _q8_0,
-    GGMLType.Q4_0: _q4_0,
-    GGMLType.Q4_1: _q4_1,
+    GGMLType.F32: _stored_as(torch.float32),
+    GGMLType.F16: _stored_as(torch.float16),
+    GGMLType.BF16: _stored_as(torch.bfloat16),
+    GGMLType.Q8_0: legacy_quants.q8_0,
+    GGMLType.Q4_0: legacy_quants.q4_0,
+    GGMLType.Q4_1: legacy_quants.q4_1,
+    GGMLType.Q5_0: legacy_quants.q5_0,
+    GGMLType.Q5_1: legacy_quants.q5_1,
+    GGMLType.Q2_K: k_quants.q2_k,
+    GGMLType.Q3_K: k_quants.q3_k,
+    GGMLType.Q4_K: k_quants.q4_k,
+    GGMLType.Q5_K: k_quants.q5_k,
+    GGMLType.Q6_K: k_quants.q6_k,
+    GGMLType.IQ4_NL: iq_quants.iq4_nl,
+    GGMLType.IQ4_XS: iq_quants.iq4_xs,
 }
+"""Blocks [n, bytes] to values [n, values per block], in any type that float32 holds."""

@@ -16,29 +16,26 @@ from pagoda.models.ggml_type import GGMLType
 from tests.kernels.tiny_llama import make_llama, save_gguf, save_safetensors
 from worker.kernels.reference import ReferenceKernels
 from worker.models.registry import load_model
+from worker.weights import dequantize as dequantize_module
 from worker.weights.checkpoint import WeightsError
-from worker.weights.dequantize import UnsupportedTypeError, dequantize
+from worker.weights.dequantize import DECODERS, UnsupportedTypeError, dequantize
 from worker.weights.name_map import GGUF_NAMES, SAFETENSORS_NAMES, map_names
 
 
-def random_blocks(kind: Any, num_values: int) -> np.ndarray[Any, Any]:
-    """Bytes of every kind: random integers, scales of any finite size and sign."""
+def random_blocks(kind: Any, num_blocks: int) -> np.ndarray[Any, Any]:
+    """Bytes of every kind, so scales of any size and sign, some of them infinite or not a number."""
     generator = np.random.default_rng(0)
-    block_values, block_bytes = gguf.GGML_QUANT_SIZES[kind]
-    blocks = generator.integers(0, 256, (num_values // block_values, block_bytes), dtype=np.uint8)
-    if kind.name.startswith("Q"):
-        scales = generator.normal(scale=3.0, size=(len(blocks), 2)).astype(np.float16).view(np.uint8)
-        num_scale_bytes = 4 if kind.name == "Q4_1" else 2
-        blocks[:, :num_scale_bytes] = scales[:, :num_scale_bytes]
-    return blocks.reshape(8, -1)
+    _, block_bytes = gguf.GGML_QUANT_SIZES[kind]
+    return generator.integers(0, 256, (num_blocks, block_bytes), dtype=np.uint8)
 
 
-@pytest.mark.parametrize("name", ["F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1"])
-def test_dequantizes_bit_for_bit_like_gguf(name: str) -> None:
+@pytest.mark.parametrize("name", [kind.name for kind in DECODERS])
+def test_dequantizes_bit_for_bit_like_gguf(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     kind = gguf.GGMLQuantizationType[name]
-    data = random_blocks(kind, 8 * 32 * 50)
-    with np.errstate(invalid="ignore"):
+    data = random_blocks(kind, 500)
+    with np.errstate(invalid="ignore", over="ignore"):
         expected = gguf.quants.dequantize(data, kind).reshape(-1)
+    monkeypatch.setattr(dequantize_module, "VALUES_PER_PASS", 256 * 7)  # several passes, the last one shorter
     actual = dequantize(memoryview(bytearray(data.tobytes())), GGMLType[name]).numpy()
     numbers = ~np.isnan(expected)
     assert np.array_equal(np.isnan(actual), ~numbers)
@@ -123,8 +120,8 @@ def test_truncated_safetensors_is_told(tmp_path: Path) -> None:
 
 
 def test_gguf_tensor_of_unreadable_type_is_named(tmp_path: Path) -> None:
-    llama = make_llama(hidden_size=96, intermediate_size=96, head_dim=16)
+    llama = make_llama(hidden_size=256, intermediate_size=256, num_hidden_layers=1, num_attention_heads=4)
     described = save_safetensors(llama, tmp_path / "safetensors")
-    model = save_gguf(llama, described, tmp_path / "tiny.gguf", gguf.GGMLQuantizationType.Q5_0)
-    with pytest.raises(WeightsError, match=r"'token_embd\.weight': cannot read Q5_0"):
-        load_model(replace(model, name="q5"), ReferenceKernels())
+    model = save_gguf(llama, described, tmp_path / "tiny.gguf", gguf.GGMLQuantizationType.TQ2_0)
+    with pytest.raises(WeightsError, match=r"'token_embd\.weight': cannot read TQ2_0"):
+        load_model(replace(model, name="ternary"), ReferenceKernels())

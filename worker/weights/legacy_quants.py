@@ -1,0 +1,47 @@
+"""GGML's older block formats to float32: 32 weights that share a float16 scale d and, in the "_1" kinds, a minimum m.
+
+Knows the bytes of a block and nothing about files, names or shapes. Legend: n blocks as rows of uint8. Weights 0 to 15 are
+in the low nibbles and 16 to 31 in the high ones; five-bit kinds have the fifth bits apart, one bit after the other.
+"""
+
+import torch
+
+from worker.weights.blocks import half, unpack
+
+
+def q8_0(blocks: torch.Tensor) -> torch.Tensor:
+    """Bytes: d 2, integers 32."""
+    return half(blocks, 0) * blocks[:, 2:].view(torch.int8)
+
+
+def q4_0(blocks: torch.Tensor) -> torch.Tensor:
+    """Bytes: d 2, nibbles 16. d * (q - 8)."""
+    return _nibbles(blocks[:, 2:]).sub_(8).mul_(half(blocks, 0))
+
+
+def q4_1(blocks: torch.Tensor) -> torch.Tensor:
+    """Bytes: d 2, m 2, nibbles 16. d * q + m."""
+    return _nibbles(blocks[:, 4:]).mul_(half(blocks, 0)).add_(half(blocks, 2))
+
+
+def q5_0(blocks: torch.Tensor) -> torch.Tensor:
+    """Bytes: d 2, fifth bits 4, nibbles 16. d * (q - 16)."""
+    return _five_bits(blocks[:, 2:]).sub_(16).mul_(half(blocks, 0))
+
+
+def q5_1(blocks: torch.Tensor) -> torch.Tensor:
+    """Bytes: d 2, m 2, fifth bits 4, nibbles 16. d * q + m."""
+    return _five_bits(blocks[:, 4:]).mul_(half(blocks, 0)).add_(half(blocks, 2))
+
+
+def _nibbles(packed: torch.Tensor) -> torch.Tensor:
+    """As float32, written once: this is most of the time that loading a four-bit model takes."""
+    low_high = torch.empty(packed.shape[0], 2 * packed.shape[1])
+    low_high[:, : packed.shape[1]] = packed & 0x0F
+    low_high[:, packed.shape[1] :] = packed >> 4
+    return low_high
+
+
+def _five_bits(packed: torch.Tensor) -> torch.Tensor:
+    fifth = unpack(packed[:, :4].contiguous(), bits=1, group=1)
+    return _nibbles(packed[:, 4:]).add_(fifth << 4)
