@@ -8,7 +8,7 @@ from fastapi import FastAPI, Request
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from gateway import operations
+from gateway import operations, unsupported
 from gateway.drain import Drain
 from gateway.errors import ErrorKind, GatewayError
 from gateway.generation import TextGenerator
@@ -16,6 +16,7 @@ from gateway.metrics import GatewayMetrics
 from gateway.middleware import CountInProgress, RequestContext, RequireKey, error_response
 from gateway.ollama import routes as ollama
 from gateway.openai import routes as openai
+from gateway.openai import tokenization
 from gateway.scheduler_client import SchedulerClient
 from gateway.served_models import ServedModel, ServedModels
 from gateway.settings import GatewaySettings
@@ -28,7 +29,7 @@ def create_app(settings: GatewaySettings, model: Model) -> FastAPI:
     state = _build_state(settings, [ServedModel.load(model)])
     app = FastAPI(lifespan=_lifespan, openapi_url=None)
     app.state.gateway = state
-    for router in (operations.router, openai.router, ollama.router):
+    for router in (operations.router, openai.router, tokenization.router, ollama.router, unsupported.router):
         app.include_router(router)
     app.add_exception_handler(GatewayError, _on_gateway_error)
     app.add_exception_handler(HTTPException, _on_http_exception)

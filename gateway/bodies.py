@@ -56,8 +56,8 @@ class Schema(BaseModel):
 SchemaT = TypeVar("SchemaT", bound=Schema)
 
 
-async def read_body(request: Request, schema: type[SchemaT], *, max_bytes: int) -> SchemaT:
-    return schema.parse(_parse_object(await _read_limited(request, max_bytes)))
+async def read_object(request: Request, *, max_bytes: int) -> dict[str, Any]:
+    return _parse_object(await _read_limited(request, max_bytes))
 
 
 async def _read_limited(request: Request, max_bytes: int) -> bytes:

@@ -43,10 +43,22 @@ class ChatTemplate:
             )
         return cls(source, special_texts, tokenizer)
 
-    def encode(self, messages: Sequence[Mapping[str, Any]], *, add_generation_prompt: bool = True) -> list[int]:
-        """The prompt's ids, which begin with the beginning-of-sequence token once if the model expects one."""
+    def encode(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        add_generation_prompt: bool = True,
+        continue_final_message: bool = False,
+    ) -> list[int]:
+        """The prompt's ids, which begin with the beginning-of-sequence token once if the model expects one.
+
+        `continue_final_message` leaves out whatever the template writes behind the last message's content.
+        """
         marked, mark = self._mark_special(_plain(messages))
-        rendered = self._render(marked, add_generation_prompt)
+        if continue_final_message:
+            rendered = self._render_up_to_the_end_of_the_last(marked, mark * 2)
+        else:
+            rendered = self._render(marked, add_generation_prompt)
         ids: list[int] = []
         for text, token_id in self._special.split(rendered):
             ids += self._tokenizer.encode(text.replace(mark, ""), add_special_tokens=False)
@@ -66,6 +78,15 @@ class ChatTemplate:
             return self._special.mark(messages, mark), mark
         except RecursionError:
             raise ChatTemplateError("the messages are nested too deep") from None
+
+    def _render_up_to_the_end_of_the_last(self, messages: list[dict[str, Any]], end: str) -> str:
+        *before, last = messages
+        rendered = self._render([*before, {**last, "content": last["content"] + end}], False)
+        if end not in rendered:
+            raise ChatTemplateError(
+                "the model's chat template does not show the last message, so it cannot be continued"
+            )
+        return rendered[: rendered.rindex(end)]
 
     def _render(self, messages: list[dict[str, Any]], add_generation_prompt: bool) -> str:
         variables = {"messages": messages, "add_generation_prompt": add_generation_prompt, **self._special_texts}

@@ -13,8 +13,8 @@ from gateway.tokenizer import Tokenizer
 class Detokenizer:
     """What the pushes and the flush return, joined, is `Tokenizer.decode` of all the tokens."""
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
-        self._token_bytes = tokenizer.token_bytes
+    def __init__(self, tokenizer: Tokenizer, *, skip_special_tokens: bool = True) -> None:
+        self._token_bytes = tokenizer.token_bytes if skip_special_tokens else tokenizer.bytes_with_special
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
 
     def push(self, token_ids: Sequence[int]) -> str:

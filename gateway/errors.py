@@ -33,6 +33,7 @@ class ErrorKind(Enum):
     NOT_FOUND = _Row(404, "not_found_error", "model_not_found", StatusCode.NOT_FOUND)
     ROUTE_NOT_FOUND = _Row(404, "not_found_error", "unknown_url", None)
     METHOD_NOT_ALLOWED = _Row(405, "invalid_request_error", "method_not_allowed", None)
+    CONFLICT = _Row(409, "invalid_request_error", "conflict", None)
     BODY_TOO_LARGE = _Row(413, "invalid_request_error", "request_too_large", None)
     OVERLOADED = _Row(429, "rate_limit_error", "overloaded", StatusCode.RESOURCE_EXHAUSTED)
     CLIENT_CLOSED = _Row(499, "invalid_request_error", "client_closed_request", StatusCode.CANCELLED)
@@ -42,9 +43,21 @@ class ErrorKind(Enum):
     DEADLINE_EXCEEDED = _Row(504, "server_error", "deadline_exceeded", StatusCode.DEADLINE_EXCEEDED)
 
 
+_ANTHROPIC_TYPES = {
+    400: "invalid_request_error",
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    413: "request_too_large",
+    429: "rate_limit_error",
+    503: "overloaded_error",
+}
+
+
 class Dialect(StrEnum):
     OPENAI = "openai"
     OLLAMA = "ollama"
+    ANTHROPIC = "anthropic"
 
 
 class GatewayError(Exception):
@@ -112,13 +125,18 @@ def from_grpc_code(code: int, message: str, retry_after_s: float | None = None) 
 
 
 def dialect_of(path: str) -> Dialect:
-    """Ollama's paths are `/` and /api; all others, also unknown ones, are answered in OpenAI's shape."""
-    return Dialect.OLLAMA if path in ("/", "/api") or path.startswith("/api/") else Dialect.OPENAI
+    """Ollama's paths are `/` and /api; all others but Anthropic's, also unknown ones, are answered in OpenAI's shape."""
+    if path in ("/", "/api") or path.startswith("/api/"):
+        return Dialect.OLLAMA
+    return Dialect.ANTHROPIC if path == "/v1/messages" or path.startswith("/v1/messages/") else Dialect.OPENAI
 
 
 def error_body(error: GatewayError, dialect: Dialect) -> dict[str, Any]:
     if dialect is Dialect.OLLAMA:
         return {"error": error.message}
+    if dialect is Dialect.ANTHROPIC:
+        kind = _ANTHROPIC_TYPES.get(error.http_status, "api_error")
+        return {"type": "error", "error": {"type": kind, "message": error.message}}
     return {
         "error": {
             "message": error.message,

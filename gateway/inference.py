@@ -23,6 +23,7 @@ class InferenceRequest:
     num_samples: int = 1
     timeout_s: float | None = None
     cache_salt: str = ""
+    priority: int = 0
     traceparent: str = ""
     tracestate: str = ""
 

@@ -20,8 +20,8 @@ from gateway.metrics import GatewayMetrics
 
 logger = logging.getLogger(__name__)
 
-OPEN_WITHOUT_KEY = frozenset({"/health", "/ready"})
-UNCOUNTED = frozenset({"/metrics", "/health", "/ready", "/version"})
+OPEN_WITHOUT_KEY = frozenset({"/health", "/ping", "/ready"})
+UNCOUNTED = frozenset({"/metrics", "/health", "/ping", "/ready", "/version"})
 _SANE_REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
 
 

@@ -1,4 +1,4 @@
-"""What operators and load balancers ask: /health, /ready, /metrics, /version."""
+"""What operators and load balancers ask: /health, /ping, /ready, /metrics, /version."""
 
 import importlib.metadata
 import logging
@@ -20,6 +20,12 @@ VERSION = importlib.metadata.version("pagoda")
 async def health() -> Response:
     """Live: the process answers. Whether it can serve is /ready's question."""
     return JSONResponse({"status": "ok"})
+
+
+@router.api_route("/ping", methods=["GET", "POST"])
+async def ping() -> Response:
+    """/health by the name that SageMaker asks for."""
+    return Response()
 
 
 @router.get("/ready")

@@ -7,6 +7,8 @@ import asyncio
 import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from enum import Enum
+from functools import partial
 from typing import Any
 
 from gateway.chat_template import ChatTemplate, ChatTemplateError
@@ -23,6 +25,14 @@ logger = logging.getLogger(__name__)
 # Tokenizing this much text takes about a millisecond; more of it would hold up everyone's streams.
 MAX_INLINE_CHARACTERS = 8192
 MODEL_INFO_TTL_S = 1.0
+
+
+class ChatEnding(Enum):
+    """What a conversation ends with, as a prompt."""
+
+    BEGUN = "the beginning of an answer"
+    AS_IS = "its final message"
+    CONTINUED = "its final message, open to go on"
 
 
 class ServedModel:
@@ -57,16 +67,22 @@ class ServedModel:
             return self.tokenizer.encode(text, add_special_tokens=add_special_tokens)
         return await asyncio.to_thread(self.tokenizer.encode, text, add_special_tokens=add_special_tokens)
 
-    async def encode_chat(self, messages: Sequence[Mapping[str, Any]]) -> list[int]:
+    async def encode_chat(
+        self, messages: Sequence[Mapping[str, Any]], ending: ChatEnding = ChatEnding.BEGUN
+    ) -> list[int]:
         if self.chat_template is None:
             raise InvalidRequestError(
                 f"The model `{self.name}` has no chat template, so it cannot chat; use completions.", param="messages"
             )
+        encode = partial(
+            self.chat_template.encode,
+            messages,
+            add_generation_prompt=ending is ChatEnding.BEGUN,
+            continue_final_message=ending is ChatEnding.CONTINUED,
+        )
         num_characters = sum(len(message["content"]) for message in messages)
         try:
-            if num_characters <= MAX_INLINE_CHARACTERS:
-                return self.chat_template.encode(messages)
-            return await asyncio.to_thread(self.chat_template.encode, messages)
+            return encode() if num_characters <= MAX_INLINE_CHARACTERS else await asyncio.to_thread(encode)
         except ChatTemplateError as error:
             raise InvalidRequestError(f"The chat template refuses these messages: {error}", param="messages") from None
 

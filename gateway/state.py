@@ -1,11 +1,11 @@
 """What the routes share, and how they get at it. One of these per app."""
 
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
 from fastapi import Request
 
-from gateway.bodies import SchemaT, read_body
+from gateway.bodies import SchemaT, read_object
 from gateway.drain import Drain
 from gateway.generation import HTTPContext, TextGenerator
 from gateway.metrics import GatewayMetrics
@@ -25,7 +25,11 @@ class GatewayState:
     """Unix time."""
 
     async def read_body(self, request: Request, schema: type[SchemaT]) -> SchemaT:
-        return await read_body(request, schema, max_bytes=self.max_body_bytes)
+        return schema.parse(await self.read_object(request))
+
+    async def read_object(self, request: Request) -> dict[str, Any]:
+        """For routes whose schema depends on what is in the body."""
+        return await read_object(request, max_bytes=self.max_body_bytes)
 
 
 def state_of(request: Request) -> GatewayState:

@@ -41,7 +41,7 @@ class Tokenizer:
 
     def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
         """Bytes that are no UTF-8 become U+FFFD."""
-        spell = self.token_bytes if skip_special_tokens else self._bytes_with_special
+        spell = self.token_bytes if skip_special_tokens else self.bytes_with_special
         return b"".join(map(spell, ids)).decode("utf-8", "replace")
 
     def token_bytes(self, token_id: int) -> bytes:
@@ -50,9 +50,10 @@ class Tokenizer:
 
     def token_text(self, token_id: int) -> str:
         """For showing one token by itself, special ones included."""
-        return self._bytes_with_special(token_id).decode("utf-8", "replace")
+        return self.bytes_with_special(token_id).decode("utf-8", "replace")
 
-    def _bytes_with_special(self, token_id: int) -> bytes:
+    def bytes_with_special(self, token_id: int) -> bytes:
+        """As `token_bytes`, and the name of a special token."""
         special = self._special_texts.get(token_id)
         return special.encode() if special is not None else self.token_bytes(token_id)
 

@@ -5,8 +5,8 @@ from typing import TypeVar
 
 from gateway.errors import InvalidRequestError
 from gateway.fields import seed_bits, stop_strings
-from gateway.generation import TextRequest
 from gateway.ollama.schemas import ChatMessage, ChatRequest, GenerateRequest, Options
+from gateway.text_request import TextRequest
 from pagoda.sampling import SamplingParams
 
 Number = TypeVar("Number", int, float)

@@ -10,7 +10,7 @@ from contextlib import aclosing
 from datetime import UTC, datetime
 from typing import Any
 
-from gateway.generation import SampleEnded, TextDelta, TextEvents, TokenText
+from gateway.text_events import SampleEnded, TextDelta, TextEvents, TokenText
 
 JSONObject = dict[str, Any]
 

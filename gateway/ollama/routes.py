@@ -6,7 +6,6 @@ from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from gateway.errors import Dialect, ErrorKind, GatewayError, InvalidRequestError, error_body
-from gateway.generation import TextRequest
 from gateway.ollama import convert, model_objects
 from gateway.ollama.replies import ChatReply, GenerateReply, Reply
 from gateway.ollama.schemas import ChatRequest, GenerateRequest, ShowRequest
@@ -14,6 +13,7 @@ from gateway.operations import VERSION
 from gateway.served_models import ServedModel
 from gateway.state import GatewayState, http_context, state_of
 from gateway.streaming import ndjson_lines, stream_response, unless_gone
+from gateway.text_request import TextRequest
 
 router = APIRouter()
 _error_body = partial(error_body, dialect=Dialect.OLLAMA)
@@ -83,7 +83,8 @@ async def chat(request: Request) -> Response:
 async def _respond(
     request: Request, model: ServedModel, text_request: TextRequest, reply: Reply, stream: bool | None
 ) -> Response:
-    events = await state_of(request).generator.generate(model, [text_request], http_context(request))
+    generator = state_of(request).generator
+    events = generator.generate(model, await generator.fit(model, [text_request]), http_context(request))
     if stream is None or stream:
         return await stream_response(request, ndjson_lines(reply.lines(events), _error_body), "application/x-ndjson")
     return JSONResponse(await unless_gone(request.receive, reply.whole(events)))

@@ -6,8 +6,10 @@ from typing import Any
 
 from gateway.errors import InvalidRequestError
 from gateway.fields import seed_bits, stop_strings
-from gateway.generation import TextRequest
-from gateway.openai.schemas import ChatMessage, ChatRequest, CompletionRequest
+from gateway.openai.replies import ReplyForm
+from gateway.openai.schemas import ChatMessage, ChatRequest, CompletionRequest, StreamOptions, TokenizeChatRequest
+from gateway.served_models import ChatEnding
+from gateway.text_request import TextRequest
 from pagoda.sampling import SamplingParams
 
 DEFAULT_COMPLETION_MAX_TOKENS = 16
@@ -21,6 +23,12 @@ def chat_messages(messages: Sequence[ChatMessage]) -> list[dict[str, str]]:
     ]
 
 
+def chat_ending(body: ChatRequest | TokenizeChatRequest) -> ChatEnding:
+    if body.continue_final_message:
+        return ChatEnding.CONTINUED
+    return ChatEnding.BEGUN if body.add_generation_prompt in (None, True) else ChatEnding.AS_IS
+
+
 def chat_text_request(body: ChatRequest, prompt: Sequence[int], vocab_size: int) -> TextRequest:
     max_tokens = body.max_completion_tokens or body.max_tokens
     num_logprobs = (body.top_logprobs or 0) if body.logprobs else None
@@ -28,8 +36,22 @@ def chat_text_request(body: ChatRequest, prompt: Sequence[int], vocab_size: int)
 
 
 def completion_text_request(body: CompletionRequest, prompt: Sequence[int], vocab_size: int) -> TextRequest:
-    max_tokens = body.max_tokens or DEFAULT_COMPLETION_MAX_TOKENS
+    # Something is always generated: where the answer is the prompt alone, the reply leaves that one token out.
+    max_tokens = DEFAULT_COMPLETION_MAX_TOKENS if body.max_tokens is None else max(1, body.max_tokens)
     return _text_request(body, prompt, _sampling(body, max_tokens, body.logprobs, vocab_size), "prompt")
+
+
+def reply_form(body: ChatRequest | CompletionRequest, model_name: str, *, logprobs: bool) -> ReplyForm:
+    options = body.stream_options or StreamOptions()
+    return ReplyForm(
+        model=body.model or model_name,
+        request_id=body.request_id,
+        logprobs=logprobs,
+        token_ids=bool(body.return_token_ids),
+        tokens_as_ids=bool(body.return_tokens_as_token_ids),
+        usage=bool(options.include_usage),
+        continuous_usage=bool(options.continuous_usage_stats),
+    )
 
 
 def check_token_ids(token_ids: Sequence[int], vocab_size: int, field: str) -> None:
@@ -50,14 +72,25 @@ def _text_request(
     body: ChatRequest | CompletionRequest, prompt: Sequence[int], sampling: SamplingParams, prompt_field: str
 ) -> TextRequest:
     return TextRequest(
-        prompt_token_ids=tuple(prompt),
+        prompt_token_ids=tuple(_cut(prompt, body)),
         sampling=sampling,
         seed=None if body.seed is None else seed_bits(body.seed),
         stops=stop_strings(body.stop),
+        include_stop=bool(body.include_stop_str_in_output),
+        skip_special_tokens=body.skip_special_tokens is not False,
         num_samples=body.num_choices,
+        cut_to_fit=body.truncate_prompt_tokens == -1,
         cache_salt=body.cache_salt or "",
+        priority=body.priority or 0,
         prompt_field=prompt_field,
     )
+
+
+def _cut(prompt: Sequence[int], body: ChatRequest | CompletionRequest) -> Sequence[int]:
+    limit = body.truncate_prompt_tokens
+    if limit is None or limit == -1:
+        return prompt
+    return prompt[:limit] if body.truncation_side == "right" else prompt[-limit:]
 
 
 def _sampling(

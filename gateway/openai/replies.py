@@ -8,50 +8,61 @@ import uuid
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
-from gateway.generation import SampleBegan, SampleEnded, TextDelta, TextEvents, TokenText
-from gateway.openai.schemas import StreamOptions
+from gateway.inference import FinishReason
+from gateway.text_events import SampleBegan, SampleEnded, TextDelta, TextEvent, TextEvents, TokenText
+from gateway.text_request import TextRequest
 
 JSONObject = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReplyForm:
+    """What the client wants to see, besides the answer."""
+
+    model: str
+    request_id: str | None = None
+    """The client's own name for the request, which then names the response."""
+    logprobs: bool = False
+    token_ids: bool = False
+    tokens_as_ids: bool = False
+    """Log-probabilities spell a token as `token_id:ID`, since not every token has a text of its own."""
+    usage: bool = False
+    """At the end of a stream; a whole response always has it."""
+    continuous_usage: bool = False
 
 
 @dataclass(slots=True)
 class _Choice:
     """What one choice has come to so far."""
 
+    prompt: TextRequest
+    echo: str | None = None
+    """The prompt's text, where it stands before the answer."""
     texts: list[str] = field(default_factory=list)
     logprobs: list[TokenText] = field(default_factory=list)
     num_characters: int = 0
+    num_token_ids: int = 0
+    """Those that the stream has shown."""
     end: SampleEnded | None = None
 
 
 class Reply(ABC):
-    """What the two endpoints have in common. `num_samples` is n: choice i belongs to prompt i // n."""
+    """What the two endpoints have in common. Of n samples for each prompt, choice i belongs to prompt i // n."""
 
     id_prefix: ClassVar[str]
     whole_object: ClassVar[str]
     chunk_object: ClassVar[str]
 
-    def __init__(
-        self,
-        *,
-        model: str,
-        num_prompt_tokens: Sequence[int],
-        num_samples: int,
-        wants_logprobs: bool,
-        options: StreamOptions | None,
-    ) -> None:
-        self._id = f"{self.id_prefix}-{uuid.uuid4().hex}"
+    def __init__(self, form: ReplyForm, requests: Sequence[TextRequest]) -> None:
+        self._form = form
+        self._id = f"{self.id_prefix}-{form.request_id or uuid.uuid4().hex}"
         self._created = int(time.time())
-        self._model = model
-        self._num_prompt_tokens = num_prompt_tokens
-        self._num_samples = num_samples
-        self._wants_logprobs = wants_logprobs
-        self._include_usage = bool(options and options.include_usage)
-        self._continuous_usage = bool(options and options.continuous_usage_stats)
-        self._choices = [_Choice() for _ in range(num_samples * len(num_prompt_tokens))]
+        self._num_prompt_tokens = sum(len(request.prompt_token_ids) for request in requests)
+        self._num_samples = requests[0].num_samples
+        self._choices = [_Choice(request) for request in requests for _ in range(request.num_samples)]
 
     async def whole(self, events: TextEvents) -> JSONObject:
         async with aclosing(events):
@@ -63,7 +74,7 @@ class Reply(ABC):
                 elif isinstance(event, SampleEnded):
                     self._choices[event.index].end = event
         choices = [self._whole_choice(index, choice) for index, choice in enumerate(self._choices)]
-        return self._envelope(self.whole_object, choices) | {"usage": self._usage()}
+        return self._envelope(self.whole_object, choices) | self._whole_extras() | {"usage": self._usage()}
 
     async def chunks(self, events: TextEvents) -> AsyncGenerator[JSONObject, None]:
         """What begins a choice, its text, its end; when all have ended the usage, if it was asked for."""
@@ -72,56 +83,76 @@ class Reply(ABC):
                 payload, num_tokens = self._chunk_choice(event)
                 if payload is not None:
                     chunk = self._envelope(self.chunk_object, [payload])
-                    if self._continuous_usage:
-                        chunk["usage"] = self._usage_so_far(event.index, num_tokens)
+                    if isinstance(event, SampleBegan):
+                        chunk |= self._whole_extras()
+                    if self._form.continuous_usage:
+                        prompt = self._choices[event.index].prompt
+                        chunk["usage"] = _usage(len(prompt.prompt_token_ids), num_tokens)
                     yield chunk
-        if self._include_usage:
+        if self._form.usage:
             yield self._envelope(self.chunk_object, []) | {"usage": self._usage()}
 
+    def _whole_extras(self) -> JSONObject:
+        """What stands beside the choices, once for all of them."""
+        return {}
+
     @abstractmethod
-    def _begin(self) -> JSONObject | None:
-        """The payload that announces a choice, if the endpoint has one."""
+    def _begin(self, choice: _Choice) -> JSONObject | None:
+        """The payload that announces a choice, if there is something to say before its text."""
 
     @abstractmethod
     def _delta(self, text: str) -> JSONObject: ...
 
     @abstractmethod
-    def _whole_text(self, text: str) -> JSONObject: ...
+    def _whole_text(self, choice: _Choice) -> JSONObject: ...
 
     @abstractmethod
     def _logprobs(self, tokens: Sequence[TokenText], num_characters_before: int) -> JSONObject: ...
 
-    def _chunk_choice(self, event: SampleBegan | TextDelta | SampleEnded) -> tuple[JSONObject | None, int]:
+    def _chunk_choice(self, event: TextEvent) -> tuple[JSONObject | None, int]:
+        """The choice as the chunk shows it, and how many tokens the sample has by then."""
         choice, common = self._choices[event.index], {"index": event.index}
         match event:
             case SampleBegan():
-                begin = self._begin()
+                begin = self._begin(choice)
                 return None if begin is None else common | begin | _unfinished(None), 0
             case TextDelta():
-                logprobs = self._logprobs(event.logprobs, choice.num_characters) if self._wants_logprobs else None
+                logprobs = self._logprobs(event.logprobs, choice.num_characters) if self._form.logprobs else None
                 choice.num_characters += len(event.text)
-                return common | self._delta(event.text) | _unfinished(logprobs), event.num_tokens
+                delta = common | self._delta(event.text) | _unfinished(logprobs)
+                return delta | self._next_token_ids(choice, event.token_ids), event.num_tokens
             case SampleEnded():
                 choice.end = event
                 finish = {"logprobs": None, "finish_reason": event.reason.value, "stop_reason": event.stop_reason}
-                return common | self._delta("") | finish, event.usage.num_output_tokens
+                # A token without text has not been shown yet.
+                rest = self._next_token_ids(choice, event.token_ids[choice.num_token_ids :])
+                return common | self._delta("") | finish | rest, event.usage.num_output_tokens
+
+    def _next_token_ids(self, choice: _Choice, token_ids: Sequence[int]) -> JSONObject:
+        choice.num_token_ids += len(token_ids)
+        return {"token_ids": list(token_ids)} if self._form.token_ids else {}
 
     def _whole_choice(self, index: int, choice: _Choice) -> JSONObject:
         assert choice.end is not None, "a stream of events ends each sample"
+        token_ids = {"token_ids": list(choice.end.token_ids)} if self._form.token_ids else {}
         return {
             "index": index,
-            **self._whole_text("".join(choice.texts)),
-            "logprobs": self._logprobs(choice.logprobs, 0) if self._wants_logprobs else None,
+            **self._whole_text(choice),
+            "logprobs": self._logprobs(choice.logprobs, choice.num_characters) if self._form.logprobs else None,
             "finish_reason": choice.end.reason.value,
             "stop_reason": choice.end.stop_reason,
+            **token_ids,
         }
+
+    def _token(self, token: TokenText) -> str:
+        return f"token_id:{token.token_id}" if self._form.tokens_as_ids else token.text
 
     def _envelope(self, kind: str, choices: list[JSONObject]) -> JSONObject:
         return {
             "id": self._id,
             "object": kind,
             "created": self._created,
-            "model": self._model,
+            "model": self._form.model,
             "system_fingerprint": None,
             "choices": choices,
         }
@@ -131,12 +162,7 @@ class Reply(ABC):
         ends = [choice.end for choice in self._choices if choice.end is not None]
         num_cached = sum(end.usage.num_cached_tokens for end in ends if end.index % self._num_samples == 0)
         num_output = sum(end.usage.num_output_tokens for end in ends)
-        return _usage(sum(self._num_prompt_tokens), num_output) | {
-            "prompt_tokens_details": {"cached_tokens": num_cached}
-        }
-
-    def _usage_so_far(self, index: int, num_tokens: int) -> JSONObject:
-        return _usage(self._num_prompt_tokens[index // self._num_samples], num_tokens)
+        return _usage(self._num_prompt_tokens, num_output) | {"prompt_tokens_details": {"cached_tokens": num_cached}}
 
 
 class ChatReply(Reply):
@@ -144,36 +170,77 @@ class ChatReply(Reply):
     whole_object = "chat.completion"
     chunk_object = "chat.completion.chunk"
 
-    def _begin(self) -> JSONObject:
+    def _whole_extras(self) -> JSONObject:
+        return {"prompt_token_ids": list(self._choices[0].prompt.prompt_token_ids)} if self._form.token_ids else {}
+
+    def _begin(self, choice: _Choice) -> JSONObject:
         return {"delta": {"role": "assistant", "content": ""}}
 
     def _delta(self, text: str) -> JSONObject:
         return {"delta": {"content": text} if text else {}}
 
-    def _whole_text(self, text: str) -> JSONObject:
-        return {"message": {"role": "assistant", "content": text, "refusal": None}}
+    def _whole_text(self, choice: _Choice) -> JSONObject:
+        return {"message": {"role": "assistant", "content": "".join(choice.texts), "refusal": None}}
 
     def _logprobs(self, tokens: Sequence[TokenText], num_characters_before: int) -> JSONObject:
         content = [
-            _chat_token(token) | {"top_logprobs": [_chat_token(alternative) for alternative in token.top]}
+            self._one(token) | {"top_logprobs": [self._one(alternative) for alternative in token.top]}
             for token in tokens
         ]
         return {"content": content, "refusal": None}
 
+    def _one(self, token: TokenText) -> JSONObject:
+        return {"token": self._token(token), "logprob": token.logprob, "bytes": list(token.utf8)}
+
 
 class CompletionReply(Reply):
+    """`echoes` are the texts of the prompts, when those stand before their completions."""
+
     id_prefix = "cmpl"
     whole_object = "text_completion"
     chunk_object = "text_completion"
 
-    def _begin(self) -> None:
-        return None
+    def __init__(
+        self, form: ReplyForm, requests: Sequence[TextRequest], echoes: Sequence[str], *, nothing_but_echo: bool = False
+    ) -> None:
+        super().__init__(form, requests)
+        self._nothing_but_echo = nothing_but_echo
+        for index, echo in enumerate(echoes):
+            for choice in self._choices[index * self._num_samples : (index + 1) * self._num_samples]:
+                choice.echo = echo
+                choice.num_characters = len(echo)
+
+    async def whole(self, events: TextEvents) -> JSONObject:
+        return await super().whole(self._wanted(events))
+
+    async def chunks(self, events: TextEvents) -> AsyncGenerator[JSONObject, None]:
+        async with aclosing(super().chunks(self._wanted(events))) as chunks:
+            async for chunk in chunks:
+                yield chunk
+
+    async def _wanted(self, events: TextEvents) -> TextEvents:
+        """Without the one token that is generated only because a sample cannot have none."""
+        async with aclosing(events):
+            async for event in events:
+                if not self._nothing_but_echo or isinstance(event, SampleBegan):
+                    yield event
+                elif isinstance(event, SampleEnded):
+                    usage = replace(event.usage, num_output_tokens=0)
+                    yield replace(event, usage=usage, token_ids=(), reason=FinishReason.LENGTH, stop_reason=None)
+
+    def _begin(self, choice: _Choice) -> JSONObject | None:
+        if choice.echo is None and not self._form.token_ids:
+            return None
+        return {"text": choice.echo or "", **self._prompt_token_ids(choice)}
 
     def _delta(self, text: str) -> JSONObject:
         return {"text": text}
 
-    def _whole_text(self, text: str) -> JSONObject:
-        return {"text": text}
+    def _whole_text(self, choice: _Choice) -> JSONObject:
+        return {"text": "".join((choice.echo or "", *choice.texts)), **self._prompt_token_ids(choice)}
+
+    def _prompt_token_ids(self, choice: _Choice) -> JSONObject:
+        return {"prompt_token_ids": list(choice.prompt.prompt_token_ids)} if self._form.token_ids else {}
 
     def _logprobs(self, tokens: Sequence[TokenText], num_characters_before: int) -> JSONObject:
         offsets, offset = [], num_characters_before
@@ -183,9 +250,13 @@ class CompletionReply(Reply):
         return {
             "text_offset": offsets,
             "token_logprobs": [token.logprob for token in tokens],
-            "tokens": [token.text for token in tokens],
-            "top_logprobs": [_completion_top(token) for token in tokens],
+            "tokens": [self._token(token) for token in tokens],
+            "top_logprobs": [self._top(token) for token in tokens],
         }
+
+    def _top(self, token: TokenText) -> JSONObject:
+        """The chosen token is always among them, also when it is not among the most probable."""
+        return {self._token(each): each.logprob for each in (token, *token.top)}
 
 
 def _unfinished(logprobs: JSONObject | None) -> JSONObject:
@@ -198,12 +269,3 @@ def _usage(num_prompt_tokens: int, num_output_tokens: int) -> JSONObject:
         "completion_tokens": num_output_tokens,
         "total_tokens": num_prompt_tokens + num_output_tokens,
     }
-
-
-def _chat_token(token: TokenText) -> JSONObject:
-    return {"token": token.text, "logprob": token.logprob, "bytes": list(token.utf8)}
-
-
-def _completion_top(token: TokenText) -> JSONObject:
-    """The chosen token is always among them, also when it is not among the most probable."""
-    return {token.text: token.logprob} | {alternative.text: alternative.logprob for alternative in token.top}

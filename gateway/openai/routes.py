@@ -7,13 +7,13 @@ from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, Response
 
 from gateway.errors import Dialect, InvalidRequestError, error_body
-from gateway.generation import TextRequest
 from gateway.openai import convert
 from gateway.openai.replies import ChatReply, CompletionReply, JSONObject, Reply
 from gateway.openai.schemas import MAX_CHOICES, ChatRequest, CompletionRequest
 from gateway.served_models import ServedModel
 from gateway.state import GatewayState, http_context, state_of
 from gateway.streaming import sse_lines, stream_response, unless_gone
+from gateway.text_request import TextRequest
 
 router = APIRouter(prefix="/v1")
 _error_body = partial(error_body, dialect=Dialect.OPENAI)
@@ -36,16 +36,11 @@ async def chat_completions(request: Request) -> Response:
     state = state_of(request)
     body = await state.read_body(request, ChatRequest)
     model = state.models.find(body.model or None)
-    prompt = await model.encode_chat(convert.chat_messages(body.messages))
-    reply = ChatReply(
-        model=body.model or model.name,
-        num_prompt_tokens=[len(prompt)],
-        num_samples=body.num_choices,
-        wants_logprobs=bool(body.logprobs),
-        options=body.stream_options,
-    )
+    prompt = await model.encode_chat(convert.chat_messages(body.messages), convert.chat_ending(body))
     text_request = convert.chat_text_request(body, prompt, model.tokenizer.vocab_size)
-    return await _respond(request, model, [text_request], reply, stream=bool(body.stream))
+    fitted = await state.generator.fit(model, [text_request])
+    reply = ChatReply(convert.reply_form(body, model.name, logprobs=bool(body.logprobs)), fitted)
+    return await _respond(request, model, fitted, reply, stream=bool(body.stream))
 
 
 @router.post("/completions")
@@ -54,22 +49,19 @@ async def completions(request: Request) -> Response:
     body = await state.read_body(request, CompletionRequest)
     model = state.models.find(body.model or None)
     prompts = await _prompts(body, model)
-    reply = CompletionReply(
-        model=body.model or model.name,
-        num_prompt_tokens=[len(prompt) for prompt in prompts],
-        num_samples=body.num_choices,
-        wants_logprobs=body.logprobs is not None,
-        options=body.stream_options,
-    )
     vocab_size = model.tokenizer.vocab_size
     text_requests = [convert.completion_text_request(body, prompt, vocab_size) for prompt in prompts]
-    return await _respond(request, model, text_requests, reply, stream=bool(body.stream))
+    fitted = await state.generator.fit(model, text_requests)
+    form = convert.reply_form(body, model.name, logprobs=body.logprobs is not None)
+    echoes = _echoes(body, model, fitted) if body.echo else ()
+    reply = CompletionReply(form, fitted, echoes, nothing_but_echo=body.max_tokens == 0)
+    return await _respond(request, model, fitted, reply, stream=bool(body.stream))
 
 
 async def _respond(
     request: Request, model: ServedModel, text_requests: Sequence[TextRequest], reply: Reply, *, stream: bool
 ) -> Response:
-    events = await state_of(request).generator.generate(model, text_requests, http_context(request))
+    events = state_of(request).generator.generate(model, text_requests, http_context(request))
     if stream:
         return await stream_response(request, sse_lines(reply.chunks(events), _error_body), "text/event-stream")
     return JSONResponse(await unless_gone(request.receive, reply.whole(events)))
@@ -90,14 +82,20 @@ async def _prompts(body: CompletionRequest, model: ServedModel) -> list[list[int
             f"prompt: {len(entries)} prompts with n={body.num_choices} are more than {MAX_CHOICES} choices",
             param="prompt",
         )
-    return [await _prompt_token_ids(entry, model) for entry in entries]
+    special = body.add_special_tokens is not False
+    return [await _prompt_token_ids(entry, model, add_special_tokens=special) for entry in entries]
 
 
-async def _prompt_token_ids(entry: str | list[int], model: ServedModel) -> list[int]:
+async def _prompt_token_ids(entry: str | list[int], model: ServedModel, *, add_special_tokens: bool) -> list[int]:
     if isinstance(entry, str):
-        return await model.encode_text(entry)
+        return await model.encode_text(entry, add_special_tokens=add_special_tokens)
     convert.check_token_ids(entry, model.tokenizer.vocab_size, "prompt")
     return entry
+
+
+def _echoes(body: CompletionRequest, model: ServedModel, requests: Sequence[TextRequest]) -> list[str]:
+    skip = body.skip_special_tokens is not False
+    return [model.tokenizer.decode(request.prompt_token_ids, skip_special_tokens=skip) for request in requests]
 
 
 async def _model_object(state: GatewayState, model: ServedModel) -> JSONObject:

@@ -28,43 +28,41 @@ MAX_CHOICES = 1024
 # Not supported: each passes only with a value under which it changes nothing.
 _NEUTRAL: Mapping[str, tuple[Any, ...]] = MappingProxyType(
     {
-        "add_generation_prompt": (True,),
         "allowed_token_ids": (),
         "bad_words": ([],),
-        "echo": (False,),
-        "include_stop_str_in_output": (False,),
+        "ec_transfer_params": (),
         "kv_transfer_params": (),
         "length_penalty": (1.0, 1),
         "logprob_token_ids": (),
-        "priority": (0,),
         "prompt_logprobs": (),
         "repetition_detection": (),
-        "request_id": (),
         "response_format": ({"type": "text"},),
         "return_prompt_text": (False,),
-        "return_token_ids": (False,),
-        "return_tokens_as_token_ids": (False,),
+        "return_weight_versions": (False,),
         "service_tier": ("auto", "default"),
-        "skip_special_tokens": (True,),
         "spaces_between_special_tokens": (True,),
         "store": (False,),
         "structured_outputs": (),
-        "truncate_prompt_tokens": (),
+        "thinking_token_budget": (),
         "use_beam_search": (False,),
         "vllm_xargs": ({},),
+        "watermarking": (False,),
     }
 )
 _CHAT_NEUTRAL: Mapping[str, tuple[Any, ...]] = MappingProxyType(
     {
         **_NEUTRAL,
-        "add_special_tokens": (False,),
+        # What the model expects at the beginning of a prompt is there once, whether its template writes it or not.
+        "add_special_tokens": (False, True),
         "audio": (),
         "chat_template": (),
         "chat_template_kwargs": ({},),
-        "continue_final_message": (False,),
         "documents": ([],),
+        "echo": (False,),
         "function_call": ("none",),
         "functions": ([],),
+        "media_io_kwargs": ({},),
+        "mm_processor_kwargs": ({},),
         "modalities": (["text"],),
         "prediction": (),
         "reasoning_effort": ("none",),
@@ -75,7 +73,7 @@ _CHAT_NEUTRAL: Mapping[str, tuple[Any, ...]] = MappingProxyType(
     }
 )
 _COMPLETION_NEUTRAL: Mapping[str, tuple[Any, ...]] = MappingProxyType(
-    {**_NEUTRAL, "add_special_tokens": (True,), "prompt_embeds": (), "suffix": ("",)}
+    {**_NEUTRAL, "prompt_embeds": (), "suffix": ("",)}
 )
 # About the client, its bookkeeping, or how tool calls and reasoning would be shown if there were any.
 _HINTS = frozenset(
@@ -86,6 +84,8 @@ _HINTS = frozenset(
         "prompt_cache_key",
         "prompt_cache_retention",
         "safety_identifier",
+        "session_id",
+        "stream_interval",
         "user",
     }
 )
@@ -103,6 +103,7 @@ def _check_logit_bias(bias: dict[str, float]) -> dict[str, float]:
     return bias
 
 
+RequestId = Annotated[str, Field(pattern=r"^[A-Za-z0-9._:/+=@-]{1,128}$")]
 LogitBias = Annotated[dict[str, float], AfterValidator(_check_logit_bias)]
 
 
@@ -134,7 +135,26 @@ class _GenerationRequest(Schema):
     min_tokens: Count | None = None
     ignore_eos: bool | None = None
     stop_token_ids: Annotated[list[TokenId], Field(max_length=MAX_STOP_TOKEN_IDS)] | None = None
+    include_stop_str_in_output: bool | None = None
+    skip_special_tokens: bool | None = None
+    truncate_prompt_tokens: Annotated[int, Field(ge=-1, le=2**31 - 1)] | None = None
+    """Only so many tokens of the prompt are used; -1 is as many as leave room for the answer."""
+    truncation_side: Literal["left", "right"] | None = None
+    """Where the prompt is cut. "right" needs a number of tokens."""
+    priority: Annotated[int, Field(ge=-(2**31), le=2**31 - 1)] | None = None
+    """Lower goes first."""
+    request_id: RequestId | None = None
+    return_token_ids: bool | None = None
+    return_tokens_as_token_ids: bool | None = None
     cache_salt: Annotated[str, Field(min_length=1, max_length=128)] | None = None
+
+    @model_validator(mode="after")
+    def _truncation_keeps_something(self) -> Self:
+        if self.truncate_prompt_tokens == 0:
+            raise FieldError("truncate_prompt_tokens", "must be at least 1, or -1 for as many as fit")
+        if self.truncation_side == "right" and self.truncate_prompt_tokens == -1:
+            raise FieldError("truncation_side", "must be left when truncate_prompt_tokens is -1")
+        return self
 
     @model_validator(mode="after")
     def _stream_options_need_a_stream(self) -> Self:
@@ -179,6 +199,15 @@ class ChatRequest(_GenerationRequest):
     max_completion_tokens: PositiveCount | None = None
     logprobs: bool | None = None
     top_logprobs: NumLogprobs | None = None
+    add_generation_prompt: bool | None = None
+    """Whether the prompt ends where the template begins an answer; true unless the final message is continued."""
+    continue_final_message: bool | None = None
+
+    @model_validator(mode="after")
+    def _the_final_message_is_continued_or_answered(self) -> Self:
+        if self.continue_final_message and self.add_generation_prompt:
+            raise FieldError("continue_final_message", "not possible together with add_generation_prompt")
+        return self
 
     @model_validator(mode="after")
     def _top_logprobs_need_logprobs(self) -> Self:
@@ -201,11 +230,56 @@ class CompletionRequest(_GenerationRequest):
     neutral = _COMPLETION_NEUTRAL
 
     prompt: Prompt
+    max_tokens: Count | None = None
+    """0 only with `echo`: then the answer is the prompt."""
+    add_special_tokens: bool | None = None
+    echo: bool | None = None
     logprobs: NumLogprobs | None = None
     best_of: PositiveCount | None = None
+
+    @model_validator(mode="after")
+    def _the_echo_has_no_logprobs(self) -> Self:
+        if self.echo and self.logprobs is not None:
+            raise FieldError("echo", "not supported together with logprobs, which would be those of the prompt too")
+        return self
+
+    @model_validator(mode="after")
+    def _an_answer_has_a_token(self) -> Self:
+        if self.max_tokens == 0 and not self.echo:
+            raise FieldError("max_tokens", "must be at least 1, or 0 together with echo")
+        return self
 
     @model_validator(mode="after")
     def _best_of_chooses_nothing(self) -> Self:
         if self.best_of is not None and self.best_of != self.num_choices:
             raise FieldError("best_of", "not supported beyond n: leave it out or send the same value")
         return self
+
+
+class TokenizePromptRequest(Schema):
+    model: str | None = None
+    prompt: str
+    add_special_tokens: bool | None = None
+    return_token_strs: bool | None = None
+
+
+class TokenizeChatRequest(Schema):
+    neutral = MappingProxyType(
+        {
+            "add_special_tokens": (False, True),
+            "chat_template": (),
+            "chat_template_kwargs": ({},),
+            "tools": ([],),
+        }
+    )
+
+    model: str | None = None
+    messages: Annotated[list[ChatMessage], Field(min_length=1)]
+    add_generation_prompt: bool | None = None
+    continue_final_message: bool | None = None
+    return_token_strs: bool | None = None
+
+
+class DetokenizeRequest(Schema):
+    model: str | None = None
+    tokens: list[TokenId]

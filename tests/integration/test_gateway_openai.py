@@ -9,7 +9,7 @@ import pytest
 
 from tests.fakes.gateway import RunningGateway
 from tests.fakes.scheduler import Answer
-from tests.fakes.tiny_model import IM_END
+from tests.fakes.tiny_model import IM_END, IM_START
 
 MESSAGES = [{"role": "user", "content": "Hi"}]
 
@@ -285,6 +285,138 @@ async def test_completion_logprobs(gateway: RunningGateway) -> None:
         "tokens": ["a", "b", "c"],
         "top_logprobs": [{"a": -0.5, "b": -1.5}, {"b": -0.5, "c": -1.5}, {"c": -0.5, "d": -1.5}],
     }
+
+
+async def test_echo_puts_the_prompt_before_each_completion(gateway: RunningGateway) -> None:
+    gateway.scheduler.answer = lambda _, index: Answer(text="!?"[index])
+    body = await complete(gateway, prompt=["ab", "xy"], n=2, echo=True)
+    assert [choice["text"] for choice in body["choices"]] == ["ab!", "ab?", "xy!", "xy?"]
+    response = await gateway.http.post("/v1/completions", json={"prompt": "ab", "echo": True, "stream": True})
+    assert [chunk["choices"][0]["text"] for chunk in sse(response)[:-1]] == ["ab", "!", ""]
+
+
+async def test_echo_alone(gateway: RunningGateway) -> None:
+    body = await complete(gateway, prompt="ab", echo=True, max_tokens=0)
+    (choice,) = body["choices"]
+    assert (choice["text"], choice["finish_reason"], body["usage"]["completion_tokens"]) == ("ab", "length", 0)
+    response = await gateway.http.post(
+        "/v1/completions", json={"prompt": "ab", "echo": True, "max_tokens": 0, "stream": True}
+    )
+    chunks = [chunk["choices"][0] for chunk in sse(response)[:-1]]
+    assert [(chunk["text"], chunk["finish_reason"]) for chunk in chunks] == [("ab", None), ("", "length")]
+
+
+async def test_token_ids_of_prompt_and_answer(gateway: RunningGateway) -> None:
+    gateway.scheduler.answer = lambda *_: Answer(token_ids=(97, 0xC3, 0xA9, IM_END))
+    body = await chat(gateway, return_token_ids=True)
+    assert body["prompt_token_ids"] == list(gateway.scheduler.requests[0].prompt_token_ids)
+    assert body["choices"][0]["token_ids"] == [97, 0xC3, 0xA9, IM_END]
+    (choice,) = (await complete(gateway, prompt="ab", return_token_ids=True))["choices"]
+    assert (choice["prompt_token_ids"], choice["token_ids"]) == ([97, 98], [97, 0xC3, 0xA9, IM_END])
+    streamed = {"messages": MESSAGES, "stream": True, "return_token_ids": True}
+    first, *chunks, _ = sse(await gateway.http.post("/v1/chat/completions", json=streamed))
+    assert first["prompt_token_ids"] == body["prompt_token_ids"]
+    assert [chunk["choices"][0]["token_ids"] for chunk in chunks] == [[97], [0xC3, 0xA9], [IM_END]]
+    streamed = {"prompt": "ab", "stream": True, "return_token_ids": True}
+    first, *chunks, _ = sse(await gateway.http.post("/v1/completions", json=streamed))
+    assert first["choices"][0]["prompt_token_ids"] == [97, 98]
+    assert [chunk["choices"][0]["token_ids"] for chunk in chunks] == [[97], [0xC3, 0xA9], [IM_END]]
+
+
+async def test_tokens_named_by_their_ids(gateway: RunningGateway) -> None:
+    gateway.scheduler.answer = lambda *_: Answer(text="a")
+    fields = {"logprobs": True, "top_logprobs": 2, "return_tokens_as_token_ids": True}
+    (token,) = (await chat(gateway, **fields))["choices"][0]["logprobs"]["content"]
+    assert [token["token"], *[top["token"] for top in token["top_logprobs"]]] == [
+        "token_id:97",
+        "token_id:97",
+        "token_id:98",
+    ]
+    body = await complete(gateway, prompt="x", logprobs=0, return_tokens_as_token_ids=True)
+    assert body["choices"][0]["logprobs"]["top_logprobs"] == [{"token_id:97": -0.5}]
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({}, "one "),
+        ({"include_stop_str_in_output": True}, "one STOP"),
+        ({"stop": None, "stop_token_ids": [ord("T")], "include_stop_str_in_output": True}, "one STOP two"),
+    ],
+)
+async def test_what_ended_a_sample_is_shown_on_request(
+    gateway: RunningGateway, fields: dict[str, Any], expected: str
+) -> None:
+    gateway.scheduler.answer = lambda *_: Answer(text="one STOP two")
+    body = await complete(gateway, **{"prompt": "a", "stop": "STOP", "max_tokens": 50, **fields})
+    assert body["choices"][0]["text"] == expected
+
+
+async def test_special_tokens_are_shown_on_request(gateway: RunningGateway) -> None:
+    gateway.scheduler.answer = lambda *_: Answer(token_ids=(97, IM_START, 98, IM_END))
+    assert (await complete(gateway, prompt="a"))["choices"][0]["text"] == "ab"
+    shown = await complete(gateway, prompt="a", skip_special_tokens=False)
+    assert shown["choices"][0]["text"] == "a<|im_start|>b"
+    all_shown = await complete(gateway, prompt="a", skip_special_tokens=False, include_stop_str_in_output=True)
+    assert all_shown["choices"][0]["text"] == "a<|im_start|>b<|im_end|>"
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({"truncate_prompt_tokens": 2}, "ef"),
+        ({"truncate_prompt_tokens": 2, "truncation_side": "right"}, "ab"),
+        ({"truncate_prompt_tokens": 100}, "abcdef"),
+        ({"truncate_prompt_tokens": -1}, "abcdef"),
+    ],
+)
+async def test_prompts_are_cut_on_request(gateway: RunningGateway, fields: dict[str, Any], expected: str) -> None:
+    body = await complete(gateway, prompt="abcdef", **fields)
+    assert bytes(gateway.scheduler.requests[0].prompt_token_ids).decode() == expected
+    assert body["usage"]["prompt_tokens"] == len(expected)
+
+
+async def test_a_prompt_is_cut_to_what_leaves_room(gateway: RunningGateway) -> None:
+    await complete(gateway, prompt="x" * 600, truncate_prompt_tokens=-1, max_tokens=12)
+    assert len(gateway.scheduler.requests[0].prompt_token_ids) == 500
+    await complete(gateway, prompt="x" * 600, truncate_prompt_tokens=-1, max_tokens=1000)
+    assert len(gateway.scheduler.requests[1].prompt_token_ids) == 1
+
+
+@pytest.mark.parametrize(
+    ("fields", "ending"),
+    [
+        ({}, "assistant\nHey \nassistant\n"),
+        ({"add_generation_prompt": False}, "assistant\nHey \n"),
+        ({"continue_final_message": True}, "assistant\nHey "),
+    ],
+)
+async def test_how_a_conversation_ends(gateway: RunningGateway, fields: dict[str, Any], ending: str) -> None:
+    await chat(gateway, messages=[*MESSAGES, {"role": "assistant", "content": "Hey "}], **fields)
+    prompt = bytes(token for token in gateway.scheduler.requests[0].prompt_token_ids if token < 256).decode()
+    assert prompt == f"user\nHi\n{ending}"
+
+
+async def test_priority_and_a_name_for_the_request(gateway: RunningGateway) -> None:
+    body = await chat(gateway, priority=-3, request_id="mine-1")
+    assert gateway.scheduler.requests[0].priority == -3
+    assert body["id"] == "chatcmpl-mine-1"
+
+
+async def test_tokenize_and_detokenize(gateway: RunningGateway) -> None:
+    body = (await gateway.http.post("/tokenize", json={"prompt": "aé"})).json()
+    assert body == {"count": 3, "max_model_len": 512, "tokens": [97, 0xC3, 0xA9], "token_strs": None}
+    body = (await gateway.http.post("/tokenize", json={"messages": MESSAGES, "return_token_strs": True})).json()
+    assert body["tokens"][0] == IM_START and body["token_strs"][0] == "<|im_start|>"
+    await chat(gateway)
+    assert body["tokens"] == list(gateway.scheduler.requests[0].prompt_token_ids)
+    shorter = {"messages": MESSAGES, "add_generation_prompt": False}
+    assert (await gateway.http.post("/tokenize", json=shorter)).json()["count"] < body["count"]
+    text = (await gateway.http.post("/detokenize", json={"tokens": [IM_START, 97, 0xC3, 0xA9]})).json()
+    assert text == {"prompt": "<|im_start|>aé"}
+    for path, wrong in (("/tokenize", {}), ("/tokenize", {"prompt": 5}), ("/detokenize", {"tokens": [100_000]})):
+        response = await gateway.http.post(path, json=wrong)
+        assert response.status_code == 400 and response.json()["error"]["param"] in ("prompt", "tokens")
 
 
 async def test_models(gateway: RunningGateway) -> None:

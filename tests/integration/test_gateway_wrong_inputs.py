@@ -154,7 +154,16 @@ async def test_a_body_of_10_megabytes(gateway: RunningGateway, path: str) -> Non
         (COMPLETIONS, {"prompt": "x" * 600}, "prompt"),
         (COMPLETIONS, {"logprobs": 21}, "logprobs"),
         (COMPLETIONS, {"logprobs": True}, "logprobs"),
-        (COMPLETIONS, {"echo": True}, "echo"),
+        (CHAT, {"echo": True}, "echo"),
+        (COMPLETIONS, {"max_tokens": 0}, "max_tokens"),
+        (COMPLETIONS, {"echo": 1}, "echo"),
+        (CHAT, {"truncate_prompt_tokens": 0}, "truncate_prompt_tokens"),
+        (CHAT, {"truncate_prompt_tokens": -1, "truncation_side": "right"}, "truncation_side"),
+        (CHAT, {"add_generation_prompt": True, "continue_final_message": True}, "continue_final_message"),
+        (CHAT, {"request_id": "a b"}, "request_id"),
+        (CHAT, {"priority": 2**31}, "priority"),
+        (CHAT, {"bad_words": ["x"]}, "bad_words"),
+        (CHAT, {"allowed_token_ids": [1]}, "allowed_token_ids"),
         (COMPLETIONS, {"suffix": "end"}, "suffix"),
         (COMPLETIONS, {"best_of": 3}, "best_of"),
         (COMPLETIONS, {"messages": [USER]}, "messages"),
@@ -251,3 +260,28 @@ async def test_unknown_routes(gateway: RunningGateway, method: str, path: str, s
     response = await gateway.http.request(method, path)
     assert response.status_code == status
     assert message_of(response)
+
+
+@pytest.mark.parametrize(
+    ("path", "named"),
+    [
+        ("/v1/embeddings", "Embeddings"),
+        ("/api/embed", "Embeddings"),
+        ("/api/embeddings", "Embeddings"),
+        ("/v1/responses", "Responses"),
+        ("/v1/messages", "Messages"),
+        ("/v1/images/generations", "Images"),
+        ("/v1/audio/transcriptions", "Audio"),
+        ("/rerank", "reranking"),
+        ("/api/push", "Pushing"),
+    ],
+)
+async def test_what_is_not_there_yet_is_refused_by_name(gateway: RunningGateway, path: str, named: str) -> None:
+    response = await gateway.http.post(path, json={"model": "tiny"})
+    assert response.status_code == 501
+    if path == "/v1/messages":
+        body = response.json()
+        assert (body["type"], body["error"]["type"]) == ("error", "api_error")
+        assert named in body["error"]["message"]
+    else:
+        assert named in message_of(response)

@@ -3,7 +3,7 @@
 import pytest
 
 from gateway.errors import InvalidRequestError, PromptTooLongError
-from gateway.generation import TextRequest, fit_to_window
+from gateway.text_request import TextRequest, fit_to_window
 from pagoda.sampling import SamplingParams
 
 

@@ -1,0 +1,48 @@
+"""vLLM's endpoints beside OpenAI's for the texts' tokens: /tokenize and /detokenize."""
+
+from typing import Any
+
+from fastapi import APIRouter, Request
+from starlette.responses import JSONResponse, Response
+
+from gateway.openai import convert
+from gateway.openai.schemas import DetokenizeRequest, TokenizeChatRequest, TokenizePromptRequest
+from gateway.served_models import ServedModel
+from gateway.state import state_of
+
+router = APIRouter()
+
+
+@router.post("/tokenize")
+async def tokenize(request: Request) -> Response:
+    """Of a prompt, or of a conversation as the model's template writes it."""
+    state = state_of(request)
+    content = await state.read_object(request)
+    schema = TokenizeChatRequest if "messages" in content else TokenizePromptRequest
+    body: TokenizeChatRequest | TokenizePromptRequest = schema.parse(content)
+    model = state.models.find(body.model or None)
+    token_ids = await _encode(body, model)
+    info = await state.models.info_if_any(model)
+    result: dict[str, Any] = {
+        "count": len(token_ids),
+        "max_model_len": model.model.config.max_position if info is None else info.max_model_len,
+        "tokens": token_ids,
+        "token_strs": [model.tokenizer.token_text(each) for each in token_ids] if body.return_token_strs else None,
+    }
+    return JSONResponse(result)
+
+
+@router.post("/detokenize")
+async def detokenize(request: Request) -> Response:
+    """Special tokens by their names: what /tokenize would have to be told to write them."""
+    state = state_of(request)
+    body = await state.read_body(request, DetokenizeRequest)
+    tokenizer = state.models.find(body.model or None).tokenizer
+    convert.check_token_ids(body.tokens, tokenizer.vocab_size, "tokens")
+    return JSONResponse({"prompt": tokenizer.decode(body.tokens, skip_special_tokens=False)})
+
+
+async def _encode(body: TokenizeChatRequest | TokenizePromptRequest, model: ServedModel) -> list[int]:
+    if isinstance(body, TokenizeChatRequest):
+        return await model.encode_chat(convert.chat_messages(body.messages), convert.chat_ending(body))
+    return await model.encode_text(body.prompt, add_special_tokens=body.add_special_tokens is not False)

@@ -1,0 +1,64 @@
+"""Routes that clients of either API may call and that Pagoda does not have: each says so by name, in its dialect's shape.
+
+They are not part of the API's own document, which lists what there is.
+"""
+
+from collections.abc import Awaitable, Callable
+
+from fastapi import APIRouter, Request
+from starlette.responses import Response
+
+from gateway.errors import ErrorKind, GatewayError
+
+_EMBEDDINGS = "Embeddings are not supported yet; this server generates text: /v1/chat/completions or /api/chat."
+_RESPONSES = "The Responses API is not supported yet; use /v1/chat/completions."
+_MESSAGES = "The Messages API is not supported yet; use /v1/chat/completions."
+_AUDIO = "Audio is not supported; this server generates text."
+_IMAGES = "Images are not supported; this server generates text."
+_RANKING = "Scoring, reranking and classification are not supported; this server generates text."
+_FILES = "Files and batches are not supported; send the requests one by one, they are batched by the server."
+_ACCOUNT = "This server has no accounts and no cloud behind it."
+
+_REFUSALS = {
+    "/v1/embeddings": _EMBEDDINGS,
+    "/api/embed": _EMBEDDINGS,
+    "/api/embeddings": _EMBEDDINGS,
+    "/v1/responses": _RESPONSES,
+    "/v1/responses/{id:path}": _RESPONSES,
+    "/v1/messages": _MESSAGES,
+    "/v1/messages/count_tokens": _MESSAGES,
+    "/v1/audio/{kind}": _AUDIO,
+    "/v1/images/{kind}": _IMAGES,
+    "/v1/moderations": "Moderation is not supported; this server generates text.",
+    "/v1/files": _FILES,
+    "/v1/batches": _FILES,
+    "/v1/assistants": "Assistants and threads are not supported; use /v1/chat/completions.",
+    "/v1/threads": "Assistants and threads are not supported; use /v1/chat/completions.",
+    "/v1/fine_tuning/jobs": "Fine-tuning is not supported.",
+    "/v1/load_lora_adapter": "Adapters are not supported yet.",
+    "/v1/unload_lora_adapter": "Adapters are not supported yet.",
+    "/v1/score": _RANKING,
+    "/v1/rerank": _RANKING,
+    "/score": _RANKING,
+    "/rerank": _RANKING,
+    "/classify": _RANKING,
+    "/pooling": _EMBEDDINGS,
+    "/api/push": "Pushing is not supported: there is no registry to push to. Copy the model's files instead.",
+    "/api/me": _ACCOUNT,
+    "/api/signout": _ACCOUNT,
+    "/api/experimental/web_search": _ACCOUNT,
+    "/api/experimental/web_fetch": _ACCOUNT,
+}
+
+router = APIRouter(include_in_schema=False)
+
+
+def _refuse(sentence: str) -> Callable[[Request], Awaitable[Response]]:
+    async def refuse(request: Request) -> Response:
+        raise GatewayError(ErrorKind.UNIMPLEMENTED, sentence)
+
+    return refuse
+
+
+for _path, _sentence in _REFUSALS.items():
+    router.add_api_route(_path, _refuse(_sentence), methods=["GET", "POST"])
