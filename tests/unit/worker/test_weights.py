@@ -120,7 +120,7 @@ def test_truncated_safetensors_is_told(tmp_path: Path) -> None:
 
 
 def test_gguf_tensor_of_unreadable_type_is_named(tmp_path: Path) -> None:
-    llama = make_llama(hidden_size=256, intermediate_size=256, num_hidden_layers=1, num_attention_heads=4)
+    llama = make_llama(hidden_size=256, intermediate_size=256, num_hidden_layers=1, num_attention_heads=4, head_dim=64)
     described = save_safetensors(llama, tmp_path / "safetensors")
     model = save_gguf(llama, described, tmp_path / "tiny.gguf", gguf.GGMLQuantizationType.TQ2_0)
     with pytest.raises(WeightsError, match=r"'token_embd\.weight': cannot read TQ2_0"):
