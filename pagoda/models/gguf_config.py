@@ -25,6 +25,29 @@ END_TOKENS = frozenset(
 )
 """Control tokens of these names end a generation even where the metadata names only one of them, as it often does."""
 CONTROL_TYPE = 3
+FILE_TYPES = {
+    0: "F32",
+    1: "F16",
+    2: "Q4_0",
+    3: "Q4_1",
+    7: "Q8_0",
+    8: "Q5_0",
+    9: "Q5_1",
+    10: "Q2_K",
+    11: "Q3_K_S",
+    12: "Q3_K_M",
+    13: "Q3_K_L",
+    14: "Q4_K_S",
+    15: "Q4_K_M",
+    16: "Q5_K_S",
+    17: "Q5_K_M",
+    18: "Q6_K",
+    21: "Q2_K_S",
+    25: "IQ4_NL",
+    30: "IQ4_XS",
+    32: "BF16",
+}
+"""llama.cpp's numbers for mixtures of types, by the names that people know them by."""
 
 
 def read_config(file: GGUFFile) -> ModelConfig:
@@ -86,7 +109,10 @@ def read_eos_token_ids(file: GGUFFile) -> tuple[int, ...]:
 
 
 def quantization(file: GGUFFile) -> str:
-    """The type that holds the most parameters; small tensors, and often the embedding, are kept in finer ones."""
+    """The mixture that the file says it is, and otherwise the type that holds the most parameters."""
+    file_type = file.metadata.get("general.file_type")
+    if isinstance(file_type, int) and file_type in FILE_TYPES:
+        return FILE_TYPES[file_type]
     parameters: Counter[str] = Counter()
     for tensor in file.tensors.values():
         parameters[tensor.ggml_type.name] += math.prod(tensor.shape)

@@ -84,9 +84,8 @@ class ModelStore:
         return self.read_manifest(manifest)
 
     def _fetch(self, entry: CatalogueEntry, manifest: Path, on_progress: Callable[[Progress], None]) -> None:
-        file_name = entry.source.rpartition("/")[2]
-        fetch(entry, manifest.parent / file_name, manifest.parent / ".partial", on_progress)
-        content = {"name": entry.name, "file": file_name, "source": entry.source, "sha256": entry.sha256}
+        fetch(entry, manifest.parent / entry.file_name, manifest.parent / ".partial", on_progress)
+        content = {"name": entry.name, "file": entry.file_name, "sources": entry.sources, "sha256": entry.sha256}
         write_atomically(manifest, json.dumps(content, indent=1))
 
     def canonical_name(self, name: str) -> str:

@@ -259,3 +259,17 @@ def test_unknown_architecture_is_told_the_known(tmp_path: Path) -> None:
         ModelFormatError, match=r"'mamba' is not supported .known for GGUF: llama, qwen2, qwen3, gemma2"
     ):
         read_gguf(tmp_path / "m.gguf", "mamba")
+
+
+@pytest.mark.parametrize(("file_type", "expected"), [(15, "Q4_K_M"), (999, "F32"), (None, "F32")])
+def test_quantization_is_the_mixture_that_the_file_names(file_type: int | None, expected: str, tmp_path: Path) -> None:
+    writer = gguf.GGUFWriter(tmp_path / "m.gguf", "llama")
+    if file_type is not None:
+        writer.add_file_type(file_type)
+    writer.add_tensor("token_embd.weight", np.zeros((96, 32), dtype=np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    with GGUFFile(tmp_path / "m.gguf") as file:
+        assert gguf_config.quantization(file) == expected

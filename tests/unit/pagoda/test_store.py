@@ -56,7 +56,7 @@ def test_names_follow_ollamas_rules() -> None:
 def test_a_name_that_is_not_here_says_how_to_get_it(store: ModelStore) -> None:
     with pytest.raises(ModelNotFoundError, match="not on this machine; fetch it: pagoda pull smollm2:135m"):
         store.get("smollm2")
-    with pytest.raises(ModelNotFoundError, match=r"'llama9' is unknown .known: smollm2:135m"):
+    with pytest.raises(ModelNotFoundError, match=r"'llama9' is unknown .known: gemma3:270m, smollm2:135m"):
         store.get("llama9")
     assert store.list() == []
 
