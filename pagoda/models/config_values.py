@@ -55,10 +55,10 @@ def num_layers(values: Mapping[str, Any], key: str) -> int:
     return layers
 
 
-def window(size: int | None, max_position: int, is_windowed: Iterable[bool]) -> dict[str, Any]:
-    """ModelConfig's two fields; a window as long as the context is none."""
+def window(size: int | None, max_position: int | None, is_windowed: Iterable[bool]) -> dict[str, Any]:
+    """ModelConfig's two fields; a window as long as the context is none, unless `max_position` is None."""
     layers = tuple(is_windowed)
-    if size is None or size >= max_position or not any(layers):
+    if size is None or not any(layers) or (max_position is not None and size >= max_position):
         return {}
     return {"sliding_window": size, "layer_uses_sliding_window": layers}
 

@@ -43,7 +43,8 @@ def _gemma2(config: ModelConfig, metadata: Mapping[str, Any]) -> Fields:
 def _gemma3(config: ModelConfig, metadata: Mapping[str, Any]) -> Fields:
     return {
         **_gemma(config, metadata, large=config.num_layers == GEMMA3_27B_LAYERS),
-        **_windowed(config, metadata, _gemma3_pattern(config, metadata)),
+        # Layers with a window rotate by another base, so that they are told apart even where the window is never full.
+        **values.window(_window_size(config, metadata), None, _gemma3_pattern(config, metadata)),
         "qk_norm": True,
         "rope_theta_local": values.number(metadata, "gemma3.rope.freq_base_swa", GEMMA3_LOCAL_THETA),
     }
@@ -77,8 +78,11 @@ def _all_but_every(period: int, num_layers: int) -> Iterable[bool]:
 
 
 def _windowed(config: ModelConfig, metadata: Mapping[str, Any], is_windowed: Iterable[bool]) -> Fields:
-    size = values.optional_count(metadata, f"{config.architecture}.attention.sliding_window")
-    return values.window(size, config.max_position, is_windowed)
+    return values.window(_window_size(config, metadata), config.max_position, is_windowed)
+
+
+def _window_size(config: ModelConfig, metadata: Mapping[str, Any]) -> int | None:
+    return values.optional_count(metadata, f"{config.architecture}.attention.sliding_window")
 
 
 FAMILIES: Mapping[str, Callable[[ModelConfig, Mapping[str, Any]], Fields]] = {

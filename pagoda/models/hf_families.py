@@ -36,7 +36,8 @@ def _llama(config: ModelConfig, content: Mapping[str, Any]) -> Fields:
 
 
 def _mistral(config: ModelConfig, content: Mapping[str, Any]) -> Fields:
-    return _window(config, {"sliding_window": DEFAULT_WINDOW, **content}, (True,) * config.num_layers)
+    content = {"sliding_window": DEFAULT_WINDOW, **content}
+    return _window(config, content, (True,) * config.num_layers, config.max_position)
 
 
 def _qwen2(config: ModelConfig, content: Mapping[str, Any]) -> Fields:
@@ -44,7 +45,7 @@ def _qwen2(config: ModelConfig, content: Mapping[str, Any]) -> Fields:
         return {}
     first = values.count(content, "max_window_layers", config.num_layers)
     layers = tuple(layer >= first for layer in range(config.num_layers))
-    return _window(config, {"sliding_window": DEFAULT_WINDOW, **content}, layers)
+    return _window(config, {"sliding_window": DEFAULT_WINDOW, **content}, layers, config.max_position)
 
 
 def _qwen3(config: ModelConfig, content: Mapping[str, Any]) -> Fields:
@@ -58,11 +59,12 @@ def _phi3(config: ModelConfig, content: Mapping[str, Any]) -> Fields:
     if share > 1 or int(config.head_size * share) % 2:
         raise ModelFormatError(f"the model needs partial_rotary_factor = {share!r}, which no head can have")
     rotary_size = None if share == 1 else int(config.head_size * share)
-    return _window(config, content, (True,) * config.num_layers) | {"rotary_size": rotary_size}
+    layers = (True,) * config.num_layers
+    return _window(config, content, layers, config.max_position) | {"rotary_size": rotary_size}
 
 
 def _gemma2(config: ModelConfig, content: Mapping[str, Any]) -> Fields:
-    return _gemma(config, content, period=2) | {
+    return _gemma(config, content, period=2, max_position=config.max_position) | {
         "attention_logit_cap": _cap(content, "attn_logit_softcapping", 50.0),
         "final_logit_cap": _cap(content, "final_logit_softcapping", 30.0),
     }
@@ -70,7 +72,8 @@ def _gemma2(config: ModelConfig, content: Mapping[str, Any]) -> Fields:
 
 def _gemma3(config: ModelConfig, content: Mapping[str, Any]) -> Fields:
     period = values.count(content, "_sliding_window_pattern", values.count(content, "sliding_window_pattern", 6))
-    return _gemma(config, content, period=period) | {
+    # Layers with a window rotate by another base, so that they are told apart even where the window is never full.
+    return _gemma(config, content, period=period, max_position=None) | {
         "attention_logit_cap": _cap(content, "attn_logit_softcapping", None),
         "final_logit_cap": _cap(content, "final_logit_softcapping", None),
         "qk_norm": True,
@@ -78,10 +81,10 @@ def _gemma3(config: ModelConfig, content: Mapping[str, Any]) -> Fields:
     }
 
 
-def _gemma(config: ModelConfig, content: Mapping[str, Any], *, period: int) -> Fields:
+def _gemma(config: ModelConfig, content: Mapping[str, Any], *, period: int, max_position: int | None) -> Fields:
     values.require(content, "use_bidirectional_attention", False)
     layers = tuple((layer + 1) % period != 0 for layer in range(config.num_layers))
-    return _window(config, {"sliding_window": DEFAULT_WINDOW, **content}, layers) | {
+    return _window(config, {"sliding_window": DEFAULT_WINDOW, **content}, layers, max_position) | {
         "activation": "gelu_tanh",
         "embedding_scale": config.hidden_size**0.5,
         "norm_weight_offset": 1.0,
@@ -103,14 +106,16 @@ def _cap(content: Mapping[str, Any], key: str, default: float | None) -> float |
     return values.optional_number(content, key) if key in content else default
 
 
-def _window(config: ModelConfig, content: Mapping[str, Any], layers: tuple[bool, ...]) -> Fields:
+def _window(
+    config: ModelConfig, content: Mapping[str, Any], layers: tuple[bool, ...], max_position: int | None
+) -> Fields:
     """`layer_types`, where the file has them, say which layers have the window; otherwise the family's rule."""
     types = values.items(content, "layer_types", str) if content.get("layer_types") is not None else None
     if types is not None:
         if len(types) != config.num_layers or not set(types) <= {"sliding_attention", "full_attention"}:
             raise ModelFormatError("the model's config.json has layer_types that do not fit its layers")
         layers = tuple(kind == "sliding_attention" for kind in types)
-    return values.window(values.optional_count(content, "sliding_window"), config.max_position, layers)
+    return values.window(values.optional_count(content, "sliding_window"), max_position, layers)
 
 
 FAMILIES: Mapping[str, Family] = {

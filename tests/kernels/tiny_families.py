@@ -1,0 +1,224 @@
+"""Tiny random checkpoints of each family, made with transformers, and the same weights as llama.cpp's converter writes them."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+import torch
+import transformers
+
+from pagoda.models.description import describe
+from pagoda.models.model import Model
+
+WINDOW = 24
+VOCAB_SIZE = 131
+COMMON: Mapping[str, Any] = {
+    "vocab_size": VOCAB_SIZE,
+    "hidden_size": 48,
+    "intermediate_size": 80,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 6,
+    "num_key_value_heads": 2,
+    "head_dim": 16,
+    "max_position_embeddings": 256,
+    "initializer_range": 0.2,
+    "rms_norm_eps": 1e-5,
+    "eos_token_id": 2,
+    "pad_token_id": 0,
+    "attn_implementation": "eager",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TinyFamily:
+    name: str
+    """The start of transformers' class names."""
+    architecture: str
+    """GGUF's name, and what a GGUF file of this family says besides the common numbers."""
+    config: Mapping[str, Any] = field(default_factory=dict)
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    norm_offset: float = 0.0
+    """What llama.cpp's converter adds to norm weights."""
+
+
+def _rope(**parameters: Any) -> dict[str, Any]:
+    return {"rope_parameters": {"rope_type": "default", "rope_theta": 10_000.0, **parameters}}
+
+
+LLAMA3_SCALING = {"factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
+FAMILIES: Mapping[str, TinyFamily] = {
+    "llama3": TinyFamily(
+        name="Llama",
+        architecture="llama",
+        config=_rope(rope_type="llama3", rope_theta=500_000.0, original_max_position_embeddings=8192, **LLAMA3_SCALING),
+        metadata={"rope.freq_base": 500_000.0},
+    ),
+    "mistral": TinyFamily(
+        name="Mistral",
+        architecture="llama",
+        config={"sliding_window": WINDOW, **_rope()},
+        metadata={"attention.sliding_window": WINDOW},
+    ),
+    "qwen2": TinyFamily(
+        name="Qwen2",
+        architecture="qwen2",
+        config={"hidden_size": 96, "head_dim": None, **_rope(rope_theta=1_000_000.0)},
+        metadata={"rope.freq_base": 1_000_000.0},
+    ),
+    "qwen3": TinyFamily(
+        name="Qwen3",
+        architecture="qwen3",
+        config={"tie_word_embeddings": True, **_rope(rope_theta=1_000_000.0)},
+        metadata={"rope.freq_base": 1_000_000.0},
+    ),
+    "gemma2": TinyFamily(
+        name="Gemma2",
+        architecture="gemma2",
+        config={
+            "sliding_window": WINDOW,
+            "query_pre_attn_scalar": 16,
+            "attn_logit_softcapping": 4.0,
+            "final_logit_softcapping": 6.0,
+            **_rope(),
+        },
+        metadata={
+            "attention.sliding_window": WINDOW,
+            "attn_logit_softcapping": 4.0,
+            "final_logit_softcapping": 6.0,
+        },
+        norm_offset=1.0,
+    ),
+    "gemma3": TinyFamily(
+        name="Gemma3Text",
+        architecture="gemma3",
+        config={
+            "num_hidden_layers": 7,
+            "sliding_window": WINDOW,
+            "query_pre_attn_scalar": 16,
+            "rope_parameters": {
+                "full_attention": {"rope_type": "linear", "rope_theta": 1_000_000.0, "factor": 8.0},
+                "sliding_attention": {"rope_type": "default", "rope_theta": 10_000.0},
+            },
+        },
+        metadata={
+            "attention.sliding_window": WINDOW,
+            "rope.freq_base": 1_000_000.0,
+            "rope.scaling.type": "linear",
+            "rope.scaling.factor": 8.0,
+        },
+        norm_offset=1.0,
+    ),
+    "phi3": TinyFamily(
+        name="Phi3",
+        architecture="phi3",
+        config={"hidden_size": 96, "head_dim": None, "sliding_window": WINDOW, **_rope(partial_rotary_factor=0.75)},
+        metadata={"attention.sliding_window": WINDOW, "rope.dimension_count": 12},
+    ),
+}
+
+
+def make_model(family: TinyFamily, **changes: Any) -> Any:
+    """Random weights, large enough that logits are far from uniform and caps and norms matter."""
+    settings = {**COMMON, **family.config, **changes}
+    if settings["head_dim"] is None:
+        del settings["head_dim"]
+    config = getattr(transformers, f"{family.name}Config")(**settings)
+    torch.manual_seed(0)
+    model = getattr(transformers, f"{family.name.removesuffix('Text')}ForCausalLM")(config).float().eval()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "norm" in name:
+                parameter.uniform_(0.5, 1.5).sub_(family.norm_offset)
+            elif name.endswith(".bias"):
+                parameter.normal_(std=0.2)
+    return model
+
+
+def save_safetensors(model: Any, directory: Path) -> Model:
+    model.save_pretrained(directory)
+    return describe("tiny", directory, digest="0" * 64, size_bytes=1)
+
+
+def save_gguf(family: TinyFamily, model: Any, path: Path) -> Model:
+    writer = gguf.GGUFWriter(path, family.architecture)
+    _add_metadata(writer, family, model.config)
+    architecture = next(key for key, name in gguf.MODEL_ARCH_NAMES.items() if name == family.architecture)
+    names = gguf.get_tensor_name_map(architecture, model.config.num_hidden_layers)
+    for name, tensor in model.state_dict().items():
+        if name == "lm_head.weight" and model.config.tie_word_embeddings:
+            continue
+        spelled = names.get_name(name, try_suffixes=(".weight", ".bias"))
+        assert spelled, f"llama.cpp has no name for {name}"
+        writer.add_tensor(spelled, _converted(family, model.config, name, tensor))
+    if model.config.rope_parameters.get("rope_type") == "llama3":
+        writer.add_tensor("rope_freqs.weight", _llama3_factors(model.config))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return describe("tiny", path, digest="0" * 64, size_bytes=1)
+
+
+def reference_logits(model: Any, token_ids: list[int]) -> torch.Tensor:
+    with torch.no_grad():
+        logits: torch.Tensor = model(torch.tensor([token_ids])).logits[0]
+    return logits
+
+
+def round_to_int8(model: Any) -> None:
+    """What the integer mode makes of matrices, so that it rounds them no further. The embedding stays where it is tied."""
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim == 2:
+                scale = parameter.abs().amax(dim=1, keepdim=True).clamp_(min=1e-9) / 127
+                parameter.copy_((parameter / scale).round() * scale)
+
+
+def _add_metadata(writer: gguf.GGUFWriter, family: TinyFamily, config: Any) -> None:
+    writer.add_block_count(config.num_hidden_layers)
+    writer.add_context_length(config.max_position_embeddings)
+    writer.add_embedding_length(config.hidden_size)
+    writer.add_feed_forward_length(config.intermediate_size)
+    writer.add_head_count(config.num_attention_heads)
+    writer.add_head_count_kv(config.num_key_value_heads)
+    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+    if family.config.get("head_dim", COMMON["head_dim"]) is not None:
+        writer.add_key_length(config.head_dim)
+        writer.add_value_length(config.head_dim)
+    add: Mapping[type, Callable[[str, Any], None]] = {
+        int: writer.add_uint32,
+        float: writer.add_float32,
+        str: writer.add_string,
+    }
+    for key, value in family.metadata.items():
+        add[type(value)](f"{family.architecture}.{key}", value)
+
+
+def _converted(family: TinyFamily, config: Any, name: str, tensor: torch.Tensor) -> np.ndarray[Any, Any]:
+    """As llama.cpp's converter: it adds Gemma's one to norms, and lays out a llama's queries and keys for its own rope."""
+    if name.endswith("norm.weight"):
+        tensor = tensor + family.norm_offset
+    projection = name.split(".")[-2]
+    if family.architecture == "llama" and projection in ("q_proj", "k_proj"):
+        num_heads = config.num_attention_heads if projection == "q_proj" else config.num_key_value_heads
+        halves = tensor.view(num_heads, 2, -1, *tensor.shape[1:])
+        tensor = halves.transpose(1, 2).reshape(tensor.shape)
+    return np.ascontiguousarray(tensor.numpy())
+
+
+def _llama3_factors(config: Any) -> np.ndarray[Any, Any]:
+    """LlamaModel.generate_extra_tensors of llama.cpp's converter."""
+    scaling = config.rope_parameters
+    length = scaling["original_max_position_embeddings"]
+    exponents = torch.arange(0, config.head_dim, 2) / config.head_dim
+    wavelengths = 2 * torch.pi * scaling["rope_theta"] ** exponents
+    smooth = (length / wavelengths - scaling["low_freq_factor"]) / (
+        scaling["high_freq_factor"] - scaling["low_freq_factor"]
+    )
+    factors: torch.Tensor = 1 / ((1 - smooth) / scaling["factor"] + smooth)
+    factors = torch.where(wavelengths < length / scaling["high_freq_factor"], 1.0, factors)
+    factors = torch.where(wavelengths > length / scaling["low_freq_factor"], scaling["factor"], factors)
+    return np.ascontiguousarray(factors.float().numpy())
