@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from protos.v1 import inference_pb2
 
 READY_DEADLINE_S = 300.0
-STOP_GRACE_S = 30.0
+# Longer than the tiers give their running streams (drain_grace_s), so that they end by themselves.
+STOP_GRACE_S = 40.0
 _POLL_S = 0.05
 
 

@@ -69,7 +69,8 @@ class Supervisor:
             deaths.append(time.monotonic())
             self._refuse_restart(child, code, deaths)
             delay_s = restart_delay_s(deaths)
-            self._say(f"{command.name} ended ({describe_exit(code)}); starting it again in {delay_s:g} s.")
+            when = f" in {delay_s:g} s" if delay_s else ""
+            self._say(f"The {command.name} ended ({describe_exit(code)}); starting it again{when}.")
             await asyncio.sleep(delay_s)
 
     def _refuse_restart(self, child: Child, code: int, deaths: deque[float]) -> None:

@@ -45,7 +45,7 @@ async def test_a_killed_child_is_started_again(tmp_path: Path) -> None:
     await until(lambda: len(pids()) == 2)
     await supervisor.stop()
     await running
-    assert said == ["worker ended (SIGKILL); starting it again in 0 s."]
+    assert said == ["The worker ended (SIGKILL); starting it again."]
     assert not psutil.pid_exists(pids()[1])
 
 
