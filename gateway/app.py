@@ -10,28 +10,43 @@ from starlette.responses import Response
 
 from gateway import operations, unsupported
 from gateway.drain import Drain
-from gateway.errors import ErrorKind, GatewayError
+from gateway.errors import ErrorKind, GatewayError, from_model_error
 from gateway.generation import TextGenerator
 from gateway.metrics import GatewayMetrics
 from gateway.middleware import CountInProgress, RequestContext, RequireKey, error_response
 from gateway.ollama import routes as ollama
+from gateway.ollama import store_routes
+from gateway.ollama.keep_alive import KeepAlive
 from gateway.openai import routes as openai
 from gateway.openai import tokenization
+from gateway.pulls import Pulls
 from gateway.scheduler_client import SchedulerClient
 from gateway.served_models import ServedModel, ServedModels
 from gateway.settings import GatewaySettings
 from gateway.state import GatewayState
+from pagoda.models.blobs import BlobStore
+from pagoda.models.catalogue import CATALOGUE, CatalogueEntry
+from pagoda.models.errors import ModelError
 from pagoda.models.model import Model
+from pagoda.models.store import ModelStore
 
 
-def create_app(settings: GatewaySettings, model: Model) -> FastAPI:
+def create_app(settings: GatewaySettings, model: Model, *, catalogue: Sequence[CatalogueEntry] = CATALOGUE) -> FastAPI:
     """Loads the model's tokenizer and template; connects to the scheduler when the app starts."""
-    state = _build_state(settings, [ServedModel.load(model)])
+    state = _build_state(settings, [ServedModel.load(model)], ModelStore(settings.home, catalogue=catalogue))
     app = FastAPI(lifespan=_lifespan, openapi_url=None)
     app.state.gateway = state
-    for router in (operations.router, openai.router, tokenization.router, ollama.router, unsupported.router):
+    for router in (
+        operations.router,
+        openai.router,
+        tokenization.router,
+        ollama.router,
+        store_routes.router,
+        unsupported.router,
+    ):
         app.include_router(router)
     app.add_exception_handler(GatewayError, _on_gateway_error)
+    app.add_exception_handler(ModelError, _on_model_error)
     app.add_exception_handler(HTTPException, _on_http_exception)
     # The last one added is the outermost.
     app.add_middleware(CountInProgress, drain=state.drain)
@@ -41,7 +56,7 @@ def create_app(settings: GatewaySettings, model: Model) -> FastAPI:
     return app
 
 
-def _build_state(settings: GatewaySettings, served: Sequence[ServedModel]) -> GatewayState:
+def _build_state(settings: GatewaySettings, served: Sequence[ServedModel], store: ModelStore) -> GatewayState:
     scheduler = SchedulerClient(settings.scheduler_address)
     models = ServedModels(served, scheduler)
     metrics = GatewayMetrics(served[0].name, served[0].model.config.max_position)
@@ -51,6 +66,10 @@ def _build_state(settings: GatewaySettings, served: Sequence[ServedModel]) -> Ga
         generator=TextGenerator(scheduler, models, metrics, timeout_s=settings.request_timeout_s),
         metrics=metrics,
         drain=Drain(),
+        store=store,
+        blobs=BlobStore(settings.home),
+        pulls=Pulls(store),
+        keep_alive=KeepAlive(),
         max_body_bytes=settings.max_body_bytes,
         started_at=time.time(),
     )
@@ -63,12 +82,18 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     try:
         yield
     finally:
+        await app.state.gateway.pulls.close()
         await scheduler.close()
 
 
 async def _on_gateway_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, GatewayError)
     return error_response(request.url.path, error)
+
+
+async def _on_model_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, ModelError)
+    return error_response(request.url.path, from_model_error(error))
 
 
 async def _on_http_exception(request: Request, error: Exception) -> Response:

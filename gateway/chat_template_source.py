@@ -26,6 +26,15 @@ def read_template(model: Model, tokenizer: Tokenizer) -> TemplateSource:
     return _from_gguf(model, tokenizer) if model.format is ModelFormat.GGUF else _from_checkpoint(model)
 
 
+def template_source(model: Model) -> str | None:
+    """The template alone, which needs no tokenizer."""
+    if model.format is ModelFormat.SAFETENSORS:
+        return _from_checkpoint(model)[0]
+    with GGUFFile(model.path) as file:
+        source = file.metadata.get("tokenizer.chat_template")
+    return source if isinstance(source, str) else None
+
+
 def _from_gguf(model: Model, tokenizer: Tokenizer) -> TemplateSource:
     with GGUFFile(model.path) as file:
         metadata = file.metadata

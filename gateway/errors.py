@@ -15,6 +15,8 @@ from typing import Any
 
 from grpc import StatusCode
 
+from pagoda.models.errors import ModelError, ModelFormatError, ModelNotFoundError
+
 
 @dataclass(frozen=True, slots=True)
 class _Row:
@@ -39,6 +41,7 @@ class ErrorKind(Enum):
     CLIENT_CLOSED = _Row(499, "invalid_request_error", "client_closed_request", StatusCode.CANCELLED)
     INTERNAL = _Row(500, "server_error", None, StatusCode.INTERNAL)
     UNIMPLEMENTED = _Row(501, "server_error", "not_implemented", StatusCode.UNIMPLEMENTED)
+    BAD_SOURCE = _Row(502, "server_error", "bad_source", None)
     UNAVAILABLE = _Row(503, "server_error", "unavailable", StatusCode.UNAVAILABLE)
     DEADLINE_EXCEEDED = _Row(504, "server_error", "deadline_exceeded", StatusCode.DEADLINE_EXCEEDED)
 
@@ -122,6 +125,15 @@ def from_grpc_code(code: int, message: str, retry_after_s: float | None = None) 
     if kind in _RETRYABLE and retry_after_s is None:
         retry_after_s = 1.0
     return GatewayError(kind, message, retry_after_s=retry_after_s)
+
+
+def from_model_error(error: ModelError) -> GatewayError:
+    """What the store refused: a name that is not there, files that are no model, or a source that did not deliver."""
+    if isinstance(error, ModelNotFoundError):
+        return GatewayError(ErrorKind.NOT_FOUND, str(error), param="model")
+    if isinstance(error, ModelFormatError):
+        return InvalidRequestError(str(error))
+    return GatewayError(ErrorKind.BAD_SOURCE, str(error))
 
 
 def dialect_of(path: str) -> Dialect:

@@ -12,6 +12,7 @@ from functools import partial
 from typing import Any
 
 from gateway.chat_template import ChatTemplate, ChatTemplateError
+from gateway.chat_template_source import read_template
 from gateway.errors import ErrorKind, GatewayError, InvalidRequestError, unavailable
 from gateway.inference import ModelInfo
 from gateway.scheduler_client import SchedulerClient
@@ -19,6 +20,7 @@ from gateway.tokenizer import Tokenizer
 from pagoda.models.catalogue import find_entry
 from pagoda.models.errors import ModelNotFoundError
 from pagoda.models.model import Model
+from pagoda.models.model_settings import ModelSettings, read_settings
 
 logger = logging.getLogger(__name__)
 
@@ -38,20 +40,33 @@ class ChatEnding(Enum):
 class ServedModel:
     """`chat_template` is None for a base model, which completes text but does not chat."""
 
-    def __init__(self, model: Model, tokenizer: Tokenizer, chat_template: ChatTemplate | None) -> None:
+    def __init__(
+        self,
+        model: Model,
+        tokenizer: Tokenizer,
+        chat_template: ChatTemplate | None,
+        settings: ModelSettings,
+        special_texts: Mapping[str, str],
+    ) -> None:
         self.model = model
         self.tokenizer = tokenizer
         self.chat_template = chat_template
+        self.settings = settings
+        self._special_texts = special_texts
 
     @classmethod
     def load(cls, model: Model) -> "ServedModel":
-        tokenizer = Tokenizer.load(model)
+        tokenizer, settings = Tokenizer.load(model), read_settings(model)
+        _, special_texts = read_template(model, tokenizer)
         try:
-            chat_template = ChatTemplate.load(model, tokenizer)
+            if settings.template:
+                chat_template = ChatTemplate(settings.template, special_texts, tokenizer)
+            else:
+                chat_template = ChatTemplate.load(model, tokenizer)
         except ChatTemplateError as error:
             logger.warning("model cannot chat", extra={"model": model.name, "reason": str(error)})
-            return cls(model, tokenizer, None)
-        return cls(model, tokenizer, chat_template)
+            return cls(model, tokenizer, None, settings, special_texts)
+        return cls(model, tokenizer, chat_template, settings, special_texts)
 
     @property
     def name(self) -> str:
@@ -67,15 +82,32 @@ class ServedModel:
             return self.tokenizer.encode(text, add_special_tokens=add_special_tokens)
         return await asyncio.to_thread(self.tokenizer.encode, text, add_special_tokens=add_special_tokens)
 
+    def template(self, source: str) -> ChatTemplate:
+        """Another template for this model; ChatTemplateError where it is not valid."""
+        return ChatTemplate(source, self._special_texts, self.tokenizer)
+
+    def conversation(self, messages: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+        """With the model's own opening messages in front, and its system prompt where the conversation has none."""
+        has_system = bool(messages) and messages[0]["role"] == "system"
+        system = (
+            [{"role": "system", "content": self.settings.system}] if self.settings.system and not has_system else []
+        )
+        return [*system, *self.settings.messages, *messages]
+
     async def encode_chat(
-        self, messages: Sequence[Mapping[str, Any]], ending: ChatEnding = ChatEnding.BEGUN
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        ending: ChatEnding = ChatEnding.BEGUN,
+        template: ChatTemplate | None = None,
     ) -> list[int]:
-        if self.chat_template is None:
+        """With the model's own template, unless there is another for this request."""
+        template = template or self.chat_template
+        if template is None:
             raise InvalidRequestError(
                 f"The model `{self.name}` has no chat template, so it cannot chat; use completions.", param="messages"
             )
         encode = partial(
-            self.chat_template.encode,
+            template.encode,
             messages,
             add_generation_prompt=ending is ChatEnding.BEGUN,
             continue_final_message=ending is ChatEnding.CONTINUED,
@@ -109,6 +141,13 @@ class ServedModels:
         raise GatewayError(
             ErrorKind.NOT_FOUND, f"The model `{name or ''}` does not exist. Served here: {served}.", param="model"
         )
+
+    def serves(self, name: str) -> bool:
+        try:
+            self.find(name)
+        except GatewayError:
+            return False
+        return True
 
     async def info(self, model: ServedModel) -> ModelInfo:
         """What the scheduler says of the model; UNAVAILABLE while no worker serves it."""

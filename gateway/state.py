@@ -7,10 +7,16 @@ from fastapi import Request
 
 from gateway.bodies import SchemaT, read_object
 from gateway.drain import Drain
+from gateway.errors import ErrorKind, GatewayError
 from gateway.generation import HTTPContext, TextGenerator
 from gateway.metrics import GatewayMetrics
+from gateway.ollama.keep_alive import KeepAlive
+from gateway.pulls import Pulls
 from gateway.scheduler_client import SchedulerClient
-from gateway.served_models import ServedModels
+from gateway.served_models import ServedModel, ServedModels
+from pagoda.models.blobs import BlobStore
+from pagoda.models.library import ModelLibrary
+from pagoda.models.store import ModelStore
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,9 +26,32 @@ class GatewayState:
     generator: TextGenerator
     metrics: GatewayMetrics
     drain: Drain
+    store: ModelStore
+    blobs: BlobStore
+    pulls: Pulls
+    keep_alive: KeepAlive
     max_body_bytes: int
     started_at: float
     """Unix time."""
+
+    @property
+    def library(self) -> ModelLibrary:
+        return ModelLibrary(self.store, self.blobs)
+
+    def find(self, name: str | None) -> ServedModel:
+        """The served model of this name; for one that is only stored, an error that says how to serve it."""
+        try:
+            return self.models.find(name)
+        except GatewayError:
+            if not name or not self.library.has(name):
+                raise
+        served = ", ".join(f"`{model.name}`" for model in self.models)
+        raise GatewayError(
+            ErrorKind.NOT_FOUND,
+            f"The model `{name}` is on this machine, but this server serves {served}. "
+            f"To serve it, start another: pagoda serve --model {name}",
+            param="model",
+        )
 
     async def read_body(self, request: Request, schema: type[SchemaT]) -> SchemaT:
         return schema.parse(await self.read_object(request))

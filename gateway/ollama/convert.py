@@ -1,7 +1,7 @@
 """From Ollama's request bodies to what the generator takes. Pure functions; pydantic ends here."""
 
-from collections.abc import Sequence
-from typing import TypeVar
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeVar
 
 from gateway.errors import InvalidRequestError
 from gateway.fields import seed_bits, stop_strings
@@ -22,14 +22,21 @@ def chat_messages(messages: Sequence[ChatMessage]) -> list[dict[str, str]]:
     return [{"role": message.role, "content": message.content} for message in messages]
 
 
-def generate_messages(body: GenerateRequest) -> list[dict[str, str]]:
-    """What a prompt means to a chat template."""
-    system = [{"role": "system", "content": body.system}] if body.system else []
-    return [*system, {"role": "user", "content": body.prompt or ""}]
+def check_context(token_ids: Sequence[int], vocab_size: int) -> None:
+    wrong = next((token_id for token_id in token_ids if token_id >= vocab_size), None)
+    if wrong is not None:
+        raise InvalidRequestError(
+            f"context: token id {wrong} is out of range; the model's vocabulary has {vocab_size} tokens",
+            param="context",
+        )
 
 
-def text_request(body: GenerateRequest | ChatRequest, prompt: Sequence[int], prompt_field: str) -> TextRequest:
-    options = body.options or Options()
+def text_request(
+    body: GenerateRequest | ChatRequest, prompt: Sequence[int], prompt_field: str, parameters: Mapping[str, Any]
+) -> TextRequest:
+    """`parameters` are the model's own, for what the request leaves open."""
+    asked = {} if body.options is None else body.options.model_dump(exclude_none=True)
+    options = Options.parse({**parameters, **asked})
     return TextRequest(
         prompt_token_ids=tuple(prompt),
         sampling=_sampling(options, (body.top_logprobs or 0) if body.logprobs else None),

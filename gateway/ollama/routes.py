@@ -1,4 +1,4 @@
-"""Ollama's endpoints: read the body, hand it on, write the reply."""
+"""Ollama's endpoints for what is served: read the body, hand it on, write the reply. store_routes.py has the others."""
 
 from functools import partial
 
@@ -7,8 +7,9 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from gateway.errors import Dialect, ErrorKind, GatewayError, InvalidRequestError, error_body
 from gateway.ollama import convert, model_objects
+from gateway.ollama.prompts import encode_prompt, refuse_go_template
 from gateway.ollama.replies import ChatReply, GenerateReply, Reply
-from gateway.ollama.schemas import ChatRequest, GenerateRequest, ShowRequest
+from gateway.ollama.schemas import ChatRequest, GenerateRequest
 from gateway.operations import VERSION
 from gateway.served_models import ServedModel
 from gateway.state import GatewayState, http_context, state_of
@@ -29,23 +30,15 @@ async def version() -> Response:
     return JSONResponse({"version": VERSION})
 
 
-@router.api_route("/api/tags", methods=["GET", "HEAD"])
-async def list_models(request: Request) -> Response:
-    return JSONResponse({"models": [model_objects.listed(model) for model in state_of(request).models]})
-
-
 @router.get("/api/ps")
 async def list_running(request: Request) -> Response:
-    models = state_of(request).models
-    infos = [(model, await models.info_if_any(model)) for model in models]
-    return JSONResponse({"models": [model_objects.running(model, info) for model, info in infos if info is not None]})
-
-
-@router.post("/api/show")
-async def show(request: Request) -> Response:
     state = state_of(request)
-    body = await state.read_body(request, ShowRequest)
-    return JSONResponse(model_objects.shown(_find(state, body.model or body.name)))
+    running = []
+    for model in state.models:
+        info = await state.models.info_if_any(model)
+        if info is not None:
+            running.append(model_objects.running(model.model, info, state.keep_alive.expires_at(model.name)))
+    return JSONResponse({"models": running})
 
 
 @router.post("/api/generate")
@@ -53,17 +46,16 @@ async def generate(request: Request) -> Response:
     state = state_of(request)
     body = await state.read_body(request, GenerateRequest)
     model = _find(state, body.model)
+    refuse_go_template(body.template or "")
+    convert.check_context(body.context or (), model.tokenizer.vocab_size)
     if not body.prompt:
         return await _load(state, model, body, GenerateReply(model=body.model, wants_logprobs=False))
-    raw = body.raw or model.chat_template is None
-    if raw and body.system:
-        raise InvalidRequestError("raw mode does not support template, system, or context", param="system")
-    if raw:
-        prompt = await model.encode_text(body.prompt)
-    else:
-        prompt = await model.encode_chat(convert.generate_messages(body))
-    reply = GenerateReply(model=body.model, wants_logprobs=bool(body.logprobs), prompt=None if raw else prompt)
-    return await _respond(request, model, convert.text_request(body, prompt, "prompt"), reply, body.stream)
+    state.keep_alive.used(model.name, body.keep_alive)
+    prompt = await encode_prompt(body, model)
+    context = None if body.raw or model.chat_template is None else prompt
+    reply = GenerateReply(model=body.model, wants_logprobs=bool(body.logprobs), prompt=context)
+    text_request = convert.text_request(body, prompt, "prompt", model.settings.parameters)
+    return await _respond(request, model, text_request, reply, body.stream)
 
 
 @router.post("/api/chat")
@@ -76,8 +68,10 @@ async def chat(request: Request) -> Response:
     reply = ChatReply(model=body.model, wants_logprobs=bool(body.logprobs))
     if not body.messages:
         return await _load(state, model, body, reply)
-    prompt = await model.encode_chat(convert.chat_messages(body.messages))
-    return await _respond(request, model, convert.text_request(body, prompt, "messages"), reply, body.stream)
+    state.keep_alive.used(model.name, body.keep_alive)
+    prompt = await model.encode_chat(model.conversation(convert.chat_messages(body.messages)))
+    text_request = convert.text_request(body, prompt, "messages", model.settings.parameters)
+    return await _respond(request, model, text_request, reply, body.stream)
 
 
 async def _respond(
@@ -92,6 +86,7 @@ async def _respond(
 
 async def _load(state: GatewayState, model: ServedModel, body: GenerateRequest | ChatRequest, reply: Reply) -> Response:
     """Nothing to generate. A worker holds its model for as long as it lives, so this only says whether there is one."""
+    state.keep_alive.used(model.name, body.keep_alive)
     if not body.unloads:
         await state.models.info(model)
     return JSONResponse(reply.nothing_asked("unload" if body.unloads else "load"))
@@ -99,7 +94,6 @@ async def _load(state: GatewayState, model: ServedModel, body: GenerateRequest |
 
 def _find(state: GatewayState, name: str) -> ServedModel:
     """Ollama always wants a name, and has a sentence of its own for one that is not there."""
-    try:
-        return state.models.find(name)
-    except GatewayError:
-        raise GatewayError(ErrorKind.NOT_FOUND, f"model '{name}' not found", param="model") from None
+    if not name or not (state.library.has(name) or state.models.serves(name)):
+        raise GatewayError(ErrorKind.NOT_FOUND, f"model '{name}' not found", param="model")
+    return state.find(name)

@@ -3,11 +3,11 @@
 import re
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from gateway.bodies import Schema
+from gateway.bodies import FieldError, Schema
 from gateway.fields import (
     MinP,
     NumLogprobs,
@@ -15,11 +15,12 @@ from gateway.fields import (
     PositiveCount,
     RepetitionPenalty,
     Seed,
-    Stop,
     Temperature,
+    TokenId,
     TopP,
     described,
 )
+from gateway.ollama.keep_alive import parse_keep_alive
 
 _DURATION = re.compile(r"[+-]?(?:(?:\d+\.?\d*|\.\d+)(?:ns|us|µs|ms|s|m|h))+|[+-]?0")
 
@@ -32,6 +33,14 @@ def _check_duration(value: float | str) -> float | str:
 
 KeepAlive = Annotated[
     float | str, AfterValidator(_check_duration), described('a number of seconds or a duration such as "5m"')
+]
+
+
+MAX_STOPS = 32
+_StopString = Annotated[str, Field(min_length=1, max_length=1024)]
+Stop = Annotated[
+    _StopString | Annotated[list[_StopString], Field(max_length=MAX_STOPS)],
+    described(f"a string or a list of at most {MAX_STOPS} strings, none of them empty or longer than 1024 characters"),
 ]
 
 
@@ -96,17 +105,27 @@ class _GenerationRequest(Schema):
     @property
     def unloads(self) -> bool:
         """Whether keep_alive is zero, in any spelling."""
-        if isinstance(self.keep_alive, str):
-            return not re.search(r"[1-9]", self.keep_alive)
-        return self.keep_alive == 0
+        return self.keep_alive is not None and parse_keep_alive(self.keep_alive) == 0
 
 
 class GenerateRequest(_GenerationRequest):
-    neutral = MappingProxyType({**_NEUTRAL, "context": ([],), "images": ([],), "suffix": ("",), "template": ("",)})
+    neutral = MappingProxyType({**_NEUTRAL, "images": ([],), "suffix": ("",)})
 
     prompt: str | None = None
     system: str | None = None
+    template: str | None = None
+    """In Jinja, in place of the model's own."""
+    context: list[TokenId] | None = None
+    """The tokens of an earlier turn, as its answer gave them."""
     raw: bool | None = None
+    """The prompt is the model's input as it stands: no template, system prompt or context."""
+
+    @model_validator(mode="after")
+    def _raw_is_raw(self) -> Self:
+        for name in ("template", "system", "context"):
+            if self.raw and getattr(self, name):
+                raise FieldError(name, "raw mode does not support template, system, or context")
+        return self
 
 
 def _lower(role: Any) -> Any:
@@ -128,11 +147,69 @@ class ChatRequest(_GenerationRequest):
     messages: list[ChatMessage] | None = None
 
 
-class ShowRequest(Schema):
-    neutral = MappingProxyType({"system": ("",), "template": ("",)})
-    hints = frozenset({"options"})
-
+class _NamedModel(Schema):
     model: str = ""
     name: str = ""
     """The deprecated spelling of `model`."""
+
+    @property
+    def model_name(self) -> str:
+        return self.model or self.name
+
+
+class ShowRequest(_NamedModel):
+    neutral = MappingProxyType({"system": ("",), "template": ("",)})
+    hints = frozenset({"options"})
+
     verbose: bool | None = None
+
+
+class DeleteRequest(_NamedModel):
+    pass
+
+
+class CopyRequest(Schema):
+    source: str = ""
+    destination: str = ""
+
+
+class PullRequest(_NamedModel):
+    # There is no registry here that could be spoken to without TLS or with a password: pip's own settings hold.
+    hints = frozenset({"insecure", "password", "username"})
+
+    stream: bool | None = None
+
+
+class CreateRequest(_NamedModel):
+    neutral = MappingProxyType(
+        {
+            "adapters": ({},),
+            "draft_files": ({},),
+            "draft_quantize": ("",),
+            "info": ({},),
+            "modelfile": ("",),
+            "parser": ("",),
+            "path": ("",),
+            "quantization": ("",),
+            "quantize": ("",),
+            "remote_host": ("",),
+            "renderer": ("",),
+            "requires": ("",),
+        }
+    )
+
+    from_: Annotated[str | None, Field(alias="from")] = None
+    """The name of a model in the store."""
+    files: dict[str, str] | None = None
+    """Names → digests of uploaded blobs: one GGUF file, or the files of a safetensors checkpoint."""
+    system: str | None = None
+    template: str | None = None
+    """In Jinja, in place of the one in the model's files."""
+    license: Annotated[str | list[str], described("a string or a list of strings")] | None = None
+    parameters: Options | None = None
+    messages: list[ChatMessage] | None = None
+    stream: bool | None = None
+
+    @property
+    def licenses(self) -> list[str]:
+        return [self.license] if isinstance(self.license, str) else list(self.license or ())

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
-from typing import Any
+from typing import Any, TypeVar
 
 from gateway.errors import InvalidRequestError
 from gateway.fields import seed_bits, stop_strings
@@ -13,6 +13,8 @@ from gateway.text_request import TextRequest
 from pagoda.sampling import SamplingParams
 
 DEFAULT_COMPLETION_MAX_TOKENS = 16
+
+BodyT = TypeVar("BodyT", ChatRequest, CompletionRequest)
 
 
 def chat_messages(messages: Sequence[ChatMessage]) -> list[dict[str, str]]:
@@ -27,6 +29,26 @@ def chat_ending(body: ChatRequest | TokenizeChatRequest) -> ChatEnding:
     if body.continue_final_message:
         return ChatEnding.CONTINUED
     return ChatEnding.BEGUN if body.add_generation_prompt in (None, True) else ChatEnding.AS_IS
+
+
+# What a model's own parameters are called here.
+_FIELD_OF_PARAMETER = {
+    "temperature": "temperature",
+    "top_p": "top_p",
+    "top_k": "top_k",
+    "min_p": "min_p",
+    "presence_penalty": "presence_penalty",
+    "frequency_penalty": "frequency_penalty",
+    "repeat_penalty": "repetition_penalty",
+    "seed": "seed",
+    "stop": "stop",
+}
+
+
+def with_model_parameters(body: BodyT, parameters: Mapping[str, Any]) -> BodyT:
+    """What the client left open is as the model's own parameters say, where they say something."""
+    named = {_FIELD_OF_PARAMETER[name]: value for name, value in parameters.items() if name in _FIELD_OF_PARAMETER}
+    return body.model_copy(update={name: value for name, value in named.items() if getattr(body, name) is None})
 
 
 def chat_text_request(body: ChatRequest, prompt: Sequence[int], vocab_size: int) -> TextRequest:

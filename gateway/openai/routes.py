@@ -28,15 +28,17 @@ async def list_models(request: Request) -> Response:
 @router.get("/models/{name:path}")
 async def get_model(request: Request, name: str) -> Response:
     state = state_of(request)
-    return JSONResponse(await _model_object(state, state.models.find(name)))
+    return JSONResponse(await _model_object(state, state.find(name)))
 
 
 @router.post("/chat/completions")
 async def chat_completions(request: Request) -> Response:
     state = state_of(request)
     body = await state.read_body(request, ChatRequest)
-    model = state.models.find(body.model or None)
-    prompt = await model.encode_chat(convert.chat_messages(body.messages), convert.chat_ending(body))
+    model = state.find(body.model or None)
+    body = convert.with_model_parameters(body, model.settings.parameters)
+    messages = model.conversation(convert.chat_messages(body.messages))
+    prompt = await model.encode_chat(messages, convert.chat_ending(body))
     text_request = convert.chat_text_request(body, prompt, model.tokenizer.vocab_size)
     fitted = await state.generator.fit(model, [text_request])
     reply = ChatReply(convert.reply_form(body, model.name, logprobs=bool(body.logprobs)), fitted)
@@ -47,7 +49,8 @@ async def chat_completions(request: Request) -> Response:
 async def completions(request: Request) -> Response:
     state = state_of(request)
     body = await state.read_body(request, CompletionRequest)
-    model = state.models.find(body.model or None)
+    model = state.find(body.model or None)
+    body = convert.with_model_parameters(body, model.settings.parameters)
     prompts = await _prompts(body, model)
     vocab_size = model.tokenizer.vocab_size
     text_requests = [convert.completion_text_request(body, prompt, vocab_size) for prompt in prompts]

@@ -20,7 +20,7 @@ async def tokenize(request: Request) -> Response:
     content = await state.read_object(request)
     schema = TokenizeChatRequest if "messages" in content else TokenizePromptRequest
     body: TokenizeChatRequest | TokenizePromptRequest = schema.parse(content)
-    model = state.models.find(body.model or None)
+    model = state.find(body.model or None)
     token_ids = await _encode(body, model)
     info = await state.models.info_if_any(model)
     result: dict[str, Any] = {
@@ -37,12 +37,13 @@ async def detokenize(request: Request) -> Response:
     """Special tokens by their names: what /tokenize would have to be told to write them."""
     state = state_of(request)
     body = await state.read_body(request, DetokenizeRequest)
-    tokenizer = state.models.find(body.model or None).tokenizer
+    tokenizer = state.find(body.model or None).tokenizer
     convert.check_token_ids(body.tokens, tokenizer.vocab_size, "tokens")
     return JSONResponse({"prompt": tokenizer.decode(body.tokens, skip_special_tokens=False)})
 
 
 async def _encode(body: TokenizeChatRequest | TokenizePromptRequest, model: ServedModel) -> list[int]:
     if isinstance(body, TokenizeChatRequest):
-        return await model.encode_chat(convert.chat_messages(body.messages), convert.chat_ending(body))
+        messages = model.conversation(convert.chat_messages(body.messages))
+        return await model.encode_chat(messages, convert.chat_ending(body))
     return await model.encode_text(body.prompt, add_special_tokens=body.add_special_tokens is not False)

@@ -90,8 +90,11 @@ class ModelStore:
 
     def canonical_name(self, name: str) -> str:
         """The one spelling of a name: in lower case, with its tag, and the catalogue's where that has an alias for it."""
-        entry = find_entry(name, self._catalogue)
+        entry = self.catalogue_entry(name)
         return entry.name if entry else normalize_name(name)
+
+    def catalogue_entry(self, name: str) -> CatalogueEntry | None:
+        return find_entry(name, self._catalogue)
 
     def manifest_path(self, canonical_name: str) -> Path:
         model, _, tag = canonical_name.partition(":")

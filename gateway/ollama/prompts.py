@@ -1,0 +1,70 @@
+"""From the body of /api/generate to the prompt's tokens: raw, through a template, or behind an earlier turn's context."""
+
+import re
+from collections.abc import Sequence
+
+from gateway.chat_template import ChatTemplate, ChatTemplateError
+from gateway.errors import InvalidRequestError
+from gateway.ollama.schemas import GenerateRequest
+from gateway.served_models import ChatEnding, ServedModel
+
+# What begins an expression in Go's templates and never one in Jinja's: a field of the dot, a variable, a keyword.
+_GO_TEMPLATE = re.compile(r"\{\{-?\s*(?:\.|\$|(?:range|end|if|else|with|block|define|template|slice)\b)")
+# Any turn will do: only what a template writes between two turns is taken from it.
+_EARLIER_TURN = ({"role": "user", "content": "a"}, {"role": "assistant", "content": "b"})
+
+
+def refuse_go_template(source: str) -> None:
+    if _GO_TEMPLATE.search(source):
+        raise InvalidRequestError(
+            "template: Go templates are not supported yet; write it in Jinja, as Hugging Face's chat templates, "
+            "or leave it out to use the model's own",
+            param="template",
+        )
+
+
+async def encode_prompt(body: GenerateRequest, model: ServedModel) -> list[int]:
+    prompt = body.prompt or ""
+    if body.raw:
+        return await model.encode_text(prompt)
+    context, template = body.context or [], _template(body, model)
+    if template is None and model.chat_template is None:
+        if body.system:
+            raise InvalidRequestError(
+                f"The model `{model.name}` has no template that could show a system prompt.", param="system"
+            )
+        return [*context, *await model.encode_text(prompt, add_special_tokens=not context)]
+    if context:
+        return _joined(context, await _encode_next_turn(body, model, template), model)
+    system = [{"role": "system", "content": body.system}] if body.system else []
+    messages = model.conversation([*system, {"role": "user", "content": prompt}])
+    return await model.encode_chat(messages, template=template)
+
+
+def _template(body: GenerateRequest, model: ServedModel) -> ChatTemplate | None:
+    if not body.template:
+        return None
+    refuse_go_template(body.template)
+    try:
+        return model.template(body.template)
+    except ChatTemplateError as error:
+        raise InvalidRequestError(f"template: {error}", param="template") from None
+
+
+async def _encode_next_turn(body: GenerateRequest, model: ServedModel, template: ChatTemplate | None) -> list[int]:
+    """What a template writes behind the end of an answer: no beginning of a sequence and no system prompt of its own again."""
+    turn = {"role": "user", "content": body.prompt or ""}
+    if body.system:
+        return await model.encode_chat([{"role": "system", "content": body.system}, turn], template=template)
+    before = await model.encode_chat(_EARLIER_TURN, ChatEnding.CONTINUED, template)
+    whole = await model.encode_chat([*_EARLIER_TURN, turn], template=template)
+    # Where a template does not show the turns one after the other, the new one stands there as if it were the first.
+    if whole[: len(before)] != before:
+        return await model.encode_chat([turn], template=template)
+    return whole[len(before) :]
+
+
+def _joined(context: Sequence[int], turn: Sequence[int], model: ServedModel) -> list[int]:
+    """The token that ended the earlier answer is in its context, and the template would write it once more."""
+    ended = bool(context) and context[-1] in model.model.eos_token_ids and list(turn[:1]) == [context[-1]]
+    return [*context, *(turn[1:] if ended else turn)]

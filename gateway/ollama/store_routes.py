@@ -1,0 +1,212 @@
+"""Ollama's endpoints for the models on this machine: what there is, and how one gets in, is copied, made and deleted.
+
+The store reads and writes files, so it works in threads.
+"""
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable
+from functools import partial
+from typing import Any
+
+import orjson
+from fastapi import APIRouter, Request
+from starlette.responses import JSONResponse, Response
+
+from gateway.errors import Dialect, ErrorKind, GatewayError, InvalidRequestError, error_body, from_model_error
+from gateway.ollama import model_objects
+from gateway.ollama.prompts import refuse_go_template
+from gateway.ollama.schemas import CopyRequest, CreateRequest, DeleteRequest, PullRequest, ShowRequest
+from gateway.pulls import Pull, PullStoppedError
+from gateway.state import GatewayState, state_of
+from gateway.streaming import JSONObject, ndjson_lines, stream_response, unless_gone
+from pagoda.models.catalogue import CatalogueEntry
+from pagoda.models.errors import ModelError, ModelNotFoundError
+from pagoda.models.model import Model
+from pagoda.models.model_settings import ModelSettings
+from pagoda.models.sources import Stage
+
+# Bytes of an upload that are hashed and written at a time, in a thread.
+UPLOAD_CHUNK_BYTES = 1 << 20
+
+router = APIRouter()
+_error_body = partial(error_body, dialect=Dialect.OLLAMA)
+Statuses = AsyncGenerator[JSONObject, None]
+
+
+@router.api_route("/api/tags", methods=["GET", "HEAD"])
+async def list_models(request: Request) -> Response:
+    """Those of the store and those that are served, the latest first."""
+    state = state_of(request)
+    stored = await asyncio.to_thread(state.store.list)
+    models = {model.name: model for model in (*stored, *(served.model for served in state.models))}
+    listed = [model_objects.listed(model) for model in models.values()]
+    return JSONResponse({"models": sorted(listed, key=lambda each: str(each["modified_at"]), reverse=True)})
+
+
+@router.post("/api/show")
+async def show(request: Request) -> Response:
+    state = state_of(request)
+    body = await state.read_body(request, ShowRequest)
+    model = await asyncio.to_thread(_stored_or_served, state, body.model_name)
+    shown = await asyncio.to_thread(model_objects.shown, model, verbose=bool(body.verbose))
+    # orjson writes numbers that JSON does not have, which metadata may hold, as null.
+    return Response(orjson.dumps(shown), media_type="application/json")
+
+
+@router.post("/api/pull")
+async def pull(request: Request) -> Response:
+    state = state_of(request)
+    body = await state.read_body(request, PullRequest)
+    name = state.store.canonical_name(body.model_name)
+    entry = state.store.catalogue_entry(name)
+    if entry is None and not state.library.has(name):
+        raise ModelNotFoundError(
+            f"pull model manifest: the model '{name}' is unknown: it is in no catalogue of this server"
+        )
+    return await _respond(request, _pull_statuses(state.pulls.watch(name), entry), body.stream)
+
+
+@router.post("/api/create")
+async def create(request: Request) -> Response:
+    state = state_of(request)
+    body = await state.read_body(request, CreateRequest)
+    refuse_go_template(body.template or "")
+    state.store.canonical_name(body.model_name)  # refuses what is no name
+    _refuse_if_served(state, body.model_name, "replaced")
+    make = await asyncio.to_thread(_maker, state, body)
+    return await _respond(request, _create_statuses(make), body.stream)
+
+
+@router.post("/api/copy")
+async def copy(request: Request) -> Response:
+    state = state_of(request)
+    body = await state.read_body(request, CopyRequest)
+    _refuse_if_served(state, body.destination, "replaced")
+    await asyncio.to_thread(state.library.copy, body.source, body.destination)
+    return Response()
+
+
+@router.delete("/api/delete")
+async def delete(request: Request) -> Response:
+    state = state_of(request)
+    body = await state.read_body(request, DeleteRequest)
+    _refuse_if_served(state, body.model_name, "deleted")
+    await asyncio.to_thread(state.library.delete, body.model_name)
+    return Response()
+
+
+@router.head("/api/blobs/{digest}")
+async def has_blob(request: Request, digest: str) -> Response:
+    state_of(request).blobs.get(digest)
+    return Response()
+
+
+@router.post("/api/blobs/{digest}")
+async def upload_blob(request: Request, digest: str) -> Response:
+    """As long as it likes: a model is larger than any body of a request for text."""
+    blobs = state_of(request).blobs
+    if blobs.path(digest).exists():
+        return Response()
+    with blobs.upload(digest) as upload:
+        waiting = bytearray()
+        async for chunk in request.stream():
+            waiting += chunk
+            if len(waiting) >= UPLOAD_CHUNK_BYTES:
+                await asyncio.to_thread(upload.write, bytes(waiting))
+                waiting.clear()
+        await asyncio.to_thread(upload.write, bytes(waiting))
+        await asyncio.to_thread(upload.commit)
+    return Response(status_code=201)
+
+
+async def _respond(request: Request, statuses: Statuses, stream: bool | None) -> Response:
+    if stream is None or stream:
+        return await stream_response(request, ndjson_lines(statuses, _error_body), "application/x-ndjson")
+    return JSONResponse(await unless_gone(request.receive, _last(statuses)))
+
+
+async def _last(statuses: Statuses) -> JSONObject:
+    last: JSONObject = {}
+    async for status in statuses:
+        last = status
+    return last
+
+
+async def _pull_statuses(pull: Pull, entry: CatalogueEntry | None) -> Statuses:
+    """Counters never go back; a model that is here already has one line with all of its bytes."""
+    yield {"status": "pulling manifest"}
+    verifying = False
+    async for progress in pull.progress():
+        if progress.stage is Stage.DOWNLOADING and entry is not None:
+            yield _pulling(entry.sha256, progress.total_bytes, progress.completed_bytes)
+        elif not verifying:
+            verifying = True
+            yield {"status": "verifying sha256 digest"}
+    model = await _result(pull)
+    if not verifying:
+        yield _pulling(model.digest, model.size_bytes, model.size_bytes)
+        yield {"status": "verifying sha256 digest"}
+    yield {"status": "writing manifest"}
+    yield {"status": "success"}
+
+
+def _pulling(digest: str, total: int, completed: int) -> JSONObject:
+    return {"status": f"pulling {digest[:12]}", "digest": f"sha256:{digest}", "total": total, "completed": completed}
+
+
+async def _result(pull: Pull) -> Model:
+    try:
+        return await asyncio.shield(pull.task)
+    except ModelError as error:
+        raise from_model_error(error) from None
+    except PullStoppedError as error:
+        raise GatewayError(ErrorKind.UNAVAILABLE, str(error)) from None
+
+
+async def _create_statuses(make: Callable[[Callable[[str], None]], None]) -> Statuses:
+    statuses: list[str] = []
+    try:
+        await asyncio.to_thread(make, statuses.append)
+    except ModelError as error:
+        raise from_model_error(error) from None
+    for status in (*statuses, "success"):
+        yield {"status": status}
+
+
+def _maker(state: GatewayState, body: CreateRequest) -> Callable[[Callable[[str], None]], None]:
+    """What is left to do once the request is known to make sense."""
+    if body.from_ and body.files:
+        raise InvalidRequestError("from and files exclude each other", param="files")
+    if body.from_:
+        base = _stored_or_served(state, body.from_)
+        return partial(state.library.create_from_model, body.model_name, base, _settings(body))
+    if body.files:
+        files = {name: state.blobs.get(digest) for name, digest in body.files.items()}
+        return partial(state.library.create_from_files, body.model_name, files, _settings(body))
+    raise InvalidRequestError("neither 'from' or 'files' was specified", param="from")
+
+
+def _settings(body: CreateRequest) -> ModelSettings:
+    parameters: dict[str, Any] = {} if body.parameters is None else body.parameters.model_dump(exclude_none=True)
+    messages = [{"role": message.role, "content": message.content} for message in body.messages or ()]
+    return ModelSettings(
+        system=body.system or "",
+        template=body.template or "",
+        license=body.licenses,
+        parameters=parameters,
+        messages=messages,
+    )
+
+
+def _stored_or_served(state: GatewayState, name: str) -> Model:
+    if state.models.serves(name):
+        return state.models.find(name).model
+    return state.library.get(name)
+
+
+def _refuse_if_served(state: GatewayState, name: str, what: str) -> None:
+    """A worker that is started again reads the files again."""
+    if name and state.models.serves(name) and state.library.has(name):
+        raise GatewayError(
+            ErrorKind.CONFLICT, f"the model '{name}' is being served and cannot be {what}; stop this server first"
+        )

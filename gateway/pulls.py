@@ -1,0 +1,82 @@
+"""Models on their way into the store: one download for each name, however many clients watch it.
+
+A pull goes on when its clients leave, so that asking again finds it further, and it ends with the process. Knows nothing
+about HTTP.
+"""
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator
+
+from pagoda.models.model import Model
+from pagoda.models.sources import Progress
+from pagoda.models.store import ModelStore
+
+logger = logging.getLogger(__name__)
+
+
+class PullStoppedError(Exception):
+    """The process ends; the rest is fetched when the model is pulled again."""
+
+
+class Pulls:
+    def __init__(self, store: ModelStore) -> None:
+        self._store = store
+        self._running: dict[str, Pull] = {}
+        self._closing = False
+
+    def watch(self, name: str) -> "Pull":
+        """The running pull of this model, or a new one. `name` must be canonical."""
+        if name not in self._running:
+            self._running[name] = Pull(asyncio.create_task(self._run(name)))
+            self._running[name].task.add_done_callback(_log_failure)
+        return self._running[name]
+
+    async def close(self) -> None:
+        self._closing = True
+        await asyncio.gather(*(pull.task for pull in self._running.values()), return_exceptions=True)
+
+    async def _run(self, name: str) -> Model:
+        loop, pull = asyncio.get_running_loop(), self._running[name]
+
+        def on_progress(progress: Progress) -> None:
+            if self._closing:
+                raise PullStoppedError("The server is shutting down; pull the model again to go on.")
+            loop.call_soon_threadsafe(pull.advance, progress)
+
+        try:
+            return await asyncio.to_thread(self._store.pull, name, on_progress)
+        finally:
+            del self._running[name]
+            pull.advance(None)
+
+
+def _log_failure(task: asyncio.Task[Model]) -> None:
+    """Who watches hears of it too; but all may have left."""
+    if not task.cancelled() and (error := task.exception()) is not None:
+        logger.warning("pull failed", extra={"reason": str(error)})
+
+
+class Pull:
+    def __init__(self, task: asyncio.Task[Model]) -> None:
+        self.task = task
+        self._latest: Progress | None = None
+        self._changed = asyncio.Event()
+
+    def advance(self, progress: Progress | None) -> None:
+        self._latest = progress or self._latest
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    async def progress(self) -> AsyncGenerator[Progress, None]:
+        """What is latest whenever one looks, to the end: a slow reader misses steps, and nothing waits for it."""
+        shown: Progress | None = None
+        while True:
+            changed = self._changed
+            if self._latest is not None and self._latest is not shown:
+                shown = self._latest
+                yield shown
+            elif self.task.done():
+                return
+            elif not changed.is_set():
+                await changed.wait()
