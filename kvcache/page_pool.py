@@ -27,6 +27,7 @@ class PagePool:
         # Lowest ids go first; a stack, so that a page just freed (still warm) is granted next.
         self._free = [PageId(page) for page in reversed(range(num_pages))]
         self._cached: OrderedDict[PageId, None] = OrderedDict()
+        self._evicted: list[BlockHash] = []
 
     @property
     def num_free(self) -> int:
@@ -47,6 +48,20 @@ class PagePool:
 
     def num_references(self, page: PageId) -> int:
         return self._references[page]
+
+    def block_of(self, page: PageId) -> BlockHash | None:
+        """The named block that the page holds."""
+        return self._block_of[page]
+
+    @property
+    def blocks(self) -> Iterable[BlockHash]:
+        """All named blocks, the first named first. Valid until the next call that names or evicts."""
+        return self._page_of.keys()
+
+    def take_evicted(self) -> list[BlockHash]:
+        """The blocks that were evicted since the last call, in order."""
+        evicted, self._evicted = self._evicted, []
+        return evicted
 
     def match(self, blocks: Iterable[BlockHash]) -> list[PageId]:
         """The pages that hold the longest leading run of `blocks`. Changes nothing: valid until the next allocate."""
@@ -103,6 +118,22 @@ class PagePool:
             else:
                 self._cached[page] = None
 
+    def restore(self, held: Iterable[tuple[PageId, BlockHash]]) -> None:
+        """Name pages of a pool that has granted none yet: they become cached. The last ones given are evicted first.
+
+        A page or a block that is named twice keeps its first name. Raises ValueError for a page that does not exist.
+        """
+        assert self.num_used == 0
+        for page, block in held:
+            if page >= self.num_pages:
+                raise ValueError(f"page {page} is named, of {self.num_pages} pages")
+            if self._block_of[page] is None and block not in self._page_of:
+                self._page_of[block] = page
+                self._block_of[page] = block
+        for page in reversed(self._page_of.values()):
+            self._cached[page] = None
+        self._free = [page for page in self._free if self._block_of[page] is None]
+
     def check(self) -> None:
         """Assert what must hold between any two calls."""
         free, cached = set(self._free), set(self._cached)
@@ -121,4 +152,5 @@ class PagePool:
         assert block is not None
         del self._page_of[block]
         self._block_of[page] = None
+        self._evicted.append(block)
         return page

@@ -4,6 +4,8 @@ from collections.abc import Iterable
 
 from google.rpc import code_pb2
 
+from kvcache.block_hash import BlockHash
+from kvcache.page_pool import PageId
 from pagoda.sampling import SamplingParams
 from protos.v1 import inference_pb2, types_pb2, worker_pb2
 from scheduler.errors import InvalidRequestError, RequestError
@@ -215,6 +217,10 @@ def worker_info_from_proto(hello: worker_pb2.Hello) -> WorkerInfo:
     )
 
 
+def held_blocks_from_proto(message: worker_pb2.HeldBlocks) -> list[tuple[PageId, BlockHash]]:
+    return [(PageId(held.page_id), BlockHash(held.block_hash)) for held in message.blocks]
+
+
 def plan_to_proto(plan: StepPlan, session_id: int) -> worker_pb2.Step:
     return worker_pb2.Step(
         session_id=session_id,
@@ -232,6 +238,7 @@ def plan_to_proto(plan: StepPlan, session_id: int) -> worker_pb2.Step:
             for sequence in plan.new_sequences
         ],
         scheduled=[_scheduled_to_proto(planned) for planned in plan.scheduled],
+        sealed_blocks=[worker_pb2.PageBlock(page_id=page, block_hash=block) for page, block in plan.sealed_blocks],
         max_steps=1,
     )
 

@@ -7,9 +7,12 @@ two small protocols `Client` and `WorkerLink`, time is behind `Clock`, so that t
 import bisect
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Sequence as Seq
 from dataclasses import replace
 from typing import Protocol
 
+from kvcache.block_hash import BlockHash
+from kvcache.page_pool import PageId
 from scheduler.counters import Counters, DrainRate
 from scheduler.errors import (
     DeadlineExceededError,
@@ -25,7 +28,7 @@ from scheduler.planner import plan_step
 from scheduler.request import InferenceRequest, OpenRequest, check_request, make_sequences
 from scheduler.result import SampledTokens, StepResult
 from scheduler.sequence import FinishReason, Sequence, SequenceStatus
-from scheduler.worker_state import AttachedWorker, PlannedSequence, WorkerInfo, WorkerLink
+from scheduler.worker_state import AttachedWorker, CacheListener, PlannedSequence, WorkerInfo, WorkerLink
 
 # A sequence that was running at this many deaths in a row, without a token in between, may be what kills them.
 MAX_WORKER_LOSSES = 3
@@ -45,12 +48,32 @@ class Clock(Protocol):
     def call_later(self, delay: float, callback: Callable[[], object], /) -> TimerHandle: ...
 
 
+class NobodyListens:
+    """A `CacheListener` for a loop without a prefix index."""
+
+    def worker_attached(self, worker: AttachedWorker) -> None:
+        pass
+
+    def blocks_changed(self, worker: AttachedWorker, evicted: Seq[BlockHash], sealed: Seq[BlockHash]) -> None:
+        pass
+
+    def worker_detached(self, worker: AttachedWorker) -> None:
+        pass
+
+
 class WorkerProtocolError(Exception):
     """A worker broke the contract; its stream is ended."""
 
 
 class SchedulerLoop:
-    def __init__(self, clock: Clock, *, max_waiting: int = 1024, worker_grace_s: float = 60.0) -> None:
+    def __init__(
+        self,
+        clock: Clock,
+        *,
+        max_waiting: int = 1024,
+        worker_grace_s: float = 60.0,
+        caches: CacheListener | None = None,
+    ) -> None:
         """At most `max_waiting` sequences queue. A model without any worker for `worker_grace_s` fails its requests."""
         self.workers: dict[str, AttachedWorker] = {}
         self.waiting: list[Sequence] = []
@@ -58,6 +81,7 @@ class SchedulerLoop:
         self.on_readiness_changed: Callable[[], object] = lambda: None
         self._is_draining = False
         self._on_idle: Callable[[], object] = lambda: None
+        self._caches = caches or NobodyListens()
         self._clock = clock
         self._max_waiting = max_waiting
         self._worker_grace_s = worker_grace_s
@@ -129,7 +153,7 @@ class SchedulerLoop:
             due = f"step {step.step_id}" if step else "none"
             raise WorkerProtocolError(f"result of step {result.step_id} came, but {due} was due")
         worker.in_flight.popleft()
-        self.counters.num_steps += 1
+        self.counters.num_steps += step.num_tokens > 0
         self.counters.num_step_tokens += step.num_tokens
         for sampled in result.sampled:
             sequence, attempt = step.sampling.pop(sampled.sequence_id, (None, 0))
@@ -139,6 +163,8 @@ class SchedulerLoop:
         missing = [sequence for sequence, attempt in step.sampling.values() if sequence.attempt == attempt]
         if missing:
             raise WorkerProtocolError(f"step {result.step_id} has no token for sequence {missing[0].sequence_id}")
+        sealed = worker.take_final(step.step_id)
+        self._caches.blocks_changed(worker, worker.pool.take_evicted(), sealed)
         self.wake()
         self._flush()
 
@@ -233,13 +259,19 @@ class SchedulerLoop:
 
     # ---- workers
 
-    def attach(self, info: WorkerInfo, link: WorkerLink) -> AttachedWorker:
-        """A worker opened a stream. An older stream of the same worker is dead, whatever its socket says."""
+    def attach(
+        self, info: WorkerInfo, link: WorkerLink, held_blocks: Seq[tuple[PageId, BlockHash]] = ()
+    ) -> AttachedWorker:
+        """A worker opened a stream, its cache kept. An older stream of the same worker is dead, whatever its socket says.
+
+        Raises ValueError for held blocks that cannot be.
+        """
         if info.worker_id in self.workers:
             self.detach(self.workers[info.worker_id])
         self._num_sessions += 1
-        worker = AttachedWorker(info, session_id=self._num_sessions, link=link)
+        worker = AttachedWorker(info, session_id=self._num_sessions, link=link, held_blocks=held_blocks)
         self.workers[info.worker_id] = worker
+        self._caches.worker_attached(worker)
         self.on_readiness_changed()
         self.wake()
         return worker
@@ -249,6 +281,7 @@ class SchedulerLoop:
         if self.workers.get(worker.info.worker_id) is not worker:
             return
         del self.workers[worker.info.worker_id]
+        self._caches.worker_detached(worker)
         lost = list(worker.running)
         for sequence in lost:
             worker.leave(sequence)

@@ -6,6 +6,8 @@ from collections.abc import AsyncIterator
 
 import grpc
 
+from kvcache.block_hash import HASH_BYTES, BlockHash
+from kvcache.page_pool import PageId
 from protos.v1 import worker_pb2, worker_pb2_grpc
 from scheduler import convert
 from scheduler.loop import SchedulerLoop, WorkerProtocolError
@@ -31,8 +33,9 @@ class WorkerServicer(worker_pb2_grpc.WorkerServiceServicer):
     ) -> AsyncIterator[worker_pb2.AttachResponse]:
         messages = aiter(request_iterator)
         hello = await self._read_hello(messages, context)
+        held_blocks = await self._read_held_blocks(hello, messages, context)
         link = StreamLink()
-        worker = self._loop.attach(convert.worker_info_from_proto(hello), link)
+        worker = self._loop.attach(convert.worker_info_from_proto(hello), link, held_blocks)
         link.begin(worker.session_id, self._heartbeat_s)
         logger.info("worker attached", extra=_described(worker))
         reader = asyncio.create_task(self._read(worker, messages))
@@ -67,6 +70,26 @@ class WorkerServicer(worker_pb2_grpc.WorkerServiceServicer):
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "Hello must name a loaded model and its pages")
         return first.hello
 
+    async def _read_held_blocks(
+        self,
+        hello: worker_pb2.Hello,
+        messages: AsyncIterator[worker_pb2.AttachRequest],
+        context: grpc.aio.ServicerContext[worker_pb2.AttachRequest, worker_pb2.AttachResponse],
+    ) -> list[tuple[PageId, BlockHash]]:
+        """What the worker's pages have kept, in the order in which it learned it."""
+        held_blocks: list[tuple[PageId, BlockHash]] = []
+        for _ in range(hello.num_held_blocks_messages):
+            async with asyncio.timeout(self._silence_s):
+                message = await anext(messages)
+            held_blocks += convert.held_blocks_from_proto(message.held_blocks)
+            if message.WhichOneof("message") != "held_blocks":
+                await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "fewer HeldBlocks than Hello said")
+            if any(page >= hello.model.num_pages or len(block) != HASH_BYTES for page, block in held_blocks):
+                await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "HeldBlocks name pages or blocks that cannot be")
+            if len(held_blocks) > hello.model.num_pages:
+                await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "HeldBlocks name more pages than there are")
+        return held_blocks
+
     async def _read(self, worker: AttachedWorker, messages: AsyncIterator[worker_pb2.AttachRequest]) -> None:
         """Until the worker ends the stream. Raises TimeoutError when it falls silent, WorkerProtocolError on nonsense."""
         progress_s = asyncio.get_running_loop().time()
@@ -92,7 +115,7 @@ class WorkerServicer(worker_pb2_grpc.WorkerServiceServicer):
                 if result.error:
                     raise WorkerProtocolError(f"step {result.step_id} failed: {result.error}")
                 self._loop.apply(worker, convert.result_from_proto(result))
-            case "heartbeat" | "held_blocks" | "load_progress":
+            case "heartbeat" | "load_progress":
                 pass
             case other:
                 raise WorkerProtocolError(f"unexpected message {other!r}")
@@ -132,4 +155,5 @@ def _described(worker: AttachedWorker) -> dict[str, object]:
         "device": info.device,
         "numerics": info.numerics_id,
         "pages": info.limits.num_pages,
+        "cached_pages": worker.pool.num_cached,
     }

@@ -1,9 +1,12 @@
 """An attached worker as the scheduler knows it: its limits, its pages, its running sequences, its steps in flight."""
 
 from collections import deque
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from collections.abc import Sequence as Seq
+from dataclasses import InitVar, dataclass, field
 from typing import Protocol
 
+from kvcache.block_hash import BlockHash
 from kvcache.page_pool import PageId, PagePool
 from scheduler.planner import Admission, Chunk, StepDecision, StepLimits
 from scheduler.sequence import Sequence, SequenceStatus
@@ -56,6 +59,8 @@ class StepPlan:
     finished_sequence_ids: tuple[int, ...]
     new_sequences: tuple[Sequence, ...]
     scheduled: tuple[PlannedSequence, ...]
+    sealed_blocks: tuple[tuple[PageId, BlockHash], ...] = ()
+    """Pages whose content became final with a result, named for the worker to report after a reconnect."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,11 +79,25 @@ class WorkerLink(Protocol):
     def send_drain(self) -> None: ...
 
 
+class CacheListener(Protocol):
+    """Hears what the workers' caches hold. Calls return at once."""
+
+    def worker_attached(self, worker: "AttachedWorker") -> None:
+        """Perhaps with blocks in its pool that it had kept."""
+
+    def blocks_changed(self, worker: "AttachedWorker", evicted: Seq[BlockHash], sealed: Seq[BlockHash]) -> None:
+        """With a step's result some blocks became final; before that some others had to go."""
+
+    def worker_detached(self, worker: "AttachedWorker") -> None: ...
+
+
 @dataclass(slots=True, eq=False, repr=False)
 class AttachedWorker:
     info: WorkerInfo
     session_id: int
     link: WorkerLink
+    held_blocks: InitVar[Iterable[tuple[PageId, BlockHash]]] = ()
+    """What its pages have kept from an earlier stream."""
     pool: PagePool = field(init=False)
     step_limits: StepLimits = field(init=False)
     running: list[Sequence] = field(default_factory=list)
@@ -88,10 +107,15 @@ class AttachedWorker:
     forgotten: list[int] = field(default_factory=list)
     """Sequence ids that the next plan tells it to forget."""
     last_step_id: int = 0
+    _being_filled: deque[tuple[int, PageId, BlockHash]] = field(default_factory=deque)
+    """Sealed blocks whose content is final once the result of this step has arrived."""
+    _untold: list[tuple[PageId, BlockHash]] = field(default_factory=list)
+    """Final blocks that no plan has named to the worker yet."""
 
-    def __post_init__(self) -> None:
+    def __post_init__(self, held_blocks: Iterable[tuple[PageId, BlockHash]]) -> None:
         limits = self.info.limits
         self.pool = PagePool(limits.num_pages)
+        self.pool.restore(held_blocks)
         self.step_limits = StepLimits(
             max_step_tokens=limits.max_step_tokens,
             max_step_sequences=limits.max_step_sequences,
@@ -111,13 +135,14 @@ class AttachedWorker:
             self.forgotten.append(sequence.sequence_id)
 
     def carry_out(self, decision: StepDecision) -> StepPlan | None:
-        """Grant the pages of a decision and turn it into the plan to send; None when there is nothing to compute.
+        """Grant the pages of a decision and turn it into the plan to send; None when there is nothing to say.
 
-        Preempted and outgrown sequences have left already.
+        Preempted and outgrown sequences have left already. A worker that becomes idle gets a last plan without chunks if there
+        are blocks that it should learn the names of.
         """
         for admission in decision.admissions:
             self._admit(admission)
-        if not decision.chunks:
+        if not decision.chunks and (self.in_flight or not self._untold):
             return None
         scheduled = tuple(self._grant(chunk) for chunk in decision.chunks)
         plan = StepPlan(
@@ -125,6 +150,7 @@ class AttachedWorker:
             finished_sequence_ids=tuple(self.forgotten),
             new_sequences=tuple(s.sequence for s in scheduled if s.sequence.sequence_id not in self.known),
             scheduled=scheduled,
+            sealed_blocks=self._take_untold(),
         )
         self._remember(plan)
         return plan
@@ -136,6 +162,26 @@ class AttachedWorker:
         """
         for page, block in sequence.sealable():
             self.pool.seal(page, block)
+            self._being_filled.append((self.last_step_id, page, block))
+
+    def take_final(self, step_id: int) -> list[BlockHash]:
+        """The blocks whose content is final now that the result of this step has been applied. The next plan names them too."""
+        final = []
+        while self._being_filled and self._being_filled[0][0] <= step_id:
+            _, page, block = self._being_filled.popleft()
+            final.append((page, block))
+        final = self._still_held(final)
+        self._untold += final
+        return [block for _, block in final]
+
+    def _take_untold(self) -> tuple[tuple[PageId, BlockHash], ...]:
+        """Called once the pages of the plan are granted: those among them have a new content to come."""
+        untold, self._untold = self._untold, []
+        return tuple(self._still_held(untold))
+
+    def _still_held(self, pages: list[tuple[PageId, BlockHash]]) -> list[tuple[PageId, BlockHash]]:
+        """Without pages that were evicted since, or whose block has its home in another page."""
+        return [(page, block) for page, block in pages if self.pool.block_of(page) == block]
 
     def _admit(self, admission: Admission) -> None:
         sequence = admission.sequence

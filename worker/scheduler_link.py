@@ -14,6 +14,7 @@ import grpc
 from pagoda.grpc_channel import open_channel
 from protos.v1 import worker_pb2, worker_pb2_grpc
 from worker.engine_thread import EngineThread, StepRunner
+from worker.held_blocks import HeldBlocks
 from worker.session import Session, SessionEnd, Stream
 
 logger = logging.getLogger(__name__)
@@ -35,6 +36,7 @@ class SchedulerLink:
     def __init__(self, engine: StepRunner, hello: worker_pb2.Hello, addresses: Sequence[str]) -> None:
         self._engine_thread = EngineThread(engine)
         self._hello = hello
+        self._held_blocks = HeldBlocks(hello.model.page_size)
         self._addresses = tuple(addresses)
         self._stopping = asyncio.Event()
         self._session: Session | None = None
@@ -76,20 +78,33 @@ class SchedulerLink:
                 self._report_failure(address, error)
                 return
             if attached is not None:
-                await self._run_session(address, Session(stream, attached, self._engine_thread))
+                await self._run_session(address, Session(stream, attached, self._engine_thread, self._held_blocks))
 
     async def _attach(self, stream: Stream) -> worker_pb2.Attached:
         try:
             async with asyncio.timeout(_ATTACH_TIMEOUT_S):
-                await stream.write(worker_pb2.AttachRequest(hello=self._hello))
+                for message in self._introduction():
+                    await stream.write(message)
                 answer = await stream.read()
         except grpc.aio.AioRpcError as error:
+            if error.code() is grpc.StatusCode.INVALID_ARGUMENT:
+                # Perhaps it is what our pages are said to hold; without that the next try may do.
+                self._held_blocks.clear()
             raise AttachError(error.details() or error.code().name) from error
         except (TimeoutError, asyncio.InvalidStateError) as error:
             raise AttachError(f"no answer within {_ATTACH_TIMEOUT_S} s") from error
         if not isinstance(answer, worker_pb2.AttachResponse) or not answer.HasField("attached"):
             raise AttachError("the scheduler ended the stream, or said something before Attached")
         return answer.attached
+
+    def _introduction(self) -> list[worker_pb2.AttachRequest]:
+        """Who we are, and what our pages have kept from earlier streams."""
+        held_blocks = self._held_blocks.to_proto()
+        hello = worker_pb2.Hello()
+        hello.CopyFrom(self._hello)
+        hello.num_held_blocks_messages = len(held_blocks)
+        first = worker_pb2.AttachRequest(hello=hello)
+        return [first, *(worker_pb2.AttachRequest(held_blocks=held) for held in held_blocks)]
 
     async def _run_session(self, address: str, session: Session) -> None:
         self._reported.clear()
@@ -101,6 +116,9 @@ class SchedulerLink:
         end = await session.run()
         self._session = None
         await self._engine_thread.reset()
+        if end is SessionEnd.FAILED:
+            # Whatever made the step fail may be in the pages.
+            self._held_blocks.clear()
         self._choose_next(end, lasted_s=time.monotonic() - started)
         logger.log(_severity(end), "session ended", extra={"address": address, "reason": end.name.lower()})
 

@@ -13,6 +13,7 @@ import grpc
 
 from protos.v1 import worker_pb2
 from worker.engine_thread import EngineThread
+from worker.held_blocks import HeldBlocks
 from worker.step_messages import result_to_proto, step_from_proto
 
 logger = logging.getLogger(__name__)
@@ -36,8 +37,11 @@ class SessionEnd(Enum):
 
 
 class Session:
-    def __init__(self, stream: Stream, attached: worker_pb2.Attached, engine_thread: EngineThread) -> None:
+    def __init__(
+        self, stream: Stream, attached: worker_pb2.Attached, engine_thread: EngineThread, held_blocks: HeldBlocks
+    ) -> None:
         self._stream = stream
+        self._held_blocks = held_blocks
         self._id = attached.session_id
         # Twice as often as asked, so that one late timer is not a missed heartbeat.
         self._heartbeat_interval_s = max(_SHORTEST_HEARTBEAT_INTERVAL_S, attached.heartbeat_interval_ms / 2000)
@@ -85,6 +89,7 @@ class Session:
 
     async def _run_step(self, message: worker_pb2.Step) -> worker_pb2.StepResult:
         self._step_running = True
+        self._held_blocks.apply(message)
         try:
             result = await self._engine_thread.run_step(step_from_proto(message))
         except Exception as error:

@@ -7,6 +7,8 @@ block table. A page granted to two writers, freed too early or shared with the w
 from collections import deque
 from dataclasses import dataclass, field
 
+from kvcache.block_hash import BlockHash
+from kvcache.page_pool import PageId
 from scheduler.result import SampledTokens, StepResult
 from scheduler.worker_state import ModelLimits, StepPlan, WorkerInfo
 
@@ -55,15 +57,24 @@ class Known:
     stopped: bool = False
 
 
+@dataclass(slots=True)
+class KVMemory:
+    slots: list[int | None]
+    """The token id at each place."""
+    names: dict[PageId, BlockHash] = field(default_factory=dict)
+    """What the scheduler said of pages that nobody has written to since."""
+
+
 class PlanWorker:
     """A `WorkerLink`. Plans wait in `queue` until the test calls `run_step`."""
 
-    def __init__(self, info: WorkerInfo) -> None:
+    def __init__(self, info: WorkerInfo, memory: "KVMemory | None" = None) -> None:
+        """With a memory, the process of an earlier stream goes on, and its pages hold what they held."""
         self.info = info
+        self.memory = memory or KVMemory(slots=[None] * (info.limits.num_pages * info.limits.page_size))
         self.queue: deque[tuple[StepPlan, dict[int, Known]]] = deque()
         self.is_draining = False
         self._known: dict[int, Known] = {}
-        self._slots: list[int | None] = [None] * (info.limits.num_pages * info.limits.page_size)
 
     def send_step(self, plan: StepPlan) -> None:
         # What the scheduler knows when it sends is what goes down the stream: copied, it must not change afterwards.
@@ -73,8 +84,13 @@ class PlanWorker:
     def send_drain(self) -> None:
         self.is_draining = True
 
+    def lose_stream(self) -> None:
+        """Queued plans are dropped; the next stream begins with what the pages hold."""
+        self.queue.clear()
+
     def run_step(self) -> StepResult:
         plan, new = self.queue.popleft()
+        self.memory.names |= dict(plan.sealed_blocks)
         for sequence_id in plan.finished_sequence_ids:
             del self._known[sequence_id]
         assert not self._known.keys() & new.keys(), "a sequence was sent whole although it was known"
@@ -97,10 +113,12 @@ class PlanWorker:
 
     def _write(self, known: Known, start: int, num_tokens: int) -> None:
         for position in range(start, start + num_tokens):
-            self._slots[self._slot(known, position)] = known.token_ids[position]
+            slot = self._slot(known, position)
+            self.memory.slots[slot] = known.token_ids[position]
+            self.memory.names.pop(PageId(slot // self.info.limits.page_size), None)
 
     def _sample(self, sequence_id: int, known: Known) -> SampledTokens:
-        context = [self._slots[self._slot(known, position)] for position in range(len(known.token_ids))]
+        context = [self.memory.slots[self._slot(known, position)] for position in range(len(known.token_ids))]
         assert context == known.token_ids, "the pages do not hold the sequence"
         token = next_token(known.token_ids, self.info.limits.vocab_size)
         known.token_ids.append(token)

@@ -15,6 +15,7 @@ class FakeSession:
     def __init__(self, session_id: int, hello: worker_pb2.Hello) -> None:
         self.session_id = session_id
         self.hello = hello
+        self.held_blocks: list[worker_pb2.PageBlock] = []
         self.outgoing: asyncio.Queue[worker_pb2.AttachResponse | None] = asyncio.Queue()
         self.results: asyncio.Queue[worker_pb2.StepResult | None] = asyncio.Queue()
         self.heartbeats: asyncio.Queue[worker_pb2.Heartbeat] = asyncio.Queue()
@@ -52,6 +53,8 @@ class FakeScheduler(worker_pb2_grpc.WorkerServiceServicer):
         messages = aiter(request_iterator)
         self._num_sessions += 1
         session = FakeSession(100 + self._num_sessions, (await anext(messages)).hello)
+        for _ in range(session.hello.num_held_blocks_messages):
+            session.held_blocks += (await anext(messages)).held_blocks.blocks
         attached = worker_pb2.Attached(session_id=session.session_id, heartbeat_interval_ms=self._heartbeat_interval_ms)
         yield worker_pb2.AttachResponse(attached=attached)
         self.sessions.put_nowait(session)

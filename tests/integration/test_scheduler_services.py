@@ -14,7 +14,9 @@ from grpc_status import rpc_status
 from pagoda.grpc_channel import open_channel
 from protos.v1 import inference_pb2, inference_pb2_grpc, types_pb2, worker_pb2, worker_pb2_grpc
 from scheduler.inference_service import SERVICE_NAME
-from tests.fakes.scheduler_process import instant_worker, scheduler, scheduler_and_worker
+from scheduler.loop import SchedulerLoop
+from tests.fakes.scheduler_process import instant_worker, scheduler, scheduler_and_worker, wait_until_ready
+from tests.fakes.worker import fake_worker_link
 
 
 def generate_request(
@@ -219,7 +221,11 @@ async def test_load_and_models_describe_the_workers(tmp_path: Path) -> None:
     assert load.num_steps >= 40 and load.num_step_tokens == 3 + 39
 
 
-async def hello_stream(channel: grpc.aio.Channel) -> Any:
+def held_blocks(*blocks: worker_pb2.PageBlock) -> worker_pb2.AttachRequest:
+    return worker_pb2.AttachRequest(held_blocks=worker_pb2.HeldBlocks(blocks=blocks))
+
+
+async def hello_stream(channel: grpc.aio.Channel, num_held_blocks_messages: int = 0) -> Any:
     """An attached stream by hand. The call's type in the stubs has no `read` of our messages."""
     stream = worker_pb2_grpc.WorkerServiceStub(channel).Attach()
     model = worker_pb2.LoadedModel(
@@ -232,7 +238,9 @@ async def hello_stream(channel: grpc.aio.Channel) -> Any:
         max_step_sequences=4,
         vocab_size=300,
     )
-    hello = worker_pb2.Hello(worker_id="w", epoch=1, model=model, device="cpu")
+    hello = worker_pb2.Hello(
+        worker_id="w", epoch=1, model=model, device="cpu", num_held_blocks_messages=num_held_blocks_messages
+    )
     await stream.write(worker_pb2.AttachRequest(hello=hello))
     return stream
 
@@ -270,3 +278,53 @@ async def test_a_failed_step_is_tried_elsewhere(tmp_path: Path) -> None:
         async with instant_worker(address, model_name="m"):
             token_ids, finished = await collect(call)
     assert len(token_ids) == 4 and finished.reason == types_pb2.FINISH_REASON_LENGTH
+
+
+async def last_result(loop: SchedulerLoop) -> None:
+    """Until the workers have answered everything, so that they know the names of all blocks."""
+    while True:
+        if not any(worker.in_flight for worker in loop.workers.values()):
+            return
+        await asyncio.sleep(0.01)
+
+
+async def test_a_worker_keeps_its_cache_when_the_scheduler_restarts(tmp_path: Path) -> None:
+    asked = generate_request(prompt=tuple(range(32, 132)), max_tokens=4)
+    address = f"unix:{tmp_path}/scheduler.sock"
+    link = fake_worker_link(address)
+    worker = asyncio.create_task(link.run())
+    async with scheduler(tmp_path) as (_, loop), open_channel(address) as channel:
+        await wait_until_ready(address)
+        before, finished = await collect(inference_pb2_grpc.InferenceServiceStub(channel).Generate(asked))
+        assert finished.usage.num_cached_tokens == 0
+        await last_result(loop)
+    async with scheduler(tmp_path) as (_, loop), open_channel(address) as channel:
+        await wait_until_ready(address)
+        assert [worker.pool.num_cached for worker in loop.workers.values()] == [6]
+        after, finished = await collect(inference_pb2_grpc.InferenceServiceStub(channel).Generate(asked))
+    link.stop()
+    await worker
+    # 100 tokens of prompt are six full blocks of sixteen.
+    assert finished.usage.num_cached_tokens == 96
+    assert after == before
+
+
+@pytest.mark.parametrize(
+    ("message", "reason"),
+    [
+        (worker_pb2.AttachRequest(heartbeat=worker_pb2.Heartbeat()), "fewer HeldBlocks"),
+        (held_blocks(worker_pb2.PageBlock(page_id=8, block_hash=b"x" * 16)), "cannot be"),
+        (held_blocks(worker_pb2.PageBlock(page_id=0, block_hash=b"short")), "cannot be"),
+        (held_blocks(*[worker_pb2.PageBlock(page_id=0, block_hash=b"x" * 16)] * 9), "more pages than there are"),
+    ],
+)
+async def test_held_blocks_that_cannot_be_are_refused(
+    tmp_path: Path, message: worker_pb2.AttachRequest, reason: str
+) -> None:
+    async with scheduler(tmp_path) as (address, _), open_channel(address) as channel:
+        stream = await hello_stream(channel, num_held_blocks_messages=1)
+        await stream.write(message)
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await stream.read()
+    assert caught.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+    assert reason in (caught.value.details() or "")

@@ -67,14 +67,37 @@ def test_a_block_computed_twice_keeps_its_first_page() -> None:
     assert (pool.num_free, pool.num_cached) == (1, 0)
 
 
+def test_a_restored_pool_has_its_blocks_cached_and_gives_up_the_last_ones_first() -> None:
+    pool = PagePool(5)
+    pool.restore([(PageId(3), block(1)), (PageId(0), block(2)), (PageId(4), block(3))])
+    pool.check()
+    assert (pool.num_free, pool.num_cached) == (2, 3)
+    assert pool.match([block(1), block(2)]) == [3, 0]
+    assert pool.allocate(4) == [1, 2, 4, 0]
+    assert pool.take_evicted() == [block(3), block(2)]
+    assert pool.take_evicted() == []
+    assert list(pool.blocks) == [block(1)] and pool.block_of(PageId(3)) == block(1)
+
+
+def test_what_is_restored_twice_keeps_its_first_name_and_a_strange_page_is_refused() -> None:
+    pool = PagePool(3)
+    pool.restore([(PageId(0), block(1)), (PageId(1), block(1)), (PageId(0), block(2))])
+    pool.check()
+    assert pool.num_cached == 1 and pool.match([block(1)]) == [0]
+    with pytest.raises(ValueError, match="page 3 is named, of 3 pages"):
+        PagePool(3).restore([(PageId(3), block(1))])
+
+
 class PoolMachine(RuleBasedStateMachine):
     """Sequences that take, share, seal and give back pages, in any order."""
 
-    @initialize(num_pages=st.integers(1, 12))
-    def make(self, num_pages: int) -> None:
+    @initialize(num_pages=st.integers(1, 12), held=st.lists(st.tuples(st.integers(0, 11), st.integers(0, 8))))
+    def make(self, num_pages: int, held: list[tuple[int, int]]) -> None:
         self.pool = PagePool(num_pages)
+        self.pool.restore((PageId(page % num_pages), block(name)) for page, name in held)
         self.tables: list[list[PageId]] = []
-        self.named: set[PageId] = set()
+        self.named = {page for page in map(PageId, range(num_pages)) if self.pool.block_of(page) is not None}
+        self.known = set(self.pool.blocks)
 
     @rule(num_pages=st.integers(0, 6))
     def allocate(self, num_pages: int) -> None:
@@ -101,6 +124,7 @@ class PoolMachine(RuleBasedStateMachine):
             assert self.pool.match([block(name)]) == (known or [page])
             if not known:
                 self.named.add(page)
+                self.known.add(block(name))
 
     @rule(names=st.lists(st.integers(0, 8), unique=True, max_size=4))
     def share(self, names: list[int]) -> None:
@@ -119,6 +143,8 @@ class PoolMachine(RuleBasedStateMachine):
         if not hasattr(self, "pool"):
             return
         self.pool.check()
+        self.known -= set(self.pool.take_evicted())
+        assert self.known == set(self.pool.blocks), "a block came or went unseen"
         held = {page for table in self.tables for page in table}
         assert self.pool.num_used == len(held)
         assert self.pool.num_free + self.pool.num_cached + self.pool.num_used == self.pool.num_pages

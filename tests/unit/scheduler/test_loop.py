@@ -1,9 +1,11 @@
 """What clients see of the scheduler's policy, one behaviour a test."""
 
+from collections.abc import Sequence as Seq
 from dataclasses import replace
 
 import pytest
 
+from kvcache.block_hash import BlockHash
 from pagoda.sampling import SamplingParams
 from scheduler.errors import (
     DeadlineExceededError,
@@ -13,7 +15,7 @@ from scheduler.errors import (
     SequenceFailedError,
     UnavailableError,
 )
-from scheduler.loop import MAX_WORKER_LOSSES, SchedulerLoop
+from scheduler.loop import MAX_WORKER_LOSSES, NobodyListens, SchedulerLoop
 from scheduler.request import InferenceRequest
 from scheduler.sequence import FinishReason
 from scheduler.worker_state import AttachedWorker
@@ -334,3 +336,76 @@ def test_draining_refuses_new_requests_and_lets_open_ones_end() -> None:
     assert not ended
     system.run(worker)
     assert ended == ["idle"] and system.client.finished["r", 0].reason is FinishReason.LENGTH
+
+
+def test_a_worker_comes_back_with_its_cache_even_to_another_scheduler() -> None:
+    system = System()
+    worker = system.attach()
+    system.submit(request("before", prompt=11, max_tokens=6))
+    system.run(worker)
+    # 11 + 6 tokens, the last of which was never computed: four full blocks of four.
+    memory = system.fakes[worker].memory
+    assert len(memory.names) == 4
+    restarted = System()
+    again = PlanWorker(worker_info("w0"), memory)
+    attached = restarted.loop.attach(again.info, again, list(memory.names.items()))
+    restarted.fakes[attached] = again
+    assert (attached.pool.num_cached, attached.pool.num_free) == (4, 12)
+    restarted.submit(request("after", prompt=11, max_tokens=6))
+    restarted.run(attached)
+    assert restarted.client.finished["after", 0].num_cached_tokens == 8
+    assert restarted.client.tokens["after", 0] == system.client.tokens["before", 0]
+
+
+@pytest.mark.parametrize("num_steps", range(9))
+def test_a_page_that_was_written_to_again_is_not_said_to_hold_its_old_block(num_steps: int) -> None:
+    """The stream breaks at any point while a second prompt takes the pages of the first one."""
+    system = System(num_pages=6, max_step_tokens=8)
+    worker = system.attach()
+    first, second = request("first", prompt=17), request("second", prompt=17, first_token=30)
+    system.submit(first)
+    system.run(worker)
+    system.submit(second)
+    fake = system.fakes[worker]
+    for step in range(num_steps):
+        # The last step is computed, but its result is lost with the stream.
+        result = fake.run_step()
+        if step < num_steps - 1:
+            system.loop.apply(worker, result)
+            system.clock.run_soon()
+    fake.lose_stream()
+    again = PlanWorker(fake.info, fake.memory)
+    attached = system.loop.attach(again.info, again, list(fake.memory.names.items()))
+    system.fakes[attached] = again
+    system.submit(replace(first, request_id="third"))
+    system.run(attached)
+    assert system.client.tokens["third", 0] == system.client.tokens["first", 0]
+    assert system.client.tokens["second", 0] == expected(second, 5)
+
+
+def test_a_block_is_final_only_with_the_result_of_the_step_that_filled_it() -> None:
+    heard: list[tuple[str, int, int]] = []
+
+    class Listener(NobodyListens):
+        def blocks_changed(self, worker: AttachedWorker, evicted: Seq[BlockHash], sealed: Seq[BlockHash]) -> None:
+            heard.append(("changed", len(evicted), len(sealed)))
+
+        def worker_attached(self, worker: AttachedWorker) -> None:
+            heard.append(("attached", 0, worker.pool.num_cached))
+
+        def worker_detached(self, worker: AttachedWorker) -> None:
+            heard.append(("detached", 0, 0))
+
+    system = System(num_pages=5, max_step_tokens=4)
+    system.loop = SchedulerLoop(system.clock, caches=Listener())
+    worker = system.attach()
+    system.submit(request("first", prompt=8, max_tokens=2))
+    assert heard == [("attached", 0, 0)] and len(system.fakes[worker].queue) == 2
+    system.run(worker)
+    # The prompt's two steps, the decode step, and one that only names the last block to a worker without work.
+    assert heard[1:] == [("changed", 0, 1), ("changed", 0, 1), *[("changed", 0, 0)] * 2]
+    system.submit(request("second", prompt=16, max_tokens=2, first_token=20))
+    system.run(worker)
+    assert sum(evicted for _, evicted, _ in heard) == 2 and sum(sealed for _, _, sealed in heard) == 6
+    system.loop.detach(worker)
+    assert heard[-1] == ("detached", 0, 0)

@@ -71,6 +71,19 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.clock.run_soon()
 
     @precondition(lambda self: self.workers)
+    @rule(data=st.data(), num_more_steps=st.integers(0, 2))
+    def attach_again(self, data: st.DataObject, num_more_steps: int) -> None:
+        """A worker's stream breaks. Steps that it had begun still write to its pages, and it comes back with what they hold."""
+        worker = data.draw(st.sampled_from(sorted(self.workers, key=lambda w: w.info.worker_id)))
+        fake = self.workers.pop(worker)
+        for _ in range(min(num_more_steps, len(fake.queue))):
+            fake.run_step()
+        fake.lose_stream()
+        again = PlanWorker(fake.info, fake.memory)
+        self.workers[self.loop.attach(again.info, again, tuple(again.memory.names.items()))] = again
+        self.clock.run_soon()
+
+    @precondition(lambda self: self.workers)
     @rule(
         prompt=prompts,
         num_samples=st.integers(1, 3),
@@ -148,6 +161,8 @@ class SchedulerMachine(RuleBasedStateMachine):
             held = {page for sequence in worker.running for page in sequence.block_table}
             assert worker.pool.num_used == len(held), "a page is used by nobody"
             assert len(worker.in_flight) <= 2
+            names = self.workers[worker].memory.names
+            assert len(set(names.values())) == len(names), "two pages are said to hold the same block"
             assert sum(step.num_tokens for step in worker.in_flight) <= 2 * self.limits["max_step_tokens"]
         orders = [sequence.order for sequence in self.loop.waiting]
         assert orders == sorted(orders)

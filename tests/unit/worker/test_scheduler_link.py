@@ -16,7 +16,8 @@ from worker.engine_thread import StepRunner
 from worker.scheduler_link import SchedulerLink
 from worker.step import Step, StepResult
 
-HELLO = worker_pb2.Hello(worker_id="w1", epoch=7, device="fake", model=worker_pb2.LoadedModel(name="m", num_pages=8))
+MODEL = worker_pb2.LoadedModel(name="m", num_pages=8, page_size=16)
+HELLO = worker_pb2.Hello(worker_id="w1", epoch=7, device="fake", model=MODEL)
 
 
 class HeldEngine:
@@ -265,3 +266,29 @@ async def test_an_engine_that_cannot_be_reset_ends_the_link(scheduler: FakeSched
     (await scheduler.sessions.get()).end()
     with pytest.raises(RuntimeError, match="the device is gone"):
         await running
+
+
+def named(page_id: int) -> worker_pb2.PageBlock:
+    return worker_pb2.PageBlock(page_id=page_id, block_hash=bytes([page_id]) * 16)
+
+
+async def test_what_the_pages_hold_is_reported_to_the_next_scheduler(scheduler: FakeScheduler, address: str) -> None:
+    async with attached(FakeEngine(num_pages=8), address):
+        first = await scheduler.sessions.get()
+        assert not first.held_blocks
+        first.send_step(step(1, sealed_blocks=[named(0), named(2), named(5)]))
+        await first.result()
+        first.end()
+        second = await scheduler.sessions.get()
+    assert second.hello.num_held_blocks_messages == 1
+    assert second.held_blocks == [named(0), named(2), named(5)]
+
+
+async def test_after_a_failed_step_no_page_is_trusted(scheduler: FakeScheduler, address: str) -> None:
+    async with attached(FakeEngine(num_pages=8), address):
+        failed = await scheduler.sessions.get()
+        failed.send_step(step(1, sealed_blocks=[named(0)]))
+        failed.send_step(decode_step(2, start=3))
+        await failed.result()
+        assert (await failed.result()).error
+        assert not (await scheduler.sessions.get()).held_blocks
