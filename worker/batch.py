@@ -8,8 +8,9 @@ Building one is a pure function of what the engine decided to compute. Knows not
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
+from typing import Self
 
 import torch
 
@@ -32,6 +33,19 @@ class StepBatch:
     """int64 page ids, padded with page 0: padding is never read past context_lens."""
     sample_rows_R: torch.Tensor
     """int64 rows of T whose logits are wanted, in the order of the sequences that sample."""
+
+    def to(self, device: torch.device) -> Self:
+        """With its tensors on that device: itself if they are there. The one place where a step gets there."""
+        if self.slots_T.device == device:
+            return self
+        return replace(
+            self,
+            token_ids_T=self.token_ids_T.to(device),
+            positions_T=self.positions_T.to(device),
+            slots_T=self.slots_T.to(device),
+            block_tables_SB=self.block_tables_SB.to(device),
+            sample_rows_R=self.sample_rows_R.to(device),
+        )
 
 
 def build_batch(chunks: Sequence[Chunk], page_size: int) -> StepBatch:

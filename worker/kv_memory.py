@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 from pagoda.models.model import ModelConfig
 from worker.errors import StartError
 from worker.kernels.interface import Kernels, LayerKV
@@ -55,8 +57,10 @@ def default_budget_bytes(page_bytes: int, *, page_size: int, max_model_len: int,
     return min(wanted_bytes, int(_DEFAULT_SHARE * available_bytes))
 
 
-def available_memory_bytes() -> int:
-    """What this process can still take: the machine's available memory, or less where a container is limited."""
+def available_memory_bytes(device: torch.device) -> int:
+    """What this process can still take: a GPU's free memory; the machine's, or less where a container is limited."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
     return min([_machine_available_bytes(), *_container_available_bytes()])
 
 

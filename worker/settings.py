@@ -21,10 +21,11 @@ class WorkerSettings(TierSettings):
     """Where schedulers listen, separated by commas; they are tried in turn. Default: unix:HOME/run/scheduler.sock."""
     worker_id: str = Field(default_factory=lambda: f"{socket.gethostname()}-{os.getpid()}", min_length=1)
     """The worker's name in logs and metrics, unique among a scheduler's workers."""
-    device: Literal["cpu"] = "cpu"
-    """What computes."""
-    numerics: Literal["integer", "float32"] = "integer"
-    """How numbers are computed: integer gives the same tokens whoever shares the batch, float32 is the plain reference."""
+    device: Literal["cpu", "cuda", "hip"] = "cpu"
+    """What computes: the processor, an NVIDIA GPU, or an AMD GPU."""
+    numerics: Literal["integer", "float32", "bfloat16"] | None = None
+    """How numbers are computed: integer gives the same tokens whoever shares the batch, bfloat16 is what GPUs are made for,
+    float32 is the plain reference. Default: integer on a processor, bfloat16 on a GPU."""
     threads: int = Field(default_factory=lambda: usable_cores(), ge=1)
     """Threads that compute. Default: one for each core that this process may use."""
     kv_memory: ByteSize | None = Field(default=None, gt=0)

@@ -93,7 +93,7 @@ def _allocate_pages(kernels: Kernels, model: Model, settings: WorkerSettings, ma
         bytes_per_page(kernels, model.config, settings.page_size),
         page_size=settings.page_size,
         max_model_len=max_model_len,
-        available_bytes=available_memory_bytes(),
+        available_bytes=available_memory_bytes(kernels.device),
     )
     kv = allocate_kv_memory(kernels, model.config, page_size=settings.page_size, budget_bytes=budget_bytes)
     num_tokens = kv.num_pages * kv.page_size

@@ -47,6 +47,7 @@ class IntegerLinear:
 class IntegerKernels:
     numerics_id = "integer-w8a14-kv16-1"
     is_batch_invariant = True
+    device = torch.device("cpu")
 
     def __init__(self, matmul: ExactMatmul | None = None) -> None:
         self._matmul = matmul or select_exact_matmul()

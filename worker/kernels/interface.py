@@ -30,6 +30,8 @@ class LayerKV(Protocol):
 class Kernels(Protocol):
     numerics_id: str
     is_batch_invariant: bool
+    device: torch.device
+    """Where all tensors are that it takes and returns; packed weights and KV memory too."""
 
     def pack_linear(self, weight_OI: torch.Tensor, bias_O: torch.Tensor | None = None) -> LinearWeight:
         """Bring a float32 [out, in] weight into the form that `linear` reads."""

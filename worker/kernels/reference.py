@@ -29,6 +29,7 @@ class Float32Linear:
 class ReferenceKernels:
     numerics_id = "float32"
     is_batch_invariant = False
+    device = torch.device("cpu")
 
     def __init__(self) -> None:
         self._planner = AttentionPlanner()

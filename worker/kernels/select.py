@@ -2,26 +2,66 @@
 
 from collections.abc import Callable
 
+import torch
+
+from worker.errors import StartError
 from worker.kernels.integer import IntegerKernels
 from worker.kernels.interface import Kernels
 from worker.kernels.reference import ReferenceKernels
 
-DEFAULT_NUMERICS = "integer"
+DEFAULT_NUMERICS = {"cpu": "integer", "cuda": "bfloat16", "hip": "bfloat16"}
+"""By device."""
+
+
+class UnknownKernelsError(StartError):
+    """No implementation of this numeric mode on this device; the message names those there are."""
+
+
+class MissingDeviceError(StartError):
+    """The device is not there, or this installation cannot use it; the message says what is missing."""
+
+
+def select_kernels(numerics: str | None, device: str) -> Kernels:
+    """`numerics` None: the device's default."""
+    mode = numerics or DEFAULT_NUMERICS.get(device, "")
+    implementation = IMPLEMENTATIONS.get((mode, device))
+    if implementation is None:
+        known = ", ".join(f"{mode} on {place}" for mode, place in IMPLEMENTATIONS)
+        raise UnknownKernelsError(f"no kernels compute {mode!r} on {device!r}; known: {known}")
+    return implementation()
+
+
+def _on_gpu(device: str, dtype: torch.dtype) -> Kernels:
+    _check_gpu(device)
+    try:
+        # Only here: a worker on a processor neither needs Triton nor waits for its import.
+        from worker.kernels.triton.kernels import TritonKernels
+    except ModuleNotFoundError as error:
+        raise MissingDeviceError(
+            f"computing on {device!r} needs the package {error.name!r}; install Pagoda's extra 'gpu'"
+        ) from error
+    return TritonKernels(torch.device("cuda", torch.cuda.current_device()), dtype)
+
+
+def _check_gpu(device: str) -> None:
+    """torch calls the GPUs of both makers cuda; for which of them it was built, its version says."""
+    built_for = torch.version.hip if device == "hip" else torch.version.cuda
+    if built_for is None:
+        maker = "AMD GPUs (ROCm)" if device == "hip" else "NVIDIA GPUs (CUDA)"
+        raise MissingDeviceError(
+            f"the installed torch {torch.__version__} was not built for {maker}; "
+            f"install one that is (pytorch.org/get-started), or serve with --device cpu"
+        )
+    if not torch.cuda.is_available():
+        raise MissingDeviceError(f"torch finds no GPU for {device!r}; check its driver, or serve with --device cpu")
+
 
 IMPLEMENTATIONS: dict[tuple[str, str], Callable[[], Kernels]] = {
     ("integer", "cpu"): IntegerKernels,
     ("float32", "cpu"): ReferenceKernels,
+    ("bfloat16", "cuda"): lambda: _on_gpu("cuda", torch.bfloat16),
+    ("float32", "cuda"): lambda: _on_gpu("cuda", torch.float32),
+    ("bfloat16", "hip"): lambda: _on_gpu("hip", torch.bfloat16),
+    ("float32", "hip"): lambda: _on_gpu("hip", torch.float32),
 }
 """By (numerics, device)."""
-
-
-class UnknownKernelsError(ValueError):
-    """No implementation of this numeric mode on this device; the message names those there are."""
-
-
-def select_kernels(numerics: str, device: str) -> Kernels:
-    implementation = IMPLEMENTATIONS.get((numerics, device))
-    if implementation is None:
-        known = ", ".join(f"{mode} on {place}" for mode, place in IMPLEMENTATIONS)
-        raise UnknownKernelsError(f"no kernels compute {numerics!r} on {device!r}; known: {known}")
-    return implementation()

@@ -31,11 +31,11 @@ class RopeTable:
     """Likewise, with the sign of the rotation: [-sin, sin]."""
 
     @classmethod
-    def make(cls, frequencies: torch.Tensor, num_positions: int) -> Self:
+    def make(cls, frequencies: torch.Tensor, num_positions: int, device: torch.device) -> Self:
         # The angle is a float32 product, as where these models were trained.
         angles = torch.arange(num_positions, dtype=torch.float32)[:, None] * frequencies
         cos, sin = cos_sin(angles.double())
-        return cls(torch.cat((cos, cos), dim=1), torch.cat((-sin, sin), dim=1))
+        return cls(torch.cat((cos, cos), dim=1).to(device), torch.cat((-sin, sin), dim=1).to(device))
 
     @property
     def num_bytes(self) -> int:

@@ -31,7 +31,7 @@ class LayerSource:
         if all(bias is None for bias in biases):
             return self.kernels.pack_linear(torch.cat(matrices))
         filled = [
-            torch.zeros(num_out) if bias is None else bias
+            torch.zeros(num_out, device=self.kernels.device) if bias is None else bias
             for bias, num_out in zip(biases, num_outs.values(), strict=True)
         ]
         return self.kernels.pack_linear(torch.cat(matrices), torch.cat(filled))

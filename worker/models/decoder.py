@@ -35,7 +35,7 @@ class DecoderModel:
         self.config = config
         self._kernels = kernels
         self._embedding_VD = weights.take("embedding.weight", (config.vocab_size, config.hidden_size))
-        self._rope, self._local_rope = _rope_tables(config)
+        self._rope, self._local_rope = _rope_tables(config, kernels.device)
         weights.drop("rope_factors")  # the configuration says the same
         self._layers = [
             make_layer(LayerSource(config=config, kernels=kernels, weights=weights, index=index))
@@ -54,6 +54,7 @@ class DecoderModel:
     def forward(self, batch: StepBatch, kv: Sequence[LayerKV]) -> torch.Tensor:
         """Write the step's keys and values into `kv`, one per layer, and return float32 logits [R, V] of the sampled rows."""
         kernels, config = self._kernels, self.config
+        batch = batch.to(kernels.device)
         x_TD = kernels.gather_rows(self._embedding_VD, batch.token_ids_T)
         if config.embedding_scale != 1.0:
             x_TD = kernels.scale(x_TD, config.embedding_scale)
@@ -78,10 +79,10 @@ class DecoderModel:
         return self._kernels.pack_linear(self._embedding_VD)
 
 
-def _rope_tables(config: ModelConfig) -> tuple[RopeTable, RopeTable | None]:
+def _rope_tables(config: ModelConfig, device: torch.device) -> tuple[RopeTable, RopeTable | None]:
     """For all layers, and for those with a sliding window where they have another one."""
     size, length = config.rotary_size or config.head_size, config.max_position
-    everywhere = RopeTable.make(rope_frequencies(size, config.rope_theta, config.rope_scaling), length)
+    everywhere = RopeTable.make(rope_frequencies(size, config.rope_theta, config.rope_scaling), length, device)
     if config.rope_theta_local is None or not any(config.layer_uses_sliding_window):
         return everywhere, None
-    return everywhere, RopeTable.make(rope_frequencies(size, config.rope_theta_local), length)
+    return everywhere, RopeTable.make(rope_frequencies(size, config.rope_theta_local), length, device)

@@ -32,7 +32,7 @@ def load_model(model: Model, kernels: Kernels) -> DecoderModel:
             f"{model.name}: unsupported architecture {architecture!r}; known: {', '.join(FAMILIES)}"
         )
     with open_checkpoint(model) as checkpoint:
-        weights = Weights(checkpoint)
+        weights = Weights(checkpoint, kernels.device)
         try:
             decoder = DecoderModel(model.config, kernels, weights, make_layer)
             weights.finish()

@@ -30,10 +30,14 @@ class Checkpoint(Protocol):
 
 
 class Weights:
-    """Hands out each tensor once; whatever is missing, has another shape, or is left over in the end is an error."""
+    """Hands out each tensor once, on the device that computes with it.
 
-    def __init__(self, checkpoint: Checkpoint) -> None:
+    Whatever is missing, has another shape, or is left over in the end is an error.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, device: torch.device) -> None:
         self._checkpoint = checkpoint
+        self._device = device
         self._left = set(checkpoint.names)
 
     def take(self, name: str, shape: tuple[int, ...]) -> torch.Tensor:
@@ -50,7 +54,7 @@ class Weights:
         if tuple(tensor.shape) != shape:
             spelled = self._checkpoint.names[name]
             raise WeightsError(f"{spelled!r} has shape {list(tensor.shape)}, the model needs {list(shape)}")
-        return tensor
+        return tensor.to(self._device)
 
     def drop(self, name: str) -> None:
         """A tensor that the model knows and does not need, if it is there."""

@@ -76,6 +76,6 @@ def test_a_container_limit_counts_and_cached_files_do_not(tmp_path: Path, monkey
     (tmp_path / "memory.current").write_text("700\n")
     (tmp_path / "memory.stat").write_text("anon 400\ninactive_file 200\n")
     monkeypatch.setattr(kv_memory, "CGROUP", tmp_path)
-    assert available_memory_bytes() == 500
+    assert available_memory_bytes(torch.device("cpu")) == 500
     (tmp_path / "memory.max").write_text("max\n")
-    assert available_memory_bytes() > 1000
+    assert available_memory_bytes(torch.device("cpu")) > 1000
