@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import logging
 import signal
+import socket
 import sys
 from collections.abc import Iterator
 
@@ -13,6 +14,7 @@ from fastapi import FastAPI
 
 from gateway.app import create_app
 from gateway.drain import Drain
+from gateway.listen import ListenError, address_of, open_sockets
 from gateway.settings import GatewaySettings
 from pagoda.logging import configure_logging
 from pagoda.models.errors import ModelError
@@ -42,15 +44,20 @@ def main() -> int:
     except ModelError as error:
         print(f"pagoda gateway: {error}", file=sys.stderr)
         return 1
-    return uvloop.run(_serve(settings, app))
+    try:
+        sockets = open_sockets(settings.host, settings.port, settings.ollama_port)
+    except ListenError as error:
+        print(f"pagoda gateway: {error}", file=sys.stderr)
+        return 1
+    return uvloop.run(_serve(settings, app, sockets))
 
 
-async def _serve(settings: GatewaySettings, app: FastAPI) -> int:
+async def _serve(settings: GatewaySettings, app: FastAPI, sockets: list[socket.socket]) -> int:
+    app.state.gateway.addresses.extend(map(address_of, sockets))
+    logger.info("gateway listens", extra={"addresses": " ".join(app.state.gateway.addresses)})
     server = _Server(
         uvicorn.Config(
             app,
-            host=settings.host,
-            port=settings.port,
             http="httptools",
             ws="none",
             log_config=None,
@@ -64,7 +71,7 @@ async def _serve(settings: GatewaySettings, app: FastAPI) -> int:
     for signal_number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(signal_number, stop.set)
     ending = asyncio.create_task(_end_on(stop, server, app.state.gateway.drain, settings.drain_grace_s))
-    await server.serve()
+    await server.serve(sockets)
     ending.cancel()
     return 0 if server.started else 1
 

@@ -19,6 +19,7 @@ from gateway.ollama import store_routes
 from gateway.ollama.keep_alive import KeepAlive
 from gateway.openai import routes as openai
 from gateway.openai import tokenization
+from gateway.origins import AllowedOrigins, LocalHostsOnly
 from gateway.pulls import Pulls
 from gateway.scheduler_client import SchedulerClient
 from gateway.served_models import ServedModel, ServedModels
@@ -52,6 +53,9 @@ def create_app(settings: GatewaySettings, model: Model, *, catalogue: Sequence[C
     app.add_middleware(CountInProgress, drain=state.drain)
     if settings.api_key is not None:
         app.add_middleware(RequireKey, api_key=settings.api_key.get_secret_value())
+    app.add_middleware(AllowedOrigins, more=settings.origins)
+    if settings.is_on_loopback:
+        app.add_middleware(LocalHostsOnly, more=settings.hosts)
     app.add_middleware(RequestContext, metrics=state.metrics)
     return app
 

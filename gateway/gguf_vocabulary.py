@@ -1,16 +1,18 @@
 """Builds the vocabulary from a GGUF file's `tokenizer.ggml.*` metadata.
 
 Two kinds: byte-level BPE ("gpt2"), whose `pre` key names the way text is split before merging, and SentencePiece ("llama"),
-which merges by score. Knows nothing about weights. To add a way of splitting, add it to PRE_TOKENIZERS.
+which merges by score. As in llama.cpp and transformers, a byte that neither a byte-level vocabulary nor its merges have is
+dropped (SmolLM2's lacks 21, which occur in no UTF-8 or are rare control characters). Knows nothing about weights.
 """
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers
 
 from gateway.byte_alphabet import spelled_bytes
+from gateway.pre_tokenizers import PRE_TOKENIZERS
 from gateway.vocabulary import Vocabulary, piece_bytes
 from pagoda.models.config_values import items
 from pagoda.models.errors import ModelFormatError
@@ -19,39 +21,8 @@ from pagoda.models.gguf_file import GGUFFile
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)
 """llama.cpp's token types."""
 
-WORDS_AND_SPACES = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}DIGITS"
-    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
-LLAMA3_PATTERN = WORDS_AND_SPACES.replace("DIGITS", "{1,3}")
-QWEN2_PATTERN = WORDS_AND_SPACES.replace("DIGITS", "")
-
-
-def _gpt2() -> pre_tokenizers.PreTokenizer:
-    return pre_tokenizers.ByteLevel(add_prefix_space=False)
-
-
-def _smollm() -> pre_tokenizers.PreTokenizer:
-    return pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True), _gpt2()])
-
-
-def _pattern(pattern: str) -> pre_tokenizers.PreTokenizer:
-    split = pre_tokenizers.Split(Regex(pattern), behavior="isolated")
-    return pre_tokenizers.Sequence([split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
-
-
-PRE_TOKENIZERS: Mapping[str, Callable[[], pre_tokenizers.PreTokenizer]] = {
-    "default": _gpt2,
-    "gpt-2": _gpt2,
-    "smollm": _smollm,
-    "llama-bpe": lambda: _pattern(LLAMA3_PATTERN),
-    "qwen2": lambda: _pattern(QWEN2_PATTERN),
-}
-WHOLE_WORDS_FIRST = frozenset(("llama-bpe",))
-"""Kinds that take a word found in the vocabulary as it is, without merging."""
-NFC = frozenset(("qwen2",))
-"""Kinds trained on text in Unicode's composed form."""
-BOS_BY_DEFAULT = frozenset(("llama-bpe",))
+MAX_PIECE_CHARACTERS = 512
+"""Four times the longest known: each place where a piece can be cut is looked at."""
 
 
 def read_vocabulary(path: Path) -> Vocabulary:
@@ -78,16 +49,17 @@ def _byte_level(path: Path, metadata: Mapping[str, Any], tokens: list[str], type
         raise ModelFormatError(
             f"{path}: the pre-tokenizer {pre!r} is not supported (known: {', '.join(sorted(PRE_TOKENIZERS))})"
         )
+    pre_tokenizer = PRE_TOKENIZERS[pre]
     merges = [_pair(path, merge) for merge in items(metadata, "tokenizer.ggml.merges", str)]
     vocabulary = _mergeable(tokens, types)
     if not merges and any(len(token) > 1 and types[token_id] == NORMAL for token, token_id in vocabulary.items()):
         raise ModelFormatError(f"{path}: the vocabulary has tokens of several bytes, but no merges to make them")
-    encoder = _encoder(path, vocabulary, merges, ignore_merges=pre in WHOLE_WORDS_FIRST)
-    encoder.pre_tokenizer = PRE_TOKENIZERS[pre]()
+    encoder = _encoder(path, vocabulary, merges, ignore_merges=pre_tokenizer.whole_words_first)
+    encoder.pre_tokenizer = pre_tokenizer.build()
     encoder.decoder = decoders.ByteLevel()
-    if pre in NFC:
+    if pre_tokenizer.composed:
         encoder.normalizer = normalizers.NFC()
-    return _vocabulary(metadata, encoder, tokens, types, spelled_bytes, add_bos=pre in BOS_BY_DEFAULT)
+    return _vocabulary(metadata, encoder, tokens, types, spelled_bytes, add_bos=pre_tokenizer.add_bos)
 
 
 def _sentencepiece(path: Path, metadata: Mapping[str, Any], tokens: list[str], types: list[int]) -> Vocabulary:
@@ -95,24 +67,35 @@ def _sentencepiece(path: Path, metadata: Mapping[str, Any], tokens: list[str], t
     if len(scores) != len(tokens):
         raise ModelFormatError(f"{path}: the vocabulary has {len(tokens)} tokens and {len(scores)} scores")
     vocabulary = _mergeable(tokens, types)
+    if any(len(token) > MAX_PIECE_CHARACTERS for token in vocabulary):
+        raise ModelFormatError(f"{path}: the vocabulary has a token of more than {MAX_PIECE_CHARACTERS} characters")
     encoder = _encoder(path, vocabulary, merges_from_scores(vocabulary, scores), byte_fallback=True)
-    steps: list[normalizers.Normalizer] = [normalizers.Replace(" ", "▁")]
-    if metadata.get("tokenizer.ggml.add_space_prefix", True):
-        steps.insert(0, normalizers.Prepend("▁"))
-    encoder.normalizer = normalizers.Sequence(steps)
+    encoder.normalizer = normalizers.Sequence(_sentencepiece_normalizers(metadata))
     return _vocabulary(metadata, encoder, tokens, types, piece_bytes, add_bos=True)
+
+
+def _sentencepiece_normalizers(metadata: Mapping[str, Any]) -> list[normalizers.Normalizer]:
+    steps: list[normalizers.Normalizer] = []
+    if metadata.get("tokenizer.ggml.remove_extra_whitespaces", False):
+        steps += [normalizers.Replace(Regex("^ +| +$"), ""), normalizers.Replace(Regex(" +"), " ")]
+    if metadata.get("tokenizer.ggml.add_space_prefix", True):
+        steps.append(normalizers.Prepend("▁"))
+    return [*steps, normalizers.Replace(" ", "▁")]
 
 
 def merges_from_scores(vocabulary: Mapping[str, int], scores: list[float]) -> list[tuple[str, str]]:
     """SentencePiece joins the neighbours whose union scores best: all pairs that make a token, best token first."""
-    ranked = []
-    for token, token_id in vocabulary.items():
-        for split in range(1, len(token)):
-            left, right = token[:split], token[split:]
-            if left in vocabulary and right in vocabulary:
-                ranked.append((-scores[token_id], token_id, vocabulary[left], vocabulary[right], left, right))
-    ranked.sort()
-    return [(left, right) for *_, left, right in ranked]
+    best_first = sorted(vocabulary, key=lambda token: (-scores[vocabulary[token]], vocabulary[token]))
+    return [pair for token in best_first for pair in _pairs(token, vocabulary)]
+
+
+def _pairs(token: str, vocabulary: Mapping[str, int]) -> list[tuple[str, str]]:
+    pairs = [
+        (left, right)
+        for cut in range(1, len(token))
+        if (left := token[:cut]) in vocabulary and (right := token[cut:]) in vocabulary
+    ]
+    return sorted(pairs, key=lambda pair: (vocabulary[pair[0]], vocabulary[pair[1]])) if len(pairs) > 1 else pairs
 
 
 def _mergeable(tokens: list[str], types: list[int]) -> dict[str, int]:

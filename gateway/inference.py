@@ -112,3 +112,7 @@ class Load:
     num_preemptions: int
     num_prefix_queries: int
     num_prefix_hits: int
+    num_index_published: int
+    num_index_dropped: int
+    is_index_reachable: bool
+    """False while look-ups in the shared prefix index are given up at once."""

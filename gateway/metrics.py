@@ -72,11 +72,14 @@ def scheduler_metrics(load: Load, model_name: str) -> list[Metric]:
         ("vllm:num_requests_running", "Sequences that a worker computes.", load.num_running),
         ("vllm:num_requests_waiting", "Sequences that wait for a worker.", load.num_waiting),
         ("vllm:kv_cache_usage_perc", "Share of KV pages in use, 0 to 1.", usage),
+        ("pagoda_prefix_index_up", "1 while the shared prefix index answers.", float(load.is_index_reachable)),
     )
     counters = (
         ("vllm:prefix_cache_queries", "Prompt tokens looked up in the prefix cache.", load.num_prefix_queries),
         ("vllm:prefix_cache_hits", "Prompt tokens found in the prefix cache.", load.num_prefix_hits),
         ("vllm:num_preemptions", "Sequences whose pages were taken away.", load.num_preemptions),
+        ("pagoda_prefix_index_published_blocks", "Blocks that the index took.", load.num_index_published),
+        ("pagoda_prefix_index_dropped_blocks", "Blocks that it did not take.", load.num_index_dropped),
     )
     families: list[Metric] = []
     for name, text, value in gauges:

@@ -11,6 +11,7 @@ import re
 import uuid
 
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -57,6 +58,8 @@ class RequestContext:
             # Nobody is left to hear of it when the response has begun, or when the client is gone.
             if status is None:
                 await error_response(scope["path"], error)(scope, receive, send_with_id)
+        except ClientDisconnect:
+            logger.debug("client left in the middle of its body", extra={"request_id": request_id})
         except Exception:
             logger.exception("request failed", extra={"request_id": request_id, "path": scope["path"]})
             if status is None:

@@ -30,9 +30,10 @@ async def ping() -> Response:
 
 @router.get("/ready")
 async def ready(request: Request) -> Response:
-    reason = await _why_not_ready(state_of(request))
+    state = state_of(request)
+    reason = await _why_not_ready(state)
     if reason is None:
-        return JSONResponse({"status": "ready"})
+        return JSONResponse({"status": "ready", "addresses": state.addresses})
     return JSONResponse({"status": "not ready", "reason": reason}, status_code=503)
 
 

@@ -22,6 +22,12 @@ class GatewaySettings(TierSettings):
     """The address to listen on. Other than loopback only with an API key."""
     port: int = Field(default=8000, ge=0, le=65535)
     """The port to listen on."""
+    ollama_port: int = Field(default=11434, ge=0, le=65535)
+    """Where Ollama's clients look by default: listened on too, on 127.0.0.1, when it is free. 0 is off."""
+    allowed_origins: str = ""
+    """Web origins, separated by commas, whose pages may use this server beside those of this machine; `*` is all."""
+    allowed_hosts: str = ""
+    """Names, separated by commas, by which a server on loopback may be addressed beside local ones."""
     api_key: SecretStr | None = None
     """Clients must send it as `Authorization: Bearer KEY`."""
     max_body_bytes: ByteSize = Field(default=ByteSize(8 * 1024 * 1024), gt=0)
@@ -32,14 +38,26 @@ class GatewaySettings(TierSettings):
     """How long open streams may go on after SIGTERM."""
 
     @property
+    def is_on_loopback(self) -> bool:
+        return _is_loopback(self.host)
+
+    @property
     def scheduler_address(self) -> str:
         return self.scheduler or scheduler_address(self.home)
+
+    @property
+    def origins(self) -> list[str]:
+        return _listed(self.allowed_origins)
+
+    @property
+    def hosts(self) -> list[str]:
+        return _listed(self.allowed_hosts)
 
     @model_validator(mode="after")
     def _open_to_others_only_with_a_key(self) -> Self:
         if self.api_key is not None and not self.api_key.get_secret_value():
             raise ValueError("the API key is empty: set it to a secret value, or leave it unset")
-        if self.api_key is None and not _is_loopback(self.host):
+        if self.api_key is None and not self.is_on_loopback:
             raise ValueError(
                 f"refusing to listen on {self.host} without an API key, because anyone who reaches it could use the model: "
                 "set PAGODA_GATEWAY_API_KEY (or --api-key), or keep --host 127.0.0.1 and put a reverse proxy in front"
@@ -52,3 +70,7 @@ def _is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
+
+
+def _listed(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",") if part.strip()]

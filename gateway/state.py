@@ -1,6 +1,6 @@
 """What the routes share, and how they get at it. One of these per app."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, cast
 
 from fastapi import Request
@@ -33,6 +33,8 @@ class GatewayState:
     max_body_bytes: int
     started_at: float
     """Unix time."""
+    addresses: list[str] = field(default_factory=list)
+    """Where the process listens, once it does."""
 
     @property
     def library(self) -> ModelLibrary:

@@ -125,4 +125,7 @@ def load_from_proto(message: inference_pb2.GetLoadResponse) -> Load:
         num_preemptions=message.num_preemptions,
         num_prefix_queries=message.num_prefix_queries,
         num_prefix_hits=message.num_prefix_hits,
+        num_index_published=message.prefix_index.num_published_blocks,
+        num_index_dropped=message.prefix_index.num_dropped_blocks,
+        is_index_reachable=message.prefix_index.breaker_state == inference_pb2.BREAKER_STATE_CLOSED,
     )

@@ -1,6 +1,7 @@
 """The lines that tell a user what runs, where, and how to try it."""
 
 import json
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from pagoda.cli.tiers import ServeOptions
@@ -10,12 +11,13 @@ if TYPE_CHECKING:
     from protos.v1 import inference_pb2
 
 
-def banner(options: ServeOptions, model: Model, load: "inference_pb2.GetLoadResponse") -> str:
+def banner(options: ServeOptions, model: Model, load: "inference_pb2.GetLoadResponse", addresses: Sequence[str]) -> str:
+    """`addresses` are those that the gateway listens on: its own, and the one where Ollama's clients look if it was free."""
     facts = [
         ("model", f"{model.name} ({model.quantization}, {size(model.size_bytes)}, {model.config.architecture})"),
         *[(f"worker {index}", _worker(worker)) for index, worker in enumerate(load.workers)],
         ("OpenAI", f"{options.url}/v1"),
-        ("Ollama", options.url),
+        ("Ollama", _ollama(options, addresses)),
         ("gRPC", options.scheduler_address),
         ("logs", f"{options.log_directory}/*.log"),
     ]
@@ -23,6 +25,11 @@ def banner(options: ServeOptions, model: Model, load: "inference_pb2.GetLoadResp
     return "\n".join(
         ["", "Pagoda is ready.", "", *lines, "", "Try it:", f"  {_curl(options, model)}", "", "Ctrl-C stops it."]
     )
+
+
+def _ollama(options: ServeOptions, addresses: Sequence[str]) -> str:
+    others = [address for address in addresses if not address.endswith(f":{options.port}")]
+    return ", ".join([options.url, *others])
 
 
 def _worker(worker: "inference_pb2.WorkerLoad") -> str:

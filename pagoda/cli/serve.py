@@ -123,13 +123,14 @@ def _event_on_signals(supervisor: Supervisor) -> asyncio.Event:
 
 async def _announce_when_ready(options: ServeOptions, model: Model, supervisor: Supervisor) -> None:
     """Never returns, so that whoever waits for the first of several ends waits for a real one."""
-    await _wait_until_ready(options)
+    addresses = await _wait_until_ready(options)
     supervisor.settle()
-    print(banner(options, model, await _load(options)), flush=True)
+    print(banner(options, model, await _load(options), addresses), flush=True)
     await asyncio.Event().wait()
 
 
-async def _wait_until_ready(options: ServeOptions) -> None:
+async def _wait_until_ready(options: ServeOptions) -> list[str]:
+    """Where the gateway listens."""
     import httpx  # While the tiers load: their start is not held up by this import.
 
     answer = "it did not answer"
@@ -139,7 +140,7 @@ async def _wait_until_ready(options: ServeOptions) -> None:
                 with contextlib.suppress(httpx.TransportError):
                     response = await client.get(f"{options.url}/ready")
                     if response.is_success:
-                        return
+                        return list(response.json()["addresses"])
                     answer = response.text
                 await asyncio.sleep(_POLL_S)
     except TimeoutError:

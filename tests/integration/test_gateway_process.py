@@ -26,7 +26,7 @@ async def scheduler(short_path: Path) -> AsyncIterator[FakeScheduler]:
 async def start_gateway(home: Path, port: int, *arguments: str) -> asyncio.subprocess.Process:
     model = write_tiny_gguf(home / "tiny.gguf")
     command = (sys.executable, "-m", "gateway", "--home", str(home), "--model", str(model))
-    options = ("--scheduler", f"unix:{home / 's.sock'}", "--port", str(port), *arguments)
+    options = ("--scheduler", f"unix:{home / 's.sock'}", "--port", str(port), "--ollama-port", "0", *arguments)
     return await asyncio.create_subprocess_exec(*command, *options, stdout=PIPE, stderr=PIPE)
 
 
@@ -76,6 +76,37 @@ async def test_streams_that_outlast_the_grace_are_cut_and_the_end_is_still_clean
         assert await process.wait() == 0
     finally:
         await end(process)
+
+
+async def test_listens_where_ollamas_clients_look_too(short_path: Path, scheduler: FakeScheduler) -> None:
+    port, ollama_port = free_port(), free_port()
+    process = await start_gateway(short_path, port, "--ollama-port", str(ollama_port))
+    try:
+        for each in (port, ollama_port):
+            async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{each}", timeout=30) as http:
+                await until_listening(http)
+                assert (await http.get("/")).text == "Ollama is running"
+    finally:
+        await end(process)
+
+
+async def test_does_without_ollamas_port_when_it_is_taken(short_path: Path, scheduler: FakeScheduler) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = free_port()
+        process = await start_gateway(short_path, port, "--ollama-port", str(taken.getsockname()[1]))
+        try:
+            async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=30) as http:
+                await until_listening(http)
+        finally:
+            await end(process)
+
+
+async def test_a_port_that_is_taken_is_one_sentence(short_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        process = await start_gateway(short_path, taken.getsockname()[1])
+        _, stderr = await process.communicate()
+    assert process.returncode == 1
+    assert b"Choose another with --port" in stderr and b"Traceback" not in stderr
 
 
 async def test_refuses_to_be_open_to_all_without_a_key(short_path: Path) -> None:

@@ -1,0 +1,54 @@
+"""The sockets that the gateway listens on: its own address, and the port where Ollama's clients look when that is free."""
+
+import contextlib
+import logging
+import socket
+
+OLLAMA_HOST = "127.0.0.1"
+
+logger = logging.getLogger(__name__)
+
+
+class ListenError(Exception):
+    """The address cannot be listened on; a sentence with the next step."""
+
+
+def open_sockets(host: str, port: int, ollama_port: int) -> list[socket.socket]:
+    """`ollama_port` is a convenience: where it is taken, by Ollama itself perhaps, the server does without. 0 is off."""
+    sockets = _own_sockets(host, port)
+    taken = {listening.getsockname()[1] for listening in sockets}
+    if ollama_port and ollama_port not in taken:
+        sockets += _ollama_socket(ollama_port)
+    return sockets
+
+
+def address_of(listening: socket.socket) -> str:
+    host, port = listening.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def _own_sockets(host: str, port: int) -> list[socket.socket]:
+    """One for each address that the name has, all on the same port."""
+    with contextlib.ExitStack() as opened:
+        try:
+            found = dict.fromkeys(
+                (family, str(address[0]))
+                for family, _, _, _, address in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+            )
+            sockets: list[socket.socket] = []
+            for family, address in found:
+                chosen = sockets[0].getsockname()[1] if sockets else port
+                sockets.append(opened.enter_context(socket.create_server((address, chosen), family=family)))
+        except OSError as error:
+            reason = error.strerror or str(error)
+            raise ListenError(f"cannot listen on {host} port {port}: {reason}. Choose another with --port.") from None
+        opened.pop_all()
+        return sockets
+
+
+def _ollama_socket(port: int) -> list[socket.socket]:
+    try:
+        return [socket.create_server((OLLAMA_HOST, port))]
+    except OSError as error:
+        logger.info("ollama's port is taken", extra={"port": port, "reason": error.strerror or str(error)})
+        return []

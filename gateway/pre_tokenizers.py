@@ -1,0 +1,137 @@
+"""How byte-level BPE vocabularies split a text before merging, by the name in GGUF's `tokenizer.ggml.pre`.
+
+The names are llama.cpp's, and so are the expressions, except where it has to approximate a class that its regex engine
+lacks: there the model's own is taken, from its tokenizer.json. To add a name, add it to PRE_TOKENIZERS.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from tokenizers import Regex, pre_tokenizers
+
+
+@dataclass(frozen=True, slots=True)
+class PreTokenizer:
+    patterns: tuple[str, ...]
+    """Applied one after the other, each to the pieces of the one before: a match is a piece, and so is what lies between."""
+    whole_words_first: bool = False
+    """A piece that is in the vocabulary is taken as it is, without merging."""
+    composed: bool = False
+    """The model was trained on text in Unicode's composed form (NFC)."""
+    add_bos: bool = False
+    """Prompts begin with the beginning-of-sequence token where the metadata does not say."""
+
+    def build(self) -> pre_tokenizers.PreTokenizer:
+        splits = [pre_tokenizers.Split(Regex(pattern), behavior="isolated") for pattern in self.patterns]
+        return pre_tokenizers.Sequence([*splits, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
+
+
+_GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
+_SUFFIX = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
+_SPACES = r"\s*[\r\n]+|\s+(?!\S)|\s+"
+_WORDS = _SUFFIX + r"|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}DIGITS| ?[^\s\p{L}\p{N}]+[\r\n]*|" + _SPACES
+_LLAMA3 = _WORDS.replace("DIGITS", "{1,3}")
+_QWEN2 = _WORDS.replace("DIGITS", "")
+_QWEN35 = (
+    _SUFFIX + r"|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*|" + _SPACES
+)  # marks belong to the words
+_BAILING = r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]++[\r\n]*|\s*[\r\n]|\s+(?!\S)|\s+"
+_SEED_CODER = _SUFFIX + r"|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}\r\n]+|" + _SPACES
+
+# Words end where a capital follows small letters: "camelCase" is two.
+_CAPITALS, _SMALL = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
+_CASED = (
+    rf"[^\r\n\p{{L}}\p{{N}}]?{_CAPITALS}*{_SMALL}+SUFFIX|[^\r\n\p{{L}}\p{{N}}]?{_CAPITALS}+{_SMALL}*SUFFIX"
+    rf"|\p{{N}}DIGITS| ?[^\s\p{{L}}\p{{N}}]+[\r\n/]*|{_SPACES}"
+)
+_TEKKEN = _CASED.replace("SUFFIX", "").replace("DIGITS", "")
+_GPT4O = _CASED.replace("SUFFIX", _SUFFIX + "?").replace("DIGITS", "{1,3}")
+
+_ONE_DIGIT, _THREE_DIGITS = r"\p{N}", "[0-9][0-9][0-9]"
+_NOT_PUNCTUATION = r" ?[^(\s|.,!?…。，、।۔،)]+"
+_CJK = "[一-龥ࠀ-一가-\ud7ff]+"
+_DEEPSEEK_LLM = (
+    r"[\r\n]",
+    r"\s?[A-Za-zµÀ-ÖØ-öø-ƺƼ-ƿǄ-ʓʕ-ʯͰ-ͳͶͷͻ-ͽͿΆΈ-ΊΌΎ-ΡΣ-ϵϷ-ҁҊ-ԯԱ-ՖႠ-ჅᎠ-Ᏽᏸ-ᏽᲐ-ᲺᲽ-Ჿᴀ-ᴫᵫ-ᵷᵹ-ᶚḀ-ἕἘ-Ἕἠ-ὅὈ-Ὅὐ-ὗὙὛὝὟ-ώᾀ-ᾴᾶ-ᾼ"
+    r"ιῂ-ῄῆ-ῌῐ-ΐῖ-Ίῠ-Ῥῲ-ῴῶ-ῼℂℇℊ-ℓℕℙ-ℝℤΩℨK-ℭℯ-ℴℹℼ-ℿⅅ-ⅉⅎↃↄⰀ-ⱻⱾ-ⳤⳫ-ⳮⳲⳳꙀ-ꙭꚀ-ꚛꜢ-ꝯꝱ-ꞇꞋ-ꞎꭰ-ꮿﬀ-ﬆﬓ-ﬗＡ-Ｚａ-ｚ𐐀-𐑏𐒰-𐓓𐓘-𐓻𐲀-𐲲𐳀-𐳲𑢠-𑣟𞤀-𞥃]+",
+    r"\s?[!-/:-~！-／：-～‘-‟　-。]+",
+    r"\s+$",
+    _CJK,
+    r"\p{N}+",
+)
+_DEEPSEEK_CODER = (r"[\r\n]", r"\s?\p{L}+", r"\s?\p{P}+", _CJK, _ONE_DIGIT)
+_DEEPSEEK_V3 = (
+    r"\p{N}{1,3}",
+    "[一-龥\u3040-ゟ゠-ヿ]+",
+    r"""[!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+| ?[\p{P}\p{S}]+[\r\n]*|"""
+    + _SPACES,
+)
+
+_gpt2 = PreTokenizer((_GPT2,))
+_single_digits = PreTokenizer((_ONE_DIGIT, _GPT2))
+_llama3 = PreTokenizer((_LLAMA3,), whole_words_first=True, add_bos=True)
+_three_digits = PreTokenizer((_LLAMA3,))
+_qwen2 = PreTokenizer((_QWEN2,), composed=True)
+_gpt4o = PreTokenizer((_GPT4O,))
+_bloom = PreTokenizer((_NOT_PUNCTUATION,))
+_bailing = PreTokenizer((_BAILING,))
+
+PRE_TOKENIZERS: Mapping[str, PreTokenizer] = {
+    "default": PreTokenizer((r"[\p{P}\$\+<=>\^~\|]+", _GPT2, r"\p{N}+", _THREE_DIGITS)),
+    "gpt-2": _gpt2,
+    "phi-2": _gpt2,
+    "mpt": _gpt2,
+    "olmo": _gpt2,
+    "jais": _gpt2,
+    "trillion": _gpt2,
+    "exaone4": _gpt2,
+    "gigachat": _gpt2,
+    "mellum": _gpt2,
+    "a.x-4.0": _gpt2,
+    "granite-docling": _gpt2,
+    "smollm": _single_digits,
+    "starcoder": _single_digits,
+    "refact": _single_digits,
+    "command-r": _single_digits,
+    "codeshell": _single_digits,
+    "exaone": _single_digits,
+    "minerva-7b": _single_digits,
+    "llama-bpe": _llama3,
+    "llama3": _llama3,
+    "llama-v3": _llama3,
+    "falcon3": _llama3,
+    "falcon-h1": _llama3,
+    "pixtral": _llama3,
+    "midm-2.0": _llama3,
+    "lfm2": _llama3,
+    "dbrx": _three_digits,
+    "smaug-bpe": _three_digits,
+    "chatglm-bpe": _three_digits,
+    "glm4": _three_digits,
+    "qwen2": _qwen2,
+    "deepseek-r1-qwen": _qwen2,
+    "megrez": _qwen2,
+    "stablelm2": PreTokenizer((_QWEN2,)),
+    "hunyuan": PreTokenizer((_QWEN2,)),
+    "solar-open": PreTokenizer((_QWEN2,)),
+    "grok-2": PreTokenizer((_QWEN2,)),
+    "qwen35": PreTokenizer((_QWEN35,), composed=True),
+    "seed-coder": PreTokenizer((_SEED_CODER,)),
+    "tekken": PreTokenizer((_TEKKEN,), whole_words_first=True, add_bos=True),
+    "gpt-4o": _gpt4o,
+    "llama4": _gpt4o,
+    "kanana2": _gpt4o,
+    "minimax-m2": _gpt4o,
+    "deepseek-llm": PreTokenizer(_DEEPSEEK_LLM),
+    "deepseek-coder": PreTokenizer(_DEEPSEEK_CODER),
+    "deepseek-v3": PreTokenizer(_DEEPSEEK_V3),
+    "hunyuan-dense": PreTokenizer(_DEEPSEEK_V3),
+    "falcon": PreTokenizer((r"[\p{P}\$\+<=>\^~\|`]+", _GPT2, _THREE_DIGITS)),
+    "bloom": _bloom,
+    "poro-chat": _bloom,
+    "gpt3-finnish": _bloom,
+    "viking": PreTokenizer((_NOT_PUNCTUATION, _ONE_DIGIT)),
+    "bailingmoe": _bailing,
+    "bailingmoe2": _bailing,
+    "llada-moe": _bailing,
+}
