@@ -68,10 +68,9 @@ class ModelLibrary:
 
     def get(self, name: str) -> Model:
         """Only of the store and only by name: a caller from afar must not be able to probe paths."""
-        manifest = self._directory(name) / MANIFEST
-        if not manifest.exists():
+        if not self.has(name):
             raise ModelNotFoundError(f"model '{name}' not found")
-        return self._store.read_manifest(manifest)
+        return self._store.read_manifest(self._directory(name) / MANIFEST)
 
     def has(self, name: str) -> bool:
         try:

@@ -31,11 +31,14 @@ class RunningGateway:
 
 @asynccontextmanager
 async def running_gateway(directory: Path, **settings: Any) -> AsyncIterator[RunningGateway]:
-    """With its session to the scheduler open. `directory` must be short enough for a unix socket's path."""
+    """With its session to the scheduler open. `directory` must be short enough for a unix socket's path.
+
+    It serves the tiny model, unless the settings name another one of the store.
+    """
     model_path = directory / f"{MODEL}.gguf"
     if not model_path.exists():
         write_tiny_gguf(model_path)
-    model = ModelStore(directory).get(str(model_path))
+    model = ModelStore(directory).get(settings.get("model", str(model_path)))
     async with FakeScheduler(f"unix:{directory / 's.sock'}", model.name) as scheduler:
         app = create_app(GatewaySettings(home=directory, scheduler=scheduler.address, **settings), model)
         async with serving(app) as url, httpx.AsyncClient(base_url=url, timeout=30) as http:

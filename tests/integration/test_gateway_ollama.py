@@ -1,6 +1,7 @@
 """Ollama's dialect: the shapes on the wire, and the official client on top of them."""
 
 import json
+from datetime import UTC, datetime
 from typing import Any
 
 import httpx
@@ -9,6 +10,7 @@ import pytest
 
 from tests.fakes.gateway import RunningGateway
 from tests.fakes.scheduler import DECODE_S, PREFILL_S, QUEUE_S, Answer
+from tests.fakes.tiny_model import IM_END, IM_START
 
 MESSAGES = [{"role": "user", "content": "Hi"}]
 
@@ -54,6 +56,36 @@ async def test_generate_whole_with_context(gateway: RunningGateway) -> None:
     assert body["context"] == [*request.prompt_token_ids, *b"Hey"]
     prompt = bytes(token for token in request.prompt_token_ids if token < 256).decode()
     assert prompt == "system\nS\nuser\nHi\nassistant\n"
+
+
+def text_of(token_ids: Any) -> str:
+    special = {IM_START: "<", IM_END: ">"}
+    return "".join(special.get(each) or chr(each) for each in token_ids)
+
+
+async def test_context_goes_on_where_the_answer_ended(gateway: RunningGateway) -> None:
+    gateway.scheduler.answer = lambda *_: Answer(token_ids=(*b"Hey", IM_END))
+    first = (await post(gateway, "/api/generate", prompt="Hi", system="S", stream=False)).json()
+    second = (await post(gateway, "/api/generate", prompt="More", context=first["context"], stream=False)).json()
+    expected = "<system\nS>\n<user\nHi>\n<assistant\nHey>\n<user\nMore>\n<assistant\n"
+    assert text_of(gateway.scheduler.requests[1].prompt_token_ids) == expected
+    assert text_of(second["context"]) == f"{expected}Hey>"
+
+
+async def test_an_answer_that_was_cut_is_ended_before_the_next_turn(gateway: RunningGateway) -> None:
+    await post(gateway, "/api/generate", prompt="More", context=[*b"Hey"])
+    assert text_of(gateway.scheduler.requests[0].prompt_token_ids) == "Hey>\n<user\nMore>\n<assistant\n"
+
+
+async def test_a_system_prompt_with_a_context_is_said_again(gateway: RunningGateway) -> None:
+    await post(gateway, "/api/generate", prompt="More", context=[*b"Hey"], system="T")
+    assert text_of(gateway.scheduler.requests[0].prompt_token_ids) == "Hey<system\nT>\n<user\nMore>\n<assistant\n"
+
+
+async def test_a_template_for_one_request(gateway: RunningGateway) -> None:
+    template = "{% for message in messages %}{{ message.role }}={{ message.content }};{% endfor %}"
+    await post(gateway, "/api/generate", prompt="Hi", system="S", template=template)
+    assert text_of(gateway.scheduler.requests[0].prompt_token_ids) == "system=S;user=Hi;"
 
 
 async def test_raw_prompt_has_no_template_and_no_context(gateway: RunningGateway) -> None:
@@ -136,6 +168,20 @@ async def test_nothing_asked(gateway: RunningGateway, keep_alive: Any, reason: s
     chatted = (await post(gateway, "/api/chat", messages=[], keep_alive=keep_alive)).json()
     assert (chatted["message"], chatted["done_reason"]) == ({"role": "assistant", "content": ""}, reason)
     assert gateway.scheduler.requests == []
+
+
+async def test_what_clients_wish_about_unloading_is_shown(gateway: RunningGateway) -> None:
+    async def expires_in_s() -> float:
+        (running,) = (await gateway.http.get("/api/ps")).json()["models"]
+        return (datetime.fromisoformat(running["expires_at"]) - datetime.now(UTC)).total_seconds()
+
+    assert await expires_in_s() > 1e9
+    await post(gateway, "/api/generate", keep_alive="2h")
+    assert 7100 < await expires_in_s() < 7300
+    await post(gateway, "/api/chat", messages=MESSAGES, keep_alive=60)
+    assert 0 < await expires_in_s() < 61
+    await post(gateway, "/api/generate", keep_alive=-1)
+    assert await expires_in_s() > 1e9
 
 
 async def test_names_have_tags_and_no_case(gateway: RunningGateway) -> None:

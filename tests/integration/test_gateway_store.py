@@ -1,0 +1,325 @@
+"""Ollama's endpoints for the store: what they change on disk, what they answer, and what they refuse."""
+
+import asyncio
+import hashlib
+import json
+import threading
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import ollama
+import pytest
+
+from pagoda.models.blobs import BlobStore
+from pagoda.models.errors import ModelSourceError
+from pagoda.models.library import ModelLibrary
+from pagoda.models.model import Model
+from pagoda.models.model_settings import ModelSettings
+from pagoda.models.sources import OnProgress, Progress, Stage
+from pagoda.models.store import ModelStore
+from tests.fakes.gateway import RunningGateway, running_gateway
+from tests.fakes.tiny_model import write_tiny_gguf
+
+JINJA = "{% for message in messages %}[{{ message.role }}: {{ message.content }}]{% endfor %}"
+
+
+def lines(response: httpx.Response) -> list[dict[str, Any]]:
+    assert response.headers["content-type"] == "application/x-ndjson"
+    return [json.loads(line) for line in response.text.splitlines()]
+
+
+def statuses(response: httpx.Response) -> list[str]:
+    return [line["status"] for line in lines(response)]
+
+
+async def upload(gateway: RunningGateway, content: bytes) -> str:
+    digest = f"sha256:{hashlib.sha256(content).hexdigest()}"
+    response = await gateway.http.post(f"/api/blobs/{digest}", content=content)
+    assert response.status_code == 201
+    return digest
+
+
+async def create(gateway: RunningGateway, name: str = "mine", **fields: Any) -> httpx.Response:
+    response = await gateway.http.post("/api/create", json={"model": name, "from": "tiny", **fields})
+    assert response.status_code == 200, response.text
+    return response
+
+
+async def names(gateway: RunningGateway) -> set[str]:
+    return {model["name"] for model in (await gateway.http.get("/api/tags")).json()["models"]}
+
+
+async def show(gateway: RunningGateway, name: str, **fields: Any) -> dict[str, Any]:
+    response = await gateway.http.post("/api/show", json={"model": name, **fields})
+    assert response.status_code == 200, response.text
+    return response.json()  # type: ignore[no-any-return]
+
+
+async def test_from_an_uploaded_file_to_a_model_and_back(gateway: RunningGateway, short_path: Path) -> None:
+    content = write_tiny_gguf(short_path / "other.gguf", seed=1).read_bytes()
+    digest = f"sha256:{hashlib.sha256(content).hexdigest()}"
+    assert (await gateway.http.head(f"/api/blobs/{digest}")).status_code == 404
+    assert await upload(gateway, content) == digest
+    assert (await gateway.http.head(f"/api/blobs/{digest}")).status_code == 200
+    assert (await gateway.http.post(f"/api/blobs/{digest}", content=content)).status_code == 200
+    response = await gateway.http.post("/api/create", json={"model": "Mine", "files": {"other.gguf": digest}})
+    assert statuses(response) == ["parsing GGUF", "writing manifest", "success"]
+    (mine,) = [each for each in (await gateway.http.get("/api/tags")).json()["models"] if each["name"] == "mine:latest"]
+    assert (mine["digest"], mine["size"]) == (digest.removeprefix("sha256:"), len(content))
+    response = await gateway.http.post("/api/copy", json={"source": "mine", "destination": "yours:1"})
+    assert (response.status_code, response.content) == (200, b"")
+    assert (await gateway.http.request("DELETE", "/api/delete", json={"model": "mine"})).status_code == 200
+    assert await names(gateway) == {"tiny:latest", "yours:1"}
+
+
+async def test_a_derived_model_shows_what_it_was_given(gateway: RunningGateway) -> None:
+    parameters = {"temperature": 0.5, "stop": ["a", "b"], "num_ctx": 128}
+    messages = [{"role": "user", "content": "1"}, {"role": "assistant", "content": "2"}]
+    response = await create(
+        gateway,
+        system="Be brief.",
+        template=JINJA,
+        license=["MIT", "more"],
+        parameters=parameters,
+        messages=messages,
+        stream=False,
+    )
+    assert response.json() == {"status": "success"}
+    shown = await show(gateway, "mine")
+    assert (shown["system"], shown["template"], shown["messages"]) == ("Be brief.", JINJA, messages)
+    assert shown["license"] == "MIT\nmore"
+    assert dict(line.split(maxsplit=1) for line in shown["parameters"].splitlines() if "stop" not in line) == {
+        "temperature": "0.5",
+        "num_ctx": "128",
+    }
+    assert [line.split() for line in shown["parameters"].splitlines() if "stop" in line] == [
+        ["stop", '"a"'],
+        ["stop", '"b"'],
+    ]
+    assert shown["details"]["parent_model"] == "tiny"
+    assert 'SYSTEM """Be brief."""' in shown["modelfile"]
+
+
+async def test_show_has_the_files_metadata_and_tensors_only_when_all_is_wanted(gateway: RunningGateway) -> None:
+    shown = await show(gateway, "tiny")
+    assert shown["model_info"]["llama.attention.head_count_kv"] == 2
+    assert shown["model_info"]["general.parameter_count"] > 0
+    assert shown["model_info"]["tokenizer.ggml.tokens"] == [] and "tensors" not in shown
+    verbose = await show(gateway, "tiny", verbose=True)
+    assert len(verbose["model_info"]["tokenizer.ggml.tokens"]) == 259
+    assert {"name": "token_embd.weight", "type": "F32", "shape": [259, 64]} in verbose["tensors"]
+
+
+async def test_what_is_stored_is_not_served_and_says_how_it_would_be(gateway: RunningGateway) -> None:
+    await create(gateway)
+    for path, body in (
+        ("/api/chat", {"model": "mine", "messages": [{"role": "user", "content": "x"}]}),
+        ("/api/generate", {"model": "mine", "prompt": "x"}),
+        ("/v1/completions", {"model": "mine", "prompt": "x"}),
+    ):
+        response = await gateway.http.post(path, json=body)
+        assert response.status_code == 404
+        assert "pagoda serve --model mine" in response.text and "`tiny`" in response.text
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "named"),
+    [
+        ({}, 404, "not a model name"),
+        ({"model": "mine"}, 400, "neither 'from' or 'files' was specified"),
+        ({"model": "mine", "from": "nope"}, 404, "model 'nope' not found"),
+        ({"model": "mine", "from": "/etc/passwd"}, 404, "model '/etc/passwd' not found"),
+        ({"model": "../mine", "from": "tiny"}, 404, "not a model name"),
+        ({"model": "mine", "files": {"a.gguf": "sha256:" + "0" * 64}}, 404, "not found; upload it first"),
+        ({"model": "mine", "files": {"a.gguf": "sha256:7"}}, 400, "invalid digest format"),
+        ({"model": "mine", "from": "tiny", "files": {"a": "b"}}, 400, "exclude each other"),
+        ({"model": "mine", "from": "tiny", "quantize": "q4_K_M"}, 400, "quantize"),
+        ({"model": "mine", "from": "tiny", "adapters": {"a": "b"}}, 400, "adapters"),
+        ({"model": "mine", "from": "tiny", "modelfile": "FROM x"}, 400, "modelfile"),
+        ({"model": "mine", "from": "tiny", "template": "{{ .Prompt }}"}, 400, "Go templates are not supported"),
+        ({"model": "mine", "from": "tiny", "parameters": {"temperature": "hot"}}, 400, "parameters.temperature"),
+    ],
+    ids=str,
+)
+async def test_creations_that_are_refused(
+    gateway: RunningGateway, body: dict[str, Any], status: int, named: str
+) -> None:
+    response = await gateway.http.post("/api/create", json=body)
+    assert response.status_code == status, response.text
+    assert named in response.json()["error"]
+    assert await names(gateway) == {"tiny:latest"}
+
+
+async def test_a_damaged_upload(gateway: RunningGateway) -> None:
+    response = await gateway.http.post("/api/blobs/sha256:" + "0" * 64, content=b"x")
+    assert response.status_code == 400 and "digest mismatch" in response.json()["error"]
+    assert (await gateway.http.head("/api/blobs/sha256:7")).status_code == 400
+    digest = await upload(gateway, b"no model")
+    response = await gateway.http.post("/api/create", json={"model": "mine", "files": {"a.gguf": digest}})
+    assert response.status_code == 400 and "model.gguf" in response.json()["error"]
+
+
+@pytest.mark.parametrize("body", [{"model": "nope"}, {"model": ""}, {}, {"model": "../tiny"}])
+async def test_only_what_is_there_can_be_deleted_or_copied(gateway: RunningGateway, body: dict[str, str]) -> None:
+    assert (await gateway.http.request("DELETE", "/api/delete", json=body)).status_code == 404
+    copied = await gateway.http.post("/api/copy", json={"source": body.get("model", ""), "destination": "b"})
+    assert copied.status_code == 404
+
+
+async def test_the_served_model_can_be_copied_but_not_taken_away(served_from_store: RunningGateway) -> None:
+    http = served_from_store.http
+    for method, path, body in (
+        ("DELETE", "/api/delete", {"model": "mine"}),
+        ("POST", "/api/copy", {"source": "tiny", "destination": "mine"}),
+        ("POST", "/api/create", {"model": "mine", "from": "mine", "system": "x"}),
+    ):
+        response = await http.request(method, path, json=body)
+        assert response.status_code == 409 and "being served" in response.json()["error"]
+    assert (await http.post("/api/copy", json={"source": "mine", "destination": "b"})).status_code == 200
+
+
+@pytest.fixture
+async def served_from_store(short_path: Path) -> AsyncIterator[RunningGateway]:
+    """In front of a model of the store that has settings of its own."""
+    tiny = write_tiny_gguf(short_path / "weights.gguf")
+    settings = ModelSettings(
+        system="S",
+        template=JINJA,
+        parameters={"temperature": 0.25, "top_k": 7, "stop": ["!"], "num_predict": 4, "repeat_penalty": 1.5},
+        messages=[{"role": "user", "content": "1"}, {"role": "assistant", "content": "2"}],
+    )
+    library = ModelLibrary(ModelStore(short_path), BlobStore(short_path))
+    library.create_from_files("mine", {"w.gguf": tiny}, settings, lambda status: None)
+    async with running_gateway(short_path, model="mine") as running:
+        yield running
+
+
+def prompts(gateway: RunningGateway) -> list[str]:
+    return [bytes(each for each in request.prompt_token_ids).decode() for request in gateway.scheduler.requests]
+
+
+async def test_a_models_own_settings_are_honoured(served_from_store: RunningGateway) -> None:
+    gateway = served_from_store
+    user = [{"role": "user", "content": "x"}]
+    await gateway.http.post("/api/generate", json={"model": "mine", "prompt": "x"})
+    await gateway.http.post("/api/chat", json={"model": "mine", "messages": user, "options": {"top_k": 3}})
+    await gateway.http.post("/v1/chat/completions", json={"messages": user, "temperature": 1.5})
+    system = [{"role": "system", "content": "T"}]
+    await gateway.http.post("/v1/chat/completions", json={"messages": [*system, *user]})
+    examples = "[user: 1][assistant: 2]"
+    assert prompts(gateway) == [f"[system: S]{examples}[user: x]"] * 3 + [f"{examples}[system: T][user: x]"]
+    samplings = [request.sampling for request in gateway.scheduler.requests]
+    assert [each.temperature for each in samplings] == [0.25, 0.25, 1.5, 0.25]
+    assert [each.top_k for each in samplings] == [7, 3, 7, 7]
+    assert [each.repetition_penalty for each in samplings] == [1.5] * 4
+    assert [each.max_tokens for each in samplings[:2]] == [4, 4]
+
+
+# Pulling, from a store that a test steps by hand
+
+
+class SteppedStore(ModelStore):
+    """Reports what a test puts in; the thread waits for each step."""
+
+    def __init__(self, home: Path) -> None:
+        super().__init__(home)
+        self.steps: list[Progress] = []
+        self.failure: Exception | None = None
+        self.begun = threading.Event()
+        self.go_on = threading.Event()
+        self.num_pulls = 0
+
+    def pull(self, name: str, on_progress: OnProgress) -> Model:
+        self.num_pulls += 1
+        self.begun.set()
+        assert self.go_on.wait(60)
+        for step in self.steps:
+            on_progress(step)
+        if self.failure is not None:
+            raise self.failure
+        return self.get(str(self.directory.parent / "tiny.gguf"))
+
+
+@pytest.fixture
+def stepped(gateway: RunningGateway, short_path: Path) -> SteppedStore:
+    store = SteppedStore(short_path)
+    gateway.app.state.gateway.pulls._store = store
+    return store
+
+
+def downloading(completed: int) -> Progress:
+    return Progress(stage=Stage.DOWNLOADING, completed_bytes=completed, total_bytes=100)
+
+
+VERIFYING = Progress(stage=Stage.VERIFYING, completed_bytes=50, total_bytes=100)
+PULL = {"model": "smollm2:135m"}
+
+
+async def test_pull_says_how_far_it_is_and_never_goes_back(gateway: RunningGateway, stepped: SteppedStore) -> None:
+    stepped.steps = [downloading(0), downloading(40), downloading(100), VERIFYING, VERIFYING]
+    stepped.go_on.set()
+    answer = lines(await gateway.http.post("/api/pull", json=PULL))
+    assert answer[0] == {"status": "pulling manifest"}
+    assert [line["status"] for line in answer[-3:]] == ["verifying sha256 digest", "writing manifest", "success"]
+    counted = [line for line in answer if "completed" in line]
+    assert [line["completed"] for line in counted] == sorted(line["completed"] for line in counted)
+    for line in counted:
+        assert line["total"] == 100 and line["digest"].startswith("sha256:b179c9523d0e")
+        assert line["status"] == "pulling b179c9523d0e"
+
+
+async def test_pull_of_what_is_here(gateway: RunningGateway, stepped: SteppedStore) -> None:
+    stepped.go_on.set()
+    answer = lines(await gateway.http.post("/api/pull", json=PULL))
+    assert [line["status"].split()[0] for line in answer] == ["pulling", "pulling", "verifying", "writing", "success"]
+    assert answer[1]["completed"] == answer[1]["total"] > 0
+    whole = await gateway.http.post("/api/pull", json=PULL | {"stream": False})
+    assert whole.json() == {"status": "success"}
+
+
+async def test_a_pull_goes_on_without_its_client_and_another_joins_it(
+    gateway: RunningGateway, stepped: SteppedStore
+) -> None:
+    first = asyncio.create_task(gateway.http.post("/api/pull", json=PULL))
+    await asyncio.to_thread(stepped.begun.wait, 60)
+    second = asyncio.create_task(gateway.http.post("/api/pull", json=PULL))
+    first.cancel()
+    await asyncio.gather(first, return_exceptions=True)
+    third = asyncio.create_task(gateway.http.post("/api/pull", json=PULL))
+    async with gateway.http.stream("POST", "/api/pull", json=PULL) as fourth:
+        assert await anext(fourth.aiter_lines()) == '{"status":"pulling manifest"}'
+        stepped.go_on.set()
+        for waiting in (second, third):
+            assert statuses(await waiting)[-1] == "success"
+    assert stepped.num_pulls == 1
+
+
+async def test_a_source_that_fails(gateway: RunningGateway, stepped: SteppedStore) -> None:
+    stepped.failure = ModelSourceError("the index is not reachable")
+    stepped.go_on.set()
+    answer = lines(await gateway.http.post("/api/pull", json=PULL))
+    assert answer == [{"status": "pulling manifest"}, {"error": "the index is not reachable"}]
+    whole = await gateway.http.post("/api/pull", json=PULL | {"stream": False})
+    assert (whole.status_code, whole.json()) == (502, {"error": "the index is not reachable"})
+
+
+@pytest.mark.parametrize("body", [{}, {"model": "llama9"}, {"model": "hf:org/model"}, {"model": "/etc/passwd"}])
+async def test_models_that_nobody_has(gateway: RunningGateway, body: dict[str, str]) -> None:
+    assert (await gateway.http.post("/api/pull", json=body)).status_code == 404
+
+
+async def test_official_client(gateway: RunningGateway, short_path: Path) -> None:
+    client = ollama.AsyncClient(host=gateway.url)
+    other = write_tiny_gguf(short_path / "other.gguf", seed=1)
+    digest = await client.create_blob(other)
+    await client.create(model="mine", files={"other.gguf": digest}, system="Be brief.", parameters={"top_k": 3})
+    assert (await client.show("mine")).parameters == f"{'top_k':<30} 3"
+    await client.copy("mine", "yours")
+    await client.delete("mine")
+    assert {model.model for model in (await client.list()).models} == {"tiny:latest", "yours:latest"}
+    with pytest.raises(ollama.ResponseError) as caught:
+        await client.delete("mine")
+    assert caught.value.status_code == 404
+    await client.close()  # type: ignore[no-untyped-call]  # the package leaves it untyped
