@@ -6,10 +6,13 @@ import logging
 import signal
 from collections.abc import AsyncIterator
 
+from kvcache.index_url import open_prefix_index
 from pagoda.grpc_server import GrpcServer
 from pagoda.logging import configure_logging
 from protos.v1 import inference_pb2_grpc, worker_pb2_grpc
 from scheduler import inference_service, worker_service
+from scheduler.counters import Counters
+from scheduler.index_publisher import IndexPublisher
 from scheduler.loop import SchedulerLoop
 from scheduler.settings import SchedulerSettings
 
@@ -30,8 +33,18 @@ async def serve(settings: SchedulerSettings) -> None:
 @contextlib.asynccontextmanager
 async def running_scheduler(settings: SchedulerSettings) -> AsyncIterator[SchedulerLoop]:
     """The loop behind its gRPC server, listening until the block is left."""
+    counters = Counters()
+    publisher = IndexPublisher(
+        open_prefix_index(settings.prefix_index.get_secret_value()),
+        scheduler_id=settings.advertised_address,
+        counters=counters.index,
+    )
     loop = SchedulerLoop(
-        asyncio.get_running_loop(), max_waiting=settings.max_waiting, worker_grace_s=settings.worker_grace_s
+        asyncio.get_running_loop(),
+        max_waiting=settings.max_waiting,
+        worker_grace_s=settings.worker_grace_s,
+        caches=publisher,
+        counters=counters,
     )
     server = GrpcServer(settings.address)
     inference_pb2_grpc.add_InferenceServiceServicer_to_server(inference_service.InferenceServicer(loop), server.server)
@@ -45,11 +58,15 @@ async def running_scheduler(settings: SchedulerSettings) -> AsyncIterator[Schedu
     await server.start([inference_service.SERVICE_NAME, worker_service.SERVICE_NAME])
     await server.set_serving(worker_service.SERVICE_NAME, True)
     publishing = asyncio.create_task(publish_readiness(loop, server))
+    indexing = asyncio.create_task(publisher.run())
     try:
         yield loop
     finally:
         publishing.cancel()
         await server.stop(grace_s=1.0)
+        indexing.cancel()
+        await asyncio.gather(indexing, return_exceptions=True)
+        await publisher.close()
 
 
 async def publish_readiness(loop: SchedulerLoop, server: GrpcServer) -> None:

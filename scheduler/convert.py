@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from google.rpc import code_pb2
 
 from kvcache.block_hash import BlockHash
+from kvcache.breaker import BreakerState
 from kvcache.page_pool import PageId
 from pagoda.sampling import SamplingParams
 from protos.v1 import inference_pb2, types_pb2, worker_pb2
@@ -20,6 +21,12 @@ _FINISH_REASONS = {
     FinishReason.STOP: types_pb2.FINISH_REASON_STOP,
     FinishReason.LENGTH: types_pb2.FINISH_REASON_LENGTH,
     FinishReason.ABORT: types_pb2.FINISH_REASON_ABORT,
+}
+
+_BREAKER_STATES = {
+    BreakerState.CLOSED: inference_pb2.BREAKER_STATE_CLOSED,
+    BreakerState.OPEN: inference_pb2.BREAKER_STATE_OPEN,
+    BreakerState.HALF_OPEN: inference_pb2.BREAKER_STATE_HALF_OPEN,
 }
 
 
@@ -172,6 +179,11 @@ def load_to_proto(loop: SchedulerLoop) -> inference_pb2.GetLoadResponse:
         num_prefix_hits=counters.num_prefix_hits,
         num_steps=counters.num_steps,
         num_step_tokens=counters.num_step_tokens,
+        prefix_index=inference_pb2.PrefixIndexLoad(
+            num_published_blocks=counters.index.num_published,
+            num_dropped_blocks=counters.index.num_dropped,
+            breaker_state=_BREAKER_STATES[counters.index.breaker_state],
+        ),
     )
 
 

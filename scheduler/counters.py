@@ -2,10 +2,23 @@
 
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+from kvcache.breaker import BreakerState
 
 # Retry delays stay within a range in which a client still cares and a server still breathes.
 MIN_RETRY_S, MAX_RETRY_S = 1.0, 60.0
+
+
+@dataclass(slots=True)
+class IndexCounters:
+    """Of the shared prefix index, as far as this scheduler has to do with it."""
+
+    num_published: int = 0
+    """Blocks that it took."""
+    num_dropped: int = 0
+    """Blocks that it did not: unreachable, full, or too many at once."""
+    breaker_state: BreakerState = BreakerState.CLOSED
 
 
 @dataclass(slots=True)
@@ -17,6 +30,7 @@ class Counters:
     num_prefix_hits: int = 0
     num_steps: int = 0
     num_step_tokens: int = 0
+    index: IndexCounters = field(default_factory=IndexCounters)
 
 
 class DrainRate:

@@ -73,11 +73,12 @@ class SchedulerLoop:
         max_waiting: int = 1024,
         worker_grace_s: float = 60.0,
         caches: CacheListener | None = None,
+        counters: Counters | None = None,
     ) -> None:
         """At most `max_waiting` sequences queue. A model without any worker for `worker_grace_s` fails its requests."""
         self.workers: dict[str, AttachedWorker] = {}
         self.waiting: list[Sequence] = []
-        self.counters = Counters()
+        self.counters = counters or Counters()
         self.on_readiness_changed: Callable[[], object] = lambda: None
         self._is_draining = False
         self._on_idle: Callable[[], object] = lambda: None

@@ -1,8 +1,11 @@
 """The scheduler's settings, read once in __main__."""
 
-from pydantic import Field
+import socket
+
+from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import SettingsConfigDict
 
+from kvcache.index_url import MEMORY, URL_SCHEMES, is_index_url
 from pagoda.settings import TierSettings
 from pagoda.sockets import scheduler_address
 
@@ -24,6 +27,25 @@ class SchedulerSettings(TierSettings):
     """A worker that lives but finishes no step for this long is lost."""
     drain_grace_s: float = Field(default=30.0, ge=0)
     """How long running requests may go on after SIGTERM."""
+
+    prefix_index: SecretStr = SecretStr(MEMORY)
+    """Where schedulers and gateways share which worker holds which prefix: `memory`, or redis://…, rediss://… or unix://…"""
+    advertise: str = ""
+    """The address under which gateways reach this scheduler, as the prefix index names it. Default: where it listens."""
+
+    @field_validator("prefix_index")
+    @classmethod
+    def _is_an_index(cls, value: SecretStr) -> SecretStr:
+        if not is_index_url(value.get_secret_value()):
+            raise ValueError(f"must be {MEMORY!r}, or a URL that begins with one of {', '.join(URL_SCHEMES)}")
+        return value
+
+    @property
+    def advertised_address(self) -> str:
+        host, _, port = self.address.rpartition(":")
+        # Listening everywhere is no place to be reached at.
+        everywhere = host in ("0.0.0.0", "[::]")
+        return self.advertise or (f"{socket.gethostname()}:{port}" if everywhere else self.address)
 
     @property
     def address(self) -> str:

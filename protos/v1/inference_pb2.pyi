@@ -17,6 +17,7 @@ from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from protos.v1 import types_pb2 as _types_pb2
 import builtins as _builtins
 import sys
@@ -28,6 +29,31 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class _BreakerState:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _BreakerStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_BreakerState.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    BREAKER_STATE_UNSPECIFIED: _BreakerState.ValueType  # 0
+    BREAKER_STATE_CLOSED: _BreakerState.ValueType  # 1
+    """Calls go through."""
+    BREAKER_STATE_OPEN: _BreakerState.ValueType  # 2
+    """It failed several times; calls are given up at once."""
+    BREAKER_STATE_HALF_OPEN: _BreakerState.ValueType  # 3
+    """One call is on its way to find out whether it is back."""
+
+class BreakerState(_BreakerState, metaclass=_BreakerStateEnumTypeWrapper): ...
+
+BREAKER_STATE_UNSPECIFIED: BreakerState.ValueType  # 0
+BREAKER_STATE_CLOSED: BreakerState.ValueType  # 1
+"""Calls go through."""
+BREAKER_STATE_OPEN: BreakerState.ValueType  # 2
+"""It failed several times; calls are given up at once."""
+BREAKER_STATE_HALF_OPEN: BreakerState.ValueType  # 3
+"""One call is on its way to find out whether it is back."""
+Global___BreakerState: _TypeAlias = BreakerState  # noqa: Y015
 
 @_typing.final
 class GenerateRequest(_message.Message):
@@ -548,6 +574,7 @@ class GetLoadResponse(_message.Message):
     NUM_PREFIX_HITS_FIELD_NUMBER: _builtins.int
     NUM_STEPS_FIELD_NUMBER: _builtins.int
     NUM_STEP_TOKENS_FIELD_NUMBER: _builtins.int
+    PREFIX_INDEX_FIELD_NUMBER: _builtins.int
     num_waiting: _builtins.int
     """Sequences that wait for a worker, all models."""
     num_running: _builtins.int
@@ -562,6 +589,8 @@ class GetLoadResponse(_message.Message):
     """Tokens computed by all steps: prompt chunks and decoded tokens."""
     @_builtins.property
     def workers(self) -> _containers.RepeatedCompositeFieldContainer[Global___WorkerLoad]: ...
+    @_builtins.property
+    def prefix_index(self) -> Global___PrefixIndexLoad: ...
     def __init__(
         self,
         *,
@@ -573,14 +602,43 @@ class GetLoadResponse(_message.Message):
         num_prefix_hits: _builtins.int = ...,
         num_steps: _builtins.int = ...,
         num_step_tokens: _builtins.int = ...,
+        prefix_index: Global___PrefixIndexLoad | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["prefix_index", b"prefix_index"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["num_preemptions", b"num_preemptions", "num_prefix_hits", b"num_prefix_hits", "num_prefix_queries", b"num_prefix_queries", "num_running", b"num_running", "num_step_tokens", b"num_step_tokens", "num_steps", b"num_steps", "num_waiting", b"num_waiting", "workers", b"workers"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["num_preemptions", b"num_preemptions", "num_prefix_hits", b"num_prefix_hits", "num_prefix_queries", b"num_prefix_queries", "num_running", b"num_running", "num_step_tokens", b"num_step_tokens", "num_steps", b"num_steps", "num_waiting", b"num_waiting", "prefix_index", b"prefix_index", "workers", b"workers"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetLoadResponse: _TypeAlias = GetLoadResponse  # noqa: Y015
+
+@_typing.final
+class PrefixIndexLoad(_message.Message):
+    """The index of prefixes that schedulers and gateways share: a hint, whose failure costs hits only."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NUM_PUBLISHED_BLOCKS_FIELD_NUMBER: _builtins.int
+    NUM_DROPPED_BLOCKS_FIELD_NUMBER: _builtins.int
+    BREAKER_STATE_FIELD_NUMBER: _builtins.int
+    num_published_blocks: _builtins.int
+    """Blocks that it took from this scheduler, and those that it did not: unreachable, full, or too many at once."""
+    num_dropped_blocks: _builtins.int
+    breaker_state: Global___BreakerState.ValueType
+    def __init__(
+        self,
+        *,
+        num_published_blocks: _builtins.int = ...,
+        num_dropped_blocks: _builtins.int = ...,
+        breaker_state: Global___BreakerState.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["breaker_state", b"breaker_state", "num_dropped_blocks", b"num_dropped_blocks", "num_published_blocks", b"num_published_blocks"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PrefixIndexLoad: _TypeAlias = PrefixIndexLoad  # noqa: Y015
 
 @_typing.final
 class WorkerLoad(_message.Message):

@@ -57,6 +57,9 @@ async def test_metrics_have_the_names_that_dashboards_know(gateway: RunningGatew
         num_preemptions=1,
         num_prefix_queries=100,
         num_prefix_hits=40,
+        prefix_index=inference_pb2.PrefixIndexLoad(
+            num_published_blocks=9, num_dropped_blocks=7, breaker_state=inference_pb2.BREAKER_STATE_OPEN
+        ),
     )
     gateway.scheduler.answer = lambda *_: Answer(text="Hello!")
     await gateway.http.post("/v1/chat/completions", json=CHAT)
@@ -81,6 +84,9 @@ async def test_metrics_have_the_names_that_dashboards_know(gateway: RunningGatew
         ("vllm:request_decode_time_seconds_sum", ()): 2.0,
         ("vllm:request_prompt_tokens_count", ()): 1,
         ("vllm:request_generation_tokens_sum", ()): 6,
+        ("pagoda_prefix_index_published_blocks_total", ()): 9,
+        ("pagoda_prefix_index_dropped_blocks_total", ()): 7,
+        ("pagoda_prefix_index_up", ()): 0,
         ("pagoda_pages", ("free", "w1")): 50,
         ("pagoda_pages", ("cached", "w1")): 25,
         ("pagoda_pages", ("used", "w1")): 25,
