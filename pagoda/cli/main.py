@@ -1,18 +1,26 @@
-"""The `pagoda` command's words and options. What they do is elsewhere: serve.py, fetch.py, or the tier itself."""
+"""The `pagoda` command's words and options. Those about models are in model_commands.py; what they do is elsewhere."""
 
 import importlib.metadata
 import os
 import sys
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from pagoda.cli import model_commands
+from pagoda.cli.chat import command as chat_command
+from pagoda.cli.doctor import command as doctor_command
+from pagoda.cli.options import Home, complete_model, resolve_home
 from pagoda.models.catalogue import DEFAULT_MODEL
 
-app = typer.Typer(name="pagoda", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+app = typer.Typer(name="pagoda", no_args_is_help=True, pretty_exceptions_enable=False)
 
-Model = Annotated[str, typer.Option(help="A name, fetched if missing, or the path of a GGUF file or a checkpoint.")]
+Model = Annotated[
+    str,
+    typer.Option(
+        help="A name, fetched if missing, or the path of a GGUF file or a checkpoint.", autocompletion=complete_model
+    ),
+]
 Host = Annotated[str, typer.Option(help="The address to listen on. Other than loopback it needs a key.")]
 Port = Annotated[int, typer.Option(min=1, max=65535, help="The port to listen on.")]
 KVMemory = Annotated[
@@ -22,9 +30,6 @@ KVMemory = Annotated[
 Numerics = Annotated[str | None, typer.Option(help="How the worker computes; see docs/numerics.md.")]
 APIKey = Annotated[
     str | None, typer.Option("--api-key", envvar="PAGODA_API_KEY", help="Clients must send it as a bearer token.")
-]
-Home = Annotated[
-    Path | None, typer.Option(envvar="PAGODA_HOME", help="Where models, logs and state live. [default: ~/.pagoda]")
 ]
 
 # The rest of the line, --help included, belongs to the tier.
@@ -65,7 +70,7 @@ def serve(
         model=model,
         host=host,
         port=port,
-        home=_home(home),
+        home=resolve_home(home),
         kv_memory=kv_memory,
         numerics=numerics,
         api_key=api_key,
@@ -73,19 +78,9 @@ def serve(
     raise typer.Exit(run_serve(options))
 
 
-@app.command(help="Fetch a model without serving it.")
-def pull(
-    model: Annotated[str, typer.Argument(help="A name of the catalogue.")] = DEFAULT_MODEL, home: Home = None
-) -> None:
-    from pagoda.cli.fetch import fetch_model
-    from pagoda.models.errors import ModelError
-
-    try:
-        fetched = fetch_model(_home(home), model)
-    except ModelError as error:
-        typer.echo(f"Error: {error}", err=True)
-        raise typer.Exit(1) from None
-    typer.echo(f"{fetched.name} is at {fetched.path}")
+chat_command.register(app)
+model_commands.register(app)
+doctor_command.register(app)
 
 
 @app.command(context_settings=_PASS_THROUGH, help="Start a gateway alone.")
@@ -101,12 +96,6 @@ def scheduler(context: typer.Context) -> None:
 @app.command(context_settings=_PASS_THROUGH, help="Start a worker alone.")
 def worker(context: typer.Context) -> None:
     _become_tier("worker", context.args)
-
-
-def _home(home: Path | None) -> Path:
-    from pagoda.settings import default_home
-
-    return (home or default_home()).expanduser().absolute()
 
 
 def _become_tier(tier: str, arguments: list[str]) -> None:

@@ -1,0 +1,1 @@
+"""`pagoda run`: a conversation with a model in the terminal."""

@@ -1,0 +1,137 @@
+"""The slash commands of a chat, in Ollama's words."""
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from pagoda.cli.chat import help as words
+from pagoda.cli.failure import CommandError
+from pagoda.cli.parameters import parse_parameter
+from pagoda.cli.show import show_page
+from pagoda.cli.store_commands import list_models, list_page
+
+if TYPE_CHECKING:
+    from pagoda.cli.chat.session import Session
+
+_PARAMETER_WIDTH = 30
+_NOT_SUPPORTED = {
+    "format": "answers cannot be held to a form yet",
+    "noformat": "answers cannot be held to a form yet",
+    "think": "thinking is not told apart from the answer yet",
+    "nothink": "thinking is not told apart from the answer yet",
+}
+
+
+class Commands:
+    def __init__(self, session: "Session") -> None:
+        self._session = session
+        self._by_name: dict[str, Callable[[str, Sequence[str]], None]] = {
+            "/set": self._set,
+            "/show": self._show,
+            "/list": self._list,
+            "/load": self._load,
+            "/save": self._save,
+            "/clear": self._clear,
+            "/help": self._help,
+            "/?": self._help,
+        }
+
+    def obey(self, text: str) -> bool:
+        """Whether the chat is over. Raises CommandError, after which it goes on."""
+        name, *arguments = text.split()
+        if name in ("/bye", "/exit"):
+            return True
+        command = self._by_name.get(name)
+        if command is None:
+            print(f"Unknown command '{name}'. Type /? for help")
+        else:
+            command(text, arguments)
+        return False
+
+    def _set(self, text: str, arguments: Sequence[str]) -> None:
+        session = self._session
+        match arguments:
+            case ["parameter", name, *values] if values:
+                session.conversation.options[name] = parse_parameter(name, values)
+                print(f"Set parameter '{name}' to '{', '.join(values)}'")
+            case ["parameter", *_]:
+                print(words.PARAMETERS)
+            case ["system", _, *_]:
+                session.conversation.system = text.split(None, 2)[2]
+                print("Set system message.")
+            case ["history" | "nohistory" as word]:
+                session.reader.remembers = word == "history"
+            case ["wordwrap" | "nowordwrap" as word]:
+                session.set_style(wordwrap=word == "wordwrap")
+                print(f"Set '{word}' mode.")
+            case ["verbose" | "quiet" as word]:
+                session.set_style(verbose=word == "verbose")
+                print(f"Set '{word}' mode.")
+            case [word, *_] if word in _NOT_SUPPORTED:
+                raise CommandError(f"'/set {word}' is not supported: {_NOT_SUPPORTED[word]}")
+            case [] | ["system"]:
+                print(words.SET)
+            case [word, *_]:
+                print(f"Unknown command '/set {word}'. Type /? for help")
+
+    def _show(self, text: str, arguments: Sequence[str]) -> None:
+        session = self._session
+        shown = session.connection.api.show(session.conversation.model)
+        match arguments:
+            case []:
+                print(words.SHOW)
+            case ["info", *_]:
+                print(show_page(shown))
+            case ["license", *_]:
+                print(shown.get("license") or "No license was specified for this model.")
+            case ["modelfile", *_]:
+                print(shown.get("modelfile", ""))
+            case ["parameters", *_]:
+                self._show_parameters(str(shown.get("parameters") or ""))
+            case ["system", *_]:
+                system = session.conversation.system or shown.get("system")
+                print(f"{system}\n" if system else "No system message was specified for this model.")
+            case ["template", *_]:
+                print(shown.get("template") or "No prompt template was specified for this model.")
+            case [word, *_]:
+                print(f"Unknown command '/show {word}'. Type /? for help")
+
+    def _show_parameters(self, of_model: str) -> None:
+        none = "No additional parameters were specified for this model."
+        print("Model defined parameters:", *(of_model or none).splitlines(), sep="\n  ", end="\n\n")
+        options = self._session.conversation.options
+        if options:
+            lines = [f"{name:<{_PARAMETER_WIDTH}} {value}" for name, value in options.items()]
+            print("User defined parameters:", *lines, sep="\n  ", end="\n\n")
+
+    def _list(self, text: str, arguments: Sequence[str]) -> None:
+        print(list_page(list_models(self._session.servers.home, "".join(arguments[:1]))))
+
+    def _load(self, text: str, arguments: Sequence[str]) -> None:
+        if len(arguments) != 1:
+            print("Usage:\n  /load <modelname>")
+            return
+        print(f"Loading model '{arguments[0]}'")
+        self._session.switch_model(arguments[0])
+
+    def _save(self, text: str, arguments: Sequence[str]) -> None:
+        if len(arguments) != 1:
+            print("Usage:\n  /save <modelname>")
+            return
+        conversation = self._session.conversation
+        extras = {
+            "system": conversation.system,
+            "parameters": conversation.options,
+            "messages": conversation.messages,
+        }
+        body = {"model": arguments[0], "from": conversation.model} | {k: v for k, v in extras.items() if v}
+        for _ in self._session.connection.api.create(body):
+            pass
+        print(f"Created new model '{arguments[0]}'")
+
+    def _clear(self, text: str, arguments: Sequence[str]) -> None:
+        self._session.conversation.clear()
+        print("Cleared session context")
+
+    def _help(self, text: str, arguments: Sequence[str]) -> None:
+        topic = "".join(arguments[:1]).removeprefix("/")
+        print(words.TOPICS.get(topic, words.COMMANDS))

@@ -1,0 +1,62 @@
+"""Lines from the keyboard: editing, history, the hint in an empty line. prompt_toolkit ends here."""
+
+from pathlib import Path
+from typing import Protocol
+
+from prompt_toolkit import PromptSession
+from prompt_toolkit.formatted_text import FormattedText
+from prompt_toolkit.history import FileHistory
+from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
+
+_HINT = "Send a message (/? for help)"
+
+
+class LineReader(Protocol):
+    """A terminal, or what stands in for one in a test."""
+
+    remembers: bool
+    """Whether lines go to the history file."""
+
+    def read(self, prompt: str) -> str:
+        """May hold several lines, where they were pasted. Raises KeyboardInterrupt and EOFError for Ctrl-C and Ctrl-D."""
+
+
+class TerminalReader:
+    def __init__(self, history: Path, *, remembers: bool) -> None:
+        history.parent.mkdir(parents=True, exist_ok=True)
+        history.touch(mode=0o600)  # What is asked is nobody else's business.
+        self._history = _SwitchedHistory(str(history))
+        self.remembers = remembers
+        self._session: PromptSession[str] = PromptSession(
+            history=self._history, key_bindings=_key_bindings(), enable_open_in_editor=True
+        )
+
+    @property
+    def remembers(self) -> bool:
+        return self._history.is_on
+
+    @remembers.setter
+    def remembers(self, value: bool) -> None:
+        self._history.is_on = value
+
+    def read(self, prompt: str) -> str:
+        hint = FormattedText([("fg:ansibrightblack", _HINT if prompt.startswith(">") else "")])
+        return self._session.prompt(prompt, placeholder=hint)
+
+
+class _SwitchedHistory(FileHistory):
+    is_on = True
+
+    def append_string(self, string: str) -> None:
+        if self.is_on:
+            super().append_string(string)
+
+
+def _key_bindings() -> KeyBindings:
+    bindings = KeyBindings()
+
+    @bindings.add("c-g")
+    def edit(event: KeyPressEvent) -> None:
+        event.current_buffer.open_in_editor()
+
+    return bindings

@@ -1,0 +1,87 @@
+"""A server for the time of one chat: `pagoda serve` as a child of this process, on a port of its own.
+
+It listens on loopback, writes its output to a log, and ends with the chat, however that ends.
+"""
+
+import asyncio
+import contextlib
+import socket
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+
+from pagoda.cli.child import Child, ChildCommand, describe_exit
+from pagoda.cli.failure import CommandError
+
+READY_DEADLINE_S = 300.0
+_STOP_GRACE_S = 30.0
+_POLL_S = 0.05
+# Not the default port: that is for `pagoda serve`. A fixed range, so that the same few log directories are used again.
+_PORTS = range(8001, 8100)
+
+
+class OwnServer:
+    def __init__(self, model: str, home: Path) -> None:
+        port = _free_port()
+        self.url = f"http://127.0.0.1:{port}"
+        self._log = home / "run" / f"chat-{port}.log"
+        self._log.parent.mkdir(parents=True, exist_ok=True)
+        self._runner = asyncio.Runner()
+        self._child = self._runner.run(Child.start(_serve(model, home, port, self._log)))
+
+    def wait_until_ready(self) -> None:
+        """Raises CommandError, with the end of its log, where it does not start."""
+        self._runner.run(self._wait_until_ready())
+
+    def close(self) -> None:
+        self._runner.run(self._child.stop(_STOP_GRACE_S))
+        self._runner.close()
+
+    async def _wait_until_ready(self) -> None:
+        ready = asyncio.create_task(_answers(f"{self.url}/ready"))
+        ended = asyncio.create_task(self._child.wait())
+        try:
+            done, _ = await asyncio.wait((ready, ended), timeout=READY_DEADLINE_S, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            ready.cancel()
+            ended.cancel()
+        if ready in done:
+            return
+        reason = describe_exit(ended.result()) if ended in done else f"not ready after {READY_DEADLINE_S:g} s"
+        raise CommandError(f"the server did not start ({reason}): {self._why()}")
+
+    def _why(self) -> str:
+        """`pagoda serve` says it in its last line but one or in its last."""
+        errors = [line for line in self._child.last_lines(20) if line.startswith("Error: ")]
+        return errors[-1].removeprefix("Error: ") if errors else f"see {self._log}"
+
+
+def _serve(model: str, home: Path, port: int, log: Path) -> ChildCommand:
+    flags = ["--model", model, "--home", str(home), "--port", str(port)]
+    return ChildCommand(name="server", arguments=[sys.executable, "-P", "-m", "pagoda.cli", "serve", *flags], log=log)
+
+
+async def _answers(url: str) -> None:
+    async with httpx.AsyncClient(trust_env=False) as client:
+        while True:
+            with contextlib.suppress(httpx.TransportError):
+                if (await client.get(url)).is_success:
+                    return
+            await asyncio.sleep(_POLL_S)
+
+
+def _free_port() -> int:
+    port = next(_bindable(_PORTS), None)
+    if port is None:
+        raise CommandError(f"no port between {_PORTS.start} and {_PORTS.stop - 1} is free for a server")
+    return port
+
+
+def _bindable(ports: range) -> Iterator[int]:
+    for port in ports:
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(("127.0.0.1", port))
+            yield port

@@ -1,0 +1,57 @@
+"""All looks at the machine, side by side, and the page that reports them."""
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from rich.console import Console
+from rich.text import Text
+
+from pagoda.cli.doctor import machine, models, python, setup
+from pagoda.cli.doctor.finding import Finding, Level
+from pagoda.models.catalogue import DEFAULT_MODEL, find_entry
+
+_MARKS = {Level.OK: ("ok     ", "green"), Level.WARNING: ("warning", "yellow"), Level.PROBLEM: ("problem", "bold red")}
+
+
+def examine(home: Path, *, deep: bool, api_key: str | None) -> list[Finding]:
+    """In the order of the report. Some looks wait for a program or a server, so all are taken at once."""
+    default = find_entry(DEFAULT_MODEL)
+    assert default is not None
+    looks: list[Callable[[], Finding | list[Finding]]] = [
+        python.check_versions,
+        python.check_python,
+        python.check_gateway_packages,
+        python.check_torch,
+        machine.check_cpu,
+        machine.check_threads,
+        machine.check_memory,
+        machine.check_gpu,
+        lambda: setup.check_home(home),
+        lambda: machine.check_disk(home, default.download_bytes + default.file_bytes),
+        lambda: setup.check_sockets(home),
+        *(lambda port=port: setup.check_port(port, api_key) for port in setup.PORTS),
+        lambda: models.check_index(home),
+        lambda: models.check_models(home, deep=deep),
+    ]
+    with ThreadPoolExecutor(max_workers=len(looks)) as pool:
+        found = [future.result() for future in [pool.submit(look) for look in looks]]
+    return [finding for each in found for finding in (each if isinstance(each, list) else [each])]
+
+
+def print_report(findings: Sequence[Finding]) -> None:
+    console = Console(highlight=False, soft_wrap=True)
+    width = max(len(finding.subject) for finding in findings)
+    for finding in findings:
+        mark, style = _MARKS[finding.level]
+        console.print(Text(mark, style), f"{finding.subject:<{width}}  {finding.text}", sep="  ", markup=False)
+        if finding.next_step:
+            console.print(f"{'':<{len(mark) + width + 4}}→ {finding.next_step}", markup=False)
+    console.print(_verdict(findings), markup=False)
+
+
+def _verdict(findings: Sequence[Finding]) -> str:
+    problems, warnings = (sum(f.level is level for f in findings) for level in (Level.PROBLEM, Level.WARNING))
+    if problems:
+        return f"\n{problems} {'problem' if problems == 1 else 'problems'} to put right before pagoda serve works."
+    return "\nAll is well." if not warnings else "\nIt works; see the warnings above."

@@ -1,0 +1,127 @@
+"""The machine: cores, instruction sets, memory and what fits in it, GPUs."""
+
+import os
+import platform
+import shutil
+import subprocess
+from pathlib import Path
+
+from pagoda.cli import human
+from pagoda.cli.doctor.finding import Finding, ok, problem, warning
+
+PROC, CGROUP = Path("/proc"), Path("/sys/fs/cgroup")
+# The families of instructions that matrix kernels use, the widest last.
+_FEATURES = (
+    "avx2",
+    "f16c",
+    "fma",
+    "avx512f",
+    "avx512_vnni",
+    "avx512_bf16",
+    "amx_int8",
+    "neon",
+    "asimd",
+    "asimddp",
+    "sve",
+)
+# The rest is for keys and values, and for the processes themselves.
+_SHARE_FOR_WEIGHTS = 0.6
+# Of the integer mode: one for the matrices, more for embeddings and scales.
+_BYTES_PER_PARAMETER = 1.5
+_LEAST_BYTES = 1_000_000_000
+
+
+def check_cpu(cpuinfo: Path = PROC / "cpuinfo") -> Finding:
+    fields = _cpuinfo(cpuinfo)
+    name = fields.get("model name") or platform.processor() or platform.machine()
+    flags = set((fields.get("flags") or fields.get("Features") or "").split())
+    features = [each for each in _FEATURES if each in flags]
+    text = f"{name}; {', '.join(features) or 'instruction sets unknown'}"
+    if platform.machine() in ("x86_64", "AMD64") and flags and "avx2" not in flags:
+        return warning("cpu", f"{text}; without AVX2", "expect it to be slow; choose a small model.")
+    return ok("cpu", text)
+
+
+def check_threads(cgroup: Path = CGROUP) -> Finding:
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quota = _cpu_quota(cgroup)
+    text = f"a worker uses {cores} of {os.cpu_count()} cores"
+    if quota is not None and quota < cores:
+        next_step = f"start workers with --threads {max(1, int(quota))} (PAGODA_WORKER_THREADS)."
+        return warning("threads", f"{text}, but this container may use only {quota:g}", next_step)
+    return ok("threads", text)
+
+
+def check_memory(available_bytes: int | None = None) -> Finding:
+    available = _available_bytes() if available_bytes is None else available_bytes
+    fits = human.number(int(available * _SHARE_FOR_WEIGHTS / _BYTES_PER_PARAMETER), digits=2)
+    text = f"{human.size(available)} available: models of up to about {fits} parameters fit"
+    if available < _LEAST_BYTES:
+        return warning("memory", text, "end other programs, or give --kv-memory a small size.")
+    return ok("memory", text)
+
+
+def check_gpu() -> Finding:
+    gpus = _nvidia_gpus()
+    if gpus:
+        return ok("gpu", f"{', '.join(gpus)}; workers compute on the CPU for now")
+    if Path("/dev/kfd").exists():
+        return ok("gpu", "an AMD GPU; workers compute on the CPU for now")
+    return ok("gpu", "none found; workers compute on the CPU")
+
+
+def check_disk(home: Path, needed_bytes: int) -> Finding:
+    free = shutil.disk_usage(existing_parent(home)).free
+    text = f"{human.size(free)} free where models are kept"
+    next_step = f"make room, or set PAGODA_HOME to a larger disk; the default model needs {human.size(needed_bytes)}."
+    if free < needed_bytes:
+        return problem("disk", text, next_step)
+    return warning("disk", text, next_step) if free < 10 * needed_bytes else ok("disk", text)
+
+
+def existing_parent(path: Path) -> Path:
+    return next(each for each in (path, *path.parents) if each.exists())
+
+
+def _cpuinfo(path: Path) -> dict[str, str]:
+    """Of the first core."""
+    try:
+        lines = path.read_text().partition("\n\n")[0].splitlines()
+    except OSError:
+        return {}
+    return {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
+
+
+def _cpu_quota(cgroup: Path) -> float | None:
+    try:
+        quota, period = (cgroup / "cpu.max").read_text().split()
+        return None if quota == "max" else int(quota) / int(period)
+    except (OSError, ValueError):
+        return None
+
+
+def _available_bytes() -> int:
+    machine = _meminfo_bytes("MemAvailable") or os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    try:
+        limit, used = (int((CGROUP / name).read_text()) for name in ("memory.max", "memory.current"))
+    except (OSError, ValueError):  # No container, or no limit.
+        return machine
+    return min(machine, max(0, limit - used))
+
+
+def _meminfo_bytes(field: str) -> int | None:
+    try:
+        lines = (PROC / "meminfo").read_text().splitlines()
+    except OSError:
+        return None
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{field}:")), None)
+
+
+def _nvidia_gpus() -> list[str]:
+    """Name and memory of each, where the driver's tool is there and answers."""
+    command = ["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader"]
+    try:
+        asked = subprocess.run(command, capture_output=True, text=True, timeout=5, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return []
+    return [line.replace(",", " with", 1) for line in asked.stdout.splitlines() if line.strip()]

@@ -1,0 +1,158 @@
+"""The words and options of the commands about models: list, pull, show, rm, cp, create, ps, stop.
+
+What they do is in store_commands.py, server_commands.py and fetch.py, imported when a command runs.
+"""
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from pagoda.cli.failure import CommandError, failing_in_sentences
+from pagoda.cli.options import AsJSON, Home, Server, api_key, complete_model, resolve_home
+from pagoda.models.catalogue import DEFAULT_MODEL
+
+ModelName = Annotated[str, typer.Argument(metavar="MODEL", autocompletion=complete_model, help="A model of `list`.")]
+
+
+def register(app: typer.Typer) -> None:
+    app.command("list", help="List the models on this machine.")(list_)
+    app.command("ls", hidden=True, help="The same as list.")(list_)
+    app.command(help="Fetch a model.")(pull)
+    app.command(help="Show what a model is.")(show)
+    app.command(help="List the models that a server has loaded.")(ps)
+    app.command(help="Unload a model from a server.")(stop)
+    app.command(help="Remove models from this machine.")(rm)
+    app.command(help="Copy a model.")(cp)
+    app.command(help="Make a model from a Modelfile, a GGUF file or a directory of safetensors.")(create)
+
+
+def list_(
+    prefix: Annotated[str, typer.Argument(help="Only names that begin so.", autocompletion=complete_model)] = "",
+    as_json: AsJSON = False,
+    home: Home = None,
+) -> None:
+    with failing_in_sentences():
+        from pagoda.cli.store_commands import list_models, list_page
+
+        models = list_models(resolve_home(home), prefix)
+        print(_json({"models": models}) if as_json else list_page(models))
+
+
+def pull(
+    model: Annotated[
+        str, typer.Argument(help="A name of the catalogue.", autocompletion=complete_model)
+    ] = DEFAULT_MODEL,
+    as_json: AsJSON = False,
+    home: Home = None,
+) -> None:
+    with failing_in_sentences():
+        from pagoda.cli.fetch import fetch_model
+        from pagoda.cli.model_facts import listed
+
+        fetched = fetch_model(resolve_home(home), model)
+        print(
+            _json(listed(fetched) | {"path": str(fetched.path)}) if as_json else f"{fetched.name} is at {fetched.path}"
+        )
+
+
+def show(
+    model: Annotated[str, typer.Argument(help="A name, or the path of a model.", autocompletion=complete_model)],
+    license: Annotated[bool, typer.Option("--license", help="Its license alone.")] = False,
+    modelfile: Annotated[bool, typer.Option("--modelfile", help="A Modelfile that makes it.")] = False,
+    parameters: Annotated[bool, typer.Option("--parameters", help="Its parameters alone.")] = False,
+    system: Annotated[bool, typer.Option("--system", help="Its system message alone.")] = False,
+    template: Annotated[bool, typer.Option("--template", help="Its chat template alone.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Metadata and tensors too.")] = False,
+    as_json: AsJSON = False,
+    home: Home = None,
+) -> None:
+    parts = {
+        "license": license,
+        "modelfile": modelfile,
+        "parameters": parameters,
+        "system": system,
+        "template": template,
+    }
+    wanted = [name for name, is_wanted in parts.items() if is_wanted]
+    with failing_in_sentences():
+        from pagoda.cli.show import show_page
+        from pagoda.cli.store_commands import show_model
+
+        if len(wanted) > 1:
+            raise CommandError(f"only one of {', '.join(f'--{name}' for name in parts)} can be asked for at once")
+        shown = show_model(resolve_home(home), model)
+        if as_json:
+            print(_json(shown if verbose else {name: value for name, value in shown.items() if name != "tensors"}))
+        else:
+            print(shown[wanted[0]] if wanted else show_page(shown, verbose=verbose))
+
+
+def ps(server: Server = None, as_json: AsJSON = False) -> None:
+    with failing_in_sentences():
+        from pagoda.cli.ollama_api import DEFAULT_SERVER, OllamaAPI, server_url
+        from pagoda.cli.server_commands import running_page
+
+        with OllamaAPI(server_url(server or DEFAULT_SERVER), api_key()) as api:
+            models = api.running()
+        print(_json({"models": models}) if as_json else running_page(models))
+
+
+def stop(model: ModelName, server: Server = None, as_json: AsJSON = False) -> None:
+    with failing_in_sentences():
+        from pagoda.cli.ollama_api import DEFAULT_SERVER, OllamaAPI, server_url
+        from pagoda.cli.server_commands import stop_model
+
+        with OllamaAPI(server_url(server or DEFAULT_SERVER), api_key()) as api:
+            stop_model(api, model)
+        if as_json:
+            print(_json({"stopped": model}))
+
+
+def rm(
+    models: Annotated[list[str], typer.Argument(metavar="MODEL...", autocompletion=complete_model)],
+    as_json: AsJSON = False,
+    home: Home = None,
+) -> None:
+    with failing_in_sentences():
+        from pagoda.cli.store_commands import remove_models
+
+        deleted = remove_models(resolve_home(home), models)
+        print(_json({"deleted": deleted}) if as_json else "\n".join(f"deleted '{name}'" for name in deleted))
+
+
+def cp(
+    source: ModelName,
+    destination: Annotated[str, typer.Argument(help="The new name.")],
+    as_json: AsJSON = False,
+    home: Home = None,
+) -> None:
+    with failing_in_sentences():
+        from pagoda.cli.store_commands import copy_model
+
+        copy_model(resolve_home(home), source, destination)
+        copied = {"source": source, "destination": destination}
+        print(_json(copied) if as_json else f"copied '{source}' to '{destination}'")
+
+
+def create(
+    model: Annotated[str, typer.Argument(help="The new name.")],
+    file: Annotated[
+        Path, typer.Option("--file", "-f", help="A Modelfile, a GGUF file, or a directory of safetensors.")
+    ] = Path("Modelfile"),
+    as_json: AsJSON = False,
+    home: Home = None,
+) -> None:
+    with failing_in_sentences():
+        from pagoda.cli.store_commands import create_model
+
+        create_model(resolve_home(home), model, file)
+        if as_json:
+            print(_json({"created": model}))
+
+
+def _json(value: Any) -> str:
+    """Indented for a person who looks, on one line for a program."""
+    return json.dumps(value, indent=2 if sys.stdout.isatty() else None, ensure_ascii=False, default=str)

@@ -1,0 +1,150 @@
+"""Modelfiles: Ollama's recipe for a model, read into settings and written from them.
+
+FROM, PARAMETER, SYSTEM, TEMPLATE (Jinja), LICENSE and MESSAGE. Any other instruction is refused by name. Knows nothing
+about the store.
+"""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from pagoda.cli.failure import CommandError
+from pagoda.cli.parameters import parse_parameter
+from pagoda.models.model_settings import ModelSettings
+
+INSTRUCTIONS = ("FROM", "LICENSE", "MESSAGE", "PARAMETER", "SYSTEM", "TEMPLATE")
+_UNSUPPORTED = ("ADAPTER", "DRAFT", "PARSER", "RENDERER", "REQUIRES")
+_ROLES = ("system", "user", "assistant")
+# An instruction, then a value to the end of the line, or in quotes: """ may span lines, and so may ".
+_INSTRUCTION = re.compile(r"(?P<name>\S+)(?:[ \t]+(?P<rest>.*))?", re.DOTALL)
+_QUOTES = ('"""', '"')
+# Actions that are Go's and never Jinja's: a field of the dot, or a keyword at the start of an expression.
+_GO_TEMPLATE = re.compile(r"\{\{-?\s*(?:\.|range\b|end\b|if\b|else\b|with\b|\$)")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Modelfile:
+    base: str
+    """What FROM names: a model, a GGUF file, or a directory of safetensors."""
+    settings: ModelSettings
+
+
+def parse_modelfile(text: str) -> Modelfile:
+    """Raises CommandError, which names the line."""
+    base = ""
+    scalars: dict[str, str] = {}
+    licenses: list[str] = []
+    messages: list[dict[str, str]] = []
+    parameters: dict[str, Any] = {}
+    for line, name, value in _instructions(text):
+        try:
+            match name:
+                case "FROM":
+                    base = _unquoted(value)
+                case "SYSTEM":
+                    scalars["system"] = _unquoted(value)
+                case "TEMPLATE":
+                    scalars["template"] = _jinja(_unquoted(value))
+                case "LICENSE":
+                    licenses.append(_unquoted(value))
+                case "MESSAGE":
+                    messages.append(_message(value))
+                case _:
+                    _add_parameter(parameters, value)
+        except CommandError as error:
+            raise CommandError(f"line {line} of the Modelfile: {error}") from None
+    if not base:
+        raise CommandError("the Modelfile has no FROM line; FROM names a model, a GGUF file, or a directory")
+    settings = ModelSettings(parameters=parameters, license=licenses, messages=messages, **scalars)
+    return Modelfile(base=base, settings=settings)
+
+
+def render_modelfile(base: str, settings: ModelSettings) -> str:
+    """What parses to the same again, under a line of comment."""
+    lines = [f"FROM {base}"]
+    lines += [f"TEMPLATE {_quoted(settings.template)}"] if settings.template else []
+    lines += [f"SYSTEM {_quoted(settings.system)}"] if settings.system else []
+    for name, value in settings.parameters.items():
+        lines += [f"PARAMETER {name} {_quoted(str(each))}" for each in (value if isinstance(value, list) else [value])]
+    lines += [f"LICENSE {_quoted(text)}" for text in settings.license]
+    lines += [f"MESSAGE {message['role']} {_quoted(message['content'])}" for message in settings.messages]
+    return "\n".join(["# Made by Pagoda", *lines, ""])
+
+
+def _instructions(text: str) -> Iterator[tuple[int, str, str]]:
+    """(line, name, value as written). A quoted value goes on over the lines until its quote is closed."""
+    lines = re.split(r"\r?\n", text.removeprefix("\ufeff"))
+    at = 0
+    while at < len(lines):
+        first = at
+        at += 1
+        stripped = lines[first].strip()
+        if not stripped or stripped.startswith("#"):
+            continue
+        match = _INSTRUCTION.fullmatch(stripped)
+        assert match is not None
+        name, value = match["name"].upper(), match["rest"] or ""
+        _refuse_unknown(first + 1, name, match["name"])
+        while (quote := _open_quote(name, value)) and at < len(lines):
+            value += "\n" + lines[at]
+            at += 1
+        if quote:
+            raise CommandError(f"line {first + 1} of the Modelfile opens a {quote} that nothing closes")
+        yield first + 1, name, value.rstrip()
+
+
+def _refuse_unknown(line: int, name: str, written: str) -> None:
+    if name in _UNSUPPORTED:
+        raise CommandError(f"line {line} of the Modelfile: {name} is not supported; take it out")
+    if name not in INSTRUCTIONS:
+        raise CommandError(
+            f"line {line} of the Modelfile: {written[:40]!r} is no instruction (known: {', '.join(INSTRUCTIONS)})"
+        )
+
+
+def _open_quote(name: str, value: str) -> str | None:
+    """The quote that is still open. A message's role and a parameter's name stand before theirs."""
+    value = _split_word(value)[1] if name in ("MESSAGE", "PARAMETER") else value.strip()
+    for quote in _QUOTES:
+        if value.startswith(quote):
+            return None if len(value) >= 2 * len(quote) and value.endswith(quote) else quote
+    return None
+
+
+def _split_word(value: str) -> tuple[str, str]:
+    word, rest = [*value.split(None, 1), "", ""][:2]
+    return word, rest.strip()
+
+
+def _unquoted(value: str) -> str:
+    value = value.strip()
+    for quote in _QUOTES:
+        if value.startswith(quote) and value.endswith(quote) and len(value) >= 2 * len(quote):
+            return value[len(quote) : -len(quote)]
+    return value
+
+
+def _quoted(value: str) -> str:
+    needs_quotes = "\n" in value or value != value.strip() or value.startswith('"') or not value
+    return f'"""{value}"""' if needs_quotes else value
+
+
+def _jinja(template: str) -> str:
+    if _GO_TEMPLATE.search(template):
+        raise CommandError("TEMPLATE is a Go template; write it in Jinja, or leave it out to keep the model's own")
+    return template
+
+
+def _message(value: str) -> dict[str, str]:
+    role, content = _split_word(value)
+    if role not in _ROLES:
+        raise CommandError(f"MESSAGE needs a role ({', '.join(_ROLES)}), got {role!r}")
+    return {"role": role, "content": _unquoted(content)}
+
+
+def _add_parameter(parameters: dict[str, Any], value: str) -> None:
+    name, word = _split_word(value)
+    parsed = parse_parameter(name, [_unquoted(word)])
+    # Several lines of `stop` are several strings.
+    parameters[name] = [*parameters.get(name, []), *parsed] if isinstance(parsed, list) else parsed

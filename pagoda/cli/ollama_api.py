@@ -1,0 +1,162 @@
+"""A server's Ollama API, as the command uses it: one method per endpoint, errors as sentences.
+
+Knows nothing about terminals. What is not said by a method's type is in Ollama's API: the objects are its own.
+"""
+
+import json
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, Self
+from urllib.parse import urlsplit
+
+import httpx
+
+from pagoda.cli.failure import CommandError, ServerError, ServerUnreachableError
+from pagoda.cli.tiers import is_loopback
+
+DEFAULT_SERVER = "http://127.0.0.1:8000"
+_DEFAULT_PORT = 8000
+_CONNECT_TIMEOUT_S = 5.0
+
+JSONObject = dict[str, Any]
+Lines = Generator[JSONObject, None, None]
+"""Closing it closes the connection, which ends a generation."""
+
+
+def server_url(text: str) -> str:
+    """A URL, `host` or `host:port`, as PAGODA_HOST and --server have it."""
+    try:
+        parts = urlsplit(text if "://" in text else f"http://{text}")
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        host, port = None, None
+    if not host or parts.scheme not in ("http", "https"):
+        raise CommandError(f"{text!r} is not the address of a server; write it as {DEFAULT_SERVER} or host:port")
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    port = port or {"https": 443}.get(parts.scheme, _DEFAULT_PORT if "://" not in text else 80)
+    return f"{parts.scheme}://[{host}]:{port}" if ":" in host else f"{parts.scheme}://{host}:{port}"
+
+
+class OllamaAPI:
+    def __init__(self, url: str, api_key: str | None = None, *, timeout_s: float | None = None) -> None:
+        """No time limit by default: loading and long prompts take minutes."""
+        self.url = url
+        headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
+        # A proxy is for the world outside, never for this machine.
+        trust_env = not is_loopback(urlsplit(url).hostname or "")
+        timeout = httpx.Timeout(timeout_s, connect=_CONNECT_TIMEOUT_S)
+        self._client = httpx.Client(base_url=url, headers=headers, timeout=timeout, trust_env=trust_env)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._client.close()
+
+    def version(self) -> str:
+        return str(self._object("GET", "/api/version").get("version", ""))
+
+    def is_pagoda(self) -> bool:
+        """Rather than Ollama itself, which has no such route."""
+        with self._answering():
+            return "application/json" in self._client.get("/ready").headers.get("content-type", "")
+
+    def tags(self) -> list[JSONObject]:
+        return list(self._object("GET", "/api/tags").get("models") or [])
+
+    def running(self) -> list[JSONObject]:
+        return list(self._object("GET", "/api/ps").get("models") or [])
+
+    def show(self, model: str) -> JSONObject:
+        return self._object("POST", "/api/show", {"model": model})
+
+    def load(self, model: str, keep_alive: str | None = None) -> JSONObject:
+        return self._object("POST", "/api/generate", _given(model=model, keep_alive=keep_alive))
+
+    def unload(self, model: str) -> JSONObject:
+        return self._object("POST", "/api/generate", {"model": model, "keep_alive": 0})
+
+    def create(self, body: JSONObject) -> Lines:
+        return self._lines("/api/create", body)
+
+    def pull(self, model: str) -> Lines:
+        return self._lines("/api/pull", {"model": model})
+
+    def generate(self, model: str, prompt: str, keep_alive: str | None = None) -> Lines:
+        return self._lines("/api/generate", _given(model=model, prompt=prompt, keep_alive=keep_alive))
+
+    def chat(
+        self,
+        model: str,
+        messages: Sequence[Mapping[str, Any]],
+        options: Mapping[str, Any],
+        keep_alive: str | None = None,
+    ) -> Lines:
+        options_if_any = dict(options) or None
+        return self._lines(
+            "/api/chat", _given(model=model, messages=list(messages), options=options_if_any, keep_alive=keep_alive)
+        )
+
+    def _object(self, method: str, path: str, body: JSONObject | None = None) -> JSONObject:
+        with self._answering():
+            response = self._client.request(method, path, json=body)
+            self._refuse_error(response)
+            return self._parse(response.text)
+
+    def _lines(self, path: str, body: JSONObject) -> Lines:
+        with self._answering(), self._client.stream("POST", path, json=body) as response:
+            if response.is_error:
+                response.read()
+            self._refuse_error(response)
+            for line in response.iter_lines():
+                if line.strip():
+                    yield self._checked(self._parse(line))
+
+    @contextmanager
+    def _answering(self) -> Iterator[None]:
+        try:
+            yield
+        except (httpx.ConnectError, httpx.ConnectTimeout):
+            raise ServerUnreachableError(f"no server answers at {self.url}; start one: pagoda serve") from None
+        except httpx.HTTPError as error:
+            raise ServerUnreachableError(
+                f"the server at {self.url} broke the connection ({error}); its logs say why"
+            ) from None
+
+    def _refuse_error(self, response: httpx.Response) -> None:
+        if response.status_code == 401:
+            raise ServerError(f"the server at {self.url} wants a key; set PAGODA_API_KEY to it", 401)
+        if response.is_error:
+            raise ServerError(_reason(response) or f"{self.url} answered {response.status_code}", response.status_code)
+
+    def _checked(self, line: JSONObject) -> JSONObject:
+        """After the first byte an error is a line of its own."""
+        if "error" in line:
+            raise ServerError(str(line["error"]), 200)
+        return line
+
+    def _parse(self, text: str) -> JSONObject:
+        try:
+            value = json.loads(text)
+        except ValueError:
+            value = None
+        if not isinstance(value, dict):
+            raise ServerError(
+                f"what answers at {self.url} does not speak Ollama's API; name another with --server", 200
+            )
+        return value
+
+
+def _given(**fields: Any) -> JSONObject:
+    return {name: value for name, value in fields.items() if value is not None}
+
+
+def _reason(response: httpx.Response) -> str:
+    try:
+        error = response.json()["error"]
+    except (ValueError, KeyError, TypeError):
+        return ""
+    return str(error.get("message", error)) if isinstance(error, dict) else str(error)

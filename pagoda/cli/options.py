@@ -1,0 +1,42 @@
+"""The options and arguments that several commands share, how they are completed, and what is left of them afterwards."""
+
+import json
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Home = Annotated[
+    Path | None, typer.Option(envvar="PAGODA_HOME", help="Where models, logs and state live. [default: ~/.pagoda]")
+]
+Server = Annotated[
+    str | None,
+    typer.Option(envvar="PAGODA_HOST", metavar="URL", help="The server to ask. [default: http://127.0.0.1:8000]"),
+]
+AsJSON = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
+
+
+def resolve_home(home: Path | None) -> Path:
+    from pagoda.settings import default_home
+
+    return (home or default_home()).expanduser().absolute()
+
+
+def complete_model(context: typer.Context, incomplete: str) -> list[str]:
+    """Names of the store and the catalogue. From the manifests alone, since a key was pressed and someone waits."""
+    from pagoda.models.catalogue import CATALOGUE
+
+    home = resolve_home(context.params.get("home"))
+    names = {entry.name for entry in CATALOGUE}
+    for manifest in home.glob("models/*/*/manifest.json"):
+        try:
+            names.add(str(json.loads(manifest.read_text())["name"]))
+        except (OSError, ValueError, KeyError, TypeError):
+            continue  # A damaged model cannot be completed; `pagoda doctor` names it.
+    return sorted(name for name in names if name.startswith(incomplete.lower()))
+
+
+def api_key() -> str | None:
+    """Never an option here: everyone on the machine can read a command line."""
+    return os.environ.get("PAGODA_API_KEY") or None

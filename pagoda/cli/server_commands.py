@@ -1,0 +1,65 @@
+"""What `ps` and `stop` do: they ask a running server.
+
+The words of the command are in model_commands.py.
+"""
+
+from datetime import UTC, datetime
+from typing import Any
+
+from pagoda.cli import human
+from pagoda.cli.failure import CommandError, ServerError
+from pagoda.cli.ollama_api import OllamaAPI
+
+JSONObject = dict[str, Any]
+
+
+def running_page(models: list[JSONObject]) -> str:
+    now = datetime.now(UTC)
+    rows = [
+        [
+            model["name"],
+            model["digest"][:12],
+            human.size(model["size"]),
+            _processor(model["size"], model.get("size_vram", 0)),
+            str(model.get("context_length", "")),
+            _until(model, now),
+        ]
+        for model in models
+    ]
+    return human.table([["NAME", "ID", "SIZE", "PROCESSOR", "CONTEXT", "UNTIL"], *rows])
+
+
+def stop_model(api: OllamaAPI, name: str) -> None:
+    """Raises CommandError also where the server goes on holding the model."""
+    try:
+        api.unload(name)
+    except ServerError as error:
+        if error.status == 404:
+            raise CommandError(f'couldn\'t find model "{name}" to stop; pagoda ps says which run') from None
+        raise
+    now = datetime.now(UTC)
+    for model in api.running():
+        if _same_model(name, model["name"]) and _until(model, now) == "Forever":
+            raise CommandError(
+                f"{model['name']} stays: this server holds its model for as long as it runs; stop the server (Ctrl-C)"
+            )
+
+
+def _same_model(asked: str, running: str) -> bool:
+    return running in (asked, f"{asked}:latest") or running.lower() == asked.lower()
+
+
+def _processor(size: int, size_vram: int) -> str:
+    if size_vram == 0:
+        return "100% CPU"
+    if size_vram == size:
+        return "100% GPU"
+    if size_vram > size or size == 0:
+        return "Unknown"
+    cpu_percent = round(100 * (size - size_vram) / size)
+    return f"{cpu_percent}%/{100 - cpu_percent}% CPU/GPU"
+
+
+def _until(model: JSONObject, now: datetime) -> str:
+    expires_at = datetime.fromisoformat(model["expires_at"])
+    return "Stopping..." if expires_at < now else human.moment(expires_at, now)

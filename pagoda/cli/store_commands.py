@@ -1,0 +1,105 @@
+"""What `list`, `show`, `rm`, `cp` and `create` do: they work on this machine's models, whether or not a server runs.
+
+The words of the command are in model_commands.py; changes to the store are pagoda/models/library.py's.
+"""
+
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from pagoda.cli import human
+from pagoda.cli.failure import CommandError
+from pagoda.cli.model_facts import listed, shown
+from pagoda.cli.modelfile import Modelfile, parse_modelfile
+from pagoda.models.blobs import BlobStore
+from pagoda.models.catalogue import normalize_name
+from pagoda.models.errors import ModelNotFoundError
+from pagoda.models.library import CHECKPOINT_SUFFIXES, ModelLibrary
+from pagoda.models.store import ModelStore
+
+JSONObject = dict[str, Any]
+
+
+def list_models(home: Path, prefix: str) -> list[JSONObject]:
+    """The newest first."""
+    models = [listed(model) for model in ModelStore(home).list() if model.name.startswith(prefix.lower())]
+    return sorted(models, key=lambda model: str(model["modified_at"]), reverse=True)
+
+
+def list_page(models: list[JSONObject]) -> str:
+    now = datetime.now(UTC)
+    rows = [
+        [
+            model["name"],
+            model["digest"][:12],
+            human.size(model["size"]),
+            human.moment(datetime.fromisoformat(model["modified_at"]), now),
+        ]
+        for model in models
+    ]
+    return human.table([["NAME", "ID", "SIZE", "MODIFIED"], *rows])
+
+
+def show_model(home: Path, name_or_path: str) -> JSONObject:
+    return shown(ModelStore(home).get(name_or_path))
+
+
+def remove_models(home: Path, names: list[str]) -> list[str]:
+    """Nothing is deleted unless all are there."""
+    library = _library(home)
+    for name in names:
+        if not library.has(name):
+            raise ModelNotFoundError(f"model '{name}' not found; pagoda list says which there are")
+    for name in names:
+        library.delete(name)
+    return names
+
+
+def copy_model(home: Path, source: str, destination: str) -> None:
+    normalize_name(destination)
+    _library(home).copy(source, destination)
+
+
+def create_model(home: Path, name: str, file: Path) -> None:
+    """`file` is a Modelfile, or the weights themselves: a GGUF file or a directory of safetensors."""
+    normalize_name(name)
+    recipe = _recipe(file)
+    store, library = ModelStore(home), _library(home)
+    weights = _weights(recipe.base, file.parent)
+    if weights is None:
+        library.create_from_model(name, store.get(recipe.base), recipe.settings, _say)
+    else:
+        library.create_from_files(name, weights, recipe.settings, _say)
+    _say("success")
+
+
+def _recipe(file: Path) -> Modelfile:
+    if file.is_dir() or file.suffix == ".gguf":
+        return parse_modelfile(f"FROM {file.absolute()}")
+    try:
+        return parse_modelfile(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise CommandError(f"there is no {file}; write a Modelfile, or give a GGUF file or directory with -f") from None
+    except UnicodeDecodeError:
+        raise CommandError(f"{file} is not text; -f takes a Modelfile, a .gguf file or a directory") from None
+
+
+def _weights(base: str, directory: Path) -> dict[str, Path] | None:
+    """The files that FROM names, by their names; None where it names a model. Relative to the Modelfile."""
+    path = directory / Path(base).expanduser()
+    if path.is_dir():
+        return {file.name: file for file in sorted(path.iterdir()) if file.suffix in CHECKPOINT_SUFFIXES}
+    if path.is_file():
+        return {path.name: path}
+    if base.startswith(("/", ".", "~")) or base.endswith(".gguf"):
+        raise CommandError(f"FROM names {base}, but there is no such file or directory")
+    return None
+
+
+def _library(home: Path) -> ModelLibrary:
+    return ModelLibrary(ModelStore(home), BlobStore(home))
+
+
+def _say(status: str) -> None:
+    print(status, file=sys.stderr)

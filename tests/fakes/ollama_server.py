@@ -1,0 +1,127 @@
+"""A scripted server that speaks as much of Ollama's API as the command uses, and remembers what it was asked.
+
+It runs in a thread of the test, on a real port: the command's own client and its broken connections are part of the test.
+"""
+
+import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+JSONObject = dict[str, Any]
+MODEL = "tiny:latest"
+FOREVER = "2318-01-01T00:00:00Z"
+END = {
+    "done": True,
+    "done_reason": "stop",
+    "total_duration": 2_500_000_000,
+    "load_duration": 1_500_000,
+    "prompt_eval_count": 10,
+    "prompt_eval_duration": 500_000_000,
+    "eval_count": 4,
+    "eval_duration": 2_000_000_000,
+}
+
+
+class OllamaServer:
+    def __init__(self, port: int) -> None:
+        self.url = f"http://127.0.0.1:{port}"
+        self.requests: list[tuple[str, JSONObject]] = []
+        self.pieces: list[str] = ["Hello", " there", "."]
+        self.shown: JSONObject = {
+            "details": {"parameter_size": "1M", "quantization_level": "F32"},
+            "model_info": {"general.architecture": "llama", "llama.context_length": 512},
+            "capabilities": ["completion"],
+            "template": "{{ messages }}",
+            "modelfile": "FROM tiny",
+            "parameters": "temperature 0.5",
+            "license": "",
+            "system": "",
+        }
+        self.expires_at = FOREVER
+        self.key = ""
+        self.error_after_pieces = ""
+        self.goes_on = False
+        """After the pieces, write forever; until the client breaks the connection."""
+        self.broken = threading.Event()
+        """The client broke a connection before its answer was over."""
+
+    def bodies(self, path: str) -> list[JSONObject]:
+        return [body for asked, body in self.requests if asked == path]
+
+    def answer(self, path: str, body: JSONObject) -> tuple[int, JSONObject] | Iterator[JSONObject]:
+        match path:
+            case "/api/version":
+                return 200, {"version": "0.9"}
+            case "/ready":
+                return 200, {"status": "ready"}
+            case "/api/tags":
+                return 200, {"models": [{"name": MODEL}]}
+            case "/api/ps":
+                running = {"name": MODEL, "digest": "ab" * 32, "size": 5_000_000_000, "size_vram": 0}
+                return 200, {"models": [running | {"context_length": 512, "expires_at": self.expires_at}]}
+            case "/api/create":
+                return iter([{"status": "writing manifest"}, {"status": "success"}])
+        if body.get("model") not in (MODEL, "tiny"):
+            return 404, {"error": f"model '{body.get('model')}' not found"}
+        if path == "/api/show":
+            return 200, self.shown
+        if path == "/api/generate" and not body.get("prompt"):
+            return 200, {"model": MODEL, "response": "", "done": True, "done_reason": "load"}
+        return self._generate(path)
+
+    def _generate(self, path: str) -> Iterator[JSONObject]:
+        def line(text: str) -> JSONObject:
+            return {"message": {"role": "assistant", "content": text}} if path == "/api/chat" else {"response": text}
+
+        for piece in self.pieces:
+            yield line(piece) | {"done": False}
+        while self.goes_on:
+            yield line(" more") | {"done": False}
+        yield {"error": self.error_after_pieces} if self.error_after_pieces else line("") | END
+
+
+@contextmanager
+def ollama_server() -> Iterator[OllamaServer]:
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self._respond({})
+
+        def do_POST(self) -> None:
+            self._respond(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+
+        def _respond(self, body: JSONObject) -> None:
+            server.requests.append((self.path, body))
+            answer = server.answer(self.path, body)
+            if server.key and self.headers.get("Authorization") != f"Bearer {server.key}":
+                answer = 401, {"error": "unauthorized"}
+            if isinstance(answer, tuple):
+                self._send(answer[0], "application/json", iter([answer[1]]))
+            else:
+                self._send(200, "application/x-ndjson", answer)
+
+        def _send(self, status: int, content_type: str, lines: Iterator[JSONObject]) -> None:
+            """Without a length: the end of the connection is the end of the answer."""
+            self.send_response(status)
+            self.send_header("Content-Type", content_type)
+            self.end_headers()
+            try:
+                for line in lines:
+                    self.wfile.write(json.dumps(line).encode() + b"\n")
+            except (BrokenPipeError, ConnectionResetError):
+                server.broken.set()
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as http:
+        server = OllamaServer(http.server_port)
+        thread = threading.Thread(target=http.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        try:
+            yield server
+        finally:
+            http.shutdown()
+            thread.join()

@@ -1,0 +1,88 @@
+"""Modelfiles: what is read, what is refused by name, and that what is written reads back the same."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pagoda.cli.failure import CommandError
+from pagoda.cli.modelfile import parse_modelfile, render_modelfile
+from pagoda.models.model_settings import ModelSettings
+
+WHOLE = '''
+# A comment, and an empty line
+
+FROM ./tiny.gguf
+system """You are a pirate.
+Say "arr".
+"""
+PARAMETER temperature 0.5
+PARAMETER num_ctx 4096
+PARAMETER stop "<|end|>"
+PARAMETER stop two words
+TEMPLATE {{ messages[0]['content'] }}
+LICENSE one
+LICENSE """two
+lines"""
+MESSAGE user Hello there
+MESSAGE assistant """Arr,
+you too"""
+'''
+
+
+def test_every_instruction() -> None:
+    parsed = parse_modelfile(WHOLE)
+    assert parsed.base == "./tiny.gguf"
+    assert parsed.settings == ModelSettings(
+        system='You are a pirate.\nSay "arr".\n',
+        template="{{ messages[0]['content'] }}",
+        license=["one", "two\nlines"],
+        parameters={"temperature": 0.5, "num_ctx": 4096, "stop": ["<|end|>", "two words"]},
+        messages=[{"role": "user", "content": "Hello there"}, {"role": "assistant", "content": "Arr,\nyou too"}],
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", "no FROM line"),
+        ("SYSTEM hello", "no FROM line"),
+        ("FROM a\nADAPTER ./lora", "line 2 of the Modelfile: ADAPTER is not supported"),
+        ("FROM a\nRENDERER x", "RENDERER is not supported"),
+        ("FROM a\n\nFORM b", "line 3 of the Modelfile: 'FORM' is no instruction"),
+        ("FROM a\nPARAMETER heat 1", "line 2 of the Modelfile: unknown parameter 'heat'"),
+        ("FROM a\nPARAMETER top_k many", "top_k must be a whole number, got 'many'"),
+        ("FROM a\nPARAMETER top_p", "top_p must be a number"),
+        ("FROM a\nMESSAGE robot hi", "needs a role"),
+        ('FROM a\nSYSTEM """endless', 'line 2 of the Modelfile opens a """'),
+        ("FROM a\nTEMPLATE {{ .System }} {{ .Prompt }}", "Go template"),
+        ("FROM a\nTEMPLATE {{- range .Messages }}{{ end }}", "Go template"),
+    ],
+)
+def test_what_is_refused(text: str, words: str) -> None:
+    with pytest.raises(CommandError) as refused:
+        parse_modelfile(text)
+    assert words in str(refused.value)
+
+
+TEXT = st.text(st.characters(exclude_categories=["C"]), max_size=40).filter(lambda text: '"' not in text)
+LINES = st.lists(TEXT, min_size=1, max_size=3).map("\n".join)
+
+
+@given(
+    system=LINES,
+    licenses=st.lists(LINES, max_size=2),
+    stops=st.lists(TEXT.filter(bool), max_size=3),
+    messages=st.lists(st.tuples(st.sampled_from(["user", "assistant"]), LINES), max_size=3),
+    temperature=st.floats(0, 2),
+)
+def test_what_is_written_reads_back_the_same(
+    system: str, licenses: list[str], stops: list[str], messages: list[tuple[str, str]], temperature: float
+) -> None:
+    settings = ModelSettings(
+        system=system,
+        license=licenses,
+        parameters={"temperature": temperature, **({"stop": stops} if stops else {})},
+        messages=[{"role": role, "content": content} for role, content in messages],
+    )
+    parsed = parse_modelfile(render_modelfile("base", settings))
+    assert (parsed.base, parsed.settings) == ("base", settings)

@@ -1,0 +1,173 @@
+"""list, show, rm, cp, create and pull on a store of tiny models: Ollama's output, JSON, and errors in one sentence."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from pagoda.cli.main import app
+from pagoda.models.store import ModelStore
+from tests.fakes.tiny_model import CHAT_TEMPLATE, write_tiny_gguf
+
+
+class Command:
+    """The command on a store of its own."""
+
+    def __init__(self, home: Path) -> None:
+        self.home = home
+
+    def __call__(self, *arguments: str) -> Result:
+        return CliRunner().invoke(app, list(arguments), env={"PAGODA_HOME": str(self.home)})
+
+    def json(self, *arguments: str) -> dict[str, Any]:
+        result = self(*arguments, "--json")
+        assert result.exit_code == 0, result.stderr
+        value: dict[str, Any] = json.loads(result.stdout)
+        return value
+
+
+@pytest.fixture
+def gguf_file(tmp_path: Path) -> Path:
+    directory = tmp_path / "weights"
+    directory.mkdir()
+    return write_tiny_gguf(directory / "tiny.gguf")
+
+
+@pytest.fixture
+def command(tmp_path: Path, gguf_file: Path) -> Command:
+    """With one model, `tiny:latest`."""
+    command = Command(tmp_path / "home")
+    assert command("create", "tiny", "-f", str(gguf_file)).exit_code == 0
+    return command
+
+
+def test_list_has_ollamas_columns(command: Command) -> None:
+    digest = ModelStore(command.home).get("tiny").digest
+    header, line = command("list").stdout.splitlines()
+    assert header.split() == ["NAME", "ID", "SIZE", "MODIFIED"]
+    assert line.startswith(f"tiny:latest    {digest[:12]}    ") and line.endswith("ago")
+    assert command("ls", "TI").stdout.splitlines()[1].startswith("tiny")
+    assert command("ls", "other").stdout.split() == header.split()
+
+
+def test_list_as_json_is_what_the_api_has(command: Command) -> None:
+    (model,) = command.json("list")["models"]
+    assert model["name"] == model["model"] == "tiny:latest"
+    assert model["details"]["family"] == "llama" and len(model["digest"]) == 64
+
+
+def test_an_empty_store_lists_nothing(tmp_path: Path) -> None:
+    assert Command(tmp_path / "empty").json("list") == {"models": []}
+
+
+def test_show_has_ollamas_sections(command: Command) -> None:
+    lines = command("show", "tiny").stdout.splitlines()
+    assert lines[:6] == [
+        "  Model",
+        "    architecture        llama",
+        "    parameters          107.2K",
+        "    context length      512",
+        "    embedding length    64",
+        "    quantization        F32",
+    ]
+    assert lines[6:9] == ["", "  Capabilities", "    completion"]
+
+
+def test_show_verbose_adds_metadata_and_tensors(command: Command) -> None:
+    page = command("show", "tiny", "--verbose").stdout
+    assert re.search(r"tokenizer\.ggml\.tokens +\[259 values\]", page)
+    assert "token_embd.weight" in page and "[259, 64]" in page
+
+
+def test_show_a_part(command: Command) -> None:
+    assert command("show", "tiny", "--template").stdout == CHAT_TEMPLATE + "\n"
+    assert command("show", "tiny", "--modelfile").stdout.splitlines()[1] == "FROM tiny:latest"
+    both = command("show", "tiny", "--template", "--system")
+    assert both.exit_code == 1 and "only one of" in both.stderr
+
+
+def test_show_takes_a_path(command: Command, gguf_file: Path) -> None:
+    assert command.json("show", str(gguf_file))["model_info"]["general.architecture"] == "llama"
+
+
+def test_a_modelfile_makes_a_model_with_settings(command: Command, tmp_path: Path) -> None:
+    modelfile = tmp_path / "Modelfile"
+    modelfile.write_text('FROM tiny\nSYSTEM """Be brief.\nBe kind.\nBe a pirate."""\nPARAMETER top_k 3\nLICENSE Free.')
+    assert command("create", "pirate:v1", "-f", str(modelfile)).stderr.splitlines()[-1] == "success"
+    shown = command.json("show", "pirate:v1")
+    assert shown["system"] == "Be brief.\nBe kind.\nBe a pirate."
+    assert shown["parameters"].split() == ["top_k", "3"]
+    assert shown["details"]["parent_model"] == "tiny:latest"
+    page = command("show", "pirate:v1").stdout
+    assert "  System\n    Be brief.\n    Be kind.\n    ...\n" in page
+    assert "  License\n    Free.\n" in page
+    assert "  Parameters\n    top_k    3\n" in page
+
+
+def test_from_is_relative_to_the_modelfile(command: Command, gguf_file: Path) -> None:
+    (gguf_file.parent / "Modelfile").write_text(f"FROM ./{gguf_file.name}\nSYSTEM hello")
+    assert command.json("create", "near", "-f", str(gguf_file.parent / "Modelfile")) == {"created": "near"}
+    assert command.json("show", "near")["system"] == "hello"
+
+
+def test_copy_and_remove(command: Command) -> None:
+    assert command("cp", "tiny", "other:1").stdout == "copied 'tiny' to 'other:1'\n"
+    assert {model["name"] for model in command.json("list")["models"]} == {"tiny:latest", "other:1"}
+    assert command("rm", "tiny", "other:1").stdout == "deleted 'tiny'\ndeleted 'other:1'\n"
+    assert command.json("list") == {"models": []}
+
+
+def test_nothing_is_removed_unless_all_are_there(command: Command) -> None:
+    refused = command("rm", "tiny", "nothing")
+    assert refused.exit_code == 1
+    assert refused.stderr == "Error: model 'nothing' not found; pagoda list says which there are\n"
+    assert len(command.json("list")["models"]) == 1
+
+
+def test_pull_says_where_a_model_is(command: Command) -> None:
+    assert command("pull", "tiny").stdout.startswith("tiny:latest is at ")
+    assert Path(command.json("pull", "tiny")["path"]).exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["show", "nothing"], "the model 'nothing' is unknown"),
+        (["show", "./nothing.gguf"], "there is no file or directory"),
+        (["cp", "nothing", "else"], "model 'nothing' not found"),
+        (["cp", "tiny", "not a name"], "'not a name' is not a model name"),
+        (["create", "new", "-f", "no-such-file"], "there is no no-such-file; write a Modelfile"),
+        (["create", "not a name"], "'not a name' is not a model name"),
+        (["pull", "nothing"], "the model 'nothing' is unknown"),
+    ],
+)
+def test_errors_are_one_sentence(command: Command, arguments: list[str], words: str) -> None:
+    failed = command(*arguments)
+    assert failed.exit_code == 1
+    assert failed.stdout == ""
+    assert failed.stderr.startswith("Error: ") and len(failed.stderr.splitlines()) == 1
+    assert words in failed.stderr
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("FROM ./nothing.gguf", "FROM names ./nothing.gguf, but there is no such file"),
+        ("FROM nothing", "the model 'nothing' is unknown"),
+        ("ADAPTER x", "ADAPTER is not supported"),
+    ],
+)
+def test_a_modelfile_that_cannot_be_followed(command: Command, tmp_path: Path, text: str, words: str) -> None:
+    (tmp_path / "Modelfile").write_text(text)
+    failed = command("create", "new", "-f", str(tmp_path / "Modelfile"))
+    assert failed.exit_code == 1 and words in failed.stderr
+
+
+def test_weights_that_are_none(command: Command, tmp_path: Path) -> None:
+    (tmp_path / "bad.gguf").write_bytes(b"not a model")
+    failed = command("create", "new", "-f", str(tmp_path / "bad.gguf"))
+    assert failed.exit_code == 1 and failed.stderr.splitlines()[-1].startswith("Error: model.gguf")
+    assert len(command.json("list")["models"]) == 1

@@ -1,0 +1,133 @@
+"""`pagoda run` as a process: on a terminal with real keys, and in a pipe."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.fakes.ollama_server import OllamaServer, ollama_server
+from tests.fakes.terminal import CTRL_C, CTRL_D, ENTER, UP, Terminal
+
+PROMPT = ">>> "
+
+
+@pytest.fixture
+def server() -> Iterator[OllamaServer]:
+    with ollama_server() as server:
+        yield server
+
+
+@pytest.fixture
+def terminal(server: OllamaServer, tmp_path: Path) -> Iterator[Terminal]:
+    environment = {"PAGODA_HOST": server.url, "PAGODA_HOME": str(tmp_path)}
+    with Terminal(["run", "tiny"], environment) as terminal:
+        terminal.expect(PROMPT)
+        yield terminal
+
+
+def pipe(server: OllamaServer, home: Path, *arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"PAGODA_HOST": server.url, "PAGODA_HOME": str(home)}
+    command = [sys.executable, "-P", "-m", "pagoda.cli", "run", *arguments]
+    return subprocess.run(command, input=stdin, capture_output=True, text=True, timeout=60, env=environment)
+
+
+def test_a_question_and_its_answer(terminal: Terminal, server: OllamaServer, tmp_path: Path) -> None:
+    terminal.press("What is a pagoda?" + ENTER)
+    terminal.expect("Hello there.")
+    terminal.expect(PROMPT)
+    terminal.press("/bye" + ENTER)
+    assert terminal.wait() == 0
+    assert server.bodies("/api/chat")[0]["messages"] == [{"role": "user", "content": "What is a pagoda?"}]
+    history = tmp_path / "state" / "chat_history"
+    assert "+What is a pagoda?" in history.read_text()
+    assert history.stat().st_mode & 0o077 == 0
+
+
+def test_ctrl_c_stops_the_answer_and_its_generation(terminal: Terminal, server: OllamaServer) -> None:
+    server.goes_on = True
+    terminal.press("Tell me everything." + ENTER)
+    terminal.expect("Hello there. more more")
+    terminal.press(CTRL_C)
+    terminal.expect(PROMPT)
+    assert server.broken.wait(30)
+    server.goes_on = False
+    terminal.press("And now?" + ENTER)
+    terminal.expect("Hello there.")
+    terminal.expect(PROMPT)
+    assert [message["role"] for message in server.bodies("/api/chat")[1]["messages"]] == ["user", "assistant", "user"]
+
+
+def test_ctrl_c_at_the_prompt_says_how_to_leave_and_ctrl_d_leaves(terminal: Terminal) -> None:
+    terminal.press("never mind" + CTRL_C)
+    terminal.expect("Use Ctrl + d or /bye to exit.")
+    terminal.expect(PROMPT)
+    terminal.press(CTRL_D)
+    assert terminal.wait() == 0
+
+
+def test_several_lines_in_quotes(terminal: Terminal, server: OllamaServer) -> None:
+    terminal.press('"""one' + ENTER)
+    terminal.expect("...")
+    terminal.press('two"""' + ENTER)
+    terminal.expect("Hello there.")
+    assert server.bodies("/api/chat")[0]["messages"][0]["content"] == "one\ntwo"
+
+
+def test_pasted_lines_are_one_message(terminal: Terminal, server: OllamaServer) -> None:
+    terminal.press("\x1b[200~one\ntwo\x1b[201~" + ENTER)
+    terminal.expect("Hello there.")
+    assert server.bodies("/api/chat")[0]["messages"][0]["content"] == "one\ntwo"
+
+
+def test_the_last_line_comes_back_for_editing(terminal: Terminal, server: OllamaServer) -> None:
+    terminal.press("one" + ENTER)
+    terminal.expect("Hello there.")
+    terminal.expect(PROMPT)
+    terminal.press(UP + " more" + ENTER)
+    terminal.expect("Hello there.")
+    assert server.bodies("/api/chat")[1]["messages"][-1]["content"] == "one more"
+
+
+def test_a_piped_prompt_is_answered_plainly(server: OllamaServer, tmp_path: Path) -> None:
+    done = pipe(server, tmp_path, "tiny", "Sum it up.", "--verbose", stdin="A long text.")
+    assert (done.returncode, done.stdout) == (0, "Hello there.\n")
+    assert done.stderr.startswith("total duration:       2.5s\n")
+    assert server.bodies("/api/generate")[-1] == {"model": "tiny", "prompt": "A long text. Sum it up."}
+
+
+def test_the_model_may_be_left_to_the_server(server: OllamaServer, tmp_path: Path) -> None:
+    assert pipe(server, tmp_path, stdin="Hi").stdout == "Hello there.\n"
+    assert server.bodies("/api/generate")[-1]["model"] == "tiny:latest"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["nothing", "Hi"], "has no model 'nothing'; start one that has: pagoda serve --model nothing"),
+        (["tiny", "Hi", "--format", "json"], "--format is not supported"),
+        (["tiny", "Hi", "--think"], "--think is not supported"),
+        (["tiny", "Hi", "--server", "127.0.0.1:1"], "no server answers at http://127.0.0.1:1; start one: pagoda serve"),
+    ],
+)
+def test_errors_are_one_sentence(server: OllamaServer, tmp_path: Path, arguments: list[str], words: str) -> None:
+    failed = pipe(server, tmp_path, *arguments)
+    assert (failed.returncode, failed.stdout) == (1, "")
+    assert failed.stderr.startswith("Error: ") and words in failed.stderr
+    assert len(failed.stderr.splitlines()) == 1
+
+
+def test_who_stops_reading_is_no_error(server: OllamaServer, tmp_path: Path) -> None:
+    server.goes_on = True
+    environment = os.environ | {"PAGODA_HOST": server.url, "PAGODA_HOME": str(tmp_path)}
+    command = [sys.executable, "-P", "-m", "pagoda.cli", "run", "tiny", "Hi"]
+    with subprocess.Popen(
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment
+    ) as process:
+        assert process.stdout is not None and process.stderr is not None
+        process.stdout.read(5)
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert server.broken.wait(30)

@@ -1,0 +1,90 @@
+"""ps and stop, and how the command finds a server and speaks of one that fails."""
+
+import json
+from collections.abc import Iterator
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from pagoda.cli.failure import CommandError
+from pagoda.cli.main import app
+from pagoda.cli.ollama_api import server_url
+from tests.fakes.ollama_server import MODEL, OllamaServer, ollama_server
+
+
+@pytest.fixture
+def server() -> Iterator[OllamaServer]:
+    with ollama_server() as server:
+        yield server
+
+
+def command(server: OllamaServer, *arguments: str, key: str = "") -> Result:
+    return CliRunner().invoke(app, list(arguments), env={"PAGODA_HOST": server.url, "PAGODA_API_KEY": key})
+
+
+@pytest.mark.parametrize(
+    ("text", "url"),
+    [
+        ("myhost", "http://myhost:8000"),
+        ("myhost:9", "http://myhost:9"),
+        ("0.0.0.0:9", "http://127.0.0.1:9"),
+        ("[::1]:9", "http://[::1]:9"),
+        ("http://myhost", "http://myhost:80"),
+        ("https://myhost/", "https://myhost:443"),
+    ],
+)
+def test_addresses_are_spelled_as_for_ollama(text: str, url: str) -> None:
+    assert server_url(text) == url
+
+
+@pytest.mark.parametrize("text", ["", "ftp://myhost", "myhost:port", "http://"])
+def test_what_is_no_address(text: str) -> None:
+    with pytest.raises(CommandError, match="is not the address of a server"):
+        server_url(text)
+
+
+def test_ps_has_ollamas_columns(server: OllamaServer) -> None:
+    header, line = command(server, "ps").stdout.splitlines()
+    assert header == "NAME           ID              SIZE    PROCESSOR    CONTEXT    UNTIL"
+    assert line == "tiny:latest    abababababab    5 GB    100% CPU     512        Forever"
+
+
+def test_ps_as_json(server: OllamaServer) -> None:
+    assert json.loads(command(server, "ps", "--json").stdout)["models"][0]["name"] == MODEL
+
+
+def test_stop_asks_for_unloading(server: OllamaServer) -> None:
+    server.expires_at = "2020-01-01T00:00:00Z"
+    stopped = command(server, "stop", "tiny")
+    assert (stopped.exit_code, stopped.output) == (0, "")
+    assert server.bodies("/api/generate") == [{"model": "tiny", "keep_alive": 0}]
+
+
+def test_stop_does_not_claim_what_did_not_happen(server: OllamaServer) -> None:
+    kept = command(server, "stop", "tiny")
+    assert kept.exit_code == 1 and "tiny:latest stays" in kept.stderr
+
+
+def test_stop_of_what_is_not_there(server: OllamaServer) -> None:
+    failed = command(server, "stop", "nothing")
+    assert failed.exit_code == 1 and 'couldn\'t find model "nothing" to stop' in failed.stderr
+
+
+def test_a_key_is_sent_and_asked_for(server: OllamaServer) -> None:
+    server.key = "sesame"
+    assert command(server, "ps", key="sesame").exit_code == 0
+    refused = command(server, "ps")
+    assert refused.exit_code == 1
+    assert refused.stderr == f"Error: the server at {server.url} wants a key; set PAGODA_API_KEY to it\n"
+
+
+def test_no_server(server: OllamaServer) -> None:
+    failed = CliRunner().invoke(app, ["ps", "--server", "127.0.0.1:1"])
+    assert failed.exit_code == 1
+    assert failed.stderr == "Error: no server answers at http://127.0.0.1:1; start one: pagoda serve\n"
+
+
+def test_something_else_answers(server: OllamaServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(json, "dumps", lambda value: "<html>")
+    failed = command(server, "ps")
+    assert failed.exit_code == 1 and "does not speak Ollama's API" in failed.stderr
