@@ -20,10 +20,16 @@ OnProgress = Callable[[Progress], None]
 
 def fetch_model(home: Path, name_or_path: str) -> Model:
     """At once if it is here; raises ModelError if it is unknown, damaged, or not to be had."""
+    with progress_display(name_or_path) as on_progress:
+        return ModelStore(home).pull(name_or_path, on_progress)
+
+
+@contextmanager
+def progress_display(name: str) -> Iterator[OnProgress]:
     console = Console(stderr=True)
     display = _bars if console.is_terminal else _lines
-    with display(console, name_or_path) as on_progress:
-        return ModelStore(home).pull(name_or_path, on_progress)
+    with display(console, name) as on_progress:
+        yield on_progress
 
 
 @contextmanager
@@ -38,7 +44,7 @@ def _bars(console: Console, name: str) -> Iterator[OnProgress]:
                 return
             if progress.stage not in stages:
                 stages[progress.stage] = bars.add_task(f"{name}: {progress.stage}", total=progress.total_bytes)
-            bars.update(stages[progress.stage], completed=progress.completed_bytes)
+            bars.update(stages[progress.stage], completed=progress.completed_bytes, total=progress.total_bytes)
 
         yield on_progress
 

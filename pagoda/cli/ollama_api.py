@@ -62,7 +62,7 @@ class OllamaAPI:
     def is_pagoda(self) -> bool:
         """Rather than Ollama itself, which has no such route."""
         with self._answering():
-            return "application/json" in self._client.get("/ready").headers.get("content-type", "")
+            return self._client.get("/ready").status_code in (200, 503)
 
     def tags(self) -> list[JSONObject]:
         return list(self._object("GET", "/api/tags").get("models") or [])

@@ -29,6 +29,8 @@ class OllamaServer:
     def __init__(self, port: int) -> None:
         self.url = f"http://127.0.0.1:{port}"
         self.requests: list[tuple[str, JSONObject]] = []
+        self.models = {MODEL, "tiny"}
+        self.pullable: set[str] = set()
         self.pieces: list[str] = ["Hello", " there", "."]
         self.shown: JSONObject = {
             "details": {"parameter_size": "1M", "quantization_level": "F32"},
@@ -41,6 +43,7 @@ class OllamaServer:
             "system": "",
         }
         self.expires_at = FOREVER
+        self.is_pagoda = True
         self.key = ""
         self.error_after_pieces = ""
         self.goes_on = False
@@ -55,8 +58,10 @@ class OllamaServer:
         match path:
             case "/api/version":
                 return 200, {"version": "0.9"}
-            case "/ready":
+            case "/ready" if self.is_pagoda:
                 return 200, {"status": "ready"}
+            case "/ready":
+                return 404, {}
             case "/api/tags":
                 return 200, {"models": [{"name": MODEL}]}
             case "/api/ps":
@@ -64,13 +69,25 @@ class OllamaServer:
                 return 200, {"models": [running | {"context_length": 512, "expires_at": self.expires_at}]}
             case "/api/create":
                 return iter([{"status": "writing manifest"}, {"status": "success"}])
-        if body.get("model") not in (MODEL, "tiny"):
+            case "/api/pull":
+                return self._pull(body["model"])
+        if body.get("model") not in self.models:
             return 404, {"error": f"model '{body.get('model')}' not found"}
         if path == "/api/show":
             return 200, self.shown
         if path == "/api/generate" and not body.get("prompt"):
             return 200, {"model": MODEL, "response": "", "done": True, "done_reason": "load"}
         return self._generate(path)
+
+    def _pull(self, model: str) -> Iterator[JSONObject]:
+        yield {"status": "pulling manifest"}
+        if model not in self.pullable:
+            yield {"error": f"pull model manifest: the model '{model}' is unknown"}
+            return
+        for completed in (0, 50, 100):
+            yield {"status": "pulling abababababab", "digest": "sha256:ab", "total": 100, "completed": completed}
+        self.models.add(model)
+        yield {"status": "success"}
 
     def _generate(self, path: str) -> Iterator[JSONObject]:
         def line(text: str) -> JSONObject:

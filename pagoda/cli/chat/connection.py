@@ -4,6 +4,7 @@ Knows nothing about what is said.
 """
 
 import sys
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,10 @@ from rich.console import Console
 
 from pagoda.cli.chat.own_server import OwnServer
 from pagoda.cli.failure import CommandError, ServerError, ServerUnreachableError
-from pagoda.cli.fetch import fetch_model
+from pagoda.cli.fetch import fetch_model, progress_display
 from pagoda.cli.ollama_api import DEFAULT_SERVER, OllamaAPI, server_url
 from pagoda.models.catalogue import DEFAULT_MODEL
+from pagoda.models.sources import Progress, Stage
 
 JSONObject = dict[str, Any]
 
@@ -38,11 +40,9 @@ class Servers:
     def _connect_named(self, address: str, model: str | None) -> "Connection":
         api = OllamaAPI(server_url(address), self.api_key)
         try:
-            return _open(api, model or _first_model(api))
-        except ServerError as error:
+            return _open_or_pull(api, model or _first_model(api))
+        except CommandError:
             api.close()
-            if error.status == 404 and model is not None:
-                raise CommandError(_not_there(api.url, model)) from None
             raise
 
     def _connect_running(self, model: str | None) -> "Connection | None":
@@ -96,8 +96,35 @@ def _first_model(api: OllamaAPI) -> str:
     return str(models[0]["name"])
 
 
-def _not_there(url: str, model: str) -> str:
-    return f"the server at {url} has no model '{model}'; start one that has: pagoda serve --model {model}"
+def _open_or_pull(api: OllamaAPI, model: str) -> Connection:
+    try:
+        return _open(api, model)
+    except ServerError as error:
+        if error.status != 404:
+            raise
+    if api.is_pagoda():  # It serves what it was started with, so that pulling would not help.
+        raise CommandError(
+            f"the server at {api.url} has no model '{model}'; start one that has: pagoda serve --model {model}"
+        )
+    _pull(api, model)
+    return _open(api, model)
+
+
+def _pull(api: OllamaAPI, model: str) -> None:
+    """All layers as one download."""
+    totals: dict[str, int] = {}
+    completed: dict[str, int] = {}
+    with progress_display(model) as on_progress, closing(api.pull(model)) as lines:
+        for line in lines:
+            if digest := line.get("digest"):
+                totals[digest] = line.get("total", 0)
+                completed[digest] = line.get("completed", 0)
+                progress = Progress(
+                    stage=Stage.DOWNLOADING,
+                    completed_bytes=sum(completed.values()),
+                    total_bytes=sum(totals.values()),
+                )
+                on_progress(progress)
 
 
 def _say(line: str) -> None:

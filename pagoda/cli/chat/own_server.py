@@ -60,7 +60,9 @@ class OwnServer:
 
 def _serve(model: str, home: Path, port: int, log: Path) -> ChildCommand:
     flags = ["--model", model, "--home", str(home), "--port", str(port)]
-    return ChildCommand(name="server", arguments=[sys.executable, "-P", "-m", "pagoda.cli", "serve", *flags], log=log)
+    arguments = [sys.executable, "-P", "-m", "pagoda.cli", "serve", *flags]
+    # Nobody else's clients should find it: it is gone when the chat is.
+    return ChildCommand(name="server", arguments=arguments, log=log, environment={"PAGODA_GATEWAY_OLLAMA_PORT": "0"})
 
 
 async def _answers(url: str) -> None:

@@ -103,6 +103,16 @@ def test_the_model_may_be_left_to_the_server(server: OllamaServer, tmp_path: Pat
     assert server.bodies("/api/generate")[-1]["model"] == "tiny:latest"
 
 
+def test_a_missing_model_is_pulled_first(server: OllamaServer, tmp_path: Path) -> None:
+    server.is_pagoda = False
+    server.pullable = {"new"}
+    done = pipe(server, tmp_path, "new", "Hi")
+    assert (done.returncode, done.stdout) == (0, "Hello there.\n")
+    assert done.stderr.splitlines() == [f"new: downloading, {share} % of 100 B" for share in (0, 50, 100)]
+    failed = pipe(server, tmp_path, "other", "Hi")
+    assert failed.stderr == "Error: pull model manifest: the model 'other' is unknown\n"
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

@@ -54,7 +54,7 @@ def test_ps_as_json(server: OllamaServer) -> None:
 
 
 def test_stop_asks_for_unloading(server: OllamaServer) -> None:
-    server.expires_at = "2020-01-01T00:00:00Z"
+    server.is_pagoda = False
     stopped = command(server, "stop", "tiny")
     assert (stopped.exit_code, stopped.output) == (0, "")
     assert server.bodies("/api/generate") == [{"model": "tiny", "keep_alive": 0}]
