@@ -1,0 +1,94 @@
+"""The command against the real system: one chat with its own server, and the commands that ask a running one."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.e2e.system import System, until
+from tests.fakes.terminal import CTRL_C, CTRL_D, ENTER, Terminal
+
+PROMPT = ">>> "
+
+
+def command(environment: Mapping[str, str], *arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-P", "-m", "pagoda.cli", *arguments],
+        input=stdin,
+        capture_output=True,
+        text=True,
+        timeout=250,
+        env={**os.environ, **environment},
+    )
+
+
+@pytest.fixture
+def environment(system: System) -> dict[str, str]:
+    return {"PAGODA_HOST": system.url, "PAGODA_HOME": str(system.home)}
+
+
+def test_ps_show_and_stop(environment: Mapping[str, str]) -> None:
+    (running,) = json.loads(command(environment, "ps", "--json").stdout)["models"]
+    assert running["name"] == "smollm2:135m"
+    assert "100% CPU" in command(environment, "ps").stdout
+    assert "    parameters          134.5M\n" in command(environment, "show", "smollm2").stdout
+    assert "smollm2:135m stays" in command(environment, "stop", "smollm2:135m").stderr
+
+
+def test_a_prompt_is_answered(environment: Mapping[str, str]) -> None:
+    done = command(environment, "run", "smollm2:135m", "What is the capital of France?", "--verbose")
+    assert done.returncode == 0 and "Paris" in done.stdout
+    assert "eval rate:" in done.stderr
+
+
+def test_ctrl_c_frees_the_worker_and_the_chat_goes_on(
+    environment: Mapping[str, str], system: System, tmp_path: Path
+) -> None:
+    with Terminal(["run"], environment) as terminal:
+        terminal.expect(PROMPT)
+        terminal.press("/set nohistory" + ENTER)
+        terminal.expect(PROMPT)
+        terminal.press("Tell a story of a thousand words about a king." + ENTER)
+        terminal.expect("king.")  # what was typed
+        until("a sequence runs", lambda: system.metric("vllm:num_requests_running") > 0)
+        terminal.press(CTRL_C)
+        terminal.expect(PROMPT)
+        until("none runs", lambda: system.metric("vllm:num_requests_running") == 0)
+        terminal.press("/clear" + ENTER)
+        terminal.expect("Cleared session context")
+        terminal.expect(PROMPT)
+        terminal.press("What is the capital of France?" + ENTER)
+        terminal.expect("Paris")
+        terminal.expect(PROMPT)
+        terminal.press(CTRL_D)
+        assert terminal.wait() == 0
+
+
+def test_a_chat_starts_a_server_where_none_runs_and_ends_it(home: Path, tmp_path: Path) -> None:
+    """With a model of its own making, so that a server at the default address cannot have it."""
+    environment = {"PAGODA_HOME": str(tmp_path)}
+    (tmp_path / "models").mkdir()
+    weights = next((home / "models" / "smollm2" / "135m").glob("*.gguf"))
+    (tmp_path / "Modelfile").write_text(f"FROM {weights}\nSYSTEM You are a pirate.\nPARAMETER num_predict 8\n")
+    made = command(environment, "create", "e2e-pirate", "-f", str(tmp_path / "Modelfile"))
+    assert made.returncode == 0, made.stderr
+    with Terminal(["run", "e2e-pirate"], environment) as terminal:
+        terminal.expect("starting one for this chat")
+        terminal.expect(PROMPT)
+        children = psutil.Process(terminal.process.pid).children(recursive=True)
+        assert len(children) >= 4
+        terminal.press("/show system" + ENTER)
+        terminal.expect("You are a pirate.")
+        terminal.expect(PROMPT)
+        terminal.press("/set parameter temperature 0" + ENTER)
+        terminal.press("/set verbose" + ENTER)
+        terminal.press("Hello!" + ENTER)
+        terminal.expect("eval count:           8 token(s)")
+        terminal.press("/bye" + ENTER)
+        assert terminal.wait() == 0
+    assert not any(child.is_running() for child in children)
