@@ -9,6 +9,7 @@ from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum, auto
+from functools import cache
 from typing import Protocol
 
 from kvcache.block_hash import BlockHash
@@ -36,6 +37,8 @@ class IndexLimits:
     """A block that nobody publishes again for this long is forgotten."""
     max_holders_per_block: int = 8
     """The latest to publish are kept. More than enough to choose from, and it bounds the memory of a block."""
+    max_lookup_blocks: int = 2048
+    """Of a longer prompt only so many leading blocks are looked up: enough to choose, and it bounds the time of a look-up."""
 
 
 class PublishResult(Enum):
@@ -57,7 +60,8 @@ class PrefixIndex(Protocol):
         """Anything but closed means that look-ups find nothing and publishing is refused at once."""
 
     async def publish(self, holder: Holder, blocks: Sequence[BlockHash]) -> PublishResult:
-        """Say that the holder has these blocks, and that it lives: its lease begins anew, with no blocks too.
+        """Say that the holder has these blocks, and that it lives: its lease begins anew. With no blocks, leases of others that
+        have passed are ended too: call it so now and then.
 
         Entries last until withdrawn, until the holder is dropped or a later epoch of it publishes, until its lease or the
         block's time to live has passed, or until `max_holders_per_block` others have published the block since.
@@ -73,7 +77,7 @@ class PrefixIndex(Protocol):
         """
 
     async def lookup(self, model: str, blocks: Sequence[BlockHash]) -> Mapping[Holder, int]:
-        """For each holder, how many of the leading `blocks` it has; those that lack the first are left out.
+        """For each holder, how many of the leading `blocks` it has, up to `max_lookup_blocks`; none that lack the first.
 
         Valid for no time at all: by the time it is used the holder may have evicted any of them. Empty when in doubt.
         """
@@ -83,16 +87,23 @@ class PrefixIndex(Protocol):
 
 
 def leading_runs(holders_of: Iterable[Collection[Holder]]) -> dict[Holder, int]:
-    """From the holders of each block in order, how long a leading run each of them has."""
+    """From the holders of each block in order, how long a leading run each of them has.
+
+    Long prompts have thousands of blocks with mostly the same holders: the same object again costs next to nothing.
+    """
     runs: dict[Holder, int] = {}
     unbroken: set[Holder] | None = None
-    for length, holders in enumerate(holders_of, start=1):
-        unbroken = set(holders) if unbroken is None else unbroken.intersection(holders)
-        if not unbroken:
-            break
-        for holder in unbroken:
-            runs[holder] = length
-    return runs
+    previous: Collection[Holder] | None = None
+    length = 0
+    for holders in holders_of:
+        if holders is not previous:
+            remaining = set(holders) if unbroken is None else unbroken.intersection(holders)
+            runs |= dict.fromkeys((unbroken or set()) - remaining, length)
+            if not remaining:
+                return runs
+            unbroken, previous = remaining, holders
+        length += 1
+    return runs | dict.fromkeys(unbroken or (), length)
 
 
 _Slot = tuple[str, str]
@@ -110,7 +121,7 @@ class _Fence:
 
 @dataclass(slots=True)
 class _Entry:
-    holders: list[tuple[_Slot, int]]
+    holders: tuple[tuple[_Slot, int], ...]
     """Slot and epoch, the latest to publish first; one for each slot."""
     expires_s: float
 
@@ -142,9 +153,8 @@ class InMemoryPrefixIndex:
         index.fences[slot] = _Fence(holder, holder.epoch, now_s + self._limits.lease_s)
         for block in blocks:
             entry = index.entries.pop(block, None)
-            others = [item for item in entry.holders if item[0] != slot] if entry else []
-            holders = [(slot, holder.epoch), *others][: self._limits.max_holders_per_block]
-            index.entries[block] = _Entry(holders, now_s + self._limits.block_ttl_s)
+            others = _without(slot, entry.holders if entry else ())[: self._limits.max_holders_per_block - 1]
+            index.entries[block] = _Entry(((slot, holder.epoch), *others), now_s + self._limits.block_ttl_s)
         return PublishResult.KNOWN if is_known else PublishResult.NEW
 
     async def withdraw(self, holder: Holder, blocks: Sequence[BlockHash]) -> None:
@@ -155,7 +165,7 @@ class InMemoryPrefixIndex:
         for block in blocks:
             entry = index.entries.get(block)
             if entry is not None:
-                entry.holders = [item for item in entry.holders if item[0] != slot]
+                entry.holders = _without(slot, entry.holders)
                 if not entry.holders:
                     del index.entries[block]
 
@@ -171,10 +181,10 @@ class InMemoryPrefixIndex:
         living = {
             (slot, fence.epoch): fence.holder for slot, fence in index.fences.items() if fence.lives_until_s > now_s
         }
-        entries = (index.entries.get(block) for block in blocks)
-        return leading_runs(
-            [living[item] for item in entry.holders if item in living] if entry else [] for entry in entries
-        )
+        asked = blocks[: self._limits.max_lookup_blocks]
+        items_of = (entry.holders if (entry := index.entries.get(block)) else () for block in asked)
+        holders_of = cache(lambda items: [living[item] for item in items if item in living])
+        return leading_runs(map(holders_of, items_of))
 
     async def close(self) -> None:
         self._models.clear()
@@ -189,3 +199,7 @@ class InMemoryPrefixIndex:
 
 def _slot(holder: Holder) -> _Slot:
     return (holder.scheduler_id, holder.worker_id)
+
+
+def _without(slot: _Slot, items: tuple[tuple[_Slot, int], ...]) -> tuple[tuple[_Slot, int], ...]:
+    return tuple(item for item in items if item[0] != slot)

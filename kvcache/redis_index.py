@@ -13,8 +13,9 @@ import asyncio
 import json
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import cache
 from hashlib import blake2b
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
@@ -84,12 +85,13 @@ class RedisPrefixIndex:
     async def lookup(self, model: str, blocks: Sequence[BlockHash]) -> Mapping[Holder, int]:
         if not blocks:
             return {}
-        found = await self._within(self._lookup_limit_s, lambda: self._read(model, blocks))
+        asked = blocks[: self._limits.max_lookup_blocks]
+        found = await self._within(self._lookup_limit_s, lambda: self._read(model, asked))
         if found is None:
             return {}
         records, values = found
         living = _living(model, records)
-        return leading_runs(_holders(value, living) for value in values)
+        return leading_runs(map(cache(lambda value: _holders(value, living)), values))
 
     async def close(self) -> None:
         await self._redis.aclose()
@@ -97,7 +99,7 @@ class RedisPrefixIndex:
     async def _read(self, model: str, blocks: Sequence[BlockHash]) -> tuple[dict[bytes, bytes], list[bytes | None]]:
         async with self._redis.pipeline(transaction=False) as pipeline:
             pipeline.hgetall(_holders_key(model))
-            pipeline.mget([_block_key(model, block) for block in blocks])
+            pipeline.mget(_block_keys(model, blocks))
             records, values = await pipeline.execute()
         return records, values
 
@@ -109,8 +111,8 @@ class RedisPrefixIndex:
         async def run() -> list[int]:
             async with self._redis.pipeline(transaction=False) as pipeline:
                 for start in range(0, max(len(blocks), 1), BLOCKS_PER_CALL):
-                    keys = [_block_key(holder.model, block) for block in blocks[start : start + BLOCKS_PER_CALL]]
-                    keys.insert(0, _holders_key(holder.model))
+                    batch = blocks[start : start + BLOCKS_PER_CALL]
+                    keys = [_holders_key(holder.model), *_block_keys(holder.model, batch)]
                     # With its source each time: a restarted server knows no script, and a kilobyte costs nothing.
                     pipeline.eval(script, len(keys), *keys, _slot(holder), holder.epoch, *arguments)
                 return [int(answer) for answer in await pipeline.execute()]
@@ -153,8 +155,9 @@ def _holders_key(model: str) -> bytes:
     return f"pagoda:{{{model[:16]}}}".encode()
 
 
-def _block_key(model: str, block: BlockHash) -> bytes:
-    return _holders_key(model) + b":" + block
+def _block_keys(model: str, blocks: Sequence[BlockHash]) -> list[bytes]:
+    prefix = _holders_key(model) + b":"
+    return [prefix + block for block in blocks]
 
 
 def _slot(holder: Holder) -> bytes:
@@ -186,6 +189,7 @@ def _parse_record(model: str, record: bytes) -> Holder | None:
     return holder if live == b"1" else None
 
 
-def _holders(value: Any, living: Mapping[bytes, Holder]) -> list[Holder]:
-    entries = (value[at : at + 16] for at in range(0, len(value or b""), 16))
+def _holders(value: bytes | None, living: Mapping[bytes, Holder]) -> list[Holder]:
+    packed = value or b""
+    entries = (packed[at : at + 16] for at in range(0, len(packed), 16))
     return [living[entry] for entry in entries if entry in living]

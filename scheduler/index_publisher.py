@@ -29,7 +29,8 @@ TICK_S = 1.0
 GATHER_S = 0.05
 # About a minute of a busy scheduler; some megabytes.
 MAX_PENDING = 65_536
-BLOCKS_PER_PUBLICATION = 2048
+# Packing them holds up the event loop for a millisecond or two.
+BLOCKS_PER_PUBLICATION = 512
 CLOSE_LIMIT_S = 1.0
 
 
@@ -139,36 +140,42 @@ class IndexPublisher:
     async def _update(self, announced: _Announced, changes: dict[BlockHash, bool]) -> None:
         evicted = [block for block, is_held in changes.items() if not is_held]
         sealed = [block for block, is_held in changes.items() if is_held]
-        if evicted:
-            await self._index.withdraw(announced.holder, evicted)
-        is_reachable = True
-        if sealed or self._clock() >= announced.renew_at_s:
-            is_reachable = await self._publish(announced, sealed)
-        if is_reachable and self._clock() >= announced.refresh_at_s:
+        for part in _parts(evicted):
+            await self._index.withdraw(announced.holder, part)
+        # Renewing is a publication of its own: with that the index also ends the leases of others.
+        renewal: list[Seq[BlockHash]] = [[]] if self._clock() >= announced.renew_at_s else []
+        results = [await self._publish(announced, part) for part in [*renewal, *_parts(sealed)]]
+        if all(results) and self._clock() >= announced.refresh_at_s:
             await self._publish_all(announced)
 
     async def _publish_all(self, announced: _Announced) -> None:
-        # With those that a step in flight still fills: a hint may be a moment early.
-        blocks = list(announced.worker.pool.blocks)
         announced.refresh_at_s = self._clock() + REFRESH_S
-        for start in range(0, len(blocks), BLOCKS_PER_PUBLICATION):
-            if not await self._publish(announced, blocks[start : start + BLOCKS_PER_PUBLICATION]):
+        # With those that a step in flight still fills: a hint may be a moment early.
+        for part in _parts(list(announced.worker.pool.blocks)):
+            if not await self._publish(announced, part):
                 return
 
     async def _publish(self, announced: _Announced, blocks: Seq[BlockHash]) -> bool:
-        """Whether it is worth going on with this holder."""
+        """Whether the index took it."""
         if self._announced.get(announced.worker) is not announced:
             return False
         result = await self._index.publish(announced.holder, blocks)
         match result:
             case PublishResult.KNOWN | PublishResult.NEW:
                 self._counters.num_published += len(blocks)
-                announced.renew_at_s = self._clock() + RENEW_S
+                announced.renew_at_s = announced.renew_at_s if blocks else self._clock() + RENEW_S
             case PublishResult.UNAVAILABLE:
                 self._counters.num_dropped += len(blocks)
+                announced.renew_at_s = 0.0
             case PublishResult.FENCED:
                 logger.warning("prefix index knows a later epoch", extra={"worker": announced.worker.info.worker_id})
                 self._announced.pop(announced.worker, None)
         if result in (PublishResult.NEW, PublishResult.UNAVAILABLE):
+            # Something is missing there. A renewal that works comes first, then everything.
             announced.refresh_at_s = 0.0
         return result in (PublishResult.KNOWN, PublishResult.NEW)
+
+
+def _parts(blocks: Seq[BlockHash]) -> list[Seq[BlockHash]]:
+    starts = range(0, len(blocks), BLOCKS_PER_PUBLICATION)
+    return [blocks[start : start + BLOCKS_PER_PUBLICATION] for start in starts]

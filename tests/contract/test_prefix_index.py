@@ -123,6 +123,12 @@ async def test_many_blocks_are_one_publication_and_one_lookup(index: PrefixIndex
     assert await index.lookup(MODEL, many) == {holder(): 600}
 
 
+async def test_of_a_very_long_prompt_only_the_beginning_is_looked_up(index: PrefixIndex) -> None:
+    many = blocks(*range(1, LIMITS.max_lookup_blocks + 100))
+    await index.publish(holder(), many)
+    assert await index.lookup(MODEL, many) == {holder(): LIMITS.max_lookup_blocks}
+
+
 async def test_a_withdrawn_block_is_not_found_and_others_keep_theirs(index: PrefixIndex) -> None:
     await index.publish(holder(1), blocks(1, 2, 3))
     await index.publish(holder(2), blocks(1, 2, 3))

@@ -26,12 +26,17 @@ class FragileIndex(InMemoryPrefixIndex):
     def __init__(self, clock: FakeClock) -> None:
         super().__init__(clock=clock.time)
         self.is_down = False
-        self.num_published = 0
+        self.publications: list[int] = []
+        """How many blocks each had."""
+
+    @property
+    def num_published(self) -> int:
+        return sum(self.publications)
 
     async def publish(self, holder: Holder, blocks: Sequence[BlockHash]) -> PublishResult:
         if self.is_down:
             return PublishResult.UNAVAILABLE
-        self.num_published += len(blocks)
+        self.publications.append(len(blocks))
         return await super().publish(holder, blocks)
 
     def flush(self) -> None:
@@ -170,6 +175,30 @@ async def test_leases_are_renewed_and_blocks_refreshed_for_as_long_as_the_worker
         await system.publisher.write()
         assert await system.found(blocks) == {HERE: 2}
     assert system.index.num_published == published + 4 * 2
+
+
+async def test_an_index_that_stays_down_is_not_offered_everything_again_and_again() -> None:
+    system = System()
+    system.attach()
+    system.index.is_down = True
+    system.answer(1)
+    for _ in range(10):
+        await system.publisher.write()
+        system.clock.advance(RENEW_S)
+    assert system.counters.num_dropped == 2
+
+
+async def test_a_busy_worker_still_renews() -> None:
+    system = System(num_pages=64)
+    system.attach()
+    renewals = 0
+    for number in range(10):
+        system.answer(1 + number)
+        before = len(system.index.publications)
+        await system.publisher.write()
+        renewals += 0 in system.index.publications[before:]
+        system.clock.advance(RENEW_S / 2)
+    assert renewals == 5
 
 
 async def test_a_full_queue_drops_the_oldest_changes_and_counts_them() -> None:
