@@ -2,7 +2,8 @@
 
 Two kinds: byte-level BPE ("gpt2"), whose `pre` key names the way text is split before merging, and SentencePiece ("llama"),
 which merges by score. As in llama.cpp and transformers, a byte that neither a byte-level vocabulary nor its merges have is
-dropped (SmolLM2's lacks 21, which occur in no UTF-8 or are rare control characters). Knows nothing about weights.
+dropped (SmolLM2's lacks 21: six control characters, and bytes that occur in no UTF-8 or in no assigned plane). Knows
+nothing about weights.
 """
 
 from collections.abc import Callable, Mapping
@@ -77,7 +78,7 @@ def _sentencepiece(path: Path, metadata: Mapping[str, Any], tokens: list[str], t
 def _sentencepiece_normalizers(metadata: Mapping[str, Any]) -> list[normalizers.Normalizer]:
     steps: list[normalizers.Normalizer] = []
     if metadata.get("tokenizer.ggml.remove_extra_whitespaces", False):
-        steps += [normalizers.Replace(Regex("^ +| +$"), ""), normalizers.Replace(Regex(" +"), " ")]
+        steps += [normalizers.Replace(Regex(r"\A +| +\z"), ""), normalizers.Replace(Regex(" +"), " ")]
     if metadata.get("tokenizer.ggml.add_space_prefix", True):
         steps.append(normalizers.Prepend("▁"))
     return [*steps, normalizers.Replace(" ", "▁")]

@@ -28,7 +28,6 @@ LLAMA3_PATTERN = (
 # Name of the splitting, its pattern, whether digits are split before.
 KINDS = [
     ("gpt-2", GPT2_PATTERN, False),
-    ("default", GPT2_PATTERN, False),
     ("smollm", GPT2_PATTERN, True),
     ("llama-bpe", LLAMA3_PATTERN, False),
     ("qwen2", LLAMA3_PATTERN.replace("{1,3}", ""), False),
@@ -153,7 +152,7 @@ def test_a_vocabulary_whose_merges_are_missing_is_refused(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("metadata", "message"),
     [
-        ({"model": "gpt2", "pre": "tekken"}, "'tekken' is not supported .known: default, gpt-2, llama-bpe"),
+        ({"model": "gpt2", "pre": "kimi-k2"}, "'kimi-k2' is not supported .known: a.x-4.0, bailingmoe"),
         ({"model": "rwkv"}, "'rwkv' is not supported .known: gpt2, llama"),
         ({"model": "gpt2", "merges": ["ab"]}, "not two tokens"),
         ({"model": "gpt2", "merges": ["zz y"]}, "the vocabulary is damaged"),
