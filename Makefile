@@ -9,7 +9,7 @@ PROTOS := $(wildcard protos/v1/*.proto)
 PROTOC = PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m grpc_tools.protoc -I.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve test test-fast lint types format protos check-protos bench clean
+.PHONY: help setup serve test test-fast lint types format protos check-protos docs bench clean
 
 help: ## Show this list.
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -47,6 +47,9 @@ check-protos: $(VENV)/.dev-installed ## Fail if the generated Python is not what
 	for file in $$(cd $$generated && find . -type f); do \
 		cmp "$$generated/$$file" "$$file" || { echo "run 'make protos'"; exit 1; }; \
 	done && echo "The generated Python is what the contracts say."
+
+docs: $(VENV)/.dev-installed ## Generate the pages of docs/ that are made from the code.
+	$(BIN)/python -m gateway.api_fields > docs/api-fields.md
 
 bench: $(VENV)/.installed ## Measure a running server (URL=http://…/v1), or one started for it.
 	@$(BIN)/python -m bench $(if $(URL),--url $(URL)) $(ARGS)

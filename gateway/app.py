@@ -9,6 +9,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from gateway import operations, unsupported
+from gateway.api_document import api_document
 from gateway.drain import Drain
 from gateway.errors import ErrorKind, GatewayError, from_model_error
 from gateway.generation import TextGenerator
@@ -31,21 +32,25 @@ from pagoda.models.errors import ModelError
 from pagoda.models.model import Model
 from pagoda.models.store import ModelStore
 
+ROUTERS = (
+    operations.router,
+    openai.router,
+    tokenization.router,
+    ollama.router,
+    store_routes.router,
+    unsupported.router,
+)
+
 
 def create_app(settings: GatewaySettings, model: Model, *, catalogue: Sequence[CatalogueEntry] = CATALOGUE) -> FastAPI:
     """Loads the model's tokenizer and template; connects to the scheduler when the app starts."""
     state = _build_state(settings, [ServedModel.load(model)], ModelStore(settings.home, catalogue=catalogue))
-    app = FastAPI(lifespan=_lifespan, openapi_url=None)
+    app = FastAPI(lifespan=_lifespan, redoc_url=None)
     app.state.gateway = state
-    for router in (
-        operations.router,
-        openai.router,
-        tokenization.router,
-        ollama.router,
-        store_routes.router,
-        unsupported.router,
-    ):
+    for router in ROUTERS:
         app.include_router(router)
+    document = api_document([route for router in ROUTERS for route in router.routes], operations.VERSION)
+    app.openapi = lambda: document  # type: ignore[method-assign]  # as FastAPI's documentation does it
     app.add_exception_handler(GatewayError, _on_gateway_error)
     app.add_exception_handler(ModelError, _on_model_error)
     app.add_exception_handler(HTTPException, _on_http_exception)

@@ -8,8 +8,9 @@ from typing import Any, ClassVar, Self, TypeVar
 
 import orjson
 from fastapi import Request
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
-from pydantic_core import ErrorDetails
+from pydantic import BaseModel, ConfigDict, GetJsonSchemaHandler, ValidationError, model_validator
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema, ErrorDetails
 
 from gateway.errors import ErrorKind, GatewayError, InvalidRequestError
 
@@ -29,7 +30,9 @@ class Schema(BaseModel):
     other value is refused by name. `hints` never change the answer and pass with any value.
     """
 
-    model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False, frozen=True)
+    model_config = ConfigDict(
+        strict=True, extra="forbid", allow_inf_nan=False, frozen=True, use_attribute_docstrings=True
+    )
     neutral: ClassVar[Mapping[str, tuple[Any, ...]]] = {}
     hints: ClassVar[frozenset[str]] = frozenset()
 
@@ -44,6 +47,17 @@ class Schema(BaseModel):
                 allowed = " or ".join(orjson.dumps(each).decode() for each in accepted or (None,))
                 raise FieldError(name, f"not supported (got {_shorten(repr(value))}): leave it out or send {allowed}")
         return {name: value for name, value in body.items() if name not in cls.neutral and name not in cls.hints}
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        """Also of what is accepted besides the fields, so that the API's document knows all of it."""
+        reference = handler(core_schema)
+        properties = handler.resolve_ref_schema(reference).setdefault("properties", {})
+        for name, accepted in cls.neutral.items():
+            properties[name] = {"enum": [*accepted, None], "description": "Not supported beyond what changes nothing."}
+        for name in sorted(cls.hints):
+            properties[name] = {"description": "Accepted; changes no answer."}
+        return reference
 
     @classmethod
     def parse(cls, body: Any) -> Self:

@@ -5,6 +5,7 @@ from functools import partial
 from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
+from gateway.api_document import reads
 from gateway.errors import Dialect, ErrorKind, GatewayError, InvalidRequestError, error_body
 from gateway.ollama import convert, model_objects
 from gateway.ollama.prompts import encode_prompt, refuse_go_template
@@ -42,6 +43,7 @@ async def list_running(request: Request) -> Response:
 
 
 @router.post("/api/generate")
+@reads(GenerateRequest)
 async def generate(request: Request) -> Response:
     state = state_of(request)
     body = await state.read_body(request, GenerateRequest)
@@ -59,6 +61,7 @@ async def generate(request: Request) -> Response:
 
 
 @router.post("/api/chat")
+@reads(ChatRequest)
 async def chat(request: Request) -> Response:
     state = state_of(request)
     body = await state.read_body(request, ChatRequest)

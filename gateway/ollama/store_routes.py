@@ -12,6 +12,7 @@ import orjson
 from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, Response
 
+from gateway.api_document import reads
 from gateway.errors import Dialect, ErrorKind, GatewayError, InvalidRequestError, error_body, from_model_error
 from gateway.ollama import model_objects
 from gateway.ollama.prompts import refuse_go_template
@@ -44,6 +45,7 @@ async def list_models(request: Request) -> Response:
 
 
 @router.post("/api/show")
+@reads(ShowRequest)
 async def show(request: Request) -> Response:
     state = state_of(request)
     body = await state.read_body(request, ShowRequest)
@@ -54,6 +56,7 @@ async def show(request: Request) -> Response:
 
 
 @router.post("/api/pull")
+@reads(PullRequest)
 async def pull(request: Request) -> Response:
     state = state_of(request)
     body = await state.read_body(request, PullRequest)
@@ -67,6 +70,7 @@ async def pull(request: Request) -> Response:
 
 
 @router.post("/api/create")
+@reads(CreateRequest)
 async def create(request: Request) -> Response:
     state = state_of(request)
     body = await state.read_body(request, CreateRequest)
@@ -78,15 +82,18 @@ async def create(request: Request) -> Response:
 
 
 @router.post("/api/copy")
+@reads(CopyRequest)
 async def copy(request: Request) -> Response:
     state = state_of(request)
     body = await state.read_body(request, CopyRequest)
     _refuse_if_served(state, body.destination, "replaced")
-    await asyncio.to_thread(state.library.copy, body.source, body.destination)
+    model = await asyncio.to_thread(_stored_or_served, state, body.source)
+    await asyncio.to_thread(state.library.copy_model, model, body.destination)
     return Response()
 
 
 @router.delete("/api/delete")
+@reads(DeleteRequest)
 async def delete(request: Request) -> Response:
     state = state_of(request)
     body = await state.read_body(request, DeleteRequest)
@@ -102,6 +109,7 @@ async def has_blob(request: Request, digest: str) -> Response:
 
 
 @router.post("/api/blobs/{digest}")
+@reads()
 async def upload_blob(request: Request, digest: str) -> Response:
     """As long as it likes: a model is larger than any body of a request for text."""
     blobs = state_of(request).blobs

@@ -6,6 +6,7 @@ from functools import partial
 from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, Response
 
+from gateway.api_document import reads
 from gateway.errors import Dialect, InvalidRequestError, error_body
 from gateway.openai import convert
 from gateway.openai.replies import ChatReply, CompletionReply, JSONObject, Reply
@@ -32,6 +33,7 @@ async def get_model(request: Request, name: str) -> Response:
 
 
 @router.post("/chat/completions")
+@reads(ChatRequest)
 async def chat_completions(request: Request) -> Response:
     state = state_of(request)
     body = await state.read_body(request, ChatRequest)
@@ -46,6 +48,7 @@ async def chat_completions(request: Request) -> Response:
 
 
 @router.post("/completions")
+@reads(CompletionRequest)
 async def completions(request: Request) -> Response:
     state = state_of(request)
     body = await state.read_body(request, CompletionRequest)

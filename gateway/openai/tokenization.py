@@ -5,6 +5,7 @@ from typing import Any
 from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, Response
 
+from gateway.api_document import reads
 from gateway.openai import convert
 from gateway.openai.schemas import DetokenizeRequest, TokenizeChatRequest, TokenizePromptRequest
 from gateway.served_models import ServedModel
@@ -14,6 +15,7 @@ router = APIRouter()
 
 
 @router.post("/tokenize")
+@reads(TokenizePromptRequest, TokenizeChatRequest)
 async def tokenize(request: Request) -> Response:
     """Of a prompt, or of a conversation as the model's template writes it."""
     state = state_of(request)
@@ -33,6 +35,7 @@ async def tokenize(request: Request) -> Response:
 
 
 @router.post("/detokenize")
+@reads(DetokenizeRequest)
 async def detokenize(request: Request) -> Response:
     """Special tokens by their names: what /tokenize would have to be told to write them."""
     state = state_of(request)

@@ -36,7 +36,9 @@ class ModelLibrary:
         self._blobs = blobs
 
     def copy(self, source: str, destination: str) -> None:
-        model = self.get(source)
+        self.copy_model(self.get(source), destination)
+
+    def copy_model(self, model: Model, destination: str) -> None:
         self._put(destination, _files_of(model), read_settings(model))
 
     def delete(self, name: str) -> None:

@@ -259,7 +259,6 @@ async def test_a_prompt_longer_than_the_window_names_both_numbers(
         ("DELETE", "/api/chat", 405),
         ("POST", "/v1/models", 405),
         ("POST", "/health", 405),
-        ("GET", "/docs", 404),
     ],
 )
 async def test_unknown_routes(gateway: RunningGateway, method: str, path: str, status: int) -> None:

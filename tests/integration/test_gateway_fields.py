@@ -1,0 +1,206 @@
+"""Every field of the table in docs/api-fields.md, sent with a value that is accepted and with one that is refused by name."""
+
+import hashlib
+import tempfile
+from collections.abc import AsyncIterator, Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import pytest_asyncio
+
+from gateway.api_fields import BODIES, Body, markdown
+from gateway.bodies import Schema
+from tests.fakes.gateway import RunningGateway, running_gateway
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+USER = {"role": "user", "content": "Hi"}
+TABLE = Path(__file__).parents[2] / "docs" / "api-fields.md"
+DIGEST_OF_NOTHING = f"sha256:{hashlib.sha256(b'').hexdigest()}"
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module", name="gateway")
+async def shared_gateway() -> AsyncIterator[RunningGateway]:
+    with tempfile.TemporaryDirectory(prefix="pagoda-") as directory:
+        async with running_gateway(Path(directory)) as running:
+            yield running
+
+
+Fields = Mapping[str, Any]
+# How fields get into a request: the method, the path, and the body around them.
+REQUESTS: Mapping[str, tuple[str, str, Callable[[Fields], Fields]]] = {
+    "POST /v1/chat/completions": ("POST", "/v1/chat/completions", lambda fields: {"messages": [USER], **fields}),
+    "POST /v1/chat/completions: `messages`": (
+        "POST",
+        "/v1/chat/completions",
+        lambda fields: {"messages": [{**USER, **fields}]},
+    ),
+    "POST /v1/chat/completions: parts of `content`": (
+        "POST",
+        "/v1/chat/completions",
+        lambda fields: {"messages": [{"role": "user", "content": [{"type": "text", "text": "Hi", **fields}]}]},
+    ),
+    "POST /v1/completions": ("POST", "/v1/completions", lambda fields: {"prompt": "Hi", **fields}),
+    "POST /v1/chat/completions and /v1/completions: `stream_options`": (
+        "POST",
+        "/v1/completions",
+        lambda fields: {"prompt": "Hi", "stream": True, "stream_options": dict(fields)},
+    ),
+    "POST /tokenize, of a prompt": ("POST", "/tokenize", lambda fields: {"prompt": "Hi", **fields}),
+    "POST /tokenize, of a conversation": ("POST", "/tokenize", lambda fields: {"messages": [USER], **fields}),
+    "POST /detokenize": ("POST", "/detokenize", lambda fields: {"tokens": [1], **fields}),
+    "POST /api/generate": ("POST", "/api/generate", lambda fields: {"model": "tiny", "prompt": "Hi", **fields}),
+    "POST /api/chat": ("POST", "/api/chat", lambda fields: {"model": "tiny", "messages": [USER], **fields}),
+    "POST /api/chat: `messages`": (
+        "POST",
+        "/api/chat",
+        lambda fields: {"model": "tiny", "messages": [{**USER, **fields}]},
+    ),
+    "POST /api/generate and /api/chat: `options`": (
+        "POST",
+        "/api/generate",
+        lambda fields: {"model": "tiny", "prompt": "Hi", "options": dict(fields)},
+    ),
+    "POST /api/show": ("POST", "/api/show", lambda fields: {"model": "tiny", **fields}),
+    "POST /api/pull": ("POST", "/api/pull", lambda fields: {"model": "there", **fields}),
+    "POST /api/create": ("POST", "/api/create", lambda fields: {"model": "new", "from": "tiny", **fields}),
+    "POST /api/copy": ("POST", "/api/copy", lambda fields: {"source": "tiny", "destination": "new", **fields}),
+    "DELETE /api/delete": ("DELETE", "/api/delete", lambda fields: {"model": "there", **fields}),
+}
+# A value that each honoured field takes.
+ALLOWED: Mapping[str, Any] = {
+    "add_generation_prompt": False,
+    "add_special_tokens": False,
+    "best_of": 1,
+    "cache_salt": "mine",
+    "content": "Hi",
+    "context": [72, 105],
+    "continue_final_message": True,
+    "continuous_usage_stats": True,
+    "destination": "new",
+    "echo": True,
+    "frequency_penalty": 0.5,
+    "from": "there",
+    "ignore_eos": True,
+    "include_stop_str_in_output": True,
+    "include_usage": True,
+    "keep_alive": "5m",
+    "license": ["MIT"],
+    "logit_bias": {"5": 1.0},
+    "logprobs": True,
+    "max_completion_tokens": 4,
+    "max_tokens": 4,
+    "messages": [USER],
+    "min_p": 0.1,
+    "min_tokens": 1,
+    "model": "tiny",
+    "n": 2,
+    "name": "there",
+    "num_ctx": 128,
+    "num_predict": 4,
+    "options": {"seed": 1},
+    "parameters": {"seed": 1},
+    "presence_penalty": 0.5,
+    "priority": 1,
+    "prompt": "Hi",
+    "raw": True,
+    "repeat_last_n": 8,
+    "repeat_penalty": 1.1,
+    "repetition_penalty": 1.1,
+    "request_id": "mine",
+    "return_token_ids": True,
+    "return_token_strs": True,
+    "return_tokens_as_token_ids": True,
+    "role": "user",
+    "seed": 1,
+    "skip_special_tokens": False,
+    "source": "there",
+    "stop": ["x"],
+    "stop_token_ids": [7],
+    "stream": False,
+    "stream_options": {"include_usage": True},
+    "system": "S",
+    "temperature": 0.5,
+    "template": "{{ messages[-1].content }}",
+    "text": "Hi",
+    "tokens": [1],
+    "top_k": 5,
+    "top_logprobs": 2,
+    "top_p": 0.5,
+    "truncate_prompt_tokens": 5,
+    "truncation_side": "left",
+    "type": "text",
+    "verbose": True,
+}
+# Where the same name means something else.
+ALLOWED_IN: Mapping[tuple[str, str], Any] = {
+    ("POST /v1/completions", "logprobs"): 2,
+    ("POST /api/create", "model"): "new",
+    ("POST /api/create", "name"): "new",
+    ("POST /api/create", "files"): {"model.gguf": DIGEST_OF_NOTHING},
+    ("POST /api/pull", "model"): "there",
+    ("DELETE /api/delete", "model"): "there",
+}
+# What a field needs beside it.
+COMPANIONS: Mapping[str, Fields] = {"stream_options": {"stream": True}, "top_logprobs": {"logprobs": True}}
+UNLIKELY = ("surprise", 7, True, ["surprise"], {"surprise": 1})
+
+FIELDS = [(body, name) for body in BODIES for name in body.schema.model_json_schema()["properties"]]
+REFUSING = [(body, name) for body, name in FIELDS if name not in body.schema.hints]
+
+
+def id_of(value: Body | str) -> str:
+    return value.title if isinstance(value, Body) else value
+
+
+def is_honoured(schema: type[Schema], name: str) -> bool:
+    return name not in schema.hints and name not in schema.neutral
+
+
+async def send(gateway: RunningGateway, body: Body, fields: Fields) -> httpx.Response:
+    method, path, around = REQUESTS[body.title]
+    return await gateway.http.request(method, path, json=around(fields))
+
+
+async def test_the_table_is_what_the_code_says() -> None:
+    assert TABLE.read_text() == markdown(), "run 'make docs'"
+
+
+@pytest.mark.parametrize(("body", "name"), FIELDS, ids=id_of)
+async def test_an_accepted_value(gateway: RunningGateway, body: Body, name: str) -> None:
+    await gateway.http.post("/api/copy", json={"source": "tiny", "destination": "there"})
+    if name in body.schema.neutral:
+        value = next(iter(body.schema.neutral[name]), None)
+    elif name in body.schema.hints:
+        value = UNLIKELY[0]
+    else:
+        value = ALLOWED_IN[body.title, name] if (body.title, name) in ALLOWED_IN else ALLOWED[name]
+    response = await send(gateway, body, {name: value, **COMPANIONS.get(name, {})})
+    if name == "files":  # the one value that a table cannot hold: a file that was uploaded before
+        assert response.status_code == 400 and "exclude each other" in response.text
+    else:
+        assert response.status_code == 200, response.text
+        assert '"error"' not in response.text
+
+
+@pytest.mark.parametrize(("body", "name"), REFUSING, ids=id_of)
+async def test_a_refused_value_is_named(gateway: RunningGateway, body: Body, name: str) -> None:
+    value: Any
+    if is_honoured(body.schema, name):
+        allowed = ALLOWED_IN.get((body.title, name), ALLOWED.get(name))
+        value = 7 if isinstance(allowed, dict) else {"surprise": 1}
+    else:
+        value = next(each for each in UNLIKELY if each not in body.schema.neutral[name])
+    response = await send(gateway, body, {name: value})
+    assert response.status_code == 400, response.text
+    error = response.json()["error"]
+    assert name in (error if isinstance(error, str) else f"{error['param']} {error['message']}")
+
+
+@pytest.mark.parametrize("body", BODIES, ids=lambda body: body.title)
+async def test_a_field_that_is_in_no_table_is_an_error(gateway: RunningGateway, body: Body) -> None:
+    response = await send(gateway, body, {"surprise": 1})
+    assert response.status_code == 400
+    assert "surprise" in response.text
