@@ -10,7 +10,8 @@ Why that is safe:
   - A sequence's input token in step n+1 may be the one sampled in step n: the worker keeps it, the plan need not name it.
   - Each admission of a sequence has an attempt number. A result that carries an older attempt is dropped by the scheduler.
   - A page that is freed while a step that writes it is in flight is granted again only to later steps of the same stream.
-  - When the stream ends, the worker drops queued steps, lets the running one end, forgets all sequences, and only then attaches again.
+  - When the stream ends, the worker drops queued steps, lets the running one end, forgets all sequences, and only then attaches again
+    and reports what its pages still hold.
 """
 
 from collections import abc as _abc
@@ -211,7 +212,9 @@ Global___LoadedModel: _TypeAlias = LoadedModel  # noqa: Y015
 
 @_typing.final
 class HeldBlocks(_message.Message):
-    """Blocks that the worker's pages still hold, after a reconnect."""
+    """Blocks that the worker's pages still hold, after a reconnect: those of `Step.sealed_blocks`, in the order in which it was told,
+    without the pages that a step it has begun since then writes to.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -313,11 +316,11 @@ class Step(_message.Message):
 
     @_builtins.property
     def scheduled(self) -> _containers.RepeatedCompositeFieldContainer[Global___ScheduledSequence]:
-        """What to compute. Each sequence at most once."""
+        """What to compute. Each sequence at most once. None in a step that only tells."""
 
     @_builtins.property
     def sealed_blocks(self) -> _containers.RepeatedCompositeFieldContainer[Global___PageBlock]:
-        """Blocks whose content became final, so that the worker can report them after a reconnect."""
+        """Blocks whose content became final with the result of an earlier step, so that the worker can report them after a reconnect."""
 
     def __init__(
         self,

@@ -10,7 +10,8 @@ Why that is safe:
   - A sequence's input token in step n+1 may be the one sampled in step n: the worker keeps it, the plan need not name it.
   - Each admission of a sequence has an attempt number. A result that carries an older attempt is dropped by the scheduler.
   - A page that is freed while a step that writes it is in flight is granted again only to later steps of the same stream.
-  - When the stream ends, the worker drops queued steps, lets the running one end, forgets all sequences, and only then attaches again.
+  - When the stream ends, the worker drops queued steps, lets the running one end, forgets all sequences, and only then attaches again
+    and reports what its pages still hold.
 """
 
 from collections import abc as _abc
