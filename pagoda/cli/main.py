@@ -25,7 +25,7 @@ Host = Annotated[str, typer.Option(help="The address to listen on. Other than lo
 Port = Annotated[int, typer.Option(min=1, max=65535, help="The port to listen on.")]
 KVMemory = Annotated[
     str | None,
-    typer.Option("--kv-memory", metavar="SIZE", help="For keys and values, such as 2GiB. [default: automatic]"),
+    typer.Option("--kv-memory", metavar="SIZE", help="For keys and values, such as 2GiB. (default: automatic)"),
 ]
 Numerics = Annotated[str | None, typer.Option(help="How the worker computes; see docs/numerics.md.")]
 APIKey = Annotated[

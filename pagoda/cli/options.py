@@ -8,11 +8,11 @@ from typing import Annotated
 import typer
 
 Home = Annotated[
-    Path | None, typer.Option(envvar="PAGODA_HOME", help="Where models, logs and state live. [default: ~/.pagoda]")
+    Path | None, typer.Option(envvar="PAGODA_HOME", help="Where models, logs and state live. (default: ~/.pagoda)")
 ]
 Server = Annotated[
     str | None,
-    typer.Option(envvar="PAGODA_HOST", metavar="URL", help="The server to ask. [default: http://127.0.0.1:8000]"),
+    typer.Option(envvar="PAGODA_HOST", metavar="URL", help="The server to ask. (default: http://127.0.0.1:8000)"),
 ]
 AsJSON = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 

@@ -17,7 +17,7 @@ def run(
         str | None,
         typer.Argument(
             autocompletion=complete_model,
-            help="A name or a path. [default: what the server has, else the default model]",
+            help="A name or a path. (default: what the server has, else the default model)",
         ),
     ] = None,
     prompt: Annotated[list[str] | None, typer.Argument(help="Answer this and end. Piped input goes before it.")] = None,

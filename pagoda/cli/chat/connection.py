@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.status import Status
 
 from pagoda.cli.chat.own_server import OwnServer
 from pagoda.cli.failure import CommandError, ServerError, ServerUnreachableError
@@ -61,7 +62,7 @@ class Servers:
         _say(f"No server has {fetched.name} loaded; starting one for this chat.")
         server = OwnServer(model, self.home)
         try:
-            with Console(stderr=True).status(f"Loading {fetched.name} …"):
+            with _status(f"Loading {fetched.name} …"):
                 server.wait_until_ready()
             api = OllamaAPI(server.url, self.api_key)
             return _open(api, _first_model(api), server)
@@ -81,7 +82,8 @@ class Connection:
     def close(self) -> None:
         self.api.close()
         if self.own is not None:
-            self.own.close()
+            with _status("Stopping the server …"):
+                self.own.close()
 
 
 def _open(api: OllamaAPI, model: str, own: OwnServer | None = None) -> Connection:
@@ -125,6 +127,11 @@ def _pull(api: OllamaAPI, model: str) -> None:
                     total_bytes=sum(totals.values()),
                 )
                 on_progress(progress)
+
+
+def _status(words: str) -> Status:
+    """Beside a spinner, on a terminal; nowhere else."""
+    return Console(stderr=True).status(words)
 
 
 def _say(line: str) -> None:

@@ -1,5 +1,6 @@
 """All looks at the machine, side by side, and the page that reports them."""
 
+import textwrap
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -26,7 +27,7 @@ def examine(home: Path, *, deep: bool, api_key: str | None) -> list[Finding]:
         machine.check_cpu,
         machine.check_threads,
         machine.check_memory,
-        machine.check_gpu,
+        lambda: machine.check_gpu(python.torch_build()),
         lambda: setup.check_home(home),
         lambda: machine.check_disk(home, default.download_bytes + default.file_bytes),
         lambda: setup.check_sockets(home),
@@ -41,13 +42,22 @@ def examine(home: Path, *, deep: bool, api_key: str | None) -> list[Finding]:
 
 def print_report(findings: Sequence[Finding]) -> None:
     console = Console(highlight=False, soft_wrap=True)
-    width = max(len(finding.subject) for finding in findings)
+    subject_width = max(len(finding.subject) for finding in findings)
     for finding in findings:
         mark, style = _MARKS[finding.level]
-        console.print(Text(mark, style), f"{finding.subject:<{width}}  {finding.text}", sep="  ", markup=False)
-        if finding.next_step:
-            console.print(f"{'':<{len(mark) + width + 4}}→ {finding.next_step}", markup=False)
+        indent = " " * (len(mark) + subject_width + 4)
+        lines = [finding.text, *([f"→ {finding.next_step}"] if finding.next_step else [])]
+        page = "\n".join(_wrapped(line, indent, console) for line in lines)
+        console.print(Text(mark, style), f"{finding.subject:<{subject_width}}  {page.lstrip()}", sep="  ", markup=False)
     console.print(_verdict(findings), markup=False)
+
+
+def _wrapped(line: str, indent: str, console: Console) -> str:
+    """Between words, on a terminal; what goes to a file stays on one line."""
+    if not console.is_terminal:
+        return indent + line
+    width = max(console.width, len(indent) + 20)
+    return textwrap.fill(line, width, initial_indent=indent, subsequent_indent=indent, break_long_words=False)
 
 
 def _verdict(findings: Sequence[Finding]) -> str:

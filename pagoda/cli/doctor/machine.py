@@ -1,9 +1,11 @@
 """The machine: cores, instruction sets, memory and what fits in it, GPUs."""
 
+import importlib.util
 import os
 import platform
 import shutil
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 
 from pagoda.cli import human
@@ -61,13 +63,19 @@ def check_memory(available_bytes: int | None = None) -> Finding:
     return ok("memory", text)
 
 
-def check_gpu() -> Finding:
-    gpus = _nvidia_gpus()
-    if gpus:
-        return ok("gpu", f"{', '.join(gpus)}; workers compute on the CPU for now")
-    if Path("/dev/kfd").exists():
-        return ok("gpu", "an AMD GPU; workers compute on the CPU for now")
-    return ok("gpu", "none found; workers compute on the CPU")
+def check_gpu(torch_build: str | None, gpus: Sequence[str] | None = None) -> Finding:
+    """What `torch_build` is, python.py says. A GPU is used when the worker is told to."""
+    found = _gpus() if gpus is None else gpus
+    if not found:
+        return ok("gpu", "none found; workers compute on the CPU")
+    device = "hip" if found[0].startswith("AMD") else "cuda"
+    toolkit = {"cuda": "CUDA", "hip": "ROCm"}[device]
+    text = ", ".join(found)
+    if not (torch_build or "").startswith(toolkit):
+        return warning("gpu", f"{text}; torch cannot use it", f"install torch's build for {toolkit}: pytorch.org.")
+    if importlib.util.find_spec("triton") is None:
+        return warning("gpu", f"{text}; triton is missing", "install it: python -m pip install 'pagoda[gpu]'.")
+    return ok("gpu", f"{text}; used by PAGODA_WORKER_DEVICE={device} pagoda serve")
 
 
 def check_disk(home: Path, needed_bytes: int) -> Finding:
@@ -117,11 +125,11 @@ def _meminfo_bytes(field: str) -> int | None:
     return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{field}:")), None)
 
 
-def _nvidia_gpus() -> list[str]:
-    """Name and memory of each, where the driver's tool is there and answers."""
+def _gpus() -> list[str]:
+    """Name and memory of NVIDIA's, where the driver's tool is there and answers."""
     command = ["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader"]
     try:
         asked = subprocess.run(command, capture_output=True, text=True, timeout=5, check=True)
     except (OSError, subprocess.SubprocessError):
-        return []
+        return ["AMD GPU"] if Path("/dev/kfd").exists() else []
     return [line.replace(",", " with", 1) for line in asked.stdout.splitlines() if line.strip()]

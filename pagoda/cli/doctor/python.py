@@ -6,7 +6,7 @@ import platform
 import sys
 from pathlib import Path
 
-from pagoda.cli.doctor.finding import Finding, ok, problem, warning
+from pagoda.cli.doctor.finding import Finding, ok, problem
 
 _OLDEST = (3, 11)
 # What a tier cannot start without, and the extra that brings it.
@@ -34,27 +34,29 @@ def check_gateway_packages() -> Finding:
 
 
 def check_torch() -> Finding:
-    spec = importlib.util.find_spec("torch")
-    if spec is None or not spec.submodule_search_locations:
+    build = torch_build()
+    if build is None:
         return problem("torch", "not installed, so no worker can run here", _INSTALL.format(extra="worker") + ".")
-    build = _torch_build(Path(spec.submodule_search_locations[0]) / "version.py")
     if importlib.util.find_spec("numpy") is None:
         return problem("torch", "numpy is missing beside it", _INSTALL.format(extra="worker") + ".")
-    if spec.origin is None:  # What is left when an uninstall was interrupted.
-        return warning("torch", "is there in part", "install it again: python -m pip install --force-reinstall torch.")
-    return ok("torch", f"{_version('torch')}, {build}")
+    return ok("torch", f"{_version('torch')}, built for {build}")
 
 
-def _torch_build(version_file: Path) -> str:
-    """Importing torch takes seconds; its version file is a few assignments."""
+def torch_build() -> str | None:
+    """ "CUDA 12.8", "ROCm 6.4" or "CPUs"; None where torch is missing. Importing torch takes seconds, and its version file
+    is a few assignments."""
+    spec = importlib.util.find_spec("torch")
+    if spec is None or not spec.submodule_search_locations:
+        return None
+    values: dict[str, object] = {}
     try:
-        values: dict[str, object] = {}
+        version_file = Path(spec.submodule_search_locations[0]) / "version.py"
         exec(compile(version_file.read_text(), str(version_file), "exec"), values)
-    except Exception:  # A build of some other kind: then only its version is known.
-        return "build unknown"
+    except Exception:  # A build of some other kind, or the rest of one: the worker's own start says more.
+        return "an unknown device"
     if values.get("cuda"):
-        return f"built for CUDA {values['cuda']}"
-    return f"built for ROCm {values['hip']}" if values.get("hip") else "built for CPUs"
+        return f"CUDA {values['cuda']}"
+    return f"ROCm {values['hip']}" if values.get("hip") else "CPUs"
 
 
 def _version(package: str) -> str:

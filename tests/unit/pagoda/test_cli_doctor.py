@@ -84,6 +84,20 @@ def test_memory_says_what_fits() -> None:
     assert machine.check_memory(500_000_000).level is Level.WARNING
 
 
+def test_a_gpu_needs_a_torch_that_can_use_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: name)
+    assert machine.check_gpu("CPUs", []).level is Level.OK
+    assert machine.check_gpu("CPUs", ["NVIDIA H100 with 80 GB"]).level is Level.WARNING
+    assert machine.check_gpu("CUDA 12.8", ["AMD GPU"]).level is Level.WARNING
+    assert "PAGODA_WORKER_DEVICE=cuda" in machine.check_gpu("CUDA 12.8", ["NVIDIA H100 with 80 GB"]).text
+    assert "PAGODA_WORKER_DEVICE=hip" in machine.check_gpu("ROCm 6.4", ["AMD GPU"]).text
+
+
+def test_a_gpu_needs_triton(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    assert "triton is missing" in machine.check_gpu("CUDA 12.8", ["NVIDIA H100 with 80 GB"]).text
+
+
 def test_disk(tmp_path: Path) -> None:
     assert machine.check_disk(tmp_path / "not" / "there", 1).level is Level.OK
     assert machine.check_disk(tmp_path, 10**18).level is Level.PROBLEM
