@@ -1,0 +1,76 @@
+# syntax=docker/dockerfile:1
+# One target per tier:  docker build --target gateway|scheduler|worker .
+# What each installs is what pyproject.toml says under the tier's name, its bounds included. Only the worker has torch.
+# hadolint global ignore=DL3013
+
+FROM python:3.11-slim-bookworm AS base
+ENV PATH=/opt/pagoda/bin:$PATH \
+    PYTHONUNBUFFERED=1 \
+    PIP_DISABLE_PIP_VERSION_CHECK=1 \
+    PAGODA_HOME=/var/lib/pagoda \
+    PAGODA_GATEWAY_LOG_FORMAT=json \
+    PAGODA_SCHEDULER_LOG_FORMAT=json \
+    PAGODA_WORKER_LOG_FORMAT=json
+
+# Dependencies come before sources, so that a change of code reinstalls none of them: with pyproject.toml alone,
+# Pagoda is a package without modules, and installing it installs what it depends on.
+FROM base AS build
+WORKDIR /build
+RUN python -m venv /opt/pagoda
+COPY pyproject.toml ./
+RUN touch README.md
+RUN --mount=type=cache,target=/root/.cache/pip pip install .
+
+FROM build AS build-gateway
+RUN --mount=type=cache,target=/root/.cache/pip pip install '.[gateway]'
+COPY . .
+RUN pip install --no-cache-dir --no-deps --force-reinstall .
+
+FROM build AS build-scheduler
+RUN --mount=type=cache,target=/root/.cache/pip pip install '.[scheduler]'
+COPY . .
+RUN pip install --no-cache-dir --no-deps --force-reinstall .
+
+# torch for CPUs: PyTorch's own index marks it "+cpu", which pip takes for the newer of two equal versions. For GPUs name
+# another of its indexes, and WORKER_EXTRAS=worker,gpu.
+FROM build AS build-worker
+ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
+ARG WORKER_EXTRAS=worker
+RUN --mount=type=cache,target=/root/.cache/pip pip install --extra-index-url "$TORCH_INDEX" ".[$WORKER_EXTRAS]"
+COPY . .
+RUN pip install --no-cache-dir --no-deps --force-reinstall .
+
+FROM base AS runtime
+RUN groupadd --gid 10001 pagoda \
+    && useradd --uid 10001 --gid 10001 --no-log-init --create-home --home-dir /var/lib/pagoda pagoda
+USER 10001:10001
+WORKDIR /var/lib/pagoda
+VOLUME /var/lib/pagoda
+
+# The gateway needs a key (PAGODA_GATEWAY_API_KEY), because it listens beyond loopback: else it ends and says so.
+# Its image also has `pagoda pull`. Ollama's port would only be open inside the container.
+FROM runtime AS gateway
+COPY --from=build-gateway /opt/pagoda /opt/pagoda
+ENV PAGODA_GATEWAY_HOST=0.0.0.0 \
+    PAGODA_GATEWAY_PORT=8000 \
+    PAGODA_GATEWAY_OLLAMA_PORT=0
+EXPOSE 8000
+HEALTHCHECK --interval=10s --timeout=10s --retries=3 --start-period=5m --start-interval=2s \
+    CMD ["python", "-P", "-m", "pagoda.healthcheck", "http://127.0.0.1:8000/ready"]
+ENTRYPOINT ["python", "-P", "-m", "gateway"]
+
+# Whoever reaches the scheduler may use it: it has no keys, and belongs in a network of the tiers' own.
+FROM runtime AS scheduler
+COPY --from=build-scheduler /opt/pagoda /opt/pagoda
+ENV PAGODA_SCHEDULER_LISTEN=0.0.0.0:50051
+EXPOSE 50051
+HEALTHCHECK --interval=10s --timeout=10s --retries=3 --start-period=30s --start-interval=1s \
+    CMD ["python", "-P", "-m", "pagoda.healthcheck", "127.0.0.1:50051"]
+ENTRYPOINT ["python", "-P", "-m", "scheduler"]
+
+# A worker listens nowhere, so its scheduler is asked. Its id begins with the container's name unless told otherwise.
+FROM runtime AS worker
+COPY --from=build-worker /opt/pagoda /opt/pagoda
+HEALTHCHECK --interval=30s --timeout=10s --retries=3 --start-period=10m --start-interval=5s \
+    CMD ["sh", "-c", "exec python -P -m pagoda.healthcheck \"$PAGODA_WORKER_SCHEDULER\" --worker \"${PAGODA_WORKER_WORKER_ID:-$HOSTNAME}\""]
+ENTRYPOINT ["python", "-P", "-m", "worker"]

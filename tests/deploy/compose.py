@@ -1,0 +1,47 @@
+"""compose.yaml as Docker Compose itself understands it: anchors, defaults and variables resolved, and checked by its schema."""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tests.deploy.image import REPOSITORY, Image, image
+
+KEY = "sesame"
+
+
+def compose_config(**variables: str) -> subprocess.CompletedProcess[str]:
+    """Needs no Docker engine."""
+    command = [str(Path(sys.executable).with_name("docker-compose")), "--file", str(REPOSITORY / "compose.yaml")]
+    # /dev/null: a developer's own .env must not decide a test.
+    command += ["--env-file", os.devnull, "config", "--format", "json"]
+    environment = {"PATH": os.environ["PATH"], "HOME": os.environ.get("HOME", "/"), **variables}
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+
+
+def resolved_compose() -> dict[str, Any]:
+    checked = compose_config(PAGODA_GATEWAY_API_KEY=KEY)
+    assert checked.returncode == 0, checked.stderr
+    content: dict[str, Any] = json.loads(checked.stdout)
+    return content
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Container:
+    """What a service would run, were it a container."""
+
+    arguments: list[str]
+    environment: dict[str, str]
+    healthcheck: list[str]
+
+
+def container(service: dict[str, Any]) -> Container:
+    built: Image = image(service["build"]["target"])
+    return Container(
+        arguments=[*(service.get("entrypoint") or built.entrypoint), *(service.get("command") or [])],
+        environment=built.environment | (service.get("environment") or {}),
+        healthcheck=built.healthcheck,
+    )

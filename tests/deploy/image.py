@@ -1,0 +1,62 @@
+"""What the Dockerfile says about the image of a tier, without building it: its environment, its command, its health check."""
+
+import io
+import json
+import shlex
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+
+from dockerfile_parse import DockerfileParser
+
+REPOSITORY = Path(__file__).parents[2]
+HOME = "/var/lib/pagoda"
+
+
+@dataclass(slots=True)
+class Image:
+    """What a stage adds to the one that it is built from."""
+
+    base: str
+    environment: dict[str, str] = field(default_factory=dict)
+    entrypoint: list[str] = field(default_factory=list)
+    healthcheck: list[str] = field(default_factory=list)
+    user: str = "root"
+    volumes: list[str] = field(default_factory=list)
+    steps: list[str] = field(default_factory=list)
+    """RUN and COPY of this stage alone."""
+
+
+def image(target: str) -> Image:
+    return stages()[target]
+
+
+@cache
+def stages() -> dict[str, Image]:
+    found: dict[str, Image] = {}
+    current = Image(base="")
+    for instruction in DockerfileParser(fileobj=io.BytesIO((REPOSITORY / "Dockerfile").read_bytes())).structure:
+        value = instruction["value"]
+        match instruction["instruction"]:
+            case "FROM":
+                base, _, name = value.partition(" AS ")
+                current = found[name] = _derived(found.get(base), base)
+            case "ENV":
+                current.environment |= dict(word.split("=", 1) for word in shlex.split(value))
+            case "ENTRYPOINT":
+                current.entrypoint = json.loads(value)  # the exec form, or signals reach a shell
+            case "HEALTHCHECK":
+                current.healthcheck = json.loads(value.partition(" CMD ")[2])
+            case "USER":
+                current.user = value
+            case "RUN" | "COPY":
+                current.steps.append(value)
+            case "VOLUME":
+                current.volumes = [value]
+    return found
+
+
+def _derived(parent: Image | None, base: str) -> Image:
+    if parent is None:
+        return Image(base=base)
+    return Image(base=base, environment=dict(parent.environment), user=parent.user, volumes=parent.volumes)

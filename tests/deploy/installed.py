@@ -1,0 +1,42 @@
+"""Which modules an image lacks: all that this environment has beyond what the tier's extra in pyproject.toml brings along."""
+
+import importlib.metadata
+import tomllib
+from collections.abc import Iterator
+
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from tests.deploy.image import REPOSITORY
+
+
+def modules_not_installed_with(extra: str) -> list[str]:
+    there = distributions_of(extra) | {"pagoda", "pip"}
+    owners = importlib.metadata.packages_distributions()
+    return sorted(module for module, names in owners.items() if not there & {canonicalize_name(name) for name in names})
+
+
+def distributions_of(extra: str) -> set[str]:
+    """The names of the extra's distributions and of what they require in turn."""
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
+    waiting = [Requirement(text) for text in [*project["dependencies"], *project["optional-dependencies"][extra]]]
+    seen: set[tuple[str, frozenset[str]]] = set()
+    while waiting:
+        requirement = waiting.pop()
+        wanted = (canonicalize_name(requirement.name), frozenset(requirement.extras))
+        if wanted not in seen and _applies(requirement, ""):
+            seen.add(wanted)
+            waiting += _required_by(*wanted)
+    return {name for name, _ in seen}
+
+
+def _required_by(name: str, extras: frozenset[str]) -> Iterator[Requirement]:
+    for text in importlib.metadata.requires(name) or []:
+        requirement = Requirement(text)
+        if any(_applies(requirement, extra) for extra in ("", *extras)):
+            requirement.marker = None  # asked and answered
+            yield requirement
+
+
+def _applies(requirement: Requirement, extra: str) -> bool:
+    return requirement.marker is None or requirement.marker.evaluate({"extra": extra})

@@ -1,0 +1,199 @@
+"""Every command and variable that compose.yaml and the manifests give to a tier is one that the tier takes.
+
+The system is then started from them, as plain processes: only addresses and paths are replaced, and each process finds
+only the modules that its image would have.
+"""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import typer.main
+
+from gateway.settings import GatewaySettings
+from pagoda.cli.main import app
+from pagoda.models.catalogue import find_entry
+from pagoda.settings import TierSettings
+from scheduler.settings import SchedulerSettings
+from tests.deploy import manifests
+from tests.deploy.compose import KEY, Container, container, resolved_compose
+from tests.deploy.image import HOME, image
+from tests.deploy.installed import distributions_of, modules_not_installed_with
+from tests.e2e.system import free_port, until
+from tests.fakes.tiny_model import write_tiny_gguf
+from tests.fakes.valkey import real_valkey
+from worker.settings import WorkerSettings
+
+SETTINGS: Mapping[str, type[TierSettings]] = {
+    "gateway": GatewaySettings,
+    "scheduler": SchedulerSettings,
+    "worker": WorkerSettings,
+}
+TIERS = tuple(SETTINGS)
+GUARD = Path(__file__).parent / "import_guard"
+
+
+def manifest_container(tier: str) -> Container:
+    workload = next(found for found in manifests.workloads() if found["metadata"]["name"] == tier)
+    (described,) = manifests.pod(workload)["containers"]
+    built = image(tier)
+    return Container(
+        arguments=built.entrypoint,
+        environment=built.environment | manifests.environment(described),
+        healthcheck=built.healthcheck,
+    )
+
+
+def compose_container(tier: str) -> Container:
+    return container(resolved_compose()["services"][tier])
+
+
+@pytest.mark.parametrize("described", [compose_container, manifest_container])
+@pytest.mark.parametrize("tier", TIERS)
+def test_settings_load(tier: str, described: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: Container = described(tier)
+    assert told.arguments[:4] == ["python", "-P", "-m", tier]
+    for name, value in told.environment.items():
+        monkeypatch.setenv(name, value)
+    settings = SETTINGS[tier].load(told.arguments[4:])
+    assert str(settings.home) == HOME
+    # A variable that begins like a setting of any tier is one of this tier's, and arrived.
+    prefix = f"PAGODA_{tier.upper()}_"
+    other = [name for name in told.environment if name.startswith("PAGODA_") and not name.startswith(prefix)]
+    assert set(other) - {"PAGODA_HOME"} <= set(image("base").environment)
+    told_names = {name.removeprefix(prefix).lower() for name in told.environment if name.startswith(prefix)}
+    assert told_names == settings.model_fields_set - {"home"}
+
+
+def pulls() -> list[list[str]]:
+    service = resolved_compose()["services"]["model"]
+    found = [[*service["entrypoint"], *service["command"]]]
+    for workload in manifests.workloads():
+        for described in manifests.pod(workload).get("initContainers", []):
+            environment = manifests.environment(described)
+            arguments = [environment[argument.removeprefix("$(").removesuffix(")")] for argument in described["args"]]
+            found.append([*described["command"], *arguments])
+    return found
+
+
+def test_models_are_fetched_by_a_command_that_exists() -> None:
+    commands = typer.main.get_command(app)
+    assert len(pulls()) == 3
+    for program, name, *arguments in pulls():
+        assert program == "pagoda"
+        command = commands.commands[name]  # type: ignore[attr-defined]  # it is a group
+        assert command.make_context(name, list(arguments)).params["model"] in arguments
+        assert find_entry(arguments[0]) is not None
+
+
+def test_the_extras_are_what_the_images_are_said_to_have() -> None:
+    heavy = {"torch", "numpy", "safetensors"}
+    assert heavy <= distributions_of("worker")
+    for tier in ("gateway", "scheduler"):
+        assert not heavy & distributions_of(tier)
+        assert heavy <= set(modules_not_installed_with(tier))
+
+
+def test_what_an_image_lacks_cannot_be_imported() -> None:
+    """Or the test below would prove nothing."""
+    environment = {"PYTHONPATH": str(GUARD), "FORBIDDEN_MODULES": " ".join(modules_not_installed_with("gateway"))}
+    command = [sys.executable, "-P", "-c", "import fastapi, torch"]
+    refused = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+    assert "No module named 'torch'" in refused.stderr
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Here:
+    """What is replaced so that containers become processes of this machine."""
+
+    home: Path
+    model: Path
+    gateway_port: int
+    scheduler_port: int
+    valkey: str
+
+    def command(self, arguments: list[str]) -> list[str]:
+        return [sys.executable if word == "python" else self.text(word) for word in arguments]
+
+    def environment(self, tier: str, told: Container) -> dict[str, str]:
+        replaced = {name: self.text(value) for name, value in told.environment.items()}
+        return replaced | {
+            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+            "HOSTNAME": socket.gethostname(),  # as every container has it
+            "PYTHONPATH": str(GUARD),
+            "FORBIDDEN_MODULES": " ".join(modules_not_installed_with(tier)),
+        }
+
+    def text(self, value: str) -> str:
+        for there, here in (
+            ("redis://valkey:6379/0", self.valkey),
+            ("http://otel-collector:4317", "http://127.0.0.1:9"),
+            ("0.0.0.0", "127.0.0.1"),
+            ("scheduler:50051", "127.0.0.1:50051"),
+            ("127.0.0.1:50051", f"127.0.0.1:{self.scheduler_port}"),
+            ("127.0.0.1:8000", f"127.0.0.1:{self.gateway_port}"),
+            (HOME, str(self.home)),
+            ("smollm2:135m", str(self.model)),
+        ):
+            value = value.replace(there, here)
+        return str(self.gateway_port) if value == "8000" else value
+
+
+@contextmanager
+def process(command: list[str], environment: dict[str, str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
+    with log.open("wb") as output:
+        running = subprocess.Popen(command, env=environment, cwd=log.parent, stdout=output, stderr=output)
+        try:
+            yield running
+        finally:
+            running.kill()
+            running.wait()
+
+
+def is_healthy(here: Here, tier: str, told: Container, running: subprocess.Popen[bytes], log: Path) -> bool:
+    assert running.poll() is None, log.read_text()
+    checked = subprocess.run(
+        here.command(told.healthcheck), env=here.environment(tier, told), cwd=here.home, capture_output=True, timeout=60
+    )
+    assert b"Traceback" not in checked.stderr, checked.stderr.decode()
+    return checked.returncode == 0
+
+
+def test_the_system_starts_serves_and_stops() -> None:
+    with ExitStack() as stack:
+        # Short, so that there is room for a unix socket's name.
+        home = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="pagoda-")))
+        valkey = stack.enter_context(real_valkey(home))
+        model = write_tiny_gguf(home / "tiny.gguf")
+        here = Here(home=home, model=model, gateway_port=free_port(), scheduler_port=free_port(), valkey=valkey.url)
+        told = {tier: compose_container(tier) for tier in TIERS}
+        running = {}
+        for tier in ("scheduler", "worker", "gateway"):  # as depends_on orders them
+            log = home / f"{tier}.log"
+            command, environment = here.command(told[tier].arguments), here.environment(tier, told[tier])
+            running[tier] = started = stack.enter_context(process(command, environment, log))
+            until(f"{tier} is healthy", lambda: is_healthy(here, tier, told[tier], started, log))  # noqa: B023  # called at once
+
+        url = f"http://127.0.0.1:{here.gateway_port}"
+        with httpx.Client(base_url=url, trust_env=False, timeout=60) as http:
+            assert http.get("/v1/models").status_code == 401
+            http.headers["Authorization"] = f"Bearer {KEY}"
+            body = {"model": "tiny", "prompt": "Pagoda", "max_tokens": 4, "temperature": 0}
+            answer = http.post("/v1/completions", json=body)
+            assert answer.status_code == 200, answer.text
+            assert answer.json()["usage"]["completion_tokens"] >= 1
+            assert "vllm:generation_tokens_total" in http.get("/metrics").text
+
+        for tier in ("gateway", "worker", "scheduler"):
+            running[tier].send_signal(signal.SIGTERM)
+            assert running[tier].wait(60) == 0, (home / f"{tier}.log").read_text()

@@ -1,0 +1,98 @@
+"""compose.yaml: valid to Docker Compose, closed to the network, and started in an order that can work."""
+
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.deploy.compose import KEY, compose_config, resolved_compose
+from tests.deploy.image import HOME, REPOSITORY
+
+TIERS = ("gateway", "scheduler", "worker")
+
+
+@pytest.fixture(scope="module")
+def compose() -> dict[str, Any]:
+    return resolved_compose()
+
+
+@pytest.fixture(scope="module")
+def services(compose: dict[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = compose["services"]
+    return found
+
+
+@pytest.mark.parametrize("variables", [{}, {"PAGODA_GATEWAY_API_KEY": ""}])
+def test_without_a_key_it_says_what_to_do(variables: dict[str, str]) -> None:
+    refused = compose_config(**variables)
+    assert refused.returncode != 0
+    assert "PAGODA_GATEWAY_API_KEY" in refused.stderr and ".env.example" in refused.stderr
+
+
+def test_the_example_names_each_variable_and_only_those() -> None:
+    lines = (REPOSITORY / ".env.example").read_text().splitlines()
+    named = {line.lstrip("#").partition("=")[0] for line in lines if "=" in line and not line.startswith("# ")}
+    text = (REPOSITORY / "compose.yaml").read_text()
+    used = {part.partition(":")[0].partition("}")[0] for part in text.split("${")[1:]}
+    assert named == used
+
+
+def test_all_that_was_asked_for_is_there(services: dict[str, Any]) -> None:
+    watching = {"otel-collector", "jaeger", "prometheus", "grafana"}
+    assert set(services) == {"model", *TIERS, "valkey", *watching}
+
+
+def test_ports_are_published_on_loopback_only(services: dict[str, Any]) -> None:
+    published = {name: service["ports"] for name, service in services.items() if "ports" in service}
+    assert set(published) == {"gateway", "jaeger", "prometheus", "grafana"}
+    assert all(port["host_ip"] == "127.0.0.1" for ports in published.values() for port in ports)
+
+
+def test_the_tiers_run_without_privileges(services: dict[str, Any]) -> None:
+    for name in ("model", *TIERS):
+        service = services[name]
+        assert service["read_only"] and service["cap_drop"] == ["ALL"] and service["init"]
+        assert "user" not in service  # the image's, which is not root
+
+
+def test_the_model_is_fetched_before_anyone_needs_it(services: dict[str, Any]) -> None:
+    assert services["model"]["entrypoint"] == ["pagoda", "pull"]
+    mounts = [service["volumes"] for service in (services["model"], services["gateway"], services["worker"])]
+    assert all(mount == mounts[0] for mount in mounts)
+    assert (mounts[0][0]["source"], mounts[0][0]["target"]) == ("models", HOME)
+    for name in ("gateway", "worker"):
+        assert services[name]["depends_on"]["model"]["condition"] == "service_completed_successfully"
+        assert services[name]["environment"][f"PAGODA_{name.upper()}_MODEL"] == services["model"]["command"][0]
+
+
+def test_who_waits_for_health_waits_for_someone_who_tells_it(services: dict[str, Any]) -> None:
+    for service in services.values():
+        for name, dependency in service.get("depends_on", {}).items():
+            if dependency["condition"] == "service_healthy":
+                assert name in TIERS or services[name]["healthcheck"]["test"]
+
+
+def test_the_key_is_where_it_is_needed_and_nowhere_else(services: dict[str, Any]) -> None:
+    holders = {name for name, service in services.items() if KEY in str(service)}
+    assert holders == {"gateway"}
+    assert [secret["source"] for secret in services["prometheus"]["secrets"]] == ["gateway_api_key"]
+    # Docker Compose cannot put a secret from the environment into a container whose files are read-only.
+    assert "read_only" not in services["prometheus"]
+
+
+def test_mounted_files_exist_and_data_is_kept_in_named_volumes(compose: dict[str, Any]) -> None:
+    mounts = [mount for service in compose["services"].values() for mount in service.get("volumes", [])]
+    for mount in mounts:
+        if mount["type"] == "bind":
+            assert Path(mount["source"]).exists() and mount["read_only"]
+        else:
+            assert mount["source"] in compose["volumes"]
+
+
+def test_images_have_the_version_of_the_project(services: dict[str, Any]) -> None:
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
+    for tier in TIERS:
+        assert services[tier]["image"] == f"pagoda-{tier}:{project['version']}"
+    others = [service["image"] for name, service in services.items() if name not in ("model", *TIERS)]
+    assert all(":" in image and not image.endswith(":latest") for image in others)

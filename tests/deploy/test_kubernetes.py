@@ -1,0 +1,168 @@
+"""The Kubernetes manifests: valid, unprivileged, and ended with more patience than the tiers need."""
+
+import tomllib
+from typing import Any
+
+import kubernetes_validate
+import pytest
+
+from gateway.settings import GatewaySettings
+from scheduler.settings import SchedulerSettings
+from tests.deploy.image import HOME, REPOSITORY, image
+from tests.deploy.manifests import (
+    DIRECTORY,
+    SECRET_EXAMPLE,
+    Manifest,
+    containers,
+    environment,
+    kustomization,
+    manifests,
+    named,
+    of_kind,
+    pod,
+    workloads,
+)
+
+# The oldest version that knows everything used here, and one that is new.
+VERSIONS = ("1.30", "1.34")
+TIERS = ("gateway", "scheduler", "worker")
+
+
+def names(found: list[Manifest]) -> list[str]:
+    return [manifest["metadata"]["name"] for manifest in found]
+
+
+def name_of(manifest: Manifest) -> str:
+    return f"{manifest['kind']}-{manifest['metadata']['name']}"
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("manifest", manifests(), ids=name_of)
+def test_valid(manifest: Manifest, version: str) -> None:
+    kubernetes_validate.validate(manifest, version, strict=True)
+
+
+def test_the_kustomization_has_every_file() -> None:
+    files = {file.name for file in DIRECTORY.glob("*.yaml")} - {"kustomization.yaml", SECRET_EXAMPLE}
+    assert set(kustomization()["resources"]) == files
+
+
+def test_all_tiers_and_the_index_are_there() -> None:
+    assert sorted(names(workloads())) == sorted([*TIERS, "valkey"])
+
+
+@pytest.mark.parametrize("workload", workloads(), ids=name_of)
+def test_unprivileged(workload: Manifest) -> None:
+    spec = pod(workload)
+    assert spec["securityContext"]["runAsNonRoot"] and spec["securityContext"]["runAsUser"] > 0
+    assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+    assert spec["automountServiceAccountToken"] is False
+    for container in containers(workload):
+        assert container["securityContext"] == {
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            "capabilities": {"drop": ["ALL"]},
+        }
+        assert container["resources"]["requests"]["memory"] and container["resources"]["limits"]["memory"]
+
+
+@pytest.mark.parametrize("workload", workloads(), ids=name_of)
+def test_no_variables_come_from_the_names_of_services(workload: Manifest) -> None:
+    """A tier refuses variables that begin like its settings and are none."""
+    assert pod(workload)["enableServiceLinks"] is False
+
+
+@pytest.mark.parametrize("workload", workloads(), ids=name_of)
+def test_selectors_select(workload: Manifest) -> None:
+    labels = workload["spec"]["template"]["metadata"]["labels"]
+    assert workload["spec"]["selector"]["matchLabels"] == labels
+    assert named("Service", workload["metadata"]["name"])["spec"]["selector"] == labels
+
+
+@pytest.mark.parametrize("tier", TIERS)
+def test_the_image_is_the_one_that_the_dockerfile_makes(tier: str) -> None:
+    version = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]["version"]
+    workload = next(found for found in workloads() if found["metadata"]["name"] == tier)
+    assert {container["image"] for container in containers(workload)} == {f"pagoda-{tier}:{version}"}
+    (container,) = pod(workload)["containers"]
+    assert "command" not in container and "args" not in container  # the image's own
+    assert {"name": "home", "mountPath": HOME} in container["volumeMounts"]
+    user, _, group = image(tier).user.partition(":")
+    context = pod(workload)["securityContext"]
+    assert (str(context["runAsUser"]), str(context["runAsGroup"])) == (user, group)
+
+
+@pytest.mark.parametrize("tier", TIERS)
+def test_there_is_time_to_drain(tier: str) -> None:
+    workload = next(found for found in workloads() if found["metadata"]["name"] == tier)
+    (container,) = pod(workload)["containers"]
+    told = environment(container).get(f"PAGODA_{tier.upper()}_DRAIN_GRACE_S")
+    by_default = max(
+        settings.model_fields["drain_grace_s"].default for settings in (GatewaySettings, SchedulerSettings)
+    )
+    drain_s = float(told or by_default)
+    pre_stop_s = container.get("lifecycle", {}).get("preStop", {}).get("sleep", {}).get("seconds", 0)
+    assert pod(workload)["terminationGracePeriodSeconds"] >= pre_stop_s + drain_s + 5
+
+
+def test_probes() -> None:
+    probes: dict[str, dict[str, Any]] = {}
+    for workload in workloads():
+        (container,) = pod(workload)["containers"]
+        probes[workload["metadata"]["name"]] = {key: container.get(f"{key}Probe") for key in ("liveness", "readiness")}
+    assert probes["gateway"]["liveness"]["httpGet"]["path"] == "/health"
+    assert probes["gateway"]["readiness"]["httpGet"]["path"] == "/ready"
+    # No service: a scheduler is ready before it has workers, or they would not be let through to it.
+    assert probes["scheduler"]["liveness"]["grpc"] == probes["scheduler"]["readiness"]["grpc"] == {"port": 50051}
+    assert probes["worker"]["liveness"] is None
+    command = probes["worker"]["readiness"]["exec"]["command"]
+    assert command[:2] == image("worker").healthcheck[:2] and "pagoda.healthcheck" in command[2]
+
+
+def test_ports_lead_where_somebody_listens() -> None:
+    gateway, scheduler = image("gateway").environment, image("scheduler").environment
+    listening = {
+        "gateway": int(gateway["PAGODA_GATEWAY_PORT"]),
+        "scheduler": int(scheduler["PAGODA_SCHEDULER_LISTEN"].rpartition(":")[2]),
+        "valkey": 6379,
+    }
+    for workload in workloads():
+        (container,) = pod(workload)["containers"]
+        for port in container.get("ports", []):
+            assert port["containerPort"] == listening[workload["metadata"]["name"]]
+            (published,) = named("Service", workload["metadata"]["name"])["spec"]["ports"]
+            assert (published["port"], published["targetPort"]) == (port["containerPort"], port["name"])
+
+
+def test_addresses_name_services() -> None:
+    services = {
+        f"{service['metadata']['name']}:{port['port']}"
+        for service in of_kind("Service")
+        for port in service["spec"].get("ports", [])
+    }
+    told = {key: value for config in of_kind("ConfigMap") for key, value in config["data"].items()}
+    assert told["PAGODA_GATEWAY_SCHEDULER"] in services
+    assert told["PAGODA_WORKER_SCHEDULER"] in services
+    assert told["PAGODA_SCHEDULER_ADVERTISE"] in services
+    assert told["PAGODA_SCHEDULER_PREFIX_INDEX"].removeprefix("redis://").removesuffix("/0") in services
+    assert told["PAGODA_GATEWAY_MODEL"] == told["PAGODA_WORKER_MODEL"]
+
+
+def test_policies_let_through_what_is_needed() -> None:
+    allowed = {
+        (policy["metadata"]["name"], port["port"])
+        for policy in of_kind("NetworkPolicy")
+        for rule in policy["spec"].get("ingress", [])
+        for port in rule["ports"]
+    }
+    assert allowed == {("gateway", 8000), ("scheduler", 50051), ("valkey", 6379)}
+    everyone = named("NetworkPolicy", "closed-unless-named")["spec"]
+    assert everyone["podSelector"] == {} and "ingress" not in everyone
+
+
+def test_disruption_budgets_leave_somebody_and_block_nobody() -> None:
+    assert sorted(names(of_kind("PodDisruptionBudget"))) == ["gateway", "worker"]
+    for budget in of_kind("PodDisruptionBudget"):
+        workload = next(found for found in workloads() if found["metadata"]["name"] == budget["metadata"]["name"])
+        replicas = workload["spec"]["replicas"]
+        assert budget["spec"].get("minAvailable", replicas - budget["spec"].get("maxUnavailable", 0)) < replicas
