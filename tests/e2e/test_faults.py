@@ -3,6 +3,7 @@
 import json
 import threading
 from collections.abc import Iterator
+from typing import Any
 
 import httpx
 import pytest
@@ -61,3 +62,20 @@ def test_a_stream_goes_on_when_its_worker_is_killed(own_system: System) -> None:
     assert killer is not None
     killer.join()
     assert "".join(pieces) == answer
+
+
+def test_a_worker_keeps_its_cache_when_the_scheduler_is_killed(own_system: System) -> None:
+    before = complete(own_system)
+    own_system.kill_tier("scheduler")
+    own_system.wait_until_ready()
+    after = complete(own_system)
+    assert before["usage"]["prompt_tokens_details"]["cached_tokens"] == 0
+    # Two full blocks of the prompt's forty tokens, whose keys and values nobody had to compute again.
+    assert after["usage"]["prompt_tokens_details"]["cached_tokens"] == 32
+    assert after["choices"][0]["text"] == before["choices"][0]["text"]
+
+
+def complete(system: System) -> Any:
+    response = httpx.post(f"{system.url}/v1/completions", json=REQUEST, timeout=120, trust_env=False)
+    assert response.status_code == 200
+    return response.json()
