@@ -30,7 +30,8 @@ class ChatTemplate:
         self._tokenizer = tokenizer
         self._special = SpecialText(tokenizer.special_tokens)
         try:
-            self._template = TemplateSandbox(max_characters=MAX_RENDERED_CHARACTERS).from_string(source)
+            self._sandbox = TemplateSandbox(max_characters=MAX_RENDERED_CHARACTERS)
+            self._template = self._sandbox.limited_template(source)
         except (jinja2.TemplateError, RecursionError) as error:
             raise ChatTemplateError(f"the model's chat template is not valid: {error}") from None
 
@@ -93,11 +94,14 @@ class ChatTemplate:
         pieces: list[str] = []
         num_characters = 0
         try:
-            for piece in self._template.generate(variables):
-                pieces.append(piece)
-                num_characters += len(piece)
-                if num_characters > MAX_RENDERED_CHARACTERS:
-                    raise ChatTemplateError(f"the chat template wrote more than {MAX_RENDERED_CHARACTERS} characters")
+            with self._sandbox.limits():
+                for piece in self._template.generate(variables):
+                    pieces.append(piece)
+                    num_characters += len(piece)
+                    if num_characters > MAX_RENDERED_CHARACTERS:
+                        raise ChatTemplateError(
+                            f"the chat template wrote more than {MAX_RENDERED_CHARACTERS} characters"
+                        )
         except ChatTemplateError:
             raise
         except Exception as error:  # templates call any method of what they are given: any class can come out

@@ -6,9 +6,11 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from jinja2.exceptions import SecurityError
 from transformers.utils.chat_template_utils import render_jinja_template
 
 from gateway.chat_template import ChatTemplate, ChatTemplateError
+from gateway.template_sandbox import TemplateSandbox
 from gateway.tokenizer import Tokenizer
 from gateway.vocabulary import Vocabulary
 from pagoda.models.model import Model
@@ -143,11 +145,69 @@ def test_generation_blocks_are_rendered(tiny_tokenizer: Tokenizer) -> None:
         "{{ 'a' * 1000000000000 }}",
         "{{ 10 ** 1000000000 }}",
         "{% for a in range(99999) %}{% for b in range(99999) %}xxxxxxxxxxxxxxxxxxxxx{% endfor %}{% endfor %}",
+        "{{ lipsum(999999999) }}",
+        "{{ '%999999999d' % 1 }}",
+        "{{ '{:999999999}'.format(1) }}",
+        "{{ '{0:{1}}'.format(1, 999999999) }}",
+        "{{ '%999999999d' | format(1) }}",
+        "{{ 'a'.ljust(999999999) }}",
+        "{{ 'a' | indent(999999999, true) }}",
+        "{{ messages | tojson(indent=999999999) }}",
+        "{% set a = 'a' * 9999999 %}{{ a | replace('a', a) }}",
+        "{% set a = 'a' * 9999999 %}{{ a.replace('a', a) }}",
+        "{% set a = 'a' * 9999999 %}{{ range(9999) | join(a) }}",
+        "{% set a = 'a' * 9999999 %}{{ a.join('b' * 9999999) }}",
+        "{% set n = namespace(a='aa') %}{% for i in range(99) %}{% set n.a = n.a ~ n.a %}{% endfor %}",
+        "{% set n = namespace(a='aa') %}{% for i in range(99) %}{% set n.a = n.a + n.a %}{% endfor %}",
+        "{% set n = namespace(a='aa') %}{% for i in range(99) %}{% set a %}{{ n.a }}{{ n.a }}{% endset %}"
+        "{% set n.a = a %}{% endfor %}",
+        "{% set n = namespace(a=3) %}{% for i in range(99) %}{% set n.a = n.a * n.a %}{% endfor %}",
+        "{% set a = 'a' * 9999999 %}{% set n = namespace(l=[]) %}"
+        "{% for i in range(99999) %}{% set n.l = n.l + [a[1:]] %}{% endfor %}",
+        "{% set a = 'a' * 9999999 %}{% set n = namespace(l=[]) %}"
+        "{% for i in range(99999) %}{% set n.l = n.l + [a | upper] %}{% endfor %}",
+        "{% set a = 'a' * 9999999 %}{% set n = namespace(l=[]) %}"
+        "{% for i in range(99999) %}{% set n.l = n.l + [a.upper()] %}{% endfor %}",
     ],
 )
 def test_the_sandbox_holds(tiny_tokenizer: Tokenizer, source: str) -> None:
     with pytest.raises(ChatTemplateError):
         template(source, tiny_tokenizer).encode([{"role": "user", "content": "a"}])
+
+
+ENDLESS = {
+    "loops": "{% for a in range(99999) %}{% for b in range(99999) %}{% for c in range(99999) %}{% endfor %}{% endfor %}"
+    "{% endfor %}",
+    "macros": "{% macro f(n) %}{% if n %}{{ f(n - 1) }}{{ f(n - 1) }}{% endif %}{% endmacro %}{{ f(90) }}",
+    "filters": "{% set a = range(99999) | list %}{% for b in range(99999) %}{% set c = a | sort %}{% endfor %}",
+    "methods": "{% set a = 'ab' * 999999 %}{% for b in range(99999) %}{% set c = a.count('ba') %}{% endfor %}",
+}
+
+
+@pytest.mark.parametrize("source", ENDLESS.values(), ids=ENDLESS)
+def test_a_template_without_end_is_stopped(source: str) -> None:
+    sandbox = TemplateSandbox(max_characters=1 << 24, max_cpu_s=0.05)
+    with sandbox.limits(), pytest.raises(SecurityError, match="takes too long"):
+        sandbox.limited_template(source).render(messages=[])
+
+
+def test_a_template_cannot_name_the_filters_of_the_limits(tiny_tokenizer: Tokenizer) -> None:
+    with pytest.raises(ChatTemplateError, match="not valid"):
+        template("{{ 'a' | _charge }}", tiny_tokenizer)
+
+
+def test_what_templates_do_is_left_as_it_is(tiny_tokenizer: Tokenizer) -> None:
+    source = (
+        "{% for m in messages %}{{ loop.index }}/{{ loop.length }}{{ ',' if not loop.last }}{{ loop.previtem is defined }}"
+        "{{ m.content[1:-1] ~ 1 ~ none }}{{ '%s|%2d' % (m.role, 3) }}{{ '%s' | format(m.role) }}"
+        "{{ '{}-{x}'.format(1, x=2) }}{% endfor %}"
+        "{{ messages | map(attribute='role') | join('+') }}{{ messages | selectattr('role', 'equalto', 'user') | list }}"
+        "{{ messages[::-1][0].role.title().replace('U', 'V') }}{{ messages | tojson(indent=2) }}{{ [1] + [2] }}"
+        "{% set text %}a{{ 1 }}{% endset %}{{ text }}{% macro f(a) %}<{{ a }}{{ caller() }}>{% endmacro %}"
+        "{% call f(1) %}b{% endcall %}{% for a, b in {'x': 1} | dictsort recursive %}{{ a }}{{ b }}{% endfor %}"
+        "{% for a in [] %}{% else %}empty{% endfor %}{{ 7 % 3 }}{{ [1, [2]] | length }}{{ ' a ' | trim }}"
+    )
+    assert template(source, tiny_tokenizer).render(CONVERSATION) == as_transformers(source, CONVERSATION)
 
 
 def test_deeply_nested_messages_are_an_error(tiny_tokenizer: Tokenizer) -> None:
