@@ -85,8 +85,11 @@ class OllamaAPI:
     def pull(self, model: str) -> Lines:
         return self._lines("/api/pull", {"model": model})
 
-    def generate(self, model: str, prompt: str, keep_alive: str | None = None) -> Lines:
-        return self._lines("/api/generate", _given(model=model, prompt=prompt, keep_alive=keep_alive))
+    def generate(
+        self, model: str, prompt: str, options: Mapping[str, Any] | None = None, keep_alive: str | None = None
+    ) -> Lines:
+        body = _given(model=model, prompt=prompt, options=dict(options or {}) or None, keep_alive=keep_alive)
+        return self._lines("/api/generate", body)
 
     def chat(
         self,
@@ -95,10 +98,8 @@ class OllamaAPI:
         options: Mapping[str, Any],
         keep_alive: str | None = None,
     ) -> Lines:
-        options_if_any = dict(options) or None
-        return self._lines(
-            "/api/chat", _given(model=model, messages=list(messages), options=options_if_any, keep_alive=keep_alive)
-        )
+        body = _given(model=model, messages=list(messages), options=dict(options) or None, keep_alive=keep_alive)
+        return self._lines("/api/chat", body)
 
     def _object(self, method: str, path: str, body: JSONObject | None = None) -> JSONObject:
         with self._answering():

@@ -34,7 +34,8 @@ def run_model(options: RunOptions, servers: Servers) -> int:
 
 
 def _answer(options: RunOptions, connection: Connection, prompt: str) -> int:
-    answer = print_answer(connection.api.generate(connection.model, prompt, options.keep_alive), options.style)
+    lines = connection.api.generate(connection.model, prompt, keep_alive=options.keep_alive)
+    answer = print_answer(lines, options.style)
     return 0 if answer.end else INTERRUPTED
 
 

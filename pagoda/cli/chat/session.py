@@ -71,15 +71,25 @@ class Session:
         self.style = replace(self.style, **changes)
 
     def _ask(self, text: str) -> None:
-        conversation = self.conversation
-        lines = self.connection.api.chat(
-            conversation.model, conversation.asking(text), conversation.options, self._keep_alive
-        )
+        conversation, api = self.conversation, self.connection.api
+        if self._can_chat:
+            lines = api.chat(
+                conversation.model, conversation.asking(text), conversation.options, keep_alive=self._keep_alive
+            )
+        else:
+            lines = api.generate(conversation.model, text, conversation.options, keep_alive=self._keep_alive)
         answer = print_answer(lines, self.style)
         conversation.remember(text, answer.text)
 
+    @property
+    def _can_chat(self) -> bool:
+        """A base model has no template for a conversation; it goes on with a text."""
+        return bool(self.connection.shown.get("template"))
+
     def _print_opening(self) -> None:
         """The messages that a model brings along; the server puts them before ours."""
+        if not self._can_chat:
+            print(f"{self.connection.model} has no chat template: it goes on with each text that you give it.\n")
         for message in self.connection.shown.get("messages") or []:
             text = WordWrap(None).push(str(message.get("content", "")))
             if message.get("role") == "user":

@@ -1,17 +1,19 @@
 """How models come here, and whether those that are here are whole."""
 
-import hashlib
 import importlib.util
 import json
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from pagoda.cli import human
 from pagoda.cli.doctor.finding import Finding, ok, problem, warning
 from pagoda.models.catalogue import CATALOGUE, DEFAULT_MODEL, find_entry
+from pagoda.models.description import checkpoint_files
+from pagoda.models.digest import DigestCache
 from pagoda.models.errors import ModelError
+from pagoda.models.model import Model
 from pagoda.models.store import MANIFEST, ModelStore
 
 _INDEX_TIMEOUT_S = 10
@@ -66,29 +68,28 @@ def _damaged(home: Path, *, deep: bool) -> Iterator[Finding]:
         next_step = f"remove it and fetch it again: pagoda rm {name} && pagoda pull {name}."
         try:
             model = store.read_manifest(manifest)
-            if (reason := _difference(manifest, model.path, deep=deep)) is not None:
+            if (reason := _difference(manifest, model, deep=deep)) is not None:
                 yield problem(name, reason, next_step)
         except (ModelError, OSError) as error:
             yield problem(name, str(error), next_step)
 
 
-def _difference(manifest: Path, path: Path, *, deep: bool) -> str | None:
-    """From what the manifest, or the catalogue, promises of a file. A model that was made here has no such promise."""
-    content = json.loads(manifest.read_text())
-    entry = next((each for each in CATALOGUE if each.sha256 == content.get("sha256")), None)
-    if entry is not None and path.stat().st_size != entry.file_bytes:
-        return (
-            f"{path.name} is {path.stat().st_size} bytes long, not {entry.file_bytes} ({human.size(entry.file_bytes)})"
-        )
-    if deep and "sha256" in content and (digest := _sha256(path)) != content["sha256"]:
-        return f"{path.name} has the sha256 {digest[:12]}…, not {content['sha256'][:12]}…"
+def _difference(manifest: Path, model: Model, *, deep: bool) -> str | None:
+    """From what the catalogue promises of the file, or else from what it was when it was first read."""
+    expected = json.loads(manifest.read_text()).get("sha256") or model.digest
+    entry = next((each for each in CATALOGUE if each.sha256 == expected), None)
+    if entry is not None and model.size_bytes != entry.file_bytes:
+        return f"{model.path.name} is {model.size_bytes} bytes long, not {entry.file_bytes}"
+    if deep and (digest := _digest_afresh(model.path)) != expected:
+        return f"{model.path.name} has the sha256 {digest[:12]}…, not {expected[:12]}…"
     return None
 
 
-def _sha256(path: Path) -> str:
+def _digest_afresh(path: Path) -> str:
     """From the disk, and not as remembered: that is the point."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    with tempfile.TemporaryDirectory() as nothing_remembered:
+        digests = DigestCache(Path(nothing_remembered) / "digests.json")
+        return digests.file_digest(path) if path.is_file() else digests.files_digest(checkpoint_files(path))
 
 
 def _name(manifest: Path) -> str:

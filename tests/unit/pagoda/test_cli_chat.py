@@ -168,6 +168,19 @@ def test_the_messages_of_a_model_are_shown_first(
     assert capsys.readouterr().out == ">>> Hi\nArr!\n\n\n"
 
 
+def test_a_model_without_a_template_completes(
+    servers: Servers, server: OllamaServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server.shown["template"] = ""
+    chat(servers, "/set parameter top_k 3", "Once upon a time")
+    assert "tiny has no chat template" in capsys.readouterr().out
+    assert server.bodies("/api/generate")[-1] == {
+        "model": "tiny",
+        "prompt": "Once upon a time",
+        "options": {"top_k": 3},
+    }
+
+
 def test_verbose_prints_ollamas_timings(servers: Servers, capsys: pytest.CaptureFixture[str]) -> None:
     chat(servers, "one", verbose=True)
     assert capsys.readouterr().err.splitlines()[:8] == [

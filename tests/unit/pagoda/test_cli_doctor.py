@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import os
 import socket
 import subprocess
 import sys
@@ -154,6 +155,19 @@ def test_changed_bytes_are_found_when_asked_for(tmp_path: Path, tiny: bytes) -> 
     pulled(tmp_path, tiny, ENTRY.file_bytes)  # the right size, and holes where the weights should be
     (found,) = models.check_models(tmp_path, deep=False)
     assert found.level is Level.OK
+    (found,) = models.check_models(tmp_path, deep=True)
+    assert found.level is Level.PROBLEM and "has the sha256" in found.text
+
+
+def test_a_model_that_was_made_here_is_compared_with_what_it_was(tmp_path: Path, tiny: bytes) -> None:
+    directory = pulled(tmp_path, tiny)
+    (directory / "manifest.json").write_text(json.dumps({"name": "mine:1", "file": "model.gguf"}))
+    weights = directory / "model.gguf"
+    assert [found.level for found in models.check_models(tmp_path, deep=True)] == [Level.OK]
+    status = weights.stat()
+    weights.write_bytes(tiny[:-1] + bytes([tiny[-1] ^ 1]))
+    os.utime(weights, ns=(status.st_atime_ns, status.st_mtime_ns))  # the disk forgot, and nobody noticed
+    assert [found.level for found in models.check_models(tmp_path, deep=False)] == [Level.OK]
     (found,) = models.check_models(tmp_path, deep=True)
     assert found.level is Level.PROBLEM and "has the sha256" in found.text
 
