@@ -4,6 +4,9 @@ import os
 
 import pytest
 
+# GPU kernels run in Triton's interpreter here. Triton looks when kernels are defined, so this comes before any import of it.
+os.environ.setdefault("TRITON_INTERPRET", "1")
+
 
 @pytest.fixture(autouse=True, scope="session")
 def _no_settings_from_outside() -> None:

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from worker.batch import StepBatch
+from tests.kernels.attention_batch import NUM_PAGES, attention_batch
 from worker.kernels.exact_matmul import FloatMatmul
 from worker.kernels.integer import IntegerKernels
 from worker.kernels.integer_attention import IntegerKV
@@ -109,34 +109,6 @@ PLANS = [
 """Per sequence: (queries of this step, length of the context with them)."""
 
 
-def attention_batch(plan: list[tuple[int, int]], page_size: int) -> tuple[StepBatch, StepBatch]:
-    """The batch that has just the step's queries, and one that writes all keys before."""
-    generator = torch.Generator().manual_seed(3)
-    num_pages = [-(-context // page_size) for _, context in plan]
-    pages = torch.split(torch.randperm(64, generator=generator)[: sum(num_pages)], num_pages)
-    tables = torch.zeros(len(plan), max(num_pages) + 2, dtype=torch.int64)
-    slots = []
-    for table, own, (_, context) in zip(tables, pages, plan, strict=True):
-        table[: len(own)] = own
-        positions = torch.arange(context)
-        slots.append(own[positions // page_size] * page_size + positions % page_size)
-
-    def batch(lengths: list[int]) -> StepBatch:
-        starts = [0, *torch.tensor(lengths).cumsum(0).tolist()]
-        last = [slot[-length:] for slot, length in zip(slots, lengths, strict=True)]
-        return StepBatch(
-            token_ids_T=torch.zeros(starts[-1], dtype=torch.int64),
-            positions_T=torch.zeros(starts[-1], dtype=torch.int64),
-            slots_T=torch.cat(last),
-            query_starts=tuple(starts),
-            context_lens=tuple(context for _, context in plan),
-            block_tables_SB=tables,
-            sample_rows_R=torch.arange(starts[-1]),
-        )
-
-    return batch([length for length, _ in plan]), batch([context for _, context in plan])
-
-
 @pytest.mark.parametrize("plan", PLANS, ids=str)
 @pytest.mark.parametrize("heads", HEADS, ids=str)
 @pytest.mark.parametrize("page_size", [16, 7])
@@ -155,7 +127,7 @@ def test_attention(
     queries = random(len(batch.slots_T), num_heads, head_size, seed=2) * 3
     results = [attend_key_by_key(queries, keys, values, plan, window, logit_cap)]
     for kernels in (INTEGER, REFERENCE):
-        kv = kernels.allocate_kv(64, page_size, num_kv_heads, head_size)
+        kv = kernels.allocate_kv(NUM_PAGES, page_size, num_kv_heads, head_size)
         poison(kv)
         kernels.write_kv(kv, keys, values, whole)
         results.append(kernels.attention(queries, kv, batch, head_size**-0.5, window, logit_cap))
@@ -201,7 +173,7 @@ def test_faint_keys_count_beside_one_that_takes_nearly_all() -> None:
     keys, values = torch.zeros(1000, 1, 16), torch.ones(1000, 1, 16)
     keys[0], values[0] = math.log(1e6) / 4, 0.0
     queries = torch.ones(1, 1, 16)
-    kv = INTEGER.allocate_kv(64, 16, 1, 16)
+    kv = INTEGER.allocate_kv(NUM_PAGES, 16, 1, 16)
     INTEGER.write_kv(kv, keys, values, whole)
     result = INTEGER.attention(queries, kv, batch, 0.25)
     assert near(result, torch.full((1, 1, 16), 999 / (1e6 + 999)), 0.1)
