@@ -11,7 +11,7 @@ from pagoda.cli import human
 from pagoda.cli.modelfile import render_modelfile
 from pagoda.models.gguf_file import GGUFFile
 from pagoda.models.model import Model, ModelFormat
-from pagoda.models.model_settings import ModelSettings, read_settings
+from pagoda.models.model_settings import MANIFEST, ModelSettings, read_settings
 from pagoda.models.safetensors_file import read_json, read_tensors, weight_files
 
 JSONObject = dict[str, Any]
@@ -55,7 +55,7 @@ def parameter_lines(settings: ModelSettings) -> str:
     values = [
         (name, each) for name, value in settings.parameters.items() for each in (value if _is_list(value) else [value])
     ]
-    return "\n".join(f"{name:<{_PARAMETER_WIDTH}} {_spelled(value)}" for name, value in values)
+    return "\n".join(f"{name:<{_PARAMETER_WIDTH}} {spelled(value)}" for name, value in values)
 
 
 def _details(model: Model, settings: ModelSettings) -> JSONObject:
@@ -70,7 +70,9 @@ def _details(model: Model, settings: ModelSettings) -> JSONObject:
 
 
 def _modified_at(path: Path) -> datetime:
-    return datetime.fromtimestamp(path.stat().st_mtime, UTC)
+    """When the model was made, which its manifest says: its weights may be another's, and older."""
+    manifest = path.parent / MANIFEST
+    return datetime.fromtimestamp((manifest if manifest.exists() else path).stat().st_mtime, UTC)
 
 
 def _metadata(model: Model) -> JSONObject:
@@ -124,5 +126,7 @@ def _is_list(value: object) -> bool:
     return isinstance(value, list)
 
 
-def _spelled(value: object) -> str:
+def spelled(value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:g}"
     return f'"{value}"' if isinstance(value, str) else str(value)

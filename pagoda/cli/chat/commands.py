@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 from pagoda.cli.chat import help as words
 from pagoda.cli.failure import CommandError
+from pagoda.cli.model_facts import spelled
 from pagoda.cli.parameters import parse_parameter
 from pagoda.cli.show import show_page
 from pagoda.cli.store_commands import list_models, list_page
@@ -100,7 +101,7 @@ class Commands:
         print("Model defined parameters:", *(of_model or none).splitlines(), sep="\n  ", end="\n\n")
         options = self._session.conversation.options
         if options:
-            lines = [f"{name:<{_PARAMETER_WIDTH}} {value}" for name, value in options.items()]
+            lines = [f"{name:<{_PARAMETER_WIDTH}} {spelled(value)}" for name, value in options.items()]
             print("User defined parameters:", *lines, sep="\n  ", end="\n\n")
 
     def _list(self, text: str, arguments: Sequence[str]) -> None:

@@ -161,7 +161,7 @@ def test_changed_bytes_are_found_when_asked_for(tmp_path: Path, tiny: bytes) -> 
 
 def test_a_model_that_was_made_here_is_compared_with_what_it_was(tmp_path: Path, tiny: bytes) -> None:
     directory = pulled(tmp_path, tiny)
-    (directory / "manifest.json").write_text(json.dumps({"name": "mine:1", "file": "model.gguf"}))
+    (directory / "manifest.json").write_text(json.dumps({"name": "smollm2:135m", "file": "model.gguf"}))
     weights = directory / "model.gguf"
     assert [found.level for found in models.check_models(tmp_path, deep=True)] == [Level.OK]
     status = weights.stat()
