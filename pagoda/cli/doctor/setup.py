@@ -13,6 +13,10 @@ from pagoda.cli.ollama_api import OllamaAPI
 from pagoda.sockets import MAX_SOCKET_PATH_BYTES, socket_directory
 
 PORTS = {8000: "pagoda serve", 11434: "clients made for Ollama"}
+_NEXT_STEPS = {
+    8000: "stop it, or serve on another: pagoda serve --port PORT.",
+    11434: "stop it, or tell clients made for Ollama the address http://127.0.0.1:8000.",
+}
 
 
 def check_home(home: Path) -> Finding:
@@ -38,18 +42,19 @@ def check_sockets(home: Path, instance: str = "8000") -> Finding:
 
 def check_port(port: int, api_key: str | None) -> Finding:
     subject, whom = f"port {port}", PORTS.get(port, "a server")
+    next_step = _NEXT_STEPS.get(port, "choose another.")
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind(("127.0.0.1", port))
         except OSError as error:
             if error.errno != errno.EADDRINUSE:
-                return warning(subject, f"cannot be used ({error.strerror})", "serve on another: pagoda serve --port.")
+                return warning(subject, f"cannot be used ({error.strerror})", next_step)
         else:
             return ok(subject, f"free for {whom}")
     who = _who_answers(port, api_key)
     if who is None:
-        return warning(subject, "taken by some other program", "stop it, or serve on another: pagoda serve --port.")
+        return warning(subject, "taken by some other program", next_step)
     return ok(subject, f"taken: {who} answers there")
 
 
