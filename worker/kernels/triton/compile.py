@@ -1,7 +1,7 @@
 """`python -m worker.kernels.triton.compile`: compile all kernels ahead of time, with no GPU, and say what they take.
 
-For each target, model and kernel: the size of the binary, registers of a thread, bytes that it spills, and shared
-memory. So a kernel that a GPU cannot run is found here, not by the first request. `--json` prints the same as JSON lines.
+For each target, model and kernel: registers of a thread, shared memory of a block, and bytes that do not fit the registers.
+So a kernel that a GPU cannot run is found here, not by the first request. `--json` prints JSON lines, with the binary's size.
 """
 
 import argparse
@@ -160,11 +160,17 @@ def _number(pattern: str, text: str) -> int:
 
 
 def _print_table(rows: list[Compiled]) -> None:
-    names = [field.name for field in dataclasses.fields(Compiled)]
-    print(f"| {' | '.join(name.replace('_', ' ') for name in names)} |")
-    print(f"|{'---|' * len(names)}")
-    for row in rows:
-        print(f"| {' | '.join(str(getattr(row, name)) for name in names)} |")
+    targets = list(dict.fromkeys(row.target for row in rows))
+    print(f"| model | kernel | {' | '.join(targets)} |")
+    print(f"|{'---|' * (2 + len(targets))}")
+    for model, kernel in dict.fromkeys((row.model, row.kernel) for row in rows):
+        cells = [_needs(row) for row in rows if (row.model, row.kernel) == (model, kernel)]
+        print(f"| {model} | `{kernel}` | {' | '.join(cells)} |")
+
+
+def _needs(row: Compiled) -> str:
+    spills = f", {row.spilled_bytes} bytes spilled" if row.spilled_bytes else ""
+    return f"{row.registers} registers, {row.shared_bytes / 1024:.0f} KiB{spills}"
 
 
 def main() -> None:
