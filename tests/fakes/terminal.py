@@ -13,15 +13,22 @@ from typing import Self
 ENTER, CTRL_C, CTRL_D, UP = "\r", "\x03", "\x04", "\x1b[A"
 DEADLINE_S = 30.0
 
+# Makes its standard input the terminal of its session, so that Ctrl-C is a signal to it, and becomes the command.
+_TAKE_TERMINAL = """
+import fcntl, os, sys, termios
+fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+os.execv(sys.argv[1], sys.argv[1:])
+"""
+
 
 class Terminal:
     def __init__(self, arguments: Sequence[str], environment: Mapping[str, str]) -> None:
         self._master, slave = pty.openpty()
         # No questions to the terminal about where its cursor is: nobody would answer.
         variables = {**os.environ, "TERM": "xterm", "PROMPT_TOOLKIT_NO_CPR": "1", **environment}
-        command = [sys.executable, "-P", "-m", "pagoda.cli", *arguments]
+        command = [sys.executable, "-c", _TAKE_TERMINAL, sys.executable, "-P", "-m", "pagoda.cli", *arguments]
         self.process = subprocess.Popen(
-            command, stdin=slave, stdout=slave, stderr=slave, env=variables, preexec_fn=_take_terminal, close_fds=True
+            command, stdin=slave, stdout=slave, stderr=slave, env=variables, start_new_session=True
         )
         os.close(slave)
         self._seen = ""
@@ -65,12 +72,3 @@ class Terminal:
         except OSError:  # Linux's way to say that the other end is closed.
             self.process.wait(DEADLINE_S)
             assert what == "the end", f"it ended before {what!r}; it printed: {self._seen!r}"
-
-
-def _take_terminal() -> None:
-    """A session of its own, whose terminal this is: so Ctrl-C is a signal to it."""
-    import fcntl
-    import termios
-
-    os.setsid()
-    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
