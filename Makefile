@@ -9,7 +9,7 @@ PROTOS := $(wildcard protos/v1/*.proto)
 PROTOC = PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m grpc_tools.protoc -I.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve test test-fast lint types format protos check-protos docs bench clean
+.PHONY: help setup serve test test-fast test-large lint types format protos check-protos docs bench clean
 
 help: ## Show this list.
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -24,6 +24,9 @@ test: $(VENV)/.dev-installed ## Run all tests; some start the real system with t
 
 test-fast: $(VENV)/.dev-installed ## Run the tests that need no model.
 	$(BIN)/pytest -m "not e2e" $(ARGS)
+
+test-large: $(VENV)/.dev-installed ## Run the tests that fetch further models (250 MB).
+	$(BIN)/pytest -m large $(ARGS)
 
 lint: $(VENV)/.dev-installed ## Check style, format, and which tier imports which.
 	$(BIN)/ruff check .

@@ -28,6 +28,8 @@ from worker.kernels.scratch import Scratch
 
 ACTIVATION_LEVELS = 8192
 LOW_PART = 128
+WEIGHTS_PER_PASS = 1 << 18
+"""What is rounded at once when a model is loaded: little enough to stay in a core's cache from one operation to the next."""
 GELU_INNER, GELU_CUBE = 0.7978845608028654, 0.044715
 """gelu(x) ~ x * (1 + tanh(u)) / 2 = x / (1 + e^-2u) with u = INNER * (x + CUBE * x^3)."""
 
@@ -58,9 +60,15 @@ class IntegerKernels:
     def pack_linear(self, weight_OI: torch.Tensor, bias_O: torch.Tensor | None = None) -> LinearWeight:
         if weight_OI.shape[1] > MAX_INNER:
             raise ValueError(f"a linear over {weight_OI.shape[1]} inputs: int32 sums hold {MAX_INNER}")
-        integers_OI, scale_O1 = round_rows(weight_OI, MAX_WEIGHT)
+        integers_OI = torch.empty(weight_OI.shape, dtype=torch.int8)
+        scale_O1 = torch.empty(weight_OI.shape[0], 1)
+        rows_per_pass = max(1, WEIGHTS_PER_PASS // weight_OI.shape[1])
+        for first in range(0, len(weight_OI), rows_per_pass):
+            some = slice(first, first + rows_per_pass)
+            rounded, scale_O1[some] = round_rows(weight_OI[some], MAX_WEIGHT)
+            integers_OI[some] = rounded
         return IntegerLinear(
-            packed=self._matmul.pack(integers_OI.to(torch.int8)),
+            packed=self._matmul.pack(integers_OI),
             scale_O=scale_O1[:, 0],
             bias_O=bias_O,
             num_weights=weight_OI.numel(),

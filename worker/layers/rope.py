@@ -12,6 +12,8 @@ import torch
 from pagoda.models.model import RopeScaling
 from worker.kernels.interface import Kernels
 
+POSITIONS_PER_PASS = 1024
+"""What is computed at once: little enough to stay in a core's cache from one operation to the next."""
 HALF_PI_PARTS = (1.5707963267341256, 6.077100506303966e-11, 2.0222662487959506e-21)
 
 
@@ -32,10 +34,15 @@ class RopeTable:
 
     @classmethod
     def make(cls, frequencies: torch.Tensor, num_positions: int, device: torch.device) -> Self:
-        # The angle is a float32 product, as where these models were trained.
-        angles = torch.arange(num_positions, dtype=torch.float32)[:, None] * frequencies
-        cos, sin = cos_sin(angles.double())
-        return cls(torch.cat((cos, cos), dim=1).to(device), torch.cat((-sin, sin), dim=1).to(device))
+        cos_PH, sin_PH = torch.empty(2, num_positions, 2 * len(frequencies)).unbind()
+        for first in range(0, num_positions, POSITIONS_PER_PASS):
+            some = slice(first, min(first + POSITIONS_PER_PASS, num_positions))
+            # The angle is a float32 product, as where these models were trained.
+            angles = torch.arange(some.start, some.stop, dtype=torch.float32)[:, None] * frequencies
+            cos, sin = cos_sin(angles.double())
+            torch.cat((cos, cos), dim=1, out=cos_PH[some])
+            torch.cat((-sin, sin), dim=1, out=sin_PH[some])
+        return cls(cos_PH.to(device), sin_PH.to(device))
 
     @property
     def num_bytes(self) -> int:
