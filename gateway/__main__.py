@@ -16,6 +16,7 @@ from gateway.app import create_app
 from gateway.drain import Drain
 from gateway.listen import ListenError, address_of, open_sockets
 from gateway.settings import GatewaySettings
+from pagoda.keys import KeysError
 from pagoda.logging import configure_logging
 from pagoda.models.errors import ModelError
 from pagoda.models.store import ModelStore
@@ -41,7 +42,7 @@ def main() -> int:
     try:
         model = ModelStore(settings.home).get(settings.model)
         app = create_app(settings, model)
-    except ModelError as error:
+    except (ModelError, KeysError) as error:
         print(f"pagoda gateway: {error}", file=sys.stderr)
         return 1
     try:

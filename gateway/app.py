@@ -13,6 +13,7 @@ from gateway.api_document import api_document
 from gateway.drain import Drain
 from gateway.errors import ErrorKind, GatewayError, from_model_error
 from gateway.generation import TextGenerator
+from gateway.keys import Keyring, environment_key
 from gateway.metrics import GatewayMetrics
 from gateway.middleware import CountInProgress, RequestContext, RequireKey, error_response
 from gateway.ollama import routes as ollama
@@ -26,6 +27,7 @@ from gateway.scheduler_client import SchedulerClient
 from gateway.served_models import ServedModel, ServedModels
 from gateway.settings import GatewaySettings
 from gateway.state import GatewayState
+from gateway.watched_keys import WatchedKeys
 from pagoda.models.blobs import BlobStore
 from pagoda.models.catalogue import CATALOGUE, CatalogueEntry
 from pagoda.models.errors import ModelError
@@ -56,13 +58,21 @@ def create_app(settings: GatewaySettings, model: Model, *, catalogue: Sequence[C
     app.add_exception_handler(HTTPException, _on_http_exception)
     # The last one added is the outermost.
     app.add_middleware(CountInProgress, drain=state.drain)
-    if settings.api_key is not None:
-        app.add_middleware(RequireKey, api_key=settings.api_key.get_secret_value())
+    app.add_middleware(RequireKey, keyring=_build_keyring(settings))
     app.add_middleware(AllowedOrigins, more=settings.origins)
     if settings.is_on_loopback:
         app.add_middleware(LocalHostsOnly, more=settings.hosts)
     app.add_middleware(RequestContext, metrics=state.metrics)
     return app
+
+
+def _build_keyring(settings: GatewaySettings) -> Keyring:
+    """Raises KeysError where there must be keys and are none, or where they cannot be read."""
+    fixed = list(settings.listed_keys)
+    if settings.api_key is not None:
+        fixed.append(environment_key(settings.api_key.get_secret_value()))
+    watched = WatchedKeys(settings.keys_path, must_exist=settings.keys_file is not None)
+    return Keyring(fixed, watched, open_without_keys=settings.is_on_loopback)
 
 
 def _build_state(settings: GatewaySettings, served: Sequence[ServedModel], store: ModelStore) -> GatewayState:

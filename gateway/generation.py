@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 
 from gateway.errors import GatewayError, unavailable
 from gateway.inference import Finished, FinishReason, InferenceRequest, Started, Tokens
+from gateway.keys import NOBODY, Caller
 from gateway.metrics import GatewayMetrics
 from gateway.open_request import OpenRequest
 from gateway.request_record import RequestRecord
@@ -28,6 +29,7 @@ class HTTPContext:
     """What a request inherits from the HTTP request it came with."""
 
     request_id: str
+    caller: Caller = NOBODY
     traceparent: str = ""
     tracestate: str = ""
 
@@ -63,7 +65,7 @@ class TextGenerator:
         self, model: ServedModel, request: TextRequest, http: HTTPContext, first_index: int
     ) -> TextEvents:
         inference_request = self._inference_request(model, request, http)
-        record = RequestRecord(inference_request, http.request_id, self._metrics)
+        record = RequestRecord(inference_request, http.request_id, http.caller, self._metrics)
         try:
             opened = self._scheduler.open(inference_request)
             try:
@@ -87,7 +89,8 @@ class TextGenerator:
             sampling=replace(request.sampling, seed=seed),
             num_samples=request.num_samples,
             timeout_s=self._timeout_s,
-            cache_salt=request.cache_salt,
+            tenant=http.caller.tenant,
+            cache_salt=http.caller.cache_salt(request.cache_salt),
             priority=request.priority,
             traceparent=http.traceparent,
             tracestate=http.tracestate,

@@ -22,6 +22,7 @@ class InferenceRequest:
     sampling: SamplingParams
     num_samples: int = 1
     timeout_s: float | None = None
+    tenant: str = ""
     cache_salt: str = ""
     priority: int = 0
     traceparent: str = ""

@@ -4,8 +4,6 @@ Plain ASGI, so that streams pass through untouched. Knows nothing about bodies.
 """
 
 import contextlib
-import hashlib
-import hmac
 import logging
 import re
 import uuid
@@ -17,11 +15,12 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway.drain import Drain
 from gateway.errors import ErrorKind, GatewayError, dialect_of, error_body
+from gateway.keys import Keyring
 from gateway.metrics import GatewayMetrics
+from gateway.scopes import needed_scope
 
 logger = logging.getLogger(__name__)
 
-OPEN_WITHOUT_KEY = frozenset({"/health", "/ping", "/ready"})
 UNCOUNTED = frozenset({"/metrics", "/health", "/ping", "/ready", "/version"})
 _SANE_REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
 
@@ -77,22 +76,25 @@ class RequestContext:
 
 
 class RequireKey:
-    """`Authorization: Bearer KEY` on everything but the probes. Digests are compared: time tells not even the key's length."""
+    """A key of the scope that the path needs, as a bearer token or `X-API-Key`; whose it is travels on as `state.caller`."""
 
-    def __init__(self, app: ASGIApp, *, api_key: str) -> None:
+    def __init__(self, app: ASGIApp, *, keyring: Keyring) -> None:
         self._app = app
-        self._digest = _digest(api_key.encode())
+        self._keyring = keyring
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["path"] not in OPEN_WITHOUT_KEY and not self._is_authorized(scope):
-            error = GatewayError(ErrorKind.UNAUTHORIZED, "A valid API key is required: Authorization: Bearer KEY.")
-            await error_response(scope["path"], error)(scope, receive, send)
-            return
+        if scope["type"] == "http":
+            path = scope["path"]
+            try:
+                scope["state"]["caller"] = self._keyring.authorize(_offered_key(scope), needed_scope(path))
+            except GatewayError as error:
+                logger.info(
+                    "request refused",
+                    extra={"request_id": scope["state"]["request_id"], "path": path[:200], "reason": error.message},
+                )
+                await error_response(path, error)(scope, receive, send)
+                return
         await self._app(scope, receive, send)
-
-    def _is_authorized(self, scope: Scope) -> bool:
-        scheme, _, key = Headers(scope=scope).get("authorization", "").partition(" ")
-        return scheme.lower() == "bearer" and hmac.compare_digest(_digest(key.strip().encode("latin-1")), self._digest)
 
 
 class CountInProgress:
@@ -112,5 +114,8 @@ def _request_id(offered: str | None) -> str:
     return offered if offered and _SANE_REQUEST_ID.fullmatch(offered) else uuid.uuid4().hex
 
 
-def _digest(key: bytes) -> bytes:
-    return hashlib.sha256(key).digest()
+def _offered_key(scope: Scope) -> bytes | None:
+    headers = Headers(scope=scope)
+    scheme, _, token = headers.get("authorization", "").partition(" ")
+    key = token if scheme.lower() == "bearer" else headers.get("x-api-key")
+    return None if key is None else key.strip().encode("latin-1")

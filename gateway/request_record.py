@@ -5,15 +5,19 @@ import time
 
 from gateway.errors import ErrorKind, GatewayError
 from gateway.inference import Finished, InferenceRequest, Started, Tokens
+from gateway.keys import Caller
 from gateway.metrics import GatewayMetrics
 
 logger = logging.getLogger(__name__)
 
 
 class RequestRecord:
-    def __init__(self, request: InferenceRequest, http_request_id: str, metrics: GatewayMetrics) -> None:
+    def __init__(
+        self, request: InferenceRequest, http_request_id: str, caller: Caller, metrics: GatewayMetrics
+    ) -> None:
         self._request = request
         self._http_request_id = http_request_id
+        self._caller = caller
         self._metrics = metrics
         self._arrived_at = time.monotonic()
         self._first_token_at: float | None = None
@@ -72,6 +76,8 @@ class RequestRecord:
             extra={
                 "request_id": self._http_request_id,
                 "inference_id": self._request.request_id,
+                "tenant": self._caller.tenant,
+                "key": self._caller.key_name,
                 "model": self._request.model,
                 "worker": self._worker_id,
                 "num_prompt_tokens": len(self._request.prompt_token_ids),

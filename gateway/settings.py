@@ -1,11 +1,13 @@
 """What the gateway can be told, and which combinations it refuses."""
 
 import ipaddress
+from pathlib import Path
 from typing import Self
 
-from pydantic import ByteSize, Field, SecretStr, model_validator
+from pydantic import ByteSize, Field, SecretStr, field_validator, model_validator
 from pydantic_settings import SettingsConfigDict
 
+from pagoda.keys import KEYS_FILE, KeyEntry, parse_keys
 from pagoda.models.catalogue import DEFAULT_MODEL
 from pagoda.settings import TierSettings
 from pagoda.sockets import scheduler_address
@@ -19,7 +21,7 @@ class GatewaySettings(TierSettings):
     scheduler: str = ""
     """The scheduler's gRPC address, `unix:/path.sock` or `host:port`. Default: unix:HOME/run/scheduler.sock."""
     host: str = "127.0.0.1"
-    """The address to listen on. Other than loopback only with an API key."""
+    """The address to listen on. Other than loopback only with API keys."""
     port: int = Field(default=8000, ge=0, le=65535)
     """The port to listen on."""
     ollama_port: int = Field(default=11434, ge=0, le=65535)
@@ -29,7 +31,11 @@ class GatewaySettings(TierSettings):
     allowed_hosts: str = ""
     """Names, separated by commas, by which a server on loopback may be addressed beside local ones."""
     api_key: SecretStr | None = None
-    """Clients must send it as `Authorization: Bearer KEY`."""
+    """One key for everything. Clients must send it as `Authorization: Bearer KEY`."""
+    keys: SecretStr | None = None
+    """Several keys: what a keys file would hold, which has only their digests."""
+    keys_file: Path | None = None
+    """The keys that `pagoda key create` makes; read again when it changes. Default: HOME/keys.json, where there is one."""
     max_body_bytes: ByteSize = Field(default=ByteSize(8 * 1024 * 1024), gt=0)
     """Longer request bodies are refused."""
     request_timeout_s: float | None = Field(default=None, gt=0)
@@ -46,6 +52,14 @@ class GatewaySettings(TierSettings):
         return self.scheduler or scheduler_address(self.home)
 
     @property
+    def keys_path(self) -> Path:
+        return self.keys_file or self.home / KEYS_FILE
+
+    @property
+    def listed_keys(self) -> tuple[KeyEntry, ...]:
+        return _parsed(self.keys)
+
+    @property
     def origins(self) -> list[str]:
         return _listed(self.allowed_origins)
 
@@ -53,16 +67,27 @@ class GatewaySettings(TierSettings):
     def hosts(self) -> list[str]:
         return _listed(self.allowed_hosts)
 
+    @field_validator("keys")
+    @classmethod
+    def _lists_keys(cls, keys: SecretStr | None) -> SecretStr | None:
+        _parsed(keys)
+        return keys
+
     @model_validator(mode="after")
     def _open_to_others_only_with_a_key(self) -> Self:
         if self.api_key is not None and not self.api_key.get_secret_value():
             raise ValueError("the API key is empty: set it to a secret value, or leave it unset")
-        if self.api_key is None and not self.is_on_loopback:
+        if not self.is_on_loopback and not self._has_keys():
             raise ValueError(
                 f"refusing to listen on {self.host} without an API key, because anyone who reaches it could use the model: "
-                "set PAGODA_GATEWAY_API_KEY (or --api-key), or keep --host 127.0.0.1 and put a reverse proxy in front"
+                "make one with pagoda key create NAME, or set PAGODA_GATEWAY_API_KEY, or keep --host 127.0.0.1 and put a "
+                "reverse proxy in front"
             )
         return self
+
+    def _has_keys(self) -> bool:
+        """A file may still turn out to list none, which ends the start as well."""
+        return self.api_key is not None or bool(self.listed_keys) or self.keys_path.exists()
 
 
 def _is_loopback(host: str) -> bool:
@@ -70,6 +95,10 @@ def _is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
+
+
+def _parsed(keys: SecretStr | None) -> tuple[KeyEntry, ...]:
+    return () if keys is None else parse_keys(keys.get_secret_value(), "the text")
 
 
 def _listed(text: str) -> list[str]:

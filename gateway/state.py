@@ -71,6 +71,7 @@ def http_context(request: Request) -> HTTPContext:
     headers = request.headers
     return HTTPContext(
         request_id=request.state.request_id,
+        caller=request.state.caller,
         traceparent=headers.get("traceparent", ""),
         tracestate=headers.get("tracestate", ""),
     )

@@ -32,6 +32,7 @@ def request_to_proto(request: InferenceRequest) -> inference_pb2.GenerateRequest
         sampling=request.sampling.to_proto(),
         num_samples=request.num_samples,
         timeout_ms=0 if request.timeout_s is None else max(1, round(request.timeout_s * 1000)),
+        tenant=request.tenant,
         priority=request.priority,
         cache_salt=request.cache_salt,
         traceparent=request.traceparent,

@@ -40,7 +40,8 @@ def _worker(worker: "inference_pb2.WorkerLoad") -> str:
 
 def _curl(options: ServeOptions, model: Model) -> str:
     body = {"model": model.name, "messages": [{"role": "user", "content": "What is a pagoda?"}]}
-    key = ' -H "Authorization: Bearer $PAGODA_API_KEY"' if options.api_key else ""
+    needs_key = options.api_key or options.keys or options.keys_path.exists()
+    key = ' -H "Authorization: Bearer $PAGODA_API_KEY"' if needs_key else ""
     return f"curl {options.url}/v1/chat/completions -H 'Content-Type: application/json'{key} -d '{json.dumps(body)}'"
 
 

@@ -7,9 +7,10 @@ from typing import Annotated
 
 import typer
 
-from pagoda.cli import model_commands
+from pagoda.cli import key_commands, model_commands
 from pagoda.cli.chat import command as chat_command
 from pagoda.cli.doctor import command as doctor_command
+from pagoda.cli.key_commands import KeysFile
 from pagoda.cli.options import Home, complete_model, resolve_home
 from pagoda.models.catalogue import DEFAULT_MODEL
 
@@ -29,8 +30,14 @@ KVMemory = Annotated[
 ]
 Numerics = Annotated[str | None, typer.Option(help="How the worker computes; see docs/numerics.md.")]
 APIKey = Annotated[
-    str | None, typer.Option("--api-key", envvar="PAGODA_API_KEY", help="Clients must send it as a bearer token.")
+    str | None,
+    typer.Option(
+        "--api-key",
+        envvar=["PAGODA_API_KEY", "PAGODA_GATEWAY_API_KEY"],
+        help="One key for everything; clients must send it as a bearer token. For more: pagoda key.",
+    ),
 ]
+ListedKeys = Annotated[str | None, typer.Option("--keys", envvar="PAGODA_GATEWAY_KEYS", hidden=True)]
 
 # The rest of the line, --help included, belongs to the tier.
 _PASS_THROUGH = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
@@ -61,6 +68,8 @@ def serve(
     kv_memory: KVMemory = None,
     numerics: Numerics = None,
     api_key: APIKey = None,
+    keys_file: KeysFile = None,
+    keys: ListedKeys = None,
     home: Home = None,
 ) -> None:
     from pagoda.cli.serve import run_serve
@@ -74,6 +83,8 @@ def serve(
         kv_memory=kv_memory,
         numerics=numerics,
         api_key=api_key,
+        keys_file=keys_file.expanduser().absolute() if keys_file else None,
+        keys=keys,
     )
     raise typer.Exit(run_serve(options))
 
@@ -81,6 +92,7 @@ def serve(
 chat_command.register(app)
 model_commands.register(app)
 doctor_command.register(app)
+key_commands.register(app)
 
 
 @app.command(context_settings=_PASS_THROUGH, help="Start a gateway alone.")

@@ -14,6 +14,7 @@ from pagoda.cli.banner import banner
 from pagoda.cli.fetch import fetch_model
 from pagoda.cli.supervisor import ChildLostError, Supervisor
 from pagoda.cli.tiers import ServeOptions, is_loopback, tier_commands
+from pagoda.keys import KeyEntry, KeyFile, KeysError, parse_keys
 from pagoda.models.errors import ModelError
 from pagoda.models.model import Model
 from pagoda.sockets import unix_path
@@ -54,11 +55,22 @@ def say(line: str) -> None:
 def check_exposure(options: ServeOptions) -> None:
     if options.api_key == "":
         raise ServeError("the key is empty: set --api-key (or PAGODA_API_KEY) to a secret value, or leave it unset.")
-    if not is_loopback(options.host) and not options.api_key:
+    has_keys = options.api_key is not None or bool(_listed_keys(options))
+    if not is_loopback(options.host) and not has_keys:
         raise ServeError(
-            f"--host {options.host} would let everyone on the network use this machine. Set a key with --api-key KEY "
-            "(or PAGODA_API_KEY), or keep to --host 127.0.0.1."
+            f"--host {options.host} would let everyone on the network use this machine. Make a key with pagoda key create "
+            "NAME, or set one with --api-key KEY (or PAGODA_API_KEY), or keep to --host 127.0.0.1."
         )
+
+
+def _listed_keys(options: ServeOptions) -> tuple[KeyEntry, ...]:
+    """Those of the file and of the environment, which the gateway reads itself later."""
+    try:
+        given = parse_keys(options.keys, "PAGODA_GATEWAY_KEYS") if options.keys is not None else ()
+        is_there = options.keys_file is not None or options.keys_path.exists()
+        return (*given, *KeyFile(options.keys_path).read()) if is_there else given
+    except KeysError as error:
+        raise ServeError(f"{error}.") from None
 
 
 def check_port(options: ServeOptions) -> None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pagoda.cli.child import ChildCommand
+from pagoda.keys import KEYS_FILE
 from pagoda.sockets import scheduler_address
 
 
@@ -21,6 +22,13 @@ class ServeOptions:
     kv_memory: str | None = None
     numerics: str | None = None
     api_key: str | None = None
+    keys_file: Path | None = None
+    keys: str | None = None
+    """What a keys file would hold."""
+
+    @property
+    def keys_path(self) -> Path:
+        return self.keys_file or self.home / KEYS_FILE
 
     @property
     def instance(self) -> str:
@@ -58,9 +66,10 @@ def tier_commands(options: ServeOptions) -> list[ChildCommand]:
 def _gateway(options: ServeOptions) -> ChildCommand:
     flags = ["--host", options.host, "--port", str(options.port)]
     flags += ["--scheduler", options.scheduler_address, "--model", options.model]
+    flags += ["--keys-file", str(options.keys_file)] if options.keys_file else []
     # In the environment, since everyone on the machine can read a command line.
-    secrets = {"PAGODA_GATEWAY_API_KEY": options.api_key} if options.api_key else {}
-    return _tier("gateway", options, flags, secrets)
+    secrets = {"PAGODA_GATEWAY_API_KEY": options.api_key, "PAGODA_GATEWAY_KEYS": options.keys}
+    return _tier("gateway", options, flags, {name: value for name, value in secrets.items() if value})
 
 
 def _worker(options: ServeOptions) -> ChildCommand:

@@ -135,7 +135,7 @@ async def test_parameters_reach_the_scheduler(gateway: RunningGateway) -> None:
     assert sampling.seed == 2**64 - 1
     assert (sampling.max_tokens, sampling.min_tokens, sampling.ignore_eos) == (9, 2, True)
     assert (list(sampling.stop_token_ids), sampling.num_logprobs) == ([10], 3)
-    assert (request.num_samples, request.cache_salt, request.model) == (2, "tenant-a", "tiny")
+    assert (request.num_samples, request.cache_salt, request.model) == (2, "shared/tenant-a", "tiny")
 
 
 async def test_defaults_and_a_seed_of_its_own_for_each_request(gateway: RunningGateway) -> None:

@@ -1,0 +1,91 @@
+"""Whose request it is, and whether its API key allows it. Knows nothing about HTTP; keeps no key, and names none.
+
+The offered key's digest is compared with that of every entry, always all of them and each in constant time, so that the time
+an answer takes says nothing about any key.
+"""
+
+import hmac
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from gateway.errors import ErrorKind, GatewayError
+from gateway.watched_keys import WatchedKeys
+from pagoda.keys import KeyEntry, KeysError, KeyState, Scope, digest_of
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Caller:
+    """Whose request it is. Where no key is needed, everyone is the same caller, without a name."""
+
+    key_name: str = ""
+    tenant: str = ""
+    is_isolated: bool = False
+
+    def cache_salt(self, asked: str) -> str:
+        """Under which prefixes are cached. No tenant can ask for the salt of one that is isolated."""
+        if self.is_isolated:
+            return f"tenant {self.tenant}/{asked}"
+        return f"shared/{asked}" if asked else ""
+
+
+NOBODY = Caller()
+
+
+def environment_key(key: str) -> KeyEntry:
+    """The one key that is given in plain. It may do everything."""
+    digest = digest_of(key.encode())
+    return KeyEntry(name="environment", sha256=digest, scopes=tuple(Scope), created_at=datetime.now(UTC))
+
+
+class Keyring:
+    """All keys there are: those that are fixed, and those of a file that may change.
+
+    `open_without_keys`: as long as there are none, everyone may do everything. Otherwise no keys are a KeysError.
+    """
+
+    def __init__(
+        self,
+        fixed: Sequence[KeyEntry],
+        watched: WatchedKeys,
+        *,
+        open_without_keys: bool,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
+        self._fixed = tuple(fixed)
+        self._watched = watched
+        self._open_without_keys = open_without_keys
+        self._now = now
+        if not open_without_keys and not self._fixed and not watched.entries():
+            raise KeysError(f"{watched.path} lists no key yet: pagoda key create NAME --keys-file {watched.path}")
+
+    def authorize(self, offered: bytes | None, needed: Scope | None) -> Caller:
+        """Whose key it is; raises UNAUTHORIZED for one that is not valid, FORBIDDEN for one without the scope."""
+        if needed is None:
+            return NOBODY
+        entries = (*self._fixed, *self._watched.entries())
+        if self._open_without_keys and not entries:
+            return NOBODY
+        entry = None if offered is None else _find(entries, digest_of(offered))
+        if entry is None:
+            raise GatewayError(ErrorKind.UNAUTHORIZED, "A valid API key is required: Authorization: Bearer KEY.")
+        if (state := entry.state(self._now())) is not KeyState.VALID:
+            raise GatewayError(
+                ErrorKind.UNAUTHORIZED,
+                f"The API key '{entry.name}' is {state}. Ask whoever runs this server for another.",
+            )
+        if needed not in entry.scopes:
+            raise GatewayError(
+                ErrorKind.FORBIDDEN,
+                f"This needs the scope '{needed}', which the API key '{entry.name}' has not: "
+                f"it has {', '.join(entry.scopes)}.",
+            )
+        return Caller(key_name=entry.name, tenant=entry.tenant, is_isolated=entry.isolated)
+
+
+def _find(entries: Sequence[KeyEntry], digest: str) -> KeyEntry | None:
+    found = None
+    for entry in entries:
+        if hmac.compare_digest(entry.sha256, digest):
+            found = entry
+    return found

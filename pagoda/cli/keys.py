@@ -1,0 +1,116 @@
+"""What `pagoda key` does: entries made from its options, and lists for people and programs, which never hold a digest.
+
+Knows nothing about the command line. The file is pagoda/keys.py's.
+"""
+
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from pagoda.cli import human
+from pagoda.cli.failure import CommandError
+from pagoda.keys import KeyEntry, KeyFile, KeysError, Scope, digest_of, new_key
+
+_UNITS = {"m": timedelta(minutes=1), "h": timedelta(hours=1), "d": timedelta(days=1), "w": timedelta(weeks=1)}
+_DURATION = re.compile(r"([1-9][0-9]{0,4})([mhdw])")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeyRequest:
+    """As the command line has it, unchecked."""
+
+    name: str
+    tenant: str
+    scopes: Sequence[str]
+    expires: str | None
+    isolated: bool
+
+
+def create_key(file: Path, request: KeyRequest) -> tuple[str, KeyEntry]:
+    """The key, which nobody can ask for again, and its entry in the file."""
+    key = new_key()
+    entry = _entry(request, digest_of(key.encode()), _now())
+    with _in_sentences():
+        KeyFile(file).add(entry)
+    return key, entry
+
+
+def list_keys(file: Path) -> tuple[KeyEntry, ...]:
+    """None where there is no file yet."""
+    with _in_sentences():
+        return KeyFile(file).read() if file.exists() else ()
+
+
+def revoke_key(file: Path, name: str) -> KeyEntry:
+    with _in_sentences():
+        return KeyFile(file).revoke(name, _now())
+
+
+def is_open_to_others(file: Path) -> bool:
+    return file.exists() and KeyFile(file).is_open_to_others()
+
+
+def keys_page(entries: Sequence[KeyEntry]) -> str:
+    rows = [_row(entry, _now()) for entry in entries]
+    return human.table([["NAME", "TENANT", "SCOPES", "STATE", "CREATED", "EXPIRES"], *rows])
+
+
+def facts(entry: KeyEntry) -> dict[str, Any]:
+    return entry.model_dump(mode="json", exclude={"sha256"}) | {"state": entry.state(_now())}
+
+
+def _row(entry: KeyEntry, now: datetime) -> list[str]:
+    expires = "never" if entry.expires_at is None else human.moment(entry.expires_at, now)
+    tenant = f"{entry.tenant} (isolated)" if entry.isolated else entry.tenant
+    created = human.moment(entry.created_at, now)
+    return [entry.name, tenant, ",".join(entry.scopes), entry.state(now), created, expires]
+
+
+def _entry(request: KeyRequest, digest: str, now: datetime) -> KeyEntry:
+    try:
+        return KeyEntry(
+            name=request.name,
+            sha256=digest,
+            tenant=request.tenant,
+            scopes=tuple(dict.fromkeys(map(_scope, request.scopes))),
+            isolated=request.isolated,
+            created_at=now,
+            expires_at=None if request.expires is None else now + _duration(request.expires),
+        )
+    except ValidationError as error:
+        field = error.errors()[0]["loc"][0]
+        raise CommandError(
+            f"the {field} may have letters, digits and . _ @ -, at most 64, a letter or digit first"
+        ) from None
+
+
+def _scope(word: str) -> Scope:
+    try:
+        return Scope(word)
+    except ValueError:
+        raise CommandError(f"unknown scope {word!r}: --scope takes {' or '.join(Scope)}") from None
+
+
+def _duration(text: str) -> timedelta:
+    match = _DURATION.fullmatch(text)
+    if match is None:
+        raise CommandError(f"--expires takes a number and m, h, d or w, such as 30d, got {text!r}")
+    return int(match[1]) * _UNITS[match[2]]
+
+
+def _now() -> datetime:
+    return datetime.now(UTC).replace(microsecond=0)
+
+
+@contextmanager
+def _in_sentences() -> Iterator[None]:
+    try:
+        yield
+    except KeysError as error:
+        raise CommandError(str(error)) from None
