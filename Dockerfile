@@ -31,12 +31,13 @@ RUN --mount=type=cache,target=/root/.cache/pip pip install '.[scheduler]'
 COPY . .
 RUN pip install --no-cache-dir --no-deps --force-reinstall .
 
-# torch for CPUs: PyTorch's own index marks it "+cpu", which pip takes for the newer of two equal versions. For GPUs name
-# another of its indexes, and WORKER_EXTRAS=worker,gpu.
+# Without TORCH_INDEX torch comes from pip's own index, which on Linux has the build for CUDA. Name PyTorch's index for CPUs and
+# the image is gigabytes smaller; for GPUs name the one for their toolkit, and WORKER_EXTRAS=worker,gpu.
 FROM build AS build-worker
-ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
+ARG TORCH_INDEX=""
 ARG WORKER_EXTRAS=worker
-RUN --mount=type=cache,target=/root/.cache/pip pip install --extra-index-url "$TORCH_INDEX" ".[$WORKER_EXTRAS]"
+RUN --mount=type=cache,target=/root/.cache/pip \
+    pip install ${TORCH_INDEX:+--extra-index-url "$TORCH_INDEX"} ".[$WORKER_EXTRAS]"
 COPY . .
 RUN pip install --no-cache-dir --no-deps --force-reinstall .
 
