@@ -1,0 +1,208 @@
+"""The same question has the same answer: the real scheduler loop over the real engine, in one thread.
+
+Each request is asked alone first. Then it is asked in company, in chunks, behind a cached prefix, with so few pages that it is
+preempted, after its worker was lost, and resumed from the middle. Tokens and log-probabilities must be the same bits.
+"""
+
+from collections import defaultdict
+from dataclasses import dataclass, replace
+
+import pytest
+import torch
+
+from pagoda.models.store import ModelStore
+from pagoda.sampling import SamplingParams
+from protos.v1 import worker_pb2
+from scheduler import convert
+from scheduler.events import Tokens
+from scheduler.loop import SchedulerLoop
+from scheduler.request import InferenceRequest
+from scheduler.worker_state import AttachedWorker, StepPlan, WorkerInfo
+from tests.fakes.client import RecordingClient
+from tests.fakes.clock import FakeClock
+from tests.fakes.plan_worker import worker_info
+from tests.fakes.tiny_model import write_tiny_gguf
+from worker.engine import Engine
+from worker.kernels.select import select_kernels
+from worker.kv_memory import KVMemory
+from worker.models.decoder import DecoderModel
+from worker.models.registry import load_model
+from worker.step_messages import result_to_proto, step_from_proto
+
+PAGE = 4
+MAX_TOKENS = 24
+
+
+class EngineLink:
+    """A `WorkerLink` with the engine behind it; what passes is what would pass the wire."""
+
+    def __init__(self, decoder: DecoderModel, info: WorkerInfo) -> None:
+        kernels, config = select_kernels("integer", "cpu"), decoder.config
+        layers = [
+            kernels.allocate_kv(info.limits.num_pages, PAGE, config.num_kv_heads, config.head_size)
+            for _ in range(config.num_layers)
+        ]
+        kv = KVMemory(layers=layers, page_size=PAGE, num_pages=info.limits.num_pages, num_bytes=0)
+        self._engine = Engine(decoder, kv, config.vocab_size, ())
+        self.queue: list[worker_pb2.Step] = []
+
+    def send_step(self, plan: StepPlan) -> None:
+        self.queue.append(convert.plan_to_proto(plan, 1))
+
+    def send_drain(self) -> None:
+        self.queue.clear()
+
+    def run_step(self) -> worker_pb2.StepResult:
+        return result_to_proto(self._engine.run_step(step_from_proto(self.queue.pop(0))), 1)
+
+
+@dataclass
+class Answer:
+    token_ids: list[int]
+    logprobs: list[float]
+
+
+class System:
+    def __init__(self, decoder: DecoderModel, **limits: int) -> None:
+        limits = {"num_pages": 512, "max_step_tokens": 256, "max_step_sequences": 32, "vocab_size": 259} | limits
+        self.info = worker_info(page_size=PAGE, max_model_len=256, **limits)
+        self.clock, self.client = FakeClock(), RecordingClient()
+        self.loop = SchedulerLoop(self.clock)
+        self._decoder = decoder
+        self.attach()
+
+    def attach(self) -> None:
+        self.link = EngineLink(self._decoder, self.info)
+        self.worker: AttachedWorker = self.loop.attach(self.info, self.link)
+
+    def submit(self, *requests: InferenceRequest) -> None:
+        for request in requests:
+            self.loop.submit(request, self.client)
+        self.clock.run_soon()
+
+    def run(self, num_steps: int = 10_000) -> None:
+        while self.link.queue and num_steps:
+            num_steps -= 1
+            self.loop.apply(self.worker, convert.result_from_proto(self.link.run_step()))
+            self.clock.run_soon()
+
+    def ask(self, *requests: InferenceRequest) -> dict[tuple[str, int], Answer]:
+        self.submit(*requests)
+        self.run()
+        return self.answers()
+
+    def answers(self) -> dict[tuple[str, int], Answer]:
+        logprobs: defaultdict[tuple[str, int], list[float]] = defaultdict(list)
+        for event in self.client.events:
+            if isinstance(event, Tokens):
+                logprobs[event.request_id, event.sample_index] += [each.logprob for each in event.logprobs]
+        return {key: Answer(tokens, logprobs[key]) for key, tokens in self.client.tokens.items()}
+
+    def preemptions(self, request_id: str) -> int:
+        return sum(end.num_preemptions for key, end in self.client.finished.items() if key[0] == request_id)
+
+
+SAMPLINGS = {
+    "greedy": SamplingParams(temperature=0.0),
+    "seeded": SamplingParams(temperature=1.0, seed=7),
+    "filtered": SamplingParams(temperature=0.9, seed=11, top_k=40, top_p=0.9, min_p=0.01),
+    "penalised": SamplingParams(
+        temperature=0.7, seed=3, repetition_penalty=1.2, presence_penalty=0.5, logit_bias={65: 2.0}
+    ),
+}
+
+
+def question(name: str, *, prompt: str = "Who is asking, and does it matter to the answer?") -> InferenceRequest:
+    sampling = replace(SAMPLINGS[name], max_tokens=MAX_TOKENS, ignore_eos=True, num_logprobs=0)
+    return InferenceRequest(
+        request_id=name, model="fake", prompt_token_ids=list(prompt.encode()), sampling=sampling, num_samples=2
+    )
+
+
+def strangers(count: int) -> list[InferenceRequest]:
+    """Others who ask at the same time, prompts and answers of all lengths."""
+    return [
+        replace(question("seeded", prompt=f"Somebody else, number {i}. " * (1 + i % 4)), request_id=f"stranger {i}")
+        for i in range(count)
+    ]
+
+
+@pytest.fixture(scope="module")
+def decoder(tmp_path_factory: pytest.TempPathFactory) -> DecoderModel:
+    home = tmp_path_factory.mktemp("home")
+    path = write_tiny_gguf(home / "tiny.gguf", seed=5)
+    torch.set_num_threads(2)
+    return load_model(ModelStore(home).get(str(path)), select_kernels("integer", "cpu"))
+
+
+@pytest.fixture(scope="module")
+def alone(decoder: DecoderModel) -> dict[tuple[str, int], Answer]:
+    """Each question on a system of its own."""
+    answers: dict[tuple[str, int], Answer] = {}
+    for name in SAMPLINGS:
+        answers |= System(decoder).ask(question(name))
+    assert len({tuple(answer.token_ids) for answer in answers.values()}) == len(answers) - 1, (
+        "only greedy samples agree"
+    )
+    return answers
+
+
+def assert_same(given: dict[tuple[str, int], Answer], alone: dict[tuple[str, int], Answer], *names: str) -> None:
+    expected = {key: answer for key, answer in alone.items() if key[0] in names}
+    assert len(expected) == 2 * len(names)
+    assert {key: given[key] for key in expected} == expected
+
+
+def test_in_company(decoder: DecoderModel, alone: dict[tuple[str, int], Answer]) -> None:
+    system = System(decoder)
+    system.submit(*strangers(5))
+    system.run(3)
+    system.submit(*map(question, SAMPLINGS))
+    system.run(4)
+    assert_same(
+        system.ask(*[replace(each, request_id="late " + each.request_id) for each in strangers(3)]), alone, *SAMPLINGS
+    )
+
+
+@pytest.mark.parametrize("max_step_tokens", [1, 5, 16])
+def test_in_chunks(decoder: DecoderModel, alone: dict[tuple[str, int], Answer], max_step_tokens: int) -> None:
+    assert_same(System(decoder, max_step_tokens=max_step_tokens).ask(*map(question, SAMPLINGS)), alone, *SAMPLINGS)
+
+
+def test_behind_a_cached_prefix(decoder: DecoderModel, alone: dict[tuple[str, int], Answer]) -> None:
+    system = System(decoder)
+    system.ask(replace(question("greedy"), request_id="before"))
+    answers = system.ask(*map(question, SAMPLINGS))
+    assert all(end.num_cached_tokens >= 44 for key, end in system.client.finished.items() if key[0] in SAMPLINGS)
+    assert_same(answers, alone, *SAMPLINGS)
+
+
+def test_after_preemption(decoder: DecoderModel, alone: dict[tuple[str, int], Answer]) -> None:
+    system = System(decoder, num_pages=30)
+    # The strangers came first, so the questions are the ones to give way.
+    answers = system.ask(*strangers(3), *map(question, SAMPLINGS))
+    assert all(system.preemptions(name) > 0 for name in ("filtered", "penalised"))
+    assert_same(answers, alone, *SAMPLINGS)
+
+
+def test_after_the_worker_was_lost(decoder: DecoderModel, alone: dict[tuple[str, int], Answer]) -> None:
+    system = System(decoder)
+    system.submit(*map(question, SAMPLINGS))
+    system.run(7)
+    system.loop.detach(system.worker)
+    system.attach()
+    system.clock.run_soon()
+    system.run()
+    assert_same(system.answers(), alone, *SAMPLINGS)
+
+
+@pytest.mark.parametrize("name", SAMPLINGS)
+def test_resumed_from_the_middle(decoder: DecoderModel, alone: dict[tuple[str, int], Answer], name: str) -> None:
+    system = System(decoder)
+    begun = {index: alone[name, index].token_ids[:9] for index in (0, 1)}
+    for index, token_ids in begun.items():
+        system.client.tokens[name, index] = list(token_ids)
+    answers = system.ask(replace(question(name), resumed=begun))
+    assert {index: answers[name, index].token_ids for index in (0, 1)} == {
+        index: alone[name, index].token_ids for index in (0, 1)
+    }
