@@ -6,6 +6,7 @@ preempted, after its worker was lost, and resumed from the middle. Tokens and lo
 
 from collections import defaultdict
 from dataclasses import dataclass, replace
+from typing import Any
 
 import pytest
 import torch
@@ -63,7 +64,7 @@ class Answer:
 
 
 class System:
-    def __init__(self, decoder: DecoderModel, **limits: int) -> None:
+    def __init__(self, decoder: DecoderModel, **limits: Any) -> None:
         limits = {"num_pages": 512, "max_step_tokens": 256, "max_step_sequences": 32, "vocab_size": 259} | limits
         self.info = worker_info(page_size=PAGE, max_model_len=256, **limits)
         self.clock, self.client = FakeClock(), RecordingClient()
