@@ -10,10 +10,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from pagoda.logging import LogFormat, LogLevel
+from pagoda.tracing import check_otlp_endpoint, default_otlp_endpoint
 
 
 def default_home() -> Path:
@@ -40,6 +41,13 @@ class TierSettings(BaseSettings):
     """The least severe log lines to write."""
     log_format: LogFormat = "text"
     """Log lines for people, or one JSON object per line."""
+    otlp_endpoint: str = Field(default_factory=default_otlp_endpoint)
+    """Where traces go: an OTLP receiver for gRPC, such as http://127.0.0.1:4317. Default: OTEL_EXPORTER_OTLP_ENDPOINT, else off."""
+
+    @field_validator("otlp_endpoint")
+    @classmethod
+    def _can_be_sent_to(cls, value: str) -> str:
+        return check_otlp_endpoint(value)
 
     @classmethod
     def load(cls, arguments: Sequence[str] | None = None) -> Self:
