@@ -9,7 +9,7 @@ import threading
 
 from opentelemetry import trace
 from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
-from opentelemetry.sdk.resources import SERVICE_NAME, OTELResourceDetector, Resource
+from opentelemetry.sdk.resources import SERVICE_INSTANCE_ID, SERVICE_NAME, OTELResourceDetector, Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
@@ -30,11 +30,12 @@ _PROPAGATOR = TraceContextTextMapPropagator()
 
 
 class OTLPTracer:
-    def __init__(self, endpoint: str, service_name: str) -> None:
-        """`service_name` unless OpenTelemetry's variables name the service. Its provider is not made the process's own: libraries
+    def __init__(self, endpoint: str, service_name: str, instance_id: str | None = None) -> None:
+        """Both names unless OpenTelemetry's variables have others. Its provider is not made the process's own: libraries
         that look for one (FastAPI, redis) would add spans that nobody asked for.
         """
-        resource = Resource({SERVICE_NAME: service_name}).merge(OTELResourceDetector().detect())
+        names = {SERVICE_NAME: service_name} | ({SERVICE_INSTANCE_ID: instance_id} if instance_id else {})
+        resource = Resource(names).merge(OTELResourceDetector().detect())
         # Ended by `close`, which knows a limit; the SDK's own way at exit waits longer.
         self._provider = TracerProvider(resource=resource, shutdown_on_exit=False)
         # Sends from a thread of its own; spans wait in a bounded queue, and are dropped when it is full.

@@ -104,14 +104,14 @@ SILENT_TRACER = SilentTracer()
 
 
 @contextmanager
-def open_tracer(otlp_endpoint: str, service_name: str) -> Iterator[Tracer]:
+def open_tracer(otlp_endpoint: str, service_name: str, instance_id: str | None = None) -> Iterator[Tracer]:
     """The tracer of this process. When the block is left, what is not sent yet gets a moment to be sent."""
     if not otlp_endpoint:
         yield SILENT_TRACER
         return
     from pagoda.otlp_tracing import OTLPTracer
 
-    tracer = OTLPTracer(otlp_endpoint, service_name)
+    tracer = OTLPTracer(otlp_endpoint, service_name, instance_id)
     try:
         yield tracer
     finally:

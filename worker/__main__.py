@@ -9,6 +9,7 @@ from types import FrameType
 
 from pagoda.logging import configure_logging
 from pagoda.models.errors import ModelError
+from pagoda.tracing import Tracer, open_tracer
 from worker.errors import StartError
 from worker.scheduler_link import SchedulerLink
 from worker.settings import WorkerSettings
@@ -30,12 +31,13 @@ def main() -> None:
     except (StartError, ModelError) as error:
         logger.error("cannot start", extra={"reason": str(error)})
         sys.exit(1)
-    asyncio.run(serve(worker, settings.scheduler_addresses))
+    with open_tracer(settings.otlp_endpoint, "pagoda-worker", settings.worker_id) as tracer:
+        asyncio.run(serve(worker, settings.scheduler_addresses, tracer))
     logger.info("stopped")
 
 
-async def serve(worker: LoadedWorker, addresses: tuple[str, ...]) -> None:
-    link = SchedulerLink(worker.engine, worker.hello, addresses)
+async def serve(worker: LoadedWorker, addresses: tuple[str, ...], tracer: Tracer) -> None:
+    link = SchedulerLink(worker.engine, worker.hello, addresses, tracer)
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, link.stop)
     await link.run()

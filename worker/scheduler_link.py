@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import grpc
 
 from pagoda.grpc_channel import open_channel
+from pagoda.tracing import SILENT_TRACER, Tracer
 from protos.v1 import worker_pb2, worker_pb2_grpc
 from worker.engine_thread import EngineThread, StepRunner
 from worker.held_blocks import HeldBlocks
@@ -33,8 +34,15 @@ class AttachError(Exception):
 class SchedulerLink:
     """Made and used inside one event loop."""
 
-    def __init__(self, engine: StepRunner, hello: worker_pb2.Hello, addresses: Sequence[str]) -> None:
+    def __init__(
+        self,
+        engine: StepRunner,
+        hello: worker_pb2.Hello,
+        addresses: Sequence[str],
+        tracer: Tracer = SILENT_TRACER,
+    ) -> None:
         self._engine_thread = EngineThread(engine)
+        self._tracer = tracer
         self._hello = hello
         self._held_blocks = HeldBlocks(hello.model.page_size)
         self._addresses = tuple(addresses)
@@ -78,7 +86,8 @@ class SchedulerLink:
                 self._report_failure(address, error)
                 return
             if attached is not None:
-                await self._run_session(address, Session(stream, attached, self._engine_thread, self._held_blocks))
+                session = Session(stream, attached, self._engine_thread, self._held_blocks, self._tracer)
+                await self._run_session(address, session)
 
     async def _attach(self, stream: Stream) -> worker_pb2.Attached:
         try:

@@ -11,10 +11,12 @@ from enum import Enum, auto
 
 import grpc
 
+from pagoda.tracing import Tracer
 from protos.v1 import worker_pb2
 from worker.engine_thread import EngineThread
 from worker.held_blocks import HeldBlocks
 from worker.step_messages import result_to_proto, step_from_proto
+from worker.tracing import describe_result, start_step_span
 
 logger = logging.getLogger(__name__)
 
@@ -38,7 +40,12 @@ class SessionEnd(Enum):
 
 class Session:
     def __init__(
-        self, stream: Stream, attached: worker_pb2.Attached, engine_thread: EngineThread, held_blocks: HeldBlocks
+        self,
+        stream: Stream,
+        attached: worker_pb2.Attached,
+        engine_thread: EngineThread,
+        held_blocks: HeldBlocks,
+        tracer: Tracer,
     ) -> None:
         self._stream = stream
         self._held_blocks = held_blocks
@@ -46,6 +53,7 @@ class Session:
         # Twice as often as asked, so that one late timer is not a missed heartbeat.
         self._heartbeat_interval_s = max(_SHORTEST_HEARTBEAT_INTERVAL_S, attached.heartbeat_interval_ms / 2000)
         self._engine_thread = engine_thread
+        self._tracer = tracer
         self._inbox: asyncio.Queue[worker_pb2.Step | SessionEnd] = asyncio.Queue()
         # gRPC takes one message at a time from all of us.
         self._write_turn = asyncio.Lock()
@@ -90,14 +98,18 @@ class Session:
     async def _run_step(self, message: worker_pb2.Step) -> worker_pb2.StepResult:
         self._step_running = True
         self._held_blocks.apply(message)
+        span = start_step_span(self._tracer, message)
         try:
             result = await self._engine_thread.run_step(step_from_proto(message))
+            describe_result(span, result)
         except Exception as error:
+            span.fail(type(error).__name__)
             logger.exception("step failed", extra={"session_id": self._id, "step_id": message.step_id})
             return worker_pb2.StepResult(
                 session_id=self._id, step_id=message.step_id, error=f"{type(error).__name__}: {error}"
             )
         finally:
+            span.end()
             self._step_running = False
         self._last_step_id = message.step_id
         return result_to_proto(result, self._id)
