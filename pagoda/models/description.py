@@ -8,7 +8,7 @@ from pathlib import Path
 from pagoda.models import gguf_config, hf_config
 from pagoda.models.errors import ModelFormatError
 from pagoda.models.gguf_file import GGUFError, GGUFFile
-from pagoda.models.model import Model, ModelFormat
+from pagoda.models.model import Model, ModelConfig, ModelFormat
 from pagoda.models.safetensors_file import read_tensors, weight_files
 
 CHECKPOINT_FILES = (
@@ -77,6 +77,14 @@ def _checked(model: Model) -> Model:
         raise ModelFormatError(
             f"{model.path}: {config.num_heads} heads of size {config.head_size} cannot share {config.num_kv_heads} KV heads"
         )
+    if num_layer_parameters(config) * config.num_layers > model.num_parameters:
+        raise ModelFormatError(f"{model.path}: its metadata describes a larger model than its tensors can be")
     if not all(0 <= token_id < config.vocab_size for token_id in model.eos_token_ids):
         raise ModelFormatError(f"{model.path}: an end token of {model.eos_token_ids} is outside the vocabulary")
     return model
+
+
+def num_layer_parameters(config: ModelConfig) -> int:
+    """Of the matrices in one layer, which every family has. What is believed by this measure can be allocated for."""
+    attention = 2 * (config.num_heads + config.num_kv_heads) * config.head_size
+    return config.hidden_size * (attention + 3 * config.intermediate_size)

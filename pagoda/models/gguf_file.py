@@ -6,8 +6,9 @@ file may be truncated, damaged or hostile: every size and count is checked again
 
 import mmap
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from math import prod
 from pathlib import Path
 from types import MappingProxyType, TracebackType
@@ -220,7 +221,15 @@ def _read_tensors(cursor: _Cursor, count: int, alignment: int) -> dict[str, GGUF
         if name in tensors:
             raise GGUFError(f"damaged: the tensor {name!r} is there twice")
         tensors[name] = GGUFTensor(name=name, shape=shape, ggml_type=ggml_type, num_bytes=num_bytes, offset=offset)
+    _check_no_overlap(tensors.values())
     return tensors
+
+
+def _check_no_overlap(tensors: Iterable[GGUFTensor]) -> None:
+    """Otherwise a small file could hold any number of large tensors."""
+    for one, other in pairwise(sorted(tensors, key=lambda tensor: tensor.offset)):
+        if one.offset + one.num_bytes > other.offset:
+            raise GGUFError(f"damaged: the tensors {one.name!r} and {other.name!r} overlap")
 
 
 def _read_tensor(cursor: _Cursor) -> tuple[str, tuple[int, ...], GGMLType, int]:

@@ -15,6 +15,12 @@ from pagoda.models.errors import ModelFormatError
 
 INDEX_NAME = "model.safetensors.index.json"
 MAX_HEADER_BYTES = 100_000_000
+DTYPE_BYTES = {
+    **dict.fromkeys(("F64", "I64", "U64"), 8),
+    **dict.fromkeys(("F32", "I32", "U32"), 4),
+    **dict.fromkeys(("F16", "BF16", "I16", "U16"), 2),
+    **dict.fromkeys(("F8_E4M3", "F8_E5M2", "I8", "U8", "BOOL"), 1),
+}
 PICKLED_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt")
 
 
@@ -79,8 +85,16 @@ def _tensor(path: Path, name: str, entry: object, data_bytes: int) -> Safetensor
         ):
             if not 0 <= start <= end <= data_bytes:
                 raise ModelFormatError(f"{path} is truncated: the tensor {name!r} ends past the end of the file")
+            if prod(shape) * _dtype_bytes(path, name, dtype) != end - start:
+                raise ModelFormatError(f"{path} is damaged: the tensor {name!r} is not {shape} values of {dtype}")
             return SafetensorsTensor(dtype=dtype, shape=tuple(shape))
     raise ModelFormatError(f"{path} is damaged: its header does not describe the tensor {name!r}")
+
+
+def _dtype_bytes(path: Path, name: str, dtype: str) -> int:
+    if dtype not in DTYPE_BYTES:
+        raise ModelFormatError(f"{path}: the tensor {name!r} has the type {dtype!r} (known: {', '.join(DTYPE_BYTES)})")
+    return DTYPE_BYTES[dtype]
 
 
 def read_json(path: Path) -> dict[str, object]:

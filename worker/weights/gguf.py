@@ -40,5 +40,7 @@ class GGUFCheckpoint:
         if self._config.architecture not in ARCHITECTURES_WITH_INTERLEAVED_ROPE or projection not in ("q", "k"):
             return tensor
         num_heads = self._config.num_heads if projection == "q" else self._config.num_kv_heads
+        if tensor.shape[0] != num_heads * self._config.head_size:
+            return tensor  # whoever takes it sees its shape, and says so
         pairs = tensor.view(num_heads, -1, 2, *tensor.shape[1:])
         return pairs.transpose(1, 2).reshape(tensor.shape)

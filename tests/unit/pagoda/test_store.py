@@ -167,7 +167,7 @@ HF_CONFIG = {
     "rms_norm_eps": 1e-5,
     "eos_token_id": 7,
 }
-WEIGHTS = {"model.embed_tokens.weight": (259, 64), "model.norm.weight": (64,)}
+WEIGHTS = {"model.embed_tokens.weight": (259, 64), "model.norm.weight": (64,), "layers": (1200, 128)}
 
 
 def write_checkpoint(directory: Path, config: dict[str, Any], *, num_files: int = 1) -> Path:
@@ -192,7 +192,7 @@ def test_a_safetensors_directory_by_its_path(store: ModelStore, tmp_path: Path, 
     assert (model.name, model.path, model.format) == ("my-checkpoint", directory, ModelFormat.SAFETENSORS)
     assert model.config == TINY_CONFIG
     assert model.eos_token_ids == (9, 7)
-    assert (model.quantization, model.num_parameters) == ("F16", 259 * 64 + 64)
+    assert (model.quantization, model.num_parameters) == ("F16", 259 * 64 + 64 + 1200 * 128)
 
 
 def test_each_file_of_a_checkpoint_counts_for_its_digest(store: ModelStore, tmp_path: Path) -> None:
