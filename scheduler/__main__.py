@@ -9,21 +9,23 @@ from collections.abc import AsyncIterator
 from kvcache.index_url import open_prefix_index
 from pagoda.grpc_server import GrpcServer
 from pagoda.logging import configure_logging
+from pagoda.tracing import SILENT_TRACER, Tracer, open_tracer
 from protos.v1 import inference_pb2_grpc, worker_pb2_grpc
 from scheduler import inference_service, worker_service
 from scheduler.counters import Counters
 from scheduler.index_publisher import IndexPublisher
 from scheduler.loop import SchedulerLoop
 from scheduler.settings import SchedulerSettings
+from scheduler.tracing import SequenceTracing
 
 logger = logging.getLogger("scheduler")
 
 
-async def serve(settings: SchedulerSettings) -> None:
+async def serve(settings: SchedulerSettings, tracer: Tracer) -> None:
     stopping = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stopping.set)
-    async with running_scheduler(settings) as loop:
+    async with running_scheduler(settings, tracer) as loop:
         logger.info("listening", extra={"address": settings.address})
         await stopping.wait()
         await drain(loop, settings.drain_grace_s)
@@ -31,7 +33,9 @@ async def serve(settings: SchedulerSettings) -> None:
 
 
 @contextlib.asynccontextmanager
-async def running_scheduler(settings: SchedulerSettings) -> AsyncIterator[SchedulerLoop]:
+async def running_scheduler(
+    settings: SchedulerSettings, tracer: Tracer = SILENT_TRACER
+) -> AsyncIterator[SchedulerLoop]:
     """The loop behind its gRPC server, listening until the block is left."""
     counters = Counters()
     publisher = IndexPublisher(
@@ -44,6 +48,7 @@ async def running_scheduler(settings: SchedulerSettings) -> AsyncIterator[Schedu
         max_waiting=settings.max_waiting,
         worker_grace_s=settings.worker_grace_s,
         caches=publisher,
+        sequences=SequenceTracing(tracer),
         counters=counters,
     )
     server = GrpcServer(settings.address)
@@ -95,7 +100,8 @@ def main() -> None:
     settings = SchedulerSettings.load()
     configure_logging(settings.log_level, settings.log_format)
     logger.info("starting", extra=settings.described())
-    asyncio.run(serve(settings))
+    with open_tracer(settings.otlp_endpoint, "pagoda-scheduler") as tracer:
+        asyncio.run(serve(settings, tracer))
 
 
 if __name__ == "__main__":

@@ -47,6 +47,8 @@ def request_from_proto(message: inference_pb2.GenerateRequest) -> InferenceReque
         timeout_s=message.timeout_ms / 1000 if message.timeout_ms else None,
         cache_salt=message.cache_salt,
         resumed={sample.sample_index: tuple(sample.generated_token_ids) for sample in message.resume},
+        traceparent=message.traceparent,
+        tracestate=message.tracestate,
     )
 
 
@@ -263,6 +265,7 @@ def _scheduled_to_proto(planned: PlannedSequence) -> worker_pb2.ScheduledSequenc
         new_page_ids=planned.new_pages,
         sample=planned.sample,
     )
+        traceparent=plan.traceparent,
 
 
 def result_from_proto(message: worker_pb2.StepResult) -> StepResult:

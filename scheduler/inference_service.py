@@ -6,7 +6,7 @@ that reader's requests, nobody else's.
 
 import asyncio
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from collections.abc import Sequence as Seq
 from dataclasses import replace
 
@@ -15,6 +15,7 @@ from google.protobuf import any_pb2, duration_pb2
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
+from pagoda.tracing import TraceContext
 from protos.v1 import inference_pb2, inference_pb2_grpc
 from scheduler import convert
 from scheduler.errors import InvalidRequestError, RequestError
@@ -79,6 +80,9 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
                 request_id=inference.request_id or uuid.uuid4().hex,
                 timeout_s=min(limits, default=None),
             )
+            if not inference.traceparent:
+                sent = _trace_context(context.invocation_metadata())
+                inference = replace(inference, traceparent=sent.traceparent, tracestate=sent.tracestate)
             self._loop.submit(inference, box)
             num_open = inference.num_samples
             while num_open:
@@ -147,6 +151,12 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
             self._loop.submit(convert.request_from_proto(message), box)
         except RequestError as error:
             box.deliver([Failed(request_id=message.request_id, error=error)])
+
+
+def _trace_context(metadata: Iterable[tuple[str, str | bytes]] | None) -> TraceContext:
+    """What an instrumented client sends beside the message, where it does not fill in the message's own fields."""
+    sent = {key: str(value) for key, value in metadata or ()}
+    return TraceContext(sent.get("traceparent", ""), sent.get("tracestate", ""))
 
 
 def _status(error: RequestError) -> grpc.Status:

@@ -37,6 +37,7 @@ MAX_WORKER_LOSSES = 3
 class TimerHandle(Protocol):
     def cancel(self) -> object: ...
 
+from scheduler.sequence_listener import NobodyFollows, SequenceListener
 
 class Clock(Protocol):
     """The part of asyncio's event loop that the scheduler uses."""
@@ -82,6 +83,7 @@ class SchedulerLoop:
         self.on_readiness_changed: Callable[[], object] = lambda: None
         self._is_draining = False
         self._on_idle: Callable[[], object] = lambda: None
+        sequences: SequenceListener | None = None,
         self._caches = caches or NobodyListens()
         self._clock = clock
         self._max_waiting = max_waiting
@@ -92,6 +94,7 @@ class SchedulerLoop:
         self._drain_rate = DrainRate(clock.time)
         self._next_sequence_id = 1
         self._num_sessions = 0
+        self._listener = sequences or NobodyFollows()
         self._is_awake = False
 
     @property
@@ -208,6 +211,7 @@ class SchedulerLoop:
         for sequence in sequences:
             self._request_of[sequence.sequence_id] = opened
             self._queue(sequence)
+        self._listener.sampled(sequence)
         if request.timeout_s is not None:
             opened.deadline = self._clock.call_later(request.timeout_s, lambda: self._expire(opened))
         for sequence in sequences:
@@ -235,6 +239,7 @@ class SchedulerLoop:
 
     def cancel_all(self, client: Client) -> None:
         """A client's connection is gone, with all its requests."""
+            sequence.traceparent = self._listener.queued(sequence, request)
         for owner, request_id in list(self._requests):
             if owner is client:
                 self.cancel(client, request_id)
@@ -315,6 +320,7 @@ class SchedulerLoop:
 
     def _waiting_for(self, model: str) -> Iterator[Sequence]:
         return (sequence for sequence in self.waiting if sequence.model == model)
+            self._listener.worker_lost(sequence)
 
     def _queue(self, sequence: Sequence) -> None:
         sequence.status = SequenceStatus.WAITING
@@ -352,6 +358,7 @@ class SchedulerLoop:
         if stop_token_id is not None:
             event = replace(event, stop_token_id=stop_token_id)
         if num_output_tokens is not None:
+        self._listener.preempted(sequence)
             event = replace(event, num_output_tokens=num_output_tokens)
         self._emit(sequence, event)
         self._end(opened, [sequence])
@@ -365,6 +372,7 @@ class SchedulerLoop:
         for sequence in sequences:
             if sequence.status is SequenceStatus.RUNNING:
                 self.workers[sequence.worker_id or ""].leave(sequence)
+        self._listener.admitted(sequence, num_cached_tokens=planned.start)
             else:
                 self.waiting.remove(sequence)
             sequence.status = SequenceStatus.ENDED
@@ -382,8 +390,11 @@ class SchedulerLoop:
     def _emit(self, sequence: Sequence, event: Event) -> None:
         self._outbox[self._request_of[sequence.sequence_id].client].append(event)
 
+        self._listener.finished(sequence, reason)
     def _flush(self) -> None:
         """Each client gets everything that concerns it in one call."""
         outbox, self._outbox = self._outbox, defaultdict(list)
         for client, events in outbox.items():
+        for sequence in opened.sequences.values():
+            self._listener.failed(sequence, error)
             client.deliver(events)

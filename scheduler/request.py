@@ -29,6 +29,8 @@ class InferenceRequest:
     cache_salt: str = ""
     resumed: Mapping[int, Seq[int]] = field(default_factory=lambda: MappingProxyType({}))
     """Sample index → tokens that it had generated elsewhere."""
+    traceparent: str = ""
+    tracestate: str = ""
 
 
 @dataclass(slots=True, eq=False, kw_only=True)

@@ -56,6 +56,8 @@ class Sequence:
     num_sealed: int = 0
     """Leading pages of the block table whose block has been offered to others."""
 
+    traceparent: str = ""
+    """The trace that its steps belong to; empty unless it is traced."""
     worker_id: str | None = None
     """Where it runs, or ran last."""
     admitted_before: str | None = None

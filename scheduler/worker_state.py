@@ -62,6 +62,16 @@ class StepPlan:
     sealed_blocks: tuple[tuple[PageId, BlockHash], ...] = ()
     """Pages whose content became final with a result, named for the worker to report after a reconnect."""
 
+    @property
+    def traceparent(self) -> str:
+        """Of the traced sequence with the largest chunk; where several decode, they take turns. Empty without any."""
+        traced = [planned for planned in self.scheduled if planned.sequence.traceparent]
+        if not traced:
+            return ""
+        largest = max(planned.num_tokens for planned in traced)
+        candidates = [planned.sequence.traceparent for planned in traced if planned.num_tokens == largest]
+        return candidates[self.step_id % len(candidates)]
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepInFlight:
