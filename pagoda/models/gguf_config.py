@@ -21,9 +21,24 @@ ROPE_FACTORS = "rope_freqs.weight"
 LONGROPE_FACTORS = "rope_factors_long.weight"
 END_TOKEN_KEYS = ("tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id", "tokenizer.ggml.eom_token_id")
 END_TOKENS = frozenset(
-    ("<|im_end|>", "<|eot_id|>", "<|eom_id|>", "<end_of_turn>", "<|endoftext|>", "<|end_of_text|>", "<|end|>", "</s>")
+    (
+        "</s>",
+        "<|im_end|>",
+        "<|eot_id|>",
+        "<|eom_id|>",
+        "<|end|>",
+        "<|endoftext|>",
+        "<|end_of_text|>",
+        "<end_of_turn>",
+        "<end_of_utterance>",
+        "<EOT>",
+        "[EOT]",
+        "[EOS]",
+        "<\uff5cend\u2581of\u2581sentence\uff5c>",
+    )
 )
-"""Control tokens of these names end a generation even where the metadata names only one of them, as it often does."""
+"""Control tokens of these names end a generation even where the metadata names only one of them, as it often does. Names
+alone are not enough: Gemma has a "</s>" that is HTML."""
 CONTROL_TYPE = 3
 FILE_TYPES = {
     0: "F32",
