@@ -254,6 +254,7 @@ def plan_to_proto(plan: StepPlan, session_id: int) -> worker_pb2.Step:
         scheduled=[_scheduled_to_proto(planned) for planned in plan.scheduled],
         sealed_blocks=[worker_pb2.PageBlock(page_id=page, block_hash=block) for page, block in plan.sealed_blocks],
         max_steps=1,
+        traceparent=plan.traceparent,
     )
 
 
@@ -265,7 +266,6 @@ def _scheduled_to_proto(planned: PlannedSequence) -> worker_pb2.ScheduledSequenc
         new_page_ids=planned.new_pages,
         sample=planned.sample,
     )
-        traceparent=plan.traceparent,
 
 
 def result_from_proto(message: worker_pb2.StepResult) -> StepResult:

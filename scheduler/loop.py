@@ -28,6 +28,7 @@ from scheduler.planner import plan_step
 from scheduler.request import InferenceRequest, OpenRequest, check_request, make_sequences
 from scheduler.result import SampledTokens, StepResult
 from scheduler.sequence import FinishReason, Sequence, SequenceStatus
+from scheduler.sequence_listener import NobodyFollows, SequenceListener
 from scheduler.worker_state import AttachedWorker, CacheListener, PlannedSequence, WorkerInfo, WorkerLink
 
 # A sequence that was running at this many deaths in a row, without a token in between, may be what kills them.
@@ -37,7 +38,6 @@ MAX_WORKER_LOSSES = 3
 class TimerHandle(Protocol):
     def cancel(self) -> object: ...
 
-from scheduler.sequence_listener import NobodyFollows, SequenceListener
 
 class Clock(Protocol):
     """The part of asyncio's event loop that the scheduler uses."""
@@ -74,6 +74,7 @@ class SchedulerLoop:
         max_waiting: int = 1024,
         worker_grace_s: float = 60.0,
         caches: CacheListener | None = None,
+        sequences: SequenceListener | None = None,
         counters: Counters | None = None,
     ) -> None:
         """At most `max_waiting` sequences queue. A model without any worker for `worker_grace_s` fails its requests."""
@@ -83,8 +84,8 @@ class SchedulerLoop:
         self.on_readiness_changed: Callable[[], object] = lambda: None
         self._is_draining = False
         self._on_idle: Callable[[], object] = lambda: None
-        sequences: SequenceListener | None = None,
         self._caches = caches or NobodyListens()
+        self._listener = sequences or NobodyFollows()
         self._clock = clock
         self._max_waiting = max_waiting
         self._worker_grace_s = worker_grace_s
@@ -94,7 +95,6 @@ class SchedulerLoop:
         self._drain_rate = DrainRate(clock.time)
         self._next_sequence_id = 1
         self._num_sessions = 0
-        self._listener = sequences or NobodyFollows()
         self._is_awake = False
 
     @property
@@ -183,6 +183,7 @@ class SchedulerLoop:
         worker.seal(sequence)
         if sequence.first_token_s is None:
             sequence.first_token_s = self._clock.time()
+        self._listener.sampled(sequence)
         self._emit(sequence, event)
         if sampled.stopped:
             self._finish(sequence, FinishReason.STOP, stop_token_id=sampled.stop_token_id)
@@ -210,8 +211,8 @@ class SchedulerLoop:
         self._requests[client, request.request_id] = opened
         for sequence in sequences:
             self._request_of[sequence.sequence_id] = opened
+            sequence.traceparent = self._listener.queued(sequence, request)
             self._queue(sequence)
-        self._listener.sampled(sequence)
         if request.timeout_s is not None:
             opened.deadline = self._clock.call_later(request.timeout_s, lambda: self._expire(opened))
         for sequence in sequences:
@@ -239,7 +240,6 @@ class SchedulerLoop:
 
     def cancel_all(self, client: Client) -> None:
         """A client's connection is gone, with all its requests."""
-            sequence.traceparent = self._listener.queued(sequence, request)
         for owner, request_id in list(self._requests):
             if owner is client:
                 self.cancel(client, request_id)
@@ -292,6 +292,7 @@ class SchedulerLoop:
         for sequence in lost:
             worker.leave(sequence)
             sequence.num_worker_losses += 1
+            self._listener.worker_lost(sequence)
             self._queue(sequence)
         for sequence in lost:
             if sequence.num_worker_losses >= MAX_WORKER_LOSSES and sequence.status is SequenceStatus.WAITING:
@@ -320,7 +321,6 @@ class SchedulerLoop:
 
     def _waiting_for(self, model: str) -> Iterator[Sequence]:
         return (sequence for sequence in self.waiting if sequence.model == model)
-            self._listener.worker_lost(sequence)
 
     def _queue(self, sequence: Sequence) -> None:
         sequence.status = SequenceStatus.WAITING
@@ -330,6 +330,7 @@ class SchedulerLoop:
         worker.leave(sequence)
         sequence.num_preemptions += 1
         self.counters.num_preemptions += 1
+        self._listener.preempted(sequence)
         self._queue(sequence)
 
     def _record_admission(self, worker: AttachedWorker, planned: PlannedSequence) -> None:
@@ -343,6 +344,7 @@ class SchedulerLoop:
             self._emit(sequence, started_event(request_id, sequence))
         elif sequence.admitted_before != sequence.worker_id:
             self._emit(sequence, moved_event(request_id, sequence))
+        self._listener.admitted(sequence, num_cached_tokens=planned.start)
         sequence.admitted_before = worker.info.worker_id
 
     def _finish(
@@ -358,13 +360,15 @@ class SchedulerLoop:
         if stop_token_id is not None:
             event = replace(event, stop_token_id=stop_token_id)
         if num_output_tokens is not None:
-        self._listener.preempted(sequence)
             event = replace(event, num_output_tokens=num_output_tokens)
         self._emit(sequence, event)
+        self._listener.finished(sequence, reason)
         self._end(opened, [sequence])
 
     def _fail(self, opened: OpenRequest, error: RequestError) -> None:
         self._outbox[opened.client].append(Failed(request_id=opened.request.request_id, error=error))
+        for sequence in opened.sequences.values():
+            self._listener.failed(sequence, error)
         self._end(opened, list(opened.sequences.values()))
 
     def _end(self, opened: OpenRequest, sequences: Iterable[Sequence]) -> None:
@@ -372,7 +376,6 @@ class SchedulerLoop:
         for sequence in sequences:
             if sequence.status is SequenceStatus.RUNNING:
                 self.workers[sequence.worker_id or ""].leave(sequence)
-        self._listener.admitted(sequence, num_cached_tokens=planned.start)
             else:
                 self.waiting.remove(sequence)
             sequence.status = SequenceStatus.ENDED
@@ -390,11 +393,8 @@ class SchedulerLoop:
     def _emit(self, sequence: Sequence, event: Event) -> None:
         self._outbox[self._request_of[sequence.sequence_id].client].append(event)
 
-        self._listener.finished(sequence, reason)
     def _flush(self) -> None:
         """Each client gets everything that concerns it in one call."""
         outbox, self._outbox = self._outbox, defaultdict(list)
         for client, events in outbox.items():
-        for sequence in opened.sequences.values():
-            self._listener.failed(sequence, error)
             client.deliver(events)
