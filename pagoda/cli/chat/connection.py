@@ -64,7 +64,7 @@ class Servers:
         try:
             with _status(f"Loading {fetched.name} …"):
                 server.wait_until_ready()
-            api = OllamaAPI(server.url, self.api_key)
+            api = OllamaAPI(server.url, server.api_key)
             return _open(api, _first_model(api), server)
         except BaseException:
             server.close()

@@ -14,6 +14,7 @@ import httpx
 
 from pagoda.cli.child import Child, ChildCommand, describe_exit
 from pagoda.cli.failure import CommandError
+from pagoda.keys import new_key
 
 READY_DEADLINE_S = 300.0
 _STOP_GRACE_S = 30.0
@@ -26,10 +27,11 @@ class OwnServer:
     def __init__(self, model: str, home: Path) -> None:
         port = _free_port()
         self.url = f"http://127.0.0.1:{port}"
+        self.api_key = new_key()
         self._log = home / "run" / f"chat-{port}.log"
         self._log.parent.mkdir(parents=True, exist_ok=True)
         self._runner = asyncio.Runner()
-        self._child = self._runner.run(Child.start(_serve(model, home, port, self._log)))
+        self._child = self._runner.run(Child.start(_serve(model, home, port, self.api_key, self._log)))
 
     def wait_until_ready(self) -> None:
         """Raises CommandError, with the end of its log, where it does not start."""
@@ -58,11 +60,12 @@ class OwnServer:
         return errors[-1].removeprefix("Error: ") if errors else f"see {self._log}"
 
 
-def _serve(model: str, home: Path, port: int, log: Path) -> ChildCommand:
+def _serve(model: str, home: Path, port: int, api_key: str, log: Path) -> ChildCommand:
     flags = ["--model", model, "--home", str(home), "--port", str(port)]
     arguments = [sys.executable, "-P", "-m", "pagoda.cli", "serve", *flags]
-    # Nobody else's clients should find it: it is gone when the chat is.
-    return ChildCommand(name="server", arguments=arguments, log=log, environment={"PAGODA_GATEWAY_OLLAMA_PORT": "0"})
+    # Nobody else's clients should find or use it: it is gone when the chat is. And keys of its home may not be known here.
+    environment = {"PAGODA_GATEWAY_OLLAMA_PORT": "0", "PAGODA_API_KEY": api_key}
+    return ChildCommand(name="server", arguments=arguments, log=log, environment=environment)
 
 
 async def _answers(url: str) -> None:

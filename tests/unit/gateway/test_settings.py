@@ -14,10 +14,24 @@ def test_loopback_needs_no_key(host: str) -> None:
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.0.7", "example.org", ""])
-def test_other_hosts_need_a_key_and_the_refusal_says_how_to_go_on(host: str) -> None:
-    with pytest.raises(ValidationError, match="PAGODA_GATEWAY_API_KEY"):
-        GatewaySettings(host=host)
-    assert GatewaySettings(host=host, api_key=SecretStr("s3cret")).host == host
+def test_other_hosts_need_a_key_and_the_refusal_says_how_to_go_on(host: str, tmp_path: Path) -> None:
+    with pytest.raises(ValidationError, match="pagoda key create NAME, or set PAGODA_GATEWAY_API_KEY"):
+        GatewaySettings(host=host, home=tmp_path)
+    assert GatewaySettings(host=host, home=tmp_path, api_key=SecretStr("s3cret")).host == host
+
+
+def test_a_keys_file_opens_other_hosts(tmp_path: Path) -> None:
+    file = tmp_path / "keys.json"
+    file.touch()  # What is in it is looked at when the gateway starts.
+    assert GatewaySettings(host="0.0.0.0", home=tmp_path).keys_path == file
+    assert GatewaySettings(host="0.0.0.0", home=tmp_path / "none", keys_file=file).keys_path == file
+
+
+def test_listed_keys_must_be_keys(tmp_path: Path) -> None:
+    with pytest.raises(ValidationError, match="not a list of keys"):
+        GatewaySettings(keys=SecretStr("s3cret"))
+    with pytest.raises(ValidationError, match="refusing to listen"):
+        GatewaySettings(host="0.0.0.0", home=tmp_path, keys=SecretStr('{"keys": []}'))
 
 
 def test_an_empty_key_is_refused() -> None:

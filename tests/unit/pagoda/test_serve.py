@@ -1,16 +1,23 @@
 """What `pagoda serve` refuses before it starts anything, and what it tells its children."""
 
 import socket
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
 from pagoda.cli.serve import ServeError, check_exposure, check_port
 from pagoda.cli.tiers import ServeOptions, tier_commands
+from pagoda.keys import KeyEntry, KeyFile
 
 
 def options(home: Path, **values: object) -> ServeOptions:
     return ServeOptions(**{"model": "tiny", "host": "127.0.0.1", "port": 8000, "home": home, **values})  # type: ignore[arg-type]  # the tests' shorthand
+
+
+def add_key(file: Path) -> None:
+    entry = KeyEntry(name="k", sha256="0" * 64, created_at=datetime(2026, 1, 31, tzinfo=UTC))
+    KeyFile(file).add(entry)
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.5", "my-host"])
@@ -18,6 +25,24 @@ def test_a_public_address_needs_a_key(tmp_path: Path, host: str) -> None:
     with pytest.raises(ServeError, match="--api-key"):
         check_exposure(options(tmp_path, host=host))
     check_exposure(options(tmp_path, host=host, api_key="sesame"))
+
+
+def test_a_key_of_a_file_or_the_environment_will_do(tmp_path: Path) -> None:
+    add_key(tmp_path / "keys.json")
+    check_exposure(options(tmp_path, host="0.0.0.0"))
+    check_exposure(options(tmp_path / "other", host="0.0.0.0", keys_file=tmp_path / "keys.json"))
+    check_exposure(options(tmp_path / "other", host="0.0.0.0", keys=(tmp_path / "keys.json").read_text()))
+
+
+@pytest.mark.parametrize("content", [None, "", "{", '{"keys": []}'])
+def test_a_file_without_keys_will_not(tmp_path: Path, content: str | None) -> None:
+    file = tmp_path / "keys.json"
+    if content is not None:
+        file.write_text(content)
+    with pytest.raises(ServeError, match="key"):
+        check_exposure(options(tmp_path, host="0.0.0.0"))
+    with pytest.raises(ServeError, match="key"):
+        check_exposure(options(tmp_path, host="0.0.0.0", keys_file=file))
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.1.2.3", "::1", "localhost"])
@@ -39,6 +64,13 @@ def test_the_key_is_in_no_command_line(tmp_path: Path) -> None:
     assert [command.name for command in commands] == ["gateway", "worker", "scheduler"]
     assert not any("sesame" in argument for command in commands for argument in command.arguments)
     assert "sesame" in commands[0].environment.values()
+
+
+def test_the_gateway_alone_is_told_of_keys(tmp_path: Path) -> None:
+    commands = tier_commands(options(tmp_path, keys_file=tmp_path / "keys.json", keys='{"keys": []}'))
+    gateway, *others = ([*command.arguments, *command.environment] for command in commands)
+    assert "--keys-file" in gateway and "PAGODA_GATEWAY_KEYS" in gateway
+    assert not any("KEYS" in word.upper() for words in others for word in words if not word.startswith("/"))
 
 
 def test_urls(tmp_path: Path) -> None:
