@@ -20,6 +20,7 @@ from pagoda.keys import KeysError
 from pagoda.logging import configure_logging
 from pagoda.models.errors import ModelError
 from pagoda.models.store import ModelStore
+from pagoda.tracing import Tracer, open_tracer
 
 logger = logging.getLogger("gateway")
 
@@ -39,9 +40,14 @@ def main() -> int:
     settings = GatewaySettings.load()
     configure_logging(settings.log_level, settings.log_format)
     logger.info("gateway starts", extra=settings.described())
+    with open_tracer(settings.otlp_endpoint, "pagoda-gateway") as tracer:
+        return _run(settings, tracer)
+
+
+def _run(settings: GatewaySettings, tracer: Tracer) -> int:
     try:
         model = ModelStore(settings.home).get(settings.model)
-        app = create_app(settings, model)
+        app = create_app(settings, model, tracer=tracer)
     except (ModelError, KeysError) as error:
         print(f"pagoda gateway: {error}", file=sys.stderr)
         return 1

@@ -27,12 +27,14 @@ from gateway.scheduler_client import SchedulerClient
 from gateway.served_models import ServedModel, ServedModels
 from gateway.settings import GatewaySettings
 from gateway.state import GatewayState
+from gateway.tracing import TraceRequests
 from gateway.watched_keys import WatchedKeys
 from pagoda.models.blobs import BlobStore
 from pagoda.models.catalogue import CATALOGUE, CatalogueEntry
 from pagoda.models.errors import ModelError
 from pagoda.models.model import Model
 from pagoda.models.store import ModelStore
+from pagoda.tracing import SILENT_TRACER, Tracer
 
 ROUTERS = (
     operations.router,
@@ -44,7 +46,13 @@ ROUTERS = (
 )
 
 
-def create_app(settings: GatewaySettings, model: Model, *, catalogue: Sequence[CatalogueEntry] = CATALOGUE) -> FastAPI:
+def create_app(
+    settings: GatewaySettings,
+    model: Model,
+    *,
+    catalogue: Sequence[CatalogueEntry] = CATALOGUE,
+    tracer: Tracer = SILENT_TRACER,
+) -> FastAPI:
     """Loads the model's tokenizer and template; connects to the scheduler when the app starts."""
     state = _build_state(settings, [ServedModel.load(model)], ModelStore(settings.home, catalogue=catalogue))
     app = FastAPI(lifespan=_lifespan, redoc_url=None)
@@ -62,6 +70,7 @@ def create_app(settings: GatewaySettings, model: Model, *, catalogue: Sequence[C
     app.add_middleware(AllowedOrigins, more=settings.origins)
     if settings.is_on_loopback:
         app.add_middleware(LocalHostsOnly, more=settings.hosts)
+    app.add_middleware(TraceRequests, tracer=tracer)
     app.add_middleware(RequestContext, metrics=state.metrics)
     return app
 

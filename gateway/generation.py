@@ -22,6 +22,7 @@ from gateway.served_models import ServedModel, ServedModels
 from gateway.streaming import merged
 from gateway.text_events import SampleBegan, SampleEnded, TextEvents
 from gateway.text_request import TextRequest, fit_to_window
+from gateway.tracing import UNTRACED_REQUEST, RequestTrace
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,8 +31,7 @@ class HTTPContext:
 
     request_id: str
     caller: Caller = NOBODY
-    traceparent: str = ""
-    tracestate: str = ""
+    trace: RequestTrace = UNTRACED_REQUEST
 
 
 class TextGenerator:
@@ -65,7 +65,7 @@ class TextGenerator:
         self, model: ServedModel, request: TextRequest, http: HTTPContext, first_index: int
     ) -> TextEvents:
         inference_request = self._inference_request(model, request, http)
-        record = RequestRecord(inference_request, http.request_id, http.caller, self._metrics)
+        record = RequestRecord(inference_request, http.request_id, http.caller, self._metrics, http.trace)
         try:
             opened = self._scheduler.open(inference_request)
             try:
@@ -92,8 +92,8 @@ class TextGenerator:
             tenant=http.caller.tenant,
             cache_salt=http.caller.cache_salt(request.cache_salt),
             priority=request.priority,
-            traceparent=http.traceparent,
-            tracestate=http.tracestate,
+            traceparent=http.trace.context.traceparent,
+            tracestate=http.trace.context.tracestate,
         )
 
 

@@ -7,18 +7,25 @@ from gateway.errors import ErrorKind, GatewayError
 from gateway.inference import Finished, InferenceRequest, Started, Tokens
 from gateway.keys import Caller
 from gateway.metrics import GatewayMetrics
+from gateway.tracing import RequestTrace
 
 logger = logging.getLogger(__name__)
 
 
 class RequestRecord:
     def __init__(
-        self, request: InferenceRequest, http_request_id: str, caller: Caller, metrics: GatewayMetrics
+        self,
+        request: InferenceRequest,
+        http_request_id: str,
+        caller: Caller,
+        metrics: GatewayMetrics,
+        trace: RequestTrace,
     ) -> None:
         self._request = request
         self._http_request_id = http_request_id
         self._caller = caller
         self._metrics = metrics
+        self._trace = trace
         self._arrived_at = time.monotonic()
         self._first_token_at: float | None = None
         self._last_token_at: list[float | None] = [None] * request.num_samples
@@ -27,6 +34,7 @@ class RequestRecord:
         self._num_cached_tokens = 0
         self._num_output_tokens = [0] * request.num_samples
         self._outcome = "abort"
+        trace.asked(request)
 
     def started(self, event: Started) -> None:
         if self._worker_id is None:
@@ -42,6 +50,7 @@ class RequestRecord:
         elif self._first_token_at is None:
             self._first_token_at = now
             self._metrics.ttft.observe(now - self._arrived_at)
+            self._trace.first_token(now - self._arrived_at)
         self._last_token_at[event.sample_index] = now
         self._num_output_tokens[event.sample_index] += len(event.token_ids)
         self._metrics.generation_tokens.inc(len(event.token_ids))
@@ -53,7 +62,9 @@ class RequestRecord:
         self._ended[event.sample_index] = True
         metrics, timings = self._metrics, event.timings
         metrics.count_end(event.reason.value)
-        metrics.e2e.observe(time.monotonic() - self._arrived_at)
+        duration_s = time.monotonic() - self._arrived_at
+        self._trace.finished(event, duration_s)
+        metrics.e2e.observe(duration_s)
         metrics.queue_time.observe(timings.queue_s)
         metrics.prefill_time.observe(timings.prefill_s)
         metrics.decode_time.observe(timings.decode_s)
@@ -63,6 +74,7 @@ class RequestRecord:
             metrics.tpot.observe(timings.decode_s / (num_output_tokens - 1))
 
     def failed(self, error: GatewayError) -> None:
+        self._trace.failed(error)
         self._outcome = "abort" if error.kind is ErrorKind.CLIENT_CLOSED else "error"
 
     def close(self) -> None:

@@ -68,10 +68,5 @@ def state_of(request: Request) -> GatewayState:
 
 
 def http_context(request: Request) -> HTTPContext:
-    headers = request.headers
-    return HTTPContext(
-        request_id=request.state.request_id,
-        caller=request.state.caller,
-        traceparent=headers.get("traceparent", ""),
-        tracestate=headers.get("tracestate", ""),
-    )
+    state = request.state
+    return HTTPContext(request_id=state.request_id, caller=state.caller, trace=state.trace)
