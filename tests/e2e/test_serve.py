@@ -12,6 +12,8 @@ import pytest
 from tests.e2e.conftest import StartSystem
 from tests.e2e.system import until
 
+KEY_COMMAND = (sys.executable, "-P", "-m", "pagoda.cli", "key")
+
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_stops_everything(start_system: StartSystem, number: signal.Signals) -> None:
@@ -76,3 +78,28 @@ def test_a_worker_that_cannot_start_ends_the_whole(start_system: StartSystem) ->
     assert system.process.wait(100) == 1
     output = system.output()
     assert "The worker ended while starting" in output
+
+
+def test_keys_of_a_file(start_system: StartSystem, tmp_path: Path) -> None:
+    file = tmp_path / "keys.json"
+    user = make_key(file, "user")
+    operator = make_key(file, "operator", "--scope", "admin", "--tenant", "ops")
+    system = start_system("--host", "0.0.0.0", "--keys-file", str(file))
+    system.wait_until_ready()
+
+    def status(path: str, key: str) -> int:
+        headers = {"Authorization": f"Bearer {key}"}
+        return httpx.get(system.url + path, headers=headers, trust_env=False).status_code
+
+    assert (status("/v1/models", user), status("/metrics", user)) == (200, 403)
+    assert (status("/v1/models", operator), status("/metrics", operator)) == (403, 200)
+    assert status("/v1/models", "pgd_unknown") == 401
+    subprocess.run([*KEY_COMMAND, "revoke", "user", "--keys-file", str(file)], check=True, timeout=60)
+    assert status("/v1/models", user) == 401
+    logs = "".join(log.read_text() for log in system.run_directory.glob("*.log"))
+    assert "'user'" in logs and user not in logs and operator not in logs
+
+
+def make_key(file: Path, name: str, *options: str) -> str:
+    command = [*KEY_COMMAND, "create", name, "--keys-file", str(file), *options]
+    return subprocess.run(command, check=True, capture_output=True, text=True, timeout=60).stdout.strip()
