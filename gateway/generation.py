@@ -11,10 +11,11 @@ from contextlib import aclosing
 from dataclasses import dataclass, replace
 
 from gateway.errors import GatewayError, unavailable
-from gateway.inference import Finished, FinishReason, InferenceRequest, Started, Tokens
+from gateway.inference import Finished, FinishReason, InferenceRequest, PromptLogprobs, Started, Tokens
 from gateway.keys import NOBODY, Caller
 from gateway.metrics import GatewayMetrics
 from gateway.open_request import OpenRequest
+from gateway.prompt_score import PromptScore
 from gateway.request_record import RequestRecord
 from gateway.sample_text import SampleText
 from gateway.scheduler_client import SchedulerClient
@@ -101,11 +102,20 @@ async def _text_events(
     opened: OpenRequest, request: TextRequest, model: ServedModel, record: RequestRecord
 ) -> TextEvents:
     samples = [SampleText(index, request, model) for index in range(request.num_samples)]
+    wants_scores = request.sampling.num_prompt_logprobs is not None
+    scores = [PromptScore(index, request, model.tokenizer) for index in range(request.num_samples)]
     async for event in opened:
         match event:
             case Started():
                 record.started(event)
                 yield SampleBegan(index=event.sample_index)
+                # A prompt of one token has nothing to wait for.
+                if wants_scores and (scored := scores[event.sample_index].whole()) is not None:
+                    yield scored
+            case PromptLogprobs():
+                scores[event.sample_index].push(event)
+                if (scored := scores[event.sample_index].whole()) is not None:
+                    yield scored
             case Tokens():
                 record.tokens(event)
                 sample = samples[event.sample_index]

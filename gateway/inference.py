@@ -31,7 +31,7 @@ class InferenceRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Logprobs:
-    """Of one generated token, and of its most probable alternatives as (token id, logprob), best first."""
+    """Of one token, and of its most probable alternatives as (token id, logprob), best first."""
 
     logprob: float
     top: tuple[tuple[int, float], ...]
@@ -53,6 +53,14 @@ class Tokens:
     """One per token id, or none at all."""
     sequence_number: int
     """How many tokens of this sample came before these."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PromptLogprobs:
+    sample_index: int
+    start: int
+    """The position in the prompt of the first token that is told of."""
+    logprobs: tuple[Logprobs, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,7 +93,7 @@ class Finished:
     timings: Timings
 
 
-Event = Started | Tokens | Moved | Finished
+Event = Started | PromptLogprobs | Tokens | Moved | Finished
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -85,12 +85,13 @@ class SampleText:
 
 
 def token_text(tokenizer: Tokenizer, token_id: int, logprobs: Logprobs) -> TokenText:
-    top = tuple(_plain_token(tokenizer, each, logprob) for each, logprob in logprobs.top)
-    return replace(_plain_token(tokenizer, token_id, logprobs.logprob), top=top)
+    top = tuple(plain_token(tokenizer, each, logprob) for each, logprob in logprobs.top)
+    return replace(plain_token(tokenizer, token_id, logprobs.logprob), top=top)
 
 
-def _plain_token(tokenizer: Tokenizer, token_id: int, logprob: float) -> TokenText:
+def plain_token(tokenizer: Tokenizer, token_id: int, logprob: float | None) -> TokenText:
     text = tokenizer.token_text(token_id)
     # Special tokens have no bytes of their own; their name is what a client can show.
     utf8 = tokenizer.token_bytes(token_id) or text.encode()
-    return TokenText(token_id=token_id, text=text, utf8=utf8, logprob=max(logprob, LOWEST_LOGPROB))
+    bounded = None if logprob is None else max(logprob, LOWEST_LOGPROB)
+    return TokenText(token_id=token_id, text=text, utf8=utf8, logprob=bounded)

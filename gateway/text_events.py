@@ -13,13 +13,22 @@ class TokenText:
     token_id: int
     text: str
     utf8: bytes
-    logprob: float
+    logprob: float | None
+    """None for the first token of a prompt, which nothing came before."""
     top: tuple["TokenText", ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SampleBegan:
     index: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PromptScored:
+    """The log-probabilities of the prompt's tokens, where they were asked for: before the sample's first text."""
+
+    index: int
+    tokens: tuple[TokenText, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,5 +57,5 @@ class SampleEnded:
     """All of the sample."""
 
 
-TextEvent = SampleBegan | TextDelta | SampleEnded
+TextEvent = SampleBegan | PromptScored | TextDelta | SampleEnded
 TextEvents = AsyncGenerator[TextEvent, None]

@@ -1,5 +1,7 @@
 """Between the messages of protos/v1/inference.proto and the gateway's own data, one function for each message."""
 
+from collections.abc import Iterable
+
 from gateway.inference import (
     Event,
     Finished,
@@ -9,6 +11,7 @@ from gateway.inference import (
     Logprobs,
     ModelInfo,
     Moved,
+    PromptLogprobs,
     Started,
     Timings,
     Tokens,
@@ -45,6 +48,8 @@ def event_from_proto(message: inference_pb2.GenerateResponse) -> tuple[str, Even
     match message.WhichOneof("event"):
         case "tokens":
             return message.tokens.request_id, _tokens(message.tokens)
+        case "prompt_logprobs":
+            return message.prompt_logprobs.request_id, _prompt_logprobs(message.prompt_logprobs)
         case "started":
             return message.started.request_id, _started(message.started)
         case "finished":
@@ -59,11 +64,18 @@ def _tokens(message: inference_pb2.Tokens) -> Tokens:
     return Tokens(
         sample_index=message.sample_index,
         token_ids=tuple(message.token_ids),
-        logprobs=tuple(
-            Logprobs(logprob=each.logprob, top=tuple((top.token_id, top.logprob) for top in each.top))
-            for each in message.logprobs
-        ),
+        logprobs=_logprobs(message.logprobs),
         sequence_number=message.sequence_number,
+    )
+
+
+def _prompt_logprobs(message: inference_pb2.PromptLogprobs) -> PromptLogprobs:
+    return PromptLogprobs(sample_index=message.sample_index, start=message.start, logprobs=_logprobs(message.logprobs))
+
+
+def _logprobs(several: Iterable[types_pb2.Logprobs]) -> tuple[Logprobs, ...]:
+    return tuple(
+        Logprobs(logprob=each.logprob, top=tuple((top.token_id, top.logprob) for top in each.top)) for each in several
     )
 
 

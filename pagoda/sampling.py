@@ -34,6 +34,7 @@ class SamplingParams:
     ignore_eos: bool = False
     stop_token_ids: tuple[int, ...] = ()
     num_logprobs: int | None = None
+    num_prompt_logprobs: int | None = None
 
     @property
     def is_greedy(self) -> bool:
@@ -73,6 +74,10 @@ class SamplingParams:
                 f"the number of logprobs must be between 0 and {MAX_LOGPROBS}, got {self.num_logprobs}",
             ),
             (
+                self.num_prompt_logprobs is None or 0 <= self.num_prompt_logprobs <= MAX_LOGPROBS,
+                f"the number of prompt logprobs must be between 0 and {MAX_LOGPROBS}, got {self.num_prompt_logprobs}",
+            ),
+            (
                 len(self.logit_bias) <= MAX_LOGIT_BIAS,
                 f"logit_bias may name at most {MAX_LOGIT_BIAS} tokens, got {len(self.logit_bias)}",
             ),
@@ -104,6 +109,7 @@ class SamplingParams:
             ignore_eos=self.ignore_eos,
             stop_token_ids=self.stop_token_ids,
             num_logprobs=self.num_logprobs,
+            num_prompt_logprobs=self.num_prompt_logprobs,
         )
 
     @classmethod

@@ -10,10 +10,10 @@ from kvcache.page_pool import PageId
 from pagoda.sampling import SamplingParams
 from protos.v1 import inference_pb2, types_pb2, worker_pb2
 from scheduler.errors import InvalidRequestError, RequestError
-from scheduler.events import Event, Failed, Finished, Moved, Started, TokenLogprobs, Tokens
+from scheduler.events import Event, Failed, Finished, Moved, PromptLogprobs, Started, TokenLogprobs, Tokens
 from scheduler.loop import SchedulerLoop
 from scheduler.request import InferenceRequest
-from scheduler.result import SampledTokens, StepResult
+from scheduler.result import SampledTokens, ScoredTokens, StepResult
 from scheduler.sequence import FinishReason
 from scheduler.worker_state import AttachedWorker, ModelLimits, PlannedSequence, StepPlan, WorkerInfo
 
@@ -56,8 +56,6 @@ def _refuse_reserved(message: inference_pb2.GenerateRequest) -> None:
     constraint = message.sampling.WhichOneof("constraint")
     if constraint is not None:
         raise InvalidRequestError(f"sampling.{constraint} is not supported yet")
-    if message.sampling.HasField("num_prompt_logprobs"):
-        raise InvalidRequestError("sampling.num_prompt_logprobs is not supported yet")
     if message.adapter:
         raise InvalidRequestError("adapter is not supported yet")
     if not message.sampling.HasField("seed") and SamplingParams.from_proto(message.sampling).temperature != 0.0:
@@ -77,7 +75,7 @@ def events_to_proto(events: Iterable[Event]) -> inference_pb2.SessionResponse:
     return response
 
 
-def event_to_proto(event: Started | Tokens | Moved | Finished) -> inference_pb2.GenerateResponse:
+def event_to_proto(event: Started | PromptLogprobs | Tokens | Moved | Finished) -> inference_pb2.GenerateResponse:
     match event:
         case Tokens():
             return inference_pb2.GenerateResponse(tokens=_tokens_to_proto(event))
@@ -89,6 +87,15 @@ def event_to_proto(event: Started | Tokens | Moved | Finished) -> inference_pb2.
                     worker_id=event.worker_id,
                     num_cached_tokens=event.num_cached_tokens,
                     queue_s=event.queue_s,
+                )
+            )
+        case PromptLogprobs():
+            return inference_pb2.GenerateResponse(
+                prompt_logprobs=inference_pb2.PromptLogprobs(
+                    request_id=event.request_id,
+                    sample_index=event.sample_index,
+                    start=event.start,
+                    logprobs=_logprobs_to_proto(event.logprobs),
                 )
             )
         case Moved():
@@ -118,15 +125,19 @@ def _tokens_to_proto(event: Tokens) -> inference_pb2.Tokens:
         request_id=event.request_id,
         sample_index=event.sample_index,
         token_ids=event.token_ids,
-        logprobs=[
-            types_pb2.Logprobs(
-                logprob=logprobs.logprob,
-                top=[types_pb2.TokenLogprob(token_id=token_id, logprob=logprob) for token_id, logprob in logprobs.top],
-            )
-            for logprobs in event.logprobs
-        ],
+        logprobs=_logprobs_to_proto(event.logprobs),
         sequence_number=event.sequence_number,
     )
+
+
+def _logprobs_to_proto(several: Iterable[TokenLogprobs]) -> list[types_pb2.Logprobs]:
+    return [
+        types_pb2.Logprobs(
+            logprob=logprobs.logprob,
+            top=[types_pb2.TokenLogprob(token_id=token_id, logprob=logprob) for token_id, logprob in logprobs.top],
+        )
+        for logprobs in several
+    ]
 
 
 def _finished_to_proto(event: Finished) -> inference_pb2.Finished:
@@ -272,6 +283,15 @@ def result_from_proto(message: worker_pb2.StepResult) -> StepResult:
     return StepResult(
         step_id=message.step_id,
         sampled=tuple(_sampled_from_proto(sampled) for sampled in message.sampled),
+        scored=tuple(
+            ScoredTokens(
+                sequence_id=scored.sequence_id,
+                attempt=scored.attempt,
+                start=scored.start,
+                logprobs=_logprobs_from_proto(scored.logprobs),
+            )
+            for scored in message.scored
+        ),
     )
 
 
@@ -280,10 +300,14 @@ def _sampled_from_proto(sampled: worker_pb2.SampledTokens) -> SampledTokens:
         sequence_id=sampled.sequence_id,
         attempt=sampled.attempt,
         token_ids=tuple(sampled.token_ids),
-        logprobs=tuple(
-            TokenLogprobs(logprob=item.logprob, top=tuple((top.token_id, top.logprob) for top in item.top))
-            for item in sampled.logprobs
-        ),
+        logprobs=_logprobs_from_proto(sampled.logprobs),
         stopped=sampled.stopped,
         stop_token_id=sampled.stop_token_id if sampled.HasField("stop_token_id") else None,
+    )
+
+
+def _logprobs_from_proto(several: Iterable[types_pb2.Logprobs]) -> tuple[TokenLogprobs, ...]:
+    return tuple(
+        TokenLogprobs(logprob=each.logprob, top=tuple((top.token_id, top.logprob) for top in each.top))
+        for each in several
     )

@@ -33,6 +33,14 @@ class Tokens:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PromptLogprobs:
+    request_id: str
+    sample_index: int
+    start: int
+    logprobs: tuple[TokenLogprobs, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Moved:
     request_id: str
     sample_index: int
@@ -63,7 +71,7 @@ class Failed:
     error: RequestError
 
 
-Event = Started | Tokens | Moved | Finished | Failed
+Event = Started | PromptLogprobs | Tokens | Moved | Finished | Failed
 
 
 class Client(Protocol):
@@ -105,6 +113,12 @@ def tokens_event(
         logprobs=logprobs,
         sequence_number=sequence.num_output_tokens,
     )
+
+
+def prompt_logprobs_event(
+    request_id: str, sequence: Sequence, start: int, logprobs: tuple[TokenLogprobs, ...]
+) -> PromptLogprobs:
+    return PromptLogprobs(request_id=request_id, sample_index=sequence.sample_index, start=start, logprobs=logprobs)
 
 
 def finished_event(request_id: str, sequence: Sequence, reason: FinishReason, now_s: float) -> Finished:

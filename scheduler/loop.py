@@ -23,10 +23,19 @@ from scheduler.errors import (
     SequenceFailedError,
     UnavailableError,
 )
-from scheduler.events import Client, Event, Failed, finished_event, moved_event, started_event, tokens_event
+from scheduler.events import (
+    Client,
+    Event,
+    Failed,
+    finished_event,
+    moved_event,
+    prompt_logprobs_event,
+    started_event,
+    tokens_event,
+)
 from scheduler.planner import plan_step
 from scheduler.request import InferenceRequest, OpenRequest, check_request, make_sequences
-from scheduler.result import SampledTokens, StepResult
+from scheduler.result import SampledTokens, ScoredTokens, StepResult
 from scheduler.sequence import FinishReason, Sequence, SequenceStatus
 from scheduler.sequence_listener import NobodyFollows, SequenceListener
 from scheduler.worker_state import AttachedWorker, CacheListener, PlannedSequence, WorkerInfo, WorkerLink
@@ -159,6 +168,8 @@ class SchedulerLoop:
         worker.in_flight.popleft()
         self.counters.num_steps += step.num_tokens > 0
         self.counters.num_step_tokens += step.num_tokens
+        for scored in result.scored:
+            self._tell_scored(worker, scored)
         for sampled in result.sampled:
             sequence, attempt = step.sampling.pop(sampled.sequence_id, (None, 0))
             if sequence is not None and attempt == sampled.attempt == sequence.attempt:
@@ -171,6 +182,23 @@ class SchedulerLoop:
         self._caches.blocks_changed(worker, worker.pool.take_evicted(), sealed)
         self.wake()
         self._flush()
+
+    def _tell_scored(self, worker: AttachedWorker, scored: ScoredTokens) -> None:
+        """What was told before the sequence was preempted is not told again."""
+        running = (each for each in worker.running if each.sequence_id == scored.sequence_id)
+        sequence = next(running, None)
+        if sequence is None or sequence.attempt != scored.attempt:
+            return
+        if scored.start > sequence.num_scored:
+            raise WorkerProtocolError(
+                f"sequence {scored.sequence_id} has log-probabilities from {scored.start} on, {sequence.num_scored} was due"
+            )
+        start = sequence.num_scored
+        logprobs = scored.logprobs[start - scored.start :]
+        if logprobs:
+            sequence.num_scored += len(logprobs)
+            request_id = self._request_of[sequence.sequence_id].request.request_id
+            self._emit(sequence, prompt_logprobs_event(request_id, sequence, start, logprobs))
 
     def _append(self, worker: AttachedWorker, sequence: Sequence, sampled: SampledTokens) -> None:
         request = self._request_of[sequence.sequence_id].request

@@ -95,7 +95,7 @@ class _Draft:
                 self.continue_sequence(sequence)
 
     def continue_sequence(self, sequence: Sequence) -> None:
-        num_tokens = min(self.budget, sequence.num_pending)
+        num_tokens = min(self.budget, sequence.num_pending, sequence.max_chunk_tokens)
         num_new_pages = sequence.num_new_pages(sequence.num_computed + num_tokens)
         if self.make_room(sequence, num_new_pages):
             self.schedule(sequence, sequence.num_computed, num_tokens, num_new_pages)
@@ -170,7 +170,7 @@ class _Draft:
         self.num_available -= len(newly_claimed)
         self.admissions.append(Admission(sequence=sequence, cached_pages=tuple(cached_pages)))
         start = len(cached_pages) * sequence.page_size
-        num_tokens = min(self.budget, sequence.length - start)
+        num_tokens = min(self.budget, sequence.length - start, sequence.max_chunk_tokens)
         num_pages = -(-(start + num_tokens) // sequence.page_size)
         self.schedule(sequence, start, num_tokens, num_pages - len(cached_pages))
         return True

@@ -16,6 +16,17 @@ class SampledTokens:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ScoredTokens:
+    """Of prompt tokens, from position `start` on."""
+
+    sequence_id: int
+    attempt: int
+    start: int
+    logprobs: tuple[TokenLogprobs, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StepResult:
     step_id: int
     sampled: tuple[SampledTokens, ...]
+    scored: tuple[ScoredTokens, ...] = ()

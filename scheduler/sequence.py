@@ -13,6 +13,8 @@ from kvcache.block_hash import BlockHash, hash_block
 from kvcache.page_pool import PageId
 from pagoda.sampling import SamplingParams
 
+MAX_SCORED_TOKENS = 256
+
 
 class SequenceStatus(Enum):
     WAITING = auto()
@@ -56,6 +58,9 @@ class Sequence:
     num_sealed: int = 0
     """Leading pages of the block table whose block has been offered to others."""
 
+    num_scored: int = 1
+    """Leading prompt tokens whose log-probabilities were told, where they are wanted; the first has none."""
+
     traceparent: str = ""
     """The trace that its steps belong to; empty unless it is traced."""
     worker_id: str | None = None
@@ -89,8 +94,19 @@ class Sequence:
         return 0 if self.length >= self.max_length else self.length - self.num_computed
 
     @property
+    def is_to_be_scored(self) -> bool:
+        return self.sampling.num_prompt_logprobs is not None and self.num_scored < self.num_prompt_tokens
+
+    @property
+    def max_chunk_tokens(self) -> int:
+        """A scored token costs a row of logits as wide as the vocabulary, so a step has few of them."""
+        return MAX_SCORED_TOKENS if self.is_to_be_scored else self.length
+
+    @property
     def shareable_blocks(self) -> Seq[BlockHash]:
-        """Hashes of the full blocks that may come from the cache: at least one token is left to compute."""
+        """Hashes of the full blocks that may come from the cache: at least one token is left to compute, or to be scored all."""
+        if self.is_to_be_scored:
+            return ()
         return self.block_hashes[1 : 1 + (self.length - 1) // self.page_size]
 
     def num_new_pages(self, num_computed: int) -> int:

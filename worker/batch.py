@@ -32,7 +32,7 @@ class StepBatch:
     block_tables_SB: torch.Tensor
     """int64 page ids, padded with page 0: padding is never read past context_lens."""
     sample_rows_R: torch.Tensor
-    """int64 rows of T whose logits are wanted, in the order of the sequences that sample."""
+    """int64 rows of T whose logits are wanted, in the order of the sequences: the rows that are scored, then the one sampled."""
 
     def to(self, device: torch.device) -> Self:
         """With its tensors on that device: itself if they are there. The one place where a step gets there."""
@@ -58,8 +58,15 @@ def build_batch(chunks: Sequence[Chunk], page_size: int) -> StepBatch:
         query_starts=(0, *ends),
         context_lens=tuple(chunk.end for chunk in chunks),
         block_tables_SB=_block_tables(chunks, page_size),
-        sample_rows_R=_int64(end - 1 for chunk, end in zip(chunks, ends, strict=True) if chunk.sample),
+        sample_rows_R=_int64(row for chunk, end in zip(chunks, ends, strict=True) for row in _sample_rows(chunk, end)),
     )
+
+
+def _sample_rows(chunk: Chunk, end_row: int) -> Iterable[int]:
+    first_row = end_row - chunk.num_tokens
+    yield from range(first_row, first_row + chunk.num_scored)
+    if chunk.sample:
+        yield end_row - 1
 
 
 def _slots(chunk: Chunk, page_size: int) -> Iterable[int]:

@@ -16,7 +16,7 @@ from worker.kernels.interface import LayerKV
 from worker.kv_memory import KVMemory
 from worker.sampler import sample_tokens, token_logprobs
 from worker.sequence import Chunk, RunningSequence, RunningSequences, find_stop
-from worker.step import SampledTokens, Step, StepResult, TokenLogprobs
+from worker.step import SampledTokens, ScoredTokens, Step, StepResult, TokenLogprobs
 
 
 class StepModel(Protocol):
@@ -42,13 +42,23 @@ class Engine:
         """Raises StepError if the step cannot be executed as it stands, SamplingError if the logits are unusable."""
         started = time.perf_counter_ns()
         chunks = self._sequences.apply(step)
-        sampled = self._compute(chunks) if chunks else []
+        sampled, scored = self._compute(chunks) if chunks else ([], [])
         step_us = (time.perf_counter_ns() - started) // 1000
-        return StepResult(step_id=step.step_id, sampled=tuple(sampled), step_us=step_us)
+        return StepResult(step_id=step.step_id, sampled=tuple(sampled), scored=tuple(scored), step_us=step_us)
 
-    def _compute(self, chunks: Sequence[Chunk]) -> list[SampledTokens]:
+    def _compute(self, chunks: Sequence[Chunk]) -> tuple[list[SampledTokens], list[ScoredTokens]]:
         logits_RV = self._model.forward(build_batch(chunks, self._kv.page_size), self._kv.layers).cpu().numpy()
-        sequences = [chunk.sequence for chunk in chunks if chunk.sample]
+        scored, sampled_rows, row = [], [], 0
+        for chunk in chunks:
+            if chunk.num_scored:
+                scored.append(_score(chunk, logits_RV[row : row + chunk.num_scored]))
+                row += chunk.num_scored
+            if chunk.sample:
+                sampled_rows.append(row)
+                row += 1
+        return self._sample([chunk.sequence for chunk in chunks if chunk.sample], logits_RV[sampled_rows]), scored
+
+    def _sample(self, sequences: Sequence[RunningSequence], logits_RV: NDArray[np.float32]) -> list[SampledTokens]:
         token_ids = sample_tokens(logits_RV, sequences, self._eos_token_ids)
         return [
             self._accept(sequence, token_id, logits_V)
@@ -67,6 +77,21 @@ class Engine:
             stopped=sequence.is_stopped,
             stop_token_id=stop.stop_token_id if stop else None,
         )
+
+
+def _score(chunk: Chunk, logits_RV: NDArray[np.float32]) -> ScoredTokens:
+    """Each row says how probable the token behind it was."""
+    sequence, first = chunk.sequence, chunk.start + 1
+    token_ids = sequence.token_ids[first : first + len(logits_RV)]
+    num_top = sequence.sampling.num_prompt_logprobs or 0
+    return ScoredTokens(
+        sequence_id=sequence.sequence_id,
+        attempt=sequence.attempt,
+        start=first,
+        logprobs=tuple(
+            token_logprobs(logits_V, token_id, num_top) for logits_V, token_id in zip(logits_RV, token_ids, strict=True)
+        ),
+    )
 
 
 def _logprobs(sequence: RunningSequence, token_id: int, logits_V: NDArray[np.float32]) -> tuple[TokenLogprobs, ...]:

@@ -62,6 +62,13 @@ class Chunk:
     def end(self) -> int:
         return self.start + self.num_tokens
 
+    @property
+    def num_scored(self) -> int:
+        """How many of its first tokens have a prompt token behind them whose log-probability is wanted."""
+        if self.sequence.sampling.num_prompt_logprobs is None:
+            return 0
+        return max(0, min(self.end, self.sequence.num_prompt_tokens - 1) - self.start)
+
 
 class RunningSequences:
     """All sequences of one session, by id."""

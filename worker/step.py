@@ -38,7 +38,7 @@ class Step:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenLogprobs:
-    """The raw log-probability of a generated token, and (id, logprob) of the most probable ones, best first."""
+    """The raw log-probability of a token, and (id, logprob) of the most probable ones, best first."""
 
     logprob: float
     top: tuple[tuple[int, float], ...]
@@ -55,7 +55,18 @@ class SampledTokens:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ScoredTokens:
+    """Log-probabilities of the prompt tokens from position `start` on."""
+
+    sequence_id: int
+    attempt: int
+    start: int
+    logprobs: tuple[TokenLogprobs, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StepResult:
     step_id: int
     sampled: tuple[SampledTokens, ...] = field(default=())
+    scored: tuple[ScoredTokens, ...] = field(default=())
     step_us: int = 0

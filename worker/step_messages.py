@@ -3,7 +3,7 @@
 from pagoda.sampling import SamplingParams
 from protos.v1 import types_pb2, worker_pb2
 from worker.errors import StepError
-from worker.step import NewSequence, SampledTokens, ScheduledSequence, Step, StepResult, TokenLogprobs
+from worker.step import NewSequence, SampledTokens, ScheduledSequence, ScoredTokens, Step, StepResult, TokenLogprobs
 
 
 def step_from_proto(message: worker_pb2.Step) -> Step:
@@ -44,6 +44,7 @@ def result_to_proto(result: StepResult, session_id: int) -> worker_pb2.StepResul
         step_id=result.step_id,
         sampled=[_sampled(sampled) for sampled in result.sampled],
         step_us=result.step_us,
+        scored=[_scored(scored) for scored in result.scored],
     )
 
 
@@ -55,6 +56,15 @@ def _sampled(sampled: SampledTokens) -> worker_pb2.SampledTokens:
         logprobs=[_logprobs(logprobs) for logprobs in sampled.logprobs],
         stopped=sampled.stopped,
         stop_token_id=sampled.stop_token_id,
+    )
+
+
+def _scored(scored: ScoredTokens) -> worker_pb2.ScoredTokens:
+    return worker_pb2.ScoredTokens(
+        sequence_id=scored.sequence_id,
+        attempt=scored.attempt,
+        start=scored.start,
+        logprobs=[_logprobs(logprobs) for logprobs in scored.logprobs],
     )
 
 

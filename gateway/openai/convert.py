@@ -54,13 +54,17 @@ def with_model_parameters(body: BodyT, parameters: Mapping[str, Any]) -> BodyT:
 def chat_text_request(body: ChatRequest, prompt: Sequence[int], vocab_size: int) -> TextRequest:
     max_tokens = body.max_completion_tokens or body.max_tokens
     num_logprobs = (body.top_logprobs or 0) if body.logprobs else None
-    return _text_request(body, prompt, _sampling(body, max_tokens, num_logprobs, vocab_size), "messages")
+    sampling = _sampling(body, max_tokens, num_logprobs, body.prompt_logprobs, vocab_size)
+    return _text_request(body, prompt, sampling, "messages")
 
 
 def completion_text_request(body: CompletionRequest, prompt: Sequence[int], vocab_size: int) -> TextRequest:
     # Something is always generated: where the answer is the prompt alone, the reply leaves that one token out.
     max_tokens = DEFAULT_COMPLETION_MAX_TOKENS if body.max_tokens is None else max(1, body.max_tokens)
-    return _text_request(body, prompt, _sampling(body, max_tokens, body.logprobs, vocab_size), "prompt")
+    echoed = [body.logprobs] if body.echo else []
+    wanted = [number for number in (body.prompt_logprobs, *echoed) if number is not None]
+    sampling = _sampling(body, max_tokens, body.logprobs, max(wanted, default=None), vocab_size)
+    return _text_request(body, prompt, sampling, "prompt")
 
 
 def reply_form(body: ChatRequest | CompletionRequest, model_name: str, *, logprobs: bool) -> ReplyForm:
@@ -69,6 +73,7 @@ def reply_form(body: ChatRequest | CompletionRequest, model_name: str, *, logpro
         model=body.model or model_name,
         request_id=body.request_id,
         logprobs=logprobs,
+        num_prompt_logprobs=body.prompt_logprobs,
         token_ids=bool(body.return_token_ids),
         tokens_as_ids=bool(body.return_tokens_as_token_ids),
         usage=bool(options.include_usage),
@@ -116,7 +121,11 @@ def _cut(prompt: Sequence[int], body: ChatRequest | CompletionRequest) -> Sequen
 
 
 def _sampling(
-    body: ChatRequest | CompletionRequest, max_tokens: int | None, num_logprobs: int | None, vocab_size: int
+    body: ChatRequest | CompletionRequest,
+    max_tokens: int | None,
+    num_logprobs: int | None,
+    num_prompt_logprobs: int | None,
+    vocab_size: int,
 ) -> SamplingParams:
     stop_token_ids = tuple(body.stop_token_ids or ())
     check_token_ids(stop_token_ids, vocab_size, "stop_token_ids")
@@ -136,6 +145,7 @@ def _sampling(
         max_tokens=max_tokens,
         stop_token_ids=stop_token_ids,
         num_logprobs=num_logprobs,
+        num_prompt_logprobs=num_prompt_logprobs,
     )
     if (problem := params.problem()) is not None:
         raise InvalidRequestError(problem, param=problem.partition(" ")[0])

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 from gateway.inference import FinishReason
-from gateway.text_events import SampleBegan, SampleEnded, TextDelta, TextEvent, TextEvents, TokenText
+from gateway.text_events import PromptScored, SampleBegan, SampleEnded, TextDelta, TextEvent, TextEvents, TokenText
 from gateway.text_request import TextRequest
 
 JSONObject = dict[str, Any]
@@ -26,6 +26,8 @@ class ReplyForm:
     request_id: str | None = None
     """The client's own name for the request, which then names the response."""
     logprobs: bool = False
+    num_prompt_logprobs: int | None = None
+    """Alternatives to each token of the prompt; None shows nothing of it."""
     token_ids: bool = False
     tokens_as_ids: bool = False
     """Log-probabilities spell a token as `token_id:ID`, since not every token has a text of its own."""
@@ -46,6 +48,7 @@ class _Choice:
     num_characters: int = 0
     num_token_ids: int = 0
     """Those that the stream has shown."""
+    prompt_logprobs: Sequence[TokenText] = ()
     end: SampleEnded | None = None
 
 
@@ -71,6 +74,8 @@ class Reply(ABC):
                     choice = self._choices[event.index]
                     choice.texts.append(event.text)
                     choice.logprobs.extend(event.logprobs)
+                elif isinstance(event, PromptScored):
+                    self._choices[event.index].prompt_logprobs = event.tokens
                 elif isinstance(event, SampleEnded):
                     self._choices[event.index].end = event
         choices = [self._whole_choice(index, choice) for index, choice in enumerate(self._choices)]
@@ -100,6 +105,10 @@ class Reply(ABC):
     def _begin(self, choice: _Choice) -> JSONObject | None:
         """The payload that announces a choice, if there is something to say before its text."""
 
+    def _prompt_scored(self, choice: _Choice, tokens: Sequence[TokenText]) -> JSONObject | None:
+        """The payload of a stream for the prompt's log-probabilities, if the endpoint has one."""
+        return None
+
     @abstractmethod
     def _delta(self, text: str) -> JSONObject: ...
 
@@ -116,6 +125,9 @@ class Reply(ABC):
             case SampleBegan():
                 begin = self._begin(choice)
                 return None if begin is None else common | begin | _unfinished(None), 0
+            case PromptScored():
+                scored = self._prompt_scored(choice, event.tokens)
+                return None if scored is None else common | scored, 0
             case TextDelta():
                 logprobs = self._logprobs(event.logprobs, choice.num_characters) if self._form.logprobs else None
                 choice.num_characters += len(event.text)
@@ -138,11 +150,23 @@ class Reply(ABC):
         return {
             "index": index,
             **self._whole_text(choice),
-            "logprobs": self._logprobs(choice.logprobs, choice.num_characters) if self._form.logprobs else None,
+            "logprobs": self._whole_logprobs(choice) if self._form.logprobs else None,
             "finish_reason": choice.end.reason.value,
             "stop_reason": choice.end.stop_reason,
             **token_ids,
         }
+
+    def _whole_logprobs(self, choice: _Choice) -> JSONObject:
+        return self._logprobs(choice.logprobs, 0)
+
+    def _prompt_logprobs(self, choice: _Choice) -> JSONObject:
+        """vLLM's form: for each token of the prompt the candidates by id, none for the first."""
+        num_top = self._form.num_prompt_logprobs
+        if num_top is None:
+            return {}
+        first, *others = choice.prompt_logprobs
+        assert first.logprob is None
+        return {"prompt_logprobs": [None, *(_candidates(token, num_top) for token in others)]}
 
     def _token(self, token: TokenText) -> str:
         return f"token_id:{token.token_id}" if self._form.tokens_as_ids else token.text
@@ -171,7 +195,9 @@ class ChatReply(Reply):
     chunk_object = "chat.completion.chunk"
 
     def _whole_extras(self) -> JSONObject:
-        return {"prompt_token_ids": list(self._choices[0].prompt.prompt_token_ids)} if self._form.token_ids else {}
+        choice = self._choices[0]
+        token_ids = {"prompt_token_ids": list(choice.prompt.prompt_token_ids)} if self._form.token_ids else {}
+        return token_ids | self._prompt_logprobs(choice)
 
     def _begin(self, choice: _Choice) -> JSONObject:
         return {"delta": {"role": "assistant", "content": ""}}
@@ -222,22 +248,35 @@ class CompletionReply(Reply):
         """Without the one token that is generated only because a sample cannot have none."""
         async with aclosing(events):
             async for event in events:
-                if not self._nothing_but_echo or isinstance(event, SampleBegan):
+                if not self._nothing_but_echo or isinstance(event, SampleBegan | PromptScored):
                     yield event
                 elif isinstance(event, SampleEnded):
                     usage = replace(event.usage, num_output_tokens=0)
                     yield replace(event, usage=usage, token_ids=(), reason=FinishReason.LENGTH, stop_reason=None)
 
     def _begin(self, choice: _Choice) -> JSONObject | None:
-        if choice.echo is None and not self._form.token_ids:
+        """An echo with log-probabilities waits for those."""
+        echo = "" if choice.echo is None or self._form.logprobs else choice.echo
+        return {"text": echo, **self._prompt_token_ids(choice)} if echo or self._form.token_ids else None
+
+    def _prompt_scored(self, choice: _Choice, tokens: Sequence[TokenText]) -> JSONObject | None:
+        if choice.echo is None or not self._form.logprobs:
             return None
-        return {"text": choice.echo or "", **self._prompt_token_ids(choice)}
+        return {"text": choice.echo, **_unfinished(self._logprobs(tokens, 0))}
+
+    def _whole_logprobs(self, choice: _Choice) -> JSONObject:
+        shown = () if choice.echo is None else choice.prompt_logprobs
+        return self._logprobs([*shown, *choice.logprobs], 0)
 
     def _delta(self, text: str) -> JSONObject:
         return {"text": text}
 
     def _whole_text(self, choice: _Choice) -> JSONObject:
-        return {"text": "".join((choice.echo or "", *choice.texts)), **self._prompt_token_ids(choice)}
+        return {
+            "text": "".join((choice.echo or "", *choice.texts)),
+            **self._prompt_token_ids(choice),
+            **self._prompt_logprobs(choice),
+        }
 
     def _prompt_token_ids(self, choice: _Choice) -> JSONObject:
         return {"prompt_token_ids": list(choice.prompt.prompt_token_ids)} if self._form.token_ids else {}
@@ -251,12 +290,25 @@ class CompletionReply(Reply):
             "text_offset": offsets,
             "token_logprobs": [token.logprob for token in tokens],
             "tokens": [self._token(token) for token in tokens],
-            "top_logprobs": [self._top(token) for token in tokens],
+            "top_logprobs": [None if token.logprob is None else self._top(token) for token in tokens],
         }
 
     def _top(self, token: TokenText) -> JSONObject:
         """The chosen token is always among them, also when it is not among the most probable."""
         return {self._token(each): each.logprob for each in (token, *token.top)}
+
+
+def _candidates(token: TokenText, num_top: int) -> JSONObject:
+    """By id, the prompt's own token first. Its rank is known when it is one of the most probable."""
+    ranks = {each.token_id: rank for rank, each in enumerate(token.top, start=1)}
+    return {
+        str(each.token_id): {
+            "logprob": each.logprob,
+            "rank": ranks.get(each.token_id),
+            "decoded_token": each.text,
+        }
+        for each in (token, *token.top[:num_top])
+    }
 
 
 def _unfinished(logprobs: JSONObject | None) -> JSONObject:

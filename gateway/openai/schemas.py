@@ -34,7 +34,6 @@ _NEUTRAL: Mapping[str, tuple[Any, ...]] = MappingProxyType(
         "kv_transfer_params": (),
         "length_penalty": (1.0, 1),
         "logprob_token_ids": (),
-        "prompt_logprobs": (),
         "repetition_detection": (),
         "response_format": ({"type": "text"},),
         "return_prompt_text": (False,),
@@ -146,7 +145,15 @@ class _GenerationRequest(Schema):
     request_id: RequestId | None = None
     return_token_ids: bool | None = None
     return_tokens_as_token_ids: bool | None = None
+    prompt_logprobs: NumLogprobs | None = None
+    """Also the log-probabilities of the prompt's tokens, with so many alternatives each. Not for streams."""
     cache_salt: Annotated[str, Field(min_length=1, max_length=128)] | None = None
+
+    @model_validator(mode="after")
+    def _prompt_logprobs_come_whole(self) -> Self:
+        if self.prompt_logprobs is not None and self.stream:
+            raise FieldError("prompt_logprobs", "not available when stream is true")
+        return self
 
     @model_validator(mode="after")
     def _truncation_keeps_something(self) -> Self:
@@ -236,12 +243,6 @@ class CompletionRequest(_GenerationRequest):
     echo: bool | None = None
     logprobs: NumLogprobs | None = None
     best_of: PositiveCount | None = None
-
-    @model_validator(mode="after")
-    def _the_echo_has_no_logprobs(self) -> Self:
-        if self.echo and self.logprobs is not None:
-            raise FieldError("echo", "not supported together with logprobs, which would be those of the prompt too")
-        return self
 
     @model_validator(mode="after")
     def _an_answer_has_a_token(self) -> Self:

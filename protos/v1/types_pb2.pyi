@@ -130,7 +130,9 @@ class SamplingParams(_message.Message):
     0 means the chosen token only.
     """
     num_prompt_logprobs: _builtins.int
-    """Log-probabilities of the prompt tokens. Such a request does not read the prefix cache. Reserved: refused until supported."""
+    """Report the log-probability of each prompt token but the first, and of this many alternatives. Such a request does not
+    read the prefix cache. Absent means none; 0 means the prompt's own tokens only.
+    """
     json_schema: _builtins.str
     regex: _builtins.str
     grammar: _builtins.str
@@ -254,7 +256,7 @@ Global___TokenLogprob: _TypeAlias = TokenLogprob  # noqa: Y015
 
 @_typing.final
 class Logprobs(_message.Message):
-    """The log-probabilities of one generated token: its own, and the most probable alternatives, best first."""
+    """The log-probabilities of one token: its own, and the most probable alternatives, best first."""
 
     DESCRIPTOR: _descriptor.Descriptor
 

@@ -431,6 +431,7 @@ class StepResult(_message.Message):
     SAMPLED_FIELD_NUMBER: _builtins.int
     STEP_US_FIELD_NUMBER: _builtins.int
     ERROR_FIELD_NUMBER: _builtins.int
+    SCORED_FIELD_NUMBER: _builtins.int
     session_id: _builtins.int
     step_id: _builtins.int
     step_us: _builtins.int
@@ -441,6 +442,10 @@ class StepResult(_message.Message):
     def sampled(self) -> _containers.RepeatedCompositeFieldContainer[Global___SampledTokens]:
         """One entry for each scheduled sequence with `sample` that the worker had not already ended."""
 
+    @_builtins.property
+    def scored(self) -> _containers.RepeatedCompositeFieldContainer[Global___ScoredTokens]:
+        """One entry for each scheduled sequence with num_prompt_logprobs of which prompt tokens were computed."""
+
     def __init__(
         self,
         *,
@@ -449,14 +454,47 @@ class StepResult(_message.Message):
         sampled: _abc.Iterable[Global___SampledTokens] | None = ...,
         step_us: _builtins.int = ...,
         error: _builtins.str = ...,
+        scored: _abc.Iterable[Global___ScoredTokens] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "sampled", b"sampled", "session_id", b"session_id", "step_id", b"step_id", "step_us", b"step_us"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "sampled", b"sampled", "scored", b"scored", "session_id", b"session_id", "step_id", b"step_id", "step_us", b"step_us"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___StepResult: _TypeAlias = StepResult  # noqa: Y015
+
+@_typing.final
+class ScoredTokens(_message.Message):
+    """Log-probabilities of prompt tokens. The last of them is the one behind the computed tokens, unless the prompt ends there."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SEQUENCE_ID_FIELD_NUMBER: _builtins.int
+    ATTEMPT_FIELD_NUMBER: _builtins.int
+    START_FIELD_NUMBER: _builtins.int
+    LOGPROBS_FIELD_NUMBER: _builtins.int
+    sequence_id: _builtins.int
+    attempt: _builtins.int
+    start: _builtins.int
+    """The position in the sequence of the first token that is told of: one past the first computed token."""
+    @_builtins.property
+    def logprobs(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.Logprobs]: ...
+    def __init__(
+        self,
+        *,
+        sequence_id: _builtins.int = ...,
+        attempt: _builtins.int = ...,
+        start: _builtins.int = ...,
+        logprobs: _abc.Iterable[_types_pb2.Logprobs] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "logprobs", b"logprobs", "sequence_id", b"sequence_id", "start", b"start"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ScoredTokens: _TypeAlias = ScoredTokens  # noqa: Y015
 
 @_typing.final
 class SampledTokens(_message.Message):

@@ -102,3 +102,19 @@ def test_ignore_eos_gives_exact_lengths(openai_client: OpenAI) -> None:
     )
     assert answer.usage is not None and answer.usage.completion_tokens == 40
     assert answer.choices[0].finish_reason == "length"
+
+
+def test_a_text_is_scored_as_it_would_be_while_it_is_generated(openai_client: OpenAI) -> None:
+    text = "The capital of France is"
+    generated = openai_client.completions.create(
+        model=MODEL, prompt=text, temperature=0, max_tokens=8, logprobs=1, extra_body={"return_token_ids": True}
+    ).choices[0]
+    assert generated.logprobs is not None and generated.model_extra is not None
+    token_ids = [*generated.model_extra["prompt_token_ids"], *generated.model_extra["token_ids"]]
+    scored = openai_client.completions.create(model=MODEL, prompt=token_ids, echo=True, max_tokens=0, logprobs=1)
+    assert scored.choices[0].text == text + generated.text
+    logprobs = scored.choices[0].logprobs
+    assert logprobs is not None and logprobs.token_logprobs is not None and logprobs.top_logprobs is not None
+    assert len(logprobs.token_logprobs) == len(token_ids) and logprobs.token_logprobs[0] is None
+    assert logprobs.token_logprobs[-8:] == generated.logprobs.token_logprobs
+    assert logprobs.top_logprobs[-8:] == generated.logprobs.top_logprobs

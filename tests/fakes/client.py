@@ -4,13 +4,14 @@ from collections import defaultdict
 from collections.abc import Sequence as Seq
 
 from scheduler.errors import RequestError
-from scheduler.events import Event, Failed, Finished, Moved, Started, Tokens
+from scheduler.events import Event, Failed, Finished, Moved, PromptLogprobs, Started, TokenLogprobs, Tokens
 
 
 class RecordingClient:
     def __init__(self) -> None:
         self.events: list[Event] = []
         self.tokens: defaultdict[tuple[str, int], list[int]] = defaultdict(list)
+        self.prompt_logprobs: defaultdict[tuple[str, int], list[TokenLogprobs]] = defaultdict(list)
         self.started: dict[tuple[str, int], Started] = {}
         self.moved: list[Moved] = []
         self.finished: dict[tuple[str, int], Finished] = {}
@@ -32,6 +33,10 @@ class RecordingClient:
                 case Started():
                     assert key not in self.started
                     self.started[key] = event
+                case PromptLogprobs():
+                    assert not self.tokens[key], "of a prompt whose answer has begun"
+                    assert event.start == 1 + len(self.prompt_logprobs[key]), "a hole or a duplicate"
+                    self.prompt_logprobs[key] += event.logprobs
                 case Moved():
                     self.moved.append(event)
                 case Finished():

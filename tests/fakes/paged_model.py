@@ -4,6 +4,7 @@ It writes tokens through the slots and reads them back through the block tables,
 or row gives other logits, and so other tokens.
 """
 
+import bisect
 from collections.abc import Sequence
 
 import torch
@@ -40,12 +41,12 @@ class PagedModel:
         assert isinstance(memory, PagedTokens)
         self.num_tokens_of_steps.append(len(batch.token_ids_T))
         memory.slots[batch.slots_T] = batch.token_ids_T + VOCAB_SIZE * batch.positions_T
-        rows = batch.sample_rows_R.tolist()
-        logits = {end - 1: self._logits(batch, memory, index) for index, end in enumerate(batch.query_starts[1:])}
-        return torch.stack([logits[row] for row in rows]) if rows else torch.empty(0, VOCAB_SIZE)
+        logits = [self._logits(batch, memory, row) for row in batch.sample_rows_R.tolist()]
+        return torch.stack(logits) if logits else torch.empty(0, VOCAB_SIZE)
 
-    def _logits(self, batch: StepBatch, memory: PagedTokens, index: int) -> torch.Tensor:
-        positions = torch.arange(batch.context_lens[index])
+    def _logits(self, batch: StepBatch, memory: PagedTokens, row: int) -> torch.Tensor:
+        index = bisect.bisect_right(batch.query_starts, row) - 1
+        positions = torch.arange(int(batch.positions_T[row]) + 1)
         pages = batch.block_tables_SB[index][positions // self._page_size]
         context = memory.slots[pages * self._page_size + positions % self._page_size]
         state = int((context * (positions * 7919 + 1)).sum()) % _LARGE_PRIME

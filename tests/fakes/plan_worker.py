@@ -9,7 +9,9 @@ from dataclasses import dataclass, field
 
 from kvcache.block_hash import BlockHash
 from kvcache.page_pool import PageId
-from scheduler.result import SampledTokens, StepResult
+from scheduler.events import TokenLogprobs
+from scheduler.result import SampledTokens, ScoredTokens, StepResult
+from scheduler.sequence import Sequence
 from scheduler.worker_state import ModelLimits, StepPlan, WorkerInfo
 
 EOS = 0
@@ -33,6 +35,11 @@ def expected_output(prompt: list[int], *, max_tokens: int, vocab_size: int, igno
     return context[len(prompt) :]
 
 
+def prompt_logprob(token_ids: list[int], position: int) -> TokenLogprobs:
+    """Like the token, it depends on the whole context."""
+    return TokenLogprobs(logprob=-float(1 + next_token(token_ids[: position + 1], 50)), top=())
+
+
 def worker_info(worker_id: str = "w0", *, num_pages: int = 16, page_size: int = 4, **limits: int) -> WorkerInfo:
     values = {"max_model_len": 64, "max_step_tokens": 16, "max_step_sequences": 8, "vocab_size": 50} | limits
     return WorkerInfo(
@@ -51,10 +58,22 @@ def worker_info(worker_id: str = "w0", *, num_pages: int = 16, page_size: int = 
 @dataclass(slots=True)
 class Known:
     token_ids: list[int]
+    num_prompt_tokens: int
+    is_scored: bool
     attempt: int
     ignore_eos: bool
     block_table: list[int] = field(default_factory=list)
     stopped: bool = False
+
+
+def _known(sequence: Sequence) -> Known:
+    return Known(
+        token_ids=list(sequence.token_ids),
+        num_prompt_tokens=sequence.num_prompt_tokens,
+        is_scored=sequence.sampling.num_prompt_logprobs is not None,
+        attempt=sequence.attempt,
+        ignore_eos=sequence.sampling.ignore_eos,
+    )
 
 
 @dataclass(slots=True)
@@ -78,7 +97,7 @@ class PlanWorker:
 
     def send_step(self, plan: StepPlan) -> None:
         # What the scheduler knows when it sends is what goes down the stream: copied, it must not change afterwards.
-        new = {s.sequence_id: Known(list(s.token_ids), s.attempt, s.sampling.ignore_eos) for s in plan.new_sequences}
+        new = {s.sequence_id: _known(s) for s in plan.new_sequences}
         self.queue.append((plan, new))
 
     def send_drain(self) -> None:
@@ -95,17 +114,25 @@ class PlanWorker:
             del self._known[sequence_id]
         assert not self._known.keys() & new.keys(), "a sequence was sent whole although it was known"
         self._known |= new
-        sampled = []
+        sampled, scored = [], []
         for planned in plan.scheduled:
             known = self._known[planned.sequence.sequence_id]
             known.block_table += planned.new_pages
             if known.stopped:
                 continue
             self._write(known, planned.start, planned.num_tokens)
+            first, end = planned.start + 1, min(planned.start + planned.num_tokens + 1, known.num_prompt_tokens)
+            if known.is_scored and first < end:
+                scores = tuple(prompt_logprob(known.token_ids, position) for position in range(first, end))
+                scored.append(
+                    ScoredTokens(
+                        sequence_id=planned.sequence.sequence_id, attempt=known.attempt, start=first, logprobs=scores
+                    )
+                )
             if planned.sample:
                 assert planned.start + planned.num_tokens == len(known.token_ids)
                 sampled.append(self._sample(planned.sequence.sequence_id, known))
-        return StepResult(step_id=plan.step_id, sampled=tuple(sampled))
+        return StepResult(step_id=plan.step_id, sampled=tuple(sampled), scored=tuple(scored))
 
     def _slot(self, known: Known, position: int) -> int:
         page_size = self.info.limits.page_size

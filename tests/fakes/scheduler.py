@@ -235,13 +235,29 @@ class _Sample:
             queue_s=QUEUE_S,
         )
         self._session.send(inference_pb2.GenerateResponse(started=started))
+        if self.request.sampling.HasField("num_prompt_logprobs"):
+            self._score_prompt()
+
+    def _score_prompt(self) -> None:
+        """In two pieces, as a prompt that is computed in chunks."""
+        num_top, prompt = self.request.sampling.num_prompt_logprobs, self.request.prompt_token_ids
+        middle = (1 + len(prompt)) // 2
+        for start, token_ids in ((1, prompt[1:middle]), (max(1, middle), prompt[max(1, middle) :])):
+            if token_ids:
+                scored = inference_pb2.PromptLogprobs(
+                    request_id=self.request.request_id,
+                    sample_index=self.index,
+                    start=start,
+                    logprobs=[self._logprobs(token_id, num_top) for token_id in token_ids],
+                )
+                self._session.send(inference_pb2.GenerateResponse(prompt_logprobs=scored))
 
     def _send_tokens(self, token_ids: Sequence[int]) -> None:
         tokens = inference_pb2.Tokens(
             request_id=self.request.request_id,
             sample_index=self.index,
             token_ids=token_ids,
-            logprobs=[self._logprobs(token_id) for token_id in token_ids],
+            logprobs=[self._logprobs(token_id, self.request.sampling.num_logprobs) for token_id in token_ids],
             sequence_number=self.num_sent,
         )
         if not self.request.sampling.HasField("num_logprobs"):
@@ -249,10 +265,7 @@ class _Sample:
         self.num_sent += len(token_ids)
         self._session.send(inference_pb2.GenerateResponse(tokens=tokens))
 
-    def _logprobs(self, token_id: int) -> types_pb2.Logprobs:
+    def _logprobs(self, token_id: int, num_top: int) -> types_pb2.Logprobs:
         """Each token at -0.5, its successors in the vocabulary a little less probable each."""
-        top = [
-            types_pb2.TokenLogprob(token_id=token_id + rank, logprob=-0.5 - rank)
-            for rank in range(self.request.sampling.num_logprobs)
-        ]
+        top = [types_pb2.TokenLogprob(token_id=token_id + rank, logprob=-0.5 - rank) for rank in range(num_top)]
         return types_pb2.Logprobs(logprob=-0.5, top=top)

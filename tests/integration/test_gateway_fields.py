@@ -105,6 +105,7 @@ ALLOWED: Mapping[str, Any] = {
     "presence_penalty": 0.5,
     "priority": 1,
     "prompt": "Hi",
+    "prompt_logprobs": 1,
     "raw": True,
     "repeat_last_n": 8,
     "repeat_penalty": 1.1,

@@ -295,6 +295,42 @@ async def test_echo_puts_the_prompt_before_each_completion(gateway: RunningGatew
     assert [chunk["choices"][0]["text"] for chunk in sse(response)[:-1]] == ["ab", "!", ""]
 
 
+async def test_echo_with_logprobs_scores_the_prompt(gateway: RunningGateway) -> None:
+    """As evaluations ask for it: what the model thinks of a text that it did not write."""
+    gateway.scheduler.answer = lambda *_: Answer(text="!")
+    (choice,) = (await complete(gateway, prompt="abc", echo=True, logprobs=1))["choices"]
+    expected: dict[str, list[Any]] = {
+        "text_offset": [0, 1, 2, 3],
+        "token_logprobs": [None, -0.5, -0.5, -0.5],
+        "tokens": ["a", "b", "c", "!"],
+        "top_logprobs": [None, {"b": -0.5}, {"c": -0.5}, {"!": -0.5}],
+    }
+    assert (choice["text"], choice["logprobs"]) == ("abc!", expected)
+    (choice,) = (await complete(gateway, prompt="abc", echo=True, logprobs=1, max_tokens=0))["choices"]
+    assert choice["text"] == "abc"
+    assert choice["logprobs"] == {name: values[:3] for name, values in expected.items()}
+    streamed = {"prompt": "abc", "echo": True, "logprobs": 1, "stream": True}
+    chunks = [chunk["choices"][0] for chunk in sse(await gateway.http.post("/v1/completions", json=streamed))[:-1]]
+    assert [chunk["text"] for chunk in chunks] == ["abc", "!", ""]
+    assert chunks[0]["logprobs"] == {name: values[:3] for name, values in expected.items()}
+    assert chunks[1]["logprobs"] == {name: values[3:] for name, values in expected.items()}
+
+
+async def test_prompt_logprobs(gateway: RunningGateway) -> None:
+    candidate = {"logprob": -0.5, "rank": 1, "decoded_token": "b"}
+    alternative = {"logprob": -1.5, "rank": 2, "decoded_token": "c"}
+    (choice,) = (await complete(gateway, prompt="ab", prompt_logprobs=2))["choices"]
+    assert choice["prompt_logprobs"] == [None, {"98": candidate, "99": alternative}]
+    assert choice["logprobs"] is None
+    (choice,) = (await complete(gateway, prompt="ab", prompt_logprobs=0))["choices"]
+    assert choice["prompt_logprobs"] == [None, {"98": candidate | {"rank": None}}]
+    (choice,) = (await complete(gateway, prompt="a", prompt_logprobs=1))["choices"]
+    assert choice["prompt_logprobs"] == [None]
+    body = await chat(gateway, prompt_logprobs=1)
+    assert len(body["prompt_logprobs"]) == body["usage"]["prompt_tokens"]
+    assert "prompt_logprobs" not in await chat(gateway)
+
+
 async def test_echo_alone(gateway: RunningGateway) -> None:
     body = await complete(gateway, prompt="ab", echo=True, max_tokens=0)
     (choice,) = body["choices"]

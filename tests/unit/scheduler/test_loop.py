@@ -15,13 +15,14 @@ from scheduler.errors import (
     SequenceFailedError,
     UnavailableError,
 )
-from scheduler.loop import MAX_WORKER_LOSSES, NobodyListens, SchedulerLoop
+from scheduler.events import PromptLogprobs, TokenLogprobs
+from scheduler.loop import MAX_WORKER_LOSSES, NobodyListens, SchedulerLoop, WorkerProtocolError
 from scheduler.request import InferenceRequest
-from scheduler.sequence import FinishReason
+from scheduler.sequence import MAX_SCORED_TOKENS, FinishReason
 from scheduler.worker_state import AttachedWorker
 from tests.fakes.client import RecordingClient
 from tests.fakes.clock import FakeClock
-from tests.fakes.plan_worker import EOS, PlanWorker, expected_output, worker_info
+from tests.fakes.plan_worker import EOS, PlanWorker, expected_output, prompt_logprob, worker_info
 
 
 class System:
@@ -145,6 +146,60 @@ def test_different_salts_share_nothing() -> None:
     system.submit(replace(request("b", prompt=11), cache_salt="b"))
     system.run(worker)
     assert system.client.finished["b", 0].num_cached_tokens == 0
+
+
+def scored(asked: InferenceRequest) -> InferenceRequest:
+    return replace(asked, sampling=replace(asked.sampling, num_prompt_logprobs=0))
+
+
+def scores(asked: InferenceRequest) -> list[TokenLogprobs]:
+    prompt = list(asked.prompt_token_ids)
+    return [prompt_logprob(prompt, position) for position in range(1, len(prompt))]
+
+
+def test_a_scored_prompt_is_computed_whole_and_its_blocks_serve_others() -> None:
+    system = System(num_pages=40)
+    worker = system.attach()
+    for name in ("first", "second", "third"):
+        asked = request(name, prompt=40)
+        system.submit(asked if name == "third" else scored(asked))
+        system.run(worker)
+    for name, num_cached_tokens in (("first", 0), ("second", 0), ("third", 36)):
+        assert system.client.finished[name, 0].num_cached_tokens == num_cached_tokens
+    assert system.client.prompt_logprobs["first", 0] == system.client.prompt_logprobs["second", 0] == scores(asked)
+    assert ("third", 0) not in system.client.prompt_logprobs
+
+
+def test_a_preempted_sequence_is_not_scored_twice() -> None:
+    system = System(num_pages=6)
+    worker = system.attach()
+    asked = scored(request("new", prompt=8, max_tokens=12, first_token=20))
+    system.submit(request("old", prompt=8, max_tokens=12))
+    system.submit(asked)
+    system.run(worker)
+    assert system.client.finished["new", 0].num_preemptions > 0
+    assert system.client.prompt_logprobs["new", 0] == scores(asked)
+    assert system.client.tokens["new", 0] == expected(asked, 12)
+
+
+def test_few_tokens_of_a_prompt_are_scored_in_one_step() -> None:
+    system = System(num_pages=300, max_model_len=1000, max_step_tokens=800)
+    worker = system.attach()
+    asked = replace(request(), prompt_token_ids=[1] * 600)
+    system.submit(scored(asked))
+    system.run(worker)
+    sizes = [len(event.logprobs) for event in system.client.events if isinstance(event, PromptLogprobs)]
+    assert sizes == [MAX_SCORED_TOKENS, MAX_SCORED_TOKENS, 599 - 2 * MAX_SCORED_TOKENS]
+
+
+def test_scores_with_a_hole_end_the_stream() -> None:
+    system = System()
+    worker = system.attach()
+    system.submit(scored(request(prompt=9)))
+    result = system.fakes[worker].run_step()
+    (whole,) = result.scored
+    with pytest.raises(WorkerProtocolError, match="from 2 on, 1 was due"):
+        system.loop.apply(worker, replace(result, scored=(replace(whole, start=2),)))
 
 
 def test_a_preempted_sequence_goes_on_with_the_same_tokens() -> None:

@@ -15,7 +15,7 @@ from scheduler.sequence import FinishReason
 from scheduler.worker_state import AttachedWorker
 from tests.fakes.client import RecordingClient
 from tests.fakes.clock import FakeClock
-from tests.fakes.plan_worker import EOS, PlanWorker, expected_output, worker_info
+from tests.fakes.plan_worker import EOS, PlanWorker, expected_output, prompt_logprob, worker_info
 
 VOCAB = 11
 MAX_LEN = 40
@@ -33,6 +33,7 @@ class Asked:
     num_samples: int
     max_tokens: int
     ignore_eos: bool
+    is_scored: bool
 
     def expected(self) -> list[int]:
         max_tokens = min(self.max_tokens, MAX_LEN - len(self.prompt))
@@ -90,10 +91,24 @@ class SchedulerMachine(RuleBasedStateMachine):
         max_tokens=st.integers(1, 30),
         ignore_eos=st.booleans(),
         priority=st.integers(-1, 1),
+        is_scored=st.booleans(),
     )
-    def submit(self, prompt: list[int], num_samples: int, max_tokens: int, ignore_eos: bool, priority: int) -> None:
+    def submit(
+        self,
+        prompt: list[int],
+        num_samples: int,
+        max_tokens: int,
+        ignore_eos: bool,
+        priority: int,
+        is_scored: bool,
+    ) -> None:
         request_id = f"r{len(self.asked)}"
-        sampling = SamplingParams(temperature=0.0, max_tokens=max_tokens, ignore_eos=ignore_eos)
+        sampling = SamplingParams(
+            temperature=0.0,
+            max_tokens=max_tokens,
+            ignore_eos=ignore_eos,
+            num_prompt_logprobs=0 if is_scored else None,
+        )
         request = InferenceRequest(
             request_id=request_id,
             model="fake",
@@ -102,7 +117,7 @@ class SchedulerMachine(RuleBasedStateMachine):
             num_samples=num_samples,
             priority=priority,
         )
-        self.asked[request_id] = Asked(prompt, num_samples, max_tokens, ignore_eos)
+        self.asked[request_id] = Asked(prompt, num_samples, max_tokens, ignore_eos, is_scored)
         self.loop.submit(request, self.client)
         self.clock.run_soon()
 
@@ -197,6 +212,10 @@ class SchedulerMachine(RuleBasedStateMachine):
     def check_sample(self, asked: Asked, key: tuple[str, int]) -> None:
         finished, tokens, expected = self.client.finished[key], self.client.tokens[key], asked.expected()
         assert tokens == expected[: len(tokens)], "not the tokens of an undisturbed run"
+        scores = [prompt_logprob(asked.prompt, position) for position in range(1, len(asked.prompt))]
+        told = self.client.prompt_logprobs[key]
+        assert told == (scores[: len(told)] if asked.is_scored else []), "not the scores of an undisturbed run"
+        assert not asked.is_scored or not tokens or told == scores, "the answer came before the prompt's scores"
         if key in self.stopped_at:
             assert (finished.reason, finished.num_output_tokens) == (FinishReason.STOP, self.stopped_at[key])
         elif finished.reason is FinishReason.ABORT:

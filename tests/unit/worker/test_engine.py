@@ -14,7 +14,7 @@ from worker.batch import StepBatch
 from worker.engine import Engine
 from worker.errors import SamplingError, StepError
 from worker.kernels.interface import LayerKV
-from worker.step import NewSequence, SampledTokens, ScheduledSequence, Step
+from worker.step import NewSequence, SampledTokens, ScheduledSequence, ScoredTokens, Step
 
 PAGE_SIZE = 4
 PROMPT = (7, 3, 9, 1, 4, 4, 2, 8, 5, 6)
@@ -30,11 +30,13 @@ class Driver:
         self._free_pages = list(reversed(range(num_pages)))
         self._num_pages_of: dict[int, int] = {}
         self._num_steps = 0
+        self.scored: list[ScoredTokens] = []
 
     def run(self, *scheduled: ScheduledSequence, **difference: Any) -> list[SampledTokens]:
         self._num_steps += 1
         result = self.engine.run_step(Step(step_id=self._num_steps, scheduled=scheduled, **difference))
         assert result.step_id == self._num_steps
+        self.scored += result.scored
         return list(result.sampled)
 
     def chunk(self, sequence_id: int, start: int, num_tokens: int, *, sample: bool = True) -> ScheduledSequence:
@@ -100,6 +102,38 @@ PENALISED: dict[str, Any] = {"temperature": 0.8, "top_p": 0.9, "repetition_penal
 def test_chunked_prefill_gives_the_tokens_of_a_whole_one(chunk_sizes: list[int], sampling: dict[str, Any]) -> None:
     new = new_sequence(**sampling)
     assert Driver().generate(new, 8, chunk_sizes) == Driver().generate(new, 8)
+
+
+@given(st.lists(st.integers(1, 6), max_size=10), st.integers(0, 3))
+@settings(deadline=None)
+def test_a_prompt_is_scored_alike_in_chunks_and_whole(chunk_sizes: list[int], num_top: int) -> None:
+    """Each of its tokens as it would be if the answer had been that token."""
+    driver = Driver()
+    new = new_sequence(num_prompt_logprobs=num_top, **GREEDY)
+    first_token = driver.prefill(new, chunk_sizes)
+    assert first_token == Driver().prefill(new_sequence(**GREEDY), ())
+    assert [scored.start for scored in driver.scored] == [
+        1 + sum(len(before.logprobs) for before in driver.scored[:place]) for place in range(len(driver.scored))
+    ]
+    logprobs = [each for scored in driver.scored for each in scored.logprobs]
+    assert len(logprobs) == len(PROMPT) - 1 and all(len(each.top) == num_top for each in logprobs)
+    for length, found in enumerate(logprobs, start=1):
+        forced = new_sequence(
+            token_ids=PROMPT[:length],
+            num_prompt=length,
+            num_logprobs=num_top,
+            logit_bias={token_id: -100.0 for token_id in range(VOCAB_SIZE) if token_id != PROMPT[length]},
+            **GREEDY,
+        )
+        other = Driver()
+        [sampled] = other.run(other.chunk(1, 0, length), new_sequences=(forced,))
+        assert sampled.token_ids == (PROMPT[length],) and sampled.logprobs == (found,)
+
+
+def test_only_the_prompt_is_scored_and_not_what_was_generated() -> None:
+    driver = Driver()
+    driver.prefill(new_sequence(token_ids=(*PROMPT, 1, 2, 3), num_prompt_logprobs=0, **GREEDY), (4, 8))
+    assert [(scored.start, len(scored.logprobs)) for scored in driver.scored] == [(1, 4), (5, 5)]
 
 
 @pytest.mark.parametrize("sampling", [GREEDY, {}, PENALISED])
