@@ -134,7 +134,7 @@ def check_otlp_endpoint(endpoint: str) -> str:
 def _check_url(endpoint: str) -> None:
     try:
         url = urlsplit(endpoint)
-        is_complete = url.scheme in ("http", "https") and bool(url.hostname) and url.port is not None
+        is_complete = url.scheme in ("http", "https") and bool(url.hostname) and url.port != 0
     except ValueError:
         is_complete = False
     if not is_complete:
