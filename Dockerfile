@@ -1,6 +1,6 @@
 # syntax=docker/dockerfile:1
 # One target per tier:  docker build --target gateway|scheduler|worker .
-# What each installs is what pyproject.toml says under the tier's name, its bounds included. Only the worker has torch.
+# What each installs is what pyproject.toml says under the tier's name and under tracing, its bounds included. Only the worker has torch.
 # hadolint global ignore=DL3013
 
 FROM python:3.11-slim-bookworm AS base
@@ -19,7 +19,7 @@ WORKDIR /build
 RUN python -m venv /opt/pagoda
 COPY pyproject.toml ./
 RUN touch README.md
-RUN --mount=type=cache,target=/root/.cache/pip pip install .
+RUN --mount=type=cache,target=/root/.cache/pip pip install '.[tracing]'
 
 FROM build AS build-gateway
 RUN --mount=type=cache,target=/root/.cache/pip pip install '.[gateway]'

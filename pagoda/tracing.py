@@ -149,4 +149,4 @@ def _check_packages() -> None:
     except ModuleNotFoundError:
         is_there = False
     if not is_there:
-        raise ValueError("traces need OpenTelemetry's packages, which are not installed: pip install 'pagoda[tracing]'")
+        raise ValueError("needs OpenTelemetry's packages, which are not installed: pip install 'pagoda[tracing]'")

@@ -29,6 +29,14 @@ KVMemory = Annotated[
     typer.Option("--kv-memory", metavar="SIZE", help="For keys and values, such as 2GiB. (default: automatic)"),
 ]
 Numerics = Annotated[str | None, typer.Option(help="How the worker computes; see docs/numerics.md.")]
+OTLPEndpoint = Annotated[
+    str | None,
+    typer.Option(
+        "--otlp-endpoint",
+        metavar="URL",
+        help="Where traces go, such as http://127.0.0.1:4317. (default: OTEL_EXPORTER_OTLP_ENDPOINT, else off)",
+    ),
+]
 APIKey = Annotated[
     str | None,
     typer.Option(
@@ -67,6 +75,7 @@ def serve(
     port: Port = 8000,
     kv_memory: KVMemory = None,
     numerics: Numerics = None,
+    otlp_endpoint: OTLPEndpoint = None,
     api_key: APIKey = None,
     keys_file: KeysFile = None,
     keys: ListedKeys = None,
@@ -82,6 +91,7 @@ def serve(
         home=resolve_home(home),
         kv_memory=kv_memory,
         numerics=numerics,
+        otlp_endpoint=otlp_endpoint,
         api_key=api_key,
         keys_file=keys_file.expanduser().absolute() if keys_file else None,
         keys=keys,

@@ -18,6 +18,7 @@ from pagoda.keys import KeyEntry, KeyFile, KeysError, parse_keys
 from pagoda.models.errors import ModelError
 from pagoda.models.model import Model
 from pagoda.sockets import unix_path
+from pagoda.tracing import check_otlp_endpoint, default_otlp_endpoint
 
 if TYPE_CHECKING:
     from protos.v1 import inference_pb2
@@ -37,6 +38,7 @@ def run_serve(options: ServeOptions) -> int:
     try:
         check_exposure(options)
         check_port(options)
+        check_tracing(options)
         model = fetch_model(options.home, options.model)
         asyncio.run(_serve(options, model))
         return 0
@@ -85,6 +87,15 @@ def check_port(options: ServeOptions) -> None:
         raise ServeError(
             f"cannot listen on {options.host} port {options.port}: {reason}. Choose another with --port."
         ) from error
+
+
+def check_tracing(options: ServeOptions) -> None:
+    """The tiers check it themselves, but after the model was fetched, and into their logs."""
+    endpoint = default_otlp_endpoint() if options.otlp_endpoint is None else options.otlp_endpoint
+    try:
+        check_otlp_endpoint(endpoint)
+    except ValueError as error:
+        raise ServeError(f"--otlp-endpoint (or OTEL_EXPORTER_OTLP_ENDPOINT) {error}.") from None
 
 
 async def _serve(options: ServeOptions, model: Model) -> None:

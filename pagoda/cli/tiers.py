@@ -21,6 +21,7 @@ class ServeOptions:
     home: Path
     kv_memory: str | None = None
     numerics: str | None = None
+    otlp_endpoint: str | None = None
     api_key: str | None = None
     keys_file: Path | None = None
     keys: str | None = None
@@ -88,5 +89,6 @@ def _tier(
 ) -> ChildCommand:
     # -P: a folder named like a tier in the working directory must not be taken for it.
     arguments = [sys.executable, "-P", "-m", name, "--home", str(options.home), *flags]
+    arguments += ["--otlp-endpoint", options.otlp_endpoint] if options.otlp_endpoint is not None else []
     log = options.log_directory / f"{name}.log"
     return ChildCommand(name=name, arguments=arguments, log=log, environment=environment or {})

@@ -1,4 +1,4 @@
-"""Which modules an image lacks: all that this environment has beyond what the tier's extra in pyproject.toml brings along."""
+"""Which modules an image lacks: all that this environment has beyond what the tier's extra, and tracing's, bring along."""
 
 import importlib.metadata
 import tomllib
@@ -11,7 +11,7 @@ from tests.deploy.image import REPOSITORY
 
 
 def modules_not_installed_with(extra: str) -> list[str]:
-    there = distributions_of(extra) | {"pagoda", "pip"}
+    there = distributions_of(extra) | distributions_of("tracing") | {"pagoda", "pip"}
     owners = importlib.metadata.packages_distributions()
     return sorted(module for module, names in owners.items() if not there & {canonicalize_name(name) for name in names})
 

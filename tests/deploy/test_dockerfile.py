@@ -33,6 +33,7 @@ def test_a_tier_installs_its_own_extra_and_only_the_worker_torch() -> None:
     installs = {tier: " ".join(image(f"build-{tier}").steps) for tier in TIERS}
     assert "'.[gateway]'" in installs["gateway"] and "'.[scheduler]'" in installs["scheduler"]
     assert '".[$WORKER_EXTRAS]"' in installs["worker"]
+    assert "'.[tracing]'" in " ".join(image("build").steps)
     assert [tier for tier in TIERS if "TORCH_INDEX" in installs[tier]] == ["worker"]
     for tier in TIERS:
         assert image(tier).steps == [f"--from=build-{tier} /opt/pagoda /opt/pagoda"]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pagoda.cli.serve import ServeError, check_exposure, check_port
+from pagoda.cli.serve import ServeError, check_exposure, check_port, check_tracing
 from pagoda.cli.tiers import ServeOptions, tier_commands
 from pagoda.keys import KeyEntry, KeyFile
 
@@ -71,6 +71,15 @@ def test_the_gateway_alone_is_told_of_keys(tmp_path: Path) -> None:
     gateway, *others = ([*command.arguments, *command.environment] for command in commands)
     assert "--keys-file" in gateway and "PAGODA_GATEWAY_KEYS" in gateway
     assert not any("KEYS" in word.upper() for words in others for word in words if not word.startswith("/"))
+
+
+def test_traces_go_where_every_tier_is_told(tmp_path: Path) -> None:
+    traced = options(tmp_path, otlp_endpoint="http://127.0.0.1:4317")
+    check_tracing(traced)
+    for command in tier_commands(traced):
+        assert command.arguments[-2:] == ["--otlp-endpoint", "http://127.0.0.1:4317"]
+    with pytest.raises(ServeError, match="--otlp-endpoint"):
+        check_tracing(options(tmp_path, otlp_endpoint="127.0.0.1:4317"))
 
 
 def test_urls(tmp_path: Path) -> None:
