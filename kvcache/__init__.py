@@ -1,1 +1,4 @@
-"""Pages and prefixes as integers: block hashes, page pools, the prefix index. Imports nothing of ours, knows no tensors and no sequences."""
+"""Pages and prefixes as integers: block hashes, page pools, the prefix index.
+
+Imports nothing of ours, knows no tensors and no sequences.
+"""
