@@ -29,6 +29,19 @@ KVMemory = Annotated[
     typer.Option("--kv-memory", metavar="SIZE", help="For keys and values, such as 2GiB. (default: automatic)"),
 ]
 Numerics = Annotated[str | None, typer.Option(help="How the worker computes; see docs/numerics.md.")]
+Device = Annotated[
+    str | None, typer.Option(metavar="NAME", help="What the worker computes on, such as cuda. (default: cpu)")
+]
+OllamaPort = Annotated[
+    int | None,
+    typer.Option(
+        "--ollama-port",
+        min=0,
+        max=65535,
+        metavar="PORT",
+        help="Where Ollama's clients look, used too if it is free; 0 leaves it alone. (default: 11434)",
+    ),
+]
 OTLPEndpoint = Annotated[
     str | None,
     typer.Option(
@@ -75,6 +88,8 @@ def serve(
     port: Port = 8000,
     kv_memory: KVMemory = None,
     numerics: Numerics = None,
+    device: Device = None,
+    ollama_port: OllamaPort = None,
     otlp_endpoint: OTLPEndpoint = None,
     api_key: APIKey = None,
     keys_file: KeysFile = None,
@@ -91,6 +106,8 @@ def serve(
         home=resolve_home(home),
         kv_memory=kv_memory,
         numerics=numerics,
+        device=device,
+        ollama_port=ollama_port,
         otlp_endpoint=otlp_endpoint,
         api_key=api_key,
         keys_file=keys_file.expanduser().absolute() if keys_file else None,

@@ -21,6 +21,9 @@ class ServeOptions:
     home: Path
     kv_memory: str | None = None
     numerics: str | None = None
+    device: str | None = None
+    ollama_port: int | None = None
+    """0 is none; absent is the gateway's own choice."""
     otlp_endpoint: str | None = None
     api_key: str | None = None
     keys_file: Path | None = None
@@ -68,6 +71,7 @@ def _gateway(options: ServeOptions) -> ChildCommand:
     flags = ["--host", options.host, "--port", str(options.port)]
     flags += ["--scheduler", options.scheduler_address, "--model", options.model]
     flags += ["--keys-file", str(options.keys_file)] if options.keys_file else []
+    flags += ["--ollama-port", str(options.ollama_port)] if options.ollama_port is not None else []
     # In the environment, since everyone on the machine can read a command line.
     secrets = {"PAGODA_GATEWAY_API_KEY": options.api_key, "PAGODA_GATEWAY_KEYS": options.keys}
     return _tier("gateway", options, flags, {name: value for name, value in secrets.items() if value})
@@ -77,6 +81,7 @@ def _worker(options: ServeOptions) -> ChildCommand:
     flags = ["--scheduler", options.scheduler_address, "--model", options.model]
     flags += ["--kv-memory", options.kv_memory] if options.kv_memory else []
     flags += ["--numerics", options.numerics] if options.numerics else []
+    flags += ["--device", options.device] if options.device else []
     return _tier("worker", options, flags)
 
 
