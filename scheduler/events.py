@@ -81,11 +81,11 @@ class Client(Protocol):
         """Take the events at once; never waits, never raises."""
 
 
-def started_event(request_id: str, sequence: Sequence) -> Started:
+def started_event(sequence: Sequence) -> Started:
     """For a sequence whose first step has just been planned."""
     assert sequence.first_step_s is not None
     return Started(
-        request_id=request_id,
+        request_id=sequence.request_id,
         sample_index=sequence.sample_index,
         worker_id=sequence.worker_id or "",
         num_cached_tokens=sequence.num_cached_tokens or 0,
@@ -93,21 +93,19 @@ def started_event(request_id: str, sequence: Sequence) -> Started:
     )
 
 
-def moved_event(request_id: str, sequence: Sequence) -> Moved:
+def moved_event(sequence: Sequence) -> Moved:
     return Moved(
-        request_id=request_id,
+        request_id=sequence.request_id,
         sample_index=sequence.sample_index,
         from_worker_id=sequence.admitted_before or "",
         to_worker_id=sequence.worker_id or "",
     )
 
 
-def tokens_event(
-    request_id: str, sequence: Sequence, token_ids: tuple[int, ...], logprobs: tuple[TokenLogprobs, ...]
-) -> Tokens:
+def tokens_event(sequence: Sequence, token_ids: tuple[int, ...], logprobs: tuple[TokenLogprobs, ...]) -> Tokens:
     """For tokens that are not appended yet."""
     return Tokens(
-        request_id=request_id,
+        request_id=sequence.request_id,
         sample_index=sequence.sample_index,
         token_ids=token_ids,
         logprobs=logprobs,
@@ -115,18 +113,18 @@ def tokens_event(
     )
 
 
-def prompt_logprobs_event(
-    request_id: str, sequence: Sequence, start: int, logprobs: tuple[TokenLogprobs, ...]
-) -> PromptLogprobs:
-    return PromptLogprobs(request_id=request_id, sample_index=sequence.sample_index, start=start, logprobs=logprobs)
+def prompt_logprobs_event(sequence: Sequence, start: int, logprobs: tuple[TokenLogprobs, ...]) -> PromptLogprobs:
+    return PromptLogprobs(
+        request_id=sequence.request_id, sample_index=sequence.sample_index, start=start, logprobs=logprobs
+    )
 
 
-def finished_event(request_id: str, sequence: Sequence, reason: FinishReason, now_s: float) -> Finished:
+def finished_event(sequence: Sequence, reason: FinishReason, now_s: float) -> Finished:
     """With all tokens that it has, and the stages that it never reached as zero seconds."""
     first_step_s = now_s if sequence.first_step_s is None else sequence.first_step_s
     first_token_s = now_s if sequence.first_token_s is None else sequence.first_token_s
     return Finished(
-        request_id=request_id,
+        request_id=sequence.request_id,
         sample_index=sequence.sample_index,
         reason=reason,
         stop_token_id=None,

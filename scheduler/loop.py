@@ -5,8 +5,7 @@ two small protocols `Client` and `WorkerLink`, time is behind `Clock`, so that t
 """
 
 import bisect
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from collections.abc import Sequence as Seq
 from dataclasses import replace
 from typing import Protocol
@@ -33,12 +32,13 @@ from scheduler.events import (
     started_event,
     tokens_event,
 )
+from scheduler.open_requests import OpenRequests
 from scheduler.planner import plan_step
 from scheduler.request import InferenceRequest, OpenRequest, check_request, make_sequences
 from scheduler.result import SampledTokens, ScoredTokens, StepResult
 from scheduler.sequence import FinishReason, Sequence, SequenceStatus
 from scheduler.sequence_listener import NobodyFollows, SequenceListener
-from scheduler.worker_state import AttachedWorker, CacheListener, PlannedSequence, WorkerInfo, WorkerLink
+from scheduler.worker_state import AttachedWorker, CacheListener, NobodyListens, PlannedSequence, WorkerInfo, WorkerLink
 
 # A sequence that was running at this many deaths in a row, without a token in between, may be what kills them.
 MAX_WORKER_LOSSES = 3
@@ -56,19 +56,6 @@ class Clock(Protocol):
     def call_soon(self, callback: Callable[[], object], /) -> object: ...
 
     def call_later(self, delay: float, callback: Callable[[], object], /) -> TimerHandle: ...
-
-
-class NobodyListens:
-    """A `CacheListener` for a loop without a prefix index."""
-
-    def worker_attached(self, worker: AttachedWorker) -> None:
-        pass
-
-    def blocks_changed(self, worker: AttachedWorker, evicted: Seq[BlockHash], sealed: Seq[BlockHash]) -> None:
-        pass
-
-    def worker_detached(self, worker: AttachedWorker) -> None:
-        pass
 
 
 class WorkerProtocolError(Exception):
@@ -98,9 +85,7 @@ class SchedulerLoop:
         self._clock = clock
         self._max_waiting = max_waiting
         self._worker_grace_s = worker_grace_s
-        self._requests: dict[tuple[Client, str], OpenRequest] = {}
-        self._request_of: dict[int, OpenRequest] = {}
-        self._outbox: defaultdict[Client, list[Event]] = defaultdict(list)
+        self._requests = OpenRequests()
         self._drain_rate = DrainRate(clock.time)
         self._next_sequence_id = 1
         self._num_sessions = 0
@@ -137,7 +122,7 @@ class SchedulerLoop:
         for worker in list(self.workers.values()):
             while worker.has_room_for_a_step and self.step(worker):
                 pass
-        self._flush()
+        self._requests.deliver()
 
     def step(self, worker: AttachedWorker) -> bool:
         """Plan one step and send it; False when there was nothing to decide."""
@@ -181,7 +166,7 @@ class SchedulerLoop:
         sealed = worker.take_final(step.step_id)
         self._caches.blocks_changed(worker, worker.pool.take_evicted(), sealed)
         self.wake()
-        self._flush()
+        self._requests.deliver()
 
     def _tell_scored(self, worker: AttachedWorker, scored: ScoredTokens) -> None:
         """What was told before the sequence was preempted is not told again."""
@@ -197,12 +182,10 @@ class SchedulerLoop:
         logprobs = scored.logprobs[start - scored.start :]
         if logprobs:
             sequence.num_scored += len(logprobs)
-            request_id = self._request_of[sequence.sequence_id].request.request_id
-            self._emit(sequence, prompt_logprobs_event(request_id, sequence, start, logprobs))
+            self._tell(sequence, prompt_logprobs_event(sequence, start, logprobs))
 
     def _append(self, worker: AttachedWorker, sequence: Sequence, sampled: SampledTokens) -> None:
-        request = self._request_of[sequence.sequence_id].request
-        event = tokens_event(request.request_id, sequence, sampled.token_ids, sampled.logprobs)
+        event = tokens_event(sequence, sampled.token_ids, sampled.logprobs)
         sequence.append(sampled.token_ids)
         sequence.num_worker_losses = 0
         if sampled.stopped:
@@ -212,7 +195,7 @@ class SchedulerLoop:
         if sequence.first_token_s is None:
             sequence.first_token_s = self._clock.time()
         self._listener.sampled(sequence)
-        self._emit(sequence, event)
+        self._tell(sequence, event)
         if sampled.stopped:
             self._finish(sequence, FinishReason.STOP, stop_token_id=sampled.stop_token_id)
         elif len(sequence.token_ids) >= sequence.max_length:
@@ -226,7 +209,7 @@ class SchedulerLoop:
             raise UnavailableError("the scheduler is shutting down", retry_after_s=1.0)
         info = self._worker_info(request.model)
         check_request(request, info.limits)
-        if (client, request.request_id) in self._requests:
+        if self._requests.find(client, request.request_id) is not None:
             raise InvalidRequestError(f"request_id {request.request_id!r} is already open")
         if len(self.waiting) + request.num_samples > self._max_waiting:
             raise QueueFullError(
@@ -236,9 +219,8 @@ class SchedulerLoop:
         sequences = make_sequences(request, info, first_id=self._next_sequence_id, now_s=self._clock.time())
         self._next_sequence_id += len(sequences)
         opened = OpenRequest(request=request, client=client, sequences={s.sample_index: s for s in sequences})
-        self._requests[client, request.request_id] = opened
+        self._requests.add(opened)
         for sequence in sequences:
-            self._request_of[sequence.sequence_id] = opened
             sequence.traceparent = self._listener.queued(sequence, request)
             self._queue(sequence)
         if request.timeout_s is not None:
@@ -247,30 +229,33 @@ class SchedulerLoop:
             if len(sequence.token_ids) >= sequence.max_length:
                 self._finish(sequence, FinishReason.LENGTH)
         self.wake()
-        self._flush()
+        self._requests.deliver()
 
     def cancel(self, client: Client, request_id: str) -> None:
         """The client left. Unknown requests have ended already: nothing to do."""
-        opened = self._requests.get((client, request_id))
-        for sequence in list(opened.sequences.values()) if opened else []:
-            self._finish(sequence, FinishReason.ABORT)
-        self.wake()
-        self._flush()
+        opened = self._requests.find(client, request_id)
+        if opened is not None:
+            self._abort(opened)
 
     def finish(self, client: Client, request_id: str, sample_index: int, num_tokens: int) -> None:
         """The client found the end of a sample (a stop string) within its first `num_tokens` generated tokens."""
-        opened = self._requests.get((client, request_id))
+        opened = self._requests.find(client, request_id)
         sequence = opened.sequences.get(sample_index) if opened else None
         if sequence is not None:
             self._finish(sequence, FinishReason.STOP, num_output_tokens=min(num_tokens, sequence.num_output_tokens))
             self.wake()
-            self._flush()
+            self._requests.deliver()
 
     def cancel_all(self, client: Client) -> None:
         """A client's connection is gone, with all its requests."""
-        for owner, request_id in list(self._requests):
-            if owner is client:
-                self.cancel(client, request_id)
+        for opened in self._requests.of_client(client):
+            self._abort(opened)
+
+    def _abort(self, opened: OpenRequest) -> None:
+        for sequence in list(opened.sequences.values()):
+            self._finish(sequence, FinishReason.ABORT)
+        self.wake()
+        self._requests.deliver()
 
     def _worker_info(self, model: str) -> WorkerInfo:
         if not self.workers:
@@ -289,7 +274,7 @@ class SchedulerLoop:
         timeout = opened.request.timeout_s
         self._fail(opened, DeadlineExceededError(f"the request's deadline of {timeout:g} s passed"))
         self.wake()
-        self._flush()
+        self._requests.deliver()
 
     # ---- workers
 
@@ -324,14 +309,14 @@ class SchedulerLoop:
             self._queue(sequence)
         for sequence in lost:
             if sequence.num_worker_losses >= MAX_WORKER_LOSSES and sequence.status is SequenceStatus.WAITING:
-                opened = self._request_of[sequence.sequence_id]
-                self._fail(opened, SequenceFailedError(f"{MAX_WORKER_LOSSES} workers were lost while they computed it"))
+                error = SequenceFailedError(f"{MAX_WORKER_LOSSES} workers were lost while they computed it")
+                self._fail(self._requests.of(sequence), error)
         model = worker.info.model
         if not self._is_served(model):
             self._clock.call_later(self._worker_grace_s, lambda: self._fail_orphans(model))
         self.on_readiness_changed()
         self.wake()
-        self._flush()
+        self._requests.deliver()
 
     def _is_served(self, model: str) -> bool:
         return any(worker.info.model == model for worker in self.workers.values())
@@ -342,8 +327,8 @@ class SchedulerLoop:
         error = UnavailableError(f"no worker has served {model!r} for {self._worker_grace_s:g} s", retry_after_s=5.0)
         for sequence in list(self._waiting_for(model)):
             if sequence.status is SequenceStatus.WAITING:
-                self._fail(self._request_of[sequence.sequence_id], error)
-        self._flush()
+                self._fail(self._requests.of(sequence), error)
+        self._requests.deliver()
 
     # ---- sequences
 
@@ -363,15 +348,14 @@ class SchedulerLoop:
 
     def _record_admission(self, worker: AttachedWorker, planned: PlannedSequence) -> None:
         sequence = planned.sequence
-        request_id = self._request_of[sequence.sequence_id].request.request_id
         if sequence.first_step_s is None:
             sequence.first_step_s = self._clock.time()
             sequence.num_cached_tokens = planned.start
             self.counters.num_prefix_queries += len(sequence.token_ids)
             self.counters.num_prefix_hits += planned.start
-            self._emit(sequence, started_event(request_id, sequence))
+            self._tell(sequence, started_event(sequence))
         elif sequence.admitted_before != sequence.worker_id:
-            self._emit(sequence, moved_event(request_id, sequence))
+            self._tell(sequence, moved_event(sequence))
         self._listener.admitted(sequence, num_cached_tokens=planned.start)
         sequence.admitted_before = worker.info.worker_id
 
@@ -383,46 +367,32 @@ class SchedulerLoop:
         stop_token_id: int | None = None,
         num_output_tokens: int | None = None,
     ) -> None:
-        opened = self._request_of[sequence.sequence_id]
-        event = finished_event(opened.request.request_id, sequence, reason, now_s=self._clock.time())
+        event = finished_event(sequence, reason, now_s=self._clock.time())
         if stop_token_id is not None:
             event = replace(event, stop_token_id=stop_token_id)
         if num_output_tokens is not None:
             event = replace(event, num_output_tokens=num_output_tokens)
-        self._emit(sequence, event)
+        self._tell(sequence, event)
         self._listener.finished(sequence, reason)
-        self._end(opened, [sequence])
+        self._end(sequence)
 
     def _fail(self, opened: OpenRequest, error: RequestError) -> None:
-        self._outbox[opened.client].append(Failed(request_id=opened.request.request_id, error=error))
-        for sequence in opened.sequences.values():
+        self._requests.tell(opened, Failed(request_id=opened.request.request_id, error=error))
+        for sequence in list(opened.sequences.values()):
             self._listener.failed(sequence, error)
-        self._end(opened, list(opened.sequences.values()))
+            self._end(sequence)
 
-    def _end(self, opened: OpenRequest, sequences: Iterable[Sequence]) -> None:
-        """Sequences leave their worker or the queue for good; with its last one the request is closed."""
-        for sequence in sequences:
-            if sequence.status is SequenceStatus.RUNNING:
-                self.workers[sequence.worker_id or ""].leave(sequence)
-            else:
-                self.waiting.remove(sequence)
-            sequence.status = SequenceStatus.ENDED
-            del opened.sequences[sequence.sample_index], self._request_of[sequence.sequence_id]
-            self._drain_rate.record()
-        if not opened.sequences:
-            del self._requests[opened.client, opened.request.request_id]
-            if opened.deadline is not None:
-                opened.deadline.cancel()
-            if not self._requests:
-                self._on_idle()
+    def _end(self, sequence: Sequence) -> None:
+        """It leaves its worker or the queue for good."""
+        if sequence.status is SequenceStatus.RUNNING:
+            self.workers[sequence.worker_id or ""].leave(sequence)
+        else:
+            self.waiting.remove(sequence)
+        sequence.status = SequenceStatus.ENDED
+        self._drain_rate.record()
+        self._requests.remove(sequence)
+        if not self._requests:
+            self._on_idle()
 
-    # ---- events
-
-    def _emit(self, sequence: Sequence, event: Event) -> None:
-        self._outbox[self._request_of[sequence.sequence_id].client].append(event)
-
-    def _flush(self) -> None:
-        """Each client gets everything that concerns it in one call."""
-        outbox, self._outbox = self._outbox, defaultdict(list)
-        for client, events in outbox.items():
-            client.deliver(events)
+    def _tell(self, sequence: Sequence, event: Event) -> None:
+        self._requests.tell(self._requests.of(sequence), event)

@@ -55,6 +55,7 @@ def make_sequences(request: InferenceRequest, info: WorkerInfo, *, first_id: int
     for index in range(request.num_samples):
         sequence = Sequence(
             sequence_id=first_id + index,
+            request_id=request.request_id,
             sample_index=index,
             model=info.model,
             token_ids=[*prompt, *request.resumed.get(index, ())],

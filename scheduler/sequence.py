@@ -33,6 +33,7 @@ class Sequence:
     """One sample of a request. Owned by the scheduler loop; block table and counters are reset when it is preempted."""
 
     sequence_id: int
+    request_id: str
     sample_index: int
     model: str
     token_ids: list[int]

@@ -101,6 +101,19 @@ class CacheListener(Protocol):
     def worker_detached(self, worker: "AttachedWorker") -> None: ...
 
 
+class NobodyListens:
+    """A `CacheListener` for a loop without a prefix index."""
+
+    def worker_attached(self, worker: "AttachedWorker") -> None:
+        pass
+
+    def blocks_changed(self, worker: "AttachedWorker", evicted: Seq[BlockHash], sealed: Seq[BlockHash]) -> None:
+        pass
+
+    def worker_detached(self, worker: "AttachedWorker") -> None:
+        pass
+
+
 @dataclass(slots=True, eq=False, repr=False)
 class AttachedWorker:
     info: WorkerInfo

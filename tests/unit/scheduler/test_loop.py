@@ -16,10 +16,10 @@ from scheduler.errors import (
     UnavailableError,
 )
 from scheduler.events import PromptLogprobs, TokenLogprobs
-from scheduler.loop import MAX_WORKER_LOSSES, NobodyListens, SchedulerLoop, WorkerProtocolError
+from scheduler.loop import MAX_WORKER_LOSSES, SchedulerLoop, WorkerProtocolError
 from scheduler.request import InferenceRequest
 from scheduler.sequence import MAX_SCORED_TOKENS, FinishReason
-from scheduler.worker_state import AttachedWorker
+from scheduler.worker_state import AttachedWorker, NobodyListens
 from tests.fakes.client import RecordingClient
 from tests.fakes.clock import FakeClock
 from tests.fakes.plan_worker import EOS, PlanWorker, expected_output, prompt_logprob, worker_info

@@ -31,6 +31,7 @@ class Given:
 def make(pool: PagePool, given: Given, arrival: int) -> Sequence:
     sequence = Sequence(
         sequence_id=arrival,
+        request_id="r",
         sample_index=0,
         model="m",
         token_ids=list(range(given.first_token, given.first_token + given.prompt)),

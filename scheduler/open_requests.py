@@ -1,0 +1,53 @@
+"""The accepted requests that have not ended, whose sequences are whose, and what their clients are still to be told.
+
+Knows nothing about workers, queues and steps.
+"""
+
+from collections import defaultdict
+
+from scheduler.events import Client, Event
+from scheduler.request import OpenRequest
+from scheduler.sequence import Sequence
+
+
+class OpenRequests:
+    def __init__(self) -> None:
+        self._by_name: dict[tuple[Client, str], OpenRequest] = {}
+        self._by_sequence: dict[int, OpenRequest] = {}
+        self._outbox: defaultdict[Client, list[Event]] = defaultdict(list)
+
+    def __len__(self) -> int:
+        return len(self._by_name)
+
+    def add(self, opened: OpenRequest) -> None:
+        self._by_name[opened.client, opened.request.request_id] = opened
+        for sequence in opened.sequences.values():
+            self._by_sequence[sequence.sequence_id] = opened
+
+    def find(self, client: Client, request_id: str) -> OpenRequest | None:
+        return self._by_name.get((client, request_id))
+
+    def of(self, sequence: Sequence) -> OpenRequest:
+        return self._by_sequence[sequence.sequence_id]
+
+    def of_client(self, client: Client) -> list[OpenRequest]:
+        return [opened for (owner, _), opened in self._by_name.items() if owner is client]
+
+    def remove(self, sequence: Sequence) -> None:
+        """The sequence has ended; with its last one the request is closed, and its deadline with it."""
+        opened = self._by_sequence.pop(sequence.sequence_id)
+        del opened.sequences[sequence.sample_index]
+        if not opened.sequences:
+            del self._by_name[opened.client, opened.request.request_id]
+            if opened.deadline is not None:
+                opened.deadline.cancel()
+
+    def tell(self, opened: OpenRequest, event: Event) -> None:
+        """Reaches the client with the next `deliver`."""
+        self._outbox[opened.client].append(event)
+
+    def deliver(self) -> None:
+        """Each client gets everything that concerns it in one call."""
+        outbox, self._outbox = self._outbox, defaultdict(list)
+        for client, events in outbox.items():
+            client.deliver(events)
