@@ -2,6 +2,7 @@
 
 import os
 import socket
+from pathlib import Path
 from typing import Literal
 
 from pydantic import ByteSize, Field, field_validator
@@ -26,6 +27,8 @@ class WorkerSettings(TierSettings):
     numerics: Literal["integer", "float32", "bfloat16"] | None = None
     """How numbers are computed: integer gives the same tokens whoever shares the batch, bfloat16 is what GPUs are made for,
     float32 is the plain reference. Default: integer on a processor, bfloat16 on a GPU."""
+    native_kernels: bool = True
+    """Compute the integer mode in native code, compiled at the first start. It gives the same tokens as without, sooner."""
     threads: int = Field(default_factory=lambda: usable_cores(), ge=1)
     """Threads that compute. Default: one for each core that this process may use."""
     kv_memory: ByteSize | None = Field(default=None, gt=0)
@@ -43,6 +46,11 @@ class WorkerSettings(TierSettings):
     def scheduler_addresses(self) -> tuple[str, ...]:
         named = tuple(filter(None, (address.strip() for address in self.scheduler.split(","))))
         return named or (scheduler_address(self.home),)
+
+    @property
+    def native_directory(self) -> Path | None:
+        """Where native kernels are kept, if they are wanted."""
+        return self.home / "state" / "kernels" if self.native_kernels else None
 
     @field_validator("scheduler")
     @classmethod

@@ -39,7 +39,7 @@ def load_worker(settings: WorkerSettings, epoch: int) -> LoadedWorker:
     """Raises StartError or ModelError, with a sentence for the user."""
     model = ModelStore(settings.home).get(settings.model)
     max_model_len = choose_max_model_len(settings.max_model_len, model)
-    kernels = select_kernels(settings.numerics, settings.device)
+    kernels = select_kernels(settings.numerics, settings.device, settings.native_directory)
     decoder = _load_decoder(model, kernels, settings)
     kv = _allocate_pages(kernels, model, settings, max_model_len)
     loaded = worker_pb2.LoadedModel(

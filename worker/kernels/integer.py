@@ -34,6 +34,11 @@ GELU_INNER, GELU_CUBE = 0.7978845608028654, 0.044715
 """gelu(x) ~ x * (1 + tanh(u)) / 2 = x / (1 + e^-2u) with u = INNER * (x + CUBE * x^3)."""
 
 
+def norm_levels(size: int) -> int:
+    """To which a row of this size is rounded before it is squared and summed."""
+    return 1 << min(22, (52 - (size - 1).bit_length()) // 2)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IntegerLinear:
     packed: Any
@@ -68,11 +73,14 @@ class IntegerKernels:
             rounded, scale_O1[some] = round_rows(weight_OI[some], MAX_WEIGHT)
             integers_OI[some] = rounded
         return IntegerLinear(
-            packed=self._matmul.pack(integers_OI),
+            packed=self._pack(integers_OI),
             scale_O=scale_O1[:, 0],
             bias_O=bias_O,
             num_weights=weight_OI.numel(),
         )
+
+    def _pack(self, integers_OI: torch.Tensor) -> Any:
+        return self._matmul.pack(integers_OI)
 
     def linear(self, x_TI: torch.Tensor, weight: LinearWeight) -> torch.Tensor:
         assert isinstance(weight, IntegerLinear)
@@ -93,8 +101,7 @@ class IntegerKernels:
 
     def rms_norm(self, x_TD: torch.Tensor, weight_D: torch.Tensor, eps: float) -> torch.Tensor:
         size = x_TD.shape[-1]
-        bits = min(22, (52 - (size - 1).bit_length()) // 2)
-        integers_TD, scale_T1 = round_rows(x_TD, 1 << bits)
+        integers_TD, scale_T1 = round_rows(x_TD, norm_levels(size))
         sum_T1 = integers_TD.double().square_().sum(dim=-1, keepdim=True)
         mean_T1 = sum_T1.mul_(scale_T1).mul_(scale_T1).mul_(1 / size)
         rms_T1 = sqrt_(mean_T1.add_(eps)).float()

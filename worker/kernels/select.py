@@ -1,12 +1,14 @@
 """Which kernels a worker computes with: chosen once, at start, by the numeric mode and the device."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 
 from worker.errors import StartError
 from worker.kernels.integer import IntegerKernels
 from worker.kernels.interface import Kernels
+from worker.kernels.native.load import load_integer_kernels
 from worker.kernels.reference import ReferenceKernels
 
 DEFAULT_NUMERICS = {"cpu": "integer", "cuda": "bfloat16", "hip": "bfloat16"}
@@ -21,13 +23,15 @@ class MissingDeviceError(StartError):
     """The device is not there, or this installation cannot use it; the message says what is missing."""
 
 
-def select_kernels(numerics: str | None, device: str) -> Kernels:
-    """`numerics` None: the device's default."""
+def select_kernels(numerics: str | None, device: str, native_directory: Path | None = None) -> Kernels:
+    """`numerics` None: the device's default. Native kernels are built under the directory; None: torch's are enough."""
     mode = numerics or DEFAULT_NUMERICS.get(device, "")
     implementation = IMPLEMENTATIONS.get((mode, device))
     if implementation is None:
         known = ", ".join(f"{mode} on {place}" for mode, place in IMPLEMENTATIONS)
         raise UnknownKernelsError(f"no kernels compute {mode!r} on {device!r}; known: {known}")
+    if implementation is IntegerKernels and native_directory is not None:
+        return load_integer_kernels(native_directory)
     return implementation()
 
 

@@ -1,0 +1,44 @@
+"""The native kernels, built once per test run, for tests that compare them with their twins."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from tempfile import mkdtemp
+
+import pytest
+import torch
+
+from worker.kernels.native.build import BuildError, build_library
+from worker.kernels.native.kernels import NativeIntegerKernels
+from worker.kernels.native.library import load_library
+
+
+def native_kernels() -> NativeIntegerKernels:
+    library = _library()
+    if isinstance(library, str):
+        pytest.skip(library, allow_module_level=True)
+    return NativeIntegerKernels(load_library(library))
+
+
+def same_bits(result: torch.Tensor, expected: torch.Tensor) -> bool:
+    """Zeros of either sign are the same, and so are NaNs."""
+    return result.shape == expected.shape and bool(((result == expected) | (result.isnan() & expected.isnan())).all())
+
+
+@contextmanager
+def threads(count: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@cache
+def _library() -> Path | str:
+    try:
+        return build_library(Path(mkdtemp(prefix="pagoda-native-")))
+    except BuildError as error:
+        return str(error)

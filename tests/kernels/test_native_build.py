@@ -1,0 +1,136 @@
+"""Building the native library: once, again when something changed, by two processes at once; and where it cannot be built."""
+
+import logging
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.kernels.native import native_kernels
+from worker.kernels.integer import IntegerKernels
+from worker.kernels.native import build, load
+from worker.kernels.native.kernels import NativeIntegerKernels
+from worker.kernels.select import select_kernels
+from worker.settings import WorkerSettings
+
+native_kernels()  # Where there is no compiler, there is nothing to test.
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """A library that compiles in no time."""
+    sources = tmp_path / "source"
+    sources.mkdir()
+    (sources / "one.c").write_text("int one(void) { return 1; }\n")
+    monkeypatch.setattr(build, "SOURCE_DIRECTORY", sources)
+    return sources
+
+
+def no_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CC", raising=False)
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+
+
+def test_select_loads_them(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    kernels = select_kernels("integer", "cpu", tmp_path)
+    assert isinstance(kernels, NativeIntegerKernels)
+    assert kernels.numerics_id == IntegerKernels.numerics_id
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+
+
+def test_the_setting_that_turns_them_off(tmp_path: Path) -> None:
+    assert WorkerSettings(home=tmp_path).native_directory == tmp_path / "state" / "kernels"
+    assert WorkerSettings(home=tmp_path, native_kernels=False).native_directory is None
+    assert type(select_kernels("integer", "cpu", None)) is IntegerKernels
+
+
+def test_built_once(quick: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    library = build.build_library(tmp_path / "state")
+    assert [path.name for path in library.parent.iterdir()] == [build.LIBRARY_NAME]
+    monkeypatch.setattr(build, "compile_library", lambda *_: pytest.fail("compiled again"))
+    assert build.build_library(tmp_path / "state") == library
+
+
+@pytest.mark.parametrize("changed", ["source", "flags", "processor"])
+def test_built_again_when_stale(changed: str, quick: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    library = build.build_library(tmp_path / "state")
+    match changed:
+        case "source":
+            (quick / "one.c").write_text("int two(void) { return 2; }\n")
+        case "flags":
+            monkeypatch.setattr(build, "FLAGS", (*build.FLAGS, "-g"))
+        case "processor":
+            monkeypatch.setattr(build, "_processor", lambda: "another")
+    other = build.build_library(tmp_path / "state")
+    assert other != library
+    assert other.exists()
+
+
+def test_two_processes_at_once(tmp_path: Path) -> None:
+    """Each has a whole library, and nothing else is left."""
+    code = (
+        "import sys; from pathlib import Path\n"
+        "from worker.kernels.native import build; from worker.kernels.native.library import load_library\n"
+        "sys.stdin.read(1)\n"
+        "library = build.build_library(Path(sys.argv[1])); load_library(library); print(library)\n"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    processes = [
+        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=dict(os.environ))
+        for _ in range(2)
+    ]
+    for process in processes:
+        assert process.stdin is not None
+        process.stdin.close()
+        process.stdin = None
+    printed = [process.communicate()[0].strip() for process in processes]
+    assert printed[0] == printed[1] != ""
+    assert [str(path) for path in tmp_path.rglob("*") if path.is_file()] == [printed[0]]
+
+
+def test_no_compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    no_compiler(monkeypatch)
+    assert type(load.load_integer_kernels(tmp_path)) is IntegerKernels
+    (warning,) = caplog.records
+    assert "there is no C compiler" in warning.__dict__["reason"]
+
+
+def test_a_compiler_from_a_wheel(monkeypatch: pytest.MonkeyPatch) -> None:
+    no_compiler(monkeypatch)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: name)
+    assert build.find_compiler() == [sys.executable, "-m", "ziglang", "cc"]
+
+
+def test_a_named_compiler_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CC", "no-such-compiler -m64")
+    with pytest.raises(build.BuildError, match="'no-such-compiler', is not there"):
+        build.find_compiler()
+
+
+def test_source_that_does_not_compile(quick: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (quick / "one.c").write_text("int one(void) {")
+    assert type(load.load_integer_kernels(tmp_path / "state")) is IntegerKernels
+    assert "failed: " in caplog.records[0].__dict__["reason"]
+    assert not [path for path in (tmp_path / "state").rglob("*") if path.is_file()]
+
+
+def test_a_library_without_its_functions(quick: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    assert type(load.load_integer_kernels(tmp_path / "state")) is IntegerKernels
+    assert "undefined symbol" in caplog.records[0].__dict__["reason"]
+
+
+def test_a_directory_that_cannot_be_written(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "state").write_text("a file")
+    assert type(load.load_integer_kernels(tmp_path / "state")) is IntegerKernels
+    assert "cannot write" in caplog.records[0].__dict__["reason"]
+
+
+def test_other_bits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    """Constants of the twin that the library does not know."""
+    monkeypatch.setattr("worker.kernels.native.kernels.GELU_FACTOR", -2.3)
+    assert type(load.load_integer_kernels(tmp_path)) is IntegerKernels
+    (warning,) = (record for record in caplog.records if record.levelno >= logging.WARNING)
+    assert warning.__dict__["reason"] == "gelu_tanh_mul gives other bits than torch's on this machine"

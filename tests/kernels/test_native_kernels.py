@@ -1,0 +1,169 @@
+"""Each native kernel beside its torch twin, bit for bit."""
+
+import math
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+from tests.kernels.attention_batch import NUM_PAGES, attention_batch
+from tests.kernels.native import native_kernels, same_bits, threads
+from tests.kernels.test_integer_kernels import PLANS, poison, random
+from worker.kernels.integer import IntegerKernels
+from worker.kernels.integer_attention import IntegerKV
+
+NATIVE, TWIN = native_kernels(), IntegerKernels()
+ROWS = [1, 2, 3, 5, 40]
+HEADS = [(6, 2, 8), (9, 3, 64), (4, 4, 32), (8, 2, 80), (5, 1, 128), (2, 1, 256)]
+"""(query heads, KV heads, head size)."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """torch's threads would wait for each other longer than they compute."""
+    with threads(1):
+        yield
+
+
+def hard_rows(rows: int, size: int) -> torch.Tensor:
+    """Of very different magnitude; where there are enough, one of zeros, and some so small that they count as zero."""
+    x_TI = random(rows, size) * torch.logspace(-6, 6, rows)[:, None]
+    if rows > 4:
+        x_TI[1], x_TI[2], x_TI[3] = 0.0, x_TI[2] * 1e-30, -x_TI[3].abs()
+    return x_TI
+
+
+@pytest.mark.parametrize("rows", ROWS)
+@pytest.mark.parametrize("inner", [1, 63, 576, 2064, 2065, 5000])
+@pytest.mark.parametrize("outer", [5, 16, 77])
+def test_linear(rows: int, inner: int, outer: int) -> None:
+    x_TI, weight_OI = hard_rows(rows, inner), random(outer, inner, seed=1)
+    for bias_O in (None, random(outer)):
+        result = NATIVE.linear(x_TI, NATIVE.pack_linear(weight_OI, bias_O))
+        assert same_bits(result, TWIN.linear(x_TI, TWIN.pack_linear(weight_OI, bias_O)))
+
+
+@pytest.mark.parametrize("inner", [2064, 2065, 1 << 17])
+def test_the_largest_sums(inner: int) -> None:
+    """All activations and weights at the end of their range: the budgets of linear.c, used up."""
+    x_TI, weight_OI = torch.ones(3, inner), torch.ones(17, inner)
+    x_TI[1], weight_OI[1::2] = -1.0, -1.0
+    result = NATIVE.linear(x_TI, NATIVE.pack_linear(weight_OI))
+    assert same_bits(result, TWIN.linear(x_TI, TWIN.pack_linear(weight_OI)))
+
+
+@pytest.mark.parametrize("rows", ROWS)
+@pytest.mark.parametrize("size", [1, 5, 576, 4099])
+def test_rms_norm(rows: int, size: int) -> None:
+    x_TD, weight_D = hard_rows(rows, size), random(size, seed=1)
+    assert same_bits(NATIVE.rms_norm(x_TD, weight_D, 1e-5), TWIN.rms_norm(x_TD, weight_D, 1e-5))
+
+
+def test_rms_norm_of_heads_within_something_wider() -> None:
+    x_TNH, weight_NH = random(5, 9, 16)[:, 1:7], random(6, 16, seed=1)
+    assert same_bits(NATIVE.rms_norm(x_TNH, weight_NH, 1e-6), TWIN.rms_norm(x_TNH, weight_NH, 1e-6))
+
+
+@pytest.mark.parametrize("rows", ROWS)
+@pytest.mark.parametrize("size", [1, 33, 2048])
+def test_elementwise(rows: int, size: int) -> None:
+    x_TI = hard_rows(rows, 2 * size)
+    x_TI[0, : min(size, 5)] = torch.tensor([-200.0, 200.0, 0.0, -88.0, 1e-40])[:size]
+    assert same_bits(NATIVE.silu_mul(x_TI), TWIN.silu_mul(x_TI))
+    assert same_bits(NATIVE.gelu_tanh_mul(x_TI), TWIN.gelu_tanh_mul(x_TI))
+    assert same_bits(NATIVE.cap(x_TI, 30.0), TWIN.cap(x_TI, 30.0))
+    assert same_bits(NATIVE.scale(x_TI, 48**0.5), TWIN.scale(x_TI, 48**0.5))
+    assert same_bits(NATIVE.add(x_TI, x_TI.flip(0)), TWIN.add(x_TI, x_TI.flip(0)))
+
+
+@pytest.mark.parametrize("rows", ROWS)
+@pytest.mark.parametrize("rotated_size", [16, 6])
+def test_rope(rows: int, rotated_size: int) -> None:
+    x_TNH, cos_TH, sin_TH = random(rows, 5, 16)[:, :4], random(rows, rotated_size), random(rows, rotated_size, seed=1)
+    assert same_bits(NATIVE.rope(x_TNH, cos_TH, sin_TH), TWIN.rope(x_TNH, cos_TH, sin_TH))
+
+
+@pytest.mark.parametrize("plan", PLANS, ids=str)
+@pytest.mark.parametrize("heads", HEADS, ids=str)
+@pytest.mark.parametrize(
+    ("page_size", "window", "logit_cap"), [(16, None, None), (7, 1, None), (16, 33, 2.0), (7, None, 2.0)]
+)
+def test_attention(
+    plan: list[tuple[int, int]],
+    heads: tuple[int, int, int],
+    page_size: int,
+    window: int | None,
+    logit_cap: float | None,
+) -> None:
+    num_heads, num_kv_heads, head_size = heads
+    batch, whole = attention_batch(plan, page_size)
+    num_keys = len(whole.slots_T)
+    # Within something wider, as a model has them, and of very different magnitude.
+    kv_TNH = random(num_keys, 2 * num_kv_heads, head_size) * torch.logspace(-3, 1, num_keys)[:, None, None]
+    queries = random(len(batch.slots_T), num_heads + 2, head_size, seed=2)[:, 1:-1] * 3
+    results = []
+    for kernels in (NATIVE, TWIN):
+        kv = kernels.allocate_kv(NUM_PAGES, page_size, num_kv_heads, head_size)
+        assert isinstance(kv, IntegerKV)
+        poison(kv)
+        kernels.write_kv(kv, kv_TNH[:, :num_kv_heads], kv_TNH[:, num_kv_heads:], whole)
+        results.append((kv, kernels.attention(queries, kv, batch, head_size**-0.5, window, logit_cap)))
+    (native_kv, native), (twin_kv, twin) = results
+    assert torch.equal(native_kv.integers, twin_kv.integers)
+    assert same_bits(native_kv.scales, twin_kv.scales)
+    assert same_bits(native, twin)
+
+
+def test_attention_at_the_end_of_its_range() -> None:
+    """Equal keys and values, all at the largest integer: the sums of attention_sums.h, used up."""
+    batch, whole = attention_batch([(1, 1000), (3, 65)], 16)
+    results = []
+    for kernels in (NATIVE, TWIN):
+        kv = kernels.allocate_kv(NUM_PAGES, 16, 1, 256)
+        kernels.write_kv(kv, torch.ones(1065, 1, 256), torch.ones(1065, 1, 256), whole)
+        results.append(kernels.attention(torch.ones(4, 2, 256), kv, batch, 1.0))
+    assert same_bits(*results)
+
+
+def test_nothing_to_compute() -> None:
+    nothing_TI = torch.empty(0, 8)
+    assert NATIVE.linear(nothing_TI, NATIVE.pack_linear(random(24, 8))).shape == (0, 24)
+    assert NATIVE.rms_norm(nothing_TI, random(8), 1e-5).shape == (0, 8)
+    assert NATIVE.silu_mul(nothing_TI).shape == (0, 4)
+    assert NATIVE.add(nothing_TI, nothing_TI).shape == (0, 8)
+
+
+def test_non_finite_rows_stay_by_themselves() -> None:
+    x_TI, weight_OI = random(4, 32), random(8, 32)
+    x_TI[1, 3], x_TI[2, 5] = math.nan, math.inf
+    result = NATIVE.linear(x_TI, NATIVE.pack_linear(weight_OI))
+    expected = TWIN.linear(x_TI, TWIN.pack_linear(weight_OI))
+    assert same_bits(result[[0, 3]], expected[[0, 3]])
+    assert not result[1:3].isfinite().any()
+    normed = NATIVE.rms_norm(x_TI, weight_OI[0], 1e-5)
+    assert same_bits(normed, TWIN.rms_norm(x_TI, weight_OI[0], 1e-5))
+
+
+def test_a_sequence_with_nan_stays_by_itself() -> None:
+    batch, whole = attention_batch([(2, 20), (2, 30)], 16)
+    kv_TNH, queries = random(50, 4, 16), random(4, 4, 16, seed=1)
+    kv_TNH[3, 0, 2], kv_TNH[40, 3, 1], queries[2, 1, 1] = math.nan, math.nan, math.nan
+    results = []
+    for kernels in (NATIVE, TWIN):
+        kv = kernels.allocate_kv(NUM_PAGES, 16, 2, 16)
+        kernels.write_kv(kv, kv_TNH[:, :2], kv_TNH[:, 2:], whole)
+        results.append(kernels.attention(queries, kv, batch, 0.25))
+    assert same_bits(*results)
+    assert results[0][:2, 2:].isfinite().all()
+
+
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_number_of_threads(count: int) -> None:
+    """Large enough that the work is shared out."""
+    x_TI, weight_OI = random(70, 576), random(960, 576, seed=1)
+    expected = TWIN.linear(x_TI, TWIN.pack_linear(weight_OI)), TWIN.silu_mul(weight_OI)
+    weight = NATIVE.pack_linear(weight_OI)
+    with threads(count):
+        for _ in range(20):
+            assert same_bits(NATIVE.linear(x_TI, weight), expected[0])
+            assert same_bits(NATIVE.silu_mul(weight_OI), expected[1])

@@ -1,0 +1,111 @@
+"""Compiles the native kernels for this machine, once, and finds the library again at the next start.
+
+Knows nothing about what the library computes. A library lies in a directory named after all it was made from: the sources, the
+flags, the compiler and the processor. So another version of any of them builds another library, and two processes that start
+at once at worst both build the same one.
+"""
+
+import hashlib
+import importlib.util
+import os
+import platform
+import shlex
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+SOURCE_DIRECTORY = Path(__file__).parent / "source"
+LIBRARY_NAME = "kernels.so"
+FLAGS = (
+    "-std=gnu11",
+    "-O3",
+    "-march=native",
+    # The same bits as the twins: no operation is fused with another, none is reordered.
+    "-ffp-contract=off",
+    "-fno-fast-math",
+    # These two only say that nobody looks at errno or at the floating-point status.
+    "-fno-math-errno",
+    "-fno-trapping-math",
+    "-fvisibility=hidden",
+    "-fPIC",
+    "-shared",
+    "-pthread",
+)
+LIBRARIES = ("-lm",)
+COMPILERS = ("cc", "gcc", "clang")
+TIMEOUT_S = 120.0
+
+
+class BuildError(Exception):
+    """There is no library; the message says why."""
+
+
+def build_library(directory: Path) -> Path:
+    """The library below `directory`, compiled if it is not there yet. Raises BuildError."""
+    compiler = find_compiler()
+    library = directory / library_key(compiler) / LIBRARY_NAME
+    if not library.exists():
+        compile_library(compiler, library)
+    return library
+
+
+def find_compiler() -> list[str]:
+    """The command of $CC, else of a compiler in the path, else of the one in the package ziglang."""
+    if named := shlex.split(os.environ.get("CC", "")):
+        if shutil.which(named[0]) is None:
+            raise BuildError(f"the compiler that CC names, {named[0]!r}, is not there")
+        return named
+    for name in COMPILERS:
+        if path := shutil.which(name):
+            return [path]
+    if importlib.util.find_spec("ziglang") is not None:
+        return [sys.executable, "-m", "ziglang", "cc"]
+    raise BuildError(f"there is no C compiler: none of {', '.join(COMPILERS)} is in the path, and CC names none")
+
+
+def library_key(compiler: Sequence[str]) -> str:
+    parts = [*compiler, _run([*compiler, "--version"]), *FLAGS, *LIBRARIES, platform.machine(), _processor()]
+    parts += [
+        f"{path.name}\n{path.read_text()}" for path in sorted(SOURCE_DIRECTORY.iterdir()) if path.suffix in ".c.h"
+    ]
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:32]
+
+
+def compile_library(compiler: Sequence[str], library: Path) -> None:
+    """Into a file of its own, then renamed: whoever finds the library finds all of it."""
+    try:
+        library.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=library.parent) as temporary:
+            unfinished = Path(temporary) / LIBRARY_NAME
+            sources = map(str, sorted(SOURCE_DIRECTORY.glob("*.c")))
+            _run([*compiler, *FLAGS, *sources, "-o", str(unfinished), *LIBRARIES])
+            unfinished.replace(library)
+    except OSError as error:
+        raise BuildError(f"cannot write {library}: {error.strerror or error}") from error
+
+
+def _run(command: Sequence[str]) -> str:
+    try:
+        done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=TIMEOUT_S)
+    except subprocess.CalledProcessError as error:
+        lines = error.stderr.strip().splitlines() or [f"status {error.returncode}"]
+        raise BuildError(f"{command[0]} failed: {lines[0]}") from error
+    except subprocess.TimeoutExpired as error:
+        raise BuildError(f"{command[0]} took more than {TIMEOUT_S:g} s") from error
+    except OSError as error:
+        raise BuildError(f"{command[0]} cannot be run: {error.strerror}") from error
+    return done.stdout
+
+
+def _processor() -> str:
+    """What -march=native looks at: a home may be shared by machines of different age."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return "\n".join(
+        sorted({line for line in lines if line.startswith(("model name", "flags", "Features", "CPU part"))})
+    )

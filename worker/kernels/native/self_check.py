@@ -1,0 +1,79 @@
+"""Whether the native kernels give the bits of their torch twins on this machine: asked once, before a worker relies on them."""
+
+from collections.abc import Iterator
+
+import torch
+
+from worker.batch import StepBatch
+from worker.kernels.integer import IntegerKernels
+from worker.kernels.integer_attention import IntegerKV
+
+NUM_HEADS, NUM_KV_HEADS, HEAD_SIZE = 6, 2, 72
+PAGE_SIZE, NUM_PAGES = 5, 24
+LONG_INNER = 2101
+"""Too long for one product of whole activations."""
+
+
+def find_difference(kernels: IntegerKernels, twin: IntegerKernels) -> str | None:
+    """The first kernel whose bits are not its twin's, if there is one."""
+    for (name, result), (_, expected) in zip(_results(kernels), _results(twin), strict=True):
+        if not torch.equal(result, expected):
+            return name
+    return None
+
+
+def _results(kernels: IntegerKernels) -> Iterator[tuple[str, torch.Tensor]]:
+    """Of a few cases that take each path through the native code."""
+    generator = torch.Generator().manual_seed(1)
+
+    def random(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape, generator=generator)
+
+    for num_tokens, inner in ((1, 64), (9, 77), (3, LONG_INNER)):
+        x_TI = random(num_tokens, inner) * 3
+        yield "linear", kernels.linear(x_TI, kernels.pack_linear(random(37, inner), random(37)))
+        yield "rms_norm", kernels.rms_norm(x_TI, random(inner), 1e-5)
+    gate_up_TI = random(5, 2 * 1201) * 20
+    yield "silu_mul", kernels.silu_mul(gate_up_TI)
+    yield "gelu_tanh_mul", kernels.gelu_tanh_mul(gate_up_TI)
+    yield "cap", kernels.cap(gate_up_TI, 30.0)
+    yield "scale", kernels.scale(gate_up_TI, 48**0.5)
+    yield "add", kernels.add(gate_up_TI, random(*gate_up_TI.shape))
+    heads_TNH, angles_TH = random(7, NUM_HEADS + 2 * NUM_KV_HEADS, HEAD_SIZE), random(7, HEAD_SIZE)
+    yield "rope", kernels.rope(heads_TNH[:, :NUM_HEADS], angles_TH, angles_TH.flip(1))
+    yield "rope", kernels.rope(heads_TNH, angles_TH[:, :32], angles_TH[:, 32:64])
+    yield from _attention_results(kernels, heads_TNH)
+
+
+def _attention_results(kernels: IntegerKernels, new_TNH: torch.Tensor) -> Iterator[tuple[str, torch.Tensor]]:
+    """A sequence that decodes and one whose next six tokens are computed, each after 45 others."""
+    old_TNH = torch.randn(90, 2 * NUM_KV_HEADS, HEAD_SIZE, generator=torch.Generator().manual_seed(2))
+    tables_SB = torch.randperm(NUM_PAGES, generator=torch.Generator().manual_seed(3)).view(2, -1)
+    kv = kernels.allocate_kv(NUM_PAGES, PAGE_SIZE, NUM_KV_HEADS, HEAD_SIZE)
+    assert isinstance(kv, IntegerKV)
+    old_k_TNH, old_v_TNH = old_TNH.tensor_split(2, dim=1)
+    kernels.write_kv(kv, old_k_TNH, old_v_TNH, _batch(tables_SB, (0, 0), (45, 45)))
+    batch = _batch(tables_SB, (45, 45), (46, 51))
+    q_TNH, k_TNH, v_TNH = new_TNH.tensor_split([NUM_HEADS, NUM_HEADS + NUM_KV_HEADS], dim=1)
+    kernels.write_kv(kv, k_TNH, v_TNH, batch)
+    yield "write_kv", kv.integers
+    yield "write_kv", kv.scales
+    for window, logit_cap in ((None, None), (20, 5.0)):
+        yield "attention", kernels.attention(q_TNH, kv, batch, 0.3, window, logit_cap)
+
+
+def _batch(tables_SB: torch.Tensor, starts: tuple[int, int], ends: tuple[int, int]) -> StepBatch:
+    spans = [torch.arange(start, end) for start, end in zip(starts, ends, strict=True)]
+    slots = [
+        table[span // PAGE_SIZE] * PAGE_SIZE + span % PAGE_SIZE for table, span in zip(tables_SB, spans, strict=True)
+    ]
+    positions_T = torch.cat(spans)
+    return StepBatch(
+        token_ids_T=torch.zeros_like(positions_T),
+        positions_T=positions_T,
+        slots_T=torch.cat(slots),
+        query_starts=(0, len(spans[0]), len(positions_T)),
+        context_lens=ends,
+        block_tables_SB=tables_SB,
+        sample_rows_R=torch.arange(len(positions_T)),
+    )

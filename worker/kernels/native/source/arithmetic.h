@@ -1,0 +1,74 @@
+/* The twin of fixed_point.py: rounding rows to integers, 2^x, tanh. One IEEE operation after the other, in the twin's order.
+
+   Floats are only ever treated one by one, so a compiler may use vectors as it likes. Largest values are found among the
+   floats' bits, where NaN is larger than everything. */
+#ifndef PAGODA_ARITHMETIC_H
+#define PAGODA_ARITHMETIC_H
+
+#include <stdint.h>
+#include <string.h>
+
+#define INLINE static inline __attribute__((always_inline))
+
+static const float TINY = 1e-20f;
+static const float LOG2_E = 1.4426950408889634f;
+static const float TWO_LOG2_E = (float)(2 * 1.4426950408889634);
+static const float EXP2_COEFFICIENTS[5] = {
+    (float)0.001326472731307149, (float)0.009671512991189957, (float)0.05550733581185341,
+    (float)0.24022242426872253,  (float)0.6931470036506653,
+};
+
+INLINE int32_t bits_of(float x) {
+    int32_t bits;
+    memcpy(&bits, &x, sizeof bits);
+    return bits;
+}
+
+INLINE float float_of(int32_t bits) {
+    float x;
+    memcpy(&x, &bits, sizeof x);
+    return x;
+}
+
+INLINE int32_t magnitude_bits(float x) { return bits_of(x) & 0x7fffffff; }
+
+/* The nearest integer, the even one of two; NaN is 0, because what it belongs to has a scale of NaN or infinity. */
+INLINE int32_t round_to_int(float x) {
+    float rounded = __builtin_rintf(x);
+    return (int32_t)(rounded == rounded ? rounded : 0.0f);
+}
+
+/* The largest magnitude; NaN if there is one. */
+INLINE float row_largest(const float *x, int64_t size) {
+    int32_t largest = 0;
+    for (int64_t i = 0; i < size; i++) {
+        int32_t bits = magnitude_bits(x[i]);
+        largest = bits > largest ? bits : largest;
+    }
+    return float_of(largest);
+}
+
+/* `inverse_levels` is 1 / levels, rounded to float32. */
+INLINE float row_scale(const float *x, int64_t size, float inverse_levels) {
+    float largest = row_largest(x, size);
+    return (largest < TINY ? TINY : largest) * inverse_levels;
+}
+
+INLINE float exp2_clamped(float x) {
+    x = x < -126.0f ? -126.0f : x;
+    x = x > 127.0f ? 127.0f : x;
+    float exponent = __builtin_rintf(x);
+    x = x - exponent;
+    float power = x * EXP2_COEFFICIENTS[0];
+    power = (power + EXP2_COEFFICIENTS[1]) * x;
+    power = (power + EXP2_COEFFICIENTS[2]) * x;
+    power = (power + EXP2_COEFFICIENTS[3]) * x;
+    power = (power + EXP2_COEFFICIENTS[4]) * x;
+    power = power + 1.0f;
+    uint32_t shifted = (uint32_t)round_to_int(exponent) << 23;
+    return float_of((int32_t)((uint32_t)bits_of(power) + shifted));
+}
+
+INLINE float tanh_by_exp2(float x) { return -2.0f / (exp2_clamped(x * TWO_LOG2_E) + 1.0f) + 1.0f; }
+
+#endif

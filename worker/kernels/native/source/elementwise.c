@@ -1,0 +1,185 @@
+/* Norms, activations, rotary positions, residuals, and KV writes. The twins are in integer.py and integer_attention.py. */
+#include "arithmetic.h"
+#include "pool.h"
+
+struct rms_norm_call {
+    const float *x, *weight;
+    float *y;
+    int64_t token_stride, num_heads, size;
+    float inverse_levels;
+    double inverse_size, eps;
+};
+
+static void rms_norm_row(const struct rms_norm_call *call, const float *x, const float *weight, float *y) {
+    float scale = row_scale(x, call->size, call->inverse_levels);
+    /* Squares of integers: exact in any order. */
+    double sums[8] = {0};
+    int64_t i = 0;
+    for (; i + 8 <= call->size; i += 8)
+        for (int j = 0; j < 8; j++) {
+            double integer = __builtin_rintf(x[i + j] / scale);
+            sums[j] += integer * integer;
+        }
+    for (; i < call->size; i++) {
+        double integer = __builtin_rintf(x[i] / scale);
+        sums[0] += integer * integer;
+    }
+    double sum = 0;
+    for (int j = 0; j < 8; j++) sum += sums[j];
+    float rms = (float)__builtin_sqrt(sum * scale * scale * call->inverse_size + call->eps);
+    for (i = 0; i < call->size; i++) y[i] = x[i] / rms * weight[i];
+}
+
+static void rms_norm_rows(const void *argument, int64_t first, int64_t end) {
+    const struct rms_norm_call *call = argument;
+    for (int64_t row = first; row < end; row++) {
+        int64_t token = row / call->num_heads, head = row % call->num_heads;
+        const float *x = call->x + token * call->token_stride + head * call->size;
+        rms_norm_row(call, x, call->weight + head * call->size, call->y + row * call->size);
+    }
+}
+
+EXPORT void rms_norm(const float *x, int64_t token_stride, const float *weight, float *y, int64_t num_tokens,
+                     int64_t num_heads, int64_t size, float inverse_levels, double inverse_size, double eps) {
+    struct rms_norm_call call = {x, weight, y, token_stride, num_heads, size, inverse_levels, inverse_size, eps};
+    run_rows(rms_norm_rows, &call, num_tokens * num_heads, size);
+}
+
+struct activation_call {
+    const float *gate_up;
+    float *y;
+    int64_t size;
+    float square_factor, factor;
+};
+
+static void silu_mul_rows(const void *argument, int64_t first, int64_t end) {
+    const struct activation_call *call = argument;
+    for (int64_t row = first; row < end; row++) {
+        const float *gate = call->gate_up + row * 2 * call->size, *up = gate + call->size;
+        float *restrict y = call->y + row * call->size;
+        for (int64_t i = 0; i < call->size; i++) y[i] = gate[i] / (exp2_clamped(gate[i] * -LOG2_E) + 1.0f) * up[i];
+    }
+}
+
+EXPORT void silu_mul(const float *gate_up, float *y, int64_t num_tokens, int64_t size) {
+    struct activation_call call = {.gate_up = gate_up, .y = y, .size = size};
+    run_rows(silu_mul_rows, &call, num_tokens, size);
+}
+
+static void gelu_tanh_mul_rows(const void *argument, int64_t first, int64_t end) {
+    const struct activation_call *call = argument;
+    for (int64_t row = first; row < end; row++) {
+        const float *gate = call->gate_up + row * 2 * call->size, *up = gate + call->size;
+        float *restrict y = call->y + row * call->size;
+        for (int64_t i = 0; i < call->size; i++) {
+            float exponent = (gate[i] * gate[i] * call->square_factor + call->factor) * gate[i];
+            y[i] = gate[i] / (exp2_clamped(exponent) + 1.0f) * up[i];
+        }
+    }
+}
+
+EXPORT void gelu_tanh_mul(const float *gate_up, float *y, int64_t num_tokens, int64_t size, float square_factor,
+                          float factor) {
+    struct activation_call call = {gate_up, y, size, square_factor, factor};
+    run_rows(gelu_tanh_mul_rows, &call, num_tokens, size);
+}
+
+struct pointwise_call {
+    const float *x, *other;
+    float *y;
+    float factor, inverse_factor;
+};
+
+static void add_elements(const void *argument, int64_t first, int64_t end) {
+    const struct pointwise_call *call = argument;
+    float *restrict y = call->y;
+    for (int64_t i = first; i < end; i++) y[i] = call->x[i] + call->other[i];
+}
+
+EXPORT void add(const float *x, const float *other, float *y, int64_t size) {
+    struct pointwise_call call = {.x = x, .other = other, .y = y};
+    run_rows(add_elements, &call, size, 1);
+}
+
+static void scale_elements(const void *argument, int64_t first, int64_t end) {
+    const struct pointwise_call *call = argument;
+    float *restrict y = call->y;
+    for (int64_t i = first; i < end; i++) y[i] = call->x[i] * call->factor;
+}
+
+EXPORT void scale(const float *x, float *y, int64_t size, float factor) {
+    struct pointwise_call call = {.x = x, .y = y, .factor = factor};
+    run_rows(scale_elements, &call, size, 1);
+}
+
+static void cap_elements(const void *argument, int64_t first, int64_t end) {
+    const struct pointwise_call *call = argument;
+    float *restrict y = call->y;
+    for (int64_t i = first; i < end; i++) y[i] = tanh_by_exp2(call->x[i] * call->inverse_factor) * call->factor;
+}
+
+EXPORT void cap(const float *x, float *y, int64_t size, float factor, float inverse_factor) {
+    struct pointwise_call call = {.x = x, .y = y, .factor = factor, .inverse_factor = inverse_factor};
+    run_rows(cap_elements, &call, size, 1);
+}
+
+struct rope_call {
+    const float *x, *cos, *sin;
+    float *y;
+    int64_t token_stride, num_heads, head_size, rotated_size;
+};
+
+static void rope_rows(const void *argument, int64_t first, int64_t end) {
+    const struct rope_call *call = argument;
+    int64_t half = call->rotated_size / 2;
+    for (int64_t token = first; token < end; token++) {
+        const float *cos = call->cos + token * call->rotated_size, *sin = call->sin + token * call->rotated_size;
+        for (int64_t head = 0; head < call->num_heads; head++) {
+            const float *x = call->x + token * call->token_stride + head * call->head_size;
+            float *restrict y = call->y + (token * call->num_heads + head) * call->head_size;
+            for (int64_t i = 0; i < half; i++) y[i] = x[i] * cos[i] + x[i + half] * sin[i];
+            for (int64_t i = half; i < 2 * half; i++) y[i] = x[i] * cos[i] + x[i - half] * sin[i];
+            for (int64_t i = 2 * half; i < call->head_size; i++) y[i] = x[i];
+        }
+    }
+}
+
+EXPORT void rope(const float *x, int64_t token_stride, const float *cos, const float *sin, float *y, int64_t num_tokens,
+                 int64_t num_heads, int64_t head_size, int64_t rotated_size) {
+    struct rope_call call = {x, cos, sin, y, token_stride, num_heads, head_size, rotated_size};
+    run_rows(rope_rows, &call, num_tokens, num_heads * head_size);
+}
+
+struct write_kv_call {
+    const float *parts[2]; /* keys, values */
+    int64_t token_strides[2];
+    const int64_t *slots;
+    int16_t *integers;
+    float *scales;
+    int64_t num_heads, head_size, page_size;
+};
+
+static const float KV_INVERSE_LEVELS = (float)(1.0 / 32767);
+
+static void write_kv_rows(const void *argument, int64_t first, int64_t end) {
+    const struct write_kv_call *call = argument;
+    for (int64_t token = first; token < end; token++) {
+        int64_t page = call->slots[token] / call->page_size, offset = call->slots[token] % call->page_size;
+        for (int64_t i = 0; i < 2 * call->num_heads; i++) {
+            int64_t part = i / call->num_heads, head = i % call->num_heads;
+            const float *x = call->parts[part] + token * call->token_strides[part] + head * call->head_size;
+            int64_t row = (page * 2 * call->num_heads + i) * call->page_size + offset;
+            int16_t *restrict integers = call->integers + row * call->head_size;
+            float scale = call->scales[row] = row_scale(x, call->head_size, KV_INVERSE_LEVELS);
+            for (int64_t h = 0; h < call->head_size; h++) integers[h] = (int16_t)round_to_int(x[h] / scale);
+        }
+    }
+}
+
+EXPORT void write_kv(const float *keys, int64_t keys_stride, const float *values, int64_t values_stride,
+                     const int64_t *slots, int16_t *integers, float *scales, int64_t num_tokens, int64_t num_heads,
+                     int64_t head_size, int64_t page_size) {
+    struct write_kv_call call = {{keys, values}, {keys_stride, values_stride}, slots,    integers,
+                                 scales,         num_heads,                    head_size, page_size};
+    run_rows(write_kv_rows, &call, num_tokens, 2 * num_heads * head_size);
+}

@@ -1,0 +1,69 @@
+/* Vectors of 32-bit sums, and the two instructions that matter: products of 16-bit pairs added to them, and widening bytes.
+
+   With AVX-512 and its VNNI, with AVX2, or one lane after the other. All are exact as long as no sum leaves 32 bits, so they
+   give the same integers. */
+#ifndef PAGODA_VECTOR_H
+#define PAGODA_VECTOR_H
+
+#include <stdint.h>
+#include <string.h>
+
+#if defined(__AVX512BW__) && defined(__AVX512VNNI__)
+#include <immintrin.h>
+#define LANES 16
+typedef __m512i vector;
+INLINE vector zeros(void) { return _mm512_setzero_si512(); }
+INLINE vector add_pairs(vector sums, vector a, vector b) { return _mm512_dpwssd_epi32(sums, a, b); }
+INLINE vector load_widened(const int8_t *x) { return _mm512_cvtepi8_epi16(_mm256_loadu_si256((const void *)x)); }
+INLINE vector load_pairs(const int16_t *x) { return _mm512_loadu_si512(x); }
+INLINE vector repeat_pair(const int16_t *x) {
+    int32_t pair;
+    memcpy(&pair, x, sizeof pair);
+    return _mm512_set1_epi32(pair);
+}
+INLINE void store_sums(int32_t *out, vector sums) { _mm512_storeu_si512(out, sums); }
+
+#elif defined(__AVX2__)
+#include <immintrin.h>
+#define LANES 8
+typedef __m256i vector;
+INLINE vector zeros(void) { return _mm256_setzero_si256(); }
+INLINE vector add_pairs(vector sums, vector a, vector b) { return _mm256_add_epi32(sums, _mm256_madd_epi16(a, b)); }
+INLINE vector load_widened(const int8_t *x) { return _mm256_cvtepi8_epi16(_mm_loadu_si128((const void *)x)); }
+INLINE vector load_pairs(const int16_t *x) { return _mm256_loadu_si256((const void *)x); }
+INLINE vector repeat_pair(const int16_t *x) {
+    int32_t pair;
+    memcpy(&pair, x, sizeof pair);
+    return _mm256_set1_epi32(pair);
+}
+INLINE void store_sums(int32_t *out, vector sums) { _mm256_storeu_si256((void *)out, sums); }
+
+#else
+#define LANES 8
+typedef struct { int32_t lane[LANES]; } vector; /* sums, or pairs held as their two halves */
+INLINE int32_t pair_of(int16_t low, int16_t high) { return (int32_t)((uint32_t)(uint16_t)high << 16 | (uint16_t)low); }
+INLINE vector zeros(void) { return (vector){{0}}; }
+INLINE vector add_pairs(vector sums, vector a, vector b) {
+    for (int i = 0; i < LANES; i++)
+        sums.lane[i] += (int16_t)a.lane[i] * (int16_t)b.lane[i] + (a.lane[i] >> 16) * (b.lane[i] >> 16);
+    return sums;
+}
+INLINE vector load_widened(const int8_t *x) {
+    vector pairs;
+    for (int i = 0; i < LANES; i++) pairs.lane[i] = pair_of(x[2 * i], x[2 * i + 1]);
+    return pairs;
+}
+INLINE vector load_pairs(const int16_t *x) {
+    vector pairs;
+    for (int i = 0; i < LANES; i++) pairs.lane[i] = pair_of(x[2 * i], x[2 * i + 1]);
+    return pairs;
+}
+INLINE vector repeat_pair(const int16_t *x) {
+    vector pairs;
+    for (int i = 0; i < LANES; i++) pairs.lane[i] = pair_of(x[0], x[1]);
+    return pairs;
+}
+INLINE void store_sums(int32_t *out, vector sums) { memcpy(out, sums.lane, sizeof sums.lane); }
+#endif
+
+#endif
