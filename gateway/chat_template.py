@@ -9,10 +9,11 @@ from typing import Any, Self
 
 import jinja2
 
-from gateway.chat_template_source import read_template
 from gateway.special_text import SpecialText, unused_character
 from gateway.template_sandbox import TemplateSandbox
+from gateway.template_variables import template_variables
 from gateway.tokenizer import Tokenizer
+from pagoda.models.chat_template_text import chat_template_text
 from pagoda.models.model import Model
 
 MAX_RENDERED_CHARACTERS = 1 << 24
@@ -37,12 +38,12 @@ class ChatTemplate:
 
     @classmethod
     def load(cls, model: Model, tokenizer: Tokenizer) -> Self:
-        source, special_texts = read_template(model, tokenizer)
+        source = chat_template_text(model)
         if source is None:
             raise ChatTemplateError(
                 f"the model {model.name!r} has no chat template (it is a base model); use completions instead of chat"
             )
-        return cls(source, special_texts, tokenizer)
+        return cls(source, template_variables(model, tokenizer), tokenizer)
 
     def encode(
         self,

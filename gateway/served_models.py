@@ -12,12 +12,12 @@ from functools import partial
 from typing import Any
 
 from gateway.chat_template import ChatTemplate, ChatTemplateError
-from gateway.chat_template_source import read_template
 from gateway.errors import ErrorKind, GatewayError, InvalidRequestError, unavailable
 from gateway.inference import ModelInfo
 from gateway.scheduler_client import SchedulerClient
+from gateway.template_variables import template_variables
 from gateway.tokenizer import Tokenizer
-from pagoda.models.catalogue import find_entry
+from pagoda.models.catalogue import find_entry, with_tag
 from pagoda.models.errors import ModelNotFoundError
 from pagoda.models.model import Model
 from pagoda.models.model_settings import ModelSettings, read_settings
@@ -57,7 +57,7 @@ class ServedModel:
     @classmethod
     def load(cls, model: Model) -> "ServedModel":
         tokenizer, settings = Tokenizer.load(model), read_settings(model)
-        _, special_texts = read_template(model, tokenizer)
+        special_texts = template_variables(model, tokenizer)
         try:
             if settings.template:
                 chat_template = ChatTemplate(settings.template, special_texts, tokenizer)
@@ -177,8 +177,3 @@ def _name_behind_alias(name: str) -> str | None:
     except ModelNotFoundError:
         return None
     return None if entry is None else entry.name
-
-
-def with_tag(name: str) -> str:
-    """`model` → `model:latest`. Only a colon behind the last slash begins a tag."""
-    return name if ":" in name.rpartition("/")[2] else f"{name}:latest"

@@ -1,21 +1,19 @@
 """From the body of /api/generate to the prompt's tokens: raw, through a template, or behind an earlier turn's context."""
 
-import re
 from collections.abc import Sequence
 
 from gateway.chat_template import ChatTemplate, ChatTemplateError
 from gateway.errors import InvalidRequestError
 from gateway.ollama.schemas import GenerateRequest
 from gateway.served_models import ChatEnding, ServedModel
+from pagoda.models.chat_template_text import is_go_template
 
-# What begins an expression in Go's templates and never one in Jinja's: a field of the dot, a variable, a keyword.
-_GO_TEMPLATE = re.compile(r"\{\{-?\s*(?:\.|\$|(?:range|end|if|else|with|block|define|template|slice)\b)")
 # Any turn will do: only what a template writes between two turns is taken from it.
 _EARLIER_TURN = ({"role": "user", "content": "a"}, {"role": "assistant", "content": "b"})
 
 
 def refuse_go_template(source: str) -> None:
-    if _GO_TEMPLATE.search(source):
+    if is_go_template(source):
         raise InvalidRequestError(
             "template: Go templates are not supported yet; write it in Jinja, as Hugging Face's chat templates, "
             "or leave it out to use the model's own",

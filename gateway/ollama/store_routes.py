@@ -14,12 +14,12 @@ from starlette.responses import JSONResponse, Response
 
 from gateway.api_document import reads
 from gateway.errors import Dialect, ErrorKind, GatewayError, InvalidRequestError, error_body, from_model_error
-from gateway.ollama import model_objects
 from gateway.ollama.prompts import refuse_go_template
 from gateway.ollama.schemas import CopyRequest, CreateRequest, DeleteRequest, PullRequest, ShowRequest
 from gateway.pulls import Pull, PullStoppedError
 from gateway.state import GatewayState, state_of
 from gateway.streaming import JSONObject, ndjson_lines, stream_response, unless_gone
+from pagoda.models import ollama_objects
 from pagoda.models.catalogue import CatalogueEntry
 from pagoda.models.errors import ModelError, ModelNotFoundError
 from pagoda.models.model import Model
@@ -40,7 +40,7 @@ async def list_models(request: Request) -> Response:
     state = state_of(request)
     stored = await asyncio.to_thread(state.store.list)
     models = {model.name: model for model in (*stored, *(served.model for served in state.models))}
-    listed = [model_objects.listed(model) for model in models.values()]
+    listed = [ollama_objects.listed(model) for model in models.values()]
     return JSONResponse({"models": sorted(listed, key=lambda each: str(each["modified_at"]), reverse=True)})
 
 
@@ -50,7 +50,7 @@ async def show(request: Request) -> Response:
     state = state_of(request)
     body = await state.read_body(request, ShowRequest)
     model = await asyncio.to_thread(_stored_or_served, state, body.model_name)
-    shown = await asyncio.to_thread(model_objects.shown, model, verbose=bool(body.verbose))
+    shown = await asyncio.to_thread(ollama_objects.shown, model, verbose=bool(body.verbose))
     # orjson writes numbers that JSON does not have, which metadata may hold, as null.
     return Response(orjson.dumps(shown), media_type="application/json")
 

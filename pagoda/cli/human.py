@@ -16,14 +16,6 @@ def size(num_bytes: int) -> str:
     return f"{num_bytes} B"
 
 
-def number(count: int, *, digits: int = 4) -> str:
-    """`135M`, `1.1B`: how many parameters a model has."""
-    for divisor, unit in ((10**9, "B"), (10**6, "M"), (10**3, "K")):
-        if count >= divisor:
-            return f"{count / divisor:.{digits}g}{unit}"
-    return str(count)
-
-
 def moment(then: datetime, now: datetime) -> str:
     """`2 weeks ago`, `4 minutes from now`, or `Forever`."""
     if then - now > timedelta(days=365 * _YEARS_UNTIL_FOREVER):

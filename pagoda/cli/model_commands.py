@@ -50,7 +50,7 @@ def pull(
 ) -> None:
     with failing_in_sentences():
         from pagoda.cli.fetch import fetch_model
-        from pagoda.cli.model_facts import listed
+        from pagoda.models.ollama_objects import listed
 
         fetched = fetch_model(resolve_home(home), model)
         print(
@@ -83,9 +83,9 @@ def show(
 
         if len(wanted) > 1:
             raise CommandError(f"only one of {', '.join(f'--{name}' for name in parts)} can be asked for at once")
-        shown = show_model(resolve_home(home), model)
+        shown = show_model(resolve_home(home), model, verbose=verbose)
         if as_json:
-            print(_json(shown if verbose else {name: value for name, value in shown.items() if name != "tensors"}))
+            print(_json(shown))
         else:
             print(shown[wanted[0]] if wanted else show_page(shown, verbose=verbose))
 

@@ -9,6 +9,8 @@ from typing import Any
 from pagoda.cli import human
 
 _NUM_TEXT_LINES = 2
+# A list longer than this, such as the vocabulary, is shown as its length.
+_LONGEST_LIST = 5
 Rows = Sequence[Sequence[str]]
 
 
@@ -47,6 +49,8 @@ def _first_lines(text: str) -> Rows:
 
 
 def _short(value: object) -> str:
+    if isinstance(value, list) and len(value) > _LONGEST_LIST:
+        return f"[{len(value)} values]"
     return " ".join(str(value).split())
 
 

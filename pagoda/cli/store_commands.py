@@ -10,12 +10,12 @@ from typing import Any
 
 from pagoda.cli import human
 from pagoda.cli.failure import CommandError
-from pagoda.cli.model_facts import listed, shown
-from pagoda.cli.modelfile import Modelfile, parse_modelfile
 from pagoda.models.blobs import BlobStore
 from pagoda.models.catalogue import normalize_name
 from pagoda.models.errors import ModelNotFoundError
 from pagoda.models.library import CHECKPOINT_SUFFIXES, ModelLibrary
+from pagoda.models.modelfile import Modelfile, parse_modelfile
+from pagoda.models.ollama_objects import listed, shown
 from pagoda.models.store import ModelStore
 
 JSONObject = dict[str, Any]
@@ -41,8 +41,8 @@ def list_page(models: list[JSONObject]) -> str:
     return human.table([["NAME", "ID", "SIZE", "MODIFIED"], *rows])
 
 
-def show_model(home: Path, name_or_path: str) -> JSONObject:
-    return shown(ModelStore(home).get(name_or_path))
+def show_model(home: Path, name_or_path: str, *, verbose: bool) -> JSONObject:
+    return shown(ModelStore(home).get(name_or_path), verbose=verbose)
 
 
 def remove_models(home: Path, names: list[str]) -> list[str]:

@@ -67,6 +67,11 @@ def normalize_name(name: str) -> str:
     return f"{match['model']}:{match['tag'] or DEFAULT_TAG}"
 
 
+def with_tag(name: str) -> str:
+    """`model` → `model:latest`. Only a colon behind the last slash begins a tag."""
+    return name if ":" in name.rpartition("/")[2] else f"{name}:{DEFAULT_TAG}"
+
+
 def find_entry(name: str, catalogue: Sequence[CatalogueEntry] = CATALOGUE) -> CatalogueEntry | None:
     normalized = normalize_name(name)
     return next((entry for entry in catalogue if normalized in (entry.name, *entry.aliases)), None)

@@ -3,6 +3,7 @@
 ModelError
 ├── ModelNotFoundError   the caller asked for a model that is unknown or not on this machine
 ├── ModelFormatError     the files are damaged, or of a kind that Pagoda does not read
+├── ModelfileError       a Modelfile, or a parameter that could stand in one, is not understood
 └── ModelSourceError     the source did not deliver: download failed, checksum wrong
 """
 
@@ -16,6 +17,10 @@ class ModelNotFoundError(ModelError, LookupError):
 
 
 class ModelFormatError(ModelError, ValueError):
+    pass
+
+
+class ModelfileError(ModelError, ValueError):
     pass
 
 

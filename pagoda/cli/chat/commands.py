@@ -5,15 +5,13 @@ from typing import TYPE_CHECKING
 
 from pagoda.cli.chat import help as words
 from pagoda.cli.failure import CommandError
-from pagoda.cli.model_facts import spelled
-from pagoda.cli.parameters import parse_parameter
 from pagoda.cli.show import show_page
 from pagoda.cli.store_commands import list_models, list_page
+from pagoda.models.parameters import parameter_lines, parse_parameter
 
 if TYPE_CHECKING:
     from pagoda.cli.chat.session import Session
 
-_PARAMETER_WIDTH = 30
 _NOT_SUPPORTED = {
     "format": "answers cannot be held to a form yet",
     "noformat": "answers cannot be held to a form yet",
@@ -37,7 +35,7 @@ class Commands:
         }
 
     def obey(self, text: str) -> bool:
-        """Whether the chat is over. Raises CommandError, after which it goes on."""
+        """Whether the chat is over. Raises CommandError or ModelError, after which it goes on."""
         name, *arguments = text.split()
         if name in ("/bye", "/exit"):
             return True
@@ -101,8 +99,7 @@ class Commands:
         print("Model defined parameters:", *(of_model or none).splitlines(), sep="\n  ", end="\n\n")
         options = self._session.conversation.options
         if options:
-            lines = [f"{name:<{_PARAMETER_WIDTH}} {spelled(value)}" for name, value in options.items()]
-            print("User defined parameters:", *lines, sep="\n  ", end="\n\n")
+            print("User defined parameters:", *parameter_lines(options), sep="\n  ", end="\n\n")
 
     def _list(self, text: str, arguments: Sequence[str]) -> None:
         print(list_page(list_models(self._session.servers.home, "".join(arguments[:1]))))

@@ -14,6 +14,7 @@ from pagoda.cli.chat.line_reader import LineReader
 from pagoda.cli.chat.multiline import PROMPT, Entry, read_entry
 from pagoda.cli.chat.wrapping import WordWrap
 from pagoda.cli.failure import CommandError
+from pagoda.models.errors import ModelError
 
 
 class Session:
@@ -46,7 +47,7 @@ class Session:
             return True
         try:
             return self._answered(entry)
-        except CommandError as error:
+        except (CommandError, ModelError) as error:
             print(f"Error: {error}\n", file=sys.stderr, flush=True)
         except KeyboardInterrupt:
             print()

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from pagoda.cli import human
 from pagoda.cli.doctor.finding import Finding, ok, problem, warning
+from pagoda.models.ollama_objects import parameter_size
 
 PROC, CGROUP = Path("/proc"), Path("/sys/fs/cgroup")
 # The families of instructions that matrix kernels use, the widest last.
@@ -56,7 +57,7 @@ def check_threads(cgroup: Path = CGROUP) -> Finding:
 
 def check_memory(available_bytes: int | None = None) -> Finding:
     available = _available_bytes() if available_bytes is None else available_bytes
-    fits = human.number(int(available * _SHARE_FOR_WEIGHTS / _BYTES_PER_PARAMETER), digits=2)
+    fits = parameter_size(int(available * _SHARE_FOR_WEIGHTS / _BYTES_PER_PARAMETER), digits=2)
     text = f"{human.size(available)} available: models of up to about {fits} parameters fit"
     if available < _LEAST_BYTES:
         return warning("memory", text, "end other programs, or give --kv-memory a small size.")

@@ -26,13 +26,6 @@ def test_size(num_bytes: int, text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("count", "text"), [(999, "999"), (134_515_008, "134.5M"), (1_100_000_000, "1.1B"), (8 * 10**9, "8B")]
-)
-def test_number(count: int, text: str) -> None:
-    assert human.number(count) == text
-
-
-@pytest.mark.parametrize(
     ("ago", "text"),
     [
         (timedelta(0), "Less than a second ago"),

@@ -9,9 +9,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from pagoda.cli.failure import CommandError
-from pagoda.cli.parameters import parse_parameter
+from pagoda.models.chat_template_text import is_go_template
+from pagoda.models.errors import ModelfileError
 from pagoda.models.model_settings import ModelSettings
+from pagoda.models.parameters import parameter_lines, parse_parameter
 
 INSTRUCTIONS = ("FROM", "LICENSE", "MESSAGE", "PARAMETER", "SYSTEM", "TEMPLATE")
 _UNSUPPORTED = ("ADAPTER", "DRAFT", "PARSER", "RENDERER", "REQUIRES")
@@ -19,8 +20,6 @@ _ROLES = ("system", "user", "assistant")
 # An instruction, then a value to the end of the line, or in quotes: """ may span lines, and so may ".
 _INSTRUCTION = re.compile(r"(?P<name>\S+)(?:[ \t]+(?P<rest>.*))?", re.DOTALL)
 _QUOTES = ('"""', '"')
-# Actions that are Go's and never Jinja's: a field of the dot, or a keyword at the start of an expression.
-_GO_TEMPLATE = re.compile(r"\{\{-?\s*(?:\.|range\b|end\b|if\b|else\b|with\b|\$)")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,7 +30,7 @@ class Modelfile:
 
 
 def parse_modelfile(text: str) -> Modelfile:
-    """Raises CommandError, which names the line."""
+    """Raises ModelfileError, which names the line."""
     base = ""
     scalars: dict[str, str] = {}
     licenses: list[str] = []
@@ -52,24 +51,23 @@ def parse_modelfile(text: str) -> Modelfile:
                     messages.append(_message(value))
                 case _:
                     _add_parameter(parameters, value)
-        except CommandError as error:
-            raise CommandError(f"line {line} of the Modelfile: {error}") from None
+        except ModelfileError as error:
+            raise ModelfileError(f"line {line} of the Modelfile: {error}") from None
     if not base:
-        raise CommandError("the Modelfile has no FROM line; FROM names a model, a GGUF file, or a directory")
+        raise ModelfileError("the Modelfile has no FROM line; FROM names a model, a GGUF file, or a directory")
     settings = ModelSettings(parameters=parameters, license=licenses, messages=messages, **scalars)
     return Modelfile(base=base, settings=settings)
 
 
 def render_modelfile(base: str, settings: ModelSettings) -> str:
     """What parses to the same again, under a line of comment."""
-    lines = [f"FROM {base}"]
-    lines += [f"TEMPLATE {_quoted(settings.template)}"] if settings.template else []
-    lines += [f"SYSTEM {_quoted(settings.system)}"] if settings.system else []
-    for name, value in settings.parameters.items():
-        lines += [f"PARAMETER {name} {_quoted(str(each))}" for each in (value if isinstance(value, list) else [value])]
-    lines += [f"LICENSE {_quoted(text)}" for text in settings.license]
+    lines = ["# Made by Pagoda", f"FROM {base}"]
+    lines += [f'TEMPLATE """{settings.template}"""'] if settings.template else []
+    lines += [f'SYSTEM """{settings.system}"""'] if settings.system else []
+    lines += [f"PARAMETER {line}" for line in parameter_lines(settings.parameters, width=0)]
+    lines += [f'LICENSE """{text}"""' for text in settings.license]
     lines += [f"MESSAGE {message['role']} {_quoted(message['content'])}" for message in settings.messages]
-    return "\n".join(["# Made by Pagoda", *lines, ""])
+    return "\n".join([*lines, ""])
 
 
 def _instructions(text: str) -> Iterator[tuple[int, str, str]]:
@@ -90,15 +88,15 @@ def _instructions(text: str) -> Iterator[tuple[int, str, str]]:
             value += "\n" + lines[at]
             at += 1
         if quote:
-            raise CommandError(f"line {first + 1} of the Modelfile opens a {quote} that nothing closes")
+            raise ModelfileError(f"line {first + 1} of the Modelfile opens a {quote} that nothing closes")
         yield first + 1, name, value.rstrip()
 
 
 def _refuse_unknown(line: int, name: str, written: str) -> None:
     if name in _UNSUPPORTED:
-        raise CommandError(f"line {line} of the Modelfile: {name} is not supported; take it out")
+        raise ModelfileError(f"line {line} of the Modelfile: {name} is not supported; take it out")
     if name not in INSTRUCTIONS:
-        raise CommandError(
+        raise ModelfileError(
             f"line {line} of the Modelfile: {written[:40]!r} is no instruction (known: {', '.join(INSTRUCTIONS)})"
         )
 
@@ -131,15 +129,15 @@ def _quoted(value: str) -> str:
 
 
 def _jinja(template: str) -> str:
-    if _GO_TEMPLATE.search(template):
-        raise CommandError("TEMPLATE is a Go template; write it in Jinja, or leave it out to keep the model's own")
+    if is_go_template(template):
+        raise ModelfileError("TEMPLATE is a Go template; write it in Jinja, or leave it out to keep the model's own")
     return template
 
 
 def _message(value: str) -> dict[str, str]:
     role, content = _split_word(value)
     if role not in _ROLES:
-        raise CommandError(f"MESSAGE needs a role ({', '.join(_ROLES)}), got {role!r}")
+        raise ModelfileError(f"MESSAGE needs a role ({', '.join(_ROLES)}), got {role!r}")
     return {"role": role, "content": _unquoted(content)}
 
 

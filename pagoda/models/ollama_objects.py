@@ -1,0 +1,124 @@
+"""A model on disk as Ollama's API describes it: an entry of /api/tags, and the answer of /api/show.
+
+The command prints the same objects, so that what prints them need not know whether a server sent them. Knows nothing
+about what is running.
+"""
+
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from typing import Any
+
+from pagoda.models.catalogue import with_tag
+from pagoda.models.chat_template_text import GGUF_TEMPLATE_KEY, chat_template_text
+from pagoda.models.gguf_file import GGUFFile
+from pagoda.models.model import Model, ModelFormat
+from pagoda.models.model_settings import MANIFEST, ModelSettings, read_settings
+from pagoda.models.modelfile import render_modelfile
+from pagoda.models.parameters import parameter_lines
+from pagoda.models.safetensors_file import read_tensors, weight_files
+
+JSONObject = dict[str, Any]
+# What fits into a line is shown; vocabularies and merges only to who asks for everything.
+MAX_SHOWN_ITEMS = 5
+
+
+def listed(model: Model) -> JSONObject:
+    return identity(model) | {"modified_at": _modified_at(model), "capabilities": ["completion"]}
+
+
+def identity(model: Model) -> JSONObject:
+    """What each of Ollama's lists says of a model."""
+    return {
+        "name": with_tag(model.name),
+        "model": with_tag(model.name),
+        "size": model.size_bytes,
+        "digest": model.digest,
+        "details": _details(model, read_settings(model)),
+    }
+
+
+def shown(model: Model, *, verbose: bool) -> JSONObject:
+    """Reads the model's files."""
+    settings = read_settings(model)
+    metadata = _metadata(model)
+    described: JSONObject = {
+        "license": "\n".join(settings.license) or str(metadata.get("general.license", "")),
+        "modelfile": render_modelfile(settings.parent or with_tag(model.name), settings),
+        "parameters": "\n".join(parameter_lines(settings.parameters)),
+        "template": settings.template or chat_template_text(model) or "",
+        "system": settings.system,
+        "details": _details(model, settings),
+        "model_info": metadata if verbose else {name: _in_a_line(value) for name, value in metadata.items()},
+        "capabilities": ["completion"],
+        "modified_at": _modified_at(model),
+    }
+    if settings.messages:
+        described["messages"] = list(settings.messages)
+    return described | {"tensors": _tensors(model)} if verbose else described
+
+
+def parameter_size(num_parameters: int, *, digits: int = 4) -> str:
+    """`134.5M`, `1.1B`."""
+    for divisor, unit in ((10**9, "B"), (10**6, "M"), (10**3, "K")):
+        if num_parameters >= divisor:
+            return f"{num_parameters / divisor:.{digits}g}{unit}"
+    return str(num_parameters)
+
+
+def _modified_at(model: Model) -> str:
+    # The time of what says what the model is: its files may be older, and shared with others.
+    manifest = model.path.parent / MANIFEST
+    path = manifest if manifest.exists() else model.path
+    modified = datetime.fromtimestamp(path.stat().st_mtime, UTC)
+    return modified.isoformat(timespec="microseconds").replace("+00:00", "Z")
+
+
+def _details(model: Model, settings: ModelSettings) -> JSONObject:
+    return {
+        "parent_model": settings.parent,
+        "format": model.format.value,
+        "family": model.config.architecture,
+        "families": [model.config.architecture],
+        "parameter_size": parameter_size(model.num_parameters),
+        "quantization_level": model.quantization,
+        "context_length": model.config.max_position,
+        "embedding_length": model.config.hidden_size,
+    }
+
+
+def _metadata(model: Model) -> JSONObject:
+    """As a GGUF file has it, without the template, which has a field of its own; a checkpoint's in the same words."""
+    count = {"general.parameter_count": model.num_parameters}
+    if model.format is ModelFormat.GGUF:
+        with GGUFFile(model.path) as file:
+            return {name: value for name, value in file.metadata.items() if name != GGUF_TEMPLATE_KEY} | count
+    config = model.config
+    family = config.architecture
+    return count | {
+        "general.architecture": family,
+        f"{family}.attention.head_count": config.num_heads,
+        f"{family}.attention.head_count_kv": config.num_kv_heads,
+        f"{family}.attention.layer_norm_rms_epsilon": config.rms_norm_eps,
+        f"{family}.block_count": config.num_layers,
+        f"{family}.context_length": config.max_position,
+        f"{family}.embedding_length": config.hidden_size,
+        f"{family}.feed_forward_length": config.intermediate_size,
+        f"{family}.rope.freq_base": config.rope_theta,
+        f"{family}.vocab_size": config.vocab_size,
+    }
+
+
+def _in_a_line(value: Any) -> Any:
+    return [] if isinstance(value, list) and len(value) > MAX_SHOWN_ITEMS else value
+
+
+def _tensors(model: Model) -> list[JSONObject]:
+    if model.format is ModelFormat.GGUF:
+        with GGUFFile(model.path) as file:
+            return [_tensor(each.name, each.ggml_type.name, each.shape) for each in file.tensors.values()]
+    tensors = {name: each for path in weight_files(model.path) for name, each in read_tensors(path).items()}
+    return [_tensor(name, each.dtype, each.shape) for name, each in tensors.items()]
+
+
+def _tensor(name: str, kind: str, shape: Iterable[int]) -> JSONObject:
+    return {"name": name, "type": kind, "shape": list(shape)}
