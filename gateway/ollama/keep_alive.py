@@ -1,13 +1,14 @@
 """How long a model is to stay loaded after its last request, as clients last wished it.
 
-A worker holds its model for as long as it lives, so a wish is remembered and shown, and nothing is unloaded. Knows nothing
-about models but their names.
+A worker holds its model for as long as it lives, so a wish is remembered and shown until its time is over, and nothing is
+unloaded. Knows nothing about models but their names.
 """
 
 import math
 import re
 import time
-from datetime import UTC, datetime, timedelta
+from collections.abc import Callable
+from datetime import UTC, datetime
 
 # Models are never unloaded; Ollama shows such a one as a date that nobody will see.
 FOREVER = "2318-01-01T00:00:00Z"
@@ -27,19 +28,22 @@ def parse_keep_alive(value: float | str) -> float:
 
 
 class KeepAlive:
-    def __init__(self) -> None:
+    def __init__(self, now: Callable[[], float] = time.time) -> None:
+        self._now = now
         self._duration_s: dict[str, float] = {}
         self._used_at: dict[str, float] = {}
 
     def used(self, model_name: str, keep_alive: float | str | None) -> None:
         """A request that says nothing leaves the wish of the one before."""
-        self._used_at[model_name] = time.time()
+        self._used_at[model_name] = self._now()
         if keep_alive is not None:
             self._duration_s[model_name] = parse_keep_alive(keep_alive)
 
     def expires_at(self, model_name: str) -> str:
-        duration_s = self._duration_s.get(model_name, math.inf)
-        if duration_s == math.inf:
+        expires_at = self._used_at.get(model_name, 0.0) + self._duration_s.get(model_name, math.inf)
+        # A model whose time is over, at once with a keep_alive of 0, stays loaded all the same. A date in the past would
+        # promise that it is on its way out: `ps` would say "Stopping..." of it for as long as the worker lives.
+        if expires_at == math.inf or expires_at <= self._now():
             return FOREVER
-        moment = datetime.fromtimestamp(self._used_at[model_name], UTC) + timedelta(seconds=duration_s)
+        moment = datetime.fromtimestamp(expires_at, UTC)
         return moment.isoformat(timespec="microseconds").replace("+00:00", "Z")

@@ -182,6 +182,8 @@ async def test_what_clients_wish_about_unloading_is_shown(gateway: RunningGatewa
     assert 0 < await expires_in_s() < 61
     await post(gateway, "/api/generate", keep_alive=-1)
     assert await expires_in_s() > 1e9
+    await post(gateway, "/api/generate", keep_alive=0)
+    assert await expires_in_s() > 1e9
 
 
 async def test_names_have_tags_and_no_case(gateway: RunningGateway) -> None:
@@ -209,7 +211,7 @@ async def test_model_objects(gateway: RunningGateway) -> None:
     shown = (await gateway.http.post("/api/show", json={"model": "tiny"})).json()
     assert shown["capabilities"] == ["completion"]
     assert shown["model_info"]["llama.block_count"] == 2
-    assert "<|im_start|>" in shown["template"]
+    assert "<|im_start|>" in shown["template"] and "tokenizer.chat_template" not in shown["model_info"]
 
 
 async def test_official_client(gateway: RunningGateway) -> None:

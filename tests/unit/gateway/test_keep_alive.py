@@ -6,6 +6,7 @@ from datetime import datetime
 import pytest
 
 from gateway.ollama.keep_alive import FOREVER, KeepAlive, parse_keep_alive
+from tests.fakes.clock import FakeClock
 
 
 @pytest.mark.parametrize(
@@ -41,3 +42,14 @@ def test_a_wish_lasts_until_the_next_one() -> None:
     keep_alive.used("m", -1)
     assert keep_alive.expires_at("m") == FOREVER
     assert keep_alive.expires_at("other") == FOREVER
+
+
+def test_what_stays_loaded_after_its_time_is_shown_as_kept() -> None:
+    clock = FakeClock()
+    keep_alive = KeepAlive(clock.time)
+    keep_alive.used("m", 0)
+    assert keep_alive.expires_at("m") == FOREVER
+    keep_alive.used("m", "5m")
+    assert keep_alive.expires_at("m") == "1970-01-01T00:05:00.000000Z"
+    clock.advance(300)
+    assert keep_alive.expires_at("m") == FOREVER
