@@ -2,10 +2,12 @@
 
 import json
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pagoda.cli.tiers import ServeOptions
+from pagoda.models.chat_template_text import chat_template_text
 from pagoda.models.model import Model
+from pagoda.models.model_settings import read_settings
 
 if TYPE_CHECKING:
     from protos.v1 import inference_pb2
@@ -39,10 +41,18 @@ def _worker(worker: "inference_pb2.WorkerLoad") -> str:
 
 
 def _curl(options: ServeOptions, model: Model) -> str:
-    body = {"model": model.name, "messages": [{"role": "user", "content": "What is a pagoda?"}]}
+    endpoint, question = _question(model)
+    body = {"model": model.name} | question
     needs_key = options.api_key or options.keys or options.keys_path.exists()
     key = ' -H "Authorization: Bearer $PAGODA_API_KEY"' if needs_key else ""
-    return f"curl {options.url}/v1/chat/completions -H 'Content-Type: application/json'{key} -d '{json.dumps(body)}'"
+    return f"curl {options.url}{endpoint} -H 'Content-Type: application/json'{key} -d '{json.dumps(body)}'"
+
+
+def _question(model: Model) -> tuple[str, dict[str, Any]]:
+    """An endpoint that the model can answer at, and what to ask there: a base model has no template to chat with."""
+    if read_settings(model).template or chat_template_text(model):
+        return "/v1/chat/completions", {"messages": [{"role": "user", "content": "What is a pagoda?"}]}
+    return "/v1/completions", {"prompt": "A pagoda is"}
 
 
 def size(num_bytes: float) -> str:

@@ -1,0 +1,40 @@
+"""The command that the banner suggests, for a model that chats and for one that does not."""
+
+from pathlib import Path
+
+import pytest
+
+from pagoda.cli.banner import banner
+from pagoda.cli.tiers import ServeOptions
+from pagoda.models.blobs import BlobStore
+from pagoda.models.library import ModelLibrary
+from pagoda.models.model_settings import ModelSettings
+from pagoda.models.store import ModelStore
+from protos.v1 import inference_pb2
+from tests.fakes.tiny_model import CHAT_TEMPLATE, write_tiny_gguf
+
+
+@pytest.mark.parametrize(
+    ("in_the_file", "of_create", "endpoint", "question"),
+    [
+        (CHAT_TEMPLATE, "", "/v1/chat/completions", '"messages": [{'),
+        (None, "", "/v1/completions", '"prompt": "'),
+        (None, CHAT_TEMPLATE, "/v1/chat/completions", '"messages": [{'),
+    ],
+)
+def test_a_base_model_is_asked_to_complete(
+    tmp_path: Path, in_the_file: str | None, of_create: str, endpoint: str, question: str
+) -> None:
+    file = write_tiny_gguf(tmp_path / "tiny.gguf", chat_template=in_the_file)
+    store = ModelStore(tmp_path)
+    ModelLibrary(store, BlobStore(tmp_path)).create_from_files(
+        "tiny", {file.name: file}, ModelSettings(template=of_create), lambda status: None
+    )
+    options = ServeOptions(model="tiny", host="127.0.0.1", port=8000, home=tmp_path)
+    (curl,) = (
+        line
+        for line in banner(options, store.get("tiny"), inference_pb2.GetLoadResponse(), [":8000"]).splitlines()
+        if "curl" in line
+    )
+    assert f"curl http://127.0.0.1:8000{endpoint} " in curl
+    assert question in curl
