@@ -29,6 +29,8 @@ FLAGS = (
     # These two only say that nobody looks at errno or at the floating-point status.
     "-fno-math-errno",
     "-fno-trapping-math",
+    # Zig checks for undefined behaviour unless told otherwise, and ends the process.
+    "-fno-sanitize=all",
     "-fvisibility=hidden",
     "-fPIC",
     "-shared",
