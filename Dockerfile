@@ -69,8 +69,17 @@ HEALTHCHECK --interval=10s --timeout=10s --retries=3 --start-period=30s --start-
     CMD ["python", "-P", "-m", "pagoda.healthcheck", "127.0.0.1:50051"]
 ENTRYPOINT ["python", "-P", "-m", "scheduler"]
 
+# The default numeric mode is compiled for the processor at the first start, and kept in the volume.
+FROM runtime AS runtime-worker
+USER 0:0
+# hadolint ignore=DL3008
+RUN apt-get update \
+    && apt-get install -y --no-install-recommends gcc libc6-dev \
+    && rm -rf /var/lib/apt/lists/*
+USER 10001:10001
+
 # A worker listens nowhere, so its scheduler is asked. Its id begins with the container's name unless told otherwise.
-FROM runtime AS worker
+FROM runtime-worker AS worker
 COPY --from=build-worker /opt/pagoda /opt/pagoda
 HEALTHCHECK --interval=30s --timeout=10s --retries=3 --start-period=10m --start-interval=5s \
     CMD ["sh", "-c", "exec python -P -m pagoda.healthcheck \"$PAGODA_WORKER_SCHEDULER\" --worker \"${PAGODA_WORKER_WORKER_ID:-$HOSTNAME}\""]
