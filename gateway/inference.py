@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from enum import StrEnum
 
+from pagoda.logprobs import TokenLogprobs
 from pagoda.sampling import SamplingParams
 
 
@@ -30,14 +31,6 @@ class InferenceRequest:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Logprobs:
-    """Of one token, and of its most probable alternatives as (token id, logprob), best first."""
-
-    logprob: float
-    top: tuple[tuple[int, float], ...]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Started:
     sample_index: int
     worker_id: str
@@ -49,7 +42,7 @@ class Started:
 class Tokens:
     sample_index: int
     token_ids: tuple[int, ...]
-    logprobs: tuple[Logprobs, ...]
+    logprobs: tuple[TokenLogprobs, ...]
     """One per token id, or none at all."""
     sequence_number: int
     """How many tokens of this sample came before these."""
@@ -60,7 +53,7 @@ class PromptLogprobs:
     sample_index: int
     start: int
     """The position in the prompt of the first token that is told of."""
-    logprobs: tuple[Logprobs, ...]
+    logprobs: tuple[TokenLogprobs, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,12 +6,13 @@ Knows nothing about the scheduler and either dialect's words.
 from dataclasses import replace
 
 from gateway.detokenizer import Detokenizer
-from gateway.inference import Finished, FinishReason, Logprobs, Tokens
+from gateway.inference import Finished, FinishReason, Tokens
 from gateway.served_models import ServedModel
 from gateway.stop_strings import StopMatcher
 from gateway.text_events import TextDelta, TokenText
 from gateway.text_request import TextRequest
 from gateway.tokenizer import Tokenizer
+from pagoda.logprobs import TokenLogprobs
 
 # JSON has no infinity; this is what vLLM says in its place.
 LOWEST_LOGPROB = -9999.0
@@ -84,7 +85,7 @@ class SampleText:
         )
 
 
-def token_text(tokenizer: Tokenizer, token_id: int, logprobs: Logprobs) -> TokenText:
+def token_text(tokenizer: Tokenizer, token_id: int, logprobs: TokenLogprobs) -> TokenText:
     top = tuple(plain_token(tokenizer, each, logprob) for each, logprob in logprobs.top)
     return replace(plain_token(tokenizer, token_id, logprobs.logprob), top=top)
 

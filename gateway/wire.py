@@ -1,14 +1,11 @@
 """Between the messages of protos/v1/inference.proto and the gateway's own data, one function for each message."""
 
-from collections.abc import Iterable
-
 from gateway.inference import (
     Event,
     Finished,
     FinishReason,
     InferenceRequest,
     Load,
-    Logprobs,
     ModelInfo,
     Moved,
     PromptLogprobs,
@@ -18,6 +15,7 @@ from gateway.inference import (
     Usage,
     WorkerLoad,
 )
+from pagoda.logprobs import TokenLogprobs
 from protos.v1 import inference_pb2, types_pb2
 
 _FINISH_REASONS = {
@@ -64,18 +62,16 @@ def _tokens(message: inference_pb2.Tokens) -> Tokens:
     return Tokens(
         sample_index=message.sample_index,
         token_ids=tuple(message.token_ids),
-        logprobs=_logprobs(message.logprobs),
+        logprobs=tuple(map(TokenLogprobs.from_proto, message.logprobs)),
         sequence_number=message.sequence_number,
     )
 
 
 def _prompt_logprobs(message: inference_pb2.PromptLogprobs) -> PromptLogprobs:
-    return PromptLogprobs(sample_index=message.sample_index, start=message.start, logprobs=_logprobs(message.logprobs))
-
-
-def _logprobs(several: Iterable[types_pb2.Logprobs]) -> tuple[Logprobs, ...]:
-    return tuple(
-        Logprobs(logprob=each.logprob, top=tuple((top.token_id, top.logprob) for top in each.top)) for each in several
+    return PromptLogprobs(
+        sample_index=message.sample_index,
+        start=message.start,
+        logprobs=tuple(map(TokenLogprobs.from_proto, message.logprobs)),
     )
 
 

@@ -7,10 +7,11 @@ from google.rpc import code_pb2
 from kvcache.block_hash import BlockHash
 from kvcache.breaker import BreakerState
 from kvcache.page_pool import PageId
+from pagoda.logprobs import TokenLogprobs
 from pagoda.sampling import SamplingParams
 from protos.v1 import inference_pb2, types_pb2, worker_pb2
 from scheduler.errors import InvalidRequestError, RequestError
-from scheduler.events import Event, Failed, Finished, Moved, PromptLogprobs, Started, TokenLogprobs, Tokens
+from scheduler.events import Event, Failed, Finished, Moved, PromptLogprobs, Started, Tokens
 from scheduler.loop import SchedulerLoop
 from scheduler.request import InferenceRequest
 from scheduler.result import SampledTokens, ScoredTokens, StepResult
@@ -95,7 +96,7 @@ def event_to_proto(event: Started | PromptLogprobs | Tokens | Moved | Finished) 
                     request_id=event.request_id,
                     sample_index=event.sample_index,
                     start=event.start,
-                    logprobs=_logprobs_to_proto(event.logprobs),
+                    logprobs=[each.to_proto() for each in event.logprobs],
                 )
             )
         case Moved():
@@ -125,19 +126,9 @@ def _tokens_to_proto(event: Tokens) -> inference_pb2.Tokens:
         request_id=event.request_id,
         sample_index=event.sample_index,
         token_ids=event.token_ids,
-        logprobs=_logprobs_to_proto(event.logprobs),
+        logprobs=[each.to_proto() for each in event.logprobs],
         sequence_number=event.sequence_number,
     )
-
-
-def _logprobs_to_proto(several: Iterable[TokenLogprobs]) -> list[types_pb2.Logprobs]:
-    return [
-        types_pb2.Logprobs(
-            logprob=logprobs.logprob,
-            top=[types_pb2.TokenLogprob(token_id=token_id, logprob=logprob) for token_id, logprob in logprobs.top],
-        )
-        for logprobs in several
-    ]
 
 
 def _finished_to_proto(event: Finished) -> inference_pb2.Finished:
@@ -288,7 +279,7 @@ def result_from_proto(message: worker_pb2.StepResult) -> StepResult:
                 sequence_id=scored.sequence_id,
                 attempt=scored.attempt,
                 start=scored.start,
-                logprobs=_logprobs_from_proto(scored.logprobs),
+                logprobs=tuple(map(TokenLogprobs.from_proto, scored.logprobs)),
             )
             for scored in message.scored
         ),
@@ -300,14 +291,7 @@ def _sampled_from_proto(sampled: worker_pb2.SampledTokens) -> SampledTokens:
         sequence_id=sampled.sequence_id,
         attempt=sampled.attempt,
         token_ids=tuple(sampled.token_ids),
-        logprobs=_logprobs_from_proto(sampled.logprobs),
+        logprobs=tuple(map(TokenLogprobs.from_proto, sampled.logprobs)),
         stopped=sampled.stopped,
         stop_token_id=sampled.stop_token_id if sampled.HasField("stop_token_id") else None,
-    )
-
-
-def _logprobs_from_proto(several: Iterable[types_pb2.Logprobs]) -> tuple[TokenLogprobs, ...]:
-    return tuple(
-        TokenLogprobs(logprob=each.logprob, top=tuple((top.token_id, top.logprob) for top in each.top))
-        for each in several
     )

@@ -4,14 +4,9 @@ from collections.abc import Sequence as Seq
 from dataclasses import dataclass
 from typing import Protocol
 
+from pagoda.logprobs import TokenLogprobs
 from scheduler.errors import RequestError
 from scheduler.sequence import FinishReason, Sequence
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TokenLogprobs:
-    logprob: float
-    top: tuple[tuple[int, float], ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

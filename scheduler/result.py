@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from scheduler.events import TokenLogprobs
+from pagoda.logprobs import TokenLogprobs
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

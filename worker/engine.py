@@ -11,12 +11,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from pagoda.logprobs import TokenLogprobs
 from worker.batch import StepBatch, build_batch
 from worker.kernels.interface import LayerKV
 from worker.kv_memory import KVMemory
 from worker.sampler import sample_tokens, token_logprobs
 from worker.sequence import Chunk, RunningSequence, RunningSequences, find_stop
-from worker.step import SampledTokens, ScoredTokens, Step, StepResult, TokenLogprobs
+from worker.step import SampledTokens, ScoredTokens, Step, StepResult
 
 
 class StepModel(Protocol):

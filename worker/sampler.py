@@ -17,12 +17,12 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from pagoda.logprobs import TokenLogprobs
 from pagoda.sampling import SamplingParams
 from worker.errors import SamplingError
 from worker.penalties import adjusted_logits, needs_adjustment
 from worker.philox import random_bits
 from worker.sequence import RunningSequence
-from worker.step import TokenLogprobs
 
 Weights = NDArray[np.int64]
 Values = TypeVar("Values", NDArray[np.float32], NDArray[np.float64], Weights)

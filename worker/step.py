@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+from pagoda.logprobs import TokenLogprobs
 from pagoda.sampling import SamplingParams
 
 
@@ -34,14 +35,6 @@ class Step:
     finished_sequence_ids: tuple[int, ...] = ()
     new_sequences: tuple[NewSequence, ...] = ()
     scheduled: tuple[ScheduledSequence, ...] = ()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TokenLogprobs:
-    """The raw log-probability of a token, and (id, logprob) of the most probable ones, best first."""
-
-    logprob: float
-    top: tuple[tuple[int, float], ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

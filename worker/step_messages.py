@@ -1,9 +1,9 @@
 """Steps and results between their protobuf form and the dataclasses of step.py."""
 
 from pagoda.sampling import SamplingParams
-from protos.v1 import types_pb2, worker_pb2
+from protos.v1 import worker_pb2
 from worker.errors import StepError
-from worker.step import NewSequence, SampledTokens, ScheduledSequence, ScoredTokens, Step, StepResult, TokenLogprobs
+from worker.step import NewSequence, SampledTokens, ScheduledSequence, ScoredTokens, Step, StepResult
 
 
 def step_from_proto(message: worker_pb2.Step) -> Step:
@@ -53,7 +53,7 @@ def _sampled(sampled: SampledTokens) -> worker_pb2.SampledTokens:
         sequence_id=sampled.sequence_id,
         attempt=sampled.attempt,
         token_ids=sampled.token_ids,
-        logprobs=[_logprobs(logprobs) for logprobs in sampled.logprobs],
+        logprobs=[logprobs.to_proto() for logprobs in sampled.logprobs],
         stopped=sampled.stopped,
         stop_token_id=sampled.stop_token_id,
     )
@@ -64,10 +64,5 @@ def _scored(scored: ScoredTokens) -> worker_pb2.ScoredTokens:
         sequence_id=scored.sequence_id,
         attempt=scored.attempt,
         start=scored.start,
-        logprobs=[_logprobs(logprobs) for logprobs in scored.logprobs],
+        logprobs=[logprobs.to_proto() for logprobs in scored.logprobs],
     )
-
-
-def _logprobs(logprobs: TokenLogprobs) -> types_pb2.Logprobs:
-    top = [types_pb2.TokenLogprob(token_id=token_id, logprob=logprob) for token_id, logprob in logprobs.top]
-    return types_pb2.Logprobs(logprob=logprobs.logprob, top=top)

@@ -3,8 +3,9 @@
 from collections import defaultdict
 from collections.abc import Sequence as Seq
 
+from pagoda.logprobs import TokenLogprobs
 from scheduler.errors import RequestError
-from scheduler.events import Event, Failed, Finished, Moved, PromptLogprobs, Started, TokenLogprobs, Tokens
+from scheduler.events import Event, Failed, Finished, Moved, PromptLogprobs, Started, Tokens
 
 
 class RecordingClient:

@@ -6,9 +6,10 @@ so a step that reads a page with another content (granted twice, freed too early
 
 from collections.abc import Iterable, Sequence
 
+from pagoda.logprobs import TokenLogprobs
 from worker.errors import StepError
 from worker.sequence import Chunk, RunningSequence, RunningSequences, find_stop
-from worker.step import SampledTokens, Step, StepResult, TokenLogprobs
+from worker.step import SampledTokens, Step, StepResult
 
 NUM_BYTES = 256
 VOCAB_SIZE = NUM_BYTES + 3

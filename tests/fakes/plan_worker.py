@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from kvcache.block_hash import BlockHash
 from kvcache.page_pool import PageId
-from scheduler.events import TokenLogprobs
+from pagoda.logprobs import TokenLogprobs
 from scheduler.result import SampledTokens, ScoredTokens, StepResult
 from scheduler.sequence import Sequence
 from scheduler.worker_state import ModelLimits, StepPlan, WorkerInfo

@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 
 from kvcache.block_hash import BlockHash
+from pagoda.logprobs import TokenLogprobs
 from pagoda.sampling import SamplingParams
 from scheduler.errors import (
     DeadlineExceededError,
@@ -15,7 +16,7 @@ from scheduler.errors import (
     SequenceFailedError,
     UnavailableError,
 )
-from scheduler.events import PromptLogprobs, TokenLogprobs
+from scheduler.events import PromptLogprobs
 from scheduler.loop import MAX_WORKER_LOSSES, SchedulerLoop, WorkerProtocolError
 from scheduler.request import InferenceRequest
 from scheduler.sequence import MAX_SCORED_TOKENS, FinishReason
