@@ -18,7 +18,7 @@ INSTRUCTIONS = ("FROM", "LICENSE", "MESSAGE", "PARAMETER", "SYSTEM", "TEMPLATE")
 _UNSUPPORTED = ("ADAPTER", "DRAFT", "PARSER", "RENDERER", "REQUIRES")
 _ROLES = ("system", "user", "assistant")
 # An instruction, then a value to the end of the line, or in quotes: """ may span lines, and so may ".
-_INSTRUCTION = re.compile(r"(?P<name>\S+)(?:[ \t]+(?P<rest>.*))?", re.DOTALL)
+_INSTRUCTION = re.compile(r"(?P<name>\S+)(?:\s+(?P<rest>.*))?", re.DOTALL)
 _QUOTES = ('"""', '"')
 
 
@@ -77,10 +77,11 @@ def _instructions(text: str) -> Iterator[tuple[int, str, str]]:
     while at < len(lines):
         first = at
         at += 1
-        stripped = lines[first].strip()
-        if not stripped or stripped.startswith("#"):
+        # What stands at the line's end may be within a quote that goes on: it is taken off with the whole value.
+        line = lines[first].lstrip()
+        if not line or line.startswith("#"):
             continue
-        match = _INSTRUCTION.fullmatch(stripped)
+        match = _INSTRUCTION.fullmatch(line)
         assert match is not None
         name, value = match["name"].upper(), match["rest"] or ""
         _refuse_unknown(first + 1, name, match["name"])

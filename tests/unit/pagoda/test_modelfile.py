@@ -1,7 +1,7 @@
 """Modelfiles: what is read, what is refused by name, and that what is written reads back the same."""
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from pagoda.models.errors import ModelfileError
@@ -78,6 +78,7 @@ LINES = st.lists(TEXT, min_size=1, max_size=3).map("\n".join)
     messages=st.lists(st.tuples(st.sampled_from(["user", "assistant"]), LINES), max_size=3),
     temperature=st.floats(0, 2),
 )
+@example(system=" \n", licenses=[" \n "], stops=[" \n"], messages=[("user", " \n")], temperature=0.0)
 def test_what_is_written_reads_back_the_same(
     system: str, licenses: list[str], stops: list[str], messages: list[tuple[str, str]], temperature: float
 ) -> None:
