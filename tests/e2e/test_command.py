@@ -27,12 +27,15 @@ def command(environment: Mapping[str, str], *arguments: str, stdin: str = "") ->
     )
 
 
-def say_greedily(terminal: Terminal) -> None:
-    """An answer drawn at random may be any, and go on for thousands of tokens."""
-    for line in ("/set nohistory", "/set parameter temperature 0"):
+def say(terminal: Terminal, *lines: str) -> None:
+    """Each once it is asked for: what is typed before is the terminal's, which drops a Ctrl-D when the prompt takes over."""
+    for line in lines:
         terminal.expect(PROMPT)
-        terminal.press(line + ENTER)
-    terminal.expect(PROMPT)
+        terminal.press(line if line == CTRL_D else line + ENTER)
+
+
+# An answer drawn at random may be any, and go on for thousands of tokens.
+GREEDILY = ("/set nohistory", "/set parameter temperature 0")
 
 
 @pytest.fixture
@@ -50,11 +53,10 @@ def test_ps_show_and_stop(environment: Mapping[str, str]) -> None:
 
 def test_a_prompt_is_answered(environment: Mapping[str, str]) -> None:
     with Terminal(["run", "smollm2:135m", "--verbose"], environment) as terminal:
-        say_greedily(terminal)
-        terminal.press("What is the capital of France?" + ENTER)
+        say(terminal, *GREEDILY, "What is the capital of France?")
         terminal.expect("Paris")
         terminal.expect("eval rate:")
-        terminal.press(CTRL_D)
+        say(terminal, CTRL_D)
         assert terminal.wait() == 0
 
 
@@ -62,20 +64,16 @@ def test_ctrl_c_frees_the_worker_and_the_chat_goes_on(
     environment: Mapping[str, str], system: System, tmp_path: Path
 ) -> None:
     with Terminal(["run"], environment) as terminal:
-        say_greedily(terminal)
-        terminal.press("Tell a story of a thousand words about a king." + ENTER)
+        say(terminal, *GREEDILY, "Tell a story of a thousand words about a king.")
         terminal.expect("king.")  # what was typed
         until("a sequence runs", lambda: system.metric("vllm:num_requests_running") > 0)
         terminal.press(CTRL_C)
-        terminal.expect(PROMPT)
         until("none runs", lambda: system.metric("vllm:num_requests_running") == 0)
-        terminal.press("/clear" + ENTER)
+        say(terminal, "/clear")
         terminal.expect("Cleared session context")
-        terminal.expect(PROMPT)
-        terminal.press("What is the capital of France?" + ENTER)
+        say(terminal, "What is the capital of France?")
         terminal.expect("Paris")
-        terminal.expect(PROMPT)
-        terminal.press(CTRL_D)
+        say(terminal, CTRL_D)
         assert terminal.wait() == 0
 
 
@@ -89,16 +87,12 @@ def test_a_chat_starts_a_server_where_none_runs_and_ends_it(home: Path, tmp_path
     assert made.returncode == 0, made.stderr
     with Terminal(["run", "e2e-pirate"], environment) as terminal:
         terminal.expect("starting one for this chat")
-        terminal.expect(PROMPT)
+        say(terminal, "/show system")
         children = psutil.Process(terminal.process.pid).children(recursive=True)
         assert len(children) >= 4
-        terminal.press("/show system" + ENTER)
         terminal.expect("You are a pirate.")
-        terminal.expect(PROMPT)
-        terminal.press("/set parameter temperature 0" + ENTER)
-        terminal.press("/set verbose" + ENTER)
-        terminal.press("Hello!" + ENTER)
+        say(terminal, "/set parameter temperature 0", "/set verbose", "Hello!")
         terminal.expect("eval count:           8 token(s)")
-        terminal.press("/bye" + ENTER)
+        say(terminal, "/bye")
         assert terminal.wait() == 0
     assert not any(child.is_running() for child in children)
