@@ -55,7 +55,7 @@ docs: $(VENV)/.dev-installed ## Generate the pages of docs/ that are made from t
 	$(BIN)/python -m gateway.api_fields > docs/api-fields.md
 
 bench: $(VENV)/.installed ## Measure a running server (URL=http://…/v1), or one started for it.
-	@$(BIN)/python -m bench $(if $(URL),--url $(URL)) $(ARGS)
+	@$(BIN)/python -m bench server $(if $(URL),--url $(URL)) $(ARGS)
 
 clean: ## Remove .venv and everything generated outside version control. Models stay.
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

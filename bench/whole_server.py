@@ -1,0 +1,120 @@
+"""`python -m bench server`: which workloads run against which server, and where the numbers go."""
+
+import asyncio
+import contextlib
+import json
+import shlex
+import sys
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from bench.client import LoadShape, OpenAIClient, run_load
+from bench.report import Result, machine, summarize, table
+from bench.server import own_server
+from bench.workloads import PlannedRequest, RandomWorkload, SharedPrefixWorkload, Vocabulary, Workload
+
+
+class WorkloadName(StrEnum):
+    STANDARD = "standard"
+    RANDOM = "random"
+    SHARED_PREFIX = "shared-prefix"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    workload: Workload
+    shape: LoadShape
+
+
+def standard_runs(seed: int) -> list[Run]:
+    """Alone, busy, full, and with prefixes to share. Each run has prompts of its own: none is cached from the run before."""
+    runs = [
+        Run(
+            workload=RandomWorkload(num_requests=num_requests, input_len=128, output_len=64, seed=seed + concurrency),
+            shape=LoadShape(concurrency=concurrency),
+        )
+        for concurrency, num_requests in ((1, 4), (8, 16), (32, 64))
+    ]
+    shared = SharedPrefixWorkload(
+        num_requests=32, num_prefixes=4, prefix_len=512, suffix_len=64, output_len=32, seed=seed
+    )
+    return [*runs, Run(workload=shared, shape=LoadShape(concurrency=8))]
+
+
+async def measure(client: OpenAIClient, runs: list[Run], vocabulary: Vocabulary) -> list[Result]:
+    results = []
+    async with client:
+        await client.complete(PlannedRequest(prompt=vocabulary.prompt([vocabulary.low] * 8), max_tokens=4))  # Warm up.
+        for run in runs:
+            outcomes = await run_load(client, run.workload.requests(vocabulary), run.shape)
+            result = summarize(run.workload.name, run.shape.concurrency, run.shape.request_rate, outcomes)
+            print(
+                f"{result.workload}, {result.concurrency} at once: {result.output_tokens_per_s:.1f} tok/s",
+                file=sys.stderr,
+            )
+            results.append(result)
+    return results
+
+
+def server(
+    url: Annotated[
+        str, typer.Option(help="Base URL, such as http://127.0.0.1:8000/v1. Without it a server is started.")
+    ] = "",
+    model: Annotated[str, typer.Option(help="By default the first that the server lists.")] = "",
+    api_key: Annotated[str | None, typer.Option(envvar="OPENAI_API_KEY")] = None,
+    workload: WorkloadName = WorkloadName.STANDARD,
+    num_requests: int = 32,
+    concurrency: int = 8,
+    request_rate: Annotated[float | None, typer.Option(help="Requests per second, as a Poisson process.")] = None,
+    input_len: Annotated[int, typer.Option(help="Tokens of each random prompt.")] = 128,
+    output_len: int = 64,
+    num_prefixes: int = 4,
+    prefix_len: int = 512,
+    suffix_len: int = 64,
+    seed: int = 0,
+    text: Annotated[bool, typer.Option(help="Prompts of words, for servers that take no token ids.")] = False,
+    max_token_id: Annotated[int, typer.Option(help="Prompts are drawn from ids of [1000, this).")] = 30000,
+    output: Annotated[Path | None, typer.Option(help="Write the numbers to this file as JSON; else to stdout.")] = None,
+) -> None:
+    """Measure TTFT, ITL, TPOT, E2E and throughput of an OpenAI-compatible server."""
+    shape = LoadShape(concurrency=concurrency, request_rate=request_rate, seed=seed)
+    random_load = RandomWorkload(num_requests=num_requests, input_len=input_len, output_len=output_len, seed=seed)
+    shared = SharedPrefixWorkload(
+        num_requests=num_requests,
+        num_prefixes=num_prefixes,
+        prefix_len=prefix_len,
+        suffix_len=suffix_len,
+        output_len=output_len,
+        seed=seed,
+    )
+    runs = {
+        WorkloadName.STANDARD: standard_runs(seed),
+        WorkloadName.RANDOM: [Run(workload=random_load, shape=shape)],
+        WorkloadName.SHARED_PREFIX: [Run(workload=shared, shape=shape)],
+    }[workload]
+    with contextlib.ExitStack() as stack:
+        base_url = url or stack.enter_context(own_server(model))
+        client = OpenAIClient(base_url, model=model, api_key=api_key)
+        results = asyncio.run(measure(client, runs, Vocabulary(high=max_token_id, as_text=text)))
+    _print(results, client, output)
+
+
+def _print(results: list[Result], client: OpenAIClient, output: Path | None) -> None:
+    Console(stderr=True).print(table(results))
+    numbers = {
+        "machine": machine(),
+        "model": client.model,
+        "url": client.base_url,
+        "command": shlex.join(["python", "-m", "bench", *sys.argv[1:]]),
+        "results": [asdict(result) for result in results],
+    }
+    text = json.dumps(numbers, indent=2)
+    if output is None:
+        print(text)
+    else:
+        output.write_text(text + "\n")
