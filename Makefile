@@ -54,7 +54,7 @@ check-protos: $(VENV)/.dev-installed ## Fail if the generated Python is not what
 docs: $(VENV)/.dev-installed ## Generate the pages of docs/ that are made from the code.
 	$(BIN)/python -m gateway.api_fields > docs/api-fields.md
 
-bench: $(VENV)/.installed ## Measure a running server (URL=http://…/v1), or one started for it.
+bench: $(VENV)/.dev-installed ## Measure a running server (URL=http://…/v1), or one started for it.
 	@$(BIN)/python -m bench server $(if $(URL),--url $(URL)) $(ARGS)
 
 clean: ## Remove .venv and everything generated outside version control. Models stay.

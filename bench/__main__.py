@@ -2,16 +2,12 @@
 
 import typer
 
+from bench.gateway import gateway
 from bench.whole_server import server
 
 app = typer.Typer(no_args_is_help=True, help=__doc__, add_completion=False)
 app.command()(server)
-
-
-@app.callback()
-def _several_commands() -> None:
-    """Without this, typer would take a single command for the whole program."""
-
+app.command()(gateway)
 
 if __name__ == "__main__":
     app()

@@ -5,12 +5,16 @@ the first, E2E its whole time. Knows nothing about how the outcomes came about.
 """
 
 import itertools
+import json
 import math
 import os
 import platform
-from collections.abc import Sequence
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from rich.table import Table
 
@@ -130,6 +134,17 @@ def _load(result: Result) -> str:
 
 def _durations(durations: Distribution) -> str:
     return " / ".join(f"{value:.0f}" for value in asdict(durations).values())
+
+
+def write_numbers(about: Mapping[str, Any], results: Sequence[Any], output: Path | None) -> None:
+    """The results, which are dataclasses, as JSON: with the machine and the command that made them."""
+    command = shlex.join(["python", "-m", "bench", *sys.argv[1:]])
+    numbers = {"machine": machine(), **about, "command": command, "results": [asdict(result) for result in results]}
+    text = json.dumps(numbers, indent=2)
+    if output is None:
+        print(text)
+    else:
+        output.write_text(text + "\n")
 
 
 def machine() -> dict[str, str | int | None]:

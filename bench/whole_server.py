@@ -2,10 +2,8 @@
 
 import asyncio
 import contextlib
-import json
-import shlex
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -14,7 +12,7 @@ import typer
 from rich.console import Console
 
 from bench.client import LoadShape, OpenAIClient, run_load
-from bench.report import Result, machine, summarize, table
+from bench.report import Result, summarize, table, write_numbers
 from bench.server import own_server
 from bench.workloads import PlannedRequest, RandomWorkload, SharedPrefixWorkload, Vocabulary, Workload
 
@@ -101,20 +99,5 @@ def server(
         base_url = url or stack.enter_context(own_server(model))
         client = OpenAIClient(base_url, model=model, api_key=api_key)
         results = asyncio.run(measure(client, runs, Vocabulary(high=max_token_id, as_text=text)))
-    _print(results, client, output)
-
-
-def _print(results: list[Result], client: OpenAIClient, output: Path | None) -> None:
     Console(stderr=True).print(table(results))
-    numbers = {
-        "machine": machine(),
-        "model": client.model,
-        "url": client.base_url,
-        "command": shlex.join(["python", "-m", "bench", *sys.argv[1:]]),
-        "results": [asdict(result) for result in results],
-    }
-    text = json.dumps(numbers, indent=2)
-    if output is None:
-        print(text)
-    else:
-        output.write_text(text + "\n")
+    write_numbers({"model": client.model, "url": client.base_url}, results, output)
