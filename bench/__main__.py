@@ -3,11 +3,13 @@
 import typer
 
 from bench.gateway import gateway
+from bench.scheduler import scheduler
 from bench.whole_server import server
 
 app = typer.Typer(no_args_is_help=True, help=__doc__, add_completion=False)
 app.command()(server)
 app.command()(gateway)
+app.command()(scheduler)
 
 if __name__ == "__main__":
     app()

@@ -1,0 +1,110 @@
+"""`python -m bench scheduler`: what a token of one sequence costs in the scheduler, behind workers that answer at once.
+
+A sequence-step is one sequence in one step: planned, sent to its worker, its result taken in, its token delivered to the client.
+The processor time for one is the number that holds on a machine that others use too: 20 µs of it are 50,000 a second on one core.
+Each load is also run against the loop alone, in this process and without messages: what is left is the price of the wire.
+"""
+
+import asyncio
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from bench.processes import cpu_s, python_module
+from bench.report import write_numbers
+from bench.scheduler_client import SessionClient
+from bench.scheduler_policy import policy_cpu_s
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Load:
+    """Requests that are all sent at once. Those that no worker has room for wait."""
+
+    name: str
+    num_workers: int
+    num_requests: int
+    num_rounds: int
+    """One after the other: processor time is counted in hundredths of a second, so short loads are repeated."""
+
+
+SEQUENCES_PER_WORKER = 256
+LOADS = (
+    Load(name="1 stream", num_workers=1, num_requests=1, num_rounds=16),
+    Load(name="32 streams", num_workers=1, num_requests=32, num_rounds=8),
+    Load(name="1024 streams", num_workers=4, num_requests=1024, num_rounds=1),
+    Load(name="1024 streams, 1024 wait", num_workers=4, num_requests=2048, num_rounds=1),
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SchedulerResult:
+    load: str
+    num_sequence_steps: int
+    sequence_steps_per_s: float
+    scheduler_cpu_us: float
+    """Per sequence-step, all threads of the process, as are the next three."""
+    policy_cpu_us: float
+    workers_cpu_us: float
+    client_cpu_us: float
+
+
+def scheduler(
+    output_len: Annotated[int, typer.Option(help="Tokens that each request asks for.")] = 256,
+    prompt_len: int = 32,
+    output: Annotated[Path | None, typer.Option(help="Write the numbers to this file as JSON; else to stdout.")] = None,
+) -> None:
+    """Measure sequence-steps per second, and processor time per sequence-step, of one scheduler process."""
+    results = [measure(load, prompt_len, output_len) for load in LOADS]
+    Console(stderr=True).print(table(results))
+    write_numbers({"prompt_len": prompt_len, "output_len": output_len}, results, output)
+
+
+def measure(load: Load, prompt_len: int, output_len: int) -> SchedulerResult:
+    num_steps = load.num_rounds * load.num_requests * output_len
+    with tempfile.TemporaryDirectory() as directory:
+        address = f"unix:{directory}/scheduler.sock"
+        settings = ("--listen", address, "--max-waiting", "4096", "--log-level", "error")
+        workers = ("--num-workers", str(load.num_workers), "--max-step-sequences", str(SEQUENCES_PER_WORKER))
+        with (
+            python_module("scheduler", *settings) as scheduler,
+            python_module("tests.fakes.instant_workers", "--scheduler", address, *workers) as fakes,
+        ):
+            client = SessionClient(address, num_workers=load.num_workers)
+            asyncio.run(client.run(load.num_requests, prompt_len, output_len=8))  # Warm up.
+            before, own = (cpu_s(scheduler), cpu_s(fakes)), time.process_time()
+            duration_s = asyncio.run(client.run(load.num_requests, prompt_len, output_len, load.num_rounds))
+            scheduler_s, workers_s = cpu_s(scheduler) - before[0], cpu_s(fakes) - before[1]
+            client_s = time.process_time() - own
+    policy_s = policy_cpu_s(load.num_workers, SEQUENCES_PER_WORKER, load.num_requests, prompt_len, output_len)
+    return SchedulerResult(
+        load=load.name,
+        num_sequence_steps=num_steps,
+        sequence_steps_per_s=num_steps / duration_s,
+        scheduler_cpu_us=scheduler_s / num_steps * 1e6,
+        policy_cpu_us=policy_s / (load.num_requests * output_len) * 1e6,
+        workers_cpu_us=workers_s / num_steps * 1e6,
+        client_cpu_us=client_s / num_steps * 1e6,
+    )
+
+
+def table(results: Sequence[SchedulerResult]) -> Table:
+    columns = Table(title="The scheduler alone: processor time in µs per sequence-step", title_justify="left")
+    for name in ("load", "sequence-steps/s", "scheduler", "of it policy", "(fake workers", "client)"):
+        columns.add_column(name, justify="left" if name == "load" else "right")
+    for result in results:
+        columns.add_row(
+            result.load,
+            f"{result.sequence_steps_per_s:.0f}",
+            f"{result.scheduler_cpu_us:.1f}",
+            f"{result.policy_cpu_us:.1f}",
+            f"{result.workers_cpu_us:.1f}",
+            f"{result.client_cpu_us:.1f}",
+        )
+    return columns

@@ -1,0 +1,113 @@
+"""The scheduler's loop alone: workers and clients are calls within this process, so that only the policy costs time."""
+
+import random
+import time
+from collections import deque
+from collections.abc import Callable
+from collections.abc import Sequence as Seq
+
+from pagoda.sampling import SamplingParams
+from scheduler.events import Event, Tokens
+from scheduler.loop import SchedulerLoop, TimerHandle
+from scheduler.request import InferenceRequest
+from scheduler.result import SampledTokens, StepResult
+from scheduler.worker_state import AttachedWorker, ModelLimits, StepPlan, WorkerInfo
+
+
+class _Soon:
+    """A `Clock` whose callbacks run in turn; nothing here is for later."""
+
+    def __init__(self) -> None:
+        self.callbacks: deque[Callable[[], object]] = deque()
+
+    def time(self) -> float:
+        return time.monotonic()
+
+    def call_soon(self, callback: Callable[[], object], /) -> None:
+        self.callbacks.append(callback)
+
+    def call_later(self, delay: float, callback: Callable[[], object], /) -> TimerHandle:
+        raise NotImplementedError("no request here has a deadline, and no worker is lost")
+
+
+class _Counter:
+    """A `Client`."""
+
+    num_tokens = 0
+
+    def deliver(self, events: Seq[Event]) -> None:
+        self.num_tokens += sum(isinstance(event, Tokens) for event in events)
+
+
+class _Echo:
+    """A `WorkerLink`: each step waits until its turn, and samples the same token everywhere."""
+
+    def __init__(self, loop: SchedulerLoop, clock: _Soon) -> None:
+        self._loop = loop
+        self._clock = clock
+        self.worker: AttachedWorker | None = None
+
+    def send_step(self, plan: StepPlan) -> None:
+        self._clock.call_soon(lambda: self._answer(plan))
+
+    def send_drain(self) -> None:
+        pass
+
+    def _answer(self, plan: StepPlan) -> None:
+        assert self.worker is not None
+        sampled = tuple(
+            SampledTokens(sequence_id=each.sequence.sequence_id, attempt=each.sequence.attempt, token_ids=(1,))
+            for each in plan.scheduled
+            if each.sample
+        )
+        self._loop.apply(self.worker, StepResult(step_id=plan.step_id, sampled=sampled))
+
+
+def policy_cpu_s(
+    num_workers: int, sequences_per_worker: int, num_requests: int, prompt_len: int, output_len: int
+) -> float:
+    """Processor time of the loop for this load, from the first request to the last token."""
+    clock, client, source = _Soon(), _Counter(), random.Random(0)
+    loop = SchedulerLoop(clock, max_waiting=num_requests)
+    for number in range(num_workers):
+        link = _Echo(loop, clock)
+        link.worker = loop.attach(_info(f"w{number}", sequences_per_worker), link)
+    requests = [
+        InferenceRequest(
+            request_id=str(number),
+            model="instant",
+            prompt_token_ids=source.choices(range(1, 40_000), k=prompt_len),
+            sampling=SamplingParams(temperature=0.0, max_tokens=output_len, ignore_eos=True),
+        )
+        for number in range(num_requests)
+    ]
+    started = time.thread_time()
+    for request in requests:
+        loop.submit(request, client)
+    while clock.callbacks:
+        clock.callbacks.popleft()()
+    used_s = time.thread_time() - started
+    assert client.num_tokens == num_requests * output_len
+    return used_s
+
+
+def _info(worker_id: str, max_step_sequences: int) -> WorkerInfo:
+    limits = ModelLimits(
+        page_size=16,
+        num_pages=65_536,
+        max_model_len=8192,
+        max_step_tokens=8192,
+        max_step_sequences=max_step_sequences,
+        vocab_size=50_000,
+    )
+    return WorkerInfo(
+        worker_id=worker_id,
+        epoch=1,
+        model="instant",
+        model_digest="0" * 64,
+        device="none",
+        numerics_id="instant",
+        weights_bytes=0,
+        kv_bytes=0,
+        limits=limits,
+    )
