@@ -1,16 +1,22 @@
 """Models on their way into the store: one download for each name, however many clients watch it.
 
-A pull goes on when its clients leave, so that asking again finds it further, and it ends with the process. Knows nothing
-about HTTP.
+A pull goes on when its clients leave, so that asking again finds it further, and it ends with the process; what it has by then,
+the next one goes on with. Knows nothing about HTTP.
 """
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator
+import threading
+from collections.abc import AsyncGenerator, Callable
+from concurrent.futures import Future
+from functools import partial
 
 from pagoda.models.model import Model
 from pagoda.models.sources import Progress
 from pagoda.models.store import ModelStore
+
+# Long enough for a pull that makes progress to notice; one that waits for the network ends with the process.
+CLOSE_TIMEOUT_S = 2.0
 
 logger = logging.getLogger(__name__)
 
@@ -34,7 +40,8 @@ class Pulls:
 
     async def close(self) -> None:
         self._closing = True
-        await asyncio.gather(*(pull.task for pull in self._running.values()), return_exceptions=True)
+        if tasks := [pull.task for pull in self._running.values()]:
+            await asyncio.wait(tasks, timeout=CLOSE_TIMEOUT_S)
 
     async def _run(self, name: str) -> Model:
         loop, pull = asyncio.get_running_loop(), self._running[name]
@@ -45,10 +52,25 @@ class Pulls:
             loop.call_soon_threadsafe(pull.advance, progress)
 
         try:
-            return await asyncio.to_thread(self._store.pull, name, on_progress)
+            return await _in_daemon_thread(partial(self._store.pull, name, on_progress))
         finally:
             del self._running[name]
             pull.advance(None)
+
+
+def _in_daemon_thread(call: Callable[[], Model]) -> "asyncio.Future[Model]":
+    """Unlike asyncio's own threads, it keeps no process from ending while it waits for the network."""
+    future: Future[Model] = Future()
+
+    def run() -> None:
+        future.set_running_or_notify_cancel()
+        try:
+            future.set_result(call())
+        except BaseException as error:
+            future.set_exception(error)
+
+    threading.Thread(target=run, name="pull", daemon=True).start()
+    return asyncio.wrap_future(future)
 
 
 def _log_failure(task: asyncio.Task[Model]) -> None:

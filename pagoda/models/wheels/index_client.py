@@ -1,0 +1,91 @@
+"""An HTTP client that is set up as the user's pip is: its certificates, proxy, trusted hosts and credentials.
+
+Knows nothing about what is asked for with it.
+"""
+
+import netrc
+import os
+import ssl
+import urllib.request
+from collections.abc import Generator, Iterable
+
+import certifi
+import httpx
+
+from pagoda.models.wheels.pip_settings import PipSettings
+
+Credentials = tuple[str, str]
+
+
+def index_client(settings: PipSettings) -> httpx.Client:
+    return httpx.Client(
+        auth=IndexAuth((*settings.index_urls, *settings.find_links)),
+        follow_redirects=True,
+        mounts={f"https://{host}": _unverified(host, settings) for host in settings.trusted_hosts},
+        proxy=settings.proxy,
+        timeout=settings.timeout_s,
+        verify=_with_client_certificate(_verification(settings.certificates), settings),
+    )
+
+
+class IndexAuth(httpx.Auth):
+    """What the URL says, else the nearest configured one on its host, else netrc. A redirect to another host gets nothing."""
+
+    def __init__(self, index_urls: Iterable[str]) -> None:
+        urls = [httpx.URL(url) for url in index_urls if "@" in url]
+        self._known = [(url.copy_with(userinfo=b""), credentials) for url in urls if (credentials := _of_url(url))]
+
+    def auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
+        credentials = _of_url(request.url) or self._of_index(request.url) or _of_netrc(request.url.host)
+        if credentials is None:
+            yield request
+        else:
+            yield from httpx.BasicAuth(*credentials).auth_flow(request)
+
+    def _of_index(self, url: httpx.URL) -> Credentials | None:
+        """An index may be one of several on its host, each with credentials of its own."""
+        near = [known for known in self._known if _origin(known[0]) == _origin(url)]
+        nearest = max(near, key=lambda known: len(os.path.commonpath([known[0].path, url.path])), default=None)
+        return nearest and nearest[1]
+
+
+def _origin(url: httpx.URL) -> tuple[str, str, int | None]:
+    return url.scheme, url.host, url.port
+
+
+def _of_url(url: httpx.URL) -> Credentials | None:
+    return (url.username, url.password) if url.userinfo else None
+
+
+def _of_netrc(host: str) -> Credentials | None:
+    try:
+        found = netrc.netrc(os.environ.get("NETRC")).authenticators(host)
+    except (OSError, netrc.NetrcParseError):
+        return None
+    return (found[0], found[2] or "") if found else None
+
+
+def _verification(certificates: str | None) -> ssl.SSLContext:
+    if certificates is None:
+        context = ssl.create_default_context()  # the system's authorities, with those of a company
+        context.load_verify_locations(certifi.where())
+        return context
+    if os.path.isdir(certificates):
+        return ssl.create_default_context(capath=certificates)
+    return ssl.create_default_context(cafile=certificates)
+
+
+def _with_client_certificate(context: ssl.SSLContext, settings: PipSettings) -> ssl.SSLContext:
+    if settings.client_certificate is not None:
+        context.load_cert_chain(settings.client_certificate)
+    return context
+
+
+def _unverified(host: str, settings: PipSettings) -> httpx.HTTPTransport:
+    """A transport of its own replaces what the client would do about proxies for this host."""
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    name = host.partition(":")[0]
+    from_environment = None if urllib.request.proxy_bypass(name) else urllib.request.getproxies().get("https")
+    verify = _with_client_certificate(context, settings)
+    return httpx.HTTPTransport(proxy=settings.proxy or from_environment, verify=verify, trust_env=False)
