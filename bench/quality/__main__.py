@@ -1,0 +1,84 @@
+"""`python -m bench.quality`: what each numeric mode costs, or with --url what a running server's answers are worth."""
+
+import tempfile
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+
+from bench.quality.formats import CONSIDERED, LLAMA_CPP
+from bench.quality.llama_cpp import llama_perplexity, requantize
+from bench.quality.measure import measure
+from bench.quality.perplexity import perplexity_of
+from bench.quality.report import Report, markdown, write
+from bench.quality.served import ScoredServer
+from bench.quality.text import TEXT, windows
+from gateway.tokenizer import Tokenizer
+from pagoda.models.catalogue import DEFAULT_MODEL
+from pagoda.models.model import Model
+from pagoda.models.store import ModelStore
+from pagoda.settings import default_home
+from worker.kernels.select import select_kernels
+from worker.settings import usable_cores
+
+
+def main(
+    model: Annotated[str, typer.Option(help="Name or path; with --url by default what the server lists first.")] = "",
+    modes: Annotated[str, typer.Option(help="The worker's numeric modes, separated by commas.")] = "integer",
+    considered: Annotated[bool, typer.Option(help="Also emulate the formats that were considered.")] = False,
+    llama_cpp: Annotated[
+        Path | None, typer.Option(help="A directory with llama.cpp's programs, to ask them too.")
+    ] = None,
+    max_windows: Annotated[int | None, typer.Option(min=2, help="Score the first ones only.")] = None,
+    threads: Annotated[int, typer.Option(min=1)] = usable_cores(),
+    output: Annotated[Path | None, typer.Option(help="Write OUTPUT.md and OUTPUT.json.")] = None,
+    text: Annotated[Path, typer.Option(help="Another text to score.")] = TEXT,
+    url: Annotated[str, typer.Option(help="Score this server instead, such as http://127.0.0.1:8000/v1.")] = "",
+    api_key: Annotated[str | None, typer.Option(envvar="OPENAI_API_KEY")] = None,
+) -> None:
+    """Perplexity on a fixed text, divergence from float32, and how often the best token is the same."""
+    if url:
+        server = ScoredServer(url, model=model, api_key=api_key)
+        print(f"{server.model}: {perplexity_of(server.logprobs(text.read_text(), max_windows))}")
+        return
+    torch.set_num_threads(threads)
+    described = ModelStore(default_home()).pull(model or DEFAULT_MODEL, on_progress=lambda _: None)
+    report = _report(described, modes.split(","), considered, text, max_windows)
+    if llama_cpp is not None:
+        report.llama_perplexity.update(_ask_llama_cpp(llama_cpp, described, text, threads))
+    print(markdown(report))
+    if output is not None:
+        write(report, output)
+
+
+def _report(model: Model, modes: list[str], considered: bool, text: Path, max_windows: int | None) -> Report:
+    tokenizer = Tokenizer.load(model)
+    bos_token_id = tokenizer.bos_token_id if tokenizer.add_bos else None
+    cut = windows(tokenizer.encode(text.read_text()), bos_token_id)[:max_windows]
+    native_directory = default_home() / "state" / "kernels"
+    kernels = {mode: select_kernels(mode, "cpu", native_directory) for mode in modes}
+    measured = measure(model, cut, kernels, {**LLAMA_CPP, **(CONSIDERED if considered else {})})
+    num_modes = 1 + len(modes) + len(LLAMA_CPP)
+    return Report(
+        model=model.name,
+        digest=model.digest,
+        quantization=model.quantization,
+        modes=measured[:num_modes],
+        llama_perplexity={},
+        considered=measured[num_modes:],
+    )
+
+
+def _ask_llama_cpp(directory: Path, model: Model, text: Path, threads: int) -> dict[str, float]:
+    with tempfile.TemporaryDirectory() as scratch:
+        requantized = Path(scratch) / "q8_0.gguf"
+        requantize(directory, model.path, requantized)
+        return {
+            "the file": llama_perplexity(directory, model.path, text, threads),
+            "the file as Q8_0": llama_perplexity(directory, requantized, text, threads),
+        }
+
+
+if __name__ == "__main__":
+    typer.run(main)

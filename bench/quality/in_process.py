@@ -1,0 +1,50 @@
+"""A model as the worker computes it, over pages of KV memory, asked for all of a window's log-probabilities."""
+
+from collections.abc import Sequence
+
+import torch
+
+from bench.quality.emulation import EmulatedKernels, Format
+from bench.quality.text import WINDOW
+from pagoda.models.model import Model
+from worker.batch import StepBatch
+from worker.kernels.interface import Kernels
+from worker.models.registry import load_model
+
+PAGE_SIZE = 16
+
+
+class WindowModel:
+    def __init__(self, model: Model, kernels: Kernels) -> None:
+        config = model.config
+        self._decoder = load_model(model, kernels)
+        self._kv = [
+            kernels.allocate_kv(-(-WINDOW // PAGE_SIZE), PAGE_SIZE, config.num_kv_heads, config.head_size)
+            for _ in range(config.num_layers)
+        ]
+
+    def logprobs(self, window: Sequence[int]) -> torch.Tensor:
+        """Row i [V] is what the model expects behind token i, for all tokens but the last."""
+        size = len(window)
+        batch = StepBatch(
+            token_ids_T=torch.tensor(window),
+            positions_T=torch.arange(size),
+            slots_T=torch.arange(size),
+            query_starts=(0, size),
+            context_lens=(size,),
+            block_tables_SB=torch.arange(-(-size // PAGE_SIZE))[None],
+            sample_rows_R=torch.arange(size - 1),
+        )
+        return self._decoder.forward(batch, self._kv).log_softmax(dim=-1)
+
+
+class EmulatedModel:
+    """One model in float32 that computes in whatever format it is asked for."""
+
+    def __init__(self, model: Model) -> None:
+        self._kernels = EmulatedKernels()
+        self._model = WindowModel(model, self._kernels)
+
+    def logprobs(self, number_format: Format, window: Sequence[int]) -> torch.Tensor:
+        self._kernels.format = number_format
+        return self._model.logprobs(window)

@@ -1,0 +1,35 @@
+"""Scores a model's windows in float32 and in every mode asked for, window by window: nothing large is kept."""
+
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+
+import torch
+
+from bench.quality.comparison import Quality, Tally
+from bench.quality.emulation import EXACT, Format
+from bench.quality.in_process import EmulatedModel, WindowModel
+from pagoda.models.model import Model
+from worker.kernels.interface import Kernels
+
+FLOAT32 = "float32: the weights in the file"
+
+Score = Callable[[Sequence[int]], torch.Tensor]
+"""A window's log-probabilities [tokens - 1, V]."""
+
+
+def measure(
+    model: Model, windows: Sequence[Sequence[int]], modes: Mapping[str, Kernels], formats: Mapping[str, Format]
+) -> list[Quality]:
+    """float32 first, then the modes, then the emulated formats."""
+    emulated = EmulatedModel(model)
+    scores: dict[str, Score] = {name: WindowModel(model, kernels).logprobs for name, kernels in modes.items()}
+    scores |= {name: partial(emulated.logprobs, number_format) for name, number_format in formats.items()}
+    reference, tallies = Tally(FLOAT32), {name: Tally(name) for name in scores}
+    for number, window in enumerate(windows, start=1):
+        expected_TV = emulated.logprobs(EXACT, window)
+        reference.add(expected_TV, expected_TV, window)
+        for name, score in scores.items():
+            tallies[name].add(score(window), expected_TV, window)
+        print(f"window {number} of {len(windows)}", file=sys.stderr)
+    return [tally.quality() for tally in (reference, *tallies.values())]

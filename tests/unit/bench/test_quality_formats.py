@@ -1,0 +1,95 @@
+"""Emulated formats: what each rounding keeps, and that the emulation computes what the worker's kernels do."""
+
+from functools import partial
+
+import pytest
+import torch
+
+from bench.quality.emulation import EXACT, Format
+from bench.quality.formats import LLAMA_CPP
+from bench.quality.in_process import EmulatedModel, WindowModel
+from bench.quality.measure import FLOAT32, measure
+from bench.quality.rounding import Rounding, exact, half, integers, outliers_apart, rotated
+from pagoda.models.model import Model
+from tests.kernels.tiny_llama import make_llama, save_safetensors
+from worker.kernels.integer import IntegerKernels
+from worker.kernels.reference import ReferenceKernels
+
+WINDOWS = [[(11 * i * i + 5 * i + seed) % 131 for i in range(60)] for seed in (1, 2)]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
+    return save_safetensors(make_llama(), tmp_path_factory.mktemp("tiny"))
+
+
+def rows() -> torch.Tensor:
+    return torch.randn(3, 80, generator=torch.Generator().manual_seed(0)) * torch.tensor([[1.0], [100.0], [0.0]])
+
+
+def test_integers_are_within_half_a_step_of_their_row() -> None:
+    step = rows().abs().amax(dim=-1, keepdim=True) / 127
+    error = (integers(127)(rows()) - rows()).abs()
+    assert bool((error <= step * 0.5001).all()) and float(error.max()) > 0.1 * float(step.max())
+
+
+def test_a_block_is_rounded_by_itself_and_the_last_may_be_short() -> None:
+    rounded = integers(127, block=32)(rows())
+    for start in (0, 32, 64):
+        block = slice(start, min(start + 32, 80))
+        assert torch.equal(rounded[:, block], integers(127)(rows()[:, block]))
+
+
+def test_ggml_keeps_a_block_s_scale_as_half() -> None:
+    x = torch.tensor([[127 * 0.1, 0.1, 0.04]])
+    assert torch.equal(
+        integers(127, half_scale=True)(x), half(torch.tensor([[0.1]])) * torch.tensor([[127.0, 1.0, 0.0]])
+    )
+
+
+def test_outliers_stay_and_no_longer_set_the_scale() -> None:
+    x = torch.tensor([[0.1, -0.2, 0.3, 0.2, -0.1, 0.3, 0.1, 50.0]])
+    kept = outliers_apart(2.0, integers(127))(x)
+    assert kept[0, -1] == 50.0
+    assert torch.allclose(kept, x, atol=0.3 / 127)
+    assert float((integers(127)(x) - x).abs().max()) > 0.09
+
+
+def test_a_rotation_changes_nothing_by_itself_and_spreads_an_outlier() -> None:
+    x = torch.zeros(1, 64).index_fill(1, torch.tensor([5]), 16.0)
+    assert torch.allclose(rotated(16, exact)(x), x, atol=1e-5)
+    turned = []
+
+    def note(rotated_x: torch.Tensor) -> torch.Tensor:
+        turned.append(rotated_x)
+        return rotated_x
+
+    rotated(16, note)(x)
+    assert float(turned[0].abs().max()) == pytest.approx(4.0)
+
+
+def test_exact_is_the_reference_bit_for_bit(model: Model) -> None:
+    expected = WindowModel(model, ReferenceKernels()).logprobs(WINDOWS[0])
+    assert torch.equal(EmulatedModel(model).logprobs(EXACT, WINDOWS[0]), expected)
+
+
+def test_the_emulation_of_the_integer_mode_is_much_nearer_to_it_than_float32(model: Model) -> None:
+    kernels = WindowModel(model, IntegerKernels()).logprobs(WINDOWS[0])
+    score = partial(EmulatedModel(model).logprobs, window=WINDOWS[0])
+    emulated = score(Format(weights=integers(127), activations=integers(8192)))
+    from_emulated, from_exact = (emulated - kernels).abs().mean(), (score(EXACT) - kernels).abs().mean()
+    assert float(from_emulated) < 0.2 * float(from_exact)
+
+
+@pytest.mark.parametrize("field", ["weights", "activations", "kv"])
+def test_each_part_of_a_format_takes_effect(field: str, model: Model) -> None:
+    coarse: dict[str, Rounding] = {field: integers(3)}
+    emulated = EmulatedModel(model)
+    assert not torch.equal(emulated.logprobs(Format(**coarse), WINDOWS[0]), emulated.logprobs(EXACT, WINDOWS[0]))
+
+
+def test_all_are_measured_beside_float32_in_order(model: Model) -> None:
+    qualities = measure(model, WINDOWS, {"integer": IntegerKernels()}, LLAMA_CPP)
+    assert [quality.name for quality in qualities] == [FLOAT32, "integer", *LLAMA_CPP]
+    assert qualities[0].mean_kl == 0
+    assert all(0 < quality.mean_kl < 0.1 for quality in qualities[1:])

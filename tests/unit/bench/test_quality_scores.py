@@ -1,0 +1,65 @@
+"""The definitions behind the quality table: windows, perplexity, divergence, agreement."""
+
+import math
+
+import pytest
+import torch
+
+from bench.quality.comparison import Tally
+from bench.quality.perplexity import perplexity_of
+from bench.quality.text import TEXT, WINDOW, windows
+
+MAX_TEXT_BYTES = 60_000
+
+
+def test_only_whole_windows_are_scored() -> None:
+    assert windows(range(11), None, size=4) == [[0, 1, 2, 3], [4, 5, 6, 7]]
+
+
+def test_each_window_begins_with_bos_where_the_model_wants_one() -> None:
+    assert windows([9, *range(7)], 9, size=4) == [[9, 0, 1, 2], [9, 4, 5, 6]]
+
+
+def test_the_text_is_small_and_long_enough() -> None:
+    """Even a vocabulary whose tokens have six bytes gives a dozen windows."""
+    assert 12 * WINDOW * 6 < TEXT.stat().st_size < MAX_TEXT_BYTES
+
+
+def test_perplexity_of_guessing_among_equals_is_their_number() -> None:
+    perplexity = perplexity_of([[-math.log(8)] * 511] * 3)
+    assert perplexity.whole == pytest.approx(8)
+    assert perplexity.second_half == pytest.approx(8)
+    assert perplexity.num_tokens == 3 * 511
+
+
+def test_second_halves_are_the_tokens_that_llama_perplexity_scores() -> None:
+    """Of 512 tokens those behind the first 257: 255."""
+    window = [-1.0] * 256 + [-2.0] * 255
+    assert perplexity_of([window]).second_half == pytest.approx(math.exp(2))
+    assert perplexity_of([window]).whole == pytest.approx(math.exp((256 + 2 * 255) / 511))
+
+
+def tally(mode: list[list[float]], reference: list[list[float]], chosen: list[int]) -> Tally:
+    """Per window the probabilities that its only row of logits gives; it stands behind each token, whose next is `chosen`."""
+    filled = Tally("mode")
+    for expected, given, token in zip(reference, mode, chosen, strict=True):
+        filled.add(torch.tensor([given] * 2).log(), torch.tensor([expected] * 2).log(), [token] * 3)
+    return filled
+
+
+def test_a_mode_like_float32_loses_nothing() -> None:
+    probabilities = [[0.5, 0.25, 0.25], [0.1, 0.2, 0.7]]
+    quality = tally(probabilities, probabilities, [1, 2]).quality()
+    assert quality.perplexity == pytest.approx(1 / math.sqrt(0.25 * 0.7))
+    assert quality.perplexity_change == quality.perplexity_change_error == quality.mean_kl == 0
+    assert quality.top1 == 1
+
+
+def test_losses_are_against_float32() -> None:
+    reference = [[0.5, 0.25, 0.25], [0.5, 0.25, 0.25]]
+    mode = [[0.25, 0.5, 0.25], [0.5, 0.25, 0.25]]
+    quality = tally(mode, reference, [0, 0]).quality()
+    assert quality.top1 == 0.5
+    assert quality.mean_kl == pytest.approx((0.5 * math.log(2) - 0.25 * math.log(2)) / 2)
+    assert quality.perplexity_change == pytest.approx(math.sqrt(2) - 1)
+    assert quality.perplexity_change_error == pytest.approx(math.log(2) / 2)
