@@ -43,7 +43,7 @@ class PackageIndex:
             try:
                 yield from self._links_of(place)
             except Exception as error:  # of the network, or whatever else is odd about the place
-                logger.info("package index skipped", extra={"host": urlsplit(place).hostname, "reason": repr(error)})
+                logger.info("package index skipped", extra={"project": project, "reason": repr(error)})
 
     def _links_of(self, place: str) -> Iterable[FileLink]:
         if place.startswith(("http://", "https://")):
