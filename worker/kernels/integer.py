@@ -23,7 +23,7 @@ from worker.kernels.attention_plan import AttentionPlanner
 from worker.kernels.exact_matmul import MAX_INNER, MAX_WEIGHT, ExactMatmul, select_exact_matmul
 from worker.kernels.fixed_point import LOG2_E, constant, exp2_, round_rows, sqrt_, tanh_
 from worker.kernels.integer_attention import IntegerAttention, IntegerKV, kv_bytes_per_token
-from worker.kernels.interface import LayerKV, LinearWeight
+from worker.kernels.interface import Forward, LayerKV, LinearWeight
 from worker.kernels.scratch import Scratch
 
 ACTIVATION_LEVELS = 8192
@@ -61,6 +61,9 @@ class IntegerKernels:
         self._scratch = Scratch()
         self._planner = AttentionPlanner()
         self._attention = IntegerAttention(self._scratch)
+
+    def prepare(self, forward: Forward) -> Forward:
+        return forward
 
     def pack_linear(self, weight_OI: torch.Tensor, bias_O: torch.Tensor | None = None) -> LinearWeight:
         if weight_OI.shape[1] > MAX_INNER:

@@ -9,6 +9,7 @@ of what it returns; a result is valid until the same function has been called fo
 implementation says whether its results depend on who else is in the batch (`is_batch_invariant`).
 """
 
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import torch
@@ -27,11 +28,21 @@ class LayerKV(Protocol):
     """One layer's keys and values, addressed by slot; opaque to everyone else."""
 
 
+Forward = Callable[[StepBatch, Sequence[LayerKV]], torch.Tensor]
+"""A model's step: keys and values go into one LayerKV per layer, float32 logits [R, V] of the sampled rows come back."""
+
+
 class Kernels(Protocol):
     numerics_id: str
     is_batch_invariant: bool
     device: torch.device
     """Where all tensors are that it takes and returns; packed weights and KV memory too."""
+
+    def prepare(self, forward: Forward) -> Forward:
+        """The same step, in the fastest way in which this implementation can run it again and again.
+
+        Its logits may be overwritten by the next step.
+        """
 
     def pack_linear(self, weight_OI: torch.Tensor, bias_O: torch.Tensor | None = None) -> LinearWeight:
         """Bring a float32 [out, in] weight into the form that `linear` reads."""

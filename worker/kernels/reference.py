@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from worker.batch import StepBatch
 from worker.kernels.attention_plan import AttentionGroup, AttentionPlanner
-from worker.kernels.interface import LayerKV, LinearWeight
+from worker.kernels.interface import Forward, LayerKV, LinearWeight
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +33,9 @@ class ReferenceKernels:
 
     def __init__(self) -> None:
         self._planner = AttentionPlanner()
+
+    def prepare(self, forward: Forward) -> Forward:
+        return forward
 
     def pack_linear(self, weight_OI: torch.Tensor, bias_O: torch.Tensor | None = None) -> LinearWeight:
         return Float32Linear(weight_OI, bias_O)

@@ -44,6 +44,7 @@ class DecoderModel:
         final_norm_D = weights.take("final_norm.weight", (config.hidden_size,))
         self._final_norm_D = final_norm_D + config.norm_weight_offset
         self._output = self._take_output(weights)
+        self._prepared = kernels.prepare(self._forward)
 
     @property
     def weights_bytes(self) -> int:
@@ -52,9 +53,14 @@ class DecoderModel:
         return outer + tables + sum(layer.num_bytes for layer in self._layers)
 
     def forward(self, batch: StepBatch, kv: Sequence[LayerKV]) -> torch.Tensor:
-        """Write the step's keys and values into `kv`, one per layer, and return float32 logits [R, V] of the sampled rows."""
+        """Write the step's keys and values into `kv`, one per layer, and return float32 logits [R, V] of the sampled rows.
+
+        The next step may overwrite them.
+        """
+        return self._prepared(batch.to(self._kernels.device), kv)
+
+    def _forward(self, batch: StepBatch, kv: Sequence[LayerKV]) -> torch.Tensor:
         kernels, config = self._kernels, self.config
-        batch = batch.to(kernels.device)
         x_TD = kernels.gather_rows(self._embedding_VD, batch.token_ids_T)
         if config.embedding_scale != 1.0:
             x_TD = kernels.scale(x_TD, config.embedding_scale)

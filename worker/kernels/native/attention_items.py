@@ -41,19 +41,3 @@ def plan_items(batch: StepBatch, window: int | None) -> AttentionItems:
         max_queries=max((item[2] for item in items), default=1),
         max_keys=max_keys,
     )
-
-
-class ItemPlanner:
-    """Remembers what it made for the step that is running: all layers ask for the same, or for one of two windows."""
-
-    def __init__(self) -> None:
-        self._batch: StepBatch | None = None
-        self._items: dict[int | None, AttentionItems] = {}
-
-    def items(self, batch: StepBatch, window: int | None) -> AttentionItems:
-        if self._batch is not batch:
-            self._batch = batch
-            self._items.clear()
-        if window not in self._items:
-            self._items[window] = plan_items(batch, window)
-        return self._items[window]

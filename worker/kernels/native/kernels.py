@@ -1,12 +1,13 @@
 """The integer mode in native code: the same integers and the same elementwise operations, so the same bits, in one call each.
 
 Every method has its twin in the class above it, or in integer_attention.py, and its kernel in source/, where it is said what
-is computed. Here tensors become addresses. Results are fresh tensors; scratch memory is kept.
+is computed. Here tensors become addresses. A launch runs at once, or is recorded with the rest of a step and replayed.
 
 Legend as in batch.py.
 """
 
 import ctypes
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -14,11 +15,22 @@ import torch
 from worker.batch import StepBatch
 from worker.kernels.fixed_point import LOG2_E
 from worker.kernels.integer import GELU_CUBE, GELU_INNER, IntegerKernels, IntegerLinear, norm_levels
-from worker.kernels.integer_attention import MAX_CONTEXT, IntegerKV
-from worker.kernels.interface import LayerKV, LinearWeight
-from worker.kernels.native.attention_items import ItemPlanner
-from worker.kernels.native.library import AttentionCall
-from worker.kernels.scratch import Scratch
+from worker.kernels.integer_attention import IntegerKV
+from worker.kernels.interface import Forward, LayerKV, LinearWeight
+from worker.kernels.native.attention_step import AttentionShape
+from worker.kernels.native.launcher import Eager, Launcher
+from worker.kernels.native.library import (
+    ActivationCall,
+    AttentionCall,
+    GatherCall,
+    LinearCall,
+    PointwiseCall,
+    RMSNormCall,
+    RopeCall,
+    WriteKVCall,
+)
+from worker.kernels.native.recording import Recorder
+from worker.kernels.native.replay import RecordedForward
 
 GELU_FACTOR = -2 * LOG2_E * GELU_INNER
 
@@ -36,8 +48,27 @@ class NativeIntegerKernels(IntegerKernels):
     def __init__(self, library: ctypes.CDLL) -> None:
         super().__init__()
         self._library = library
-        self._native_scratch = Scratch()
-        self._items = ItemPlanner()
+        self._launcher: Launcher = Eager(library)
+
+    def prepare(self, forward: Forward) -> Forward:
+        """Recorded at the first step over some KV memory."""
+        recorded: RecordedForward | None = None
+
+        def replay(batch: StepBatch, kv: Sequence[LayerKV]) -> torch.Tensor:
+            nonlocal recorded
+            if recorded is None or recorded.kv is not kv:
+                recorded = self._record(forward, kv)
+            return recorded.run(batch)
+
+        return replay
+
+    def _record(self, forward: Forward, kv: Sequence[LayerKV]) -> RecordedForward:
+        launcher = self._launcher
+        recorder = self._launcher = Recorder(self._library)
+        try:
+            return RecordedForward(self._library, recorder, forward, kv)
+        finally:
+            self._launcher = launcher
 
     def _pack(self, integers_OI: torch.Tensor) -> Panels:
         num_out, num_in = integers_OI.shape
@@ -51,92 +82,104 @@ class NativeIntegerKernels(IntegerKernels):
         assert isinstance(weight, IntegerLinear)
         panels: Panels = weight.packed
         num_tokens, num_in = x_TI.shape
-        x_TI, y_TO = x_TI.contiguous(), torch.empty(num_tokens, panels.num_out)
-        bias_O = None if weight.bias_O is None else weight.bias_O.contiguous()
-        integers = self._native_scratch.take("integers", (num_tokens * panels.scratch_per_token,), torch.int16)
-        scales = self._native_scratch.take("scales", (num_tokens,), torch.float32)
-        self._library.linear(
-            x_TI.data_ptr(),
-            panels.weights.data_ptr(),
-            weight.scale_O.data_ptr(),
-            None if bias_O is None else bias_O.data_ptr(),
-            y_TO.data_ptr(),
-            integers.data_ptr(),
-            scales.data_ptr(),
-            num_tokens,
-            num_in,
-            panels.num_out,
-            torch.get_num_threads(),
+        launcher, y_TO = self._launcher, self._launcher.new(num_tokens, panels.num_out)
+        call = LinearCall(
+            x=_rows(x_TI).data_ptr(),
+            panels=panels.weights.data_ptr(),
+            weight_scales=weight.scale_O.data_ptr(),
+            bias=None if weight.bias_O is None else weight.bias_O.data_ptr(),
+            y=y_TO.data_ptr(),
+            integers=launcher.scratch("integers", num_tokens, panels.scratch_per_token, torch.int16).data_ptr(),
+            scales=launcher.scratch("scales", num_tokens, 1, torch.float32).data_ptr(),
+            num_in=num_in,
+            num_out=panels.num_out,
         )
+        launcher.launch("linear", call, num_tokens)
         return y_TO
 
     def rms_norm(self, x_TD: torch.Tensor, weight_D: torch.Tensor, eps: float) -> torch.Tensor:
-        x_TD, weight_D, y_TD = _heads_together(x_TD), weight_D.contiguous(), torch.empty(x_TD.shape)
-        num_heads, size = weight_D.numel() // weight_D.shape[-1], weight_D.shape[-1]
-        levels = norm_levels(size)
-        self._library.rms_norm(
-            x_TD.data_ptr(),
-            x_TD.stride(0),
-            weight_D.data_ptr(),
-            y_TD.data_ptr(),
-            len(x_TD),
-            num_heads,
-            size,
-            1.0 / levels,
-            1.0 / size,
-            eps,
+        size, y_TD = weight_D.shape[-1], self._launcher.new(*x_TD.shape)
+        call = RMSNormCall(
+            x=_heads(x_TD).data_ptr(),
+            weight=weight_D.data_ptr(),
+            y=y_TD.data_ptr(),
+            token_stride=x_TD.stride(0),
+            num_heads=weight_D.numel() // size,
+            size=size,
+            inverse_levels=1.0 / norm_levels(size),
+            inverse_size=1.0 / size,
+            eps=eps,
         )
+        self._launcher.launch("rms_norm", call, len(x_TD))
         return y_TD
 
     def add(self, x_TD: torch.Tensor, y_TD: torch.Tensor) -> torch.Tensor:
-        x_TD, y_TD, sum_TD = x_TD.contiguous(), y_TD.contiguous(), torch.empty(x_TD.shape)
-        self._library.add(x_TD.data_ptr(), y_TD.data_ptr(), sum_TD.data_ptr(), sum_TD.numel())
-        return sum_TD
+        return self._pointwise("add", x_TD, PointwiseCall(other=_rows(y_TD).data_ptr()))
 
     def scale(self, x_TD: torch.Tensor, factor: float) -> torch.Tensor:
-        x_TD, y_TD = x_TD.contiguous(), torch.empty(x_TD.shape)
-        self._library.scale(x_TD.data_ptr(), y_TD.data_ptr(), y_TD.numel(), factor)
-        return y_TD
+        return self._pointwise("scale", x_TD, PointwiseCall(factor=factor))
 
     def cap(self, x_TD: torch.Tensor, cap: float) -> torch.Tensor:
-        x_TD, y_TD = x_TD.contiguous(), torch.empty(x_TD.shape)
-        self._library.cap(x_TD.data_ptr(), y_TD.data_ptr(), y_TD.numel(), cap, 1 / cap)
-        return y_TD
+        return self._pointwise("cap", x_TD, PointwiseCall(factor=cap, inverse_factor=1 / cap))
+
+    def _pointwise(self, kernel: str, x_TD: torch.Tensor, call: PointwiseCall) -> torch.Tensor:
+        out_TD = self._launcher.new(*x_TD.shape)
+        call.x, call.y, call.size = _rows(x_TD).data_ptr(), out_TD.data_ptr(), x_TD.shape[1]
+        self._launcher.launch(kernel, call, len(x_TD))
+        return out_TD
 
     def silu_mul(self, gate_up_TI: torch.Tensor) -> torch.Tensor:
-        num_tokens, size = gate_up_TI.shape[0], gate_up_TI.shape[1] // 2
-        gate_up_TI, y_TI = gate_up_TI.contiguous(), torch.empty(num_tokens, size)
-        self._library.silu_mul(gate_up_TI.data_ptr(), y_TI.data_ptr(), num_tokens, size)
-        return y_TI
+        return self._activate("silu_mul", gate_up_TI, ActivationCall())
 
     def gelu_tanh_mul(self, gate_up_TI: torch.Tensor) -> torch.Tensor:
+        call = ActivationCall(square_factor=GELU_FACTOR * GELU_CUBE, factor=GELU_FACTOR)
+        return self._activate("gelu_tanh_mul", gate_up_TI, call)
+
+    def _activate(self, kernel: str, gate_up_TI: torch.Tensor, call: ActivationCall) -> torch.Tensor:
         num_tokens, size = gate_up_TI.shape[0], gate_up_TI.shape[1] // 2
-        gate_up_TI, y_TI = gate_up_TI.contiguous(), torch.empty(num_tokens, size)
-        pointers = gate_up_TI.data_ptr(), y_TI.data_ptr()
-        self._library.gelu_tanh_mul(*pointers, num_tokens, size, GELU_FACTOR * GELU_CUBE, GELU_FACTOR)
+        y_TI = self._launcher.new(num_tokens, size)
+        call.gate_up, call.y, call.size = _rows(gate_up_TI).data_ptr(), y_TI.data_ptr(), size
+        self._launcher.launch(kernel, call, num_tokens)
         return y_TI
 
     def rope(self, x_TNH: torch.Tensor, cos_TH: torch.Tensor, sin_TH: torch.Tensor) -> torch.Tensor:
-        x_TNH, y_TNH = _heads_together(x_TNH), torch.empty(x_TNH.shape)
-        cos_TH, sin_TH = cos_TH.contiguous(), sin_TH.contiguous()
-        pointers = x_TNH.data_ptr(), x_TNH.stride(0), cos_TH.data_ptr(), sin_TH.data_ptr(), y_TNH.data_ptr()
-        self._library.rope(*pointers, *x_TNH.shape, cos_TH.shape[1])
+        y_TNH = self._launcher.new(*x_TNH.shape)
+        call = RopeCall(
+            x=_heads(x_TNH).data_ptr(),
+            cos=_rows(cos_TH).data_ptr(),
+            sin=_rows(sin_TH).data_ptr(),
+            y=y_TNH.data_ptr(),
+            token_stride=x_TNH.stride(0),
+            num_heads=x_TNH.shape[1],
+            head_size=x_TNH.shape[2],
+            rotated_size=cos_TH.shape[1],
+        )
+        self._launcher.launch("rope", call, len(x_TNH))
         return y_TNH
+
+    def gather_rows(self, x_TD: torch.Tensor, rows_R: torch.Tensor) -> torch.Tensor:
+        y_RD = self._launcher.new(len(rows_R), x_TD.shape[1])
+        call = GatherCall(
+            x=_rows(x_TD).data_ptr(), rows=_rows(rows_R).data_ptr(), y=y_RD.data_ptr(), size=x_TD.shape[1]
+        )
+        self._launcher.launch("gather_rows", call, len(rows_R))
+        return y_RD
 
     def write_kv(self, kv: LayerKV, k_TNH: torch.Tensor, v_TNH: torch.Tensor, batch: StepBatch) -> None:
         assert isinstance(kv, IntegerKV)
-        k_TNH, v_TNH, slots_T = _heads_together(k_TNH), _heads_together(v_TNH), batch.slots_T.contiguous()
-        self._library.write_kv(
-            k_TNH.data_ptr(),
-            k_TNH.stride(0),
-            v_TNH.data_ptr(),
-            v_TNH.stride(0),
-            slots_T.data_ptr(),
-            kv.integers.data_ptr(),
-            kv.scales.data_ptr(),
-            *k_TNH.shape,
-            kv.page_size,
+        call = WriteKVCall(
+            keys=_heads(k_TNH).data_ptr(),
+            values=_heads(v_TNH).data_ptr(),
+            slots=_rows(batch.slots_T).data_ptr(),
+            integers=kv.integers.data_ptr(),
+            scales=kv.scales.data_ptr(),
+            keys_stride=k_TNH.stride(0),
+            values_stride=v_TNH.stride(0),
+            num_heads=kv.num_kv_heads,
+            head_size=kv.head_size,
+            page_size=kv.page_size,
         )
+        self._launcher.launch("write_kv", call, len(k_TNH))
 
     def attention(
         self,
@@ -148,35 +191,34 @@ class NativeIntegerKernels(IntegerKernels):
         logit_cap: float | None = None,
     ) -> torch.Tensor:
         assert isinstance(kv, IntegerKV)
-        q_TNH, out_TNH = _heads_together(q_TNH), torch.empty(q_TNH.shape)
-        plan, num_threads = self._items.items(batch, window), torch.get_num_threads()
-        assert plan.max_keys <= MAX_CONTEXT, "the exact sums hold no longer context"
-        num_queries = plan.max_queries * q_TNH.shape[1] // kv.num_kv_heads
-        scratch_bytes = self._library.attention_scratch_bytes(num_queries, plan.max_keys, kv.head_size)
+        num_heads, out_TNH = q_TNH.shape[1], self._launcher.new(*q_TNH.shape)
+        shape = AttentionShape(queries_per_kv_head=num_heads // kv.num_kv_heads, head_size=kv.head_size, window=window)
         call = AttentionCall(
-            q=q_TNH.data_ptr(),
+            q=_heads(q_TNH).data_ptr(),
             out=out_TNH.data_ptr(),
             kv=kv.integers.data_ptr(),
             kv_scales=kv.scales.data_ptr(),
-            tables=plan.tables_SB.data_ptr(),
-            items=plan.items.data_ptr(),
-            scratch=self._native_scratch.take("attention", (num_threads * scratch_bytes,), torch.uint8).data_ptr(),
+            step=ctypes.addressof(self._launcher.attention_step(batch, shape)),
             q_stride=q_TNH.stride(0),
-            table_width=plan.tables_SB.shape[1],
-            num_heads=q_TNH.shape[1],
+            num_heads=num_heads,
             num_kv_heads=kv.num_kv_heads,
             head_size=kv.head_size,
             page_size=kv.page_size,
             window=window or 0,
-            scratch_bytes=scratch_bytes,
-            num_threads=num_threads,
             score_factor=scale * LOG2_E if logit_cap is None else scale / logit_cap,
             cap_factor=0.0 if logit_cap is None else logit_cap * LOG2_E,
         )
-        self._library.attention(ctypes.byref(call), len(plan.items))
+        self._launcher.launch("attention", call, len(q_TNH))
         return out_TNH
 
 
-def _heads_together(x_TX: torch.Tensor) -> torch.Tensor:
+def _rows(x_TX: torch.Tensor) -> torch.Tensor:
+    """A kernel reads the rows behind each other; a recording could not repeat the copying of others."""
+    assert x_TX.is_contiguous()
+    return x_TX
+
+
+def _heads(x_TX: torch.Tensor) -> torch.Tensor:
     """Tokens may lie apart, each token's elements behind each other."""
-    return x_TX if x_TX.is_contiguous() or x_TX[:1].is_contiguous() else x_TX.contiguous()
+    assert x_TX[:1].is_contiguous()
+    return x_TX

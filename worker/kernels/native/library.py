@@ -1,62 +1,176 @@
-"""The native library's functions, as Python calls them: addresses and numbers.
+"""The native library's functions, as Python calls them: a structure of addresses and sizes, and a number of rows.
 
-Knows nothing about tensors. What each function does is said in source/.
+Each structure is the C structure of the same fields that its kernel reads; what a kernel does is said in source/. Knows nothing
+about tensors.
 """
 
 import ctypes
 from ctypes import c_double, c_float, c_int64, c_void_p
 from pathlib import Path
-from typing import Any
 
 POINTER = c_void_p
-SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
-    "panel_width": (c_int64, []),
-    "pack_panels": (None, [POINTER, POINTER, c_int64, c_int64]),
-    "linear_parts": (c_int64, [c_int64]),
-    "linear": (None, [POINTER] * 7 + [c_int64] * 4),
-    "rms_norm": (None, [POINTER, c_int64, POINTER, POINTER, c_int64, c_int64, c_int64, c_float, c_double, c_double]),
-    "silu_mul": (None, [POINTER, POINTER, c_int64, c_int64]),
-    "gelu_tanh_mul": (None, [POINTER, POINTER, c_int64, c_int64, c_float, c_float]),
-    "add": (None, [POINTER, POINTER, POINTER, c_int64]),
-    "scale": (None, [POINTER, POINTER, c_int64, c_float]),
-    "cap": (None, [POINTER, POINTER, c_int64, c_float, c_float]),
-    "rope": (None, [POINTER, c_int64, POINTER, POINTER, POINTER] + [c_int64] * 4),
-    "write_kv": (None, [POINTER, c_int64, POINTER, c_int64, POINTER, POINTER, POINTER] + [c_int64] * 4),
-    "attention_scratch_bytes": (c_int64, [c_int64] * 3),
-    "attention": (None, [POINTER, c_int64]),
-}
-"""Result and arguments, by name."""
+
+
+class LinearCall(ctypes.Structure):
+    _fields_ = (
+        ("x", POINTER),
+        ("panels", POINTER),
+        ("weight_scales", POINTER),
+        ("bias", POINTER),
+        ("y", POINTER),
+        ("integers", POINTER),
+        ("scales", POINTER),
+        ("num_in", c_int64),
+        ("num_out", c_int64),
+    )
+
+
+class RMSNormCall(ctypes.Structure):
+    _fields_ = (
+        ("x", POINTER),
+        ("weight", POINTER),
+        ("y", POINTER),
+        ("token_stride", c_int64),
+        ("num_heads", c_int64),
+        ("size", c_int64),
+        ("inverse_levels", c_float),
+        ("inverse_size", c_double),
+        ("eps", c_double),
+    )
+
+
+class ActivationCall(ctypes.Structure):
+    _fields_ = (
+        ("gate_up", POINTER),
+        ("y", POINTER),
+        ("size", c_int64),
+        ("square_factor", c_float),
+        ("factor", c_float),
+    )
+
+
+class PointwiseCall(ctypes.Structure):
+    _fields_ = (
+        ("x", POINTER),
+        ("other", POINTER),
+        ("y", POINTER),
+        ("size", c_int64),
+        ("factor", c_float),
+        ("inverse_factor", c_float),
+    )
+
+
+class RopeCall(ctypes.Structure):
+    _fields_ = (
+        ("x", POINTER),
+        ("cos", POINTER),
+        ("sin", POINTER),
+        ("y", POINTER),
+        ("token_stride", c_int64),
+        ("num_heads", c_int64),
+        ("head_size", c_int64),
+        ("rotated_size", c_int64),
+    )
+
+
+class GatherCall(ctypes.Structure):
+    _fields_ = (
+        ("x", POINTER),
+        ("rows", POINTER),
+        ("y", POINTER),
+        ("size", c_int64),
+    )
+
+
+class WriteKVCall(ctypes.Structure):
+    _fields_ = (
+        ("keys", POINTER),
+        ("values", POINTER),
+        ("slots", POINTER),
+        ("integers", POINTER),
+        ("scales", POINTER),
+        ("keys_stride", c_int64),
+        ("values_stride", c_int64),
+        ("num_heads", c_int64),
+        ("head_size", c_int64),
+        ("page_size", c_int64),
+    )
+
+
+class AttentionStep(ctypes.Structure):
+    """What attention knows of a step: the same for all layers with the same window."""
+
+    _fields_ = (
+        ("tables", POINTER),
+        ("items", POINTER),
+        ("scratch", POINTER),
+        ("table_width", c_int64),
+        ("num_items", c_int64),
+        ("scratch_bytes", c_int64),
+    )
 
 
 class AttentionCall(ctypes.Structure):
-    """`struct attention_call` of source/attention.c."""
-
     _fields_ = (
         ("q", POINTER),
         ("out", POINTER),
         ("kv", POINTER),
         ("kv_scales", POINTER),
-        ("tables", POINTER),
-        ("items", POINTER),
-        ("scratch", POINTER),
+        ("step", POINTER),
         ("q_stride", c_int64),
-        ("table_width", c_int64),
         ("num_heads", c_int64),
         ("num_kv_heads", c_int64),
         ("head_size", c_int64),
         ("page_size", c_int64),
         ("window", c_int64),
-        ("scratch_bytes", c_int64),
-        ("num_threads", c_int64),
         ("score_factor", c_float),
         ("cap_factor", c_float),
+    )
+
+
+Call = LinearCall | RMSNormCall | ActivationCall | PointwiseCall | RopeCall | GatherCall | WriteKVCall | AttentionCall
+KERNELS = (
+    "linear",
+    "rms_norm",
+    "silu_mul",
+    "gelu_tanh_mul",
+    "add",
+    "scale",
+    "cap",
+    "rope",
+    "gather_rows",
+    "write_kv",
+    "attention",
+)
+"""Each takes its structure and the number of rows to compute."""
+
+
+class Launch(ctypes.Structure):
+    """`struct launch` of source/replay.c."""
+
+    _fields_ = (
+        ("kernel", POINTER),
+        ("call", POINTER),
+        ("rows", c_int64),
     )
 
 
 def load_library(path: Path) -> ctypes.CDLL:
     """Raises OSError if the file is no library of this machine, AttributeError if it lacks a function."""
     library = ctypes.CDLL(str(path))
-    for name, (result, arguments) in SIGNATURES.items():
-        function = getattr(library, name)
-        function.restype, function.argtypes = result, arguments
+    for kernel in KERNELS:
+        _declare(library, kernel, None, POINTER, c_int64)
+    _declare(library, "replay", None, POINTER, c_int64, POINTER)
+    _declare(library, "set_threads", None, c_int64)
+    _declare(library, "panel_width", c_int64)
+    _declare(library, "pack_panels", None, POINTER, POINTER, c_int64, c_int64)
+    _declare(library, "linear_parts", c_int64, c_int64)
+    _declare(library, "attention_scratch_bytes", c_int64, c_int64, c_int64, c_int64)
     return library
+
+
+def _declare(
+    library: ctypes.CDLL, name: str, result: type[c_int64] | None, *arguments: type[c_void_p | c_int64]
+) -> None:
+    function = getattr(library, name)
+    function.restype, function.argtypes = result, list(arguments)

@@ -41,7 +41,7 @@ def _results(kernels: IntegerKernels) -> Iterator[tuple[str, torch.Tensor]]:
     yield "add", kernels.add(gate_up_TI, random(*gate_up_TI.shape))
     heads_TNH, angles_TH = random(7, NUM_HEADS + 2 * NUM_KV_HEADS, HEAD_SIZE), random(7, HEAD_SIZE)
     yield "rope", kernels.rope(heads_TNH[:, :NUM_HEADS], angles_TH, angles_TH.flip(1))
-    yield "rope", kernels.rope(heads_TNH, angles_TH[:, :32], angles_TH[:, 32:64])
+    yield "rope", kernels.rope(heads_TNH, angles_TH[:, :32].contiguous(), angles_TH[:, 32:64].contiguous())
     yield from _attention_results(kernels, heads_TNH)
 
 

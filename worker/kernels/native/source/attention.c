@@ -16,17 +16,22 @@ static const float WEIGHT_INVERSE_LEVELS = 1.0f / (1 << 21);
 static const float PROBABILITY_LEVELS = 1 << 30;
 static const int64_t SERIAL_PRODUCTS = 1 << 17;
 
-struct attention_call {
-    const float *q;        /* [T, N, H], tokens q_stride apart */
-    float *out;            /* [T, N, H] */
-    const int16_t *kv;     /* [pages, 2 K, P, H] */
-    const float *kv_scales; /* [pages, 2 K, P] */
+/* What is the same for all layers of a step that have the same window. */
+struct attention_step {
     const int64_t *tables; /* [S, table_width] */
     const int64_t *items;  /* [items, ITEM_FIELDS]: sequence, first row, number of rows, position of the first row */
-    char *scratch;         /* scratch_bytes for each of num_threads */
-    int64_t q_stride, table_width, num_heads, num_kv_heads, head_size, page_size;
-    int64_t window; /* 0: all */
-    int64_t scratch_bytes, num_threads;
+    char *scratch;         /* scratch_bytes for each thread */
+    int64_t table_width, num_items, scratch_bytes;
+};
+
+struct attention_call {
+    const float *q;         /* [T, N, H], tokens q_stride apart */
+    float *out;             /* [T, N, H] */
+    const int16_t *kv;      /* [pages, 2 K, P, H] */
+    const float *kv_scales; /* [pages, 2 K, P] */
+    const struct attention_step *step;
+    int64_t q_stride, num_heads, num_kv_heads, head_size, page_size;
+    int64_t window;                 /* 0: all */
     float score_factor, cap_factor; /* cap_factor 0: no cap */
 };
 
@@ -194,11 +199,11 @@ static struct item describe(const struct attention_call *call, const int64_t *fi
 
 static void attend_item(const void *argument, int64_t chunk, int thread) {
     const struct attention_call *call = argument;
-    const int64_t *fields = call->items + chunk / call->num_kv_heads * ITEM_FIELDS;
+    const int64_t *fields = call->step->items + chunk / call->num_kv_heads * ITEM_FIELDS;
     int64_t kv_head = chunk % call->num_kv_heads, first_row = fields[1], position = fields[3];
     struct item item = describe(call, fields);
-    lay_out(&item, call->scratch + thread * call->scratch_bytes);
-    find_keys(call, call->tables + fields[0] * call->table_width, kv_head, &item);
+    lay_out(&item, call->step->scratch + thread * call->step->scratch_bytes);
+    find_keys(call, call->step->tables + fields[0] * call->step->table_width, kv_head, &item);
     for (int64_t query = 0; query < item.num_queries; query++) {
         int64_t row = first_row + query / item.group_size, head = kv_head * item.group_size + query % item.group_size;
         round_query(call, call->q + row * call->q_stride + head * call->head_size, query, &item);
@@ -217,11 +222,12 @@ static void attend_item(const void *argument, int64_t chunk, int thread) {
     }
 }
 
-EXPORT void attention(const struct attention_call *call, int64_t num_items) {
-    set_threads(call->num_threads);
-    int64_t work = 0, num_chunks = num_items * call->num_kv_heads;
-    for (int64_t i = 0; i < num_items; i++) {
-        struct item item = describe(call, call->items + i * ITEM_FIELDS);
+/* The items hold all the step's queries. */
+EXPORT void attention(const struct attention_call *call, int64_t num_tokens) {
+    (void)num_tokens;
+    int64_t work = 0, num_chunks = call->step->num_items * call->num_kv_heads;
+    for (int64_t i = 0; i < call->step->num_items; i++) {
+        struct item item = describe(call, call->step->items + i * ITEM_FIELDS);
         work += item.num_keys * item.num_queries * call->num_kv_heads;
     }
     if (work * call->head_size >= SERIAL_PRODUCTS)

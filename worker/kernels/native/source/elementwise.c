@@ -39,17 +39,15 @@ static void rms_norm_rows(const void *argument, int64_t first, int64_t end) {
     }
 }
 
-EXPORT void rms_norm(const float *x, int64_t token_stride, const float *weight, float *y, int64_t num_tokens,
-                     int64_t num_heads, int64_t size, float inverse_levels, double inverse_size, double eps) {
-    struct rms_norm_call call = {x, weight, y, token_stride, num_heads, size, inverse_levels, inverse_size, eps};
-    run_rows(rms_norm_rows, &call, num_tokens * num_heads, size);
+EXPORT void rms_norm(const struct rms_norm_call *call, int64_t num_tokens) {
+    run_rows(rms_norm_rows, call, num_tokens * call->num_heads, call->size);
 }
 
 struct activation_call {
     const float *gate_up;
     float *y;
     int64_t size;
-    float square_factor, factor;
+    float square_factor, factor; /* only gelu_tanh_mul reads them */
 };
 
 static void silu_mul_rows(const void *argument, int64_t first, int64_t end) {
@@ -61,9 +59,8 @@ static void silu_mul_rows(const void *argument, int64_t first, int64_t end) {
     }
 }
 
-EXPORT void silu_mul(const float *gate_up, float *y, int64_t num_tokens, int64_t size) {
-    struct activation_call call = {.gate_up = gate_up, .y = y, .size = size};
-    run_rows(silu_mul_rows, &call, num_tokens, size);
+EXPORT void silu_mul(const struct activation_call *call, int64_t num_tokens) {
+    run_rows(silu_mul_rows, call, num_tokens, call->size);
 }
 
 static void gelu_tanh_mul_rows(const void *argument, int64_t first, int64_t end) {
@@ -78,15 +75,14 @@ static void gelu_tanh_mul_rows(const void *argument, int64_t first, int64_t end)
     }
 }
 
-EXPORT void gelu_tanh_mul(const float *gate_up, float *y, int64_t num_tokens, int64_t size, float square_factor,
-                          float factor) {
-    struct activation_call call = {gate_up, y, size, square_factor, factor};
-    run_rows(gelu_tanh_mul_rows, &call, num_tokens, size);
+EXPORT void gelu_tanh_mul(const struct activation_call *call, int64_t num_tokens) {
+    run_rows(gelu_tanh_mul_rows, call, num_tokens, call->size);
 }
 
 struct pointwise_call {
-    const float *x, *other;
+    const float *x, *other; /* only add reads the other one, the rest the factors */
     float *y;
+    int64_t size; /* of a row */
     float factor, inverse_factor;
 };
 
@@ -96,9 +92,8 @@ static void add_elements(const void *argument, int64_t first, int64_t end) {
     for (int64_t i = first; i < end; i++) y[i] = call->x[i] + call->other[i];
 }
 
-EXPORT void add(const float *x, const float *other, float *y, int64_t size) {
-    struct pointwise_call call = {.x = x, .other = other, .y = y};
-    run_rows(add_elements, &call, size, 1);
+EXPORT void add(const struct pointwise_call *call, int64_t num_tokens) {
+    run_rows(add_elements, call, num_tokens * call->size, 1);
 }
 
 static void scale_elements(const void *argument, int64_t first, int64_t end) {
@@ -107,9 +102,8 @@ static void scale_elements(const void *argument, int64_t first, int64_t end) {
     for (int64_t i = first; i < end; i++) y[i] = call->x[i] * call->factor;
 }
 
-EXPORT void scale(const float *x, float *y, int64_t size, float factor) {
-    struct pointwise_call call = {.x = x, .y = y, .factor = factor};
-    run_rows(scale_elements, &call, size, 1);
+EXPORT void scale(const struct pointwise_call *call, int64_t num_tokens) {
+    run_rows(scale_elements, call, num_tokens * call->size, 1);
 }
 
 static void cap_elements(const void *argument, int64_t first, int64_t end) {
@@ -118,9 +112,8 @@ static void cap_elements(const void *argument, int64_t first, int64_t end) {
     for (int64_t i = first; i < end; i++) y[i] = tanh_by_exp2(call->x[i] * call->inverse_factor) * call->factor;
 }
 
-EXPORT void cap(const float *x, float *y, int64_t size, float factor, float inverse_factor) {
-    struct pointwise_call call = {.x = x, .y = y, .factor = factor, .inverse_factor = inverse_factor};
-    run_rows(cap_elements, &call, size, 1);
+EXPORT void cap(const struct pointwise_call *call, int64_t num_tokens) {
+    run_rows(cap_elements, call, num_tokens * call->size, 1);
 }
 
 struct rope_call {
@@ -144,19 +137,33 @@ static void rope_rows(const void *argument, int64_t first, int64_t end) {
     }
 }
 
-EXPORT void rope(const float *x, int64_t token_stride, const float *cos, const float *sin, float *y, int64_t num_tokens,
-                 int64_t num_heads, int64_t head_size, int64_t rotated_size) {
-    struct rope_call call = {x, cos, sin, y, token_stride, num_heads, head_size, rotated_size};
-    run_rows(rope_rows, &call, num_tokens, num_heads * head_size);
+EXPORT void rope(const struct rope_call *call, int64_t num_tokens) {
+    run_rows(rope_rows, call, num_tokens, call->num_heads * call->head_size);
+}
+
+struct gather_call {
+    const float *x;
+    const int64_t *rows;
+    float *y;
+    int64_t size; /* of a row */
+};
+
+static void gather_some_rows(const void *argument, int64_t first, int64_t end) {
+    const struct gather_call *call = argument;
+    for (int64_t row = first; row < end; row++)
+        memcpy(call->y + row * call->size, call->x + call->rows[row] * call->size, call->size * sizeof(float));
+}
+
+EXPORT void gather_rows(const struct gather_call *call, int64_t num_rows) {
+    run_rows(gather_some_rows, call, num_rows, call->size);
 }
 
 struct write_kv_call {
     const float *parts[2]; /* keys, values */
-    int64_t token_strides[2];
     const int64_t *slots;
     int16_t *integers;
     float *scales;
-    int64_t num_heads, head_size, page_size;
+    int64_t token_strides[2], num_heads, head_size, page_size;
 };
 
 static const float KV_INVERSE_LEVELS = (float)(1.0 / 32767);
@@ -176,10 +183,6 @@ static void write_kv_rows(const void *argument, int64_t first, int64_t end) {
     }
 }
 
-EXPORT void write_kv(const float *keys, int64_t keys_stride, const float *values, int64_t values_stride,
-                     const int64_t *slots, int16_t *integers, float *scales, int64_t num_tokens, int64_t num_heads,
-                     int64_t head_size, int64_t page_size) {
-    struct write_kv_call call = {{keys, values}, {keys_stride, values_stride}, slots,    integers,
-                                 scales,         num_heads,                    head_size, page_size};
-    run_rows(write_kv_rows, &call, num_tokens, 2 * num_heads * head_size);
+EXPORT void write_kv(const struct write_kv_call *call, int64_t num_tokens) {
+    run_rows(write_kv_rows, call, num_tokens, 2 * call->num_heads * call->head_size);
 }

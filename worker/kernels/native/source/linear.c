@@ -33,22 +33,28 @@ struct linear_call {
     float *y;                          /* [T, O] */
     int16_t *integers;                 /* scratch [T * parts, padded I] */
     float *scales;                     /* scratch [T] */
-    int64_t num_tokens, num_in, num_out, padded_in;
+    int64_t num_in, num_out;
+};
+
+/* A call and what follows from it. */
+struct linear_job {
+    const struct linear_call *call;
+    int64_t num_tokens, padded_in, panels_per_chunk;
     int num_parts;
-    int64_t panels_per_chunk;
 };
 
 static void round_tokens(const void *argument, int64_t first, int64_t end) {
-    const struct linear_call *call = argument;
+    const struct linear_job *job = argument;
+    const struct linear_call *call = job->call;
     for (int64_t token = first; token < end; token++) {
         const float *x = call->x + token * call->num_in;
-        int16_t *restrict high = call->integers + token * call->num_parts * call->padded_in;
+        int16_t *restrict high = call->integers + token * job->num_parts * job->padded_in;
         float scale = call->scales[token] = row_scale(x, call->num_in, ACTIVATION_INVERSE_LEVELS);
         for (int64_t i = 0; i < call->num_in; i++) high[i] = (int16_t)round_to_int(x[i] / scale);
-        for (int64_t i = call->num_in; i < call->padded_in; i++) high[i] = 0;
-        if (call->num_parts == 2) {
-            int16_t *restrict low = high + call->padded_in;
-            for (int64_t i = 0; i < call->padded_in; i++) {
+        for (int64_t i = call->num_in; i < job->padded_in; i++) high[i] = 0;
+        if (job->num_parts == 2) {
+            int16_t *restrict low = high + job->padded_in;
+            for (int64_t i = 0; i < job->padded_in; i++) {
                 int32_t whole = high[i], high_part = round_to_int((float)whole * (1 / LOW_PART));
                 high[i] = (int16_t)high_part;
                 low[i] = (int16_t)(whole - high_part * (int32_t)LOW_PART);
@@ -91,12 +97,13 @@ static void multiply_some_rows(const int16_t *x, int64_t padded_in, const int8_t
     }
 }
 
-INLINE void finish_token(const struct linear_call *call, const int32_t *sums, int64_t token, int64_t first_out) {
+INLINE void finish_token(const struct linear_job *job, const int32_t *sums, int64_t token, int64_t first_out) {
+    const struct linear_call *call = job->call;
     int64_t size = call->num_out - first_out < PANEL ? call->num_out - first_out : PANEL;
     const float *weight_scales = call->weight_scales + first_out;
     float *restrict y = call->y + token * call->num_out + first_out;
     float scale = call->scales[token], whole[PANEL];
-    if (call->num_parts == 1)
+    if (job->num_parts == 1)
         for (int o = 0; o < PANEL; o++) whole[o] = (float)sums[o];
     else
         for (int o = 0; o < PANEL; o++) whole[o] = (float)sums[PANEL + o] + (float)sums[o] * LOW_PART;
@@ -108,33 +115,31 @@ INLINE void finish_token(const struct linear_call *call, const int32_t *sums, in
 
 static void multiply_panels(const void *argument, int64_t chunk, int thread) {
     (void)thread;
-    const struct linear_call *call = argument;
-    int64_t num_panels = (call->num_out + PANEL - 1) / PANEL, num_rows = call->num_tokens * call->num_parts;
-    int64_t first = chunk * call->panels_per_chunk, end = first + call->panels_per_chunk;
+    const struct linear_job *job = argument;
+    const struct linear_call *call = job->call;
+    int64_t num_panels = (call->num_out + PANEL - 1) / PANEL, num_rows = job->num_tokens * job->num_parts;
+    int64_t first = chunk * job->panels_per_chunk, end = first + job->panels_per_chunk;
     for (int64_t p = first; p < end && p < num_panels; p++) {
         for (int64_t row = 0; row < num_rows; row += ROWS) {
             int32_t sums[ROWS][PANEL];
             int some = num_rows - row < ROWS ? (int)(num_rows - row) : ROWS;
-            const int8_t *panel = call->panels + p * PANEL * call->padded_in;
-            multiply_some_rows(call->integers + row * call->padded_in, call->padded_in, panel, some, sums);
-            for (int r = 0; r < some; r += call->num_parts)
-                finish_token(call, sums[r], (row + r) / call->num_parts, p * PANEL);
+            const int8_t *panel = call->panels + p * PANEL * job->padded_in;
+            multiply_some_rows(call->integers + row * job->padded_in, job->padded_in, panel, some, sums);
+            for (int r = 0; r < some; r += job->num_parts)
+                finish_token(job, sums[r], (row + r) / job->num_parts, p * PANEL);
         }
     }
 }
 
-EXPORT void linear(const float *x, const int8_t *panels, const float *weight_scales, const float *bias, float *y,
-                   int16_t *integers, float *scales, int64_t num_tokens, int64_t num_in, int64_t num_out,
-                   int64_t num_threads_wanted) {
-    struct linear_call call = {x, panels, weight_scales, bias, y, integers, scales, num_tokens, num_in, num_out,
-                               .padded_in = num_in + num_in % 2, .num_parts = (int)linear_parts(num_in)};
+EXPORT void linear(const struct linear_call *call, int64_t num_tokens) {
+    struct linear_job job = {.call = call, .num_tokens = num_tokens, .padded_in = call->num_in + call->num_in % 2,
+                             .num_parts = (int)linear_parts(call->num_in)};
     if (num_tokens == 0) return;
-    set_threads(num_threads_wanted);
-    int64_t num_panels = (num_out + PANEL - 1) / PANEL;
-    int64_t chunks = num_tokens * num_in * num_out < SERIAL_PRODUCTS ? 1 : CHUNKS_PER_THREAD * num_threads();
-    call.panels_per_chunk = (num_panels + chunks - 1) / chunks;
-    run_rows(round_tokens, &call, num_tokens, num_in);
-    run_chunks(multiply_panels, &call, (num_panels + call.panels_per_chunk - 1) / call.panels_per_chunk);
+    int64_t num_panels = (call->num_out + PANEL - 1) / PANEL;
+    int64_t chunks = num_tokens * call->num_in * call->num_out < SERIAL_PRODUCTS ? 1 : CHUNKS_PER_THREAD * num_threads();
+    job.panels_per_chunk = (num_panels + chunks - 1) / chunks;
+    run_rows(round_tokens, &job, num_tokens, call->num_in);
+    run_chunks(multiply_panels, &job, (num_panels + job.panels_per_chunk - 1) / job.panels_per_chunk);
 }
 
 /* int8 [O, I] into panels, padded with zeros. */

@@ -10,7 +10,7 @@ typedef void (*chunk_function)(const void *call, int64_t chunk, int thread);
 typedef void (*rows_function)(const void *call, int64_t first, int64_t end);
 
 /* Compute with so many threads, the caller's included. */
-void set_threads(int64_t num_threads);
+EXPORT void set_threads(int64_t num_threads);
 int num_threads(void);
 
 /* Run function(call, chunk, thread) for all chunks in [0, num_chunks) and return when all have run.

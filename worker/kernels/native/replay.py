@@ -1,0 +1,96 @@
+"""A model's forward as a recording: made at the first step, replayed in one native call from then on.
+
+Owns the memory in which intermediate results lie. It has room for the largest step so far; what no step has touched takes no
+memory. Knows nothing about what is computed.
+
+Legend as in batch.py.
+"""
+
+import ctypes
+from collections.abc import Iterable, Sequence
+
+import torch
+
+from worker.batch import StepBatch
+from worker.kernels.interface import Forward, LayerKV
+from worker.kernels.native.library import Launch
+from worker.kernels.native.memory_plan import Lifetime, plan_memory
+from worker.kernels.native.recording import Buffer, Recorder, Rows
+
+MIN_CAPACITY = 64
+"""In rows. A multiple of it keeps each result at the start of a cache line."""
+
+
+class RecordedForward:
+    def __init__(self, library: ctypes.CDLL, recorder: Recorder, forward: Forward, kv: Sequence[LayerKV]) -> None:
+        """`forward` must launch through `recorder`."""
+        self.kv = kv
+        self._library = library
+        self._attention = recorder.attention
+        batch = recorder.batch()
+        logits_RV = forward(batch, kv)
+        recorder.find_uses()
+        inputs = [recorder.buffer_of(t) for t in (batch.token_ids_T, batch.positions_T, batch.slots_T)]
+        samples, logits = recorder.buffer_of(batch.sample_rows_R), recorder.buffer_of(logits_RV)
+        for buffer in (*inputs, samples):
+            buffer.touch(-1)
+        logits.touch(len(recorder.launches))
+        self._arenas = [Arena(buffer for buffer in recorder.buffers if buffer.rows is rows) for rows in Rows]
+        self._inputs, self._samples, self._logits = inputs, samples, logits
+        self._recorded = recorder.launches
+        self._launches = _launches(library, recorder)
+
+    def run(self, batch: StepBatch) -> torch.Tensor:
+        """float32 logits [R, V], valid until the next step."""
+        num_rows = len(batch.token_ids_T), len(batch.sample_rows_R)
+        for arena, needed in zip(self._arenas, num_rows, strict=True):
+            arena.make_room(needed)
+        tokens, samples = self._arenas
+        values = batch.token_ids_T, batch.positions_T, batch.slots_T
+        for buffer, value_T in zip(self._inputs, values, strict=True):
+            tokens.view(buffer, num_rows[0]).copy_(value_T)
+        samples.view(self._samples, num_rows[1]).copy_(batch.sample_rows_R)
+        self._attention.describe(batch)
+        self._library.set_threads(torch.get_num_threads())
+        counts = (ctypes.c_int64 * len(Rows))(*num_rows)
+        self._library.replay(self._launches, len(self._launches), counts)
+        return samples.view(self._logits, num_rows[1])
+
+
+class Arena:
+    """Memory for all buffers that have a row for the same thing."""
+
+    def __init__(self, buffers: Iterable[Buffer]) -> None:
+        self._buffers = [buffer for buffer in buffers if buffer.is_used]
+        lifetimes = [Lifetime(first=b.first, last=b.last, size=b.bytes_per_row) for b in self._buffers]
+        offsets, self._bytes_per_row = plan_memory(lifetimes)
+        self._offsets = dict(zip(map(id, self._buffers), offsets, strict=True))
+        self._capacity = 0
+        self._memory = torch.empty(0, dtype=torch.uint8)
+
+    def make_room(self, num_rows: int) -> None:
+        """In powers of two. One step that was far larger than the others does not keep its memory."""
+        wanted = max(MIN_CAPACITY, 1 << (num_rows - 1).bit_length())
+        if not wanted <= self._capacity <= 8 * wanted:
+            self._capacity = wanted
+            self._memory = torch.empty(wanted * self._bytes_per_row, dtype=torch.uint8)
+            for buffer in self._buffers:
+                for call, field, offset in buffer.uses:
+                    setattr(call, field, self._memory.data_ptr() + self._offset(buffer) + offset)
+
+    def view(self, buffer: Buffer, num_rows: int) -> torch.Tensor:
+        first = self._offset(buffer)
+        rows = self._memory[first : first + num_rows * buffer.bytes_per_row]
+        return rows.view(buffer.tensor.dtype).view(num_rows, *buffer.tensor.shape[1:])
+
+    def _offset(self, buffer: Buffer) -> int:
+        return self._offsets[id(buffer)] * self._capacity
+
+
+def _launches(library: ctypes.CDLL, recorder: Recorder) -> "ctypes.Array[Launch]":
+    launches = (Launch * len(recorder.launches))()
+    for launch, recorded in zip(launches, recorder.launches, strict=True):
+        launch.kernel = ctypes.cast(getattr(library, recorded.kernel), ctypes.c_void_p).value
+        launch.call = ctypes.addressof(recorded.call)
+        launch.rows = recorded.rows
+    return launches
