@@ -15,11 +15,16 @@ class Detokenizer:
 
     def __init__(self, tokenizer: Tokenizer, *, skip_special_tokens: bool = True) -> None:
         self._token_bytes = tokenizer.token_bytes if skip_special_tokens else tokenizer.bytes_with_special
-        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._held = b""
+        """The beginning of a character that is not whole yet."""
 
     def push(self, token_ids: Sequence[int]) -> str:
-        return self._decoder.decode(b"".join(map(self._token_bytes, token_ids)))
+        data = self._held + b"".join(map(self._token_bytes, token_ids))
+        text, num_decoded = codecs.utf_8_decode(data, "replace", False)
+        self._held = data[num_decoded:]
+        return text
 
     def flush(self) -> str:
         """The sequence has ended: what is held back is no character."""
-        return self._decoder.decode(b"", final=True)
+        held, self._held = self._held, b""
+        return held.decode("utf-8", "replace")

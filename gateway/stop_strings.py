@@ -20,6 +20,8 @@ class StopMatcher:
 
         Once there is a match, nothing more comes out.
         """
+        if not self._prefixes:
+            return text, None
         if self.matched is not None:
             return "", self.matched
         pending = self._held + text
@@ -28,7 +30,7 @@ class StopMatcher:
                 self.matched = max(complete, key=len)
                 self._held = ""
                 return pending[: position - len(self.matched)], self.matched
-        num_safe = len(pending) - max((prefix.num_matched for prefix in self._prefixes), default=0)
+        num_safe = len(pending) - max(prefix.num_matched for prefix in self._prefixes)
         self._held = pending[num_safe:]
         return pending[:num_safe], None
 

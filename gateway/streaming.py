@@ -78,32 +78,38 @@ class LineStream(Response):
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
-async def sse_lines(
+def sse_lines(
     chunks: AsyncGenerator[JSONObject, None], error_body: Callable[[GatewayError], Mapping[str, Any]]
 ) -> Lines:
-    async with aclosing(_with_errors(chunks, error_body)) as events:
-        async for event in events:
-            yield b"data: " + orjson.dumps(event) + b"\n\n"
-    yield SSE_DONE
+    return _lines(chunks, error_body, _sse_event, last=SSE_DONE)
 
 
-async def ndjson_lines(
+def ndjson_lines(
     chunks: AsyncGenerator[JSONObject, None], error_body: Callable[[GatewayError], Mapping[str, Any]]
 ) -> Lines:
-    async with aclosing(_with_errors(chunks, error_body)) as events:
-        async for event in events:
-            yield orjson.dumps(event, option=orjson.OPT_APPEND_NEWLINE)
+    return _lines(chunks, error_body, _ndjson_line)
 
 
-async def _with_errors(
-    chunks: AsyncGenerator[JSONObject, None], error_body: Callable[[GatewayError], Mapping[str, Any]]
-) -> AsyncGenerator[Mapping[str, Any], None]:
-    """Once something has been sent, an error is the last event of the stream; before that it is raised."""
+def _sse_event(chunk: Mapping[str, Any]) -> bytes:
+    return b"data: " + orjson.dumps(chunk) + b"\n\n"
+
+
+def _ndjson_line(chunk: Mapping[str, Any]) -> bytes:
+    return orjson.dumps(chunk, option=orjson.OPT_APPEND_NEWLINE)
+
+
+async def _lines(
+    chunks: AsyncGenerator[JSONObject, None],
+    error_body: Callable[[GatewayError], Mapping[str, Any]],
+    line: Callable[[Mapping[str, Any]], bytes],
+    last: bytes = b"",
+) -> Lines:
+    """Once something has been sent, an error is an event of the stream, its last one; before that it is raised."""
     begun = False
     try:
         async with aclosing(chunks):
             async for chunk in chunks:
-                yield chunk
+                yield line(chunk)
                 begun = True
     except Exception as error:
         if not begun:
@@ -111,7 +117,9 @@ async def _with_errors(
         if not isinstance(error, GatewayError):
             logger.exception("stream failed")
             error = GatewayError(ErrorKind.INTERNAL, "Internal server error.")
-        yield error_body(error)
+        yield line(error_body(error))
+    if last:
+        yield last
 
 
 async def merged(streams: Sequence[AsyncGenerator[T, None]]) -> AsyncGenerator[T, None]:

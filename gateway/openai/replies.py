@@ -239,20 +239,11 @@ class CompletionReply(Reply):
     async def whole(self, events: TextEvents) -> JSONObject:
         return await super().whole(self._wanted(events))
 
-    async def chunks(self, events: TextEvents) -> AsyncGenerator[JSONObject, None]:
-        async with aclosing(super().chunks(self._wanted(events))) as chunks:
-            async for chunk in chunks:
-                yield chunk
+    def chunks(self, events: TextEvents) -> AsyncGenerator[JSONObject, None]:
+        return super().chunks(self._wanted(events))
 
-    async def _wanted(self, events: TextEvents) -> TextEvents:
-        """Without the one token that is generated only because a sample cannot have none."""
-        async with aclosing(events):
-            async for event in events:
-                if not self._nothing_but_echo or isinstance(event, SampleBegan | PromptScored):
-                    yield event
-                elif isinstance(event, SampleEnded):
-                    usage = replace(event.usage, num_output_tokens=0)
-                    yield replace(event, usage=usage, token_ids=(), reason=FinishReason.LENGTH, stop_reason=None)
+    def _wanted(self, events: TextEvents) -> TextEvents:
+        return _without_answer(events) if self._nothing_but_echo else events
 
     def _begin(self, choice: _Choice) -> JSONObject | None:
         """An echo with log-probabilities waits for those."""
@@ -296,6 +287,17 @@ class CompletionReply(Reply):
     def _top(self, token: TokenText) -> JSONObject:
         """The chosen token is always among them, also when it is not among the most probable."""
         return {self._token(each): each.logprob for each in (token, *token.top)}
+
+
+async def _without_answer(events: TextEvents) -> TextEvents:
+    """Without the one token that is generated only because a sample cannot have none."""
+    async with aclosing(events):
+        async for event in events:
+            if isinstance(event, SampleBegan | PromptScored):
+                yield event
+            elif isinstance(event, SampleEnded):
+                usage = replace(event.usage, num_output_tokens=0)
+                yield replace(event, usage=usage, token_ids=(), reason=FinishReason.LENGTH, stop_reason=None)
 
 
 def _candidates(token: TokenText, num_top: int) -> JSONObject:
