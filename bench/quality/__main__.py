@@ -13,7 +13,7 @@ from bench.quality.measure import measure
 from bench.quality.perplexity import perplexity_of
 from bench.quality.report import Report, markdown, write
 from bench.quality.served import ScoredServer
-from bench.quality.text import TEXT, windows
+from bench.quality.text import TEXT, spread, windows
 from gateway.tokenizer import Tokenizer
 from pagoda.models.catalogue import DEFAULT_MODEL
 from pagoda.models.model import Model
@@ -30,7 +30,7 @@ def main(
     llama_cpp: Annotated[
         Path | None, typer.Option(help="A directory with llama.cpp's programs, to ask them too.")
     ] = None,
-    max_windows: Annotated[int | None, typer.Option(min=2, help="Score the first ones only.")] = None,
+    max_windows: Annotated[int | None, typer.Option(min=2, help="Score no more, evenly spread over the text.")] = None,
     threads: Annotated[int, typer.Option(min=1)] = usable_cores(),
     output: Annotated[Path | None, typer.Option(help="Write OUTPUT.md and OUTPUT.json.")] = None,
     text: Annotated[Path, typer.Option(help="Another text to score.")] = TEXT,
@@ -55,7 +55,7 @@ def main(
 def _report(model: Model, modes: list[str], considered: bool, text: Path, max_windows: int | None) -> Report:
     tokenizer = Tokenizer.load(model)
     bos_token_id = tokenizer.bos_token_id if tokenizer.add_bos else None
-    cut = windows(tokenizer.encode(text.read_text()), bos_token_id)[:max_windows]
+    cut = spread(windows(tokenizer.encode(text.read_text()), bos_token_id), max_windows)
     native_directory = default_home() / "state" / "kernels"
     kernels = {mode: select_kernels(mode, "cpu", native_directory) for mode in modes}
     measured = measure(model, cut, kernels, {**LLAMA_CPP, **(CONSIDERED if considered else {})})

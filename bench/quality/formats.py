@@ -35,6 +35,7 @@ CONSIDERED: Mapping[str, Format] = {
     f"{FILE} int8 per token, rotated by 64": Format(activations=turned),
     f"{CHANNEL} int8 per 32": Format(weights=per_row, activations=per_32),
     f"{CHANNEL} int8 per token": Format(weights=per_row, activations=per_row),
+    f"{CHANNEL} 14 bits per token, both rotated by 64": Format(weights=turned, activations=rotated(64, precise)),
     f"{CHANNEL} int8 per token, both rotated by 64": Format(weights=turned, activations=turned),
     "int8 per 128, activations 14 bits per token": Format(weights=per_128, activations=precise),
     "int8 per 64, activations int8 per 64": Format(weights=per_64, activations=per_64),

@@ -7,7 +7,7 @@ from typing import Any
 
 import httpx
 
-from bench.quality.text import windows
+from bench.quality.text import spread, windows
 
 TIMEOUT_S = 600.0
 
@@ -25,6 +25,7 @@ class ScoredServer:
         self._base_url = base_url.rstrip("/")
         self._http = httpx.Client(
             headers={"Authorization": f"Bearer {api_key}"} if api_key else {},
+            limits=httpx.Limits(max_keepalive_connections=0),  # So that nothing is left open to be closed.
             timeout=TIMEOUT_S,
             transport=transport,
             trust_env=False,
@@ -33,7 +34,7 @@ class ScoredServer:
 
     def logprobs(self, text: str, max_windows: int | None = None) -> list[list[float]]:
         """Per window, of each token but the first."""
-        return [self._score(window) for window in self._windows(text)[:max_windows]]
+        return [self._score(window) for window in spread(self._windows(text), max_windows)]
 
     def _windows(self, text: str) -> list[list[int]]:
         marked, plain = self._tokenize(text, True), self._tokenize(text, False)

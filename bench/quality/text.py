@@ -22,3 +22,9 @@ def windows(token_ids: Sequence[int], bos_token_id: int | None, size: int = WIND
         for window in cut:
             window[0] = bos_token_id
     return cut
+
+
+def spread(cut: Sequence[list[int]], wanted: int | None) -> list[list[int]]:
+    """At most as many as are wanted, evenly spaced, since the text changes its kind on the way; None: all."""
+    step = 1 if wanted is None else max(1, -(-len(cut) // wanted))
+    return list(cut[::step])

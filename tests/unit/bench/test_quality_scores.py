@@ -7,7 +7,7 @@ import torch
 
 from bench.quality.comparison import Tally
 from bench.quality.perplexity import perplexity_of
-from bench.quality.text import TEXT, WINDOW, windows
+from bench.quality.text import TEXT, WINDOW, spread, windows
 
 MAX_TEXT_BYTES = 60_000
 
@@ -18,6 +18,13 @@ def test_only_whole_windows_are_scored() -> None:
 
 def test_each_window_begins_with_bos_where_the_model_wants_one() -> None:
     assert windows([9, *range(7)], 9, size=4) == [[9, 0, 1, 2], [9, 4, 5, 6]]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "starts"), [(None, [0, 4, 8, 12, 16]), (5, [0, 4, 8, 12, 16]), (3, [0, 8, 16]), (1, [0])]
+)
+def test_fewer_windows_are_spread_over_the_text(wanted: int | None, starts: list[int]) -> None:
+    assert [window[0] for window in spread(windows(range(20), None, size=4), wanted)] == starts
 
 
 def test_the_text_is_small_and_long_enough() -> None:
