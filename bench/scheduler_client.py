@@ -51,7 +51,7 @@ async def _one_round(
         if response.errors:
             raise SystemExit(f"The scheduler refused a request: {response.errors[0].message}")
         for event in response.events:
-            num_tokens += len(event.tokens.token_ids)
+            num_tokens += len(event.tokens.token_ids) + len(event.token_batch.token_ids)
             num_finished += event.HasField("finished")
         if num_finished == len(requests):
             everything_came.set()

@@ -16,7 +16,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from gateway.errors import GatewayError, from_grpc_code, unavailable
 from gateway.inference import InferenceRequest, Load, ModelInfo
 from gateway.open_request import OpenRequest
-from gateway.wire import event_from_proto, load_from_proto, model_from_proto, request_to_proto
+from gateway.wire import events_from_proto, load_from_proto, model_from_proto, request_to_proto
 from pagoda.grpc_channel import open_channel
 from protos.v1 import inference_pb2, inference_pb2_grpc, types_pb2
 
@@ -130,9 +130,9 @@ class SchedulerClient:
 
     def _dispatch(self, response: inference_pb2.SessionResponse) -> None:
         for message in response.events:
-            received = event_from_proto(message)
-            if received is not None and (request := self._open.get(received[0])) is not None:
-                request.deliver(received[1])
+            for request_id, event in events_from_proto(message):
+                if (request := self._open.get(request_id)) is not None:
+                    request.deliver(event)
         for error in response.errors:
             if (request := self._open.get(error.request_id)) is not None:
                 retry_after_s = error.retry_after_s if error.HasField("retry_after_s") else None

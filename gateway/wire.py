@@ -1,5 +1,7 @@
 """Between the messages of protos/v1/inference.proto and the gateway's own data, one function for each message."""
 
+from collections.abc import Iterator
+
 from gateway.inference import (
     Event,
     Finished,
@@ -41,21 +43,30 @@ def request_to_proto(request: InferenceRequest) -> inference_pb2.GenerateRequest
     )
 
 
-def event_from_proto(message: inference_pb2.GenerateResponse) -> tuple[str, Event] | None:
-    """The event and the request it belongs to; None for a kind that this gateway does not know yet."""
+def events_from_proto(message: inference_pb2.GenerateResponse) -> Iterator[tuple[str, Event]]:
+    """Each event with the request it belongs to; none for a kind that this gateway does not know yet."""
     match message.WhichOneof("event"):
+        case "token_batch":
+            yield from _token_batch(message.token_batch)
         case "tokens":
-            return message.tokens.request_id, _tokens(message.tokens)
+            yield message.tokens.request_id, _tokens(message.tokens)
         case "prompt_logprobs":
-            return message.prompt_logprobs.request_id, _prompt_logprobs(message.prompt_logprobs)
+            yield message.prompt_logprobs.request_id, _prompt_logprobs(message.prompt_logprobs)
         case "started":
-            return message.started.request_id, _started(message.started)
+            yield message.started.request_id, _started(message.started)
         case "finished":
-            return message.finished.request_id, _finished(message.finished)
+            yield message.finished.request_id, _finished(message.finished)
         case "moved":
-            return message.moved.request_id, _moved(message.moved)
-        case _:
-            return None
+            yield message.moved.request_id, _moved(message.moved)
+
+
+def _token_batch(message: inference_pb2.TokenBatch) -> Iterator[tuple[str, Event]]:
+    columns = (message.request_ids, message.sample_indexes, message.token_ids, message.sequence_numbers)
+    for request_id, sample_index, token_id, sequence_number in zip(*columns, strict=True):
+        yield (
+            request_id,
+            Tokens(sample_index=sample_index, token_ids=(token_id,), logprobs=(), sequence_number=sequence_number),
+        )
 
 
 def _tokens(message: inference_pb2.Tokens) -> Tokens:

@@ -1,6 +1,7 @@
 """Protobuf messages ↔ the scheduler's dataclasses. Pure; the only file of the scheduler that knows both."""
 
 from collections.abc import Iterable
+from itertools import groupby
 
 from google.rpc import code_pb2
 
@@ -12,7 +13,7 @@ from pagoda.sampling import SamplingParams
 from protos.v1 import inference_pb2, types_pb2, worker_pb2
 from scheduler.errors import InvalidRequestError, RequestError
 from scheduler.events import Event, Failed, Finished, Moved, PromptLogprobs, Started, Tokens
-from scheduler.loop import SchedulerLoop
+from scheduler.loop import SchedulerLoop, WorkerProtocolError
 from scheduler.request import InferenceRequest
 from scheduler.result import SampledTokens, ScoredTokens, StepResult
 from scheduler.sequence import FinishReason
@@ -67,13 +68,32 @@ def _refuse_reserved(message: inference_pb2.GenerateRequest) -> None:
 
 
 def events_to_proto(events: Iterable[Event]) -> inference_pb2.SessionResponse:
+    """In order, and what is alike and side by side in one batch."""
     response = inference_pb2.SessionResponse()
-    for event in events:
-        if isinstance(event, Failed):
-            response.errors.append(error_to_proto(event.request_id, event.error))
-        else:
-            response.events.append(event_to_proto(event))
+    for is_single_token, group in groupby(events, _is_single_token):
+        if is_single_token:
+            response.events.append(inference_pb2.GenerateResponse(token_batch=_token_batch(group)))
+            continue
+        for event in group:
+            if isinstance(event, Failed):
+                response.errors.append(error_to_proto(event.request_id, event.error))
+            else:
+                response.events.append(event_to_proto(event))
     return response
+
+
+def _is_single_token(event: Event) -> bool:
+    return type(event) is Tokens and len(event.token_ids) == 1 and not event.logprobs
+
+
+def _token_batch(events: Iterable[Event]) -> inference_pb2.TokenBatch:
+    request_ids, sample_indexes, token_ids, _, sequence_numbers = zip(*events, strict=True)
+    return inference_pb2.TokenBatch(
+        request_ids=request_ids,
+        sample_indexes=sample_indexes,
+        token_ids=[token_id for (token_id,) in token_ids],
+        sequence_numbers=sequence_numbers,
+    )
 
 
 def event_to_proto(event: Started | PromptLogprobs | Tokens | Moved | Finished) -> inference_pb2.GenerateResponse:
@@ -238,6 +258,8 @@ def held_blocks_from_proto(message: worker_pb2.HeldBlocks) -> list[tuple[PageId,
 
 
 def plan_to_proto(plan: StepPlan, session_id: int) -> worker_pb2.Step:
+    decoding = [planned for planned in plan.scheduled if planned.only_decodes]
+    others = [planned for planned in plan.scheduled if not planned.only_decodes]
     return worker_pb2.Step(
         session_id=session_id,
         step_id=plan.step_id,
@@ -253,7 +275,11 @@ def plan_to_proto(plan: StepPlan, session_id: int) -> worker_pb2.Step:
             )
             for sequence in plan.new_sequences
         ],
-        scheduled=[_scheduled_to_proto(planned) for planned in plan.scheduled],
+        scheduled=[_scheduled_to_proto(planned) for planned in others],
+        decode_batch=worker_pb2.DecodeBatch(
+            sequence_ids=[planned.sequence.sequence_id for planned in decoding],
+            starts=[planned.start for planned in decoding],
+        ),
         sealed_blocks=[worker_pb2.PageBlock(page_id=page, block_hash=block) for page, block in plan.sealed_blocks],
         max_steps=1,
         traceparent=plan.traceparent,
@@ -271,9 +297,10 @@ def _scheduled_to_proto(planned: PlannedSequence) -> worker_pb2.ScheduledSequenc
 
 
 def result_from_proto(message: worker_pb2.StepResult) -> StepResult:
+    """Raises WorkerProtocolError for a batch whose columns are not of one length."""
     return StepResult(
         step_id=message.step_id,
-        sampled=tuple(_sampled_from_proto(sampled) for sampled in message.sampled),
+        sampled=(*map(_sampled_from_proto, message.sampled), *_sampled_batch(message.sampled_batch)),
         scored=tuple(
             ScoredTokens(
                 sequence_id=scored.sequence_id,
@@ -295,3 +322,15 @@ def _sampled_from_proto(sampled: worker_pb2.SampledTokens) -> SampledTokens:
         stopped=sampled.stopped,
         stop_token_id=sampled.stop_token_id if sampled.HasField("stop_token_id") else None,
     )
+
+
+def _sampled_batch(message: worker_pb2.SampledBatch) -> list[SampledTokens]:
+    columns = (message.sequence_ids, message.attempts, message.token_ids)
+    if len(set(map(len, columns))) > 1:
+        raise WorkerProtocolError(
+            f"a sampled_batch has columns of {', '.join(str(len(each)) for each in columns)} entries"
+        )
+    return [
+        SampledTokens(sequence_id, attempt, (token_id,))
+        for sequence_id, attempt, token_id in zip(*columns, strict=True)
+    ]

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from pagoda.logprobs import TokenLogprobs
 from scheduler.errors import RequestError
@@ -18,8 +18,7 @@ class Started:
     queue_s: float
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Tokens:
+class Tokens(NamedTuple):
     request_id: str
     sample_index: int
     token_ids: tuple[int, ...]
@@ -99,13 +98,7 @@ def moved_event(sequence: Sequence) -> Moved:
 
 def tokens_event(sequence: Sequence, token_ids: tuple[int, ...], logprobs: tuple[TokenLogprobs, ...]) -> Tokens:
     """For tokens that are not appended yet."""
-    return Tokens(
-        request_id=sequence.request_id,
-        sample_index=sequence.sample_index,
-        token_ids=token_ids,
-        logprobs=logprobs,
-        sequence_number=sequence.num_output_tokens,
-    )
+    return Tokens(sequence.request_id, sequence.sample_index, token_ids, logprobs, sequence.num_output_tokens)
 
 
 def prompt_logprobs_event(sequence: Sequence, start: int, logprobs: tuple[TokenLogprobs, ...]) -> PromptLogprobs:

@@ -1,12 +1,12 @@
 """What a worker answered to one step: the protobuf message as dataclasses."""
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from pagoda.logprobs import TokenLogprobs
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SampledTokens:
+class SampledTokens(NamedTuple):
     sequence_id: int
     attempt: int
     token_ids: tuple[int, ...]

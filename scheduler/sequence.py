@@ -92,7 +92,8 @@ class Sequence:
     @property
     def num_pending(self) -> int:
         """Tokens that a step could compute now; 0 once its last token is known or being sampled."""
-        return 0 if self.length >= self.max_length else self.length - self.num_computed
+        length = len(self.token_ids) + self.num_sampling
+        return length - self.num_computed if length < self.max_length else 0
 
     @property
     def is_to_be_scored(self) -> bool:
@@ -123,13 +124,15 @@ class Sequence:
     def hash_full_blocks(self) -> None:
         """Name the blocks that have become full of known tokens."""
         hashes, size = self.block_hashes, self.page_size
-        for end in range(len(hashes) * size, len(self.token_ids) + 1, size):
+        while (end := len(hashes) * size) <= len(self.token_ids):
             hashes.append(hash_block(hashes[-1], self.token_ids[end - size : end]))
 
     def sealable(self) -> list[tuple[PageId, BlockHash]]:
         """Pages whose block is full, known, and filled by a step that has been sent. Marks them as sealed."""
-        end = min(self.num_computed // self.page_size, len(self.block_hashes) - 1)
-        first, self.num_sealed = self.num_sealed, max(self.num_sealed, end)
+        first, end = self.num_sealed, min(self.num_computed // self.page_size, len(self.block_hashes) - 1)
+        if end <= first:
+            return []
+        self.num_sealed = end
         return [(self.block_table[i], self.block_hashes[i + 1]) for i in range(first, end)]
 
     def forget_computation(self) -> list[PageId]:

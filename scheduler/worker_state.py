@@ -4,7 +4,7 @@ from collections import deque
 from collections.abc import Iterable
 from collections.abc import Sequence as Seq
 from dataclasses import InitVar, dataclass, field
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from kvcache.block_hash import BlockHash
 from kvcache.page_pool import PageId, PagePool
@@ -40,8 +40,7 @@ class WorkerInfo:
     limits: ModelLimits
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PlannedSequence:
+class PlannedSequence(NamedTuple):
     """A chunk with the pages that were granted for it."""
 
     sequence: Sequence
@@ -49,6 +48,10 @@ class PlannedSequence:
     num_tokens: int
     new_pages: tuple[PageId, ...]
     sample: bool
+
+    @property
+    def only_decodes(self) -> bool:
+        return self.num_tokens == 1 and self.sample and not self.new_pages
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -220,15 +223,11 @@ class AttachedWorker:
         sequence = chunk.sequence
         # A sequence that the worker does not know gets its whole block table, cached pages first.
         first = len(sequence.block_table) if sequence.sequence_id in self.known else 0
-        sequence.block_table += self.pool.allocate(chunk.num_new_pages)
+        if chunk.num_new_pages:
+            sequence.block_table += self.pool.allocate(chunk.num_new_pages)
         sequence.num_computed += chunk.num_tokens
-        return PlannedSequence(
-            sequence=sequence,
-            start=chunk.start,
-            num_tokens=chunk.num_tokens,
-            new_pages=tuple(sequence.block_table[first:]),
-            sample=chunk.sample,
-        )
+        new_pages = tuple(sequence.block_table[first:])
+        return PlannedSequence(sequence, chunk.start, chunk.num_tokens, new_pages, chunk.sample)
 
     def _remember(self, plan: StepPlan) -> None:
         self.last_step_id = plan.step_id

@@ -13,7 +13,7 @@ def step_from_proto(message: worker_pb2.Step) -> Step:
         step_id=message.step_id,
         finished_sequence_ids=tuple(message.finished_sequence_ids),
         new_sequences=tuple(_new_sequence(new) for new in message.new_sequences),
-        scheduled=tuple(_scheduled(scheduled) for scheduled in message.scheduled),
+        scheduled=(*map(_scheduled, message.scheduled), *_decode_batch(message.decode_batch)),
     )
 
 
@@ -38,11 +38,27 @@ def _scheduled(message: worker_pb2.ScheduledSequence) -> ScheduledSequence:
     )
 
 
+def _decode_batch(message: worker_pb2.DecodeBatch) -> list[ScheduledSequence]:
+    if len(message.sequence_ids) != len(message.starts):
+        raise StepError(f"a decode_batch has {len(message.sequence_ids)} sequences and {len(message.starts)} starts")
+    return [
+        ScheduledSequence(sequence_id=sequence_id, start=start, num_tokens=1, new_page_ids=(), sample=True)
+        for sequence_id, start in zip(message.sequence_ids, message.starts, strict=True)
+    ]
+
+
 def result_to_proto(result: StepResult, session_id: int) -> worker_pb2.StepResult:
+    plain = [sampled for sampled in result.sampled if sampled.is_one_token]
+    others = [sampled for sampled in result.sampled if not sampled.is_one_token]
     return worker_pb2.StepResult(
         session_id=session_id,
         step_id=result.step_id,
-        sampled=[_sampled(sampled) for sampled in result.sampled],
+        sampled=[_sampled(sampled) for sampled in others],
+        sampled_batch=worker_pb2.SampledBatch(
+            sequence_ids=[sampled.sequence_id for sampled in plain],
+            attempts=[sampled.attempt for sampled in plain],
+            token_ids=[sampled.token_ids[0] for sampled in plain],
+        ),
         step_us=result.step_us,
         scored=[_scored(scored) for scored in result.scored],
     )

@@ -12,10 +12,11 @@ def start_step_span(tracer: Tracer, step: worker_pb2.Step) -> Span:
     parent = TraceContext(step.traceparent)
     if not step.traceparent:
         return SilentSpan(parent)
+    num_decoding = len(step.decode_batch.sequence_ids)
     attributes = {
         "pagoda.step_id": step.step_id,
-        "pagoda.num_sequences": len(step.scheduled),
-        "pagoda.num_tokens": sum(scheduled.num_tokens for scheduled in step.scheduled),
+        "pagoda.num_sequences": len(step.scheduled) + num_decoding,
+        "pagoda.num_tokens": sum(scheduled.num_tokens for scheduled in step.scheduled) + num_decoding,
     }
     return tracer.start("step", parent, SpanKind.CONSUMER, attributes)
 

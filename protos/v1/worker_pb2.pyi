@@ -297,6 +297,7 @@ class Step(_message.Message):
     SEALED_BLOCKS_FIELD_NUMBER: _builtins.int
     MAX_STEPS_FIELD_NUMBER: _builtins.int
     TRACEPARENT_FIELD_NUMBER: _builtins.int
+    DECODE_BATCH_FIELD_NUMBER: _builtins.int
     session_id: _builtins.int
     step_id: _builtins.int
     """1, 2, 3, … within the session."""
@@ -316,11 +317,15 @@ class Step(_message.Message):
 
     @_builtins.property
     def scheduled(self) -> _containers.RepeatedCompositeFieldContainer[Global___ScheduledSequence]:
-        """What to compute. Each sequence at most once. None in a step that only tells."""
+        """What to compute, with `decode_batch`. Each sequence at most once in both. None in a step that only tells."""
 
     @_builtins.property
     def sealed_blocks(self) -> _containers.RepeatedCompositeFieldContainer[Global___PageBlock]:
         """Blocks whose content became final with the result of an earlier step, so that the worker can report them after a reconnect."""
+
+    @_builtins.property
+    def decode_batch(self) -> Global___DecodeBatch:
+        """Sequences that compute one token, sample the next and get no new pages: most of most steps."""
 
     def __init__(
         self,
@@ -333,10 +338,11 @@ class Step(_message.Message):
         sealed_blocks: _abc.Iterable[Global___PageBlock] | None = ...,
         max_steps: _builtins.int = ...,
         traceparent: _builtins.str = ...,
+        decode_batch: Global___DecodeBatch | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["decode_batch", b"decode_batch"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["finished_sequence_ids", b"finished_sequence_ids", "max_steps", b"max_steps", "new_sequences", b"new_sequences", "scheduled", b"scheduled", "sealed_blocks", b"sealed_blocks", "session_id", b"session_id", "step_id", b"step_id", "traceparent", b"traceparent"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["decode_batch", b"decode_batch", "finished_sequence_ids", b"finished_sequence_ids", "max_steps", b"max_steps", "new_sequences", b"new_sequences", "scheduled", b"scheduled", "sealed_blocks", b"sealed_blocks", "session_id", b"session_id", "step_id", b"step_id", "traceparent", b"traceparent"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -423,6 +429,34 @@ class ScheduledSequence(_message.Message):
 Global___ScheduledSequence: _TypeAlias = ScheduledSequence  # noqa: Y015
 
 @_typing.final
+class DecodeBatch(_message.Message):
+    """Scheduled sequences with num_tokens 1, `sample` and no new pages. In columns, since a message for each of them would cost more
+    than all else that the scheduler does for a token: entry i of each field is about the same sequence.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SEQUENCE_IDS_FIELD_NUMBER: _builtins.int
+    STARTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def sequence_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
+    @_builtins.property
+    def starts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
+    def __init__(
+        self,
+        *,
+        sequence_ids: _abc.Iterable[_builtins.int] | None = ...,
+        starts: _abc.Iterable[_builtins.int] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["sequence_ids", b"sequence_ids", "starts", b"starts"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DecodeBatch: _TypeAlias = DecodeBatch  # noqa: Y015
+
+@_typing.final
 class StepResult(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -432,6 +466,7 @@ class StepResult(_message.Message):
     STEP_US_FIELD_NUMBER: _builtins.int
     ERROR_FIELD_NUMBER: _builtins.int
     SCORED_FIELD_NUMBER: _builtins.int
+    SAMPLED_BATCH_FIELD_NUMBER: _builtins.int
     session_id: _builtins.int
     step_id: _builtins.int
     step_us: _builtins.int
@@ -440,11 +475,15 @@ class StepResult(_message.Message):
     """Set when the step failed: nothing of it counts, and the worker ends the stream."""
     @_builtins.property
     def sampled(self) -> _containers.RepeatedCompositeFieldContainer[Global___SampledTokens]:
-        """One entry for each scheduled sequence with `sample` that the worker had not already ended."""
+        """With `sampled_batch` one entry for each scheduled sequence with `sample` that the worker had not already ended."""
 
     @_builtins.property
     def scored(self) -> _containers.RepeatedCompositeFieldContainer[Global___ScoredTokens]:
         """One entry for each scheduled sequence with num_prompt_logprobs of which prompt tokens were computed."""
+
+    @_builtins.property
+    def sampled_batch(self) -> Global___SampledBatch:
+        """Sequences of which there is nothing to say but their one token: most of most steps."""
 
     def __init__(
         self,
@@ -455,10 +494,11 @@ class StepResult(_message.Message):
         step_us: _builtins.int = ...,
         error: _builtins.str = ...,
         scored: _abc.Iterable[Global___ScoredTokens] | None = ...,
+        sampled_batch: Global___SampledBatch | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["sampled_batch", b"sampled_batch"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "sampled", b"sampled", "scored", b"scored", "session_id", b"session_id", "step_id", b"step_id", "step_us", b"step_us"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "sampled", b"sampled", "sampled_batch", b"sampled_batch", "scored", b"scored", "session_id", b"session_id", "step_id", b"step_id", "step_us", b"step_us"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -539,6 +579,36 @@ class SampledTokens(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__stop_token_id) -> _WhichOneofReturnType__stop_token_id | None: ...
 
 Global___SampledTokens: _TypeAlias = SampledTokens  # noqa: Y015
+
+@_typing.final
+class SampledBatch(_message.Message):
+    """SampledTokens with one token id, no logprobs and not stopped, in columns: entry i of each field is about the same sequence."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SEQUENCE_IDS_FIELD_NUMBER: _builtins.int
+    ATTEMPTS_FIELD_NUMBER: _builtins.int
+    TOKEN_IDS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def sequence_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
+    @_builtins.property
+    def attempts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
+    @_builtins.property
+    def token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
+    def __init__(
+        self,
+        *,
+        sequence_ids: _abc.Iterable[_builtins.int] | None = ...,
+        attempts: _abc.Iterable[_builtins.int] | None = ...,
+        token_ids: _abc.Iterable[_builtins.int] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "sequence_ids", b"sequence_ids", "token_ids", b"token_ids"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SampledBatch: _TypeAlias = SampledBatch  # noqa: Y015
 
 @_typing.final
 class Heartbeat(_message.Message):

@@ -61,7 +61,7 @@ async def test_both_doors_give_the_same_tokens(tmp_path: Path) -> None:
         while not finished:
             message = await session.read()
             for event in message.events:
-                seen += event.tokens.token_ids
+                seen += event.token_batch.token_ids
                 finished |= event.HasField("finished")
         session.cancel()
     assert seen == token_ids
@@ -75,7 +75,7 @@ async def test_one_session_message_carries_the_step_of_all_its_requests(tmp_path
         num_finished, largest = 0, 0
         while num_finished < 8:
             message = await session.read()
-            largest = max(largest, sum(event.HasField("tokens") for event in message.events))
+            largest = max(largest, *(len(event.token_batch.token_ids) for event in message.events))
             num_finished += sum(event.HasField("finished") for event in message.events)
         session.cancel()
     assert largest >= 8
@@ -105,8 +105,7 @@ async def test_finish_ends_a_sample_normally_and_cancel_aborts(tmp_path: Path) -
         has_tokens: set[int] = set()
         while len(has_tokens) < 2:
             for event in (await session.read()).events:
-                if event.HasField("tokens"):
-                    has_tokens.add(event.tokens.sample_index)
+                has_tokens.update(event.token_batch.sample_indexes)
         stop = inference_pb2.Finish(request_id="r", sample_index=0, reason=types_pb2.FINISH_REASON_STOP, num_tokens=1)
         await session.write(inference_pb2.SessionRequest(finish=stop))
         await session.write(inference_pb2.SessionRequest(cancel=inference_pb2.Cancel(request_id="r")))

@@ -39,7 +39,7 @@ async def first_tokens(session: FakeSession) -> list[int]:
         sequence_id=1, start=0, num_tokens=len(PROMPT), new_page_ids=[0], sample=True
     )
     session.send_step(worker_pb2.Step(step_id=1, new_sequences=[new], scheduled=[scheduled]))
-    [sampled] = (await session.result()).sampled
+    sampled = (await session.result()).sampled_batch
     return list(sampled.token_ids)
 
 

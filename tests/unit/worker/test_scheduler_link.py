@@ -119,7 +119,7 @@ async def test_it_says_hello_and_answers_steps_in_order(scheduler: FakeScheduler
         results = [await session.result(), await session.result()]
     assert [result.step_id for result in results] == [1, 2]
     assert {result.session_id for result in results} == {session.session_id}
-    tokens = [token for result in results for sampled in result.sampled for token in sampled.token_ids]
+    tokens = [token for result in results for token in result.sampled_batch.token_ids]
     assert tokens == continuation([5, 6, 7], 2)
 
 

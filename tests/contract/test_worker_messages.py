@@ -1,0 +1,74 @@
+"""What the scheduler says of a step is what the worker hears, and back: both sides' conversions against each other."""
+
+import pytest
+
+from kvcache.page_pool import PageId
+from pagoda.logprobs import TokenLogprobs
+from pagoda.sampling import SamplingParams
+from protos.v1 import worker_pb2
+from scheduler import convert
+from scheduler.loop import WorkerProtocolError
+from scheduler.request import InferenceRequest, make_sequences
+from scheduler.sequence import Sequence
+from scheduler.worker_state import PlannedSequence, StepPlan
+from tests.fakes.plan_worker import worker_info
+from worker.errors import StepError
+from worker.step import SampledTokens, ScheduledSequence, ScoredTokens, StepResult
+from worker.step_messages import result_to_proto, step_from_proto
+
+
+def sequence(sequence_id: int) -> Sequence:
+    request = InferenceRequest(request_id="r", model="", prompt_token_ids=[5, 6, 7], sampling=SamplingParams())
+    return make_sequences(request, worker_info(), first_id=sequence_id, now_s=0.0)[0]
+
+
+def test_a_plan_arrives_whole() -> None:
+    prefilling, decoding, growing, ending = map(sequence, (1, 2, 3, 2**40))
+    pages = (PageId(7), PageId(0))
+    plan = StepPlan(
+        step_id=9,
+        finished_sequence_ids=(4, 5),
+        new_sequences=(prefilling,),
+        scheduled=(
+            PlannedSequence(prefilling, start=0, num_tokens=2, new_pages=pages, sample=False),
+            PlannedSequence(decoding, start=0, num_tokens=1, new_pages=(), sample=True),
+            PlannedSequence(growing, start=16, num_tokens=1, new_pages=pages[:1], sample=True),
+            PlannedSequence(ending, start=70_000, num_tokens=1, new_pages=(), sample=True),
+        ),
+    )
+    message = convert.plan_to_proto(plan, session_id=3)
+    assert len(message.scheduled) == len(message.decode_batch.starts) == 2
+    step = step_from_proto(message)
+    assert (step.step_id, step.finished_sequence_ids) == (9, (4, 5))
+    assert [(new.sequence_id, new.token_ids) for new in step.new_sequences] == [(1, (5, 6, 7))]
+    assert set(step.scheduled) == {
+        ScheduledSequence(each.sequence.sequence_id, each.start, each.num_tokens, each.new_pages, each.sample)
+        for each in plan.scheduled
+    }
+
+
+def test_a_result_arrives_whole() -> None:
+    logprobs = TokenLogprobs(logprob=-0.5, top=((8, -0.25),))
+    told = {
+        SampledTokens(sequence_id=1, attempt=1, token_ids=(0,)),
+        SampledTokens(sequence_id=2, attempt=300, token_ids=(99_999,)),
+        SampledTokens(sequence_id=3, attempt=1, token_ids=(4,), stopped=True),
+        SampledTokens(sequence_id=4, attempt=1, token_ids=(4,), stopped=True, stop_token_id=4),
+        SampledTokens(sequence_id=5, attempt=1, token_ids=(8,), logprobs=(logprobs,)),
+        SampledTokens(sequence_id=6, attempt=1, token_ids=(8, 9)),
+    }
+    scored = ScoredTokens(sequence_id=7, attempt=1, start=3, logprobs=(logprobs,))
+    message = result_to_proto(StepResult(step_id=9, sampled=tuple(told), scored=(scored,)), session_id=3)
+    assert len(message.sampled_batch.token_ids) == 2
+    result = convert.result_from_proto(message)
+    assert result.step_id == 9
+    assert {SampledTokens(*sampled) for sampled in result.sampled} == told
+    assert [(each.start, each.logprobs) for each in result.scored] == [(3, (logprobs,))]
+
+
+def test_columns_of_different_lengths_are_refused() -> None:
+    with pytest.raises(StepError, match="1 sequences and 0 starts"):
+        step_from_proto(worker_pb2.Step(decode_batch=worker_pb2.DecodeBatch(sequence_ids=[1])))
+    with pytest.raises(WorkerProtocolError, match="columns of 1, 1, 2 entries"):
+        batch = worker_pb2.SampledBatch(sequence_ids=[1], attempts=[1], token_ids=[1, 2])
+        convert.result_from_proto(worker_pb2.StepResult(sampled_batch=batch))
