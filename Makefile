@@ -9,7 +9,7 @@ PROTOS := $(wildcard protos/v1/*.proto)
 PROTOC = PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m grpc_tools.protoc -I.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve test test-fast test-large lint types format protos check-protos docs bench quality clean
+.PHONY: help setup serve test test-fast test-large lint types format protos check-protos docs bench bench-peers quality clean
 
 help: ## Show this list.
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -56,6 +56,9 @@ docs: $(VENV)/.dev-installed ## Generate the pages of docs/ that are made from t
 
 bench: $(VENV)/.dev-installed ## Measure a running server (URL=http://…/v1), or one started for it.
 	@$(BIN)/python -m bench server $(if $(URL),--url $(URL)) $(ARGS)
+
+bench-peers: $(VENV)/.dev-installed ## Measure Pagoda beside llama.cpp and vLLM, which are installed into .peers (once, 10 min).
+	@$(BIN)/python -m bench peers $(ARGS)
 
 quality: $(VENV)/.installed ## Measure what each numeric mode costs in quality, or a running server's (ARGS="--url http://…/v1").
 	@$(BIN)/python -m bench.quality $(ARGS)

@@ -3,6 +3,7 @@
 import typer
 
 from bench.gateway import gateway
+from bench.peers.command import peers
 from bench.scheduler import scheduler
 from bench.whole_server import server
 
@@ -10,6 +11,7 @@ app = typer.Typer(no_args_is_help=True, help=__doc__, add_completion=False)
 app.command()(server)
 app.command()(gateway)
 app.command()(scheduler)
+app.command()(peers)
 
 if __name__ == "__main__":
     app()

@@ -138,13 +138,21 @@ def _durations(durations: Distribution) -> str:
 
 def write_numbers(about: Mapping[str, Any], results: Sequence[Any], output: Path | None) -> None:
     """The results, which are dataclasses, as JSON: with the machine and the command that made them."""
-    command = shlex.join(["python", "-m", "bench", *sys.argv[1:]])
-    numbers = {"machine": machine(), **about, "command": command, "results": [asdict(result) for result in results]}
+    numbers = {
+        "machine": machine(),
+        **about,
+        "command": command_line(),
+        "results": [asdict(result) for result in results],
+    }
     text = json.dumps(numbers, indent=2)
     if output is None:
         print(text)
     else:
         output.write_text(text + "\n")
+
+
+def command_line() -> str:
+    return shlex.join(["python", "-m", "bench", *sys.argv[1:]])
 
 
 def machine() -> dict[str, str | int | None]:

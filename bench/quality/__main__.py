@@ -1,5 +1,6 @@
 """`python -m bench.quality`: what each numeric mode costs, or with --url what a running server's answers are worth."""
 
+import sys
 import tempfile
 from pathlib import Path
 from typing import Annotated
@@ -8,7 +9,7 @@ import torch
 import typer
 
 from bench.quality.formats import CONSIDERED, LLAMA_CPP
-from bench.quality.llama_cpp import llama_perplexity, requantize
+from bench.quality.llama_cpp import LlamaCppError, llama_perplexity, requantize
 from bench.quality.measure import measure
 from bench.quality.perplexity import perplexity_of
 from bench.quality.report import Report, markdown, write
@@ -46,7 +47,10 @@ def main(
     described = ModelStore(default_home()).pull(model or DEFAULT_MODEL, on_progress=lambda _: None)
     report = _report(described, modes.split(","), considered, text, max_windows)
     if llama_cpp is not None:
-        report.llama_perplexity.update(_ask_llama_cpp(llama_cpp, described, text, threads))
+        try:
+            report.llama_perplexity.update(_ask_llama_cpp(llama_cpp, described, text, threads))
+        except LlamaCppError as error:
+            sys.exit(str(error))
     print(markdown(report))
     if output is not None:
         write(report, output)

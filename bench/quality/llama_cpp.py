@@ -5,7 +5,6 @@ Knows nothing about how we compute.
 
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 from bench.quality.text import WINDOW
@@ -13,22 +12,26 @@ from bench.quality.text import WINDOW
 ESTIMATE = re.compile(r"Final estimate: PPL = ([0-9.]+)")
 
 
+class LlamaCppError(Exception):
+    """One of its programs failed; the message ends with what it said."""
+
+
 def llama_perplexity(directory: Path, model: Path, text: Path, threads: int) -> float:
     """Over the second half of each window. The directory holds llama.cpp's programs."""
     printed = _run(directory / "llama-perplexity", "-m", model, "-f", text, "-c", WINDOW, "-t", threads)
     found = ESTIMATE.search(printed)
     if found is None:
-        sys.exit(f"llama-perplexity printed no estimate: {printed[-500:]}")
+        raise LlamaCppError(f"llama-perplexity printed no estimate: {printed[-500:]}")
     return float(found[1])
 
 
-def requantize(directory: Path, model: Path, target: Path) -> None:
-    """The same weights as Q8_0, which is what llama.cpp is fastest with at this quality."""
-    _run(directory / "llama-quantize", "--allow-requantize", model, target, "Q8_0")
+def requantize(directory: Path, model: Path, target: Path, name: str = "Q8_0") -> None:
+    """The same weights in another format; Q8_0 is what llama.cpp is fastest with at this quality."""
+    _run(directory / "llama-quantize", "--allow-requantize", model, target, name)
 
 
 def _run(program: Path, *arguments: str | Path | int) -> str:
     ran = subprocess.run([program, *map(str, arguments)], capture_output=True, text=True)
     if ran.returncode != 0:
-        sys.exit(f"{program.name} ended with status {ran.returncode}: {ran.stderr[-500:]}")
+        raise LlamaCppError(f"{program.name} ended with status {ran.returncode}: {ran.stderr[-500:]}")
     return ran.stdout + ran.stderr

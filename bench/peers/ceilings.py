@@ -1,0 +1,44 @@
+"""Measures what the machine can do at most: bytes read from memory, and int8 operations, in a second.
+
+Reading is torch's sum over more than any cache holds; operations are the largest of a product of our integer kernels
+and torch's float32 one, in a shape that suits both. The fastest of several tries each, with all cores.
+"""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from bench.peers.roofline import Ceilings
+from worker.kernels.interface import Kernels
+from worker.kernels.select import select_kernels
+
+READ_BYTES = 512 * 2**20
+NUM_TOKENS, INPUT_SIZE, OUTPUT_SIZE = 512, 2048, 8192
+NUM_TRIES = 10
+
+
+def measure_ceilings(num_threads: int, native_directory: Path) -> Ceilings:
+    torch.set_num_threads(num_threads)
+    with torch.inference_mode():
+        numbers = torch.ones(READ_BYTES // 4)
+        read_s = _fastest_s(numbers.sum)
+        product_s = min(_product_s(select_kernels(mode, "cpu", native_directory)) for mode in ("integer", "float32"))
+    num_operations = 2 * NUM_TOKENS * INPUT_SIZE * OUTPUT_SIZE
+    return Ceilings(read_bytes_per_s=READ_BYTES / read_s, int8_operations_per_s=num_operations / product_s)
+
+
+def _product_s(kernels: Kernels) -> float:
+    weight = kernels.pack_linear(torch.randn(OUTPUT_SIZE, INPUT_SIZE))
+    x_TI = torch.randn(NUM_TOKENS, INPUT_SIZE)
+    return _fastest_s(lambda: kernels.linear(x_TI, weight))
+
+
+def _fastest_s(work: Callable[[], object]) -> float:
+    def once() -> float:
+        start = time.perf_counter()
+        work()
+        return time.perf_counter() - start
+
+    return min(once() for _ in range(NUM_TRIES))

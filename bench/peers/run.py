@@ -1,0 +1,108 @@
+"""Runs the comparison: servers one after the other, each alone on the machine, the same requests to each.
+
+What fails becomes part of the result, and the rest goes on. Knows nothing about how a server is installed or shown.
+"""
+
+import asyncio
+import math
+import shlex
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+
+import httpx
+
+from bench.client import LoadShape, OpenAIClient, run_load
+from bench.peers.comparison import Measurement, Standing
+from bench.peers.contestant import Contestant
+from bench.peers.errors import PeerError
+from bench.peers.roofline import Ceilings, ModelSize, best_tokens_per_s
+from bench.peers.rows import Row
+from bench.peers.serving import Launch, ServerProcess
+from bench.processes import free_port
+from bench.quality.llama_cpp import LlamaCppError
+from bench.report import Result, summarize
+from bench.workloads import PlannedRequest, Vocabulary
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Course:
+    """What is the same for all servers of a run."""
+
+    rows: Sequence[Row]
+    logs: Path
+    model: ModelSize
+    ceilings: Ceilings
+
+
+def measure(contestant: Contestant, course: Course, round_number: int) -> Iterator[Measurement]:
+    """One measurement per row. Neighbouring rows that want the same server share it."""
+    for launch, group in groupby(course.rows, contestant.launch):
+        rows = list(group)
+        try:
+            with running(launch, contestant, course) as base_url:
+                for row in rows:
+                    yield _measurement(contestant, row, round_number, base_url, course)
+        except (PeerError, httpx.HTTPError) as error:
+            say(f"{contestant.name}: {error}")
+            for row in rows:
+                yield Measurement(row=row.name, server=contestant.name, round_number=round_number, failure=str(error))
+
+
+def _measurement(contestant: Contestant, row: Row, round_number: int, base_url: str, course: Course) -> Measurement:
+    result = asyncio.run(_send(base_url, row, round_number))
+    best = best_tokens_per_s(row, course.model, contestant.bytes_per_weight, course.ceilings)
+    say(f"{contestant.name}: {row.name}: {result.output_tokens_per_s:.1f} tok/s")
+    return Measurement(
+        row=row.name,
+        server=contestant.name,
+        round_number=round_number,
+        result=result,
+        of_roofline=result.output_tokens_per_s / best,
+    )
+
+
+def score(contestant: Contestant, course: Course) -> Standing:
+    """Any row's server will do: quality does not depend on the load."""
+    launch = contestant.launch(course.rows[0])
+    perplexity, failure = None, None
+    try:
+        with running(launch, contestant, course) as base_url:
+            perplexity = contestant.perplexity(base_url)
+    except (PeerError, LlamaCppError, httpx.HTTPError, KeyError, TypeError, ValueError) as error:
+        failure = f"{type(error).__name__}: {error}"
+    say(f"{contestant.name}: perplexity {perplexity if failure is None else failure}")
+    return Standing(
+        server=contestant.name,
+        bytes_per_weight=contestant.bytes_per_weight,
+        command=shlex.join([f"{name}={value}" for name, value in launch.environment.items()] + [*launch.command]),
+        perplexity=perplexity if perplexity is None or math.isfinite(perplexity) else None,
+        failure=failure,
+    )
+
+
+@contextmanager
+def running(launch: Launch, contestant: Contestant, course: Course) -> Iterator[str]:
+    """The base URL of the server, which is stopped when the block ends."""
+    server = ServerProcess(launch, free_port(), course.logs / f"{contestant.name}.log")
+    try:
+        yield server.base_url
+    finally:
+        server.stop()
+
+
+async def _send(base_url: str, row: Row, round_number: int) -> Result:
+    vocabulary = Vocabulary()
+    async with OpenAIClient(base_url) as client:
+        shape = LoadShape(concurrency=row.concurrency)
+        await run_load(client, row.warm_up(round_number).requests(vocabulary), shape)
+        requests: list[PlannedRequest] = row.in_round(round_number).requests(vocabulary)
+        outcomes = await run_load(client, requests, shape)
+    return summarize(row.name, row.concurrency, None, outcomes)
+
+
+def say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)

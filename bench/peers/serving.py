@@ -1,0 +1,70 @@
+"""One server process under comparison: its start, its end, and the last words of one that did not start.
+
+Knows nothing about what it serves or to whom.
+"""
+
+import os
+import subprocess
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import httpx
+
+from bench.peers.errors import PeerError
+
+READY_DEADLINE_S = 900.0
+STOP_DEADLINE_S = 60.0
+_POLL_S = 0.2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Launch:
+    """All that a server is started with. The port is added when it is known."""
+
+    command: Sequence[str]
+    ready_path: str
+    """Answers with success once the server serves."""
+    environment: Mapping[str, str] = field(default_factory=dict)
+    """Beside our own."""
+
+
+class ServerProcess:
+    def __init__(self, launch: Launch, port: int, log: Path) -> None:
+        """Returns when it is ready; raises PeerError if it never is."""
+        self.base_url = f"http://127.0.0.1:{port}/v1"
+        self._log = log
+        environment = {**os.environ, **launch.environment}
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with log.open("wb") as output:
+            command = [*launch.command, "--port", str(port)]
+            self._process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, env=environment)
+        try:
+            self._wait_until_ready(f"http://127.0.0.1:{port}{launch.ready_path}")
+        except BaseException:
+            self.stop()
+            raise
+
+    def stop(self) -> None:
+        self._process.terminate()
+        try:
+            self._process.wait(STOP_DEADLINE_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+    def _wait_until_ready(self, url: str) -> None:
+        deadline = time.monotonic() + READY_DEADLINE_S
+        while time.monotonic() < deadline:
+            if self._process.poll() is not None:
+                raise PeerError.from_output(f"it ended with status {self._process.returncode}", self._log_text())
+            with suppress(httpx.TransportError):
+                if httpx.get(url, trust_env=False).is_success:
+                    return
+            time.sleep(_POLL_S)
+        raise PeerError.from_output(f"not ready after {READY_DEADLINE_S:g} s", self._log_text())
+
+    def _log_text(self) -> str:
+        return self._log.read_text(errors="replace")

@@ -1,0 +1,143 @@
+"""How peers are started, and that whatever goes wrong with one is a line of the outcome and not the end."""
+
+import sys
+import venv
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from bench.peers import command, installation, vllm_cpu
+from bench.peers.comparison import Comparison
+from bench.peers.contestant import Contestant, Grounds
+from bench.peers.errors import PeerError
+from bench.peers.installation import Packages
+from bench.peers.llama_cpp import server_arguments
+from bench.peers.roofline import Ceilings, ModelSize
+from bench.peers.rows import Row, rows
+from bench.peers.run import Course, measure, score
+from bench.peers.serving import Launch
+
+ALONE, EIGHT, *_ = rows(scale=0)
+
+SERVER = """
+import http.server, json, sys
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def answer(self, body, kind="application/json"):
+        self.send_response(200)
+        self.send_header("Content-Type", kind)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def do_GET(self):
+        self.answer(json.dumps({"data": [{"id": "stub"}]}).encode())
+
+    def do_POST(self):
+        self.rfile.read(int(self.headers["Content-Length"]))
+        usage = {"prompt_tokens": 128, "completion_tokens": 64}
+        events = [{"choices": [{"text": "a"}]}, {"choices": [{"text": "b"}]}, {"choices": [], "usage": usage}]
+        body = "".join(f"data: {json.dumps(event)}\\n\\n" for event in events) + "data: [DONE]\\n\\n"
+        self.answer(body.encode(), "text/event-stream")
+
+    def log_message(self, *arguments):
+        pass
+
+http.server.ThreadingHTTPServer(("127.0.0.1", int(sys.argv[-1])), Handler).serve_forever()
+"""
+"""An OpenAI server that has one answer."""
+
+
+def contestant(code: str, perplexity: Callable[[str], float] = lambda base_url: 12.5) -> Contestant:
+    launch = Launch(command=(sys.executable, "-c", code), ready_path="/health")
+    return Contestant(name="stub", bytes_per_weight=1.0, launch=lambda row: launch, perplexity=perplexity)
+
+
+def course(logs: Path, *of: Row) -> Course:
+    size = ModelSize(layer_weights=10**8, head_weights=10**6, kv_elements_per_token=100)
+    ceilings = Ceilings(read_bytes_per_s=1e10, int8_operations_per_s=1e11)
+    return Course(rows=of, logs=logs, model=size, ceilings=ceilings)
+
+
+def test_a_server_is_measured_in_each_row_and_scored(tmp_path: Path) -> None:
+    one, two = measure(contestant(SERVER), course(tmp_path, ALONE, EIGHT), round_number=1)
+    assert (one.row, two.row, one.round_number) == (ALONE.name, EIGHT.name, 1)
+    assert two.result is not None and (two.result.num_requests, two.result.num_errors) == (8, 0)
+    assert one.of_roofline is not None and one.of_roofline > 0
+    standing = score(contestant(SERVER), course(tmp_path, ALONE))
+    assert (standing.perplexity, standing.failure) == (12.5, None)
+
+
+def test_a_server_that_does_not_start_fails_in_each_row_with_its_words(tmp_path: Path) -> None:
+    broken = contestant("raise SystemExit('Illegal instruction')")
+    measurements = list(measure(broken, course(tmp_path, ALONE, EIGHT), round_number=0))
+    assert [one.row for one in measurements] == [ALONE.name, EIGHT.name]
+    assert all(one.failure and "status 1: Illegal instruction" in one.failure for one in measurements)
+    assert "Illegal instruction" in (score(broken, course(tmp_path, ALONE)).failure or "")
+
+
+def test_a_server_that_cannot_be_scored_keeps_its_speed(tmp_path: Path) -> None:
+    def fails(base_url: str) -> float:
+        raise PeerError("no log-probabilities")
+
+    standing = score(contestant(SERVER, fails), course(tmp_path, ALONE))
+    assert standing.perplexity is None and standing.failure == "PeerError: no log-probabilities"
+
+
+def test_a_peer_that_cannot_be_installed_leaves_the_others(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def absent(grounds: Grounds) -> list[Contestant]:
+        raise PeerError("pip install failed: no compiler")
+
+    monkeypatch.setattr(command, "FIELD", {"absent": absent, "there": lambda grounds: [contestant("")]})
+    there, missing = command.gather(["absent", "there"], None)  # type: ignore[arg-type]  # neither looks at it
+    assert [one.name for one in there] == ["stub"]
+    assert Comparison(standings=missing, measurements=()).standings[0].failure == "pip install failed: no compiler"
+
+
+def test_an_environment_is_made_once_and_again_when_it_should_hold_something_else(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    done: list[str] = []
+
+    def create(directory: Path, **options: object) -> None:
+        (directory / "bin").mkdir(parents=True, exist_ok=True)
+        (directory / "bin" / "python").touch()
+        done.append("create")
+
+    monkeypatch.setattr(venv, "create", create)
+    monkeypatch.setattr(installation, "_pip", lambda python, *arguments: done.append(" ".join(arguments)))
+    for _ in range(2):
+        python = installation.install(tmp_path, Packages(install=("peer==1", "torch"), remove=("vision",)))
+        assert python == tmp_path / "bin" / "python"
+        assert done == ["create", "install peer==1 torch", "uninstall --yes vision"]
+    installation.install(tmp_path, Packages(install=("peer==2",)))
+    assert done[3:] == ["create", "install peer==2"]
+
+
+def test_pips_last_words_are_the_reason(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def create(directory: Path, **options: object) -> None:
+        (directory / "bin").mkdir()
+        (directory / "bin" / "python").symlink_to(sys.executable)
+
+    monkeypatch.setattr(venv, "create", create)
+    with pytest.raises(PeerError, match=r"pip install failed: .*no-such-file"):
+        installation.install(tmp_path, Packages(install=(str(tmp_path / "no-such-file.whl"),)))
+    assert not (tmp_path / installation.STAMP).exists()
+
+
+def test_llama_cpp_has_a_slot_for_each_request_with_room_for_the_longest() -> None:
+    arguments = server_arguments(EIGHT, num_threads=2)
+    assert arguments[arguments.index("--parallel") + 1] == "8"
+    assert int(arguments[arguments.index("--ctx-size") + 1]) == 8 * 256
+    assert arguments[arguments.index("--threads") + 1] == "2"
+
+
+@pytest.mark.parametrize(
+    ("flags", "dtypes"),
+    [("fma avx2", ("bfloat16", "float32")), ("avx512f avx512_bf16", ("bfloat16",)), ("", ("bfloat16", "float32"))],
+)
+def test_vllm_also_tries_float32_where_bfloat16_is_emulated(flags: str, dtypes: tuple[str, ...]) -> None:
+    assert vllm_cpu.dtypes(flags) == dtypes
