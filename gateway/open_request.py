@@ -39,7 +39,8 @@ class OpenRequest:
         self._on_closed = on_closed
         self._max_buffered_events = max_buffered_events
         self._events: deque[Event] = deque()
-        self._arrived = asyncio.Event()
+        self._waiting: asyncio.Future[None] | None = None
+        """The consumer's, while there is nothing for it."""
         self._unfinished = set(range(request.num_samples))
         self._finished_here: set[int] = set()
         self._error: GatewayError | None = None
@@ -54,8 +55,8 @@ class OpenRequest:
                 raise self._error
             if self._closed:
                 raise StopAsyncIteration
-            self._arrived.clear()
-            await self._arrived.wait()
+            self._waiting = asyncio.get_running_loop().create_future()
+            await self._waiting
         return self._events.popleft()
 
     def finish(self, sample_index: int, num_tokens: int) -> None:
@@ -80,7 +81,7 @@ class OpenRequest:
         elif isinstance(event, Finished):
             self._unfinished.discard(event.sample_index)
         self._events.append(event)
-        self._arrived.set()
+        self._wake()
         if not self._unfinished:
             self._close()
 
@@ -114,7 +115,11 @@ class OpenRequest:
         self._commands.cancel(self.request.request_id)
         self.fail(error)
 
+    def _wake(self) -> None:
+        if self._waiting is not None and not self._waiting.done():
+            self._waiting.set_result(None)
+
     def _close(self) -> None:
         self._closed = True
-        self._arrived.set()
+        self._wake()
         self._on_closed(self.request.request_id)

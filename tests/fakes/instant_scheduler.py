@@ -89,20 +89,19 @@ class _Session:
 
     def step(self, token_ids: list[int]) -> inference_pb2.SessionResponse:
         """A token for everyone, and the end of those that have all of theirs."""
-        events = []
+        events, batch = [], inference_pb2.TokenBatch()
         for request in list(self._open.values()):
             if request.num_sent == 0:
                 started = inference_pb2.Started(request_id=request.request_id, worker_id="none")
                 events.append(inference_pb2.GenerateResponse(started=started))
-            tokens = inference_pb2.Tokens(
-                request_id=request.request_id,
-                token_ids=(token_ids[request.num_sent % len(token_ids)],),
-                sequence_number=request.num_sent,
-            )
-            events.append(inference_pb2.GenerateResponse(tokens=tokens))
+            batch.request_ids.append(request.request_id)
+            batch.sample_indexes.append(0)
+            batch.token_ids.append(token_ids[request.num_sent % len(token_ids)])
+            batch.sequence_numbers.append(request.num_sent)
             request.num_sent += 1
             if request.num_sent == request.max_tokens:
                 self._end(request.request_id, types_pb2.FINISH_REASON_LENGTH, None)
+        events.append(inference_pb2.GenerateResponse(token_batch=batch))
         events += self._ended
         self._ended = []
         if not self._open:
