@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from bench.quality.comparison import Quality
-from bench.quality.llama_cpp import llama_perplexity, requantize
+from bench.quality.llama_cpp import LlamaCppError, llama_perplexity, requantize
 from bench.quality.report import Report, markdown, write
 
 
@@ -67,11 +67,11 @@ def test_llama_perplexity_s_estimate_is_read(tmp_path: Path) -> None:
 
 def test_a_program_of_llama_cpp_that_fails_ends_with_its_reason(tmp_path: Path) -> None:
     program(tmp_path, "llama-quantize", "echo 'no such type' >&2; exit 3")
-    with pytest.raises(SystemExit, match="status 3: no such type"):
+    with pytest.raises(LlamaCppError, match="status 3: no such type"):
         requantize(tmp_path, Path("model.gguf"), tmp_path / "q8.gguf")
 
 
 def test_without_an_estimate_there_is_no_number(tmp_path: Path) -> None:
     program(tmp_path, "llama-perplexity", "echo you need at least 1024 tokens")
-    with pytest.raises(SystemExit, match="printed no estimate: you need"):
+    with pytest.raises(LlamaCppError, match="printed no estimate: you need"):
         llama_perplexity(tmp_path, Path("model.gguf"), Path("text"), threads=2)
