@@ -5,12 +5,14 @@ import typer
 from bench.gateway import gateway
 from bench.peers.command import peers
 from bench.scheduler import scheduler
+from bench.tier_shares import shares
 from bench.whole_server import server
 
 app = typer.Typer(no_args_is_help=True, help=__doc__, add_completion=False)
 app.command()(server)
 app.command()(gateway)
 app.command()(scheduler)
+app.command()(shares)
 app.command()(peers)
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ It parses no JSON: it counts a mark in the bytes of each event, and takes the nu
 A process of its own: `python -m bench.raw_client HOST PORT < plan.json` prints counts as JSON. Knows nothing about servers.
 """
 
+import contextlib
 import json
 import re
 import selectors
@@ -15,6 +16,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 RECEIVE_BYTES = 1 << 16
+ACCEPTED = b"HTTP/1.1 200 "
 END_OF_CHUNKS = b"0\r\n\r\n"
 # Enough of an answer's end to hold what it says about its usage.
 TAIL_BYTES = 1 << 12
@@ -46,14 +48,14 @@ class Counts:
 class _Stream:
     """One connection, which sends its next request when an answer has ended."""
 
-    def __init__(self, address: tuple[str, int], request: bytes) -> None:
-        self.socket = socket.create_connection(address)
+    def __init__(self, connection: socket.socket, request: bytes) -> None:
+        self.socket = connection
         self._request = request
         self._tail = b""
-        self._is_first = True
+        self._is_accepted = False
 
     def send(self) -> None:
-        self._tail, self._is_first = b"", True
+        self._tail, self._is_accepted = b"", False
         self.socket.sendall(self._request)
 
     def receive(self, mark: bytes, counts: Counts) -> bool:
@@ -61,12 +63,12 @@ class _Stream:
         data = self.socket.recv(RECEIVE_BYTES)
         if not data:
             raise SystemExit(f"The server closed the connection in the middle of an answer: {self._tail[-500:]!r}")
-        if self._is_first:
-            if not data.startswith(b"HTTP/1.1 200 "):
+        if not self._is_accepted and len(self._tail) + len(data) >= len(ACCEPTED):
+            if not (self._tail + data).startswith(ACCEPTED):
                 raise SystemExit(f"The server refused: {data[:500]!r}")
-            self._is_first = False
+            self._is_accepted = True
         # A mark may be cut in two by the network.
-        overlap = self._tail[len(self._tail) - len(mark) + 1 :]
+        overlap = self._tail[-len(mark) + 1 :]
         counts.num_events += (overlap + data).count(mark)
         self._tail = (self._tail + data)[-TAIL_BYTES:]
         return self._tail.endswith(END_OF_CHUNKS)
@@ -85,9 +87,9 @@ def run(plan: Plan, address: tuple[str, int]) -> Counts:
     num_first = min(plan.concurrency, plan.num_requests)
     num_left = plan.num_requests - num_first
     start_s = time.perf_counter()
-    with selectors.DefaultSelector() as selector:
+    with selectors.DefaultSelector() as selector, contextlib.ExitStack() as opened:
         for _ in range(num_first):
-            stream = _Stream(address, request)
+            stream = _Stream(opened.enter_context(socket.create_connection(address)), request)
             stream.send()
             selector.register(stream.socket, selectors.EVENT_READ, stream)
         while selector.get_map():
@@ -101,7 +103,6 @@ def run(plan: Plan, address: tuple[str, int]) -> Counts:
                     stream.send()
                 else:
                     selector.unregister(stream.socket)
-                    stream.socket.close()
     counts.cpu_s = time.process_time()
     counts.duration_s = time.perf_counter() - start_s
     return counts
