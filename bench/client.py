@@ -54,7 +54,8 @@ class OpenAIClient:
         self.model = model
         self._http = httpx.AsyncClient(
             headers={"Authorization": f"Bearer {api_key}"} if api_key else {},
-            limits=httpx.Limits(max_connections=None, max_keepalive_connections=None),
+            # A connection for each request: llama.cpp closes one it kept just when the next request is on its way.
+            limits=httpx.Limits(max_connections=None, max_keepalive_connections=0),
             timeout=TIMEOUT_S,
             transport=transport,
             trust_env=False,

@@ -35,16 +35,23 @@ def peers(
     scale: Annotated[
         float, typer.Option(help="Times the requests of each row, which has at least its concurrency.")
     ] = 1,
+    only: Annotated[str, typer.Option(help="Only the rows that have this in their names, such as '1 at once'.")] = "",
     servers: Annotated[str, typer.Option(help="Those that take part, separated by commas.")] = ",".join(FIELD),
 ) -> None:
     """Measure Pagoda beside llama.cpp and vLLM: the same requests to each, one server after the other."""
     from bench.peers.ceilings import measure_ceilings  # It needs torch, which takes seconds to load.
 
+    names = _known(servers)
     stored = ModelStore(default_home()).pull(model, lambda progress: None)
     grounds = Grounds(directory=environments.absolute(), model=stored, num_threads=len(os.sched_getaffinity(0)))
-    contestants, absent = gather([name.strip() for name in servers.split(",")], grounds)
+    contestants, absent = gather(names, grounds)
     ceilings = measure_ceilings(grounds.num_threads, default_home() / "state" / "kernels")
-    course = Course(rows=rows(scale), logs=grounds.logs, model=model_size(stored.config), ceilings=ceilings)
+    course = Course(
+        rows=[row for row in rows(scale) if only in row.name],
+        logs=grounds.logs,
+        model=model_size(stored.config),
+        ceilings=ceilings,
+    )
     target = output or RESULTS / f"peers-{stored.name.replace('/', '-').replace(':', '-')}"
     for comparison in _compete(contestants, Comparison(standings=absent, measurements=()), course, rounds):
         # After each server, so that a run that is stopped has not been for nothing.
@@ -53,6 +60,13 @@ def peers(
         )
         write(outcome, target)
     say(f"Written: {target}.json, .md and .svg")
+
+
+def _known(servers: str) -> list[str]:
+    names = [name.strip() for name in servers.split(",")]
+    if unknown := sorted(set(names) - set(FIELD)):
+        raise typer.BadParameter(f"unknown servers: {', '.join(unknown)}; there are {', '.join(FIELD)}")
+    return names
 
 
 def gather(names: Sequence[str], grounds: Grounds) -> tuple[list[Contestant], list[Standing]]:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import typer
 
 from bench.peers import command, installation, vllm_cpu
 from bench.peers.comparison import Comparison
@@ -95,6 +96,11 @@ def test_a_peer_that_cannot_be_installed_leaves_the_others(monkeypatch: pytest.M
     there, missing = command.gather(["absent", "there"], None)  # type: ignore[arg-type]  # neither looks at it
     assert [one.name for one in there] == ["stub"]
     assert Comparison(standings=missing, measurements=()).standings[0].failure == "pip install failed: no compiler"
+
+
+def test_a_server_that_nobody_knows_is_named() -> None:
+    with pytest.raises(typer.BadParameter, match=r"unknown servers: ollama; there are Pagoda, llama\.cpp, vLLM"):
+        command.peers(servers="Pagoda,ollama")
 
 
 def test_an_environment_is_made_once_and_again_when_it_should_hold_something_else(
