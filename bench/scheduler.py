@@ -58,22 +58,25 @@ class SchedulerResult:
 def scheduler(
     output_len: Annotated[int, typer.Option(help="Tokens that each request asks for.")] = 256,
     prompt_len: int = 32,
+    max_lease_steps: Annotated[int, typer.Option(help="The scheduler's setting; 1 plans each step.")] = 8,
     output: Annotated[Path | None, typer.Option(help="Write the numbers to this file as JSON; else to stdout.")] = None,
 ) -> None:
     """Measure sequence-steps per second, and processor time per sequence-step, of one scheduler process."""
-    results = [measure(load, prompt_len, output_len) for load in LOADS]
+    results = [measure(load, prompt_len, output_len, max_lease_steps) for load in LOADS]
     Console(stderr=True).print(table(results))
-    write_numbers({"prompt_len": prompt_len, "output_len": output_len}, results, output)
+    about = {"prompt_len": prompt_len, "output_len": output_len, "max_lease_steps": max_lease_steps}
+    write_numbers(about, results, output)
 
 
-def measure(load: Load, prompt_len: int, output_len: int) -> SchedulerResult:
+def measure(load: Load, prompt_len: int, output_len: int, max_lease_steps: int) -> SchedulerResult:
     num_steps = load.num_rounds * load.num_requests * output_len
     with tempfile.TemporaryDirectory() as directory:
         address = f"unix:{directory}/scheduler.sock"
         settings = ("--listen", address, "--max-waiting", "4096", "--log-level", "error")
+        leases = ("--max-lease-steps", str(max_lease_steps))
         workers = ("--num-workers", str(load.num_workers), "--max-step-sequences", str(SEQUENCES_PER_WORKER))
         with (
-            python_module("scheduler", *settings) as scheduler,
+            python_module("scheduler", *settings, *leases) as scheduler,
             python_module("tests.fakes.instant_workers", "--scheduler", address, *workers) as fakes,
         ):
             client = SessionClient(address, num_workers=load.num_workers)
@@ -82,7 +85,9 @@ def measure(load: Load, prompt_len: int, output_len: int) -> SchedulerResult:
             duration_s = asyncio.run(client.run(load.num_requests, prompt_len, output_len, load.num_rounds))
             scheduler_s, workers_s = cpu_s(scheduler) - before[0], cpu_s(fakes) - before[1]
             client_s = time.process_time() - own
-    policy_s = policy_cpu_s(load.num_workers, SEQUENCES_PER_WORKER, load.num_requests, prompt_len, output_len)
+    policy_s = policy_cpu_s(
+        load.num_workers, SEQUENCES_PER_WORKER, load.num_requests, prompt_len, output_len, max_lease_steps
+    )
     return SchedulerResult(
         load=load.name,
         num_sequence_steps=num_steps,

@@ -5,6 +5,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from collections.abc import Sequence as Seq
+from functools import partial
 
 from pagoda.sampling import SamplingParams
 from scheduler.events import Event, Tokens
@@ -48,27 +49,36 @@ class _Echo:
         self.worker: AttachedWorker | None = None
 
     def send_step(self, plan: StepPlan) -> None:
-        self._clock.call_soon(lambda: self._answer(plan))
+        for number in range(plan.max_steps):
+            self._clock.call_soon(partial(self._answer, plan, number))
+
+    def send_recall(self, step_id: int) -> None:
+        raise NotImplementedError("here nobody comes or leaves while others go on")
 
     def send_drain(self) -> None:
         pass
 
-    def _answer(self, plan: StepPlan) -> None:
+    def _answer(self, plan: StepPlan, number: int) -> None:
         assert self.worker is not None
         sampled = tuple(
             SampledTokens(sequence_id=each.sequence.sequence_id, attempt=each.sequence.attempt, token_ids=(1,))
             for each in plan.scheduled
-            if each.sample
+            if each.sample and each.num_steps > number
         )
-        self._loop.apply(self.worker, StepResult(step_id=plan.step_id, sampled=sampled))
+        self._loop.apply(self.worker, StepResult(step_id=plan.step_id + number, sampled=sampled))
 
 
 def policy_cpu_s(
-    num_workers: int, sequences_per_worker: int, num_requests: int, prompt_len: int, output_len: int
+    num_workers: int,
+    sequences_per_worker: int,
+    num_requests: int,
+    prompt_len: int,
+    output_len: int,
+    max_lease_steps: int,
 ) -> float:
     """Processor time of the loop for this load, from the first request to the last token."""
     clock, client, source = _Soon(), _Counter(), random.Random(0)
-    loop = SchedulerLoop(clock, max_waiting=num_requests)
+    loop = SchedulerLoop(clock, max_waiting=num_requests, max_lease_steps=max_lease_steps)
     for number in range(num_workers):
         link = _Echo(loop, clock)
         link.worker = loop.attach(_info(f"w{number}", sequences_per_worker), link)

@@ -47,6 +47,7 @@ async def running_scheduler(
         asyncio.get_running_loop(),
         max_waiting=settings.max_waiting,
         worker_grace_s=settings.worker_grace_s,
+        max_lease_steps=settings.max_lease_steps,
         caches=publisher,
         sequences=SequenceTracing(tracer),
         counters=counters,

@@ -279,9 +279,10 @@ def plan_to_proto(plan: StepPlan, session_id: int) -> worker_pb2.Step:
         decode_batch=worker_pb2.DecodeBatch(
             sequence_ids=[planned.sequence.sequence_id for planned in decoding],
             starts=[planned.start for planned in decoding],
+            num_steps=[planned.num_steps for planned in decoding] if plan.max_steps > 1 else (),
         ),
         sealed_blocks=[worker_pb2.PageBlock(page_id=page, block_hash=block) for page, block in plan.sealed_blocks],
-        max_steps=1,
+        max_steps=plan.max_steps,
         traceparent=plan.traceparent,
     )
 
@@ -293,6 +294,7 @@ def _scheduled_to_proto(planned: PlannedSequence) -> worker_pb2.ScheduledSequenc
         num_tokens=planned.num_tokens,
         new_page_ids=planned.new_pages,
         sample=planned.sample,
+        num_steps=planned.num_steps,
     )
 
 
@@ -310,6 +312,7 @@ def result_from_proto(message: worker_pb2.StepResult) -> StepResult:
             )
             for scored in message.scored
         ),
+        next_is_last=message.next_is_last,
     )
 
 

@@ -69,11 +69,15 @@ class SchedulerLoop:
         *,
         max_waiting: int = 1024,
         worker_grace_s: float = 60.0,
+        max_lease_steps: int = 1,
         caches: CacheListener | None = None,
         sequences: SequenceListener | None = None,
         counters: Counters | None = None,
     ) -> None:
-        """At most `max_waiting` sequences queue. A model without any worker for `worker_grace_s` fails its requests."""
+        """At most `max_waiting` sequences queue. A model without any worker for `worker_grace_s` fails its requests.
+
+        When nobody waits, a worker goes on by itself for at most `max_lease_steps` steps.
+        """
         self.workers: dict[str, AttachedWorker] = {}
         self.waiting: list[Sequence] = []
         self.counters = counters or Counters()
@@ -85,6 +89,7 @@ class SchedulerLoop:
         self._clock = clock
         self._max_waiting = max_waiting
         self._worker_grace_s = worker_grace_s
+        self._max_lease_steps = max_lease_steps
         self._requests = OpenRequests()
         self._drain_rate = DrainRate(clock.time)
         self._next_sequence_id = 1
@@ -122,7 +127,16 @@ class SchedulerLoop:
         for worker in list(self.workers.values()):
             while worker.has_room_for_a_step and self.step(worker):
                 pass
+        for worker in self.workers.values():
+            self._check_lease(worker)
         self._requests.deliver()
+
+    def _check_lease(self, worker: AttachedWorker) -> None:
+        """What a lease foresaw no longer holds once somebody waits, or left without the worker's knowing."""
+        if worker.lease is not None:
+            somebody_waits = next(self._waiting_for(worker.info.model), None) is not None
+            if worker.lease.is_outdated or somebody_waits:
+                worker.recall_lease()
 
     def step(self, worker: AttachedWorker) -> bool:
         """Plan one step and send it; False when there was nothing to decide."""
@@ -163,6 +177,9 @@ class SchedulerLoop:
         missing = [sequence for sequence, attempt in step.sampling.values() if sequence.attempt == attempt]
         if missing:
             raise WorkerProtocolError(f"step {result.step_id} has no token for sequence {missing[0].sequence_id}")
+        if result.next_is_last:
+            worker.lease = None
+        worker.follow_lease()
         sealed = worker.take_final(step.step_id)
         self._caches.blocks_changed(worker, worker.pool.take_evicted(), sealed)
         self.wake()
@@ -189,8 +206,7 @@ class SchedulerLoop:
         sequence.append(sampled.token_ids)
         sequence.num_worker_losses = 0
         if sampled.stopped:
-            # The step behind this one was to compute the last token, but the worker leaves an ended sequence out of it.
-            sequence.num_computed = min(sequence.num_computed, len(sequence.token_ids) - 1)
+            worker.stop(sequence)
         worker.seal(sequence)
         if sequence.first_token_s is None:
             sequence.first_token_s = self._clock.time()
@@ -288,7 +304,13 @@ class SchedulerLoop:
         if info.worker_id in self.workers:
             self.detach(self.workers[info.worker_id])
         self._num_sessions += 1
-        worker = AttachedWorker(info, session_id=self._num_sessions, link=link, held_blocks=held_blocks)
+        worker = AttachedWorker(
+            info,
+            session_id=self._num_sessions,
+            link=link,
+            held_blocks=held_blocks,
+            max_lease_steps=self._max_lease_steps,
+        )
         self.workers[info.worker_id] = worker
         self._caches.worker_attached(worker)
         self.on_readiness_changed()

@@ -3,6 +3,8 @@
 Each step has a budget of tokens. Running sequences come first, those that decode before those that still prefill, so that a long
 prompt never delays a token that somebody is watching; what is left of the budget goes to waiting sequences in order. When pages
 run out, the latest original arrival of the lowest priority is preempted, so the oldest sequence always gets on.
+
+When nobody waits and all that is left to do is to decode, the next steps are foreseeable: they are planned at once, as a lease.
 """
 
 from collections.abc import Iterable
@@ -20,7 +22,9 @@ class StepLimits:
     max_step_tokens: int
     max_step_sequences: int
     watermark_pages: int
-    """Admission leaves this many pages to the sequences that run already, unless none runs."""
+    """Admission leaves this many pages to the sequences that run already, unless none runs. Leases always leave them."""
+    max_lease_steps: int = 1
+    """Most steps that one plan may stand for."""
 
 
 class Chunk(NamedTuple):
@@ -34,6 +38,8 @@ class Chunk(NamedTuple):
     num_tokens: int
     num_new_pages: int
     sample: bool
+    num_steps: int = 1
+    """In a lease: how many of its steps, each one token further."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,6 +60,11 @@ class StepDecision:
     admissions: tuple[Admission, ...]
     chunks: tuple[Chunk, ...]
 
+    @property
+    def num_steps(self) -> int:
+        """More than 1 is a lease: the worker goes on by itself."""
+        return max((chunk.num_steps for chunk in self.chunks), default=1)
+
 
 def plan_step(running: Seq[Sequence], waiting: Iterable[Sequence], pool: PagePool, limits: StepLimits) -> StepDecision:
     """Decide one step. `waiting` is in the order of admission."""
@@ -62,6 +73,8 @@ def plan_step(running: Seq[Sequence], waiting: Iterable[Sequence], pool: PagePoo
     draft.continue_running()
     if not draft.preempted:
         draft.admit(waiting)
+    if draft.may_lease:
+        draft.lease()
     return StepDecision(
         preempted=tuple(draft.preempted),
         outgrown=tuple(draft.outgrown),
@@ -87,6 +100,7 @@ class _Draft:
     """Cached pages that admissions of this step have taken."""
     dropped: dict[PageId, int] = field(default_factory=dict)
     """References that preemptions of this step have given up."""
+    somebody_waits: bool = False
 
     def continue_running(self) -> None:
         decoding, prefilling = [], []
@@ -146,6 +160,7 @@ class _Draft:
         filling = self.blocks_being_filled()
         num_running = len(self.running)
         for sequence in waiting:
+            self.somebody_waits = True
             if self.budget == 0 or num_running == self.limits.max_step_sequences:
                 return
             if -(-sequence.length // sequence.page_size) > self.pool.num_pages:
@@ -177,6 +192,28 @@ class _Draft:
         self.schedule(sequence, start, num_tokens, num_pages - len(cached_pages))
         return True
 
+    @property
+    def may_lease(self) -> bool:
+        """Whether the next steps would be this one again: nobody joins, nobody leaves, and all decode."""
+        if self.limits.max_lease_steps < 2 or self.somebody_waits or self.preempted or self.outgrown:
+            return False
+        num_going_on = sum(sequence.num_pending > 0 for sequence in self.running)
+        return num_going_on == len(self.chunks) and all(
+            chunk.num_tokens == 1 and chunk.sample for chunk in self.chunks.values()
+        )
+
+    def lease(self) -> None:
+        """As many steps as there are pages for."""
+        num_steps = self.limits.max_lease_steps
+        while num_steps > 1:
+            chunks = [_leased(chunk, num_steps) for chunk in self.chunks.values()]
+            num_pages_ahead = sum(chunk.num_new_pages for chunk in chunks)
+            num_pages_ahead -= sum(chunk.num_new_pages for chunk in self.chunks.values())
+            if num_pages_ahead <= self.num_available - self.limits.watermark_pages:
+                self.chunks = {chunk.sequence.sequence_id: chunk for chunk in chunks}
+                return
+            num_steps //= 2
+
     def blocks_being_filled(self) -> set[BlockHash]:
         return {block for chunk in self.chunks.values() for block in _blocks_filled_by(chunk)}
 
@@ -184,3 +221,10 @@ class _Draft:
 def _blocks_filled_by(chunk: Chunk) -> Seq[BlockHash]:
     size = chunk.sequence.page_size
     return chunk.sequence.block_hashes[1 + chunk.start // size : 1 + (chunk.start + chunk.num_tokens) // size]
+
+
+def _leased(chunk: Chunk, num_steps: int) -> Chunk:
+    """Not past the sequence's end: a token that is its last is sampled and not computed."""
+    sequence = chunk.sequence
+    num_steps = min(num_steps, sequence.max_length - sequence.length)
+    return chunk._replace(num_new_pages=sequence.num_new_pages(chunk.start + num_steps), num_steps=num_steps)

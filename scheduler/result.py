@@ -30,3 +30,5 @@ class StepResult:
     step_id: int
     sampled: tuple[SampledTokens, ...]
     scored: tuple[ScoredTokens, ...] = ()
+    next_is_last: bool = False
+    """The lease ends early: with the step behind this one."""

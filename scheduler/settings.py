@@ -25,6 +25,8 @@ class SchedulerSettings(TierSettings):
     """A worker that says nothing for this long is lost."""
     stalled_step_s: float = Field(default=120.0, gt=0)
     """A worker that lives but finishes no step for this long is lost."""
+    max_lease_steps: int = Field(default=8, ge=1)
+    """How many decode steps a worker may go on by itself while nobody waits; 1 plans each step."""
     drain_grace_s: float = Field(default=30.0, ge=0)
     """How long running requests may go on after SIGTERM."""
 

@@ -137,6 +137,10 @@ class StreamLink:
         step = convert.plan_to_proto(plan, self._session_id)
         self.outgoing.put_nowait(worker_pb2.AttachResponse(step=step))
 
+    def send_recall(self, step_id: int) -> None:
+        recall = worker_pb2.Recall(session_id=self._session_id, step_id=step_id)
+        self.outgoing.put_nowait(worker_pb2.AttachResponse(recall=recall))
+
     def send_drain(self) -> None:
         drain = worker_pb2.Drain(session_id=self._session_id)
         self.outgoing.put_nowait(worker_pb2.AttachResponse(drain=drain))

@@ -48,6 +48,8 @@ class PlannedSequence(NamedTuple):
     num_tokens: int
     new_pages: tuple[PageId, ...]
     sample: bool
+    num_steps: int = 1
+    """In a lease: how many of its steps."""
 
     @property
     def only_decodes(self) -> bool:
@@ -64,6 +66,8 @@ class StepPlan:
     scheduled: tuple[PlannedSequence, ...]
     sealed_blocks: tuple[tuple[PageId, BlockHash], ...] = ()
     """Pages whose content became final with a result, named for the worker to report after a reconnect."""
+    max_steps: int = 1
+    """More than 1 is a lease: the worker goes on by itself."""
 
     @property
     def traceparent(self) -> str:
@@ -84,10 +88,26 @@ class StepInFlight:
     """Sequence id → the sequence and the attempt whose token is being sampled."""
 
 
+@dataclass(slots=True, eq=False, kw_only=True)
+class Lease:
+    """Steps that the worker will begin by itself behind the two that are in flight."""
+
+    first_step_id: int
+    num_steps_left: int
+    sequences: dict[int, Sequence]
+    """Those that take part in the next of them."""
+    is_outdated: bool = False
+    """Somebody left who was to take part."""
+    is_recalled: bool = False
+
+
 class WorkerLink(Protocol):
-    """The way to one worker. Both calls return at once."""
+    """The way to one worker. The calls return at once."""
 
     def send_step(self, plan: StepPlan) -> None: ...
+
+    def send_recall(self, step_id: int) -> None:
+        """End the lease that begins with this step, if it has not ended."""
 
     def send_drain(self) -> None: ...
 
@@ -124,10 +144,13 @@ class AttachedWorker:
     link: WorkerLink
     held_blocks: InitVar[Iterable[tuple[PageId, BlockHash]]] = ()
     """What its pages have kept from an earlier stream."""
+    max_lease_steps: InitVar[int] = 1
     pool: PagePool = field(init=False)
     step_limits: StepLimits = field(init=False)
     running: list[Sequence] = field(default_factory=list)
     in_flight: deque[StepInFlight] = field(default_factory=deque)
+    lease: Lease | None = None
+    """What the worker will do behind the steps in flight without being told."""
     known: set[int] = field(default_factory=set)
     """Sequence ids that the worker holds state for."""
     forgotten: list[int] = field(default_factory=list)
@@ -138,7 +161,7 @@ class AttachedWorker:
     _untold: list[tuple[PageId, BlockHash]] = field(default_factory=list)
     """Final blocks that no plan has named to the worker yet."""
 
-    def __post_init__(self, held_blocks: Iterable[tuple[PageId, BlockHash]]) -> None:
+    def __post_init__(self, held_blocks: Iterable[tuple[PageId, BlockHash]], max_lease_steps: int) -> None:
         limits = self.info.limits
         self.pool = PagePool(limits.num_pages)
         self.pool.restore(held_blocks)
@@ -146,14 +169,24 @@ class AttachedWorker:
             max_step_tokens=limits.max_step_tokens,
             max_step_sequences=limits.max_step_sequences,
             watermark_pages=limits.num_pages // 100,
+            max_lease_steps=max_lease_steps,
         )
 
     @property
     def has_room_for_a_step(self) -> bool:
         return len(self.in_flight) < MAX_STEPS_IN_FLIGHT
 
+    def stop(self, sequence: Sequence) -> None:
+        """Its last token ended it: the worker, which knew that first, has left it out of the steps behind."""
+        # That token, for which they were planned, is not computed.
+        sequence.num_computed = min(sequence.num_computed, len(sequence.token_ids) - 1)
+        if self.lease is not None:
+            self.lease.sequences.pop(sequence.sequence_id, None)
+
     def leave(self, sequence: Sequence) -> None:
         """Take a running sequence off this worker: pages back, state forgotten, late results void."""
+        if self.lease is not None and self.lease.sequences.pop(sequence.sequence_id, None) is not None:
+            self.lease.is_outdated = True
         self.running.remove(sequence)
         self.pool.release(sequence.forget_computation())
         if sequence.sequence_id in self.known:
@@ -177,9 +210,32 @@ class AttachedWorker:
             new_sequences=tuple(s.sequence for s in scheduled if s.sequence.sequence_id not in self.known),
             scheduled=scheduled,
             sealed_blocks=self._take_untold(),
+            max_steps=decision.num_steps,
         )
         self._remember(plan)
         return plan
+
+    def follow_lease(self) -> None:
+        """Count the steps of a lease as in flight that the worker will run whatever is said to it now: two, like others.
+
+        Called when a lease is sent, and after each result. Nothing is decided here: these steps were planned with the first one.
+        """
+        while self.lease is not None and self.has_room_for_a_step:
+            lease, self.last_step_id = self.lease, self.last_step_id + 1
+            sequences = {number: each for number, each in lease.sequences.items() if each.num_pending}
+            for sequence in sequences.values():
+                sequence.num_computed += 1
+                sequence.num_sampling += 1
+            self._fly(self.last_step_id, len(sequences), list(sequences.values()))
+            lease.sequences = sequences
+            lease.num_steps_left -= 1
+            if lease.num_steps_left == 0:
+                self.lease = None
+
+    def recall_lease(self) -> None:
+        if self.lease is not None and not self.lease.is_recalled:
+            self.lease.is_recalled = True
+            self.link.send_recall(self.lease.first_step_id)
 
     def seal(self, sequence: Sequence) -> None:
         """Offer the sequence's blocks that are full, known and computed by a step that was sent.
@@ -227,15 +283,22 @@ class AttachedWorker:
             sequence.block_table += self.pool.allocate(chunk.num_new_pages)
         sequence.num_computed += chunk.num_tokens
         new_pages = tuple(sequence.block_table[first:])
-        return PlannedSequence(sequence, chunk.start, chunk.num_tokens, new_pages, chunk.sample)
+        return PlannedSequence(sequence, chunk.start, chunk.num_tokens, new_pages, chunk.sample, chunk.num_steps)
 
     def _remember(self, plan: StepPlan) -> None:
         self.last_step_id = plan.step_id
         self.forgotten.clear()
         self.known.update(sequence.sequence_id for sequence in plan.new_sequences)
-        sampling = {s.sequence.sequence_id: (s.sequence, s.sequence.attempt) for s in plan.scheduled if s.sample}
-        num_tokens = sum(s.num_tokens for s in plan.scheduled)
-        self.in_flight.append(StepInFlight(step_id=plan.step_id, num_tokens=num_tokens, sampling=sampling))
+        sampling = [planned.sequence for planned in plan.scheduled if planned.sample]
+        self._fly(plan.step_id, sum(planned.num_tokens for planned in plan.scheduled), sampling)
         for planned in plan.scheduled:
             planned.sequence.num_sampling += planned.sample
             self.seal(planned.sequence)
+        if plan.max_steps > 1:
+            sequences = {sequence.sequence_id: sequence for sequence in sampling}
+            self.lease = Lease(first_step_id=plan.step_id, num_steps_left=plan.max_steps - 1, sequences=sequences)
+            self.follow_lease()
+
+    def _fly(self, step_id: int, num_tokens: int, sampling: Iterable[Sequence]) -> None:
+        attempts = {sequence.sequence_id: (sequence, sequence.attempt) for sequence in sampling}
+        self.in_flight.append(StepInFlight(step_id=step_id, num_tokens=num_tokens, sampling=attempts))

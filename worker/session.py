@@ -15,6 +15,8 @@ from pagoda.tracing import Tracer
 from protos.v1 import worker_pb2
 from worker.engine_thread import EngineThread
 from worker.held_blocks import HeldBlocks
+from worker.lease import Lease
+from worker.step import Step, StepResult
 from worker.step_messages import result_to_proto, step_from_proto
 from worker.tracing import describe_result, start_step_span
 
@@ -59,6 +61,10 @@ class Session:
         self._write_turn = asyncio.Lock()
         self._last_step_id = 0
         self._step_running = False
+        self._recalled_step_id = 0
+        """Where the lease begins that was recalled last."""
+        self._is_ending = False
+        """No step may be begun any more."""
 
     async def run(self) -> SessionEnd:
         """Until either side ends it. A step that runs is waited for; the engine is left for the caller to reset."""
@@ -80,6 +86,7 @@ class Session:
         self._end_now(SessionEnd.STOPPED)
 
     def _end_now(self, end: SessionEnd) -> None:
+        self._is_ending = True
         while not self._inbox.empty():
             self._inbox.get_nowait()
         self._inbox.put_nowait(end)
@@ -89,30 +96,44 @@ class Session:
             message = await self._inbox.get()
             if isinstance(message, SessionEnd):
                 return message
-            result = await self._run_step(message)
-            if not await self._send(worker_pb2.AttachRequest(step_result=result)):
-                return SessionEnd.LOST
-            if result.error:
-                return SessionEnd.FAILED
+            end = await self._run_message(message)
+            if end is not None:
+                return end
 
-    async def _run_step(self, message: worker_pb2.Step) -> worker_pb2.StepResult:
-        self._step_running = True
+    async def _run_message(self, message: worker_pb2.Step) -> SessionEnd | None:
+        """The step that it describes, and where that is a lease, those that follow; None when the session goes on."""
         self._held_blocks.apply(message)
-        span = start_step_span(self._tracer, message)
+        step_id = message.step_id
         try:
-            result = await self._engine_thread.run_step(step_from_proto(message))
+            lease = Lease(step_from_proto(message))
+            while True:
+                step_id = lease.step.step_id
+                result = await self._run_step(lease.step, message.traceparent)
+                next_is_last = lease.go_on(result, is_recalled=self._recalled_step_id == message.step_id)
+                if not await self._send_result(result_to_proto(result, self._id, next_is_last=next_is_last)):
+                    return SessionEnd.LOST
+                if lease.is_over or self._is_ending:
+                    return None
+        except Exception as error:
+            logger.exception("step failed", extra={"session_id": self._id, "step_id": step_id})
+            reason = f"{type(error).__name__}: {error}"
+            await self._send_result(worker_pb2.StepResult(session_id=self._id, step_id=step_id, error=reason))
+            return SessionEnd.FAILED
+
+    async def _run_step(self, step: Step, traceparent: str) -> StepResult:
+        self._step_running = True
+        span = start_step_span(self._tracer, step, traceparent)
+        try:
+            result = await self._engine_thread.run_step(step)
             describe_result(span, result)
         except Exception as error:
             span.fail(type(error).__name__)
-            logger.exception("step failed", extra={"session_id": self._id, "step_id": message.step_id})
-            return worker_pb2.StepResult(
-                session_id=self._id, step_id=message.step_id, error=f"{type(error).__name__}: {error}"
-            )
+            raise
         finally:
             span.end()
             self._step_running = False
-        self._last_step_id = message.step_id
-        return result_to_proto(result, self._id)
+        self._last_step_id = step.step_id
+        return result
 
     async def _receive(self) -> None:
         """Puts what the scheduler says into the inbox. The end of the stream drops the steps that wait there."""
@@ -127,7 +148,7 @@ class Session:
 
     def _take(self, message: worker_pb2.AttachResponse) -> None:
         kind = message.WhichOneof("message")
-        content = message.step if kind == "step" else message.drain if kind == "drain" else None
+        content = getattr(message, kind) if kind in ("step", "recall", "drain") else None
         if content is None:
             logger.warning("message ignored, it has no place in a session", extra={"kind": kind})
         elif content.session_id != self._id:
@@ -137,6 +158,8 @@ class Session:
             )
         elif isinstance(content, worker_pb2.Step):
             self._inbox.put_nowait(content)
+        elif isinstance(content, worker_pb2.Recall):
+            self._recalled_step_id = content.step_id
         else:
             self._inbox.put_nowait(SessionEnd.DRAINED)
 
@@ -148,6 +171,9 @@ class Session:
                 session_id=self._id, last_step_id=self._last_step_id, step_running=self._step_running
             )
             alive = await self._send(worker_pb2.AttachRequest(heartbeat=heartbeat))
+
+    async def _send_result(self, result: worker_pb2.StepResult) -> bool:
+        return await self._send(worker_pb2.AttachRequest(step_result=result))
 
     async def _send(self, message: worker_pb2.AttachRequest) -> bool:
         """False once the stream has ended; `_receive` sees the same end."""

@@ -30,6 +30,8 @@ class ScheduledSequence(NamedTuple):
     num_tokens: int
     new_page_ids: tuple[int, ...]
     sample: bool
+    num_steps: int = 1
+    """Of a lease, those that it takes part in."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,6 +40,8 @@ class Step:
     finished_sequence_ids: tuple[int, ...] = ()
     new_sequences: tuple[NewSequence, ...] = ()
     scheduled: tuple[ScheduledSequence, ...] = ()
+    max_steps: int = 1
+    """More where this step is the first of a lease."""
 
 
 class SampledTokens(NamedTuple):

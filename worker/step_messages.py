@@ -7,13 +7,16 @@ from worker.step import NewSequence, SampledTokens, ScheduledSequence, ScoredTok
 
 
 def step_from_proto(message: worker_pb2.Step) -> Step:
-    if message.max_steps > 1:
-        raise StepError(f"step {message.step_id} leases {message.max_steps} steps, this worker runs one at a time")
+    """Raises StepError for a step that contradicts itself."""
+    scheduled = (*map(_scheduled, message.scheduled), *_decode_batch(message.decode_batch))
+    if message.max_steps > 1 and not all(each.num_tokens == 1 and each.sample for each in scheduled):
+        raise StepError(f"step {message.step_id} leases {message.max_steps} steps to sequences that do not decode")
     return Step(
         step_id=message.step_id,
         finished_sequence_ids=tuple(message.finished_sequence_ids),
         new_sequences=tuple(_new_sequence(new) for new in message.new_sequences),
-        scheduled=(*map(_scheduled, message.scheduled), *_decode_batch(message.decode_batch)),
+        scheduled=scheduled,
+        max_steps=max(1, message.max_steps),
     )
 
 
@@ -35,19 +38,22 @@ def _scheduled(message: worker_pb2.ScheduledSequence) -> ScheduledSequence:
         num_tokens=message.num_tokens,
         new_page_ids=tuple(message.new_page_ids),
         sample=message.sample,
+        num_steps=max(1, message.num_steps),
     )
 
 
 def _decode_batch(message: worker_pb2.DecodeBatch) -> list[ScheduledSequence]:
-    if len(message.sequence_ids) != len(message.starts):
-        raise StepError(f"a decode_batch has {len(message.sequence_ids)} sequences and {len(message.starts)} starts")
-    return [
-        ScheduledSequence(sequence_id=sequence_id, start=start, num_tokens=1, new_page_ids=(), sample=True)
-        for sequence_id, start in zip(message.sequence_ids, message.starts, strict=True)
-    ]
+    num_sequences = len(message.sequence_ids)
+    num_steps = message.num_steps or [1] * num_sequences
+    if not num_sequences == len(message.starts) == len(num_steps):
+        raise StepError(
+            f"a decode_batch has {num_sequences} sequences, {len(message.starts)} starts and {len(num_steps)} num_steps"
+        )
+    columns = zip(message.sequence_ids, message.starts, num_steps, strict=True)
+    return [ScheduledSequence(sequence_id, start, 1, (), True, steps) for sequence_id, start, steps in columns]
 
 
-def result_to_proto(result: StepResult, session_id: int) -> worker_pb2.StepResult:
+def result_to_proto(result: StepResult, session_id: int, *, next_is_last: bool = False) -> worker_pb2.StepResult:
     plain = [sampled for sampled in result.sampled if sampled.is_one_token]
     others = [sampled for sampled in result.sampled if not sampled.is_one_token]
     return worker_pb2.StepResult(
@@ -61,6 +67,7 @@ def result_to_proto(result: StepResult, session_id: int) -> worker_pb2.StepResul
         ),
         step_us=result.step_us,
         scored=[_scored(scored) for scored in result.scored],
+        next_is_last=next_is_last,
     )
 
 

@@ -4,19 +4,17 @@ The span belongs to one request, the one that the scheduler names; what the step
 """
 
 from pagoda.tracing import SilentSpan, Span, SpanKind, TraceContext, Tracer
-from protos.v1 import worker_pb2
-from worker.step import StepResult
+from worker.step import Step, StepResult
 
 
-def start_step_span(tracer: Tracer, step: worker_pb2.Step) -> Span:
-    parent = TraceContext(step.traceparent)
-    if not step.traceparent:
+def start_step_span(tracer: Tracer, step: Step, traceparent: str) -> Span:
+    parent = TraceContext(traceparent)
+    if not traceparent:
         return SilentSpan(parent)
-    num_decoding = len(step.decode_batch.sequence_ids)
     attributes = {
         "pagoda.step_id": step.step_id,
-        "pagoda.num_sequences": len(step.scheduled) + num_decoding,
-        "pagoda.num_tokens": sum(scheduled.num_tokens for scheduled in step.scheduled) + num_decoding,
+        "pagoda.num_sequences": len(step.scheduled),
+        "pagoda.num_tokens": sum(scheduled.num_tokens for scheduled in step.scheduled),
     }
     return tracer.start("step", parent, SpanKind.CONSUMER, attributes)
 

@@ -10,6 +10,8 @@ Why that is safe:
   - A sequence's input token in step n+1 may be the one sampled in step n: the worker keeps it, the plan need not name it.
   - Each admission of a sequence has an attempt number. A result that carries an older attempt is dropped by the scheduler.
   - A page that is freed while a step that writes it is in flight is granted again only to later steps of the same stream.
+  - A lease is many steps said in one message. To the scheduler two of them are in flight, as ever: it counts a further one when a
+    result comes that does not say that the lease ends, and a recalled worker still runs the step behind the result that says so.
   - When the stream ends, the worker drops queued steps, lets the running one end, forgets all sequences, and only then attaches again
     and reports what its pages still hold.
 """
@@ -81,6 +83,7 @@ class AttachResponse(_message.Message):
     LOAD_FIELD_NUMBER: _builtins.int
     UNLOAD_FIELD_NUMBER: _builtins.int
     DRAIN_FIELD_NUMBER: _builtins.int
+    RECALL_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def attached(self) -> Global___Attached: ...
     @_builtins.property
@@ -91,6 +94,8 @@ class AttachResponse(_message.Message):
     def unload(self) -> Global___Unload: ...
     @_builtins.property
     def drain(self) -> Global___Drain: ...
+    @_builtins.property
+    def recall(self) -> Global___Recall: ...
     def __init__(
         self,
         *,
@@ -99,12 +104,13 @@ class AttachResponse(_message.Message):
         load: Global___Load | None = ...,
         unload: Global___Unload | None = ...,
         drain: Global___Drain | None = ...,
+        recall: Global___Recall | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["attached", b"attached", "drain", b"drain", "load", b"load", "message", b"message", "step", b"step", "unload", b"unload"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["attached", b"attached", "drain", b"drain", "load", b"load", "message", b"message", "recall", b"recall", "step", b"step", "unload", b"unload"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attached", b"attached", "drain", b"drain", "load", b"load", "message", b"message", "step", b"step", "unload", b"unload"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attached", b"attached", "drain", b"drain", "load", b"load", "message", b"message", "recall", b"recall", "step", b"step", "unload", b"unload"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["attached", "step", "load", "unload", "drain"]  # noqa: Y015
+    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["attached", "step", "load", "unload", "drain", "recall"]  # noqa: Y015
     _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_message) -> _WhichOneofReturnType_message | None: ...
 
@@ -302,8 +308,10 @@ class Step(_message.Message):
     step_id: _builtins.int
     """1, 2, 3, … within the session."""
     max_steps: _builtins.int
-    """Decode steps that this message leases: the worker goes on that often by itself, with pages granted ahead, and answers
-    each with a StepResult. 0 or 1 means one step. Reserved: a scheduler sends 1.
+    """Above 1 the message is a lease: it stands for so many steps, with the ids step_id, step_id + 1, and so on. All its sequences
+    compute one token and sample the next, again in each step, with pages that are granted ahead. The worker goes on by itself
+    and answers each step with a StepResult of its own. A Recall, or that no sequence goes on, ends the lease early. The next
+    message's step_id is one past the last step that was run. 0 and 1 mean one step.
     """
     traceparent: _builtins.str
     """W3C trace context of a traced request in this step."""
@@ -399,6 +407,7 @@ class ScheduledSequence(_message.Message):
     NUM_TOKENS_FIELD_NUMBER: _builtins.int
     NEW_PAGE_IDS_FIELD_NUMBER: _builtins.int
     SAMPLE_FIELD_NUMBER: _builtins.int
+    NUM_STEPS_FIELD_NUMBER: _builtins.int
     sequence_id: _builtins.int
     start: _builtins.int
     """Tokens [start, start + num_tokens) of the sequence are computed. Keys and values before start are in its pages.
@@ -407,6 +416,8 @@ class ScheduledSequence(_message.Message):
     num_tokens: _builtins.int
     sample: _builtins.bool
     """Whether the last computed token's logits are sampled: false for all but the last chunk of a prefill."""
+    num_steps: _builtins.int
+    """In a lease, the number of its steps, from the first on, that the sequence takes part in unless a token ends it before."""
     @_builtins.property
     def new_page_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Appended to the sequence's block table."""
@@ -419,10 +430,11 @@ class ScheduledSequence(_message.Message):
         num_tokens: _builtins.int = ...,
         new_page_ids: _abc.Iterable[_builtins.int] | None = ...,
         sample: _builtins.bool = ...,
+        num_steps: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["new_page_ids", b"new_page_ids", "num_tokens", b"num_tokens", "sample", b"sample", "sequence_id", b"sequence_id", "start", b"start"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["new_page_ids", b"new_page_ids", "num_steps", b"num_steps", "num_tokens", b"num_tokens", "sample", b"sample", "sequence_id", b"sequence_id", "start", b"start"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -438,19 +450,25 @@ class DecodeBatch(_message.Message):
 
     SEQUENCE_IDS_FIELD_NUMBER: _builtins.int
     STARTS_FIELD_NUMBER: _builtins.int
+    NUM_STEPS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def sequence_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
     @_builtins.property
     def starts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
+    @_builtins.property
+    def num_steps(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """As ScheduledSequence.num_steps; empty where the step is no lease."""
+
     def __init__(
         self,
         *,
         sequence_ids: _abc.Iterable[_builtins.int] | None = ...,
         starts: _abc.Iterable[_builtins.int] | None = ...,
+        num_steps: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["sequence_ids", b"sequence_ids", "starts", b"starts"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["num_steps", b"num_steps", "sequence_ids", b"sequence_ids", "starts", b"starts"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -467,12 +485,15 @@ class StepResult(_message.Message):
     ERROR_FIELD_NUMBER: _builtins.int
     SCORED_FIELD_NUMBER: _builtins.int
     SAMPLED_BATCH_FIELD_NUMBER: _builtins.int
+    NEXT_IS_LAST_FIELD_NUMBER: _builtins.int
     session_id: _builtins.int
     step_id: _builtins.int
     step_us: _builtins.int
     """Wall time of the step on the worker's thread."""
     error: _builtins.str
     """Set when the step failed: nothing of it counts, and the worker ends the stream."""
+    next_is_last: _builtins.bool
+    """The lease that this step belongs to ends with the step behind this one, before its max_steps."""
     @_builtins.property
     def sampled(self) -> _containers.RepeatedCompositeFieldContainer[Global___SampledTokens]:
         """With `sampled_batch` one entry for each scheduled sequence with `sample` that the worker had not already ended."""
@@ -495,10 +516,11 @@ class StepResult(_message.Message):
         error: _builtins.str = ...,
         scored: _abc.Iterable[Global___ScoredTokens] | None = ...,
         sampled_batch: Global___SampledBatch | None = ...,
+        next_is_last: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["sampled_batch", b"sampled_batch"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "sampled", b"sampled", "sampled_batch", b"sampled_batch", "scored", b"scored", "session_id", b"session_id", "step_id", b"step_id", "step_us", b"step_us"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "next_is_last", b"next_is_last", "sampled", b"sampled", "sampled_batch", b"sampled_batch", "scored", b"scored", "session_id", b"session_id", "step_id", b"step_id", "step_us", b"step_us"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -720,6 +742,32 @@ class Unload(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Unload: _TypeAlias = Unload  # noqa: Y015
+
+@_typing.final
+class Recall(_message.Message):
+    """Somebody came or left: the worker ends the lease that began with step_id as soon as its result can say so (`next_is_last`).
+    Of no effect where that lease ends anyway.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SESSION_ID_FIELD_NUMBER: _builtins.int
+    STEP_ID_FIELD_NUMBER: _builtins.int
+    session_id: _builtins.int
+    step_id: _builtins.int
+    def __init__(
+        self,
+        *,
+        session_id: _builtins.int = ...,
+        step_id: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["session_id", b"session_id", "step_id", b"step_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Recall: _TypeAlias = Recall  # noqa: Y015
 
 @_typing.final
 class Drain(_message.Message):

@@ -10,6 +10,8 @@ Why that is safe:
   - A sequence's input token in step n+1 may be the one sampled in step n: the worker keeps it, the plan need not name it.
   - Each admission of a sequence has an attempt number. A result that carries an older attempt is dropped by the scheduler.
   - A page that is freed while a step that writes it is in flight is granted again only to later steps of the same stream.
+  - A lease is many steps said in one message. To the scheduler two of them are in flight, as ever: it counts a further one when a
+    result comes that does not say that the lease ends, and a recalled worker still runs the step behind the result that says so.
   - When the stream ends, the worker drops queued steps, lets the running one end, forgets all sequences, and only then attaches again
     and reports what its pages still hold.
 """

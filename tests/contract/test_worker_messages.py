@@ -23,7 +23,7 @@ def sequence(sequence_id: int) -> Sequence:
 
 
 def test_a_plan_arrives_whole() -> None:
-    prefilling, decoding, growing, ending = map(sequence, (1, 2, 3, 2**40))
+    prefilling, decoding, growing, late = map(sequence, (1, 2, 3, 2**40))
     pages = (PageId(7), PageId(0))
     plan = StepPlan(
         step_id=9,
@@ -33,7 +33,7 @@ def test_a_plan_arrives_whole() -> None:
             PlannedSequence(prefilling, start=0, num_tokens=2, new_pages=pages, sample=False),
             PlannedSequence(decoding, start=0, num_tokens=1, new_pages=(), sample=True),
             PlannedSequence(growing, start=16, num_tokens=1, new_pages=pages[:1], sample=True),
-            PlannedSequence(ending, start=70_000, num_tokens=1, new_pages=(), sample=True),
+            PlannedSequence(late, start=70_000, num_tokens=1, new_pages=(), sample=True),
         ),
     )
     message = convert.plan_to_proto(plan, session_id=3)
@@ -45,6 +45,28 @@ def test_a_plan_arrives_whole() -> None:
         ScheduledSequence(each.sequence.sequence_id, each.start, each.num_tokens, each.new_pages, each.sample)
         for each in plan.scheduled
     }
+
+
+def test_a_lease_arrives_whole() -> None:
+    growing, short = map(sequence, (1, 2))
+    plan = StepPlan(
+        step_id=9,
+        finished_sequence_ids=(),
+        new_sequences=(),
+        scheduled=(
+            PlannedSequence(growing, start=16, num_tokens=1, new_pages=(PageId(3),), sample=True, num_steps=8),
+            PlannedSequence(short, start=4, num_tokens=1, new_pages=(), sample=True, num_steps=2),
+        ),
+        max_steps=8,
+    )
+    step = step_from_proto(convert.plan_to_proto(plan, session_id=3))
+    assert step.max_steps == 8
+    assert step.scheduled == (
+        ScheduledSequence(1, 16, 1, (PageId(3),), sample=True, num_steps=8),
+        ScheduledSequence(2, 4, 1, (), sample=True, num_steps=2),
+    )
+    message = result_to_proto(StepResult(step_id=10), session_id=3, next_is_last=True)
+    assert convert.result_from_proto(message).next_is_last
 
 
 def test_a_result_arrives_whole() -> None:
@@ -67,7 +89,7 @@ def test_a_result_arrives_whole() -> None:
 
 
 def test_columns_of_different_lengths_are_refused() -> None:
-    with pytest.raises(StepError, match="1 sequences and 0 starts"):
+    with pytest.raises(StepError, match="1 sequences, 0 starts"):
         step_from_proto(worker_pb2.Step(decode_batch=worker_pb2.DecodeBatch(sequence_ids=[1])))
     with pytest.raises(WorkerProtocolError, match="columns of 1, 1, 2 entries"):
         batch = worker_pb2.SampledBatch(sequence_ids=[1], attempts=[1], token_ids=[1, 2])

@@ -5,7 +5,7 @@ block table. A page granted to two writers, freed too early or shared with the w
 """
 
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from kvcache.block_hash import BlockHash
 from kvcache.page_pool import PageId
@@ -85,54 +85,101 @@ class KVMemory:
 
 
 class PlanWorker:
-    """A `WorkerLink`. Plans wait in `queue` until the test calls `run_step`."""
+    """A `WorkerLink`. Plans wait in `queue` until the test calls `run_step`, a lease until its last step has run."""
 
-    def __init__(self, info: WorkerInfo, memory: "KVMemory | None" = None) -> None:
-        """With a memory, the process of an earlier stream goes on, and its pages hold what they held."""
+    def __init__(self, info: WorkerInfo, memory: "KVMemory | None" = None, recall_delay: int = 0) -> None:
+        """With a memory, the process of an earlier stream goes on, and its pages hold what they held.
+
+        A recall arrives when `recall_delay` more steps have run.
+        """
         self.info = info
         self.memory = memory or KVMemory(slots=[None] * (info.limits.num_pages * info.limits.page_size))
         self.queue: deque[tuple[StepPlan, dict[int, Known]]] = deque()
+        self.plans: list[StepPlan] = []
+        """All that were sent."""
+        self.recalled: list[int] = []
+        """The first step of each lease that was recalled."""
         self.is_draining = False
         self._known: dict[int, Known] = {}
+        self._num_leased = 0
+        """Steps of the first plan in the queue that have run."""
+        self._recall_delay = recall_delay
+        self._recalls: list[tuple[int, int]] = []
+        """In how many steps a recall arrives, and of which lease."""
 
     def send_step(self, plan: StepPlan) -> None:
         # What the scheduler knows when it sends is what goes down the stream: copied, it must not change afterwards.
         new = {s.sequence_id: _known(s) for s in plan.new_sequences}
         self.queue.append((plan, new))
+        self.plans.append(plan)
+
+    def send_recall(self, step_id: int) -> None:
+        self._recalls.append((self._recall_delay, step_id))
+        self.recalled.append(step_id)
 
     def send_drain(self) -> None:
         self.is_draining = True
 
     def lose_stream(self) -> None:
-        """Queued plans are dropped; the next stream begins with what the pages hold."""
+        """Queued plans are dropped, also what is left of a lease; the next stream begins with what the pages hold."""
         self.queue.clear()
 
     def run_step(self) -> StepResult:
-        plan, new = self.queue.popleft()
+        plan, new = self.queue[0]
+        if not self._num_leased:
+            self._begin(plan, new)
+        self._num_leased += 1
+        sampled, scored, goes_on = [], [], False
+        for planned in plan.scheduled:
+            known = self._known[planned.sequence.sequence_id]
+            if known.stopped or planned.num_steps < self._num_leased:
+                continue
+            start = planned.start + self._num_leased - 1
+            self._write(known, start, planned.num_tokens)
+            if scores := self._score(planned.sequence.sequence_id, known, start, planned.num_tokens):
+                scored.append(scores)
+            if planned.sample:
+                assert start + planned.num_tokens == len(known.token_ids)
+                sampled.append(self._sample(planned.sequence.sequence_id, known))
+                goes_on |= not known.stopped and planned.num_steps > self._num_leased
+        step_id = plan.step_id + self._num_leased - 1
+        return StepResult(
+            step_id=step_id,
+            sampled=tuple(sampled),
+            scored=tuple(scored),
+            next_is_last=self._end(plan, goes_on),
+        )
+
+    def _begin(self, plan: StepPlan, new: dict[int, Known]) -> None:
         self.memory.names |= dict(plan.sealed_blocks)
         for sequence_id in plan.finished_sequence_ids:
             del self._known[sequence_id]
         assert not self._known.keys() & new.keys(), "a sequence was sent whole although it was known"
         self._known |= new
-        sampled, scored = [], []
         for planned in plan.scheduled:
-            known = self._known[planned.sequence.sequence_id]
-            known.block_table += planned.new_pages
-            if known.stopped:
-                continue
-            self._write(known, planned.start, planned.num_tokens)
-            first, end = planned.start + 1, min(planned.start + planned.num_tokens + 1, known.num_prompt_tokens)
-            if known.is_scored and first < end:
-                scores = tuple(prompt_logprob(known.token_ids, position) for position in range(first, end))
-                scored.append(
-                    ScoredTokens(
-                        sequence_id=planned.sequence.sequence_id, attempt=known.attempt, start=first, logprobs=scores
-                    )
-                )
-            if planned.sample:
-                assert planned.start + planned.num_tokens == len(known.token_ids)
-                sampled.append(self._sample(planned.sequence.sequence_id, known))
-        return StepResult(step_id=plan.step_id, sampled=tuple(sampled), scored=tuple(scored))
+            self._known[planned.sequence.sequence_id].block_table += planned.new_pages
+            assert plan.max_steps == 1 or planned.num_tokens == planned.sample == 1, "a lease to one that prefills"
+            assert 1 <= planned.num_steps <= plan.max_steps
+
+    def _end(self, plan: StepPlan, goes_on: bool) -> bool:
+        """Leave the plan behind its last step; whether the lease that it is ends early, with the next one."""
+        is_recalled = any(delay <= 0 and step_id == plan.step_id for delay, step_id in self._recalls)
+        self._recalls = [(delay - 1, step_id) for delay, step_id in self._recalls]
+        num_left = plan.max_steps - self._num_leased
+        if num_left == 0:
+            self.queue.popleft()
+            self._num_leased = 0
+        elif num_left > 1 and (is_recalled or not goes_on):
+            self.queue[0] = (replace(plan, max_steps=self._num_leased + 1), {})
+            return True
+        return False
+
+    def _score(self, sequence_id: int, known: Known, start: int, num_tokens: int) -> ScoredTokens | None:
+        first, end = start + 1, min(start + num_tokens + 1, known.num_prompt_tokens)
+        if not known.is_scored or first >= end:
+            return None
+        scores = tuple(prompt_logprob(known.token_ids, position) for position in range(first, end))
+        return ScoredTokens(sequence_id=sequence_id, attempt=known.attempt, start=first, logprobs=scores)
 
     def _slot(self, known: Known, position: int) -> int:
         page_size = self.info.limits.page_size

@@ -24,6 +24,10 @@ class FakeSession:
         step.session_id = self.session_id if session_id is None else session_id
         self.outgoing.put_nowait(worker_pb2.AttachResponse(step=step))
 
+    def send_recall(self, step_id: int) -> None:
+        recall = worker_pb2.Recall(session_id=self.session_id, step_id=step_id)
+        self.outgoing.put_nowait(worker_pb2.AttachResponse(recall=recall))
+
     def send_drain(self) -> None:
         self.outgoing.put_nowait(worker_pb2.AttachResponse(drain=worker_pb2.Drain(session_id=self.session_id)))
 

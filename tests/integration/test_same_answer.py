@@ -1,7 +1,8 @@
 """The same question has the same answer: the real scheduler loop over the real engine, in one thread.
 
 Each request is asked alone first. Then it is asked in company, in chunks, behind a cached prefix, with so few pages that it is
-preempted, after its worker was lost, and resumed from the middle. Tokens and log-probabilities must be the same bits.
+preempted, after its worker was lost, and resumed from the middle; and where it was alone each step was planned, but in company the
+worker goes on by itself whenever nobody waits. Tokens and log-probabilities must be the same bits.
 """
 
 from collections import defaultdict
@@ -26,6 +27,7 @@ from tests.fakes.tiny_model import write_tiny_gguf
 from worker.engine import Engine
 from worker.kernels.select import select_kernels
 from worker.kv_memory import KVMemory
+from worker.lease import Lease
 from worker.models.decoder import DecoderModel
 from worker.models.registry import load_model
 from worker.step_messages import result_to_proto, step_from_proto
@@ -46,15 +48,30 @@ class EngineLink:
         kv = KVMemory(layers=layers, page_size=PAGE, num_pages=info.limits.num_pages, num_bytes=0)
         self._engine = Engine(decoder, kv, config.vocab_size, ())
         self.queue: list[worker_pb2.Step] = []
+        """The first of them stays until all its steps have run."""
+        self._lease: Lease | None = None
+        self._recalled_step_id = 0
+        self.num_recalled = 0
+        """Leases that ended early."""
 
     def send_step(self, plan: StepPlan) -> None:
         self.queue.append(convert.plan_to_proto(plan, 1))
+
+    def send_recall(self, step_id: int) -> None:
+        self._recalled_step_id = step_id
 
     def send_drain(self) -> None:
         self.queue.clear()
 
     def run_step(self) -> worker_pb2.StepResult:
-        return result_to_proto(self._engine.run_step(step_from_proto(self.queue.pop(0))), 1)
+        lease = self._lease = self._lease or Lease(step_from_proto(self.queue[0]))
+        result = self._engine.run_step(lease.step)
+        next_is_last = lease.go_on(result, is_recalled=self._recalled_step_id == self.queue[0].step_id)
+        self.num_recalled += next_is_last
+        if lease.is_over:
+            self._lease = None
+            self.queue.pop(0)
+        return result_to_proto(result, 1, next_is_last=next_is_last)
 
 
 @dataclass
@@ -64,11 +81,11 @@ class Answer:
 
 
 class System:
-    def __init__(self, decoder: DecoderModel, **limits: Any) -> None:
+    def __init__(self, decoder: DecoderModel, *, max_lease_steps: int = 8, **limits: Any) -> None:
         limits = {"num_pages": 512, "max_step_tokens": 256, "max_step_sequences": 32, "vocab_size": 259} | limits
         self.info = worker_info(page_size=PAGE, max_model_len=256, **limits)
         self.clock, self.client = FakeClock(), RecordingClient()
-        self.loop = SchedulerLoop(self.clock)
+        self.loop = SchedulerLoop(self.clock, max_lease_steps=max_lease_steps)
         self._decoder = decoder
         self.attach()
 
@@ -141,7 +158,7 @@ def alone(decoder: DecoderModel) -> dict[tuple[str, int], Answer]:
     """Each question on a system of its own."""
     answers: dict[tuple[str, int], Answer] = {}
     for name in SAMPLINGS:
-        answers |= System(decoder).ask(question(name))
+        answers |= System(decoder, max_lease_steps=1).ask(question(name))
     assert len({tuple(answer.token_ids) for answer in answers.values()}) == len(answers) - 1, (
         "only greedy samples agree"
     )
@@ -160,9 +177,9 @@ def test_in_company(decoder: DecoderModel, alone: dict[tuple[str, int], Answer])
     system.run(3)
     system.submit(*map(question, SAMPLINGS))
     system.run(4)
-    assert_same(
-        system.ask(*[replace(each, request_id="late " + each.request_id) for each in strangers(3)]), alone, *SAMPLINGS
-    )
+    late = [replace(each, request_id="late " + each.request_id) for each in strangers(3)]
+    assert_same(system.ask(*late), alone, *SAMPLINGS)
+    assert system.link.num_recalled
 
 
 @pytest.mark.parametrize("max_step_tokens", [1, 5, 16])

@@ -15,6 +15,9 @@ from pagoda.grpc_channel import open_channel
 from protos.v1 import inference_pb2, inference_pb2_grpc, types_pb2, worker_pb2, worker_pb2_grpc
 from scheduler.inference_service import SERVICE_NAME
 from scheduler.loop import SchedulerLoop
+from scheduler.worker_service import StreamLink
+from scheduler.worker_state import StepPlan
+from tests.fakes.engine import continuation
 from tests.fakes.scheduler_process import instant_worker, scheduler, scheduler_and_worker, wait_until_ready
 from tests.fakes.worker import fake_worker_link
 
@@ -79,6 +82,30 @@ async def test_one_session_message_carries_the_step_of_all_its_requests(tmp_path
             num_finished += sum(event.HasField("finished") for event in message.events)
         session.cancel()
     assert largest >= 8
+
+
+async def test_workers_go_on_by_themselves_until_somebody_comes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plans: list[StepPlan] = []
+    send_step = StreamLink.send_step
+
+    def recorded(link: StreamLink, plan: StepPlan) -> None:
+        plans.append(plan)
+        send_step(link, plan)
+
+    monkeypatch.setattr(StreamLink, "send_step", recorded)
+    async with scheduler_and_worker(tmp_path) as (address, _), open_channel(address) as channel:
+        stub = inference_pb2_grpc.InferenceServiceStub(channel)
+        first, _ = await collect(stub.Generate(generate_request("alone", max_tokens=400)))
+        assert len(plans) < 60
+        long = aiter(stub.Generate(generate_request("long", prompt=(9, 8, 7), max_tokens=400)))
+        begun = [await anext(long) for _ in range(20)]
+        for number in range(5):
+            again, _ = await collect(stub.Generate(generate_request(str(number), max_tokens=7 * number + 1)))
+            assert again == first[: len(again)]
+        events = [*begun, *[event async for event in long]]
+    assert [token for event in events for token in event.tokens.token_ids] == continuation([9, 8, 7], 400)
 
 
 async def test_a_refused_request_does_not_disturb_its_session(tmp_path: Path) -> None:

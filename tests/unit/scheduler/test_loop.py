@@ -29,9 +29,9 @@ from tests.fakes.plan_worker import EOS, PlanWorker, expected_output, prompt_log
 class System:
     """A loop, a clock, one client, and workers whose steps run when a test says so."""
 
-    def __init__(self, **limits: int) -> None:
+    def __init__(self, *, max_lease_steps: int = 1, **limits: int) -> None:
         self.clock = FakeClock()
-        self.loop = SchedulerLoop(self.clock, max_waiting=8, worker_grace_s=30.0)
+        self.loop = SchedulerLoop(self.clock, max_waiting=8, worker_grace_s=30.0, max_lease_steps=max_lease_steps)
         self.client = RecordingClient()
         self.limits = limits
         self.fakes: dict[AttachedWorker, PlanWorker] = {}

@@ -53,7 +53,9 @@ def make(pool: PagePool, given: Given, arrival: int) -> Sequence:
 
 
 def describe(decision: StepDecision, names: dict[int, str]) -> str:
-    """ "a 0+8 s" computes tokens 0..7 of a and samples; "a!" preempts it; "a#" ends it; "(a 4)" took 4 tokens from the cache."""
+    """ "a 0+8 s" computes tokens 0..7 of a and samples; "a!" preempts it; "a#" ends it; "(a 4)" took 4 tokens from the cache;
+    "a 7+1 s *4" leases it 4 steps.
+    """
     words = [f"{names[s.sequence_id]}!" for s in decision.preempted]
     words += [f"{names[s.sequence_id]}#" for s in decision.outgrown]
     words += [
@@ -61,6 +63,7 @@ def describe(decision: StepDecision, names: dict[int, str]) -> str:
     ]
     for chunk in decision.chunks:
         words.append(f"{names[chunk.sequence.sequence_id]} {chunk.start}+{chunk.num_tokens}{' s' * chunk.sample}")
+        words[-1] += f" *{chunk.num_steps}" * (chunk.num_steps > 1)
     return ", ".join(words)
 
 
@@ -76,6 +79,7 @@ class Case:
     budget: int = 16
     sequences: int = 8
     watermark: int = 0
+    lease: int = 1
 
 
 CASES = [
@@ -196,6 +200,40 @@ CASES = [
         cached=[Given("x", 8)],
         pages=6,
     ),
+    Case(
+        "when nobody waits and all decode, they go on by themselves",
+        "a 5+1 s *8, b 9+1 s *8",
+        running=[Given("a", 6, computed=5), Given("b", 9, computed=9, sampling=1, first_token=100)],
+        lease=8,
+    ),
+    Case(
+        "each as far as its longest length, and not at all once its last token is being sampled",
+        "a 5+1 s, b 5+1 s *3",
+        running=[
+            Given("a", 6, computed=5, max_length=7),
+            Given("b", 6, computed=5, max_length=9, first_token=100),
+            Given("c", 6, computed=6, sampling=1, max_length=7, first_token=200),
+        ],
+        lease=8,
+    ),
+    Case("not beside a prompt", "b 5+1 s, a 0+4 s", running=[Given("a", 4), Given("b", 6, computed=5)], lease=8),
+    Case(
+        "not while somebody waits, even if there is no room for him",
+        "a 5+1 s",
+        running=[Given("a", 6, computed=5)],
+        waiting=[Given("b", 4, first_token=100)],
+        sequences=1,
+        lease=8,
+    ),
+    Case(
+        "not when the budget leaves somebody out",
+        "a 5+1 s",
+        running=[Given("a", 6, computed=5), Given("b", 6, computed=5, first_token=100)],
+        budget=1,
+        lease=8,
+    ),
+    Case("as far as the pages reach", "a 5+1 s *4", running=[Given("a", 6, computed=5)], pages=3, lease=8),
+    Case("and without the watermark", "a 5+1 s *2", running=[Given("a", 6, computed=5)], pages=3, watermark=1, lease=8),
 ]
 
 
@@ -211,7 +249,12 @@ def test_plan_step(case: Case) -> None:
     waiting = [make(pool, given, 200 + arrival) for arrival, given in enumerate(case.waiting)]
     names = {100 + index: given.name for index, given in enumerate(case.running)}
     names |= {200 + index: given.name for index, given in enumerate(case.waiting)}
-    limits = StepLimits(max_step_tokens=case.budget, max_step_sequences=case.sequences, watermark_pages=case.watermark)
+    limits = StepLimits(
+        max_step_tokens=case.budget,
+        max_step_sequences=case.sequences,
+        watermark_pages=case.watermark,
+        max_lease_steps=case.lease,
+    )
     before = (pool.num_free, pool.num_cached, pool.num_used)
     decision = plan_step(running, waiting, pool, limits)
     assert describe(decision, names) == case.expected

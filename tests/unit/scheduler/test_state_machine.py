@@ -41,8 +41,14 @@ class Asked:
 
 
 class SchedulerMachine(RuleBasedStateMachine):
-    @initialize(num_pages=st.integers(7, 24), step_tokens=st.integers(1, 24), step_sequences=st.integers(1, 5))
-    def make(self, num_pages: int, step_tokens: int, step_sequences: int) -> None:
+    @initialize(
+        num_pages=st.integers(7, 24),
+        step_tokens=st.integers(1, 24),
+        step_sequences=st.integers(1, 5),
+        lease_steps=st.integers(1, 9),
+        recall_delay=st.integers(0, 3),
+    )
+    def make(self, num_pages: int, step_tokens: int, step_sequences: int, lease_steps: int, recall_delay: int) -> None:
         self.limits = {
             "num_pages": num_pages,
             "max_step_tokens": step_tokens,
@@ -51,7 +57,8 @@ class SchedulerMachine(RuleBasedStateMachine):
             "vocab_size": VOCAB,
         }
         self.clock = FakeClock()
-        self.loop = SchedulerLoop(self.clock)
+        self.loop = SchedulerLoop(self.clock, max_lease_steps=lease_steps)
+        self.recall_delay = recall_delay
         self.client = RecordingClient()
         self.asked: dict[str, Asked] = {}
         self.left: set[str] = set()
@@ -63,7 +70,7 @@ class SchedulerMachine(RuleBasedStateMachine):
     @rule(worker_id=st.sampled_from(["w0", "w1"]))
     def attach(self, worker_id: str) -> None:
         """A worker opens a stream, perhaps while the scheduler still believes in its old one."""
-        fake = PlanWorker(worker_info(worker_id, **self.limits))
+        fake = PlanWorker(worker_info(worker_id, **self.limits), recall_delay=self.recall_delay)
         old = self.loop.workers.get(worker_id)
         worker = self.loop.attach(fake.info, fake)
         if old is not None:
@@ -80,7 +87,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         for _ in range(min(num_more_steps, len(fake.queue))):
             fake.run_step()
         fake.lose_stream()
-        again = PlanWorker(fake.info, fake.memory)
+        again = PlanWorker(fake.info, fake.memory, self.recall_delay)
         self.workers[self.loop.attach(again.info, again, tuple(again.memory.names.items()))] = again
         self.clock.run_soon()
 
@@ -176,6 +183,7 @@ class SchedulerMachine(RuleBasedStateMachine):
             held = {page for sequence in worker.running for page in sequence.block_table}
             assert worker.pool.num_used == len(held), "a page is used by nobody"
             assert len(worker.in_flight) <= 2
+            assert worker.lease is None or len(worker.in_flight) == 2, "a lease, and yet the worker may have to wait"
             names = self.workers[worker].memory.names
             assert len(set(names.values())) == len(names), "two pages are said to hold the same block"
             assert sum(step.num_tokens for step in worker.in_flight) <= 2 * self.limits["max_step_tokens"]

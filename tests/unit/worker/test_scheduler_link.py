@@ -234,6 +234,61 @@ async def test_stop_answers_the_running_step_and_leaves(scheduler: FakeScheduler
     assert engine.events == ["step 1", "reset"]
 
 
+def lease(step_id: int, num_steps: int) -> worker_pb2.Step:
+    batch = worker_pb2.DecodeBatch(sequence_ids=[1], starts=[3], num_steps=[num_steps])
+    return step(step_id, decode_batch=batch, max_steps=num_steps)
+
+
+async def test_a_lease_is_answered_step_by_step(scheduler: FakeScheduler, address: str) -> None:
+    async with attached(FakeEngine(num_pages=4), address):
+        session = await scheduler.sessions.get()
+        session.send_step(first_step([5, 6, 7]))
+        session.send_step(lease(2, num_steps=4))
+        session.send_step(decode_step(6, start=7))
+        results = [await session.result() for _ in range(6)]
+    assert [result.step_id for result in results] == [1, 2, 3, 4, 5, 6]
+    assert not any(result.next_is_last for result in results)
+    tokens = [token for result in results for token in result.sampled_batch.token_ids]
+    assert tokens == continuation([5, 6, 7], 6)
+
+
+async def test_a_recalled_lease_ends_one_step_behind_the_result_that_says_so(
+    scheduler: FakeScheduler, address: str
+) -> None:
+    engine = HeldEngine()
+    async with attached(engine, address):
+        session = await scheduler.sessions.get()
+        session.send_step(lease(1, num_steps=8))
+        assert await engine.begun.get() == 1
+        session.send_recall(1)
+        # The worker reads in order: what came before the other session's message has arrived once that is warned of.
+        with awaiting_log("message of another session ignored", logging.WARNING) as warned:
+            session.send_step(step(9), session_id=session.session_id + 1)
+            await warned.wait()
+        engine.release()
+        assert (await session.result()).next_is_last
+        session.send_step(step(3))
+        for step_id in (2, 3):
+            assert await engine.begun.get() == step_id
+            engine.release()
+            result = await session.result()
+            assert (result.step_id, result.next_is_last) == (step_id, False)
+
+
+async def test_a_lease_of_an_ended_stream_stops_behind_the_running_step(address: str) -> None:
+    engine, scheduler = HeldEngine(), FakeScheduler()
+    async with serving(scheduler, address):
+        link = SchedulerLink(engine, HELLO, [address])
+        running = asyncio.create_task(link.run())
+        session = await scheduler.sessions.get()
+        session.send_step(lease(1, num_steps=8))
+        await engine.begun.get()
+        link.stop()
+        engine.release()
+        await running
+    assert engine.events == ["step 1", "reset"]
+
+
 async def test_it_waits_for_a_scheduler_and_says_so_once(address: str, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, logger="worker")
     scheduler = FakeScheduler()
