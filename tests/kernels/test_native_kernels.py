@@ -43,6 +43,29 @@ def test_linear(rows: int, inner: int, outer: int) -> None:
         assert same_bits(result, TWIN.linear(x_TI, TWIN.pack_linear(weight_OI, bias_O)))
 
 
+@pytest.mark.parametrize("rows", ROWS)
+@pytest.mark.parametrize("inner", [2065, 5000])
+def test_linear_with_activations_in_parts(rows: int, inner: int) -> None:
+    """Weights that are all large, so that products of whole activations would not fit."""
+    x_TI, weight_OI, bias_O = hard_rows(rows, inner), random(77, inner, seed=1).sign(), random(77)
+    result = NATIVE.linear(x_TI, NATIVE.pack_linear(weight_OI, bias_O))
+    assert same_bits(result, TWIN.linear(x_TI, TWIN.pack_linear(weight_OI, bias_O)))
+
+
+def test_linear_with_more_panels_than_a_tile() -> None:
+    x_TI, weight_OI = hard_rows(9, 5000), random(430, 5000, seed=1)
+    assert same_bits(NATIVE.linear(x_TI, NATIVE.pack_linear(weight_OI)), TWIN.linear(x_TI, TWIN.pack_linear(weight_OI)))
+
+
+@pytest.mark.parametrize("last", [15, 16])
+def test_the_largest_whole_sums(last: int) -> None:
+    """An output's weights add up to one less than the bound of panels.c, and to the bound."""
+    x_TI, weight_OI = torch.ones(2, 2065), torch.full((17, 2065), 127.0)
+    x_TI[1], weight_OI[1::2], weight_OI[:, -1] = -1.0, -127.0, last
+    result = NATIVE.linear(x_TI, NATIVE.pack_linear(weight_OI))
+    assert same_bits(result, TWIN.linear(x_TI, TWIN.pack_linear(weight_OI)))
+
+
 @pytest.mark.parametrize("inner", [2064, 2065, 1 << 17])
 def test_the_largest_sums(inner: int) -> None:
     """All activations and weights at the end of their range: the budgets of linear.c, used up."""

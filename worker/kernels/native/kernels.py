@@ -18,6 +18,7 @@ from worker.kernels.integer import GELU_CUBE, GELU_INNER, IntegerKernels, Intege
 from worker.kernels.integer_attention import IntegerKV
 from worker.kernels.interface import Forward, LayerKV, LinearWeight
 from worker.kernels.native.attention_step import AttentionShape
+from worker.kernels.native.huge_pages import HugePages
 from worker.kernels.native.launcher import Eager, Launcher
 from worker.kernels.native.library import (
     ActivationCall,
@@ -37,7 +38,7 @@ GELU_FACTOR = -2 * LOG2_E * GELU_INNER
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Panels:
-    """An int8 matrix in the order in which source/linear.c reads it."""
+    """An int8 matrix in the order in which source/linear.c reads it, see source/panels.h."""
 
     weights: torch.Tensor
     num_out: int
@@ -49,6 +50,7 @@ class NativeIntegerKernels(IntegerKernels):
         super().__init__()
         self._library = library
         self._launcher: Launcher = Eager(library)
+        self._memory = HugePages()
 
     def prepare(self, forward: Forward) -> Forward:
         """Recorded at the first step over some KV memory."""
@@ -72,11 +74,9 @@ class NativeIntegerKernels(IntegerKernels):
 
     def _pack(self, integers_OI: torch.Tensor) -> Panels:
         num_out, num_in = integers_OI.shape
-        width, padded_in = self._library.panel_width(), num_in + num_in % 2
-        weights = torch.empty(-(-num_out // width) * width * padded_in, dtype=torch.int8)
-        self._library.pack_panels(integers_OI.data_ptr(), weights.data_ptr(), num_out, num_in)
-        scratch_per_token = self._library.linear_parts(num_in) * padded_in
-        return Panels(weights=weights, num_out=num_out, scratch_per_token=scratch_per_token)
+        weights = self._memory.take(self._library.matrix_bytes(num_out, num_in))
+        self._library.pack_matrix(integers_OI.data_ptr(), weights.data_ptr(), num_out, num_in)
+        return Panels(weights=weights, num_out=num_out, scratch_per_token=self._library.linear_scratch(num_in))
 
     def linear(self, x_TI: torch.Tensor, weight: LinearWeight) -> torch.Tensor:
         assert isinstance(weight, IntegerLinear)

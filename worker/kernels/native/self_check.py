@@ -11,7 +11,7 @@ from worker.kernels.integer_attention import IntegerKV
 NUM_HEADS, NUM_KV_HEADS, HEAD_SIZE = 6, 2, 72
 PAGE_SIZE, NUM_PAGES = 5, 24
 LONG_INNER = 2101
-"""Too long for one product of whole activations."""
+"""Too long for one product of whole activations, if all weights are as large as they get."""
 
 
 def find_difference(kernels: IntegerKernels, twin: IntegerKernels) -> str | None:
@@ -31,7 +31,8 @@ def _results(kernels: IntegerKernels) -> Iterator[tuple[str, torch.Tensor]]:
 
     for num_tokens, inner in ((1, 64), (9, 77), (3, LONG_INNER)):
         x_TI = random(num_tokens, inner) * 3
-        yield "linear", kernels.linear(x_TI, kernels.pack_linear(random(37, inner), random(37)))
+        for weight_OI in (random(37, inner), random(37, inner).sign()):
+            yield "linear", kernels.linear(x_TI, kernels.pack_linear(weight_OI, random(37)))
         yield "rms_norm", kernels.rms_norm(x_TI, random(inner), 1e-5)
     gate_up_TI = random(5, 2 * 1201) * 20
     yield "silu_mul", kernels.silu_mul(gate_up_TI)

@@ -9,6 +9,7 @@
 #include <string.h>
 
 #define INLINE static inline __attribute__((always_inline))
+#define APART __attribute__((noinline))
 
 static const float TINY = 1e-20f;
 static const float LOG2_E = 1.4426950408889634f;

@@ -22,6 +22,9 @@ INLINE vector repeat_pair(const int16_t *x) {
     return _mm512_set1_epi32(pair);
 }
 INLINE void store_sums(int32_t *out, vector sums) { _mm512_storeu_si512(out, sums); }
+INLINE vector load_sums(const int32_t *x) { return _mm512_loadu_si512(x); }
+INLINE vector repeat_sum(int32_t x) { return _mm512_set1_epi32(x); }
+INLINE vector add_sums(vector a, vector b) { return _mm512_add_epi32(a, b); }
 
 #elif defined(__AVX2__)
 #include <immintrin.h>
@@ -37,6 +40,9 @@ INLINE vector repeat_pair(const int16_t *x) {
     return _mm256_set1_epi32(pair);
 }
 INLINE void store_sums(int32_t *out, vector sums) { _mm256_storeu_si256((void *)out, sums); }
+INLINE vector load_sums(const int32_t *x) { return _mm256_loadu_si256((const void *)x); }
+INLINE vector repeat_sum(int32_t x) { return _mm256_set1_epi32(x); }
+INLINE vector add_sums(vector a, vector b) { return _mm256_add_epi32(a, b); }
 
 #else
 #define LANES 8
@@ -64,6 +70,35 @@ INLINE vector repeat_pair(const int16_t *x) {
     return pairs;
 }
 INLINE void store_sums(int32_t *out, vector sums) { memcpy(out, sums.lane, sizeof sums.lane); }
+INLINE vector load_sums(const int32_t *x) {
+    vector sums;
+    memcpy(sums.lane, x, sizeof sums.lane);
+    return sums;
+}
+INLINE vector repeat_sum(int32_t x) {
+    vector sums;
+    for (int i = 0; i < LANES; i++) sums.lane[i] = x;
+    return sums;
+}
+INLINE vector add_sums(vector a, vector b) {
+    for (int i = 0; i < LANES; i++) a.lane[i] += b.lane[i];
+    return a;
+}
 #endif
+
+/* The floats nearest to sums, and arithmetic with them lane by lane. */
+typedef float floats __attribute__((vector_size(4 * LANES)));
+
+INLINE floats to_floats(vector sums) {
+    int32_t __attribute__((vector_size(4 * LANES))) lanes;
+    memcpy(&lanes, &sums, sizeof lanes);
+    return __builtin_convertvector(lanes, floats);
+}
+INLINE floats load_floats(const float *x) {
+    floats lanes;
+    memcpy(&lanes, x, sizeof lanes);
+    return lanes;
+}
+INLINE void store_floats(float *out, floats lanes) { memcpy(out, &lanes, sizeof lanes); }
 
 #endif
