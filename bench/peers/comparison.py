@@ -23,6 +23,8 @@ class Measurement:
     round_number: int = 0
     result: Result | None = None
     of_roofline: float | None = None
+    used_by_others: float | None = None
+    """Share of the machine that was busy just before, when the server waited for the row."""
     failure: str | None = None
 
 
@@ -46,6 +48,11 @@ class Comparison:
     @property
     def row_names(self) -> list[str]:
         return list(dict.fromkeys(measurement.row for measurement in self.measurements))
+
+    @property
+    def used_by_others(self) -> float:
+        """At worst. Servers that wait for each other's threads lose most on a machine that is not theirs."""
+        return max((one.used_by_others for one in self.measurements if one.used_by_others is not None), default=0.0)
 
     def cell(self, row: str, server: str) -> Measurement | None:
         """The round in the middle by throughput; a failure only if no round has a result."""

@@ -14,6 +14,7 @@ def render(comparison: Comparison, ceilings: Ceilings, *, title: str, made_by: s
         f"Made by `{made_by}`: the same requests to each server, one server after the other.",
         f"![Output tokens per second]({plot})",
         _explain(ceilings),
+        f"Between a server's warm-up and a row, other processes used at most {comparison.used_by_others:.0%} of the machine.",
         _summary(comparison),
         "## Servers",
         _servers(comparison),

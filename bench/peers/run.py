@@ -14,6 +14,7 @@ from itertools import groupby
 from pathlib import Path
 
 import httpx
+import psutil
 
 from bench.client import LoadShape, OpenAIClient, run_load
 from bench.peers.comparison import Measurement, Standing
@@ -25,7 +26,9 @@ from bench.peers.serving import Launch, ServerProcess
 from bench.processes import free_port
 from bench.quality.llama_cpp import LlamaCppError
 from bench.report import Result, summarize
-from bench.workloads import PlannedRequest, Vocabulary
+from bench.workloads import Vocabulary, Workload
+
+QUIET_CHECK_S = 0.5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,19 +44,22 @@ class Course:
 def measure(contestant: Contestant, course: Course, round_number: int) -> Iterator[Measurement]:
     """One measurement per row. Neighbouring rows that want the same server share it."""
     for launch, group in groupby(course.rows, contestant.launch):
-        rows = list(group)
+        left = list(group)
         try:
             with running(launch, contestant, course) as base_url:
-                for row in rows:
-                    yield _measurement(contestant, row, round_number, base_url, course)
+                while left:
+                    yield _measurement(contestant, left[0], round_number, base_url, course)
+                    left.pop(0)
         except (PeerError, httpx.HTTPError) as error:
             say(f"{contestant.name}: {error}")
-            for row in rows:
+            for row in left:
                 yield Measurement(row=row.name, server=contestant.name, round_number=round_number, failure=str(error))
 
 
 def _measurement(contestant: Contestant, row: Row, round_number: int, base_url: str, course: Course) -> Measurement:
-    result = asyncio.run(_send(base_url, row, round_number))
+    asyncio.run(_send(base_url, row.warm_up(round_number), row))
+    used_by_others = psutil.cpu_percent(interval=QUIET_CHECK_S) / 100
+    result = asyncio.run(_send(base_url, row.in_round(round_number), row))
     best = best_tokens_per_s(row, course.model, contestant.bytes_per_weight, course.ceilings)
     say(f"{contestant.name}: {row.name}: {result.output_tokens_per_s:.1f} tok/s")
     return Measurement(
@@ -62,6 +68,7 @@ def _measurement(contestant: Contestant, row: Row, round_number: int, base_url: 
         round_number=round_number,
         result=result,
         of_roofline=result.output_tokens_per_s / best,
+        used_by_others=used_by_others,
     )
 
 
@@ -94,13 +101,9 @@ def running(launch: Launch, contestant: Contestant, course: Course) -> Iterator[
         server.stop()
 
 
-async def _send(base_url: str, row: Row, round_number: int) -> Result:
-    vocabulary = Vocabulary()
+async def _send(base_url: str, workload: Workload, row: Row) -> Result:
     async with OpenAIClient(base_url) as client:
-        shape = LoadShape(concurrency=row.concurrency)
-        await run_load(client, row.warm_up(round_number).requests(vocabulary), shape)
-        requests: list[PlannedRequest] = row.in_round(round_number).requests(vocabulary)
-        outcomes = await run_load(client, requests, shape)
+        outcomes = await run_load(client, workload.requests(Vocabulary()), LoadShape(concurrency=row.concurrency))
     return summarize(row.name, row.concurrency, None, outcomes)
 
 

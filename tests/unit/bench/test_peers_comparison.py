@@ -40,7 +40,12 @@ def result(tokens_per_s: float, *, num_errors: int = 0) -> Result:
 
 def measured(server: str, tokens_per_s: float, *, row: str = "alone", round_number: int = 0) -> Measurement:
     return Measurement(
-        row=row, server=server, round_number=round_number, result=result(tokens_per_s), of_roofline=tokens_per_s / 200
+        row=row,
+        server=server,
+        round_number=round_number,
+        result=result(tokens_per_s),
+        of_roofline=tokens_per_s / 200,
+        used_by_others=tokens_per_s / 1000,
     )
 
 
@@ -95,6 +100,7 @@ def test_the_page_has_every_server_in_every_row_ahead_or_behind() -> None:
     assert "| good | it ended with status 1: Illegal / instruction |" in busy
     assert "| alone | good | 1.50 |" in page and "| busy | – | – |" in page
     assert "pip install failed: no compiler" in page
+    assert "other processes used at most 30% of the machine" in page
 
 
 def test_errors_are_in_the_page_with_the_first_ones_words() -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import typer
 
-from bench.peers import command, installation, vllm_cpu
+from bench.peers import command, installation, run, vllm_cpu
 from bench.peers.comparison import Comparison
 from bench.peers.contestant import Contestant, Grounds
 from bench.peers.errors import PeerError
@@ -22,7 +22,9 @@ from bench.peers.serving import Launch
 ALONE, EIGHT, *_ = rows(scale=0)
 
 SERVER = """
-import http.server, json, sys
+import http.server, json, os, sys
+
+answers = iter(range(NUM_ANSWERS))
 
 class Handler(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
@@ -38,6 +40,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.answer(json.dumps({"data": [{"id": "stub"}]}).encode())
 
     def do_POST(self):
+        if next(answers, None) is None:
+            os._exit(1)
         self.rfile.read(int(self.headers["Content-Length"]))
         usage = {"prompt_tokens": 128, "completion_tokens": 64}
         events = [{"choices": [{"text": "a"}]}, {"choices": [{"text": "b"}]}, {"choices": [], "usage": usage}]
@@ -49,12 +53,21 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
 http.server.ThreadingHTTPServer(("127.0.0.1", int(sys.argv[-1])), Handler).serve_forever()
 """
-"""An OpenAI server that has one answer."""
+"""An OpenAI server that has one answer, and ends after it has given it so often."""
+
+
+def server(num_answers: int = 1000) -> str:
+    return SERVER.replace("NUM_ANSWERS", str(num_answers))
 
 
 def contestant(code: str, perplexity: Callable[[str], float] = lambda base_url: 12.5) -> Contestant:
     launch = Launch(command=(sys.executable, "-c", code), ready_path="/health")
     return Contestant(name="stub", bytes_per_weight=1.0, launch=lambda row: launch, perplexity=perplexity)
+
+
+@pytest.fixture(autouse=True)
+def _hurry(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run, "QUIET_CHECK_S", 0.02)
 
 
 def course(logs: Path, *of: Row) -> Course:
@@ -64,11 +77,12 @@ def course(logs: Path, *of: Row) -> Course:
 
 
 def test_a_server_is_measured_in_each_row_and_scored(tmp_path: Path) -> None:
-    one, two = measure(contestant(SERVER), course(tmp_path, ALONE, EIGHT), round_number=1)
+    one, two = measure(contestant(server()), course(tmp_path, ALONE, EIGHT), round_number=1)
     assert (one.row, two.row, one.round_number) == (ALONE.name, EIGHT.name, 1)
     assert two.result is not None and (two.result.num_requests, two.result.num_errors) == (8, 0)
     assert one.of_roofline is not None and one.of_roofline > 0
-    standing = score(contestant(SERVER), course(tmp_path, ALONE))
+    assert one.used_by_others is not None and 0 <= one.used_by_others <= 1
+    standing = score(contestant(server()), course(tmp_path, ALONE))
     assert (standing.perplexity, standing.failure) == (12.5, None)
 
 
@@ -80,11 +94,17 @@ def test_a_server_that_does_not_start_fails_in_each_row_with_its_words(tmp_path:
     assert "Illegal instruction" in (score(broken, course(tmp_path, ALONE)).failure or "")
 
 
+def test_a_server_that_dies_keeps_the_rows_it_had(tmp_path: Path) -> None:
+    one, two = measure(contestant(server(num_answers=2)), course(tmp_path, ALONE, EIGHT), round_number=0)
+    assert one.result is not None and one.failure is None
+    assert two.result is None and two.failure
+
+
 def test_a_server_that_cannot_be_scored_keeps_its_speed(tmp_path: Path) -> None:
     def fails(base_url: str) -> float:
         raise PeerError("no log-probabilities")
 
-    standing = score(contestant(SERVER, fails), course(tmp_path, ALONE))
+    standing = score(contestant(server(), fails), course(tmp_path, ALONE))
     assert standing.perplexity is None and standing.failure == "PeerError: no log-probabilities"
 
 
