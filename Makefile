@@ -54,8 +54,11 @@ check-protos: $(VENV)/.dev-installed ## Fail if the generated Python is not what
 docs: $(VENV)/.dev-installed ## Generate the pages of docs/ that are made from the code.
 	$(BIN)/python -m gateway.api_fields > docs/api-fields.md
 
-bench: $(VENV)/.dev-installed ## Measure a running server (URL=http://…/v1), or one started for it.
+bench: $(VENV)/.dev-installed ## Measure a running server (URL=http://…/v1), or one started for it and then its tiers.
 	@$(BIN)/python -m bench server $(if $(URL),--url $(URL)) $(ARGS)
+ifeq ($(URL)$(ARGS),)
+	@for what in gateway scheduler shares; do $(BIN)/python -m bench $$what || exit 1; done
+endif
 
 bench-peers: $(VENV)/.dev-installed ## Measure Pagoda beside llama.cpp and vLLM, which are installed into .peers (once, 10 min).
 	@$(BIN)/python -m bench peers $(ARGS)
