@@ -1,6 +1,8 @@
 """`python -m bench peers`: who competes on what, in which order, and where the outcome goes."""
 
 import os
+import signal
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -42,6 +44,8 @@ def peers(
     from bench.peers.ceilings import measure_ceilings  # It needs torch, which takes seconds to load.
 
     names = _known(servers)
+    # Whoever stops the command stops its servers too, also without Ctrl-C.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     stored = ModelStore(default_home()).pull(model, lambda progress: None)
     grounds = Grounds(directory=environments.absolute(), model=stored, num_threads=len(os.sched_getaffinity(0)))
     contestants, absent = gather(names, grounds)

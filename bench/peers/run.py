@@ -85,10 +85,20 @@ def score(contestant: Contestant, course: Course) -> Standing:
     return Standing(
         server=contestant.name,
         bytes_per_weight=contestant.bytes_per_weight,
-        command=shlex.join([f"{name}={value}" for name, value in launch.environment.items()] + [*launch.command]),
+        command=shown(launch),
         perplexity=perplexity if perplexity is None or math.isfinite(perplexity) else None,
         failure=failure,
     )
+
+
+def shown(launch: Launch) -> str:
+    """Its settings as one would type them; of files only the names, since where they lie says nothing to others."""
+    words = [*(f"{name}={_name(value)}" for name, value in launch.environment.items()), *map(_name, launch.command)]
+    return shlex.join(words)
+
+
+def _name(word: str) -> str:
+    return Path(word).name if word.startswith("/") else word
 
 
 @contextmanager

@@ -154,6 +154,12 @@ def test_pips_last_words_are_the_reason(monkeypatch: pytest.MonkeyPatch, tmp_pat
     assert not (tmp_path / installation.STAMP).exists()
 
 
+def test_a_command_is_shown_without_the_places_of_its_files() -> None:
+    command = ("/home/me/.peers/bin/serve", "--model", "/home/me/a model.gguf", "--threads", "2")
+    launch = Launch(command=command, ready_path="/health", environment={"CACHE": "/home/me/.peers/cache"})
+    assert run.shown(launch) == "CACHE=cache serve --model 'a model.gguf' --threads 2"
+
+
 def test_llama_cpp_has_a_slot_for_each_request_with_room_for_the_longest() -> None:
     arguments = server_arguments(EIGHT, num_threads=2)
     assert arguments[arguments.index("--parallel") + 1] == "8"
