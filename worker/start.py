@@ -12,7 +12,7 @@ from protos.v1 import worker_pb2
 from worker.engine import Engine
 from worker.errors import StartError
 from worker.kernels.interface import Kernels
-from worker.kernels.select import select_kernels
+from worker.kernels.select import select_chooser, select_kernels
 from worker.kv_memory import (
     KVMemory,
     allocate_kv_memory,
@@ -39,7 +39,7 @@ def load_worker(settings: WorkerSettings, epoch: int) -> LoadedWorker:
     """Raises StartError or ModelError, with a sentence for the user."""
     model = ModelStore(settings.home).get(settings.model)
     max_model_len = choose_max_model_len(settings.max_model_len, model)
-    kernels = select_kernels(settings.numerics, settings.device, settings.native_directory)
+    kernels = select_kernels(settings.numerics, settings.device, settings.native_directory, settings.kv_dtype)
     decoder = _load_decoder(model, kernels, settings)
     kv = _allocate_pages(kernels, model, settings, max_model_len)
     loaded = worker_pb2.LoadedModel(
@@ -57,7 +57,9 @@ def load_worker(settings: WorkerSettings, epoch: int) -> LoadedWorker:
         kv_bytes=kv.num_bytes,
     )
     hello = worker_pb2.Hello(worker_id=settings.worker_id, epoch=epoch, model=loaded, device=settings.device)
-    return LoadedWorker(engine=Engine(decoder, kv, model.config.vocab_size, model.eos_token_ids), hello=hello)
+    choose = select_chooser(settings.native_directory)
+    engine = Engine(decoder, kv, model.config.vocab_size, model.eos_token_ids, choose)
+    return LoadedWorker(engine=engine, hello=hello)
 
 
 def choose_max_model_len(wanted: int | None, model: Model) -> int:

@@ -29,6 +29,12 @@ KVMemory = Annotated[
     typer.Option("--kv-memory", metavar="SIZE", help="For keys and values, such as 2GiB. (default: automatic)"),
 ]
 Numerics = Annotated[str | None, typer.Option(help="How the worker computes; see docs/numerics.md.")]
+KVDtype = Annotated[
+    str | None,
+    typer.Option(
+        "--kv-dtype", metavar="NAME", help="What keys and values are kept in: int8 halves them. (default: int16)"
+    ),
+]
 Device = Annotated[
     str | None, typer.Option(metavar="NAME", help="What the worker computes on, such as cuda. (default: cpu)")
 ]
@@ -88,6 +94,7 @@ def serve(
     port: Port = 8000,
     kv_memory: KVMemory = None,
     numerics: Numerics = None,
+    kv_dtype: KVDtype = None,
     device: Device = None,
     ollama_port: OllamaPort = None,
     otlp_endpoint: OTLPEndpoint = None,
@@ -106,6 +113,7 @@ def serve(
         home=resolve_home(home),
         kv_memory=kv_memory,
         numerics=numerics,
+        kv_dtype=kv_dtype,
         device=device,
         ollama_port=ollama_port,
         otlp_endpoint=otlp_endpoint,

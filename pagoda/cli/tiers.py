@@ -21,6 +21,7 @@ class ServeOptions:
     home: Path
     kv_memory: str | None = None
     numerics: str | None = None
+    kv_dtype: str | None = None
     device: str | None = None
     ollama_port: int | None = None
     """0 is none; absent is the gateway's own choice."""
@@ -81,6 +82,7 @@ def _worker(options: ServeOptions) -> ChildCommand:
     flags = ["--scheduler", options.scheduler_address, "--model", options.model]
     flags += ["--kv-memory", options.kv_memory] if options.kv_memory else []
     flags += ["--numerics", options.numerics] if options.numerics else []
+    flags += ["--kv-dtype", options.kv_dtype] if options.kv_dtype else []
     flags += ["--device", options.device] if options.device else []
     return _tier("worker", options, flags)
 

@@ -1,5 +1,6 @@
 """The native kernels, built once per test run, for tests that compare them with their twins."""
 
+import ctypes
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -9,21 +10,29 @@ from tempfile import mkdtemp
 import pytest
 import torch
 
+from worker.kernels.integer_attention import DEFAULT_KV_DTYPE, KV_FORMATS
 from worker.kernels.native.build import BuildError, build_library
 from worker.kernels.native.kernels import NativeIntegerKernels
 from worker.kernels.native.library import load_library
 
 
-def native_kernels() -> NativeIntegerKernels:
+def native_kernels(kv_dtype: str = DEFAULT_KV_DTYPE) -> NativeIntegerKernels:
     library = _library()
     if isinstance(library, str):
         pytest.skip(library, allow_module_level=True)
-    return NativeIntegerKernels(load_library(library))
+    return NativeIntegerKernels(load_library(library), KV_FORMATS[kv_dtype])
 
 
 def same_bits(result: torch.Tensor, expected: torch.Tensor) -> bool:
     """Zeros of either sign are the same, and so are NaNs."""
     return result.shape == expected.shape and bool(((result == expected) | (result.isnan() & expected.isnan())).all())
+
+
+def native_library() -> ctypes.CDLL:
+    library = _library()
+    if isinstance(library, str):
+        pytest.skip(library, allow_module_level=True)
+    return load_library(library)
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from tests.kernels.stepping import SteppedModel
 from tests.kernels.tiny_llama import make_llama, save_safetensors
 from worker.kernels.exact_matmul import FloatMatmul
 from worker.kernels.integer import IntegerKernels
+from worker.kernels.integer_attention import KV_FORMATS
 from worker.models.decoder import DecoderModel
 from worker.models.registry import load_model
 
@@ -62,6 +63,17 @@ def test_decoding_beside_a_much_longer_sequence(model: DecoderModel, alone: torc
     stepped = SteppedModel(model, KERNELS)
     stepped.run("long", [i % 131 for i in range(400)])
     parts = [stepped.step([("long", [7]), ("a", [token])])[1] for token in PROMPT]
+    assert torch.equal(torch.cat(parts), alone)
+
+
+def test_int8_keys_and_values(tmp_path: Path) -> None:
+    kernels = IntegerKernels(kv_format=KV_FORMATS["int8"])
+    model = load_model(save_safetensors(make_llama(), tmp_path), kernels)
+    alone = SteppedModel(model, kernels).run("a", PROMPT)
+    stepped = SteppedModel(model, kernels, page_size=5)
+    stepped.shuffle(1)
+    stepped.run("long", [i % 131 for i in range(200)])
+    parts = [stepped.step([("long", [7]), ("a", PROMPT[start : start + 9])])[1] for start in range(0, len(PROMPT), 9)]
     assert torch.equal(torch.cat(parts), alone)
 
 

@@ -37,7 +37,7 @@ def no_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_select_loads_them(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     kernels = select_kernels("integer", "cpu", tmp_path)
     assert isinstance(kernels, NativeIntegerKernels)
-    assert kernels.numerics_id == IntegerKernels.numerics_id
+    assert kernels.numerics_id == IntegerKernels().numerics_id
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
 
 

@@ -9,6 +9,7 @@ Legend as in batch.py, and: Q queries per sequence of a group, L keys of its lon
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from math import lcm
 
 import torch
 
@@ -18,6 +19,8 @@ MAX_GROUP_KEYS = 4096
 """Keys gathered at once for decoding sequences: a few megabytes, which stay in the cache between gather and product."""
 MAX_GROUP_SCORES = 1 << 17
 """Scores of one head held at once for a prefill chunk; bounds memory for long contexts."""
+KEY_BLOCK = 64
+"""What is gathered of a sequence begins and ends at multiples of this many keys, whose weights may then be rounded together."""
 MAX_QUERY_BLOCK = 128
 MIN_QUERY_BLOCK = 8
 
@@ -106,15 +109,15 @@ def _decode_group(
 ) -> AttentionGroup:
     last_S = torch.tensor([batch.context_lens[s] - 1 for s in sequences])
     first_page_S = _first_page(last_S, page_size, window)
-    num_pages = int((last_S // page_size - first_page_S).max()) + 1
-    # Padding may lie beyond the table's end, where any page will do.
-    blocks_SB = (first_page_S[:, None] + torch.arange(num_pages)).clamp_(max=batch.block_tables_SB.shape[1] - 1)
+    num_pages = _whole_blocks(int((last_S // page_size - first_page_S).max()) + 1, page_size)
     return AttentionGroup(
         num_sequences=len(sequences),
         num_queries=1,
         num_keys=num_pages * page_size,
         query_rows=torch.tensor([batch.query_starts[s] for s in sequences]),
-        page_rows=_page_rows(batch.block_tables_SB[torch.tensor(sequences)[:, None], blocks_SB], num_kv_heads),
+        page_rows=_page_rows(
+            _pages(batch.block_tables_SB[torch.tensor(sequences)], first_page_S, num_pages), num_kv_heads
+        ),
         hidden=_hidden(last_S[:, None], first_page_S * page_size, num_pages * page_size, window),
     )
 
@@ -130,23 +133,39 @@ def _prefill_groups(
         block_end = min(block_start + block, end)
         positions_Q = torch.arange(block_start - end, block_end - end) + context_len
         first_page_1 = _first_page(positions_Q[:1], page_size, window)
-        first_page, end_page = int(first_page_1), int(positions_Q[-1]) // page_size + 1
-        num_keys = (end_page - first_page) * page_size
+        num_pages = _whole_blocks(int(positions_Q[-1]) // page_size + 1 - int(first_page_1), page_size)
+        num_keys = num_pages * page_size
         yield AttentionGroup(
             num_sequences=1,
             num_queries=block_end - block_start,
             num_keys=num_keys,
             query_rows=torch.arange(block_start, block_end),
-            page_rows=_page_rows(batch.block_tables_SB[sequence : sequence + 1, first_page:end_page], num_kv_heads),
+            page_rows=_page_rows(
+                _pages(batch.block_tables_SB[sequence : sequence + 1], first_page_1, num_pages), num_kv_heads
+            ),
             hidden=_hidden(positions_Q[None], first_page_1 * page_size, num_keys, window),
         )
 
 
 def _first_page(positions_X: torch.Tensor, page_size: int, window: int | None) -> torch.Tensor:
-    """The first page that holds something the query at this position sees; those before need not be gathered."""
+    """Where a key block begins, with all behind it that the query at this position sees; those before need not be gathered."""
     if window is None:
         return torch.zeros_like(positions_X)
-    return (positions_X - (window - 1)).clamp_(min=0).div_(page_size, rounding_mode="floor")
+    block_pages = _whole_blocks(1, page_size)
+    first_page_X = (positions_X - (window - 1)).clamp_(min=0).div_(page_size, rounding_mode="floor")
+    return first_page_X.div_(block_pages, rounding_mode="floor").mul_(block_pages)
+
+
+def _whole_blocks(num_pages: int, page_size: int) -> int:
+    """At least so many pages, which hold whole key blocks."""
+    block_pages = lcm(page_size, KEY_BLOCK) // page_size
+    return -(-num_pages // block_pages) * block_pages
+
+
+def _pages(tables_SB: torch.Tensor, first_page_S: torch.Tensor, num_pages: int) -> torch.Tensor:
+    """[S, pages]: padding may lie beyond the table's end, where any page will do."""
+    blocks_SB = (first_page_S[:, None] + torch.arange(num_pages)).clamp_(max=tables_SB.shape[1] - 1)
+    return tables_SB.gather(1, blocks_SB)
 
 
 def _hidden(positions_SQ: torch.Tensor, first_key_S: torch.Tensor, num_keys: int, window: int | None) -> torch.Tensor:

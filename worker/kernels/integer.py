@@ -22,7 +22,7 @@ from worker.batch import StepBatch
 from worker.kernels.attention_plan import AttentionPlanner
 from worker.kernels.exact_matmul import MAX_INNER, MAX_WEIGHT, ExactMatmul, select_exact_matmul
 from worker.kernels.fixed_point import LOG2_E, constant, exp2_, round_rows, sqrt_, tanh_
-from worker.kernels.integer_attention import IntegerAttention, IntegerKV, kv_bytes_per_token
+from worker.kernels.integer_attention import DEFAULT_KV_DTYPE, KV_FORMATS, IntegerAttention, IntegerKV, KVFormat
 from worker.kernels.interface import Forward, LayerKV, LinearWeight
 from worker.kernels.scratch import Scratch
 
@@ -52,11 +52,12 @@ class IntegerLinear:
 
 
 class IntegerKernels:
-    numerics_id = "integer-w8a14-kv16-1"
     is_batch_invariant = True
     device = torch.device("cpu")
 
-    def __init__(self, matmul: ExactMatmul | None = None) -> None:
+    def __init__(self, matmul: ExactMatmul | None = None, kv_format: KVFormat = KV_FORMATS[DEFAULT_KV_DTYPE]) -> None:
+        self.numerics_id = f"integer-w8a14-{kv_format.name}-2"
+        self._kv_format = kv_format
         self._matmul = matmul or select_exact_matmul()
         self._scratch = Scratch()
         self._planner = AttentionPlanner()
@@ -139,10 +140,10 @@ class IntegerKernels:
         return torch.cat((rotated_TNH, rest_TNH), dim=-1) if rest_TNH.shape[-1] else rotated_TNH
 
     def allocate_kv(self, num_pages: int, page_size: int, num_kv_heads: int, head_size: int) -> LayerKV:
-        return IntegerKV.allocate(num_pages, page_size, num_kv_heads, head_size)
+        return IntegerKV.allocate(self._kv_format, num_pages, page_size, num_kv_heads, head_size)
 
     def kv_bytes_per_page(self, page_size: int, num_kv_heads: int, head_size: int) -> int:
-        return page_size * num_kv_heads * kv_bytes_per_token(head_size)
+        return page_size * num_kv_heads * self._kv_format.bytes_per_token(head_size)
 
     def write_kv(self, kv: LayerKV, k_TNH: torch.Tensor, v_TNH: torch.Tensor, batch: StepBatch) -> None:
         assert isinstance(kv, IntegerKV)

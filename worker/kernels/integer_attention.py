@@ -1,13 +1,17 @@
-"""Attention of the integer mode: KV memory as int16 with a scale per token and head, exact sums in float64.
+"""Attention of the integer mode: KV memory as integers with a scale per token and head, and sums that are exact.
 
-Budgets, in bits, for head size H and L keys, both sums exact while they stay within float64's 53:
-  scores   query 22 + key 15 + log2 H, so H <= 2^16
-  values   weight 21 + value 15 + log2 L, so L <= 2^17 tokens (MAX_CONTEXT)
-  sum of weights   30 + log2 L
+The weight of a key is its probability times its value's scale. Weights are rounded block by block: in each SUM_LENGTH keys of a
+sequence, counted from its first, to a step that is a power of two, chosen by the largest weight in the block that the query
+sees. So thousands of faint keys beside one that takes nearly all still count, and with few bits: the integers of a block, whose
+steps are FAINTEST_BLOCK powers of two apart at most, are multiples of the finest step that all blocks of the row have.
 
-The weight of a key is its probability times its value's scale, rounded against the largest such weight among the visible
-keys: 21 bits, because thousands of faint keys beside one that takes nearly all must still count. Keys that a query must not
-see, and padding, are exact zeros in all sums, whatever lies in their memory.
+Budgets, in bits, for keys and values of 13 bits and a sign (7 as int8), L keys:
+  products   SUM_LENGTH elements, or keys of a block, of them and of queries or weights of 12 bits (14) fit 32 bits
+  scores     sums of such in float64, so head size H <= 2^24
+  values     13 + 12 (7 + 14) + FAINTEST_BLOCK + log2 L <= 53 in float64, so L <= 2^17 tokens (MAX_CONTEXT)
+  sum of probabilities   24 + log2 L
+
+Keys that a query must not see, and padding, are exact zeros in all sums, whatever lies in their memory.
 
 Legend as in attention_plan.py, and G query heads per KV head.
 """
@@ -18,49 +22,73 @@ from typing import Self
 import numpy as np
 import torch
 
-from worker.kernels.attention_plan import AttentionGroup
+from worker.kernels.attention_plan import KEY_BLOCK, AttentionGroup
 from worker.kernels.fixed_point import LOG2_E, constant, exp2_, round_rows, tanh_
 from worker.kernels.scratch import Scratch
 
-KV_LEVELS = 32767
-QUERY_LEVELS = 1 << 22
-WEIGHT_LEVELS = 1 << 21
-PROBABILITY_LEVELS = 1 << 30
+PROBABILITY_LEVELS = 1 << 24
+SUM_LENGTH = KEY_BLOCK
+"""Keys of a block; and elements of a head whose products a 32-bit sum holds."""
+FAINTEST_BLOCK = 11
+"""A block whose weights are all fainter than 2^-11 of the row's largest has the step of one at 2^-11."""
 MAX_CONTEXT = 1 << 17
 
 
-def kv_bytes_per_token(head_size: int) -> int:
-    """Keys and values of one KV head: int16 each, and a float32 scale."""
-    return 2 * (2 * head_size + 4)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KVFormat:
+    name: str
+    """In the numerics id."""
+    dtype: torch.dtype
+    levels: int
+    factor_levels: int
+    """Of what keys and values are multiplied with: queries, and weights. SUM_LENGTH * levels * factor_levels < 2^31."""
+
+    def bytes_per_token(self, head_size: int) -> int:
+        """Key and value of one KV head, each with a float32 scale."""
+        return 2 * (self.dtype.itemsize * head_size + 4)
+
+
+KV_FORMATS = {
+    "int16": KVFormat(name="kv14", dtype=torch.int16, levels=8191, factor_levels=1 << 12),
+    "int8": KVFormat(name="kv8", dtype=torch.int8, levels=127, factor_levels=1 << 14),
+}
+"""By what a worker is told (`kv_dtype`)."""
+DEFAULT_KV_DTYPE = "int16"
+READ_AHEAD = 16
+"""Elements that native code may read, though not use, behind a row's."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IntegerKV:
     """Laid out [pages, 2 K, P] as attention_plan.py says."""
 
+    format: KVFormat
     page_size: int
     num_kv_heads: int
     head_size: int
     integers: torch.Tensor
-    """int16 [pages * 2 K * P, H]."""
+    """int16 or int8 [pages * 2 K * P, H]."""
     scales: torch.Tensor
     """float32 [pages * 2 K * P]."""
 
     @classmethod
-    def allocate(cls, num_pages: int, page_size: int, num_kv_heads: int, head_size: int) -> Self:
+    def allocate(cls, kv_format: KVFormat, num_pages: int, page_size: int, num_kv_heads: int, head_size: int) -> Self:
         num_rows = num_pages * 2 * num_kv_heads * page_size
+        size = num_rows * head_size
+        # numpy's zeros cost nothing until a page is first written; torch's would touch gigabytes at the start.
+        bytes_ = np.zeros((size + READ_AHEAD) * kv_format.dtype.itemsize, dtype=np.int8)
         return cls(
+            format=kv_format,
             page_size=page_size,
             num_kv_heads=num_kv_heads,
             head_size=head_size,
-            # numpy's zeros cost nothing until a page is first written; torch's would touch gigabytes at the start.
-            integers=torch.from_numpy(np.zeros((num_rows, head_size), dtype=np.int16)),
+            integers=torch.from_numpy(bytes_).view(kv_format.dtype)[:size].view(num_rows, head_size),
             scales=torch.from_numpy(np.zeros(num_rows, dtype=np.float32)),
         )
 
     def write(self, k_TNH: torch.Tensor, v_TNH: torch.Tensor, slot_rows: torch.Tensor) -> None:
-        rounded, scale = round_rows(torch.stack((k_TNH, v_TNH)), KV_LEVELS)
-        self.integers.index_copy_(0, slot_rows, rounded.to(torch.int16).view(-1, self.head_size))
+        rounded, scale = round_rows(torch.stack((k_TNH, v_TNH)), self.format.levels)
+        self.integers.index_copy_(0, slot_rows, rounded.to(self.format.dtype).view(-1, self.head_size))
         self.scales.index_copy_(0, slot_rows, scale.view(-1))
 
 
@@ -79,19 +107,22 @@ class IntegerAttention:
         q_XGH = q_XNH.view(S, Q, K, -1, H).transpose(1, 2).reshape(S * K, -1, H)
         hidden = group.hidden.expand(S, K, Q, q_XGH.shape[1] // Q, -1)
         if logit_cap is None:
-            scores = self._scores(q_XGH, keys, key_scales, scale * LOG2_E)
+            scores = self._scores(q_XGH, keys, key_scales, kv.format, scale * LOG2_E)
         else:
-            scores = tanh_(self._scores(q_XGH, keys, key_scales, scale / logit_cap)).mul_(constant(logit_cap * LOG2_E))
+            scores = tanh_(self._scores(q_XGH, keys, key_scales, kv.format, scale / logit_cap))
+            scores.mul_(constant(logit_cap * LOG2_E))
         # They are powers of two now.
         scores.view(hidden.shape).masked_fill_(hidden, float("-inf"))
-        weights, weight_scale = self._weights(scores, value_scales, hidden)
+        weights, weight_scale = self._weights(scores, value_scales, hidden, kv.format)
         sums = torch.bmm(weights, values, out=self._scratch.take("sums", tuple(q_XGH.shape), torch.float64))
         out = sums.float().mul_(weight_scale).view(S, K, Q, -1, H)
         return out.transpose(1, 2).reshape(q_XNH.shape)
 
-    def _scores(self, q_XGH: torch.Tensor, keys: torch.Tensor, key_scales: torch.Tensor, factor: float) -> torch.Tensor:
+    def _scores(
+        self, q_XGH: torch.Tensor, keys: torch.Tensor, key_scales: torch.Tensor, kv_format: KVFormat, factor: float
+    ) -> torch.Tensor:
         """[S * K, Q * G, L]: query times key times the factor."""
-        queries, query_scale = round_rows(q_XGH, QUERY_LEVELS)
+        queries, query_scale = round_rows(q_XGH, kv_format.factor_levels)
         shape = (*q_XGH.shape[:2], keys.shape[1])
         products = self._scratch.take("products", shape, torch.float64)
         torch.bmm(queries.double(), keys.transpose(1, 2), out=products)
@@ -99,7 +130,7 @@ class IntegerAttention:
         return scores.mul_(query_scale.mul_(constant(factor))).mul_(key_scales)
 
     def _weights(
-        self, scores: torch.Tensor, value_scales: torch.Tensor, hidden: torch.Tensor
+        self, scores: torch.Tensor, value_scales: torch.Tensor, hidden: torch.Tensor, kv_format: KVFormat
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Integers as float64 [S * K, Q * G, L], and the scale [S * K, Q * G, 1] of their sums. Overwrites the scores."""
         probabilities = exp2_(scores.sub_(scores.amax(dim=-1, keepdim=True)))
@@ -112,16 +143,15 @@ class IntegerAttention:
         total = integers.round_().sum(dim=-1, keepdim=True, dtype=torch.float64).mul_(1.0 / PROBABILITY_LEVELS)
         weights = probabilities.mul_(value_scales)
         weights.view(hidden.shape).masked_fill_(hidden, 0.0)
-        scale = weights.amax(dim=-1, keepdim=True).mul_(constant(1.0 / WEIGHT_LEVELS))
-        weights.div_(scale).round_()
+        finest = _round_weights_(weights, kv_format.factor_levels // 2)
         # The products have been read: their memory takes the weights.
         products = self._scratch.take("products", tuple(scores.shape), torch.float64)
-        return products.copy_(weights), scale.div_(total.float())
+        return products.copy_(weights), finest.div_(total.float())
 
     def _gather(self, kv: IntegerKV, group: AttentionGroup) -> torch.Tensor:
         """Keys and values as float64 [2, S * K, L, H]."""
         shape = (group.page_rows.numel(), kv.page_size * kv.head_size)
-        gathered = self._scratch.take("gathered", shape, torch.int16)
+        gathered = self._scratch.take(f"gathered {kv.format.name}", shape, kv.format.dtype)
         torch.index_select(kv.integers.view(-1, shape[1]), 0, group.page_rows, out=gathered)
         floats = self._scratch.take("floats", shape, torch.float64).copy_(gathered)
         return floats.view(2, -1, group.num_keys, kv.head_size)
@@ -130,3 +160,20 @@ class IntegerAttention:
 def _gather_scales(kv: IntegerKV, group: AttentionGroup) -> torch.Tensor:
     """float32 [2, S * K, 1, L]."""
     return kv.scales.view(-1, kv.page_size).index_select(0, group.page_rows).view(2, -1, 1, group.num_keys)
+
+
+def _round_weights_(weights: torch.Tensor, half_levels: int) -> torch.Tensor:
+    """Weights in place to integers, multiples of their block's step in units of the row's finest, which is returned.
+
+    A block's largest becomes half_levels to 2 * half_levels.
+    """
+    blocks = weights.view(*weights.shape[:-1], -1, SUM_LENGTH)
+    faintest = _power_below(weights.amax(dim=-1, keepdim=True)).mul_(constant(2.0**-FAINTEST_BLOCK))
+    powers = torch.maximum(_power_below(blocks.amax(dim=-1, keepdim=True)), faintest[..., None])
+    blocks.mul_(torch.div(constant(float(half_levels)), powers)).round_().mul_(powers.div_(faintest[..., None]))
+    return faintest.mul_(constant(1.0 / half_levels))
+
+
+def _power_below(x: torch.Tensor) -> torch.Tensor:
+    """The largest power of two that is not above x >= 0; infinity for infinity and NaN."""
+    return (x.view(torch.int32) & 0x7F800000).view(torch.float32)

@@ -7,9 +7,12 @@ import torch
 
 from worker.errors import StartError
 from worker.kernels.integer import IntegerKernels
+from worker.kernels.integer_attention import DEFAULT_KV_DTYPE, KV_FORMATS, KVFormat
 from worker.kernels.interface import Kernels
 from worker.kernels.native.load import load_integer_kernels
+from worker.kernels.native.load_sampling import load_chooser
 from worker.kernels.reference import ReferenceKernels
+from worker.kernels.sampling import ChooseTokens, choose_tokens
 
 DEFAULT_NUMERICS = {"cpu": "integer", "cuda": "bfloat16", "hip": "bfloat16"}
 """By device."""
@@ -23,16 +26,31 @@ class MissingDeviceError(StartError):
     """The device is not there, or this installation cannot use it; the message says what is missing."""
 
 
-def select_kernels(numerics: str | None, device: str, native_directory: Path | None = None) -> Kernels:
-    """`numerics` None: the device's default. Native kernels are built under the directory; None: torch's are enough."""
+def select_kernels(
+    numerics: str | None, device: str, native_directory: Path | None = None, kv_dtype: str | None = None
+) -> Kernels:
+    """`numerics` and `kv_dtype` None: the default. Native kernels are built under the directory; None: torch's are enough."""
     mode = numerics or DEFAULT_NUMERICS.get(device, "")
     implementation = IMPLEMENTATIONS.get((mode, device))
     if implementation is None:
         known = ", ".join(f"{mode} on {place}" for mode, place in IMPLEMENTATIONS)
         raise UnknownKernelsError(f"no kernels compute {mode!r} on {device!r}; known: {known}")
-    if implementation is IntegerKernels and native_directory is not None:
-        return load_integer_kernels(native_directory)
+    if implementation is IntegerKernels:
+        return _integer_kernels(native_directory, KV_FORMATS[kv_dtype or DEFAULT_KV_DTYPE])
+    if kv_dtype is not None:
+        raise UnknownKernelsError(f"{mode!r} keeps keys and values in one format: there is no choosing {kv_dtype!r}")
     return implementation()
+
+
+def _integer_kernels(native_directory: Path | None, kv_format: KVFormat) -> Kernels:
+    if native_directory is None:
+        return IntegerKernels(kv_format=kv_format)
+    return load_integer_kernels(native_directory, kv_format)
+
+
+def select_chooser(native_directory: Path | None = None) -> ChooseTokens:
+    """The same for all modes and devices: logits come to the processor."""
+    return choose_tokens if native_directory is None else load_chooser(native_directory)
 
 
 def _on_gpu(device: str, dtype: torch.dtype) -> Kernels:

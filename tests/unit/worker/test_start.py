@@ -73,6 +73,12 @@ def test_a_real_model_computes_the_same_token_whole_and_in_chunks(
     assert first_token(worker, 33) == first_token(worker, 16, 17) == first_token(worker, 5, 20, 7, 1)
 
 
+def test_int8_keys_and_values_have_an_id_and_more_pages(tmp_path: Path, model_path: Path) -> None:
+    int16, int8 = (load(tmp_path, model_path, kv_dtype=name).hello.model for name in ("int16", "int8"))
+    assert "kv8" in int8.numerics_id
+    assert int8.num_pages > 1.5 * int16.num_pages
+
+
 @pytest.mark.parametrize(
     ("values", "reason"),
     [

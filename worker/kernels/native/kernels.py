@@ -15,7 +15,7 @@ import torch
 from worker.batch import StepBatch
 from worker.kernels.fixed_point import LOG2_E
 from worker.kernels.integer import GELU_CUBE, GELU_INNER, IntegerKernels, IntegerLinear, norm_levels
-from worker.kernels.integer_attention import IntegerKV
+from worker.kernels.integer_attention import DEFAULT_KV_DTYPE, KV_FORMATS, IntegerKV, KVFormat
 from worker.kernels.interface import Forward, LayerKV, LinearWeight
 from worker.kernels.native.attention_step import AttentionShape
 from worker.kernels.native.huge_pages import HugePages
@@ -46,8 +46,8 @@ class Panels:
 
 
 class NativeIntegerKernels(IntegerKernels):
-    def __init__(self, library: ctypes.CDLL) -> None:
-        super().__init__()
+    def __init__(self, library: ctypes.CDLL, kv_format: KVFormat = KV_FORMATS[DEFAULT_KV_DTYPE]) -> None:
+        super().__init__(kv_format=kv_format)
         self._library = library
         self._launcher: Launcher = Eager(library)
         self._memory = HugePages()
@@ -178,6 +178,7 @@ class NativeIntegerKernels(IntegerKernels):
             num_heads=kv.num_kv_heads,
             head_size=kv.head_size,
             page_size=kv.page_size,
+            element_bytes=kv.integers.element_size(),
         )
         self._launcher.launch("write_kv", call, len(k_TNH))
 
@@ -204,6 +205,7 @@ class NativeIntegerKernels(IntegerKernels):
             num_kv_heads=kv.num_kv_heads,
             head_size=kv.head_size,
             page_size=kv.page_size,
+            element_bytes=kv.integers.element_size(),
             window=window or 0,
             score_factor=scale * LOG2_E if logit_cap is None else scale / logit_cap,
             cap_factor=0.0 if logit_cap is None else logit_cap * LOG2_E,

@@ -94,6 +94,7 @@ class WriteKVCall(ctypes.Structure):
         ("num_heads", c_int64),
         ("head_size", c_int64),
         ("page_size", c_int64),
+        ("element_bytes", c_int64),
     )
 
 
@@ -122,6 +123,7 @@ class AttentionCall(ctypes.Structure):
         ("num_kv_heads", c_int64),
         ("head_size", c_int64),
         ("page_size", c_int64),
+        ("element_bytes", c_int64),
         ("window", c_int64),
         ("score_factor", c_float),
         ("cap_factor", c_float),

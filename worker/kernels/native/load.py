@@ -5,6 +5,7 @@ import time
 from pathlib import Path
 
 from worker.kernels.integer import IntegerKernels
+from worker.kernels.integer_attention import DEFAULT_KV_DTYPE, KV_FORMATS, KVFormat
 from worker.kernels.native.build import BuildError, build_library
 from worker.kernels.native.kernels import NativeIntegerKernels
 from worker.kernels.native.library import load_library
@@ -13,12 +14,12 @@ from worker.kernels.native.self_check import find_difference
 logger = logging.getLogger(__name__)
 
 
-def load_integer_kernels(directory: Path) -> IntegerKernels:
+def load_integer_kernels(directory: Path, kv_format: KVFormat = KV_FORMATS[DEFAULT_KV_DTYPE]) -> IntegerKernels:
     """Never fails: whatever is in the way of native kernels is logged, and torch computes."""
-    started, twin = time.monotonic(), IntegerKernels()
+    started, twin = time.monotonic(), IntegerKernels(kv_format=kv_format)
     try:
         path = build_library(directory)
-        kernels = NativeIntegerKernels(load_library(path))
+        kernels = NativeIntegerKernels(load_library(path), kv_format)
         difference = find_difference(kernels, twin)
     except (BuildError, OSError, AttributeError) as error:
         return _fall_back(twin, str(error))

@@ -9,7 +9,7 @@ from worker.kernels.integer import IntegerKernels
 from worker.kernels.integer_attention import IntegerKV
 
 NUM_HEADS, NUM_KV_HEADS, HEAD_SIZE = 6, 2, 72
-PAGE_SIZE, NUM_PAGES = 5, 24
+PAGE_SIZE, NUM_PAGES, CONTEXT = 5, 44, 100
 LONG_INNER = 2101
 """Too long for one product of whole activations, if all weights are as large as they get."""
 
@@ -47,14 +47,14 @@ def _results(kernels: IntegerKernels) -> Iterator[tuple[str, torch.Tensor]]:
 
 
 def _attention_results(kernels: IntegerKernels, new_TNH: torch.Tensor) -> Iterator[tuple[str, torch.Tensor]]:
-    """A sequence that decodes and one whose next six tokens are computed, each after 45 others."""
-    old_TNH = torch.randn(90, 2 * NUM_KV_HEADS, HEAD_SIZE, generator=torch.Generator().manual_seed(2))
+    """A sequence that decodes and one whose next six tokens are computed, each after CONTEXT others."""
+    old_TNH = torch.randn(2 * CONTEXT, 2 * NUM_KV_HEADS, HEAD_SIZE, generator=torch.Generator().manual_seed(2))
     tables_SB = torch.randperm(NUM_PAGES, generator=torch.Generator().manual_seed(3)).view(2, -1)
     kv = kernels.allocate_kv(NUM_PAGES, PAGE_SIZE, NUM_KV_HEADS, HEAD_SIZE)
     assert isinstance(kv, IntegerKV)
     old_k_TNH, old_v_TNH = old_TNH.tensor_split(2, dim=1)
-    kernels.write_kv(kv, old_k_TNH, old_v_TNH, _batch(tables_SB, (0, 0), (45, 45)))
-    batch = _batch(tables_SB, (45, 45), (46, 51))
+    kernels.write_kv(kv, old_k_TNH, old_v_TNH, _batch(tables_SB, (0, 0), (CONTEXT, CONTEXT)))
+    batch = _batch(tables_SB, (CONTEXT, CONTEXT), (CONTEXT + 1, CONTEXT + 6))
     q_TNH, k_TNH, v_TNH = new_TNH.tensor_split([NUM_HEADS, NUM_HEADS + NUM_KV_HEADS], dim=1)
     kernels.write_kv(kv, k_TNH, v_TNH, batch)
     yield "write_kv", kv.integers

@@ -55,9 +55,8 @@ INLINE float row_scale(const float *x, int64_t size, float inverse_levels) {
     return (largest < TINY ? TINY : largest) * inverse_levels;
 }
 
-INLINE float exp2_clamped(float x) {
-    x = x < -126.0f ? -126.0f : x;
-    x = x > 127.0f ? 127.0f : x;
+/* 2^x for x in [-126, 127]. */
+INLINE float exp2_within(float x) {
     float exponent = __builtin_rintf(x);
     x = x - exponent;
     float power = x * EXP2_COEFFICIENTS[0];
@@ -69,6 +68,14 @@ INLINE float exp2_clamped(float x) {
     uint32_t shifted = (uint32_t)round_to_int(exponent) << 23;
     return float_of((int32_t)((uint32_t)bits_of(power) + shifted));
 }
+
+INLINE float exp2_clamped(float x) {
+    x = x < -126.0f ? -126.0f : x;
+    return exp2_within(x > 127.0f ? 127.0f : x);
+}
+
+/* The same for x that is not positive. */
+INLINE float exp2_below_one(float x) { return exp2_within(x < -126.0f ? -126.0f : x); }
 
 INLINE float tanh_by_exp2(float x) { return -2.0f / (exp2_clamped(x * TWO_LOG2_E) + 1.0f) + 1.0f; }
 

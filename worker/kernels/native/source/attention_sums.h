@@ -1,154 +1,109 @@
-/* The two sums of attention over 16-bit parts: query times keys, and weights times values.
+/* The two sums of attention, over 16-bit integers: queries times keys, and weights times values.
 
-   With AVX2, or in plain loops. All are exact, so they give the same integers; they leave 32 bits never: products of the query's
-   high part and a key are below 2^11 * 2^15, over DOT_ELEMENTS elements below 2^31, and those of weights likewise. */
+   Both are rows of pairs times a tile. A tile has for each pair (of two elements of a head, or of two keys) the pairs of
+   TILE_WIDTH keys, or elements; so a sum stays in its lane, and a tile is made once for all rows. A sum runs over SUM_LENGTH
+   elements or keys in 32 bits, which integer_attention.py makes small enough.
+
+   Keys and values are rows of int16 or int8, `bytes` each, and are read in pieces of PIECE elements: beyond the end of a head,
+   where what is read meets zeros or gives sums that nobody looks at. */
 #ifndef PAGODA_ATTENTION_SUMS_H
 #define PAGODA_ATTENTION_SUMS_H
 
 #include "arithmetic.h"
+#include "vector.h"
 
-#if defined(__AVX2__)
-#include <immintrin.h>
-#endif
-
-enum { PART_BITS = 11, HALF_PART = 1 << (PART_BITS - 1) };
-enum { KEYS_AT_ONCE = 4, DOT_ELEMENTS = 32, TILE = 32, SIZE_UNIT = 16 };
-
-static const double HIGH_PART = 1 << PART_BITS;
-
-INLINE double dot_elements(const int16_t *high, const int16_t *low, const int16_t *key, int64_t size) {
-    int32_t high_sum = 0, low_sum = 0;
-    for (int64_t h = 0; h < size; h++) {
-        high_sum += high[h] * key[h];
-        low_sum += low[h] * key[h];
-    }
-    return high_sum * HIGH_PART + low_sum;
-}
+enum { SUM_LENGTH = 64, TILE_WIDTH = 16, PIECE = 16, ROWS_AT_ONCE = 4, TILE_VECTORS = TILE_WIDTH / LANES };
 
 #if defined(__AVX2__)
 
-INLINE __m256i load16(const int16_t *x) { return _mm256_loadu_si256((const void *)x); }
-
-/* Four vectors' sums within each half: [a b c d | a b c d]. The halves have met DOT_ELEMENTS products each. */
-INLINE __m256i add_within_halves(const __m256i sums[KEYS_AT_ONCE]) {
-    return _mm256_hadd_epi32(_mm256_hadd_epi32(sums[0], sums[1]), _mm256_hadd_epi32(sums[2], sums[3]));
+INLINE __m256i load_piece(const char *row, int64_t element, int bytes) {
+    return bytes == 1 ? _mm256_cvtepi8_epi16(_mm_loadu_si128((const void *)(row + element)))
+                      : _mm256_loadu_si256((const void *)(row + 2 * element));
 }
 
-INLINE __m256d add_halves(__m256i sums) {
-    return _mm256_add_pd(_mm256_cvtepi32_pd(_mm256_castsi256_si128(sums)),
-                         _mm256_cvtepi32_pd(_mm256_extracti128_si256(sums, 1)));
+INLINE void store_piece(int16_t *tile, __m256i x) { _mm256_storeu_si256((void *)tile, x); }
+
+/* Four rows' pairs to four pairs' rows, in each half. */
+INLINE void transpose_halves(const __m256i rows[4], __m256i pairs[4]) {
+    __m256i low01 = _mm256_unpacklo_epi32(rows[0], rows[1]), high01 = _mm256_unpackhi_epi32(rows[0], rows[1]);
+    __m256i low23 = _mm256_unpacklo_epi32(rows[2], rows[3]), high23 = _mm256_unpackhi_epi32(rows[2], rows[3]);
+    pairs[0] = _mm256_unpacklo_epi64(low01, low23), pairs[1] = _mm256_unpackhi_epi64(low01, low23);
+    pairs[2] = _mm256_unpacklo_epi64(high01, high23), pairs[3] = _mm256_unpackhi_epi64(high01, high23);
 }
 
-/* Over size elements from `from` on, up to 2 * DOT_ELEMENTS of them. */
-INLINE __m256d dot_some(const int16_t *high, const int16_t *low, const int16_t *const keys[KEYS_AT_ONCE], int64_t from,
-                        int size) {
-    __m256i high_sums[KEYS_AT_ONCE], low_sums[KEYS_AT_ONCE];
-    for (int i = 0; i < KEYS_AT_ONCE; i++) high_sums[i] = low_sums[i] = _mm256_setzero_si256();
-    for (int h = 0; h < size; h += SIZE_UNIT) {
-        __m256i high_part = load16(high + from + h), low_part = load16(low + from + h);
-        for (int i = 0; i < KEYS_AT_ONCE; i++) {
-            __m256i key = load16(keys[i] + from + h);
-            high_sums[i] = _mm256_add_epi32(high_sums[i], _mm256_madd_epi16(high_part, key));
-            low_sums[i] = _mm256_add_epi32(low_sums[i], _mm256_madd_epi16(low_part, key));
+/* PIECE elements, from h on, of TILE_WIDTH keys: PIECE / 2 rows of a tile. */
+INLINE void place_keys(const char *const *keys, int64_t h, int bytes, int16_t *tile) {
+    for (int i = 0; i < TILE_WIDTH; i += 8) {
+        __m256i rows[4], pairs[4], later_rows[4], later_pairs[4];
+        for (int k = 0; k < 4; k++) {
+            __m256i one = load_piece(keys[i + k], h, bytes), other = load_piece(keys[i + k + 4], h, bytes);
+            rows[k] = _mm256_permute2x128_si256(one, other, 0x20);
+            later_rows[k] = _mm256_permute2x128_si256(one, other, 0x31);
+        }
+        transpose_halves(rows, pairs);
+        transpose_halves(later_rows, later_pairs);
+        for (int k = 0; k < 4; k++) {
+            store_piece(tile + (k * TILE_WIDTH + i) * 2, pairs[k]);
+            store_piece(tile + ((k + 4) * TILE_WIDTH + i) * 2, later_pairs[k]);
         }
     }
-    __m256d scaled = _mm256_mul_pd(add_halves(add_within_halves(high_sums)), _mm256_set1_pd(HIGH_PART));
-    return _mm256_add_pd(scaled, add_halves(add_within_halves(low_sums)));
 }
 
-/* Both parts of a query times KEYS_AT_ONCE keys, rounded once to float32. */
-INLINE void dot_keys(const int16_t *high, const int16_t *low, const int16_t *const keys[KEYS_AT_ONCE], int64_t size,
-                     float *out) {
-    __m256d sums = _mm256_setzero_pd();
-    int64_t h = 0;
-    for (; h + 2 * DOT_ELEMENTS <= size; h += 2 * DOT_ELEMENTS)
-        sums = _mm256_add_pd(sums, dot_some(high, low, keys, h, 2 * DOT_ELEMENTS));
-    for (; h + SIZE_UNIT <= size; h += SIZE_UNIT) sums = _mm256_add_pd(sums, dot_some(high, low, keys, h, SIZE_UNIT));
-    if (h < size) {
-        double rest[KEYS_AT_ONCE];
-        for (int i = 0; i < KEYS_AT_ONCE; i++) rest[i] = dot_elements(high + h, low + h, keys[i] + h, size - h);
-        sums = _mm256_add_pd(sums, _mm256_loadu_pd(rest));
-    }
-    _mm_storeu_ps(out, _mm256_cvtpd_ps(sums));
-}
-
-INLINE void add_sums(double *sums, __m256i high, __m256i low) {
-    __m256d scale = _mm256_set1_pd(HIGH_PART);
-    __m256d first = _mm256_add_pd(_mm256_mul_pd(_mm256_cvtepi32_pd(_mm256_castsi256_si128(high)), scale),
-                                  _mm256_cvtepi32_pd(_mm256_castsi256_si128(low)));
-    __m256d second = _mm256_add_pd(_mm256_mul_pd(_mm256_cvtepi32_pd(_mm256_extracti128_si256(high, 1)), scale),
-                                   _mm256_cvtepi32_pd(_mm256_extracti128_si256(low, 1)));
-    _mm256_storeu_pd(sums, _mm256_add_pd(_mm256_loadu_pd(sums), first));
-    _mm256_storeu_pd(sums + 4, _mm256_add_pd(_mm256_loadu_pd(sums + 4), second));
-}
-
-INLINE __m256i repeat_weights(const int16_t *weights) {
-    int32_t pair;
-    memcpy(&pair, weights, sizeof pair);
-    return _mm256_set1_epi32(pair);
-}
-
-/* `vectors` of 8 sums each, from element h on. */
-INLINE void add_columns(const int16_t *high, const int16_t *low, const int16_t *tile, int64_t num_keys, int64_t size,
-                        double *sums, int64_t h, int vectors) {
-    __m256i high_sums[4], low_sums[4];
-    for (int v = 0; v < vectors; v++) high_sums[v] = low_sums[v] = _mm256_setzero_si256();
-    for (int64_t j = 0; j < num_keys; j += 2) {
-        __m256i high_pair = repeat_weights(high + j), low_pair = repeat_weights(low + j);
-        for (int v = 0; v < vectors; v++) {
-            __m256i values = load16(tile + j * size + (h + 8 * v) * 2);
-            high_sums[v] = _mm256_add_epi32(high_sums[v], _mm256_madd_epi16(high_pair, values));
-            low_sums[v] = _mm256_add_epi32(low_sums[v], _mm256_madd_epi16(low_pair, values));
-        }
-    }
-    for (int v = 0; v < vectors; v++) add_sums(sums + h + 8 * v, high_sums[v], low_sums[v]);
-}
-
-/* Both parts of the weights times a tile of values, added to the sums. */
-INLINE void add_tile(const int16_t *high, const int16_t *low, const int16_t *tile, int64_t num_keys, int64_t size,
-                     double *sums) {
-    int64_t h = 0;
-    for (; h + 32 <= size; h += 32) add_columns(high, low, tile, num_keys, size, sums, h, 4);
-    for (; h < size; h += 16) add_columns(high, low, tile, num_keys, size, sums, h, 2);
+/* TILE_WIDTH elements, from h on, of the values of two keys: one row of a tile. */
+INLINE void place_values(const char *one, const char *next, int64_t h, int bytes, int16_t *tile) {
+    __m256i a = load_piece(one, h, bytes), b = load_piece(next, h, bytes);
+    __m256i low = _mm256_unpacklo_epi16(a, b), high = _mm256_unpackhi_epi16(a, b);
+    store_piece(tile, _mm256_permute2x128_si256(low, high, 0x20));
+    store_piece(tile + PIECE, _mm256_permute2x128_si256(low, high, 0x31));
 }
 
 #else
 
-INLINE void dot_keys(const int16_t *high, const int16_t *low, const int16_t *const keys[KEYS_AT_ONCE], int64_t size,
-                     float *out) {
-    for (int i = 0; i < KEYS_AT_ONCE; i++) {
-        double sum = 0;
-        for (int64_t h = 0; h < size; h += DOT_ELEMENTS)
-            sum += dot_elements(high + h, low + h, keys[i] + h, size - h < DOT_ELEMENTS ? size - h : DOT_ELEMENTS);
-        out[i] = (float)sum;
-    }
+INLINE int16_t element_of(const char *row, int64_t element, int bytes) {
+    return bytes == 1 ? ((const int8_t *)row)[element] : ((const int16_t *)row)[element];
 }
 
-INLINE void add_tile(const int16_t *high, const int16_t *low, const int16_t *tile, int64_t num_keys, int64_t size,
-                     double *sums) {
-    for (int64_t h = 0; h < size; h++) {
-        int32_t high_sum = 0, low_sum = 0;
-        for (int64_t j = 0; j < num_keys; j += 2) {
-            const int16_t *pair = tile + j * size + 2 * h;
-            high_sum += high[j] * pair[0] + high[j + 1] * pair[1];
-            low_sum += low[j] * pair[0] + low[j + 1] * pair[1];
-        }
-        sums[h] += high_sum * HIGH_PART + low_sum;
+INLINE void place_keys(const char *const *keys, int64_t h, int bytes, int16_t *tile) {
+    for (int i = 0; i < TILE_WIDTH; i++)
+        for (int e = 0; e < PIECE; e++)
+            tile[(e / 2 * TILE_WIDTH + i) * 2 + e % 2] = element_of(keys[i], h + e, bytes);
+}
+
+INLINE void place_values(const char *one, const char *next, int64_t h, int bytes, int16_t *tile) {
+    for (int e = 0; e < TILE_WIDTH; e++) {
+        tile[2 * e] = element_of(one, h + e, bytes);
+        tile[2 * e + 1] = element_of(next, h + e, bytes);
     }
 }
 
 #endif
 
-/* The values of each two keys element by element; what is missing of the last pair and beyond the head is zero. */
-INLINE void interleave(const int16_t *const *values, int64_t num_keys, int64_t size, int64_t padded_size, int16_t *tile) {
-    for (int64_t j = 0; j < num_keys; j += 2) {
-        const int16_t *first = values[j], *second = values[j + 1 < num_keys ? j + 1 : j];
-        int16_t has_second = j + 1 < num_keys ? -1 : 0, *restrict pairs = tile + j * padded_size;
-        for (int64_t h = 0; h < size; h++) {
-            pairs[2 * h] = first[h];
-            pairs[2 * h + 1] = second[h] & has_second;
+/* Products of num_rows rows x, `stride` apart, with the tile. */
+INLINE void multiply_rows(const int16_t *x, int64_t stride, const int16_t *tile, int64_t num_pairs, int num_rows,
+                          int32_t sums[ROWS_AT_ONCE][TILE_WIDTH]) {
+    vector totals[ROWS_AT_ONCE][TILE_VECTORS];
+    for (int row = 0; row < num_rows; row++)
+        for (int v = 0; v < TILE_VECTORS; v++) totals[row][v] = zeros();
+    for (int64_t i = 0; i < num_pairs; i++) {
+        vector pairs[TILE_VECTORS];
+        for (int v = 0; v < TILE_VECTORS; v++) pairs[v] = load_pairs(tile + (i * TILE_WIDTH + v * LANES) * 2);
+        for (int row = 0; row < num_rows; row++) {
+            vector pair = repeat_pair(x + row * stride + 2 * i);
+            for (int v = 0; v < TILE_VECTORS; v++) totals[row][v] = add_pairs(totals[row][v], pair, pairs[v]);
         }
-        for (int64_t h = 2 * size; h < 2 * padded_size; h++) pairs[h] = 0;
+    }
+    for (int row = 0; row < num_rows; row++)
+        for (int v = 0; v < TILE_VECTORS; v++) store_sums(&sums[row][v * LANES], totals[row][v]);
+}
+
+/* The number of rows, up to ROWS_AT_ONCE, is a constant in each call, so that their sums stay in registers. */
+static void multiply_tile(const int16_t *x, int64_t stride, const int16_t *tile, int64_t num_pairs, int64_t num_rows,
+                          int32_t sums[ROWS_AT_ONCE][TILE_WIDTH]) {
+    switch (num_rows) {
+        case 1: multiply_rows(x, stride, tile, num_pairs, 1, sums); break;
+        case 2: multiply_rows(x, stride, tile, num_pairs, 2, sums); break;
+        case 3: multiply_rows(x, stride, tile, num_pairs, 3, sums); break;
+        default: multiply_rows(x, stride, tile, num_pairs, ROWS_AT_ONCE, sums);
     }
 }
 

@@ -1,4 +1,6 @@
 /* Norms, activations, rotary positions, residuals, and KV writes. The twins are in integer.py and integer_attention.py. */
+#include <stdbool.h>
+
 #include "arithmetic.h"
 #include "pool.h"
 
@@ -161,12 +163,24 @@ EXPORT void gather_rows(const struct gather_call *call, int64_t num_rows) {
 struct write_kv_call {
     const float *parts[2]; /* keys, values */
     const int64_t *slots;
-    int16_t *integers;
+    void *integers; /* of element_bytes, 1 or 2 */
     float *scales;
-    int64_t token_strides[2], num_heads, head_size, page_size;
+    int64_t token_strides[2], num_heads, head_size, page_size, element_bytes;
 };
 
-static const float KV_INVERSE_LEVELS = (float)(1.0 / 32767);
+static const float INT8_INVERSE_LEVELS = (float)(1.0 / 127), INT16_INVERSE_LEVELS = (float)(1.0 / 8191);
+
+static void write_kv_head(const struct write_kv_call *call, const float *x, int64_t row) {
+    bool is_int8 = call->element_bytes == 1;
+    float scale = row_scale(x, call->head_size, is_int8 ? INT8_INVERSE_LEVELS : INT16_INVERSE_LEVELS);
+    int8_t *restrict bytes = (int8_t *)call->integers + row * call->head_size;
+    int16_t *restrict words = (int16_t *)call->integers + row * call->head_size;
+    call->scales[row] = scale;
+    if (is_int8)
+        for (int64_t h = 0; h < call->head_size; h++) bytes[h] = (int8_t)round_to_int(x[h] / scale);
+    else
+        for (int64_t h = 0; h < call->head_size; h++) words[h] = (int16_t)round_to_int(x[h] / scale);
+}
 
 static void write_kv_rows(const void *argument, int64_t first, int64_t end) {
     const struct write_kv_call *call = argument;
@@ -175,10 +189,7 @@ static void write_kv_rows(const void *argument, int64_t first, int64_t end) {
         for (int64_t i = 0; i < 2 * call->num_heads; i++) {
             int64_t part = i / call->num_heads, head = i % call->num_heads;
             const float *x = call->parts[part] + token * call->token_strides[part] + head * call->head_size;
-            int64_t row = (page * 2 * call->num_heads + i) * call->page_size + offset;
-            int16_t *restrict integers = call->integers + row * call->head_size;
-            float scale = call->scales[row] = row_scale(x, call->head_size, KV_INVERSE_LEVELS);
-            for (int64_t h = 0; h < call->head_size; h++) integers[h] = (int16_t)round_to_int(x[h] / scale);
+            write_kv_head(call, x, (page * 2 * call->num_heads + i) * call->page_size + offset);
         }
     }
 }

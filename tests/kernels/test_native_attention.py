@@ -1,0 +1,85 @@
+"""The native attention kernel over each format of keys and values, beside its torch twin, bit for bit."""
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+from tests.kernels.attention_batch import NUM_PAGES, attention_batch
+from tests.kernels.native import native_kernels, same_bits, threads
+from tests.kernels.test_integer_kernels import poison, random
+from worker.kernels.integer import IntegerKernels
+from worker.kernels.integer_attention import KV_FORMATS, SUM_LENGTH, IntegerKV
+from worker.kernels.native.self_check import find_difference
+
+KERNELS = {name: (native_kernels(name), IntegerKernels(kv_format=kept)) for name, kept in KV_FORMATS.items()}
+PLAN = [(5, 21), (1, 300), (16, 16), (2, 90)]
+HEADS = [(6, 2, 8), (9, 3, 64), (8, 2, 80), (2, 1, 256)]
+"""(query heads, KV heads, head size)."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """torch's threads would wait for each other longer than they compute."""
+    with threads(1):
+        yield
+
+
+@pytest.mark.parametrize("heads", HEADS, ids=str)
+@pytest.mark.parametrize(("page_size", "window", "logit_cap"), [(16, None, None), (7, 33, 2.0), (48, 100, None)])
+@pytest.mark.parametrize("kv_dtype", KV_FORMATS)
+def test_attention(
+    kv_dtype: str, heads: tuple[int, int, int], page_size: int, window: int | None, logit_cap: float | None
+) -> None:
+    num_heads, num_kv_heads, head_size = heads
+    batch, whole = attention_batch(PLAN, page_size)
+    num_keys = len(whole.slots_T)
+    # Within something wider, as a model has them, and of very different magnitude.
+    kv_TNH = random(num_keys, 2 * num_kv_heads, head_size) * torch.logspace(-3, 1, num_keys)[:, None, None]
+    queries = random(len(batch.slots_T), num_heads + 2, head_size, seed=2)[:, 1:-1] * 3
+    results = []
+    for kernels in KERNELS[kv_dtype]:
+        kv = kernels.allocate_kv(NUM_PAGES, page_size, num_kv_heads, head_size)
+        assert isinstance(kv, IntegerKV)
+        poison(kv)
+        kernels.write_kv(kv, kv_TNH[:, :num_kv_heads], kv_TNH[:, num_kv_heads:], whole)
+        results.append((kv, kernels.attention(queries, kv, batch, head_size**-0.5, window, logit_cap)))
+    (native_kv, native), (twin_kv, twin) = results
+    assert torch.equal(native_kv.integers, twin_kv.integers)
+    assert same_bits(native_kv.scales, twin_kv.scales)
+    assert same_bits(native, twin)
+
+
+@pytest.mark.parametrize("kv_dtype", KV_FORMATS)
+def test_the_largest_sums(kv_dtype: str) -> None:
+    """Keys, values and queries all at the largest integer, and weights as large as their block's step allows."""
+    kept = KV_FORMATS[kv_dtype]
+    assert SUM_LENGTH * kept.levels * kept.factor_levels < 1 << 31
+    batch, whole = attention_batch([(1, 1000), (3, 65)], 16)
+    almost_two = torch.full((1065, 1, 256), 1.9999 * kept.levels)
+    results = []
+    for kernels in KERNELS[kv_dtype]:
+        kv = kernels.allocate_kv(NUM_PAGES, 16, 1, 256)
+        kernels.write_kv(kv, almost_two, almost_two, whole)
+        results.append(kernels.attention(torch.ones(4, 2, 256), kv, batch, 1.0))
+    assert same_bits(*results)
+    assert (results[0] / almost_two[0, 0, 0] - 1).abs().max() < 1e-3
+
+
+@pytest.mark.parametrize("kv_dtype", KV_FORMATS)
+def test_faint_keys_of_a_block_count_beside_one_that_takes_nearly_all(kv_dtype: str) -> None:
+    """Each holds 2^-15 of the last one's weight, in other blocks than it: they keep the bits that theirs have."""
+    batch, whole = attention_batch([(1, 1025)], 16)
+    keys, values = torch.zeros(1025, 1, 16), torch.ones(1025, 1, 16)
+    keys[-1], values[-1, 0, 0::2] = 15 * 0.6931471805599453 / 4, -1.0
+    for kernels in KERNELS[kv_dtype]:
+        kv = kernels.allocate_kv(NUM_PAGES, 16, 1, 16)
+        kernels.write_kv(kv, keys, values, whole)
+        result = kernels.attention(torch.ones(1, 1, 16), kv, batch, 0.25)
+        faint = 1024 / (1024 + 2**15)
+        assert (result[0, 0, 0::2] - (2 * faint - 1)).abs().max() < 0.01 * faint
+
+
+@pytest.mark.parametrize("kv_dtype", KV_FORMATS)
+def test_the_check_at_the_start(kv_dtype: str) -> None:
+    assert find_difference(*KERNELS[kv_dtype]) is None
