@@ -20,13 +20,16 @@ from pagoda.models.catalogue import DEFAULT_MODEL
 from pagoda.models.model import Model
 from pagoda.models.store import ModelStore
 from pagoda.settings import default_home
+from worker.kernels.interface import Kernels
 from worker.kernels.select import select_kernels
 from worker.settings import usable_cores
 
 
 def main(
     model: Annotated[str, typer.Option(help="Name or path; with --url by default what the server lists first.")] = "",
-    modes: Annotated[str, typer.Option(help="The worker's numeric modes, separated by commas.")] = "integer",
+    modes: Annotated[
+        str, typer.Option(help="The worker's numeric modes, each perhaps with /kv_dtype, separated by commas.")
+    ] = "integer,integer/int8",
     considered: Annotated[bool, typer.Option(help="Also emulate the formats that were considered.")] = False,
     llama_cpp: Annotated[
         Path | None, typer.Option(help="A directory with llama.cpp's programs, to ask them too.")
@@ -60,8 +63,7 @@ def _report(model: Model, modes: list[str], considered: bool, text: Path, max_wi
     tokenizer = Tokenizer.load(model)
     bos_token_id = tokenizer.bos_token_id if tokenizer.add_bos else None
     cut = spread(windows(tokenizer.encode(text.read_text()), bos_token_id), max_windows)
-    native_directory = default_home() / "state" / "kernels"
-    kernels = {mode: select_kernels(mode, "cpu", native_directory) for mode in modes}
+    kernels = {mode: _kernels(*mode.split("/")) for mode in modes}
     measured = measure(model, cut, kernels, {**LLAMA_CPP, **(CONSIDERED if considered else {})})
     num_modes = 1 + len(modes) + len(LLAMA_CPP)
     return Report(
@@ -72,6 +74,10 @@ def _report(model: Model, modes: list[str], considered: bool, text: Path, max_wi
         llama_perplexity={},
         considered=measured[num_modes:],
     )
+
+
+def _kernels(numerics: str, kv_dtype: str | None = None) -> Kernels:
+    return select_kernels(numerics, "cpu", default_home() / "state" / "kernels", kv_dtype)
 
 
 def _ask_llama_cpp(directory: Path, model: Model, text: Path, threads: int) -> dict[str, float]:
