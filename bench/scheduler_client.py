@@ -17,14 +17,14 @@ class SessionClient:
         self._address = address
         self._num_workers = num_workers
 
-    async def run(self, num_requests: int, prompt_len: int, output_len: int, num_rounds: int = 1) -> float:
-        """Seconds from the first request to the last end, round after round. Raises if a token is missing."""
+    async def run(self, num_requests: int, prompt_len: int, output_len: int, num_bursts: int = 1) -> float:
+        """Seconds from the first request to the last end, burst after burst. Raises if a token is missing."""
         async with open_channel(self._address) as channel:
             stub = inference_pb2_grpc.InferenceServiceStub(channel)
             await self._all_workers(stub)
             started = time.perf_counter()
-            for seed in range(num_rounds):
-                await _one_round(stub, _requests(seed, num_requests, prompt_len, output_len), output_len)
+            for seed in range(num_bursts):
+                await _one_burst(stub, _requests(seed, num_requests, prompt_len, output_len), output_len)
             return time.perf_counter() - started
 
     async def _all_workers(self, stub: "inference_pb2_grpc.InferenceServiceAsyncStub") -> None:
@@ -35,7 +35,7 @@ class SessionClient:
             await asyncio.sleep(0.05)
 
 
-async def _one_round(
+async def _one_burst(
     stub: "inference_pb2_grpc.InferenceServiceAsyncStub", requests: list[inference_pb2.SessionRequest], output_len: int
 ) -> None:
     everything_came = asyncio.Event()

@@ -69,6 +69,7 @@ class _Echo:
 
 
 def policy_cpu_s(
+    *,
     num_workers: int,
     sequences_per_worker: int,
     num_requests: int,
