@@ -7,7 +7,6 @@ import torch
 
 from tests.kernels.stepping import SteppedModel
 from tests.kernels.tiny_llama import make_llama, save_safetensors
-from worker.kernels.exact_matmul import FloatMatmul
 from worker.kernels.integer import IntegerKernels
 from worker.kernels.integer_attention import KV_FORMATS
 from worker.models.decoder import DecoderModel
@@ -75,12 +74,6 @@ def test_int8_keys_and_values(tmp_path: Path) -> None:
     stepped.run("long", [i % 131 for i in range(200)])
     parts = [stepped.step([("long", [7]), ("a", PROMPT[start : start + 9])])[1] for start in range(0, len(PROMPT), 9)]
     assert torch.equal(torch.cat(parts), alone)
-
-
-def test_product_in_floats(alone: torch.Tensor, tmp_path: Path) -> None:
-    kernels = IntegerKernels(FloatMatmul())
-    model = load_model(save_safetensors(make_llama(), tmp_path), kernels)
-    assert torch.equal(SteppedModel(model, kernels).run("a", PROMPT, [9]), alone)
 
 
 def test_number_of_threads(model: DecoderModel, alone: torch.Tensor) -> None:

@@ -1,16 +1,15 @@
 """The default mode: bits that depend on the sequence alone, never on the batch, the chunking, the padding or the library.
 
 Each sum is over integers small enough to be exact in its accumulator, so no order of summation can change it; everything
-else is an elementwise IEEE operation. Where a number is rounded to an integer the scale comes from its own row: a token,
+else is an elementwise IEEE operation. Where a number is rounded to an integer the scale comes from its own row: a token's block,
 or a token's head. Other implementations that keep to the same integers and the same elementwise operations give the same bits,
 and then share this `numerics_id`. Attention is in integer_attention.py.
 
 Budgets, in bits, for a sum over n terms:
-  linear     activations 8192 levels as high * 128 + low, each in [-64, 64]; weights 127 levels per output channel.
-             7 + 7 + log2 n <= 31, see exact_matmul.py.
+  linear     within a block 7 + 7 + 6, see blocks.py; blocks are added in their order, one after the other.
   rms_norm   levels 2^b with 2 b + log2 n <= 52, in float64.
 
-Legend as in batch.py; I, O inner and outer dimension of a linear.
+Legend as in batch.py; I, O inner and outer dimension of a linear, G blocks of 64 inputs.
 """
 
 from dataclasses import dataclass
@@ -20,14 +19,12 @@ import torch
 
 from worker.batch import StepBatch
 from worker.kernels.attention_plan import AttentionPlanner
-from worker.kernels.exact_matmul import MAX_INNER, MAX_WEIGHT, ExactMatmul, select_exact_matmul
+from worker.kernels.blocks import BLOCK, num_blocks, round_blocks
 from worker.kernels.fixed_point import LOG2_E, constant, exp2_, round_rows, sqrt_, tanh_
 from worker.kernels.integer_attention import DEFAULT_KV_DTYPE, KV_FORMATS, IntegerAttention, IntegerKV, KVFormat
 from worker.kernels.interface import Forward, LayerKV, LinearWeight
 from worker.kernels.scratch import Scratch
 
-ACTIVATION_LEVELS = 8192
-LOW_PART = 128
 WEIGHTS_PER_PASS = 1 << 18
 """What is rounded at once when a model is loaded: little enough to stay in a core's cache from one operation to the next."""
 GELU_INNER, GELU_CUBE = 0.7978845608028654, 0.044715
@@ -42,23 +39,23 @@ def norm_levels(size: int) -> int:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IntegerLinear:
     packed: Any
-    scale_O: torch.Tensor
+    """The integers, in the form in which an implementation multiplies them."""
+    scale_GO: torch.Tensor
     bias_O: torch.Tensor | None
     num_weights: int
 
     @property
     def num_bytes(self) -> int:
-        return self.num_weights + self.scale_O.nbytes + (0 if self.bias_O is None else self.bias_O.nbytes)
+        return self.num_weights + self.scale_GO.nbytes + (0 if self.bias_O is None else self.bias_O.nbytes)
 
 
 class IntegerKernels:
     is_batch_invariant = True
     device = torch.device("cpu")
 
-    def __init__(self, matmul: ExactMatmul | None = None, kv_format: KVFormat = KV_FORMATS[DEFAULT_KV_DTYPE]) -> None:
-        self.numerics_id = f"integer-w8a14-{kv_format.name}-2"
+    def __init__(self, kv_format: KVFormat = KV_FORMATS[DEFAULT_KV_DTYPE]) -> None:
+        self.numerics_id = f"integer-w8a8-block{BLOCK}-{kv_format.name}-1"
         self._kv_format = kv_format
-        self._matmul = matmul or select_exact_matmul()
         self._scratch = Scratch()
         self._planner = AttentionPlanner()
         self._attention = IntegerAttention(self._scratch)
@@ -67,40 +64,31 @@ class IntegerKernels:
         return forward
 
     def pack_linear(self, weight_OI: torch.Tensor, bias_O: torch.Tensor | None = None) -> LinearWeight:
-        if weight_OI.shape[1] > MAX_INNER:
-            raise ValueError(f"a linear over {weight_OI.shape[1]} inputs: int32 sums hold {MAX_INNER}")
-        integers_OI = torch.empty(weight_OI.shape, dtype=torch.int8)
-        scale_O1 = torch.empty(weight_OI.shape[0], 1)
-        rows_per_pass = max(1, WEIGHTS_PER_PASS // weight_OI.shape[1])
-        for first in range(0, len(weight_OI), rows_per_pass):
+        (num_out, num_in), num_groups = weight_OI.shape, num_blocks(weight_OI.shape[1])
+        integers_OI = torch.empty(num_out, num_groups * BLOCK, dtype=torch.int8)
+        scale_GO = torch.empty(num_groups, num_out)
+        rows_per_pass = max(1, WEIGHTS_PER_PASS // num_in)
+        for first in range(0, num_out, rows_per_pass):
             some = slice(first, first + rows_per_pass)
-            rounded, scale_O1[some] = round_rows(weight_OI[some], MAX_WEIGHT)
-            integers_OI[some] = rounded
+            rounded_OGB, scale_OG1 = round_blocks(weight_OI[some])
+            integers_OI[some] = rounded_OGB.flatten(1)
+            # Both sides were turned: the product is BLOCK times too large, and the division is exact.
+            scale_GO[:, some] = scale_OG1.squeeze(2).T / BLOCK
         return IntegerLinear(
-            packed=self._pack(integers_OI),
-            scale_O=scale_O1[:, 0],
-            bias_O=bias_O,
-            num_weights=weight_OI.numel(),
+            packed=self._pack(integers_OI, scale_GO), scale_GO=scale_GO, bias_O=bias_O, num_weights=integers_OI.numel()
         )
 
-    def _pack(self, integers_OI: torch.Tensor) -> Any:
-        return self._matmul.pack(integers_OI)
+    def _pack(self, integers_OI: torch.Tensor, scale_GO: torch.Tensor) -> Any:
+        """int8 [G, BLOCK, O]."""
+        return integers_OI.view(len(integers_OI), -1, BLOCK).permute(1, 2, 0).contiguous()
 
     def linear(self, x_TI: torch.Tensor, weight: LinearWeight) -> torch.Tensor:
         assert isinstance(weight, IntegerLinear)
-        num_tokens, num_in = x_TI.shape
-        if num_tokens == 0:
-            return torch.empty(0, weight.scale_O.shape[0])
-        parts = self._scratch.take(f"linear {num_in}", (2, num_tokens, num_in), torch.float32)
-        high_TI, low_TI = parts.unbind()
-        _, scale_T1 = round_rows(x_TI, ACTIVATION_LEVELS, out=low_TI)
-        torch.mul(low_TI, constant(1 / LOW_PART), out=high_TI).round_()
-        low_TI.sub_(high_TI, alpha=LOW_PART)
-        sums_XO = self._matmul.multiply(parts.view(-1, num_in), weight.packed)
-        high_TO, low_TO = sums_XO.view(2, num_tokens, -1).unbind()
-        # The product with a power of two is exact, so this is one rounding, fused or not.
-        y_TO = torch.add(low_TO, high_TO, alpha=LOW_PART)
-        y_TO.mul_(scale_T1).mul_(weight.scale_O)
+        integers_TGB, scale_TG1 = round_blocks(x_TI)
+        y_TO = torch.zeros(len(x_TI), weight.scale_GO.shape[1])
+        for group, (weight_BO, scale_O) in enumerate(zip(weight.packed, weight.scale_GO, strict=True)):
+            products_TO = integers_TGB[:, group] @ weight_BO.float()
+            y_TO.add_(products_TO.mul_(scale_O).mul_(scale_TG1[:, group]))
         return y_TO if weight.bias_O is None else y_TO.add_(weight.bias_O)
 
     def rms_norm(self, x_TD: torch.Tensor, weight_D: torch.Tensor, eps: float) -> torch.Tensor:

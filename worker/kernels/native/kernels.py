@@ -8,7 +8,6 @@ Legend as in batch.py.
 
 import ctypes
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 
@@ -34,15 +33,6 @@ from worker.kernels.native.recording import Recorder
 from worker.kernels.native.replay import RecordedForward
 
 GELU_FACTOR = -2 * LOG2_E * GELU_INNER
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Panels:
-    """An int8 matrix in the order in which source/linear.c reads it, see source/panels.h."""
-
-    weights: torch.Tensor
-    num_out: int
-    scratch_per_token: int
 
 
 class NativeIntegerKernels(IntegerKernels):
@@ -72,29 +62,28 @@ class NativeIntegerKernels(IntegerKernels):
         finally:
             self._launcher = launcher
 
-    def _pack(self, integers_OI: torch.Tensor) -> Panels:
-        num_out, num_in = integers_OI.shape
-        weights = self._memory.take(self._library.matrix_bytes(num_out, num_in))
-        self._library.pack_matrix(integers_OI.data_ptr(), weights.data_ptr(), num_out, num_in)
-        return Panels(weights=weights, num_out=num_out, scratch_per_token=self._library.linear_scratch(num_in))
+    def _pack(self, integers_OI: torch.Tensor, scale_GO: torch.Tensor) -> torch.Tensor:
+        """With the scales, in the order in which source/linear.c reads them."""
+        size = integers_OI.shape
+        panels = self._memory.take(self._library.panels_bytes(*size))
+        self._library.pack_panels(integers_OI.data_ptr(), scale_GO.data_ptr(), panels.data_ptr(), *size)
+        return panels
 
     def linear(self, x_TI: torch.Tensor, weight: LinearWeight) -> torch.Tensor:
         assert isinstance(weight, IntegerLinear)
-        panels: Panels = weight.packed
-        num_tokens, num_in = x_TI.shape
-        launcher, y_TO = self._launcher, self._launcher.new(num_tokens, panels.num_out)
+        (num_tokens, num_in), num_out = x_TI.shape, weight.scale_GO.shape[1]
+        y_TO = self._launcher.new(num_tokens, num_out)
+        scratch_bytes = self._library.linear_scratch_bytes(num_in)
         call = LinearCall(
             x=_rows(x_TI).data_ptr(),
-            panels=panels.weights.data_ptr(),
-            weight_scales=weight.scale_O.data_ptr(),
+            panels=weight.packed.data_ptr(),
             bias=None if weight.bias_O is None else weight.bias_O.data_ptr(),
             y=y_TO.data_ptr(),
-            integers=launcher.scratch("integers", num_tokens, panels.scratch_per_token, torch.int16).data_ptr(),
-            scales=launcher.scratch("scales", num_tokens, 1, torch.float32).data_ptr(),
+            rows=self._launcher.scratch("rows", num_tokens, scratch_bytes, torch.uint8).data_ptr(),
             num_in=num_in,
-            num_out=panels.num_out,
+            num_out=num_out,
         )
-        launcher.launch("linear", call, num_tokens)
+        self._launcher.launch("linear", call, num_tokens)
         return y_TO
 
     def rms_norm(self, x_TD: torch.Tensor, weight_D: torch.Tensor, eps: float) -> torch.Tensor:

@@ -15,11 +15,9 @@ class LinearCall(ctypes.Structure):
     _fields_ = (
         ("x", POINTER),
         ("panels", POINTER),
-        ("weight_scales", POINTER),
         ("bias", POINTER),
         ("y", POINTER),
-        ("integers", POINTER),
-        ("scales", POINTER),
+        ("rows", POINTER),
         ("num_in", c_int64),
         ("num_out", c_int64),
     )
@@ -164,9 +162,9 @@ def load_library(path: Path) -> ctypes.CDLL:
         _declare(library, kernel, None, POINTER, c_int64)
     _declare(library, "replay", None, POINTER, c_int64, POINTER)
     _declare(library, "set_threads", None, c_int64)
-    _declare(library, "matrix_bytes", c_int64, c_int64, c_int64)
-    _declare(library, "pack_matrix", None, POINTER, POINTER, c_int64, c_int64)
-    _declare(library, "linear_scratch", c_int64, c_int64)
+    _declare(library, "panels_bytes", c_int64, c_int64, c_int64)
+    _declare(library, "pack_panels", None, POINTER, POINTER, POINTER, c_int64, c_int64)
+    _declare(library, "linear_scratch_bytes", c_int64, c_int64)
     _declare(library, "attention_scratch_bytes", c_int64, c_int64, c_int64, c_int64)
     return library
 

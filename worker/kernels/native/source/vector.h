@@ -1,4 +1,5 @@
-/* Vectors of 32-bit sums, and the two instructions that matter: products of 16-bit pairs added to them, and widening bytes.
+/* Vectors of 32-bit sums, and the few instructions that matter: products of 16-bit pairs added to them, widening bytes, and sums
+   turned into floats, scaled and added up, one IEEE operation after the other.
 
    With AVX-512 and its VNNI, with AVX2, or one lane after the other. All are exact as long as no sum leaves 32 bits, so they
    give the same integers. */
@@ -22,9 +23,11 @@ INLINE vector repeat_pair(const int16_t *x) {
     return _mm512_set1_epi32(pair);
 }
 INLINE void store_sums(int32_t *out, vector sums) { _mm512_storeu_si512(out, sums); }
-INLINE vector load_sums(const int32_t *x) { return _mm512_loadu_si512(x); }
 INLINE vector repeat_sum(int32_t x) { return _mm512_set1_epi32(x); }
-INLINE vector add_sums(vector a, vector b) { return _mm512_add_epi32(a, b); }
+INLINE void add_scaled_sums(float *totals, vector sums, const float *scales, float scale) {
+    __m512 scaled = _mm512_mul_ps(_mm512_mul_ps(_mm512_cvtepi32_ps(sums), _mm512_loadu_ps(scales)), _mm512_set1_ps(scale));
+    _mm512_storeu_ps(totals, _mm512_add_ps(_mm512_loadu_ps(totals), scaled));
+}
 
 #elif defined(__AVX2__)
 #include <immintrin.h>
@@ -40,9 +43,11 @@ INLINE vector repeat_pair(const int16_t *x) {
     return _mm256_set1_epi32(pair);
 }
 INLINE void store_sums(int32_t *out, vector sums) { _mm256_storeu_si256((void *)out, sums); }
-INLINE vector load_sums(const int32_t *x) { return _mm256_loadu_si256((const void *)x); }
 INLINE vector repeat_sum(int32_t x) { return _mm256_set1_epi32(x); }
-INLINE vector add_sums(vector a, vector b) { return _mm256_add_epi32(a, b); }
+INLINE void add_scaled_sums(float *totals, vector sums, const float *scales, float scale) {
+    __m256 scaled = _mm256_mul_ps(_mm256_mul_ps(_mm256_cvtepi32_ps(sums), _mm256_loadu_ps(scales)), _mm256_set1_ps(scale));
+    _mm256_storeu_ps(totals, _mm256_add_ps(_mm256_loadu_ps(totals), scaled));
+}
 
 #else
 #define LANES 8
@@ -70,19 +75,13 @@ INLINE vector repeat_pair(const int16_t *x) {
     return pairs;
 }
 INLINE void store_sums(int32_t *out, vector sums) { memcpy(out, sums.lane, sizeof sums.lane); }
-INLINE vector load_sums(const int32_t *x) {
-    vector sums;
-    memcpy(sums.lane, x, sizeof sums.lane);
-    return sums;
-}
 INLINE vector repeat_sum(int32_t x) {
     vector sums;
     for (int i = 0; i < LANES; i++) sums.lane[i] = x;
     return sums;
 }
-INLINE vector add_sums(vector a, vector b) {
-    for (int i = 0; i < LANES; i++) a.lane[i] += b.lane[i];
-    return a;
+INLINE void add_scaled_sums(float *totals, vector sums, const float *scales, float scale) {
+    for (int i = 0; i < LANES; i++) totals[i] += (float)sums.lane[i] * scales[i] * scale;
 }
 #endif
 
