@@ -38,6 +38,7 @@ class ServerProcess:
         self._log = log
         environment = {**os.environ, **launch.environment}
         log.parent.mkdir(parents=True, exist_ok=True)
+        log.unlink(missing_ok=True)  # Stragglers of the last server may still write to theirs.
         with log.open("wb") as output:
             command = [*launch.command, "--port", str(port)]
             self._process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, env=environment)
