@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from pagoda.logprobs import TokenLogprobs
 from worker.batch import StepBatch, build_batch
 from worker.kernels.interface import LayerKV
+from worker.kernels.sampling import ChooseTokens, choose_tokens
 from worker.kv_memory import KVMemory
 from worker.sampler import sample_tokens, token_logprobs
 from worker.sequence import Chunk, RunningSequence, RunningSequences, find_stop
@@ -28,10 +29,18 @@ class StepModel(Protocol):
 
 
 class Engine:
-    def __init__(self, model: StepModel, kv: KVMemory, vocab_size: int, eos_token_ids: Iterable[int]) -> None:
+    def __init__(
+        self,
+        model: StepModel,
+        kv: KVMemory,
+        vocab_size: int,
+        eos_token_ids: Iterable[int],
+        choose: ChooseTokens = choose_tokens,
+    ) -> None:
         self._model = model
         self._kv = kv
         self._eos_token_ids = frozenset(eos_token_ids)
+        self._choose = choose
         self._sequences = RunningSequences(page_size=kv.page_size, num_pages=kv.num_pages, vocab_size=vocab_size)
 
     def reset(self) -> None:
@@ -57,10 +66,12 @@ class Engine:
             if chunk.sample:
                 sampled_rows.append(row)
                 row += 1
-        return self._sample([chunk.sequence for chunk in chunks if chunk.sample], logits_RV[sampled_rows]), scored
+        if scored:
+            logits_RV = logits_RV[sampled_rows]
+        return self._sample([chunk.sequence for chunk in chunks if chunk.sample], logits_RV), scored
 
     def _sample(self, sequences: Sequence[RunningSequence], logits_RV: NDArray[np.float32]) -> list[SampledTokens]:
-        token_ids = sample_tokens(logits_RV, sequences, self._eos_token_ids)
+        token_ids = sample_tokens(logits_RV, sequences, self._eos_token_ids, self._choose)
         return [
             self._accept(sequence, token_id, logits_V)
             for sequence, token_id, logits_V in zip(sequences, token_ids, logits_RV, strict=True)

@@ -1,6 +1,7 @@
 """What changes the logits before a token is chosen: steps 1 to 3 of the order written in protos/v1/types.proto.
 
-Works on one row of logits in float64. Knows nothing about temperature, filters or random numbers.
+Works on a float32 copy of one row of logits. What is done to a logit is rounded to float32 step by step, so it has one right
+answer. Knows nothing about temperature, filters or random numbers.
 """
 
 from collections.abc import Iterable
@@ -13,9 +14,9 @@ from worker.sequence import RunningSequence
 
 def adjusted_logits(
     logits_V: NDArray[np.float32], sequence: RunningSequence, eos_token_ids: frozenset[int]
-) -> NDArray[np.float64]:
+) -> NDArray[np.float32]:
     """A new row: bias added, ends banned until min_tokens, repeated tokens made less likely."""
-    adjusted_V = logits_V.astype(np.float64)
+    adjusted_V = logits_V.copy()
     _add_bias(adjusted_V, sequence)
     _ban_early_end(adjusted_V, sequence, eos_token_ids)
     _penalise_repetition(adjusted_V, sequence)
@@ -34,13 +35,13 @@ def needs_adjustment(sequence: RunningSequence) -> bool:
     )
 
 
-def _add_bias(logits_V: NDArray[np.float64], sequence: RunningSequence) -> None:
+def _add_bias(logits_V: NDArray[np.float32], sequence: RunningSequence) -> None:
     bias = sequence.sampling.logit_bias
     if bias:
         logits_V[_ids(bias)] += np.fromiter(bias.values(), np.float64)
 
 
-def _ban_early_end(logits_V: NDArray[np.float64], sequence: RunningSequence, eos_token_ids: frozenset[int]) -> None:
+def _ban_early_end(logits_V: NDArray[np.float32], sequence: RunningSequence, eos_token_ids: frozenset[int]) -> None:
     if sequence.num_output_tokens >= sequence.sampling.min_tokens:
         return
     ends = eos_token_ids.union(sequence.sampling.stop_token_ids)
@@ -48,7 +49,7 @@ def _ban_early_end(logits_V: NDArray[np.float64], sequence: RunningSequence, eos
     logits_V[_ids(token_id for token_id in ends if token_id < len(logits_V))] = -np.inf
 
 
-def _penalise_repetition(logits_V: NDArray[np.float64], sequence: RunningSequence) -> None:
+def _penalise_repetition(logits_V: NDArray[np.float32], sequence: RunningSequence) -> None:
     penalty = sequence.sampling.repetition_penalty
     if penalty == 1.0:
         return
@@ -58,7 +59,7 @@ def _penalise_repetition(logits_V: NDArray[np.float64], sequence: RunningSequenc
     logits_V[ids] = np.where(seen > 0, seen / penalty, seen * penalty)
 
 
-def _penalise_output(logits_V: NDArray[np.float64], sequence: RunningSequence) -> None:
+def _penalise_output(logits_V: NDArray[np.float32], sequence: RunningSequence) -> None:
     sampling, counts = sequence.sampling, sequence.output_counts
     if sampling.frequency_penalty == 0.0 and sampling.presence_penalty == 0.0:
         return

@@ -12,7 +12,7 @@ from protos.v1 import worker_pb2
 from worker.engine import Engine
 from worker.errors import StartError
 from worker.kernels.interface import Kernels
-from worker.kernels.select import select_kernels
+from worker.kernels.select import select_chooser, select_kernels
 from worker.kv_memory import (
     KVMemory,
     allocate_kv_memory,
@@ -57,7 +57,9 @@ def load_worker(settings: WorkerSettings, epoch: int) -> LoadedWorker:
         kv_bytes=kv.num_bytes,
     )
     hello = worker_pb2.Hello(worker_id=settings.worker_id, epoch=epoch, model=loaded, device=settings.device)
-    return LoadedWorker(engine=Engine(decoder, kv, model.config.vocab_size, model.eos_token_ids), hello=hello)
+    choose = select_chooser(settings.native_directory)
+    engine = Engine(decoder, kv, model.config.vocab_size, model.eos_token_ids, choose)
+    return LoadedWorker(engine=engine, hello=hello)
 
 
 def choose_max_model_len(wanted: int | None, model: Model) -> int:

@@ -16,23 +16,20 @@ from worker.kernels.native.kernels import NativeIntegerKernels
 from worker.kernels.native.library import load_library
 
 
-def native_kernels(kv_dtype: str = DEFAULT_KV_DTYPE) -> NativeIntegerKernels:
-    library = _library()
-    if isinstance(library, str):
-        pytest.skip(library, allow_module_level=True)
-    return NativeIntegerKernels(load_library(library), KV_FORMATS[kv_dtype])
-
-
-def same_bits(result: torch.Tensor, expected: torch.Tensor) -> bool:
-    """Zeros of either sign are the same, and so are NaNs."""
-    return result.shape == expected.shape and bool(((result == expected) | (result.isnan() & expected.isnan())).all())
-
-
 def native_library() -> ctypes.CDLL:
     library = _library()
     if isinstance(library, str):
         pytest.skip(library, allow_module_level=True)
     return load_library(library)
+
+
+def native_kernels(kv_dtype: str = DEFAULT_KV_DTYPE) -> NativeIntegerKernels:
+    return NativeIntegerKernels(native_library(), KV_FORMATS[kv_dtype])
+
+
+def same_bits(result: torch.Tensor, expected: torch.Tensor) -> bool:
+    """Zeros of either sign are the same, and so are NaNs."""
+    return result.shape == expected.shape and bool(((result == expected) | (result.isnan() & expected.isnan())).all())
 
 
 @contextmanager

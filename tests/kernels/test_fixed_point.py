@@ -5,13 +5,18 @@ import math
 import pytest
 import torch
 
-from worker.kernels.fixed_point import exp2_, round_rows, sqrt_
+from worker.kernels.fixed_point import exp2_, exp2_array, round_rows, sqrt_
 
 
 def test_exp2_is_accurate() -> None:
     x = torch.linspace(-126, 126, 200_001)
     expected = torch.exp2(x.double())
     assert float(((exp2_(x.clone()).double() - expected) / expected).abs().max()) < 3e-7
+
+
+def test_exp2_in_numpy_has_the_same_bits() -> None:
+    x = torch.cat((torch.linspace(-130, 130, 100_001), torch.tensor([-math.inf, math.inf, 0.0, -0.0])))
+    assert torch.equal(torch.from_numpy(exp2_array(x.numpy())), exp2_(x.clone()))
 
 
 def test_exp2_of_whole_numbers_is_exact() -> None:

@@ -9,6 +9,7 @@ from functools import cache
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 LOG2_E = 1.4426950408889634
 TINY = 1e-20
@@ -41,6 +42,20 @@ def exp2_(x: torch.Tensor) -> torch.Tensor:
     # Adding to a float's exponent bits multiplies by a power of two.
     x.view(torch.int32).add_(exponent.mul_(constant(float(1 << 23))).to(torch.int32))
     return x
+
+
+def exp2_array(x: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The same bits in numpy, which has no threads that wait for each other; a new array."""
+    x = np.clip(x, -126.0, 127.0)
+    exponent = np.rint(x)
+    x -= exponent
+    power = x * float(EXP2_HIGHEST)
+    for coefficient in EXP2_COEFFICIENTS:
+        power += float(coefficient)
+        power *= x
+    power += 1.0
+    power.view(np.int32)[...] += exponent.astype(np.int32) << 23
+    return power
 
 
 def tanh_(x: torch.Tensor) -> torch.Tensor:

@@ -10,7 +10,9 @@ from worker.kernels.integer import IntegerKernels
 from worker.kernels.integer_attention import DEFAULT_KV_DTYPE, KV_FORMATS, KVFormat
 from worker.kernels.interface import Kernels
 from worker.kernels.native.load import load_integer_kernels
+from worker.kernels.native.load_sampling import load_chooser
 from worker.kernels.reference import ReferenceKernels
+from worker.kernels.sampling import ChooseTokens, choose_tokens
 
 DEFAULT_NUMERICS = {"cpu": "integer", "cuda": "bfloat16", "hip": "bfloat16"}
 """By device."""
@@ -44,6 +46,11 @@ def _integer_kernels(native_directory: Path | None, kv_format: KVFormat) -> Kern
     if native_directory is None:
         return IntegerKernels(kv_format=kv_format)
     return load_integer_kernels(native_directory, kv_format)
+
+
+def select_chooser(native_directory: Path | None = None) -> ChooseTokens:
+    """The same for all modes and devices: logits come to the processor."""
+    return choose_tokens if native_directory is None else load_chooser(native_directory)
 
 
 def _on_gpu(device: str, dtype: torch.dtype) -> Kernels:

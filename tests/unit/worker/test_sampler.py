@@ -125,6 +125,24 @@ def test_draws_follow_the_probabilities() -> None:
     assert sum((observed[i] - expected[i]) ** 2 / expected[i] for i in range(8)) < CHI_SQUARE_LIMIT
 
 
+def test_draws_from_a_whole_vocabulary_follow_the_softmax() -> None:
+    """Grouped by rank into eighths of the probability, so that rare tokens count too."""
+    count, size, temperature = 4000, 1000, 0.8
+    logits_V = np.random.default_rng(2).standard_normal(size).astype(np.float32) * 2
+    probabilities_V = np.exp(logits_V.astype(np.float64) / temperature)
+    probabilities_V /= probabilities_V.sum()
+    order_V = probabilities_V.argsort()
+    group_V = np.empty(size, np.int64)
+    group_V[order_V] = np.minimum(probabilities_V[order_V].cumsum() * 8, 7).astype(np.int64)
+    rows = [
+        sequence(generated=(1,) * (i % 100), sample_index=i // 100, seed=6, temperature=temperature)
+        for i in range(count)
+    ]
+    observed = np.bincount(group_V[sample_tokens(np.broadcast_to(logits_V, (count, size)), rows, EOS)], minlength=8)
+    expected = np.bincount(group_V, probabilities_V) * count
+    assert ((observed - expected) ** 2 / expected).sum() < CHI_SQUARE_LIMIT
+
+
 def test_temperature_sharpens_and_flattens() -> None:
     count, logits = 1000, np.tile(np.array([0.0, math.log(3.0)], np.float32), (1000, 1))
     for temperature, probability in ((0.5, 9 / 10), (1.0, 3 / 4), (2.0, math.sqrt(3) / (1 + math.sqrt(3)))):

@@ -5,7 +5,7 @@ about tensors.
 """
 
 import ctypes
-from ctypes import c_double, c_float, c_int64, c_void_p
+from ctypes import c_double, c_float, c_int32, c_int64, c_uint64, c_void_p
 from pathlib import Path
 
 POINTER = c_void_p
@@ -128,6 +128,27 @@ class AttentionCall(ctypes.Structure):
     )
 
 
+class ChoiceOfRow(ctypes.Structure):
+    _fields_ = (
+        ("logits", POINTER),
+        ("bits", c_uint64),
+        ("top_k", c_int64),
+        ("top_p", c_double),
+        ("least_weight", c_int32),
+        ("factor", c_float),
+    )
+
+
+class ChooseCall(ctypes.Structure):
+    _fields_ = (
+        ("choices", POINTER),
+        ("token_ids", POINTER),
+        ("scratch", POINTER),
+        ("scratch_bytes", c_int64),
+        ("vocab_size", c_int64),
+    )
+
+
 Call = LinearCall | RMSNormCall | ActivationCall | PointwiseCall | RopeCall | GatherCall | WriteKVCall | AttentionCall
 KERNELS = (
     "linear",
@@ -166,6 +187,8 @@ def load_library(path: Path) -> ctypes.CDLL:
     _declare(library, "pack_panels", None, POINTER, POINTER, POINTER, c_int64, c_int64)
     _declare(library, "linear_scratch_bytes", c_int64, c_int64)
     _declare(library, "attention_scratch_bytes", c_int64, c_int64, c_int64, c_int64)
+    _declare(library, "choose_tokens", None, POINTER, c_int64)
+    _declare(library, "choose_scratch_bytes", c_int64, c_int64)
     return library
 
 

@@ -1,0 +1,118 @@
+"""Native code and its numpy twin choose the same tokens, whatever the logits and the parameters are."""
+
+import logging
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pagoda.sampling import SamplingParams
+from tests.kernels.native import native_library, threads
+from worker.kernels.native import load_sampling
+from worker.kernels.native.build import BuildError
+from worker.kernels.native.sampling import NativeChooser
+from worker.kernels.sampling import Choice, Logits, choose_tokens
+from worker.kernels.select import select_chooser
+
+NATIVE = NativeChooser(native_library())
+SIZES = st.one_of(st.integers(1, 40), st.sampled_from([127, 128, 129, 1000, 5000]))
+TEMPERATURES = st.one_of(st.just(0.0), st.floats(1e-3, 10.0), st.sampled_from([1e-40, 1e-320]))
+PARAMETERS: dict[str, st.SearchStrategy[Any]] = {
+    "temperature": TEMPERATURES,
+    "top_k": st.one_of(st.just(0), st.integers(1, 60), st.integers(100, 6000)),
+    "top_p": st.one_of(st.just(1.0), st.floats(1e-6, 1.0), st.sampled_from([1e-320, math.nextafter(1.0, 0.0)])),
+    "min_p": st.one_of(st.just(0.0), st.floats(0.0, 1.0)),
+}
+CHOICES = st.builds(Choice, st.builds(SamplingParams, **PARAMETERS), st.integers(0, 2**64 - 1))
+HARD = [0.0, -0.0, 1e-45, -math.inf, 3e38, -3e38]
+UNUSABLE = [math.nan, math.copysign(math.nan, -1.0), math.inf]
+
+
+@st.composite
+def rows(draw: st.DrawFn) -> Logits:
+    """From peaked to flat, with and without ties."""
+    size, generator = draw(SIZES), np.random.default_rng(draw(st.integers(0, 1000)))
+    logits_V = generator.standard_normal(size) * draw(st.sampled_from([0.0, 1e-7, 0.3, 3.0, 30.0]))
+    if step := draw(st.sampled_from([0.0, 0.25, 4.0])):
+        logits_V = np.round(logits_V / step) * step
+    logits_V[draw(st.integers(0, size - 1)) :: draw(st.integers(1, 7))] += draw(st.sampled_from([0.0, 20.0, -math.inf]))
+    for value in draw(st.lists(st.sampled_from(HARD), max_size=2)):
+        logits_V[draw(st.integers(0, size - 1))] = value
+    return logits_V.astype(np.float32)
+
+
+@given(rows(), st.lists(CHOICES, min_size=1, max_size=5))
+@settings(deadline=None, max_examples=200)
+def test_the_twins_tokens(logits_V: Logits, choices: list[Choice]) -> None:
+    of_rows = [logits_V] * len(choices)
+    assert NATIVE(of_rows, choices) == choose_tokens(of_rows, choices)
+
+
+@given(rows(), CHOICES, st.sampled_from(UNUSABLE), st.data())
+@settings(deadline=None, max_examples=50)
+def test_an_unusable_logit_is_the_answer(
+    logits_V: Logits, choice: Choice, unusable: float, data: st.DataObject
+) -> None:
+    place = data.draw(st.integers(0, len(logits_V) - 1))
+    logits_V[place] = unusable
+    assert NATIVE([logits_V], [choice]) == choose_tokens([logits_V], [choice]) == [place]
+
+
+def test_no_logit_is_left() -> None:
+    nothing = np.full(300, -np.inf, np.float32)
+    assert (
+        NATIVE([nothing], [Choice(SamplingParams(), 7)])
+        == choose_tokens([nothing], [Choice(SamplingParams(), 7)])
+        == [0]
+    )
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_many_rows_of_a_large_vocabulary_on_any_number_of_threads(count: int) -> None:
+    generator = np.random.default_rng(count)
+    logits_RV = generator.standard_normal((12, 150_001)).astype(np.float32) * 2
+    filters: list[dict[str, Any]] = [{}, {"top_p": 0.99}, {"top_k": 2000}, {"top_k": 50, "top_p": 0.9}]
+    choices = [
+        Choice(SamplingParams(temperature=0.7, **filters[row % 4]), int(generator.integers(1 << 63)))
+        for row in range(12)
+    ]
+    with threads(count):
+        assert NATIVE(list(logits_RV), choices) == choose_tokens(list(logits_RV), choices)
+
+
+def test_no_rows() -> None:
+    assert NATIVE([], []) == []
+
+
+@pytest.fixture
+def built(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(load_sampling, "build_library", lambda directory: directory)
+    monkeypatch.setattr(load_sampling, "load_library", lambda path: native_library())
+
+
+def test_a_worker_chooses_natively_where_it_can(built: None, tmp_path: Path) -> None:
+    assert isinstance(select_chooser(tmp_path), NativeChooser)
+    assert select_chooser(None) is choose_tokens
+
+
+def test_no_library(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    def no_compiler(directory: Path) -> Path:
+        raise BuildError("there is no C compiler")
+
+    monkeypatch.setattr(load_sampling, "build_library", no_compiler)
+    with caplog.at_level(logging.INFO):
+        assert select_chooser(tmp_path) is choose_tokens
+    assert [record.__dict__["reason"] for record in caplog.records] == ["there is no C compiler"]
+
+
+def test_other_tokens(
+    built: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As if it computed with another base."""
+    monkeypatch.setattr("worker.kernels.native.sampling.exponent_factor", lambda temperature: 2 / temperature)
+    assert select_chooser(tmp_path) is choose_tokens
+    assert "other tokens than numpy's" in caplog.records[0].__dict__["reason"]

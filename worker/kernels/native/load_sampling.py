@@ -1,0 +1,43 @@
+"""Which code chooses tokens on this machine: the native one where it can be built and gives the same tokens, else numpy's."""
+
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from pagoda.sampling import SamplingParams
+from worker.kernels.native.build import BuildError, build_library
+from worker.kernels.native.library import load_library
+from worker.kernels.native.sampling import NativeChooser
+from worker.kernels.sampling import Choice, ChooseTokens, Logits, choose_tokens
+
+logger = logging.getLogger(__name__)
+
+
+def load_chooser(directory: Path) -> ChooseTokens:
+    """Never fails. That there is no library is no second warning: whoever needs its kernels has warned."""
+    try:
+        chooser = NativeChooser(load_library(build_library(directory)))
+    except (BuildError, OSError, AttributeError) as error:
+        logger.info("choosing tokens without native code, which is slower", extra={"reason": str(error)})
+        return choose_tokens
+    rows, choices = zip(*_cases(), strict=True)
+    if chooser(rows, choices) != choose_tokens(rows, choices):
+        logger.warning(
+            "choosing tokens without native code, which is slower",
+            extra={"reason": "it gives other tokens than numpy's on this machine"},
+        )
+        return choose_tokens
+    return chooser
+
+
+def _cases() -> Iterator[tuple[Logits, Choice]]:
+    """A few that take each path through the native code."""
+    generator = np.random.default_rng(1)
+    for top_k in (0, 3, 500):
+        for top_p, min_p in ((1.0, 0.0), (0.9, 0.0), (1.0, 0.01), (0.5, 0.1)):
+            for logits_V in (generator.standard_normal(999).astype(np.float32) * 4, np.zeros(999, np.float32)):
+                sampling = SamplingParams(temperature=0.9, top_k=top_k, top_p=top_p, min_p=min_p)
+                yield logits_V, Choice(sampling, int(generator.integers(1 << 63)))
+    yield generator.standard_normal(999).astype(np.float32), Choice(SamplingParams(temperature=0.0), 0)

@@ -1,0 +1,230 @@
+/* Choosing the token of a row of logits. The twin is worker/kernels/sampling.py, where the steps are explained.
+
+   All that is compared or summed here is an integer: the order of a logit, the weight of a token. So vectors may take them in
+   any order, and what has to be found among them is found by bisection, in passes that do nothing but compare and add. Who
+   looks for large values skips the blocks whose largest is too small, which are nearly all of them. */
+#include "arithmetic.h"
+#include "pool.h"
+
+#include <stdbool.h>
+
+enum { BLOCK = 128, WEIGHT_ONE = 1 << 30, OCTAVES_PER_LOOK = 2, INFINITY_BITS = 0x7f800000 };
+
+struct choice {
+    const float *logits;
+    uint64_t bits;
+    int64_t top_k; /* 0: off */
+    double top_p;
+    int32_t least_weight; /* what min_p leaves */
+    float factor;         /* from a difference of logits to an exponent of 2; 0: the highest logit wins */
+};
+
+struct choose_call {
+    const struct choice *choices;
+    int64_t *token_ids;
+    char *scratch;
+    int64_t scratch_bytes, vocab_size; /* of each thread; of each row */
+};
+
+/* The weights of tokens, the largest of each block, and the sum. */
+struct weights {
+    int32_t *values, *maxima;
+    int64_t count, total;
+};
+
+typedef int64_t (*measure_function)(const int32_t *values, int64_t count, int32_t least);
+
+/* As integers logits compare as they do as floats, zeros of either sign being equal; NaN is above everything. */
+INLINE int32_t order_of(float logit) {
+    int32_t bits = bits_of(logit), order = bits < 0 ? INT32_MIN - bits : bits;
+    return (bits & INT32_MAX) > INFINITY_BITS ? INT32_MAX : order;
+}
+
+/* Of 2^30, the weight of the most probable token. */
+INLINE int32_t weight_of(float logit, float highest, float factor) {
+    return (int32_t)__builtin_rintf(exp2_below_one((logit - highest) * factor) * 0x1p30f);
+}
+
+static void fill_orders(const float *logits, int64_t count, int32_t *restrict orders) {
+    for (int64_t i = 0; i < count; i++) orders[i] = order_of(logits[i]);
+}
+
+static int64_t num_blocks(int64_t size) { return (size + BLOCK - 1) / BLOCK; }
+static int64_t block_size(int64_t first, int64_t size) { return size - first < BLOCK ? size - first : BLOCK; }
+
+static int32_t largest_of(const int32_t *values, int64_t count) {
+    int32_t largest = INT32_MIN;
+    for (int64_t i = 0; i < count; i++) largest = values[i] > largest ? values[i] : largest;
+    return largest;
+}
+
+static int64_t count_from(const int32_t *values, int64_t count, int32_t least) {
+    int32_t found = 0;
+    for (int64_t i = 0; i < count; i++) found += values[i] >= least;
+    return found;
+}
+
+static int64_t sum_from(const int32_t *values, int64_t count, int32_t least) {
+    int64_t sum = 0;
+    for (int64_t i = 0; i < count; i++) sum += values[i] >= least ? values[i] : 0;
+    return sum;
+}
+
+/* The largest `least` in [low, high] from which the measure is at least `needed`, as it is from `low`. */
+static int32_t bisect(
+    measure_function measure, const int32_t *values, int64_t count, int64_t needed, int64_t low, int64_t high
+) {
+    while (low < high) {
+        int64_t middle = high - (high - low) / 2;
+        if (measure(values, count, (int32_t)middle) >= needed) low = middle;
+        else high = middle - 1;
+    }
+    return (int32_t)low;
+}
+
+/* The first id of the highest logit, or of NaN, and the highest of each block. */
+static int64_t find_highest(const float *logits, int64_t size, int32_t *maxima) {
+    int32_t highest = INT32_MIN;
+    int64_t id = 0;
+    for (int64_t first = 0; first < size; first += BLOCK) {
+        int32_t orders[BLOCK];
+        fill_orders(logits + first, block_size(first, size), orders);
+        int32_t largest = maxima[first / BLOCK] = largest_of(orders, block_size(first, size));
+        if (largest > highest) highest = largest, id = first;
+    }
+    while (order_of(logits[id]) != highest) id++;
+    return id;
+}
+
+/* The ids of the highest logits, ascending; returns how many. */
+static int64_t take_top_k(
+    const float *logits, int64_t size, int64_t top_k, const int32_t *maxima, int32_t *ids, int32_t *orders
+) {
+    int64_t blocks = num_blocks(size), count = 0, num_kept = 0;
+    int32_t least = INT32_MIN, highest = largest_of(maxima, blocks);
+    /* As many blocks as tokens are wanted have one that is no less than the least of those blocks' maxima. */
+    if (top_k <= blocks) least = bisect(count_from, maxima, blocks, top_k, least, highest);
+    for (int64_t first = 0; first < size; first += BLOCK) {
+        int32_t in_block[BLOCK];
+        int64_t length = block_size(first, size);
+        if (maxima[first / BLOCK] < least) continue;
+        fill_orders(logits + first, length, in_block);
+        for (int64_t i = 0; i < length; i++) {
+            ids[count] = (int32_t)(first + i), orders[count] = in_block[i];
+            count += in_block[i] >= least;
+        }
+    }
+    least = bisect(count_from, orders, count, top_k, least, highest);
+    int64_t equals = top_k - count_from(orders, count, least + 1);
+    for (int64_t i = 0; i < count; i++) {
+        ids[num_kept] = ids[i];
+        num_kept += orders[i] > least || (orders[i] == least && equals-- > 0);
+    }
+    return num_kept;
+}
+
+static void fill_weights(struct weights *weights, const float *logits, float highest, float factor) {
+    weights->total = 0;
+    for (int64_t first = 0; first < weights->count; first += BLOCK) {
+        int64_t length = block_size(first, weights->count);
+        int32_t *restrict values = weights->values + first;
+        for (int64_t i = 0; i < length; i++) values[i] = weight_of(logits[first + i], highest, factor);
+        weights->maxima[first / BLOCK] = largest_of(values, length);
+        weights->total += sum_from(values, length, 0);
+    }
+}
+
+static int64_t total_from(const struct weights *weights, int32_t least) {
+    int64_t sum = 0;
+    if (least <= 0) return weights->total;
+    for (int64_t first = 0; first < weights->count; first += BLOCK)
+        if (weights->maxima[first / BLOCK] >= least)
+            sum += sum_from(weights->values + first, block_size(first, weights->count), least);
+    return sum;
+}
+
+/* The weights in [low, high]; returns how many. */
+static int64_t collect(const struct weights *weights, int32_t low, int32_t high, int32_t *found) {
+    int64_t count = 0;
+    for (int64_t first = 0; first < weights->count; first += BLOCK) {
+        if (weights->maxima[first / BLOCK] < low) continue;
+        for (int64_t i = first, end = first + block_size(first, weights->count); i < end; i++) {
+            found[count] = weights->values[i];
+            count += (uint32_t)(weights->values[i] - low) <= (uint32_t)(high - low);
+        }
+    }
+    return count;
+}
+
+/* Only so many of the tokens with this weight keep it: the first ones. */
+static void keep_first(struct weights *weights, int32_t weight, int64_t num_kept) {
+    for (int64_t i = 0; i < weights->count; i++)
+        if (weights->values[i] == weight && num_kept-- <= 0) weights->values[i] = 0;
+}
+
+/* The least weight of the tokens that make up top_p. It lies in octaves [low, high] that are found from the top down. */
+static int32_t keep_top_p(struct weights *weights, double top_p, int32_t *near) {
+    int64_t needed = (int64_t)__builtin_ceil(top_p * (double)weights->total), above, sum = 0;
+    int32_t high, low = WEIGHT_ONE + 1;
+    /* As a double the sum may have been rounded up. */
+    if (needed > weights->total) needed = weights->total;
+    do {
+        high = low - 1, above = sum;
+        low >>= OCTAVES_PER_LOOK;
+        sum = total_from(weights, low);
+    } while (sum < needed);
+    int64_t num_near = collect(weights, low, high, near);
+    int32_t least = bisect(sum_from, near, num_near, needed - above, low, high);
+    int64_t missing = needed - above - sum_from(near, num_near, least + 1), num_kept = (missing + least - 1) / least;
+    if (num_kept < count_from(near, num_near, least) - count_from(near, num_near, least + 1))
+        keep_first(weights, least, num_kept);
+    return least;
+}
+
+/* The index of one token, drawn from those that have at least this weight. */
+static int64_t draw(const struct weights *weights, int32_t least, uint64_t bits) {
+    int64_t target = (int64_t)((unsigned __int128)bits * (uint64_t)total_from(weights, least) >> 64), index = 0;
+    for (;; index += BLOCK) {
+        if (weights->maxima[index / BLOCK] < least) continue;
+        int64_t sum = sum_from(weights->values + index, block_size(index, weights->count), least);
+        if (target < sum) break;
+        target -= sum;
+    }
+    while (weights->values[index] < least || (target -= weights->values[index]) >= 0) index++;
+    return index;
+}
+
+static int64_t choose(const struct choice *choice, int64_t size, int32_t *scratch) {
+    int32_t *maxima = scratch, *ids = maxima + num_blocks(size), *values = ids + size;
+    struct weights weights = {values + size, maxima, size, 0};
+    const float *logits = choice->logits;
+    int64_t best = find_highest(logits, size, maxima);
+    float highest = logits[best];
+    if (choice->factor == 0.0f || !__builtin_isfinite(highest)) return best;
+    bool is_part = choice->top_k > 0 && choice->top_k < size;
+    if (is_part) {
+        float *taken = (float *)values;
+        weights.count = take_top_k(logits, size, choice->top_k, maxima, ids, values);
+        for (int64_t i = 0; i < weights.count; i++) taken[i] = logits[ids[i]];
+        logits = taken;
+    }
+    fill_weights(&weights, logits, highest, choice->factor);
+    int32_t least = choice->top_p < 1.0 ? keep_top_p(&weights, choice->top_p, values) : 0;
+    if (least < choice->least_weight) least = choice->least_weight;
+    int64_t index = draw(&weights, least, choice->bits);
+    return is_part ? ids[index] : index;
+}
+
+static void choose_of_row(const void *argument, int64_t row, int thread) {
+    const struct choose_call *call = argument;
+    int32_t *scratch = (int32_t *)(call->scratch + thread * call->scratch_bytes);
+    call->token_ids[row] = choose(call->choices + row, call->vocab_size, scratch);
+}
+
+EXPORT int64_t choose_scratch_bytes(int64_t vocab_size) {
+    return (int64_t)sizeof(int32_t) * (num_blocks(vocab_size) + 3 * vocab_size);
+}
+
+EXPORT void choose_tokens(const struct choose_call *call, int64_t num_rows) {
+    run_chunks(choose_of_row, call, num_rows);
+}

@@ -1,0 +1,115 @@
+"""Choosing a token from a row of logits: steps 4 to 7 of the order written in protos/v1/types.proto.
+
+A worker with native code and one without give the same token, because each number has one right answer: logits are
+compared as they are; their differences become exponents of 2 in float32, one IEEE operation after the other; powers of 2
+become integers, the weights; weights are summed and compared as integers. A token whose probability is less than 2^-31 of
+the most probable one's has a weight of 0. Knows nothing about sequences.
+
+In numpy, not torch: it promises the first of equal maxima, and a row is too short to be worth a team of threads, which
+cost far more than they bring when other processes want the same cores.
+
+Legend: V vocabulary, K candidates (what top_k left of V, in ascending order of their ids).
+"""
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pagoda.sampling import SamplingParams
+from worker.kernels.fixed_point import LOG2_E, exp2_array
+
+Logits = NDArray[np.float32]
+Weights = NDArray[np.int64]
+Values = TypeVar("Values", Logits, Weights)
+
+WEIGHT_ONE = 1 << 30
+"""The weight of the most probable token. A vocabulary of 2^26 such weights still sums up within an int64."""
+LARGEST_FACTOR = float(np.finfo(np.float32).max)
+# How many of the most probable tokens are ordered to find those that make up top_p: few are nearly always enough.
+_TOP_P_WIDTHS = (256, 4096)
+
+
+class Choice(NamedTuple):
+    """How the token of a row is chosen; `bits` are 64 random ones."""
+
+    sampling: SamplingParams
+    bits: int
+
+
+class ChooseTokens(Protocol):
+    """Two implementations, which give the same tokens: the one below, and native code."""
+
+    def __call__(self, rows: Sequence[Logits], choices: Sequence[Choice]) -> list[int]:
+        """The token of each row. If its highest logit is not finite, or a NaN is in it, such a logit's id."""
+
+
+def choose_tokens(rows: Sequence[Logits], choices: Sequence[Choice]) -> list[int]:
+    return [_choose(logits_V, sampling, bits) for logits_V, (sampling, bits) in zip(rows, choices, strict=True)]
+
+
+def exponent_factor(temperature: float) -> float:
+    """What turns a difference of logits into an exponent of 2; to be rounded to float32."""
+    return min(LOG2_E / temperature, LARGEST_FACTOR)
+
+
+def least_weight(min_p: float) -> int:
+    return math.ceil(min_p * WEIGHT_ONE)
+
+
+def largest(values_V: Values, count: int) -> NDArray[np.int64]:
+    """The ids of the `count` largest values, ascending; the lowest ids among equals."""
+    if count >= len(values_V):
+        return np.arange(len(values_V))
+    smallest_kept = _largest_values(values_V, count)[0]
+    above = np.flatnonzero(values_V > smallest_kept)
+    equal = np.flatnonzero(values_V == smallest_kept)
+    return np.sort(np.concatenate((above, equal[: count - len(above)])))
+
+
+def _choose(logits_V: Logits, sampling: SamplingParams, bits: int) -> int:
+    # The lowest id among the highest logits. A NaN counts as highest, so none goes by unseen.
+    best = int(logits_V.argmax())
+    if sampling.is_greedy or not np.isfinite(logits_V[best]):
+        return best
+    ids_K = largest(logits_V, sampling.top_k) if sampling.top_k else None
+    logits_K = logits_V if ids_K is None else logits_V[ids_K]
+    weights_K = _keep_top_p(_weights(logits_K, logits_V[best], sampling.temperature), sampling.top_p)
+    weights_K = np.where(weights_K >= least_weight(sampling.min_p), weights_K, 0)
+    cumulative_K = weights_K.cumsum()
+    target = bits * int(cumulative_K[-1]) >> 64
+    index = int(cumulative_K.searchsorted(target, side="right"))
+    return index if ids_K is None else int(ids_K[index])
+
+
+def _weights(logits_K: Logits, highest: np.float32, temperature: float) -> Weights:
+    """Probabilities as integers, relative to the most probable token."""
+    with np.errstate(over="ignore"):
+        exponents_K = (logits_K - highest) * np.float32(exponent_factor(temperature))
+    weights_K: Weights = np.rint(exp2_array(exponents_K) * np.float32(WEIGHT_ONE)).astype(np.int64)
+    return weights_K
+
+
+def _keep_top_p(weights_K: Weights, top_p: float) -> Weights:
+    """The smallest set of most probable tokens that holds `top_p` of the sum; 0 elsewhere."""
+    if top_p >= 1.0:
+        return weights_K
+    total = int(weights_K.sum())
+    # As a float the sum may have been rounded up.
+    needed = min(math.ceil(top_p * total), total)
+    for width in (*_TOP_P_WIDTHS, len(weights_K)):
+        cumulative = np.sort(_largest_values(weights_K, width))[::-1].cumsum()
+        if cumulative[-1] >= needed:
+            break
+    kept = largest(weights_K, int(cumulative.searchsorted(needed)) + 1)
+    kept_K = np.zeros_like(weights_K)
+    kept_K[kept] = weights_K[kept]
+    return kept_K
+
+
+def _largest_values(values_V: Values, count: int) -> Values:
+    """In no order, but that the smallest comes first."""
+    rank = max(0, len(values_V) - count)
+    return np.partition(values_V, rank)[rank:]
