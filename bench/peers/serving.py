@@ -4,6 +4,7 @@ Knows nothing about what it serves or to whom.
 """
 
 import os
+import signal
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
@@ -41,7 +42,9 @@ class ServerProcess:
         log.unlink(missing_ok=True)  # Stragglers of the last server may still write to theirs.
         with log.open("wb") as output:
             command = [*launch.command, "--port", str(port)]
-            self._process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, env=environment)
+            self._process = subprocess.Popen(
+                command, stdout=output, stderr=subprocess.STDOUT, env=environment, start_new_session=True
+            )
         try:
             self._wait_until_ready(f"http://127.0.0.1:{port}{launch.ready_path}")
         except BaseException:
@@ -49,12 +52,13 @@ class ServerProcess:
             raise
 
     def stop(self) -> None:
+        """With all processes that it started: one that is left would compute beside the next server."""
         self._process.terminate()
-        try:
+        with suppress(subprocess.TimeoutExpired):
             self._process.wait(STOP_DEADLINE_S)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+        with suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
 
     def _wait_until_ready(self, url: str) -> None:
         deadline = time.monotonic() + READY_DEADLINE_S

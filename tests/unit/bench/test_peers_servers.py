@@ -1,5 +1,6 @@
 """How peers are started, and that whatever goes wrong with one is a line of the outcome and not the end."""
 
+import os
 import sys
 import venv
 from collections.abc import Callable
@@ -84,6 +85,17 @@ def test_a_server_is_measured_in_each_row_and_scored(tmp_path: Path) -> None:
     assert one.used_by_others is not None and 0 <= one.used_by_others <= 1
     standing = score(contestant(server()), course(tmp_path, ALONE))
     assert (standing.perplexity, standing.failure) == (12.5, None)
+
+
+def test_what_a_server_started_ends_with_it(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    read_end = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    with_child = f"import subprocess; subprocess.Popen(['sleep', '600'], stdout=open({str(pipe)!r}, 'wb'))" + server()
+    assert score(contestant(with_child), course(tmp_path, ALONE)).failure is None
+    os.set_blocking(read_end, True)
+    assert os.read(read_end, 1) == b""  # Which it is when nobody holds the other end any more.
+    os.close(read_end)
 
 
 def test_a_server_that_does_not_start_fails_in_each_row_with_its_words(tmp_path: Path) -> None:
