@@ -26,6 +26,9 @@ turned = rotated(64, per_row)
 FILE = "weights as in the file, activations"
 CHANNEL = "int8 per channel, activations"
 
+INTEGER_MODE = "int8 per 64, activations int8 per 64, both rotated by 64"
+"""What the worker computes; keys and values apart."""
+
 CONSIDERED: Mapping[str, Format] = {
     f"{FILE} 14 bits per token": Format(activations=precise),
     f"{FILE} int8 per 32": Format(activations=per_32),
@@ -39,6 +42,7 @@ CONSIDERED: Mapping[str, Format] = {
     f"{CHANNEL} int8 per token, both rotated by 64": Format(weights=turned, activations=turned),
     "int8 per 128, activations 14 bits per token": Format(weights=per_128, activations=precise),
     "int8 per 64, activations int8 per 64": Format(weights=per_64, activations=per_64),
+    INTEGER_MODE: Format(weights=rotated(64, per_64), activations=rotated(64, per_64)),
     "int8 per 32, activations 14 bits per token": Format(weights=per_32, activations=precise),
     "keys and values int8 per token and head": Format(kv=per_row),
     "keys and values bfloat16": Format(kv=bfloat16),

@@ -1,12 +1,10 @@
 """Emulated formats: what each rounding keeps, and that the emulation computes what the worker's kernels do."""
 
-from functools import partial
-
 import pytest
 import torch
 
-from bench.quality.emulation import EXACT, Format
-from bench.quality.formats import LLAMA_CPP
+from bench.quality.emulation import EXACT, EmulatedKernels, Format
+from bench.quality.formats import CONSIDERED, INTEGER_MODE, LLAMA_CPP
 from bench.quality.in_process import EmulatedModel, WindowModel
 from bench.quality.measure import FLOAT32, measure
 from bench.quality.rounding import Rounding, exact, half, integers, outliers_apart, rotated
@@ -73,12 +71,16 @@ def test_exact_is_the_reference_bit_for_bit(model: Model) -> None:
     assert torch.equal(EmulatedModel(model).logprobs(EXACT, WINDOWS[0]), expected)
 
 
-def test_the_emulation_of_the_integer_mode_is_much_nearer_to_it_than_float32(model: Model) -> None:
-    kernels = WindowModel(model, IntegerKernels()).logprobs(WINDOWS[0])
-    score = partial(EmulatedModel(model).logprobs, window=WINDOWS[0])
-    emulated = score(Format(weights=integers(127), activations=integers(8192)))
-    from_emulated, from_exact = (emulated - kernels).abs().mean(), (score(EXACT) - kernels).abs().mean()
-    assert float(from_emulated) < 0.2 * float(from_exact)
+def test_a_linear_of_the_integer_mode_is_emulated_up_to_the_rounding_of_sums() -> None:
+    generator = torch.Generator().manual_seed(0)
+    x_TI, weight_OI = torch.randn(5, 192, generator=generator), torch.randn(40, 192, generator=generator)
+    emulated = EmulatedKernels()
+    emulated.format = CONSIDERED[INTEGER_MODE]
+    expected, y_TO, exact_TO = (
+        kernels.linear(x_TI, kernels.pack_linear(weight_OI))
+        for kernels in (IntegerKernels(), emulated, ReferenceKernels())
+    )
+    assert float((y_TO - expected).abs().max()) < 1e-3 * float((exact_TO - expected).abs().max())
 
 
 @pytest.mark.parametrize("field", ["weights", "activations", "kv"])
