@@ -65,8 +65,8 @@ def greedy(model: Model, prompt_ids: list[int]) -> tuple[list[int], torch.Tensor
 
 
 @pytest.fixture(scope="module", params=["float32", "integer"])
-def loaded(request: pytest.FixtureRequest, model: Model) -> tuple[str, Kernels, DecoderModel]:
-    kernels = select_kernels(request.param, "cpu")
+def loaded(request: pytest.FixtureRequest, model: Model, home: Path) -> tuple[str, Kernels, DecoderModel]:
+    kernels = select_kernels(request.param, "cpu", home / "state" / "kernels")
     return request.param, kernels, load_model(model, kernels)
 
 
@@ -94,8 +94,8 @@ def test_logits_are_near_those_of_transformers(
     assert float((log_p.exp() * (log_p - log_q)).sum(dim=-1).mean()) < MAX_MEAN_KL
 
 
-def test_bits_do_not_depend_on_the_batch(model: Model, prompt_ids: list[int]) -> None:
-    kernels = select_kernels("integer", "cpu")
+def test_bits_do_not_depend_on_the_batch(model: Model, prompt_ids: list[int], home: Path) -> None:
+    kernels = select_kernels("integer", "cpu", home / "state" / "kernels")
     decoder = load_model(model, kernels)
     token_ids = (prompt_ids * 8)[:60]
     alone = SteppedModel(decoder, kernels).run("a", token_ids)
