@@ -168,15 +168,6 @@ def reference_logits(model: Any, token_ids: list[int]) -> torch.Tensor:
     return logits
 
 
-def round_to_int8(model: Any) -> None:
-    """What the integer mode makes of matrices, so that it rounds them no further. The embedding stays where it is tied."""
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.ndim == 2:
-                scale = parameter.abs().amax(dim=1, keepdim=True).clamp_(min=1e-9) / 127
-                parameter.copy_((parameter / scale).round() * scale)
-
-
 def _add_metadata(writer: gguf.GGUFWriter, family: TinyFamily, config: Any) -> None:
     writer.add_block_count(config.num_hidden_layers)
     writer.add_context_length(config.max_position_embeddings)

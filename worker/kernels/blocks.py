@@ -27,14 +27,14 @@ def num_blocks(num_in: int) -> int:
 def round_blocks(x_XI: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Integers as floats [X, G, BLOCK], and scales [X, G, 1]."""
     padded_XI = functional.pad(x_XI, (0, -x_XI.shape[1] % BLOCK))
-    return round_rows(turn(padded_XI.view(len(x_XI), -1, BLOCK)), LEVELS)
+    return round_rows(turn(padded_XI.view(len(x_XI), num_blocks(x_XI.shape[1]), BLOCK)), LEVELS)
 
 
 def turn(x_XGB: torch.Tensor) -> torch.Tensor:
     """Each block times the Hadamard matrix: sums and differences of neighbours, then of pairs, of fours, and so on."""
     shape, distance = x_XGB.shape, 1
     while distance < BLOCK:
-        first, second = x_XGB.reshape(*shape[:-1], -1, 2, distance).unbind(-2)
+        first, second = x_XGB.reshape(*shape[:-1], BLOCK // (2 * distance), 2, distance).unbind(-2)
         x_XGB = torch.stack((first + second, first - second), dim=-2)
         distance *= 2
     return x_XGB.view(shape)
