@@ -5,7 +5,8 @@ from openai import OpenAI
 from openai.types.chat import ChatCompletionMessageParam
 
 MODEL = "smollm2:135m"
-QUESTION: list[ChatCompletionMessageParam] = [{"role": "user", "content": "What is the capital of France?"}]
+# Answered with some margin, in a few tokens and an end.
+QUESTION: list[ChatCompletionMessageParam] = [{"role": "user", "content": "What is the capital of Japan?"}]
 
 
 def test_models(openai_client: OpenAI) -> None:
@@ -17,7 +18,7 @@ def test_models(openai_client: OpenAI) -> None:
 def test_a_chat_answers(openai_client: OpenAI) -> None:
     answer = openai_client.chat.completions.create(model=MODEL, messages=QUESTION, temperature=0, max_tokens=32)
     choice = answer.choices[0]
-    assert "Paris" in (choice.message.content or "")
+    assert "Tokyo" in (choice.message.content or "")
     assert choice.message.role == "assistant"
     assert choice.finish_reason == "stop"
     assert answer.usage is not None
@@ -105,7 +106,7 @@ def test_ignore_eos_gives_exact_lengths(openai_client: OpenAI) -> None:
 
 
 def test_a_text_is_scored_as_it_would_be_while_it_is_generated(openai_client: OpenAI) -> None:
-    text = "The capital of France is"
+    text = "The capital of Japan is"
     generated = openai_client.completions.create(
         model=MODEL, prompt=text, temperature=0, max_tokens=8, logprobs=1, extra_body={"return_token_ids": True}
     ).choices[0]
