@@ -24,10 +24,6 @@ INLINE vector repeat_pair(const int16_t *x) {
 }
 INLINE void store_sums(int32_t *out, vector sums) { _mm512_storeu_si512(out, sums); }
 INLINE vector repeat_sum(int32_t x) { return _mm512_set1_epi32(x); }
-INLINE void add_scaled_sums(float *totals, vector sums, const float *scales, float scale) {
-    __m512 scaled = _mm512_mul_ps(_mm512_mul_ps(_mm512_cvtepi32_ps(sums), _mm512_loadu_ps(scales)), _mm512_set1_ps(scale));
-    _mm512_storeu_ps(totals, _mm512_add_ps(_mm512_loadu_ps(totals), scaled));
-}
 
 #elif defined(__AVX2__)
 #include <immintrin.h>
@@ -44,10 +40,6 @@ INLINE vector repeat_pair(const int16_t *x) {
 }
 INLINE void store_sums(int32_t *out, vector sums) { _mm256_storeu_si256((void *)out, sums); }
 INLINE vector repeat_sum(int32_t x) { return _mm256_set1_epi32(x); }
-INLINE void add_scaled_sums(float *totals, vector sums, const float *scales, float scale) {
-    __m256 scaled = _mm256_mul_ps(_mm256_mul_ps(_mm256_cvtepi32_ps(sums), _mm256_loadu_ps(scales)), _mm256_set1_ps(scale));
-    _mm256_storeu_ps(totals, _mm256_add_ps(_mm256_loadu_ps(totals), scaled));
-}
 
 #else
 #define LANES 8
@@ -80,9 +72,6 @@ INLINE vector repeat_sum(int32_t x) {
     for (int i = 0; i < LANES; i++) sums.lane[i] = x;
     return sums;
 }
-INLINE void add_scaled_sums(float *totals, vector sums, const float *scales, float scale) {
-    for (int i = 0; i < LANES; i++) totals[i] += (float)sums.lane[i] * scales[i] * scale;
-}
 #endif
 
 /* The floats nearest to sums, and arithmetic with them lane by lane. */
@@ -99,5 +88,8 @@ INLINE floats load_floats(const float *x) {
     return lanes;
 }
 INLINE void store_floats(float *out, floats lanes) { memcpy(out, &lanes, sizeof lanes); }
+INLINE void add_scaled_sums(float *totals, vector sums, const float *scales, float scale) {
+    store_floats(totals, load_floats(totals) + to_floats(sums) * load_floats(scales) * scale);
+}
 
 #endif
