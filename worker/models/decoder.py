@@ -13,6 +13,7 @@ import torch
 
 from pagoda.models.model import ModelConfig
 from worker.batch import StepBatch
+from worker.errors import StepError
 from worker.kernels.interface import Kernels, LayerKV, LinearWeight
 from worker.layers.rope import RopeTable, Rotation, rope_frequencies
 from worker.layers.source import LayerSource
@@ -55,8 +56,12 @@ class DecoderModel:
     def forward(self, batch: StepBatch, kv: Sequence[LayerKV]) -> torch.Tensor:
         """Write the step's keys and values into `kv`, one per layer, and return float32 logits [R, V] of the sampled rows.
 
-        The next step may overwrite them.
+        The next step may overwrite them. Raises StepError for a position that the model was not made for.
         """
+        longest = max(batch.context_lens)
+        if longest > self.config.max_position:
+            # Kernels take a position's rotation from a table, and not all of them look where it ends.
+            raise StepError(f"a sequence has {longest} tokens, the model was made for {self.config.max_position}")
         return self._prepared(batch.to(self._kernels.device), kv)
 
     def _forward(self, batch: StepBatch, kv: Sequence[LayerKV]) -> torch.Tensor:

@@ -12,6 +12,7 @@ import torch
 from pagoda.models.model import Model
 from tests.kernels.stepping import SteppedModel
 from tests.kernels.tiny_llama import make_llama, reference_logits, round_weights, save_gguf, save_safetensors
+from worker.errors import StepError
 from worker.kernels.integer import IntegerKernels
 from worker.kernels.interface import Kernels
 from worker.kernels.reference import ReferenceKernels
@@ -120,6 +121,16 @@ def test_no_sampled_row_gives_no_logits(tmp_path: Path) -> None:
     for kernels in (ReferenceKernels(), IntegerKernels()):
         weight = kernels.pack_linear(torch.ones(3, 4))
         assert kernels.linear(kernels.rms_norm(torch.empty(0, 4), torch.ones(4), 1e-5), weight).shape == (0, 3)
+
+
+@pytest.mark.parametrize("kernels", [ReferenceKernels(), IntegerKernels()], ids=["float32", "integer"])
+def test_a_position_beyond_the_models_is_refused(kernels: Kernels, tmp_path: Path) -> None:
+    model = load_model(save_safetensors(make_llama(), tmp_path), kernels)
+    longest = model.config.max_position
+    stepped = SteppedModel(model, kernels, num_pages=2 + longest // 16)
+    stepped.step([("a", [1] * longest)])
+    with pytest.raises(StepError, match=f"{longest + 1} tokens, the model was made for {longest}"):
+        stepped.step([("a", [1])])
 
 
 def test_unknown_architecture_names_the_known_ones(tmp_path: Path) -> None:
