@@ -7,9 +7,9 @@ import torch
 
 from tests.kernels.attention_batch import NUM_PAGES, attention_batch
 from tests.kernels.native import native_kernels, same_bits, threads
-from tests.kernels.test_integer_kernels import poison, random
+from tests.kernels.test_integer_kernels import PLANS, poison, random
 from worker.kernels.integer import IntegerKernels
-from worker.kernels.integer_attention import KV_FORMATS, SUM_LENGTH, IntegerKV
+from worker.kernels.integer_attention import DEFAULT_KV_DTYPE, KV_FORMATS, SUM_LENGTH, IntegerKV
 from worker.kernels.native.self_check import find_difference
 
 KERNELS = {name: (native_kernels(name), IntegerKernels(kv_format=kept)) for name, kept in KV_FORMATS.items()}
@@ -25,14 +25,17 @@ def one_thread() -> Iterator[None]:
         yield
 
 
-@pytest.mark.parametrize("heads", HEADS, ids=str)
-@pytest.mark.parametrize(("page_size", "window", "logit_cap"), [(16, None, None), (7, 33, 2.0), (48, 100, None)])
-@pytest.mark.parametrize("kv_dtype", KV_FORMATS)
-def test_attention(
-    kv_dtype: str, heads: tuple[int, int, int], page_size: int, window: int | None, logit_cap: float | None
+def check_attention(
+    kv_dtype: str,
+    plan: list[tuple[int, int]],
+    heads: tuple[int, int, int],
+    page_size: int,
+    window: int | None,
+    logit_cap: float | None,
 ) -> None:
+    """What is written and what is attended are the twin's bits."""
     num_heads, num_kv_heads, head_size = heads
-    batch, whole = attention_batch(PLAN, page_size)
+    batch, whole = attention_batch(plan, page_size)
     num_keys = len(whole.slots_T)
     # Within something wider, as a model has them, and of very different magnitude.
     kv_TNH = random(num_keys, 2 * num_kv_heads, head_size) * torch.logspace(-3, 1, num_keys)[:, None, None]
@@ -50,6 +53,30 @@ def test_attention(
     assert same_bits(native, twin)
 
 
+@pytest.mark.parametrize("heads", HEADS, ids=str)
+@pytest.mark.parametrize(("page_size", "window", "logit_cap"), [(16, None, None), (7, 33, 2.0), (48, 100, None)])
+@pytest.mark.parametrize("kv_dtype", KV_FORMATS)
+def test_attention(
+    kv_dtype: str, heads: tuple[int, int, int], page_size: int, window: int | None, logit_cap: float | None
+) -> None:
+    check_attention(kv_dtype, PLAN, heads, page_size, window, logit_cap)
+
+
+@pytest.mark.parametrize("plan", PLANS, ids=str)
+@pytest.mark.parametrize("heads", [*HEADS, (4, 4, 32), (5, 1, 128)], ids=str)
+@pytest.mark.parametrize(
+    ("page_size", "window", "logit_cap"), [(16, None, None), (7, 1, None), (16, 33, 2.0), (7, None, 2.0)]
+)
+def test_attention_of_steps_of_all_kinds(
+    plan: list[tuple[int, int]],
+    heads: tuple[int, int, int],
+    page_size: int,
+    window: int | None,
+    logit_cap: float | None,
+) -> None:
+    check_attention(DEFAULT_KV_DTYPE, plan, heads, page_size, window, logit_cap)
+
+
 @pytest.mark.parametrize("kv_dtype", KV_FORMATS)
 def test_the_largest_sums(kv_dtype: str) -> None:
     """Keys, values and queries all at the largest integer, and weights as large as their block's step allows."""
@@ -64,6 +91,16 @@ def test_the_largest_sums(kv_dtype: str) -> None:
         results.append(kernels.attention(torch.ones(4, 2, 256), kv, batch, 1.0))
     assert same_bits(*results)
     assert (results[0] / almost_two[0, 0, 0] - 1).abs().max() < 1e-3
+
+
+def test_equal_keys_and_values() -> None:
+    batch, whole = attention_batch([(1, 1000), (3, 65)], 16)
+    results = []
+    for kernels in KERNELS[DEFAULT_KV_DTYPE]:
+        kv = kernels.allocate_kv(NUM_PAGES, 16, 1, 256)
+        kernels.write_kv(kv, torch.ones(1065, 1, 256), torch.ones(1065, 1, 256), whole)
+        results.append(kernels.attention(torch.ones(4, 2, 256), kv, batch, 1.0))
+    assert same_bits(*results)
 
 
 @pytest.mark.parametrize("kv_dtype", KV_FORMATS)

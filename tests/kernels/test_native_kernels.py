@@ -8,15 +8,12 @@ import torch
 
 from tests.kernels.attention_batch import NUM_PAGES, attention_batch
 from tests.kernels.native import native_kernels, same_bits, threads
-from tests.kernels.test_integer_kernels import PLANS, poison, random
+from tests.kernels.test_integer_kernels import random
 from worker.kernels.blocks import BLOCK, turn
 from worker.kernels.integer import IntegerKernels
-from worker.kernels.integer_attention import IntegerKV
 
 NATIVE, TWIN = native_kernels(), IntegerKernels()
 ROWS = [1, 2, 3, 5, 40]
-HEADS = [(6, 2, 8), (9, 3, 64), (4, 4, 32), (8, 2, 80), (5, 1, 128), (2, 1, 256)]
-"""(query heads, KV heads, head size)."""
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -87,48 +84,6 @@ def test_elementwise(rows: int, size: int) -> None:
 def test_rope(rows: int, rotated_size: int) -> None:
     x_TNH, cos_TH, sin_TH = random(rows, 5, 16)[:, :4], random(rows, rotated_size), random(rows, rotated_size, seed=1)
     assert same_bits(NATIVE.rope(x_TNH, cos_TH, sin_TH), TWIN.rope(x_TNH, cos_TH, sin_TH))
-
-
-@pytest.mark.parametrize("plan", PLANS, ids=str)
-@pytest.mark.parametrize("heads", HEADS, ids=str)
-@pytest.mark.parametrize(
-    ("page_size", "window", "logit_cap"), [(16, None, None), (7, 1, None), (16, 33, 2.0), (7, None, 2.0)]
-)
-def test_attention(
-    plan: list[tuple[int, int]],
-    heads: tuple[int, int, int],
-    page_size: int,
-    window: int | None,
-    logit_cap: float | None,
-) -> None:
-    num_heads, num_kv_heads, head_size = heads
-    batch, whole = attention_batch(plan, page_size)
-    num_keys = len(whole.slots_T)
-    # Within something wider, as a model has them, and of very different magnitude.
-    kv_TNH = random(num_keys, 2 * num_kv_heads, head_size) * torch.logspace(-3, 1, num_keys)[:, None, None]
-    queries = random(len(batch.slots_T), num_heads + 2, head_size, seed=2)[:, 1:-1] * 3
-    results = []
-    for kernels in (NATIVE, TWIN):
-        kv = kernels.allocate_kv(NUM_PAGES, page_size, num_kv_heads, head_size)
-        assert isinstance(kv, IntegerKV)
-        poison(kv)
-        kernels.write_kv(kv, kv_TNH[:, :num_kv_heads], kv_TNH[:, num_kv_heads:], whole)
-        results.append((kv, kernels.attention(queries, kv, batch, head_size**-0.5, window, logit_cap)))
-    (native_kv, native), (twin_kv, twin) = results
-    assert torch.equal(native_kv.integers, twin_kv.integers)
-    assert same_bits(native_kv.scales, twin_kv.scales)
-    assert same_bits(native, twin)
-
-
-def test_attention_at_the_end_of_its_range() -> None:
-    """Equal keys and values, all at the largest integer: the sums of attention_sums.h, used up."""
-    batch, whole = attention_batch([(1, 1000), (3, 65)], 16)
-    results = []
-    for kernels in (NATIVE, TWIN):
-        kv = kernels.allocate_kv(NUM_PAGES, 16, 1, 256)
-        kernels.write_kv(kv, torch.ones(1065, 1, 256), torch.ones(1065, 1, 256), whole)
-        results.append(kernels.attention(torch.ones(4, 2, 256), kv, batch, 1.0))
-    assert same_bits(*results)
 
 
 def test_nothing_to_compute() -> None:
