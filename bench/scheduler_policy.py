@@ -9,7 +9,8 @@ from functools import partial
 
 from pagoda.sampling import SamplingParams
 from scheduler.events import Event, Tokens
-from scheduler.loop import SchedulerLoop, TimerHandle
+from scheduler.keep_alive import TimerHandle
+from scheduler.loop import SchedulerLoop
 from scheduler.request import InferenceRequest
 from scheduler.result import SampledTokens, StepResult
 from scheduler.worker_state import AttachedWorker, ModelLimits, StepPlan, WorkerInfo
@@ -54,6 +55,9 @@ class _Echo:
 
     def send_recall(self, step_id: int) -> None:
         raise NotImplementedError("here nobody comes or leaves while others go on")
+
+    def send_unload(self) -> None:
+        raise NotImplementedError("no model here is ever out of use for long enough")
 
     def send_drain(self) -> None:
         pass

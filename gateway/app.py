@@ -18,7 +18,6 @@ from gateway.metrics import GatewayMetrics
 from gateway.middleware import CountInProgress, RequestContext, RequireKey, error_response
 from gateway.ollama import routes as ollama
 from gateway.ollama import store_routes
-from gateway.ollama.keep_alive import KeepAlive
 from gateway.openai import routes as openai
 from gateway.openai import tokenization
 from gateway.origins import AllowedOrigins, LocalHostsOnly
@@ -97,7 +96,6 @@ def _build_state(settings: GatewaySettings, served: Sequence[ServedModel], store
         store=store,
         blobs=BlobStore(settings.home),
         pulls=Pulls(store),
-        keep_alive=KeepAlive(),
         max_body_bytes=settings.max_body_bytes,
         started_at=time.time(),
     )

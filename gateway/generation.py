@@ -93,6 +93,7 @@ class TextGenerator:
             tenant=http.caller.tenant,
             cache_salt=http.caller.cache_salt(request.cache_salt),
             priority=request.priority,
+            keep_alive_s=request.keep_alive_s,
             traceparent=http.trace.context.traceparent,
             tracestate=http.trace.context.tracestate,
         )

@@ -28,6 +28,7 @@ class InferenceRequest:
     priority: int = 0
     traceparent: str = ""
     tracestate: str = ""
+    keep_alive_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,7 +96,16 @@ class ModelInfo:
     digest: str
     max_model_len: int
     num_workers: int
+    """Those that have it in memory."""
+    num_unloaded_workers: int
+    """Those that load it for the next request."""
     device: str
+    expires_in_s: float | None
+    """When it leaves memory if no request comes; None is never."""
+
+    @property
+    def is_served(self) -> bool:
+        return self.num_workers + self.num_unloaded_workers > 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

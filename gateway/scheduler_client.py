@@ -26,6 +26,8 @@ SERVICE_NAME = "protos.v1.InferenceService"
 # A client whose unread events outgrow this is cancelled: about a minute of decoding at 30 tokens a second.
 MAX_BUFFERED_EVENTS = 2048
 UNARY_TIMEOUT_S = 5.0
+# A model of many gigabytes from a slow disk.
+LOAD_TIMEOUT_S = 600.0
 RECONNECT_DELAY_S = 0.2
 
 T = TypeVar("T")
@@ -90,6 +92,11 @@ class SchedulerClient:
         call = self._stub.ListModels(inference_pb2.ListModelsRequest(), timeout=UNARY_TIMEOUT_S)
         response = await _or_gateway_error(call)
         return tuple(model_from_proto(model) for model in response.models)
+
+    async def keep_loaded(self, model: str, keep_alive_s: float | None) -> None:
+        """Returns when the model is in memory; with no time to stay at all, once that is known. Raises GatewayError."""
+        request = inference_pb2.KeepLoadedRequest(model=model, keep_alive_s=keep_alive_s)
+        await _or_gateway_error(self._stub.KeepLoaded(request, timeout=LOAD_TIMEOUT_S))
 
     async def get_load(self) -> Load:
         call = self._stub.GetLoad(inference_pb2.GetLoadRequest(), timeout=UNARY_TIMEOUT_S)

@@ -154,7 +154,7 @@ class ServedModels:
         if time.monotonic() >= self._infos_expire_at:
             await self.refresh()
         info = self._infos.get(model.name)
-        if info is None or info.num_workers == 0:
+        if info is None or not info.is_served:
             self._infos_expire_at = float("-inf")
             raise unavailable(f"No worker serves the model `{model.name}` at the moment.")
         return info
@@ -165,6 +165,15 @@ class ServedModels:
             return await self.info(model)
         except GatewayError:
             return None
+
+    async def in_memory(self) -> list[tuple[ServedModel, ModelInfo]]:
+        """As it is now. None while the scheduler cannot be asked."""
+        try:
+            await self.refresh()
+        except GatewayError:
+            return []
+        infos = [(model, self._infos.get(model.name)) for model in self._models]
+        return [(model, info) for model, info in infos if info is not None and info.num_workers]
 
     async def refresh(self) -> None:
         self._infos = {info.name: info for info in await self._scheduler.list_models()}

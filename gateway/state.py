@@ -10,7 +10,6 @@ from gateway.drain import Drain
 from gateway.errors import ErrorKind, GatewayError
 from gateway.generation import HTTPContext, TextGenerator
 from gateway.metrics import GatewayMetrics
-from gateway.ollama.keep_alive import KeepAlive
 from gateway.pulls import Pulls
 from gateway.scheduler_client import SchedulerClient
 from gateway.served_models import ServedModel, ServedModels
@@ -29,7 +28,6 @@ class GatewayState:
     store: ModelStore
     blobs: BlobStore
     pulls: Pulls
-    keep_alive: KeepAlive
     max_body_bytes: int
     started_at: float
     """Unix time."""

@@ -25,6 +25,8 @@ class TextRequest:
     cache_salt: str = ""
     priority: int = 0
     """Lower goes first."""
+    keep_alive_s: float | None = None
+    """How long the model is to stay in memory afterwards; None says nothing about it."""
     prompt_field: str
     """What the dialect calls the prompt, for errors."""
 

@@ -40,6 +40,7 @@ def request_to_proto(request: InferenceRequest) -> inference_pb2.GenerateRequest
         cache_salt=request.cache_salt,
         traceparent=request.traceparent,
         tracestate=request.tracestate,
+        keep_alive_s=request.keep_alive_s,
     )
 
 
@@ -125,7 +126,9 @@ def model_from_proto(message: inference_pb2.ModelInfo) -> ModelInfo:
         digest=message.digest,
         max_model_len=message.max_model_len,
         num_workers=message.num_workers,
+        num_unloaded_workers=message.num_unloaded_workers,
         device=message.device,
+        expires_in_s=message.expires_in_s if message.HasField("expires_in_s") else None,
     )
 
 

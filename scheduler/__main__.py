@@ -48,6 +48,7 @@ async def running_scheduler(
         max_waiting=settings.max_waiting,
         worker_grace_s=settings.worker_grace_s,
         max_lease_steps=settings.max_lease_steps,
+        keep_alive_s=settings.keep_alive_s,
         caches=publisher,
         sequences=SequenceTracing(tracer),
         counters=counters,
@@ -93,8 +94,9 @@ async def drain(loop: SchedulerLoop, grace_s: float) -> None:
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(grace_s):
             await idle.wait()
-    for worker in loop.workers.values():
-        worker.link.send_drain()
+    for link in [worker.link for worker in (*loop.workers.values(), *loop.unloaded)]:
+        if link is not None:
+            link.send_drain()
 
 
 def main() -> None:

@@ -1,5 +1,6 @@
 """Protobuf messages ↔ the scheduler's dataclasses. Pure; the only file of the scheduler that knows both."""
 
+import math
 from collections.abc import Iterable
 from itertools import groupby
 
@@ -8,6 +9,7 @@ from google.rpc import code_pb2
 from kvcache.block_hash import BlockHash
 from kvcache.breaker import BreakerState
 from kvcache.page_pool import PageId
+from pagoda.durations import LONGEST_S
 from pagoda.logprobs import TokenLogprobs
 from pagoda.sampling import SamplingParams
 from protos.v1 import inference_pb2, types_pb2, worker_pb2
@@ -51,7 +53,17 @@ def request_from_proto(message: inference_pb2.GenerateRequest) -> InferenceReque
         resumed={sample.sample_index: tuple(sample.generated_token_ids) for sample in message.resume},
         traceparent=message.traceparent,
         tracestate=message.tracestate,
+        keep_alive_s=keep_alive_from_proto(message),
     )
+
+
+def keep_alive_from_proto(message: inference_pb2.GenerateRequest | inference_pb2.KeepLoadedRequest) -> float | None:
+    """Raises InvalidRequestError for what is no duration."""
+    if not message.HasField("keep_alive_s"):
+        return None
+    if not message.keep_alive_s >= 0:
+        raise InvalidRequestError(f"keep_alive_s must be 0 or more, infinite for ever (got {message.keep_alive_s:g})")
+    return message.keep_alive_s if message.keep_alive_s < LONGEST_S else math.inf
 
 
 def _refuse_reserved(message: inference_pb2.GenerateRequest) -> None:
@@ -177,19 +189,24 @@ def _finished_to_proto(event: Finished) -> inference_pb2.Finished:
 def models_to_proto(loop: SchedulerLoop) -> inference_pb2.ListModelsResponse:
     models: dict[str, inference_pb2.ModelInfo] = {}
     for worker in loop.workers.values():
-        info = worker.info
-        model = models.setdefault(
-            info.model,
-            inference_pb2.ModelInfo(
-                name=info.model,
-                digest=info.model_digest,
-                max_model_len=info.limits.max_model_len,
-                device=info.device,
-                numerics_id=info.numerics_id,
-            ),
-        )
+        model = models.setdefault(worker.info.model, _model_to_proto(worker.info))
         model.num_workers += 1
+        expires_in_s = loop.keep_alive.expires_in_s(model.name)
+        if expires_in_s < math.inf:
+            model.expires_in_s = max(0.0, expires_in_s)
+    for unloaded in loop.unloaded:
+        models.setdefault(unloaded.info.model, _model_to_proto(unloaded.info)).num_unloaded_workers += 1
     return inference_pb2.ListModelsResponse(models=models.values())
+
+
+def _model_to_proto(info: WorkerInfo) -> inference_pb2.ModelInfo:
+    return inference_pb2.ModelInfo(
+        name=info.model,
+        digest=info.model_digest,
+        max_model_len=info.limits.max_model_len,
+        device=info.device,
+        numerics_id=info.numerics_id,
+    )
 
 
 def load_to_proto(loop: SchedulerLoop) -> inference_pb2.GetLoadResponse:
@@ -231,8 +248,13 @@ def _worker_load(worker: AttachedWorker) -> inference_pb2.WorkerLoad:
 # ---- workers
 
 
+def model_of(hello: worker_pb2.Hello) -> worker_pb2.LoadedModel:
+    """In memory or not."""
+    return hello.model if hello.HasField("model") else hello.unloaded_model
+
+
 def worker_info_from_proto(hello: worker_pb2.Hello) -> WorkerInfo:
-    model = hello.model
+    model = model_of(hello)
     return WorkerInfo(
         worker_id=hello.worker_id,
         epoch=hello.epoch,

@@ -118,6 +118,20 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
             reader.cancel()
             self._loop.cancel_all(box)
 
+    async def KeepLoaded(
+        self,
+        request: inference_pb2.KeepLoadedRequest,
+        context: grpc.aio.ServicerContext[inference_pb2.KeepLoadedRequest, inference_pb2.KeepLoadedResponse],
+    ) -> inference_pb2.KeepLoadedResponse:
+        outcome: asyncio.Queue[RequestError | None] = asyncio.Queue()
+        try:
+            self._loop.keep_loaded(request.model, convert.keep_alive_from_proto(request), outcome.put_nowait)
+            if (error := await outcome.get()) is not None:
+                raise error
+        except RequestError as error:
+            await context.abort_with_status(_status(error))
+        return inference_pb2.KeepLoadedResponse()
+
     async def ListModels(
         self,
         request: inference_pb2.ListModelsRequest,

@@ -5,6 +5,7 @@ two small protocols `Client` and `WorkerLink`, time is behind `Clock`, so that t
 """
 
 import bisect
+import math
 from collections.abc import Callable, Iterator
 from collections.abc import Sequence as Seq
 from dataclasses import replace
@@ -32,30 +33,24 @@ from scheduler.events import (
     started_event,
     tokens_event,
 )
+from scheduler.keep_alive import KeepAlive, Timers
 from scheduler.open_requests import OpenRequests
 from scheduler.planner import plan_step
 from scheduler.request import InferenceRequest, OpenRequest, check_request, make_sequences
 from scheduler.result import SampledTokens, ScoredTokens, StepResult
 from scheduler.sequence import FinishReason, Sequence, SequenceStatus
 from scheduler.sequence_listener import NobodyFollows, SequenceListener
+from scheduler.unloaded_workers import LoadLink, Told, UnloadedWorker, UnloadedWorkers
 from scheduler.worker_state import AttachedWorker, CacheListener, NobodyListens, PlannedSequence, WorkerInfo, WorkerLink
 
 # A sequence that was running at this many deaths in a row, without a token in between, may be what kills them.
 MAX_WORKER_LOSSES = 3
 
 
-class TimerHandle(Protocol):
-    def cancel(self) -> object: ...
-
-
-class Clock(Protocol):
+class Clock(Timers, Protocol):
     """The part of asyncio's event loop that the scheduler uses."""
 
-    def time(self) -> float: ...
-
     def call_soon(self, callback: Callable[[], object], /) -> object: ...
-
-    def call_later(self, delay: float, callback: Callable[[], object], /) -> TimerHandle: ...
 
 
 class WorkerProtocolError(Exception):
@@ -70,15 +65,21 @@ class SchedulerLoop:
         max_waiting: int = 1024,
         worker_grace_s: float = 60.0,
         max_lease_steps: int = 1,
+        keep_alive_s: float = math.inf,
         caches: CacheListener | None = None,
         sequences: SequenceListener | None = None,
         counters: Counters | None = None,
     ) -> None:
         """At most `max_waiting` sequences queue. A model without any worker for `worker_grace_s` fails its requests.
 
-        When nobody waits, a worker goes on by itself for at most `max_lease_steps` steps.
+        When nobody waits, a worker goes on by itself for at most `max_lease_steps` steps. A model that nobody has used for
+        `keep_alive_s` leaves memory, unless a request has wished otherwise.
         """
         self.workers: dict[str, AttachedWorker] = {}
+        self.unloaded = UnloadedWorkers(
+            clock, grace_s=worker_grace_s, on_changed=self._unloaded_changed, on_failed=self._fail_waiting
+        )
+        self.keep_alive = KeepAlive(clock, keep_alive_s, on_expired=self.wake)
         self.waiting: list[Sequence] = []
         self.counters = counters or Counters()
         self.on_readiness_changed: Callable[[], object] = lambda: None
@@ -103,7 +104,7 @@ class SchedulerLoop:
     @property
     def is_ready(self) -> bool:
         """Whether a request would be accepted and computed now."""
-        return bool(self.workers) and not self._is_draining
+        return bool(self.workers or self.unloaded) and not self._is_draining
 
     def begin_drain(self, on_idle: Callable[[], object]) -> None:
         """Refuse new requests from now on; `on_idle` is called when the last open one has ended, perhaps at once."""
@@ -129,6 +130,7 @@ class SchedulerLoop:
                 pass
         for worker in self.workers.values():
             self._check_lease(worker)
+        self._move_models()
         self._requests.deliver()
 
     def _check_lease(self, worker: AttachedWorker) -> None:
@@ -236,6 +238,8 @@ class SchedulerLoop:
         self._next_sequence_id += len(sequences)
         opened = OpenRequest(request=request, client=client, sequences={s.sample_index: s for s in sequences})
         self._requests.add(opened)
+        self.keep_alive.began(info.model, len(sequences))
+        self.keep_alive.wish(info.model, request.keep_alive_s)
         for sequence in sequences:
             sequence.traceparent = self._listener.queued(sequence, request)
             self._queue(sequence)
@@ -274,9 +278,10 @@ class SchedulerLoop:
         self._requests.deliver()
 
     def _worker_info(self, model: str) -> WorkerInfo:
-        if not self.workers:
+        known = [*(worker.info for worker in self.unloaded), *(worker.info for worker in self.workers.values())]
+        infos = {info.model: info for info in known}
+        if not infos:
             raise UnavailableError("no worker is attached", retry_after_s=2.0)
-        infos = {worker.info.model: worker.info for worker in self.workers.values()}
         served = ", ".join(sorted(infos))
         if model in infos:
             return infos[model]
@@ -313,6 +318,8 @@ class SchedulerLoop:
         )
         self.workers[info.worker_id] = worker
         self._caches.worker_attached(worker)
+        self.keep_alive.restart(info.model)
+        self.unloaded.loaded(info)
         self.on_readiness_changed()
         self.wake()
         return worker
@@ -344,13 +351,55 @@ class SchedulerLoop:
         return any(worker.info.model == model for worker in self.workers.values())
 
     def _fail_orphans(self, model: str) -> None:
+        if not self.unloaded.has(model):
+            reason = f"no worker has served {model!r} for {self._worker_grace_s:g} s"
+            self._fail_waiting(model, UnavailableError(reason, retry_after_s=5.0))
+
+    def _fail_waiting(self, model: str, error: RequestError) -> None:
+        """Unless a worker serves it after all."""
         if self._is_served(model):
             return
-        error = UnavailableError(f"no worker has served {model!r} for {self._worker_grace_s:g} s", retry_after_s=5.0)
         for sequence in list(self._waiting_for(model)):
             if sequence.status is SequenceStatus.WAITING:
                 self._fail(self._requests.of(sequence), error)
         self._requests.deliver()
+
+    # ---- models that come and go
+
+    def keep_loaded(self, model: str, keep_alive_s: float | None, told: Told) -> None:
+        """The model is to stay so long after its last request, and to come into memory unless that is no time at all.
+
+        Raises a RequestError for a model that no worker has.
+        """
+        model = self._worker_info(model).model
+        self.keep_alive.wish(model, keep_alive_s)
+        if keep_alive_s == 0 or self._is_served(model):
+            told(None)
+        else:
+            self.unloaded.wait_for(model, told)
+        self.run()
+
+    def attach_unloaded(self, info: WorkerInfo, link: LoadLink) -> UnloadedWorker:
+        """A worker without a model opened a stream."""
+        if info.worker_id in self.workers:
+            self.detach(self.workers[info.worker_id])
+        return self.unloaded.attach(info, link)
+
+    def _move_models(self) -> None:
+        """Out of memory where nobody uses them any more, back into it where somebody waits."""
+        for worker in list(self.workers.values()):
+            if worker.is_idle and self.keep_alive.is_over(worker.info.model):
+                worker.link.send_unload()
+                self.unloaded.expect(worker.info)
+                self.detach(worker)
+        for model in {worker.info.model for worker in self.unloaded}:
+            is_awaited = self.unloaded.is_awaited(model) or next(self._waiting_for(model), None) is not None
+            if is_awaited and not self._is_served(model):
+                self.unloaded.load(model)
+
+    def _unloaded_changed(self) -> None:
+        self.on_readiness_changed()
+        self.wake()
 
     # ---- sequences
 
@@ -413,6 +462,7 @@ class SchedulerLoop:
         sequence.status = SequenceStatus.ENDED
         self._drain_rate.record()
         self._requests.remove(sequence)
+        self.keep_alive.ended(sequence.model)
         if not self._requests:
             self._on_idle()
 

@@ -31,6 +31,8 @@ class InferenceRequest:
     """Sample index → tokens that it had generated elsewhere."""
     traceparent: str = ""
     tracestate: str = ""
+    keep_alive_s: float | None = None
+    """How long its model is to stay in memory afterwards; None says nothing about it."""
 
 
 @dataclass(slots=True, eq=False, kw_only=True)

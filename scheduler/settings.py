@@ -6,6 +6,7 @@ from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import SettingsConfigDict
 
 from kvcache.index_url import MEMORY, URL_SCHEMES, is_index_url
+from pagoda.durations import parse_setting
 from pagoda.settings import TierSettings
 from pagoda.sockets import scheduler_address
 
@@ -27,6 +28,8 @@ class SchedulerSettings(TierSettings):
     """A worker that lives but finishes no step for this long is lost."""
     max_lease_steps: int = Field(default=8, ge=1)
     """How many decode steps a worker may go on by itself while nobody waits; 1 plans each step."""
+    keep_alive: str = "-1"
+    """How long a model stays in memory once nobody uses it, such as 5m, unless a request says otherwise. Default: for ever."""
     drain_grace_s: float = Field(default=30.0, ge=0)
     """How long running requests may go on after SIGTERM."""
 
@@ -41,6 +44,16 @@ class SchedulerSettings(TierSettings):
         if not is_index_url(value.get_secret_value()):
             raise ValueError(f"must be {MEMORY!r}, or a URL that begins with one of {', '.join(URL_SCHEMES)}")
         return value
+
+    @field_validator("keep_alive")
+    @classmethod
+    def _is_a_duration(cls, value: str) -> str:
+        parse_setting(value)
+        return value
+
+    @property
+    def keep_alive_s(self) -> float:
+        return parse_setting(self.keep_alive)
 
     @property
     def advertised_address(self) -> str:

@@ -11,6 +11,7 @@ from kvcache.page_pool import PageId
 from protos.v1 import worker_pb2, worker_pb2_grpc
 from scheduler import convert
 from scheduler.loop import SchedulerLoop, WorkerProtocolError
+from scheduler.unloaded_workers import UnloadedWorker
 from scheduler.worker_state import AttachedWorker, StepPlan
 
 SERVICE_NAME = worker_pb2.DESCRIPTOR.services_by_name["WorkerService"].full_name
@@ -35,9 +36,8 @@ class WorkerServicer(worker_pb2_grpc.WorkerServiceServicer):
         hello = await self._read_hello(messages, context)
         held_blocks = await self._read_held_blocks(hello, messages, context)
         link = StreamLink()
-        worker = self._loop.attach(convert.worker_info_from_proto(hello), link, held_blocks)
+        worker = self._attach(hello, link, held_blocks)
         link.begin(worker.session_id, self._heartbeat_s)
-        logger.info("worker attached", extra=_described(worker))
         reader = asyncio.create_task(self._read(worker, messages))
         reader.add_done_callback(lambda _: link.close())
         reason = "the stream was cancelled"
@@ -54,8 +54,29 @@ class WorkerServicer(worker_pb2_grpc.WorkerServiceServicer):
             await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, reason)
         finally:
             reader.cancel()
-            logger.warning("worker lost", extra={"worker": worker.info.worker_id, "reason": reason})
+            fields = {"worker": worker.info.worker_id, "reason": reason}
+            if link.may_end:
+                logger.info("worker left", extra=fields)
+            else:
+                logger.warning("worker lost", extra=fields)
+            self._detach(worker)
+
+    def _attach(
+        self, hello: worker_pb2.Hello, link: "StreamLink", held_blocks: list[tuple[PageId, BlockHash]]
+    ) -> AttachedWorker | UnloadedWorker:
+        info = convert.worker_info_from_proto(hello)
+        if not hello.HasField("model"):
+            logger.info("worker attached without its model", extra={"worker": info.worker_id, "model": info.model})
+            return self._loop.attach_unloaded(info, link)
+        worker = self._loop.attach(info, link, held_blocks)
+        logger.info("worker attached", extra=_described(worker))
+        return worker
+
+    def _detach(self, worker: AttachedWorker | UnloadedWorker) -> None:
+        if isinstance(worker, AttachedWorker):
             self._loop.detach(worker)
+        else:
+            self._loop.unloaded.detach(worker)
 
     async def _read_hello(
         self,
@@ -66,8 +87,11 @@ class WorkerServicer(worker_pb2_grpc.WorkerServiceServicer):
             first = await anext(messages)
         if first.WhichOneof("message") != "hello" or not first.hello.worker_id:
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "the first message must be a Hello with a worker_id")
-        if not first.hello.HasField("model") or not first.hello.model.page_size or not first.hello.model.num_pages:
-            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "Hello must name a loaded model and its pages")
+        model = convert.model_of(first.hello)
+        if not model.name or not model.page_size or not model.num_pages:
+            await context.abort(
+                grpc.StatusCode.INVALID_ARGUMENT, "Hello must name a model, loaded or not, and its pages"
+            )
         return first.hello
 
     async def _read_held_blocks(
@@ -90,7 +114,9 @@ class WorkerServicer(worker_pb2_grpc.WorkerServiceServicer):
                 await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "HeldBlocks name more pages than there are")
         return held_blocks
 
-    async def _read(self, worker: AttachedWorker, messages: AsyncIterator[worker_pb2.AttachRequest]) -> None:
+    async def _read(
+        self, worker: AttachedWorker | UnloadedWorker, messages: AsyncIterator[worker_pb2.AttachRequest]
+    ) -> None:
         """Until the worker ends the stream. Raises TimeoutError when it falls silent, WorkerProtocolError on nonsense."""
         progress_s = asyncio.get_running_loop().time()
         while True:
@@ -100,24 +126,28 @@ class WorkerServicer(worker_pb2_grpc.WorkerServiceServicer):
             except StopAsyncIteration:
                 return
             now = (silence.when() or 0.0) - self._silence_s
-            if message.WhichOneof("message") == "step_result" or not worker.in_flight:
+            if message.WhichOneof("message") == "step_result" or not worker.is_busy:
                 progress_s = now
             if now - progress_s > self._stalled_step_s:
-                raise WorkerProtocolError(f"no step was finished for {self._stalled_step_s:g} s")
+                raise WorkerProtocolError(f"no step or load was finished for {self._stalled_step_s:g} s")
             self._take(worker, message)
 
-    def _take(self, worker: AttachedWorker, message: worker_pb2.AttachRequest) -> None:
-        match message.WhichOneof("message"):
-            case "step_result":
+    def _take(self, worker: AttachedWorker | UnloadedWorker, message: worker_pb2.AttachRequest) -> None:
+        match message.WhichOneof("message"), worker:
+            case "step_result", AttachedWorker():
                 result = message.step_result
-                if result.session_id != worker.session_id:
-                    raise WorkerProtocolError(f"a result of session {result.session_id} in session {worker.session_id}")
+                _check_session(result.session_id, worker)
                 if result.error:
                     raise WorkerProtocolError(f"step {result.step_id} failed: {result.error}")
                 self._loop.apply(worker, convert.result_from_proto(result))
-            case "heartbeat" | "load_progress":
+            case "load_failed", UnloadedWorker():
+                failed = message.load_failed
+                _check_session(failed.session_id, worker)
+                logger.error("model not loaded", extra={"model": worker.info.model, "reason": failed.error})
+                self._loop.unloaded.load_failed(worker, failed.error)
+            case "heartbeat", _:
                 pass
-            case other:
+            case other, _:
                 raise WorkerProtocolError(f"unexpected message {other!r}")
 
 
@@ -126,6 +156,8 @@ class StreamLink:
 
     def __init__(self) -> None:
         self.outgoing: asyncio.Queue[worker_pb2.AttachResponse | None] = asyncio.Queue()
+        self.may_end = False
+        """The worker has been told something at which it ends the stream."""
         self._session_id = 0
 
     def begin(self, session_id: int, heartbeat_s: float) -> None:
@@ -141,13 +173,28 @@ class StreamLink:
         recall = worker_pb2.Recall(session_id=self._session_id, step_id=step_id)
         self.outgoing.put_nowait(worker_pb2.AttachResponse(recall=recall))
 
+    def send_unload(self) -> None:
+        self._send_last(worker_pb2.AttachResponse(unload=worker_pb2.Unload(session_id=self._session_id)))
+
+    def send_load(self, model: str, digest: str) -> None:
+        load = worker_pb2.Load(session_id=self._session_id, name=model, digest=digest)
+        self._send_last(worker_pb2.AttachResponse(load=load))
+
     def send_drain(self) -> None:
-        drain = worker_pb2.Drain(session_id=self._session_id)
-        self.outgoing.put_nowait(worker_pb2.AttachResponse(drain=drain))
+        self._send_last(worker_pb2.AttachResponse(drain=worker_pb2.Drain(session_id=self._session_id)))
+
+    def _send_last(self, message: worker_pb2.AttachResponse) -> None:
+        self.may_end = True
+        self.outgoing.put_nowait(message)
 
     def close(self) -> None:
         """Everything put so far still goes out, then the stream ends."""
         self.outgoing.put_nowait(None)
+
+
+def _check_session(session_id: int, worker: AttachedWorker | UnloadedWorker) -> None:
+    if session_id != worker.session_id:
+        raise WorkerProtocolError(f"a message of session {session_id} in session {worker.session_id}")
 
 
 def _described(worker: AttachedWorker) -> dict[str, object]:

@@ -109,6 +109,8 @@ class WorkerLink(Protocol):
     def send_recall(self, step_id: int) -> None:
         """End the lease that begins with this step, if it has not ended."""
 
+    def send_unload(self) -> None: ...
+
     def send_drain(self) -> None: ...
 
 
@@ -175,6 +177,15 @@ class AttachedWorker:
     @property
     def has_room_for_a_step(self) -> bool:
         return len(self.in_flight) < MAX_STEPS_IN_FLIGHT
+
+    @property
+    def is_busy(self) -> bool:
+        return bool(self.in_flight)
+
+    @property
+    def is_idle(self) -> bool:
+        """Nothing is computed, and nothing will be without a new decision."""
+        return not self.running and not self.is_busy
 
     def stop(self, sequence: Sequence) -> None:
         """Its last token ended it: the worker, which knew that first, has left it out of the steps behind."""

@@ -5,6 +5,7 @@ import logging
 import signal
 import sys
 import time
+from functools import partial
 from types import FrameType
 
 from pagoda.logging import configure_logging
@@ -13,7 +14,7 @@ from pagoda.tracing import Tracer, open_tracer
 from worker.errors import StartError
 from worker.scheduler_link import SchedulerLink
 from worker.settings import WorkerSettings
-from worker.start import LoadedWorker, load_worker
+from worker.start import LoadedWorker, load_again, load_worker
 
 logger = logging.getLogger("worker")
 
@@ -26,18 +27,23 @@ def main() -> None:
     # Nothing is running yet that would have to end first; the link takes the signals over.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _leave)
-    try:
-        worker = load_worker(settings, epoch)
-    except (StartError, ModelError) as error:
-        logger.error("cannot start", extra={"reason": str(error)})
-        sys.exit(1)
     with open_tracer(settings.otlp_endpoint, "pagoda-worker", settings.worker_id) as tracer:
-        asyncio.run(serve(worker, settings.scheduler_addresses, tracer))
+        asyncio.run(serve(_load(settings, epoch), settings, tracer))
     logger.info("stopped")
 
 
-async def serve(worker: LoadedWorker, addresses: tuple[str, ...], tracer: Tracer) -> None:
-    link = SchedulerLink(worker.engine, worker.hello, addresses, tracer)
+def _load(settings: WorkerSettings, epoch: int) -> LoadedWorker:
+    try:
+        return load_worker(settings, epoch)
+    except (StartError, ModelError) as error:
+        logger.error("cannot start", extra={"reason": str(error)})
+        sys.exit(1)
+
+
+async def serve(worker: LoadedWorker, settings: WorkerSettings, tracer: Tracer) -> None:
+    reload = partial(load_again, settings, worker.hello)
+    link = SchedulerLink(worker.engine, reload, worker.hello, settings.scheduler_addresses, tracer)
+    del worker  # The engine is the link's alone, to let go.
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, link.stop)
     await link.run()

@@ -14,7 +14,7 @@ import grpc
 from pagoda.grpc_channel import open_channel
 from pagoda.tracing import SILENT_TRACER, Tracer
 from protos.v1 import worker_pb2, worker_pb2_grpc
-from worker.engine_thread import EngineThread, StepRunner
+from worker.engine_thread import EngineThread, Reload, StepRunner
 from worker.held_blocks import HeldBlocks
 from worker.session import Session, SessionEnd, Stream
 
@@ -25,6 +25,8 @@ Result = TypeVar("Result")
 _ATTACH_TIMEOUT_S = 10.0
 _FIRST_DELAY_S = 0.1
 _LONGEST_DELAY_S = 2.0
+_MODEL_MOVED = (SessionEnd.LOADED, SessionEnd.UNLOADED)
+"""Ends that are followed by a stream for the same worker with its model, or without."""
 
 
 class AttachError(Exception):
@@ -37,13 +39,15 @@ class SchedulerLink:
     def __init__(
         self,
         engine: StepRunner,
+        reload: Reload,
         hello: worker_pb2.Hello,
         addresses: Sequence[str],
         tracer: Tracer = SILENT_TRACER,
     ) -> None:
-        self._engine_thread = EngineThread(engine)
+        self._engine_thread = EngineThread(engine, reload)
         self._tracer = tracer
-        self._hello = hello
+        self._hello = worker_pb2.Hello()
+        self._hello.CopyFrom(hello)
         self._held_blocks = HeldBlocks(hello.model.page_size)
         self._addresses = tuple(addresses)
         self._stopping = asyncio.Event()
@@ -128,11 +132,24 @@ class SchedulerLink:
         if end is SessionEnd.FAILED:
             # Whatever made the step fail may be in the pages.
             self._held_blocks.clear()
+        elif end in _MODEL_MOVED:
+            self._describe_model(in_memory=end is SessionEnd.LOADED)
         self._choose_next(end, lasted_s=time.monotonic() - started)
         logger.log(_severity(end), "session ended", extra={"address": address, "reason": end.name.lower()})
 
+    def _describe_model(self, *, in_memory: bool) -> None:
+        """Its pages come and go with it."""
+        self._held_blocks.clear()
+        model = worker_pb2.LoadedModel()
+        model.CopyFrom(self._hello.unloaded_model if self._hello.HasField("unloaded_model") else self._hello.model)
+        self._hello.ClearField("model")
+        self._hello.ClearField("unloaded_model")
+        (self._hello.model if in_memory else self._hello.unloaded_model).CopyFrom(model)
+
     def _choose_next(self, end: SessionEnd, lasted_s: float) -> None:
-        """A lost stream is taken up again with the same scheduler, at once; after any other end the next one is tried."""
+        """The same scheduler, at once, when the model has moved or the stream was lost; after any other end the next one."""
+        if end in _MODEL_MOVED:
+            return
         if lasted_s > _LONGEST_DELAY_S:
             self._num_failures = 0
         if end is not SessionEnd.LOST or lasted_s <= _LONGEST_DELAY_S:

@@ -38,6 +38,10 @@ class SessionEnd(Enum):
     """A step raised; the scheduler was told."""
     STOPPED = auto()
     """This worker wants to go."""
+    LOADED = auto()
+    """The model is in memory now."""
+    UNLOADED = auto()
+    """The model is in memory no more."""
 
 
 class Session:
@@ -56,7 +60,7 @@ class Session:
         self._heartbeat_interval_s = max(_SHORTEST_HEARTBEAT_INTERVAL_S, attached.heartbeat_interval_ms / 2000)
         self._engine_thread = engine_thread
         self._tracer = tracer
-        self._inbox: asyncio.Queue[worker_pb2.Step | SessionEnd] = asyncio.Queue()
+        self._inbox: asyncio.Queue[worker_pb2.Step | worker_pb2.Load | worker_pb2.Unload | SessionEnd] = asyncio.Queue()
         # gRPC takes one message at a time from all of us.
         self._write_turn = asyncio.Lock()
         self._last_step_id = 0
@@ -94,14 +98,34 @@ class Session:
     async def _run_steps(self) -> SessionEnd:
         while True:
             message = await self._inbox.get()
-            if isinstance(message, SessionEnd):
-                return message
-            end = await self._run_message(message)
+            end = message if isinstance(message, SessionEnd) else await self._run_message(message)
             if end is not None:
                 return end
 
-    async def _run_message(self, message: worker_pb2.Step) -> SessionEnd | None:
-        """The step that it describes, and where that is a lease, those that follow; None when the session goes on."""
+    async def _run_message(self, message: worker_pb2.Step | worker_pb2.Load | worker_pb2.Unload) -> SessionEnd | None:
+        """None when the session goes on."""
+        match message:
+            case worker_pb2.Step():
+                return await self._run_plan(message)
+            case worker_pb2.Load():
+                return await self._load(message)
+            case _:
+                await self._engine_thread.unload()
+                return SessionEnd.UNLOADED
+
+    async def _load(self, message: worker_pb2.Load) -> SessionEnd | None:
+        try:
+            await self._engine_thread.load(message.digest)
+        except Exception as error:
+            # Whatever it was (a file that is gone, no memory): this worker is as able as before to try again.
+            logger.exception("model not loaded", extra={"session_id": self._id, "model": message.name})
+            reason = str(error) or type(error).__name__
+            failed = worker_pb2.LoadFailed(session_id=self._id, error=reason)
+            return None if await self._send(worker_pb2.AttachRequest(load_failed=failed)) else SessionEnd.LOST
+        return SessionEnd.LOADED
+
+    async def _run_plan(self, message: worker_pb2.Step) -> SessionEnd | None:
+        """The step that it describes, and where that is a lease, those that follow."""
         self._held_blocks.apply(message)
         step_id = message.step_id
         try:
@@ -148,7 +172,7 @@ class Session:
 
     def _take(self, message: worker_pb2.AttachResponse) -> None:
         kind = message.WhichOneof("message")
-        content = getattr(message, kind) if kind in ("step", "recall", "drain") else None
+        content = getattr(message, kind) if kind in ("step", "recall", "drain", "load", "unload") else None
         if content is None:
             logger.warning("message ignored, it has no place in a session", extra={"kind": kind})
         elif content.session_id != self._id:
@@ -156,12 +180,10 @@ class Session:
                 "message of another session ignored",
                 extra={"kind": kind, "session_id": content.session_id, "current_session_id": self._id},
             )
-        elif isinstance(content, worker_pb2.Step):
-            self._inbox.put_nowait(content)
         elif isinstance(content, worker_pb2.Recall):
             self._recalled_step_id = content.step_id
         else:
-            self._inbox.put_nowait(SessionEnd.DRAINED)
+            self._inbox.put_nowait(SessionEnd.DRAINED if isinstance(content, worker_pb2.Drain) else content)
 
     async def _send_heartbeats(self) -> None:
         alive = True

@@ -62,6 +62,17 @@ def load_worker(settings: WorkerSettings, epoch: int) -> LoadedWorker:
     return LoadedWorker(engine=engine, hello=hello)
 
 
+def load_again(settings: WorkerSettings, hello: worker_pb2.Hello, digest: str) -> Engine:
+    """As it was when Hello was said, pages too. Raises as `load_worker`, and when the model's files have changed."""
+    same_pages = settings.model_copy(update={"kv_memory": hello.model.kv_bytes})
+    again = load_worker(same_pages, hello.epoch)
+    if again.hello.model.digest != digest:
+        raise StartError(
+            f"the files of {settings.model} have changed since this server was started; start it again to serve them"
+        )
+    return again.engine
+
+
 def choose_max_model_len(wanted: int | None, model: Model) -> int:
     longest = model.config.max_position
     if wanted is not None and wanted > longest:

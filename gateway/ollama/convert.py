@@ -43,6 +43,7 @@ def text_request(
         seed=None if options.seed in (None, -1) else seed_bits(options.seed or 0),
         stops=stop_strings(options.stop),
         max_total_tokens=options.num_ctx,
+        keep_alive_s=body.keep_alive_s,
         prompt_field=prompt_field,
     )
 

@@ -33,13 +33,8 @@ async def version() -> Response:
 
 @router.get("/api/ps")
 async def list_running(request: Request) -> Response:
-    state = state_of(request)
-    running = []
-    for model in state.models:
-        info = await state.models.info_if_any(model)
-        if info is not None:
-            running.append(model_objects.running(model.model, info, state.keep_alive.expires_at(model.name)))
-    return JSONResponse({"models": running})
+    in_memory = await state_of(request).models.in_memory()
+    return JSONResponse({"models": [model_objects.running(model.model, info) for model, info in in_memory]})
 
 
 @router.post("/api/generate")
@@ -52,7 +47,6 @@ async def generate(request: Request) -> Response:
     convert.check_context(body.context or (), model.tokenizer.vocab_size)
     if not body.prompt:
         return await _load(state, model, body, GenerateReply(model=body.model, wants_logprobs=False))
-    state.keep_alive.used(model.name, body.keep_alive)
     prompt = await encode_prompt(body, model)
     context = None if body.raw or model.chat_template is None else prompt
     reply = GenerateReply(model=body.model, wants_logprobs=bool(body.logprobs), prompt=context)
@@ -71,7 +65,6 @@ async def chat(request: Request) -> Response:
     reply = ChatReply(model=body.model, wants_logprobs=bool(body.logprobs))
     if not body.messages:
         return await _load(state, model, body, reply)
-    state.keep_alive.used(model.name, body.keep_alive)
     prompt = await model.encode_chat(model.conversation(convert.chat_messages(body.messages)))
     text_request = convert.text_request(body, prompt, "messages", model.settings.parameters)
     return await _respond(request, model, text_request, reply, body.stream)
@@ -88,10 +81,8 @@ async def _respond(
 
 
 async def _load(state: GatewayState, model: ServedModel, body: GenerateRequest | ChatRequest, reply: Reply) -> Response:
-    """Nothing to generate. A worker holds its model for as long as it lives, so this only says whether there is one."""
-    state.keep_alive.used(model.name, body.keep_alive)
-    if not body.unloads:
-        await state.models.info(model)
+    """Nothing to generate: the model is brought into memory, or leaves it."""
+    await state.scheduler.keep_loaded(model.name, body.keep_alive_s)
     return JSONResponse(reply.nothing_asked("unload" if body.unloads else "load"))
 
 

@@ -1,6 +1,5 @@
 """The bodies of Ollama's endpoints, as far as they are supported, and what is accepted beside that because it changes nothing."""
 
-import re
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Annotated, Any, ClassVar, Literal, Self
@@ -20,14 +19,11 @@ from gateway.fields import (
     TopP,
     described,
 )
-from gateway.ollama.keep_alive import parse_keep_alive
-
-_DURATION = re.compile(r"[+-]?(?:(?:\d+\.?\d*|\.\d+)(?:ns|us|µs|ms|s|m|h))+|[+-]?0")
+from pagoda.durations import parse_duration
 
 
 def _check_duration(value: float | str) -> float | str:
-    if isinstance(value, str) and not _DURATION.fullmatch(value):
-        raise ValueError('must be a number of seconds or a duration such as "5m"')
+    parse_duration(value)
     return value
 
 
@@ -103,9 +99,13 @@ class _GenerationRequest(Schema):
     top_logprobs: NumLogprobs | None = None
 
     @property
+    def keep_alive_s(self) -> float | None:
+        return None if self.keep_alive is None else parse_duration(self.keep_alive)
+
+    @property
     def unloads(self) -> bool:
         """Whether keep_alive is zero, in any spelling."""
-        return self.keep_alive is not None and parse_keep_alive(self.keep_alive) == 0
+        return self.keep_alive_s == 0
 
 
 class GenerateRequest(_GenerationRequest):

@@ -12,6 +12,7 @@ from pagoda.cli.chat import command as chat_command
 from pagoda.cli.doctor import command as doctor_command
 from pagoda.cli.key_commands import KeysFile
 from pagoda.cli.options import Home, complete_model, resolve_home
+from pagoda.durations import parse_setting
 from pagoda.models.catalogue import DEFAULT_MODEL
 
 app = typer.Typer(name="pagoda", no_args_is_help=True, pretty_exceptions_enable=False)
@@ -37,6 +38,26 @@ KVDtype = Annotated[
 ]
 Device = Annotated[
     str | None, typer.Option(metavar="NAME", help="What the worker computes on, such as cuda. (default: cpu)")
+]
+
+
+def _check_duration(value: str | None) -> str | None:
+    try:
+        parse_setting(value or "-1")
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
+    return value
+
+
+KeepAlive = Annotated[
+    str | None,
+    typer.Option(
+        "--keep-alive",
+        envvar="PAGODA_KEEP_ALIVE",
+        metavar="DURATION",
+        callback=_check_duration,
+        help="How long a model that nobody uses stays in memory, such as 5m. (default: for ever)",
+    ),
 ]
 OllamaPort = Annotated[
     int | None,
@@ -96,6 +117,7 @@ def serve(
     numerics: Numerics = None,
     kv_dtype: KVDtype = None,
     device: Device = None,
+    keep_alive: KeepAlive = None,
     ollama_port: OllamaPort = None,
     otlp_endpoint: OTLPEndpoint = None,
     api_key: APIKey = None,
@@ -115,6 +137,7 @@ def serve(
         numerics=numerics,
         kv_dtype=kv_dtype,
         device=device,
+        keep_alive=keep_alive,
         ollama_port=ollama_port,
         otlp_endpoint=otlp_endpoint,
         api_key=api_key,

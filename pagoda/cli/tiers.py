@@ -23,6 +23,7 @@ class ServeOptions:
     numerics: str | None = None
     kv_dtype: str | None = None
     device: str | None = None
+    keep_alive: str | None = None
     ollama_port: int | None = None
     """0 is none; absent is the gateway's own choice."""
     otlp_endpoint: str | None = None
@@ -88,7 +89,10 @@ def _worker(options: ServeOptions) -> ChildCommand:
 
 
 def _scheduler(options: ServeOptions) -> ChildCommand:
-    return _tier("scheduler", options, ["--listen", options.scheduler_address])
+    flags = ["--listen", options.scheduler_address]
+    # Joined, or a negative one would be taken for a flag.
+    flags += [f"--keep-alive={options.keep_alive}"] if options.keep_alive else []
+    return _tier("scheduler", options, flags)
 
 
 def _tier(

@@ -46,6 +46,11 @@ class InferenceServiceStub:
                 request_serializer=protos_dot_v1_dot_inference__pb2.SessionRequest.SerializeToString,
                 response_deserializer=protos_dot_v1_dot_inference__pb2.SessionResponse.FromString,
                 _registered_method=True)
+        self.KeepLoaded = channel.unary_unary(
+                '/protos.v1.InferenceService/KeepLoaded',
+                request_serializer=protos_dot_v1_dot_inference__pb2.KeepLoadedRequest.SerializeToString,
+                response_deserializer=protos_dot_v1_dot_inference__pb2.KeepLoadedResponse.FromString,
+                _registered_method=True)
         self.ListModels = channel.unary_unary(
                 '/protos.v1.InferenceService/ListModels',
                 request_serializer=protos_dot_v1_dot_inference__pb2.ListModelsRequest.SerializeToString,
@@ -77,8 +82,16 @@ class InferenceServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def KeepLoaded(self, request, context):
+        """Says how long a model is to stay in memory, and loads it where it has left. Answers when it is there, or UNAVAILABLE with the
+        reason; at once where it is to leave.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListModels(self, request, context):
-        """The models that attached workers serve.
+        """The models that attached workers serve, in memory or to be loaded for the next request.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -103,6 +116,11 @@ def add_InferenceServiceServicer_to_server(servicer, server):
                     servicer.Session,
                     request_deserializer=protos_dot_v1_dot_inference__pb2.SessionRequest.FromString,
                     response_serializer=protos_dot_v1_dot_inference__pb2.SessionResponse.SerializeToString,
+            ),
+            'KeepLoaded': grpc.unary_unary_rpc_method_handler(
+                    servicer.KeepLoaded,
+                    request_deserializer=protos_dot_v1_dot_inference__pb2.KeepLoadedRequest.FromString,
+                    response_serializer=protos_dot_v1_dot_inference__pb2.KeepLoadedResponse.SerializeToString,
             ),
             'ListModels': grpc.unary_unary_rpc_method_handler(
                     servicer.ListModels,
@@ -171,6 +189,33 @@ class InferenceService:
             '/protos.v1.InferenceService/Session',
             protos_dot_v1_dot_inference__pb2.SessionRequest.SerializeToString,
             protos_dot_v1_dot_inference__pb2.SessionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def KeepLoaded(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/protos.v1.InferenceService/KeepLoaded',
+            protos_dot_v1_dot_inference__pb2.KeepLoadedRequest.SerializeToString,
+            protos_dot_v1_dot_inference__pb2.KeepLoadedResponse.FromString,
             options,
             channel_credentials,
             insecure,

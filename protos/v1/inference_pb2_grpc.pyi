@@ -49,8 +49,12 @@ class InferenceServiceStub:
     """One request; a stream of typed events. Cancelling the call cancels the request; its deadline is honoured in the queue."""
     Session: _grpc.StreamStreamMultiCallable[_inference_pb2.SessionRequest, _inference_pb2.SessionResponse]
     """Many requests over one stream. When the stream ends, all its open requests are cancelled."""
+    KeepLoaded: _grpc.UnaryUnaryMultiCallable[_inference_pb2.KeepLoadedRequest, _inference_pb2.KeepLoadedResponse]
+    """Says how long a model is to stay in memory, and loads it where it has left. Answers when it is there, or UNAVAILABLE with the
+    reason; at once where it is to leave.
+    """
     ListModels: _grpc.UnaryUnaryMultiCallable[_inference_pb2.ListModelsRequest, _inference_pb2.ListModelsResponse]
-    """The models that attached workers serve."""
+    """The models that attached workers serve, in memory or to be loaded for the next request."""
     GetLoad: _grpc.UnaryUnaryMultiCallable[_inference_pb2.GetLoadRequest, _inference_pb2.GetLoadResponse]
     """Counters and gauges of the scheduler and its workers, for metrics and readiness."""
 
@@ -65,8 +69,12 @@ class InferenceServiceAsyncStub(InferenceServiceStub):
     """One request; a stream of typed events. Cancelling the call cancels the request; its deadline is honoured in the queue."""
     Session: _aio.StreamStreamMultiCallable[_inference_pb2.SessionRequest, _inference_pb2.SessionResponse]  # type: ignore[assignment]
     """Many requests over one stream. When the stream ends, all its open requests are cancelled."""
+    KeepLoaded: _aio.UnaryUnaryMultiCallable[_inference_pb2.KeepLoadedRequest, _inference_pb2.KeepLoadedResponse]  # type: ignore[assignment]
+    """Says how long a model is to stay in memory, and loads it where it has left. Answers when it is there, or UNAVAILABLE with the
+    reason; at once where it is to leave.
+    """
     ListModels: _aio.UnaryUnaryMultiCallable[_inference_pb2.ListModelsRequest, _inference_pb2.ListModelsResponse]  # type: ignore[assignment]
-    """The models that attached workers serve."""
+    """The models that attached workers serve, in memory or to be loaded for the next request."""
     GetLoad: _aio.UnaryUnaryMultiCallable[_inference_pb2.GetLoadRequest, _inference_pb2.GetLoadResponse]  # type: ignore[assignment]
     """Counters and gauges of the scheduler and its workers, for metrics and readiness."""
 
@@ -92,12 +100,22 @@ class InferenceServiceServicer(metaclass=_abc_1.ABCMeta):
         """Many requests over one stream. When the stream ends, all its open requests are cancelled."""
 
     @_abc_1.abstractmethod
+    def KeepLoaded(
+        self,
+        request: _inference_pb2.KeepLoadedRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_inference_pb2.KeepLoadedResponse, _abc.Awaitable[_inference_pb2.KeepLoadedResponse]]:
+        """Says how long a model is to stay in memory, and loads it where it has left. Answers when it is there, or UNAVAILABLE with the
+        reason; at once where it is to leave.
+        """
+
+    @_abc_1.abstractmethod
     def ListModels(
         self,
         request: _inference_pb2.ListModelsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_inference_pb2.ListModelsResponse, _abc.Awaitable[_inference_pb2.ListModelsResponse]]:
-        """The models that attached workers serve."""
+        """The models that attached workers serve, in memory or to be loaded for the next request."""
 
     @_abc_1.abstractmethod
     def GetLoad(

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from protos.v1 import types_pb2 as protos_dot_v1_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16protos/v1/worker.proto\x12\tprotos.v1\x1a\x15protos/v1/types.proto\"\xf6\x01\n\rAttachRequest\x12!\n\x05hello\x18\x01 \x01(\x0b\x32\x10.protos.v1.HelloH\x00\x12,\n\x0bheld_blocks\x18\x02 \x01(\x0b\x32\x15.protos.v1.HeldBlocksH\x00\x12,\n\x0bstep_result\x18\x03 \x01(\x0b\x32\x15.protos.v1.StepResultH\x00\x12)\n\theartbeat\x18\x04 \x01(\x0b\x32\x14.protos.v1.HeartbeatH\x00\x12\x30\n\rload_progress\x18\x05 \x01(\x0b\x32\x17.protos.v1.LoadProgressH\x00\x42\t\n\x07message\"\xf3\x01\n\x0e\x41ttachResponse\x12\'\n\x08\x61ttached\x18\x01 \x01(\x0b\x32\x13.protos.v1.AttachedH\x00\x12\x1f\n\x04step\x18\x02 \x01(\x0b\x32\x0f.protos.v1.StepH\x00\x12\x1f\n\x04load\x18\x03 \x01(\x0b\x32\x0f.protos.v1.LoadH\x00\x12#\n\x06unload\x18\x04 \x01(\x0b\x32\x11.protos.v1.UnloadH\x00\x12!\n\x05\x64rain\x18\x05 \x01(\x0b\x32\x10.protos.v1.DrainH\x00\x12#\n\x06recall\x18\x06 \x01(\x0b\x32\x11.protos.v1.RecallH\x00\x42\t\n\x07message\"\x91\x01\n\x05Hello\x12\x11\n\tworker_id\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\x12*\n\x05model\x18\x03 \x01(\x0b\x32\x16.protos.v1.LoadedModelH\x00\x88\x01\x01\x12\x0e\n\x06\x64\x65vice\x18\x04 \x01(\t\x12 \n\x18num_held_blocks_messages\x18\x05 \x01(\rB\x08\n\x06_model\"\x86\x02\n\x0bLoadedModel\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06\x64igest\x18\x02 \x01(\t\x12\x11\n\tpage_size\x18\x03 \x01(\r\x12\x11\n\tnum_pages\x18\x04 \x01(\r\x12\x15\n\rmax_model_len\x18\x05 \x01(\r\x12\x17\n\x0fmax_step_tokens\x18\x06 \x01(\r\x12\x1a\n\x12max_step_sequences\x18\x07 \x01(\r\x12\x12\n\nvocab_size\x18\x08 \x01(\r\x12\x13\n\x0bnumerics_id\x18\t \x01(\t\x12\x15\n\reos_token_ids\x18\n \x03(\r\x12\x15\n\rweights_bytes\x18\x0b \x01(\x04\x12\x10\n\x08kv_bytes\x18\x0c \x01(\x04\"2\n\nHeldBlocks\x12$\n\x06\x62locks\x18\x01 \x03(\x0b\x32\x14.protos.v1.PageBlock\"0\n\tPageBlock\x12\x0f\n\x07page_id\x18\x01 \x01(\r\x12\x12\n\nblock_hash\x18\x02 \x01(\x0c\"=\n\x08\x41ttached\x12\x12\n\nsession_id\x18\x01 \x01(\x04\x12\x1d\n\x15heartbeat_interval_ms\x18\x02 \x01(\r\"\xad\x02\n\x04Step\x12\x12\n\nsession_id\x18\x01 \x01(\x04\x12\x0f\n\x07step_id\x18\x02 \x01(\x04\x12\x1d\n\x15\x66inished_sequence_ids\x18\x03 \x03(\x04\x12-\n\rnew_sequences\x18\x04 \x03(\x0b\x32\x16.protos.v1.NewSequence\x12/\n\tscheduled\x18\x05 \x03(\x0b\x32\x1c.protos.v1.ScheduledSequence\x12+\n\rsealed_blocks\x18\x06 \x03(\x0b\x32\x14.protos.v1.PageBlock\x12\x11\n\tmax_steps\x18\x07 \x01(\r\x12\x13\n\x0btraceparent\x18\x08 \x01(\t\x12,\n\x0c\x64\x65\x63ode_batch\x18\t \x01(\x0b\x32\x16.protos.v1.DecodeBatch\"\xa4\x01\n\x0bNewSequence\x12\x13\n\x0bsequence_id\x18\x01 \x01(\x04\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\r\x12\x11\n\ttoken_ids\x18\x03 \x03(\r\x12\x19\n\x11num_prompt_tokens\x18\x04 \x01(\r\x12+\n\x08sampling\x18\x05 \x01(\x0b\x32\x19.protos.v1.SamplingParams\x12\x14\n\x0csample_index\x18\x06 \x01(\r\"\x84\x01\n\x11ScheduledSequence\x12\x13\n\x0bsequence_id\x18\x01 \x01(\x04\x12\r\n\x05start\x18\x02 \x01(\r\x12\x12\n\nnum_tokens\x18\x03 \x01(\r\x12\x14\n\x0cnew_page_ids\x18\x04 \x03(\r\x12\x0e\n\x06sample\x18\x05 \x01(\x08\x12\x11\n\tnum_steps\x18\x06 \x01(\r\"F\n\x0b\x44\x65\x63odeBatch\x12\x14\n\x0csequence_ids\x18\x01 \x03(\x04\x12\x0e\n\x06starts\x18\x02 \x03(\r\x12\x11\n\tnum_steps\x18\x03 \x03(\r\"\xeb\x01\n\nStepResult\x12\x12\n\nsession_id\x18\x01 \x01(\x04\x12\x0f\n\x07step_id\x18\x02 \x01(\x04\x12)\n\x07sampled\x18\x03 \x03(\x0b\x32\x18.protos.v1.SampledTokens\x12\x0f\n\x07step_us\x18\x04 \x01(\x04\x12\r\n\x05\x65rror\x18\x05 \x01(\t\x12\'\n\x06scored\x18\x06 \x03(\x0b\x32\x17.protos.v1.ScoredTokens\x12.\n\rsampled_batch\x18\x07 \x01(\x0b\x32\x17.protos.v1.SampledBatch\x12\x14\n\x0cnext_is_last\x18\x08 \x01(\x08\"j\n\x0cScoredTokens\x12\x13\n\x0bsequence_id\x18\x01 \x01(\x04\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\r\x12\r\n\x05start\x18\x03 \x01(\r\x12%\n\x08logprobs\x18\x04 \x03(\x0b\x32\x13.protos.v1.Logprobs\"\xae\x01\n\rSampledTokens\x12\x13\n\x0bsequence_id\x18\x01 \x01(\x04\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\r\x12\x11\n\ttoken_ids\x18\x03 \x03(\r\x12%\n\x08logprobs\x18\x04 \x03(\x0b\x32\x13.protos.v1.Logprobs\x12\x0f\n\x07stopped\x18\x05 \x01(\x08\x12\x1a\n\rstop_token_id\x18\x06 \x01(\rH\x00\x88\x01\x01\x42\x10\n\x0e_stop_token_id\"I\n\x0cSampledBatch\x12\x14\n\x0csequence_ids\x18\x01 \x03(\x04\x12\x10\n\x08\x61ttempts\x18\x02 \x03(\r\x12\x11\n\ttoken_ids\x18\x03 \x03(\r\"K\n\tHeartbeat\x12\x12\n\nsession_id\x18\x01 \x01(\x04\x12\x14\n\x0clast_step_id\x18\x02 \x01(\x04\x12\x14\n\x0cstep_running\x18\x03 \x01(\x08\"8\n\x04Load\x12\x12\n\nsession_id\x18\x01 \x01(\x04\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0e\n\x06\x64igest\x18\x03 \x01(\t\"\xa3\x01\n\x0cLoadProgress\x12\x12\n\nsession_id\x18\x01 \x01(\x04\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x17\n\x0f\x63ompleted_bytes\x18\x03 \x01(\x04\x12\x13\n\x0btotal_bytes\x18\x04 \x01(\x04\x12*\n\x05model\x18\x05 \x01(\x0b\x32\x16.protos.v1.LoadedModelH\x00\x88\x01\x01\x12\r\n\x05\x65rror\x18\x06 \x01(\tB\x08\n\x06_model\"\x1c\n\x06Unload\x12\x12\n\nsession_id\x18\x01 \x01(\x04\"-\n\x06Recall\x12\x12\n\nsession_id\x18\x01 \x01(\x04\x12\x0f\n\x07step_id\x18\x02 \x01(\x04\"\x1b\n\x05\x44rain\x12\x12\n\nsession_id\x18\x01 \x01(\x04\x32R\n\rWorkerService\x12\x41\n\x06\x41ttach\x12\x18.protos.v1.AttachRequest\x1a\x19.protos.v1.AttachResponse(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16protos/v1/worker.proto\x12\tprotos.v1\x1a\x15protos/v1/types.proto\"\xf2\x01\n\rAttachRequest\x12!\n\x05hello\x18\x01 \x01(\x0b\x32\x10.protos.v1.HelloH\x00\x12,\n\x0bheld_blocks\x18\x02 \x01(\x0b\x32\x15.protos.v1.HeldBlocksH\x00\x12,\n\x0bstep_result\x18\x03 \x01(\x0b\x32\x15.protos.v1.StepResultH\x00\x12)\n\theartbeat\x18\x04 \x01(\x0b\x32\x14.protos.v1.HeartbeatH\x00\x12,\n\x0bload_failed\x18\x05 \x01(\x0b\x32\x15.protos.v1.LoadFailedH\x00\x42\t\n\x07message\"\xf3\x01\n\x0e\x41ttachResponse\x12\'\n\x08\x61ttached\x18\x01 \x01(\x0b\x32\x13.protos.v1.AttachedH\x00\x12\x1f\n\x04step\x18\x02 \x01(\x0b\x32\x0f.protos.v1.StepH\x00\x12\x1f\n\x04load\x18\x03 \x01(\x0b\x32\x0f.protos.v1.LoadH\x00\x12#\n\x06unload\x18\x04 \x01(\x0b\x32\x11.protos.v1.UnloadH\x00\x12!\n\x05\x64rain\x18\x05 \x01(\x0b\x32\x10.protos.v1.DrainH\x00\x12#\n\x06recall\x18\x06 \x01(\x0b\x32\x11.protos.v1.RecallH\x00\x42\t\n\x07message\"\xd9\x01\n\x05Hello\x12\x11\n\tworker_id\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\x12*\n\x05model\x18\x03 \x01(\x0b\x32\x16.protos.v1.LoadedModelH\x00\x88\x01\x01\x12\x0e\n\x06\x64\x65vice\x18\x04 \x01(\t\x12 \n\x18num_held_blocks_messages\x18\x05 \x01(\r\x12\x33\n\x0eunloaded_model\x18\x06 \x01(\x0b\x32\x16.protos.v1.LoadedModelH\x01\x88\x01\x01\x42\x08\n\x06_modelB\x11\n\x0f_unloaded_model\"\x86\x02\n\x0bLoadedModel\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06\x64igest\x18\x02 \x01(\t\x12\x11\n\tpage_size\x18\x03 \x01(\r\x12\x11\n\tnum_pages\x18\x04 \x01(\r\x12\x15\n\rmax_model_len\x18\x05 \x01(\r\x12\x17\n\x0fmax_step_tokens\x18\x06 \x01(\r\x12\x1a\n\x12max_step_sequences\x18\x07 \x01(\r\x12\x12\n\nvocab_size\x18\x08 \x01(\r\x12\x13\n\x0bnumerics_id\x18\t \x01(\t\x12\x15\n\reos_token_ids\x18\n \x03(\r\x12\x15\n\rweights_bytes\x18\x0b \x01(\x04\x12\x10\n\x08kv_bytes\x18\x0c \x01(\x04\"2\n\nHeldBlocks\x12$\n\x06\x62locks\x18\x01 \x03(\x0b\x32\x14.protos.v1.PageBlock\"0\n\tPageBlock\x12\x0f\n\x07page_id\x18\x01 \x01(\r\x12\x12\n\nblock_hash\x18\x02 \x01(\x0c\"=\n\x08\x41ttached\x12\x12\n\nsession_id\x18\x01 \x01(\x04\x12\x1d\n\x15heartbeat_interval_ms\x18\x02 \x01(\r\"\xad\x02\n\x04Step\x12\x12\n\nsession_id\x18\x01 \x01(\x04\x12\x0f\n\x07step_id\x18\x02 \x01(\x04\x12\x1d\n\x15\x66inished_sequence_ids\x18\x03 \x03(\x04\x12-\n\rnew_sequences\x18\x04 \x03(\x0b\x32\x16.protos.v1.NewSequence\x12/\n\tscheduled\x18\x05 \x03(\x0b\x32\x1c.protos.v1.ScheduledSequence\x12+\n\rsealed_blocks\x18\x06 \x03(\x0b\x32\x14.protos.v1.PageBlock\x12\x11\n\tmax_steps\x18\x07 \x01(\r\x12\x13\n\x0btraceparent\x18\x08 \x01(\t\x12,\n\x0c\x64\x65\x63ode_batch\x18\t \x01(\x0b\x32\x16.protos.v1.DecodeBatch\"\xa4\x01\n\x0bNewSequence\x12\x13\n\x0bsequence_id\x18\x01 \x01(\x04\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\r\x12\x11\n\ttoken_ids\x18\x03 \x03(\r\x12\x19\n\x11num_prompt_tokens\x18\x04 \x01(\r\x12+\n\x08sampling\x18\x05 \x01(\x0b\x32\x19.protos.v1.SamplingParams\x12\x14\n\x0csample_index\x18\x06 \x01(\r\"\x84\x01\n\x11ScheduledSequence\x12\x13\n\x0bsequence_id\x18\x01 \x01(\x04\x12\r\n\x05start\x18\x02 \x01(\r\x12\x12\n\nnum_tokens\x18\x03 \x01(\r\x12\x14\n\x0cnew_page_ids\x18\x04 \x03(\r\x12\x0e\n\x06sample\x18\x05 \x01(\x08\x12\x11\n\tnum_steps\x18\x06 \x01(\r\"F\n\x0b\x44\x65\x63odeBatch\x12\x14\n\x0csequence_ids\x18\x01 \x03(\x04\x12\x0e\n\x06starts\x18\x02 \x03(\r\x12\x11\n\tnum_steps\x18\x03 \x03(\r\"\xeb\x01\n\nStepResult\x12\x12\n\nsession_id\x18\x01 \x01(\x04\x12\x0f\n\x07step_id\x18\x02 \x01(\x04\x12)\n\x07sampled\x18\x03 \x03(\x0b\x32\x18.protos.v1.SampledTokens\x12\x0f\n\x07step_us\x18\x04 \x01(\x04\x12\r\n\x05\x65rror\x18\x05 \x01(\t\x12\'\n\x06scored\x18\x06 \x03(\x0b\x32\x17.protos.v1.ScoredTokens\x12.\n\rsampled_batch\x18\x07 \x01(\x0b\x32\x17.protos.v1.SampledBatch\x12\x14\n\x0cnext_is_last\x18\x08 \x01(\x08\"j\n\x0cScoredTokens\x12\x13\n\x0bsequence_id\x18\x01 \x01(\x04\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\r\x12\r\n\x05start\x18\x03 \x01(\r\x12%\n\x08logprobs\x18\x04 \x03(\x0b\x32\x13.protos.v1.Logprobs\"\xae\x01\n\rSampledTokens\x12\x13\n\x0bsequence_id\x18\x01 \x01(\x04\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\r\x12\x11\n\ttoken_ids\x18\x03 \x03(\r\x12%\n\x08logprobs\x18\x04 \x03(\x0b\x32\x13.protos.v1.Logprobs\x12\x0f\n\x07stopped\x18\x05 \x01(\x08\x12\x1a\n\rstop_token_id\x18\x06 \x01(\rH\x00\x88\x01\x01\x42\x10\n\x0e_stop_token_id\"I\n\x0cSampledBatch\x12\x14\n\x0csequence_ids\x18\x01 \x03(\x04\x12\x10\n\x08\x61ttempts\x18\x02 \x03(\r\x12\x11\n\ttoken_ids\x18\x03 \x03(\r\"K\n\tHeartbeat\x12\x12\n\nsession_id\x18\x01 \x01(\x04\x12\x14\n\x0clast_step_id\x18\x02 \x01(\x04\x12\x14\n\x0cstep_running\x18\x03 \x01(\x08\"8\n\x04Load\x12\x12\n\nsession_id\x18\x01 \x01(\x04\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0e\n\x06\x64igest\x18\x03 \x01(\t\"/\n\nLoadFailed\x12\x12\n\nsession_id\x18\x01 \x01(\x04\x12\r\n\x05\x65rror\x18\x02 \x01(\t\"\x1c\n\x06Unload\x12\x12\n\nsession_id\x18\x01 \x01(\x04\"-\n\x06Recall\x12\x12\n\nsession_id\x18\x01 \x01(\x04\x12\x0f\n\x07step_id\x18\x02 \x01(\x04\"\x1b\n\x05\x44rain\x12\x12\n\nsession_id\x18\x01 \x01(\x04\x32R\n\rWorkerService\x12\x41\n\x06\x41ttach\x12\x18.protos.v1.AttachRequest\x1a\x19.protos.v1.AttachResponse(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,47 +33,47 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'protos.v1.worker_pb2', _glo
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_ATTACHREQUEST']._serialized_start=61
-  _globals['_ATTACHREQUEST']._serialized_end=307
-  _globals['_ATTACHRESPONSE']._serialized_start=310
-  _globals['_ATTACHRESPONSE']._serialized_end=553
-  _globals['_HELLO']._serialized_start=556
-  _globals['_HELLO']._serialized_end=701
-  _globals['_LOADEDMODEL']._serialized_start=704
-  _globals['_LOADEDMODEL']._serialized_end=966
-  _globals['_HELDBLOCKS']._serialized_start=968
-  _globals['_HELDBLOCKS']._serialized_end=1018
-  _globals['_PAGEBLOCK']._serialized_start=1020
-  _globals['_PAGEBLOCK']._serialized_end=1068
-  _globals['_ATTACHED']._serialized_start=1070
-  _globals['_ATTACHED']._serialized_end=1131
-  _globals['_STEP']._serialized_start=1134
-  _globals['_STEP']._serialized_end=1435
-  _globals['_NEWSEQUENCE']._serialized_start=1438
-  _globals['_NEWSEQUENCE']._serialized_end=1602
-  _globals['_SCHEDULEDSEQUENCE']._serialized_start=1605
-  _globals['_SCHEDULEDSEQUENCE']._serialized_end=1737
-  _globals['_DECODEBATCH']._serialized_start=1739
-  _globals['_DECODEBATCH']._serialized_end=1809
-  _globals['_STEPRESULT']._serialized_start=1812
-  _globals['_STEPRESULT']._serialized_end=2047
-  _globals['_SCOREDTOKENS']._serialized_start=2049
-  _globals['_SCOREDTOKENS']._serialized_end=2155
-  _globals['_SAMPLEDTOKENS']._serialized_start=2158
-  _globals['_SAMPLEDTOKENS']._serialized_end=2332
-  _globals['_SAMPLEDBATCH']._serialized_start=2334
-  _globals['_SAMPLEDBATCH']._serialized_end=2407
-  _globals['_HEARTBEAT']._serialized_start=2409
-  _globals['_HEARTBEAT']._serialized_end=2484
-  _globals['_LOAD']._serialized_start=2486
-  _globals['_LOAD']._serialized_end=2542
-  _globals['_LOADPROGRESS']._serialized_start=2545
-  _globals['_LOADPROGRESS']._serialized_end=2708
-  _globals['_UNLOAD']._serialized_start=2710
-  _globals['_UNLOAD']._serialized_end=2738
-  _globals['_RECALL']._serialized_start=2740
-  _globals['_RECALL']._serialized_end=2785
-  _globals['_DRAIN']._serialized_start=2787
-  _globals['_DRAIN']._serialized_end=2814
-  _globals['_WORKERSERVICE']._serialized_start=2816
-  _globals['_WORKERSERVICE']._serialized_end=2898
+  _globals['_ATTACHREQUEST']._serialized_end=303
+  _globals['_ATTACHRESPONSE']._serialized_start=306
+  _globals['_ATTACHRESPONSE']._serialized_end=549
+  _globals['_HELLO']._serialized_start=552
+  _globals['_HELLO']._serialized_end=769
+  _globals['_LOADEDMODEL']._serialized_start=772
+  _globals['_LOADEDMODEL']._serialized_end=1034
+  _globals['_HELDBLOCKS']._serialized_start=1036
+  _globals['_HELDBLOCKS']._serialized_end=1086
+  _globals['_PAGEBLOCK']._serialized_start=1088
+  _globals['_PAGEBLOCK']._serialized_end=1136
+  _globals['_ATTACHED']._serialized_start=1138
+  _globals['_ATTACHED']._serialized_end=1199
+  _globals['_STEP']._serialized_start=1202
+  _globals['_STEP']._serialized_end=1503
+  _globals['_NEWSEQUENCE']._serialized_start=1506
+  _globals['_NEWSEQUENCE']._serialized_end=1670
+  _globals['_SCHEDULEDSEQUENCE']._serialized_start=1673
+  _globals['_SCHEDULEDSEQUENCE']._serialized_end=1805
+  _globals['_DECODEBATCH']._serialized_start=1807
+  _globals['_DECODEBATCH']._serialized_end=1877
+  _globals['_STEPRESULT']._serialized_start=1880
+  _globals['_STEPRESULT']._serialized_end=2115
+  _globals['_SCOREDTOKENS']._serialized_start=2117
+  _globals['_SCOREDTOKENS']._serialized_end=2223
+  _globals['_SAMPLEDTOKENS']._serialized_start=2226
+  _globals['_SAMPLEDTOKENS']._serialized_end=2400
+  _globals['_SAMPLEDBATCH']._serialized_start=2402
+  _globals['_SAMPLEDBATCH']._serialized_end=2475
+  _globals['_HEARTBEAT']._serialized_start=2477
+  _globals['_HEARTBEAT']._serialized_end=2552
+  _globals['_LOAD']._serialized_start=2554
+  _globals['_LOAD']._serialized_end=2610
+  _globals['_LOADFAILED']._serialized_start=2612
+  _globals['_LOADFAILED']._serialized_end=2659
+  _globals['_UNLOAD']._serialized_start=2661
+  _globals['_UNLOAD']._serialized_end=2689
+  _globals['_RECALL']._serialized_start=2691
+  _globals['_RECALL']._serialized_end=2736
+  _globals['_DRAIN']._serialized_start=2738
+  _globals['_DRAIN']._serialized_end=2765
+  _globals['_WORKERSERVICE']._serialized_start=2767
+  _globals['_WORKERSERVICE']._serialized_end=2849
 # @@protoc_insertion_point(module_scope)

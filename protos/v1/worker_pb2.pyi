@@ -42,7 +42,7 @@ class AttachRequest(_message.Message):
     HELD_BLOCKS_FIELD_NUMBER: _builtins.int
     STEP_RESULT_FIELD_NUMBER: _builtins.int
     HEARTBEAT_FIELD_NUMBER: _builtins.int
-    LOAD_PROGRESS_FIELD_NUMBER: _builtins.int
+    LOAD_FAILED_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def hello(self) -> Global___Hello: ...
     @_builtins.property
@@ -52,7 +52,7 @@ class AttachRequest(_message.Message):
     @_builtins.property
     def heartbeat(self) -> Global___Heartbeat: ...
     @_builtins.property
-    def load_progress(self) -> Global___LoadProgress: ...
+    def load_failed(self) -> Global___LoadFailed: ...
     def __init__(
         self,
         *,
@@ -60,13 +60,13 @@ class AttachRequest(_message.Message):
         held_blocks: Global___HeldBlocks | None = ...,
         step_result: Global___StepResult | None = ...,
         heartbeat: Global___Heartbeat | None = ...,
-        load_progress: Global___LoadProgress | None = ...,
+        load_failed: Global___LoadFailed | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["heartbeat", b"heartbeat", "held_blocks", b"held_blocks", "hello", b"hello", "load_progress", b"load_progress", "message", b"message", "step_result", b"step_result"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["heartbeat", b"heartbeat", "held_blocks", b"held_blocks", "hello", b"hello", "load_failed", b"load_failed", "message", b"message", "step_result", b"step_result"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["heartbeat", b"heartbeat", "held_blocks", b"held_blocks", "hello", b"hello", "load_progress", b"load_progress", "message", b"message", "step_result", b"step_result"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["heartbeat", b"heartbeat", "held_blocks", b"held_blocks", "hello", b"hello", "load_failed", b"load_failed", "message", b"message", "step_result", b"step_result"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["hello", "held_blocks", "step_result", "heartbeat", "load_progress"]  # noqa: Y015
+    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["hello", "held_blocks", "step_result", "heartbeat", "load_failed"]  # noqa: Y015
     _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_message) -> _WhichOneofReturnType_message | None: ...
 
@@ -127,6 +127,7 @@ class Hello(_message.Message):
     MODEL_FIELD_NUMBER: _builtins.int
     DEVICE_FIELD_NUMBER: _builtins.int
     NUM_HELD_BLOCKS_MESSAGES_FIELD_NUMBER: _builtins.int
+    UNLOADED_MODEL_FIELD_NUMBER: _builtins.int
     worker_id: _builtins.str
     epoch: _builtins.int
     """Milliseconds since 1970 at which the process started: a restarted worker has a higher one."""
@@ -136,7 +137,13 @@ class Hello(_message.Message):
     """HeldBlocks messages that follow before the worker counts as attached."""
     @_builtins.property
     def model(self) -> Global___LoadedModel:
-        """The model it serves; absent means idle, ready for Load."""
+        """The model in its memory, which this stream serves. A stream has one model or none: a worker whose model comes or goes ends the
+        stream and opens another.
+        """
+
+    @_builtins.property
+    def unloaded_model(self) -> Global___LoadedModel:
+        """Where there is no `model`: what it had in memory before, and has again after a Load."""
 
     def __init__(
         self,
@@ -146,14 +153,20 @@ class Hello(_message.Message):
         model: Global___LoadedModel | None = ...,
         device: _builtins.str = ...,
         num_held_blocks_messages: _builtins.int = ...,
+        unloaded_model: Global___LoadedModel | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_model", b"_model", "model", b"model"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_model", b"_model", "_unloaded_model", b"_unloaded_model", "model", b"model", "unloaded_model", b"unloaded_model"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_model", b"_model", "device", b"device", "epoch", b"epoch", "model", b"model", "num_held_blocks_messages", b"num_held_blocks_messages", "worker_id", b"worker_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_model", b"_model", "_unloaded_model", b"_unloaded_model", "device", b"device", "epoch", b"epoch", "model", b"model", "num_held_blocks_messages", b"num_held_blocks_messages", "unloaded_model", b"unloaded_model", "worker_id", b"worker_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__model: _TypeAlias = _typing.Literal["model"]  # noqa: Y015
     _WhichOneofArgType__model: _TypeAlias = _typing.Literal["_model", b"_model"]  # noqa: Y015
+    _WhichOneofReturnType__unloaded_model: _TypeAlias = _typing.Literal["unloaded_model"]  # noqa: Y015
+    _WhichOneofArgType__unloaded_model: _TypeAlias = _typing.Literal["_unloaded_model", b"_unloaded_model"]  # noqa: Y015
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__model) -> _WhichOneofReturnType__model | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__unloaded_model) -> _WhichOneofReturnType__unloaded_model | None: ...
 
 Global___Hello: _TypeAlias = Hello  # noqa: Y015
 
@@ -660,7 +673,7 @@ Global___Heartbeat: _TypeAlias = Heartbeat  # noqa: Y015
 
 @_typing.final
 class Load(_message.Message):
-    """Load a model, or the answer to it. Reserved for workers that attach idle."""
+    """To a worker without a model: load this one. When it has, it ends the stream and attaches with it."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -670,6 +683,7 @@ class Load(_message.Message):
     session_id: _builtins.int
     name: _builtins.str
     digest: _builtins.str
+    """The worker refuses a model whose files are no longer those: prompts were made into tokens for the ones it had."""
     def __init__(
         self,
         *,
@@ -686,46 +700,35 @@ class Load(_message.Message):
 Global___Load: _TypeAlias = Load  # noqa: Y015
 
 @_typing.final
-class LoadProgress(_message.Message):
+class LoadFailed(_message.Message):
+    """Nothing is loaded; the worker stays as it is, ready for another Load."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     SESSION_ID_FIELD_NUMBER: _builtins.int
-    NAME_FIELD_NUMBER: _builtins.int
-    COMPLETED_BYTES_FIELD_NUMBER: _builtins.int
-    TOTAL_BYTES_FIELD_NUMBER: _builtins.int
-    MODEL_FIELD_NUMBER: _builtins.int
     ERROR_FIELD_NUMBER: _builtins.int
     session_id: _builtins.int
-    name: _builtins.str
-    completed_bytes: _builtins.int
-    total_bytes: _builtins.int
     error: _builtins.str
-    @_builtins.property
-    def model(self) -> Global___LoadedModel:
-        """Set by the last message: the model is loaded, or why it is not."""
-
     def __init__(
         self,
         *,
         session_id: _builtins.int = ...,
-        name: _builtins.str = ...,
-        completed_bytes: _builtins.int = ...,
-        total_bytes: _builtins.int = ...,
-        model: Global___LoadedModel | None = ...,
         error: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_model", b"_model", "model", b"model"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_model", b"_model", "completed_bytes", b"completed_bytes", "error", b"error", "model", b"model", "name", b"name", "session_id", b"session_id", "total_bytes", b"total_bytes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "session_id", b"session_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType__model: _TypeAlias = _typing.Literal["model"]  # noqa: Y015
-    _WhichOneofArgType__model: _TypeAlias = _typing.Literal["_model", b"_model"]  # noqa: Y015
-    def WhichOneof(self, oneof_group: _WhichOneofArgType__model) -> _WhichOneofReturnType__model | None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___LoadProgress: _TypeAlias = LoadProgress  # noqa: Y015
+Global___LoadFailed: _TypeAlias = LoadFailed  # noqa: Y015
 
 @_typing.final
 class Unload(_message.Message):
+    """Nobody uses the model: the worker gives its memory and that of the pages back, ends the stream, and attaches without a model. Sent
+    only while no step is in flight; none follows.
+    """
+
     DESCRIPTOR: _descriptor.Descriptor
 
     SESSION_ID_FIELD_NUMBER: _builtins.int

@@ -46,6 +46,9 @@ class InstantScheduler(inference_pb2_grpc.InferenceServiceServicer):
     async def ListModels(self, request: inference_pb2.ListModelsRequest, context: Any) -> Any:
         return inference_pb2.ListModelsResponse(models=[self._model])
 
+    async def KeepLoaded(self, request: inference_pb2.KeepLoadedRequest, context: Any) -> Any:
+        return inference_pb2.KeepLoadedResponse()
+
     async def GetLoad(self, request: inference_pb2.GetLoadRequest, context: Any) -> Any:
         return inference_pb2.GetLoadResponse()
 

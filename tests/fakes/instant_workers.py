@@ -67,7 +67,12 @@ async def main() -> None:
     parser.add_argument("--max-step-sequences", type=int, required=True)
     arguments = parser.parse_args()
     links = [
-        SchedulerLink(InstantEngine(), hello(f"instant-{n}", arguments.max_step_sequences), [arguments.scheduler])
+        SchedulerLink(
+            InstantEngine(),
+            lambda digest: InstantEngine(),
+            hello(f"instant-{n}", arguments.max_step_sequences),
+            [arguments.scheduler],
+        )
         for n in range(arguments.num_workers)
     ]
 

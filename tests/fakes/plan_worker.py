@@ -85,7 +85,7 @@ class KVMemory:
 
 
 class PlanWorker:
-    """A `WorkerLink`. Plans wait in `queue` until the test calls `run_step`, a lease until its last step has run."""
+    """A `WorkerLink` and a `LoadLink`. Plans wait in `queue` until the test calls `run_step`, a lease until its last step ran."""
 
     def __init__(self, info: WorkerInfo, memory: "KVMemory | None" = None, recall_delay: int = 0) -> None:
         """With a memory, the process of an earlier stream goes on, and its pages hold what they held.
@@ -100,6 +100,9 @@ class PlanWorker:
         self.recalled: list[int] = []
         """The first step of each lease that was recalled."""
         self.is_draining = False
+        self.is_unloaded = False
+        self.loads: list[tuple[str, str]] = []
+        """Model and digest of each."""
         self._known: dict[int, Known] = {}
         self._num_leased = 0
         """Steps of the first plan in the queue that have run."""
@@ -116,6 +119,13 @@ class PlanWorker:
     def send_recall(self, step_id: int) -> None:
         self._recalls.append((self._recall_delay, step_id))
         self.recalled.append(step_id)
+
+    def send_unload(self) -> None:
+        assert not self.queue, "a step is in flight"
+        self.is_unloaded = True
+
+    def send_load(self, model: str, digest: str) -> None:
+        self.loads.append((model, digest))
 
     def send_drain(self) -> None:
         self.is_draining = True

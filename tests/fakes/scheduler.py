@@ -53,6 +53,9 @@ class FakeScheduler(inference_pb2_grpc.InferenceServiceServicer):
         self.load = inference_pb2.GetLoadResponse()
         self.answer: Callable[[inference_pb2.GenerateRequest, int], Answer] = lambda request, index: Answer()
         self.requests: list[inference_pb2.GenerateRequest] = []
+        self.kept_loaded: list[inference_pb2.KeepLoadedRequest] = []
+        self.load_error = ""
+        """Why no model can be loaded; empty is that it can."""
         self.finishes: list[inference_pb2.Finish] = []
         self.opened: asyncio.Queue[str] = asyncio.Queue()
         self.cancelled: asyncio.Queue[str] = asyncio.Queue()
@@ -80,6 +83,12 @@ class FakeScheduler(inference_pb2_grpc.InferenceServiceServicer):
 
     async def ListModels(self, request: inference_pb2.ListModelsRequest, context: Any) -> Any:
         return inference_pb2.ListModelsResponse(models=self.models)
+
+    async def KeepLoaded(self, request: inference_pb2.KeepLoadedRequest, context: Any) -> Any:
+        self.kept_loaded.append(request)
+        if self.load_error:
+            await context.abort(grpc.StatusCode.UNAVAILABLE, self.load_error)
+        return inference_pb2.KeepLoadedResponse()
 
     async def GetLoad(self, request: inference_pb2.GetLoadRequest, context: Any) -> Any:
         return self.load

@@ -19,6 +19,7 @@ class FakeSession:
         self.outgoing: asyncio.Queue[worker_pb2.AttachResponse | None] = asyncio.Queue()
         self.results: asyncio.Queue[worker_pb2.StepResult | None] = asyncio.Queue()
         self.heartbeats: asyncio.Queue[worker_pb2.Heartbeat] = asyncio.Queue()
+        self.failures: asyncio.Queue[worker_pb2.LoadFailed] = asyncio.Queue()
 
     def send_step(self, step: worker_pb2.Step, *, session_id: int | None = None) -> None:
         step.session_id = self.session_id if session_id is None else session_id
@@ -30,6 +31,13 @@ class FakeSession:
 
     def send_drain(self) -> None:
         self.outgoing.put_nowait(worker_pb2.AttachResponse(drain=worker_pb2.Drain(session_id=self.session_id)))
+
+    def send_unload(self) -> None:
+        self.outgoing.put_nowait(worker_pb2.AttachResponse(unload=worker_pb2.Unload(session_id=self.session_id)))
+
+    def send_load(self, name: str, digest: str = "") -> None:
+        load = worker_pb2.Load(session_id=self.session_id, name=name, digest=digest)
+        self.outgoing.put_nowait(worker_pb2.AttachResponse(load=load))
 
     def end(self) -> None:
         self.outgoing.put_nowait(None)
@@ -76,6 +84,8 @@ async def _read(messages: AsyncIterator[worker_pb2.AttachRequest], session: Fake
             session.results.put_nowait(message.step_result)
         elif message.HasField("heartbeat"):
             session.heartbeats.put_nowait(message.heartbeat)
+        elif message.HasField("load_failed"):
+            session.failures.put_nowait(message.load_failed)
     session.results.put_nowait(None)
     session.end()
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from protos.v1 import worker_pb2
 from tests.fakes.engine import EOS_TOKEN_ID, VOCAB_SIZE, FakeEngine
+from worker.engine_thread import Reload
 from worker.scheduler_link import SchedulerLink
 
 
@@ -24,9 +25,13 @@ def fake_worker_link(
     max_step_sequences: int = 64,
     eos_token_ids: Sequence[int] = (EOS_TOKEN_ID,),
     eos_after: int | None = None,
+    reload: Reload | None = None,
 ) -> SchedulerLink:
     """Not yet attached: `await link.run()`, and `link.stop()` to let it go."""
-    engine = FakeEngine(num_pages=num_pages, page_size=page_size, eos_token_ids=eos_token_ids, eos_after=eos_after)
+
+    def make_engine(digest: str = "") -> FakeEngine:
+        return FakeEngine(num_pages=num_pages, page_size=page_size, eos_token_ids=eos_token_ids, eos_after=eos_after)
+
     model = worker_pb2.LoadedModel(
         name=model_name,
         digest="0" * 64,
@@ -42,7 +47,7 @@ def fake_worker_link(
         kv_bytes=num_pages * page_size,
     )
     hello = worker_pb2.Hello(worker_id=worker_id, epoch=time.time_ns() // 1_000_000, model=model, device="fake")
-    return SchedulerLink(engine, hello, address.split(","))
+    return SchedulerLink(make_engine(), reload or make_engine, hello, address.split(","))
 
 
 async def run_fake_worker(address: str, **options: Any) -> None:

@@ -1,6 +1,7 @@
 """Ollama's dialect: the shapes on the wire, and the official client on top of them."""
 
 import json
+import math
 from datetime import UTC, datetime
 from typing import Any
 
@@ -160,30 +161,56 @@ async def test_limit_and_logprobs(gateway: RunningGateway) -> None:
 
 
 @pytest.mark.parametrize(
-    ("keep_alive", "reason"), [(None, "load"), ("5m", "load"), (-1, "load"), (0, "unload"), ("0s", "unload")]
+    ("keep_alive", "seconds", "reason"),
+    [
+        (None, None, "load"),
+        ("5m", 300, "load"),
+        (-1, math.inf, "load"),
+        (0, 0, "unload"),
+        ("0s", 0, "unload"),
+    ],
 )
-async def test_nothing_asked(gateway: RunningGateway, keep_alive: Any, reason: str) -> None:
+async def test_nothing_asked(gateway: RunningGateway, keep_alive: Any, seconds: float | None, reason: str) -> None:
     generated = (await post(gateway, "/api/generate", keep_alive=keep_alive)).json()
     assert (generated["response"], generated["done"], generated["done_reason"]) == ("", True, reason)
     chatted = (await post(gateway, "/api/chat", messages=[], keep_alive=keep_alive)).json()
     assert (chatted["message"], chatted["done_reason"]) == ({"role": "assistant", "content": ""}, reason)
     assert gateway.scheduler.requests == []
+    assert len(gateway.scheduler.kept_loaded) == 2
+    for asked in gateway.scheduler.kept_loaded:
+        assert (asked.keep_alive_s if asked.HasField("keep_alive_s") else None) == seconds
 
 
-async def test_what_clients_wish_about_unloading_is_shown(gateway: RunningGateway) -> None:
-    async def expires_in_s() -> float:
-        (running,) = (await gateway.http.get("/api/ps")).json()["models"]
-        return (datetime.fromisoformat(running["expires_at"]) - datetime.now(UTC)).total_seconds()
+async def test_a_model_that_cannot_be_loaded_is_said_to_be(gateway: RunningGateway) -> None:
+    gateway.scheduler.load_error = "'tiny' cannot be loaded: the file is gone"
+    response = await gateway.http.post("/api/generate", json={"model": "tiny"})
+    assert response.status_code == 503
+    assert "the file is gone" in response.json()["error"]
 
-    assert await expires_in_s() > 1e9
-    await post(gateway, "/api/generate", keep_alive="2h")
-    assert 7100 < await expires_in_s() < 7300
-    await post(gateway, "/api/chat", messages=MESSAGES, keep_alive=60)
-    assert 0 < await expires_in_s() < 61
-    await post(gateway, "/api/generate", keep_alive=-1)
-    assert await expires_in_s() > 1e9
-    await post(gateway, "/api/generate", keep_alive=0)
-    assert await expires_in_s() > 1e9
+
+async def test_a_request_takes_its_wish_along(gateway: RunningGateway) -> None:
+    await post(gateway, "/api/generate", prompt="x", keep_alive="2m")
+    await post(gateway, "/api/chat", messages=MESSAGES)
+    wished, silent = gateway.scheduler.requests
+    assert wished.keep_alive_s == 120
+    assert not silent.HasField("keep_alive_s")
+
+
+async def test_what_is_in_memory_is_listed_with_its_end(gateway: RunningGateway) -> None:
+    async def running() -> list[dict[str, Any]]:
+        return list((await gateway.http.get("/api/ps")).json()["models"])
+
+    (model,) = gateway.scheduler.models
+    (forever,) = await running()
+    assert forever["expires_at"] == "2318-01-01T00:00:00Z"
+    model.expires_in_s = 7200
+    (shown,) = await running()
+    expires_in_s = (datetime.fromisoformat(shown["expires_at"]) - datetime.now(UTC)).total_seconds()
+    assert 7000 < expires_in_s <= 7200
+    model.num_workers, model.num_unloaded_workers = 0, 1
+    assert await running() == []
+    # It is served all the same.
+    assert (await post(gateway, "/api/chat", messages=MESSAGES, stream=False)).json()["done"]
 
 
 async def test_names_have_tags_and_no_case(gateway: RunningGateway) -> None:

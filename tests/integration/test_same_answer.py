@@ -60,6 +60,9 @@ class EngineLink:
     def send_recall(self, step_id: int) -> None:
         self._recalled_step_id = step_id
 
+    def send_unload(self) -> None:
+        raise AssertionError("models stay for ever here")
+
     def send_drain(self) -> None:
         self.queue.clear()
 

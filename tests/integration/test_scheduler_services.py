@@ -17,9 +17,10 @@ from scheduler.inference_service import SERVICE_NAME
 from scheduler.loop import SchedulerLoop
 from scheduler.worker_service import StreamLink
 from scheduler.worker_state import StepPlan
-from tests.fakes.engine import continuation
+from tests.fakes.engine import FakeEngine, continuation
 from tests.fakes.scheduler_process import instant_worker, scheduler, scheduler_and_worker, wait_until_ready
 from tests.fakes.worker import fake_worker_link
+from worker.errors import StartError
 
 
 def generate_request(
@@ -354,3 +355,54 @@ async def test_held_blocks_that_cannot_be_are_refused(
             await stream.read()
     assert caught.value.code() == grpc.StatusCode.INVALID_ARGUMENT
     assert reason in (caught.value.details() or "")
+
+
+async def test_a_model_leaves_memory_and_comes_back_for_a_request(tmp_path: Path) -> None:
+    async with scheduler_and_worker(tmp_path) as (address, loop), open_channel(address) as channel:
+        stub = inference_pb2_grpc.InferenceServiceStub(channel)
+        before, _ = await collect(stub.Generate(generate_request()))
+        await last_result(loop)
+        await stub.KeepLoaded(inference_pb2.KeepLoadedRequest(model="fake", keep_alive_s=0))
+        (model,) = (await stub.ListModels(inference_pb2.ListModelsRequest())).models
+        assert (model.name, model.num_workers, model.num_unloaded_workers) == ("fake", 0, 1)
+        await wait_until_ready(address)
+        asked = generate_request("again")
+        asked.keep_alive_s = 3600
+        after, _ = await collect(stub.Generate(asked))
+        (model,) = (await stub.ListModels(inference_pb2.ListModelsRequest())).models
+    assert after == before
+    assert (model.num_workers, model.num_unloaded_workers) == (1, 0)
+    assert 3500 < model.expires_in_s <= 3600
+
+
+async def test_keeping_loaded_waits_for_the_load(tmp_path: Path) -> None:
+    async with scheduler_and_worker(tmp_path) as (address, _), open_channel(address) as channel:
+        stub = inference_pb2_grpc.InferenceServiceStub(channel)
+        for _ in range(3):
+            await stub.KeepLoaded(inference_pb2.KeepLoadedRequest(keep_alive_s=0))
+            await stub.KeepLoaded(inference_pb2.KeepLoadedRequest(keep_alive_s=float("inf")))
+            (model,) = (await stub.ListModels(inference_pb2.ListModelsRequest())).models
+            assert model.num_workers == 1
+            assert not model.HasField("expires_in_s")
+
+
+async def test_who_waits_for_a_model_hears_why_it_is_not_loaded(tmp_path: Path) -> None:
+    def gone(digest: str) -> FakeEngine:
+        raise StartError("the file is gone")
+
+    async with scheduler_and_worker(tmp_path, reload=gone) as (address, _), open_channel(address) as channel:
+        stub = inference_pb2_grpc.InferenceServiceStub(channel)
+        await stub.KeepLoaded(inference_pb2.KeepLoadedRequest(keep_alive_s=0))
+        for call in (stub.KeepLoaded(inference_pb2.KeepLoadedRequest()), collect(stub.Generate(generate_request()))):
+            with pytest.raises(grpc.aio.AioRpcError, match="the file is gone") as caught:
+                await call
+            assert caught.value.code() == grpc.StatusCode.UNAVAILABLE
+
+
+@pytest.mark.parametrize("seconds", [-1.0, float("nan")])
+async def test_what_is_no_time_is_refused(tmp_path: Path, seconds: float) -> None:
+    async with scheduler_and_worker(tmp_path) as (address, _), open_channel(address) as channel:
+        stub = inference_pb2_grpc.InferenceServiceStub(channel)
+        with pytest.raises(grpc.aio.AioRpcError, match="keep_alive_s must be") as caught:
+            await stub.KeepLoaded(inference_pb2.KeepLoadedRequest(keep_alive_s=seconds))
+    assert caught.value.code() == grpc.StatusCode.INVALID_ARGUMENT

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import threading
+import weakref
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
@@ -12,7 +13,8 @@ import pytest
 from protos.v1 import types_pb2, worker_pb2
 from tests.fakes.engine import FakeEngine, continuation
 from tests.fakes.scheduler_stream import FakeScheduler, FakeSession, serving
-from worker.engine_thread import StepRunner
+from worker.engine_thread import Reload, StepRunner
+from worker.errors import StartError
 from worker.scheduler_link import SchedulerLink
 from worker.step import Step, StepResult
 
@@ -42,6 +44,10 @@ class HeldEngine:
         self.events.append("reset")
 
 
+def no_reload(digest: str) -> StepRunner:
+    raise AssertionError("nobody asked for that")
+
+
 @pytest.fixture
 def address(tmp_path: Path) -> str:
     return f"unix:{tmp_path / 's.sock'}"
@@ -55,8 +61,8 @@ async def scheduler(address: str) -> AsyncIterator[FakeScheduler]:
 
 
 @asynccontextmanager
-async def attached(engine: StepRunner, *addresses: str) -> AsyncIterator[SchedulerLink]:
-    link = SchedulerLink(engine, HELLO, addresses)
+async def attached(engine: StepRunner, *addresses: str, reload: Reload = no_reload) -> AsyncIterator[SchedulerLink]:
+    link = SchedulerLink(engine, reload, HELLO, addresses)
     running = asyncio.create_task(link.run())
     try:
         yield link
@@ -220,7 +226,7 @@ async def test_drain_finishes_what_is_queued_and_then_ends_the_stream(scheduler:
 
 async def test_stop_answers_the_running_step_and_leaves(scheduler: FakeScheduler, address: str) -> None:
     engine = HeldEngine()
-    link = SchedulerLink(engine, HELLO, [address])
+    link = SchedulerLink(engine, no_reload, HELLO, [address])
     running = asyncio.create_task(link.run())
     session = await scheduler.sessions.get()
     session.send_step(step(1))
@@ -278,7 +284,7 @@ async def test_a_recalled_lease_ends_one_step_behind_the_result_that_says_so(
 async def test_a_lease_of_an_ended_stream_stops_behind_the_running_step(address: str) -> None:
     engine, scheduler = HeldEngine(), FakeScheduler()
     async with serving(scheduler, address):
-        link = SchedulerLink(engine, HELLO, [address])
+        link = SchedulerLink(engine, no_reload, HELLO, [address])
         running = asyncio.create_task(link.run())
         session = await scheduler.sessions.get()
         session.send_step(lease(1, num_steps=8))
@@ -316,7 +322,7 @@ async def test_an_engine_that_cannot_be_reset_ends_the_link(scheduler: FakeSched
         def reset(self) -> None:
             raise RuntimeError("the device is gone")
 
-    link = SchedulerLink(BrokenEngine(num_pages=4), HELLO, [address])
+    link = SchedulerLink(BrokenEngine(num_pages=4), no_reload, HELLO, [address])
     running = asyncio.create_task(link.run())
     (await scheduler.sessions.get()).end()
     with pytest.raises(RuntimeError, match="the device is gone"):
@@ -347,3 +353,80 @@ async def test_after_a_failed_step_no_page_is_trusted(scheduler: FakeScheduler, 
         await failed.result()
         assert (await failed.result()).error
         assert not (await scheduler.sessions.get()).held_blocks
+
+
+async def unloaded(scheduler: FakeScheduler) -> FakeSession:
+    """The worker's stream without its model."""
+    session = await scheduler.sessions.get()
+    session.send_unload()
+    await session.worker_left()
+    return await scheduler.sessions.get()
+
+
+async def test_an_unloaded_worker_lets_go_of_all_and_says_what_it_had(scheduler: FakeScheduler, address: str) -> None:
+    engine = FakeEngine(num_pages=8)
+    gone = weakref.ref(engine)
+    link = SchedulerLink(engine, no_reload, HELLO, [address])
+    del engine
+    running = asyncio.create_task(link.run())
+    first = await scheduler.sessions.get()
+    first.send_step(step(1, sealed_blocks=[named(0)]))
+    await first.result()
+    first.send_unload()
+    second = await scheduler.sessions.get()
+    assert not second.hello.HasField("model")
+    assert second.hello.unloaded_model == HELLO.model
+    assert not second.held_blocks
+    assert gone() is None
+    link.stop()
+    await running
+
+
+async def test_it_loads_again_when_told_and_computes(scheduler: FakeScheduler, address: str) -> None:
+    digests: list[str] = []
+
+    def reload(digest: str) -> FakeEngine:
+        digests.append(digest)
+        return FakeEngine(num_pages=4)
+
+    async with attached(FakeEngine(num_pages=4), address, reload=reload):
+        idle = await unloaded(scheduler)
+        idle.send_load("fake", digest="the one")
+        again = await scheduler.sessions.get()
+        assert again.hello == HELLO
+        again.send_step(first_step([5, 6, 7]))
+        assert list((await again.result()).sampled_batch.token_ids) == continuation([5, 6, 7], 1)
+    assert digests == ["the one"]
+
+
+async def test_what_cannot_be_loaded_is_said_and_may_be_tried_again(scheduler: FakeScheduler, address: str) -> None:
+    outcomes: list[Exception | FakeEngine] = [StartError("the file is gone"), MemoryError(), FakeEngine(num_pages=4)]
+
+    def reload(digest: str) -> FakeEngine:
+        outcome = outcomes.pop(0)
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
+
+    async with attached(FakeEngine(num_pages=4), address, reload=reload):
+        idle = await unloaded(scheduler)
+        for reason in ("the file is gone", "MemoryError"):
+            idle.send_load("fake")
+            failed = await idle.failures.get()
+            assert (failed.session_id, failed.error) == (idle.session_id, reason)
+        idle.send_load("fake")
+        assert (await scheduler.sessions.get()).hello.HasField("model")
+
+
+async def test_a_worker_without_a_model_comes_back_as_one(scheduler: FakeScheduler, address: str) -> None:
+    async with attached(FakeEngine(num_pages=4), address):
+        idle = await unloaded(scheduler)
+        idle.end()
+        assert (await scheduler.sessions.get()).hello == idle.hello
+
+
+async def test_a_step_without_a_model_fails(scheduler: FakeScheduler, address: str) -> None:
+    async with attached(FakeEngine(num_pages=4), address):
+        idle = await unloaded(scheduler)
+        idle.send_step(first_step([1]))
+        assert "no model is in memory" in (await idle.result()).error

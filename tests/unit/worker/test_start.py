@@ -8,9 +8,10 @@ import pytest
 from pagoda.models.errors import ModelError
 from pagoda.sampling import SamplingParams
 from tests.fakes.tiny_model import write_tiny_gguf
+from worker.engine import Engine
 from worker.errors import StartError
 from worker.settings import WorkerSettings
-from worker.start import LoadedWorker, load_worker
+from worker.start import LoadedWorker, load_again, load_worker
 from worker.step import NewSequence, ScheduledSequence, Step
 
 PROMPT = tuple(b"the quick brown fox jumps over it")
@@ -23,12 +24,16 @@ def model_path(tmp_path: Path) -> Path:
     return path
 
 
-def load(tmp_path: Path, model_path: Path, **values: Any) -> LoadedWorker:
+def settings(tmp_path: Path, model_path: Path, **values: Any) -> WorkerSettings:
     defaults = {"home": tmp_path / "home", "model": str(model_path), "kv_memory": "1MiB", "threads": 1}
-    return load_worker(WorkerSettings.model_validate(defaults | {"worker_id": "w1"} | values), epoch=7)
+    return WorkerSettings.model_validate(defaults | {"worker_id": "w1"} | values)
 
 
-def first_token(worker: LoadedWorker, *chunk_sizes: int) -> int:
+def load(tmp_path: Path, model_path: Path, **values: Any) -> LoadedWorker:
+    return load_worker(settings(tmp_path, model_path, **values), epoch=7)
+
+
+def first_token(engine: Engine, *chunk_sizes: int) -> int:
     new = NewSequence(
         sequence_id=1,
         attempt=1,
@@ -43,12 +48,12 @@ def first_token(worker: LoadedWorker, *chunk_sizes: int) -> int:
         scheduled = ScheduledSequence(
             sequence_id=1, start=start, num_tokens=size, new_page_ids=pages if start == 0 else (), sample=sample
         )
-        result = worker.engine.run_step(
+        result = engine.run_step(
             Step(step_id=step_id, new_sequences=(new,) if start == 0 else (), scheduled=(scheduled,))
         )
         start += size
     [sampled] = result.sampled
-    worker.engine.reset()
+    engine.reset()
     return sampled.token_ids[0]
 
 
@@ -70,7 +75,23 @@ def test_a_real_model_computes_the_same_token_whole_and_in_chunks(
 ) -> None:
     worker = load(tmp_path, model_path, numerics=numerics)
     assert numerics in worker.hello.model.numerics_id
-    assert first_token(worker, 33) == first_token(worker, 16, 17) == first_token(worker, 5, 20, 7, 1)
+    assert (
+        first_token(worker.engine, 33) == first_token(worker.engine, 16, 17) == first_token(worker.engine, 5, 20, 7, 1)
+    )
+
+
+def test_a_model_that_is_loaded_again_is_as_it_was(tmp_path: Path, model_path: Path) -> None:
+    unsized = settings(tmp_path, model_path, kv_memory=None)
+    worker = load_worker(unsized, epoch=7)
+    again = load_again(unsized, worker.hello, worker.hello.model.digest)
+    assert first_token(again, 33) == first_token(worker.engine, 33)
+
+
+def test_a_model_whose_files_have_changed_is_not_loaded_again(tmp_path: Path, model_path: Path) -> None:
+    worker = load(tmp_path, model_path)
+    write_tiny_gguf(model_path, seed=1)
+    with pytest.raises(StartError, match="have changed"):
+        load_again(settings(tmp_path, model_path), worker.hello, worker.hello.model.digest)
 
 
 def test_int8_keys_and_values_have_an_id_and_more_pages(tmp_path: Path, model_path: Path) -> None:

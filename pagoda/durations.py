@@ -1,0 +1,32 @@
+"""Durations as Ollama's users write them: `5m`, `1h30m`, or a number of seconds; a negative one means for ever."""
+
+import math
+import re
+
+LONGEST_S = 200 * 365 * 86400
+_UNITS_S = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
+_PART = re.compile(r"(\d+\.?\d*|\.\d+)(ns|us|µs|ms|s|m|h)")
+_DURATION = re.compile(rf"[+-]?(?:{_PART.pattern})+|[+-]?0")
+
+
+def parse_duration(value: float | str) -> float:
+    """Seconds; infinity where it means for ever. Raises ValueError for what is no duration."""
+    if isinstance(value, str):
+        if not _DURATION.fullmatch(value):
+            raise ValueError('must be a number of seconds or a duration such as "5m"')
+        seconds = sum(float(number) * _UNITS_S[unit] for number, unit in _PART.findall(value))
+        seconds = -seconds if value.startswith("-") else seconds
+    else:
+        seconds = value
+    return math.inf if seconds < 0 or seconds > LONGEST_S else float(seconds)
+
+
+def parse_setting(text: str) -> float:
+    """As in a setting, which is always text: a bare number is seconds."""
+    try:
+        seconds = float(text)
+    except ValueError:
+        return parse_duration(text)
+    if math.isnan(seconds):
+        return parse_duration(text)
+    return parse_duration(seconds)

@@ -1,0 +1,71 @@
+"""How long a model stays in memory once nobody uses it. Counts who does; knows nothing about workers and what unloading is."""
+
+import math
+from collections import Counter
+from collections.abc import Callable
+from typing import Protocol
+
+
+class TimerHandle(Protocol):
+    def cancel(self) -> object: ...
+
+
+class Timers(Protocol):
+    def time(self) -> float: ...
+
+    def call_later(self, delay: float, callback: Callable[[], object], /) -> TimerHandle: ...
+
+
+class KeepAlive:
+    """By the model's name. All times in seconds, of the clock that is given; `math.inf` is for ever."""
+
+    def __init__(self, timers: Timers, default_s: float, on_expired: Callable[[], object]) -> None:
+        self._timers = timers
+        self._default_s = default_s
+        self._on_expired = on_expired
+        self._wished_s: dict[str, float] = {}
+        self._num_users: Counter[str] = Counter()
+        self._idle_since_s: dict[str, float] = {}
+        self._timer_of: dict[str, TimerHandle] = {}
+
+    def wish(self, model: str, keep_alive_s: float | None) -> None:
+        """From now on so long; None leaves it as it was. The time begins anew."""
+        if keep_alive_s is not None:
+            self._wished_s[model] = keep_alive_s
+        self.restart(model)
+
+    def restart(self, model: str) -> None:
+        """As if its last user had just left, where it has none."""
+        self._stop_timer(model)
+        if self._num_users[model]:
+            return
+        self._idle_since_s[model] = self._timers.time()
+        if self._duration_s(model) < math.inf:
+            self._timer_of[model] = self._timers.call_later(self._duration_s(model), self._on_expired)
+
+    def began(self, model: str, num_users: int) -> None:
+        self._num_users[model] += num_users
+        self._stop_timer(model)
+
+    def ended(self, model: str) -> None:
+        """One user has left."""
+        self._num_users[model] -= 1
+        self.restart(model)
+
+    def is_over(self, model: str) -> bool:
+        return self.expires_in_s(model) <= 0
+
+    def expires_in_s(self, model: str) -> float:
+        """While it is used, as if that ended now."""
+        if self._num_users[model] or model not in self._idle_since_s:
+            # However short: whoever uses it keeps it.
+            return max(self._duration_s(model), math.ulp(0.0))
+        return self._idle_since_s[model] + self._duration_s(model) - self._timers.time()
+
+    def _duration_s(self, model: str) -> float:
+        return self._wished_s.get(model, self._default_s)
+
+    def _stop_timer(self, model: str) -> None:
+        timer = self._timer_of.pop(model, None)
+        if timer is not None:
+            timer.cancel()

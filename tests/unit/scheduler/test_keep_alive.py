@@ -1,0 +1,216 @@
+"""When a model leaves memory, and how it comes back for whoever asks."""
+
+import math
+from dataclasses import replace
+
+import pytest
+
+from scheduler.errors import ModelNotServedError, RequestError, UnavailableError
+from scheduler.loop import SchedulerLoop
+from scheduler.unloaded_workers import UnloadedWorker
+from scheduler.worker_state import AttachedWorker
+from tests.fakes.client import RecordingClient
+from tests.fakes.clock import FakeClock
+from tests.fakes.plan_worker import PlanWorker, worker_info
+from tests.unit.scheduler.test_loop import expected, request
+
+GRACE_S = 30.0
+
+
+class System:
+    """A loop with one worker, `link` its present stream."""
+
+    def __init__(self, keep_alive_s: float = math.inf) -> None:
+        self.clock = FakeClock()
+        self.loop = SchedulerLoop(self.clock, worker_grace_s=GRACE_S, keep_alive_s=keep_alive_s)
+        self.client = RecordingClient()
+        self.told: list[RequestError | None] = []
+        self.attach()
+
+    def attach(self) -> AttachedWorker:
+        self.link = PlanWorker(worker_info())
+        self.worker = self.loop.attach(self.link.info, self.link)
+        self.clock.run_soon()
+        return self.worker
+
+    def attach_unloaded(self) -> UnloadedWorker:
+        self.link = PlanWorker(worker_info())
+        unloaded = self.loop.attach_unloaded(self.link.info, self.link)
+        self.clock.run_soon()
+        return unloaded
+
+    def ask(self, request_id: str = "r", keep_alive_s: float | None = None) -> None:
+        self.loop.submit(replace(request(request_id), keep_alive_s=keep_alive_s), self.client)
+        self.clock.run_soon()
+
+    def run(self) -> None:
+        while self.link.queue:
+            self.loop.apply(self.worker, self.link.run_step())
+            self.clock.run_soon()
+
+    def keep_loaded(self, keep_alive_s: float | None = None) -> None:
+        self.loop.keep_loaded("", keep_alive_s, self.told.append)
+        self.clock.run_soon()
+
+
+def test_a_model_stays_by_default() -> None:
+    system = System()
+    system.ask()
+    system.run()
+    system.clock.advance(1e9)
+    assert not system.link.is_unloaded
+
+
+def test_its_time_begins_when_its_last_request_has_ended() -> None:
+    system = System()
+    system.ask("short", keep_alive_s=60)
+    system.ask("long")
+    system.clock.advance(1000)
+    assert not system.link.is_unloaded
+    system.run()
+    system.clock.advance(59)
+    assert not system.link.is_unloaded
+    system.clock.advance(1)
+    assert system.link.is_unloaded
+    assert not system.loop.workers
+
+
+def test_a_request_that_says_nothing_begins_the_time_anew_and_leaves_it_as_long() -> None:
+    system = System(keep_alive_s=60)
+    for number in range(3):
+        system.clock.advance(59)
+        system.ask(str(number))
+        system.run()
+    assert not system.link.is_unloaded
+    system.clock.advance(60)
+    assert system.link.is_unloaded
+
+
+def test_a_wish_replaces_the_one_before() -> None:
+    system = System(keep_alive_s=60)
+    system.keep_loaded(3600)
+    system.clock.advance(3599)
+    assert not system.link.is_unloaded
+    system.keep_loaded(math.inf)
+    system.clock.advance(1e9)
+    assert not system.link.is_unloaded
+
+
+def test_no_time_at_all_unloads_behind_the_request() -> None:
+    system = System()
+    system.ask(keep_alive_s=0)
+    assert not system.link.is_unloaded
+    system.run()
+    assert system.client.tokens["r", 0] == expected(request(), 5)
+    system.clock.run_soon()
+    system.clock.advance(0)
+    assert system.link.is_unloaded
+
+
+def test_unloading_waits_for_the_requests_of_others() -> None:
+    system = System()
+    system.ask()
+    system.keep_loaded(0)
+    assert system.told == [None]
+    assert not system.link.is_unloaded
+    system.run()
+    system.clock.advance(0)
+    assert system.link.is_unloaded
+
+
+def unloaded_system() -> tuple[System, UnloadedWorker]:
+    """Its worker is attached without the model."""
+    system = System()
+    system.keep_loaded(0)
+    assert system.link.is_unloaded
+    system.loop.detach(system.worker)
+    unloaded = system.attach_unloaded()
+    system.told.clear()
+    return system, unloaded
+
+
+def test_a_request_brings_it_back_and_gets_its_answer() -> None:
+    system, _ = unloaded_system()
+    assert not system.link.loads
+    system.ask()
+    assert system.link.loads == [("fake", "f" * 64)]
+    system.ask("second")
+    assert len(system.link.loads) == 1
+    system.attach()
+    system.run()
+    assert system.client.tokens["r", 0] == system.client.tokens["second", 0] == expected(request(), 5)
+
+
+def test_a_request_between_two_streams_of_the_worker_waits() -> None:
+    system = System()
+    system.keep_loaded(0)
+    system.ask()
+    system.attach_unloaded()
+    assert len(system.link.loads) == 1
+    system.attach()
+    system.run()
+    assert system.client.tokens["r", 0] == expected(request(), 5)
+
+
+def test_a_model_that_came_back_stays_as_long_as_was_wished_last() -> None:
+    system, _ = unloaded_system()
+    system.keep_loaded(60)
+    assert system.told == []
+    system.clock.advance(100)
+    system.attach()
+    assert system.told == [None]
+    system.clock.advance(59)
+    assert not system.link.is_unloaded
+    system.clock.advance(1)
+    assert system.link.is_unloaded
+
+
+def test_who_waits_hears_why_it_cannot_be_loaded_and_may_ask_again() -> None:
+    system, unloaded = unloaded_system()
+    system.ask()
+    system.keep_loaded()
+    system.loop.unloaded.load_failed(unloaded, "the file is gone")
+    error = system.client.failed["r"]
+    assert isinstance(error, UnavailableError)
+    assert "the file is gone" in error.message
+    assert [str(told) for told in system.told] == [str(error)]
+    system.ask("again")
+    assert len(system.link.loads) == 2
+
+
+def test_one_of_two_workers_that_loads_is_enough() -> None:
+    system, unloaded = unloaded_system()
+    other_link = PlanWorker(worker_info("w1"))
+    system.loop.attach_unloaded(other_link.info, other_link)
+    system.ask()
+    assert (len(system.link.loads), len(other_link.loads)) == (1, 1)
+    system.loop.unloaded.load_failed(unloaded, "no memory")
+    assert "r" not in system.client.failed
+    system.worker, system.link = system.loop.attach(other_link.info, other_link), other_link
+    system.clock.run_soon()
+    system.run()
+    assert system.client.tokens["r", 0] == expected(request(), 5)
+
+
+def test_a_worker_that_does_not_come_back_is_forgotten_and_its_requests_fail() -> None:
+    system, unloaded = unloaded_system()
+    system.ask()
+    system.keep_loaded()
+    system.loop.unloaded.detach(unloaded)
+    system.clock.advance(GRACE_S)
+    assert isinstance(system.client.failed["r"], UnavailableError)
+    assert isinstance(system.told[0], UnavailableError)
+    assert not system.loop.is_ready
+    with pytest.raises(UnavailableError):
+        system.ask("later")
+
+
+def test_the_loop_is_ready_with_nothing_in_memory() -> None:
+    system, _ = unloaded_system()
+    assert system.loop.is_ready
+
+
+def test_only_models_that_somebody_has_can_be_kept() -> None:
+    system = System()
+    with pytest.raises(ModelNotServedError):
+        system.loop.keep_loaded("other", None, system.told.append)
