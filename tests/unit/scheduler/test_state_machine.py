@@ -1,5 +1,9 @@
-"""The scheduler under random joins, leaves, preemptions, lost workers and late results: every client gets exactly its tokens."""
+"""The scheduler under random joins, leaves, preemptions, lost workers, unloaded models and late results.
 
+Every client gets exactly its tokens.
+"""
+
+import math
 from dataclasses import dataclass
 
 import pytest
@@ -12,6 +16,7 @@ from scheduler.errors import SequenceFailedError
 from scheduler.loop import SchedulerLoop, WorkerProtocolError
 from scheduler.request import InferenceRequest
 from scheduler.sequence import FinishReason
+from scheduler.unloaded_workers import UnloadedWorker
 from scheduler.worker_state import AttachedWorker
 from tests.fakes.client import RecordingClient
 from tests.fakes.clock import FakeClock
@@ -65,7 +70,17 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.stopped_at: dict[tuple[str, int], int] = {}
         self.workers: dict[AttachedWorker, PlanWorker] = {}
         self.gone: list[tuple[AttachedWorker, PlanWorker]] = []
+        self.leaving: list[PlanWorker] = []
+        """Told to unload, and not back yet."""
+        self.unloaded: dict[UnloadedWorker, PlanWorker] = {}
         self.attach("w0")
+
+    def settle(self) -> None:
+        self.clock.advance(0)
+        for worker, fake in list(self.workers.items()):
+            if fake.is_unloaded:
+                del self.workers[worker]
+                self.leaving.append(fake)
 
     @rule(worker_id=st.sampled_from(["w0", "w1"]))
     def attach(self, worker_id: str) -> None:
@@ -73,10 +88,12 @@ class SchedulerMachine(RuleBasedStateMachine):
         fake = PlanWorker(worker_info(worker_id, **self.limits), recall_delay=self.recall_delay)
         old = self.loop.workers.get(worker_id)
         worker = self.loop.attach(fake.info, fake)
+        self.leaving = [left for left in self.leaving if left.info.worker_id != worker_id]
+        self.unloaded = {w: link for w, link in self.unloaded.items() if w.info.worker_id != worker_id}
         if old is not None:
             self.gone.append((old, self.workers.pop(old)))
         self.workers[worker] = fake
-        self.clock.run_soon()
+        self.settle()
 
     @precondition(lambda self: self.workers)
     @rule(data=st.data(), num_more_steps=st.integers(0, 2))
@@ -89,9 +106,28 @@ class SchedulerMachine(RuleBasedStateMachine):
         fake.lose_stream()
         again = PlanWorker(fake.info, fake.memory, self.recall_delay)
         self.workers[self.loop.attach(again.info, again, tuple(again.memory.names.items()))] = again
-        self.clock.run_soon()
+        self.settle()
 
-    @precondition(lambda self: self.workers)
+    @precondition(lambda self: self.workers or self.leaving or self.unloaded)
+    @rule(keep_alive_s=st.sampled_from([0.0, math.inf]))
+    def keep_loaded(self, keep_alive_s: float) -> None:
+        self.loop.keep_loaded("fake", keep_alive_s, lambda error: None)
+        self.settle()
+
+    @precondition(lambda self: self.leaving)
+    @rule()
+    def attach_unloaded(self) -> None:
+        fake = self.leaving.pop()
+        link = PlanWorker(fake.info)
+        self.unloaded[self.loop.attach_unloaded(link.info, link)] = link
+        self.settle()
+
+    @precondition(lambda self: any(link.loads for link in self.unloaded.values()))
+    @rule()
+    def end_load(self) -> None:
+        self.attach(next(link.info.worker_id for link in self.unloaded.values() if link.loads))
+
+    @precondition(lambda self: self.workers or self.leaving or self.unloaded)
     @rule(
         prompt=prompts,
         num_samples=st.integers(1, 3),
@@ -126,16 +162,17 @@ class SchedulerMachine(RuleBasedStateMachine):
         )
         self.asked[request_id] = Asked(prompt, num_samples, max_tokens, ignore_eos, is_scored)
         self.loop.submit(request, self.client)
-        self.clock.run_soon()
+        self.settle()
 
     @precondition(lambda self: self.workers)
     @rule(data=st.data(), num_steps=st.integers(1, 6))
     def run_steps(self, data: st.DataObject, num_steps: int) -> None:
         worker = data.draw(st.sampled_from(sorted(self.workers, key=lambda w: w.info.worker_id)))
+        fake = self.workers[worker]
         for _ in range(num_steps):
-            if self.workers[worker].queue:
-                self.loop.apply(worker, self.workers[worker].run_step())
-                self.clock.run_soon()
+            if fake.queue:
+                self.loop.apply(worker, fake.run_step())
+                self.settle()
 
     @precondition(lambda self: self.asked)
     @rule(data=st.data())
@@ -143,7 +180,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         request_id = data.draw(st.sampled_from(sorted(self.asked)))
         self.loop.cancel(self.client, request_id)
         self.left.add(request_id)
-        self.clock.run_soon()
+        self.settle()
 
     @precondition(lambda self: self.asked)
     @rule(data=st.data())
@@ -154,7 +191,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         if self.client.tokens[key] and key not in self.client.finished:
             num_tokens = data.draw(st.integers(1, len(self.client.tokens[key])))
             self.loop.finish(self.client, *key, num_tokens)
-            self.clock.run_soon()
+            self.settle()
             if key in self.client.finished:
                 self.stopped_at[key] = num_tokens
 
@@ -164,7 +201,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         worker = data.draw(st.sampled_from(sorted(self.workers, key=lambda w: w.info.worker_id)))
         self.gone.append((worker, self.workers.pop(worker)))
         self.loop.detach(worker)
-        self.clock.run_soon()
+        self.settle()
 
     @precondition(lambda self: any(fake.queue for _, fake in self.gone))
     @rule()
@@ -195,16 +232,21 @@ class SchedulerMachine(RuleBasedStateMachine):
         if hasattr(self, "loop") and self.loop.waiting and self.loop.workers:
             assert any(worker.in_flight for worker in self.loop.workers.values())
 
+    @invariant()
+    def nobody_waits_for_a_model_that_is_not_being_loaded(self) -> None:
+        if hasattr(self, "loop") and self.loop.waiting and not self.loop.workers:
+            assert all(worker.is_busy for worker in self.unloaded)
+
     def teardown(self) -> None:
         if not hasattr(self, "loop"):
             return
         if not self.workers:
             self.attach("w0")
         while any(fake.queue for fake in self.workers.values()):
-            for worker, fake in self.workers.items():
+            for worker, fake in list(self.workers.items()):
                 if fake.queue:
                     self.loop.apply(worker, fake.run_step())
-                    self.clock.run_soon()
+                    self.settle()
         self.check_answers()
         assert not self.loop.waiting and not self.loop.num_running
         assert all(worker.pool.num_used == 0 for worker in self.loop.workers.values())
