@@ -13,7 +13,7 @@ from worker.errors import StepError
 from worker.memory import return_free_memory
 from worker.step import Step, StepResult
 
-Result = TypeVar("Result")
+T = TypeVar("T")
 
 
 class StepRunner(Protocol):
@@ -29,48 +29,42 @@ Reload = Callable[[str], StepRunner]
 """Makes the engine again, of the model with this digest. Raises StartError, ModelError, or whatever the machine is out of."""
 
 
+class NoModel:
+    """A `StepRunner` in the engine's place while the model is not in memory."""
+
+    def run_step(self, step: Step) -> StepResult:
+        raise StepError("a step came while no model is in memory")
+
+    def reset(self) -> None:
+        pass
+
+
 class EngineThread:
     def __init__(self, engine: StepRunner, reload: Reload) -> None:
-        self._engine: StepRunner | None = engine
+        self._engine = engine
         self._reload = reload
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="engine")
 
-    async def run_step(self, step: Step) -> StepResult:
-        return await self._run(lambda: self._run_step(step))
+    async def run(self, work: Callable[[StepRunner], T]) -> T:
+        """Returns once this work, which is done on the engine's thread, has ended."""
+        return await asyncio.get_running_loop().run_in_executor(self._thread, work, self._engine)
 
     async def reset(self) -> None:
-        """Returns once a step that still runs has ended, and the engine has forgotten all sequences."""
-        await self._run(self._reset)
+        """Returns once what still runs has ended, and the engine has forgotten all sequences."""
+        await self.run(lambda engine: engine.reset())
 
     async def load(self, digest: str) -> None:
         """The model into memory, if it is not there."""
-        await self._run(lambda: self._load(digest))
+        if isinstance(self._engine, NoModel):
+            self._engine = await self.run(lambda _: self._reload(digest))
+            return_free_memory()
 
     async def unload(self) -> None:
         """The model, its pages and what was computed with them are gone, their memory is the machine's again."""
-        await self._run(self._unload)
+        await self.reset()
+        self._engine = NoModel()
+        return_free_memory()
 
     def close(self) -> None:
-        """Waits for the step that runs."""
+        """Waits for what runs."""
         self._thread.shutdown()
-
-    async def _run(self, work: Callable[[], Result]) -> Result:
-        return await asyncio.get_running_loop().run_in_executor(self._thread, work)
-
-    def _run_step(self, step: Step) -> StepResult:
-        if self._engine is None:
-            raise StepError("a step came while no model is in memory")
-        return self._engine.run_step(step)
-
-    def _reset(self) -> None:
-        if self._engine is not None:
-            self._engine.reset()
-
-    def _load(self, digest: str) -> None:
-        if self._engine is None:
-            self._engine = self._reload(digest)
-            return_free_memory()
-
-    def _unload(self) -> None:
-        self._engine = None
-        return_free_memory()

@@ -16,7 +16,8 @@ from pagoda.tracing import SILENT_TRACER, Tracer
 from protos.v1 import worker_pb2, worker_pb2_grpc
 from worker.engine_thread import EngineThread, Reload, StepRunner
 from worker.held_blocks import HeldBlocks
-from worker.session import Session, SessionEnd, Stream
+from worker.session import Session, Stream
+from worker.step_loop import SessionEnd
 
 logger = logging.getLogger(__name__)
 

@@ -1,13 +1,12 @@
-"""One attached stream: steps come down and wait, run strictly in order, results and heartbeats go up.
+"""One attached stream: steps come down and are queued for the engine's thread, results and heartbeats go up.
 
-Owns the queue of steps and the session id. Knows nothing about addresses and reconnecting (scheduler_link.py), nor about
-what a step does (engine.py).
+Owns the session id and the order of what is written. Knows nothing about addresses and reconnecting (scheduler_link.py), nor
+about how steps follow each other (step_loop.py) and what one does (engine.py).
 """
 
 import asyncio
 import logging
 from collections.abc import Awaitable
-from enum import Enum, auto
 
 import grpc
 
@@ -15,10 +14,8 @@ from pagoda.tracing import Tracer
 from protos.v1 import worker_pb2
 from worker.engine_thread import EngineThread
 from worker.held_blocks import HeldBlocks
-from worker.lease import Lease
-from worker.step import Step, StepResult
-from worker.step_messages import result_to_proto, step_from_proto
-from worker.tracing import describe_result, start_step_span
+from worker.step_loop import FailedStep, Interruption, RanStep, SessionEnd, StepLoop
+from worker.step_messages import result_to_proto
 
 logger = logging.getLogger(__name__)
 
@@ -27,21 +24,6 @@ Stream = grpc.aio.StreamStreamCall[worker_pb2.AttachRequest, worker_pb2.AttachRe
 # How long the scheduler may take to end its half of a stream after the worker has ended its own.
 _CLOSE_TIMEOUT_S = 2.0
 _SHORTEST_HEARTBEAT_INTERVAL_S = 0.01
-
-
-class SessionEnd(Enum):
-    LOST = auto()
-    """The scheduler ended the stream, or it broke."""
-    DRAINED = auto()
-    """The scheduler said that no more steps will come."""
-    FAILED = auto()
-    """A step raised; the scheduler was told."""
-    STOPPED = auto()
-    """This worker wants to go."""
-    LOADED = auto()
-    """The model is in memory now."""
-    UNLOADED = auto()
-    """The model is in memory no more."""
 
 
 class Session:
@@ -54,32 +36,30 @@ class Session:
         tracer: Tracer,
     ) -> None:
         self._stream = stream
-        self._held_blocks = held_blocks
         self._id = attached.session_id
         # Twice as often as asked, so that one late timer is not a missed heartbeat.
         self._heartbeat_interval_s = max(_SHORTEST_HEARTBEAT_INTERVAL_S, attached.heartbeat_interval_ms / 2000)
         self._engine_thread = engine_thread
-        self._tracer = tracer
-        self._inbox: asyncio.Queue[worker_pb2.Step | worker_pb2.Load | worker_pb2.Unload | SessionEnd] = asyncio.Queue()
+        self._outbox: asyncio.Queue[RanStep | FailedStep | None] = asyncio.Queue()
+        """What the engine's thread hands over; None once it has left."""
+        loop = asyncio.get_running_loop()
+        self._steps = StepLoop(
+            held_blocks, tracer, lambda outcome: loop.call_soon_threadsafe(self._outbox.put_nowait, outcome)
+        )
         # gRPC takes one message at a time from all of us.
         self._write_turn = asyncio.Lock()
-        self._last_step_id = 0
-        self._step_running = False
-        self._recalled_step_id = 0
-        """Where the lease begins that was recalled last."""
-        self._is_ending = False
-        """No step may be begun any more."""
 
     async def run(self) -> SessionEnd:
         """Until either side ends it. A step that runs is waited for; the engine is left for the caller to reset."""
         receiving = asyncio.create_task(self._receive())
         beating = asyncio.create_task(self._send_heartbeats())
         try:
-            end = await self._run_steps()
+            end = await self._run_until_end()
             if end is not SessionEnd.LOST:
                 await self._close(receiving)
             return end
         finally:
+            self._steps.end_now(SessionEnd.STOPPED)
             self._stream.cancel()
             receiving.cancel()
             beating.cancel()
@@ -87,77 +67,38 @@ class Session:
 
     def stop(self) -> None:
         """End after the step that runs, without those that wait."""
-        self._end_now(SessionEnd.STOPPED)
+        self._steps.end_now(SessionEnd.STOPPED)
 
-    def _end_now(self, end: SessionEnd) -> None:
-        self._is_ending = True
-        while not self._inbox.empty():
-            self._inbox.get_nowait()
-        self._inbox.put_nowait(end)
-
-    async def _run_steps(self) -> SessionEnd:
-        while True:
-            message = await self._inbox.get()
-            end = message if isinstance(message, SessionEnd) else await self._run_message(message)
+    async def _run_until_end(self) -> SessionEnd:
+        while not isinstance(message := await self._run_steps(), SessionEnd):
+            end = await self._move_model(message)
             if end is not None:
                 return end
+        return message
 
-    async def _run_message(self, message: worker_pb2.Step | worker_pb2.Load | worker_pb2.Unload) -> SessionEnd | None:
-        """None when the session goes on."""
-        match message:
-            case worker_pb2.Step():
-                return await self._run_plan(message)
-            case worker_pb2.Load():
-                return await self._load(message)
-            case _:
-                await self._engine_thread.unload()
-                return SessionEnd.UNLOADED
-
-    async def _load(self, message: worker_pb2.Load) -> SessionEnd | None:
+    async def _move_model(self, message: worker_pb2.Load | worker_pb2.Unload) -> SessionEnd | None:
+        """None where it has not moved, and the session goes on."""
+        if isinstance(message, worker_pb2.Unload):
+            await self._engine_thread.unload()
+            return SessionEnd.UNLOADED
         try:
             await self._engine_thread.load(message.digest)
         except Exception as error:
             # Whatever it was (a file that is gone, no memory): this worker is as able as before to try again.
             logger.exception("model not loaded", extra={"session_id": self._id, "model": message.name})
-            reason = str(error) or type(error).__name__
-            failed = worker_pb2.LoadFailed(session_id=self._id, error=reason)
-            return None if await self._send(worker_pb2.AttachRequest(load_failed=failed)) else SessionEnd.LOST
+            failed = worker_pb2.LoadFailed(session_id=self._id, error=str(error) or type(error).__name__)
+            await self._send(worker_pb2.AttachRequest(load_failed=failed))
+            return None
         return SessionEnd.LOADED
 
-    async def _run_plan(self, message: worker_pb2.Step) -> SessionEnd | None:
-        """The step that it describes, and where that is a lease, those that follow."""
-        self._held_blocks.apply(message)
-        step_id = message.step_id
-        try:
-            lease = Lease(step_from_proto(message))
-            while True:
-                step_id = lease.step.step_id
-                result = await self._run_step(lease.step, message.traceparent)
-                next_is_last = lease.go_on(result, is_recalled=self._recalled_step_id == message.step_id)
-                if not await self._send_result(result_to_proto(result, self._id, next_is_last=next_is_last)):
-                    return SessionEnd.LOST
-                if lease.is_over or self._is_ending:
-                    return None
-        except Exception as error:
-            logger.exception("step failed", extra={"session_id": self._id, "step_id": step_id})
-            reason = f"{type(error).__name__}: {error}"
-            await self._send_result(worker_pb2.StepResult(session_id=self._id, step_id=step_id, error=reason))
-            return SessionEnd.FAILED
-
-    async def _run_step(self, step: Step, traceparent: str) -> StepResult:
-        self._step_running = True
-        span = start_step_span(self._tracer, step, traceparent)
-        try:
-            result = await self._engine_thread.run_step(step)
-            describe_result(span, result)
-        except Exception as error:
-            span.fail(type(error).__name__)
-            raise
-        finally:
-            span.end()
-            self._step_running = False
-        self._last_step_id = step.step_id
-        return result
+    async def _run_steps(self) -> Interruption:
+        """Send what the engine's thread hands over, until it leaves."""
+        computing = asyncio.create_task(self._engine_thread.run(self._steps.run))
+        computing.add_done_callback(lambda _: self._outbox.put_nowait(None))
+        while (outcome := await self._outbox.get()) is not None:
+            if not await self._send_outcome(outcome):
+                self._steps.end_now(SessionEnd.LOST)
+        return computing.result()
 
     async def _receive(self) -> None:
         """Puts what the scheduler says into the inbox. The end of the stream drops the steps that wait there."""
@@ -168,7 +109,7 @@ class Session:
         except grpc.aio.AioRpcError as error:
             reason = f"{error.code().name}: {error.details()}"
         logger.debug("stream ended", extra={"session_id": self._id, "reason": reason})
-        self._end_now(SessionEnd.LOST)
+        self._steps.end_now(SessionEnd.LOST)
 
     def _take(self, message: worker_pb2.AttachResponse) -> None:
         kind = message.WhichOneof("message")
@@ -181,20 +122,24 @@ class Session:
                 extra={"kind": kind, "session_id": content.session_id, "current_session_id": self._id},
             )
         elif isinstance(content, worker_pb2.Recall):
-            self._recalled_step_id = content.step_id
+            self._steps.recalled_step_id = content.step_id
         else:
-            self._inbox.put_nowait(SessionEnd.DRAINED if isinstance(content, worker_pb2.Drain) else content)
+            self._steps.put(SessionEnd.DRAINED if isinstance(content, worker_pb2.Drain) else content)
 
     async def _send_heartbeats(self) -> None:
         alive = True
         while alive:
             await asyncio.sleep(self._heartbeat_interval_s)
             heartbeat = worker_pb2.Heartbeat(
-                session_id=self._id, last_step_id=self._last_step_id, step_running=self._step_running
+                session_id=self._id, last_step_id=self._steps.last_step_id, step_running=self._steps.step_is_running
             )
             alive = await self._send(worker_pb2.AttachRequest(heartbeat=heartbeat))
 
-    async def _send_result(self, result: worker_pb2.StepResult) -> bool:
+    async def _send_outcome(self, outcome: RanStep | FailedStep) -> bool:
+        if isinstance(outcome, RanStep):
+            result = result_to_proto(outcome.result, self._id, next_is_last=outcome.next_is_last)
+        else:
+            result = worker_pb2.StepResult(session_id=self._id, step_id=outcome.step_id, error=outcome.reason)
         return await self._send(worker_pb2.AttachRequest(step_result=result))
 
     async def _send(self, message: worker_pb2.AttachRequest) -> bool:
