@@ -11,20 +11,20 @@ import pytest
 import torch
 
 from worker.kernels.integer_attention import DEFAULT_KV_DTYPE, KV_FORMATS
-from worker.kernels.native.build import BuildError, build_library
+from worker.kernels.native.build import THIS_PROCESSOR, BuildError, build_library, find_compiler
 from worker.kernels.native.kernels import NativeIntegerKernels
 from worker.kernels.native.library import load_library
 
 
-def native_library() -> ctypes.CDLL:
-    library = _library()
+def native_library(architecture: str = THIS_PROCESSOR) -> ctypes.CDLL:
+    library = _library(architecture)
     if isinstance(library, str):
         pytest.skip(library, allow_module_level=True)
     return load_library(library)
 
 
-def native_kernels(kv_dtype: str = DEFAULT_KV_DTYPE) -> NativeIntegerKernels:
-    return NativeIntegerKernels(native_library(), KV_FORMATS[kv_dtype])
+def native_kernels(kv_dtype: str = DEFAULT_KV_DTYPE, architecture: str = THIS_PROCESSOR) -> NativeIntegerKernels:
+    return NativeIntegerKernels(native_library(architecture), KV_FORMATS[kv_dtype])
 
 
 def same_bits(result: torch.Tensor, expected: torch.Tensor) -> bool:
@@ -43,8 +43,8 @@ def threads(count: int) -> Iterator[None]:
 
 
 @cache
-def _library() -> Path | str:
+def _library(architecture: str) -> Path | str:
     try:
-        return build_library(Path(mkdtemp(prefix="pagoda-native-")))
+        return build_library(Path(mkdtemp(prefix="pagoda-native-")), find_compiler(), architecture)
     except BuildError as error:
         return str(error)

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.kernels.native import native_kernels
+from tests.kernels.native import native_kernels, native_library
 from worker.kernels.integer import IntegerKernels
-from worker.kernels.native import build, load
+from worker.kernels.native import attempts, build, load
 from worker.kernels.native.kernels import NativeIntegerKernels
+from worker.kernels.native.self_check import find_difference
 from worker.kernels.select import select_kernels
 from worker.settings import WorkerSettings
 
@@ -26,6 +27,10 @@ def quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     (sources / "one.c").write_text("int one(void) { return 1; }\n")
     monkeypatch.setattr(build, "SOURCE_DIRECTORY", sources)
     return sources
+
+
+def build_one(directory: Path, architecture: str = build.THIS_PROCESSOR) -> Path:
+    return build.build_library(directory, build.find_compiler(), architecture)
 
 
 def no_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -48,15 +53,15 @@ def test_the_setting_that_turns_them_off(tmp_path: Path) -> None:
 
 
 def test_built_once(quick: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    library = build.build_library(tmp_path / "state")
+    library = build_one(tmp_path / "state")
     assert [path.name for path in library.parent.iterdir()] == [build.LIBRARY_NAME]
     monkeypatch.setattr(build, "compile_library", lambda *_: pytest.fail("compiled again"))
-    assert build.build_library(tmp_path / "state") == library
+    assert build_one(tmp_path / "state") == library
 
 
-@pytest.mark.parametrize("changed", ["source", "flags", "processor"])
+@pytest.mark.parametrize("changed", ["source", "flags", "processor", "architecture"])
 def test_built_again_when_stale(changed: str, quick: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    library = build.build_library(tmp_path / "state")
+    library, architecture = build_one(tmp_path / "state"), build.THIS_PROCESSOR
     match changed:
         case "source":
             (quick / "one.c").write_text("int two(void) { return 2; }\n")
@@ -64,7 +69,9 @@ def test_built_again_when_stale(changed: str, quick: Path, tmp_path: Path, monke
             monkeypatch.setattr(build, "FLAGS", (*build.FLAGS, "-g"))
         case "processor":
             monkeypatch.setattr(build, "_processor", lambda: "another")
-    other = build.build_library(tmp_path / "state")
+        case "architecture":
+            architecture = build.AVX2
+    other = build_one(tmp_path / "state", architecture)
     assert other != library
     assert other.exists()
 
@@ -75,7 +82,8 @@ def test_two_processes_at_once(tmp_path: Path) -> None:
         "import sys; from pathlib import Path\n"
         "from worker.kernels.native import build; from worker.kernels.native.library import load_library\n"
         "sys.stdin.read(1)\n"
-        "library = build.build_library(Path(sys.argv[1])); load_library(library); print(library)\n"
+        "library = build.build_library(Path(sys.argv[1]), build.find_compiler(), build.THIS_PROCESSOR)\n"
+        "load_library(library); print(library)\n"
     )
     command = [sys.executable, "-c", code, str(tmp_path)]
     processes = [
@@ -113,24 +121,72 @@ def test_a_named_compiler_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> 
 def test_source_that_does_not_compile(quick: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (quick / "one.c").write_text("int one(void) {")
     assert type(load.load_integer_kernels(tmp_path / "state")) is IntegerKernels
-    assert "failed: " in caplog.records[0].__dict__["reason"]
+    (warning,) = caplog.records
+    assert "failed: " in warning.__dict__["reason"]
     assert not [path for path in (tmp_path / "state").rglob("*") if path.is_file()]
 
 
 def test_a_library_without_its_functions(quick: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     assert type(load.load_integer_kernels(tmp_path / "state")) is IntegerKernels
-    assert "undefined symbol" in caplog.records[0].__dict__["reason"]
+    (warning,) = caplog.records
+    assert "undefined symbol" in warning.__dict__["reason"]
 
 
 def test_a_directory_that_cannot_be_written(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / "state").write_text("a file")
     assert type(load.load_integer_kernels(tmp_path / "state")) is IntegerKernels
-    assert "cannot write" in caplog.records[0].__dict__["reason"]
+    (warning,) = caplog.records
+    assert "cannot write" in warning.__dict__["reason"]
 
 
-def test_other_bits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.fixture
+def built(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Three builds to try, each the same library in truth; those that were asked for, in order."""
+    asked: list[str] = []
+
+    def build_library(directory: Path, compiler: list[str], architecture: str) -> Path:
+        asked.append(architecture)
+        return directory
+
+    monkeypatch.setattr(attempts, "architectures", lambda: ["wide", "narrow", "plain"])
+    monkeypatch.setattr(attempts, "build_library", build_library)
+    monkeypatch.setattr(attempts, "load_library", lambda path: native_library())
+    return asked
+
+
+def test_other_bits(
+    built: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     """Constants of the twin that the library does not know."""
     monkeypatch.setattr("worker.kernels.native.kernels.GELU_FACTOR", -2.3)
     assert type(load.load_integer_kernels(tmp_path)) is IntegerKernels
-    (warning,) = (record for record in caplog.records if record.levelno >= logging.WARNING)
-    assert warning.__dict__["reason"] == "gelu_tanh_mul gives other bits than torch's on this machine"
+    assert built == ["wide", "narrow", "plain"]
+    (warning,) = caplog.records
+    assert "for 'plain': gelu_tanh_mul gives other bits than torch's on this machine" in warning.__dict__["reason"]
+
+
+def test_other_bits_with_the_widest_instructions(
+    built: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Fewer of them are tried before torch is."""
+    answers = iter(["linear"])
+    monkeypatch.setattr(
+        "worker.kernels.native.load.find_difference", lambda *pair: next(answers, None) or find_difference(*pair)
+    )
+    assert isinstance(load.load_integer_kernels(tmp_path), NativeIntegerKernels)
+    assert built == ["wide", "narrow"]
+    (warning,) = caplog.records
+    assert warning.__dict__["reason"] == "for 'wide': linear gives other bits than torch's on this machine"
+
+
+def test_what_is_tried_where(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without AVX-512 where the processor has it; nothing twice."""
+
+    def tried(machine: str, processor: str) -> list[str]:
+        monkeypatch.setattr("platform.machine", lambda: machine)
+        monkeypatch.setattr(build, "_processor", lambda: processor)
+        return build.architectures()
+
+    assert tried("x86_64", "flags: avx2 avx512f fma") == [build.THIS_PROCESSOR, build.AVX2]
+    assert tried("x86_64", "flags: avx2 fma") == [build.THIS_PROCESSOR]
+    assert tried("aarch64", "Features: asimd") == [build.THIS_PROCESSOR]

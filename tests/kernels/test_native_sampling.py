@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from pagoda.sampling import SamplingParams
 from tests.kernels.native import native_library, threads
-from worker.kernels.native import load_sampling
+from worker.kernels.native import attempts
 from worker.kernels.native.build import BuildError
 from worker.kernels.native.sampling import NativeChooser
 from worker.kernels.sampling import Choice, Logits, choose_tokens
@@ -90,8 +90,8 @@ def test_no_rows() -> None:
 
 @pytest.fixture
 def built(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(load_sampling, "build_library", lambda directory: directory)
-    monkeypatch.setattr(load_sampling, "load_library", lambda path: native_library())
+    monkeypatch.setattr(attempts, "build_library", lambda directory, compiler, architecture: directory)
+    monkeypatch.setattr(attempts, "load_library", lambda path: native_library())
 
 
 def test_a_worker_chooses_natively_where_it_can(built: None, tmp_path: Path) -> None:
@@ -100,10 +100,10 @@ def test_a_worker_chooses_natively_where_it_can(built: None, tmp_path: Path) -> 
 
 
 def test_no_library(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    def no_compiler(directory: Path) -> Path:
+    def no_compiler() -> list[str]:
         raise BuildError("there is no C compiler")
 
-    monkeypatch.setattr(load_sampling, "build_library", no_compiler)
+    monkeypatch.setattr(attempts, "find_compiler", no_compiler)
     with caplog.at_level(logging.INFO):
         assert select_chooser(tmp_path) is choose_tokens
     assert [record.__dict__["reason"] for record in caplog.records] == ["there is no C compiler"]
@@ -114,5 +114,6 @@ def test_other_tokens(
 ) -> None:
     """As if it computed with another base."""
     monkeypatch.setattr("worker.kernels.native.sampling.exponent_factor", lambda temperature: 2 / temperature)
-    assert select_chooser(tmp_path) is choose_tokens
+    with caplog.at_level(logging.INFO):
+        assert select_chooser(tmp_path) is choose_tokens
     assert "other tokens than numpy's" in caplog.records[0].__dict__["reason"]

@@ -1,8 +1,8 @@
 """Compiles the native kernels for this machine, once, and finds the library again at the next start.
 
 Knows nothing about what the library computes. A library lies in a directory named after all it was made from: the sources, the
-flags, the compiler and the processor. So another version of any of them builds another library, and two processes that start
-at once at worst both build the same one.
+flags, the instructions it may use, the compiler and the processor. So another version of any of them builds another library,
+and two processes that start at once at worst both build the same one.
 """
 
 import hashlib
@@ -22,7 +22,6 @@ LIBRARY_NAME = "kernels.so"
 FLAGS = (
     "-std=gnu11",
     "-O3",
-    "-march=native",
     # The same bits as the twins: no operation is fused with another, none is reordered.
     "-ffp-contract=off",
     "-fno-fast-math",
@@ -36,6 +35,8 @@ FLAGS = (
     "-shared",
     "-pthread",
 )
+# Names that gcc, clang and Zig share; Zig knows neither x86-64-v3 nor flags such as -mno-avx512f.
+THIS_PROCESSOR, AVX2 = "native", "haswell"
 LIBRARIES = ("-lm",)
 COMPILERS = ("cc", "gcc", "clang")
 TIMEOUT_S = 120.0
@@ -45,13 +46,22 @@ class BuildError(Exception):
     """There is no library; the message says why."""
 
 
-def build_library(directory: Path) -> Path:
+def build_library(directory: Path, compiler: Sequence[str], architecture: str) -> Path:
     """The library below `directory`, compiled if it is not there yet. Raises BuildError."""
-    compiler = find_compiler()
-    library = directory / library_key(compiler) / LIBRARY_NAME
+    command = [*compiler, *FLAGS, f"-march={architecture}"]
+    library = directory / library_key(compiler, command) / LIBRARY_NAME
     if not library.exists():
-        compile_library(compiler, library)
+        compile_library(command, library)
     return library
+
+
+def architectures() -> list[str]:
+    """What the library may be compiled for, the one to be tried first at the head.
+
+    Not the portable path where there are better ones: with prompts it is slower than torch.
+    """
+    has_avx512 = platform.machine() in ("x86_64", "AMD64") and "avx512f" in _processor().split()
+    return [THIS_PROCESSOR, AVX2] if has_avx512 else [THIS_PROCESSOR]
 
 
 def find_compiler() -> list[str]:
@@ -65,25 +75,28 @@ def find_compiler() -> list[str]:
             return [path]
     if importlib.util.find_spec("ziglang") is not None:
         return [sys.executable, "-m", "ziglang", "cc"]
-    raise BuildError(f"there is no C compiler: none of {', '.join(COMPILERS)} is in the path, and CC names none")
+    raise BuildError(
+        f"there is no C compiler: none of {', '.join(COMPILERS)} is in the path, CC names none, and the Python package "
+        "ziglang is not installed"
+    )
 
 
-def library_key(compiler: Sequence[str]) -> str:
-    parts = [*compiler, _run([*compiler, "--version"]), *FLAGS, *LIBRARIES, platform.machine(), _processor()]
+def library_key(compiler: Sequence[str], command: Sequence[str]) -> str:
+    parts = [*command, _run([*compiler, "--version"]), *LIBRARIES, platform.machine(), _processor()]
     parts += [
         f"{path.name}\n{path.read_text()}" for path in sorted(SOURCE_DIRECTORY.iterdir()) if path.suffix in ".c.h"
     ]
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:32]
 
 
-def compile_library(compiler: Sequence[str], library: Path) -> None:
+def compile_library(command: Sequence[str], library: Path) -> None:
     """Into a file of its own, then renamed: whoever finds the library finds all of it."""
     try:
         library.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=library.parent) as temporary:
             unfinished = Path(temporary) / LIBRARY_NAME
             sources = map(str, sorted(SOURCE_DIRECTORY.glob("*.c")))
-            _run([*compiler, *FLAGS, *sources, "-o", str(unfinished), *LIBRARIES])
+            _run([*command, *sources, "-o", str(unfinished), *LIBRARIES])
             unfinished.replace(library)
     except OSError as error:
         raise BuildError(f"cannot write {library}: {error.strerror or error}") from error

@@ -1,5 +1,6 @@
 """Which code chooses tokens on this machine: the native one where it can be built and gives the same tokens, else numpy's."""
 
+import ctypes
 import logging
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,8 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from pagoda.sampling import SamplingParams
-from worker.kernels.native.build import BuildError, build_library
-from worker.kernels.native.library import load_library
+from worker.kernels.native.attempts import CheckError, NoLibraryError, load_first
 from worker.kernels.native.sampling import NativeChooser
 from worker.kernels.sampling import Choice, ChooseTokens, Logits, choose_tokens
 
@@ -16,19 +16,20 @@ logger = logging.getLogger(__name__)
 
 
 def load_chooser(directory: Path) -> ChooseTokens:
-    """Never fails. That there is no library is no second warning: whoever needs its kernels has warned."""
+    """Never fails, and is no second warning: what is wrong with the library, its kernels have said."""
     try:
-        chooser = NativeChooser(load_library(build_library(directory)))
-    except (BuildError, OSError, AttributeError) as error:
+        return load_first(directory, check_chooser).value
+    except NoLibraryError as error:
         logger.info("choosing tokens without native code, which is slower", extra={"reason": str(error)})
         return choose_tokens
+
+
+def check_chooser(library: ctypes.CDLL) -> NativeChooser:
+    """Raises CheckError if its tokens are not those of numpy."""
+    chooser = NativeChooser(library)
     rows, choices = zip(*_cases(), strict=True)
     if chooser(rows, choices) != choose_tokens(rows, choices):
-        logger.warning(
-            "choosing tokens without native code, which is slower",
-            extra={"reason": "it gives other tokens than numpy's on this machine"},
-        )
-        return choose_tokens
+        raise CheckError("it gives other tokens than numpy's on this machine")
     return chooser
 
 
