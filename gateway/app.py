@@ -84,7 +84,7 @@ def _build_keyring(settings: GatewaySettings) -> Keyring:
 
 
 def _build_state(settings: GatewaySettings, served: Sequence[ServedModel], store: ModelStore) -> GatewayState:
-    scheduler = SchedulerClient(settings.scheduler_address)
+    scheduler = SchedulerClient(settings.scheduler_address, outage_grace_s=settings.scheduler_grace_s)
     models = ServedModels(served, scheduler)
     metrics = GatewayMetrics(served[0].name, served[0].model.config.max_position)
     return GatewayState(

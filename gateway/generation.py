@@ -11,7 +11,7 @@ from contextlib import aclosing
 from dataclasses import dataclass, replace
 
 from gateway.errors import GatewayError, unavailable
-from gateway.inference import Finished, FinishReason, InferenceRequest, PromptLogprobs, Started, Tokens
+from gateway.inference import Finished, FinishReason, InferenceRequest, Moved, PromptLogprobs, Started, Tokens
 from gateway.keys import NOBODY, Caller
 from gateway.metrics import GatewayMetrics
 from gateway.open_request import OpenRequest
@@ -125,6 +125,8 @@ async def _text_events(
                     opened.finish(event.sample_index, sample.num_tokens)
                 if delta is not None:
                     yield delta
+            case Moved():
+                record.moved(event)
             case Finished():
                 sample = samples[event.sample_index]
                 event = sample.billed(event)

@@ -14,6 +14,15 @@ class FinishReason(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ResumedSample:
+    """How far a sample had come when its scheduler was lost."""
+
+    sample_index: int
+    generated_token_ids: tuple[int, ...]
+    is_finished: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class InferenceRequest:
     """Everything that is needed to begin a request, and to begin it again elsewhere: the seed is always filled in."""
 
@@ -29,6 +38,8 @@ class InferenceRequest:
     traceparent: str = ""
     tracestate: str = ""
     keep_alive_s: float | None = None
+    resumed: tuple[ResumedSample, ...] = ()
+    """Empty for a request from the start, else each sample."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

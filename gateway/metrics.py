@@ -35,6 +35,9 @@ class GatewayMetrics:
         )
         self.prompt_tokens = self._counter("vllm:prompt_tokens", "Prompt tokens of admitted requests.")
         self.generation_tokens = self._counter("vllm:generation_tokens", "Generated tokens.")
+        self.moved = self._counter(
+            "pagoda_moved_samples", "Samples that went on after their worker or scheduler was lost."
+        )
         tokens = _token_buckets(max_position)
         self.ttft = self._histogram("vllm:time_to_first_token_seconds", "Arrival to first token.", TTFT_BUCKETS)
         self.itl = self._histogram("vllm:inter_token_latency_seconds", "Gaps between tokens.", ITL_BUCKETS)

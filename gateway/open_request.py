@@ -1,16 +1,26 @@
-"""One request that is open at the scheduler: a bounded buffer of its events, and all that a resumption would need.
+"""One request that is open at the scheduler: a bounded buffer of its events, and all that it takes to go on elsewhere.
 
-The session's reader puts events in and never waits for a slow consumer: a buffer that overflows ends this request only.
-Knows nothing about gRPC and text.
+The session's reader puts events in and never waits for a slow consumer: a buffer that overflows ends this request only. After
+a resumption the consumer sees no event twice. Knows nothing about gRPC and text.
 """
 
 import asyncio
 from collections import deque
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Protocol, Self
 
 from gateway.errors import ErrorKind, GatewayError
-from gateway.inference import Event, Finished, InferenceRequest, Tokens
+from gateway.inference import (
+    Event,
+    Finished,
+    InferenceRequest,
+    Moved,
+    PromptLogprobs,
+    ResumedSample,
+    Started,
+    Tokens,
+)
 
 
 class RequestCommands(Protocol):
@@ -34,7 +44,9 @@ class OpenRequest:
     ) -> None:
         self.request = request
         self.generated: tuple[list[int], ...] = tuple([] for _ in range(request.num_samples))
-        """The token ids of each sample so far. With `request` they are what a resumption sends."""
+        """The token ids of each sample so far."""
+        self.is_resumed = False
+        """It was open when a session was lost."""
         self._commands = commands
         self._on_closed = on_closed
         self._max_buffered_events = max_buffered_events
@@ -42,7 +54,13 @@ class OpenRequest:
         self._waiting: asyncio.Future[None] | None = None
         """The consumer's, while there is nothing for it."""
         self._unfinished = set(range(request.num_samples))
-        self._finished_here: set[int] = set()
+        self._finished_here: dict[int, int] = {}
+        """Samples that a stop string ended, after so many tokens."""
+        self._started: dict[int, Started] = {}
+        self._num_scored = [1] * request.num_samples
+        """Prompt tokens whose log-probabilities have come; the first has none."""
+        timeout_s = request.timeout_s
+        self._deadline = None if timeout_s is None else asyncio.get_running_loop().time() + timeout_s
         self._error: GatewayError | None = None
         self._closed = False
 
@@ -62,7 +80,7 @@ class OpenRequest:
     def finish(self, sample_index: int, num_tokens: int) -> None:
         """A stop string ended the sample after `num_tokens` tokens. Later tokens of it are dropped; `Finished` still comes."""
         if not self._closed:
-            self._finished_here.add(sample_index)
+            self._finished_here[sample_index] = num_tokens
             self._commands.finish(self.request.request_id, sample_index, num_tokens)
 
     def cancel(self) -> None:
@@ -71,17 +89,39 @@ class OpenRequest:
             self._commands.cancel(self.request.request_id)
             self._close()
 
+    def resumption(self) -> InferenceRequest:
+        """What to send to a scheduler that knows nothing of this request. `repeat_finishes` goes after it."""
+        request = self.request
+        if self._deadline is not None:
+            # Past it, the scheduler says so: it has the words for that.
+            left_s = max(0.001, self._deadline - asyncio.get_running_loop().time())
+            request = replace(request, timeout_s=left_s)
+        if not any(self.generated) and len(self._unfinished) == request.num_samples:
+            return request
+        samples = [
+            ResumedSample(
+                sample_index=index,
+                generated_token_ids=tuple(token_ids),
+                is_finished=index not in self._unfinished,
+            )
+            for index, token_ids in enumerate(self.generated)
+        ]
+        return replace(request, resumed=tuple(samples))
+
+    def repeat_finishes(self) -> None:
+        """Samples whose end was found here, but not confirmed by the scheduler that was lost."""
+        for sample_index, num_tokens in self._finished_here.items():
+            if sample_index in self._unfinished:
+                self._commands.finish(self.request.request_id, sample_index, num_tokens)
+
     def deliver(self, event: Event) -> None:
         """For the session's reader."""
         if self._closed:
             return
-        if isinstance(event, Tokens):
-            if not self._keep(event):
-                return
-        elif isinstance(event, Finished):
-            self._unfinished.discard(event.sample_index)
-        self._events.append(event)
-        self._wake()
+        seen = self._take(event)
+        if seen is not None:
+            self._events.append(seen)
+            self._wake()
         if not self._unfinished:
             self._close()
 
@@ -90,6 +130,44 @@ class OpenRequest:
         if not self._closed:
             self._error = error
             self._close()
+
+    def _take(self, event: Event) -> Event | None:
+        """What the consumer shall see of it."""
+        match event:
+            case Tokens():
+                return event if self._keep(event) else None
+            case Finished():
+                self._unfinished.discard(event.sample_index)
+                return self._as_first_cached(event)
+            case Started():
+                return self._begin(event)
+            case PromptLogprobs():
+                return self._unscored(event)
+            case _:
+                return event
+
+    def _begin(self, event: Started) -> Started | Moved:
+        """To the consumer a sample starts once. What begins it again is a move."""
+        first = self._started.setdefault(event.sample_index, event)
+        if first is event:
+            return event
+        return Moved(sample_index=event.sample_index, from_worker_id=first.worker_id, to_worker_id=event.worker_id)
+
+    def _unscored(self, event: PromptLogprobs) -> PromptLogprobs | None:
+        start = self._num_scored[event.sample_index]
+        new = event.logprobs[max(0, start - event.start) :]
+        if not new:
+            return None
+        self._num_scored[event.sample_index] += len(new)
+        return replace(event, start=start, logprobs=new)
+
+    def _as_first_cached(self, event: Finished) -> Finished:
+        """After a resumption most of the prompt is in the cache, because this request had put it there."""
+        started = self._started.get(event.sample_index)
+        if started is None:
+            return event
+        num_cached_tokens = min(started.num_cached_tokens, event.usage.num_cached_tokens)
+        return replace(event, usage=replace(event.usage, num_cached_tokens=num_cached_tokens))
 
     def _keep(self, tokens: Tokens) -> bool:
         """Record the tokens; say whether the consumer shall see them."""

@@ -4,7 +4,7 @@ import logging
 import time
 
 from gateway.errors import ErrorKind, GatewayError
-from gateway.inference import Finished, InferenceRequest, Started, Tokens
+from gateway.inference import Finished, InferenceRequest, Moved, Started, Tokens
 from gateway.keys import Caller
 from gateway.metrics import GatewayMetrics
 from gateway.tracing import RequestTrace
@@ -54,6 +54,11 @@ class RequestRecord:
         self._last_token_at[event.sample_index] = now
         self._num_output_tokens[event.sample_index] += len(event.token_ids)
         self._metrics.generation_tokens.inc(len(event.token_ids))
+
+    def moved(self, event: Moved) -> None:
+        """Its worker was lost, or its scheduler."""
+        self._metrics.moved.inc()
+        self._trace.moved(event)
 
     def finished(self, event: Finished) -> None:
         num_output_tokens = event.usage.num_output_tokens

@@ -1,7 +1,8 @@
 """The scheduler as the gateway sees it, and the only file that speaks gRPC.
 
-All requests share one `Session` stream, which is opened again whenever it breaks; requests that were open then end with
-UNAVAILABLE. Knows nothing about text and HTTP.
+All requests share one `Session` stream, which is opened again whenever it breaks. Requests that were open then go on in the
+next one, where they had come to; new ones wait for it. Only an outage that lasts ends them, with UNAVAILABLE. Knows nothing
+about text and HTTP.
 """
 
 import asyncio
@@ -13,7 +14,7 @@ from typing import TypeVar
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from gateway.errors import GatewayError, from_grpc_code, unavailable
+from gateway.errors import ErrorKind, GatewayError, from_grpc_code, unavailable
 from gateway.inference import InferenceRequest, Load, ModelInfo
 from gateway.open_request import OpenRequest
 from gateway.wire import events_from_proto, load_from_proto, model_from_proto, request_to_proto
@@ -29,6 +30,8 @@ UNARY_TIMEOUT_S = 5.0
 # A model of many gigabytes from a slow disk.
 LOAD_TIMEOUT_S = 600.0
 RECONNECT_DELAY_S = 0.2
+# What a scheduler says that has just started and whose workers are not back yet.
+_PASSING_REFUSALS = (ErrorKind.UNAVAILABLE, ErrorKind.NOT_FOUND)
 
 T = TypeVar("T")
 
@@ -36,9 +39,20 @@ T = TypeVar("T")
 class SchedulerClient:
     """Made by the process, started inside its event loop. `open` never waits; everything else is one call."""
 
-    def __init__(self, address: str, *, max_buffered_events: int = MAX_BUFFERED_EVENTS) -> None:
+    def __init__(
+        self,
+        address: str,
+        *,
+        max_buffered_events: int = MAX_BUFFERED_EVENTS,
+        outage_grace_s: float,
+    ) -> None:
+        """Requests survive an outage of `outage_grace_s`."""
         self._address = address
         self._max_buffered_events = max_buffered_events
+        self._outage_grace_s = outage_grace_s
+        self._recovers_until = 0.0
+        """By the event loop's clock: so long after it was lost a session may come back, and its scheduler to its workers."""
+        self._giving_up: asyncio.TimerHandle | None = None
         self._open: dict[str, OpenRequest] = {}
         # Bounded by the open requests: each puts in itself, its end, and one Finish per sample.
         self._outbox: asyncio.Queue[inference_pb2.SessionRequest] | None = None
@@ -54,6 +68,9 @@ class SchedulerClient:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._giving_up is not None:
+            self._giving_up.cancel()
+        self._give_up()
         await self._channel.close()
 
     @property
@@ -65,12 +82,17 @@ class SchedulerClient:
             return f"the scheduler is not serving yet (health: {self._health})"
         return None
 
+    @property
+    def is_recovering(self) -> bool:
+        """What is missing now may soon be back."""
+        return asyncio.get_running_loop().time() < self._recovers_until
+
     def open(self, request: InferenceRequest) -> OpenRequest:
-        if self._outbox is None:
+        if self._outbox is None and not self.is_recovering:
             raise unavailable(f"The scheduler at {self._address} is not reachable.")
         opened = OpenRequest(request, self, max_buffered_events=self._max_buffered_events, on_closed=self._forget)
         self._open[request.request_id] = opened
-        self._outbox.put_nowait(inference_pb2.SessionRequest(open=request_to_proto(request)))
+        self._send_open(opened)
         return opened
 
     def finish(self, request_id: str, sample_index: int, num_tokens: int) -> None:
@@ -102,6 +124,12 @@ class SchedulerClient:
         call = self._stub.GetLoad(inference_pb2.GetLoadRequest(), timeout=UNARY_TIMEOUT_S)
         return load_from_proto(await _or_gateway_error(call))
 
+    def _send_open(self, opened: OpenRequest) -> None:
+        """Without a session it goes out with the next one."""
+        if opened.request.request_id in self._open:
+            self._send(inference_pb2.SessionRequest(open=request_to_proto(opened.resumption())))
+            opened.repeat_finishes()
+
     def _send(self, command: inference_pb2.SessionRequest) -> None:
         if self._outbox is not None:
             self._outbox.put_nowait(command)
@@ -122,28 +150,57 @@ class SchedulerClient:
 
     async def _run_session(self) -> None:
         call = self._stub.Session()
-        self._outbox = asyncio.Queue()
-        writer = asyncio.create_task(_write(call, self._outbox))
-        logger.info("scheduler session open", extra={"address": self._address})
+        outbox = self._begin_session()
+        writer = asyncio.create_task(_write(call, outbox))
         try:
             async for response in call:
                 self._dispatch(response)
         finally:
-            self._outbox = None
             writer.cancel()
             call.cancel()
-            for request in list(self._open.values()):
-                request.fail(unavailable("The connection to the scheduler was lost."))
+            self._begin_outage()
+
+    def _begin_session(self) -> "asyncio.Queue[inference_pb2.SessionRequest]":
+        outbox = self._outbox = asyncio.Queue()
+        if self._giving_up is not None:
+            self._giving_up.cancel()
+        logger.info("scheduler session open", extra={"address": self._address, "resumed": len(self._open)})
+        for opened in self._open.values():
+            opened.is_resumed = True
+            self._send_open(opened)
+        return outbox
+
+    def _begin_outage(self) -> None:
+        self._outbox = None
+        loop = asyncio.get_running_loop()
+        self._recovers_until = loop.time() + self._outage_grace_s
+        self._giving_up = loop.call_at(self._recovers_until, self._give_up)
+
+    def _give_up(self) -> None:
+        for opened in list(self._open.values()):
+            opened.fail(unavailable("The connection to the scheduler was lost."))
 
     def _dispatch(self, response: inference_pb2.SessionResponse) -> None:
         for message in response.events:
             for request_id, event in events_from_proto(message):
-                if (request := self._open.get(request_id)) is not None:
-                    request.deliver(event)
+                if (opened := self._open.get(request_id)) is not None:
+                    opened.deliver(event)
         for error in response.errors:
-            if (request := self._open.get(error.request_id)) is not None:
+            if (opened := self._open.get(error.request_id)) is not None:
                 retry_after_s = error.retry_after_s if error.HasField("retry_after_s") else None
-                request.fail(from_grpc_code(error.code, error.message, retry_after_s))
+                self._end(opened, from_grpc_code(error.code, error.message, retry_after_s))
+
+    def _end(self, opened: OpenRequest, error: GatewayError) -> None:
+        had_place = opened.is_resumed and error.kind is ErrorKind.OVERLOADED
+        if self.is_recovering and (error.kind in _PASSING_REFUSALS or had_place):
+            asyncio.get_running_loop().call_later(RECONNECT_DELAY_S, self._send_again, opened, self._outbox)
+        else:
+            opened.fail(error)
+
+    def _send_again(self, opened: OpenRequest, outbox: "asyncio.Queue[inference_pb2.SessionRequest] | None") -> None:
+        """In the same session; a later one begins with all that is open."""
+        if self._outbox is outbox:
+            self._send_open(opened)
 
     async def _keep_watching_health(self) -> None:
         watched = health_pb2.HealthCheckRequest(service=SERVICE_NAME)

@@ -150,14 +150,26 @@ class ServedModels:
         return True
 
     async def info(self, model: ServedModel) -> ModelInfo:
-        """What the scheduler says of the model; UNAVAILABLE while no worker serves it."""
-        if time.monotonic() >= self._infos_expire_at:
+        """What the scheduler says of the model; UNAVAILABLE while no worker serves it.
+
+        While a lost scheduler and its workers may soon be back, what was known before.
+        """
+        known = self._infos.get(model.name)
+        if time.monotonic() < self._infos_expire_at and known is not None and known.is_served:
+            return known
+        try:
             await self.refresh()
+        except GatewayError:
+            if known is None or not self._scheduler.is_recovering:
+                raise
+            return known
         info = self._infos.get(model.name)
-        if info is None or not info.is_served:
-            self._infos_expire_at = float("-inf")
-            raise unavailable(f"No worker serves the model `{model.name}` at the moment.")
-        return info
+        if info is not None and info.is_served:
+            return info
+        if known is not None and self._scheduler.is_recovering:
+            self._infos = {**self._infos, model.name: known}
+            return known
+        raise unavailable(f"No worker serves the model `{model.name}` at the moment.")
 
     async def info_if_any(self, model: ServedModel) -> ModelInfo | None:
         """For listings, which are right without a worker too."""

@@ -40,6 +40,8 @@ class GatewaySettings(TierSettings):
     """Longer request bodies are refused."""
     request_timeout_s: float | None = Field(default=None, gt=0)
     """Requests that take longer, queue included, end with status 504. Default: no limit."""
+    scheduler_grace_s: float = Field(default=60.0, ge=0)
+    """How long requests wait for a scheduler that was lost, to go on where they had come to."""
     drain_grace_s: float = Field(default=30.0, ge=0)
     """How long open streams may go on after SIGTERM."""
 

@@ -10,7 +10,7 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway.errors import ErrorKind, GatewayError
-from gateway.inference import Finished, InferenceRequest
+from gateway.inference import Finished, InferenceRequest, Moved
 from pagoda.tracing import SILENT_TRACER, SilentSpan, Span, SpanKind, TraceContext, Tracer
 
 UNTRACED = frozenset({"/metrics", "/health", "/ping", "/ready", "/version"})
@@ -51,6 +51,10 @@ class RequestTrace:
     def first_token(self, after_s: float) -> None:
         self._span.event("first token")
         self._span.annotate({"gen_ai.latency.time_to_first_token": after_s})
+
+    def moved(self, event: Moved) -> None:
+        workers = {"pagoda.from_worker_id": event.from_worker_id, "pagoda.to_worker_id": event.to_worker_id}
+        self._span.event("moved", workers)
 
     def finished(self, event: Finished, after_s: float) -> None:
         """Of several samples the longest times are told."""

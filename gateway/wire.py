@@ -41,6 +41,15 @@ def request_to_proto(request: InferenceRequest) -> inference_pb2.GenerateRequest
         traceparent=request.traceparent,
         tracestate=request.tracestate,
         keep_alive_s=request.keep_alive_s,
+        resume=[
+            inference_pb2.ResumedSample(
+                sample_index=sample.sample_index,
+                generated_token_ids=sample.generated_token_ids,
+                next_sequence_number=len(sample.generated_token_ids),
+                finished=sample.is_finished,
+            )
+            for sample in request.resumed
+        ],
     )
 
 

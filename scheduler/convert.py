@@ -51,6 +51,7 @@ def request_from_proto(message: inference_pb2.GenerateRequest) -> InferenceReque
         timeout_s=message.timeout_ms / 1000 if message.timeout_ms else None,
         cache_salt=message.cache_salt,
         resumed={sample.sample_index: tuple(sample.generated_token_ids) for sample in message.resume},
+        finished=frozenset(sample.sample_index for sample in message.resume if sample.finished),
         traceparent=message.traceparent,
         tracestate=message.tracestate,
         keep_alive_s=keep_alive_from_proto(message),

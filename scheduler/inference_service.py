@@ -84,7 +84,7 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
                 sent = _trace_context(context.invocation_metadata())
                 inference = replace(inference, traceparent=sent.traceparent, tracestate=sent.tracestate)
             self._loop.submit(inference, box)
-            num_open = inference.num_samples
+            num_open = len(inference.open_samples)
             while num_open:
                 for event in await box.take():
                     if isinstance(event, Failed):

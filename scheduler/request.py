@@ -29,10 +29,16 @@ class InferenceRequest:
     cache_salt: str = ""
     resumed: Mapping[int, Seq[int]] = field(default_factory=lambda: MappingProxyType({}))
     """Sample index → tokens that it had generated elsewhere."""
+    finished: frozenset[int] = frozenset()
+    """Samples that had ended elsewhere."""
     traceparent: str = ""
     tracestate: str = ""
     keep_alive_s: float | None = None
     """How long its model is to stay in memory afterwards; None says nothing about it."""
+
+    @property
+    def open_samples(self) -> list[int]:
+        return [index for index in range(self.num_samples) if index not in self.finished]
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
@@ -48,15 +54,15 @@ class OpenRequest:
 
 
 def make_sequences(request: InferenceRequest, info: WorkerInfo, *, first_id: int, now_s: float) -> list[Sequence]:
-    """One per sample, in order; ids and places in the order of arrival count up from `first_id`."""
+    """One per sample that has not finished, in order; ids and places in the order of arrival count up from `first_id`."""
     prompt, page_size = request.prompt_token_ids, info.limits.page_size
     root = root_hash(model_digest=info.model_digest, page_size=page_size, cache_salt=request.cache_salt)
     prompt_hashes: list[BlockHash] = [root, *hash_blocks(root, prompt, page_size)]
     max_tokens = request.sampling.max_tokens or info.limits.max_model_len
     sequences = []
-    for index in range(request.num_samples):
+    for number, index in enumerate(request.open_samples, start=first_id):
         sequence = Sequence(
-            sequence_id=first_id + index,
+            sequence_id=number,
             request_id=request.request_id,
             sample_index=index,
             model=info.model,
@@ -65,7 +71,7 @@ def make_sequences(request: InferenceRequest, info: WorkerInfo, *, first_id: int
             sampling=request.sampling,
             max_length=min(len(prompt) + max_tokens, info.limits.max_model_len),
             priority=request.priority,
-            arrival=first_id + index,
+            arrival=number,
             block_hashes=list(prompt_hashes),
             page_size=page_size,
             arrival_s=now_s,
@@ -90,8 +96,10 @@ def check_request(request: InferenceRequest, limits: ModelLimits) -> None:
 def _samples_problem(request: InferenceRequest) -> str | None:
     if not 1 <= request.num_samples <= MAX_SAMPLES:
         return f"num_samples must be between 1 and {MAX_SAMPLES}, got {request.num_samples}"
-    strange = sorted(index for index in request.resumed if index >= request.num_samples)
-    return f"resume names sample {strange[0]} of {request.num_samples}" if strange else None
+    strange = sorted(index for index in (*request.resumed, *request.finished) if index >= request.num_samples)
+    if strange:
+        return f"resume names sample {strange[0]} of {request.num_samples}"
+    return None if request.open_samples else "resume says that all samples have finished"
 
 
 def _token_problem(request: InferenceRequest, limits: ModelLimits) -> str | None:

@@ -141,9 +141,12 @@ class ResumedSample(_message.Message):
     SAMPLE_INDEX_FIELD_NUMBER: _builtins.int
     GENERATED_TOKEN_IDS_FIELD_NUMBER: _builtins.int
     NEXT_SEQUENCE_NUMBER_FIELD_NUMBER: _builtins.int
+    FINISHED_FIELD_NUMBER: _builtins.int
     sample_index: _builtins.int
     next_sequence_number: _builtins.int
     """The sequence number that the next Tokens event of this sample shall carry."""
+    finished: _builtins.bool
+    """It had ended: nothing is computed and no event comes. Not of all samples, or there would be nothing to go on with."""
     @_builtins.property
     def generated_token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
     def __init__(
@@ -152,10 +155,11 @@ class ResumedSample(_message.Message):
         sample_index: _builtins.int = ...,
         generated_token_ids: _abc.Iterable[_builtins.int] | None = ...,
         next_sequence_number: _builtins.int = ...,
+        finished: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["generated_token_ids", b"generated_token_ids", "next_sequence_number", b"next_sequence_number", "sample_index", b"sample_index"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["finished", b"finished", "generated_token_ids", b"generated_token_ids", "next_sequence_number", b"next_sequence_number", "sample_index", b"sample_index"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

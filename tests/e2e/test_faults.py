@@ -1,4 +1,4 @@
-"""kill -9 of each process: the system comes back by itself, and streams do not notice a lost worker."""
+"""kill -9 of each process: the system comes back by itself, and streams do not notice a lost worker or scheduler."""
 
 import json
 import threading
@@ -50,18 +50,20 @@ def test_each_process_may_be_killed(own_system: System) -> None:
         assert "".join(stream(own_system)) == answer, f"after the {tier} was killed"
 
 
-def test_a_stream_goes_on_when_its_worker_is_killed(own_system: System) -> None:
+@pytest.mark.parametrize("tier", ["worker", "scheduler"])
+def test_a_stream_goes_on_when_its_worker_or_scheduler_is_killed(own_system: System, tier: str) -> None:
     answer = "".join(stream(own_system))
     pieces: list[str] = []
     killer: threading.Thread | None = None
     for piece in stream(own_system):
         pieces.append(piece)
         if len(pieces) == 8:
-            killer = threading.Thread(target=own_system.kill_tier, args=("worker",))
+            killer = threading.Thread(target=own_system.kill_tier, args=(tier,))
             killer.start()
     assert killer is not None
     killer.join()
     assert "".join(pieces) == answer
+    assert own_system.metric("pagoda_moved_samples_total") == 1
 
 
 def test_a_worker_keeps_its_cache_when_the_scheduler_is_killed(own_system: System) -> None:

@@ -173,7 +173,8 @@ class _Session:
     def open(self, request: inference_pb2.GenerateRequest) -> None:
         self._scheduler.requests.append(request)
         self._scheduler.opened.put_nowait(request.request_id)
-        for index in range(request.num_samples or 1):
+        finished = {sample.sample_index for sample in request.resume if sample.finished}
+        for index in {*range(request.num_samples or 1)} - finished:
             answer = self._scheduler.answer(request, index)
             if answer.refusal is not None:
                 self.fail(request.request_id, *answer.refusal)
@@ -192,7 +193,8 @@ class _Sample:
     ) -> None:
         self.request = request
         self.index = index
-        self.num_sent = 0
+        self.num_sent = next((len(s.generated_token_ids) for s in request.resume if s.sample_index == index), 0)
+        """Tokens that the client has, also from another scheduler."""
         self._scheduler = scheduler
         self._session = session
         self._answer = answer
@@ -223,7 +225,7 @@ class _Sample:
         limit = self.request.sampling.max_tokens if self.request.sampling.HasField("max_tokens") else 2**31
         planned = self._answer.tokens()
         tokens = planned[:limit]
-        for start in range(0, len(tokens), self._answer.tokens_per_event):
+        for start in range(self.num_sent, len(tokens), self._answer.tokens_per_event):
             if self._answer.failure_after is not None and start >= self._answer.failure_after:
                 self._session.forget(self)
                 self._session.fail(self.request.request_id, grpc.StatusCode.INTERNAL, "the script says so")

@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from tests.fakes.gateway import RunningGateway, running_gateway
-from tests.fakes.scheduler import Answer
+from tests.fakes.scheduler import Answer, FakeScheduler
 
 Call = tuple[str, dict[str, Any]]
 CHAT: Call = ("/v1/chat/completions", {"messages": [{"role": "user", "content": "Hi"}]})
@@ -107,17 +107,98 @@ async def test_a_failure_in_the_middle_is_the_last_event(gateway: RunningGateway
     assert (await gateway.http.post(path, json=body | {"stream": False})).status_code == 500
 
 
-async def test_a_lost_session_fails_its_requests_and_is_opened_again(gateway: RunningGateway) -> None:
-    gateway.scheduler.answer = lambda *_: HELD
-    path, body = CHAT
-    request = asyncio.create_task(gateway.http.post(path, json=body))
+@pytest.mark.parametrize(("path", "body"), [CHAT, OLLAMA], ids=["openai", "ollama"])
+@pytest.mark.parametrize("stream", [True, False])
+async def test_requests_go_on_in_another_session_where_they_had_come_to(
+    gateway: RunningGateway, path: str, body: dict[str, Any], stream: bool
+) -> None:
+    undisturbed = (await gateway.http.post(path, json=body | {"stream": stream})).text
+    gateway.scheduler.answer = lambda *_: Answer(hold_before=2)
+    request = asyncio.create_task(gateway.http.post(path, json=body | {"stream": stream}))
     await gateway.scheduler.held.get()
     gateway.scheduler.break_sessions()
+    await gateway.scheduler.held.get()
+    gateway.scheduler.release.set()
     response = await request
-    assert (response.status_code, response.headers["retry-after"]) == (503, "1")
-    await gateway.scheduler.session_opened.wait()
-    gateway.scheduler.answer = lambda *_: Answer()
-    assert (await gateway.http.post(path, json=body)).status_code == 200
+    assert response.status_code == 200
+    assert pieces(response.text) == pieces(undisturbed)
+    _, first, again = gateway.scheduler.requests
+    (resumed,) = again.resume
+    assert resumed.generated_token_ids == list(b"He")
+    assert (resumed.next_sequence_number, resumed.finished) == (2, False)
+    again.ClearField("resume")
+    assert again == first
+
+
+def pieces(text: str) -> list[Any]:
+    """What a client sees of a reply but times and ids."""
+    lines = [line.removeprefix("data: ") for line in text.splitlines() if line and line != "data: [DONE]"]
+    replies = [json.loads(line) for line in lines]
+    return [[reply.get(name) for name in ("choices", "response", "usage", "eval_count")] for reply in replies]
+
+
+async def test_samples_that_had_ended_are_not_asked_for_again(gateway: RunningGateway) -> None:
+    gateway.scheduler.answer = lambda _, index: Answer(text="Hello" if index else "Bye", hold_before=4)
+    body = {"prompt": "x", "n": 2, "logprobs": 0, "echo": True, "prompt_logprobs": 0}
+    request = asyncio.create_task(gateway.http.post("/v1/completions", json=body))
+    await gateway.scheduler.held.get()
+    gateway.scheduler.break_sessions()
+    await gateway.scheduler.held.get()
+    gateway.scheduler.release.set()
+    response = (await request).json()
+    assert [choice["text"] for choice in response["choices"]] == ["xBye", "xHello"]
+    assert response["usage"]["completion_tokens"] == 8
+    assert [len(choice["logprobs"]["tokens"]) for choice in response["choices"]] == [4, 6]
+    assert [sample.finished for sample in gateway.scheduler.requests[-1].resume] == [True, False]
+
+
+async def test_a_scheduler_that_is_back_before_its_workers_is_waited_for(gateway: RunningGateway) -> None:
+    gateway.scheduler.answer = lambda *_: HELD
+    request = asyncio.create_task(gateway.http.post(CHAT[0], json=CHAT[1]))
+    await gateway.scheduler.held.get()
+    refusals = [
+        (grpc.StatusCode.UNAVAILABLE, "no worker is attached", 2.0),
+        (grpc.StatusCode.NOT_FOUND, "which?", None),
+    ]
+    gateway.scheduler.answer = lambda *_: Answer(text="Hello", refusal=refusals.pop() if refusals else None)
+    known, gateway.scheduler.models = gateway.scheduler.models, []
+    gateway.scheduler.break_sessions()
+    meanwhile = await gateway.http.post(OLLAMA[0], json=OLLAMA[1] | {"stream": False})
+    assert meanwhile.json()["response"] == "Hello"
+    assert (await request).json()["choices"][0]["message"]["content"] == "Hello"
+    gateway.scheduler.models = known
+    assert not refusals
+
+
+async def test_new_requests_wait_for_a_lost_scheduler(gateway: RunningGateway) -> None:
+    await gateway.scheduler.server.stop(0)
+    requests = [asyncio.create_task(gateway.http.post(path, json=body)) for path, body in (CHAT, OLLAMA)]
+    async with FakeScheduler(gateway.scheduler.address, "tiny") as successor:
+        for request in requests:
+            assert (await request).status_code == 200
+    assert len(successor.requests) == 2
+
+
+async def test_an_outage_that_lasts_ends_what_was_open(short_path: Path) -> None:
+    async with running_gateway(short_path, scheduler_grace_s=0.2) as gateway:
+        gateway.scheduler.answer = lambda *_: HELD
+        request = asyncio.create_task(gateway.http.post(CHAT[0], json=CHAT[1]))
+        await gateway.scheduler.held.get()
+        await gateway.scheduler.server.stop(0)
+        response = await request
+        assert (response.status_code, response.headers["retry-after"]) == (503, "1")
+        assert (await gateway.http.post(CHAT[0], json=CHAT[1])).status_code == 503
+
+
+async def test_moves_are_counted(gateway: RunningGateway) -> None:
+    gateway.scheduler.answer = lambda *_: Answer(hold_before=2)
+    request = asyncio.create_task(gateway.http.post(CHAT[0], json=CHAT[1]))
+    await gateway.scheduler.held.get()
+    gateway.scheduler.break_sessions()
+    await gateway.scheduler.held.get()
+    gateway.scheduler.release.set()
+    await request
+    assert 'pagoda_moved_samples_total{engine="0",model_name="tiny"} 1.0' in (await gateway.http.get("/metrics")).text
 
 
 async def test_without_a_worker_requests_are_refused_and_listings_are_not(gateway: RunningGateway) -> None:

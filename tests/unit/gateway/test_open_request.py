@@ -3,8 +3,21 @@
 import pytest
 
 from gateway.errors import ErrorKind, GatewayError, unavailable
-from gateway.inference import Event, Finished, FinishReason, InferenceRequest, Timings, Tokens, Usage
+from gateway.inference import (
+    Event,
+    Finished,
+    FinishReason,
+    InferenceRequest,
+    Moved,
+    PromptLogprobs,
+    ResumedSample,
+    Started,
+    Timings,
+    Tokens,
+    Usage,
+)
 from gateway.open_request import OpenRequest
+from pagoda.logprobs import TokenLogprobs
 from pagoda.sampling import SamplingParams
 
 
@@ -106,6 +119,73 @@ async def test_what_was_generated_is_at_hand() -> None:
     case.opened.deliver(tokens(0, 9, sample_index=1))
     case.opened.deliver(tokens(2, 7))
     assert case.opened.generated == ([5, 6, 7], [9])
+
+
+async def test_a_request_that_has_nothing_yet_is_sent_as_it_was() -> None:
+    case = Case(num_samples=2)
+    assert case.opened.resumption() == case.opened.request
+
+
+async def test_a_resumption_says_how_far_each_sample_is() -> None:
+    case = Case(num_samples=3)
+    case.opened.deliver(tokens(0, 5, 6))
+    case.opened.deliver(finished(0))
+    case.opened.deliver(tokens(0, 9, sample_index=1))
+    assert case.opened.resumption().resumed == (
+        ResumedSample(sample_index=0, generated_token_ids=(5, 6), is_finished=True),
+        ResumedSample(sample_index=1, generated_token_ids=(9,), is_finished=False),
+        ResumedSample(sample_index=2, generated_token_ids=(), is_finished=False),
+    )
+
+
+async def test_an_end_that_was_found_here_is_said_again_unless_it_was_confirmed() -> None:
+    case = Case(num_samples=2)
+    for index in (0, 1):
+        case.opened.deliver(tokens(0, 5, 6, sample_index=index))
+        case.opened.finish(index, 1 + index)
+    case.opened.deliver(finished(0))
+    case.commands.sent.clear()
+    case.opened.repeat_finishes()
+    assert case.commands.sent == [("finish", "r", 1, 2)]
+
+
+async def test_what_was_told_before_a_resumption_is_not_told_again() -> None:
+    case = Case()
+
+    def scored(start: int, *logprobs: float) -> PromptLogprobs:
+        return PromptLogprobs(
+            sample_index=0, start=start, logprobs=tuple(TokenLogprobs(logprob=each, top=()) for each in logprobs)
+        )
+
+    for event in (
+        *(started("a", num_cached_tokens=1), scored(1, -1.0, -2.0), tokens(0, 5)),
+        *(started("b", num_cached_tokens=9), scored(1, -1.0), scored(2, -2.0, -3.0), tokens(1, 6), finished()),
+    ):
+        case.opened.deliver(event)
+    assert await events_of(case.opened) == [
+        started("a", num_cached_tokens=1),
+        scored(1, -1.0, -2.0),
+        tokens(0, 5),
+        Moved(sample_index=0, from_worker_id="a", to_worker_id="b"),
+        scored(3, -3.0),
+        tokens(1, 6),
+        finished(),
+    ]
+
+
+def started(worker_id: str, *, num_cached_tokens: int) -> Started:
+    return Started(sample_index=0, worker_id=worker_id, num_cached_tokens=num_cached_tokens, queue_s=0)
+
+
+async def test_a_resumption_has_the_time_that_is_left() -> None:
+    opened = OpenRequest(
+        InferenceRequest(request_id="r", model="m", prompt_token_ids=(1,), sampling=SamplingParams(), timeout_s=60),
+        Commands(),
+        max_buffered_events=8,
+        on_closed=lambda request_id: None,
+    )
+    left_s = opened.resumption().timeout_s
+    assert left_s is not None and 0 < left_s <= 60
 
 
 async def test_nothing_is_seen_after_a_cancel() -> None:

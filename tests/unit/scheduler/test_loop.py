@@ -336,6 +336,16 @@ def test_a_resumed_request_continues_numbers_and_limits() -> None:
     assert system.client.finished["r", 0].num_output_tokens == 5
 
 
+def test_samples_that_had_finished_elsewhere_are_not_computed() -> None:
+    system = System()
+    worker = system.attach()
+    system.submit(replace(request(), num_samples=3, finished=frozenset({0, 2})))
+    system.run(worker)
+    assert system.client.tokens.keys() == system.client.finished.keys() == {("r", 1)}
+    with pytest.raises(InvalidRequestError, match="all samples have finished"):
+        system.submit(replace(request("none"), finished=frozenset({0})))
+
+
 def test_a_resumed_request_that_had_everything_ends_at_once() -> None:
     system = System()
     system.attach()
