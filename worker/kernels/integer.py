@@ -39,14 +39,14 @@ def norm_levels(size: int) -> int:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IntegerLinear:
     packed: Any
-    """The integers, in the form in which an implementation multiplies them."""
-    scale_GO: torch.Tensor
+    """The integers and their scales, in the form in which an implementation multiplies them."""
+    num_out: int
+    packed_bytes: int
     bias_O: torch.Tensor | None
-    num_weights: int
 
     @property
     def num_bytes(self) -> int:
-        return self.num_weights + self.scale_GO.nbytes + (0 if self.bias_O is None else self.bias_O.nbytes)
+        return self.packed_bytes + (0 if self.bias_O is None else self.bias_O.nbytes)
 
 
 class IntegerKernels:
@@ -74,19 +74,15 @@ class IntegerKernels:
             integers_OI[some] = rounded_OGB.flatten(1)
             # Both sides were turned: the product is BLOCK times too large, and the division is exact.
             scale_GO[:, some] = scale_OG1.squeeze(2).T / BLOCK
-        return IntegerLinear(
-            packed=self._pack(integers_OI, scale_GO), scale_GO=scale_GO, bias_O=bias_O, num_weights=integers_OI.numel()
-        )
-
-    def _pack(self, integers_OI: torch.Tensor, scale_GO: torch.Tensor) -> Any:
-        """int8 [G, BLOCK, O]."""
-        return integers_OI.view(len(integers_OI), -1, BLOCK).permute(1, 2, 0).contiguous()
+        weight_GBO = integers_OI.view(num_out, -1, BLOCK).permute(1, 2, 0).contiguous()
+        num_bytes = weight_GBO.nbytes + scale_GO.nbytes
+        return IntegerLinear(packed=(weight_GBO, scale_GO), num_out=num_out, packed_bytes=num_bytes, bias_O=bias_O)
 
     def linear(self, x_TI: torch.Tensor, weight: LinearWeight) -> torch.Tensor:
         assert isinstance(weight, IntegerLinear)
         integers_TGB, scale_TG1 = round_blocks(x_TI)
-        y_TO = torch.zeros(len(x_TI), weight.scale_GO.shape[1])
-        for group, (weight_BO, scale_O) in enumerate(zip(weight.packed, weight.scale_GO, strict=True)):
+        y_TO = torch.zeros(len(x_TI), weight.num_out)
+        for group, (weight_BO, scale_O) in enumerate(zip(*weight.packed, strict=True)):
             products_TO = integers_TGB[:, group] @ weight_BO.float()
             y_TO.add_(products_TO.mul_(scale_O).mul_(scale_TG1[:, group]))
         return y_TO if weight.bias_O is None else y_TO.add_(weight.bias_O)

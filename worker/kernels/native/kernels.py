@@ -62,16 +62,16 @@ class NativeIntegerKernels(IntegerKernels):
         finally:
             self._launcher = launcher
 
-    def _pack(self, integers_OI: torch.Tensor, scale_GO: torch.Tensor) -> torch.Tensor:
-        """With the scales, in the order in which source/linear.c reads them."""
-        size = integers_OI.shape
-        panels = self._memory.take(self._library.panels_bytes(*size))
-        self._library.pack_panels(integers_OI.data_ptr(), scale_GO.data_ptr(), panels.data_ptr(), *size)
-        return panels
+    def pack_linear(self, weight_OI: torch.Tensor, bias_O: torch.Tensor | None = None) -> LinearWeight:
+        """In the order in which source/linear.c reads them; nothing else is held meanwhile."""
+        num_out, num_in = weight_OI.shape
+        panels = self._memory.take(self._library.panels_bytes(num_out, num_in))
+        self._library.pack_panels(_rows(weight_OI).data_ptr(), panels.data_ptr(), num_out, num_in)
+        return IntegerLinear(packed=panels, num_out=num_out, packed_bytes=panels.nbytes, bias_O=bias_O)
 
     def linear(self, x_TI: torch.Tensor, weight: LinearWeight) -> torch.Tensor:
         assert isinstance(weight, IntegerLinear)
-        (num_tokens, num_in), num_out = x_TI.shape, weight.scale_GO.shape[1]
+        (num_tokens, num_in), num_out = x_TI.shape, weight.num_out
         y_TO = self._launcher.new(num_tokens, num_out)
         scratch_bytes = self._library.linear_scratch_bytes(num_in)
         call = LinearCall(

@@ -184,7 +184,7 @@ def load_library(path: Path) -> ctypes.CDLL:
     _declare(library, "replay", None, POINTER, c_int64, POINTER)
     _declare(library, "set_threads", None, c_int64)
     _declare(library, "panels_bytes", c_int64, c_int64, c_int64)
-    _declare(library, "pack_panels", None, POINTER, POINTER, POINTER, c_int64, c_int64)
+    _declare(library, "pack_panels", None, POINTER, POINTER, c_int64, c_int64)
     _declare(library, "linear_scratch_bytes", c_int64, c_int64)
     _declare(library, "attention_scratch_bytes", c_int64, c_int64, c_int64, c_int64)
     _declare(library, "choose_tokens", None, POINTER, c_int64)

@@ -146,18 +146,25 @@ EXPORT void linear(const struct linear_call *call, int64_t num_tokens) {
     run_chunks(multiply_panels, &job, (num_panels + job.panels_per_chunk - 1) / job.panels_per_chunk);
 }
 
-/* Integers int8 [O, G * BLOCK] and scales [G, O] into panels, padded with zeros. */
-EXPORT void pack_panels(const int8_t *integers, const float *scales, struct panel_block *panels, int64_t num_out,
-                        int64_t num_in) {
+/* Of a row of weights the integers and the scale of one block, turned as inputs are, into output o of a panel. Both sides were turned:
+   the product is BLOCK times too large. */
+static void pack_block(const float *weights, int64_t size, struct panel_block *packed, int64_t o) {
+    float turned[BLOCK] = {0};
+    memcpy(turned, weights, size * sizeof(float));
+    turn_block(turned);
+    float scale = row_scale(turned, BLOCK, BLOCK_INVERSE_LEVELS);
+    int32_t integers[BLOCK];
+    for (int i = 0; i < BLOCK; i++) integers[i] = round_to_int(turned[i] / scale);
+    for (int i = 0; i < BLOCK; i++) packed->weights[place_in_panel(o, i)] = (uint8_t)(integers[i] + WEIGHT_OFFSET);
+    packed->scales[o] = scale / BLOCK;
+}
+
+/* Weights [O, I] into panels. Of outputs that the last panel has beyond O nobody looks at the sums: their scales are zero. */
+EXPORT void pack_panels(const float *weights, struct panel_block *panels, int64_t num_out, int64_t num_in) {
     int64_t num_blocks = count_blocks(num_in);
-    for (int64_t p = 0; p < count_panels(num_out); p++)
+    memset(panels + num_out / PANEL * num_blocks, 0, panels_bytes(num_out % PANEL, num_in));
+    for (int64_t out = 0; out < num_out; out++)
         for (int64_t block = 0; block < num_blocks; block++)
-            for (int64_t o = 0; o < PANEL; o++) {
-                int64_t row = p * PANEL + o, is_there = row < num_out;
-                struct panel_block *packed = panels + p * num_blocks + block;
-                const int8_t *own = integers + (row * num_blocks + block) * BLOCK;
-                packed->scales[o] = is_there ? scales[block * num_out + row] : 0;
-                for (int i = 0; i < BLOCK; i++)
-                    packed->weights[place_in_panel(o, i)] = (uint8_t)((is_there ? own[i] : 0) + WEIGHT_OFFSET);
-            }
+            pack_block(weights + out * num_in + block * BLOCK, smaller(num_in - block * BLOCK, BLOCK),
+                       panels + out / PANEL * num_blocks + block, out % PANEL);
 }
