@@ -7,6 +7,7 @@ file may be truncated, damaged or hostile: every size and count is checked again
 import mmap
 import struct
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import pairwise
 from math import prod
@@ -74,6 +75,14 @@ class GGUFFile:
     def tensor_data(self, name: str) -> memoryview:
         tensor = self.tensors[name]
         return self._data[tensor.offset : tensor.offset + tensor.num_bytes]
+
+    def forget(self, name: str) -> None:
+        """What was read of the tensor takes no more memory of this process; it would be read from the file again."""
+        tensor, mapped = self.tensors[name], self._data.obj
+        assert isinstance(mapped, mmap.mmap)
+        start = tensor.offset // mmap.PAGESIZE * mmap.PAGESIZE
+        with suppress(AttributeError, OSError):  # Where it cannot be done, the memory is free once the file is closed.
+            mapped.madvise(mmap.MADV_DONTNEED, start, tensor.offset + tensor.num_bytes - start)
 
     def close(self) -> None:
         self._data.release()

@@ -30,6 +30,7 @@ class GGUFCheckpoint:
             flat = dequantize(self._file.tensor_data(spelled), tensor.ggml_type)
         except UnsupportedTypeError as error:
             raise WeightsError(f"{spelled!r}: {error}") from None
+        self._file.forget(spelled)
         return self._undo_interleaving(name, flat.view(tensor.shape))
 
     def close(self) -> None:

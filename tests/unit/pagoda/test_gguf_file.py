@@ -36,11 +36,15 @@ def write_example(path: Path) -> dict[str, np.ndarray]:
         quantized = gguf.quantize(tensors["matrix"], gguf.GGMLQuantizationType[kind])
         writer.add_tensor(kind, quantized, raw_dtype=gguf.GGMLQuantizationType[kind])
         tensors[kind] = quantized
+    write_out(writer)
+    return tensors
+
+
+def write_out(writer: gguf.GGUFWriter) -> None:
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
-    return tensors
 
 
 @pytest.fixture(scope="module")
@@ -82,6 +86,28 @@ def test_tensors_as_written(tmp_path: Path) -> None:
         assert file.tensors["matrix"].ggml_type is GGMLType.F32
         assert file.tensors["Q4_1"].shape == (3, 64)
         assert file.tensors["Q4_1"].ggml_type is GGMLType.Q4_1
+
+
+def test_a_forgotten_tensor_takes_no_memory_until_it_is_read_again(tmp_path: Path) -> None:
+    path = tmp_path / "large.gguf"
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.add_tensor("large", np.arange(1 << 20, dtype=np.float32))
+    write_out(writer)
+    with GGUFFile(path) as file:
+        before = bytes(file.tensor_data("large"))
+        held = _resident_kib(path)
+        file.forget("large")
+        assert held is None or _resident_kib(path) == pytest.approx(held - 4096, abs=64)
+        assert bytes(file.tensor_data("large")) == before
+
+
+def _resident_kib(path: Path) -> int | None:
+    """Of a mapped file; None where the system does not say."""
+    maps = Path("/proc/self/smaps")
+    if not maps.exists():
+        return None
+    _, _, ours = maps.read_text().partition(str(path))
+    return int(ours.partition("Rss:")[2].split()[0])
 
 
 def test_tensor_views_outlive_the_file_object(example: Path) -> None:
