@@ -1,7 +1,6 @@
 """From a setting to a prefix index."""
 
 from kvcache.prefix_index import InMemoryPrefixIndex, PrefixIndex
-from kvcache.redis_index import RedisPrefixIndex
 
 MEMORY = "memory"
 URL_SCHEMES = ("redis://", "rediss://", "unix://")
@@ -15,4 +14,9 @@ def open_prefix_index(url: str) -> PrefixIndex:
     """`memory`, or the URL of a Redis or Valkey server. Does not connect yet, so that a server that is down stops nobody."""
     if not is_index_url(url):
         raise ValueError(f"a prefix index is {MEMORY!r}, or a URL that begins with one of {', '.join(URL_SCHEMES)}")
-    return InMemoryPrefixIndex() if url == MEMORY else RedisPrefixIndex(url)
+    if url == MEMORY:
+        return InMemoryPrefixIndex()
+    # Only here: a scheduler alone on its machine would wait for this import, a third of all that it imports.
+    from kvcache.redis_index import RedisPrefixIndex
+
+    return RedisPrefixIndex(url)

