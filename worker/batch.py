@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import Self
 
+import numpy as np
 import torch
 
 from worker.sequence import Chunk
@@ -79,8 +80,9 @@ def _block_tables(chunks: Sequence[Chunk], page_size: int) -> torch.Tensor:
     """Only the blocks that hold something: pages may be granted ahead."""
     tables = [chunk.sequence.block_table[: -(-chunk.end // page_size)] for chunk in chunks]
     width = max(map(len, tables))
-    return torch.tensor([table + [0] * (width - len(table)) for table in tables], dtype=torch.int64)
+    return torch.from_numpy(np.array([table + [0] * (width - len(table)) for table in tables], np.int64))
 
 
 def _int64(values: Iterable[int]) -> torch.Tensor:
-    return torch.tensor(list(values), dtype=torch.int64)
+    """By way of numpy: torch.tensor would let other threads have Python's lock, for as long as they want it."""
+    return torch.from_numpy(np.fromiter(values, np.int64))

@@ -5,6 +5,7 @@ Knows nothing about arithmetic. Made once per step, used by each layer.
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 from worker.batch import StepBatch
@@ -36,7 +37,7 @@ def plan_items(batch: StepBatch, window: int | None) -> AttentionItems:
             items.append((sequence, first, min(size, end - first), context_len - (end - first)))
     items.sort(key=lambda item: item[2] * item[3], reverse=True)
     return AttentionItems(
-        items=torch.tensor(items, dtype=torch.int64),
+        items=torch.from_numpy(np.array(items, np.int64)),
         tables_SB=batch.block_tables_SB.contiguous(),
         max_queries=max((item[2] for item in items), default=1),
         max_keys=max_keys,

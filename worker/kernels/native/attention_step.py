@@ -15,6 +15,8 @@ from worker.kernels.native.attention_items import AttentionItems, plan_items
 from worker.kernels.native.library import AttentionStep
 from worker.kernels.scratch import Scratch
 
+MIN_KEYS = 256
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AttentionShape:
@@ -55,7 +57,9 @@ class AttentionSteps:
         step, items = self._steps[shape], plan_items(batch, shape.window)
         assert items.max_keys <= MAX_CONTEXT, "the exact sums hold no longer context"
         num_queries = items.max_queries * shape.queries_per_kv_head
-        step.scratch_bytes = self._library.attention_scratch_bytes(num_queries, items.max_keys, shape.head_size)
+        # Room for a power of two, so that the same memory does while sequences grow.
+        num_keys = max(MIN_KEYS, 1 << (items.max_keys - 1).bit_length())
+        step.scratch_bytes = self._library.attention_scratch_bytes(num_queries, num_keys, shape.head_size)
         num_bytes = torch.get_num_threads() * step.scratch_bytes
         step.scratch = self._scratch.take(str(shape), (num_bytes,), torch.uint8).data_ptr()
         step.tables, step.table_width = items.tables_SB.data_ptr(), items.tables_SB.shape[1]

@@ -182,13 +182,13 @@ def load_library(path: Path) -> ctypes.CDLL:
     for kernel in KERNELS:
         _declare(library, kernel, None, POINTER, c_int64)
     _declare(library, "replay", None, POINTER, c_int64, POINTER)
-    _declare(library, "set_threads", None, c_int64)
-    _declare(library, "panels_bytes", c_int64, c_int64, c_int64)
     _declare(library, "pack_panels", None, POINTER, POINTER, c_int64, c_int64)
-    _declare(library, "linear_scratch_bytes", c_int64, c_int64)
-    _declare(library, "attention_scratch_bytes", c_int64, c_int64, c_int64, c_int64)
     _declare(library, "choose_tokens", None, POINTER, c_int64)
-    _declare(library, "choose_scratch_bytes", c_int64, c_int64)
+    _declare_short(library, "set_threads", None, c_int64)
+    _declare_short(library, "panels_bytes", c_int64, c_int64, c_int64)
+    _declare_short(library, "linear_scratch_bytes", c_int64, c_int64)
+    _declare_short(library, "attention_scratch_bytes", c_int64, c_int64, c_int64, c_int64)
+    _declare_short(library, "choose_scratch_bytes", c_int64, c_int64)
     return library
 
 
@@ -197,3 +197,8 @@ def _declare(
 ) -> None:
     function = getattr(library, name)
     function.restype, function.argtypes = result, list(arguments)
+
+
+def _declare_short(library: ctypes.CDLL, name: str, result: type[c_int64] | None, *arguments: type[c_int64]) -> None:
+    """A function that returns at once keeps Python's lock: given up, another thread takes it and has it for as long as it wants."""
+    setattr(library, name, ctypes.PYFUNCTYPE(result, *arguments)((name, library)))

@@ -12,8 +12,10 @@ import sys
 from bisect import bisect_right
 from dataclasses import dataclass, field
 from enum import IntEnum
+from typing import Any
 
 import torch
+from numpy.typing import NDArray
 
 from worker.batch import StepBatch
 from worker.kernels.native.attention_step import AttentionShape, AttentionSteps
@@ -43,6 +45,8 @@ class Buffer:
     """Memory of one intermediate result, input or output, or scratch memory."""
 
     tensor: torch.Tensor
+    array: NDArray[Any]
+    """The same memory."""
     rows: Rows
     first: int = sys.maxsize
     last: int = -1
@@ -77,7 +81,7 @@ class Recorder:
 
     def buffer(self, num_rows: int, *row_shape: int, dtype: torch.dtype) -> torch.Tensor:
         tensor = torch.empty(num_rows, *row_shape, dtype=dtype)
-        self.buffers.append(Buffer(tensor=tensor, rows=NUM_RECORDED[num_rows]))
+        self.buffers.append(Buffer(tensor=tensor, array=tensor.numpy(), rows=NUM_RECORDED[num_rows]))
         return tensor
 
     def attention_step(self, batch: StepBatch, shape: AttentionShape) -> AttentionStep:

@@ -8,8 +8,10 @@ Legend as in batch.py.
 
 import ctypes
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch
+from numpy.typing import NDArray
 
 from worker.batch import StepBatch
 from worker.kernels.interface import Forward, LayerKV
@@ -41,20 +43,24 @@ class RecordedForward:
         self._launches = _launches(library, recorder)
 
     def run(self, batch: StepBatch) -> torch.Tensor:
-        """float32 logits [R, V], valid until the next step."""
+        """float32 logits [R, V], valid until the next step.
+
+        Before the replay, which takes long and lets other threads have Python's lock, no operation of torch's: each might
+        lose the lock to a thread that has little to do and takes its time.
+        """
         num_rows = len(batch.token_ids_T), len(batch.sample_rows_R)
         for arena, needed in zip(self._arenas, num_rows, strict=True):
             arena.make_room(needed)
         tokens, samples = self._arenas
         values = batch.token_ids_T, batch.positions_T, batch.slots_T
         for buffer, value_T in zip(self._inputs, values, strict=True):
-            tokens.view(buffer, num_rows[0]).copy_(value_T)
-        samples.view(self._samples, num_rows[1]).copy_(batch.sample_rows_R)
+            tokens.view(buffer, num_rows[0])[:] = value_T.tolist()
+        samples.view(self._samples, num_rows[1])[:] = batch.sample_rows_R.tolist()
         self._attention.describe(batch)
         self._library.set_threads(torch.get_num_threads())
         counts = (ctypes.c_int64 * len(Rows))(*num_rows)
         self._library.replay(self._launches, len(self._launches), counts)
-        return samples.view(self._logits, num_rows[1])
+        return torch.from_numpy(samples.view(self._logits, num_rows[1]))
 
 
 class Arena:
@@ -66,22 +72,22 @@ class Arena:
         offsets, self._bytes_per_row = plan_memory(lifetimes)
         self._offsets = dict(zip(map(id, self._buffers), offsets, strict=True))
         self._capacity = 0
-        self._memory = torch.empty(0, dtype=torch.uint8)
+        self._memory = torch.empty(0, dtype=torch.uint8).numpy()
 
     def make_room(self, num_rows: int) -> None:
         """In powers of two. One step that was far larger than the others does not keep its memory."""
         wanted = max(MIN_CAPACITY, 1 << (num_rows - 1).bit_length())
         if not wanted <= self._capacity <= 8 * wanted:
             self._capacity = wanted
-            self._memory = torch.empty(wanted * self._bytes_per_row, dtype=torch.uint8)
+            self._memory = torch.empty(wanted * self._bytes_per_row, dtype=torch.uint8).numpy()
             for buffer in self._buffers:
                 for call, field, offset in buffer.uses:
-                    setattr(call, field, self._memory.data_ptr() + self._offset(buffer) + offset)
+                    setattr(call, field, self._memory.ctypes.data + self._offset(buffer) + offset)
 
-    def view(self, buffer: Buffer, num_rows: int) -> torch.Tensor:
-        first = self._offset(buffer)
+    def view(self, buffer: Buffer, num_rows: int) -> NDArray[Any]:
+        first, recorded = self._offset(buffer), buffer.array
         rows = self._memory[first : first + num_rows * buffer.bytes_per_row]
-        return rows.view(buffer.tensor.dtype).view(num_rows, *buffer.tensor.shape[1:])
+        return rows.view(recorded.dtype).reshape(num_rows, *recorded.shape[1:])
 
     def _offset(self, buffer: Buffer) -> int:
         return self._offsets[id(buffer)] * self._capacity
