@@ -6,6 +6,8 @@ import logging
 import signal
 from collections.abc import AsyncIterator
 
+import uvloop
+
 from kvcache.index_url import open_prefix_index
 from pagoda.grpc_server import GrpcServer
 from pagoda.logging import configure_logging
@@ -104,7 +106,7 @@ def main() -> None:
     configure_logging(settings.log_level, settings.log_format)
     logger.info("starting", extra=settings.described())
     with open_tracer(settings.otlp_endpoint, "pagoda-scheduler") as tracer:
-        asyncio.run(serve(settings, tracer))
+        uvloop.run(serve(settings, tracer))
 
 
 if __name__ == "__main__":

@@ -8,6 +8,8 @@ import time
 from functools import partial
 from types import FrameType
 
+import uvloop
+
 from pagoda.logging import configure_logging
 from pagoda.models.errors import ModelError
 from pagoda.tracing import Tracer, open_tracer
@@ -28,7 +30,7 @@ def main() -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _leave)
     with open_tracer(settings.otlp_endpoint, "pagoda-worker", settings.worker_id) as tracer:
-        asyncio.run(serve(_load(settings, epoch), settings, tracer))
+        uvloop.run(serve(_load(settings, epoch), settings, tracer))
     logger.info("stopped")
 
 
