@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 
 from pagoda.models.model import Model
-from worker.freed_memory import return_freed_memory
 from worker.kernels.interface import Kernels
 from worker.models import gemma, llama, phi3, qwen2, qwen3
 from worker.models.decoder import DecoderModel, MakeLayer
@@ -39,6 +38,4 @@ def load_model(model: Model, kernels: Kernels) -> DecoderModel:
             weights.finish()
         except WeightsError as error:
             raise WeightsError(f"{model.path}: {error}") from error
-    # Each tensor was float32 before it was packed: what that left took 40 to 140 MB.
-    return_freed_memory()
     return decoder

@@ -8,6 +8,11 @@ from typing import Protocol
 
 import torch
 
+from worker.freed_memory import return_freed_memory
+
+RETURN_AFTER_BYTES = 1 << 27
+"""Tensors are float32 until they are packed, and what they leave adds up; looking after each would take a third of the loading."""
+
 
 class WeightsError(ValueError):
     """The checkpoint cannot be read, or its tensors are not those that the model needs."""
@@ -39,6 +44,7 @@ class Weights:
         self._checkpoint = checkpoint
         self._device = device
         self._left = set(checkpoint.names)
+        self._taken_bytes = 0
 
     def take(self, name: str, shape: tuple[int, ...]) -> torch.Tensor:
         tensor = self.take_optional(name, shape)
@@ -54,13 +60,21 @@ class Weights:
         if tuple(tensor.shape) != shape:
             spelled = self._checkpoint.names[name]
             raise WeightsError(f"{spelled!r} has shape {list(tensor.shape)}, the model needs {list(shape)}")
+        self._count(tensor.nbytes)
         return tensor.to(self._device)
+
+    def _count(self, num_bytes: int) -> None:
+        self._taken_bytes += num_bytes
+        if self._taken_bytes >= RETURN_AFTER_BYTES:
+            self._taken_bytes = 0
+            return_freed_memory()
 
     def drop(self, name: str) -> None:
         """A tensor that the model knows and does not need, if it is there."""
         self._left.discard(name)
 
     def finish(self) -> None:
+        return_freed_memory()
         left = sorted(self._checkpoint.names[name] for name in self._left) + self._checkpoint.unknown
         if left:
             more = f" and {len(left) - 5} more" if len(left) > 5 else ""

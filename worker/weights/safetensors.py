@@ -14,18 +14,24 @@ from worker.weights.name_map import map_names, safetensors_names
 
 class SafetensorsCheckpoint:
     def __init__(self, directory: Path, config: ModelConfig) -> None:
-        self._files = [_open(path) for path in weight_files(directory)]
-        self._file_of = {name: file for file in self._files for name in file.keys()}  # noqa: SIM118 (no mapping)
-        self.names, self.unknown = map_names(list(self._file_of), safetensors_names(config.architecture))
+        self._path_of = {name: path for path in weight_files(directory) for name in _names(path)}
+        self.names, self.unknown = map_names(list(self._path_of), safetensors_names(config.architecture))
 
     def read(self, name: str) -> torch.Tensor:
+        """The file is opened for each: what was read of it would take memory for as long as it stays open."""
         spelled = self.names[name]
-        tensor: torch.Tensor = self._file_of[spelled].get_tensor(spelled)
+        with _open(self._path_of[spelled]) as file:
+            tensor: torch.Tensor = file.get_tensor(spelled)
         return tensor.float()
 
     def close(self) -> None:
-        self._file_of.clear()
-        self._files.clear()
+        """Nothing stays open."""
+
+
+def _names(path: Path) -> list[str]:
+    with _open(path) as file:
+        names: list[str] = file.keys()
+    return names
 
 
 def _open(path: Path) -> Any:
