@@ -3,8 +3,10 @@
 import typer
 
 from bench.gateway import gateway
+from bench.memory import memory
 from bench.peers.command import peers
 from bench.scheduler import scheduler
+from bench.start import start
 from bench.tier_shares import shares
 from bench.whole_server import server
 
@@ -13,6 +15,8 @@ app.command()(server)
 app.command()(gateway)
 app.command()(scheduler)
 app.command()(shares)
+app.command()(start)
+app.command()(memory)
 app.command()(peers)
 
 if __name__ == "__main__":

@@ -8,7 +8,8 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 
 import httpx
 import psutil
@@ -17,10 +18,10 @@ READY_DEADLINE_S = 600.0
 
 
 @contextlib.contextmanager
-def python_module(module: str, *arguments: str) -> Iterator[psutil.Popen]:
+def python_module(module: str, *arguments: str, environment: Mapping[str, str] | None = None) -> Iterator[psutil.Popen]:
     """`python -m module` in the background, told to stop when the block ends. What it says goes to stderr only if it is wrong."""
     command = [sys.executable, "-m", module, *arguments]
-    with psutil.Popen(command, stdout=subprocess.DEVNULL) as process:
+    with psutil.Popen(command, stdout=subprocess.DEVNULL, env=environment) as process:
         try:
             yield process
         finally:
@@ -31,6 +32,21 @@ def cpu_s(process: psutil.Process) -> float:
     """Processor time of all its threads so far, in the kernel too."""
     times = process.cpu_times()
     return times.user + times.system
+
+
+def tier_process(tier: str) -> psutil.Process:
+    """Of a server that this process, or what it started, has started: each tier is `python -m TIER`."""
+    for process in psutil.Process().children(recursive=True):
+        command = process.cmdline()
+        if "-m" in command[:-1] and command[command.index("-m") + 1] == tier:
+            return process
+    raise SystemExit(f"No {tier} was started.")
+
+
+def peak_bytes(process: psutil.Process) -> int:
+    """The most that it ever had in memory, by Linux's own count."""
+    fields = dict(line.split(":", 1) for line in Path(f"/proc/{process.pid}/status").read_text().splitlines())
+    return int(fields["VmHWM"].split()[0]) * 1024
 
 
 def free_port() -> int:
