@@ -5,12 +5,13 @@ nothing about sessions.
 """
 
 import asyncio
+import gc
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol, TypeVar
 
 from worker.errors import StepError
-from worker.memory import return_free_memory
+from worker.freed_memory import return_freed_memory
 from worker.step import Step, StepResult
 
 T = TypeVar("T")
@@ -57,13 +58,13 @@ class EngineThread:
         """The model into memory, if it is not there."""
         if isinstance(self._engine, NoModel):
             self._engine = await self.run(lambda _: self._reload(digest))
-            return_free_memory()
 
     async def unload(self) -> None:
         """The model, its pages and what was computed with them are gone, their memory is the machine's again."""
         await self.reset()
         self._engine = NoModel()
-        return_free_memory()
+        gc.collect()  # It refers to itself in circles.
+        return_freed_memory()
 
     def close(self) -> None:
         """Waits for what runs."""
