@@ -43,6 +43,10 @@ class KeepAlive:
         if self._duration_s(model) < math.inf:
             self._timer_of[model] = self._timers.call_later(self._duration_s(model), self._on_expired)
 
+    def forget_wish(self, model: str) -> None:
+        """It has left memory as it was wished. When it comes back, it stays as long as any other."""
+        self._wished_s.pop(model, None)
+
     def began(self, model: str, num_users: int) -> None:
         self._num_users[model] += num_users
         self._stop_timer(model)

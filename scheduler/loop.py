@@ -388,10 +388,13 @@ class SchedulerLoop:
     def _move_models(self) -> None:
         """Out of memory where nobody uses them any more, back into it where somebody waits."""
         for worker in list(self.workers.values()):
-            if worker.is_idle and self.keep_alive.is_over(worker.info.model):
+            model = worker.info.model
+            if worker.is_idle and self.keep_alive.is_over(model):
                 worker.link.send_unload()
                 self.unloaded.expect(worker.info)
                 self.detach(worker)
+                if not self._is_served(model):
+                    self.keep_alive.forget_wish(model)
         for model in {worker.info.model for worker in self.unloaded}:
             is_awaited = self.unloaded.is_awaited(model) or next(self._waiting_for(model), None) is not None
             if is_awaited and not self._is_served(model):

@@ -8,6 +8,7 @@ from typing import Literal
 from pydantic import ByteSize, Field, field_validator
 from pydantic_settings import SettingsConfigDict
 
+from pagoda.cores import usable_cores
 from pagoda.models.catalogue import DEFAULT_MODEL
 from pagoda.settings import TierSettings
 from pagoda.sockets import scheduler_address
@@ -32,7 +33,7 @@ class WorkerSettings(TierSettings):
     accuracy. Default: int16."""
     native_kernels: bool = True
     """Compute the integer mode in native code, compiled at the first start. It gives the same tokens as without, sooner."""
-    threads: int = Field(default_factory=lambda: usable_cores(), ge=1)
+    threads: int = Field(default_factory=usable_cores, ge=1)
     """Threads that compute. Default: one for each core that this process may use."""
     kv_memory: ByteSize | None = Field(default=None, gt=0)
     """Memory for keys and values, such as 512MiB. Default: 64 full sequences' worth, but at most a quarter of what is free."""
@@ -61,8 +62,3 @@ class WorkerSettings(TierSettings):
         if value and not value.replace(",", " ").strip():
             raise ValueError("name at least one scheduler, such as 127.0.0.1:50051, or none for the one under HOME")
         return value
-
-
-def usable_cores() -> int:
-    """Fewer than the machine has where the process is confined to some of them."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -16,13 +16,13 @@ from bench.quality.report import Report, markdown, write
 from bench.quality.served import ScoredServer
 from bench.quality.text import TEXT, spread, windows
 from gateway.tokenizer import Tokenizer
+from pagoda.cores import usable_cores
 from pagoda.models.catalogue import DEFAULT_MODEL
 from pagoda.models.model import Model
 from pagoda.models.store import ModelStore
 from pagoda.settings import default_home
 from worker.kernels.interface import Kernels
 from worker.kernels.select import select_kernels
-from worker.settings import usable_cores
 
 
 def main(

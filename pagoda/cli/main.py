@@ -59,6 +59,7 @@ KeepAlive = Annotated[
         help="How long a model that nobody uses stays in memory, such as 5m. (default: for ever)",
     ),
 ]
+Workers = Annotated[int, typer.Option(min=1, help="Worker processes, which share the cores.")]
 OllamaPort = Annotated[
     int | None,
     typer.Option(
@@ -108,7 +109,7 @@ def pagoda(version: Version = False) -> None:
 # What the commands need is imported inside them, so that `pagoda --help` and handing over to a tier stay quick.
 
 
-@app.command(help="Serve a model on this machine: gateway, scheduler and one worker, as processes.")
+@app.command(help="Serve a model on this machine: gateway, scheduler and workers, as processes.")
 def serve(
     model: Model = DEFAULT_MODEL,
     host: Host = "127.0.0.1",
@@ -117,6 +118,7 @@ def serve(
     numerics: Numerics = None,
     kv_dtype: KVDtype = None,
     device: Device = None,
+    workers: Workers = 1,
     keep_alive: KeepAlive = None,
     ollama_port: OllamaPort = None,
     otlp_endpoint: OTLPEndpoint = None,
@@ -137,6 +139,7 @@ def serve(
         numerics=numerics,
         kv_dtype=kv_dtype,
         device=device,
+        num_workers=workers,
         keep_alive=keep_alive,
         ollama_port=ollama_port,
         otlp_endpoint=otlp_endpoint,

@@ -101,7 +101,8 @@ def check_tracing(options: ServeOptions) -> None:
 async def _serve(options: ServeOptions, model: Model) -> None:
     """Until a signal; raises when the system cannot be started or kept running."""
     _prepare_run_directory(options)
-    say(f"Starting gateway, scheduler and worker for {model.name} …")
+    workers = "worker" if options.num_workers == 1 else f"{options.num_workers} workers"
+    say(f"Starting gateway, scheduler and {workers} for {model.name} …")
     supervisor = Supervisor(tier_commands(options), say=say, grace_s=STOP_GRACE_S)
     stop = _event_on_signals(supervisor)
     tasks = [
@@ -147,8 +148,9 @@ def _event_on_signals(supervisor: Supervisor) -> asyncio.Event:
 async def _announce_when_ready(options: ServeOptions, model: Model, supervisor: Supervisor) -> None:
     """Never returns, so that whoever waits for the first of several ends waits for a real one."""
     addresses = await _wait_until_ready(options)
+    load = await _wait_for_workers(options)
     supervisor.settle()
-    print(banner(options, model, await _load(options), addresses), flush=True)
+    print(banner(options, model, load, addresses), flush=True)
     await asyncio.Event().wait()
 
 
@@ -172,13 +174,18 @@ async def _wait_until_ready(options: ServeOptions) -> list[str]:
         ) from None
 
 
-async def _load(options: ServeOptions) -> "inference_pb2.GetLoadResponse":
+async def _wait_for_workers(options: ServeOptions) -> "inference_pb2.GetLoadResponse":
+    """The first makes the system ready, but what is said of it is about all."""
     from pagoda.grpc_channel import open_channel
     from protos.v1 import inference_pb2, inference_pb2_grpc
 
-    async with open_channel(options.scheduler_address) as channel:
+    async with asyncio.timeout(READY_DEADLINE_S), open_channel(options.scheduler_address) as channel:
         stub: inference_pb2_grpc.InferenceServiceAsyncStub = inference_pb2_grpc.InferenceServiceStub(channel)
-        return await stub.GetLoad(inference_pb2.GetLoadRequest(), timeout=10)
+        while True:
+            load = await stub.GetLoad(inference_pb2.GetLoadRequest(), timeout=10)
+            if len(load.workers) >= options.num_workers:
+                return load
+            await asyncio.sleep(_POLL_S)
 
 
 def _remove_socket(options: ServeOptions) -> None:

@@ -30,22 +30,12 @@ def running_page(models: list[JSONObject]) -> str:
 
 
 def stop_model(api: OllamaAPI, name: str) -> None:
-    """Raises CommandError also where the server goes on holding the model, as Pagoda's does."""
     try:
         api.unload(name)
     except ServerError as error:
         if error.status == 404:
             raise CommandError(f'couldn\'t find model "{name}" to stop; pagoda ps says which run') from None
         raise
-    still_there = [model["name"] for model in api.running() if _same_model(name, model["name"])]
-    if still_there and api.is_pagoda():
-        raise CommandError(
-            f"{still_there[0]} stays: this server holds its model for as long as it runs; stop the server (Ctrl-C)"
-        )
-
-
-def _same_model(asked: str, running: str) -> bool:
-    return running in (asked, f"{asked}:latest") or running.lower() == asked.lower()
 
 
 def _processor(size: int, size_vram: int) -> str:

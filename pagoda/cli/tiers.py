@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pagoda.cli.child import ChildCommand
+from pagoda.cores import usable_cores
 from pagoda.keys import KEYS_FILE
 from pagoda.sockets import scheduler_address
 
@@ -23,6 +24,7 @@ class ServeOptions:
     numerics: str | None = None
     kv_dtype: str | None = None
     device: str | None = None
+    num_workers: int = 1
     keep_alive: str | None = None
     ollama_port: int | None = None
     """0 is none; absent is the gateway's own choice."""
@@ -66,7 +68,7 @@ def is_loopback(host: str) -> bool:
 
 def tier_commands(options: ServeOptions) -> list[ChildCommand]:
     """In the order in which they are stopped: who takes requests first, who answers them last."""
-    return [_gateway(options), _worker(options), _scheduler(options)]
+    return [_gateway(options), *_workers(options), _scheduler(options)]
 
 
 def _gateway(options: ServeOptions) -> ChildCommand:
@@ -79,13 +81,17 @@ def _gateway(options: ServeOptions) -> ChildCommand:
     return _tier("gateway", options, flags, {name: value for name, value in secrets.items() if value})
 
 
-def _worker(options: ServeOptions) -> ChildCommand:
+def _workers(options: ServeOptions) -> list[ChildCommand]:
     flags = ["--scheduler", options.scheduler_address, "--model", options.model]
     flags += ["--kv-memory", options.kv_memory] if options.kv_memory else []
     flags += ["--numerics", options.numerics] if options.numerics else []
     flags += ["--kv-dtype", options.kv_dtype] if options.kv_dtype else []
     flags += ["--device", options.device] if options.device else []
-    return _tier("worker", options, flags)
+    if options.num_workers == 1:
+        return [_tier("worker", options, flags)]
+    # Each takes all cores by default.
+    flags += ["--threads", str(max(1, usable_cores() // options.num_workers))]
+    return [_tier("worker", options, flags, name=f"worker-{number}") for number in range(1, options.num_workers + 1)]
 
 
 def _scheduler(options: ServeOptions) -> ChildCommand:
@@ -96,10 +102,15 @@ def _scheduler(options: ServeOptions) -> ChildCommand:
 
 
 def _tier(
-    name: str, options: ServeOptions, flags: list[str], environment: dict[str, str] | None = None
+    tier: str,
+    options: ServeOptions,
+    flags: list[str],
+    environment: dict[str, str] | None = None,
+    name: str | None = None,
 ) -> ChildCommand:
+    name = name or tier
     # -P: a folder named like a tier in the working directory must not be taken for it.
-    arguments = [sys.executable, "-P", "-m", name, "--home", str(options.home), *flags]
+    arguments = [sys.executable, "-P", "-m", tier, "--home", str(options.home), *flags]
     arguments += ["--otlp-endpoint", options.otlp_endpoint] if options.otlp_endpoint is not None else []
     log = options.log_directory / f"{name}.log"
     return ChildCommand(name=name, arguments=arguments, log=log, environment=environment or {})

@@ -3,6 +3,7 @@
 import json
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import httpx
@@ -64,6 +65,20 @@ def test_a_stream_goes_on_when_its_worker_or_scheduler_is_killed(own_system: Sys
     killer.join()
     assert "".join(pieces) == answer
     assert own_system.metric("pagoda_moved_samples_total") == 1
+
+
+def test_streams_of_a_killed_worker_go_on_at_another(start_system: StartSystem) -> None:
+    system = start_system("--workers", "2", "--kv-memory", "128MiB")
+    assert system.read_banner().count("pages of 16 tokens") == 2
+    answer = "".join(stream(system))
+    victim = system.tier("worker")
+    assert victim is not None
+    with ThreadPoolExecutor(max_workers=4) as pool:
+        streams = [stream(system) for _ in range(4)]
+        heads = list(pool.map(next, streams))
+        victim.kill()
+        tails = list(pool.map("".join, streams))
+    assert [head + tail for head, tail in zip(heads, tails, strict=True)] == [answer] * 4
 
 
 def test_a_worker_keeps_its_cache_when_the_scheduler_is_killed(own_system: System) -> None:

@@ -66,6 +66,18 @@ def test_the_key_is_in_no_command_line(tmp_path: Path) -> None:
     assert "sesame" in commands[0].environment.values()
 
 
+def test_workers_have_names_and_logs_of_their_own_and_share_the_cores(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pagoda.cli.tiers.usable_cores", lambda: 8)
+    _, first, second, third, _ = tier_commands(options(tmp_path, num_workers=3))
+    assert [command.name for command in (first, second, third)] == ["worker-1", "worker-2", "worker-3"]
+    assert len({command.log for command in (first, second, third)}) == 3
+    for command in (first, second, third):
+        assert command.arguments[command.arguments.index("--threads") + 1] == "2"
+    assert "--threads" not in tier_commands(options(tmp_path))[1].arguments
+
+
 def test_the_gateway_alone_is_told_of_keys(tmp_path: Path) -> None:
     commands = tier_commands(options(tmp_path, keys_file=tmp_path / "keys.json", keys='{"keys": []}'))
     gateway, *others = ([*command.arguments, *command.environment] for command in commands)

@@ -165,6 +165,15 @@ def test_a_model_that_came_back_stays_as_long_as_was_wished_last() -> None:
     assert system.link.is_unloaded
 
 
+def test_a_wish_is_forgotten_once_it_was_fulfilled() -> None:
+    system, _ = unloaded_system()
+    system.ask()
+    system.attach()
+    system.run()
+    system.clock.advance(1e9)
+    assert not system.link.is_unloaded
+
+
 def test_who_waits_hears_why_it_cannot_be_loaded_and_may_ask_again() -> None:
     system, unloaded = unloaded_system()
     system.ask()
