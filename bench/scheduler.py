@@ -80,7 +80,14 @@ def measure(load: Load, output_len: int) -> SchedulerResult:
     num_steps = load.num_bursts * load.num_requests * output_len
     with tempfile.TemporaryDirectory() as directory:
         address = f"unix:{directory}/scheduler.sock"
-        settings = ("--max-waiting", "4096", "--max-lease-steps", str(load.max_lease_steps), "--log-level", "error")
+        settings = (
+            "--max-waiting-per-tenant",
+            "4096",
+            "--max-lease-steps",
+            str(load.max_lease_steps),
+            "--log-level",
+            "error",
+        )
         workers = ("--num-workers", str(load.num_workers), "--max-step-sequences", str(SEQUENCES_PER_WORKER))
         with (
             python_module("scheduler", "--listen", address, *settings) as scheduler,

@@ -48,6 +48,7 @@ async def running_scheduler(
     loop = SchedulerLoop(
         asyncio.get_running_loop(),
         max_waiting=settings.max_waiting,
+        max_waiting_per_tenant=settings.max_waiting_per_tenant,
         worker_grace_s=settings.worker_grace_s,
         max_lease_steps=settings.max_lease_steps,
         keep_alive_s=settings.keep_alive_s,

@@ -4,7 +4,6 @@ Everything happens on one thread, in plain calls that return at once: no locks, 
 two small protocols `Client` and `WorkerLink`, time is behind `Clock`, so that the whole policy runs in tests without a network.
 """
 
-import bisect
 import math
 from collections.abc import Callable, Iterator
 from collections.abc import Sequence as Seq
@@ -33,6 +32,7 @@ from scheduler.events import (
     started_event,
     tokens_event,
 )
+from scheduler.fair_queue import FairQueue
 from scheduler.keep_alive import KeepAlive, Timers
 from scheduler.open_requests import OpenRequests
 from scheduler.planner import plan_step
@@ -63,6 +63,7 @@ class SchedulerLoop:
         clock: Clock,
         *,
         max_waiting: int = 1024,
+        max_waiting_per_tenant: int | None = None,
         worker_grace_s: float = 60.0,
         max_lease_steps: int = 1,
         keep_alive_s: float = math.inf,
@@ -70,7 +71,8 @@ class SchedulerLoop:
         sequences: SequenceListener | None = None,
         counters: Counters | None = None,
     ) -> None:
-        """At most `max_waiting` sequences queue. A model without any worker for `worker_grace_s` fails its requests.
+        """At most `max_waiting` sequences queue, and of one tenant `max_waiting_per_tenant`. A model without any worker for
+        `worker_grace_s` fails its requests.
 
         When nobody waits, a worker goes on by itself for at most `max_lease_steps` steps. A model that nobody has used for
         `keep_alive_s` leaves memory, unless a request has wished otherwise.
@@ -80,7 +82,7 @@ class SchedulerLoop:
             clock, grace_s=worker_grace_s, on_changed=self._unloaded_changed, on_failed=self._fail_waiting
         )
         self.keep_alive = KeepAlive(clock, keep_alive_s, on_expired=self.wake)
-        self.waiting: list[Sequence] = []
+        self.waiting = FairQueue()
         self.counters = counters or Counters()
         self.on_readiness_changed: Callable[[], object] = lambda: None
         self._is_draining = False
@@ -89,6 +91,7 @@ class SchedulerLoop:
         self._listener = sequences or NobodyFollows()
         self._clock = clock
         self._max_waiting = max_waiting
+        self._max_waiting_per_tenant = max_waiting if max_waiting_per_tenant is None else max_waiting_per_tenant
         self._worker_grace_s = worker_grace_s
         self._max_lease_steps = max_lease_steps
         self._requests = OpenRequests()
@@ -206,6 +209,7 @@ class SchedulerLoop:
     def _append(self, worker: AttachedWorker, sequence: Sequence, sampled: SampledTokens) -> None:
         event = tokens_event(sequence, sampled.token_ids, sampled.logprobs)
         sequence.append(sampled.token_ids)
+        self.waiting.charge(sequence.tenant, num_output_tokens=len(sampled.token_ids))
         sequence.num_worker_losses = 0
         if sampled.stopped:
             worker.stop(sequence)
@@ -229,11 +233,7 @@ class SchedulerLoop:
         check_request(request, info.limits)
         if self._requests.find(client, request.request_id) is not None:
             raise InvalidRequestError(f"request_id {request.request_id!r} is already open")
-        if len(self.waiting) + request.num_samples > self._max_waiting:
-            raise QueueFullError(
-                f"the queue is full: {len(self.waiting)} sequences wait, at most {self._max_waiting} may",
-                retry_after_s=self._drain_rate.seconds_for(len(self.waiting)),
-            )
+        self._check_room(request)
         sequences = make_sequences(request, info, first_id=self._next_sequence_id, now_s=self._clock.time())
         self._next_sequence_id += len(sequences)
         opened = OpenRequest(request=request, client=client, sequences={s.sample_index: s for s in sequences})
@@ -250,6 +250,20 @@ class SchedulerLoop:
                 self._finish(sequence, FinishReason.LENGTH)
         self.wake()
         self._requests.deliver()
+
+    def _check_room(self, request: InferenceRequest) -> None:
+        """Raises QueueFullError: of this tenant, or of all, too many wait."""
+        of_tenant, of_all = self.waiting.num_waiting(request.tenant), len(self.waiting)
+        if of_tenant + request.num_samples > self._max_waiting_per_tenant:
+            number, limit, whose = of_tenant, self._max_waiting_per_tenant, "your queue"
+        elif of_all + request.num_samples > self._max_waiting:
+            number, limit, whose = of_all, self._max_waiting, "the queue"
+        else:
+            return
+        raise QueueFullError(
+            f"{whose} is full: {number} sequences wait, at most {limit} may",
+            retry_after_s=self._drain_rate.seconds_for(of_all),
+        )
 
     def cancel(self, client: Client, request_id: str) -> None:
         """The client left. Unknown requests have ended already: nothing to do."""
@@ -411,7 +425,7 @@ class SchedulerLoop:
 
     def _queue(self, sequence: Sequence) -> None:
         sequence.status = SequenceStatus.WAITING
-        bisect.insort(self.waiting, sequence, key=lambda waiting: waiting.order)
+        self.waiting.add(sequence)
 
     def _preempt(self, worker: AttachedWorker, sequence: Sequence) -> None:
         worker.leave(sequence)
@@ -427,6 +441,7 @@ class SchedulerLoop:
             sequence.num_cached_tokens = planned.start
             self.counters.num_prefix_queries += len(sequence.token_ids)
             self.counters.num_prefix_hits += planned.start
+            self.waiting.charge(sequence.tenant, num_prompt_tokens=len(sequence.token_ids) - planned.start)
             self._tell(sequence, started_event(sequence))
         elif sequence.admitted_before != sequence.worker_id:
             self._tell(sequence, moved_event(sequence))

@@ -74,6 +74,7 @@ def make_sequences(request: InferenceRequest, info: WorkerInfo, *, first_id: int
             arrival=number,
             block_hashes=list(prompt_hashes),
             page_size=page_size,
+            tenant=request.tenant,
             arrival_s=now_s,
         )
         sequence.hash_full_blocks()

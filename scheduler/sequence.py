@@ -62,6 +62,7 @@ class Sequence:
     num_scored: int = 1
     """Leading prompt tokens whose log-probabilities were told, where they are wanted; the first has none."""
 
+    tenant: str = ""
     traceparent: str = ""
     """The trace that its steps belong to; empty unless it is traced."""
     worker_id: str | None = None

@@ -16,8 +16,10 @@ class SchedulerSettings(TierSettings):
 
     listen: str = ""
     """Where clients and workers connect: `host:port` or `unix:/path.sock`. Default: unix:HOME/run/scheduler.sock."""
-    max_waiting: int = Field(default=1024, ge=1)
+    max_waiting: int = Field(default=4096, ge=1)
     """Sequences that may wait; one more request is refused with a retry delay."""
+    max_waiting_per_tenant: int = Field(default=1024, ge=1)
+    """Sequences of one tenant that may wait."""
     worker_grace_s: float = Field(default=60.0, ge=0)
     """How long accepted requests wait for a worker when none is left."""
     heartbeat_s: float = Field(default=1.0, gt=0)

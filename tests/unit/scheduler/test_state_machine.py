@@ -134,6 +134,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         max_tokens=st.integers(1, 30),
         ignore_eos=st.booleans(),
         priority=st.integers(-1, 1),
+        tenant=st.sampled_from(["a", "b", "c"]),
         is_scored=st.booleans(),
     )
     def submit(
@@ -143,6 +144,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         max_tokens: int,
         ignore_eos: bool,
         priority: int,
+        tenant: str,
         is_scored: bool,
     ) -> None:
         request_id = f"r{len(self.asked)}"
@@ -159,6 +161,7 @@ class SchedulerMachine(RuleBasedStateMachine):
             sampling=sampling,
             num_samples=num_samples,
             priority=priority,
+            tenant=tenant,
         )
         self.asked[request_id] = Asked(prompt, num_samples, max_tokens, ignore_eos, is_scored)
         self.loop.submit(request, self.client)
@@ -224,8 +227,10 @@ class SchedulerMachine(RuleBasedStateMachine):
             names = self.workers[worker].memory.names
             assert len(set(names.values())) == len(names), "two pages are said to hold the same block"
             assert sum(step.num_tokens for step in worker.in_flight) <= 2 * self.limits["max_step_tokens"]
-        orders = [sequence.order for sequence in self.loop.waiting]
-        assert orders == sorted(orders)
+        waiting = list(self.loop.waiting)
+        assert len(waiting) == len(self.loop.waiting) == len(set(map(id, waiting)))
+        priorities = [sequence.priority for sequence in waiting]
+        assert priorities == sorted(priorities)
 
     @invariant()
     def nobody_waits_beside_an_idle_worker(self) -> None:

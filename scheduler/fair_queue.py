@@ -1,0 +1,85 @@
+"""The sequences that wait, and who goes next: priorities first, then fair shares between tenants, then who came first.
+
+Fair shares are the virtual token counters of Sheng et al., "Fairness in Serving Large Language Models" (OSDI 2024,
+https://arxiv.org/abs/2401.00588): each tenant has a counter of what was computed for it, a prompt token as 1 and a generated one
+as 2, and the one with the least goes first. Who had nothing to ask for is lifted to the least of those who wait, so that nobody
+saves up. While two tenants of a priority both wait, what one engine computes for them differs by no more than
+2 * max(longest prompt, 2 * most tokens that it holds); with several workers, by that much for each.
+
+Prompt tokens that came from the cache cost nothing, and what is computed again after a preemption or a lost worker neither.
+Knows nothing about workers and pages.
+"""
+
+import bisect
+import heapq
+from collections import defaultdict
+from collections.abc import Iterator
+
+from scheduler.sequence import Sequence
+
+PROMPT_TOKEN_COST, OUTPUT_TOKEN_COST = 1, 2
+
+
+class FairQueue:
+    def __init__(self) -> None:
+        self._of_tenant: dict[str, list[Sequence]] = {}
+        """Those that have not run yet, by tenant, in order. No entry is empty."""
+        self._returned: list[Sequence] = []
+        """Those that have run before, in order. They had their turn, and what they hold up waits for a client to see."""
+        self._served: defaultdict[str, int] = defaultdict(int)
+        self._level = 0
+        """The counter of the tenant whose sequence left last."""
+
+    def __len__(self) -> int:
+        return len(self._returned) + sum(map(len, self._of_tenant.values()))
+
+    def __iter__(self) -> Iterator[Sequence]:
+        """In the order in which they would be admitted, each charged for its prompt before the next is chosen."""
+        heap = [(each.priority, -1, each.arrival, "", index) for index, each in enumerate(self._returned)]
+        heap += [self._head(tenant, 0, self._served[tenant]) for tenant in self._of_tenant]
+        heapq.heapify(heap)
+        while heap:
+            _, served, _, tenant, index = heapq.heappop(heap)
+            if served < 0:
+                yield self._returned[index]
+                continue
+            queue = self._of_tenant[tenant]
+            yield queue[index]
+            if index + 1 < len(queue):
+                heapq.heappush(heap, self._head(tenant, index + 1, served + len(queue[index].token_ids)))
+
+    def num_waiting(self, tenant: str) -> int:
+        """Of those that have not run yet."""
+        return len(self._of_tenant.get(tenant, ()))
+
+    def add(self, sequence: Sequence) -> None:
+        if sequence.first_step_s is not None:
+            bisect.insort(self._returned, sequence, key=_order)
+            return
+        tenant = sequence.tenant
+        if tenant not in self._of_tenant:
+            least = min((self._served[other] for other in self._of_tenant), default=self._level)
+            self._served[tenant] = max(self._served[tenant], least)
+        bisect.insort(self._of_tenant.setdefault(tenant, []), sequence, key=_order)
+
+    def remove(self, sequence: Sequence) -> None:
+        """Admitted, or ended."""
+        if sequence.first_step_s is not None:
+            self._returned.remove(sequence)
+            return
+        tenant = sequence.tenant
+        self._level = self._served[tenant]
+        self._of_tenant[tenant].remove(sequence)
+        if not self._of_tenant[tenant]:
+            del self._of_tenant[tenant]
+
+    def charge(self, tenant: str, num_prompt_tokens: int = 0, num_output_tokens: int = 0) -> None:
+        self._served[tenant] += PROMPT_TOKEN_COST * num_prompt_tokens + OUTPUT_TOKEN_COST * num_output_tokens
+
+    def _head(self, tenant: str, index: int, served: int) -> tuple[int, int, int, str, int]:
+        priority, arrival = self._of_tenant[tenant][index].order
+        return priority, served, arrival, tenant, index
+
+
+def _order(sequence: Sequence) -> tuple[int, int]:
+    return sequence.order
