@@ -13,9 +13,10 @@ import torch
 
 from worker.batch import StepBatch
 from worker.kernels.fixed_point import LOG2_E
-from worker.kernels.integer import GELU_CUBE, GELU_INNER, IntegerKernels, IntegerLinear, norm_levels
+from worker.kernels.integer import GELU_CUBE, GELU_INNER, IntegerKernels, norm_levels
 from worker.kernels.integer_attention import DEFAULT_KV_DTYPE, KV_FORMATS, IntegerKV, KVFormat
 from worker.kernels.interface import Forward, LayerKV, LinearWeight
+from worker.kernels.linear_weights import FourBitLinear, IntegerLinear
 from worker.kernels.native.attention_step import AttentionShape
 from worker.kernels.native.huge_pages import HugePages
 from worker.kernels.native.launcher import Eager, Launcher
@@ -31,6 +32,7 @@ from worker.kernels.native.library import (
 )
 from worker.kernels.native.recording import Recorder
 from worker.kernels.native.replay import RecordedForward
+from worker.weights.four_bit import AnyWeight, FourBitWeight
 
 GELU_FACTOR = -2 * LOG2_E * GELU_INNER
 
@@ -62,18 +64,28 @@ class NativeIntegerKernels(IntegerKernels):
         finally:
             self._launcher = launcher
 
-    def pack_linear(self, weight_OI: torch.Tensor, bias_O: torch.Tensor | None = None) -> LinearWeight:
-        """In the order in which source/linear.c reads them; nothing else is held meanwhile."""
-        num_out, num_in = weight_OI.shape
+    def pack_linear(self, weight: AnyWeight, bias_O: torch.Tensor | None = None) -> LinearWeight:
+        """In the order in which source/linear.c and linear_four_bit.c read them; nothing else is held meanwhile."""
+        num_out, num_in = weight.shape
+        if isinstance(weight, FourBitWeight):
+            panels = self._memory.take(self._library.four_bit_panels_bytes(num_out, num_in))
+            parts = (_rows(part).data_ptr() for part in (weight.integers_OI, weight.scale_OG, weight.minimum_OG))
+            self._library.pack_four_bit_panels(*parts, panels.data_ptr(), num_out, num_in)
+            return FourBitLinear(packed=panels, num_out=num_out, packed_bytes=panels.nbytes, bias_O=bias_O)
         panels = self._memory.take(self._library.panels_bytes(num_out, num_in))
-        self._library.pack_panels(_rows(weight_OI).data_ptr(), panels.data_ptr(), num_out, num_in)
+        self._library.pack_panels(_rows(weight).data_ptr(), panels.data_ptr(), num_out, num_in)
         return IntegerLinear(packed=panels, num_out=num_out, packed_bytes=panels.nbytes, bias_O=bias_O)
 
     def linear(self, x_TI: torch.Tensor, weight: LinearWeight) -> torch.Tensor:
         assert isinstance(weight, IntegerLinear)
+        num_in = x_TI.shape[1]
+        if isinstance(weight, FourBitLinear):
+            return self._linear("linear_four_bit", x_TI, weight, self._library.four_bit_scratch_bytes(num_in))
+        return self._linear("linear", x_TI, weight, self._library.linear_scratch_bytes(num_in))
+
+    def _linear(self, kernel: str, x_TI: torch.Tensor, weight: IntegerLinear, scratch_bytes: int) -> torch.Tensor:
         (num_tokens, num_in), num_out = x_TI.shape, weight.num_out
         y_TO = self._launcher.new(num_tokens, num_out)
-        scratch_bytes = self._library.linear_scratch_bytes(num_in)
         call = LinearCall(
             x=_rows(x_TI).data_ptr(),
             panels=weight.packed.data_ptr(),
@@ -83,7 +95,7 @@ class NativeIntegerKernels(IntegerKernels):
             num_in=num_in,
             num_out=num_out,
         )
-        self._launcher.launch("linear", call, num_tokens)
+        self._launcher.launch(kernel, call, num_tokens)
         return y_TO
 
     def rms_norm(self, x_TD: torch.Tensor, weight_D: torch.Tensor, eps: float) -> torch.Tensor:

@@ -7,6 +7,8 @@ import torch
 from worker.batch import StepBatch
 from worker.kernels.integer import IntegerKernels
 from worker.kernels.integer_attention import IntegerKV
+from worker.weights.four_bit import BLOCK as FOUR_BIT_BLOCK
+from worker.weights.four_bit import FourBitWeight
 
 NUM_HEADS, NUM_KV_HEADS, HEAD_SIZE = 6, 2, 72
 PAGE_SIZE, NUM_PAGES, CONTEXT = 5, 44, 100
@@ -31,6 +33,14 @@ def _results(kernels: IntegerKernels) -> Iterator[tuple[str, torch.Tensor]]:
         x_TI = random(num_tokens, inner) * 3
         yield "linear", kernels.linear(x_TI, kernels.pack_linear(random(37, inner), random(37)))
         yield "rms_norm", kernels.rms_norm(x_TI, random(inner), 1e-5)
+    for num_tokens, num_groups in ((1, 1), (13, 5)):
+        weight = FourBitWeight(
+            integers_OI=torch.randint(16, (37, num_groups * FOUR_BIT_BLOCK), generator=generator, dtype=torch.uint8),
+            scale_OG=random(37, num_groups),
+            minimum_OG=random(37, num_groups),
+        )
+        x_TI = random(num_tokens, num_groups * FOUR_BIT_BLOCK)
+        yield "linear_four_bit", kernels.linear(x_TI, kernels.pack_linear(weight, random(37)))
     gate_up_TI = random(5, 2 * 1201) * 20
     yield "silu_mul", kernels.silu_mul(gate_up_TI)
     yield "gelu_tanh_mul", kernels.gelu_tanh_mul(gate_up_TI)
