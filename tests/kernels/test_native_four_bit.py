@@ -13,6 +13,7 @@ from worker.kernels.integer import IntegerKernels
 from worker.weights.four_bit import BLOCK, FourBitWeight
 
 NATIVE, TWIN = native_kernels(), IntegerKernels()
+FACTORS = [torch.float32, torch.half]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -22,13 +23,15 @@ def one_thread() -> Iterator[None]:
         yield
 
 
-def random_weight(num_out: int, num_in: int) -> FourBitWeight:
-    """Scales of very different magnitude, as the minima; both of either sign."""
+def random_weight(num_out: int, num_in: int, factors: torch.dtype = torch.float32) -> FourBitWeight:
+    """Scales of very different magnitude, as the minima; both of either sign, and numbers that `factors` can represent."""
     integers_OI = torch.randint(16, (num_out, num_in), generator=torch.Generator().manual_seed(2), dtype=torch.uint8)
-    magnitude_O1 = torch.logspace(-8, 8, num_out)[:, None]
+    magnitude_O1 = torch.logspace(*((-8, 4) if factors is torch.half else (-8, 8)), num_out)[:, None]
     scale_OG, minimum_OG = random(num_out, num_in // BLOCK, seed=3), random(num_out, num_in // BLOCK, seed=4)
     return FourBitWeight(
-        integers_OI=integers_OI, scale_OG=scale_OG * magnitude_O1, minimum_OG=minimum_OG * magnitude_O1.flip(0)
+        integers_OI=integers_OI,
+        scale_OG=(scale_OG * magnitude_O1).to(factors).float(),
+        minimum_OG=(minimum_OG * magnitude_O1.flip(0)).to(factors).float(),
     )
 
 
@@ -40,14 +43,31 @@ def same_as_twin(x_TI: torch.Tensor, weight: FourBitWeight, bias_O: torch.Tensor
 @pytest.mark.parametrize("rows", [*range(1, 10), 33, 130])
 @pytest.mark.parametrize("inner", [32, 96, 576, 1536])
 @pytest.mark.parametrize("outer", [5, 16, 77])
-def test_linear(rows: int, inner: int, outer: int) -> None:
-    x_TI, weight = hard_rows(rows, inner), random_weight(outer, inner)
+@pytest.mark.parametrize("factors", FACTORS)
+def test_linear(rows: int, inner: int, outer: int, factors: torch.dtype) -> None:
+    x_TI, weight = hard_rows(rows, inner), random_weight(outer, inner, factors)
     assert same_as_twin(x_TI, weight)
     assert same_as_twin(x_TI, weight, random(outer))
 
 
 def test_more_panels_than_a_tile() -> None:
     assert same_as_twin(hard_rows(200, 2048), random_weight(430, 2048))
+
+
+def test_factors_in_16_bits_where_that_is_exact() -> None:
+    half, full = NATIVE.pack_linear(random_weight(32, 96, torch.half)), NATIVE.pack_linear(random_weight(32, 96))
+    assert half.num_bytes == 32 * 3 * (16 + 2 * 2)
+    assert full.num_bytes == 32 * 3 * (16 + 2 * 4)
+
+
+@pytest.mark.parametrize("value", [65504.0, 65536.0, 2.0**-24, 2.0**-25, 0.1, math.inf])
+def test_what_fits_into_16_bits_and_what_does_not(value: float) -> None:
+    """The largest, one beyond, the smallest, one below it, and one with too many digits; infinity stays in its output."""
+    weight = random_weight(48, 96, torch.half)
+    for factor_OG in (weight.scale_OG, weight.minimum_OG):
+        before, factor_OG[7, 1] = factor_OG[7, 1].clone(), value
+        assert same_as_twin(hard_rows(5, 96), weight)
+        factor_OG[7, 1] = before
 
 
 @pytest.mark.parametrize("outer", [1, 40])

@@ -44,7 +44,11 @@ INLINE vector add_products(vector sums, vector x, vector weights) {
     __asm__ volatile("vpaddw %1, %0, %0" : "+x"(sums) : "x"(products));
     return sums;
 }
-INLINE vector first_products(vector x, vector weights) { return _mm256_maddubs_epi16(weights, x); }
+INLINE vector first_products(vector x, vector weights) {
+    vector products = _mm256_maddubs_epi16(weights, x);
+    __asm__ volatile("" : "+x"(products));
+    return products;
+}
 INLINE vector whole_sums(vector sums) { return _mm256_madd_epi16(sums, _mm256_set1_epi16(1)); }
 
 #else
