@@ -1,7 +1,8 @@
 """Measures what the machine can do at most: bytes read from memory, and int8 operations, in a second.
 
-Reading is torch's sum over more than any cache holds; operations are the largest of a product of our integer kernels
-and torch's float32 one, in a shape that suits both. The fastest of several tries each, with all cores.
+Reading is torch's sum over more than any cache holds; operations are the largest of the products of our integer kernels, with
+weights of four bits and of eight, and torch's float32 one, in a shape that suits all. The fastest of several tries each, with
+all cores.
 """
 
 import time
@@ -13,6 +14,7 @@ import torch
 from bench.peers.roofline import Ceilings
 from worker.kernels.interface import Kernels
 from worker.kernels.select import select_kernels
+from worker.weights.four_bit import BLOCK, AnyWeight, FourBitWeight
 
 READ_BYTES = 512 * 2**20
 NUM_TOKENS, INPUT_SIZE, OUTPUT_SIZE = 512, 2048, 8192
@@ -24,15 +26,27 @@ def measure_ceilings(num_threads: int, native_directory: Path) -> Ceilings:
     with torch.inference_mode():
         numbers = torch.ones(READ_BYTES // 4)
         read_s = _fastest_s(numbers.sum)
-        product_s = min(_product_s(select_kernels(mode, "cpu", native_directory)) for mode in ("integer", "float32"))
+        integer, float32 = (select_kernels(mode, "cpu", native_directory) for mode in ("integer", "float32"))
+        bytes_OI, four_bit = torch.randn(OUTPUT_SIZE, INPUT_SIZE), _four_bit_weight()
+        products = (integer, four_bit), (integer, bytes_OI), (float32, bytes_OI)
+        product_s = min(_product_s(kernels, weight) for kernels, weight in products)
     num_operations = 2 * NUM_TOKENS * INPUT_SIZE * OUTPUT_SIZE
     return Ceilings(read_bytes_per_s=READ_BYTES / read_s, int8_operations_per_s=num_operations / product_s)
 
 
-def _product_s(kernels: Kernels) -> float:
-    weight = kernels.pack_linear(torch.randn(OUTPUT_SIZE, INPUT_SIZE))
+def _four_bit_weight() -> FourBitWeight:
+    num_blocks = INPUT_SIZE // BLOCK
+    return FourBitWeight(
+        integers_OI=torch.randint(16, (OUTPUT_SIZE, INPUT_SIZE), dtype=torch.uint8),
+        scale_OG=torch.rand(OUTPUT_SIZE, num_blocks),
+        minimum_OG=torch.rand(OUTPUT_SIZE, num_blocks),
+    )
+
+
+def _product_s(kernels: Kernels, weight: AnyWeight) -> float:
+    packed = kernels.pack_linear(weight)
     x_TI = torch.randn(NUM_TOKENS, INPUT_SIZE)
-    return _fastest_s(lambda: kernels.linear(x_TI, weight))
+    return _fastest_s(lambda: kernels.linear(x_TI, packed))
 
 
 def _fastest_s(work: Callable[[], object]) -> float:

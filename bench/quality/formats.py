@@ -27,11 +27,12 @@ FILE = "weights as in the file, activations"
 CHANNEL = "int8 per channel, activations"
 
 INTEGER_MODE = "int8 per 64, activations int8 per 64, both rotated by 64"
-"""What the worker computes; keys and values apart."""
+FOUR_BIT_FILE = f"{FILE} int8 per 32"
+"""What the worker computes, keys and values apart: with weights of a file that are not in four bits, and with those that are."""
 
 CONSIDERED: Mapping[str, Format] = {
     f"{FILE} 14 bits per token": Format(activations=precise),
-    f"{FILE} int8 per 32": Format(activations=per_32),
+    FOUR_BIT_FILE: Format(activations=per_32),
     f"{FILE} int8 per token": Format(activations=per_row),
     f"{FILE} int8 per token, beyond 6 rms exact": Format(activations=outliers_apart(6, per_row)),
     f"{FILE} int8 per token, beyond 4 rms exact": Format(activations=outliers_apart(4, per_row)),

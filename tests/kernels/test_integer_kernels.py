@@ -11,6 +11,7 @@ from worker.kernels.integer import IntegerKernels
 from worker.kernels.integer_attention import KV_FORMATS, IntegerKV
 from worker.kernels.reference import ReferenceKernels
 from worker.kernels.select import UnknownKernelsError, select_kernels
+from worker.weights.four_bit import FourBitWeight
 
 INTEGER, REFERENCE = IntegerKernels(), ReferenceKernels()
 ROWS = [1, 2, 17]
@@ -36,6 +37,30 @@ def test_linear(rows: int, inner: int, bias: bool) -> None:
     actual = INTEGER.linear(x_TI, INTEGER.pack_linear(weight_OI, bias_O))
     for row, expected_row in zip(actual, expected, strict=True):
         assert near(row, expected_row, 3e-2)
+
+
+@pytest.mark.parametrize("rows", ROWS)
+@pytest.mark.parametrize("bias", [False, True])
+def test_linear_with_four_bit_weights(rows: int, bias: bool) -> None:
+    """Only the inputs are rounded: with inputs that need no rounding it is exact up to the rounding of float32."""
+    x_TI = random(rows, 96) * torch.logspace(-3, 3, rows)[:, None]
+    bytes_TI = torch.randint(-126, 128, (rows, 96), generator=torch.Generator().manual_seed(2)).float()
+    bytes_TI[:, ::32] = 127
+    weight, bias_O = four_bit_weight(24, 96), random(24) if bias else None
+    for inputs_TI, tolerance in ((x_TI, 3e-2), (bytes_TI, 1e-5)):
+        expected = REFERENCE.linear(inputs_TI, REFERENCE.pack_linear(weight, bias_O))
+        actual = INTEGER.linear(inputs_TI, INTEGER.pack_linear(weight, bias_O))
+        for row, expected_row in zip(actual, expected, strict=True):
+            assert near(row, expected_row, tolerance)
+
+
+def four_bit_weight(num_out: int, num_in: int) -> FourBitWeight:
+    generator = torch.Generator().manual_seed(1)
+    return FourBitWeight(
+        integers_OI=torch.randint(0, 16, (num_out, num_in), dtype=torch.uint8, generator=generator),
+        scale_OG=torch.rand(num_out, num_in // 32, generator=generator),
+        minimum_OG=-8 * torch.rand(num_out, num_in // 32, generator=generator),
+    )
 
 
 def test_turned_blocks_have_the_same_product() -> None:

@@ -6,14 +6,12 @@ or a token's head. Other implementations that keep to the same integers and the 
 and then share this `numerics_id`. Attention is in integer_attention.py.
 
 Budgets, in bits, for a sum over n terms:
-  linear     within a block 7 + 7 + 6, see blocks.py; blocks are added in their order, one after the other.
+  linear     within a block 7 + 7 + 6, see blocks.py, or 4 + 7 + 5 for weights that a file has in four bits, see four_bit.py;
+             blocks are added in their order, one after the other.
   rms_norm   levels 2^b with 2 b + log2 n <= 52, in float64.
 
 Legend as in batch.py; I, O inner and outer dimension of a linear, G blocks of 64 inputs.
 """
-
-from dataclasses import dataclass
-from typing import Any
 
 import torch
 
@@ -21,9 +19,12 @@ from worker.batch import StepBatch
 from worker.kernels.attention_plan import AttentionPlanner
 from worker.kernels.blocks import BLOCK, num_blocks, round_blocks
 from worker.kernels.fixed_point import LOG2_E, constant, exp2_, round_rows, sqrt_, tanh_
+from worker.kernels.four_bit import linear_four_bit, pack_four_bit
 from worker.kernels.integer_attention import DEFAULT_KV_DTYPE, KV_FORMATS, IntegerAttention, IntegerKV, KVFormat
 from worker.kernels.interface import Forward, LayerKV, LinearWeight
+from worker.kernels.linear_weights import FourBitLinear, IntegerLinear
 from worker.kernels.scratch import Scratch
+from worker.weights.four_bit import AnyWeight, FourBitWeight
 
 WEIGHTS_PER_PASS = 1 << 18
 """What is rounded at once when a model is loaded: little enough to stay in a core's cache from one operation to the next."""
@@ -36,25 +37,12 @@ def norm_levels(size: int) -> int:
     return 1 << min(22, (52 - (size - 1).bit_length()) // 2)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class IntegerLinear:
-    packed: Any
-    """The integers and their scales, in the form in which an implementation multiplies them."""
-    num_out: int
-    packed_bytes: int
-    bias_O: torch.Tensor | None
-
-    @property
-    def num_bytes(self) -> int:
-        return self.packed_bytes + (0 if self.bias_O is None else self.bias_O.nbytes)
-
-
 class IntegerKernels:
     is_batch_invariant = True
     device = torch.device("cpu")
 
     def __init__(self, kv_format: KVFormat = KV_FORMATS[DEFAULT_KV_DTYPE]) -> None:
-        self.numerics_id = f"integer-w8a8-block{BLOCK}-{kv_format.name}-1"
+        self.numerics_id = f"integer-a8-{kv_format.name}-2"
         self._kv_format = kv_format
         self._scratch = Scratch()
         self._planner = AttentionPlanner()
@@ -63,7 +51,12 @@ class IntegerKernels:
     def prepare(self, forward: Forward) -> Forward:
         return forward
 
-    def pack_linear(self, weight_OI: torch.Tensor, bias_O: torch.Tensor | None = None) -> LinearWeight:
+    def pack_linear(self, weight: AnyWeight, bias_O: torch.Tensor | None = None) -> LinearWeight:
+        if isinstance(weight, FourBitWeight):
+            return pack_four_bit(weight, bias_O)
+        return self._pack_bytes(weight, bias_O)
+
+    def _pack_bytes(self, weight_OI: torch.Tensor, bias_O: torch.Tensor | None) -> IntegerLinear:
         (num_out, num_in), num_groups = weight_OI.shape, num_blocks(weight_OI.shape[1])
         integers_OI = torch.empty(num_out, num_groups * BLOCK, dtype=torch.int8)
         scale_GO = torch.empty(num_groups, num_out)
@@ -80,6 +73,8 @@ class IntegerKernels:
 
     def linear(self, x_TI: torch.Tensor, weight: LinearWeight) -> torch.Tensor:
         assert isinstance(weight, IntegerLinear)
+        if isinstance(weight, FourBitLinear):
+            return linear_four_bit(x_TI, weight)
         integers_TGB, scale_TG1 = round_blocks(x_TI)
         y_TO = torch.zeros(len(x_TI), weight.num_out)
         for group, (weight_BO, scale_O) in enumerate(zip(*weight.packed, strict=True)):

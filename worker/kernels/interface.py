@@ -15,6 +15,7 @@ from typing import Protocol
 import torch
 
 from worker.batch import StepBatch
+from worker.weights.four_bit import AnyWeight
 
 
 class LinearWeight(Protocol):
@@ -44,8 +45,8 @@ class Kernels(Protocol):
         Its logits may be overwritten by the next step.
         """
 
-    def pack_linear(self, weight_OI: torch.Tensor, bias_O: torch.Tensor | None = None) -> LinearWeight:
-        """Bring a float32 [out, in] weight into the form that `linear` reads."""
+    def pack_linear(self, weight: AnyWeight, bias_O: torch.Tensor | None = None) -> LinearWeight:
+        """Bring an [out, in] weight, float32 or as its file has it, into the form that `linear` reads."""
 
     def linear(self, x_TI: torch.Tensor, weight: LinearWeight) -> torch.Tensor:
         """x W^T + b, as float32 [T, out]."""

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from worker.batch import StepBatch
 from worker.kernels.attention_plan import AttentionGroup, AttentionPlanner
 from worker.kernels.interface import Forward, LayerKV, LinearWeight
+from worker.weights.four_bit import AnyWeight, as_float32
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,8 +38,8 @@ class ReferenceKernels:
     def prepare(self, forward: Forward) -> Forward:
         return forward
 
-    def pack_linear(self, weight_OI: torch.Tensor, bias_O: torch.Tensor | None = None) -> LinearWeight:
-        return Float32Linear(weight_OI, bias_O)
+    def pack_linear(self, weight: AnyWeight, bias_O: torch.Tensor | None = None) -> LinearWeight:
+        return Float32Linear(as_float32(weight), bias_O)
 
     def linear(self, x_TI: torch.Tensor, weight: LinearWeight) -> torch.Tensor:
         assert isinstance(weight, Float32Linear)

@@ -11,6 +11,7 @@ import torch
 from pagoda.models.model import ModelConfig
 from worker.kernels.interface import Kernels, LinearWeight
 from worker.weights.checkpoint import Weights
+from worker.weights.four_bit import AnyWeight, stack
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,21 +26,24 @@ class LayerSource:
 
         A bias is used where the checkpoint has one, even if it is not needed.
         """
-        matrices = [self._take(f"{name}.weight", (num_out, num_in)) for name, num_out in num_outs.items()]
+        matrix = stack([self._take_matrix(f"{name}.weight", (num_out, num_in)) for name, num_out in num_outs.items()])
         take_bias = self._take if needs_bias else self._take_optional
         biases = [take_bias(f"{name}.bias", (num_out,)) for name, num_out in num_outs.items()]
         if all(bias is None for bias in biases):
-            return self.kernels.pack_linear(torch.cat(matrices))
+            return self.kernels.pack_linear(matrix)
         filled = [
             torch.zeros(num_out, device=self.kernels.device) if bias is None else bias
             for bias, num_out in zip(biases, num_outs.values(), strict=True)
         ]
-        return self.kernels.pack_linear(torch.cat(matrices), torch.cat(filled))
+        return self.kernels.pack_linear(matrix, torch.cat(filled))
 
     def take_norm(self, name: str, size: int | None = None) -> torch.Tensor:
         """The weight of a norm over `size` elements; None: over the hidden size."""
         weight = self._take(f"{name}.weight", (size or self.config.hidden_size,))
         return weight + self.config.norm_weight_offset
+
+    def _take_matrix(self, name: str, shape: tuple[int, int]) -> AnyWeight:
+        return self.weights.take_linear(f"layers.{self.index}.{name}", shape)
 
     def _take(self, name: str, shape: tuple[int, ...]) -> torch.Tensor:
         return self.weights.take(f"layers.{self.index}.{name}", shape)

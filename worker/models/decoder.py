@@ -85,7 +85,8 @@ class DecoderModel:
 
     def _take_output(self, weights: Weights) -> LinearWeight:
         if not self.config.tie_word_embeddings:
-            return self._kernels.pack_linear(weights.take("output.weight", tuple(self._embedding_VD.shape)))
+            vocab_size, hidden_size = self._embedding_VD.shape
+            return self._kernels.pack_linear(weights.take_linear("output.weight", (vocab_size, hidden_size)))
         weights.drop("output.weight")
         return self._kernels.pack_linear(self._embedding_VD)
 

@@ -9,6 +9,7 @@ from typing import Protocol
 import torch
 
 from worker.freed_memory import return_freed_memory
+from worker.weights.four_bit import AnyWeight
 
 RETURN_AFTER_BYTES = 1 << 27
 """Tensors are float32 until they are packed, and what they leave adds up; looking after each would take a third of the loading."""
@@ -31,6 +32,9 @@ class Checkpoint(Protocol):
     def read(self, name: str) -> torch.Tensor:
         """float32, in torch's layout: a linear is [out, in], queries and keys rotate pairs (i, i + H/2)."""
 
+    def read_linear(self, name: str) -> AnyWeight:
+        """Likewise, or as the file has it."""
+
     def close(self) -> None: ...
 
 
@@ -52,16 +56,27 @@ class Weights:
             raise WeightsError(f"the checkpoint has no tensor {name!r} of shape {list(shape)}")
         return tensor
 
+    def take_linear(self, name: str, shape: tuple[int, int]) -> AnyWeight:
+        """On the processor where it is not float32: nobody computes with it as it is but there."""
+        if name not in self._left:
+            raise WeightsError(f"the checkpoint has no tensor {name!r} of shape {list(shape)}")
+        weight = self._checkpoint.read_linear(name)
+        self._took(name, weight, shape)
+        return weight.to(self._device) if isinstance(weight, torch.Tensor) else weight
+
     def take_optional(self, name: str, shape: tuple[int, ...]) -> torch.Tensor | None:
         if name not in self._left:
             return None
-        self._left.remove(name)
         tensor = self._checkpoint.read(name)
-        if tuple(tensor.shape) != shape:
-            spelled = self._checkpoint.names[name]
-            raise WeightsError(f"{spelled!r} has shape {list(tensor.shape)}, the model needs {list(shape)}")
-        self._count(tensor.nbytes)
+        self._took(name, tensor, shape)
         return tensor.to(self._device)
+
+    def _took(self, name: str, weight: AnyWeight, shape: tuple[int, ...]) -> None:
+        self._left.remove(name)
+        if tuple(weight.shape) != shape:
+            spelled = self._checkpoint.names[name]
+            raise WeightsError(f"{spelled!r} has shape {list(weight.shape)}, the model needs {list(shape)}")
+        self._count(weight.nbytes)
 
     def _count(self, num_bytes: int) -> None:
         self._taken_bytes += num_bytes

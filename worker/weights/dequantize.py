@@ -10,6 +10,7 @@ import torch
 
 from pagoda.models.ggml_type import GGMLType
 from worker.weights import iq_quants, k_quants, legacy_quants
+from worker.weights.four_bit import AnyWeight, FourBitWeight, as_float32
 
 VALUES_PER_PASS = 1 << 20
 """What is unpacked at once: little enough to stay in a core's cache between the operations, and to cost no memory."""
@@ -31,26 +32,42 @@ def dequantize(data: memoryview, ggml_type: GGMLType) -> torch.Tensor:
     for some, their_blocks in zip(
         torch.split(values, blocks_per_pass), torch.split(blocks, blocks_per_pass), strict=True
     ):
-        some.copy_(decode(their_blocks))
+        some.copy_(as_float32(decode(their_blocks)))
     return values.flatten()
+
+
+def is_four_bit(ggml_type: GGMLType) -> bool:
+    """Whether it is what a FourBitWeight is."""
+    return ggml_type in FOUR_BIT
+
+
+def read_four_bit(data: memoryview, ggml_type: GGMLType, num_out: int) -> FourBitWeight:
+    """The tensor's bytes, in memory of its own, as `num_out` rows."""
+    blocks = torch.frombuffer(data, dtype=torch.uint8).view(-1, ggml_type.block_bytes)
+    return FOUR_BIT[ggml_type](blocks).view(num_out)
 
 
 def _stored_as(dtype: torch.dtype) -> Callable[[torch.Tensor], torch.Tensor]:
     return lambda blocks: blocks.view(dtype)
 
 
-DECODERS: dict[GGMLType, Callable[[torch.Tensor], torch.Tensor]] = {
+FOUR_BIT: dict[GGMLType, Callable[[torch.Tensor], FourBitWeight]] = {
+    GGMLType.Q4_0: legacy_quants.q4_0_with_minimum,
+    GGMLType.Q4_1: legacy_quants.q4_1,
+    GGMLType.Q4_K: k_quants.q4_k,
+}
+
+DECODERS: dict[GGMLType, Callable[[torch.Tensor], AnyWeight]] = {
+    **FOUR_BIT,
     GGMLType.F32: _stored_as(torch.float32),
     GGMLType.F16: _stored_as(torch.float16),
     GGMLType.BF16: _stored_as(torch.bfloat16),
     GGMLType.Q8_0: legacy_quants.q8_0,
     GGMLType.Q4_0: legacy_quants.q4_0,
-    GGMLType.Q4_1: legacy_quants.q4_1,
     GGMLType.Q5_0: legacy_quants.q5_0,
     GGMLType.Q5_1: legacy_quants.q5_1,
     GGMLType.Q2_K: k_quants.q2_k,
     GGMLType.Q3_K: k_quants.q3_k,
-    GGMLType.Q4_K: k_quants.q4_k,
     GGMLType.Q5_K: k_quants.q5_k,
     GGMLType.Q6_K: k_quants.q6_k,
     GGMLType.IQ4_NL: iq_quants.iq4_nl,

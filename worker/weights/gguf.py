@@ -11,7 +11,8 @@ import torch
 from pagoda.models.gguf_file import GGUFFile
 from pagoda.models.model import ModelConfig
 from worker.weights.checkpoint import WeightsError
-from worker.weights.dequantize import UnsupportedTypeError, dequantize
+from worker.weights.dequantize import UnsupportedTypeError, dequantize, is_four_bit, read_four_bit
+from worker.weights.four_bit import AnyWeight
 from worker.weights.name_map import gguf_names, map_names
 
 ARCHITECTURES_WITH_INTERLEAVED_ROPE = {"llama"}
@@ -31,17 +32,29 @@ class GGUFCheckpoint:
         except UnsupportedTypeError as error:
             raise WeightsError(f"{spelled!r}: {error}") from None
         self._file.forget(spelled)
-        return self._undo_interleaving(name, flat.view(tensor.shape))
+        values = flat.view(tensor.shape)
+        order = self._row_order(name, len(values))
+        return values if order is None else values[order]
+
+    def read_linear(self, name: str) -> AnyWeight:
+        spelled = self.names[name]
+        tensor = self._file.tensors[spelled]
+        if not is_four_bit(tensor.ggml_type) or len(tensor.shape) != 2:
+            return self.read(name)
+        weight = read_four_bit(self._file.tensor_data(spelled), tensor.ggml_type, num_out=tensor.shape[0])
+        self._file.forget(spelled)
+        order = self._row_order(name, tensor.shape[0])
+        return weight if order is None else weight.rows(order)
 
     def close(self) -> None:
         self._file.close()
 
-    def _undo_interleaving(self, name: str, tensor: torch.Tensor) -> torch.Tensor:
+    def _row_order(self, name: str, num_rows: int) -> torch.Tensor | None:
+        """Which row of the file is each of ours; None where they are the same."""
         projection = name.split(".")[-2] if name.startswith("layers.") else None
         if self._config.architecture not in ARCHITECTURES_WITH_INTERLEAVED_ROPE or projection not in ("q", "k"):
-            return tensor
+            return None
         num_heads = self._config.num_heads if projection == "q" else self._config.num_kv_heads
-        if tensor.shape[0] != num_heads * self._config.head_size:
-            return tensor  # whoever takes it sees its shape, and says so
-        pairs = tensor.view(num_heads, -1, 2, *tensor.shape[1:])
-        return pairs.transpose(1, 2).reshape(tensor.shape)
+        if num_rows != num_heads * self._config.head_size:
+            return None  # whoever takes it sees its shape, and says so
+        return torch.arange(num_rows).view(num_heads, -1, 2).transpose(1, 2).flatten()

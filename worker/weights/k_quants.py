@@ -8,6 +8,7 @@ dmin, which is subtracted.
 import torch
 
 from worker.weights.blocks import half, unpack
+from worker.weights.four_bit import FourBitWeight
 
 BLOCK = 256
 
@@ -29,11 +30,12 @@ def q3_k(blocks: torch.Tensor) -> torch.Tensor:
     return _scaled(values.float().sub_(4), half(blocks, 108) * scales_nR)
 
 
-def q4_k(blocks: torch.Tensor) -> torch.Tensor:
+def q4_k(blocks: torch.Tensor) -> FourBitWeight:
     """Bytes: d 2, dmin 2, scales and minima 12, integers 128."""
     scales_nR, minima_nR = _scales_and_minima(blocks[:, 4:16])
-    values = unpack(blocks[:, 16:].contiguous(), bits=4, group=32)
-    return _scaled(values.float(), half(blocks, 0) * scales_nR, half(blocks, 2) * minima_nR)
+    integers = unpack(blocks[:, 16:].contiguous(), bits=4, group=32)
+    scales_nR, minima_nR = half(blocks, 0) * scales_nR, half(blocks, 2) * -minima_nR.float()
+    return FourBitWeight(integers_OI=integers, scale_OG=scales_nR, minimum_OG=minima_nR)
 
 
 def q5_k(blocks: torch.Tensor) -> torch.Tensor:

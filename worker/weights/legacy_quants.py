@@ -7,6 +7,7 @@ in the low nibbles and 16 to 31 in the high ones; five-bit kinds have the fifth 
 import torch
 
 from worker.weights.blocks import half, unpack
+from worker.weights.four_bit import FourBitWeight
 
 
 def q8_0(blocks: torch.Tensor) -> torch.Tensor:
@@ -16,32 +17,34 @@ def q8_0(blocks: torch.Tensor) -> torch.Tensor:
 
 def q4_0(blocks: torch.Tensor) -> torch.Tensor:
     """Bytes: d 2, nibbles 16. d * (q - 8)."""
-    return _nibbles(blocks[:, 2:]).sub_(8).mul_(half(blocks, 0))
+    return _nibbles(blocks[:, 2:]).float().sub_(8).mul_(half(blocks, 0))
 
 
-def q4_1(blocks: torch.Tensor) -> torch.Tensor:
+def q4_0_with_minimum(blocks: torch.Tensor) -> FourBitWeight:
+    """d * q - 8 * d: the same but for the sign of zeros, since all of it is exact."""
+    scale = half(blocks, 0)
+    return FourBitWeight(integers_OI=_nibbles(blocks[:, 2:]), scale_OG=scale, minimum_OG=scale * -8)
+
+
+def q4_1(blocks: torch.Tensor) -> FourBitWeight:
     """Bytes: d 2, m 2, nibbles 16. d * q + m."""
-    return _nibbles(blocks[:, 4:]).mul_(half(blocks, 0)).add_(half(blocks, 2))
+    return FourBitWeight(integers_OI=_nibbles(blocks[:, 4:]), scale_OG=half(blocks, 0), minimum_OG=half(blocks, 2))
 
 
 def q5_0(blocks: torch.Tensor) -> torch.Tensor:
     """Bytes: d 2, fifth bits 4, nibbles 16. d * (q - 16)."""
-    return _five_bits(blocks[:, 2:]).sub_(16).mul_(half(blocks, 0))
+    return _five_bits(blocks[:, 2:]).float().sub_(16).mul_(half(blocks, 0))
 
 
 def q5_1(blocks: torch.Tensor) -> torch.Tensor:
     """Bytes: d 2, m 2, fifth bits 4, nibbles 16. d * q + m."""
-    return _five_bits(blocks[:, 4:]).mul_(half(blocks, 0)).add_(half(blocks, 2))
+    return _five_bits(blocks[:, 4:]).float().mul_(half(blocks, 0)).add_(half(blocks, 2))
 
 
 def _nibbles(packed: torch.Tensor) -> torch.Tensor:
-    """As float32, written once: this is most of the time that loading a four-bit model takes."""
-    low_high = torch.empty(packed.shape[0], 2 * packed.shape[1])
-    low_high[:, : packed.shape[1]] = packed & 0x0F
-    low_high[:, packed.shape[1] :] = packed >> 4
-    return low_high
+    return torch.cat((packed & 0x0F, packed >> 4), dim=1)
 
 
 def _five_bits(packed: torch.Tensor) -> torch.Tensor:
     fifth = unpack(packed[:, :4].contiguous(), bits=1, group=1)
-    return _nibbles(packed[:, 4:]).add_(fifth << 4)
+    return _nibbles(packed[:, 4:]) | (fifth << 4)

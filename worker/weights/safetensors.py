@@ -9,6 +9,7 @@ from safetensors import SafetensorError, safe_open
 from pagoda.models.model import ModelConfig
 from pagoda.models.safetensors_file import weight_files
 from worker.weights.checkpoint import WeightsError
+from worker.weights.four_bit import AnyWeight
 from worker.weights.name_map import map_names, safetensors_names
 
 
@@ -23,6 +24,9 @@ class SafetensorsCheckpoint:
         with _open(self._path_of[spelled]) as file:
             tensor: torch.Tensor = file.get_tensor(spelled)
         return tensor.float()
+
+    def read_linear(self, name: str) -> AnyWeight:
+        return self.read(name)
 
     def close(self) -> None:
         """Nothing stays open."""

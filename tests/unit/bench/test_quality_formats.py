@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from bench.quality.emulation import EXACT, EmulatedKernels, Format
-from bench.quality.formats import CONSIDERED, INTEGER_MODE, LLAMA_CPP
+from bench.quality.formats import CONSIDERED, FOUR_BIT_FILE, INTEGER_MODE, LLAMA_CPP
 from bench.quality.in_process import EmulatedModel, WindowModel
 from bench.quality.measure import FLOAT32, measure
 from bench.quality.rounding import Rounding, exact, half, integers, outliers_apart, rotated
@@ -12,6 +12,7 @@ from pagoda.models.model import Model
 from tests.kernels.tiny_llama import make_llama, save_safetensors
 from worker.kernels.integer import IntegerKernels
 from worker.kernels.reference import ReferenceKernels
+from worker.weights.four_bit import AnyWeight, FourBitWeight
 
 WINDOWS = [[(11 * i * i + 5 * i + seed) % 131 for i in range(60)] for seed in (1, 2)]
 
@@ -71,13 +72,22 @@ def test_exact_is_the_reference_bit_for_bit(model: Model) -> None:
     assert torch.equal(EmulatedModel(model).logprobs(EXACT, WINDOWS[0]), expected)
 
 
-def test_a_linear_of_the_integer_mode_is_emulated_up_to_the_rounding_of_sums() -> None:
-    generator = torch.Generator().manual_seed(0)
-    x_TI, weight_OI = torch.randn(5, 192, generator=generator), torch.randn(40, 192, generator=generator)
+def random_weight(four_bit: bool) -> AnyWeight:
+    generator = torch.Generator().manual_seed(1)
+    if not four_bit:
+        return torch.randn(40, 192, generator=generator)
+    integers_OI = torch.randint(0, 16, (40, 192), dtype=torch.uint8, generator=generator)
+    scale_OG = torch.rand(40, 6, generator=generator)
+    return FourBitWeight(integers_OI=integers_OI, scale_OG=scale_OG, minimum_OG=-8 * scale_OG)
+
+
+@pytest.mark.parametrize(("name", "four_bit"), [(INTEGER_MODE, False), (FOUR_BIT_FILE, True)])
+def test_a_linear_of_the_integer_mode_is_emulated_up_to_the_rounding_of_sums(name: str, four_bit: bool) -> None:
+    x_TI, weight = torch.randn(5, 192, generator=torch.Generator().manual_seed(0)), random_weight(four_bit)
     emulated = EmulatedKernels()
-    emulated.format = CONSIDERED[INTEGER_MODE]
+    emulated.format = CONSIDERED[name]
     expected, y_TO, exact_TO = (
-        kernels.linear(x_TI, kernels.pack_linear(weight_OI))
+        kernels.linear(x_TI, kernels.pack_linear(weight))
         for kernels in (IntegerKernels(), emulated, ReferenceKernels())
     )
     assert float((y_TO - expected).abs().max()) < 1e-3 * float((exact_TO - expected).abs().max())

@@ -18,8 +18,10 @@ from worker.kernels.reference import ReferenceKernels
 from worker.models.registry import load_model
 from worker.weights import dequantize as dequantize_module
 from worker.weights.checkpoint import WeightsError
-from worker.weights.dequantize import DECODERS, UnsupportedTypeError, dequantize
+from worker.weights.dequantize import DECODERS, FOUR_BIT, UnsupportedTypeError, dequantize, read_four_bit
+from worker.weights.four_bit import FourBitWeight, as_float32, stack
 from worker.weights.name_map import GGUF_NAMES, SAFETENSORS_NAMES, map_names
+from worker.weights.open import open_checkpoint
 
 
 def random_blocks(kind: Any, num_blocks: int) -> np.ndarray[Any, Any]:
@@ -40,6 +42,42 @@ def test_dequantizes_bit_for_bit_like_gguf(name: str, monkeypatch: pytest.Monkey
     numbers = ~np.isnan(expected)
     assert np.array_equal(np.isnan(actual), ~numbers)
     assert np.array_equal(actual.view(np.uint32)[numbers], expected.view(np.uint32)[numbers])
+
+
+@pytest.mark.parametrize("kind", FOUR_BIT)
+def test_four_bit_blocks_as_they_are_have_the_same_values(kind: GGMLType) -> None:
+    data = random_blocks(gguf.GGMLQuantizationType[kind.name], 12)
+    expected = dequantize(memoryview(bytearray(data.tobytes())), kind).view(3, -1)
+    weight = read_four_bit(memoryview(bytearray(data.tobytes())), kind, num_out=3)
+    assert int(weight.integers_OI.max()) <= 15
+    numbers = expected.isfinite()
+    # Not the same bits: a zero may have another sign.
+    assert torch.equal(weight.dequantize()[numbers], expected[numbers])
+
+
+@pytest.mark.parametrize("kind", ["Q4_0", "Q4_1", "Q8_0"])
+def test_linears_as_they_are_in_a_file_have_its_values_in_our_order(kind: str, tmp_path: Path) -> None:
+    llama = make_llama(hidden_size=256, intermediate_size=256, num_hidden_layers=1, num_attention_heads=4, head_dim=64)
+    described = save_safetensors(llama, tmp_path / "safetensors")
+    model = save_gguf(llama, described, tmp_path / "tiny.gguf", gguf.GGMLQuantizationType[kind])
+    with open_checkpoint(model) as checkpoint:
+        for name in ("layers.0.q.weight", "layers.0.k.weight", "layers.0.v.weight", "layers.0.down.weight"):
+            as_it_is = checkpoint.read_linear(name)
+            assert isinstance(as_it_is, FourBitWeight) == (kind != "Q8_0")
+            assert torch.equal(as_float32(as_it_is), checkpoint.read(name))
+
+
+def test_linears_are_stacked_as_they_are_if_all_are_alike() -> None:
+    def weight(num_out: int) -> FourBitWeight:
+        integers_OI = torch.randint(0, 16, (num_out, 64), dtype=torch.uint8)
+        return FourBitWeight(
+            integers_OI=integers_OI, scale_OG=torch.rand(num_out, 2), minimum_OG=torch.rand(num_out, 2)
+        )
+
+    first, second = weight(2), weight(3)
+    stacked, mixed = stack([first, second]), stack([first, second.dequantize()])
+    assert isinstance(stacked, FourBitWeight) and isinstance(mixed, torch.Tensor)
+    assert torch.equal(stacked.dequantize(), mixed)
 
 
 def test_unreadable_type_names_the_readable_ones() -> None:

@@ -13,11 +13,11 @@ import torch
 
 from worker.batch import StepBatch
 from worker.kernels.fixed_point import LOG2_E
-from worker.kernels.integer import GELU_CUBE, GELU_INNER, IntegerKernels, IntegerLinear, norm_levels
+from worker.kernels.integer import GELU_CUBE, GELU_INNER, IntegerKernels, norm_levels
 from worker.kernels.integer_attention import DEFAULT_KV_DTYPE, KV_FORMATS, IntegerKV, KVFormat
 from worker.kernels.interface import Forward, LayerKV, LinearWeight
+from worker.kernels.linear_weights import FourBitLinear, IntegerLinear
 from worker.kernels.native.attention_step import AttentionShape
-from worker.kernels.native.huge_pages import HugePages
 from worker.kernels.native.launcher import Eager, Launcher
 from worker.kernels.native.library import (
     ActivationCall,
@@ -29,8 +29,10 @@ from worker.kernels.native.library import (
     RopeCall,
     WriteKVCall,
 )
+from worker.kernels.native.panels import PanelPacker
 from worker.kernels.native.recording import Recorder
 from worker.kernels.native.replay import RecordedForward
+from worker.weights.four_bit import AnyWeight, FourBitWeight
 
 GELU_FACTOR = -2 * LOG2_E * GELU_INNER
 
@@ -40,7 +42,7 @@ class NativeIntegerKernels(IntegerKernels):
         super().__init__(kv_format=kv_format)
         self._library = library
         self._launcher: Launcher = Eager(library)
-        self._memory = HugePages()
+        self._packer = PanelPacker(library)
 
     def prepare(self, forward: Forward) -> Forward:
         """Recorded at the first step over some KV memory."""
@@ -62,28 +64,25 @@ class NativeIntegerKernels(IntegerKernels):
         finally:
             self._launcher = launcher
 
-    def pack_linear(self, weight_OI: torch.Tensor, bias_O: torch.Tensor | None = None) -> LinearWeight:
-        """In the order in which source/linear.c reads them; nothing else is held meanwhile."""
-        num_out, num_in = weight_OI.shape
-        panels = self._memory.take(self._library.panels_bytes(num_out, num_in))
-        self._library.pack_panels(_rows(weight_OI).data_ptr(), panels.data_ptr(), num_out, num_in)
-        return IntegerLinear(packed=panels, num_out=num_out, packed_bytes=panels.nbytes, bias_O=bias_O)
+    def pack_linear(self, weight: AnyWeight, bias_O: torch.Tensor | None = None) -> LinearWeight:
+        panels = self._packer.pack(weight)
+        linear = FourBitLinear if isinstance(weight, FourBitWeight) else IntegerLinear
+        return linear(packed=panels, num_out=weight.shape[0], packed_bytes=panels.memory.nbytes, bias_O=bias_O)
 
     def linear(self, x_TI: torch.Tensor, weight: LinearWeight) -> torch.Tensor:
         assert isinstance(weight, IntegerLinear)
-        (num_tokens, num_in), num_out = x_TI.shape, weight.num_out
+        (num_tokens, num_in), num_out, panels = x_TI.shape, weight.num_out, weight.packed
         y_TO = self._launcher.new(num_tokens, num_out)
-        scratch_bytes = self._library.linear_scratch_bytes(num_in)
         call = LinearCall(
             x=_rows(x_TI).data_ptr(),
-            panels=weight.packed.data_ptr(),
+            panels=panels.memory.data_ptr(),
             bias=None if weight.bias_O is None else weight.bias_O.data_ptr(),
             y=y_TO.data_ptr(),
-            rows=self._launcher.scratch("rows", num_tokens, scratch_bytes, torch.uint8).data_ptr(),
+            rows=self._launcher.scratch("rows", num_tokens, panels.scratch_bytes, torch.uint8).data_ptr(),
             num_in=num_in,
             num_out=num_out,
         )
-        self._launcher.launch("linear", call, num_tokens)
+        self._launcher.launch(panels.kernel, call, num_tokens)
         return y_TO
 
     def rms_norm(self, x_TD: torch.Tensor, weight_D: torch.Tensor, eps: float) -> torch.Tensor:

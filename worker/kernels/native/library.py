@@ -12,6 +12,8 @@ POINTER = c_void_p
 
 
 class LinearCall(ctypes.Structure):
+    """For each kind of panels."""
+
     _fields_ = (
         ("x", POINTER),
         ("panels", POINTER),
@@ -152,6 +154,8 @@ class ChooseCall(ctypes.Structure):
 Call = LinearCall | RMSNormCall | ActivationCall | PointwiseCall | RopeCall | GatherCall | WriteKVCall | AttentionCall
 KERNELS = (
     "linear",
+    "linear_four_bit",
+    "linear_four_bit_half",
     "rms_norm",
     "silu_mul",
     "gelu_tanh_mul",
@@ -183,10 +187,13 @@ def load_library(path: Path) -> ctypes.CDLL:
         _declare(library, kernel, None, POINTER, c_int64)
     _declare(library, "replay", None, POINTER, c_int64, POINTER)
     _declare(library, "pack_panels", None, POINTER, POINTER, c_int64, c_int64)
+    _declare(library, "pack_four_bit_panels", None, POINTER, POINTER, POINTER, POINTER, c_int64, c_int64, c_int64)
     _declare(library, "choose_tokens", None, POINTER, c_int64)
     _declare_short(library, "set_threads", None, c_int64)
     _declare_short(library, "panels_bytes", c_int64, c_int64, c_int64)
     _declare_short(library, "linear_scratch_bytes", c_int64, c_int64)
+    _declare_short(library, "four_bit_panels_bytes", c_int64, c_int64, c_int64, c_int64)
+    _declare_short(library, "four_bit_scratch_bytes", c_int64, c_int64)
     _declare_short(library, "attention_scratch_bytes", c_int64, c_int64, c_int64, c_int64)
     _declare_short(library, "choose_scratch_bytes", c_int64, c_int64)
     return library

@@ -7,6 +7,8 @@ import torch
 from worker.batch import StepBatch
 from worker.kernels.integer import IntegerKernels
 from worker.kernels.integer_attention import IntegerKV
+from worker.weights.four_bit import BLOCK as FOUR_BIT_BLOCK
+from worker.weights.four_bit import FourBitWeight
 
 NUM_HEADS, NUM_KV_HEADS, HEAD_SIZE = 6, 2, 72
 PAGE_SIZE, NUM_PAGES, CONTEXT = 5, 44, 100
@@ -31,6 +33,7 @@ def _results(kernels: IntegerKernels) -> Iterator[tuple[str, torch.Tensor]]:
         x_TI = random(num_tokens, inner) * 3
         yield "linear", kernels.linear(x_TI, kernels.pack_linear(random(37, inner), random(37)))
         yield "rms_norm", kernels.rms_norm(x_TI, random(inner), 1e-5)
+    yield from _four_bit_results(kernels)
     gate_up_TI = random(5, 2 * 1201) * 20
     yield "silu_mul", kernels.silu_mul(gate_up_TI)
     yield "gelu_tanh_mul", kernels.gelu_tanh_mul(gate_up_TI)
@@ -41,6 +44,18 @@ def _results(kernels: IntegerKernels) -> Iterator[tuple[str, torch.Tensor]]:
     yield "rope", kernels.rope(heads_TNH[:, :NUM_HEADS], angles_TH, angles_TH.flip(1))
     yield "rope", kernels.rope(heads_TNH, angles_TH[:, :32].contiguous(), angles_TH[:, 32:64].contiguous())
     yield from _attention_results(kernels, heads_TNH)
+
+
+def _four_bit_results(kernels: IntegerKernels) -> Iterator[tuple[str, torch.Tensor]]:
+    """With scales and minima of as many bits as files have, and of more."""
+    generator = torch.Generator().manual_seed(4)
+    for num_tokens, num_groups in ((1, 2), (13, 5)):
+        integers_OI = torch.randint(16, (37, num_groups * FOUR_BIT_BLOCK), generator=generator, dtype=torch.uint8)
+        factors_FOG = torch.randn(2, 37, num_groups, generator=generator)
+        x_TI = torch.randn(num_tokens, integers_OI.shape[1], generator=generator)
+        for scale_OG, minimum_OG in (factors_FOG, factors_FOG.half().float()):
+            weight = FourBitWeight(integers_OI=integers_OI, scale_OG=scale_OG, minimum_OG=minimum_OG)
+            yield "linear_four_bit", kernels.linear(x_TI, kernels.pack_linear(weight))
 
 
 def _attention_results(kernels: IntegerKernels, new_TNH: torch.Tensor) -> Iterator[tuple[str, torch.Tensor]]:

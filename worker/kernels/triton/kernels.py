@@ -21,6 +21,7 @@ from worker.kernels.triton.launch_plan import LaunchPlanner
 from worker.kernels.triton.online_softmax import HeadShape, ScoreRule
 from worker.kernels.triton.paged_decode import paged_decode
 from worker.kernels.triton.paged_prefill import paged_prefill, tile_tokens
+from worker.weights.four_bit import AnyWeight, as_float32
 
 FORMATS = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "fp32"}
 VERSION = 1
@@ -45,8 +46,8 @@ class TritonKernels(ReferenceKernels):
         self._dtype = dtype
         self._launches = LaunchPlanner()
 
-    def pack_linear(self, weight_OI: torch.Tensor, bias_O: torch.Tensor | None = None) -> LinearWeight:
-        return DeviceLinear(self._place(weight_OI), None if bias_O is None else self._place(bias_O))
+    def pack_linear(self, weight: AnyWeight, bias_O: torch.Tensor | None = None) -> LinearWeight:
+        return DeviceLinear(self._place(as_float32(weight)), None if bias_O is None else self._place(bias_O))
 
     def linear(self, x_TI: torch.Tensor, weight: LinearWeight) -> torch.Tensor:
         assert isinstance(weight, DeviceLinear)

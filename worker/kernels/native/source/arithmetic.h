@@ -31,6 +31,12 @@ INLINE float float_of(int32_t bits) {
     return x;
 }
 
+/* A finite number of 16 bits: its bits, moved to where a float has them, are one whose exponent is 112 too small. */
+INLINE float half_to_float(uint16_t half) {
+    float magnitude = float_of((half & 0x7fff) << 13) * 0x1p112f;
+    return float_of(bits_of(magnitude) | (int32_t)((uint32_t)(half & 0x8000) << 16));
+}
+
 INLINE int32_t magnitude_bits(float x) { return bits_of(x) & 0x7fffffff; }
 
 /* The nearest integer, the even one of two; NaN is 0, because what it belongs to has a scale of NaN or infinity. */

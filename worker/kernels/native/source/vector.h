@@ -9,6 +9,8 @@
 #include <stdint.h>
 #include <string.h>
 
+#include "arithmetic.h"
+
 #if defined(__AVX512BW__) && defined(__AVX512VNNI__)
 #include <immintrin.h>
 #define LANES 16
@@ -86,6 +88,18 @@ INLINE floats load_floats(const float *x) {
     floats lanes;
     memcpy(&lanes, x, sizeof lanes);
     return lanes;
+}
+/* Finite numbers of 16 bits. */
+INLINE floats load_half_floats(const uint16_t *x) {
+#if LANES == 16
+    return (floats)_mm512_cvtph_ps(_mm256_loadu_si256((const void *)x));
+#elif defined(__AVX2__) && defined(__F16C__)
+    return (floats)_mm256_cvtph_ps(_mm_loadu_si128((const void *)x));
+#else
+    floats lanes;
+    for (int i = 0; i < LANES; i++) lanes[i] = half_to_float(x[i]);
+    return lanes;
+#endif
 }
 INLINE void store_floats(float *out, floats lanes) { memcpy(out, &lanes, sizeof lanes); }
 INLINE void add_scaled_sums(float *totals, vector sums, const float *scales, float scale) {

@@ -1,0 +1,59 @@
+"""Weights in panels, the order in which source/linear.c and linear_four_bit.c read them, and which kernel does.
+
+Knows nothing about what is multiplied with them.
+"""
+
+import ctypes
+from dataclasses import dataclass
+
+import torch
+
+from worker.kernels.native.huge_pages import HugePages
+from worker.weights.four_bit import AnyWeight, FourBitWeight
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Panels:
+    memory: torch.Tensor
+    kernel: str
+    scratch_bytes: int
+    """That the kernel needs for each token."""
+
+
+class PanelPacker:
+    def __init__(self, library: ctypes.CDLL) -> None:
+        self._library = library
+        self._memory = HugePages()
+
+    def pack(self, weight: AnyWeight) -> Panels:
+        """Nothing else is held meanwhile that is as large as the weight."""
+        return self._pack_four_bit(weight) if isinstance(weight, FourBitWeight) else self._pack_bytes(weight)
+
+    def _pack_bytes(self, weight_OI: torch.Tensor) -> Panels:
+        num_out, num_in = weight_OI.shape
+        memory = self._memory.take(self._library.panels_bytes(num_out, num_in))
+        self._library.pack_panels(_address(weight_OI), memory.data_ptr(), num_out, num_in)
+        return Panels(memory=memory, kernel="linear", scratch_bytes=self._library.linear_scratch_bytes(num_in))
+
+    def _pack_four_bit(self, weight: FourBitWeight) -> Panels:
+        """Scales and minima in 16 bits where that is exact, as it is if the file has them so: a sixth less to read."""
+        (num_out, num_in), kernel = weight.shape, "linear_four_bit"
+        scale_OG, minimum_OG = weight.scale_OG, weight.minimum_OG
+        if _fits_half(scale_OG) and _fits_half(minimum_OG):
+            scale_OG, minimum_OG, kernel = scale_OG.half(), minimum_OG.half(), "linear_four_bit_half"
+        factor_bytes = scale_OG.element_size()
+        memory = self._memory.take(self._library.four_bit_panels_bytes(num_out, num_in, factor_bytes))
+        parts = _address(weight.integers_OI), _address(scale_OG), _address(minimum_OG), memory.data_ptr()
+        self._library.pack_four_bit_panels(*parts, num_out, num_in, factor_bytes)
+        return Panels(memory=memory, kernel=kernel, scratch_bytes=self._library.four_bit_scratch_bytes(num_in))
+
+
+def _fits_half(x: torch.Tensor) -> bool:
+    """Nothing is lost in 16 bits."""
+    halves = x.half()
+    return bool(halves.isfinite().all()) and torch.equal(halves.float(), x)
+
+
+def _address(x: torch.Tensor) -> int:
+    assert x.is_contiguous()
+    return x.data_ptr()

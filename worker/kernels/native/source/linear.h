@@ -1,0 +1,37 @@
+/* What linears have in common, whatever the numbers of their weights are: a call, and how its work is shared out. */
+#ifndef PAGODA_LINEAR_H
+#define PAGODA_LINEAR_H
+
+#include <stdint.h>
+
+struct linear_call {
+    const float *x;     /* [T, I] */
+    const void *panels; /* [panels, G], a kind of its own for each format */
+    const float *bias;  /* [O], or missing */
+    float *y;           /* [T, O] */
+    void *rows;         /* scratch [T, G]: the input's blocks, rounded */
+    int64_t num_in, num_out;
+};
+
+struct linear_format {
+    int64_t panel, rows_at_once;                /* outputs and rows that are multiplied together, at most */
+    int64_t (*bytes_per_token)(int64_t num_in); /* of call->rows */
+    void (*round_tokens)(const void *call, int64_t first, int64_t end);
+    void (*multiply)(const struct linear_call *call, int64_t token, int64_t p, int64_t num_rows); /* with panel p */
+};
+
+void run_linear(const struct linear_format *format, const struct linear_call *call, int64_t num_tokens);
+
+static inline int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
+static inline int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+/* A row's outputs of panel p, as far as there are so many. */
+static inline void store_outputs(const struct linear_call *call, int64_t token, int64_t p, int64_t panel, const float *totals) {
+    int64_t size = smaller(call->num_out - p * panel, panel);
+    float *restrict y = call->y + token * call->num_out + p * panel;
+    for (int64_t o = 0; o < size; o++) y[o] = totals[o];
+    if (call->bias)
+        for (int64_t o = 0; o < size; o++) y[o] += call->bias[p * panel + o];
+}
+
+#endif

@@ -1,0 +1,42 @@
+/* A linear's panels shared out among threads, and its rows in tiles. Knows nothing about what a panel holds. */
+#include "linear.h"
+
+#include "pool.h"
+
+enum { CHUNKS_PER_THREAD = 6 };
+static const int64_t SERIAL_PRODUCTS = 1 << 17;
+/* Rows that stay in a core's second cache while the panels pass by. */
+static const int64_t TILE_BYTES = 160 << 10;
+
+struct linear_job {
+    const struct linear_format *format;
+    const struct linear_call *call;
+    int64_t num_tokens, num_panels, panels_per_chunk;
+};
+
+static void multiply_rows(const struct linear_job *job, int64_t start, int64_t end, int64_t p) {
+    int64_t at_once = job->format->rows_at_once;
+    for (int64_t token = start; token < end; token += at_once)
+        job->format->multiply(job->call, token, p, smaller(end - token, at_once));
+}
+
+static void multiply_panels(const void *argument, int64_t chunk, int thread) {
+    (void)thread;
+    const struct linear_job *job = argument;
+    int64_t first = chunk * job->panels_per_chunk, end = smaller(first + job->panels_per_chunk, job->num_panels);
+    int64_t at_once = job->format->rows_at_once;
+    int64_t tile = TILE_BYTES / job->format->bytes_per_token(job->call->num_in) / at_once * at_once;
+    if (tile < at_once) tile = at_once;
+    for (int64_t start = 0; start < job->num_tokens; start += tile)
+        for (int64_t p = first; p < end; p++) multiply_rows(job, start, smaller(start + tile, job->num_tokens), p);
+}
+
+void run_linear(const struct linear_format *format, const struct linear_call *call, int64_t num_tokens) {
+    if (num_tokens == 0) return;
+    int64_t num_panels = divide_up(call->num_out, format->panel);
+    int64_t chunks = num_tokens * call->num_in * call->num_out < SERIAL_PRODUCTS ? 1 : CHUNKS_PER_THREAD * num_threads();
+    struct linear_job job = {.format = format, .call = call, .num_tokens = num_tokens, .num_panels = num_panels,
+                             .panels_per_chunk = divide_up(num_panels, chunks)};
+    run_rows(format->round_tokens, call, num_tokens, call->num_in);
+    run_chunks(multiply_panels, &job, divide_up(num_panels, job.panels_per_chunk));
+}
