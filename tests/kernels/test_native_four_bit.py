@@ -1,7 +1,7 @@
 """The native linear with weights of four bits beside its torch twin, bit for bit."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import pytest
 import torch
@@ -9,7 +9,9 @@ import torch
 from tests.kernels.native import native_kernels, same_bits, threads
 from tests.kernels.test_integer_kernels import random
 from tests.kernels.test_native_kernels import hard_rows
+from worker.batch import StepBatch
 from worker.kernels.integer import IntegerKernels
+from worker.kernels.interface import Forward, LayerKV
 from worker.weights.four_bit import BLOCK, FourBitWeight
 
 NATIVE, TWIN = native_kernels(), IntegerKernels()
@@ -135,3 +137,35 @@ def test_number_of_threads(count: int) -> None:
     with threads(count):
         for _ in range(20):
             assert same_bits(NATIVE.linear(x_TI, packed), expected)
+
+
+def test_recorded_and_replayed() -> None:
+    """One after the other, so that the second reads what the first wrote; of each kind of panels one."""
+    table_VD, weights = random(20, 64), (random_weight(96, 64, torch.half), random_weight(40, 96))
+
+    def forward_of(kernels: IntegerKernels) -> Forward:
+        first, second = (kernels.pack_linear(weight) for weight in weights)
+
+        def forward(batch: StepBatch, _: Sequence[LayerKV]) -> torch.Tensor:
+            x_TD = kernels.gather_rows(table_VD, batch.token_ids_T)
+            return kernels.gather_rows(kernels.linear(kernels.linear(x_TD, first), second), batch.sample_rows_R)
+
+        return forward
+
+    replay, expected, kv = NATIVE.prepare(forward_of(NATIVE)), forward_of(TWIN), list[LayerKV]()
+    for num_tokens in (1, 90, 3, 17):
+        batch = batch_of(torch.arange(num_tokens) * 7 % 20)
+        assert same_bits(replay(batch, kv), expected(batch, kv))
+
+
+def batch_of(token_ids_T: torch.Tensor) -> StepBatch:
+    positions_T = torch.arange(len(token_ids_T))
+    return StepBatch(
+        token_ids_T=token_ids_T,
+        positions_T=positions_T,
+        slots_T=positions_T,
+        query_starts=(0, len(positions_T)),
+        context_lens=(len(positions_T),),
+        block_tables_SB=torch.zeros(1, 1, dtype=torch.int64),
+        sample_rows_R=positions_T[-2:],
+    )

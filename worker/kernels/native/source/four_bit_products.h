@@ -1,5 +1,5 @@
-/* How a linear multiplies with weights of four bits on each kind of processor: two vectors of outputs side by side, inputs four at a
-   time. A byte holds in its low half the weight for an output of the first vector, in its high half for one of the second.
+/* How a linear multiplies with weights of four bits on each kind of processor: two vectors of outputs side by side, inputs four at
+   a time. A byte holds in its low half the weight for an output of the first vector, in its high half for one of the second.
 
    With AVX2 a block's sums fit into 16 bits: each of its 8 additions is of two products, at most 2 * 15 * 127. */
 #ifndef PAGODA_FOUR_BIT_PRODUCTS_H
@@ -19,7 +19,7 @@ INLINE vector repeat_four(const int8_t *x) {
     memcpy(&four, x, sizeof four);
     return _mm512_set1_epi32(four);
 }
-/* The instruction itself: from the intrinsic GCC 12 makes code that keeps sums in memory. */
+/* The instruction itself, as in products.h. */
 INLINE vector add_products(vector sums, vector x, vector weights) {
     __asm__ volatile("vpdpbusd %2, %1, %0" : "+v"(sums) : "v"(weights), "v"(x));
     return sums;
@@ -28,7 +28,7 @@ INLINE vector first_products(vector x, vector weights) { return add_products(zer
 INLINE vector whole_sums(vector sums) { return sums; }
 
 #elif defined(__AVX2__)
-/* 5 and 6 rows are no faster. */
+/* 5 and 6 rows are no faster, and more often some are left over. */
 enum { ROWS = 4 };
 INLINE vector load_packed(const uint8_t *x) { return _mm256_loadu_si256((const void *)x); }
 INLINE vector low_halves(vector packed) { return _mm256_and_si256(packed, _mm256_set1_epi8(15)); }
@@ -38,7 +38,7 @@ INLINE vector repeat_four(const int8_t *x) {
     memcpy(&four, x, sizeof four);
     return _mm256_set1_epi32(four);
 }
-/* The addition is the instruction itself and stays in its place: GCC 12 would multiply for all rows first and keep a sum in memory. */
+/* The instruction itself, as in products.h. */
 INLINE vector add_products(vector sums, vector x, vector weights) {
     vector products = _mm256_maddubs_epi16(weights, x);
     __asm__ volatile("vpaddw %1, %0, %0" : "+x"(sums) : "x"(products));

@@ -3,6 +3,7 @@
 #define PAGODA_LINEAR_H
 
 #include <stdint.h>
+#include <string.h>
 
 struct linear_call {
     const float *x;     /* [T, I] */
@@ -20,6 +21,7 @@ struct linear_format {
     void (*multiply)(const struct linear_call *call, int64_t token, int64_t p, int64_t num_rows); /* with panel p */
 };
 
+void add_bias(float *restrict y, const float *bias, int64_t size);
 void run_linear(const struct linear_format *format, const struct linear_call *call, int64_t num_tokens);
 
 static inline int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
@@ -28,10 +30,10 @@ static inline int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; 
 /* A row's outputs of panel p, as far as there are so many. */
 static inline void store_outputs(const struct linear_call *call, int64_t token, int64_t p, int64_t panel, const float *totals) {
     int64_t size = smaller(call->num_out - p * panel, panel);
-    float *restrict y = call->y + token * call->num_out + p * panel;
-    for (int64_t o = 0; o < size; o++) y[o] = totals[o];
-    if (call->bias)
-        for (int64_t o = 0; o < size; o++) y[o] += call->bias[p * panel + o];
+    float *y = call->y + token * call->num_out + p * panel;
+    if (size == panel) memcpy(y, totals, panel * sizeof(float)); /* of a size that the compiler knows */
+    else memcpy(y, totals, size * sizeof(float));
+    if (call->bias) add_bias(y, call->bias + p * panel, size);
 }
 
 #endif

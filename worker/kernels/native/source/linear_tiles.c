@@ -31,6 +31,10 @@ static void multiply_panels(const void *argument, int64_t chunk, int thread) {
         for (int64_t p = first; p < end; p++) multiply_rows(job, start, smaller(start + tile, job->num_tokens), p);
 }
 
+void add_bias(float *restrict y, const float *bias, int64_t size) {
+    for (int64_t o = 0; o < size; o++) y[o] += bias[o];
+}
+
 void run_linear(const struct linear_format *format, const struct linear_call *call, int64_t num_tokens) {
     if (num_tokens == 0) return;
     int64_t num_panels = divide_up(call->num_out, format->panel);
