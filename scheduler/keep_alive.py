@@ -27,6 +27,8 @@ class KeepAlive:
         self._num_users: Counter[str] = Counter()
         self._idle_since_s: dict[str, float] = {}
         self._timer_of: dict[str, TimerHandle] = {}
+        self._over: set[str] = set()
+        """Whose timer has run out. A clock may say that it is a moment early: it is not asked again."""
 
     def wish(self, model: str, keep_alive_s: float | None) -> None:
         """From now on so long; None leaves it as it was. The time begins anew."""
@@ -40,8 +42,11 @@ class KeepAlive:
         if self._num_users[model]:
             return
         self._idle_since_s[model] = self._timers.time()
-        if self._duration_s(model) < math.inf:
-            self._timer_of[model] = self._timers.call_later(self._duration_s(model), self._on_expired)
+        duration_s = self._duration_s(model)
+        if duration_s == 0:
+            self._expire(model)
+        elif duration_s < math.inf:
+            self._timer_of[model] = self._timers.call_later(duration_s, lambda: self._expire(model))
 
     def forget_wish(self, model: str) -> None:
         """It has left memory as it was wished. When it comes back, it stays as long as any other."""
@@ -57,19 +62,23 @@ class KeepAlive:
         self.restart(model)
 
     def is_over(self, model: str) -> bool:
-        return self.expires_in_s(model) <= 0
+        return model in self._over
 
     def expires_in_s(self, model: str) -> float:
         """While it is used, as if that ended now."""
         if self._num_users[model] or model not in self._idle_since_s:
-            # However short: whoever uses it keeps it.
-            return max(self._duration_s(model), math.ulp(0.0))
-        return self._idle_since_s[model] + self._duration_s(model) - self._timers.time()
+            return self._duration_s(model)
+        return max(0.0, self._idle_since_s[model] + self._duration_s(model) - self._timers.time())
+
+    def _expire(self, model: str) -> None:
+        self._over.add(model)
+        self._on_expired()
 
     def _duration_s(self, model: str) -> float:
         return self._wished_s.get(model, self._default_s)
 
     def _stop_timer(self, model: str) -> None:
+        self._over.discard(model)
         timer = self._timer_of.pop(model, None)
         if timer is not None:
             timer.cancel()

@@ -96,6 +96,18 @@ def test_a_wish_replaces_the_one_before() -> None:
     assert not system.link.is_unloaded
 
 
+def test_a_clock_that_is_a_moment_behind_its_timers_is_no_reason_to_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+    system = System(keep_alive_s=60)
+    system.ask()
+    system.run()
+    monkeypatch.setattr(system.clock, "time", lambda: system.clock.now_s - 0.001)
+    system.ask("again")
+    system.run()
+    monkeypatch.setattr(system.clock, "time", lambda: system.clock.now_s - 0.002)
+    system.clock.advance(60)
+    assert system.link.is_unloaded
+
+
 def test_no_time_at_all_unloads_behind_the_request() -> None:
     system = System()
     system.ask(keep_alive_s=0)
