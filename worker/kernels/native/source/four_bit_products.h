@@ -9,16 +9,17 @@
 
 enum { AT_ONCE = 4, VECTORS = 2, PANEL = VECTORS * LANES };
 
+INLINE vector repeat_four(const int8_t *x) {
+    int32_t four;
+    memcpy(&four, x, sizeof four);
+    return repeat_sum(four);
+}
+
 #if LANES == 16
 enum { ROWS = 6 };
 INLINE vector load_packed(const uint8_t *x) { return _mm512_loadu_si512(x); }
 INLINE vector low_halves(vector packed) { return _mm512_and_si512(packed, _mm512_set1_epi8(15)); }
 INLINE vector high_halves(vector packed) { return low_halves(_mm512_srli_epi16(packed, 4)); }
-INLINE vector repeat_four(const int8_t *x) {
-    int32_t four;
-    memcpy(&four, x, sizeof four);
-    return _mm512_set1_epi32(four);
-}
 /* The instruction itself, as in products.h. */
 INLINE vector add_products(vector sums, vector x, vector weights) {
     __asm__ volatile("vpdpbusd %2, %1, %0" : "+v"(sums) : "v"(weights), "v"(x));
@@ -33,11 +34,6 @@ enum { ROWS = 4 };
 INLINE vector load_packed(const uint8_t *x) { return _mm256_loadu_si256((const void *)x); }
 INLINE vector low_halves(vector packed) { return _mm256_and_si256(packed, _mm256_set1_epi8(15)); }
 INLINE vector high_halves(vector packed) { return low_halves(_mm256_srli_epi16(packed, 4)); }
-INLINE vector repeat_four(const int8_t *x) {
-    int32_t four;
-    memcpy(&four, x, sizeof four);
-    return _mm256_set1_epi32(four);
-}
 /* The instruction itself, as in products.h. */
 INLINE vector add_products(vector sums, vector x, vector weights) {
     vector products = _mm256_maddubs_epi16(weights, x);
@@ -65,11 +61,6 @@ INLINE vector low_halves(vector packed) {
 INLINE vector high_halves(vector packed) {
     for (int i = 0; i < LANES; i++) packed.lane[i] = packed.lane[i] >> 4 & 0x0f0f0f0f;
     return packed;
-}
-INLINE vector repeat_four(const int8_t *x) {
-    int32_t four;
-    memcpy(&four, x, sizeof four);
-    return repeat_sum(four);
 }
 INLINE vector add_products(vector sums, vector x, vector weights) {
     for (int byte = 0; byte < AT_ONCE; byte++)
