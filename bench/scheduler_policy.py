@@ -98,7 +98,7 @@ def policy_cpu_s(
     ]
     started = time.thread_time()
     for request in requests:
-        loop.submit(request, client)
+        loop.requests.submit(request, client)
     while clock.callbacks:
         clock.callbacks.popleft()()
     used_s = time.thread_time() - started

@@ -97,7 +97,7 @@ async def drain(loop: SchedulerLoop, grace_s: float) -> None:
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(grace_s):
             await idle.wait()
-    for link in [worker.link for worker in (*loop.workers.values(), *loop.unloaded)]:
+    for link in [worker.link for worker in (*loop.workers.values(), *loop.models.unloaded)]:
         if link is not None:
             link.send_drain()
 

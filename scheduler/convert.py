@@ -195,7 +195,7 @@ def models_to_proto(loop: SchedulerLoop) -> inference_pb2.ListModelsResponse:
         expires_in_s = loop.keep_alive.expires_in_s(model.name)
         if expires_in_s < math.inf:
             model.expires_in_s = expires_in_s
-    for unloaded in loop.unloaded:
+    for unloaded in loop.models.unloaded:
         models.setdefault(unloaded.info.model, _model_to_proto(unloaded.info)).num_unloaded_workers += 1
     return inference_pb2.ListModelsResponse(models=models.values())
 

@@ -83,7 +83,7 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
             if not inference.traceparent:
                 sent = _trace_context(context.invocation_metadata())
                 inference = replace(inference, traceparent=sent.traceparent, tracestate=sent.tracestate)
-            self._loop.submit(inference, box)
+            self._loop.requests.submit(inference, box)
             num_open = len(inference.open_samples)
             while num_open:
                 for event in await box.take():
@@ -96,7 +96,7 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
         except asyncio.QueueFull:
             await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "the client reads slower than tokens are made")
         finally:
-            self._loop.cancel_all(box)
+            self._loop.requests.cancel_all(box)
 
     async def Session(
         self,
@@ -116,7 +116,7 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
             await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "the client reads slower than tokens are made")
         finally:
             reader.cancel()
-            self._loop.cancel_all(box)
+            self._loop.requests.cancel_all(box)
 
     async def KeepLoaded(
         self,
@@ -152,17 +152,17 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
                 case "open":
                     self._open(message.open, box)
                 case "cancel":
-                    self._loop.cancel(box, message.cancel.request_id)
+                    self._loop.requests.cancel(box, message.cancel.request_id)
                 case "finish":
                     finish = message.finish
-                    self._loop.finish(box, finish.request_id, finish.sample_index, finish.num_tokens)
+                    self._loop.requests.finish(box, finish.request_id, finish.sample_index, finish.num_tokens)
                 case _:
                     # A client of a later contract: it must learn that this was not understood.
                     raise InvalidRequestError("a session command must be one of open, cancel, finish")
 
     def _open(self, message: inference_pb2.GenerateRequest, box: EventBox) -> None:
         try:
-            self._loop.submit(convert.request_from_proto(message), box)
+            self._loop.requests.submit(convert.request_from_proto(message), box)
         except RequestError as error:
             box.deliver([Failed(request_id=message.request_id, error=error)])
 

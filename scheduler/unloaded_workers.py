@@ -105,6 +105,10 @@ class UnloadedWorkers:
     def is_awaited(self, model: str) -> bool:
         return model in self._waiting
 
+    def nobody_came(self, model: str) -> RequestError:
+        """What those hear who have waited too long for it."""
+        return UnavailableError(f"no worker has served {model!r} for {self._grace_s:g} s", retry_after_s=5.0)
+
     def _of(self, model: str) -> list[UnloadedWorker]:
         return [worker for worker in self if worker.info.model == model]
 
@@ -117,8 +121,7 @@ class UnloadedWorkers:
         del self._workers[worker.info.worker_id]
         model = worker.info.model
         if not self.has(model):
-            reason = f"no worker has served {model!r} for {self._grace_s:g} s"
-            self._fail(model, UnavailableError(reason, retry_after_s=5.0))
+            self._fail(model, self.nobody_came(model))
         self._on_changed()
 
     def _fail(self, model: str, error: RequestError) -> None:

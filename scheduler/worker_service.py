@@ -76,7 +76,7 @@ class WorkerServicer(worker_pb2_grpc.WorkerServiceServicer):
         if isinstance(worker, AttachedWorker):
             self._loop.detach(worker)
         else:
-            self._loop.unloaded.detach(worker)
+            self._loop.models.unloaded.detach(worker)
 
     async def _read_hello(
         self,
@@ -144,7 +144,7 @@ class WorkerServicer(worker_pb2_grpc.WorkerServiceServicer):
                 failed = message.load_failed
                 _check_session(failed.session_id, worker)
                 logger.error("model not loaded", extra={"model": worker.info.model, "reason": failed.error})
-                self._loop.unloaded.load_failed(worker, failed.error)
+                self._loop.models.unloaded.load_failed(worker, failed.error)
             case "heartbeat", _:
                 pass
             case other, _:

@@ -98,7 +98,7 @@ class System:
 
     def submit(self, *requests: InferenceRequest) -> None:
         for request in requests:
-            self.loop.submit(request, self.client)
+            self.loop.requests.submit(request, self.client)
         self.clock.run_soon()
 
     def run(self, num_steps: int = 10_000) -> None:

@@ -43,7 +43,7 @@ class System:
             priority=priority,
         )
         self.asked[request.request_id] = request
-        self.loop.submit(request, self.client)
+        self.loop.requests.submit(request, self.client)
         self.clock.run_soon()
         return request.request_id
 
@@ -183,7 +183,7 @@ def test_requests_without_a_tenant_are_one_tenant() -> None:
     for _ in range(20):
         system.ask("a")
     anonymous = replace(system.asked["a0"], request_id="?", tenant="")
-    system.loop.submit(anonymous, system.client)
+    system.loop.requests.submit(anonymous, system.client)
     for _ in range(12):
         system.step()
     assert "?" in system.started[:3]

@@ -69,7 +69,7 @@ class System:
             prompt_token_ids=list(range(first_token, first_token + num_tokens)),
             sampling=SamplingParams(temperature=0.0, max_tokens=1, ignore_eos=True),
         )
-        self.loop.submit(request, RecordingClient())
+        self.loop.requests.submit(request, RecordingClient())
         self.clock.run_soon()
         [sequence] = self.worker.running
         while self.fake.queue:

@@ -40,7 +40,7 @@ class System:
         return unloaded
 
     def ask(self, request_id: str = "r", keep_alive_s: float | None = None) -> None:
-        self.loop.submit(replace(request(request_id), keep_alive_s=keep_alive_s), self.client)
+        self.loop.requests.submit(replace(request(request_id), keep_alive_s=keep_alive_s), self.client)
         self.clock.run_soon()
 
     def run(self) -> None:
@@ -190,7 +190,7 @@ def test_who_waits_hears_why_it_cannot_be_loaded_and_may_ask_again() -> None:
     system, unloaded = unloaded_system()
     system.ask()
     system.keep_loaded()
-    system.loop.unloaded.load_failed(unloaded, "the file is gone")
+    system.loop.models.unloaded.load_failed(unloaded, "the file is gone")
     error = system.client.failed["r"]
     assert isinstance(error, UnavailableError)
     assert "the file is gone" in error.message
@@ -205,7 +205,7 @@ def test_one_of_two_workers_that_loads_is_enough() -> None:
     system.loop.attach_unloaded(other_link.info, other_link)
     system.ask()
     assert (len(system.link.loads), len(other_link.loads)) == (1, 1)
-    system.loop.unloaded.load_failed(unloaded, "no memory")
+    system.loop.models.unloaded.load_failed(unloaded, "no memory")
     assert "r" not in system.client.failed
     system.worker, system.link = system.loop.attach(other_link.info, other_link), other_link
     system.clock.run_soon()
@@ -217,7 +217,7 @@ def test_a_worker_that_does_not_come_back_is_forgotten_and_its_requests_fail() -
     system, unloaded = unloaded_system()
     system.ask()
     system.keep_loaded()
-    system.loop.unloaded.detach(unloaded)
+    system.loop.models.unloaded.detach(unloaded)
     system.clock.advance(GRACE_S)
     assert isinstance(system.client.failed["r"], UnavailableError)
     assert isinstance(system.told[0], UnavailableError)

@@ -21,7 +21,7 @@ def leased_system(num_pages: int = 32) -> tuple[System, AttachedWorker, PlanWork
 
 def submit_together(system: System, *requests: InferenceRequest) -> None:
     for each in requests:
-        system.loop.submit(each, system.client)
+        system.loop.requests.submit(each, system.client)
     system.clock.run_soon()
 
 
@@ -75,7 +75,7 @@ def test_who_leaves_is_taken_out_and_the_others_go_on() -> None:
     for _ in range(4):
         system.run_step(worker)
     num_plans = len(fake.plans)
-    system.loop.cancel(system.client, "leaves")
+    system.loop.requests.cancel(system.client, "leaves")
     system.clock.run_soon()
     assert system.client.finished["leaves", 0].reason is FinishReason.ABORT
     assert fake.recalled == [fake.plans[-1].step_id]

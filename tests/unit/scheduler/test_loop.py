@@ -44,7 +44,7 @@ class System:
         return worker
 
     def submit(self, request: InferenceRequest) -> None:
-        self.loop.submit(request, self.client)
+        self.loop.requests.submit(request, self.client)
         self.clock.run_soon()
 
     def run_step(self, worker: AttachedWorker) -> None:
@@ -307,7 +307,7 @@ def test_a_client_that_leaves_frees_its_pages_and_gets_an_end() -> None:
     worker = system.attach()
     system.submit(request(prompt=30))
     system.run_step(worker)
-    system.loop.cancel(system.client, "r")
+    system.loop.requests.cancel(system.client, "r")
     assert worker.pool.num_used == 0
     assert system.client.finished["r", 0].reason is FinishReason.ABORT
     system.run(worker)
@@ -320,7 +320,7 @@ def test_tokens_past_a_stop_string_are_not_billed() -> None:
     system.submit(request(max_tokens=20))
     for _ in range(6):
         system.run_step(worker)
-    system.loop.finish(system.client, "r", 0, num_tokens=3)
+    system.loop.requests.finish(system.client, "r", 0, num_tokens=3)
     finished = system.client.finished["r", 0]
     assert (finished.reason, finished.num_output_tokens) == (FinishReason.STOP, 3)
 

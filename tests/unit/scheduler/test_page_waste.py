@@ -37,7 +37,7 @@ def test_less_than_four_percent_of_the_granted_memory_is_wasted() -> None:
             prompt_token_ids=[lengths.randrange(1, 1000) for _ in range(num_prompt)],
             sampling=SamplingParams(temperature=0.0, max_tokens=max_tokens, ignore_eos=True),
         )
-        loop.submit(request, client)
+        loop.requests.submit(request, client)
     clock.run_soon()
     granted = held = 0
     while fake.queue:

@@ -164,7 +164,7 @@ class SchedulerMachine(RuleBasedStateMachine):
             tenant=tenant,
         )
         self.asked[request_id] = Asked(prompt, num_samples, max_tokens, ignore_eos, is_scored)
-        self.loop.submit(request, self.client)
+        self.loop.requests.submit(request, self.client)
         self.settle()
 
     @precondition(lambda self: self.workers)
@@ -181,7 +181,7 @@ class SchedulerMachine(RuleBasedStateMachine):
     @rule(data=st.data())
     def leave(self, data: st.DataObject) -> None:
         request_id = data.draw(st.sampled_from(sorted(self.asked)))
-        self.loop.cancel(self.client, request_id)
+        self.loop.requests.cancel(self.client, request_id)
         self.left.add(request_id)
         self.settle()
 
@@ -193,7 +193,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         key = (request_id, data.draw(st.integers(0, self.asked[request_id].num_samples - 1)))
         if self.client.tokens[key] and key not in self.client.finished:
             num_tokens = data.draw(st.integers(1, len(self.client.tokens[key])))
-            self.loop.finish(self.client, *key, num_tokens)
+            self.loop.requests.finish(self.client, *key, num_tokens)
             self.settle()
             if key in self.client.finished:
                 self.stopped_at[key] = num_tokens

@@ -27,7 +27,7 @@ class TracedSystem:
         return worker, fake
 
     def submit(self, asked: InferenceRequest) -> None:
-        self.loop.submit(asked, self.client)
+        self.loop.requests.submit(asked, self.client)
         self.clock.run_soon()
 
     def run_step(self, worker: AttachedWorker, fake: PlanWorker) -> None:
