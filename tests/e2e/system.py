@@ -86,13 +86,7 @@ class System:
         until(f"another {name} runs", lambda: (child := self.tier(name)) is not None and child.pid != victim.pid)
 
     def metric(self, name: str, **labels: str) -> float:
-        """The sum of a metric's samples with these labels."""
-        text = httpx.get(f"{self.url}/metrics", trust_env=False).text
-        samples = re.findall(rf"^{re.escape(name)}(?:\{{(.*)\}})? (\S+)$", text, re.MULTILINE)
-        wanted = [f'{key}="{value}"' for key, value in labels.items()]
-        values = [float(value) for found, value in samples if all(label in found for label in wanted)]
-        assert values, f"no {name} with {labels} in:\n{text}"
-        return sum(values)
+        return read_metric(self.url, name, **labels)
 
     def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
         """The exit status."""
@@ -119,6 +113,16 @@ class System:
         for pipe in (self.process.stdout, self.process.stderr):
             if pipe is not None:
                 pipe.close()
+
+
+def read_metric(url: str, name: str, **labels: str) -> float:
+    """The sum of a metric's samples with these labels."""
+    text = httpx.get(f"{url}/metrics", trust_env=False).text
+    samples = re.findall(rf"^{re.escape(name)}(?:\{{(.*)\}})? (\S+)$", text, re.MULTILINE)
+    wanted = [f'{key}="{value}"' for key, value in labels.items()]
+    values = [float(value) for found, value in samples if all(label in found for label in wanted)]
+    assert values, f"no {name} with {labels} in:\n{text}"
+    return sum(values)
 
 
 def _command_line(process: psutil.Process) -> list[str]:
