@@ -19,6 +19,7 @@ from scheduler.index_publisher import IndexPublisher
 from scheduler.loop import SchedulerLoop
 from scheduler.settings import SchedulerSettings
 from scheduler.tracing import SequenceTracing
+from scheduler.worker_watch import Patience
 
 logger = logging.getLogger("scheduler")
 
@@ -61,8 +62,11 @@ async def running_scheduler(
     workers = worker_service.WorkerServicer(
         loop,
         heartbeat_s=settings.heartbeat_s,
-        silence_s=settings.silence_s,
-        stalled_step_s=settings.stalled_step_s,
+        patience=Patience(
+            silence_s=settings.silence_s,
+            step_time_multiple=settings.step_time_multiple,
+            stalled_step_s=settings.stalled_step_s,
+        ),
     )
     worker_pb2_grpc.add_WorkerServiceServicer_to_server(workers, server.server)
     await server.start([inference_service.SERVICE_NAME, worker_service.SERVICE_NAME])

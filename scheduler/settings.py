@@ -24,10 +24,15 @@ class SchedulerSettings(TierSettings):
     """How long accepted requests wait for a worker when none is left."""
     heartbeat_s: float = Field(default=1.0, gt=0)
     """How often a worker says that it lives."""
-    silence_s: float = Field(default=10.0, gt=0)
+    # A worker beats twice as often as it is asked to, so eight beats in a row are missing by then. On two cores that four processes
+    # fight for, one is kept waiting for tenths of a second. And an alarm that was false costs no answer: the worker comes back
+    # at once, and what it computed is computed again, mostly from the cache.
+    silence_s: float = Field(default=4.0, gt=0)
     """A worker that says nothing for this long is lost."""
+    step_time_multiple: float = Field(default=10.0, ge=1)
+    """A worker that lives but takes so many times as long for a step as such steps took, and at least silence_s, is lost."""
     stalled_step_s: float = Field(default=120.0, gt=0)
-    """A worker that lives but finishes no step for this long is lost."""
+    """The longest time for a step, also for the first ones, of which nobody knows how long they take."""
     max_lease_steps: int = Field(default=8, ge=1)
     """How many decode steps a worker may go on by itself while nobody waits; 1 plans each step."""
     keep_alive: str = "-1"

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import AsyncIterator
+from typing import NamedTuple
 
 import grpc
 
@@ -13,19 +14,29 @@ from scheduler import convert
 from scheduler.loop import SchedulerLoop, WorkerProtocolError
 from scheduler.unloaded_workers import UnloadedWorker
 from scheduler.worker_state import AttachedWorker, StepPlan
+from scheduler.worker_watch import Patience, Task, WorkerWatch
 
 SERVICE_NAME = worker_pb2.DESCRIPTOR.services_by_name["WorkerService"].full_name
+
+# A worker waits this many times longer for its scheduler than the other way round: a scheduler that is late is late for all its
+# workers, and they would all leave at once.
+SCHEDULER_SILENCE = 1.5
 
 logger = logging.getLogger(__name__)
 
 
+class StreamEnd(NamedTuple):
+    reason: str
+    status: grpc.StatusCode | None = None
+    """None where the worker ended it."""
+
+
 class WorkerServicer(worker_pb2_grpc.WorkerServiceServicer):
-    def __init__(self, loop: SchedulerLoop, *, heartbeat_s: float, silence_s: float, stalled_step_s: float) -> None:
-        """A worker that says nothing for `silence_s`, or finishes no step for `stalled_step_s`, is lost."""
+    def __init__(self, loop: SchedulerLoop, *, heartbeat_s: float, patience: Patience) -> None:
+        """Workers are asked for a heartbeat every `heartbeat_s`."""
         self._loop = loop
         self._heartbeat_s = heartbeat_s
-        self._silence_s = silence_s
-        self._stalled_step_s = stalled_step_s
+        self._patience = patience
 
     async def Attach(
         self,
@@ -37,29 +48,39 @@ class WorkerServicer(worker_pb2_grpc.WorkerServiceServicer):
         held_blocks = await self._read_held_blocks(hello, messages, context)
         link = StreamLink()
         worker = self._attach(hello, link, held_blocks)
-        link.begin(worker.session_id, self._heartbeat_s)
-        reader = asyncio.create_task(self._read(worker, messages))
-        reader.add_done_callback(lambda _: link.close())
-        reason = "the stream was cancelled"
+        silence_s = self._patience.silence_s * SCHEDULER_SILENCE
+        link.begin(worker.session_id, heartbeat_s=self._heartbeat_s, silence_s=silence_s)
+        tending = asyncio.create_task(self._tend(worker, link, messages))
         try:
             while (response := await link.outgoing.get()) is not None:
                 yield response
-            reader.result()
-            reason = "the worker ended the stream"
-        except WorkerProtocolError as error:
-            reason = str(error)
-            await context.abort(grpc.StatusCode.FAILED_PRECONDITION, reason)
-        except TimeoutError:
-            reason = f"nothing was heard for {self._silence_s:g} s"
-            await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, reason)
         finally:
-            reader.cancel()
-            fields = {"worker": worker.info.worker_id, "reason": reason}
-            if link.may_end:
-                logger.info("worker left", extra=fields)
-            else:
-                logger.warning("worker lost", extra=fields)
-            self._detach(worker)
+            tending.cancel()
+        end = tending.result()
+        if end.status is not None:
+            await context.abort(end.status, end.reason)
+
+    async def _tend(
+        self,
+        worker: AttachedWorker | UnloadedWorker,
+        link: "StreamLink",
+        messages: AsyncIterator[worker_pb2.AttachRequest],
+    ) -> StreamEnd:
+        """Listen to the worker until it has left or is lost. It is detached then, even if its stream will not take the end:
+        to one that stands still nothing can be written."""
+        watch = WorkerWatch(self._patience, self._heartbeat_s / 2)
+        reading = asyncio.create_task(self._read(worker, link, watch, messages))
+        watching = asyncio.create_task(_watch(worker, watch, self._heartbeat_s / 2))
+        end = StreamEnd("the stream was cancelled")
+        try:
+            await asyncio.wait([reading, watching], return_when=asyncio.FIRST_COMPLETED)
+            end = (reading if reading.done() else watching).result()
+        finally:
+            reading.cancel()
+            watching.cancel()
+            self._detach(worker, link, end)
+            link.close()
+        return end
 
     def _attach(
         self, hello: worker_pb2.Hello, link: "StreamLink", held_blocks: list[tuple[PageId, BlockHash]]
@@ -72,7 +93,12 @@ class WorkerServicer(worker_pb2_grpc.WorkerServiceServicer):
         logger.info("worker attached", extra=_described(worker))
         return worker
 
-    def _detach(self, worker: AttachedWorker | UnloadedWorker) -> None:
+    def _detach(self, worker: AttachedWorker | UnloadedWorker, link: "StreamLink", end: StreamEnd) -> None:
+        fields = {"worker": worker.info.worker_id, "reason": end.reason}
+        if link.may_end:
+            logger.info("worker left", extra=fields)
+        else:
+            logger.warning("worker lost", extra=fields)
         if isinstance(worker, AttachedWorker):
             self._loop.detach(worker)
         else:
@@ -83,7 +109,7 @@ class WorkerServicer(worker_pb2_grpc.WorkerServiceServicer):
         messages: AsyncIterator[worker_pb2.AttachRequest],
         context: grpc.aio.ServicerContext[worker_pb2.AttachRequest, worker_pb2.AttachResponse],
     ) -> worker_pb2.Hello:
-        async with asyncio.timeout(self._silence_s):
+        async with asyncio.timeout(self._patience.silence_s):
             first = await anext(messages)
         if first.WhichOneof("message") != "hello" or not first.hello.worker_id:
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "the first message must be a Hello with a worker_id")
@@ -103,7 +129,7 @@ class WorkerServicer(worker_pb2_grpc.WorkerServiceServicer):
         """What the worker's pages have kept, in the order in which it learned it."""
         held_blocks: list[tuple[PageId, BlockHash]] = []
         for _ in range(hello.num_held_blocks_messages):
-            async with asyncio.timeout(self._silence_s):
+            async with asyncio.timeout(self._patience.silence_s):
                 message = await anext(messages)
             held_blocks += convert.held_blocks_from_proto(message.held_blocks)
             if message.WhichOneof("message") != "held_blocks":
@@ -115,40 +141,60 @@ class WorkerServicer(worker_pb2_grpc.WorkerServiceServicer):
         return held_blocks
 
     async def _read(
-        self, worker: AttachedWorker | UnloadedWorker, messages: AsyncIterator[worker_pb2.AttachRequest]
-    ) -> None:
-        """Until the worker ends the stream. Raises TimeoutError when it falls silent, WorkerProtocolError on nonsense."""
-        progress_s = asyncio.get_running_loop().time()
-        while True:
-            try:
-                async with asyncio.timeout(self._silence_s) as silence:
-                    message = await anext(messages)
-            except StopAsyncIteration:
-                return
-            now = (silence.when() or 0.0) - self._silence_s
-            if message.WhichOneof("message") == "step_result" or not worker.is_busy:
-                progress_s = now
-            if now - progress_s > self._stalled_step_s:
-                raise WorkerProtocolError(f"no step or load was finished for {self._stalled_step_s:g} s")
-            self._take(worker, message)
+        self,
+        worker: AttachedWorker | UnloadedWorker,
+        link: "StreamLink",
+        watch: WorkerWatch,
+        messages: AsyncIterator[worker_pb2.AttachRequest],
+    ) -> StreamEnd:
+        try:
+            async for message in messages:
+                watch.heard()
+                self._take(worker, link, watch, message)
+        except WorkerProtocolError as error:
+            return StreamEnd(str(error), grpc.StatusCode.FAILED_PRECONDITION)
+        return StreamEnd("the worker ended the stream")
 
-    def _take(self, worker: AttachedWorker | UnloadedWorker, message: worker_pb2.AttachRequest) -> None:
+    def _take(
+        self,
+        worker: AttachedWorker | UnloadedWorker,
+        link: "StreamLink",
+        watch: WorkerWatch,
+        message: worker_pb2.AttachRequest,
+    ) -> None:
+        """Raises WorkerProtocolError on nonsense, and when a step failed."""
         match message.WhichOneof("message"), worker:
             case "step_result", AttachedWorker():
                 result = message.step_result
                 _check_session(result.session_id, worker)
                 if result.error:
                     raise WorkerProtocolError(f"step {result.step_id} failed: {result.error}")
+                work = worker.in_flight[0].work if worker.in_flight else 0
                 self._loop.apply(worker, convert.result_from_proto(result))
+                watch.ran(work, result.step_us / 1e6)
             case "load_failed", UnloadedWorker():
                 failed = message.load_failed
                 _check_session(failed.session_id, worker)
                 logger.error("model not loaded", extra={"model": worker.info.model, "reason": failed.error})
                 self._loop.models.unloaded.load_failed(worker, failed.error)
             case "heartbeat", _:
-                pass
+                link.send_heartbeat_ack()
             case other, _:
                 raise WorkerProtocolError(f"unexpected message {other!r}")
+
+
+async def _watch(worker: AttachedWorker | UnloadedWorker, watch: WorkerWatch, tick_s: float) -> StreamEnd:
+    while True:
+        await asyncio.sleep(tick_s)
+        if reason := watch.tick(_task_of(worker)):
+            return StreamEnd(reason, grpc.StatusCode.DEADLINE_EXCEEDED)
+
+
+def _task_of(worker: AttachedWorker | UnloadedWorker) -> Task | None:
+    if isinstance(worker, UnloadedWorker):
+        return Task(0, None) if worker.is_busy else None
+    oldest = worker.in_flight[0] if worker.in_flight else None
+    return Task(oldest.step_id, oldest.work) if oldest else None
 
 
 class StreamLink:
@@ -160,10 +206,18 @@ class StreamLink:
         """The worker has been told something at which it ends the stream."""
         self._session_id = 0
 
-    def begin(self, session_id: int, heartbeat_s: float) -> None:
+    def begin(self, session_id: int, *, heartbeat_s: float, silence_s: float) -> None:
         self._session_id = session_id
-        attached = worker_pb2.Attached(session_id=session_id, heartbeat_interval_ms=round(heartbeat_s * 1000))
+        attached = worker_pb2.Attached(
+            session_id=session_id,
+            heartbeat_interval_ms=round(heartbeat_s * 1000),
+            silence_timeout_ms=round(silence_s * 1000),
+        )
         self.outgoing.put_nowait(worker_pb2.AttachResponse(attached=attached))
+
+    def send_heartbeat_ack(self) -> None:
+        ack = worker_pb2.HeartbeatAck(session_id=self._session_id)
+        self.outgoing.put_nowait(worker_pb2.AttachResponse(heartbeat_ack=ack))
 
     def send_step(self, plan: StepPlan) -> None:
         step = convert.plan_to_proto(plan, self._session_id)

@@ -10,6 +10,7 @@ from kvcache.block_hash import BlockHash
 from kvcache.page_pool import PageId, PagePool
 from scheduler.planner import Admission, Chunk, StepDecision, StepLimits
 from scheduler.sequence import Sequence, SequenceStatus
+from scheduler.step_times import work_of
 
 # The worker computes one step while the next one waits in its queue, so it never waits for the network.
 MAX_STEPS_IN_FLIGHT = 2
@@ -84,6 +85,10 @@ class StepPlan:
 class StepInFlight:
     step_id: int
     num_tokens: int
+    work: int
+    """As step_times.py measures it."""
+    computing: tuple[Sequence, ...]
+    """All that take part."""
     sampling: dict[int, tuple[Sequence, int]]
     """Sequence id → the sequence and the attempt whose token is being sampled."""
 
@@ -234,10 +239,11 @@ class AttachedWorker:
         while self.lease is not None and self.has_room_for_a_step:
             lease, self.last_step_id = self.lease, self.last_step_id + 1
             sequences = {number: each for number, each in lease.sequences.items() if each.num_pending}
+            chunks = [PlannedSequence(each, each.num_computed, 1, (), sample=True) for each in sequences.values()]
             for sequence in sequences.values():
                 sequence.num_computed += 1
                 sequence.num_sampling += 1
-            self._fly(self.last_step_id, len(sequences), list(sequences.values()))
+            self._fly(self.last_step_id, chunks)
             lease.sequences = sequences
             lease.num_steps_left -= 1
             if lease.num_steps_left == 0:
@@ -300,16 +306,21 @@ class AttachedWorker:
         self.last_step_id = plan.step_id
         self.forgotten.clear()
         self.known.update(sequence.sequence_id for sequence in plan.new_sequences)
-        sampling = [planned.sequence for planned in plan.scheduled if planned.sample]
-        self._fly(plan.step_id, sum(planned.num_tokens for planned in plan.scheduled), sampling)
+        self._fly(plan.step_id, plan.scheduled)
         for planned in plan.scheduled:
             planned.sequence.num_sampling += planned.sample
             self.seal(planned.sequence)
         if plan.max_steps > 1:
-            sequences = {sequence.sequence_id: sequence for sequence in sampling}
+            sequences = {planned.sequence.sequence_id: planned.sequence for planned in plan.scheduled}
             self.lease = Lease(first_step_id=plan.step_id, num_steps_left=plan.max_steps - 1, sequences=sequences)
             self.follow_lease()
 
-    def _fly(self, step_id: int, num_tokens: int, sampling: Iterable[Sequence]) -> None:
-        attempts = {sequence.sequence_id: (sequence, sequence.attempt) for sequence in sampling}
-        self.in_flight.append(StepInFlight(step_id=step_id, num_tokens=num_tokens, sampling=attempts))
+    def _fly(self, step_id: int, scheduled: Seq[PlannedSequence]) -> None:
+        step = StepInFlight(
+            step_id=step_id,
+            num_tokens=sum(planned.num_tokens for planned in scheduled),
+            work=work_of((planned.start, planned.num_tokens) for planned in scheduled),
+            computing=tuple(planned.sequence for planned in scheduled),
+            sampling={p.sequence.sequence_id: (p.sequence, p.sequence.attempt) for p in scheduled if p.sample},
+        )
+        self.in_flight.append(step)

@@ -1,6 +1,7 @@
 """Keeps the worker attached to a scheduler: dials, says hello, serves the session, and begins again when it ends.
 
-Owns the list of schedulers and the back-off. Knows nothing about steps (session.py) and models.
+Owns the list of schedulers and the back-off. The list is an order of preference: the first one that answers is taken, and kept
+until it is gone, drains or falls silent. Knows nothing about steps (session.py) and models.
 """
 
 import asyncio
@@ -148,14 +149,15 @@ class SchedulerLink:
         (self._hello.model if in_memory else self._hello.unloaded_model).CopyFrom(model)
 
     def _choose_next(self, end: SessionEnd, lasted_s: float) -> None:
-        """The same scheduler, at once, when the model has moved or the stream was lost; after any other end the next one."""
+        """The same scheduler, at once, when the model has moved or the stream was lost, and soon when a step failed: it counts
+        which sequences do that. The next one when it drains or is silent."""
         if end in _MODEL_MOVED:
             return
         if lasted_s > _LONGEST_DELAY_S:
             self._num_failures = 0
         if end is not SessionEnd.LOST or lasted_s <= _LONGEST_DELAY_S:
             self._num_failures += 1
-        if end is not SessionEnd.LOST:
+        if end in (SessionEnd.DRAINED, SessionEnd.SILENT):
             self._position += 1
 
     def _report_failure(self, address: str, error: AttachError) -> None:

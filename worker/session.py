@@ -6,6 +6,7 @@ about how steps follow each other (step_loop.py) and what one does (engine.py).
 
 import asyncio
 import logging
+import math
 from collections.abc import Awaitable
 
 import grpc
@@ -24,6 +25,7 @@ Stream = grpc.aio.StreamStreamCall[worker_pb2.AttachRequest, worker_pb2.AttachRe
 # How long the scheduler may take to end its half of a stream after the worker has ended its own.
 _CLOSE_TIMEOUT_S = 2.0
 _SHORTEST_HEARTBEAT_INTERVAL_S = 0.01
+_KINDS = ("step", "recall", "drain", "load", "unload", "heartbeat_ack")
 
 
 class Session:
@@ -39,6 +41,9 @@ class Session:
         self._id = attached.session_id
         # Twice as often as asked, so that one late timer is not a missed heartbeat.
         self._heartbeat_interval_s = max(_SHORTEST_HEARTBEAT_INTERVAL_S, attached.heartbeat_interval_ms / 2000)
+        self._silence_timeout_s = attached.silence_timeout_ms / 1000 or math.inf
+        self._silent_s = 0.0
+        """Since anything was heard from the scheduler, not counting when this process itself was kept from running."""
         self._engine_thread = engine_thread
         self._outbox: asyncio.Queue[RanStep | FailedStep | None] = asyncio.Queue()
         """What the engine's thread hands over; None once it has left."""
@@ -52,18 +57,18 @@ class Session:
     async def run(self) -> SessionEnd:
         """Until either side ends it. A step that runs is waited for; the engine is left for the caller to reset."""
         receiving = asyncio.create_task(self._receive())
-        beating = asyncio.create_task(self._send_heartbeats())
+        others = [asyncio.create_task(self._send_heartbeats()), asyncio.create_task(self._watch_scheduler())]
         try:
             end = await self._run_until_end()
-            if end is not SessionEnd.LOST:
+            if end not in (SessionEnd.LOST, SessionEnd.SILENT):
                 await self._close(receiving)
             return end
         finally:
             self._steps.end_now(SessionEnd.STOPPED)
             self._stream.cancel()
-            receiving.cancel()
-            beating.cancel()
-            await asyncio.gather(receiving, beating, return_exceptions=True)
+            for task in (receiving, *others):
+                task.cancel()
+            await asyncio.gather(receiving, *others, return_exceptions=True)
 
     def stop(self) -> None:
         """End after the step that runs, without those that wait."""
@@ -104,6 +109,7 @@ class Session:
         """Puts what the scheduler says into the inbox. The end of the stream drops the steps that wait there."""
         try:
             while isinstance(message := await self._stream.read(), worker_pb2.AttachResponse):
+                self._silent_s = 0.0
                 self._take(message)
             reason = "ended by the scheduler"
         except grpc.aio.AioRpcError as error:
@@ -113,7 +119,7 @@ class Session:
 
     def _take(self, message: worker_pb2.AttachResponse) -> None:
         kind = message.WhichOneof("message")
-        content = getattr(message, kind) if kind in ("step", "recall", "drain", "load", "unload") else None
+        content = getattr(message, kind) if kind in _KINDS else None
         if content is None:
             logger.warning("message ignored, it has no place in a session", extra={"kind": kind})
         elif content.session_id != self._id:
@@ -123,7 +129,7 @@ class Session:
             )
         elif isinstance(content, worker_pb2.Recall):
             self._steps.recalled_step_id = content.step_id
-        else:
+        elif not isinstance(content, worker_pb2.HeartbeatAck):
             self._steps.put(SessionEnd.DRAINED if isinstance(content, worker_pb2.Drain) else content)
 
     async def _send_heartbeats(self) -> None:
@@ -134,6 +140,14 @@ class Session:
                 session_id=self._id, last_step_id=self._steps.last_step_id, step_running=self._steps.step_is_running
             )
             alive = await self._send(worker_pb2.AttachRequest(heartbeat=heartbeat))
+
+    async def _watch_scheduler(self) -> None:
+        """Every heartbeat is answered. When nothing comes, leave, and free whoever waits for a write that nobody reads."""
+        while self._silent_s <= self._silence_timeout_s:
+            await asyncio.sleep(self._heartbeat_interval_s)
+            self._silent_s += self._heartbeat_interval_s
+        self._steps.end_now(SessionEnd.SILENT)
+        self._stream.cancel()
 
     async def _send_outcome(self, outcome: RanStep | FailedStep) -> bool:
         if isinstance(outcome, RanStep):
@@ -158,5 +172,11 @@ async def _is_delivered(operation: Awaitable[None]) -> bool:
     try:
         await operation
     except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
+        return False
+    except asyncio.CancelledError:
+        # Of the stream, which gRPC reports like this, or of this task?
+        task = asyncio.current_task()
+        if task is None or task.cancelling():
+            raise
         return False
     return True

@@ -20,7 +20,7 @@ class WorkerSettings(TierSettings):
     model: str = DEFAULT_MODEL
     """The model to serve: a name of the catalogue, or the path of a GGUF file or safetensors directory."""
     scheduler: str = ""
-    """Where schedulers listen, separated by commas; they are tried in turn. Default: unix:HOME/run/scheduler.sock."""
+    """Where schedulers listen, separated by commas, the preferred one first. Default: unix:HOME/run/scheduler.sock."""
     worker_id: str = Field(default_factory=lambda: f"{socket.gethostname()}-{os.getpid()}", min_length=1)
     """The worker's name in logs and metrics, unique among a scheduler's workers."""
     device: Literal["cpu", "cuda", "hip"] = "cpu"

@@ -26,6 +26,8 @@ logger = logging.getLogger(__name__)
 class SessionEnd(Enum):
     LOST = auto()
     """The scheduler ended the stream, or it broke."""
+    SILENT = auto()
+    """Nothing was heard from the scheduler any more, whatever the socket says."""
     DRAINED = auto()
     """The scheduler said that no more steps will come."""
     FAILED = auto()
@@ -75,7 +77,9 @@ class StepLoop:
         self._inbox.put(message)
 
     def end_now(self, end: SessionEnd) -> None:
-        """Without the steps that wait, behind the one that runs."""
+        """Without the steps that wait, behind the one that runs. The first reason counts."""
+        if self._is_ending:
+            return
         self._is_ending = True
         with suppress(Empty):
             while True:

@@ -84,6 +84,7 @@ class AttachResponse(_message.Message):
     UNLOAD_FIELD_NUMBER: _builtins.int
     DRAIN_FIELD_NUMBER: _builtins.int
     RECALL_FIELD_NUMBER: _builtins.int
+    HEARTBEAT_ACK_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def attached(self) -> Global___Attached: ...
     @_builtins.property
@@ -96,6 +97,8 @@ class AttachResponse(_message.Message):
     def drain(self) -> Global___Drain: ...
     @_builtins.property
     def recall(self) -> Global___Recall: ...
+    @_builtins.property
+    def heartbeat_ack(self) -> Global___HeartbeatAck: ...
     def __init__(
         self,
         *,
@@ -105,12 +108,13 @@ class AttachResponse(_message.Message):
         unload: Global___Unload | None = ...,
         drain: Global___Drain | None = ...,
         recall: Global___Recall | None = ...,
+        heartbeat_ack: Global___HeartbeatAck | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["attached", b"attached", "drain", b"drain", "load", b"load", "message", b"message", "recall", b"recall", "step", b"step", "unload", b"unload"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["attached", b"attached", "drain", b"drain", "heartbeat_ack", b"heartbeat_ack", "load", b"load", "message", b"message", "recall", b"recall", "step", b"step", "unload", b"unload"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attached", b"attached", "drain", b"drain", "load", b"load", "message", b"message", "recall", b"recall", "step", b"step", "unload", b"unload"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attached", b"attached", "drain", b"drain", "heartbeat_ack", b"heartbeat_ack", "load", b"load", "message", b"message", "recall", b"recall", "step", b"step", "unload", b"unload"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["attached", "step", "load", "unload", "drain", "recall"]  # noqa: Y015
+    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["attached", "step", "load", "unload", "drain", "recall", "heartbeat_ack"]  # noqa: Y015
     _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_message) -> _WhichOneofReturnType_message | None: ...
 
@@ -284,19 +288,25 @@ class Attached(_message.Message):
 
     SESSION_ID_FIELD_NUMBER: _builtins.int
     HEARTBEAT_INTERVAL_MS_FIELD_NUMBER: _builtins.int
+    SILENCE_TIMEOUT_MS_FIELD_NUMBER: _builtins.int
     session_id: _builtins.int
     """Carried by every later message of this stream."""
     heartbeat_interval_ms: _builtins.int
     """The worker sends a heartbeat at least this often."""
+    silence_timeout_ms: _builtins.int
+    """A worker that has heard nothing at all for so long goes to the next scheduler of its list, or comes back to this one: every
+    heartbeat is answered. 0 means for ever.
+    """
     def __init__(
         self,
         *,
         session_id: _builtins.int = ...,
         heartbeat_interval_ms: _builtins.int = ...,
+        silence_timeout_ms: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["heartbeat_interval_ms", b"heartbeat_interval_ms", "session_id", b"session_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["heartbeat_interval_ms", b"heartbeat_interval_ms", "session_id", b"session_id", "silence_timeout_ms", b"silence_timeout_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -654,7 +664,7 @@ class Heartbeat(_message.Message):
     STEP_RUNNING_FIELD_NUMBER: _builtins.int
     session_id: _builtins.int
     last_step_id: _builtins.int
-    """The last step that was finished, and whether one runs: a worker whose step never ends is found by this."""
+    """The last step that was finished, and whether one runs. To read in a log: that a step never ends, the scheduler sees by itself."""
     step_running: _builtins.bool
     def __init__(
         self,
@@ -670,6 +680,27 @@ class Heartbeat(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Heartbeat: _TypeAlias = Heartbeat  # noqa: Y015
+
+@_typing.final
+class HeartbeatAck(_message.Message):
+    """The answer to each heartbeat: the scheduler lives."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SESSION_ID_FIELD_NUMBER: _builtins.int
+    session_id: _builtins.int
+    def __init__(
+        self,
+        *,
+        session_id: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["session_id", b"session_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___HeartbeatAck: _TypeAlias = HeartbeatAck  # noqa: Y015
 
 @_typing.final
 class Load(_message.Message):

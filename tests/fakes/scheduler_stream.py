@@ -29,6 +29,10 @@ class FakeSession:
         recall = worker_pb2.Recall(session_id=self.session_id, step_id=step_id)
         self.outgoing.put_nowait(worker_pb2.AttachResponse(recall=recall))
 
+    def send_heartbeat_ack(self) -> None:
+        ack = worker_pb2.HeartbeatAck(session_id=self.session_id)
+        self.outgoing.put_nowait(worker_pb2.AttachResponse(heartbeat_ack=ack))
+
     def send_drain(self) -> None:
         self.outgoing.put_nowait(worker_pb2.AttachResponse(drain=worker_pb2.Drain(session_id=self.session_id)))
 
@@ -52,9 +56,11 @@ class FakeSession:
 
 
 class FakeScheduler(worker_pb2_grpc.WorkerServiceServicer):
-    def __init__(self, heartbeat_interval_ms: int = 1000) -> None:
+    def __init__(self, heartbeat_interval_ms: int = 1000, silence_timeout_ms: int = 0) -> None:
+        """Without a timeout it may be silent: it answers no heartbeats."""
         self.sessions: asyncio.Queue[FakeSession] = asyncio.Queue()
         self._heartbeat_interval_ms = heartbeat_interval_ms
+        self._silence_timeout_ms = silence_timeout_ms
         self._num_sessions = 0
 
     async def Attach(
@@ -67,7 +73,11 @@ class FakeScheduler(worker_pb2_grpc.WorkerServiceServicer):
         session = FakeSession(100 + self._num_sessions, (await anext(messages)).hello)
         for _ in range(session.hello.num_held_blocks_messages):
             session.held_blocks += (await anext(messages)).held_blocks.blocks
-        attached = worker_pb2.Attached(session_id=session.session_id, heartbeat_interval_ms=self._heartbeat_interval_ms)
+        attached = worker_pb2.Attached(
+            session_id=session.session_id,
+            heartbeat_interval_ms=self._heartbeat_interval_ms,
+            silence_timeout_ms=self._silence_timeout_ms,
+        )
         yield worker_pb2.AttachResponse(attached=attached)
         self.sessions.put_nowait(session)
         reading = asyncio.create_task(_read(messages, session))

@@ -9,7 +9,7 @@ from typing import Any
 
 from protos.v1 import worker_pb2
 from tests.fakes.engine import EOS_TOKEN_ID, VOCAB_SIZE, FakeEngine
-from worker.engine_thread import Reload
+from worker.engine_thread import Reload, StepRunner
 from worker.scheduler_link import SchedulerLink
 
 
@@ -26,6 +26,7 @@ def fake_worker_link(
     eos_token_ids: Sequence[int] = (EOS_TOKEN_ID,),
     eos_after: int | None = None,
     reload: Reload | None = None,
+    engine: StepRunner | None = None,
 ) -> SchedulerLink:
     """Not yet attached: `await link.run()`, and `link.stop()` to let it go."""
 
@@ -47,7 +48,7 @@ def fake_worker_link(
         kv_bytes=num_pages * page_size,
     )
     hello = worker_pb2.Hello(worker_id=worker_id, epoch=time.time_ns() // 1_000_000, model=model, device="fake")
-    return SchedulerLink(make_engine(), reload or make_engine, hello, address.split(","))
+    return SchedulerLink(engine or make_engine(), reload or make_engine, hello, address.split(","))
 
 
 async def run_fake_worker(address: str, **options: Any) -> None:

@@ -1,6 +1,7 @@
 """Both doors of the scheduler and the workers' stream, over real sockets with the real worker link and an instant engine."""
 
 import asyncio
+import threading
 from collections.abc import AsyncIterable
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from tests.fakes.engine import FakeEngine, continuation
 from tests.fakes.scheduler_process import instant_worker, scheduler, scheduler_and_worker, wait_until_ready
 from tests.fakes.worker import fake_worker_link
 from worker.errors import StartError
+from worker.step import Step, StepResult
 
 
 def generate_request(
@@ -279,6 +281,44 @@ async def test_a_worker_that_falls_silent_is_lost(tmp_path: Path) -> None:
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await stream.read()
     assert caught.value.code() == grpc.StatusCode.DEADLINE_EXCEEDED
+
+
+async def attached_again(loop: SchedulerLoop, worker_id: str) -> None:
+    while True:
+        if worker_id in loop.workers:
+            return
+        await asyncio.sleep(0.01)
+
+
+class HangingEngine(FakeEngine):
+    """Its thirtieth step ends when the test says so."""
+
+    def __init__(self) -> None:
+        super().__init__(num_pages=256)
+        self.released = threading.Event()
+
+    def run_step(self, step: Step) -> StepResult:
+        if step.step_id == 30:
+            self.released.wait()
+        return super().run_step(step)
+
+
+async def test_a_worker_that_lives_but_whose_engine_hangs_is_lost_and_nothing_of_it_counts(tmp_path: Path) -> None:
+    engine = HangingEngine()
+    times = {"heartbeat_s": 0.2, "silence_s": 1.0}
+    async with scheduler(tmp_path, **times) as (address, loop), open_channel(address) as channel:
+        async with instant_worker(address, engine=engine, worker_id="hangs"):
+            call = inference_pb2_grpc.InferenceServiceStub(channel).Generate(generate_request(max_tokens=100))
+            events = [await anext(aiter(call))]
+            async with instant_worker(address, worker_id="other"):
+                events += [event async for event in call]
+                assert list(loop.workers) == ["other"]
+                engine.released.set()
+                await attached_again(loop, "hangs")
+    tokens = [event.tokens for event in events if event.HasField("tokens")]
+    assert [event.sequence_number for event in tokens] == list(range(100))
+    assert [token for event in tokens for token in event.token_ids] == continuation([72, 101, 108], 100)
+    assert [event.moved.to_worker_id for event in events if event.HasField("moved")] == ["other"]
 
 
 async def test_a_worker_that_answers_out_of_turn_is_sent_away(tmp_path: Path) -> None:

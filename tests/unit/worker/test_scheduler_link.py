@@ -312,6 +312,41 @@ async def test_schedulers_are_tried_in_turn(tmp_path: Path, scheduler: FakeSched
         assert (await scheduler.sessions.get()).hello == HELLO
 
 
+async def test_a_scheduler_that_falls_silent_is_left_for_the_next(tmp_path: Path) -> None:
+    silent, other = FakeScheduler(heartbeat_interval_ms=20, silence_timeout_ms=200), FakeScheduler()
+    addresses = [f"unix:{tmp_path / name}.sock" for name in ("silent", "other")]
+    engine = HeldEngine()
+    async with serving(silent, addresses[0]), serving(other, addresses[1]), attached(engine, *addresses):
+        session = await silent.sessions.get()
+        # As long as it answers it is kept.
+        for _ in range(30):
+            await session.heartbeats.get()
+            session.send_heartbeat_ack()
+        session.send_step(step(1))
+        session.send_step(step(2))
+        assert await engine.begun.get() == 1
+        await session.worker_left()
+        engine.release()
+        again = await other.sessions.get()
+        # What was queued is dropped, and the step that ran is void: its session is over.
+        assert engine.events == ["step 1", "reset"]
+        again.send_step(step(1))
+        engine.release()
+        assert (await again.result()).step_id == 1
+
+
+async def test_a_failed_step_is_reported_to_the_same_scheduler_again(tmp_path: Path) -> None:
+    first, second = FakeScheduler(), FakeScheduler()
+    addresses = [f"unix:{tmp_path / name}.sock" for name in ("first", "second")]
+    async with serving(first, addresses[0]), serving(second, addresses[1]):
+        async with attached(FakeEngine(num_pages=4), *addresses):
+            session = await first.sessions.get()
+            session.send_step(decode_step(1, start=3))
+            assert (await session.result()).error
+            await first.sessions.get()
+    assert second.sessions.empty()
+
+
 async def test_stop_while_nobody_answers_returns_at_once(address: str) -> None:
     async with attached(FakeEngine(num_pages=4), address):
         pass
