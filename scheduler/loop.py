@@ -17,6 +17,7 @@ from scheduler.errors import RequestError, SequenceFailedError
 from scheduler.events import moved_event, prompt_logprobs_event, started_event
 from scheduler.fair_queue import FairQueue
 from scheduler.keep_alive import KeepAlive, Timers
+from scheduler.leaving import movable
 from scheduler.planner import plan_step
 from scheduler.requests import Requests
 from scheduler.result import SampledTokens, ScoredTokens, StepResult
@@ -24,7 +25,15 @@ from scheduler.sequence import FinishReason, Sequence
 from scheduler.sequence_listener import NobodyFollows, SequenceListener
 from scheduler.served_models import ServedModels
 from scheduler.unloaded_workers import LoadLink, Told, UnloadedWorker
-from scheduler.worker_state import AttachedWorker, CacheListener, NobodyListens, PlannedSequence, WorkerInfo, WorkerLink
+from scheduler.worker_state import (
+    AttachedWorker,
+    CacheListener,
+    NobodyListens,
+    PlannedSequence,
+    WorkerInfo,
+    WorkerLink,
+    WorkerPhase,
+)
 
 # A sequence that was running at this many deaths in a row, without a token in between, may be what kills them.
 MAX_WORKER_LOSSES = 3
@@ -100,7 +109,8 @@ class SchedulerLoop:
     @property
     def is_ready(self) -> bool:
         """Whether a request would be accepted and computed now."""
-        return bool(self.workers or self.models.unloaded) and not self.requests.is_draining
+        is_any_serving = any(worker.phase is WorkerPhase.SERVING for worker in self.workers.values())
+        return (is_any_serving or bool(self.models.unloaded)) and not self.requests.is_draining
 
     def begin_drain(self, on_idle: Callable[[], object]) -> None:
         """Refuse new requests from now on; `on_idle` is called when the last open one has ended, perhaps at once."""
@@ -118,11 +128,17 @@ class SchedulerLoop:
     def run(self) -> None:
         """Keep every worker's queue of steps filled."""
         self._is_awake = False
+        leaving = [worker for worker in self.workers.values() if worker.phase is WorkerPhase.LEAVING]
+        for worker in leaving:
+            self._move_sequences_off(worker)
         for worker in list(self.workers.values()):
             while worker.has_room_for_a_step and self.step(worker):
                 pass
         for worker in self.workers.values():
             self._check_lease(worker)
+        for worker in leaving:
+            if worker.is_idle:
+                worker.dismiss()
         self.models.move()
         self.requests.deliver()
 
@@ -135,9 +151,8 @@ class SchedulerLoop:
 
     def step(self, worker: AttachedWorker) -> bool:
         """Plan one step and send it; False when there was nothing to decide."""
-        decision = plan_step(
-            worker.running, self.models.waiting_for(worker.info.model), worker.pool, worker.step_limits
-        )
+        waiting = self.models.waiting_for(worker.info.model) if worker.phase is WorkerPhase.SERVING else ()
+        decision = plan_step(worker.running, waiting, worker.pool, worker.step_limits)
         for sequence in decision.preempted:
             self._preempt(worker, sequence)
         for sequence in decision.outgrown:
@@ -244,7 +259,8 @@ class SchedulerLoop:
         lost = list(worker.running)
         for sequence in lost:
             worker.leave(sequence)
-            sequence.num_worker_losses += 1
+            # One that said it would go was not killed by what it computed.
+            sequence.num_worker_losses += worker.phase is WorkerPhase.SERVING
             self._listener.worker_lost(sequence)
             self.requests.queue(sequence)
         error = SequenceFailedError(f"{MAX_WORKER_LOSSES} workers were lost while they computed it")
@@ -253,6 +269,21 @@ class SchedulerLoop:
         self.on_readiness_changed()
         self.wake()
         self.requests.deliver()
+
+    def leave(self, worker: AttachedWorker | UnloadedWorker) -> None:
+        """A worker wants to end: it is dismissed once what it computes has moved elsewhere or ended."""
+        if isinstance(worker, UnloadedWorker):
+            self.models.unloaded.dismiss(worker)
+        elif worker.phase is WorkerPhase.SERVING:
+            worker.phase = WorkerPhase.LEAVING
+            self.on_readiness_changed()
+        self.wake()
+
+    def _move_sequences_off(self, worker: AttachedWorker) -> None:
+        for sequence in movable(worker, self.workers.values()):
+            worker.leave(sequence)
+            self._listener.worker_leaves(sequence)
+            self.requests.queue(sequence)
 
     def keep_loaded(self, model: str, keep_alive_s: float | None, told: Told) -> None:
         """As `ServedModels.keep_loaded`, at once."""

@@ -25,6 +25,9 @@ class SequenceListener(Protocol):
     def worker_lost(self, sequence: Sequence) -> None:
         """It waits again, since its worker is gone."""
 
+    def worker_leaves(self, sequence: Sequence) -> None:
+        """It waits for another worker, since its own wants to end."""
+
     def finished(self, sequence: Sequence, reason: FinishReason) -> None: ...
 
     def failed(self, sequence: Sequence, error: RequestError) -> None: ...
@@ -46,6 +49,9 @@ class NobodyFollows:
         pass
 
     def worker_lost(self, sequence: Sequence) -> None:
+        pass
+
+    def worker_leaves(self, sequence: Sequence) -> None:
         pass
 
     def finished(self, sequence: Sequence, reason: FinishReason) -> None:

@@ -11,7 +11,7 @@ from scheduler.fair_queue import FairQueue
 from scheduler.keep_alive import KeepAlive, Timers
 from scheduler.sequence import Sequence
 from scheduler.unloaded_workers import LoadLink, Told, UnloadedWorker, UnloadedWorkers
-from scheduler.worker_state import AttachedWorker, WorkerInfo
+from scheduler.worker_state import AttachedWorker, WorkerInfo, WorkerPhase
 
 
 class ServedModels:
@@ -90,7 +90,7 @@ class ServedModels:
         """Out of memory where nobody uses them any more, back into it where somebody waits."""
         for worker in list(self._workers.values()):
             model = worker.info.model
-            if worker.is_idle and self._keep_alive.is_over(model):
+            if worker.phase is WorkerPhase.SERVING and worker.is_idle and self._keep_alive.is_over(model):
                 worker.link.send_unload()
                 self.unloaded.expect(worker.info)
                 self._detach(worker)

@@ -52,6 +52,9 @@ class SequenceTracing:
     def worker_lost(self, sequence: Sequence) -> None:
         self._wait_again(sequence, "worker lost")
 
+    def worker_leaves(self, sequence: Sequence) -> None:
+        self._wait_again(sequence, "worker leaves")
+
     def finished(self, sequence: Sequence, reason: FinishReason) -> None:
         self._end(sequence, {"pagoda.finish_reason": reason.name.lower()})
 

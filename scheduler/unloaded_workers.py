@@ -77,6 +77,13 @@ class UnloadedWorkers:
             worker.link, worker.is_busy = None, False
             self._forget_unless_back(worker)
 
+    def dismiss(self, worker: UnloadedWorker) -> None:
+        """It wants to end, and has nothing to do: it will not be back."""
+        if worker.link is not None:
+            worker.link.send_drain()
+            worker.link = None
+        self._forget(worker)
+
     def loaded(self, info: WorkerInfo) -> None:
         """Some worker has this model in memory now."""
         self._workers.pop(info.worker_id, None)

@@ -177,6 +177,13 @@ class WorkerServicer(worker_pb2_grpc.WorkerServiceServicer):
                 _check_session(failed.session_id, worker)
                 logger.error("model not loaded", extra={"model": worker.info.model, "reason": failed.error})
                 self._loop.models.unloaded.load_failed(worker, failed.error)
+            case "leaving", _:
+                leaving = message.leaving
+                _check_session(leaving.session_id, worker)
+                logger.info(
+                    "worker leaves", extra={"worker": worker.info.worker_id, "grace_s": leaving.grace_ms / 1000}
+                )
+                self._loop.leave(worker)
             case "heartbeat", _:
                 link.send_heartbeat_ack()
             case other, _:

@@ -4,6 +4,7 @@ from collections import deque
 from collections.abc import Iterable
 from collections.abc import Sequence as Seq
 from dataclasses import InitVar, dataclass, field
+from enum import Enum, auto
 from typing import NamedTuple, Protocol
 
 from kvcache.block_hash import BlockHash
@@ -106,6 +107,14 @@ class Lease:
     is_recalled: bool = False
 
 
+class WorkerPhase(Enum):
+    SERVING = auto()
+    LEAVING = auto()
+    """It asked to go: no sequence is admitted any more, and those it has move or end."""
+    DISMISSED = auto()
+    """It was told that no step follows."""
+
+
 class WorkerLink(Protocol):
     """The way to one worker. The calls return at once."""
 
@@ -154,6 +163,7 @@ class AttachedWorker:
     max_lease_steps: InitVar[int] = 1
     pool: PagePool = field(init=False)
     step_limits: StepLimits = field(init=False)
+    phase: WorkerPhase = WorkerPhase.SERVING
     running: list[Sequence] = field(default_factory=list)
     in_flight: deque[StepInFlight] = field(default_factory=deque)
     lease: Lease | None = None
@@ -191,6 +201,11 @@ class AttachedWorker:
     def is_idle(self) -> bool:
         """Nothing is computed, and nothing will be without a new decision."""
         return not self.running and not self.is_busy
+
+    def dismiss(self) -> None:
+        """Nothing is left for it to do."""
+        self.phase = WorkerPhase.DISMISSED
+        self.link.send_drain()
 
     def stop(self, sequence: Sequence) -> None:
         """Its last token ended it: the worker, which knew that first, has left it out of the steps behind."""

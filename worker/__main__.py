@@ -1,6 +1,5 @@
 """python -m worker: settings → model and pages → scheduler link, until SIGTERM."""
 
-import asyncio
 import logging
 import signal
 import sys
@@ -12,6 +11,7 @@ import uvloop
 
 from pagoda.logging import configure_logging
 from pagoda.models.errors import ModelError
+from pagoda.stop_signals import on_stop_signal
 from pagoda.tracing import Tracer, open_tracer
 from worker.errors import StartError
 from worker.scheduler_link import SchedulerLink
@@ -46,8 +46,7 @@ async def serve(worker: LoadedWorker, settings: WorkerSettings, tracer: Tracer) 
     reload = partial(load_again, settings, worker.hello)
     link = SchedulerLink(worker.engine, reload, worker.hello, settings.scheduler_addresses, tracer)
     del worker  # The engine is the link's alone, to let go.
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, link.stop)
+    on_stop_signal(lambda: link.leave(settings.drain_grace_s))
     await link.run()
 
 

@@ -54,6 +54,8 @@ class SchedulerLink:
         self._addresses = tuple(addresses)
         self._stopping = asyncio.Event()
         self._session: Session | None = None
+        self._end_of_grace: asyncio.TimerHandle | None = None
+        """Set once this worker wants to leave."""
         self._position = 0
         """Whose turn it is in the list."""
         self._num_failures = 0
@@ -62,17 +64,28 @@ class SchedulerLink:
         """Addresses whose failure is in the log already: an outage is one line, not one for each try."""
 
     async def run(self) -> None:
-        """Until `stop`. Raises only if the engine cannot even be reset: then nothing is left to work with."""
+        """Until `stop` or `leave`. Raises only if the engine cannot even be reset: then nothing is left to work with."""
         try:
             while not self._stopping.is_set():
                 await self._unless_stopping(asyncio.sleep(self._delay_s()))
                 if not self._stopping.is_set():
                     await self._serve(self._addresses[self._position % len(self._addresses)])
         finally:
+            if self._end_of_grace is not None:
+                self._end_of_grace.cancel()
             self._engine_thread.close()
 
+    def leave(self, grace_s: float) -> None:
+        """End when the scheduler has moved or finished what this worker computes, or when the grace is over."""
+        if self._session is None:
+            self.stop()
+        elif self._end_of_grace is None:
+            logger.info("leaving", extra={"grace_s": grace_s})
+            self._end_of_grace = asyncio.get_running_loop().call_later(grace_s, self.stop)
+            self._session.leave(grace_s)
+
     def stop(self) -> None:
-        """Leave after the step that runs."""
+        """End after the step that runs."""
         self._stopping.set()
         if self._session is not None:
             self._session.stop()
@@ -130,6 +143,8 @@ class SchedulerLink:
         started = time.monotonic()
         end = await session.run()
         self._session = None
+        if self._end_of_grace is not None:
+            self._stopping.set()
         await self._engine_thread.reset()
         if end is SessionEnd.FAILED:
             # Whatever made the step fail may be in the pages.
@@ -180,4 +195,4 @@ class SchedulerLink:
 
 
 def _severity(end: SessionEnd) -> int:
-    return logging.INFO if end is SessionEnd.STOPPED else logging.WARNING
+    return logging.INFO if end in (SessionEnd.STOPPED, SessionEnd.DRAINED) else logging.WARNING

@@ -45,8 +45,8 @@ class Session:
         self._silent_s = 0.0
         """Since anything was heard from the scheduler, not counting when this process itself was kept from running."""
         self._engine_thread = engine_thread
-        self._outbox: asyncio.Queue[RanStep | FailedStep | None] = asyncio.Queue()
-        """What the engine's thread hands over; None once it has left."""
+        self._outbox: asyncio.Queue[RanStep | FailedStep | worker_pb2.Leaving | None] = asyncio.Queue()
+        """What the engine's thread hands over, and what is said between that; None once the thread has left."""
         loop = asyncio.get_running_loop()
         self._steps = StepLoop(
             held_blocks, tracer, lambda outcome: loop.call_soon_threadsafe(self._outbox.put_nowait, outcome)
@@ -69,6 +69,10 @@ class Session:
             for task in (receiving, *others):
                 task.cancel()
             await asyncio.gather(receiving, *others, return_exceptions=True)
+
+    def leave(self, grace_s: float) -> None:
+        """Tell the scheduler that this worker wants to go. It goes on until the scheduler has taken all away, and says so."""
+        self._outbox.put_nowait(worker_pb2.Leaving(session_id=self._id, grace_ms=round(grace_s * 1000)))
 
     def stop(self) -> None:
         """End after the step that runs, without those that wait."""
@@ -100,8 +104,8 @@ class Session:
         """Send what the engine's thread hands over, until it leaves."""
         computing = asyncio.create_task(self._engine_thread.run(self._steps.run))
         computing.add_done_callback(lambda _: self._outbox.put_nowait(None))
-        while (outcome := await self._outbox.get()) is not None:
-            if not await self._send_outcome(outcome):
+        while (content := await self._outbox.get()) is not None:
+            if not await self._send(self._message(content)):
                 self._steps.end_now(SessionEnd.LOST)
         return computing.result()
 
@@ -149,12 +153,16 @@ class Session:
         self._steps.end_now(SessionEnd.SILENT)
         self._stream.cancel()
 
-    async def _send_outcome(self, outcome: RanStep | FailedStep) -> bool:
-        if isinstance(outcome, RanStep):
-            result = result_to_proto(outcome.result, self._id, next_is_last=outcome.next_is_last)
-        else:
-            result = worker_pb2.StepResult(session_id=self._id, step_id=outcome.step_id, error=outcome.reason)
-        return await self._send(worker_pb2.AttachRequest(step_result=result))
+    def _message(self, content: RanStep | FailedStep | worker_pb2.Leaving) -> worker_pb2.AttachRequest:
+        match content:
+            case RanStep(result, next_is_last):
+                result_message = result_to_proto(result, self._id, next_is_last=next_is_last)
+                return worker_pb2.AttachRequest(step_result=result_message)
+            case FailedStep(step_id, reason):
+                failed = worker_pb2.StepResult(session_id=self._id, step_id=step_id, error=reason)
+                return worker_pb2.AttachRequest(step_result=failed)
+            case leaving:
+                return worker_pb2.AttachRequest(leaving=leaving)
 
     async def _send(self, message: worker_pb2.AttachRequest) -> bool:
         """False once the stream has ended; `_receive` sees the same end."""

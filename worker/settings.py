@@ -45,6 +45,8 @@ class WorkerSettings(TierSettings):
     """Most tokens that one step may compute."""
     max_step_sequences: int = Field(default=64, ge=1)
     """Most sequences that one step may compute."""
+    drain_grace_s: float = Field(default=30.0, ge=0)
+    """How long its sequences may move to other workers or go on here after SIGTERM."""
 
     @property
     def scheduler_addresses(self) -> tuple[str, ...]:

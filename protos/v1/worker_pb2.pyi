@@ -12,8 +12,11 @@ Why that is safe:
   - A page that is freed while a step that writes it is in flight is granted again only to later steps of the same stream.
   - A lease is many steps said in one message. To the scheduler two of them are in flight, as ever: it counts a further one when a
     result comes that does not say that the lease ends, and a recalled worker still runs the step behind the result that says so.
+  - Both sides say something at least every heartbeat, and each takes the other for lost when it does not: an open socket proves
+    nothing.
   - When the stream ends, the worker drops queued steps, lets the running one end, forgets all sequences, and only then attaches again
-    and reports what its pages still hold.
+    and reports what its pages still hold. It has a list of schedulers, in order of preference: it stays with the one that took
+    it until that is gone (then it tries the same once more), drains or is silent, and then goes on down the list, round and round.
 """
 
 from collections import abc as _abc
@@ -43,6 +46,7 @@ class AttachRequest(_message.Message):
     STEP_RESULT_FIELD_NUMBER: _builtins.int
     HEARTBEAT_FIELD_NUMBER: _builtins.int
     LOAD_FAILED_FIELD_NUMBER: _builtins.int
+    LEAVING_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def hello(self) -> Global___Hello: ...
     @_builtins.property
@@ -53,6 +57,8 @@ class AttachRequest(_message.Message):
     def heartbeat(self) -> Global___Heartbeat: ...
     @_builtins.property
     def load_failed(self) -> Global___LoadFailed: ...
+    @_builtins.property
+    def leaving(self) -> Global___Leaving: ...
     def __init__(
         self,
         *,
@@ -61,12 +67,13 @@ class AttachRequest(_message.Message):
         step_result: Global___StepResult | None = ...,
         heartbeat: Global___Heartbeat | None = ...,
         load_failed: Global___LoadFailed | None = ...,
+        leaving: Global___Leaving | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["heartbeat", b"heartbeat", "held_blocks", b"held_blocks", "hello", b"hello", "load_failed", b"load_failed", "message", b"message", "step_result", b"step_result"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["heartbeat", b"heartbeat", "held_blocks", b"held_blocks", "hello", b"hello", "leaving", b"leaving", "load_failed", b"load_failed", "message", b"message", "step_result", b"step_result"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["heartbeat", b"heartbeat", "held_blocks", b"held_blocks", "hello", b"hello", "load_failed", b"load_failed", "message", b"message", "step_result", b"step_result"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["heartbeat", b"heartbeat", "held_blocks", b"held_blocks", "hello", b"hello", "leaving", b"leaving", "load_failed", b"load_failed", "message", b"message", "step_result", b"step_result"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["hello", "held_blocks", "step_result", "heartbeat", "load_failed"]  # noqa: Y015
+    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["hello", "held_blocks", "step_result", "heartbeat", "load_failed", "leaving"]  # noqa: Y015
     _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_message) -> _WhichOneofReturnType_message | None: ...
 
@@ -703,6 +710,32 @@ class HeartbeatAck(_message.Message):
 Global___HeartbeatAck: _TypeAlias = HeartbeatAck  # noqa: Y015
 
 @_typing.final
+class Leaving(_message.Message):
+    """The worker has been told to end. It goes on computing; the scheduler gives it no new sequence, moves those that another worker can
+    take, and sends Drain once none is left. What is still there after the grace the worker leaves behind, to wait for another one.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SESSION_ID_FIELD_NUMBER: _builtins.int
+    GRACE_MS_FIELD_NUMBER: _builtins.int
+    session_id: _builtins.int
+    grace_ms: _builtins.int
+    def __init__(
+        self,
+        *,
+        session_id: _builtins.int = ...,
+        grace_ms: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["grace_ms", b"grace_ms", "session_id", b"session_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Leaving: _TypeAlias = Leaving  # noqa: Y015
+
+@_typing.final
 class Load(_message.Message):
     """To a worker without a model: load this one. When it has, it ends the stream and attaches with it."""
 
@@ -805,7 +838,9 @@ Global___Recall: _TypeAlias = Recall  # noqa: Y015
 
 @_typing.final
 class Drain(_message.Message):
-    """No further steps will come: the worker finishes what it has, and ends the stream."""
+    """No further steps will come, because the scheduler ends or because the worker wanted to leave: the worker finishes what it has, and
+    ends the stream.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 

@@ -12,8 +12,11 @@ Why that is safe:
   - A page that is freed while a step that writes it is in flight is granted again only to later steps of the same stream.
   - A lease is many steps said in one message. To the scheduler two of them are in flight, as ever: it counts a further one when a
     result comes that does not say that the lease ends, and a recalled worker still runs the step behind the result that says so.
+  - Both sides say something at least every heartbeat, and each takes the other for lost when it does not: an open socket proves
+    nothing.
   - When the stream ends, the worker drops queued steps, lets the running one end, forgets all sequences, and only then attaches again
-    and reports what its pages still hold.
+    and reports what its pages still hold. It has a list of schedulers, in order of preference: it stays with the one that took
+    it until that is gone (then it tries the same once more), drains or is silent, and then goes on down the list, round and round.
 """
 
 from collections import abc as _abc

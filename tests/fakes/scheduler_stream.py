@@ -20,6 +20,7 @@ class FakeSession:
         self.results: asyncio.Queue[worker_pb2.StepResult | None] = asyncio.Queue()
         self.heartbeats: asyncio.Queue[worker_pb2.Heartbeat] = asyncio.Queue()
         self.failures: asyncio.Queue[worker_pb2.LoadFailed] = asyncio.Queue()
+        self.leavings: asyncio.Queue[worker_pb2.Leaving] = asyncio.Queue()
 
     def send_step(self, step: worker_pb2.Step, *, session_id: int | None = None) -> None:
         step.session_id = self.session_id if session_id is None else session_id
@@ -96,6 +97,8 @@ async def _read(messages: AsyncIterator[worker_pb2.AttachRequest], session: Fake
             session.heartbeats.put_nowait(message.heartbeat)
         elif message.HasField("load_failed"):
             session.failures.put_nowait(message.load_failed)
+        elif message.HasField("leaving"):
+            session.leavings.put_nowait(message.leaving)
     session.results.put_nowait(None)
     session.end()
 

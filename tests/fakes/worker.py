@@ -2,11 +2,11 @@
 
 import argparse
 import asyncio
-import signal
 import time
 from collections.abc import Sequence
 from typing import Any
 
+from pagoda.stop_signals import on_stop_signal
 from protos.v1 import worker_pb2
 from tests.fakes.engine import EOS_TOKEN_ID, VOCAB_SIZE, FakeEngine
 from worker.engine_thread import Reload, StepRunner
@@ -57,8 +57,7 @@ async def run_fake_worker(address: str, **options: Any) -> None:
 
 
 async def run_until_signal(link: SchedulerLink) -> None:
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, link.stop)
+    on_stop_signal(lambda: link.leave(grace_s=30.0))
     await link.run()
 
 

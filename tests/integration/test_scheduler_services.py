@@ -237,6 +237,31 @@ async def test_a_stream_goes_on_when_its_worker_is_lost(tmp_path: Path) -> None:
     assert [event.moved.to_worker_id for event in events if event.HasField("moved")] == ["other"]
 
 
+async def attached(loop: SchedulerLoop, num_workers: int) -> None:
+    while True:
+        if len(loop.workers) == num_workers:
+            return
+        await asyncio.sleep(0.01)
+
+
+async def test_a_stream_moves_when_its_worker_leaves(tmp_path: Path) -> None:
+    async with scheduler(tmp_path) as (address, loop), open_channel(address) as channel:
+        stub = inference_pb2_grpc.InferenceServiceStub(channel)
+        leaving = fake_worker_link(address, worker_id="first", max_model_len=5000, num_pages=400)
+        running = asyncio.create_task(leaving.run())
+        await wait_until_ready(address)
+        call = stub.Generate(generate_request(max_tokens=4500))
+        events = [await anext(aiter(call)) for _ in range(5)]
+        async with instant_worker(address, worker_id="second", max_model_len=5000, num_pages=400):
+            await attached(loop, num_workers=2)
+            leaving.leave(grace_s=3600)
+            await running
+            events += [event async for event in call]
+    tokens = [token for event in events for token in event.tokens.token_ids]
+    assert tokens == continuation([72, 101, 108], 4500)
+    assert [event.moved.to_worker_id for event in events if event.HasField("moved")] == ["second"]
+
+
 async def test_load_and_models_describe_the_workers(tmp_path: Path) -> None:
     async with scheduler_and_worker(tmp_path, num_pages=64) as (address, _), open_channel(address) as channel:
         stub = inference_pb2_grpc.InferenceServiceStub(channel)

@@ -52,6 +52,8 @@ async def test_a_worker_attaches_computes_and_leaves_on_sigterm(tmp_path: Path) 
         assert session.hello.model.name == "tiny"
         assert len(await first_tokens(session)) == 1
         worker.send_signal(signal.SIGTERM)
+        assert (await session.leavings.get()).grace_ms == 30_000
+        session.send_drain()
         await session.worker_left()
         assert await worker.wait() == 0
 
@@ -71,4 +73,17 @@ async def test_the_instant_worker_is_a_process_too(tmp_path: Path) -> None:
         session = await scheduler.sessions.get()
         assert await first_tokens(session) == continuation(PROMPT, 1)
         worker.send_signal(signal.SIGTERM)
+        await session.leavings.get()
+        session.send_drain()
         assert await worker.wait() == 0
+
+
+async def test_a_second_signal_ends_it_at_once(tmp_path: Path) -> None:
+    scheduler, address = FakeScheduler(), f"unix:{tmp_path / 's.sock'}"
+    async with serving(scheduler, address), process("tests.fakes.worker", "--scheduler", address) as worker:
+        session = await scheduler.sessions.get()
+        await first_tokens(session)
+        worker.send_signal(signal.SIGTERM)
+        await session.leavings.get()
+        worker.send_signal(signal.SIGINT)
+        assert await worker.wait() == 128 + signal.SIGINT

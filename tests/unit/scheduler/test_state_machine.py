@@ -1,4 +1,4 @@
-"""The scheduler under random joins, leaves, preemptions, lost workers, unloaded models and late results.
+"""The scheduler under random joins, leaves, preemptions, workers that are lost or go, unloaded models and late results.
 
 Every client gets exactly its tokens.
 """
@@ -17,7 +17,7 @@ from scheduler.loop import SchedulerLoop, WorkerProtocolError
 from scheduler.request import InferenceRequest
 from scheduler.sequence import FinishReason
 from scheduler.unloaded_workers import UnloadedWorker
-from scheduler.worker_state import AttachedWorker
+from scheduler.worker_state import AttachedWorker, WorkerPhase
 from tests.fakes.client import RecordingClient
 from tests.fakes.clock import FakeClock
 from tests.fakes.plan_worker import EOS, PlanWorker, expected_output, prompt_logprob, worker_info
@@ -81,6 +81,10 @@ class SchedulerMachine(RuleBasedStateMachine):
             if fake.is_unloaded:
                 del self.workers[worker]
                 self.leaving.append(fake)
+            elif fake.is_draining:
+                assert not fake.queue, "it was dismissed with steps before it"
+                del self.workers[worker]
+                self.loop.detach(worker)
 
     @rule(worker_id=st.sampled_from(["w0", "w1"]))
     def attach(self, worker_id: str) -> None:
@@ -206,6 +210,13 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.loop.detach(worker)
         self.settle()
 
+    @precondition(lambda self: self.workers)
+    @rule(data=st.data())
+    def worker_leaves(self, data: st.DataObject) -> None:
+        """It asks to go, and goes once it is told to."""
+        self.loop.leave(data.draw(st.sampled_from(sorted(self.workers, key=lambda w: w.info.worker_id))))
+        self.settle()
+
     @precondition(lambda self: any(fake.queue for _, fake in self.gone))
     @rule()
     def late_result(self) -> None:
@@ -234,18 +245,21 @@ class SchedulerMachine(RuleBasedStateMachine):
 
     @invariant()
     def nobody_waits_beside_an_idle_worker(self) -> None:
-        if hasattr(self, "loop") and self.loop.waiting and self.loop.workers:
-            assert any(worker.in_flight for worker in self.loop.workers.values())
+        if hasattr(self, "loop") and self.loop.waiting and (serving := self.serving()):
+            assert any(worker.in_flight for worker in serving)
 
     @invariant()
     def nobody_waits_for_a_model_that_is_not_being_loaded(self) -> None:
         if hasattr(self, "loop") and self.loop.waiting and not self.loop.workers:
             assert all(worker.is_busy for worker in self.unloaded)
 
+    def serving(self) -> list[AttachedWorker]:
+        return [worker for worker in self.loop.workers.values() if worker.phase is WorkerPhase.SERVING]
+
     def teardown(self) -> None:
         if not hasattr(self, "loop"):
             return
-        if not self.workers:
+        if not self.serving():
             self.attach("w0")
         while any(fake.queue for fake in self.workers.values()):
             for worker, fake in list(self.workers.items()):

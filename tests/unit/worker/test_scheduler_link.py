@@ -240,6 +240,34 @@ async def test_stop_answers_the_running_step_and_leaves(scheduler: FakeScheduler
     assert engine.events == ["step 1", "reset"]
 
 
+async def test_a_leaving_worker_goes_on_until_it_is_dismissed(scheduler: FakeScheduler, address: str) -> None:
+    link = SchedulerLink(FakeEngine(num_pages=4), no_reload, HELLO, [address])
+    running = asyncio.create_task(link.run())
+    session = await scheduler.sessions.get()
+    session.send_step(first_step([5, 6, 7]))
+    results = [await session.result()]
+    link.leave(grace_s=3600)
+    leaving = await session.leavings.get()
+    assert (leaving.session_id, leaving.grace_ms) == (session.session_id, 3_600_000)
+    session.send_step(decode_step(2, start=3))
+    results += [await session.result()]
+    assert [token for result in results for token in result.sampled_batch.token_ids] == continuation([5, 6, 7], 2)
+    session.send_drain()
+    await session.worker_left()
+    await running
+
+
+async def test_a_leaving_worker_waits_no_longer_than_its_grace(scheduler: FakeScheduler, address: str) -> None:
+    link = SchedulerLink(FakeEngine(num_pages=4), no_reload, HELLO, [address])
+    running = asyncio.create_task(link.run())
+    session = await scheduler.sessions.get()
+    session.send_step(first_step([5, 6, 7]))
+    await session.result()
+    link.leave(grace_s=0)
+    await session.worker_left()
+    await running
+
+
 def lease(step_id: int, num_steps: int) -> worker_pb2.Step:
     batch = worker_pb2.DecodeBatch(sequence_ids=[1], starts=[3], num_steps=[num_steps])
     return step(step_id, decode_batch=batch, max_steps=num_steps)

@@ -1,0 +1,28 @@
+"""What SIGTERM and SIGINT mean to every tier: the first asks for an orderly end, a second one for an end at once.
+
+Knows nothing about what an orderly end is.
+"""
+
+import asyncio
+import logging
+import os
+import signal
+from collections.abc import Callable
+
+logger = logging.getLogger(__name__)
+
+
+def on_stop_signal(begin: Callable[[], object]) -> None:
+    """Call `begin` at the first one. The second ends the process as if the signal had killed it: with 128 + its number."""
+    has_begun = False
+
+    def on_signal(number: int) -> None:
+        nonlocal has_begun
+        if has_begun:
+            logger.warning("ended by a second signal", extra={"signal": signal.Signals(number).name})
+            os._exit(128 + number)
+        has_begun = True
+        begin()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, on_signal, number)
