@@ -21,13 +21,16 @@ from gateway.ollama import store_routes
 from gateway.openai import routes as openai
 from gateway.openai import tokenization
 from gateway.origins import AllowedOrigins, LocalHostsOnly
+from gateway.prefix_hints import PrefixHints
 from gateway.pulls import Pulls
-from gateway.scheduler_client import SchedulerClient
+from gateway.scheduler_metrics import SchedulerMetrics
+from gateway.schedulers import Schedulers
 from gateway.served_models import ServedModel, ServedModels
 from gateway.settings import GatewaySettings
 from gateway.state import GatewayState
 from gateway.tracing import TraceRequests
 from gateway.watched_keys import WatchedKeys
+from kvcache.index_url import open_prefix_index
 from pagoda.models.blobs import BlobStore
 from pagoda.models.catalogue import CATALOGUE, CatalogueEntry
 from pagoda.models.errors import ModelError
@@ -84,13 +87,14 @@ def _build_keyring(settings: GatewaySettings) -> Keyring:
 
 
 def _build_state(settings: GatewaySettings, served: Sequence[ServedModel], store: ModelStore) -> GatewayState:
-    scheduler = SchedulerClient(settings.scheduler_address, outage_grace_s=settings.scheduler_grace_s)
-    models = ServedModels(served, scheduler)
+    schedulers = _build_schedulers(settings)
+    models = ServedModels(served, schedulers)
     metrics = GatewayMetrics(served[0].name, served[0].model.config.max_position)
+    metrics.registry.register(SchedulerMetrics(schedulers))
     return GatewayState(
-        scheduler=scheduler,
+        schedulers=schedulers,
         models=models,
-        generator=TextGenerator(scheduler, models, metrics, timeout_s=settings.request_timeout_s),
+        generator=TextGenerator(schedulers, models, metrics, timeout_s=settings.request_timeout_s),
         metrics=metrics,
         drain=Drain(),
         store=store,
@@ -101,15 +105,24 @@ def _build_state(settings: GatewaySettings, served: Sequence[ServedModel], store
     )
 
 
+def _build_schedulers(settings: GatewaySettings) -> Schedulers:
+    return Schedulers(
+        settings.scheduler_addresses,
+        PrefixHints(open_prefix_index(settings.prefix_index.get_secret_value())),
+        silence_s=settings.scheduler_silence_s,
+        outage_grace_s=settings.scheduler_grace_s,
+    )
+
+
 @asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
-    scheduler = app.state.gateway.scheduler
-    await scheduler.start()
+    schedulers = app.state.gateway.schedulers
+    await schedulers.start()
     try:
         yield
     finally:
         await app.state.gateway.pulls.close()
-        await scheduler.close()
+        await schedulers.close()
 
 
 async def _on_gateway_error(request: Request, error: Exception) -> Response:

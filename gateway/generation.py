@@ -18,7 +18,7 @@ from gateway.open_request import OpenRequest
 from gateway.prompt_score import PromptScore
 from gateway.request_record import RequestRecord
 from gateway.sample_text import SampleText
-from gateway.scheduler_client import SchedulerClient
+from gateway.schedulers import Schedulers
 from gateway.served_models import ServedModel, ServedModels
 from gateway.streaming import merged
 from gateway.text_events import SampleBegan, SampleEnded, TextEvents
@@ -38,13 +38,13 @@ class HTTPContext:
 class TextGenerator:
     def __init__(
         self,
-        scheduler: SchedulerClient,
+        schedulers: Schedulers,
         models: ServedModels,
         metrics: GatewayMetrics,
         *,
         timeout_s: float | None = None,
     ) -> None:
-        self._scheduler = scheduler
+        self._schedulers = schedulers
         self._models = models
         self._metrics = metrics
         self._timeout_s = timeout_s
@@ -68,7 +68,7 @@ class TextGenerator:
         inference_request = self._inference_request(model, request, http)
         record = RequestRecord(inference_request, http.request_id, http.caller, self._metrics, http.trace)
         try:
-            opened = self._scheduler.open(inference_request)
+            opened = await self._schedulers.open(inference_request)
             try:
                 async with aclosing(_text_events(opened, request, model, record)) as events:
                     async for event in events:

@@ -113,6 +113,8 @@ class ModelInfo:
     device: str
     expires_in_s: float | None
     """When it leaves memory if no request comes; None is never."""
+    page_size: int
+    """Tokens in a block of a prefix."""
 
     @property
     def is_served(self) -> bool:
@@ -122,6 +124,8 @@ class ModelInfo:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerLoad:
     worker_id: str
+    model: str
+    num_running: int
     num_pages_free: int
     num_pages_cached: int
     num_pages_used: int
@@ -132,6 +136,8 @@ class Load:
     workers: tuple[WorkerLoad, ...]
     num_waiting: int
     num_running: int
+    num_pending_tokens: int
+    """To be computed before each sequence has its next one, whatever may be cached."""
     num_preemptions: int
     num_prefix_queries: int
     num_prefix_hits: int

@@ -1,12 +1,11 @@
-"""One request that is open at the scheduler: a bounded buffer of its events, and all that it takes to go on elsewhere.
+"""One request that is open at a scheduler: a bounded buffer of its events, and all that it takes to go on elsewhere.
 
 The session's reader puts events in and never waits for a slow consumer: a buffer that overflows ends this request only. After
-a resumption the consumer sees no event twice. Knows nothing about gRPC and text.
+a resumption the consumer sees no event twice. Knows nothing about gRPC and text, nor which scheduler is best.
 """
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Protocol, Self
 
@@ -23,32 +22,31 @@ from gateway.inference import (
 )
 
 
-class RequestCommands(Protocol):
-    """What an open request tells the scheduler about itself."""
+class Place(Protocol):
+    """Where an open request is, and what it tells the scheduler there about itself."""
 
     def finish(self, request_id: str, sample_index: int, num_tokens: int) -> None: ...
 
     def cancel(self, request_id: str) -> None: ...
 
+    def forget(self, request_id: str) -> None:
+        """It has ended."""
+
 
 class OpenRequest:
     """Iterate over it for the events; it ends when each sample has finished, or raises the one error of the request."""
 
-    def __init__(
-        self,
-        request: InferenceRequest,
-        commands: RequestCommands,
-        *,
-        max_buffered_events: int,
-        on_closed: Callable[[str], None],
-    ) -> None:
+    def __init__(self, request: InferenceRequest, *, max_buffered_events: int) -> None:
         self.request = request
         self.generated: tuple[list[int], ...] = tuple([] for _ in range(request.num_samples))
         """The token ids of each sample so far."""
-        self.is_resumed = False
-        """It was open when a session was lost."""
-        self._commands = commands
-        self._on_closed = on_closed
+        self.has_begun = False
+        """At the place where it is."""
+        self.waits_until_s: float | None = None
+        """By the event loop's clock: how long it looks for a place, once it has lost one."""
+        self.refused_by: set[str] = set()
+        """Addresses of the schedulers that would not take it, since it last had to wait."""
+        self._place: Place | None = None
         self._max_buffered_events = max_buffered_events
         self._events: deque[Event] = deque()
         self._waiting: asyncio.Future[None] | None = None
@@ -60,9 +58,9 @@ class OpenRequest:
         self._num_scored = [1] * request.num_samples
         """Prompt tokens whose log-probabilities have come; the first has none."""
         timeout_s = request.timeout_s
-        self._deadline = None if timeout_s is None else asyncio.get_running_loop().time() + timeout_s
+        self.deadline_s = None if timeout_s is None else asyncio.get_running_loop().time() + timeout_s
         self._error: GatewayError | None = None
-        self._closed = False
+        self.is_closed = False
 
     def __aiter__(self) -> Self:
         return self
@@ -71,7 +69,7 @@ class OpenRequest:
         while not self._events:
             if self._error is not None:
                 raise self._error
-            if self._closed:
+            if self.is_closed:
                 raise StopAsyncIteration
             self._waiting = asyncio.get_running_loop().create_future()
             await self._waiting
@@ -79,22 +77,35 @@ class OpenRequest:
 
     def finish(self, sample_index: int, num_tokens: int) -> None:
         """A stop string ended the sample after `num_tokens` tokens. Later tokens of it are dropped; `Finished` still comes."""
-        if not self._closed:
+        if not self.is_closed:
             self._finished_here[sample_index] = num_tokens
-            self._commands.finish(self.request.request_id, sample_index, num_tokens)
+            if self._place is not None:
+                self._place.finish(self.request.request_id, sample_index, num_tokens)
 
     def cancel(self) -> None:
         """The consumer left. No more events; allowed at any time, any number of times."""
-        if not self._closed:
-            self._commands.cancel(self.request.request_id)
+        if not self.is_closed:
+            self._cancel()
             self._close()
 
+    def begin_at(self, place: Place) -> None:
+        """Its `resumption` was sent there; ends that were found here, but not confirmed by a scheduler that was lost, follow."""
+        self._place = place
+        self.has_begun = False
+        for sample_index, num_tokens in self._finished_here.items():
+            if sample_index in self._unfinished:
+                place.finish(self.request.request_id, sample_index, num_tokens)
+
+    def leave(self) -> None:
+        """It is nowhere, until it begins somewhere else."""
+        self._place = None
+
     def resumption(self) -> InferenceRequest:
-        """What to send to a scheduler that knows nothing of this request. `repeat_finishes` goes after it."""
+        """What to send to a scheduler that knows nothing of this request."""
         request = self.request
-        if self._deadline is not None:
+        if self.deadline_s is not None:
             # Past it, the scheduler says so: it has the words for that.
-            left_s = max(0.001, self._deadline - asyncio.get_running_loop().time())
+            left_s = max(0.001, self.deadline_s - asyncio.get_running_loop().time())
             request = replace(request, timeout_s=left_s)
         if not any(self.generated) and len(self._unfinished) == request.num_samples:
             return request
@@ -108,15 +119,9 @@ class OpenRequest:
         ]
         return replace(request, resumed=tuple(samples))
 
-    def repeat_finishes(self) -> None:
-        """Samples whose end was found here, but not confirmed by the scheduler that was lost."""
-        for sample_index, num_tokens in self._finished_here.items():
-            if sample_index in self._unfinished:
-                self._commands.finish(self.request.request_id, sample_index, num_tokens)
-
     def deliver(self, event: Event) -> None:
         """For the session's reader."""
-        if self._closed:
+        if self.is_closed:
             return
         seen = self._take(event)
         if seen is not None:
@@ -127,7 +132,7 @@ class OpenRequest:
 
     def fail(self, error: GatewayError) -> None:
         """For the session's reader: the request ended with this error, after the events that came before it."""
-        if not self._closed:
+        if not self.is_closed:
             self._error = error
             self._close()
 
@@ -148,6 +153,7 @@ class OpenRequest:
 
     def _begin(self, event: Started) -> Started | Moved:
         """To the consumer a sample starts once. What begins it again is a move."""
+        self.has_begun = True
         first = self._started.setdefault(event.sample_index, event)
         if first is event:
             return event
@@ -190,14 +196,20 @@ class OpenRequest:
         return False
 
     def _abandon(self, error: GatewayError) -> None:
-        self._commands.cancel(self.request.request_id)
+        self._cancel()
         self.fail(error)
+
+    def _cancel(self) -> None:
+        if self._place is not None:
+            self._place.cancel(self.request.request_id)
 
     def _wake(self) -> None:
         if self._waiting is not None and not self._waiting.done():
             self._waiting.set_result(None)
 
     def _close(self) -> None:
-        self._closed = True
+        self.is_closed = True
         self._wake()
-        self._on_closed(self.request.request_id)
+        if self._place is not None:
+            self._place.forget(self.request.request_id)
+            self._place = None

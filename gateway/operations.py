@@ -46,7 +46,7 @@ async def version() -> Response:
 async def metrics(request: Request) -> Response:
     state = state_of(request)
     try:
-        load = await state.scheduler.get_load()
+        load = await state.schedulers.get_load()
     except GatewayError as error:
         logger.debug("scheduler has no metrics", extra={"reason": error.message})
         load = None
@@ -56,8 +56,8 @@ async def metrics(request: Request) -> Response:
 async def _why_not_ready(state: GatewayState) -> str | None:
     if state.drain.begun:
         return "the gateway is shutting down"
-    if state.scheduler.problem is not None:
-        return state.scheduler.problem
+    if state.schedulers.problem is not None:
+        return state.schedulers.problem
     try:
         await state.models.refresh()
         for model in state.models:

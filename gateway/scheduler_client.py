@@ -1,21 +1,22 @@
-"""The scheduler as the gateway sees it, and the only file that speaks gRPC.
+"""One scheduler as the gateway sees it, and the only file that speaks gRPC.
 
-All requests share one `Session` stream, which is opened again whenever it breaks. Requests that were open then go on in the
-next one, where they had come to; new ones wait for it. Only an outage that lasts ends them, with UNAVAILABLE. Knows nothing
-about text and HTTP.
+All requests at a scheduler share one `Session` stream, which is opened again whenever it breaks; only a scheduler that answers
+gets one. While it is open the scheduler is asked again and again what it serves and how much it has to do: one that leaves this
+unanswered is as lost as one whose stream broke. Where requests go is not decided here (schedulers.py). Knows nothing about text
+and HTTP.
 """
 
 import asyncio
 import contextlib
 import logging
 from collections.abc import Awaitable
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from gateway.errors import ErrorKind, GatewayError, from_grpc_code, unavailable
-from gateway.inference import InferenceRequest, Load, ModelInfo
+from gateway.errors import ErrorKind, GatewayError, from_grpc_code
+from gateway.inference import Load, ModelInfo
 from gateway.open_request import OpenRequest
 from gateway.wire import events_from_proto, load_from_proto, model_from_proto, request_to_proto
 from pagoda.grpc_channel import open_channel
@@ -24,43 +25,49 @@ from protos.v1 import inference_pb2, inference_pb2_grpc, types_pb2
 logger = logging.getLogger(__name__)
 
 SERVICE_NAME = "protos.v1.InferenceService"
-# A client whose unread events outgrow this is cancelled: about a minute of decoding at 30 tokens a second.
-MAX_BUFFERED_EVENTS = 2048
-UNARY_TIMEOUT_S = 5.0
+ASK_INTERVAL_S = 1.0
+# Two in a row: one may have been lost to a pause of this process, not of the scheduler.
+MAX_UNANSWERED = 2
 # A model of many gigabytes from a slow disk.
 LOAD_TIMEOUT_S = 600.0
 RECONNECT_DELAY_S = 0.2
-# What a scheduler says that has just started and whose workers are not back yet.
-_PASSING_REFUSALS = (ErrorKind.UNAVAILABLE, ErrorKind.NOT_FOUND)
 
 T = TypeVar("T")
 
 
-class SchedulerClient:
-    """Made by the process, started inside its event loop. `open` never waits; everything else is one call."""
+class SessionListener(Protocol):
+    """Who decides what becomes of the requests that a scheduler does not serve to their end."""
 
-    def __init__(
-        self,
-        address: str,
-        *,
-        max_buffered_events: int = MAX_BUFFERED_EVENTS,
-        outage_grace_s: float,
-    ) -> None:
-        """Requests survive an outage of `outage_grace_s`."""
-        self._address = address
-        self._max_buffered_events = max_buffered_events
-        self._outage_grace_s = outage_grace_s
-        self._recovers_until = 0.0
-        """By the event loop's clock: so long after it was lost a session may come back, and its scheduler to its workers."""
-        self._giving_up: asyncio.TimerHandle | None = None
+    def refused(self, client: "SchedulerClient", opened: OpenRequest, error: GatewayError) -> None: ...
+
+    def lost(self, client: "SchedulerClient", requests: list[OpenRequest]) -> None:
+        """The session is, and with it these."""
+
+    def changed(self) -> None:
+        """A request may be taken that would not have been taken before."""
+
+
+class SchedulerClient:
+    """A `Place` for open requests. Made by the process, started inside its event loop."""
+
+    def __init__(self, address: str, listener: SessionListener, *, silence_s: float) -> None:
+        """Lost is who answers nothing for about `silence_s`."""
+        self.address = address
+        self.models: dict[str, ModelInfo] = {}
+        """As it said last, by name. Empty while it is lost."""
+        self.load: Load | None = None
+        self._listener = listener
+        self._answer_limit_s = silence_s / MAX_UNANSWERED
         self._open: dict[str, OpenRequest] = {}
+        self._num_sent_tokens = 0
+        """Of prompts, since what `load` tells of."""
         # Bounded by the open requests: each puts in itself, its end, and one Finish per sample.
         self._outbox: asyncio.Queue[inference_pb2.SessionRequest] | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self._health = "not connected"
 
     async def start(self) -> None:
-        self._channel = open_channel(self._address)
+        self._channel = open_channel(self.address)
         self._stub = inference_pb2_grpc.InferenceServiceStub(self._channel)
         self._tasks = [asyncio.create_task(self._keep_session()), asyncio.create_task(self._keep_watching_health())]
 
@@ -68,32 +75,36 @@ class SchedulerClient:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        if self._giving_up is not None:
-            self._giving_up.cancel()
-        self._give_up()
         await self._channel.close()
 
     @property
+    def is_connected(self) -> bool:
+        return self._outbox is not None
+
+    @property
     def problem(self) -> str | None:
-        """Why no request can be sent now; None when all is well."""
-        if self._outbox is None:
-            return f"the scheduler at {self._address} is not reachable"
+        """Why it can take no request now; None when all is well."""
+        if not self.is_connected:
+            return f"the scheduler at {self.address} is not reachable"
         if self._health != "SERVING":
-            return f"the scheduler is not serving yet (health: {self._health})"
+            return f"the scheduler at {self.address} is not serving yet (health: {self._health})"
         return None
 
     @property
-    def is_recovering(self) -> bool:
-        """What is missing now may soon be back."""
-        return asyncio.get_running_loop().time() < self._recovers_until
+    def num_open(self) -> int:
+        return len(self._open)
 
-    def open(self, request: InferenceRequest) -> OpenRequest:
-        if self._outbox is None and not self.is_recovering:
-            raise unavailable(f"The scheduler at {self._address} is not reachable.")
-        opened = OpenRequest(request, self, max_buffered_events=self._max_buffered_events, on_closed=self._forget)
-        self._open[request.request_id] = opened
-        self._send_open(opened)
-        return opened
+    @property
+    def num_pending_tokens(self) -> int:
+        """What it said, and what it got since."""
+        return self._num_sent_tokens + (self.load.num_pending_tokens if self.load else 0)
+
+    def take(self, opened: OpenRequest) -> None:
+        """Send it from where it had come to; its events are delivered to it."""
+        self._open[opened.request.request_id] = opened
+        self._num_sent_tokens += len(opened.request.prompt_token_ids)
+        self._send(inference_pb2.SessionRequest(open=request_to_proto(opened.resumption())))
+        opened.begin_at(self)
 
     def finish(self, request_id: str, sample_index: int, num_tokens: int) -> None:
         self._send(
@@ -110,75 +121,91 @@ class SchedulerClient:
     def cancel(self, request_id: str) -> None:
         self._send(inference_pb2.SessionRequest(cancel=inference_pb2.Cancel(request_id=request_id)))
 
-    async def list_models(self) -> tuple[ModelInfo, ...]:
-        call = self._stub.ListModels(inference_pb2.ListModelsRequest(), timeout=UNARY_TIMEOUT_S)
-        response = await _or_gateway_error(call)
-        return tuple(model_from_proto(model) for model in response.models)
+    def forget(self, request_id: str) -> None:
+        self._open.pop(request_id, None)
+
+    async def list_models(self, timeout_s: float) -> tuple[ModelInfo, ...]:
+        call = self._stub.ListModels(inference_pb2.ListModelsRequest(), timeout=timeout_s)
+        models = (await _or_gateway_error(call)).models
+        return tuple(map(model_from_proto, models))
+
+    async def get_load(self, timeout_s: float) -> Load:
+        call = self._stub.GetLoad(inference_pb2.GetLoadRequest(), timeout=timeout_s)
+        return load_from_proto(await _or_gateway_error(call))
 
     async def keep_loaded(self, model: str, keep_alive_s: float | None) -> None:
         """Returns when the model is in memory; with no time to stay at all, once that is known. Raises GatewayError."""
         request = inference_pb2.KeepLoadedRequest(model=model, keep_alive_s=keep_alive_s)
         await _or_gateway_error(self._stub.KeepLoaded(request, timeout=LOAD_TIMEOUT_S))
 
-    async def get_load(self) -> Load:
-        call = self._stub.GetLoad(inference_pb2.GetLoadRequest(), timeout=UNARY_TIMEOUT_S)
-        return load_from_proto(await _or_gateway_error(call))
-
-    def _send_open(self, opened: OpenRequest) -> None:
-        """Without a session it goes out with the next one."""
-        if opened.request.request_id in self._open:
-            self._send(inference_pb2.SessionRequest(open=request_to_proto(opened.resumption())))
-            opened.repeat_finishes()
-
     def _send(self, command: inference_pb2.SessionRequest) -> None:
         if self._outbox is not None:
             self._outbox.put_nowait(command)
-
-    def _forget(self, request_id: str) -> None:
-        self._open.pop(request_id, None)
 
     async def _keep_session(self) -> None:
         while True:
             await self._channel.channel_ready()
             try:
+                await self._ask()
                 await self._run_session()
+            except GatewayError as error:
+                logger.debug("scheduler does not answer", extra={"address": self.address, "reason": error.message})
+            except TimeoutError:
+                logger.warning("scheduler silent, session given up", extra={"address": self.address})
             except grpc.aio.AioRpcError as error:
-                logger.warning("scheduler session lost", extra={"code": error.code().name, "details": error.details()})
+                told = {"address": self.address, "code": error.code().name, "details": error.details()}
+                logger.warning("scheduler session lost", extra=told)
             except Exception:
                 logger.exception("scheduler session failed")
             await asyncio.sleep(RECONNECT_DELAY_S)
 
     async def _run_session(self) -> None:
+        """Until it breaks; TimeoutError when the scheduler falls silent."""
         call = self._stub.Session()
-        outbox = self._begin_session()
-        writer = asyncio.create_task(_write(call, outbox))
-        try:
-            async for response in call:
-                self._dispatch(response)
-        finally:
-            writer.cancel()
-            call.cancel()
-            self._begin_outage()
-
-    def _begin_session(self) -> "asyncio.Queue[inference_pb2.SessionRequest]":
         outbox = self._outbox = asyncio.Queue()
-        if self._giving_up is not None:
-            self._giving_up.cancel()
-        logger.info("scheduler session open", extra={"address": self._address, "resumed": len(self._open)})
-        for opened in self._open.values():
-            opened.is_resumed = True
-            self._send_open(opened)
-        return outbox
+        logger.info("scheduler session open", extra={"address": self.address})
+        self._listener.changed()
+        tasks = [asyncio.create_task(_write(call, outbox))]
+        try:
+            async with asyncio.timeout(None) as silence:
+                tasks.append(asyncio.create_task(self._keep_asking(silence)))
+                async for response in call:
+                    self._dispatch(response)
+        finally:
+            for task in tasks:
+                task.cancel()
+            call.cancel()
+            self._lose_session()
 
-    def _begin_outage(self) -> None:
-        self._outbox = None
-        loop = asyncio.get_running_loop()
-        self._recovers_until = loop.time() + self._outage_grace_s
-        self._giving_up = loop.call_at(self._recovers_until, self._give_up)
+    def _lose_session(self) -> None:
+        lost, self._open = list(self._open.values()), {}
+        self._outbox, self.models, self.load, self._num_sent_tokens = None, {}, None, 0
+        for opened in lost:
+            opened.leave()
+        self._listener.lost(self, lost)
 
-    def _give_up(self) -> None:
-        for opened in list(self._open.values()):
-            opened.fail(unavailable("The connection to the scheduler was lost."))
+    async def _keep_asking(self, silence: asyncio.Timeout) -> None:
+        """Ends the session when the scheduler leaves too much unanswered."""
+        num_unanswered = 0
+        while num_unanswered < MAX_UNANSWERED:
+            try:
+                await asyncio.sleep(0 if num_unanswered else ASK_INTERVAL_S)
+                await self._ask()
+                num_unanswered = 0
+            except GatewayError as error:
+                # Any other error is an answer too, or the session will hear of it.
+                num_unanswered = num_unanswered + 1 if error.kind is ErrorKind.DEADLINE_EXCEEDED else 0
+        silence.reschedule(asyncio.get_running_loop().time())
+
+    async def _ask(self) -> None:
+        num_sent_before = self._num_sent_tokens
+        models = await self.list_models(self._answer_limit_s)
+        self.load = await self.get_load(self._answer_limit_s)
+        # What was sent before is in the answer.
+        self._num_sent_tokens -= num_sent_before
+        known, self.models = self.models, {model.name: model for model in models}
+        if self.models.keys() != known.keys():
+            self._listener.changed()
 
     def _dispatch(self, response: inference_pb2.SessionResponse) -> None:
         for message in response.events:
@@ -186,21 +213,10 @@ class SchedulerClient:
                 if (opened := self._open.get(request_id)) is not None:
                     opened.deliver(event)
         for error in response.errors:
-            if (opened := self._open.get(error.request_id)) is not None:
+            if (opened := self._open.pop(error.request_id, None)) is not None:
+                opened.leave()
                 retry_after_s = error.retry_after_s if error.HasField("retry_after_s") else None
-                self._end(opened, from_grpc_code(error.code, error.message, retry_after_s))
-
-    def _end(self, opened: OpenRequest, error: GatewayError) -> None:
-        had_place = opened.is_resumed and error.kind is ErrorKind.OVERLOADED
-        if self.is_recovering and (error.kind in _PASSING_REFUSALS or had_place):
-            asyncio.get_running_loop().call_later(RECONNECT_DELAY_S, self._send_again, opened, self._outbox)
-        else:
-            opened.fail(error)
-
-    def _send_again(self, opened: OpenRequest, outbox: "asyncio.Queue[inference_pb2.SessionRequest] | None") -> None:
-        """In the same session; a later one begins with all that is open."""
-        if self._outbox is outbox:
-            self._send_open(opened)
+                self._listener.refused(self, opened, from_grpc_code(error.code, error.message, retry_after_s))
 
     async def _keep_watching_health(self) -> None:
         watched = health_pb2.HealthCheckRequest(service=SERVICE_NAME)
@@ -209,6 +225,7 @@ class SchedulerClient:
             try:
                 async for response in health_pb2_grpc.HealthStub(self._channel).Watch(watched):
                     self._health = health_pb2.HealthCheckResponse.ServingStatus.Name(response.status)
+                    self._listener.changed()
             except grpc.aio.AioRpcError as error:
                 logger.debug("health watch lost", extra={"code": error.code().name})
             self._health = "not connected"
@@ -229,8 +246,4 @@ async def _or_gateway_error(call: Awaitable[T]) -> T:
     try:
         return await call
     except grpc.aio.AioRpcError as error:
-        raise _gateway_error(error) from None
-
-
-def _gateway_error(error: grpc.aio.AioRpcError) -> GatewayError:
-    return from_grpc_code(error.code().value[0], error.details() or error.code().name)
+        raise from_grpc_code(error.code().value[0], error.details() or error.code().name) from None

@@ -14,7 +14,7 @@ from typing import Any
 from gateway.chat_template import ChatTemplate, ChatTemplateError
 from gateway.errors import ErrorKind, GatewayError, InvalidRequestError, unavailable
 from gateway.inference import ModelInfo
-from gateway.scheduler_client import SchedulerClient
+from gateway.schedulers import Schedulers
 from gateway.template_variables import template_variables
 from gateway.tokenizer import Tokenizer
 from pagoda.models.catalogue import find_entry, with_tag
@@ -120,9 +120,9 @@ class ServedModel:
 
 
 class ServedModels:
-    def __init__(self, models: Sequence[ServedModel], scheduler: SchedulerClient) -> None:
+    def __init__(self, models: Sequence[ServedModel], schedulers: Schedulers) -> None:
         self._models = tuple(models)
-        self._scheduler = scheduler
+        self._schedulers = schedulers
         self._infos: Mapping[str, ModelInfo] = {}
         self._infos_expire_at = float("-inf")
 
@@ -160,13 +160,13 @@ class ServedModels:
         try:
             await self.refresh()
         except GatewayError:
-            if known is None or not self._scheduler.is_recovering:
+            if known is None or not self._schedulers.is_recovering:
                 raise
             return known
         info = self._infos.get(model.name)
         if info is not None and info.is_served:
             return info
-        if known is not None and self._scheduler.is_recovering:
+        if known is not None and self._schedulers.is_recovering:
             self._infos = {**self._infos, model.name: known}
             return known
         raise unavailable(f"No worker serves the model `{model.name}` at the moment.")
@@ -188,7 +188,7 @@ class ServedModels:
         return [(model, info) for model, info in infos if info is not None and info.num_workers]
 
     async def refresh(self) -> None:
-        self._infos = {info.name: info for info in await self._scheduler.list_models()}
+        self._infos = {info.name: info for info in await self._schedulers.list_models()}
         self._infos_expire_at = time.monotonic() + MODEL_INFO_TTL_S
 
 

@@ -7,6 +7,7 @@ from typing import Self
 from pydantic import ByteSize, Field, SecretStr, field_validator, model_validator
 from pydantic_settings import SettingsConfigDict
 
+from kvcache.index_url import MEMORY, URL_SCHEMES, is_index_url
 from pagoda.keys import KEYS_FILE, KeyEntry, parse_keys
 from pagoda.models.catalogue import DEFAULT_MODEL
 from pagoda.settings import TierSettings
@@ -19,7 +20,8 @@ class GatewaySettings(TierSettings):
     model: str = DEFAULT_MODEL
     """The model whose text is served: a name of the catalogue, or the path of a GGUF file or safetensors directory."""
     scheduler: str = ""
-    """The scheduler's gRPC address, `unix:/path.sock` or `host:port`. Default: unix:HOME/run/scheduler.sock."""
+    """The schedulers' gRPC addresses, `unix:/path.sock` or `host:port`, separated by commas: requests go to the best and move to
+    another one when it is lost. Default: unix:HOME/run/scheduler.sock."""
     host: str = "127.0.0.1"
     """The address to listen on. Other than loopback only with API keys."""
     port: int = Field(default=8000, ge=0, le=65535)
@@ -42,6 +44,11 @@ class GatewaySettings(TierSettings):
     """Requests that take longer, queue included, end with status 504. Default: no limit."""
     scheduler_grace_s: float = Field(default=60.0, ge=0)
     """How long requests wait for a scheduler that was lost, to go on where they had come to."""
+    scheduler_silence_s: float = Field(default=5.0, gt=0)
+    """A scheduler that answers nothing for about this long is lost, whatever its connection says."""
+    prefix_index: SecretStr = SecretStr(MEMORY)
+    """Where schedulers publish which worker holds which prefix, to choose among them: `memory` is what this gateway has sent
+    where, or redis://…, rediss://… or unix://…"""
     drain_grace_s: float = Field(default=30.0, ge=0)
     """How long open streams may go on after SIGTERM."""
 
@@ -50,8 +57,8 @@ class GatewaySettings(TierSettings):
         return _is_loopback(self.host)
 
     @property
-    def scheduler_address(self) -> str:
-        return self.scheduler or scheduler_address(self.home)
+    def scheduler_addresses(self) -> tuple[str, ...]:
+        return tuple(_listed(self.scheduler)) or (scheduler_address(self.home),)
 
     @property
     def keys_path(self) -> Path:
@@ -68,6 +75,23 @@ class GatewaySettings(TierSettings):
     @property
     def hosts(self) -> list[str]:
         return _listed(self.allowed_hosts)
+
+    @field_validator("scheduler")
+    @classmethod
+    def _names_each_scheduler_once(cls, value: str) -> str:
+        addresses = _listed(value)
+        if value and not addresses:
+            raise ValueError("name at least one scheduler, such as 127.0.0.1:50051, or none for the one under HOME")
+        if twice := sorted(address for address in set(addresses) if addresses.count(address) > 1):
+            raise ValueError(f"{twice[0]} is named twice")
+        return value
+
+    @field_validator("prefix_index")
+    @classmethod
+    def _is_an_index(cls, value: SecretStr) -> SecretStr:
+        if not is_index_url(value.get_secret_value()):
+            raise ValueError(f"must be {MEMORY!r}, or a URL that begins with one of {', '.join(URL_SCHEMES)}")
+        return value
 
     @field_validator("keys")
     @classmethod

@@ -11,7 +11,7 @@ from gateway.errors import ErrorKind, GatewayError
 from gateway.generation import HTTPContext, TextGenerator
 from gateway.metrics import GatewayMetrics
 from gateway.pulls import Pulls
-from gateway.scheduler_client import SchedulerClient
+from gateway.schedulers import Schedulers
 from gateway.served_models import ServedModel, ServedModels
 from pagoda.models.blobs import BlobStore
 from pagoda.models.library import ModelLibrary
@@ -20,7 +20,7 @@ from pagoda.models.store import ModelStore
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GatewayState:
-    scheduler: SchedulerClient
+    schedulers: Schedulers
     models: ServedModels
     generator: TextGenerator
     metrics: GatewayMetrics

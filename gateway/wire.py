@@ -138,6 +138,7 @@ def model_from_proto(message: inference_pb2.ModelInfo) -> ModelInfo:
         num_unloaded_workers=message.num_unloaded_workers,
         device=message.device,
         expires_in_s=message.expires_in_s if message.HasField("expires_in_s") else None,
+        page_size=message.page_size,
     )
 
 
@@ -146,6 +147,8 @@ def load_from_proto(message: inference_pb2.GetLoadResponse) -> Load:
         workers=tuple(
             WorkerLoad(
                 worker_id=worker.worker_id,
+                model=worker.model,
+                num_running=worker.num_running,
                 num_pages_free=worker.num_pages_free,
                 num_pages_cached=worker.num_pages_cached,
                 num_pages_used=worker.num_pages_used,
@@ -154,6 +157,7 @@ def load_from_proto(message: inference_pb2.GetLoadResponse) -> Load:
         ),
         num_waiting=message.num_waiting,
         num_running=message.num_running,
+        num_pending_tokens=message.num_pending_tokens,
         num_preemptions=message.num_preemptions,
         num_prefix_queries=message.num_prefix_queries,
         num_prefix_hits=message.num_prefix_hits,

@@ -207,6 +207,7 @@ def _model_to_proto(info: WorkerInfo) -> inference_pb2.ModelInfo:
         max_model_len=info.limits.max_model_len,
         device=info.device,
         numerics_id=info.numerics_id,
+        page_size=info.limits.page_size,
     )
 
 
@@ -221,6 +222,7 @@ def load_to_proto(loop: SchedulerLoop) -> inference_pb2.GetLoadResponse:
         num_prefix_hits=counters.num_prefix_hits,
         num_steps=counters.num_steps,
         num_step_tokens=counters.num_step_tokens,
+        num_pending_tokens=loop.num_pending_tokens,
         prefix_index=inference_pb2.PrefixIndexLoad(
             num_published_blocks=counters.index.num_published,
             num_dropped_blocks=counters.index.num_dropped,

@@ -48,6 +48,11 @@ class FairQueue:
             if index + 1 < len(queue):
                 heapq.heappush(heap, self._head(tenant, index + 1, served + len(queue[index].token_ids)))
 
+    @property
+    def num_tokens(self) -> int:
+        """What they would have to compute with empty caches."""
+        return sum(len(each.token_ids) for queue in (self._returned, *self._of_tenant.values()) for each in queue)
+
     def num_waiting(self, tenant: str) -> int:
         """Of those that have not run yet."""
         return len(self._of_tenant.get(tenant, ()))

@@ -107,6 +107,12 @@ class SchedulerLoop:
         return sum(len(worker.running) for worker in self.workers.values())
 
     @property
+    def num_pending_tokens(self) -> int:
+        """To be computed before every sequence has its next token; caches may spare those that wait some of it."""
+        running = (sequence.num_pending for worker in self.workers.values() for sequence in worker.running)
+        return self.waiting.num_tokens + sum(running)
+
+    @property
     def is_ready(self) -> bool:
         """Whether a request would be accepted and computed now."""
         is_any_serving = any(worker.phase is WorkerPhase.SERVING for worker in self.workers.values())

@@ -82,7 +82,7 @@ async def _respond(
 
 async def _load(state: GatewayState, model: ServedModel, body: GenerateRequest | ChatRequest, reply: Reply) -> Response:
     """Nothing to generate: the model is brought into memory, or leaves it."""
-    await state.scheduler.keep_loaded(model.name, body.keep_alive_s)
+    await state.schedulers.keep_loaded(model.name, body.keep_alive_s)
     return JSONResponse(reply.nothing_asked("unload" if body.unloads else "load"))
 
 

@@ -651,6 +651,7 @@ class ModelInfo(_message.Message):
     DEVICE_FIELD_NUMBER: _builtins.int
     NUMERICS_ID_FIELD_NUMBER: _builtins.int
     EXPIRES_IN_S_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     digest: _builtins.str
     """sha256 of the model's files, hexadecimal."""
@@ -664,6 +665,8 @@ class ModelInfo(_message.Message):
     numerics_id: _builtins.str
     expires_in_s: _builtins.float
     """In how many seconds it leaves memory if no request comes; absent: never."""
+    page_size: _builtins.int
+    """Tokens in a block, of which prefixes are made that caches hold."""
     def __init__(
         self,
         *,
@@ -675,10 +678,11 @@ class ModelInfo(_message.Message):
         device: _builtins.str = ...,
         numerics_id: _builtins.str = ...,
         expires_in_s: _builtins.float | None = ...,
+        page_size: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_expires_in_s", b"_expires_in_s", "expires_in_s", b"expires_in_s"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_expires_in_s", b"_expires_in_s", "device", b"device", "digest", b"digest", "expires_in_s", b"expires_in_s", "max_model_len", b"max_model_len", "name", b"name", "num_unloaded_workers", b"num_unloaded_workers", "num_workers", b"num_workers", "numerics_id", b"numerics_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_expires_in_s", b"_expires_in_s", "device", b"device", "digest", b"digest", "expires_in_s", b"expires_in_s", "max_model_len", b"max_model_len", "name", b"name", "num_unloaded_workers", b"num_unloaded_workers", "num_workers", b"num_workers", "numerics_id", b"numerics_id", "page_size", b"page_size"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__expires_in_s: _TypeAlias = _typing.Literal["expires_in_s"]  # noqa: Y015
     _WhichOneofArgType__expires_in_s: _TypeAlias = _typing.Literal["_expires_in_s", b"_expires_in_s"]  # noqa: Y015
@@ -714,6 +718,7 @@ class GetLoadResponse(_message.Message):
     NUM_STEPS_FIELD_NUMBER: _builtins.int
     NUM_STEP_TOKENS_FIELD_NUMBER: _builtins.int
     PREFIX_INDEX_FIELD_NUMBER: _builtins.int
+    NUM_PENDING_TOKENS_FIELD_NUMBER: _builtins.int
     num_waiting: _builtins.int
     """Sequences that wait for a worker, all models."""
     num_running: _builtins.int
@@ -726,6 +731,8 @@ class GetLoadResponse(_message.Message):
     num_steps: _builtins.int
     num_step_tokens: _builtins.int
     """Tokens computed by all steps: prompt chunks and decoded tokens."""
+    num_pending_tokens: _builtins.int
+    """Tokens that are to be computed before each sequence has its next one: whole prompts of those that wait, whatever may be cached."""
     @_builtins.property
     def workers(self) -> _containers.RepeatedCompositeFieldContainer[Global___WorkerLoad]: ...
     @_builtins.property
@@ -742,10 +749,11 @@ class GetLoadResponse(_message.Message):
         num_steps: _builtins.int = ...,
         num_step_tokens: _builtins.int = ...,
         prefix_index: Global___PrefixIndexLoad | None = ...,
+        num_pending_tokens: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["prefix_index", b"prefix_index"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["num_preemptions", b"num_preemptions", "num_prefix_hits", b"num_prefix_hits", "num_prefix_queries", b"num_prefix_queries", "num_running", b"num_running", "num_step_tokens", b"num_step_tokens", "num_steps", b"num_steps", "num_waiting", b"num_waiting", "prefix_index", b"prefix_index", "workers", b"workers"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["num_pending_tokens", b"num_pending_tokens", "num_preemptions", b"num_preemptions", "num_prefix_hits", b"num_prefix_hits", "num_prefix_queries", b"num_prefix_queries", "num_running", b"num_running", "num_step_tokens", b"num_step_tokens", "num_steps", b"num_steps", "num_waiting", b"num_waiting", "prefix_index", b"prefix_index", "workers", b"workers"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -30,7 +30,9 @@ def read(path: str) -> dict[str, Any]:
 
 def some_load() -> Load:
     """Every number is 1: only what is reported counts here."""
-    workers = (WorkerLoad(worker_id="w", num_pages_free=1, num_pages_cached=1, num_pages_used=1),)
+    workers = (
+        WorkerLoad(model="m", num_running=1, worker_id="w", num_pages_free=1, num_pages_cached=1, num_pages_used=1),
+    )
     return Load(workers=workers, **{field.name: 1 for field in fields(Load) if field.name != "workers"})  # type: ignore[arg-type]  # numbers and truths
 
 

@@ -47,7 +47,7 @@ class FakeScheduler(inference_pb2_grpc.InferenceServiceServicer):
         self.address = address
         self.models = [
             inference_pb2.ModelInfo(
-                name=model, digest="d" * 64, max_model_len=max_model_len, num_workers=1, device="cpu"
+                name=model, digest="d" * 64, max_model_len=max_model_len, num_workers=1, device="cpu", page_size=16
             )
         ]
         self.load = inference_pb2.GetLoadResponse()

@@ -21,9 +21,10 @@ from pagoda.logprobs import TokenLogprobs
 from pagoda.sampling import SamplingParams
 
 
-class Commands:
+class FakePlace:
     def __init__(self) -> None:
         self.sent: list[tuple[object, ...]] = []
+        self.forgotten: list[str] = []
 
     def finish(self, request_id: str, sample_index: int, num_tokens: int) -> None:
         self.sent.append(("finish", request_id, sample_index, num_tokens))
@@ -31,17 +32,18 @@ class Commands:
     def cancel(self, request_id: str) -> None:
         self.sent.append(("cancel", request_id))
 
+    def forget(self, request_id: str) -> None:
+        self.forgotten.append(request_id)
+
 
 class Case:
     def __init__(self, *, num_samples: int = 1, max_buffered_events: int = 8) -> None:
-        self.commands = Commands()
-        self.closed: list[str] = []
+        self.place = FakePlace()
         request = InferenceRequest(
             request_id="r", model="m", prompt_token_ids=(1,), sampling=SamplingParams(), num_samples=num_samples
         )
-        self.opened = OpenRequest(
-            request, self.commands, max_buffered_events=max_buffered_events, on_closed=self.closed.append
-        )
+        self.opened = OpenRequest(request, max_buffered_events=max_buffered_events)
+        self.opened.begin_at(self.place)
 
 
 def tokens(sequence_number: int, *token_ids: int, sample_index: int = 0) -> Tokens:
@@ -68,9 +70,9 @@ async def test_ends_when_every_sample_has_finished() -> None:
     for event in sent:
         case.opened.deliver(event)
     assert await events_of(case.opened) == sent
-    assert case.closed == ["r"]
+    assert case.place.forgotten == ["r"]
     case.opened.cancel()
-    assert case.commands.sent == []
+    assert case.place.sent == []
 
 
 async def test_events_before_an_error_are_still_seen() -> None:
@@ -88,7 +90,7 @@ async def test_overflow_cancels_the_request() -> None:
         case.opened.deliver(tokens(number, number))
     with pytest.raises(GatewayError, match="reads too slowly"):
         await anext(case.opened)
-    assert (case.commands.sent, case.closed) == ([("cancel", "r")], ["r"])
+    assert (case.place.sent, case.place.forgotten) == ([("cancel", "r")], ["r"])
 
 
 @pytest.mark.parametrize("sequence_number", [0, 2], ids=["a repeat", "a gap"])
@@ -100,7 +102,7 @@ async def test_lost_and_repeated_tokens_are_an_error(sequence_number: int) -> No
     with pytest.raises(GatewayError) as caught:
         await anext(case.opened)
     assert caught.value.kind is ErrorKind.INTERNAL
-    assert case.commands.sent == [("cancel", "r")]
+    assert case.place.sent == [("cancel", "r")]
 
 
 async def test_tokens_past_a_stop_string_are_dropped_and_the_end_still_comes() -> None:
@@ -110,7 +112,7 @@ async def test_tokens_past_a_stop_string_are_dropped_and_the_end_still_comes() -
     case.opened.deliver(tokens(2, 7))
     case.opened.deliver(finished())
     assert await events_of(case.opened) == [tokens(0, 5, 6), finished()]
-    assert case.commands.sent == [("finish", "r", 0, 1)]
+    assert case.place.sent == [("finish", "r", 0, 1)]
 
 
 async def test_what_was_generated_is_at_hand() -> None:
@@ -144,9 +146,28 @@ async def test_an_end_that_was_found_here_is_said_again_unless_it_was_confirmed(
         case.opened.deliver(tokens(0, 5, 6, sample_index=index))
         case.opened.finish(index, 1 + index)
     case.opened.deliver(finished(0))
-    case.commands.sent.clear()
-    case.opened.repeat_finishes()
-    assert case.commands.sent == [("finish", "r", 1, 2)]
+    elsewhere = FakePlace()
+    case.opened.leave()
+    case.opened.begin_at(elsewhere)
+    assert elsewhere.sent == [("finish", "r", 1, 2)]
+
+
+async def test_an_end_that_is_found_between_two_places_is_said_at_the_second() -> None:
+    case = Case()
+    case.opened.deliver(tokens(0, 5, 6))
+    case.opened.leave()
+    case.opened.finish(0, 1)
+    elsewhere = FakePlace()
+    case.opened.begin_at(elsewhere)
+    assert (case.place.sent, elsewhere.sent) == ([], [("finish", "r", 0, 1)])
+
+
+async def test_a_request_that_is_nowhere_may_be_cancelled() -> None:
+    case = Case()
+    case.opened.leave()
+    case.opened.cancel()
+    assert await events_of(case.opened) == []
+    assert (case.place.sent, case.place.forgotten) == ([], [])
 
 
 async def test_what_was_told_before_a_resumption_is_not_told_again() -> None:
@@ -180,9 +201,7 @@ def started(worker_id: str, *, num_cached_tokens: int) -> Started:
 async def test_a_resumption_has_the_time_that_is_left() -> None:
     opened = OpenRequest(
         InferenceRequest(request_id="r", model="m", prompt_token_ids=(1,), sampling=SamplingParams(), timeout_s=60),
-        Commands(),
         max_buffered_events=8,
-        on_closed=lambda request_id: None,
     )
     left_s = opened.resumption().timeout_s
     assert left_s is not None and 0 < left_s <= 60
@@ -194,4 +213,4 @@ async def test_nothing_is_seen_after_a_cancel() -> None:
     case.opened.cancel()
     case.opened.deliver(tokens(0, 5))
     assert await events_of(case.opened) == []
-    assert (case.commands.sent, case.closed) == ([("cancel", "r")], ["r"])
+    assert (case.place.sent, case.place.forgotten) == ([("cancel", "r")], ["r"])
