@@ -2,10 +2,16 @@
 
 import os
 
+import hypothesis
 import pytest
 
 # GPU kernels run in Triton's interpreter here. Triton looks when kernels are defined, so this comes before any import of it.
 os.environ.setdefault("TRITON_INTERPRET", "1")
+
+
+# How long an example takes says how busy the machine is, not whether the code is right.
+hypothesis.settings.register_profile("any machine", deadline=None)
+hypothesis.settings.load_profile("any machine")
 
 
 @pytest.fixture(autouse=True, scope="session")
