@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import logging
-import signal
 from collections.abc import AsyncIterator
 
 import uvloop
@@ -11,6 +10,7 @@ import uvloop
 from kvcache.index_url import open_prefix_index
 from pagoda.grpc_server import GrpcServer
 from pagoda.logging import configure_logging
+from pagoda.stop_signals import on_stop_signal
 from pagoda.tracing import SILENT_TRACER, Tracer, open_tracer
 from protos.v1 import inference_pb2_grpc, worker_pb2_grpc
 from scheduler import inference_service, worker_service
@@ -26,8 +26,7 @@ logger = logging.getLogger("scheduler")
 
 async def serve(settings: SchedulerSettings, tracer: Tracer) -> None:
     stopping = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stopping.set)
+    on_stop_signal(stopping.set)
     async with running_scheduler(settings, tracer) as loop:
         logger.info("listening", extra={"address": settings.address})
         await stopping.wait()
@@ -39,7 +38,7 @@ async def serve(settings: SchedulerSettings, tracer: Tracer) -> None:
 async def running_scheduler(
     settings: SchedulerSettings, tracer: Tracer = SILENT_TRACER
 ) -> AsyncIterator[SchedulerLoop]:
-    """The loop behind its gRPC server, listening until the block is left."""
+    """The loop behind its gRPC server, listening until the block is left. What is open then goes on elsewhere, workers too."""
     counters = Counters()
     publisher = IndexPublisher(
         open_prefix_index(settings.prefix_index.get_secret_value()),
@@ -58,7 +57,8 @@ async def running_scheduler(
         counters=counters,
     )
     server = GrpcServer(settings.address)
-    inference_pb2_grpc.add_InferenceServiceServicer_to_server(inference_service.InferenceServicer(loop), server.server)
+    clients = inference_service.InferenceServicer(loop)
+    inference_pb2_grpc.add_InferenceServiceServicer_to_server(clients, server.server)
     workers = worker_service.WorkerServicer(
         loop,
         heartbeat_s=settings.heartbeat_s,
@@ -77,6 +77,8 @@ async def running_scheduler(
         yield loop
     finally:
         publishing.cancel()
+        clients.end()
+        loop.dismiss_all()
         await server.stop(grace_s=1.0)
         indexing.cancel()
         await asyncio.gather(indexing, return_exceptions=True)
@@ -94,16 +96,13 @@ async def publish_readiness(loop: SchedulerLoop, server: GrpcServer) -> None:
 
 
 async def drain(loop: SchedulerLoop, grace_s: float) -> None:
-    """Refuse new requests, let the open ones end within the grace, then tell the workers that no step will follow."""
+    """Refuse new requests, and let the open ones end within the grace."""
     logger.info("draining", extra={"grace_s": grace_s})
     idle = asyncio.Event()
     loop.begin_drain(on_idle=idle.set)
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(grace_s):
             await idle.wait()
-    for link in [worker.link for worker in (*loop.workers.values(), *loop.models.unloaded)]:
-        if link is not None:
-            link.send_drain()
 
 
 def main() -> None:

@@ -13,7 +13,7 @@ from pagoda.durations import LONGEST_S
 from pagoda.logprobs import TokenLogprobs
 from pagoda.sampling import SamplingParams
 from protos.v1 import inference_pb2, types_pb2, worker_pb2
-from scheduler.errors import InvalidRequestError, RequestError
+from scheduler.errors import InvalidRequestError, RequestError, ShuttingDownError
 from scheduler.events import Event, Failed, Finished, Moved, PromptLogprobs, Started, Tokens
 from scheduler.loop import SchedulerLoop, WorkerProtocolError
 from scheduler.request import InferenceRequest
@@ -151,6 +151,7 @@ def error_to_proto(request_id: str, error: RequestError) -> inference_pb2.Reques
         code=code_pb2.Code.Value(error.status.name),
         message=error.message,
         retry_after_s=error.retry_after_s,
+        is_shutting_down=isinstance(error, ShuttingDownError),
     )
 
 

@@ -4,7 +4,8 @@ RequestError
 ├── InvalidRequestError       INVALID_ARGUMENT     can never be served
 ├── ModelNotServedError       NOT_FOUND            no worker has this model
 ├── QueueFullError            RESOURCE_EXHAUSTED   try again after retry_after_s
-├── UnavailableError          UNAVAILABLE          no worker, or draining; try again after retry_after_s
+├── UnavailableError          UNAVAILABLE          no worker; try again after retry_after_s
+│   └── ShuttingDownError                          this scheduler is about to end; others are not
 ├── DeadlineExceededError     DEADLINE_EXCEEDED    the request's own deadline passed
 └── SequenceFailedError       INTERNAL             its computation failed again and again
 """
@@ -37,6 +38,11 @@ class QueueFullError(RequestError):
 
 class UnavailableError(RequestError):
     status = grpc.StatusCode.UNAVAILABLE
+
+
+class ShuttingDownError(UnavailableError):
+    def __init__(self) -> None:
+        super().__init__("the scheduler is shutting down", retry_after_s=1.0)
 
 
 class DeadlineExceededError(RequestError):

@@ -6,8 +6,9 @@ that reader's requests, nobody else's.
 
 import asyncio
 import uuid
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Iterator
 from collections.abc import Sequence as Seq
+from contextlib import contextmanager
 from dataclasses import replace
 
 import grpc
@@ -18,7 +19,7 @@ from grpc_status import rpc_status
 from pagoda.tracing import TraceContext
 from protos.v1 import inference_pb2, inference_pb2_grpc
 from scheduler import convert
-from scheduler.errors import InvalidRequestError, RequestError
+from scheduler.errors import InvalidRequestError, RequestError, ShuttingDownError
 from scheduler.events import Event, Failed, Finished
 from scheduler.loop import SchedulerLoop
 
@@ -38,6 +39,7 @@ class EventBox:
         self._arrived = asyncio.Event()
         self._is_overfull = False
         self._is_closed = False
+        self._error: RequestError | None = None
 
     def deliver(self, events: Seq[Event]) -> None:
         self._is_overfull |= len(self._events) + len(events) > self._max_events
@@ -45,9 +47,9 @@ class EventBox:
             self._events.extend(events)
         self._arrived.set()
 
-    def close(self) -> None:
-        """No more events will be wanted."""
-        self._is_closed = True
+    def close(self, error: RequestError | None = None) -> None:
+        """No more events will be wanted, or can come: then who takes them hears why."""
+        self._is_closed, self._error = True, error
         self._arrived.set()
 
     async def take(self) -> list[Event]:
@@ -57,6 +59,8 @@ class EventBox:
             await self._arrived.wait()
         if self._is_overfull:
             raise asyncio.QueueFull
+        if not self._events and self._error is not None:
+            raise self._error
         events, self._events = self._events, []
         return events
 
@@ -64,13 +68,29 @@ class EventBox:
 class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
     def __init__(self, loop: SchedulerLoop) -> None:
         self._loop = loop
+        self._boxes: set[EventBox] = set()
+
+    def end(self) -> None:
+        """The scheduler goes: whatever is still open hears so, and can go on elsewhere."""
+        for box in self._boxes:
+            box.close(ShuttingDownError())
+
+    @contextmanager
+    def _box(self, max_events: int) -> Iterator[EventBox]:
+        """Of a client that is there; when it is gone, so are its requests."""
+        box = EventBox(max_events)
+        self._boxes.add(box)
+        try:
+            yield box
+        finally:
+            self._boxes.discard(box)
+            self._loop.requests.cancel_all(box)
 
     async def Generate(
         self,
         request: inference_pb2.GenerateRequest,
         context: grpc.aio.ServicerContext[inference_pb2.GenerateRequest, inference_pb2.GenerateResponse],
     ) -> AsyncIterator[inference_pb2.GenerateResponse]:
-        box = EventBox(MAX_GENERATE_EVENTS)
         try:
             inference = convert.request_from_proto(request)
             remaining = context.time_remaining()
@@ -83,40 +103,39 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
             if not inference.traceparent:
                 sent = _trace_context(context.invocation_metadata())
                 inference = replace(inference, traceparent=sent.traceparent, tracestate=sent.tracestate)
-            self._loop.requests.submit(inference, box)
-            num_open = len(inference.open_samples)
-            while num_open:
-                for event in await box.take():
-                    if isinstance(event, Failed):
-                        raise event.error
-                    num_open -= isinstance(event, Finished)
-                    yield convert.event_to_proto(event)
+            with self._box(MAX_GENERATE_EVENTS) as box:
+                self._loop.requests.submit(inference, box)
+                num_open = len(inference.open_samples)
+                while num_open:
+                    for event in await box.take():
+                        if isinstance(event, Failed):
+                            raise event.error
+                        num_open -= isinstance(event, Finished)
+                        yield convert.event_to_proto(event)
         except RequestError as error:
             await context.abort_with_status(_status(error))
         except asyncio.QueueFull:
             await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "the client reads slower than tokens are made")
-        finally:
-            self._loop.requests.cancel_all(box)
 
     async def Session(
         self,
         request_iterator: AsyncIterator[inference_pb2.SessionRequest],
         context: grpc.aio.ServicerContext[inference_pb2.SessionRequest, inference_pb2.SessionResponse],
     ) -> AsyncIterator[inference_pb2.SessionResponse]:
-        box = EventBox(MAX_SESSION_EVENTS)
-        reader = asyncio.create_task(self._read_session(request_iterator, box))
-        reader.add_done_callback(lambda _: box.close())
         try:
-            while events := await box.take():
-                yield convert.events_to_proto(events)
-            reader.result()
+            with self._box(MAX_SESSION_EVENTS) as box:
+                reader = asyncio.create_task(self._read_session(request_iterator, box))
+                reader.add_done_callback(lambda _: box.close())
+                try:
+                    while events := await box.take():
+                        yield convert.events_to_proto(events)
+                    reader.result()
+                finally:
+                    reader.cancel()
         except RequestError as error:
             await context.abort_with_status(_status(error))
         except asyncio.QueueFull:
             await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "the client reads slower than tokens are made")
-        finally:
-            reader.cancel()
-            self._loop.requests.cancel_all(box)
 
     async def KeepLoaded(
         self,

@@ -122,6 +122,7 @@ class SchedulerLoop:
         """Refuse new requests from now on; `on_idle` is called when the last open one has ended, perhaps at once."""
         self.requests.drain(on_idle)
         self.on_readiness_changed()
+        self.wake()
 
     # ---- plan → run → apply
 
@@ -142,11 +143,29 @@ class SchedulerLoop:
                 pass
         for worker in self.workers.values():
             self._check_lease(worker)
-        for worker in leaving:
-            if worker.is_idle:
-                worker.dismiss()
+        self._dismiss_workers()
         self.models.move()
         self.requests.deliver()
+
+    def dismiss_all(self) -> None:
+        """No step will come any more: this scheduler ends, and the workers go to another or wait for the next."""
+        for worker in self.workers.values():
+            worker.dismiss()
+        for unloaded in self.models.unloaded:
+            self.models.unloaded.dismiss(unloaded)
+
+    def _dismiss_workers(self) -> None:
+        """Those that want to go and have nothing left to do; while this scheduler drains, all that nobody here waits for."""
+        for worker in self.workers.values():
+            is_going = worker.phase is WorkerPhase.LEAVING or self.requests.is_draining
+            if is_going and worker.is_idle and not self._is_awaited(worker):
+                worker.dismiss()
+        if self.requests.is_draining:
+            self.models.dismiss_unloaded()
+
+    def _is_awaited(self, worker: AttachedWorker) -> bool:
+        is_serving = worker.phase is WorkerPhase.SERVING
+        return is_serving and next(self.models.waiting_for(worker.info.model), None) is not None
 
     def _check_lease(self, worker: AttachedWorker) -> None:
         """What a lease foresaw no longer holds once somebody waits, or left without the worker's knowing."""

@@ -14,7 +14,7 @@ from scheduler.errors import (
     InvalidRequestError,
     QueueFullError,
     RequestError,
-    UnavailableError,
+    ShuttingDownError,
 )
 from scheduler.events import Client, Event, Failed, finished_event, tokens_event
 from scheduler.fair_queue import FairQueue
@@ -69,7 +69,7 @@ class Requests:
     def submit(self, request: InferenceRequest, client: Client) -> None:
         """Queue the samples of a request. Raises a RequestError and queues nothing when it can't be accepted."""
         if self.is_draining:
-            raise UnavailableError("the scheduler is shutting down", retry_after_s=1.0)
+            raise ShuttingDownError
         info = self._info_of(request.model)
         check_request(request, info.limits)
         if self._open.find(client, request.request_id) is not None:

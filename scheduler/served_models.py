@@ -81,6 +81,13 @@ class ServedModels:
         """A worker without a model opened a stream."""
         return self.unloaded.attach(info, link)
 
+    def dismiss_unloaded(self) -> None:
+        """The workers without a model that nobody waits for."""
+        for worker in self.unloaded:
+            model = worker.info.model
+            if not self.unloaded.is_awaited(model) and next(self.waiting_for(model), None) is None:
+                self.unloaded.dismiss(worker)
+
     def detached(self, model: str) -> None:
         """A worker that had it in memory is gone."""
         if not self.is_served(model):

@@ -78,11 +78,12 @@ class UnloadedWorkers:
             self._forget_unless_back(worker)
 
     def dismiss(self, worker: UnloadedWorker) -> None:
-        """It wants to end, and has nothing to do: it will not be back."""
+        """It shall end its stream, and is not expected back."""
         if worker.link is not None:
             worker.link.send_drain()
-            worker.link = None
-        self._forget(worker)
+        self._workers.pop(worker.info.worker_id, None)
+        self._timers.call_later(self._grace_s, lambda: self._fail_unless_held(worker.info.model))
+        self._on_changed()
 
     def loaded(self, info: WorkerInfo) -> None:
         """Some worker has this model in memory now."""
@@ -126,10 +127,12 @@ class UnloadedWorkers:
         if self._workers.get(worker.info.worker_id) is not worker or worker.link is not None:
             return
         del self._workers[worker.info.worker_id]
-        model = worker.info.model
+        self._fail_unless_held(worker.info.model)
+        self._on_changed()
+
+    def _fail_unless_held(self, model: str) -> None:
         if not self.has(model):
             self._fail(model, self.nobody_came(model))
-        self._on_changed()
 
     def _fail(self, model: str, error: RequestError) -> None:
         self._tell(model, error)

@@ -203,9 +203,10 @@ class AttachedWorker:
         return not self.running and not self.is_busy
 
     def dismiss(self) -> None:
-        """Nothing is left for it to do."""
-        self.phase = WorkerPhase.DISMISSED
-        self.link.send_drain()
+        """Nothing is left for it to do. Said once."""
+        if self.phase is not WorkerPhase.DISMISSED:
+            self.phase = WorkerPhase.DISMISSED
+            self.link.send_drain()
 
     def stop(self, sequence: Sequence) -> None:
         """Its last token ended it: the worker, which knew that first, has left it out of the steps behind."""

@@ -539,12 +539,15 @@ class RequestError(_message.Message):
     CODE_FIELD_NUMBER: _builtins.int
     MESSAGE_FIELD_NUMBER: _builtins.int
     RETRY_AFTER_S_FIELD_NUMBER: _builtins.int
+    IS_SHUTTING_DOWN_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     code: _builtins.int
     """A google.rpc.Code."""
     message: _builtins.str
     retry_after_s: _builtins.float
     """When a retry may succeed, for RESOURCE_EXHAUSTED and UNAVAILABLE."""
+    is_shutting_down: _builtins.bool
+    """UNAVAILABLE because this scheduler is about to end: another one will take the request, or the next one at this address."""
     def __init__(
         self,
         *,
@@ -552,10 +555,11 @@ class RequestError(_message.Message):
         code: _builtins.int = ...,
         message: _builtins.str = ...,
         retry_after_s: _builtins.float | None = ...,
+        is_shutting_down: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_retry_after_s", b"_retry_after_s", "retry_after_s", b"retry_after_s"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_retry_after_s", b"_retry_after_s", "code", b"code", "message", b"message", "request_id", b"request_id", "retry_after_s", b"retry_after_s"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_retry_after_s", b"_retry_after_s", "code", b"code", "is_shutting_down", b"is_shutting_down", "message", b"message", "request_id", b"request_id", "retry_after_s", b"retry_after_s"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__retry_after_s: _TypeAlias = _typing.Literal["retry_after_s"]  # noqa: Y015
     _WhichOneofArgType__retry_after_s: _TypeAlias = _typing.Literal["_retry_after_s", b"_retry_after_s"]  # noqa: Y015

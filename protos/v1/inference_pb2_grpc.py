@@ -76,7 +76,8 @@ class InferenceServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Session(self, request_iterator, context):
-        """Many requests over one stream. When the stream ends, all its open requests are cancelled.
+        """Many requests over one stream. When the stream ends, all its open requests are cancelled. A scheduler that shuts down ends it with
+        UNAVAILABLE once its grace is over: what is open then can go on elsewhere.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

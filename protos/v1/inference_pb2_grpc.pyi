@@ -48,7 +48,9 @@ class InferenceServiceStub:
     Generate: _grpc.UnaryStreamMultiCallable[_inference_pb2.GenerateRequest, _inference_pb2.GenerateResponse]
     """One request; a stream of typed events. Cancelling the call cancels the request; its deadline is honoured in the queue."""
     Session: _grpc.StreamStreamMultiCallable[_inference_pb2.SessionRequest, _inference_pb2.SessionResponse]
-    """Many requests over one stream. When the stream ends, all its open requests are cancelled."""
+    """Many requests over one stream. When the stream ends, all its open requests are cancelled. A scheduler that shuts down ends it with
+    UNAVAILABLE once its grace is over: what is open then can go on elsewhere.
+    """
     KeepLoaded: _grpc.UnaryUnaryMultiCallable[_inference_pb2.KeepLoadedRequest, _inference_pb2.KeepLoadedResponse]
     """Says how long a model is to stay in memory, and loads it where it has left. Answers when it is there, or UNAVAILABLE with the
     reason; at once where it is to leave.
@@ -68,7 +70,9 @@ class InferenceServiceAsyncStub(InferenceServiceStub):
     Generate: _aio.UnaryStreamMultiCallable[_inference_pb2.GenerateRequest, _inference_pb2.GenerateResponse]  # type: ignore[assignment]
     """One request; a stream of typed events. Cancelling the call cancels the request; its deadline is honoured in the queue."""
     Session: _aio.StreamStreamMultiCallable[_inference_pb2.SessionRequest, _inference_pb2.SessionResponse]  # type: ignore[assignment]
-    """Many requests over one stream. When the stream ends, all its open requests are cancelled."""
+    """Many requests over one stream. When the stream ends, all its open requests are cancelled. A scheduler that shuts down ends it with
+    UNAVAILABLE once its grace is over: what is open then can go on elsewhere.
+    """
     KeepLoaded: _aio.UnaryUnaryMultiCallable[_inference_pb2.KeepLoadedRequest, _inference_pb2.KeepLoadedResponse]  # type: ignore[assignment]
     """Says how long a model is to stay in memory, and loads it where it has left. Answers when it is there, or UNAVAILABLE with the
     reason; at once where it is to leave.
@@ -97,7 +101,9 @@ class InferenceServiceServicer(metaclass=_abc_1.ABCMeta):
         request_iterator: _MaybeAsyncIterator[_inference_pb2.SessionRequest],
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_inference_pb2.SessionResponse], _abc.AsyncIterator[_inference_pb2.SessionResponse]]:
-        """Many requests over one stream. When the stream ends, all its open requests are cancelled."""
+        """Many requests over one stream. When the stream ends, all its open requests are cancelled. A scheduler that shuts down ends it with
+        UNAVAILABLE once its grace is over: what is open then can go on elsewhere.
+        """
 
     @_abc_1.abstractmethod
     def KeepLoaded(

@@ -14,6 +14,7 @@ from grpc_status import rpc_status
 
 from pagoda.grpc_channel import open_channel
 from protos.v1 import inference_pb2, inference_pb2_grpc, types_pb2, worker_pb2, worker_pb2_grpc
+from scheduler.__main__ import drain
 from scheduler.inference_service import SERVICE_NAME
 from scheduler.loop import SchedulerLoop
 from scheduler.worker_service import StreamLink
@@ -147,6 +148,31 @@ async def test_finish_ends_a_sample_normally_and_cancel_aborts(tmp_path: Path) -
     assert finished[0].reason == types_pb2.FINISH_REASON_STOP
     assert finished[0].usage.num_output_tokens == 1
     assert finished[1].reason == types_pb2.FINISH_REASON_ABORT
+
+
+async def test_what_outlasts_the_grace_of_a_drain_is_left_to_others(tmp_path: Path) -> None:
+    async with open_channel(f"unix:{tmp_path}/scheduler.sock") as channel:
+        async with scheduler_and_worker(tmp_path, max_model_len=100_000, num_pages=8000) as (_, loop):
+            session: Any = inference_pb2_grpc.InferenceServiceStub(channel).Session()
+            await session.write(inference_pb2.SessionRequest(open=generate_request("long", max_tokens=90_000)))
+            await session.read()
+            await drain(loop, grace_s=0)
+            await session.write(inference_pb2.SessionRequest(open=generate_request("late")))
+            errors: list[inference_pb2.RequestError] = []
+            while not errors:
+                errors += (await session.read()).errors
+        status = await until_end(session)
+    assert [(error.request_id, error.code, error.is_shutting_down) for error in errors] == [
+        ("late", code_pb2.UNAVAILABLE, True)
+    ]
+    assert status is grpc.StatusCode.UNAVAILABLE
+
+
+async def until_end(session: Any) -> grpc.StatusCode:
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        while True:
+            await session.read()
+    return caught.value.code()
 
 
 @pytest.mark.parametrize("door", ["generate", "session"])

@@ -4,7 +4,7 @@ from collections import Counter
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pagoda.sampling import SamplingParams
@@ -142,6 +142,7 @@ def test_who_was_preempted_goes_on_before_others_begin() -> None:
     assert others and all(other.first_step_s is None for other in others)
 
 
+@settings(deadline=None, max_examples=40)
 @given(
     lengths=st.lists(st.tuples(st.integers(1, 20), st.integers(1, 20)), min_size=2, max_size=12),
     step_tokens=st.integers(4, 16),

@@ -43,6 +43,10 @@ class System:
             for worker in busy:
                 self.step(worker)
 
+    def run_queue(self, worker: AttachedWorker) -> None:
+        while self.fakes[worker].queue:
+            self.step(worker)
+
     def is_dismissed(self, worker: AttachedWorker) -> bool:
         return self.fakes[worker].is_draining
 
@@ -130,6 +134,23 @@ def test_a_worker_that_goes_before_it_is_dismissed_did_not_die() -> None:
         worker = system.attach(f"w{number}", vocab_size=150)
     system.finish()
     check_tokens(system, request("a"))
+
+
+def test_a_scheduler_that_drains_lets_each_worker_go_when_it_has_nothing_left_to_do() -> None:
+    system, asked = System(), [request("long"), request("short", max_tokens=2)]
+    workers = [system.attach(f"w{number}", vocab_size=150, max_step_sequences=1) for number in range(3)]
+    system.submit(*asked)
+    system.loop.begin_drain(lambda: None)
+    system.clock.run_soon()
+    assert [system.is_dismissed(worker) for worker in workers] == [False, False, True]
+    while not system.client.finished:
+        for worker in workers[:2]:
+            system.step(worker)
+    system.run_queue(workers[1])
+    assert [system.is_dismissed(worker) for worker in workers] == [False, True, True]
+    system.finish()
+    check_tokens(system, *asked)
+    assert all(map(system.is_dismissed, workers))
 
 
 def test_a_worker_without_its_model_goes_at_once() -> None:
