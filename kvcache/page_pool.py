@@ -5,6 +5,7 @@ but it holds a named block that a later sequence may share; the least recently u
 Knows nothing about sequences, tensors or other workers.
 """
 
+import bisect
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from typing import NewType
@@ -72,6 +73,20 @@ class PagePool:
                 break
             pages.append(page)
         return pages
+
+    def count_held(self, blocks: Sequence[BlockHash]) -> int:
+        """How many leading `blocks` are here, by bisection: a quick estimate for many pools and long prompts.
+
+        One block stands for all before it. That is so unless an earlier one was evicted first, which can only happen where two
+        sequences computed the same block at once; then it is too many.
+        """
+        if not blocks or blocks[0] not in self._page_of:
+            return 0
+        return bisect.bisect_left(blocks, True, lo=1, key=lambda block: block not in self._page_of)
+
+    def count_used(self, blocks: Sequence[BlockHash]) -> int:
+        """How many leading `blocks` are in pages that somebody uses, likewise."""
+        return bisect.bisect_left(blocks, True, key=lambda block: not self._is_used(block))
 
     def allocate(self, num_pages: int) -> list[PageId]:
         """Grant pages with one reference each: free ones first, then the least recently used cached ones.
@@ -145,6 +160,10 @@ class PagePool:
         assert all(self._block_of[page] is not None for page in cached), "a cached page has no name"
         named = {block: page for page, block in enumerate(self._block_of) if block is not None}
         assert named == self._page_of, "names and pages disagree"
+
+    def _is_used(self, block: BlockHash) -> bool:
+        page = self._page_of.get(block)
+        return page is not None and self._references[page] > 0
 
     def _evict(self) -> PageId:
         page, _ = self._cached.popitem(last=False)

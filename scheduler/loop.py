@@ -18,9 +18,11 @@ from scheduler.events import moved_event, prompt_logprobs_event, started_event
 from scheduler.fair_queue import FairQueue
 from scheduler.keep_alive import KeepAlive, Timers
 from scheduler.leaving import movable
+from scheduler.placement import Placement
 from scheduler.planner import plan_step
 from scheduler.requests import Requests
 from scheduler.result import SampledTokens, ScoredTokens, StepResult
+from scheduler.router import RoutingPolicy, prefix_aware
 from scheduler.sequence import FinishReason, Sequence
 from scheduler.sequence_listener import NobodyFollows, SequenceListener
 from scheduler.served_models import ServedModels
@@ -59,6 +61,7 @@ class SchedulerLoop:
         worker_grace_s: float = 60.0,
         max_lease_steps: int = 1,
         keep_alive_s: float = math.inf,
+        routing: RoutingPolicy = prefix_aware,
         caches: CacheListener | None = None,
         sequences: SequenceListener | None = None,
         counters: Counters | None = None,
@@ -101,6 +104,7 @@ class SchedulerLoop:
             max_waiting=max_waiting,
             max_waiting_per_tenant=max_waiting if max_waiting_per_tenant is None else max_waiting_per_tenant,
         )
+        self._placement = Placement(routing, clock, self.workers, self.models.waiting_for, self.wake)
 
     @property
     def num_running(self) -> int:
@@ -138,9 +142,11 @@ class SchedulerLoop:
         leaving = [worker for worker in self.workers.values() if worker.phase is WorkerPhase.LEAVING]
         for worker in leaving:
             self._move_sequences_off(worker)
+        self._placement.begin_rounds()
         for worker in list(self.workers.values()):
             while worker.has_room_for_a_step and self.step(worker):
                 pass
+        self._placement.end_rounds()
         for worker in self.workers.values():
             self._check_lease(worker)
         self._dismiss_workers()
@@ -169,21 +175,29 @@ class SchedulerLoop:
 
     def _check_lease(self, worker: AttachedWorker) -> None:
         """What a lease foresaw no longer holds once somebody waits, or left without the worker's knowing."""
-        if worker.lease is not None:
-            somebody_waits = next(self.models.waiting_for(worker.info.model), None) is not None
-            if worker.lease.is_outdated or somebody_waits:
-                worker.recall_lease()
+        if worker.lease is not None and (worker.lease.is_outdated or self._somebody_waits(worker.info.model)):
+            worker.recall_lease()
+
+    def _somebody_waits(self, model: str) -> bool:
+        return next(self.models.waiting_for(model), None) is not None
 
     def step(self, worker: AttachedWorker) -> bool:
         """Plan one step and send it; False when there was nothing to decide."""
-        waiting = self.models.waiting_for(worker.info.model) if worker.phase is WorkerPhase.SERVING else ()
-        decision = plan_step(worker.running, waiting, worker.pool, worker.step_limits)
+        decision = plan_step(
+            worker.running,
+            self._placement.offers(worker),
+            worker.pool,
+            worker.step_limits,
+            somebody_waits=self._somebody_waits(worker.info.model),
+        )
         for sequence in decision.preempted:
             self._preempt(worker, sequence)
         for sequence in decision.outgrown:
             self.requests.end(sequence, FinishReason.LENGTH)
         for admission in decision.admissions:
             self.waiting.remove(admission.sequence)
+        if not worker.is_busy:
+            worker.prompt_speed.began(self._clock.time())
         plan = worker.carry_out(decision)
         if plan is None:
             return bool(decision.preempted or decision.outgrown)
@@ -202,6 +216,7 @@ class SchedulerLoop:
             due = f"step {step.step_id}" if step else "none"
             raise WorkerProtocolError(f"result of step {result.step_id} came, but {due} was due")
         worker.in_flight.popleft()
+        worker.prompt_speed.ended(step.num_tokens, len(step.sampling), self._clock.time())
         self.counters.num_steps += step.num_tokens > 0
         self.counters.num_step_tokens += step.num_tokens
         for scored in result.scored:
@@ -337,6 +352,8 @@ class SchedulerLoop:
         self.counters.num_preemptions += 1
         self._listener.preempted(sequence)
         self.requests.queue(sequence)
+        # Who came first in this round did not know of it.
+        self.wake()
 
     def _record_admission(self, worker: AttachedWorker, planned: PlannedSequence) -> None:
         sequence = planned.sequence

@@ -66,14 +66,22 @@ class StepDecision:
         return max((chunk.num_steps for chunk in self.chunks), default=1)
 
 
-def plan_step(running: Seq[Sequence], waiting: Iterable[Sequence], pool: PagePool, limits: StepLimits) -> StepDecision:
-    """Decide one step. `waiting` is in the order of admission."""
+def plan_step(
+    running: Seq[Sequence],
+    waiting: Iterable[Sequence],
+    pool: PagePool,
+    limits: StepLimits,
+    *,
+    somebody_waits: bool = False,
+) -> StepDecision:
+    """Decide one step. `waiting` is in the order of admission, and asked for the next one only while there is room for it;
+    `somebody_waits` if others do who are not among them."""
     draft = _Draft(pool=pool, limits=limits, budget=limits.max_step_tokens, num_available=pool.num_available)
     draft.running = sorted(running, key=lambda sequence: sequence.order)
     draft.continue_running()
     if not draft.preempted:
         draft.admit(waiting)
-    if draft.may_lease:
+    if draft.may_lease and not somebody_waits:
         draft.lease()
     return StepDecision(
         preempted=tuple(draft.preempted),
@@ -100,7 +108,6 @@ class _Draft:
     """Cached pages that admissions of this step have taken."""
     dropped: dict[PageId, int] = field(default_factory=dict)
     """References that preemptions of this step have given up."""
-    somebody_waits: bool = False
 
     def continue_running(self) -> None:
         decoding, prefilling = [], []
@@ -159,9 +166,10 @@ class _Draft:
     def admit(self, waiting: Iterable[Sequence]) -> None:
         filling = self.blocks_being_filled()
         num_running = len(self.running)
-        for sequence in waiting:
-            self.somebody_waits = True
-            if self.budget == 0 or num_running == self.limits.max_step_sequences:
+        candidates = iter(waiting)
+        while self.budget and num_running < self.limits.max_step_sequences:
+            sequence = next(candidates, None)
+            if sequence is None:
                 return
             if -(-sequence.length // sequence.page_size) > self.pool.num_pages:
                 self.outgrown.append(sequence)
@@ -195,7 +203,7 @@ class _Draft:
     @property
     def may_lease(self) -> bool:
         """Whether the next steps would be this one again: nobody joins, nobody leaves, and all decode."""
-        if self.limits.max_lease_steps < 2 or self.somebody_waits or self.preempted or self.outgrown:
+        if self.limits.max_lease_steps < 2 or self.preempted or self.outgrown:
             return False
         num_going_on = sum(sequence.num_pending > 0 for sequence in self.running)
         return num_going_on == len(self.chunks) and all(

@@ -10,6 +10,7 @@ from typing import NamedTuple, Protocol
 from kvcache.block_hash import BlockHash
 from kvcache.page_pool import PageId, PagePool
 from scheduler.planner import Admission, Chunk, StepDecision, StepLimits
+from scheduler.prompt_speed import PromptSpeed
 from scheduler.sequence import Sequence, SequenceStatus
 from scheduler.step_times import work_of
 
@@ -165,6 +166,9 @@ class AttachedWorker:
     step_limits: StepLimits = field(init=False)
     phase: WorkerPhase = WorkerPhase.SERVING
     running: list[Sequence] = field(default_factory=list)
+    prefilling: dict[int, Sequence] = field(default_factory=dict)
+    """Those of the running ones that no step has been planned for yet that samples, by sequence id."""
+    prompt_speed: PromptSpeed = field(default_factory=PromptSpeed)
     in_flight: deque[StepInFlight] = field(default_factory=deque)
     lease: Lease | None = None
     """What the worker will do behind the steps in flight without being told."""
@@ -220,6 +224,7 @@ class AttachedWorker:
         if self.lease is not None and self.lease.sequences.pop(sequence.sequence_id, None) is not None:
             self.lease.is_outdated = True
         self.running.remove(sequence)
+        self.prefilling.pop(sequence.sequence_id, None)
         self.pool.release(sequence.forget_computation())
         if sequence.sequence_id in self.known:
             self.known.remove(sequence.sequence_id)
@@ -307,6 +312,7 @@ class AttachedWorker:
         sequence.num_sealed = len(admission.cached_pages)
         sequence.num_computed = len(admission.cached_pages) * sequence.page_size
         self.running.append(sequence)
+        self.prefilling[sequence.sequence_id] = sequence
 
     def _grant(self, chunk: Chunk) -> PlannedSequence:
         sequence = chunk.sequence
@@ -315,6 +321,8 @@ class AttachedWorker:
         if chunk.num_new_pages:
             sequence.block_table += self.pool.allocate(chunk.num_new_pages)
         sequence.num_computed += chunk.num_tokens
+        if chunk.sample:
+            self.prefilling.pop(sequence.sequence_id, None)
         new_pages = tuple(sequence.block_table[first:])
         return PlannedSequence(sequence, chunk.start, chunk.num_tokens, new_pages, chunk.sample, chunk.num_steps)
 

@@ -36,6 +36,17 @@ def test_a_match_stops_at_the_first_block_that_nobody_holds() -> None:
     assert pool.match([block(1), block(2), block(3)]) == pages[:1]
 
 
+@pytest.mark.parametrize("num_used", range(6))
+def test_leading_blocks_are_counted_without_a_look_at_each(num_used: int) -> None:
+    pool = PagePool(8)
+    pages = sealed(pool, 1, 2, 3, 4, 5)
+    pool.release(pages[num_used:])
+    for first, end in [(1, 6), (1, 4), (2, 9), (6, 9), (3, 3)]:
+        asked = [block(name) for name in range(first, end)]
+        assert pool.count_held(asked) == len(pool.match(asked))
+        assert pool.count_used(asked) == len([name for name in range(first, end) if name <= num_used])
+
+
 def test_the_least_recently_used_sequence_is_evicted_first_and_its_tail_before_its_head() -> None:
     pool = PagePool(4)
     first, second = sealed(pool, 1, 2), sealed(pool, 3, 4)

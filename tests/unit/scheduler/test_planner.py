@@ -256,7 +256,8 @@ def test_plan_step(case: Case) -> None:
         max_lease_steps=case.lease,
     )
     before = (pool.num_free, pool.num_cached, pool.num_used)
-    decision = plan_step(running, waiting, pool, limits)
+    decision = plan_step(running, waiting, pool, limits, somebody_waits=bool(waiting))
     assert describe(decision, names) == case.expected
     assert (pool.num_free, pool.num_cached, pool.num_used) == before, "planning changed the pool"
-    assert plan_step(running, waiting, pool, limits) == decision, "planning is not repeatable"
+    again = plan_step(running, waiting, pool, limits, somebody_waits=bool(waiting))
+    assert again == decision, "planning is not repeatable"

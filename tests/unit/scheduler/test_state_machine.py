@@ -15,6 +15,7 @@ from pagoda.sampling import SamplingParams
 from scheduler.errors import SequenceFailedError
 from scheduler.loop import SchedulerLoop, WorkerProtocolError
 from scheduler.request import InferenceRequest
+from scheduler.router import POLICIES
 from scheduler.sequence import FinishReason
 from scheduler.unloaded_workers import UnloadedWorker
 from scheduler.worker_state import AttachedWorker, WorkerPhase
@@ -52,8 +53,11 @@ class SchedulerMachine(RuleBasedStateMachine):
         step_sequences=st.integers(1, 5),
         lease_steps=st.integers(1, 9),
         recall_delay=st.integers(0, 3),
+        routing=st.sampled_from(sorted(POLICIES)),
     )
-    def make(self, num_pages: int, step_tokens: int, step_sequences: int, lease_steps: int, recall_delay: int) -> None:
+    def make(
+        self, num_pages: int, step_tokens: int, step_sequences: int, lease_steps: int, recall_delay: int, routing: str
+    ) -> None:
         self.limits = {
             "num_pages": num_pages,
             "max_step_tokens": step_tokens,
@@ -62,7 +66,7 @@ class SchedulerMachine(RuleBasedStateMachine):
             "vocab_size": VOCAB,
         }
         self.clock = FakeClock()
-        self.loop = SchedulerLoop(self.clock, max_lease_steps=lease_steps)
+        self.loop = SchedulerLoop(self.clock, max_lease_steps=lease_steps, routing=POLICIES[routing])
         self.recall_delay = recall_delay
         self.client = RecordingClient()
         self.asked: dict[str, Asked] = {}
@@ -86,7 +90,7 @@ class SchedulerMachine(RuleBasedStateMachine):
                 del self.workers[worker]
                 self.loop.detach(worker)
 
-    @rule(worker_id=st.sampled_from(["w0", "w1"]))
+    @rule(worker_id=st.sampled_from(["w0", "w1", "w2"]))
     def attach(self, worker_id: str) -> None:
         """A worker opens a stream, perhaps while the scheduler still believes in its old one."""
         fake = PlanWorker(worker_info(worker_id, **self.limits), recall_delay=self.recall_delay)

@@ -1,0 +1,161 @@
+"""Where sequences go in a loop with several workers: prefixes found again, bursts together, nobody beside an idle worker."""
+
+from collections import Counter
+
+from pagoda.sampling import SamplingParams
+from scheduler.loop import SchedulerLoop
+from scheduler.request import InferenceRequest
+from scheduler.router import RoutingPolicy, prefix_aware, round_robin
+from scheduler.worker_state import AttachedWorker
+from tests.fakes.client import RecordingClient
+from tests.fakes.clock import FakeClock
+from tests.fakes.plan_worker import PlanWorker, worker_info
+
+PREFIX = list(range(1, 41)) * 4
+OTHER_PREFIX = list(range(2, 42)) * 4
+
+
+class System:
+    def __init__(self, num_workers: int, routing: RoutingPolicy = prefix_aware, **limits: int) -> None:
+        self.clock = FakeClock()
+        self.loop = SchedulerLoop(self.clock, routing=routing)
+        self.client = RecordingClient()
+        self.links: dict[AttachedWorker, PlanWorker] = {}
+        self.num_asked = 0
+        for number in range(num_workers):
+            self.attach(f"w{number}", **limits)
+        self.clock.run_soon()
+
+    def attach(self, worker_id: str, **limits: int) -> None:
+        values = {"num_pages": 1024, "max_step_tokens": 512, "max_model_len": 512} | limits
+        link = PlanWorker(worker_info(worker_id, **values))
+        self.links[self.loop.attach(link.info, link)] = link
+
+    def ask(self, prompt: list[int], max_tokens: int = 4, num_samples: int = 1) -> str:
+        self.num_asked += 1
+        request = InferenceRequest(
+            request_id=f"r{self.num_asked}",
+            model="fake",
+            prompt_token_ids=prompt,
+            sampling=SamplingParams(temperature=0.0, max_tokens=max_tokens, ignore_eos=True),
+            num_samples=num_samples,
+        )
+        self.loop.requests.submit(request, self.client)
+        return request.request_id
+
+    def worker(self, worker_id: str) -> AttachedWorker:
+        return self.loop.workers[worker_id]
+
+    def step(self, worker_id: str) -> None:
+        worker = self.worker(worker_id)
+        self.loop.apply(worker, self.links[worker].run_step())
+        self.clock.run_soon()
+
+    def run(self) -> None:
+        self.clock.run_soon()
+        while busy := [worker.info.worker_id for worker, link in self.links.items() if link.queue]:
+            for worker_id in busy:
+                self.step(worker_id)
+
+    def places(self) -> dict[str, str]:
+        """Request → the worker of its first sample."""
+        return {request_id: event.worker_id for (request_id, index), event in self.client.started.items() if index == 0}
+
+    def num_at(self, worker_id: str) -> int:
+        return Counter(event.worker_id for event in self.client.started.values())[worker_id]
+
+
+def test_those_who_come_back_find_their_prefix() -> None:
+    system = System(3)
+    first = [system.ask([*prefix, 45]) for prefix in (PREFIX, OTHER_PREFIX)]
+    system.run()
+    places = system.places()
+    assert places[first[0]] != places[first[1]]
+    again = [system.ask([*prefix, 46]) for prefix in (OTHER_PREFIX, PREFIX)]
+    system.run()
+    assert [system.places()[each] for each in again] == [places[each] for each in reversed(first)]
+    assert all(system.client.started[each, 0].num_cached_tokens == len(PREFIX) for each in again)
+
+
+def test_siblings_that_arrive_together_go_where_the_first_is_computed() -> None:
+    system = System(4)
+    for number in range(3):
+        system.ask([*PREFIX, 44 + number])
+    system.ask(OTHER_PREFIX)
+    system.run()
+    assert system.num_at("w0") == 3 and system.num_at("w1") == 1
+
+
+def test_siblings_that_arrive_while_the_first_is_being_computed_do_too() -> None:
+    system = System(4, max_step_tokens=64)
+    system.ask([*PREFIX, 45])
+    system.clock.run_soon()
+    system.ask([*PREFIX, 46])
+    system.run()
+    assert system.num_at("w0") == 2
+
+
+def test_but_not_all_of_them_when_there_are_more_than_it_is_worth() -> None:
+    system = System(4, max_step_sequences=32)
+    system.ask([*PREFIX, 45], num_samples=32)
+    system.run()
+    assert system.num_at("w0") < 32
+    assert min(system.num_at(f"w{number}") for number in range(4)) > 0
+
+
+def test_strangers_are_spread_evenly() -> None:
+    system = System(4)
+    for number in range(12):
+        system.ask([number + 1] * 20)
+    system.run()
+    assert [system.num_at(f"w{number}") for number in range(4)] == [3, 3, 3, 3]
+
+
+def test_who_waits_for_a_full_worker_goes_elsewhere_in_time_even_if_that_one_stands_still() -> None:
+    system = System(2, max_step_sequences=1)
+    system.ask([*PREFIX, 45], max_tokens=100)
+    system.clock.run_soon()
+    waits = system.ask([*PREFIX, 46])
+    system.clock.run_soon()
+    assert waits not in system.places(), "nothing is lost yet by waiting"
+    system.clock.advance(1.0)
+    assert system.places()[waits] == "w1"
+
+
+def test_whom_a_worker_suits_best_goes_before_one_who_has_waited_for_another() -> None:
+    system = System(2, max_step_sequences=1)
+    system.ask([*PREFIX, 45], max_tokens=100)
+    system.ask(OTHER_PREFIX, max_tokens=1)
+    system.clock.run_soon()
+    waits, suits = system.ask([*PREFIX, 46]), system.ask([*OTHER_PREFIX, 46])
+    system.clock.run_soon()
+    system.clock.advance(1.0)
+    system.step("w1")
+    assert system.places()[suits] == "w1" and waits not in system.places()
+
+
+def test_a_lost_worker_s_sequences_go_to_the_others() -> None:
+    system = System(2)
+    asked = [system.ask([*PREFIX, 45 + number]) for number in range(2)]
+    system.clock.run_soon()
+    system.loop.detach(system.worker("w0"))
+    del system.links[next(worker for worker in system.links if worker.info.worker_id == "w0")]
+    system.run()
+    assert all((request_id, 0) in system.client.finished for request_id in asked)
+
+
+def test_a_prompt_goes_to_a_worker_that_can_hold_it() -> None:
+    system = System(0)
+    system.attach("small", num_pages=4)
+    system.attach("wide", num_pages=64)
+    asked = system.ask(PREFIX)
+    system.run()
+    assert system.places()[asked] == "wide" and len(system.client.tokens[asked, 0]) == 4
+
+
+def test_another_policy() -> None:
+    system = System(2, round_robin)
+    for number in range(4):
+        system.ask([*PREFIX, 44 + number])
+    system.run()
+    assert [system.num_at("w0"), system.num_at("w1")] == [2, 2]
