@@ -26,6 +26,7 @@ from scheduler.router import RoutingPolicy, prefix_aware
 from scheduler.sequence import FinishReason, Sequence
 from scheduler.sequence_listener import NobodyFollows, SequenceListener
 from scheduler.served_models import ServedModels
+from scheduler.suspects import Suspects, making_way
 from scheduler.unloaded_workers import LoadLink, Told, UnloadedWorker
 from scheduler.worker_state import (
     AttachedWorker,
@@ -36,9 +37,6 @@ from scheduler.worker_state import (
     WorkerLink,
     WorkerPhase,
 )
-
-# A sequence that was running at this many deaths in a row, without a token in between, may be what kills them.
-MAX_WORKER_LOSSES = 3
 
 
 class Clock(Timers, Protocol):
@@ -83,6 +81,7 @@ class SchedulerLoop:
         self._max_lease_steps = max_lease_steps
         self._num_sessions = 0
         self._is_awake = False
+        self._suspects = Suspects()
         self.models = ServedModels(
             clock,
             self.workers,
@@ -139,10 +138,14 @@ class SchedulerLoop:
     def run(self) -> None:
         """Keep every worker's queue of steps filled."""
         self._is_awake = False
+        hosts = self._suspects.hosts(self.workers.values())
+        for host in hosts.values():
+            for sequence in making_way(host):
+                self._preempt(host, sequence)
         leaving = [worker for worker in self.workers.values() if worker.phase is WorkerPhase.LEAVING]
         for worker in leaving:
             self._move_sequences_off(worker)
-        self._placement.begin_rounds()
+        self._placement.begin_rounds(hosts)
         for worker in list(self.workers.values()):
             while worker.has_room_for_a_step and self.step(worker):
                 pass
@@ -255,7 +258,6 @@ class SchedulerLoop:
 
     def _append(self, worker: AttachedWorker, sequence: Sequence, sampled: SampledTokens) -> None:
         self.requests.append(sequence, sampled)
-        sequence.num_worker_losses = 0
         if sampled.stopped:
             worker.stop(sequence)
         worker.seal(sequence)
@@ -273,8 +275,8 @@ class SchedulerLoop:
 
         Raises ValueError for held blocks that cannot be.
         """
-        if info.worker_id in self.workers:
-            self.detach(self.workers[info.worker_id])
+        if (old := self.workers.get(info.worker_id)) is not None:
+            self.detach(old, is_alive=old.info.epoch == info.epoch)
         self._num_sessions += 1
         worker = AttachedWorker(
             info,
@@ -290,21 +292,24 @@ class SchedulerLoop:
         self.wake()
         return worker
 
-    def detach(self, worker: AttachedWorker) -> None:
-        """Its stream ended: its sequences wait for another worker, their tokens kept. Does nothing the second time."""
+    def detach(self, worker: AttachedWorker, *, is_alive: bool = False) -> None:
+        """Its stream ended: its sequences wait for another worker, their tokens kept. Does nothing the second time.
+
+        Unless it is known to live or said that it would go, what it computed may have killed it.
+        """
         if self.workers.get(worker.info.worker_id) is not worker:
             return
         del self.workers[worker.info.worker_id]
         self._caches.worker_detached(worker)
-        lost = list(worker.running)
-        for sequence in lost:
+        has_died = not is_alive and worker.phase is WorkerPhase.SERVING
+        convicted = self._suspects.record_death(worker) if has_died else None
+        for sequence in list(worker.running):
             worker.leave(sequence)
-            # One that said it would go was not killed by what it computed.
-            sequence.num_worker_losses += worker.phase is WorkerPhase.SERVING
             self._listener.worker_lost(sequence)
             self.requests.queue(sequence)
-        error = SequenceFailedError(f"{MAX_WORKER_LOSSES} workers were lost while they computed it")
-        self.requests.fail([each for each in lost if each.num_worker_losses >= MAX_WORKER_LOSSES], error)
+        if convicted is not None:
+            deaths = f"{convicted.num_deaths} workers in a row were lost while they computed it, the last one with nothing else"
+            self.requests.fail([convicted], SequenceFailedError(deaths))
         self.models.detached(worker.info.model)
         self.on_readiness_changed()
         self.wake()

@@ -17,6 +17,7 @@ from kvcache.block_hash import BlockHash
 from scheduler.keep_alive import TimerHandle, Timers
 from scheduler.router import Candidate, RoutingPolicy, Waiting
 from scheduler.sequence import Sequence, SequenceStatus
+from scheduler.suspects import next_on
 from scheduler.worker_state import AttachedWorker, WorkerPhase
 
 # So many sequences may be left to wait for a busy worker before a round looks at no more of them: a queue of thousands must not
@@ -41,9 +42,12 @@ class Placement:
         self._waiting_for = waiting_for
         self._wake = wake
         self._rounds: dict[str, Round] = {}
+        self._hosts: Mapping[str, AttachedWorker] = {}
         self._timer: TimerHandle | None = None
 
-    def begin_rounds(self) -> None:
+    def begin_rounds(self, hosts: Mapping[str, AttachedWorker]) -> None:
+        """`hosts` are the workers that are kept for suspects, by model."""
+        self._hosts = hosts
         self._rounds.clear()
         if self._timer is not None:
             self._timer.cancel()
@@ -54,11 +58,20 @@ class Placement:
         if worker.phase is not WorkerPhase.SERVING:
             return
         model = worker.info.model
+        host = self._hosts.get(model)
+        if worker is host:
+            suspect = next_on(host, self._waiting_for(model))
+            yield from [suspect] if suspect is not None else []
+            return
         if model not in self._rounds:
-            serving = (each for each in self._workers.values() if each.phase is WorkerPhase.SERVING)
-            workers = [each for each in serving if each.info.model == model]
-            self._rounds[model] = Round(self._policy, workers, self._waiting_for(model), self._timers.time())
+            self._rounds[model] = self._round(model, host)
         yield from self._rounds[model].offers(worker)
+
+    def _round(self, model: str, host: AttachedWorker | None) -> "Round":
+        serving = (each for each in self._workers.values() if each.phase is WorkerPhase.SERVING)
+        workers = [each for each in serving if each.info.model == model and each is not host]
+        waiting = (each for each in self._waiting_for(model) if not each.is_suspect)
+        return Round(self._policy, workers, waiting, self._timers.time())
 
     def end_rounds(self) -> None:
         """Without this, nothing need happen before the busy worker's next result: it may be long, or never."""

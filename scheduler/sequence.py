@@ -14,6 +14,8 @@ from kvcache.page_pool import PageId
 from pagoda.sampling import SamplingParams
 
 MAX_SCORED_TOKENS = 256
+# One death says nothing about who caused it: all that ran were there.
+NUM_DEATHS_OF_A_SUSPECT = 2
 
 
 class SequenceStatus(Enum):
@@ -72,7 +74,10 @@ class Sequence:
     num_cached_tokens: int | None = None
     """Found in the cache at the first admission."""
     num_preemptions: int = 0
-    num_worker_losses: int = 0
+    num_deaths: int = 0
+    """Of workers that had steps of it in flight, since it last got further than it was at one."""
+    length_at_death: int = 0
+    """As far as the last of those workers may have come with it."""
     arrival_s: float = 0.0
     first_step_s: float | None = None
     first_token_s: float | None = None
@@ -112,6 +117,16 @@ class Sequence:
             return ()
         return self.block_hashes[1 : 1 + (self.length - 1) // self.page_size]
 
+    @property
+    def is_suspect(self) -> bool:
+        """It may be what kills workers."""
+        return self.num_deaths >= NUM_DEATHS_OF_A_SUSPECT
+
+    def record_death(self, length: int) -> None:
+        """A worker died with steps of it in flight, the last of which may have made it so long."""
+        self.num_deaths += 1
+        self.length_at_death = length
+
     def num_new_pages(self, num_computed: int) -> int:
         """Pages to append to the block table before the first `num_computed` tokens can be held."""
         return max(0, -(-num_computed // self.page_size) - len(self.block_table))
@@ -120,6 +135,8 @@ class Sequence:
         """Tokens that steps in flight have sampled."""
         self.num_sampling -= len(token_ids)
         self.token_ids.extend(token_ids)
+        if len(self.token_ids) > self.length_at_death:
+            self.num_deaths = 0
         self.hash_full_blocks()
 
     def hash_full_blocks(self) -> None:

@@ -20,7 +20,7 @@ class SequenceListener(Protocol):
         """It has new tokens. Called for every step, so it must cost next to nothing."""
 
     def preempted(self, sequence: Sequence) -> None:
-        """It waits again, since its pages were needed."""
+        """It waits again, since its pages were needed, or its worker for a suspect."""
 
     def worker_lost(self, sequence: Sequence) -> None:
         """It waits again, since its worker is gone."""

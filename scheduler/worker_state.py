@@ -270,6 +270,11 @@ class AttachedWorker:
             if lease.num_steps_left == 0:
                 self.lease = None
 
+    def reach(self, sequence: Sequence) -> int:
+        """How long it is at most by now, whatever results are on their way."""
+        lease = self.lease if self.lease is not None and sequence.sequence_id in self.lease.sequences else None
+        return sequence.length + (lease.num_steps_left if lease is not None else 0)
+
     def recall_lease(self) -> None:
         if self.lease is not None and not self.lease.is_recalled:
             self.lease.is_recalled = True

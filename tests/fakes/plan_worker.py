@@ -134,6 +134,18 @@ class PlanWorker:
         """Queued plans are dropped, also what is left of a lease; the next stream begins with what the pages hold."""
         self.queue.clear()
 
+    def next_reaches(self) -> dict[str, int]:
+        """How far the step that `run_step` would run computes sequences, by their requests."""
+        if not self.queue:
+            return {}
+        plan, new = self.queue[0]
+        ended = {sequence_id for sequence_id, known in (self._known | new).items() if known.stopped}
+        return {
+            planned.sequence.request_id: planned.start + planned.num_tokens + self._num_leased
+            for planned in plan.scheduled
+            if planned.num_steps > self._num_leased and planned.sequence.sequence_id not in ended
+        }
+
     def run_step(self) -> StepResult:
         plan, new = self.queue[0]
         if not self._num_leased:

@@ -372,6 +372,45 @@ async def test_a_worker_that_lives_but_whose_engine_hangs_is_lost_and_nothing_of
     assert [event.moved.to_worker_id for event in events if event.HasField("moved")] == ["other"]
 
 
+class OutOfMemoryEngine(FakeEngine):
+    """One token is too much for it."""
+
+    deadly_token_id = 255
+
+    def __init__(self) -> None:
+        super().__init__(num_pages=256)
+        self.deaths: list[int] = []
+        """With how many sequences each."""
+        self._deadly: set[int] = set()
+
+    def run_step(self, step: Step) -> StepResult:
+        self._deadly |= {new.sequence_id for new in step.new_sequences if self.deadly_token_id in new.token_ids}
+        if any(each.sequence_id in self._deadly for each in step.scheduled):
+            self.deaths.append(len(step.scheduled))
+            raise MemoryError
+        return super().run_step(step)
+
+
+async def test_a_request_that_takes_all_memory_fails_alone_and_the_worker_comes_back(tmp_path: Path) -> None:
+    engine = OutOfMemoryEngine()
+    async with scheduler(tmp_path) as (address, _), open_channel(address) as channel:
+        stub = inference_pb2_grpc.InferenceServiceStub(channel)
+        async with instant_worker(address, engine=engine):
+            prompts = [(72, number) for number in range(4)]
+            calls = [aiter(stub.Generate(generate_request(str(n), 400, prompt=p))) for n, p in enumerate(prompts)]
+            for call in calls:
+                assert (await anext(call)).HasField("started")
+            with pytest.raises(grpc.aio.AioRpcError, match="3 workers in a row were lost while they comp") as caught:
+                await collect(stub.Generate(generate_request("deadly", prompt=(engine.deadly_token_id,))))
+            answers = [await collect(call) for call in calls]
+            await wait_until_ready(address)
+            again, _ = await collect(stub.Generate(generate_request("again")))
+    assert caught.value.code() is grpc.StatusCode.INTERNAL
+    assert [token_ids for token_ids, _ in answers] == [continuation(prompt, 400) for prompt in prompts]
+    assert again == continuation([72, 101, 108], 8)
+    assert len(engine.deaths) == 3 and engine.deaths[2] == 1
+
+
 async def test_a_worker_that_answers_out_of_turn_is_sent_away(tmp_path: Path) -> None:
     async with scheduler(tmp_path) as (address, _), open_channel(address) as channel:
         stream = await hello_stream(channel)

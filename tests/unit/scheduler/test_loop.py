@@ -13,11 +13,10 @@ from scheduler.errors import (
     InvalidRequestError,
     ModelNotServedError,
     QueueFullError,
-    SequenceFailedError,
     UnavailableError,
 )
 from scheduler.events import PromptLogprobs
-from scheduler.loop import MAX_WORKER_LOSSES, SchedulerLoop, WorkerProtocolError
+from scheduler.loop import SchedulerLoop, WorkerProtocolError
 from scheduler.request import InferenceRequest
 from scheduler.sequence import MAX_SCORED_TOKENS, FinishReason
 from scheduler.worker_state import AttachedWorker, NobodyListens
@@ -237,16 +236,6 @@ def test_a_lost_worker_is_not_noticed_by_the_client() -> None:
     system.run(other)
     assert system.client.tokens["r", 0] == expected(request(), 8)
     assert [(m.from_worker_id, m.to_worker_id) for m in system.client.moved] == [("w0", "w1")]
-
-
-def test_a_request_that_kills_every_worker_is_given_up() -> None:
-    system = System()
-    for number in range(MAX_WORKER_LOSSES):
-        worker = system.attach(f"w{number}")
-        if number == 0:
-            system.submit(request())
-        system.loop.detach(worker)
-    assert isinstance(system.client.failed["r"], SequenceFailedError)
 
 
 def test_requests_wait_for_a_worker_to_come_back_but_not_forever() -> None:

@@ -1,9 +1,11 @@
-"""The scheduler under random joins, leaves, preemptions, workers that are lost or go, unloaded models and late results.
+"""The scheduler under random joins, leaves, preemptions, workers that are lost, killed by a request or go, unloaded models and late
+results.
 
 Every client gets exactly its tokens.
 """
 
 import math
+from collections import Counter
 from dataclasses import dataclass
 
 import pytest
@@ -40,6 +42,8 @@ class Asked:
     max_tokens: int
     ignore_eos: bool
     is_scored: bool
+    deadly_length: int | None
+    """No worker survives to compute it further."""
 
     def expected(self) -> list[int]:
         max_tokens = min(self.max_tokens, MAX_LEN - len(self.prompt))
@@ -73,6 +77,11 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.left: set[str] = set()
         self.stopped_at: dict[tuple[str, int], int] = {}
         self.workers: dict[AttachedWorker, PlanWorker] = {}
+        self.num_deaths: Counter[str] = Counter()
+        """Of workers with steps of a request in flight."""
+        self.num_kills: Counter[str] = Counter()
+        self.died_alone: set[str] = set()
+        """Requests that a worker computed alone when it died, and not for the first or second time."""
         self.gone: list[tuple[AttachedWorker, PlanWorker]] = []
         self.leaving: list[PlanWorker] = []
         """Told to unload, and not back yet."""
@@ -144,6 +153,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         priority=st.integers(-1, 1),
         tenant=st.sampled_from(["a", "b", "c"]),
         is_scored=st.booleans(),
+        deadly_length=st.none() | st.none() | st.integers(0, 24),
     )
     def submit(
         self,
@@ -154,6 +164,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         priority: int,
         tenant: str,
         is_scored: bool,
+        deadly_length: int | None,
     ) -> None:
         request_id = f"r{len(self.asked)}"
         sampling = SamplingParams(
@@ -171,7 +182,7 @@ class SchedulerMachine(RuleBasedStateMachine):
             priority=priority,
             tenant=tenant,
         )
-        self.asked[request_id] = Asked(prompt, num_samples, max_tokens, ignore_eos, is_scored)
+        self.asked[request_id] = Asked(prompt, num_samples, max_tokens, ignore_eos, is_scored, deadly_length)
         self.loop.requests.submit(request, self.client)
         self.settle()
 
@@ -181,9 +192,33 @@ class SchedulerMachine(RuleBasedStateMachine):
         worker = data.draw(st.sampled_from(sorted(self.workers, key=lambda w: w.info.worker_id)))
         fake = self.workers[worker]
         for _ in range(num_steps):
-            if fake.queue:
-                self.loop.apply(worker, fake.run_step())
-                self.settle()
+            if worker in self.workers and fake.queue:
+                self.run_step(worker)
+
+    def run_step(self, worker: AttachedWorker) -> None:
+        """It ends well or kills the worker."""
+        fake = self.workers[worker]
+        killers = [name for name, length in fake.next_reaches().items() if self.kills(name, length)]
+        if killers:
+            running = {sequence.request_id for sequence in worker.running}
+            self.num_kills.update(running.intersection(killers))
+            self.kill(worker)
+        else:
+            self.loop.apply(worker, fake.run_step())
+        self.settle()
+
+    def kills(self, request_id: str, length: int) -> bool:
+        deadly_length = self.asked[request_id].deadly_length
+        return deadly_length is not None and length > deadly_length
+
+    def kill(self, worker: AttachedWorker) -> None:
+        in_flight = {sequence.sequence_id: sequence for step in worker.in_flight for sequence in step.computing}
+        names = {sequence.request_id for sequence in in_flight.values()}
+        self.num_deaths.update(names)
+        if len(in_flight) == 1:
+            self.died_alone.update(name for name in names if self.num_deaths[name] > 2)
+        self.gone.append((worker, self.workers.pop(worker)))
+        self.loop.detach(worker)
 
     @precondition(lambda self: self.asked)
     @rule(data=st.data())
@@ -210,8 +245,7 @@ class SchedulerMachine(RuleBasedStateMachine):
     @rule(data=st.data())
     def lose_worker(self, data: st.DataObject) -> None:
         worker = data.draw(st.sampled_from(sorted(self.workers, key=lambda w: w.info.worker_id)))
-        self.gone.append((worker, self.workers.pop(worker)))
-        self.loop.detach(worker)
+        self.kill(worker)
         self.settle()
 
     @precondition(lambda self: self.workers)
@@ -263,21 +297,26 @@ class SchedulerMachine(RuleBasedStateMachine):
     def teardown(self) -> None:
         if not hasattr(self, "loop"):
             return
-        if not self.serving():
-            self.attach("w0")
+        self.attach_if_none()
         while any(fake.queue for fake in self.workers.values()):
             for worker, fake in list(self.workers.items()):
                 if fake.queue:
-                    self.loop.apply(worker, fake.run_step())
-                    self.settle()
+                    self.run_step(worker)
+            self.attach_if_none()
         self.check_answers()
+        assert all(count <= 3 * self.asked[name].num_samples for name, count in self.num_kills.items())
         assert not self.loop.waiting and not self.loop.num_running
         assert all(worker.pool.num_used == 0 for worker in self.loop.workers.values())
+
+    def attach_if_none(self) -> None:
+        if not self.serving():
+            self.attach("w0")
 
     def check_answers(self) -> None:
         for request_id, asked in self.asked.items():
             if request_id in self.client.failed:
                 assert isinstance(self.client.failed[request_id], SequenceFailedError)
+                assert request_id in self.died_alone, "it failed although others may have been the reason"
                 continue
             for index in range(asked.num_samples):
                 self.check_sample(asked, (request_id, index))
