@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import logging
-import signal
 import socket
 import sys
 from collections.abc import Iterator
@@ -20,6 +19,7 @@ from pagoda.keys import KeysError
 from pagoda.logging import configure_logging
 from pagoda.models.errors import ModelError
 from pagoda.models.store import ModelStore
+from pagoda.stop_signals import on_stop_signal
 from pagoda.tracing import Tracer, open_tracer
 
 logger = logging.getLogger("gateway")
@@ -75,24 +75,25 @@ async def _serve(settings: GatewaySettings, app: FastAPI, sockets: list[socket.s
         )
     )
     stop = asyncio.Event()
-    for signal_number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(signal_number, stop.set)
-    ending = asyncio.create_task(_end_on(stop, server, app.state.gateway.drain, settings.drain_grace_s))
+    on_stop_signal(stop.set)
+    ending = asyncio.create_task(_end_on(stop, server, app.state.gateway.drain, settings))
     await server.serve(sockets)
     ending.cancel()
     return 0 if server.started else 1
 
 
-async def _end_on(stop: asyncio.Event, server: uvicorn.Server, drain: Drain, grace_s: float) -> None:
-    """Refuse new work, wait for the streams (a second signal or the grace ends the wait), then stop the server."""
+async def _end_on(stop: asyncio.Event, server: uvicorn.Server, drain: Drain, settings: GatewaySettings) -> None:
+    """Let load balancers see that this one goes, then refuse new work, wait for the open streams, and stop the server."""
     await stop.wait()
-    stop.clear()
     drain.begin()
-    logger.info("gateway drains", extra={"grace_s": grace_s})
-    waits = [asyncio.create_task(drain.idle()), asyncio.create_task(stop.wait())]
-    await asyncio.wait(waits, timeout=grace_s, return_when=asyncio.FIRST_COMPLETED)
-    for wait in waits:
-        wait.cancel()
+    if settings.drain_delay_s:
+        logger.info("gateway is no longer ready", extra={"delay_s": settings.drain_delay_s})
+        await asyncio.sleep(settings.drain_delay_s)
+    drain.refuse()
+    logger.info("gateway drains", extra={"grace_s": settings.drain_grace_s})
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(settings.drain_grace_s):
+            await drain.idle()
     server.should_exit = True
 
 

@@ -73,7 +73,7 @@ def create_app(
     if settings.is_on_loopback:
         app.add_middleware(LocalHostsOnly, more=settings.hosts)
     app.add_middleware(TraceRequests, tracer=tracer)
-    app.add_middleware(RequestContext, metrics=state.metrics)
+    app.add_middleware(RequestContext, metrics=state.metrics, drain=state.drain)
     return app
 
 

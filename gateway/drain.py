@@ -1,4 +1,7 @@
-"""Counts the requests in progress, refuses new ones once the process is told to end, and says when the last has ended."""
+"""The end of the process in three stages: it is no longer ready, it refuses new requests, and the last open one has ended.
+
+Counts the requests in progress. Knows nothing about signals and how long a stage takes.
+"""
 
 import asyncio
 from collections.abc import Iterator
@@ -12,14 +15,20 @@ class Drain:
         self._num_active = 0
         self._idle = asyncio.Event()
         self._idle.set()
+        self._refuses = False
         self.begun = False
+        """Whoever has a choice shall go elsewhere; whoever comes is still served."""
 
     def begin(self) -> None:
         self.begun = True
 
+    def refuse(self) -> None:
+        """From now on. Those that are open go on."""
+        self.begun = self._refuses = True
+
     @contextmanager
     def request(self) -> Iterator[None]:
-        if self.begun:
+        if self._refuses:
             raise unavailable("This server is shutting down.")
         self._num_active += 1
         self._idle.clear()

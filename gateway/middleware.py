@@ -30,11 +30,15 @@ def error_response(path: str, error: GatewayError) -> JSONResponse:
 
 
 class RequestContext:
-    """Outermost: gives the request its id, puts the id on every response, counts it, and turns a crash into a 500."""
+    """Outermost: gives the request its id, puts the id on every response, counts it, and turns a crash into a 500.
 
-    def __init__(self, app: ASGIApp, *, metrics: GatewayMetrics) -> None:
+    While the process ends, each connection is closed behind its answer: the next one finds another gateway.
+    """
+
+    def __init__(self, app: ASGIApp, *, metrics: GatewayMetrics, drain: Drain) -> None:
         self._app = app
         self._metrics = metrics
+        self._drain = drain
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -48,7 +52,10 @@ class RequestContext:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                MutableHeaders(scope=message)["x-request-id"] = request_id
+                headers = MutableHeaders(scope=message)
+                headers["x-request-id"] = request_id
+                if self._drain.begun:
+                    headers["connection"] = "close"
             await send(message)
 
         try:

@@ -43,6 +43,9 @@ class SessionListener(Protocol):
     def lost(self, client: "SchedulerClient", requests: list[OpenRequest]) -> None:
         """The session is, and with it these."""
 
+    def stopped_serving(self, client: "SchedulerClient") -> None:
+        """It drains, or its last worker has left. The session goes on."""
+
     def changed(self) -> None:
         """A request may be taken that would not have been taken before."""
 
@@ -215,6 +218,9 @@ class SchedulerClient:
         for error in response.errors:
             if (opened := self._open.pop(error.request_id, None)) is not None:
                 opened.leave()
+                if error.is_shutting_down:
+                    # Its health says so too, in a stream of its own: perhaps later.
+                    self._set_health("shutting down")
                 retry_after_s = error.retry_after_s if error.HasField("retry_after_s") else None
                 self._listener.refused(self, opened, from_grpc_code(error.code, error.message, retry_after_s))
 
@@ -224,12 +230,17 @@ class SchedulerClient:
             await self._channel.channel_ready()
             try:
                 async for response in health_pb2_grpc.HealthStub(self._channel).Watch(watched):
-                    self._health = health_pb2.HealthCheckResponse.ServingStatus.Name(response.status)
-                    self._listener.changed()
+                    self._set_health(health_pb2.HealthCheckResponse.ServingStatus.Name(response.status))
             except grpc.aio.AioRpcError as error:
                 logger.debug("health watch lost", extra={"code": error.code().name})
-            self._health = "not connected"
+            self._set_health("not connected")
             await asyncio.sleep(RECONNECT_DELAY_S)
+
+    def _set_health(self, health: str) -> None:
+        before, self._health = self._health, health
+        if before == "SERVING" != health:
+            self._listener.stopped_serving(self)
+        self._listener.changed()
 
 
 async def _write(

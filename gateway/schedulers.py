@@ -53,7 +53,7 @@ class Schedulers:
         self._outage_grace_s = outage_grace_s
         self._max_buffered_events = max_buffered_events
         self._recovers_until_s = 0.0
-        """By the event loop's clock: so long a scheduler that was lost may come back, and its workers to it."""
+        """By the event loop's clock: so long a scheduler that was lost or drains may come back, and its workers to it."""
         self._changed = asyncio.Event()
         self._placing: set[asyncio.Task[None]] = set()
         self._is_closing = False
@@ -95,6 +95,9 @@ class Schedulers:
         for opened in requests:
             opened.waits_until_s = self._recovers_until_s
             self._place_again(opened, unavailable("The connection to the scheduler was lost."))
+
+    def stopped_serving(self, client: SchedulerClient) -> None:
+        self._recovers_until_s = _now_s() + self._outage_grace_s
 
     def refused(self, client: SchedulerClient, opened: OpenRequest, error: GatewayError) -> None:
         if opened.has_begun:

@@ -43,14 +43,16 @@ class GatewaySettings(TierSettings):
     request_timeout_s: float | None = Field(default=None, gt=0)
     """Requests that take longer, queue included, end with status 504. Default: no limit."""
     scheduler_grace_s: float = Field(default=60.0, ge=0)
-    """How long requests wait for a scheduler that was lost, to go on where they had come to."""
+    """How long requests wait for a scheduler that was lost or restarts, and for its workers, to go on where they had come to."""
     scheduler_silence_s: float = Field(default=5.0, gt=0)
     """A scheduler that answers nothing for about this long is lost, whatever its connection says."""
     prefix_index: SecretStr = SecretStr(MEMORY)
     """Where schedulers publish which worker holds which prefix, to choose among them: `memory` is what this gateway has sent
     where, or redis://…, rediss://… or unix://…"""
+    drain_delay_s: float = Field(default=0.0, ge=0)
+    """How long requests are still taken after SIGTERM, while /ready says 503: until every load balancer has seen that."""
     drain_grace_s: float = Field(default=30.0, ge=0)
-    """How long open streams may go on after SIGTERM."""
+    """How long open streams may go on after that."""
 
     @property
     def is_on_loopback(self) -> bool:

@@ -6,8 +6,6 @@ from typing import Any
 import kubernetes_validate
 import pytest
 
-from gateway.settings import GatewaySettings
-from scheduler.settings import SchedulerSettings
 from tests.deploy.image import HOME, REPOSITORY, image
 from tests.deploy.manifests import (
     DIRECTORY,
@@ -96,13 +94,19 @@ def test_the_image_is_the_one_that_the_dockerfile_makes(tier: str) -> None:
 def test_there_is_time_to_drain(tier: str) -> None:
     workload = next(found for found in workloads() if found["metadata"]["name"] == tier)
     (container,) = pod(workload)["containers"]
-    told = environment(container).get(f"PAGODA_{tier.upper()}_DRAIN_GRACE_S")
-    by_default = max(
-        settings.model_fields["drain_grace_s"].default for settings in (GatewaySettings, SchedulerSettings)
-    )
-    drain_s = float(told or by_default)
-    pre_stop_s = container.get("lifecycle", {}).get("preStop", {}).get("sleep", {}).get("seconds", 0)
-    assert pod(workload)["terminationGracePeriodSeconds"] >= pre_stop_s + drain_s + 5
+    told = environment(container)
+    drain_s = float(told[f"PAGODA_{tier.upper()}_DRAIN_GRACE_S"])
+    delay_s = float(told.get(f"PAGODA_{tier.upper()}_DRAIN_DELAY_S", "0"))
+    # Readiness drops at SIGTERM, which nothing may hold back.
+    assert "lifecycle" not in container
+    assert pod(workload)["terminationGracePeriodSeconds"] >= delay_s + drain_s + 5
+
+
+def test_gateways_are_left_in_peace_before_they_refuse() -> None:
+    (container,) = pod(next(found for found in workloads() if found["metadata"]["name"] == "gateway"))["containers"]
+    probe = container["readinessProbe"]
+    # A proxy that asks by itself, as often as Kubernetes does, has seen it by then.
+    assert float(environment(container)["PAGODA_GATEWAY_DRAIN_DELAY_S"]) >= probe["periodSeconds"]
 
 
 def test_probes() -> None:

@@ -54,6 +54,8 @@ class FakeScheduler(inference_pb2_grpc.InferenceServiceServicer):
         self.answer: Callable[[inference_pb2.GenerateRequest, int], Answer] = lambda request, index: Answer()
         self.requests: list[inference_pb2.GenerateRequest] = []
         self.kept_loaded: list[inference_pb2.KeepLoadedRequest] = []
+        self.is_shutting_down = False
+        """Refusals say so."""
         self.load_error = ""
         """Why no model can be loaded; empty is that it can."""
         self.finishes: list[inference_pb2.Finish] = []
@@ -163,7 +165,11 @@ class _Session:
 
     def fail(self, request_id: str, code: grpc.StatusCode, message: str, retry_after_s: float | None = None) -> None:
         error = inference_pb2.RequestError(
-            request_id=request_id, code=code.value[0], message=message, retry_after_s=retry_after_s
+            request_id=request_id,
+            code=code.value[0],
+            message=message,
+            retry_after_s=retry_after_s,
+            is_shutting_down=self._scheduler.is_shutting_down,
         )
         self.responses.put_nowait(inference_pb2.SessionResponse(errors=[error]))
 

@@ -59,6 +59,27 @@ async def test_sigterm_lets_streams_finish(short_path: Path, scheduler: FakeSche
         await end(process)
 
 
+async def test_it_is_unready_before_it_refuses(short_path: Path, scheduler: FakeScheduler) -> None:
+    port = free_port()
+    process = await start_gateway(short_path, port, "--drain-delay-s", "3600")
+    assert process.stderr is not None
+    try:
+        await scheduler.session_opened.wait()
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=30) as http:
+            await until_listening(http)
+            process.send_signal(signal.SIGTERM)
+            while b"no longer ready" not in await process.stderr.readline():
+                pass
+            answers = [await http.get(path) for path in ("/ready", "/health")]
+            answers.append(await http.post("/v1/chat/completions", json=CHAT))
+        assert [answer.status_code for answer in answers] == [503, 200, 200]
+        assert {answer.headers["connection"] for answer in answers} == {"close"}
+        process.send_signal(signal.SIGTERM)
+        assert await process.wait() == 128 + signal.SIGTERM
+    finally:
+        await end(process)
+
+
 async def test_streams_that_outlast_the_grace_are_cut_and_the_end_is_still_clean(
     short_path: Path, scheduler: FakeScheduler
 ) -> None:

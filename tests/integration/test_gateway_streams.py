@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from tests.fakes.gateway import RunningGateway, running_gateway
-from tests.fakes.scheduler import Answer, FakeScheduler
+from tests.fakes.scheduler import SERVICE_NAME, Answer, FakeScheduler
 
 Call = tuple[str, dict[str, Any]]
 CHAT: Call = ("/v1/chat/completions", {"messages": [{"role": "user", "content": "Hi"}]})
@@ -179,6 +179,30 @@ async def test_new_requests_wait_for_a_lost_scheduler(gateway: RunningGateway) -
     assert len(successor.requests) == 2
 
 
+async def test_a_scheduler_that_restarts_is_waited_for(gateway: RunningGateway) -> None:
+    gateway.scheduler.is_shutting_down = True
+    gateway.scheduler.answer = lambda *_: Answer(refusal=(grpc.StatusCode.UNAVAILABLE, "shutting down", 1.0))
+    requests = [asyncio.create_task(gateway.http.post(path, json=body)) for path, body in (CHAT, OLLAMA)]
+    for _ in requests:
+        await gateway.scheduler.opened.get()
+    await gateway.scheduler.server.stop(0)
+    async with FakeScheduler(gateway.scheduler.address, "tiny"):
+        assert [(await request).status_code for request in requests] == [200, 200]
+
+
+async def test_a_scheduler_whose_last_worker_restarts_is_waited_for(gateway: RunningGateway) -> None:
+    refusal = (grpc.StatusCode.UNAVAILABLE, "no worker is attached", 2.0)
+    gateway.scheduler.answer = lambda *_: Answer(refusal=refusal)
+    await gateway.scheduler.server.set_serving(SERVICE_NAME, False)
+    while (await gateway.http.get("/ready")).status_code != 503:
+        pass
+    request = asyncio.create_task(gateway.http.post(CHAT[0], json=CHAT[1]))
+    await gateway.scheduler.opened.get()
+    gateway.scheduler.answer = lambda *_: Answer()
+    await gateway.scheduler.server.set_serving(SERVICE_NAME, True)
+    assert (await request).status_code == 200
+
+
 async def test_an_outage_that_lasts_ends_what_was_open(short_path: Path) -> None:
     async with running_gateway(short_path, scheduler_grace_s=0.2) as gateway:
         gateway.scheduler.answer = lambda *_: HELD
@@ -228,7 +252,7 @@ async def test_while_draining_streams_finish_and_nothing_new_begins(gateway: Run
     request = asyncio.create_task(gateway.http.post(path, json=body))
     await gateway.scheduler.held.get()
     drain = gateway.app.state.gateway.drain
-    drain.begin()
+    drain.refuse()
     assert (await gateway.http.get("/health")).status_code == 200
     ready = await gateway.http.get("/ready")
     assert (ready.status_code, ready.json()["reason"]) == (503, "the gateway is shutting down")
