@@ -60,7 +60,8 @@ HEALTHCHECK --interval=10s --timeout=10s --retries=3 --start-period=5m --start-i
     CMD ["python", "-P", "-m", "pagoda.healthcheck", "http://127.0.0.1:8000/ready"]
 ENTRYPOINT ["python", "-P", "-m", "gateway"]
 
-# Whoever reaches the scheduler may use it: it has no keys, and belongs in a network of the tiers' own.
+# Whoever reaches the scheduler may use it, unless it demands certificates: it has no keys, and belongs in a network of the
+# tiers' own. It wants to be told either of certificates (PAGODA_TLS_CERT, _KEY, _CA) or PAGODA_SCHEDULER_PLAINTEXT=true.
 FROM runtime AS scheduler
 COPY --from=build-scheduler /opt/pagoda /opt/pagoda
 ENV PAGODA_SCHEDULER_LISTEN=0.0.0.0:50051

@@ -111,6 +111,7 @@ def _build_schedulers(settings: GatewaySettings) -> Schedulers:
         PrefixHints(open_prefix_index(settings.prefix_index.get_secret_value())),
         silence_s=settings.scheduler_silence_s,
         outage_grace_s=settings.scheduler_grace_s,
+        security=settings.security,
     )
 
 

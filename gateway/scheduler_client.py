@@ -19,7 +19,8 @@ from gateway.errors import ErrorKind, GatewayError, from_grpc_code
 from gateway.inference import Load, ModelInfo
 from gateway.open_request import OpenRequest
 from gateway.wire import events_from_proto, load_from_proto, model_from_proto, request_to_proto
-from pagoda.grpc_channel import open_channel
+from pagoda.grpc_channel import LOCAL_ONLY, open_channel, until_ready
+from pagoda.transport_security import TransportSecurity
 from protos.v1 import inference_pb2, inference_pb2_grpc, types_pb2
 
 logger = logging.getLogger(__name__)
@@ -53,13 +54,21 @@ class SessionListener(Protocol):
 class SchedulerClient:
     """A `Place` for open requests. Made by the process, started inside its event loop."""
 
-    def __init__(self, address: str, listener: SessionListener, *, silence_s: float) -> None:
+    def __init__(
+        self,
+        address: str,
+        listener: SessionListener,
+        *,
+        silence_s: float,
+        security: TransportSecurity = LOCAL_ONLY,
+    ) -> None:
         """Lost is who answers nothing for about `silence_s`."""
         self.address = address
         self.models: dict[str, ModelInfo] = {}
         """As it said last, by name. Empty while it is lost."""
         self.load: Load | None = None
         self._listener = listener
+        self._security = security
         self._answer_limit_s = silence_s / MAX_UNANSWERED
         self._open: dict[str, OpenRequest] = {}
         self._num_sent_tokens = 0
@@ -70,7 +79,7 @@ class SchedulerClient:
         self._health = "not connected"
 
     async def start(self) -> None:
-        self._channel = open_channel(self.address)
+        self._channel = open_channel(self.address, self._security)
         self._stub = inference_pb2_grpc.InferenceServiceStub(self._channel)
         self._tasks = [asyncio.create_task(self._keep_session()), asyncio.create_task(self._keep_watching_health())]
 
@@ -147,7 +156,7 @@ class SchedulerClient:
 
     async def _keep_session(self) -> None:
         while True:
-            await self._channel.channel_ready()
+            await until_ready(self._channel, self.address, self._security)
             try:
                 await self._ask()
                 await self._run_session()

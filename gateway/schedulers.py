@@ -19,6 +19,8 @@ from gateway.open_request import OpenRequest
 from gateway.prefix_hints import NO_HINT, PrefixHint, PrefixHints
 from gateway.scheduler_choice import AfterRefusal, Candidate, after_refusal, choose
 from gateway.scheduler_client import SchedulerClient
+from pagoda.grpc_channel import LOCAL_ONLY
+from pagoda.transport_security import TransportSecurity
 
 logger = logging.getLogger(__name__)
 
@@ -42,9 +44,12 @@ class Schedulers:
         silence_s: float,
         outage_grace_s: float,
         max_buffered_events: int = MAX_BUFFERED_EVENTS,
+        security: TransportSecurity = LOCAL_ONLY,
     ) -> None:
         """Requests survive an outage of `outage_grace_s`."""
-        self.clients = tuple(SchedulerClient(address, self, silence_s=silence_s) for address in addresses)
+        self.clients = tuple(
+            SchedulerClient(address, self, silence_s=silence_s, security=security) for address in addresses
+        )
         self.num_retried: Counter[str] = Counter()
         """By address: requests that were refused there, and that another one was asked to take."""
         self.num_displaced: Counter[str] = Counter()

@@ -1,6 +1,5 @@
 """What the gateway can be told, and which combinations it refuses."""
 
-import ipaddress
 from pathlib import Path
 from typing import Self
 
@@ -11,7 +10,7 @@ from kvcache.index_url import MEMORY, URL_SCHEMES, is_index_url
 from pagoda.keys import KEYS_FILE, KeyEntry, parse_keys
 from pagoda.models.catalogue import DEFAULT_MODEL
 from pagoda.settings import TierSettings
-from pagoda.sockets import scheduler_address
+from pagoda.sockets import is_loopback, scheduler_address
 
 
 class GatewaySettings(TierSettings):
@@ -56,7 +55,7 @@ class GatewaySettings(TierSettings):
 
     @property
     def is_on_loopback(self) -> bool:
-        return _is_loopback(self.host)
+        return is_loopback(self.host)
 
     @property
     def scheduler_addresses(self) -> tuple[str, ...]:
@@ -102,6 +101,11 @@ class GatewaySettings(TierSettings):
         return keys
 
     @model_validator(mode="after")
+    def _is_not_overheard(self) -> Self:
+        self.check_dialling(self.scheduler_addresses)
+        return self
+
+    @model_validator(mode="after")
     def _open_to_others_only_with_a_key(self) -> Self:
         if self.api_key is not None and not self.api_key.get_secret_value():
             raise ValueError("the API key is empty: set it to a secret value, or leave it unset")
@@ -116,13 +120,6 @@ class GatewaySettings(TierSettings):
     def _has_keys(self) -> bool:
         """A file may still turn out to list none, which ends the start as well."""
         return self.api_key is not None or bool(self.listed_keys) or self.keys_path.exists()
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def _parsed(keys: SecretStr | None) -> tuple[KeyEntry, ...]:

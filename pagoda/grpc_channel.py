@@ -1,13 +1,26 @@
 """Opening gRPC channels, and the transport options that both ends of one share.
 
-Knows nothing about services: callers make their own stubs.
+Knows nothing about services but health: callers make their own stubs.
 """
 
-import grpc
+import asyncio
+import contextlib
+import logging
 
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from pagoda.transport_security import TransportSecurity
+
+logger = logging.getLogger(__name__)
+
+LOCAL_ONLY = TransportSecurity()
+"""Clear text, within this machine."""
+# Tiers that start together need a moment to find each other.
+_PATIENCE_S = 5.0
 MAX_MESSAGE_BYTES = 256 * 1024 * 1024
 
-Options = list[tuple[str, int]]
+Options = list[tuple[str, int | str]]
 
 MESSAGE_SIZE_OPTIONS: Options = [
     ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
@@ -34,8 +47,27 @@ _LOCAL_OPTIONS: Options = [
 ]
 
 
-def open_channel(address: str) -> grpc.aio.Channel:
-    """A plaintext channel to `unix:/path.sock` or `host:port`. It connects when first used, and after each loss."""
-    return grpc.aio.insecure_channel(
-        address, MESSAGE_SIZE_OPTIONS + KEEPALIVE_OPTIONS + _RECONNECT_OPTIONS + _LOCAL_OPTIONS
-    )
+def open_channel(address: str, security: TransportSecurity = LOCAL_ONLY) -> grpc.aio.Channel:
+    """To `unix:/path.sock` or `host:port`. It connects when first used, and after each loss. Raises InsecureAddressError."""
+    options = MESSAGE_SIZE_OPTIONS + KEEPALIVE_OPTIONS + _RECONNECT_OPTIONS + _LOCAL_OPTIONS
+    credentials = security.channel_credentials(address)
+    if credentials is None:
+        return grpc.aio.insecure_channel(address, options)
+    if security.server_name:
+        options = [*options, ("grpc.ssl_target_name_override", security.server_name)]
+    return grpc.aio.secure_channel(address, credentials, options)
+
+
+async def until_ready(
+    channel: grpc.aio.Channel, address: str, security: TransportSecurity, *, patience_s: float = _PATIENCE_S
+) -> None:
+    """Wait for the connection, for ever if need be. An outage is one line in the log, which says why if gRPC does."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(patience_s):
+            return await channel.channel_ready()
+    try:
+        await health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=patience_s)
+    except grpc.aio.AioRpcError as error:
+        reason = security.explain(address, error.details() or error.code().name)
+        logger.warning("cannot connect, trying on", extra={"address": address, "reason": reason})
+    await channel.channel_ready()

@@ -9,8 +9,9 @@ import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from pagoda.grpc_channel import KEEPALIVE_OPTIONS, MESSAGE_SIZE_OPTIONS, Options
+from pagoda.grpc_channel import KEEPALIVE_OPTIONS, LOCAL_ONLY, MESSAGE_SIZE_OPTIONS, Options
 from pagoda.sockets import SocketInUseError, claim_socket, unix_path
+from pagoda.transport_security import TransportSecurity
 
 _SERVER_OPTIONS: Options = [
     *MESSAGE_SIZE_OPTIONS,
@@ -26,8 +27,9 @@ _SERVER_OPTIONS: Options = [
 class GrpcServer:
     """Made inside a running event loop. The empty service name is liveness: it serves from `start` until `stop`."""
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, security: TransportSecurity = LOCAL_ONLY) -> None:
         self.address = address
+        self._security = security
         self.port: int | None = None
         """The port that was bound, for `host:0`; set by `start`. None on a unix socket."""
         self.server: grpc.aio.Server = grpc.aio.server(options=_SERVER_OPTIONS)
@@ -59,8 +61,12 @@ class GrpcServer:
         path = unix_path(self.address)
         if path is not None:
             claim_socket(path)
+        credentials = self._security.server_credentials(self.address)
         try:
-            port = self.server.add_insecure_port(self.address)
+            if credentials is None:
+                port = self.server.add_insecure_port(self.address)
+            else:
+                port = self.server.add_secure_port(self.address, credentials)
         except RuntimeError as error:
             raise SocketInUseError(f"cannot listen on {self.address}: is another process using it?") from error
         self.port = port if path is None else None

@@ -1,20 +1,24 @@
 """`python -m pagoda.healthcheck TARGET`: whether a tier can do its work, as an exit status for container health checks.
 
 A gateway is asked over HTTP, a scheduler over gRPC. A worker listens nowhere: it is healthy when its scheduler knows it.
+The check runs beside the tier, with the same environment, and so finds the same certificates.
 """
 
 import argparse
 import asyncio
-import contextlib
+import os
 import sys
 import urllib.error
 import urllib.request
 from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from pagoda.grpc_channel import open_channel
+from pagoda.transport_security import TransportSecurity
 from protos.v1 import inference_pb2, inference_pb2_grpc
 
 TIMEOUT_S = 5.0
@@ -33,13 +37,35 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.target.startswith(("http://", "https://")):
             check_http(options.target)
         elif options.worker is None:
-            asyncio.run(check_grpc(options.target))
+            asyncio.run(check_grpc(options.target, scheduler_security()))
         else:
-            asyncio.run(check_worker(options.target, options.worker))
-    except UnhealthyError as error:
+            asyncio.run(check_worker(options.target, options.worker, told_security("WORKER")))
+    except (UnhealthyError, OSError) as error:
         print(f"{options.target}: {error}", file=sys.stderr)
         return 1
     return 0
+
+
+def scheduler_security() -> TransportSecurity:
+    """Its own certificate proves that it is the scheduler, and that this asker belongs to it."""
+    told = told_security("SCHEDULER")
+    return replace(told, authority=told.authority or told.certificate)
+
+
+def told_security(tier: str) -> TransportSecurity:
+    """As the tier's own settings have it. Clear text too, since the question is no secret."""
+
+    def told(name: str) -> str:
+        return os.environ.get(f"PAGODA_{tier}_TLS_{name}") or os.environ.get(f"PAGODA_TLS_{name}") or ""
+
+    certificate, key, authority = (Path(value) if (value := told(name)) else None for name in ("CERT", "KEY", "CA"))
+    return TransportSecurity(
+        certificate=certificate,
+        key=key,
+        authority=authority,
+        server_name=told("SERVER_NAME"),
+        allows_plaintext=True,
+    )
 
 
 def check_http(url: str) -> None:
@@ -54,28 +80,32 @@ def check_http(url: str) -> None:
         raise UnhealthyError(str(error)) from None
 
 
-async def check_grpc(address: str) -> None:
+async def check_grpc(address: str, security: TransportSecurity) -> None:
     """The server as a whole: a scheduler without workers is healthy, or no worker could ever wait for it."""
-    async with open_channel(address) as channel:
+    async with open_channel(address, security) as channel:
         try:
             answer = await health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=TIMEOUT_S)
         except grpc.aio.AioRpcError as error:
-            raise UnhealthyError(error.details() or error.code().name) from None
+            raise UnhealthyError(security.explain(address, error.details() or error.code().name)) from None
     if answer.status != health_pb2.HealthCheckResponse.SERVING:
         raise UnhealthyError(health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status))
 
 
-async def check_worker(schedulers: str, prefix: str) -> None:
+async def check_worker(schedulers: str, prefix: str, security: TransportSecurity) -> None:
     """Attached to any of the schedulers, which are separated by commas as in the worker's own setting."""
-    attached: list[str] = []
-    for address in schedulers.split(","):
-        async with open_channel(address.strip()) as channel:
+    found: list[str] = []
+    for address in map(str.strip, schedulers.split(",")):
+        async with open_channel(address, security) as channel:
             stub: inference_pb2_grpc.InferenceServiceAsyncStub = inference_pb2_grpc.InferenceServiceStub(channel)
-            with contextlib.suppress(grpc.aio.AioRpcError):  # then it is attached to another, or nowhere
+            try:
                 load = await stub.GetLoad(inference_pb2.GetLoadRequest(), timeout=TIMEOUT_S / 2)
-                attached += [worker.worker_id for worker in load.workers]
-    if not any(worker_id.startswith(prefix) for worker_id in attached):
-        raise UnhealthyError(f"no worker {prefix}… is attached, only: {', '.join(attached) or 'none'}")
+            except grpc.aio.AioRpcError as error:  # then it is attached to another, or nowhere
+                found.append(f"{address}: {security.explain(address, error.details() or error.code().name)}")
+                continue
+            if any(worker.worker_id.startswith(prefix) for worker in load.workers):
+                return
+            found += [worker.worker_id for worker in load.workers]
+    raise UnhealthyError(f"no worker {prefix}… is attached, only: {', '.join(found) or 'none'}")
 
 
 if __name__ == "__main__":

@@ -10,16 +10,25 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
+from pagoda import certificate_files
 from pagoda.logging import LogFormat, LogLevel
 from pagoda.tracing import check_otlp_endpoint, default_otlp_endpoint
+from pagoda.transport_security import TransportSecurity
+
+SHARED_TLS_VARIABLES = ("PAGODA_TLS_CERT", "PAGODA_TLS_KEY", "PAGODA_TLS_CA", "PAGODA_TLS_SERVER_NAME")
+"""One set for all tiers; a tier's own, such as PAGODA_WORKER_TLS_CERT, goes before."""
 
 
 def default_home() -> Path:
     """PAGODA_HOME, or ~/.pagoda: models, sockets, logs and state."""
     return Path(os.environ.get("PAGODA_HOME") or Path.home() / ".pagoda").expanduser()
+
+
+def shared_file(variable: str) -> Path | None:
+    return Path(value).expanduser() if (value := os.environ.get(variable)) else None
 
 
 class TierSettings(BaseSettings):
@@ -43,6 +52,61 @@ class TierSettings(BaseSettings):
     """Log lines for people, or one JSON object per line."""
     otlp_endpoint: str = Field(default_factory=default_otlp_endpoint)
     """Where traces go: an OTLP receiver for gRPC, such as http://127.0.0.1:4317. Default: OTEL_EXPORTER_OTLP_ENDPOINT, else off."""
+    tls_cert: Path | None = Field(default_factory=lambda: shared_file("PAGODA_TLS_CERT"))
+    """The certificate shown to other tiers (not to HTTP clients), a PEM file. Every tier also reads PAGODA_TLS_CERT."""
+    tls_key: Path | None = Field(default_factory=lambda: shared_file("PAGODA_TLS_KEY"))
+    """The certificate's key, without a passphrase. Every tier also reads PAGODA_TLS_KEY."""
+    tls_ca: Path | None = Field(default_factory=lambda: shared_file("PAGODA_TLS_CA"))
+    """Who signs other tiers' certificates. A scheduler that is told demands them. Every tier also reads PAGODA_TLS_CA."""
+    tls_server_name: str = Field(default_factory=lambda: os.environ.get("PAGODA_TLS_SERVER_NAME", ""))
+    """What a scheduler's certificate must name. Default: the host in its address. Every tier also reads PAGODA_TLS_SERVER_NAME."""
+    plaintext: bool = False
+    """Speak to other tiers in clear text beyond this machine, where the network itself keeps others out."""
+
+    @property
+    def security(self) -> TransportSecurity:
+        return TransportSecurity(
+            certificate=self.tls_cert,
+            key=self.tls_key,
+            authority=self.tls_ca,
+            server_name=self.tls_server_name,
+            allows_plaintext=self.plaintext,
+        )
+
+    def check_dialling(self, addresses: Sequence[str]) -> None:
+        """Of a tier that dials others: whether it may, and will know them."""
+        if self.tls_cert is not None and self.tls_ca is None:
+            raise ValueError(
+                "--tls-cert is shown to schedulers, who must be known too: set --tls-ca to who signed theirs"
+            )
+        for address in addresses:
+            self.security.check_dialling(address)
+
+    @field_validator("tls_cert", "tls_key")
+    @classmethod
+    def _can_be_read(cls, path: Path | None) -> Path | None:
+        if path is not None:
+            certificate_files.check_readable(path)
+        return path
+
+    @field_validator("tls_ca")
+    @classmethod
+    def _has_certificates(cls, path: Path | None) -> Path | None:
+        if path is not None:
+            certificate_files.check_authority(path)
+        return path
+
+    @model_validator(mode="after")
+    def _fit_together(self) -> Self:
+        if (self.tls_cert is None) is not (self.tls_key is None):
+            raise ValueError("--tls-cert and --tls-key go together: set both, or neither")
+        if self.tls_cert is not None and self.tls_key is not None:
+            certificate_files.check_pair(self.tls_cert, self.tls_key)
+        if self.plaintext and (self.tls_cert or self.tls_ca):
+            raise ValueError(
+                "--plaintext asks for clear text, and --tls-cert or --tls-ca for TLS: leave one of them out"
+            )
+        return self
 
     @field_validator("otlp_endpoint")
     @classmethod
@@ -71,14 +135,16 @@ class TierSettings(BaseSettings):
     def _refuse_unknown_environment(cls) -> None:
         """A misspelt variable is as wrong as a misspelt flag; pydantic-settings only looks for names it knows."""
         prefix = cls.model_config.get("env_prefix", "").upper()
-        known = {prefix + name.upper() for name in cls.model_fields}
-        unknown = sorted(
-            name for name in os.environ if prefix and name.upper().startswith(prefix) and name.upper() not in known
-        )
-        if unknown:
-            raise SettingsError(
-                f"unknown setting {unknown[0]} in the environment; known are: {', '.join(sorted(known))}"
-            )
+        _refuse_unknown(prefix, {prefix + name.upper() for name in cls.model_fields})
+        _refuse_unknown("PAGODA_TLS_", set(SHARED_TLS_VARIABLES))
+
+
+def _refuse_unknown(prefix: str, known: set[str]) -> None:
+    unknown = sorted(
+        name for name in os.environ if prefix and name.upper().startswith(prefix) and name.upper() not in known
+    )
+    if unknown:
+        raise SettingsError(f"unknown setting {unknown[0]} in the environment; known are: {', '.join(sorted(known))}")
 
 
 def _program_name(settings: type[TierSettings]) -> str:

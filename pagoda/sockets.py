@@ -1,9 +1,10 @@
-"""Where the unix sockets of a home are, and how one is taken over from a process that is gone.
+"""Where the unix sockets of a home are, how one is taken over from a process that is gone, and which addresses are local.
 
 Knows nothing about gRPC: it deals in paths, and in the targets that gRPC understands (`unix:/path.sock`).
 """
 
 import hashlib
+import ipaddress
 import socket
 import stat
 import tempfile
@@ -38,6 +39,20 @@ def unix_path(address: str) -> Path | None:
         return None
     # gRPC spells an absolute path as unix:/path or unix:///path.
     return Path(address.removeprefix(UNIX_PREFIX).replace("///", "/", 1))
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach it. A name other than localhost may mean anything."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def is_local(address: str) -> bool:
+    """A unix target, or a `host:port` on loopback."""
+    host, _, _ = address.rpartition(":")
+    return unix_path(address) is not None or is_loopback(host.removeprefix("[").removesuffix("]"))
 
 
 def claim_socket(path: Path) -> None:

@@ -56,7 +56,7 @@ async def running_scheduler(
         sequences=SequenceTracing(tracer),
         counters=counters,
     )
-    server = GrpcServer(settings.address)
+    server = GrpcServer(settings.address, settings.security)
     clients = inference_service.InferenceServicer(loop)
     inference_pb2_grpc.add_InferenceServiceServicer_to_server(clients, server.server)
     workers = worker_service.WorkerServicer(

@@ -1,8 +1,9 @@
 """The scheduler's settings, read once in __main__."""
 
 import socket
+from typing import Self
 
-from pydantic import Field, SecretStr, field_validator
+from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import SettingsConfigDict
 
 from kvcache.index_url import MEMORY, URL_SCHEMES, is_index_url
@@ -51,6 +52,15 @@ class SchedulerSettings(TierSettings):
         if not is_index_url(value.get_secret_value()):
             raise ValueError(f"must be {MEMORY!r}, or a URL that begins with one of {', '.join(URL_SCHEMES)}")
         return value
+
+    @model_validator(mode="after")
+    def _is_not_overheard(self) -> Self:
+        if self.tls_ca is not None and self.tls_cert is None:
+            raise ValueError(
+                "--tls-ca demands certificates of clients, which needs TLS: set --tls-cert and --tls-key too"
+            )
+        self.security.check_listening(self.address)
+        return self
 
     @field_validator("keep_alive")
     @classmethod

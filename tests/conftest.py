@@ -7,6 +7,9 @@ import pytest
 
 # GPU kernels run in Triton's interpreter here. Triton looks when kernels are defined, so this comes before any import of it.
 os.environ.setdefault("TRITON_INTERPRET", "1")
+# Processes are forked here only to become another program. gRPC would start its threads in them, and the closing of files
+# that follows makes those abort the process. Read when gRPC is imported.
+os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
 
 
 # How long an example takes says how busy the machine is, not whether the code is right.

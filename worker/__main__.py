@@ -44,7 +44,14 @@ def _load(settings: WorkerSettings, epoch: int) -> LoadedWorker:
 
 async def serve(worker: LoadedWorker, settings: WorkerSettings, tracer: Tracer) -> None:
     reload = partial(load_again, settings, worker.hello)
-    link = SchedulerLink(worker.engine, reload, worker.hello, settings.scheduler_addresses, tracer)
+    link = SchedulerLink(
+        worker.engine,
+        reload,
+        worker.hello,
+        settings.scheduler_addresses,
+        tracer=tracer,
+        security=settings.security,
+    )
     del worker  # The engine is the link's alone, to let go.
     on_stop_signal(lambda: link.leave(settings.drain_grace_s))
     await link.run()

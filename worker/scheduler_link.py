@@ -12,8 +12,9 @@ from typing import Any, TypeVar
 
 import grpc
 
-from pagoda.grpc_channel import open_channel
+from pagoda.grpc_channel import LOCAL_ONLY, open_channel
 from pagoda.tracing import SILENT_TRACER, Tracer
+from pagoda.transport_security import TransportSecurity
 from protos.v1 import worker_pb2, worker_pb2_grpc
 from worker.engine_thread import EngineThread, Reload, StepRunner
 from worker.held_blocks import HeldBlocks
@@ -45,9 +46,11 @@ class SchedulerLink:
         hello: worker_pb2.Hello,
         addresses: Sequence[str],
         tracer: Tracer = SILENT_TRACER,
+        security: TransportSecurity = LOCAL_ONLY,
     ) -> None:
         self._engine_thread = EngineThread(engine, reload)
         self._tracer = tracer
+        self._security = security
         self._hello = worker_pb2.Hello()
         self._hello.CopyFrom(hello)
         self._held_blocks = HeldBlocks(hello.model.page_size)
@@ -97,7 +100,7 @@ class SchedulerLink:
 
     async def _serve(self, address: str) -> None:
         """One attachment, from dialling to its end."""
-        async with open_channel(address) as channel:
+        async with open_channel(address, self._security) as channel:
             stream: Stream = worker_pb2_grpc.WorkerServiceStub(channel).Attach()
             try:
                 attached = await self._unless_stopping(self._attach(stream))
@@ -180,7 +183,8 @@ class SchedulerLink:
         self._position += 1
         if address not in self._reported:
             self._reported.add(address)
-            logger.warning("cannot attach to scheduler, trying on", extra={"address": address, "reason": str(error)})
+            reason = self._security.explain(address, str(error))
+            logger.warning("cannot attach to scheduler, trying on", extra={"address": address, "reason": reason})
 
     async def _unless_stopping(self, work: Coroutine[Any, Any, Result]) -> Result | None:
         """The work's result; None when the worker is stopped first."""

@@ -3,9 +3,9 @@
 import os
 import socket
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import ByteSize, Field, field_validator
+from pydantic import ByteSize, Field, field_validator, model_validator
 from pydantic_settings import SettingsConfigDict
 
 from pagoda.cores import usable_cores
@@ -64,3 +64,8 @@ class WorkerSettings(TierSettings):
         if value and not value.replace(",", " ").strip():
             raise ValueError("name at least one scheduler, such as 127.0.0.1:50051, or none for the one under HOME")
         return value
+
+    @model_validator(mode="after")
+    def _is_not_overheard(self) -> Self:
+        self.check_dialling(self.scheduler_addresses)
+        return self

@@ -5,6 +5,7 @@ Knows nothing about keeping processes alive (supervisor.py) or what they are tol
 
 import asyncio
 import contextlib
+import os
 import signal
 import socket
 import sys
@@ -13,11 +14,11 @@ from typing import TYPE_CHECKING
 from pagoda.cli.banner import banner
 from pagoda.cli.fetch import fetch_model
 from pagoda.cli.supervisor import ChildLostError, Supervisor
-from pagoda.cli.tiers import ServeOptions, is_loopback, tier_commands
+from pagoda.cli.tiers import ServeOptions, tier_commands
 from pagoda.keys import KeyEntry, KeyFile, KeysError, parse_keys
 from pagoda.models.errors import ModelError
 from pagoda.models.model import Model
-from pagoda.sockets import unix_path
+from pagoda.sockets import is_loopback, unix_path
 from pagoda.tracing import check_otlp_endpoint, default_otlp_endpoint
 
 if TYPE_CHECKING:
@@ -176,6 +177,8 @@ async def _wait_until_ready(options: ServeOptions) -> list[str]:
 
 async def _wait_for_workers(options: ServeOptions) -> "inference_pb2.GetLoadResponse":
     """The first makes the system ready, but what is said of it is about all."""
+    # Children are forked to become other programs: threads that gRPC would start in them may only abort them.
+    os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
     from pagoda.grpc_channel import open_channel
     from protos.v1 import inference_pb2, inference_pb2_grpc
 

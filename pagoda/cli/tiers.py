@@ -3,7 +3,6 @@
 Knows nothing about processes. A tier's own settings say what else can be set, by flag or environment.
 """
 
-import ipaddress
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,14 +55,6 @@ class ServeOptions:
         """Where this machine reaches the gateway, also when it listens on all addresses."""
         host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host)
         return f"http://[{host}]:{self.port}" if ":" in host else f"http://{host}:{self.port}"
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach it. A name other than localhost may mean anything."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def tier_commands(options: ServeOptions) -> list[ChildCommand]:

@@ -6,7 +6,9 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+from pagoda.grpc_channel import LOCAL_ONLY
 from pagoda.stop_signals import on_stop_signal
+from pagoda.transport_security import TransportSecurity
 from protos.v1 import worker_pb2
 from tests.fakes.engine import EOS_TOKEN_ID, VOCAB_SIZE, FakeEngine
 from worker.engine_thread import Reload, StepRunner
@@ -27,6 +29,7 @@ def fake_worker_link(
     eos_after: int | None = None,
     reload: Reload | None = None,
     engine: StepRunner | None = None,
+    security: TransportSecurity = LOCAL_ONLY,
 ) -> SchedulerLink:
     """Not yet attached: `await link.run()`, and `link.stop()` to let it go."""
 
@@ -48,7 +51,7 @@ def fake_worker_link(
         kv_bytes=num_pages * page_size,
     )
     hello = worker_pb2.Hello(worker_id=worker_id, epoch=time.time_ns() // 1_000_000, model=model, device="fake")
-    return SchedulerLink(engine or make_engine(), reload or make_engine, hello, address.split(","))
+    return SchedulerLink(engine or make_engine(), reload or make_engine, hello, address.split(","), security=security)
 
 
 async def run_fake_worker(address: str, **options: Any) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import socket
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -83,9 +84,10 @@ async def test_a_server_that_dies_and_comes_back_costs_no_answer(short_path: Pat
 
 
 def test_what_gateways_are_told_to_dial() -> None:
-    assert SchedulerSettings(listen="10.0.0.7:50051").advertised_address == "10.0.0.7:50051"
-    assert SchedulerSettings(listen="0.0.0.0:50051").advertised_address == f"{socket.gethostname()}:50051"
-    assert SchedulerSettings(listen="0.0.0.0:50051", advertise="a:1").advertised_address == "a:1"
+    open_settings = partial(SchedulerSettings, plaintext=True)
+    assert open_settings(listen="10.0.0.7:50051").advertised_address == "10.0.0.7:50051"
+    assert open_settings(listen="0.0.0.0:50051").advertised_address == f"{socket.gethostname()}:50051"
+    assert open_settings(listen="0.0.0.0:50051", advertise="a:1").advertised_address == "a:1"
     assert SchedulerSettings(listen="unix:/s.sock").advertised_address == "unix:/s.sock"
 
 

@@ -45,4 +45,4 @@ def test_the_key_is_not_described() -> None:
 
 def test_the_scheduler_is_found_under_home_by_default() -> None:
     assert GatewaySettings(home=Path("/h")).scheduler_addresses == ("unix:/h/run/scheduler.sock",)
-    assert GatewaySettings(scheduler="host:1, host:2").scheduler_addresses == ("host:1", "host:2")
+    assert GatewaySettings(scheduler="localhost:1, 127.0.0.1:2").scheduler_addresses == ("localhost:1", "127.0.0.1:2")
