@@ -1,0 +1,143 @@
+"""Every process of a system is restarted in turn while clients ask without a pause: each request gets its answer."""
+
+import itertools
+import json
+import threading
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import httpx
+
+from pagoda import healthcheck
+from tests.e2e.system import until
+from tests.e2e.tiers import GatewayTier, SchedulerTier, Tier, Tiers
+
+PROMPTS = [list(range(3000 + 100 * number, 3040 + 100 * number)) for number in range(2)]
+# Longer than a client stands still between asking whether a gateway is ready and sending it something.
+GATEWAY_FLAGS = ("--drain-delay-s", "3")
+
+
+@dataclass
+class Clients:
+    """They send to whichever gateway is ready, as a load balancer would."""
+
+    gateways: list[GatewayTier]
+    answers: list[list[str]] = field(default_factory=lambda: [[] for _ in PROMPTS])
+    """To each prompt."""
+    stop: threading.Event = field(default_factory=threading.Event)
+
+    def run(self, number: int) -> None:
+        with httpx.Client(trust_env=False, timeout=100) as http:
+            for turn in itertools.count(number):
+                if self.stop.is_set():
+                    return
+                gateway = self.gateways[turn % len(self.gateways)]
+                if is_ready(http, gateway):
+                    self.answers[number].append(ask(http, gateway, PROMPTS[number]))
+
+    def wait_for_more(self, futures: Sequence[Future[None]]) -> None:
+        """Until each has had another answer, so that what was done just now was done under load."""
+        before = [len(answers) for answers in self.answers]
+
+        def all_have_more() -> bool:
+            for future in futures:
+                if future.done():
+                    future.result()
+            return all(len(answers) > number for answers, number in zip(self.answers, before, strict=True))
+
+        until("another answer to each client", all_have_more)
+
+
+def is_ready(http: httpx.Client, gateway: GatewayTier) -> bool:
+    try:
+        return http.get(f"{gateway.url}/ready").status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+def ask(http: httpx.Client, gateway: GatewayTier, prompt: list[int]) -> str:
+    request = {"prompt": prompt, "temperature": 1.0, "seed": 7, "max_tokens": 32, "ignore_eos": True, "stream": True}
+    pieces = []
+    with http.stream("POST", f"{gateway.url}/v1/completions", json=request) as response:
+        assert response.status_code == 200, response.read()
+        lines = list(response.iter_lines())
+    for line in lines:
+        if line.startswith("data: {"):
+            event = json.loads(line.removeprefix("data: "))
+            assert "error" not in event, event
+            pieces.append(event["choices"][0]["text"])
+    assert "data: [DONE]" in lines
+    return "".join(pieces)
+
+
+class RollingSystem:
+    """Two of each, and how one gives way to its successor."""
+
+    def __init__(self, tiers: Tiers) -> None:
+        self._tiers = tiers
+        self._num_workers = 0
+        self.schedulers = [tiers.scheduler(), tiers.scheduler()]
+        self._addresses = [scheduler.address for scheduler in self.schedulers]
+        self.workers = [self.start_worker(), self.start_worker()]
+        self.gateways = [tiers.gateway(self._addresses, *GATEWAY_FLAGS) for _ in range(2)]
+
+    def start_worker(self) -> tuple[str, Tier]:
+        """Its first scheduler is one or the other in turn."""
+        self._num_workers += 1
+        name, addresses = f"worker-{self._num_workers}", self._addresses[:: (-1) ** self._num_workers]
+        return name, self._tiers.worker(addresses, "--worker-id", name)
+
+    def wait_for_worker(self, name: str) -> None:
+        until(f"{name} is attached", lambda: healthcheck.main([",".join(self._addresses), "--worker", name]) == 0)
+
+    def restart_gateway(self, index: int) -> None:
+        assert self.gateways[index].stop() == 0
+        self.gateways[index] = self._tiers.gateway(self._addresses, *GATEWAY_FLAGS)
+        self.gateways[index].wait_until_ready()
+
+    def restart_scheduler(self, index: int) -> None:
+        assert self.schedulers[index].stop() == 0
+        successor = self.schedulers[index] = self._tiers.scheduler(address=self._addresses[index])
+        until("the scheduler listens", lambda: listens(successor))
+
+    def restart_worker(self, index: int) -> None:
+        """Its successor first. While that loads, there is time for a gateway."""
+        name, successor = self.start_worker()
+        self.restart_gateway(index)
+        self.wait_for_worker(name)
+        _, old = self.workers[index]
+        assert old.stop() == 0, old.output()
+        self.workers[index] = (name, successor)
+
+
+def listens(scheduler: SchedulerTier) -> bool:
+    scheduler.check_running()
+    return healthcheck.main([scheduler.address]) == 0
+
+
+def test_nothing_is_lost_when_everything_is_restarted_in_turn(home: Path, tmp_path: Path) -> None:
+    with Tiers(home, tmp_path) as tiers, ThreadPoolExecutor(len(PROMPTS)) as pool:
+        system = RollingSystem(tiers)
+        for name, _ in system.workers:
+            system.wait_for_worker(name)
+        for gateway in system.gateways:
+            gateway.wait_until_ready()
+        with httpx.Client(trust_env=False, timeout=100) as http:
+            undisturbed = [ask(http, system.gateways[0], prompt) for prompt in PROMPTS]
+        clients = Clients(system.gateways)
+        running = [pool.submit(clients.run, number) for number in range(len(PROMPTS))]
+        try:
+            for index in range(2):
+                system.restart_worker(index)
+                clients.wait_for_more(running)
+            for index in range(2):
+                system.restart_scheduler(index)
+                clients.wait_for_more(running)
+        finally:
+            clients.stop.set()
+        for future in running:
+            future.result()
+    for answers, expected in zip(clients.answers, undisturbed, strict=True):
+        assert set(answers) == {expected}
