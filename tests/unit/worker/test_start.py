@@ -17,6 +17,12 @@ from worker.step import NewSequence, ScheduledSequence, Step
 PROMPT = tuple(b"the quick brown fox jumps over it")
 
 
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One for all: native code is compiled once."""
+    return tmp_path_factory.mktemp("home")
+
+
 @pytest.fixture
 def model_path(tmp_path: Path) -> Path:
     path = tmp_path / "tiny.gguf"
@@ -24,13 +30,13 @@ def model_path(tmp_path: Path) -> Path:
     return path
 
 
-def settings(tmp_path: Path, model_path: Path, **values: Any) -> WorkerSettings:
-    defaults = {"home": tmp_path / "home", "model": str(model_path), "kv_memory": "1MiB", "threads": 1}
+def settings(home: Path, model_path: Path, **values: Any) -> WorkerSettings:
+    defaults = {"home": home, "model": str(model_path), "kv_memory": "1MiB", "threads": 1}
     return WorkerSettings.model_validate(defaults | {"worker_id": "w1"} | values)
 
 
-def load(tmp_path: Path, model_path: Path, **values: Any) -> LoadedWorker:
-    return load_worker(settings(tmp_path, model_path, **values), epoch=7)
+def load(home: Path, model_path: Path, **values: Any) -> LoadedWorker:
+    return load_worker(settings(home, model_path, **values), epoch=7)
 
 
 def first_token(engine: Engine, *chunk_sizes: int) -> int:
@@ -57,8 +63,8 @@ def first_token(engine: Engine, *chunk_sizes: int) -> int:
     return sampled.token_ids[0]
 
 
-def test_the_hello_describes_what_was_loaded(tmp_path: Path, model_path: Path) -> None:
-    hello = load(tmp_path, model_path, max_model_len=100, max_step_tokens=64).hello
+def test_the_hello_describes_what_was_loaded(home: Path, model_path: Path) -> None:
+    hello = load(home, model_path, max_model_len=100, max_step_tokens=64).hello
     assert (hello.worker_id, hello.epoch, hello.device) == ("w1", 7, "cpu")
     model = hello.model
     assert (model.name, model.page_size, model.max_model_len, model.max_step_tokens) == ("tiny", 16, 100, 64)
@@ -70,32 +76,30 @@ def test_the_hello_describes_what_was_loaded(tmp_path: Path, model_path: Path) -
 
 
 @pytest.mark.parametrize("numerics", ["integer", "float32"])
-def test_a_real_model_computes_the_same_token_whole_and_in_chunks(
-    tmp_path: Path, model_path: Path, numerics: str
-) -> None:
-    worker = load(tmp_path, model_path, numerics=numerics)
+def test_a_real_model_computes_the_same_token_whole_and_in_chunks(home: Path, model_path: Path, numerics: str) -> None:
+    worker = load(home, model_path, numerics=numerics)
     assert numerics in worker.hello.model.numerics_id
     assert (
         first_token(worker.engine, 33) == first_token(worker.engine, 16, 17) == first_token(worker.engine, 5, 20, 7, 1)
     )
 
 
-def test_a_model_that_is_loaded_again_is_as_it_was(tmp_path: Path, model_path: Path) -> None:
-    unsized = settings(tmp_path, model_path, kv_memory=None)
+def test_a_model_that_is_loaded_again_is_as_it_was(home: Path, model_path: Path) -> None:
+    unsized = settings(home, model_path, kv_memory=None)
     worker = load_worker(unsized, epoch=7)
     again = load_again(unsized, worker.hello, worker.hello.model.digest)
     assert first_token(again, 33) == first_token(worker.engine, 33)
 
 
-def test_a_model_whose_files_have_changed_is_not_loaded_again(tmp_path: Path, model_path: Path) -> None:
-    worker = load(tmp_path, model_path)
+def test_a_model_whose_files_have_changed_is_not_loaded_again(home: Path, model_path: Path) -> None:
+    worker = load(home, model_path)
     write_tiny_gguf(model_path, seed=1)
     with pytest.raises(StartError, match="have changed"):
-        load_again(settings(tmp_path, model_path), worker.hello, worker.hello.model.digest)
+        load_again(settings(home, model_path), worker.hello, worker.hello.model.digest)
 
 
-def test_int8_keys_and_values_have_an_id_and_more_pages(tmp_path: Path, model_path: Path) -> None:
-    int16, int8 = (load(tmp_path, model_path, kv_dtype=name).hello.model for name in ("int16", "int8"))
+def test_int8_keys_and_values_have_an_id_and_more_pages(home: Path, model_path: Path) -> None:
+    int16, int8 = (load(home, model_path, kv_dtype=name).hello.model for name in ("int16", "int8"))
     assert "kv8" in int8.numerics_id
     assert int8.num_pages > 1.5 * int16.num_pages
 
@@ -108,21 +112,21 @@ def test_int8_keys_and_values_have_an_id_and_more_pages(tmp_path: Path, model_pa
     ],
 )
 def test_what_cannot_work_is_refused_with_both_numbers(
-    tmp_path: Path, model_path: Path, values: dict[str, Any], reason: str
+    home: Path, model_path: Path, values: dict[str, Any], reason: str
 ) -> None:
     with pytest.raises(StartError, match=reason):
-        load(tmp_path, model_path, **values)
+        load(home, model_path, **values)
 
 
-def test_an_unknown_model_is_refused(tmp_path: Path) -> None:
+def test_an_unknown_model_is_refused(home: Path, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="nowhere"):
-        load(tmp_path, tmp_path / "nowhere.gguf")
+        load(home, tmp_path / "nowhere.gguf")
 
 
 def test_pages_for_less_than_one_full_sequence_are_a_warning(
-    tmp_path: Path, model_path: Path, caplog: pytest.LogCaptureFixture
+    home: Path, model_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    few = load(tmp_path, model_path, kv_memory="32KiB").hello.model
+    few = load(home, model_path, kv_memory="32KiB").hello.model
     assert few.num_pages * few.page_size < few.max_model_len
     assert any("cannot hold one sequence of full length" in message for message in caplog.messages)
 
