@@ -7,6 +7,9 @@ import pytest
 
 # GPU kernels run in Triton's interpreter here. Triton looks when kernels are defined, so this comes before any import of it.
 os.environ.setdefault("TRITON_INTERPRET", "1")
+# Tiny models are done before a second thread has woken; on a busy machine the threads would only wait for each other. Workers
+# that tests start as processes choose for themselves.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Processes are forked here only to become another program. gRPC would start its threads in them, and the closing of files
 # that follows makes those abort the process. Read when gRPC is imported.
 os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
