@@ -8,7 +8,7 @@ from collections.abc import Sequence as Seq
 
 from scheduler.errors import InvalidRequestError, ModelNotServedError, RequestError, UnavailableError
 from scheduler.fair_queue import FairQueue
-from scheduler.keep_alive import KeepAlive, Timers
+from scheduler.keep_alive import KeepAlive, TimerHandle, Timers
 from scheduler.sequence import Sequence
 from scheduler.unloaded_workers import LoadLink, Told, UnloadedWorker, UnloadedWorkers
 from scheduler.worker_state import AttachedWorker, WorkerInfo, WorkerPhase
@@ -34,6 +34,8 @@ class ServedModels:
         self._waiting = waiting
         self._keep_alive = keep_alive
         self._grace_s = grace_s
+        self._ends_of_grace: dict[str, TimerHandle] = {}
+        """Of models whose last worker is gone, and none has come since."""
         self._detach = detach
         self._fail = fail
 
@@ -74,6 +76,8 @@ class ServedModels:
 
     def attached(self, info: WorkerInfo) -> None:
         """A worker has come with its model in memory."""
+        if (timer := self._ends_of_grace.pop(info.model, None)) is not None:
+            timer.cancel()
         self._keep_alive.restart(info.model)
         self.unloaded.loaded(info)
 
@@ -91,7 +95,8 @@ class ServedModels:
     def detached(self, model: str) -> None:
         """A worker that had it in memory is gone."""
         if not self.is_served(model):
-            self._timers.call_later(self._grace_s, lambda: self._fail_orphans(model))
+            timer = self._timers.call_later(self._grace_s, lambda: self._fail_orphans(model))
+            self._ends_of_grace[model] = timer
 
     def move(self) -> None:
         """Out of memory where nobody uses them any more, back into it where somebody waits."""
@@ -109,6 +114,7 @@ class ServedModels:
                 self.unloaded.load(model)
 
     def _fail_orphans(self, model: str) -> None:
+        del self._ends_of_grace[model]
         if not self.unloaded.has(model):
             self._fail_waiting(model, self.unloaded.nobody_came(model))
 

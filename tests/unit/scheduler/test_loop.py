@@ -249,6 +249,22 @@ def test_requests_wait_for_a_worker_to_come_back_but_not_forever() -> None:
     assert isinstance(system.client.failed["r"], UnavailableError)
 
 
+def test_the_wait_for_a_worker_begins_anew_with_each_loss() -> None:
+    system = System()
+    worker = system.attach("w0")
+    system.submit(request(max_tokens=30))
+    for number in range(1, 4):
+        system.loop.detach(worker)
+        system.clock.advance(20.0)
+        assert not system.client.failed
+        worker = system.attach(f"w{number}")
+        for _ in range(4):
+            system.run_step(worker)
+        system.clock.advance(5.0)
+    system.run(worker)
+    assert system.client.tokens["r", 0] == expected(request(), 30)
+
+
 def test_without_a_worker_a_new_request_is_refused_at_once() -> None:
     with pytest.raises(UnavailableError, match="no worker") as caught:
         System().submit(request())

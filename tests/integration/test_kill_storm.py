@@ -1,0 +1,155 @@
+"""A hundred random failures of workers while streams run, in one process: every stream gets its tokens, and nothing is left."""
+
+import asyncio
+import random
+import threading
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from pagoda.grpc_channel import open_channel
+from protos.v1 import inference_pb2, inference_pb2_grpc, types_pb2
+from tests.fakes.engine import FakeEngine, continuation
+from tests.fakes.scheduler_process import scheduler
+from tests.fakes.tcp_proxy import TCPProxy, tcp_proxy
+from tests.fakes.worker import fake_worker_link
+from worker.step import Step, StepResult
+
+NUM_FAILURES = 100
+NUM_WORKERS = 3
+NUM_STREAMS = 6
+NUM_PAGES = 60
+# More than a worker can have computed of a sequence that the scheduler has not heard of: two steps and a lease. Streams that got
+# further since the last failure are no suspects.
+NUM_TOKENS_BETWEEN = 16
+
+
+class UncertainEngine(FakeEngine):
+    """Its next step raises if the test wants it."""
+
+    fails = False
+
+    def run_step(self, step: Step) -> StepResult:
+        if self.fails:
+            self.fails = False
+            raise MemoryError
+        return super().run_step(step)
+
+
+class Worker:
+    """One that is killed (a task cut off without a word), loses its connection or runs out of memory, and comes back."""
+
+    def __init__(self, network: TCPProxy, name: str) -> None:
+        self._network = network
+        self._name = name
+        self.start()
+
+    def start(self) -> None:
+        self._engine = UncertainEngine(num_pages=NUM_PAGES)
+        link = fake_worker_link(self._network.address, num_pages=NUM_PAGES, worker_id=self._name, engine=self._engine)
+        self._running = asyncio.create_task(link.run())
+
+    async def kill(self) -> None:
+        self._running.cancel()
+        await asyncio.gather(self._running, return_exceptions=True)
+
+    async def fail(self, chance: random.Random) -> None:
+        kind = chance.random()
+        # Few of the first two: a worker that comes back again and again waits ever longer before it does.
+        if kind < 0.05:
+            self._engine.fails = True
+        elif kind < 0.25:
+            await self._network.break_off()
+        else:
+            await self.kill()
+            self.start()
+
+
+class Streams:
+    """Several at a time, one after the other, each checked; and how far they got since the last failure."""
+
+    def __init__(self, stub: Any) -> None:
+        self._stub = stub
+        self._num_tokens = [0] * NUM_STREAMS
+        self._changed = asyncio.Event()
+        self.num_finished = 0
+        self.is_to_end = False
+
+    async def run(self, place: int) -> None:
+        chance = random.Random(place)
+        while not self.is_to_end:
+            prompt = [chance.randrange(256) for _ in range(chance.randrange(1, 60))]
+            max_tokens = chance.randrange(1, 120)
+            request = inference_pb2.GenerateRequest(
+                prompt_token_ids=prompt,
+                sampling=types_pb2.SamplingParams(temperature=0.0, max_tokens=max_tokens, ignore_eos=True),
+            )
+            received: list[int] = []
+            async for event in self._stub.Generate(request):
+                assert event.tokens.sequence_number == len(received) or not event.HasField("tokens")
+                received += event.tokens.token_ids
+                self._num_tokens[place] += len(event.tokens.token_ids)
+                self._changed.set()
+            assert received == continuation(prompt, max_tokens)
+            self.num_finished += 1
+
+    async def get_on(self) -> None:
+        self._num_tokens = [0] * NUM_STREAMS
+        while min(self._num_tokens) < NUM_TOKENS_BETWEEN:
+            self._changed.clear()
+            await self._changed.wait()
+
+
+async def test_a_hundred_failures_leave_nothing_behind(tmp_path: Path) -> None:
+    await storm(tmp_path, num_failures=2)
+    # Whatever is made once and kept, such as gRPC's own threads, is there now.
+    before = resources()
+    await storm(tmp_path, num_failures=NUM_FAILURES)
+    assert resources() == before
+
+
+async def storm(directory: Path, num_failures: int) -> None:
+    chance = random.Random(3)
+    async with AsyncExitStack() as stack:
+        address, loop = await stack.enter_async_context(scheduler(directory))
+        channel = await stack.enter_async_context(open_channel(address))
+        socket = address.replace("unix:", "unix://")
+        networks = [await stack.enter_async_context(tcp_proxy(socket)) for _ in range(NUM_WORKERS)]
+        workers = [Worker(network, f"w{number}") for number, network in enumerate(networks)]
+        await until(lambda: len(loop.workers) == NUM_WORKERS)
+        streams = Streams(inference_pb2_grpc.InferenceServiceStub(channel))
+        async with asyncio.TaskGroup() as group:
+            for place in range(NUM_STREAMS):
+                group.create_task(streams.run(place))
+            for _ in range(num_failures):
+                await streams.get_on()
+                await until(lambda: len(loop.workers) > 1)
+                await chance.choice(workers).fail(chance)
+            streams.is_to_end = True
+        assert streams.num_finished > NUM_STREAMS
+        await until(lambda: len(loop.workers) == NUM_WORKERS and not any(w.in_flight for w in loop.workers.values()))
+        assert not loop.waiting and not loop.num_running
+        for worker in loop.workers.values():
+            worker.pool.check()
+            assert worker.pool.num_used == 0
+        for each in workers:
+            await each.kill()
+
+
+async def until(is_so: Callable[[], bool]) -> None:
+    while True:
+        if is_so():
+            return
+        await asyncio.sleep(0.01)
+
+
+def resources() -> dict[str, int]:
+    return {
+        "file descriptors": psutil.Process().num_fds(),
+        "tasks": len(asyncio.all_tasks()),
+        "threads": threading.active_count(),
+        "processes": len(psutil.Process().children(recursive=True)),
+    }
