@@ -19,7 +19,15 @@ from scheduler.loop import SchedulerLoop, WorkerProtocolError
 from scheduler.request import InferenceRequest
 from scheduler.result import SampledTokens, ScoredTokens, StepResult
 from scheduler.sequence import FinishReason
-from scheduler.worker_state import AttachedWorker, ModelLimits, PlannedSequence, StepPlan, WorkerInfo
+from scheduler.worker_state import (
+    AttachedWorker,
+    LoadableModel,
+    LoadableModels,
+    ModelLimits,
+    PlannedSequence,
+    StepPlan,
+    WorkerInfo,
+)
 
 _FINISH_REASONS = {
     FinishReason.STOP: types_pb2.FINISH_REASON_STOP,
@@ -189,15 +197,14 @@ def _finished_to_proto(event: Finished) -> inference_pb2.Finished:
 
 
 def models_to_proto(loop: SchedulerLoop) -> inference_pb2.ListModelsResponse:
-    models: dict[str, inference_pb2.ModelInfo] = {}
+    models = {name: _model_to_proto(loop.models.info(name)) for name in sorted(loop.models.names)}
     for worker in loop.workers.values():
-        model = models.setdefault(worker.info.model, _model_to_proto(worker.info))
-        model.num_workers += 1
-        expires_in_s = loop.keep_alive.expires_in_s(model.name)
-        if expires_in_s < math.inf:
+        models[worker.info.model].num_workers += 1
+    for name, model in models.items():
+        model.num_unloaded_workers = loop.models.num_able(name)
+        expires_in_s = loop.keep_alive.expires_in_s(name)
+        if model.num_workers and expires_in_s < math.inf:
             model.expires_in_s = expires_in_s
-    for unloaded in loop.models.unloaded:
-        models.setdefault(unloaded.info.model, _model_to_proto(unloaded.info)).num_unloaded_workers += 1
     return inference_pb2.ListModelsResponse(models=models.values())
 
 
@@ -224,6 +231,10 @@ def load_to_proto(loop: SchedulerLoop) -> inference_pb2.GetLoadResponse:
         num_steps=counters.num_steps,
         num_step_tokens=counters.num_step_tokens,
         num_pending_tokens=loop.num_pending_tokens,
+        num_model_loads=counters.models.num_loads,
+        num_failed_model_loads=counters.models.num_failed_loads,
+        num_model_unloads=counters.models.num_unloads,
+        model_load_s=counters.models.load_s,
         prefix_index=inference_pb2.PrefixIndexLoad(
             num_published_blocks=counters.index.num_published,
             num_dropped_blocks=counters.index.num_dropped,
@@ -252,13 +263,8 @@ def _worker_load(worker: AttachedWorker) -> inference_pb2.WorkerLoad:
 # ---- workers
 
 
-def model_of(hello: worker_pb2.Hello) -> worker_pb2.LoadedModel:
-    """In memory or not."""
-    return hello.model if hello.HasField("model") else hello.unloaded_model
-
-
 def worker_info_from_proto(hello: worker_pb2.Hello) -> WorkerInfo:
-    model = model_of(hello)
+    model = hello.model
     return WorkerInfo(
         worker_id=hello.worker_id,
         epoch=hello.epoch,
@@ -277,6 +283,38 @@ def worker_info_from_proto(hello: worker_pb2.Hello) -> WorkerInfo:
             vocab_size=model.vocab_size,
         ),
     )
+
+
+def store_from_proto(hello: worker_pb2.Hello, store: worker_pb2.LoadableModels) -> LoadableModels:
+    return LoadableModels(
+        models={model.name: _loadable_from_proto(hello, model) for model in store.models},
+        host_id=store.host_id,
+        available_bytes=store.available_bytes if store.HasField("available_bytes") else None,
+        home_model=store.home_model or None,
+    )
+
+
+def _loadable_from_proto(hello: worker_pb2.Hello, model: worker_pb2.LoadableModel) -> LoadableModel:
+    info = WorkerInfo(
+        worker_id=hello.worker_id,
+        epoch=hello.epoch,
+        model=model.name,
+        model_digest=model.digest,
+        device=hello.device,
+        numerics_id="",
+        weights_bytes=0,
+        kv_bytes=0,
+        limits=ModelLimits(
+            page_size=model.page_size,
+            # Requests are checked against what one sequence of full length takes; the rest is found out when it is loaded.
+            num_pages=-(-model.max_model_len // model.page_size),
+            max_model_len=model.max_model_len,
+            max_step_tokens=0,
+            max_step_sequences=0,
+            vocab_size=model.vocab_size,
+        ),
+    )
+    return LoadableModel(info=info, needed_bytes=model.needed_bytes)
 
 
 def held_blocks_from_proto(message: worker_pb2.HeldBlocks) -> list[tuple[PageId, BlockHash]]:

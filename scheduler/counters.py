@@ -22,6 +22,17 @@ class IndexCounters:
 
 
 @dataclass(slots=True)
+class ModelCounters:
+    """Of the models that come into memory because somebody waits for them, and leave it."""
+
+    num_loads: int = 0
+    num_failed_loads: int = 0
+    num_unloads: int = 0
+    load_s: float = 0.0
+    """All loads together."""
+
+
+@dataclass(slots=True)
 class Counters:
     """Since the scheduler started."""
 
@@ -30,6 +41,7 @@ class Counters:
     num_prefix_hits: int = 0
     num_steps: int = 0
     num_step_tokens: int = 0
+    models: ModelCounters = field(default_factory=ModelCounters)
     index: IndexCounters = field(default_factory=IndexCounters)
 
 

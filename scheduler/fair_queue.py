@@ -13,7 +13,7 @@ Knows nothing about workers and pages.
 import bisect
 import heapq
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 
 from scheduler.sequence import Sequence
 
@@ -27,6 +27,8 @@ class FairQueue:
         self._returned: list[Sequence] = []
         """Those that have run before, in order. They had their turn, and what they hold up waits for a client to see."""
         self._served: defaultdict[str, int] = defaultdict(int)
+        self._of_model: defaultdict[str, set[Sequence]] = defaultdict(set)
+        """All of them. No entry is empty."""
         self._level = 0
         """The counter of the tenant whose sequence left last."""
 
@@ -57,7 +59,17 @@ class FairQueue:
         """Of those that have not run yet."""
         return len(self._of_tenant.get(tenant, ()))
 
+    @property
+    def models(self) -> Set[str]:
+        """Those that somebody waits for."""
+        return self._of_model.keys()
+
+    def waiting_since_s(self, model: str) -> float:
+        """Of the one that came first of those that wait for this model."""
+        return min(sequence.arrival_s for sequence in self._of_model[model])
+
     def add(self, sequence: Sequence) -> None:
+        self._of_model[sequence.model].add(sequence)
         if sequence.first_step_s is not None:
             bisect.insort(self._returned, sequence, key=_order)
             return
@@ -69,6 +81,9 @@ class FairQueue:
 
     def remove(self, sequence: Sequence) -> None:
         """Admitted, or ended."""
+        self._of_model[sequence.model].remove(sequence)
+        if not self._of_model[sequence.model]:
+            del self._of_model[sequence.model]
         if sequence.first_step_s is not None:
             self._returned.remove(sequence)
             return

@@ -64,6 +64,10 @@ class KeepAlive:
     def is_over(self, model: str) -> bool:
         return model in self._over
 
+    def idle_since_s(self, model: str) -> float:
+        """When its last user left."""
+        return self._idle_since_s.get(model, -math.inf)
+
     def expires_in_s(self, model: str) -> float:
         """While it is used, as if that ended now."""
         if self._num_users[model] or model not in self._idle_since_s:

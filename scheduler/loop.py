@@ -25,17 +25,19 @@ from scheduler.result import SampledTokens, ScoredTokens, StepResult
 from scheduler.router import RoutingPolicy, prefix_aware
 from scheduler.sequence import FinishReason, Sequence
 from scheduler.sequence_listener import NobodyFollows, SequenceListener
-from scheduler.served_models import ServedModels
+from scheduler.served_models import ServedModels, Told
 from scheduler.suspects import Suspects, making_way
-from scheduler.unloaded_workers import LoadLink, Told, UnloadedWorker
+from scheduler.unloaded_workers import LoadLink, UnloadedWorker
 from scheduler.worker_state import (
     AttachedWorker,
     CacheListener,
+    LoadableModels,
     NobodyListens,
     PlannedSequence,
     WorkerInfo,
     WorkerLink,
     WorkerPhase,
+    only_itself,
 )
 
 
@@ -87,6 +89,8 @@ class SchedulerLoop:
             self.workers,
             self.waiting,
             self.keep_alive,
+            self._listener,
+            self.counters.models,
             grace_s=worker_grace_s,
             detach=self.detach,
             fail=self._fail,
@@ -103,7 +107,9 @@ class SchedulerLoop:
             max_waiting=max_waiting,
             max_waiting_per_tenant=max_waiting if max_waiting_per_tenant is None else max_waiting_per_tenant,
         )
-        self._placement = Placement(routing, clock, self.workers, self.models.waiting_for, self.wake)
+        self._placement = Placement(
+            routing, clock, self.workers, self.models.waiting_for, self.wake, takes_new=self.models.takes_new
+        )
 
     @property
     def num_running(self) -> int:
@@ -161,7 +167,7 @@ class SchedulerLoop:
         for worker in self.workers.values():
             worker.dismiss()
         for unloaded in self.models.unloaded:
-            self.models.unloaded.dismiss(unloaded)
+            self.models.dismiss(unloaded)
 
     def _dismiss_workers(self) -> None:
         """Those that want to go and have nothing left to do; while this scheduler drains, all that nobody here waits for."""
@@ -269,11 +275,15 @@ class SchedulerLoop:
     # ---- workers
 
     def attach(
-        self, info: WorkerInfo, link: WorkerLink, held_blocks: Seq[tuple[PageId, BlockHash]] = ()
+        self,
+        info: WorkerInfo,
+        link: WorkerLink,
+        held_blocks: Seq[tuple[PageId, BlockHash]] = (),
+        store: LoadableModels | None = None,
     ) -> AttachedWorker:
         """A worker opened a stream, its cache kept. An older stream of the same worker is dead, whatever its socket says.
 
-        Raises ValueError for held blocks that cannot be.
+        Without a store it can load again what it has, and nothing else. Raises ValueError for held blocks that cannot be.
         """
         if (old := self.workers.get(info.worker_id)) is not None:
             self.detach(old, is_alive=old.info.epoch == info.epoch)
@@ -287,7 +297,7 @@ class SchedulerLoop:
         )
         self.workers[info.worker_id] = worker
         self._caches.worker_attached(worker)
-        self.models.attached(info)
+        self.models.attached(info, store or only_itself(info))
         self.on_readiness_changed()
         self.wake()
         return worker
@@ -310,7 +320,7 @@ class SchedulerLoop:
         if convicted is not None:
             deaths = f"{convicted.num_deaths} workers in a row were lost while they computed it, the last one with nothing else"
             self.requests.fail([convicted], SequenceFailedError(deaths))
-        self.models.detached(worker.info.model)
+        self.models.detached(worker.info)
         self.on_readiness_changed()
         self.wake()
         self.requests.deliver()
@@ -318,7 +328,7 @@ class SchedulerLoop:
     def leave(self, worker: AttachedWorker | UnloadedWorker) -> None:
         """A worker wants to end: it is dismissed once what it computes has moved elsewhere or ended."""
         if isinstance(worker, UnloadedWorker):
-            self.models.unloaded.dismiss(worker)
+            self.models.dismiss(worker)
         elif worker.phase is WorkerPhase.SERVING:
             worker.phase = WorkerPhase.LEAVING
             self.on_readiness_changed()
@@ -335,11 +345,11 @@ class SchedulerLoop:
         self.models.keep_loaded(model, keep_alive_s, told)
         self.run()
 
-    def attach_unloaded(self, info: WorkerInfo, link: LoadLink) -> UnloadedWorker:
+    def attach_unloaded(self, worker_id: str, store: LoadableModels, link: LoadLink) -> UnloadedWorker:
         """A worker without a model opened a stream."""
-        if info.worker_id in self.workers:
-            self.detach(self.workers[info.worker_id])
-        return self.models.attach_unloaded(info, link)
+        if worker_id in self.workers:
+            self.detach(self.workers[worker_id])
+        return self.models.attach_unloaded(worker_id, store, link)
 
     def _models_changed(self) -> None:
         self.on_readiness_changed()

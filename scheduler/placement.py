@@ -18,7 +18,7 @@ from scheduler.keep_alive import TimerHandle, Timers
 from scheduler.router import Candidate, RoutingPolicy, Waiting
 from scheduler.sequence import Sequence, SequenceStatus
 from scheduler.suspects import next_on
-from scheduler.worker_state import AttachedWorker, WorkerPhase
+from scheduler.worker_state import AttachedWorker
 
 # So many sequences may be left to wait for a busy worker before a round looks at no more of them: a queue of thousands must not
 # be gone through with each step.
@@ -35,7 +35,10 @@ class Placement:
         workers: Mapping[str, AttachedWorker],
         waiting_for: Callable[[str], Iterable[Sequence]],
         wake: Callable[[], object],
+        *,
+        takes_new: Callable[[AttachedWorker], bool],
     ) -> None:
+        self._takes_new = takes_new
         self._policy = policy
         self._timers = timers
         self._workers = workers
@@ -55,7 +58,7 @@ class Placement:
 
     def offers(self, worker: AttachedWorker) -> Iterator[Sequence]:
         """Those who go to this worker now. Nothing is looked at before the first is asked for."""
-        if worker.phase is not WorkerPhase.SERVING:
+        if not self._takes_new(worker):
             return
         model = worker.info.model
         host = self._hosts.get(model)
@@ -68,8 +71,8 @@ class Placement:
         yield from self._rounds[model].offers(worker)
 
     def _round(self, model: str, host: AttachedWorker | None) -> "Round":
-        serving = (each for each in self._workers.values() if each.phase is WorkerPhase.SERVING)
-        workers = [each for each in serving if each.info.model == model and each is not host]
+        of_model = (each for each in self._workers.values() if each.info.model == model and each is not host)
+        workers = [each for each in of_model if self._takes_new(each)]
         waiting = (each for each in self._waiting_for(model) if not each.is_suspect)
         return Round(self._policy, workers, waiting, self._timers.time())
 

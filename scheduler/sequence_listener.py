@@ -13,6 +13,12 @@ class SequenceListener(Protocol):
     def queued(self, sequence: Sequence, request: InferenceRequest) -> str:
         """Returns the trace context that its steps carry to the workers; empty for none."""
 
+    def model_loading(self, sequence: Sequence, worker_id: str) -> None:
+        """It waits for its model, which this worker has been told to load."""
+
+    def model_loaded(self, sequence: Sequence, worker_id: str, load_s: float) -> None:
+        """The model that it waited for is in memory, after so long."""
+
     def admitted(self, sequence: Sequence, num_cached_tokens: int) -> None:
         """Its first step on a worker is planned. `admitted_before` still names the worker before that."""
 
@@ -38,6 +44,12 @@ class NobodyFollows:
 
     def queued(self, sequence: Sequence, request: InferenceRequest) -> str:
         return ""
+
+    def model_loading(self, sequence: Sequence, worker_id: str) -> None:
+        pass
+
+    def model_loaded(self, sequence: Sequence, worker_id: str, load_s: float) -> None:
+        pass
 
     def admitted(self, sequence: Sequence, num_cached_tokens: int) -> None:
         pass

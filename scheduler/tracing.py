@@ -32,6 +32,15 @@ class SequenceTracing:
         self._traced[sequence.sequence_id] = _Traced(span, self._tracer.start("queue", span.context))
         return span.context.traceparent
 
+    def model_loading(self, sequence: Sequence, worker_id: str) -> None:
+        if traced := self._traced.get(sequence.sequence_id):
+            traced.span.event("model loading", {"pagoda.model": sequence.model, "pagoda.worker_id": worker_id})
+
+    def model_loaded(self, sequence: Sequence, worker_id: str, load_s: float) -> None:
+        if traced := self._traced.get(sequence.sequence_id):
+            loaded: Attributes = {"pagoda.model": sequence.model, "pagoda.worker_id": worker_id}
+            traced.span.event("model loaded", {**loaded, "pagoda.load_s": load_s})
+
     def admitted(self, sequence: Sequence, num_cached_tokens: int) -> None:
         worker_id, before = sequence.worker_id or "", sequence.admitted_before
         where: Attributes = {"pagoda.worker_id": worker_id, "pagoda.num_cached_tokens": num_cached_tokens}

@@ -13,7 +13,7 @@ from protos.v1 import worker_pb2, worker_pb2_grpc
 from scheduler import convert
 from scheduler.loop import SchedulerLoop, WorkerProtocolError
 from scheduler.unloaded_workers import UnloadedWorker
-from scheduler.worker_state import AttachedWorker, StepPlan
+from scheduler.worker_state import AttachedWorker, LoadableModels, StepPlan
 from scheduler.worker_watch import Patience, Task, WorkerWatch
 
 SERVICE_NAME = worker_pb2.DESCRIPTOR.services_by_name["WorkerService"].full_name
@@ -29,6 +29,9 @@ class StreamEnd(NamedTuple):
     reason: str
     status: grpc.StatusCode | None = None
     """None where the worker ended it."""
+
+
+WORKER_LEFT = StreamEnd("the worker ended the stream")
 
 
 class WorkerServicer(worker_pb2_grpc.WorkerServiceServicer):
@@ -50,7 +53,7 @@ class WorkerServicer(worker_pb2_grpc.WorkerServiceServicer):
         worker = self._attach(hello, link, held_blocks)
         silence_s = self._patience.silence_s * SCHEDULER_SILENCE
         link.begin(worker.session_id, heartbeat_s=self._heartbeat_s, silence_s=silence_s)
-        tending = asyncio.create_task(self._tend(worker, link, messages))
+        tending = asyncio.create_task(self._tend(worker, hello, link, messages))
         try:
             while (response := await link.outgoing.get()) is not None:
                 yield response
@@ -63,13 +66,14 @@ class WorkerServicer(worker_pb2_grpc.WorkerServiceServicer):
     async def _tend(
         self,
         worker: AttachedWorker | UnloadedWorker,
+        hello: worker_pb2.Hello,
         link: "StreamLink",
         messages: AsyncIterator[worker_pb2.AttachRequest],
     ) -> StreamEnd:
         """Listen to the worker until it has left or is lost. It is detached then, even if its stream will not take the end:
         to one that stands still nothing can be written."""
         watch = WorkerWatch(self._patience, self._heartbeat_s / 2)
-        reading = asyncio.create_task(self._read(worker, link, watch, messages))
+        reading = asyncio.create_task(self._read(worker, hello, link, watch, messages))
         watching = asyncio.create_task(_watch(worker, watch, self._heartbeat_s / 2))
         end = StreamEnd("the stream was cancelled")
         try:
@@ -78,23 +82,25 @@ class WorkerServicer(worker_pb2_grpc.WorkerServiceServicer):
         finally:
             reading.cancel()
             watching.cancel()
-            self._detach(worker, link, end)
+            self._detach(worker, hello.worker_id, link, end)
             link.close()
         return end
 
     def _attach(
         self, hello: worker_pb2.Hello, link: "StreamLink", held_blocks: list[tuple[PageId, BlockHash]]
     ) -> AttachedWorker | UnloadedWorker:
-        info = convert.worker_info_from_proto(hello)
+        store = convert.store_from_proto(hello, hello.loadable_models) if hello.HasField("loadable_models") else None
         if not hello.HasField("model"):
-            logger.info("worker attached without its model", extra={"worker": info.worker_id, "model": info.model})
-            return self._loop.attach_unloaded(info, link)
-        worker = self._loop.attach(info, link, held_blocks)
+            logger.info("worker attached without a model", extra={"worker": hello.worker_id})
+            return self._loop.attach_unloaded(hello.worker_id, store or LoadableModels(), link)
+        worker = self._loop.attach(convert.worker_info_from_proto(hello), link, held_blocks, store)
         logger.info("worker attached", extra=_described(worker))
         return worker
 
-    def _detach(self, worker: AttachedWorker | UnloadedWorker, link: "StreamLink", end: StreamEnd) -> None:
-        fields = {"worker": worker.info.worker_id, "reason": end.reason}
+    def _detach(
+        self, worker: AttachedWorker | UnloadedWorker, worker_id: str, link: "StreamLink", end: StreamEnd
+    ) -> None:
+        fields = {"worker": worker_id, "reason": end.reason}
         if link.may_end:
             logger.info("worker left", extra=fields)
         else:
@@ -102,7 +108,8 @@ class WorkerServicer(worker_pb2_grpc.WorkerServiceServicer):
         if isinstance(worker, AttachedWorker):
             self._loop.detach(worker)
         else:
-            self._loop.models.unloaded.detach(worker)
+            self._loop.models.unloaded.detach(worker, is_lost=end is not WORKER_LEFT)
+            self._loop.wake()
 
     async def _read_hello(
         self,
@@ -113,10 +120,12 @@ class WorkerServicer(worker_pb2_grpc.WorkerServiceServicer):
             first = await anext(messages)
         if first.WhichOneof("message") != "hello" or not first.hello.worker_id:
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "the first message must be a Hello with a worker_id")
-        model = convert.model_of(first.hello)
-        if not model.name or not model.page_size or not model.num_pages:
+        model, store = first.hello.model, first.hello.loadable_models
+        if first.hello.HasField("model") and not (model.name and model.page_size and model.num_pages):
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "Hello must name the model in memory, and its pages")
+        if not all(each.name and each.page_size for each in store.models):
             await context.abort(
-                grpc.StatusCode.INVALID_ARGUMENT, "Hello must name a model, loaded or not, and its pages"
+                grpc.StatusCode.INVALID_ARGUMENT, "Hello must name loadable models, and their page size"
             )
         return first.hello
 
@@ -143,6 +152,7 @@ class WorkerServicer(worker_pb2_grpc.WorkerServiceServicer):
     async def _read(
         self,
         worker: AttachedWorker | UnloadedWorker,
+        hello: worker_pb2.Hello,
         link: "StreamLink",
         watch: WorkerWatch,
         messages: AsyncIterator[worker_pb2.AttachRequest],
@@ -150,14 +160,15 @@ class WorkerServicer(worker_pb2_grpc.WorkerServiceServicer):
         try:
             async for message in messages:
                 watch.heard()
-                self._take(worker, link, watch, message)
+                self._take(worker, hello, link, watch, message)
         except WorkerProtocolError as error:
             return StreamEnd(str(error), grpc.StatusCode.FAILED_PRECONDITION)
-        return StreamEnd("the worker ended the stream")
+        return WORKER_LEFT
 
     def _take(
         self,
         worker: AttachedWorker | UnloadedWorker,
+        hello: worker_pb2.Hello,
         link: "StreamLink",
         watch: WorkerWatch,
         message: worker_pb2.AttachRequest,
@@ -175,16 +186,19 @@ class WorkerServicer(worker_pb2_grpc.WorkerServiceServicer):
             case "load_failed", UnloadedWorker():
                 failed = message.load_failed
                 _check_session(failed.session_id, worker)
-                logger.error("model not loaded", extra={"model": worker.info.model, "reason": failed.error})
-                self._loop.models.unloaded.load_failed(worker, failed.error)
+                logger.error("model not loaded", extra={"model": worker.loading, "reason": failed.error})
+                self._loop.models.load_failed(worker, failed.error, out_of_memory=failed.out_of_memory)
+            case "loadable_models", _:
+                store = convert.store_from_proto(hello, message.loadable_models)
+                self._loop.models.store_changed(hello.worker_id, store)
             case "leaving", _:
                 leaving = message.leaving
                 _check_session(leaving.session_id, worker)
-                logger.info(
-                    "worker leaves", extra={"worker": worker.info.worker_id, "grace_s": leaving.grace_ms / 1000}
-                )
+                logger.info("worker leaves", extra={"worker": hello.worker_id, "grace_s": leaving.grace_ms / 1000})
                 self._loop.leave(worker)
             case "heartbeat", _:
+                if message.heartbeat.HasField("available_bytes"):
+                    self._loop.models.memory_changed(hello.worker_id, message.heartbeat.available_bytes)
                 link.send_heartbeat_ack()
             case other, _:
                 raise WorkerProtocolError(f"unexpected message {other!r}")

@@ -1,7 +1,7 @@
 """An attached worker as the scheduler knows it: its limits, its pages, its running sequences, its steps in flight."""
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from collections.abc import Sequence as Seq
 from dataclasses import InitVar, dataclass, field
 from enum import Enum, auto
@@ -41,6 +41,31 @@ class WorkerInfo:
     weights_bytes: int
     kv_bytes: int
     limits: ModelLimits
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadableModel:
+    """As a worker would serve it."""
+
+    info: WorkerInfo
+    """What is known of it before it is loaded: limits to check requests against, not how many pages it will have."""
+    needed_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadableModels:
+    """What a worker can be told to load, and whose memory that takes."""
+
+    models: Mapping[str, LoadableModel] = field(default_factory=dict)
+    host_id: str = ""
+    available_bytes: int | None = None
+    home_model: str | None = None
+
+
+def only_itself(info: WorkerInfo) -> LoadableModels:
+    """The store of a worker that says nothing of one."""
+    model = LoadableModel(info=info, needed_bytes=info.weights_bytes)
+    return LoadableModels(models={info.model: model}, host_id=info.worker_id, home_model=info.model)
 
 
 class PlannedSequence(NamedTuple):

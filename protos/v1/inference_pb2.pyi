@@ -662,7 +662,7 @@ class ModelInfo(_message.Message):
     max_model_len: _builtins.int
     """Most tokens of prompt and output together."""
     num_workers: _builtins.int
-    """Workers that have it in memory, and those that would load it for the next request."""
+    """Workers that have it in memory, and others that can load it."""
     num_unloaded_workers: _builtins.int
     device: _builtins.str
     """What the first worker computes with, such as "cpu"."""
@@ -723,6 +723,10 @@ class GetLoadResponse(_message.Message):
     NUM_STEP_TOKENS_FIELD_NUMBER: _builtins.int
     PREFIX_INDEX_FIELD_NUMBER: _builtins.int
     NUM_PENDING_TOKENS_FIELD_NUMBER: _builtins.int
+    NUM_MODEL_LOADS_FIELD_NUMBER: _builtins.int
+    NUM_FAILED_MODEL_LOADS_FIELD_NUMBER: _builtins.int
+    NUM_MODEL_UNLOADS_FIELD_NUMBER: _builtins.int
+    MODEL_LOAD_S_FIELD_NUMBER: _builtins.int
     num_waiting: _builtins.int
     """Sequences that wait for a worker, all models."""
     num_running: _builtins.int
@@ -737,6 +741,12 @@ class GetLoadResponse(_message.Message):
     """Tokens computed by all steps: prompt chunks and decoded tokens."""
     num_pending_tokens: _builtins.int
     """Tokens that are to be computed before each sequence has its next one: whole prompts of those that wait, whatever may be cached."""
+    num_model_loads: _builtins.int
+    """Models that came into memory for a request or a KeepLoaded, that could not, and that left it."""
+    num_failed_model_loads: _builtins.int
+    num_model_unloads: _builtins.int
+    model_load_s: _builtins.float
+    """How long those loads took that succeeded, in all, in seconds."""
     @_builtins.property
     def workers(self) -> _containers.RepeatedCompositeFieldContainer[Global___WorkerLoad]: ...
     @_builtins.property
@@ -754,10 +764,14 @@ class GetLoadResponse(_message.Message):
         num_step_tokens: _builtins.int = ...,
         prefix_index: Global___PrefixIndexLoad | None = ...,
         num_pending_tokens: _builtins.int = ...,
+        num_model_loads: _builtins.int = ...,
+        num_failed_model_loads: _builtins.int = ...,
+        num_model_unloads: _builtins.int = ...,
+        model_load_s: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["prefix_index", b"prefix_index"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["num_pending_tokens", b"num_pending_tokens", "num_preemptions", b"num_preemptions", "num_prefix_hits", b"num_prefix_hits", "num_prefix_queries", b"num_prefix_queries", "num_running", b"num_running", "num_step_tokens", b"num_step_tokens", "num_steps", b"num_steps", "num_waiting", b"num_waiting", "prefix_index", b"prefix_index", "workers", b"workers"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["model_load_s", b"model_load_s", "num_failed_model_loads", b"num_failed_model_loads", "num_model_loads", b"num_model_loads", "num_model_unloads", b"num_model_unloads", "num_pending_tokens", b"num_pending_tokens", "num_preemptions", b"num_preemptions", "num_prefix_hits", b"num_prefix_hits", "num_prefix_queries", b"num_prefix_queries", "num_running", b"num_running", "num_step_tokens", b"num_step_tokens", "num_steps", b"num_steps", "num_waiting", b"num_waiting", "prefix_index", b"prefix_index", "workers", b"workers"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -47,6 +47,7 @@ class AttachRequest(_message.Message):
     HEARTBEAT_FIELD_NUMBER: _builtins.int
     LOAD_FAILED_FIELD_NUMBER: _builtins.int
     LEAVING_FIELD_NUMBER: _builtins.int
+    LOADABLE_MODELS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def hello(self) -> Global___Hello: ...
     @_builtins.property
@@ -59,6 +60,8 @@ class AttachRequest(_message.Message):
     def load_failed(self) -> Global___LoadFailed: ...
     @_builtins.property
     def leaving(self) -> Global___Leaving: ...
+    @_builtins.property
+    def loadable_models(self) -> Global___LoadableModels: ...
     def __init__(
         self,
         *,
@@ -68,12 +71,13 @@ class AttachRequest(_message.Message):
         heartbeat: Global___Heartbeat | None = ...,
         load_failed: Global___LoadFailed | None = ...,
         leaving: Global___Leaving | None = ...,
+        loadable_models: Global___LoadableModels | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["heartbeat", b"heartbeat", "held_blocks", b"held_blocks", "hello", b"hello", "leaving", b"leaving", "load_failed", b"load_failed", "message", b"message", "step_result", b"step_result"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["heartbeat", b"heartbeat", "held_blocks", b"held_blocks", "hello", b"hello", "leaving", b"leaving", "load_failed", b"load_failed", "loadable_models", b"loadable_models", "message", b"message", "step_result", b"step_result"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["heartbeat", b"heartbeat", "held_blocks", b"held_blocks", "hello", b"hello", "leaving", b"leaving", "load_failed", b"load_failed", "message", b"message", "step_result", b"step_result"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["heartbeat", b"heartbeat", "held_blocks", b"held_blocks", "hello", b"hello", "leaving", b"leaving", "load_failed", b"load_failed", "loadable_models", b"loadable_models", "message", b"message", "step_result", b"step_result"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["hello", "held_blocks", "step_result", "heartbeat", "load_failed", "leaving"]  # noqa: Y015
+    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["hello", "held_blocks", "step_result", "heartbeat", "load_failed", "leaving", "loadable_models"]  # noqa: Y015
     _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_message) -> _WhichOneofReturnType_message | None: ...
 
@@ -138,7 +142,7 @@ class Hello(_message.Message):
     MODEL_FIELD_NUMBER: _builtins.int
     DEVICE_FIELD_NUMBER: _builtins.int
     NUM_HELD_BLOCKS_MESSAGES_FIELD_NUMBER: _builtins.int
-    UNLOADED_MODEL_FIELD_NUMBER: _builtins.int
+    LOADABLE_MODELS_FIELD_NUMBER: _builtins.int
     worker_id: _builtins.str
     epoch: _builtins.int
     """Milliseconds since 1970 at which the process started: a restarted worker has a higher one."""
@@ -153,8 +157,8 @@ class Hello(_message.Message):
         """
 
     @_builtins.property
-    def unloaded_model(self) -> Global___LoadedModel:
-        """Where there is no `model`: what it had in memory before, and has again after a Load."""
+    def loadable_models(self) -> Global___LoadableModels:
+        """What it can be told to load in place of `model`, or where there is none. A LoadableModels later in the stream replaces it."""
 
     def __init__(
         self,
@@ -164,22 +168,91 @@ class Hello(_message.Message):
         model: Global___LoadedModel | None = ...,
         device: _builtins.str = ...,
         num_held_blocks_messages: _builtins.int = ...,
-        unloaded_model: Global___LoadedModel | None = ...,
+        loadable_models: Global___LoadableModels | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_model", b"_model", "_unloaded_model", b"_unloaded_model", "model", b"model", "unloaded_model", b"unloaded_model"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_model", b"_model", "loadable_models", b"loadable_models", "model", b"model"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_model", b"_model", "_unloaded_model", b"_unloaded_model", "device", b"device", "epoch", b"epoch", "model", b"model", "num_held_blocks_messages", b"num_held_blocks_messages", "unloaded_model", b"unloaded_model", "worker_id", b"worker_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_model", b"_model", "device", b"device", "epoch", b"epoch", "loadable_models", b"loadable_models", "model", b"model", "num_held_blocks_messages", b"num_held_blocks_messages", "worker_id", b"worker_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__model: _TypeAlias = _typing.Literal["model"]  # noqa: Y015
     _WhichOneofArgType__model: _TypeAlias = _typing.Literal["_model", b"_model"]  # noqa: Y015
-    _WhichOneofReturnType__unloaded_model: _TypeAlias = _typing.Literal["unloaded_model"]  # noqa: Y015
-    _WhichOneofArgType__unloaded_model: _TypeAlias = _typing.Literal["_unloaded_model", b"_unloaded_model"]  # noqa: Y015
-    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__model) -> _WhichOneofReturnType__model | None: ...
-    @_typing.overload
-    def WhichOneof(self, oneof_group: _WhichOneofArgType__unloaded_model) -> _WhichOneofReturnType__unloaded_model | None: ...
 
 Global___Hello: _TypeAlias = Hello  # noqa: Y015
+
+@_typing.final
+class LoadableModels(_message.Message):
+    """What a worker's store holds now, and what loading takes."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODELS_FIELD_NUMBER: _builtins.int
+    HOST_ID_FIELD_NUMBER: _builtins.int
+    AVAILABLE_BYTES_FIELD_NUMBER: _builtins.int
+    HOME_MODEL_FIELD_NUMBER: _builtins.int
+    host_id: _builtins.str
+    """Whose memory it would take: workers with the same id share it."""
+    available_bytes: _builtins.int
+    """Of that memory, in bytes, what is free now; absent: not known before something was loaded."""
+    home_model: _builtins.str
+    """The one it began with, if any. It takes that again whenever somebody waits for it and nobody needs the place for another."""
+    @_builtins.property
+    def models(self) -> _containers.RepeatedCompositeFieldContainer[Global___LoadableModel]: ...
+    def __init__(
+        self,
+        *,
+        models: _abc.Iterable[Global___LoadableModel] | None = ...,
+        host_id: _builtins.str = ...,
+        available_bytes: _builtins.int | None = ...,
+        home_model: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_available_bytes", b"_available_bytes", "available_bytes", b"available_bytes"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_available_bytes", b"_available_bytes", "available_bytes", b"available_bytes", "home_model", b"home_model", "host_id", b"host_id", "models", b"models"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__available_bytes: _TypeAlias = _typing.Literal["available_bytes"]  # noqa: Y015
+    _WhichOneofArgType__available_bytes: _TypeAlias = _typing.Literal["_available_bytes", b"_available_bytes"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__available_bytes) -> _WhichOneofReturnType__available_bytes | None: ...
+
+Global___LoadableModels: _TypeAlias = LoadableModels  # noqa: Y015
+
+@_typing.final
+class LoadableModel(_message.Message):
+    """What there is to know of a model before it is loaded, so that requests for it can be checked and queued."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    DIGEST_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    MAX_MODEL_LEN_FIELD_NUMBER: _builtins.int
+    VOCAB_SIZE_FIELD_NUMBER: _builtins.int
+    NEEDED_BYTES_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """As in LoadedModel."""
+    digest: _builtins.str
+    page_size: _builtins.int
+    max_model_len: _builtins.int
+    vocab_size: _builtins.int
+    needed_bytes: _builtins.int
+    """About what it takes, in bytes: its weights, and the pages of one sequence of full length."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        digest: _builtins.str = ...,
+        page_size: _builtins.int = ...,
+        max_model_len: _builtins.int = ...,
+        vocab_size: _builtins.int = ...,
+        needed_bytes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["digest", b"digest", "max_model_len", b"max_model_len", "name", b"name", "needed_bytes", b"needed_bytes", "page_size", b"page_size", "vocab_size", b"vocab_size"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LoadableModel: _TypeAlias = LoadableModel  # noqa: Y015
 
 @_typing.final
 class LoadedModel(_message.Message):
@@ -669,22 +742,28 @@ class Heartbeat(_message.Message):
     SESSION_ID_FIELD_NUMBER: _builtins.int
     LAST_STEP_ID_FIELD_NUMBER: _builtins.int
     STEP_RUNNING_FIELD_NUMBER: _builtins.int
+    AVAILABLE_BYTES_FIELD_NUMBER: _builtins.int
     session_id: _builtins.int
     last_step_id: _builtins.int
     """The last step that was finished, and whether one runs. To read in a log: that a step never ends, the scheduler sees by itself."""
     step_running: _builtins.bool
+    available_bytes: _builtins.int
+    """As in LoadableModels, so that what is known of it is never old."""
     def __init__(
         self,
         *,
         session_id: _builtins.int = ...,
         last_step_id: _builtins.int = ...,
         step_running: _builtins.bool = ...,
+        available_bytes: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_available_bytes", b"_available_bytes", "available_bytes", b"available_bytes"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["last_step_id", b"last_step_id", "session_id", b"session_id", "step_running", b"step_running"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_available_bytes", b"_available_bytes", "available_bytes", b"available_bytes", "last_step_id", b"last_step_id", "session_id", b"session_id", "step_running", b"step_running"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__available_bytes: _TypeAlias = _typing.Literal["available_bytes"]  # noqa: Y015
+    _WhichOneofArgType__available_bytes: _TypeAlias = _typing.Literal["_available_bytes", b"_available_bytes"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__available_bytes) -> _WhichOneofReturnType__available_bytes | None: ...
 
 Global___Heartbeat: _TypeAlias = Heartbeat  # noqa: Y015
 
@@ -771,17 +850,21 @@ class LoadFailed(_message.Message):
 
     SESSION_ID_FIELD_NUMBER: _builtins.int
     ERROR_FIELD_NUMBER: _builtins.int
+    OUT_OF_MEMORY_FIELD_NUMBER: _builtins.int
     session_id: _builtins.int
     error: _builtins.str
+    out_of_memory: _builtins.bool
+    """For want of memory: it may do where another model has left."""
     def __init__(
         self,
         *,
         session_id: _builtins.int = ...,
         error: _builtins.str = ...,
+        out_of_memory: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "session_id", b"session_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "out_of_memory", b"out_of_memory", "session_id", b"session_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -789,7 +872,7 @@ Global___LoadFailed: _TypeAlias = LoadFailed  # noqa: Y015
 
 @_typing.final
 class Unload(_message.Message):
-    """Nobody uses the model: the worker gives its memory and that of the pages back, ends the stream, and attaches without a model. Sent
+    """Nobody uses the model, or others wait for its place: the worker gives its memory and that of the pages back, ends the stream, and attaches without a model. Sent
     only while no step is in flight; none follows.
     """
 

@@ -8,7 +8,7 @@ import pytest
 from scheduler.errors import ModelNotServedError, RequestError, UnavailableError
 from scheduler.loop import SchedulerLoop
 from scheduler.unloaded_workers import UnloadedWorker
-from scheduler.worker_state import AttachedWorker
+from scheduler.worker_state import AttachedWorker, only_itself
 from tests.fakes.client import RecordingClient
 from tests.fakes.clock import FakeClock
 from tests.fakes.plan_worker import PlanWorker, worker_info
@@ -35,7 +35,7 @@ class System:
 
     def attach_unloaded(self) -> UnloadedWorker:
         self.link = PlanWorker(worker_info())
-        unloaded = self.loop.attach_unloaded(self.link.info, self.link)
+        unloaded = self.loop.attach_unloaded(self.link.info.worker_id, only_itself(self.link.info), self.link)
         self.clock.run_soon()
         return unloaded
 
@@ -190,7 +190,7 @@ def test_who_waits_hears_why_it_cannot_be_loaded_and_may_ask_again() -> None:
     system, unloaded = unloaded_system()
     system.ask()
     system.keep_loaded()
-    system.loop.models.unloaded.load_failed(unloaded, "the file is gone")
+    system.loop.models.load_failed(unloaded, "the file is gone", out_of_memory=False)
     error = system.client.failed["r"]
     assert isinstance(error, UnavailableError)
     assert "the file is gone" in error.message
@@ -202,10 +202,10 @@ def test_who_waits_hears_why_it_cannot_be_loaded_and_may_ask_again() -> None:
 def test_one_of_two_workers_that_loads_is_enough() -> None:
     system, unloaded = unloaded_system()
     other_link = PlanWorker(worker_info("w1"))
-    system.loop.attach_unloaded(other_link.info, other_link)
+    system.loop.attach_unloaded("w1", only_itself(other_link.info), other_link)
     system.ask()
     assert (len(system.link.loads), len(other_link.loads)) == (1, 1)
-    system.loop.models.unloaded.load_failed(unloaded, "no memory")
+    system.loop.models.load_failed(unloaded, "no memory", out_of_memory=True)
     assert "r" not in system.client.failed
     system.worker, system.link = system.loop.attach(other_link.info, other_link), other_link
     system.clock.run_soon()
@@ -217,7 +217,7 @@ def test_a_worker_that_does_not_come_back_is_forgotten_and_its_requests_fail() -
     system, unloaded = unloaded_system()
     system.ask()
     system.keep_loaded()
-    system.loop.models.unloaded.detach(unloaded)
+    system.loop.models.unloaded.detach(unloaded, is_lost=True)
     system.clock.advance(GRACE_S)
     assert isinstance(system.client.failed["r"], UnavailableError)
     assert isinstance(system.told[0], UnavailableError)

@@ -5,7 +5,7 @@ from dataclasses import replace
 from pagoda.sampling import SamplingParams
 from scheduler.loop import SchedulerLoop
 from scheduler.request import InferenceRequest
-from scheduler.worker_state import AttachedWorker
+from scheduler.worker_state import AttachedWorker, only_itself
 from tests.fakes.client import RecordingClient
 from tests.fakes.clock import FakeClock
 from tests.fakes.plan_worker import PlanWorker, expected_output, worker_info
@@ -156,6 +156,6 @@ def test_a_scheduler_that_drains_lets_each_worker_go_when_it_has_nothing_left_to
 def test_a_worker_without_its_model_goes_at_once() -> None:
     system = System()
     link = PlanWorker(worker_info("w0"))
-    unloaded = system.loop.attach_unloaded(link.info, link)
+    unloaded = system.loop.attach_unloaded("w0", only_itself(link.info), link)
     system.loop.leave(unloaded)
     assert link.is_draining and not system.loop.is_ready

@@ -20,7 +20,7 @@ from scheduler.request import InferenceRequest
 from scheduler.router import POLICIES
 from scheduler.sequence import FinishReason
 from scheduler.unloaded_workers import UnloadedWorker
-from scheduler.worker_state import AttachedWorker, WorkerPhase
+from scheduler.worker_state import AttachedWorker, WorkerPhase, only_itself
 from tests.fakes.client import RecordingClient
 from tests.fakes.clock import FakeClock
 from tests.fakes.plan_worker import EOS, PlanWorker, expected_output, prompt_logprob, worker_info
@@ -106,7 +106,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         old = self.loop.workers.get(worker_id)
         worker = self.loop.attach(fake.info, fake)
         self.leaving = [left for left in self.leaving if left.info.worker_id != worker_id]
-        self.unloaded = {w: link for w, link in self.unloaded.items() if w.info.worker_id != worker_id}
+        self.unloaded = {w: link for w, link in self.unloaded.items() if w.worker_id != worker_id}
         if old is not None:
             self.gone.append((old, self.workers.pop(old)))
         self.workers[worker] = fake
@@ -136,7 +136,7 @@ class SchedulerMachine(RuleBasedStateMachine):
     def attach_unloaded(self) -> None:
         fake = self.leaving.pop()
         link = PlanWorker(fake.info)
-        self.unloaded[self.loop.attach_unloaded(link.info, link)] = link
+        self.unloaded[self.loop.attach_unloaded(link.info.worker_id, only_itself(link.info), link)] = link
         self.settle()
 
     @precondition(lambda self: any(link.loads for link in self.unloaded.values()))

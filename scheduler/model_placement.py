@@ -1,0 +1,155 @@
+"""Which worker loads which model next, and which model has to go for it. Pure: it sends nothing and remembers nothing.
+
+A worker is a slot for one model. Who waits for a model that is nowhere in memory gets, in the order of how long they have waited:
+
+1. an empty slot, if its machine has memory for the model;
+2. else the slot, or the memory, of the model that nobody has used for longest, copies of a model that is elsewhere too first;
+3. else a slot whose model others use: it takes no new requests until those that run have ended. Only where everybody who waits
+   for that model came later, and only once it has had its time (`Slot.stays_until_s`), so that two models that share a slot
+   spend their time on answers and not on loading.
+
+A model with running requests is never unloaded. Knows nothing about requests, streams and clocks beyond the numbers given.
+"""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence, Set
+from dataclasses import dataclass
+from enum import Enum, auto
+
+
+class SlotState(Enum):
+    EMPTY = auto()
+    LOADING = auto()
+    """`model` is on its way into memory."""
+    SERVING = auto()
+    """`model` is in memory."""
+    LEAVING = auto()
+    """It is between two streams, and will be empty."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Slot:
+    worker_id: str
+    host_id: str
+    """Slots of one host share its memory."""
+    state: SlotState
+    loadable: Mapping[str, int]
+    """What it could hold, and about how many bytes that takes."""
+    model: str | None = None
+    home_model: str | None = None
+    """What it takes in when nobody needs it for anything else."""
+    is_running: bool = False
+    """Requests run there."""
+    idle_since_s: float = 0.0
+    stays_until_s: float = 0.0
+    """Before that nobody who uses its model has to make room."""
+
+    @property
+    def has_model(self) -> bool:
+        return self.state in (SlotState.SERVING, SlotState.LOADING)
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    loads: Mapping[str, str]
+    """Model by worker id."""
+    unloads: tuple[str, ...] = ()
+    """Worker ids."""
+    closed: frozenset[str] = frozenset()
+    """Workers that take no new requests, so that their model can leave."""
+
+
+NOTHING_MOVES = Placement({})
+
+
+def place_models(
+    slots: Sequence[Slot], wanted: Mapping[str, float], available_bytes: Mapping[str, int], now_s: float
+) -> Placement:
+    """`wanted` says of each model that somebody waits for since when; `available_bytes` how much memory hosts have, where known."""
+    placing = _Placing(slots, wanted, dict(available_bytes), now_s)
+    for model in sorted(wanted, key=lambda model: (wanted[model], model)):
+        if not any(slot.model == model and slot.has_model for slot in slots):
+            placing.make_place(model)
+    placing.fill_homes()
+    return Placement(placing.loads, tuple(placing.unloads), frozenset(placing.closed))
+
+
+class _Placing:
+    """One placement in the making."""
+
+    def __init__(
+        self, slots: Sequence[Slot], wanted: Mapping[str, float], available_bytes: dict[str, int], now_s: float
+    ) -> None:
+        self.loads: dict[str, str] = {}
+        self.unloads: list[str] = []
+        self.closed: list[str] = []
+        self._slots = slots
+        self._wanted = wanted
+        self._available_bytes = available_bytes
+        self._now_s = now_s
+        self._taken: set[str] = set()
+
+    def make_place(self, model: str) -> None:
+        empty = sorted(self._able(SlotState.EMPTY, model), key=lambda slot: (slot.home_model != model, slot.worker_id))
+        for slot in empty:
+            if self._has_memory(slot, model):
+                self._load(slot, model)
+                return
+        if leaving := next(self._able(SlotState.LEAVING, model), None):
+            self._taken.add(leaving.worker_id)
+            return
+        short = {slot.host_id for slot in empty}
+        holders = [slot for slot in self._free(SlotState.SERVING) if model in slot.loadable or slot.host_id in short]
+        if idle := [slot for slot in holders if not slot.is_running and slot.model not in self._wanted]:
+            self._take(min(idle, key=self._worth), self.unloads)
+        elif used := [slot for slot in holders if self._gives_way(slot, model)]:
+            slot = min(used, key=self._patience)
+            self._take(slot, self.closed if slot.is_running else self.unloads)
+        elif empty and not self._has_model(short):
+            # Nothing can be done about the memory. Whether it is really too little, loading will show.
+            self._load(empty[0], model)
+
+    def fill_homes(self) -> None:
+        """Copies of a model that is in memory already, for workers that were made for it."""
+        for slot in list(self._free(SlotState.EMPTY)):
+            home = slot.home_model
+            if home and home in self._wanted and home in slot.loadable and self._has_memory(slot, home):
+                self._load(slot, home)
+
+    def _free(self, state: SlotState) -> Iterator[Slot]:
+        return (slot for slot in self._slots if slot.state is state and slot.worker_id not in self._taken)
+
+    def _able(self, state: SlotState, model: str) -> Iterator[Slot]:
+        return (slot for slot in self._free(state) if model in slot.loadable)
+
+    def _has_model(self, host_ids: Set[str]) -> bool:
+        return any(slot.has_model or slot.worker_id in self.loads for slot in self._slots if slot.host_id in host_ids)
+
+    def _has_memory(self, slot: Slot, model: str) -> bool:
+        available = self._available_bytes.get(slot.host_id)
+        return available is None or slot.loadable[model] <= available
+
+    def _load(self, slot: Slot, model: str) -> None:
+        self.loads[slot.worker_id] = model
+        self._taken.add(slot.worker_id)
+        if slot.host_id in self._available_bytes:
+            self._available_bytes[slot.host_id] -= slot.loadable[model]
+
+    def _take(self, slot: Slot, into: list[str]) -> None:
+        into.append(slot.worker_id)
+        self._taken.add(slot.worker_id)
+
+    def _gives_way(self, slot: Slot, model: str) -> bool:
+        waits_longer = self._wanted.get(slot.model or "", math.inf) > self._wanted[model]
+        return waits_longer and self._now_s >= slot.stays_until_s
+
+    def _worth(self, slot: Slot) -> tuple[bool, float, str]:
+        """Of an idle slot; the least goes first."""
+        return not self._has_copy(slot), slot.idle_since_s, slot.worker_id
+
+    def _patience(self, slot: Slot) -> tuple[bool, float, str]:
+        """Of a used one: who waits for it came last of all."""
+        return not self._has_copy(slot), -self._wanted.get(slot.model or "", math.inf), slot.worker_id
+
+    def _has_copy(self, slot: Slot) -> bool:
+        return any(other.model == slot.model for other in self._free(SlotState.SERVING) if other is not slot)

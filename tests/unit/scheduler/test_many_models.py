@@ -1,0 +1,241 @@
+"""Several models and fewer workers, through the loop: who is loaded, who goes, who waits, and who hears why not."""
+
+from dataclasses import replace
+
+import pytest
+
+from scheduler.errors import RequestError, UnavailableError
+from scheduler.loop import SchedulerLoop
+from scheduler.unloaded_workers import UnloadedWorker
+from scheduler.worker_state import AttachedWorker, LoadableModel, LoadableModels, WorkerInfo
+from tests.fakes.client import RecordingClient
+from tests.fakes.clock import FakeClock
+from tests.fakes.plan_worker import PlanWorker, worker_info
+from tests.unit.scheduler.test_loop import expected, request
+
+NEEDED_BYTES = 10
+LOAD_S = 2.0
+
+
+def info(worker_id: str, model: str, digest: str = "") -> WorkerInfo:
+    return replace(worker_info(worker_id), model=model, model_digest=digest or f"digest of {model}")
+
+
+class System:
+    """A loop whose workers can load a, b and c, and do as they are told, in no time unless a test says so."""
+
+    def __init__(self, *worker_ids: str, available_bytes: int = 1000) -> None:
+        self.clock = FakeClock()
+        self.loop = SchedulerLoop(self.clock, worker_grace_s=60.0)
+        self.client = RecordingClient()
+        self.available_bytes = available_bytes
+        self.digests = {model: "" for model in "abc"}
+        self.links: dict[str, PlanWorker] = {}
+        self.attached: dict[str, AttachedWorker] = {}
+        self.unloaded: dict[str, UnloadedWorker] = {}
+        self.history: list[str] = []
+        """Loads and unloads, as `worker+model` and `worker-model`."""
+        for worker_id in worker_ids:
+            self.attach_unloaded(worker_id)
+
+    def store(self, worker_id: str) -> LoadableModels:
+        models = {name: info(worker_id, name, digest) for name, digest in self.digests.items()}
+        loadable = {name: LoadableModel(info=each, needed_bytes=NEEDED_BYTES) for name, each in models.items()}
+        return LoadableModels(models=loadable, host_id="h", available_bytes=self.available_bytes)
+
+    def attach_unloaded(self, worker_id: str) -> None:
+        link = self.links[worker_id] = PlanWorker(info(worker_id, ""))
+        self.unloaded[worker_id] = self.loop.attach_unloaded(worker_id, self.store(worker_id), link)
+        self.clock.run_soon()
+
+    def attach(self, worker_id: str, model: str) -> None:
+        link = self.links[worker_id] = PlanWorker(info(worker_id, model, self.digests[model]))
+        self.attached[worker_id] = self.loop.attach(link.info, link, store=self.store(worker_id))
+        self.clock.run_soon()
+
+    def ask(self, model: str, request_id: str = "", max_tokens: int = 5) -> None:
+        asked = replace(request(request_id or model, max_tokens=max_tokens), model=model)
+        self.loop.requests.submit(asked, self.client)
+        self.clock.run_soon()
+
+    def step(self, worker_id: str) -> None:
+        self.loop.apply(self.attached[worker_id], self.links[worker_id].run_step())
+        self.clock.run_soon()
+
+    def obey(self) -> bool:
+        """Whether some worker had been told to load or unload."""
+        for worker_id, link in list(self.links.items()):
+            if link.is_unloaded:
+                self.history.append(f"{worker_id}-{link.info.model}")
+                self.loop.detach(self.attached.pop(worker_id))
+                self.attach_unloaded(worker_id)
+                return True
+            if link.loads:
+                model, _ = link.loads.pop()
+                self.history.append(f"{worker_id}+{model}")
+                self.clock.advance(LOAD_S)
+                self.loop.models.unloaded.detach(self.unloaded.pop(worker_id), is_lost=False)
+                self.attach(worker_id, model)
+                return True
+        return False
+
+    def run(self) -> None:
+        """Until nobody has anything to do."""
+        while self.obey() or any(link.queue for link in self.links.values()):
+            for worker_id, link in list(self.links.items()):
+                if link.queue:
+                    self.step(worker_id)
+
+    def check(self, *request_ids: str, max_tokens: int = 5) -> None:
+        for request_id in request_ids:
+            answer = expected(request(request_id, max_tokens=max_tokens), max_tokens)
+            assert self.client.tokens[request_id, 0] == answer
+        assert not self.client.failed
+
+
+def test_one_slot_serves_all_in_turn() -> None:
+    system = System("w")
+    for number, model in enumerate("abca"):
+        system.ask(model, str(number))
+        system.run()
+    system.check("0", "1", "2", "3")
+    assert system.history == ["w+a", "w-a", "w+b", "w-b", "w+c", "w-c", "w+a"]
+    counters = system.loop.counters.models
+    assert (counters.num_loads, counters.num_unloads, counters.load_s) == (4, 3, 4 * LOAD_S)
+
+
+def test_models_share_the_slots_and_the_longest_unused_goes() -> None:
+    system = System("v", "w")
+    for model in "ab":
+        system.ask(model)
+        system.run()
+        system.clock.advance(1.0)
+    system.ask("a", "a again")
+    system.run()
+    system.ask("c")
+    system.run()
+    assert system.history == ["v+a", "w+b", "w-b", "w+c"]
+    system.check("a", "b", "a again", "c")
+
+
+def test_a_model_goes_when_its_requests_have_ended_and_those_that_came_later_wait() -> None:
+    system = System("w")
+    system.ask("a", "first", max_tokens=8)
+    system.obey()
+    system.clock.advance(100.0)
+    system.ask("b")
+    system.clock.advance(1.0)
+    system.ask("a", "last")
+    system.step("w")
+    assert not system.links["w"].is_unloaded, "it has a running request"
+    assert [each.request_id for each in system.attached["w"].running] == ["first"]
+    system.run()
+    assert system.history == ["w+a", "w-a", "w+b", "w-b", "w+a"]
+    system.check("b", "last")
+    system.check("first", max_tokens=8)
+
+
+def test_two_busy_models_change_places_no_more_often_than_their_loads_allow() -> None:
+    system = System("w")
+    for number in range(60):
+        system.ask("ab"[number % 2], str(number))
+        system.clock.advance(0.5)
+        if system.obey() or not system.links["w"].queue:
+            continue
+        system.step("w")
+    system.run()
+    system.check(*map(str, range(60)))
+    assert 2 < len([move for move in system.history if "+" in move]) < 12
+
+
+def test_memory_is_made_where_it_is_short() -> None:
+    system = System("v", "w", available_bytes=NEEDED_BYTES)
+    system.ask("a")
+    system.obey()
+    system.available_bytes = NEEDED_BYTES - 1
+    system.loop.models.store_changed("w", system.store("w"))
+    system.run()
+    system.ask("b")
+    system.available_bytes = NEEDED_BYTES
+    system.run()
+    assert system.history == ["v+a", "v-a", "v+b"]
+    system.check("a", "b")
+
+
+def test_a_load_without_memory_is_tried_once_more_when_another_has_left() -> None:
+    system = System("v", "w")
+    system.ask("a")
+    system.run()
+    system.ask("b")
+    failing = system.unloaded["w"]
+    assert system.links["w"].loads.pop()[0] == "b"
+    system.loop.models.load_failed(failing, "no memory", out_of_memory=True)
+    system.loop.models.memory_changed("w", 1000)
+    system.clock.run_soon()
+    assert system.links["v"].is_unloaded and not system.links["w"].loads
+    system.obey()
+    (again,) = [worker_id for worker_id, link in system.links.items() if link.loads]
+    system.links[again].loads.clear()
+    system.loop.models.load_failed(system.unloaded[again], "still no memory", out_of_memory=True)
+    error = system.client.failed["b"]
+    assert isinstance(error, UnavailableError) and "still no memory" in error.message
+
+
+def test_what_cannot_be_loaded_fails_its_own_requests_only() -> None:
+    system = System("w")
+    told: list[RequestError | None] = []
+    system.ask("a", "running")
+    system.obey()
+    system.ask("b")
+    system.loop.keep_loaded("b", None, told.append)
+    while not system.links["w"].loads:
+        system.obey()
+        if system.links["w"].queue:
+            system.step("w")
+    system.links["w"].loads.clear()
+    system.ask("c")
+    system.loop.models.load_failed(system.unloaded["w"], "unsupported architecture", out_of_memory=False)
+    system.clock.run_soon()
+    system.run()
+    assert set(system.client.failed) == {"b"} and "unsupported architecture" in system.client.failed["b"].message
+    assert [str(each) for each in told] == [str(system.client.failed["b"])]
+    assert system.client.tokens["c", 0] and system.client.tokens["running", 0]
+
+
+def test_a_replaced_model_is_served_from_its_new_files() -> None:
+    system = System("w")
+    system.ask("a", "before", max_tokens=8)
+    system.obey()
+    system.step("w")
+    system.digests["a"] = "new"
+    system.loop.models.store_changed("w", system.store("w"))
+    system.ask("a", "after")
+    system.step("w")
+    assert [each.request_id for each in system.attached["w"].running] == ["before"]
+    system.run()
+    assert system.history == ["w+a", "w-a", "w+a"]
+    assert system.attached["w"].info.model_digest == "new"
+    system.check("after")
+
+
+def test_a_new_model_can_be_asked_for_once_a_worker_has_it() -> None:
+    system = System("w")
+    with pytest.raises(RequestError, match="'d' is not served"):
+        system.ask("d")
+    system.digests["d"] = ""
+    system.loop.models.store_changed("w", system.store("w"))
+    system.ask("d")
+    system.run()
+    system.check("d")
+
+
+def test_a_worker_lost_while_loading_is_not_waited_for_where_another_is_empty() -> None:
+    system = System("v", "w")
+    system.ask("a")
+    assert system.links.pop("v").loads
+    system.loop.models.unloaded.detach(system.unloaded.pop("v"), is_lost=True)
+    system.loop.wake()
+    system.clock.run_soon()
+    system.run()
+    assert system.history == ["w+a"]
+    system.check("a")
