@@ -4,6 +4,7 @@ import logging
 import signal
 import sys
 import time
+from collections.abc import Callable
 from functools import partial
 from types import FrameType
 
@@ -11,12 +12,15 @@ import uvloop
 
 from pagoda.logging import configure_logging
 from pagoda.models.errors import ModelError
+from pagoda.models.model import Model
 from pagoda.stop_signals import on_stop_signal
 from pagoda.tracing import Tracer, open_tracer
+from protos.v1 import worker_pb2
+from worker.engine_thread import Loaded
 from worker.errors import StartError
+from worker.loadable_models import LoadableModels
 from worker.scheduler_link import SchedulerLink
 from worker.settings import WorkerSettings
-from worker.start import LoadedWorker, load_again, load_worker
 
 logger = logging.getLogger("worker")
 
@@ -30,31 +34,56 @@ def main() -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _leave)
     with open_tracer(settings.otlp_endpoint, "pagoda-worker", settings.worker_id) as tracer:
-        uvloop.run(serve(_load(settings, epoch), settings, tracer))
+        uvloop.run(serve(_open_link(settings, epoch, tracer), settings))
     logger.info("stopped")
 
 
-def _load(settings: WorkerSettings, epoch: int) -> LoadedWorker:
+def _open_link(settings: WorkerSettings, epoch: int, tracer: Tracer) -> Callable[[], SchedulerLink]:
+    """With its model in memory, unless it begins without; to be made in the event loop."""
     try:
-        return load_worker(settings, epoch)
+        models = LoadableModels(settings)
+        loaded = load_worker(settings, models.home_model) if models.home_model else None
     except (StartError, ModelError) as error:
         logger.error("cannot start", extra={"reason": str(error)})
         sys.exit(1)
-
-
-async def serve(worker: LoadedWorker, settings: WorkerSettings, tracer: Tracer) -> None:
-    reload = partial(load_again, settings, worker.hello)
-    link = SchedulerLink(
-        worker.engine,
-        reload,
-        worker.hello,
+    hello = worker_pb2.Hello(
+        worker_id=settings.worker_id,
+        epoch=epoch,
+        device=settings.device,
+        model=loaded.model if loaded else None,
+    )
+    load = partial(load_on_demand, settings, models)
+    engine = loaded.engine if loaded else None
+    return partial(
+        SchedulerLink,
+        engine,
+        load,
+        hello,
         settings.scheduler_addresses,
         tracer=tracer,
         security=settings.security,
+        store=models,
     )
-    del worker  # The engine is the link's alone, to let go.
+
+
+async def serve(open_link: Callable[[], SchedulerLink], settings: WorkerSettings) -> None:
+    link = open_link()
+    del open_link  # The engine is the link's alone, to let go.
     on_stop_signal(lambda: link.leave(settings.drain_grace_s))
     await link.run()
+
+
+def load_worker(settings: WorkerSettings, model: Model) -> Loaded:
+    # Only those that load a model pay for torch, in time and in memory.
+    from worker import start
+
+    return start.load_worker(settings, model)
+
+
+def load_on_demand(settings: WorkerSettings, models: LoadableModels, name: str, digest: str) -> Loaded:
+    from worker import start
+
+    return start.load_on_demand(settings, models, name, digest)
 
 
 def _leave(number: int, frame: FrameType | None) -> None:

@@ -8,8 +8,9 @@ import asyncio
 import gc
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Protocol, TypeVar
+from typing import NamedTuple, Protocol, TypeVar
 
+from protos.v1 import worker_pb2
 from worker.errors import StepError
 from worker.freed_memory import return_freed_memory
 from worker.step import Step, StepResult
@@ -26,8 +27,13 @@ class StepRunner(Protocol):
         """Forget all sequences."""
 
 
-Reload = Callable[[str], StepRunner]
-"""Makes the engine again, of the model with this digest. Raises StartError, ModelError, or whatever the machine is out of."""
+class Loaded(NamedTuple):
+    engine: StepRunner
+    model: worker_pb2.LoadedModel
+
+
+Load = Callable[[str, str], Loaded]
+"""Loads the model of this name and digest. Raises StartError, ModelError, or whatever the machine is out of."""
 
 
 class NoModel:
@@ -41,9 +47,11 @@ class NoModel:
 
 
 class EngineThread:
-    def __init__(self, engine: StepRunner, reload: Reload) -> None:
-        self._engine = engine
-        self._reload = reload
+    def __init__(self, loaded: Loaded | None, load: Load) -> None:
+        self._engine: StepRunner = loaded.engine if loaded else NoModel()
+        self.model = loaded.model if loaded else None
+        """What is in memory."""
+        self._load = load
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="engine")
 
     async def run(self, work: Callable[[StepRunner], T]) -> T:
@@ -54,16 +62,21 @@ class EngineThread:
         """Returns once what still runs has ended, and the engine has forgotten all sequences."""
         await self.run(lambda engine: engine.reset())
 
-    async def load(self, digest: str) -> None:
-        """The model into memory, if it is not there."""
-        if isinstance(self._engine, NoModel):
-            self._engine = await self.run(lambda _: self._reload(digest))
+    async def load(self, name: str, digest: str) -> None:
+        """The model into memory, in place of none."""
+        if self.model is not None:
+            raise StepError(f"{self.model.name} is in memory and must be unloaded first")
+        self._engine, self.model = await self.run(lambda _: self._load(name, digest))
 
     async def unload(self) -> None:
         """The model, its pages and what was computed with them are gone, their memory is the machine's again."""
         await self.reset()
-        self._engine = NoModel()
-        gc.collect()  # It refers to itself in circles.
+        self._engine, self.model = NoModel(), None
+        self.release_memory()
+
+    def release_memory(self) -> None:
+        """Of what nobody refers to any more."""
+        gc.collect()  # An engine refers to itself in circles.
         return_freed_memory()
 
     def close(self) -> None:

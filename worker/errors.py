@@ -1,7 +1,8 @@
 """What can go wrong in a worker.
 
 WorkerError
-├── StartError              the worker cannot start: the message says what to change
+├── StartError              the worker cannot start, or load a model: the message says what to change
+│   └── NotEnoughMemoryError    it may do where another model has left
 ├── StepError               the scheduler's step cannot be executed as it stands; ends the session
 └── SamplingError           the logits of a sequence leave nothing to choose from; ends the session
 """
@@ -12,6 +13,10 @@ class WorkerError(Exception):
 
 
 class StartError(WorkerError):
+    pass
+
+
+class NotEnoughMemoryError(StartError):
     pass
 
 

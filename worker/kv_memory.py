@@ -3,23 +3,19 @@
 Knows nothing about who uses a page; what a layer's memory looks like is the kernels' business.
 """
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 
 from pagoda.models.model import ModelConfig
-from worker.errors import StartError
+from worker.errors import NotEnoughMemoryError
 from worker.kernels.interface import Kernels, LayerKV
+from worker.machine_memory import machine_available_bytes
 
 # With no size given: memory for this many sequences of full length, but no more than this share of what is available.
 _DEFAULT_NUM_FULL_SEQUENCES = 64
 _DEFAULT_SHARE = 0.25
-
-CGROUP = Path("/sys/fs/cgroup")
-"""Where Linux tells a container its limits."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,11 +27,11 @@ class KVMemory:
 
 
 def allocate_kv_memory(kernels: Kernels, config: ModelConfig, *, page_size: int, budget_bytes: int) -> KVMemory:
-    """As many pages as the budget holds. Raises StartError if that is none."""
+    """As many pages as the budget holds. Raises NotEnoughMemoryError if that is none."""
     page_bytes = bytes_per_page(kernels, config, page_size)
     num_pages = budget_bytes // page_bytes
     if num_pages < 1:
-        raise StartError(
+        raise NotEnoughMemoryError(
             f"KV memory of {budget_bytes} bytes cannot hold a single page of {page_size} tokens, which takes"
             f" {page_bytes} bytes for this model; give the worker a larger --kv-memory"
         )
@@ -58,30 +54,7 @@ def default_budget_bytes(page_bytes: int, *, page_size: int, max_model_len: int,
 
 
 def available_memory_bytes(device: torch.device) -> int:
-    """What this process can still take: a GPU's free memory; the machine's, or less where a container is limited."""
+    """What this process can still take: a GPU's free memory, or the machine's."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
-    return min([_machine_available_bytes(), *_container_available_bytes()])
-
-
-def _machine_available_bytes() -> int:
-    meminfo = Path("/proc/meminfo")
-    if meminfo.exists():
-        fields = dict(line.split(":", 1) for line in meminfo.read_text().splitlines())
-        return int(fields["MemAvailable"].split()[0]) * 1024
-    # Elsewhere than on Linux all memory is the best that Python knows.
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-
-
-def _container_available_bytes() -> list[int]:
-    """Nothing where there is no limit."""
-    try:
-        limit = (CGROUP / "memory.max").read_text().strip()
-        used_bytes = int((CGROUP / "memory.current").read_text())
-        statistics = dict(line.split() for line in (CGROUP / "memory.stat").read_text().splitlines())
-    except OSError:
-        return []
-    if limit == "max":
-        return []
-    # The kernel counts cached files as used, and gives them up when memory is asked for.
-    return [max(0, int(limit) - used_bytes + int(statistics.get("inactive_file", 0)))]
+    return machine_available_bytes()

@@ -16,9 +16,9 @@ from pagoda.grpc_channel import LOCAL_ONLY, open_channel
 from pagoda.tracing import SILENT_TRACER, Tracer
 from pagoda.transport_security import TransportSecurity
 from protos.v1 import worker_pb2, worker_pb2_grpc
-from worker.engine_thread import EngineThread, Reload, StepRunner
+from worker.engine_thread import EngineThread, Load, Loaded, StepRunner
 from worker.held_blocks import HeldBlocks
-from worker.session import Session, Stream
+from worker.session import Session, Store, Stream
 from worker.step_loop import SessionEnd
 
 logger = logging.getLogger(__name__)
@@ -41,19 +41,21 @@ class SchedulerLink:
 
     def __init__(
         self,
-        engine: StepRunner,
-        reload: Reload,
+        engine: StepRunner | None,
+        load: Load,
         hello: worker_pb2.Hello,
         addresses: Sequence[str],
         tracer: Tracer = SILENT_TRACER,
         security: TransportSecurity = LOCAL_ONLY,
+        store: Store | None = None,
     ) -> None:
-        self._engine_thread = EngineThread(engine, reload)
+        """`hello` describes the engine's model, if there is an engine."""
+        self._engine_thread = EngineThread(Loaded(engine, hello.model) if engine else None, load)
         self._tracer = tracer
         self._security = security
-        self._hello = worker_pb2.Hello()
-        self._hello.CopyFrom(hello)
-        self._held_blocks = HeldBlocks(hello.model.page_size)
+        self._hello = hello
+        self._store = store
+        self._held_blocks = HeldBlocks(hello.model.page_size or 1)
         self._addresses = tuple(addresses)
         self._stopping = asyncio.Event()
         self._session: Session | None = None
@@ -108,7 +110,7 @@ class SchedulerLink:
                 self._report_failure(address, error)
                 return
             if attached is not None:
-                session = Session(stream, attached, self._engine_thread, self._held_blocks, self._tracer)
+                session = Session(stream, attached, self._engine_thread, self._held_blocks, self._store, self._tracer)
                 await self._run_session(address, session)
 
     async def _attach(self, stream: Stream) -> worker_pb2.Attached:
@@ -131,9 +133,14 @@ class SchedulerLink:
     def _introduction(self) -> list[worker_pb2.AttachRequest]:
         """Who we are, and what our pages have kept from earlier streams."""
         held_blocks = self._held_blocks.to_proto()
-        hello = worker_pb2.Hello()
-        hello.CopyFrom(self._hello)
-        hello.num_held_blocks_messages = len(held_blocks)
+        hello = worker_pb2.Hello(
+            worker_id=self._hello.worker_id,
+            epoch=self._hello.epoch,
+            device=self._hello.device,
+            model=self._engine_thread.model,
+            loadable_models=self._store.to_proto() if self._store else None,
+            num_held_blocks_messages=len(held_blocks),
+        )
         first = worker_pb2.AttachRequest(hello=hello)
         return [first, *(worker_pb2.AttachRequest(held_blocks=held) for held in held_blocks)]
 
@@ -153,18 +160,11 @@ class SchedulerLink:
             # Whatever made the step fail may be in the pages.
             self._held_blocks.clear()
         elif end in _MODEL_MOVED:
-            self._describe_model(in_memory=end is SessionEnd.LOADED)
+            # Pages come and go with their model.
+            model = self._engine_thread.model
+            self._held_blocks = HeldBlocks(model.page_size if model else 1)
         self._choose_next(end, lasted_s=time.monotonic() - started)
         logger.log(_severity(end), "session ended", extra={"address": address, "reason": end.name.lower()})
-
-    def _describe_model(self, *, in_memory: bool) -> None:
-        """Its pages come and go with it."""
-        self._held_blocks.clear()
-        model = worker_pb2.LoadedModel()
-        model.CopyFrom(self._hello.unloaded_model if self._hello.HasField("unloaded_model") else self._hello.model)
-        self._hello.ClearField("model")
-        self._hello.ClearField("unloaded_model")
-        (self._hello.model if in_memory else self._hello.unloaded_model).CopyFrom(model)
 
     def _choose_next(self, end: SessionEnd, lasted_s: float) -> None:
         """The same scheduler, at once, when the model has moved or the stream was lost, and soon when a step failed: it counts

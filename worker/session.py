@@ -8,12 +8,14 @@ import asyncio
 import logging
 import math
 from collections.abc import Awaitable
+from typing import Protocol
 
 import grpc
 
 from pagoda.tracing import Tracer
 from protos.v1 import worker_pb2
 from worker.engine_thread import EngineThread
+from worker.errors import NotEnoughMemoryError
 from worker.held_blocks import HeldBlocks
 from worker.step_loop import FailedStep, Interruption, RanStep, SessionEnd, StepLoop
 from worker.step_messages import result_to_proto
@@ -28,6 +30,19 @@ _SHORTEST_HEARTBEAT_INTERVAL_S = 0.01
 _KINDS = ("step", "recall", "drain", "load", "unload", "heartbeat_ack")
 
 
+class Store(Protocol):
+    """What the worker can load, as the scheduler is told of it: LoadableModels, or another one in tests."""
+
+    @property
+    def available_bytes(self) -> int | None: ...
+
+    def refresh(self) -> bool:
+        """Look again; whether anything is new. Called in a thread."""
+
+    def to_proto(self) -> worker_pb2.LoadableModels:
+        """As of the last `refresh`."""
+
+
 class Session:
     def __init__(
         self,
@@ -35,9 +50,11 @@ class Session:
         attached: worker_pb2.Attached,
         engine_thread: EngineThread,
         held_blocks: HeldBlocks,
+        store: Store | None,
         tracer: Tracer,
     ) -> None:
         self._stream = stream
+        self._store = store
         self._id = attached.session_id
         # Twice as often as asked, so that one late timer is not a missed heartbeat.
         self._heartbeat_interval_s = max(_SHORTEST_HEARTBEAT_INTERVAL_S, attached.heartbeat_interval_ms / 2000)
@@ -58,6 +75,8 @@ class Session:
         """Until either side ends it. A step that runs is waited for; the engine is left for the caller to reset."""
         receiving = asyncio.create_task(self._receive())
         others = [asyncio.create_task(self._send_heartbeats()), asyncio.create_task(self._watch_scheduler())]
+        if self._store is not None:
+            others.append(asyncio.create_task(self._report_models(self._store)))
         try:
             end = await self._run_until_end()
             if end not in (SessionEnd.LOST, SessionEnd.SILENT):
@@ -91,14 +110,20 @@ class Session:
             await self._engine_thread.unload()
             return SessionEnd.UNLOADED
         try:
-            await self._engine_thread.load(message.digest)
+            await self._engine_thread.load(message.name, message.digest)
+            return SessionEnd.LOADED
         except Exception as error:
             # Whatever it was (a file that is gone, no memory): this worker is as able as before to try again.
             logger.exception("model not loaded", extra={"session_id": self._id, "model": message.name})
-            failed = worker_pb2.LoadFailed(session_id=self._id, error=str(error) or type(error).__name__)
-            await self._send(worker_pb2.AttachRequest(load_failed=failed))
-            return None
-        return SessionEnd.LOADED
+            failed = worker_pb2.LoadFailed(
+                session_id=self._id,
+                error=str(error) or type(error).__name__,
+                out_of_memory=isinstance(error, MemoryError | NotEnoughMemoryError),
+            )
+        # Once the error is forgotten, so is what it had got hold of.
+        self._engine_thread.release_memory()
+        await self._send(worker_pb2.AttachRequest(load_failed=failed))
+        return None
 
     async def _run_steps(self) -> Interruption:
         """Send what the engine's thread hands over, until it leaves."""
@@ -141,9 +166,19 @@ class Session:
         while alive:
             await asyncio.sleep(self._heartbeat_interval_s)
             heartbeat = worker_pb2.Heartbeat(
-                session_id=self._id, last_step_id=self._steps.last_step_id, step_running=self._steps.step_is_running
+                session_id=self._id,
+                last_step_id=self._steps.last_step_id,
+                step_running=self._steps.step_is_running,
+                available_bytes=self._store.available_bytes if self._store else None,
             )
             alive = await self._send(worker_pb2.AttachRequest(heartbeat=heartbeat))
+
+    async def _report_models(self, store: Store) -> None:
+        """Whenever the store has changed."""
+        while True:
+            if await asyncio.to_thread(store.refresh):
+                await self._send(worker_pb2.AttachRequest(loadable_models=store.to_proto()))
+            await asyncio.sleep(self._heartbeat_interval_s)
 
     async def _watch_scheduler(self) -> None:
         """Every heartbeat is answered. When nothing comes, leave, and free whoever waits for a write that nobody reads."""

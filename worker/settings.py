@@ -18,7 +18,10 @@ class WorkerSettings(TierSettings):
     model_config = SettingsConfigDict(env_prefix="PAGODA_WORKER_")
 
     model: str = DEFAULT_MODEL
-    """The model to serve: a name of the catalogue, or the path of a GGUF file or safetensors directory."""
+    """The model to serve: a name of the catalogue, or the path of a GGUF file or safetensors directory. Of several, separated by
+    commas, the first is loaded at the start; the others, and those of the store, when somebody asks for them."""
+    start_empty: bool = False
+    """Begin without a model in memory, and load what somebody asks for."""
     scheduler: str = ""
     """Where schedulers listen, separated by commas, the preferred one first. Default: unix:HOME/run/scheduler.sock."""
     worker_id: str = Field(default_factory=lambda: f"{socket.gethostname()}-{os.getpid()}", min_length=1)
@@ -49,14 +52,24 @@ class WorkerSettings(TierSettings):
     """How long its sequences may move to other workers or go on here after SIGTERM."""
 
     @property
+    def models(self) -> tuple[str, ...]:
+        return _listed(self.model)
+
+    @property
     def scheduler_addresses(self) -> tuple[str, ...]:
-        named = tuple(filter(None, (address.strip() for address in self.scheduler.split(","))))
-        return named or (scheduler_address(self.home),)
+        return _listed(self.scheduler) or (scheduler_address(self.home),)
 
     @property
     def native_directory(self) -> Path | None:
         """Where native kernels are kept, if they are wanted."""
         return self.home / "state" / "kernels" if self.native_kernels else None
+
+    @field_validator("model")
+    @classmethod
+    def _names_a_model(cls, value: str) -> str:
+        if not _listed(value):
+            raise ValueError(f"name at least one model, such as {DEFAULT_MODEL}")
+        return value
 
     @field_validator("scheduler")
     @classmethod
@@ -69,3 +82,7 @@ class WorkerSettings(TierSettings):
     def _is_not_overheard(self) -> Self:
         self.check_dialling(self.scheduler_addresses)
         return self
+
+
+def _listed(value: str) -> tuple[str, ...]:
+    return tuple(filter(None, (part.strip() for part in value.split(","))))

@@ -1,16 +1,15 @@
-"""From settings to an engine that can run steps, and to the Hello that describes it: the weights, the pages, the limits."""
+"""From a model's files to an engine that can run steps, and to what is said of it: the weights, the pages, the limits."""
 
 import logging
 import time
-from dataclasses import dataclass
 
 import torch
 
 from pagoda.models.model import Model
-from pagoda.models.store import ModelStore
 from protos.v1 import worker_pb2
 from worker.engine import Engine
-from worker.errors import StartError
+from worker.engine_thread import Loaded
+from worker.errors import NotEnoughMemoryError, StartError
 from worker.kernels.interface import Kernels
 from worker.kernels.select import select_chooser, select_kernels
 from worker.kv_memory import (
@@ -20,6 +19,7 @@ from worker.kv_memory import (
     bytes_per_page,
     default_budget_bytes,
 )
+from worker.loadable_models import LoadableModels
 from worker.models.decoder import DecoderModel
 from worker.models.registry import UnsupportedArchitectureError, load_model
 from worker.settings import WorkerSettings
@@ -29,15 +29,25 @@ from worker.weights.dequantize import UnsupportedTypeError
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LoadedWorker:
-    engine: Engine
-    hello: worker_pb2.Hello
+def load_worker(settings: WorkerSettings, model: Model) -> Loaded:
+    """Raises StartError, with a sentence for the user."""
+    try:
+        return _load(settings, model)
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, MemoryError | torch.OutOfMemoryError) or "allocate memory" in str(error):
+            raise NotEnoughMemoryError(f"there is not enough memory for {model.name}: {error}") from error
+        raise
 
 
-def load_worker(settings: WorkerSettings, epoch: int) -> LoadedWorker:
-    """Raises StartError or ModelError, with a sentence for the user."""
-    model = ModelStore(settings.home).get(settings.model)
+def load_on_demand(settings: WorkerSettings, models: LoadableModels, name: str, digest: str) -> Loaded:
+    """Raises as `load_worker`, ModelError, and StartError when the model's files are not those that were asked for."""
+    model = models.find(name)
+    if model.digest != digest:
+        raise StartError(f"the files of {name} have changed just now; ask again")
+    return load_worker(settings.model_copy(update={"max_model_len": models.max_model_len(model)}), model)
+
+
+def _load(settings: WorkerSettings, model: Model) -> Loaded:
     max_model_len = choose_max_model_len(settings.max_model_len, model)
     kernels = select_kernels(settings.numerics, settings.device, settings.native_directory, settings.kv_dtype)
     decoder = _load_decoder(model, kernels, settings)
@@ -56,21 +66,9 @@ def load_worker(settings: WorkerSettings, epoch: int) -> LoadedWorker:
         weights_bytes=decoder.weights_bytes,
         kv_bytes=kv.num_bytes,
     )
-    hello = worker_pb2.Hello(worker_id=settings.worker_id, epoch=epoch, model=loaded, device=settings.device)
     choose = select_chooser(settings.native_directory)
     engine = Engine(decoder, kv, model.config.vocab_size, model.eos_token_ids, choose)
-    return LoadedWorker(engine=engine, hello=hello)
-
-
-def load_again(settings: WorkerSettings, hello: worker_pb2.Hello, digest: str) -> Engine:
-    """As it was when Hello was said, pages too. Raises as `load_worker`, and when the model's files have changed."""
-    same_pages = settings.model_copy(update={"kv_memory": hello.model.kv_bytes})
-    again = load_worker(same_pages, hello.epoch)
-    if again.hello.model.digest != digest:
-        raise StartError(
-            f"the files of {settings.model} have changed since this server was started; start it again to serve them"
-        )
-    return again.engine
+    return Loaded(engine, loaded)
 
 
 def choose_max_model_len(wanted: int | None, model: Model) -> int:

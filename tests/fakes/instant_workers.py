@@ -9,6 +9,8 @@ import asyncio
 import signal
 
 from protos.v1 import worker_pb2
+from worker.engine_thread import Loaded
+from worker.errors import StartError
 from worker.scheduler_link import SchedulerLink
 from worker.step import SampledTokens, Step, StepResult
 
@@ -60,21 +62,18 @@ def hello(worker_id: str, max_step_sequences: int) -> worker_pb2.Hello:
     return worker_pb2.Hello(worker_id=worker_id, epoch=1, model=model, device="none")
 
 
+def load_nothing(name: str, digest: str) -> Loaded:
+    raise StartError("instant workers have the model that they begin with")
+
+
 async def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--scheduler", required=True)
     parser.add_argument("--num-workers", type=int, required=True)
     parser.add_argument("--max-step-sequences", type=int, required=True)
     arguments = parser.parse_args()
-    links = [
-        SchedulerLink(
-            InstantEngine(),
-            lambda digest: InstantEngine(),
-            hello(f"instant-{n}", arguments.max_step_sequences),
-            [arguments.scheduler],
-        )
-        for n in range(arguments.num_workers)
-    ]
+    hellos = [hello(f"instant-{n}", arguments.max_step_sequences) for n in range(arguments.num_workers)]
+    links = [SchedulerLink(InstantEngine(), load_nothing, each, [arguments.scheduler]) for each in hellos]
 
     def stop() -> None:
         for link in links:

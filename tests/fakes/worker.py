@@ -11,8 +11,30 @@ from pagoda.stop_signals import on_stop_signal
 from pagoda.transport_security import TransportSecurity
 from protos.v1 import worker_pb2
 from tests.fakes.engine import EOS_TOKEN_ID, VOCAB_SIZE, FakeEngine
-from worker.engine_thread import Reload, StepRunner
+from worker.engine_thread import Load, Loaded, StepRunner
 from worker.scheduler_link import SchedulerLink
+
+
+class FakeStore:
+    """One model, which never changes."""
+
+    available_bytes = None
+
+    def __init__(self, model: worker_pb2.LoadedModel) -> None:
+        self._model = model
+
+    def refresh(self) -> bool:
+        return False
+
+    def to_proto(self) -> worker_pb2.LoadableModels:
+        model = worker_pb2.LoadableModel(
+            name=self._model.name,
+            digest=self._model.digest,
+            page_size=self._model.page_size,
+            max_model_len=self._model.max_model_len,
+            vocab_size=self._model.vocab_size,
+        )
+        return worker_pb2.LoadableModels(models=[model], host_id="fake", home_model=model.name)
 
 
 def fake_worker_link(
@@ -27,13 +49,13 @@ def fake_worker_link(
     max_step_sequences: int = 64,
     eos_token_ids: Sequence[int] = (EOS_TOKEN_ID,),
     eos_after: int | None = None,
-    reload: Reload | None = None,
+    load: Load | None = None,
     engine: StepRunner | None = None,
     security: TransportSecurity = LOCAL_ONLY,
 ) -> SchedulerLink:
     """Not yet attached: `await link.run()`, and `link.stop()` to let it go."""
 
-    def make_engine(digest: str = "") -> FakeEngine:
+    def make_engine() -> FakeEngine:
         return FakeEngine(num_pages=num_pages, page_size=page_size, eos_token_ids=eos_token_ids, eos_after=eos_after)
 
     model = worker_pb2.LoadedModel(
@@ -51,7 +73,10 @@ def fake_worker_link(
         kv_bytes=num_pages * page_size,
     )
     hello = worker_pb2.Hello(worker_id=worker_id, epoch=time.time_ns() // 1_000_000, model=model, device="fake")
-    return SchedulerLink(engine or make_engine(), reload or make_engine, hello, address.split(","), security=security)
+    load_again = load or (lambda name, digest: Loaded(make_engine(), model))
+    return SchedulerLink(
+        engine or make_engine(), load_again, hello, address.split(","), security=security, store=FakeStore(model)
+    )
 
 
 async def run_fake_worker(address: str, **options: Any) -> None:

@@ -22,6 +22,7 @@ from scheduler.worker_state import StepPlan
 from tests.fakes.engine import FakeEngine, continuation
 from tests.fakes.scheduler_process import instant_worker, scheduler, scheduler_and_worker, wait_until_ready
 from tests.fakes.worker import fake_worker_link
+from worker.engine_thread import Loaded
 from worker.errors import StartError
 from worker.step import Step, StepResult
 
@@ -517,10 +518,10 @@ async def test_keeping_loaded_waits_for_the_load(tmp_path: Path) -> None:
 
 
 async def test_who_waits_for_a_model_hears_why_it_is_not_loaded(tmp_path: Path) -> None:
-    def gone(digest: str) -> FakeEngine:
+    def gone(name: str, digest: str) -> Loaded:
         raise StartError("the file is gone")
 
-    async with scheduler_and_worker(tmp_path, reload=gone) as (address, _), open_channel(address) as channel:
+    async with scheduler_and_worker(tmp_path, load=gone) as (address, _), open_channel(address) as channel:
         stub = inference_pb2_grpc.InferenceServiceStub(channel)
         await stub.KeepLoaded(inference_pb2.KeepLoadedRequest(keep_alive_s=0))
         for call in (stub.KeepLoaded(inference_pb2.KeepLoadedRequest()), collect(stub.Generate(generate_request()))):

@@ -13,7 +13,7 @@ import pytest
 from protos.v1 import types_pb2, worker_pb2
 from tests.fakes.engine import FakeEngine, continuation
 from tests.fakes.scheduler_stream import FakeScheduler, FakeSession, serving
-from worker.engine_thread import Reload, StepRunner
+from worker.engine_thread import Load, Loaded, StepRunner
 from worker.errors import StartError
 from worker.scheduler_link import SchedulerLink
 from worker.step import Step, StepResult
@@ -44,7 +44,7 @@ class HeldEngine:
         self.events.append("reset")
 
 
-def no_reload(digest: str) -> StepRunner:
+def no_load(name: str, digest: str) -> Loaded:
     raise AssertionError("nobody asked for that")
 
 
@@ -61,8 +61,8 @@ async def scheduler(address: str) -> AsyncIterator[FakeScheduler]:
 
 
 @asynccontextmanager
-async def attached(engine: StepRunner, *addresses: str, reload: Reload = no_reload) -> AsyncIterator[SchedulerLink]:
-    link = SchedulerLink(engine, reload, HELLO, addresses)
+async def attached(engine: StepRunner, *addresses: str, load: Load = no_load) -> AsyncIterator[SchedulerLink]:
+    link = SchedulerLink(engine, load, HELLO, addresses)
     running = asyncio.create_task(link.run())
     try:
         yield link
@@ -226,7 +226,7 @@ async def test_drain_finishes_what_is_queued_and_then_ends_the_stream(scheduler:
 
 async def test_stop_answers_the_running_step_and_leaves(scheduler: FakeScheduler, address: str) -> None:
     engine = HeldEngine()
-    link = SchedulerLink(engine, no_reload, HELLO, [address])
+    link = SchedulerLink(engine, no_load, HELLO, [address])
     running = asyncio.create_task(link.run())
     session = await scheduler.sessions.get()
     session.send_step(step(1))
@@ -241,7 +241,7 @@ async def test_stop_answers_the_running_step_and_leaves(scheduler: FakeScheduler
 
 
 async def test_a_leaving_worker_goes_on_until_it_is_dismissed(scheduler: FakeScheduler, address: str) -> None:
-    link = SchedulerLink(FakeEngine(num_pages=4), no_reload, HELLO, [address])
+    link = SchedulerLink(FakeEngine(num_pages=4), no_load, HELLO, [address])
     running = asyncio.create_task(link.run())
     session = await scheduler.sessions.get()
     session.send_step(first_step([5, 6, 7]))
@@ -258,7 +258,7 @@ async def test_a_leaving_worker_goes_on_until_it_is_dismissed(scheduler: FakeSch
 
 
 async def test_a_leaving_worker_waits_no_longer_than_its_grace(scheduler: FakeScheduler, address: str) -> None:
-    link = SchedulerLink(FakeEngine(num_pages=4), no_reload, HELLO, [address])
+    link = SchedulerLink(FakeEngine(num_pages=4), no_load, HELLO, [address])
     running = asyncio.create_task(link.run())
     session = await scheduler.sessions.get()
     session.send_step(first_step([5, 6, 7]))
@@ -312,7 +312,7 @@ async def test_a_recalled_lease_ends_one_step_behind_the_result_that_says_so(
 async def test_a_lease_of_an_ended_stream_stops_behind_the_running_step(address: str) -> None:
     engine, scheduler = HeldEngine(), FakeScheduler()
     async with serving(scheduler, address):
-        link = SchedulerLink(engine, no_reload, HELLO, [address])
+        link = SchedulerLink(engine, no_load, HELLO, [address])
         running = asyncio.create_task(link.run())
         session = await scheduler.sessions.get()
         session.send_step(lease(1, num_steps=8))
@@ -385,7 +385,7 @@ async def test_an_engine_that_cannot_be_reset_ends_the_link(scheduler: FakeSched
         def reset(self) -> None:
             raise RuntimeError("the device is gone")
 
-    link = SchedulerLink(BrokenEngine(num_pages=4), no_reload, HELLO, [address])
+    link = SchedulerLink(BrokenEngine(num_pages=4), no_load, HELLO, [address])
     running = asyncio.create_task(link.run())
     (await scheduler.sessions.get()).end()
     with pytest.raises(RuntimeError, match="the device is gone"):
@@ -426,10 +426,10 @@ async def unloaded(scheduler: FakeScheduler) -> FakeSession:
     return await scheduler.sessions.get()
 
 
-async def test_an_unloaded_worker_lets_go_of_all_and_says_what_it_had(scheduler: FakeScheduler, address: str) -> None:
+async def test_an_unloaded_worker_lets_go_of_all(scheduler: FakeScheduler, address: str) -> None:
     engine = FakeEngine(num_pages=8)
     gone = weakref.ref(engine)
-    link = SchedulerLink(engine, no_reload, HELLO, [address])
+    link = SchedulerLink(engine, no_load, HELLO, [address])
     del engine
     running = asyncio.create_task(link.run())
     first = await scheduler.sessions.get()
@@ -438,45 +438,44 @@ async def test_an_unloaded_worker_lets_go_of_all_and_says_what_it_had(scheduler:
     first.send_unload()
     second = await scheduler.sessions.get()
     assert not second.hello.HasField("model")
-    assert second.hello.unloaded_model == HELLO.model
     assert not second.held_blocks
     assert gone() is None
     link.stop()
     await running
 
 
-async def test_it_loads_again_when_told_and_computes(scheduler: FakeScheduler, address: str) -> None:
-    digests: list[str] = []
+async def test_it_loads_what_it_is_told_and_computes(scheduler: FakeScheduler, address: str) -> None:
+    other = worker_pb2.LoadedModel(name="other", digest="the one", num_pages=4, page_size=32)
 
-    def reload(digest: str) -> FakeEngine:
-        digests.append(digest)
-        return FakeEngine(num_pages=4)
+    def load(name: str, digest: str) -> Loaded:
+        assert (name, digest) == (other.name, other.digest)
+        return Loaded(FakeEngine(num_pages=4), other)
 
-    async with attached(FakeEngine(num_pages=4), address, reload=reload):
+    async with attached(FakeEngine(num_pages=4), address, load=load):
         idle = await unloaded(scheduler)
-        idle.send_load("fake", digest="the one")
+        idle.send_load("other", digest="the one")
         again = await scheduler.sessions.get()
-        assert again.hello == HELLO
+        assert again.hello.model == other
         again.send_step(first_step([5, 6, 7]))
         assert list((await again.result()).sampled_batch.token_ids) == continuation([5, 6, 7], 1)
-    assert digests == ["the one"]
 
 
 async def test_what_cannot_be_loaded_is_said_and_may_be_tried_again(scheduler: FakeScheduler, address: str) -> None:
     outcomes: list[Exception | FakeEngine] = [StartError("the file is gone"), MemoryError(), FakeEngine(num_pages=4)]
 
-    def reload(digest: str) -> FakeEngine:
+    def load(name: str, digest: str) -> Loaded:
         outcome = outcomes.pop(0)
         if isinstance(outcome, Exception):
             raise outcome
-        return outcome
+        return Loaded(outcome, MODEL)
 
-    async with attached(FakeEngine(num_pages=4), address, reload=reload):
+    async with attached(FakeEngine(num_pages=4), address, load=load):
         idle = await unloaded(scheduler)
-        for reason in ("the file is gone", "MemoryError"):
+        for reason, out_of_memory in (("the file is gone", False), ("MemoryError", True)):
             idle.send_load("fake")
             failed = await idle.failures.get()
             assert (failed.session_id, failed.error) == (idle.session_id, reason)
+            assert failed.out_of_memory is out_of_memory
         idle.send_load("fake")
         assert (await scheduler.sessions.get()).hello.HasField("model")
 

@@ -5,13 +5,17 @@ from typing import Any
 
 import pytest
 
+from pagoda.models.blobs import BlobStore
 from pagoda.models.errors import ModelError
+from pagoda.models.library import ModelLibrary
+from pagoda.models.store import ModelStore
 from pagoda.sampling import SamplingParams
 from tests.fakes.tiny_model import write_tiny_gguf
-from worker.engine import Engine
+from worker.engine_thread import Loaded, StepRunner
 from worker.errors import StartError
+from worker.loadable_models import LoadableModels
 from worker.settings import WorkerSettings
-from worker.start import LoadedWorker, load_again, load_worker
+from worker.start import load_on_demand, load_worker
 from worker.step import NewSequence, ScheduledSequence, Step
 
 PROMPT = tuple(b"the quick brown fox jumps over it")
@@ -35,11 +39,14 @@ def settings(home: Path, model_path: Path, **values: Any) -> WorkerSettings:
     return WorkerSettings.model_validate(defaults | {"worker_id": "w1"} | values)
 
 
-def load(home: Path, model_path: Path, **values: Any) -> LoadedWorker:
-    return load_worker(settings(home, model_path, **values), epoch=7)
+def load(home: Path, model_path: Path, **values: Any) -> Loaded:
+    given = settings(home, model_path, **values)
+    model = LoadableModels(given).home_model
+    assert model is not None
+    return load_worker(given, model)
 
 
-def first_token(engine: Engine, *chunk_sizes: int) -> int:
+def first_token(engine: StepRunner, *chunk_sizes: int) -> int:
     new = NewSequence(
         sequence_id=1,
         attempt=1,
@@ -63,10 +70,8 @@ def first_token(engine: Engine, *chunk_sizes: int) -> int:
     return sampled.token_ids[0]
 
 
-def test_the_hello_describes_what_was_loaded(home: Path, model_path: Path) -> None:
-    hello = load(home, model_path, max_model_len=100, max_step_tokens=64).hello
-    assert (hello.worker_id, hello.epoch, hello.device) == ("w1", 7, "cpu")
-    model = hello.model
+def test_what_was_loaded_is_described(home: Path, model_path: Path) -> None:
+    model = load(home, model_path, max_model_len=100, max_step_tokens=64).model
     assert (model.name, model.page_size, model.max_model_len, model.max_step_tokens) == ("tiny", 16, 100, 64)
     assert len(model.digest) == 64
     assert model.vocab_size > max(model.eos_token_ids)
@@ -78,28 +83,51 @@ def test_the_hello_describes_what_was_loaded(home: Path, model_path: Path) -> No
 @pytest.mark.parametrize("numerics", ["integer", "float32"])
 def test_a_real_model_computes_the_same_token_whole_and_in_chunks(home: Path, model_path: Path, numerics: str) -> None:
     worker = load(home, model_path, numerics=numerics)
-    assert numerics in worker.hello.model.numerics_id
+    assert numerics in worker.model.numerics_id
     assert (
         first_token(worker.engine, 33) == first_token(worker.engine, 16, 17) == first_token(worker.engine, 5, 20, 7, 1)
     )
 
 
-def test_a_model_that_is_loaded_again_is_as_it_was(home: Path, model_path: Path) -> None:
-    unsized = settings(home, model_path, kv_memory=None)
-    worker = load_worker(unsized, epoch=7)
-    again = load_again(unsized, worker.hello, worker.hello.model.digest)
-    assert first_token(again, 33) == first_token(worker.engine, 33)
+def test_what_is_loaded_on_demand_computes_the_same(home: Path, tmp_path: Path, model_path: Path) -> None:
+    other = write_tiny_gguf(tmp_path / "other.gguf", seed=3)
+    given = settings(home, model_path, model=f"{model_path},{other}", start_empty=True, max_model_len=10**6)
+    models = LoadableModels(given)
+    assert models.home_model is None
+    store = models.to_proto()
+    assert [(each.name, each.max_model_len) for each in store.models] == [("other", 512), ("tiny", 512)]
+    assert store.models[0].digest != store.models[1].digest and store.available_bytes > store.models[0].needed_bytes
+    on_demand = load_on_demand(given, models, "other", store.models[0].digest)
+    assert first_token(on_demand.engine, 33) == first_token(load(home, other).engine, 33)
 
 
-def test_a_model_whose_files_have_changed_is_not_loaded_again(home: Path, model_path: Path) -> None:
-    worker = load(home, model_path)
+def test_a_model_whose_files_have_changed_is_not_loaded(home: Path, model_path: Path) -> None:
+    given = settings(home, model_path)
+    models = LoadableModels(given)
+    digest = models.to_proto().models[0].digest
     write_tiny_gguf(model_path, seed=1)
     with pytest.raises(StartError, match="have changed"):
-        load_again(settings(home, model_path), worker.hello, worker.hello.model.digest)
+        load_on_demand(given, models, "tiny", digest)
+    assert models.refresh() and models.to_proto().models[0].digest != digest
+
+
+def test_the_store_is_looked_at_again(tmp_path: Path, model_path: Path) -> None:
+    own_home = tmp_path / "home"
+    models = LoadableModels(settings(own_home, model_path))
+    store = ModelStore(own_home)
+    library = ModelLibrary(store, BlobStore(own_home))
+    models.refresh()
+    assert not models.refresh()
+    library.copy_model(store.get(str(model_path)), "copy")
+    assert models.refresh()
+    assert [each.name for each in models.to_proto().models] == ["copy:latest", "tiny"]
+    library.delete("copy")
+    assert models.refresh()
+    assert [each.name for each in models.to_proto().models] == ["tiny"]
 
 
 def test_int8_keys_and_values_have_an_id_and_more_pages(home: Path, model_path: Path) -> None:
-    int16, int8 = (load(home, model_path, kv_dtype=name).hello.model for name in ("int16", "int8"))
+    int16, int8 = (load(home, model_path, kv_dtype=name).model for name in ("int16", "int8"))
     assert "kv8" in int8.numerics_id
     assert int8.num_pages > 1.5 * int16.num_pages
 
@@ -126,7 +154,7 @@ def test_an_unknown_model_is_refused(home: Path, tmp_path: Path) -> None:
 def test_pages_for_less_than_one_full_sequence_are_a_warning(
     home: Path, model_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    few = load(home, model_path, kv_memory="32KiB").hello.model
+    few = load(home, model_path, kv_memory="32KiB").model
     assert few.num_pages * few.page_size < few.max_model_len
     assert any("cannot hold one sequence of full length" in message for message in caplog.messages)
 
