@@ -132,8 +132,22 @@ class WorkerLoad:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class QueueLoad:
+    """Those of a tenant that wait for a model."""
+
+    model: str
+    tenant: str
+    num_waiting: int
+    oldest_s: float
+    """Since the one that waits longest arrived."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Load:
     workers: tuple[WorkerLoad, ...]
+    queues: tuple[QueueLoad, ...]
+    queue_drain_per_s: float
+    """Sequences that ended lately while others waited; 0 where none did yet."""
     num_waiting: int
     num_running: int
     num_pending_tokens: int

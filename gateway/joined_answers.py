@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from gateway.inference import Load, ModelInfo
+from gateway.inference import Load, ModelInfo, QueueLoad
 
 
 def join_models(answers: Iterable[Iterable[ModelInfo]]) -> tuple[ModelInfo, ...]:
@@ -30,6 +30,8 @@ def _joined(one: ModelInfo, other: ModelInfo) -> ModelInfo:
 def sum_loads(loads: Sequence[Load]) -> Load:
     return Load(
         workers=tuple(worker for load in loads for worker in load.workers),
+        queues=_joined_queues(queue for load in loads for queue in load.queues),
+        queue_drain_per_s=sum(load.queue_drain_per_s for load in loads),
         num_waiting=sum(load.num_waiting for load in loads),
         num_running=sum(load.num_running for load in loads),
         num_pending_tokens=sum(load.num_pending_tokens for load in loads),
@@ -40,3 +42,18 @@ def sum_loads(loads: Sequence[Load]) -> Load:
         num_index_dropped=sum(load.num_index_dropped for load in loads),
         is_index_reachable=all(load.is_index_reachable for load in loads),
     )
+
+
+def _joined_queues(queues: Iterable[QueueLoad]) -> tuple[QueueLoad, ...]:
+    """One for each model and tenant, wherever they wait."""
+    joined: dict[tuple[str, str], QueueLoad] = {}
+    for queue in queues:
+        key = (queue.model, queue.tenant)
+        other = joined.get(key)
+        joined[key] = queue if other is None else _sum_of(other, queue)
+    return tuple(joined.values())
+
+
+def _sum_of(one: QueueLoad, other: QueueLoad) -> QueueLoad:
+    oldest_s = max(one.oldest_s, other.oldest_s)
+    return replace(one, num_waiting=one.num_waiting + other.num_waiting, oldest_s=oldest_s)

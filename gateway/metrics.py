@@ -9,6 +9,7 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, generate_la
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
 
 from gateway.inference import Load
+from gateway.queue_metrics import queue_metrics
 
 LATENCY_BUCKETS = (0.3, 0.5, 0.8, 1, 1.5, 2, 2.5, 5, 10, 15, 20, 30, 40, 50, 60, 120, 240, 480, 960, 1920, 7680)
 TTFT_BUCKETS = (
@@ -36,7 +37,7 @@ class GatewayMetrics:
         self.prompt_tokens = self._counter("vllm:prompt_tokens", "Prompt tokens of admitted requests.")
         self.generation_tokens = self._counter("vllm:generation_tokens", "Generated tokens.")
         self.moved = self._counter(
-            "pagoda_moved_samples", "Samples that went on after their worker or scheduler was lost."
+            "pagoda_moved_samples", "Samples that went on after their worker or scheduler was lost or left."
         )
         tokens = _token_buckets(max_position)
         self.ttft = self._histogram("vllm:time_to_first_token_seconds", "Arrival to first token.", TTFT_BUCKETS)
@@ -93,7 +94,7 @@ def scheduler_metrics(load: Load, model_name: str) -> list[Metric]:
         counter = CounterMetricFamily(name, text, labels=LABELS)
         counter.add_metric((model_name, ENGINE), value)
         families.append(counter)
-    return [*families, _pages(load)]
+    return [*families, _pages(load), *queue_metrics(load)]
 
 
 def _pages(load: Load) -> Metric:

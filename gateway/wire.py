@@ -11,6 +11,7 @@ from gateway.inference import (
     ModelInfo,
     Moved,
     PromptLogprobs,
+    QueueLoad,
     Started,
     Timings,
     Tokens,
@@ -155,6 +156,11 @@ def load_from_proto(message: inference_pb2.GetLoadResponse) -> Load:
             )
             for worker in message.workers
         ),
+        queues=tuple(
+            QueueLoad(model=queue.model, tenant=queue.tenant, num_waiting=queue.num_waiting, oldest_s=queue.oldest_s)
+            for queue in message.queues
+        ),
+        queue_drain_per_s=message.queue_drain_per_s,
         num_waiting=message.num_waiting,
         num_running=message.num_running,
         num_pending_tokens=message.num_pending_tokens,

@@ -235,6 +235,13 @@ def load_to_proto(loop: SchedulerLoop) -> inference_pb2.GetLoadResponse:
         num_failed_model_loads=counters.models.num_failed_loads,
         num_model_unloads=counters.models.num_unloads,
         model_load_s=counters.models.load_s,
+        queues=[
+            inference_pb2.QueueLoad(
+                model=queue.model, tenant=queue.tenant, num_waiting=queue.num_waiting, oldest_s=queue.oldest_s
+            )
+            for queue in loop.queue_loads()
+        ],
+        queue_drain_per_s=loop.requests.drain_rate.per_s,
         prefix_index=inference_pb2.PrefixIndexLoad(
             num_published_blocks=counters.index.num_published,
             num_dropped_blocks=counters.index.num_dropped,

@@ -46,18 +46,35 @@ class Counters:
 
 
 class DrainRate:
-    """How fast sequences end, over the last few."""
+    """How fast sequences end while others wait, over the last few ends. When nobody waits, it says nothing about that."""
 
     def __init__(self, time: Callable[[], float], window: int = 64) -> None:
         self._time = time
-        self._ends: deque[float] = deque(maxlen=window)
+        self._intervals: deque[float] = deque(maxlen=window)
+        """Between two ends, or from when somebody began to wait to the next end."""
+        self._since_s: float | None = None
+        """When the current interval began; None while nobody waits."""
 
-    def record(self) -> None:
-        self._ends.append(self._time())
+    def begin(self) -> None:
+        """Somebody waits, and nobody did before."""
+        self._since_s = self._time()
+
+    def record(self, *, somebody_waits: bool) -> None:
+        """A sequence has ended."""
+        now_s = self._time()
+        if somebody_waits and self._since_s is not None:
+            self._intervals.append(now_s - self._since_s)
+        self._since_s = now_s if somebody_waits else None
+
+    @property
+    def per_s(self) -> float:
+        """0 as long as it is not known."""
+        total_s = sum(self._intervals)
+        return len(self._intervals) / total_s if total_s else 0.0
 
     def seconds_for(self, num_sequences: int) -> float:
         """When a queue of this length will have drained, within [MIN_RETRY_S, MAX_RETRY_S]."""
-        if len(self._ends) < 2:
-            return MIN_RETRY_S
-        mean_interval = (self._time() - self._ends[0]) / len(self._ends)
-        return min(max(num_sequences * mean_interval, MIN_RETRY_S), MAX_RETRY_S)
+        # The interval that has not ended counts too, or one that never ends would not be seen.
+        open_s = 0.0 if self._since_s is None else self._time() - self._since_s
+        mean_s = (sum(self._intervals) + open_s) / (len(self._intervals) + 1)
+        return min(max(num_sequences * mean_s, MIN_RETRY_S), MAX_RETRY_S)

@@ -50,10 +50,15 @@ class FairQueue:
             if index + 1 < len(queue):
                 heapq.heappush(heap, self._head(tenant, index + 1, served + len(queue[index].token_ids)))
 
+    def in_any_order(self) -> Iterator[Sequence]:
+        yield from self._returned
+        for queue in self._of_tenant.values():
+            yield from queue
+
     @property
     def num_tokens(self) -> int:
         """What they would have to compute with empty caches."""
-        return sum(len(each.token_ids) for queue in (self._returned, *self._of_tenant.values()) for each in queue)
+        return sum(len(each.token_ids) for each in self.in_any_order())
 
     def num_waiting(self, tenant: str) -> int:
         """Of those that have not run yet."""
@@ -67,6 +72,10 @@ class FairQueue:
     def waiting_since_s(self, model: str) -> float:
         """Of the one that came first of those that wait for this model."""
         return min(sequence.arrival_s for sequence in self._of_model[model])
+
+    def place(self, sequence: Sequence) -> int:
+        """In its tenant's line, the first of which is 1: one that waits and has not run yet."""
+        return 1 + bisect.bisect_left(self._of_tenant[sequence.tenant], _order(sequence), key=_order)
 
     def add(self, sequence: Sequence) -> None:
         self._of_model[sequence.model].add(sequence)

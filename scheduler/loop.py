@@ -20,6 +20,7 @@ from scheduler.keep_alive import KeepAlive, Timers
 from scheduler.leaving import movable
 from scheduler.placement import Placement
 from scheduler.planner import plan_step
+from scheduler.queue_load import QueueLoad, queue_loads
 from scheduler.requests import Requests
 from scheduler.result import SampledTokens, ScoredTokens, StepResult
 from scheduler.router import RoutingPolicy, prefix_aware
@@ -120,6 +121,9 @@ class SchedulerLoop:
         """To be computed before every sequence has its next token; caches may spare those that wait some of it."""
         running = (sequence.num_pending for worker in self.workers.values() for sequence in worker.running)
         return self.waiting.num_tokens + sum(running)
+
+    def queue_loads(self) -> list[QueueLoad]:
+        return queue_loads(self.waiting.in_any_order(), self._clock.time())
 
     @property
     def is_ready(self) -> bool:

@@ -52,7 +52,7 @@ class Requests:
         self._max_waiting = max_waiting
         self._max_waiting_per_tenant = max_waiting_per_tenant
         self._open = OpenRequests()
-        self._drain_rate = DrainRate(timers.time)
+        self.drain_rate = DrainRate(timers.time)
         self._next_sequence_id = 1
         self.is_draining = False
         self._on_idle: Callable[[], object] = lambda: None
@@ -109,6 +109,8 @@ class Requests:
     def queue(self, sequence: Sequence) -> None:
         """It waits for a worker: for the first time, or again."""
         sequence.status = SequenceStatus.WAITING
+        if not self._waiting:
+            self.drain_rate.begin()
         self._waiting.add(sequence)
 
     def append(self, sequence: Sequence, sampled: SampledTokens) -> None:
@@ -158,8 +160,9 @@ class Requests:
         self._keep_alive.began(sequences[0].model, len(sequences))
         self._keep_alive.wish(sequences[0].model, request.keep_alive_s)
         for sequence in sequences:
-            sequence.traceparent = self._listener.queued(sequence, request)
             self.queue(sequence)
+            place, num_waiting = self._waiting.place(sequence), len(self._waiting)
+            sequence.traceparent = self._listener.queued(sequence, request, place=place, num_waiting=num_waiting)
         if request.timeout_s is not None:
             opened.deadline = self._timers.call_later(request.timeout_s, lambda: self._expire(opened))
 
@@ -172,9 +175,10 @@ class Requests:
             number, limit, whose = of_all, self._max_waiting, "the queue"
         else:
             return
+        wait_s = self.drain_rate.seconds_for(of_all)
         raise QueueFullError(
-            f"{whose} is full: {number} sequences wait, at most {limit} may",
-            retry_after_s=self._drain_rate.seconds_for(of_all),
+            f"{whose} is full: {number} sequences wait, at most {limit} may; number {number + 1} would wait about {wait_s:.0f} s",
+            retry_after_s=wait_s,
         )
 
     def _abort(self, opened: OpenRequest) -> None:
@@ -202,7 +206,7 @@ class Requests:
         else:
             self._waiting.remove(sequence)
         sequence.status = SequenceStatus.ENDED
-        self._drain_rate.record()
+        self.drain_rate.record(somebody_waits=bool(self._waiting))
         self._open.remove(sequence)
         self._keep_alive.ended(sequence.model)
         if not self._open:

@@ -10,8 +10,9 @@ from scheduler.sequence import FinishReason, Sequence
 class SequenceListener(Protocol):
     """Calls return at once. After `queued` each sequence is told of until `finished` or `failed`, one of which comes last."""
 
-    def queued(self, sequence: Sequence, request: InferenceRequest) -> str:
-        """Returns the trace context that its steps carry to the workers; empty for none."""
+    def queued(self, sequence: Sequence, request: InferenceRequest, *, place: int, num_waiting: int) -> str:
+        """It waits in that place of its tenant's line, among so many of all. Returns the trace context that its steps carry to
+        the workers; empty for none."""
 
     def model_loading(self, sequence: Sequence, worker_id: str) -> None:
         """It waits for its model, which this worker has been told to load."""
@@ -42,7 +43,7 @@ class SequenceListener(Protocol):
 class NobodyFollows:
     """A `SequenceListener` for a loop without tracing."""
 
-    def queued(self, sequence: Sequence, request: InferenceRequest) -> str:
+    def queued(self, sequence: Sequence, request: InferenceRequest, *, place: int, num_waiting: int) -> str:
         return ""
 
     def model_loading(self, sequence: Sequence, worker_id: str) -> None:

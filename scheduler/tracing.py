@@ -23,12 +23,13 @@ class SequenceTracing:
         self._tracer = tracer
         self._traced: dict[int, _Traced] = {}
 
-    def queued(self, sequence: Sequence, request: InferenceRequest) -> str:
+    def queued(self, sequence: Sequence, request: InferenceRequest, *, place: int, num_waiting: int) -> str:
         parent = TraceContext(request.traceparent, request.tracestate)
         span = self._tracer.start("sequence", parent, SpanKind.SERVER)
         if not span.is_recording:
             return ""
         span.annotate(_described(sequence, request))
+        span.event("queued", {"pagoda.queue_position": place, "pagoda.num_waiting": num_waiting})
         self._traced[sequence.sequence_id] = _Traced(span, self._tracer.start("queue", span.context))
         return span.context.traceparent
 

@@ -93,11 +93,16 @@ def show(
 def ps(server: Server = None, as_json: AsJSON = False) -> None:
     with failing_in_sentences():
         from pagoda.cli.ollama_api import DEFAULT_SERVER, OllamaAPI, server_url
-        from pagoda.cli.server_commands import running_page
+        from pagoda.cli.server_commands import running_page, waiting_line
 
         with OllamaAPI(server_url(server or DEFAULT_SERVER), api_key()) as api:
-            models = api.running()
-        print(_json({"models": models}) if as_json else running_page(models))
+            models, waiting = api.running(), api.waiting()
+        if as_json:
+            print(_json({"models": models} | ({"queue": waiting} if waiting else {})))
+        else:
+            print(running_page(models))
+            if waiting and (line := waiting_line(waiting)):
+                print(line)
 
 
 def stop(model: ModelName, server: Server = None, as_json: AsJSON = False) -> None:

@@ -70,6 +70,15 @@ class OllamaAPI:
     def running(self) -> list[JSONObject]:
         return list(self._object("GET", "/api/ps").get("models") or [])
 
+    def waiting(self) -> JSONObject | None:
+        """How many sequences wait for a worker and for how long, as a Pagoda says beside what runs; None from another server."""
+        with self._answering():
+            said = self._client.get("/api/ps").headers.get("x-pagoda-queue")
+        if said is None:
+            return None
+        fields = dict(part.strip().split("=") for part in said.split(","))
+        return {"num_waiting": int(fields["waiting"]), "oldest_s": float(fields["oldest_s"])}
+
     def show(self, model: str) -> JSONObject:
         return self._object("POST", "/api/show", {"model": model})
 

@@ -29,6 +29,12 @@ def running_page(models: list[JSONObject]) -> str:
     return human.table([["NAME", "ID", "SIZE", "PROCESSOR", "CONTEXT", "UNTIL"], *rows])
 
 
+def waiting_line(waiting: JSONObject) -> str:
+    """Empty where nobody waits."""
+    number = waiting["num_waiting"]
+    return f"{number} waiting, oldest {waiting['oldest_s']:.1f} s" if number else ""
+
+
 def stop_model(api: OllamaAPI, name: str) -> None:
     try:
         api.unload(name)

@@ -727,6 +727,8 @@ class GetLoadResponse(_message.Message):
     NUM_FAILED_MODEL_LOADS_FIELD_NUMBER: _builtins.int
     NUM_MODEL_UNLOADS_FIELD_NUMBER: _builtins.int
     MODEL_LOAD_S_FIELD_NUMBER: _builtins.int
+    QUEUES_FIELD_NUMBER: _builtins.int
+    QUEUE_DRAIN_PER_S_FIELD_NUMBER: _builtins.int
     num_waiting: _builtins.int
     """Sequences that wait for a worker, all models."""
     num_running: _builtins.int
@@ -747,10 +749,16 @@ class GetLoadResponse(_message.Message):
     num_model_unloads: _builtins.int
     model_load_s: _builtins.float
     """How long those loads took that succeeded, in all, in seconds."""
+    queue_drain_per_s: _builtins.float
+    """How many sequences ended in a second lately while others waited; 0 where none did yet."""
     @_builtins.property
     def workers(self) -> _containers.RepeatedCompositeFieldContainer[Global___WorkerLoad]: ...
     @_builtins.property
     def prefix_index(self) -> Global___PrefixIndexLoad: ...
+    @_builtins.property
+    def queues(self) -> _containers.RepeatedCompositeFieldContainer[Global___QueueLoad]:
+        """The sequences of num_waiting by model and tenant; all but the fullest twenty share rows of a tenant "other"."""
+
     def __init__(
         self,
         *,
@@ -768,14 +776,45 @@ class GetLoadResponse(_message.Message):
         num_failed_model_loads: _builtins.int = ...,
         num_model_unloads: _builtins.int = ...,
         model_load_s: _builtins.float = ...,
+        queues: _abc.Iterable[Global___QueueLoad] | None = ...,
+        queue_drain_per_s: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["prefix_index", b"prefix_index"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["model_load_s", b"model_load_s", "num_failed_model_loads", b"num_failed_model_loads", "num_model_loads", b"num_model_loads", "num_model_unloads", b"num_model_unloads", "num_pending_tokens", b"num_pending_tokens", "num_preemptions", b"num_preemptions", "num_prefix_hits", b"num_prefix_hits", "num_prefix_queries", b"num_prefix_queries", "num_running", b"num_running", "num_step_tokens", b"num_step_tokens", "num_steps", b"num_steps", "num_waiting", b"num_waiting", "prefix_index", b"prefix_index", "workers", b"workers"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["model_load_s", b"model_load_s", "num_failed_model_loads", b"num_failed_model_loads", "num_model_loads", b"num_model_loads", "num_model_unloads", b"num_model_unloads", "num_pending_tokens", b"num_pending_tokens", "num_preemptions", b"num_preemptions", "num_prefix_hits", b"num_prefix_hits", "num_prefix_queries", b"num_prefix_queries", "num_running", b"num_running", "num_step_tokens", b"num_step_tokens", "num_steps", b"num_steps", "num_waiting", b"num_waiting", "prefix_index", b"prefix_index", "queue_drain_per_s", b"queue_drain_per_s", "queues", b"queues", "workers", b"workers"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetLoadResponse: _TypeAlias = GetLoadResponse  # noqa: Y015
+
+@_typing.final
+class QueueLoad(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: _builtins.int
+    TENANT_FIELD_NUMBER: _builtins.int
+    NUM_WAITING_FIELD_NUMBER: _builtins.int
+    OLDEST_S_FIELD_NUMBER: _builtins.int
+    model: _builtins.str
+    tenant: _builtins.str
+    num_waiting: _builtins.int
+    oldest_s: _builtins.float
+    """Since the one that waits longest arrived."""
+    def __init__(
+        self,
+        *,
+        model: _builtins.str = ...,
+        tenant: _builtins.str = ...,
+        num_waiting: _builtins.int = ...,
+        oldest_s: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "num_waiting", b"num_waiting", "oldest_s", b"oldest_s", "tenant", b"tenant"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___QueueLoad: _TypeAlias = QueueLoad  # noqa: Y015
 
 @_typing.final
 class PrefixIndexLoad(_message.Message):

@@ -11,7 +11,7 @@ import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
-from gateway.inference import Load, WorkerLoad
+from gateway.inference import Load, QueueLoad, WorkerLoad
 from gateway.metrics import GatewayMetrics
 from tests.deploy.compose import resolved_compose
 from tests.deploy.image import REPOSITORY, image
@@ -33,7 +33,9 @@ def some_load() -> Load:
     workers = (
         WorkerLoad(model="m", num_running=1, worker_id="w", num_pages_free=1, num_pages_cached=1, num_pages_used=1),
     )
-    return Load(workers=workers, **{field.name: 1 for field in fields(Load) if field.name != "workers"})  # type: ignore[arg-type]  # numbers and truths
+    queues = (QueueLoad(model="m", tenant="t", num_waiting=1, oldest_s=1.0),)
+    numbers: dict[str, Any] = {field.name: 1 for field in fields(Load) if field.name not in ("workers", "queues")}
+    return Load(workers=workers, queues=queues, **numbers)
 
 
 @pytest.fixture(scope="module")

@@ -44,6 +44,8 @@ class OllamaServer:
         }
         self.expires_at = FOREVER
         self.is_pagoda = True
+        self.queue = ""
+        """What a Pagoda says of its queue in a header."""
         self.key = ""
         self.error_after_pieces = ""
         self.goes_on = False
@@ -123,6 +125,8 @@ def ollama_server() -> Iterator[OllamaServer]:
             """Without a length: the end of the connection is the end of the answer."""
             self.send_response(status)
             self.send_header("Content-Type", content_type)
+            if server.queue:
+                self.send_header("X-Pagoda-Queue", server.queue)
             self.end_headers()
             try:
                 for line in lines:

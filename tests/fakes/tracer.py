@@ -14,6 +14,8 @@ class RecordedSpan:
     context: TraceContext
     attributes: dict[str, Any]
     events: list[str] = field(default_factory=list)
+    event_attributes: dict[str, Attributes] = field(default_factory=dict)
+    """Of the last event of each name."""
     failure: str | None = None
     num_ends: int = 0
     is_recording: bool = True
@@ -26,6 +28,7 @@ class RecordedSpan:
 
     def event(self, name: str, attributes: Attributes = NO_ATTRIBUTES) -> None:
         self.events.append(name)
+        self.event_attributes[name] = attributes
 
     def fail(self, reason: str) -> None:
         self.failure = reason

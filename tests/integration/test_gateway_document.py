@@ -35,7 +35,7 @@ def url() -> Iterator[str]:
     async def serve() -> None:
         with tempfile.TemporaryDirectory(prefix="pagoda-") as directory:
             async with running_gateway(Path(directory)) as gateway:
-                await gateway.app.state.gateway.scheduler.get_load()
+                await gateway.app.state.gateway.schedulers.get_load()
                 addresses.append(gateway.url)
                 ready.set()
                 await asyncio.to_thread(stop.wait)

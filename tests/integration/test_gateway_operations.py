@@ -54,6 +54,11 @@ async def test_metrics_have_the_names_that_dashboards_know(gateway: RunningGatew
         workers=[inference_pb2.WorkerLoad(worker_id="w1", num_pages_free=50, num_pages_cached=25, num_pages_used=25)],
         num_waiting=3,
         num_running=2,
+        queues=[
+            inference_pb2.QueueLoad(model="tiny", tenant="alice", num_waiting=2, oldest_s=4.5),
+            inference_pb2.QueueLoad(model="tiny", tenant="bob", num_waiting=1, oldest_s=0.5),
+        ],
+        queue_drain_per_s=2.0,
         num_preemptions=1,
         num_prefix_queries=100,
         num_prefix_hits=40,
@@ -87,6 +92,11 @@ async def test_metrics_have_the_names_that_dashboards_know(gateway: RunningGatew
         ("pagoda_prefix_index_published_blocks_total", ()): 9,
         ("pagoda_prefix_index_dropped_blocks_total", ()): 7,
         ("pagoda_prefix_index_up", ()): 0,
+        ("pagoda_queue_length", ("alice",)): 2,
+        ("pagoda_queue_oldest_seconds", ("alice",)): 4.5,
+        ("pagoda_queue_length", ("bob",)): 1,
+        ("pagoda_queue_drain_rate", ()): 2.0,
+        ("pagoda_queue_wait_seconds", ()): 1.5,
         ("pagoda_pages", ("free", "w1")): 50,
         ("pagoda_pages", ("cached", "w1")): 25,
         ("pagoda_pages", ("used", "w1")): 25,
@@ -94,6 +104,7 @@ async def test_metrics_have_the_names_that_dashboards_know(gateway: RunningGatew
         ("http_requests_total", ("/v1/chat/completions", "POST", "4xx")): 1,
     }
     assert {key: found.get(key) for key in expected} == expected
+    assert (await gateway.http.get("/api/ps")).headers["x-pagoda-queue"] == "waiting=3, oldest_s=4.5"
 
 
 async def test_samples_that_clients_leave_are_counted_as_aborted(gateway: RunningGateway) -> None:

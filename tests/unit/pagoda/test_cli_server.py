@@ -49,6 +49,14 @@ def test_ps_has_ollamas_columns(server: OllamaServer) -> None:
     assert line == "tiny:latest    abababababab    5 GB    100% CPU     512        Forever"
 
 
+def test_ps_says_who_waits(server: OllamaServer) -> None:
+    server.queue = "waiting=0, oldest_s=0.0"
+    assert len(command(server, "ps").stdout.splitlines()) == 2
+    server.queue = "waiting=3, oldest_s=2.1"
+    assert command(server, "ps").stdout.splitlines()[-1] == "3 waiting, oldest 2.1 s"
+    assert json.loads(command(server, "ps", "--json").stdout)["queue"] == {"num_waiting": 3, "oldest_s": 2.1}
+
+
 def test_ps_as_json(server: OllamaServer) -> None:
     assert json.loads(command(server, "ps", "--json").stdout)["models"][0]["name"] == MODEL
 

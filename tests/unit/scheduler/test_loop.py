@@ -273,12 +273,13 @@ def test_without_a_worker_a_new_request_is_refused_at_once() -> None:
 
 def test_a_deadline_ends_a_queued_and_a_running_request() -> None:
     system = System(max_step_sequences=1)
-    system.attach()
+    worker = system.attach()
     system.submit(replace(request("running"), timeout_s=2.0))
     system.submit(replace(request("queued"), timeout_s=1.0))
     system.clock.advance(1.5)
     assert isinstance(system.client.failed["queued"], DeadlineExceededError)
-    assert "running" not in system.client.failed
+    assert "running" not in system.client.failed and not system.loop.waiting
+    assert worker.pool.num_used == len(worker.running[0].block_table)
     system.clock.advance(1.0)
     assert isinstance(system.client.failed["running"], DeadlineExceededError)
     assert system.loop.num_running == 0

@@ -1,5 +1,7 @@
 """What the spans of a sequence tell of its fate, with a tracer that keeps them."""
 
+from dataclasses import replace
+
 from scheduler.loop import SchedulerLoop
 from scheduler.request import InferenceRequest
 from scheduler.tracing import SequenceTracing
@@ -52,6 +54,20 @@ def test_a_sequence_goes_through_its_stages_and_its_steps_name_it() -> None:
     assert set(system.traceparents[:3]) == {sequence.context.traceparent}
 
 
+def test_a_sequence_says_where_in_the_queue_it_begins() -> None:
+    system = TracedSystem()
+    system.attach(max_step_sequences=1)
+    for request_id, tenant in (("runs", "a"), ("next", "a"), ("other", "b"), ("behind", "a")):
+        system.submit(replace(request(request_id), tenant=tenant))
+    said = [span.event_attributes["queued"] for span in system.tracer.named("sequence")]
+    assert [(each["pagoda.queue_position"], each["pagoda.num_waiting"]) for each in said] == [
+        (1, 1),
+        (1, 1),
+        (1, 2),
+        (2, 3),
+    ]
+
+
 def test_a_preempted_sequence_says_so_and_queues_again() -> None:
     system = TracedSystem()
     attached = system.attach(num_pages=6)
@@ -82,7 +98,7 @@ def test_a_lost_worker_and_the_move_to_another_are_events() -> None:
     system.loop.detach(worker)
     system.run(*system.attach("w1"))
     (sequence,) = system.tracer.named("sequence")
-    assert sequence.events == ["worker lost", "moved"]
+    assert sequence.events == ["queued", "worker lost", "moved"]
     assert sequence.attributes["pagoda.worker_id"] == "w1"
 
 
