@@ -6,7 +6,7 @@ from typing import Self
 from pydantic import ByteSize, Field, SecretStr, field_validator, model_validator
 from pydantic_settings import SettingsConfigDict
 
-from kvcache.index_url import MEMORY, URL_SCHEMES, is_index_url
+from kvcache.index_url import MEMORY, check_index_url
 from pagoda.keys import KEYS_FILE, KeyEntry, parse_keys
 from pagoda.models.catalogue import DEFAULT_MODEL
 from pagoda.settings import TierSettings
@@ -47,7 +47,7 @@ class GatewaySettings(TierSettings):
     """A scheduler that answers nothing for about this long is lost, whatever its connection says."""
     prefix_index: SecretStr = SecretStr(MEMORY)
     """Where schedulers publish which worker holds which prefix, to choose among them: `memory` is what this gateway has sent
-    where, or redis://…, rediss://… or unix://…"""
+    where, or a URL such as redis://HOST:PORT."""
     drain_delay_s: float = Field(default=0.0, ge=0)
     """How long requests are still taken after SIGTERM, while /ready says 503: until every load balancer has seen that."""
     drain_grace_s: float = Field(default=30.0, ge=0)
@@ -90,8 +90,7 @@ class GatewaySettings(TierSettings):
     @field_validator("prefix_index")
     @classmethod
     def _is_an_index(cls, value: SecretStr) -> SecretStr:
-        if not is_index_url(value.get_secret_value()):
-            raise ValueError(f"must be {MEMORY!r}, or a URL that begins with one of {', '.join(URL_SCHEMES)}")
+        check_index_url(value.get_secret_value())
         return value
 
     @field_validator("keys")

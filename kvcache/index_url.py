@@ -1,22 +1,93 @@
-"""From a setting to a prefix index."""
+"""From a setting to a prefix index: what a URL may say, checked without importing a client."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum
+from urllib.parse import urlsplit, urlunsplit
 
 from kvcache.prefix_index import InMemoryPrefixIndex, PrefixIndex
 
 MEMORY = "memory"
-URL_SCHEMES = ("redis://", "rediss://", "unix://")
+URL_FORMS = (
+    "redis://HOST:PORT, rediss://HOST:PORT (TLS), unix:///PATH, redis+sentinel://HOST:PORT,HOST:PORT/SERVICE or "
+    "redis+cluster://HOST:PORT,HOST:PORT (rediss+… with TLS)"
+)
 
 
-def is_index_url(url: str) -> bool:
-    return url == MEMORY or url.startswith(URL_SCHEMES)
+class Topology(Enum):
+    SERVER = "server"
+    SENTINEL = "sentinel"
+    """The hosts are sentinels, who know which server is the primary of a service."""
+    CLUSTER = "cluster"
+    """The hosts are some of a cluster's, whom the others are asked of."""
+
+
+_DEFAULT_PORTS = {Topology.SENTINEL: 26379, Topology.CLUSTER: 6379}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RedisURL:
+    topology: Topology
+    server: str
+    """As for a single server: with TLS or without, user and password, database, and the client's options."""
+    hosts: tuple[tuple[str, int], ...] = ()
+    """Of sentinels or a cluster."""
+    service: str = ""
+    """What sentinels call the servers they watch."""
+
+
+def parse_redis_url(url: str) -> RedisURL:
+    """Raises ValueError, which never repeats the URL: it may have a password."""
+    scheme, separator, _ = url.partition("://")
+    if separator and scheme in ("redis", "rediss", "unix"):
+        return RedisURL(topology=Topology.SERVER, server=url)
+    base, _, name = scheme.partition("+")
+    if not separator or base not in ("redis", "rediss") or name not in ("sentinel", "cluster"):
+        raise ValueError(f"must be {MEMORY!r}, or a URL of one of these forms: {URL_FORMS}")
+    topology, parts = Topology(name), urlsplit(url)
+    credentials, at, places = parts.netloc.rpartition("@")
+    hosts = tuple(_host(place, _DEFAULT_PORTS[topology]) for place in places.split(","))
+    service, database = _service_and_database(topology, parts.path)
+    first = places.partition(",")[0]
+    server = urlunsplit((base, credentials + at + first, database, parts.query, ""))
+    return RedisURL(topology=topology, server=server, hosts=hosts, service=service)
+
+
+def check_index_url(url: str) -> None:
+    if url != MEMORY:
+        parse_redis_url(url)
 
 
 def open_prefix_index(url: str) -> PrefixIndex:
-    """`memory`, or the URL of a Redis or Valkey server. Does not connect yet, so that a server that is down stops nobody."""
-    if not is_index_url(url):
-        raise ValueError(f"a prefix index is {MEMORY!r}, or a URL that begins with one of {', '.join(URL_SCHEMES)}")
+    """`memory`, or the URL of a Redis or Valkey. Does not connect yet, so that a server that is down stops nobody."""
     if url == MEMORY:
         return InMemoryPrefixIndex()
+    check_index_url(url)
     # Only here: a scheduler alone on its machine would wait for this import, a third of all that it imports.
     from kvcache.redis_index import RedisPrefixIndex
 
     return RedisPrefixIndex(url)
+
+
+def _host(place: str, default_port: int) -> tuple[str, int]:
+    try:
+        parts = urlsplit(f"//{place}")
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        host, port = None, None
+    if not host:
+        raise ValueError("name hosts as HOST:PORT, separated by commas")
+    return host, port or default_port
+
+
+def _service_and_database(topology: Topology, path: str) -> tuple[str, str]:
+    names: Sequence[str] = path.strip("/").split("/")
+    if topology is Topology.CLUSTER:
+        if names != [""]:
+            raise ValueError("a cluster has one database only: nothing may follow its hosts")
+        return "", ""
+    if not names[0] or len(names) > 2:
+        raise ValueError(
+            "the name of the service follows the sentinels, and the number of a database that: …/SERVICE/0"
+        )
+    return names[0], "".join(names[1:])

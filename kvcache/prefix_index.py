@@ -67,8 +67,11 @@ class PrefixIndex(Protocol):
         block's time to live has passed, or until `max_holders_per_block` others have published the block since.
         """
 
-    async def withdraw(self, holder: Holder, blocks: Sequence[BlockHash]) -> None:
-        """The holder no longer has these blocks. Changes nothing of a later epoch."""
+    async def withdraw(self, holder: Holder, blocks: Sequence[BlockHash]) -> bool:
+        """The holder no longer has these blocks. Changes nothing of a later epoch.
+
+        False if the index can't be reached or is full: then they may go on to be found, until a later epoch makes them void.
+        """
 
     async def drop(self, holder: Holder) -> None:
         """The holder is gone: its entries no longer count, and nothing of this or an older epoch is taken any more.
@@ -157,17 +160,18 @@ class InMemoryPrefixIndex:
             index.entries[block] = _Entry(((slot, holder.epoch), *others), now_s + self._limits.block_ttl_s)
         return PublishResult.KNOWN if is_known else PublishResult.NEW
 
-    async def withdraw(self, holder: Holder, blocks: Sequence[BlockHash]) -> None:
+    async def withdraw(self, holder: Holder, blocks: Sequence[BlockHash]) -> bool:
         index, slot = self._models[holder.model], _slot(holder)
         fence = index.fences.get(slot)
         if fence is not None and fence.epoch > holder.epoch:
-            return
+            return True
         for block in blocks:
             entry = index.entries.get(block)
             if entry is not None:
                 entry.holders = _without(slot, entry.holders)
                 if not entry.holders:
                     del index.entries[block]
+        return True
 
     async def drop(self, holder: Holder) -> None:
         index, slot = self._models[holder.model], _slot(holder)

@@ -6,7 +6,8 @@ Layout, all under the hash tag of the model, so that a look-up stays on one slot
     pagoda:{<model>}:<block>    string: 16 bytes for each holder (who, epoch); at most 208 bytes of server memory with eight
 
 A look-up is one round trip whatever the prompt's length: the holders, and one MGET of all blocks. Epochs are checked on read.
-Whatever is wrong with the server (gone, slow, flushed, full, paused), callers see fewer hits and no exception.
+Whatever is wrong with the server (gone, slow, flushed, full, paused), callers see fewer hits and no exception. How it is reached is
+redis_client.py's.
 """
 
 import asyncio
@@ -17,16 +18,14 @@ from functools import cache
 from hashlib import blake2b
 from typing import TypeVar
 
-from redis.asyncio import Redis
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import RedisClusterException, ResponseError
 
 from kvcache import redis_scripts
 from kvcache.block_hash import BlockHash
 from kvcache.breaker import BreakerState, CircuitBreaker
 from kvcache.prefix_index import Holder, IndexLimits, PublishResult, leading_runs
+from kvcache.redis_client import CONNECTION_ERRORS, RedisClient
 
 logger = logging.getLogger(__name__)
 
@@ -38,6 +37,7 @@ WRITE_LIMIT_S = 1.0
 # Blocks in one script call: it blocks the server for about half a millisecond.
 BLOCKS_PER_CALL = 256
 
+_UNREACHABLE = (RedisConnectionError, RedisClusterException, ConnectionError)
 _RESULTS = {1: PublishResult.KNOWN, 0: PublishResult.NEW, -1: PublishResult.FENCED}
 
 
@@ -53,9 +53,8 @@ class RedisPrefixIndex:
         write_limit_s: float = WRITE_LIMIT_S,
         breaker: CircuitBreaker | None = None,
     ) -> None:
-        """`url`: redis://…, rediss://… or unix://…"""
-        # The breaker decides when to try again; the client's own retries would only make callers wait.
-        self._redis = Redis.from_url(url, retry=Retry(NoBackoff(), 0), retry_on_timeout=False)
+        """`url`: one of URL_FORMS. The breaker decides when to try again."""
+        self._client = RedisClient(url, connect_limit_s=write_limit_s)
         self._limits = limits or IndexLimits()
         self._lookup_limit_s = lookup_limit_s
         self._write_limit_s = write_limit_s
@@ -75,8 +74,8 @@ class RedisPrefixIndex:
         # The first of several calls makes a new holder a known one; the lowest number is what happened to it as a whole.
         return _RESULTS[min(answers)] if answers else PublishResult.UNAVAILABLE
 
-    async def withdraw(self, holder: Holder, blocks: Sequence[BlockHash]) -> None:
-        await self._run_script(redis_scripts.WITHDRAW, holder, blocks, [])
+    async def withdraw(self, holder: Holder, blocks: Sequence[BlockHash]) -> bool:
+        return bool(await self._run_script(redis_scripts.WITHDRAW, holder, blocks, []))
 
     async def drop(self, holder: Holder) -> None:
         ttl_ms = round(self._limits.block_ttl_s * 1000)
@@ -94,13 +93,11 @@ class RedisPrefixIndex:
         return leading_runs(map(cache(lambda value: _holders(value, living)), values))
 
     async def close(self) -> None:
-        await self._redis.aclose()
+        await self._client.close()
 
     async def _read(self, model: str, blocks: Sequence[BlockHash]) -> tuple[dict[bytes, bytes], list[bytes | None]]:
-        async with self._redis.pipeline(transaction=False) as pipeline:
-            pipeline.hgetall(_holders_key(model))
-            pipeline.mget(_block_keys(model, blocks))
-            records, values = await pipeline.execute()
+        key = _holders_key(model)
+        records, values = await self._client.execute(key, ("HGETALL", key), ("MGET", *_block_keys(model, blocks)))
         return records, values
 
     async def _run_script(
@@ -108,16 +105,14 @@ class RedisPrefixIndex:
     ) -> list[int]:
         """What each call answered, one for each BLOCKS_PER_CALL blocks and at least one; empty if that did not work."""
 
-        async def run() -> list[int]:
-            async with self._redis.pipeline(transaction=False) as pipeline:
-                for start in range(0, max(len(blocks), 1), BLOCKS_PER_CALL):
-                    batch = blocks[start : start + BLOCKS_PER_CALL]
-                    keys = [_holders_key(holder.model), *_block_keys(holder.model, batch)]
-                    # With its source each time: a restarted server knows no script, and a kilobyte costs nothing.
-                    pipeline.eval(script, len(keys), *keys, _slot(holder), holder.epoch, *arguments)
-                return [int(answer) for answer in await pipeline.execute()]
-
-        return await self._within(self._write_limit_s, run) or []
+        key, calls = _holders_key(holder.model), []
+        for start in range(0, max(len(blocks), 1), BLOCKS_PER_CALL):
+            batch = blocks[start : start + BLOCKS_PER_CALL]
+            keys = [key, *_block_keys(holder.model, batch)]
+            # With its source each time: a restarted server knows no script, and a kilobyte costs nothing.
+            calls.append(("EVAL", script, len(keys), *keys, _slot(holder), holder.epoch, *arguments))
+        answers = await self._within(self._write_limit_s, lambda: self._client.execute(key, *calls))
+        return list(map(int, answers or []))
 
     async def _within(self, limit_s: float, operation: Callable[[], Awaitable[Answer]]) -> Answer | None:
         """None when the breaker is open, the time has passed or the server has failed."""
@@ -129,12 +124,13 @@ class RedisPrefixIndex:
         except ResponseError as error:
             # It lives and refuses: full, read-only, another type at our key. Look-ups may well work.
             self._breaker.succeeded()
-            self._report(f"refused: {error}")
+            self._report("refused", str(error))
             return None
-        except (RedisError, OSError, TimeoutError) as error:
+        except CONNECTION_ERRORS as error:
             self._breaker.failed()
             if self._breaker.state is BreakerState.OPEN:
-                self._report("unreachable" if isinstance(error, RedisConnectionError | OSError) else "too slow")
+                self._client.forget()
+                self._report(*_what_is_wrong(error))
             return None
         except BaseException:
             self._breaker.abandoned()
@@ -143,12 +139,18 @@ class RedisPrefixIndex:
         self._report("")
         return answer
 
-    def _report(self, problem: str) -> None:
+    def _report(self, problem: str, details: str = "") -> None:
         if problem and problem != self._problem:
-            logger.warning("prefix index does not help, routing goes on without", extra={"reason": problem})
+            told = {"reason": problem, "details": details}
+            logger.warning("prefix index does not help, routing goes on without", extra=told)
         elif self._problem and not problem:
             logger.info("prefix index works again")
         self._problem = problem
+
+
+def _what_is_wrong(error: Exception) -> tuple[str, str]:
+    """The same words for the same outage, whose details vary from try to try."""
+    return ("unreachable", str(error)) if isinstance(error, _UNREACHABLE) else ("too slow", "")
 
 
 def _holders_key(model: str) -> bytes:

@@ -1,7 +1,8 @@
 """Tells the shared prefix index what this scheduler's workers hold, off the loop's path.
 
 The loop's calls only note what changed, in a bounded queue; one task writes it, many blocks at a time. Whatever gets lost on the
-way is healed: everything is published again now and then, and at once when the index says that it had forgotten us.
+way is healed: everything is published again now and then, and at once when the index says that it had forgotten us. Where it may
+still have what is no longer true, that is done under a new epoch, which makes all earlier entries void.
 Knows nothing about sequences and steps, nor how an index is made.
 """
 
@@ -12,7 +13,7 @@ import time
 from collections import OrderedDict, defaultdict
 from collections.abc import Callable
 from collections.abc import Sequence as Seq
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from kvcache.block_hash import BlockHash
 from kvcache.prefix_index import Holder, PrefixIndex, PublishResult
@@ -43,6 +44,8 @@ class _Announced:
     renew_at_s: float = 0.0
     refresh_at_s: float = 0.0
     """When all its blocks are published again."""
+    is_doubtful: bool = False
+    """Something that the index should have forgotten may still be there."""
 
 
 class IndexPublisher:
@@ -72,14 +75,12 @@ class IndexPublisher:
     # ---- the loop's side
 
     def worker_attached(self, worker: AttachedWorker) -> None:
-        # A clock that was set back does not matter within a process, and between two it would have to be by a restart's time.
-        self._last_epoch = max(self._last_epoch + 1, time.time_ns() // 1_000_000)
         info = worker.info
         holder = Holder(
             model=info.model_digest,
             scheduler_id=self._scheduler_id,
             worker_id=info.worker_id,
-            epoch=self._last_epoch,
+            epoch=self._next_epoch(),
         )
         self._announced[worker] = _Announced(worker, holder)
         self._has_changed.set()
@@ -90,7 +91,9 @@ class IndexPublisher:
                 self._pending[worker, block] = is_held
                 self._pending.move_to_end((worker, block))
         while len(self._pending) > self._max_pending:
-            self._pending.popitem(last=False)
+            (changed, _), is_held = self._pending.popitem(last=False)
+            if changed in self._announced and not is_held:
+                self._announced[changed].is_doubtful = True
             self._counters.num_dropped += 1
         if evicted or sealed:
             self._has_changed.set()
@@ -100,6 +103,11 @@ class IndexPublisher:
         if announced is not None:
             self._left.append(announced.holder)
             self._has_changed.set()
+
+    def _next_epoch(self) -> int:
+        # A clock that was set back does not matter within a process, and between two it would have to be by a restart's time.
+        self._last_epoch = max(self._last_epoch + 1, time.time_ns() // 1_000_000)
+        return self._last_epoch
 
     # ---- the writer
 
@@ -138,15 +146,24 @@ class IndexPublisher:
         return changes
 
     async def _update(self, announced: _Announced, changes: dict[BlockHash, bool]) -> None:
+        if announced.is_doubtful:
+            self._begin_anew(announced)
         evicted = [block for block, is_held in changes.items() if not is_held]
         sealed = [block for block, is_held in changes.items() if is_held]
         for part in _parts(evicted):
-            await self._index.withdraw(announced.holder, part)
+            if not await self._index.withdraw(announced.holder, part):
+                announced.is_doubtful = True
         # Renewing is a publication of its own: with that the index also ends the leases of others.
         renewal: list[Seq[BlockHash]] = [[]] if self._clock() >= announced.renew_at_s else []
         results = [await self._publish(announced, part) for part in [*renewal, *_parts(sealed)]]
         if all(results) and self._clock() >= announced.refresh_at_s:
             await self._publish_all(announced)
+
+    def _begin_anew(self, announced: _Announced) -> None:
+        """Under a new epoch the index knows nothing yet, and what it knew under the old one does not count."""
+        announced.holder = replace(announced.holder, epoch=self._next_epoch())
+        announced.is_doubtful = False
+        announced.renew_at_s = announced.refresh_at_s = 0.0
 
     async def _publish_all(self, announced: _Announced) -> None:
         announced.refresh_at_s = self._clock() + REFRESH_S

@@ -6,7 +6,7 @@ from typing import Self
 from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import SettingsConfigDict
 
-from kvcache.index_url import MEMORY, URL_SCHEMES, is_index_url
+from kvcache.index_url import MEMORY, check_index_url
 from pagoda.durations import parse_setting
 from pagoda.settings import TierSettings
 from pagoda.sockets import scheduler_address
@@ -42,15 +42,14 @@ class SchedulerSettings(TierSettings):
     """How long running requests may go on after SIGTERM."""
 
     prefix_index: SecretStr = SecretStr(MEMORY)
-    """Where schedulers and gateways share which worker holds which prefix: `memory`, or redis://…, rediss://… or unix://…"""
+    """Where schedulers and gateways share which worker holds which prefix: `memory`, or a URL such as redis://HOST:PORT."""
     advertise: str = ""
     """The address under which gateways reach this scheduler, as the prefix index names it. Default: where it listens."""
 
     @field_validator("prefix_index")
     @classmethod
     def _is_an_index(cls, value: SecretStr) -> SecretStr:
-        if not is_index_url(value.get_secret_value()):
-            raise ValueError(f"must be {MEMORY!r}, or a URL that begins with one of {', '.join(URL_SCHEMES)}")
+        check_index_url(value.get_secret_value())
         return value
 
     @model_validator(mode="after")

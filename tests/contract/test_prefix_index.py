@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from kvcache.block_hash import BlockHash
 from kvcache.breaker import BreakerState
 from kvcache.prefix_index import Holder, IndexLimits, InMemoryPrefixIndex, PrefixIndex, PublishResult
-from kvcache.redis_index import RedisPrefixIndex
+from kvcache.redis_index import LOOKUP_LIMIT_S, RedisPrefixIndex
+from tests.fakes.tcp_proxy import tcp_proxy
 from tests.fakes.valkey import RealValkey, real_valkey
 
 LIMITS = IndexLimits(max_holders_per_block=3)
@@ -132,7 +133,7 @@ async def test_of_a_very_long_prompt_only_the_beginning_is_looked_up(index: Pref
 async def test_a_withdrawn_block_is_not_found_and_others_keep_theirs(index: PrefixIndex) -> None:
     await index.publish(holder(1), blocks(1, 2, 3))
     await index.publish(holder(2), blocks(1, 2, 3))
-    await index.withdraw(holder(1), blocks(2, 9))
+    assert await index.withdraw(holder(1), blocks(2, 9))
     assert await index.lookup(MODEL, blocks(1, 2, 3)) == {holder(1): 1, holder(2): 3}
     await index.withdraw(holder(2), blocks(1, 2, 3))
     assert await index.lookup(MODEL, blocks(1, 2, 3)) == {holder(1): 1}
@@ -258,7 +259,7 @@ async def test_a_killed_server_costs_hits_only_and_comes_back_empty(
     try:
         await look_up_until_open(redis)
         assert await redis.publish(holder(), blocks(1)) is PublishResult.UNAVAILABLE
-        await redis.withdraw(holder(), blocks(1))
+        assert not await redis.withdraw(holder(), blocks(1))
         await redis.drop(holder(2))
     finally:
         valkey.start()
@@ -300,6 +301,30 @@ async def test_a_paused_server_finds_nothing_until_it_goes_on(valkey: RealValkey
     valkey.admin.client_pause(1000)
     assert await redis.lookup(MODEL, blocks(1)) == {}
     await until(lambda: redis.lookup(MODEL, blocks(1)), {holder(): 1})
+
+
+async def test_a_slow_server_soon_makes_nobody_wait(valkey: RealValkey) -> None:
+    async with tcp_proxy(valkey.url) as proxy:
+        index = RedisPrefixIndex(f"redis://{proxy.address}", LIMITS)
+        await publish_until(index, NEW, blocks(1))
+        proxy.delay_s = 10 * LOOKUP_LIMIT_S
+        await look_up_until_open(index)
+        proxy.delay_s = 0.0
+        await until(lambda: index.lookup(MODEL, blocks(1)), {holder(): 1})
+        assert index.breaker_state is BreakerState.CLOSED
+        await index.close()
+
+
+async def test_a_server_that_was_cut_off_without_a_word_is_found_again(valkey: RealValkey) -> None:
+    async with tcp_proxy(valkey.url) as proxy:
+        index = RedisPrefixIndex(f"redis://{proxy.address}", LIMITS)
+        await publish_until(index, NEW, blocks(1))
+        proxy.freeze()
+        await look_up_until_open(index)
+        await proxy.break_off()
+        proxy.thaw()
+        await until(lambda: index.lookup(MODEL, blocks(1)), {holder(): 1})
+        await index.close()
 
 
 async def test_a_full_server_refuses_writes_and_still_answers(valkey: RealValkey) -> None:
@@ -366,10 +391,23 @@ async def test_the_keys_of_a_model_share_a_hash_tag(valkey: RealValkey) -> None:
 
 
 async def test_a_lookup_is_one_round_trip_with_one_mget(valkey: RealValkey) -> None:
-    index = RedisSubject(valkey).index
-    await index.publish(holder(), blocks(*range(1, 1000)))
-    valkey.admin.config_resetstat()
-    await index.lookup(MODEL, blocks(*range(1, 1000)))
-    calls = {name: stats["calls"] for name, stats in valkey.admin.info("commandstats").items()}
-    assert calls["cmdstat_mget"] == 1 and calls["cmdstat_hgetall"] == 1 and "cmdstat_get" not in calls
-    await index.close()
+    """However long the prompt: all that it asks has arrived before the server's first answer leaves."""
+    many = blocks(*range(1, 1 + LIMITS.max_lookup_blocks))
+    async with tcp_proxy(valkey.url) as proxy:
+        index = RedisPrefixIndex(f"redis://{proxy.address}", LIMITS, lookup_limit_s=60.0, write_limit_s=60.0)
+        await index.publish(holder(), many)
+        valkey.admin.config_resetstat()
+
+        async def asked() -> dict[str, int]:
+            stats = valkey.admin.info("commandstats")
+            return {
+                name: stats[f"cmdstat_{name}"]["calls"] for name in ("hgetall", "mget") if f"cmdstat_{name}" in stats
+            }
+
+        proxy.freeze(answers_only=True)
+        looking = asyncio.create_task(index.lookup(MODEL, many))
+        await until(asked, {"hgetall": 1, "mget": 1})
+        proxy.thaw()
+        assert await looking == {holder(): len(many)}
+        assert await asked() == {"hgetall": 1, "mget": 1} and "cmdstat_get" not in valkey.admin.info("commandstats")
+        await index.close()

