@@ -136,10 +136,12 @@ class Round:
             self.detour_in_s = min(self.detour_in_s, choice.detour_in_s)
 
     def _able_to_hold(self, sequence: Sequence) -> Seq["_Prospect"]:
-        """One that is too long for all of them may go to any: its plan ends it."""
+        """One that ran before goes on with the tokens it would have had, if any worker promises those. One that is too long for all
+        of them may go to any: its plan ends it."""
         num_blocks = _num_blocks(sequence)
         able = [each for each in self._prospects.values() if num_blocks <= each.worker.pool.num_pages]
-        return able or list(self._prospects.values())[:1]
+        same = [each for each in able if each.worker.info.numerics_id == sequence.numerics_id]
+        return same or able or list(self._prospects.values())[:1]
 
 
 class _Prospect:

@@ -69,6 +69,8 @@ class Sequence:
     """The trace that its steps belong to; empty unless it is traced."""
     worker_id: str | None = None
     """Where it runs, or ran last."""
+    numerics_id: str | None = None
+    """Of that worker: others that have it give the same tokens."""
     admitted_before: str | None = None
     """The worker of its last admission, to tell the client when it goes on elsewhere."""
     num_cached_tokens: int | None = None

@@ -337,7 +337,7 @@ class AttachedWorker:
         sequence = admission.sequence
         self.pool.share(admission.cached_pages)
         sequence.status = SequenceStatus.RUNNING
-        sequence.worker_id = self.info.worker_id
+        sequence.worker_id, sequence.numerics_id = self.info.worker_id, self.info.numerics_id
         sequence.block_table = list(admission.cached_pages)
         sequence.num_sealed = len(admission.cached_pages)
         sequence.num_computed = len(admission.cached_pages) * sequence.page_size

@@ -41,8 +41,7 @@ def run_serve(options: ServeOptions) -> int:
         check_port(options)
         check_tracing(options)
         model = fetch_model(options.home, options.model)
-        asyncio.run(_serve(options, model))
-        return 0
+        return asyncio.run(_serve(options, model))
     except (ServeError, ModelError, ChildLostError) as error:
         say(f"Error: {error}")
         return 1
@@ -99,17 +98,17 @@ def check_tracing(options: ServeOptions) -> None:
         raise ServeError(f"--otlp-endpoint (or OTEL_EXPORTER_OTLP_ENDPOINT) {error}.") from None
 
 
-async def _serve(options: ServeOptions, model: Model) -> None:
-    """Until a signal; raises when the system cannot be started or kept running."""
+async def _serve(options: ServeOptions, model: Model) -> int:
+    """Until a signal; the exit status. Raises when the system cannot be started or kept running."""
     _prepare_run_directory(options)
     workers = "worker" if options.num_workers == 1 else f"{options.num_workers} workers"
     say(f"Starting gateway, scheduler and {workers} for {model.name} …")
     supervisor = Supervisor(tier_commands(options), say=say, grace_s=STOP_GRACE_S)
-    stop = _event_on_signals(supervisor)
+    signals = StopSignals(supervisor)
     tasks = [
         asyncio.create_task(supervisor.run()),
         asyncio.create_task(_announce_when_ready(options, model, supervisor)),
-        asyncio.create_task(stop.wait()),
+        asyncio.create_task(signals.first.wait()),
     ]
     try:
         done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -123,6 +122,7 @@ async def _serve(options: ServeOptions, model: Model) -> None:
         await asyncio.gather(*tasks, return_exceptions=True)
         _remove_socket(options)
     say("Stopped.")
+    return signals.status
 
 
 def _prepare_run_directory(options: ServeOptions) -> None:
@@ -132,18 +132,22 @@ def _prepare_run_directory(options: ServeOptions) -> None:
         log.replace(log.with_suffix(".log.1"))
 
 
-def _event_on_signals(supervisor: Supervisor) -> asyncio.Event:
-    """Set by the first Ctrl-C or SIGTERM. Who asks a second time does not want to wait for running streams."""
-    stop = asyncio.Event()
+class StopSignals:
+    """Ctrl-C and SIGTERM. Who asks a second time does not want to wait for running streams."""
 
-    def on_signal() -> None:
-        if stop.is_set():
-            supervisor.kill()
-        stop.set()
+    def __init__(self, supervisor: Supervisor) -> None:
+        self.first = asyncio.Event()
+        self.status = 0
+        """Of the command; once everything was killed, as if the signal had ended it."""
+        self._supervisor = supervisor
+        for number in (signal.SIGINT, signal.SIGTERM):
+            asyncio.get_running_loop().add_signal_handler(number, self._on_signal, number)
 
-    for signal_number in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().add_signal_handler(signal_number, on_signal)
-    return stop
+    def _on_signal(self, number: int) -> None:
+        if self.first.is_set():
+            self.status = 128 + number
+            self._supervisor.kill()
+        self.first.set()
 
 
 async def _announce_when_ready(options: ServeOptions, model: Model, supervisor: Supervisor) -> None:

@@ -1,12 +1,16 @@
 """What `pagoda serve` refuses before it starts anything, and what it tells its children."""
 
+import asyncio
+import os
+import signal
 import socket
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
-from pagoda.cli.serve import ServeError, check_exposure, check_port, check_tracing
+from pagoda.cli.serve import ServeError, StopSignals, check_exposure, check_port, check_tracing
+from pagoda.cli.supervisor import Supervisor
 from pagoda.cli.tiers import ServeOptions, tier_commands
 from pagoda.keys import KeyEntry, KeyFile
 
@@ -97,3 +101,23 @@ def test_traces_go_where_every_tier_is_told(tmp_path: Path) -> None:
 def test_urls(tmp_path: Path) -> None:
     assert options(tmp_path, host="0.0.0.0").url == "http://127.0.0.1:8000"
     assert options(tmp_path, host="::1").url == "http://[::1]:8000"
+
+
+async def test_the_first_signal_asks_and_the_second_one_kills() -> None:
+    killed = asyncio.Event()
+
+    class Killable(Supervisor):
+        def kill(self) -> None:
+            killed.set()
+
+    signals = StopSignals(Killable([], say=print, grace_s=0))
+    try:
+        os.kill(os.getpid(), signal.SIGTERM)
+        await signals.first.wait()
+        assert (signals.status, killed.is_set()) == (0, False)
+        os.kill(os.getpid(), signal.SIGINT)
+        await killed.wait()
+        assert signals.status == 130
+    finally:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().remove_signal_handler(number)

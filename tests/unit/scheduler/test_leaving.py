@@ -121,6 +121,20 @@ def test_workers_that_give_the_same_bits_are_waited_for() -> None:
     system.attach("different", numerics_id="other", vocab_size=150)
     system.leave(leaving)
     assert [sequence.request_id for sequence in leaving.running] == ["b"]
+    system.finish()
+    assert {moved.to_worker_id for moved in system.client.moved} == {"same"}
+
+
+def test_where_none_gives_the_same_bits_any_will_do() -> None:
+    system = System()
+    leaving = system.attach("w0", vocab_size=150)
+    system.submit(request("a"))
+    system.step(leaving)
+    system.attach("different", numerics_id="other", vocab_size=150)
+    system.leave(leaving)
+    system.finish()
+    assert [moved.to_worker_id for moved in system.client.moved] == ["different"]
+    check_tokens(system, request("a"))
 
 
 def test_a_worker_that_goes_before_it_is_dismissed_did_not_die() -> None:
