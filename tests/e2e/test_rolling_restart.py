@@ -16,7 +16,7 @@ from tests.e2e.tiers import GatewayTier, SchedulerTier, Tier, Tiers
 
 PROMPTS = [list(range(3000 + 100 * number, 3040 + 100 * number)) for number in range(2)]
 # Longer than a client stands still between asking whether a gateway is ready and sending it something.
-GATEWAY_FLAGS = ("--drain-delay-s", "3")
+GATEWAY_FLAGS = ("--drain-delay-s", "2")
 
 
 @dataclass
@@ -58,7 +58,7 @@ def is_ready(http: httpx.Client, gateway: GatewayTier) -> bool:
 
 
 def ask(http: httpx.Client, gateway: GatewayTier, prompt: list[int]) -> str:
-    request = {"prompt": prompt, "temperature": 1.0, "seed": 7, "max_tokens": 32, "ignore_eos": True, "stream": True}
+    request = {"prompt": prompt, "temperature": 1.0, "seed": 7, "max_tokens": 16, "ignore_eos": True, "stream": True}
     pieces = []
     with http.stream("POST", f"{gateway.url}/v1/completions", json=request) as response:
         assert response.status_code == 200, response.read()
