@@ -46,8 +46,8 @@ def main() -> int:
 
 def _run(settings: GatewaySettings, tracer: Tracer) -> int:
     try:
-        model = ModelStore(settings.home).get(settings.model)
-        app = create_app(settings, model, tracer=tracer)
+        store = ModelStore(settings.home)
+        app = create_app(settings, [store.get(each) for each in settings.models], tracer=tracer)
     except (ModelError, KeysError) as error:
         print(f"pagoda gateway: {error}", file=sys.stderr)
         return 1

@@ -25,7 +25,8 @@ from gateway.prefix_hints import PrefixHints
 from gateway.pulls import Pulls
 from gateway.scheduler_metrics import SchedulerMetrics
 from gateway.schedulers import Schedulers
-from gateway.served_models import ServedModel, ServedModels
+from gateway.served_model import ServedModel
+from gateway.served_models import ServedModels
 from gateway.settings import GatewaySettings
 from gateway.state import GatewayState
 from gateway.tracing import TraceRequests
@@ -34,6 +35,7 @@ from kvcache.index_url import open_prefix_index
 from pagoda.models.blobs import BlobStore
 from pagoda.models.catalogue import CATALOGUE, CatalogueEntry
 from pagoda.models.errors import ModelError
+from pagoda.models.library import ModelLibrary
 from pagoda.models.model import Model
 from pagoda.models.store import ModelStore
 from pagoda.tracing import SILENT_TRACER, Tracer
@@ -50,13 +52,15 @@ ROUTERS = (
 
 def create_app(
     settings: GatewaySettings,
-    model: Model,
+    models: Sequence[Model],
     *,
     catalogue: Sequence[CatalogueEntry] = CATALOGUE,
     tracer: Tracer = SILENT_TRACER,
 ) -> FastAPI:
-    """Loads the model's tokenizer and template; connects to the scheduler when the app starts."""
-    state = _build_state(settings, [ServedModel.load(model)], ModelStore(settings.home, catalogue=catalogue))
+    """Loads the models' tokenizers and templates; connects to the scheduler when the app starts."""
+    state = _build_state(
+        settings, [ServedModel.load(model) for model in models], ModelStore(settings.home, catalogue=catalogue)
+    )
     app = FastAPI(lifespan=_lifespan, redoc_url=None)
     app.state.gateway = state
     for router in ROUTERS:
@@ -88,8 +92,10 @@ def _build_keyring(settings: GatewaySettings) -> Keyring:
 
 def _build_state(settings: GatewaySettings, served: Sequence[ServedModel], store: ModelStore) -> GatewayState:
     schedulers = _build_schedulers(settings)
-    models = ServedModels(served, schedulers)
-    metrics = GatewayMetrics(served[0].name, served[0].model.config.max_position)
+    blobs = BlobStore(settings.home)
+    library = ModelLibrary(store, blobs)
+    models = ServedModels(served, store, library, schedulers)
+    metrics = GatewayMetrics(served[0].name, max(model.model.config.max_position for model in served))
     metrics.registry.register(SchedulerMetrics(schedulers))
     return GatewayState(
         schedulers=schedulers,
@@ -98,7 +104,8 @@ def _build_state(settings: GatewaySettings, served: Sequence[ServedModel], store
         metrics=metrics,
         drain=Drain(),
         store=store,
-        blobs=BlobStore(settings.home),
+        blobs=blobs,
+        library=library,
         pulls=Pulls(store),
         max_body_bytes=settings.max_body_bytes,
         started_at=time.time(),

@@ -19,7 +19,8 @@ from gateway.prompt_score import PromptScore
 from gateway.request_record import RequestRecord
 from gateway.sample_text import SampleText
 from gateway.schedulers import Schedulers
-from gateway.served_models import ServedModel, ServedModels
+from gateway.served_model import ServedModel
+from gateway.served_models import ServedModels
 from gateway.streaming import merged
 from gateway.text_events import SampleBegan, SampleEnded, TextEvents
 from gateway.text_request import TextRequest, fit_to_window
@@ -51,7 +52,7 @@ class TextGenerator:
 
     async def fit(self, model: ServedModel, requests: Sequence[TextRequest]) -> list[TextRequest]:
         """The requests as the model's window allows them, or the error of the first that it does not."""
-        window = (await self._models.info(model)).max_model_len
+        window = (await self._models.info(model.model)).max_model_len
         return [fit_to_window(request, window) for request in requests]
 
     def generate(self, model: ServedModel, requests: Sequence[TextRequest], http: HTTPContext) -> TextEvents:

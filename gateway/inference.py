@@ -155,6 +155,10 @@ class Load:
     num_preemptions: int
     num_prefix_queries: int
     num_prefix_hits: int
+    num_model_loads: int
+    num_failed_model_loads: int
+    num_model_unloads: int
+    model_load_s: float
     num_index_published: int
     num_index_dropped: int
     is_index_reachable: bool

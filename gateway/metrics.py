@@ -4,6 +4,7 @@ The gateway measures requests; the scheduler's numbers are fetched when somebody
 """
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -22,50 +23,82 @@ LABELS = ("model_name", "engine")
 ENGINE = "0"
 
 
+class ModelMetrics:
+    """What is measured of the requests for one model."""
+
+    def __init__(self, families: "_RequestFamilies", model_name: str) -> None:
+        def child(family: Counter | Histogram) -> Any:
+            return family.labels(model_name, ENGINE)
+
+        self._request_success, self._model_name = families.request_success, model_name
+        self.prompt_tokens: Counter = child(families.prompt_tokens)
+        self.generation_tokens: Counter = child(families.generation_tokens)
+        self.moved: Counter = child(families.moved)
+        self.ttft: Histogram = child(families.ttft)
+        self.itl: Histogram = child(families.itl)
+        self.tpot: Histogram = child(families.tpot)
+        self.e2e: Histogram = child(families.e2e)
+        self.queue_time: Histogram = child(families.queue_time)
+        self.prefill_time: Histogram = child(families.prefill_time)
+        self.decode_time: Histogram = child(families.decode_time)
+        self.request_prompt_tokens: Histogram = child(families.request_prompt_tokens)
+        self.request_generation_tokens: Histogram = child(families.request_generation_tokens)
+
+    def count_end(self, finished_reason: str) -> None:
+        self._request_success.labels(self._model_name, ENGINE, finished_reason).inc()
+
+
 class GatewayMetrics:
     """One registry per app, so that two apps in one process do not meet."""
 
     def __init__(self, model_name: str, max_position: int) -> None:
+        """The scheduler's numbers, which are of all models, are given under this name."""
         self._model_name = model_name
         self.registry = CollectorRegistry()
         self.http_requests = Counter(
             "http_requests", "HTTP requests by route.", ("handler", "method", "status"), registry=self.registry
         )
-        self._request_success = Counter(
-            "vllm:request_success", "Ended samples.", (*LABELS, "finished_reason"), registry=self.registry
-        )
-        self.prompt_tokens = self._counter("vllm:prompt_tokens", "Prompt tokens of admitted requests.")
-        self.generation_tokens = self._counter("vllm:generation_tokens", "Generated tokens.")
-        self.moved = self._counter(
-            "pagoda_moved_samples", "Samples that went on after their worker or scheduler was lost or left."
-        )
-        tokens = _token_buckets(max_position)
-        self.ttft = self._histogram("vllm:time_to_first_token_seconds", "Arrival to first token.", TTFT_BUCKETS)
-        self.itl = self._histogram("vllm:inter_token_latency_seconds", "Gaps between tokens.", ITL_BUCKETS)
-        self.tpot = self._histogram(
-            "vllm:request_time_per_output_token_seconds", "Mean time per token after the first.", ITL_BUCKETS
-        )
-        self.e2e = self._histogram("vllm:e2e_request_latency_seconds", "Arrival to last token.", LATENCY_BUCKETS)
-        self.queue_time = self._histogram("vllm:request_queue_time_seconds", "Waiting for a worker.", LATENCY_BUCKETS)
-        self.prefill_time = self._histogram("vllm:request_prefill_time_seconds", "Prefill.", LATENCY_BUCKETS)
-        self.decode_time = self._histogram("vllm:request_decode_time_seconds", "Decode.", LATENCY_BUCKETS)
-        self.request_prompt_tokens = self._histogram("vllm:request_prompt_tokens", "Prompt tokens.", tokens)
-        self.request_generation_tokens = self._histogram("vllm:request_generation_tokens", "Output tokens.", tokens)
+        self._families = _RequestFamilies(self.registry, max_position)
+        self._of_model: dict[str, ModelMetrics] = {}
+        self.of(model_name)  # There from the first scrape on.
 
-    def count_end(self, finished_reason: str) -> None:
-        self._request_success.labels(self._model_name, ENGINE, finished_reason).inc()
+    def of(self, model_name: str) -> ModelMetrics:
+        if model_name not in self._of_model:
+            self._of_model[model_name] = ModelMetrics(self._families, model_name)
+        return self._of_model[model_name]
 
     def exposition(self, load: Load | None) -> bytes:
         """Prometheus text; without the scheduler's numbers when it could not be asked."""
         own = generate_latest(self.registry)
         return own if load is None else own + generate_latest(_Fixed(scheduler_metrics(load, self._model_name)))
 
-    def _counter(self, name: str, text: str) -> Counter:
-        return Counter(name, text, LABELS, registry=self.registry).labels(self._model_name, ENGINE)
 
-    def _histogram(self, name: str, text: str, buckets: Sequence[float]) -> Histogram:
-        histogram = Histogram(name, text, LABELS, buckets=buckets, registry=self.registry)
-        return histogram.labels(self._model_name, ENGINE)
+class _RequestFamilies:
+    def __init__(self, registry: CollectorRegistry, max_position: int) -> None:
+        def counter(name: str, text: str, labels: Sequence[str] = LABELS) -> Counter:
+            return Counter(name, text, labels, registry=registry)
+
+        def histogram(name: str, text: str, buckets: Sequence[float]) -> Histogram:
+            return Histogram(name, text, LABELS, buckets=buckets, registry=registry)
+
+        tokens = _token_buckets(max_position)
+        self.request_success = counter("vllm:request_success", "Ended samples.", (*LABELS, "finished_reason"))
+        self.prompt_tokens = counter("vllm:prompt_tokens", "Prompt tokens of admitted requests.")
+        self.generation_tokens = counter("vllm:generation_tokens", "Generated tokens.")
+        self.moved = counter(
+            "pagoda_moved_samples", "Samples that went on after their worker or scheduler was lost or left."
+        )
+        self.ttft = histogram("vllm:time_to_first_token_seconds", "Arrival to first token.", TTFT_BUCKETS)
+        self.itl = histogram("vllm:inter_token_latency_seconds", "Gaps between tokens.", ITL_BUCKETS)
+        self.tpot = histogram(
+            "vllm:request_time_per_output_token_seconds", "Mean time per token after the first.", ITL_BUCKETS
+        )
+        self.e2e = histogram("vllm:e2e_request_latency_seconds", "Arrival to last token.", LATENCY_BUCKETS)
+        self.queue_time = histogram("vllm:request_queue_time_seconds", "Waiting for a worker.", LATENCY_BUCKETS)
+        self.prefill_time = histogram("vllm:request_prefill_time_seconds", "Prefill.", LATENCY_BUCKETS)
+        self.decode_time = histogram("vllm:request_decode_time_seconds", "Decode.", LATENCY_BUCKETS)
+        self.request_prompt_tokens = histogram("vllm:request_prompt_tokens", "Prompt tokens.", tokens)
+        self.request_generation_tokens = histogram("vllm:request_generation_tokens", "Output tokens.", tokens)
 
 
 def scheduler_metrics(load: Load, model_name: str) -> list[Metric]:
@@ -82,6 +115,10 @@ def scheduler_metrics(load: Load, model_name: str) -> list[Metric]:
         ("vllm:prefix_cache_queries", "Prompt tokens looked up in the prefix cache.", load.num_prefix_queries),
         ("vllm:prefix_cache_hits", "Prompt tokens found in the prefix cache.", load.num_prefix_hits),
         ("vllm:num_preemptions", "Sequences whose pages were taken away.", load.num_preemptions),
+        ("pagoda_model_loads", "Models loaded because somebody asked for them.", load.num_model_loads),
+        ("pagoda_failed_model_loads", "Models that could not be loaded.", load.num_failed_model_loads),
+        ("pagoda_model_unloads", "Models that left memory.", load.num_model_unloads),
+        ("pagoda_model_load_seconds", "How long those loads took, in all.", load.model_load_s),
         ("pagoda_prefix_index_published_blocks", "Blocks that the index took.", load.num_index_published),
         ("pagoda_prefix_index_dropped_blocks", "Blocks that it did not take.", load.num_index_dropped),
     )

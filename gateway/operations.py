@@ -60,8 +60,8 @@ async def _why_not_ready(state: GatewayState) -> str | None:
         return state.schedulers.problem
     try:
         await state.models.refresh()
-        for model in state.models:
-            await state.models.info(model)
+        for model in state.models.named:
+            await state.models.info(model.model)
     except GatewayError as error:
         return error.message
     return None

@@ -24,7 +24,7 @@ class RequestRecord:
         self._request = request
         self._http_request_id = http_request_id
         self._caller = caller
-        self._metrics = metrics
+        self._metrics = metrics.of(request.model)
         self._trace = trace
         self._arrived_at = time.monotonic()
         self._first_token_at: float | None = None

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from gateway.detokenizer import Detokenizer
 from gateway.inference import Finished, FinishReason, Tokens
-from gateway.served_models import ServedModel
+from gateway.served_model import ServedModel
 from gateway.stop_strings import StopMatcher
 from gateway.text_events import TextDelta, TokenText
 from gateway.text_request import TextRequest

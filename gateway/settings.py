@@ -17,7 +17,8 @@ class GatewaySettings(TierSettings):
     model_config = SettingsConfigDict(env_prefix="PAGODA_GATEWAY_")
 
     model: str = DEFAULT_MODEL
-    """The model whose text is served: a name of the catalogue, or the path of a GGUF file or safetensors directory."""
+    """The models whose text is served beside those of the store, separated by commas: names of the catalogue, or paths of GGUF
+    files or safetensors directories."""
     scheduler: str = ""
     """The schedulers' gRPC addresses, `unix:/path.sock` or `host:port`, separated by commas: requests go to the best and move to
     another one when it is lost. Default: unix:HOME/run/scheduler.sock."""
@@ -52,6 +53,10 @@ class GatewaySettings(TierSettings):
     """How long requests are still taken after SIGTERM, while /ready says 503: until every load balancer has seen that."""
     drain_grace_s: float = Field(default=30.0, ge=0)
     """How long open streams may go on after that."""
+
+    @property
+    def models(self) -> list[str]:
+        return _listed(self.model)
 
     @property
     def is_on_loopback(self) -> bool:
@@ -91,6 +96,13 @@ class GatewaySettings(TierSettings):
     @classmethod
     def _is_an_index(cls, value: SecretStr) -> SecretStr:
         check_index_url(value.get_secret_value())
+        return value
+
+    @field_validator("model")
+    @classmethod
+    def _names_a_model(cls, value: str) -> str:
+        if not _listed(value):
+            raise ValueError(f"name at least one model, such as {DEFAULT_MODEL}")
         return value
 
     @field_validator("keys")

@@ -7,12 +7,11 @@ from fastapi import Request
 
 from gateway.bodies import SchemaT, read_object
 from gateway.drain import Drain
-from gateway.errors import ErrorKind, GatewayError
 from gateway.generation import HTTPContext, TextGenerator
 from gateway.metrics import GatewayMetrics
 from gateway.pulls import Pulls
 from gateway.schedulers import Schedulers
-from gateway.served_models import ServedModel, ServedModels
+from gateway.served_models import ServedModels
 from pagoda.models.blobs import BlobStore
 from pagoda.models.library import ModelLibrary
 from pagoda.models.store import ModelStore
@@ -28,30 +27,12 @@ class GatewayState:
     store: ModelStore
     blobs: BlobStore
     pulls: Pulls
+    library: ModelLibrary
     max_body_bytes: int
     started_at: float
     """Unix time."""
     addresses: list[str] = field(default_factory=list)
     """Where the process listens, once it does."""
-
-    @property
-    def library(self) -> ModelLibrary:
-        return ModelLibrary(self.store, self.blobs)
-
-    def find(self, name: str | None) -> ServedModel:
-        """The served model of this name; for one that is only stored, an error that says how to serve it."""
-        try:
-            return self.models.find(name)
-        except GatewayError:
-            if not name or not self.library.has(name):
-                raise
-        served = ", ".join(f"`{model.name}`" for model in self.models)
-        raise GatewayError(
-            ErrorKind.NOT_FOUND,
-            f"The model `{name}` is on this machine, but this server serves {served}. "
-            f"To serve it, start another: pagoda serve --model {name}",
-            param="model",
-        )
 
     async def read_body(self, request: Request, schema: type[SchemaT]) -> SchemaT:
         return schema.parse(await self.read_object(request))

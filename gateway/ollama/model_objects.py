@@ -3,6 +3,7 @@
 from datetime import UTC, datetime, timedelta
 
 from gateway.inference import ModelInfo
+from pagoda.models.catalogue import with_tag
 from pagoda.models.model import Model
 from pagoda.models.ollama_objects import JSONObject, identity
 
@@ -10,10 +11,13 @@ from pagoda.models.ollama_objects import JSONObject, identity
 FOREVER = "2318-01-01T00:00:00Z"
 
 
-def running(model: Model, info: ModelInfo) -> JSONObject:
-    return identity(model) | {
+def running(model: Model | None, info: ModelInfo) -> JSONObject:
+    """Without a model its files are gone: it was deleted, and stays in memory until nobody uses it."""
+    name = with_tag(info.name)
+    described = identity(model) if model else {"name": name, "model": name, "size": 0, "digest": info.digest}
+    return described | {
         "expires_at": _expires_at(info.expires_in_s),
-        "size_vram": 0 if info.device.startswith("cpu") else model.size_bytes,
+        "size_vram": 0 if info.device.startswith("cpu") else described["size"],
         "context_length": info.max_model_len,
     }
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from gateway.chat_template import ChatTemplate, ChatTemplateError
 from gateway.errors import InvalidRequestError
 from gateway.ollama.schemas import GenerateRequest
-from gateway.served_models import ChatEnding, ServedModel
+from gateway.served_model import ChatEnding, ServedModel
 from pagoda.models.chat_template_text import is_go_template
 
 # Any turn will do: only what a template writes between two turns is taken from it.

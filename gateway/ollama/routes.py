@@ -13,7 +13,7 @@ from gateway.ollama.replies import ChatReply, GenerateReply, Reply
 from gateway.ollama.schemas import ChatRequest, GenerateRequest
 from gateway.operations import VERSION
 from gateway.queue_metrics import queue_header
-from gateway.served_models import ServedModel
+from gateway.served_model import ServedModel
 from gateway.state import GatewayState, http_context, state_of
 from gateway.streaming import ndjson_lines, stream_response, unless_gone
 from gateway.text_request import TextRequest
@@ -36,7 +36,7 @@ async def version() -> Response:
 async def list_running(request: Request) -> Response:
     state = state_of(request)
     in_memory = await state.models.in_memory()
-    models = [model_objects.running(model.model, info) for model, info in in_memory]
+    models = [model_objects.running(model, info) for model, info in in_memory]
     return JSONResponse({"models": models}, headers=await _queue_header(state))
 
 
@@ -52,7 +52,7 @@ async def _queue_header(state: GatewayState) -> dict[str, str]:
 async def generate(request: Request) -> Response:
     state = state_of(request)
     body = await state.read_body(request, GenerateRequest)
-    model = _find(state, body.model)
+    model = await _find(state, body.model)
     refuse_go_template(body.template or "")
     convert.check_context(body.context or (), model.tokenizer.vocab_size)
     if not body.prompt:
@@ -71,7 +71,7 @@ async def chat(request: Request) -> Response:
     body = await state.read_body(request, ChatRequest)
     if not body.model:
         raise InvalidRequestError("model is required", param="model")
-    model = _find(state, body.model)
+    model = await _find(state, body.model)
     reply = ChatReply(model=body.model, wants_logprobs=bool(body.logprobs))
     if not body.messages:
         return await _load(state, model, body, reply)
@@ -92,12 +92,13 @@ async def _respond(
 
 async def _load(state: GatewayState, model: ServedModel, body: GenerateRequest | ChatRequest, reply: Reply) -> Response:
     """Nothing to generate: the model is brought into memory, or leaves it."""
+    await state.models.info(model.model)
     await state.schedulers.keep_loaded(model.name, body.keep_alive_s)
     return JSONResponse(reply.nothing_asked("unload" if body.unloads else "load"))
 
 
-def _find(state: GatewayState, name: str) -> ServedModel:
+async def _find(state: GatewayState, name: str) -> ServedModel:
     """Ollama always wants a name, and has a sentence of its own for one that is not there."""
-    if not name or not (state.library.has(name) or state.models.serves(name)):
+    if not name or not state.models.has(name):
         raise GatewayError(ErrorKind.NOT_FOUND, f"model '{name}' not found", param="model")
-    return state.find(name)
+    return await state.models.find(name)

@@ -4,6 +4,7 @@ The store reads and writes files, so it works in threads.
 """
 
 import asyncio
+import contextlib
 from collections.abc import AsyncGenerator, Callable
 from functools import partial
 from typing import Any
@@ -36,10 +37,10 @@ Statuses = AsyncGenerator[JSONObject, None]
 
 @router.api_route("/api/tags", methods=["GET", "HEAD"])
 async def list_models(request: Request) -> Response:
-    """Those of the store and those that are served, the latest first."""
+    """Those of the store and those that the gateway was told of, the latest first."""
     state = state_of(request)
     stored = await asyncio.to_thread(state.store.list)
-    models = {model.name: model for model in (*stored, *(served.model for served in state.models))}
+    models = {model.name: model for model in (*stored, *(named.model for named in state.models.named))}
     listed = [ollama_objects.listed(model) for model in models.values()]
     return JSONResponse({"models": sorted(listed, key=lambda each: str(each["modified_at"]), reverse=True)})
 
@@ -76,7 +77,7 @@ async def create(request: Request) -> Response:
     body = await state.read_body(request, CreateRequest)
     refuse_go_template(body.template or "")
     state.store.canonical_name(body.model_name)  # refuses what is no name
-    _refuse_if_served(state, body.model_name, "replaced")
+    _refuse_if_named(state, body.model_name, "replaced")
     make = await asyncio.to_thread(_maker, state, body)
     return await _respond(request, _create_statuses(make), body.stream)
 
@@ -86,7 +87,7 @@ async def create(request: Request) -> Response:
 async def copy(request: Request) -> Response:
     state = state_of(request)
     body = await state.read_body(request, CopyRequest)
-    _refuse_if_served(state, body.destination, "replaced")
+    _refuse_if_named(state, body.destination, "replaced")
     model = await asyncio.to_thread(_stored_or_served, state, body.source)
     await asyncio.to_thread(state.library.copy_model, model, body.destination)
     return Response()
@@ -97,8 +98,9 @@ async def copy(request: Request) -> Response:
 async def delete(request: Request) -> Response:
     state = state_of(request)
     body = await state.read_body(request, DeleteRequest)
-    _refuse_if_served(state, body.model_name, "deleted")
+    _refuse_if_named(state, body.model_name, "deleted")
     await asyncio.to_thread(state.library.delete, body.model_name)
+    await _let_go(state, state.store.canonical_name(body.model_name))
     return Response()
 
 
@@ -206,15 +208,21 @@ def _settings(body: CreateRequest) -> ModelSettings:
     )
 
 
+async def _let_go(state: GatewayState, name: str) -> None:
+    """It leaves memory too, once nobody uses it."""
+    if any(info.name == name for _, info in await state.models.in_memory()):
+        with contextlib.suppress(GatewayError):
+            await state.schedulers.keep_loaded(name, 0.0)
+
+
 def _stored_or_served(state: GatewayState, name: str) -> Model:
-    if state.models.serves(name):
-        return state.models.find(name).model
-    return state.library.get(name)
+    named = state.models.find_named(name)
+    return named.model if named else state.library.get(name)
 
 
-def _refuse_if_served(state: GatewayState, name: str, what: str) -> None:
+def _refuse_if_named(state: GatewayState, name: str, what: str) -> None:
     """A worker that is started again reads the files again."""
-    if name and state.models.serves(name) and state.library.has(name):
+    if name and state.models.find_named(name) and state.library.has(name):
         raise GatewayError(
             ErrorKind.CONFLICT, f"the model '{name}' is being served and cannot be {what}; stop this server first"
         )

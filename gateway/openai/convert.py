@@ -8,7 +8,7 @@ from gateway.errors import InvalidRequestError
 from gateway.fields import seed_bits, stop_strings
 from gateway.openai.replies import ReplyForm
 from gateway.openai.schemas import ChatMessage, ChatRequest, CompletionRequest, StreamOptions, TokenizeChatRequest
-from gateway.served_models import ChatEnding
+from gateway.served_model import ChatEnding
 from gateway.text_request import TextRequest
 from pagoda.sampling import SamplingParams
 

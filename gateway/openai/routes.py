@@ -11,10 +11,11 @@ from gateway.errors import Dialect, InvalidRequestError, error_body
 from gateway.openai import convert
 from gateway.openai.replies import ChatReply, CompletionReply, JSONObject, Reply
 from gateway.openai.schemas import MAX_CHOICES, ChatRequest, CompletionRequest
-from gateway.served_models import ServedModel
+from gateway.served_model import ServedModel
 from gateway.state import GatewayState, http_context, state_of
 from gateway.streaming import sse_lines, stream_response, unless_gone
 from gateway.text_request import TextRequest
+from pagoda.models.model import Model
 
 router = APIRouter(prefix="/v1")
 _error_body = partial(error_body, dialect=Dialect.OPENAI)
@@ -23,13 +24,15 @@ _error_body = partial(error_body, dialect=Dialect.OPENAI)
 @router.get("/models")
 async def list_models(request: Request) -> Response:
     state = state_of(request)
-    return JSONResponse({"object": "list", "data": [await _model_object(state, model) for model in state.models]})
+    return JSONResponse(
+        {"object": "list", "data": [await _model_object(state, model) for model in await state.models.listed()]}
+    )
 
 
 @router.get("/models/{name:path}")
 async def get_model(request: Request, name: str) -> Response:
     state = state_of(request)
-    return JSONResponse(await _model_object(state, state.find(name)))
+    return JSONResponse(await _model_object(state, (await state.models.find(name)).model))
 
 
 @router.post("/chat/completions")
@@ -37,7 +40,7 @@ async def get_model(request: Request, name: str) -> Response:
 async def chat_completions(request: Request) -> Response:
     state = state_of(request)
     body = await state.read_body(request, ChatRequest)
-    model = state.find(body.model or None)
+    model = await state.models.find(body.model or None)
     body = convert.with_model_parameters(body, model.settings.parameters)
     messages = model.conversation(convert.chat_messages(body.messages))
     prompt = await model.encode_chat(messages, convert.chat_ending(body))
@@ -52,7 +55,7 @@ async def chat_completions(request: Request) -> Response:
 async def completions(request: Request) -> Response:
     state = state_of(request)
     body = await state.read_body(request, CompletionRequest)
-    model = state.find(body.model or None)
+    model = await state.models.find(body.model or None)
     body = convert.with_model_parameters(body, model.settings.parameters)
     prompts = await _prompts(body, model)
     vocab_size = model.tokenizer.vocab_size
@@ -104,7 +107,7 @@ def _echoes(body: CompletionRequest, model: ServedModel, requests: Sequence[Text
     return [model.tokenizer.decode(request.prompt_token_ids, skip_special_tokens=skip) for request in requests]
 
 
-async def _model_object(state: GatewayState, model: ServedModel) -> JSONObject:
+async def _model_object(state: GatewayState, model: Model) -> JSONObject:
     info = await state.models.info_if_any(model)
     return {
         "id": model.name,

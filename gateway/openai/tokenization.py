@@ -8,7 +8,7 @@ from starlette.responses import JSONResponse, Response
 from gateway.api_document import reads
 from gateway.openai import convert
 from gateway.openai.schemas import DetokenizeRequest, TokenizeChatRequest, TokenizePromptRequest
-from gateway.served_models import ServedModel
+from gateway.served_model import ServedModel
 from gateway.state import state_of
 
 router = APIRouter()
@@ -22,9 +22,9 @@ async def tokenize(request: Request) -> Response:
     content = await state.read_object(request)
     schema = TokenizeChatRequest if "messages" in content else TokenizePromptRequest
     body: TokenizeChatRequest | TokenizePromptRequest = schema.parse(content)
-    model = state.find(body.model or None)
+    model = await state.models.find(body.model or None)
     token_ids = await _encode(body, model)
-    info = await state.models.info_if_any(model)
+    info = await state.models.info_if_any(model.model)
     result: dict[str, Any] = {
         "count": len(token_ids),
         "max_model_len": model.model.config.max_position if info is None else info.max_model_len,
@@ -40,7 +40,7 @@ async def detokenize(request: Request) -> Response:
     """Special tokens by their names: what /tokenize would have to be told to write them."""
     state = state_of(request)
     body = await state.read_body(request, DetokenizeRequest)
-    tokenizer = state.find(body.model or None).tokenizer
+    tokenizer = (await state.models.find(body.model or None)).tokenizer
     convert.check_token_ids(body.tokens, tokenizer.vocab_size, "tokens")
     return JSONResponse({"prompt": tokenizer.decode(body.tokens, skip_special_tokens=False)})
 

@@ -13,10 +13,12 @@ if TYPE_CHECKING:
     from protos.v1 import inference_pb2
 
 
-def banner(options: ServeOptions, model: Model, load: "inference_pb2.GetLoadResponse", addresses: Sequence[str]) -> str:
+def banner(
+    options: ServeOptions, models: Sequence[Model], load: "inference_pb2.GetLoadResponse", addresses: Sequence[str]
+) -> str:
     """`addresses` are those that the gateway listens on: its own, and the one where Ollama's clients look if it was free."""
     facts = [
-        ("model", f"{model.name} ({model.quantization}, {size(model.size_bytes)}, {model.config.architecture})"),
+        *[("model", _model(model)) for model in models],
         *[(f"worker {index}", _worker(worker)) for index, worker in enumerate(load.workers)],
         ("OpenAI", f"{options.url}/v1"),
         ("Ollama", _ollama(options, addresses)),
@@ -25,8 +27,12 @@ def banner(options: ServeOptions, model: Model, load: "inference_pb2.GetLoadResp
     ]
     lines = [f"  {name:<9} {value}" for name, value in facts]
     return "\n".join(
-        ["", "Pagoda is ready.", "", *lines, "", "Try it:", f"  {_curl(options, model)}", "", "Ctrl-C stops it."]
+        ["", "Pagoda is ready.", "", *lines, "", "Try it:", f"  {_curl(options, models[0])}", "", "Ctrl-C stops it."]
     )
+
+
+def _model(model: Model) -> str:
+    return f"{model.name} ({model.quantization}, {size(model.size_bytes)}, {model.config.architecture})"
 
 
 def _ollama(options: ServeOptions, addresses: Sequence[str]) -> str:

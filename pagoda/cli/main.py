@@ -17,10 +17,13 @@ from pagoda.models.catalogue import DEFAULT_MODEL
 
 app = typer.Typer(name="pagoda", no_args_is_help=True, pretty_exceptions_enable=False)
 
-Model = Annotated[
-    str,
+Models = Annotated[
+    list[str],
     typer.Option(
-        help="A name, fetched if missing, or the path of a GGUF file or a checkpoint.", autocompletion=complete_model
+        "--model",
+        help="A name, fetched if missing, or the path of a GGUF file or a checkpoint. May be repeated; those of the store are "
+        "loaded when somebody asks for them.",
+        autocompletion=complete_model,
     ),
 ]
 Host = Annotated[str, typer.Option(help="The address to listen on. Other than loopback it needs a key.")]
@@ -59,7 +62,12 @@ KeepAlive = Annotated[
         help="How long a model that nobody uses stays in memory, such as 5m. (default: for ever)",
     ),
 ]
-Workers = Annotated[int, typer.Option(min=1, help="Worker processes, which share the cores.")]
+Workers = Annotated[
+    int | None,
+    typer.Option(
+        min=1, help="Worker processes, which share the cores; each has one model in memory. (default: one per --model)"
+    ),
+]
 OllamaPort = Annotated[
     int | None,
     typer.Option(
@@ -111,14 +119,14 @@ def pagoda(version: Version = False) -> None:
 
 @app.command(help="Serve a model on this machine: gateway, scheduler and workers, as processes.")
 def serve(
-    model: Model = DEFAULT_MODEL,
+    models: Models = [DEFAULT_MODEL],  # noqa: B006  # typer reads it, nobody writes it
     host: Host = "127.0.0.1",
     port: Port = 8000,
     kv_memory: KVMemory = None,
     numerics: Numerics = None,
     kv_dtype: KVDtype = None,
     device: Device = None,
-    workers: Workers = 1,
+    workers: Workers = None,
     keep_alive: KeepAlive = None,
     ollama_port: OllamaPort = None,
     otlp_endpoint: OTLPEndpoint = None,
@@ -131,7 +139,7 @@ def serve(
     from pagoda.cli.tiers import ServeOptions
 
     options = ServeOptions(
-        model=model,
+        models=tuple(models),
         host=host,
         port=port,
         home=resolve_home(home),
@@ -139,7 +147,7 @@ def serve(
         numerics=numerics,
         kv_dtype=kv_dtype,
         device=device,
-        num_workers=workers,
+        num_workers=workers or len(models),
         keep_alive=keep_alive,
         ollama_port=ollama_port,
         otlp_endpoint=otlp_endpoint,

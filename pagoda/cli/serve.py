@@ -9,6 +9,7 @@ import os
 import signal
 import socket
 import sys
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from pagoda.cli.banner import banner
@@ -40,8 +41,9 @@ def run_serve(options: ServeOptions) -> int:
         check_exposure(options)
         check_port(options)
         check_tracing(options)
-        model = fetch_model(options.home, options.model)
-        return asyncio.run(_serve(options, model))
+        check_models(options)
+        models = [fetch_model(options.home, model) for model in options.models]
+        return asyncio.run(_serve(options, models))
     except (ServeError, ModelError, ChildLostError) as error:
         say(f"Error: {error}")
         return 1
@@ -98,16 +100,22 @@ def check_tracing(options: ServeOptions) -> None:
         raise ServeError(f"--otlp-endpoint (or OTEL_EXPORTER_OTLP_ENDPOINT) {error}.") from None
 
 
-async def _serve(options: ServeOptions, model: Model) -> int:
+def check_models(options: ServeOptions) -> None:
+    for model in options.models:
+        if "," in model:
+            raise ServeError(f"--model {model}: a comma cannot be in it. For several models, repeat --model.")
+
+
+async def _serve(options: ServeOptions, models: Sequence[Model]) -> int:
     """Until a signal; the exit status. Raises when the system cannot be started or kept running."""
     _prepare_run_directory(options)
     workers = "worker" if options.num_workers == 1 else f"{options.num_workers} workers"
-    say(f"Starting gateway, scheduler and {workers} for {model.name} …")
+    say(f"Starting gateway, scheduler and {workers} for {', '.join(model.name for model in models)} …")
     supervisor = Supervisor(tier_commands(options), say=say, grace_s=STOP_GRACE_S)
     signals = StopSignals(supervisor)
     tasks = [
         asyncio.create_task(supervisor.run()),
-        asyncio.create_task(_announce_when_ready(options, model, supervisor)),
+        asyncio.create_task(_announce_when_ready(options, models, supervisor)),
         asyncio.create_task(signals.first.wait()),
     ]
     try:
@@ -150,12 +158,12 @@ class StopSignals:
         self.first.set()
 
 
-async def _announce_when_ready(options: ServeOptions, model: Model, supervisor: Supervisor) -> None:
+async def _announce_when_ready(options: ServeOptions, models: Sequence[Model], supervisor: Supervisor) -> None:
     """Never returns, so that whoever waits for the first of several ends waits for a real one."""
     addresses = await _wait_until_ready(options)
     load = await _wait_for_workers(options)
     supervisor.settle()
-    print(banner(options, model, load, addresses), flush=True)
+    print(banner(options, models, load, addresses), flush=True)
     await asyncio.Event().wait()
 
 

@@ -15,7 +15,7 @@ from pagoda.sockets import scheduler_address
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServeOptions:
-    model: str
+    models: tuple[str, ...]
     host: str
     port: int
     home: Path
@@ -64,7 +64,7 @@ def tier_commands(options: ServeOptions) -> list[ChildCommand]:
 
 def _gateway(options: ServeOptions) -> ChildCommand:
     flags = ["--host", options.host, "--port", str(options.port)]
-    flags += ["--scheduler", options.scheduler_address, "--model", options.model]
+    flags += ["--scheduler", options.scheduler_address, "--model", ",".join(options.models)]
     flags += ["--keys-file", str(options.keys_file)] if options.keys_file else []
     flags += ["--ollama-port", str(options.ollama_port)] if options.ollama_port is not None else []
     # In the environment, since everyone on the machine can read a command line.
@@ -73,16 +73,25 @@ def _gateway(options: ServeOptions) -> ChildCommand:
 
 
 def _workers(options: ServeOptions) -> list[ChildCommand]:
-    flags = ["--scheduler", options.scheduler_address, "--model", options.model]
+    flags = ["--scheduler", options.scheduler_address]
     flags += ["--kv-memory", options.kv_memory] if options.kv_memory else []
     flags += ["--numerics", options.numerics] if options.numerics else []
     flags += ["--kv-dtype", options.kv_dtype] if options.kv_dtype else []
     flags += ["--device", options.device] if options.device else []
     if options.num_workers == 1:
-        return [_tier("worker", options, flags)]
+        return [_tier("worker", options, [*flags, *_models_of_worker(options, 0)])]
     # Each takes all cores by default.
     flags += ["--threads", str(max(1, usable_cores() // options.num_workers))]
-    return [_tier("worker", options, flags, name=f"worker-{number}") for number in range(1, options.num_workers + 1)]
+    return [
+        _tier("worker", options, [*flags, *_models_of_worker(options, number)], name=f"worker-{number + 1}")
+        for number in range(options.num_workers)
+    ]
+
+
+def _models_of_worker(options: ServeOptions, number: int) -> list[str]:
+    """It begins with the first. The workers take turns at that, and each can load them all."""
+    turn = number % len(options.models)
+    return ["--model", ",".join([*options.models[turn:], *options.models[:turn]])]
 
 
 def _scheduler(options: ServeOptions) -> ChildCommand:

@@ -38,9 +38,9 @@ async def running_gateway(directory: Path, **settings: Any) -> AsyncIterator[Run
     model_path = directory / f"{MODEL}.gguf"
     if not model_path.exists():
         write_tiny_gguf(model_path)
-    model = ModelStore(directory).get(settings.get("model", str(model_path)))
-    async with FakeScheduler(f"unix:{directory / 's.sock'}", model.name) as scheduler:
-        app = create_app(GatewaySettings(home=directory, scheduler=scheduler.address, **settings), model)
+    models = [ModelStore(directory).get(each) for each in settings.get("model", str(model_path)).split(",")]
+    async with FakeScheduler(f"unix:{directory / 's.sock'}", models[0].name) as scheduler:
+        app = create_app(GatewaySettings(home=directory, scheduler=scheduler.address, **settings), models)
         async with serving(app) as url, httpx.AsyncClient(base_url=url, timeout=30) as http:
             await scheduler.session_opened.wait()
             yield RunningGateway(app=app, url=url, http=http, scheduler=scheduler)

@@ -12,6 +12,7 @@ import httpx
 import ollama
 import pytest
 
+from gateway import served_models
 from pagoda.models.blobs import BlobStore
 from pagoda.models.errors import ModelSourceError
 from pagoda.models.library import ModelLibrary
@@ -19,6 +20,7 @@ from pagoda.models.model import Model
 from pagoda.models.model_settings import ModelSettings
 from pagoda.models.sources import OnProgress, Progress, Stage
 from pagoda.models.store import ModelStore
+from protos.v1 import inference_pb2
 from tests.fakes.gateway import RunningGateway, running_gateway
 from tests.fakes.tiny_model import write_tiny_gguf
 
@@ -112,16 +114,51 @@ async def test_show_has_the_files_metadata_and_tensors_only_when_all_is_wanted(g
     assert {"name": "token_embd.weight", "type": "F32", "shape": [259, 64]} in verbose["tensors"]
 
 
-async def test_what_is_stored_is_not_served_and_says_how_it_would_be(gateway: RunningGateway) -> None:
+def let_scheduler_know(gateway: RunningGateway, short_path: Path, name: str) -> None:
+    """A worker has it in its store too."""
+    model = ModelStore(short_path).get(name)
+    info = inference_pb2.ModelInfo(name=model.name, digest=model.digest, max_model_len=512, num_unloaded_workers=1)
+    gateway.scheduler.models.append(info)
+
+
+async def test_what_is_stored_is_served_if_a_worker_has_it_too(gateway: RunningGateway, short_path: Path) -> None:
     await create(gateway)
+    assert [each["id"] for each in (await gateway.http.get("/v1/models")).json()["data"]] == ["tiny"]
+    let_scheduler_know(gateway, short_path, "mine")
+    assert [each["id"] for each in (await gateway.http.get("/v1/models")).json()["data"]] == ["tiny", "mine:latest"]
     for path, body in (
-        ("/api/chat", {"model": "mine", "messages": [{"role": "user", "content": "x"}]}),
-        ("/api/generate", {"model": "mine", "prompt": "x"}),
+        ("/api/chat", {"model": "Mine", "messages": [{"role": "user", "content": "x"}]}),
+        ("/api/generate", {"model": "mine:latest", "prompt": "x"}),
         ("/v1/completions", {"model": "mine", "prompt": "x"}),
     ):
-        response = await gateway.http.post(path, json=body)
-        assert response.status_code == 404
-        assert "pagoda serve --model mine" in response.text and "`tiny`" in response.text
+        assert (await gateway.http.post(path, json=body)).status_code == 200
+    assert {request.model for request in gateway.scheduler.requests} == {"mine:latest"}
+    assert (
+        'vllm:generation_tokens_total{engine="0",model_name="mine:latest"}' in (await gateway.http.get("/metrics")).text
+    )
+
+
+async def test_what_no_worker_can_load_is_unavailable(
+    gateway: RunningGateway, short_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(served_models, "NEWS_S", 0.0)
+    await create(gateway)
+    let_scheduler_know(gateway, short_path, "mine")
+    gateway.scheduler.models[-1].digest = "of other files"
+    for path in ("/api/generate", "/v1/completions"):
+        response = await gateway.http.post(path, json={"model": "mine", "prompt": "x"})
+        assert response.status_code == 503 and "mine:latest" in response.text
+
+
+async def test_a_deleted_model_leaves_memory(gateway: RunningGateway, short_path: Path) -> None:
+    await create(gateway)
+    let_scheduler_know(gateway, short_path, "mine")
+    gateway.scheduler.models[-1].num_workers = 1
+    assert (await gateway.http.request("DELETE", "/api/delete", json={"model": "mine"})).status_code == 200
+    (let_go,) = gateway.scheduler.kept_loaded
+    assert (let_go.model, let_go.keep_alive_s) == ("mine:latest", 0.0)
+    running = (await gateway.http.get("/api/ps")).json()["models"]
+    assert [each["name"] for each in running] == ["tiny:latest", "mine:latest"]
 
 
 @pytest.mark.parametrize(

@@ -30,10 +30,10 @@ def test_a_base_model_is_asked_to_complete(
     ModelLibrary(store, BlobStore(tmp_path)).create_from_files(
         "tiny", {file.name: file}, ModelSettings(template=of_create), lambda status: None
     )
-    options = ServeOptions(model="tiny", host="127.0.0.1", port=8000, home=tmp_path)
+    options = ServeOptions(models=("tiny",), host="127.0.0.1", port=8000, home=tmp_path)
     (curl,) = (
         line
-        for line in banner(options, store.get("tiny"), inference_pb2.GetLoadResponse(), [":8000"]).splitlines()
+        for line in banner(options, [store.get("tiny")], inference_pb2.GetLoadResponse(), [":8000"]).splitlines()
         if "curl" in line
     )
     assert f"curl http://127.0.0.1:8000{endpoint} " in curl

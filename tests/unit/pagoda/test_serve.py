@@ -16,7 +16,7 @@ from pagoda.keys import KeyEntry, KeyFile
 
 
 def options(home: Path, **values: object) -> ServeOptions:
-    return ServeOptions(**{"model": "tiny", "host": "127.0.0.1", "port": 8000, "home": home, **values})  # type: ignore[arg-type]  # the tests' shorthand
+    return ServeOptions(**{"models": ("tiny",), "host": "127.0.0.1", "port": 8000, "home": home, **values})  # type: ignore[arg-type]  # the tests' shorthand
 
 
 def add_key(file: Path) -> None:
