@@ -148,13 +148,13 @@ class SchedulerLoop:
     def run(self) -> None:
         """Keep every worker's queue of steps filled."""
         self._is_awake = False
+        leaving = [worker for worker in self.workers.values() if worker.phase is WorkerPhase.LEAVING]
+        for worker in leaving:
+            self._move_sequences_off(worker)
         hosts = self._suspects.hosts(self.workers.values())
         for host in hosts.values():
             for sequence in making_way(host):
                 self._preempt(host, sequence)
-        leaving = [worker for worker in self.workers.values() if worker.phase is WorkerPhase.LEAVING]
-        for worker in leaving:
-            self._move_sequences_off(worker)
         self._placement.begin_rounds(hosts)
         for worker in list(self.workers.values()):
             while worker.has_room_for_a_step and self.step(worker):

@@ -4,7 +4,7 @@ Owns who waits for a model without a request. Which worker loads what is decided
 requests beyond that some wait for a model.
 """
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Set
 from collections.abc import Sequence as Seq
 from typing import Any
@@ -25,6 +25,8 @@ Told = Callable[[RequestError | None], object]
 
 # A model that was loaded keeps its slot for so many times as long as that took, while others wait for the slot.
 STAY_PER_LOAD = 4.0
+# Where the system kills who takes too much memory, no worker lives to say that a model is too large.
+MAX_LOST_LOADS = 3
 
 
 class ServedModels:
@@ -61,6 +63,8 @@ class ServedModels:
         """Who waits for a model without a request, and since when."""
         self._stays_until_s: dict[str, float] = {}
         """By worker id, of the model that it has loaded."""
+        self._num_lost_loads: Counter[str] = Counter()
+        """Workers that were lost while they loaded a model, since it was last in memory."""
         self._tried_again: set[str] = set()
         """Models whose load has failed for want of memory, and for which another has left."""
         self._closed: frozenset[str] = frozenset()
@@ -125,6 +129,7 @@ class ServedModels:
         if before is not None and before.loading == info.model:
             self._loaded(before)
         self._tried_again.discard(info.model)
+        self._num_lost_loads.pop(info.model, None)
         self._tell(info.model, None)
 
     def attach_unloaded(self, worker_id: str, store: LoadableModels, link: LoadLink) -> UnloadedWorker:
@@ -133,6 +138,18 @@ class ServedModels:
         self.store_changed(worker_id, store)
         self._stores.set_exhausted(worker_id, False)
         return worker
+
+    def detach_unloaded(self, worker: UnloadedWorker, *, is_lost: bool) -> None:
+        """Its stream ended. A model whose load kills worker after worker is asked of no further one."""
+        self.unloaded.detach(worker, is_lost=is_lost)
+        model = worker.loading
+        if is_lost and model is not None:
+            self._num_lost_loads[model] += 1
+            if self._num_lost_loads[model] >= MAX_LOST_LOADS:
+                del self._num_lost_loads[model]
+                reason = f"{MAX_LOST_LOADS} workers in a row were lost while they loaded {model!r}"
+                self._fail_waiting(model, UnavailableError(reason, retry_after_s=5.0))
+        self._on_changed()
 
     def store_changed(self, worker_id: str, store: LoadableModels) -> None:
         if worker_id in self._workers or worker_id in self.unloaded:

@@ -108,8 +108,7 @@ class WorkerServicer(worker_pb2_grpc.WorkerServiceServicer):
         if isinstance(worker, AttachedWorker):
             self._loop.detach(worker)
         else:
-            self._loop.models.unloaded.detach(worker, is_lost=end is not WORKER_LEFT)
-            self._loop.wake()
+            self._loop.models.detach_unloaded(worker, is_lost=end is not WORKER_LEFT)
 
     async def _read_hello(
         self,

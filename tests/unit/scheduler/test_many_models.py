@@ -6,11 +6,14 @@ import pytest
 
 from scheduler.errors import RequestError, UnavailableError
 from scheduler.loop import SchedulerLoop
+from scheduler.served_models import MAX_LOST_LOADS
+from scheduler.tracing import SequenceTracing
 from scheduler.unloaded_workers import UnloadedWorker
 from scheduler.worker_state import AttachedWorker, LoadableModel, LoadableModels, WorkerInfo
 from tests.fakes.client import RecordingClient
 from tests.fakes.clock import FakeClock
 from tests.fakes.plan_worker import PlanWorker, worker_info
+from tests.fakes.tracer import RecordingTracer
 from tests.unit.scheduler.test_loop import expected, request
 
 NEEDED_BYTES = 10
@@ -26,7 +29,8 @@ class System:
 
     def __init__(self, *worker_ids: str, available_bytes: int = 1000) -> None:
         self.clock = FakeClock()
-        self.loop = SchedulerLoop(self.clock, worker_grace_s=60.0)
+        self.tracer = RecordingTracer()
+        self.loop = SchedulerLoop(self.clock, worker_grace_s=60.0, sequences=SequenceTracing(self.tracer))
         self.client = RecordingClient()
         self.available_bytes = available_bytes
         self.digests = {model: "" for model in "abc"}
@@ -74,7 +78,7 @@ class System:
                 model, _ = link.loads.pop()
                 self.history.append(f"{worker_id}+{model}")
                 self.clock.advance(LOAD_S)
-                self.loop.models.unloaded.detach(self.unloaded.pop(worker_id), is_lost=False)
+                self.loop.models.detach_unloaded(self.unloaded.pop(worker_id), is_lost=False)
                 self.attach(worker_id, model)
                 return True
         return False
@@ -233,9 +237,29 @@ def test_a_worker_lost_while_loading_is_not_waited_for_where_another_is_empty() 
     system = System("v", "w")
     system.ask("a")
     assert system.links.pop("v").loads
-    system.loop.models.unloaded.detach(system.unloaded.pop("v"), is_lost=True)
-    system.loop.wake()
+    system.loop.models.detach_unloaded(system.unloaded.pop("v"), is_lost=True)
     system.clock.run_soon()
     system.run()
     assert system.history == ["w+a"]
     system.check("a")
+
+
+def test_a_model_whose_load_kills_every_worker_is_given_up() -> None:
+    system = System("w")
+    system.ask("a")
+    for _ in range(MAX_LOST_LOADS):
+        assert system.links["w"].loads
+        system.loop.models.detach_unloaded(system.unloaded.pop("w"), is_lost=True)
+        system.attach_unloaded("w")
+    assert "were lost while they loaded 'a'" in system.client.failed["a"].message
+    assert not system.links["w"].loads
+
+
+def test_who_waits_for_a_model_has_it_in_the_trace() -> None:
+    system = System("w")
+    system.ask("a")
+    system.run()
+    system.ask("a", "warm")
+    system.run()
+    cold, warm = system.tracer.named("sequence")
+    assert cold.events == ["model loading", "model loaded"] and not warm.events
