@@ -9,7 +9,7 @@ PROTOS := $(wildcard protos/v1/*.proto)
 PROTOC = PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m grpc_tools.protoc -I.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve test test-fast test-large lint types format protos check-protos docs bench bench-peers quality clean
+.PHONY: help setup serve test test-fast test-large chaos lint types format protos check-protos docs bench bench-peers quality clean
 
 help: ## Show this list.
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -27,6 +27,9 @@ test-fast: $(VENV)/.dev-installed ## Run the tests that need no model.
 
 test-large: $(VENV)/.dev-installed ## Run the tests that fetch further models (250 MB).
 	$(BIN)/pytest -m large $(ARGS)
+
+chaos: $(VENV)/.dev-installed ## Fail workers, schedulers and Redis under load for five minutes (ARGS="--duration 600 --seed 7").
+	@$(BIN)/python -m tests.chaos $(ARGS)
 
 lint: $(VENV)/.dev-installed ## Check style, format, and which tier imports which.
 	$(BIN)/ruff check .

@@ -1,0 +1,170 @@
+"""Streams of all kinds through the official clients, kept token by token: what a failure must not change.
+
+Both dialects, chats and completions, greedy and seeded, one sample and two, with and without log-probabilities.
+"""
+
+import asyncio
+import random
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+import ollama
+import openai
+
+MODEL = "smollm2:135m"
+MAX_TOKENS = 16
+# More than a worker can have computed of a sequence that its scheduler has not heard of: two steps, or what is left of a lease. A
+# stream that got so much further since the last failure is nobody's suspect.
+NUM_CHUNKS_BETWEEN = 16
+
+
+@dataclass(slots=True)
+class Sample:
+    """What a client saw of one sample, in order."""
+
+    text: str = ""
+    token_ids: list[int] = field(default_factory=list)
+    logprobs: list[tuple[str, float]] = field(default_factory=list)
+    ends: list[str] = field(default_factory=list)
+
+
+Answer = dict[int, Sample]
+OnChunk = Callable[[], object]
+
+
+class Clients:
+    """Of one gateway."""
+
+    def __init__(self, url: str) -> None:
+        self.openai = openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0)
+        self.ollama = ollama.AsyncClient(host=url)
+        self._open = AsyncExitStack()
+
+    async def __aenter__(self) -> Self:
+        await self._open.enter_async_context(self.openai)
+        await self._open.enter_async_context(self.ollama)
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        await self._open.aclose()
+
+    async def ask_all(self, numbers: Sequence[int], on_chunk: OnChunk = lambda: None) -> list[Answer]:
+        """All at once. Each number is another stream, and the same one every time."""
+        return await asyncio.gather(*(self.ask(number, on_chunk) for number in numbers))
+
+    async def ask(self, number: int, on_chunk: OnChunk = lambda: None) -> Answer:
+        kind = (self._chat, self._completion, self._ollama_chat, self._ollama_generate)[number % 4]
+        return await kind(number, on_chunk)
+
+    async def _chat(self, number: int, on_chunk: OnChunk) -> Answer:
+        stream = await self.openai.chat.completions.create(
+            model=MODEL, messages=_messages(number), stream=True, **_openai_options(number, logprobs=True)
+        )
+        answer: Answer = defaultdict(Sample)
+        async for chunk in stream:
+            on_chunk()
+            for choice in chunk.choices:
+                sample = answer[choice.index]
+                sample.text += choice.delta.content or ""
+                if choice.logprobs is not None:
+                    sample.logprobs += [(each.token, each.logprob) for each in choice.logprobs.content or ()]
+                _take(sample, choice)
+        return answer
+
+    async def _completion(self, number: int, on_chunk: OnChunk) -> Answer:
+        stream = await self.openai.completions.create(
+            model=MODEL, prompt=_prompt(number), stream=True, **_openai_options(number, logprobs=1)
+        )
+        answer: Answer = defaultdict(Sample)
+        async for chunk in stream:
+            on_chunk()
+            for choice in chunk.choices:
+                sample = answer[choice.index]
+                sample.text += choice.text
+                if choice.logprobs is not None:
+                    tokens, values = choice.logprobs.tokens or (), choice.logprobs.token_logprobs or ()
+                    sample.logprobs += zip(tokens, values, strict=True)
+                _take(sample, choice)
+        return answer
+
+    async def _ollama_chat(self, number: int, on_chunk: OnChunk) -> Answer:
+        sample = Sample()
+        stream = await self.ollama.chat(MODEL, _messages(number), stream=True, options=_ollama_options(number))
+        async for part in stream:
+            on_chunk()
+            sample.text += part.message.content or ""
+            _end(sample, part)
+        return {0: sample}
+
+    async def _ollama_generate(self, number: int, on_chunk: OnChunk) -> Answer:
+        sample = Sample()
+        stream = await self.ollama.generate(MODEL, _prompt(number), stream=True, options=_ollama_options(number))
+        async for part in stream:
+            on_chunk()
+            sample.text += part.response or ""
+            _end(sample, part)
+        return {0: sample}
+
+
+class Asker:
+    """Asks for one stream after the other, and counts what came."""
+
+    def __init__(self, clients: Clients, undisturbed: Sequence[Answer], chance: random.Random) -> None:
+        self._clients = clients
+        self._undisturbed = undisturbed
+        self._chance = chance
+        self._num_chunks = 0
+        self.num_answers = 0
+        self.is_to_end = False
+        self.has_got_on = asyncio.Event()
+
+    async def run(self) -> None:
+        while not self.is_to_end:
+            number = self._chance.randrange(len(self._undisturbed))
+            assert await self._clients.ask(number, self._count) == self._undisturbed[number]
+            self.num_answers += 1
+
+    def _count(self) -> None:
+        self._num_chunks += 1
+        if self._num_chunks == NUM_CHUNKS_BETWEEN:
+            self.has_got_on.set()
+
+    async def gets_on(self) -> None:
+        """Further than a worker can have been at a failure before this call."""
+        self._num_chunks = 0
+        self.has_got_on.clear()
+        await self.has_got_on.wait()
+
+
+def _prompt(number: int) -> str:
+    return f"Here is what I know about the number {number}. It"
+
+
+def _messages(number: int) -> list[Any]:
+    return [{"role": "user", "content": f"Write about the number {number}."}]
+
+
+def _openai_options(number: int, *, logprobs: Any) -> dict[str, Any]:
+    """Of four of a kind one is greedy; every other one has two samples, and two in four log-probabilities."""
+    options: dict[str, Any] = {"max_tokens": MAX_TOKENS, "seed": number, "n": 1 + number // 4 % 2}
+    options["temperature"] = 0.0 if number // 4 % 4 == 0 else 1.0
+    options["extra_body"] = {"return_token_ids": True, "ignore_eos": True}
+    return options | ({"logprobs": logprobs} if number // 8 % 2 else {})
+
+
+def _ollama_options(number: int) -> dict[str, Any]:
+    return {"num_predict": MAX_TOKENS, "seed": number, "temperature": float(number // 4 % 2)}
+
+
+def _take(sample: Sample, choice: Any) -> None:
+    sample.token_ids += getattr(choice, "token_ids", None) or ()
+    if choice.finish_reason is not None:
+        sample.ends.append(choice.finish_reason)
+
+
+def _end(sample: Sample, part: Any) -> None:
+    if part.done:
+        sample.ends.append(f"{part.done_reason} after {part.eval_count}")
