@@ -1,6 +1,7 @@
 """python -m worker: settings → model and pages → scheduler link, until SIGTERM."""
 
 import logging
+import os
 import signal
 import sys
 import time
@@ -17,7 +18,7 @@ from pagoda.stop_signals import on_stop_signal
 from pagoda.tracing import Tracer, open_tracer
 from protos.v1 import worker_pb2
 from worker.engine_thread import Loaded
-from worker.errors import StartError
+from worker.errors import EngineHangsError, StartError
 from worker.loadable_models import LoadableModels
 from worker.scheduler_link import SchedulerLink
 from worker.settings import WorkerSettings
@@ -70,7 +71,13 @@ async def serve(open_link: Callable[[], SchedulerLink], settings: WorkerSettings
     link = open_link()
     del open_link  # The engine is the link's alone, to let go.
     on_stop_signal(lambda: link.leave(settings.drain_grace_s))
-    await link.run()
+    try:
+        await link.run()
+    except EngineHangsError as error:
+        logger.critical("the engine hangs", extra={"reason": str(error)})
+        logging.shutdown()
+        # An orderly end would wait for its thread.
+        os._exit(1)
 
 
 def load_worker(settings: WorkerSettings, model: Model) -> Loaded:

@@ -79,6 +79,6 @@ class EngineThread:
         gc.collect()  # An engine refers to itself in circles.
         return_freed_memory()
 
-    def close(self) -> None:
-        """Waits for what runs."""
-        self._thread.shutdown()
+    def close(self, *, wait: bool) -> None:
+        """Whether to wait for what runs."""
+        self._thread.shutdown(wait=wait)

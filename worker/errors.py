@@ -4,6 +4,7 @@ WorkerError
 ├── StartError              the worker cannot start, or load a model: the message says what to change
 │   └── NotEnoughMemoryError    it may do where another model has left
 ├── StepError               the scheduler's step cannot be executed as it stands; ends the session
+├── EngineHangsError        a step does not end: nothing but ending the process helps
 └── SamplingError           the logits of a sequence leave nothing to choose from; ends the session
 """
 
@@ -21,6 +22,10 @@ class NotEnoughMemoryError(StartError):
 
 
 class StepError(WorkerError):
+    pass
+
+
+class EngineHangsError(WorkerError):
     pass
 
 

@@ -17,6 +17,7 @@ from pagoda.tracing import SILENT_TRACER, Tracer
 from pagoda.transport_security import TransportSecurity
 from protos.v1 import worker_pb2, worker_pb2_grpc
 from worker.engine_thread import EngineThread, Load, Loaded, StepRunner
+from worker.errors import EngineHangsError
 from worker.held_blocks import HeldBlocks
 from worker.session import Session, Store, Stream
 from worker.step_loop import SessionEnd
@@ -69,16 +70,20 @@ class SchedulerLink:
         """Addresses whose failure is in the log already: an outage is one line, not one for each try."""
 
     async def run(self) -> None:
-        """Until `stop` or `leave`. Raises only if the engine cannot even be reset: then nothing is left to work with."""
+        """Until `stop` or `leave`. Raises only if the engine hangs or cannot be reset: then nothing is left to work with."""
+        has_ended = True
         try:
             while not self._stopping.is_set():
                 await self._unless_stopping(asyncio.sleep(self._delay_s()))
                 if not self._stopping.is_set():
                     await self._serve(self._addresses[self._position % len(self._addresses)])
+        except EngineHangsError:
+            has_ended = False
+            raise
         finally:
             if self._end_of_grace is not None:
                 self._end_of_grace.cancel()
-            self._engine_thread.close()
+            self._engine_thread.close(wait=has_ended)
 
     def leave(self, grace_s: float) -> None:
         """End when the scheduler has moved or finished what this worker computes, or when the grace is over."""

@@ -15,7 +15,7 @@ import grpc
 from pagoda.tracing import Tracer
 from protos.v1 import worker_pb2
 from worker.engine_thread import EngineThread
-from worker.errors import NotEnoughMemoryError
+from worker.errors import EngineHangsError, NotEnoughMemoryError
 from worker.held_blocks import HeldBlocks
 from worker.step_loop import FailedStep, Interruption, RanStep, SessionEnd, StepLoop
 from worker.step_messages import result_to_proto
@@ -27,6 +27,8 @@ Stream = grpc.aio.StreamStreamCall[worker_pb2.AttachRequest, worker_pb2.AttachRe
 # How long the scheduler may take to end its half of a stream after the worker has ended its own.
 _CLOSE_TIMEOUT_S = 2.0
 _SHORTEST_HEARTBEAT_INTERVAL_S = 0.01
+# As long as a scheduler waits for any step at all.
+_LAST_STEP_S = 120.0
 _KINDS = ("step", "recall", "drain", "load", "unload", "heartbeat_ack")
 
 
@@ -68,6 +70,8 @@ class Session:
         self._steps = StepLoop(
             held_blocks, tracer, lambda outcome: loop.call_soon_threadsafe(self._outbox.put_nowait, outcome)
         )
+        self._last_step: asyncio.Timeout | None = None
+        """While the engine's thread runs steps: set off once no further one is to be begun."""
         # gRPC takes one message at a time from all of us.
         self._write_turn = asyncio.Lock()
 
@@ -83,7 +87,7 @@ class Session:
                 await self._close(receiving)
             return end
         finally:
-            self._steps.end_now(SessionEnd.STOPPED)
+            self._end_now(SessionEnd.STOPPED)
             self._stream.cancel()
             for task in (receiving, *others):
                 task.cancel()
@@ -95,7 +99,13 @@ class Session:
 
     def stop(self) -> None:
         """End after the step that runs, without those that wait."""
-        self._steps.end_now(SessionEnd.STOPPED)
+        self._end_now(SessionEnd.STOPPED)
+
+    def _end_now(self, end: SessionEnd) -> None:
+        """The step that runs is waited for, but not for ever."""
+        self._steps.end_now(end)
+        if self._last_step is not None and self._last_step.when() is None:
+            self._last_step.reschedule(asyncio.get_running_loop().time() + _LAST_STEP_S)
 
     async def _run_until_end(self) -> SessionEnd:
         while not isinstance(message := await self._run_steps(), SessionEnd):
@@ -129,9 +139,18 @@ class Session:
         """Send what the engine's thread hands over, until it leaves."""
         computing = asyncio.create_task(self._engine_thread.run(self._steps.run))
         computing.add_done_callback(lambda _: self._outbox.put_nowait(None))
+        try:
+            async with asyncio.timeout(None) as self._last_step:
+                return await self._send_outcomes(computing)
+        except TimeoutError as error:
+            raise EngineHangsError(f"the last step has not ended within {_LAST_STEP_S:g} s") from error
+        finally:
+            self._last_step = None
+
+    async def _send_outcomes(self, computing: asyncio.Task[Interruption]) -> Interruption:
         while (content := await self._outbox.get()) is not None:
             if not await self._send(self._message(content)):
-                self._steps.end_now(SessionEnd.LOST)
+                self._end_now(SessionEnd.LOST)
         return computing.result()
 
     async def _receive(self) -> None:
@@ -144,7 +163,7 @@ class Session:
         except grpc.aio.AioRpcError as error:
             reason = f"{error.code().name}: {error.details()}"
         logger.debug("stream ended", extra={"session_id": self._id, "reason": reason})
-        self._steps.end_now(SessionEnd.LOST)
+        self._end_now(SessionEnd.LOST)
 
     def _take(self, message: worker_pb2.AttachResponse) -> None:
         kind = message.WhichOneof("message")
@@ -185,7 +204,7 @@ class Session:
         while self._silent_s <= self._silence_timeout_s:
             await asyncio.sleep(self._heartbeat_interval_s)
             self._silent_s += self._heartbeat_interval_s
-        self._steps.end_now(SessionEnd.SILENT)
+        self._end_now(SessionEnd.SILENT)
         self._stream.cancel()
 
     def _message(self, content: RanStep | FailedStep | worker_pb2.Leaving) -> worker_pb2.AttachRequest:

@@ -14,7 +14,7 @@ from protos.v1 import types_pb2, worker_pb2
 from tests.fakes.engine import FakeEngine, continuation
 from tests.fakes.scheduler_stream import FakeScheduler, FakeSession, serving
 from worker.engine_thread import Load, Loaded, StepRunner
-from worker.errors import StartError
+from worker.errors import EngineHangsError, StartError
 from worker.scheduler_link import SchedulerLink
 from worker.step import Step, StepResult
 
@@ -373,6 +373,22 @@ async def test_a_failed_step_is_reported_to_the_same_scheduler_again(tmp_path: P
             assert (await session.result()).error
             await first.sessions.get()
     assert second.sessions.empty()
+
+
+async def test_an_engine_that_hangs_when_its_stream_has_ended_ends_the_link(
+    scheduler: FakeScheduler, address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("worker.session._LAST_STEP_S", 0.05)
+    engine = HeldEngine()
+    link = SchedulerLink(engine, no_load, HELLO, [address])
+    running = asyncio.create_task(link.run())
+    session = await scheduler.sessions.get()
+    session.send_step(step(1))
+    await engine.begun.get()
+    session.end()
+    with pytest.raises(EngineHangsError, match="the last step has not ended"):
+        await running
+    engine.release()
 
 
 async def test_stop_while_nobody_answers_returns_at_once(address: str) -> None:
