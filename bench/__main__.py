@@ -5,6 +5,9 @@ import typer
 from bench.gateway import gateway
 from bench.memory import memory
 from bench.peers.command import peers
+from bench.routing.command import routing
+from bench.routing.decision_cost import routing_cost
+from bench.routing.real import routing_real
 from bench.scheduler import scheduler
 from bench.start import start
 from bench.tier_shares import shares
@@ -18,6 +21,9 @@ app.command()(shares)
 app.command()(start)
 app.command()(memory)
 app.command()(peers)
+app.command()(routing)
+app.command()(routing_cost)
+app.command()(routing_real)
 
 if __name__ == "__main__":
     app()

@@ -74,15 +74,23 @@ class PagePool:
             pages.append(page)
         return pages
 
+    def holds(self, block: BlockHash) -> bool:
+        return block in self._page_of
+
     def count_held(self, blocks: Sequence[BlockHash]) -> int:
         """How many leading `blocks` are here, by bisection: a quick estimate for many pools and long prompts.
 
         One block stands for all before it. That is so unless an earlier one was evicted first, which can only happen where two
         sequences computed the same block at once; then it is too many.
         """
-        if not blocks or blocks[0] not in self._page_of:
-            return 0
-        return bisect.bisect_left(blocks, True, lo=1, key=lambda block: block not in self._page_of)
+        low, high = 0, len(blocks)
+        while low < high:
+            middle = (low + high) // 2
+            if blocks[middle] in self._page_of:
+                low = middle + 1
+            else:
+                high = middle
+        return low
 
     def count_used(self, blocks: Sequence[BlockHash]) -> int:
         """How many leading `blocks` are in pages that somebody uses, likewise."""

@@ -17,6 +17,7 @@ from scheduler import inference_service, worker_service
 from scheduler.counters import Counters
 from scheduler.index_publisher import IndexPublisher
 from scheduler.loop import SchedulerLoop
+from scheduler.router import POLICIES
 from scheduler.settings import SchedulerSettings
 from scheduler.tracing import SequenceTracing
 from scheduler.worker_watch import Patience
@@ -52,6 +53,7 @@ async def running_scheduler(
         worker_grace_s=settings.worker_grace_s,
         max_lease_steps=settings.max_lease_steps,
         keep_alive_s=settings.keep_alive_s,
+        routing=POLICIES[settings.routing],
         caches=publisher,
         sequences=SequenceTracing(tracer),
         counters=counters,

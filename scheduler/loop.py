@@ -196,13 +196,9 @@ class SchedulerLoop:
 
     def step(self, worker: AttachedWorker) -> bool:
         """Plan one step and send it; False when there was nothing to decide."""
-        decision = plan_step(
-            worker.running,
-            self._placement.offers(worker),
-            worker.pool,
-            worker.step_limits,
-            somebody_waits=self._somebody_waits(worker.info.model),
-        )
+        somebody_waits = self._somebody_waits(worker.info.model)
+        waiting = self._placement.offers(worker) if somebody_waits else ()
+        decision = plan_step(worker.running, waiting, worker.pool, worker.step_limits, somebody_waits=somebody_waits)
         for sequence in decision.preempted:
             self._preempt(worker, sequence)
         for sequence in decision.outgrown:

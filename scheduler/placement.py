@@ -23,6 +23,8 @@ from scheduler.worker_state import AttachedWorker
 # So many sequences may be left to wait for a busy worker before a round looks at no more of them: a queue of thousands must not
 # be gone through with each step.
 MAX_PASSED_OVER = 64
+# A timer that fires a moment early is not set again for that moment.
+_MIN_DETOUR_S = 0.001
 
 
 class Placement:
@@ -80,7 +82,7 @@ class Placement:
         """Without this, nothing need happen before the busy worker's next result: it may be long, or never."""
         detour_in_s = min((each.detour_in_s for each in self._rounds.values()), default=math.inf)
         if detour_in_s < math.inf:
-            self._timer = self._timers.call_later(detour_in_s, self._wake)
+            self._timer = self._timers.call_later(max(detour_in_s, _MIN_DETOUR_S), self._wake)
 
 
 class Round:
@@ -90,11 +92,14 @@ class Round:
         """All workers of a model that take new sequences, and those who wait for it, in the order of admission."""
         self.detour_in_s = math.inf
         """When the first of those who are left to wait for a busy worker would rather go to one that could take him now."""
+        self.num_decided = 0
         self._policy = policy
         self._now_s = now_s
         by_id = sorted(workers, key=lambda worker: worker.info.worker_id)
         self._prospects = {worker.info.worker_id: _Prospect(worker) for worker in by_id}
-        num_places = sum(prospect.num_places for prospect in self._prospects.values())
+        self._all = list(self._prospects.values())
+        self._smallest_pool = min(each.worker.pool.num_pages for each in self._all)
+        num_places = sum(prospect.num_places for prospect in self._all)
         self._undecided = deque(islice(waiting, MAX_PASSED_OVER + num_places))
         self._on_detour: deque[Sequence] = deque()
         self._num_passed_over = 0
@@ -120,18 +125,20 @@ class Round:
         return True
 
     def _decide(self, sequence: Sequence, *, may_detour: bool) -> None:
+        self.num_decided += 1
         prospects = self._able_to_hold(sequence)
         if len(prospects) == 1:
             prospects[0].place(sequence)
             return
-        candidates = {each.worker.info.worker_id: each.candidate(sequence) for each in prospects}
-        facts = Waiting(sequence.length, self._now_s - sequence.arrival_s, sequence.arrival)
-        choice = self._policy(facts, list(candidates.values()))
+        blocks = sequence.shareable_blocks
+        candidates = [each.candidate(sequence, blocks) for each in prospects]
+        waiting = Waiting(sequence.length, self._now_s - sequence.arrival_s, sequence.arrival)
+        choice = self._policy(waiting, candidates)
         if choice.is_detour and not may_detour:
             self._on_detour.append(sequence)
             return
         self._prospects[choice.worker_id].place(sequence)
-        self._num_passed_over += not candidates[choice.worker_id].can_take_it
+        self._num_passed_over += not next(each for each in candidates if each.worker_id == choice.worker_id).can_take_it
         if choice.detour_in_s is not None:
             self.detour_in_s = min(self.detour_in_s, choice.detour_in_s)
 
@@ -139,9 +146,12 @@ class Round:
         """One that ran before goes on with the tokens it would have had, if any worker promises those. One that is too long for all
         of them may go to any: its plan ends it."""
         num_blocks = _num_blocks(sequence)
-        able = [each for each in self._prospects.values() if num_blocks <= each.worker.pool.num_pages]
-        same = [each for each in able if each.worker.info.numerics_id == sequence.numerics_id]
-        return same or able or list(self._prospects.values())[:1]
+        able = self._all
+        if num_blocks > self._smallest_pool:
+            able = [each for each in self._all if num_blocks <= each.worker.pool.num_pages]
+        if sequence.first_step_s is not None:
+            able = [each for each in able if each.worker.info.numerics_id == sequence.numerics_id] or able
+        return able or self._all[:1]
 
 
 class _Prospect:
@@ -154,36 +164,55 @@ class _Prospect:
         self._num_available = worker.pool.num_available
         self._num_committed = sum(step.num_tokens for step in worker.in_flight)
         self._num_committed += sum(sequence.num_pending for sequence in worker.prefilling.values())
-        self._to_be_computed = list(worker.prefilling.values())
-        """Their blocks will be there, although most are not yet."""
+        self._to_be_computed: dict[BlockHash, list[Sequence]] = {}
+        """By first block: the blocks of these sequences will be there, although most are not yet."""
+        for sequence in worker.prefilling.values():
+            self._expect(sequence)
+        self._as_stranger: dict[bool, Candidate] = {}
+        """What it is for those of whom it holds nothing, by whether it can take them."""
 
     @property
     def num_places(self) -> int:
         return max(0, self.worker.step_limits.max_step_sequences - self._num_running)
 
-    def candidate(self, sequence: Sequence) -> Candidate:
-        num_cached = self._num_cached_blocks(sequence.shareable_blocks)
+    def candidate(self, sequence: Sequence, blocks: Seq[BlockHash]) -> Candidate:
+        """`blocks` are those that the sequence could share."""
+        num_cached = self._num_cached(blocks)
+        can_take_it = self.worker.has_room_for_a_step and self._has_room(sequence)
+        if num_cached:
+            return self._candidate(num_cached * sequence.page_size, can_take_it)
+        if can_take_it not in self._as_stranger:
+            self._as_stranger[can_take_it] = self._candidate(0, can_take_it)
+        return self._as_stranger[can_take_it]
+
+    def place(self, sequence: Sequence) -> None:
+        self._num_committed += sequence.length - self._num_cached(sequence.shareable_blocks) * sequence.page_size
+        self._num_available -= self._num_pages_to_take(sequence)
+        self._num_running += 1
+        self._expect(sequence)
+        self._as_stranger.clear()
+        self.placed.append(sequence)
+
+    def _candidate(self, num_cached_tokens: int, can_take_it: bool) -> Candidate:
         return Candidate(
             worker_id=self.worker.info.worker_id,
-            num_cached_tokens=num_cached * sequence.page_size,
+            num_cached_tokens=num_cached_tokens,
             num_committed_tokens=self._num_committed,
             num_running=self._num_running,
-            can_take_it=self.worker.has_room_for_a_step and self._has_room(sequence),
+            can_take_it=can_take_it,
             tokens_per_s=self.worker.prompt_speed.tokens_per_s,
         )
 
-    def place(self, sequence: Sequence) -> None:
-        num_cached = self._num_cached_blocks(sequence.shareable_blocks)
-        self._num_committed += sequence.length - num_cached * sequence.page_size
-        self._num_available -= self._num_pages_to_take(sequence)
-        self._num_running += 1
-        self._to_be_computed.append(sequence)
-        self.placed.append(sequence)
+    def _expect(self, sequence: Sequence) -> None:
+        if len(sequence.block_hashes) > 1:
+            self._to_be_computed.setdefault(sequence.block_hashes[1], []).append(sequence)
 
-    def _num_cached_blocks(self, blocks: Seq[BlockHash]) -> int:
-        num_cached = self.worker.pool.count_held(blocks)
-        for sequence in self._to_be_computed:
-            num_cached = _count_common(blocks, sequence.block_hashes, num_cached)
+    def _num_cached(self, blocks: Seq[BlockHash]) -> int:
+        if not blocks:
+            return 0
+        num_cached = self.worker.pool.count_held(blocks) if self.worker.pool.holds(blocks[0]) else 0
+        for other in self._to_be_computed.get(blocks[0], ()):
+            num_cached = _count_common(blocks, other.block_hashes, num_cached)
         return num_cached
 
     def _has_room(self, sequence: Sequence) -> bool:

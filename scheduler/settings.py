@@ -1,7 +1,7 @@
 """The scheduler's settings, read once in __main__."""
 
 import socket
-from typing import Self
+from typing import Literal, Self
 
 from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import SettingsConfigDict
@@ -36,6 +36,8 @@ class SchedulerSettings(TierSettings):
     """The longest time for a step, also for the first ones, of which nobody knows how long they take."""
     max_lease_steps: int = Field(default=8, ge=1)
     """How many decode steps a worker may go on by itself while nobody waits; 1 plans each step."""
+    routing: Literal["prefix", "least-loaded", "round-robin"] = "prefix"
+    """Which worker a sequence goes to: where its prefix is, weighed against load, or without looking at prefixes."""
     keep_alive: str = "-1"
     """How long a model stays in memory once nobody uses it, such as 5m, unless a request says otherwise. Default: for ever."""
     drain_grace_s: float = Field(default=30.0, ge=0)

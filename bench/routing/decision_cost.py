@@ -1,0 +1,158 @@
+"""`python -m bench routing-cost`: how long the scheduler takes to decide where a waiting sequence goes.
+
+One decision is everything that is done for one sequence in a round: what each worker holds of its prompt, what it has to do, the
+choice. A round is a look at the queue while one worker plans its next step, most of those who wait being better off elsewhere.
+Prompts are of one of three kinds: new ones, ones whose prefix a single worker holds, and ones whose prefix all of them hold, which
+is the most that there is to look up.
+"""
+
+import random
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from bench.report import percentile, write_numbers
+from bench.routing.virtual import PAGE_SIZE, POD, ModelledWorker, VirtualClock
+from bench.routing.workloads import draw
+from kvcache.block_hash import BlockHash, hash_blocks, root_hash
+from pagoda.sampling import SamplingParams
+from scheduler.loop import SchedulerLoop
+from scheduler.placement import Round
+from scheduler.router import prefix_aware
+from scheduler.sequence import Sequence as WaitingSequence
+from scheduler.worker_state import MAX_STEPS_IN_FLIGHT, AttachedWorker, StepInFlight
+
+ROOT = root_hash(model_digest="d", page_size=PAGE_SIZE)
+NUM_RUNNING = 32
+NUM_PAGES = 16_384
+STEP = StepInFlight(step_id=1, num_tokens=32, work=0, computing=(), sampling={})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CostResult:
+    prompts: str
+    num_waiting: int
+    decision_p50_ms: float
+    decision_p99_ms: float
+    round_p50_ms: float
+    round_p99_ms: float
+
+
+def routing_cost(
+    num_workers: int = 64,
+    prompt_len: int = 8192,
+    rounds: int = 200,
+    output: Annotated[Path | None, typer.Option(help="Write the numbers to this file as JSON; else to stdout.")] = None,
+) -> None:
+    """Measure the time that a routing decision takes."""
+    source = random.Random(0)
+    workers = _workers(num_workers)
+    common = draw(source, prompt_len - 64)
+    _hold(workers, [_sequence(0, common)])
+    own = [draw(source, prompt_len - 64) for _ in workers]
+    for worker, prefix in zip(workers, own, strict=True):
+        _hold([worker], [_sequence(0, prefix)])
+    kinds: dict[str, Callable[[], list[int]]] = {
+        "new": lambda: draw(source, prompt_len),
+        "one worker holds its prefix": lambda: source.choice(own) + draw(source, 64),
+        "all workers hold its prefix": lambda: common + draw(source, 64),
+    }
+    results = [
+        _measure(name, workers, [_sequence(number, prompt()) for number in range(num_waiting)], rounds)
+        for name, prompt in kinds.items()
+        for num_waiting in (1, 64)
+    ]
+    Console(stderr=True).print(_table(results))
+    write_numbers({"num_workers": num_workers, "prompt_len": prompt_len, "rounds": rounds}, results, output)
+
+
+def _workers(number: int) -> list[AttachedWorker]:
+    """Each decodes some, and computes a prompt."""
+    loop, clock = SchedulerLoop(VirtualClock()), VirtualClock()
+    for index in range(number):
+        ModelledWorker(loop, clock, POD, f"w{index:02}", NUM_PAGES)
+    workers = list(loop.workers.values())
+    for worker in workers:
+        worker.running.extend(_sequence(index, [1] * 8) for index in range(NUM_RUNNING))
+        prefilling = _sequence(NUM_RUNNING, draw(random.Random(worker.info.worker_id), 4096))
+        worker.prefilling[prefilling.sequence_id] = prefilling
+    return workers
+
+
+def _hold(workers: Sequence[AttachedWorker], sequences: Sequence[WaitingSequence]) -> None:
+    for worker in workers:
+        for sequence in sequences:
+            blocks = sequence.block_hashes[1:]
+            pages = worker.pool.allocate(len(blocks))
+            for page, block in zip(pages, blocks, strict=True):
+                worker.pool.seal(page, block)
+            worker.pool.release(pages)
+
+
+def _sequence(number: int, token_ids: list[int]) -> WaitingSequence:
+    hashes: list[BlockHash] = [ROOT, *hash_blocks(ROOT, token_ids, PAGE_SIZE)]
+    return WaitingSequence(
+        sequence_id=number,
+        request_id=str(number),
+        sample_index=0,
+        model="m",
+        token_ids=token_ids,
+        num_prompt_tokens=len(token_ids),
+        sampling=SamplingParams(),
+        max_length=len(token_ids) + 1,
+        priority=0,
+        arrival=number,
+        block_hashes=hashes,
+        page_size=PAGE_SIZE,
+    )
+
+
+def _measure(name: str, workers: list[AttachedWorker], waiting: list[WaitingSequence], rounds: int) -> CostResult:
+    """Processor time. The round's own beginning, a look at each worker, is shared by its decisions."""
+    round_ms, decision_ms = [], []
+    for number in range(rounds):
+        worker = workers[number % len(workers)]
+        _only_one_plans(worker, workers)
+        began_s = time.thread_time()
+        this_round = Round(prefix_aware, workers, waiting, 0.0)
+        for _ in this_round.offers(worker):
+            pass
+        round_ms.append((time.thread_time() - began_s) * 1000)
+        decision_ms.append(round_ms[-1] / this_round.num_decided)
+    round_ms.sort()
+    decision_ms.sort()
+    return CostResult(
+        prompts=name,
+        num_waiting=len(waiting),
+        decision_p50_ms=percentile(decision_ms, 50),
+        decision_p99_ms=percentile(decision_ms, 99),
+        round_p50_ms=percentile(round_ms, 50),
+        round_p99_ms=percentile(round_ms, 99),
+    )
+
+
+def _only_one_plans(worker: AttachedWorker, workers: Sequence[AttachedWorker]) -> None:
+    for each in workers:
+        each.in_flight.clear()
+        if each is not worker:
+            each.in_flight.extend([STEP] * MAX_STEPS_IN_FLIGHT)
+
+
+def _table(results: Sequence[CostResult]) -> Table:
+    columns = Table(title="Milliseconds, p50 / p99", title_justify="left")
+    for name in ("prompts", "waiting", "a decision", "a round"):
+        columns.add_column(name, justify="left" if name == "prompts" else "right")
+    for result in results:
+        columns.add_row(
+            result.prompts,
+            str(result.num_waiting),
+            f"{result.decision_p50_ms:.3f} / {result.decision_p99_ms:.3f}",
+            f"{result.round_p50_ms:.3f} / {result.round_p99_ms:.3f}",
+        )
+    return columns
