@@ -199,6 +199,7 @@ class _Prospect:
             num_cached_tokens=num_cached_tokens,
             num_committed_tokens=self._num_committed,
             num_running=self._num_running,
+            num_computed_tokens=self.worker.num_prompt_tokens,
             can_take_it=can_take_it,
             tokens_per_s=self.worker.prompt_speed.tokens_per_s,
         )

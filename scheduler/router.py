@@ -37,6 +37,8 @@ class Candidate(NamedTuple):
     """Leading tokens of the sequence that it holds, or will hold once it has computed what it has taken on."""
     num_committed_tokens: int
     num_running: int
+    num_computed_tokens: int
+    """Of all prompts since it attached."""
     can_take_it: bool
     """Now: it plans a step, with a place and the pages for this sequence."""
     tokens_per_s: float
@@ -62,7 +64,10 @@ class RoutingPolicy(Protocol):
 
 
 def prefix_aware(waiting: Waiting, candidates: Seq[Candidate]) -> Choice:
-    """The lowest score; ties go to the least loaded, then to the lowest id."""
+    """The lowest score; ties go to the least loaded, then to the one that has computed least, then to the lowest id.
+
+    Without the third, an idle system would put every new prefix into the cache of its first worker.
+    """
     return _cheapest(waiting, candidates, [_score(waiting, each) for each in candidates])
 
 
@@ -91,14 +96,17 @@ def _cheapest(waiting: Waiting, candidates: Seq[Candidate], scores: Seq[int]) ->
     """The best one, or, after a wait for it as long as what is lost with another, that other: whoever waits for the better one can
     lose at most twice what he would have lost with the best decision in hindsight.
     """
-    ranked = [(score, each.load, index) for index, (score, each) in enumerate(zip(scores, candidates, strict=True))]
-    best_score, _, best = min(ranked)
+    ranked = [
+        (score, each.load, each.num_computed_tokens, index)
+        for index, (score, each) in enumerate(zip(scores, candidates, strict=True))
+    ]
+    best_score, *_, best = min(ranked)
     if candidates[best].can_take_it:
         return Choice(candidates[best].worker_id)
-    able = [rank for rank in ranked if candidates[rank[2]].can_take_it]
+    able = [rank for rank in ranked if candidates[rank[-1]].can_take_it]
     if not able:
         return Choice(candidates[best].worker_id)
-    other_score, _, other = min(able)
+    other_score, *_, other = min(able)
     detour_in_s = (other_score - best_score) / candidates[other].tokens_per_s - waiting.waited_s
     if detour_in_s <= 0:
         return Choice(candidates[other].worker_id, is_detour=True)

@@ -193,6 +193,8 @@ class AttachedWorker:
     running: list[Sequence] = field(default_factory=list)
     prefilling: dict[int, Sequence] = field(default_factory=dict)
     """Those of the running ones that no step has been planned for yet that samples, by sequence id."""
+    num_prompt_tokens: int = 0
+    """That sequences which began to run here have brought, without those that were cached."""
     prompt_speed: PromptSpeed = field(default_factory=PromptSpeed)
     in_flight: deque[StepInFlight] = field(default_factory=deque)
     lease: Lease | None = None
@@ -343,6 +345,7 @@ class AttachedWorker:
         sequence.num_computed = len(admission.cached_pages) * sequence.page_size
         self.running.append(sequence)
         self.prefilling[sequence.sequence_id] = sequence
+        self.num_prompt_tokens += sequence.num_pending
 
     def _grant(self, chunk: Chunk) -> PlannedSequence:
         sequence = chunk.sequence

@@ -77,6 +77,14 @@ def test_those_who_come_back_find_their_prefix() -> None:
     assert all(system.client.started[each, 0].num_cached_tokens == len(PREFIX) for each in again)
 
 
+def test_new_prefixes_that_come_one_by_one_fill_all_caches() -> None:
+    system = System(2)
+    for number in range(4):
+        system.ask([number + 1] * 100)
+        system.run()
+    assert [system.num_at("w0"), system.num_at("w1")] == [2, 2]
+
+
 def test_siblings_that_arrive_together_go_where_the_first_is_computed() -> None:
     system = System(4)
     for number in range(3):

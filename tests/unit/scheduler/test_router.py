@@ -10,9 +10,16 @@ SPEED = 1000.0
 
 
 def worker(
-    worker_id: str, *, cached: int = 0, committed: int = 0, running: int = 0, able: bool = True, speed: float = SPEED
+    worker_id: str,
+    *,
+    cached: int = 0,
+    committed: int = 0,
+    running: int = 0,
+    computed: int = 0,
+    able: bool = True,
+    speed: float = SPEED,
 ) -> Candidate:
-    return Candidate(worker_id, cached, committed, running, able, speed)
+    return Candidate(worker_id, cached, committed, running, computed, able, speed)
 
 
 @dataclass
@@ -27,6 +34,7 @@ class Case:
 PREFIX_CASES = [
     Case("alone", [worker("a")], Choice("a")),
     Case("nothing to tell them apart: the first id", [worker("a"), worker("b")], Choice("a")),
+    Case("equally loaded: the one that has computed least", [worker("a", computed=9), worker("b")], Choice("b")),
     Case("the longest prefix", [worker("a"), worker("b", cached=64), worker("c", cached=32)], Choice("b")),
     Case("without a prefix the least loaded", [worker("a", running=2), worker("b", running=1)], Choice("b")),
     Case(
