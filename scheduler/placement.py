@@ -149,7 +149,7 @@ class Round:
         able = self._all
         if num_blocks > self._smallest_pool:
             able = [each for each in self._all if num_blocks <= each.worker.pool.num_pages]
-        if sequence.first_step_s is not None:
+        if sequence.numerics_id is not None:
             able = [each for each in able if each.worker.info.numerics_id == sequence.numerics_id] or able
         return able or self._all[:1]
 

@@ -46,7 +46,7 @@ def _run(scenario: Scenario, policy: str) -> RoutingResult:
 
 
 def _scenarios(trace: Path | None) -> Iterator[Scenario]:
-    for per_s in (3, 6, 9, 12):
+    for per_s in (3, 6, 12):
         workload = groups(
             num_groups=75,
             users_per_group=5,
@@ -66,9 +66,8 @@ def _scenarios(trace: Path | None) -> Iterator[Scenario]:
             is_skewed=is_skewed,
         )
         yield _scenario(workload, f"{per_s}/s", num_workers=8, num_pages=3000)
-    for per_s in (2, 3):
-        workload = best_of(num_samples=16, prompt_len=4000, max_tokens=50, load=Load(per_s=per_s, num_requests=80))
-        yield _scenario(workload, f"{per_s}/s", num_workers=8, num_pages=POD.num_pages)
+    workload = best_of(num_samples=16, prompt_len=4000, max_tokens=50, load=Load(per_s=3, num_requests=80))
+    yield _scenario(workload, "3/s", num_workers=8, num_pages=POD.num_pages)
     for per_s in (10, 20):
         workload = strangers(prompt_len=1000, max_tokens=100, load=Load(per_s=per_s, num_requests=800))
         yield _scenario(workload, f"{per_s}/s", num_workers=8, num_pages=POD.num_pages)
