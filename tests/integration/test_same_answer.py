@@ -10,7 +10,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
-import torch
 
 from pagoda.models.store import ModelStore
 from pagoda.sampling import SamplingParams
@@ -152,7 +151,6 @@ def strangers(count: int) -> list[InferenceRequest]:
 def decoder(tmp_path_factory: pytest.TempPathFactory) -> DecoderModel:
     home = tmp_path_factory.mktemp("home")
     path = write_tiny_gguf(home / "tiny.gguf", seed=5)
-    torch.set_num_threads(2)
     return load_model(ModelStore(home).get(str(path)), select_kernels("integer", "cpu"))
 
 
