@@ -5,6 +5,8 @@ BIN := $(VENV)/bin
 # The first interpreter that is new enough; name another with `make PYTHON=/path/to/python3`.
 PYTHON ?= $(shell for candidate in python3 python3.14 python3.13 python3.12 python3.11; do \
 	$$candidate -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$candidate && break; done)
+# Half of what tests do is waiting for processes. A file stays together: its tests share what is dear to start.
+PARALLEL ?= -n 2 --dist loadfile
 PROTOS := $(wildcard protos/v1/*.proto)
 PROTOC = PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m grpc_tools.protoc -I.
 
@@ -20,10 +22,10 @@ serve: $(VENV)/.installed ## Serve the default model at http://127.0.0.1:8000; m
 	@$(BIN)/pagoda serve $(ARGS)
 
 test: $(VENV)/.dev-installed ## Run all tests; some start the real system with the real model.
-	$(BIN)/pytest $(ARGS)
+	$(BIN)/pytest $(PARALLEL) $(ARGS)
 
 test-fast: $(VENV)/.dev-installed ## Run the tests that need no model.
-	$(BIN)/pytest -m "not e2e" $(ARGS)
+	$(BIN)/pytest $(PARALLEL) -m "not e2e" $(ARGS)
 
 test-large: $(VENV)/.dev-installed ## Run the tests that fetch further models (250 MB).
 	$(BIN)/pytest -m large $(ARGS)

@@ -72,8 +72,10 @@ class ServedModels:
     # ---- what there is
 
     def info(self, model: str) -> WorkerInfo:
-        """Of the worker with the most pages for it; of the only model there is, for no name. Raises a RequestError where there is
-        none."""
+        """Of the worker with the most pages for it; for no name, of the only model that workers were started with.
+
+        Raises a RequestError where there is none.
+        """
         if not self._workers and not self._stores:
             raise UnavailableError("no worker is attached", retry_after_s=2.0)
         model = model or self._only_model()
@@ -301,7 +303,8 @@ class ServedModels:
         return any(each.is_idle and each.info.model not in self._waiting.models for each in neighbours)
 
     def _only_model(self) -> str:
-        names = sorted(self.names)
+        """That workers were started with; what else they could load was not meant by someone who gives no name."""
+        names = sorted(self._stores.home_models or self.names)
         if len(names) == 1:
             return names[0]
         raise InvalidRequestError(f"name a model, there are several: {', '.join(names)}")

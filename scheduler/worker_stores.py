@@ -49,6 +49,11 @@ class WorkerStores:
     def names(self) -> set[str]:
         return set[str]().union(*(store.models for store in self._stores.values()))
 
+    @property
+    def home_models(self) -> set[str]:
+        """Those that workers were started with."""
+        return {store.home_model for store in self._stores.values() if store.home_model is not None}
+
     def able(self, model: str) -> Iterator[tuple[str, LoadableModel]]:
         """Worker ids, and what each would load."""
         return ((key, store.models[model]) for key, store in self._stores.items() if model in store.models)

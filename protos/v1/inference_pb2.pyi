@@ -78,7 +78,9 @@ class GenerateRequest(_message.Message):
     request_id: _builtins.str
     """Chosen by the client, unique among its open requests; returned in each event. Empty is allowed in Generate."""
     model: _builtins.str
-    """The model's name as ListModels gives it. Empty means the only model served; an error where there are several."""
+    """The model's name as ListModels gives it. Empty means the only model that workers were started
+    with; an error where there are several.
+    """
     num_samples: _builtins.int
     """How many independent samples of the prompt (the "n" of the APIs). 0 means 1."""
     tenant: _builtins.str

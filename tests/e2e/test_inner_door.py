@@ -75,7 +75,8 @@ def invalid(stub):
 
 
 def models(stub):
-    (model,) = stub.ListModels(inference_pb2.ListModelsRequest(), timeout=60).models
+    listed = stub.ListModels(inference_pb2.ListModelsRequest(), timeout=60).models
+    (model,) = [model for model in listed if model.num_workers]
     return {"name": model.name, "max_model_len": model.max_model_len}
 
 

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from scheduler.errors import RequestError, UnavailableError
+from scheduler.errors import InvalidRequestError, RequestError, UnavailableError
 from scheduler.loop import SchedulerLoop
 from scheduler.served_models import MAX_LOST_LOADS
 from scheduler.tracing import SequenceTracing
@@ -34,6 +34,7 @@ class System:
         self.client = RecordingClient()
         self.available_bytes = available_bytes
         self.digests = {model: "" for model in "abc"}
+        self.home_model: str | None = None
         self.links: dict[str, PlanWorker] = {}
         self.attached: dict[str, AttachedWorker] = {}
         self.unloaded: dict[str, UnloadedWorker] = {}
@@ -45,7 +46,9 @@ class System:
     def store(self, worker_id: str) -> LoadableModels:
         models = {name: info(worker_id, name, digest) for name, digest in self.digests.items()}
         loadable = {name: LoadableModel(info=each, needed_bytes=NEEDED_BYTES) for name, each in models.items()}
-        return LoadableModels(models=loadable, host_id="h", available_bytes=self.available_bytes)
+        return LoadableModels(
+            models=loadable, host_id="h", available_bytes=self.available_bytes, home_model=self.home_model
+        )
 
     def attach_unloaded(self, worker_id: str) -> None:
         link = self.links[worker_id] = PlanWorker(info(worker_id, ""))
@@ -106,6 +109,20 @@ def test_one_slot_serves_all_in_turn() -> None:
     assert system.history == ["w+a", "w-a", "w+b", "w-b", "w+c", "w-c", "w+a"]
     counters = system.loop.counters.models
     assert (counters.num_loads, counters.num_unloads, counters.load_s) == (4, 3, 4 * LOAD_S)
+
+
+def test_no_name_is_the_only_model_that_workers_were_started_with() -> None:
+    system = System()
+    system.home_model = "b"
+    system.attach_unloaded("w")
+    system.ask("", "1")
+    system.run()
+    assert system.history == ["w+b"]
+
+    system.home_model = "c"
+    system.attach_unloaded("v")
+    with pytest.raises(InvalidRequestError, match="name a model, there are several: b, c"):
+        system.ask("", "2")
 
 
 def test_models_share_the_slots_and_the_longest_unused_goes() -> None:
