@@ -55,6 +55,8 @@ class OpenRequest:
         self._finished_here: dict[int, int] = {}
         """Samples that a stop string ended, after so many tokens."""
         self._started: dict[int, Started] = {}
+        """The first of each sample."""
+        self._worker_of: dict[int, str] = {}
         self._num_scored = [1] * request.num_samples
         """Prompt tokens whose log-probabilities have come; the first has none."""
         timeout_s = request.timeout_s
@@ -148,16 +150,23 @@ class OpenRequest:
                 return self._begin(event)
             case PromptLogprobs():
                 return self._unscored(event)
-            case _:
-                return event
+            case Moved():
+                return self._move(event)
 
     def _begin(self, event: Started) -> Started | Moved:
         """To the consumer a sample starts once. What begins it again is a move."""
         self.has_begun = True
-        first = self._started.setdefault(event.sample_index, event)
-        if first is event:
+        previous = self._worker_of.get(event.sample_index)
+        self._worker_of[event.sample_index] = event.worker_id
+        if previous is None:
+            self._started[event.sample_index] = event
             return event
-        return Moved(sample_index=event.sample_index, from_worker_id=first.worker_id, to_worker_id=event.worker_id)
+        return Moved(sample_index=event.sample_index, from_worker_id=previous, to_worker_id=event.worker_id)
+
+    def _move(self, event: Moved) -> Moved:
+        """Within its scheduler."""
+        self._worker_of[event.sample_index] = event.to_worker_id
+        return event
 
     def _unscored(self, event: PromptLogprobs) -> PromptLogprobs | None:
         start = self._num_scored[event.sample_index]

@@ -72,11 +72,13 @@ class SchedulerClient:
         self._answer_limit_s = silence_s / MAX_UNANSWERED
         self._open: dict[str, OpenRequest] = {}
         self._num_sent_tokens = 0
-        """Of prompts, since what `load` tells of."""
+        """Uncached tokens of what it got since what `load` tells of."""
         # Bounded by the open requests: each puts in itself, its end, and one Finish per sample.
         self._outbox: asyncio.Queue[inference_pb2.SessionRequest] | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self._health = "not connected"
+        self._has_changed = asyncio.Event()
+        """By its health: its workers have come or gone, so what it said of them is old."""
 
     async def start(self) -> None:
         self._channel = open_channel(self.address, self._security)
@@ -111,10 +113,10 @@ class SchedulerClient:
         """What it said, and what it got since."""
         return self._num_sent_tokens + (self.load.num_pending_tokens if self.load else 0)
 
-    def take(self, opened: OpenRequest) -> None:
-        """Send it from where it had come to; its events are delivered to it."""
+    def take(self, opened: OpenRequest, num_uncached_tokens: int) -> None:
+        """Send it from where it had come to; its events are delivered to it. So many of its tokens are to be computed."""
         self._open[opened.request.request_id] = opened
-        self._num_sent_tokens += len(opened.request.prompt_token_ids)
+        self._num_sent_tokens += num_uncached_tokens
         self._send(inference_pb2.SessionRequest(open=request_to_proto(opened.resumption())))
         opened.begin_at(self)
 
@@ -201,13 +203,20 @@ class SchedulerClient:
         num_unanswered = 0
         while num_unanswered < MAX_UNANSWERED:
             try:
-                await asyncio.sleep(0 if num_unanswered else ASK_INTERVAL_S)
+                if num_unanswered == 0:
+                    await self._until_due()
                 await self._ask()
                 num_unanswered = 0
             except GatewayError as error:
                 # Any other error is an answer too, or the session will hear of it.
                 num_unanswered = num_unanswered + 1 if error.kind is ErrorKind.DEADLINE_EXCEEDED else 0
         silence.reschedule(asyncio.get_running_loop().time())
+
+    async def _until_due(self) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(ASK_INTERVAL_S):
+                await self._has_changed.wait()
+        self._has_changed.clear()
 
     async def _ask(self) -> None:
         num_sent_before = self._num_sent_tokens
@@ -249,6 +258,7 @@ class SchedulerClient:
         before, self._health = self._health, health
         if before == "SERVING" != health:
             self._listener.stopped_serving(self)
+        self._has_changed.set()
         self._listener.changed()
 
 

@@ -170,8 +170,9 @@ class Schedulers:
         ]
 
     def _give(self, opened: OpenRequest, client: SchedulerClient, hint: PrefixHint) -> None:
+        num_cached_tokens = hint.num_cached_tokens.get(client.address, 0)
         self._hints.sent(hint, client.address)
-        client.take(opened)
+        client.take(opened, len(opened.request.prompt_token_ids) - num_cached_tokens)
 
     def _waits_until_s(self, opened: OpenRequest) -> float:
         """Never past its own deadline."""

@@ -34,7 +34,8 @@ class Answer:
     hold_before: int | None = None
     """Wait for `FakeScheduler.release` before the token with this index."""
     failure_after: int | None = None
-    """The request fails as INTERNAL after that many tokens."""
+    """The request fails after that many tokens, with this status."""
+    failure: grpc.StatusCode = grpc.StatusCode.INTERNAL
 
     def tokens(self) -> tuple[int, ...]:
         return self.token_ids or tuple(self.text.encode())
@@ -64,6 +65,9 @@ class FakeScheduler(inference_pb2_grpc.InferenceServiceServicer):
         self.held: asyncio.Queue[str] = asyncio.Queue()
         self.release = asyncio.Event()
         self.session_opened = asyncio.Event()
+        self.thawed = asyncio.Event()
+        """While it is not set, all connections stay open and nothing is answered: as if the process were stopped."""
+        self.thawed.set()
         self._break = asyncio.Event()
 
     async def __aenter__(self) -> Self:
@@ -84,6 +88,7 @@ class FakeScheduler(inference_pb2_grpc.InferenceServiceServicer):
         self.session_opened.clear()
 
     async def ListModels(self, request: inference_pb2.ListModelsRequest, context: Any) -> Any:
+        await self.thawed.wait()
         return inference_pb2.ListModelsResponse(models=self.models)
 
     async def KeepLoaded(self, request: inference_pb2.KeepLoadedRequest, context: Any) -> Any:
@@ -93,6 +98,7 @@ class FakeScheduler(inference_pb2_grpc.InferenceServiceServicer):
         return inference_pb2.KeepLoadedResponse()
 
     async def GetLoad(self, request: inference_pb2.GetLoadRequest, context: Any) -> Any:
+        await self.thawed.wait()
         return self.load
 
     async def Generate(
@@ -122,6 +128,7 @@ class FakeScheduler(inference_pb2_grpc.InferenceServiceServicer):
         self.session_opened.set()
         try:
             while (response := await session.responses.get()) is not None:
+                await self.thawed.wait()
                 yield response
             await context.abort(grpc.StatusCode.UNAVAILABLE, "the fake scheduler dies")
         finally:
@@ -234,7 +241,7 @@ class _Sample:
         for start in range(self.num_sent, len(tokens), self._answer.tokens_per_event):
             if self._answer.failure_after is not None and start >= self._answer.failure_after:
                 self._session.forget(self)
-                self._session.fail(self.request.request_id, grpc.StatusCode.INTERNAL, "the script says so")
+                self._session.fail(self.request.request_id, self._answer.failure, "the script says so")
                 return
             if start == self._answer.hold_before:
                 self._scheduler.held.put_nowait(self.request.request_id)

@@ -1,0 +1,349 @@
+"""A gateway's requests in front of two schedulers: who gets them, and how they go on when one refuses, dies, freezes or drains.
+
+Scripted schedulers hold a stream where a test wants it; the last test has two real ones, with instant workers.
+"""
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import grpc
+import pytest
+from prometheus_client import CollectorRegistry, generate_latest
+
+from gateway.errors import ErrorKind, GatewayError
+from gateway.inference import Finished, InferenceRequest, Moved, Tokens
+from gateway.open_request import OpenRequest
+from gateway.prefix_hints import PrefixHints
+from gateway.scheduler_client import SERVICE_NAME, SchedulerClient
+from gateway.scheduler_metrics import SchedulerMetrics
+from gateway.schedulers import Schedulers
+from kvcache.prefix_index import InMemoryPrefixIndex
+from pagoda.sampling import SamplingParams
+from protos.v1 import inference_pb2
+from tests.fakes.engine import FakeEngine, continuation
+from tests.fakes.scheduler import Answer, FakeScheduler
+from tests.fakes.scheduler_process import scheduler
+from tests.fakes.worker import fake_worker_link
+from worker.step import Step, StepResult
+
+HELLO = list(b"Hello!")
+HELD = Answer(hold_before=2)
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What the consumer of one request saw."""
+
+    token_ids: list[int] = field(default_factory=list)
+    moves: list[Moved] = field(default_factory=list)
+    num_output_tokens: int = 0
+
+
+async def outcome_of(opened: OpenRequest) -> Outcome:
+    outcome = Outcome()
+    async for event in opened:
+        match event:
+            case Tokens():
+                assert event.sequence_number == len(outcome.token_ids), "a hole or a duplicate"
+                outcome.token_ids += event.token_ids
+            case Moved():
+                outcome.moves.append(event)
+            case Finished():
+                outcome.num_output_tokens = event.usage.num_output_tokens
+    return outcome
+
+
+def request(
+    name: str = "r", *, model: str = "tiny", num_tokens: int = 64, timeout_s: float | None = None
+) -> InferenceRequest:
+    return InferenceRequest(
+        request_id=name,
+        model=model,
+        prompt_token_ids=tuple(range(1, 25)),
+        sampling=SamplingParams(temperature=0, max_tokens=num_tokens, seed=1),
+        timeout_s=timeout_s,
+    )
+
+
+@asynccontextmanager
+async def running_schedulers(
+    *addresses: str, silence_s: float = 60.0, grace_s: float = 60.0
+) -> AsyncIterator[Schedulers]:
+    hints = PrefixHints(InMemoryPrefixIndex())
+    schedulers = Schedulers(addresses, hints, silence_s=silence_s, outage_grace_s=grace_s)
+    await schedulers.start()
+    try:
+        yield schedulers
+    finally:
+        await schedulers.close()
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """Two scripted schedulers. All else being equal, `a` is chosen."""
+
+    a: FakeScheduler
+    b: FakeScheduler
+    schedulers: Schedulers
+
+    async def ask(self, asked: InferenceRequest | None = None) -> Outcome:
+        return await outcome_of(await self.schedulers.open(asked or request()))
+
+
+@asynccontextmanager
+async def running_pair(directory: Path, **settings: float) -> AsyncIterator[Pair]:
+    async with AsyncExitStack() as stack:
+        a, b = [
+            await stack.enter_async_context(FakeScheduler(f"unix:{directory}/{name}.sock", "tiny")) for name in "ab"
+        ]
+        schedulers = await stack.enter_async_context(running_schedulers(a.address, b.address, **settings))
+        await asyncio.gather(*map(until_usable, schedulers.clients))
+        yield Pair(a, b, schedulers)
+
+
+async def until_usable(client: SchedulerClient) -> None:
+    """Its session is open and its health is known."""
+    await until(lambda: client.problem is None)
+
+
+async def until(probe: Callable[[], bool]) -> None:
+    while True:
+        if probe():
+            return
+        await asyncio.sleep(0.01)
+
+
+@pytest.fixture
+async def pair(short_path: Path) -> AsyncIterator[Pair]:
+    async with running_pair(short_path) as running:
+        yield running
+
+
+async def held_at(scheduler: FakeScheduler, pair: Pair) -> "asyncio.Task[Outcome]":
+    """A request that has two of its tokens from this scheduler, which sends no more."""
+    scheduler.answer = lambda *_: HELD
+    asked = asyncio.create_task(pair.ask())
+    await scheduler.held.get()
+    return asked
+
+
+# ---- after the first token
+
+
+async def test_a_killed_schedulers_requests_go_on_elsewhere_at_once(pair: Pair) -> None:
+    asked = await held_at(pair.a, pair)
+    await pair.a.server.stop(0)
+    outcome = await asked
+    assert (outcome.token_ids, outcome.num_output_tokens) == (HELLO, len(HELLO))
+    assert len(outcome.moves) == 1
+    (resumed,) = pair.b.requests[0].resume
+    assert (list(resumed.generated_token_ids), resumed.next_sequence_number) == (HELLO[:2], 2)
+    assert pair.schedulers.problem is None
+    # What comes now does not wait for it either.
+    assert (await pair.ask()).token_ids == HELLO
+    assert len(pair.b.requests) == 2
+
+
+async def test_a_frozen_schedulers_requests_go_on_elsewhere_and_it_is_used_again_when_it_answers(
+    short_path: Path,
+) -> None:
+    async with running_pair(short_path, silence_s=0.4) as pair:
+        asked = await held_at(pair.a, pair)
+        pair.a.thawed.clear()
+        assert (await asked).token_ids == HELLO
+        assert pair.schedulers.num_displaced[pair.a.address] >= 1
+        pair.a.thawed.set()
+        pair.a.answer = lambda *_: Answer()
+        await until_usable(pair.schedulers.clients[0])
+        pair.b.answer = lambda *_: Answer(refusal=(grpc.StatusCode.RESOURCE_EXHAUSTED, "the queue is full", None))
+        assert (await pair.ask()).token_ids == HELLO
+
+
+async def test_a_drained_schedulers_requests_go_on_elsewhere(pair: Pair) -> None:
+    pair.a.answer = lambda *_: Answer(failure_after=3, failure=grpc.StatusCode.UNAVAILABLE)
+    outcome = await pair.ask()
+    assert (outcome.token_ids, len(outcome.moves)) == (HELLO, 1)
+    assert list(pair.b.requests[0].resume[0].generated_token_ids) == HELLO[:3]
+
+
+async def test_a_request_that_lost_its_place_waits_until_another_has_room(pair: Pair) -> None:
+    refusals = [(grpc.StatusCode.RESOURCE_EXHAUSTED, "the queue is full", None)] * 2
+    pair.b.answer = lambda *_: Answer(refusal=refusals.pop() if refusals else None)
+    asked = await held_at(pair.a, pair)
+    await pair.a.server.stop(0)
+    assert (await asked).token_ids == HELLO
+    assert not refusals
+
+
+async def test_when_all_are_lost_the_first_that_is_back_goes_on(pair: Pair) -> None:
+    asked = await held_at(pair.a, pair)
+    await pair.b.server.stop(0)
+    await pair.a.server.stop(0)
+    async with FakeScheduler(pair.b.address, "tiny") as successor:
+        assert (await asked).token_ids == HELLO
+        assert list(successor.requests[0].resume[0].generated_token_ids) == HELLO[:2]
+
+
+async def test_waiting_ends_with_the_requests_deadline(pair: Pair) -> None:
+    for each in (pair.a, pair.b):
+        each.answer = lambda *_: HELD
+    opened = await pair.schedulers.open(request(timeout_s=0.3))
+    await pair.a.held.get()
+    for each in (pair.b, pair.a):
+        await each.server.stop(0)
+    with pytest.raises(GatewayError, match=r"deadline of 0\.3 s") as error:
+        await outcome_of(opened)
+    assert error.value.kind is ErrorKind.DEADLINE_EXCEEDED
+
+
+# ---- before the first token
+
+REFUSALS = [
+    (grpc.StatusCode.UNAVAILABLE, ErrorKind.UNAVAILABLE),
+    (grpc.StatusCode.RESOURCE_EXHAUSTED, ErrorKind.OVERLOADED),
+    (grpc.StatusCode.NOT_FOUND, ErrorKind.NOT_FOUND),
+]
+
+
+@pytest.mark.parametrize(("status", "kind"), REFUSALS)
+async def test_what_one_refuses_another_is_asked_to_take(pair: Pair, status: grpc.StatusCode, kind: ErrorKind) -> None:
+    pair.a.answer = lambda *_: Answer(refusal=(status, "not here", None))
+    outcome = await pair.ask()
+    assert (outcome.token_ids, outcome.moves) == (HELLO, [])
+    pair.b.answer = lambda *_: Answer(refusal=(status, "nor here", 7.0))
+    with pytest.raises(GatewayError, match="nor here") as error:
+        await pair.ask(replace(request(), prompt_token_ids=(1, 2, 3)))
+    assert (error.value.kind, error.value.retry_after_s) == (kind, 7.0)
+    assert [len(each.requests) for each in (pair.a, pair.b)] == [2, 2]
+    assert f'pagoda_scheduler_retried_requests_total{{scheduler="{pair.a.address}"}} 2.0' in metrics_of(pair)
+
+
+async def test_what_is_wrong_is_not_asked_twice(pair: Pair) -> None:
+    pair.a.answer = lambda *_: Answer(refusal=(grpc.StatusCode.INVALID_ARGUMENT, "too long", None))
+    with pytest.raises(GatewayError, match="too long"):
+        await pair.ask()
+    assert pair.b.requests == []
+
+
+async def test_who_is_not_ready_is_not_asked(short_path: Path) -> None:
+    async with running_pair(short_path) as pair:
+        await pair.a.server.set_serving(SERVICE_NAME, False)
+        await until(lambda: pair.schedulers.clients[0].problem is not None)
+        assert (await pair.ask()).token_ids == HELLO
+        assert pair.a.requests == []
+
+
+async def test_who_has_less_to_do_is_asked(short_path: Path) -> None:
+    async with (
+        FakeScheduler(f"unix:{short_path}/a.sock", "tiny") as a,
+        FakeScheduler(f"unix:{short_path}/b.sock", "tiny") as b,
+    ):
+        a.load = inference_pb2.GetLoadResponse(num_pending_tokens=1000, num_waiting=3)
+        async with running_schedulers(a.address, b.address) as schedulers:
+            await asyncio.gather(*map(until_usable, schedulers.clients))
+            await outcome_of(await schedulers.open(request()))
+        assert (len(a.requests), len(b.requests)) == (0, 1)
+
+
+async def test_each_model_is_asked_where_it_is_served(short_path: Path) -> None:
+    async with (
+        FakeScheduler(f"unix:{short_path}/a.sock", "tiny") as a,
+        FakeScheduler(f"unix:{short_path}/b.sock", "other") as b,
+    ):
+        b.models.append(a.models[0])
+        async with running_schedulers(a.address, b.address) as schedulers:
+            await asyncio.gather(*map(until_usable, schedulers.clients))
+            assert {model.name: model.num_workers for model in await schedulers.list_models()} == {
+                "tiny": 2,
+                "other": 1,
+            }
+            await outcome_of(await schedulers.open(request(model="other")))
+            await schedulers.keep_loaded("tiny", 5.0)
+            await schedulers.keep_loaded("other", 5.0)
+        assert (len(a.requests), len(b.requests)) == (0, 1)
+        assert [[kept.model for kept in each.kept_loaded] for each in (a, b)] == [["tiny"], ["tiny", "other"]]
+
+
+async def test_metrics_have_a_row_for_each(pair: Pair) -> None:
+    asked = await held_at(pair.a, pair)
+    for address, num_open in ((pair.a.address, 1), (pair.b.address, 0)):
+        assert f'pagoda_scheduler_up{{scheduler="{address}"}} 1.0' in metrics_of(pair)
+        assert f'pagoda_scheduler_open_requests{{scheduler="{address}"}} {num_open}.0' in metrics_of(pair)
+    await pair.a.server.stop(0)
+    await asked
+    assert f'pagoda_scheduler_up{{scheduler="{pair.a.address}"}} 0.0' in metrics_of(pair)
+    assert f'pagoda_scheduler_resumed_requests_total{{scheduler="{pair.a.address}"}} 1.0' in metrics_of(pair)
+
+
+def metrics_of(pair: Pair) -> str:
+    registry = CollectorRegistry()
+    registry.register(SchedulerMetrics(pair.schedulers))
+    return generate_latest(registry).decode()
+
+
+# ---- two real ones
+
+
+class HeldEngine(FakeEngine):
+    """Stops before its ninth step, until it is let go."""
+
+    def __init__(self) -> None:
+        super().__init__(num_pages=256)
+        self.is_held = threading.Event()
+        self.may_go_on = threading.Event()
+        self._num_steps = 0
+
+    def run_step(self, step: Step) -> StepResult:
+        self._num_steps += 1
+        if self._num_steps > 8:
+            self.is_held.set()
+            self.may_go_on.wait()
+        return super().run_step(step)
+
+
+@asynccontextmanager
+async def attached_worker(*addresses: str, worker_id: str, engine: FakeEngine) -> AsyncIterator[None]:
+    link = fake_worker_link(",".join(addresses), worker_id=worker_id, engine=engine)
+    working = asyncio.create_task(link.run())
+    try:
+        yield
+    finally:
+        working.cancel()
+        await asyncio.gather(working, return_exceptions=True)
+
+
+async def test_streams_end_undisturbed_when_one_of_two_real_schedulers_ends(short_path: Path) -> None:
+    """Its worker goes to the other one, which is in its list, and so do its streams."""
+    prompts = [tuple(range(number, 40 + number)) for number in range(32)]
+    held = HeldEngine()
+    async with AsyncExitStack() as stack, AsyncExitStack() as ending:
+        b, b_loop = await stack.enter_async_context(scheduler(make_directory(short_path / "b")))
+        a, _ = await ending.enter_async_context(scheduler(make_directory(short_path / "a")))
+        stack.callback(held.may_go_on.set)
+        await stack.enter_async_context(attached_worker(a, b, worker_id="w1", engine=held))
+        await stack.enter_async_context(attached_worker(b, a, worker_id="w2", engine=FakeEngine(num_pages=256)))
+        schedulers = await stack.enter_async_context(running_schedulers(a, b))
+        await until(lambda: all("fake" in client.models for client in schedulers.clients))
+        requests = [replace(request(str(n), model="fake"), prompt_token_ids=prompt) for n, prompt in enumerate(prompts)]
+        opened = [await schedulers.open(each) for each in requests]
+        streams = [asyncio.create_task(outcome_of(each)) for each in opened]
+        await until(held.is_held.is_set)
+        await ending.aclose()
+        held.may_go_on.set()
+        outcomes = await asyncio.gather(*streams)
+        assert [each.token_ids for each in outcomes] == [continuation(prompt, 64) for prompt in prompts]
+        # Both had their share, and this one's moved: those that had begun say so.
+        assert 0 < sum(len(each.moves) for each in outcomes) <= schedulers.num_displaced[a] < len(prompts)
+        await until(lambda: b_loop.workers.keys() == {"w1", "w2"})
+        for worker in b_loop.workers.values():
+            worker.pool.check()
+        assert b_loop.num_running == len(b_loop.waiting) == 0
+
+
+def make_directory(path: Path) -> Path:
+    path.mkdir()
+    return path
