@@ -25,11 +25,11 @@ from gateway.inference import (
 class Place(Protocol):
     """Where an open request is, and what it tells the scheduler there about itself."""
 
-    def finish(self, request_id: str, sample_index: int, num_tokens: int) -> None: ...
+    def finish(self, name: str, sample_index: int, num_tokens: int) -> None: ...
 
-    def cancel(self, request_id: str) -> None: ...
+    def cancel(self, name: str) -> None: ...
 
-    def forget(self, request_id: str) -> None:
+    def forget(self, name: str) -> None:
         """It has ended."""
 
 
@@ -40,12 +40,15 @@ class OpenRequest:
         self.request = request
         self.generated: tuple[list[int], ...] = tuple([] for _ in range(request.num_samples))
         """The token ids of each sample so far."""
+        self.name = request.request_id
+        """What it is called at the place where it is."""
         self.has_begun = False
-        """At the place where it is."""
+        """At that place."""
         self.waits_until_s: float | None = None
         """By the event loop's clock: how long it looks for a place, once it has lost one."""
         self.refused_by: set[str] = set()
         """Addresses of the schedulers that would not take it, since it last had to wait."""
+        self._num_withdrawals = 0
         self._place: Place | None = None
         self._max_buffered_events = max_buffered_events
         self._events: deque[Event] = deque()
@@ -82,7 +85,7 @@ class OpenRequest:
         if not self.is_closed:
             self._finished_here[sample_index] = num_tokens
             if self._place is not None:
-                self._place.finish(self.request.request_id, sample_index, num_tokens)
+                self._place.finish(self.name, sample_index, num_tokens)
 
     def cancel(self) -> None:
         """The consumer left. No more events; allowed at any time, any number of times."""
@@ -96,15 +99,22 @@ class OpenRequest:
         self.has_begun = False
         for sample_index, num_tokens in self._finished_here.items():
             if sample_index in self._unfinished:
-                place.finish(self.request.request_id, sample_index, num_tokens)
+                place.finish(self.name, sample_index, num_tokens)
 
     def leave(self) -> None:
         """It is nowhere, until it begins somewhere else."""
         self._place = None
 
+    def withdraw(self) -> None:
+        """From a place that still works, which may speak of it for a while: elsewhere it has another name."""
+        self._cancel()
+        self.leave()
+        self._num_withdrawals += 1
+        self.name = f"{self.request.request_id}-{self._num_withdrawals}"
+
     def resumption(self) -> InferenceRequest:
         """What to send to a scheduler that knows nothing of this request."""
-        request = self.request
+        request = replace(self.request, request_id=self.name)
         if self.deadline_s is not None:
             # Past it, the scheduler says so: it has the words for that.
             left_s = max(0.001, self.deadline_s - asyncio.get_running_loop().time())
@@ -210,7 +220,7 @@ class OpenRequest:
 
     def _cancel(self) -> None:
         if self._place is not None:
-            self._place.cancel(self.request.request_id)
+            self._place.cancel(self.name)
 
     def _wake(self) -> None:
         if self._waiting is not None and not self._waiting.done():
@@ -220,5 +230,5 @@ class OpenRequest:
         self.is_closed = True
         self._wake()
         if self._place is not None:
-            self._place.forget(self.request.request_id)
+            self._place.forget(self.name)
             self._place = None

@@ -47,6 +47,9 @@ class SessionListener(Protocol):
     def stopped_serving(self, client: "SchedulerClient") -> None:
         """It drains, or its last worker has left. The session goes on."""
 
+    def stranded(self, client: "SchedulerClient", requests: list[OpenRequest]) -> None:
+        """They are still there, but no worker for them has been for some time."""
+
     def changed(self) -> None:
         """A request may be taken that would not have been taken before."""
 
@@ -65,7 +68,9 @@ class SchedulerClient:
         """Lost is who answers nothing for about `silence_s`."""
         self.address = address
         self.models: dict[str, ModelInfo] = {}
-        """As it said last, by name. Empty while it is lost."""
+        """That it has workers for, as it said last, by name. None while it is lost."""
+        self.known: dict[str, ModelInfo] = {}
+        """The same, and also what it said before it was lost."""
         self.load: Load | None = None
         self._listener = listener
         self._security = security
@@ -115,16 +120,16 @@ class SchedulerClient:
 
     def take(self, opened: OpenRequest, num_uncached_tokens: int) -> None:
         """Send it from where it had come to; its events are delivered to it. So many of its tokens are to be computed."""
-        self._open[opened.request.request_id] = opened
+        self._open[opened.name] = opened
         self._num_sent_tokens += num_uncached_tokens
         self._send(inference_pb2.SessionRequest(open=request_to_proto(opened.resumption())))
         opened.begin_at(self)
 
-    def finish(self, request_id: str, sample_index: int, num_tokens: int) -> None:
+    def finish(self, name: str, sample_index: int, num_tokens: int) -> None:
         self._send(
             inference_pb2.SessionRequest(
                 finish=inference_pb2.Finish(
-                    request_id=request_id,
+                    request_id=name,
                     sample_index=sample_index,
                     reason=types_pb2.FINISH_REASON_STOP,
                     num_tokens=num_tokens,
@@ -132,11 +137,16 @@ class SchedulerClient:
             )
         )
 
-    def cancel(self, request_id: str) -> None:
-        self._send(inference_pb2.SessionRequest(cancel=inference_pb2.Cancel(request_id=request_id)))
+    def cancel(self, name: str) -> None:
+        self._send(inference_pb2.SessionRequest(cancel=inference_pb2.Cancel(request_id=name)))
 
-    def forget(self, request_id: str) -> None:
-        self._open.pop(request_id, None)
+    def forget(self, name: str) -> None:
+        self._open.pop(name, None)
+
+    def withdraw(self, opened: OpenRequest) -> None:
+        """It will go on elsewhere."""
+        self.forget(opened.name)
+        opened.withdraw()
 
     async def list_models(self, timeout_s: float) -> tuple[ModelInfo, ...]:
         call = self._stub.ListModels(inference_pb2.ListModelsRequest(), timeout=timeout_s)
@@ -224,9 +234,14 @@ class SchedulerClient:
         self.load = await self.get_load(self._answer_limit_s)
         # What was sent before is in the answer.
         self._num_sent_tokens -= num_sent_before
-        known, self.models = self.models, {model.name: model for model in models}
-        if self.models.keys() != known.keys():
+        before, self.models = self.models, {model.name: model for model in models if model.is_served}
+        self.known |= self.models
+        if self.models.keys() != before.keys():
             self._listener.changed()
+        # In two answers in a row, since workers come and go.
+        served = before.keys() | self.models.keys()
+        if stranded := [opened for opened in self._open.values() if opened.request.model not in served]:
+            self._listener.stranded(self, stranded)
 
     def _dispatch(self, response: inference_pb2.SessionResponse) -> None:
         for message in response.events:

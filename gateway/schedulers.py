@@ -27,8 +27,8 @@ logger = logging.getLogger(__name__)
 # A client whose unread events outgrow this is cancelled: about a minute of decoding at 30 tokens a second.
 MAX_BUFFERED_EVENTS = 2048
 RETRY_DELAY_S = 0.2
-# Listings do not wait any longer for a scheduler that may be about to be found silent.
-ANSWER_LIMIT_S = 0.5
+# Listings do not wait any longer for a scheduler that may be about to be found silent; where there is no other, for its return.
+ANSWER_LIMIT_S, RETURN_LIMIT_S = 0.5, 5.0
 
 T = TypeVar("T")
 
@@ -96,18 +96,24 @@ class Schedulers:
 
     def lost(self, client: SchedulerClient, requests: list[OpenRequest]) -> None:
         self._recovers_until_s = _now_s() + self._outage_grace_s
-        self.num_displaced[client.address] += len(requests)
         for opened in requests:
-            opened.waits_until_s = self._recovers_until_s
+            self._displace(client, opened)
             self._place_again(opened, unavailable("The connection to the scheduler was lost."))
 
     def stopped_serving(self, client: SchedulerClient) -> None:
         self._recovers_until_s = _now_s() + self._outage_grace_s
 
+    def stranded(self, client: SchedulerClient, requests: list[OpenRequest]) -> None:
+        """They stay, unless another one would compute them."""
+        for opened in requests:
+            if any(each.is_ready for each in self._candidates(opened, NO_HINT)):
+                client.withdraw(opened)
+                self._displace(client, opened)
+                self._place_again(opened, unavailable("The scheduler has lost its workers."))
+
     def refused(self, client: SchedulerClient, opened: OpenRequest, error: GatewayError) -> None:
         if opened.has_begun:
-            self.num_displaced[client.address] += 1
-            opened.waits_until_s = _now_s() + self._outage_grace_s
+            self._displace(client, opened)
         opened.refused_by.add(client.address)
         verdict = after_refusal(
             error.kind,
@@ -125,6 +131,10 @@ class Schedulers:
     def changed(self) -> None:
         self._changed.set()
         self._changed.clear()
+
+    def _displace(self, client: SchedulerClient, opened: OpenRequest) -> None:
+        self.num_displaced[client.address] += 1
+        opened.waits_until_s = _now_s() + self._outage_grace_s
 
     def _place_again(self, opened: OpenRequest, error: GatewayError) -> None:
         task = asyncio.create_task(self._place(opened, error))
@@ -195,15 +205,19 @@ class Schedulers:
 
     async def list_models(self) -> tuple[ModelInfo, ...]:
         """All that any of them serves. Raises GatewayError when none can be asked."""
-        answers = await self._ask(lambda client: client.list_models(ANSWER_LIMIT_S))
+        answers = await self._ask(lambda client: client.list_models(_answer_limit_s(client)))
         # What a slow one said a second ago is better than nothing.
         return join_models(
             client.models.values() if isinstance(answer, GatewayError) else answer for client, answer in answers
         )
 
+    def last_known(self, model: str) -> ModelInfo | None:
+        """What one of them said of it, perhaps before it was lost."""
+        return next((client.known[model] for client in self.clients if model in client.known), None)
+
     async def get_load(self) -> Load:
         """Of those that answer, as if they were one. Raises GatewayError when none does."""
-        answers = await self._ask(lambda client: client.get_load(ANSWER_LIMIT_S))
+        answers = await self._ask(lambda client: client.get_load(_answer_limit_s(client)))
         return sum_loads([answer for _, answer in answers if not isinstance(answer, GatewayError)])
 
     async def keep_loaded(self, model: str, keep_alive_s: float | None) -> None:
@@ -231,6 +245,10 @@ class Schedulers:
         return list(zip(asked, answers, strict=True))
 
 
+def _answer_limit_s(client: SchedulerClient) -> float:
+    return ANSWER_LIMIT_S if client.is_connected else RETURN_LIMIT_S
+
+
 async def _answer_or_error(answer: Awaitable[T]) -> T | GatewayError:
     try:
         return await answer
@@ -243,7 +261,7 @@ def _candidate(client: SchedulerClient, model: str, hint: PrefixHint) -> Candida
     workers = [] if load is None else [worker for worker in load.workers if worker.model == model]
     return Candidate(
         address=client.address,
-        is_ready=client.problem is None and info is not None and info.is_served,
+        is_ready=client.problem is None and info is not None,
         num_workers=0 if info is None else info.num_workers + info.num_unloaded_workers,
         num_cached_tokens=hint.num_cached_tokens.get(client.address, 0),
         num_pending_tokens=client.num_pending_tokens,

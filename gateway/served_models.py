@@ -82,6 +82,7 @@ class ServedModels:
             try:
                 await self.refresh()
             except GatewayError:
+                known = known or self._schedulers.last_known(model.name)
                 if known is None or not self._schedulers.is_recovering:
                     raise
                 return known

@@ -170,6 +170,14 @@ async def test_a_drained_schedulers_requests_go_on_elsewhere(pair: Pair) -> None
     assert list(pair.b.requests[0].resume[0].generated_token_ids) == HELLO[:3]
 
 
+async def test_requests_leave_a_scheduler_that_has_lost_its_workers(pair: Pair) -> None:
+    asked = await held_at(pair.a, pair)
+    pair.a.models = []
+    assert (await asked).token_ids == HELLO
+    (first,), (second,) = pair.a.requests, pair.b.requests
+    assert await pair.a.cancelled.get() == first.request_id != second.request_id
+
+
 async def test_a_request_that_lost_its_place_waits_until_another_has_room(pair: Pair) -> None:
     refusals = [(grpc.StatusCode.RESOURCE_EXHAUSTED, "the queue is full", None)] * 2
     pair.b.answer = lambda *_: Answer(refusal=refusals.pop() if refusals else None)
