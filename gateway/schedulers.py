@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import logging
 from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import TypeVar
 
 from gateway.errors import ErrorKind, GatewayError, unavailable
@@ -205,11 +205,7 @@ class Schedulers:
 
     async def list_models(self) -> tuple[ModelInfo, ...]:
         """All that any of them serves. Raises GatewayError when none can be asked."""
-        answers = await self._ask(lambda client: client.list_models(_answer_limit_s(client)))
-        # What a slow one said a second ago is better than nothing.
-        return join_models(
-            client.models.values() if isinstance(answer, GatewayError) else answer for client, answer in answers
-        )
+        return join_models(await self._ask(_models_of))
 
     def last_known(self, model: str) -> ModelInfo | None:
         """What one of them said of it, perhaps before it was lost."""
@@ -217,32 +213,39 @@ class Schedulers:
 
     async def get_load(self) -> Load:
         """Of those that answer, as if they were one. Raises GatewayError when none does."""
-        answers = await self._ask(lambda client: client.get_load(_answer_limit_s(client)))
-        return sum_loads([answer for _, answer in answers if not isinstance(answer, GatewayError)])
+        return sum_loads(await self._ask(lambda client: client.get_load(_answer_limit_s(client))))
 
     async def keep_loaded(self, model: str, keep_alive_s: float | None) -> None:
         """By all that serve it. Returns once each has answered, as the contract says; raises GatewayError when none can do it."""
-        answers = await self._ask(
-            lambda client: client.keep_loaded(model, keep_alive_s), lambda client: model in client.models
-        )
-        for client, answer in answers:
-            if isinstance(answer, GatewayError):
-                told = {"address": client.address, "model": model, "reason": answer.message}
-                logger.warning("one scheduler does not keep the model loaded", extra=told)
+        await self._ask(lambda client: client.keep_loaded(model, keep_alive_s), lambda client: model in client.models)
 
     async def _ask(
         self,
         question: Callable[[SchedulerClient], Awaitable[T]],
         concerns: Callable[[SchedulerClient], bool] = lambda client: True,
-    ) -> list[tuple[SchedulerClient, T | GatewayError]]:
+    ) -> list[T]:
         """The answers of those that are reachable and concerned, else of all. Raises GatewayError when each is an error."""
         connected = [client for client in self.clients if client.is_connected]
         asked = [client for client in connected if concerns(client)] or connected or self.clients
         answers = await asyncio.gather(*(_answer_or_error(question(client)) for client in asked))
-        errors = [answer for answer in answers if isinstance(answer, GatewayError)]
-        if len(errors) == len(asked):
-            raise errors[0]
-        return list(zip(asked, answers, strict=True))
+        good = [answer for answer in answers if not isinstance(answer, GatewayError)]
+        for client, answer in zip(asked, answers, strict=True):
+            if isinstance(answer, GatewayError):
+                if not good:
+                    raise answer
+                told = {"address": client.address, "reason": answer.message}
+                logger.warning("one scheduler did not do what others did", extra=told)
+        return good
+
+
+async def _models_of(client: SchedulerClient) -> Iterable[ModelInfo]:
+    try:
+        return await client.list_models(_answer_limit_s(client))
+    except GatewayError:
+        if client.is_connected:
+            # It is slow. What it said a second ago is better than nothing.
+            return client.models.values()
+        raise
 
 
 def _answer_limit_s(client: SchedulerClient) -> float:

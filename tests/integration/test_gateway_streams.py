@@ -285,9 +285,10 @@ async def test_trace_context_is_sent_along(gateway: RunningGateway) -> None:
     assert (request.traceparent, request.tracestate) == (traceparent, "a=b")
 
 
-async def test_no_connection_to_the_scheduler(gateway: RunningGateway) -> None:
-    await gateway.scheduler.server.stop(0)
-    for path, body in (CHAT, OLLAMA):
-        response: httpx.Response = await gateway.http.post(path, json=body)
-        assert (response.status_code, response.headers["retry-after"]) == (503, "1")
-    assert (await gateway.http.get("/ready")).status_code == 503
+async def test_no_connection_to_the_scheduler(short_path: Path) -> None:
+    async with running_gateway(short_path, scheduler_grace_s=0) as gateway:
+        await gateway.scheduler.server.stop(0)
+        for path, body in (CHAT, OLLAMA):
+            response: httpx.Response = await gateway.http.post(path, json=body)
+            assert (response.status_code, response.headers["retry-after"]) == (503, "1")
+        assert (await gateway.http.get("/ready")).status_code == 503
