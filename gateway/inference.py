@@ -124,8 +124,6 @@ class ModelInfo:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerLoad:
     worker_id: str
-    model: str
-    num_running: int
     num_pages_free: int
     num_pages_cached: int
     num_pages_used: int

@@ -76,8 +76,8 @@ class SchedulerClient:
         self._security = security
         self._answer_limit_s = silence_s / MAX_UNANSWERED
         self._open: dict[str, OpenRequest] = {}
-        self._num_sent_tokens = 0
-        """Uncached tokens of what it got since what `load` tells of."""
+        self._num_sent_tokens = self._num_sent_sequences = 0
+        """What it got since what `load` tells of: uncached tokens, and samples."""
         # Bounded by the open requests: each puts in itself, its end, and one Finish per sample.
         self._outbox: asyncio.Queue[inference_pb2.SessionRequest] | None = None
         self._tasks: list[asyncio.Task[None]] = []
@@ -118,10 +118,16 @@ class SchedulerClient:
         """What it said, and what it got since."""
         return self._num_sent_tokens + (self.load.num_pending_tokens if self.load else 0)
 
+    @property
+    def num_sequences(self) -> int:
+        """The same, that wait there or run."""
+        return self._num_sent_sequences + (self.load.num_waiting + self.load.num_running if self.load else 0)
+
     def take(self, opened: OpenRequest, num_uncached_tokens: int) -> None:
         """Send it from where it had come to; its events are delivered to it. So many of its tokens are to be computed."""
         self._open[opened.name] = opened
         self._num_sent_tokens += num_uncached_tokens
+        self._num_sent_sequences += opened.request.num_samples
         self._send(inference_pb2.SessionRequest(open=request_to_proto(opened.resumption())))
         opened.begin_at(self)
 
@@ -203,7 +209,8 @@ class SchedulerClient:
 
     def _lose_session(self) -> None:
         lost, self._open = list(self._open.values()), {}
-        self._outbox, self.models, self.load, self._num_sent_tokens = None, {}, None, 0
+        self._outbox, self.models, self.load = None, {}, None
+        self._num_sent_tokens = self._num_sent_sequences = 0
         for opened in lost:
             opened.leave()
         self._listener.lost(self, lost)
@@ -229,11 +236,12 @@ class SchedulerClient:
         self._has_changed.clear()
 
     async def _ask(self) -> None:
-        num_sent_before = self._num_sent_tokens
+        num_tokens, num_sequences = self._num_sent_tokens, self._num_sent_sequences
         models = await self.list_models(self._answer_limit_s)
         self.load = await self.get_load(self._answer_limit_s)
         # What was sent before is in the answer.
-        self._num_sent_tokens -= num_sent_before
+        self._num_sent_tokens -= num_tokens
+        self._num_sent_sequences -= num_sequences
         before, self.models = self.models, {model.name: model for model in models if model.is_served}
         self.known |= self.models
         if self.models.keys() != before.keys():

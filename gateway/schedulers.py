@@ -260,15 +260,14 @@ async def _answer_or_error(answer: Awaitable[T]) -> T | GatewayError:
 
 
 def _candidate(client: SchedulerClient, model: str, hint: PrefixHint) -> Candidate:
-    info, load = client.models.get(model), client.load
-    workers = [] if load is None else [worker for worker in load.workers if worker.model == model]
+    info = client.models.get(model)
     return Candidate(
         address=client.address,
         is_ready=client.problem is None and info is not None,
         num_workers=0 if info is None else info.num_workers + info.num_unloaded_workers,
         num_cached_tokens=hint.num_cached_tokens.get(client.address, 0),
         num_pending_tokens=client.num_pending_tokens,
-        num_sequences=0 if load is None else load.num_waiting + sum(worker.num_running for worker in workers),
+        num_sequences=client.num_sequences,
     )
 
 

@@ -148,8 +148,6 @@ def load_from_proto(message: inference_pb2.GetLoadResponse) -> Load:
         workers=tuple(
             WorkerLoad(
                 worker_id=worker.worker_id,
-                model=worker.model,
-                num_running=worker.num_running,
                 num_pages_free=worker.num_pages_free,
                 num_pages_cached=worker.num_pages_cached,
                 num_pages_used=worker.num_pages_used,

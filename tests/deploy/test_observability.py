@@ -30,9 +30,7 @@ def read(path: str) -> dict[str, Any]:
 
 def some_load() -> Load:
     """Every number is 1: only what is reported counts here."""
-    workers = (
-        WorkerLoad(model="m", num_running=1, worker_id="w", num_pages_free=1, num_pages_cached=1, num_pages_used=1),
-    )
+    workers = (WorkerLoad(worker_id="w", num_pages_free=1, num_pages_cached=1, num_pages_used=1),)
     queues = (QueueLoad(model="m", tenant="t", num_waiting=1, oldest_s=1.0),)
     numbers: dict[str, Any] = {field.name: 1 for field in fields(Load) if field.name not in ("workers", "queues")}
     return Load(workers=workers, queues=queues, **numbers)

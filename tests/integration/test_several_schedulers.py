@@ -126,9 +126,10 @@ async def pair(short_path: Path) -> AsyncIterator[Pair]:
 async def held_at(scheduler: FakeScheduler, pair: Pair) -> "asyncio.Task[Outcome]":
     """A request that has two of its tokens from this scheduler, which sends no more."""
     scheduler.answer = lambda *_: HELD
-    asked = asyncio.create_task(pair.ask())
+    opened = await pair.schedulers.open(request())
     await scheduler.held.get()
-    return asked
+    await until(lambda: opened.generated[0] == HELLO[:2])
+    return asyncio.create_task(outcome_of(opened))
 
 
 # ---- after the first token

@@ -1,0 +1,73 @@
+"""Two schedulers with a worker each, before one gateway: one is killed or frozen under streams, and no client notices."""
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import ollama
+import openai
+import pytest
+
+from tests.e2e.tiers import GatewayTier, SchedulerTier, Tiers
+
+MODEL = "smollm2:135m"
+BEGINNINGS = ["A dragon", "The sea", "My neighbour", "In winter", "One evening", "The old clock"]
+NUM_TOKENS = 96
+
+
+def chat(gateway: GatewayTier, beginning: str) -> Iterator[str]:
+    with openai.OpenAI(base_url=f"{gateway.url}/v1", api_key="none", max_retries=0) as client:
+        chunks = client.chat.completions.create(
+            model=MODEL,
+            messages=[{"role": "user", "content": f"Tell me a tale that begins with: {beginning}"}],
+            max_tokens=NUM_TOKENS,
+            seed=7,
+            stream=True,
+            extra_body={"ignore_eos": True},
+        )
+        yield from (chunk.choices[0].delta.content or "" for chunk in chunks)
+
+
+def generate(gateway: GatewayTier, beginning: str) -> Iterator[str]:
+    options = {"num_predict": NUM_TOKENS, "temperature": 0}
+    with ollama.Client(gateway.url) as client:
+        for part in client.generate(MODEL, beginning, raw=True, options=options, stream=True):
+            yield part.response or ""
+
+
+def streams(gateway: GatewayTier) -> list[Iterator[str]]:
+    """Half of them seeded, through OpenAI's client, the others greedy, through Ollama's."""
+    return [(chat, generate)[number % 2](gateway, beginning) for number, beginning in enumerate(BEGINNINGS)]
+
+
+def texts(streams: list[Iterator[str]]) -> list[str]:
+    with ThreadPoolExecutor(len(streams)) as pool:
+        return list(pool.map("".join, streams))
+
+
+@pytest.mark.parametrize("disturb", [SchedulerTier.kill, SchedulerTier.freeze], ids=["killed", "frozen"])
+def test_streams_go_on_at_the_other_scheduler(
+    home: Path, tmp_path: Path, disturb: Callable[[SchedulerTier], None]
+) -> None:
+    with Tiers(home, tmp_path) as tiers:
+        schedulers = [tiers.scheduler(), tiers.scheduler()]
+        for first, second in (schedulers, reversed(schedulers)):
+            tiers.worker([first, second])
+        gateway = tiers.gateway(schedulers, "--scheduler-silence-s", "2")
+        for scheduler in schedulers:
+            scheduler.wait_until_serving()
+        gateway.wait_until_ready()
+        undisturbed = texts(streams(gateway))
+        running = streams(gateway)
+        with ThreadPoolExecutor(len(running)) as pool:
+            heads = list(pool.map(next, running))
+        num_open = {
+            each: gateway.metric("pagoda_scheduler_open_requests", scheduler=each.address) for each in schedulers
+        }
+        assert sum(num_open.values()) == len(running)
+        busier = max(schedulers, key=num_open.__getitem__)
+        disturb(busier)
+        tails = texts(running)
+        assert [head + tail for head, tail in zip(heads, tails, strict=True)] == undisturbed
+        assert gateway.metric("pagoda_moved_samples_total") == num_open[busier]
+        assert gateway.metric("pagoda_scheduler_up", scheduler=busier.address) == 0
