@@ -72,8 +72,8 @@ def _scenarios(trace: Path | None) -> Iterator[Scenario]:
         workload = strangers(prompt_len=1000, max_tokens=100, load=Load(per_s=per_s, num_requests=800))
         yield _scenario(workload, f"{per_s}/s", num_workers=8, num_pages=POD.num_pages)
     if trace is not None:
-        for speed in (4.0, 5.0):
-            workload = mooncake(trace, scale=0.125, speed=speed, num_requests=4000)
+        for speed in (4.0, 5.3):
+            workload = mooncake(trace, scale=0.125, speed=speed)
             yield _scenario(workload, f"{speed:g} times as fast", num_workers=8, num_pages=POD.num_pages)
 
 

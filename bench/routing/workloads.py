@@ -110,10 +110,10 @@ def best_of(*, num_samples: int, prompt_len: int, max_tokens: int, load: Load) -
     return TimedWorkload(name=name, requests=requests)
 
 
-def mooncake(trace: Path, *, scale: float, speed: float, num_requests: int) -> TimedWorkload:
-    """The beginning of a trace, its lengths multiplied by `scale`, `speed` times as fast. Equal hash ids stay equal tokens."""
+def mooncake(trace: Path, *, scale: float, speed: float) -> TimedWorkload:
+    """A trace, its lengths multiplied by `scale`, `speed` times as fast. Equal hash ids stay equal tokens."""
     with trace.open() as lines:
-        records = [json.loads(line) for line, _ in zip(lines, range(num_requests), strict=False)]
+        records = [json.loads(line) for line in lines]
     block_len = round(TRACE_BLOCK * scale)
     requests = [
         TimedRequest(
@@ -123,7 +123,7 @@ def mooncake(trace: Path, *, scale: float, speed: float, num_requests: int) -> T
         )
         for record in records
     ]
-    return TimedWorkload(name=f"{trace.stem}, {num_requests} requests, lengths x {scale:g}", requests=requests)
+    return TimedWorkload(name=f"{trace.stem}, {len(requests)} requests, lengths x {scale:g}", requests=requests)
 
 
 def _tokens_of(hash_ids: Iterable[int], block_len: int, length: int) -> list[int]:
