@@ -9,7 +9,7 @@ from pydantic_settings import SettingsConfigDict
 from kvcache.index_url import MEMORY, check_index_url
 from pagoda.keys import KEYS_FILE, KeyEntry, parse_keys
 from pagoda.models.catalogue import DEFAULT_MODEL
-from pagoda.settings import TierSettings
+from pagoda.settings import TierSettings, listed
 from pagoda.sockets import is_loopback, scheduler_address
 
 
@@ -56,7 +56,7 @@ class GatewaySettings(TierSettings):
 
     @property
     def models(self) -> list[str]:
-        return _listed(self.model)
+        return list(listed(self.model))
 
     @property
     def is_on_loopback(self) -> bool:
@@ -64,7 +64,7 @@ class GatewaySettings(TierSettings):
 
     @property
     def scheduler_addresses(self) -> tuple[str, ...]:
-        return tuple(_listed(self.scheduler)) or (scheduler_address(self.home),)
+        return listed(self.scheduler) or (scheduler_address(self.home),)
 
     @property
     def keys_path(self) -> Path:
@@ -76,16 +76,16 @@ class GatewaySettings(TierSettings):
 
     @property
     def origins(self) -> list[str]:
-        return _listed(self.allowed_origins)
+        return list(listed(self.allowed_origins))
 
     @property
     def hosts(self) -> list[str]:
-        return _listed(self.allowed_hosts)
+        return list(listed(self.allowed_hosts))
 
     @field_validator("scheduler")
     @classmethod
     def _names_each_scheduler_once(cls, value: str) -> str:
-        addresses = _listed(value)
+        addresses = listed(value)
         if value and not addresses:
             raise ValueError("name at least one scheduler, such as 127.0.0.1:50051, or none for the one under HOME")
         if twice := sorted(address for address in set(addresses) if addresses.count(address) > 1):
@@ -101,7 +101,7 @@ class GatewaySettings(TierSettings):
     @field_validator("model")
     @classmethod
     def _names_a_model(cls, value: str) -> str:
-        if not _listed(value):
+        if not listed(value):
             raise ValueError(f"name at least one model, such as {DEFAULT_MODEL}")
         return value
 
@@ -135,7 +135,3 @@ class GatewaySettings(TierSettings):
 
 def _parsed(keys: SecretStr | None) -> tuple[KeyEntry, ...]:
     return () if keys is None else parse_keys(keys.get_secret_value(), "the text")
-
-
-def _listed(text: str) -> list[str]:
-    return [part.strip() for part in text.split(",") if part.strip()]

@@ -147,6 +147,11 @@ def _refuse_unknown(prefix: str, known: set[str]) -> None:
         raise SettingsError(f"unknown setting {unknown[0]} in the environment; known are: {', '.join(sorted(known))}")
 
 
+def listed(value: str) -> tuple[str, ...]:
+    """What a setting names between commas."""
+    return tuple(filter(None, (part.strip() for part in value.split(","))))
+
+
 def _program_name(settings: type[TierSettings]) -> str:
     return f"pagoda {settings.__module__.partition('.')[0]}"
 

@@ -20,11 +20,10 @@ class _Room:
     num_pages: int
 
     def take(self, sequence: Sequence) -> bool:
-        num_pages = -(-sequence.length // sequence.page_size)
-        if self.num_sequences < 1 or self.num_pages < num_pages:
+        if self.num_sequences < 1 or self.num_pages < sequence.num_pages:
             return False
         self.num_sequences -= 1
-        self.num_pages -= num_pages
+        self.num_pages -= sequence.num_pages
         return True
 
 

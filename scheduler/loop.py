@@ -183,8 +183,7 @@ class SchedulerLoop:
             self.models.dismiss_unloaded()
 
     def _is_awaited(self, worker: AttachedWorker) -> bool:
-        is_serving = worker.phase is WorkerPhase.SERVING
-        return is_serving and next(self.models.waiting_for(worker.info.model), None) is not None
+        return worker.phase is WorkerPhase.SERVING and self._somebody_waits(worker.info.model)
 
     def _check_lease(self, worker: AttachedWorker) -> None:
         """What a lease foresaw no longer holds once somebody waits, or left without the worker's knowing."""
@@ -192,7 +191,7 @@ class SchedulerLoop:
             worker.recall_lease()
 
     def _somebody_waits(self, model: str) -> bool:
-        return next(self.models.waiting_for(model), None) is not None
+        return model in self.waiting.models
 
     def step(self, worker: AttachedWorker) -> bool:
         """Plan one step and send it; False when there was nothing to decide."""

@@ -145,10 +145,9 @@ class Round:
     def _able_to_hold(self, sequence: Sequence) -> Seq["_Prospect"]:
         """One that ran before goes on with the tokens it would have had, if any worker promises those. One that is too long for all
         of them may go to any: its plan ends it."""
-        num_blocks = _num_blocks(sequence)
         able = self._all
-        if num_blocks > self._smallest_pool:
-            able = [each for each in self._all if num_blocks <= each.worker.pool.num_pages]
+        if sequence.num_pages > self._smallest_pool:
+            able = [each for each in self._all if sequence.num_pages <= each.worker.pool.num_pages]
         if sequence.numerics_id is not None:
             able = [each for each in able if each.worker.info.numerics_id == sequence.numerics_id] or able
         return able or self._all[:1]
@@ -221,15 +220,11 @@ class _Prospect:
             return False
         reserve = self.worker.step_limits.watermark_pages if self._num_running else 0
         num_left = self._num_available - reserve
-        return _num_blocks(sequence) <= num_left or self._num_pages_to_take(sequence) <= num_left
+        return sequence.num_pages <= num_left or self._num_pages_to_take(sequence) <= num_left
 
     def _num_pages_to_take(self, sequence: Sequence) -> int:
         """Of those available now: without the pages that it shares with a running sequence."""
-        return _num_blocks(sequence) - self.worker.pool.count_used(sequence.shareable_blocks)
-
-
-def _num_blocks(sequence: Sequence) -> int:
-    return -(-sequence.length // sequence.page_size)
+        return sequence.num_pages - self.worker.pool.count_used(sequence.shareable_blocks)
 
 
 def _count_common(blocks: Seq[BlockHash], other_hashes: Seq[BlockHash], num_known: int) -> int:

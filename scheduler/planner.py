@@ -171,7 +171,7 @@ class _Draft:
             sequence = next(candidates, None)
             if sequence is None:
                 return
-            if -(-sequence.length // sequence.page_size) > self.pool.num_pages:
+            if sequence.num_pages > self.pool.num_pages:
                 self.outgrown.append(sequence)
                 continue
             blocks = sequence.shareable_blocks
@@ -187,7 +187,7 @@ class _Draft:
     def admit_sequence(self, sequence: Sequence, cached_pages: list[PageId], *, is_alone: bool) -> bool:
         """Admit it if its whole length fits now and leaves the watermark; False leaves it and all behind it waiting."""
         newly_claimed = {page for page in cached_pages if self.pool.num_references(page) == 0} - self.claimed
-        num_missing = -(-sequence.length // sequence.page_size) - len(cached_pages)
+        num_missing = sequence.num_pages - len(cached_pages)
         reserve = 0 if is_alone else self.limits.watermark_pages
         if self.num_available - len(newly_claimed) - num_missing < reserve:
             return False

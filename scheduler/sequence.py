@@ -129,6 +129,11 @@ class Sequence:
         self.num_deaths += 1
         self.length_at_death = length
 
+    @property
+    def num_pages(self) -> int:
+        """To hold its whole length."""
+        return -(-self.length // self.page_size)
+
     def num_new_pages(self, num_computed: int) -> int:
         """Pages to append to the block table before the first `num_computed` tokens can be held."""
         return max(0, -(-num_computed // self.page_size) - len(self.block_table))

