@@ -242,6 +242,7 @@ def load_to_proto(loop: SchedulerLoop) -> inference_pb2.GetLoadResponse:
             for queue in loop.queue_loads()
         ],
         queue_drain_per_s=loop.requests.drain_rate.per_s,
+        draining=loop.requests.is_draining,
         prefix_index=inference_pb2.PrefixIndexLoad(
             num_published_blocks=counters.index.num_published,
             num_dropped_blocks=counters.index.num_dropped,

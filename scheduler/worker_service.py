@@ -193,7 +193,8 @@ class WorkerServicer(worker_pb2_grpc.WorkerServiceServicer):
             case "leaving", _:
                 leaving = message.leaving
                 _check_session(leaving.session_id, worker)
-                logger.info("worker leaves", extra={"worker": hello.worker_id, "grace_s": leaving.grace_ms / 1000})
+                grace_s = leaving.grace_ms / 1000 if leaving.HasField("grace_ms") else None
+                logger.info("worker leaves", extra={"worker": hello.worker_id, "grace_s": grace_s})
                 self._loop.leave(worker)
             case "heartbeat", _:
                 if message.heartbeat.HasField("available_bytes"):

@@ -64,6 +64,7 @@ def _open_link(settings: WorkerSettings, epoch: int, tracer: Tracer) -> Callable
         tracer=tracer,
         security=settings.security,
         store=models,
+        spread_interval_s=settings.spread_interval_s,
     )
 
 

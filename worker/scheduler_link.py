@@ -1,7 +1,7 @@
 """Keeps the worker attached to a scheduler: dials, says hello, serves the session, and begins again when it ends.
 
-Owns the list of schedulers and the back-off. The list is an order of preference: the first one that answers is taken, and kept
-until it is gone, drains or falls silent. Knows nothing about steps (session.py) and models.
+Owns the list of schedulers and the back-off. The first one that answers is taken, and kept until it is gone, drains or falls
+silent, or until another one has too few workers (scheduler_spread.py). Knows nothing about steps (session.py) and models.
 """
 
 import asyncio
@@ -19,6 +19,7 @@ from protos.v1 import worker_pb2, worker_pb2_grpc
 from worker.engine_thread import EngineThread, Load, Loaded, StepRunner
 from worker.errors import EngineHangsError
 from worker.held_blocks import HeldBlocks
+from worker.scheduler_spread import better_place, by_preference, find_peers
 from worker.session import Session, Store, Stream
 from worker.step_loop import SessionEnd
 
@@ -49,21 +50,26 @@ class SchedulerLink:
         tracer: Tracer = SILENT_TRACER,
         security: TransportSecurity = LOCAL_ONLY,
         store: Store | None = None,
+        spread_interval_s: float = 0.0,
     ) -> None:
-        """`hello` describes the engine's model, if there is an engine."""
+        """`hello` describes the engine's model, if there is an engine. Every `spread_interval_s`, if that is not 0, it looks
+        whether another scheduler needs it more."""
         self._engine_thread = EngineThread(Loaded(engine, hello.model) if engine else None, load)
         self._tracer = tracer
         self._security = security
         self._hello = hello
         self._store = store
         self._held_blocks = HeldBlocks(hello.model.page_size or 1)
-        self._addresses = tuple(addresses)
+        self._addresses = by_preference(hello.worker_id, addresses)
+        self._spread_interval_s = spread_interval_s
         self._stopping = asyncio.Event()
         self._session: Session | None = None
         self._end_of_grace: asyncio.TimerHandle | None = None
         """Set once this worker wants to leave."""
         self._position = 0
         """Whose turn it is in the list."""
+        self._is_moving = False
+        """It has asked its scheduler to let it go to the one whose turn it is now."""
         self._num_failures = 0
         """Tries that came to nothing since the last good session."""
         self._reported: set[str] = set()
@@ -156,7 +162,12 @@ class SchedulerLink:
         if self._stopping.is_set():
             session.stop()
         started = time.monotonic()
-        end = await session.run()
+        spreading = asyncio.create_task(self._move_where_too_few_are(session))
+        try:
+            end = await session.run()
+        finally:
+            spreading.cancel()
+            await asyncio.gather(spreading, return_exceptions=True)
         self._session = None
         if self._end_of_grace is not None:
             self._stopping.set()
@@ -174,7 +185,8 @@ class SchedulerLink:
     def _choose_next(self, end: SessionEnd, lasted_s: float) -> None:
         """The same scheduler, at once, when the model has moved or the stream was lost, and soon when a step failed: it counts
         which sequences do that. The next one when it drains or is silent."""
-        if end in _MODEL_MOVED:
+        is_moving, self._is_moving = self._is_moving, False
+        if end in _MODEL_MOVED or (is_moving and end is SessionEnd.DRAINED):
             return
         if lasted_s > _LONGEST_DELAY_S:
             self._num_failures = 0
@@ -182,6 +194,23 @@ class SchedulerLink:
             self._num_failures += 1
         if end in (SessionEnd.DRAINED, SessionEnd.SILENT):
             self._position += 1
+
+    async def _move_where_too_few_are(self, session: Session) -> None:
+        """Until two looks in a row find the same better scheduler: one that has just come back may be about to go again."""
+        if len(self._addresses) == 1 or not self._spread_interval_s:
+            return
+        seen_before: str | None = None
+        while (model := self._engine_thread.model) is not None:
+            await asyncio.sleep(self._spread_interval_s)
+            peers = await find_peers(self._addresses, model, self._security)
+            better = better_place(self._hello.worker_id, peers)
+            if better is not None and better == seen_before:
+                self._is_moving = True
+                self._position = self._addresses.index(better)
+                logger.info("moving to a scheduler that has fewer workers", extra={"address": better})
+                session.leave(None)
+                return
+            seen_before = better
 
     def _report_failure(self, address: str, error: AttachError) -> None:
         self._num_failures += 1

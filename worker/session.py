@@ -93,9 +93,10 @@ class Session:
                 task.cancel()
             await asyncio.gather(receiving, *others, return_exceptions=True)
 
-    def leave(self, grace_s: float) -> None:
+    def leave(self, grace_s: float | None) -> None:
         """Tell the scheduler that this worker wants to go. It goes on until the scheduler has taken all away, and says so."""
-        self._outbox.put_nowait(worker_pb2.Leaving(session_id=self._id, grace_ms=round(grace_s * 1000)))
+        grace_ms = None if grace_s is None else round(grace_s * 1000)
+        self._outbox.put_nowait(worker_pb2.Leaving(session_id=self._id, grace_ms=grace_ms))
 
     def stop(self) -> None:
         """End after the step that runs, without those that wait."""

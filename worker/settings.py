@@ -23,7 +23,9 @@ class WorkerSettings(TierSettings):
     start_empty: bool = False
     """Begin without a model in memory, and load what somebody asks for."""
     scheduler: str = ""
-    """Where schedulers listen, separated by commas, the preferred one first. Default: unix:HOME/run/scheduler.sock."""
+    """Where schedulers listen, separated by commas: workers spread over them. Default: unix:HOME/run/scheduler.sock."""
+    spread_interval_s: float = Field(default=10.0, ge=0)
+    """How often it looks whether another scheduler has at least two workers fewer for its model, to go there. 0 is never."""
     worker_id: str = Field(default_factory=lambda: f"{socket.gethostname()}-{os.getpid()}", min_length=1)
     """The worker's name in logs and metrics, unique among a scheduler's workers."""
     device: Literal["cpu", "cuda", "hip"] = "cpu"

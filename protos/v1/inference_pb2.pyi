@@ -731,6 +731,7 @@ class GetLoadResponse(_message.Message):
     MODEL_LOAD_S_FIELD_NUMBER: _builtins.int
     QUEUES_FIELD_NUMBER: _builtins.int
     QUEUE_DRAIN_PER_S_FIELD_NUMBER: _builtins.int
+    DRAINING_FIELD_NUMBER: _builtins.int
     num_waiting: _builtins.int
     """Sequences that wait for a worker, all models."""
     num_running: _builtins.int
@@ -753,6 +754,8 @@ class GetLoadResponse(_message.Message):
     """How long those loads took that succeeded, in all, in seconds."""
     queue_drain_per_s: _builtins.float
     """How many sequences ended in a second lately while others waited; 0 where none did yet."""
+    draining: _builtins.bool
+    """It takes no new requests, because it is about to end: workers do not choose it."""
     @_builtins.property
     def workers(self) -> _containers.RepeatedCompositeFieldContainer[Global___WorkerLoad]: ...
     @_builtins.property
@@ -780,10 +783,11 @@ class GetLoadResponse(_message.Message):
         model_load_s: _builtins.float = ...,
         queues: _abc.Iterable[Global___QueueLoad] | None = ...,
         queue_drain_per_s: _builtins.float = ...,
+        draining: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["prefix_index", b"prefix_index"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["model_load_s", b"model_load_s", "num_failed_model_loads", b"num_failed_model_loads", "num_model_loads", b"num_model_loads", "num_model_unloads", b"num_model_unloads", "num_pending_tokens", b"num_pending_tokens", "num_preemptions", b"num_preemptions", "num_prefix_hits", b"num_prefix_hits", "num_prefix_queries", b"num_prefix_queries", "num_running", b"num_running", "num_step_tokens", b"num_step_tokens", "num_steps", b"num_steps", "num_waiting", b"num_waiting", "prefix_index", b"prefix_index", "queue_drain_per_s", b"queue_drain_per_s", "queues", b"queues", "workers", b"workers"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["draining", b"draining", "model_load_s", b"model_load_s", "num_failed_model_loads", b"num_failed_model_loads", "num_model_loads", b"num_model_loads", "num_model_unloads", b"num_model_unloads", "num_pending_tokens", b"num_pending_tokens", "num_preemptions", b"num_preemptions", "num_prefix_hits", b"num_prefix_hits", "num_prefix_queries", b"num_prefix_queries", "num_running", b"num_running", "num_step_tokens", b"num_step_tokens", "num_steps", b"num_steps", "num_waiting", b"num_waiting", "prefix_index", b"prefix_index", "queue_drain_per_s", b"queue_drain_per_s", "queues", b"queues", "workers", b"workers"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -15,8 +15,10 @@ Why that is safe:
   - Both sides say something at least every heartbeat, and each takes the other for lost when it does not: an open socket proves
     nothing.
   - When the stream ends, the worker drops queued steps, lets the running one end, forgets all sequences, and only then attaches again
-    and reports what its pages still hold. It has a list of schedulers, in order of preference: it stays with the one that took
-    it until that is gone (then it tries the same once more), drains or is silent, and then goes on down the list, round and round.
+    and reports what its pages still hold. It has a list of schedulers, which it tries in an order of its own: it stays with the one
+    that took it until that is gone (then it tries the same once more), drains or is silent, and then goes on down the list, round
+    and round. To one that has fewer workers like it, it goes by itself: it says Leaving, and is let go when its sequences have a
+    place.
 """
 
 from collections import abc as _abc
@@ -790,8 +792,9 @@ Global___HeartbeatAck: _TypeAlias = HeartbeatAck  # noqa: Y015
 
 @_typing.final
 class Leaving(_message.Message):
-    """The worker has been told to end. It goes on computing; the scheduler gives it no new sequence, moves those that another worker can
-    take, and sends Drain once none is left. What is still there after the grace the worker leaves behind, to wait for another one.
+    """The worker has been told to end, or another scheduler needs it more. It goes on computing; the scheduler gives it no new sequence,
+    moves those that another worker can take, and sends Drain once none is left. What is still there after the grace the worker leaves
+    behind, to wait for another one.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -800,17 +803,20 @@ class Leaving(_message.Message):
     GRACE_MS_FIELD_NUMBER: _builtins.int
     session_id: _builtins.int
     grace_ms: _builtins.int
+    """Absent: it has time."""
     def __init__(
         self,
         *,
         session_id: _builtins.int = ...,
-        grace_ms: _builtins.int = ...,
+        grace_ms: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_grace_ms", b"_grace_ms", "grace_ms", b"grace_ms"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["grace_ms", b"grace_ms", "session_id", b"session_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_grace_ms", b"_grace_ms", "grace_ms", b"grace_ms", "session_id", b"session_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__grace_ms: _TypeAlias = _typing.Literal["grace_ms"]  # noqa: Y015
+    _WhichOneofArgType__grace_ms: _TypeAlias = _typing.Literal["_grace_ms", b"_grace_ms"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__grace_ms) -> _WhichOneofReturnType__grace_ms | None: ...
 
 Global___Leaving: _TypeAlias = Leaving  # noqa: Y015
 

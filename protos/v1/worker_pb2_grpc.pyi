@@ -15,8 +15,10 @@ Why that is safe:
   - Both sides say something at least every heartbeat, and each takes the other for lost when it does not: an open socket proves
     nothing.
   - When the stream ends, the worker drops queued steps, lets the running one end, forgets all sequences, and only then attaches again
-    and reports what its pages still hold. It has a list of schedulers, in order of preference: it stays with the one that took
-    it until that is gone (then it tries the same once more), drains or is silent, and then goes on down the list, round and round.
+    and reports what its pages still hold. It has a list of schedulers, which it tries in an order of its own: it stays with the one
+    that took it until that is gone (then it tries the same once more), drains or is silent, and then goes on down the list, round
+    and round. To one that has fewer workers like it, it goes by itself: it says Leaving, and is let go when its sequences have a
+    place.
 """
 
 from collections import abc as _abc

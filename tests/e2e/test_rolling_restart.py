@@ -84,10 +84,10 @@ class RollingSystem:
         self.gateways = [tiers.gateway(self._addresses, *GATEWAY_FLAGS) for _ in range(2)]
 
     def start_worker(self) -> tuple[str, Tier]:
-        """Its first scheduler is one or the other in turn."""
+        """It goes where fewer are, again after each restart of a scheduler."""
         self._num_workers += 1
-        name, addresses = f"worker-{self._num_workers}", self._addresses[:: (-1) ** self._num_workers]
-        return name, self._tiers.worker(addresses, "--worker-id", name)
+        name = f"worker-{self._num_workers}"
+        return name, self._tiers.worker(self._addresses, "--worker-id", name, "--spread-interval-s", "0.5")
 
     def wait_for_worker(self, name: str) -> None:
         until(f"{name} is attached", lambda: healthcheck.main([",".join(self._addresses), "--worker", name]) == 0)

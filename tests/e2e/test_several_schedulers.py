@@ -51,8 +51,9 @@ def test_streams_go_on_at_the_other_scheduler(
 ) -> None:
     with Tiers(home, tmp_path) as tiers:
         schedulers = [tiers.scheduler(), tiers.scheduler()]
-        for first, second in (schedulers, reversed(schedulers)):
-            tiers.worker([first, second])
+        for _ in range(2):
+            # Wherever they begin, soon each scheduler has one.
+            tiers.worker(schedulers, "--spread-interval-s", "0.5")
         gateway = tiers.gateway(schedulers, "--scheduler-silence-s", "2")
         for scheduler in schedulers:
             scheduler.wait_until_serving()

@@ -52,6 +52,7 @@ def fake_worker_link(
     load: Load | None = None,
     engine: StepRunner | None = None,
     security: TransportSecurity = LOCAL_ONLY,
+    spread_interval_s: float = 0.0,
 ) -> SchedulerLink:
     """Not yet attached: `await link.run()`, and `link.stop()` to let it go."""
 
@@ -75,7 +76,13 @@ def fake_worker_link(
     hello = worker_pb2.Hello(worker_id=worker_id, epoch=time.time_ns() // 1_000_000, model=model, device="fake")
     load_again = load or (lambda name, digest: Loaded(make_engine(), model))
     return SchedulerLink(
-        engine or make_engine(), load_again, hello, address.split(","), security=security, store=FakeStore(model)
+        engine or make_engine(),
+        load_again,
+        hello,
+        address.split(","),
+        security=security,
+        store=FakeStore(model),
+        spread_interval_s=spread_interval_s,
     )
 
 

@@ -4,8 +4,9 @@ Scripted schedulers hold a stream where a test wants it; the last test has two r
 """
 
 import asyncio
+import itertools
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -24,10 +25,12 @@ from gateway.schedulers import Schedulers
 from kvcache.prefix_index import InMemoryPrefixIndex
 from pagoda.sampling import SamplingParams
 from protos.v1 import inference_pb2
+from scheduler.worker_state import WorkerPhase
 from tests.fakes.engine import FakeEngine, continuation
 from tests.fakes.scheduler import Answer, FakeScheduler
 from tests.fakes.scheduler_process import scheduler
 from tests.fakes.worker import fake_worker_link
+from worker.scheduler_spread import by_preference
 from worker.step import Step, StepResult
 
 HELLO = list(b"Hello!")
@@ -315,14 +318,23 @@ class HeldEngine(FakeEngine):
 
 
 @asynccontextmanager
-async def attached_worker(*addresses: str, worker_id: str, engine: FakeEngine) -> AsyncIterator[None]:
-    link = fake_worker_link(",".join(addresses), worker_id=worker_id, engine=engine)
+async def attached_worker(
+    *addresses: str, worker_id: str, engine: FakeEngine, spread_interval_s: float = 0.0
+) -> AsyncIterator[None]:
+    link = fake_worker_link(
+        ",".join(addresses), worker_id=worker_id, engine=engine, spread_interval_s=spread_interval_s
+    )
     working = asyncio.create_task(link.run())
     try:
         yield
     finally:
         working.cancel()
         await asyncio.gather(working, return_exceptions=True)
+
+
+def names_that_prefer(address: str, addresses: Sequence[str]) -> Iterator[str]:
+    names = (f"w{number}" for number in itertools.count(1))
+    return (name for name in names if by_preference(name, addresses)[0] == address)
 
 
 async def test_streams_end_undisturbed_when_one_of_two_real_schedulers_ends(short_path: Path) -> None:
@@ -333,8 +345,9 @@ async def test_streams_end_undisturbed_when_one_of_two_real_schedulers_ends(shor
         b, b_loop = await stack.enter_async_context(scheduler(make_directory(short_path / "b")))
         a, _ = await ending.enter_async_context(scheduler(make_directory(short_path / "a")))
         stack.callback(held.may_go_on.set)
-        await stack.enter_async_context(attached_worker(a, b, worker_id="w1", engine=held))
-        await stack.enter_async_context(attached_worker(b, a, worker_id="w2", engine=FakeEngine(num_pages=256)))
+        w1, w2 = (next(names_that_prefer(each, (a, b))) for each in (a, b))
+        await stack.enter_async_context(attached_worker(a, b, worker_id=w1, engine=held))
+        await stack.enter_async_context(attached_worker(a, b, worker_id=w2, engine=FakeEngine(num_pages=256)))
         schedulers = await stack.enter_async_context(running_schedulers(a, b))
         await until(lambda: all("fake" in client.models for client in schedulers.clients))
         requests = [replace(request(str(n), model="fake"), prompt_token_ids=prompt) for n, prompt in enumerate(prompts)]
@@ -347,10 +360,43 @@ async def test_streams_end_undisturbed_when_one_of_two_real_schedulers_ends(shor
         assert [each.token_ids for each in outcomes] == [continuation(prompt, 64) for prompt in prompts]
         # Both had their share, and this one's moved: those that had begun say so.
         assert 0 < sum(len(each.moves) for each in outcomes) <= schedulers.num_displaced[a] < len(prompts)
-        await until(lambda: b_loop.workers.keys() == {"w1", "w2"})
+        await until(lambda: b_loop.workers.keys() == {w1, w2})
         for worker in b_loop.workers.values():
             worker.pool.check()
         assert b_loop.num_running == len(b_loop.waiting) == 0
+
+
+async def test_a_worker_moves_to_a_scheduler_that_has_none_and_its_streams_go_on(short_path: Path) -> None:
+    """Both were at the first one, since the second was not there. The one that goes leaves its streams to the one that stays."""
+    prompts = [tuple(range(number, 40 + number)) for number in range(8)]
+    async with AsyncExitStack() as stack:
+        a, a_loop = await stack.enter_async_context(scheduler(make_directory(short_path / "a")))
+        late = make_directory(short_path / "b")
+        addresses = (a, f"unix:{late}/scheduler.sock")
+        engines = [HeldEngine(), HeldEngine()]
+        for name, engine in zip(("w1", "w2"), engines, strict=True):
+            stack.callback(engine.may_go_on.set)
+            await stack.enter_async_context(
+                attached_worker(*addresses, worker_id=name, engine=engine, spread_interval_s=0.05)
+            )
+        await until(lambda: a_loop.workers.keys() == {"w1", "w2"})
+        schedulers = await stack.enter_async_context(running_schedulers(*addresses))
+        await until(lambda: "fake" in schedulers.clients[0].models)
+        requests = [replace(request(str(n), model="fake"), prompt_token_ids=prompt) for n, prompt in enumerate(prompts)]
+        opened = [await schedulers.open(each) for each in requests]
+        streams = [asyncio.create_task(outcome_of(each)) for each in opened]
+        await until(lambda: all(engine.is_held.is_set() for engine in engines))
+        _, b_loop = await stack.enter_async_context(scheduler(late))
+        await until(lambda: any(each.phase is WorkerPhase.LEAVING for each in a_loop.workers.values()))
+        for engine in engines:
+            engine.may_go_on.set()
+        outcomes = await asyncio.gather(*streams)
+        assert [each.token_ids for each in outcomes] == [continuation(prompt, 64) for prompt in prompts]
+        # Both had their share, and those of the one that left moved.
+        assert 0 < sum(len(each.moves) for each in outcomes) < len(prompts)
+        await until(lambda: len(a_loop.workers) == len(b_loop.workers) == 1)
+        # With what it had cached.
+        assert next(iter(b_loop.workers.values())).pool.num_cached > 0
 
 
 def make_directory(path: Path) -> Path:

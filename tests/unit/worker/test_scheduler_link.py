@@ -16,6 +16,7 @@ from tests.fakes.scheduler_stream import FakeScheduler, FakeSession, serving
 from worker.engine_thread import Load, Loaded, StepRunner
 from worker.errors import EngineHangsError, StartError
 from worker.scheduler_link import SchedulerLink
+from worker.scheduler_spread import by_preference
 from worker.step import Step, StepResult
 
 MODEL = worker_pb2.LoadedModel(name="m", num_pages=8, page_size=16)
@@ -335,14 +336,21 @@ async def test_it_waits_for_a_scheduler_and_says_so_once(address: str, caplog: p
     assert caplog.messages.count("cannot attach to scheduler, trying on") == 1
 
 
-async def test_schedulers_are_tried_in_turn(tmp_path: Path, scheduler: FakeScheduler, address: str) -> None:
-    async with attached(FakeEngine(num_pages=4), f"unix:{tmp_path / 'nobody.sock'}", address):
+def two_addresses(directory: Path) -> tuple[str, ...]:
+    """In the order in which this worker tries them."""
+    return by_preference(HELLO.worker_id, [f"unix:{directory / name}.sock" for name in ("one", "two")])
+
+
+async def test_schedulers_are_tried_in_turn(tmp_path: Path) -> None:
+    nobody, somebody = two_addresses(tmp_path)
+    scheduler = FakeScheduler()
+    async with serving(scheduler, somebody), attached(FakeEngine(num_pages=4), nobody, somebody):
         assert (await scheduler.sessions.get()).hello == HELLO
 
 
 async def test_a_scheduler_that_falls_silent_is_left_for_the_next(tmp_path: Path) -> None:
     silent, other = FakeScheduler(heartbeat_interval_ms=20, silence_timeout_ms=200), FakeScheduler()
-    addresses = [f"unix:{tmp_path / name}.sock" for name in ("silent", "other")]
+    addresses = two_addresses(tmp_path)
     engine = HeldEngine()
     async with serving(silent, addresses[0]), serving(other, addresses[1]), attached(engine, *addresses):
         session = await silent.sessions.get()
@@ -365,7 +373,7 @@ async def test_a_scheduler_that_falls_silent_is_left_for_the_next(tmp_path: Path
 
 async def test_a_failed_step_is_reported_to_the_same_scheduler_again(tmp_path: Path) -> None:
     first, second = FakeScheduler(), FakeScheduler()
-    addresses = [f"unix:{tmp_path / name}.sock" for name in ("first", "second")]
+    addresses = two_addresses(tmp_path)
     async with serving(first, addresses[0]), serving(second, addresses[1]):
         async with attached(FakeEngine(num_pages=4), *addresses):
             session = await first.sessions.get()
