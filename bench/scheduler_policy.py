@@ -13,7 +13,9 @@ from scheduler.keep_alive import TimerHandle
 from scheduler.loop import SchedulerLoop
 from scheduler.request import InferenceRequest
 from scheduler.result import SampledTokens, StepResult
-from scheduler.worker_state import AttachedWorker, ModelLimits, StepPlan, WorkerInfo
+from scheduler.step_plan import StepPlan
+from scheduler.worker_info import ModelLimits, WorkerInfo
+from scheduler.worker_state import AttachedWorker
 
 
 class _Soon:

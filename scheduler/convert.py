@@ -13,21 +13,15 @@ from pagoda.durations import LONGEST_S
 from pagoda.logprobs import TokenLogprobs
 from pagoda.sampling import SamplingParams
 from protos.v1 import inference_pb2, types_pb2, worker_pb2
-from scheduler.errors import InvalidRequestError, RequestError, ShuttingDownError
+from scheduler.errors import InvalidRequestError, RequestError, ShuttingDownError, WorkerProtocolError
 from scheduler.events import Event, Failed, Finished, Moved, PromptLogprobs, Started, Tokens
-from scheduler.loop import SchedulerLoop, WorkerProtocolError
+from scheduler.loop import SchedulerLoop
 from scheduler.request import InferenceRequest
 from scheduler.result import SampledTokens, ScoredTokens, StepResult
 from scheduler.sequence import FinishReason
-from scheduler.worker_state import (
-    AttachedWorker,
-    LoadableModel,
-    LoadableModels,
-    ModelLimits,
-    PlannedSequence,
-    StepPlan,
-    WorkerInfo,
-)
+from scheduler.step_plan import PlannedSequence, StepPlan
+from scheduler.worker_info import LoadableModel, LoadableModels, ModelLimits, WorkerInfo
+from scheduler.worker_state import AttachedWorker
 
 _FINISH_REASONS = {
     FinishReason.STOP: types_pb2.FINISH_REASON_STOP,

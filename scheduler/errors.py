@@ -8,6 +8,8 @@ RequestError
 │   └── ShuttingDownError                          this scheduler is about to end; others are not
 ├── DeadlineExceededError     DEADLINE_EXCEEDED    the request's own deadline passed
 └── SequenceFailedError       INTERNAL             its computation failed again and again
+
+WorkerProtocolError is about a worker and no request: its stream is ended, its sequences go on elsewhere.
 """
 
 from typing import ClassVar
@@ -51,3 +53,7 @@ class DeadlineExceededError(RequestError):
 
 class SequenceFailedError(RequestError):
     status = grpc.StatusCode.INTERNAL
+
+
+class WorkerProtocolError(Exception):
+    """A worker broke the contract; its stream is ended."""

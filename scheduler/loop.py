@@ -12,8 +12,9 @@ from typing import Protocol
 
 from kvcache.block_hash import BlockHash
 from kvcache.page_pool import PageId
+from scheduler.cache_listener import CacheListener, NobodyListens
 from scheduler.counters import Counters
-from scheduler.errors import RequestError, SequenceFailedError
+from scheduler.errors import RequestError, SequenceFailedError, WorkerProtocolError
 from scheduler.events import moved_event, prompt_logprobs_event, started_event
 from scheduler.fair_queue import FairQueue
 from scheduler.keep_alive import KeepAlive, Timers
@@ -27,29 +28,17 @@ from scheduler.router import RoutingPolicy, prefix_aware
 from scheduler.sequence import FinishReason, Sequence
 from scheduler.sequence_listener import NobodyFollows, SequenceListener
 from scheduler.served_models import ServedModels, Told
+from scheduler.step_plan import PlannedSequence, WorkerLink
 from scheduler.suspects import Suspects, making_way
 from scheduler.unloaded_workers import LoadLink, UnloadedWorker
-from scheduler.worker_state import (
-    AttachedWorker,
-    CacheListener,
-    LoadableModels,
-    NobodyListens,
-    PlannedSequence,
-    WorkerInfo,
-    WorkerLink,
-    WorkerPhase,
-    only_itself,
-)
+from scheduler.worker_info import LoadableModels, WorkerInfo, only_itself
+from scheduler.worker_state import AttachedWorker, WorkerPhase
 
 
 class Clock(Timers, Protocol):
     """The part of asyncio's event loop that the scheduler uses."""
 
     def call_soon(self, callback: Callable[[], object], /) -> object: ...
-
-
-class WorkerProtocolError(Exception):
-    """A worker broke the contract; its stream is ended."""
 
 
 class SchedulerLoop:

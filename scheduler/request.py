@@ -11,7 +11,7 @@ from pagoda.sampling import SamplingParams
 from scheduler.errors import InvalidRequestError
 from scheduler.events import Client
 from scheduler.sequence import Sequence
-from scheduler.worker_state import ModelLimits, WorkerInfo
+from scheduler.worker_info import ModelLimits, WorkerInfo
 
 MAX_SAMPLES = 128
 

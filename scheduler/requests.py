@@ -24,7 +24,8 @@ from scheduler.request import InferenceRequest, OpenRequest, check_request, make
 from scheduler.result import SampledTokens
 from scheduler.sequence import FinishReason, Sequence, SequenceStatus
 from scheduler.sequence_listener import SequenceListener
-from scheduler.worker_state import AttachedWorker, WorkerInfo
+from scheduler.worker_info import WorkerInfo
+from scheduler.worker_state import AttachedWorker
 
 
 class Requests:

@@ -17,7 +17,8 @@ from scheduler.model_placement import NOTHING_MOVES, Placement, Slot, SlotState,
 from scheduler.sequence import Sequence
 from scheduler.sequence_listener import SequenceListener
 from scheduler.unloaded_workers import LoadLink, UnloadedWorker, UnloadedWorkers
-from scheduler.worker_state import AttachedWorker, LoadableModels, WorkerInfo, WorkerPhase
+from scheduler.worker_info import LoadableModels, WorkerInfo
+from scheduler.worker_state import AttachedWorker, WorkerPhase
 from scheduler.worker_stores import WorkerStores
 
 Told = Callable[[RequestError | None], object]

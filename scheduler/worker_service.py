@@ -11,9 +11,12 @@ from kvcache.block_hash import HASH_BYTES, BlockHash
 from kvcache.page_pool import PageId
 from protos.v1 import worker_pb2, worker_pb2_grpc
 from scheduler import convert
-from scheduler.loop import SchedulerLoop, WorkerProtocolError
+from scheduler.errors import WorkerProtocolError
+from scheduler.loop import SchedulerLoop
+from scheduler.step_plan import StepPlan
 from scheduler.unloaded_workers import UnloadedWorker
-from scheduler.worker_state import AttachedWorker, LoadableModels, StepPlan
+from scheduler.worker_info import LoadableModels
+from scheduler.worker_state import AttachedWorker
 from scheduler.worker_watch import Patience, Task, WorkerWatch
 
 SERVICE_NAME = worker_pb2.DESCRIPTOR.services_by_name["WorkerService"].full_name

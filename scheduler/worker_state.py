@@ -1,111 +1,22 @@
 """An attached worker as the scheduler knows it: its limits, its pages, its running sequences, its steps in flight."""
 
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from collections.abc import Sequence as Seq
 from dataclasses import InitVar, dataclass, field
 from enum import Enum, auto
-from typing import NamedTuple, Protocol
 
 from kvcache.block_hash import BlockHash
 from kvcache.page_pool import PageId, PagePool
 from scheduler.planner import Admission, Chunk, StepDecision, StepLimits
 from scheduler.prompt_speed import PromptSpeed
 from scheduler.sequence import Sequence, SequenceStatus
+from scheduler.step_plan import PlannedSequence, StepPlan, WorkerLink
 from scheduler.step_times import work_of
+from scheduler.worker_info import WorkerInfo
 
 # The worker computes one step while the next one waits in its queue, so it never waits for the network.
 MAX_STEPS_IN_FLIGHT = 2
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ModelLimits:
-    """What a worker can hold and compute."""
-
-    page_size: int
-    num_pages: int
-    max_model_len: int
-    max_step_tokens: int
-    max_step_sequences: int
-    vocab_size: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WorkerInfo:
-    worker_id: str
-    epoch: int
-    model: str
-    model_digest: str
-    device: str
-    numerics_id: str
-    weights_bytes: int
-    kv_bytes: int
-    limits: ModelLimits
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LoadableModel:
-    """As a worker would serve it."""
-
-    info: WorkerInfo
-    """What is known of it before it is loaded: limits to check requests against, not how many pages it will have."""
-    needed_bytes: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LoadableModels:
-    """What a worker can be told to load, and whose memory that takes."""
-
-    models: Mapping[str, LoadableModel] = field(default_factory=dict)
-    host_id: str = ""
-    available_bytes: int | None = None
-    home_model: str | None = None
-
-
-def only_itself(info: WorkerInfo) -> LoadableModels:
-    """The store of a worker that says nothing of one."""
-    model = LoadableModel(info=info, needed_bytes=info.weights_bytes)
-    return LoadableModels(models={info.model: model}, host_id=info.worker_id, home_model=info.model)
-
-
-class PlannedSequence(NamedTuple):
-    """A chunk with the pages that were granted for it."""
-
-    sequence: Sequence
-    start: int
-    num_tokens: int
-    new_pages: tuple[PageId, ...]
-    sample: bool
-    num_steps: int = 1
-    """In a lease: how many of its steps."""
-
-    @property
-    def only_decodes(self) -> bool:
-        return self.num_tokens == 1 and self.sample and not self.new_pages
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StepPlan:
-    """What goes down the stream for one step."""
-
-    step_id: int
-    finished_sequence_ids: tuple[int, ...]
-    new_sequences: tuple[Sequence, ...]
-    scheduled: tuple[PlannedSequence, ...]
-    sealed_blocks: tuple[tuple[PageId, BlockHash], ...] = ()
-    """Pages whose content became final with a result, named for the worker to report after a reconnect."""
-    max_steps: int = 1
-    """More than 1 is a lease: the worker goes on by itself."""
-
-    @property
-    def traceparent(self) -> str:
-        """Of the traced sequence with the largest chunk; where several decode, they take turns. Empty without any."""
-        traced = [planned for planned in self.scheduled if planned.sequence.traceparent]
-        if not traced:
-            return ""
-        largest = max(planned.num_tokens for planned in traced)
-        candidates = [planned.sequence.traceparent for planned in traced if planned.num_tokens == largest]
-        return candidates[self.step_id % len(candidates)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -139,44 +50,6 @@ class WorkerPhase(Enum):
     """It asked to go: no sequence is admitted any more, and those it has move or end."""
     DISMISSED = auto()
     """It was told that no step follows."""
-
-
-class WorkerLink(Protocol):
-    """The way to one worker. The calls return at once."""
-
-    def send_step(self, plan: StepPlan) -> None: ...
-
-    def send_recall(self, step_id: int) -> None:
-        """End the lease that begins with this step, if it has not ended."""
-
-    def send_unload(self) -> None: ...
-
-    def send_drain(self) -> None: ...
-
-
-class CacheListener(Protocol):
-    """Hears what the workers' caches hold. Calls return at once."""
-
-    def worker_attached(self, worker: "AttachedWorker") -> None:
-        """Perhaps with blocks in its pool that it had kept."""
-
-    def blocks_changed(self, worker: "AttachedWorker", evicted: Seq[BlockHash], sealed: Seq[BlockHash]) -> None:
-        """With a step's result some blocks became final; before that some others had to go."""
-
-    def worker_detached(self, worker: "AttachedWorker") -> None: ...
-
-
-class NobodyListens:
-    """A `CacheListener` for a loop without a prefix index."""
-
-    def worker_attached(self, worker: "AttachedWorker") -> None:
-        pass
-
-    def blocks_changed(self, worker: "AttachedWorker", evicted: Seq[BlockHash], sealed: Seq[BlockHash]) -> None:
-        pass
-
-    def worker_detached(self, worker: "AttachedWorker") -> None:
-        pass
 
 
 @dataclass(slots=True, eq=False, repr=False)

@@ -5,7 +5,7 @@ Knows nothing about what is in memory now, and who wants what.
 
 from collections.abc import Iterator, Mapping
 
-from scheduler.worker_state import LoadableModel, LoadableModels, WorkerInfo
+from scheduler.worker_info import LoadableModel, LoadableModels, WorkerInfo
 
 _NOTHING = LoadableModels()
 

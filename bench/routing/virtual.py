@@ -11,7 +11,9 @@ from dataclasses import dataclass
 
 from scheduler.loop import SchedulerLoop
 from scheduler.result import SampledTokens, StepResult
-from scheduler.worker_state import AttachedWorker, ModelLimits, PlannedSequence, StepPlan, WorkerInfo
+from scheduler.step_plan import PlannedSequence, StepPlan
+from scheduler.worker_info import ModelLimits, WorkerInfo
+from scheduler.worker_state import AttachedWorker
 
 PAGE_SIZE = 16
 MODEL = "modelled"

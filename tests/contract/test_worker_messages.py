@@ -7,10 +7,10 @@ from pagoda.logprobs import TokenLogprobs
 from pagoda.sampling import SamplingParams
 from protos.v1 import worker_pb2
 from scheduler import convert
-from scheduler.loop import WorkerProtocolError
+from scheduler.errors import WorkerProtocolError
 from scheduler.request import InferenceRequest, make_sequences
 from scheduler.sequence import Sequence
-from scheduler.worker_state import PlannedSequence, StepPlan
+from scheduler.step_plan import PlannedSequence, StepPlan
 from tests.fakes.plan_worker import worker_info
 from worker.errors import StepError
 from worker.step import SampledTokens, ScheduledSequence, ScoredTokens, StepResult

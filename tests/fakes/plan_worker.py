@@ -12,7 +12,8 @@ from kvcache.page_pool import PageId
 from pagoda.logprobs import TokenLogprobs
 from scheduler.result import SampledTokens, ScoredTokens, StepResult
 from scheduler.sequence import Sequence
-from scheduler.worker_state import ModelLimits, StepPlan, WorkerInfo
+from scheduler.step_plan import StepPlan
+from scheduler.worker_info import ModelLimits, WorkerInfo
 
 EOS = 0
 

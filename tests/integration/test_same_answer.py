@@ -18,7 +18,9 @@ from scheduler import convert
 from scheduler.events import Tokens
 from scheduler.loop import SchedulerLoop
 from scheduler.request import InferenceRequest
-from scheduler.worker_state import AttachedWorker, StepPlan, WorkerInfo
+from scheduler.step_plan import StepPlan
+from scheduler.worker_info import WorkerInfo
+from scheduler.worker_state import AttachedWorker
 from tests.fakes.client import RecordingClient
 from tests.fakes.clock import FakeClock
 from tests.fakes.plan_worker import worker_info

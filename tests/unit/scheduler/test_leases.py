@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from scheduler.loop import WorkerProtocolError
+from scheduler.errors import WorkerProtocolError
 from scheduler.request import InferenceRequest
 from scheduler.result import StepResult
 from scheduler.sequence import FinishReason

@@ -5,7 +5,8 @@ from dataclasses import replace
 from pagoda.sampling import SamplingParams
 from scheduler.loop import SchedulerLoop
 from scheduler.request import InferenceRequest
-from scheduler.worker_state import AttachedWorker, only_itself
+from scheduler.worker_info import only_itself
+from scheduler.worker_state import AttachedWorker
 from tests.fakes.client import RecordingClient
 from tests.fakes.clock import FakeClock
 from tests.fakes.plan_worker import PlanWorker, expected_output, worker_info

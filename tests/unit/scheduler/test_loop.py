@@ -8,18 +8,20 @@ import pytest
 from kvcache.block_hash import BlockHash
 from pagoda.logprobs import TokenLogprobs
 from pagoda.sampling import SamplingParams
+from scheduler.cache_listener import NobodyListens
 from scheduler.errors import (
     DeadlineExceededError,
     InvalidRequestError,
     ModelNotServedError,
     QueueFullError,
     UnavailableError,
+    WorkerProtocolError,
 )
 from scheduler.events import PromptLogprobs
-from scheduler.loop import SchedulerLoop, WorkerProtocolError
+from scheduler.loop import SchedulerLoop
 from scheduler.request import InferenceRequest
 from scheduler.sequence import MAX_SCORED_TOKENS, FinishReason
-from scheduler.worker_state import AttachedWorker, NobodyListens
+from scheduler.worker_state import AttachedWorker
 from tests.fakes.client import RecordingClient
 from tests.fakes.clock import FakeClock
 from tests.fakes.plan_worker import EOS, PlanWorker, expected_output, prompt_logprob, worker_info

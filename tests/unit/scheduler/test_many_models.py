@@ -9,7 +9,8 @@ from scheduler.loop import SchedulerLoop
 from scheduler.served_models import MAX_LOST_LOADS
 from scheduler.tracing import SequenceTracing
 from scheduler.unloaded_workers import UnloadedWorker
-from scheduler.worker_state import AttachedWorker, LoadableModel, LoadableModels, WorkerInfo
+from scheduler.worker_info import LoadableModel, LoadableModels, WorkerInfo
+from scheduler.worker_state import AttachedWorker
 from tests.fakes.client import RecordingClient
 from tests.fakes.clock import FakeClock
 from tests.fakes.plan_worker import PlanWorker, worker_info
