@@ -18,7 +18,7 @@ from grpc_status import rpc_status
 
 from pagoda.tracing import TraceContext
 from protos.v1 import inference_pb2, inference_pb2_grpc
-from scheduler import convert
+from scheduler import client_messages, load_messages
 from scheduler.errors import InvalidRequestError, RequestError, ShuttingDownError
 from scheduler.events import Event, Failed, Finished
 from scheduler.loop import SchedulerLoop
@@ -92,7 +92,7 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
         context: grpc.aio.ServicerContext[inference_pb2.GenerateRequest, inference_pb2.GenerateResponse],
     ) -> AsyncIterator[inference_pb2.GenerateResponse]:
         try:
-            inference = convert.request_from_proto(request)
+            inference = client_messages.request_from_proto(request)
             remaining = context.time_remaining()
             limits = [limit for limit in (inference.timeout_s, remaining) if limit is not None]
             inference = replace(
@@ -111,7 +111,7 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
                         if isinstance(event, Failed):
                             raise event.error
                         num_open -= isinstance(event, Finished)
-                        yield convert.event_to_proto(event)
+                        yield client_messages.event_to_proto(event)
         except RequestError as error:
             await context.abort_with_status(_status(error))
         except asyncio.QueueFull:
@@ -128,7 +128,7 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
                 reader.add_done_callback(lambda _: box.close())
                 try:
                     while events := await box.take():
-                        yield convert.events_to_proto(events)
+                        yield client_messages.events_to_proto(events)
                     reader.result()
                 finally:
                     reader.cancel()
@@ -144,7 +144,7 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
     ) -> inference_pb2.KeepLoadedResponse:
         outcome: asyncio.Queue[RequestError | None] = asyncio.Queue()
         try:
-            self._loop.keep_loaded(request.model, convert.keep_alive_from_proto(request), outcome.put_nowait)
+            self._loop.keep_loaded(request.model, client_messages.keep_alive_from_proto(request), outcome.put_nowait)
             if (error := await outcome.get()) is not None:
                 raise error
         except RequestError as error:
@@ -156,14 +156,14 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
         request: inference_pb2.ListModelsRequest,
         context: grpc.aio.ServicerContext[inference_pb2.ListModelsRequest, inference_pb2.ListModelsResponse],
     ) -> inference_pb2.ListModelsResponse:
-        return convert.models_to_proto(self._loop)
+        return load_messages.models_to_proto(self._loop)
 
     async def GetLoad(
         self,
         request: inference_pb2.GetLoadRequest,
         context: grpc.aio.ServicerContext[inference_pb2.GetLoadRequest, inference_pb2.GetLoadResponse],
     ) -> inference_pb2.GetLoadResponse:
-        return convert.load_to_proto(self._loop)
+        return load_messages.load_to_proto(self._loop)
 
     async def _read_session(self, commands: AsyncIterator[inference_pb2.SessionRequest], box: EventBox) -> None:
         async for message in commands:
@@ -181,7 +181,7 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
 
     def _open(self, message: inference_pb2.GenerateRequest, box: EventBox) -> None:
         try:
-            self._loop.requests.submit(convert.request_from_proto(message), box)
+            self._loop.requests.submit(client_messages.request_from_proto(message), box)
         except RequestError as error:
             box.deliver([Failed(request_id=message.request_id, error=error)])
 

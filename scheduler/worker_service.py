@@ -10,7 +10,7 @@ import grpc
 from kvcache.block_hash import HASH_BYTES, BlockHash
 from kvcache.page_pool import PageId
 from protos.v1 import worker_pb2, worker_pb2_grpc
-from scheduler import convert
+from scheduler import worker_messages
 from scheduler.errors import WorkerProtocolError
 from scheduler.loop import SchedulerLoop
 from scheduler.step_plan import StepPlan
@@ -92,11 +92,15 @@ class WorkerServicer(worker_pb2_grpc.WorkerServiceServicer):
     def _attach(
         self, hello: worker_pb2.Hello, link: "StreamLink", held_blocks: list[tuple[PageId, BlockHash]]
     ) -> AttachedWorker | UnloadedWorker:
-        store = convert.store_from_proto(hello, hello.loadable_models) if hello.HasField("loadable_models") else None
+        store = (
+            worker_messages.store_from_proto(hello, hello.loadable_models)
+            if hello.HasField("loadable_models")
+            else None
+        )
         if not hello.HasField("model"):
             logger.info("worker attached without a model", extra={"worker": hello.worker_id})
             return self._loop.attach_unloaded(hello.worker_id, store or LoadableModels(), link)
-        worker = self._loop.attach(convert.worker_info_from_proto(hello), link, held_blocks, store)
+        worker = self._loop.attach(worker_messages.worker_info_from_proto(hello), link, held_blocks, store)
         logger.info("worker attached", extra=_described(worker))
         return worker
 
@@ -142,7 +146,7 @@ class WorkerServicer(worker_pb2_grpc.WorkerServiceServicer):
         for _ in range(hello.num_held_blocks_messages):
             async with asyncio.timeout(self._patience.silence_s):
                 message = await anext(messages)
-            held_blocks += convert.held_blocks_from_proto(message.held_blocks)
+            held_blocks += worker_messages.held_blocks_from_proto(message.held_blocks)
             if message.WhichOneof("message") != "held_blocks":
                 await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "fewer HeldBlocks than Hello said")
             if any(page >= hello.model.num_pages or len(block) != HASH_BYTES for page, block in held_blocks):
@@ -183,7 +187,7 @@ class WorkerServicer(worker_pb2_grpc.WorkerServiceServicer):
                 if result.error:
                     raise WorkerProtocolError(f"step {result.step_id} failed: {result.error}")
                 work = worker.in_flight[0].work if worker.in_flight else 0
-                self._loop.apply(worker, convert.result_from_proto(result))
+                self._loop.apply(worker, worker_messages.result_from_proto(result))
                 watch.ran(work, result.step_us / 1e6)
             case "load_failed", UnloadedWorker():
                 failed = message.load_failed
@@ -191,7 +195,7 @@ class WorkerServicer(worker_pb2_grpc.WorkerServiceServicer):
                 logger.error("model not loaded", extra={"model": worker.loading, "reason": failed.error})
                 self._loop.models.load_failed(worker, failed.error, out_of_memory=failed.out_of_memory)
             case "loadable_models", _:
-                store = convert.store_from_proto(hello, message.loadable_models)
+                store = worker_messages.store_from_proto(hello, message.loadable_models)
                 self._loop.models.store_changed(hello.worker_id, store)
             case "leaving", _:
                 leaving = message.leaving
@@ -244,7 +248,7 @@ class StreamLink:
         self.outgoing.put_nowait(worker_pb2.AttachResponse(heartbeat_ack=ack))
 
     def send_step(self, plan: StepPlan) -> None:
-        step = convert.plan_to_proto(plan, self._session_id)
+        step = worker_messages.plan_to_proto(plan, self._session_id)
         self.outgoing.put_nowait(worker_pb2.AttachResponse(step=step))
 
     def send_recall(self, step_id: int) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 from gateway import inference
 from gateway.wire import events_from_proto
 from pagoda.logprobs import TokenLogprobs
-from scheduler.convert import events_to_proto
+from scheduler.client_messages import events_to_proto
 from scheduler.errors import UnavailableError
 from scheduler.events import Event, Failed, Started, Tokens
 

@@ -6,7 +6,7 @@ from kvcache.page_pool import PageId
 from pagoda.logprobs import TokenLogprobs
 from pagoda.sampling import SamplingParams
 from protos.v1 import worker_pb2
-from scheduler import convert
+from scheduler import worker_messages
 from scheduler.errors import WorkerProtocolError
 from scheduler.request import InferenceRequest, make_sequences
 from scheduler.sequence import Sequence
@@ -36,7 +36,7 @@ def test_a_plan_arrives_whole() -> None:
             PlannedSequence(late, start=70_000, num_tokens=1, new_pages=(), sample=True),
         ),
     )
-    message = convert.plan_to_proto(plan, session_id=3)
+    message = worker_messages.plan_to_proto(plan, session_id=3)
     assert len(message.scheduled) == len(message.decode_batch.starts) == 2
     step = step_from_proto(message)
     assert (step.step_id, step.finished_sequence_ids) == (9, (4, 5))
@@ -59,14 +59,14 @@ def test_a_lease_arrives_whole() -> None:
         ),
         max_steps=8,
     )
-    step = step_from_proto(convert.plan_to_proto(plan, session_id=3))
+    step = step_from_proto(worker_messages.plan_to_proto(plan, session_id=3))
     assert step.max_steps == 8
     assert step.scheduled == (
         ScheduledSequence(1, 16, 1, (PageId(3),), sample=True, num_steps=8),
         ScheduledSequence(2, 4, 1, (), sample=True, num_steps=2),
     )
     message = result_to_proto(StepResult(step_id=10), session_id=3, next_is_last=True)
-    assert convert.result_from_proto(message).next_is_last
+    assert worker_messages.result_from_proto(message).next_is_last
 
 
 def test_a_result_arrives_whole() -> None:
@@ -82,7 +82,7 @@ def test_a_result_arrives_whole() -> None:
     scored = ScoredTokens(sequence_id=7, attempt=1, start=3, logprobs=(logprobs,))
     message = result_to_proto(StepResult(step_id=9, sampled=tuple(told), scored=(scored,)), session_id=3)
     assert len(message.sampled_batch.token_ids) == 2
-    result = convert.result_from_proto(message)
+    result = worker_messages.result_from_proto(message)
     assert result.step_id == 9
     assert {SampledTokens(*sampled) for sampled in result.sampled} == told
     assert [(each.start, each.logprobs) for each in result.scored] == [(3, (logprobs,))]
@@ -93,4 +93,4 @@ def test_columns_of_different_lengths_are_refused() -> None:
         step_from_proto(worker_pb2.Step(decode_batch=worker_pb2.DecodeBatch(sequence_ids=[1])))
     with pytest.raises(WorkerProtocolError, match="columns of 1, 1, 2 entries"):
         batch = worker_pb2.SampledBatch(sequence_ids=[1], attempts=[1], token_ids=[1, 2])
-        convert.result_from_proto(worker_pb2.StepResult(sampled_batch=batch))
+        worker_messages.result_from_proto(worker_pb2.StepResult(sampled_batch=batch))

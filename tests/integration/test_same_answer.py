@@ -14,7 +14,7 @@ import pytest
 from pagoda.models.store import ModelStore
 from pagoda.sampling import SamplingParams
 from protos.v1 import worker_pb2
-from scheduler import convert
+from scheduler import worker_messages
 from scheduler.events import Tokens
 from scheduler.loop import SchedulerLoop
 from scheduler.request import InferenceRequest
@@ -56,7 +56,7 @@ class EngineLink:
         """Leases that ended early."""
 
     def send_step(self, plan: StepPlan) -> None:
-        self.queue.append(convert.plan_to_proto(plan, 1))
+        self.queue.append(worker_messages.plan_to_proto(plan, 1))
 
     def send_recall(self, step_id: int) -> None:
         self._recalled_step_id = step_id
@@ -105,7 +105,7 @@ class System:
     def run(self, num_steps: int = 10_000) -> None:
         while self.link.queue and num_steps:
             num_steps -= 1
-            self.loop.apply(self.worker, convert.result_from_proto(self.link.run_step()))
+            self.loop.apply(self.worker, worker_messages.result_from_proto(self.link.run_step()))
             self.clock.run_soon()
 
     def ask(self, *requests: InferenceRequest) -> dict[tuple[str, int], Answer]:
