@@ -303,6 +303,7 @@ class SchedulerLoop:
         convicted = self._suspects.record_death(worker) if has_died else None
         for sequence in list(worker.running):
             worker.leave(sequence)
+            sequence.has_lost_worker = True
             self._listener.worker_lost(sequence)
             self.requests.queue(sequence)
         if convicted is not None:
@@ -367,7 +368,7 @@ class SchedulerLoop:
             self.counters.num_prefix_hits += planned.start
             self.waiting.charge(sequence.tenant, num_prompt_tokens=len(sequence.token_ids) - planned.start)
             self.requests.tell(sequence, started_event(sequence))
-        elif sequence.admitted_before != sequence.worker_id:
+        elif sequence.has_moved:
             self.requests.tell(sequence, moved_event(sequence))
         self._listener.admitted(sequence, num_cached_tokens=planned.start)
-        sequence.admitted_before = worker.info.worker_id
+        sequence.admitted_before, sequence.has_lost_worker = worker.info.worker_id, False

@@ -73,6 +73,8 @@ class Sequence:
     """Of that worker: others that have it give the same tokens."""
     admitted_before: str | None = None
     """The worker of its last admission, to tell the client when it goes on elsewhere."""
+    has_lost_worker: bool = False
+    """Since that admission."""
     num_cached_tokens: int | None = None
     """Found in the cache at the first admission."""
     num_preemptions: int = 0
@@ -118,6 +120,11 @@ class Sequence:
         if self.is_to_be_scored:
             return ()
         return self.block_hashes[1 : 1 + (self.length - 1) // self.page_size]
+
+    @property
+    def has_moved(self) -> bool:
+        """Its admission is not where it ran before: elsewhere, or at a worker that was lost and is back under its name."""
+        return self.has_lost_worker or self.admitted_before not in (None, self.worker_id)
 
     @property
     def is_suspect(self) -> bool:

@@ -43,12 +43,12 @@ class SequenceTracing:
             traced.span.event("model loaded", {**loaded, "pagoda.load_s": load_s})
 
     def admitted(self, sequence: Sequence, num_cached_tokens: int) -> None:
-        worker_id, before = sequence.worker_id or "", sequence.admitted_before
+        worker_id, before = sequence.worker_id or "", sequence.admitted_before or ""
         where: Attributes = {"pagoda.worker_id": worker_id, "pagoda.num_cached_tokens": num_cached_tokens}
         if traced := self._traced.get(sequence.sequence_id):
             traced.span.annotate(where)
-            if before not in (None, worker_id):
-                traced.span.event("moved", {"pagoda.from_worker_id": before or "", "pagoda.to_worker_id": worker_id})
+            if sequence.has_moved:
+                traced.span.event("moved", {"pagoda.from_worker_id": before, "pagoda.to_worker_id": worker_id})
             self._enter(sequence, "prefill", where)
 
     def sampled(self, sequence: Sequence) -> None:

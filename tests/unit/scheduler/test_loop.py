@@ -227,17 +227,19 @@ def test_a_sequence_that_alone_outgrows_the_pool_ends_with_length() -> None:
     assert system.client.tokens["r", 0] == expected(request(prompt=8), 5)
 
 
-def test_a_lost_worker_is_not_noticed_by_the_client() -> None:
+@pytest.mark.parametrize("next_worker", ["w1", "w0"])
+def test_a_lost_worker_is_not_noticed_by_the_client(next_worker: str) -> None:
+    """But metrics are, also where its successor has its name."""
     system = System()
     worker = system.attach("w0")
     system.submit(request(max_tokens=8))
     system.run_step(worker)
     system.run_step(worker)
     system.loop.detach(worker)
-    other = system.attach("w1")
+    other = system.attach(next_worker)
     system.run(other)
     assert system.client.tokens["r", 0] == expected(request(), 8)
-    assert [(m.from_worker_id, m.to_worker_id) for m in system.client.moved] == [("w0", "w1")]
+    assert [(m.from_worker_id, m.to_worker_id) for m in system.client.moved] == [("w0", next_worker)]
 
 
 def test_requests_wait_for_a_worker_to_come_back_but_not_forever() -> None:

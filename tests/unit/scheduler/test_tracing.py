@@ -2,6 +2,8 @@
 
 from dataclasses import replace
 
+import pytest
+
 from scheduler.loop import SchedulerLoop
 from scheduler.request import InferenceRequest
 from scheduler.tracing import SequenceTracing
@@ -90,16 +92,17 @@ def test_two_that_decode_together_take_turns_at_the_steps() -> None:
     assert min(system.traceparents.count(context) for context in contexts) >= 2
 
 
-def test_a_lost_worker_and_the_move_to_another_are_events() -> None:
+@pytest.mark.parametrize("next_worker", ["w1", "w0"])
+def test_a_lost_worker_and_the_move_to_another_or_to_its_successor_are_events(next_worker: str) -> None:
     system = TracedSystem()
     worker, fake = system.attach("w0")
     system.submit(request(max_tokens=8))
     system.run_step(worker, fake)
     system.loop.detach(worker)
-    system.run(*system.attach("w1"))
+    system.run(*system.attach(next_worker))
     (sequence,) = system.tracer.named("sequence")
     assert sequence.events == ["queued", "worker lost", "moved"]
-    assert sequence.attributes["pagoda.worker_id"] == "w1"
+    assert sequence.attributes["pagoda.worker_id"] == next_worker
 
 
 def test_a_request_that_fails_ends_its_spans_with_the_reason() -> None:
