@@ -10,13 +10,15 @@ from collections.abc import Callable, Sequence
 
 from pagoda.cli.child import Child, ChildCommand, describe_exit
 
-MAX_RESTARTS = 5
 RESTART_WINDOW_S = 60.0
+LONGEST_DELAY_S = 8.0
+# As many as make the delay the longest.
+MAX_COUNTED_DEATHS = 6
 LAST_LINES = 15
 
 
 class ChildLostError(Exception):
-    """A child ended for good: while the system was starting, or too often."""
+    """A child ended while the system was starting."""
 
 
 class Supervisor:
@@ -31,11 +33,12 @@ class Supervisor:
         self._stopping = False
 
     def settle(self) -> None:
-        """All are ready: from now on a child that dies is restarted. Before, its end ends the start."""
+        """All are ready: from now on a child that dies is restarted, however often: the others have requests that wait for
+        it, or can do without it. Before, its end ends the start."""
         self._settled = True
 
     async def run(self) -> None:
-        """Keep all children alive; raises ChildLostError when one is past helping. Cancel it after `stop`."""
+        """Keep all children alive; raises ChildLostError when one cannot be started at first. Cancel it after `stop`."""
         try:
             async with asyncio.TaskGroup() as group:
                 for command in self._commands:
@@ -58,7 +61,7 @@ class Supervisor:
             child.kill()
 
     async def _keep_alive(self, command: ChildCommand) -> None:
-        deaths: deque[float] = deque(maxlen=MAX_RESTARTS + 1)
+        deaths: deque[float] = deque(maxlen=MAX_COUNTED_DEATHS)
         while not self._stopping:
             child = self._children[command.name] = await Child.start(command)
             if self._stopping:  # `stop` went by while this one was being started.
@@ -66,26 +69,24 @@ class Supervisor:
             code = await child.wait()
             if self._stopping:
                 return
+            if not self._settled:
+                raise ChildLostError(
+                    f"The {command.name} ended while starting ({describe_exit(code)}). {_last_words(child)}"
+                )
             deaths.append(time.monotonic())
-            self._refuse_restart(child, code, deaths)
             delay_s = restart_delay_s(deaths)
             when = f" in {delay_s:g} s" if delay_s else ""
-            self._say(f"The {command.name} ended ({describe_exit(code)}); starting it again{when}.")
+            why = f" {_last_words(child)}" if delay_s == LONGEST_DELAY_S else ""
+            self._say(f"The {command.name} ended ({describe_exit(code)}); starting it again{when}.{why}")
             await asyncio.sleep(delay_s)
 
-    def _refuse_restart(self, child: Child, code: int, deaths: deque[float]) -> None:
-        name, ending = child.command.name, describe_exit(code)
-        if not self._settled:
-            reason = f"The {name} ended while starting ({ending})."
-        elif len(deaths) > MAX_RESTARTS and deaths[-1] - deaths[0] <= RESTART_WINDOW_S:
-            reason = f"The {name} ended {len(deaths)} times within {RESTART_WINDOW_S:g} s, the last time by {ending}."
-        else:
-            return
-        lines = "\n".join(f"  {line}" for line in child.last_lines(LAST_LINES))
-        raise ChildLostError(f"{reason} The end of {child.command.log}:\n{lines}")
+
+def _last_words(child: Child) -> str:
+    lines = "\n".join(f"  {line}" for line in child.last_lines(LAST_LINES))
+    return f"The end of {child.command.log}:\n{lines}"
 
 
 def restart_delay_s(deaths: Sequence[float]) -> float:
-    """Nothing after a first death, then half a second, doubling with each further death inside the window."""
+    """Nothing after a first death, then half a second, doubling with each further death inside the window up to the longest."""
     recent = sum(1 for death in deaths if deaths[-1] - death <= RESTART_WINDOW_S)
-    return 0.0 if recent == 1 else 0.5 * 2.0 ** (recent - 2)
+    return 0.0 if recent == 1 else min(LONGEST_DELAY_S, 0.5 * 2.0 ** (recent - 2))
