@@ -4,18 +4,21 @@ Knows nothing about what is kept there. Retries nothing: its caller decides when
 """
 
 import asyncio
-from typing import Any
+from collections.abc import Coroutine, Sequence
+from typing import Any, TypeVar
 
 from redis.asyncio import Redis, RedisCluster, Sentinel
 from redis.asyncio.cluster import ClusterNode
 from redis.asyncio.connection import SSLConnection, parse_url
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import RedisClusterException, RedisError
+from redis.exceptions import RedisClusterException, RedisError, ResponseError
 
 from kvcache.index_url import RedisURL, Topology, parse_redis_url
 
 CONNECTION_ERRORS = (RedisError, RedisClusterException, OSError, TimeoutError)
+
+Answer = TypeVar("Answer")
 
 _SENTINEL_OPTIONS = ("username", "password")
 
@@ -23,15 +26,14 @@ _SENTINEL_OPTIONS = ("username", "password")
 class RedisClient:
     """Connects when first used, and again when it has to. Belongs to one event loop."""
 
-    def __init__(self, url: str, *, connect_limit_s: float) -> None:
+    def __init__(self, url: str, *, give_up_s: float) -> None:
+        """`give_up_s`: after which nothing goes on any more, whoever waits for it."""
         self._place = place = parse_redis_url(url)
-        self._connect_limit_s = connect_limit_s
+        self._give_up_s = give_up_s
         self._sentinels: list[Redis] = []
         self._cluster: RedisCluster | None = None
-        self._asking: asyncio.Task[None] | None = None
-        """For the cluster's map."""
-        self._leaving: set[asyncio.Task[None]] = set()
-        """Clients of which only the connections are still closing."""
+        self._running: set[asyncio.Task[Any]] = set()
+        """What was begun, and may have nobody any more who waits for it."""
         match place.topology:
             case Topology.SERVER:
                 self._redis: Redis | RedisCluster = Redis.from_url(place.server, retry=_no_retries())
@@ -42,43 +44,67 @@ class RedisClient:
             case Topology.CLUSTER:
                 self._redis = self._cluster = _open_cluster(place)
 
-    async def execute(self, key: bytes, *commands: tuple[bytes | str | int, ...]) -> list[Any]:
-        """The answers in order, in one round trip: all keys must be on the slot of `key`. Raises CONNECTION_ERRORS."""
-        options = {} if self._cluster is None else {"target_nodes": await self._node(self._cluster, key)}
+    async def execute(self, key: bytes, *commands: tuple[bytes | str | int, ...], within_s: float) -> list[Any]:
+        """The answers in order, in one round trip: all keys must be on the slot of `key`.
+
+        Raises CONNECTION_ERRORS, and TimeoutError after `within_s`. What was begun goes on behind it: to connect may take longer
+        than a caller may wait, and would take as long for each one after it.
+        """
+        running = self._start(self._execute(key, commands))
+        done, _ = await asyncio.wait({running}, timeout=within_s)
+        if not done:
+            raise TimeoutError
+        return running.result()
+
+    async def close(self) -> None:
+        for running in self._running:
+            running.cancel()
+        await asyncio.gather(*self._running, return_exceptions=True)
+        for client in (self._redis, *self._sentinels):
+            await client.aclose()
+
+    async def _execute(self, key: bytes, commands: Sequence[tuple[bytes | str | int, ...]]) -> list[Any]:
+        cluster = self._cluster
+        try:
+            async with asyncio.timeout(self._give_up_s):
+                return await self._send(key, commands)
+        except ResponseError:
+            raise
+        except CONNECTION_ERRORS:
+            self._forget(cluster)
+            raise
+
+    async def _send(self, key: bytes, commands: Sequence[tuple[bytes | str | int, ...]]) -> list[Any]:
+        # Told where, the cluster's client does not look for the slot of each of thousands of keys.
+        options = {} if self._cluster is None else {"target_nodes": await _node(self._cluster, key)}
         async with self._redis.pipeline(transaction=False) as pipeline:
             for command in commands:
                 pipeline.execute_command(*command, **options)
             return list(await pipeline.execute())
 
-    def forget(self) -> None:
-        """After failures: a cluster's keys may be elsewhere by now, so that is asked again."""
-        if self._cluster is not None and self._asking is not None and self._asking.done():
+    def _forget(self, cluster: RedisCluster | None) -> None:
+        """After a failure: a cluster's keys may be elsewhere by now, so that is asked again."""
+        if cluster is not None and cluster is self._cluster:
             # A server that is frozen may hold up the closing.
-            leaving = asyncio.create_task(self._cluster.aclose())
-            self._leaving.add(leaving)
-            leaving.add_done_callback(self._leaving.discard)
+            self._start(cluster.aclose())
             self._redis = self._cluster = _open_cluster(self._place)
-            self._asking = None
 
-    async def close(self) -> None:
-        if self._asking is not None:
-            self._asking.cancel()
-            await asyncio.gather(self._asking, return_exceptions=True)
-        await asyncio.gather(*self._leaving, return_exceptions=True)
-        for client in (self._redis, *self._sentinels):
-            await client.aclose()
+    def _start(self, operation: Coroutine[Any, Any, Answer]) -> asyncio.Task[Answer]:
+        running = asyncio.create_task(operation)
+        self._running.add(running)
+        running.add_done_callback(self._ended)
+        return running
 
-    async def _node(self, cluster: RedisCluster, key: bytes) -> ClusterNode | None:
-        """Asking for the map takes longer than some callers may wait: it goes on for the next one when they have given up."""
-        if self._asking is None or (self._asking.done() and self._asking.exception() is not None):
-            self._asking = asyncio.create_task(self._ask(cluster))
-        await asyncio.shield(self._asking)
-        # Told where, the client does not look for the slot of each of thousands of keys.
-        return cluster.get_node_from_key(key.decode())
+    def _ended(self, running: asyncio.Task[Any]) -> None:
+        self._running.discard(running)
+        if not running.cancelled():
+            # Looked at, or asyncio would complain of an error that nobody waited for.
+            running.exception()
 
-    async def _ask(self, cluster: RedisCluster) -> None:
-        async with asyncio.timeout(self._connect_limit_s):
-            await cluster.initialize()
+
+async def _node(cluster: RedisCluster, key: bytes) -> ClusterNode | None:
+    await cluster.initialize()
+    return cluster.get_node_from_key(key.decode())
 
 
 def _open_sentinel(place: RedisURL) -> Sentinel:

@@ -10,13 +10,12 @@ Whatever is wrong with the server (gone, slow, flushed, full, paused), callers s
 redis_client.py's.
 """
 
-import asyncio
 import json
 import logging
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from hashlib import blake2b
-from typing import TypeVar
+from typing import Any
 
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisClusterException, ResponseError
@@ -28,8 +27,6 @@ from kvcache.prefix_index import Holder, IndexLimits, PublishResult, leading_run
 from kvcache.redis_client import CONNECTION_ERRORS, RedisClient
 
 logger = logging.getLogger(__name__)
-
-Answer = TypeVar("Answer")
 
 LOOKUP_LIMIT_S = 0.02
 # Nobody waits for a write, but a server that needs longer than this is no help.
@@ -54,7 +51,7 @@ class RedisPrefixIndex:
         breaker: CircuitBreaker | None = None,
     ) -> None:
         """`url`: one of URL_FORMS. The breaker decides when to try again."""
-        self._client = RedisClient(url, connect_limit_s=write_limit_s)
+        self._client = RedisClient(url, give_up_s=max(lookup_limit_s, write_limit_s))
         self._limits = limits or IndexLimits()
         self._lookup_limit_s = lookup_limit_s
         self._write_limit_s = write_limit_s
@@ -85,20 +82,16 @@ class RedisPrefixIndex:
         if not blocks:
             return {}
         asked = blocks[: self._limits.max_lookup_blocks]
-        found = await self._within(self._lookup_limit_s, lambda: self._read(model, asked))
-        if found is None:
+        key = _holders_key(model)
+        answers = await self._within(self._lookup_limit_s, key, ("HGETALL", key), ("MGET", *_block_keys(model, asked)))
+        if answers is None:
             return {}
-        records, values = found
+        records, values = answers
         living = _living(model, records)
         return leading_runs(map(cache(lambda value: _holders(value, living)), values))
 
     async def close(self) -> None:
         await self._client.close()
-
-    async def _read(self, model: str, blocks: Sequence[BlockHash]) -> tuple[dict[bytes, bytes], list[bytes | None]]:
-        key = _holders_key(model)
-        records, values = await self._client.execute(key, ("HGETALL", key), ("MGET", *_block_keys(model, blocks)))
-        return records, values
 
     async def _run_script(
         self, script: str, holder: Holder, blocks: Sequence[BlockHash], arguments: Sequence[bytes | int]
@@ -111,16 +104,15 @@ class RedisPrefixIndex:
             keys = [key, *_block_keys(holder.model, batch)]
             # With its source each time: a restarted server knows no script, and a kilobyte costs nothing.
             calls.append(("EVAL", script, len(keys), *keys, _slot(holder), holder.epoch, *arguments))
-        answers = await self._within(self._write_limit_s, lambda: self._client.execute(key, *calls))
+        answers = await self._within(self._write_limit_s, key, *calls)
         return list(map(int, answers or []))
 
-    async def _within(self, limit_s: float, operation: Callable[[], Awaitable[Answer]]) -> Answer | None:
-        """None when the breaker is open, the time has passed or the server has failed."""
+    async def _within(self, limit_s: float, key: bytes, *commands: tuple[bytes | str | int, ...]) -> list[Any] | None:
+        """What the client answers; None when the breaker is open, the time has passed or the server has failed."""
         if not self._breaker.admits():
             return None
         try:
-            async with asyncio.timeout(limit_s):
-                answer = await operation()
+            answers = await self._client.execute(key, *commands, within_s=limit_s)
         except ResponseError as error:
             # It lives and refuses: full, read-only, another type at our key. Look-ups may well work.
             self._breaker.succeeded()
@@ -129,7 +121,6 @@ class RedisPrefixIndex:
         except CONNECTION_ERRORS as error:
             self._breaker.failed()
             if self._breaker.state is BreakerState.OPEN:
-                self._client.forget()
                 self._report(*_what_is_wrong(error))
             return None
         except BaseException:
@@ -137,7 +128,7 @@ class RedisPrefixIndex:
             raise
         self._breaker.succeeded()
         self._report("")
-        return answer
+        return answers
 
     def _report(self, problem: str, details: str = "") -> None:
         if problem and problem != self._problem:

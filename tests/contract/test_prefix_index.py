@@ -315,6 +315,19 @@ async def test_a_slow_server_soon_makes_nobody_wait(valkey: RealValkey) -> None:
         await index.close()
 
 
+async def test_a_connection_that_takes_longer_than_a_lookup_may_is_made_once(valkey: RealValkey) -> None:
+    """To connect is a round trip more than to ask: if each look-up began again, none would ever find anything."""
+    near = RedisSubject(valkey).index
+    await near.publish(holder(), blocks(1))
+    await near.close()
+    async with tcp_proxy(valkey.url) as proxy:
+        proxy.delay_s = 0.3
+        index = RedisPrefixIndex(f"redis://{proxy.address}", LIMITS, lookup_limit_s=1.0, write_limit_s=60.0)
+        assert await index.lookup(MODEL, blocks(1)) == {}
+        await until(lambda: index.lookup(MODEL, blocks(1)), {holder(): 1})
+        await index.close()
+
+
 async def test_a_server_that_was_cut_off_without_a_word_is_found_again(valkey: RealValkey) -> None:
     async with tcp_proxy(valkey.url) as proxy:
         index = RedisPrefixIndex(f"redis://{proxy.address}", LIMITS)
