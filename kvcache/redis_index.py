@@ -3,7 +3,7 @@
 Layout, all under the hash tag of the model, so that a look-up stays on one slot of a cluster:
 
     pagoda:{<model>}            hash: who holds blocks, with epoch and lease
-    pagoda:{<model>}:<block>    string: 16 bytes for each holder (who, epoch); at most 208 bytes of server memory with eight
+    pagoda:{<model>}:<block>    string: 16 bytes for each holder (who, epoch); 208 bytes of server memory with eight
 
 A look-up is one round trip whatever the prompt's length: the holders, and one MGET of all blocks. Epochs are checked on read.
 Whatever is wrong with the server (gone, slow, flushed, full, paused), callers see fewer hits and no exception. How it is reached is

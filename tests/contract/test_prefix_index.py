@@ -3,7 +3,6 @@
 import asyncio
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -372,15 +371,17 @@ async def test_what_others_put_at_our_keys_is_no_error(valkey: RealValkey) -> No
 
 
 async def test_a_lease_that_passed_while_others_publish_ends_too(valkey: RealValkey) -> None:
-    short = RedisPrefixIndex(valkey.url, replace(LIMITS, lease_s=0.001), write_limit_s=10.0)
     index = RedisSubject(valkey).index
+    await index.publish(holder(1), blocks(1))
+    [holders_key] = valkey.keys("pagoda:{*}")
+    [(slot, record)] = valkey.admin.hgetall(holders_key).items()
+    assert isinstance(record, bytes)
+    epoch, live, _, names = record.split(b" ", 3)
+    valkey.admin.hset(holders_key, slot, b" ".join((epoch, live, b"1", names)))  # a moment of 1970
     await index.publish(holder(2), blocks(1))
-    await short.publish(holder(1), blocks(1))
-    valkey.admin.persist(valkey.keys("pagoda:{*}")[0])
-    while await index.lookup(MODEL, blocks(1)) != {holder(2): 1}:
-        await index.publish(holder(2), [])
+    await index.publish(holder(2), [])
+    assert await index.lookup(MODEL, blocks(1)) == {holder(2): 1}
     assert await index.publish(holder(1, epoch=0), []) is FENCED, "its fence stands"
-    await short.close()
     await index.close()
 
 
@@ -390,7 +391,8 @@ async def test_the_memory_of_a_block_is_bounded(valkey: RealValkey) -> None:
         await index.publish(holder(worker), blocks(1))
     [key] = valkey.keys("pagoda:{*}:*")
     assert valkey.admin.strlen(key) == 8 * 16
-    assert (valkey.admin.memory_usage(key) or 0) <= 208
+    # Two allocations, each of which may be given a piece of memory that was 16 bytes too large to be worth cutting.
+    assert (valkey.admin.memory_usage(key) or 0) <= 208 + 2 * 16
     await index.close()
 
 
