@@ -18,7 +18,7 @@ from scheduler.__main__ import drain
 from scheduler.inference_service import SERVICE_NAME
 from scheduler.loop import SchedulerLoop
 from scheduler.step_plan import StepPlan
-from scheduler.worker_service import StreamLink
+from scheduler.stream_link import StreamLink
 from tests.fakes.engine import FakeEngine, continuation
 from tests.fakes.scheduler_process import instant_worker, scheduler, scheduler_and_worker, wait_until_ready
 from tests.fakes.worker import fake_worker_link

@@ -1,0 +1,63 @@
+"""What a worker says before it is attached: what it is, and what its pages have kept. Refuses what cannot be."""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
+
+from kvcache.block_hash import HASH_BYTES, BlockHash
+from kvcache.page_pool import PageId
+from protos.v1 import worker_pb2
+from scheduler.errors import WorkerProtocolError
+from scheduler.worker_messages import held_blocks_from_proto
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Greeting:
+    hello: worker_pb2.Hello
+    held_blocks: list[tuple[PageId, BlockHash]]
+    """What the worker's pages have kept, in the order in which it learned it."""
+
+
+async def read_greeting(messages: AsyncIterator[worker_pb2.AttachRequest], timeout_s: float) -> Greeting:
+    """Each message must come within the timeout. Raises WorkerProtocolError that says what is wrong."""
+    hello = await _read_hello(messages, timeout_s)
+    held_blocks: list[tuple[PageId, BlockHash]] = []
+    for _ in range(hello.num_held_blocks_messages):
+        held_blocks += await _read_held_blocks(messages, timeout_s)
+        _refuse_impossible(held_blocks, hello.model.num_pages)
+    return Greeting(hello=hello, held_blocks=held_blocks)
+
+
+async def _read_hello(messages: AsyncIterator[worker_pb2.AttachRequest], timeout_s: float) -> worker_pb2.Hello:
+    async with asyncio.timeout(timeout_s):
+        first = await anext(messages)
+    if (problem := next(_problems(first), None)) is not None:
+        raise WorkerProtocolError(problem)
+    return first.hello
+
+
+def _problems(first: worker_pb2.AttachRequest) -> Iterator[str]:
+    if first.WhichOneof("message") != "hello" or not first.hello.worker_id:
+        yield "the first message must be a Hello with a worker_id"
+    model, store = first.hello.model, first.hello.loadable_models
+    if first.hello.HasField("model") and not (model.name and model.page_size and model.num_pages):
+        yield "Hello must name the model in memory, and its pages"
+    if not all(each.name and each.page_size for each in store.models):
+        yield "Hello must name loadable models, and their page size"
+
+
+async def _read_held_blocks(
+    messages: AsyncIterator[worker_pb2.AttachRequest], timeout_s: float
+) -> list[tuple[PageId, BlockHash]]:
+    async with asyncio.timeout(timeout_s):
+        message = await anext(messages)
+    if message.WhichOneof("message") != "held_blocks":
+        raise WorkerProtocolError("fewer HeldBlocks than Hello said")
+    return held_blocks_from_proto(message.held_blocks)
+
+
+def _refuse_impossible(held_blocks: list[tuple[PageId, BlockHash]], num_pages: int) -> None:
+    if any(page >= num_pages or len(block) != HASH_BYTES for page, block in held_blocks):
+        raise WorkerProtocolError("HeldBlocks name pages or blocks that cannot be")
+    if len(held_blocks) > num_pages:
+        raise WorkerProtocolError("HeldBlocks name more pages than there are")

@@ -1,0 +1,168 @@
+"""One worker while its stream is open: attached when it has greeted, heard and watched, and detached when it has left or is lost.
+
+Turns its messages into calls of the loop. No policy.
+"""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from typing import NamedTuple
+
+import grpc
+
+from kvcache.block_hash import BlockHash
+from kvcache.page_pool import PageId
+from protos.v1 import worker_pb2
+from scheduler import worker_messages
+from scheduler.errors import WorkerProtocolError
+from scheduler.loop import SchedulerLoop
+from scheduler.stream_link import StreamLink
+from scheduler.unloaded_workers import UnloadedWorker
+from scheduler.worker_greeting import Greeting
+from scheduler.worker_info import LoadableModels
+from scheduler.worker_state import AttachedWorker
+from scheduler.worker_watch import Patience, Task, WorkerWatch
+
+# A worker waits this many times longer for its scheduler than the other way round: a scheduler that is late is late for all its
+# workers, and they would all leave at once.
+SCHEDULER_SILENCE = 1.5
+
+logger = logging.getLogger(__name__)
+
+
+class StreamEnd(NamedTuple):
+    reason: str
+    status: grpc.StatusCode | None = None
+    """None where the worker ended it."""
+
+
+WORKER_LEFT = StreamEnd("the worker ended the stream")
+
+
+class WorkerStream:
+    def __init__(self, loop: SchedulerLoop, greeting: Greeting, *, heartbeat_s: float, patience: Patience) -> None:
+        """Attaches the worker; `tend` detaches it."""
+        self.link = StreamLink()
+        self._loop = loop
+        self._hello = greeting.hello
+        self._tick_s = heartbeat_s / 2
+        self._watch = WorkerWatch(patience, self._tick_s)
+        self._worker = self._attach(greeting.held_blocks)
+        silence_s = patience.silence_s * SCHEDULER_SILENCE
+        self.link.begin(self._worker.session_id, heartbeat_s=heartbeat_s, silence_s=silence_s)
+
+    async def tend(self, messages: AsyncIterator[worker_pb2.AttachRequest]) -> StreamEnd:
+        """Listen to the worker until it has left or is lost. It is detached then, even if its stream will not take the end:
+        to one that stands still nothing can be written."""
+        reading = asyncio.create_task(self._read(messages))
+        watching = asyncio.create_task(self._keep_watch())
+        end = StreamEnd("the stream was cancelled")
+        try:
+            await asyncio.wait([reading, watching], return_when=asyncio.FIRST_COMPLETED)
+            end = (reading if reading.done() else watching).result()
+        finally:
+            reading.cancel()
+            watching.cancel()
+            self._detach(end)
+            self.link.close()
+        return end
+
+    def _attach(self, held_blocks: list[tuple[PageId, BlockHash]]) -> AttachedWorker | UnloadedWorker:
+        hello, store = self._hello, None
+        if hello.HasField("loadable_models"):
+            store = worker_messages.store_from_proto(hello, hello.loadable_models)
+        if not hello.HasField("model"):
+            logger.info("worker attached without a model", extra={"worker": hello.worker_id})
+            return self._loop.attach_unloaded(hello.worker_id, store or LoadableModels(), self.link)
+        info = worker_messages.worker_info_from_proto(hello)
+        worker = self._loop.attach(info, self.link, held_blocks, store)
+        logger.info("worker attached", extra=_described(worker))
+        return worker
+
+    def _detach(self, end: StreamEnd) -> None:
+        fields = {"worker": self._hello.worker_id, "reason": end.reason}
+        if self.link.may_end:
+            logger.info("worker left", extra=fields)
+        else:
+            logger.warning("worker lost", extra=fields)
+        if isinstance(self._worker, AttachedWorker):
+            self._loop.detach(self._worker)
+        else:
+            self._loop.models.detach_unloaded(self._worker, is_lost=end is not WORKER_LEFT)
+
+    async def _keep_watch(self) -> StreamEnd:
+        while True:
+            await asyncio.sleep(self._tick_s)
+            if reason := self._watch.tick(_task_of(self._worker)):
+                return StreamEnd(reason, grpc.StatusCode.DEADLINE_EXCEEDED)
+
+    async def _read(self, messages: AsyncIterator[worker_pb2.AttachRequest]) -> StreamEnd:
+        try:
+            async for message in messages:
+                self._watch.heard()
+                self._take(message)
+        except WorkerProtocolError as error:
+            return StreamEnd(str(error), grpc.StatusCode.FAILED_PRECONDITION)
+        return WORKER_LEFT
+
+    def _take(self, message: worker_pb2.AttachRequest) -> None:
+        """Raises WorkerProtocolError on nonsense, and when a step failed."""
+        match message.WhichOneof("message"), self._worker:
+            case "step_result", AttachedWorker() as worker:
+                self._take_result(worker, message.step_result)
+            case "load_failed", UnloadedWorker() as worker:
+                self._take_failed_load(worker, message.load_failed)
+            case "loadable_models", _:
+                store = worker_messages.store_from_proto(self._hello, message.loadable_models)
+                self._loop.models.store_changed(self._hello.worker_id, store)
+            case "leaving", _:
+                self._take_leaving(message.leaving)
+            case "heartbeat", _:
+                if message.heartbeat.HasField("available_bytes"):
+                    self._loop.models.memory_changed(self._hello.worker_id, message.heartbeat.available_bytes)
+                self.link.send_heartbeat_ack()
+            case other, _:
+                raise WorkerProtocolError(f"unexpected message {other!r}")
+
+    def _take_result(self, worker: AttachedWorker, result: worker_pb2.StepResult) -> None:
+        self._check_session(result.session_id)
+        if result.error:
+            raise WorkerProtocolError(f"step {result.step_id} failed: {result.error}")
+        work = worker.in_flight[0].work if worker.in_flight else 0
+        self._loop.apply(worker, worker_messages.result_from_proto(result))
+        self._watch.ran(work, result.step_us / 1e6)
+
+    def _take_failed_load(self, worker: UnloadedWorker, failed: worker_pb2.LoadFailed) -> None:
+        self._check_session(failed.session_id)
+        logger.error("model not loaded", extra={"model": worker.loading, "reason": failed.error})
+        self._loop.models.load_failed(worker, failed.error, out_of_memory=failed.out_of_memory)
+
+    def _take_leaving(self, leaving: worker_pb2.Leaving) -> None:
+        self._check_session(leaving.session_id)
+        grace_s = leaving.grace_ms / 1000 if leaving.HasField("grace_ms") else None
+        logger.info("worker leaves", extra={"worker": self._hello.worker_id, "grace_s": grace_s})
+        self._loop.leave(self._worker)
+
+    def _check_session(self, session_id: int) -> None:
+        if session_id != self._worker.session_id:
+            raise WorkerProtocolError(f"a message of session {session_id} in session {self._worker.session_id}")
+
+
+def _task_of(worker: AttachedWorker | UnloadedWorker) -> Task | None:
+    if isinstance(worker, UnloadedWorker):
+        return Task(0, None) if worker.is_busy else None
+    oldest = worker.in_flight[0] if worker.in_flight else None
+    return Task(oldest.step_id, oldest.work) if oldest else None
+
+
+def _described(worker: AttachedWorker) -> dict[str, object]:
+    info = worker.info
+    return {
+        "worker": info.worker_id,
+        "session": worker.session_id,
+        "model": info.model,
+        "device": info.device,
+        "numerics": info.numerics_id,
+        "pages": info.limits.num_pages,
+        "cached_pages": worker.pool.num_cached,
+    }
