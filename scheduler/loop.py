@@ -146,7 +146,7 @@ class SchedulerLoop:
                 self._preempt(host, sequence)
         self._placement.begin_rounds(hosts)
         for worker in list(self.workers.values()):
-            while worker.has_room_for_a_step and self.step(worker):
+            while worker.steps.has_room and self.step(worker):
                 pass
         self._placement.end_rounds()
         for worker in self.workers.values():
@@ -176,7 +176,8 @@ class SchedulerLoop:
 
     def _check_lease(self, worker: AttachedWorker) -> None:
         """What a lease foresaw no longer holds once somebody waits, or left without the worker's knowing."""
-        if worker.lease is not None and (worker.lease.is_outdated or self._somebody_waits(worker.info.model)):
+        lease = worker.steps.lease
+        if lease is not None and (lease.is_outdated or self._somebody_waits(worker.info.model)):
             worker.recall_lease()
 
     def _somebody_waits(self, model: str) -> bool:
@@ -208,11 +209,7 @@ class SchedulerLoop:
         """Take in what a step sampled. Raises WorkerProtocolError when the result is not the one that was due."""
         if self.workers.get(worker.info.worker_id) is not worker:
             raise WorkerProtocolError("this stream was replaced by a newer one of the same worker")
-        step = worker.in_flight[0] if worker.in_flight else None
-        if step is None or step.step_id != result.step_id:
-            due = f"step {step.step_id}" if step else "none"
-            raise WorkerProtocolError(f"result of step {result.step_id} came, but {due} was due")
-        worker.in_flight.popleft()
+        step = worker.steps.end(result.step_id)
         worker.prompt_speed.ended(step.num_tokens, len(step.sampling), self._clock.time())
         self.counters.num_steps += step.num_tokens > 0
         self.counters.num_step_tokens += step.num_tokens
@@ -227,9 +224,9 @@ class SchedulerLoop:
         if missing:
             raise WorkerProtocolError(f"step {result.step_id} has no token for sequence {missing[0].sequence_id}")
         if result.next_is_last:
-            worker.lease = None
-        worker.follow_lease()
-        sealed = worker.take_final(step.step_id)
+            worker.steps.end_lease()
+        worker.steps.follow_lease()
+        sealed = worker.sealed.take_final(step.step_id)
         self._caches.blocks_changed(worker, worker.pool.take_evicted(), sealed)
         self.wake()
         self.requests.deliver()

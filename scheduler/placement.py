@@ -161,7 +161,7 @@ class _Prospect:
         self.placed: list[Sequence] = []
         self._num_running = len(worker.running)
         self._num_available = worker.pool.num_available
-        self._num_committed = sum(step.num_tokens for step in worker.in_flight)
+        self._num_committed = sum(step.num_tokens for step in worker.steps.unanswered)
         self._num_committed += sum(sequence.num_pending for sequence in worker.prefilling.values())
         self._to_be_computed: dict[BlockHash, list[Sequence]] = {}
         """By first block: the blocks of these sequences will be there, although most are not yet."""
@@ -177,7 +177,7 @@ class _Prospect:
     def candidate(self, sequence: Sequence, blocks: Seq[BlockHash]) -> Candidate:
         """`blocks` are those that the sequence could share."""
         num_cached = self._num_cached(blocks)
-        can_take_it = self.worker.has_room_for_a_step and self._has_room(sequence)
+        can_take_it = self.worker.steps.has_room and self._has_room(sequence)
         if num_cached:
             return self._candidate(num_cached * sequence.page_size, can_take_it)
         if can_take_it not in self._as_stranger:

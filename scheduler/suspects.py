@@ -24,7 +24,7 @@ class Suspects:
         in_flight = _in_flight(worker)
         convicted = in_flight[0] if len(in_flight) == 1 and in_flight[0].is_suspect else None
         for sequence in in_flight:
-            sequence.record_death(worker.reach(sequence))
+            sequence.record_death(worker.steps.reach(sequence))
             if sequence.is_suspect and sequence not in self._sequences:
                 self._sequences.append(sequence)
         return convicted
@@ -53,7 +53,7 @@ def next_on(host: AttachedWorker, waiting: Iterable[Sequence]) -> Sequence | Non
 
 def _in_flight(worker: AttachedWorker) -> list[Sequence]:
     """Sequences in the worker's steps in flight that nobody has computed elsewhere since."""
-    computing = {each.sequence_id: each for step in worker.in_flight for each in step.computing}
+    computing = {each.sequence_id: each for step in worker.steps.unanswered for each in step.computing}
     return [each for each in computing.values() if each in worker.running or each.status is SequenceStatus.WAITING]
 
 
@@ -61,5 +61,5 @@ def _host(workers: Seq[AttachedWorker]) -> AttachedWorker | None:
     """Where a suspect runs, else where the fewest must make way."""
     running = [worker for worker in workers if any(sequence.is_suspect for sequence in worker.running)]
     serving = [worker for worker in workers if worker.phase is WorkerPhase.SERVING]
-    order = running or sorted(serving, key=lambda worker: (len(worker.running), len(worker.in_flight)))
+    order = running or sorted(serving, key=lambda worker: (len(worker.running), len(worker.steps.unanswered)))
     return next(iter(order), None)

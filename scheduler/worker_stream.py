@@ -128,7 +128,7 @@ class WorkerStream:
         self._check_session(result.session_id)
         if result.error:
             raise WorkerProtocolError(f"step {result.step_id} failed: {result.error}")
-        work = worker.in_flight[0].work if worker.in_flight else 0
+        work = worker.steps.oldest.work if worker.steps.oldest else 0
         self._loop.apply(worker, worker_messages.result_from_proto(result))
         self._watch.ran(work, result.step_us / 1e6)
 
@@ -151,7 +151,7 @@ class WorkerStream:
 def _task_of(worker: AttachedWorker | UnloadedWorker) -> Task | None:
     if isinstance(worker, UnloadedWorker):
         return Task(0, None) if worker.is_busy else None
-    oldest = worker.in_flight[0] if worker.in_flight else None
+    oldest = worker.steps.oldest
     return Task(oldest.step_id, oldest.work) if oldest else None
 
 

@@ -26,7 +26,8 @@ from scheduler.loop import SchedulerLoop
 from scheduler.placement import Round
 from scheduler.router import prefix_aware
 from scheduler.sequence import Sequence as WaitingSequence
-from scheduler.worker_state import MAX_STEPS_IN_FLIGHT, AttachedWorker, StepInFlight
+from scheduler.steps_in_flight import MAX_STEPS_IN_FLIGHT, StepInFlight
+from scheduler.worker_state import AttachedWorker
 
 ROOT = root_hash(model_digest="d", page_size=PAGE_SIZE)
 NUM_RUNNING = 32
@@ -139,9 +140,9 @@ def _measure(name: str, workers: list[AttachedWorker], waiting: list[WaitingSequ
 
 def _only_one_plans(worker: AttachedWorker, workers: Sequence[AttachedWorker]) -> None:
     for each in workers:
-        each.in_flight.clear()
+        each.steps.unanswered.clear()
         if each is not worker:
-            each.in_flight.extend([STEP] * MAX_STEPS_IN_FLIGHT)
+            each.steps.unanswered.extend([STEP] * MAX_STEPS_IN_FLIGHT)
 
 
 def _table(results: Sequence[CostResult]) -> Table:

@@ -134,7 +134,7 @@ async def storm(directory: Path, num_failures: int) -> None:
                 await chance.choice(workers).fail(chance)
             streams.is_to_end = True
         assert streams.num_finished > NUM_STREAMS
-        await until(lambda: len(loop.workers) == NUM_WORKERS and not any(w.in_flight for w in loop.workers.values()))
+        await until(lambda: len(loop.workers) == NUM_WORKERS and not any(w.is_busy for w in loop.workers.values()))
         assert not loop.waiting and not loop.num_running
         for worker in loop.workers.values():
             worker.pool.check()

@@ -441,7 +441,7 @@ async def test_a_failed_step_is_tried_elsewhere(tmp_path: Path) -> None:
 async def last_result(loop: SchedulerLoop) -> None:
     """Until the workers have answered everything, so that they know the names of all blocks."""
     while True:
-        if not any(worker.in_flight for worker in loop.workers.values()):
+        if not any(worker.is_busy for worker in loop.workers.values()):
             return
         await asyncio.sleep(0.01)
 

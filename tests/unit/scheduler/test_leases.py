@@ -47,7 +47,7 @@ def test_the_next_plan_is_there_before_a_lease_runs_out() -> None:
     system.submit(request(max_tokens=30))
     for _ in range(28):
         system.run_step(worker)
-        assert len(worker.in_flight) == 2
+        assert len(worker.steps.unanswered) == 2
     system.run(worker)
     assert system.client.tokens["r", 0] == expected(request(), 30)
 
@@ -123,7 +123,7 @@ def test_a_lease_that_nobody_is_left_in_ends() -> None:
         num_steps += 1
     # The step that was in flight behind the last token, and no more.
     assert num_steps <= len(system.client.tokens["r", 0]) + 2
-    assert worker.lease is None and not worker.in_flight
+    assert worker.steps.lease is None and not worker.is_busy
 
 
 def test_a_recall_that_comes_too_late_does_not_shorten_the_next_lease() -> None:

@@ -213,7 +213,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         return deadly_length is not None and length > deadly_length
 
     def kill(self, worker: AttachedWorker) -> None:
-        in_flight = {sequence.sequence_id: sequence for step in worker.in_flight for sequence in step.computing}
+        in_flight = {sequence.sequence_id: sequence for step in worker.steps.unanswered for sequence in step.computing}
         names = {sequence.request_id for sequence in in_flight.values()}
         self.num_deaths.update(names)
         if len(in_flight) == 1:
@@ -272,11 +272,13 @@ class SchedulerMachine(RuleBasedStateMachine):
             worker.pool.check()
             held = {page for sequence in worker.running for page in sequence.block_table}
             assert worker.pool.num_used == len(held), "a page is used by nobody"
-            assert len(worker.in_flight) <= 2
-            assert worker.lease is None or len(worker.in_flight) == 2, "a lease, and yet the worker may have to wait"
+            assert len(worker.steps.unanswered) <= 2
+            assert worker.steps.lease is None or len(worker.steps.unanswered) == 2, (
+                "a lease, and yet the worker may have to wait"
+            )
             names = self.workers[worker].memory.names
             assert len(set(names.values())) == len(names), "two pages are said to hold the same block"
-            assert sum(step.num_tokens for step in worker.in_flight) <= 2 * self.limits["max_step_tokens"]
+            assert sum(step.num_tokens for step in worker.steps.unanswered) <= 2 * self.limits["max_step_tokens"]
         waiting = list(self.loop.waiting)
         assert len(waiting) == len(self.loop.waiting) == len(set(map(id, waiting)))
         priorities = [sequence.priority for sequence in waiting]
@@ -285,7 +287,7 @@ class SchedulerMachine(RuleBasedStateMachine):
     @invariant()
     def nobody_waits_beside_an_idle_worker(self) -> None:
         if hasattr(self, "loop") and self.loop.waiting and (serving := self.serving()):
-            assert any(worker.in_flight for worker in serving)
+            assert any(worker.is_busy for worker in serving)
 
     @invariant()
     def nobody_waits_for_a_model_that_is_not_being_loaded(self) -> None:
