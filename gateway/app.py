@@ -21,8 +21,10 @@ from gateway.ollama import store_routes
 from gateway.openai import routes as openai
 from gateway.openai import tokenization
 from gateway.origins import AllowedOrigins, LocalHostsOnly
+from gateway.placement import Placement
 from gateway.prefix_hints import PrefixHints
 from gateway.pulls import Pulls
+from gateway.scheduler_client import SchedulerClient
 from gateway.scheduler_metrics import SchedulerMetrics
 from gateway.schedulers import Schedulers
 from gateway.served_model import ServedModel
@@ -92,15 +94,17 @@ def _build_keyring(settings: GatewaySettings) -> Keyring:
 
 def _build_state(settings: GatewaySettings, served: Sequence[ServedModel], store: ModelStore) -> GatewayState:
     schedulers = _build_schedulers(settings)
+    placement = Placement(schedulers, PrefixHints(open_prefix_index(settings.prefix_index.get_secret_value())))
     blobs = BlobStore(settings.home)
     library = ModelLibrary(store, blobs)
     models = ServedModels(served, store, library, schedulers)
     metrics = GatewayMetrics(served[0].name, max(model.model.config.max_position for model in served))
-    metrics.registry.register(SchedulerMetrics(schedulers))
+    metrics.registry.register(SchedulerMetrics(schedulers, placement))
     return GatewayState(
         schedulers=schedulers,
+        placement=placement,
         models=models,
-        generator=TextGenerator(schedulers, models, metrics, timeout_s=settings.request_timeout_s),
+        generator=TextGenerator(placement, models, metrics, timeout_s=settings.request_timeout_s),
         metrics=metrics,
         drain=Drain(),
         store=store,
@@ -113,24 +117,22 @@ def _build_state(settings: GatewaySettings, served: Sequence[ServedModel], store
 
 
 def _build_schedulers(settings: GatewaySettings) -> Schedulers:
-    return Schedulers(
-        settings.scheduler_addresses,
-        PrefixHints(open_prefix_index(settings.prefix_index.get_secret_value())),
-        silence_s=settings.scheduler_silence_s,
-        outage_grace_s=settings.scheduler_grace_s,
-        security=settings.security,
-    )
+    clients = [
+        SchedulerClient(address, silence_s=settings.scheduler_silence_s, security=settings.security)
+        for address in settings.scheduler_addresses
+    ]
+    return Schedulers(clients, outage_grace_s=settings.scheduler_grace_s)
 
 
 @asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
-    schedulers = app.state.gateway.schedulers
-    await schedulers.start()
+    state: GatewayState = app.state.gateway
+    await state.placement.start()
     try:
         yield
     finally:
-        await app.state.gateway.pulls.close()
-        await schedulers.close()
+        await state.pulls.close()
+        await state.placement.close()
 
 
 async def _on_gateway_error(request: Request, error: Exception) -> Response:

@@ -15,10 +15,10 @@ from gateway.inference import Finished, FinishReason, InferenceRequest, Moved, P
 from gateway.keys import NOBODY, Caller
 from gateway.metrics import GatewayMetrics
 from gateway.open_request import OpenRequest
+from gateway.placement import Placement
 from gateway.prompt_score import PromptScore
 from gateway.request_record import RequestRecord
 from gateway.sample_text import SampleText
-from gateway.schedulers import Schedulers
 from gateway.served_model import ServedModel
 from gateway.served_models import ServedModels
 from gateway.streaming import merged
@@ -39,13 +39,13 @@ class HTTPContext:
 class TextGenerator:
     def __init__(
         self,
-        schedulers: Schedulers,
+        placement: Placement,
         models: ServedModels,
         metrics: GatewayMetrics,
         *,
         timeout_s: float | None = None,
     ) -> None:
-        self._schedulers = schedulers
+        self._placement = placement
         self._models = models
         self._metrics = metrics
         self._timeout_s = timeout_s
@@ -69,7 +69,7 @@ class TextGenerator:
         inference_request = self._inference_request(model, request, http)
         record = RequestRecord(inference_request, http.request_id, http.caller, self._metrics, http.trace)
         try:
-            opened = await self._schedulers.open(inference_request)
+            opened = await self._placement.open(inference_request)
             try:
                 async with aclosing(_text_events(opened, request, model, record)) as events:
                     async for event in events:

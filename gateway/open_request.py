@@ -20,6 +20,7 @@ from gateway.inference import (
     Started,
     Tokens,
 )
+from gateway.prefix_hints import NO_BLOCKS
 
 
 class Place(Protocol):
@@ -48,6 +49,8 @@ class OpenRequest:
         """By the event loop's clock: how long it looks for a place, once it has lost one."""
         self.refused_by: set[str] = set()
         """Addresses of the schedulers that would not take it, since it last had to wait."""
+        self.prompt_blocks = NO_BLOCKS
+        """As they were named when it was first placed."""
         self._num_withdrawals = 0
         self._place: Place | None = None
         self._max_buffered_events = max_buffered_events

@@ -18,8 +18,19 @@ MAX_REMEMBERED_BLOCKS = 65_536
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PromptBlocks:
+    """What the leading blocks of a prompt are called, for one model's files."""
+
+    root: BlockHash | None = None
+    names: tuple[BlockHash, ...] = ()
+
+
+NO_BLOCKS = PromptBlocks()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PrefixHint:
-    blocks: Sequence[BlockHash] = ()
+    blocks: PromptBlocks = NO_BLOCKS
     num_cached_tokens: Mapping[str, int]
     """By the scheduler's address; those that have none are left out."""
 
@@ -33,26 +44,34 @@ class PrefixHints:
         self._sent = SentBlocks(max_remembered_blocks)
         self._max_blocks = IndexLimits().max_lookup_blocks
 
-    async def look_up(self, request: InferenceRequest, model: ModelInfo) -> PrefixHint:
-        """Never longer than the index's own limit. `model` is what a scheduler says of the request's model."""
+    async def look_up(self, request: InferenceRequest, model: ModelInfo, known: PromptBlocks = NO_BLOCKS) -> PrefixHint:
+        """Never longer than the index's own limit. `model` is what a scheduler says of the request's model.
+
+        `known` is from an earlier look-up for the same request: a prompt that waits is not hashed each time that it is tried.
+        """
         if not model.page_size:
             return NO_HINT
-        # As the schedulers do: the same names for the same blocks.
-        root = root_hash(model_digest=model.digest, page_size=model.page_size, cache_salt=request.cache_salt)
-        named = hash_blocks(root, request.prompt_token_ids, model.page_size)
-        blocks = tuple(islice(named, self._max_blocks))
-        num_blocks = self._sent.leading_runs(blocks)
-        for holder, length in (await self._index.lookup(model.digest, blocks)).items():
+        blocks = self._name_blocks(request, model, known)
+        num_blocks = self._sent.leading_runs(blocks.names)
+        for holder, length in (await self._index.lookup(model.digest, blocks.names)).items():
             num_blocks[holder.scheduler_id] = max(length, num_blocks.get(holder.scheduler_id, 0))
         num_tokens = {address: length * model.page_size for address, length in num_blocks.items()}
         return PrefixHint(blocks=blocks, num_cached_tokens=num_tokens)
 
     def sent(self, hint: PrefixHint, address: str) -> None:
         """The request that was asked about went to this scheduler."""
-        self._sent.remember(hint.blocks, address)
+        self._sent.remember(hint.blocks.names, address)
 
     async def close(self) -> None:
         await self._index.close()
+
+    def _name_blocks(self, request: InferenceRequest, model: ModelInfo, known: PromptBlocks) -> PromptBlocks:
+        """As the schedulers do: the same names for the same blocks."""
+        root = root_hash(model_digest=model.digest, page_size=model.page_size, cache_salt=request.cache_salt)
+        if root == known.root:
+            return known
+        named = hash_blocks(root, request.prompt_token_ids, model.page_size)
+        return PromptBlocks(root=root, names=tuple(islice(named, self._max_blocks)))
 
 
 class SentBlocks:

@@ -5,12 +5,14 @@ from collections.abc import Iterable
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from gateway.placement import Placement
 from gateway.schedulers import Schedulers
 
 
 class SchedulerMetrics(Collector):
-    def __init__(self, schedulers: Schedulers) -> None:
+    def __init__(self, schedulers: Schedulers, placement: Placement) -> None:
         self._schedulers = schedulers
+        self._placement = placement
 
     def collect(self) -> Iterable[Metric]:
         labels = ("scheduler",)
@@ -28,6 +30,6 @@ class SchedulerMetrics(Collector):
             row = (client.address,)
             is_up.add_metric(row, float(client.is_connected))
             num_open.add_metric(row, client.num_open)
-            retried.add_metric(row, self._schedulers.num_retried[client.address])
-            displaced.add_metric(row, self._schedulers.num_displaced[client.address])
+            retried.add_metric(row, self._placement.num_retried[client.address])
+            displaced.add_metric(row, self._placement.num_displaced[client.address])
         return (is_up, num_open, retried, displaced)

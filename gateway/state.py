@@ -9,6 +9,7 @@ from gateway.bodies import SchemaT, read_object
 from gateway.drain import Drain
 from gateway.generation import HTTPContext, TextGenerator
 from gateway.metrics import GatewayMetrics
+from gateway.placement import Placement
 from gateway.pulls import Pulls
 from gateway.schedulers import Schedulers
 from gateway.served_models import ServedModels
@@ -20,6 +21,7 @@ from pagoda.models.store import ModelStore
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GatewayState:
     schedulers: Schedulers
+    placement: Placement
     models: ServedModels
     generator: TextGenerator
     metrics: GatewayMetrics

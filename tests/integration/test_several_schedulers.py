@@ -18,6 +18,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from gateway.errors import ErrorKind, GatewayError
 from gateway.inference import Finished, InferenceRequest, Moved, Tokens
 from gateway.open_request import OpenRequest
+from gateway.placement import Placement
 from gateway.prefix_hints import PrefixHints
 from gateway.scheduler_client import SERVICE_NAME, SchedulerClient
 from gateway.scheduler_metrics import SchedulerMetrics
@@ -75,14 +76,15 @@ def request(
 @asynccontextmanager
 async def running_schedulers(
     *addresses: str, silence_s: float = 60.0, grace_s: float = 60.0
-) -> AsyncIterator[Schedulers]:
-    hints = PrefixHints(InMemoryPrefixIndex())
-    schedulers = Schedulers(addresses, hints, silence_s=silence_s, outage_grace_s=grace_s)
-    await schedulers.start()
+) -> AsyncIterator[tuple[Schedulers, Placement]]:
+    clients = [SchedulerClient(address, silence_s=silence_s) for address in addresses]
+    schedulers = Schedulers(clients, outage_grace_s=grace_s)
+    placement = Placement(schedulers, PrefixHints(InMemoryPrefixIndex()))
+    await placement.start()
     try:
-        yield schedulers
+        yield schedulers, placement
     finally:
-        await schedulers.close()
+        await placement.close()
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,9 +94,10 @@ class Pair:
     a: FakeScheduler
     b: FakeScheduler
     schedulers: Schedulers
+    placement: Placement
 
     async def ask(self, asked: InferenceRequest | None = None) -> Outcome:
-        return await outcome_of(await self.schedulers.open(asked or request()))
+        return await outcome_of(await self.placement.open(asked or request()))
 
 
 @asynccontextmanager
@@ -103,9 +106,9 @@ async def running_pair(directory: Path, **settings: float) -> AsyncIterator[Pair
         a, b = [
             await stack.enter_async_context(FakeScheduler(f"unix:{directory}/{name}.sock", "tiny")) for name in "ab"
         ]
-        schedulers = await stack.enter_async_context(running_schedulers(a.address, b.address, **settings))
+        schedulers, placement = await stack.enter_async_context(running_schedulers(a.address, b.address, **settings))
         await asyncio.gather(*map(until_usable, schedulers.clients))
-        yield Pair(a, b, schedulers)
+        yield Pair(a, b, schedulers, placement)
 
 
 async def until_usable(client: SchedulerClient) -> None:
@@ -129,7 +132,7 @@ async def pair(short_path: Path) -> AsyncIterator[Pair]:
 async def held_at(scheduler: FakeScheduler, pair: Pair) -> "asyncio.Task[Outcome]":
     """A request that has two of its tokens from this scheduler, which sends no more."""
     scheduler.answer = lambda *_: HELD
-    opened = await pair.schedulers.open(request())
+    opened = await pair.placement.open(request())
     await scheduler.held.get()
     await until(lambda: opened.generated[0] == HELLO[:2])
     return asyncio.create_task(outcome_of(opened))
@@ -159,7 +162,7 @@ async def test_a_frozen_schedulers_requests_go_on_elsewhere_and_it_is_used_again
         asked = await held_at(pair.a, pair)
         pair.a.thawed.clear()
         assert (await asked).token_ids == HELLO
-        assert pair.schedulers.num_displaced[pair.a.address] >= 1
+        assert pair.placement.num_displaced[pair.a.address] >= 1
         pair.a.thawed.set()
         pair.a.answer = lambda *_: Answer()
         await until_usable(pair.schedulers.clients[0])
@@ -203,7 +206,7 @@ async def test_when_all_are_lost_the_first_that_is_back_goes_on(pair: Pair) -> N
 async def test_waiting_ends_with_the_requests_deadline(pair: Pair) -> None:
     for each in (pair.a, pair.b):
         each.answer = lambda *_: HELD
-    opened = await pair.schedulers.open(request(timeout_s=0.3))
+    opened = await pair.placement.open(request(timeout_s=0.3))
     await pair.a.held.get()
     for each in (pair.b, pair.a):
         await each.server.stop(0)
@@ -255,9 +258,9 @@ async def test_who_has_less_to_do_is_asked(short_path: Path) -> None:
         FakeScheduler(f"unix:{short_path}/b.sock", "tiny") as b,
     ):
         a.load = inference_pb2.GetLoadResponse(num_pending_tokens=1000, num_waiting=3)
-        async with running_schedulers(a.address, b.address) as schedulers:
+        async with running_schedulers(a.address, b.address) as (schedulers, placement):
             await asyncio.gather(*map(until_usable, schedulers.clients))
-            await outcome_of(await schedulers.open(request()))
+            await outcome_of(await placement.open(request()))
         assert (len(a.requests), len(b.requests)) == (0, 1)
 
 
@@ -267,13 +270,13 @@ async def test_each_model_is_asked_where_it_is_served(short_path: Path) -> None:
         FakeScheduler(f"unix:{short_path}/b.sock", "other") as b,
     ):
         b.models.append(a.models[0])
-        async with running_schedulers(a.address, b.address) as schedulers:
+        async with running_schedulers(a.address, b.address) as (schedulers, placement):
             await asyncio.gather(*map(until_usable, schedulers.clients))
             assert {model.name: model.num_workers for model in await schedulers.list_models()} == {
                 "tiny": 2,
                 "other": 1,
             }
-            await outcome_of(await schedulers.open(request(model="other")))
+            await outcome_of(await placement.open(request(model="other")))
             await schedulers.keep_loaded("tiny", 5.0)
             await schedulers.keep_loaded("other", 5.0)
         assert (len(a.requests), len(b.requests)) == (0, 1)
@@ -293,7 +296,7 @@ async def test_metrics_have_a_row_for_each(pair: Pair) -> None:
 
 def metrics_of(pair: Pair) -> str:
     registry = CollectorRegistry()
-    registry.register(SchedulerMetrics(pair.schedulers))
+    registry.register(SchedulerMetrics(pair.schedulers, pair.placement))
     return generate_latest(registry).decode()
 
 
@@ -348,10 +351,10 @@ async def test_streams_end_undisturbed_when_one_of_two_real_schedulers_ends(shor
         w1, w2 = (next(names_that_prefer(each, (a, b))) for each in (a, b))
         await stack.enter_async_context(attached_worker(a, b, worker_id=w1, engine=held))
         await stack.enter_async_context(attached_worker(a, b, worker_id=w2, engine=FakeEngine(num_pages=256)))
-        schedulers = await stack.enter_async_context(running_schedulers(a, b))
+        schedulers, placement = await stack.enter_async_context(running_schedulers(a, b))
         await until(lambda: all("fake" in client.models for client in schedulers.clients))
         requests = [replace(request(str(n), model="fake"), prompt_token_ids=prompt) for n, prompt in enumerate(prompts)]
-        opened = [await schedulers.open(each) for each in requests]
+        opened = [await placement.open(each) for each in requests]
         streams = [asyncio.create_task(outcome_of(each)) for each in opened]
         await until(held.is_held.is_set)
         await ending.aclose()
@@ -359,7 +362,7 @@ async def test_streams_end_undisturbed_when_one_of_two_real_schedulers_ends(shor
         outcomes = await asyncio.gather(*streams)
         assert [each.token_ids for each in outcomes] == [continuation(prompt, 64) for prompt in prompts]
         # Both had their share, and this one's moved: those that had begun say so.
-        assert 0 < sum(len(each.moves) for each in outcomes) <= schedulers.num_displaced[a] < len(prompts)
+        assert 0 < sum(len(each.moves) for each in outcomes) <= placement.num_displaced[a] < len(prompts)
         await until(lambda: b_loop.workers.keys() == {w1, w2})
         for worker in b_loop.workers.values():
             worker.pool.check()
@@ -380,10 +383,10 @@ async def test_a_worker_moves_to_a_scheduler_that_has_none_and_its_streams_go_on
                 attached_worker(*addresses, worker_id=name, engine=engine, spread_interval_s=0.05)
             )
         await until(lambda: a_loop.workers.keys() == {"w1", "w2"})
-        schedulers = await stack.enter_async_context(running_schedulers(*addresses))
+        schedulers, placement = await stack.enter_async_context(running_schedulers(*addresses))
         await until(lambda: "fake" in schedulers.clients[0].models)
         requests = [replace(request(str(n), model="fake"), prompt_token_ids=prompt) for n, prompt in enumerate(prompts)]
-        opened = [await schedulers.open(each) for each in requests]
+        opened = [await placement.open(each) for each in requests]
         streams = [asyncio.create_task(outcome_of(each)) for each in opened]
         await until(lambda: all(engine.is_held.is_set() for engine in engines))
         _, b_loop = await stack.enter_async_context(scheduler(late))

@@ -1,5 +1,7 @@
 """What is cached where, as the gateway knows it: from the shared index, and from what it sent itself."""
 
+from dataclasses import replace
+
 from gateway.inference import InferenceRequest, ModelInfo
 from gateway.prefix_hints import PrefixHints, SentBlocks
 from kvcache.block_hash import BlockHash
@@ -59,6 +61,17 @@ async def test_without_an_index_what_was_sent_where_is_remembered() -> None:
     hints.sent(longer, "b")
     # The shared head went to both, the last of it to b; the rest of the first prompt only to a.
     assert (await hints.look_up(request(), MODEL)).num_cached_tokens == {"a": 12, "b": 8}
+
+
+async def test_a_prompt_that_waits_is_hashed_once_for_each_models_files() -> None:
+    hints = PrefixHints(InMemoryPrefixIndex())
+    first = (await hints.look_up(request(), MODEL)).blocks
+    assert (await hints.look_up(request(), MODEL, first)).blocks is first
+    made_again = replace(MODEL, digest="e" * 64)
+    assert (await hints.look_up(request(), made_again, first)).blocks == (
+        await hints.look_up(request(), made_again)
+    ).blocks
+    assert first.names != (await hints.look_up(request(), made_again, first)).blocks.names
 
 
 def test_what_is_remembered_is_bounded_and_tails_go_first() -> None:

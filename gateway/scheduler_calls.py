@@ -1,0 +1,46 @@
+"""What a scheduler is asked in one message and answers in one: what it serves, how much it has to do, to keep a model loaded.
+
+Knows nothing about requests for text, which have the session stream (scheduler_session.py).
+"""
+
+from collections.abc import Awaitable
+from typing import TypeVar
+
+import grpc
+
+from gateway.errors import from_grpc_code
+from gateway.inference import Load, ModelInfo
+from gateway.wire import load_from_proto, model_from_proto
+from protos.v1 import inference_pb2, inference_pb2_grpc
+
+# A model of many gigabytes from a slow disk.
+LOAD_TIMEOUT_S = 600.0
+
+T = TypeVar("T")
+
+
+class SchedulerCalls:
+    """Each raises GatewayError where the answer is an error, or does not come in time."""
+
+    def __init__(self, channel: grpc.aio.Channel) -> None:
+        self._stub: inference_pb2_grpc.InferenceServiceAsyncStub = inference_pb2_grpc.InferenceServiceStub(channel)
+
+    async def list_models(self, timeout_s: float) -> tuple[ModelInfo, ...]:
+        call = self._stub.ListModels(inference_pb2.ListModelsRequest(), timeout=timeout_s)
+        return tuple(map(model_from_proto, (await _or_gateway_error(call)).models))
+
+    async def get_load(self, timeout_s: float) -> Load:
+        call = self._stub.GetLoad(inference_pb2.GetLoadRequest(), timeout=timeout_s)
+        return load_from_proto(await _or_gateway_error(call))
+
+    async def keep_loaded(self, model: str, keep_alive_s: float | None) -> None:
+        """Returns when the model is in memory; with no time to stay at all, once that is known."""
+        request = inference_pb2.KeepLoadedRequest(model=model, keep_alive_s=keep_alive_s)
+        await _or_gateway_error(self._stub.KeepLoaded(request, timeout=LOAD_TIMEOUT_S))
+
+
+async def _or_gateway_error(call: Awaitable[T]) -> T:
+    try:
+        return await call
+    except grpc.aio.AioRpcError as error:
+        raise from_grpc_code(error.code().value[0], error.details() or error.code().name) from None

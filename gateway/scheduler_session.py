@@ -1,0 +1,102 @@
+"""One `Session` stream to a scheduler, from its opening to its end, and the requests that are at it.
+
+Commands go out in the order in which they are given, events come in and are delivered; nobody is waited for. Knows nothing about
+what becomes of a request that is refused, nor when a stream is opened (scheduler_client.py).
+"""
+
+import asyncio
+import contextlib
+from collections.abc import Callable
+
+import grpc
+
+from gateway.errors import GatewayError, from_grpc_code
+from gateway.open_request import OpenRequest
+from gateway.wire import events_from_proto, request_to_proto
+from protos.v1 import inference_pb2, inference_pb2_grpc, types_pb2
+
+OnRefusal = Callable[[OpenRequest, GatewayError], None]
+
+
+class SchedulerSession:
+    """A `Place` for open requests."""
+
+    def __init__(
+        self, channel: grpc.aio.Channel, *, on_refusal: OnRefusal, on_shutting_down: Callable[[], None]
+    ) -> None:
+        """Refused is also what failed later. That the scheduler is shutting down is told before what it refuses for it."""
+        self._stream = inference_pb2_grpc.InferenceServiceStub(channel).Session()
+        self._on_refusal = on_refusal
+        self._on_shutting_down = on_shutting_down
+        self._requests: dict[str, OpenRequest] = {}
+        # Bounded by the open requests: each puts in itself, its end, and one Finish per sample.
+        self._outbox: asyncio.Queue[inference_pb2.SessionRequest] = asyncio.Queue()
+
+    @property
+    def requests(self) -> list[OpenRequest]:
+        return list(self._requests.values())
+
+    async def run(self) -> None:
+        """Until the stream breaks, or this is cancelled."""
+        writing = asyncio.create_task(self._write())
+        try:
+            async for response in self._stream:
+                self._dispatch(response)
+        finally:
+            writing.cancel()
+            self._stream.cancel()
+
+    def abandon(self) -> list[OpenRequest]:
+        """Those that were at it, which are nowhere now."""
+        abandoned, self._requests = self.requests, {}
+        for opened in abandoned:
+            opened.leave()
+        return abandoned
+
+    def take(self, opened: OpenRequest) -> None:
+        """Send it from where it had come to; its events are delivered to it."""
+        self._requests[opened.name] = opened
+        self._send(inference_pb2.SessionRequest(open=request_to_proto(opened.resumption())))
+        opened.begin_at(self)
+
+    def withdraw(self, opened: OpenRequest) -> None:
+        """It will go on elsewhere."""
+        self.forget(opened.name)
+        opened.withdraw()
+
+    def finish(self, name: str, sample_index: int, num_tokens: int) -> None:
+        finish = inference_pb2.Finish(
+            request_id=name,
+            sample_index=sample_index,
+            reason=types_pb2.FINISH_REASON_STOP,
+            num_tokens=num_tokens,
+        )
+        self._send(inference_pb2.SessionRequest(finish=finish))
+
+    def cancel(self, name: str) -> None:
+        self._send(inference_pb2.SessionRequest(cancel=inference_pb2.Cancel(request_id=name)))
+
+    def forget(self, name: str) -> None:
+        self._requests.pop(name, None)
+
+    def _send(self, command: inference_pb2.SessionRequest) -> None:
+        self._outbox.put_nowait(command)
+
+    async def _write(self) -> None:
+        """Ends quietly with the stream: its reader reports why."""
+        with contextlib.suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):
+            while True:
+                await self._stream.write(await self._outbox.get())
+
+    def _dispatch(self, response: inference_pb2.SessionResponse) -> None:
+        for message in response.events:
+            for request_id, event in events_from_proto(message):
+                if (opened := self._requests.get(request_id)) is not None:
+                    opened.deliver(event)
+        for error in response.errors:
+            if (opened := self._requests.pop(error.request_id, None)) is not None:
+                opened.leave()
+                if error.is_shutting_down:
+                    self._on_shutting_down()
+                retry_after_s = error.retry_after_s if error.HasField("retry_after_s") else None
+                self._on_refusal(opened, from_grpc_code(error.code, error.message, retry_after_s))
