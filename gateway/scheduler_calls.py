@@ -3,14 +3,16 @@
 Knows nothing about requests for text, which have the session stream (scheduler_session.py).
 """
 
+import asyncio
 from collections.abc import Awaitable
 from typing import TypeVar
 
 import grpc
 
-from gateway.errors import from_grpc_code
+from gateway.errors import from_grpc_code, unavailable
 from gateway.inference import Load, ModelInfo
 from gateway.wire import load_from_proto, model_from_proto
+from pagoda.grpc_channel import LastingChannel
 from protos.v1 import inference_pb2, inference_pb2_grpc
 
 # A model of many gigabytes from a slow disk.
@@ -22,8 +24,12 @@ T = TypeVar("T")
 class SchedulerCalls:
     """Each raises GatewayError where the answer is an error, or does not come in time."""
 
-    def __init__(self, channel: grpc.aio.Channel) -> None:
-        self._stub: inference_pb2_grpc.InferenceServiceAsyncStub = inference_pb2_grpc.InferenceServiceStub(channel)
+    def __init__(self, channel: LastingChannel) -> None:
+        self._channel = channel
+
+    @property
+    def _stub(self) -> "inference_pb2_grpc.InferenceServiceAsyncStub":
+        return inference_pb2_grpc.InferenceServiceStub(self._channel.current)
 
     async def list_models(self, timeout_s: float) -> tuple[ModelInfo, ...]:
         call = self._stub.ListModels(inference_pb2.ListModelsRequest(), timeout=timeout_s)
@@ -44,3 +50,8 @@ async def _or_gateway_error(call: Awaitable[T]) -> T:
         return await call
     except grpc.aio.AioRpcError as error:
         raise from_grpc_code(error.code().value[0], error.details() or error.code().name) from None
+    except asyncio.CancelledError:
+        if (task := asyncio.current_task()) is not None and task.cancelling():
+            raise
+        # The channel was closed, in the middle of an outage, for one with renewed certificates.
+        raise unavailable("The connection to the scheduler was lost.") from None

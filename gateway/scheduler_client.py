@@ -18,7 +18,7 @@ from gateway.inference import Load, ModelInfo
 from gateway.open_request import OpenRequest
 from gateway.scheduler_calls import SchedulerCalls
 from gateway.scheduler_session import SchedulerSession
-from pagoda.grpc_channel import LOCAL_ONLY, open_channel, until_ready
+from pagoda.grpc_channel import LOCAL_ONLY, LastingChannel
 from pagoda.transport_security import TransportSecurity
 
 logger = logging.getLogger(__name__)
@@ -69,7 +69,7 @@ class SchedulerClient:
 
     async def start(self, listener: SchedulerListener) -> None:
         self._listener = listener
-        self._channel = open_channel(self.address, self._security)
+        self._channel = LastingChannel(self.address, self._security)
         self.calls = SchedulerCalls(self._channel)
         self._connecting = asyncio.create_task(self._keep_session())
 
@@ -120,7 +120,7 @@ class SchedulerClient:
 
     async def _keep_session(self) -> None:
         while True:
-            await until_ready(self._channel, self.address, self._security)
+            await self._channel.until_ready()
             try:
                 await self._ask()
                 await self._run_session()
@@ -138,7 +138,7 @@ class SchedulerClient:
     async def _run_session(self) -> None:
         """Until it breaks; TimeoutError when the scheduler falls silent."""
         session = self._session = SchedulerSession(
-            self._channel,
+            self._channel.current,
             on_refusal=lambda opened, error: self._listener.refused(self, opened, error),
             # Its health says so too, in a stream of its own: perhaps later.
             on_shutting_down=lambda: self._set_health("shutting down"),
@@ -207,7 +207,7 @@ class SchedulerClient:
     async def _keep_watching_health(self) -> None:
         watched = health_pb2.HealthCheckRequest(service=SERVICE_NAME)
         while True:
-            call = health_pb2_grpc.HealthStub(self._channel).Watch(watched)
+            call = health_pb2_grpc.HealthStub(self._channel.current).Watch(watched)
             try:
                 async for response in call:
                     self._set_health(health_pb2.HealthCheckResponse.ServingStatus.Name(response.status))

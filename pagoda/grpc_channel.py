@@ -10,7 +10,7 @@ import logging
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from pagoda.transport_security import TransportSecurity
+from pagoda.transport_security import ChannelFiles, TransportSecurity
 
 logger = logging.getLogger(__name__)
 
@@ -48,26 +48,66 @@ _LOCAL_OPTIONS: Options = [
 
 
 def open_channel(address: str, security: TransportSecurity = LOCAL_ONLY) -> grpc.aio.Channel:
-    """To `unix:/path.sock` or `host:port`. It connects when first used, and after each loss. Raises InsecureAddressError."""
+    """To `unix:/path.sock` or `host:port`. It connects when first used, and after each loss, always with the certificates that it
+    was opened with. Raises InsecureAddressError, and OSError where their files cannot be read."""
+    return _open(address, security, security.channel_files(address))
+
+
+def _open(address: str, security: TransportSecurity, files: ChannelFiles | None) -> grpc.aio.Channel:
     options = MESSAGE_SIZE_OPTIONS + KEEPALIVE_OPTIONS + _RECONNECT_OPTIONS + _LOCAL_OPTIONS
-    credentials = security.channel_credentials(address)
-    if credentials is None:
+    if files is None:
         return grpc.aio.insecure_channel(address, options)
     if security.server_name:
         options = [*options, ("grpc.ssl_target_name_override", security.server_name)]
-    return grpc.aio.secure_channel(address, credentials, options)
+    return grpc.aio.secure_channel(address, grpc.ssl_channel_credentials(*files), options)
 
 
-async def until_ready(
-    channel: grpc.aio.Channel, address: str, security: TransportSecurity, *, patience_s: float = _PATIENCE_S
-) -> None:
-    """Wait for the connection, for ever if need be. An outage is one line in the log, which says why if gRPC does."""
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(patience_s):
-            return await channel.channel_ready()
-    try:
-        await health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=patience_s)
-    except grpc.aio.AioRpcError as error:
-        reason = security.explain(address, error.details() or error.code().name)
-        logger.warning("cannot connect, trying on", extra={"address": address, "reason": reason})
-    await channel.channel_ready()
+class LastingChannel:
+    """A channel for as long as its process lives, which is longer than certificates do.
+
+    gRPC reads a channel's certificates when it is opened, so `current` is another one once the files have changed. It is exchanged
+    in `until_ready` only, which is called when the connection is lost.
+    """
+
+    def __init__(self, address: str, security: TransportSecurity, *, patience_s: float = _PATIENCE_S) -> None:
+        self._address = address
+        self._security = security
+        self._patience_s = patience_s
+        self._files = security.channel_files(address)
+        self.current = _open(address, security, self._files)
+
+    async def until_ready(self) -> None:
+        """For ever if need be. An outage is one line in the log, which says why if gRPC does."""
+        is_told = False
+        while True:
+            await self._renew()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._patience_s):
+                    return await self.current.channel_ready()
+            if not is_told:
+                is_told = await self._tell()
+
+    async def close(self) -> None:
+        await self.current.close()
+
+    async def _renew(self) -> None:
+        try:
+            files = self._security.channel_files(self._address)
+        except OSError as error:
+            logger.warning("cannot read the certificate again, the old one stays", extra={"reason": str(error)})
+            return
+        if files != self._files:
+            logger.info("certificate renewed", extra={"address": self._address})
+            old, self.current, self._files = self.current, _open(self._address, self._security, files), files
+            await old.close()
+
+    async def _tell(self) -> bool:
+        """Whether there was something to tell."""
+        check = health_pb2_grpc.HealthStub(self.current).Check(health_pb2.HealthCheckRequest(), timeout=_PATIENCE_S)
+        try:
+            await check
+        except grpc.aio.AioRpcError as error:
+            reason = self._security.explain(self._address, error.details() or error.code().name)
+            logger.warning("cannot connect, trying on", extra={"address": self._address, "reason": reason})
+            return True
+        return False

@@ -15,6 +15,8 @@ from pagoda.sockets import is_local, unix_path
 logger = logging.getLogger(__name__)
 
 _Configuration = grpc.ServerCertificateConfiguration
+ChannelFiles = tuple[bytes | None, bytes | None, bytes | None]
+"""The authority, the key and the certificate."""
 
 
 class InsecureAddressError(ValueError):
@@ -57,12 +59,12 @@ class TransportSecurity:
             self._server_configuration(), self._renewed, require_client_authentication=self.authority is not None
         )
 
-    def channel_credentials(self, address: str) -> grpc.ChannelCredentials | None:
-        """None is clear text. The files are read once for each channel."""
+    def channel_files(self, address: str) -> ChannelFiles | None:
+        """What a channel is opened with, as it is on disk now; None is clear text. Raises OSError."""
         self.check_dialling(address)
         if self.authority is None or unix_path(address) is not None:
             return None
-        return grpc.ssl_channel_credentials(*map(_content, (self.authority, self.key, self.certificate)))
+        return _content(self.authority), _content(self.key), _content(self.certificate)
 
     def explain(self, address: str, details: str) -> str:
         """What gRPC says about a connection that failed, or what to look at where that speaks of security."""

@@ -113,7 +113,12 @@ class SchedulerLink:
 
     async def _serve(self, address: str) -> None:
         """One attachment, from dialling to its end."""
-        async with open_channel(address, self._security) as channel:
+        try:
+            channel = open_channel(address, self._security)
+        except OSError as error:  # a certificate, in the moment in which it is renewed
+            self._report_failure(address, AttachError(str(error)))
+            return
+        async with channel:
             stream: Stream = worker_pb2_grpc.WorkerServiceStub(channel).Attach()
             try:
                 attached = await self._unless_stopping(self._attach(stream))

@@ -11,7 +11,7 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from gateway.settings import GatewaySettings
-from pagoda.grpc_channel import open_channel, until_ready
+from pagoda.grpc_channel import LastingChannel, open_channel
 from pagoda.grpc_server import GrpcServer
 from pagoda.healthcheck import main as check_health
 from pagoda.settings import TierSettings
@@ -89,11 +89,13 @@ async def test_whoever_waits_for_a_connection_says_once_why(
     authority: Authority, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     security = believing(Authority(tmp_path, "stranger"))
-    async with served(shown(authority.issue("server"))) as address, open_channel(address, security) as channel:
-        waiting = asyncio.create_task(until_ready(channel, address, security, patience_s=0.05))
+    async with served(shown(authority.issue("server"))) as address:
+        channel = LastingChannel(address, security, patience_s=0.05)
+        waiting = asyncio.create_task(channel.until_ready())
         while not caplog.records:  # noqa: ASYNC110  # the log has no event
             await asyncio.sleep(0.01)
         waiting.cancel()
+        await channel.close()
     [record] = [record for record in caplog.records if record.name == "pagoda.grpc_channel"]
     assert "not signed by" in record.__dict__["reason"] and record.__dict__["address"] == address
 
@@ -108,6 +110,18 @@ async def test_a_renewed_certificate_needs_no_restart(authority: Authority, capl
         with caplog.at_level(logging.WARNING, logger="pagoda.transport_security"):
             await check(address, believing(authority))
     assert "the old one stays" in caplog.text
+
+
+async def test_whoever_waits_with_an_expired_certificate_shows_the_renewed_one(authority: Authority) -> None:
+    files = authority.issue("client", valid_days=-1)
+    security = shown(files, authority)
+    async with served(shown(authority.issue("server"), authority)) as address:
+        await failure(address, security)
+        channel = LastingChannel(address, security, patience_s=0.05)
+        waiting = asyncio.create_task(channel.until_ready())
+        files.replace_with(authority.issue("renewed"))
+        await waiting
+        await channel.close()
 
 
 async def test_a_scheduler_s_health_check_finds_its_certificates(
@@ -143,7 +157,7 @@ def test_nobody_speaks_clear_text_beyond_this_machine_unless_told_to(address: st
     with pytest.raises(ValueError, match=r"refusing to dial .* --tls-ca"):
         GatewaySettings(scheduler=address)
     assert SchedulerSettings(listen=address, plaintext=True).security.server_credentials(address) is None
-    assert WorkerSettings(scheduler=address, plaintext=True).security.channel_credentials(address) is None
+    assert WorkerSettings(scheduler=address, plaintext=True).security.channel_files(address) is None
 
 
 def test_one_set_of_variables_is_for_all_tiers(authority: Authority, monkeypatch: pytest.MonkeyPatch) -> None:
