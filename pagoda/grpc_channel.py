@@ -38,6 +38,8 @@ _RECONNECT_OPTIONS: Options = [
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.min_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 2_000),
+    # Where names are given out anew, as a cluster's are, it may be at another address; gRPC would ask for that twice a minute.
+    ("grpc.dns_min_time_between_resolutions_ms", 1_000),
 ]
 _LOCAL_OPTIONS: Options = [
     # Channels of one process to the same address would else share a connection, and with it the fate of one stream.

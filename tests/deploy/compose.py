@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,19 +12,22 @@ from typing import Any
 from tests.deploy.image import REPOSITORY, Image, image
 
 KEY = "sesame"
+COMPOSE = ("compose.yaml",)
+TWO_SCHEDULERS = (*COMPOSE, "compose.schedulers.yaml")
 
 
-def compose_config(**variables: str) -> subprocess.CompletedProcess[str]:
+def compose_config(files: Sequence[str] = COMPOSE, **variables: str) -> subprocess.CompletedProcess[str]:
     """Needs no Docker engine."""
-    command = [str(Path(sys.executable).with_name("docker-compose")), "--file", str(REPOSITORY / "compose.yaml")]
+    command = [str(Path(sys.executable).with_name("docker-compose"))]
+    command += [word for file in files for word in ("--file", str(REPOSITORY / file))]
     # /dev/null: a developer's own .env must not decide a test.
     command += ["--env-file", os.devnull, "config", "--format", "json"]
     environment = {"PATH": os.environ["PATH"], "HOME": os.environ.get("HOME", "/"), **variables}
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
 
 
-def resolved_compose() -> dict[str, Any]:
-    checked = compose_config(PAGODA_GATEWAY_API_KEY=KEY)
+def resolved_compose(files: Sequence[str] = COMPOSE) -> dict[str, Any]:
+    checked = compose_config(files, PAGODA_GATEWAY_API_KEY=KEY)
     assert checked.returncode == 0, checked.stderr
     content: dict[str, Any] = json.loads(checked.stdout)
     return content

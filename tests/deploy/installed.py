@@ -2,7 +2,8 @@
 
 import importlib.metadata
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from functools import cache
 
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
@@ -10,7 +11,9 @@ from packaging.utils import canonicalize_name
 from tests.deploy.image import REPOSITORY
 
 
-def modules_not_installed_with(extra: str) -> list[str]:
+@cache
+def modules_not_installed_with(extra: str) -> Sequence[str]:
+    """Takes seconds, the first time."""
     there = distributions_of(extra) | distributions_of("tracing") | {"pagoda", "pip"}
     owners = importlib.metadata.packages_distributions()
     return sorted(module for module, names in owners.items() if not there & {canonicalize_name(name) for name in names})

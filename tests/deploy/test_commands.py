@@ -11,8 +11,8 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,15 +21,17 @@ import pytest
 import typer.main
 
 from gateway.settings import GatewaySettings
+from pagoda import healthcheck
 from pagoda.cli.main import app
 from pagoda.models.catalogue import find_entry
 from pagoda.settings import TierSettings
 from scheduler.settings import SchedulerSettings
 from tests.deploy import manifests
-from tests.deploy.compose import KEY, Container, container, resolved_compose
+from tests.deploy.compose import KEY, TWO_SCHEDULERS, Container, container, resolved_compose
 from tests.deploy.image import HOME, image
 from tests.deploy.installed import distributions_of, modules_not_installed_with
 from tests.e2e.system import free_port, until
+from tests.fakes.certificates import Authority
 from tests.fakes.tiny_model import write_tiny_gguf
 from tests.fakes.valkey import real_valkey
 from worker.settings import WorkerSettings
@@ -40,6 +42,7 @@ SETTINGS: Mapping[str, type[TierSettings]] = {
     "worker": WorkerSettings,
 }
 TIERS = tuple(SETTINGS)
+SCHEDULERS = ("scheduler", "scheduler-2")
 GUARD = Path(__file__).parent / "import_guard"
 
 
@@ -58,7 +61,11 @@ def compose_container(tier: str) -> Container:
     return container(resolved_compose()["services"][tier])
 
 
-@pytest.mark.parametrize("described", [compose_container, manifest_container])
+def compose_container_of_two(tier: str) -> Container:
+    return container(resolved_compose(TWO_SCHEDULERS)["services"][tier])
+
+
+@pytest.mark.parametrize("described", [compose_container, compose_container_of_two, manifest_container])
 @pytest.mark.parametrize("tier", TIERS)
 def test_settings_load(tier: str, described: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     told: Container = described(tier)
@@ -117,16 +124,17 @@ class Here:
     """What is replaced so that containers become processes of this machine."""
 
     home: Path
-    model: Path
-    gateway_port: int
-    scheduler_port: int
-    valkey: str
+    model: str = ""
+    valkey: str = ""
+    gateway_port: int = field(default_factory=free_port)
+    scheduler_ports: dict[str, int] = field(default_factory=lambda: {name: free_port() for name in SCHEDULERS})
 
-    def command(self, arguments: list[str]) -> list[str]:
-        return [sys.executable if word == "python" else self.text(word) for word in arguments]
+    def command(self, service: str, arguments: list[str]) -> list[str]:
+        return [sys.executable if word == "python" else self.text(service, word) for word in arguments]
 
-    def environment(self, tier: str, told: Container) -> dict[str, str]:
-        replaced = {name: self.text(value) for name, value in told.environment.items()}
+    def environment(self, service: str, told: Container) -> dict[str, str]:
+        replaced = {name: self.text(service, value) for name, value in told.environment.items()}
+        tier = "scheduler" if service in SCHEDULERS else service
         return replaced | {
             "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
             "HOSTNAME": socket.gethostname(),  # as every container has it
@@ -134,16 +142,21 @@ class Here:
             "FORBIDDEN_MODULES": " ".join(modules_not_installed_with(tier)),
         }
 
-    def text(self, value: str) -> str:
+    def scheduler(self, service: str) -> str:
+        return f"127.0.0.1:{self.scheduler_ports[service]}"
+
+    def text(self, service: str, value: str) -> str:
+        """As one of a service's processes is told it."""
         for there, here in (
             ("redis://valkey:6379/0", self.valkey),
             ("http://otel-collector:4317", "http://127.0.0.1:9"),
             ("0.0.0.0", "127.0.0.1"),
-            ("scheduler:50051", "127.0.0.1:50051"),
-            ("127.0.0.1:50051", f"127.0.0.1:{self.scheduler_port}"),
+            ("127.0.0.1:50051", self.scheduler(service if service in SCHEDULERS else "scheduler")),
+            *((f"{name}:50051", self.scheduler(name)) for name in SCHEDULERS),
             ("127.0.0.1:8000", f"127.0.0.1:{self.gateway_port}"),
             (HOME, str(self.home)),
-            ("smollm2:135m", str(self.model)),
+            ("/etc/pagoda", str(self.home)),
+            ("smollm2:135m", self.model),
         ):
             value = value.replace(there, here)
         return str(self.gateway_port) if value == "8000" else value
@@ -160,40 +173,82 @@ def process(command: list[str], environment: dict[str, str], log: Path) -> Itera
             running.wait()
 
 
-def is_healthy(here: Here, tier: str, told: Container, running: subprocess.Popen[bytes], log: Path) -> bool:
+def started(here: Here, service: str, told: Container) -> AbstractContextManager[subprocess.Popen[bytes]]:
+    command, environment = here.command(service, told.arguments), here.environment(service, told)
+    return process(command, environment, here.home / f"{service}.log")
+
+
+def wait_until_healthy(here: Here, service: str, told: Container, running: subprocess.Popen[bytes]) -> None:
+    log = here.home / f"{service}.log"
+    # The worker compiles its kernels first.
+    until(f"{service} is healthy", lambda: is_healthy(here, service, told, running, log), deadline_s=240)
+
+
+def is_healthy(here: Here, service: str, told: Container, running: subprocess.Popen[bytes], log: Path) -> bool:
     assert running.poll() is None, log.read_text()
-    checked = subprocess.run(
-        here.command(told.healthcheck), env=here.environment(tier, told), cwd=here.home, capture_output=True, timeout=60
-    )
+    command, environment = here.command(service, told.healthcheck), here.environment(service, told)
+    checked = subprocess.run(command, env=environment, cwd=here.home, capture_output=True, timeout=60)
     assert b"Traceback" not in checked.stderr, checked.stderr.decode()
     return checked.returncode == 0
 
 
+# As each test of whole processes has it.
+@pytest.mark.timeout(300)
 def test_the_system_starts_serves_and_stops() -> None:
+    """With two schedulers, of which one is killed."""
     with ExitStack() as stack:
         # Short, so that there is room for a unix socket's name.
         home = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="pagoda-")))
         valkey = stack.enter_context(real_valkey(home))
-        model = write_tiny_gguf(home / "tiny.gguf")
-        here = Here(home=home, model=model, gateway_port=free_port(), scheduler_port=free_port(), valkey=valkey.url)
-        told = {tier: compose_container(tier) for tier in TIERS}
-        running = {}
-        for tier in ("scheduler", "worker", "gateway"):  # as depends_on orders them
-            log = home / f"{tier}.log"
-            command, environment = here.command(told[tier].arguments), here.environment(tier, told[tier])
-            running[tier] = started = stack.enter_context(process(command, environment, log))
-            until(f"{tier} is healthy", lambda: is_healthy(here, tier, told[tier], started, log))  # noqa: B023  # called at once
-
+        here = Here(home=home, model=str(write_tiny_gguf(home / "tiny.gguf")), valkey=valkey.url)
+        told = {service: compose_container_of_two(service) for service in (*SCHEDULERS, "worker", "gateway")}
+        running = {service: stack.enter_context(started(here, service, told[service])) for service in told}
+        for service in told:
+            wait_until_healthy(here, service, told[service], running[service])
         url = f"http://127.0.0.1:{here.gateway_port}"
-        with httpx.Client(base_url=url, trust_env=False, timeout=60) as http:
+        with httpx.Client(base_url=url, trust_env=False, timeout=100) as http:
             assert http.get("/v1/models").status_code == 401
             http.headers["Authorization"] = f"Bearer {KEY}"
-            body = {"model": "tiny", "prompt": "Pagoda", "max_tokens": 4, "temperature": 0}
-            answer = http.post("/v1/completions", json=body)
-            assert answer.status_code == 200, answer.text
-            assert answer.json()["usage"]["completion_tokens"] >= 1
+            text = completion(http)
             assert "vllm:generation_tokens_total" in http.get("/metrics").text
+            (with_worker,) = [service for service in SCHEDULERS if has_worker(here.scheduler(service))]
+            running.pop(with_worker).kill()
+            assert completion(http) == text
 
-        for tier in ("gateway", "worker", "scheduler"):
-            running[tier].send_signal(signal.SIGTERM)
-            assert running[tier].wait(60) == 0, (home / f"{tier}.log").read_text()
+        for service in ("gateway", "worker", *(running.keys() & SCHEDULERS)):
+            running[service].send_signal(signal.SIGTERM)
+            assert running[service].wait(60) == 0, (home / f"{service}.log").read_text()
+
+
+def completion(http: httpx.Client) -> str:
+    answer = http.post("/v1/completions", json={"model": "tiny", "prompt": "Pagoda", "max_tokens": 4, "temperature": 0})
+    assert answer.status_code == 200, answer.text
+    assert answer.json()["usage"]["completion_tokens"] >= 1
+    text: str = answer.json()["choices"][0]["text"]
+    return text
+
+
+def has_worker(scheduler: str) -> bool:
+    return healthcheck.main([scheduler, "--worker", socket.gethostname()]) == 0
+
+
+def test_with_tls_a_scheduler_is_probed_as_the_manifests_say(tmp_path: Path) -> None:
+    certificates = tmp_path / "tls"
+    certificates.mkdir()
+    Authority(certificates, "ca").issue("tls", hosts=["127.0.0.1", "scheduler-0.scheduler"])
+    found = manifests.named("StatefulSet", "scheduler", manifests.tls_manifests())
+    (described,) = manifests.pod(found)["containers"]
+    built, here = image("scheduler"), Here(home=tmp_path)
+    told = Container(
+        arguments=built.entrypoint,
+        # What the index does has no part in it.
+        environment=built.environment
+        | manifests.environment(described, manifests.tls_manifests())
+        | {"PAGODA_SCHEDULER_PREFIX_INDEX": "memory"},
+        healthcheck=described["livenessProbe"]["exec"]["command"],
+    )
+    with started(here, "scheduler", told) as running:
+        wait_until_healthy(here, "scheduler", told, running)
+        assert healthcheck.main([here.scheduler("scheduler")]) == 1, "it answers in clear text"
+        running.send_signal(signal.SIGTERM)
+        assert running.wait(60) == 0

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.deploy.compose import KEY, compose_config, resolved_compose
+from tests.deploy.compose import KEY, TWO_SCHEDULERS, compose_config, resolved_compose
 from tests.deploy.image import HOME, REPOSITORY
 
 TIERS = ("gateway", "scheduler", "worker")
@@ -41,6 +41,22 @@ def test_the_example_names_each_variable_and_only_those() -> None:
 def test_all_that_was_asked_for_is_there(services: dict[str, Any]) -> None:
     watching = {"otel-collector", "jaeger", "prometheus", "grafana"}
     assert set(services) == {"model", *TIERS, "valkey", *watching}
+
+
+def test_a_second_scheduler_is_one_file_more(services: dict[str, Any]) -> None:
+    with_two = resolved_compose(TWO_SCHEDULERS)["services"]
+    assert set(with_two) == {*services, "scheduler-2"}
+    addresses = [
+        with_two[name]["environment"].pop("PAGODA_SCHEDULER_ADVERTISE") for name in ("scheduler", "scheduler-2")
+    ]
+    assert addresses == ["scheduler:50051", "scheduler-2:50051"]
+    # Alike in all else.
+    assert with_two["scheduler-2"] == with_two["scheduler"] == services["scheduler"]
+    for tier in ("gateway", "worker"):
+        assert with_two[tier]["environment"][f"PAGODA_{tier.upper()}_SCHEDULER"].split(",") == addresses
+        assert with_two[tier]["depends_on"]["scheduler-2"]["condition"] == "service_healthy"
+    index = with_two["gateway"]["environment"]["PAGODA_GATEWAY_PREFIX_INDEX"]
+    assert index == with_two["scheduler"]["environment"]["PAGODA_SCHEDULER_PREFIX_INDEX"]
 
 
 def test_ports_are_published_on_loopback_only(services: dict[str, Any]) -> None:

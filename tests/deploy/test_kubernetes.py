@@ -18,12 +18,14 @@ from tests.deploy.manifests import (
     named,
     of_kind,
     pod,
+    tls_manifests,
     workloads,
 )
 
 # The oldest version that knows everything used here, and one that is new.
 VERSIONS = ("1.30", "1.34")
 TIERS = ("gateway", "scheduler", "worker")
+WORKLOADS = ("Deployment", "StatefulSet")
 
 
 def names(found: list[Manifest]) -> list[str]:
@@ -40,9 +42,28 @@ def test_valid(manifest: Manifest, version: str) -> None:
     kubernetes_validate.validate(manifest, version, strict=True)
 
 
+@pytest.mark.parametrize("version", VERSIONS)
+def test_valid_with_tls(version: str) -> None:
+    for manifest in tls_manifests():
+        kubernetes_validate.validate(manifest, version, strict=True)
+
+
 def test_the_kustomization_has_every_file() -> None:
     files = {file.name for file in DIRECTORY.glob("*.yaml")} - {"kustomization.yaml", SECRET_EXAMPLE}
     assert set(kustomization()["resources"]) == files
+
+
+def test_with_tls_nobody_speaks_clear_text() -> None:
+    for tier in TIERS:
+        (workload,) = [each for each in tls_manifests() if each["kind"] in WORKLOADS and names([each]) == [tier]]
+        (container,) = pod(workload)["containers"]
+        told = environment(container, tls_manifests())
+        assert f"PAGODA_{tier.upper()}_PLAINTEXT" not in told
+        (mount,) = [mount for mount in container["volumeMounts"] if mount["name"] == "tls"]
+        assert {told[f"PAGODA_TLS_{name}"].rpartition("/")[0] for name in ("CERT", "KEY", "CA")} == {mount["mountPath"]}
+        secrets = [volume["secret"]["secretName"] for volume in pod(workload)["volumes"] if volume["name"] == "tls"]
+        assert secrets == [f"{tier}-tls"]
+        assert all("grpc" not in container.get(f"{kind}Probe", {}) for kind in ("startup", "liveness", "readiness"))
 
 
 def test_all_tiers_and_the_index_are_there() -> None:
@@ -116,7 +137,7 @@ def test_probes() -> None:
         probes[workload["metadata"]["name"]] = {key: container.get(f"{key}Probe") for key in ("liveness", "readiness")}
     assert probes["gateway"]["liveness"]["httpGet"]["path"] == "/health"
     assert probes["gateway"]["readiness"]["httpGet"]["path"] == "/ready"
-    # No service: a scheduler is ready before it has workers, or they would not be let through to it.
+    # No service: a scheduler is ready without workers, which may all be at another one.
     assert probes["scheduler"]["liveness"]["grpc"] == probes["scheduler"]["readiness"]["grpc"] == {"port": 50051}
     assert probes["worker"]["liveness"] is None
     command = probes["worker"]["readiness"]["exec"]["command"]
@@ -145,11 +166,23 @@ def test_addresses_name_services() -> None:
         for port in service["spec"].get("ports", [])
     }
     told = {key: value for config in of_kind("ConfigMap") for key, value in config["data"].items()}
-    assert told["PAGODA_GATEWAY_SCHEDULER"] in services
-    assert told["PAGODA_WORKER_SCHEDULER"] in services
-    assert told["PAGODA_SCHEDULER_ADVERTISE"] in services
     assert told["PAGODA_SCHEDULER_PREFIX_INDEX"].removeprefix("redis://").removesuffix("/0") in services
+    assert told["PAGODA_GATEWAY_PREFIX_INDEX"] == told["PAGODA_SCHEDULER_PREFIX_INDEX"]
     assert told["PAGODA_GATEWAY_MODEL"] == told["PAGODA_WORKER_MODEL"]
+
+
+def test_every_scheduler_is_listed_by_the_name_that_it_advertises() -> None:
+    stateful = named("StatefulSet", "scheduler")
+    service = named("Service", stateful["spec"]["serviceName"])
+    # So that a pod's name leads to it, whatever its state.
+    assert service["spec"]["clusterIP"] == "None" and service["spec"]["publishNotReadyAddresses"]
+    (port,), (container,) = service["spec"]["ports"], pod(stateful)["containers"]
+    replicas, domain = range(stateful["spec"]["replicas"]), service["metadata"]["name"]
+    addresses = [f"{stateful['metadata']['name']}-{number}.{domain}:{port['port']}" for number in replicas]
+    assert len(addresses) == 2
+    for tier in ("gateway", "worker"):
+        assert named("ConfigMap", tier)["data"][f"PAGODA_{tier.upper()}_SCHEDULER"].split(",") == addresses
+    assert environment(container)["PAGODA_SCHEDULER_ADVERTISE"] == addresses[0]
 
 
 def test_policies_let_through_what_is_needed() -> None:
@@ -165,7 +198,7 @@ def test_policies_let_through_what_is_needed() -> None:
 
 
 def test_disruption_budgets_leave_somebody_and_block_nobody() -> None:
-    assert sorted(names(of_kind("PodDisruptionBudget"))) == ["gateway", "worker"]
+    assert sorted(names(of_kind("PodDisruptionBudget"))) == ["gateway", "scheduler", "worker"]
     for budget in of_kind("PodDisruptionBudget"):
         workload = next(found for found in workloads() if found["metadata"]["name"] == budget["metadata"]["name"])
         replicas = workload["spec"]["replicas"]
