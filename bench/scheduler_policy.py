@@ -88,7 +88,7 @@ def policy_cpu_s(
     loop = SchedulerLoop(clock, max_waiting=num_requests, max_lease_steps=max_lease_steps)
     for number in range(num_workers):
         link = _Echo(loop, clock)
-        link.worker = loop.attach(_info(f"w{number}", sequences_per_worker), link)
+        link.worker = loop.attachments.attach(_info(f"w{number}", sequences_per_worker), link)
     requests = [
         InferenceRequest(
             request_id=str(number),

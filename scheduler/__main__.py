@@ -80,7 +80,7 @@ async def running_scheduler(
     finally:
         publishing.cancel()
         clients.end()
-        loop.dismiss_all()
+        loop.attachments.dismiss_all()
         await server.stop(grace_s=1.0)
         indexing.cancel()
         await asyncio.gather(indexing, return_exceptions=True)
@@ -101,7 +101,7 @@ async def drain(loop: SchedulerLoop, grace_s: float) -> None:
     """Refuse new requests, and let the open ones end within the grace."""
     logger.info("draining", extra={"grace_s": grace_s})
     idle = asyncio.Event()
-    loop.begin_drain(on_idle=idle.set)
+    loop.requests.drain(on_idle=idle.set)
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(grace_s):
             await idle.wait()

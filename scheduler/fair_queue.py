@@ -69,6 +69,12 @@ class FairQueue:
         """Those that somebody waits for."""
         return self._of_model.keys()
 
+    def of_model(self, model: str) -> Iterator[Sequence]:
+        """In the order in which they would be admitted."""
+        if model not in self._of_model:
+            return iter(())
+        return (sequence for sequence in self if sequence.model == model)
+
     def waiting_since_s(self, model: str) -> float:
         """Of the one that came first of those that wait for this model."""
         return min(sequence.arrival_s for sequence in self._of_model[model])

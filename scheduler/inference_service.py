@@ -144,7 +144,8 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
     ) -> inference_pb2.KeepLoadedResponse:
         outcome: asyncio.Queue[RequestError | None] = asyncio.Queue()
         try:
-            self._loop.keep_loaded(request.model, client_messages.keep_alive_from_proto(request), outcome.put_nowait)
+            keep_alive_s = client_messages.keep_alive_from_proto(request)
+            self._loop.loading.keep_loaded(request.model, keep_alive_s, outcome.put_nowait)
             if (error := await outcome.get()) is not None:
                 raise error
         except RequestError as error:

@@ -49,7 +49,7 @@ def load_to_proto(loop: SchedulerLoop) -> inference_pb2.GetLoadResponse:
         num_prefix_hits=counters.num_prefix_hits,
         num_steps=counters.num_steps,
         num_step_tokens=counters.num_step_tokens,
-        num_pending_tokens=loop.num_pending_tokens,
+        num_pending_tokens=_num_pending_tokens(loop),
         num_model_loads=counters.models.num_loads,
         num_failed_model_loads=counters.models.num_failed_loads,
         num_model_unloads=counters.models.num_unloads,
@@ -60,7 +60,7 @@ def load_to_proto(loop: SchedulerLoop) -> inference_pb2.GetLoadResponse:
             )
             for queue in loop.queue_loads()
         ],
-        queue_drain_per_s=loop.requests.drain_rate.per_s,
+        queue_drain_per_s=loop.lifecycle.drain_rate.per_s,
         draining=loop.requests.is_draining,
         prefix_index=inference_pb2.PrefixIndexLoad(
             num_published_blocks=counters.index.num_published,
@@ -68,6 +68,12 @@ def load_to_proto(loop: SchedulerLoop) -> inference_pb2.GetLoadResponse:
             breaker_state=_BREAKER_STATES[counters.index.breaker_state],
         ),
     )
+
+
+def _num_pending_tokens(loop: SchedulerLoop) -> int:
+    """To be computed before every sequence has its next token; caches may spare those that wait some of it."""
+    running = (sequence.num_pending for worker in loop.workers.values() for sequence in worker.running)
+    return loop.waiting.num_tokens + sum(running)
 
 
 def _worker_load(worker: AttachedWorker) -> inference_pb2.WorkerLoad:

@@ -1,38 +1,35 @@
-"""The owner of all workers. Three verbs: plan what a worker computes, run it there, apply its result.
+"""The heart: three verbs. Plan what a worker computes, run it there, apply its result.
 
 Everything happens on one thread, in plain calls that return at once: no locks, no awaiting. Clients and workers are behind the
 two small protocols `Client` and `WorkerLink`, time is behind `Clock`, so that the whole policy runs in tests without a network.
-What becomes of requests is in requests.py, which models are in memory in served_models.py.
+What clients ask for is in requests.py, what becomes of their sequences in lifecycle.py, how workers come and go in attachments.py,
+and how models do in model_loading.py. Whatever happens there ends in `wake`.
 """
 
 import math
 from collections.abc import Callable
-from collections.abc import Sequence as Seq
 from typing import Protocol
 
-from kvcache.block_hash import BlockHash
-from kvcache.page_pool import PageId
+from scheduler.attachments import Attachments
 from scheduler.cache_listener import CacheListener, NobodyListens
 from scheduler.counters import Counters
-from scheduler.errors import RequestError, SequenceFailedError, WorkerProtocolError
-from scheduler.events import moved_event, prompt_logprobs_event, started_event
+from scheduler.errors import WorkerProtocolError
 from scheduler.fair_queue import FairQueue
 from scheduler.keep_alive import KeepAlive, Timers
-from scheduler.leaving import movable
+from scheduler.lifecycle import Lifecycle
+from scheduler.model_loading import ModelLoading
 from scheduler.placement import Placement
-from scheduler.planner import plan_step
+from scheduler.planner import StepDecision, plan_step
 from scheduler.queue_load import QueueLoad, queue_loads
 from scheduler.requests import Requests
 from scheduler.result import SampledTokens, ScoredTokens, StepResult
 from scheduler.router import RoutingPolicy, prefix_aware
 from scheduler.sequence import FinishReason, Sequence
-from scheduler.sequence_listener import NobodyFollows, SequenceListener
-from scheduler.served_models import ServedModels, Told
-from scheduler.step_plan import PlannedSequence, WorkerLink
+from scheduler.sequence_listener import Interruption, NobodyFollows, SequenceListener
+from scheduler.served_models import ServedModels
 from scheduler.suspects import Suspects, making_way
-from scheduler.unloaded_workers import LoadLink, UnloadedWorker
-from scheduler.worker_info import LoadableModels, WorkerInfo, only_itself
 from scheduler.worker_state import AttachedWorker, WorkerPhase
+from scheduler.worker_stores import WorkerStores
 
 
 class Clock(Timers, Protocol):
@@ -63,145 +60,107 @@ class SchedulerLoop:
         `keep_alive_s` leaves memory, unless a request has wished otherwise.
         """
         self.workers: dict[str, AttachedWorker] = {}
-        self.keep_alive = KeepAlive(clock, keep_alive_s, on_expired=self.wake)
         self.waiting = FairQueue()
         self.counters = counters or Counters()
         self.on_readiness_changed: Callable[[], object] = lambda: None
-        self._caches = caches or NobodyListens()
-        self._listener = sequences or NobodyFollows()
         self._clock = clock
-        self._max_lease_steps = max_lease_steps
-        self._num_sessions = 0
         self._is_awake = False
+        self._was_ready = False
+        self._caches = caches or NobodyListens()
         self._suspects = Suspects()
-        self.models = ServedModels(
-            clock,
-            self.workers,
-            self.waiting,
-            self.keep_alive,
-            self._listener,
-            self.counters.models,
-            grace_s=worker_grace_s,
-            detach=self.detach,
-            fail=self._fail,
-            on_changed=self._models_changed,
-        )
+        listener, stores = sequences or NobodyFollows(), WorkerStores()
+        self.keep_alive = KeepAlive(clock, keep_alive_s, on_expired=self.wake)
+        self.lifecycle = Lifecycle(clock, self.workers, self.waiting, self.keep_alive, listener, self.counters)
+        self.models = ServedModels(self.workers, stores)
         self.requests = Requests(
             clock,
-            self.workers,
             self.waiting,
-            self.keep_alive,
-            self._listener,
-            info_of=self.models.info,
+            self.models,
+            self.lifecycle,
             wake=self.wake,
             max_waiting=max_waiting,
             max_waiting_per_tenant=max_waiting if max_waiting_per_tenant is None else max_waiting_per_tenant,
         )
+        self.loading = ModelLoading(
+            clock,
+            self.workers,
+            self.models,
+            stores,
+            self.waiting,
+            self.lifecycle,
+            self.keep_alive,
+            listener,
+            self.counters.models,
+            grace_s=worker_grace_s,
+            wake=self.wake,
+        )
+        self.attachments = Attachments(
+            self.workers,
+            self.lifecycle,
+            self.loading,
+            self._suspects,
+            self._caches,
+            max_lease_steps=max_lease_steps,
+            wake=self.wake,
+        )
         self._placement = Placement(
-            routing, clock, self.workers, self.models.waiting_for, self.wake, takes_new=self.models.takes_new
+            routing, clock, self.workers, self.waiting, self.wake, takes_new=self.loading.takes_new
         )
 
-    @property
-    def num_running(self) -> int:
-        return sum(len(worker.running) for worker in self.workers.values())
-
-    @property
-    def num_pending_tokens(self) -> int:
-        """To be computed before every sequence has its next token; caches may spare those that wait some of it."""
-        running = (sequence.num_pending for worker in self.workers.values() for sequence in worker.running)
-        return self.waiting.num_tokens + sum(running)
-
-    def queue_loads(self) -> list[QueueLoad]:
-        return queue_loads(self.waiting.in_any_order(), self._clock.time())
-
-    @property
-    def is_ready(self) -> bool:
-        """Whether a request would be accepted and computed now."""
-        is_any_serving = any(worker.phase is WorkerPhase.SERVING for worker in self.workers.values())
-        return (is_any_serving or bool(self.models.unloaded)) and not self.requests.is_draining
-
-    def begin_drain(self, on_idle: Callable[[], object]) -> None:
-        """Refuse new requests from now on; `on_idle` is called when the last open one has ended, perhaps at once."""
-        self.requests.drain(on_idle)
-        self.on_readiness_changed()
-        self.wake()
-
-    # ---- plan → run → apply
+    # ---- when
 
     def wake(self) -> None:
         """Plan soon: what arrives together is planned together."""
         if not self._is_awake:
             self._is_awake = True
-            self._clock.call_soon(self.run)
+            self._clock.call_soon(self.fill)
 
-    def run(self) -> None:
-        """Keep every worker's queue of steps filled."""
+    def fill(self) -> None:
+        """Give every worker as many steps as it may have in flight; then see who and what has to come or go."""
         self._is_awake = False
-        leaving = [worker for worker in self.workers.values() if worker.phase is WorkerPhase.LEAVING]
-        for worker in leaving:
-            self._move_sequences_off(worker)
-        hosts = self._suspects.hosts(self.workers.values())
-        for host in hosts.values():
-            for sequence in making_way(host):
-                self._preempt(host, sequence)
-        self._placement.begin_rounds(hosts)
+        self.attachments.move_sequences_off()
+        self._placement.begin_rounds(self._clear_hosts())
         for worker in list(self.workers.values()):
             while worker.steps.has_room and self.step(worker):
                 pass
         self._placement.end_rounds()
-        for worker in self.workers.values():
-            self._check_lease(worker)
+        self._recall_leases()
         self._dismiss_workers()
-        self.models.move()
-        self.requests.deliver()
+        for unloading in self.loading.move():
+            self.attachments.detach(unloading)
+        self._tell_readiness()
+        self.lifecycle.open.deliver()
 
-    def dismiss_all(self) -> None:
-        """No step will come any more: this scheduler ends, and the workers go to another or wait for the next."""
-        for worker in self.workers.values():
-            worker.dismiss()
-        for unloaded in self.models.unloaded:
-            self.models.dismiss(unloaded)
-
-    def _dismiss_workers(self) -> None:
-        """Those that want to go and have nothing left to do; while this scheduler drains, all that nobody here waits for."""
-        for worker in self.workers.values():
-            is_going = worker.phase is WorkerPhase.LEAVING or self.requests.is_draining
-            if is_going and worker.is_idle and not self._is_awaited(worker):
-                worker.dismiss()
-        if self.requests.is_draining:
-            self.models.dismiss_unloaded()
-
-    def _is_awaited(self, worker: AttachedWorker) -> bool:
-        return worker.phase is WorkerPhase.SERVING and self._somebody_waits(worker.info.model)
-
-    def _check_lease(self, worker: AttachedWorker) -> None:
-        """What a lease foresaw no longer holds once somebody waits, or left without the worker's knowing."""
-        lease = worker.steps.lease
-        if lease is not None and (lease.is_outdated or self._somebody_waits(worker.info.model)):
-            worker.recall_lease()
-
-    def _somebody_waits(self, model: str) -> bool:
-        return model in self.waiting.models
+    # ---- plan → run → apply
 
     def step(self, worker: AttachedWorker) -> bool:
-        """Plan one step and send it; False when there was nothing to decide."""
-        somebody_waits = self._somebody_waits(worker.info.model)
+        """False when there was nothing to decide."""
+        decision = self.plan(worker)
+        is_sent = self.run(worker, decision)
+        return is_sent or bool(decision.preempted or decision.outgrown)
+
+    def plan(self, worker: AttachedWorker) -> StepDecision:
+        """What it computes next: those who run there, and those who wait and are placed there."""
+        somebody_waits = self._somebody_waits(worker)
         waiting = self._placement.offers(worker) if somebody_waits else ()
-        decision = plan_step(worker.running, waiting, worker.pool, worker.step_limits, somebody_waits=somebody_waits)
+        return plan_step(worker.running, waiting, worker.pool, worker.step_limits, somebody_waits=somebody_waits)
+
+    def run(self, worker: AttachedWorker, decision: StepDecision) -> bool:
+        """Carry a decision out and send it; False when nothing is left to send."""
         for sequence in decision.preempted:
             self._preempt(worker, sequence)
         for sequence in decision.outgrown:
-            self.requests.end(sequence, FinishReason.LENGTH)
+            self.lifecycle.end(sequence, FinishReason.LENGTH)
         for admission in decision.admissions:
             self.waiting.remove(admission.sequence)
         if not worker.is_busy:
             worker.prompt_speed.began(self._clock.time())
         plan = worker.carry_out(decision)
         if plan is None:
-            return bool(decision.preempted or decision.outgrown)
+            return False
         for planned in plan.scheduled:
             if planned.sequence in plan.new_sequences:
-                self._record_admission(worker, planned)
+                self.lifecycle.admitted(planned.sequence, num_cached_tokens=planned.start)
         worker.link.send_step(plan)
         return True
 
@@ -214,11 +173,11 @@ class SchedulerLoop:
         self.counters.num_steps += step.num_tokens > 0
         self.counters.num_step_tokens += step.num_tokens
         for scored in result.scored:
-            self._tell_scored(worker, scored)
+            self._apply_scored(worker, scored)
         for sampled in result.sampled:
             sequence, attempt = step.sampling.pop(sampled.sequence_id, (None, 0))
             if sequence is not None and attempt == sampled.attempt == sequence.attempt:
-                self._append(worker, sequence, sampled)
+                self._apply_sampled(worker, sequence, sampled)
         # The worker leaves out only sequences that it ended itself, and those have left here too.
         missing = [sequence for sequence, attempt in step.sampling.values() if sequence.attempt == attempt]
         if missing:
@@ -229,143 +188,69 @@ class SchedulerLoop:
         sealed = worker.sealed.take_final(step.step_id)
         self._caches.blocks_changed(worker, worker.pool.take_evicted(), sealed)
         self.wake()
-        self.requests.deliver()
+        self.lifecycle.open.deliver()
 
-    def _tell_scored(self, worker: AttachedWorker, scored: ScoredTokens) -> None:
-        """What was told before the sequence was preempted is not told again."""
-        running = (each for each in worker.running if each.sequence_id == scored.sequence_id)
-        sequence = next(running, None)
-        if sequence is None or sequence.attempt != scored.attempt:
-            return
-        if scored.start > sequence.num_scored:
-            raise WorkerProtocolError(
-                f"sequence {scored.sequence_id} has log-probabilities from {scored.start} on, {sequence.num_scored} was due"
-            )
-        start = sequence.num_scored
-        logprobs = scored.logprobs[start - scored.start :]
-        if logprobs:
-            sequence.num_scored += len(logprobs)
-            self.requests.tell(sequence, prompt_logprobs_event(sequence, start, logprobs))
+    def _apply_scored(self, worker: AttachedWorker, scored: ScoredTokens) -> None:
+        sequence = next((each for each in worker.running if each.sequence_id == scored.sequence_id), None)
+        if sequence is not None and sequence.attempt == scored.attempt:
+            self.lifecycle.scored(sequence, scored)
 
-    def _append(self, worker: AttachedWorker, sequence: Sequence, sampled: SampledTokens) -> None:
-        self.requests.append(sequence, sampled)
+    def _apply_sampled(self, worker: AttachedWorker, sequence: Sequence, sampled: SampledTokens) -> None:
+        self.lifecycle.sampled(sequence, sampled)
         if sampled.stopped:
             worker.stop(sequence)
         worker.seal(sequence)
         if sampled.stopped:
-            self.requests.end(sequence, FinishReason.STOP, stop_token_id=sampled.stop_token_id)
+            self.lifecycle.end(sequence, FinishReason.STOP, stop_token_id=sampled.stop_token_id)
         elif len(sequence.token_ids) >= sequence.max_length:
-            self.requests.end(sequence, FinishReason.LENGTH)
+            self.lifecycle.end(sequence, FinishReason.LENGTH)
 
-    # ---- workers
+    # ---- around the steps
 
-    def attach(
-        self,
-        info: WorkerInfo,
-        link: WorkerLink,
-        held_blocks: Seq[tuple[PageId, BlockHash]] = (),
-        store: LoadableModels | None = None,
-    ) -> AttachedWorker:
-        """A worker opened a stream, its cache kept. An older stream of the same worker is dead, whatever its socket says.
-
-        Without a store it can load again what it has, and nothing else. Raises ValueError for held blocks that cannot be.
-        """
-        if (old := self.workers.get(info.worker_id)) is not None:
-            self.detach(old, is_alive=old.info.epoch == info.epoch)
-        self._num_sessions += 1
-        worker = AttachedWorker(
-            info,
-            session_id=self._num_sessions,
-            link=link,
-            held_blocks=held_blocks,
-            max_lease_steps=self._max_lease_steps,
-        )
-        self.workers[info.worker_id] = worker
-        self._caches.worker_attached(worker)
-        self.models.attached(info, store or only_itself(info))
-        self.on_readiness_changed()
-        self.wake()
-        return worker
-
-    def detach(self, worker: AttachedWorker, *, is_alive: bool = False) -> None:
-        """Its stream ended: its sequences wait for another worker, their tokens kept. Does nothing the second time.
-
-        Unless it is known to live or said that it would go, what it computed may have killed it.
-        """
-        if self.workers.get(worker.info.worker_id) is not worker:
-            return
-        del self.workers[worker.info.worker_id]
-        self._caches.worker_detached(worker)
-        has_died = not is_alive and worker.phase is WorkerPhase.SERVING
-        convicted = self._suspects.record_death(worker) if has_died else None
-        for sequence in list(worker.running):
-            worker.leave(sequence)
-            sequence.has_lost_worker = True
-            self._listener.worker_lost(sequence)
-            self.requests.queue(sequence)
-        if convicted is not None:
-            deaths = f"{convicted.num_deaths} workers in a row were lost while they computed it, the last one with nothing else"
-            self.requests.fail([convicted], SequenceFailedError(deaths))
-        self.models.detached(worker.info)
-        self.on_readiness_changed()
-        self.wake()
-        self.requests.deliver()
-
-    def leave(self, worker: AttachedWorker | UnloadedWorker) -> None:
-        """A worker wants to end: it is dismissed once what it computes has moved elsewhere or ended."""
-        if isinstance(worker, UnloadedWorker):
-            self.models.dismiss(worker)
-        elif worker.phase is WorkerPhase.SERVING:
-            worker.phase = WorkerPhase.LEAVING
-            self.on_readiness_changed()
-        self.wake()
-
-    def _move_sequences_off(self, worker: AttachedWorker) -> None:
-        for sequence in movable(worker, self.workers.values()):
-            worker.leave(sequence)
-            self._listener.worker_leaves(sequence)
-            self.requests.queue(sequence)
-
-    def keep_loaded(self, model: str, keep_alive_s: float | None, told: Told) -> None:
-        """As `ServedModels.keep_loaded`, at once."""
-        self.models.keep_loaded(model, keep_alive_s, told)
-        self.run()
-
-    def attach_unloaded(self, worker_id: str, store: LoadableModels, link: LoadLink) -> UnloadedWorker:
-        """A worker without a model opened a stream."""
-        if worker_id in self.workers:
-            self.detach(self.workers[worker_id])
-        return self.models.attach_unloaded(worker_id, store, link)
-
-    def _models_changed(self) -> None:
-        self.on_readiness_changed()
-        self.wake()
-
-    def _fail(self, sequences: Seq[Sequence], error: RequestError) -> None:
-        self.requests.fail(sequences, error)
-        self.requests.deliver()
-
-    # ---- sequences
+    def _clear_hosts(self) -> dict[str, AttachedWorker]:
+        """The workers that are kept for suspects, by model, with everybody else gone from them."""
+        hosts = self._suspects.hosts(self.workers.values())
+        for host in hosts.values():
+            for sequence in making_way(host):
+                self._preempt(host, sequence)
+        return hosts
 
     def _preempt(self, worker: AttachedWorker, sequence: Sequence) -> None:
-        worker.leave(sequence)
-        sequence.num_preemptions += 1
-        self.counters.num_preemptions += 1
-        self._listener.preempted(sequence)
-        self.requests.queue(sequence)
+        self.lifecycle.interrupt(worker, sequence, Interruption.PREEMPTED)
         # Who came first in this round did not know of it.
         self.wake()
 
-    def _record_admission(self, worker: AttachedWorker, planned: PlannedSequence) -> None:
-        sequence = planned.sequence
-        if sequence.first_step_s is None:
-            sequence.first_step_s = self._clock.time()
-            sequence.num_cached_tokens = planned.start
-            self.counters.num_prefix_queries += len(sequence.token_ids)
-            self.counters.num_prefix_hits += planned.start
-            self.waiting.charge(sequence.tenant, num_prompt_tokens=len(sequence.token_ids) - planned.start)
-            self.requests.tell(sequence, started_event(sequence))
-        elif sequence.has_moved:
-            self.requests.tell(sequence, moved_event(sequence))
-        self._listener.admitted(sequence, num_cached_tokens=planned.start)
-        sequence.admitted_before, sequence.has_lost_worker = worker.info.worker_id, False
+    def _recall_leases(self) -> None:
+        """What a lease foresaw no longer holds once somebody waits, or left without the worker's knowing."""
+        for worker in self.workers.values():
+            lease = worker.steps.lease
+            if lease is not None and (lease.is_outdated or self._somebody_waits(worker)):
+                worker.recall_lease()
+
+    def _somebody_waits(self, worker: AttachedWorker) -> bool:
+        return worker.info.model in self.waiting.models
+
+    def _dismiss_workers(self) -> None:
+        self.attachments.dismiss_leaving()
+        if self.requests.is_draining:
+            self.attachments.dismiss_unwanted(self.waiting.models)
+
+    def _tell_readiness(self) -> None:
+        if self.is_ready != self._was_ready:
+            self._was_ready = self.is_ready
+            self.on_readiness_changed()
+
+    # ---- for those who ask
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether a request would be accepted and computed now."""
+        is_any_serving = any(worker.phase is WorkerPhase.SERVING for worker in self.workers.values())
+        return (is_any_serving or bool(self.loading.unloaded)) and not self.requests.is_draining
+
+    @property
+    def num_running(self) -> int:
+        return sum(len(worker.running) for worker in self.workers.values())
+
+    def queue_loads(self) -> list[QueueLoad]:
+        return queue_loads(self.waiting.in_any_order(), self._clock.time())

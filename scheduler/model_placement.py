@@ -50,7 +50,7 @@ class Slot:
 
 
 @dataclass(frozen=True, slots=True)
-class Placement:
+class Moves:
     loads: Mapping[str, str]
     """Model by worker id."""
     unloads: tuple[str, ...] = ()
@@ -59,19 +59,19 @@ class Placement:
     """Workers that take no new requests, so that their model can leave."""
 
 
-NOTHING_MOVES = Placement({})
+NOTHING_MOVES = Moves({})
 
 
 def place_models(
     slots: Sequence[Slot], wanted: Mapping[str, float], available_bytes: Mapping[str, int], now_s: float
-) -> Placement:
+) -> Moves:
     """`wanted` says of each model that somebody waits for since when; `available_bytes` how much memory hosts have, where known."""
     placing = _Placing(slots, wanted, dict(available_bytes), now_s)
     for model in sorted(wanted, key=lambda model: (wanted[model], model)):
         if not any(slot.model == model and slot.has_model for slot in slots):
             placing.make_place(model)
     placing.fill_homes()
-    return Placement(placing.loads, tuple(placing.unloads), frozenset(placing.closed))
+    return Moves(placing.loads, tuple(placing.unloads), frozenset(placing.closed))
 
 
 class _Placing:

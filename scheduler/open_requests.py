@@ -4,6 +4,7 @@ Knows nothing about workers, queues and steps.
 """
 
 from collections import defaultdict
+from collections.abc import Callable
 
 from scheduler.events import Client, Event
 from scheduler.request import OpenRequest
@@ -15,6 +16,7 @@ class OpenRequests:
         self._by_name: dict[tuple[Client, str], OpenRequest] = {}
         self._by_sequence: dict[int, OpenRequest] = {}
         self._outbox: defaultdict[Client, list[Event]] = defaultdict(list)
+        self._on_empty: Callable[[], object] = lambda: None
 
     def __len__(self) -> int:
         return len(self._by_name)
@@ -41,10 +43,18 @@ class OpenRequests:
             del self._by_name[opened.client, opened.request.request_id]
             if opened.deadline is not None:
                 opened.deadline.cancel()
+        if not self._by_name:
+            self._on_empty()
 
-    def tell(self, opened: OpenRequest, event: Event) -> None:
+    def when_empty(self, on_empty: Callable[[], object]) -> None:
+        """To be called when the last one has ended, perhaps at once."""
+        self._on_empty = on_empty
+        if not self._by_name:
+            on_empty()
+
+    def tell(self, sequence: Sequence, event: Event) -> None:
         """Reaches the client with the next `deliver`."""
-        self._outbox[opened.client].append(event)
+        self._outbox[self._by_sequence[sequence.sequence_id].client].append(event)
 
     def deliver(self) -> None:
         """Each client gets everything that concerns it in one call."""

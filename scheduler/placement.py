@@ -14,6 +14,7 @@ from collections.abc import Sequence as Seq
 from itertools import count, islice
 
 from kvcache.block_hash import BlockHash
+from scheduler.fair_queue import FairQueue
 from scheduler.keep_alive import TimerHandle, Timers
 from scheduler.router import Candidate, RoutingPolicy, Waiting
 from scheduler.sequence import Sequence, SequenceStatus
@@ -35,7 +36,7 @@ class Placement:
         policy: RoutingPolicy,
         timers: Timers,
         workers: Mapping[str, AttachedWorker],
-        waiting_for: Callable[[str], Iterable[Sequence]],
+        waiting: FairQueue,
         wake: Callable[[], object],
         *,
         takes_new: Callable[[AttachedWorker], bool],
@@ -44,7 +45,7 @@ class Placement:
         self._policy = policy
         self._timers = timers
         self._workers = workers
-        self._waiting_for = waiting_for
+        self._waiting = waiting
         self._wake = wake
         self._rounds: dict[str, Round] = {}
         self._hosts: Mapping[str, AttachedWorker] = {}
@@ -65,7 +66,7 @@ class Placement:
         model = worker.info.model
         host = self._hosts.get(model)
         if worker is host:
-            suspect = next_on(host, self._waiting_for(model))
+            suspect = next_on(host, self._waiting.of_model(model))
             yield from [suspect] if suspect is not None else []
             return
         if model not in self._rounds:
@@ -75,7 +76,7 @@ class Placement:
     def _round(self, model: str, host: AttachedWorker | None) -> "Round":
         of_model = (each for each in self._workers.values() if each.info.model == model and each is not host)
         workers = [each for each in of_model if self._takes_new(each)]
-        waiting = (each for each in self._waiting_for(model) if not each.is_suspect)
+        waiting = (each for each in self._waiting.of_model(model) if not each.is_suspect)
         return Round(self._policy, workers, waiting, self._timers.time())
 
     def end_rounds(self) -> None:

@@ -1,10 +1,21 @@
 """Who hears what becomes of each sequence: a protocol, so that the loop knows nothing of traces."""
 
+from enum import Enum
 from typing import Protocol
 
 from scheduler.errors import RequestError
 from scheduler.request import InferenceRequest
 from scheduler.sequence import FinishReason, Sequence
+
+
+class Interruption(Enum):
+    """Why a sequence that ran waits again."""
+
+    PREEMPTED = "preempted"
+    """Its pages were needed, or its worker for a suspect."""
+    WORKER_LOST = "worker lost"
+    WORKER_LEAVES = "worker leaves"
+    """Its worker wants to end, and another one has room."""
 
 
 class SequenceListener(Protocol):
@@ -26,14 +37,8 @@ class SequenceListener(Protocol):
     def sampled(self, sequence: Sequence) -> None:
         """It has new tokens. Called for every step, so it must cost next to nothing."""
 
-    def preempted(self, sequence: Sequence) -> None:
-        """It waits again, since its pages were needed, or its worker for a suspect."""
-
-    def worker_lost(self, sequence: Sequence) -> None:
-        """It waits again, since its worker is gone."""
-
-    def worker_leaves(self, sequence: Sequence) -> None:
-        """It waits for another worker, since its own wants to end."""
+    def interrupted(self, sequence: Sequence, why: Interruption) -> None:
+        """It waits again. `worker_id` still names the worker that it ran on."""
 
     def finished(self, sequence: Sequence, reason: FinishReason) -> None: ...
 
@@ -58,13 +63,7 @@ class NobodyFollows:
     def sampled(self, sequence: Sequence) -> None:
         pass
 
-    def preempted(self, sequence: Sequence) -> None:
-        pass
-
-    def worker_lost(self, sequence: Sequence) -> None:
-        pass
-
-    def worker_leaves(self, sequence: Sequence) -> None:
+    def interrupted(self, sequence: Sequence, why: Interruption) -> None:
         pass
 
     def finished(self, sequence: Sequence, reason: FinishReason) -> None:

@@ -9,6 +9,7 @@ from pagoda.tracing import Attributes, Span, SpanKind, TraceContext, Tracer
 from scheduler.errors import RequestError
 from scheduler.request import InferenceRequest
 from scheduler.sequence import FinishReason, Sequence
+from scheduler.sequence_listener import Interruption
 
 
 @dataclass(slots=True)
@@ -56,14 +57,10 @@ class SequenceTracing:
         if traced and not traced.is_decoding:
             self._enter(sequence, "decode")
 
-    def preempted(self, sequence: Sequence) -> None:
-        self._wait_again(sequence, "preempted")
-
-    def worker_lost(self, sequence: Sequence) -> None:
-        self._wait_again(sequence, "worker lost")
-
-    def worker_leaves(self, sequence: Sequence) -> None:
-        self._wait_again(sequence, "worker leaves")
+    def interrupted(self, sequence: Sequence, why: Interruption) -> None:
+        if traced := self._traced.get(sequence.sequence_id):
+            traced.span.event(why.value, {"pagoda.worker_id": sequence.worker_id or ""})
+            self._enter(sequence, "queue")
 
     def finished(self, sequence: Sequence, reason: FinishReason) -> None:
         self._end(sequence, {"pagoda.finish_reason": reason.name.lower()})
@@ -72,11 +69,6 @@ class SequenceTracing:
         if traced := self._traced.get(sequence.sequence_id):
             traced.span.fail(error.message)
         self._end(sequence, {"error.type": error.status.name})
-
-    def _wait_again(self, sequence: Sequence, event: str) -> None:
-        if traced := self._traced.get(sequence.sequence_id):
-            traced.span.event(event, {"pagoda.worker_id": sequence.worker_id or ""})
-            self._enter(sequence, "queue")
 
     def _enter(self, sequence: Sequence, stage: str, attributes: Attributes | None = None) -> None:
         if traced := self._traced.get(sequence.sequence_id):

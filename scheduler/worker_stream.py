@@ -73,9 +73,9 @@ class WorkerStream:
             store = worker_messages.store_from_proto(hello, hello.loadable_models)
         if not hello.HasField("model"):
             logger.info("worker attached without a model", extra={"worker": hello.worker_id})
-            return self._loop.attach_unloaded(hello.worker_id, store or LoadableModels(), self.link)
+            return self._loop.attachments.attach_unloaded(hello.worker_id, store or LoadableModels(), self.link)
         info = worker_messages.worker_info_from_proto(hello)
-        worker = self._loop.attach(info, self.link, held_blocks, store)
+        worker = self._loop.attachments.attach(info, self.link, held_blocks, store)
         logger.info("worker attached", extra=_described(worker))
         return worker
 
@@ -86,9 +86,9 @@ class WorkerStream:
         else:
             logger.warning("worker lost", extra=fields)
         if isinstance(self._worker, AttachedWorker):
-            self._loop.detach(self._worker)
+            self._loop.attachments.detach(self._worker)
         else:
-            self._loop.models.detach_unloaded(self._worker, is_lost=end is not WORKER_LEFT)
+            self._loop.loading.detach_unloaded(self._worker, is_lost=end is not WORKER_LEFT)
 
     async def _keep_watch(self) -> StreamEnd:
         while True:
@@ -114,12 +114,12 @@ class WorkerStream:
                 self._take_failed_load(worker, message.load_failed)
             case "loadable_models", _:
                 store = worker_messages.store_from_proto(self._hello, message.loadable_models)
-                self._loop.models.store_changed(self._hello.worker_id, store)
+                self._loop.loading.store_changed(self._hello.worker_id, store)
             case "leaving", _:
                 self._take_leaving(message.leaving)
             case "heartbeat", _:
                 if message.heartbeat.HasField("available_bytes"):
-                    self._loop.models.memory_changed(self._hello.worker_id, message.heartbeat.available_bytes)
+                    self._loop.loading.memory_changed(self._hello.worker_id, message.heartbeat.available_bytes)
                 self.link.send_heartbeat_ack()
             case other, _:
                 raise WorkerProtocolError(f"unexpected message {other!r}")
@@ -135,13 +135,13 @@ class WorkerStream:
     def _take_failed_load(self, worker: UnloadedWorker, failed: worker_pb2.LoadFailed) -> None:
         self._check_session(failed.session_id)
         logger.error("model not loaded", extra={"model": worker.loading, "reason": failed.error})
-        self._loop.models.load_failed(worker, failed.error, out_of_memory=failed.out_of_memory)
+        self._loop.loading.load_failed(worker, failed.error, out_of_memory=failed.out_of_memory)
 
     def _take_leaving(self, leaving: worker_pb2.Leaving) -> None:
         self._check_session(leaving.session_id)
         grace_s = leaving.grace_ms / 1000 if leaving.HasField("grace_ms") else None
         logger.info("worker leaves", extra={"worker": self._hello.worker_id, "grace_s": grace_s})
-        self._loop.leave(self._worker)
+        self._loop.attachments.leave(self._worker)
 
     def _check_session(self, session_id: int) -> None:
         if session_id != self._worker.session_id:

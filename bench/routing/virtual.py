@@ -133,7 +133,7 @@ class ModelledWorker:
         self._clock = clock
         self._device = device
         self._free_at_s = 0.0
-        self._worker: AttachedWorker = loop.attach(device.info(worker_id, num_pages), self)
+        self._worker: AttachedWorker = loop.attachments.attach(device.info(worker_id, num_pages), self)
 
     def send_step(self, plan: StepPlan) -> None:
         duration_s = self._device.duration_s(plan)

@@ -95,7 +95,7 @@ class System:
 
     def attach(self) -> None:
         self.link = EngineLink(self._decoder, self.info)
-        self.worker: AttachedWorker = self.loop.attach(self.info, self.link)
+        self.worker: AttachedWorker = self.loop.attachments.attach(self.info, self.link)
 
     def submit(self, *requests: InferenceRequest) -> None:
         for request in requests:
@@ -210,7 +210,7 @@ def test_after_the_worker_was_lost(decoder: DecoderModel, alone: dict[tuple[str,
     system = System(decoder)
     system.submit(*map(question, SAMPLINGS))
     system.run(7)
-    system.loop.detach(system.worker)
+    system.loop.attachments.detach(system.worker)
     system.attach()
     system.clock.run_soon()
     system.run()

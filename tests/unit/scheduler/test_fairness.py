@@ -27,7 +27,7 @@ class System:
         self.links: dict[AttachedWorker, PlanWorker] = {}
         for number in range(num_workers):
             link = PlanWorker(worker_info(f"w{number}", **limits))
-            self.links[self.loop.attach(link.info, link)] = link
+            self.links[self.loop.attachments.attach(link.info, link)] = link
         self.clock.run_soon()
 
     def ask(self, tenant: str, prompt: int = 4, max_tokens: int = 4, priority: int = 0) -> str:

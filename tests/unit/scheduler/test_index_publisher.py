@@ -60,7 +60,7 @@ class System:
 
     def attach(self) -> AttachedWorker:
         self.fake = PlanWorker(worker_info("w0", num_pages=self.num_pages))
-        self.worker = self.loop.attach(self.fake.info, self.fake)
+        self.worker = self.loop.attachments.attach(self.fake.info, self.fake)
         return self.worker
 
     def answer(self, first_token: int, num_tokens: int = 9) -> list[BlockHash]:
@@ -115,7 +115,7 @@ async def test_a_lost_worker_is_dropped_and_a_later_attachment_counts_anew() -> 
     system.attach()
     blocks = system.answer(1)
     await system.publisher.write()
-    system.loop.detach(system.worker)
+    system.loop.attachments.detach(system.worker)
     await system.publisher.write()
     assert await system.found(blocks) == {}
     system.attach()
@@ -131,7 +131,7 @@ async def test_kept_blocks_are_published_when_the_worker_attaches() -> None:
     system.attach()
     blocks = system.answer(1)
     again = PlanWorker(system.fake.info, system.fake.memory)
-    system.loop.attach(again.info, again, list(again.memory.names.items()))
+    system.loop.attachments.attach(again.info, again, list(again.memory.names.items()))
     await system.publisher.write()
     assert await system.found(blocks) == {HERE: 2}
 

@@ -30,13 +30,15 @@ class System:
 
     def attach(self) -> AttachedWorker:
         self.link = PlanWorker(worker_info())
-        self.worker = self.loop.attach(self.link.info, self.link)
+        self.worker = self.loop.attachments.attach(self.link.info, self.link)
         self.clock.run_soon()
         return self.worker
 
     def attach_unloaded(self) -> UnloadedWorker:
         self.link = PlanWorker(worker_info())
-        unloaded = self.loop.attach_unloaded(self.link.info.worker_id, only_itself(self.link.info), self.link)
+        unloaded = self.loop.attachments.attach_unloaded(
+            self.link.info.worker_id, only_itself(self.link.info), self.link
+        )
         self.clock.run_soon()
         return unloaded
 
@@ -50,7 +52,7 @@ class System:
             self.clock.run_soon()
 
     def keep_loaded(self, keep_alive_s: float | None = None) -> None:
-        self.loop.keep_loaded("", keep_alive_s, self.told.append)
+        self.loop.loading.keep_loaded("", keep_alive_s, self.told.append)
         self.clock.run_soon()
 
 
@@ -136,7 +138,7 @@ def unloaded_system() -> tuple[System, UnloadedWorker]:
     system = System()
     system.keep_loaded(0)
     assert system.link.is_unloaded
-    system.loop.detach(system.worker)
+    system.loop.attachments.detach(system.worker)
     unloaded = system.attach_unloaded()
     system.told.clear()
     return system, unloaded
@@ -191,7 +193,7 @@ def test_who_waits_hears_why_it_cannot_be_loaded_and_may_ask_again() -> None:
     system, unloaded = unloaded_system()
     system.ask()
     system.keep_loaded()
-    system.loop.models.load_failed(unloaded, "the file is gone", out_of_memory=False)
+    system.loop.loading.load_failed(unloaded, "the file is gone", out_of_memory=False)
     error = system.client.failed["r"]
     assert isinstance(error, UnavailableError)
     assert "the file is gone" in error.message
@@ -203,12 +205,12 @@ def test_who_waits_hears_why_it_cannot_be_loaded_and_may_ask_again() -> None:
 def test_one_of_two_workers_that_loads_is_enough() -> None:
     system, unloaded = unloaded_system()
     other_link = PlanWorker(worker_info("w1"))
-    system.loop.attach_unloaded("w1", only_itself(other_link.info), other_link)
+    system.loop.attachments.attach_unloaded("w1", only_itself(other_link.info), other_link)
     system.ask()
     assert (len(system.link.loads), len(other_link.loads)) == (1, 1)
-    system.loop.models.load_failed(unloaded, "no memory", out_of_memory=True)
+    system.loop.loading.load_failed(unloaded, "no memory", out_of_memory=True)
     assert "r" not in system.client.failed
-    system.worker, system.link = system.loop.attach(other_link.info, other_link), other_link
+    system.worker, system.link = system.loop.attachments.attach(other_link.info, other_link), other_link
     system.clock.run_soon()
     system.run()
     assert system.client.tokens["r", 0] == expected(request(), 5)
@@ -218,7 +220,7 @@ def test_a_worker_that_does_not_come_back_is_forgotten_and_its_requests_fail() -
     system, unloaded = unloaded_system()
     system.ask()
     system.keep_loaded()
-    system.loop.models.detach_unloaded(unloaded, is_lost=True)
+    system.loop.loading.detach_unloaded(unloaded, is_lost=True)
     system.clock.advance(GRACE_S)
     assert isinstance(system.client.failed["r"], UnavailableError)
     assert isinstance(system.told[0], UnavailableError)
@@ -235,4 +237,4 @@ def test_the_loop_is_ready_with_nothing_in_memory() -> None:
 def test_only_models_that_somebody_has_can_be_kept() -> None:
     system = System()
     with pytest.raises(ModelNotServedError):
-        system.loop.keep_loaded("other", None, system.told.append)
+        system.loop.loading.keep_loaded("other", None, system.told.append)

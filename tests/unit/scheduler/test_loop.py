@@ -39,7 +39,7 @@ class System:
 
     def attach(self, worker_id: str = "w0") -> AttachedWorker:
         fake = PlanWorker(worker_info(worker_id, **self.limits))
-        worker = self.loop.attach(fake.info, fake)
+        worker = self.loop.attachments.attach(fake.info, fake)
         self.fakes[worker] = fake
         self.clock.run_soon()
         return worker
@@ -235,7 +235,7 @@ def test_a_lost_worker_is_not_noticed_by_the_client(next_worker: str) -> None:
     system.submit(request(max_tokens=8))
     system.run_step(worker)
     system.run_step(worker)
-    system.loop.detach(worker)
+    system.loop.attachments.detach(worker)
     other = system.attach(next_worker)
     system.run(other)
     assert system.client.tokens["r", 0] == expected(request(), 8)
@@ -246,7 +246,7 @@ def test_requests_wait_for_a_worker_to_come_back_but_not_forever() -> None:
     system = System()
     worker = system.attach()
     system.submit(request())
-    system.loop.detach(worker)
+    system.loop.attachments.detach(worker)
     system.clock.advance(29.0)
     assert not system.client.failed
     system.clock.advance(2.0)
@@ -258,7 +258,7 @@ def test_the_wait_for_a_worker_begins_anew_with_each_loss() -> None:
     worker = system.attach("w0")
     system.submit(request(max_tokens=30))
     for number in range(1, 4):
-        system.loop.detach(worker)
+        system.loop.attachments.detach(worker)
         system.clock.advance(20.0)
         assert not system.client.failed
         worker = system.attach(f"w{number}")
@@ -405,7 +405,7 @@ def test_draining_refuses_new_requests_and_lets_open_ones_end() -> None:
     worker = system.attach()
     system.submit(request())
     ended: list[str] = []
-    system.loop.begin_drain(lambda: ended.append("idle"))
+    system.loop.requests.drain(lambda: ended.append("idle"))
     assert not system.loop.is_ready
     with pytest.raises(UnavailableError, match="shutting down"):
         system.submit(request("late"))
@@ -424,7 +424,7 @@ def test_a_worker_comes_back_with_its_cache_even_to_another_scheduler() -> None:
     assert len(memory.names) == 4
     restarted = System()
     again = PlanWorker(worker_info("w0"), memory)
-    attached = restarted.loop.attach(again.info, again, list(memory.names.items()))
+    attached = restarted.loop.attachments.attach(again.info, again, list(memory.names.items()))
     restarted.fakes[attached] = again
     assert (attached.pool.num_cached, attached.pool.num_free) == (4, 12)
     restarted.submit(request("after", prompt=11, max_tokens=6))
@@ -451,7 +451,7 @@ def test_a_page_that_was_written_to_again_is_not_said_to_hold_its_old_block(num_
             system.clock.run_soon()
     fake.lose_stream()
     again = PlanWorker(fake.info, fake.memory)
-    attached = system.loop.attach(again.info, again, list(fake.memory.names.items()))
+    attached = system.loop.attachments.attach(again.info, again, list(fake.memory.names.items()))
     system.fakes[attached] = again
     system.submit(replace(first, request_id="third"))
     system.run(attached)
@@ -483,5 +483,5 @@ def test_a_block_is_final_only_with_the_result_of_the_step_that_filled_it() -> N
     system.submit(request("second", prompt=16, max_tokens=2, first_token=20))
     system.run(worker)
     assert sum(evicted for _, evicted, _ in heard) == 2 and sum(sealed for _, _, sealed in heard) == 6
-    system.loop.detach(worker)
+    system.loop.attachments.detach(worker)
     assert heard[-1] == ("detached", 0, 0)

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from scheduler.model_placement import NOTHING_MOVES, Placement, Slot, SlotState, place_models
+from scheduler.model_placement import NOTHING_MOVES, Moves, Slot, SlotState, place_models
 
 NOW_S = 100.0
 ALL = {"a": 10, "b": 10, "c": 10}
@@ -29,16 +29,16 @@ def leaving(worker_id: str) -> Slot:
     return empty(worker_id, state=SlotState.LEAVING)
 
 
-def loads(**models: str) -> Placement:
-    return Placement(models)
+def loads(**models: str) -> Moves:
+    return Moves(models)
 
 
-def unloads(*worker_ids: str) -> Placement:
-    return Placement({}, worker_ids)
+def unloads(*worker_ids: str) -> Moves:
+    return Moves({}, worker_ids)
 
 
-def closes(*worker_ids: str) -> Placement:
-    return Placement({}, (), frozenset(worker_ids))
+def closes(*worker_ids: str) -> Moves:
+    return Moves({}, (), frozenset(worker_ids))
 
 
 TABLE = {
@@ -109,7 +109,7 @@ TABLE = {
 
 @pytest.mark.parametrize(("slots", "wanted", "available_bytes", "expected"), TABLE.values(), ids=TABLE)
 def test_placement(
-    slots: list[Slot], wanted: dict[str, float], available_bytes: dict[str, int], expected: Placement
+    slots: list[Slot], wanted: dict[str, float], available_bytes: dict[str, int], expected: Moves
 ) -> None:
     assert place_models(slots, wanted, available_bytes, NOW_S) == expected
     assert place_models(slots[::-1], wanted, available_bytes, NOW_S) == expected, "the order of slots plays a part"

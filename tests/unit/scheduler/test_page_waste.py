@@ -25,7 +25,7 @@ def test_less_than_four_percent_of_the_granted_memory_is_wasted() -> None:
             vocab_size=1000,
         )
     )
-    worker = loop.attach(fake.info, fake)
+    worker = loop.attachments.attach(fake.info, fake)
     lengths = random.Random(7)
     for number in range(60):
         # Log-normal like real chats: prompts of about 300 tokens with a long tail, answers of about 100.

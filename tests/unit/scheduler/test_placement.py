@@ -29,7 +29,7 @@ class System:
     def attach(self, worker_id: str, **limits: int) -> None:
         values = {"num_pages": 1024, "max_step_tokens": 512, "max_model_len": 512} | limits
         link = PlanWorker(worker_info(worker_id, **values))
-        self.links[self.loop.attach(link.info, link)] = link
+        self.links[self.loop.attachments.attach(link.info, link)] = link
 
     def ask(self, prompt: list[int], max_tokens: int = 4, num_samples: int = 1) -> str:
         self.num_asked += 1
@@ -146,7 +146,7 @@ def test_a_lost_worker_s_sequences_go_to_the_others() -> None:
     system = System(2)
     asked = [system.ask([*PREFIX, 45 + number]) for number in range(2)]
     system.clock.run_soon()
-    system.loop.detach(system.worker("w0"))
+    system.loop.attachments.detach(system.worker("w0"))
     del system.links[next(worker for worker in system.links if worker.info.worker_id == "w0")]
     system.run()
     assert all((request_id, 0) in system.client.finished for request_id in asked)

@@ -98,14 +98,14 @@ class SchedulerMachine(RuleBasedStateMachine):
             elif fake.is_draining:
                 assert not fake.queue, "it was dismissed with steps before it"
                 del self.workers[worker]
-                self.loop.detach(worker)
+                self.loop.attachments.detach(worker)
 
     @rule(worker_id=st.sampled_from(["w0", "w1", "w2"]))
     def attach(self, worker_id: str) -> None:
         """A worker opens a stream, perhaps while the scheduler still believes in its old one."""
         fake = PlanWorker(worker_info(worker_id, **self.limits), recall_delay=self.recall_delay)
         old = self.loop.workers.get(worker_id)
-        worker = self.loop.attach(fake.info, fake)
+        worker = self.loop.attachments.attach(fake.info, fake)
         self.leaving = [left for left in self.leaving if left.info.worker_id != worker_id]
         self.unloaded = {w: link for w, link in self.unloaded.items() if w.worker_id != worker_id}
         if old is not None:
@@ -123,13 +123,13 @@ class SchedulerMachine(RuleBasedStateMachine):
             fake.run_step()
         fake.lose_stream()
         again = PlanWorker(fake.info, fake.memory, self.recall_delay)
-        self.workers[self.loop.attach(again.info, again, tuple(again.memory.names.items()))] = again
+        self.workers[self.loop.attachments.attach(again.info, again, tuple(again.memory.names.items()))] = again
         self.settle()
 
     @precondition(lambda self: self.workers or self.leaving or self.unloaded)
     @rule(keep_alive_s=st.sampled_from([0.0, math.inf]))
     def keep_loaded(self, keep_alive_s: float) -> None:
-        self.loop.keep_loaded("fake", keep_alive_s, lambda error: None)
+        self.loop.loading.keep_loaded("fake", keep_alive_s, lambda error: None)
         self.settle()
 
     @precondition(lambda self: self.leaving)
@@ -137,7 +137,7 @@ class SchedulerMachine(RuleBasedStateMachine):
     def attach_unloaded(self) -> None:
         fake = self.leaving.pop()
         link = PlanWorker(fake.info)
-        self.unloaded[self.loop.attach_unloaded(link.info.worker_id, only_itself(link.info), link)] = link
+        self.unloaded[self.loop.attachments.attach_unloaded(link.info.worker_id, only_itself(link.info), link)] = link
         self.settle()
 
     @precondition(lambda self: any(link.loads for link in self.unloaded.values()))
@@ -219,7 +219,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         if len(in_flight) == 1:
             self.died_alone.update(name for name in names if self.num_deaths[name] > 2)
         self.gone.append((worker, self.workers.pop(worker)))
-        self.loop.detach(worker)
+        self.loop.attachments.detach(worker)
 
     @precondition(lambda self: self.asked)
     @rule(data=st.data())
@@ -253,7 +253,7 @@ class SchedulerMachine(RuleBasedStateMachine):
     @rule(data=st.data())
     def worker_leaves(self, data: st.DataObject) -> None:
         """It asks to go, and goes once it is told to."""
-        self.loop.leave(data.draw(st.sampled_from(sorted(self.workers, key=lambda w: w.info.worker_id))))
+        self.loop.attachments.leave(data.draw(st.sampled_from(sorted(self.workers, key=lambda w: w.info.worker_id))))
         self.settle()
 
     @precondition(lambda self: any(fake.queue for _, fake in self.gone))

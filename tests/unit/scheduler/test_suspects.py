@@ -33,7 +33,7 @@ class System:
 
     def attach(self, worker_id: str, epoch: int = 1) -> AttachedWorker:
         fake = PlanWorker(replace(worker_info(worker_id, **LIMITS), epoch=epoch))
-        worker = self.loop.attach(fake.info, fake)
+        worker = self.loop.attachments.attach(fake.info, fake)
         self.fakes[worker] = fake
         self.clock.run_soon()
         return worker
@@ -54,7 +54,7 @@ class System:
 
     def die(self, worker: AttachedWorker) -> AttachedWorker:
         del self.fakes[worker]
-        self.loop.detach(worker)
+        self.loop.attachments.detach(worker)
         self.clock.run_soon()
         return self.attach(worker.info.worker_id, worker.info.epoch + 1)
 
@@ -151,7 +151,7 @@ def test_a_busy_worker_makes_way_for_a_suspect_where_nobody_else_can_run_it() ->
         system.step(worker)
     busy = system.attach("w1")
     system.submit("b", "c", "d", "e")
-    system.loop.detach(worker)
+    system.loop.attachments.detach(worker)
     del system.fakes[worker]
     for _ in range(2):
         busy = system.die(busy)

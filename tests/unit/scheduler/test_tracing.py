@@ -26,7 +26,7 @@ class TracedSystem:
 
     def attach(self, worker_id: str = "w0", **limits: int) -> tuple[AttachedWorker, PlanWorker]:
         fake = PlanWorker(worker_info(worker_id, **limits))
-        worker = self.loop.attach(fake.info, fake)
+        worker = self.loop.attachments.attach(fake.info, fake)
         self.clock.run_soon()
         return worker, fake
 
@@ -98,7 +98,7 @@ def test_a_lost_worker_and_the_move_to_another_or_to_its_successor_are_events(ne
     worker, fake = system.attach("w0")
     system.submit(request(max_tokens=8))
     system.run_step(worker, fake)
-    system.loop.detach(worker)
+    system.loop.attachments.detach(worker)
     system.run(*system.attach(next_worker))
     (sequence,) = system.tracer.named("sequence")
     assert sequence.events == ["queued", "worker lost", "moved"]
@@ -109,7 +109,7 @@ def test_a_request_that_fails_ends_its_spans_with_the_reason() -> None:
     system = TracedSystem()
     worker, _ = system.attach()
     system.submit(request())
-    system.loop.detach(worker)
+    system.loop.attachments.detach(worker)
     system.clock.advance(60.0)
     (sequence,) = system.tracer.named("sequence")
     assert sequence.attributes["error.type"] == "UNAVAILABLE"
