@@ -5,8 +5,9 @@ BIN := $(VENV)/bin
 # The first interpreter that is new enough; name another with `make PYTHON=/path/to/python3`.
 PYTHON ?= $(shell for candidate in python3 python3.14 python3.13 python3.12 python3.11; do \
 	$$candidate -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$candidate && break; done)
-# Half of what tests do is waiting for processes. A file stays together: its tests share what is dear to start.
-PARALLEL ?= -n 2 --dist loadfile
+# Half of what tests do is waiting for processes. A file stays together: its tests share what is dear to start. In their order, since
+# the long files come first then, and at the end there are short ones to fill both processes.
+PARALLEL ?= -n 2 --dist loadfile --no-loadscope-reorder
 PROTOS := $(wildcard protos/v1/*.proto)
 PROTOC = PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m grpc_tools.protoc -I.
 

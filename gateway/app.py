@@ -3,13 +3,14 @@
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from functools import cache
 
 from fastapi import FastAPI, Request
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from gateway import operations, unsupported
-from gateway.api_document import api_document
+from gateway.api_document import JSONObject, api_document
 from gateway.drain import Drain
 from gateway.errors import ErrorKind, GatewayError, from_model_error
 from gateway.generation import TextGenerator
@@ -67,8 +68,7 @@ def create_app(
     app.state.gateway = state
     for router in ROUTERS:
         app.include_router(router)
-    document = api_document([route for router in ROUTERS for route in router.routes], operations.VERSION)
-    app.openapi = lambda: document  # type: ignore[method-assign]  # as FastAPI's documentation does it
+    app.openapi = _document  # type: ignore[method-assign]  # as FastAPI's documentation does it
     app.add_exception_handler(GatewayError, _on_gateway_error)
     app.add_exception_handler(ModelError, _on_model_error)
     app.add_exception_handler(HTTPException, _on_http_exception)
@@ -81,6 +81,12 @@ def create_app(
     app.add_middleware(TraceRequests, tracer=tracer)
     app.add_middleware(RequestContext, metrics=state.metrics, drain=state.drain)
     return app
+
+
+@cache
+def _document() -> JSONObject:
+    """Made when somebody asks for it: that takes as long as all else that happens at the start."""
+    return api_document([route for router in ROUTERS for route in router.routes], operations.VERSION)
 
 
 def _build_keyring(settings: GatewaySettings) -> Keyring:

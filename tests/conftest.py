@@ -1,6 +1,9 @@
 """What tests of every kind share: the environment they start from."""
 
+import functools
 import os
+import ssl
+from collections.abc import Iterator
 
 import hypothesis
 import pytest
@@ -18,6 +21,14 @@ os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
 # How long an example takes says how busy the machine is, not whether the code is right.
 hypothesis.settings.register_profile("any machine", deadline=None)
 hypothesis.settings.load_profile("any machine")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _certificates_are_read_once() -> Iterator[None]:
+    """Every HTTP client reads those of all authorities, to trust whom it will never meet: that takes longer than most tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ssl, "create_default_context", functools.cache(ssl.create_default_context))
+        yield
 
 
 @pytest.fixture(autouse=True, scope="session")

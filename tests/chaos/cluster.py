@@ -73,7 +73,7 @@ async def _freeze(tier: Tier) -> None:
 async def _load(scheduler: SchedulerTier) -> inference_pb2.GetLoadResponse:
     async with grpc.aio.insecure_channel(scheduler.address, [("grpc.enable_http_proxy", 0)]) as channel:
         stub = inference_pb2_grpc.InferenceServiceStub(channel)
-        return await stub.GetLoad(inference_pb2.GetLoadRequest(), wait_for_ready=True, timeout=30)
+        return await stub.GetLoad(inference_pb2.GetLoadRequest(), wait_for_ready=True, timeout=200)
 
 
 def _described(tier: Tier) -> str:

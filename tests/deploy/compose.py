@@ -23,7 +23,7 @@ def compose_config(files: Sequence[str] = COMPOSE, **variables: str) -> subproce
     # /dev/null: a developer's own .env must not decide a test.
     command += ["--env-file", os.devnull, "config", "--format", "json"]
     environment = {"PATH": os.environ["PATH"], "HOME": os.environ.get("HOME", "/"), **variables}
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=200)
 
 
 def resolved_compose(files: Sequence[str] = COMPOSE) -> dict[str, Any]:

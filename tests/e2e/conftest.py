@@ -1,5 +1,6 @@
 """One real system for all tests that leave it as they found it, and fresh ones for those that do not."""
 
+import fcntl
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 from pagoda.cli.fetch import fetch_model
 from pagoda.models.catalogue import DEFAULT_MODEL
 from tests.e2e.system import System
+from tests.fakes.native_code import give_native_code
 
 StartSystem = Callable[..., System]
 
@@ -20,15 +22,22 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if Path(__file__).parent in item.path.parents:
             item.add_marker("e2e")
             # A killed worker loads its model again, and the machine may be busy.
-            item.add_marker(pytest.mark.timeout(300))
+            item.add_marker(pytest.mark.timeout(400))
 
 
 @pytest.fixture(scope="session")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A PAGODA_HOME with the default model. PAGODA_TEST_HOME keeps the download from one run to the next."""
-    kept = os.environ.get("PAGODA_TEST_HOME")
-    directory = Path(kept) if kept else tmp_path_factory.mktemp("home")
-    fetch_model(directory, DEFAULT_MODEL)
+    if kept := os.environ.get("PAGODA_TEST_HOME"):
+        fetch_model(Path(kept), DEFAULT_MODEL)
+        return Path(kept)
+    own = tmp_path_factory.getbasetemp()
+    shared = own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+    with (shared / "fetching").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (directory := shared / "home").exists():
+            give_native_code(directory)
+        fetch_model(directory, DEFAULT_MODEL)
     return directory
 
 

@@ -1,6 +1,7 @@
 """The real system under test: `pagoda serve` in a process of its own, seen only through what a user sees of it."""
 
 import os
+import random
 import re
 import signal
 import socket
@@ -16,7 +17,10 @@ import psutil
 
 from pagoda.sockets import scheduler_address
 
-DEADLINE_S = 100.0
+DEADLINE_S = 200.0
+
+# Not seeded: tests run in several processes.
+_CHANCE = random.SystemRandom()
 
 T = TypeVar("T")
 
@@ -33,9 +37,15 @@ def until(what: str, probe: Callable[[], T], deadline_s: float = DEADLINE_S) -> 
 
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
+    """Below those that the kernel gives to whoever asks for any: until the caller's process binds it, nobody else comes by it."""
+    while True:
+        port = _CHANCE.randrange(20_000, 32_768)
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
         return port
 
 
@@ -63,7 +73,7 @@ class System:
         if self.process.poll() is not None:
             raise AssertionError(f"pagoda serve ended with {self.process.returncode}: {self.output()}")
         try:
-            return httpx.get(f"{self.url}/ready", trust_env=False).status_code == 200
+            return httpx.get(f"{self.url}/ready", timeout=DEADLINE_S, trust_env=False).status_code == 200
         except httpx.TransportError:
             return False
 
@@ -117,7 +127,7 @@ class System:
 
 def read_metric(url: str, name: str, **labels: str) -> float:
     """The sum of a metric's samples with these labels."""
-    text = httpx.get(f"{url}/metrics", trust_env=False).text
+    text = httpx.get(f"{url}/metrics", timeout=DEADLINE_S, trust_env=False).text
     samples = re.findall(rf"^{re.escape(name)}(?:\{{(.*)\}})? (\S+)$", text, re.MULTILINE)
     wanted = [f'{key}="{value}"' for key, value in labels.items()]
     values = [float(value) for found, value in samples if all(label in found for label in wanted)]

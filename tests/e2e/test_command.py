@@ -11,6 +11,7 @@ import psutil
 import pytest
 
 from tests.e2e.system import System, until
+from tests.fakes.native_code import give_native_code
 from tests.fakes.terminal import CTRL_C, CTRL_D, ENTER, Terminal
 
 PROMPT = ">>> "
@@ -80,7 +81,7 @@ def test_ctrl_c_frees_the_worker_and_the_chat_goes_on(
 
 def test_a_chat_starts_a_server_where_none_runs_and_ends_it(home: Path, tmp_path: Path) -> None:
     """With a model of its own making, so that a server at the default address cannot have it."""
-    environment = {"PAGODA_HOME": str(tmp_path)}
+    environment = {"PAGODA_HOME": str(give_native_code(tmp_path))}
     (tmp_path / "models").mkdir()
     weights = next((home / "models" / "smollm2" / "135m").glob("*.gguf"))
     (tmp_path / "Modelfile").write_text(f"FROM {weights}\nSYSTEM You are a pirate.\nPARAMETER num_predict 8\n")

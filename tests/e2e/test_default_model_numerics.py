@@ -1,6 +1,5 @@
 """The default model's logits: against transformers, which reads the same file, and the same bits in any batch."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,14 +27,6 @@ NEAR_TIE = {"float32": 1e-3, "integer": 0.5}
 
 Measured over 160 tokens: float32 never chose another one, integer did six times, at gaps of 0.25 and less.
 """
-
-
-@pytest.fixture(scope="module", autouse=True)
-def two_threads() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
@@ -66,6 +57,7 @@ def greedy(model: Model, prompt_ids: list[int]) -> tuple[list[int], torch.Tensor
 
 @pytest.fixture(scope="module", params=["float32", "integer"])
 def loaded(request: pytest.FixtureRequest, model: Model, home: Path) -> tuple[str, Kernels, DecoderModel]:
+    """The integer mode comes last, and stays for the test of its bits."""
     kernels = select_kernels(request.param, "cpu", home / "state" / "kernels")
     return request.param, kernels, load_model(model, kernels)
 
@@ -94,9 +86,9 @@ def test_logits_are_near_those_of_transformers(
     assert float((log_p.exp() * (log_p - log_q)).sum(dim=-1).mean()) < MAX_MEAN_KL
 
 
-def test_bits_do_not_depend_on_the_batch(model: Model, prompt_ids: list[int], home: Path) -> None:
-    kernels = select_kernels("integer", "cpu", home / "state" / "kernels")
-    decoder = load_model(model, kernels)
+@pytest.mark.parametrize("loaded", ["integer"], indirect=True)
+def test_bits_do_not_depend_on_the_batch(loaded: tuple[str, Kernels, DecoderModel], prompt_ids: list[int]) -> None:
+    _, kernels, decoder = loaded
     token_ids = (prompt_ids * 8)[:60]
     alone = SteppedModel(decoder, kernels).run("a", token_ids)
     for chunks in ([1], [3], [7], [16]):

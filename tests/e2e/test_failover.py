@@ -27,7 +27,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 STREAMS = range(32)
 # By then streams run on both workers, and few have ended.
 NUM_CHUNKS_BEFORE = 64
-NUM_KILLS = 10
+NUM_KILLS = 4
 WORKERS = ("first", "second")
 IsSo = Callable[[inference_pb2.GetLoadResponse], bool]
 
@@ -175,7 +175,7 @@ async def test_nothing_is_left_of_a_storm_of_kills(
     await cluster.until_attached(*WORKERS)
     await cluster.until(_is_empty)
     for tier, most in zip((cluster.scheduler, cluster.gateway), before, strict=True):
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(200):
             await _until_no_more(tier, most)
 
 

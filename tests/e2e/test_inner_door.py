@@ -31,7 +31,7 @@ def request(max_tokens, **fields):
 
 def generate(stub):
     tokens, finished = [], None
-    for response in stub.Generate(request(8), timeout=60):
+    for response in stub.Generate(request(8), timeout=200):
         if response.WhichOneof("event") == "tokens":
             assert response.tokens.sequence_number == len(tokens)
             tokens += response.tokens.token_ids
@@ -69,19 +69,19 @@ def cancel(stub):
 def invalid(stub):
     try:
         greedy = types_pb2.SamplingParams(temperature=0)
-        list(stub.Generate(inference_pb2.GenerateRequest(sampling=greedy), timeout=60))
+        list(stub.Generate(inference_pb2.GenerateRequest(sampling=greedy), timeout=200))
     except grpc.RpcError as error:
         return {"code": error.code().name, "message": error.details()}
 
 
 def models(stub):
-    listed = stub.ListModels(inference_pb2.ListModelsRequest(), timeout=60).models
+    listed = stub.ListModels(inference_pb2.ListModelsRequest(), timeout=200).models
     (model,) = [model for model in listed if model.num_workers]
     return {"name": model.name, "max_model_len": model.max_model_len}
 
 
 def health(stub):
-    watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest(service=SERVICE), timeout=60)
+    watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest(service=SERVICE), timeout=200)
     return {"status": health_pb2.HealthCheckResponse.ServingStatus.Name(next(watch).status)}
 
 

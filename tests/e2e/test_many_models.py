@@ -9,6 +9,7 @@ import openai
 import pytest
 
 from tests.e2e.system import System, until
+from tests.fakes.native_code import give_native_code
 from tests.fakes.tiny_model import write_tiny_gguf
 
 A, B = "tiny-a", "tiny-b"
@@ -17,12 +18,9 @@ NUM_TOKENS = 12
 
 
 @pytest.fixture(scope="module")
-def own_home(home: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An empty store, and native code that is compiled already."""
-    own_home = tmp_path_factory.mktemp("h")
-    (home / "state" / "kernels").mkdir(parents=True, exist_ok=True)
-    (own_home / "state").mkdir()
-    (own_home / "state" / "kernels").symlink_to(home / "state" / "kernels")
+def own_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An empty store."""
+    own_home = give_native_code(tmp_path_factory.mktemp("h"))
     for seed, name in enumerate((A, B)):
         write_tiny_gguf(own_home / f"{name}.gguf", seed=seed)
     return own_home

@@ -33,7 +33,7 @@ def test_the_workers_peak(start_system: StartSystem) -> None:
     request = {"model": "smollm2:135m", "prompt": prompts, "max_tokens": 4}
     httpx.post(f"{system.url}/v1/completions", json=request, timeout=240, trust_env=False).raise_for_status()
     with grpc.insecure_channel(system.scheduler_address) as channel:
-        load = inference_pb2_grpc.InferenceServiceStub(channel).GetLoad(inference_pb2.GetLoadRequest(), timeout=60)
+        load = inference_pb2_grpc.InferenceServiceStub(channel).GetLoad(inference_pb2.GetLoadRequest(), timeout=200)
     worker, process = load.workers[0], system.tier("worker")
     assert process is not None
     assert peak_bytes(process) <= worker.weights_bytes + worker.kv_bytes + import_bytes() + BESIDE_TORCH_BYTES

@@ -16,8 +16,8 @@ GREEDY = {"temperature": 0, "num_predict": 32}
 def test_what_is_here(ollama_client: Client, system: System) -> None:
     assert MODEL in [model.model for model in ollama_client.list().models]
     assert MODEL in [model.model for model in ollama_client.ps().models]
-    assert httpx.get(system.url, trust_env=False).text == "Ollama is running"
-    version = httpx.get(f"{system.url}/api/version", trust_env=False).json()["version"]
+    assert httpx.get(system.url, timeout=200, trust_env=False).text == "Ollama is running"
+    version = httpx.get(f"{system.url}/api/version", timeout=200, trust_env=False).json()["version"]
     assert version == importlib.metadata.version("pagoda")
 
 
@@ -47,7 +47,7 @@ def test_a_stream_says_the_same(ollama_client: Client) -> None:
 
 def test_both_dialects_give_the_same_answer(ollama_client: Client, system: System) -> None:
     body = {"model": MODEL, "messages": [QUESTION[0].model_dump(exclude_none=True)], "temperature": 0, "max_tokens": 32}
-    answer = httpx.post(f"{system.url}/v1/chat/completions", json=body, timeout=60, trust_env=False).json()
+    answer = httpx.post(f"{system.url}/v1/chat/completions", json=body, timeout=200, trust_env=False).json()
     assert (
         answer["choices"][0]["message"]["content"]
         == ollama_client.chat(MODEL, QUESTION, options=GREEDY).message.content
@@ -71,7 +71,7 @@ def test_an_empty_prompt_loads(ollama_client: Client) -> None:
 
 def test_ndjson_on_the_wire(system: System) -> None:
     body = {"model": MODEL, "prompt": "Hi", "options": {"num_predict": 3, "temperature": 0}}
-    with httpx.stream("POST", f"{system.url}/api/generate", json=body, timeout=60, trust_env=False) as response:
+    with httpx.stream("POST", f"{system.url}/api/generate", json=body, timeout=200, trust_env=False) as response:
         assert response.headers["content-type"].startswith("application/x-ndjson")
         lines = [json.loads(line) for line in response.iter_lines()]
     assert [line["done"] for line in lines] == [False] * (len(lines) - 1) + [True]

@@ -7,42 +7,74 @@ from pathlib import Path
 
 import httpx
 import psutil
-import pytest
 
 from tests.e2e.conftest import StartSystem
-from tests.e2e.system import until
+from tests.e2e.system import System, until
 
 KEY_COMMAND = (sys.executable, "-P", "-m", "pagoda.cli", "key")
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_stops_everything(start_system: StartSystem, number: signal.Signals) -> None:
+def test_streams_end_and_then_everything_at_a_signal(start_system: StartSystem) -> None:
     system = start_system()
     banner = system.read_banner()
     assert "Pagoda is ready." in banner
     assert f"{system.url}/v1" in banner and "pages" in banner and "curl" in banner
     children = system.children()
     assert len(children) >= 3
-    assert system.stop(number) == 0
-    assert not any(child.is_running() for child in children)
-    assert not list(system.run_directory.glob("*.sock"))
-
-
-def test_a_stream_ends_before_the_system_does(start_system: StartSystem) -> None:
-    system = start_system()
-    system.wait_until_ready()
     request = {"model": "smollm2:135m", "prompt": "Hello", "max_tokens": 30, "ignore_eos": True, "stream": True}
-    with httpx.stream("POST", f"{system.url}/v1/completions", json=request, timeout=60, trust_env=False) as response:
+    with httpx.stream("POST", f"{system.url}/v1/completions", json=request, timeout=200, trust_env=False) as response:
         lines = response.iter_lines()
         next(lines)
         system.process.send_signal(signal.SIGTERM)
         assert [line for line in lines if line][-1] == "data: [DONE]"
-    assert system.process.wait(60) == 0
+    assert system.process.wait(200) == 0
+    assert not any(child.is_running() for child in children)
+    assert not list(system.run_directory.glob("*.sock"))
 
 
-def test_nothing_outlives_a_killed_command(start_system: StartSystem) -> None:
-    system = start_system()
+def test_a_public_address_without_a_key_is_refused(home: Path) -> None:
+    command = [sys.executable, "-m", "pagoda.cli", "serve", "--home", str(home), "--host", "0.0.0.0"]
+    refused = subprocess.run(command, capture_output=True, text=True, timeout=200)
+    assert refused.returncode == 1
+    assert "--api-key" in refused.stderr
+
+
+def test_a_key_is_asked_for_and_ctrl_c_stops_everything(start_system: StartSystem) -> None:
+    system = start_system("--host", "0.0.0.0", "--api-key", "open sesame")
     system.wait_until_ready()
+    assert status(system, "/v1/models", None) == 401
+    assert status(system, "/v1/models", "open sesame") == 200
+    children = system.children()
+    assert not any("sesame" in word for child in children for word in child.cmdline())
+    assert system.stop(signal.SIGINT) == 0
+    assert not any(child.is_running() for child in children)
+
+
+def test_a_worker_that_cannot_start_ends_the_whole(start_system: StartSystem) -> None:
+    system = start_system("--kv-memory", "1KiB")
+    assert system.process.wait(200) == 1
+    output = system.output()
+    assert "The worker ended while starting" in output
+
+
+def status(system: System, path: str, key: str | None) -> int:
+    headers = {} if key is None else {"Authorization": f"Bearer {key}"}
+    return httpx.get(system.url + path, headers=headers, timeout=200, trust_env=False).status_code
+
+
+def test_keys_of_a_file_and_nothing_outlives_a_killed_command(start_system: StartSystem, tmp_path: Path) -> None:
+    file = tmp_path / "keys.json"
+    user = make_key(file, "user")
+    operator = make_key(file, "operator", "--scope", "admin", "--tenant", "ops")
+    system = start_system("--host", "0.0.0.0", "--keys-file", str(file))
+    system.wait_until_ready()
+    assert (status(system, "/v1/models", user), status(system, "/metrics", user)) == (200, 403)
+    assert (status(system, "/v1/models", operator), status(system, "/metrics", operator)) == (403, 200)
+    assert status(system, "/v1/models", "pgd_unknown") == 401
+    subprocess.run([*KEY_COMMAND, "revoke", "user", "--keys-file", str(file)], check=True, timeout=200)
+    assert status(system, "/v1/models", user) == 401
+    logs = "".join(log.read_text() for log in system.run_directory.glob("*.log"))
+    assert "'user'" in logs and user not in logs and operator not in logs
     children = system.children()
     system.process.kill()
     system.process.wait()
@@ -56,50 +88,6 @@ def _lives(process: psutil.Process) -> bool:
         return False
 
 
-def test_a_public_address_without_a_key_is_refused(home: Path) -> None:
-    command = [sys.executable, "-m", "pagoda.cli", "serve", "--home", str(home), "--host", "0.0.0.0"]
-    refused = subprocess.run(command, capture_output=True, text=True, timeout=60)
-    assert refused.returncode == 1
-    assert "--api-key" in refused.stderr
-
-
-def test_a_key_is_asked_for(start_system: StartSystem) -> None:
-    system = start_system("--host", "0.0.0.0", "--api-key", "open sesame")
-    system.wait_until_ready()
-    models = f"{system.url}/v1/models"
-    assert httpx.get(models, trust_env=False).status_code == 401
-    headers = {"Authorization": "Bearer open sesame"}
-    assert httpx.get(models, headers=headers, trust_env=False).status_code == 200
-    assert not any("sesame" in word for child in system.children() for word in child.cmdline())
-
-
-def test_a_worker_that_cannot_start_ends_the_whole(start_system: StartSystem) -> None:
-    system = start_system("--kv-memory", "1KiB")
-    assert system.process.wait(100) == 1
-    output = system.output()
-    assert "The worker ended while starting" in output
-
-
-def test_keys_of_a_file(start_system: StartSystem, tmp_path: Path) -> None:
-    file = tmp_path / "keys.json"
-    user = make_key(file, "user")
-    operator = make_key(file, "operator", "--scope", "admin", "--tenant", "ops")
-    system = start_system("--host", "0.0.0.0", "--keys-file", str(file))
-    system.wait_until_ready()
-
-    def status(path: str, key: str) -> int:
-        headers = {"Authorization": f"Bearer {key}"}
-        return httpx.get(system.url + path, headers=headers, trust_env=False).status_code
-
-    assert (status("/v1/models", user), status("/metrics", user)) == (200, 403)
-    assert (status("/v1/models", operator), status("/metrics", operator)) == (403, 200)
-    assert status("/v1/models", "pgd_unknown") == 401
-    subprocess.run([*KEY_COMMAND, "revoke", "user", "--keys-file", str(file)], check=True, timeout=60)
-    assert status("/v1/models", user) == 401
-    logs = "".join(log.read_text() for log in system.run_directory.glob("*.log"))
-    assert "'user'" in logs and user not in logs and operator not in logs
-
-
 def make_key(file: Path, name: str, *options: str) -> str:
     command = [*KEY_COMMAND, "create", name, "--keys-file", str(file), *options]
-    return subprocess.run(command, check=True, capture_output=True, text=True, timeout=60).stdout.strip()
+    return subprocess.run(command, check=True, capture_output=True, text=True, timeout=200).stdout.strip()

@@ -40,7 +40,7 @@ WRONG: list[tuple[str, str, bytes | dict[str, Any], int, str]] = [
 def test_a_wrong_input(path: str, body: bytes | dict[str, Any], status: int, words: str, system: System) -> None:
     content = {"content": body} if isinstance(body, bytes) else {"json": body}
     headers = {"content-type": "application/json"}
-    response = httpx.post(f"{system.url}{path}", headers=headers, timeout=30, trust_env=False, **content)
+    response = httpx.post(f"{system.url}{path}", headers=headers, timeout=200, trust_env=False, **content)
     assert response.status_code == status
     error = response.json()["error"]
     if path.startswith("/api"):
@@ -53,4 +53,4 @@ def test_a_wrong_input(path: str, body: bytes | dict[str, Any], status: int, wor
 
 
 def test_a_wrong_method(system: System) -> None:
-    assert httpx.get(f"{system.url}{CHAT}", trust_env=False).status_code == 405
+    assert httpx.get(f"{system.url}{CHAT}", timeout=200, trust_env=False).status_code == 405

@@ -80,7 +80,7 @@ class SchedulerTier(Tier):
         # A proxy in the environment is for the world outside.
         with grpc.insecure_channel(self.address, [("grpc.enable_http_proxy", 0)]) as channel:
             try:
-                answer = health_pb2_grpc.HealthStub(channel).Check(request, timeout=5)
+                answer = health_pb2_grpc.HealthStub(channel).Check(request, timeout=DEADLINE_S)
             except grpc.RpcError:
                 return False
         return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
@@ -96,7 +96,7 @@ class GatewayTier(Tier):
     def is_ready(self) -> bool:
         self.check_running()
         try:
-            return httpx.get(f"{self.url}/ready", trust_env=False).status_code == 200
+            return httpx.get(f"{self.url}/ready", timeout=DEADLINE_S, trust_env=False).status_code == 200
         except httpx.TransportError:
             return False
 

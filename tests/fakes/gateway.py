@@ -41,7 +41,7 @@ async def running_gateway(directory: Path, **settings: Any) -> AsyncIterator[Run
     models = [ModelStore(directory).get(each) for each in settings.get("model", str(model_path)).split(",")]
     async with FakeScheduler(f"unix:{directory / 's.sock'}", models[0].name) as scheduler:
         app = create_app(GatewaySettings(home=directory, scheduler=scheduler.address, **settings), models)
-        async with serving(app) as url, httpx.AsyncClient(base_url=url, timeout=30) as http:
+        async with serving(app) as url, httpx.AsyncClient(base_url=url, timeout=200) as http:
             await scheduler.session_opened.wait()
             yield RunningGateway(app=app, url=url, http=http, scheduler=scheduler)
 

@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import Self
 
 ENTER, CTRL_C, CTRL_D, UP = "\r", "\x03", "\x04", "\x1b[A"
-DEADLINE_S = 30.0
+DEADLINE_S = 200.0
 
 # Makes its standard input the terminal of its session, so that Ctrl-C is a signal to it, and becomes the command.
 _TAKE_TERMINAL = """

@@ -26,10 +26,9 @@ ABSENT = object()
 
 
 @pytest.mark.parametrize("kind", ["gguf", "safetensors"])
-@pytest.mark.parametrize("seed", range(2))
-def test_random_damage(kind: str, seed: int) -> None:
-    command = [sys.executable, "-m", "tests.fakes.damaged_models", kind, str(seed), "250"]
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=110, check=False)
+def test_random_damage(kind: str) -> None:
+    command = [sys.executable, "-m", "tests.fakes.damaged_models", kind, "0", "250"]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
     assert ended.returncode == 0, ended.stderr[-3000:]
     outcomes = json.loads(ended.stdout)
     assert outcomes["refused"] > 100

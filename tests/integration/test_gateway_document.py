@@ -42,7 +42,7 @@ def url() -> Iterator[str]:
 
     thread = threading.Thread(target=asyncio.run, args=(serve(),))
     thread.start()
-    assert ready.wait(60)
+    assert ready.wait(200)
     yield addresses[0]
     stop.set()
     thread.join()
@@ -64,9 +64,9 @@ def test_no_request_makes_the_server_fail(document: Any, path: str, method: str)
 
 
 def test_the_document_has_both_dialects(url: str) -> None:
-    document = httpx.get(f"{url}/openapi.json").json()
+    document = httpx.get(f"{url}/openapi.json", timeout=200).json()
     for path in ("/v1/chat/completions", "/v1/completions", "/api/chat", "/api/generate", "/api/create"):
         reference = document["paths"][path]["post"]["requestBody"]["content"]["application/json"]["schema"]["$ref"]
         properties = document["components"]["schemas"][reference.rpartition("/")[2]]["properties"]
         assert "model" in properties
-    assert httpx.get(f"{url}/docs").status_code == 200
+    assert httpx.get(f"{url}/docs", timeout=200).status_code == 200

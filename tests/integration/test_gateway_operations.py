@@ -15,7 +15,7 @@ CHAT = {"messages": [{"role": "user", "content": "Hi"}]}
 
 async def until_ready(gateway: RunningGateway) -> None:
     """Health is pushed: it arrives a moment after the session."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(200):
         while (await gateway.http.get("/ready")).status_code != 200:
             pass
 
@@ -42,7 +42,7 @@ async def test_ready_follows_health_and_models(gateway: RunningGateway) -> None:
     gateway.scheduler.models[0].num_workers = 1
     await until_ready(gateway)
     await gateway.scheduler.server.set_serving(SERVICE_NAME, False)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(200):
         while (response := await gateway.http.get("/ready")).status_code == 200:
             pass
     assert "NOT_SERVING" in response.json()["reason"]

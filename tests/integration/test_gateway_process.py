@@ -11,6 +11,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from tests.e2e.system import free_port
 from tests.fakes.scheduler import Answer, FakeScheduler
 from tests.fakes.tiny_model import write_tiny_gguf
 
@@ -30,11 +31,6 @@ async def start_gateway(home: Path, port: int, *arguments: str) -> asyncio.subpr
     return await asyncio.create_subprocess_exec(*command, *options, stdout=PIPE, stderr=PIPE)
 
 
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return int(probe.getsockname()[1])
-
-
 async def test_sigterm_lets_streams_finish(short_path: Path, scheduler: FakeScheduler) -> None:
     scheduler.answer = lambda *_: Answer(text="Hello", hold_before=2)
     port = free_port()
@@ -42,13 +38,13 @@ async def test_sigterm_lets_streams_finish(short_path: Path, scheduler: FakeSche
     assert process.stderr is not None
     try:
         await scheduler.session_opened.wait()
-        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=30) as http:
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=200) as http:
             await until_listening(http)
             async with http.stream("POST", "/v1/chat/completions", json=CHAT) as response:
                 process.send_signal(signal.SIGTERM)
                 while b"gateway drains" not in await process.stderr.readline():
                     pass
-                async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as other:
+                async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=200) as other:
                     assert (await other.get("/ready")).status_code == 503
                     assert (await other.post("/v1/chat/completions", json=CHAT)).status_code == 503
                 scheduler.release.set()
@@ -65,7 +61,7 @@ async def test_it_is_unready_before_it_refuses(short_path: Path, scheduler: Fake
     assert process.stderr is not None
     try:
         await scheduler.session_opened.wait()
-        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=30) as http:
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=200) as http:
             await until_listening(http)
             process.send_signal(signal.SIGTERM)
             while b"no longer ready" not in await process.stderr.readline():
@@ -88,7 +84,7 @@ async def test_streams_that_outlast_the_grace_are_cut_and_the_end_is_still_clean
     process = await start_gateway(short_path, port, "--drain-grace-s", "0")
     try:
         await scheduler.session_opened.wait()
-        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=30) as http:
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=200) as http:
             await until_listening(http)
             async with http.stream("POST", "/v1/chat/completions", json=CHAT) as response:
                 process.send_signal(signal.SIGTERM)
@@ -104,7 +100,7 @@ async def test_listens_where_ollamas_clients_look_too(short_path: Path, schedule
     process = await start_gateway(short_path, port, "--ollama-port", str(ollama_port))
     try:
         for each in (port, ollama_port):
-            async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{each}", timeout=30) as http:
+            async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{each}", timeout=200) as http:
                 await until_listening(http)
                 assert (await http.get("/")).text == "Ollama is running"
     finally:
@@ -116,7 +112,7 @@ async def test_does_without_ollamas_port_when_it_is_taken(short_path: Path, sche
         port = free_port()
         process = await start_gateway(short_path, port, "--ollama-port", str(taken.getsockname()[1]))
         try:
-            async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=30) as http:
+            async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=200) as http:
                 await until_listening(http)
         finally:
             await end(process)
@@ -130,13 +126,6 @@ async def test_a_port_that_is_taken_is_one_sentence(short_path: Path) -> None:
     assert b"Choose another with --port" in stderr and b"Traceback" not in stderr
 
 
-async def test_refuses_to_be_open_to_all_without_a_key(short_path: Path) -> None:
-    process = await start_gateway(short_path, free_port(), "--host", "0.0.0.0")
-    _, stderr = await process.communicate()
-    assert process.returncode == 2
-    assert b"PAGODA_GATEWAY_API_KEY" in stderr and b"Traceback" not in stderr
-
-
 async def test_an_unknown_model_is_one_sentence(short_path: Path) -> None:
     process = await start_gateway(short_path, free_port(), "--model", str(short_path / "none.gguf"))
     _, stderr = await process.communicate()
@@ -145,13 +134,13 @@ async def test_an_unknown_model_is_one_sentence(short_path: Path) -> None:
 
 
 async def until_listening(http: httpx.AsyncClient) -> None:
-    async with asyncio.timeout(20):
-        while True:
-            try:
-                await http.get("/health")
-                return
-            except httpx.ConnectError:
-                await asyncio.sleep(0)
+    """The test's own time limit is the deadline."""
+    while True:
+        try:
+            await http.get("/health")
+            return
+        except httpx.ConnectError:
+            await asyncio.sleep(0.02)
 
 
 async def end(process: asyncio.subprocess.Process) -> None:

@@ -271,7 +271,7 @@ class SteppedStore(ModelStore):
     def pull(self, name: str, on_progress: OnProgress) -> Model:
         self.num_pulls += 1
         self.begun.set()
-        assert self.go_on.wait(60)
+        assert self.go_on.wait(200)
         for step in self.steps:
             on_progress(step)
         if self.failure is not None:

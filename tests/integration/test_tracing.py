@@ -21,6 +21,7 @@ from protos.v1 import inference_pb2, inference_pb2_grpc, types_pb2
 from scheduler.__main__ import running_scheduler
 from scheduler.settings import SchedulerSettings
 from tests.e2e.system import until
+from tests.fakes.native_code import give_native_code
 from tests.fakes.otlp_receiver import OTLPReceiver, ReceivedSpan, otlp_receiver
 from tests.fakes.scheduler_process import instant_worker
 from tests.fakes.tiny_model import write_tiny_gguf
@@ -49,7 +50,7 @@ async def tier(name: str, home: Path, environment: dict[str, str], *flags: str) 
 @asynccontextmanager
 async def system(home: Path, **environment: str) -> AsyncIterator[tuple[httpx.AsyncClient, list[Process]]]:
     """Three processes and a client of the gateway, once it is ready."""
-    model = str(write_tiny_gguf(home / "tiny.gguf"))
+    model = str(write_tiny_gguf(give_native_code(home) / "tiny.gguf"))
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
     async with AsyncExitStack() as stack:
@@ -61,14 +62,14 @@ async def system(home: Path, **environment: str) -> AsyncIterator[tuple[httpx.As
             await start(tier("worker", home, environment, "--model", model, "--kv-memory", "1MiB", "--threads", "1")),
             await start(tier("scheduler", home, environment)),
         ]
-        http = await start(httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=30, trust_env=False))
+        http = await start(httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=200, trust_env=False))
         await asyncio.to_thread(until, "/ready answers 200", lambda: is_ready(port))
         yield http, processes
 
 
 def is_ready(port: int) -> bool:
     try:
-        return httpx.get(f"http://127.0.0.1:{port}/ready", trust_env=False).is_success
+        return httpx.get(f"http://127.0.0.1:{port}/ready", timeout=200, trust_env=False).is_success
     except httpx.TransportError:
         return False
 
@@ -81,13 +82,19 @@ def num_steps(receiver: OTLPReceiver) -> int:
     return len(receiver.named("step"))
 
 
-async def test_one_request_is_one_connected_trace(short_path: Path) -> None:
-    async with otlp_receiver() as receiver:
+async def test_one_request_is_one_connected_trace_and_without_the_receiver_all_is_as_ever(short_path: Path) -> None:
+    async with AsyncExitStack() as stack, AsyncExitStack() as receiving:
+        receiver = await receiving.enter_async_context(otlp_receiver())
         environment = {"OTEL_EXPORTER_OTLP_ENDPOINT": receiver.endpoint, OTEL_BSP_SCHEDULE_DELAY: "50"}
-        async with system(short_path, **environment) as (http, _):
-            answer = await http.post("/v1/chat/completions", json=CHAT, headers={"traceparent": SAMPLED})
-            assert answer.is_success, answer.text
-            await receiver.until(is_whole)
+        http, processes = await stack.enter_async_context(system(short_path, **environment))
+        answer = await chat(http)
+        await receiver.until(is_whole)
+        await receiving.aclose()
+        for _ in range(3):
+            await chat(http)
+        for process in processes:
+            process.send_signal(signal.SIGTERM)
+            assert await process.wait() == 0
     assert {span.trace_id for span in receiver.spans} == {TRACE_ID}
     request, sequence = receiver.one("POST /v1/chat/completions"), receiver.one("sequence")
     assert request.parent_id == CLIENT_SPAN_ID
@@ -97,6 +104,12 @@ async def test_one_request_is_one_connected_trace(short_path: Path) -> None:
     assert {span.service for span in receiver.named("step")} == {"pagoda-worker"}
     assert (request.service, sequence.service) == ("pagoda-gateway", "pagoda-scheduler")
     check_attributes(request, sequence, receiver.named("step"), answer.json()["usage"])
+
+
+async def chat(http: httpx.AsyncClient) -> httpx.Response:
+    answer = await http.post("/v1/chat/completions", json=CHAT, headers={"traceparent": SAMPLED})
+    assert answer.is_success, answer.text
+    return answer
 
 
 def check_attributes(
@@ -123,16 +136,6 @@ def check_attributes(
     # The prompt in one step, then a token in each.
     assert [step.attributes["pagoda.num_tokens"] for step in steps] == [usage["prompt_tokens"], 1, 1, 1]
     assert all(step.attributes["pagoda.step_us"] > 0 for step in steps)
-
-
-async def test_without_a_receiver_requests_and_the_end_are_as_ever(short_path: Path) -> None:
-    async with system(short_path, OTEL_EXPORTER_OTLP_ENDPOINT=NOBODY) as (http, processes):
-        for _ in range(3):
-            answer = await http.post("/v1/chat/completions", json=CHAT, headers={"traceparent": SAMPLED})
-            assert answer.is_success, answer.text
-        for process in processes:
-            process.send_signal(signal.SIGTERM)
-            assert await process.wait() == 0
 
 
 async def test_what_the_client_does_not_sample_is_not_traced(short_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -205,7 +208,7 @@ def test_off_by_default_and_then_nothing_of_it_is_loaded(name: str) -> None:
     )
     environment = {key: value for key, value in os.environ.items() if not key.startswith("OTEL_")}
     checked = subprocess.run(
-        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=200, check=False
     )
     assert checked.stdout.strip() == "[]", checked.stderr
 
@@ -214,7 +217,7 @@ def test_without_the_packages_the_extra_is_named(tmp_path: Path) -> None:
     guard = Path(__file__).parents[1] / "deploy" / "import_guard"
     environment = os.environ | {"PYTHONPATH": str(guard), "FORBIDDEN_MODULES": "opentelemetry"}
     command = [sys.executable, "-m", "scheduler", "--home", str(tmp_path), "--otlp-endpoint", NOBODY]
-    refused = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+    refused = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=200)
     assert refused.returncode == 2
     assert "--otlp-endpoint" in refused.stderr and "pip install 'pagoda[tracing]'" in refused.stderr
 

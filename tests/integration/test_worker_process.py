@@ -10,6 +10,7 @@ from pathlib import Path
 
 from protos.v1 import types_pb2, worker_pb2
 from tests.fakes.engine import continuation
+from tests.fakes.native_code import give_native_code
 from tests.fakes.scheduler_stream import FakeScheduler, FakeSession, serving
 from tests.fakes.tiny_model import write_tiny_gguf
 
@@ -47,7 +48,8 @@ async def test_a_worker_attaches_computes_and_leaves_on_sigterm(tmp_path: Path) 
     model = write_tiny_gguf(tmp_path / "tiny.gguf")
     scheduler, address = FakeScheduler(), f"unix:{tmp_path / 's.sock'}"
     flags = ["--model", str(model), "--scheduler", address, "--kv-memory", "1MiB", "--threads", "1"]
-    async with serving(scheduler, address), process("worker", "--home", str(tmp_path / "home"), *flags) as worker:
+    home = give_native_code(tmp_path / "home")
+    async with serving(scheduler, address), process("worker", "--home", str(home), *flags) as worker:
         session = await scheduler.sessions.get()
         assert session.hello.model.name == "tiny"
         assert len(await first_tokens(session)) == 1

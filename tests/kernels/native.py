@@ -1,15 +1,15 @@
-"""The native kernels, built once per test run, for tests that compare them with their twins."""
+"""The native kernels, built once for all, for tests that compare them with their twins."""
 
 import ctypes
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from tempfile import mkdtemp
 
 import pytest
 import torch
 
+from tests.fakes.native_code import directory_to_compile_in
 from worker.kernels.integer_attention import DEFAULT_KV_DTYPE, KV_FORMATS
 from worker.kernels.native.build import THIS_PROCESSOR, BuildError, build_library, find_compiler
 from worker.kernels.native.kernels import NativeIntegerKernels
@@ -45,6 +45,7 @@ def threads(count: int) -> Iterator[None]:
 @cache
 def _library(architecture: str) -> Path | str:
     try:
-        return build_library(Path(mkdtemp(prefix="pagoda-native-")), find_compiler(), architecture)
+        with directory_to_compile_in() as directory:
+            return build_library(directory, find_compiler(), architecture)
     except BuildError as error:
         return str(error)

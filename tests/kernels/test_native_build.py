@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.fakes import native_code
 from tests.kernels.native import native_kernels, native_library
 from worker.kernels.integer import IntegerKernels
 from worker.kernels.native import attempts, build, load
@@ -39,8 +40,8 @@ def no_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
 
 
-def test_select_loads_them(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    kernels = select_kernels("integer", "cpu", tmp_path)
+def test_select_loads_them(caplog: pytest.LogCaptureFixture) -> None:
+    kernels = select_kernels("integer", "cpu", native_code.DIRECTORY)
     assert isinstance(kernels, NativeIntegerKernels)
     assert kernels.numerics_id == IntegerKernels().numerics_id
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
@@ -76,16 +77,18 @@ def test_built_again_when_stale(changed: str, quick: Path, tmp_path: Path, monke
     assert other.exists()
 
 
-def test_two_processes_at_once(tmp_path: Path) -> None:
+def test_two_processes_at_once(quick: Path, tmp_path: Path) -> None:
     """Each has a whole library, and nothing else is left."""
     code = (
-        "import sys; from pathlib import Path\n"
-        "from worker.kernels.native import build; from worker.kernels.native.library import load_library\n"
+        "import ctypes, sys; from pathlib import Path\n"
+        "from worker.kernels.native import build\n"
+        "build.SOURCE_DIRECTORY = Path(sys.argv[1])\n"
         "sys.stdin.read(1)\n"
-        "library = build.build_library(Path(sys.argv[1]), build.find_compiler(), build.THIS_PROCESSOR)\n"
-        "load_library(library); print(library)\n"
+        "library = build.build_library(Path(sys.argv[2]), build.find_compiler(), build.THIS_PROCESSOR)\n"
+        "ctypes.CDLL(str(library)); print(library)\n"
     )
-    command = [sys.executable, "-c", code, str(tmp_path)]
+    state = tmp_path / "state"
+    command = [sys.executable, "-c", code, str(quick), str(state)]
     processes = [
         subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=dict(os.environ))
         for _ in range(2)
@@ -96,7 +99,7 @@ def test_two_processes_at_once(tmp_path: Path) -> None:
         process.stdin = None
     printed = [process.communicate()[0].strip() for process in processes]
     assert printed[0] == printed[1] != ""
-    assert [str(path) for path in tmp_path.rglob("*") if path.is_file()] == [printed[0]]
+    assert [str(path) for path in state.rglob("*") if path.is_file()] == [printed[0]]
 
 
 def test_no_compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:

@@ -15,7 +15,7 @@ def complete(home: Path, line: str) -> list[str]:
         "COMP_CWORD": str(len(line.split()) - (not line.endswith(" "))),
     }
     code = "from pagoda.cli.main import app; app(prog_name='pagoda')"
-    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=200)
     return done.stdout.split()
 
 

@@ -43,7 +43,7 @@ async def test_check_tells_live_from_ready(server: GrpcServer) -> None:
 
 
 async def test_watch_pushes_each_change(server: GrpcServer) -> None:
-    async with open_channel(server.address) as channel, asyncio.timeout(10):
+    async with open_channel(server.address) as channel, asyncio.timeout(200):
         watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest(service=SERVICE))
         seen = [(await watch.read()).status]
         for serving in (True, False):

@@ -106,7 +106,7 @@ def test_of_two_processes_one_fetches(tmp_path: Path, entry: CatalogueEntry) -> 
     children = [context.Process(target=pull_in_child, args=(tmp_path / "home", entry, stages)) for _ in range(2)]
     for child in children:
         child.start()
-    reported = [stages.get(timeout=60) for _ in children]
+    reported = [stages.get(timeout=200) for _ in children]
     for child in children:
         child.join()
     assert sorted(map(bool, reported)) == [False, True]

@@ -22,7 +22,7 @@ def command(directory: Path, name: str, code: str) -> ChildCommand:
 
 async def until(holds: Callable[[], bool]) -> None:
     """Wait for a condition of another process, which has no event of ours to set."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(200):
         while True:
             if holds():
                 return

@@ -10,6 +10,7 @@ from pagoda.models.errors import ModelError
 from pagoda.models.library import ModelLibrary
 from pagoda.models.store import ModelStore
 from pagoda.sampling import SamplingParams
+from tests.fakes.native_code import give_native_code
 from tests.fakes.tiny_model import write_tiny_gguf
 from worker.engine_thread import Loaded, StepRunner
 from worker.errors import StartError
@@ -23,8 +24,7 @@ PROMPT = tuple(b"the quick brown fox jumps over it")
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One for all: native code is compiled once."""
-    return tmp_path_factory.mktemp("home")
+    return give_native_code(tmp_path_factory.mktemp("home"))
 
 
 @pytest.fixture
