@@ -31,7 +31,7 @@ test-fast: $(VENV)/.dev-installed ## Run the tests that need no model.
 test-large: $(VENV)/.dev-installed ## Run the tests that fetch further models (250 MB).
 	$(BIN)/pytest -m large $(ARGS)
 
-chaos: $(VENV)/.dev-installed ## Fail workers, schedulers and Redis under load for five minutes (ARGS="--duration 600 --seed 7").
+chaos: $(VENV)/.dev-installed ## Fail gateways, schedulers, workers and Redis under load for five minutes (ARGS="--duration 600 --seed 7").
 	@$(BIN)/python -m tests.chaos $(ARGS)
 
 lint: $(VENV)/.dev-installed ## Check style, format, and which tier imports which.

@@ -1,6 +1,7 @@
 """Failures of all kinds, one after the other, while clients ask for streams whose tokens are known. `make chaos`.
 
-Prints what it does and, at the end, what it found. The exit status is 1 if a client noticed anything or something was left over.
+Prints what it does and, at the end, what it found. The exit status is 1 if something was left over, or a client noticed anything
+but that its own gateway was killed.
 """
 
 import argparse
@@ -18,16 +19,20 @@ from typing import Any
 from pagoda.cli.fetch import fetch_model
 from pagoda.models.catalogue import DEFAULT_MODEL
 from pagoda.settings import default_home
+from protos.v1 import inference_pb2
 from tests.chaos.cluster import Cluster
-from tests.e2e.failover_streams import Answer, Asker, Clients
+from tests.chaos.doors import CONNECTION_ERRORS, Door, Doors
+from tests.chaos.traffic import Replay, Streams, Traffic
+from tests.e2e.failover_streams import MODEL
 from tests.e2e.tiers import Tiers
 from tests.fakes.valkey import real_valkey
 
-NUM_STREAMS = 32
-NUM_ASKERS = 6
-# How long it may take after a failure until every stream gets on.
+# How long it may take after a failure until every stream gets on, and until what a dead gateway asked for is gone.
 RECOVERY_S = 120.0
+# Samples of a request that dies with its gateway: more than all others together.
+NUM_ABANDONED = 32
 
+Loads = list[inference_pb2.GetLoadResponse]
 Failure = Callable[[int], Coroutine[Any, Any, None]]
 
 
@@ -35,47 +40,62 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, prog="make chaos")
     parser.add_argument("--duration", type=float, default=300.0, help="seconds (default: 300)")
     parser.add_argument("--seed", type=int, help="of the order of failures (default: another one each time)")
+    parser.add_argument(
+        "--trace", type=Path, help="a Mooncake trace that says who asks when (default: six clients, always)"
+    )
+    parser.add_argument("--rate", type=float, default=0.5, help="requests a second of it, on average (default: 0.5)")
     arguments = parser.parse_args()
     seed = random.randrange(1_000_000) if arguments.seed is None else arguments.seed
+    print(f"seed {seed}", flush=True)
     home = Path(os.environ.get("PAGODA_TEST_HOME") or default_home())
     fetch_model(home, DEFAULT_MODEL)
     with tempfile.TemporaryDirectory() as directory, real_valkey(Path(directory)) as valkey:
         with Tiers(home, Path(directory)) as tiers:
-            sys.exit(asyncio.run(Chaos(Cluster(tiers, valkey), seed).run(arguments.duration)))
+            sys.exit(asyncio.run(run(Cluster(tiers, valkey), random.Random(seed), arguments)))
+
+
+async def run(cluster: Cluster, chance: random.Random, arguments: argparse.Namespace) -> int:
+    """The exit status."""
+    async with Doors([gateway.url for gateway in cluster.gateways], chance) as doors:
+        traffic: Traffic = Streams(doors, chance)
+        if arguments.trace is not None:
+            traffic = Replay(doors, arguments.trace, duration_s=arguments.duration, per_s=arguments.rate)
+        return await Chaos(cluster, doors, traffic, chance).run(arguments.duration)
 
 
 class Chaos:
-    def __init__(self, cluster: Cluster, seed: int) -> None:
+    def __init__(self, cluster: Cluster, doors: Doors, traffic: Traffic, chance: random.Random) -> None:
         self._cluster = cluster
-        self._chance = random.Random(seed)
+        self._doors = doors
+        self._traffic = traffic
+        self._chance = chance
         self._started_s = time.monotonic()
         self._done: Counter[str] = Counter()
+        self._num_moved = 0.0
         self._problems: list[str] = []
-        self._say(f"seed {seed}")
 
     async def run(self, duration_s: float) -> int:
         """The exit status."""
-        await asyncio.to_thread(self._cluster.gateway.wait_until_ready)
-        async with Clients(self._cluster.gateway.url) as clients:
-            undisturbed = await clients.ask_all(range(NUM_STREAMS))
-            self._say(f"{NUM_STREAMS} streams are known; {self._cluster.describe_resources()}")
-            await self._reign(clients, undisturbed, duration_s)
+        for index in range(len(self._cluster.gateways)):
+            await self._cluster.wait_until_ready(index)
+        self._say(await self._traffic.learn())
+        self._say(self._cluster.describe_resources())
+        await self._reign(duration_s)
         await self._check_nothing_is_left()
         self._report()
         return 1 if self._problems else 0
 
-    async def _reign(self, clients: Clients, undisturbed: list[Answer], duration_s: float) -> None:
-        askers = [Asker(clients, undisturbed, self._chance) for _ in range(NUM_ASKERS)]
-        asking = [asyncio.create_task(asker.run()) for asker in askers]
+    async def _reign(self, duration_s: float) -> None:
+        asking = self._traffic.begin()
         end_s = time.monotonic() + duration_s
         while time.monotonic() < end_s and not self._problems and not any(task.done() for task in asking):
             await self._fail_something()
-            await self._wait_until_all_get_on(askers, asking)
-        for asker in askers:
-            asker.is_to_end = True
+            await self._wait_until_all_get_on(asking)
+        self._traffic.end()
         outcomes = await asyncio.gather(*asking, return_exceptions=True)
         self._problems += [f"a client noticed: {outcome!r}" for outcome in outcomes if outcome is not None]
-        self._done["streams checked"] = sum(asker.num_answers for asker in askers)
+        self._done["streams checked"] = self._traffic.num_answers
+        self._done["connections that broke with their gateway"] = self._doors.num_broken
 
     async def _fail_something(self) -> None:
         cluster = self._cluster
@@ -83,6 +103,7 @@ class Chaos:
             cluster.kill_worker: 4,
             cluster.freeze_worker: 2,
             cluster.kill_scheduler: 2,
+            self.kill_gateway: 2,
             cluster.freeze_scheduler: 1,
             cluster.restart_redis: 1,
             cluster.freeze_redis: 1,
@@ -94,9 +115,44 @@ class Chaos:
         self._done[name] += 1
         await failure(number)
 
-    async def _wait_until_all_get_on(self, askers: list[Asker], asking: list[asyncio.Task[None]]) -> None:
+    async def kill_gateway(self, number: int) -> None:
+        """What it had asked for ends at the schedulers; what was asked through the other one is not touched."""
+        index = number % len(self._doors.doors)
+        door = self._doors.doors[index]
+        abandoned = asyncio.create_task(self._abandon(door))
+        await self._wait_for("the long request", lambda loads: _num_sequences(loads) >= NUM_ABANDONED)
+        self._num_moved += self._cluster.gateways[index].metric("pagoda_moved_samples_total")
+        door.close()
+        self._cluster.kill_gateway(index)
+        await abandoned
+        await self._wait_for("the dead gateway's sequences to end", self._are_only_those_of_clients)
+        await self._cluster.wait_until_ready(index)
+        door.is_open = True
+
+    def _are_only_those_of_clients(self, loads: Loads) -> bool:
+        return _num_sequences(loads) <= self._traffic.most_sequences * self._doors.num_open
+
+    async def _abandon(self, door: Door) -> None:
+        """A request that would go on for long when its gateway dies."""
+        try:
+            await door.clients.openai.completions.create(
+                model=MODEL, prompt="Once", n=NUM_ABANDONED, max_tokens=1500, extra_body={"ignore_eos": True}
+            )
+        except CONNECTION_ERRORS:
+            return
+        self._problems.append("a killed gateway answered")
+
+    async def _wait_for(self, what: str, holds: Callable[[Loads], bool]) -> None:
+        try:
+            async with asyncio.timeout(RECOVERY_S):
+                while not holds(await self._cluster.loads()):  # noqa: ASYNC110  # other processes make it so
+                    await asyncio.sleep(0.1)
+        except TimeoutError:
+            self._problems.append(f"waited {RECOVERY_S:g} s in vain for {what}")
+
+    async def _wait_until_all_get_on(self, asking: list[asyncio.Task[None]]) -> None:
         """Or until a client has noticed something."""
-        getting_on: asyncio.Future[Any] = asyncio.gather(*(asker.gets_on() for asker in askers))
+        getting_on = asyncio.create_task(self._traffic.gets_on())
         waited_for: list[asyncio.Future[Any]] = [getting_on, *asking]
         done, _ = await asyncio.wait(waited_for, timeout=RECOVERY_S, return_when=asyncio.FIRST_COMPLETED)
         getting_on.cancel()
@@ -105,24 +161,37 @@ class Chaos:
 
     async def _check_nothing_is_left(self) -> None:
         """Everybody is given time to come back."""
+        loads: Loads = []
         for _ in range(300):
             loads = await self._cluster.loads()
-            num_workers = sum(len(load.workers) for load in loads)
-            num_used = sum(worker.num_pages_used for load in loads for worker in load.workers)
-            num_left = sum(load.num_running + load.num_waiting for load in loads)
-            if num_workers == len(self._cluster.workers) and num_used == num_left == 0:
+            if _num_workers(loads) == len(self._cluster.workers) and _num_pages(loads) == _num_sequences(loads) == 0:
                 return
             await asyncio.sleep(0.2)
-        self._problems.append(f"{num_workers} workers, {num_used} pages used and {num_left} sequences are left")
+        found = f"{_num_workers(loads)} workers, {_num_pages(loads)} pages used and {_num_sequences(loads)} sequences"
+        self._problems.append(f"{found} are left")
 
     def _report(self) -> None:
         self._say(", ".join(f"{count} x {name}" for name, count in sorted(self._done.items())))
-        self._say(f"samples that moved: {self._cluster.gateway.metric('pagoda_moved_samples_total'):g}")
+        moved = (gateway.metric("pagoda_moved_samples_total") for gateway in self._cluster.gateways)
+        self._say(f"samples that moved: {self._num_moved + sum(moved):g}")
         self._say(self._cluster.describe_resources())
         self._say("\n".join(self._problems) or "No client noticed anything, and nothing is left over.")
 
     def _say(self, text: str) -> None:
         print(f"{time.monotonic() - self._started_s:6.1f} s  {text}", flush=True)
+
+
+def _num_workers(loads: Loads) -> int:
+    return sum(len(load.workers) for load in loads)
+
+
+def _num_pages(loads: Loads) -> int:
+    """Those that sequences use."""
+    return sum(worker.num_pages_used for load in loads for worker in load.workers)
+
+
+def _num_sequences(loads: Loads) -> int:
+    return sum(load.num_running + load.num_waiting for load in loads)
 
 
 if __name__ == "__main__":

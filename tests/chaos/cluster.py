@@ -1,4 +1,4 @@
-"""What chaos reigns over: a gateway, two schedulers that share a real Valkey, and three workers that may go to either."""
+"""What chaos reigns over: two gateways, two schedulers that share a real Valkey, and three workers that may go to either."""
 
 import asyncio
 from collections.abc import Sequence
@@ -22,16 +22,23 @@ class Cluster:
         self._index = ("--prefix-index", valkey.url)
         self.schedulers = [tiers.scheduler(*self._index) for _ in range(2)]
         self._addresses = [scheduler.address for scheduler in self.schedulers]
-        self.gateway = tiers.gateway(self._addresses, *self._index)
+        self.gateways = [tiers.gateway(self._addresses, *self._index) for _ in range(2)]
         self.workers = [self._start_worker(number) for number in range(NUM_WORKERS)]
 
     @property
     def tiers(self) -> Sequence[Tier]:
-        return [self.gateway, *self.schedulers, *self.workers]
+        return [*self.gateways, *self.schedulers, *self.workers]
 
     def _start_worker(self, number: int) -> Tier:
-        """Each with another scheduler first."""
-        return self._tiers.worker(self._addresses[:: (-1) ** number], "--worker-id", f"worker-{number}")
+        return self._tiers.worker(self._addresses, "--worker-id", f"worker-{number}")
+
+    async def wait_until_ready(self, index: int) -> None:
+        await asyncio.to_thread(self.gateways[index].wait_until_ready)
+
+    def kill_gateway(self, index: int) -> None:
+        killed = self.gateways[index]
+        killed.kill()
+        self.gateways[index] = self._tiers.gateway(self._addresses, *self._index, port=killed.port)
 
     async def kill_worker(self, number: int) -> None:
         self.workers[number % NUM_WORKERS].kill()

@@ -9,7 +9,7 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 import ollama
 import openai
@@ -19,6 +19,7 @@ MAX_TOKENS = 16
 # More than a worker can have computed of a sequence that its scheduler has not heard of: two steps, or what is left of a lease. A
 # stream that got so much further since the last failure is nobody's suspect.
 NUM_CHUNKS_BETWEEN = 16
+_OPENAI_EXTRAS = {"return_token_ids": True, "ignore_eos": True}
 
 
 @dataclass(slots=True)
@@ -75,9 +76,16 @@ class Clients:
         return answer
 
     async def _completion(self, number: int, on_chunk: OnChunk) -> Answer:
-        stream = await self.openai.completions.create(
-            model=MODEL, prompt=_prompt(number), stream=True, **_openai_options(number, logprobs=1)
+        return await self._read(on_chunk, prompt=_prompt(number), **_openai_options(number, logprobs=1))
+
+    async def complete(self, prompt: list[int], max_tokens: int, on_chunk: OnChunk = lambda: None) -> Answer:
+        """Greedily, of so many tokens."""
+        return await self._read(
+            on_chunk, prompt=prompt, max_tokens=max_tokens, temperature=0.0, extra_body=_OPENAI_EXTRAS
         )
+
+    async def _read(self, on_chunk: OnChunk, **asked: Any) -> Answer:
+        stream = await self.openai.completions.create(model=MODEL, stream=True, **asked)
         answer: Answer = defaultdict(Sample)
         async for chunk in stream:
             on_chunk()
@@ -109,10 +117,16 @@ class Clients:
         return {0: sample}
 
 
+class Streams(Protocol):
+    """Clients, or what stands for several."""
+
+    async def ask(self, number: int, on_chunk: OnChunk) -> Answer: ...
+
+
 class Asker:
     """Asks for one stream after the other, and counts what came."""
 
-    def __init__(self, clients: Clients, undisturbed: Sequence[Answer], chance: random.Random) -> None:
+    def __init__(self, clients: Streams, undisturbed: Sequence[Answer], chance: random.Random) -> None:
         self._clients = clients
         self._undisturbed = undisturbed
         self._chance = chance
@@ -151,7 +165,7 @@ def _openai_options(number: int, *, logprobs: Any) -> dict[str, Any]:
     """Of four of a kind one is greedy; every other one has two samples, and two in four log-probabilities."""
     options: dict[str, Any] = {"max_tokens": MAX_TOKENS, "seed": number, "n": 1 + number // 4 % 2}
     options["temperature"] = 0.0 if number // 4 % 4 == 0 else 1.0
-    options["extra_body"] = {"return_token_ids": True, "ignore_eos": True}
+    options["extra_body"] = _OPENAI_EXTRAS
     return options | ({"logprobs": logprobs} if number // 8 % 2 else {})
 
 

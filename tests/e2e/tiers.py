@@ -90,6 +90,7 @@ class SchedulerTier(Tier):
 
 
 class GatewayTier(Tier):
+    port: int
     url: str
 
     @property
@@ -140,12 +141,17 @@ class Tiers:
         return self._start(Tier, "worker", flags, {**WORKER_DEFAULTS, **environment})
 
     def gateway(
-        self, schedulers: Sequence[SchedulerTier | str], *arguments: str, environment: Environment = NOTHING
+        self,
+        schedulers: Sequence[SchedulerTier | str],
+        *arguments: str,
+        port: int | None = None,
+        environment: Environment = NOTHING,
     ) -> GatewayTier:
-        port = free_port()
+        """At the port of an earlier one that is gone, or at a new one."""
+        port = port or free_port()
         flags = ["--scheduler", _listed(schedulers), "--port", str(port), "--ollama-port", "0"]
         tier = self._start(GatewayTier, "gateway", [*flags, *arguments], environment)
-        tier.url = f"http://127.0.0.1:{port}"
+        tier.port, tier.url = port, f"http://127.0.0.1:{port}"
         return tier
 
     def _start(self, kind: type[T], tier: str, arguments: Sequence[str], environment: Environment) -> T:
