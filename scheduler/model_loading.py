@@ -4,15 +4,15 @@ Which worker loads what is decided in model_placement.py; when waiting is in vai
 beyond that some wait for a model.
 """
 
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
 
 from scheduler.counters import ModelCounters
 from scheduler.fair_queue import FairQueue
 from scheduler.keep_alive import KeepAlive, Timers
 from scheduler.lifecycle import Lifecycle
 from scheduler.model_outages import ModelOutages
-from scheduler.model_placement import NOTHING_MOVES, Moves, Slot, SlotState, place_models
+from scheduler.model_placement import NOTHING_MOVES, Moves, place_models
+from scheduler.model_slots import slots_with_models, slots_without
 from scheduler.model_waiters import ModelWaiters, Told
 from scheduler.sequence_listener import SequenceListener
 from scheduler.served_models import ServedModels
@@ -182,38 +182,9 @@ class ModelLoading:
         if wanted <= self._served.in_memory and not may_fill:
             return NOTHING_MOVES
         since_s = {model: self._waiters.since_s(model) for model in wanted}
-        return place_models(list(self._slots()), since_s, self._stores.available_bytes, self._timers.time())
-
-    def _slots(self) -> Iterator[Slot]:
-        for worker_id, worker in self._workers.items():
-            model = worker.info.model
-            if worker.phase is not WorkerPhase.SERVING:
-                continue
-            yield self._slot(
-                worker_id,
-                SlotState.SERVING,
-                model="" if self._stores.is_outdated(worker.info) else model,
-                is_running=not worker.is_idle,
-                idle_since_s=self._keep_alive.idle_since_s(model),
-                stays_until_s=self._stays_until_s.get(worker_id, 0.0),
-            )
-        for unloaded in self.unloaded:
-            if unloaded.loading is not None and not unloaded.is_lost:
-                yield self._slot(unloaded.worker_id, SlotState.LOADING, model=unloaded.loading)
-            elif not unloaded.is_lost:
-                state = SlotState.LEAVING if unloaded.link is None else SlotState.EMPTY
-                yield self._slot(unloaded.worker_id, state)
-
-    def _slot(self, worker_id: str, state: SlotState, **fields: Any) -> Slot:
-        store = self._stores[worker_id]
-        return Slot(
-            worker_id=worker_id,
-            host_id=store.host_id,
-            state=state,
-            loadable={name: model.needed_bytes for name, model in store.models.items()},
-            home_model=store.home_model,
-            **fields,
-        )
+        with_models = slots_with_models(self._workers.values(), self._stores, self._keep_alive, self._stays_until_s)
+        slots = [*with_models, *slots_without(self.unloaded, self._stores)]
+        return place_models(slots, since_s, self._stores.available_bytes, self._timers.time())
 
     def _load(self, worker: UnloadedWorker, model: str) -> None:
         assert worker.link is not None, "only a worker with a stream is empty"
