@@ -53,19 +53,16 @@ class SchedulerLoop:
         sequences: SequenceListener | None = None,
         counters: Counters | None = None,
     ) -> None:
-        """At most `max_waiting` sequences queue, and of one tenant `max_waiting_per_tenant`. A model without any worker for
-        `worker_grace_s` fails its requests.
-
-        When nobody waits, a worker goes on by itself for at most `max_lease_steps` steps. A model that nobody has used for
-        `keep_alive_s` leaves memory, unless a request has wished otherwise.
+        """At most `max_waiting` sequences queue, and of one tenant `max_waiting_per_tenant`. When nobody waits, a worker goes on by
+        itself for at most `max_lease_steps` steps. A model without any worker for `worker_grace_s` fails its requests; one that
+        nobody has used for `keep_alive_s` leaves memory, unless a request has wished otherwise.
         """
         self.workers: dict[str, AttachedWorker] = {}
         self.waiting = FairQueue()
         self.counters = counters or Counters()
         self.on_readiness_changed: Callable[[], object] = lambda: None
         self._clock = clock
-        self._is_awake = False
-        self._was_ready = False
+        self._is_awake = self._was_ready = False
         self._caches = caches or NobodyListens()
         self._suspects = Suspects()
         listener, stores = sequences or NobodyFollows(), WorkerStores()
@@ -79,7 +76,7 @@ class SchedulerLoop:
             self.lifecycle,
             wake=self.wake,
             max_waiting=max_waiting,
-            max_waiting_per_tenant=max_waiting if max_waiting_per_tenant is None else max_waiting_per_tenant,
+            max_waiting_per_tenant=max_waiting_per_tenant,
         )
         self.loading = ModelLoading(
             clock,
@@ -125,7 +122,9 @@ class SchedulerLoop:
                 pass
         self._placement.end_rounds()
         self._recall_leases()
-        self._dismiss_workers()
+        self.attachments.dismiss_leaving()
+        if self.requests.is_draining:
+            self.attachments.dismiss_unwanted(self.waiting.models)
         for unloading in self.loading.move():
             self.attachments.detach(unloading)
         self._tell_readiness()
@@ -229,11 +228,6 @@ class SchedulerLoop:
 
     def _somebody_waits(self, worker: AttachedWorker) -> bool:
         return worker.info.model in self.waiting.models
-
-    def _dismiss_workers(self) -> None:
-        self.attachments.dismiss_leaving()
-        if self.requests.is_draining:
-            self.attachments.dismiss_unwanted(self.waiting.models)
 
     def _tell_readiness(self) -> None:
         if self.is_ready != self._was_ready:

@@ -173,11 +173,14 @@ class ModelLoading:
         return unloading
 
     def _is_over(self, worker: AttachedWorker) -> bool:
-        is_over = self._keep_alive.is_over(worker.info.model) or self._stores.is_outdated(worker.info)
-        return is_over and worker.phase is WorkerPhase.SERVING and worker.is_idle
+        if not worker.is_idle or worker.phase is not WorkerPhase.SERVING:
+            return False
+        return self._keep_alive.is_over(worker.info.model) or self._stores.is_outdated(worker.info)
 
     def _moves(self) -> Moves:
         wanted = self._waiters.models
+        if not wanted:
+            return NOTHING_MOVES
         may_fill = any(self._stores[unloaded.worker_id].home_model in wanted for unloaded in self.unloaded)
         if wanted <= self._served.in_memory and not may_fill:
             return NOTHING_MOVES

@@ -25,9 +25,9 @@ class Requests:
         *,
         wake: Callable[[], object],
         max_waiting: int,
-        max_waiting_per_tenant: int,
+        max_waiting_per_tenant: int | None,
     ) -> None:
-        """`wake` has the next steps planned."""
+        """`wake` has the next steps planned. Of one tenant may wait as many as of all, unless it is said how many."""
         self._timers = timers
         self._waiting = waiting
         self._models = models
@@ -35,7 +35,7 @@ class Requests:
         self._open = lifecycle.open
         self._wake = wake
         self._max_waiting = max_waiting
-        self._max_waiting_per_tenant = max_waiting_per_tenant
+        self._max_waiting_per_tenant = max_waiting if max_waiting_per_tenant is None else max_waiting_per_tenant
         self._next_sequence_id = 1
         self.is_draining = False
 
