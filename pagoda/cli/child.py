@@ -69,12 +69,6 @@ class Child:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.pid, signal.SIGKILL)
 
-    def last_lines(self, count: int) -> list[str]:
-        """The end of its log, to show why it ended."""
-        with contextlib.suppress(OSError):
-            return self.command.log.read_text(errors="replace").splitlines()[-count:]
-        return []
-
 
 def _die_with_parent(parent_pid: int) -> Callable[[], None] | None:
     """Linux kills the child when the parent is gone, even by SIGKILL. Elsewhere only an orderly stop ends it."""
@@ -89,6 +83,13 @@ def _die_with_parent(parent_pid: int) -> Callable[[], None] | None:
             os._exit(1)
 
     return request_signal
+
+
+def last_lines(log: Path, count: int) -> list[str]:
+    """The end of a child's log, to show why it ended or what holds it up."""
+    with contextlib.suppress(OSError):
+        return log.read_text(errors="replace").splitlines()[-count:]
+    return []
 
 
 def describe_exit(code: int) -> str:

@@ -4,16 +4,14 @@ Knows nothing about keeping processes alive (supervisor.py) or what they are tol
 """
 
 import asyncio
-import contextlib
-import os
 import signal
 import socket
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from pagoda.cli.banner import banner
 from pagoda.cli.fetch import fetch_model
+from pagoda.cli.readiness import NotReadyError, wait_for_gateway, wait_for_workers
 from pagoda.cli.supervisor import ChildLostError, Supervisor
 from pagoda.cli.tiers import ServeOptions, tier_commands
 from pagoda.keys import KeyEntry, KeyFile, KeysError, parse_keys
@@ -22,13 +20,8 @@ from pagoda.models.model import Model
 from pagoda.sockets import is_loopback, unix_path
 from pagoda.tracing import check_otlp_endpoint, default_otlp_endpoint
 
-if TYPE_CHECKING:
-    from protos.v1 import inference_pb2
-
-READY_DEADLINE_S = 300.0
 # Longer than the tiers give their running streams (drain_grace_s), so that they end by themselves.
 STOP_GRACE_S = 40.0
-_POLL_S = 0.05
 
 
 class ServeError(Exception):
@@ -44,7 +37,7 @@ def run_serve(options: ServeOptions) -> int:
         check_models(options)
         models = [fetch_model(options.home, model) for model in options.models]
         return asyncio.run(_serve(options, models))
-    except (ServeError, ModelError, ChildLostError) as error:
+    except (ServeError, ModelError, ChildLostError, NotReadyError) as error:
         say(f"Error: {error}")
         return 1
     except KeyboardInterrupt:
@@ -160,47 +153,11 @@ class StopSignals:
 
 async def _announce_when_ready(options: ServeOptions, models: Sequence[Model], supervisor: Supervisor) -> None:
     """Never returns, so that whoever waits for the first of several ends waits for a real one."""
-    addresses = await _wait_until_ready(options)
-    load = await _wait_for_workers(options)
+    addresses = await wait_for_gateway(options)
+    load = await wait_for_workers(options)
     supervisor.settle()
     print(banner(options, models, load, addresses), flush=True)
     await asyncio.Event().wait()
-
-
-async def _wait_until_ready(options: ServeOptions) -> list[str]:
-    """Where the gateway listens."""
-    import httpx  # While the tiers load: their start is not held up by this import.
-
-    answer = "it did not answer"
-    try:
-        async with asyncio.timeout(READY_DEADLINE_S), httpx.AsyncClient(trust_env=False) as client:
-            while True:
-                with contextlib.suppress(httpx.TransportError):
-                    response = await client.get(f"{options.url}/ready")
-                    if response.is_success:
-                        return list(response.json()["addresses"])
-                    answer = response.text
-                await asyncio.sleep(_POLL_S)
-    except TimeoutError:
-        raise ServeError(
-            f"not ready after {READY_DEADLINE_S:g} s ({answer}). The logs are in {options.log_directory}."
-        ) from None
-
-
-async def _wait_for_workers(options: ServeOptions) -> "inference_pb2.GetLoadResponse":
-    """The first makes the system ready, but what is said of it is about all."""
-    # Children are forked to become other programs: threads that gRPC would start in them may only abort them.
-    os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
-    from pagoda.grpc_channel import open_channel
-    from protos.v1 import inference_pb2, inference_pb2_grpc
-
-    async with asyncio.timeout(READY_DEADLINE_S), open_channel(options.scheduler_address) as channel:
-        stub: inference_pb2_grpc.InferenceServiceAsyncStub = inference_pb2_grpc.InferenceServiceStub(channel)
-        while True:
-            load = await stub.GetLoad(inference_pb2.GetLoadRequest(), timeout=10)
-            if len(load.workers) >= options.num_workers:
-                return load
-            await asyncio.sleep(_POLL_S)
 
 
 def _remove_socket(options: ServeOptions) -> None:

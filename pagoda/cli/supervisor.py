@@ -8,7 +8,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 
-from pagoda.cli.child import Child, ChildCommand, describe_exit
+from pagoda.cli.child import Child, ChildCommand, describe_exit, last_lines
 
 RESTART_WINDOW_S = 60.0
 LONGEST_DELAY_S = 8.0
@@ -82,7 +82,7 @@ class Supervisor:
 
 
 def _last_words(child: Child) -> str:
-    lines = "\n".join(f"  {line}" for line in child.last_lines(LAST_LINES))
+    lines = "\n".join(f"  {line}" for line in last_lines(child.command.log, LAST_LINES))
     return f"The end of {child.command.log}:\n{lines}"
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import httpx
 
-from pagoda.cli.child import Child, ChildCommand, describe_exit
+from pagoda.cli.child import Child, ChildCommand, describe_exit, last_lines
 from pagoda.cli.failure import CommandError
 from pagoda.keys import new_key
 
@@ -56,7 +56,7 @@ class OwnServer:
 
     def _why(self) -> str:
         """`pagoda serve` says it in its last line but one or in its last."""
-        errors = [line for line in self._child.last_lines(20) if line.startswith("Error: ")]
+        errors = [line for line in last_lines(self._log, 20) if line.startswith("Error: ")]
         return errors[-1].removeprefix("Error: ") if errors else f"see {self._log}"
 
 

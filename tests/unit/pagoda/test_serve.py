@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from pagoda.cli.readiness import NotReadyError, wait_for_workers
 from pagoda.cli.serve import ServeError, StopSignals, check_exposure, check_port, check_tracing
 from pagoda.cli.supervisor import Supervisor
 from pagoda.cli.tiers import ServeOptions, tier_commands
@@ -61,6 +62,16 @@ def test_a_taken_port_is_named(tmp_path: Path) -> None:
         port = taken.getsockname()[1]
         with pytest.raises(ServeError, match=f"port {port}: Address already in use"):
             check_port(options(tmp_path, port=port))
+
+
+async def test_workers_that_do_not_come_are_a_sentence_with_what_their_logs_said_last(tmp_path: Path) -> None:
+    serving = options(tmp_path, num_workers=2)
+    serving.log_directory.mkdir(parents=True)
+    (serving.log_directory / "worker-2.log").write_text("starts\nloading model\n")
+    with pytest.raises(NotReadyError) as late:
+        await wait_for_workers(serving, deadline_s=0.2)
+    assert "only 0 of 2 workers have come within 0.2 s." in str(late.value)
+    assert "--workers" in str(late.value) and str(late.value).endswith("worker-2.log: loading model")
 
 
 def test_the_key_is_in_no_command_line(tmp_path: Path) -> None:
