@@ -138,6 +138,8 @@ class QueueLoad:
     num_waiting: int
     oldest_s: float
     """Since the one that waits longest arrived."""
+    next_position: int
+    """Of its next one among all that wait at the same scheduler; the first is 1."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -59,5 +59,9 @@ def _joined_queues(queues: Iterable[QueueLoad]) -> tuple[QueueLoad, ...]:
 
 
 def _sum_of(one: QueueLoad, other: QueueLoad) -> QueueLoad:
-    oldest_s = max(one.oldest_s, other.oldest_s)
-    return replace(one, num_waiting=one.num_waiting + other.num_waiting, oldest_s=oldest_s)
+    return replace(
+        one,
+        num_waiting=one.num_waiting + other.num_waiting,
+        oldest_s=max(one.oldest_s, other.oldest_s),
+        next_position=min(one.next_position, other.next_position),
+    )

@@ -1,4 +1,4 @@
-"""What operators and load balancers ask: /health, /ping, /ready, /metrics, /version."""
+"""What operators and load balancers ask: /health, /ping, /ready, /metrics, /queue, /version."""
 
 import importlib.metadata
 import logging
@@ -8,6 +8,7 @@ from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from starlette.responses import JSONResponse, Response
 
 from gateway.errors import GatewayError
+from gateway.queue_metrics import queue_object
 from gateway.state import GatewayState, state_of
 
 logger = logging.getLogger(__name__)
@@ -51,6 +52,12 @@ async def metrics(request: Request) -> Response:
         logger.debug("scheduler has no metrics", extra={"reason": error.message})
         load = None
     return Response(state.metrics.exposition(load), media_type=CONTENT_TYPE_PLAIN_0_0_4)
+
+
+@router.get("/queue")
+async def queue(request: Request) -> Response:
+    """Who waits for a worker, by model and tenant."""
+    return JSONResponse(queue_object(await state_of(request).schedulers.get_load()))
 
 
 async def _why_not_ready(state: GatewayState) -> str | None:

@@ -15,6 +15,7 @@ ADMIN_PATHS = frozenset(
         "/api/pull",
         "/api/push",
         "/metrics",
+        "/queue",
         "/v1/load_lora_adapter",
         "/v1/unload_lora_adapter",
     }

@@ -155,7 +155,13 @@ def load_from_proto(message: inference_pb2.GetLoadResponse) -> Load:
             for worker in message.workers
         ),
         queues=tuple(
-            QueueLoad(model=queue.model, tenant=queue.tenant, num_waiting=queue.num_waiting, oldest_s=queue.oldest_s)
+            QueueLoad(
+                model=queue.model,
+                tenant=queue.tenant,
+                num_waiting=queue.num_waiting,
+                oldest_s=queue.oldest_s,
+                next_position=queue.next_position,
+            )
             for queue in message.queues
         ),
         queue_drain_per_s=message.queue_drain_per_s,

@@ -56,7 +56,11 @@ def load_to_proto(loop: SchedulerLoop) -> inference_pb2.GetLoadResponse:
         model_load_s=counters.models.load_s,
         queues=[
             inference_pb2.QueueLoad(
-                model=queue.model, tenant=queue.tenant, num_waiting=queue.num_waiting, oldest_s=queue.oldest_s
+                model=queue.model,
+                tenant=queue.tenant,
+                num_waiting=queue.num_waiting,
+                oldest_s=queue.oldest_s,
+                next_position=queue.next_position,
             )
             for queue in loop.queue_loads()
         ],

@@ -247,4 +247,4 @@ class SchedulerLoop:
         return sum(len(worker.running) for worker in self.workers.values())
 
     def queue_loads(self) -> list[QueueLoad]:
-        return queue_loads(self.waiting.in_any_order(), self._clock.time())
+        return queue_loads(self.waiting, self._clock.time())

@@ -12,7 +12,6 @@ from gateway.ollama.prompts import encode_prompt, refuse_go_template
 from gateway.ollama.replies import ChatReply, GenerateReply, Reply
 from gateway.ollama.schemas import ChatRequest, GenerateRequest
 from gateway.operations import VERSION
-from gateway.queue_metrics import queue_header
 from gateway.served_model import ServedModel
 from gateway.state import GatewayState, http_context, state_of
 from gateway.streaming import ndjson_lines, stream_response, unless_gone
@@ -37,14 +36,7 @@ async def list_running(request: Request) -> Response:
     state = state_of(request)
     in_memory = await state.models.in_memory()
     models = [model_objects.running(model, info) for model, info in in_memory]
-    return JSONResponse({"models": models}, headers=await _queue_header(state))
-
-
-async def _queue_header(state: GatewayState) -> dict[str, str]:
-    try:
-        return queue_header(await state.schedulers.get_load())
-    except GatewayError:
-        return {}
+    return JSONResponse({"models": models})
 
 
 @router.post("/api/generate")

@@ -93,16 +93,16 @@ def show(
 def ps(server: Server = None, as_json: AsJSON = False) -> None:
     with failing_in_sentences():
         from pagoda.cli.ollama_api import DEFAULT_SERVER, OllamaAPI, server_url
-        from pagoda.cli.server_commands import running_page, waiting_line
+        from pagoda.cli.server_commands import queue_page, running_page
 
         with OllamaAPI(server_url(server or DEFAULT_SERVER), api_key()) as api:
-            models, waiting = api.running(), api.waiting()
+            models, queue = api.running(), api.queue()
         if as_json:
-            print(_json({"models": models} | ({"queue": waiting} if waiting else {})))
+            print(_json({"models": models} | ({"queue": queue} if queue else {})))
         else:
             print(running_page(models))
-            if waiting and (line := waiting_line(waiting)):
-                print(line)
+            if queue and (page := queue_page(queue)):
+                print(page)
 
 
 def stop(model: ModelName, server: Server = None, as_json: AsJSON = False) -> None:

@@ -70,14 +70,15 @@ class OllamaAPI:
     def running(self) -> list[JSONObject]:
         return list(self._object("GET", "/api/ps").get("models") or [])
 
-    def waiting(self) -> JSONObject | None:
-        """How many sequences wait for a worker and for how long, as a Pagoda says beside what runs; None from another server."""
-        with self._answering():
-            said = self._client.get("/api/ps").headers.get("x-pagoda-queue")
-        if said is None:
-            return None
-        fields = dict(part.strip().split("=") for part in said.split(","))
-        return {"num_waiting": int(fields["waiting"]), "oldest_s": float(fields["oldest_s"])}
+    def queue(self) -> JSONObject | None:
+        """Who waits for a worker. None where that is not told: by another server than Pagoda, to a key that is no admin's, or
+        while no scheduler answers."""
+        try:
+            return self._object("GET", "/queue")
+        except ServerError as error:
+            if error.status in (403, 404, 503):
+                return None
+            raise
 
     def show(self, model: str) -> JSONObject:
         return self._object("POST", "/api/show", {"model": model})

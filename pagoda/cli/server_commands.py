@@ -29,10 +29,23 @@ def running_page(models: list[JSONObject]) -> str:
     return human.table([["NAME", "ID", "SIZE", "PROCESSOR", "CONTEXT", "UNTIL"], *rows])
 
 
-def waiting_line(waiting: JSONObject) -> str:
-    """Empty where nobody waits."""
-    number = waiting["num_waiting"]
-    return f"{number} waiting, oldest {waiting['oldest_s']:.1f} s" if number else ""
+def queue_page(queue: JSONObject) -> str:
+    """Who waits for a worker, those first whose turn is next; empty where nobody does."""
+    if not queue["num_waiting"]:
+        return ""
+    rows = [
+        [
+            row["model"],
+            row["tenant"] or "-",
+            str(row["num_waiting"]),
+            str(row["next_position"]),
+            f"{row['oldest_s']:.1f} s",
+        ]
+        for row in queue["queues"]
+    ]
+    wait = "" if queue["wait_s"] is None else f"; who comes now waits about {queue['wait_s']:.0f} s"
+    table = human.table([["MODEL", "TENANT", "WAITING", "NEXT IN LINE", "OLDEST"], *rows])
+    return f"\n{table}\n{queue['num_running']} running, {queue['num_waiting']} waiting{wait}"
 
 
 def stop_model(api: OllamaAPI, name: str) -> None:

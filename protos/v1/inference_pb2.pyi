@@ -352,7 +352,7 @@ Global___PromptLogprobs: _TypeAlias = PromptLogprobs  # noqa: Y015
 
 @_typing.final
 class Moved(_message.Message):
-    """The sample goes on at another worker; no token is lost or repeated."""
+    """The sample goes on at another worker, or at one that was lost and is back under its name; no token is lost or repeated."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -801,11 +801,14 @@ class QueueLoad(_message.Message):
     TENANT_FIELD_NUMBER: _builtins.int
     NUM_WAITING_FIELD_NUMBER: _builtins.int
     OLDEST_S_FIELD_NUMBER: _builtins.int
+    NEXT_POSITION_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     tenant: _builtins.str
     num_waiting: _builtins.int
     oldest_s: _builtins.float
     """Since the one that waits longest arrived."""
+    next_position: _builtins.int
+    """The place of its next one among all that wait, as they would be admitted now; the first is 1."""
     def __init__(
         self,
         *,
@@ -813,10 +816,11 @@ class QueueLoad(_message.Message):
         tenant: _builtins.str = ...,
         num_waiting: _builtins.int = ...,
         oldest_s: _builtins.float = ...,
+        next_position: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "num_waiting", b"num_waiting", "oldest_s", b"oldest_s", "tenant", b"tenant"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "next_position", b"next_position", "num_waiting", b"num_waiting", "oldest_s", b"oldest_s", "tenant", b"tenant"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

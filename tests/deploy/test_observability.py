@@ -31,7 +31,7 @@ def read(path: str) -> dict[str, Any]:
 def some_load() -> Load:
     """Every number is 1: only what is reported counts here."""
     workers = (WorkerLoad(worker_id="w", num_pages_free=1, num_pages_cached=1, num_pages_used=1),)
-    queues = (QueueLoad(model="m", tenant="t", num_waiting=1, oldest_s=1.0),)
+    queues = (QueueLoad(model="m", tenant="t", num_waiting=1, oldest_s=1.0, next_position=1),)
     numbers: dict[str, Any] = {field.name: 1 for field in fields(Load) if field.name not in ("workers", "queues")}
     return Load(workers=workers, queues=queues, **numbers)
 
@@ -83,6 +83,10 @@ def test_the_dashboard_shows_what_matters() -> None:
         "vllm:num_requests_running",
         "vllm:num_requests_waiting",
         "vllm:kv_cache_usage_perc",
+        "pagoda_queue_length",
+        "pagoda_queue_next_position",
+        "pagoda_queue_oldest_seconds",
+        "pagoda_queue_wait_seconds",
         "pagoda_pages",
         "vllm:prefix_cache_hits_total",
         "http_requests_total",

@@ -44,8 +44,8 @@ class OllamaServer:
         }
         self.expires_at = FOREVER
         self.is_pagoda = True
-        self.queue = ""
-        """What a Pagoda says of its queue in a header."""
+        self.queue: JSONObject = {}
+        """What a Pagoda says of it; empty is that there is no such route."""
         self.key = ""
         self.error_after_pieces = ""
         self.goes_on = False
@@ -64,6 +64,8 @@ class OllamaServer:
                 return 200, {"status": "ready"}
             case "/ready":
                 return 404, {}
+            case "/queue":
+                return (200, self.queue) if self.queue else (404, {"error": "not found"})
             case "/api/tags":
                 return 200, {"models": [{"name": MODEL}]}
             case "/api/ps":
@@ -125,8 +127,6 @@ def ollama_server() -> Iterator[OllamaServer]:
             """Without a length: the end of the connection is the end of the answer."""
             self.send_response(status)
             self.send_header("Content-Type", content_type)
-            if server.queue:
-                self.send_header("X-Pagoda-Queue", server.queue)
             self.end_headers()
             try:
                 for line in lines:

@@ -91,6 +91,7 @@ async def test_what_changes_models_or_shows_everyones_metrics_is_for_admins(gate
         "/api/pull",
         "/api/push",
         "/metrics",
+        "/queue",
         "/v1/load_lora_adapter",
         "/v1/unload_lora_adapter",
     }

@@ -55,8 +55,8 @@ async def test_metrics_have_the_names_that_dashboards_know(gateway: RunningGatew
         num_waiting=3,
         num_running=2,
         queues=[
-            inference_pb2.QueueLoad(model="tiny", tenant="alice", num_waiting=2, oldest_s=4.5),
-            inference_pb2.QueueLoad(model="tiny", tenant="bob", num_waiting=1, oldest_s=0.5),
+            inference_pb2.QueueLoad(model="tiny", tenant="alice", num_waiting=2, oldest_s=4.5, next_position=2),
+            inference_pb2.QueueLoad(model="tiny", tenant="bob", num_waiting=1, oldest_s=0.5, next_position=1),
         ],
         queue_drain_per_s=2.0,
         num_preemptions=1,
@@ -95,6 +95,7 @@ async def test_metrics_have_the_names_that_dashboards_know(gateway: RunningGatew
         ("pagoda_queue_length", ("alice",)): 2,
         ("pagoda_queue_oldest_seconds", ("alice",)): 4.5,
         ("pagoda_queue_length", ("bob",)): 1,
+        ("pagoda_queue_next_position", ("bob",)): 1,
         ("pagoda_queue_drain_rate", ()): 2.0,
         ("pagoda_queue_wait_seconds", ()): 1.5,
         ("pagoda_pages", ("free", "w1")): 50,
@@ -104,7 +105,13 @@ async def test_metrics_have_the_names_that_dashboards_know(gateway: RunningGatew
         ("http_requests_total", ("/v1/chat/completions", "POST", "4xx")): 1,
     }
     assert {key: found.get(key) for key in expected} == expected
-    assert (await gateway.http.get("/api/ps")).headers["x-pagoda-queue"] == "waiting=3, oldest_s=4.5"
+    queue = (await gateway.http.get("/queue")).json()
+    assert {name: queue[name] for name in ("num_waiting", "num_running", "wait_s")} == {
+        "num_waiting": 3,
+        "num_running": 2,
+        "wait_s": 1.5,
+    }
+    assert [(row["tenant"], row["next_position"]) for row in queue["queues"]] == [("bob", 1), ("alice", 2)]
 
 
 async def test_samples_that_clients_leave_are_counted_as_aborted(gateway: RunningGateway) -> None:

@@ -50,11 +50,19 @@ def test_ps_has_ollamas_columns(server: OllamaServer) -> None:
 
 
 def test_ps_says_who_waits(server: OllamaServer) -> None:
-    server.queue = "waiting=0, oldest_s=0.0"
+    row = {"model": "tiny", "num_waiting": 2, "oldest_s": 2.13}
+    rows = [row | {"tenant": "ci", "next_position": 1}, row | {"tenant": "", "next_position": 2}]
+    server.queue = {"num_waiting": 0, "num_running": 1, "wait_s": 0.0, "queues": []}
     assert len(command(server, "ps").stdout.splitlines()) == 2
-    server.queue = "waiting=3, oldest_s=2.1"
-    assert command(server, "ps").stdout.splitlines()[-1] == "3 waiting, oldest 2.1 s"
-    assert json.loads(command(server, "ps", "--json").stdout)["queue"] == {"num_waiting": 3, "oldest_s": 2.1}
+    server.queue = {"num_waiting": 4, "num_running": 8, "wait_s": 9.7, "queues": rows}
+    assert command(server, "ps").stdout.splitlines()[2:] == [
+        "",
+        "MODEL    TENANT    WAITING    NEXT IN LINE    OLDEST",
+        "tiny     ci        2          1               2.1 s",
+        "tiny     -         2          2               2.1 s",
+        "8 running, 4 waiting; who comes now waits about 10 s",
+    ]
+    assert json.loads(command(server, "ps", "--json").stdout)["queue"] == server.queue
 
 
 def test_ps_as_json(server: OllamaServer) -> None:

@@ -3,6 +3,7 @@
 import pytest
 
 from scheduler.counters import MAX_RETRY_S, MIN_RETRY_S, DrainRate
+from scheduler.fair_queue import FairQueue
 from scheduler.queue_load import MAX_TENANTS, OTHER_TENANTS, queue_loads
 from tests.fakes.clock import FakeClock
 from tests.unit.scheduler.test_fairness import System
@@ -70,4 +71,6 @@ def test_each_tenant_has_a_row_and_too_many_share_one() -> None:
     by_tenant = {row.tenant: row for row in rows}
     assert (by_tenant["tenant 0"].num_waiting, by_tenant["tenant 0"].oldest_s) == (3, 3.0)
     assert by_tenant[OTHER_TENANTS].num_waiting == 5
-    assert queue_loads([], now_s=1.0) == []
+    # Fair shares: the next one of each tenant comes before the second of any.
+    assert sorted(row.next_position for row in rows) == list(range(1, MAX_TENANTS + 2))
+    assert queue_loads(FairQueue(), now_s=1.0) == []
