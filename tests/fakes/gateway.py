@@ -49,7 +49,11 @@ async def running_gateway(directory: Path, **settings: Any) -> AsyncIterator[Run
 @asynccontextmanager
 async def serving(app: FastAPI) -> AsyncIterator[str]:
     with socket.create_server(("127.0.0.1", 0)) as listening:
-        server = uvicorn.Server(uvicorn.Config(app, http="httptools", ws="none", log_config=None, access_log=False))
+        # On a busy machine seconds pass between two requests, and a client that uses a connection as it is closed sees an error.
+        config = uvicorn.Config(
+            app, http="httptools", ws="none", log_config=None, access_log=False, timeout_keep_alive=200
+        )
+        server = uvicorn.Server(config)
         task = asyncio.create_task(server._serve(sockets=[listening]))
         try:
             yield f"http://127.0.0.1:{listening.getsockname()[1]}"
