@@ -32,7 +32,10 @@ class WorkerServicer(worker_pb2_grpc.WorkerServiceServicer):
             greeting = await read_greeting(messages, self._patience.silence_s)
         except WorkerProtocolError as error:
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
-        stream = WorkerStream(self._loop, greeting, heartbeat_s=self._heartbeat_s, patience=self._patience)
+        try:
+            stream = WorkerStream(self._loop, greeting, heartbeat_s=self._heartbeat_s, patience=self._patience)
+        except WorkerProtocolError as error:
+            await context.abort(grpc.StatusCode.FAILED_PRECONDITION, str(error))
         tending = asyncio.create_task(stream.tend(messages))
         try:
             while (response := await stream.link.outgoing.get()) is not None:

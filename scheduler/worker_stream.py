@@ -41,7 +41,7 @@ WORKER_LEFT = StreamEnd("the worker ended the stream")
 
 class WorkerStream:
     def __init__(self, loop: SchedulerLoop, greeting: Greeting, *, heartbeat_s: float, patience: Patience) -> None:
-        """Attaches the worker; `tend` detaches it."""
+        """Attaches the worker; `tend` detaches it. Raises WorkerProtocolError for one that should not be there any more."""
         self.link = StreamLink()
         self._loop = loop
         self._hello = greeting.hello
@@ -69,6 +69,7 @@ class WorkerStream:
 
     def _attach(self, held_blocks: list[tuple[PageId, BlockHash]]) -> AttachedWorker | UnloadedWorker:
         hello, store = self._hello, None
+        self._loop.attachments.check_is_latest(hello.worker_id, hello.epoch)
         if hello.HasField("loadable_models"):
             store = worker_messages.store_from_proto(hello, hello.loadable_models)
         if not hello.HasField("model"):
