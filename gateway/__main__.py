@@ -19,7 +19,7 @@ from pagoda.keys import KeysError
 from pagoda.logging import configure_logging
 from pagoda.models.errors import ModelError
 from pagoda.models.store import ModelStore
-from pagoda.stop_signals import on_stop_signal
+from pagoda.stop_signals import end_on_stop_signal, on_stop_signal
 from pagoda.tracing import Tracer, open_tracer
 
 logger = logging.getLogger("gateway")
@@ -39,6 +39,7 @@ class _Server(uvicorn.Server):
 def main() -> int:
     settings = GatewaySettings.load()
     configure_logging(settings.log_level, settings.log_format)
+    end_on_stop_signal()
     logger.info("gateway starts", extra=settings.described())
     with open_tracer(settings.otlp_endpoint, "pagoda-gateway") as tracer:
         return _run(settings, tracer)

@@ -7,9 +7,16 @@ import asyncio
 import logging
 import os
 import signal
+import sys
 from collections.abc import Callable
 
 logger = logging.getLogger(__name__)
+
+
+def end_on_stop_signal() -> None:
+    """While nothing runs yet that would have to end first. `on_stop_signal` takes over."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: sys.exit(0))
 
 
 def on_stop_signal(begin: Callable[[], object]) -> None:

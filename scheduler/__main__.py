@@ -10,7 +10,7 @@ import uvloop
 from kvcache.index_url import open_prefix_index
 from pagoda.grpc_server import GrpcServer
 from pagoda.logging import configure_logging
-from pagoda.stop_signals import on_stop_signal
+from pagoda.stop_signals import end_on_stop_signal, on_stop_signal
 from pagoda.tracing import SILENT_TRACER, Tracer, open_tracer
 from protos.v1 import inference_pb2_grpc, worker_pb2_grpc
 from scheduler import inference_service, worker_service
@@ -110,6 +110,7 @@ async def drain(loop: SchedulerLoop, grace_s: float) -> None:
 def main() -> None:
     settings = SchedulerSettings.load()
     configure_logging(settings.log_level, settings.log_format)
+    end_on_stop_signal()
     logger.info("starting", extra=settings.described())
     with open_tracer(settings.otlp_endpoint, "pagoda-scheduler") as tracer:
         uvloop.run(serve(settings, tracer))

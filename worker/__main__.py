@@ -2,19 +2,17 @@
 
 import logging
 import os
-import signal
 import sys
 import time
 from collections.abc import Callable
 from functools import partial
-from types import FrameType
 
 import uvloop
 
 from pagoda.logging import configure_logging
 from pagoda.models.errors import ModelError
 from pagoda.models.model import Model
-from pagoda.stop_signals import on_stop_signal
+from pagoda.stop_signals import end_on_stop_signal, on_stop_signal
 from pagoda.tracing import Tracer, open_tracer
 from protos.v1 import worker_pb2
 from worker.engine_thread import Loaded
@@ -30,10 +28,8 @@ def main() -> None:
     epoch = time.time_ns() // 1_000_000
     settings = WorkerSettings.load()
     configure_logging(settings.log_level, settings.log_format)
+    end_on_stop_signal()
     logger.info("starting", extra=settings.described())
-    # Nothing is running yet that would have to end first; the link takes the signals over.
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, _leave)
     with open_tracer(settings.otlp_endpoint, "pagoda-worker", settings.worker_id) as tracer:
         uvloop.run(serve(_open_link(settings, epoch, tracer), settings))
     logger.info("stopped")
@@ -92,10 +88,6 @@ def load_on_demand(settings: WorkerSettings, models: LoadableModels, name: str, 
     from worker import start
 
     return start.load_on_demand(settings, models, name, digest)
-
-
-def _leave(number: int, frame: FrameType | None) -> None:
-    sys.exit(0)
 
 
 if __name__ == "__main__":

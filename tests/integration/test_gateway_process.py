@@ -55,6 +55,18 @@ async def test_sigterm_lets_streams_finish(short_path: Path, scheduler: FakeSche
         await end(process)
 
 
+async def test_sigterm_while_it_starts_is_an_orderly_end_too(short_path: Path) -> None:
+    process = await start_gateway(short_path, free_port())
+    assert process.stderr is not None
+    try:
+        while b"gateway starts" not in await process.stderr.readline():
+            pass
+        process.send_signal(signal.SIGTERM)
+        assert await process.wait() == 0
+    finally:
+        await end(process)
+
+
 async def test_it_is_unready_before_it_refuses(short_path: Path, scheduler: FakeScheduler) -> None:
     port = free_port()
     process = await start_gateway(short_path, port, "--drain-delay-s", "3600")
