@@ -74,15 +74,15 @@ class ServedModels:
 
         While a lost scheduler and its workers may soon be back, what was known before.
         """
-        known = self._infos.get(model.name)
-        if time.monotonic() < self._infos_expire_at and known is not None and self._can_serve(model):
-            return known
+        if time.monotonic() < self._infos_expire_at and self._can_serve(model):
+            return self._infos[model.name]
+        # Of the last answer, or, where that was already from after the loss, of an earlier one.
+        known = self._infos.get(model.name) or self._schedulers.last_known(model.name)
         news_until = time.monotonic() + (0.0 if self._is_named(model) else NEWS_S)
         while True:
             try:
                 await self.refresh()
             except GatewayError:
-                known = known or self._schedulers.last_known(model.name)
                 if known is None or not self._schedulers.is_recovering:
                     raise
                 return known

@@ -162,7 +162,11 @@ async def test_a_scheduler_that_is_back_before_its_workers_is_waited_for(gateway
     ]
     gateway.scheduler.answer = lambda *_: Answer(text="Hello", refusal=refusals.pop() if refusals else None)
     known, gateway.scheduler.models = gateway.scheduler.models, []
+    await gateway.scheduler.opened.get()
     gateway.scheduler.break_sessions()
+    await gateway.scheduler.opened.get()
+    # Who lists the models meanwhile makes nobody forget that there were workers.
+    await gateway.http.get("/v1/models")
     meanwhile = await gateway.http.post(OLLAMA[0], json=OLLAMA[1] | {"stream": False})
     assert meanwhile.json()["response"] == "Hello"
     assert (await request).json()["choices"][0]["message"]["content"] == "Hello"
