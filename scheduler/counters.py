@@ -73,8 +73,12 @@ class DrainRate:
         return len(self._intervals) / total_s if total_s else 0.0
 
     def seconds_for(self, num_sequences: int) -> float:
-        """When a queue of this length will have drained, within [MIN_RETRY_S, MAX_RETRY_S]."""
+        """When a queue of this length will have drained."""
         # The interval that has not ended counts too, or one that never ends would not be seen.
         open_s = 0.0 if self._since_s is None else self._time() - self._since_s
         mean_s = (sum(self._intervals) + open_s) / (len(self._intervals) + 1)
-        return min(max(num_sequences * mean_s, MIN_RETRY_S), MAX_RETRY_S)
+        return num_sequences * mean_s
+
+    def retry_after_s(self, num_sequences: int) -> float:
+        """Likewise, within [MIN_RETRY_S, MAX_RETRY_S]."""
+        return min(max(self.seconds_for(num_sequences), MIN_RETRY_S), MAX_RETRY_S)

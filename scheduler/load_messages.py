@@ -16,7 +16,7 @@ _BREAKER_STATES = {
 
 
 def models_to_proto(loop: SchedulerLoop) -> inference_pb2.ListModelsResponse:
-    models = {name: _model_to_proto(loop.models.info(name)) for name in sorted(loop.models.names)}
+    models = {name: _model_to_proto(loop.models.info_by_name(name)) for name in sorted(loop.models.names)}
     for worker in loop.workers.values():
         models[worker.info.model].num_workers += 1
     for name, model in models.items():

@@ -68,7 +68,7 @@ class SchedulerLoop:
         listener, stores = sequences or NobodyFollows(), WorkerStores()
         self.keep_alive = KeepAlive(clock, keep_alive_s, on_expired=self.wake)
         self.lifecycle = Lifecycle(clock, self.workers, self.waiting, self.keep_alive, listener, self.counters)
-        self.models = ServedModels(self.workers, stores)
+        self.models = ServedModels(self.workers, stores, self.waiting)
         self.requests = Requests(
             clock,
             self.waiting,

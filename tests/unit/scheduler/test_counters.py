@@ -28,8 +28,9 @@ def rate(clock: FakeClock) -> DrainRate:
 def test_a_longer_queue_takes_longer_within_bounds(rate: DrainRate) -> None:
     assert rate.per_s == 2.0
     assert rate.seconds_for(20) == pytest.approx(10, rel=0.1)
-    assert rate.seconds_for(1) == MIN_RETRY_S
-    assert rate.seconds_for(10_000) == MAX_RETRY_S
+    assert rate.retry_after_s(1) == MIN_RETRY_S
+    assert rate.retry_after_s(10_000) == MAX_RETRY_S
+    assert rate.seconds_for(10_000) == pytest.approx(5000, rel=0.1)
 
 
 def test_a_night_without_requests_changes_nothing(rate: DrainRate, clock: FakeClock) -> None:
@@ -51,7 +52,7 @@ def test_requests_that_did_not_hold_up_others_do_not_count(rate: DrainRate, cloc
 
 def test_a_queue_that_does_not_move_is_seen_before_anything_ends(clock: FakeClock) -> None:
     rate = DrainRate(clock.time)
-    assert rate.seconds_for(100) == MIN_RETRY_S
+    assert rate.retry_after_s(100) == MIN_RETRY_S
     rate.begin()
     clock.advance(5)
     assert rate.seconds_for(4) == 20

@@ -112,6 +112,23 @@ def test_one_slot_serves_all_in_turn() -> None:
     assert (counters.num_loads, counters.num_unloads, counters.load_s) == (4, 3, 4 * LOAD_S)
 
 
+def test_two_names_of_the_same_files_are_one_model_in_memory() -> None:
+    system = System()
+    system.digests |= {"a": "same files", "b": "same files"}
+    system.attach_unloaded("w")
+    for request_id, model in enumerate("aba"):
+        system.ask(model, str(request_id))
+    system.run()
+    system.ask("b", "3")
+    system.run()
+    assert system.history == ["w+a"]
+    system.check("0", "1", "2", "3")
+    system.loop.loading.keep_loaded("b", 0, told=lambda _: None)
+    system.clock.run_soon()
+    system.run()
+    assert system.history == ["w+a", "w-a"]
+
+
 def test_no_name_is_the_only_model_that_workers_were_started_with() -> None:
     system = System()
     system.home_model = "b"
