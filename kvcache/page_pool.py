@@ -7,7 +7,7 @@ Knows nothing about sequences, tensors or other workers.
 
 import bisect
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, KeysView, Sequence
 from typing import NewType
 
 from kvcache.block_hash import BlockHash
@@ -55,8 +55,8 @@ class PagePool:
         return self._block_of[page]
 
     @property
-    def blocks(self) -> Iterable[BlockHash]:
-        """All named blocks, the first named first. Valid until the next call that names or evicts."""
+    def blocks(self) -> KeysView[BlockHash]:
+        """All named blocks, the first named first: as they are when it is looked at."""
         return self._page_of.keys()
 
     def take_evicted(self) -> list[BlockHash]:

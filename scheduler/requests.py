@@ -97,7 +97,7 @@ class Requests:
         wait_s = self._lifecycle.drain_rate.seconds_for(of_all)
         raise QueueFullError(
             f"{whose} is full: {number} sequences wait, at most {limit} may; number {number + 1} would wait about {wait_s:.0f} s",
-            retry_after_s=self.drain_rate.retry_after_s(of_all),
+            retry_after_s=self._lifecycle.drain_rate.retry_after_s(of_all),
         )
 
     def _abort(self, opened: OpenRequest) -> None:

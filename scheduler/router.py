@@ -2,31 +2,33 @@
 
 The score of a worker for a sequence, in tokens of prompt; the lowest wins:
 
-    score = RECOMPUTE_WEIGHT * uncached + committed + DECODE_TOKENS * running
+    score = recomputed * (2 if it has others to serve, else 1) + load - shared
+    load  = committed + 64 * running + context / 64
 
-`uncached` is what the worker would have to compute of the sequence, `committed` the prompt tokens that it has taken on and not
-computed yet, `running` the number of its sequences. docs/routing.md says where the terms and the constants come from.
+`recomputed` is what the worker would have to compute of the sequence although another holds it, `committed` the prompt tokens that
+it has taken on and not computed yet, `shared` those of them that this sequence needs too, `running` the number of its sequences
+and `context` their tokens. docs/routing.md says where the terms and the constants come from.
 Knows nothing about pages, hashes and time: `scheduler.placement` turns those into these values.
 """
 
 from collections.abc import Sequence as Seq
 from typing import NamedTuple, Protocol
 
-# A computed token counts as two: the sequence waits for it, and so do all behind it. So a worker that holds a prefix may have as
-# much before it as the prefix is long, and is still preferred to one that has nothing to do and holds nothing.
+# A computed token counts as two where others wait for it too. So a worker that holds a prefix may have as much before it as the
+# prefix is long, or twice that where no worker is idle, and is still preferred to one that holds nothing.
 RECOMPUTE_WEIGHT = 2
-# What a running sequence will cost those that join it: some hundred decode steps, each about as dear as a token of prompt or two.
+# What a running sequence will cost those that join it: some hundred decode steps, each about as dear as a token of prompt or two,
 DECODE_TOKENS = 64
+# and in each of them what it has computed before is read again: so many tokens of that are as dear as one of prompt.
+CONTEXT_PER_TOKEN = 64
 
 
 class Waiting(NamedTuple):
     """A sequence that is to be placed."""
 
-    num_tokens: int
-    """Prompt, and what was generated before it was preempted or its worker lost."""
     waited_s: float
-    arrival: int
-    """Its number in the order of arrival."""
+    turn: str
+    """The worker whose turn it is if all take turns."""
 
 
 class Candidate(NamedTuple):
@@ -35,8 +37,12 @@ class Candidate(NamedTuple):
     worker_id: str
     num_cached_tokens: int
     """Leading tokens of the sequence that it holds, or will hold once it has computed what it has taken on."""
+    num_shared_tokens: int
+    """Of those, what it has not computed yet: this sequence would wait for them anywhere."""
     num_committed_tokens: int
     num_running: int
+    num_context_tokens: int
+    """Of all that run."""
     num_computed_tokens: int
     """Of all prompts since it attached."""
     can_take_it: bool
@@ -46,7 +52,20 @@ class Candidate(NamedTuple):
 
     @property
     def load(self) -> int:
-        return self.num_committed_tokens + DECODE_TOKENS * self.num_running
+        decodes = DECODE_TOKENS * self.num_running + self.num_context_tokens // CONTEXT_PER_TOKEN
+        return self.num_committed_tokens + decodes
+
+
+Rank = tuple[int, int, str]
+
+
+def rank_of(candidate: Candidate) -> Rank:
+    """The lowest comes first for a sequence of which all hold equally much: the least loaded, then the one that has computed least,
+    then the lowest id.
+
+    Without the second, an idle system would put every new prefix into the cache of its first worker.
+    """
+    return candidate.load, candidate.num_computed_tokens, candidate.worker_id
 
 
 class Choice(NamedTuple):
@@ -60,15 +79,12 @@ class Choice(NamedTuple):
 
 class RoutingPolicy(Protocol):
     def __call__(self, waiting: Waiting, candidates: Seq[Candidate]) -> Choice:
-        """`candidates` are not empty, and in the order of their ids."""
+        """`candidates` are not empty; for each worker that is left out, they have a less loaded one that holds as much."""
 
 
 def prefix_aware(waiting: Waiting, candidates: Seq[Candidate]) -> Choice:
-    """The lowest score; ties go to the least loaded, then to the one that has computed least, then to the lowest id.
-
-    Without the third, an idle system would put every new prefix into the cache of its first worker.
-    """
-    return _cheapest(waiting, candidates, [_score(waiting, each) for each in candidates])
+    """The lowest score; ties go by rank."""
+    return _cheapest(waiting, candidates, _scores(candidates))
 
 
 def least_loaded(waiting: Waiting, candidates: Seq[Candidate]) -> Choice:
@@ -78,7 +94,7 @@ def least_loaded(waiting: Waiting, candidates: Seq[Candidate]) -> Choice:
 
 def round_robin(waiting: Waiting, candidates: Seq[Candidate]) -> Choice:
     """Each its turn, whatever is cached where and whoever is busy."""
-    return Choice(candidates[waiting.arrival % len(candidates)].worker_id)
+    return Choice(waiting.turn)
 
 
 POLICIES: dict[str, RoutingPolicy] = {
@@ -88,26 +104,26 @@ POLICIES: dict[str, RoutingPolicy] = {
 }
 
 
-def _score(waiting: Waiting, candidate: Candidate) -> int:
-    return RECOMPUTE_WEIGHT * (waiting.num_tokens - candidate.num_cached_tokens) + candidate.load
+def _scores(candidates: Seq[Candidate]) -> list[int]:
+    most_cached = max(each.num_cached_tokens for each in candidates)
+    return [_score(each, most_cached - each.num_cached_tokens) for each in candidates]
+
+
+def _score(candidate: Candidate, num_recomputed_tokens: int) -> int:
+    weight = RECOMPUTE_WEIGHT if candidate.load else 1
+    return weight * num_recomputed_tokens + candidate.load - candidate.num_shared_tokens
 
 
 def _cheapest(waiting: Waiting, candidates: Seq[Candidate], scores: Seq[int]) -> Choice:
     """The best one, or, after a wait for it as long as what is lost with another, that other: whoever waits for the better one can
     lose at most twice what he would have lost with the best decision in hindsight.
     """
-    ranked = [
-        (score, each.load, each.num_computed_tokens, index)
-        for index, (score, each) in enumerate(zip(scores, candidates, strict=True))
-    ]
-    best_score, *_, best = min(ranked)
-    if candidates[best].can_take_it:
-        return Choice(candidates[best].worker_id)
-    able = [rank for rank in ranked if candidates[rank[-1]].can_take_it]
-    if not able:
-        return Choice(candidates[best].worker_id)
-    other_score, *_, other = min(able)
-    detour_in_s = (other_score - best_score) / candidates[other].tokens_per_s - waiting.waited_s
+    ranked = sorted(zip(scores, map(rank_of, candidates), candidates, strict=True))
+    best_score, _, best = ranked[0]
+    other_score, _, other = next((each for each in ranked if each[2].can_take_it), ranked[0])
+    if not other.can_take_it or other is best:
+        return Choice(best.worker_id)
+    detour_in_s = (other_score - best_score) / other.tokens_per_s - waiting.waited_s
     if detour_in_s <= 0:
-        return Choice(candidates[other].worker_id, is_detour=True)
-    return Choice(candidates[best].worker_id, detour_in_s=detour_in_s)
+        return Choice(other.worker_id, is_detour=True)
+    return Choice(best.worker_id, detour_in_s=detour_in_s)

@@ -2,8 +2,9 @@
 and named to the worker, which reports them after a reconnect. Knows nothing about sequences and steps beyond their ids.
 """
 
+import bisect
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from kvcache.block_hash import BlockHash
 from kvcache.page_pool import PageId, PagePool
@@ -14,6 +15,8 @@ class SealedBlocks:
         self._pool = pool
         self._being_filled: deque[tuple[int, PageId, BlockHash]] = deque()
         """Final once the result of this step has arrived."""
+        self._not_final: set[BlockHash] = set()
+        """Those blocks."""
         self._untold: list[tuple[PageId, BlockHash]] = []
         """Final blocks that no plan has named to the worker yet."""
 
@@ -29,16 +32,22 @@ class SealedBlocks:
         for page, block in blocks:
             self._pool.seal(page, block)
             self._being_filled.append((step_id, page, block))
+            self._not_final.add(block)
 
     def take_final(self, step_id: int) -> list[BlockHash]:
         """The blocks whose content is final now that the result of this step has been applied. The next plan names them too."""
         final = []
         while self._being_filled and self._being_filled[0][0] <= step_id:
             _, page, block = self._being_filled.popleft()
+            self._not_final.discard(block)
             final.append((page, block))
         final = self._still_held(final)
         self._untold += final
         return [block for _, block in final]
+
+    def count_final(self, blocks: Sequence[BlockHash]) -> int:
+        """How many leading ones of these blocks, all of them here, are not still being computed."""
+        return bisect.bisect_left(blocks, True, key=self._not_final.__contains__)
 
     def take_untold(self) -> tuple[tuple[PageId, BlockHash], ...]:
         """Called once the pages of the plan are granted: those among them have a new content to come."""

@@ -67,7 +67,9 @@ class ServedModels:
         if self.is_served(model) or not digests:
             return model
         in_memory = (worker.info for worker in self._workers.values() if self.is_current(worker))
-        waited_for = (loadable.info for other in sorted(self._waiting.models) for _, loadable in self._stores.able(other))
+        waited_for = (
+            loadable.info for other in sorted(self._waiting.models) for _, loadable in self._stores.able(other)
+        )
         infos = chain(in_memory, waited_for)
         return next((info.model for info in infos if info.model_digest in digests), model)
 

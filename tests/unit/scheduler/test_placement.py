@@ -1,11 +1,14 @@
 """Where sequences go in a loop with several workers: prefixes found again, bursts together, nobody beside an idle worker."""
 
+import random
 from collections import Counter
 
 from pagoda.sampling import SamplingParams
 from scheduler.loop import SchedulerLoop
+from scheduler.placement import contenders
+from scheduler.prospect import Prospect
 from scheduler.request import InferenceRequest
-from scheduler.router import RoutingPolicy, prefix_aware, round_robin
+from scheduler.router import Candidate, RoutingPolicy, prefix_aware, rank_of, round_robin
 from scheduler.worker_state import AttachedWorker
 from tests.fakes.client import RecordingClient
 from tests.fakes.clock import FakeClock
@@ -167,3 +170,24 @@ def test_another_policy() -> None:
         system.ask([*PREFIX, 44 + number])
     system.run()
     assert [system.num_at("w0"), system.num_at("w1")] == [2, 2]
+
+
+def test_for_each_worker_that_is_left_out_of_a_decision_a_less_loaded_one_holds_as_much() -> None:
+    source = random.Random(1)
+    system = System(6, max_step_sequences=2, num_pages=64)
+    for _ in range(40):
+        system.ask([*PREFIX[: source.randrange(8, 90)], source.randrange(45, 50)], max_tokens=source.randrange(1, 9))
+        system.clock.run_soon()
+        busy = [worker.info.worker_id for worker, link in system.links.items() if link.queue]
+        for worker_id in source.sample(busy, len(busy) // 2):
+            system.step(worker_id)
+        by_load = sorted(map(Prospect, system.links), key=lambda prospect: prospect.rank)
+        for sequence in system.loop.waiting:
+            few = contenders(sequence, by_load)
+            every = [each.candidate(sequence, can_take_it=each.can_take(sequence)) for each in by_load]
+            assert not [each for each in every if not any(_replaces(other, each) for other in few)]
+
+
+def _replaces(one: Candidate, other: Candidate) -> bool:
+    can_as_much = one.num_cached_tokens >= other.num_cached_tokens and one.can_take_it >= other.can_take_it
+    return can_as_much and rank_of(one) <= rank_of(other)

@@ -4,7 +4,16 @@ from dataclasses import dataclass
 
 import pytest
 
-from scheduler.router import DECODE_TOKENS, Candidate, Choice, Waiting, least_loaded, prefix_aware, round_robin
+from scheduler.router import (
+    CONTEXT_PER_TOKEN,
+    DECODE_TOKENS,
+    Candidate,
+    Choice,
+    Waiting,
+    least_loaded,
+    prefix_aware,
+    round_robin,
+)
 
 SPEED = 1000.0
 
@@ -13,13 +22,15 @@ def worker(
     worker_id: str,
     *,
     cached: int = 0,
+    shared: int = 0,
     committed: int = 0,
     running: int = 0,
+    context: int = 0,
     computed: int = 0,
     able: bool = True,
     speed: float = SPEED,
 ) -> Candidate:
-    return Candidate(worker_id, cached, committed, running, computed, able, speed)
+    return Candidate(worker_id, cached, shared, committed, running, context, computed, able, speed)
 
 
 @dataclass
@@ -27,7 +38,6 @@ class Case:
     what: str
     candidates: list[Candidate]
     expected: Choice
-    num_tokens: int = 1000
     waited_s: float = 0.0
 
 
@@ -42,29 +52,50 @@ PREFIX_CASES = [
     ),
     Case("the same score: the less loaded", [worker("a", cached=32, running=1), worker("b")], Choice("b")),
     Case(
-        "a prefix outweighs a queue twice as long as itself",
-        [worker("a", cached=500, committed=999), worker("b")],
+        "a prefix outweighs a queue as long as itself while another is idle",
+        [worker("a", cached=500, committed=499), worker("b")],
         Choice("a"),
     ),
-    Case("but not a longer one", [worker("a", cached=500, committed=1001), worker("b")], Choice("b")),
+    Case("but not a longer one", [worker("a", cached=500, committed=501), worker("b")], Choice("b")),
     Case(
         "nor so many running ones",
-        [worker("a", cached=500, running=1000 // DECODE_TOKENS + 1), worker("b")],
+        [worker("a", cached=500, running=500 // DECODE_TOKENS + 1), worker("b")],
         Choice("b"),
+    ),
+    Case(
+        "nor running ones that have so long a context",
+        [worker("a", cached=500, running=1, context=436 * CONTEXT_PER_TOKEN + CONTEXT_PER_TOKEN), worker("b")],
+        Choice("b"),
+    ),
+    Case(
+        "while all have others to serve it outweighs twice its length",
+        [worker("a", cached=500, committed=1000 + DECODE_TOKENS - 1), worker("b", running=1)],
+        Choice("a"),
+    ),
+    Case("and no more", [worker("a", cached=500, committed=1002 + DECODE_TOKENS), worker("b", running=1)], Choice("b")),
+    Case(
+        "what is being computed of the prefix itself is no queue",
+        [worker("a", cached=500, shared=500, committed=500, running=1), worker("b")],
+        Choice("a"),
     ),
     Case(
         "it waits for the holder of its prefix while that is full, as long as it takes to compute it elsewhere",
         [worker("a"), worker("b", cached=500, able=False)],
+        Choice("b", detour_in_s=0.5),
+    ),
+    Case(
+        "as long as it takes to compute it twice where others are served too",
+        [worker("a", running=1), worker("b", cached=500, running=1, able=False)],
         Choice("b", detour_in_s=1.0),
     ),
     Case(
         "what the holder has before it shortens the wait",
-        [worker("a"), worker("b", cached=500, committed=400, able=False)],
+        [worker("a", running=1), worker("b", cached=500, committed=400, running=1, able=False)],
         Choice("b", detour_in_s=0.6),
     ),
     Case(
         "a faster worker does too",
-        [worker("a", speed=4000), worker("b", cached=500, able=False)],
+        [worker("a", running=1, speed=4000), worker("b", cached=500, running=1, able=False)],
         Choice("b", detour_in_s=0.25),
     ),
     Case(
@@ -75,7 +106,7 @@ PREFIX_CASES = [
     ),
     Case(
         "of the others it takes the second best",
-        [worker("a"), worker("b", cached=500, able=False), worker("c", cached=100, running=1)],
+        [worker("a", running=1), worker("b", cached=500, running=1, able=False), worker("c", cached=100, running=1)],
         Choice("c", is_detour=True),
         waited_s=1.0,
     ),
@@ -117,15 +148,14 @@ LOAD_CASES = [
 
 @pytest.mark.parametrize("case", PREFIX_CASES, ids=lambda case: case.what)
 def test_prefix_aware(case: Case) -> None:
-    assert prefix_aware(Waiting(case.num_tokens, case.waited_s, 1), case.candidates) == case.expected
+    assert prefix_aware(Waiting(case.waited_s, "a"), case.candidates) == case.expected
 
 
 @pytest.mark.parametrize("case", LOAD_CASES, ids=lambda case: case.what)
 def test_least_loaded(case: Case) -> None:
-    assert least_loaded(Waiting(case.num_tokens, case.waited_s, 1), case.candidates) == case.expected
+    assert least_loaded(Waiting(case.waited_s, "a"), case.candidates) == case.expected
 
 
 def test_round_robin() -> None:
     candidates = [worker("a", cached=960), worker("b", able=False), worker("c", running=7)]
-    chosen = [round_robin(Waiting(1000, 0.0, arrival), candidates).worker_id for arrival in range(6)]
-    assert chosen == ["a", "b", "c"] * 2
+    assert [round_robin(Waiting(0.0, turn), candidates).worker_id for turn in "abc"] == ["a", "b", "c"]
