@@ -2,9 +2,9 @@
 
 import functools
 import os
-import ssl
 from collections.abc import Iterator
 
+import httpx
 import hypothesis
 import pytest
 
@@ -25,9 +25,9 @@ hypothesis.settings.load_profile("any machine")
 
 @pytest.fixture(autouse=True, scope="session")
 def _certificates_are_read_once() -> Iterator[None]:
-    """Every HTTP client reads those of all authorities, to trust whom it will never meet: that takes longer than most tests."""
+    """Every httpx client reads those of all authorities, to trust whom it will never meet: that takes longer than most tests."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ssl, "create_default_context", functools.cache(ssl.create_default_context))
+        patch.setattr("httpx._transports.default.create_ssl_context", functools.cache(httpx.create_ssl_context))
         yield
 
 
