@@ -235,6 +235,8 @@ class SchedulerLink:
             working.cancel()
             stopping.cancel()
             await asyncio.gather(working, stopping, return_exceptions=True)
+            # Its error's traceback names this frame: in a circle a stream that failed would keep its connection for a while.
+            del working
 
 
 def _severity(end: SessionEnd) -> int:

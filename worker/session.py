@@ -66,9 +66,10 @@ class Session:
         self._engine_thread = engine_thread
         self._outbox: asyncio.Queue[RanStep | FailedStep | worker_pb2.Leaving | None] = asyncio.Queue()
         """What the engine's thread hands over, and what is said between that; None once the thread has left."""
-        loop = asyncio.get_running_loop()
+        loop, outbox = asyncio.get_running_loop(), self._outbox
+        # Without `self`: in a circle the stream, and with it the connection, would live until the next full garbage collection.
         self._steps = StepLoop(
-            held_blocks, tracer, lambda outcome: loop.call_soon_threadsafe(self._outbox.put_nowait, outcome)
+            held_blocks, tracer, lambda outcome: loop.call_soon_threadsafe(outbox.put_nowait, outcome)
         )
         self._last_step: asyncio.Timeout | None = None
         """While the engine's thread runs steps: set off once no further one is to be begun."""

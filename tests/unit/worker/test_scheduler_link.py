@@ -1,6 +1,7 @@
 """The link against a scheduler's end of the stream that the test plays, with an engine that the test holds and releases."""
 
 import asyncio
+import gc
 import logging
 import threading
 import weakref
@@ -8,11 +9,14 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
+import psutil
 import pytest
 
 from protos.v1 import types_pb2, worker_pb2
+from tests.e2e.system import free_port
 from tests.fakes.engine import FakeEngine, continuation
 from tests.fakes.scheduler_stream import FakeScheduler, FakeSession, serving
+from tests.fakes.tcp_proxy import tcp_proxy
 from worker.engine_thread import Load, Loaded, StepRunner
 from worker.errors import EngineHangsError, StartError
 from worker.scheduler_link import SchedulerLink
@@ -346,6 +350,28 @@ async def test_schedulers_are_tried_in_turn(tmp_path: Path) -> None:
     scheduler = FakeScheduler()
     async with serving(scheduler, somebody), attached(FakeEngine(num_pages=4), nobody, somebody):
         assert (await scheduler.sessions.get()).hello == HELLO
+
+
+async def test_a_session_in_which_the_scheduler_fell_silent_keeps_no_connection() -> None:
+    """Nor does it wait for a full garbage collection, which may be an hour away."""
+    address, scheduler = f"127.0.0.1:{free_port()}", FakeScheduler(heartbeat_interval_ms=20, silence_timeout_ms=200)
+    gc.disable()
+    try:
+        async with serving(scheduler, address), tcp_proxy(address) as proxy:
+            async with attached(FakeEngine(num_pages=4), proxy.address):
+                await scheduler.sessions.get()
+                with awaiting_log("session ended", logging.WARNING) as ended:
+                    proxy.freeze()
+                    await ended.wait()
+            while num_connections_to(proxy.port):  # noqa: ASYNC110  # gRPC's own threads close them
+                await asyncio.sleep(0.01)
+    finally:
+        gc.enable()
+
+
+def num_connections_to(port: int) -> int:
+    connections = psutil.Process().net_connections("tcp")
+    return sum(1 for connection in connections if connection.raddr and connection.raddr.port == port)
 
 
 async def test_a_scheduler_that_falls_silent_is_left_for_the_next(tmp_path: Path) -> None:
