@@ -100,7 +100,8 @@ def test_a_model_leaves_and_the_other_is_not_touched(client: ollama.Client) -> N
 
 
 def test_a_new_model_is_served_without_a_restart_and_goes_when_it_is_deleted(client: ollama.Client) -> None:
-    first = generate(client, A)
+    first = generate(client, A, keep_alive=0)
+    until("it has left memory, or both names would mean what is there", lambda: not in_memory(client))
     client.create(model="mine", from_=A, parameters={"num_predict": 3})
     assert {model.model for model in client.list().models} == {"mine:latest", f"{A}:latest", f"{B}:latest"}
     assert generate(client, "mine") == first

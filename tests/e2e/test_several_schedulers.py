@@ -65,10 +65,10 @@ def test_streams_go_on_at_the_other_scheduler(
         num_open = {
             each: gateway.metric("pagoda_scheduler_open_requests", scheduler=each.address) for each in schedulers
         }
-        assert sum(num_open.values()) == len(running)
         busier = max(schedulers, key=num_open.__getitem__)
         disturb(busier)
         tails = texts(running)
         assert [head + tail for head, tail in zip(heads, tails, strict=True)] == undisturbed
-        assert gateway.metric("pagoda_moved_samples_total") == num_open[busier]
+        # A machine that is fast may have ended some before.
+        assert 0 < gateway.metric("pagoda_moved_samples_total") <= num_open[busier]
         assert gateway.metric("pagoda_scheduler_up", scheduler=busier.address) == 0

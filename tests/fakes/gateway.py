@@ -31,8 +31,9 @@ class RunningGateway:
 
 @asynccontextmanager
 async def running_gateway(directory: Path, **settings: Any) -> AsyncIterator[RunningGateway]:
-    """With its session to the scheduler open. `directory` must be short enough for a unix socket's path.
+    """With its session to the scheduler open and that one's health known.
 
+    `directory` must be short enough for a unix socket's path.
     It serves the tiny model, unless the settings name another one of the store.
     """
     model_path = directory / f"{MODEL}.gguf"
@@ -43,6 +44,8 @@ async def running_gateway(directory: Path, **settings: Any) -> AsyncIterator[Run
         app = create_app(GatewaySettings(home=directory, scheduler=scheduler.address, **settings), models)
         async with serving(app) as url, httpx.AsyncClient(base_url=url, timeout=200) as http:
             await scheduler.session_opened.wait()
+            while app.state.gateway.schedulers.problem:  # noqa: ASYNC110  # health is watched beside the session
+                await asyncio.sleep(0.001)
             yield RunningGateway(app=app, url=url, http=http, scheduler=scheduler)
 
 
