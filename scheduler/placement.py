@@ -99,7 +99,7 @@ class Round:
         self.num_decided = 0
         self._policy = policy
         self._now_s = now_s
-        self._prospects = {worker.info.worker_id: Prospect(worker) for worker in workers}
+        self._prospects = {worker.info.worker_id: Prospect(worker, now_s) for worker in workers}
         self._ids = sorted(self._prospects)
         self._by_load = sorted(self._prospects.values(), key=_RANK)
         self._smallest_pool = min(each.worker.pool.num_pages for each in self._by_load)

@@ -19,6 +19,10 @@ class PromptSpeed:
     def tokens_per_s(self) -> float:
         return self._num_tokens / self._seconds if self._seconds else _UNKNOWN_TOKENS_PER_S
 
+    def tokens_since_begin(self, now_s: float) -> int:
+        """What it has probably computed of the step that runs."""
+        return round((now_s - self._busy_since_s) * self.tokens_per_s)
+
     def began(self, now_s: float) -> None:
         """A worker that did nothing was sent a step."""
         self._busy_since_s = now_s

@@ -12,7 +12,7 @@ from scheduler.worker_state import AttachedWorker
 
 
 class Prospect:
-    def __init__(self, worker: AttachedWorker) -> None:
+    def __init__(self, worker: AttachedWorker, now_s: float) -> None:
         self.worker = worker
         self.placed: list[Sequence] = []
         self._steps = worker.steps
@@ -20,7 +20,7 @@ class Prospect:
         self._num_running = len(worker.running)
         self._num_context_tokens = sum(sequence.length for sequence in worker.running)
         self._num_available = worker.pool.num_available
-        self._num_committed = sum(step.num_tokens for step in worker.steps.unanswered)
+        self._num_committed = sum(step.num_tokens for step in worker.steps.unanswered) - _num_done(worker, now_s)
         self._num_committed += sum(sequence.num_pending for sequence in worker.prefilling.values())
         self._to_be_computed: dict[BlockHash, list[Sequence]] = {}
         """By first block: the blocks of these sequences will be there, although most are not yet."""
@@ -51,7 +51,9 @@ class Prospect:
         num_expected = self._num_expected(blocks, num_here)
         num_shared = num_expected - self.worker.sealed.count_final(blocks[:num_here])
         size = sequence.page_size
-        return self._candidate(num_expected * size, num_shared * size, can_take_it=can_take_it)
+        # Of a step that runs, some of them are computed by now.
+        num_shared_tokens = min(num_shared * size, self._num_committed)
+        return self._candidate(num_expected * size, num_shared_tokens, can_take_it=can_take_it)
 
     def place(self, sequence: Sequence) -> None:
         blocks = sequence.shareable_blocks
@@ -105,6 +107,12 @@ class Prospect:
     def _num_pages_to_take(self, sequence: Sequence) -> int:
         """Of those available now: without the pages that it shares with a running sequence."""
         return sequence.num_pages - self.worker.pool.count_used(sequence.shareable_blocks)
+
+
+def _num_done(worker: AttachedWorker, now_s: float) -> int:
+    """Tokens of the step that runs that need not be waited for any more."""
+    step = worker.steps.oldest
+    return min(step.num_tokens, worker.prompt_speed.tokens_since_begin(now_s)) if step is not None else 0
 
 
 def _count_common(blocks: Seq[BlockHash], other_hashes: Seq[BlockHash], num_known: int) -> int:

@@ -122,6 +122,20 @@ def test_strangers_are_spread_evenly() -> None:
     assert [system.num_at(f"w{number}") for number in range(4)] == [3, 3, 3, 3]
 
 
+def test_of_a_step_that_runs_only_what_is_left_counts() -> None:
+    system = System(2)
+    longer = system.ask([1] * 80, max_tokens=1)
+    system.clock.run_soon()
+    # At a speed that nothing is known of yet it has computed 50 of its 80 by now.
+    system.clock.advance(0.01)
+    shorter = system.ask([2] * 48, max_tokens=1)
+    system.clock.run_soon()
+    third = system.ask([3] * 16)
+    system.run()
+    places = system.places()
+    assert places[third] == places[longer] != places[shorter]
+
+
 def test_who_waits_for_a_full_worker_goes_elsewhere_in_time_even_if_that_one_stands_still() -> None:
     system = System(2, max_step_sequences=1)
     system.ask([*PREFIX, 45], max_tokens=100)
@@ -181,7 +195,8 @@ def test_for_each_worker_that_is_left_out_of_a_decision_a_less_loaded_one_holds_
         busy = [worker.info.worker_id for worker, link in system.links.items() if link.queue]
         for worker_id in source.sample(busy, len(busy) // 2):
             system.step(worker_id)
-        by_load = sorted(map(Prospect, system.links), key=lambda prospect: prospect.rank)
+        prospects = (Prospect(worker, system.clock.time()) for worker in system.links)
+        by_load = sorted(prospects, key=lambda prospect: prospect.rank)
         for sequence in system.loop.waiting:
             few = contenders(sequence, by_load)
             every = [each.candidate(sequence, can_take_it=each.can_take(sequence)) for each in by_load]
