@@ -18,7 +18,7 @@ class Prospect:
         self._steps = worker.steps
         self._held = worker.pool.blocks
         self._num_running = len(worker.running)
-        self._num_context_tokens = sum(sequence.length for sequence in worker.running)
+        self._num_context_tokens = self._steps.unanswered[-1].num_context_tokens if self._steps.unanswered else 0
         self._num_available = worker.pool.num_available
         self._num_committed = sum(step.num_tokens for step in worker.steps.unanswered) - _num_done(worker, now_s)
         self._num_committed += sum(sequence.num_pending for sequence in worker.prefilling.values())

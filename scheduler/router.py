@@ -42,7 +42,7 @@ class Candidate(NamedTuple):
     num_committed_tokens: int
     num_running: int
     num_context_tokens: int
-    """Of all that run."""
+    """Of all that its latest step computes for, and of those placed there in this round."""
     num_computed_tokens: int
     """Of all prompts since it attached."""
     can_take_it: bool

@@ -22,6 +22,8 @@ class StepInFlight:
     num_tokens: int
     work: int
     """As step_times.py measures it."""
+    num_context_tokens: int
+    """That its sequences will hold."""
     computing: tuple[Sequence, ...]
     """All that take part."""
     sampling: dict[int, tuple[Sequence, int]]
@@ -120,6 +122,7 @@ class StepsInFlight:
             step_id=step_id,
             num_tokens=sum(planned.num_tokens for planned in scheduled),
             work=work_of((planned.start, planned.num_tokens) for planned in scheduled),
+            num_context_tokens=sum(planned.start + planned.num_tokens for planned in scheduled),
             computing=tuple(planned.sequence for planned in scheduled),
             sampling={p.sequence.sequence_id: (p.sequence, p.sequence.attempt) for p in scheduled if p.sample},
         )
