@@ -15,12 +15,13 @@ KEY_COMMAND = (sys.executable, "-P", "-m", "pagoda.cli", "key")
 
 
 def test_streams_end_and_then_everything_at_a_signal(start_system: StartSystem) -> None:
-    system = start_system()
+    system = start_system("--workers", "2", "--kv-memory", "128MiB")
     banner = system.read_banner()
     assert "Pagoda is ready." in banner
-    assert f"{system.url}/v1" in banner and "pages" in banner and "curl" in banner
+    assert f"{system.url}/v1" in banner and "worker 1" in banner and "pages" in banner and "curl" in banner
     children = system.children()
-    assert len(children) >= 3
+    tiers = [word for child in children for word in child.cmdline() if word in ("gateway", "scheduler", "worker")]
+    assert sorted(tiers) == ["gateway", "scheduler", "worker", "worker"]
     request = {"model": "smollm2:135m", "prompt": "Hello", "max_tokens": 30, "ignore_eos": True, "stream": True}
     with httpx.stream("POST", f"{system.url}/v1/completions", json=request, timeout=200, trust_env=False) as response:
         lines = response.iter_lines()
