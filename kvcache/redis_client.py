@@ -34,6 +34,8 @@ class RedisClient:
         self._cluster: RedisCluster | None = None
         self._running: set[asyncio.Task[Any]] = set()
         """What was begun, and may have nobody any more who waits for it."""
+        self._leaving: set[asyncio.Task[Any]] = set()
+        """Clients of which only the connections are still closing."""
         match place.topology:
             case Topology.SERVER:
                 self._redis: Redis | RedisCluster = Redis.from_url(place.server, retry=_no_retries())
@@ -50,7 +52,7 @@ class RedisClient:
         Raises CONNECTION_ERRORS, and TimeoutError after `within_s`. What was begun goes on behind it: to connect may take longer
         than a caller may wait, and would take as long for each one after it.
         """
-        running = self._start(self._execute(key, commands))
+        running = _start(self._execute(key, commands), self._running)
         done, _ = await asyncio.wait({running}, timeout=within_s)
         if not done:
             raise TimeoutError
@@ -59,7 +61,7 @@ class RedisClient:
     async def close(self) -> None:
         for running in self._running:
             running.cancel()
-        await asyncio.gather(*self._running, return_exceptions=True)
+        await asyncio.gather(*self._running, *self._leaving, return_exceptions=True)
         for client in (self._redis, *self._sentinels):
             await client.aclose()
 
@@ -86,20 +88,23 @@ class RedisClient:
         """After a failure: a cluster's keys may be elsewhere by now, so that is asked again."""
         if cluster is not None and cluster is self._cluster:
             # A server that is frozen may hold up the closing.
-            self._start(cluster.aclose())
+            _start(cluster.aclose(), self._leaving)
             self._redis = self._cluster = _open_cluster(self._place)
 
-    def _start(self, operation: Coroutine[Any, Any, Answer]) -> asyncio.Task[Answer]:
-        running = asyncio.create_task(operation)
-        self._running.add(running)
-        running.add_done_callback(self._ended)
-        return running
 
-    def _ended(self, running: asyncio.Task[Any]) -> None:
-        self._running.discard(running)
-        if not running.cancelled():
-            # Looked at, or asyncio would complain of an error that nobody waited for.
-            running.exception()
+def _start(operation: Coroutine[Any, Any, Answer], running: set[asyncio.Task[Any]]) -> asyncio.Task[Answer]:
+    """It is in `running` until it has ended."""
+    task = asyncio.create_task(operation)
+    running.add(task)
+    task.add_done_callback(running.discard)
+    task.add_done_callback(_look_at)
+    return task
+
+
+def _look_at(ended: asyncio.Task[Any]) -> None:
+    """Or asyncio would complain of an error that nobody waited for."""
+    if not ended.cancelled():
+        ended.exception()
 
 
 async def _node(cluster: RedisCluster, key: bytes) -> ClusterNode | None:
