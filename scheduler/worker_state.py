@@ -96,7 +96,8 @@ class AttachedWorker:
 
     def seal(self, sequence: Sequence) -> None:
         """Offer the sequence's blocks that are full, known and computed by a step that was sent."""
-        self.sealed.add(sequence.sealable(), self.steps.last_step_id)
+        if blocks := sequence.sealable():
+            self.sealed.add(blocks, self.steps.last_step_id)
 
     def carry_out(self, decision: StepDecision) -> StepPlan | None:
         """Grant the pages of a decision and turn it into the plan to send; None when there is nothing to say.
