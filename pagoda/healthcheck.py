@@ -18,8 +18,8 @@ import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from pagoda.grpc_channel import open_channel
+from pagoda.scheduler_load import ask_load
 from pagoda.transport_security import TransportSecurity
-from protos.v1 import inference_pb2, inference_pb2_grpc
 
 TIMEOUT_S = 5.0
 
@@ -96,9 +96,8 @@ async def check_worker(schedulers: str, prefix: str, security: TransportSecurity
     found: list[str] = []
     for address in map(str.strip, schedulers.split(",")):
         async with open_channel(address, security) as channel:
-            stub: inference_pb2_grpc.InferenceServiceAsyncStub = inference_pb2_grpc.InferenceServiceStub(channel)
             try:
-                load = await stub.GetLoad(inference_pb2.GetLoadRequest(), timeout=TIMEOUT_S / 2)
+                load = await ask_load(channel, TIMEOUT_S / 2)
             except grpc.aio.AioRpcError as error:  # then it is attached to another, or nowhere
                 found.append(f"{address}: {security.explain(address, error.details() or error.code().name)}")
                 continue

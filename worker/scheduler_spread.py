@@ -12,8 +12,9 @@ from collections.abc import Set as AbstractSet
 import grpc
 
 from pagoda.grpc_channel import open_channel
+from pagoda.scheduler_load import ask_load
 from pagoda.transport_security import TransportSecurity
-from protos.v1 import inference_pb2, inference_pb2_grpc, worker_pb2
+from protos.v1 import inference_pb2, worker_pb2
 
 _ANSWER_LIMIT_S = 2.0
 
@@ -58,9 +59,8 @@ async def find_peers(
 
 async def _load(address: str, security: TransportSecurity) -> inference_pb2.GetLoadResponse | None:
     async with open_channel(address, security) as channel:
-        stub: inference_pb2_grpc.InferenceServiceAsyncStub = inference_pb2_grpc.InferenceServiceStub(channel)
         try:
-            return await stub.GetLoad(inference_pb2.GetLoadRequest(), timeout=_ANSWER_LIMIT_S)
+            return await ask_load(channel, _ANSWER_LIMIT_S)
         except grpc.aio.AioRpcError:
             return None
 

@@ -50,15 +50,14 @@ async def wait_for_workers(
     import grpc
 
     from pagoda.grpc_channel import open_channel
-    from protos.v1 import inference_pb2, inference_pb2_grpc
+    from pagoda.scheduler_load import ask_load
 
     num_attached, trouble = 0, ""
     try:
         async with asyncio.timeout(deadline_s), open_channel(options.scheduler_address) as channel:
-            stub: inference_pb2_grpc.InferenceServiceAsyncStub = inference_pb2_grpc.InferenceServiceStub(channel)
             while True:
                 try:
-                    load = await stub.GetLoad(inference_pb2.GetLoadRequest(), timeout=_ANSWER_LIMIT_S)
+                    load = await ask_load(channel, _ANSWER_LIMIT_S)
                     num_attached, trouble = len(load.workers), ""
                     if num_attached >= options.num_workers:
                         return load
