@@ -11,7 +11,7 @@ import pytest
 
 from pagoda.cli.fetch import fetch_model
 from pagoda.models.catalogue import DEFAULT_MODEL
-from tests.e2e.system import System
+from tests.e2e.system import System, ready_system
 from tests.fakes.native_code import give_native_code
 
 StartSystem = Callable[..., System]
@@ -43,12 +43,8 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def system(home: Path) -> Iterator[System]:
-    system = System(home, "--kv-memory", "512MiB")
-    try:
-        system.wait_until_ready()
+    with ready_system(home, "--kv-memory", "512MiB") as system:
         yield system
-    finally:
-        system.force_end()
 
 
 @pytest.fixture

@@ -8,7 +8,8 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
@@ -123,6 +124,16 @@ class System:
         for pipe in (self.process.stdout, self.process.stderr):
             if pipe is not None:
                 pipe.close()
+
+
+@contextmanager
+def ready_system(home: Path, *arguments: str) -> Iterator[System]:
+    system = System(home, *arguments)
+    try:
+        system.wait_until_ready()
+        yield system
+    finally:
+        system.force_end()
 
 
 def read_metric(url: str, name: str, **labels: str) -> float:

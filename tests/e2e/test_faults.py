@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.e2e.system import System
+from tests.e2e.system import System, ready_system
 
 MODEL = "smollm2:135m"
 REQUEST = {
@@ -27,12 +27,8 @@ REQUEST = {
 @pytest.fixture(scope="module")
 def own_system(home: Path) -> Iterator[System]:
     """One to break."""
-    system = System(home, "--kv-memory", "256MiB")
-    try:
-        system.wait_until_ready()
+    with ready_system(home, "--kv-memory", "256MiB") as system:
         yield system
-    finally:
-        system.force_end()
 
 
 @pytest.fixture(scope="module")

@@ -2,13 +2,14 @@
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import ollama
 import openai
 import pytest
 
-from tests.e2e.system import System, until
+from tests.e2e.system import System, ready_system, until
 from tests.fakes.native_code import give_native_code
 from tests.fakes.tiny_model import write_tiny_gguf
 
@@ -26,30 +27,22 @@ def own_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return own_home
 
 
-def start(home: Path, *names: str) -> System:
+def serving(home: Path, *names: str) -> AbstractContextManager[System]:
     named = [argument for name in names for argument in ("--model", str(home / f"{name}.gguf"))]
-    return System(home, *named, "--workers", "1", "--kv-memory", "8MiB", "--ollama-port", "0")
+    return ready_system(home, *named, "--workers", "1", "--kv-memory", "8MiB", "--ollama-port", "0")
 
 
 @pytest.fixture(scope="module")
 def alone(own_home: Path) -> str:
     """What the second model answers where it is the only one."""
-    system = start(own_home, B)
-    try:
-        system.wait_until_ready()
+    with serving(own_home, B) as system:
         return complete(system, B)
-    finally:
-        system.force_end()
 
 
 @pytest.fixture(scope="module")
 def system(own_home: Path) -> Iterator[System]:
-    system = start(own_home, A, B)
-    try:
-        system.wait_until_ready()
+    with serving(own_home, A, B) as system:
         yield system
-    finally:
-        system.force_end()
 
 
 @pytest.fixture(scope="module")
