@@ -14,7 +14,6 @@ from gateway.api_document import JSONObject, api_document
 from gateway.drain import Drain
 from gateway.errors import ErrorKind, GatewayError, from_model_error
 from gateway.generation import TextGenerator
-from gateway.keys import Keyring, environment_key
 from gateway.metrics import GatewayMetrics
 from gateway.middleware import CountInProgress, RequestContext, RequireKey, error_response
 from gateway.ollama import routes as ollama
@@ -33,7 +32,6 @@ from gateway.served_models import ServedModels
 from gateway.settings import GatewaySettings
 from gateway.state import GatewayState
 from gateway.tracing import TraceRequests
-from gateway.watched_keys import WatchedKeys
 from kvcache.index_url import open_prefix_index
 from pagoda.models.blobs import BlobStore
 from pagoda.models.catalogue import CATALOGUE, CatalogueEntry
@@ -74,7 +72,7 @@ def create_app(
     app.add_exception_handler(HTTPException, _on_http_exception)
     # The last one added is the outermost.
     app.add_middleware(CountInProgress, drain=state.drain)
-    app.add_middleware(RequireKey, keyring=_build_keyring(settings))
+    app.add_middleware(RequireKey, keyring=settings.keyring(open_without_keys=settings.is_on_loopback))
     app.add_middleware(AllowedOrigins, more=settings.origins)
     if settings.is_on_loopback:
         app.add_middleware(LocalHostsOnly, more=settings.hosts)
@@ -87,15 +85,6 @@ def create_app(
 def _document() -> JSONObject:
     """Made when somebody asks for it: that takes as long as all else that happens at the start."""
     return api_document([route for router in ROUTERS for route in router.routes], operations.VERSION)
-
-
-def _build_keyring(settings: GatewaySettings) -> Keyring:
-    """Raises KeysError where there must be keys and are none, or where they cannot be read."""
-    fixed = list(settings.listed_keys)
-    if settings.api_key is not None:
-        fixed.append(environment_key(settings.api_key.get_secret_value()))
-    watched = WatchedKeys(settings.keys_path, must_exist=settings.keys_file is not None)
-    return Keyring(fixed, watched, open_without_keys=settings.is_on_loopback)
 
 
 def _build_state(settings: GatewaySettings, served: Sequence[ServedModel], store: ModelStore) -> GatewayState:

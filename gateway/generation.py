@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 
 from gateway.errors import GatewayError, unavailable
 from gateway.inference import Finished, FinishReason, InferenceRequest, Moved, PromptLogprobs, Started, Tokens
-from gateway.keys import NOBODY, Caller
 from gateway.metrics import GatewayMetrics
 from gateway.open_request import OpenRequest
 from gateway.placement import Placement
@@ -25,6 +24,7 @@ from gateway.streaming import merged
 from gateway.text_events import SampleBegan, SampleEnded, TextEvents
 from gateway.text_request import TextRequest, fit_to_window
 from gateway.tracing import UNTRACED_REQUEST, RequestTrace
+from pagoda.keyring import NOBODY, Caller
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

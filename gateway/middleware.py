@@ -15,9 +15,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway.drain import Drain
 from gateway.errors import ErrorKind, GatewayError, dialect_of, error_body
-from gateway.keys import Keyring
 from gateway.metrics import GatewayMetrics
 from gateway.scopes import needed_scope
+from pagoda.keyring import KeyRefusedError, Keyring, ScopeMissingError
 
 logger = logging.getLogger(__name__)
 
@@ -94,7 +94,9 @@ class RequireKey:
             path = scope["path"]
             try:
                 scope["state"]["caller"] = self._keyring.authorize(_offered_key(scope), needed_scope(path))
-            except GatewayError as error:
+            except KeyRefusedError as refusal:
+                is_known = isinstance(refusal, ScopeMissingError)
+                error = GatewayError(ErrorKind.FORBIDDEN if is_known else ErrorKind.UNAUTHORIZED, str(refusal))
                 logger.info(
                     "request refused",
                     extra={"request_id": scope["state"]["request_id"], "path": path[:200], "reason": error.message},

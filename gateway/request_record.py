@@ -5,9 +5,9 @@ import time
 
 from gateway.errors import ErrorKind, GatewayError
 from gateway.inference import Finished, InferenceRequest, Moved, Started, Tokens
-from gateway.keys import Caller
 from gateway.metrics import GatewayMetrics
 from gateway.tracing import RequestTrace
+from pagoda.keyring import Caller
 
 logger = logging.getLogger(__name__)
 

@@ -1,19 +1,18 @@
 """What the gateway can be told, and which combinations it refuses."""
 
-from pathlib import Path
 from typing import Self
 
 from pydantic import ByteSize, Field, SecretStr, field_validator, model_validator
 from pydantic_settings import SettingsConfigDict
 
 from kvcache.index_url import MEMORY, check_index_url
-from pagoda.keys import KEYS_FILE, KeyEntry, parse_keys
+from pagoda.key_settings import KeySettings
 from pagoda.models.catalogue import DEFAULT_MODEL
-from pagoda.settings import TierSettings, listed
+from pagoda.settings import listed
 from pagoda.sockets import is_loopback, scheduler_address
 
 
-class GatewaySettings(TierSettings):
+class GatewaySettings(KeySettings):
     model_config = SettingsConfigDict(env_prefix="PAGODA_GATEWAY_")
 
     model: str = DEFAULT_MODEL
@@ -32,12 +31,6 @@ class GatewaySettings(TierSettings):
     """Web origins, separated by commas, whose pages may use this server beside those of this machine; `*` is all."""
     allowed_hosts: str = ""
     """Names, separated by commas, by which a server on loopback may be addressed beside local ones."""
-    api_key: SecretStr | None = None
-    """One key for everything. Clients must send it as `Authorization: Bearer KEY`."""
-    keys: SecretStr | None = None
-    """Several keys: what a keys file would hold, which has only their digests."""
-    keys_file: Path | None = None
-    """The keys that `pagoda key create` makes; read again when it changes. Default: HOME/keys.json, where there is one."""
     max_body_bytes: ByteSize = Field(default=ByteSize(8 * 1024 * 1024), gt=0)
     """Longer request bodies are refused."""
     request_timeout_s: float | None = Field(default=None, gt=0)
@@ -65,14 +58,6 @@ class GatewaySettings(TierSettings):
     @property
     def scheduler_addresses(self) -> tuple[str, ...]:
         return listed(self.scheduler) or (scheduler_address(self.home),)
-
-    @property
-    def keys_path(self) -> Path:
-        return self.keys_file or self.home / KEYS_FILE
-
-    @property
-    def listed_keys(self) -> tuple[KeyEntry, ...]:
-        return _parsed(self.keys)
 
     @property
     def origins(self) -> list[str]:
@@ -105,12 +90,6 @@ class GatewaySettings(TierSettings):
             raise ValueError(f"name at least one model, such as {DEFAULT_MODEL}")
         return value
 
-    @field_validator("keys")
-    @classmethod
-    def _lists_keys(cls, keys: SecretStr | None) -> SecretStr | None:
-        _parsed(keys)
-        return keys
-
     @model_validator(mode="after")
     def _is_not_overheard(self) -> Self:
         self.check_dialling(self.scheduler_addresses)
@@ -118,8 +97,6 @@ class GatewaySettings(TierSettings):
 
     @model_validator(mode="after")
     def _open_to_others_only_with_a_key(self) -> Self:
-        if self.api_key is not None and not self.api_key.get_secret_value():
-            raise ValueError("the API key is empty: set it to a secret value, or leave it unset")
         if not self.is_on_loopback and not self._has_keys():
             raise ValueError(
                 f"refusing to listen on {self.host} without an API key, because anyone who reaches it could use the model: "
@@ -131,7 +108,3 @@ class GatewaySettings(TierSettings):
     def _has_keys(self) -> bool:
         """A file may still turn out to list none, which ends the start as well."""
         return self.api_key is not None or bool(self.listed_keys) or self.keys_path.exists()
-
-
-def _parsed(keys: SecretStr | None) -> tuple[KeyEntry, ...]:
-    return () if keys is None else parse_keys(keys.get_secret_value(), "the text")

@@ -10,11 +10,18 @@ from typing import Any
 
 import pytest
 
-from gateway.errors import ErrorKind, GatewayError
-from gateway.keys import NOBODY, Caller, Keyring, environment_key
 from gateway.scopes import needed_scope
-from gateway.watched_keys import WatchedKeys
+from pagoda.keyring import (
+    NOBODY,
+    Caller,
+    KeyNotValidError,
+    KeyRefusedError,
+    Keyring,
+    ScopeMissingError,
+    environment_key,
+)
 from pagoda.keys import KeyEntry, KeyFile, KeyList, KeysError, Scope, digest_of
+from pagoda.watched_keys import WatchedKeys
 
 NOW = datetime(2026, 1, 31, 12, tzinfo=UTC)
 INFERENCE, ADMIN = Scope.INFERENCE, Scope.ADMIN
@@ -37,8 +44,8 @@ def keyring(path: Path, *fixed: KeyEntry, open_without_keys: bool = True) -> Key
     return Keyring(fixed, WatchedKeys(path), open_without_keys=open_without_keys, now=lambda: NOW)
 
 
-def refusal(keys: Keyring, offered: bytes | None, needed: Scope = INFERENCE) -> GatewayError:
-    with pytest.raises(GatewayError) as raised:
+def refusal(keys: Keyring, offered: bytes | None, needed: Scope = INFERENCE) -> KeyRefusedError:
+    with pytest.raises(KeyRefusedError) as raised:
         keys.authorize(offered, needed)
     return raised.value
 
@@ -58,7 +65,7 @@ def test_a_key_is_known_by_its_digest(path: Path) -> None:
 @pytest.mark.parametrize("offered", [None, b"", b"lapto", b"laptop ", b"LAPTOP", digest_of(b"laptop").encode()])
 def test_no_other_key_is(path: Path, offered: bytes | None) -> None:
     write(path, entry("laptop"))
-    assert refusal(keyring(path), offered).kind is ErrorKind.UNAUTHORIZED
+    assert isinstance(refusal(keyring(path), offered), KeyNotValidError)
 
 
 @pytest.mark.parametrize("offered", [b"first", b"second", b"third", b"fourth", b"none of them"])
@@ -72,7 +79,7 @@ def test_every_entry_is_compared_whichever_matches(path: Path, monkeypatch: pyte
     entries = [entry(name) for name in ("first", "second", "third")]
     write(path, *entries[1:])
     keys = keyring(path, entries[0], environment_key("fourth"))
-    monkeypatch.setattr("gateway.keys.hmac.compare_digest", count)
+    monkeypatch.setattr("pagoda.keyring.hmac.compare_digest", count)
     if offered.startswith(b"none"):
         refusal(keys, offered)
     else:
@@ -91,7 +98,7 @@ def test_every_entry_is_compared_whichever_matches(path: Path, monkeypatch: pyte
 )
 def test_what_is_no_longer_valid_says_so_to_its_holder(path: Path, values: dict[str, datetime], state: str) -> None:
     error = refusal(keyring(path, entry("laptop", **values)), b"laptop")
-    assert error.kind is ErrorKind.UNAUTHORIZED and f"'laptop' is {state}" in error.message
+    assert isinstance(error, KeyNotValidError) and f"'laptop' is {state}" in str(error)
 
 
 def test_a_key_is_valid_until_it_expires(path: Path) -> None:
@@ -107,8 +114,8 @@ def test_scopes(path: Path, scopes: Sequence[Scope], needed: Scope) -> None:
         assert keys.authorize(b"laptop", needed).key_name == "laptop"
     else:
         error = refusal(keys, b"laptop", needed)
-        assert error.kind is ErrorKind.FORBIDDEN
-        assert f"'{needed}'" in error.message and "'laptop'" in error.message
+        assert isinstance(error, ScopeMissingError)
+        assert f"'{needed}'" in str(error) and "'laptop'" in str(error)
 
 
 def test_the_key_of_the_environment_may_do_everything(path: Path) -> None:
@@ -119,7 +126,7 @@ def test_the_key_of_the_environment_may_do_everything(path: Path) -> None:
 
 def test_a_key_that_was_revoked_in_the_file_is_no_key_of_the_environment(path: Path) -> None:
     write(path, entry("laptop", revoked_at=NOW))
-    assert refusal(keyring(path, environment_key("laptop")), b"laptop").kind is ErrorKind.UNAUTHORIZED
+    assert isinstance(refusal(keyring(path, environment_key("laptop")), b"laptop"), KeyNotValidError)
 
 
 def test_probes_need_no_key(path: Path) -> None:
@@ -138,7 +145,7 @@ def test_without_keys_everyone_may_do_everything_where_that_is_allowed(path: Pat
 
 def test_revoking_the_last_key_opens_nothing(path: Path) -> None:
     write(path, entry("laptop", revoked_at=NOW))
-    assert refusal(keyring(path), None).kind is ErrorKind.UNAUTHORIZED
+    assert isinstance(refusal(keyring(path), None), KeyNotValidError)
 
 
 # ---- the file

@@ -1,4 +1,4 @@
-"""The keys of a file that may change while the gateway runs. What cannot be read never takes the place of what could.
+"""The keys of a file that may change while the server runs. What cannot be read never takes the place of what could.
 
 Knows nothing about requests.
 """

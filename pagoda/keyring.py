@@ -1,4 +1,4 @@
-"""Whose request it is, and whether its API key allows it. Knows nothing about HTTP; keeps no key, and names none.
+"""Whose request it is, and whether its API key allows it: for HTTP and for gRPC alike. Keeps no key, and names none.
 
 The offered key's digest is compared with that of every entry, always all of them and each in constant time, so that the time
 an answer takes says nothing about any key.
@@ -9,9 +9,20 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from gateway.errors import ErrorKind, GatewayError
-from gateway.watched_keys import WatchedKeys
 from pagoda.keys import KeyEntry, KeysError, KeyState, Scope, digest_of
+from pagoda.watched_keys import WatchedKeys
+
+
+class KeyRefusedError(Exception):
+    """A sentence for whoever offered the key, or none."""
+
+
+class KeyNotValidError(KeyRefusedError):
+    """There is no such key, or it is expired or revoked."""
+
+
+class ScopeMissingError(KeyRefusedError):
+    """The key is valid, but not for this."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,28 +70,32 @@ class Keyring:
         if not open_without_keys and not self._fixed and not watched.entries():
             raise KeysError(f"{watched.path} lists no key yet: pagoda key create NAME --keys-file {watched.path}")
 
+    @property
+    def is_open(self) -> bool:
+        """Whether everyone may do everything, since there is no key."""
+        return self._open_without_keys and not self._entries()
+
     def authorize(self, offered: bytes | None, needed: Scope | None) -> Caller:
-        """Whose key it is; raises UNAUTHORIZED for one that is not valid, FORBIDDEN for one without the scope."""
+        """Return whose key it is. Raises KeyNotValidError, and ScopeMissingError for a key that does not have the scope."""
         if needed is None:
             return NOBODY
-        entries = (*self._fixed, *self._watched.entries())
-        if self._open_without_keys and not entries:
+        if self.is_open:
             return NOBODY
+        entries = self._entries()
         entry = None if offered is None else _find(entries, digest_of(offered))
         if entry is None:
-            raise GatewayError(ErrorKind.UNAUTHORIZED, "A valid API key is required: Authorization: Bearer KEY.")
+            raise KeyNotValidError("A valid API key is required: Authorization: Bearer KEY.")
         if (state := entry.state(self._now())) is not KeyState.VALID:
-            raise GatewayError(
-                ErrorKind.UNAUTHORIZED,
-                f"The API key '{entry.name}' is {state}. Ask whoever runs this server for another.",
-            )
+            raise KeyNotValidError(f"The API key '{entry.name}' is {state}. Ask whoever runs this server for another.")
         if needed not in entry.scopes:
-            raise GatewayError(
-                ErrorKind.FORBIDDEN,
+            raise ScopeMissingError(
                 f"This needs the scope '{needed}', which the API key '{entry.name}' has not: "
                 f"it has {', '.join(entry.scopes)}.",
             )
         return Caller(key_name=entry.name, tenant=entry.tenant, is_isolated=entry.isolated)
+
+    def _entries(self) -> tuple[KeyEntry, ...]:
+        return (*self._fixed, *self._watched.entries())
 
 
 def _find(entries: Sequence[KeyEntry], digest: str) -> KeyEntry | None:
