@@ -9,6 +9,7 @@ from typing import Any, Self
 
 import jinja2
 
+from gateway.prompt_bound import PromptBound
 from gateway.special_text import SpecialText, unused_character
 from gateway.template_sandbox import TemplateSandbox
 from gateway.template_variables import template_variables
@@ -51,10 +52,12 @@ class ChatTemplate:
         *,
         add_generation_prompt: bool = True,
         continue_final_message: bool = False,
+        bound: PromptBound | None = None,
     ) -> list[int]:
         """The prompt's ids, which begin with the beginning-of-sequence token once if the model expects one.
 
         `continue_final_message` leaves out whatever the template writes behind the last message's content.
+        Raises TextTooLongError where `bound` refuses the prompt.
         """
         marked, mark = self._mark_special(_plain(messages))
         if continue_final_message:
@@ -63,8 +66,9 @@ class ChatTemplate:
             rendered = self._render(marked, add_generation_prompt)
         ids: list[int] = []
         for text, token_id in self._special.split(rendered):
-            ids += self._tokenizer.encode(text.replace(mark, ""), add_special_tokens=False)
+            ids += self._tokenizer.encode(text.replace(mark, ""), add_special_tokens=False, bound=bound)
             ids += [] if token_id is None else [token_id]
+            ids = ids if bound is None else bound.trimmed(ids)
         bos = self._tokenizer.bos_prefix()
         return ids if ids[: len(bos)] == bos else bos + ids
 

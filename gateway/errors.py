@@ -102,9 +102,11 @@ class InvalidRequestError(GatewayError):
 
 
 class PromptTooLongError(InvalidRequestError):
-    def __init__(self, *, num_prompt_tokens: int, window: int, param: str) -> None:
+    def __init__(self, *, num_prompt_tokens: int, window: int, param: str, or_more: bool = False) -> None:
+        """`or_more`: tokenizing ended there."""
+        number = f"more than {num_prompt_tokens}" if or_more else f"{num_prompt_tokens}"
         super().__init__(
-            f"This model's maximum context length is {window} tokens. However, your prompt contains {num_prompt_tokens} "
+            f"This model's maximum context length is {window} tokens. However, your prompt contains {number} "
             f"tokens, which leaves no room for an answer. Please reduce the length of the prompt.",
             param=param,
             code="context_length_exceeded",

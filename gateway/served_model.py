@@ -5,23 +5,31 @@ Knows nothing about dialects, requests and the scheduler.
 
 import asyncio
 import logging
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from enum import Enum
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 from gateway.chat_template import ChatTemplate, ChatTemplateError
-from gateway.errors import InvalidRequestError
+from gateway.errors import InvalidRequestError, PromptTooLongError
+from gateway.prompt_bound import Keep, PromptBound, TextTooLongError
 from gateway.template_variables import template_variables
-from gateway.tokenizer import Tokenizer
+from gateway.tokenizer import SHORT_CHARACTERS, Tokenizer
 from pagoda.models.catalogue import with_tag
 from pagoda.models.model import Model
 from pagoda.models.model_settings import ModelSettings, read_settings
 
 logger = logging.getLogger(__name__)
 
-# Tokenizing this much text takes about a millisecond; more of it would hold up everyone's streams.
-MAX_INLINE_CHARACTERS = 8192
+T = TypeVar("T")
+
+MESSAGE_CHARACTERS = 64
+"""A message costs as much as that many characters of text, whatever it says."""
+
+# Of their own: long texts wait for each other, and nothing else waits for them.
+_encoding_threads = ThreadPoolExecutor(max_workers=max(2, os.cpu_count() or 1), thread_name_prefix="encode")
 
 
 class ChatEnding(Enum):
@@ -72,10 +80,35 @@ class ServedModel:
         """As Ollama writes it: a name without a tag has the tag `latest`."""
         return with_tag(self.model.name)
 
-    async def encode_text(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
-        if len(text) <= MAX_INLINE_CHARACTERS:
-            return self.tokenizer.encode(text, add_special_tokens=add_special_tokens)
-        return await asyncio.to_thread(self.tokenizer.encode, text, add_special_tokens=add_special_tokens)
+    @property
+    def max_window(self) -> int:
+        """In tokens. A worker's window may be shorter, never longer."""
+        return self.model.config.max_position
+
+    async def encode_text(
+        self, text: str, *, add_special_tokens: bool = True, max_tokens: int | None = None, keep: Keep = Keep.ALL
+    ) -> list[int]:
+        """Return the token ids of `text`, or raise PromptTooLongError when it has certainly more than `max_tokens`.
+
+        The default for those is the model's window.
+        """
+        (ids,) = await self.encode_texts(
+            [text], add_special_tokens=add_special_tokens, max_tokens=max_tokens, keep=keep
+        )
+        return ids
+
+    async def encode_texts(
+        self,
+        texts: Sequence[str],
+        *,
+        add_special_tokens: bool = True,
+        max_tokens: int | None = None,
+        keep: Keep = Keep.ALL,
+    ) -> list[list[int]]:
+        """Return each text's token ids; `encode_text` says what is refused."""
+        bound = PromptBound(max_tokens=max_tokens or self.max_window, keep=keep)
+        encode = partial(self.tokenizer.encode, add_special_tokens=add_special_tokens, bound=bound)
+        return await _run(lambda: [encode(text) for text in texts], sum(map(len, texts)), "prompt")
 
     def template(self, source: str) -> ChatTemplate:
         """Another template for this model; ChatTemplateError where it is not valid."""
@@ -94,6 +127,8 @@ class ServedModel:
         messages: Sequence[Mapping[str, Any]],
         ending: ChatEnding = ChatEnding.BEGUN,
         template: ChatTemplate | None = None,
+        *,
+        keep: Keep = Keep.ALL,
     ) -> list[int]:
         """With the model's own template, unless there is another for this request."""
         template = template or self.chat_template
@@ -106,9 +141,22 @@ class ServedModel:
             messages,
             add_generation_prompt=ending is ChatEnding.BEGUN,
             continue_final_message=ending is ChatEnding.CONTINUED,
+            bound=PromptBound(max_tokens=self.max_window, keep=keep),
         )
-        num_characters = sum(len(message["content"]) for message in messages)
+        size = sum(MESSAGE_CHARACTERS + len(message["content"]) for message in messages)
         try:
-            return encode() if num_characters <= MAX_INLINE_CHARACTERS else await asyncio.to_thread(encode)
+            return await _run(encode, size, "messages")
         except ChatTemplateError as error:
             raise InvalidRequestError(f"The chat template refuses these messages: {error}", param="messages") from None
+
+
+async def _run(encode: Callable[[], T], num_characters: int, field: str) -> T:
+    """What takes long is done in a thread, so that the streams of others go on."""
+    try:
+        if num_characters <= SHORT_CHARACTERS:
+            return encode()
+        return await asyncio.get_running_loop().run_in_executor(_encoding_threads, encode)
+    except TextTooLongError as error:
+        raise PromptTooLongError(
+            num_prompt_tokens=error.max_tokens, window=error.max_tokens, param=field, or_more=True
+        ) from None

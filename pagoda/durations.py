@@ -3,16 +3,17 @@
 import math
 import re
 
+MAX_CHARACTERS = 32
 LONGEST_S = 200 * 365 * 86400
 _UNITS_S = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
-_PART = re.compile(r"(\d+\.?\d*|\.\d+)(ns|us|µs|ms|s|m|h)")
-_DURATION = re.compile(rf"[+-]?(?:{_PART.pattern})+|[+-]?0")
+_PART = re.compile(r"(\d+(?:\.\d*)?|\.\d+)(ns|us|µs|ms|s|m|h)", re.ASCII)
+_DURATION = re.compile(rf"[+-]?(?:{_PART.pattern})+|[+-]?0", re.ASCII)
 
 
 def parse_duration(value: float | str) -> float:
     """Seconds; infinity where it means for ever. Raises ValueError for what is no duration."""
     if isinstance(value, str):
-        if not _DURATION.fullmatch(value):
+        if len(value) > MAX_CHARACTERS or not _DURATION.fullmatch(value):
             raise ValueError('must be a number of seconds or a duration such as "5m"')
         seconds = sum(float(number) * _UNITS_S[unit] for number, unit in _PART.findall(value))
         seconds = -seconds if value.startswith("-") else seconds

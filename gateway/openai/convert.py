@@ -8,6 +8,7 @@ from gateway.errors import InvalidRequestError
 from gateway.fields import seed_bits, stop_strings
 from gateway.openai.replies import ReplyForm
 from gateway.openai.schemas import ChatMessage, ChatRequest, CompletionRequest, StreamOptions, TokenizeChatRequest
+from gateway.prompt_bound import Keep
 from gateway.served_model import ChatEnding
 from gateway.text_request import TextRequest
 from pagoda.sampling import SamplingParams
@@ -29,6 +30,13 @@ def chat_ending(body: ChatRequest | TokenizeChatRequest) -> ChatEnding:
     if body.continue_final_message:
         return ChatEnding.CONTINUED
     return ChatEnding.BEGUN if body.add_generation_prompt in (None, True) else ChatEnding.AS_IS
+
+
+def kept(body: ChatRequest | CompletionRequest) -> Keep:
+    """Which tokens of a prompt that is too long the client wants."""
+    if body.truncate_prompt_tokens is None:
+        return Keep.ALL
+    return Keep.FIRST if body.truncation_side == "right" else Keep.LAST
 
 
 # What a model's own parameters are called here.

@@ -10,7 +10,7 @@ from gateway.api_document import reads
 from gateway.errors import Dialect, InvalidRequestError, error_body
 from gateway.openai import convert
 from gateway.openai.replies import ChatReply, CompletionReply, JSONObject, Reply
-from gateway.openai.schemas import MAX_CHOICES, ChatRequest, CompletionRequest
+from gateway.openai.schemas import MAX_CHOICES, ChatRequest, CompletionRequest, Prompt
 from gateway.served_model import ServedModel
 from gateway.state import GatewayState, http_context, state_of
 from gateway.streaming import sse_lines, stream_response, unless_gone
@@ -43,7 +43,7 @@ async def chat_completions(request: Request) -> Response:
     model = await state.models.find(body.model or None)
     body = convert.with_model_parameters(body, model.settings.parameters)
     messages = model.conversation(convert.chat_messages(body.messages))
-    prompt = await model.encode_chat(messages, convert.chat_ending(body))
+    prompt = await model.encode_chat(messages, convert.chat_ending(body), keep=convert.kept(body))
     text_request = convert.chat_text_request(body, prompt, model.tokenizer.vocab_size)
     fitted = await state.generator.fit(model, [text_request])
     reply = ChatReply(convert.reply_form(body, model.name, logprobs=bool(body.logprobs)), fitted)
@@ -78,28 +78,31 @@ async def _respond(
 
 async def _prompts(body: CompletionRequest, model: ServedModel) -> list[list[int]]:
     """The token ids of each prompt, whatever form they came in."""
-    entries: list[str | list[int]]
-    match body.prompt:
-        case str(text):
-            entries = [text]
-        case [int(), *_] as token_ids:
-            entries = [list[int](token_ids)]  # type: ignore[arg-type]  # a list is of one kind, which mypy cannot see
-        case several:
-            entries = list(several)  # type: ignore[arg-type]
+    entries = _entries(body.prompt)
     if len(entries) * body.num_choices > MAX_CHOICES:
         raise InvalidRequestError(
             f"prompt: {len(entries)} prompts with n={body.num_choices} are more than {MAX_CHOICES} choices",
             param="prompt",
         )
-    special = body.add_special_tokens is not False
-    return [await _prompt_token_ids(entry, model, add_special_tokens=special) for entry in entries]
+    texts = [entry for entry in entries if isinstance(entry, str)]
+    if texts:
+        special, keep = body.add_special_tokens is not False, convert.kept(body)
+        return await model.encode_texts(texts, add_special_tokens=special, keep=keep)
+    prompts = [entry for entry in entries if not isinstance(entry, str)]
+    for token_ids in prompts:
+        convert.check_token_ids(token_ids, model.tokenizer.vocab_size, "prompt")
+    return prompts
 
 
-async def _prompt_token_ids(entry: str | list[int], model: ServedModel, *, add_special_tokens: bool) -> list[int]:
-    if isinstance(entry, str):
-        return await model.encode_text(entry, add_special_tokens=add_special_tokens)
-    convert.check_token_ids(entry, model.tokenizer.vocab_size, "prompt")
-    return entry
+def _entries(prompt: Prompt) -> list[str | list[int]]:
+    """One or several prompts, all of them texts or all of them token ids."""
+    match prompt:
+        case str(text):
+            return [text]
+        case [int(), *_] as token_ids:
+            return [list[int](token_ids)]  # type: ignore[arg-type]  # a list is of one kind, which mypy cannot see
+        case several:
+            return list(several)  # type: ignore[arg-type]
 
 
 def _echoes(body: CompletionRequest, model: ServedModel, requests: Sequence[TextRequest]) -> list[str]:

@@ -13,6 +13,9 @@ from gateway.state import state_of
 
 router = APIRouter()
 
+MAX_TOKENS = 1 << 18
+"""A text of more tokens is refused, unless the model's window is longer."""
+
 
 @router.post("/tokenize")
 @reads(TokenizePromptRequest, TokenizeChatRequest)
@@ -49,4 +52,8 @@ async def _encode(body: TokenizeChatRequest | TokenizePromptRequest, model: Serv
     if isinstance(body, TokenizeChatRequest):
         messages = model.conversation(convert.chat_messages(body.messages))
         return await model.encode_chat(messages, convert.chat_ending(body))
-    return await model.encode_text(body.prompt, add_special_tokens=body.add_special_tokens is not False)
+    return await model.encode_text(
+        body.prompt,
+        add_special_tokens=body.add_special_tokens is not False,
+        max_tokens=max(MAX_TOKENS, model.max_window),
+    )
