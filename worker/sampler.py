@@ -1,8 +1,8 @@
 """The next token of each sequence from its row of logits, and log-probabilities.
 
-A row's token depends on its own logits, parameters and random number, never on who shares the batch. Adjusts the logits
-(penalties.py), draws random numbers (philox.py) and has the tokens chosen (kernels/sampling.py, or native code that gives
-the same ones). Knows nothing about steps, stops or memory.
+A row's token depends on its own logits, parameters and random number, never on who shares the batch. Draws random numbers
+(philox.py) and has the logits adjusted and the tokens chosen (kernels/adjustment.py and kernels/sampling.py, or native code
+that gives the same ones).
 
 Legend: R sampled rows, V vocabulary.
 """
@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from pagoda.logprobs import TokenLogprobs
 from worker.errors import SamplingError
+from worker.kernels.adjustment import banned
 from worker.kernels.sampling import Choice, ChooseTokens, choose_tokens, largest
-from worker.penalties import adjusted_logits, needs_adjustment
 from worker.philox import random_bits
 from worker.sequence import RunningSequence
 
@@ -27,15 +27,12 @@ def sample_tokens(
     eos_token_ids: frozenset[int],
     choose: ChooseTokens = choose_tokens,
 ) -> list[int]:
-    """The next token of each row's sequence."""
-    rows = [
-        adjusted_logits(logits_V, sequence, eos_token_ids) if needs_adjustment(sequence) else logits_V
-        for logits_V, sequence in zip(logits_RV, sequences, strict=True)
-    ]
-    token_ids = choose(rows, [_choice(sequence) for sequence in sequences])
-    for logits_V, token_id, sequence in zip(rows, token_ids, sequences, strict=True):
-        _check(float(logits_V[token_id]), sequence)
-    return token_ids
+    """Return the next token of each row's sequence. Raises SamplingError if no token can be chosen."""
+    vocab_size = logits_RV.shape[1]
+    chosen = choose(list(logits_RV), [_choice(sequence, eos_token_ids, vocab_size) for sequence in sequences])
+    for (_, logit), sequence in zip(chosen, sequences, strict=True):
+        _check(logit, sequence)
+    return [token_id for token_id, _ in chosen]
 
 
 def token_logprobs(logits_V: NDArray[np.float32], token_id: int, num_top: int) -> TokenLogprobs:
@@ -48,11 +45,13 @@ def token_logprobs(logits_V: NDArray[np.float32], token_id: int, num_top: int) -
     return TokenLogprobs(logprob=float(shifted_V[token_id]) - log_total, top=tuple(top))
 
 
-def _choice(sequence: RunningSequence) -> Choice:
+def _choice(sequence: RunningSequence, eos_token_ids: frozenset[int], vocab_size: int) -> Choice:
     sampling = sequence.sampling
-    if sampling.is_greedy:
-        return Choice(sampling, bits=0)
-    return Choice(sampling, random_bits(sampling.seed, sequence.sample_index, sequence.num_output_tokens))
+    bits = 0 if sampling.is_greedy else random_bits(sampling.seed, sequence.sample_index, sequence.num_output_tokens)
+    if sequence.num_output_tokens >= sampling.min_tokens:
+        return Choice(sampling, bits, sequence.adjustment)
+    ends = eos_token_ids.union(sampling.stop_token_ids)
+    return Choice(sampling, bits, sequence.adjustment, banned(ends, vocab_size))
 
 
 def _check(logit: float, sequence: RunningSequence) -> None:

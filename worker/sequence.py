@@ -4,12 +4,12 @@ Owns token ids, block tables and the rules a step must keep: one that breaks the
 Knows nothing about tensors: the batch is built from what `apply` returns.
 """
 
-from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from pagoda.sampling import SamplingParams
 from worker.errors import StepError
+from worker.kernels.adjustment import Adjustment
 from worker.step import NewSequence, ScheduledSequence, Step
 
 
@@ -22,9 +22,9 @@ class RunningSequence:
     num_prompt_tokens: int
     sampling: SamplingParams
     sample_index: int
+    adjustment: Adjustment | None = None
+    """What its parameters do to its logits; None where they are neutral."""
     block_table: list[int] = field(default_factory=list)
-    output_counts: Counter[int] = field(default_factory=Counter)
-    """How often each token was generated, for the penalties."""
     is_stopped: bool = False
     """Ended by its last token. The scheduler may not know yet: with two steps in flight it is still scheduled once."""
 
@@ -37,7 +37,7 @@ class RunningSequence:
             num_prompt_tokens=new.num_prompt_tokens,
             sampling=new.sampling,
             sample_index=new.sample_index,
-            output_counts=Counter(new.token_ids[new.num_prompt_tokens :]),
+            adjustment=Adjustment.of(new.sampling, new.token_ids, new.num_prompt_tokens),
         )
 
     @property
@@ -46,7 +46,8 @@ class RunningSequence:
 
     def append(self, token_id: int) -> None:
         self.token_ids.append(token_id)
-        self.output_counts[token_id] += 1
+        if self.adjustment is not None:
+            self.adjustment.count_output(token_id)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,10 +12,11 @@ from hypothesis import strategies as st
 
 from pagoda.sampling import SamplingParams
 from tests.kernels.native import native_library, threads
+from worker.kernels.adjustment import Adjustment
 from worker.kernels.native import attempts
 from worker.kernels.native.build import BuildError
 from worker.kernels.native.sampling import NativeChooser
-from worker.kernels.sampling import Choice, Logits, choose_tokens
+from worker.kernels.sampling import Choice, Chosen, Logits, choose_tokens
 from worker.kernels.select import select_chooser
 
 NATIVE = NativeChooser(native_library())
@@ -27,7 +28,15 @@ PARAMETERS: dict[str, st.SearchStrategy[Any]] = {
     "top_p": st.one_of(st.just(1.0), st.floats(1e-6, 1.0), st.sampled_from([1e-320, math.nextafter(1.0, 0.0)])),
     "min_p": st.one_of(st.just(0.0), st.floats(0.0, 1.0)),
 }
-CHOICES = st.builds(Choice, st.builds(SamplingParams, **PARAMETERS), st.integers(0, 2**64 - 1))
+PENALTIES: dict[str, st.SearchStrategy[Any]] = {
+    "repetition_penalty": st.one_of(st.just(1.0), st.floats(0.5, 2.0), st.sampled_from([1e-320, 1e-30, 100.0])),
+    "repetition_window": st.sampled_from([0, 1, 3, 64]),
+    "frequency_penalty": st.one_of(st.just(0.0), st.floats(-2.0, 2.0)),
+    "presence_penalty": st.one_of(st.just(0.0), st.floats(-2.0, 2.0)),
+}
+# Named, or hypothesis makes up what has a default, such as ids that no vocabulary has.
+NEUTRAL = {"adjustment": st.none(), "banned_ids": st.just(np.empty(0, np.int32))}
+CHOICES = st.builds(Choice, st.builds(SamplingParams, **PARAMETERS), st.integers(0, 2**64 - 1), **NEUTRAL)
 HARD = [0.0, -0.0, 1e-45, -math.inf, 3e38, -3e38]
 UNUSABLE = [math.nan, math.copysign(math.nan, -1.0), math.inf]
 
@@ -45,11 +54,39 @@ def rows(draw: st.DrawFn) -> Logits:
     return logits_V.astype(np.float32)
 
 
-@given(rows(), st.lists(CHOICES, min_size=1, max_size=5))
-@settings(deadline=None, max_examples=200)
-def test_the_twins_tokens(logits_V: Logits, choices: list[Choice]) -> None:
-    of_rows = [logits_V] * len(choices)
-    assert NATIVE(of_rows, choices) == choose_tokens(of_rows, choices)
+@st.composite
+def adjusted_choices(draw: st.DrawFn, vocab_size: int) -> Choice:
+    """Bias, bans and penalties of a sequence whose last tokens were generated one by one."""
+    token_id = st.integers(0, vocab_size - 1)
+    bias = draw(st.dictionaries(token_id, st.floats(-100, 100), max_size=5))
+    sampling = SamplingParams(
+        **{name: draw(values) for name, values in (PARAMETERS | PENALTIES).items()}, logit_bias=bias
+    )
+    tokens = draw(st.lists(token_id, min_size=1, max_size=150))
+    num_prompt_tokens = draw(st.integers(1, len(tokens)))
+    num_before = draw(st.integers(num_prompt_tokens, len(tokens)))
+    adjustment = Adjustment.of(sampling, tokens[:num_before], num_prompt_tokens)
+    if adjustment is not None:
+        for generated in tokens[num_before:]:
+            adjustment.count_output(generated)
+    banned_ids = np.array(draw(st.lists(token_id, max_size=3)), np.int32)
+    return Choice(sampling, draw(st.integers(0, 2**64 - 1)), adjustment, banned_ids)
+
+
+def bits_of(chosen: list[Chosen]) -> list[tuple[int, bytes]]:
+    """Return what can be compared: a NaN is not equal to itself, and zeros of either sign are."""
+    return [(token_id, np.float32(logit).tobytes()) for token_id, logit in chosen]
+
+
+@given(rows(), st.lists(CHOICES, min_size=1, max_size=5), st.data())
+@settings(deadline=None, max_examples=300)
+def test_native_code_chooses_what_the_reference_chooses(
+    logits_V: Logits, choices: list[Choice], data: st.DataObject
+) -> None:
+    choices = [*choices, *data.draw(st.lists(adjusted_choices(len(logits_V)), max_size=3))]
+    of_rows, before = [logits_V] * len(choices), logits_V.copy()
+    assert bits_of(NATIVE(of_rows, choices)) == bits_of(choose_tokens(of_rows, choices))
+    assert np.array_equal(logits_V, before)
 
 
 @given(rows(), CHOICES, st.sampled_from(UNUSABLE), st.data())
@@ -59,7 +96,10 @@ def test_an_unusable_logit_is_the_answer(
 ) -> None:
     place = data.draw(st.integers(0, len(logits_V) - 1))
     logits_V[place] = unusable
-    assert NATIVE([logits_V], [choice]) == choose_tokens([logits_V], [choice]) == [place]
+    for choose in (NATIVE, choose_tokens):
+        [(token_id, logit)] = choose([logits_V], [choice])
+        assert token_id == place
+        assert not math.isfinite(logit)
 
 
 def test_no_logit_is_left() -> None:
@@ -67,7 +107,7 @@ def test_no_logit_is_left() -> None:
     assert (
         NATIVE([nothing], [Choice(SamplingParams(), 7)])
         == choose_tokens([nothing], [Choice(SamplingParams(), 7)])
-        == [0]
+        == [(0, -math.inf)]
     )
 
 

@@ -1,9 +1,9 @@
-"""Choosing a token from a row of logits: steps 4 to 7 of the order written in protos/v1/types.proto.
+"""Choosing a token from a row of logits, adjusted first: the order of steps is written in protos/v1/types.proto.
 
 A worker with native code and one without give the same token, because each number has one right answer: logits are
 compared as they are; their differences become exponents of 2 in float32, one IEEE operation after the other; powers of 2
 become integers, the weights; weights are summed and compared as integers. A token whose probability is less than 2^-31 of
-the most probable one's has a weight of 0. Knows nothing about sequences.
+the most probable one's has a weight of 0.
 
 In numpy, not torch: it promises the first of equal maxima, and a row is too short to be worth a team of threads, which
 cost far more than they bring when other processes want the same cores.
@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pagoda.sampling import SamplingParams
+from worker.kernels.adjustment import Adjustment, adjusted_logits
 from worker.kernels.fixed_point import LOG2_E, exp2_array
 
 Logits = NDArray[np.float32]
@@ -32,22 +33,38 @@ LARGEST_FACTOR = float(np.finfo(np.float32).max)
 _TOP_P_WIDTHS = (256, 4096)
 
 
+_NO_IDS = np.empty(0, np.int32)
+
+
 class Choice(NamedTuple):
     """How the token of a row is chosen; `bits` are 64 random ones."""
 
     sampling: SamplingParams
     bits: int
+    adjustment: Adjustment | None = None
+    banned_ids: NDArray[np.int32] = _NO_IDS
+    """What cannot be chosen now: ends, before there are min_tokens."""
+
+
+class Chosen(NamedTuple):
+    """A token and its logit after the adjustment, as a float32."""
+
+    token_id: int
+    logit: float
 
 
 class ChooseTokens(Protocol):
     """Two implementations, which give the same tokens: the one below, and native code."""
 
-    def __call__(self, rows: Sequence[Logits], choices: Sequence[Choice]) -> list[int]:
-        """The token of each row. If its highest logit is not finite, or a NaN is in it, such a logit's id."""
+    def __call__(self, rows: Sequence[Logits], choices: Sequence[Choice]) -> list[Chosen]:
+        """Return the token of each row. If its highest logit is not finite, or a NaN is in it, return such a logit's id.
+
+        The rows stay as they are.
+        """
 
 
-def choose_tokens(rows: Sequence[Logits], choices: Sequence[Choice]) -> list[int]:
-    return [_choose(logits_V, sampling, bits) for logits_V, (sampling, bits) in zip(rows, choices, strict=True)]
+def choose_tokens(rows: Sequence[Logits], choices: Sequence[Choice]) -> list[Chosen]:
+    return [_choose_adjusted(logits_V, choice) for logits_V, choice in zip(rows, choices, strict=True)]
 
 
 def exponent_factor(temperature: float) -> float:
@@ -67,6 +84,13 @@ def largest(values_V: Values, count: int) -> NDArray[np.int64]:
     above = np.flatnonzero(values_V > smallest_kept)
     equal = np.flatnonzero(values_V == smallest_kept)
     return np.sort(np.concatenate((above, equal[: count - len(above)])))
+
+
+def _choose_adjusted(logits_V: Logits, choice: Choice) -> Chosen:
+    if choice.adjustment is not None or len(choice.banned_ids):
+        logits_V = adjusted_logits(logits_V, choice.adjustment, choice.banned_ids)
+    token_id = _choose(logits_V, choice.sampling, choice.bits)
+    return Chosen(token_id, float(logits_V[token_id]))
 
 
 def _choose(logits_V: Logits, sampling: SamplingParams, bits: int) -> int:

@@ -138,6 +138,17 @@ class ChoiceOfRow(ctypes.Structure):
         ("top_p", c_double),
         ("least_weight", c_int32),
         ("factor", c_float),
+        ("bias_ids", POINTER),
+        ("bias", POINTER),
+        ("num_bias", c_int64),
+        ("banned_ids", POINTER),
+        ("num_banned", c_int64),
+        ("counts", POINTER),
+        ("counts_stride", c_int64),
+        ("num_counts", c_int64),
+        ("frequency_penalty", c_double),
+        ("presence_penalty", c_double),
+        ("repetition_penalty", c_float),
     )
 
 
@@ -145,6 +156,7 @@ class ChooseCall(ctypes.Structure):
     _fields_ = (
         ("choices", POINTER),
         ("token_ids", POINTER),
+        ("chosen_logits", POINTER),
         ("scratch", POINTER),
         ("scratch_bytes", c_int64),
         ("vocab_size", c_int64),

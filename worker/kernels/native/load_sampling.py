@@ -1,4 +1,4 @@
-"""Which code chooses tokens on this machine: the native one where it can be built and gives the same tokens, else numpy's."""
+"""The choice of the code that samples: native where it can be built and gives the same tokens as numpy's, else numpy's."""
 
 import ctypes
 import logging
@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from pagoda.sampling import SamplingParams
+from worker.kernels.adjustment import Adjustment
 from worker.kernels.native.attempts import CheckError, NoLibraryError, load_first
 from worker.kernels.native.sampling import NativeChooser
 from worker.kernels.sampling import Choice, ChooseTokens, Logits, choose_tokens
@@ -41,4 +42,11 @@ def _cases() -> Iterator[tuple[Logits, Choice]]:
             for logits_V in (generator.standard_normal(999).astype(np.float32) * 4, np.zeros(999, np.float32)):
                 sampling = SamplingParams(temperature=0.9, top_k=top_k, top_p=top_p, min_p=min_p)
                 yield logits_V, Choice(sampling, int(generator.integers(1 << 63)))
+    penalised = SamplingParams(
+        temperature=0.5, repetition_penalty=1.3, frequency_penalty=0.2, presence_penalty=0.1, logit_bias={7: 2.5}
+    )
+    adjustment = Adjustment.of(penalised, [3, 500, 3, 9, 998, 998], 2)
+    for row in range(4):
+        logits_V = generator.standard_normal(999).astype(np.float32) * 4
+        yield logits_V, Choice(penalised, row << 62, adjustment, logits_V.argsort()[-2:].astype(np.int32))
     yield generator.standard_normal(999).astype(np.float32), Choice(SamplingParams(temperature=0.0), 0)

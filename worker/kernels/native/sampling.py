@@ -1,6 +1,6 @@
-"""Choosing tokens in native code, the rows shared out over the kernels' threads: the tokens of kernels/sampling.py.
+"""Native code that adjusts rows of logits and chooses their tokens, on the kernels' threads: those of kernels/sampling.py.
 
-What is done to a row is said in source/sampling.c. Here rows become addresses.
+source/sampling.c says what is done to a row. Here rows become addresses.
 """
 
 import ctypes
@@ -9,8 +9,9 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
+from worker.kernels.adjustment import Adjustment, repetition_factor
 from worker.kernels.native.library import ChoiceOfRow, ChooseCall
-from worker.kernels.sampling import Choice, Logits, exponent_factor, least_weight
+from worker.kernels.sampling import Choice, Chosen, Logits, exponent_factor, least_weight
 
 
 class NativeChooser:
@@ -20,31 +21,32 @@ class NativeChooser:
         self._library = library
         self._scratch = np.empty(0, np.uint8)
 
-    def __call__(self, rows: Sequence[Logits], choices: Sequence[Choice]) -> list[int]:
+    def __call__(self, rows: Sequence[Logits], choices: Sequence[Choice]) -> list[Chosen]:
         if not rows:
             return []
         vocab_size, num_threads = len(rows[0]), torch.get_num_threads()
         scratch_bytes = self._library.choose_scratch_bytes(vocab_size)
         if self._scratch.size < num_threads * scratch_bytes:
             self._scratch = np.empty(num_threads * scratch_bytes, np.uint8)
-        token_ids = (ctypes.c_int64 * len(rows))()
+        token_ids, chosen_logits = (ctypes.c_int64 * len(rows))(), (ctypes.c_float * len(rows))()
         of_rows = (ChoiceOfRow * len(rows))(*map(_choice_of_row, rows, choices))
         call = ChooseCall(
             choices=ctypes.addressof(of_rows),
             token_ids=ctypes.addressof(token_ids),
+            chosen_logits=ctypes.addressof(chosen_logits),
             scratch=self._scratch.ctypes.data,
             scratch_bytes=scratch_bytes,
             vocab_size=vocab_size,
         )
         self._library.set_threads(num_threads)
         self._library.choose_tokens(ctypes.byref(call), len(rows))
-        return list(token_ids)
+        return [Chosen(token_id, logit) for token_id, logit in zip(token_ids, chosen_logits, strict=True)]
 
 
 def _choice_of_row(logits_V: Logits, choice: Choice) -> ChoiceOfRow:
     assert logits_V.flags.c_contiguous
     sampling = choice.sampling
-    return ChoiceOfRow(
+    row = ChoiceOfRow(
         logits=logits_V.ctypes.data,
         bits=choice.bits,
         top_k=sampling.top_k,
@@ -52,3 +54,19 @@ def _choice_of_row(logits_V: Logits, choice: Choice) -> ChoiceOfRow:
         least_weight=least_weight(sampling.min_p),
         factor=0.0 if sampling.is_greedy else exponent_factor(sampling.temperature),
     )
+    if len(choice.banned_ids):
+        row.banned_ids, row.num_banned = choice.banned_ids.ctypes.data, len(choice.banned_ids)
+    if choice.adjustment is not None:
+        _add_adjustment(row, choice.adjustment)
+    return row
+
+
+def _add_adjustment(row: ChoiceOfRow, adjustment: Adjustment) -> None:
+    if len(adjustment.bias):
+        row.bias_ids, row.bias = adjustment.bias_ids.ctypes.data, adjustment.bias.ctypes.data
+        row.num_bias = len(adjustment.bias)
+    if (counts := adjustment.counts) is not None:
+        row.counts, row.counts_stride, row.num_counts = counts.address, counts.rows.shape[1], counts.num_ids
+        row.repetition_penalty = repetition_factor(adjustment.sampling.repetition_penalty)
+        row.frequency_penalty = adjustment.sampling.frequency_penalty
+        row.presence_penalty = adjustment.sampling.presence_penalty

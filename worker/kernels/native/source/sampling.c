@@ -1,4 +1,5 @@
-/* Choosing the token of a row of logits. The twin is worker/kernels/sampling.py, where the steps are explained.
+/* Adjusting a row of logits and choosing its token. The reference implementations are worker/kernels/adjustment.py and
+   worker/kernels/sampling.py, where the steps are explained.
 
    All that is compared or summed here is an integer: the order of a logit, the weight of a token. So vectors may take them in
    any order, and what has to be found among them is found by bisection, in passes that do nothing but compare and add. Who
@@ -7,6 +8,8 @@
 #include "pool.h"
 
 #include <stdbool.h>
+
+#define LARGEST_LOGIT 0x1.fffffep127f
 
 enum { BLOCK = 128, WEIGHT_ONE = 1 << 30, OCTAVES_PER_LOOK = 2, INFINITY_BITS = 0x7f800000 };
 
@@ -17,11 +20,21 @@ struct choice {
     double top_p;
     int32_t least_weight; /* what min_p leaves */
     float factor;         /* from a difference of logits to an exponent of 2; 0: the highest logit wins */
+    const int32_t *bias_ids;
+    const double *bias;
+    int64_t num_bias;
+    const int32_t *banned_ids;
+    int64_t num_banned;
+    const int32_t *counts; /* three rows: token ids, their times in the penalty's window, their times in the output */
+    int64_t counts_stride, num_counts;
+    double frequency_penalty, presence_penalty;
+    float repetition_penalty;
 };
 
 struct choose_call {
     const struct choice *choices;
     int64_t *token_ids;
+    float *chosen_logits; /* after the adjustment */
     char *scratch;
     int64_t scratch_bytes, vocab_size; /* of each thread; of each row */
 };
@@ -33,6 +46,36 @@ struct weights {
 };
 
 typedef int64_t (*measure_function)(const int32_t *values, int64_t count, int32_t least);
+
+/* A penalty near 0 may not make a logit infinite: that would be taken for a broken model. */
+INLINE float penalised(float logit, float penalty) {
+    if (!(logit > 0.0f)) return logit * penalty;
+    float raised = logit / penalty;
+    return raised > LARGEST_LOGIT && logit <= LARGEST_LOGIT ? LARGEST_LOGIT : raised;
+}
+
+/* The row itself, or a copy with its adjustment. */
+static const float *adjust(const struct choice *choice, int64_t size, float *adjusted) {
+    if (choice->num_bias + choice->num_banned + choice->num_counts == 0) return choice->logits;
+    const int32_t *ids = choice->counts, *in_window = ids + choice->counts_stride;
+    const int32_t *in_output = in_window + choice->counts_stride;
+    __builtin_memcpy(adjusted, choice->logits, (size_t)size * sizeof(float));
+    for (int64_t i = 0; i < choice->num_bias; i++) {
+        float *logit = adjusted + choice->bias_ids[i];
+        *logit = (float)(*logit + choice->bias[i]);
+    }
+    for (int64_t i = 0; i < choice->num_banned; i++) adjusted[choice->banned_ids[i]] = -__builtin_inff();
+    if (choice->repetition_penalty != 1.0f)
+        for (int64_t i = 0; i < choice->num_counts; i++)
+            if (in_window[i] > 0) adjusted[ids[i]] = penalised(adjusted[ids[i]], choice->repetition_penalty);
+    if (choice->frequency_penalty != 0.0 || choice->presence_penalty != 0.0)
+        for (int64_t i = 0; i < choice->num_counts; i++)
+            if (in_output[i] > 0) {
+                double less = choice->frequency_penalty * in_output[i] + choice->presence_penalty;
+                adjusted[ids[i]] = (float)(adjusted[ids[i]] - less);
+            }
+    return adjusted;
+}
 
 /* As integers logits compare as they do as floats, zeros of either sign being equal; NaN is above everything. */
 INLINE int32_t order_of(float logit) {
@@ -194,10 +237,9 @@ static int64_t draw(const struct weights *weights, int32_t least, uint64_t bits)
     return index;
 }
 
-static int64_t choose(const struct choice *choice, int64_t size, int32_t *scratch) {
+static int64_t choose(const struct choice *choice, const float *logits, int64_t size, int32_t *scratch) {
     int32_t *maxima = scratch, *ids = maxima + num_blocks(size), *values = ids + size;
     struct weights weights = {values + size, maxima, size, 0};
-    const float *logits = choice->logits;
     int64_t best = find_highest(logits, size, maxima);
     float highest = logits[best];
     if (choice->factor == 0.0f || !__builtin_isfinite(highest)) return best;
@@ -217,12 +259,16 @@ static int64_t choose(const struct choice *choice, int64_t size, int32_t *scratc
 
 static void choose_of_row(const void *argument, int64_t row, int thread) {
     const struct choose_call *call = argument;
-    int32_t *scratch = (int32_t *)(call->scratch + thread * call->scratch_bytes);
-    call->token_ids[row] = choose(call->choices + row, call->vocab_size, scratch);
+    const struct choice *choice = call->choices + row;
+    float *adjusted = (float *)(call->scratch + thread * call->scratch_bytes);
+    const float *logits = adjust(choice, call->vocab_size, adjusted);
+    int64_t token_id = choose(choice, logits, call->vocab_size, (int32_t *)(adjusted + call->vocab_size));
+    call->token_ids[row] = token_id;
+    call->chosen_logits[row] = logits[token_id];
 }
 
 EXPORT int64_t choose_scratch_bytes(int64_t vocab_size) {
-    return (int64_t)sizeof(int32_t) * (num_blocks(vocab_size) + 3 * vocab_size);
+    return (int64_t)sizeof(int32_t) * (num_blocks(vocab_size) + 4 * vocab_size);
 }
 
 EXPORT void choose_tokens(const struct choose_call *call, int64_t num_rows) {

@@ -1,0 +1,157 @@
+"""What changes a row of logits before a token is chosen: steps 1 to 3 of the order written in protos/v1/types.proto.
+
+Token counts are kept up to date token by token, so that a penalty costs what it changes and not what a sequence is long. The
+reference implementation works on a float32 copy of the row. Each operation is rounded to float32, so each logit has one right
+value and native code gives the same one.
+
+Legend: V vocabulary, C distinct tokens that are counted.
+"""
+
+from collections import deque
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pagoda.sampling import SamplingParams
+
+LARGEST_LOGIT = np.finfo(np.float32).max
+"""A repetition penalty near 0 may not make a logit infinite: that would be taken for a broken model."""
+LEAST_FACTOR = float(np.finfo(np.float32).tiny)
+
+
+class TokenCounts:
+    """How often each token stands in the window of the repetition penalty, and how often in the output."""
+
+    def __init__(self, token_ids: Sequence[int], *, num_prompt_tokens: int, window: int) -> None:
+        """Count tokens that exist already. `window` is the number of latest tokens that are looked at; 0 is all of them."""
+        in_window, output = token_ids[-window:], token_ids[num_prompt_tokens:]
+        ids_C = np.unique(np.array([*in_window, *output], np.int32))
+        self._window = window
+        self._recent = deque(in_window) if window else None
+        self._place = {token_id: place for place, token_id in enumerate(ids_C.tolist())}
+        self._hold(_with_room(np.stack((ids_C, _times(ids_C, in_window), _times(ids_C, output)))))
+
+    def _hold(self, rows: NDArray[np.int32]) -> None:
+        """Keep `rows` int32 [3, capacity]: ids, times in the window, times in the output."""
+        self.rows = rows
+        self.address = rows.ctypes.data
+
+    @property
+    def num_ids(self) -> int:
+        return len(self._place)
+
+    @property
+    def ids_C(self) -> NDArray[np.int32]:
+        return self.rows[0, : self.num_ids]
+
+    @property
+    def in_window_C(self) -> NDArray[np.int32]:
+        return self.rows[1, : self.num_ids]
+
+    @property
+    def in_output_C(self) -> NDArray[np.int32]:
+        return self.rows[2, : self.num_ids]
+
+    def count_output(self, token_id: int) -> None:
+        """Count one more generated token; the oldest one leaves a window that is full."""
+        place = self._place_of(token_id)
+        self.rows[1, place] += 1
+        self.rows[2, place] += 1
+        if self._recent is not None:
+            self._recent.append(token_id)
+            if len(self._recent) > self._window:
+                self.rows[1, self._place[self._recent.popleft()]] -= 1
+
+    def _place_of(self, token_id: int) -> int:
+        place = self._place.setdefault(token_id, self.num_ids)
+        if self.num_ids > self.rows.shape[1]:
+            self._hold(_with_room(self.rows))
+        self.rows[0, place] = token_id
+        return place
+
+
+@dataclass(slots=True, eq=False, kw_only=True)
+class Adjustment:
+    """What a request's parameters do to each row of its sequence. `counts` is None where no penalty needs them."""
+
+    sampling: SamplingParams
+    bias_ids: NDArray[np.int32]
+    bias: NDArray[np.float64]
+    counts: TokenCounts | None
+
+    @classmethod
+    def of(cls, sampling: SamplingParams, token_ids: Sequence[int], num_prompt_tokens: int) -> "Adjustment | None":
+        """Return the adjustment of a sequence that has `token_ids` so far, or None where its parameters are neutral."""
+        is_penalised = (
+            sampling.repetition_penalty != 1.0 or sampling.frequency_penalty != 0.0 or sampling.presence_penalty != 0.0
+        )
+        if not is_penalised and not sampling.logit_bias:
+            return None
+        return cls(
+            sampling=sampling,
+            bias_ids=np.fromiter(sampling.logit_bias, np.int32),
+            bias=np.fromiter(sampling.logit_bias.values(), np.float64),
+            counts=TokenCounts(token_ids, num_prompt_tokens=num_prompt_tokens, window=sampling.repetition_window)
+            if is_penalised
+            else None,
+        )
+
+    def count_output(self, token_id: int) -> None:
+        """Count one more generated token."""
+        if self.counts is not None:
+            self.counts.count_output(token_id)
+
+
+def repetition_factor(penalty: float) -> float:
+    """Return what logits are divided or multiplied by; to be rounded to float32, where it must not become 0."""
+    return max(penalty, LEAST_FACTOR)
+
+
+def adjusted_logits(
+    logits_V: NDArray[np.float32], adjustment: Adjustment | None, banned_ids: NDArray[np.int32]
+) -> NDArray[np.float32]:
+    """Return a new row: bias added, `banned_ids` at -inf, repeated tokens made less likely."""
+    adjusted_V = logits_V.copy()
+    if adjustment is not None:
+        adjusted_V[adjustment.bias_ids] += adjustment.bias
+    adjusted_V[banned_ids] = -np.inf
+    if adjustment is not None and adjustment.counts is not None:
+        _penalise_repetition(adjusted_V, adjustment.counts, adjustment.sampling.repetition_penalty)
+        _penalise_output(adjusted_V, adjustment.counts, adjustment.sampling)
+    return adjusted_V
+
+
+def _penalise_repetition(logits_V: NDArray[np.float32], counts: TokenCounts, penalty: float) -> None:
+    if penalty == 1.0:
+        return
+    ids = counts.ids_C[counts.in_window_C > 0]
+    seen, factor = logits_V[ids], np.float32(repetition_factor(penalty))
+    with np.errstate(over="ignore"):
+        raised = np.where(np.isinf(seen), seen, np.minimum(seen / factor, LARGEST_LOGIT))
+        logits_V[ids] = np.where(seen > 0, raised, seen * factor)
+
+
+def _penalise_output(logits_V: NDArray[np.float32], counts: TokenCounts, sampling: SamplingParams) -> None:
+    if sampling.frequency_penalty == 0.0 and sampling.presence_penalty == 0.0:
+        return
+    is_output = counts.in_output_C > 0
+    times = counts.in_output_C[is_output].astype(np.float64)
+    logits_V[counts.ids_C[is_output]] -= sampling.frequency_penalty * times + sampling.presence_penalty
+
+
+def _times(ids_C: NDArray[np.int32], token_ids: Sequence[int]) -> NDArray[np.int32]:
+    places = np.searchsorted(ids_C, np.array(token_ids, np.int32))
+    return np.bincount(places, minlength=len(ids_C)).astype(np.int32)
+
+
+def _with_room(rows: NDArray[np.int32]) -> NDArray[np.int32]:
+    """Return the same counts with room for as many tokens again, and for a few at least."""
+    num_ids = rows.shape[1]
+    return np.pad(rows, ((0, 0), (0, max(64, num_ids))))
+
+
+def banned(token_ids: Iterable[int], vocab_size: int) -> NDArray[np.int32]:
+    """Return the ids that a row has: one past the vocabulary can never be generated, so there is nothing to ban."""
+    return np.fromiter((token_id for token_id in token_ids if token_id < vocab_size), np.int32)
