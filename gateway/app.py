@@ -107,6 +107,7 @@ def _build_state(settings: GatewaySettings, served: Sequence[ServedModel], store
         library=library,
         pulls=Pulls(store),
         max_body_bytes=settings.max_body_bytes,
+        strict_fields=settings.strict_fields,
         started_at=time.time(),
     )
 

@@ -3,8 +3,9 @@
 Knows nothing about what the fields mean: each dialect declares its schemas, and which values it accepts without acting on them.
 """
 
-from collections.abc import Mapping
-from typing import Any, ClassVar, Self, TypeVar
+from collections.abc import Iterator, Mapping
+from functools import cache
+from typing import Any, ClassVar, Self, TypeVar, get_args
 
 import orjson
 from fastapi import Request
@@ -13,6 +14,7 @@ from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, ErrorDetails
 
 from gateway.errors import ErrorKind, GatewayError, InvalidRequestError
+from gateway.unknown_fields import SchemaShape, first_unknown
 
 
 class FieldError(ValueError):
@@ -24,21 +26,22 @@ class FieldError(ValueError):
 
 
 class Schema(BaseModel):
-    """A strict body: no coercion, no unknown fields. Subclasses list what they accept besides their fields.
+    """A body of one kind, without coercion. Null is the same as an absent field. Subclasses list what they accept beside fields.
 
     `neutral` are fields of the dialect that are not supported, with the values under which they change nothing: these pass, any
-    other value is refused by name. `hints` never change the answer and pass with any value.
+    other value is refused by name. `hints` never change the answer and pass with any value. A field that is none of all these
+    is unknown: it is left out, and `unknown_fields` names it.
     """
 
     model_config = ConfigDict(
-        strict=True, extra="forbid", allow_inf_nan=False, frozen=True, use_attribute_docstrings=True
+        strict=True, extra="ignore", allow_inf_nan=False, frozen=True, use_attribute_docstrings=True
     )
     neutral: ClassVar[Mapping[str, tuple[Any, ...]]] = {}
     hints: ClassVar[frozenset[str]] = frozenset()
 
     @model_validator(mode="before")
     @classmethod
-    def _take_out_what_changes_nothing(cls, body: Any) -> Any:
+    def _keep_what_is_honoured(cls, body: Any) -> Any:
         if not isinstance(body, dict):
             return body
         for name, accepted in cls.neutral.items():
@@ -46,7 +49,7 @@ class Schema(BaseModel):
             if value is not None and not any(type(value) is type(each) and value == each for each in accepted):
                 allowed = " or ".join(orjson.dumps(each).decode() for each in accepted or (None,))
                 raise FieldError(name, f"not supported (got {_shorten(repr(value))}): leave it out or send {allowed}")
-        return {name: value for name, value in body.items() if name not in cls.neutral and name not in cls.hints}
+        return {name: value for name in _honoured(cls) if (value := body.get(name)) is not None}
 
     @classmethod
     def __get_pydantic_json_schema__(cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
@@ -66,8 +69,35 @@ class Schema(BaseModel):
         except ValidationError as error:
             raise _as_invalid_request(error) from None
 
+    @classmethod
+    def unknown_fields(cls, body: Mapping[str, Any]) -> tuple[str, ...]:
+        """The paths of the first fields that are unknown, also inside the body's parts."""
+        return first_unknown(_shape(cls), body)
+
 
 SchemaT = TypeVar("SchemaT", bound=Schema)
+
+
+@cache
+def _honoured(schema: type[Schema]) -> frozenset[str]:
+    """The fields' names in a body."""
+    return frozenset(field.alias or name for name, field in schema.model_fields.items())
+
+
+@cache
+def _shape(schema: type[Schema]) -> SchemaShape:
+    nested = {
+        name: _shape(inner) for name, field in schema.model_fields.items() for inner in _schemas(field.annotation)
+    }
+    return SchemaShape(_honoured(schema) | schema.neutral.keys() | schema.hints, nested)
+
+
+def _schemas(annotation: Any) -> Iterator[type[Schema]]:
+    """Those that a field's type mentions, such as `ChatMessage` in `list[ChatMessage] | None`."""
+    if isinstance(annotation, type) and issubclass(annotation, Schema):
+        yield annotation
+    for argument in get_args(annotation):
+        yield from _schemas(argument)
 
 
 async def read_object(request: Request, *, max_bytes: int) -> dict[str, Any]:
@@ -111,8 +141,6 @@ def _as_invalid_request(error: ValidationError) -> InvalidRequestError:
     if isinstance(cause, FieldError):
         path = f"{path}.{cause.field}" if path else cause.field
         return InvalidRequestError(f"{path}: {cause}", param=path)
-    if first["type"] == "extra_forbidden":
-        return InvalidRequestError(f"{path}: unknown field", param=path)
     if first["type"] == "missing":
         return InvalidRequestError(f"{path}: required", param=path)
     message = str(cause) if cause is not None else first["msg"][0].lower() + first["msg"][1:]

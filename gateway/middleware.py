@@ -17,6 +17,7 @@ from gateway.drain import Drain
 from gateway.errors import ErrorKind, GatewayError, dialect_of, error_body
 from gateway.metrics import GatewayMetrics
 from gateway.scopes import needed_scope
+from gateway.unknown_fields import IGNORED_HEADER
 from pagoda.keyring import KeyRefusedError, Keyring, ScopeMissingError
 
 logger = logging.getLogger(__name__)
@@ -31,6 +32,8 @@ def error_response(path: str, error: GatewayError) -> JSONResponse:
 
 class RequestContext:
     """Outermost: gives the request its id, puts the id on every response, counts it, and turns a crash into a 500.
+
+    The response also names the fields of the request that were ignored.
 
     While the process ends, each connection is closed behind its answer: the next one finds another gateway.
     """
@@ -54,6 +57,8 @@ class RequestContext:
                 status = message["status"]
                 headers = MutableHeaders(scope=message)
                 headers["x-request-id"] = request_id
+                if ignored := scope["state"].get("ignored_fields"):
+                    headers[IGNORED_HEADER] = ", ".join(ignored)
                 if self._drain.begun:
                     headers["connection"] = "close"
             await send(message)

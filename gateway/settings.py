@@ -33,6 +33,8 @@ class GatewaySettings(KeySettings):
     """Names, separated by commas, by which a server on loopback may be addressed beside local ones."""
     max_body_bytes: ByteSize = Field(default=ByteSize(8 * 1024 * 1024), gt=0)
     """Longer request bodies are refused."""
+    strict_fields: bool = False
+    """Refuse requests that have a field which their API does not, in place of naming it in X-Pagoda-Ignored."""
     request_timeout_s: float | None = Field(default=None, gt=0)
     """Requests that take longer, queue included, end with status 504. Default: no limit."""
     scheduler_grace_s: float = Field(default=60.0, ge=0)

@@ -1,5 +1,6 @@
 """What the routes share, and how they get at it. One of these per app."""
 
+import logging
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -7,6 +8,7 @@ from fastapi import Request
 
 from gateway.bodies import SchemaT, read_object
 from gateway.drain import Drain
+from gateway.errors import InvalidRequestError
 from gateway.generation import HTTPContext, TextGenerator
 from gateway.metrics import GatewayMetrics
 from gateway.placement import Placement
@@ -16,6 +18,8 @@ from gateway.served_models import ServedModels
 from pagoda.models.blobs import BlobStore
 from pagoda.models.library import ModelLibrary
 from pagoda.models.store import ModelStore
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,13 +35,30 @@ class GatewayState:
     pulls: Pulls
     library: ModelLibrary
     max_body_bytes: int
+    strict_fields: bool
     started_at: float
     """Unix time."""
     addresses: list[str] = field(default_factory=list)
     """Where the process listens, once it does."""
 
     async def read_body(self, request: Request, schema: type[SchemaT]) -> SchemaT:
-        return schema.parse(await self.read_object(request))
+        return self.parse(request, schema, await self.read_object(request))
+
+    def parse(self, request: Request, schema: type[SchemaT], body: dict[str, Any]) -> SchemaT:
+        """Unknown fields are refused, or left out and named in the response's header and in the log."""
+        if unknown := schema.unknown_fields(body):
+            if self.strict_fields:
+                raise InvalidRequestError(f"{unknown[0]}: unknown field", param=unknown[0])
+            request.state.ignored_fields = unknown
+            logger.info(
+                "fields ignored",
+                extra={
+                    "request_id": request.state.request_id,
+                    "path": request.url.path[:200],
+                    "fields": ", ".join(unknown),
+                },
+            )
+        return schema.parse(body)
 
     async def read_object(self, request: Request) -> dict[str, Any]:
         """For routes whose schema depends on what is in the body."""

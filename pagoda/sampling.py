@@ -13,6 +13,8 @@ from protos.v1 import types_pb2
 MAX_LOGPROBS = 20
 MAX_LOGIT_BIAS = 1024
 MAX_STOP_TOKEN_IDS = 64
+MAX_TEMPERATURE = 1000.0
+"""Far beyond where answers are noise. OpenAI's API allows no more than 2, Ollama's says nothing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,7 +45,10 @@ class SamplingParams:
     def problem(self) -> str | None:
         """What is out of range, and the range, as one sentence; None when all is well."""
         checks: list[tuple[bool, str]] = [
-            (0.0 <= self.temperature <= 2.0, f"temperature must be between 0 and 2, got {self.temperature}"),
+            (
+                0.0 <= self.temperature <= MAX_TEMPERATURE,
+                f"temperature must be between 0 and {MAX_TEMPERATURE:g}, got {self.temperature}",
+            ),
             (0.0 < self.top_p <= 1.0, f"top_p must be above 0 and at most 1, got {self.top_p}"),
             (self.top_k >= 0, f"top_k must be 0 (off) or more, got {self.top_k}"),
             (0.0 <= self.min_p <= 1.0, f"min_p must be between 0 and 1, got {self.min_p}"),

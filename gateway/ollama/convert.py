@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
 from gateway.errors import InvalidRequestError
-from gateway.fields import seed_bits, stop_strings
+from gateway.fields import nucleus, seed_bits, stop_strings
 from gateway.ollama.schemas import ChatMessage, ChatRequest, GenerateRequest, Options
 from gateway.text_request import TextRequest
 from pagoda.sampling import SamplingParams
@@ -55,9 +55,8 @@ def _sampling(options: Options, num_logprobs: int | None) -> SamplingParams:
         )
     window = _or(options.repeat_last_n, DEFAULT_REPEAT_LAST_N)
     params = SamplingParams(
-        temperature=_or(options.temperature, DEFAULT_TEMPERATURE),
+        **nucleus(_or(options.temperature, DEFAULT_TEMPERATURE), _or(options.top_p, DEFAULT_TOP_P)),
         top_k=max(0, _or(options.top_k, DEFAULT_TOP_K)),
-        top_p=_or(options.top_p, DEFAULT_TOP_P),
         min_p=_or(options.min_p, 0.0),
         # A window of 0 switches the penalty off; -1 is the whole context, which SamplingParams calls 0.
         repetition_penalty=1.0 if window == 0 else _or(options.repeat_penalty, 1.0),

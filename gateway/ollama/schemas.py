@@ -4,40 +4,26 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from gateway.bodies import FieldError, Schema
 from gateway.fields import (
+    Integer,
+    KeepAlive,
     MinP,
     NumLogprobs,
     Penalty,
     PositiveCount,
     RepetitionPenalty,
     Seed,
-    Temperature,
+    Stop,
     TokenId,
     TopP,
     described,
+    keep_alive_seconds,
+    whole_items,
 )
-from pagoda.durations import parse_duration
-
-
-def _check_duration(value: float | str) -> float | str:
-    parse_duration(value)
-    return value
-
-
-KeepAlive = Annotated[
-    float | str, AfterValidator(_check_duration), described('a number of seconds or a duration such as "5m"')
-]
-
-
-MAX_STOPS = 32
-_StopString = Annotated[str, Field(min_length=1, max_length=1024)]
-Stop = Annotated[
-    _StopString | Annotated[list[_StopString], Field(max_length=MAX_STOPS)],
-    described(f"a string or a list of at most {MAX_STOPS} strings, none of them empty or longer than 1024 characters"),
-]
+from pagoda.sampling import MAX_TEMPERATURE
 
 
 class Options(Schema):
@@ -66,15 +52,15 @@ class Options(Schema):
         }
     )
 
-    num_predict: Annotated[int, Field(ge=-2, le=2**31 - 1)] | None = None
+    num_predict: Annotated[Integer, Field(ge=-2, le=2**31 - 1)] | None = None
     num_ctx: PositiveCount | None = None
     seed: Seed | None = None
-    temperature: Temperature | None = None
-    top_k: Annotated[int, Field(ge=-1, le=2**31 - 1)] | None = None
+    temperature: Annotated[float, Field(ge=0, le=MAX_TEMPERATURE)] | None = None
+    top_k: Annotated[Integer, Field(ge=-1, le=2**31 - 1)] | None = None
     top_p: TopP | None = None
     min_p: MinP | None = None
     repeat_penalty: RepetitionPenalty | None = None
-    repeat_last_n: Annotated[int, Field(ge=-1, le=2**31 - 1)] | None = None
+    repeat_last_n: Annotated[Integer, Field(ge=-1, le=2**31 - 1)] | None = None
     presence_penalty: Penalty | None = None
     frequency_penalty: Penalty | None = None
     stop: Stop | None = None
@@ -100,7 +86,7 @@ class _GenerationRequest(Schema):
 
     @property
     def keep_alive_s(self) -> float | None:
-        return None if self.keep_alive is None else parse_duration(self.keep_alive)
+        return keep_alive_seconds(self.keep_alive)
 
     @property
     def unloads(self) -> bool:
@@ -115,7 +101,7 @@ class GenerateRequest(_GenerationRequest):
     system: str | None = None
     template: str | None = None
     """In Jinja, in place of the model's own."""
-    context: list[TokenId] | None = None
+    context: Annotated[list[TokenId], whole_items] | None = None
     """The tokens of an earlier turn, as its answer gave them."""
     raw: bool | None = None
     """The prompt is the model's input as it stands: no template, system prompt or context."""

@@ -5,7 +5,7 @@ from types import MappingProxyType
 from typing import Any, TypeVar
 
 from gateway.errors import InvalidRequestError
-from gateway.fields import seed_bits, stop_strings
+from gateway.fields import keep_alive_seconds, nucleus, seed_bits, stop_strings
 from gateway.openai.replies import ReplyForm
 from gateway.openai.schemas import ChatMessage, ChatRequest, CompletionRequest, StreamOptions, TokenizeChatRequest
 from gateway.prompt_bound import Keep
@@ -60,7 +60,7 @@ def with_model_parameters(body: BodyT, parameters: Mapping[str, Any]) -> BodyT:
 
 
 def chat_text_request(body: ChatRequest, prompt: Sequence[int], vocab_size: int) -> TextRequest:
-    max_tokens = body.max_completion_tokens or body.max_tokens
+    max_tokens = _limit(body.max_completion_tokens or body.max_tokens)
     num_logprobs = (body.top_logprobs or 0) if body.logprobs else None
     sampling = _sampling(body, max_tokens, num_logprobs, body.prompt_logprobs, vocab_size)
     return _text_request(body, prompt, sampling, "messages")
@@ -68,7 +68,7 @@ def chat_text_request(body: ChatRequest, prompt: Sequence[int], vocab_size: int)
 
 def completion_text_request(body: CompletionRequest, prompt: Sequence[int], vocab_size: int) -> TextRequest:
     # Something is always generated: where the answer is the prompt alone, the reply leaves that one token out.
-    max_tokens = DEFAULT_COMPLETION_MAX_TOKENS if body.max_tokens is None else max(1, body.max_tokens)
+    max_tokens = _limit(DEFAULT_COMPLETION_MAX_TOKENS if body.max_tokens is None else body.max_tokens or 1)
     echoed = [body.logprobs] if body.echo else []
     wanted = [number for number in (body.prompt_logprobs, *echoed) if number is not None]
     sampling = _sampling(body, max_tokens, body.logprobs, max(wanted, default=None), vocab_size)
@@ -100,7 +100,7 @@ def check_token_ids(token_ids: Sequence[int], vocab_size: int, field: str) -> No
 def _text(message: ChatMessage) -> str:
     if isinstance(message.content, str):
         return message.content
-    return "\n".join(part.text for part in message.content)
+    return "\n".join(part.text for part in message.content or ())
 
 
 def _text_request(
@@ -117,6 +117,7 @@ def _text_request(
         cut_to_fit=body.truncate_prompt_tokens == -1,
         cache_salt=body.cache_salt or "",
         priority=body.priority or 0,
+        keep_alive_s=keep_alive_seconds(body.keep_alive),
         prompt_field=prompt_field,
     )
 
@@ -139,8 +140,7 @@ def _sampling(
     check_token_ids(stop_token_ids, vocab_size, "stop_token_ids")
     params = SamplingParams(
         **_given(
-            temperature=body.temperature,
-            top_p=body.top_p,
+            **nucleus(body.temperature, body.top_p),
             top_k=None if body.top_k is None else max(0, body.top_k),
             min_p=body.min_p,
             presence_penalty=body.presence_penalty,
@@ -158,6 +158,10 @@ def _sampling(
     if (problem := params.problem()) is not None:
         raise InvalidRequestError(problem, param=problem.partition(" ")[0])
     return params
+
+
+def _limit(max_tokens: int | None) -> int | None:
+    return None if max_tokens == -1 else max_tokens
 
 
 def _given(**values: Any) -> dict[str, Any]:

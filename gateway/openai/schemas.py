@@ -9,6 +9,9 @@ from pydantic import AfterValidator, Field, model_validator
 from gateway.bodies import FieldError, Schema
 from gateway.fields import (
     Count,
+    Integer,
+    KeepAlive,
+    Limit,
     MinP,
     NumLogprobs,
     Penalty,
@@ -20,6 +23,7 @@ from gateway.fields import (
     TokenId,
     TopP,
     described,
+    whole_items,
 )
 from pagoda.sampling import MAX_LOGIT_BIAS, MAX_STOP_TOKEN_IDS
 
@@ -30,22 +34,34 @@ _NEUTRAL: Mapping[str, tuple[Any, ...]] = MappingProxyType(
     {
         "allowed_token_ids": (),
         "bad_words": ([],),
+        "dry_multiplier": (0, 0.0),
+        "dynatemp_range": (0, 0.0),
         "ec_transfer_params": (),
+        "grammar": ("",),
+        "guided_choice": (),
+        "guided_grammar": (),
+        "guided_json": (),
+        "guided_regex": (),
+        "json_schema": (),
         "kv_transfer_params": (),
         "length_penalty": (1.0, 1),
         "logprob_token_ids": (),
+        "lora": ([],),
+        "mirostat": (0,),
         "repetition_detection": (),
         "response_format": ({"type": "text"},),
         "return_prompt_text": (False,),
         "return_weight_versions": (False,),
-        "service_tier": ("auto", "default"),
         "spaces_between_special_tokens": (True,),
-        "store": (False,),
         "structured_outputs": (),
+        "tfs_z": (1, 1.0),
         "thinking_token_budget": (),
+        "top_n_sigma": (-1, -1.0),
+        "typical_p": (1, 1.0),
         "use_beam_search": (False,),
         "vllm_xargs": ({},),
         "watermarking": (False,),
+        "xtc_probability": (0, 0.0),
     }
 )
 _CHAT_NEUTRAL: Mapping[str, tuple[Any, ...]] = MappingProxyType(
@@ -67,25 +83,31 @@ _CHAT_NEUTRAL: Mapping[str, tuple[Any, ...]] = MappingProxyType(
         "reasoning_effort": ("none",),
         "tool_choice": ("none", "auto"),
         "tools": ([],),
-        "verbosity": ("medium",),
         "web_search_options": (),
     }
 )
 _COMPLETION_NEUTRAL: Mapping[str, tuple[Any, ...]] = MappingProxyType(
     {**_NEUTRAL, "prompt_embeds": (), "suffix": ("",)}
 )
-# About the client, its bookkeeping, or how tool calls and reasoning would be shown if there were any.
+# About the client, its bookkeeping, where and how fast an answer is made, or how tool calls and reasoning would be shown if there
+# were any.
 _HINTS = frozenset(
     {
+        "cache_prompt",
+        "id_slot",
         "include_reasoning",
         "metadata",
         "parallel_tool_calls",
         "prompt_cache_key",
         "prompt_cache_retention",
         "safety_identifier",
+        "service_tier",
         "session_id",
+        "store",
         "stream_interval",
+        "timings_per_token",
         "user",
+        "verbosity",
     }
 )
 
@@ -119,34 +141,37 @@ class _GenerationRequest(Schema):
     model: str | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
-    n: Annotated[int, Field(ge=1, le=128)] | None = None
+    n: Annotated[Integer, Field(ge=1, le=128)] | None = None
     stop: Stop | None = None
     seed: Seed | None = None
     temperature: Temperature | None = None
     top_p: TopP | None = None
-    top_k: Annotated[int, Field(ge=-1, le=2**31 - 1)] | None = None
+    top_k: Annotated[Integer, Field(ge=-1, le=2**31 - 1)] | None = None
     min_p: MinP | None = None
     presence_penalty: Penalty | None = None
     frequency_penalty: Penalty | None = None
     repetition_penalty: RepetitionPenalty | None = None
     logit_bias: LogitBias | None = None
-    max_tokens: PositiveCount | None = None
+    max_tokens: Limit | None = None
+    """-1 is no limit."""
     min_tokens: Count | None = None
     ignore_eos: bool | None = None
-    stop_token_ids: Annotated[list[TokenId], Field(max_length=MAX_STOP_TOKEN_IDS)] | None = None
+    stop_token_ids: Annotated[list[TokenId], Field(max_length=MAX_STOP_TOKEN_IDS), whole_items] | None = None
     include_stop_str_in_output: bool | None = None
     skip_special_tokens: bool | None = None
-    truncate_prompt_tokens: Annotated[int, Field(ge=-1, le=2**31 - 1)] | None = None
+    truncate_prompt_tokens: Annotated[Integer, Field(ge=-1, le=2**31 - 1)] | None = None
     """Only so many tokens of the prompt are used; -1 is as many as leave room for the answer."""
     truncation_side: Literal["left", "right"] | None = None
     """Where the prompt is cut. "right" needs a number of tokens."""
-    priority: Annotated[int, Field(ge=-(2**31), le=2**31 - 1)] | None = None
+    priority: Annotated[Integer, Field(ge=-(2**31), le=2**31 - 1)] | None = None
     """Lower goes first."""
     request_id: RequestId | None = None
     return_token_ids: bool | None = None
     return_tokens_as_token_ids: bool | None = None
     prompt_logprobs: NumLogprobs | None = None
     """Also the log-probabilities of the prompt's tokens, with so many alternatives each. Not for streams."""
+    keep_alive: KeepAlive | None = None
+    """Ollama's: how long the model stays in memory afterwards."""
     cache_salt: Annotated[str, Field(min_length=1, max_length=128)] | None = None
 
     @model_validator(mode="after")
@@ -196,19 +221,33 @@ class ChatMessage(Schema):
     hints = frozenset({"name"})
 
     role: Literal["system", "developer", "user", "assistant"]
-    content: Annotated[str | list[TextPart], described("a string or a list of parts of the type `text`")]
+    content: Annotated[str | list[TextPart], described("a string or a list of parts of the type `text`")] | None = None
+    """Only an assistant's may be absent or null: it said nothing."""
+
+    @model_validator(mode="after")
+    def _says_something(self) -> Self:
+        if self.content is None and self.role != "assistant":
+            raise FieldError("content", "required")
+        return self
 
 
 class ChatRequest(_GenerationRequest):
     neutral = _CHAT_NEUTRAL
 
     messages: Annotated[list[ChatMessage], Field(min_length=1)]
-    max_completion_tokens: PositiveCount | None = None
+    max_completion_tokens: Limit | None = None
     logprobs: bool | None = None
     top_logprobs: NumLogprobs | None = None
     add_generation_prompt: bool | None = None
     """Whether the prompt ends where the template begins an answer; true unless the final message is continued."""
     continue_final_message: bool | None = None
+
+    @model_validator(mode="after")
+    def _an_answer_has_a_token(self) -> Self:
+        for name in ("max_completion_tokens", "max_tokens"):
+            if getattr(self, name) == 0:
+                raise FieldError(name, "must be at least 1, or -1 for no limit (got 0)")
+        return self
 
     @model_validator(mode="after")
     def _the_final_message_is_continued_or_answered(self) -> Self:
@@ -223,7 +262,7 @@ class ChatRequest(_GenerationRequest):
         return self
 
 
-_TokenIds = Annotated[list[TokenId], Field(min_length=1)]
+_TokenIds = Annotated[list[TokenId], Field(min_length=1), whole_items]
 Prompt = Annotated[
     str
     | Annotated[list[str], Field(min_length=1, max_length=MAX_CHOICES)]
@@ -237,8 +276,8 @@ class CompletionRequest(_GenerationRequest):
     neutral = _COMPLETION_NEUTRAL
 
     prompt: Prompt
-    max_tokens: Count | None = None
-    """0 only with `echo`: then the answer is the prompt."""
+    max_tokens: Limit | None = None
+    """-1 is no limit. 0 only with `echo`: then the answer is the prompt."""
     add_special_tokens: bool | None = None
     echo: bool | None = None
     logprobs: NumLogprobs | None = None
@@ -247,7 +286,7 @@ class CompletionRequest(_GenerationRequest):
     @model_validator(mode="after")
     def _an_answer_has_a_token(self) -> Self:
         if self.max_tokens == 0 and not self.echo:
-            raise FieldError("max_tokens", "must be at least 1, or 0 together with echo")
+            raise FieldError("max_tokens", "must be at least 1, or -1 for no limit, or 0 together with echo")
         return self
 
     @model_validator(mode="after")
@@ -283,4 +322,4 @@ class TokenizeChatRequest(Schema):
 
 class DetokenizeRequest(Schema):
     model: str | None = None
-    tokens: list[TokenId]
+    tokens: Annotated[list[TokenId], whole_items]

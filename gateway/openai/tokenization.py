@@ -23,8 +23,11 @@ async def tokenize(request: Request) -> Response:
     """Of a prompt, or of a conversation as the model's template writes it."""
     state = state_of(request)
     content = await state.read_object(request)
-    schema = TokenizeChatRequest if "messages" in content else TokenizePromptRequest
-    body: TokenizeChatRequest | TokenizePromptRequest = schema.parse(content)
+    body: TokenizeChatRequest | TokenizePromptRequest
+    if "messages" in content:
+        body = state.parse(request, TokenizeChatRequest, content)
+    else:
+        body = state.parse(request, TokenizePromptRequest, content)
     model = await state.models.find(body.model or None)
     token_ids = await _encode(body, model)
     info = await state.models.info_if_any(model.model)

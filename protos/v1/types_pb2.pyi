@@ -100,7 +100,7 @@ class SamplingParams(_message.Message):
     REGEX_FIELD_NUMBER: _builtins.int
     GRAMMAR_FIELD_NUMBER: _builtins.int
     temperature: _builtins.float
-    """Absent means 1.0; 0 means greedy. In [0, 2]."""
+    """Absent means 1.0; 0 means greedy. In [0, 1000]."""
     top_p: _builtins.float
     """Keep the smallest set of tokens whose probability reaches this. Absent means 1.0 (off). In (0, 1]."""
     top_k: _builtins.int

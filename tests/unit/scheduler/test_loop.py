@@ -371,7 +371,10 @@ def test_a_resumed_request_that_had_everything_ends_at_once() -> None:
         (replace(request(), prompt_token_ids=[1] * 64), "64 tokens, but the model's context window is 64"),
         (replace(request(), prompt_token_ids=[50]), "token id 50 is outside the vocabulary of 50"),
         (replace(request(), num_samples=0), "num_samples must be between 1 and 128, got 0"),
-        (replace(request(), sampling=SamplingParams(temperature=3.0)), "temperature must be between 0 and 2, got 3.0"),
+        (
+            replace(request(), sampling=SamplingParams(temperature=2000.0)),
+            "temperature must be between 0 and 1000, got 2000.0",
+        ),
         (replace(request(), resumed={1: [1]}), "resume names sample 1 of 1"),
     ],
 )
