@@ -8,6 +8,7 @@ from bench.peers.command import peers
 from bench.routing.command import routing
 from bench.routing.decision_cost import routing_cost
 from bench.routing.real import routing_real
+from bench.sampling import sampling
 from bench.scheduler import scheduler
 from bench.start import start
 from bench.tier_shares import shares
@@ -20,6 +21,7 @@ app.command()(scheduler)
 app.command()(shares)
 app.command()(start)
 app.command()(memory)
+app.command()(sampling)
 app.command()(peers)
 app.command()(routing)
 app.command()(routing_cost)

@@ -7,7 +7,7 @@ import asyncio
 import json
 import random
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,6 +16,7 @@ import httpx
 from bench.workloads import PlannedRequest
 
 TIMEOUT_S = 600.0
+GREEDY: Mapping[str, float] = {"temperature": 0}
 
 
 @dataclass(slots=True, kw_only=True)
@@ -47,11 +48,13 @@ class OpenAIClient:
         *,
         model: str = "",
         api_key: str | None = None,
+        sampling: Mapping[str, float] = GREEDY,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         """The transport is for tests; by default it is the network."""
         self.base_url = base_url.rstrip("/")
         self.model = model
+        self._sampling = sampling
         self._http = httpx.AsyncClient(
             headers={"Authorization": f"Bearer {api_key}"} if api_key else {},
             # A connection for each request: llama.cpp closes one it kept just when the next request is on its way.
@@ -89,7 +92,7 @@ class OpenAIClient:
             "model": self.model,
             "prompt": request.prompt,
             "max_tokens": request.max_tokens,
-            "temperature": 0,
+            **self._sampling,
             "ignore_eos": True,  # So that output lengths are exact; servers without it may stop early.
             "stream": True,
             "stream_options": {"include_usage": True},
