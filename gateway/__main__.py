@@ -13,6 +13,7 @@ from fastapi import FastAPI
 
 from gateway.app import create_app
 from gateway.drain import Drain
+from gateway.http_protocol import HTTPProtocol
 from gateway.listen import ListenError, address_of, open_sockets
 from gateway.settings import GatewaySettings
 from pagoda.keys import KeysError
@@ -66,7 +67,7 @@ async def _serve(settings: GatewaySettings, app: FastAPI, sockets: list[socket.s
     server = _Server(
         uvicorn.Config(
             app,
-            http="httptools",
+            http=HTTPProtocol,
             ws="none",
             log_config=None,
             log_level="warning",

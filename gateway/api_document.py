@@ -43,7 +43,9 @@ def api_document(routes: Iterable[BaseRoute], version: str) -> JSONObject:
     paths: JSONObject = {}
     for route in shown:
         contents = _contents(route, references)
-        for method in sorted(route.methods or ()):
+        # HEAD is told only where there is no GET beside it.
+        methods = route.methods or set()
+        for method in sorted(methods - {"HEAD"} or methods):
             paths.setdefault(route.path_format, {})[method.lower()] = _operation(route, method, contents)
     return {
         "openapi": "3.1.0",

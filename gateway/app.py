@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 from functools import cache
 
 from fastapi import FastAPI, Request
+from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
@@ -49,6 +50,12 @@ ROUTERS = (
     store_routes.router,
     unsupported.router,
 )
+
+# Where GET is answered HEAD is too, as uptime checks send it: the server leaves out the body.
+for _router in ROUTERS:
+    for _route in _router.routes:
+        if isinstance(_route, APIRoute) and _route.methods and "GET" in _route.methods:
+            _route.methods.add("HEAD")
 
 
 def create_app(

@@ -101,6 +101,12 @@ def _schemas(annotation: Any) -> Iterator[type[Schema]]:
 
 
 async def read_object(request: Request, *, max_bytes: int) -> dict[str, Any]:
+    encoding = request.headers.get("content-encoding", "identity").strip().lower()
+    if encoding not in ("", "identity"):
+        raise GatewayError(
+            ErrorKind.UNSUPPORTED_ENCODING,
+            f"Content-Encoding: {_shorten(encoding)} is not supported; send the request body uncompressed.",
+        )
     return _parse_object(await _read_limited(request, max_bytes))
 
 
@@ -127,10 +133,20 @@ def _parse_object(raw: bytes) -> dict[str, Any]:
     try:
         body = orjson.loads(raw)  # refuses invalid UTF-8, NaN, lone surrogates and deep nesting
     except orjson.JSONDecodeError as error:
-        raise InvalidRequestError(f"The request body is not valid JSON: {error}") from None
+        raise InvalidRequestError(f"The request body is not {_why_no_json(raw, error)}") from None
     if not isinstance(body, dict):
         raise InvalidRequestError(f"The request body must be a JSON object, got {_json_type(body)}.")
     return body
+
+
+def _why_no_json(raw: bytes, error: orjson.JSONDecodeError) -> str:
+    try:
+        raw.decode()
+    except UnicodeDecodeError as wrong:
+        if raw.startswith(b"\x1f\x8b"):
+            return "JSON but compressed by gzip; send it uncompressed."
+        return f"UTF-8 text: byte {raw[wrong.start]:#04x} at position {wrong.start} is wrong. Encode the JSON as UTF-8."
+    return f"valid JSON: {error}"
 
 
 def _as_invalid_request(error: ValidationError) -> InvalidRequestError:

@@ -34,9 +34,11 @@ class ErrorKind(Enum):
     FORBIDDEN = _Row(403, "permission_error", None, StatusCode.PERMISSION_DENIED)
     NOT_FOUND = _Row(404, "not_found_error", "model_not_found", StatusCode.NOT_FOUND)
     ROUTE_NOT_FOUND = _Row(404, "not_found_error", "unknown_url", None)
+    ROUTE_UNSUPPORTED = _Row(404, "not_found_error", "unsupported_endpoint", None)
     METHOD_NOT_ALLOWED = _Row(405, "invalid_request_error", "method_not_allowed", None)
     CONFLICT = _Row(409, "invalid_request_error", "conflict", None)
     BODY_TOO_LARGE = _Row(413, "invalid_request_error", "request_too_large", None)
+    UNSUPPORTED_ENCODING = _Row(415, "invalid_request_error", "unsupported_content_encoding", None)
     OVERLOADED = _Row(429, "rate_limit_error", "overloaded", StatusCode.RESOURCE_EXHAUSTED)
     CLIENT_CLOSED = _Row(499, "invalid_request_error", "client_closed_request", StatusCode.CANCELLED)
     INTERNAL = _Row(500, "server_error", None, StatusCode.INTERNAL)
@@ -89,6 +91,8 @@ class GatewayError(Exception):
     @property
     def headers(self) -> dict[str, str]:
         headers = {}
+        if self.kind is ErrorKind.ROUTE_UNSUPPORTED:
+            headers["x-should-retry"] = "false"  # what OpenAI's and Anthropic's clients obey
         if self.retry_after_s is not None:
             headers["retry-after"] = str(max(1, ceil(self.retry_after_s)))
         if self.kind is ErrorKind.UNAUTHORIZED:

@@ -23,6 +23,7 @@ from pagoda.keyring import KeyRefusedError, Keyring, ScopeMissingError
 logger = logging.getLogger(__name__)
 
 UNCOUNTED = frozenset({"/metrics", "/health", "/ping", "/ready", "/version"})
+_SLASHES = re.compile("/{2,}")
 _SANE_REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
 
 
@@ -47,6 +48,8 @@ class RequestContext:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        # A base URL that ends in a slash makes //api/chat, which means what /api/chat does.
+        scope["path"] = _SLASHES.sub("/", scope["path"])
         request_id = _request_id(Headers(scope=scope).get("x-request-id"))
         scope.setdefault("state", {})["request_id"] = request_id
         status: int | None = None

@@ -38,6 +38,7 @@ class AllowedOrigins:
             allow_origin_regex=r".*",  # what gets there is allowed
             allow_methods=["GET", "POST", "HEAD", "DELETE", "PUT", "PATCH", "OPTIONS"],
             allow_headers=["*"],
+            allow_private_network=True,  # as Chromium asks before a page of the internet reaches a server at home
             expose_headers=_EXPOSED_HEADERS,
             max_age=PREFLIGHT_MAX_AGE_S,
         )

@@ -1,6 +1,6 @@
 """Routes that clients of either API may call and that Pagoda does not have: each says so by name, in its dialect's shape.
 
-They are not part of the API's own document, which lists what there is.
+The status is 404, since clients repeat what ends in a 501. These routes are not part of the API's own document.
 """
 
 from collections.abc import Awaitable, Callable
@@ -55,7 +55,7 @@ router = APIRouter(include_in_schema=False)
 
 def _refuse(sentence: str) -> Callable[[Request], Awaitable[Response]]:
     async def refuse(request: Request) -> Response:
-        raise GatewayError(ErrorKind.UNIMPLEMENTED, sentence)
+        raise GatewayError(ErrorKind.ROUTE_UNSUPPORTED, sentence)
 
     return refuse
 

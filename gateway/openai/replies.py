@@ -90,6 +90,8 @@ class Reply(ABC):
                     chunk = self._envelope(self.chunk_object, [payload])
                     if isinstance(event, SampleBegan):
                         chunk |= self._whole_extras()
+                    if self._form.usage:
+                        chunk["usage"] = None  # until the last chunk, as OpenAI has it
                     if self._form.continuous_usage:
                         prompt = self._choices[event.index].prompt
                         chunk["usage"] = _usage(len(prompt.prompt_token_ids), num_tokens)

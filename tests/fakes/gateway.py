@@ -13,6 +13,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from gateway.app import create_app
+from gateway.http_protocol import HTTPProtocol
 from gateway.settings import GatewaySettings
 from pagoda.models.store import ModelStore
 from tests.fakes.scheduler import FakeScheduler
@@ -54,7 +55,7 @@ async def serving(app: FastAPI) -> AsyncIterator[str]:
     with socket.create_server(("127.0.0.1", 0)) as listening:
         # On a busy machine seconds pass between two requests, and a client that uses a connection as it is closed sees an error.
         config = uvicorn.Config(
-            app, http="httptools", ws="none", log_config=None, access_log=False, timeout_keep_alive=200
+            app, http=HTTPProtocol, ws="none", log_config=None, access_log=False, timeout_keep_alive=200
         )
         server = uvicorn.Server(config)
         task = asyncio.create_task(server._serve(sockets=[listening]))

@@ -88,7 +88,7 @@ async def test_streamed_chat_begins_with_the_role_and_ends_with_reason_usage_and
     assert [chunk["choices"][0]["finish_reason"] for chunk in chunks] == [None, None, None, None, "stop"]
     assert {chunk["object"] for chunk in chunks} == {"chat.completion.chunk"}
     assert len({chunk["id"] for chunk in (*chunks, usage)}) == 1
-    assert all("usage" not in chunk for chunk in chunks)
+    assert all(chunk["usage"] is None for chunk in chunks)
     assert usage["choices"] == [] and usage["usage"]["completion_tokens"] == 3
 
 

@@ -290,10 +290,11 @@ async def test_unknown_routes(gateway: RunningGateway, method: str, path: str, s
 )
 async def test_what_is_not_there_yet_is_refused_by_name(gateway: RunningGateway, path: str, named: str) -> None:
     response = await gateway.http.post(path, json={"model": "tiny"})
-    assert response.status_code == 501
+    assert response.status_code == 404
+    assert response.headers["x-should-retry"] == "false"
     if path == "/v1/messages":
         body = response.json()
-        assert (body["type"], body["error"]["type"]) == ("error", "api_error")
+        assert (body["type"], body["error"]["type"]) == ("error", "not_found_error")
         assert named in body["error"]["message"]
     else:
         assert named in message_of(response)
