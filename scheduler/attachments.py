@@ -9,7 +9,7 @@ from collections.abc import Sequence as Seq
 from kvcache.block_hash import BlockHash
 from kvcache.page_pool import PageId
 from scheduler.cache_listener import CacheListener
-from scheduler.errors import SequenceFailedError, WorkerProtocolError
+from scheduler.errors import SequenceFailedError
 from scheduler.leaving import movable
 from scheduler.lifecycle import Lifecycle
 from scheduler.model_loading import ModelLoading
@@ -44,13 +44,6 @@ class Attachments:
         self._num_sessions = 0
 
     # ---- what their streams tell
-
-    def check_is_latest(self, worker_id: str, epoch: int) -> None:
-        """Raises WorkerProtocolError for a process whose successor is here: each would take the other's place, again and again."""
-        attached = self._workers.get(worker_id)
-        if attached is not None and attached.info.epoch > epoch:
-            problem = f"a process that started later is attached as {worker_id!r}: end one, or give it another name"
-            raise WorkerProtocolError(problem)
 
     def attach(
         self,

@@ -9,7 +9,7 @@ RequestError
 ├── DeadlineExceededError     DEADLINE_EXCEEDED    the request's own deadline passed
 └── SequenceFailedError       INTERNAL             its computation failed again and again
 
-WorkerProtocolError is about a worker and no request: its stream is ended, its sequences go on elsewhere.
+The others are about a worker and no request: its stream is ended, its sequences go on elsewhere.
 """
 
 from typing import ClassVar
@@ -57,3 +57,11 @@ class SequenceFailedError(RequestError):
 
 class WorkerProtocolError(Exception):
     """A worker broke the contract; its stream is ended."""
+
+
+class SilentWorkerError(Exception):
+    """A stream was opened, and then nothing was said."""
+
+
+class WorkerIDTakenError(Exception):
+    """Another process is attached under the same worker id, and lives."""

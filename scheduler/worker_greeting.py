@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from kvcache.block_hash import HASH_BYTES, BlockHash
 from kvcache.page_pool import PageId
 from protos.v1 import worker_pb2
-from scheduler.errors import WorkerProtocolError
+from scheduler.errors import SilentWorkerError, WorkerProtocolError
 from scheduler.worker_messages import held_blocks_from_proto
 
 
@@ -19,7 +19,9 @@ class Greeting:
 
 
 async def read_greeting(messages: AsyncIterator[worker_pb2.AttachRequest], timeout_s: float) -> Greeting:
-    """Each message must come within the timeout. Raises WorkerProtocolError that says what is wrong."""
+    """Read the messages before the attachment, each within the timeout.
+
+    Raises WorkerProtocolError that says what is wrong, and SilentWorkerError when a message does not come."""
     hello = await _read_hello(messages, timeout_s)
     held_blocks: list[tuple[PageId, BlockHash]] = []
     for _ in range(hello.num_held_blocks_messages):
@@ -29,8 +31,7 @@ async def read_greeting(messages: AsyncIterator[worker_pb2.AttachRequest], timeo
 
 
 async def _read_hello(messages: AsyncIterator[worker_pb2.AttachRequest], timeout_s: float) -> worker_pb2.Hello:
-    async with asyncio.timeout(timeout_s):
-        first = await anext(messages)
+    first = await _next(messages, timeout_s)
     if (problem := next(_problems(first), None)) is not None:
         raise WorkerProtocolError(problem)
     return first.hello
@@ -49,11 +50,20 @@ def _problems(first: worker_pb2.AttachRequest) -> Iterator[str]:
 async def _read_held_blocks(
     messages: AsyncIterator[worker_pb2.AttachRequest], timeout_s: float
 ) -> list[tuple[PageId, BlockHash]]:
-    async with asyncio.timeout(timeout_s):
-        message = await anext(messages)
+    message = await _next(messages, timeout_s)
     if message.WhichOneof("message") != "held_blocks":
         raise WorkerProtocolError("fewer HeldBlocks than Hello said")
     return held_blocks_from_proto(message.held_blocks)
+
+
+async def _next(messages: AsyncIterator[worker_pb2.AttachRequest], timeout_s: float) -> worker_pb2.AttachRequest:
+    try:
+        async with asyncio.timeout(timeout_s):
+            return await anext(messages)
+    except TimeoutError:
+        raise SilentWorkerError(f"nothing was said for {timeout_s:g} s before the worker was attached") from None
+    except StopAsyncIteration:
+        raise WorkerProtocolError("the stream ended before the worker was attached") from None
 
 
 def _refuse_impossible(held_blocks: list[tuple[PageId, BlockHash]], num_pages: int) -> None:

@@ -12,6 +12,7 @@ import grpc
 
 from kvcache.block_hash import BlockHash
 from kvcache.page_pool import PageId
+from pagoda.background import report_failure
 from protos.v1 import worker_pb2
 from scheduler import worker_messages
 from scheduler.errors import WorkerProtocolError
@@ -26,6 +27,8 @@ from scheduler.worker_watch import Patience, Task, WorkerWatch
 # A worker waits this many times longer for its scheduler than the other way round: a scheduler that is late is late for all its
 # workers, and they would all leave at once.
 SCHEDULER_SILENCE = 1.5
+# Of processes that are refused for the same one.
+MAX_TOLD_REFUSALS = 100
 
 logger = logging.getLogger(__name__)
 
@@ -37,16 +40,23 @@ class StreamEnd(NamedTuple):
 
 
 WORKER_LEFT = StreamEnd("the worker ended the stream")
+REPLACED = StreamEnd("this worker has opened another stream", grpc.StatusCode.ABORTED)
+FAILED = StreamEnd("internal error of the scheduler", grpc.StatusCode.INTERNAL)
 
 
 class WorkerStream:
     def __init__(self, loop: SchedulerLoop, greeting: Greeting, *, heartbeat_s: float, patience: Patience) -> None:
-        """Attaches the worker; `tend` detaches it. Raises WorkerProtocolError for one that should not be there any more."""
+        """Attaches the worker; `tend` detaches it."""
         self.link = StreamLink()
+        self.has_ended = False
         self._loop = loop
         self._hello = greeting.hello
         self._tick_s = heartbeat_s / 2
         self._watch = WorkerWatch(patience, self._tick_s)
+        self._replaced = asyncio.Event()
+        self._next_sign: asyncio.Future[bool] | None = None
+        """While somebody waits for the next message: True when it comes, False when the stream has ended without."""
+        self._refused: set[str] = set()
         self._worker = self._attach(greeting.held_blocks)
         silence_s = patience.silence_s * SCHEDULER_SILENCE
         self.link.begin(self._worker.session_id, heartbeat_s=heartbeat_s, silence_s=silence_s)
@@ -54,22 +64,67 @@ class WorkerStream:
     async def tend(self, messages: AsyncIterator[worker_pb2.AttachRequest]) -> StreamEnd:
         """Listen to the worker until it has left or is lost. It is detached then, even if its stream will not take the end:
         to one that stands still nothing can be written."""
-        reading = asyncio.create_task(self._read(messages))
-        watching = asyncio.create_task(self._keep_watch())
+        name = f"stream of worker {self._hello.worker_id}"
+        work = (self._read(messages), self._keep_watch(), self._be_replaced())
+        tasks = [asyncio.create_task(each, name=name) for each in work]
         end = StreamEnd("the stream was cancelled")
         try:
-            await asyncio.wait([reading, watching], return_when=asyncio.FIRST_COMPLETED)
-            end = (reading if reading.done() else watching).result()
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            end = next(task for task in tasks if task.done()).result()
+        except Exception:
+            # It is this stream's alone: its worker attaches again, and the others go on. The task's failure is logged below.
+            end = FAILED
         finally:
-            reading.cancel()
-            watching.cancel()
+            for task in tasks:
+                task.cancel()
+                task.add_done_callback(report_failure)
+            self.has_ended = True
+            self._give_sign(False)
             self._detach(end)
             self.link.close()
         return end
 
+    # ---- another stream of the same name
+
+    @property
+    def epoch(self) -> int:
+        return self._hello.epoch
+
+    def is_of_process(self, hello: worker_pb2.Hello) -> bool:
+        """Whether the same process opened this stream and now another one."""
+        return (self._hello.instance, self._hello.epoch) == (hello.instance, hello.epoch)
+
+    def replace(self) -> None:
+        """End it: the worker itself has opened another stream."""
+        self._replaced.set()
+
+    async def outlives_question(self) -> bool:
+        """Wait for the worker's next message: True when it comes, False when the stream has ended. A worker that lives says
+        something every heartbeat."""
+        if self._next_sign is None:
+            self._next_sign = asyncio.get_running_loop().create_future()
+        return await asyncio.shield(self._next_sign)
+
+    def note_refusal(self, hello: worker_pb2.Hello, reason: str) -> None:
+        """Log that another process was refused for this one: once for each, since it tries again and again."""
+        if hello.instance not in self._refused and len(self._refused) < MAX_TOLD_REFUSALS:
+            self._refused.add(hello.instance)
+            told = {"worker": hello.worker_id, "device": hello.device, "epoch": hello.epoch, "reason": reason}
+            logger.error("worker refused", extra=told)
+
+    async def _be_replaced(self) -> StreamEnd:
+        await self._replaced.wait()
+        return REPLACED
+
+    def _give_sign(self, is_alive: bool) -> None:
+        if self._next_sign is not None and not self._next_sign.done():
+            self._next_sign.set_result(is_alive)
+        self._next_sign = None
+
+    # ---- what is said
+
     def _attach(self, held_blocks: list[tuple[PageId, BlockHash]]) -> AttachedWorker | UnloadedWorker:
         hello, store = self._hello, None
-        self._loop.attachments.check_is_latest(hello.worker_id, hello.epoch)
         if hello.HasField("loadable_models"):
             store = worker_messages.store_from_proto(hello, hello.loadable_models)
         if not hello.HasField("model"):
@@ -82,14 +137,14 @@ class WorkerStream:
 
     def _detach(self, end: StreamEnd) -> None:
         fields = {"worker": self._hello.worker_id, "reason": end.reason}
-        if self.link.may_end:
+        if self.link.may_end or end is REPLACED:
             logger.info("worker left", extra=fields)
         else:
             logger.warning("worker lost", extra=fields)
         if isinstance(self._worker, AttachedWorker):
             self._loop.attachments.detach(self._worker)
         else:
-            self._loop.loading.detach_unloaded(self._worker, is_lost=end is not WORKER_LEFT)
+            self._loop.loading.detach_unloaded(self._worker, is_lost=end not in (WORKER_LEFT, REPLACED))
 
     async def _keep_watch(self) -> StreamEnd:
         while True:
@@ -101,6 +156,7 @@ class WorkerStream:
         try:
             async for message in messages:
                 self._watch.heard()
+                self._give_sign(True)
                 self._take(message)
         except WorkerProtocolError as error:
             return StreamEnd(str(error), grpc.StatusCode.FAILED_PRECONDITION)

@@ -6,12 +6,15 @@ silent, or until another one has too few workers (scheduler_spread.py). Knows no
 
 import asyncio
 import logging
+import secrets
 import time
 from collections.abc import Coroutine, Sequence
+from functools import partial
 from typing import Any, TypeVar
 
 import grpc
 
+from pagoda.background import end_tasks, keep_running
 from pagoda.grpc_channel import LOCAL_ONLY, open_channel
 from pagoda.tracing import SILENT_TRACER, Tracer
 from pagoda.transport_security import TransportSecurity
@@ -58,6 +61,7 @@ class SchedulerLink:
         self._tracer = tracer
         self._security = security
         self._hello = hello
+        self._instance = hello.instance or secrets.token_hex(8)
         self._store = store
         self._held_blocks = HeldBlocks(hello.model.page_size or 1)
         self._addresses = by_preference(hello.worker_id, addresses)
@@ -152,6 +156,7 @@ class SchedulerLink:
         hello = worker_pb2.Hello(
             worker_id=self._hello.worker_id,
             epoch=self._hello.epoch,
+            instance=self._instance,
             device=self._hello.device,
             model=self._engine_thread.model,
             loadable_models=self._store.to_proto() if self._store else None,
@@ -167,12 +172,11 @@ class SchedulerLink:
         if self._stopping.is_set():
             session.stop()
         started = time.monotonic()
-        spreading = asyncio.create_task(self._move_where_too_few_are(session))
+        spreading = keep_running("spread over schedulers", partial(self._move_where_too_few_are, session))
         try:
             end = await session.run()
         finally:
-            spreading.cancel()
-            await asyncio.gather(spreading, return_exceptions=True)
+            await end_tasks(spreading)
         self._session = None
         if self._end_of_grace is not None:
             self._stopping.set()
@@ -185,7 +189,8 @@ class SchedulerLink:
             model = self._engine_thread.model
             self._held_blocks = HeldBlocks(model.page_size if model else 1)
         self._choose_next(end, lasted_s=time.monotonic() - started)
-        logger.log(_severity(end), "session ended", extra={"address": address, "reason": end.name.lower()})
+        told = {"address": address, "reason": end.name.lower(), "details": session.lost_because}
+        logger.log(_severity(end), "session ended", extra={key: value for key, value in told.items() if value})
 
     def _choose_next(self, end: SessionEnd, lasted_s: float) -> None:
         """The same scheduler, at once, when the model has moved or the stream was lost, and soon when a step failed: it counts
@@ -232,9 +237,7 @@ class SchedulerLink:
             await asyncio.wait([working, stopping], return_when=asyncio.FIRST_COMPLETED)
             return working.result() if working.done() else None
         finally:
-            working.cancel()
-            stopping.cancel()
-            await asyncio.gather(working, stopping, return_exceptions=True)
+            await end_tasks(working, stopping)
             # Its error's traceback names this frame: in a circle a stream that failed would keep its connection for a while.
             del working
 

@@ -8,10 +8,12 @@ import asyncio
 import logging
 import math
 from collections.abc import Awaitable
+from functools import partial
 from typing import Protocol
 
 import grpc
 
+from pagoda.background import end_tasks, keep_running
 from pagoda.tracing import Tracer
 from protos.v1 import worker_pb2
 from worker.engine_thread import EngineThread
@@ -61,6 +63,8 @@ class Session:
         # Twice as often as asked, so that one late timer is not a missed heartbeat.
         self._heartbeat_interval_s = max(_SHORTEST_HEARTBEAT_INTERVAL_S, attached.heartbeat_interval_ms / 2000)
         self._silence_timeout_s = attached.silence_timeout_ms / 1000 or math.inf
+        self.lost_because = ""
+        """Why the stream ended, where it was not an orderly end."""
         self._silent_s = 0.0
         """Since anything was heard from the scheduler, not counting when this process itself was kept from running."""
         self._engine_thread = engine_thread
@@ -79,9 +83,11 @@ class Session:
     async def run(self) -> SessionEnd:
         """Until either side ends it. A step that runs is waited for; the engine is left for the caller to reset."""
         receiving = asyncio.create_task(self._receive())
-        others = [asyncio.create_task(self._send_heartbeats()), asyncio.create_task(self._watch_scheduler())]
+        # Both sides take each other for lost after a few heartbeats: the wait before another try is no longer than one.
+        keep = partial(keep_running, longest_delay_s=self._heartbeat_interval_s)
+        others = [keep("heartbeats", self._send_heartbeats), keep("watch over the scheduler", self._watch_scheduler)]
         if self._store is not None:
-            others.append(asyncio.create_task(self._report_models(self._store)))
+            others.append(keep_running("report of loadable models", partial(self._report_models, self._store)))
         try:
             end = await self._run_until_end()
             if end not in (SessionEnd.LOST, SessionEnd.SILENT):
@@ -90,9 +96,7 @@ class Session:
         finally:
             self._end_now(SessionEnd.STOPPED)
             self._stream.cancel()
-            for task in (receiving, *others):
-                task.cancel()
-            await asyncio.gather(receiving, *others, return_exceptions=True)
+            await end_tasks(receiving, *others)
 
     def leave(self, grace_s: float | None) -> None:
         """Tell the scheduler that this worker wants to go. It goes on until the scheduler has taken all away, and says so."""
@@ -156,15 +160,18 @@ class Session:
         return computing.result()
 
     async def _receive(self) -> None:
-        """Puts what the scheduler says into the inbox. The end of the stream drops the steps that wait there."""
+        """Put what the scheduler says into the inbox. The end of the stream, or a message that cannot be taken, drops the steps
+        that wait there."""
         try:
             while isinstance(message := await self._stream.read(), worker_pb2.AttachResponse):
                 self._silent_s = 0.0
                 self._take(message)
-            reason = "ended by the scheduler"
         except grpc.aio.AioRpcError as error:
-            reason = f"{error.code().name}: {error.details()}"
-        logger.debug("stream ended", extra={"session_id": self._id, "reason": reason})
+            self.lost_because = f"{error.code().name}: {error.details()}"
+        except Exception as error:
+            logger.exception("message cannot be taken", extra={"session_id": self._id})
+            self.lost_because = repr(error)
+        logger.debug("stream ended", extra={"session_id": self._id, "reason": self.lost_because})
         self._end_now(SessionEnd.LOST)
 
     def _take(self, message: worker_pb2.AttachResponse) -> None:

@@ -144,6 +144,7 @@ class Hello(_message.Message):
     MODEL_FIELD_NUMBER: _builtins.int
     DEVICE_FIELD_NUMBER: _builtins.int
     NUM_HELD_BLOCKS_MESSAGES_FIELD_NUMBER: _builtins.int
+    INSTANCE_FIELD_NUMBER: _builtins.int
     LOADABLE_MODELS_FIELD_NUMBER: _builtins.int
     worker_id: _builtins.str
     epoch: _builtins.int
@@ -152,6 +153,11 @@ class Hello(_message.Message):
     """Such as "cpu" or "cuda:0"."""
     num_held_blocks_messages: _builtins.int
     """HeldBlocks messages that follow before the worker counts as attached."""
+    instance: _builtins.str
+    """A random name that the process chose at its start. A stream of the same instance replaces its older one at once. Of two
+    instances under one worker_id the one that is attached keeps its place for as long as it says something: the other one is
+    refused with ALREADY_EXISTS, and may try again.
+    """
     @_builtins.property
     def model(self) -> Global___LoadedModel:
         """The model in its memory, which this stream serves. A stream has one model or none: a worker whose model comes or goes ends the
@@ -170,11 +176,12 @@ class Hello(_message.Message):
         model: Global___LoadedModel | None = ...,
         device: _builtins.str = ...,
         num_held_blocks_messages: _builtins.int = ...,
+        instance: _builtins.str = ...,
         loadable_models: Global___LoadableModels | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_model", b"_model", "loadable_models", b"loadable_models", "model", b"model"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_model", b"_model", "device", b"device", "epoch", b"epoch", "loadable_models", b"loadable_models", "model", b"model", "num_held_blocks_messages", b"num_held_blocks_messages", "worker_id", b"worker_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_model", b"_model", "device", b"device", "epoch", b"epoch", "instance", b"instance", "loadable_models", b"loadable_models", "model", b"model", "num_held_blocks_messages", b"num_held_blocks_messages", "worker_id", b"worker_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__model: _TypeAlias = _typing.Literal["model"]  # noqa: Y015
     _WhichOneofArgType__model: _TypeAlias = _typing.Literal["_model", b"_model"]  # noqa: Y015

@@ -24,7 +24,7 @@ from worker.scheduler_spread import by_preference
 from worker.step import Step, StepResult
 
 MODEL = worker_pb2.LoadedModel(name="m", num_pages=8, page_size=16)
-HELLO = worker_pb2.Hello(worker_id="w1", epoch=7, device="fake", model=MODEL)
+HELLO = worker_pb2.Hello(worker_id="w1", epoch=7, instance="i1", device="fake", model=MODEL)
 
 
 class HeldEngine:
