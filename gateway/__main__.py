@@ -16,6 +16,7 @@ from gateway.drain import Drain
 from gateway.http_protocol import HTTPProtocol
 from gateway.listen import ListenError, address_of, open_sockets
 from gateway.settings import GatewaySettings
+from pagoda.background import end_tasks, report_failure
 from pagoda.keys import KeysError
 from pagoda.logging import configure_logging
 from pagoda.models.errors import ModelError
@@ -79,24 +80,28 @@ async def _serve(settings: GatewaySettings, app: FastAPI, sockets: list[socket.s
     stop = asyncio.Event()
     on_stop_signal(stop.set)
     ending = asyncio.create_task(_end_on(stop, server, app.state.gateway.drain, settings))
+    ending.add_done_callback(report_failure)
     await server.serve(sockets)
-    ending.cancel()
+    await end_tasks(ending)
     return 0 if server.started else 1
 
 
 async def _end_on(stop: asyncio.Event, server: uvicorn.Server, drain: Drain, settings: GatewaySettings) -> None:
     """Let load balancers see that this one goes, then refuse new work, wait for the open streams, and stop the server."""
     await stop.wait()
-    drain.begin()
-    if settings.drain_delay_s:
-        logger.info("gateway is no longer ready", extra={"delay_s": settings.drain_delay_s})
-        await asyncio.sleep(settings.drain_delay_s)
-    drain.refuse()
-    logger.info("gateway drains", extra={"grace_s": settings.drain_grace_s})
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(settings.drain_grace_s):
-            await drain.idle()
-    server.should_exit = True
+    try:
+        drain.begin()
+        if settings.drain_delay_s:
+            logger.info("gateway is no longer ready", extra={"delay_s": settings.drain_delay_s})
+            await asyncio.sleep(settings.drain_delay_s)
+        drain.refuse()
+        logger.info("gateway drains", extra={"grace_s": settings.drain_grace_s})
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(settings.drain_grace_s):
+                await drain.idle()
+    finally:
+        # Also when something went wrong: a process that was told to end must end.
+        server.should_exit = True
 
 
 if __name__ == "__main__":

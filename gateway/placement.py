@@ -7,6 +7,7 @@ Knows nothing about gRPC, text and HTTP.
 
 import asyncio
 import contextlib
+import logging
 from collections import Counter
 
 from gateway.errors import ErrorKind, GatewayError, unavailable
@@ -20,6 +21,8 @@ from gateway.schedulers import Schedulers
 # A client whose unread events outgrow this is cancelled: about a minute of decoding at 30 tokens a second.
 MAX_BUFFERED_EVENTS = 2048
 RETRY_DELAY_S = 0.2
+
+logger = logging.getLogger(__name__)
 
 
 class Placement:
@@ -98,9 +101,17 @@ class Placement:
         opened.waits_until_s = _now_s() + self._schedulers.outage_grace_s
 
     def _place_again(self, opened: OpenRequest, error: GatewayError) -> None:
-        task = asyncio.create_task(self._place(opened, error))
+        task = asyncio.create_task(self._place_or_fail(opened, error))
         self._placing.add(task)
         task.add_done_callback(self._placing.discard)
+
+    async def _place_or_fail(self, opened: OpenRequest, error: GatewayError) -> None:
+        """Whatever goes wrong, the request's consumer hears of it."""
+        try:
+            await self._place(opened, error)
+        except Exception:
+            logger.exception("request cannot be placed again", extra={"request": opened.name})
+            opened.fail(GatewayError(ErrorKind.INTERNAL, "Internal server error."))
 
     # ---- finding a place
 

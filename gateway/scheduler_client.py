@@ -8,6 +8,7 @@ Knows nothing about the stream's messages (scheduler_session.py) and where reque
 import asyncio
 import contextlib
 import logging
+from functools import partial
 from typing import Protocol
 
 import grpc
@@ -18,6 +19,7 @@ from gateway.inference import Load, ModelInfo
 from gateway.open_request import OpenRequest
 from gateway.scheduler_calls import SchedulerCalls
 from gateway.scheduler_session import SchedulerSession
+from pagoda.background import end_tasks, keep_running
 from pagoda.grpc_channel import LOCAL_ONLY, LastingChannel
 from pagoda.transport_security import TransportSecurity
 
@@ -71,11 +73,10 @@ class SchedulerClient:
         self._listener = listener
         self._channel = LastingChannel(self.address, self._security)
         self.calls = SchedulerCalls(self._channel)
-        self._connecting = asyncio.create_task(self._keep_session())
+        self._connecting = keep_running(f"session with {self.address}", self._keep_session)
 
     async def close(self) -> None:
-        self._connecting.cancel()
-        await asyncio.gather(self._connecting, return_exceptions=True)
+        await end_tasks(self._connecting)
         await self._channel.close()
 
     @property
@@ -145,14 +146,13 @@ class SchedulerClient:
         )
         logger.info("scheduler session open", extra={"address": self.address})
         self._listener.changed()
-        tasks = [asyncio.create_task(self._keep_watching_health())]
+        tasks = [keep_running(f"health watch of {self.address}", self._keep_watching_health)]
         try:
             async with asyncio.timeout(None) as silence:
-                tasks.append(asyncio.create_task(self._keep_asking(silence)))
+                tasks.append(keep_running(f"questions to {self.address}", partial(self._keep_asking, silence)))
                 await session.run()
         finally:
-            for task in tasks:
-                task.cancel()
+            await end_tasks(*tasks)
             self._lose(session)
 
     def _lose(self, session: SchedulerSession) -> None:

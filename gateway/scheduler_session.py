@@ -13,6 +13,7 @@ import grpc
 from gateway.errors import GatewayError, from_grpc_code
 from gateway.open_request import OpenRequest
 from gateway.wire import events_from_proto, request_to_proto
+from pagoda.background import end_tasks
 from protos.v1 import inference_pb2, inference_pb2_grpc, types_pb2
 
 OnRefusal = Callable[[OpenRequest, GatewayError], None]
@@ -37,14 +38,17 @@ class SchedulerSession:
         return list(self._requests.values())
 
     async def run(self) -> None:
-        """Until the stream breaks, or this is cancelled."""
-        writing = asyncio.create_task(self._write())
+        """Until the stream breaks, or this is cancelled. Raises what failed, on either half: a session that can no longer write
+        is as lost as one that hears nothing."""
+        reading, writing = asyncio.create_task(self._read()), asyncio.create_task(self._write())
         try:
-            async for response in self._stream:
-                self._dispatch(response)
+            await asyncio.wait({reading, writing}, return_when=asyncio.FIRST_COMPLETED)
+            if writing.done():
+                writing.result()
+            await reading
         finally:
-            writing.cancel()
             self._stream.cancel()
+            await end_tasks(reading, writing)
 
     def abandon(self) -> list[OpenRequest]:
         """Those that were at it, which are nowhere now."""
@@ -82,11 +86,22 @@ class SchedulerSession:
     def _send(self, command: inference_pb2.SessionRequest) -> None:
         self._outbox.put_nowait(command)
 
+    async def _read(self) -> None:
+        async for response in self._stream:
+            self._dispatch(response)
+
     async def _write(self) -> None:
         """Ends quietly with the stream: its reader reports why."""
         with contextlib.suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):
             while True:
-                await self._stream.write(await self._outbox.get())
+                message = await self._outbox.get()
+                try:
+                    await self._stream.write(message)
+                except asyncio.CancelledError:
+                    # gRPC reports a stream that was cancelled like this.
+                    if (task := asyncio.current_task()) is not None and task.cancelling():
+                        raise
+                    return
 
     def _dispatch(self, response: inference_pb2.SessionResponse) -> None:
         for message in response.events:

@@ -15,6 +15,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from gateway.errors import ErrorKind, GatewayError
+from pagoda.background import end_tasks
 
 logger = logging.getLogger(__name__)
 
@@ -36,9 +37,7 @@ async def unless_gone(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
             raise GatewayError(ErrorKind.CLIENT_CLOSED, "The client closed the connection.")
         return working.result()
     finally:
-        working.cancel()
-        leaving.cancel()
-        await asyncio.gather(working, leaving, return_exceptions=True)
+        await end_tasks(working, leaving)
 
 
 async def _disconnected(receive: Receive) -> None:
@@ -137,9 +136,7 @@ async def merged(streams: Sequence[AsyncGenerator[T, None]]) -> AsyncGenerator[T
             else:
                 yield item
     finally:
-        for pump in pumps:
-            pump.cancel()
-        await asyncio.gather(*pumps, return_exceptions=True)
+        await end_tasks(*pumps)
 
 
 async def _pump(stream: AsyncGenerator[T, None], items: "asyncio.Queue[T | Exception | None]") -> None:

@@ -4,6 +4,7 @@ Knows nothing about what is kept there. Retries nothing: its caller decides when
 """
 
 import asyncio
+import logging
 from collections.abc import Coroutine, Sequence
 from typing import Any, TypeVar
 
@@ -15,6 +16,8 @@ from redis.backoff import NoBackoff
 from redis.exceptions import RedisClusterException, RedisError, ResponseError
 
 from kvcache.index_url import RedisURL, Topology, parse_redis_url
+
+logger = logging.getLogger(__name__)
 
 CONNECTION_ERRORS = (RedisError, RedisClusterException, OSError, TimeoutError)
 
@@ -61,7 +64,8 @@ class RedisClient:
     async def close(self) -> None:
         for running in self._running:
             running.cancel()
-        await asyncio.gather(*self._running, *self._leaving, return_exceptions=True)
+        if open_tasks := [*self._running, *self._leaving]:
+            await asyncio.wait(open_tasks)
         for client in (self._redis, *self._sentinels):
             await client.aclose()
 
@@ -102,9 +106,9 @@ def _start(operation: Coroutine[Any, Any, Answer], running: set[asyncio.Task[Any
 
 
 def _look_at(ended: asyncio.Task[Any]) -> None:
-    """Or asyncio would complain of an error that nobody waited for."""
-    if not ended.cancelled():
-        ended.exception()
+    """An error that nobody waits for any more is part of an outage, which the index reports; any other is a fault of ours."""
+    if not ended.cancelled() and (error := ended.exception()) is not None and not isinstance(error, CONNECTION_ERRORS):
+        logger.error("task of the prefix index failed", exc_info=error)
 
 
 async def _node(cluster: RedisCluster, key: bytes) -> ClusterNode | None:

@@ -4,10 +4,12 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncIterator
+from functools import partial
 
 import uvloop
 
 from kvcache.index_url import open_prefix_index
+from pagoda.background import end_tasks, keep_running
 from pagoda.grpc_server import GrpcServer
 from pagoda.logging import configure_logging
 from pagoda.stop_signals import end_on_stop_signal, on_stop_signal
@@ -73,17 +75,16 @@ async def running_scheduler(
     worker_pb2_grpc.add_WorkerServiceServicer_to_server(workers, server.server)
     await server.start([inference_service.SERVICE_NAME, worker_service.SERVICE_NAME])
     await server.set_serving(worker_service.SERVICE_NAME, True)
-    publishing = asyncio.create_task(publish_readiness(loop, server))
-    indexing = asyncio.create_task(publisher.run())
+    publishing = keep_running("readiness", partial(publish_readiness, loop, server))
+    indexing = keep_running("prefix index", publisher.run)
     try:
         yield loop
     finally:
-        publishing.cancel()
+        await end_tasks(publishing)
         clients.end()
         loop.attachments.dismiss_all()
         await server.stop(grace_s=1.0)
-        indexing.cancel()
-        await asyncio.gather(indexing, return_exceptions=True)
+        await end_tasks(indexing)
         await publisher.close()
 
 

@@ -112,12 +112,19 @@ class IndexPublisher:
     # ---- the writer
 
     async def run(self) -> None:
+        """Until cancelled. May be run again after it raised."""
         while True:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(TICK_S):
                     await self._has_changed.wait()
             self._has_changed.clear()
-            await self.write()
+            try:
+                await self.write()
+            except Exception:
+                # What was noted is lost, so that the index may have kept something that is no longer true.
+                for announced in self._announced.values():
+                    announced.is_doubtful = True
+                raise
             await asyncio.sleep(GATHER_S)
 
     async def write(self) -> None:

@@ -9,6 +9,7 @@ import socket
 import sys
 from collections.abc import Sequence
 
+from pagoda.background import end_tasks
 from pagoda.cli.banner import banner
 from pagoda.cli.fetch import fetch_model
 from pagoda.cli.readiness import NotReadyError, wait_for_gateway, wait_for_workers
@@ -118,9 +119,7 @@ async def _serve(options: ServeOptions, models: Sequence[Model]) -> int:
     finally:
         say("Stopping …")
         await supervisor.stop()
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await end_tasks(*tasks)
         _remove_socket(options)
     say("Stopped.")
     return signals.status

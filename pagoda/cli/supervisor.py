@@ -63,7 +63,15 @@ class Supervisor:
     async def _keep_alive(self, command: ChildCommand) -> None:
         deaths: deque[float] = deque(maxlen=MAX_COUNTED_DEATHS)
         while not self._stopping:
-            child = self._children[command.name] = await Child.start(command)
+            try:
+                child = self._children[command.name] = await Child.start(command)
+            except OSError as error:
+                # No process or no file could be made: for want of memory, of a place in a table, of space on the disk.
+                if not self._settled:
+                    raise ChildLostError(f"The {command.name} cannot be started: {error}") from None
+                self._say(f"The {command.name} cannot be started ({error}); trying again in {LONGEST_DELAY_S:g} s.")
+                await asyncio.sleep(LONGEST_DELAY_S)
+                continue
             if self._stopping:  # `stop` went by while this one was being started.
                 child.kill()
             code = await child.wait()

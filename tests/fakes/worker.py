@@ -3,7 +3,7 @@
 import argparse
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from pagoda.grpc_channel import LOCAL_ONLY
@@ -13,6 +13,7 @@ from protos.v1 import worker_pb2
 from tests.fakes.engine import EOS_TOKEN_ID, VOCAB_SIZE, FakeEngine
 from worker.engine_thread import Load, Loaded, StepRunner
 from worker.scheduler_link import SchedulerLink
+from worker.session import Store
 
 
 class FakeStore:
@@ -53,6 +54,7 @@ def fake_worker_link(
     engine: StepRunner | None = None,
     security: TransportSecurity = LOCAL_ONLY,
     spread_interval_s: float = 0.0,
+    make_store: Callable[[worker_pb2.LoadedModel], Store] = FakeStore,
 ) -> SchedulerLink:
     """Not yet attached: `await link.run()`, and `link.stop()` to let it go."""
 
@@ -81,7 +83,7 @@ def fake_worker_link(
         hello,
         address.split(","),
         security=security,
-        store=FakeStore(model),
+        store=make_store(model),
         spread_interval_s=spread_interval_s,
     )
 

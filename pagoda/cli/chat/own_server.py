@@ -12,6 +12,7 @@ from pathlib import Path
 
 import httpx
 
+from pagoda.background import end_tasks
 from pagoda.cli.child import Child, ChildCommand, describe_exit, last_lines
 from pagoda.cli.failure import CommandError
 from pagoda.keys import new_key
@@ -47,9 +48,9 @@ class OwnServer:
         try:
             done, _ = await asyncio.wait((ready, ended), timeout=READY_DEADLINE_S, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            ready.cancel()
-            ended.cancel()
+            await end_tasks(ready, ended)
         if ready in done:
+            ready.result()
             return
         reason = describe_exit(ended.result()) if ended in done else f"not ready after {READY_DEADLINE_S:g} s"
         raise CommandError(f"the server did not start ({reason}): {self._why()}")
