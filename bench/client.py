@@ -13,10 +13,9 @@ from typing import Any
 
 import httpx
 
-from bench.workloads import PlannedRequest
+from bench.workloads import GREEDY, PlannedRequest
 
 TIMEOUT_S = 600.0
-GREEDY: Mapping[str, float] = {"temperature": 0}
 
 
 @dataclass(slots=True, kw_only=True)

@@ -3,7 +3,7 @@
 from typing import Any
 
 from bench.raw_client import Plan
-from bench.workloads import WORDS
+from bench.workloads import NEUTRAL, NEUTRAL_OPTIONS, WORDS
 
 SHORT_PROMPT = "What is a pagoda?"
 NUM_LONG_PROMPT_WORDS = 1000
@@ -16,7 +16,7 @@ def streaming_plans(model: str, *, num_requests: int, concurrency: int, output_l
     """Long answers to a short prompt. The tokens that are counted are those of the answers."""
     messages = [{"role": "user", "content": SHORT_PROMPT}]
     openai = _openai(model, output_len)
-    ollama = {"model": model, "options": {"num_predict": output_len}, "messages": messages}
+    ollama = {"model": model, "options": {**NEUTRAL_OPTIONS, "num_predict": output_len}, "messages": messages}
     asked: dict[str, tuple[str, dict[str, Any], str, str]] = {
         "OpenAI chat": ("/v1/chat/completions", openai | {"messages": messages}, CHAT_EVENT, OPENAI_COUNT),
         "OpenAI completions": ("/v1/completions", openai | {"prompt": SHORT_PROMPT}, COMPLETIONS_EVENT, OPENAI_COUNT),
@@ -51,6 +51,7 @@ def prompt_plan(model: str, *, num_requests: int, concurrency: int) -> Plan:
 def _openai(model: str, max_tokens: int) -> dict[str, Any]:
     return {
         "model": model,
+        **NEUTRAL,
         "max_tokens": max_tokens,
         "ignore_eos": True,
         "stream": True,

@@ -22,12 +22,13 @@ from rich.table import Table
 
 from bench.processes import READY_DEADLINE_S, free_port, python_module
 from bench.report import write_numbers
+from bench.workloads import NEUTRAL
 from pagoda.cli.options import resolve_home
 from pagoda.models.catalogue import DEFAULT_MODEL
 from pagoda.models.store import ModelStore
 
 POLL_S = 0.01
-QUESTION = {"prompt": "What is a pagoda?", "max_tokens": 4, "stream": True}
+QUESTION = {**NEUTRAL, "prompt": "What is a pagoda?", "max_tokens": 4, "stream": True}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,6 +7,13 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+# Named in every request, so that what a server or a model recommends changes nothing that is measured.
+_NEUTRAL = {"temperature": 1, "top_p": 1, "top_k": 0, "min_p": 0, "presence_penalty": 0, "frequency_penalty": 0}
+NEUTRAL = {**_NEUTRAL, "repetition_penalty": 1}
+GREEDY = {**NEUTRAL, "temperature": 0}
+NEUTRAL_OPTIONS = {**_NEUTRAL, "repeat_penalty": 1}
+"""In Ollama's dialect."""
+
 # Ordinary short words: in most vocabularies each is one token with the space before it.
 WORDS = (
     *("the", "of", "and", "to", "in", "is", "you", "that", "it", "he", "was", "for", "on", "are", "as", "with", "his"),

@@ -8,6 +8,7 @@ from typing import Any
 import httpx
 
 from bench.quality.text import spread, windows
+from bench.workloads import GREEDY
 
 TIMEOUT_S = 600.0
 
@@ -46,7 +47,7 @@ class ScoredServer:
         return token_ids
 
     def _score(self, window: list[int]) -> list[float]:
-        body = {"model": self.model, "prompt": window, "max_tokens": 1, "temperature": 0, "prompt_logprobs": 0}
+        body = {"model": self.model, "prompt": window, "max_tokens": 1, **GREEDY, "prompt_logprobs": 0}
         scored = self._post(f"{self._base_url}/completions", body)["choices"][0]["prompt_logprobs"]
         return [
             candidates[str(token_id)]["logprob"] for token_id, candidates in zip(window[1:], scored[1:], strict=True)

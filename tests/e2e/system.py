@@ -50,6 +50,11 @@ def free_port() -> int:
         return port
 
 
+# Tests that compare answers name what they are drawn with, so that no model's recommendation changes what they mean. A flag that
+# comes later wins.
+NEUTRAL = ("--sampling-defaults", "neutral")
+
+
 class System:
     """Started at once; `wait_until_ready` and `stop` are the caller's."""
 
@@ -60,7 +65,11 @@ class System:
         self.run_directory = home / "run" / str(self.port)
         command = [sys.executable, "-P", "-m", "pagoda.cli", "serve", "--home", str(home), "--port", str(self.port)]
         self.process = subprocess.Popen(
-            [*command, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+            [*command, *NEUTRAL, *arguments],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
         )
 
     @property

@@ -17,7 +17,7 @@ import grpc
 import httpx
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from tests.e2e.system import DEADLINE_S, free_port, read_metric, until
+from tests.e2e.system import DEADLINE_S, NEUTRAL, free_port, read_metric, until
 
 INFERENCE_SERVICE = "protos.v1.InferenceService"
 # Several share the machine. Flags go before.
@@ -149,7 +149,7 @@ class Tiers:
     ) -> GatewayTier:
         """At the port of an earlier one that is gone, or at a new one."""
         port = port or free_port()
-        flags = ["--scheduler", _listed(schedulers), "--port", str(port), "--ollama-port", "0"]
+        flags = ["--scheduler", _listed(schedulers), "--port", str(port), "--ollama-port", "0", *NEUTRAL]
         tier = self._start(GatewayTier, "gateway", [*flags, *arguments], environment)
         tier.port, tier.url = port, f"http://127.0.0.1:{port}"
         return tier
