@@ -17,10 +17,16 @@ from rich.table import Table
 from bench.client import LoadShape, OpenAIClient, run_load
 from bench.report import summarize, write_numbers
 from bench.server import own_server
-from bench.workloads import RandomWorkload, Vocabulary
+from bench.workloads import NEUTRAL, RandomWorkload, Vocabulary
 
-NEUTRAL: Mapping[str, float] = {"temperature": 1.0, "top_p": 1.0, "repetition_penalty": 1.0}
-RECOMMENDED: Mapping[str, float] = {"temperature": 0.2, "top_p": 0.9, "repetition_penalty": 1.05}
+# As the catalogue has it, under the names of OpenAI's API.
+RECOMMENDED: Mapping[str, float] = {
+    **NEUTRAL,
+    "temperature": 0.2,
+    "top_p": 0.9,
+    "repetition_penalty": 1.05,
+    "frequency_penalty": 0.1,
+}
 CONCURRENCIES = (1, 32)
 INPUT_LEN, OUTPUT_LEN = 128, 128
 

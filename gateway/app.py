@@ -40,6 +40,7 @@ from pagoda.models.errors import ModelError
 from pagoda.models.library import ModelLibrary
 from pagoda.models.model import Model
 from pagoda.models.store import ModelStore
+from pagoda.sampling_defaults import SamplingPolicy
 from pagoda.tracing import SILENT_TRACER, Tracer
 
 ROUTERS = (
@@ -66,9 +67,11 @@ def create_app(
     tracer: Tracer = SILENT_TRACER,
 ) -> FastAPI:
     """Loads the models' tokenizers and templates; connects to the scheduler when the app starts."""
-    state = _build_state(
-        settings, [ServedModel.load(model) for model in models], ModelStore(settings.home, catalogue=catalogue)
+    policy = SamplingPolicy(
+        mode=settings.sampling_defaults, max_tokens=settings.default_max_tokens, catalogue=catalogue
     )
+    served = [ServedModel.load(model, policy) for model in models]
+    state = _build_state(settings, served, ModelStore(settings.home, catalogue=catalogue), policy)
     app = FastAPI(lifespan=_lifespan, redoc_url=None)
     app.state.gateway = state
     for router in ROUTERS:
@@ -94,12 +97,14 @@ def _document() -> JSONObject:
     return api_document([route for router in ROUTERS for route in router.routes], operations.VERSION)
 
 
-def _build_state(settings: GatewaySettings, served: Sequence[ServedModel], store: ModelStore) -> GatewayState:
+def _build_state(
+    settings: GatewaySettings, served: Sequence[ServedModel], store: ModelStore, policy: SamplingPolicy
+) -> GatewayState:
     schedulers = _build_schedulers(settings)
     placement = Placement(schedulers, PrefixHints(open_prefix_index(settings.prefix_index.get_secret_value())))
     blobs = BlobStore(settings.home)
     library = ModelLibrary(store, blobs)
-    models = ServedModels(served, store, library, schedulers)
+    models = ServedModels(served, store, library, schedulers, policy)
     metrics = GatewayMetrics(served[0].name, max(model.model.config.max_position for model in served))
     metrics.registry.register(SchedulerMetrics(schedulers, placement))
     return GatewayState(
@@ -113,6 +118,7 @@ def _build_state(settings: GatewaySettings, served: Sequence[ServedModel], store
         blobs=blobs,
         library=library,
         pulls=Pulls(store),
+        sampling_policy=policy,
         max_body_bytes=settings.max_body_bytes,
         strict_fields=settings.strict_fields,
         started_at=time.time(),

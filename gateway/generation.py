@@ -67,7 +67,9 @@ class TextGenerator:
         self, model: ServedModel, request: TextRequest, http: HTTPContext, first_index: int
     ) -> TextEvents:
         inference_request = self._inference_request(model, request, http)
-        record = RequestRecord(inference_request, http.request_id, http.caller, self._metrics, http.trace)
+        record = RequestRecord(
+            inference_request, http.request_id, http.caller, self._metrics, http.trace, request.chosen
+        )
         try:
             opened = await self._placement.open(inference_request)
             try:

@@ -2,12 +2,15 @@
 
 import logging
 import time
+from collections.abc import Mapping
+from typing import Any
 
 from gateway.errors import ErrorKind, GatewayError
 from gateway.inference import Finished, InferenceRequest, Moved, Started, Tokens
 from gateway.metrics import GatewayMetrics
 from gateway.tracing import RequestTrace
 from pagoda.keyring import Caller
+from pagoda.sampling_defaults import Parameter, Source
 
 logger = logging.getLogger(__name__)
 
@@ -20,12 +23,14 @@ class RequestRecord:
         caller: Caller,
         metrics: GatewayMetrics,
         trace: RequestTrace,
+        chosen: Mapping[str, Parameter],
     ) -> None:
         self._request = request
         self._http_request_id = http_request_id
         self._caller = caller
         self._metrics = metrics.of(request.model)
         self._trace = trace
+        self._chosen = chosen
         self._arrived_at = time.monotonic()
         self._first_token_at: float | None = None
         self._last_token_at: list[float | None] = [None] * request.num_samples
@@ -103,5 +108,24 @@ class RequestRecord:
                 "ttft_s": None if self._first_token_at is None else round(self._first_token_at - self._arrived_at, 4),
                 "duration_s": round(time.monotonic() - self._arrived_at, 4),
                 "finish_reason": self._outcome,
+                "sampling": self._sampling(),
+                "sampling_from": _by_source(self._chosen),
             },
         )
+
+    def _sampling(self) -> dict[str, Any]:
+        """What applied, under the names of pagoda/sampling_defaults.py. Stop strings are text: their number is enough."""
+        sampling = self._request.sampling
+        values = {name: each.value for name, each in self._chosen.items()}
+        if "stop" in values:
+            values["stop"] = len(values["stop"])
+        return values | {"num_predict": sampling.max_tokens, "seed": sampling.seed}
+
+
+def _by_source(chosen: Mapping[str, Parameter]) -> dict[str, list[str]]:
+    """Without the API's own values, which are all the others."""
+    named: dict[str, list[str]] = {}
+    for name, parameter in chosen.items():
+        if parameter.source is not Source.API:
+            named.setdefault(parameter.source.value, []).append(name)
+    return named

@@ -20,6 +20,7 @@ from gateway.tokenizer import SHORT_CHARACTERS, Tokenizer
 from pagoda.models.catalogue import with_tag
 from pagoda.models.model import Model
 from pagoda.models.model_settings import ModelSettings, read_settings
+from pagoda.sampling_defaults import NO_DEFAULTS, ModelDefaults, SamplingPolicy, as_json
 
 logger = logging.getLogger(__name__)
 
@@ -50,16 +51,19 @@ class ServedModel:
         chat_template: ChatTemplate | None,
         settings: ModelSettings,
         special_texts: Mapping[str, str],
+        defaults: ModelDefaults = NO_DEFAULTS,
     ) -> None:
         self.model = model
         self.tokenizer = tokenizer
         self.chat_template = chat_template
         self.settings = settings
+        self.defaults = defaults
         self._special_texts = special_texts
 
     @classmethod
-    def load(cls, model: Model) -> "ServedModel":
+    def load(cls, model: Model, policy: SamplingPolicy) -> "ServedModel":
         tokenizer, settings = Tokenizer.load(model), read_settings(model)
+        defaults = _logged(model, policy.defaults_of(model, settings))
         special_texts = template_variables(model, tokenizer)
         try:
             if settings.template:
@@ -68,8 +72,8 @@ class ServedModel:
                 chat_template = ChatTemplate.load(model, tokenizer)
         except ChatTemplateError as error:
             logger.warning("model cannot chat", extra={"model": model.name, "reason": str(error)})
-            return cls(model, tokenizer, None, settings, special_texts)
-        return cls(model, tokenizer, chat_template, settings, special_texts)
+            return cls(model, tokenizer, None, settings, special_texts, defaults)
+        return cls(model, tokenizer, chat_template, settings, special_texts, defaults)
 
     @property
     def name(self) -> str:
@@ -160,3 +164,11 @@ async def _run(encode: Callable[[], T], num_characters: int, field: str) -> T:
         raise PromptTooLongError(
             num_prompt_tokens=error.max_tokens, window=error.max_tokens, param=field, or_more=True
         ) from None
+
+
+def _logged(model: Model, defaults: ModelDefaults) -> ModelDefaults:
+    """Once for each time that a model is read: what its requests sample with by default, and what of its files cannot be."""
+    logger.info("sampling defaults", extra={"model": model.name, "defaults": as_json(defaults.parameters)})
+    for reason in defaults.ignored:
+        logger.warning("sampling value ignored", extra={"model": model.name, "reason": reason})
+    return defaults

@@ -18,6 +18,7 @@ from pagoda.models.library import ModelLibrary
 from pagoda.models.model import Model
 from pagoda.models.model_settings import MANIFEST
 from pagoda.models.store import ModelStore
+from pagoda.sampling_defaults import SamplingPolicy
 
 MODEL_INFO_TTL_S = 1.0
 # A tokenizer takes some tens of megabytes and up to a second to read.
@@ -28,13 +29,19 @@ NEWS_S, NEWS_POLL_S = 5.0, 0.1
 
 class ServedModels:
     def __init__(
-        self, named: Sequence[ServedModel], store: ModelStore, library: ModelLibrary, schedulers: Schedulers
+        self,
+        named: Sequence[ServedModel],
+        store: ModelStore,
+        library: ModelLibrary,
+        schedulers: Schedulers,
+        policy: SamplingPolicy,
     ) -> None:
         """`named` are always served, and listed even without a worker; of the store, what the scheduler knows too."""
         self.named = tuple(named)
         self._store = store
         self._library = library
         self._schedulers = schedulers
+        self._policy = policy
         self._stored: OrderedDict[object, asyncio.Task[ServedModel]] = OrderedDict()
         self._infos: Mapping[str, ModelInfo] = {}
         self._infos_expire_at = float("-inf")
@@ -129,7 +136,7 @@ class ServedModels:
         manifest = model.path.parent / MANIFEST
         key = (model.name, model.digest, manifest.stat().st_mtime_ns if manifest.exists() else 0)
         if key not in self._stored:
-            self._stored[key] = asyncio.create_task(asyncio.to_thread(ServedModel.load, model))
+            self._stored[key] = asyncio.create_task(asyncio.to_thread(ServedModel.load, model, self._policy))
             _forget_oldest(self._stored, MAX_STORED_MODELS)
         self._stored.move_to_end(key)
         try:

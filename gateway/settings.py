@@ -8,6 +8,7 @@ from pydantic_settings import SettingsConfigDict
 from kvcache.index_url import MEMORY, check_index_url
 from pagoda.key_settings import KeySettings
 from pagoda.models.catalogue import DEFAULT_MODEL
+from pagoda.sampling_defaults import SamplingDefaultsMode
 from pagoda.settings import listed
 from pagoda.sockets import is_loopback, scheduler_address
 
@@ -35,6 +36,12 @@ class GatewaySettings(KeySettings):
     """Longer request bodies are refused."""
     strict_fields: bool = False
     """Refuse requests that have a field which their API does not, in place of naming it in X-Pagoda-Ignored."""
+    sampling_defaults: SamplingDefaultsMode = "model"
+    """Whether what a request leaves open is as the catalogue or the model's files recommend (`model`), or as the API documents
+    it (`neutral`). A Modelfile's parameters hold either way."""
+    default_max_tokens: int | None = Field(default=None, ge=1, le=2**31 - 1)
+    """The most tokens of an answer where neither the request nor the Modelfile names a limit. Default: what the model
+    recommends, else the rest of its window."""
     request_timeout_s: float | None = Field(default=None, gt=0)
     """Requests that take longer, queue included, end with status 504. Default: no limit."""
     scheduler_grace_s: float = Field(default=60.0, ge=0)

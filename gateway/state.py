@@ -18,6 +18,7 @@ from gateway.served_models import ServedModels
 from pagoda.models.blobs import BlobStore
 from pagoda.models.library import ModelLibrary
 from pagoda.models.store import ModelStore
+from pagoda.sampling_defaults import SamplingPolicy
 
 logger = logging.getLogger(__name__)
 
@@ -34,6 +35,7 @@ class GatewayState:
     blobs: BlobStore
     pulls: Pulls
     library: ModelLibrary
+    sampling_policy: SamplingPolicy
     max_body_bytes: int
     strict_fields: bool
     started_at: float

@@ -1,9 +1,12 @@
 """One prompt in tokens and what is wanted of its answer, as a dialect understood it; and how both fit into a window."""
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 
 from gateway.errors import InvalidRequestError, PromptTooLongError
 from pagoda.sampling import SamplingParams
+from pagoda.sampling_defaults import Parameter
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,7 +22,7 @@ class TextRequest:
     skip_special_tokens: bool = True
     num_samples: int = 1
     max_total_tokens: int | None = None
-    """The client's own limit on prompt and output together, besides the model's."""
+    """The client's own limit on prompt and output together, or that of the model's parameters, besides its window."""
     cut_to_fit: bool = False
     """A prompt that leaves no room loses its beginning."""
     cache_salt: str = ""
@@ -27,6 +30,8 @@ class TextRequest:
     """Lower goes first."""
     keep_alive_s: float | None = None
     """How long the model is to stay in memory afterwards; None says nothing about it."""
+    chosen: Mapping[str, Parameter] = field(default_factory=lambda: MappingProxyType({}))
+    """Where each parameter of `sampling` came from, for the log."""
     prompt_field: str
     """What the dialect calls the prompt, for errors."""
 

@@ -52,7 +52,7 @@ async def generate(request: Request) -> Response:
     prompt = await encode_prompt(body, model)
     context = None if body.raw or model.chat_template is None else prompt
     reply = GenerateReply(model=body.model, wants_logprobs=bool(body.logprobs), prompt=context)
-    text_request = convert.text_request(body, prompt, "prompt", model.settings.parameters)
+    text_request = convert.text_request(body, prompt, "prompt", model.defaults)
     return await _respond(request, model, text_request, reply, body.stream)
 
 
@@ -68,7 +68,7 @@ async def chat(request: Request) -> Response:
     if not body.messages:
         return await _load(state, model, body, reply)
     prompt = await model.encode_chat(model.conversation(convert.chat_messages(body.messages)))
-    text_request = convert.text_request(body, prompt, "messages", model.settings.parameters)
+    text_request = convert.text_request(body, prompt, "messages", model.defaults)
     return await _respond(request, model, text_request, reply, body.stream)
 
 

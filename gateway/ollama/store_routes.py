@@ -51,7 +51,7 @@ async def show(request: Request) -> Response:
     state = state_of(request)
     body = await state.read_body(request, ShowRequest)
     model = await asyncio.to_thread(_stored_or_served, state, body.model_name)
-    shown = await asyncio.to_thread(ollama_objects.shown, model, verbose=bool(body.verbose))
+    shown = await asyncio.to_thread(ollama_objects.shown, model, state.sampling_policy, verbose=bool(body.verbose))
     # orjson writes numbers that JSON does not have, which metadata may hold, as null.
     return Response(orjson.dumps(shown), media_type="application/json")
 

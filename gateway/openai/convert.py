@@ -2,20 +2,18 @@
 
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, TypeVar
+from typing import Any
 
 from gateway.errors import InvalidRequestError
-from gateway.fields import keep_alive_seconds, nucleus, seed_bits, stop_strings
+from gateway.fields import keep_alive_seconds, seed_bits, stop_strings
 from gateway.openai.replies import ReplyForm
 from gateway.openai.schemas import ChatMessage, ChatRequest, CompletionRequest, StreamOptions, TokenizeChatRequest
 from gateway.prompt_bound import Keep
+from gateway.sampling_choice import SamplingChoice, choose_sampling
 from gateway.served_model import ChatEnding
 from gateway.text_request import TextRequest
 from pagoda.sampling import SamplingParams
-
-DEFAULT_COMPLETION_MAX_TOKENS = 16
-
-BodyT = TypeVar("BodyT", ChatRequest, CompletionRequest)
+from pagoda.sampling_defaults import OPENAI_CHAT, OPENAI_COMPLETIONS, ModelDefaults
 
 
 def chat_messages(messages: Sequence[ChatMessage]) -> list[dict[str, str]]:
@@ -39,40 +37,26 @@ def kept(body: ChatRequest | CompletionRequest) -> Keep:
     return Keep.FIRST if body.truncation_side == "right" else Keep.LAST
 
 
-# What a model's own parameters are called here.
-_FIELD_OF_PARAMETER = {
-    "temperature": "temperature",
-    "top_p": "top_p",
-    "top_k": "top_k",
-    "min_p": "min_p",
-    "presence_penalty": "presence_penalty",
-    "frequency_penalty": "frequency_penalty",
-    "repeat_penalty": "repetition_penalty",
-    "seed": "seed",
-    "stop": "stop",
-}
-
-
-def with_model_parameters(body: BodyT, parameters: Mapping[str, Any]) -> BodyT:
-    """What the client left open is as the model's own parameters say, where they say something."""
-    named = {_FIELD_OF_PARAMETER[name]: value for name, value in parameters.items() if name in _FIELD_OF_PARAMETER}
-    return body.model_copy(update={name: value for name, value in named.items() if getattr(body, name) is None})
-
-
-def chat_text_request(body: ChatRequest, prompt: Sequence[int], vocab_size: int) -> TextRequest:
-    max_tokens = _limit(body.max_completion_tokens or body.max_tokens)
+def chat_text_request(
+    body: ChatRequest, prompt: Sequence[int], vocab_size: int, defaults: ModelDefaults
+) -> TextRequest:
+    max_tokens = body.max_completion_tokens or body.max_tokens
     num_logprobs = (body.top_logprobs or 0) if body.logprobs else None
-    sampling = _sampling(body, max_tokens, num_logprobs, body.prompt_logprobs, vocab_size)
-    return _text_request(body, prompt, sampling, "messages")
+    request_only = _request_only(body, num_logprobs, body.prompt_logprobs, vocab_size)
+    choice = choose_sampling(_asked(body, max_tokens), defaults, OPENAI_CHAT, request_only)
+    return _text_request(body, prompt, choice, "messages")
 
 
-def completion_text_request(body: CompletionRequest, prompt: Sequence[int], vocab_size: int) -> TextRequest:
+def completion_text_request(
+    body: CompletionRequest, prompt: Sequence[int], vocab_size: int, defaults: ModelDefaults
+) -> TextRequest:
     # Something is always generated: where the answer is the prompt alone, the reply leaves that one token out.
-    max_tokens = _limit(DEFAULT_COMPLETION_MAX_TOKENS if body.max_tokens is None else body.max_tokens or 1)
+    max_tokens = None if body.max_tokens is None else body.max_tokens or 1
     echoed = [body.logprobs] if body.echo else []
     wanted = [number for number in (body.prompt_logprobs, *echoed) if number is not None]
-    sampling = _sampling(body, max_tokens, body.logprobs, max(wanted, default=None), vocab_size)
-    return _text_request(body, prompt, sampling, "prompt")
+    request_only = _request_only(body, body.logprobs, max(wanted, default=None), vocab_size)
+    choice = choose_sampling(_asked(body, max_tokens), defaults, OPENAI_COMPLETIONS, request_only)
+    return _text_request(body, prompt, choice, "prompt")
 
 
 def reply_form(body: ChatRequest | CompletionRequest, model_name: str, *, logprobs: bool) -> ReplyForm:
@@ -104,13 +88,15 @@ def _text(message: ChatMessage) -> str:
 
 
 def _text_request(
-    body: ChatRequest | CompletionRequest, prompt: Sequence[int], sampling: SamplingParams, prompt_field: str
+    body: ChatRequest | CompletionRequest, prompt: Sequence[int], choice: SamplingChoice, prompt_field: str
 ) -> TextRequest:
     return TextRequest(
         prompt_token_ids=tuple(_cut(prompt, body)),
-        sampling=sampling,
-        seed=None if body.seed is None else seed_bits(body.seed),
-        stops=stop_strings(body.stop),
+        sampling=choice.params,
+        seed=choice.seed,
+        stops=choice.stops,
+        max_total_tokens=choice.max_total_tokens,
+        chosen=choice.parameters,
         include_stop=bool(body.include_stop_str_in_output),
         skip_special_tokens=body.skip_special_tokens is not False,
         num_samples=body.num_choices,
@@ -129,44 +115,36 @@ def _cut(prompt: Sequence[int], body: ChatRequest | CompletionRequest) -> Sequen
     return prompt[:limit] if body.truncation_side == "right" else prompt[-limit:]
 
 
-def _sampling(
-    body: ChatRequest | CompletionRequest,
-    max_tokens: int | None,
-    num_logprobs: int | None,
-    num_prompt_logprobs: int | None,
-    vocab_size: int,
+def _asked(body: ChatRequest | CompletionRequest, max_tokens: int | None) -> dict[str, Any]:
+    """Under the names that all sources have in common; None is left open."""
+    return {
+        "temperature": body.temperature,
+        "top_p": body.top_p,
+        "top_k": body.top_k,
+        "min_p": body.min_p,
+        "presence_penalty": body.presence_penalty,
+        "frequency_penalty": body.frequency_penalty,
+        "repeat_penalty": body.repetition_penalty,
+        # Any number of a client's is a seed here, -1 too.
+        "seed": None if body.seed is None else seed_bits(body.seed),
+        "stop": None if body.stop is None else stop_strings(body.stop),
+        "num_predict": max_tokens,
+    }
+
+
+def _request_only(
+    body: ChatRequest | CompletionRequest, num_logprobs: int | None, num_prompt_logprobs: int | None, vocab_size: int
 ) -> SamplingParams:
     stop_token_ids = tuple(body.stop_token_ids or ())
     check_token_ids(stop_token_ids, vocab_size, "stop_token_ids")
-    params = SamplingParams(
-        **_given(
-            **nucleus(body.temperature, body.top_p),
-            top_k=None if body.top_k is None else max(0, body.top_k),
-            min_p=body.min_p,
-            presence_penalty=body.presence_penalty,
-            frequency_penalty=body.frequency_penalty,
-            repetition_penalty=body.repetition_penalty,
-            min_tokens=body.min_tokens,
-            ignore_eos=body.ignore_eos,
-        ),
+    return SamplingParams(
+        min_tokens=body.min_tokens or 0,
+        ignore_eos=bool(body.ignore_eos),
         logit_bias=_logit_bias(body.logit_bias or {}, vocab_size),
-        max_tokens=max_tokens,
         stop_token_ids=stop_token_ids,
         num_logprobs=num_logprobs,
         num_prompt_logprobs=num_prompt_logprobs,
     )
-    if (problem := params.problem()) is not None:
-        raise InvalidRequestError(problem, param=problem.partition(" ")[0])
-    return params
-
-
-def _limit(max_tokens: int | None) -> int | None:
-    return None if max_tokens == -1 else max_tokens
-
-
-def _given(**values: Any) -> dict[str, Any]:
-    """Without what the client left open: those take the neutral values of SamplingParams."""
-    return {name: value for name, value in values.items() if value is not None}
 
 
 def _logit_bias(bias: Mapping[str, float], vocab_size: int) -> Mapping[int, float]:

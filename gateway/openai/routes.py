@@ -1,7 +1,9 @@
 """OpenAI's endpoints: read the body, hand it on, write the reply."""
 
+import asyncio
 from collections.abc import Sequence
 from functools import partial
+from types import MappingProxyType
 
 from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, Response
@@ -16,8 +18,11 @@ from gateway.state import GatewayState, http_context, state_of
 from gateway.streaming import sse_lines, stream_response, unless_gone
 from gateway.text_request import TextRequest
 from pagoda.models.model import Model
+from pagoda.sampling_defaults import OPENAI_CHAT, as_json
 
 router = APIRouter(prefix="/v1")
+# What OpenAI and vLLM call what Ollama's options have other names for.
+_FIELDS = MappingProxyType({"repeat_penalty": "repetition_penalty", "num_predict": "max_tokens"})
 _error_body = partial(error_body, dialect=Dialect.OPENAI)
 
 
@@ -41,10 +46,9 @@ async def chat_completions(request: Request) -> Response:
     state = state_of(request)
     body = await state.read_body(request, ChatRequest)
     model = await state.models.find(body.model or None)
-    body = convert.with_model_parameters(body, model.settings.parameters)
     messages = model.conversation(convert.chat_messages(body.messages))
     prompt = await model.encode_chat(messages, convert.chat_ending(body), keep=convert.kept(body))
-    text_request = convert.chat_text_request(body, prompt, model.tokenizer.vocab_size)
+    text_request = convert.chat_text_request(body, prompt, model.tokenizer.vocab_size, model.defaults)
     fitted = await state.generator.fit(model, [text_request])
     reply = ChatReply(convert.reply_form(body, model.name, logprobs=bool(body.logprobs)), fitted)
     return await _respond(request, model, fitted, reply, stream=bool(body.stream))
@@ -56,10 +60,9 @@ async def completions(request: Request) -> Response:
     state = state_of(request)
     body = await state.read_body(request, CompletionRequest)
     model = await state.models.find(body.model or None)
-    body = convert.with_model_parameters(body, model.settings.parameters)
     prompts = await _prompts(body, model)
     vocab_size = model.tokenizer.vocab_size
-    text_requests = [convert.completion_text_request(body, prompt, vocab_size) for prompt in prompts]
+    text_requests = [convert.completion_text_request(body, prompt, vocab_size, model.defaults) for prompt in prompts]
     fitted = await state.generator.fit(model, text_requests)
     form = convert.reply_form(body, model.name, logprobs=body.logprobs is not None)
     echoes = _echoes(body, model, fitted) if body.echo else ()
@@ -111,7 +114,9 @@ def _echoes(body: CompletionRequest, model: ServedModel, requests: Sequence[Text
 
 
 async def _model_object(state: GatewayState, model: Model) -> JSONObject:
+    """`max_model_len` as vLLM has it; `sampling_defaults` is ours: what holds where a chat leaves everything open."""
     info = await state.models.info_if_any(model)
+    defaults = await asyncio.to_thread(state.sampling_policy.defaults_of, model)
     return {
         "id": model.name,
         "object": "model",
@@ -119,5 +124,6 @@ async def _model_object(state: GatewayState, model: Model) -> JSONObject:
         "owned_by": "pagoda",
         "root": model.name,
         "parent": None,
-        "max_model_len": None if info is None else info.max_model_len,
+        "max_model_len": None if info is None else min(info.max_model_len, defaults.window or info.max_model_len),
+        "sampling_defaults": as_json(defaults.choose({}, OPENAI_CHAT), _FIELDS),
     }

@@ -3,7 +3,7 @@
 import importlib.metadata
 import os
 import sys
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -78,6 +78,23 @@ OllamaPort = Annotated[
         help="Where Ollama's clients look, used too if it is free; 0 leaves it alone. (default: 11434)",
     ),
 ]
+SamplingDefaults = Annotated[
+    Literal["model", "neutral"] | None,
+    typer.Option(
+        "--sampling-defaults",
+        help="What requests leave open: as the model's makers recommend, or the API's neutral values. (default: model)",
+    ),
+]
+DefaultMaxTokens = Annotated[
+    int | None,
+    typer.Option(
+        "--default-max-tokens",
+        min=1,
+        max=2**31 - 1,
+        metavar="N",
+        help="The longest answer where a request names no limit. (default: the model's, else the rest of its window)",
+    ),
+]
 OTLPEndpoint = Annotated[
     str | None,
     typer.Option(
@@ -129,6 +146,8 @@ def serve(
     workers: Workers = None,
     keep_alive: KeepAlive = None,
     ollama_port: OllamaPort = None,
+    sampling_defaults: SamplingDefaults = None,
+    default_max_tokens: DefaultMaxTokens = None,
     otlp_endpoint: OTLPEndpoint = None,
     api_key: APIKey = None,
     keys_file: KeysFile = None,
@@ -150,6 +169,8 @@ def serve(
         num_workers=workers or len(models),
         keep_alive=keep_alive,
         ollama_port=ollama_port,
+        sampling_defaults=sampling_defaults,
+        default_max_tokens=default_max_tokens,
         otlp_endpoint=otlp_endpoint,
         api_key=api_key,
         keys_file=keys_file.expanduser().absolute() if keys_file else None,

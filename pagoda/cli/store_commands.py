@@ -17,6 +17,7 @@ from pagoda.models.library import CHECKPOINT_SUFFIXES, ModelLibrary
 from pagoda.models.modelfile import Modelfile, parse_modelfile
 from pagoda.models.ollama_objects import listed, shown
 from pagoda.models.store import ModelStore
+from pagoda.sampling_defaults import SamplingPolicy
 
 JSONObject = dict[str, Any]
 
@@ -42,7 +43,7 @@ def list_page(models: list[JSONObject]) -> str:
 
 
 def show_model(home: Path, name_or_path: str, *, verbose: bool) -> JSONObject:
-    return shown(ModelStore(home).get(name_or_path), verbose=verbose)
+    return shown(ModelStore(home).get(name_or_path), SamplingPolicy(), verbose=verbose)
 
 
 def remove_models(home: Path, names: list[str]) -> list[str]:

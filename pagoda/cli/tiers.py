@@ -27,6 +27,8 @@ class ServeOptions:
     keep_alive: str | None = None
     ollama_port: int | None = None
     """0 is none; absent is the gateway's own choice."""
+    sampling_defaults: str | None = None
+    default_max_tokens: int | None = None
     otlp_endpoint: str | None = None
     api_key: str | None = None
     keys_file: Path | None = None
@@ -67,6 +69,8 @@ def _gateway(options: ServeOptions) -> ChildCommand:
     flags += ["--scheduler", options.scheduler_address, "--model", ",".join(options.models)]
     flags += ["--keys-file", str(options.keys_file)] if options.keys_file else []
     flags += ["--ollama-port", str(options.ollama_port)] if options.ollama_port is not None else []
+    flags += ["--sampling-defaults", options.sampling_defaults] if options.sampling_defaults else []
+    flags += ["--default-max-tokens", str(options.default_max_tokens)] if options.default_max_tokens else []
     # In the environment, since everyone on the machine can read a command line.
     secrets = {"PAGODA_GATEWAY_API_KEY": options.api_key, "PAGODA_GATEWAY_KEYS": options.keys}
     return _tier("gateway", options, flags, {name: value for name, value in secrets.items() if value})

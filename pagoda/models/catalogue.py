@@ -4,8 +4,9 @@ Knows nothing about downloading (sources.py) or about what is on disk (store.py)
 """
 
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 from pagoda.models.errors import ModelNotFoundError
 
@@ -29,6 +30,8 @@ class CatalogueEntry:
     file_bytes: int
     sha256: str
     """Of the model's file, hexadecimal."""
+    parameters: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    """What its makers recommend where their files do not say it, as Ollama's `options`."""
 
 
 CATALOGUE = (
@@ -40,6 +43,8 @@ CATALOGUE = (
         download_bytes=92_871_040,
         file_bytes=98_362_432,
         sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+        # Temperature and top_p are its card's. With the two penalties, answers that would repeat themselves for ever end.
+        parameters={"temperature": 0.2, "top_p": 0.9, "repeat_penalty": 1.05, "frequency_penalty": 0.1},
     ),
     CatalogueEntry(  # not tuned for chat: the file has no template, so it serves completions
         name="gemma3:270m",
@@ -53,6 +58,7 @@ CATALOGUE = (
         download_bytes=238_175_024,
         file_bytes=253_113_024,
         sha256="a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818",
+        parameters={"temperature": 1.0, "top_k": 64, "top_p": 0.95},
     ),
 )
 

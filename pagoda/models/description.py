@@ -9,6 +9,7 @@ from pagoda.models import gguf_config, hf_config
 from pagoda.models.errors import ModelFormatError
 from pagoda.models.gguf_file import GGUFError, GGUFFile
 from pagoda.models.model import Model, ModelConfig, ModelFormat
+from pagoda.models.recommended import read_generation_config, read_gguf_sampling
 from pagoda.models.safetensors_file import read_tensors, weight_files
 
 CHECKPOINT_FILES = (
@@ -45,6 +46,7 @@ def _read_gguf(name: str, path: Path, digest: str, size_bytes: int) -> Model:
                 eos_token_ids=gguf_config.read_eos_token_ids(file),
                 quantization=gguf_config.quantization(file),
                 num_parameters=gguf_config.num_parameters(file),
+                recommended=read_gguf_sampling(file.metadata),
             )
     except GGUFError as error:
         raise ModelFormatError(str(error)) from None
@@ -67,6 +69,7 @@ def _read_checkpoint(name: str, path: Path, digest: str, size_bytes: int) -> Mod
         eos_token_ids=hf_config.read_eos_token_ids(path),
         quantization=max(tensors, key=lambda tensor: tensor.num_parameters).dtype,
         num_parameters=sum(tensor.num_parameters for tensor in tensors),
+        recommended=read_generation_config(path),
     )
 
 

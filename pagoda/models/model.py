@@ -9,6 +9,8 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Literal
 
+from pagoda.models.recommended import NOTHING_RECOMMENDED, Recommendation
+
 Activation = Literal["silu", "gelu_tanh"]
 
 
@@ -94,3 +96,5 @@ class Model:
     quantization: str
     """What the weights are stored as, in Ollama's spelling: "Q4_1", "F16", "BF16"."""
     num_parameters: int
+    recommended: Recommendation = NOTHING_RECOMMENDED
+    """What its files say about sampling."""

@@ -44,6 +44,9 @@ def read_settings(model: Model) -> ModelSettings:
     if not isinstance(stored, dict):
         return ModelSettings()
     try:
-        return ModelSettings(**stored)
+        settings = ModelSettings(**stored)
+        if not isinstance(settings.parameters, Mapping):
+            raise TypeError
+        return settings
     except TypeError:
         raise ModelFormatError(f"{manifest} has settings of an unknown kind; create the model again") from None

@@ -4,7 +4,7 @@ The command prints the same objects, so that what prints them need not know whet
 about what is running.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -16,6 +16,7 @@ from pagoda.models.model_settings import MANIFEST, ModelSettings, read_settings
 from pagoda.models.modelfile import render_modelfile
 from pagoda.models.parameters import parameter_lines
 from pagoda.models.safetensors_file import read_tensors, weight_files
+from pagoda.sampling_defaults import OLLAMA, ModelDefaults, SamplingPolicy, as_json
 
 JSONObject = dict[str, Any]
 # What fits into a line is shown; vocabularies and merges only to who asks for everything.
@@ -37,14 +38,16 @@ def identity(model: Model) -> JSONObject:
     }
 
 
-def shown(model: Model, *, verbose: bool) -> JSONObject:
-    """Reads the model's files."""
+def shown(model: Model, policy: SamplingPolicy, *, verbose: bool) -> JSONObject:
+    """Reads the model's files. `sampling_defaults` is ours: what requests sample with that leave everything open."""
     settings = read_settings(model)
+    defaults = policy.defaults_of(model, settings)
     metadata = _metadata(model)
     described: JSONObject = {
         "license": "\n".join(settings.license) or str(metadata.get("general.license", "")),
         "modelfile": render_modelfile(settings.parent or with_tag(model.name), settings),
-        "parameters": "\n".join(parameter_lines(settings.parameters)),
+        "parameters": "\n".join(parameter_lines(_parameters(settings.parameters, defaults))),
+        "sampling_defaults": as_json(defaults.choose({}, OLLAMA)),
         "template": settings.template or chat_template_text(model) or "",
         "system": settings.system,
         "details": _details(model, settings),
@@ -63,6 +66,11 @@ def parameter_size(num_parameters: int, *, digits: int = 4) -> str:
         if num_parameters >= divisor:
             return f"{num_parameters / divisor:.{digits}g}{unit}"
     return str(num_parameters)
+
+
+def _parameters(modelfile: Mapping[str, Any], defaults: ModelDefaults) -> JSONObject:
+    """The Modelfile's as they were written, and what the model's makers recommend beside them."""
+    return {**modelfile, **{name: value for name, value in defaults.named_by_model.items() if name not in modelfile}}
 
 
 def _modified_at(model: Model) -> str:

@@ -1,12 +1,15 @@
-"""The parameters that a model may bring, as text: Ollama's `options`, read from words and written as lines.
+"""The parameters that a model may bring, under the names of Ollama's `options`: read from words, written as lines, checked.
 
-Knows nothing about what they do; the server refuses values that make no sense.
+Knows nothing about what they do.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from types import MappingProxyType
 from typing import Any
 
 from pagoda.models.errors import ModelfileError
+from pagoda.sampling import SamplingParams
 
 _TYPES: dict[str, type] = {
     "num_predict": int,
@@ -26,6 +29,27 @@ _TYPES: dict[str, type] = {
     "num_gpu": int,
     "num_thread": int,
 }
+
+# What acts on an answer, and which field of SamplingParams has its range.
+_FIELDS = MappingProxyType(
+    {
+        "temperature": "temperature",
+        "top_k": "top_k",
+        "top_p": "top_p",
+        "min_p": "min_p",
+        "repeat_penalty": "repetition_penalty",
+        "presence_penalty": "presence_penalty",
+        "frequency_penalty": "frequency_penalty",
+        "num_predict": "max_tokens",
+        "num_ctx": "max_tokens",
+    }
+)
+SAMPLING_PARAMETERS = (*_FIELDS, "repeat_last_n", "seed", "stop")
+# Values below the range that mean something: no filter, the single best token, and no limit.
+_BELOW_RANGE = MappingProxyType({"top_k": (-1,), "top_p": (0,), "num_predict": (-1, -2)})
+_MAX_STOP_CHARACTERS = 1024
+_INT_MAX = 2**31 - 1
+_HUGE = 2**64
 
 
 def parse_parameter(name: str, words: Sequence[str]) -> Any:
@@ -56,3 +80,59 @@ def _spelled(value: object) -> str:
         quote = '"""' if '"' in value or "\n" in value else '"'
         return f"{quote}{value}{quote}"
     return str(value).removesuffix(".0")
+
+
+def checked_parameter(name: str, value: object) -> Any:
+    """The value in its proper type; ValueError, with a sentence, where it is none that `name` can have.
+
+    Of SAMPLING_PARAMETERS; numbers may come as text writes them, such as 40.0 for a whole number.
+    """
+    if name == "stop":
+        return _checked_stops(value)
+    number = _checked_number(name, value)
+    if (problem := _range_problem(name, number)) is not None:
+        raise ValueError(problem)
+    return number
+
+
+def _range_problem(name: str, number: float) -> str | None:
+    if name == "seed":
+        return None if -(2**63) <= number < 2**64 else f"seed must have at most 64 bits, got {number}"
+    if number > _INT_MAX:
+        return f"{name} must be at most {_INT_MAX}, got {number}"
+    if name == "repeat_last_n":
+        return None if number >= -1 else f"repeat_last_n must be -1 (the whole context), 0 (off) or more, got {number}"
+    if number in _BELOW_RANGE.get(name, ()):
+        return None
+    # The range is written once; its sentence begins with the name that the parameter has there.
+    field = _FIELDS[name]
+    value: Any = number
+    problem = replace(SamplingParams(), **{field: value}).problem()
+    return None if problem is None else problem.replace(field, name, 1)
+
+
+def _checked_number(name: str, value: object) -> int | float:
+    # Whole numbers may be too large to be any float.
+    if not isinstance(value, int | float) or isinstance(value, bool) or not abs(value) < _HUGE:
+        raise ValueError(f"{name} must be a number, got {shortened(value)}")
+    if _TYPES[name] is float:
+        return float(value)
+    if value != int(value):
+        raise ValueError(f"{name} must be a whole number, got {value!r}")
+    return int(value)
+
+
+def shortened(value: object) -> str:
+    """As Python writes it, in at most 100 characters."""
+    # Python refuses to write whole numbers of thousands of digits.
+    text = "a whole number of too many digits" if isinstance(value, int) and abs(value) >= _HUGE else repr(value)
+    return text if len(text) <= 100 else f"{text[:99]}…"
+
+
+def _checked_stops(value: object) -> list[str]:
+    stops = [value] if isinstance(value, str) else value
+    if not isinstance(stops, list) or not all(
+        isinstance(stop, str) and 0 < len(stop) <= _MAX_STOP_CHARACTERS for stop in stops
+    ):
+        raise ValueError(f"stop must be texts of 1 to {_MAX_STOP_CHARACTERS} characters, got {shortened(value)}")
+    return stops

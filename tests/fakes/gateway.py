@@ -2,7 +2,7 @@
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +15,7 @@ from fastapi import FastAPI
 from gateway.app import create_app
 from gateway.http_protocol import HTTPProtocol
 from gateway.settings import GatewaySettings
+from pagoda.models.catalogue import CATALOGUE, CatalogueEntry
 from pagoda.models.store import ModelStore
 from tests.fakes.scheduler import FakeScheduler
 from tests.fakes.tiny_model import write_tiny_gguf
@@ -31,7 +32,9 @@ class RunningGateway:
 
 
 @asynccontextmanager
-async def running_gateway(directory: Path, **settings: Any) -> AsyncIterator[RunningGateway]:
+async def running_gateway(
+    directory: Path, *, catalogue: Sequence[CatalogueEntry] = CATALOGUE, **settings: Any
+) -> AsyncIterator[RunningGateway]:
     """With its session to the scheduler open and that one's health known.
 
     `directory` must be short enough for a unix socket's path.
@@ -42,7 +45,9 @@ async def running_gateway(directory: Path, **settings: Any) -> AsyncIterator[Run
         write_tiny_gguf(model_path)
     models = [ModelStore(directory).get(each) for each in settings.get("model", str(model_path)).split(",")]
     async with FakeScheduler(f"unix:{directory / 's.sock'}", models[0].name) as scheduler:
-        app = create_app(GatewaySettings(home=directory, scheduler=scheduler.address, **settings), models)
+        app = create_app(
+            GatewaySettings(home=directory, scheduler=scheduler.address, **settings), models, catalogue=catalogue
+        )
         async with serving(app) as url, httpx.AsyncClient(base_url=url, timeout=200) as http:
             await scheduler.session_opened.wait()
             while app.state.gateway.schedulers.problem:  # noqa: ASYNC110  # health is watched beside the session

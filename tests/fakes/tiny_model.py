@@ -3,8 +3,9 @@
 Its vocabulary is the 256 bytes (token id = byte, so a text has as many tokens as UTF-8 bytes) and three control tokens.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 import gguf
 import numpy as np
@@ -18,6 +19,14 @@ CHAT_TEMPLATE = (
     "{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n' }}"
     "{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+_ADD: Mapping[type, Callable[..., None]] = MappingProxyType(
+    {
+        int: gguf.GGUFWriter.add_int32,
+        float: gguf.GGUFWriter.add_float32,
+        str: gguf.GGUFWriter.add_string,
+        list: gguf.GGUFWriter.add_array,
+    }
 )
 
 
@@ -36,8 +45,12 @@ def write_tiny_gguf(
     tie_word_embeddings: bool = False,
     chat_template: str | None = CHAT_TEMPLATE,
     architecture: str = "llama",
+    sampling: Mapping[str, float | str | list[str]] | None = None,
 ) -> Path:
-    """Each merge ("h e") adds a token behind the control tokens. `weight_type` is how GGML stores the matrices."""
+    """Each merge ("h e") adds a token behind the control tokens. `weight_type` is how GGML stores the matrices.
+
+    `sampling` is written as `general.sampling.*`: whole numbers as int32, other numbers as float32.
+    """
     writer = gguf.GGUFWriter(path, architecture)
     writer.add_block_count(num_layers)
     writer.add_context_length(max_position)
@@ -51,6 +64,8 @@ def write_tiny_gguf(
     vocab_size = _add_vocabulary(writer, merges)
     if chat_template is not None:
         writer.add_chat_template(chat_template)
+    for name, value in (sampling or {}).items():
+        _ADD[type(value)](writer, f"general.sampling.{name}", value)
 
     kv_size = hidden_size // num_heads * num_kv_heads
     shapes = {"token_embd": (vocab_size, hidden_size)}

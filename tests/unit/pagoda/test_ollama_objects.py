@@ -7,6 +7,7 @@ import pytest
 from pagoda.models.chat_template_text import chat_template_text
 from pagoda.models.ollama_objects import listed, parameter_size, shown
 from pagoda.models.store import ModelStore
+from pagoda.sampling_defaults import SamplingPolicy
 from tests.fakes.tiny_model import write_tiny_gguf
 
 
@@ -26,4 +27,4 @@ def test_names_have_a_tag(tmp_path: Path) -> None:
 def test_a_base_model_has_no_template(tmp_path: Path) -> None:
     model = ModelStore(tmp_path).get(str(write_tiny_gguf(tmp_path / "tiny.gguf", chat_template=None)))
     assert chat_template_text(model) is None
-    assert shown(model, verbose=False)["template"] == ""
+    assert shown(model, SamplingPolicy(), verbose=False)["template"] == ""

@@ -1,0 +1,159 @@
+"""What holds for a request where its client left something open: one rule for both dialects and all routes.
+
+For each parameter the first source that names it wins: the request, the model's own parameters (Modelfile), the server's
+settings, the catalogue, the model's files, and last what the API itself says. Parameters have the names of Ollama's
+`options`. docs/sampling-defaults.md tells users the same.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from types import MappingProxyType
+from typing import Any, Literal
+
+from pagoda.models.catalogue import CATALOGUE, CatalogueEntry
+from pagoda.models.model import Model, ModelFormat
+from pagoda.models.model_settings import ModelSettings, read_settings
+from pagoda.models.parameters import SAMPLING_PARAMETERS, checked_parameter, shortened
+
+SamplingDefaultsMode = Literal["model", "neutral"]
+
+
+class Source(StrEnum):
+    """Where a parameter's value came from, in order of precedence."""
+
+    REQUEST = "request"
+    MODELFILE = "modelfile"
+    SERVER = "server"
+    CATALOGUE = "catalogue"
+    GENERATION_CONFIG = "generation_config.json"
+    GGUF = "gguf"
+    API = "api"
+
+
+@dataclass(frozen=True, slots=True)
+class Parameter:
+    value: Any
+    source: Source
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class APIValues:
+    """The last source: what a dialect documents for what nobody named."""
+
+    parameters: Mapping[str, Any]
+    max_tokens: int | None = None
+    """A limit of the route's own. Only the request, the Modelfile and the server's setting stand before it: what a model's
+    makers recommend for chats does not lengthen it."""
+
+
+_OPENAI: Mapping[str, Any] = MappingProxyType(
+    {
+        "temperature": 1.0,
+        "top_p": 1.0,
+        "top_k": 0,
+        "min_p": 0.0,
+        "repeat_penalty": 1.0,
+        "repeat_last_n": -1,
+        "presence_penalty": 0.0,
+        "frequency_penalty": 0.0,
+    }
+)
+OPENAI_CHAT = APIValues(parameters=_OPENAI)
+OPENAI_COMPLETIONS = APIValues(parameters=_OPENAI, max_tokens=16)
+OLLAMA = APIValues(
+    parameters=MappingProxyType(
+        {**_OPENAI, "temperature": 0.8, "top_p": 0.9, "top_k": 40, "repeat_last_n": 64},
+    )
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelDefaults:
+    """What holds for one model on one server, before a request and a dialect are known."""
+
+    parameters: Mapping[str, Parameter] = field(default_factory=lambda: MappingProxyType({}))
+    ignored: Sequence[str] = ()
+    """Of each value that cannot be used: where it stands, and why it is left out."""
+
+    def choose(self, asked: Mapping[str, Any], api: APIValues) -> dict[str, Parameter]:
+        """The value of each parameter that any source names. None in `asked` is left open.
+
+        `asked` is taken as it is: a dialect has checked it.
+        """
+        chosen = {name: Parameter(value, Source.API) for name, value in api.parameters.items()}
+        chosen |= self.parameters
+        if api.max_tokens is not None and not _is_wished(chosen.get("num_predict")):
+            chosen["num_predict"] = Parameter(api.max_tokens, Source.API)
+        chosen |= {name: Parameter(value, Source.REQUEST) for name, value in asked.items() if value is not None}
+        return chosen
+
+    @property
+    def named_by_model(self) -> dict[str, Any]:
+        """Without the server's settings: what /api/show calls the model's parameters."""
+        return {name: each.value for name, each in self.parameters.items() if each.source is not Source.SERVER}
+
+    @property
+    def window(self) -> int | None:
+        """The most tokens that prompt and output may have together, where the model's own parameters limit them."""
+        return self.parameters["num_ctx"].value if "num_ctx" in self.parameters else None
+
+
+NO_DEFAULTS = ModelDefaults()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SamplingPolicy:
+    """What the operator has set. `neutral` leaves out the catalogue and the model's files, but not the user's Modelfile."""
+
+    mode: SamplingDefaultsMode = "model"
+    max_tokens: int | None = None
+    """For requests that name no limit."""
+    catalogue: Sequence[CatalogueEntry] = CATALOGUE
+
+    def defaults_of(self, model: Model, settings: ModelSettings | None = None) -> ModelDefaults:
+        """Reads the model's manifest where its settings are not given; ModelError where that is damaged."""
+        settings = read_settings(model) if settings is None else settings
+        parameters: dict[str, Parameter] = {}
+        ignored: list[str] = []
+        for source, named in self._sources(model, settings):
+            for name, value in named.items():
+                try:
+                    checked = checked_parameter(name, value)
+                except ValueError as error:
+                    ignored.append(f"{source}: {error}")
+                    continue
+                parameters.setdefault(name, Parameter(checked, source))
+        if self.mode == "model":
+            ignored += [
+                f"{name} = {shortened(value)} is not supported" for name, value in model.recommended.unsupported.items()
+            ]
+        return ModelDefaults(parameters=MappingProxyType(parameters), ignored=tuple(ignored))
+
+    def _sources(self, model: Model, settings: ModelSettings) -> Iterator[tuple[Source, Mapping[str, Any]]]:
+        yield Source.MODELFILE, _without_hints(settings.parameters)
+        yield Source.SERVER, {} if self.max_tokens is None else {"num_predict": self.max_tokens}
+        if self.mode == "model":
+            # By the digest: copies, and models made from this one, are the same weights under other names.
+            entry = next((each for each in self.catalogue if each.sha256 == model.digest), None)
+            yield Source.CATALOGUE, {} if entry is None else entry.parameters
+            files = Source.GGUF if model.format is ModelFormat.GGUF else Source.GENERATION_CONFIG
+            yield files, model.recommended.parameters
+
+
+def as_json(parameters: Mapping[str, Parameter], names: Mapping[str, str] | None = None) -> dict[str, Any]:
+    """`{"temperature": {"value": 0.2, "source": "catalogue"}}`, under a dialect's own names for them."""
+    names = names or {}
+    return {
+        names.get(name, name): {"value": each.value, "source": each.source.value} for name, each in parameters.items()
+    }
+
+
+def _without_hints(parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """Modelfiles may name what steers Ollama's runner, such as num_thread, which acts on no answer."""
+    return {name: value for name, value in parameters.items() if name in SAMPLING_PARAMETERS}
+
+
+def _is_wished(limit: Parameter | None) -> bool:
+    """Whether the user or the operator named this limit, and not only the model's makers."""
+    return limit is not None and limit.source in (Source.MODELFILE, Source.SERVER)
