@@ -52,8 +52,12 @@ class TextGenerator:
 
     async def fit(self, model: ServedModel, requests: Sequence[TextRequest]) -> list[TextRequest]:
         """The requests as the model's window allows them, or the error of the first that it does not."""
-        window = (await self._models.info(model.model)).max_model_len
+        window = await self.window(model)
         return [fit_to_window(request, window) for request in requests]
+
+    async def window(self, model: ServedModel) -> int:
+        """Tokens of prompt and answer together."""
+        return (await self._models.info(model.model)).max_model_len
 
     def generate(self, model: ServedModel, requests: Sequence[TextRequest], http: HTTPContext) -> TextEvents:
         """The events of all requests, which must fit; each prompt's samples are numbered behind the last's."""

@@ -16,8 +16,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from gateway.drain import Drain
 from gateway.errors import ErrorKind, GatewayError, dialect_of, error_body
 from gateway.metrics import GatewayMetrics
+from gateway.reply_notes import notes_of
 from gateway.scopes import needed_scope
-from gateway.unknown_fields import IGNORED_HEADER
 from pagoda.keyring import KeyRefusedError, Keyring, ScopeMissingError
 
 logger = logging.getLogger(__name__)
@@ -34,7 +34,7 @@ def error_response(path: str, error: GatewayError) -> JSONResponse:
 class RequestContext:
     """Outermost: gives the request its id, puts the id on every response, counts it, and turns a crash into a 500.
 
-    The response also names the fields of the request that were ignored.
+    The response also tells what was done otherwise than the request asked.
 
     While the process ends, each connection is closed behind its answer: the next one finds another gateway.
     """
@@ -60,8 +60,7 @@ class RequestContext:
                 status = message["status"]
                 headers = MutableHeaders(scope=message)
                 headers["x-request-id"] = request_id
-                if ignored := scope["state"].get("ignored_fields"):
-                    headers[IGNORED_HEADER] = ", ".join(ignored)
+                headers.update(notes_of(scope))
                 if self._drain.begun:
                     headers["connection"] = "close"
             await send(message)

@@ -15,7 +15,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from gateway.errors import ErrorKind, GatewayError
 from gateway.middleware import error_response
-from gateway.unknown_fields import IGNORED_HEADER
+from gateway.reply_notes import IGNORED_HEADER, TRUNCATED_HEADER
 
 # Ollama's: this machine under any port, and the schemes of desktop applications and editors.
 _LOCAL_ORIGIN = re.compile(
@@ -23,7 +23,7 @@ _LOCAL_ORIGIN = re.compile(
     r"|(?:app|file|tauri|vscode-webview|vscode-file)://.*"
 )
 _LOCAL_SUFFIXES = (".localhost", ".local", ".internal")
-_EXPOSED_HEADERS = ("x-request-id", "retry-after", IGNORED_HEADER)
+_EXPOSED_HEADERS = ("x-request-id", "retry-after", IGNORED_HEADER, TRUNCATED_HEADER)
 PREFLIGHT_MAX_AGE_S = 12 * 3600
 
 

@@ -13,6 +13,7 @@ from gateway.generation import HTTPContext, TextGenerator
 from gateway.metrics import GatewayMetrics
 from gateway.placement import Placement
 from gateway.pulls import Pulls
+from gateway.reply_notes import IGNORED_HEADER, TRUNCATED_HEADER, notes_of
 from gateway.schedulers import Schedulers
 from gateway.served_models import ServedModels
 from pagoda.models.blobs import BlobStore
@@ -51,16 +52,18 @@ class GatewayState:
         if unknown := schema.unknown_fields(body):
             if self.strict_fields:
                 raise InvalidRequestError(f"{unknown[0]}: unknown field", param=unknown[0])
-            request.state.ignored_fields = unknown
-            logger.info(
-                "fields ignored",
-                extra={
-                    "request_id": request.state.request_id,
-                    "path": request.url.path[:200],
-                    "fields": ", ".join(unknown),
-                },
-            )
+            self._note(request, IGNORED_HEADER, ", ".join(unknown), "fields ignored")
         return schema.parse(body)
+
+    def note_truncation(self, request: Request, what: str) -> None:
+        """Say in the response's header and in the log what was left out of a prompt that outgrew the window."""
+        self._note(request, TRUNCATED_HEADER, what, "prompt truncated")
+
+    @staticmethod
+    def _note(request: Request, header: str, value: str, event: str) -> None:
+        notes_of(request.scope)[header] = value
+        extra = {"request_id": request.state.request_id, "path": request.url.path[:200], "what": value}
+        logger.info(event, extra=extra)
 
     async def read_object(self, request: Request) -> dict[str, Any]:
         """For routes whose schema depends on what is in the body."""

@@ -5,7 +5,6 @@ from collections.abc import Iterator, Mapping
 from itertools import islice
 from typing import Any
 
-IGNORED_HEADER = "x-pagoda-ignored"
 MAX_NAMED = 16
 MAX_NAME_CHARACTERS = 64
 """Of each name, so that the header stays within what proxies let through, whatever a client sends."""

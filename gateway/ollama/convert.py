@@ -24,9 +24,8 @@ def check_context(token_ids: Sequence[int], vocab_size: int) -> None:
         )
 
 
-def text_request(
-    body: GenerateRequest | ChatRequest, prompt: Sequence[int], prompt_field: str, defaults: ModelDefaults
-) -> TextRequest:
+def text_request(body: GenerateRequest | ChatRequest, prompt_field: str, defaults: ModelDefaults) -> TextRequest:
+    """All but the prompt. `defaults` say what holds where the request leaves something open."""
     options = body.options or Options()
     if options.num_predict == 0:
         raise InvalidRequestError(
@@ -38,7 +37,7 @@ def text_request(
     request_only = SamplingParams(num_logprobs=(body.top_logprobs or 0) if body.logprobs else None)
     choice = choose_sampling(asked, defaults, OLLAMA, request_only)
     return TextRequest(
-        prompt_token_ids=tuple(prompt),
+        prompt_token_ids=(),
         sampling=choice.params,
         seed=choice.seed,
         stops=choice.stops,

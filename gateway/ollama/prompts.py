@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from gateway.chat_template import ChatTemplate, ChatTemplateError
 from gateway.errors import InvalidRequestError
 from gateway.ollama.schemas import GenerateRequest
+from gateway.prompt_bound import Keep
 from gateway.served_model import ChatEnding, ServedModel
 from pagoda.models.chat_template_text import is_go_template
 
@@ -21,22 +22,23 @@ def refuse_go_template(source: str) -> None:
         )
 
 
-async def encode_prompt(body: GenerateRequest, model: ServedModel) -> list[int]:
+async def encode_prompt(body: GenerateRequest, model: ServedModel, *, keep: Keep = Keep.ALL) -> list[int]:
+    """Return the prompt's tokens; `keep` says what becomes of one that is far too long."""
     prompt = body.prompt or ""
     if body.raw:
-        return await model.encode_text(prompt)
+        return await model.encode_text(prompt, keep=keep)
     context, template = body.context or [], _template(body, model)
     if template is None and model.chat_template is None:
         if body.system:
             raise InvalidRequestError(
                 f"The model `{model.name}` has no template that could show a system prompt.", param="system"
             )
-        return [*context, *await model.encode_text(prompt, add_special_tokens=not context)]
+        return [*context, *await model.encode_text(prompt, add_special_tokens=not context, keep=keep)]
     if context:
-        return _joined(context, await _encode_next_turn(body, model, template), model)
+        return _joined(context, await _encode_next_turn(body, model, template, keep), model)
     system = [{"role": "system", "content": body.system}] if body.system else []
     messages = model.conversation([*system, {"role": "user", "content": prompt}])
-    return await model.encode_chat(messages, template=template)
+    return await model.encode_chat(messages, template=template, keep=keep)
 
 
 def _template(body: GenerateRequest, model: ServedModel) -> ChatTemplate | None:
@@ -49,16 +51,18 @@ def _template(body: GenerateRequest, model: ServedModel) -> ChatTemplate | None:
         raise InvalidRequestError(f"template: {error}", param="template") from None
 
 
-async def _encode_next_turn(body: GenerateRequest, model: ServedModel, template: ChatTemplate | None) -> list[int]:
+async def _encode_next_turn(
+    body: GenerateRequest, model: ServedModel, template: ChatTemplate | None, keep: Keep
+) -> list[int]:
     """What a template writes behind the end of an answer: no beginning of a sequence and no system prompt of its own again."""
     turn = {"role": "user", "content": body.prompt or ""}
     if body.system:
-        return await model.encode_chat([{"role": "system", "content": body.system}, turn], template=template)
+        return await model.encode_chat([{"role": "system", "content": body.system}, turn], template=template, keep=keep)
     before = await model.encode_chat(_EARLIER_TURN, ChatEnding.CONTINUED, template)
     whole = await model.encode_chat([*_EARLIER_TURN, turn], template=template)
     # Where a template does not show the turns one after the other, the new one stands there as if it were the first.
     if whole[: len(before)] != before:
-        return await model.encode_chat([turn], template=template)
+        return await model.encode_chat([turn], template=template, keep=keep)
     return whole[len(before) :]
 
 

@@ -1,5 +1,7 @@
 """Ollama's endpoints for what is served: read the body, hand it on, write the reply. store_routes.py has the others."""
 
+from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 
 from fastapi import APIRouter, Request
@@ -11,8 +13,10 @@ from gateway.ollama import convert, model_objects
 from gateway.ollama.prompts import encode_prompt, refuse_go_template
 from gateway.ollama.replies import ChatReply, GenerateReply, Reply
 from gateway.ollama.schemas import ChatRequest, GenerateRequest
+from gateway.ollama.truncation import Window, cut_beginning, encode_latest
 from gateway.operations import VERSION
-from gateway.served_model import ServedModel
+from gateway.prompt_bound import Keep
+from gateway.served_model import ChatEnding, ServedModel
 from gateway.state import GatewayState, http_context, state_of
 from gateway.streaming import ndjson_lines, stream_response, unless_gone
 from gateway.text_request import TextRequest
@@ -49,10 +53,18 @@ async def generate(request: Request) -> Response:
     convert.check_context(body.context or (), model.tokenizer.vocab_size)
     if not body.prompt:
         return await _load(state, model, body, GenerateReply(model=body.model, wants_logprobs=False))
-    prompt = await encode_prompt(body, model)
+    asked = convert.text_request(body, "prompt", model.defaults)
+    prompt: Sequence[int]
+    if body.truncate is False:
+        prompt = await encode_prompt(body, model)
+    else:
+        whole = await encode_prompt(body, model, keep=Keep.LAST)
+        prompt = cut_beginning(whole, await _window(state, model, asked), len(model.tokenizer.bos_prefix()))
+        if len(prompt) < len(whole):
+            state.note_truncation(request, f"{len(whole) - len(prompt)} tokens")
     context = None if body.raw or model.chat_template is None else prompt
     reply = GenerateReply(model=body.model, wants_logprobs=bool(body.logprobs), prompt=context)
-    text_request = convert.text_request(body, prompt, "prompt", model.defaults)
+    text_request = replace(asked, prompt_token_ids=tuple(prompt))
     return await _respond(request, model, text_request, reply, body.stream)
 
 
@@ -67,9 +79,26 @@ async def chat(request: Request) -> Response:
     reply = ChatReply(model=body.model, wants_logprobs=bool(body.logprobs))
     if not body.messages:
         return await _load(state, model, body, reply)
-    prompt = await model.encode_chat(model.conversation(convert.chat_messages(body.messages)))
-    text_request = convert.text_request(body, prompt, "messages", model.defaults)
+    asked = convert.text_request(body, "messages", model.defaults)
+    messages = model.conversation(convert.chat_messages(body.messages))
+    # An answer that has begun is continued.
+    ending = ChatEnding.CONTINUED if messages[-1]["role"] == "assistant" else ChatEnding.BEGUN
+    encode = partial(model.encode_chat, ending=ending)
+    if body.truncate is False:
+        prompt = await encode(messages)
+    else:
+        prompt, num_dropped = await encode_latest(messages, encode, await _window(state, model, asked))
+        if num_dropped:
+            state.note_truncation(request, f"{num_dropped} messages")
+    text_request = replace(asked, prompt_token_ids=tuple(prompt))
     return await _respond(request, model, text_request, reply, body.stream)
+
+
+async def _window(state: GatewayState, model: ServedModel, asked: TextRequest) -> Window:
+    num_tokens = await state.generator.window(model)
+    return Window(
+        num_tokens=min(num_tokens, asked.max_total_tokens or num_tokens), max_tokens=asked.sampling.max_tokens
+    )
 
 
 async def _respond(

@@ -23,34 +23,15 @@ from gateway.fields import (
     keep_alive_seconds,
     whole_items,
 )
+from pagoda.models.inert_parameters import HINTS, NEUTRAL
 from pagoda.sampling import MAX_TEMPERATURE
 
 
 class Options(Schema):
     """Sampling is taken as it is meant; what steers Ollama's runner (memory, threads, layers) is the scheduler's business here."""
 
-    neutral = MappingProxyType(
-        {"mirostat": (0,), "mirostat_eta": (0.1,), "mirostat_tau": (5.0, 5), "tfs_z": (1.0, 1), "typical_p": (1.0, 1)}
-    )
-    # num_keep says what survives a shift of the context, which never happens here.
-    hints = frozenset(
-        {
-            "draft_num_predict",
-            "f16_kv",
-            "logits_all",
-            "low_vram",
-            "main_gpu",
-            "num_batch",
-            "num_gpu",
-            "num_keep",
-            "num_thread",
-            "numa",
-            "penalize_newline",
-            "use_mlock",
-            "use_mmap",
-            "vocab_only",
-        }
-    )
+    neutral = NEUTRAL
+    hints = HINTS
 
     num_predict: Annotated[Integer, Field(ge=-2, le=2**31 - 1)] | None = None
     num_ctx: PositiveCount | None = None
@@ -66,9 +47,8 @@ class Options(Schema):
     stop: Stop | None = None
 
 
-# truncate and shift say what to do with a prompt or an answer that outgrows the window. Here such a prompt is always an
-# error and such an answer always ends, so that nothing is lost unnoticed.
-_HINTS = frozenset({"truncate", "shift"})
+# shift says what to do with an answer that outgrows the window. Here such an answer always ends.
+_HINTS = frozenset({"shift"})
 _NEUTRAL: Mapping[str, tuple[Any, ...]] = MappingProxyType(
     {"_debug_render_only": (False,), "format": ("",), "think": (False,)}
 )
@@ -83,6 +63,8 @@ class _GenerationRequest(Schema):
     options: Options | None = None
     logprobs: bool | None = None
     top_logprobs: NumLogprobs | None = None
+    truncate: bool | None = None
+    """Whether a prompt that outgrows the window loses its oldest part; false refuses it."""
 
     @property
     def keep_alive_s(self) -> float | None:

@@ -11,10 +11,11 @@ from typing import Any
 from pagoda.cli import human
 from pagoda.cli.failure import CommandError
 from pagoda.models.blobs import BlobStore
-from pagoda.models.catalogue import normalize_name
+from pagoda.models.catalogue import normalize_name, with_tag
 from pagoda.models.errors import ModelNotFoundError
 from pagoda.models.library import CHECKPOINT_SUFFIXES, ModelLibrary
-from pagoda.models.modelfile import Modelfile, parse_modelfile
+from pagoda.models.model_settings import read_settings
+from pagoda.models.modelfile import Modelfile, parse_modelfile, render_modelfile
 from pagoda.models.ollama_objects import listed, shown
 from pagoda.models.store import ModelStore
 from pagoda.sampling_defaults import SamplingPolicy
@@ -43,7 +44,10 @@ def list_page(models: list[JSONObject]) -> str:
 
 
 def show_model(home: Path, name_or_path: str, *, verbose: bool) -> JSONObject:
-    return shown(ModelStore(home).get(name_or_path), SamplingPolicy(), verbose=verbose)
+    """As the API shows it; but the Modelfile names the files, so that the model can be made again from it anywhere here."""
+    model = ModelStore(home).get(name_or_path)
+    modelfile = render_modelfile(str(model.path), read_settings(model), name=with_tag(model.name))
+    return shown(model, SamplingPolicy(), verbose=verbose) | {"modelfile": modelfile}
 
 
 def remove_models(home: Path, names: list[str]) -> list[str]:
@@ -66,6 +70,8 @@ def create_model(home: Path, name: str, file: Path) -> None:
     """`file` is a Modelfile, or the weights themselves: a GGUF file or a directory of safetensors."""
     normalize_name(name)
     recipe = _recipe(file)
+    for warning in recipe.warnings:
+        _say(f"warning: {warning}")
     store, library = ModelStore(home), _library(home)
     weights = _weights(recipe.base, file.parent)
     if weights is None:

@@ -4,6 +4,8 @@ They stand in the manifest of a model that was made by `create`; a model without
 what they mean: the gateway acts on them.
 """
 
+import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from types import MappingProxyType
@@ -34,6 +36,18 @@ class ModelSettings:
         values = {each.name: getattr(self, each.name) for each in fields(self)}
         plain = {name: dict(value) if isinstance(value, Mapping) else value for name, value in values.items()}
         return {name: value for name, value in plain.items() if value}
+
+
+def model_digest(model: Model, settings: ModelSettings) -> str:
+    """Return the sha256, hexadecimal, of all that the model's answers depend on: its files and its own settings.
+
+    Where it has none, that is the files' digest. The name and what it was made from are not part of it.
+    """
+    content = {name: value for name, value in settings.to_json().items() if name != "parent"}
+    if not content:
+        return model.digest
+    text = json.dumps({"files": model.digest, "settings": content}, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def read_settings(model: Model) -> ModelSettings:

@@ -11,6 +11,7 @@ from typing import Any
 
 from pagoda.models.chat_template_text import is_go_template
 from pagoda.models.errors import ModelfileError
+from pagoda.models.inert_parameters import changes_nothing
 from pagoda.models.model_settings import ModelSettings
 from pagoda.models.parameters import parameter_lines, parse_parameter
 
@@ -27,6 +28,8 @@ class Modelfile:
     base: str
     """What FROM names: a model, a GGUF file, or a directory of safetensors."""
     settings: ModelSettings
+    warnings: tuple[str, ...] = ()
+    """What was read and left out, as sentences."""
 
 
 def parse_modelfile(text: str) -> Modelfile:
@@ -36,6 +39,7 @@ def parse_modelfile(text: str) -> Modelfile:
     licenses: list[str] = []
     messages: list[dict[str, str]] = []
     parameters: dict[str, Any] = {}
+    warnings: list[str] = []
     for line, name, value in _instructions(text):
         try:
             match name:
@@ -49,19 +53,22 @@ def parse_modelfile(text: str) -> Modelfile:
                     licenses.append(_unquoted(value))
                 case "MESSAGE":
                     messages.append(_message(value))
+                case _ if changes_nothing(*_parameter(value)):
+                    warnings.append(f"line {line} of the Modelfile: PARAMETER {value} changes nothing here; left out")
                 case _:
-                    _add_parameter(parameters, value)
+                    _add_parameter(parameters, *_parameter(value))
         except ModelfileError as error:
             raise ModelfileError(f"line {line} of the Modelfile: {error}") from None
     if not base:
         raise ModelfileError("the Modelfile has no FROM line; FROM names a model, a GGUF file, or a directory")
     settings = ModelSettings(parameters=parameters, license=licenses, messages=messages, **scalars)
-    return Modelfile(base=base, settings=settings)
+    return Modelfile(base=base, settings=settings, warnings=tuple(warnings))
 
 
-def render_modelfile(base: str, settings: ModelSettings) -> str:
-    """What parses to the same again, under a line of comment."""
-    lines = ["# Made by Pagoda", f"FROM {base}"]
+def render_modelfile(base: str, settings: ModelSettings, *, name: str = "") -> str:
+    """What parses to the same again, under comments; `name` is what another model may be made from in place of `base`."""
+    lines = ["# Made by Pagoda", *([f"# To make a model from this one instead: FROM {name}"] if name else [])]
+    lines += [f"FROM {base}"]
     lines += [f'TEMPLATE """{settings.template}"""'] if settings.template else []
     lines += [f'SYSTEM """{settings.system}"""'] if settings.system else []
     lines += [f"PARAMETER {line}" for line in parameter_lines(settings.parameters, width=0)]
@@ -142,8 +149,12 @@ def _message(value: str) -> dict[str, str]:
     return {"role": role, "content": _unquoted(content)}
 
 
-def _add_parameter(parameters: dict[str, Any], value: str) -> None:
+def _parameter(value: str) -> tuple[str, str]:
     name, word = _split_word(value)
-    parsed = parse_parameter(name, [_unquoted(word)])
+    return name, _unquoted(word)
+
+
+def _add_parameter(parameters: dict[str, Any], name: str, word: str) -> None:
+    parsed = parse_parameter(name, [word])
     # Several lines of `stop` are several strings.
     parameters[name] = [*parameters.get(name, []), *parsed] if isinstance(parsed, list) else parsed

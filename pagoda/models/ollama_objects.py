@@ -12,7 +12,7 @@ from pagoda.models.catalogue import with_tag
 from pagoda.models.chat_template_text import GGUF_TEMPLATE_KEY, chat_template_text
 from pagoda.models.gguf_file import GGUFFile
 from pagoda.models.model import Model, ModelFormat
-from pagoda.models.model_settings import MANIFEST, ModelSettings, read_settings
+from pagoda.models.model_settings import MANIFEST, ModelSettings, model_digest, read_settings
 from pagoda.models.modelfile import render_modelfile
 from pagoda.models.parameters import parameter_lines
 from pagoda.models.safetensors_file import read_tensors, weight_files
@@ -28,13 +28,14 @@ def listed(model: Model) -> JSONObject:
 
 
 def identity(model: Model) -> JSONObject:
-    """What each of Ollama's lists says of a model."""
+    """What each of Ollama's lists says of a model. Clients take those of one digest for one model."""
+    settings = read_settings(model)
     return {
         "name": with_tag(model.name),
         "model": with_tag(model.name),
         "size": model.size_bytes,
-        "digest": model.digest,
-        "details": _details(model, read_settings(model)),
+        "digest": model_digest(model, settings),
+        "details": _details(model, settings),
     }
 
 

@@ -23,11 +23,6 @@ _TYPES: dict[str, type] = {
     "repeat_last_n": int,
     "presence_penalty": float,
     "frequency_penalty": float,
-    # Hints to Ollama's runner: accepted, since they change no answer.
-    "num_keep": int,
-    "num_batch": int,
-    "num_gpu": int,
-    "num_thread": int,
 }
 
 # What acts on an answer, and which field of SamplingParams has its range.

@@ -128,7 +128,7 @@ async def test_ignored_and_named(
     assert response.status_code == 200, response.text
     assert response.headers["x-pagoda-ignored"] == named
     [record] = [record for record in caplog.records if record.getMessage() == "fields ignored"]
-    assert record.__dict__["fields"] == named
+    assert record.__dict__["what"] == named
     assert record.__dict__["request_id"] == response.headers["x-request-id"]
 
 

@@ -133,7 +133,8 @@ async def test_num_ctx_limits_prompt_and_answer_together(gateway: RunningGateway
     await post(gateway, "/api/generate", prompt="Hi", raw=True, options={"num_ctx": 10})
     assert gateway.scheduler.requests[0].sampling.max_tokens == 8
     response = await gateway.http.post(
-        "/api/generate", json={"model": "tiny", "prompt": "x" * 12, "raw": True, "options": {"num_ctx": 10}}
+        "/api/generate",
+        json={"model": "tiny", "prompt": "x" * 12, "raw": True, "truncate": False, "options": {"num_ctx": 10}},
     )
     assert response.status_code == 400
     assert "10 tokens" in response.json()["error"] and "12 tokens" in response.json()["error"]

@@ -245,7 +245,8 @@ async def test_ollama_names_the_missing_model(gateway: RunningGateway, path: str
         (CHAT, {"messages": [{"role": "user", "content": "x" * 600}]}),
         (COMPLETIONS, {"prompt": "x" * 600}),
         ("/api/chat", {"model": "tiny", "messages": [{"role": "user", "content": "x" * 600}]}),
-        ("/api/generate", {"model": "tiny", "prompt": "x" * 600, "raw": True}),
+        ("/api/chat", {"model": "tiny", "messages": [USER, {"role": "user", "content": "x" * 600}], "truncate": False}),
+        ("/api/generate", {"model": "tiny", "prompt": "x" * 600, "raw": True, "truncate": False}),
     ],
 )
 async def test_a_prompt_longer_than_the_window_names_both_numbers(

@@ -7,6 +7,7 @@ from pagoda.cli.chat import help as words
 from pagoda.cli.failure import CommandError
 from pagoda.cli.show import show_page
 from pagoda.cli.store_commands import list_models, list_page
+from pagoda.models.inert_parameters import changes_nothing
 from pagoda.models.parameters import parameter_lines, parse_parameter
 
 if TYPE_CHECKING:
@@ -49,6 +50,8 @@ class Commands:
     def _set(self, text: str, arguments: Sequence[str]) -> None:
         session = self._session
         match arguments:
+            case ["parameter", name, value] if changes_nothing(name, value):
+                print(f"Parameter '{name}' changes nothing here.")
             case ["parameter", name, *values] if values:
                 session.conversation.options[name] = parse_parameter(name, values)
                 print(f"Set parameter '{name}' to '{', '.join(values)}'")

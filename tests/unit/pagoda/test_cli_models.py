@@ -84,7 +84,9 @@ def test_show_verbose_adds_metadata_and_tensors(command: Command) -> None:
 
 def test_show_a_part(command: Command) -> None:
     assert command("show", "tiny", "--template").stdout == CHAT_TEMPLATE + "\n"
-    assert command("show", "tiny", "--modelfile").stdout.splitlines()[1] == "FROM tiny:latest"
+    _, comment, base, *_ = command("show", "tiny", "--modelfile").stdout.splitlines()
+    assert comment == "# To make a model from this one instead: FROM tiny:latest"
+    assert Path(base.removeprefix("FROM ")).name == "model.gguf"
     both = command("show", "tiny", "--template", "--system")
     assert both.exit_code == 1 and "only one of" in both.stderr
 
@@ -105,6 +107,20 @@ def test_a_modelfile_makes_a_model_with_settings(command: Command, tmp_path: Pat
     assert "  System\n    Be brief.\n    Be kind.\n    ...\n" in page
     assert "  License\n    Free.\n" in page
     assert "  Parameters\n    top_k    3\n" in page
+
+
+def test_a_shown_modelfile_makes_the_model_again(command: Command, tmp_path: Path) -> None:
+    modelfile = tmp_path / "Modelfile"
+    modelfile.write_text("FROM tiny\nSYSTEM Be brief.\nPARAMETER top_k 3\nPARAMETER use_mmap true\nLICENSE Free.")
+    created = command("create", "first", "-f", str(modelfile))
+    assert "warning: line 4 of the Modelfile: PARAMETER use_mmap true changes nothing here" in created.stderr
+    modelfile.write_text(command("show", "first", "--modelfile").stdout)
+    command("rm", "tiny")
+    assert command("create", "second", "-f", str(modelfile)).stderr.splitlines()[-1] == "success"
+    first, second = command.json("show", "first"), command.json("show", "second")
+    assert (first["system"], first["parameters"]) == (second["system"], second["parameters"])
+    digests = [model["digest"] for model in command.json("list")["models"]]
+    assert len(digests) == 2 and len(set(digests)) == 1
 
 
 def test_from_is_relative_to_the_modelfile(command: Command, gguf_file: Path) -> None:

@@ -50,6 +50,9 @@ def test_every_instruction() -> None:
         ("FROM a\nRENDERER x", "RENDERER is not supported"),
         ("FROM a\n\nFORM b", "line 3 of the Modelfile: 'FORM' is no instruction"),
         ("FROM a\nPARAMETER heat 1", "line 2 of the Modelfile: unknown parameter 'heat'"),
+        ("FROM a\nPARAMETER mirostat 2", "line 2 of the Modelfile: mirostat 2 is not supported (allowed: 0)"),
+        ("FROM a\nPARAMETER typical_p 0.5", "typical_p 0.5 is not supported (allowed: 1)"),
+        ("FROM a\nPARAMETER mirostat_tau much", "mirostat_tau much is not supported (allowed: 5)"),
         ("FROM a\nPARAMETER top_k many", "top_k must be a whole number, got 'many'"),
         ("FROM a\nPARAMETER top_p", "top_p must be a number"),
         ("FROM a\nMESSAGE robot hi", "needs a role"),
@@ -62,6 +65,25 @@ def test_what_is_refused(text: str, words: str) -> None:
     with pytest.raises(ModelfileError) as refused:
         parse_modelfile(text)
     assert words in str(refused.value)
+
+
+NEUTRAL = ("mirostat 0", "mirostat_eta 0.1", "mirostat_tau 5", "mirostat_tau 5.0", "tfs_z 1", "typical_p 1.0")
+HINTS = (
+    "use_mmap true",
+    "penalize_newline false",
+    "num_gqa 8",
+    "num_keep 4",
+    "num_gpu 99",
+    "num_thread 8",
+    "numa false",
+)
+
+
+@pytest.mark.parametrize("parameter", [*NEUTRAL, *HINTS])
+def test_what_changes_nothing_is_left_out_with_a_warning(parameter: str) -> None:
+    parsed = parse_modelfile(f"FROM a\nPARAMETER {parameter}\nPARAMETER top_k 3")
+    assert parsed.settings.parameters == {"top_k": 3}
+    assert parsed.warnings == (f"line 2 of the Modelfile: PARAMETER {parameter} changes nothing here; left out",)
 
 
 # Nothing in a Modelfile stands for three quotes inside of three quotes.

@@ -1,0 +1,102 @@
+"""A chat that outgrows the window loses its oldest turns and nothing else, and is encoded a few times only."""
+
+import math
+from collections.abc import Sequence
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.errors import PromptTooLongError
+from gateway.ollama.truncation import Message, Window, cut_beginning, encode_latest
+
+
+class Encoder:
+    """As many tokens as characters, and a few for each message. What has more than `most` is not tokenized."""
+
+    def __init__(self, most: int = 10**9) -> None:
+        self.most = most
+        self.encoded: list[Sequence[Message]] = []
+
+    async def __call__(self, messages: Sequence[Message]) -> list[int]:
+        self.encoded.append(messages)
+        size = sum(len(message["content"]) + 3 for message in messages)
+        if size > self.most:
+            raise PromptTooLongError(num_prompt_tokens=self.most, window=self.most, param="messages", or_more=True)
+        return [7] * size
+
+
+def chat(*roles: str) -> list[Message]:
+    return [{"role": role, "content": f"{index}"} for index, role in enumerate(roles)]
+
+
+def conversations() -> st.SearchStrategy[list[Message]]:
+    role = st.sampled_from(["system", "user", "assistant"])
+    message = st.builds(lambda role, size: {"role": role, "content": "x" * size}, role, st.integers(0, 60))
+    return st.lists(message, min_size=1, max_size=40)
+
+
+@given(
+    messages=conversations(),
+    num_tokens=st.integers(1, 600),
+    max_tokens=st.none() | st.integers(1, 600),
+    most=st.sampled_from([40, 200, 10**9]),
+)
+@pytest.mark.asyncio
+async def test_what_is_left(messages: list[Message], num_tokens: int, max_tokens: int | None, most: int) -> None:
+    window, encode = Window(num_tokens=num_tokens, max_tokens=max_tokens), Encoder(most)
+    try:
+        prompt, num_dropped = await encode_latest(messages, encode, window)
+    except PromptTooLongError:
+        assert encode.encoded[-1][-1] == messages[-1]
+        return
+    kept = encode.encoded[-1]
+    assert len(prompt) < num_tokens
+    assert len(kept) == len(messages) - num_dropped
+    assert [each for each in kept if each["role"] == "system"] == [
+        each for each in messages if each["role"] == "system"
+    ]
+    assert kept[-1] == messages[-1]
+    if num_dropped:
+        others = [each for each in messages if each["role"] != "system"]
+        rest = [each for each in kept if each["role"] != "system"]
+        assert rest == others[num_dropped:] and rest[0]["role"] == "user"
+    else:
+        assert list(kept) == messages
+    assert len(encode.encoded) <= math.log2(len(messages)) + 3
+
+
+@pytest.mark.asyncio
+async def test_no_more_is_dropped_than_makes_room() -> None:
+    messages = chat("system", *["user", "assistant"] * 10, "user")
+    window, encode = Window(num_tokens=60, max_tokens=10), Encoder()
+    prompt, num_dropped = await encode_latest(messages, encode, window)
+    assert len(prompt) <= 50
+    longer = [messages[0], *messages[1 + num_dropped - 2 :]]
+    assert len(await Encoder()(longer)) > 50
+
+
+@pytest.mark.asyncio
+async def test_a_chat_that_fits_is_encoded_once() -> None:
+    encode = Encoder()
+    messages = chat("user", "assistant", "user")
+    assert await encode_latest(messages, encode, Window(num_tokens=13, max_tokens=100)) == ([7] * 12, 0)
+    assert len(encode.encoded) == 1
+
+
+@pytest.mark.asyncio
+async def test_an_answer_that_has_begun_keeps_its_question() -> None:
+    messages = chat("user", "assistant", "user", "assistant")
+    prompt, num_dropped = await encode_latest(messages, Encoder(), Window(num_tokens=12, max_tokens=4))
+    assert (len(prompt), num_dropped) == (8, 2)
+
+
+@given(size=st.integers(1, 300), num_tokens=st.integers(2, 200), max_tokens=st.none() | st.integers(1, 200))
+def test_a_prompt_without_turns_loses_tokens(size: int, num_tokens: int, max_tokens: int | None) -> None:
+    window, prompt = Window(num_tokens=num_tokens, max_tokens=max_tokens), list(range(size))
+    cut = list(cut_beginning(prompt, window, 1))
+    if size < num_tokens:
+        assert cut == prompt
+    else:
+        assert cut[0] == 0 and cut[1:] == prompt[size - len(cut) + 1 :]
+        assert len(cut) <= max(2, window.num_left)
