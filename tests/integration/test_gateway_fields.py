@@ -130,6 +130,7 @@ ALLOWED: Mapping[str, Any] = {
     "top_k": 5,
     "top_logprobs": 2,
     "top_p": 0.5,
+    "truncate": False,
     "truncate_prompt_tokens": 5,
     "truncation_side": "left",
     "type": "text",
