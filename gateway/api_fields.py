@@ -30,9 +30,9 @@ an absent field, and `16.0` is an integer.
 A prompt of Ollama's API that outgrows the window, the model's or `num_ctx`, loses its oldest part, and the header
 `X-Pagoda-Truncated` says how much: `/api/chat` drops whole turns, oldest first, but neither system messages nor the last turn
 (`6 messages`); `/api/generate` cuts off its beginning (`120 tokens`). What is left leaves room for `num_predict` tokens, at most
-half of the window, or a quarter of it where nothing is said. `truncate: false` makes it a 400, and so does a last turn that does not
-fit alone. OpenAI's API always answers 400, unless `truncate_prompt_tokens` says otherwise. A final message of the assistant in
-`/api/chat` is continued, as `continue_final_message` does it in OpenAI's.
+half of the window, or a quarter of it where nothing is said. `truncate: false` makes it a 400, and so does a last turn that does
+not fit alone. OpenAI's API always answers 400, unless `truncate_prompt_tokens` says otherwise. A final message of the assistant
+in `/api/chat` is continued, as `continue_final_message` does it in OpenAI's.
 
 `keep_alive` counts from the end of a model's last request. Then its workers give the memory back, and load the model again
 for the next request, which waits for it. Until a request says otherwise a model stays for ever, or as long as

@@ -15,6 +15,8 @@ from gateway.text_request import TextRequest
 from pagoda.sampling import SamplingParams
 from pagoda.sampling_defaults import OPENAI_CHAT, OPENAI_COMPLETIONS, ModelDefaults
 
+LLAMA_CPP_REPEAT_LAST_N = 64
+
 
 def chat_messages(messages: Sequence[ChatMessage]) -> list[dict[str, str]]:
     """As chat templates know them: `developer` is OpenAI's newer word for `system`, and parts are joined by line breaks."""
@@ -43,7 +45,7 @@ def chat_text_request(
     max_tokens = body.max_completion_tokens or body.max_tokens
     num_logprobs = (body.top_logprobs or 0) if body.logprobs else None
     request_only = _request_only(body, num_logprobs, body.prompt_logprobs, vocab_size)
-    choice = choose_sampling(_asked(body, max_tokens), defaults, OPENAI_CHAT, request_only)
+    choice = choose_sampling(_asked(body, max_tokens, defaults), defaults, OPENAI_CHAT, request_only)
     return _text_request(body, prompt, choice, "messages")
 
 
@@ -55,7 +57,7 @@ def completion_text_request(
     echoed = [body.logprobs] if body.echo else []
     wanted = [number for number in (body.prompt_logprobs, *echoed) if number is not None]
     request_only = _request_only(body, body.logprobs, max(wanted, default=None), vocab_size)
-    choice = choose_sampling(_asked(body, max_tokens), defaults, OPENAI_COMPLETIONS, request_only)
+    choice = choose_sampling(_asked(body, max_tokens, defaults), defaults, OPENAI_COMPLETIONS, request_only)
     return _text_request(body, prompt, choice, "prompt")
 
 
@@ -115,7 +117,7 @@ def _cut(prompt: Sequence[int], body: ChatRequest | CompletionRequest) -> Sequen
     return prompt[:limit] if body.truncation_side == "right" else prompt[-limit:]
 
 
-def _asked(body: ChatRequest | CompletionRequest, max_tokens: int | None) -> dict[str, Any]:
+def _asked(body: ChatRequest | CompletionRequest, max_tokens: int | None, defaults: ModelDefaults) -> dict[str, Any]:
     """Under the names that all sources have in common; None is left open."""
     return {
         "temperature": body.temperature,
@@ -124,12 +126,21 @@ def _asked(body: ChatRequest | CompletionRequest, max_tokens: int | None) -> dic
         "min_p": body.min_p,
         "presence_penalty": body.presence_penalty,
         "frequency_penalty": body.frequency_penalty,
-        "repeat_penalty": body.repetition_penalty,
+        **_repetition(body, defaults),
         # Any number of a client's is a seed here, -1 too.
         "seed": None if body.seed is None else seed_bits(body.seed),
         "stop": None if body.stop is None else stop_strings(body.stop),
         "num_predict": max_tokens,
     }
+
+
+def _repetition(body: ChatRequest | CompletionRequest, defaults: ModelDefaults) -> dict[str, Any]:
+    """vLLM's penalty is over all tokens, llama.cpp's over the latest, unless the model or the request says otherwise."""
+    window = body.repeat_last_n
+    if window is None and body.repeat_penalty is not None and "repeat_last_n" not in defaults.parameters:
+        window = LLAMA_CPP_REPEAT_LAST_N
+    penalty = body.repetition_penalty if body.repeat_penalty is None else body.repeat_penalty
+    return {"repeat_penalty": penalty, "repeat_last_n": window}
 
 
 def _request_only(

@@ -151,6 +151,10 @@ class _GenerationRequest(Schema):
     presence_penalty: Penalty | None = None
     frequency_penalty: Penalty | None = None
     repetition_penalty: RepetitionPenalty | None = None
+    repeat_penalty: RepetitionPenalty | None = None
+    """llama.cpp's: as repetition_penalty, but over the last repeat_last_n tokens."""
+    repeat_last_n: Annotated[Integer, Field(ge=-1, le=2**31 - 1)] | None = None
+    """How many tokens it looks at: -1 for all, 0 for none. Default: the model's own, else 64."""
     logit_bias: LogitBias | None = None
     max_tokens: Limit | None = None
     """-1 is no limit."""
@@ -173,6 +177,12 @@ class _GenerationRequest(Schema):
     keep_alive: KeepAlive | None = None
     """Ollama's: how long the model stays in memory afterwards."""
     cache_salt: Annotated[str, Field(min_length=1, max_length=128)] | None = None
+
+    @model_validator(mode="after")
+    def _one_penalty_for_repetition(self) -> Self:
+        if self.repeat_penalty is not None and self.repetition_penalty is not None:
+            raise FieldError("repeat_penalty", "not possible together with repetition_penalty; send one of them")
+        return self
 
     @model_validator(mode="after")
     def _prompt_logprobs_come_whole(self) -> Self:

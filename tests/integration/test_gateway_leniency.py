@@ -75,6 +75,13 @@ ACCEPTED: list[tuple[str, dict[str, Any], Check]] = [
     (CHAT, {"messages": [{**USER, "name": None, "tool_calls": None, "refusal": None}]}, lambda request: True),
     (CHAT, {"keep_alive": "5m"}, lambda request: request.keep_alive_s == 300),
     (COMPLETIONS, {"keep_alive": 60.0}, lambda request: request.keep_alive_s == 60),
+    (
+        CHAT,
+        {"repeat_penalty": 1.5, "repeat_last_n": 8.0},
+        lambda request: (request.sampling.repetition_penalty, request.sampling.repetition_window) == (1.5, 8),
+    ),
+    (COMPLETIONS, {"repeat_penalty": 1.5}, lambda request: request.sampling.repetition_window == 64),
+    (CHAT, {"repetition_penalty": 1.5}, lambda request: request.sampling.repetition_window == 0),
     (CHAT, {"cache_prompt": True, "typical_p": 1, "mirostat": 0, "xtc_probability": 0}, lambda request: True),
     (CHAT, {"service_tier": "flex", "store": True, "verbosity": "low", "metadata": {"a": "b"}}, lambda request: True),
     (CHAT, {"tools": [], "tool_choice": "auto", "response_format": {"type": "text"}}, lambda request: True),

@@ -145,6 +145,7 @@ async def test_a_body_of_10_megabytes(gateway: RunningGateway, path: str) -> Non
         (CHAT, {"use_beam_search": True}, "use_beam_search"),
         (CHAT, {"guided_json": {}}, "guided_json"),
         (CHAT, {"typical_p": 0.5}, "typical_p"),
+        (CHAT, {"repeat_penalty": 1.1, "repetition_penalty": 1.1}, "repeat_penalty"),
         (CHAT, {"grammar": "root ::= x"}, "grammar"),
         (CHAT, {"keep_alive": "soon"}, "keep_alive"),
         (CHAT, {"keep_alive": "24"}, "keep_alive"),
