@@ -21,6 +21,7 @@ from pagoda.keys import KeysError
 from pagoda.logging import configure_logging
 from pagoda.models.errors import ModelError
 from pagoda.models.store import ModelStore
+from pagoda.sockets import ForeignDirectoryError, make_socket_directory
 from pagoda.stop_signals import end_on_stop_signal, on_stop_signal
 from pagoda.tracing import Tracer, open_tracer
 
@@ -49,9 +50,11 @@ def main() -> int:
 
 def _run(settings: GatewaySettings, tracer: Tracer) -> int:
     try:
+        if not settings.scheduler:
+            make_socket_directory(settings.home)
         store = ModelStore(settings.home)
         app = create_app(settings, [store.get(each) for each in settings.models], tracer=tracer)
-    except (ModelError, KeysError) as error:
+    except (ModelError, KeysError, ForeignDirectoryError) as error:
         print(f"pagoda gateway: {error}", file=sys.stderr)
         return 1
     try:

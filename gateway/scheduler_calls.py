@@ -9,7 +9,7 @@ from typing import TypeVar
 
 import grpc
 
-from gateway.errors import from_grpc_code, unavailable
+from gateway.errors import ErrorKind, GatewayError, from_grpc_code, unavailable
 from gateway.inference import Load, ModelInfo
 from gateway.wire import load_from_proto, model_from_proto
 from pagoda.grpc_channel import LastingChannel
@@ -19,6 +19,14 @@ from protos.v1 import inference_pb2, inference_pb2_grpc
 LOAD_TIMEOUT_S = 600.0
 
 T = TypeVar("T")
+
+
+class NotWelcomeError(GatewayError):
+    """The scheduler refuses this gateway itself, not one of its clients: whoever runs them has to see to it."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(ErrorKind.UNAVAILABLE, "The scheduler refuses this gateway.", retry_after_s=1.0)
+        self.reason = reason
 
 
 class SchedulerCalls:
@@ -49,6 +57,8 @@ async def _or_gateway_error(call: Awaitable[T]) -> T:
     try:
         return await call
     except grpc.aio.AioRpcError as error:
+        if error.code() in (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED):
+            raise NotWelcomeError(error.details() or error.code().name) from None
         raise from_grpc_code(error.code().value[0], error.details() or error.code().name) from None
     except asyncio.CancelledError:
         if (task := asyncio.current_task()) is not None and task.cancelling():

@@ -17,7 +17,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from gateway.errors import ErrorKind, GatewayError
 from gateway.inference import Load, ModelInfo
 from gateway.open_request import OpenRequest
-from gateway.scheduler_calls import SchedulerCalls
+from gateway.scheduler_calls import NotWelcomeError, SchedulerCalls
 from gateway.scheduler_session import SchedulerSession
 from pagoda.background import end_tasks, keep_running
 from pagoda.grpc_channel import LOCAL_ONLY, LastingChannel
@@ -66,6 +66,8 @@ class SchedulerClient:
         self._num_sent_tokens = self._num_sent_sequences = 0
         """What it got since what `load` tells of: uncached tokens, and samples."""
         self._health = "not connected"
+        self._refusal = ""
+        """Why the scheduler refuses this gateway, if it does."""
         self._has_changed = asyncio.Event()
         """By its health: its workers have come or gone, so what it said of them is old."""
 
@@ -86,6 +88,8 @@ class SchedulerClient:
     @property
     def problem(self) -> str | None:
         """Why it can take no request now; None when all is well."""
+        if self._refusal:
+            return f"the scheduler at {self.address} refuses this gateway"
         if not self.is_connected:
             return f"the scheduler at {self.address} is not reachable"
         if self._health != "SERVING":
@@ -125,6 +129,8 @@ class SchedulerClient:
             try:
                 await self._ask()
                 await self._run_session()
+            except NotWelcomeError as error:
+                self._tell_refusal(error.reason)
             except GatewayError as error:
                 logger.debug("scheduler does not answer", extra={"address": self.address, "reason": error.message})
             except TimeoutError:
@@ -144,6 +150,7 @@ class SchedulerClient:
             # Its health says so too, in a stream of its own: perhaps later.
             on_shutting_down=lambda: self._set_health("shutting down"),
         )
+        self._refusal = ""
         logger.info("scheduler session open", extra={"address": self.address})
         self._listener.changed()
         tasks = [keep_running(f"health watch of {self.address}", self._keep_watching_health)]
@@ -154,6 +161,12 @@ class SchedulerClient:
         finally:
             await end_tasks(*tasks)
             self._lose(session)
+
+    def _tell_refusal(self, reason: str) -> None:
+        """Once, until it lets us in or says something else."""
+        if reason != self._refusal:
+            logger.error("scheduler refuses this gateway, trying on", extra={"address": self.address, "reason": reason})
+        self._refusal = reason
 
     def _lose(self, session: SchedulerSession) -> None:
         self._session, self.models, self.load = None, {}, None

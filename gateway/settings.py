@@ -6,6 +6,7 @@ from pydantic import ByteSize, Field, SecretStr, field_validator, model_validato
 from pydantic_settings import SettingsConfigDict
 
 from kvcache.index_url import MEMORY, check_index_url
+from pagoda.cluster_tokens import Role
 from pagoda.key_settings import KeySettings
 from pagoda.models.catalogue import DEFAULT_MODEL
 from pagoda.sampling_defaults import SamplingDefaultsMode
@@ -15,6 +16,7 @@ from pagoda.sockets import is_loopback, scheduler_address
 
 class GatewaySettings(KeySettings):
     model_config = SettingsConfigDict(env_prefix="PAGODA_GATEWAY_")
+    role = Role.GATEWAY
 
     model: str = DEFAULT_MODEL
     """The models whose text is served beside those of the store, separated by commas: names of the catalogue, or paths of GGUF

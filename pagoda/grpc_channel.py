@@ -1,4 +1,4 @@
-"""Opening gRPC channels, and the transport options that both ends of one share.
+"""Opening gRPC channels that show their tier's token with each call, and the transport options that both ends of one share.
 
 Knows nothing about services but health: callers make their own stubs.
 """
@@ -10,6 +10,7 @@ import logging
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from pagoda.token_channel import TokenChannel
 from pagoda.transport_security import ChannelFiles, TransportSecurity
 
 logger = logging.getLogger(__name__)
@@ -18,13 +19,20 @@ LOCAL_ONLY = TransportSecurity()
 """Clear text, within this machine."""
 # Tiers that start together need a moment to find each other.
 _PATIENCE_S = 5.0
-MAX_MESSAGE_BYTES = 256 * 1024 * 1024
+MAX_ANSWER_BYTES = 256 * 1024 * 1024
+"""What a client takes: a step may bring a worker many prompts at once."""
+MAX_REQUEST_BYTES = 16 * 1024 * 1024
+"""What a server takes: five million token ids and more, many times what a model reads."""
 
 Options = list[tuple[str, int | str]]
 
-MESSAGE_SIZE_OPTIONS: Options = [
-    ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
-    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+CLIENT_SIZE_OPTIONS: Options = [
+    ("grpc.max_send_message_length", MAX_ANSWER_BYTES),
+    ("grpc.max_receive_message_length", MAX_ANSWER_BYTES),
+]
+SERVER_SIZE_OPTIONS: Options = [
+    ("grpc.max_send_message_length", MAX_ANSWER_BYTES),
+    ("grpc.max_receive_message_length", MAX_REQUEST_BYTES),
 ]
 # A peer that vanished without closing (a pulled cable, a frozen host) is found by these pings within half a minute.
 KEEPALIVE_OPTIONS: Options = [
@@ -56,7 +64,11 @@ def open_channel(address: str, security: TransportSecurity = LOCAL_ONLY) -> grpc
 
 
 def _open(address: str, security: TransportSecurity, files: ChannelFiles | None) -> grpc.aio.Channel:
-    options = MESSAGE_SIZE_OPTIONS + KEEPALIVE_OPTIONS + _RECONNECT_OPTIONS + _LOCAL_OPTIONS
+    return TokenChannel(_transport(address, security, files), lambda: security.call_metadata(address))
+
+
+def _transport(address: str, security: TransportSecurity, files: ChannelFiles | None) -> grpc.aio.Channel:
+    options = CLIENT_SIZE_OPTIONS + KEEPALIVE_OPTIONS + _RECONNECT_OPTIONS + _LOCAL_OPTIONS
     if files is None:
         return grpc.aio.insecure_channel(address, options)
     if security.server_name:

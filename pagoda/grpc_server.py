@@ -9,12 +9,12 @@ import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from pagoda.grpc_channel import KEEPALIVE_OPTIONS, LOCAL_ONLY, MESSAGE_SIZE_OPTIONS, Options
-from pagoda.sockets import SocketInUseError, claim_socket, unix_path
+from pagoda.grpc_channel import KEEPALIVE_OPTIONS, LOCAL_ONLY, SERVER_SIZE_OPTIONS, Options
+from pagoda.sockets import SocketInUseError, claim_socket, private_files, unix_path
 from pagoda.transport_security import TransportSecurity
 
 _SERVER_OPTIONS: Options = [
-    *MESSAGE_SIZE_OPTIONS,
+    *SERVER_SIZE_OPTIONS,
     *KEEPALIVE_OPTIONS,
     # Clients ping an idle connection every 20 s; gRPC's default would punish them as a flood.
     ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
@@ -27,12 +27,17 @@ _SERVER_OPTIONS: Options = [
 class GrpcServer:
     """Made inside a running event loop. The empty service name is liveness: it serves from `start` until `stop`."""
 
-    def __init__(self, address: str, security: TransportSecurity = LOCAL_ONLY) -> None:
+    def __init__(
+        self,
+        address: str,
+        security: TransportSecurity = LOCAL_ONLY,
+        interceptors: Sequence[grpc.aio.ServerInterceptor] = (),
+    ) -> None:
         self.address = address
         self._security = security
         self.port: int | None = None
         """The port that was bound, for `host:0`; set by `start`. None on a unix socket."""
-        self.server: grpc.aio.Server = grpc.aio.server(options=_SERVER_OPTIONS)
+        self.server: grpc.aio.Server = grpc.aio.server(interceptors=interceptors, options=_SERVER_OPTIONS)
         self._health = health.aio.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self.server)
 
@@ -63,7 +68,10 @@ class GrpcServer:
             claim_socket(path)
         credentials = self._security.server_credentials(self.address)
         try:
-            if credentials is None:
+            if path is not None:
+                with private_files():
+                    port = self.server.add_insecure_port(self.address)
+            elif credentials is None:
                 port = self.server.add_insecure_port(self.address)
             else:
                 port = self.server.add_secure_port(self.address, credentials)

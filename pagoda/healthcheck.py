@@ -1,7 +1,7 @@
 """`python -m pagoda.healthcheck TARGET`: whether a tier can do its work, as an exit status for container health checks.
 
 A gateway is asked over HTTP, a scheduler over gRPC. A worker listens nowhere: it is healthy when its scheduler knows it.
-The check runs beside the tier, with the same environment, and so finds the same certificates.
+The check runs beside the tier, with the same environment, and so finds the same certificates and tokens.
 """
 
 import argparse
@@ -17,8 +17,10 @@ from pathlib import Path
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from pagoda.cluster_tokens import ClusterTokens, Role
 from pagoda.grpc_channel import open_channel
 from pagoda.scheduler_load import ask_load
+from pagoda.sockets import default_home
 from pagoda.transport_security import TransportSecurity
 
 TIMEOUT_S = 5.0
@@ -56,15 +58,19 @@ def told_security(tier: str) -> TransportSecurity:
     """As the tier's own settings have it. Clear text too, since the question is no secret."""
 
     def told(name: str) -> str:
-        return os.environ.get(f"PAGODA_{tier}_TLS_{name}") or os.environ.get(f"PAGODA_TLS_{name}") or ""
+        return os.environ.get(f"PAGODA_{tier}_{name}") or os.environ.get(f"PAGODA_{name}") or ""
 
-    certificate, key, authority = (Path(value) if (value := told(name)) else None for name in ("CERT", "KEY", "CA"))
+    files = (told(f"TLS_{name}") for name in ("CERT", "KEY", "CA"))
+    certificate, key, authority = (Path(value) if value else None for value in files)
     return TransportSecurity(
         certificate=certificate,
         key=key,
         authority=authority,
-        server_name=told("SERVER_NAME"),
+        server_name=told("TLS_SERVER_NAME"),
         allows_plaintext=True,
+        tokens=ClusterTokens.told(told("CLUSTER_TOKEN_FILE")),
+        home_tokens=ClusterTokens.of_home(default_home()),
+        role=Role.WORKER,
     )
 
 

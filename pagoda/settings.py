@@ -8,23 +8,22 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from pagoda import certificate_files
+from pagoda.cluster_tokens import ClusterTokenError, ClusterTokens, Role
 from pagoda.logging import LogFormat, LogLevel
+from pagoda.sockets import ForeignDirectoryError, default_home
 from pagoda.tracing import check_otlp_endpoint, default_otlp_endpoint
 from pagoda.transport_security import TransportSecurity
 
 SHARED_TLS_VARIABLES = ("PAGODA_TLS_CERT", "PAGODA_TLS_KEY", "PAGODA_TLS_CA", "PAGODA_TLS_SERVER_NAME")
 """One set for all tiers; a tier's own, such as PAGODA_WORKER_TLS_CERT, goes before."""
-
-
-def default_home() -> Path:
-    """PAGODA_HOME, or ~/.pagoda: models, sockets, logs and state."""
-    return Path(os.environ.get("PAGODA_HOME") or Path.home() / ".pagoda").expanduser()
+SHARED_TOKEN_VARIABLES = ("PAGODA_CLUSTER_TOKEN", "PAGODA_CLUSTER_TOKEN_FILE")
+"""For all tiers, likewise. The token itself has no flag: every user of the machine can read a command line."""
 
 
 def shared_file(variable: str) -> Path | None:
@@ -32,6 +31,8 @@ def shared_file(variable: str) -> Path | None:
 
 
 class TierSettings(BaseSettings):
+    role: ClassVar[Role | None] = None
+    """As what it comes to schedulers."""
     model_config = SettingsConfigDict(
         extra="forbid",
         frozen=True,
@@ -60,6 +61,10 @@ class TierSettings(BaseSettings):
     """Who signs other tiers' certificates. A scheduler that is told demands them. Every tier also reads PAGODA_TLS_CA."""
     tls_server_name: str = Field(default_factory=lambda: os.environ.get("PAGODA_TLS_SERVER_NAME", ""))
     """What a scheduler's certificate must name. Default: the host in its address. Every tier also reads PAGODA_TLS_SERVER_NAME."""
+    cluster_token_file: str = Field(default_factory=lambda: os.environ.get("PAGODA_CLUSTER_TOKEN_FILE", ""))
+    """The file with this tier's cluster token; a scheduler's files, separated by commas, have those of gateways, workers, clients.
+    Read again when it changes. Every tier also reads PAGODA_CLUSTER_TOKEN_FILE, or tokens themselves from PAGODA_CLUSTER_TOKEN.
+    Default: HOME/cluster-token, within this machine."""
     plaintext: bool = False
     """Speak to other tiers in clear text beyond this machine, where the network itself keeps others out."""
 
@@ -71,7 +76,15 @@ class TierSettings(BaseSettings):
             authority=self.tls_ca,
             server_name=self.tls_server_name,
             allows_plaintext=self.plaintext,
+            tokens=self.cluster_tokens,
+            home_tokens=ClusterTokens.of_home(self.home),
+            role=self.role,
         )
+
+    @property
+    def cluster_tokens(self) -> ClusterTokens | None:
+        """What it was told; None where that is nothing."""
+        return ClusterTokens.told(self.cluster_token_file)
 
     def check_dialling(self, addresses: Sequence[str]) -> None:
         """Of a tier that dials others: whether it may, and will know them."""
@@ -80,7 +93,10 @@ class TierSettings(BaseSettings):
                 "--tls-cert is shown to schedulers, who must be known too: set --tls-ca to who signed theirs"
             )
         for address in addresses:
-            self.security.check_dialling(address)
+            try:
+                self.security.check_dialling(address)
+            except ForeignDirectoryError as error:
+                raise ValueError(str(error)) from None
 
     @field_validator("tls_cert", "tls_key")
     @classmethod
@@ -95,6 +111,20 @@ class TierSettings(BaseSettings):
         if path is not None:
             certificate_files.check_authority(path)
         return path
+
+    @model_validator(mode="after")
+    def _has_its_token(self) -> Self:
+        if (tokens := self.cluster_tokens) is not None:
+            try:
+                tokens.read()
+            except ClusterTokenError as error:
+                raise ValueError(f"--cluster-token-file (or PAGODA_CLUSTER_TOKEN): {error}") from None
+            if self.role is not None and tokens.token_of(self.role) is None:
+                raise ValueError(
+                    f"--cluster-token-file (or PAGODA_CLUSTER_TOKEN): no token there is a {self.role}'s, which begins with "
+                    f"{self.role}-, or with no role at all"
+                )
+        return self
 
     @model_validator(mode="after")
     def _fit_together(self) -> Self:
@@ -137,6 +167,7 @@ class TierSettings(BaseSettings):
         prefix = cls.model_config.get("env_prefix", "").upper()
         _refuse_unknown(prefix, {prefix + name.upper() for name in cls.model_fields})
         _refuse_unknown("PAGODA_TLS_", set(SHARED_TLS_VARIABLES))
+        _refuse_unknown("PAGODA_CLUSTER_", set(SHARED_TOKEN_VARIABLES))
 
 
 def _refuse_unknown(prefix: str, known: set[str]) -> None:

@@ -1,13 +1,17 @@
-"""Where the unix sockets of a home are, how one is taken over from a process that is gone, and which addresses are local.
+"""Where the unix sockets of a home are, who can reach them, how one is taken over from a process that is gone, and which addresses
+are local.
 
 Knows nothing about gRPC: it deals in paths, and in the targets that gRPC understands (`unix:/path.sock`).
 """
 
 import hashlib
 import ipaddress
+import os
 import socket
 import stat
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 # The kernel's limit for a socket's path is 108 bytes on Linux and 104 elsewhere, the closing zero included.
@@ -15,8 +19,17 @@ MAX_SOCKET_PATH_BYTES = 100
 UNIX_PREFIX = "unix:"
 
 
+class ForeignDirectoryError(OSError):
+    """Another user could read or replace what is in the directory."""
+
+
 class SocketInUseError(OSError):
     """A living process listens on the socket, or something that is no socket has its name."""
+
+
+def default_home() -> Path:
+    """PAGODA_HOME, or ~/.pagoda: models, sockets, logs and state."""
+    return Path(os.environ.get("PAGODA_HOME") or Path.home() / ".pagoda").expanduser()
 
 
 def scheduler_address(home: Path, instance: str = "") -> str:
@@ -55,9 +68,71 @@ def is_local(address: str) -> bool:
     return unix_path(address) is not None or is_loopback(host.removeprefix("[").removesuffix("]"))
 
 
+@contextmanager
+def private_files() -> Iterator[None]:
+    """What is made meanwhile, a socket too, is for this user alone. For a start: the process has one mask for all its threads."""
+    before = os.umask(0o077)
+    try:
+        yield
+    finally:
+        os.umask(before)
+
+
+def make_private_directory(directory: Path) -> None:
+    """Make a directory for this user alone, or take from others what they may do in one that is there.
+
+    Raises ForeignDirectoryError for one that another user owns, and for a link: who made it could exchange what is in it.
+    """
+    for parent in reversed(directory.parents):
+        if not parent.exists():
+            with suppress(FileExistsError):
+                # Whatever the mask: who may write to a parent could exchange the directory.
+                parent.mkdir(mode=0o755)
+    with suppress(FileExistsError):
+        directory.mkdir(mode=0o700)
+    try:
+        descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    except OSError as error:
+        raise ForeignDirectoryError(f"{directory} is no directory of yours ({error.strerror}): move it away") from None
+    try:
+        status = os.fstat(descriptor)
+        if status.st_uid != os.geteuid():
+            raise ForeignDirectoryError(
+                f"{directory} belongs to another user (number {status.st_uid}), who could read and replace what is in it: "
+                "move it away, or set PAGODA_HOME to a directory of your own"
+            )
+        if status.st_mode & 0o077:
+            os.fchmod(descriptor, 0o700)
+    finally:
+        os.close(descriptor)
+
+
+def make_socket_directory(home: Path, instance: str = "") -> None:
+    """Make the directory of `scheduler_address` before anybody else can, and close it to others. Raises ForeignDirectoryError."""
+    make_private_directory(socket_directory(home, instance))
+
+
+def refuse_foreign_directory(directory: Path) -> None:
+    """Raises ForeignDirectoryError for a directory of another user, who could replace the socket in it. Root may be one."""
+    with suppress(FileNotFoundError):
+        owner = directory.stat().st_uid
+        if owner not in (0, os.geteuid()):
+            raise ForeignDirectoryError(
+                f"{directory} belongs to another user (number {owner}), who could replace the socket in it: name a socket in a "
+                "directory of your own"
+            )
+
+
 def claim_socket(path: Path) -> None:
-    """Make room for a socket: its directory exists, for this user alone, and a dead process's file is gone."""
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    """Make room for a socket: its directory exists, and a dead process's file is gone.
+
+    A directory that is missing is made for this user alone. One that somebody has chosen is left as it is, since the socket itself
+    is closed to others, unless another user owns it. Raises SocketInUseError and ForeignDirectoryError.
+    """
+    if path.parent.exists():
+        refuse_foreign_directory(path.parent)
+    else:
+        make_private_directory(path.parent)
     try:
         mode = path.lstat().st_mode
     except FileNotFoundError:

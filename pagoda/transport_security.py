@@ -1,7 +1,7 @@
-"""What protects gRPC between the tiers: certificates in files, and the places where clear text may be spoken.
+"""What protects gRPC between the tiers: certificates and tokens in files, and the places where clear text may be spoken.
 
-Makes credentials for channels and servers, and says in a sentence why a connection failed. Knows nothing about either end's
-services. A unix socket needs no protection: its directory is its user's alone.
+Makes credentials for channels and servers, and says in a sentence why a connection failed. Who may do what is decided behind the
+server's door (scheduler/door.py). A unix socket needs no TLS: the socket is its user's alone (sockets.py).
 """
 
 import logging
@@ -10,17 +10,19 @@ from pathlib import Path
 
 import grpc
 
-from pagoda.sockets import is_local, unix_path
+from pagoda.cluster_tokens import ClusterTokens, Role
+from pagoda.sockets import is_local, refuse_foreign_directory, unix_path
 
 logger = logging.getLogger(__name__)
 
 _Configuration = grpc.ServerCertificateConfiguration
+Metadata = tuple[tuple[str, str], ...]
 ChannelFiles = tuple[bytes | None, bytes | None, bytes | None]
 """The authority, the key and the certificate."""
 
 
 class InsecureAddressError(ValueError):
-    """Clear text would leave this machine, and nobody has allowed that."""
+    """Clear text would leave this machine, and nobody has allowed that; or the door would stand open to the network."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,19 +33,35 @@ class TransportSecurity:
     """What this process shows: a server always, a client when it is asked."""
     key: Path | None = None
     authority: Path | None = None
-    """Whoever it has signed is believed. A server with one demands certificates of its clients."""
+    """Its certificates are believed. A server with one demands certificates of its clients."""
     server_name: str = ""
     """What the server's certificate must name; empty is the host that was dialled."""
     allows_plaintext: bool = False
+    tokens: ClusterTokens | None = None
+    """A server's: which it believes. A client's: what it shows."""
+    home_tokens: ClusterTokens | None = None
+    """What a client shows within this machine where it has no `tokens`: no other machine is told those."""
+    role: Role | None = None
+    """A client's."""
 
     def check_listening(self, address: str) -> None:
+        """Raises InsecureAddressError."""
         if self.certificate is None and not self._may_be_clear(address):
             raise InsecureAddressError(
                 f"refusing to listen on {address} in clear text, which others on the network could read and change: "
                 "set --tls-cert and --tls-key, or allow it by name with --plaintext"
             )
+        if self.authority is None and self.tokens is None and not is_local(address):
+            raise InsecureAddressError(
+                f"refusing to listen on {address} without a cluster token, since everybody who reaches it could attach as a "
+                "worker and read prompts: make tokens with pagoda cluster-token and name their files with --cluster-token-file, "
+                "or demand certificates with --tls-ca"
+            )
 
     def check_dialling(self, address: str) -> None:
+        """Raises InsecureAddressError, and ForeignDirectoryError for a socket that another user could have put there."""
+        if (path := unix_path(address)) is not None:
+            refuse_foreign_directory(path.parent)
         if self.authority is None and not self._may_be_clear(address):
             raise InsecureAddressError(
                 f"refusing to dial {address} in clear text, which others on the network could read and change: "
@@ -65,6 +83,12 @@ class TransportSecurity:
         if self.authority is None or unix_path(address) is not None:
             return None
         return _content(self.authority), _content(self.key), _content(self.certificate)
+
+    def call_metadata(self, address: str) -> Metadata:
+        """Return what each call at that address carries: the token of this role, as its file has it now."""
+        source = self.tokens or (self.home_tokens if is_local(address) else None)
+        token = source.token_of(self.role) if source is not None and self.role is not None else None
+        return (("authorization", f"Bearer {token}"),) if token else ()
 
     def explain(self, address: str, details: str) -> str:
         """What gRPC says about a connection that failed, or what to look at where that speaks of security."""

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import logging
+import sys
 from collections.abc import AsyncIterator
 from functools import partial
 
@@ -10,13 +11,17 @@ import uvloop
 
 from kvcache.index_url import open_prefix_index
 from pagoda.background import end_tasks, keep_running
+from pagoda.cluster_tokens import HOME_TOKEN_FILE, make_token_file
 from pagoda.grpc_server import GrpcServer
+from pagoda.keys import KeysError
 from pagoda.logging import configure_logging
+from pagoda.sockets import ForeignDirectoryError, make_socket_directory, unix_path
 from pagoda.stop_signals import end_on_stop_signal, on_stop_signal
 from pagoda.tracing import SILENT_TRACER, Tracer, open_tracer
 from protos.v1 import inference_pb2_grpc, worker_pb2_grpc
 from scheduler import inference_service, worker_service
 from scheduler.counters import Counters
+from scheduler.door import Door, DoorInterceptor
 from scheduler.index_publisher import IndexPublisher
 from scheduler.loop import SchedulerLoop
 from scheduler.router import POLICIES
@@ -60,7 +65,7 @@ async def running_scheduler(
         sequences=SequenceTracing(tracer),
         counters=counters,
     )
-    server = GrpcServer(settings.address, settings.security)
+    server = GrpcServer(settings.address, settings.security, [DoorInterceptor(open_door(settings))])
     clients = inference_service.InferenceServicer(loop)
     inference_pb2_grpc.add_InferenceServiceServicer_to_server(clients, server.server)
     workers = worker_service.WorkerServicer(
@@ -88,6 +93,19 @@ async def running_scheduler(
         await publisher.close()
 
 
+def open_door(settings: SchedulerSettings) -> Door:
+    """Return who is let in. Makes the home's cluster token where that is believed and missing. Raises KeysError and OSError."""
+    tokens = settings.believed_tokens
+    if tokens is not None and tokens != settings.cluster_tokens:
+        make_token_file(settings.home / HOME_TOKEN_FILE)
+    return Door(
+        keyring=settings.keyring(open_without_keys=True),
+        tokens=tokens,
+        certificates=settings.certificate_roles,
+        is_private=unix_path(settings.address) is not None,
+    )
+
+
 async def publish_readiness(loop: SchedulerLoop, server: GrpcServer) -> None:
     """The inference service is ready while a request would be computed: some worker is attached, and we do not drain."""
     changed = asyncio.Event()
@@ -113,8 +131,14 @@ def main() -> None:
     configure_logging(settings.log_level, settings.log_format)
     end_on_stop_signal()
     logger.info("starting", extra=settings.described())
-    with open_tracer(settings.otlp_endpoint, "pagoda-scheduler") as tracer:
-        uvloop.run(serve(settings, tracer))
+    try:
+        if not settings.listen:
+            make_socket_directory(settings.home)
+        with open_tracer(settings.otlp_endpoint, "pagoda-scheduler") as tracer:
+            uvloop.run(serve(settings, tracer))
+    except (KeysError, ForeignDirectoryError) as error:
+        print(f"pagoda scheduler: {error}", file=sys.stderr)
+        sys.exit(1)
 
 
 if __name__ == "__main__":

@@ -19,9 +19,11 @@ from grpc_status import rpc_status
 from pagoda.tracing import TraceContext
 from protos.v1 import inference_pb2, inference_pb2_grpc
 from scheduler import client_messages, load_messages
+from scheduler.door import Visitor, visitor
 from scheduler.errors import InvalidRequestError, RequestError, ShuttingDownError
 from scheduler.events import Event, Failed, Finished
 from scheduler.loop import SchedulerLoop
+from scheduler.request import InferenceRequest
 
 SERVICE_NAME = inference_pb2.DESCRIPTOR.services_by_name["InferenceService"].full_name
 
@@ -92,7 +94,7 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
         context: grpc.aio.ServicerContext[inference_pb2.GenerateRequest, inference_pb2.GenerateResponse],
     ) -> AsyncIterator[inference_pb2.GenerateResponse]:
         try:
-            inference = client_messages.request_from_proto(request)
+            inference = _as_allowed(client_messages.request_from_proto(request), visitor.get())
             remaining = context.time_remaining()
             limits = [limit for limit in (inference.timeout_s, remaining) if limit is not None]
             inference = replace(
@@ -185,6 +187,14 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
             self._loop.requests.submit(client_messages.request_from_proto(message), box)
         except RequestError as error:
             box.deliver([Failed(request_id=message.request_id, error=error)])
+
+
+def _as_allowed(request: InferenceRequest, asking: Visitor) -> InferenceRequest:
+    """As HTTP would have it: whose request it is and what it shares says the API key, not the request."""
+    key = asking.key
+    return (
+        request if key is None else replace(request, tenant=key.tenant, cache_salt=key.cache_salt(request.cache_salt))
+    )
 
 
 def _trace_context(metadata: Iterable[tuple[str, str | bytes]] | None) -> TraceContext:

@@ -7,16 +7,21 @@ from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import SettingsConfigDict
 
 from kvcache.index_url import MEMORY, check_index_url
+from pagoda.certificate_roles import CertificateRoles
+from pagoda.cluster_tokens import ClusterTokens
 from pagoda.durations import parse_setting
-from pagoda.settings import TierSettings
-from pagoda.sockets import scheduler_address
+from pagoda.key_settings import KeySettings
+from pagoda.sockets import scheduler_address, unix_path
 
 
-class SchedulerSettings(TierSettings):
+class SchedulerSettings(KeySettings):
     model_config = SettingsConfigDict(env_prefix="PAGODA_SCHEDULER_")
 
     listen: str = ""
     """Where clients and workers connect: `host:port` or `unix:/path.sock`. Default: unix:HOME/run/scheduler.sock."""
+    tls_roles: str = ""
+    """Whose a certificate is that --tls-ca demands: ROLE=NAME between commas, such as worker=*.workers.example, where ROLE is
+    gateway, worker, client or any. Default: one that is named worker, worker.…, worker-… or spiffe://…/worker is a worker's."""
     max_waiting: int = Field(default=4096, ge=1)
     """Sequences that may wait; one more request is refused with a retry delay."""
     max_waiting_per_tenant: int = Field(default=1024, ge=1)
@@ -62,6 +67,28 @@ class SchedulerSettings(TierSettings):
             )
         self.security.check_listening(self.address)
         return self
+
+    @field_validator("tls_roles")
+    @classmethod
+    def _names_roles(cls, value: str) -> str:
+        CertificateRoles.parse(value)
+        return value
+
+    @property
+    def certificate_roles(self) -> CertificateRoles | None:
+        """None where no certificates are demanded."""
+        return (
+            None
+            if self.tls_ca is None or unix_path(self.address) is not None
+            else CertificateRoles.parse(self.tls_roles)
+        )
+
+    @property
+    def believed_tokens(self) -> ClusterTokens | None:
+        """Those it was told of; else that of its home, unless certificates are demanded."""
+        if self.cluster_tokens is not None or self.certificate_roles is not None:
+            return self.cluster_tokens
+        return ClusterTokens.of_home(self.home)
 
     @field_validator("keep_alive")
     @classmethod

@@ -12,6 +12,7 @@ import uvloop
 from pagoda.logging import configure_logging
 from pagoda.models.errors import ModelError
 from pagoda.models.model import Model
+from pagoda.sockets import ForeignDirectoryError, make_socket_directory
 from pagoda.stop_signals import end_on_stop_signal, on_stop_signal
 from pagoda.tracing import Tracer, open_tracer
 from protos.v1 import worker_pb2
@@ -38,9 +39,11 @@ def main() -> None:
 def _open_link(settings: WorkerSettings, epoch: int, tracer: Tracer) -> Callable[[], SchedulerLink]:
     """With its model in memory, unless it begins without; to be made in the event loop."""
     try:
+        if not settings.scheduler:
+            make_socket_directory(settings.home)
         models = LoadableModels(settings)
         loaded = load_worker(settings, models.home_model) if models.home_model else None
-    except (StartError, ModelError) as error:
+    except (StartError, ModelError, ForeignDirectoryError) as error:
         logger.error("cannot start", extra={"reason": str(error)})
         sys.exit(1)
     hello = worker_pb2.Hello(

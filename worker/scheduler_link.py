@@ -144,7 +144,9 @@ class SchedulerLink:
                 # Perhaps it is what our pages are said to hold; without that the next try may do.
                 self._held_blocks.clear()
             raise AttachError(error.details() or error.code().name) from error
-        except (TimeoutError, asyncio.InvalidStateError) as error:
+        except asyncio.InvalidStateError as error:  # The scheduler ended the stream while it was written to.
+            raise AttachError(await stream.details() or (await stream.code()).name) from error
+        except TimeoutError as error:
             raise AttachError(f"no answer within {_ATTACH_TIMEOUT_S} s") from error
         if not isinstance(answer, worker_pb2.AttachResponse) or not answer.HasField("attached"):
             raise AttachError("the scheduler ended the stream, or said something before Attached")

@@ -8,6 +8,7 @@ from typing import Literal, Self
 from pydantic import ByteSize, Field, field_validator, model_validator
 from pydantic_settings import SettingsConfigDict
 
+from pagoda.cluster_tokens import Role
 from pagoda.cores import usable_cores
 from pagoda.models.catalogue import DEFAULT_MODEL
 from pagoda.settings import TierSettings, listed
@@ -16,6 +17,7 @@ from pagoda.sockets import scheduler_address
 
 class WorkerSettings(TierSettings):
     model_config = SettingsConfigDict(env_prefix="PAGODA_WORKER_")
+    role = Role.WORKER
 
     model: str = DEFAULT_MODEL
     """The model to serve: a name of the catalogue, or the path of a GGUF file or safetensors directory. Of several, separated by

@@ -20,7 +20,7 @@ from pagoda.cores import usable_cores
 from pagoda.models.catalogue import DEFAULT_MODEL
 from pagoda.models.model import Model
 from pagoda.models.store import ModelStore
-from pagoda.settings import default_home
+from pagoda.sockets import default_home
 from worker.kernels.interface import Kernels
 from worker.kernels.select import select_kernels
 

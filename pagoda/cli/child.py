@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import BinaryIO
 
 _PR_SET_PDEATHSIG = 1
 
@@ -34,7 +35,7 @@ class Child:
     @classmethod
     async def start(cls, command: ChildCommand) -> "Child":
         """Append to the command's log. Its own session, so that Ctrl-C in the terminal reaches the parent alone."""
-        with command.log.open("ab") as log:
+        with _open_log(command.log) as log:
             process = await asyncio.create_subprocess_exec(
                 *command.arguments,
                 stdin=asyncio.subprocess.DEVNULL,
@@ -68,6 +69,13 @@ class Child:
     def kill(self) -> None:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.pid, signal.SIGKILL)
+
+
+def _open_log(path: Path) -> BinaryIO:
+    """A log names tenants and models: it is its owner's alone, also where an older one was not."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o600)
+    os.fchmod(descriptor, 0o600)
+    return os.fdopen(descriptor, "ab")
 
 
 def _die_with_parent(parent_pid: int) -> Callable[[], None] | None:

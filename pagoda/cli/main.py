@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from pagoda.cli import key_commands, model_commands
+from pagoda.cli import key_commands, model_commands, token_commands
 from pagoda.cli.chat import command as chat_command
 from pagoda.cli.doctor import command as doctor_command
 from pagoda.cli.key_commands import KeysFile
@@ -108,7 +108,8 @@ APIKey = Annotated[
     typer.Option(
         "--api-key",
         envvar=["PAGODA_API_KEY", "PAGODA_GATEWAY_API_KEY"],
-        help="One key for everything; clients must send it as a bearer token. For more: pagoda key.",
+        help="One key for everything; clients must send it as a bearer token. Every user of this machine can read a command line: "
+        "better in the environment, or made by pagoda key.",
     ),
 ]
 ListedKeys = Annotated[str | None, typer.Option("--keys", envvar="PAGODA_GATEWAY_KEYS", hidden=True)]
@@ -183,6 +184,7 @@ chat_command.register(app)
 model_commands.register(app)
 doctor_command.register(app)
 key_commands.register(app)
+token_commands.register(app)
 
 
 @app.command(context_settings=_PASS_THROUGH, help="Start a gateway alone.")

@@ -18,7 +18,7 @@ AsJSON = Annotated[bool, typer.Option("--json", help="Print JSON, for programs."
 
 
 def resolve_home(home: Path | None) -> Path:
-    from pagoda.settings import default_home
+    from pagoda.sockets import default_home
 
     return (home or default_home()).expanduser().absolute()
 

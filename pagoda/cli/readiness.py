@@ -49,12 +49,16 @@ async def wait_for_workers(
     os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
     import grpc
 
+    from pagoda.cluster_tokens import ClusterTokens, Role
     from pagoda.grpc_channel import open_channel
     from pagoda.scheduler_load import ask_load
+    from pagoda.transport_security import TransportSecurity
 
+    tokens = ClusterTokens(paths=(options.token_file(Role.GATEWAY),))
+    security = TransportSecurity(tokens=tokens, role=Role.GATEWAY)
     num_attached, trouble = 0, ""
     try:
-        async with asyncio.timeout(deadline_s), open_channel(options.scheduler_address) as channel:
+        async with asyncio.timeout(deadline_s), open_channel(options.scheduler_address, security) as channel:
             while True:
                 try:
                     load = await ask_load(channel, _ANSWER_LIMIT_S)

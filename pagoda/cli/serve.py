@@ -15,10 +15,17 @@ from pagoda.cli.fetch import fetch_model
 from pagoda.cli.readiness import NotReadyError, wait_for_gateway, wait_for_workers
 from pagoda.cli.supervisor import ChildLostError, Supervisor
 from pagoda.cli.tiers import ServeOptions, tier_commands
+from pagoda.cluster_tokens import Role, make_token_file
 from pagoda.keys import KeyEntry, KeyFile, KeysError, parse_keys
 from pagoda.models.errors import ModelError
 from pagoda.models.model import Model
-from pagoda.sockets import is_loopback, unix_path
+from pagoda.sockets import (
+    ForeignDirectoryError,
+    is_loopback,
+    make_private_directory,
+    make_socket_directory,
+    unix_path,
+)
 from pagoda.tracing import check_otlp_endpoint, default_otlp_endpoint
 
 # Longer than the tiers give their running streams (drain_grace_s), so that they end by themselves.
@@ -37,6 +44,7 @@ def run_serve(options: ServeOptions) -> int:
         check_tracing(options)
         check_models(options)
         models = [fetch_model(options.home, model) for model in options.models]
+        make_run_directory(options)
         return asyncio.run(_serve(options, models))
     except (ServeError, ModelError, ChildLostError, NotReadyError) as error:
         say(f"Error: {error}")
@@ -125,9 +133,21 @@ async def _serve(options: ServeOptions, models: Sequence[Model]) -> int:
     return signals.status
 
 
+def make_run_directory(options: ServeOptions) -> None:
+    """For this user alone, before anything is in it. Where the socket has no room in it, its directory is another one."""
+    try:
+        make_private_directory(options.home / "run")
+        make_private_directory(options.log_directory)
+        make_socket_directory(options.home, options.instance)
+    except ForeignDirectoryError as error:
+        raise ServeError(f"{error}.") from None
+
+
 def _prepare_run_directory(options: ServeOptions) -> None:
-    """The logs of the last run are kept beside those of this one."""
-    options.log_directory.mkdir(parents=True, exist_ok=True)
+    """The logs of the last run are kept beside those of this one; its tokens are not."""
+    for role in Role:
+        options.token_file(role).unlink(missing_ok=True)
+        make_token_file(options.token_file(role), role)
     for log in options.log_directory.glob("*.log"):
         log.replace(log.with_suffix(".log.1"))
 

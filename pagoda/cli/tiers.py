@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pagoda.cli.child import ChildCommand
+from pagoda.cluster_tokens import Role
 from pagoda.cores import usable_cores
 from pagoda.keys import KEYS_FILE
 from pagoda.sockets import scheduler_address
@@ -52,6 +53,10 @@ class ServeOptions:
     def scheduler_address(self) -> str:
         return scheduler_address(self.home, self.instance)
 
+    def token_file(self, role: Role) -> Path:
+        """Where the tier of that role finds its token, made anew for each start."""
+        return self.log_directory / f"{role}.token"
+
     @property
     def url(self) -> str:
         """Where this machine reaches the gateway, also when it listens on all addresses."""
@@ -67,17 +72,26 @@ def tier_commands(options: ServeOptions) -> list[ChildCommand]:
 def _gateway(options: ServeOptions) -> ChildCommand:
     flags = ["--host", options.host, "--port", str(options.port)]
     flags += ["--scheduler", options.scheduler_address, "--model", ",".join(options.models)]
-    flags += ["--keys-file", str(options.keys_file)] if options.keys_file else []
+    flags += _keys_file(options)
+    flags += ["--cluster-token-file", str(options.token_file(Role.GATEWAY))]
     flags += ["--ollama-port", str(options.ollama_port)] if options.ollama_port is not None else []
     flags += ["--sampling-defaults", options.sampling_defaults] if options.sampling_defaults else []
     flags += ["--default-max-tokens", str(options.default_max_tokens)] if options.default_max_tokens else []
-    # In the environment, since everyone on the machine can read a command line.
-    secrets = {"PAGODA_GATEWAY_API_KEY": options.api_key, "PAGODA_GATEWAY_KEYS": options.keys}
-    return _tier("gateway", options, flags, {name: value for name, value in secrets.items() if value})
+    return _tier("gateway", options, flags, _keys("GATEWAY", options))
+
+
+def _keys_file(options: ServeOptions) -> list[str]:
+    return ["--keys-file", str(options.keys_file)] if options.keys_file else []
+
+
+def _keys(tier: str, options: ServeOptions) -> dict[str, str]:
+    """In the environment, since everyone on the machine can read a command line."""
+    secrets = {f"PAGODA_{tier}_API_KEY": options.api_key, f"PAGODA_{tier}_KEYS": options.keys}
+    return {name: value for name, value in secrets.items() if value}
 
 
 def _workers(options: ServeOptions) -> list[ChildCommand]:
-    flags = ["--scheduler", options.scheduler_address]
+    flags = ["--scheduler", options.scheduler_address, "--cluster-token-file", str(options.token_file(Role.WORKER))]
     flags += ["--kv-memory", options.kv_memory] if options.kv_memory else []
     flags += ["--numerics", options.numerics] if options.numerics else []
     flags += ["--kv-dtype", options.kv_dtype] if options.kv_dtype else []
@@ -99,10 +113,11 @@ def _models_of_worker(options: ServeOptions, number: int) -> list[str]:
 
 
 def _scheduler(options: ServeOptions) -> ChildCommand:
-    flags = ["--listen", options.scheduler_address]
+    tokens = ",".join(str(options.token_file(role)) for role in Role)
+    flags = ["--listen", options.scheduler_address, "--cluster-token-file", tokens, *_keys_file(options)]
     # Joined, or a negative one would be taken for a flag.
     flags += [f"--keep-alive={options.keep_alive}"] if options.keep_alive else []
-    return _tier("scheduler", options, flags)
+    return _tier("scheduler", options, flags, _keys("SCHEDULER", options))
 
 
 def _tier(

@@ -3,9 +3,9 @@
 import asyncio
 from collections.abc import Sequence
 
-import grpc
 import psutil
 
+from pagoda.grpc_channel import open_channel
 from protos.v1 import inference_pb2, inference_pb2_grpc
 from tests.e2e.tiers import SchedulerTier, Tier, Tiers
 from tests.fakes.valkey import RealValkey
@@ -78,7 +78,7 @@ async def _freeze(tier: Tier) -> None:
 
 
 async def _load(scheduler: SchedulerTier) -> inference_pb2.GetLoadResponse:
-    async with grpc.aio.insecure_channel(scheduler.address, [("grpc.enable_http_proxy", 0)]) as channel:
+    async with open_channel(scheduler.address, scheduler.security) as channel:
         stub = inference_pb2_grpc.InferenceServiceStub(channel)
         return await stub.GetLoad(inference_pb2.GetLoadRequest(), wait_for_ready=True, timeout=200)
 

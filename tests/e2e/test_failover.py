@@ -11,11 +11,11 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
-import grpc
 import psutil
 import pytest
 import pytest_asyncio
 
+from pagoda.grpc_channel import open_channel
 from protos.v1 import inference_pb2, inference_pb2_grpc
 from tests.e2e.failover_streams import MAX_TOKENS, Answer, Asker, Clients
 from tests.e2e.tiers import Tier, Tiers
@@ -51,7 +51,7 @@ class Cluster:
         return self.gateway.metric("pagoda_moved_samples_total")
 
     async def load(self) -> inference_pb2.GetLoadResponse:
-        async with grpc.aio.insecure_channel(self.scheduler.address, [("grpc.enable_http_proxy", 0)]) as channel:
+        async with open_channel(self.scheduler.address, self.scheduler.security) as channel:
             stub = inference_pb2_grpc.InferenceServiceStub(channel)
             return await stub.GetLoad(inference_pb2.GetLoadRequest(), wait_for_ready=True)
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import httpx
+import pytest
 
 from pagoda import healthcheck
 from tests.e2e.system import until
@@ -117,7 +118,11 @@ def listens(scheduler: SchedulerTier) -> bool:
     return healthcheck.main([scheduler.address]) == 0
 
 
-def test_nothing_is_lost_when_everything_is_restarted_in_turn(home: Path, tmp_path: Path) -> None:
+def test_nothing_is_lost_when_everything_is_restarted_in_turn(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Where the health check finds the schedulers' token.
+    monkeypatch.setenv("PAGODA_HOME", str(home))
     with Tiers(home, tmp_path) as tiers, ThreadPoolExecutor(len(PROMPTS)) as pool:
         system = RollingSystem(tiers)
         for name, _ in system.workers:

@@ -17,6 +17,8 @@ import grpc
 import httpx
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from gateway.settings import GatewaySettings
+from pagoda.transport_security import TransportSecurity
 from tests.e2e.system import DEADLINE_S, NEUTRAL, free_port, read_metric, until
 
 INFERENCE_SERVICE = "protos.v1.InferenceService"
@@ -71,6 +73,8 @@ T = TypeVar("T", bound=Tier)
 
 class SchedulerTier(Tier):
     address: str
+    security: TransportSecurity
+    """As what a test comes to it: with the token of its home, which is for every role."""
 
     @property
     def is_serving(self) -> bool:
@@ -130,7 +134,7 @@ class Tiers:
         """At the address of an earlier one that is gone, or at a new one."""
         address = address or f"127.0.0.1:{free_port()}"
         tier = self._start(SchedulerTier, "scheduler", ["--listen", address, *arguments], environment)
-        tier.address = address
+        tier.address, tier.security = address, GatewaySettings(home=self._home).security
         return tier
 
     def worker(

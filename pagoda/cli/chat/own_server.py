@@ -16,6 +16,7 @@ from pagoda.background import end_tasks
 from pagoda.cli.child import Child, ChildCommand, describe_exit, last_lines
 from pagoda.cli.failure import CommandError
 from pagoda.keys import new_key
+from pagoda.sockets import make_private_directory
 
 READY_DEADLINE_S = 300.0
 _STOP_GRACE_S = 30.0
@@ -30,7 +31,7 @@ class OwnServer:
         self.url = f"http://127.0.0.1:{port}"
         self.api_key = new_key()
         self._log = home / "run" / f"chat-{port}.log"
-        self._log.parent.mkdir(parents=True, exist_ok=True)
+        make_private_directory(self._log.parent)
         self._runner = asyncio.Runner()
         self._child = self._runner.run(Child.start(_serve(model, home, port, self.api_key, self._log)))
 

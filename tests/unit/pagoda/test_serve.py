@@ -9,10 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from pagoda.cli.child import ChildCommand
 from pagoda.cli.readiness import NotReadyError, wait_for_workers
 from pagoda.cli.serve import ServeError, StopSignals, check_exposure, check_port, check_tracing
 from pagoda.cli.supervisor import Supervisor
 from pagoda.cli.tiers import ServeOptions, tier_commands
+from pagoda.cluster_tokens import Role
 from pagoda.keys import KeyEntry, KeyFile
 
 
@@ -93,11 +95,25 @@ def test_workers_have_names_and_logs_of_their_own_and_share_the_cores(
     assert "--threads" not in tier_commands(options(tmp_path))[1].arguments
 
 
-def test_the_gateway_alone_is_told_of_keys(tmp_path: Path) -> None:
-    commands = tier_commands(options(tmp_path, keys_file=tmp_path / "keys.json", keys='{"keys": []}'))
-    gateway, *others = ([*command.arguments, *command.environment] for command in commands)
-    assert "--keys-file" in gateway and "PAGODA_GATEWAY_KEYS" in gateway
-    assert not any("KEYS" in word.upper() for words in others for word in words if not word.startswith("/"))
+def test_both_doors_are_told_of_keys_and_workers_are_not(tmp_path: Path) -> None:
+    given = options(tmp_path, keys_file=tmp_path / "keys.json", keys='{"keys": []}', api_key="sesame")
+    gateway, worker, scheduler = tier_commands(given)
+    for tier in (gateway, scheduler):
+        assert "--keys-file" in tier.arguments
+        prefix = f"PAGODA_{tier.name.upper()}_"
+        assert tier.environment == {f"{prefix}KEYS": '{"keys": []}', f"{prefix}API_KEY": "sesame"}
+    assert not worker.environment and not any("keys" in word for word in worker.arguments if not word.startswith("/"))
+
+
+def test_each_tier_is_told_its_own_token_and_the_scheduler_all(tmp_path: Path) -> None:
+    def told(command: ChildCommand) -> list[Path]:
+        files = command.arguments[command.arguments.index("--cluster-token-file") + 1].split(",")
+        return [Path(file) for file in files]
+
+    given = options(tmp_path)
+    gateway, worker, scheduler = map(told, tier_commands(given))
+    assert [gateway, worker] == [[given.token_file(Role.GATEWAY)], [given.token_file(Role.WORKER)]]
+    assert set(scheduler) == {given.token_file(role) for role in Role}
 
 
 def test_traces_go_where_every_tier_is_told(tmp_path: Path) -> None:

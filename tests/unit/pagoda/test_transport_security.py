@@ -4,6 +4,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import grpc
@@ -11,6 +12,7 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from gateway.settings import GatewaySettings
+from pagoda.cluster_tokens import new_token
 from pagoda.grpc_channel import LastingChannel, open_channel
 from pagoda.grpc_server import GrpcServer
 from pagoda.healthcheck import main as check_health
@@ -35,6 +37,10 @@ def shown(files: CertificateFiles, authority: Authority | None = None) -> Transp
 
 def believing(authority: Authority) -> TransportSecurity:
     return TransportSecurity(authority=authority.path)
+
+
+def certificates_of(settings: TierSettings) -> TransportSecurity:
+    return replace(settings.security, home_tokens=None, role=None)
 
 
 @asynccontextmanager
@@ -146,7 +152,9 @@ def test_local_addresses(address: str) -> None:
 
 
 @pytest.mark.parametrize("address", ["0.0.0.0:1", "[::]:1", "10.0.0.7:1", "scheduler:1", "localhost.example:1"])
-def test_nobody_speaks_clear_text_beyond_this_machine_unless_told_to(address: str) -> None:
+def test_nobody_speaks_clear_text_beyond_this_machine_unless_told_to(
+    address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert not is_local(address)
     with pytest.raises(InsecureAddressError, match="--plaintext"):
         open_channel(address)
@@ -156,6 +164,7 @@ def test_nobody_speaks_clear_text_beyond_this_machine_unless_told_to(address: st
         WorkerSettings(scheduler=f"127.0.0.1:1,{address}")
     with pytest.raises(ValueError, match=r"refusing to dial .* --tls-ca"):
         GatewaySettings(scheduler=address)
+    monkeypatch.setenv("PAGODA_CLUSTER_TOKEN", new_token())
     assert SchedulerSettings(listen=address, plaintext=True).security.server_credentials(address) is None
     assert WorkerSettings(scheduler=address, plaintext=True).security.channel_files(address) is None
 
@@ -170,11 +179,11 @@ def test_one_set_of_variables_is_for_all_tiers(authority: Authority, monkeypatch
         WorkerSettings(scheduler=address),
         GatewaySettings(scheduler=address),
     ):
-        assert settings.security == shown(files, authority)
+        assert certificates_of(settings) == shown(files, authority)
     own = authority.issue("own")
     monkeypatch.setenv("PAGODA_WORKER_TLS_CERT", str(own.certificate))
     monkeypatch.setenv("PAGODA_WORKER_TLS_KEY", str(own.key))
-    assert WorkerSettings().security == shown(own, authority)
+    assert certificates_of(WorkerSettings()) == shown(own, authority)
 
 
 @pytest.mark.parametrize(
