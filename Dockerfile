@@ -43,7 +43,9 @@ RUN pip install --no-cache-dir --no-deps --force-reinstall .
 
 FROM base AS runtime
 RUN groupadd --gid 10001 pagoda \
-    && useradd --uid 10001 --gid 10001 --no-log-init --create-home --home-dir /var/lib/pagoda pagoda
+    && useradd --uid 10001 --gid 10001 --no-log-init --create-home --home-dir /var/lib/pagoda pagoda \
+    # New volumes that are mounted here belong to whom these do.
+    && install -d -o 10001 -g 10001 -m 0700 /var/lib/pagoda/state /etc/pagoda/tokens/gateway /etc/pagoda/tokens/worker
 USER 10001:10001
 WORKDIR /var/lib/pagoda
 VOLUME /var/lib/pagoda
@@ -60,8 +62,8 @@ HEALTHCHECK --interval=10s --timeout=10s --retries=3 --start-period=5m --start-i
     CMD ["python", "-P", "-m", "pagoda.healthcheck", "http://127.0.0.1:8000/ready"]
 ENTRYPOINT ["python", "-P", "-m", "gateway"]
 
-# Whoever reaches the scheduler may use it, unless it demands certificates: it has no keys, and belongs in a network of the
-# tiers' own. It wants to be told either of certificates (PAGODA_TLS_CERT, _KEY, _CA) or PAGODA_SCHEDULER_PLAINTEXT=true.
+# It wants to be told by what it knows gateways and workers: tokens (PAGODA_SCHEDULER_CLUSTER_TOKEN_FILE) or certificates that
+# PAGODA_TLS_CA has signed; and either of certificates of its own (PAGODA_TLS_CERT, _KEY) or PAGODA_SCHEDULER_PLAINTEXT=true.
 FROM runtime AS scheduler
 COPY --from=build-scheduler /opt/pagoda /opt/pagoda
 ENV PAGODA_SCHEDULER_LISTEN=0.0.0.0:50051
@@ -70,7 +72,8 @@ HEALTHCHECK --interval=10s --timeout=10s --retries=3 --start-period=30s --start-
     CMD ["python", "-P", "-m", "pagoda.healthcheck", "127.0.0.1:50051"]
 ENTRYPOINT ["python", "-P", "-m", "scheduler"]
 
-# The default numeric mode is compiled for the processor at the first start, and kept in the volume.
+# The default numeric mode is compiled for the processor at the first start, and kept in PAGODA_HOME/state: give that a volume of
+# the worker's own where PAGODA_HOME is shared.
 FROM runtime AS runtime-worker
 USER 0:0
 # hadolint ignore=DL3008

@@ -19,10 +19,12 @@ from typing import Any
 import httpx
 import pytest
 import typer.main
+from typer.testing import CliRunner
 
 from gateway.settings import GatewaySettings
 from pagoda import healthcheck
 from pagoda.cli.main import app
+from pagoda.cluster_tokens import make_token_file
 from pagoda.models.catalogue import find_entry
 from pagoda.settings import TierSettings
 from scheduler.settings import SchedulerSettings
@@ -68,11 +70,12 @@ def compose_container_of_two(tier: str) -> Container:
 
 @pytest.mark.parametrize("described", [compose_container, compose_container_of_two, manifest_container])
 @pytest.mark.parametrize("tier", TIERS)
-def test_settings_load(tier: str, described: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_settings_load(tier: str, described: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     told: Container = described(tier)
     assert told.arguments[:4] == ["python", "-P", "-m", tier]
+    make_tokens(told, tier, tmp_path)
     for name, value in told.environment.items():
-        monkeypatch.setenv(name, value)
+        monkeypatch.setenv(name, value.replace("/etc/pagoda", str(tmp_path)))
     settings = SETTINGS[tier].load(told.arguments[4:])
     assert str(settings.home) == HOME
     # A variable that begins like a setting of any tier is one of this tier's, and arrived.
@@ -81,6 +84,20 @@ def test_settings_load(tier: str, described: Any, monkeypatch: pytest.MonkeyPatc
     assert set(other) - {"PAGODA_HOME"} <= set(image("base").environment)
     told_names = {name.removeprefix(prefix).lower() for name in told.environment if name.startswith(prefix)}
     assert told_names == settings.model_fields_set - {"home"}
+
+
+def make_tokens(told: Container, tier: str, directory: Path) -> None:
+    """Where /etc/pagoda is that directory."""
+    for file in told.environment[f"PAGODA_{tier.upper()}_CLUSTER_TOKEN_FILE"].split(","):
+        make_token_file(Path(file.replace("/etc/pagoda", str(directory))))
+
+
+def make_tokens_as_compose_does(here: "Here") -> None:
+    service = resolved_compose()["services"]["cluster-tokens"]
+    made = CliRunner().invoke(
+        app, [here.text("gateway", word) for word in (service["entrypoint"][1], *service["command"])]
+    )
+    assert made.exit_code == 0, made.output
 
 
 def pulls() -> list[list[str]]:
@@ -201,6 +218,7 @@ def test_the_system_starts_serves_and_stops() -> None:
         home = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="pagoda-")))
         valkey = stack.enter_context(real_valkey(home))
         here = Here(home=home, model=str(write_tiny_gguf(give_native_code(home) / "tiny.gguf")), valkey=valkey.url)
+        make_tokens_as_compose_does(here)
         told = {service: compose_container_of_two(service) for service in (*SCHEDULERS, "worker", "gateway")}
         running = {service: stack.enter_context(started(here, service, told[service])) for service in told}
         for service in told:
@@ -211,7 +229,7 @@ def test_the_system_starts_serves_and_stops() -> None:
             http.headers["Authorization"] = f"Bearer {KEY}"
             text = completion(http)
             assert "vllm:generation_tokens_total" in http.get("/metrics").text
-            (with_worker,) = [service for service in SCHEDULERS if has_worker(here.scheduler(service))]
+            (with_worker,) = [service for service in SCHEDULERS if has_worker(here, service)]
             running.pop(with_worker).kill()
             assert completion(http) == text
 
@@ -228,8 +246,12 @@ def completion(http: httpx.Client) -> str:
     return text
 
 
-def has_worker(scheduler: str) -> bool:
-    return healthcheck.main([scheduler, "--worker", socket.gethostname()]) == 0
+def has_worker(here: Here, service: str) -> bool:
+    """As the worker's own health check would find out, of this one scheduler."""
+    told = compose_container_of_two("worker")
+    environment = here.environment("worker", told) | {"PAGODA_WORKER_SCHEDULER": here.scheduler(service)}
+    command = here.command("worker", told.healthcheck)
+    return subprocess.run(command, env=environment, cwd=here.home, capture_output=True, timeout=200).returncode == 0
 
 
 def test_with_tls_a_scheduler_is_probed_as_the_manifests_say(tmp_path: Path) -> None:
@@ -247,6 +269,7 @@ def test_with_tls_a_scheduler_is_probed_as_the_manifests_say(tmp_path: Path) -> 
         | {"PAGODA_SCHEDULER_PREFIX_INDEX": "memory"},
         healthcheck=described["livenessProbe"]["exec"]["command"],
     )
+    make_tokens(told, "scheduler", tmp_path)
     with started(here, "scheduler", told) as running:
         wait_until_healthy(here, "scheduler", told, running)
         assert healthcheck.main([here.scheduler("scheduler")]) == 1, "it answers in clear text"

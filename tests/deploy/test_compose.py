@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from tests.deploy.compose import KEY, TWO_SCHEDULERS, compose_config, resolved_compose
-from tests.deploy.image import HOME, REPOSITORY
+from tests.deploy.image import HOME, REPOSITORY, image
+from worker.settings import WorkerSettings
 
 TIERS = ("gateway", "scheduler", "worker")
 
@@ -40,7 +41,7 @@ def test_the_example_names_each_variable_and_only_those() -> None:
 
 def test_all_that_was_asked_for_is_there(services: dict[str, Any]) -> None:
     watching = {"otel-collector", "jaeger", "prometheus", "grafana"}
-    assert set(services) == {"model", *TIERS, "valkey", *watching}
+    assert set(services) == {"cluster-tokens", "model", *TIERS, "valkey", *watching}
 
 
 def test_a_second_scheduler_is_one_file_more(services: dict[str, Any]) -> None:
@@ -66,7 +67,7 @@ def test_ports_are_published_on_loopback_only(services: dict[str, Any]) -> None:
 
 
 def test_the_tiers_run_without_privileges(services: dict[str, Any]) -> None:
-    for name in ("model", *TIERS):
+    for name in ("cluster-tokens", "model", *TIERS):
         service = services[name]
         assert service["read_only"] and service["cap_drop"] == ["ALL"] and service["init"]
         assert "user" not in service  # the image's, which is not root
@@ -74,12 +75,40 @@ def test_the_tiers_run_without_privileges(services: dict[str, Any]) -> None:
 
 def test_the_model_is_fetched_before_anyone_needs_it(services: dict[str, Any]) -> None:
     assert services["model"]["entrypoint"] == ["pagoda", "pull"]
-    mounts = [service["volumes"] for service in (services["model"], services["gateway"], services["worker"])]
-    assert all(mount == mounts[0] for mount in mounts)
-    assert (mounts[0][0]["source"], mounts[0][0]["target"]) == ("models", HOME)
+    for name in ("model", "gateway", "worker"):
+        assert mounts(services[name])[HOME] == ("models", False)
     for name in ("gateway", "worker"):
         assert services[name]["depends_on"]["model"]["condition"] == "service_completed_successfully"
         assert services[name]["environment"][f"PAGODA_{name.upper()}_MODEL"] == services["model"]["command"][0]
+
+
+def mounts(service: dict[str, Any]) -> dict[str, tuple[str, bool]]:
+    """By their place: which volume, and whether it can only be read."""
+    return {mount["target"]: (mount["source"], mount.get("read_only", False)) for mount in service["volumes"]}
+
+
+def test_code_that_the_worker_compiled_is_in_no_volume_of_the_gateway(services: dict[str, Any]) -> None:
+    ours, theirs = mounts(services["worker"]), mounts(services["gateway"])
+    assert ours[f"{HOME}/state"] == ("worker-state", False)
+    assert "worker-state" not in str(theirs) and "worker-state" not in str(services["model"])
+    assert WorkerSettings(home=Path(HOME)).native_directory == Path(HOME, "state", "kernels")
+
+
+def test_each_tier_has_its_own_token_and_only_the_scheduler_both(services: dict[str, Any]) -> None:
+    maker = services["cluster-tokens"]
+    made = dict(word.split("=") for word in maker["command"])
+    assert maker["entrypoint"] == ["pagoda", "cluster-token"] and set(made) == {"gateway", "worker"}
+    for tier, roles in {"gateway": ["gateway"], "worker": ["worker"], "scheduler": ["gateway", "worker"]}.items():
+        told = services[tier]["environment"][f"PAGODA_{tier.upper()}_CLUSTER_TOKEN_FILE"]
+        assert told.split(",") == [made[role] for role in roles]
+        found = {place: mount for place, mount in mounts(services[tier]).items() if "token" in place}
+        places = [str(Path(made[role]).parent) for role in roles]
+        assert found == {place: (f"{role}-token", True) for place, role in zip(places, roles, strict=True)}
+        assert all(mounts(maker)[place] == (f"{role}-token", False) for place, role in zip(places, roles, strict=True))
+        # New volumes belong to whom the image's own directory does.
+        assert all(place in " ".join(image("runtime").steps) for place in places)
+    assert services["scheduler"]["depends_on"]["cluster-tokens"]["condition"] == "service_completed_successfully"
+    assert all("scheduler" in services[tier]["depends_on"] for tier in ("gateway", "worker"))
 
 
 def test_who_waits_for_health_waits_for_someone_who_tells_it(services: dict[str, Any]) -> None:
@@ -110,5 +139,5 @@ def test_images_have_the_version_of_the_project(services: dict[str, Any]) -> Non
     project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
     for tier in TIERS:
         assert services[tier]["image"] == f"pagoda-{tier}:{project['version']}"
-    others = [service["image"] for name, service in services.items() if name not in ("model", *TIERS)]
+    others = [service["image"] for name, service in services.items() if name not in ("cluster-tokens", "model", *TIERS)]
     assert all(":" in image and not image.endswith(":latest") for image in others)

@@ -6,6 +6,7 @@ from typing import Any
 import kubernetes_validate
 import pytest
 
+from pagoda.cluster_tokens import ClusterTokens, Role
 from tests.deploy.image import HOME, REPOSITORY, image
 from tests.deploy.manifests import (
     DIRECTORY,
@@ -64,6 +65,27 @@ def test_with_tls_nobody_speaks_clear_text() -> None:
         secrets = [volume["secret"]["secretName"] for volume in pod(workload)["volumes"] if volume["name"] == "tls"]
         assert secrets == [f"{tier}-tls"]
         assert all("grpc" not in container.get(f"{kind}Probe", {}) for kind in ("startup", "liveness", "readiness"))
+
+
+@pytest.mark.parametrize(
+    ("tier", "roles"),
+    [("gateway", ["gateway"]), ("worker", ["worker"]), ("scheduler", ["gateway", "worker"])],
+)
+def test_no_pod_starts_without_its_own_tiers_token(tier: str, roles: list[str]) -> None:
+    workload = next(found for found in workloads() if found["metadata"]["name"] == tier)
+    (container,) = pod(workload)["containers"]
+    (mount,) = [each for each in container["volumeMounts"] if each["name"] == "tokens"]
+    told = environment(container)[f"PAGODA_{tier.upper()}_CLUSTER_TOKEN_FILE"].split(",")
+    assert mount["readOnly"] and told == [f"{mount['mountPath']}/{role}" for role in roles]
+    (volume,) = [each["secret"] for each in pod(workload)["volumes"] if each["name"] == "tokens"]
+    assert volume["secretName"] == "cluster-tokens" and "optional" not in volume
+    assert volume["items"] == [{"key": role, "path": role} for role in roles]
+    # Its group is the pod's (fsGroup); nobody else may read it.
+    assert volume["defaultMode"] == 0o440 and pod(workload)["securityContext"]["fsGroup"]
+    assert all("tokens" not in str(other.get("volumeMounts")) for other in pod(workload).get("initContainers", []))
+    tokens = ClusterTokens(text=" ".join(named("Secret", "cluster-tokens")["stringData"].values()))
+    tokens.read()
+    assert all(tokens.token_of(Role(role)) for role in roles)
 
 
 def test_all_tiers_and_the_index_are_there() -> None:
