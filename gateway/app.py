@@ -32,6 +32,7 @@ from gateway.served_model import ServedModel
 from gateway.served_models import ServedModels
 from gateway.settings import GatewaySettings
 from gateway.state import GatewayState
+from gateway.template_renderer import shared_renderer
 from gateway.tracing import TraceRequests
 from kvcache.index_url import open_prefix_index
 from pagoda.models.blobs import BlobStore
@@ -67,6 +68,7 @@ def create_app(
     tracer: Tracer = SILENT_TRACER,
 ) -> FastAPI:
     """Loads the models' tokenizers and templates; connects to the scheduler when the app starts."""
+    shared_renderer().start()
     policy = SamplingPolicy(
         mode=settings.sampling_defaults, max_tokens=settings.default_max_tokens, catalogue=catalogue
     )
@@ -121,6 +123,7 @@ def _build_state(
         sampling_policy=policy,
         max_body_bytes=settings.max_body_bytes,
         strict_fields=settings.strict_fields,
+        trust_request_chat_template=settings.trust_request_chat_template,
         started_at=time.time(),
     )
 

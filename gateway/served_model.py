@@ -12,9 +12,10 @@ from enum import Enum
 from functools import partial
 from typing import Any, TypeVar
 
-from gateway.chat_template import ChatTemplate, ChatTemplateError
+from gateway.chat_template import ChatTemplate, NoTemplateError
 from gateway.errors import InvalidRequestError, PromptTooLongError
 from gateway.prompt_bound import Keep, PromptBound, TextTooLongError
+from gateway.template_renderer import ChatTemplateError, rendering_threads
 from gateway.template_variables import template_variables
 from gateway.tokenizer import SHORT_CHARACTERS, Tokenizer
 from pagoda.models.catalogue import with_tag
@@ -26,8 +27,8 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-MESSAGE_CHARACTERS = 64
-"""A message costs as much as that many characters of text, whatever it says."""
+MAX_REQUEST_TEMPLATE_CHARACTERS = 1 << 16
+"""Of a template that comes with a request; those of models may have more (template_renderer.py)."""
 
 # Of their own: long texts wait for each other, and nothing else waits for them.
 _encoding_threads = ThreadPoolExecutor(max_workers=max(2, os.cpu_count() or 1), thread_name_prefix="encode")
@@ -42,7 +43,10 @@ class ChatEnding(Enum):
 
 
 class ServedModel:
-    """`chat_template` is None for a base model, which completes text but does not chat."""
+    """`chat_template` is None for a base model, which completes text but does not chat.
+
+    It is None too for a model whose template is not valid; then `template_problem` says why.
+    """
 
     def __init__(
         self,
@@ -52,12 +56,14 @@ class ServedModel:
         settings: ModelSettings,
         special_texts: Mapping[str, str],
         defaults: ModelDefaults = NO_DEFAULTS,
+        template_problem: str | None = None,
     ) -> None:
         self.model = model
         self.tokenizer = tokenizer
         self.chat_template = chat_template
         self.settings = settings
         self.defaults = defaults
+        self.template_problem = template_problem
         self._special_texts = special_texts
 
     @classmethod
@@ -70,14 +76,22 @@ class ServedModel:
                 chat_template = ChatTemplate(settings.template, special_texts, tokenizer)
             else:
                 chat_template = ChatTemplate.load(model, tokenizer)
+        except NoTemplateError:
+            logger.info("model has no chat template", extra={"model": model.name})
+            return cls(model, tokenizer, None, settings, special_texts, defaults)
         except ChatTemplateError as error:
             logger.warning("model cannot chat", extra={"model": model.name, "reason": str(error)})
-            return cls(model, tokenizer, None, settings, special_texts, defaults)
+            return cls(model, tokenizer, None, settings, special_texts, defaults, str(error))
         return cls(model, tokenizer, chat_template, settings, special_texts, defaults)
 
     @property
     def name(self) -> str:
         return self.model.name
+
+    @property
+    def has_no_template(self) -> bool:
+        """Whether it is a base model, rather than one whose template is not valid."""
+        return self.chat_template is None and self.template_problem is None
 
     @property
     def tagged_name(self) -> str:
@@ -114,9 +128,14 @@ class ServedModel:
         encode = partial(self.tokenizer.encode, add_special_tokens=add_special_tokens, bound=bound)
         return await _run(lambda: [encode(text) for text in texts], sum(map(len, texts)), "prompt")
 
-    def template(self, source: str) -> ChatTemplate:
-        """Another template for this model; ChatTemplateError where it is not valid."""
-        return ChatTemplate(source, self._special_texts, self.tokenizer)
+    async def template(self, source: str) -> ChatTemplate:
+        """Compile another template for this model, which came with a request; ChatTemplateError where it is not valid."""
+        if len(source) > MAX_REQUEST_TEMPLATE_CHARACTERS:
+            raise ChatTemplateError(
+                f"it has {len(source)} characters; at most {MAX_REQUEST_TEMPLATE_CHARACTERS} are allowed in a request"
+            )
+        compiled = partial(ChatTemplate, source, self._special_texts, self.tokenizer, is_foreign=True)
+        return await asyncio.get_running_loop().run_in_executor(rendering_threads, compiled)
 
     def conversation(self, messages: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
         """With the model's own opening messages in front, and its system prompt where the conversation has none."""
@@ -133,25 +152,48 @@ class ServedModel:
         template: ChatTemplate | None = None,
         *,
         keep: Keep = Keep.ALL,
+        thinks: bool | None = None,
     ) -> list[int]:
-        """With the model's own template, unless there is another for this request."""
-        template = template or self.chat_template
-        if template is None:
-            raise InvalidRequestError(
-                f"The model `{self.name}` has no chat template, so it cannot chat; use completions.", param="messages"
-            )
-        encode = partial(
-            template.encode,
+        """Return the prompt's token ids, with the model's own template unless there is another for this request.
+
+        Rendering is always done elsewhere: what it costs is not known before.
+        """
+        template = template or self._own_template()
+        if thinks and not template.can_think:
+            raise no_thinking(self.name)
+        render = partial(
+            template.prompt,
             messages,
             add_generation_prompt=ending is ChatEnding.BEGUN,
             continue_final_message=ending is ChatEnding.CONTINUED,
-            bound=PromptBound(max_tokens=self.max_window, keep=keep),
+            thinks=thinks,
         )
-        size = sum(MESSAGE_CHARACTERS + len(message["content"]) for message in messages)
         try:
-            return await _run(encode, size, "messages")
+            prompt = await asyncio.get_running_loop().run_in_executor(rendering_threads, render)
         except ChatTemplateError as error:
             raise InvalidRequestError(f"The chat template refuses these messages: {error}", param="messages") from None
+        bound = PromptBound(max_tokens=self.max_window, keep=keep)
+        return await _run(lambda: template.encode_prompt(prompt, bound=bound), len(prompt.text), "messages")
+
+    def _own_template(self) -> ChatTemplate:
+        if self.chat_template is not None:
+            return self.chat_template
+        if self.template_problem is not None:
+            raise InvalidRequestError(
+                f"The model `{self.name}` cannot chat: {self.template_problem}.", param="messages"
+            )
+        raise InvalidRequestError(
+            f"The model `{self.name}` has no chat template, so it cannot chat; use completions.", param="messages"
+        )
+
+
+def no_thinking(name: str) -> InvalidRequestError:
+    """The error for a client that asks a model to think which cannot be told to."""
+    return InvalidRequestError(
+        f"`{name}` does not support thinking: its chat template does not ask for it. Leave think or enable_thinking out, "
+        f"or send false.",
+        param="chat_template_kwargs",
+    )
 
 
 async def _run(encode: Callable[[], T], num_characters: int, field: str) -> T:

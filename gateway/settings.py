@@ -36,6 +36,8 @@ class GatewaySettings(KeySettings):
     """Names, separated by commas, by which a server on loopback may be addressed beside local ones."""
     max_body_bytes: ByteSize = Field(default=ByteSize(8 * 1024 * 1024), gt=0)
     """Longer request bodies are refused."""
+    trust_request_chat_template: bool = False
+    """Allow a template in a request to keys without the scope `admin` too: each is code of whoever sends it."""
     strict_fields: bool = False
     """Refuse requests that have a field which their API does not, in place of naming it in X-Pagoda-Ignored."""
     sampling_defaults: SamplingDefaultsMode = "model"

@@ -39,6 +39,7 @@ class GatewayState:
     sampling_policy: SamplingPolicy
     max_body_bytes: int
     strict_fields: bool
+    trust_request_chat_template: bool
     started_at: float
     """Unix time."""
     addresses: list[str] = field(default_factory=list)

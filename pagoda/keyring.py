@@ -32,6 +32,7 @@ class Caller:
     key_name: str = ""
     tenant: str = ""
     is_isolated: bool = False
+    scopes: tuple[Scope, ...] = tuple(Scope)
 
     def cache_salt(self, asked: str) -> str:
         """Under which prefixes are cached. No tenant can ask for the salt of one that is isolated."""
@@ -92,7 +93,7 @@ class Keyring:
                 f"This needs the scope '{needed}', which the API key '{entry.name}' has not: "
                 f"it has {', '.join(entry.scopes)}.",
             )
-        return Caller(key_name=entry.name, tenant=entry.tenant, is_isolated=entry.isolated)
+        return Caller(key_name=entry.name, tenant=entry.tenant, is_isolated=entry.isolated, scopes=tuple(entry.scopes))
 
     def _entries(self) -> tuple[KeyEntry, ...]:
         return (*self._fixed, *self._watched.entries())

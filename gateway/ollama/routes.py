@@ -10,7 +10,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from gateway.api_document import reads
 from gateway.errors import Dialect, ErrorKind, GatewayError, InvalidRequestError, error_body
 from gateway.ollama import convert, model_objects
-from gateway.ollama.prompts import encode_prompt, refuse_go_template
+from gateway.ollama.prompts import encode_prompt, refuse_go_template, refuse_template_of
 from gateway.ollama.replies import ChatReply, GenerateReply, Reply
 from gateway.ollama.schemas import ChatRequest, GenerateRequest
 from gateway.ollama.truncation import Window, cut_beginning, encode_latest
@@ -49,6 +49,8 @@ async def generate(request: Request) -> Response:
     state = state_of(request)
     body = await state.read_body(request, GenerateRequest)
     model = await _find(state, body.model)
+    if body.template and not state.trust_request_chat_template:
+        refuse_template_of(request.state.caller)
     refuse_go_template(body.template or "")
     convert.check_context(body.context or (), model.tokenizer.vocab_size)
     if not body.prompt:
@@ -83,7 +85,7 @@ async def chat(request: Request) -> Response:
     messages = model.conversation(convert.chat_messages(body.messages))
     # An answer that has begun is continued.
     ending = ChatEnding.CONTINUED if messages[-1]["role"] == "assistant" else ChatEnding.BEGUN
-    encode = partial(model.encode_chat, ending=ending)
+    encode = partial(model.encode_chat, ending=ending, thinks=body.think)
     if body.truncate is False:
         prompt = await encode(messages)
     else:

@@ -49,9 +49,7 @@ class Options(Schema):
 
 # shift says what to do with an answer that outgrows the window. Here such an answer always ends.
 _HINTS = frozenset({"shift"})
-_NEUTRAL: Mapping[str, tuple[Any, ...]] = MappingProxyType(
-    {"_debug_render_only": (False,), "format": ("",), "think": (False,)}
-)
+_NEUTRAL: Mapping[str, tuple[Any, ...]] = MappingProxyType({"_debug_render_only": (False,), "format": ("",)})
 
 
 class _GenerationRequest(Schema):
@@ -63,6 +61,8 @@ class _GenerationRequest(Schema):
     options: Options | None = None
     logprobs: bool | None = None
     top_logprobs: NumLogprobs | None = None
+    think: Annotated[bool, described("true or false: levels are not supported yet")] | None = None
+    """Whether the model thinks before it answers, for a template that asks."""
     truncate: bool | None = None
     """Whether a prompt that outgrows the window loses its oldest part; false refuses it."""
 
@@ -90,6 +90,8 @@ class GenerateRequest(_GenerationRequest):
 
     @model_validator(mode="after")
     def _raw_is_raw(self) -> Self:
+        if self.raw and self.think:
+            raise FieldError("think", "raw mode has no template that could be told to think")
         for name in ("template", "system", "context"):
             if self.raw and getattr(self, name):
                 raise FieldError(name, "raw mode does not support template, system, or context")

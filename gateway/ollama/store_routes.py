@@ -15,7 +15,7 @@ from starlette.responses import JSONResponse, Response
 
 from gateway.api_document import reads
 from gateway.errors import Dialect, ErrorKind, GatewayError, InvalidRequestError, error_body, from_model_error
-from gateway.ollama.prompts import refuse_go_template
+from gateway.ollama.prompts import check_template
 from gateway.ollama.schemas import CopyRequest, CreateRequest, DeleteRequest, PullRequest, ShowRequest
 from gateway.pulls import Pull, PullStoppedError
 from gateway.state import GatewayState, state_of
@@ -75,7 +75,8 @@ async def pull(request: Request) -> Response:
 async def create(request: Request) -> Response:
     state = state_of(request)
     body = await state.read_body(request, CreateRequest)
-    refuse_go_template(body.template or "")
+    if body.template:
+        await check_template(body.template)
     state.store.canonical_name(body.model_name)  # refuses what is no name
     _refuse_if_named(state, body.model_name, "replaced")
     make = await asyncio.to_thread(_maker, state, body)

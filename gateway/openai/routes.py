@@ -47,7 +47,7 @@ async def chat_completions(request: Request) -> Response:
     body = await state.read_body(request, ChatRequest)
     model = await state.models.find(body.model or None)
     messages = model.conversation(convert.chat_messages(body.messages))
-    prompt = await model.encode_chat(messages, convert.chat_ending(body), keep=convert.kept(body))
+    prompt = await model.encode_chat(messages, convert.chat_ending(body), keep=convert.kept(body), thinks=body.thinks)
     text_request = convert.chat_text_request(body, prompt, model.tokenizer.vocab_size, model.defaults)
     fitted = await state.generator.fit(model, [text_request])
     reply = ChatReply(convert.reply_form(body, model.name, logprobs=bool(body.logprobs)), fitted)

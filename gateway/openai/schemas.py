@@ -71,7 +71,6 @@ _CHAT_NEUTRAL: Mapping[str, tuple[Any, ...]] = MappingProxyType(
         "add_special_tokens": (False, True),
         "audio": (),
         "chat_template": (),
-        "chat_template_kwargs": ({},),
         "documents": ([],),
         "echo": (False,),
         "function_call": ("none",),
@@ -80,7 +79,6 @@ _CHAT_NEUTRAL: Mapping[str, tuple[Any, ...]] = MappingProxyType(
         "mm_processor_kwargs": ({},),
         "modalities": (["text"],),
         "prediction": (),
-        "reasoning_effort": ("none",),
         "tool_choice": ("none", "auto"),
         "tools": ([],),
         "web_search_options": (),
@@ -241,6 +239,18 @@ class ChatMessage(Schema):
         return self
 
 
+def _check_template_kwargs(kwargs: dict[str, Any]) -> dict[str, Any]:
+    for name, value in kwargs.items():
+        if name != "enable_thinking":
+            raise ValueError(f"supports enable_thinking only, got {name[:40]!r}")
+        if value is not None and not isinstance(value, bool):
+            raise ValueError("enable_thinking must be true or false")
+    return kwargs
+
+
+TemplateKwargs = Annotated[dict[str, Any], AfterValidator(_check_template_kwargs)]
+
+
 class ChatRequest(_GenerationRequest):
     neutral = _CHAT_NEUTRAL
 
@@ -251,6 +261,21 @@ class ChatRequest(_GenerationRequest):
     add_generation_prompt: bool | None = None
     """Whether the prompt ends where the template begins an answer; true unless the final message is continued."""
     continue_final_message: bool | None = None
+    chat_template_kwargs: TemplateKwargs | None = None
+    """Only `enable_thinking`: whether the model thinks before it answers, for a template that asks."""
+    reasoning_effort: Annotated[Literal["none"], described('"none": other efforts are not supported yet')] | None = None
+    """The same as `enable_thinking: false`."""
+
+    @property
+    def thinks(self) -> bool | None:
+        asked = (self.chat_template_kwargs or {}).get("enable_thinking")
+        return False if self.reasoning_effort == "none" else asked
+
+    @model_validator(mode="after")
+    def _no_effort_is_no_thinking(self) -> Self:
+        if self.reasoning_effort == "none" and (self.chat_template_kwargs or {}).get("enable_thinking"):
+            raise FieldError("reasoning_effort", 'must not be "none" together with enable_thinking')
+        return self
 
     @model_validator(mode="after")
     def _an_answer_has_a_token(self) -> Self:
@@ -318,7 +343,6 @@ class TokenizeChatRequest(Schema):
         {
             "add_special_tokens": (False, True),
             "chat_template": (),
-            "chat_template_kwargs": ({},),
             "tools": ([],),
         }
     )
@@ -327,7 +351,14 @@ class TokenizeChatRequest(Schema):
     messages: Annotated[list[ChatMessage], Field(min_length=1)]
     add_generation_prompt: bool | None = None
     continue_final_message: bool | None = None
+    chat_template_kwargs: TemplateKwargs | None = None
+    """Only `enable_thinking`, as for chat completions."""
     return_token_strs: bool | None = None
+
+    @property
+    def thinks(self) -> bool | None:
+        thinks: bool | None = (self.chat_template_kwargs or {}).get("enable_thinking")
+        return thinks
 
 
 class DetokenizeRequest(Schema):

@@ -54,7 +54,7 @@ async def detokenize(request: Request) -> Response:
 async def _encode(body: TokenizeChatRequest | TokenizePromptRequest, model: ServedModel) -> list[int]:
     if isinstance(body, TokenizeChatRequest):
         messages = model.conversation(convert.chat_messages(body.messages))
-        return await model.encode_chat(messages, convert.chat_ending(body))
+        return await model.encode_chat(messages, convert.chat_ending(body), thinks=body.thinks)
     return await model.encode_text(
         body.prompt,
         add_special_tokens=body.add_special_tokens is not False,

@@ -16,15 +16,17 @@ _GO_TEMPLATE = re.compile(r"\{\{-?\s*(?:\.|\$|(?:range|end|if|else|with|block|de
 
 
 def chat_template_text(model: Model) -> str | None:
-    """The one in the model's files; None for a base model."""
-    if model.format is ModelFormat.GGUF:
-        with GGUFFile(model.path) as file:
-            return _default(file.metadata.get(GGUF_TEMPLATE_KEY))
-    # A file of its own is the newer way and wins over the entry in tokenizer_config.json, as in transformers.
-    own_file, config = model.path / "chat_template.jinja", model.path / "tokenizer_config.json"
-    if own_file.exists():
-        return own_file.read_text(encoding="utf-8")
-    return _default(read_json(config).get("chat_template")) if config.exists() else None
+    """Return the one in the model's files; None for a base model."""
+    entry = _entry(model)
+    text = _named(entry).get("default") if isinstance(entry, list) else entry
+    return text if isinstance(text, str) else None
+
+
+def other_template_names(model: Model) -> list[str]:
+    """Return the names of a model's templates where it has several and none is the default one."""
+    entry = _entry(model)
+    names = _named(entry) if isinstance(entry, list) else {}
+    return [] if "default" in names else [str(name) for name in names]
 
 
 def is_go_template(text: str) -> bool:
@@ -32,9 +34,17 @@ def is_go_template(text: str) -> bool:
     return _GO_TEMPLATE.search(text) is not None
 
 
-def _default(template: Any) -> str | None:
+def _entry(model: Model) -> Any:
     """One template, or a list of named ones."""
-    if isinstance(template, list):
-        named = {entry.get("name"): entry.get("template") for entry in template if isinstance(entry, dict)}
-        template = named.get("default")
-    return template if isinstance(template, str) else None
+    if model.format is ModelFormat.GGUF:
+        with GGUFFile(model.path) as file:
+            return file.metadata.get(GGUF_TEMPLATE_KEY)
+    # A file of its own is the newer way and wins over the entry in tokenizer_config.json, as in transformers.
+    own_file, config = model.path / "chat_template.jinja", model.path / "tokenizer_config.json"
+    if own_file.exists():
+        return own_file.read_text(encoding="utf-8")
+    return read_json(config).get("chat_template") if config.exists() else None
+
+
+def _named(entries: list[Any]) -> dict[Any, Any]:
+    return {entry.get("name"): entry.get("template") for entry in entries if isinstance(entry, dict)}

@@ -17,7 +17,8 @@ from pathlib import Path
 
 import torch
 
-from gateway.chat_template import ChatTemplate, ChatTemplateError
+from gateway.chat_template import ChatTemplate
+from gateway.template_renderer import ChatTemplateError
 from gateway.tokenizer import Tokenizer
 from pagoda.models.errors import ModelError
 from pagoda.models.store import ModelStore

@@ -6,11 +6,10 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from jinja2.exceptions import SecurityError
 from transformers.utils.chat_template_utils import render_jinja_template
 
-from gateway.chat_template import ChatTemplate, ChatTemplateError
-from gateway.template_sandbox import TemplateSandbox
+from gateway.chat_template import ChatTemplate
+from gateway.template_renderer import ChatTemplateError
 from gateway.tokenizer import Tokenizer
 from gateway.vocabulary import Vocabulary
 from pagoda.models.model import Model
@@ -136,64 +135,31 @@ def test_generation_blocks_are_rendered(tiny_tokenizer: Tokenizer) -> None:
     assert template("{% generation %}a{% endgeneration %}b", tiny_tokenizer).render([]) == "ab"
 
 
-@pytest.mark.parametrize(
-    "source",
-    [
-        "{{ ''.__class__.__mro__ }}",
-        "{{ messages.append(1) }}",
-        "{{ raise_exception.__globals__['json'] }}",
-        "{{ 'a' * 1000000000000 }}",
-        "{{ 10 ** 1000000000 }}",
-        "{% for a in range(99999) %}{% for b in range(99999) %}xxxxxxxxxxxxxxxxxxxxx{% endfor %}{% endfor %}",
-        "{{ lipsum(999999999) }}",
-        "{{ '%999999999d' % 1 }}",
-        "{{ '{:999999999}'.format(1) }}",
-        "{{ '{0:{1}}'.format(1, 999999999) }}",
-        "{{ '%999999999d' | format(1) }}",
-        "{{ 'a'.ljust(999999999) }}",
-        "{{ 'a' | indent(999999999, true) }}",
-        "{{ messages | tojson(indent=999999999) }}",
-        "{% set a = 'a' * 9999999 %}{{ a | replace('a', a) }}",
-        "{% set a = 'a' * 9999999 %}{{ a.replace('a', a) }}",
-        "{% set a = 'a' * 9999999 %}{{ range(9999) | join(a) }}",
-        "{% set a = 'a' * 9999999 %}{{ a.join('b' * 9999999) }}",
-        "{% set n = namespace(a='aa') %}{% for i in range(99) %}{% set n.a = n.a ~ n.a %}{% endfor %}",
-        "{% set n = namespace(a='aa') %}{% for i in range(99) %}{% set n.a = n.a + n.a %}{% endfor %}",
-        "{% set n = namespace(a='aa') %}{% for i in range(99) %}{% set a %}{{ n.a }}{{ n.a }}{% endset %}"
-        "{% set n.a = a %}{% endfor %}",
-        "{% set n = namespace(a=3) %}{% for i in range(99) %}{% set n.a = n.a * n.a %}{% endfor %}",
-        "{% set a = 'a' * 9999999 %}{% set n = namespace(l=[]) %}"
-        "{% for i in range(99999) %}{% set n.l = n.l + [a[1:]] %}{% endfor %}",
-        "{% set a = 'a' * 9999999 %}{% set n = namespace(l=[]) %}"
-        "{% for i in range(99999) %}{% set n.l = n.l + [a | upper] %}{% endfor %}",
-        "{% set a = 'a' * 9999999 %}{% set n = namespace(l=[]) %}"
-        "{% for i in range(99999) %}{% set n.l = n.l + [a.upper()] %}{% endfor %}",
-    ],
+THINKS = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n"
+    "{% if enable_thinking is defined and enable_thinking is false %}<think>\n\n</think>\n\n{% endif %}{% endif %}"
 )
-def test_the_sandbox_holds(tiny_tokenizer: Tokenizer, source: str) -> None:
-    with pytest.raises(ChatTemplateError):
-        template(source, tiny_tokenizer).encode([{"role": "user", "content": "a"}])
+NO_THOUGHTS = [*b"<think>\n\n</think>\n\n"]
 
 
-ENDLESS = {
-    "loops": "{% for a in range(99999) %}{% for b in range(99999) %}{% for c in range(99999) %}{% endfor %}{% endfor %}"
-    "{% endfor %}",
-    "macros": "{% macro f(n) %}{% if n %}{{ f(n - 1) }}{{ f(n - 1) }}{% endif %}{% endmacro %}{{ f(90) }}",
-    "filters": "{% set a = range(99999) | list %}{% for b in range(99999) %}{% set c = a | sort %}{% endfor %}",
-    "methods": "{% set a = 'ab' * 999999 %}{% for b in range(99999) %}{% set c = a.count('ba') %}{% endfor %}",
-}
+@pytest.mark.parametrize(("thinks", "end"), [(None, []), (True, []), (False, NO_THOUGHTS)])
+def test_thinking_is_left_out_when_it_is_not_wanted(
+    tiny_tokenizer: Tokenizer, thinks: bool | None, end: list[int]
+) -> None:
+    thinking = template(THINKS, tiny_tokenizer)
+    begun = [IM_START, *b"user\nhi", IM_END, *b"\n", IM_START, *b"assistant\n"]
+    assert thinking.can_think
+    assert thinking.encode([{"role": "user", "content": "hi"}], thinks=thinks) == [*begun, *end]
 
 
-@pytest.mark.parametrize("source", ENDLESS.values(), ids=ENDLESS)
-def test_a_template_without_end_is_stopped(source: str) -> None:
-    sandbox = TemplateSandbox(max_characters=1 << 24, max_cpu_s=0.05)
-    with sandbox.limits(), pytest.raises(SecurityError, match="takes too long"):
-        sandbox.limited_template(source).render(messages=[])
+def test_some_templates_call_it_thinking(tiny_tokenizer: Tokenizer) -> None:
+    thinking = template("{% if thinking %}<think>{% endif %}", tiny_tokenizer)
+    assert thinking.can_think and thinking.render([], thinks=True) == "<think>"
 
 
-def test_a_template_cannot_name_the_filters_of_the_limits(tiny_tokenizer: Tokenizer) -> None:
-    with pytest.raises(ChatTemplateError, match="not valid"):
-        template("{{ 'a' | _charge }}", tiny_tokenizer)
+def test_a_template_that_does_not_ask_cannot_be_told_to_think(tiny_tokenizer: Tokenizer) -> None:
+    assert not template("{% set enable_thinking = 1 %}{{ messages }}{{ enable_thinking }}", tiny_tokenizer).can_think
 
 
 def test_what_templates_do_is_left_as_it_is(tiny_tokenizer: Tokenizer) -> None:
