@@ -1,9 +1,10 @@
 """The gateway's HTTP application: which routes, in which wrapping, around which shared state. It decides nothing itself."""
 
+import asyncio
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from functools import cache
+from functools import cache, partial
 
 from fastapi import FastAPI, Request
 from fastapi.routing import APIRoute
@@ -35,6 +36,7 @@ from gateway.state import GatewayState
 from gateway.template_renderer import shared_renderer
 from gateway.tracing import TraceRequests
 from kvcache.index_url import open_prefix_index
+from pagoda.background import end_tasks, keep_running
 from pagoda.models.blobs import BlobStore
 from pagoda.models.catalogue import CATALOGUE, CatalogueEntry
 from pagoda.models.errors import ModelError
@@ -58,6 +60,8 @@ for _router in ROUTERS:
     for _route in _router.routes:
         if isinstance(_route, APIRoute) and _route.methods and "GET" in _route.methods:
             _route.methods.add("HEAD")
+
+TIDY_INTERVAL_S = 600.0
 
 
 def create_app(
@@ -140,11 +144,20 @@ def _build_schedulers(settings: GatewaySettings) -> Schedulers:
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     state: GatewayState = app.state.gateway
     await state.placement.start()
+    tidying = keep_running("tidying of the store", partial(_keep_tidy, state.store))
     try:
         yield
     finally:
+        await end_tasks(tidying)
         await state.pulls.close()
         await state.placement.close()
+
+
+async def _keep_tidy(store: ModelStore) -> None:
+    """At the start, for what the gateway before this one left, and now and then, for what others leave."""
+    while True:
+        await asyncio.to_thread(store.tidy)
+        await asyncio.sleep(TIDY_INTERVAL_S)
 
 
 async def _on_gateway_error(request: Request, error: Exception) -> Response:

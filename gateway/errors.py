@@ -15,7 +15,7 @@ from typing import Any
 
 from grpc import StatusCode
 
-from pagoda.models.errors import ModelError, ModelFormatError, ModelNotFoundError
+from pagoda.models.errors import ModelError, ModelFormatError, ModelNotFoundError, ModelStoreError
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +139,8 @@ def from_model_error(error: ModelError) -> GatewayError:
         return GatewayError(ErrorKind.NOT_FOUND, str(error), param="model")
     if isinstance(error, ModelFormatError):
         return InvalidRequestError(str(error))
+    if isinstance(error, ModelStoreError):
+        return GatewayError(ErrorKind.INTERNAL, str(error))
     return GatewayError(ErrorKind.BAD_SOURCE, str(error))
 
 

@@ -16,7 +16,6 @@ from pagoda.models.catalogue import find_entry, with_tag
 from pagoda.models.errors import ModelNotFoundError
 from pagoda.models.library import ModelLibrary
 from pagoda.models.model import Model
-from pagoda.models.model_settings import MANIFEST
 from pagoda.models.store import ModelStore
 from pagoda.sampling_defaults import SamplingPolicy
 
@@ -57,7 +56,7 @@ class ServedModels:
             raise GatewayError(
                 ErrorKind.NOT_FOUND, f"The model `{name or ''}` does not exist. Served here: {served}.", param="model"
             )
-        return await self._load(await asyncio.to_thread(self._library.get, name or ""))
+        return await self._load(name or "")
 
     def find_named(self, name: str) -> ServedModel | None:
         wanted = {with_tag(name).lower(), _name_behind_alias(name)}
@@ -131,12 +130,12 @@ class ServedModels:
     def _is_named(self, model: Model) -> bool:
         return any(each.model.name == model.name for each in self.named)
 
-    async def _load(self, model: Model) -> ServedModel:
+    async def _load(self, name: str) -> ServedModel:
         """In a thread, once for all who ask. A model that was made again has another manifest."""
-        manifest = model.path.parent / MANIFEST
-        key = (model.name, model.digest, manifest.stat().st_mtime_ns if manifest.exists() else 0)
+        model, state = await asyncio.to_thread(self._current, name)
+        key = (model.name, model.digest, state)
         if key not in self._stored:
-            self._stored[key] = asyncio.create_task(asyncio.to_thread(ServedModel.load, model, self._policy))
+            self._stored[key] = asyncio.create_task(asyncio.to_thread(self._read, model))
             _forget_oldest(self._stored, MAX_STORED_MODELS)
         self._stored.move_to_end(key)
         try:
@@ -145,6 +144,12 @@ class ServedModels:
             # Not for ever: the next to ask may find the files mended.
             self._stored.pop(key, None)
             raise
+
+    def _current(self, name: str) -> tuple[Model, object]:
+        return self._store.read_current(self._library.get(name), self._store.state_of)
+
+    def _read(self, model: Model) -> ServedModel:
+        return self._store.read_current(model, lambda model: ServedModel.load(model, self._policy))[1]
 
 
 def _forget_oldest(entries: OrderedDict[object, asyncio.Task[ServedModel]], most: int) -> None:

@@ -38,8 +38,8 @@ class LoadableModels:
         seen = self._look()
         if seen == self._seen:
             return False
-        self._seen = seen
         models = {model.name: model for model in self._store.list()} | self._read_named()
+        self._seen = seen  # Not before: what could not be read to the end is read again.
         changed = models != self._models
         self._models = models
         return changed
@@ -87,8 +87,17 @@ class LoadableModels:
 
     def _look(self) -> object:
         """Another value whenever the store has changed, at the price of a few system calls."""
-        files = [*self._store.directory.glob("*/*/manifest.json"), *map(Path, self._named.values())]
-        return sorted((str(file), file.stat().st_mtime_ns) for file in files if file.exists())
+        files = [*self._store.layout.manifests(), *map(Path, self._named.values())]
+        return [(str(file), *state) for file in files if (state := _state(file)) is not None]
+
+
+def _state(file: Path) -> tuple[int, int, int] | None:
+    """Another one when the file was replaced, written to, or opened to us; None when it is not there."""
+    try:
+        status = file.stat()
+    except OSError:
+        return None
+    return status.st_ino, status.st_mtime_ns, status.st_ctime_ns
 
 
 def _host_id(device: str) -> str:

@@ -1,5 +1,6 @@
 """Ollama's endpoints for what is served: read the body, hand it on, write the reply. store_routes.py has the others."""
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
@@ -9,6 +10,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from gateway.api_document import reads
 from gateway.errors import Dialect, ErrorKind, GatewayError, InvalidRequestError, error_body
+from gateway.inference import ModelInfo
 from gateway.ollama import convert, model_objects
 from gateway.ollama.prompts import encode_prompt, refuse_go_template, refuse_template_of
 from gateway.ollama.replies import ChatReply, GenerateReply, Reply
@@ -20,6 +22,9 @@ from gateway.served_model import ChatEnding, ServedModel
 from gateway.state import GatewayState, http_context, state_of
 from gateway.streaming import ndjson_lines, stream_response, unless_gone
 from gateway.text_request import TextRequest
+from pagoda.models.errors import ModelNotFoundError
+from pagoda.models.model import Model
+from pagoda.models.ollama_objects import JSONObject
 
 router = APIRouter()
 _error_body = partial(error_body, dialect=Dialect.OLLAMA)
@@ -39,8 +44,18 @@ async def version() -> Response:
 async def list_running(request: Request) -> Response:
     state = state_of(request)
     in_memory = await state.models.in_memory()
-    models = [model_objects.running(model, info) for model, info in in_memory]
-    return JSONResponse({"models": models})
+    return JSONResponse({"models": await asyncio.to_thread(_running, state, in_memory)})
+
+
+def _running(state: GatewayState, in_memory: Sequence[tuple[Model | None, ModelInfo]]) -> list[JSONObject]:
+    running = []
+    for model, info in in_memory:
+        try:
+            describe = partial(model_objects.running, info=info)
+            running.append(state.store.read_current(model, describe)[1] if model else describe(None))
+        except ModelNotFoundError:  # deleted meanwhile
+            running.append(model_objects.running(None, info))
+    return running
 
 
 @router.post("/api/generate")

@@ -39,9 +39,7 @@ Statuses = AsyncGenerator[JSONObject, None]
 async def list_models(request: Request) -> Response:
     """Those of the store and those that the gateway was told of, the latest first."""
     state = state_of(request)
-    stored = await asyncio.to_thread(state.store.list)
-    models = {model.name: model for model in (*stored, *(named.model for named in state.models.named))}
-    listed = [ollama_objects.listed(model) for model in models.values()]
+    listed = await asyncio.to_thread(_listed, state)
     return JSONResponse({"models": sorted(listed, key=lambda each: str(each["modified_at"]), reverse=True)})
 
 
@@ -50,8 +48,8 @@ async def list_models(request: Request) -> Response:
 async def show(request: Request) -> Response:
     state = state_of(request)
     body = await state.read_body(request, ShowRequest)
-    model = await asyncio.to_thread(_stored_or_served, state, body.model_name)
-    shown = await asyncio.to_thread(ollama_objects.shown, model, state.sampling_policy, verbose=bool(body.verbose))
+    show_model = partial(ollama_objects.shown, policy=state.sampling_policy, verbose=bool(body.verbose))
+    shown = await asyncio.to_thread(_read_current, state, body.model_name, show_model)
     # orjson writes numbers that JSON does not have, which metadata may hold, as null.
     return Response(orjson.dumps(shown), media_type="application/json")
 
@@ -107,7 +105,7 @@ async def delete(request: Request) -> Response:
 
 @router.head("/api/blobs/{digest}")
 async def has_blob(request: Request, digest: str) -> Response:
-    state_of(request).blobs.get(digest)
+    await asyncio.to_thread(state_of(request).blobs.get, digest)
     return Response()
 
 
@@ -116,9 +114,11 @@ async def has_blob(request: Request, digest: str) -> Response:
 async def upload_blob(request: Request, digest: str) -> Response:
     """As long as it likes: a model is larger than any body of a request for text."""
     blobs = state_of(request).blobs
-    if blobs.path(digest).exists():
+    if await asyncio.to_thread(blobs.has, digest):
         return Response()
-    with blobs.upload(digest) as upload:
+    upload = blobs.upload(digest)
+    await asyncio.to_thread(upload.begin)
+    try:
         waiting = bytearray()
         async for chunk in request.stream():
             waiting += chunk
@@ -127,6 +127,8 @@ async def upload_blob(request: Request, digest: str) -> Response:
                 waiting.clear()
         await asyncio.to_thread(upload.write, bytes(waiting))
         await asyncio.to_thread(upload.commit)
+    finally:
+        upload.end()
     return Response(status_code=201)
 
 
@@ -214,6 +216,20 @@ async def _let_go(state: GatewayState, name: str) -> None:
     if any(info.name == name for _, info in await state.models.in_memory()):
         with contextlib.suppress(GatewayError):
             await state.schedulers.keep_loaded(name, 0.0)
+
+
+def _listed(state: GatewayState) -> list[JSONObject]:
+    """Without those that are deleted meanwhile."""
+    stored, named = state.store.list(), [named.model for named in state.models.named]
+    listed = []
+    for model in {model.name: model for model in (*stored, *named)}.values():
+        with contextlib.suppress(ModelNotFoundError):
+            listed.append(state.store.read_current(model, ollama_objects.listed)[1])
+    return listed
+
+
+def _read_current(state: GatewayState, name: str, read: Callable[[Model], JSONObject]) -> JSONObject:
+    return state.store.read_current(_stored_or_served(state, name), read)[1]
 
 
 def _stored_or_served(state: GatewayState, name: str) -> Model:

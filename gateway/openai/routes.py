@@ -1,6 +1,7 @@
 """OpenAI's endpoints: read the body, hand it on, write the reply."""
 
 import asyncio
+import contextlib
 from collections.abc import Sequence
 from functools import partial
 from types import MappingProxyType
@@ -17,6 +18,7 @@ from gateway.served_model import ServedModel
 from gateway.state import GatewayState, http_context, state_of
 from gateway.streaming import sse_lines, stream_response, unless_gone
 from gateway.text_request import TextRequest
+from pagoda.models.errors import ModelNotFoundError
 from pagoda.models.model import Model
 from pagoda.sampling_defaults import OPENAI_CHAT, as_json
 
@@ -29,9 +31,11 @@ _error_body = partial(error_body, dialect=Dialect.OPENAI)
 @router.get("/models")
 async def list_models(request: Request) -> Response:
     state = state_of(request)
-    return JSONResponse(
-        {"object": "list", "data": [await _model_object(state, model) for model in await state.models.listed()]}
-    )
+    listed = []
+    for model in await state.models.listed():
+        with contextlib.suppress(ModelNotFoundError):  # deleted meanwhile
+            listed.append(await _model_object(state, model))
+    return JSONResponse({"object": "list", "data": listed})
 
 
 @router.get("/models/{name:path}")
@@ -116,7 +120,7 @@ def _echoes(body: CompletionRequest, model: ServedModel, requests: Sequence[Text
 async def _model_object(state: GatewayState, model: Model) -> JSONObject:
     """`max_model_len` as vLLM has it; `sampling_defaults` is ours: what holds where a chat leaves everything open."""
     info = await state.models.info_if_any(model)
-    defaults = await asyncio.to_thread(state.sampling_policy.defaults_of, model)
+    model, defaults = await asyncio.to_thread(state.store.read_current, model, state.sampling_policy.defaults_of)
     return {
         "id": model.name,
         "object": "model",

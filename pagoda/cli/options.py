@@ -26,14 +26,17 @@ def resolve_home(home: Path | None) -> Path:
 def complete_model(context: typer.Context, incomplete: str) -> list[str]:
     """Names of the store and the catalogue. From the manifests alone, since a key was pressed and someone waits."""
     from pagoda.models.catalogue import CATALOGUE
+    from pagoda.models.layout import StoreLayout
 
     home = resolve_home(context.params.get("home"))
+    layout = StoreLayout(home)
     names = {entry.name for entry in CATALOGUE}
-    for manifest in home.glob("models/*/*/manifest.json"):
+    for manifest in layout.manifests():
         try:
-            names.add(str(json.loads(manifest.read_text())["name"]))
-        except (OSError, ValueError, KeyError, TypeError):
+            json.loads(manifest.read_bytes())
+        except (OSError, ValueError):
             continue  # A damaged model cannot be completed; `pagoda doctor` names it.
+        names.add(layout.name_at(manifest.parent))
     return sorted(name for name in names if name.startswith(incomplete.lower()))
 
 

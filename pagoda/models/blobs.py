@@ -1,32 +1,32 @@
-"""Files that were uploaded for models yet to be made, named by their sha256: HOME/models/blobs/sha256-<hex>.
-
-Knows nothing about what is in them.
-"""
+"""Files that were uploaded for models yet to be made, named by their sha256. Where they are is layout.py's."""
 
 import hashlib
 import os
 import re
-import tempfile
-from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
+from stat import S_ISREG
 from types import TracebackType
 from typing import Self
 
 from pagoda.models.errors import ModelFormatError, ModelNotFoundError
+from pagoda.models.layout import StoreLayout
+from pagoda.models.scratch import Scratch, writing
 
 _DIGEST = re.compile(r"sha256[:-]([0-9a-fA-F]{64})")
 
 
 class BlobStore:
     def __init__(self, home: Path) -> None:
-        self._directory = home / "models" / "blobs"
+        self._layout = StoreLayout(home)
+        self._scratch = Scratch(self._layout)
 
     def path(self, digest: str) -> Path:
         """Where a blob is, or would be; ModelFormatError where the text is no digest."""
         match = _DIGEST.fullmatch(digest)
         if match is None:
             raise ModelFormatError(f"invalid digest format: {digest[:100]!r} (expected sha256: and 64 hex digits)")
-        return self._directory / f"sha256-{match[1].lower()}"
+        return self._layout.blobs / f"sha256-{match[1].lower()}"
 
     def get(self, digest: str) -> Path:
         path = self.path(digest)
@@ -34,45 +34,78 @@ class BlobStore:
             raise ModelNotFoundError(f'blob "{digest}" not found; upload it first')
         return path
 
-    def upload(self, digest: str) -> "Upload":
-        target = self.path(digest)
-        self._directory.mkdir(parents=True, exist_ok=True)
-        return Upload(target)
+    def has(self, digest: str) -> bool:
+        return self.path(digest).is_file()
 
-    def forget_unused(self, files: Sequence[Path]) -> None:
-        """Delete the blobs that are these files and no other model's. Called before the files themselves go."""
-        last_two = {(status.st_dev, status.st_ino) for file in files if (status := file.stat()).st_nlink == 2}
-        for blob in self._directory.glob("sha256-*"):
-            status = blob.stat()
-            if (status.st_dev, status.st_ino) in last_two:
+    def upload(self, digest: str) -> "Upload":
+        return Upload(self.path(digest), self._scratch)
+
+    def forget_unused(self, directory: Path) -> None:
+        """Delete the blobs that are files of this model, which is about to be deleted, and no other model's."""
+        files = [status for path in directory.rglob("*") if (status := _status(path)) is not None]
+        last_two = {
+            (status.st_dev, status.st_ino) for status in files if S_ISREG(status.st_mode) and status.st_nlink == 2
+        }
+        if not last_two:
+            return
+        for blob in self._layout.blobs.glob("sha256-*"):
+            status = _status(blob)
+            if status is not None and (status.st_dev, status.st_ino) in last_two:
                 blob.unlink(missing_ok=True)
 
 
 class Upload:
-    """One blob on its way in. Nothing is left of it unless it was committed."""
+    """One blob on its way in. Nothing is left of it unless it was committed. Where it cannot be written, ModelStoreError."""
 
-    def __init__(self, target: Path) -> None:
+    def __init__(self, target: Path, scratch: Scratch) -> None:
         self._target = target
+        self._scratch = scratch
         self._hash = hashlib.sha256()
 
     def __enter__(self) -> Self:
-        self._file = tempfile.NamedTemporaryFile(dir=self._target.parent, prefix=".upload-", delete=False)
+        self.begin()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._file.close()
-        Path(self._file.name).unlink(missing_ok=True)
+        self.end()
+
+    def begin(self) -> None:
+        with writing("upload"), ExitStack() as stack:
+            self._path = stack.enter_context(self._scratch.directory()) / "upload"
+            self._file = stack.enter_context(self._path.open("wb"))
+            self._open = stack.pop_all()
+
+    def end(self) -> None:
+        with writing("upload"):
+            self._open.close()
 
     def write(self, chunk: bytes) -> None:
         self._hash.update(chunk)
-        self._file.write(chunk)
+        with writing("upload"):
+            self._file.write(chunk)
 
     def commit(self) -> None:
+        """Put it in place. Raises ModelFormatError when it is not what its digest says."""
         expected, found = self._target.name.replace("-", ":"), f"sha256:{self._hash.hexdigest()}"
         if found != expected:
             raise ModelFormatError(f'digest mismatch, expected "{expected}", got "{found}"')
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        os.replace(self._file.name, self._target)
+        with writing("upload"):
+            self._file.flush()
+            os.fsync(self._file.fileno())
+            self._target.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                # Not over another upload of the same: models may share that one's bytes by now.
+                os.link(self._path, self._target)
+            except FileExistsError:
+                return
+            except OSError:
+                os.replace(self._path, self._target)
+
+
+def _status(path: Path) -> os.stat_result | None:
+    try:
+        return path.stat()
+    except FileNotFoundError:
+        return None

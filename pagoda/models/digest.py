@@ -6,9 +6,12 @@ Knows nothing about models or where they come from.
 import hashlib
 import json
 import os
+import re
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+
+from pagoda.models.layout import is_there
 
 
 class DigestCache:
@@ -19,13 +22,17 @@ class DigestCache:
 
     def file_digest(self, path: Path) -> str:
         status = path.stat()
-        key = f"{path.resolve()}|{status.st_size}|{status.st_mtime_ns}"
+        # The inode, since several files may be written within one tick of the clock that stamps them.
+        key = f"{path.resolve()}|{status.st_size}|{status.st_mtime_ns}|{status.st_ino}"
         known = self._read()
+        if (of_old := known.get(key.rpartition("|")[0])) is not None:
+            return of_old  # as earlier versions wrote it
         if key not in known:
             with path.open("rb") as file:
                 digest = hashlib.file_digest(file, "sha256").hexdigest()
-            known = {old: value for old, value in self._read().items() if not old.startswith(f"{path.resolve()}|")}
-            write_atomically(self._path, json.dumps(known | {key: digest}, indent=1))
+            known = {old: value for old, value in self._read().items() if not self._is_stale(old, path)}
+            # If it is damaged it is made again.
+            write_atomically(self._path, json.dumps(known | {key: digest}, indent=1), durable=False)
             return digest
         return known[key]
 
@@ -33,6 +40,11 @@ class DigestCache:
         """One digest over several files: their names and digests, in the order of names."""
         lines = "".join(f"{path.name}\n{self.file_digest(path)}\n" for path in sorted(paths))
         return hashlib.sha256(lines.encode()).hexdigest()
+
+    def _is_stale(self, key: str, changed: Path) -> bool:
+        """Whether it is of an earlier content of the changed file, or of a file of the store that is gone."""
+        path = Path(re.sub(r"(\|\d+){2,3}$", "", key))
+        return path == changed.resolve() or (path.is_relative_to(self._path.parent) and not is_there(path))
 
     def _read(self) -> dict[str, str]:
         try:
@@ -42,9 +54,12 @@ class DigestCache:
         return content if isinstance(content, dict) else {}
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Readers see the old content or the new, never a part of it."""
+def write_atomically(path: Path, text: str, *, durable: bool = True) -> None:
+    """Readers see the old content or the new, never a part of it; where it is durable, also after a crash of the machine."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
         file.write(text)
+        file.flush()
+        if durable:
+            os.fsync(file.fileno())
     os.replace(file.name, path)

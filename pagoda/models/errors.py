@@ -4,7 +4,8 @@ ModelError
 ├── ModelNotFoundError   the caller asked for a model that is unknown or not on this machine
 ├── ModelFormatError     the files are damaged, or of a kind that Pagoda does not read
 ├── ModelfileError       a Modelfile, or a parameter that could stand in one, is not understood
-└── ModelSourceError     the source did not deliver: download failed, checksum wrong
+├── ModelSourceError     the source did not deliver: download failed, checksum wrong
+└── ModelStoreError      the store cannot be written: no space, no permission
 """
 
 
@@ -25,4 +26,8 @@ class ModelfileError(ModelError, ValueError):
 
 
 class ModelSourceError(ModelError):
+    pass
+
+
+class ModelStoreError(ModelError):
     pass

@@ -1,25 +1,26 @@
 """Changes to the store: copies, deletions, and models made from others or from uploaded files.
 
 A model is a directory of its own, whole: a copy shares the bytes of its files through hard links, so that it costs nothing
-and deleting either leaves the other. Directories are prepared beside the store and put in place at once. Knows nothing
-about HTTP and about what settings mean.
+and deleting either leaves the other. Directories are prepared in a scratch directory and put in place at once: at no moment is a
+model that is replaced not there. Knows nothing about HTTP and about what settings mean.
 """
 
 import errno
 import json
 import os
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 
 from pagoda.models.blobs import BlobStore
 from pagoda.models.description import describe
+from pagoda.models.digest import write_atomically
 from pagoda.models.errors import ModelFormatError, ModelNotFoundError
-from pagoda.models.file_lock import file_lock
+from pagoda.models.layout import MANIFEST, remove_if_empty
 from pagoda.models.model import Model
-from pagoda.models.model_settings import MANIFEST, ModelSettings, read_settings
+from pagoda.models.model_settings import ModelSettings, read_settings
+from pagoda.models.scratch import Scratch, put_in_place, writing
 from pagoda.models.store import ModelStore
 
 CHECKPOINT_DIRECTORY = "checkpoint"
@@ -33,32 +34,34 @@ OnStatus = Callable[[str], None]
 class ModelLibrary:
     def __init__(self, store: ModelStore, blobs: BlobStore) -> None:
         self._store = store
+        self._layout = store.layout
         self._blobs = blobs
+        self._scratch = Scratch(store.layout)
 
     def copy(self, source: str, destination: str) -> None:
         self.copy_model(self.get(source), destination)
 
     def copy_model(self, model: Model, destination: str) -> None:
-        self._put(destination, _files_of(model), read_settings(model))
+        with self._linked(model) as (_, settings, files):
+            self._put(destination, files, settings)
 
     def delete(self, name: str) -> None:
         """Also of a model that is damaged."""
-        if not self.has(name):
-            raise ModelNotFoundError(f"model '{name}' not found")
-        directory = self._directory(name)
-        with file_lock(directory / ".lock"):
-            self._blobs.forget_unused([path for path in directory.rglob("*") if path.is_file()])
-            _remove(directory)
-        with suppress(OSError):
-            directory.parent.rmdir()  # unless it has other tags
+        self._manifest(name)
+        with writing("change"), self._scratch.directory() as scratch, self._layout.changing():
+            self._layout.move_old_directories()
+            directory = self._manifest(name).parent
+            os.rename(directory, scratch / "old")
+            remove_if_empty(directory.parent)  # unless it has other tags
+            self._forget(scratch / "old")
 
     def create_from_model(self, name: str, base: Model, settings: ModelSettings, on_status: OnStatus) -> None:
         """`base` under another name, with these settings where they say something, and its own where they do not."""
-        inherited = read_settings(base)
-        parameters = {**inherited.parameters, **settings.parameters}
-        merged = {**inherited.to_json(), **settings.to_json(), "parent": base.name, "parameters": parameters}
-        on_status(f"using existing layer sha256:{base.digest}")
-        self._put(name, _files_of(base), ModelSettings(**merged), on_status)
+        with self._linked(base) as (base, inherited, files):
+            parameters = {**inherited.parameters, **settings.parameters}
+            merged = {**inherited.to_json(), **settings.to_json(), "parent": base.name, "parameters": parameters}
+            on_status(f"using existing layer sha256:{base.digest}")
+            self._put(name, files, ModelSettings(**merged), on_status)
 
     def create_from_files(
         self, name: str, files: Mapping[str, Path], settings: ModelSettings, on_status: OnStatus
@@ -70,33 +73,67 @@ class ModelLibrary:
 
     def get(self, name: str) -> Model:
         """Only of the store and only by name: a caller from afar must not be able to probe paths."""
-        if not self.has(name):
-            raise ModelNotFoundError(f"model '{name}' not found")
-        return self._store.read_manifest(self._directory(name) / MANIFEST)
+        return self._store.read_manifest(self._manifest(name))
 
     def has(self, name: str) -> bool:
         try:
-            return (self._directory(name) / MANIFEST).exists()
+            self._manifest(name)
         except ModelNotFoundError:
             return False
+        return True
 
-    def _directory(self, name: str) -> Path:
-        return self._store.manifest_path(self._store.canonical_name(name)).parent
+    def _manifest(self, name: str) -> Path:
+        try:
+            manifest = self._layout.find(self._store.canonical_name(name))
+        except ModelNotFoundError:
+            manifest = None
+        if manifest is None:
+            raise ModelNotFoundError(f"model '{name}' not found")
+        return manifest
+
+    @contextmanager
+    def _linked(self, model: Model) -> Iterator[tuple[Model, ModelSettings, Mapping[str, Path]]]:
+        """The model as it is at one moment, with its settings, and its files as they stay whatever becomes of it."""
+        with writing("model"), self._scratch.directory() as scratch:
+
+            def link(model: Model) -> tuple[ModelSettings, Mapping[str, Path]]:
+                shutil.rmtree(scratch / "base", ignore_errors=True)
+                files = _files_of(model)
+                for relative, source in files.items():
+                    _link(source, scratch / "base" / relative)
+                return read_settings(model), {relative: scratch / "base" / relative for relative in files}
+
+            model, (settings, files) = self._store.read_current(model, link)
+            yield model, settings, files
 
     def _put(
         self, name: str, files: Mapping[str, Path], settings: ModelSettings, on_status: OnStatus = lambda status: None
     ) -> None:
-        target = self._directory(name)
-        with _scratch(self._store.directory) as scratch:
+        name = self._store.canonical_name(name)
+        target = self._layout.directory(name)
+        with writing("model"), self._scratch.directory() as scratch:
+            made = scratch / "new"
             for relative, source in files.items():
-                _link(source, scratch / relative)
+                _link(source, made / relative)
             root = next(iter(files)).partition("/")[0]
-            _refuse_damaged(scratch / root)
+            _refuse_damaged(made / root)
             on_status("writing manifest")
-            content = {"name": self._store.canonical_name(name), "file": root, "settings": settings.to_json()}
-            (scratch / MANIFEST).write_text(json.dumps(content, indent=1))
-            with file_lock(target / ".lock"):
-                _replace_directory(scratch, target)
+            content = {"name": name, "file": root, "settings": settings.to_json()}
+            write_atomically(made / MANIFEST, json.dumps(content, indent=1))
+            with self._fetched_by_nobody(name), self._layout.changing():
+                self._layout.move_old_directories()
+                if put_in_place(made, target):
+                    self._forget(made)
+
+    def _forget(self, directory: Path) -> None:
+        """Delete a model that is out of sight. Under the lock: of two that share a blob, each would take the other for its user."""
+        self._blobs.forget_unused(directory)
+        shutil.rmtree(directory, ignore_errors=True)
+
+    def _fetched_by_nobody(self, name: str) -> AbstractContextManager[None]:
+        """A model that is being pulled has its directory to itself until it is there."""
+        is_known = self._store.catalogue_entry(name) is not None
+        return self._layout.pulling(self._layout.directory(name)) if is_known else nullcontext()
 
 
 def _files_of(model: Model) -> dict[str, Path]:
@@ -126,37 +163,14 @@ def _refuse_damaged(path: Path) -> None:
         raise ModelFormatError(str(error).replace(str(path), path.name)) from None
 
 
-@contextmanager
-def _scratch(directory: Path) -> Iterator[Path]:
-    """On the store's file system, so that links and renames work; gone afterwards unless it was put in place."""
-    directory.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(dir=directory, prefix=".new-"))
-    scratch.chmod(0o755)  # like its neighbours: mkdtemp makes it private
-    try:
-        yield scratch
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
-
-
 def _link(source: Path, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
         os.link(source.resolve(), target)
+    except FileNotFoundError:
+        # Its name alone: where it lies is the server's affair.
+        raise ModelNotFoundError(f"the file {source.name} is no longer there") from None
     except OSError as error:
         if error.errno not in (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.ENOTSUP):
             raise
         shutil.copy2(source, target)
-
-
-def _replace_directory(source: Path, target: Path) -> None:
-    if target.exists():
-        _remove(target)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    os.rename(source, target)
-
-
-def _remove(directory: Path) -> None:
-    """Out of sight at once, then file by file."""
-    removed = Path(tempfile.mkdtemp(dir=directory.parent.parent, prefix=".old-"))
-    os.rename(directory, removed)  # over an empty directory
-    shutil.rmtree(removed)

@@ -12,10 +12,9 @@ from types import MappingProxyType
 from typing import Any
 
 from pagoda.models.errors import ModelFormatError
+from pagoda.models.layout import MANIFEST
 from pagoda.models.model import Model
 from pagoda.models.safetensors_file import read_json
-
-MANIFEST = "manifest.json"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

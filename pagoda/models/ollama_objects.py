@@ -11,8 +11,9 @@ from typing import Any
 from pagoda.models.catalogue import with_tag
 from pagoda.models.chat_template_text import GGUF_TEMPLATE_KEY, chat_template_text
 from pagoda.models.gguf_file import GGUFFile
+from pagoda.models.layout import MANIFEST
 from pagoda.models.model import Model, ModelFormat
-from pagoda.models.model_settings import MANIFEST, ModelSettings, model_digest, read_settings
+from pagoda.models.model_settings import ModelSettings, model_digest, read_settings
 from pagoda.models.modelfile import render_modelfile
 from pagoda.models.parameters import parameter_lines
 from pagoda.models.safetensors_file import read_tensors, weight_files

@@ -1,8 +1,7 @@
 """The models on this machine: what there is, what each is, and how one gets here.
 
-Layout: HOME/models/<name>/<tag>/manifest.json and the model's file beside it, or .partial/ with what an interrupted download
-left; HOME/models/digests.json. A path to a GGUF file or a safetensors directory is a model too and stays where it is. Knows
-nothing about tensors or text.
+Where things are is layout.py's. A path to a GGUF file or a safetensors directory is a model too and stays where it is. The store
+may change at any time, by any process: what vanishes while it is read was not there, and what is replaced is read again.
 """
 
 import json
@@ -12,14 +11,16 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import TypeVar
 
-from pagoda.models.catalogue import CATALOGUE, CatalogueEntry, find_entry, normalize_name
+from pagoda.models.catalogue import CATALOGUE, NAME, CatalogueEntry, find_entry, normalize_name
 from pagoda.models.description import checkpoint_files, describe
 from pagoda.models.digest import DigestCache, write_atomically
 from pagoda.models.errors import ModelError, ModelFormatError, ModelNotFoundError, ModelSourceError
-from pagoda.models.file_lock import file_lock
+from pagoda.models.layout import MANIFEST, PARTIAL, StoreLayout, is_there
 from pagoda.models.model import Model
 from pagoda.models.safetensors_file import read_json
+from pagoda.models.scratch import Scratch
 from pagoda.models.sources import Progress, Stage, fetch
 
 __all__ = [
@@ -32,29 +33,46 @@ __all__ = [
     "Stage",
 ]
 
-MANIFEST = "manifest.json"
-PARTIAL = ".partial"
 ABANDONED_AFTER_S = 14 * 24 * 3600
+# A model that is replaced again and again while it is read: so often it is read again.
+MAX_READS = 20
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 
 class ModelStore:
     def __init__(self, home: Path, *, catalogue: Sequence[CatalogueEntry] = CATALOGUE) -> None:
         self._catalogue = catalogue
-        self.directory = home / "models"
-        self._digests = DigestCache(self.directory / "digests.json")
-        self._described: dict[tuple[object, ...], Model] = {}
+        self.layout = StoreLayout(home)
+        self.directory = self.layout.models
+        self._digests = DigestCache(self.layout.digests)
+        self._described: dict[Path, tuple[tuple[object, ...], Model]] = {}
+        self._told: dict[Path, str] = {}
+        """Why models cannot be read, as far as it is in the log."""
 
     def list(self) -> list[Model]:
-        """The models in the store, by name. One that cannot be read is left out, with a line in the log."""
-        models = []
-        for manifest in sorted(self.directory.glob(f"*/*/{MANIFEST}")):
+        """The models in the store, by name. One that cannot be read is left out, and is told of in the log once."""
+        models, unreadable = {}, {}
+        for manifest in self.layout.manifests():
             try:
-                models.append(self.read_manifest(manifest))
-            except ModelError as error:
-                logger.warning("model cannot be read", extra={"manifest": str(manifest), "reason": str(error)})
-        return models
+                model = self.read_manifest(manifest)
+            except ModelNotFoundError:
+                continue
+            except Exception as error:  # Whatever is wrong with one model, the others can be listed.
+                unreadable[manifest] = str(error) or repr(error)
+            else:
+                models[model.name] = model
+        for manifest, reason in unreadable.items():
+            if self._told.get(manifest) != reason:
+                logger.warning("model cannot be read", extra={"manifest": str(manifest), "reason": reason})
+        self._told = unreadable
+        here = {model.path for model in models.values()}
+        self._described = {
+            path: each for path, each in self._described.items() if path in here or not self._is_own(path)
+        }
+        return [models[name] for name in sorted(models)]
 
     def get(self, name_or_path: str) -> Model:
         """A model of the store by its name or alias, or one anywhere on disk by its path."""
@@ -66,8 +84,7 @@ class ModelStore:
         if _is_path(name_or_path) or path.suffix == ".gguf":
             return self._get_path(path)
         entry = find_entry(name_or_path, self._catalogue)
-        manifest = self.manifest_path(self.canonical_name(name_or_path))
-        if manifest.exists():
+        if (manifest := self.layout.find(self.canonical_name(name_or_path))) is not None:
             return self.read_manifest(manifest)
         if path.exists():
             return self._get_path(path)
@@ -85,10 +102,10 @@ class ModelStore:
         entry = None if _is_path(name) or name.startswith("hf:") else find_entry(name, self._catalogue)
         if entry is None:
             return self.get(name)
-        manifest = self.manifest_path(entry.name)
-        if not manifest.exists():
-            with file_lock(manifest.parent / ".lock"):
-                if not manifest.exists():
+        if (manifest := self.layout.find(entry.name)) is None:
+            with self.layout.pulling(self.layout.directory(entry.name)):
+                if (manifest := self.layout.find(entry.name)) is None:
+                    manifest = self.layout.directory(entry.name) / MANIFEST
                     self._fetch(entry, manifest, on_progress)
         return self.read_manifest(manifest)
 
@@ -100,11 +117,24 @@ class ModelStore:
 
     def _forget_abandoned(self, except_for: Path) -> None:
         """Downloads that nobody goes on with would fill the disk unseen."""
-        for partial in self.directory.glob(f"*/*/{PARTIAL}"):
+        for partial in self.layout.partials():
             with suppress(OSError):  # another process is at it
                 if partial.parent != except_for and time.time() - _last_changed(partial) > ABANDONED_AFTER_S:
-                    with file_lock(partial.parent / ".lock", wait=False):
+                    with self.layout.pulling(partial.parent, wait=False):
                         shutil.rmtree(partial, ignore_errors=True)
+
+    def tidy(self) -> None:
+        """Delete what processes that died have left, and move what an earlier version has put elsewhere. Never raises: a store that
+        cannot be changed is left as it is."""
+        scratch = Scratch(self.layout)
+        try:
+            if self.directory.is_dir():
+                scratch.sweep()
+                scratch.sweep_old()
+                with self.layout.changing():
+                    self.layout.move_old_directories()
+        except OSError as error:
+            logger.info("store cannot be tidied", extra={"reason": str(error)})
 
     def canonical_name(self, name: str) -> str:
         """The one spelling of a name: in lower case, with its tag, and the catalogue's where that has an alias for it."""
@@ -114,19 +144,66 @@ class ModelStore:
     def catalogue_entry(self, name: str) -> CatalogueEntry | None:
         return find_entry(name, self._catalogue)
 
-    def manifest_path(self, canonical_name: str) -> Path:
-        model, _, tag = canonical_name.partition(":")
-        return self.directory / model.replace("/", "--") / tag / MANIFEST
-
     def read_manifest(self, manifest: Path) -> Model:
-        content = read_json(manifest)
-        name, file_name = content.get("name"), content.get("file")
-        if not isinstance(name, str) or not isinstance(file_name, str) or Path(file_name).name != file_name:
-            raise ModelFormatError(f"{manifest} is damaged; delete its directory and fetch the model again")
-        path = manifest.parent / file_name
-        if not path.exists():
-            raise ModelFormatError(f"{path} is missing; delete its directory and fetch the model again")
+        """The model as it is now. Raises ModelNotFoundError when it is gone, ModelFormatError when it cannot be read."""
+        name = self.layout.name_at(manifest.parent)
+        for _ in range(MAX_READS):
+            before = _state(manifest)
+            if before is None:
+                raise ModelNotFoundError(f"model '{name}' not found")
+            try:
+                found: Model | ModelError = self._read_manifest(name, manifest)
+            except ModelError as error:
+                found = error
+            except OSError as error:
+                found = ModelFormatError(f"the model '{name}' cannot be read: {error.strerror or error}")
+            if _state(manifest) == before:
+                break
+        if isinstance(found, ModelError):
+            raise found
+        return found
+
+    def read_current(self, model: Model, read: Callable[[Model], T]) -> tuple[Model, T]:
+        """What `read` makes of the model's files; again, when the model is replaced meanwhile, with the new one.
+
+        Raises ModelNotFoundError when it is gone, and whatever `read` raises for files that stay as they are.
+        """
+        manifest = model.path.parent / MANIFEST
+        if not self._is_own(model.path):
+            return model, read(model)
+        for _ in range(MAX_READS):
+            before = _state(manifest)
+            try:
+                result = read(model)
+            except (OSError, ModelError):
+                if before is not None and _state(manifest) == before:
+                    raise
+                model = self.read_manifest(manifest)
+            else:
+                model, used = self.read_manifest(manifest), model
+                if _state(manifest) == before and model == used:
+                    break
+        return model, result
+
+    def state_of(self, model: Model) -> object:
+        """Another one whenever a model of the store was made again, be it of the same files."""
+        return _state(model.path.parent / MANIFEST) if self._is_own(model.path) else None
+
+    def _read_manifest(self, name: str, manifest: Path) -> Model:
+        if NAME.fullmatch(name) is None:
+            raise ModelFormatError(
+                f"{manifest.parent} is no directory for a model: remove it, or move it out of the store"
+            )
+        content, next_step = read_json(manifest), "remove it, and make or fetch it again"
+        file_name = content.get("file")
+        if not isinstance(file_name, str) or Path(file_name).name != file_name:
+            raise ModelFormatError(f"the manifest of the model '{name}' is damaged; {next_step}")
+        if not is_there(path := manifest.parent / file_name):
+            raise ModelFormatError(f"the file {file_name} of the model '{name}' is missing; {next_step}")
         return self._describe(name, path)
+
+    def _is_own(self, path: Path) -> bool:
+        return path.is_relative_to(self.directory)
 
     def _get_path(self, path: Path) -> Model:
         if not path.exists():
@@ -137,15 +214,29 @@ class ModelStore:
     def _describe(self, name: str, path: Path) -> Model:
         """Reading a description takes tens of milliseconds, so it is kept for as long as the files do not change."""
         files = [path] if path.is_file() else checkpoint_files(path)
-        key = (name, *((str(file), (status := file.stat()).st_size, status.st_mtime_ns) for file in files))
-        if key not in self._described:
-            digest = self._digests.file_digest(path) if path.is_file() else self._digests.files_digest(files)
-            size_bytes = sum(file.stat().st_size for file in files)
-            self._described[key] = describe(name, path, digest, size_bytes)
-        return self._described[key]
+        states = [(str(file), (status := file.stat()).st_ino, status.st_size, status.st_mtime_ns) for file in files]
+        key = (name, *states)
+        known_key, known = self._described.get(path, (None, None))
+        if known is not None and known_key == key:
+            return known
+        digest = self._digests.file_digest(path) if path.is_file() else self._digests.files_digest(files)
+        model = describe(name, path, digest, size_bytes=sum(file.stat().st_size for file in files))
+        self._described[path] = (key, model)
+        return model
 
     def _known_names(self) -> Sequence[str]:
         return sorted({model.name for model in self.list()} | {entry.name for entry in self._catalogue})
+
+
+def _state(manifest: Path) -> tuple[int, int, int] | None:
+    """Another one whenever the model is replaced; None when it is gone."""
+    try:
+        status = manifest.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError:
+        return (0, 0, 0)
+    return status.st_ino, status.st_mtime_ns, status.st_size
 
 
 def _last_changed(directory: Path) -> float:

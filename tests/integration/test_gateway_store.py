@@ -198,6 +198,37 @@ async def test_a_damaged_upload(gateway: RunningGateway) -> None:
     assert response.status_code == 400 and "model.gguf" in response.json()["error"]
 
 
+async def test_a_model_named_as_a_blob_is_none(gateway: RunningGateway) -> None:
+    """What is uploaded under that digest is checked and stored, and neither touches the other."""
+    content = b"content"
+    digest = f"sha256:{hashlib.sha256(content).hexdigest()}"
+    name = f"blobs:{digest.replace(':', '-')}"
+    await create(gateway, name)
+    assert (await gateway.http.head(f"/api/blobs/{digest}")).status_code == 404
+    assert (await gateway.http.post(f"/api/blobs/{digest}", content=b"other")).status_code == 400
+    assert await upload(gateway, content) == digest
+    assert (await gateway.http.post("/api/copy", json={"source": "tiny", "destination": name})).status_code == 200
+    assert (await gateway.http.request("DELETE", "/api/delete", json={"model": name})).status_code == 200
+    assert (await gateway.http.head(f"/api/blobs/{digest}")).status_code == 200
+
+
+async def test_a_full_disk_is_said_without_a_path(
+    gateway: RunningGateway, short_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device", str(short_path))
+
+    monkeypatch.setattr("pagoda.models.scratch.tempfile.mkdtemp", full)
+    for response in (
+        await gateway.http.post(f"/api/blobs/sha256:{'0' * 64}", content=b"x"),
+        await gateway.http.post("/api/create", json={"model": "mine", "from": "tiny", "stream": False}),
+        await gateway.http.post("/api/copy", json={"source": "tiny", "destination": "b"}),
+    ):
+        assert response.status_code == 500, response.text
+        assert "cannot be stored: No space left on device" in response.json()["error"]
+        assert str(short_path) not in response.text
+
+
 @pytest.mark.parametrize("body", [{"model": "nope"}, {"model": ""}, {}, {"model": "../tiny"}])
 async def test_only_what_is_there_can_be_deleted_or_copied(gateway: RunningGateway, body: dict[str, str]) -> None:
     assert (await gateway.http.request("DELETE", "/api/delete", json=body)).status_code == 404

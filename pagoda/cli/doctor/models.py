@@ -13,8 +13,9 @@ from pagoda.models.catalogue import CATALOGUE, DEFAULT_MODEL, find_entry
 from pagoda.models.description import checkpoint_files
 from pagoda.models.digest import DigestCache
 from pagoda.models.errors import ModelError
+from pagoda.models.layout import StoreLayout
 from pagoda.models.model import Model
-from pagoda.models.store import MANIFEST, ModelStore
+from pagoda.models.store import ModelStore
 
 _INDEX_TIMEOUT_S = 10
 
@@ -54,7 +55,7 @@ def _index_has(package: str) -> bool:
 
 
 def _has_any_model(home: Path) -> bool:
-    return any(home.glob(f"models/*/*/{MANIFEST}"))
+    return bool(StoreLayout(home).manifests())
 
 
 def _readable(home: Path) -> list[str]:
@@ -63,8 +64,8 @@ def _readable(home: Path) -> list[str]:
 
 def _damaged(home: Path, *, deep: bool) -> Iterator[Finding]:
     store = ModelStore(home)
-    for manifest in sorted(home.glob(f"models/*/*/{MANIFEST}")):
-        name = _name(manifest)
+    for manifest in store.layout.manifests():
+        name = store.layout.name_at(manifest.parent)
         next_step = f"remove it and fetch it again: pagoda rm {name} && pagoda pull {name}."
         try:
             model = store.read_manifest(manifest)
@@ -90,7 +91,3 @@ def _digest_afresh(path: Path) -> str:
     with tempfile.TemporaryDirectory() as nothing_remembered:
         digests = DigestCache(Path(nothing_remembered) / "digests.json")
         return digests.file_digest(path) if path.is_file() else digests.files_digest(checkpoint_files(path))
-
-
-def _name(manifest: Path) -> str:
-    return f"{manifest.parent.parent.name.replace('--', '/')}:{manifest.parent.name}"

@@ -43,7 +43,7 @@ def changed(entry: CatalogueEntry, **changes: object) -> CatalogueEntry:
 
 
 def stored_files(home: Path) -> list[str]:
-    return sorted(path.name for path in home.rglob("*") if path.is_file() and path.name != ".lock")
+    return sorted(path.name for path in home.rglob("*") if path.is_file() and not path.name.endswith(".lock"))
 
 
 def test_a_pulled_model_is_there_by_each_of_its_names(tmp_path: Path, entry: CatalogueEntry) -> None:
@@ -158,6 +158,6 @@ def test_a_store_that_was_damaged_says_what_to_do(tmp_path: Path, entry: Catalog
     store = ModelStore(tmp_path / "home", catalogue=[entry])
     model = store.pull("tiny", lambda _: None)
     model.path.unlink()
-    with pytest.raises(ModelFormatError, match="fetch the model again"):
+    with pytest.raises(ModelFormatError, match="make or fetch it again"):
         store.get("tiny")
     assert store.list() == []
