@@ -62,15 +62,16 @@ class TextGenerator:
     def generate(self, model: ServedModel, requests: Sequence[TextRequest], http: HTTPContext) -> TextEvents:
         """The events of all requests, which must fit; each prompt's samples are numbered behind the last's."""
         streams, first_index = [], 0
+        group_id = uuid.uuid4().hex if len(requests) > 1 else ""
         for request in requests:
-            streams.append(self._generate_one(model, request, http, first_index))
+            streams.append(self._generate_one(model, request, http, first_index, group_id))
             first_index += request.num_samples
         return streams[0] if len(streams) == 1 else merged(streams)
 
     async def _generate_one(
-        self, model: ServedModel, request: TextRequest, http: HTTPContext, first_index: int
+        self, model: ServedModel, request: TextRequest, http: HTTPContext, first_index: int, group_id: str
     ) -> TextEvents:
-        inference_request = self._inference_request(model, request, http)
+        inference_request = replace(self._inference_request(model, request, http), group_id=group_id)
         record = RequestRecord(
             inference_request, http.request_id, http.caller, self._metrics, http.trace, request.chosen
         )

@@ -37,6 +37,8 @@ class InferenceRequest:
     priority: int = 0
     traceparent: str = ""
     tracestate: str = ""
+    group_id: str = ""
+    """The same in all requests of one call that has several prompts."""
     keep_alive_s: float | None = None
     resumed: tuple[ResumedSample, ...] = ()
     """Empty for a request from the start, else each sample."""

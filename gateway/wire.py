@@ -41,6 +41,7 @@ def request_to_proto(request: InferenceRequest) -> inference_pb2.GenerateRequest
         cache_salt=request.cache_salt,
         traceparent=request.traceparent,
         tracestate=request.tracestate,
+        group_id=request.group_id,
         keep_alive_s=request.keep_alive_s,
         resume=[
             inference_pb2.ResumedSample(

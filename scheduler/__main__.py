@@ -59,6 +59,7 @@ async def running_scheduler(
         max_waiting_per_tenant=settings.max_waiting_per_tenant,
         worker_grace_s=settings.worker_grace_s,
         max_lease_steps=settings.max_lease_steps,
+        prefill_limits=settings.prefill_limits,
         keep_alive_s=settings.keep_alive_s,
         routing=POLICIES[settings.routing],
         caches=publisher,

@@ -14,6 +14,7 @@ from scheduler.leaving import movable
 from scheduler.lifecycle import Lifecycle
 from scheduler.model_loading import ModelLoading
 from scheduler.sequence_listener import Interruption
+from scheduler.step_decision import PrefillLimits
 from scheduler.step_plan import WorkerLink
 from scheduler.suspects import Suspects
 from scheduler.unloaded_workers import LoadLink, UnloadedWorker
@@ -31,6 +32,7 @@ class Attachments:
         caches: CacheListener,
         *,
         max_lease_steps: int,
+        prefill_limits: PrefillLimits,
         wake: Callable[[], object],
     ) -> None:
         """`workers` are those that are attached with a model; nobody else adds and removes any."""
@@ -40,6 +42,7 @@ class Attachments:
         self._suspects = suspects
         self._caches = caches
         self._max_lease_steps = max_lease_steps
+        self._prefill_limits = prefill_limits
         self._wake = wake
         self._num_sessions = 0
 
@@ -65,6 +68,7 @@ class Attachments:
             link=link,
             held_blocks=held_blocks,
             max_lease_steps=self._max_lease_steps,
+            prefill_limits=self._prefill_limits,
         )
         self._workers[info.worker_id] = worker
         self._caches.worker_attached(worker)

@@ -38,6 +38,7 @@ def request_from_proto(message: inference_pb2.GenerateRequest) -> InferenceReque
         finished=frozenset(sample.sample_index for sample in message.resume if sample.finished),
         traceparent=message.traceparent,
         tracestate=message.tracestate,
+        group_id=message.group_id,
         keep_alive_s=keep_alive_from_proto(message),
     )
 

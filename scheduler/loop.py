@@ -19,7 +19,7 @@ from scheduler.keep_alive import KeepAlive, Timers
 from scheduler.lifecycle import Lifecycle
 from scheduler.model_loading import ModelLoading
 from scheduler.placement import Placement
-from scheduler.planner import StepDecision, plan_step
+from scheduler.planner import plan_step
 from scheduler.queue_load import QueueLoad, queue_loads
 from scheduler.requests import Requests
 from scheduler.result import SampledTokens, ScoredTokens, StepResult
@@ -27,6 +27,7 @@ from scheduler.router import RoutingPolicy, prefix_aware
 from scheduler.sequence import FinishReason, Sequence
 from scheduler.sequence_listener import Interruption, NobodyFollows, SequenceListener
 from scheduler.served_models import ServedModels
+from scheduler.step_decision import PrefillLimits, StepDecision
 from scheduler.suspects import Suspects, making_way
 from scheduler.worker_state import AttachedWorker, WorkerPhase
 from scheduler.worker_stores import WorkerStores
@@ -47,6 +48,7 @@ class SchedulerLoop:
         max_waiting_per_tenant: int | None = None,
         worker_grace_s: float = 60.0,
         max_lease_steps: int = 1,
+        prefill_limits: PrefillLimits | None = None,
         keep_alive_s: float = math.inf,
         routing: RoutingPolicy = prefix_aware,
         caches: CacheListener | None = None,
@@ -98,6 +100,7 @@ class SchedulerLoop:
             self._suspects,
             self._caches,
             max_lease_steps=max_lease_steps,
+            prefill_limits=prefill_limits or PrefillLimits(),
             wake=self.wake,
         )
         self._placement = Placement(
@@ -152,6 +155,8 @@ class SchedulerLoop:
             self.lifecycle.end(sequence, FinishReason.LENGTH)
         for admission in decision.admissions:
             self.waiting.remove(admission.sequence)
+        if (passed := decision.short_of_pages) is not None:
+            passed.num_passed_tokens += sum(admission.sequence.length for admission in decision.admissions)
         if not worker.is_busy:
             worker.prompt_speed.began(self._clock.time())
         plan = worker.carry_out(decision)

@@ -1,69 +1,30 @@
 """plan_step: what one worker computes next. A pure function of its arguments: it changes no sequence and no page.
 
-Each step has a budget of tokens. Running sequences come first, those that decode before those that still prefill, so that a long
-prompt never delays a token that somebody is watching; what is left of the budget goes to waiting sequences in order. When pages
-run out, the latest original arrival of the lowest priority is preempted, so the oldest sequence always gets on.
+Each step has a budget of tokens. Sequences that decode come first, so that a prompt never delays a token that somebody is watching.
+Prompts share the rest: those under way are sure of half of it while others wait, shorter ones may pass longer ones, and what nobody
+takes goes to the oldest. A step that brings a short prompt's first token holds little of the long ones, so that it is soon over.
+docs/overload.md says why. When pages run out, the latest original arrival of the lowest priority is preempted, so the oldest
+sequence always gets on.
 
 When nobody waits and all that is left to do is to decode, the next steps are foreseeable: they are planned at once, as a lease.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
 from kvcache.block_hash import BlockHash
 from kvcache.page_pool import PageId, PagePool
 from scheduler.sequence import Sequence
+from scheduler.step_decision import Admission, Chunk, StepDecision, StepLimits
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StepLimits:
-    max_step_tokens: int
-    max_step_sequences: int
-    watermark_pages: int
-    """Admission leaves this many pages to the sequences that run already, unless none runs. Leases always leave them."""
-    max_lease_steps: int = 1
-    """Most steps that one plan may stand for."""
-
-
-class Chunk(NamedTuple):
-    """Compute tokens [start, start + num_tokens) of a sequence, after appending new pages to its block table.
-
-    A tuple, like all that is made once per sequence and step: a frozen dataclass takes four times as long to make.
-    """
-
-    sequence: Sequence
-    start: int
-    num_tokens: int
-    num_new_pages: int
-    sample: bool
-    num_steps: int = 1
-    """In a lease: how many of its steps, each one token further."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Admission:
-    """A waiting sequence starts to run, its first blocks taken from the cache."""
-
-    sequence: Sequence
-    cached_pages: tuple[PageId, ...]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StepDecision:
-    """Carried out in the order of the fields: pages freed by the first two may be granted to the last."""
-
-    preempted: tuple[Sequence, ...]
-    outgrown: tuple[Sequence, ...]
-    """Alone, with all pages, and still too long: they end here."""
-    admissions: tuple[Admission, ...]
-    chunks: tuple[Chunk, ...]
-
-    @property
-    def num_steps(self) -> int:
-        """More than 1 is a lease: the worker goes on by itself."""
-        return max((chunk.num_steps for chunk in self.chunks), default=1)
+# Tokens of a prompt under way that each step computes, whoever waits.
+MIN_CHUNK_TOKENS = 32
+# A prompt may pass those under way that have so many times as much left to compute, and those for which there are no pages if it
+# needs so many times fewer.
+PASSING_RATIO = 4
+# So many waiting sequences are looked at in vain for one that may pass: thousands must not be gone through with each step.
+MAX_HELD_BACK = 32
 
 
 def plan_step(
@@ -78,9 +39,10 @@ def plan_step(
     `somebody_waits` if others do who are not among them."""
     draft = _Draft(pool=pool, limits=limits, budget=limits.max_step_tokens, num_available=pool.num_available)
     draft.running = sorted(running, key=lambda sequence: sequence.order)
-    draft.continue_running()
+    draft.continue_running(is_shared=somebody_waits or bool(waiting))
     if not draft.preempted:
         draft.admit(waiting)
+    draft.share_the_rest()
     if draft.may_lease and not somebody_waits:
         draft.lease()
     return StepDecision(
@@ -88,6 +50,7 @@ def plan_step(
         outgrown=tuple(draft.outgrown),
         admissions=tuple(draft.admissions),
         chunks=tuple(draft.chunks.values()),
+        short_of_pages=draft.short_of_pages,
     )
 
 
@@ -108,20 +71,46 @@ class _Draft:
     """Cached pages that admissions of this step have taken."""
     dropped: dict[PageId, int] = field(default_factory=dict)
     """References that preemptions of this step have given up."""
+    partial: list[Sequence] = field(default_factory=list)
+    """Those whose chunk may still grow, in the order in which they share what is left of the budget."""
+    num_kept: int = 0
+    """Of the budget: for them, whoever else comes."""
+    held_back: list[Sequence] = field(default_factory=list)
+    """They would have to pass others to be admitted, and are too long for that."""
+    short_of_pages: Sequence | None = None
+    num_decoding: int = 0
+    groups: set[str] = field(default_factory=set)
+    """The calls that have a sequence here."""
+    short: list[tuple[int, Sequence]] = field(default_factory=list)
+    """Short prompts whose last token this step can compute, with their numbers of tokens."""
 
-    def continue_running(self) -> None:
-        decoding, prefilling = [], []
-        for sequence in self.running:
+    # ---- those that run
+
+    def continue_running(self, *, is_shared: bool) -> None:
+        """The sequences that decode, then the prompts under way; with others who may want a part, these only begin."""
+        prompts = []
+        for sequence in self.running.copy():
             num_pending = sequence.num_pending
-            if num_pending == 1:
-                decoding.append((sequence, 1))
-            elif num_pending > 1:
-                prefilling.append((sequence, min(num_pending, sequence.max_chunk_tokens)))
-        for sequence, num_tokens in decoding + prefilling:
-            if self.budget == 0:
-                return
-            if sequence not in self.preempted:
-                self.continue_sequence(sequence, min(num_tokens, self.budget))
+            if num_pending > 1:
+                prompts.append(sequence)
+            elif num_pending == 1 and self.budget and sequence not in self.preempted:
+                self.num_decoding += 1
+                self.continue_sequence(sequence, 1)
+        is_shared |= len(prompts) > 1
+        for number, sequence in enumerate(prompts):
+            if self.budget and sequence not in self.preempted:
+                wanted = min(sequence.num_pending, sequence.max_chunk_tokens, self.budget)
+                self.continue_sequence(sequence, self.first_share(wanted, number) if is_shared else wanted)
+        if not is_shared:
+            return
+        for sequence in prompts:
+            if sequence.sequence_id in self.chunks:
+                self.note_prompt(sequence, sequence.length - (sequence.num_cached_tokens or 0))
+        self.num_kept = min(sum(map(self.num_left_of, self.partial)), self.budget // 2)
+
+    def first_share(self, num_tokens: int, number: int) -> int:
+        """Of the prompt under way with this number: all of them together have less than MIN_CHUNK_TOKENS, or a token each."""
+        return min(num_tokens, max(1, MIN_CHUNK_TOKENS >> (number + 1)), max(1, self.budget // 2))
 
     def continue_sequence(self, sequence: Sequence, num_tokens: int) -> None:
         num_new_pages = sequence.num_new_pages(sequence.num_computed + num_tokens)
@@ -157,48 +146,170 @@ class _Draft:
             if self.dropped[page] == self.pool.num_references(page):
                 self.num_available += 1
 
-    def schedule(self, sequence: Sequence, start: int, num_tokens: int, num_new_pages: int) -> None:
+    def schedule(self, sequence: Sequence, start: int, num_tokens: int, num_new_pages: int) -> Chunk:
         self.budget -= num_tokens
         self.num_available -= num_new_pages
-        sample = start + num_tokens == sequence.length
-        self.chunks[sequence.sequence_id] = Chunk(sequence, start, num_tokens, num_new_pages, sample)
+        chunk = Chunk(sequence, start, num_tokens, num_new_pages, start + num_tokens == sequence.length)
+        self.chunks[sequence.sequence_id] = chunk
+        return chunk
+
+    # ---- those that wait
 
     def admit(self, waiting: Iterable[Sequence]) -> None:
-        filling = self.blocks_being_filled()
-        num_running = len(self.running)
         candidates = iter(waiting)
-        while self.budget and num_running < self.limits.max_step_sequences:
+        filling: set[BlockHash] | None = None
+        num_passed_over = 0
+        while self.budget > self.num_kept and self.num_places > 0 and num_passed_over < MAX_HELD_BACK:
             sequence = next(candidates, None)
             if sequence is None:
                 return
+            if filling is None:
+                filling = self.blocks_being_filled()
+                self.groups = {each.group for each in self.running if each.group}
             if sequence.num_pages > self.pool.num_pages:
                 self.outgrown.append(sequence)
-                continue
-            blocks = sequence.shareable_blocks
-            cached_pages = self.pool.match(blocks)
-            if len(cached_pages) < len(blocks) and blocks[len(cached_pages)] in filling:
-                # A sibling in this very step computes what it needs next: one step later it is a hit.
-                continue
-            if not self.admit_sequence(sequence, cached_pages, is_alone=num_running == 0):
+            elif self.admit_unless_expected(sequence, filling):
+                filling.update(_blocks_filled_by(self.grown(sequence)))
+            elif self.short_of_pages is not None and self.short_of_pages.is_passed_enough:
                 return
-            num_running += 1
-            filling.update(_blocks_filled_by(self.chunks[sequence.sequence_id]))
+            else:
+                num_passed_over += 1
 
-    def admit_sequence(self, sequence: Sequence, cached_pages: list[PageId], *, is_alone: bool) -> bool:
-        """Admit it if its whole length fits now and leaves the watermark; False leaves it and all behind it waiting."""
+    def admit_unless_expected(self, sequence: Sequence, filling: Set[BlockHash], *, may_pass: bool = False) -> bool:
+        """Not where a sibling in this very step computes what it needs next: one step later it is a hit."""
+        if sequence.waits_for_scores:
+            return False
+        blocks = sequence.shareable_blocks
+        cached_pages = self.pool.match(blocks)
+        if len(cached_pages) < len(blocks) and blocks[len(cached_pages)] in filling:
+            return False
+        return self.admit_sequence(sequence, cached_pages, may_pass=may_pass)
+
+    @property
+    def num_places(self) -> int:
+        return self.limits.max_step_sequences - len(self.running) - len(self.admissions)
+
+    def admit_sequence(self, sequence: Sequence, cached_pages: list[PageId], *, may_pass: bool = False) -> bool:
+        """Admit it if there is a place, its whole length fits now and leaves the watermark, and it need not pass a shorter one."""
+        start = len(cached_pages) * sequence.page_size
+        num_tokens = sequence.length - start
+        is_first = sequence.group not in self.groups
+        is_short = is_first and num_tokens <= self.limits.prefill.long_token_threshold
+        if not self.has_place(is_first=is_first, is_short=is_short):
+            return False
+        if not (may_pass or is_short or (is_first and self.may_pass(num_tokens))):
+            self.held_back.append(sequence)
+            return False
+        if not self.claim_pages(sequence, cached_pages):
+            return False
+        self.admissions.append(Admission(sequence=sequence, cached_pages=tuple(cached_pages)))
+        num_left = self.budget - self.num_kept
+        wanted = min(num_tokens, sequence.max_chunk_tokens, num_left)
+        if not is_short or num_tokens > MIN_CHUNK_TOKENS:
+            wanted = self.first_share(wanted, len(self.partial))
+        num_pages = -(-(start + wanted) // sequence.page_size)
+        self.schedule(sequence, start, wanted, num_pages - len(cached_pages))
+        if sequence.group:
+            self.groups.add(sequence.group)
+        if self.note_prompt(sequence, num_tokens if is_first else sequence.length):
+            num_left -= wanted
+            self.num_kept += min(self.num_left_of(sequence), num_left if is_short else num_left // 2)
+        return True
+
+    def has_place(self, *, is_first: bool, is_short: bool) -> bool:
+        """The last places are for calls that have none yet, and the very last for a short prompt."""
+        reserved = self.limits.reserved_places
+        return self.num_places > reserved or (is_first and (is_short or self.num_places > min(reserved, 1)))
+
+    def may_pass(self, num_tokens: int) -> bool:
+        """Whether a long prompt need not wait for those under way: all of them have much more left to compute."""
+        if not self.partial:
+            return True
+        remaining = [each.length - self.chunks[each.sequence_id].start for each in self.partial]
+        num_long = sum(num > self.limits.prefill.long_token_threshold for num in remaining)
+        is_room = (
+            num_long < self.limits.prefill.max_long_partial and len(remaining) < self.limits.prefill.max_num_partial
+        )
+        return is_room and PASSING_RATIO * num_tokens <= min(remaining)
+
+    def claim_pages(self, sequence: Sequence, cached_pages: list[PageId]) -> bool:
         newly_claimed = {page for page in cached_pages if self.pool.num_references(page) == 0} - self.claimed
         num_missing = sequence.num_pages - len(cached_pages)
-        reserve = 0 if is_alone else self.limits.watermark_pages
+        if self.short_of_pages is not None and PASSING_RATIO * num_missing > self.short_of_pages.num_pages:
+            return False
+        reserve = self.limits.watermark_pages if self.running or self.admissions else 0
         if self.num_available - len(newly_claimed) - num_missing < reserve:
+            self.short_of_pages = self.short_of_pages or sequence
             return False
         self.claimed |= newly_claimed
         self.num_available -= len(newly_claimed)
-        self.admissions.append(Admission(sequence=sequence, cached_pages=tuple(cached_pages)))
-        start = len(cached_pages) * sequence.page_size
-        num_tokens = min(self.budget, sequence.length - start, sequence.max_chunk_tokens)
-        num_pages = -(-(start + num_tokens) // sequence.page_size)
-        self.schedule(sequence, start, num_tokens, num_pages - len(cached_pages))
         return True
+
+    # ---- prompts share what is left
+
+    def note_prompt(self, sequence: Sequence, num_tokens: int) -> bool:
+        """A prompt of which so many tokens were not cached has a chunk now; True if that may grow."""
+        num_left = self.num_left_of(sequence)
+        if num_left:
+            self.partial.append(sequence)
+        if num_tokens <= self.limits.prefill.long_token_threshold and num_left <= self.budget:
+            self.short.append((num_tokens, sequence))
+        return num_left > 0
+
+    def num_left_of(self, sequence: Sequence) -> int:
+        """Tokens by which its chunk could grow."""
+        chunk = self.chunks[sequence.sequence_id]
+        return min(sequence.length - chunk.start, sequence.max_chunk_tokens) - chunk.num_tokens
+
+    def share_the_rest(self) -> None:
+        """Each prompt under way takes half of what those before it left, then as much as there is; then long ones are admitted."""
+        self.partial = [each for each in self.partial if each.sequence_id in self.chunks]
+        num_allowed = min(self.finish_short(), self.budget) if self.short else self.budget
+        for divisor in (2, 1):
+            for sequence in self.partial:
+                num_tokens = num_allowed if sequence is self.partial[-1] else -(-num_allowed // divisor)
+                num_allowed -= self.grow(sequence, num_tokens)
+        if not self.preempted:
+            self.admit_held_back(num_allowed)
+
+    def finish_short(self) -> int:
+        """Compute the shortest prompts to their ends. Returns how much more the step may hold: it would be alone with them for
+        about half of its time."""
+        longest = max(MIN_CHUNK_TOKENS, PASSING_RATIO * min(num_tokens for num_tokens, _ in self.short))
+        shortest = [sequence for num_tokens, sequence in self.short if num_tokens <= longest]
+        for sequence in shortest:
+            self.grow(sequence, self.budget)
+        self.partial = [each for each in self.partial if each not in shortest]
+        num_tokens = sum(self.chunks[each.sequence_id].num_tokens for each in shortest)
+        num_begun = sum(self.chunks[each.sequence_id].num_tokens for each in self.partial)
+        return max(0, max(MIN_CHUNK_TOKENS, num_tokens + 2 * self.num_decoding) - num_begun)
+
+    def grow(self, sequence: Sequence, num_tokens: int) -> int:
+        """By so many tokens, or as far as there are pages; returns by how many."""
+        chunk, size = self.chunks[sequence.sequence_id], sequence.page_size
+        end = chunk.start + chunk.num_tokens
+        num_pages = -(-end // size)
+        num_tokens = min(num_tokens, self.num_left_of(sequence), (num_pages + self.num_available) * size - end)
+        if num_tokens > 0:
+            self.budget += chunk.num_tokens
+            self.num_available += chunk.num_new_pages
+            num_more_pages = -(-(end + num_tokens) // size) - num_pages
+            self.schedule(sequence, chunk.start, chunk.num_tokens + num_tokens, chunk.num_new_pages + num_more_pages)
+        return num_tokens
+
+    def admit_held_back(self, num_allowed: int) -> None:
+        """Those under way can take no more in this step: what is left begins the next ones."""
+        self.partial = [each for each in self.partial if not self.chunks[each.sequence_id].sample]
+        for sequence in self.held_back:
+            num_left = min(num_allowed, self.budget)
+            if not num_left or self.num_places <= 0 or len(self.partial) >= self.limits.prefill.max_num_partial:
+                return
+            self.num_kept = self.budget - num_left
+            if self.admit_unless_expected(sequence, self.blocks_being_filled(), may_pass=True):
+                num_begun = self.chunks[sequence.sequence_id].num_tokens
+                num_allowed -= num_begun + self.grow(sequence, num_left - num_begun)
+
+    # ---- leases
 
     @property
     def may_lease(self) -> bool:
@@ -223,7 +334,14 @@ class _Draft:
             num_steps //= 2
 
     def blocks_being_filled(self) -> set[BlockHash]:
-        return {block for chunk in self.chunks.values() for block in _blocks_filled_by(chunk)}
+        """In this step, as far as its chunks may grow."""
+        filling = {block for chunk in self.chunks.values() for block in _blocks_filled_by(chunk)}
+        return filling.union(*(_blocks_filled_by(self.grown(each)) for each in self.partial))
+
+    def grown(self, sequence: Sequence) -> Chunk:
+        """Its chunk, as long as it may become."""
+        chunk = self.chunks[sequence.sequence_id]
+        return chunk._replace(num_tokens=chunk.num_tokens + min(self.budget, self.num_left_of(sequence)))
 
 
 def _blocks_filled_by(chunk: Chunk) -> Seq[BlockHash]:

@@ -33,6 +33,8 @@ class InferenceRequest:
     """Samples that had ended elsewhere."""
     traceparent: str = ""
     tracestate: str = ""
+    group_id: str = ""
+    """Of the client's call, where that asks for more than this request."""
     keep_alive_s: float | None = None
     """How long its model is to stay in memory afterwards; None says nothing about it."""
 
@@ -75,6 +77,7 @@ def make_sequences(request: InferenceRequest, info: WorkerInfo, *, first_id: int
             block_hashes=list(prompt_hashes),
             page_size=page_size,
             tenant=request.tenant,
+            group=f"{request.tenant}/{request.group_id}" if request.group_id else str(first_id),
             arrival_s=now_s,
         )
         sequence.hash_full_blocks()

@@ -65,6 +65,14 @@ class Sequence:
     """Leading prompt tokens whose log-probabilities were told, where they are wanted; the first has none."""
 
     tenant: str = ""
+    group: str = ""
+    """Of all sequences that one call of a client asked for."""
+    leader: "Sequence | None" = None
+    """The sample of the same request whose prompt is scored for this one too; None where this one's is, or none is wanted."""
+    turn: int = 0
+    """In its tenant's line: how many tokens were due before it, as fair_queue.py counts them."""
+    num_passed_tokens: int = 0
+    """Of those that were admitted while it was the first for which too few pages were free."""
     traceparent: str = ""
     """The trace that its steps belong to; empty unless it is traced."""
     worker_id: str | None = None
@@ -120,6 +128,16 @@ class Sequence:
         if self.is_to_be_scored:
             return ()
         return self.block_hashes[1 : 1 + (self.length - 1) // self.page_size]
+
+    @property
+    def waits_for_scores(self) -> bool:
+        """No sample of a request begins before the scores of their prompt are complete: they are told before any token."""
+        return self.leader is not None and self.leader.is_to_be_scored
+
+    @property
+    def is_passed_enough(self) -> bool:
+        """No more sequences may be admitted before it: it would wait for ever where short ones always come."""
+        return self.num_passed_tokens > self.length
 
     @property
     def has_moved(self) -> bool:

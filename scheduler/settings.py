@@ -12,6 +12,7 @@ from pagoda.cluster_tokens import ClusterTokens
 from pagoda.durations import parse_setting
 from pagoda.key_settings import KeySettings
 from pagoda.sockets import scheduler_address, unix_path
+from scheduler.step_decision import PrefillLimits
 
 
 class SchedulerSettings(KeySettings):
@@ -41,6 +42,13 @@ class SchedulerSettings(KeySettings):
     """The longest time for a step, also for the first ones, of which nobody knows how long they take."""
     max_lease_steps: int = Field(default=8, ge=1)
     """How many decode steps a worker may go on by itself while nobody waits; 1 plans each step."""
+    max_num_partial_prefills: int = Field(default=8, ge=1)
+    """Prompts that a worker may have computed in part at the same time; 1 computes one after the other, whatever their lengths."""
+    max_long_partial_prefills: int = Field(default=3, ge=1)
+    """The long ones among them: a long prompt passes those under way only if it has less than a quarter of their tokens."""
+    long_prefill_token_threshold: int = Field(default=0, ge=0)
+    """A prompt with more tokens than this to compute is long. Short ones pass long ones, and their last step holds little else.
+    Default (0): a 32nd of what a step may compute, at least 64."""
     routing: Literal["prefix", "least-loaded", "round-robin"] = "prefix"
     """Which worker a sequence goes to: where its prefix is, weighed against load, or without looking at prefixes."""
     keep_alive: str = "-1"
@@ -95,6 +103,14 @@ class SchedulerSettings(KeySettings):
     def _is_a_duration(cls, value: str) -> str:
         parse_setting(value)
         return value
+
+    @property
+    def prefill_limits(self) -> PrefillLimits:
+        return PrefillLimits(
+            max_num_partial=self.max_num_partial_prefills,
+            max_long_partial=self.max_long_partial_prefills,
+            long_token_threshold=self.long_prefill_token_threshold,
+        )
 
     @property
     def keep_alive_s(self) -> float:

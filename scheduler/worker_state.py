@@ -6,10 +6,10 @@ from enum import Enum, auto
 
 from kvcache.block_hash import BlockHash
 from kvcache.page_pool import PageId, PagePool
-from scheduler.planner import Admission, Chunk, StepDecision, StepLimits
 from scheduler.prompt_speed import PromptSpeed
 from scheduler.sealed_blocks import SealedBlocks
 from scheduler.sequence import Sequence, SequenceStatus
+from scheduler.step_decision import DEFAULT_PREFILL_LIMITS, Admission, Chunk, PrefillLimits, StepDecision, StepLimits
 from scheduler.step_plan import PlannedSequence, StepPlan, WorkerLink
 from scheduler.steps_in_flight import StepsInFlight
 from scheduler.worker_info import WorkerInfo
@@ -31,6 +31,7 @@ class AttachedWorker:
     held_blocks: InitVar[Iterable[tuple[PageId, BlockHash]]] = ()
     """What its pages have kept from an earlier stream."""
     max_lease_steps: InitVar[int] = 1
+    prefill_limits: InitVar[PrefillLimits] = DEFAULT_PREFILL_LIMITS
     pool: PagePool = field(init=False)
     sealed: SealedBlocks = field(init=False)
     step_limits: StepLimits = field(init=False)
@@ -47,7 +48,9 @@ class AttachedWorker:
     forgotten: list[int] = field(default_factory=list)
     """Sequence ids that the next plan tells it to forget."""
 
-    def __post_init__(self, held_blocks: Iterable[tuple[PageId, BlockHash]], max_lease_steps: int) -> None:
+    def __post_init__(
+        self, held_blocks: Iterable[tuple[PageId, BlockHash]], max_lease_steps: int, prefill_limits: PrefillLimits
+    ) -> None:
         limits = self.info.limits
         self.pool = PagePool(limits.num_pages)
         self.pool.restore(held_blocks)
@@ -57,6 +60,8 @@ class AttachedWorker:
             max_step_sequences=limits.max_step_sequences,
             watermark_pages=limits.num_pages // 100,
             max_lease_steps=max_lease_steps,
+            reserved_places=limits.max_step_sequences // 8,
+            prefill=prefill_limits.of_steps(limits.max_step_tokens),
         )
 
     @property
@@ -124,7 +129,7 @@ class AttachedWorker:
     def _admit(self, admission: Admission) -> None:
         sequence = admission.sequence
         self.pool.share(admission.cached_pages)
-        sequence.status = SequenceStatus.RUNNING
+        sequence.status, sequence.num_passed_tokens = SequenceStatus.RUNNING, 0
         sequence.worker_id, sequence.numerics_id = self.info.worker_id, self.info.numerics_id
         sequence.block_table = list(admission.cached_pages)
         sequence.num_sealed = len(admission.cached_pages)

@@ -9,8 +9,9 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from pagoda.logprobs import TokenLogprobs
 from scheduler.loop import SchedulerLoop
-from scheduler.result import SampledTokens, StepResult
+from scheduler.result import SampledTokens, ScoredTokens, StepResult
 from scheduler.step_plan import PlannedSequence, StepPlan
 from scheduler.worker_info import ModelLimits, WorkerInfo
 from scheduler.worker_state import AttachedWorker
@@ -128,6 +129,7 @@ class ModelledWorker:
         self, loop: SchedulerLoop, clock: VirtualClock, device: Device, worker_id: str, num_pages: int
     ) -> None:
         self.busy_s = 0.0
+        self.longest_step_s = 0.0
         self.num_tokens = 0
         self._loop = loop
         self._clock = clock
@@ -139,6 +141,7 @@ class ModelledWorker:
         duration_s = self._device.duration_s(plan)
         self._free_at_s = max(self._free_at_s, self._clock.now_s + NETWORK_S) + duration_s
         self.busy_s += duration_s
+        self.longest_step_s = max(self.longest_step_s, duration_s)
         self.num_tokens += sum(planned.num_tokens for planned in plan.scheduled)
         # Attempts are what they were when the plan was sent.
         sampled = tuple(
@@ -148,7 +151,8 @@ class ModelledWorker:
             for planned in plan.scheduled
             if planned.sample
         )
-        result = StepResult(step_id=plan.step_id, sampled=sampled)
+        scored = tuple(each for planned in plan.scheduled if (each := _scored(planned)).logprobs)
+        result = StepResult(step_id=plan.step_id, sampled=sampled, scored=scored)
         self._clock.call_at(self._free_at_s + NETWORK_S, lambda: self._loop.apply(self._worker, result))
 
     def send_recall(self, step_id: int) -> None:
@@ -162,3 +166,11 @@ class ModelledWorker:
 
     def send_load(self, model: str, digest: str) -> None:
         raise NotImplementedError("every worker here has its model")
+
+
+def _scored(planned: PlannedSequence) -> ScoredTokens:
+    sequence, first = planned.sequence, planned.start + 1
+    end = min(planned.start + planned.num_tokens + 1, sequence.num_prompt_tokens)
+    num_scores = 0 if sequence.sampling.num_prompt_logprobs is None else max(0, end - first)
+    logprobs = (TokenLogprobs(logprob=-1.0, top=()),) * num_scores
+    return ScoredTokens(sequence_id=sequence.sequence_id, attempt=sequence.attempt, start=first, logprobs=logprobs)

@@ -75,6 +75,7 @@ class GenerateRequest(_message.Message):
     RESUME_FIELD_NUMBER: _builtins.int
     ADAPTER_FIELD_NUMBER: _builtins.int
     KEEP_ALIVE_S_FIELD_NUMBER: _builtins.int
+    GROUP_ID_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Chosen by the client, unique among its open requests; returned in each event. Empty is allowed in Generate."""
     model: _builtins.str
@@ -98,6 +99,8 @@ class GenerateRequest(_message.Message):
     """The adapter (LoRA) to apply. Reserved: refused until supported."""
     keep_alive_s: _builtins.float
     """How long the model stays in memory once its last request has ended, from now on; infinite for ever. Absent: as it was."""
+    group_id: _builtins.str
+    """The same in all requests that one call of a client became: places are kept for those that have none yet. Empty: a call by itself."""
     @_builtins.property
     def prompt_token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
     @_builtins.property
@@ -123,10 +126,11 @@ class GenerateRequest(_message.Message):
         resume: _abc.Iterable[Global___ResumedSample] | None = ...,
         adapter: _builtins.str = ...,
         keep_alive_s: _builtins.float | None = ...,
+        group_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_keep_alive_s", b"_keep_alive_s", "keep_alive_s", b"keep_alive_s", "sampling", b"sampling"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_keep_alive_s", b"_keep_alive_s", "adapter", b"adapter", "cache_salt", b"cache_salt", "keep_alive_s", b"keep_alive_s", "model", b"model", "num_samples", b"num_samples", "priority", b"priority", "prompt_token_ids", b"prompt_token_ids", "request_id", b"request_id", "resume", b"resume", "sampling", b"sampling", "tenant", b"tenant", "timeout_ms", b"timeout_ms", "traceparent", b"traceparent", "tracestate", b"tracestate"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_keep_alive_s", b"_keep_alive_s", "adapter", b"adapter", "cache_salt", b"cache_salt", "group_id", b"group_id", "keep_alive_s", b"keep_alive_s", "model", b"model", "num_samples", b"num_samples", "priority", b"priority", "prompt_token_ids", b"prompt_token_ids", "request_id", b"request_id", "resume", b"resume", "sampling", b"sampling", "tenant", b"tenant", "timeout_ms", b"timeout_ms", "traceparent", b"traceparent", "tracestate", b"tracestate"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__keep_alive_s: _TypeAlias = _typing.Literal["keep_alive_s"]  # noqa: Y015
     _WhichOneofArgType__keep_alive_s: _TypeAlias = _typing.Literal["_keep_alive_s", b"_keep_alive_s"]  # noqa: Y015

@@ -7,8 +7,9 @@ import pytest
 from kvcache.block_hash import root_hash
 from kvcache.page_pool import PagePool
 from pagoda.sampling import SamplingParams
-from scheduler.planner import StepDecision, StepLimits, plan_step
+from scheduler.planner import plan_step
 from scheduler.sequence import Sequence
+from scheduler.step_decision import StepDecision, StepLimits
 
 PAGE = 4
 ROOT = root_hash(model_digest="d", page_size=PAGE)
@@ -24,6 +25,7 @@ class Given:
     sampling: int = 0
     priority: int = 0
     max_length: int = 1000
+    passed: int = 0
     first_token: int = 0
     """Prompts count up from here: the same start means a shared prefix."""
 
@@ -44,6 +46,7 @@ def make(pool: PagePool, given: Given, arrival: int) -> Sequence:
         page_size=PAGE,
         num_computed=given.computed,
         num_sampling=given.sampling,
+        num_passed_tokens=given.passed,
     )
     sequence.hash_full_blocks()
     sequence.block_table = pool.allocate(-(-given.computed // PAGE))
@@ -178,10 +181,17 @@ CASES = [
         pages=4,
     ),
     Case(
-        "a prompt is admitted only if all of it fits, and none overtakes it",
+        "a prompt is admitted only if all of it fits, and only much shorter ones pass it",
+        "a 5+1 s, d 0+4 s",
+        running=[Given("a", 6, computed=5)],
+        waiting=[Given("b", 30, first_token=100), Given("c", 9, first_token=200), Given("d", 4, first_token=300)],
+        pages=8,
+    ),
+    Case(
+        "and they do so only for a while",
         "a 5+1 s",
         running=[Given("a", 6, computed=5)],
-        waiting=[Given("b", 30, first_token=100), Given("c", 4, first_token=200)],
+        waiting=[Given("b", 30, passed=31, first_token=100), Given("d", 4, first_token=300)],
         pages=8,
     ),
     Case(

@@ -19,6 +19,7 @@ from scheduler.loop import SchedulerLoop
 from scheduler.request import InferenceRequest
 from scheduler.router import POLICIES
 from scheduler.sequence import FinishReason
+from scheduler.step_decision import PrefillLimits
 from scheduler.unloaded_workers import UnloadedWorker
 from scheduler.worker_info import only_itself
 from scheduler.worker_state import AttachedWorker, WorkerPhase
@@ -55,13 +56,26 @@ class SchedulerMachine(RuleBasedStateMachine):
     @initialize(
         num_pages=st.integers(7, 24),
         step_tokens=st.integers(1, 24),
-        step_sequences=st.integers(1, 5),
+        step_sequences=st.integers(1, 10),
         lease_steps=st.integers(1, 9),
         recall_delay=st.integers(0, 3),
         routing=st.sampled_from(sorted(POLICIES)),
+        prefill=st.builds(
+            PrefillLimits,
+            max_num_partial=st.integers(1, 4),
+            max_long_partial=st.integers(1, 3),
+            long_token_threshold=st.integers(1, 12),
+        ),
     )
     def make(
-        self, num_pages: int, step_tokens: int, step_sequences: int, lease_steps: int, recall_delay: int, routing: str
+        self,
+        num_pages: int,
+        step_tokens: int,
+        step_sequences: int,
+        lease_steps: int,
+        recall_delay: int,
+        routing: str,
+        prefill: PrefillLimits,
     ) -> None:
         self.limits = {
             "num_pages": num_pages,
@@ -71,7 +85,9 @@ class SchedulerMachine(RuleBasedStateMachine):
             "vocab_size": VOCAB,
         }
         self.clock = FakeClock()
-        self.loop = SchedulerLoop(self.clock, max_lease_steps=lease_steps, routing=POLICIES[routing])
+        self.loop = SchedulerLoop(
+            self.clock, max_lease_steps=lease_steps, routing=POLICIES[routing], prefill_limits=prefill
+        )
         self.recall_delay = recall_delay
         self.client = RecordingClient()
         self.asked: dict[str, Asked] = {}
