@@ -49,7 +49,7 @@ class ChatTemplate:
         self.source = source
         self._special_texts = special_texts
         self._tokenizer = tokenizer
-        self._special = SpecialText(tokenizer.special_tokens)
+        self._special = SpecialText(tokenizer)
         self._is_foreign = is_foreign
         self._renderer = renderer or shared_renderer()
         self._variables = self._renderer.check(source, is_foreign=is_foreign)
@@ -116,13 +116,7 @@ class ChatTemplate:
 
         Raises TextTooLongError where `bound` refuses the prompt.
         """
-        ids: list[int] = []
-        for text, token_id in self._special.split(prompt.text):
-            ids += self._tokenizer.encode(text.replace(prompt.mark, ""), add_special_tokens=False, bound=bound)
-            ids += [] if token_id is None else [token_id]
-            ids = ids if bound is None else bound.trimmed(ids)
-        bos = self._tokenizer.bos_prefix()
-        return ids if ids[: len(bos)] == bos else bos + ids
+        return self._tokenizer.begun(self._tokenizer.encode_marked(prompt.text, prompt.mark, bound=bound))
 
     def render(
         self,

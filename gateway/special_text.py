@@ -1,20 +1,32 @@
 """Tells the special tokens that a chat template writes from those that somebody typed in a message.
 
 What is typed gets a mark inside before rendering, a character that occurs nowhere else; afterwards only the template's own
-special tokens are whole. Knows nothing about Jinja or ids beyond the special ones.
+special tokens are whole, and the tokenizer leaves the marks out. Knows nothing about Jinja.
 """
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
-from typing import Any
+from typing import Any, Protocol
 
 PRIVATE_CHARACTERS = range(0xE000, 0xF900)
 
 
+class ControlTokens(Protocol):
+    """What is needed of a tokenizer."""
+
+    special_tokens: Mapping[str, int]
+
+    @property
+    def hides_control_tokens(self) -> bool: ...
+
+    def control_spans(self, text: str) -> list[tuple[int, int, int]]: ...
+
+
 class SpecialText:
-    def __init__(self, special_tokens: Mapping[str, int]) -> None:
-        self._ids = special_tokens
+    def __init__(self, tokenizer: ControlTokens) -> None:
+        special_tokens = tokenizer.special_tokens
+        self._tokenizer = tokenizer
         self._longest = max(map(len, special_tokens), default=0)
         self._beginnings = {text[:length] for text in special_tokens for length in range(1, len(text))}
         # The longest wins where one special token begins with another; without any, nothing matches.
@@ -26,22 +38,23 @@ class SpecialText:
         marked: list[dict[str, Any]] = self._mark_inside(messages, mark)
         return [{**message, "content": self._mark_end(message["content"], mark)} for message in marked]
 
-    def split(self, rendered: str) -> Iterator[tuple[str, int | None]]:
-        """Each text and the id of the special token behind it; None behind the last."""
-        position = 0
-        for match in self._any.finditer(rendered):
-            yield rendered[position : match.start()], self._ids[match[0]]
-            position = match.end()
-        yield rendered[position:], None
-
     def _mark_inside(self, value: Any, mark: str) -> Any:
         if isinstance(value, str):
-            return self._any.sub(lambda match: match[0][0] + mark + match[0][1:], value)
+            marked = self._any.sub(lambda match: match[0][0] + mark + match[0][1:], value)
+            return self._mark_hidden(marked, mark) if self._tokenizer.hides_control_tokens else marked
         if isinstance(value, Mapping):
             return {self._mark_inside(key, mark): self._mark_inside(item, mark) for key, item in value.items()}
         if isinstance(value, Sequence):
             return [self._mark_inside(item, mark) for item in value]
         return value
+
+    def _mark_hidden(self, text: str, mark: str) -> str:
+        """Control tokens that the text has under other names, such as one in other letters, found by the tokenizer itself."""
+        for start, end, _ in reversed(self._tokenizer.control_spans(text)):
+            inside = start + len(text[start:end]) - len(text[start:end].lstrip()) + 1
+            if text[inside : inside + 1] != mark:
+                text = text[:inside] + mark + text[inside:]
+        return text
 
     def _mark_end(self, content: str, mark: str) -> str:
         """Templates may join messages: an end that begins a special token must not be completed by what follows."""

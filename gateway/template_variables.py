@@ -5,8 +5,8 @@ Knows nothing about rendering.
 
 from collections.abc import Mapping
 
-from gateway.hf_vocabulary import token_name
 from gateway.tokenizer import Tokenizer
+from pagoda.models.end_tokens import token_text
 from pagoda.models.gguf_file import GGUFFile
 from pagoda.models.model import Model, ModelFormat
 from pagoda.models.safetensors_file import read_json
@@ -33,5 +33,5 @@ def _from_gguf(model: Model, tokenizer: Tokenizer) -> Mapping[str, str]:
 def _from_checkpoint(model: Model) -> Mapping[str, str]:
     config_path = model.path / "tokenizer_config.json"
     config = read_json(config_path) if config_path.exists() else {}
-    names = {name: token_name(config, name) for name in GGUF_TOKEN_KEYS}
+    names = {name: token_text(config, name) for name in GGUF_TOKEN_KEYS}
     return {name: text for name, text in names.items() if text is not None}

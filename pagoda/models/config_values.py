@@ -48,6 +48,18 @@ def optional_count(values: Mapping[str, Any], key: str) -> int | None:
     return count(values, key) if values.get(key) else None
 
 
+def uniform_count(values: Mapping[str, Any], key: str, default: int | None = None) -> int:
+    """As `count`, also of a list with one number for each layer, which must all be the same."""
+    value = values.get(key)
+    if isinstance(value, list) and value:
+        if any(item != value[0] for item in value):
+            raise ModelFormatError(
+                f"the model needs {key} by layer ({value[:8]}…); only one value for all is supported"
+            )
+        return count({key: value[0]}, key)
+    return count(values, key, default)
+
+
 def num_layers(values: Mapping[str, Any], key: str) -> int:
     layers = count(values, key)
     if layers > MAX_LAYERS:
@@ -71,26 +83,27 @@ def items(values: Mapping[str, Any], key: str, kind: type[Item]) -> list[Item]:
     return value
 
 
-def require(values: Mapping[str, Any], key: str, expected: Any) -> None:
-    """For settings of which only the usual value is implemented; absent means the usual."""
+def require(values: Mapping[str, Any], key: str, expected: Any, *, unused: Any = None) -> None:
+    """Raise ModelFormatError unless a setting has the one value that is implemented, is absent, or is `unused`."""
     value = values.get(key)
-    if value is not None and value != expected:
+    if value is not None and value not in (expected, unused):
         raise ModelFormatError(f"the model needs {key} = {value!r}; only {expected!r} is supported")
 
 
-def rope_scaling(values: Mapping[str, Any], rope_type: str) -> RopeScaling | None:
-    """From Hugging Face's keys, which name all parameters."""
+def rope_scaling(values: Mapping[str, Any], rope_type: str, max_position: int) -> RopeScaling | None:
+    """From Hugging Face's keys. `max_position` is the original one of a file that does not name it."""
     match rope_type:
         case "default" | "none":
             return None
         case "linear":
-            return RopeScaling(rope_type="linear", factor=number(values, "factor"))
+            factor = number(values, "factor")
+            return None if factor == 1.0 else RopeScaling(rope_type="linear", factor=factor)
         case "llama3":
             return RopeScaling(
                 rope_type="llama3",
                 factor=number(values, "factor"),
                 low_freq_factor=number(values, "low_freq_factor"),
                 high_freq_factor=number(values, "high_freq_factor"),
-                original_max_position=count(values, "original_max_position_embeddings"),
+                original_max_position=count(values, "original_max_position_embeddings", max_position),
             )
     raise ModelFormatError(f"the rope scaling {rope_type!r} is not supported (known: default, linear, llama3)")

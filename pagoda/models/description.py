@@ -3,11 +3,14 @@
 Knows nothing about where the files lie and how they got there.
 """
 
+from dataclasses import replace
 from pathlib import Path
 
 from pagoda.models import gguf_config, hf_config
+from pagoda.models.end_tokens import inside_vocabulary, read_checkpoint_end_tokens
 from pagoda.models.errors import ModelFormatError
 from pagoda.models.gguf_file import GGUFError, GGUFFile
+from pagoda.models.gguf_tokens import read_tokens
 from pagoda.models.model import Model, ModelConfig, ModelFormat
 from pagoda.models.recommended import read_generation_config, read_gguf_sampling
 from pagoda.models.safetensors_file import read_tensors, weight_files
@@ -17,6 +20,8 @@ CHECKPOINT_FILES = (
     "generation_config.json",
     "tokenizer.json",
     "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
     "chat_template.jinja",
 )
 """What belongs to a safetensors checkpoint besides its weights: a change of any gives another model."""
@@ -43,7 +48,7 @@ def _read_gguf(name: str, path: Path, digest: str, size_bytes: int) -> Model:
                 digest=digest,
                 size_bytes=size_bytes,
                 config=gguf_config.read_config(file),
-                eos_token_ids=gguf_config.read_eos_token_ids(file),
+                eos_token_ids=read_tokens(file.metadata).end_token_ids,
                 quantization=gguf_config.quantization(file),
                 num_parameters=gguf_config.num_parameters(file),
                 recommended=read_gguf_sampling(file.metadata),
@@ -66,7 +71,7 @@ def _read_checkpoint(name: str, path: Path, digest: str, size_bytes: int) -> Mod
         digest=digest,
         size_bytes=size_bytes,
         config=config,
-        eos_token_ids=hf_config.read_eos_token_ids(path),
+        eos_token_ids=read_checkpoint_end_tokens(path),
         quantization=max(tensors, key=lambda tensor: tensor.num_parameters).dtype,
         num_parameters=sum(tensor.num_parameters for tensor in tensors),
         recommended=read_generation_config(path),
@@ -82,9 +87,7 @@ def _checked(model: Model) -> Model:
         )
     if num_layer_parameters(config) * config.num_layers > model.num_parameters:
         raise ModelFormatError(f"{model.path}: its metadata describes a larger model than its tensors can be")
-    if not all(0 <= token_id < config.vocab_size for token_id in model.eos_token_ids):
-        raise ModelFormatError(f"{model.path}: an end token of {model.eos_token_ids} is outside the vocabulary")
-    return model
+    return replace(model, eos_token_ids=inside_vocabulary(model.eos_token_ids, config.vocab_size, model.path))
 
 
 def num_layer_parameters(config: ModelConfig) -> int:

@@ -1,4 +1,4 @@
-"""What a GGUF file's metadata says about its model: the hyperparameters and the tokens that end a generation.
+"""What a GGUF file's metadata says about its model: the hyperparameters.
 
 Knows nothing about weights, except the rope factors: GGUF stores Llama 3's scaling as those, not as its parameters. What
 is special to a family is in gguf_families.py.
@@ -7,7 +7,7 @@ is special to a family is in gguf_families.py.
 import math
 import struct
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -19,27 +19,23 @@ from pagoda.models.model import ModelConfig, RopeScaling
 
 ROPE_FACTORS = "rope_freqs.weight"
 LONGROPE_FACTORS = "rope_factors_long.weight"
-END_TOKEN_KEYS = ("tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id", "tokenizer.ggml.eom_token_id")
-END_TOKENS = frozenset(
-    (
-        "</s>",
-        "<|im_end|>",
-        "<|eot_id|>",
-        "<|eom_id|>",
-        "<|end|>",
-        "<|endoftext|>",
-        "<|end_of_text|>",
-        "<end_of_turn>",
-        "<end_of_utterance>",
-        "<EOT>",
-        "[EOT]",
-        "[EOS]",
-        "<\uff5cend\u2581of\u2581sentence\uff5c>",
-    )
-)
-"""Control tokens of these names end a generation even where the metadata names only one of them, as it often does. Names
-alone are not enough: Gemma has a "</s>" that is HTML."""
-CONTROL_TYPE = 3
+UNUSUAL_NUMBERS: Mapping[str, float] = {
+    "expert_count": 0,
+    "logit_scale": 1.0,
+    "residual_scale": 1.0,
+    "embedding_scale": 1.0,
+    "router_logit_softcapping": 0,
+    "nextn_predict_layers": 0,
+    "attention.clamp_kqv": 0,
+    "attention.max_alibi_bias": 0,
+    "attention.temperature_scale": 0,
+    "attention.shared_kv_layers": 0,
+    "attention.output_scale": 1.0,
+    "attention.value_scale": 1.0,
+    "attention.q_lora_rank": 0,
+    "attention.kv_lora_rank": 0,
+}
+"""What changes the numbers of other families, behind the architecture's name; 0 is always "not used"."""
 FILE_TYPES = {
     0: "F32",
     1: "F16",
@@ -81,17 +77,17 @@ def read_config(file: GGUFFile) -> ModelConfig:
         raise ModelFormatError("the file has no tensor 'token_embd.weight' of two dimensions")
     prefix = f"{architecture}."
     hidden_size = values.count(metadata, f"{prefix}embedding_length")
-    num_heads = values.count(metadata, f"{prefix}attention.head_count")
+    num_heads = values.uniform_count(metadata, f"{prefix}attention.head_count")
     head_size = values.count(metadata, f"{prefix}attention.key_length", hidden_size // num_heads)
     values.require(metadata, f"{prefix}attention.value_length", head_size)
-    values.require(metadata, f"{prefix}expert_count", 0)
+    _refuse_other_numbers(metadata, prefix, head_size)
     config = ModelConfig(
         architecture=architecture,
         num_layers=values.num_layers(metadata, f"{prefix}block_count"),
         hidden_size=hidden_size,
-        intermediate_size=values.count(metadata, f"{prefix}feed_forward_length"),
+        intermediate_size=values.uniform_count(metadata, f"{prefix}feed_forward_length"),
         num_heads=num_heads,
-        num_kv_heads=values.count(metadata, f"{prefix}attention.head_count_kv", num_heads),
+        num_kv_heads=values.uniform_count(metadata, f"{prefix}attention.head_count_kv", num_heads),
         head_size=head_size,
         vocab_size=embedding.shape[0],
         max_position=min(values.count(metadata, f"{prefix}context_length"), values.MAX_POSITION),
@@ -104,23 +100,25 @@ def read_config(file: GGUFFile) -> ModelConfig:
     return replace(config, **FAMILIES[architecture](config, metadata))
 
 
+def _refuse_other_numbers(metadata: Mapping[str, Any], prefix: str, head_size: int) -> None:
+    """Raise ModelFormatError for what llama.cpp's files can say and no family here computes, unless it says the usual."""
+    for key, usual in UNUSUAL_NUMBERS.items():
+        values.require(metadata, prefix + key, usual, unused=0)
+    values.require(metadata, f"{prefix}attention.causal", True)
+    values.require(metadata, f"{prefix}use_parallel_residual", False)
+    for key in ("attention.key_length_swa", "attention.value_length_swa"):
+        values.require(metadata, prefix + key, head_size)
+    scale = values.optional_number(metadata, f"{prefix}attention.scale")
+    if scale is not None and not _close(scale, head_size**-0.5):
+        raise ModelFormatError(
+            f"the model needs {prefix}attention.scale = {scale}; only 1 / sqrt({head_size}) is supported"
+        )
+
+
 def _rotary_size(rotary_size: int, head_size: int) -> dict[str, Any]:
     if rotary_size > head_size or rotary_size % 2:
         raise ModelFormatError(f"heads of size {head_size} cannot have {rotary_size} elements rotated")
     return {} if rotary_size == head_size else {"rotary_size": rotary_size}
-
-
-def read_eos_token_ids(file: GGUFFile) -> tuple[int, ...]:
-    metadata = file.metadata
-    named = [metadata[key] for key in END_TOKEN_KEYS if isinstance(metadata.get(key), int)]
-    tokens = values.items(metadata, "tokenizer.ggml.tokens", str)
-    types = values.items(metadata, "tokenizer.ggml.token_type", int)
-    by_name = [
-        token_id
-        for token_id, (token, token_type) in enumerate(zip(tokens, types, strict=False))
-        if token_type == CONTROL_TYPE and token in END_TOKENS
-    ]
-    return tuple(dict.fromkeys(named + by_name))
 
 
 def quantization(file: GGUFFile) -> str:
@@ -139,16 +137,27 @@ def num_parameters(file: GGUFFile) -> int:
 
 
 def rope_scaling(file: GGUFFile, prefix: str, head_size: int) -> RopeScaling | None:
-    rope_type = file.metadata.get(f"{prefix}rope.scaling.type", "none")
+    """As llama.cpp reads it: without a type a factor scales linearly, and the factor has an older key."""
+    metadata = file.metadata
+    rope_type = metadata.get(f"{prefix}rope.scaling.type", "linear")
     if LONGROPE_FACTORS in file.tensors:
         rope_type = "longrope"
+    if rope_type not in ("none", "linear"):
+        raise ModelFormatError(f"the rope scaling {rope_type!r} is not supported (known for GGUF: linear, llama3)")
+    values.require(metadata, f"{prefix}rope.scaling.attn_factor", 1.0, unused=0)
+    values.require(metadata, f"{prefix}rope.scaling.yarn_ext_factor", 0)
+    factor = values.optional_number(metadata, f"{prefix}rope.scaling.factor")
+    factor = factor or values.optional_number(metadata, f"{prefix}rope.scale_linear")
+    if factor is None and f"{prefix}rope.scaling.type" in metadata and rope_type == "linear":
+        raise ModelFormatError(f"the model's metadata lacks {f'{prefix}rope.scaling.factor'!r}")
+    scales = rope_type == "linear" and factor not in (None, 1.0)
     if ROPE_FACTORS in file.tensors:
-        return _llama3_scaling(file, values.number(file.metadata, f"{prefix}rope.freq_base", 10_000.0), head_size)
-    if rope_type == "none":
-        return None
-    if rope_type == "linear":
-        return RopeScaling(rope_type="linear", factor=values.number(file.metadata, f"{prefix}rope.scaling.factor"))
-    raise ModelFormatError(f"the rope scaling {rope_type!r} is not supported (known for GGUF: linear, llama3)")
+        if scales:
+            raise ModelFormatError(
+                f"the tensor {ROPE_FACTORS!r} beside a linear rope factor of {factor} is not supported"
+            )
+        return _llama3_scaling(file, values.number(metadata, f"{prefix}rope.freq_base", 10_000.0), head_size)
+    return RopeScaling(rope_type="linear", factor=factor) if scales and factor is not None else None
 
 
 def _llama3_scaling(file: GGUFFile, rope_theta: float, head_size: int) -> RopeScaling:

@@ -15,25 +15,37 @@ Fields = dict[str, Any]
 GEMMA2_27B_LAYERS = 46
 GEMMA3_27B_LAYERS = 62
 GEMMA3_LOCAL_THETA = 10_000.0
+GEMMA2_WINDOW, GEMMA2_ATTENTION_CAP, GEMMA2_FINAL_CAP = 4096, 50.0, 30.0
+"""What a file of Gemma 2 that does not say otherwise means, in llama.cpp and in transformers."""
 
 
 def _llama(config: ModelConfig, metadata: Mapping[str, Any]) -> Fields:
+    _refuse_caps(config, metadata)
     return _windowed(config, metadata, [True] * config.num_layers)
 
 
 def _qwen2(config: ModelConfig, metadata: Mapping[str, Any]) -> Fields:
+    _refuse_caps(config, metadata)
     return {}  # its biases are found among the tensors
 
 
 def _qwen3(config: ModelConfig, metadata: Mapping[str, Any]) -> Fields:
+    _refuse_caps(config, metadata)
     return {"qk_norm": True}
 
 
 def _phi3(config: ModelConfig, metadata: Mapping[str, Any]) -> Fields:
+    _refuse_caps(config, metadata)
     return _windowed(config, metadata, [True] * config.num_layers)
 
 
 def _gemma2(config: ModelConfig, metadata: Mapping[str, Any]) -> Fields:
+    metadata = {
+        "gemma2.attention.sliding_window": GEMMA2_WINDOW,
+        "gemma2.attn_logit_softcapping": GEMMA2_ATTENTION_CAP,
+        "gemma2.final_logit_softcapping": GEMMA2_FINAL_CAP,
+        **metadata,
+    }
     return {
         **_gemma(config, metadata, large=config.num_layers == GEMMA2_27B_LAYERS),
         **_windowed(config, metadata, _all_but_every(2, config.num_layers)),
@@ -48,6 +60,12 @@ def _gemma3(config: ModelConfig, metadata: Mapping[str, Any]) -> Fields:
         "qk_norm": True,
         "rope_theta_local": values.number(metadata, "gemma3.rope.freq_base_swa", GEMMA3_LOCAL_THETA),
     }
+
+
+def _refuse_caps(config: ModelConfig, metadata: Mapping[str, Any]) -> None:
+    for key in ("attn_logit_softcapping", "final_logit_softcapping"):
+        values.require(metadata, f"{config.architecture}.{key}", 0)
+    values.require(metadata, f"{config.architecture}.rope.freq_base_swa", config.rope_theta, unused=0)
 
 
 def _gemma(config: ModelConfig, metadata: Mapping[str, Any], *, large: bool) -> Fields:

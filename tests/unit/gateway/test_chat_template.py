@@ -82,7 +82,7 @@ def test_messages_that_a_template_joins_make_no_special_token(tiny_tokenizer: To
 
 def with_bos(tokenizer: Tokenizer) -> Tokenizer:
     vocabulary = Vocabulary(
-        encoder=tokenizer._encoder,
+        encoders=tokenizer._encoders,
         token_bytes=tokenizer._token_bytes,
         special_tokens=tokenizer.special_tokens,
         bos_token_id=IM_START,

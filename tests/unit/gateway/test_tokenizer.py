@@ -85,7 +85,7 @@ def test_ids_agree_with_an_independent_implementation(
     independent = IndependentBPE(vocabulary, merges, pattern, split_digits=split_digits)
     for text in HARD_TEXTS:
         composed = text.replace("e\u0301", "\u00e9") if pre == "qwen2" else text
-        assert tokenizer.encode(text) == independent.encode(composed)
+        assert tokenizer.encode(text, parse_control_tokens=False) == independent.encode(composed)
 
 
 def test_merges_make_fewer_tokens_than_bytes(tmp_path: Path, merges: list[str]) -> None:
@@ -101,9 +101,10 @@ def test_round_trip(tiny_tokenizer: Tokenizer, text: str) -> None:
     assert tiny_tokenizer.decode(ids) == text
 
 
-def test_special_tokens_typed_in_a_text_stay_text(tiny_tokenizer: Tokenizer) -> None:
+def test_control_tokens_of_a_raw_prompt_are_parsed_unless_told(tiny_tokenizer: Tokenizer) -> None:
     text = "<|im_start|>system<|im_end|>"
-    assert tiny_tokenizer.encode(text) == list(text.encode())
+    assert tiny_tokenizer.encode(text) == [IM_START, *b"system", IM_END]
+    assert tiny_tokenizer.encode(text, parse_control_tokens=False) == list(text.encode())
 
 
 def test_decoding_skips_special_tokens_unless_told(tiny_tokenizer: Tokenizer) -> None:
@@ -200,7 +201,8 @@ def test_sentencepiece_joins_by_score_and_spells_the_rest_in_bytes(tmp_path: Pat
         assert tokenizer.encode(text) == [1, *expected]
         assert tokenizer.decode(expected) == " " + text
     assert tokenizer.encode("é", add_special_tokens=False) == [tokens.index("▁"), 3 + 0xC3, 3 + 0xA9]
-    assert tokenizer.decode(tokenizer.encode("</s>é")) == " </s>é"
+    assert tokenizer.decode(tokenizer.encode("</s>é", parse_control_tokens=False)) == " </s>é"
+    assert tokenizer.encode("</s>é") == [1, 2, tokens.index("▁"), 3 + 0xC3, 3 + 0xA9]
 
 
 # Hugging Face's tokenizer.json
@@ -231,14 +233,14 @@ def test_a_checkpoints_tokenizer_gives_the_librarys_ids(checkpoint: Path) -> Non
     library = LibraryTokenizer.from_file(str(checkpoint / "tokenizer.json"))
     tokenizer = load_checkpoint(checkpoint)
     for text in HARD_TEXTS:
-        if "<|" not in text:
-            assert tokenizer.encode(text) == library.encode(text).ids
-            assert tokenizer.decode(tokenizer.encode(text)) == text
+        doubled = text.startswith("<|im_start|>")  # by the library; here the sequence begins once
+        assert tokenizer.encode(text) == library.encode(text).ids[doubled:]
+        assert tokenizer.decode(tokenizer.encode(text, parse_control_tokens=False)) == text
 
 
-def test_a_checkpoints_special_tokens_stay_text_and_its_added_tokens_are_found(checkpoint: Path) -> None:
+def test_a_checkpoints_special_tokens_are_text_where_told_and_its_added_tokens_are_found(checkpoint: Path) -> None:
     tokenizer = load_checkpoint(checkpoint)
-    ids = tokenizer.encode("<|im_end|><think>")
+    ids = tokenizer.encode("<|im_end|><think>", parse_control_tokens=False)
     assert ids[0] == tokenizer.bos_token_id == tokenizer.special_tokens["<|im_start|>"]
     assert not set(ids[1:]) & set(tokenizer.special_tokens.values())
     assert tokenizer.token_text(ids[-1]) == "<think>"

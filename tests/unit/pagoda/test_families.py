@@ -13,7 +13,7 @@ import transformers
 from pagoda.models import gguf_config, hf_config
 from pagoda.models.errors import ModelFormatError
 from pagoda.models.gguf_file import GGUFFile
-from pagoda.models.model import ModelConfig
+from pagoda.models.model import ModelConfig, RopeScaling
 
 SIZES: dict[str, Any] = {
     "vocab_size": 96,
@@ -39,6 +39,7 @@ BASE = ModelConfig(
     rope_scaling=None,
     tie_word_embeddings=False,
 )
+LINEAR = RopeScaling(rope_type="linear", factor=4.0)
 WINDOWED: dict[str, Any] = {"sliding_window": 64, "layer_uses_sliding_window": (True,) * 7}
 ALTERNATING = (True, False, True, False, True, False, True)
 FIVE_OF_SIX = (True, True, True, True, True, False, True)
@@ -157,6 +158,10 @@ def test_config_that_transformers_fills_in(tmp_path: Path) -> None:
         ("Qwen3", {"layer_types": ["full_attention"], "use_sliding_window": True}, "layer_types that do not fit"),
         ("Phi3", {"rope_parameters": {"partial_rotary_factor": 2.0}}, "partial_rotary_factor = 2.0"),
         ("Mistral", {"num_hidden_layers": 1 << 20}, "at most 4096 layers"),
+        ("Llama", {"logits_scaling": 8.0}, "logits_scaling = 8.0; only 1.0"),
+        ("Llama", {"partial_rotary_factor": 0.5}, "partial_rotary_factor = 0.5; only 1.0"),
+        ("Mistral", {"attn_logit_softcapping": 30.0}, "attn_logit_softcapping = 30.0"),
+        ("Qwen3", {"num_experts": 8}, "num_experts = 8"),
         ("Mixtral", {}, "'MixtralForCausalLM' is not supported .known for Hugging Face: LlamaForCausalLM, Mistral"),
     ],
 )
@@ -172,9 +177,11 @@ def read_gguf(path: Path, architecture: str, *, tied: bool = False, head_size: i
     writer.add_block_count(7)
     writer.add_context_length(512)
     writer.add_embedding_length(32)
-    writer.add_feed_forward_length(64)
+    if "feed_forward_length" not in values:
+        writer.add_feed_forward_length(64)
     writer.add_head_count(4)
-    writer.add_head_count_kv(2)
+    if "attention__head_count_kv" not in values:
+        writer.add_head_count_kv(2)
     writer.add_key_length(head_size)
     writer.add_value_length(head_size)
     writer.add_layer_norm_rms_eps(1e-6)
@@ -208,6 +215,14 @@ GEMMA3_KEYS: dict[str, Any] = {"attention__sliding_window": 64, "rope__freq_base
         ("llama", {"attention__sliding_window": 64}, replace(BASE, **WINDOWED)),
         ("qwen2", {"rope__scaling__type": "none"}, replace(BASE, architecture="qwen2")),
         ("qwen3", {}, replace(BASE, architecture="qwen3", qk_norm=True)),
+        ("llama", {"rope__scaling__factor": 4.0}, replace(BASE, rope_scaling=LINEAR)),
+        ("llama", {"rope__scaling__factor": 4.0, "rope__scaling__type": "linear"}, replace(BASE, rope_scaling=LINEAR)),
+        ("llama", {"rope__scaling__factor": 4.0, "rope__scaling__type": "none"}, BASE),
+        ("llama", {"rope__scale_linear": 4.0}, replace(BASE, rope_scaling=LINEAR)),
+        ("llama", {"rope__scale_linear": 2.0, "rope__scaling__factor": 4.0}, replace(BASE, rope_scaling=LINEAR)),
+        ("llama", {"rope__scaling__factor": 1.0, "rope__scaling__original_context_length": 64}, BASE),
+        ("llama", {"rope__scaling__factor": 0.0, "rope__scale_linear": 0.0}, BASE),
+        ("llama", {"attention__scale": 8**-0.5, "logit_scale": 1.0, "residual_scale": 0.0}, BASE),
         ("phi3", {"attention__sliding_window": 0}, replace(BASE, architecture="phi3")),
         (
             "phi3",
@@ -215,6 +230,7 @@ GEMMA3_KEYS: dict[str, Any] = {"attention__sliding_window": 64, "rope__freq_base
             replace(BASE, architecture="phi3", rotary_size=6, **WINDOWED),
         ),
         ("gemma2", GEMMA2_KEYS, GEMMA2),
+        ("gemma2", {"attention__sliding_window": 64}, GEMMA2),
         ("gemma3", GEMMA3_KEYS, GEMMA3),
         (
             "gemma3",
@@ -252,6 +268,32 @@ def test_largest_gemma_scales_queries_by_another_size(tmp_path: Path) -> None:
 def test_metadata_that_cannot_be(values: dict[str, Any], message: str, tmp_path: Path) -> None:
     with pytest.raises(ModelFormatError, match=message):
         read_gguf(tmp_path / "m.gguf", "gemma3", **values)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"logit_scale": 0.5}, "llama.logit_scale = 0.5; only 1.0 is supported"),
+        ({"embedding_scale": 12.0}, "embedding_scale = 12.0"),
+        ({"residual_scale": 0.25}, "residual_scale = 0.25"),
+        ({"attention__scale": 0.5}, "attention.scale = 0.5; only 1 / sqrt.8."),
+        ({"attention__clamp_kqv": 8.0}, "attention.clamp_kqv = 8.0"),
+        ({"attn_logit_softcapping": 50.0}, "attn_logit_softcapping = 50.0"),
+        ({"rope__freq_base_swa": 5000.0}, "rope.freq_base_swa = 5000.0"),
+        ({"expert_count": 8}, "expert_count = 8"),
+        ({"rope__scaling__attn_factor": 1.5}, "rope.scaling.attn_factor = 1.5"),
+        ({"rope__scaling__type": "linear"}, "lacks 'llama.rope.scaling.factor'"),
+        ({"attention__head_count_kv": [2, 2, 1, 1, 1, 1, 1]}, "by layer"),
+    ],
+)
+def test_numbers_of_other_families_are_refused_by_name(values: dict[str, Any], message: str, tmp_path: Path) -> None:
+    with pytest.raises(ModelFormatError, match=message):
+        read_gguf(tmp_path / "m.gguf", "llama", **values)
+
+
+def test_one_number_for_each_layer(tmp_path: Path) -> None:
+    config = read_gguf(tmp_path / "m.gguf", "llama", feed_forward_length=[64] * 7)
+    assert config.intermediate_size == 64
 
 
 def test_unknown_architecture_is_told_the_known(tmp_path: Path) -> None:
