@@ -24,15 +24,18 @@ _LOCAL_ORIGIN = re.compile(
 )
 _LOCAL_SUFFIXES = (".localhost", ".local", ".internal")
 _EXPOSED_HEADERS = ("x-request-id", "retry-after", IGNORED_HEADER, TRUNCATED_HEADER)
+LONGEST_ORIGIN = 512
+"""In characters; a name of the internet has at most 253."""
 PREFLIGHT_MAX_AGE_S = 12 * 3600
 
 
 class AllowedOrigins:
-    """CORS for the origins of this machine and those in `more`; `*` there allows all. Any other origin is refused."""
+    """CORS for the origins of this machine and those in `more`, where `*` stands for any text. Any other origin is refused."""
 
     def __init__(self, app: ASGIApp, *, more: Sequence[str]) -> None:
         self._app = app
-        self._more = frozenset(origin.rstrip("/").lower() for origin in more)
+        patterns = (".*".join(map(re.escape, origin.rstrip("/").lower().split("*"))) for origin in more)
+        self._more = [re.compile(pattern) for pattern in dict.fromkeys(patterns)]
         self._cors = CORSMiddleware(
             app,
             allow_origin_regex=r".*",  # what gets there is allowed
@@ -58,7 +61,9 @@ class AllowedOrigins:
             await error_response(scope["path"], error)(scope, receive, send)
 
     def _is_allowed(self, origin: str) -> bool:
-        return "*" in self._more or origin.lower() in self._more or _LOCAL_ORIGIN.fullmatch(origin) is not None
+        if len(origin) > LONGEST_ORIGIN:
+            return False
+        return any(pattern.fullmatch(origin.lower()) for pattern in (_LOCAL_ORIGIN, *self._more))
 
 
 class LocalHostsOnly:

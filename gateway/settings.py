@@ -31,7 +31,7 @@ class GatewaySettings(KeySettings):
     ollama_port: int = Field(default=11434, ge=0, le=65535)
     """Where Ollama's clients look by default: listened on too, on 127.0.0.1, when it is free. 0 is off."""
     allowed_origins: str = ""
-    """Web origins, separated by commas, whose pages may use this server beside those of this machine; `*` is all."""
+    """Web origins, separated by commas, whose pages may use this server beside those of this machine; `*` stands for any text."""
     allowed_hosts: str = ""
     """Names, separated by commas, by which a server on loopback may be addressed beside local ones."""
     max_body_bytes: ByteSize = Field(default=ByteSize(8 * 1024 * 1024), gt=0)

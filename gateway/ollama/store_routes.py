@@ -63,7 +63,8 @@ async def pull(request: Request) -> Response:
     entry = state.store.catalogue_entry(name)
     if entry is None and not state.library.has(name):
         raise ModelNotFoundError(
-            f"pull model manifest: the model '{name}' is unknown: it is in no catalogue of this server"
+            f"pull model manifest: the model '{name}' is unknown: this server can pull {', '.join(state.store.pullable)}; "
+            "others are made from their files: pagoda create NAME -f FILE"
         )
     return await _respond(request, _pull_statuses(state.pulls.watch(name), entry), body.stream)
 

@@ -9,6 +9,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import NoReturn
 
 INTERRUPTED = 130
 """The exit status after Ctrl-C, as shells have it."""
@@ -49,6 +50,6 @@ def failing_in_sentences() -> Iterator[None]:
         raise SystemExit(INTERRUPTED) from None
 
 
-def fail(sentence: str) -> None:
+def fail(sentence: str) -> NoReturn:
     print(f"Error: {sentence}", file=sys.stderr, flush=True)
     raise SystemExit(1)

@@ -7,27 +7,42 @@ from typing import Annotated, Literal
 
 import typer
 
-from pagoda.cli import key_commands, model_commands, token_commands
+from pagoda.cli import key_commands, model_commands, other_words, token_commands
 from pagoda.cli.chat import command as chat_command
 from pagoda.cli.doctor import command as doctor_command
 from pagoda.cli.key_commands import KeysFile
-from pagoda.cli.options import Home, complete_model, resolve_home
+from pagoda.cli.options import Home, complete_model, named_by_ollama, resolve_home
+from pagoda.cli.vllm_flags import ServeCommand
 from pagoda.durations import parse_setting
 from pagoda.models.catalogue import DEFAULT_MODEL
 
 app = typer.Typer(name="pagoda", no_args_is_help=True, pretty_exceptions_enable=False)
 
+Names = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[MODEL]...", help="The same as --model.", autocompletion=complete_model, show_default=False
+    ),
+]
 Models = Annotated[
-    list[str],
+    list[str] | None,
     typer.Option(
         "--model",
         help="A name, fetched if missing, or the path of a GGUF file or a checkpoint. May be repeated; those of the store are "
-        "loaded when somebody asks for them.",
+        f"loaded when somebody asks for them. (default: {DEFAULT_MODEL})",
         autocompletion=complete_model,
     ),
 ]
-Host = Annotated[str, typer.Option(help="The address to listen on. Other than loopback it needs a key.")]
-Port = Annotated[int, typer.Option(min=1, max=65535, help="The port to listen on.")]
+Host = Annotated[
+    str | None,
+    typer.Option(
+        help="The address to listen on. Other than loopback it needs a key. (default: OLLAMA_HOST, else 127.0.0.1)"
+    ),
+]
+Port = Annotated[
+    int | None,
+    typer.Option(min=1, max=65535, help="The port to listen on. (default: OLLAMA_HOST, else 8000)"),
+]
 KVMemory = Annotated[
     str | None,
     typer.Option("--kv-memory", metavar="SIZE", help="For keys and values, such as 2GiB. (default: automatic)"),
@@ -56,7 +71,7 @@ KeepAlive = Annotated[
     str | None,
     typer.Option(
         "--keep-alive",
-        envvar="PAGODA_KEEP_ALIVE",
+        envvar=["PAGODA_KEEP_ALIVE", "OLLAMA_KEEP_ALIVE"],
         metavar="DURATION",
         callback=_check_duration,
         help="How long a model that nobody uses stays in memory, such as 5m. (default: for ever)",
@@ -95,6 +110,33 @@ DefaultMaxTokens = Annotated[
         help="The longest answer where a request names no limit. (default: the model's, else the rest of its window)",
     ),
 ]
+MaxModelLen = Annotated[
+    int | None,
+    typer.Option(
+        "--max-model-len",
+        envvar="PAGODA_WORKER_MAX_MODEL_LEN",
+        min=2,
+        metavar="N",
+        help="The longest sequence, prompt and answer. (default: OLLAMA_CONTEXT_LENGTH, else what the model was made for)",
+    ),
+]
+ContextLength = Annotated[
+    int, typer.Option("--context-length", envvar="OLLAMA_CONTEXT_LENGTH", min=0, hidden=True, help="0 is none.")
+]
+MaxStepTokens = Annotated[int | None, typer.Option("--max-step-tokens", min=1, hidden=True)]
+MaxStepSequences = Annotated[int | None, typer.Option("--max-step-sequences", min=1, hidden=True)]
+StrictFields = Annotated[
+    bool, typer.Option("--strict-fields", help="Refuse requests with fields that the API does not have.")
+]
+AllowedOrigins = Annotated[
+    str | None,
+    typer.Option(
+        "--allowed-origins",
+        envvar=["PAGODA_GATEWAY_ALLOWED_ORIGINS", "OLLAMA_ORIGINS"],
+        metavar="ORIGINS",
+        help="Web origins, between commas, whose pages may use this server beside those of this machine.",
+    ),
+]
 OTLPEndpoint = Annotated[
     str | None,
     typer.Option(
@@ -124,7 +166,7 @@ def _print_version(wanted: bool) -> None:
         raise typer.Exit
 
 
-Version = Annotated[bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print it.")]
+Version = Annotated[bool, typer.Option("--version", "-v", callback=_print_version, is_eager=True, help="Print it.")]
 
 
 @app.callback(help="Serve language models to OpenAI and Ollama clients, on a laptop or a cluster.")
@@ -135,17 +177,25 @@ def pagoda(version: Version = False) -> None:
 # What the commands need is imported inside them, so that `pagoda --help` and handing over to a tier stay quick.
 
 
-@app.command(help="Serve a model on this machine: gateway, scheduler and workers, as processes.")
+@app.command("start", cls=ServeCommand, hidden=True, help="The same as serve.")
+@app.command(cls=ServeCommand, help="Serve a model on this machine: gateway, scheduler and workers, as processes.")
 def serve(
-    models: Models = [DEFAULT_MODEL],  # noqa: B006  # typer reads it, nobody writes it
-    host: Host = "127.0.0.1",
-    port: Port = 8000,
+    names: Names = None,
+    models: Models = None,
+    host: Host = None,
+    port: Port = None,
     kv_memory: KVMemory = None,
     numerics: Numerics = None,
     kv_dtype: KVDtype = None,
     device: Device = None,
     workers: Workers = None,
+    max_model_len: MaxModelLen = None,
+    context_length: ContextLength = 0,
+    max_step_tokens: MaxStepTokens = None,
+    max_step_sequences: MaxStepSequences = None,
     keep_alive: KeepAlive = None,
+    strict_fields: StrictFields = False,
+    allowed_origins: AllowedOrigins = None,
     ollama_port: OllamaPort = None,
     sampling_defaults: SamplingDefaults = None,
     default_max_tokens: DefaultMaxTokens = None,
@@ -158,17 +208,25 @@ def serve(
     from pagoda.cli.serve import run_serve
     from pagoda.cli.tiers import ServeOptions
 
+    ollama = named_by_ollama()
+    all_models = tuple([*(names or ()), *(models or ())]) or (DEFAULT_MODEL,)
     options = ServeOptions(
-        models=tuple(models),
-        host=host,
-        port=port,
+        models=all_models,
+        host=host or (ollama.host if ollama else "127.0.0.1"),
+        port=port or (ollama.port if ollama else 8000),
         home=resolve_home(home),
         kv_memory=kv_memory,
         numerics=numerics,
         kv_dtype=kv_dtype,
         device=device,
-        num_workers=workers or len(models),
+        num_workers=workers or len(all_models),
+        max_model_len=max_model_len,
+        context_length=context_length,
+        max_step_tokens=max_step_tokens,
+        max_step_sequences=max_step_sequences,
         keep_alive=keep_alive,
+        strict_fields=strict_fields,
+        allowed_origins=allowed_origins,
         ollama_port=ollama_port,
         sampling_defaults=sampling_defaults,
         default_max_tokens=default_max_tokens,
@@ -185,6 +243,7 @@ model_commands.register(app)
 doctor_command.register(app)
 key_commands.register(app)
 token_commands.register(app)
+other_words.register(app)
 
 
 @app.command(context_settings=_PASS_THROUGH, help="Start a gateway alone.")

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from pagoda.cli.failure import CommandError, failing_in_sentences
-from pagoda.cli.options import AsJSON, Home, Server, api_key, complete_model, resolve_home
+from pagoda.cli.options import AsJSON, Home, Server, api_key, complete_model, named_server, resolve_home
 from pagoda.models.catalogue import DEFAULT_MODEL
 
 ModelName = Annotated[str, typer.Argument(metavar="MODEL", autocompletion=complete_model, help="A model of `list`.")]
@@ -45,6 +45,9 @@ def pull(
     model: Annotated[
         str, typer.Argument(help="A name of the catalogue.", autocompletion=complete_model)
     ] = DEFAULT_MODEL,
+    insecure: Annotated[
+        bool, typer.Option("--insecure", hidden=True, help="Changes nothing: there is no registry.")
+    ] = False,
     as_json: AsJSON = False,
     home: Home = None,
 ) -> None:
@@ -95,7 +98,7 @@ def ps(server: Server = None, as_json: AsJSON = False) -> None:
         from pagoda.cli.ollama_api import DEFAULT_SERVER, OllamaAPI, server_url
         from pagoda.cli.server_commands import queue_page, running_page
 
-        with OllamaAPI(server_url(server or DEFAULT_SERVER), api_key()) as api:
+        with OllamaAPI(server_url(named_server(server) or DEFAULT_SERVER), api_key()) as api:
             models, queue = api.running(), api.queue()
         if as_json:
             print(_json({"models": models} | ({"queue": queue} if queue else {})))
@@ -110,7 +113,7 @@ def stop(model: ModelName, server: Server = None, as_json: AsJSON = False) -> No
         from pagoda.cli.ollama_api import DEFAULT_SERVER, OllamaAPI, server_url
         from pagoda.cli.server_commands import stop_model
 
-        with OllamaAPI(server_url(server or DEFAULT_SERVER), api_key()) as api:
+        with OllamaAPI(server_url(named_server(server) or DEFAULT_SERVER), api_key()) as api:
             stop_model(api, model)
         if as_json:
             print(_json({"stopped": model}))
@@ -147,12 +150,17 @@ def create(
     file: Annotated[
         Path, typer.Option("--file", "-f", help="A Modelfile, a GGUF file, or a directory of safetensors.")
     ] = Path("Modelfile"),
+    quantize: Annotated[str | None, typer.Option("--quantize", "-q", hidden=True)] = None,
     as_json: AsJSON = False,
     home: Home = None,
 ) -> None:
     with failing_in_sentences():
         from pagoda.cli.store_commands import create_model
 
+        if quantize is not None:
+            raise CommandError(
+                "--quantize is not supported: weights stay as they are; give a file that is quantized already"
+            )
         create_model(resolve_home(home), model, file)
         if as_json:
             print(_json({"created": model}))

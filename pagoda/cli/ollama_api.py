@@ -6,6 +6,7 @@ Knows nothing about terminals. What is not said by a method's type is in Ollama'
 import json
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, Self
 from urllib.parse import urlsplit
 
@@ -88,6 +89,16 @@ class OllamaAPI:
 
     def unload(self, model: str) -> JSONObject:
         return self._object("POST", "/api/generate", {"model": model, "keep_alive": 0})
+
+    def has_blob(self, digest: str) -> bool:
+        with self._answering():
+            return self._client.head(f"/api/blobs/{digest}").is_success
+
+    def upload_blob(self, digest: str, path: Path) -> None:
+        with self._answering(), path.open("rb") as file:
+            # httpx reads it piece by piece, and says how long it is.
+            headers = {"Content-Length": str(path.stat().st_size)}
+            self._refuse_error(self._client.post(f"/api/blobs/{digest}", content=file, headers=headers))
 
     def create(self, body: JSONObject) -> Lines:
         return self._lines("/api/create", body)

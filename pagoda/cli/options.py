@@ -7,12 +7,18 @@ from typing import Annotated
 
 import typer
 
+from pagoda.ollama_host import OllamaHost, ollama_host
+
 Home = Annotated[
     Path | None, typer.Option(envvar="PAGODA_HOME", help="Where models, logs and state live. (default: ~/.pagoda)")
 ]
 Server = Annotated[
     str | None,
-    typer.Option(envvar="PAGODA_HOST", metavar="URL", help="The server to ask. (default: http://127.0.0.1:8000)"),
+    typer.Option(
+        envvar="PAGODA_HOST",
+        metavar="URL",
+        help="The server to ask. (default: OLLAMA_HOST, else http://127.0.0.1:8000)",
+    ),
 ]
 AsJSON = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 
@@ -21,6 +27,24 @@ def resolve_home(home: Path | None) -> Path:
     from pagoda.sockets import default_home
 
     return (home or default_home()).expanduser().absolute()
+
+
+def named_by_ollama() -> OllamaHost | None:
+    """OLLAMA_HOST, for a server to listen there and for a command to ask there."""
+    from pagoda.cli.failure import fail
+
+    try:
+        return ollama_host()
+    except ValueError as error:
+        fail(str(error))
+
+
+def named_server(server: str | None) -> str | None:
+    """The server that the user named, as --server, PAGODA_HOST or OLLAMA_HOST."""
+    if server is not None:
+        return server
+    ollama = named_by_ollama()
+    return None if ollama is None else ollama.url
 
 
 def complete_model(context: typer.Context, incomplete: str) -> list[str]:

@@ -8,6 +8,7 @@ import signal
 import socket
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 
 from pagoda.background import end_tasks
 from pagoda.cli.banner import banner
@@ -45,7 +46,7 @@ def run_serve(options: ServeOptions) -> int:
         check_models(options)
         models = [fetch_model(options.home, model) for model in options.models]
         make_run_directory(options)
-        return asyncio.run(_serve(options, models))
+        return asyncio.run(_serve(within_windows(options, models), models))
     except (ServeError, ModelError, ChildLostError, NotReadyError) as error:
         say(f"Error: {error}")
         return 1
@@ -106,6 +107,14 @@ def check_models(options: ServeOptions) -> None:
     for model in options.models:
         if "," in model:
             raise ServeError(f"--model {model}: a comma cannot be in it. For several models, repeat --model.")
+
+
+def within_windows(options: ServeOptions, models: Sequence[Model]) -> ServeOptions:
+    """A context length that is only a wish becomes what each model was made for, where that is less."""
+    if options.max_model_len is not None or not options.context_length:
+        return options
+    shortest = min(model.config.max_position for model in models)
+    return replace(options, max_model_len=min(options.context_length, shortest))
 
 
 async def _serve(options: ServeOptions, models: Sequence[Model]) -> int:

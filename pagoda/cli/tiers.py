@@ -25,7 +25,14 @@ class ServeOptions:
     kv_dtype: str | None = None
     device: str | None = None
     num_workers: int = 1
+    max_model_len: int | None = None
+    context_length: int = 0
+    """max_model_len where that is absent, but never more than the models were made for; 0 says nothing."""
+    max_step_tokens: int | None = None
+    max_step_sequences: int | None = None
     keep_alive: str | None = None
+    strict_fields: bool = False
+    allowed_origins: str | None = None
     ollama_port: int | None = None
     """0 is none; absent is the gateway's own choice."""
     sampling_defaults: str | None = None
@@ -77,6 +84,8 @@ def _gateway(options: ServeOptions) -> ChildCommand:
     flags += ["--ollama-port", str(options.ollama_port)] if options.ollama_port is not None else []
     flags += ["--sampling-defaults", options.sampling_defaults] if options.sampling_defaults else []
     flags += ["--default-max-tokens", str(options.default_max_tokens)] if options.default_max_tokens else []
+    flags += ["--strict-fields"] if options.strict_fields else []
+    flags += ["--allowed-origins", options.allowed_origins] if options.allowed_origins else []
     return _tier("gateway", options, flags, _keys("GATEWAY", options))
 
 
@@ -96,6 +105,9 @@ def _workers(options: ServeOptions) -> list[ChildCommand]:
     flags += ["--numerics", options.numerics] if options.numerics else []
     flags += ["--kv-dtype", options.kv_dtype] if options.kv_dtype else []
     flags += ["--device", options.device] if options.device else []
+    flags += ["--max-model-len", str(options.max_model_len)] if options.max_model_len else []
+    flags += ["--max-step-tokens", str(options.max_step_tokens)] if options.max_step_tokens else []
+    flags += ["--max-step-sequences", str(options.max_step_sequences)] if options.max_step_sequences else []
     if options.num_workers == 1:
         return [_tier("worker", options, [*flags, *_models_of_worker(options, 0)])]
     # Each takes all cores by default.

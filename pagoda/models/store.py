@@ -47,10 +47,15 @@ class ModelStore:
         self._catalogue = catalogue
         self.layout = StoreLayout(home)
         self.directory = self.layout.models
-        self._digests = DigestCache(self.layout.digests)
+        self.digests = DigestCache(self.layout.digests)
         self._described: dict[Path, tuple[tuple[object, ...], Model]] = {}
         self._told: dict[Path, str] = {}
         """Why models cannot be read, as far as it is in the log."""
+
+    @property
+    def pullable(self) -> Sequence[str]:
+        """The names of the catalogue."""
+        return [entry.name for entry in self._catalogue]
 
     def list(self) -> list[Model]:
         """The models in the store, by name. One that cannot be read is left out, and is told of in the log once."""
@@ -219,7 +224,7 @@ class ModelStore:
         known_key, known = self._described.get(path, (None, None))
         if known is not None and known_key == key:
             return known
-        digest = self._digests.file_digest(path) if path.is_file() else self._digests.files_digest(files)
+        digest = self.digests.file_digest(path) if path.is_file() else self.digests.files_digest(files)
         model = describe(name, path, digest, size_bytes=sum(file.stat().st_size for file in files))
         self._described[path] = (key, model)
         return model

@@ -31,6 +31,10 @@ class OllamaServer:
         self.requests: list[tuple[str, JSONObject]] = []
         self.models = {MODEL, "tiny"}
         self.pullable: set[str] = set()
+        self.digest = "ab" * 32
+        """Of the model that it begins with."""
+        self.blobs: dict[str, int] = {}
+        """Sizes of what was uploaded, by digest."""
         self.pieces: list[str] = ["Hello", " there", "."]
         self.shown: JSONObject = {
             "details": {"parameter_size": "1M", "quantization_level": "F32"},
@@ -67,11 +71,12 @@ class OllamaServer:
             case "/queue":
                 return (200, self.queue) if self.queue else (404, {"error": "not found"})
             case "/api/tags":
-                return 200, {"models": [{"name": MODEL}]}
+                return 200, {"models": [{"name": MODEL, "digest": self.digest}]}
             case "/api/ps":
                 running = {"name": MODEL, "digest": "ab" * 32, "size": 5_000_000_000, "size_vram": 0}
                 return 200, {"models": [running | {"context_length": 512, "expires_at": self.expires_at}]}
             case "/api/create":
+                self.models.add(body["model"])
                 return iter([{"status": "writing manifest"}, {"status": "success"}])
             case "/api/pull":
                 return self._pull(body["model"])
@@ -110,8 +115,18 @@ def ollama_server() -> Iterator[OllamaServer]:
         def do_GET(self) -> None:
             self._respond({})
 
+        def do_HEAD(self) -> None:
+            self.send_response(200 if self.path.rpartition("/")[2] in server.blobs else 404)
+            self.end_headers()
+
         def do_POST(self) -> None:
-            self._respond(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            content = self.rfile.read(int(self.headers["Content-Length"]))
+            directory, _, digest = self.path.rpartition("/")
+            if directory == "/api/blobs":
+                server.blobs[digest] = len(content)
+                self._send(201, "application/json", iter([]))
+            else:
+                self._respond(json.loads(content))
 
         def _respond(self, body: JSONObject) -> None:
             server.requests.append((self.path, body))

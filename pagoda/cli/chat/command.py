@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from pagoda.cli.failure import CommandError, failing_in_sentences
-from pagoda.cli.options import Home, Server, api_key, complete_model, resolve_home
+from pagoda.cli.options import Home, Server, api_key, complete_model, named_server, resolve_home
 
 
 def register(app: typer.Typer) -> None:
@@ -31,12 +31,20 @@ def run(
     ] = None,
     format: Annotated[str | None, typer.Option("--format", hidden=True)] = None,
     think: Annotated[bool, typer.Option("--think", hidden=True)] = False,
+    hidethinking: Annotated[bool, typer.Option("--hidethinking", hidden=True)] = False,
+    insecure: Annotated[
+        bool, typer.Option("--insecure", hidden=True, help="Changes nothing: there is no registry.")
+    ] = False,
     server: Server = None,
     home: Home = None,
 ) -> None:
     with failing_in_sentences():
         if format is not None:
             raise CommandError("--format is not supported: answers cannot be held to a form yet; leave it out")
+        if hidethinking:
+            raise CommandError(
+                "--hidethinking is not supported: thinking is not told apart from the answer yet; leave it out"
+            )
         if think:
             raise CommandError("--think is not supported: thinking is not told apart from the answer; leave it out")
 
@@ -51,5 +59,5 @@ def run(
             keep_alive=keepalive,
             remembers=not nohistory,
         )
-        status = run_model(options, Servers(home=resolve_home(home), address=server, api_key=api_key()))
+        status = run_model(options, Servers(home=resolve_home(home), address=named_server(server), api_key=api_key()))
     raise typer.Exit(status)

@@ -4,7 +4,6 @@ Knows nothing about what is said.
 """
 
 import sys
-from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,12 +11,14 @@ from typing import Any
 from rich.console import Console
 from rich.status import Status
 
+from pagoda.cli.chat.hand_over import is_path, pull, upload
 from pagoda.cli.chat.own_server import OwnServer
 from pagoda.cli.failure import CommandError, ServerError, ServerUnreachableError
-from pagoda.cli.fetch import fetch_model, progress_display
+from pagoda.cli.fetch import fetch_model
 from pagoda.cli.ollama_api import DEFAULT_SERVER, OllamaAPI, server_url
 from pagoda.models.catalogue import DEFAULT_MODEL
-from pagoda.models.sources import Progress, Stage
+from pagoda.models.errors import ModelError
+from pagoda.models.store import ModelStore
 
 JSONObject = dict[str, Any]
 
@@ -41,21 +42,44 @@ class Servers:
     def _connect_named(self, address: str, model: str | None) -> "Connection":
         api = OllamaAPI(server_url(address), self.api_key)
         try:
-            return _open_or_pull(api, model or _first_model(api))
-        except CommandError:
+            return self._open_or_bring(api, model or _first_model(api))
+        except (CommandError, ModelError):
             api.close()
             raise
 
     def _connect_running(self, model: str | None) -> "Connection | None":
-        """None where no server runs at the default address, or it is not ours, or it has not got the model."""
+        """None where no server runs at the default address, or it is not ours, or it cannot get the model."""
         api = OllamaAPI(DEFAULT_SERVER, self.api_key)
         try:
-            return _open(api, model or _first_model(api))
-        except (ServerUnreachableError, ServerError) as error:
-            api.close()
-            if isinstance(error, ServerError) and error.status not in (200, 404):
+            if api.is_pagoda():
+                return self._open_or_bring(api, model or _first_model(api))
+        except ServerUnreachableError:
+            pass
+        except ServerError as error:
+            if error.status not in (200, 404):
+                api.close()
                 raise
-            return None
+        except ModelError:
+            api.close()
+            raise
+        api.close()
+        return None
+
+    def _open_or_bring(self, api: OllamaAPI, model: str) -> "Connection":
+        """A model that the server has not got is pulled by it, or given to it. Raises ServerError or ModelError."""
+        if not is_path(model):
+            try:
+                return _open(api, model)
+            except ServerError as error:
+                if error.status != 404:
+                    raise
+            if not Path(model).exists():
+                pull(api, model)
+                return _open(api, model)
+        store = ModelStore(self.home)
+        with _status(f"Giving {model} to the server at {api.url} …"):
+            name = upload(api, store.get(model), store.digests)
+        return _open(api, name)
 
     def _connect_own(self, model: str) -> "Connection":
         fetched = fetch_model(self.home, model)
@@ -96,37 +120,6 @@ def _first_model(api: OllamaAPI) -> str:
     if not models:
         raise ServerError(f"the server at {api.url} has no models; fetch one: pagoda pull {DEFAULT_MODEL}", 404)
     return str(models[0]["name"])
-
-
-def _open_or_pull(api: OllamaAPI, model: str) -> Connection:
-    try:
-        return _open(api, model)
-    except ServerError as error:
-        if error.status != 404:
-            raise
-    if api.is_pagoda():  # It serves what it was started with, so that pulling would not help.
-        raise CommandError(
-            f"the server at {api.url} has no model '{model}'; start one that has: pagoda serve --model {model}"
-        )
-    _pull(api, model)
-    return _open(api, model)
-
-
-def _pull(api: OllamaAPI, model: str) -> None:
-    """All layers as one download."""
-    totals: dict[str, int] = {}
-    completed: dict[str, int] = {}
-    with progress_display(model) as on_progress, closing(api.pull(model)) as lines:
-        for line in lines:
-            if digest := line.get("digest"):
-                totals[digest] = line.get("total", 0)
-                completed[digest] = line.get("completed", 0)
-                progress = Progress(
-                    stage=Stage.DOWNLOADING,
-                    completed_bytes=sum(completed.values()),
-                    total_bytes=sum(totals.values()),
-                )
-                on_progress(progress)
 
 
 def _status(words: str) -> Status:

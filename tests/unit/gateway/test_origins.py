@@ -98,3 +98,21 @@ async def test_hosts_on_loopback(host: str, status: int) -> None:
     app = LocalHostsOnly(PlainTextResponse("served"), more=["Gateway.example"])
     async with client(app) as http:
         assert (await http.get("/api/tags", headers={"host": host})).status_code == status
+
+
+@pytest.mark.parametrize(
+    ("pattern", "origin", "is_allowed"),
+    [
+        ("*", "https://anything.example", True),
+        ("https://*.example.com", "https://app.example.com", True),
+        ("https://*.example.com", "https://app.example.org", False),
+        ("chrome-extension://*", "chrome-extension://abc", True),
+        ("http://192.168.1.*", "http://192.168.1.7:3000", True),
+        ("http://a.b", "http://axb", False),
+        ("*", "https://" + "a" * 1000, False),
+    ],
+)
+async def test_a_star_stands_for_any_text(pattern: str, origin: str, is_allowed: bool) -> None:
+    async with client(origins(pattern)) as http:
+        response = await http.get("/v1/models", headers={"origin": origin})
+        assert (response.status_code == 200) is is_allowed

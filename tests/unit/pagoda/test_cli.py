@@ -17,8 +17,36 @@ from pagoda.models.store import ModelStore, Progress, Stage
 run = CliRunner().invoke
 
 
-def test_version() -> None:
-    assert run(app, ["--version"]).output == f"pagoda {importlib.metadata.version('pagoda')}\n"
+@pytest.mark.parametrize("word", ["--version", "-v", "version"])
+def test_version(word: str) -> None:
+    assert run(app, [word]).output == f"pagoda {importlib.metadata.version('pagoda')}\n"
+
+
+def test_help_is_a_word_too() -> None:
+    assert run(app, ["help"]).output == run(app, ["--help"]).output
+    assert run(app, ["help", "pull"]).output == run(app, ["pull", "--help"]).output
+    assert "Usage: pagoda key create" in run(app, ["help", "key", "create"], env={"COLUMNS": "200"}).output
+    unknown = run(app, ["help", "nothing"])
+    assert (unknown.exit_code, unknown.stderr) == (1, "Error: there is no command 'nothing'; pagoda help lists them\n")
+
+
+def test_help_of_a_tier_is_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[list[str]] = []
+    monkeypatch.setattr(os, "execv", lambda path, arguments: calls.append(arguments))
+    run(app, ["help", "worker"])
+    assert calls == [[sys.executable, "-P", "-m", "worker", "--help"]]
+
+
+@pytest.mark.parametrize("arguments", [["push", "tiny"], ["push", "--insecure", "x"], ["signin"], ["launch", "claude"]])
+def test_what_ollama_has_and_we_have_not_is_one_sentence(arguments: list[str]) -> None:
+    refused = run(app, arguments)
+    assert refused.exit_code == 1
+    assert refused.stderr.startswith("Error: ") and len(refused.stderr.splitlines()) == 1
+
+
+def test_create_does_not_quantize() -> None:
+    refused = run(app, ["create", "mine", "-q", "q4_K_M"])
+    assert refused.exit_code == 1 and "--quantize is not supported" in refused.stderr
 
 
 def test_help_names_every_command() -> None:

@@ -127,7 +127,7 @@ def test_ctrl_c_at_the_prompt_drops_the_entry(servers: Servers, capsys: pytest.C
         ("/set parameter top_k x", "Error: top_k must be a whole number"),
         ("/set format json", "Error: '/set format' is not supported"),
         ("/set think", "Error: '/set think' is not supported"),
-        ("/load nothing", "has no model 'nothing'; start one that has: pagoda serve --model nothing"),
+        ("/load nothing", "pull model manifest: the model 'nothing' is unknown"),
     ],
 )
 def test_commands(servers: Servers, capsys: pytest.CaptureFixture[str], line: str, words: str) -> None:

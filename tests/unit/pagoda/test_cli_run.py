@@ -1,5 +1,6 @@
 """`pagoda run` as a process: on a terminal with real keys, and in a pipe."""
 
+import hashlib
 import os
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import pytest
 
 from tests.fakes.ollama_server import OllamaServer, ollama_server
 from tests.fakes.terminal import CTRL_C, CTRL_D, ENTER, UP, Terminal
+from tests.fakes.tiny_model import write_tiny_gguf
 
 PROMPT = ">>> "
 
@@ -103,8 +105,9 @@ def test_the_model_may_be_left_to_the_server(server: OllamaServer, tmp_path: Pat
     assert server.bodies("/api/generate")[-1]["model"] == "tiny:latest"
 
 
-def test_a_missing_model_is_pulled_first(server: OllamaServer, tmp_path: Path) -> None:
-    server.is_pagoda = False
+@pytest.mark.parametrize("is_pagoda", [True, False])
+def test_a_missing_model_is_pulled_first(server: OllamaServer, tmp_path: Path, is_pagoda: bool) -> None:
+    server.is_pagoda = is_pagoda
     server.pullable = {"new"}
     done = pipe(server, tmp_path, "new", "Hi")
     assert (done.returncode, done.stdout) == (0, "Hello there.\n")
@@ -116,7 +119,9 @@ def test_a_missing_model_is_pulled_first(server: OllamaServer, tmp_path: Path) -
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["nothing", "Hi"], "has no model 'nothing'; start one that has: pagoda serve --model nothing"),
+        (["nothing", "Hi"], "pull model manifest: the model 'nothing' is unknown"),
+        (["./nothing.gguf", "Hi"], "there is no file or directory 'nothing.gguf'"),
+        (["tiny", "Hi", "--hidethinking"], "--hidethinking is not supported"),
         (["tiny", "Hi", "--format", "json"], "--format is not supported"),
         (["tiny", "Hi", "--think"], "--think is not supported"),
         (["tiny", "Hi", "--server", "127.0.0.1:1"], "no server answers at http://127.0.0.1:1; start one: pagoda serve"),
@@ -127,6 +132,39 @@ def test_errors_are_one_sentence(server: OllamaServer, tmp_path: Path, arguments
     assert (failed.returncode, failed.stdout) == (1, "")
     assert failed.stderr.startswith("Error: ") and words in failed.stderr
     assert len(failed.stderr.splitlines()) == 1
+
+
+def test_a_file_is_given_to_the_server(server: OllamaServer, tmp_path: Path) -> None:
+    path = write_tiny_gguf(tmp_path / "My Model v1.gguf")
+    done = pipe(server, tmp_path / "home", str(path), "Hi", "--insecure")
+    assert (done.returncode, done.stdout) == (0, "Hello there.\n"), done.stderr
+    digest = f"sha256:{hashlib.sha256(path.read_bytes()).hexdigest()}"
+    assert server.blobs == {digest: path.stat().st_size}
+    (created,) = server.bodies("/api/create")
+    assert created == {"model": "my-model-v1", "files": {"My Model v1.gguf": digest}}
+    assert server.bodies("/api/generate")[-1]["model"] == "my-model-v1"
+
+
+def test_a_file_that_the_server_has_is_not_given_again(server: OllamaServer, tmp_path: Path) -> None:
+    path = write_tiny_gguf(tmp_path / "other.gguf")
+    server.digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    assert pipe(server, tmp_path / "home", str(path), "Hi").stdout == "Hello there.\n"
+    assert server.blobs == {} and server.bodies("/api/create") == []
+    assert server.bodies("/api/generate")[-1]["model"] == "tiny:latest"
+
+
+def test_a_file_takes_no_name_from_another_model(server: OllamaServer, tmp_path: Path) -> None:
+    path = write_tiny_gguf(tmp_path / "tiny.gguf")
+    assert pipe(server, tmp_path / "home", str(path), "Hi").stdout == "Hello there.\n"
+    (created,) = server.bodies("/api/create")
+    assert created["model"] == f"tiny:{hashlib.sha256(path.read_bytes()).hexdigest()[:12]}"
+
+
+def test_ollamas_variable_names_a_server(server: OllamaServer, tmp_path: Path) -> None:
+    environment = os.environ | {"OLLAMA_HOST": server.url.removeprefix("http://"), "PAGODA_HOME": str(tmp_path)}
+    command = [sys.executable, "-P", "-m", "pagoda.cli", "run", "tiny", "Hi"]
+    done = subprocess.run(command, input="", capture_output=True, text=True, timeout=200, env=environment)
+    assert (done.returncode, done.stdout) == (0, "Hello there.\n")
 
 
 def test_who_stops_reading_is_no_error(server: OllamaServer, tmp_path: Path) -> None:

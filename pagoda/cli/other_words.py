@@ -1,0 +1,59 @@
+"""Words that users of other commands type: help and version, and Ollama's for what there is not here, each with a sentence."""
+
+import importlib.metadata
+import os
+import sys
+from collections.abc import Callable
+from typing import Annotated
+
+import typer
+from typer.core import TyperGroup
+
+from pagoda.cli.failure import fail
+
+_ABSENT = {
+    "push": "there is no registry to push to; copy the model's files, or: pagoda show NAME --modelfile",
+    "signin": "this server has no accounts; for keys of its own: pagoda key create NAME",
+    "signout": "this server has no accounts; to end a key: pagoda key revoke NAME",
+    "launch": "clients are not started from here; give them the address that pagoda serve prints",
+}
+_ANY_ARGUMENTS = {"allow_extra_args": True, "ignore_unknown_options": True}
+
+
+def register(app: typer.Typer) -> None:
+    app.command("help", help="Show the help of a command.")(help_)
+    app.command(help="Print the version.")(version)
+    for name, sentence in _ABSENT.items():
+        app.command(name, hidden=True, context_settings=_ANY_ARGUMENTS)(_absent(sentence))
+
+
+def help_(
+    context: typer.Context,
+    command: Annotated[list[str] | None, typer.Argument(metavar="[COMMAND]...", show_default=False)] = None,
+) -> None:
+    shown = context.parent
+    assert shown is not None
+    for word in command or ():
+        found = shown.command.get_command(shown, word) if isinstance(shown.command, TyperGroup) else None
+        if found is None:
+            fail(f"there is no command '{' '.join(command or ())}'; pagoda help lists them")
+        shown = type(context)(found, info_name=word, parent=shown)
+        if not found.context_settings.get("help_option_names", ["--help"]):
+            tier_help(word)
+    typer.echo(shown.get_help())
+
+
+def tier_help(tier: str) -> None:
+    """Its settings are its own to tell."""
+    os.execv(sys.executable, [sys.executable, "-P", "-m", tier, "--help"])
+
+
+def version() -> None:
+    typer.echo(f"pagoda {importlib.metadata.version('pagoda')}")
+
+
+def _absent(sentence: str) -> Callable[[], None]:
+    def absent() -> None:
+        fail(sentence)
+
+    return absent
