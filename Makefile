@@ -12,7 +12,7 @@ PROTOS := $(wildcard protos/v1/*.proto)
 PROTOC = PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m grpc_tools.protoc -I.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve test test-fast test-large chaos lint types format protos check-protos docs bench bench-peers quality clean
+.PHONY: help setup serve test test-fast test-large chaos lint types format protos check-protos docs bench bench-peers first-answers quality clean
 
 help: ## Show this list.
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -68,6 +68,9 @@ endif
 
 bench-peers: $(VENV)/.dev-installed ## Measure Pagoda beside llama.cpp and vLLM, which are installed into .peers (once, 10 min).
 	@$(BIN)/python -m bench peers $(ARGS)
+
+first-answers: $(VENV)/.dev-installed ## Ask the default model ten everyday questions as it is served, and write its answers to bench/results/.
+	@$(BIN)/python -m bench first-answers --output bench/results/first-answers.md $(ARGS)
 
 quality: $(VENV)/.installed ## Measure what each numeric mode costs in quality, or a running server's (ARGS="--url http://…/v1").
 	@$(BIN)/python -m bench.quality $(ARGS)

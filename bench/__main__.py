@@ -2,6 +2,7 @@
 
 import typer
 
+from bench.first_answers import first_answers
 from bench.gateway import gateway
 from bench.memory import memory
 from bench.peers.command import peers
@@ -19,6 +20,7 @@ app.command()(server)
 app.command()(gateway)
 app.command()(scheduler)
 app.command()(shares)
+app.command()(first_answers)
 app.command()(start)
 app.command()(memory)
 app.command()(sampling)

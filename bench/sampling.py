@@ -25,7 +25,7 @@ RECOMMENDED: Mapping[str, float] = {
     "temperature": 0.2,
     "top_p": 0.9,
     "repetition_penalty": 1.05,
-    "frequency_penalty": 0.1,
+    "frequency_penalty": 0.2,
 }
 CONCURRENCIES = (1, 32)
 INPUT_LEN, OUTPUT_LEN = 128, 128

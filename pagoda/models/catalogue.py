@@ -43,8 +43,15 @@ CATALOGUE = (
         download_bytes=92_871_040,
         file_bytes=98_362_432,
         sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
-        # Temperature and top_p are its card's. With the two penalties, answers that would repeat themselves for ever end.
-        parameters={"temperature": 0.2, "top_p": 0.9, "repeat_penalty": 1.05, "frequency_penalty": 0.1},
+        # Temperature and top_p are its card's. With the two penalties answers end that would repeat themselves for ever. Beyond
+        # a thousand tokens a model of this size writes nonsense.
+        parameters={
+            "temperature": 0.2,
+            "top_p": 0.9,
+            "repeat_penalty": 1.05,
+            "frequency_penalty": 0.2,
+            "num_predict": 1024,
+        },
     ),
     CatalogueEntry(  # not tuned for chat: the file has no template, so it serves completions
         name="gemma3:270m",
