@@ -52,8 +52,12 @@ def as_pagoda(source: str, messages: Messages, variables: Mapping[str, Any]) -> 
 
 def as_minijinja(source: str, messages: Messages, variables: Mapping[str, Any]) -> str:
     environment = importlib.import_module("minijinja").Environment(
-        trim_blocks=True, lstrip_blocks=True, auto_escape_callback=lambda _: False
+        trim_blocks=True,
+        lstrip_blocks=True,
+        auto_escape_callback=lambda _: False,
+        finalizer=lambda value: "None" if value is None else NotImplemented,
     )
+    environment.add_test("iterable", lambda value: isinstance(value, list | dict | str))
     environment.add_filter("tojson", _to_json)
     environment.add_global("raise_exception", _raise)
     environment.add_global("strftime_now", lambda layout: datetime.now().strftime(layout))
