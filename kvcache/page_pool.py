@@ -2,6 +2,7 @@
 
 A page is in exactly one of three states. *Used*: at least one sequence has it in its block table. *Cached*: nobody uses it,
 but it holds a named block that a later sequence may share; the least recently used one is evicted first. *Free*: neither.
+A pool takes memory for pages that were granted, not for those that a worker only says it has.
 Knows nothing about sequences, tensors or other workers.
 """
 
@@ -22,17 +23,22 @@ class OutOfPagesError(Exception):
 class PagePool:
     def __init__(self, num_pages: int) -> None:
         self.num_pages = num_pages
-        self._references = [0] * num_pages
-        self._block_of: list[BlockHash | None] = [None] * num_pages
+        self._references: dict[PageId, int] = {}
+        """Of used pages."""
+        self._block_of: dict[PageId, BlockHash] = {}
         self._page_of: dict[BlockHash, PageId] = {}
-        # Lowest ids go first; a stack, so that a page just freed (still warm) is granted next.
-        self._free = [PageId(page) for page in reversed(range(num_pages))]
+        self._freed: list[PageId] = []
+        """Granted once and free again. A stack, so that a page just freed (still warm) is granted next."""
+        self._restored: set[PageId] = set()
+        """Granted before this pool was made."""
+        self._next_new = 0
+        """Neither it nor the pages behind it were ever granted, but for restored ones. Lowest ids go first."""
         self._cached: OrderedDict[PageId, None] = OrderedDict()
         self._evicted: list[BlockHash] = []
 
     @property
     def num_free(self) -> int:
-        return len(self._free)
+        return self.num_pages - len(self._references) - len(self._cached)
 
     @property
     def num_cached(self) -> int:
@@ -40,19 +46,19 @@ class PagePool:
 
     @property
     def num_used(self) -> int:
-        return self.num_pages - len(self._free) - len(self._cached)
+        return len(self._references)
 
     @property
     def num_available(self) -> int:
         """Pages that `allocate` can grant."""
-        return len(self._free) + len(self._cached)
+        return self.num_pages - len(self._references)
 
     def num_references(self, page: PageId) -> int:
-        return self._references[page]
+        return self._references.get(page, 0)
 
     def block_of(self, page: PageId) -> BlockHash | None:
         """The named block that the page holds."""
-        return self._block_of[page]
+        return self._block_of.get(page)
 
     @property
     def blocks(self) -> KeysView[BlockHash]:
@@ -103,7 +109,7 @@ class PagePool:
         """
         if num_pages > self.num_available:
             raise OutOfPagesError(f"{num_pages} pages asked for, {self.num_available} of {self.num_pages} available")
-        pages = [self._free.pop() if self._free else self._evict() for _ in range(num_pages)]
+        pages = [self._grant() for _ in range(num_pages)]
         for page in pages:
             self._references[page] = 1
         return pages
@@ -111,9 +117,10 @@ class PagePool:
     def share(self, pages: Sequence[PageId]) -> None:
         """Add a reference to each of these matched pages; cached ones become used."""
         for page in pages:
-            if self._references[page] == 0:
+            references = self._references.get(page, 0)
+            if references == 0:
                 del self._cached[page]
-            self._references[page] += 1
+            self._references[page] = references + 1
 
     def seal(self, page: PageId, block: BlockHash) -> None:
         """Name the content of a used page, so that others may share it.
@@ -121,7 +128,7 @@ class PagePool:
         When another page holds the same block already, that one stays the block's page and this one stays nameless:
         block tables are append-only, so two sequences that computed the same block at once keep their own pages.
         """
-        assert self._references[page] > 0 and self._block_of[page] is None
+        assert page in self._references and page not in self._block_of
         if block not in self._page_of:
             self._page_of[block] = page
             self._block_of[page] = block
@@ -132,52 +139,64 @@ class PagePool:
         Freed tail first, so that of one sequence the tail is evicted before the head that it depends on.
         """
         for page in reversed(pages):
-            self._references[page] -= 1
-            assert self._references[page] >= 0
-            if self._references[page] > 0:
+            references = self._references[page] - 1
+            if references > 0:
+                self._references[page] = references
                 continue
-            if self._block_of[page] is None:
-                self._free.append(page)
-            else:
+            del self._references[page]
+            if page in self._block_of:
                 self._cached[page] = None
+            else:
+                self._freed.append(page)
 
     def restore(self, held: Iterable[tuple[PageId, BlockHash]]) -> None:
-        """Name pages of a pool that has granted none yet: they become cached. The last ones given are evicted first.
+        """Name pages of a pool that is new: they become cached. The last ones given are evicted first.
 
         A page or a block that is named twice keeps its first name. Raises ValueError for a page that does not exist.
         """
-        assert self.num_used == 0
+        assert not self._page_of and self._next_new == 0
         for page, block in held:
             if page >= self.num_pages:
                 raise ValueError(f"page {page} is named, of {self.num_pages} pages")
-            if self._block_of[page] is None and block not in self._page_of:
+            if page not in self._block_of and block not in self._page_of:
                 self._page_of[block] = page
                 self._block_of[page] = block
         for page in reversed(self._page_of.values()):
             self._cached[page] = None
-        self._free = [page for page in self._free if self._block_of[page] is None]
+        self._restored = set(self._block_of)
 
     def check(self) -> None:
         """Assert what must hold between any two calls."""
-        free, cached = set(self._free), set(self._cached)
-        used = {page for page in range(self.num_pages) if self._references[page] > 0}
-        assert len(free) == len(self._free), "a page is in the free list twice"
-        assert not free & cached and not free & used and not cached & used, "a page is in two states"
+        free, cached, used = self._free(), set(self._cached), set(self._references)
+        assert len(free) == len(set(free)) == self.num_free, "a page is free twice, or not counted"
+        assert not cached & used and not used.union(cached) & set(free), "a page is in two states"
         assert len(free) + len(cached) + len(used) == self.num_pages, "a page is in no state"
-        assert all(self._block_of[page] is None for page in free), "a free page has a name"
-        assert all(self._block_of[page] is not None for page in cached), "a cached page has no name"
-        named = {block: page for page, block in enumerate(self._block_of) if block is not None}
-        assert named == self._page_of, "names and pages disagree"
+        assert all(references > 0 for references in self._references.values()), "a used page has no reference"
+        assert all(page not in self._block_of for page in free), "a free page has a name"
+        assert all(page in self._block_of for page in cached), "a cached page has no name"
+        assert {block: page for page, block in self._block_of.items()} == self._page_of, "names and pages disagree"
+
+    def _free(self) -> list[PageId]:
+        new = (PageId(page) for page in range(self._next_new, self.num_pages))
+        return [*self._freed, *(page for page in new if page not in self._restored)]
+
+    def _grant(self) -> PageId:
+        if self._freed:
+            return self._freed.pop()
+        while self._next_new < self.num_pages:
+            page = PageId(self._next_new)
+            self._next_new += 1
+            if page not in self._restored:
+                return page
+        return self._evict()
 
     def _is_used(self, block: BlockHash) -> bool:
         page = self._page_of.get(block)
-        return page is not None and self._references[page] > 0
+        return page is not None and page in self._references
 
     def _evict(self) -> PageId:
         page, _ = self._cached.popitem(last=False)
-        block = self._block_of[page]
-        assert block is not None
+        block = self._block_of.pop(page)
         del self._page_of[block]
-        self._block_of[page] = None
         self._evicted.append(block)
         return page

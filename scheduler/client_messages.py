@@ -11,7 +11,7 @@ from pagoda.sampling import SamplingParams
 from protos.v1 import inference_pb2, types_pb2
 from scheduler.errors import InvalidRequestError, RequestError, ShuttingDownError
 from scheduler.events import Event, Failed, Finished, Moved, PromptLogprobs, Started, Tokens
-from scheduler.request import InferenceRequest
+from scheduler.request import MAX_SAMPLES, InferenceRequest
 from scheduler.sequence import FinishReason
 
 _FINISH_REASONS = {
@@ -19,6 +19,28 @@ _FINISH_REASONS = {
     FinishReason.LENGTH: types_pb2.FINISH_REASON_LENGTH,
     FinishReason.ABORT: types_pb2.FINISH_REASON_ABORT,
 }
+
+
+# What is only carried along or hashed. The longest that HTTP lets through is shorter.
+MAX_NAME_CHARS = 1024
+MAX_TEXT_CHARS = 64 * 1024
+
+
+def check_bounds(message: inference_pb2.GenerateRequest) -> None:
+    """Look at what can be said of the message before anything is made of it. Raises InvalidRequestError."""
+    for field in ("request_id", "model", "tenant", "group_id", "traceparent"):
+        _check_length(message, field, MAX_NAME_CHARS)
+    for field in ("cache_salt", "tracestate"):
+        _check_length(message, field, MAX_TEXT_CHARS)
+    if len(message.resume) > MAX_SAMPLES:
+        raise InvalidRequestError(f"resume may name at most {MAX_SAMPLES} samples (got {len(message.resume)})")
+    if len({sample.sample_index for sample in message.resume}) < len(message.resume):
+        raise InvalidRequestError("resume names a sample twice")
+
+
+def _check_length(message: inference_pb2.GenerateRequest, field: str, most: int) -> None:
+    if (length := len(getattr(message, field))) > most:
+        raise InvalidRequestError(f"{field} may have at most {most} characters (got {length})")
 
 
 def request_from_proto(message: inference_pb2.GenerateRequest) -> InferenceRequest:

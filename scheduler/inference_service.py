@@ -94,7 +94,7 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
         context: grpc.aio.ServicerContext[inference_pb2.GenerateRequest, inference_pb2.GenerateResponse],
     ) -> AsyncIterator[inference_pb2.GenerateResponse]:
         try:
-            inference = _as_allowed(client_messages.request_from_proto(request), visitor.get())
+            inference = _as_allowed(self._from_proto(request), visitor.get())
             remaining = context.time_remaining()
             limits = [limit for limit in (inference.timeout_s, remaining) if limit is not None]
             inference = replace(
@@ -182,9 +182,15 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
                     # A client of a later contract: it must learn that this was not understood.
                     raise InvalidRequestError("a session command must be one of open, cancel, finish")
 
+    def _from_proto(self, message: inference_pb2.GenerateRequest) -> InferenceRequest:
+        """Raises a RequestError, for what is too long before it is copied."""
+        client_messages.check_bounds(message)
+        self._loop.requests.check_length(message.model, len(message.prompt_token_ids))
+        return client_messages.request_from_proto(message)
+
     def _open(self, message: inference_pb2.GenerateRequest, box: EventBox) -> None:
         try:
-            self._loop.requests.submit(client_messages.request_from_proto(message), box)
+            self._loop.requests.submit(self._from_proto(message), box)
         except RequestError as error:
             box.deliver([Failed(request_id=message.request_id, error=error)])
 

@@ -81,12 +81,19 @@ class Lifecycle:
             raise WorkerProtocolError(
                 f"sequence {scored.sequence_id} has log-probabilities from {scored.start} on, {start} was due"
             )
+        if scored.start + len(scored.logprobs) > sequence.num_prompt_tokens:
+            raise WorkerProtocolError(f"sequence {scored.sequence_id} has log-probabilities past its prompt")
         if logprobs := scored.logprobs[start - scored.start :]:
             sequence.num_scored += len(logprobs)
             self.open.tell(sequence, prompt_logprobs_event(sequence, start, logprobs))
 
     def sampled(self, sequence: Sequence, sampled: SampledTokens) -> None:
-        """It has new tokens."""
+        """It has new tokens. Raises WorkerProtocolError where they are more than it may have."""
+        if len(sequence.token_ids) + len(sampled.token_ids) > sequence.max_length:
+            raise WorkerProtocolError(
+                f"sequence {sampled.sequence_id} has {len(sampled.token_ids)} tokens more, with which it is longer than "
+                f"{sequence.max_length}"
+            )
         event = tokens_event(sequence, sampled.token_ids, sampled.logprobs)
         sequence.append(sampled.token_ids)
         self._waiting.charge(sequence.tenant, num_output_tokens=len(sampled.token_ids))

@@ -91,7 +91,7 @@ def check_request(request: InferenceRequest, limits: ModelLimits) -> None:
         request.sampling.problem()
         or _samples_problem(request)
         or _token_problem(request, limits)
-        or _length_problem(request, limits)
+        or length_problem(len(request.prompt_token_ids), limits)
     )
     if problem:
         raise InvalidRequestError(problem)
@@ -117,8 +117,8 @@ def _token_problem(request: InferenceRequest, limits: ModelLimits) -> str | None
     return None
 
 
-def _length_problem(request: InferenceRequest, limits: ModelLimits) -> str | None:
-    num_tokens = len(request.prompt_token_ids)
+def length_problem(num_tokens: int, limits: ModelLimits) -> str | None:
+    """What is wrong with a prompt of so many tokens."""
     if num_tokens >= limits.max_model_len:
         return (
             f"the prompt has {num_tokens} tokens, but the model's context window is {limits.max_model_len} tokens, "

@@ -10,7 +10,7 @@ from scheduler.events import Client
 from scheduler.fair_queue import FairQueue
 from scheduler.keep_alive import Timers
 from scheduler.lifecycle import Lifecycle
-from scheduler.request import InferenceRequest, OpenRequest, check_request, make_sequences
+from scheduler.request import InferenceRequest, OpenRequest, check_request, length_problem, make_sequences
 from scheduler.sequence import FinishReason
 from scheduler.served_models import ServedModels
 
@@ -44,6 +44,13 @@ class Requests:
         self.is_draining = True
         self._open.when_empty(on_idle)
         self._wake()
+
+    def check_length(self, model: str, num_tokens: int) -> None:
+        """Refuse a prompt for its length before anything is made of it. Raises a RequestError, as `submit` would."""
+        if self.is_draining:
+            raise ShuttingDownError
+        if (problem := length_problem(num_tokens, self._models.info(model).limits)) is not None:
+            raise InvalidRequestError(problem)
 
     def submit(self, request: InferenceRequest, client: Client) -> None:
         """Queue the samples of a request. Raises a RequestError and queues nothing when it can't be accepted."""

@@ -1,13 +1,14 @@
 """What a worker says before it is attached: what it is, and what its pages have kept. Refuses what cannot be."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
 from kvcache.block_hash import HASH_BYTES, BlockHash
 from kvcache.page_pool import PageId
 from protos.v1 import worker_pb2
 from scheduler.errors import SilentWorkerError, WorkerProtocolError
+from scheduler.worker_bounds import hello_problem
 from scheduler.worker_messages import held_blocks_from_proto
 
 
@@ -25,26 +26,21 @@ async def read_greeting(messages: AsyncIterator[worker_pb2.AttachRequest], timeo
     hello = await _read_hello(messages, timeout_s)
     held_blocks: list[tuple[PageId, BlockHash]] = []
     for _ in range(hello.num_held_blocks_messages):
-        held_blocks += await _read_held_blocks(messages, timeout_s)
-        _refuse_impossible(held_blocks, hello.model.num_pages)
+        more = await _read_held_blocks(messages, timeout_s)
+        _refuse_impossible(more, hello.model.num_pages)
+        held_blocks += more
+        if len(held_blocks) > hello.model.num_pages:
+            raise WorkerProtocolError("HeldBlocks name more pages than there are")
     return Greeting(hello=hello, held_blocks=held_blocks)
 
 
 async def _read_hello(messages: AsyncIterator[worker_pb2.AttachRequest], timeout_s: float) -> worker_pb2.Hello:
     first = await _next(messages, timeout_s)
-    if (problem := next(_problems(first), None)) is not None:
+    if first.WhichOneof("message") != "hello":
+        raise WorkerProtocolError("the first message must be a Hello with a worker_id")
+    if (problem := hello_problem(first.hello)) is not None:
         raise WorkerProtocolError(problem)
     return first.hello
-
-
-def _problems(first: worker_pb2.AttachRequest) -> Iterator[str]:
-    if first.WhichOneof("message") != "hello" or not first.hello.worker_id:
-        yield "the first message must be a Hello with a worker_id"
-    model, store = first.hello.model, first.hello.loadable_models
-    if first.hello.HasField("model") and not (model.name and model.page_size and model.num_pages):
-        yield "Hello must name the model in memory, and its pages"
-    if not all(each.name and each.page_size for each in store.models):
-        yield "Hello must name loadable models, and their page size"
 
 
 async def _read_held_blocks(
@@ -69,5 +65,3 @@ async def _next(messages: AsyncIterator[worker_pb2.AttachRequest], timeout_s: fl
 def _refuse_impossible(held_blocks: list[tuple[PageId, BlockHash]], num_pages: int) -> None:
     if any(page >= num_pages or len(block) != HASH_BYTES for page, block in held_blocks):
         raise WorkerProtocolError("HeldBlocks name pages or blocks that cannot be")
-    if len(held_blocks) > num_pages:
-        raise WorkerProtocolError("HeldBlocks name more pages than there are")

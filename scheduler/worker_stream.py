@@ -19,6 +19,7 @@ from scheduler.errors import WorkerProtocolError
 from scheduler.loop import SchedulerLoop
 from scheduler.stream_link import StreamLink
 from scheduler.unloaded_workers import UnloadedWorker
+from scheduler.worker_bounds import result_problem, shortened, store_problem
 from scheduler.worker_greeting import Greeting
 from scheduler.worker_info import LoadableModels
 from scheduler.worker_state import AttachedWorker
@@ -170,6 +171,8 @@ class WorkerStream:
             case "load_failed", UnloadedWorker() as worker:
                 self._take_failed_load(worker, message.load_failed)
             case "loadable_models", _:
+                if (problem := store_problem(message.loadable_models)) is not None:
+                    raise WorkerProtocolError(problem)
                 store = worker_messages.store_from_proto(self._hello, message.loadable_models)
                 self._loop.loading.store_changed(self._hello.worker_id, store)
             case "leaving", _:
@@ -184,15 +187,20 @@ class WorkerStream:
     def _take_result(self, worker: AttachedWorker, result: worker_pb2.StepResult) -> None:
         self._check_session(result.session_id)
         if result.error:
-            raise WorkerProtocolError(f"step {result.step_id} failed: {result.error}")
+            raise WorkerProtocolError(f"step {result.step_id} failed: {shortened(result.error)}")
+        if (problem := result_problem(result, worker.info.limits)) is not None:
+            raise WorkerProtocolError(f"step {result.step_id}: {problem}")
         work = worker.steps.oldest.work if worker.steps.oldest else 0
         self._loop.apply(worker, worker_messages.result_from_proto(result))
         self._watch.ran(work, result.step_us / 1e6)
 
     def _take_failed_load(self, worker: UnloadedWorker, failed: worker_pb2.LoadFailed) -> None:
         self._check_session(failed.session_id)
-        logger.error("model not loaded", extra={"model": worker.loading, "reason": failed.error})
-        self._loop.loading.load_failed(worker, failed.error, out_of_memory=failed.out_of_memory)
+        if worker.loading is None:
+            raise WorkerProtocolError("load_failed came, but no model is being loaded")
+        reason = shortened(failed.error)
+        logger.error("model not loaded", extra={"model": worker.loading, "reason": reason})
+        self._loop.loading.load_failed(worker, reason, out_of_memory=failed.out_of_memory)
 
     def _take_leaving(self, leaving: worker_pb2.Leaving) -> None:
         self._check_session(leaving.session_id)

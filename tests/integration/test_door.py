@@ -70,7 +70,7 @@ async def statuses(channel: grpc.aio.Channel, metadata: Metadata = ()) -> dict[s
     reflect: Any = reflection_pb2_grpc.ServerReflectionStub(channel).ServerReflectionInfo
     missing: Any = channel.unary_unary("/no.Such/Method")
     calls: dict[str, Callable[[], Awaitable[Any]]] = {
-        "Attach": lambda: attach(metadata=metadata, timeout=10).read(),
+        "Attach": lambda: _ended(attach(metadata=metadata, timeout=10)),
         "Session": lambda: _ended(inference.Session(metadata=metadata, timeout=10)),
         "Generate": lambda: aiter(inference.Generate(greedy(), metadata=metadata, timeout=10)).__anext__(),
         "ListModels": lambda: inference.ListModels(inference_pb2.ListModelsRequest(), metadata=metadata, timeout=10),
@@ -111,7 +111,7 @@ MISSING = {"Missing"}
 
 async def test_over_tcp_nobody_comes_in_without_a_token_and_probes_do(tmp_path: Path) -> None:
     """Not even on loopback, where any process of this machine could dial."""
-    async with door(tmp_path, silence_s=0.2) as (address, _), open_channel(address) as channel:
+    async with door(tmp_path) as (address, _), open_channel(address) as channel:
         assert let_in(await statuses(channel)) == MISSING
         assert let_in(await statuses(channel, (("authorization", f"Bearer {new_token()}"),))) == MISSING
         health = await health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest())
@@ -122,7 +122,7 @@ async def test_over_tcp_nobody_comes_in_without_a_token_and_probes_do(tmp_path: 
 async def test_each_role_has_its_token(tmp_path: Path) -> None:
     tokens = {role: new_token(role) for role in Role}
     (tmp_path / "tokens").write_text("\n".join(tokens.values()))
-    async with door(tmp_path, silence_s=0.2, cluster_token_file=str(tmp_path / "tokens")) as (address, _):
+    async with door(tmp_path, cluster_token_file=str(tmp_path / "tokens")) as (address, _):
         for role, token in tokens.items():
             security = TransportSecurity(tokens=ClusterTokens(text=token), role=role)
             async with open_channel(address, security) as channel:
@@ -138,10 +138,8 @@ async def test_each_certificate_has_its_role(tmp_path: Path) -> None:
     server = authority.issue("scheduler-0.scheduler")
     shown = {"tls_cert": server.certificate, "tls_key": server.key, "tls_ca": authority.path}
     async with AsyncExitStack() as stack:
-        address, _ = await stack.enter_async_context(door(tmp_path, silence_s=0.2, **shown))
-        mapped, _ = await stack.enter_async_context(
-            door(tmp_path, silence_s=0.2, tls_roles="worker=*.compute.example", **shown)
-        )
+        address, _ = await stack.enter_async_context(door(tmp_path, **shown))
+        mapped, _ = await stack.enter_async_context(door(tmp_path, tls_roles="worker=*.compute.example", **shown))
         for name, expected, expected_mapped in (
             ("gateway", GATEWAYS, set()),
             ("worker", WORKERS, set()),
@@ -229,7 +227,7 @@ async def test_where_there_are_keys_the_public_methods_want_one_and_say_whose_re
     tmp_path: Path, transport: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     address = f"unix:{tmp_path}/s.sock" if transport == "unix" else f"127.0.0.1:{free_port()}"
-    settings = SchedulerSettings(listen=address, home=tmp_path, silence_s=0.2)
+    settings = SchedulerSettings(listen=address, home=tmp_path)
     user: Metadata = (("authorization", "Bearer key of user"),)
     operator: Metadata = (("x-api-key", "key of operator"),)
     async with running_scheduler(settings) as loop:

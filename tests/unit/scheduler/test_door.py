@@ -139,8 +139,8 @@ def test_a_private_socket_is_open_until_there_are_keys(tmp_path: Path, method: s
 @pytest.mark.parametrize("method", METHODS)
 def test_keys_open_public_methods_by_their_scope(tmp_path: Path, method: str, is_private: bool) -> None:
     locked = door(tmp_path, keys=True, is_private=is_private)
-    user = Visitor(Caller(key_name="ci", tenant="builds", is_isolated=True))
-    operator = Visitor(Caller(key_name="ops", tenant="default"))
+    user = Visitor(Caller(key_name="ci", tenant="builds", is_isolated=True, scopes=(Scope.INFERENCE,)))
+    operator = Visitor(Caller(key_name="ops", tenant="default", scopes=(Scope.ADMIN,)))
     for metadata in (bearer(USERS), (("x-api-key", USERS),), (*bearer(TOKENS["client"]), ("x-api-key", USERS))):
         expected = user if method in (GENERATE, LIST_MODELS, REFLECTION) else DENIED
         if method in (ATTACH, SESSION):
@@ -156,7 +156,7 @@ def test_keys_open_public_methods_by_their_scope(tmp_path: Path, method: str, is
 def test_a_key_over_mutual_tls_needs_a_certificate_of_a_client(tmp_path: Path) -> None:
     both = door(tmp_path, keys=True, tokens=False, roles="")
     assert answer(both, GENERATE, bearer(USERS), ["client"]) == Visitor(
-        Caller(key_name="ci", tenant="builds", is_isolated=True)
+        Caller(key_name="ci", tenant="builds", is_isolated=True, scopes=(Scope.INFERENCE,))
     )
     assert answer(both, GENERATE, (), ["client"]) is UNAUTHENTICATED
     assert answer(both, GENERATE, bearer(USERS), ["worker"]) is DENIED
