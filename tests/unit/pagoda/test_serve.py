@@ -83,6 +83,14 @@ def test_the_key_is_in_no_command_line(tmp_path: Path) -> None:
     assert "sesame" in commands[0].environment.values()
 
 
+def test_the_gateway_is_told_what_requests_sample_with(tmp_path: Path) -> None:
+    given = options(tmp_path, sampling_defaults="neutral", default_max_tokens=256)
+    gateway, *others = (command.arguments for command in tier_commands(given))
+    assert gateway[gateway.index("--sampling-defaults") + 1] == "neutral"
+    assert gateway[gateway.index("--default-max-tokens") + 1] == "256"
+    assert not any("--sampling-defaults" in each for each in (*others, tier_commands(options(tmp_path))[0].arguments))
+
+
 def test_workers_have_names_and_logs_of_their_own_and_share_the_cores(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
