@@ -34,6 +34,9 @@ WRITE_LIMIT_S = 1.0
 # Blocks in one script call: it blocks the server for about half a millisecond.
 BLOCKS_PER_CALL = 256
 
+# As many as an entry has bytes for.
+MAX_EPOCH = 2**64 - 1
+
 _UNREACHABLE = (RedisConnectionError, RedisClusterException, ConnectionError)
 _RESULTS = {1: PublishResult.KNOWN, 0: PublishResult.NEW, -1: PublishResult.FENCED}
 
@@ -69,7 +72,7 @@ class RedisPrefixIndex:
         arguments = (_entry(holder), _names(holder), lease_ms, ttl_ms, self._limits.max_holders_per_block)
         answers = await self._run_script(redis_scripts.PUBLISH, holder, blocks, arguments)
         # The first of several calls makes a new holder a known one; the lowest number is what happened to it as a whole.
-        return _RESULTS[min(answers)] if answers else PublishResult.UNAVAILABLE
+        return _RESULTS.get(min(answers), PublishResult.UNAVAILABLE) if answers else PublishResult.UNAVAILABLE
 
     async def withdraw(self, holder: Holder, blocks: Sequence[BlockHash]) -> bool:
         return bool(await self._run_script(redis_scripts.WITHDRAW, holder, blocks, []))
@@ -177,9 +180,9 @@ def _parse_record(model: str, record: bytes) -> Holder | None:
         fence, live, _, names = record.split(b" ", 3)
         scheduler_id, worker_id = json.loads(names)
         holder = Holder(model=model, scheduler_id=str(scheduler_id), worker_id=str(worker_id), epoch=int(fence))
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, RecursionError):
         return None
-    return holder if live == b"1" else None
+    return holder if live == b"1" and 0 <= holder.epoch <= MAX_EPOCH else None
 
 
 def _holders(value: bytes | None, living: Mapping[bytes, Holder]) -> list[Holder]:

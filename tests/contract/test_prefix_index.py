@@ -357,7 +357,8 @@ async def test_what_others_put_at_our_keys_is_no_error(valkey: RealValkey) -> No
     index = RedisSubject(valkey).index
     await index.publish(holder(), blocks(1, 2))
     [holders_key] = valkey.keys("pagoda:{*}")
-    for garbage in (b"", b"1 1 1 [", b'1 1 1 ["a"]', b"x 1 1 []", b"\xff\xfe"):
+    deep = b"1 1 1 " + b"[" * 100_000
+    for garbage in (b"", b"1 1 1 [", b'1 1 1 ["a"]', deep, b"x 1 1 []", b"-1 1 1 []", b"\xff\xfe"):
         valkey.admin.hset(holders_key, b"somebody", garbage)
         valkey.admin.set(b"%s:%s" % (holders_key, blocks(2)[0]), b"short")
         assert await index.lookup(MODEL, blocks(1, 2)) == {holder(): 1}
