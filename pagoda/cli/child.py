@@ -93,13 +93,6 @@ def _die_with_parent(parent_pid: int) -> Callable[[], None] | None:
     return request_signal
 
 
-def last_lines(log: Path, count: int) -> list[str]:
-    """The end of a child's log, to show why it ended or what holds it up."""
-    with contextlib.suppress(OSError):
-        return log.read_text(errors="replace").splitlines()[-count:]
-    return []
-
-
 def describe_exit(code: int) -> str:
     """`exit code 1`, or `SIGKILL`."""
     return f"exit code {code}" if code >= 0 else signal.Signals(-code).name

@@ -145,6 +145,28 @@ OTLPEndpoint = Annotated[
         help="Where traces go, such as http://127.0.0.1:4317. (default: OTEL_EXPORTER_OTLP_ENDPOINT, else off)",
     ),
 ]
+
+
+def _log_bytes(value: str) -> int:
+    from pydantic import ByteSize, TypeAdapter, ValidationError
+
+    try:
+        if (num_bytes := TypeAdapter(ByteSize).validate_python(value)) >= 0:
+            return num_bytes
+        raise typer.BadParameter(f"{value!r} is less than nothing; write a size like 20MiB, or 0 for no limit")
+    except ValidationError:
+        raise typer.BadParameter(f"{value!r} is no size; write it like 20MiB, or 0 for no limit") from None
+
+
+LogSize = Annotated[
+    str,
+    typer.Option(
+        "--log-size",
+        envvar="PAGODA_LOG_SIZE",
+        metavar="SIZE",
+        help="How large a process's log may become; the last so much before that is kept beside it. 0: no limit.",
+    ),
+]
 APIKey = Annotated[
     str | None,
     typer.Option(
@@ -200,6 +222,7 @@ def serve(
     sampling_defaults: SamplingDefaults = None,
     default_max_tokens: DefaultMaxTokens = None,
     otlp_endpoint: OTLPEndpoint = None,
+    log_size: LogSize = "20MiB",
     api_key: APIKey = None,
     keys_file: KeysFile = None,
     keys: ListedKeys = None,
@@ -231,6 +254,7 @@ def serve(
         sampling_defaults=sampling_defaults,
         default_max_tokens=default_max_tokens,
         otlp_endpoint=otlp_endpoint,
+        log_bytes=_log_bytes(log_size),
         api_key=api_key,
         keys_file=keys_file.expanduser().absolute() if keys_file else None,
         keys=keys,

@@ -8,7 +8,7 @@ import contextlib
 import os
 from typing import TYPE_CHECKING
 
-from pagoda.cli.child import last_lines
+from pagoda.cli.logs import last_lines
 from pagoda.cli.tiers import ServeOptions, tier_commands
 
 if TYPE_CHECKING:

@@ -9,10 +9,12 @@ import socket
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 
-from pagoda.background import end_tasks
+from pagoda.background import end_tasks, keep_running
 from pagoda.cli.banner import banner
 from pagoda.cli.fetch import fetch_model
+from pagoda.cli.logs import begin_anew, keep_bounded
 from pagoda.cli.readiness import NotReadyError, wait_for_gateway, wait_for_workers
 from pagoda.cli.supervisor import ChildLostError, Supervisor
 from pagoda.cli.tiers import ServeOptions, tier_commands
@@ -122,13 +124,16 @@ async def _serve(options: ServeOptions, models: Sequence[Model]) -> int:
     _prepare_run_directory(options)
     workers = "worker" if options.num_workers == 1 else f"{options.num_workers} workers"
     say(f"Starting gateway, scheduler and {workers} for {', '.join(model.name for model in models)} …")
-    supervisor = Supervisor(tier_commands(options), say=say, grace_s=STOP_GRACE_S)
+    commands = tier_commands(options)
+    supervisor = Supervisor(commands, say=say, grace_s=STOP_GRACE_S)
     signals = StopSignals(supervisor)
     tasks = [
         asyncio.create_task(supervisor.run()),
         asyncio.create_task(_announce_when_ready(options, models, supervisor)),
         asyncio.create_task(signals.first.wait()),
     ]
+    logs = [command.log for command in commands] if options.log_bytes else []
+    shortening = keep_running("log files", partial(keep_bounded, logs, options.log_bytes, say))
     try:
         done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         for task in done:
@@ -136,7 +141,7 @@ async def _serve(options: ServeOptions, models: Sequence[Model]) -> int:
     finally:
         say("Stopping …")
         await supervisor.stop()
-        await end_tasks(*tasks)
+        await end_tasks(*tasks, shortening)
         _remove_socket(options)
     say("Stopped.")
     return signals.status
@@ -158,7 +163,7 @@ def _prepare_run_directory(options: ServeOptions) -> None:
         options.token_file(role).unlink(missing_ok=True)
         make_token_file(options.token_file(role), role)
     for log in options.log_directory.glob("*.log"):
-        log.replace(log.with_suffix(".log.1"))
+        begin_anew(log)
 
 
 class StopSignals:

@@ -8,7 +8,8 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 
-from pagoda.cli.child import Child, ChildCommand, describe_exit, last_lines
+from pagoda.cli.child import Child, ChildCommand, describe_exit
+from pagoda.cli.logs import last_lines
 
 RESTART_WINDOW_S = 60.0
 LONGEST_DELAY_S = 8.0

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pagoda.cli.child import ChildCommand
+from pagoda.cli.logs import DEFAULT_MAX_BYTES
 from pagoda.cluster_tokens import Role
 from pagoda.cores import usable_cores
 from pagoda.keys import KEYS_FILE
@@ -40,6 +41,8 @@ class ServeOptions:
     otlp_endpoint: str | None = None
     api_key: str | None = None
     keys_file: Path | None = None
+    log_bytes: int = DEFAULT_MAX_BYTES
+    """How large a log may become before it is shortened; 0 is as large as it likes."""
     keys: str | None = None
     """What a keys file would hold."""
 

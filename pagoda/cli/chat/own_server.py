@@ -13,8 +13,9 @@ from pathlib import Path
 import httpx
 
 from pagoda.background import end_tasks
-from pagoda.cli.child import Child, ChildCommand, describe_exit, last_lines
+from pagoda.cli.child import Child, ChildCommand, describe_exit
 from pagoda.cli.failure import CommandError
+from pagoda.cli.logs import begin_anew, last_lines
 from pagoda.keys import new_key
 from pagoda.sockets import make_private_directory
 
@@ -32,6 +33,7 @@ class OwnServer:
         self.api_key = new_key()
         self._log = home / "run" / f"chat-{port}.log"
         make_private_directory(self._log.parent)
+        begin_anew(self._log)
         self._runner = asyncio.Runner()
         self._child = self._runner.run(Child.start(_serve(model, home, port, self.api_key, self._log)))
 

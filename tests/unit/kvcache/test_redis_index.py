@@ -60,7 +60,7 @@ def index_that_finds(
 @pytest.mark.parametrize("poison", POISONED, ids=lambda poison: repr(poison[:30]))
 async def test_a_poisoned_record_hides_no_other(poison: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     entry = _entry(GOOD)
-    values = [poison + entry if len(poison) % 16 == 0 else entry + poison, entry]
+    values: list[bytes | None] = [poison + entry if len(poison) % 16 == 0 else entry + poison, entry]
     index = index_that_finds({b"bad": poison, b"good": GOOD_RECORD}, values, monkeypatch)
     found = await index.lookup(MODEL, BLOCKS)
     assert found[GOOD] == 2
