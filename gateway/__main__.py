@@ -16,7 +16,7 @@ from gateway.drain import Drain
 from gateway.http_protocol import HTTPProtocol
 from gateway.listen import ListenError, address_of, open_sockets
 from gateway.settings import GatewaySettings
-from pagoda.background import end_tasks, report_failure
+from pagoda.background import end_tasks, keep_running, report_failure, tell_when_held
 from pagoda.keys import KeysError
 from pagoda.logging import configure_logging
 from pagoda.models.errors import ModelError
@@ -84,8 +84,9 @@ async def _serve(settings: GatewaySettings, app: FastAPI, sockets: list[socket.s
     on_stop_signal(stop.set)
     ending = asyncio.create_task(_end_on(stop, server, app.state.gateway.drain, settings))
     ending.add_done_callback(report_failure)
+    telling = keep_running("watch over the event loop", tell_when_held)
     await server.serve(sockets)
-    await end_tasks(ending)
+    await end_tasks(ending, telling)
     return 0 if server.started else 1
 
 

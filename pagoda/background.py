@@ -5,12 +5,14 @@
 """
 
 import asyncio
+import faulthandler
 import logging
 from collections.abc import Callable, Coroutine
 from typing import Any
 
 FIRST_DELAY_S = 0.1
 LONGEST_DELAY_S = 5.0
+HELD_LIMIT_S = 10.0
 
 logger = logging.getLogger(__name__)
 
@@ -43,6 +45,19 @@ async def _keep_running(name: str, work: Callable[[], Coroutine[Any, Any, None]]
             last_failure = repr(error)
         await asyncio.sleep(delay_s)
         delay_s *= 2
+
+
+async def tell_when_held(limit_s: float = HELD_LIMIT_S) -> None:
+    """Until cancelled, write to stderr where every thread is whenever the event loop is held for longer than `limit_s`.
+
+    A thread without the interpreter's lock does it, so that it works whatever holds the loop. For a whole process, once.
+    """
+    try:
+        while True:
+            faulthandler.dump_traceback_later(limit_s)
+            await asyncio.sleep(limit_s / 10)
+    finally:
+        faulthandler.cancel_dump_traceback_later()
 
 
 async def end_tasks(*tasks: "asyncio.Task[Any]") -> None:

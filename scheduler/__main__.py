@@ -10,7 +10,7 @@ from functools import partial
 import uvloop
 
 from kvcache.index_url import open_prefix_index
-from pagoda.background import end_tasks, keep_running
+from pagoda.background import end_tasks, keep_running, tell_when_held
 from pagoda.cluster_tokens import HOME_TOKEN_FILE, make_token_file
 from pagoda.grpc_server import GrpcServer
 from pagoda.keys import KeysError
@@ -35,10 +35,12 @@ logger = logging.getLogger("scheduler")
 async def serve(settings: SchedulerSettings, tracer: Tracer) -> None:
     stopping = asyncio.Event()
     on_stop_signal(stopping.set)
+    telling = keep_running("watch over the event loop", tell_when_held)
     async with running_scheduler(settings, tracer) as loop:
         logger.info("listening", extra={"address": settings.address})
         await stopping.wait()
         await drain(loop, settings.drain_grace_s)
+    await end_tasks(telling)
     logger.info("stopped")
 
 

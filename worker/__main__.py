@@ -9,6 +9,7 @@ from functools import partial
 
 import uvloop
 
+from pagoda.background import end_tasks, keep_running, tell_when_held
 from pagoda.logging import configure_logging
 from pagoda.models.errors import ModelError
 from pagoda.models.model import Model
@@ -71,8 +72,10 @@ async def serve(open_link: Callable[[], SchedulerLink], settings: WorkerSettings
     link = open_link()
     del open_link  # The engine is the link's alone, to let go.
     on_stop_signal(lambda: link.leave(settings.drain_grace_s))
+    telling = keep_running("watch over the event loop", tell_when_held)
     try:
         await link.run()
+        await end_tasks(telling)
     except EngineHangsError as error:
         logger.critical("the engine hangs", extra={"reason": str(error)})
         logging.shutdown()

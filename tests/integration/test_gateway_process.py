@@ -1,6 +1,7 @@
 """`python -m gateway` as a process: it serves, and on SIGTERM it lets streams finish and exits with 0."""
 
 import asyncio
+import json
 import signal
 import socket
 import sys
@@ -51,6 +52,30 @@ async def test_sigterm_lets_streams_finish(short_path: Path, scheduler: FakeSche
                 text = (await response.aread()).decode()
         assert text.endswith("data: [DONE]\n\n")
         assert await process.wait() == 0
+    finally:
+        await end(process)
+
+
+async def test_a_stream_goes_on_when_the_gateway_has_stood_still(short_path: Path, scheduler: FakeScheduler) -> None:
+    """What the scheduler sent meanwhile is not lost."""
+    scheduler.answer = lambda *_: Answer(text="Hello", hold_before=2)
+    port = free_port()
+    process = await start_gateway(short_path, port)
+    try:
+        await scheduler.session_opened.wait()
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=200) as http:
+            await until_listening(http)
+            async with http.stream("POST", "/v1/chat/completions", json=CHAT) as response:
+                await scheduler.held.get()
+                process.send_signal(signal.SIGSTOP)
+                scheduler.release.set()
+                with pytest.raises(httpx.ReadTimeout):
+                    await http.get("/health", timeout=0.5)
+                process.send_signal(signal.SIGCONT)
+                text = (await response.aread()).decode()
+        pieces = [json.loads(line[6:]) for line in text.splitlines() if line.startswith("data: {")]
+        assert "".join(each["choices"][0]["delta"].get("content", "") for each in pieces) == "Hello"
+        assert text.endswith("data: [DONE]\n\n")
     finally:
         await end(process)
 

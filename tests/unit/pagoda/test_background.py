@@ -2,6 +2,8 @@
 
 import asyncio
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -73,6 +75,31 @@ async def test_a_failure_that_somebody_awaits_is_not_told_twice(caplog: pytest.L
     assert caplog.records == []
     report_failure(task)
     assert len(caplog.records) == 1
+
+
+HELD = """
+import asyncio, time
+from pagoda.background import end_tasks, keep_running, tell_when_held
+
+def hold_the_loop():
+    time.sleep(1.0)
+
+async def main():
+    telling = keep_running("watch", lambda: tell_when_held(0.2))
+    await asyncio.sleep(0.05)
+    hold_the_loop()
+    await end_tasks(telling)
+    time.sleep(0.5)
+
+asyncio.run(main())
+"""
+
+
+def test_what_holds_the_event_loop_is_in_the_log() -> None:
+    """Once, and not when nothing watches any more."""
+    done = subprocess.run([sys.executable, "-c", HELD], capture_output=True, text=True, timeout=200, cwd=ROOT)
+    assert done.returncode == 0 and done.stderr.count("Timeout") == 1
+    assert "in hold_the_loop" in done.stderr
 
 
 def test_no_failure_is_gathered_and_forgotten() -> None:
