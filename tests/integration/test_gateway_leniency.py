@@ -42,6 +42,11 @@ async def shared_strict_gateway() -> AsyncIterator[RunningGateway]:
             yield running
 
 
+def _id(value: object) -> str:
+    """Return the same name in each of the processes that share the tests: a function's own has its address."""
+    return "check" if callable(value) else str(value)[:80]
+
+
 Check = Callable[[inference_pb2.GenerateRequest], bool]
 ASSISTANT = {"role": "assistant", "content": None}
 ACCEPTED: list[tuple[str, dict[str, Any], Check]] = [
@@ -90,7 +95,7 @@ ACCEPTED: list[tuple[str, dict[str, Any], Check]] = [
 ]
 
 
-@pytest.mark.parametrize(("path", "fields", "holds"), ACCEPTED, ids=lambda value: str(value)[:80])
+@pytest.mark.parametrize(("path", "fields", "holds"), ACCEPTED, ids=_id)
 async def test_accepted_with_its_meaning(
     gateway: RunningGateway, path: str, fields: dict[str, Any], holds: Check
 ) -> None:
@@ -121,7 +126,7 @@ IGNORED: list[tuple[str, dict[str, Any], str]] = [
 
 
 @pytest.mark.parametrize("stream", [False, True])
-@pytest.mark.parametrize(("path", "fields", "named"), IGNORED, ids=lambda value: str(value)[:80])
+@pytest.mark.parametrize(("path", "fields", "named"), IGNORED, ids=_id)
 async def test_ignored_and_named(
     gateway: RunningGateway,
     caplog: pytest.LogCaptureFixture,
@@ -139,7 +144,7 @@ async def test_ignored_and_named(
     assert record.__dict__["request_id"] == response.headers["x-request-id"]
 
 
-@pytest.mark.parametrize(("path", "fields", "named"), IGNORED, ids=lambda value: str(value)[:80])
+@pytest.mark.parametrize(("path", "fields", "named"), IGNORED, ids=_id)
 async def test_refused_by_a_strict_gateway(
     strict_gateway: RunningGateway, path: str, fields: dict[str, Any], named: str
 ) -> None:
