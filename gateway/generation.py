@@ -112,18 +112,20 @@ async def _text_events(
 ) -> TextEvents:
     samples = [SampleText(index, request, model) for index in range(request.num_samples)]
     wants_scores = request.sampling.num_prompt_logprobs is not None
-    scores = [PromptScore(index, request, model.tokenizer) for index in range(request.num_samples)]
+    score = PromptScore(request, model.tokenizer)
     async for event in opened:
         match event:
             case Started():
                 record.started(event)
                 yield SampleBegan(index=event.sample_index)
                 # A prompt of one token has nothing to wait for.
-                if wants_scores and (scored := scores[event.sample_index].whole()) is not None:
-                    yield scored
+                if wants_scores:
+                    score.begin(event.sample_index)
+                    for scored in score.whole():
+                        yield scored
             case PromptLogprobs():
-                scores[event.sample_index].push(event)
-                if (scored := scores[event.sample_index].whole()) is not None:
+                score.push(event)
+                for scored in score.whole():
                     yield scored
             case Tokens():
                 record.tokens(event)

@@ -38,6 +38,7 @@ class OpenRequest:
     """Iterate over it for the events; it ends when each sample has finished, or raises the one error of the request."""
 
     def __init__(self, request: InferenceRequest, *, max_buffered_events: int) -> None:
+        """`max_buffered_events` is for each sample: a step brings one event for each of them."""
         self.request = request
         self.generated: tuple[list[int], ...] = tuple([] for _ in range(request.num_samples))
         """The token ids of each sample so far."""
@@ -53,7 +54,7 @@ class OpenRequest:
         """As they were named when it was first placed."""
         self._num_withdrawals = 0
         self._place: Place | None = None
-        self._max_buffered_events = max_buffered_events
+        self._max_buffered_events = max_buffered_events * request.num_samples
         self._events: deque[Event] = deque()
         self._waiting: asyncio.Future[None] | None = None
         """The consumer's, while there is nothing for it."""
@@ -63,8 +64,8 @@ class OpenRequest:
         self._started: dict[int, Started] = {}
         """The first of each sample."""
         self._worker_of: dict[int, str] = {}
-        self._num_scored = [1] * request.num_samples
-        """Prompt tokens whose log-probabilities have come; the first has none."""
+        self._num_scored = 1
+        """Prompt tokens whose log-probabilities have come, once for all samples; the first has none."""
         timeout_s = request.timeout_s
         self.deadline_s = None if timeout_s is None else asyncio.get_running_loop().time() + timeout_s
         self._error: GatewayError | None = None
@@ -182,11 +183,11 @@ class OpenRequest:
         return event
 
     def _unscored(self, event: PromptLogprobs) -> PromptLogprobs | None:
-        start = self._num_scored[event.sample_index]
+        start = self._num_scored
         new = event.logprobs[max(0, start - event.start) :]
         if not new:
             return None
-        self._num_scored[event.sample_index] += len(new)
+        self._num_scored += len(new)
         return replace(event, start=start, logprobs=new)
 
     def _as_first_cached(self, event: Finished) -> Finished:

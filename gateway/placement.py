@@ -18,7 +18,7 @@ from gateway.scheduler_choice import AfterRefusal, Candidate, after_refusal, cho
 from gateway.scheduler_client import SchedulerClient
 from gateway.schedulers import Schedulers
 
-# A client whose unread events outgrow this is cancelled: about a minute of decoding at 30 tokens a second.
+# A client whose unread events outgrow this, for each sample, is cancelled: about a minute of decoding at 30 tokens a second.
 MAX_BUFFERED_EVENTS = 2048
 RETRY_DELAY_S = 0.2
 

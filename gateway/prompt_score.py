@@ -1,4 +1,4 @@
-"""Collects the log-probabilities of one sample's prompt, which come in pieces, as its tokens with text."""
+"""Collects the log-probabilities of a prompt, which come in pieces and once for all its samples, as its tokens with text."""
 
 from gateway.inference import PromptLogprobs
 from gateway.sample_text import plain_token, token_text
@@ -8,8 +8,9 @@ from gateway.tokenizer import Tokenizer
 
 
 class PromptScore:
-    def __init__(self, index: int, request: TextRequest, tokenizer: Tokenizer) -> None:
-        self._index = index
+    def __init__(self, request: TextRequest, tokenizer: Tokenizer) -> None:
+        self._waiting: list[int] = []
+        """Samples that have begun and were not told."""
         self._prompt = request.prompt_token_ids
         self._tokenizer = tokenizer
         self._tokens = [plain_token(tokenizer, self._prompt[0], None)]
@@ -22,8 +23,14 @@ class PromptScore:
             for token_id, logprobs in zip(token_ids, event.logprobs, strict=True)
         ]
 
-    def whole(self) -> PromptScored | None:
-        """Once the prompt is at its end."""
+    def begin(self, index: int) -> None:
+        """A sample has begun."""
+        self._waiting.append(index)
+
+    def whole(self) -> list[PromptScored]:
+        """For the samples that were not told yet, once the prompt is at its end."""
         if len(self._tokens) < len(self._prompt):
-            return None
-        return PromptScored(index=self._index, tokens=tuple(self._tokens))
+            return []
+        tokens = self._tokens
+        indexes, self._waiting = self._waiting, []
+        return [PromptScored(index=index, tokens=tokens) for index in indexes]

@@ -1,6 +1,6 @@
 """What becomes of a request, as text: the events that both dialects turn into their own objects."""
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 
 from gateway.inference import FinishReason, Timings, Usage
@@ -28,7 +28,8 @@ class PromptScored:
     """The log-probabilities of the prompt's tokens, where they were asked for: before the sample's first text."""
 
     index: int
-    tokens: tuple[TokenText, ...]
+    tokens: Sequence[TokenText]
+    """The same object for all samples of a prompt."""
 
 
 @dataclass(slots=True, kw_only=True)  # Not frozen, which costs a microsecond for each token.

@@ -169,7 +169,7 @@ class _Draft:
             if sequence.num_pages > self.pool.num_pages:
                 self.outgrown.append(sequence)
             elif self.admit_unless_expected(sequence, filling):
-                filling.update(_blocks_filled_by(self.grown(sequence)))
+                filling.update(self.grown(sequence).filled_blocks)
             elif self.short_of_pages is not None and self.short_of_pages.is_passed_enough:
                 return
             else:
@@ -325,7 +325,7 @@ class _Draft:
         """As many steps as there are pages for."""
         num_steps = self.limits.max_lease_steps
         while num_steps > 1:
-            chunks = [_leased(chunk, num_steps) for chunk in self.chunks.values()]
+            chunks = [chunk.leased(num_steps) for chunk in self.chunks.values()]
             num_pages_ahead = sum(chunk.num_new_pages for chunk in chunks)
             num_pages_ahead -= sum(chunk.num_new_pages for chunk in self.chunks.values())
             if num_pages_ahead <= self.num_available - self.limits.watermark_pages:
@@ -335,22 +335,10 @@ class _Draft:
 
     def blocks_being_filled(self) -> set[BlockHash]:
         """In this step, as far as its chunks may grow."""
-        filling = {block for chunk in self.chunks.values() for block in _blocks_filled_by(chunk)}
-        return filling.union(*(_blocks_filled_by(self.grown(each)) for each in self.partial))
+        filling = {block for chunk in self.chunks.values() for block in chunk.filled_blocks}
+        return filling.union(*(self.grown(each).filled_blocks for each in self.partial))
 
     def grown(self, sequence: Sequence) -> Chunk:
         """Its chunk, as long as it may become."""
         chunk = self.chunks[sequence.sequence_id]
         return chunk._replace(num_tokens=chunk.num_tokens + min(self.budget, self.num_left_of(sequence)))
-
-
-def _blocks_filled_by(chunk: Chunk) -> Seq[BlockHash]:
-    size = chunk.sequence.page_size
-    return chunk.sequence.block_hashes[1 + chunk.start // size : 1 + (chunk.start + chunk.num_tokens) // size]
-
-
-def _leased(chunk: Chunk, num_steps: int) -> Chunk:
-    """Not past the sequence's end: a token that is its last is sampled and not computed."""
-    sequence = chunk.sequence
-    num_steps = min(num_steps, sequence.max_length - sequence.length)
-    return chunk._replace(num_new_pages=sequence.num_new_pages(chunk.start + num_steps), num_steps=num_steps)

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from collections.abc import Sequence as Seq
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any
 
@@ -56,12 +56,19 @@ class OpenRequest:
 
 
 def make_sequences(request: InferenceRequest, info: WorkerInfo, *, first_id: int, now_s: float) -> list[Sequence]:
-    """One per sample that has not finished, in order; ids and places in the order of arrival count up from `first_id`."""
+    """One per sample that has not finished, in order; ids and places in the order of arrival count up from `first_id`.
+
+    Their prompt is scored once, for the first of them. Not where a sample had tokens elsewhere: scores are told before any.
+    """
     prompt, page_size = request.prompt_token_ids, info.limits.page_size
     root = root_hash(model_digest=info.model_digest, page_size=page_size, cache_salt=request.cache_salt)
     prompt_hashes: list[BlockHash] = [root, *hash_blocks(root, prompt, page_size)]
     max_tokens = request.sampling.max_tokens or info.limits.max_model_len
-    sequences = []
+    unscored = replace(request.sampling, num_prompt_logprobs=None)
+    is_scored = request.sampling.num_prompt_logprobs is not None and not (
+        request.finished or any(request.resumed.values())
+    )
+    sequences: list[Sequence] = []
     for number, index in enumerate(request.open_samples, start=first_id):
         sequence = Sequence(
             sequence_id=number,
@@ -70,7 +77,8 @@ def make_sequences(request: InferenceRequest, info: WorkerInfo, *, first_id: int
             model=info.model,
             token_ids=[*prompt, *request.resumed.get(index, ())],
             num_prompt_tokens=len(prompt),
-            sampling=request.sampling,
+            sampling=request.sampling if is_scored and not sequences else unscored,
+            leader=sequences[0] if is_scored and sequences else None,
             max_length=min(len(prompt) + max_tokens, info.limits.max_model_len),
             priority=request.priority,
             arrival=number,

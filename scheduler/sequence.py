@@ -132,7 +132,8 @@ class Sequence:
     @property
     def waits_for_scores(self) -> bool:
         """No sample of a request begins before the scores of their prompt are complete: they are told before any token."""
-        return self.leader is not None and self.leader.is_to_be_scored
+        leader = self.leader
+        return leader is not None and leader.is_to_be_scored and leader.status is not SequenceStatus.ENDED
 
     @property
     def is_passed_enough(self) -> bool:

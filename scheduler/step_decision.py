@@ -1,8 +1,10 @@
 """What a step of one worker may hold, and what was decided that it holds: values that never change."""
 
+from collections.abc import Sequence as Seq
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
+from kvcache.block_hash import BlockHash
 from kvcache.page_pool import PageId
 from scheduler.sequence import Sequence
 
@@ -52,6 +54,17 @@ class Chunk(NamedTuple):
     sample: bool
     num_steps: int = 1
     """In a lease: how many of its steps, each one token further."""
+
+    @property
+    def filled_blocks(self) -> Seq[BlockHash]:
+        size = self.sequence.page_size
+        return self.sequence.block_hashes[1 + self.start // size : 1 + (self.start + self.num_tokens) // size]
+
+    def leased(self, num_steps: int) -> "Chunk":
+        """Not past the sequence's end: a token that is its last is sampled and not computed."""
+        num_steps = min(num_steps, self.sequence.max_length - self.sequence.length)
+        num_new_pages = self.sequence.num_new_pages(self.start + num_steps)
+        return self._replace(num_new_pages=num_new_pages, num_steps=num_steps)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

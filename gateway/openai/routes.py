@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from functools import partial
 from types import MappingProxyType
 
+import orjson
 from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, Response
 
@@ -54,6 +55,7 @@ async def chat_completions(request: Request) -> Response:
     prompt = await model.encode_chat(messages, convert.chat_ending(body), keep=convert.kept(body), thinks=body.thinks)
     text_request = convert.chat_text_request(body, prompt, model.tokenizer.vocab_size, model.defaults)
     fitted = await state.generator.fit(model, [text_request])
+    convert.check_prompt_scores(fitted)
     reply = ChatReply(convert.reply_form(body, model.name, logprobs=bool(body.logprobs)), fitted)
     return await _respond(request, model, fitted, reply, stream=bool(body.stream))
 
@@ -68,6 +70,7 @@ async def completions(request: Request) -> Response:
     vocab_size = model.tokenizer.vocab_size
     text_requests = [convert.completion_text_request(body, prompt, vocab_size, model.defaults) for prompt in prompts]
     fitted = await state.generator.fit(model, text_requests)
+    convert.check_prompt_scores(fitted)
     form = convert.reply_form(body, model.name, logprobs=body.logprobs is not None)
     echoes = _echoes(body, model, fitted) if body.echo else ()
     reply = CompletionReply(form, fitted, echoes, nothing_but_echo=body.max_tokens == 0)
@@ -80,7 +83,8 @@ async def _respond(
     events = state_of(request).generator.generate(model, text_requests, http_context(request))
     if stream:
         return await stream_response(request, sse_lines(reply.chunks(events), _error_body), "text/event-stream")
-    return JSONResponse(await unless_gone(request.receive, reply.whole(events)))
+    whole = await unless_gone(request.receive, reply.whole(events))
+    return Response(orjson.dumps(whole), media_type="application/json")
 
 
 async def _prompts(body: CompletionRequest, model: ServedModel) -> list[list[int]]:

@@ -324,7 +324,9 @@ Global___TokenBatch: _TypeAlias = TokenBatch  # noqa: Y015
 
 @_typing.final
 class PromptLogprobs(_message.Message):
-    """For a request with num_prompt_logprobs, before the sample's first Tokens: in order, without holes, to the end of the prompt."""
+    """For a request with num_prompt_logprobs, before its first Tokens: in order, without holes, to the end of the prompt. All samples have the
+    same, told once. A resumed request with tokens has been told all of them.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -334,6 +336,7 @@ class PromptLogprobs(_message.Message):
     LOGPROBS_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     sample_index: _builtins.int
+    """The sample whose computing told them."""
     start: _builtins.int
     """The position in the prompt of the first token that is told of. The prompt's first token, 0, has no log-probability."""
     @_builtins.property

@@ -35,7 +35,8 @@ class RecordingClient:
                     assert key not in self.started
                     self.started[key] = event
                 case PromptLogprobs():
-                    assert not self.tokens[key], "of a prompt whose answer has begun"
+                    has_begun = any(tokens for (name, _), tokens in self.tokens.items() if name == event.request_id)
+                    assert not has_begun, "of a prompt whose answer has begun"
                     assert event.start == 1 + len(self.prompt_logprobs[key]), "a hole or a duplicate"
                     self.prompt_logprobs[key] += event.logprobs
                 case Moved():

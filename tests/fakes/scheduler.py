@@ -259,7 +259,7 @@ class _Sample:
             queue_s=QUEUE_S,
         )
         self._session.send(inference_pb2.GenerateResponse(started=started))
-        if self.request.sampling.HasField("num_prompt_logprobs"):
+        if self.request.sampling.HasField("num_prompt_logprobs") and self.index == 0 and not self.request.resume:
             self._score_prompt()
 
     def _score_prompt(self) -> None:

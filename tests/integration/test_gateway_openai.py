@@ -331,6 +331,28 @@ async def test_prompt_logprobs(gateway: RunningGateway) -> None:
     assert "prompt_logprobs" not in await chat(gateway)
 
 
+async def test_all_choices_of_a_prompt_have_its_logprobs(gateway: RunningGateway) -> None:
+    """The scheduler tells them once."""
+    body = await complete(gateway, prompt=["abcd", "xyz"], n=3, prompt_logprobs=1, echo=True, logprobs=1)
+    lengths = [(len(choice["prompt_logprobs"]), len(choice["logprobs"]["tokens"])) for choice in body["choices"]]
+    assert lengths == [(4, 4 + len("Hello!"))] * 3 + [(3, 3 + len("Hello!"))] * 3
+
+
+async def test_too_many_prompt_logprobs_are_refused(gateway: RunningGateway) -> None:
+    for path, named in (
+        ("/v1/completions", {"prompt": "x" * 200, "n": 128, "prompt_logprobs": 20}),
+        ("/v1/completions", {"prompt": ["x" * 200] * 128, "prompt_logprobs": 20}),
+        ("/v1/completions", {"prompt": "x" * 200, "n": 128, "echo": True, "logprobs": 20}),
+        (
+            "/v1/chat/completions",
+            {"n": 128, "prompt_logprobs": 20, "messages": [{"role": "user", "content": "x" * 200}]},
+        ),
+    ):
+        response = await gateway.http.post(path, json=named)
+        assert response.status_code == 400 and "at most 300000" in response.json()["error"]["message"]
+    assert not gateway.scheduler.requests
+
+
 async def test_echo_alone(gateway: RunningGateway) -> None:
     body = await complete(gateway, prompt="ab", echo=True, max_tokens=0)
     (choice,) = body["choices"]

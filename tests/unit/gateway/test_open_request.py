@@ -17,6 +17,7 @@ from gateway.inference import (
     Usage,
 )
 from gateway.open_request import OpenRequest
+from gateway.placement import MAX_BUFFERED_EVENTS
 from pagoda.logprobs import TokenLogprobs
 from pagoda.sampling import SamplingParams
 
@@ -214,3 +215,17 @@ async def test_nothing_is_seen_after_a_cancel() -> None:
     case.opened.deliver(tokens(0, 5))
     assert await events_of(case.opened) == []
     assert (case.place.sent, case.place.forgotten) == ([("cancel", "r")], ["r"])
+
+
+@pytest.mark.parametrize("num_samples", [1, 64, 128])
+async def test_the_limit_for_slow_readers_is_for_each_sample(num_samples: int) -> None:
+    """A loop that stood still finds the steps of minutes at once, and no reader has had a turn."""
+    case = Case(num_samples=num_samples, max_buffered_events=MAX_BUFFERED_EVENTS)
+    for step in range(MAX_BUFFERED_EVENTS):
+        for index in range(num_samples):
+            case.opened.deliver(tokens(step, 5, sample_index=index))
+    assert not case.place.sent and not case.opened.is_closed
+    case.opened.deliver(tokens(MAX_BUFFERED_EVENTS, 5))
+    assert case.place.sent == [("cancel", "r")]
+    with pytest.raises(GatewayError, match="reads too slowly"):
+        await events_of(case.opened)

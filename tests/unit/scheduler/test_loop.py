@@ -184,6 +184,37 @@ def test_a_preempted_sequence_is_not_scored_twice() -> None:
     assert system.client.tokens["new", 0] == expected(asked, 12)
 
 
+def test_the_samples_of_a_request_are_scored_once() -> None:
+    system = System(num_pages=60)
+    worker = system.attach()
+    asked = replace(scored(request(prompt=40)), num_samples=4)
+    system.submit(asked)
+    system.run(worker)
+    told = {key: logprobs for key, logprobs in system.client.prompt_logprobs.items() if logprobs}
+    assert told == {("r", 0): scores(asked)}
+    assert [system.client.finished["r", index].num_cached_tokens for index in range(4)] == [0, 36, 36, 36]
+
+
+def test_samples_do_not_wait_for_the_scores_of_one_that_ended() -> None:
+    system = System(num_pages=60, max_step_tokens=4)
+    worker = system.attach()
+    system.submit(replace(scored(request(prompt=40)), num_samples=2))
+    system.loop.requests.finish(system.client, "r", 0, 0)
+    system.run(worker)
+    assert system.client.tokens["r", 1] == expected(request(prompt=40), 5)
+
+
+def test_what_goes_on_from_elsewhere_was_scored_there() -> None:
+    system = System(num_pages=60)
+    worker = system.attach()
+    asked = scored(request(prompt=12))
+    system.client.tokens["r", 1] = expected(asked, 2)
+    system.submit(replace(asked, num_samples=2, resumed={0: [], 1: expected(asked, 2)}))
+    system.run(worker)
+    assert not any(system.client.prompt_logprobs.values())
+    assert system.client.tokens["r", 0] == expected(asked, 5)
+
+
 def test_few_tokens_of_a_prompt_are_scored_in_one_step() -> None:
     system = System(num_pages=300, max_model_len=1000, max_step_tokens=800)
     worker = system.attach()
