@@ -3,8 +3,10 @@
 Knows nothing about what the fields mean: each dialect declares its schemas, and which values it accepts without acting on them.
 """
 
+import reprlib
 from collections.abc import Iterator, Mapping
 from functools import cache
+from itertools import islice
 from typing import Any, ClassVar, Self, TypeVar, get_args
 
 import orjson
@@ -14,7 +16,10 @@ from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, ErrorDetails
 
 from gateway.errors import ErrorKind, GatewayError, InvalidRequestError
+from gateway.json_values import cost_exceeds
 from gateway.unknown_fields import SchemaShape, first_unknown
+
+MAX_SHOWN_CHARACTERS = 80
 
 
 class FieldError(ValueError):
@@ -44,11 +49,13 @@ class Schema(BaseModel):
     def _keep_what_is_honoured(cls, body: Any) -> Any:
         if not isinstance(body, dict):
             return body
+        if body.keys() <= _honoured(cls) and None not in body.values():
+            return body
         for name, accepted in cls.neutral.items():
             value = body.get(name)
             if value is not None and not any(type(value) is type(each) and value == each for each in accepted):
                 allowed = " or ".join(orjson.dumps(each).decode() for each in accepted or (None,))
-                raise FieldError(name, f"not supported (got {_shorten(repr(value))}): leave it out or send {allowed}")
+                raise FieldError(name, f"not supported (got {shown(value)}): leave it out or send {allowed}")
         return {name: value for name in _honoured(cls) if (value := body.get(name)) is not None}
 
     @classmethod
@@ -100,14 +107,20 @@ def _schemas(annotation: Any) -> Iterator[type[Schema]]:
         yield from _schemas(argument)
 
 
-async def read_object(request: Request, *, max_bytes: int) -> dict[str, Any]:
+async def read_json(request: Request, *, max_bytes: int, max_values: int) -> bytes:
+    """Return the whole body, which is cheap enough to be parsed; `json_values` says how its values are counted."""
     encoding = request.headers.get("content-encoding", "identity").strip().lower()
     if encoding not in ("", "identity"):
         raise GatewayError(
             ErrorKind.UNSUPPORTED_ENCODING,
-            f"Content-Encoding: {_shorten(encoding)} is not supported; send the request body uncompressed.",
+            f"Content-Encoding: {encoding[:MAX_SHOWN_CHARACTERS]} is not supported; send the request body uncompressed.",
         )
-    return _parse_object(await _read_limited(request, max_bytes))
+    raw = await _read_limited(request, max_bytes)
+    if await cost_exceeds(raw, max_values):
+        raise InvalidRequestError(
+            f"The request body has more than {max_values} values, where a string counts as 8 and an array or object as 40."
+        )
+    return raw
 
 
 async def _read_limited(request: Request, max_bytes: int) -> bytes:
@@ -127,7 +140,7 @@ async def _read_limited(request: Request, max_bytes: int) -> bytes:
     return b"".join(chunks)
 
 
-def _parse_object(raw: bytes) -> dict[str, Any]:
+def parse_object(raw: bytes) -> dict[str, Any]:
     if not raw.strip():
         raise InvalidRequestError("missing request body")
     try:
@@ -160,7 +173,7 @@ def _as_invalid_request(error: ValidationError) -> InvalidRequestError:
     if first["type"] == "missing":
         return InvalidRequestError(f"{path}: required", param=path)
     message = str(cause) if cause is not None else first["msg"][0].lower() + first["msg"][1:]
-    return InvalidRequestError(f"{path}: {message} (got {_shorten(repr(first['input']))})", param=path)
+    return InvalidRequestError(f"{path}: {message} (got {shown(first['input'])})", param=path)
 
 
 def _path(problem: ErrorDetails) -> str:
@@ -170,8 +183,27 @@ def _path(problem: ErrorDetails) -> str:
     return ".".join(str(part) for part in parts if part not in branches)
 
 
-def _shorten(text: str, limit: int = 80) -> str:
-    return text if len(text) <= limit else text[: limit - 1] + "…"
+class _Brief(reprlib.Repr):
+    """Looks at no more of a value than it shows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxlevel, self.maxlist, self.maxdict = 4, 8, 8
+
+    def repr_str(self, value: str, level: int) -> str:
+        return repr(value[:MAX_SHOWN_CHARACTERS])
+
+    def repr_dict(self, value: dict[str, Any], level: int) -> str:
+        return super().repr_dict(dict(islice(value.items(), self.maxdict + 1)), level)
+
+
+_brief = _Brief()
+
+
+def shown(value: Any) -> str:
+    """Return a value of a body for an error: at most its first MAX_SHOWN_CHARACTERS characters."""
+    text = _brief.repr(value)
+    return text if len(text) <= MAX_SHOWN_CHARACTERS else text[: MAX_SHOWN_CHARACTERS - 1] + "…"
 
 
 def _json_type(value: Any) -> str:

@@ -58,12 +58,15 @@ Limit = Annotated[Integer, Field(ge=-1, le=2**31 - 1)]
 TokenId = Annotated[int, Field(ge=0, le=2**32 - 1)]
 whole_items = WrapValidator(_whole_items)
 """For lists of integers."""
+ModelName = Annotated[str, Field(max_length=4096)]
+"""A path is a name too, where the server was started with it."""
+MAX_MESSAGES = 10_000
 Seed = Annotated[Integer, Field(ge=-(2**63), le=2**64 - 1)]
 
 MAX_STOPS = 64
 _StopString = Annotated[str, Field(min_length=1, max_length=1024)]
 Stop = Annotated[
-    _StopString | Annotated[list[_StopString], Field(max_length=MAX_STOPS)],
+    _StopString | Annotated[list[_StopString], Field(max_length=MAX_STOPS, fail_fast=True)],
     described(f"a string or a list of at most {MAX_STOPS} strings, none of them empty or longer than 1024 characters"),
 ]
 

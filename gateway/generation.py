@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 
 from gateway.errors import GatewayError, unavailable
 from gateway.inference import Finished, FinishReason, InferenceRequest, Moved, PromptLogprobs, Started, Tokens
+from gateway.logprob_bound import check_prompt_logprobs
 from gateway.metrics import GatewayMetrics
 from gateway.open_request import OpenRequest
 from gateway.placement import Placement
@@ -53,7 +54,9 @@ class TextGenerator:
     async def fit(self, model: ServedModel, requests: Sequence[TextRequest]) -> list[TextRequest]:
         """The requests as the model's window allows them, or the error of the first that it does not."""
         window = await self.window(model)
-        return [fit_to_window(request, window) for request in requests]
+        fitted = [fit_to_window(request, window) for request in requests]
+        check_prompt_logprobs(fitted)
+        return fitted
 
     async def window(self, model: ServedModel) -> int:
         """Tokens of prompt and answer together."""
@@ -121,11 +124,11 @@ async def _text_events(
                 # A prompt of one token has nothing to wait for.
                 if wants_scores:
                     score.begin(event.sample_index)
-                    for scored in score.whole():
+                    for scored in await score.whole():
                         yield scored
             case PromptLogprobs():
                 score.push(event)
-                for scored in score.whole():
+                for scored in await score.whole():
                     yield scored
             case Tokens():
                 record.tokens(event)

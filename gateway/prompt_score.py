@@ -1,10 +1,15 @@
 """Collects the log-probabilities of a prompt, which come in pieces and once for all its samples, as its tokens with text."""
 
+import asyncio
+
 from gateway.inference import PromptLogprobs
 from gateway.sample_text import plain_token, token_text
-from gateway.text_events import PromptScored
+from gateway.text_events import PromptScored, TokenText
 from gateway.text_request import TextRequest
 from gateway.tokenizer import Tokenizer
+from pagoda.logprobs import TokenLogprobs
+
+SHORT_PROMPT = 256
 
 
 class PromptScore:
@@ -13,24 +18,37 @@ class PromptScore:
         """Samples that have begun and were not told."""
         self._prompt = request.prompt_token_ids
         self._tokenizer = tokenizer
-        self._tokens = [plain_token(tokenizer, self._prompt[0], None)]
+        self._logprobs: list[TokenLogprobs] = []
+        """Those of the tokens from the second on."""
+        self._tokens: list[TokenText] | None = None
 
     def push(self, event: PromptLogprobs) -> None:
-        token_ids = self._prompt[event.start : event.start + len(event.logprobs)]
-        assert event.start == len(self._tokens) and len(token_ids) == len(event.logprobs), "in order, without holes"
-        self._tokens += [
-            token_text(self._tokenizer, token_id, logprobs)
-            for token_id, logprobs in zip(token_ids, event.logprobs, strict=True)
-        ]
+        assert event.start == 1 + len(self._logprobs), "in order, without holes"
+        self._logprobs += event.logprobs
 
     def begin(self, index: int) -> None:
         """A sample has begun."""
         self._waiting.append(index)
 
-    def whole(self) -> list[PromptScored]:
-        """For the samples that were not told yet, once the prompt is at its end."""
-        if len(self._tokens) < len(self._prompt):
+    async def whole(self) -> list[PromptScored]:
+        """For the samples that were not told yet, once the prompt is at its end.
+
+        A long prompt's tokens are made in a thread: there may be half a million, with their alternatives.
+        """
+        if not self._waiting or 1 + len(self._logprobs) < len(self._prompt):
             return []
+        if self._tokens is None:
+            is_short = len(self._prompt) <= SHORT_PROMPT
+            self._tokens = self._scored() if is_short else await asyncio.to_thread(self._scored)
         tokens = self._tokens
         indexes, self._waiting = self._waiting, []
         return [PromptScored(index=index, tokens=tokens) for index in indexes]
+
+    def _scored(self) -> list[TokenText]:
+        first, *others = self._prompt
+        tokens = [plain_token(self._tokenizer, first, None)]
+        tokens += [
+            token_text(self._tokenizer, token_id, logprobs)
+            for token_id, logprobs in zip(others, self._logprobs, strict=True)
+        ]
+        return tokens

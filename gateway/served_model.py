@@ -29,6 +29,8 @@ T = TypeVar("T")
 
 MAX_REQUEST_TEMPLATE_CHARACTERS = 1 << 16
 """Of a template that comes with a request; those of models may have more (template_renderer.py)."""
+MAX_PROMPT_TOKENS = 1 << 20
+"""Of all texts of a request together."""
 
 # Of their own: long texts wait for each other, and nothing else waits for them.
 _encoding_threads = ThreadPoolExecutor(max_workers=max(2, os.cpu_count() or 1), thread_name_prefix="encode")
@@ -126,7 +128,21 @@ class ServedModel:
         """Return each text's token ids; `encode_text` says what is refused."""
         bound = PromptBound(max_tokens=max_tokens or self.max_window, keep=keep)
         encode = partial(self.tokenizer.encode, add_special_tokens=add_special_tokens, bound=bound)
-        return await _run(lambda: [encode(text) for text in texts], sum(map(len, texts)), "prompt")
+
+        def encode_all() -> list[list[int]]:
+            encoded: list[list[int]] = []
+            room = max(MAX_PROMPT_TOKENS, bound.max_tokens)
+            for text in texts:
+                encoded.append(encode(text))
+                room -= len(encoded[-1])
+                if room < 0:
+                    raise InvalidRequestError(
+                        f"prompt: the prompts have more than {MAX_PROMPT_TOKENS} tokens together; send fewer at a time",
+                        param="prompt",
+                    )
+            return encoded
+
+        return await _run(encode_all, sum(map(len, texts)), "prompt")
 
     async def template(self, source: str) -> ChatTemplate:
         """Compile another template for this model, which came with a request; ChatTemplateError where it is not valid."""

@@ -38,6 +38,9 @@ class GatewaySettings(KeySettings):
     """Longer request bodies are refused."""
     trust_request_chat_template: bool = False
     """Allow a template in a request to keys without the scope `admin` too: each is code of whoever sends it."""
+    max_body_values: int = Field(default=800_000, ge=1000)
+    """JSON with more values is refused. A number counts as one, a string or key as 8, an array or object as 40. A window of
+    more tokens needs more."""
     strict_fields: bool = False
     """Refuse requests that have a field which their API does not, in place of naming it in X-Pagoda-Ignored."""
     sampling_defaults: SamplingDefaultsMode = "model"

@@ -1,12 +1,15 @@
 """What the routes share, and how they get at it. One of these per app."""
 
+import asyncio
 import logging
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, cast
 
 from fastapi import Request
 
-from gateway.bodies import SchemaT, read_object
+from gateway.bodies import SchemaT, parse_object, read_json
 from gateway.drain import Drain
 from gateway.errors import InvalidRequestError
 from gateway.generation import HTTPContext, TextGenerator
@@ -20,6 +23,9 @@ from pagoda.models.blobs import BlobStore
 from pagoda.models.library import ModelLibrary
 from pagoda.models.store import ModelStore
 from pagoda.sampling_defaults import SamplingPolicy
+
+MAX_INLINE_BYTES = 1 << 16
+"""A body up to this length is parsed and validated within about 5 ms."""
 
 logger = logging.getLogger(__name__)
 
@@ -38,6 +44,7 @@ class GatewayState:
     library: ModelLibrary
     sampling_policy: SamplingPolicy
     max_body_bytes: int
+    max_body_values: int
     strict_fields: bool
     trust_request_chat_template: bool
     started_at: float
@@ -46,10 +53,21 @@ class GatewayState:
     """Where the process listens, once it does."""
 
     async def read_body(self, request: Request, schema: type[SchemaT]) -> SchemaT:
-        return self.parse(request, schema, await self.read_object(request))
+        return await self.read_body_as(request, lambda _: schema)
 
-    def parse(self, request: Request, schema: type[SchemaT], body: dict[str, Any]) -> SchemaT:
+    async def read_body_as(self, request: Request, choose: Callable[[Mapping[str, Any]], type[SchemaT]]) -> SchemaT:
+        """For routes whose schema depends on what is in the body.
+
+        A long body is parsed in a thread: its Python validators let other threads run.
+        """
+        raw = await read_json(request, max_bytes=self.max_body_bytes, max_values=self.max_body_values)
+        parse = partial(self._parse, request, raw, choose)
+        return parse() if len(raw) <= MAX_INLINE_BYTES else await asyncio.to_thread(parse)
+
+    def _parse(self, request: Request, raw: bytes, choose: Callable[[Mapping[str, Any]], type[SchemaT]]) -> SchemaT:
         """Unknown fields are refused, or left out and named in the response's header and in the log."""
+        body = parse_object(raw)
+        schema = choose(body)
         if unknown := schema.unknown_fields(body):
             if self.strict_fields:
                 raise InvalidRequestError(f"{unknown[0]}: unknown field", param=unknown[0])
@@ -65,10 +83,6 @@ class GatewayState:
         notes_of(request.scope)[header] = value
         extra = {"request_id": request.state.request_id, "path": request.url.path[:200], "what": value}
         logger.info(event, extra=extra)
-
-    async def read_object(self, request: Request) -> dict[str, Any]:
-        """For routes whose schema depends on what is in the body."""
-        return await read_object(request, max_bytes=self.max_body_bytes)
 
 
 def state_of(request: Request) -> GatewayState:

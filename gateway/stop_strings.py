@@ -5,6 +5,7 @@ So the result does not depend on how the text was cut. Knows nothing about token
 """
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 
 class StopMatcher:
@@ -54,8 +55,12 @@ class _PrefixMatcher:
         return self.num_matched == len(self.stop)
 
 
-def _fallbacks(stop: str) -> list[int]:
-    """For each prefix length, the length of the longest shorter prefix that the prefix also ends in."""
+@lru_cache(maxsize=256)
+def _fallbacks(stop: str) -> Sequence[int]:
+    """Return, for each prefix length, the length of the longest shorter prefix that the prefix also ends in.
+
+    Kept, because each sample of a request asks for the same.
+    """
     fallback = [0, 0]
     for character in stop[1:]:
         fallback.append(_next_match(stop, fallback, fallback[-1], character))

@@ -16,8 +16,8 @@ def chat_messages(messages: Sequence[ChatMessage]) -> list[dict[str, str]]:
 
 
 def check_context(token_ids: Sequence[int], vocab_size: int) -> None:
-    wrong = next((token_id for token_id in token_ids if token_id >= vocab_size), None)
-    if wrong is not None:
+    wrong = max(token_ids, default=0)
+    if wrong >= vocab_size:
         raise InvalidRequestError(
             f"context: token id {wrong} is out of range; the model's vocabulary has {vocab_size} tokens",
             param="context",

@@ -3,13 +3,18 @@
 Knows nothing about HTTP; routes.py writes what this makes.
 """
 
+import asyncio
 import time
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
+import orjson
+
+from gateway.logprob_bound import AnswerLogprobs
 from gateway.text_events import SampleEnded, TextDelta, TextEvents, TokenText
 
 JSONObject = dict[str, Any]
@@ -31,7 +36,9 @@ class Reply(ABC):
                 elif isinstance(event, SampleEnded):
                     yield self._line("", ()) | self._end(event)
 
-    async def whole(self, events: TextEvents) -> JSONObject:
+    async def whole(self, events: TextEvents) -> bytes:
+        """Return the response's JSON."""
+        counted = AnswerLogprobs()
         texts: list[str] = []
         logprobs: list[TokenText] = []
         end: JSONObject = {}
@@ -40,9 +47,11 @@ class Reply(ABC):
                 if isinstance(event, TextDelta):
                     texts.append(event.text)
                     logprobs.extend(event.logprobs)
+                    counted.count(event.logprobs)
                 elif isinstance(event, SampleEnded):
                     end = self._end(event)
-        return self._line("".join(texts), logprobs) | end
+        whole = partial(self._line, "".join(texts), logprobs)
+        return orjson.dumps((await asyncio.to_thread(whole) if logprobs else whole()) | end)
 
     def nothing_asked(self, done_reason: str) -> JSONObject:
         """The answer to a request without a prompt: "load" or "unload"."""

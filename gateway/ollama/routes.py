@@ -125,7 +125,8 @@ async def _respond(
     events = generator.generate(model, await generator.fit(model, [text_request]), http_context(request))
     if stream is None or stream:
         return await stream_response(request, ndjson_lines(reply.lines(events), _error_body), "application/x-ndjson")
-    return JSONResponse(await unless_gone(request.receive, reply.whole(events)))
+    whole = await unless_gone(request.receive, reply.whole(events))
+    return Response(whole, media_type="application/json")
 
 
 async def _load(state: GatewayState, model: ServedModel, body: GenerateRequest | ChatRequest, reply: Reply) -> Response:

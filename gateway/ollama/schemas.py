@@ -8,9 +8,11 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from gateway.bodies import FieldError, Schema
 from gateway.fields import (
+    MAX_MESSAGES,
     Integer,
     KeepAlive,
     MinP,
+    ModelName,
     NumLogprobs,
     Penalty,
     PositiveCount,
@@ -55,7 +57,7 @@ _NEUTRAL: Mapping[str, tuple[Any, ...]] = MappingProxyType({"_debug_render_only"
 class _GenerationRequest(Schema):
     hints: ClassVar[frozenset[str]] = _HINTS
 
-    model: str = ""
+    model: ModelName = ""
     stream: bool | None = None
     keep_alive: KeepAlive | None = None
     options: Options | None = None
@@ -83,7 +85,7 @@ class GenerateRequest(_GenerationRequest):
     system: str | None = None
     template: str | None = None
     """In Jinja, in place of the model's own."""
-    context: Annotated[list[TokenId], whole_items] | None = None
+    context: Annotated[list[TokenId], Field(fail_fast=True), whole_items] | None = None
     """The tokens of an earlier turn, as its answer gave them."""
     raw: bool | None = None
     """The prompt is the model's input as it stands: no template, system prompt or context."""
@@ -111,15 +113,18 @@ class ChatMessage(Schema):
     content: str = ""
 
 
+Messages = Annotated[list[ChatMessage], Field(max_length=MAX_MESSAGES, fail_fast=True)]
+
+
 class ChatRequest(_GenerationRequest):
     neutral = MappingProxyType({**_NEUTRAL, "tools": ([],)})
 
-    messages: list[ChatMessage] | None = None
+    messages: Messages | None = None
 
 
 class _NamedModel(Schema):
-    model: str = ""
-    name: str = ""
+    model: ModelName = ""
+    name: ModelName = ""
     """The deprecated spelling of `model`."""
 
     @property
@@ -139,8 +144,8 @@ class DeleteRequest(_NamedModel):
 
 
 class CopyRequest(Schema):
-    source: str = ""
-    destination: str = ""
+    source: ModelName = ""
+    destination: ModelName = ""
 
 
 class PullRequest(_NamedModel):
@@ -148,6 +153,9 @@ class PullRequest(_NamedModel):
     hints = frozenset({"insecure", "password", "username"})
 
     stream: bool | None = None
+
+
+MAX_FILES = 1024
 
 
 class CreateRequest(_NamedModel):
@@ -168,16 +176,18 @@ class CreateRequest(_NamedModel):
         }
     )
 
-    from_: Annotated[str | None, Field(alias="from")] = None
+    from_: Annotated[ModelName | None, Field(alias="from")] = None
     """The name of a model in the store."""
-    files: dict[str, str] | None = None
+    files: Annotated[dict[ModelName, str], Field(max_length=MAX_FILES)] | None = None
     """Names → digests of uploaded blobs: one GGUF file, or the files of a safetensors checkpoint."""
     system: str | None = None
     template: str | None = None
     """In Jinja, in place of the one in the model's files."""
-    license: Annotated[str | list[str], described("a string or a list of strings")] | None = None
+    license: (
+        Annotated[str | Annotated[list[str], Field(fail_fast=True)], described("a string or a list of strings")] | None
+    ) = None
     parameters: Options | None = None
-    messages: list[ChatMessage] | None = None
+    messages: Messages | None = None
     stream: bool | None = None
 
     @property

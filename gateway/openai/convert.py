@@ -93,8 +93,8 @@ def check_prompt_scores(requests: Sequence[TextRequest]) -> None:
 
 
 def check_token_ids(token_ids: Sequence[int], vocab_size: int, field: str) -> None:
-    wrong = next((token_id for token_id in token_ids if token_id >= vocab_size), None)
-    if wrong is not None:
+    wrong = max(token_ids, default=0)
+    if wrong >= vocab_size:
         raise InvalidRequestError(
             f"{field}: token id {wrong} is out of range; the model's vocabulary has {vocab_size} tokens", param=field
         )

@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 import orjson
 
 from gateway.inference import FinishReason
+from gateway.logprob_bound import AnswerLogprobs
 from gateway.text_events import PromptScored, SampleBegan, SampleEnded, TextDelta, TextEvent, TextEvents, TokenText
 from gateway.text_request import TextRequest
 
@@ -75,26 +76,38 @@ class Reply(ABC):
         """By identity of what they were made of, which a choice keeps alive."""
         self._choices = [_Choice(request) for request in requests for _ in range(request.num_samples)]
 
-    async def whole(self, events: TextEvents) -> JSONObject:
+    async def whole(self, events: TextEvents) -> bytes:
+        """Return the response's JSON."""
+        logprobs = AnswerLogprobs()
         async with aclosing(events):
             async for event in events:
                 if isinstance(event, TextDelta):
                     choice = self._choices[event.index]
                     choice.texts.append(event.text)
                     choice.logprobs.extend(event.logprobs)
+                    logprobs.count(event.logprobs)
                 elif isinstance(event, PromptScored):
                     self._choices[event.index].prompt_logprobs = event.tokens
                     await self._encode_candidates(event.tokens)
                 elif isinstance(event, SampleEnded):
                     self._choices[event.index].end = event
+        is_long = any(choice.logprobs or choice.prompt_logprobs for choice in self._choices)
+        return await asyncio.to_thread(self._whole) if is_long else self._whole()
+
+    def _whole(self) -> bytes:
         choices = [self._whole_choice(index, choice) for index, choice in enumerate(self._choices)]
-        return self._envelope(self.whole_object, choices) | self._whole_extras() | {"usage": self._usage()}
+        return orjson.dumps(
+            self._envelope(self.whole_object, choices) | self._whole_extras() | {"usage": self._usage()}
+        )
 
     async def chunks(self, events: TextEvents) -> AsyncGenerator[JSONObject, None]:
         """What begins a choice, its text, its end; when all have ended the usage, if it was asked for."""
         async with aclosing(events):
             async for event in events:
-                payload, num_tokens = self._chunk_choice(event)
+                if isinstance(event, PromptScored):
+                    payload, num_tokens = await asyncio.to_thread(self._chunk_choice, event)
+                else:
+                    payload, num_tokens = self._chunk_choice(event)
                 if payload is not None:
                     chunk = self._envelope(self.chunk_object, [payload])
                     if isinstance(event, SampleBegan):
@@ -257,7 +270,7 @@ class CompletionReply(Reply):
                 choice.echo = echo
                 choice.num_characters = len(echo)
 
-    async def whole(self, events: TextEvents) -> JSONObject:
+    async def whole(self, events: TextEvents) -> bytes:
         return await super().whole(self._wanted(events))
 
     def chunks(self, events: TextEvents) -> AsyncGenerator[JSONObject, None]:

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from functools import partial
 from types import MappingProxyType
 
-import orjson
 from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, Response
 
@@ -84,7 +83,7 @@ async def _respond(
     if stream:
         return await stream_response(request, sse_lines(reply.chunks(events), _error_body), "text/event-stream")
     whole = await unless_gone(request.receive, reply.whole(events))
-    return Response(orjson.dumps(whole), media_type="application/json")
+    return Response(whole, media_type="application/json")
 
 
 async def _prompts(body: CompletionRequest, model: ServedModel) -> list[list[int]]:

@@ -4,15 +4,17 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from gateway.bodies import FieldError, Schema
 from gateway.fields import (
+    MAX_MESSAGES,
     Count,
     Integer,
     KeepAlive,
     Limit,
     MinP,
+    ModelName,
     NumLogprobs,
     Penalty,
     PositiveCount,
@@ -110,9 +112,13 @@ _HINTS = frozenset(
 )
 
 
-def _check_logit_bias(bias: dict[str, float]) -> dict[str, float]:
-    if len(bias) > MAX_LOGIT_BIAS:
+def _check_length(bias: Any) -> Any:
+    if isinstance(bias, dict) and len(bias) > MAX_LOGIT_BIAS:
         raise ValueError(f"may name at most {MAX_LOGIT_BIAS} tokens, got {len(bias)}")
+    return bias
+
+
+def _check_logit_bias(bias: dict[str, float]) -> dict[str, float]:
     for token_id, value in bias.items():
         # isdecimal alone would let digits of other scripts through.
         if not (token_id.isascii() and token_id.isdecimal() and len(token_id) <= 10):
@@ -123,7 +129,7 @@ def _check_logit_bias(bias: dict[str, float]) -> dict[str, float]:
 
 
 RequestId = Annotated[str, Field(pattern=r"^[A-Za-z0-9._:/+=@-]{1,128}$")]
-LogitBias = Annotated[dict[str, float], AfterValidator(_check_logit_bias)]
+LogitBias = Annotated[dict[str, float], BeforeValidator(_check_length), AfterValidator(_check_logit_bias)]
 
 
 class StreamOptions(Schema):
@@ -136,7 +142,7 @@ class StreamOptions(Schema):
 class _GenerationRequest(Schema):
     hints: ClassVar[frozenset[str]] = _HINTS
 
-    model: str | None = None
+    model: ModelName | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     n: Annotated[Integer, Field(ge=1, le=128)] | None = None
@@ -158,7 +164,9 @@ class _GenerationRequest(Schema):
     """-1 is no limit."""
     min_tokens: Count | None = None
     ignore_eos: bool | None = None
-    stop_token_ids: Annotated[list[TokenId], Field(max_length=MAX_STOP_TOKEN_IDS), whole_items] | None = None
+    stop_token_ids: (
+        Annotated[list[TokenId], Field(max_length=MAX_STOP_TOKEN_IDS, fail_fast=True), whole_items] | None
+    ) = None
     include_stop_str_in_output: bool | None = None
     skip_special_tokens: bool | None = None
     truncate_prompt_tokens: Annotated[Integer, Field(ge=-1, le=2**31 - 1)] | None = None
@@ -212,6 +220,11 @@ class TextPart(Schema):
     text: str
 
 
+Content = Annotated[
+    str | Annotated[list[TextPart], Field(fail_fast=True)], described("a string or a list of parts of the type `text`")
+]
+
+
 class ChatMessage(Schema):
     """The neutral fields are what a client sends back with an answer of ours."""
 
@@ -229,7 +242,13 @@ class ChatMessage(Schema):
     hints = frozenset({"name"})
 
     role: Literal["system", "developer", "user", "assistant"]
-    content: Annotated[str | list[TextPart], described("a string or a list of parts of the type `text`")] | None = None
+    content: (
+        Annotated[
+            str | Annotated[list[TextPart], Field(fail_fast=True)],
+            described("a string or a list of parts of the type `text`"),
+        ]
+        | None
+    ) = None
     """Only an assistant's may be absent or null: it said nothing."""
 
     @model_validator(mode="after")
@@ -251,10 +270,13 @@ def _check_template_kwargs(kwargs: dict[str, Any]) -> dict[str, Any]:
 TemplateKwargs = Annotated[dict[str, Any], AfterValidator(_check_template_kwargs)]
 
 
+Messages = Annotated[list[ChatMessage], Field(min_length=1, max_length=MAX_MESSAGES, fail_fast=True)]
+
+
 class ChatRequest(_GenerationRequest):
     neutral = _CHAT_NEUTRAL
 
-    messages: Annotated[list[ChatMessage], Field(min_length=1)]
+    messages: Messages
     max_completion_tokens: Limit | None = None
     logprobs: bool | None = None
     top_logprobs: NumLogprobs | None = None
@@ -297,12 +319,12 @@ class ChatRequest(_GenerationRequest):
         return self
 
 
-_TokenIds = Annotated[list[TokenId], Field(min_length=1), whole_items]
+_TokenIds = Annotated[list[TokenId], Field(min_length=1, fail_fast=True), whole_items]
 Prompt = Annotated[
     str
-    | Annotated[list[str], Field(min_length=1, max_length=MAX_CHOICES)]
+    | Annotated[list[str], Field(min_length=1, max_length=MAX_CHOICES, fail_fast=True)]
     | _TokenIds
-    | Annotated[list[_TokenIds], Field(min_length=1, max_length=MAX_CHOICES)],
+    | Annotated[list[_TokenIds], Field(min_length=1, max_length=MAX_CHOICES, fail_fast=True)],
     described(f"a string, a list of token ids, or a list of up to {MAX_CHOICES} of either, and not empty"),
 ]
 
@@ -332,7 +354,7 @@ class CompletionRequest(_GenerationRequest):
 
 
 class TokenizePromptRequest(Schema):
-    model: str | None = None
+    model: ModelName | None = None
     prompt: str
     add_special_tokens: bool | None = None
     return_token_strs: bool | None = None
@@ -347,8 +369,8 @@ class TokenizeChatRequest(Schema):
         }
     )
 
-    model: str | None = None
-    messages: Annotated[list[ChatMessage], Field(min_length=1)]
+    model: ModelName | None = None
+    messages: Messages
     add_generation_prompt: bool | None = None
     continue_final_message: bool | None = None
     chat_template_kwargs: TemplateKwargs | None = None
@@ -362,5 +384,5 @@ class TokenizeChatRequest(Schema):
 
 
 class DetokenizeRequest(Schema):
-    model: str | None = None
-    tokens: Annotated[list[TokenId], whole_items]
+    model: ModelName | None = None
+    tokens: Annotated[list[TokenId], Field(fail_fast=True), whole_items]

@@ -1,9 +1,12 @@
 """vLLM's endpoints beside OpenAI's for the texts' tokens: /tokenize and /detokenize."""
 
+import asyncio
+from collections.abc import Mapping
 from typing import Any
 
+import orjson
 from fastapi import APIRouter, Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 
 from gateway.api_document import reads
 from gateway.openai import convert
@@ -22,12 +25,7 @@ MAX_TOKENS = 1 << 18
 async def tokenize(request: Request) -> Response:
     """Of a prompt, or of a conversation as the model's template writes it."""
     state = state_of(request)
-    content = await state.read_object(request)
-    body: TokenizeChatRequest | TokenizePromptRequest
-    if "messages" in content:
-        body = state.parse(request, TokenizeChatRequest, content)
-    else:
-        body = state.parse(request, TokenizePromptRequest, content)
+    body = await state.read_body_as(request, _schema)
     model = await state.models.find(body.model or None)
     token_ids = await _encode(body, model)
     info = await state.models.info_if_any(model.model)
@@ -35,9 +33,11 @@ async def tokenize(request: Request) -> Response:
         "count": len(token_ids),
         "max_model_len": model.model.config.max_position if info is None else info.max_model_len,
         "tokens": token_ids,
-        "token_strs": [model.tokenizer.token_text(each) for each in token_ids] if body.return_token_strs else None,
+        "token_strs": None,
     }
-    return JSONResponse(result)
+    if body.return_token_strs:
+        result["token_strs"] = await asyncio.to_thread(lambda: [*map(model.tokenizer.token_text, token_ids)])
+    return Response(orjson.dumps(result), media_type="application/json")
 
 
 @router.post("/detokenize")
@@ -48,7 +48,12 @@ async def detokenize(request: Request) -> Response:
     body = await state.read_body(request, DetokenizeRequest)
     tokenizer = (await state.models.find(body.model or None)).tokenizer
     convert.check_token_ids(body.tokens, tokenizer.vocab_size, "tokens")
-    return JSONResponse({"prompt": tokenizer.decode(body.tokens, skip_special_tokens=False)})
+    text = await asyncio.to_thread(tokenizer.decode, body.tokens, skip_special_tokens=False)
+    return Response(orjson.dumps({"prompt": text}), media_type="application/json")
+
+
+def _schema(body: Mapping[str, Any]) -> type[TokenizeChatRequest | TokenizePromptRequest]:
+    return TokenizeChatRequest if "messages" in body else TokenizePromptRequest
 
 
 async def _encode(body: TokenizeChatRequest | TokenizePromptRequest, model: ServedModel) -> list[int]:

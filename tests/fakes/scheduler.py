@@ -33,6 +33,8 @@ class Answer:
     """The request is refused before it starts: status, message, retry delay."""
     hold_before: int | None = None
     """Wait for `FakeScheduler.release` before the token with this index."""
+    pace_s: float = 0.0
+    """Time between two tokens, as a real model takes it."""
     failure_after: int | None = None
     """The request fails after that many tokens, with this status."""
     failure: grpc.StatusCode = grpc.StatusCode.INTERNAL
@@ -247,7 +249,7 @@ class _Sample:
                 self._scheduler.held.put_nowait(self.request.request_id)
                 await self._scheduler.release.wait()
             self._send_tokens(tokens[start : start + self._answer.tokens_per_event])
-            await asyncio.sleep(0)  # let commands and other samples in between, as steps do
+            await asyncio.sleep(self._answer.pace_s)  # let commands and other samples in between, as steps do
         self.end(LENGTH if len(planned) > limit else STOP, len(tokens), self._answer.stop_token_id)
 
     def _start(self) -> None:
@@ -263,11 +265,11 @@ class _Sample:
             self._score_prompt()
 
     def _score_prompt(self) -> None:
-        """In two pieces, as a prompt that is computed in chunks."""
+        """In two pieces or more, as a prompt that is computed in chunks."""
         num_top, prompt = self.request.sampling.num_prompt_logprobs, self.request.prompt_token_ids
-        middle = (1 + len(prompt)) // 2
-        for start, token_ids in ((1, prompt[1:middle]), (max(1, middle), prompt[max(1, middle) :])):
-            if token_ids:
+        size = min(512, (1 + len(prompt)) // 2)
+        for start in range(1, len(prompt), size):
+            if token_ids := prompt[start : start + size]:
                 scored = inference_pb2.PromptLogprobs(
                     request_id=self.request.request_id,
                     sample_index=self.index,

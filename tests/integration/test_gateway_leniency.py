@@ -163,8 +163,8 @@ async def test_a_refused_request_names_what_was_ignored_too(gateway: RunningGate
     assert response.headers["x-pagoda-ignored"] == "surprise"
 
 
-async def test_a_million_unknown_fields(gateway: RunningGateway) -> None:
-    body = orjson.dumps(BASES[CHAT] | {str(number): 1 for number in range(600_000)})
+async def test_very_many_unknown_fields(gateway: RunningGateway) -> None:
+    body = orjson.dumps(BASES[CHAT] | {str(number): 1 for number in range(80_000)})
     response = await gateway.http.post(CHAT, content=body)
     assert response.status_code == 200
     assert len(response.headers["x-pagoda-ignored"]) < 200
