@@ -1,0 +1,214 @@
+"""No request stops the gateway: its loop is held for at most 250 ms of processor time, memory stays, and a stream goes on."""
+
+import tempfile
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_asyncio
+
+from tests.fakes.hostile import MODEL, WINDOW, Attack, HostileGateway, hostile_gateway
+
+# All of them meet the same gateway, beside the same stream.
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
+USER = {"role": "user", "content": "a"}
+BODY_BYTES = 8 * 1024 * 1024 - 1024
+"""Almost what a body may have."""
+
+
+USER_JSON = b'{"role":"user","content":"a"}'
+
+
+def repeated(unit: bytes, before: bytes = b"", after: bytes = b"") -> bytes:
+    """A body of BODY_BYTES."""
+    return before + b",".join([unit] * ((BODY_BYTES - len(before) - len(after)) // (len(unit) + 1))) + after
+
+
+def numbered(unit: bytes, before: bytes, after: bytes = b"}") -> bytes:
+    """As `repeated`, with another number in each unit."""
+    count = (BODY_BYTES - len(before) - len(after)) // (len(unit % 10**6) + 1)
+    return before + b",".join(unit % (10**6 + index) for index in range(count)) + after
+
+
+def in_chat(field: bytes) -> tuple[bytes, bytes]:
+    return b'{"messages":[' + USER_JSON + b'],"' + field + b'":', b"}"
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module", name="gateway")
+async def hostile() -> AsyncIterator[HostileGateway]:
+    with tempfile.TemporaryDirectory(prefix="pagoda-") as directory:
+        async with hostile_gateway(Path(directory)) as running:
+            yield running
+
+
+def chat(**fields: Any) -> Attack:
+    return Attack(path=CHAT, body={"messages": [USER]} | fields)
+
+
+def completion(prompt: Any, **fields: Any) -> Attack:
+    return Attack(path=COMPLETIONS, body={"prompt": prompt, "max_tokens": 1} | fields)
+
+
+def generate(**fields: Any) -> Attack:
+    return Attack(path="/api/generate", body={"model": MODEL, "prompt": "a"} | fields)
+
+
+LONG_TEXTS = {
+    "letters": "a" * BODY_BYTES,
+    "spaces": " " * BODY_BYTES,
+    "digits": "1" * BODY_BYTES,
+    "emoji": "👨‍👩‍👧" * (BODY_BYTES // 18),
+    "special tokens": "<|im_start|>" * (BODY_BYTES // 12),
+}
+
+
+@pytest.mark.parametrize("text", LONG_TEXTS.values(), ids=LONG_TEXTS.keys())
+async def test_long_texts(gateway: HostileGateway, text: str) -> None:
+    for attack in (
+        completion(text),
+        completion(text, truncate_prompt_tokens=-1),
+        completion([text[: BODY_BYTES // 1100]] * 1000),
+        chat(messages=[USER | {"content": text}]),
+        generate(prompt=text, raw=True),
+        Attack(path="/tokenize", body={"prompt": text, "return_token_strs": True}),
+    ):
+        await gateway.withstands(attack)
+
+
+@pytest.mark.parametrize("prompt", ["a" * (WINDOW - 2), [97] * (WINDOW - 2)], ids=["text", "token ids"])
+async def test_a_prompt_as_long_as_the_window_is_served(gateway: HostileGateway, prompt: str | list[int]) -> None:
+    response = await gateway.withstands(completion(prompt))
+    assert response.json()["usage"]["prompt_tokens"] == WINDOW - 2
+
+
+@pytest.mark.parametrize("text", ["1" * 100_000, "1." * 1_000_000, "1m" * 1_000_000, "-" + ".5h" * 1_000_000])
+async def test_durations(gateway: HostileGateway, text: str) -> None:
+    await gateway.withstands(generate(keep_alive=text))
+
+
+MANY_VALUES = {
+    "empty messages": (CHAT, repeated(b'{"role":"user","content":""}', b'{"messages":[', b"]}")),
+    "messages that are none": (CHAT, repeated(b"1", b'{"messages":[', b"]}")),
+    "empty objects as messages": (CHAT, repeated(b"{}", b'{"messages":[', b"]}")),
+    "parts": (
+        CHAT,
+        repeated(b'{"type":"text","text":""}', b'{"messages":[{"role":"user","content":[', b"]}]}"),
+    ),
+    "messages of Ollama": (
+        "/api/chat",
+        repeated(b'{"role":"user","content":""}', b'{"model":"tiny","messages":[', b"]}"),
+    ),
+    "messages to tokenize": ("/tokenize", repeated(b'{"role":"user","content":""}', b'{"messages":[', b"]}")),
+    "messages of a model": (
+        "/api/create",
+        repeated(b'{"role":"user","content":""}', b'{"model":"x","from":"tiny","messages":[', b"]}"),
+    ),
+    "metadata": (CHAT, repeated(b"[]", b'{"messages":[' + USER_JSON + b'],"metadata":[', b"]}")),
+    "tools": (CHAT, repeated(b"[]", b'{"messages":[' + USER_JSON + b'],"tools":[', b"]}")),
+    "unknown fields": (CHAT, numbered(b'"x%d":1', b'{"messages":[' + USER_JSON + b"],")),
+    "logit_bias": (CHAT, numbered(b'"%d":1', b'{"messages":[' + USER_JSON + b'],"logit_bias":{', b"}}")),
+    "stop": (CHAT, repeated(b'"ab"', b'{"messages":[' + USER_JSON + b'],"stop":[', b"]}")),
+    "stop_token_ids": (CHAT, repeated(b"1", b'{"messages":[' + USER_JSON + b'],"stop_token_ids":[', b"]}")),
+    "token ids": (COMPLETIONS, repeated(b"97", b'{"prompt":[', b"]}")),
+    "lists of token ids": (COMPLETIONS, repeated(b"[97]", b'{"prompt":[', b"]}")),
+    "prompts": (COMPLETIONS, repeated(b'""', b'{"prompt":[', b"]}")),
+    "tokens to detokenize": ("/detokenize", repeated(b"97", b'{"tokens":[', b"]}")),
+    "context": ("/api/generate", repeated(b"97", b'{"model":"tiny","prompt":"a","context":[', b"]}")),
+    "options": ("/api/chat", numbered(b'"x%d":1', b'{"model":"tiny","messages":[],"options":{', b"}}")),
+    "files": ("/api/create", numbered(b'"%d":""', b'{"model":"x","files":{', b"}}")),
+    "licences": ("/api/create", repeated(b'""', b'{"model":"x","from":"tiny","license":[', b"]}")),
+}
+
+
+@pytest.mark.parametrize(("path", "body"), MANY_VALUES.values(), ids=MANY_VALUES.keys())
+async def test_very_many_values(gateway: HostileGateway, path: str, body: bytes) -> None:
+    await gateway.withstands(Attack(path=path, body=body, statuses=frozenset({400})))
+
+
+AS_MANY_AS_ALLOWED = {
+    "empty messages": (CHAT, {"messages": [{"role": "user", "content": ""}] * 10_000}),
+    "messages of one part": (CHAT, {"messages": [{"role": "user", "content": [{"type": "text", "text": "a"}]}] * 5000}),
+    "parts": (CHAT, {"messages": [{"role": "user", "content": [{"type": "text", "text": ""}] * 10_000}]}),
+    "wrong messages": (CHAT, {"messages": [1] * 790_000}),
+    "wrong objects as messages": (CHAT, {"messages": [{}] * 19_000}),
+    "wrong token ids": (COMPLETIONS, {"prompt": [-1] * 790_000}),
+    "whole floats as token ids": (COMPLETIONS, {"prompt": [97.0] * 790_000}),
+    "token ids": (COMPLETIONS, {"prompt": [97] * 790_000}),
+    "prompts": (COMPLETIONS, {"prompt": ["1" * 1000] * 1024, "max_tokens": 1}),
+    "tokens to detokenize": ("/detokenize", {"tokens": [97] * 790_000}),
+    "text to tokenize": ("/tokenize", {"prompt": "1" * 260_000, "return_token_strs": True}),
+    "lists in a hint": (CHAT, {"messages": [USER], "metadata": [[]] * 19_000}),
+    "logit_bias": (CHAT, {"messages": [USER], "logit_bias": {str(number): "x" for number in range(45_000)}}),
+    "unknown fields": (CHAT, {"messages": [USER]} | {str(number): 1 for number in range(85_000)}),
+    "scored prompt": (COMPLETIONS, {"prompt": "a" * 20_000, "max_tokens": 1, "echo": True, "logprobs": 20}),
+    "scored answers": (CHAT, {"messages": [USER], "n": 128, "logprobs": True, "top_logprobs": 20}),
+    "stop strings": (CHAT, {"messages": [USER], "n": 128, "stop": [f"{n:02}" + "Hel" * 340 for n in range(64)]}),
+    "brackets in a text": (CHAT, {"messages": [{"role": "user", "content": '[{"a": "b"}, ' * 5000}]}),
+}
+
+
+@pytest.mark.parametrize(("path", "body"), AS_MANY_AS_ALLOWED.values(), ids=AS_MANY_AS_ALLOWED.keys())
+async def test_as_much_as_is_allowed(gateway: HostileGateway, path: str, body: Any) -> None:
+    await gateway.withstands(Attack(path=path, body=body))
+
+
+FIELDS_OF_ANY_TYPE = [
+    (CHAT, field)
+    for field in (
+        b"tools",
+        b"metadata",
+        b"response_format",
+        b"stop",
+        b"logit_bias",
+        b"model",
+        b"temperature",
+        b"stream_options",
+        b"surprise",
+        b"chat_template_kwargs",
+        b"seed",
+        b"n",
+    )
+] + [("/api/chat", field) for field in (b"format", b"options", b"tools", b"keep_alive", b"think", b"messages")]
+
+
+@pytest.mark.parametrize(("path", "field"), FIELDS_OF_ANY_TYPE)
+async def test_values_nested_as_deep_as_a_parser_goes(gateway: HostileGateway, path: str, field: bytes) -> None:
+    before = b'{"model":"tiny","messages":[' + USER_JSON + b'],"' + field + b'":'
+    for opening, closing in ((b"[", b"]"), (b'{"a":', b"}")):
+        for depth in (100, 900, 960, 1000, 1022, 1023, 5000):
+            body = before + opening * depth + b"1" + closing * depth + b"}"
+            await gateway.withstands(Attack(path=path, body=body))
+
+
+LONG_STRINGS = [
+    (CHAT, "model"),
+    (CHAT, "stop"),
+    (CHAT, "request_id"),
+    (CHAT, "cache_salt"),
+    (CHAT, "truncation_side"),
+    (CHAT, "user"),
+    (CHAT, "x" * 1_000_000),
+    ("/api/chat", "model"),
+    ("/api/chat", "format"),
+    ("/api/generate", "system"),
+    ("/api/generate", "model"),
+    ("/api/show", "model"),
+    ("/api/pull", "model"),
+    ("/api/delete", "model"),
+    ("/api/copy", "source"),
+    ("/api/copy", "destination"),
+    ("/api/create", "from"),
+    ("/api/create", "model"),
+]
+
+
+@pytest.mark.parametrize(("path", "field"), LONG_STRINGS, ids=lambda value: value[:20])
+async def test_long_strings_where_short_ones_belong(gateway: HostileGateway, path: str, field: str) -> None:
+    for text in ("a" * 4_000_000, "a/" * 2_000_000, "-" * 4_000_000, "塔:" * 1_000_000):
+        body = {"model": MODEL, "messages": [USER]} if path in (CHAT, "/api/chat") else {"model": MODEL}
+        method = "DELETE" if path == "/api/delete" else "POST"
+        response = await gateway.withstands(Attack(path=path, method=method, body=body | {field: text}))
+        assert len(response.content) < 2000
