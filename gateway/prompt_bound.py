@@ -45,8 +45,8 @@ class TextTooLongError(ValueError):
 def bounded_text(text: str, bound: PromptBound, count_tokens: Callable[[str], int], *, longest_token: int) -> str:
     """Return the part of `text` whose tokens are wanted, or raise TextTooLongError.
 
-    `longest_token` is in characters. A long text is counted in pieces. A cut changes the tokens next to it, so twice as many
-    as allowed must be there before anything is refused or left out.
+    `longest_token` is in characters. A long text is counted in pieces. A cut changes the tokens next to it, so a quarter more
+    than allowed must be there before anything is refused or left out.
     """
     if len(text.encode()) <= max(PIECE_CHARACTERS, 4 * bound.max_tokens):
         return text  # a token has at least one byte, so there are few enough
@@ -57,7 +57,7 @@ def bounded_text(text: str, bound: PromptBound, count_tokens: Callable[[str], in
     for piece in _pieces(text, from_end=bound.keep is Keep.LAST):
         num_tokens += count_tokens(piece)
         num_characters += len(piece)
-        if num_tokens > 2 * bound.max_tokens + PIECE_CHARACTERS // 16:
+        if num_tokens > bound.max_tokens * 5 // 4 + PIECE_CHARACTERS // 16:
             if bound.keep is Keep.ALL:
                 raise TextTooLongError(bound.max_tokens)
             return text[:num_characters] if bound.keep is Keep.FIRST else text[-num_characters:]
