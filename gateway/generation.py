@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 
 from gateway.errors import GatewayError, unavailable
 from gateway.inference import Finished, FinishReason, InferenceRequest, Moved, PromptLogprobs, Started, Tokens
-from gateway.logprob_bound import check_prompt_logprobs
 from gateway.metrics import GatewayMetrics
 from gateway.open_request import OpenRequest
 from gateway.placement import Placement
@@ -54,9 +53,7 @@ class TextGenerator:
     async def fit(self, model: ServedModel, requests: Sequence[TextRequest]) -> list[TextRequest]:
         """The requests as the model's window allows them, or the error of the first that it does not."""
         window = await self.window(model)
-        fitted = [fit_to_window(request, window) for request in requests]
-        check_prompt_logprobs(fitted)
-        return fitted
+        return [fit_to_window(request, window) for request in requests]
 
     async def window(self, model: ServedModel) -> int:
         """Tokens of prompt and answer together."""

@@ -4,25 +4,9 @@ from collections.abc import Sequence
 
 from gateway.errors import InvalidRequestError
 from gateway.text_events import TokenText
-from gateway.text_request import TextRequest
 
 MAX_CANDIDATES = 1 << 19
 """Tokens and their alternatives, in one answer: about 250 MB."""
-
-
-def check_prompt_logprobs(requests: Sequence[TextRequest]) -> None:
-    """Raise InvalidRequestError where those of the prompts are too many."""
-    num_candidates = sum(
-        request.num_samples * len(request.prompt_token_ids) * (1 + request.sampling.num_prompt_logprobs)
-        for request in requests
-        if request.sampling.num_prompt_logprobs is not None
-    )
-    if num_candidates > MAX_CANDIDATES:
-        raise InvalidRequestError(
-            f"These are {num_candidates} log-probabilities of prompt tokens and their alternatives, and at most "
-            f"{MAX_CANDIDATES} are possible. Ask for fewer alternatives, choices or prompts.",
-            param="prompt_logprobs",
-        )
 
 
 class AnswerLogprobs:

@@ -143,7 +143,7 @@ AS_MANY_AS_ALLOWED = {
     "lists in a hint": (CHAT, {"messages": [USER], "metadata": [[]] * 19_000}),
     "logit_bias": (CHAT, {"messages": [USER], "logit_bias": {str(number): "x" for number in range(45_000)}}),
     "unknown fields": (CHAT, {"messages": [USER]} | {str(number): 1 for number in range(85_000)}),
-    "scored prompt": (COMPLETIONS, {"prompt": "a" * 20_000, "max_tokens": 1, "echo": True, "logprobs": 20}),
+    "scored prompt": (COMPLETIONS, {"prompt": "a" * 14_000, "max_tokens": 1, "echo": True, "logprobs": 20}),
     "scored answers": (CHAT, {"messages": [USER], "n": 128, "logprobs": True, "top_logprobs": 20}),
     "stop strings": (CHAT, {"messages": [USER], "n": 128, "stop": [f"{n:02}" + "Hel" * 340 for n in range(64)]}),
     "brackets in a text": (CHAT, {"messages": [{"role": "user", "content": '[{"a": "b"}, ' * 5000}]}),
