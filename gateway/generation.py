@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 
-from gateway.errors import GatewayError, unavailable
+from gateway.errors import ErrorKind, GatewayError, unavailable
 from gateway.inference import Finished, FinishReason, InferenceRequest, Moved, PromptLogprobs, Started, Tokens
 from gateway.metrics import GatewayMetrics
 from gateway.open_request import OpenRequest
@@ -24,7 +24,7 @@ from gateway.streaming import merged
 from gateway.text_events import SampleBegan, SampleEnded, TextEvents
 from gateway.text_request import TextRequest, fit_to_window
 from gateway.tracing import UNTRACED_REQUEST, RequestTrace
-from pagoda.keyring import NOBODY, Caller
+from pagoda.keyring import NOBODY, Caller, ScopeMissingError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,18 +60,26 @@ class TextGenerator:
         return (await self._models.info(model.model)).max_model_len
 
     def generate(self, model: ServedModel, requests: Sequence[TextRequest], http: HTTPContext) -> TextEvents:
-        """The events of all requests, which must fit; each prompt's samples are numbered behind the last's."""
+        """The events of all requests, which must fit; each prompt's samples are numbered behind the last's.
+
+        Raises FORBIDDEN for what the caller's key does not allow.
+        """
         streams, first_index = [], 0
         group_id = uuid.uuid4().hex if len(requests) > 1 else ""
         for request in requests:
-            streams.append(self._generate_one(model, request, http, first_index, group_id))
+            inference_request = replace(self._inference_request(model, request, http), group_id=group_id)
+            streams.append(self._generate_one(model, request, inference_request, http, first_index))
             first_index += request.num_samples
         return streams[0] if len(streams) == 1 else merged(streams)
 
     async def _generate_one(
-        self, model: ServedModel, request: TextRequest, http: HTTPContext, first_index: int, group_id: str
+        self,
+        model: ServedModel,
+        request: TextRequest,
+        inference_request: InferenceRequest,
+        http: HTTPContext,
+        first_index: int,
     ) -> TextEvents:
-        inference_request = replace(self._inference_request(model, request, http), group_id=group_id)
         record = RequestRecord(
             inference_request, http.request_id, http.caller, self._metrics, http.trace, request.chosen
         )
@@ -100,11 +108,19 @@ class TextGenerator:
             timeout_s=self._timeout_s,
             tenant=http.caller.tenant,
             cache_salt=http.caller.cache_salt(request.cache_salt),
-            priority=request.priority,
+            priority=_priority(request, http.caller),
             keep_alive_s=request.keep_alive_s,
+            may_unload=http.caller.may_unload,
             traceparent=http.trace.context.traceparent,
             tracestate=http.trace.context.tracestate,
         )
+
+
+def _priority(request: TextRequest, caller: Caller) -> int:
+    try:
+        return caller.priority(request.priority)
+    except ScopeMissingError as error:
+        raise GatewayError(ErrorKind.FORBIDDEN, f"{error}.", param="priority") from None
 
 
 async def _text_events(

@@ -40,6 +40,8 @@ class InferenceRequest:
     group_id: str = ""
     """The same in all requests of one call that has several prompts."""
     keep_alive_s: float | None = None
+    may_unload: bool = True
+    """Whether `keep_alive_s` may be less than what others asked for."""
     resumed: tuple[ResumedSample, ...] = ()
     """Empty for a request from the start, else each sample."""
 

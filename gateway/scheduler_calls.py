@@ -47,9 +47,11 @@ class SchedulerCalls:
         call = self._stub.GetLoad(inference_pb2.GetLoadRequest(), timeout=timeout_s)
         return load_from_proto(await _or_gateway_error(call))
 
-    async def keep_loaded(self, model: str, keep_alive_s: float | None) -> None:
+    async def keep_loaded(self, model: str, keep_alive_s: float | None, *, may_unload: bool) -> None:
         """Returns when the model is in memory; with no time to stay at all, once that is known."""
-        request = inference_pb2.KeepLoadedRequest(model=model, keep_alive_s=keep_alive_s)
+        request = inference_pb2.KeepLoadedRequest(
+            model=model, keep_alive_s=keep_alive_s, keep_alive_only_prolongs=not may_unload
+        )
         await _or_gateway_error(self._stub.KeepLoaded(request, timeout=LOAD_TIMEOUT_S))
 
 

@@ -54,10 +54,11 @@ class Schedulers:
         """Of those that answer, as if they were one. Raises GatewayError when none does."""
         return sum_loads(await self._ask(lambda client: client.calls.get_load(_answer_limit_s(client))))
 
-    async def keep_loaded(self, model: str, keep_alive_s: float | None) -> None:
+    async def keep_loaded(self, model: str, keep_alive_s: float | None, *, may_unload: bool = True) -> None:
         """By all that serve it. Returns once each has answered, as the contract says; raises GatewayError when none can do it."""
         await self._ask(
-            lambda client: client.calls.keep_loaded(model, keep_alive_s), lambda client: model in client.models
+            lambda client: client.calls.keep_loaded(model, keep_alive_s, may_unload=may_unload),
+            lambda client: model in client.models,
         )
 
     async def _ask(

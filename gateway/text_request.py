@@ -26,8 +26,8 @@ class TextRequest:
     cut_to_fit: bool = False
     """A prompt that leaves no room loses its beginning."""
     cache_salt: str = ""
-    priority: int = 0
-    """Lower goes first."""
+    priority: int | None = None
+    """Lower goes first. None is as urgent as the caller's key allows, at most 0."""
     keep_alive_s: float | None = None
     """How long the model is to stay in memory afterwards; None says nothing about it."""
     chosen: Mapping[str, Parameter] = field(default_factory=lambda: MappingProxyType({}))

@@ -43,6 +43,7 @@ def request_to_proto(request: InferenceRequest) -> inference_pb2.GenerateRequest
         tracestate=request.tracestate,
         group_id=request.group_id,
         keep_alive_s=request.keep_alive_s,
+        keep_alive_only_prolongs=not request.may_unload,
         resume=[
             inference_pb2.ResumedSample(
                 sample_index=sample.sample_index,

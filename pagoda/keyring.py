@@ -33,12 +33,29 @@ class Caller:
     tenant: str = ""
     is_isolated: bool = False
     scopes: tuple[Scope, ...] = tuple(Scope)
+    priority_floor: int = 0
 
     def cache_salt(self, asked: str) -> str:
         """Under which prefixes are cached. No tenant can ask for the salt of one that is isolated."""
         if self.is_isolated:
             return f"tenant {self.tenant}/{asked}"
         return f"shared/{asked}" if asked else ""
+
+    def priority(self, asked: int | None) -> int:
+        """Return the priority of a request that asked for this one, or for none. Raises ScopeMissingError for one too urgent."""
+        if asked is None:
+            return max(0, self.priority_floor)
+        if asked < self.priority_floor and Scope.PRIORITY not in self.scopes:
+            raise ScopeMissingError(
+                f"priority: {asked} needs the scope '{Scope.PRIORITY}', which the API key '{self.key_name}' has not: without it, "
+                f"{self.priority_floor} is the most urgent (lower goes first)"
+            )
+        return asked
+
+    @property
+    def may_unload(self) -> bool:
+        """Whether its `keep_alive` may end what others asked for; otherwise it can only prolong that."""
+        return Scope.ADMIN in self.scopes
 
 
 NOBODY = Caller()
@@ -93,7 +110,13 @@ class Keyring:
                 f"This needs the scope '{needed}', which the API key '{entry.name}' has not: "
                 f"it has {', '.join(entry.scopes)}.",
             )
-        return Caller(key_name=entry.name, tenant=entry.tenant, is_isolated=entry.isolated, scopes=tuple(entry.scopes))
+        return Caller(
+            key_name=entry.name,
+            tenant=entry.tenant,
+            is_isolated=entry.isolated,
+            scopes=tuple(entry.scopes),
+            priority_floor=entry.priority_floor,
+        )
 
     def _entries(self) -> tuple[KeyEntry, ...]:
         return (*self._fixed, *self._watched.entries())

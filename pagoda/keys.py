@@ -41,6 +41,8 @@ class Scope(StrEnum):
     """To generate text, and to see which models there are."""
     ADMIN = "admin"
     """To change which models there are, and to see everyone's metrics."""
+    PRIORITY = "priority"
+    """To go before others: requests more urgent than the key's `priority_floor`."""
 
 
 class KeyState(StrEnum):
@@ -62,6 +64,8 @@ class KeyEntry(_Listed):
     scopes: Annotated[tuple[Scope, ...], Field(min_length=1)] = (Scope.INFERENCE,)
     isolated: bool = False
     """Whether the tenant's cached prefixes are kept apart from everyone else's."""
+    priority_floor: Annotated[int, Field(ge=-(2**31), le=2**31 - 1)] = 0
+    """The most urgent `priority` that it may ask for without the scope for more; lower goes first."""
     created_at: AwareDatetime
     expires_at: AwareDatetime | None = None
     revoked_at: AwareDatetime | None = None

@@ -62,6 +62,7 @@ def request_from_proto(message: inference_pb2.GenerateRequest) -> InferenceReque
         tracestate=message.tracestate,
         group_id=message.group_id,
         keep_alive_s=keep_alive_from_proto(message),
+        keep_alive_only_prolongs=message.keep_alive_only_prolongs,
     )
 
 

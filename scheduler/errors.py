@@ -2,6 +2,7 @@
 
 RequestError
 ├── InvalidRequestError       INVALID_ARGUMENT     can never be served
+├── NotAllowedError           PERMISSION_DENIED    the API key has not the scope for it
 ├── ModelNotServedError       NOT_FOUND            no worker has this model
 ├── QueueFullError            RESOURCE_EXHAUSTED   try again after retry_after_s
 ├── UnavailableError          UNAVAILABLE          no worker; try again after retry_after_s
@@ -28,6 +29,10 @@ class RequestError(Exception):
 
 class InvalidRequestError(RequestError):
     status = grpc.StatusCode.INVALID_ARGUMENT
+
+
+class NotAllowedError(RequestError):
+    status = grpc.StatusCode.PERMISSION_DENIED
 
 
 class ModelNotServedError(RequestError):

@@ -16,11 +16,12 @@ from google.protobuf import any_pb2, duration_pb2
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
+from pagoda.keyring import ScopeMissingError
 from pagoda.tracing import TraceContext
 from protos.v1 import inference_pb2, inference_pb2_grpc
 from scheduler import client_messages, load_messages
 from scheduler.door import Visitor, visitor
-from scheduler.errors import InvalidRequestError, RequestError, ShuttingDownError
+from scheduler.errors import InvalidRequestError, NotAllowedError, RequestError, ShuttingDownError
 from scheduler.events import Event, Failed, Finished
 from scheduler.loop import SchedulerLoop
 from scheduler.request import InferenceRequest
@@ -147,7 +148,9 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
         outcome: asyncio.Queue[RequestError | None] = asyncio.Queue()
         try:
             keep_alive_s = client_messages.keep_alive_from_proto(request)
-            self._loop.loading.keep_loaded(request.model, keep_alive_s, outcome.put_nowait)
+            self._loop.loading.keep_loaded(
+                request.model, keep_alive_s, outcome.put_nowait, only_prolongs=request.keep_alive_only_prolongs
+            )
             if (error := await outcome.get()) is not None:
                 raise error
         except RequestError as error:
@@ -196,10 +199,23 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
 
 
 def _as_allowed(request: InferenceRequest, asking: Visitor) -> InferenceRequest:
-    """As HTTP would have it: whose request it is and what it shares says the API key, not the request."""
+    """As HTTP would have it: whose request it is, what it shares and what it may do says the API key, not the request.
+
+    Raises NotAllowedError for a priority that the key may not ask for.
+    """
     key = asking.key
-    return (
-        request if key is None else replace(request, tenant=key.tenant, cache_salt=key.cache_salt(request.cache_salt))
+    if key is None:
+        return request
+    try:
+        priority = key.priority(request.priority or None)
+    except ScopeMissingError as error:
+        raise NotAllowedError(str(error)) from None
+    return replace(
+        request,
+        tenant=key.tenant,
+        cache_salt=key.cache_salt(request.cache_salt),
+        priority=priority,
+        keep_alive_only_prolongs=request.keep_alive_only_prolongs or not key.may_unload,
     )
 
 

@@ -30,10 +30,12 @@ class KeepAlive:
         self._over: set[str] = set()
         """Whose timer has run out. A clock may say that it is a moment early: it is not asked again."""
 
-    def wish(self, model: str, keep_alive_s: float | None) -> None:
-        """From now on so long; None leaves it as it was. The time begins anew."""
+    def wish(self, model: str, keep_alive_s: float | None, *, only_prolongs: bool = False) -> None:
+        """Set the model's keep-alive and restart its idle timer. None keeps the current value, as does a shorter one that
+        `only_prolongs`.
+        """
         if keep_alive_s is not None:
-            self._wished_s[model] = keep_alive_s
+            self._wished_s[model] = max(keep_alive_s, self._duration_s(model)) if only_prolongs else keep_alive_s
         self.restart(model)
 
     def restart(self, model: str) -> None:

@@ -54,7 +54,7 @@ class Lifecycle:
         request, sequences = opened.request, list(opened.sequences.values())
         self.open.add(opened)
         self._keep_alive.began(sequences[0].model, len(sequences))
-        self._keep_alive.wish(sequences[0].model, request.keep_alive_s)
+        self._keep_alive.wish(sequences[0].model, request.keep_alive_s, only_prolongs=request.keep_alive_only_prolongs)
         for sequence in sequences:
             self._queue(sequence)
             place, num_waiting = self._waiting.place(sequence), len(self._waiting)

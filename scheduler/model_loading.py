@@ -64,13 +64,13 @@ class ModelLoading:
         """Whether it may be given new sequences: not where its model is to leave."""
         return worker.info.worker_id not in self._closed and self._served.is_current(worker)
 
-    def keep_loaded(self, model: str, keep_alive_s: float | None, told: Told) -> None:
+    def keep_loaded(self, model: str, keep_alive_s: float | None, told: Told, *, only_prolongs: bool = False) -> None:
         """The model is to stay so long after its last request, and to come into memory unless that is no time at all.
 
         Raises a RequestError for a model that no worker has.
         """
         model = self._served.info(model).model
-        self._keep_alive.wish(model, keep_alive_s)
+        self._keep_alive.wish(model, keep_alive_s, only_prolongs=only_prolongs)
         if keep_alive_s == 0 or self._served.is_served(model):
             told(None)
         else:

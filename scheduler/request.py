@@ -37,6 +37,8 @@ class InferenceRequest:
     """Of the client's call, where that asks for more than this request."""
     keep_alive_s: float | None = None
     """How long its model is to stay in memory afterwards; None says nothing about it."""
+    keep_alive_only_prolongs: bool = False
+    """It counts only if it is longer than what holds."""
 
     @property
     def open_samples(self) -> list[int]:

@@ -22,6 +22,7 @@ from gateway.served_model import ChatEnding, ServedModel
 from gateway.state import GatewayState, http_context, state_of
 from gateway.streaming import ndjson_lines, stream_response, unless_gone
 from gateway.text_request import TextRequest
+from pagoda.keys import Scope
 from pagoda.models.errors import ModelNotFoundError
 from pagoda.models.model import Model
 from pagoda.models.ollama_objects import JSONObject
@@ -69,7 +70,7 @@ async def generate(request: Request) -> Response:
     refuse_go_template(body.template or "")
     convert.check_context(body.context or (), model.tokenizer.vocab_size)
     if not body.prompt:
-        return await _load(state, model, body, GenerateReply(model=body.model, wants_logprobs=False))
+        return await _load(request, model, body, GenerateReply(model=body.model, wants_logprobs=False))
     asked = convert.text_request(body, "prompt", model.defaults)
     prompt: Sequence[int]
     if body.truncate is False:
@@ -95,7 +96,7 @@ async def chat(request: Request) -> Response:
     model = await _find(state, body.model)
     reply = ChatReply(model=body.model, wants_logprobs=bool(body.logprobs))
     if not body.messages:
-        return await _load(state, model, body, reply)
+        return await _load(request, model, body, reply)
     asked = convert.text_request(body, "messages", model.defaults)
     messages = model.conversation(convert.chat_messages(body.messages))
     # An answer that has begun is continued.
@@ -129,10 +130,18 @@ async def _respond(
     return Response(whole, media_type="application/json")
 
 
-async def _load(state: GatewayState, model: ServedModel, body: GenerateRequest | ChatRequest, reply: Reply) -> Response:
+async def _load(request: Request, model: ServedModel, body: GenerateRequest | ChatRequest, reply: Reply) -> Response:
     """Nothing to generate: the model is brought into memory, or leaves it."""
+    state, caller = state_of(request), http_context(request).caller
+    if body.unloads and not caller.may_unload:
+        raise GatewayError(
+            ErrorKind.FORBIDDEN,
+            f"keep_alive: unloading a model needs the scope '{Scope.ADMIN}', which the API key '{caller.key_name}' has not, "
+            "since others may be using it.",
+            param="keep_alive",
+        )
     await state.models.info(model.model)
-    await state.schedulers.keep_loaded(model.name, body.keep_alive_s)
+    await state.schedulers.keep_loaded(model.name, body.keep_alive_s, may_unload=caller.may_unload)
     return JSONResponse(reply.nothing_asked("unload" if body.unloads else "load"))
 
 

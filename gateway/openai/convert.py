@@ -121,7 +121,7 @@ def _text_request(
         num_samples=body.num_choices,
         cut_to_fit=body.truncate_prompt_tokens == -1,
         cache_salt=body.cache_salt or "",
-        priority=body.priority or 0,
+        priority=body.priority,
         keep_alive_s=keep_alive_seconds(body.keep_alive),
         prompt_field=prompt_field,
     )

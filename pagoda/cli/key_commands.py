@@ -38,7 +38,7 @@ def create(
     tenant: Annotated[str, typer.Option(help="Whose key it is. Several may be one tenant's.")] = "default",
     scope: Annotated[
         list[str] | None,
-        typer.Option(metavar="inference|admin", help="What it allows; may be repeated. (default: inference)"),
+        typer.Option(metavar="inference|admin|priority", help="What it allows; may be repeated. (default: inference)"),
     ] = None,
     expires: Annotated[
         str | None, typer.Option(metavar="DURATION", help="Such as 12h, 30d or 8w. (default: never)")
@@ -46,6 +46,9 @@ def create(
     isolated: Annotated[
         bool, typer.Option("--isolated", help="Keep the tenant's cached prefixes apart from everyone else's.")
     ] = False,
+    priority_floor: Annotated[
+        int, typer.Option(help="The most urgent priority of its requests, unless it has that scope. Lower goes first.")
+    ] = 0,
     as_json: AsJSON = False,
     keys_file: KeysFile = None,
     home: Home = None,
@@ -54,7 +57,12 @@ def create(
         from pagoda.cli.keys import KeyRequest, create_key, facts
 
         request = KeyRequest(
-            name=name, tenant=tenant, scopes=scope or ["inference"], expires=expires, isolated=isolated
+            name=name,
+            tenant=tenant,
+            scopes=scope or ["inference"],
+            expires=expires,
+            isolated=isolated,
+            priority_floor=priority_floor,
         )
         file = _file(keys_file, home)
         key, entry = create_key(file, request)

@@ -30,6 +30,7 @@ class KeyRequest:
     scopes: Sequence[str]
     expires: str | None
     isolated: bool
+    priority_floor: int = 0
 
 
 def create_key(file: Path, request: KeyRequest) -> tuple[str, KeyEntry]:
@@ -69,7 +70,8 @@ def _row(entry: KeyEntry, now: datetime) -> list[str]:
     expires = "never" if entry.expires_at is None else human.moment(entry.expires_at, now)
     tenant = f"{entry.tenant} (isolated)" if entry.isolated else entry.tenant
     created = human.moment(entry.created_at, now)
-    return [entry.name, tenant, ",".join(entry.scopes), entry.state(now), created, expires]
+    scopes = ",".join(entry.scopes) + (f" (priority >= {entry.priority_floor})" if entry.priority_floor else "")
+    return [entry.name, tenant, scopes, entry.state(now), created, expires]
 
 
 def _entry(request: KeyRequest, digest: str, now: datetime) -> KeyEntry:
@@ -80,11 +82,14 @@ def _entry(request: KeyRequest, digest: str, now: datetime) -> KeyEntry:
             tenant=request.tenant,
             scopes=tuple(dict.fromkeys(map(_scope, request.scopes))),
             isolated=request.isolated,
+            priority_floor=request.priority_floor,
             created_at=now,
             expires_at=None if request.expires is None else now + _duration(request.expires),
         )
     except ValidationError as error:
         field = error.errors()[0]["loc"][0]
+        if field == "priority_floor":
+            raise CommandError("--priority-floor must be an integer of 32 bits") from None
         raise CommandError(
             f"the {field} may have letters, digits and . _ @ -, at most 64, a letter or digit first"
         ) from None

@@ -76,6 +76,7 @@ class GenerateRequest(_message.Message):
     ADAPTER_FIELD_NUMBER: _builtins.int
     KEEP_ALIVE_S_FIELD_NUMBER: _builtins.int
     GROUP_ID_FIELD_NUMBER: _builtins.int
+    KEEP_ALIVE_ONLY_PROLONGS_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Chosen by the client, unique among its open requests; returned in each event. Empty is allowed in Generate."""
     model: _builtins.str
@@ -101,6 +102,8 @@ class GenerateRequest(_message.Message):
     """How long the model stays in memory once its last request has ended, from now on; infinite for ever. Absent: as it was."""
     group_id: _builtins.str
     """The same in all requests that one call of a client became: places are kept for those that have none yet. Empty: a call by itself."""
+    keep_alive_only_prolongs: _builtins.bool
+    """keep_alive_s of someone who must not end what others asked for: it counts only if it is longer than what holds."""
     @_builtins.property
     def prompt_token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
     @_builtins.property
@@ -127,10 +130,11 @@ class GenerateRequest(_message.Message):
         adapter: _builtins.str = ...,
         keep_alive_s: _builtins.float | None = ...,
         group_id: _builtins.str = ...,
+        keep_alive_only_prolongs: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_keep_alive_s", b"_keep_alive_s", "keep_alive_s", b"keep_alive_s", "sampling", b"sampling"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_keep_alive_s", b"_keep_alive_s", "adapter", b"adapter", "cache_salt", b"cache_salt", "group_id", b"group_id", "keep_alive_s", b"keep_alive_s", "model", b"model", "num_samples", b"num_samples", "priority", b"priority", "prompt_token_ids", b"prompt_token_ids", "request_id", b"request_id", "resume", b"resume", "sampling", b"sampling", "tenant", b"tenant", "timeout_ms", b"timeout_ms", "traceparent", b"traceparent", "tracestate", b"tracestate"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_keep_alive_s", b"_keep_alive_s", "adapter", b"adapter", "cache_salt", b"cache_salt", "group_id", b"group_id", "keep_alive_only_prolongs", b"keep_alive_only_prolongs", "keep_alive_s", b"keep_alive_s", "model", b"model", "num_samples", b"num_samples", "priority", b"priority", "prompt_token_ids", b"prompt_token_ids", "request_id", b"request_id", "resume", b"resume", "sampling", b"sampling", "tenant", b"tenant", "timeout_ms", b"timeout_ms", "traceparent", b"traceparent", "tracestate", b"tracestate"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__keep_alive_s: _TypeAlias = _typing.Literal["keep_alive_s"]  # noqa: Y015
     _WhichOneofArgType__keep_alive_s: _TypeAlias = _typing.Literal["_keep_alive_s", b"_keep_alive_s"]  # noqa: Y015
@@ -582,19 +586,23 @@ class KeepLoadedRequest(_message.Message):
 
     MODEL_FIELD_NUMBER: _builtins.int
     KEEP_ALIVE_S_FIELD_NUMBER: _builtins.int
+    KEEP_ALIVE_ONLY_PROLONGS_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """As in GenerateRequest."""
     keep_alive_s: _builtins.float
     """As in GenerateRequest; 0 unloads it, when the last open request has ended."""
+    keep_alive_only_prolongs: _builtins.bool
+    """As in GenerateRequest."""
     def __init__(
         self,
         *,
         model: _builtins.str = ...,
         keep_alive_s: _builtins.float | None = ...,
+        keep_alive_only_prolongs: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_keep_alive_s", b"_keep_alive_s", "keep_alive_s", b"keep_alive_s"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_keep_alive_s", b"_keep_alive_s", "keep_alive_s", b"keep_alive_s", "model", b"model"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_keep_alive_s", b"_keep_alive_s", "keep_alive_only_prolongs", b"keep_alive_only_prolongs", "keep_alive_s", b"keep_alive_s", "model", b"model"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__keep_alive_s: _TypeAlias = _typing.Literal["keep_alive_s"]  # noqa: Y015
     _WhichOneofArgType__keep_alive_s: _TypeAlias = _typing.Literal["_keep_alive_s", b"_keep_alive_s"]  # noqa: Y015

@@ -252,14 +252,15 @@ async def test_where_there_are_keys_the_public_methods_want_one_and_say_whose_re
             stub = inference_pb2_grpc.InferenceServiceStub(channel)
             claimed = greedy(tenant="tenant-of-operator", cache_salt="x")
             assert [event async for event in stub.Generate(claimed, metadata=user)]
+            with pytest.raises(grpc.aio.AioRpcError, match="scope 'priority'") as refused:
+                assert [event async for event in stub.Generate(greedy(priority=-1), metadata=user)]
+            assert refused.value.code() is grpc.StatusCode.PERMISSION_DENIED
             # The gateway has asked for keys itself, so it is believed.
             async with open_channel(address, GatewaySettings(home=tmp_path, scheduler=address).security) as trusted:
                 stub = inference_pb2_grpc.InferenceServiceStub(trusted)
                 assert [event async for event in stub.Generate(claimed)]
-    assert [(request.tenant, request.cache_salt) for request in submitted] == [
-        ("tenant-of-user", "tenant tenant-of-user/x"),
-        ("tenant-of-operator", "x"),
-    ]
+    told = [(request.tenant, request.cache_salt, request.keep_alive_only_prolongs) for request in submitted]
+    assert told == [("tenant-of-user", "tenant tenant-of-user/x", True), ("tenant-of-operator", "x", False)]
 
 
 async def test_a_refused_call_is_not_read_first(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -202,6 +202,67 @@ async def test_tenant_and_name_travel_and_the_key_does_not(
     assert not any("key-of-" in str(vars(record)) for record in caplog.records if record.name.startswith("gateway"))
 
 
+@pytest.mark.parametrize(
+    ("priority", "floor", "scopes", "given"),
+    [
+        (None, 0, (Scope.INFERENCE,), 0),
+        (0, 0, (Scope.INFERENCE,), 0),
+        (7, 0, (Scope.INFERENCE,), 7),
+        (-1, 0, (Scope.INFERENCE,), None),
+        (-(2**31), 0, (Scope.INFERENCE, Scope.ADMIN), None),
+        (-1, 0, (Scope.INFERENCE, Scope.PRIORITY), -1),
+        (-3, -3, (Scope.INFERENCE,), -3),
+        (-4, -3, (Scope.INFERENCE,), None),
+        (None, -3, (Scope.INFERENCE,), 0),
+        (None, 5, (Scope.INFERENCE,), 5),
+        (0, 5, (Scope.INFERENCE,), None),
+        (0, 5, (Scope.INFERENCE, Scope.PRIORITY), 0),
+    ],
+)
+@pytest.mark.parametrize("stream", [False, True])
+async def test_an_urgent_priority_needs_its_scope(
+    gateway: RunningGateway,
+    keys: KeyFile,
+    priority: int | None,
+    floor: int,
+    scopes: tuple[Scope, ...],
+    given: int | None,
+    stream: bool,
+) -> None:
+    keys.add(entry("asking", scopes=scopes, priority_floor=floor))
+    for path, asked in (("/v1/chat/completions", CHAT), ("/v1/completions", {"model": MODEL, "prompt": ["x", "y"]})):
+        body = asked | {"priority": priority, "stream": stream}
+        response = await gateway.http.post(path, json=body, headers=bearer("asking"))
+        if given is None:
+            assert response.status_code == 403 and not gateway.scheduler.requests
+            message = response.json()["error"]["message"]
+            assert "scope 'priority'" in message and "'asking'" in message and str(floor) in message
+        else:
+            assert response.status_code == 200
+            assert {request.priority for request in gateway.scheduler.requests} == {given}
+
+
+async def test_only_an_admin_ends_what_others_keep_in_memory(gateway: RunningGateway) -> None:
+    for name, only_prolongs in (("user", True), ("owner", False)):
+        for path in ("/api/chat", "/v1/chat/completions"):
+            response = await gateway.http.post(path, json=CHAT | {"keep_alive": 0}, headers=bearer(name))
+            assert response.status_code == 200
+            request = gateway.scheduler.requests[-1]
+            assert (request.keep_alive_s, request.keep_alive_only_prolongs) == (0, only_prolongs)
+        load = {"model": MODEL, "keep_alive": "5m"}
+        assert (await gateway.http.post("/api/generate", json=load, headers=bearer(name))).status_code == 200
+        assert gateway.scheduler.kept_loaded[-1].keep_alive_only_prolongs == only_prolongs
+    num_kept_loaded = len(gateway.scheduler.kept_loaded)
+    for path in ("/api/chat", "/api/generate"):
+        for keep_alive in (0, "0s", "0"):
+            unload = {"model": MODEL, "keep_alive": keep_alive}
+            response = await gateway.http.post(path, json=unload, headers=bearer("user"))
+            assert response.status_code == 403 and "scope 'admin'" in response.json()["error"]
+    assert len(gateway.scheduler.kept_loaded) == num_kept_loaded
+    response = await gateway.http.post("/api/generate", json={"model": MODEL, "keep_alive": 0}, headers=bearer("owner"))
+    assert response.json()["done_reason"] == "unload"
+
+
 async def test_a_refusal_is_logged_without_the_key(gateway: RunningGateway, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     await gateway.http.get("/metrics", headers={**bearer("user"), "x-request-id": "r-1"})

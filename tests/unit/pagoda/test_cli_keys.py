@@ -159,3 +159,12 @@ def test_keys_made_at_once_are_all_kept(tmp_path: Path) -> None:
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(create, range(24)))
     assert len(KeyFile(tmp_path / "keys.json").read()) == 24
+
+
+def test_a_floor_of_priority(tmp_path: Path) -> None:
+    command = Command(tmp_path)
+    made = command.json("create", "batch", "--priority-floor", "10", "--scope", "inference", "--scope", "priority")
+    assert (made["priority_floor"], made["scopes"]) == (10, ["inference", "priority"])
+    assert "priority >= 10" in command("list").stdout
+    refused = command("create", "other", "--priority-floor", str(2**31))
+    assert refused.exit_code != 0 and "--priority-floor" in refused.stderr

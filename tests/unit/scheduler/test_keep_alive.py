@@ -238,3 +238,26 @@ def test_only_models_that_somebody_has_can_be_kept() -> None:
     system = System()
     with pytest.raises(ModelNotServedError):
         system.loop.loading.keep_loaded("other", None, system.told.append)
+
+
+@pytest.mark.parametrize("keep_alive_s", [0, 5, 59])
+def test_who_may_only_prolong_does_not_end_what_others_asked_for(keep_alive_s: float) -> None:
+    system = System(keep_alive_s=10)
+    system.ask("theirs", keep_alive_s=60)
+    asked = replace(request("mine"), keep_alive_s=keep_alive_s, keep_alive_only_prolongs=True)
+    system.loop.requests.submit(asked, system.client)
+    system.run()
+    system.clock.advance(59)
+    assert not system.link.is_unloaded
+    system.clock.advance(2)
+    assert system.link.is_unloaded
+
+
+def test_who_may_only_prolong_prolongs() -> None:
+    system = System(keep_alive_s=10)
+    for keep_alive_s in (100, 0):
+        system.loop.loading.keep_loaded("", keep_alive_s, system.told.append, only_prolongs=True)
+    system.clock.advance(99)
+    assert not system.link.is_unloaded
+    system.keep_loaded(0)
+    assert system.link.is_unloaded
