@@ -109,7 +109,7 @@ def _build_state(
     schedulers = _build_schedulers(settings)
     placement = Placement(schedulers, PrefixHints(open_prefix_index(settings.prefix_index.get_secret_value())))
     blobs = BlobStore(settings.home)
-    library = ModelLibrary(store, blobs)
+    library = ModelLibrary(store, blobs, ServedModel.check)
     models = ServedModels(served, store, library, schedulers, policy)
     metrics = GatewayMetrics(served[0].name, max(model.model.config.max_position for model in served))
     metrics.registry.register(SchedulerMetrics(schedulers, placement))

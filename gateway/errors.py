@@ -15,7 +15,7 @@ from typing import Any
 
 from grpc import StatusCode
 
-from pagoda.models.errors import ModelError, ModelFormatError, ModelNotFoundError, ModelStoreError
+from pagoda.models.errors import ModelError, ModelFormatError, ModelNotFoundError, ModelStoreError, without_directories
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +127,7 @@ _RETRYABLE = (ErrorKind.OVERLOADED, ErrorKind.UNAVAILABLE)
 
 def from_grpc_code(code: int, message: str, retry_after_s: float | None = None) -> GatewayError:
     """A status of the scheduler (google.rpc.Code) as our error; a code outside the table is our mistake."""
-    kind = _KIND_BY_GRPC_CODE.get(code, ErrorKind.INTERNAL)
+    kind, message = _KIND_BY_GRPC_CODE.get(code, ErrorKind.INTERNAL), without_directories(message)
     if kind in _RETRYABLE and retry_after_s is None:
         retry_after_s = 1.0
     return GatewayError(kind, message, retry_after_s=retry_after_s)
@@ -135,13 +135,14 @@ def from_grpc_code(code: int, message: str, retry_after_s: float | None = None) 
 
 def from_model_error(error: ModelError) -> GatewayError:
     """What the store refused: a name that is not there, files that are no model, or a source that did not deliver."""
-    if isinstance(error, ModelNotFoundError):
+    if isinstance(error, ModelNotFoundError):  # in the client's own words
         return GatewayError(ErrorKind.NOT_FOUND, str(error), param="model")
+    message = without_directories(str(error))
     if isinstance(error, ModelFormatError):
-        return InvalidRequestError(str(error))
+        return InvalidRequestError(message, param="model")
     if isinstance(error, ModelStoreError):
-        return GatewayError(ErrorKind.INTERNAL, str(error))
-    return GatewayError(ErrorKind.BAD_SOURCE, str(error))
+        return GatewayError(ErrorKind.INTERNAL, message)
+    return GatewayError(ErrorKind.BAD_SOURCE, message)
 
 
 def dialect_of(path: str) -> Dialect:

@@ -19,6 +19,7 @@ from gateway.template_renderer import ChatTemplateError, rendering_threads
 from gateway.template_variables import template_variables
 from gateway.tokenizer import SHORT_CHARACTERS, Tokenizer
 from pagoda.models.catalogue import with_tag
+from pagoda.models.errors import ModelFormatError
 from pagoda.models.model import Model
 from pagoda.models.model_settings import ModelSettings, read_settings
 from pagoda.sampling_defaults import NO_DEFAULTS, ModelDefaults, SamplingPolicy, as_json
@@ -85,6 +86,21 @@ class ServedModel:
             logger.warning("model cannot chat", extra={"model": model.name, "reason": str(error)})
             return cls(model, tokenizer, None, settings, special_texts, defaults, str(error))
         return cls(model, tokenizer, chat_template, settings, special_texts, defaults)
+
+    @staticmethod
+    def check(model: Model, settings: ModelSettings) -> None:
+        """Raise ModelFormatError with the reason why texts or chats could not be made into tokens for the model."""
+        tokenizer = Tokenizer.load(model)
+        special_texts = template_variables(model, tokenizer)
+        try:
+            if settings.template:
+                ChatTemplate(settings.template, special_texts, tokenizer)
+            else:
+                ChatTemplate.load(model, tokenizer)
+        except NoTemplateError:
+            pass
+        except ChatTemplateError as error:
+            raise ModelFormatError(f"the chat template cannot be used: {error}") from None
 
     @property
     def name(self) -> str:

@@ -141,7 +141,7 @@ class ModelLoading:
 
     # ---- models come and go
 
-    def load_failed(self, worker: UnloadedWorker, reason: str, *, out_of_memory: bool) -> None:
+    def load_failed(self, worker: UnloadedWorker, reason: str, *, out_of_memory: bool, permanent: bool = False) -> None:
         """Others may still be loading it, and another model may make room for it; else nobody waits any longer."""
         model, worker.loading = worker.loading or "", None
         self._counters.num_failed_loads += 1
@@ -152,7 +152,7 @@ class ModelLoading:
             self._tried_again.add(model)
         else:
             self._tried_again.discard(model)
-            self._outages.load_failed(model, reason)
+            self._outages.load_failed(model, reason, permanent=permanent)
         self._wake()
 
     def move(self) -> list[AttachedWorker]:

@@ -5,7 +5,7 @@ Knows nothing about which worker was to load it, and why.
 
 from collections import Counter
 
-from scheduler.errors import UnavailableError
+from scheduler.errors import InvalidRequestError, UnavailableError
 from scheduler.keep_alive import TimerHandle, Timers
 from scheduler.model_waiters import ModelWaiters
 from scheduler.served_models import ServedModels
@@ -53,13 +53,15 @@ class ModelOutages:
             del self._num_lost_loads[model]
             self._give_up(model, f"{MAX_LOST_LOADS} workers in a row were lost while they loaded {model!r}")
 
-    def load_failed(self, model: str, reason: str) -> None:
-        self._give_up(model, f"{model!r} cannot be loaded: {reason}")
+    def load_failed(self, model: str, reason: str, *, permanent: bool) -> None:
+        """`permanent`: its files will not do, so that no client should try again."""
+        self._give_up(model, f"{model!r} cannot be loaded: {reason}", permanent=permanent)
 
-    def _give_up(self, model: str, reason: str) -> None:
+    def _give_up(self, model: str, reason: str, *, permanent: bool = False) -> None:
         """Unless a worker serves it after all."""
         if not self._served.is_served(model):
-            self._waiters.fail(model, UnavailableError(reason, retry_after_s=5.0))
+            error = InvalidRequestError(reason) if permanent else UnavailableError(reason, retry_after_s=5.0)
+            self._waiters.fail(model, error)
 
     def _end_grace(self, model: str) -> None:
         if (timer := self._ends_of_grace.pop(model, None)) is not None:

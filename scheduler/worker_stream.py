@@ -200,7 +200,7 @@ class WorkerStream:
             raise WorkerProtocolError("load_failed came, but no model is being loaded")
         reason = shortened(failed.error)
         logger.error("model not loaded", extra={"model": worker.loading, "reason": reason})
-        self._loop.loading.load_failed(worker, reason, out_of_memory=failed.out_of_memory)
+        self._loop.loading.load_failed(worker, reason, out_of_memory=failed.out_of_memory, permanent=failed.permanent)
 
     def _take_leaving(self, leaving: worker_pb2.Leaving) -> None:
         self._check_session(leaving.session_id)

@@ -2,7 +2,8 @@
 
 WorkerError
 ├── StartError              the worker cannot start, or load a model: the message says what to change
-│   └── NotEnoughMemoryError    it may do where another model has left
+│   ├── NotEnoughMemoryError    it may do where another model has left
+│   └── UnusableModelError      its files are not what a worker can compute with: trying again does not help
 ├── StepError               the scheduler's step cannot be executed as it stands; ends the session
 ├── EngineHangsError        a step does not end: nothing but ending the process helps
 └── SamplingError           the logits of a sequence leave nothing to choose from; ends the session
@@ -18,6 +19,10 @@ class StartError(WorkerError):
 
 
 class NotEnoughMemoryError(StartError):
+    pass
+
+
+class UnusableModelError(StartError):
     pass
 
 

@@ -14,10 +14,11 @@ from typing import Protocol
 import grpc
 
 from pagoda.background import end_tasks, keep_running
+from pagoda.models.errors import ModelFormatError, without_directories
 from pagoda.tracing import Tracer
 from protos.v1 import worker_pb2
 from worker.engine_thread import EngineThread
-from worker.errors import EngineHangsError, NotEnoughMemoryError
+from worker.errors import EngineHangsError, NotEnoughMemoryError, UnusableModelError
 from worker.held_blocks import HeldBlocks
 from worker.step_loop import FailedStep, Interruption, RanStep, SessionEnd, StepLoop
 from worker.step_messages import result_to_proto
@@ -133,7 +134,8 @@ class Session:
             logger.exception("model not loaded", extra={"session_id": self._id, "model": message.name})
             failed = worker_pb2.LoadFailed(
                 session_id=self._id,
-                error=str(error) or type(error).__name__,
+                error=without_directories(str(error)) or type(error).__name__,
+                permanent=isinstance(error, UnusableModelError | ModelFormatError),
                 out_of_memory=isinstance(error, MemoryError | NotEnoughMemoryError),
             )
         # Once the error is forgotten, so is what it had got hold of.

@@ -5,11 +5,13 @@ import time
 
 import torch
 
+from pagoda.models.errors import ModelFormatError
 from pagoda.models.model import Model
+from pagoda.models.tensor_check import check_tensors
 from protos.v1 import worker_pb2
 from worker.engine import Engine
 from worker.engine_thread import Loaded
-from worker.errors import NotEnoughMemoryError, StartError
+from worker.errors import NotEnoughMemoryError, StartError, UnusableModelError
 from worker.kernels.interface import Kernels
 from worker.kernels.select import select_chooser, select_kernels
 from worker.kv_memory import (
@@ -83,9 +85,10 @@ def _load_decoder(model: Model, kernels: Kernels, settings: WorkerSettings) -> D
     # Loading is many short operations. Threads would wait for each other after each: on a busy machine ten times as long.
     torch.set_num_threads(1)
     try:
+        check_tensors(model)
         decoder = load_model(model, kernels)
-    except (UnsupportedArchitectureError, UnsupportedTypeError, WeightsError) as error:
-        raise StartError(str(error)) from error
+    except (ModelFormatError, UnsupportedArchitectureError, UnsupportedTypeError, WeightsError) as error:
+        raise UnusableModelError(str(error)) from error
     torch.set_num_threads(settings.threads)
     fields = {
         "model": model.name,

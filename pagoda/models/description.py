@@ -27,6 +27,10 @@ CHECKPOINT_FILES = (
 """What belongs to a safetensors checkpoint besides its weights: a change of any gives another model."""
 
 
+MAX_HEAD_SIZE = 1024
+"""Twice what any model of the families here has."""
+
+
 def checkpoint_files(directory: Path) -> list[Path]:
     described = [directory / name for name in CHECKPOINT_FILES if (directory / name).exists()]
     return described + weight_files(directory)
@@ -85,6 +89,8 @@ def _checked(model: Model) -> Model:
         raise ModelFormatError(
             f"{model.path}: {config.num_heads} heads of size {config.head_size} cannot share {config.num_kv_heads} KV heads"
         )
+    if config.head_size > MAX_HEAD_SIZE:
+        raise ModelFormatError(f"{model.path}: heads of size {config.head_size}; at most {MAX_HEAD_SIZE} is possible")
     if num_layer_parameters(config) * config.num_layers > model.num_parameters:
         raise ModelFormatError(f"{model.path}: its metadata describes a larger model than its tensors can be")
     return replace(model, eos_token_ids=inside_vocabulary(model.eos_token_ids, config.vocab_size, model.path))

@@ -8,6 +8,16 @@ ModelError
 └── ModelStoreError      the store cannot be written: no space, no permission
 """
 
+import re
+
+# From where a path begins to its last slash. A slash behind a letter or before a space is none.
+_DIRECTORIES = re.compile(r"(?<![^\s'\"(:])/(?=[^\s/])(?:[^/\n:'\"]+/)+(?=[^\s/])")
+
+
+def without_directories(text: str) -> str:
+    """The sentence with the names of files alone: where they lie on a server is nothing that its clients should know."""
+    return _DIRECTORIES.sub("", text)
+
 
 class ModelError(Exception):
     """Each message is a sentence for the user: what is wrong, and what to do where something can be done."""

@@ -65,6 +65,17 @@ def read_config(directory: Path) -> ModelConfig:
     return replace(described, **family.fields(described, config))
 
 
+def read_biases(directory: Path) -> frozenset[str]:
+    """The linears that have a bias, by our names: those that transformers' class gives one, and no others."""
+    content = read_json(directory / "config.json")
+    family = _family(content)
+    biases = family.biases
+    if family.has_bias_settings:
+        biases |= frozenset(("q", "k", "v", "o")) if content.get("attention_bias") is True else frozenset()
+        biases |= frozenset(("gate", "up", "down")) if content.get("mlp_bias") is True else frozenset()
+    return biases
+
+
 def _family(config: Mapping[str, Any]) -> Family:
     names = config.get("architectures")
     name = names[0] if isinstance(names, list) and names else None

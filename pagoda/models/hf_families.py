@@ -83,6 +83,10 @@ class Family:
     architecture: str
     """In GGUF's spelling."""
     fields: Callable[[ModelConfig, Mapping[str, Any]], Fields]
+    biases: frozenset[str] = frozenset()
+    """The linears that always have one."""
+    has_bias_settings: bool = True
+    """Whether the class looks at `attention_bias` and, for Llama, `mlp_bias`."""
     hidden_act: str = "silu"
     """The only activation it is known with."""
     defaults: Mapping[str, Any]
@@ -175,8 +179,10 @@ def _window(
 
 FAMILIES: Mapping[str, Family] = {
     "LlamaForCausalLM": Family(architecture="llama", fields=_llama, defaults=_LLAMA),
-    "MistralForCausalLM": Family(architecture="llama", fields=_mistral, defaults=_MISTRAL),
-    "Qwen2ForCausalLM": Family(architecture="qwen2", fields=_qwen2, defaults=_QWEN2),
+    "MistralForCausalLM": Family(architecture="llama", fields=_mistral, defaults=_MISTRAL, has_bias_settings=False),
+    "Qwen2ForCausalLM": Family(
+        architecture="qwen2", fields=_qwen2, defaults=_QWEN2, biases=frozenset("qkv"), has_bias_settings=False
+    ),
     "Qwen3ForCausalLM": Family(architecture="qwen3", fields=_qwen3, defaults={**_QWEN2, "head_dim": 128}),
     "Gemma2ForCausalLM": Family(
         architecture="gemma2", fields=_gemma2, defaults=_GEMMA2, hidden_act="gelu_pytorch_tanh"
@@ -184,6 +190,6 @@ FAMILIES: Mapping[str, Family] = {
     "Gemma3ForCausalLM": Family(
         architecture="gemma3", fields=_gemma3, defaults=_GEMMA3, hidden_act="gelu_pytorch_tanh"
     ),
-    "Phi3ForCausalLM": Family(architecture="phi3", fields=_phi3, defaults=_PHI3),
+    "Phi3ForCausalLM": Family(architecture="phi3", fields=_phi3, defaults=_PHI3, has_bias_settings=False),
 }
 """By the name in `architectures`."""

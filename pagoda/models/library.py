@@ -22,6 +22,7 @@ from pagoda.models.model import Model
 from pagoda.models.model_settings import ModelSettings, read_settings
 from pagoda.models.scratch import Scratch, put_in_place, writing
 from pagoda.models.store import ModelStore
+from pagoda.models.tensor_check import check_tensors
 
 CHECKPOINT_DIRECTORY = "checkpoint"
 # Weights, their index, configuration, tokenizer and chat template; not the pickles that may lie beside them.
@@ -29,10 +30,14 @@ CHECKPOINT_SUFFIXES = (".safetensors", ".json", ".jinja", ".model", ".txt")
 GGUF_FILE = "model.gguf"
 
 OnStatus = Callable[[str], None]
+Check = Callable[[Model, ModelSettings], None]
+"""Raises ModelFormatError for a model that could be made and not be used."""
 
 
 class ModelLibrary:
-    def __init__(self, store: ModelStore, blobs: BlobStore) -> None:
+    def __init__(self, store: ModelStore, blobs: BlobStore, check: Check = lambda model, settings: None) -> None:
+        """`check` is asked of each new model, besides whether its tensors are those that its family computes with."""
+        self._check = check
         self._store = store
         self._layout = store.layout
         self._blobs = blobs
@@ -43,7 +48,7 @@ class ModelLibrary:
 
     def copy_model(self, model: Model, destination: str) -> None:
         with self._linked(model) as (_, settings, files):
-            self._put(destination, files, settings)
+            self._put(destination, files, settings, is_new=False)
 
     def delete(self, name: str) -> None:
         """Also of a model that is damaged."""
@@ -107,7 +112,13 @@ class ModelLibrary:
             yield model, settings, files
 
     def _put(
-        self, name: str, files: Mapping[str, Path], settings: ModelSettings, on_status: OnStatus = lambda status: None
+        self,
+        name: str,
+        files: Mapping[str, Path],
+        settings: ModelSettings,
+        on_status: OnStatus = lambda status: None,
+        *,
+        is_new: bool = True,
     ) -> None:
         name = self._store.canonical_name(name)
         target = self._layout.directory(name)
@@ -116,7 +127,8 @@ class ModelLibrary:
             for relative, source in files.items():
                 _link(source, made / relative)
             root = next(iter(files)).partition("/")[0]
-            _refuse_damaged(made / root)
+            if is_new:
+                self._refuse_unusable(made / root, settings)
             on_status("writing manifest")
             content = {"name": name, "file": root, "settings": settings.to_json()}
             write_atomically(made / MANIFEST, json.dumps(content, indent=1))
@@ -124,6 +136,15 @@ class ModelLibrary:
                 self._layout.move_old_directories()
                 if put_in_place(made, target):
                     self._forget(made)
+
+    def _refuse_unusable(self, path: Path, settings: ModelSettings) -> None:
+        try:
+            model = describe(path.name, path, digest="", size_bytes=0)
+            check_tensors(model)
+            self._check(model, settings)
+        except ModelFormatError as error:
+            # The place is ours, and only for now: the sentence is about the file.
+            raise ModelFormatError(str(error).replace(str(path), path.name)) from None
 
     def _forget(self, directory: Path) -> None:
         """Delete a model that is out of sight. Under the lock: of two that share a blob, each would take the other for its user."""
@@ -153,14 +174,6 @@ def _as_model_files(files: Mapping[str, Path]) -> dict[str, Path]:
     if len(files) != 1:
         raise ModelFormatError("a model is one GGUF file, or a checkpoint with a .safetensors file")
     return {GGUF_FILE: next(iter(files.values()))}
-
-
-def _refuse_damaged(path: Path) -> None:
-    try:
-        describe(path.name, path, digest="", size_bytes=0)
-    except ModelFormatError as error:
-        # The place is ours, and only for now: the sentence is about the file.
-        raise ModelFormatError(str(error).replace(str(path), path.name)) from None
 
 
 def _link(source: Path, target: Path) -> None:

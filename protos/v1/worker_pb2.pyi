@@ -864,20 +864,24 @@ class LoadFailed(_message.Message):
     SESSION_ID_FIELD_NUMBER: _builtins.int
     ERROR_FIELD_NUMBER: _builtins.int
     OUT_OF_MEMORY_FIELD_NUMBER: _builtins.int
+    PERMANENT_FIELD_NUMBER: _builtins.int
     session_id: _builtins.int
     error: _builtins.str
     out_of_memory: _builtins.bool
     """For want of memory: it may do where another model has left."""
+    permanent: _builtins.bool
+    """The model's files are not what a worker can compute with: trying again does not help."""
     def __init__(
         self,
         *,
         session_id: _builtins.int = ...,
         error: _builtins.str = ...,
         out_of_memory: _builtins.bool = ...,
+        permanent: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "out_of_memory", b"out_of_memory", "session_id", b"session_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "out_of_memory", b"out_of_memory", "permanent", b"permanent", "session_id", b"session_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

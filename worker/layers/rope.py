@@ -14,7 +14,19 @@ from worker.kernels.interface import Kernels
 
 POSITIONS_PER_PASS = 1024
 """What is computed at once: little enough to stay in a core's cache from one operation to the next."""
+FIRST_BYTES = 1 << 23
+"""A model's first table takes about so much: what its files call the longest context may never be used."""
 HALF_PI_PARTS = (1.5707963267341256, 6.077100506303966e-11, 2.0222662487959506e-21)
+
+
+def first_length(size: int, max_position: int) -> int:
+    """The number of positions to begin with, for heads of which `size` elements are rotated."""
+    return min(max_position, max(POSITIONS_PER_PASS, FIRST_BYTES // (2 * size * 4)))
+
+
+def next_length(longest: int, max_position: int) -> int:
+    """The number of positions of a table in which a sequence of `longest` tokens has room, and may grow."""
+    return min(max_position, 1 << (longest - 1).bit_length())
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from pagoda.models.model import ModelConfig
 from worker.batch import StepBatch
 from worker.errors import StepError
 from worker.kernels.interface import Kernels, LayerKV, LinearWeight
-from worker.layers.rope import RopeTable, Rotation, rope_frequencies
+from worker.layers.rope import RopeTable, Rotation, first_length, next_length, rope_frequencies
 from worker.layers.source import LayerSource
 from worker.weights.checkpoint import Weights
 
@@ -36,7 +36,8 @@ class DecoderModel:
         self.config = config
         self._kernels = kernels
         self._embedding_VD = weights.take("embedding.weight", (config.vocab_size, config.hidden_size))
-        self._rope, self._local_rope = _rope_tables(config, kernels.device)
+        self._num_positions = first_length(config.rotary_size or config.head_size, config.max_position)
+        self._rope, self._local_rope = _rope_tables(config, self._num_positions, kernels.device)
         weights.drop("rope_factors")  # the configuration says the same
         self._layers = [
             make_layer(LayerSource(config=config, kernels=kernels, weights=weights, index=index))
@@ -62,6 +63,8 @@ class DecoderModel:
         if longest > self.config.max_position:
             # Kernels take a position's rotation from a table, and not all of them look where it ends.
             raise StepError(f"a sequence has {longest} tokens, the model was made for {self.config.max_position}")
+        if longest > self._num_positions:
+            self._make_positions(next_length(longest, self.config.max_position))
         return self._prepared(batch.to(self._kernels.device), kv)
 
     def _forward(self, batch: StepBatch, kv: Sequence[LayerKV]) -> torch.Tensor:
@@ -74,6 +77,12 @@ class DecoderModel:
         x_RD = kernels.gather_rows(x_TD, batch.sample_rows_R)
         logits_RV = kernels.linear(kernels.rms_norm(x_RD, self._final_norm_D, config.rms_norm_eps), self._output)
         return logits_RV if config.final_logit_cap is None else kernels.cap(logits_RV, config.final_logit_cap)
+
+    def _make_positions(self, num_positions: int) -> None:
+        """Each position keeps its rotation. What was prepared holds the addresses of the old tables."""
+        self._rope, self._local_rope = _rope_tables(self.config, num_positions, self._kernels.device)
+        self._num_positions = num_positions
+        self._prepared = self._kernels.prepare(self._forward)
 
     def _rotations(self, batch: StepBatch) -> Sequence[Rotation]:
         """One per layer."""
@@ -91,9 +100,9 @@ class DecoderModel:
         return self._kernels.pack_linear(self._embedding_VD)
 
 
-def _rope_tables(config: ModelConfig, device: torch.device) -> tuple[RopeTable, RopeTable | None]:
+def _rope_tables(config: ModelConfig, length: int, device: torch.device) -> tuple[RopeTable, RopeTable | None]:
     """For all layers, and for those with a sliding window where they have another one."""
-    size, length = config.rotary_size or config.head_size, config.max_position
+    size = config.rotary_size or config.head_size
     everywhere = RopeTable.make(rope_frequencies(size, config.rope_theta, config.rope_scaling), length, device)
     if config.rope_theta_local is None or not any(config.layer_uses_sliding_window):
         return everywhere, None

@@ -20,7 +20,7 @@ class WeightsError(ValueError):
 
 
 class Checkpoint(Protocol):
-    """Tensors by our names (name_map.py), read one at a time."""
+    """Tensors by our names (tensor_names.py), read one at a time."""
 
     @property
     def names(self) -> Mapping[str, str]:

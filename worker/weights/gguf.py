@@ -10,10 +10,10 @@ import torch
 
 from pagoda.models.gguf_file import GGUFFile
 from pagoda.models.model import ModelConfig
+from pagoda.models.tensor_names import gguf_names, map_names
 from worker.weights.checkpoint import WeightsError
 from worker.weights.dequantize import UnsupportedTypeError, dequantize, is_four_bit, read_four_bit
 from worker.weights.four_bit import AnyWeight
-from worker.weights.name_map import gguf_names, map_names
 
 ARCHITECTURES_WITH_INTERLEAVED_ROPE = {"llama"}
 

@@ -8,9 +8,9 @@ from safetensors import SafetensorError, safe_open
 
 from pagoda.models.model import ModelConfig
 from pagoda.models.safetensors_file import weight_files
+from pagoda.models.tensor_names import map_names, safetensors_names
 from worker.weights.checkpoint import WeightsError
 from worker.weights.four_bit import AnyWeight
-from worker.weights.name_map import map_names, safetensors_names
 
 
 class SafetensorsCheckpoint:

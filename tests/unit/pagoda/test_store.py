@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -167,7 +168,19 @@ HF_CONFIG = {
     "rms_norm_eps": 1e-5,
     "eos_token_id": 7,
 }
-WEIGHTS = {"model.embed_tokens.weight": (259, 64), "model.norm.weight": (64,), "layers": (1200, 128)}
+LAYER = {
+    **dict.fromkeys(("input_layernorm", "post_attention_layernorm"), (64,)),
+    **dict.fromkeys(("self_attn.q_proj", "self_attn.o_proj"), (64, 64)),
+    **dict.fromkeys(("self_attn.k_proj", "self_attn.v_proj"), (32, 64)),
+    **dict.fromkeys(("mlp.gate_proj", "mlp.up_proj"), (128, 64)),
+    "mlp.down_proj": (64, 128),
+}
+WEIGHTS: dict[str, tuple[int, ...]] = {
+    "model.embed_tokens.weight": (259, 64),
+    "model.norm.weight": (64,),
+    "lm_head.weight": (259, 64),
+    **{f"model.layers.{i}.{name}.weight": shape for i in range(2) for name, shape in LAYER.items()},
+}
 
 
 def write_checkpoint(directory: Path, config: dict[str, Any], *, num_files: int = 1) -> Path:
@@ -192,7 +205,7 @@ def test_a_safetensors_directory_by_its_path(store: ModelStore, tmp_path: Path, 
     assert (model.name, model.path, model.format) == ("my-checkpoint", directory, ModelFormat.SAFETENSORS)
     assert model.config == TINY_CONFIG
     assert model.eos_token_ids == (9, 7)
-    assert (model.quantization, model.num_parameters) == ("F16", 259 * 64 + 64 + 1200 * 128)
+    assert (model.quantization, model.num_parameters) == ("F16", sum(map(prod, WEIGHTS.values())))
 
 
 def test_each_file_of_a_checkpoint_counts_for_its_digest(store: ModelStore, tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from scheduler.errors import ModelNotServedError, RequestError, UnavailableError
+from scheduler.errors import InvalidRequestError, ModelNotServedError, RequestError, UnavailableError
 from scheduler.loop import SchedulerLoop
 from scheduler.unloaded_workers import UnloadedWorker
 from scheduler.worker_info import only_itself
@@ -200,6 +200,16 @@ def test_who_waits_hears_why_it_cannot_be_loaded_and_may_ask_again() -> None:
     assert [str(told) for told in system.told] == [str(error)]
     system.ask("again")
     assert len(system.link.loads) == 2
+
+
+def test_a_model_that_no_worker_can_compute_is_no_reason_to_try_again() -> None:
+    system, unloaded = unloaded_system()
+    system.ask()
+    reason = "the tensor 'output.weight' is missing"
+    system.loop.loading.load_failed(unloaded, reason, out_of_memory=False, permanent=True)
+    error = system.client.failed["r"]
+    assert isinstance(error, InvalidRequestError)
+    assert reason in error.message
 
 
 def test_one_of_two_workers_that_loads_is_enough() -> None:

@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from pagoda.models.model import Model
+from pagoda.models.tensor_check import check_tensors
 from tests.kernels.stepping import SteppedModel
 from tests.kernels.tiny_families import (
     FAMILIES,
@@ -25,6 +26,7 @@ from tests.kernels.tiny_families import (
 from worker.kernels.integer import IntegerKernels
 from worker.kernels.interface import Kernels
 from worker.kernels.reference import ReferenceKernels
+from worker.layers import rope
 from worker.models.registry import FAMILIES as IMPLEMENTED
 from worker.models.registry import load_model
 from worker.weights.checkpoint import WeightsError
@@ -68,6 +70,28 @@ def test_agrees_with_transformers_from_gguf(family: str, tmp_path: Path) -> None
     model = save_gguf(FAMILIES[family], theirs, tmp_path / "tiny.gguf")
     logits = run(model, ReferenceKernels(), [40, 1])
     assert relative_error(logits, reference_logits(theirs, TOKEN_IDS)) < MAX_RELATIVE_ERROR
+
+
+def test_its_tensors_are_those_expected_from_the_headers(family: str, tmp_path: Path) -> None:
+    theirs = make_model(FAMILIES[family])
+    check_tensors(save_safetensors(theirs, tmp_path))
+    check_tensors(save_gguf(FAMILIES[family], theirs, tmp_path / "tiny.gguf"))
+
+
+@pytest.mark.parametrize("length", [1024, 2000])
+def test_longer_sequences_find_their_positions(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, length: int) -> None:
+    """The tables begin short and grow; each position keeps its bits."""
+    model = save_safetensors(make_model(FAMILIES["gemma3"], max_position_embeddings=4096), tmp_path)
+    token_ids = [(11 * i + 5) % VOCAB_SIZE for i in range(length)]
+
+    def logits() -> torch.Tensor:
+        kernels = ReferenceKernels()
+        return SteppedModel(load_model(model, kernels), kernels).run("a", token_ids, [500, 600, 1])
+
+    monkeypatch.setattr(rope, "FIRST_BYTES", 0)
+    grown = logits()
+    monkeypatch.setattr(rope, "FIRST_BYTES", 1 << 30)
+    assert torch.equal(grown, logits())
 
 
 def test_integer_mode_agrees_with_transformers(family: str, tmp_path: Path) -> None:

@@ -12,7 +12,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from pagoda.models.errors import ModelFormatError
-from pagoda.models.ggml_type import GGMLType
+from pagoda.models.ggml_type import READABLE_TYPES, GGMLType
+from pagoda.models.tensor_names import GGUF_NAMES, SAFETENSORS_NAMES, map_names
 from tests.kernels.tiny_llama import make_llama, save_gguf, save_safetensors
 from worker.kernels.reference import ReferenceKernels
 from worker.models.registry import load_model
@@ -20,7 +21,6 @@ from worker.weights import dequantize as dequantize_module
 from worker.weights.checkpoint import WeightsError
 from worker.weights.dequantize import DECODERS, FOUR_BIT, UnsupportedTypeError, dequantize, read_four_bit
 from worker.weights.four_bit import FourBitWeight, as_float32, stack
-from worker.weights.name_map import GGUF_NAMES, SAFETENSORS_NAMES, map_names
 from worker.weights.open import open_checkpoint
 
 
@@ -163,3 +163,7 @@ def test_gguf_tensor_of_unreadable_type_is_named(tmp_path: Path) -> None:
     model = save_gguf(llama, described, tmp_path / "tiny.gguf", gguf.GGMLQuantizationType.TQ2_0)
     with pytest.raises(WeightsError, match=r"'token_embd\.weight': cannot read TQ2_0"):
         load_model(replace(model, name="ternary"), ReferenceKernels())
+
+
+def test_what_the_description_calls_readable_has_a_decoder() -> None:
+    assert set(DECODERS) == READABLE_TYPES
