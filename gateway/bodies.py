@@ -76,6 +76,11 @@ class Schema(BaseModel):
         except ValidationError as error:
             raise _as_invalid_request(error) from None
 
+    @property
+    def without_effect(self) -> tuple[str, ...]:
+        """Fields that are known, but not with their values here: they change nothing, though the API says otherwise."""
+        return ()
+
     @classmethod
     def unknown_fields(cls, body: Mapping[str, Any]) -> tuple[str, ...]:
         """The paths of the first fields that are unknown, also inside the body's parts."""

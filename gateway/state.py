@@ -65,14 +65,20 @@ class GatewayState:
         return parse() if len(raw) <= MAX_INLINE_BYTES else await asyncio.to_thread(parse)
 
     def _parse(self, request: Request, raw: bytes, choose: Callable[[Mapping[str, Any]], type[SchemaT]]) -> SchemaT:
-        """Unknown fields are refused, or left out and named in the response's header and in the log."""
+        """Unknown fields and those without effect are refused, or left out and named in the response's header and in the log."""
         body = parse_object(raw)
         schema = choose(body)
         if unknown := schema.unknown_fields(body):
             if self.strict_fields:
                 raise InvalidRequestError(f"{unknown[0]}: unknown field", param=unknown[0])
             self._note(request, IGNORED_HEADER, ", ".join(unknown), "fields ignored")
-        return schema.parse(body)
+        parsed = schema.parse(body)
+        if without_effect := parsed.without_effect:
+            if self.strict_fields:
+                name = without_effect[0]
+                raise InvalidRequestError(f"{name}: not supported with this value; leave it out", param=name)
+            self._note(request, IGNORED_HEADER, ", ".join((*without_effect, *unknown)), "fields ignored")
+        return parsed
 
     def note_truncation(self, request: Request, what: str) -> None:
         """Say in the response's header and in the log what was left out of a prompt that outgrew the window."""

@@ -44,7 +44,7 @@ def kept(body: ChatRequest | CompletionRequest) -> Keep:
 def chat_text_request(
     body: ChatRequest, prompt: Sequence[int], vocab_size: int, defaults: ModelDefaults
 ) -> TextRequest:
-    max_tokens = body.max_completion_tokens or body.max_tokens
+    max_tokens = body.max_completion_tokens or body.max_tokens or body.n_predict
     num_logprobs = (body.top_logprobs or 0) if body.logprobs else None
     request_only = _request_only(body, num_logprobs, body.prompt_logprobs, vocab_size)
     choice = choose_sampling(_asked(body, max_tokens, defaults), defaults, OPENAI_CHAT, request_only)
@@ -55,7 +55,7 @@ def completion_text_request(
     body: CompletionRequest, prompt: Sequence[int], vocab_size: int, defaults: ModelDefaults
 ) -> TextRequest:
     # Something is always generated: where the answer is the prompt alone, the reply leaves that one token out.
-    max_tokens = None if body.max_tokens is None else body.max_tokens or 1
+    max_tokens = body.n_predict if body.max_tokens is None else body.max_tokens or 1
     echoed = [body.logprobs] if body.echo else []
     wanted = [number for number in (body.prompt_logprobs, *echoed) if number is not None]
     request_only = _request_only(body, body.logprobs, max(wanted, default=None), vocab_size)

@@ -162,6 +162,8 @@ class _GenerationRequest(Schema):
     logit_bias: LogitBias | None = None
     max_tokens: Limit | None = None
     """-1 is no limit."""
+    n_predict: Limit | None = None
+    """llama.cpp's name for max_tokens, where that is absent."""
     min_tokens: Count | None = None
     ignore_eos: bool | None = None
     stop_token_ids: (
@@ -285,8 +287,13 @@ class ChatRequest(_GenerationRequest):
     continue_final_message: bool | None = None
     chat_template_kwargs: TemplateKwargs | None = None
     """Only `enable_thinking`: whether the model thinks before it answers, for a template that asks."""
-    reasoning_effort: Annotated[Literal["none"], described('"none": other efforts are not supported yet')] | None = None
-    """The same as `enable_thinking: false`."""
+    reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None = None
+    """`none` is the same as `enable_thinking: false`. Models here know no other efforts: those are ignored, and X-Pagoda-Ignored
+    names the field."""
+
+    @property
+    def without_effect(self) -> tuple[str, ...]:
+        return ("reasoning_effort",) if self.reasoning_effort not in (None, "none") else ()
 
     @property
     def thinks(self) -> bool | None:
@@ -301,7 +308,7 @@ class ChatRequest(_GenerationRequest):
 
     @model_validator(mode="after")
     def _an_answer_has_a_token(self) -> Self:
-        for name in ("max_completion_tokens", "max_tokens"):
+        for name in ("max_completion_tokens", "max_tokens", "n_predict"):
             if getattr(self, name) == 0:
                 raise FieldError(name, "must be at least 1, or -1 for no limit (got 0)")
         return self
@@ -342,6 +349,8 @@ class CompletionRequest(_GenerationRequest):
 
     @model_validator(mode="after")
     def _an_answer_has_a_token(self) -> Self:
+        if self.n_predict == 0:
+            raise FieldError("n_predict", "must be at least 1, or -1 for no limit (got 0)")
         if self.max_tokens == 0 and not self.echo:
             raise FieldError("max_tokens", "must be at least 1, or -1 for no limit, or 0 together with echo")
         return self

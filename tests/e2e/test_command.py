@@ -13,6 +13,7 @@ import pytest
 from tests.e2e.system import System, until
 from tests.fakes.native_code import give_native_code
 from tests.fakes.terminal import CTRL_C, CTRL_D, ENTER, Terminal
+from tests.fakes.tiny_model import write_tiny_gguf
 
 PROMPT = ">>> "
 
@@ -60,6 +61,16 @@ def test_a_prompt_is_answered(environment: Mapping[str, str]) -> None:
         terminal.expect("eval rate:")
         say(terminal, CTRL_D)
         assert terminal.wait() == 0
+
+
+def test_a_file_is_given_to_the_server_and_answers(environment: Mapping[str, str], tmp_path: Path) -> None:
+    path = write_tiny_gguf(tmp_path / "Tiny Random.gguf")
+    answered = command(environment, "run", str(path), "Hi")
+    assert answered.returncode == 0, answered.stderr
+    names = {model["name"] for model in json.loads(command(environment, "ps", "--json").stdout)["models"]}
+    assert "tiny-random:latest" in names
+    command(environment, "stop", "tiny-random")
+    assert command(environment, "rm", "tiny-random").returncode == 0
 
 
 def test_ctrl_c_frees_the_worker_and_the_chat_goes_on(

@@ -98,6 +98,7 @@ ALLOWED: Mapping[str, Any] = {
     "min_tokens": 1,
     "model": "tiny",
     "n": 2,
+    "n_predict": 4,
     "name": "there",
     "num_ctx": 128,
     "num_predict": 4,

@@ -58,6 +58,7 @@ def reason(response: httpx.Response) -> str:
     [
         (OPENAI, {}, BEGUN),
         (OPENAI, {"reasoning_effort": "none"}, NO_THOUGHTS),
+        (OPENAI, {"reasoning_effort": "high"}, BEGUN),
         (OPENAI, {"chat_template_kwargs": {"enable_thinking": False}}, NO_THOUGHTS),
         (OPENAI, {"chat_template_kwargs": {"enable_thinking": True}}, BEGUN),
         (OPENAI, {"chat_template_kwargs": {"enable_thinking": None}}, BEGUN),
@@ -114,7 +115,6 @@ async def test_no_thinking_is_neutral_where_there_is_none(
         (GENERATE, {"think": True}, "does not support thinking"),
         (GENERATE, {"think": True, "template": TEMPLATE}, "does not support thinking"),
         (GENERATE, {"think": True, "raw": True}, "raw mode"),
-        (OPENAI, {"reasoning_effort": "high"}, "other efforts"),
         (CHAT, {"think": "high"}, "levels are not supported"),
         (GENERATE, {"think": "low"}, "levels are not supported"),
         (OPENAI, {"chat_template_kwargs": {"documents": []}}, "got 'documents'"),

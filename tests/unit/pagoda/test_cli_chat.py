@@ -11,7 +11,9 @@ from pagoda.cli.chat.conversation import Conversation
 from pagoda.cli.chat.multiline import read_entry
 from pagoda.cli.chat.session import Session
 from pagoda.cli.chat.timings import timing_lines
+from pagoda.models.errors import ModelNotFoundError
 from tests.fakes.ollama_server import END, OllamaServer, ollama_server
+from tests.fakes.tiny_model import write_tiny_gguf
 
 
 class Lines:
@@ -39,6 +41,32 @@ def server() -> Iterator[OllamaServer]:
 @pytest.fixture
 def servers(server: OllamaServer, tmp_path: Path) -> Servers:
     return Servers(home=tmp_path, address=server.url)
+
+
+@pytest.fixture
+def found(server: OllamaServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Servers:
+    """Nobody named a server, but one runs where servers are looked for."""
+    monkeypatch.setattr("pagoda.cli.chat.connection.DEFAULT_SERVER", server.url)
+    return Servers(home=tmp_path)
+
+
+def test_a_running_server_is_asked_for_a_model_that_it_has_not_got(found: Servers, server: OllamaServer) -> None:
+    server.pullable = {"new"}
+    connection = found.connect("new")
+    assert (connection.model, connection.own, connection.api.url) == ("new", None, server.url)
+    connection.close()
+
+
+def test_a_running_server_is_given_a_file(found: Servers, server: OllamaServer, tmp_path: Path) -> None:
+    connection = found.connect(str(write_tiny_gguf(tmp_path / "mine.gguf")))
+    assert (connection.model, connection.own) == ("mine", None)
+    assert len(server.blobs) == 1
+    connection.close()
+
+
+def test_what_no_server_can_get_is_named(found: Servers) -> None:
+    with pytest.raises(ModelNotFoundError, match="the model 'nothing' is unknown"):
+        found.connect("nothing")
 
 
 def chat(servers: Servers, *lines: str | type[BaseException], verbose: bool = False) -> Session:
