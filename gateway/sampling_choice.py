@@ -10,7 +10,7 @@ from typing import Any
 from gateway.errors import InvalidRequestError
 from gateway.fields import nucleus, seed_bits
 from pagoda.sampling import SamplingParams
-from pagoda.sampling_defaults import APIValues, ModelDefaults, Parameter
+from pagoda.sampling_defaults import APIValues, ModelDefaults, Parameter, Source
 
 RANDOM_SEED = -1
 
@@ -37,7 +37,7 @@ def choose_sampling(
     """
     parameters = defaults.choose(asked, api)
     values = {name: each.value for name, each in parameters.items()}
-    window, limit, seed = values["repeat_last_n"], values.get("num_predict"), values.get("seed")
+    window, seed = values["repeat_last_n"], values.get("seed")
     params = replace(
         request_only,
         **nucleus(values["temperature"], values["top_p"]),
@@ -48,7 +48,7 @@ def choose_sampling(
         # A window of 0 switches the penalty off; -1 is the whole context, which SamplingParams calls 0.
         repetition_penalty=1.0 if window == 0 else values["repeat_penalty"],
         repetition_window=max(0, window),
-        max_tokens=limit if limit is not None and limit > 0 else None,
+        max_tokens=_max_tokens(parameters.get("num_predict"), request_only.min_tokens),
     )
     if (problem := params.problem()) is not None:
         raise InvalidRequestError(problem, param=problem.partition(" ")[0])
@@ -59,3 +59,10 @@ def choose_sampling(
         max_total_tokens=values.get("num_ctx"),
         parameters=parameters,
     )
+
+
+def _max_tokens(limit: Parameter | None, min_tokens: int) -> int | None:
+    if limit is None or limit.value < 0:
+        return None
+    # A default is not in the way of a request that wants more.
+    return int(limit.value if limit.source is Source.REQUEST else max(limit.value, min_tokens))

@@ -6,7 +6,7 @@ from types import MappingProxyType
 
 from gateway.errors import InvalidRequestError, PromptTooLongError
 from pagoda.sampling import SamplingParams
-from pagoda.sampling_defaults import Parameter
+from pagoda.sampling_defaults import Parameter, Source
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,8 +41,8 @@ def fit_to_window(request: TextRequest, window: int) -> TextRequest:
     if request.max_total_tokens is not None:
         window = min(window, request.max_total_tokens)
     if request.cut_to_fit:
-        wanted = min(request.sampling.max_tokens or 1, window - 1)
-        request = replace(request, prompt_token_ids=request.prompt_token_ids[-(window - wanted) :])
+        prompt = request.prompt_token_ids[-(window - _reserved(request, window)) :]
+        request = replace(request, prompt_token_ids=prompt)
     num_prompt_tokens = len(request.prompt_token_ids)
     if num_prompt_tokens == 0:
         raise InvalidRequestError("The prompt is empty.", param=request.prompt_field)
@@ -53,3 +53,10 @@ def fit_to_window(request: TextRequest, window: int) -> TextRequest:
     max_tokens = room if sampling.max_tokens is None else min(sampling.max_tokens, room)
     sampling = replace(sampling, max_tokens=max_tokens, min_tokens=min(sampling.min_tokens, max_tokens))
     return replace(request, sampling=sampling)
+
+
+def _reserved(request: TextRequest, window: int) -> int:
+    """How many tokens a prompt that is cut leaves for its answer: what the client asked, or a default up to half the window."""
+    limit = request.chosen.get("num_predict")
+    most = window - 1 if limit is None or limit.source is Source.REQUEST else max(1, window // 2)
+    return min(request.sampling.max_tokens or 1, most, window - 1)

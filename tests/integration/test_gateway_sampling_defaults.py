@@ -209,6 +209,25 @@ async def test_num_ctx_limits_the_window_everywhere(short_path: Path, route: str
         assert described["max_model_len"] == 64
 
 
+@pytest.mark.parametrize("route", OPENAI_ROUTES)
+async def test_a_default_limit_gives_way_to_a_minimum_that_was_asked(short_path: Path, route: str) -> None:
+    async with gateway_with(short_path, default_max_tokens=10) as gateway:
+        sampling = await ask(gateway, route, min_tokens=30)
+        assert (sampling.min_tokens, sampling.max_tokens) == (30, 30)
+        response = await gateway.http.post(route, json=asking(route, {"min_tokens": 30, "num_predict": 20}))
+        assert response.status_code == 400 and "min_tokens" in response.text
+
+
+@pytest.mark.parametrize("route", OPENAI_ROUTES)
+async def test_a_default_limit_leaves_room_for_a_prompt_that_is_cut(short_path: Path, route: str) -> None:
+    async with gateway_with(short_path, default_max_tokens=100_000) as gateway:
+        long = json.loads(json.dumps({**OPENAI_ROUTES[route], "truncate_prompt_tokens": -1}).replace("Hi", "x" * 900))
+        assert (await gateway.http.post(route, json=long)).status_code == 200
+        assert num_prompt_tokens(gateway) == WINDOW // 2
+        assert (await gateway.http.post(route, json={**long, "max_tokens": 500})).status_code == 200
+        assert num_prompt_tokens(gateway) == WINDOW - 500
+
+
 @pytest.mark.parametrize("route", ROUTES)
 async def test_wrong_values_of_a_model_fail_no_request(
     short_path: Path, route: str, caplog: pytest.LogCaptureFixture
