@@ -50,8 +50,8 @@ def _hello_problems(hello: worker_pb2.Hello) -> Iterator[str]:
     yield from _name_problems("Hello", worker_id=hello.worker_id, device=hello.device, instance=hello.instance)
     if hello.HasField("model"):
         model = hello.model
-        if not (model.name and model.page_size and model.num_pages):
-            yield "Hello must name the model in memory, and its pages"
+        if not model.name:
+            yield "Hello must name the model in memory"
         yield from _name_problems("Hello's model", name=model.name, digest=model.digest, numerics_id=model.numerics_id)
         yield from _number_problems("Hello's model", model, BOUNDS)
         if len(model.eos_token_ids) > MAX_EOS_TOKEN_IDS:
