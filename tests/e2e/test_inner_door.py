@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -111,6 +112,13 @@ def ask(stranger: Path, system: System, task: str) -> dict[str, Any]:
     assert done.returncode == 0, done.stderr
     answer: dict[str, Any] = json.loads(done.stdout)
     return answer
+
+
+def test_what_a_run_leaves_is_its_owners_alone(system: System) -> None:
+    made = [system.run_directory.parent, system.run_directory, *system.run_directory.iterdir()]
+    found = {path.name: stat.S_IMODE(path.stat().st_mode) & 0o077 for path in made}
+    assert {"gateway.log", "scheduler.sock", "worker.token"} <= found.keys()
+    assert not any(found.values()), found
 
 
 def test_generate_from_token_ids(stranger: Path, system: System) -> None:
