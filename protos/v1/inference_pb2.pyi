@@ -9,6 +9,8 @@ Errors are gRPC statuses, the same in both doors (Generate: the call's status; S
   RESOURCE_EXHAUSTED   the queue is full; details carry google.rpc.RetryInfo                                    HTTP 429
   UNAVAILABLE          no worker is attached, or the scheduler drains; safe to retry, with RetryInfo            HTTP 503
   DEADLINE_EXCEEDED    the deadline passed, queued or running                                                   HTTP 504
+  UNAUTHENTICATED      no API key, token or certificate, or none that is known                                  HTTP 401
+  PERMISSION_DENIED    known, but not for this method                                                           HTTP 403
   CANCELLED            the client cancelled                                                                     HTTP 499
   INTERNAL             our mistake                                                                              HTTP 500
 """
@@ -86,7 +88,9 @@ class GenerateRequest(_message.Message):
     num_samples: _builtins.int
     """How many independent samples of the prompt (the "n" of the APIs). 0 means 1."""
     tenant: _builtins.str
-    """Whose request it is; fairness and limits count by tenant. Empty is a tenant of its own."""
+    """Whose request it is; fairness and limits count by tenant. Empty is a tenant of its own. Where the call shows an API key, it is the
+    key's, and this is not looked at.
+    """
     priority: _builtins.int
     """Lower goes first. Default 0."""
     timeout_ms: _builtins.int

@@ -27,7 +27,8 @@ if _version_not_supported:
 
 class InferenceServiceStub:
     """Two doors to one engine. Generate is public: one request a call, errors as status. Session is the gateway's: one stream
-    for many requests, and one message per step with the tokens of all of them.
+    for many requests, and one message per step with the tokens of all of them. Metadata `authorization: Bearer …` says who calls: an API
+    key, where there are any, or a token of the cluster.
     """
 
     def __init__(self, channel):
@@ -65,7 +66,8 @@ class InferenceServiceStub:
 
 class InferenceServiceServicer:
     """Two doors to one engine. Generate is public: one request a call, errors as status. Session is the gateway's: one stream
-    for many requests, and one message per step with the tokens of all of them.
+    for many requests, and one message per step with the tokens of all of them. Metadata `authorization: Bearer …` says who calls: an API
+    key, where there are any, or a token of the cluster.
     """
 
     def Generate(self, request, context):
@@ -143,7 +145,8 @@ def add_InferenceServiceServicer_to_server(servicer, server):
  # This class is part of an EXPERIMENTAL API.
 class InferenceService:
     """Two doors to one engine. Generate is public: one request a call, errors as status. Session is the gateway's: one stream
-    for many requests, and one message per step with the tokens of all of them.
+    for many requests, and one message per step with the tokens of all of them. Metadata `authorization: Bearer …` says who calls: an API
+    key, where there are any, or a token of the cluster.
     """
 
     @staticmethod

@@ -9,6 +9,8 @@ Errors are gRPC statuses, the same in both doors (Generate: the call's status; S
   RESOURCE_EXHAUSTED   the queue is full; details carry google.rpc.RetryInfo                                    HTTP 429
   UNAVAILABLE          no worker is attached, or the scheduler drains; safe to retry, with RetryInfo            HTTP 503
   DEADLINE_EXCEEDED    the deadline passed, queued or running                                                   HTTP 504
+  UNAUTHENTICATED      no API key, token or certificate, or none that is known                                  HTTP 401
+  PERMISSION_DENIED    known, but not for this method                                                           HTTP 403
   CANCELLED            the client cancelled                                                                     HTTP 499
   INTERNAL             our mistake                                                                              HTTP 500
 """
@@ -38,7 +40,8 @@ GRPC_VERSION: str
 
 class InferenceServiceStub:
     """Two doors to one engine. Generate is public: one request a call, errors as status. Session is the gateway's: one stream
-    for many requests, and one message per step with the tokens of all of them.
+    for many requests, and one message per step with the tokens of all of them. Metadata `authorization: Bearer …` says who calls: an API
+    key, where there are any, or a token of the cluster.
     """
 
     @_typing.overload
@@ -63,7 +66,8 @@ class InferenceServiceStub:
 @_typing.type_check_only
 class InferenceServiceAsyncStub(InferenceServiceStub):
     """Two doors to one engine. Generate is public: one request a call, errors as status. Session is the gateway's: one stream
-    for many requests, and one message per step with the tokens of all of them.
+    for many requests, and one message per step with the tokens of all of them. Metadata `authorization: Bearer …` says who calls: an API
+    key, where there are any, or a token of the cluster.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -84,7 +88,8 @@ class InferenceServiceAsyncStub(InferenceServiceStub):
 
 class InferenceServiceServicer(metaclass=_abc_1.ABCMeta):
     """Two doors to one engine. Generate is public: one request a call, errors as status. Session is the gateway's: one stream
-    for many requests, and one message per step with the tokens of all of them.
+    for many requests, and one message per step with the tokens of all of them. Metadata `authorization: Bearer …` says who calls: an API
+    key, where there are any, or a token of the cluster.
     """
 
     @_abc_1.abstractmethod
