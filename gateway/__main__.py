@@ -6,6 +6,7 @@ import logging
 import socket
 import sys
 from collections.abc import Iterator
+from math import ceil
 
 import uvicorn
 import uvloop
@@ -13,7 +14,7 @@ from fastapi import FastAPI
 
 from gateway.app import create_app
 from gateway.drain import Drain
-from gateway.http_protocol import HTTPProtocol
+from gateway.http_protocol import http_protocol
 from gateway.listen import ListenError, address_of, open_sockets
 from gateway.settings import GatewaySettings
 from pagoda.background import end_tasks, keep_running, report_failure, tell_when_held
@@ -71,7 +72,8 @@ async def _serve(settings: GatewaySettings, app: FastAPI, sockets: list[socket.s
     server = _Server(
         uvicorn.Config(
             app,
-            http=HTTPProtocol,
+            http=http_protocol(settings.http_limits),
+            timeout_keep_alive=ceil(settings.keep_alive_timeout_s),
             ws="none",
             log_config=None,
             log_level="warning",

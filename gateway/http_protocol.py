@@ -3,10 +3,18 @@
 from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
+
+from gateway.bounded_connection import BoundedConnection
+from gateway.http_limits import HTTPLimits
 
 
-class HTTPProtocol(HttpToolsProtocol):
+def http_protocol(limits: HTTPLimits) -> "type[HTTPProtocol]":
+    """Return the protocol class of a server with these limits."""
+    return type("LimitedHTTPProtocol", (HTTPProtocol,), {"limits": limits})
+
+
+class HTTPProtocol(BoundedConnection):
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         super()._start_asgi_task(cycle, app if cycle.scope["http_version"] == "1.1" else _unchunked(app, cycle))
 

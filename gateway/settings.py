@@ -5,6 +5,7 @@ from typing import Self
 from pydantic import ByteSize, Field, SecretStr, field_validator, model_validator
 from pydantic_settings import SettingsConfigDict
 
+from gateway.http_limits import HTTPLimits
 from kvcache.index_url import MEMORY, check_index_url
 from pagoda.cluster_tokens import Role
 from pagoda.key_settings import KeySettings
@@ -41,6 +42,21 @@ class GatewaySettings(KeySettings):
     max_body_values: int = Field(default=800_000, ge=1000)
     """JSON with more values is refused. A number counts as one, a string or key as 8, an array or object as 40. A window of
     more tokens needs more."""
+    max_header_bytes: ByteSize = Field(default=ByteSize(64 * 1024), ge=1024)
+    """Requests whose line and headers are longer end with status 431."""
+    header_timeout_s: float = Field(default=30.0, gt=0)
+    """How long a request's headers may take. A new connection without a request is closed after that."""
+    body_timeout_s: float = Field(default=60.0, gt=0)
+    """A body must be complete after that, or bring 16 KiB more in each such time."""
+    write_timeout_s: float = Field(default=300.0, gt=0)
+    """A client that reads nothing of its answer for so long is cut off."""
+    keep_alive_timeout_s: float = Field(default=120.0, gt=0)
+    """How long a connection stays open between two requests. Longer than the proxies in front keep theirs."""
+    max_connections: int = Field(default=4096, ge=1)
+    """Beyond that, and beyond what the limit of open files allows, the connection that was idle longest is closed; without one,
+    new connections end with status 503."""
+    max_connections_per_address: int | None = Field(default=None, ge=1)
+    """Off by default, because all connections of a proxy come from one address."""
     strict_fields: bool = False
     """Refuse requests that have a field which their API does not, in place of naming it in X-Pagoda-Ignored."""
     sampling_defaults: SamplingDefaultsMode = "model"
@@ -66,6 +82,17 @@ class GatewaySettings(KeySettings):
     @property
     def models(self) -> list[str]:
         return list(listed(self.model))
+
+    @property
+    def http_limits(self) -> HTTPLimits:
+        return HTTPLimits(
+            max_header_bytes=self.max_header_bytes,
+            header_timeout_s=self.header_timeout_s,
+            body_timeout_s=self.body_timeout_s,
+            write_timeout_s=self.write_timeout_s,
+            max_connections=self.max_connections,
+            max_connections_per_address=self.max_connections_per_address,
+        )
 
     @property
     def is_on_loopback(self) -> bool:

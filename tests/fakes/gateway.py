@@ -13,7 +13,8 @@ import uvicorn
 from fastapi import FastAPI
 
 from gateway.app import create_app
-from gateway.http_protocol import HTTPProtocol
+from gateway.http_limits import HTTPLimits
+from gateway.http_protocol import http_protocol
 from gateway.settings import GatewaySettings
 from pagoda.models.catalogue import CATALOGUE, CatalogueEntry
 from pagoda.models.store import ModelStore
@@ -56,11 +57,16 @@ async def running_gateway(
 
 
 @asynccontextmanager
-async def serving(app: FastAPI) -> AsyncIterator[str]:
+async def serving(app: FastAPI, limits: HTTPLimits | None = None, keep_alive_s: int = 200) -> AsyncIterator[str]:
     with socket.create_server(("127.0.0.1", 0)) as listening:
         # On a busy machine seconds pass between two requests, and a client that uses a connection as it is closed sees an error.
         config = uvicorn.Config(
-            app, http=HTTPProtocol, ws="none", log_config=None, access_log=False, timeout_keep_alive=200
+            app,
+            http=http_protocol(limits or HTTPLimits()),
+            ws="none",
+            log_config=None,
+            access_log=False,
+            timeout_keep_alive=keep_alive_s,
         )
         server = uvicorn.Server(config)
         task = asyncio.create_task(server._serve(sockets=[listening]))
