@@ -20,9 +20,7 @@ app = typer.Typer(name="pagoda", no_args_is_help=True, pretty_exceptions_enable=
 
 Names = Annotated[
     list[str] | None,
-    typer.Argument(
-        metavar="[MODEL]...", help="The same as --model.", autocompletion=complete_model, show_default=False
-    ),
+    typer.Argument(metavar="MODEL", help="The same as --model.", autocompletion=complete_model, show_default=False),
 ]
 Models = Annotated[
     list[str] | None,

@@ -29,7 +29,7 @@ def register(app: typer.Typer) -> None:
 
 def help_(
     context: typer.Context,
-    command: Annotated[list[str] | None, typer.Argument(metavar="[COMMAND]...", show_default=False)] = None,
+    command: Annotated[list[str] | None, typer.Argument(metavar="COMMAND", show_default=False)] = None,
 ) -> None:
     shown = context.parent
     assert shown is not None

@@ -16,6 +16,8 @@ NAME = re.compile(
     r"(?P<model>[a-z0-9][a-z0-9._-]{0,79}(?:/[a-z0-9][a-z0-9._-]{0,79})?)(?::(?P<tag>[a-z0-9_][a-z0-9._-]{0,79}))?"
 )
 
+HUB_PREFIXES = ("hf.co/", "huggingface.co/", "https://huggingface.co/", "https://hf.co/")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CatalogueEntry:
@@ -73,6 +75,10 @@ CATALOGUE = (
 def normalize_name(name: str) -> str:
     """Ollama's rules: "Model" is "model:latest"; ModelNotFoundError where the text cannot be a name."""
     match = NAME.fullmatch(name.lower())
+    if match is None and name.lower().startswith(HUB_PREFIXES):
+        raise ModelNotFoundError(
+            f"{name[:200]}: the Hugging Face hub is not supported yet; download the file, and give its path"
+        )
     if match is None:
         raise ModelNotFoundError(
             f"{name!r} is not a model name (such as {DEFAULT_MODEL!r}) and no file of that name exists"

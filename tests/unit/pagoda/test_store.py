@@ -54,6 +54,12 @@ def test_names_follow_ollamas_rules() -> None:
             normalize_name(name)
 
 
+def test_a_name_of_the_hub_is_no_file() -> None:
+    for name in ("hf.co/bartowski/Llama-3.2-1B-Instruct-GGUF:Q4_K_M", "https://huggingface.co/Qwen/Qwen3-0.6B"):
+        with pytest.raises(ModelNotFoundError, match="Hugging Face hub is not supported yet; download the file"):
+            normalize_name(name)
+
+
 def test_a_name_that_is_not_here_says_how_to_get_it(store: ModelStore) -> None:
     with pytest.raises(ModelNotFoundError, match="not on this machine; fetch it: pagoda pull smollm2:135m"):
         store.get("smollm2")
