@@ -193,6 +193,20 @@ async def test_an_accepted_value(gateway: RunningGateway, body: Body, name: str)
         assert '"error"' not in response.text
 
 
+def is_integer(schema: type[Schema], name: str) -> bool:
+    described = schema.model_json_schema()["properties"][name]
+    return is_honoured(schema, name) and "integer" in [each.get("type") for each in described.get("anyOf", [described])]
+
+
+@pytest.mark.parametrize(("body", "name"), [each for each in FIELDS if is_integer(each[0].schema, each[1])], ids=id_of)
+async def test_a_whole_number_may_have_a_point(gateway: RunningGateway, body: Body, name: str) -> None:
+    value = ALLOWED_IN.get((body.title, name), ALLOWED.get(name))
+    whole = await send(gateway, body, {name: float(value), **COMPANIONS.get(name, {})})
+    assert whole.status_code == 200, whole.text
+    broken = await send(gateway, body, {name: value + 0.5, **COMPANIONS.get(name, {})})
+    assert broken.status_code == 400 and name in broken.text
+
+
 @pytest.mark.parametrize(("body", "name"), REFUSING, ids=id_of)
 async def test_a_refused_value_is_named(gateway: RunningGateway, body: Body, name: str) -> None:
     value: Any
