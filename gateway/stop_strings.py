@@ -13,6 +13,7 @@ class StopMatcher:
         if "" in stops:
             raise ValueError("a stop string must not be empty")
         self._prefixes = [_PrefixMatcher(stop) for stop in dict.fromkeys(stops)]
+        self._first_characters = {stop[0] for stop in stops}
         self._held = ""
         self.matched: str | None = None
 
@@ -25,6 +26,8 @@ class StopMatcher:
             return text, None
         if self.matched is not None:
             return "", self.matched
+        if not self._held and self._first_characters.isdisjoint(text):
+            return text, None  # most text, which then costs the same however many stop strings there are
         pending = self._held + text
         for position, character in enumerate(text, start=len(self._held) + 1):
             if complete := [prefix.stop for prefix in self._prefixes if prefix.advance(character)]:
