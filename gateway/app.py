@@ -127,6 +127,7 @@ def _build_state(
         sampling_policy=policy,
         max_body_bytes=settings.max_body_bytes,
         max_body_values=settings.max_body_values,
+        comment_interval_s=settings.comment_interval_s,
         strict_fields=settings.strict_fields,
         trust_request_chat_template=settings.trust_request_chat_template,
         started_at=time.time(),

@@ -57,6 +57,8 @@ class GatewaySettings(KeySettings):
     new connections end with status 503."""
     max_connections_per_address: int | None = Field(default=None, ge=1)
     """Off by default, because all connections of a proxy come from one address."""
+    comment_interval_s: float = Field(default=15.0, gt=0)
+    """A stream of server-sent events that has no token for so long gets a comment, so that no proxy cuts it."""
     strict_fields: bool = False
     """Refuse requests that have a field which their API does not, in place of naming it in X-Pagoda-Ignored."""
     sampling_defaults: SamplingDefaultsMode = "model"

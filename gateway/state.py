@@ -45,6 +45,8 @@ class GatewayState:
     sampling_policy: SamplingPolicy
     max_body_bytes: int
     max_body_values: int
+    comment_interval_s: float
+    """No stream of server-sent events is silent for longer."""
     strict_fields: bool
     trust_request_chat_template: bool
     started_at: float

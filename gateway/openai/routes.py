@@ -81,7 +81,9 @@ async def _respond(
 ) -> Response:
     events = state_of(request).generator.generate(model, text_requests, http_context(request))
     if stream:
-        return await stream_response(request, sse_lines(reply.chunks(events), _error_body), "text/event-stream")
+        lines = sse_lines(reply.chunks(events), _error_body)
+        interval_s = state_of(request).comment_interval_s
+        return await stream_response(request, lines, "text/event-stream", comment_every_s=interval_s)
     whole = await unless_gone(request.receive, reply.whole(events))
     return Response(whole, media_type="application/json")
 
