@@ -8,10 +8,20 @@ import json
 import os
 import re
 import tempfile
+from collections import OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
 
 from pagoda.models.layout import is_there
+
+MAX_REMEMBERED_FILES = 1024
+
+FileState = tuple[int, int, int, int]
+
+
+def file_state(status: os.stat_result) -> FileState:
+    """The same for all names of one file, and another one when it was written to."""
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
 
 class DigestCache:
@@ -19,22 +29,26 @@ class DigestCache:
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self._by_file: OrderedDict[FileState, str] = OrderedDict()
+        """Of files that have several names: a copy of a model shares its bytes."""
 
     def file_digest(self, path: Path) -> str:
-        status = path.stat()
-        # The inode, since several files may be written within one tick of the clock that stamps them.
-        key = f"{path.resolve()}|{status.st_size}|{status.st_mtime_ns}|{status.st_ino}"
-        known = self._read()
-        if (of_old := known.get(key.rpartition("|")[0])) is not None:
-            return of_old  # as earlier versions wrote it
-        if key not in known:
-            with path.open("rb") as file:
-                digest = hashlib.file_digest(file, "sha256").hexdigest()
-            known = {old: value for old, value in self._read().items() if not self._is_stale(old, path)}
-            # If it is damaged it is made again.
-            write_atomically(self._path, json.dumps(known | {key: digest}, indent=1), durable=False)
-            return digest
-        return known[key]
+        with path.open("rb") as file:
+            status = os.fstat(file.fileno())
+            known, state = self._read(), file_state(status)
+            key = f"{path.resolve()}|{status.st_size}|{status.st_mtime_ns}"
+            # As this version writes it, and as earlier ones did. Of two files, both may be written within one tick of the clock.
+            digest = known.get(f"{key}|{status.st_ino}", known.get(key))
+            if digest is None:
+                digest = self._by_file.get(state) or hashlib.file_digest(file, "sha256").hexdigest()
+                known = {old: value for old, value in self._read().items() if not self._is_stale(old, path)}
+                known[f"{key}|{status.st_ino}"] = digest
+                # If it is damaged it is made again.
+                write_atomically(self._path, json.dumps(known, indent=1), durable=False)
+        self._by_file[state] = digest
+        while len(self._by_file) > MAX_REMEMBERED_FILES:
+            self._by_file.popitem(last=False)
+        return digest
 
     def files_digest(self, paths: Sequence[Path]) -> str:
         """One digest over several files: their names and digests, in the order of names."""

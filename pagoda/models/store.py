@@ -8,14 +8,16 @@ import json
 import logging
 import shutil
 import time
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
 from pagoda.models.catalogue import CATALOGUE, NAME, CatalogueEntry, find_entry, normalize_name
 from pagoda.models.description import checkpoint_files, describe
-from pagoda.models.digest import DigestCache, write_atomically
+from pagoda.models.digest import DigestCache, file_state, write_atomically
 from pagoda.models.errors import ModelError, ModelFormatError, ModelNotFoundError, ModelSourceError
 from pagoda.models.layout import MANIFEST, PARTIAL, StoreLayout, is_there
 from pagoda.models.model import Model
@@ -36,6 +38,7 @@ __all__ = [
 ABANDONED_AFTER_S = 14 * 24 * 3600
 # A model that is replaced again and again while it is read: so often it is read again.
 MAX_READS = 20
+MAX_DESCRIBED = 1024
 
 logger = logging.getLogger(__name__)
 
@@ -48,7 +51,7 @@ class ModelStore:
         self.layout = StoreLayout(home)
         self.directory = self.layout.models
         self.digests = DigestCache(self.layout.digests)
-        self._described: dict[Path, tuple[tuple[object, ...], Model]] = {}
+        self._described: OrderedDict[object, Model] = OrderedDict()
         self._told: dict[Path, str] = {}
         """Why models cannot be read, as far as it is in the log."""
 
@@ -73,10 +76,6 @@ class ModelStore:
             if self._told.get(manifest) != reason:
                 logger.warning("model cannot be read", extra={"manifest": str(manifest), "reason": reason})
         self._told = unreadable
-        here = {model.path for model in models.values()}
-        self._described = {
-            path: each for path, each in self._described.items() if path in here or not self._is_own(path)
-        }
         return [models[name] for name in sorted(models)]
 
     def get(self, name_or_path: str) -> Model:
@@ -219,15 +218,15 @@ class ModelStore:
     def _describe(self, name: str, path: Path) -> Model:
         """Reading a description takes tens of milliseconds, so it is kept for as long as the files do not change."""
         files = [path] if path.is_file() else checkpoint_files(path)
-        states = [(str(file), (status := file.stat()).st_ino, status.st_size, status.st_mtime_ns) for file in files]
-        key = (name, *states)
-        known_key, known = self._described.get(path, (None, None))
-        if known is not None and known_key == key:
-            return known
-        digest = self.digests.file_digest(path) if path.is_file() else self.digests.files_digest(files)
-        model = describe(name, path, digest, size_bytes=sum(file.stat().st_size for file in files))
-        self._described[path] = (key, model)
-        return model
+        # Of the files and not of the name: a copy shares the bytes of its original.
+        key = tuple((file.name if len(files) > 1 else "", *file_state(file.stat())) for file in files)
+        if (known := self._described.get(key)) is None:
+            digest = self.digests.file_digest(path) if path.is_file() else self.digests.files_digest(files)
+            known = describe(name, path, digest, size_bytes=sum(file.stat().st_size for file in files))
+            self._described[key] = known
+            while len(self._described) > MAX_DESCRIBED:
+                self._described.popitem(last=False)
+        return replace(known, name=name, path=path)
 
     def _known_names(self) -> Sequence[str]:
         return sorted({model.name for model in self.list()} | {entry.name for entry in self._catalogue})
