@@ -75,16 +75,19 @@ class ServedModels:
         stored = await asyncio.to_thread(self._store.list)
         return [*named, *(each for each in stored if each not in named and self._can_serve(each))]
 
-    async def info(self, model: Model) -> ModelInfo:
+    async def info(self, model: Model, *, news_s: float | None = None) -> ModelInfo:
         """What the scheduler says of the model; UNAVAILABLE while no worker serves it or can load it.
 
-        While a lost scheduler and its workers may soon be back, what was known before.
+        While a lost scheduler and its workers may soon be back, what was known before. A worker that has not heard of the model
+        yet is waited for, `news_s` seconds, by default as long as that may take.
         """
         if time.monotonic() < self._infos_expire_at and self._can_serve(model):
             return self._infos[model.name]
         # Of the last answer, or, where that was already from after the loss, of an earlier one.
         known = self._infos.get(model.name) or self._schedulers.last_known(model.name)
-        news_until = time.monotonic() + (0.0 if self._is_named(model) else NEWS_S)
+        if news_s is None:
+            news_s = 0.0 if self._is_named(model) else NEWS_S
+        news_until = time.monotonic() + news_s
         while True:
             try:
                 await self.refresh()
@@ -102,9 +105,9 @@ class ServedModels:
             await asyncio.sleep(NEWS_POLL_S)
 
     async def info_if_any(self, model: Model) -> ModelInfo | None:
-        """For listings, which are right without a worker too."""
+        """For listings, which are right without a worker too, and do not wait for one that may not have heard of the model yet."""
         try:
-            return await self.info(model)
+            return await self.info(model, news_s=0.0)
         except GatewayError:
             return None
 

@@ -150,6 +150,15 @@ async def test_what_no_worker_can_load_is_unavailable(
         assert response.status_code == 503 and "mine:latest" in response.text
 
 
+async def test_a_listing_waits_for_no_news(
+    gateway: RunningGateway, short_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A model that was deleted while it was listed would hold up the others."""
+    monkeypatch.setattr(served_models, "NEWS_S", 3600.0)
+    await create(gateway)
+    assert await gateway.app.state.gateway.models.info_if_any(ModelStore(short_path).get("mine")) is None
+
+
 async def test_a_deleted_model_leaves_memory(gateway: RunningGateway, short_path: Path) -> None:
     await create(gateway)
     let_scheduler_know(gateway, short_path, "mine")
