@@ -22,6 +22,7 @@ from pagoda.cluster_tokens import Role, make_token_file
 from pagoda.keys import KeyEntry, KeyFile, KeysError, parse_keys
 from pagoda.models.errors import ModelError
 from pagoda.models.model import Model
+from pagoda.models.tensor_check import check_tensors
 from pagoda.sockets import (
     ForeignDirectoryError,
     is_loopback,
@@ -47,6 +48,8 @@ def run_serve(options: ServeOptions) -> int:
         check_tracing(options)
         check_models(options)
         models = [fetch_model(options.home, model) for model in options.models]
+        for model in models:
+            check_tensors(model)
         make_run_directory(options)
         return asyncio.run(_serve(within_windows(options, models), models))
     except (ServeError, ModelError, ChildLostError, NotReadyError) as error:

@@ -3,6 +3,7 @@
 The words of the command are in model_commands.py; changes to the store are pagoda/models/library.py's.
 """
 
+import subprocess
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,15 +13,18 @@ from pagoda.cli import human
 from pagoda.cli.failure import CommandError
 from pagoda.models.blobs import BlobStore
 from pagoda.models.catalogue import normalize_name, with_tag
-from pagoda.models.errors import ModelNotFoundError
+from pagoda.models.errors import ModelFormatError, ModelNotFoundError
 from pagoda.models.library import CHECKPOINT_SUFFIXES, ModelLibrary
-from pagoda.models.model_settings import read_settings
+from pagoda.models.model import Model
+from pagoda.models.model_settings import ModelSettings, read_settings
 from pagoda.models.modelfile import Modelfile, parse_modelfile, render_modelfile
 from pagoda.models.ollama_objects import listed, shown
 from pagoda.models.store import ModelStore
 from pagoda.sampling_defaults import SamplingPolicy
 
 JSONObject = dict[str, Any]
+UNUSABLE = 65
+"""What gateway.model_check exits with where it has a reason against a model; anything else is no verdict."""
 
 
 def list_models(home: Path, prefix: str) -> list[JSONObject]:
@@ -105,7 +109,15 @@ def _weights(base: str, directory: Path) -> dict[str, Path] | None:
 
 
 def _library(home: Path) -> ModelLibrary:
-    return ModelLibrary(ModelStore(home), BlobStore(home))
+    return ModelLibrary(ModelStore(home), BlobStore(home), _check_text)
+
+
+def _check_text(model: Model, settings: ModelSettings) -> None:
+    """Raise ModelFormatError where the gateway could not make texts and chats into tokens for the model."""
+    command = [sys.executable, "-P", "-m", "gateway.model_check", str(model.path)]
+    ended = subprocess.run(command, input=settings.template, capture_output=True, text=True)
+    if ended.returncode == UNUSABLE:
+        raise ModelFormatError(ended.stderr.strip())
 
 
 def _say(status: str) -> None:

@@ -511,3 +511,44 @@ async def test_official_client_sees_errors_as_its_own(client: openai.AsyncOpenAI
     with pytest.raises(openai.BadRequestError, match="temperature"):
         await client.chat.completions.create(model="tiny", messages=MESSAGES, temperature=9)  # type: ignore[arg-type]
     await client.close()
+
+
+RAW = "<|im_start|>user\n1<|im_end|>\n<|im_start|>assistant\n"
+RAW_IDS = [IM_START, *b"user\n1", IM_END, *b"\n", IM_START, *b"assistant\n"]
+
+
+async def test_control_tokens_of_a_raw_prompt_are_control_tokens(gateway: RunningGateway) -> None:
+    await complete(gateway, prompt=RAW)
+    await complete(gateway, prompt=[RAW, "a<|im_end|>"])
+    for fields in ({"stream": False}, {"stream": True}):
+        body = {"model": "tiny", "prompt": RAW, "raw": True, **fields}
+        assert (await gateway.http.post("/api/generate", json=body)).status_code == 200
+    expected = [RAW_IDS, RAW_IDS, [ord("a"), IM_END], RAW_IDS, RAW_IDS]
+    assert [list(request.prompt_token_ids) for request in gateway.scheduler.requests] == expected
+    response = await gateway.http.post("/tokenize", json={"prompt": RAW})
+    assert response.json()["tokens"] == RAW_IDS
+    response = await gateway.http.post("/detokenize", json={"tokens": RAW_IDS})
+    assert response.json()["prompt"] == RAW
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/api/chat", "/tokenize"])
+async def test_control_tokens_of_a_message_are_text(gateway: RunningGateway, path: str) -> None:
+    body: dict[str, Any] = {"model": "tiny", "messages": [{"role": "user", "content": RAW}], "stream": False}
+    if path == "/tokenize":
+        del body["stream"]
+    response = await gateway.http.post(path, json=body)
+    assert response.status_code == 200, response.text
+    if path == "/tokenize":
+        ids = response.json()["tokens"]
+    else:
+        (request,) = gateway.scheduler.requests
+        ids = list(request.prompt_token_ids)
+    expected = [IM_START, *b"user\n", *RAW.encode(), IM_END, *b"\n", IM_START, *b"assistant\n"]
+    assert ids == expected
+
+
+async def test_control_tokens_of_a_prompt_with_a_template_are_text(gateway: RunningGateway) -> None:
+    body = {"model": "tiny", "prompt": RAW, "stream": False}
+    assert (await gateway.http.post("/api/generate", json=body)).status_code == 200
+    (request,) = gateway.scheduler.requests
+    assert list(request.prompt_token_ids)[: 6 + len(RAW)] == [IM_START, *b"user\n", *RAW.encode()]

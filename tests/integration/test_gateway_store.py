@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 import ollama
 import pytest
+from safetensors.numpy import save_file
 
 from gateway import served_models
 from pagoda.models.blobs import BlobStore
@@ -23,6 +25,8 @@ from pagoda.models.store import ModelStore
 from protos.v1 import inference_pb2
 from tests.fakes.gateway import RunningGateway, running_gateway
 from tests.fakes.tiny_model import write_tiny_gguf
+from tests.integration.test_damaged_models import ABSENT, rewrite
+from tests.unit.pagoda.test_store import HF_CONFIG, WEIGHTS, write_checkpoint
 
 JINJA = "{% for message in messages %}[{{ message.role }}: {{ message.content }}]{% endfor %}"
 
@@ -195,6 +199,59 @@ async def test_creations_that_are_refused(
     response = await gateway.http.post("/api/create", json=body)
     assert response.status_code == status, response.text
     assert named in response.json()["error"]
+    assert await names(gateway) == {"tiny:latest"}
+
+
+UNUSABLE: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
+    "unknown splitting": (
+        {"tokenizer.ggml.pre": "of-tomorrow"},
+        {},
+        "the pre-tokenizer 'of-tomorrow' is not supported",
+    ),
+    "unknown tokenizer": ({"tokenizer.ggml.model": "t5"}, {}, "the tokenizer 't5' is not supported"),
+    "bos outside": ({"tokenizer.ggml.bos_token_id": 4000}, {}, "token 4000 is outside the vocabulary"),
+    "no vocabulary": ({"tokenizer.ggml.tokens": ABSENT, "tokenizer.ggml.token_type": ABSENT}, {}, "no vocabulary"),
+    "template": ({"tokenizer.chat_template": "{% for %}"}, {}, "the chat template cannot be used"),
+    "shape": ({}, {"blk.0.attn_q.weight": (32, 64)}, "'blk.0.attn_q.weight' has the shape [32, 64]"),
+    "unknown tensor": ({"llama.block_count": 1}, {}, "tensors that the model does not use: blk.1."),
+    "scaling": ({"llama.rope.scaling.type": "yarn"}, {}, "the rope scaling 'yarn' is not supported"),
+    "numbers": ({"llama.logit_scale": 0.5}, {}, "llama.logit_scale = 0.5"),
+}
+
+
+@pytest.mark.parametrize(("metadata", "shapes", "reason"), UNUSABLE.values(), ids=UNUSABLE)
+@pytest.mark.parametrize("stream", [True, False])
+async def test_what_could_not_be_used_is_not_made(
+    gateway: RunningGateway,
+    short_path: Path,
+    metadata: dict[str, Any],
+    shapes: dict[str, tuple[int, ...]],
+    reason: str,
+    stream: bool,
+) -> None:
+    whole = write_tiny_gguf(short_path / "whole.gguf")
+    digest = await upload(gateway, rewrite(whole, short_path / "unusable.gguf", metadata, shapes).read_bytes())
+    body = {"model": "mine", "files": {"a.gguf": digest}, "stream": stream}
+    response = await gateway.http.post("/api/create", json=body)
+    assert response.status_code == 400
+    assert reason in response.json()["error"]
+    assert str(short_path) not in response.text
+    assert "/" not in response.json()["error"].replace("1 / sqrt", "")
+    assert await names(gateway) == {"tiny:latest"}
+
+
+async def test_a_checkpoint_without_its_tokenizer_or_output(gateway: RunningGateway, short_path: Path) -> None:
+    directory = write_checkpoint(short_path / "checkpoint", HF_CONFIG)
+    files = {path.name: await upload(gateway, path.read_bytes()) for path in directory.iterdir()}
+    response = await gateway.http.post("/api/create", json={"model": "mine", "files": files})
+    assert response.status_code == 400
+    assert "has no tokenizer.json" in response.json()["error"]
+    weights = {name: np.zeros(shape, dtype=np.float16) for name, shape in WEIGHTS.items() if name != "lm_head.weight"}
+    save_file(weights, directory / "model.safetensors")
+    files["model.safetensors"] = await upload(gateway, (directory / "model.safetensors").read_bytes())
+    response = await gateway.http.post("/api/create", json={"model": "mine", "files": files})
+    assert response.status_code == 400
+    assert "the tensor 'lm_head.weight' is missing" in response.json()["error"]
     assert await names(gateway) == {"tiny:latest"}
 
 

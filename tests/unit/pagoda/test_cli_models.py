@@ -11,6 +11,7 @@ from typer.testing import CliRunner, Result
 from pagoda.cli.main import app
 from pagoda.models.store import ModelStore
 from tests.fakes.tiny_model import CHAT_TEMPLATE, write_tiny_gguf
+from tests.integration.test_damaged_models import rewrite
 
 
 class Command:
@@ -180,6 +181,23 @@ def test_a_modelfile_that_cannot_be_followed(command: Command, tmp_path: Path, t
     (tmp_path / "Modelfile").write_text(text)
     failed = command("create", "new", "-f", str(tmp_path / "Modelfile"))
     assert failed.exit_code == 1 and words in failed.stderr
+
+
+@pytest.mark.parametrize(
+    ("metadata", "words"),
+    [
+        ({"tokenizer.ggml.pre": "of-tomorrow"}, "model.gguf: the pre-tokenizer 'of-tomorrow' is not supported"),
+        ({"tokenizer.chat_template": "{% for %}"}, "the chat template cannot be used"),
+        ({"llama.block_count": 1}, "tensors that the model does not use"),
+    ],
+)
+def test_what_could_not_be_used_is_not_made(
+    command: Command, tmp_path: Path, metadata: dict[str, Any], words: str
+) -> None:
+    whole = write_tiny_gguf(tmp_path / "whole.gguf")
+    failed = command("create", "new", "-f", str(rewrite(whole, tmp_path / "unusable.gguf", metadata, {})))
+    assert failed.exit_code == 1 and words in failed.stderr
+    assert len(command.json("list")["models"]) == 1
 
 
 def test_weights_that_are_none(command: Command, tmp_path: Path) -> None:

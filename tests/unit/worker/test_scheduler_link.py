@@ -12,13 +12,14 @@ from pathlib import Path
 import psutil
 import pytest
 
+from pagoda.models.errors import ModelFormatError
 from protos.v1 import types_pb2, worker_pb2
 from tests.e2e.system import free_port
 from tests.fakes.engine import FakeEngine, continuation
 from tests.fakes.scheduler_stream import FakeScheduler, FakeSession, serving
 from tests.fakes.tcp_proxy import tcp_proxy
 from worker.engine_thread import Load, Loaded, StepRunner
-from worker.errors import EngineHangsError, StartError
+from worker.errors import EngineHangsError, StartError, UnusableModelError
 from worker.scheduler_link import SchedulerLink
 from worker.scheduler_spread import by_preference
 from worker.step import Step, StepResult
@@ -511,7 +512,13 @@ async def test_it_loads_what_it_is_told_and_computes(scheduler: FakeScheduler, a
 
 
 async def test_what_cannot_be_loaded_is_said_and_may_be_tried_again(scheduler: FakeScheduler, address: str) -> None:
-    outcomes: list[Exception | FakeEngine] = [StartError("the file is gone"), MemoryError(), FakeEngine(num_pages=4)]
+    outcomes: list[Exception | FakeEngine] = [
+        StartError("the file is gone"),
+        MemoryError(),
+        UnusableModelError("/home/you/models/m.gguf: the tensor 'a/b' is missing"),
+        ModelFormatError("no model"),
+        FakeEngine(num_pages=4),
+    ]
 
     def load(name: str, digest: str) -> Loaded:
         outcome = outcomes.pop(0)
@@ -521,11 +528,16 @@ async def test_what_cannot_be_loaded_is_said_and_may_be_tried_again(scheduler: F
 
     async with attached(FakeEngine(num_pages=4), address, load=load):
         idle = await unloaded(scheduler)
-        for reason, out_of_memory in (("the file is gone", False), ("MemoryError", True)):
+        for reason, out_of_memory, permanent in (
+            ("the file is gone", False, False),
+            ("MemoryError", True, False),
+            ("m.gguf: the tensor 'a/b' is missing", False, True),
+            ("no model", False, True),
+        ):
             idle.send_load("fake")
             failed = await idle.failures.get()
             assert (failed.session_id, failed.error) == (idle.session_id, reason)
-            assert failed.out_of_memory is out_of_memory
+            assert (failed.out_of_memory, failed.permanent) == (out_of_memory, permanent)
         idle.send_load("fake")
         assert (await scheduler.sessions.get()).hello.HasField("model")
 
