@@ -97,10 +97,12 @@ class _Draft:
                 self.num_decoding += 1
                 self.continue_sequence(sequence, 1)
         is_shared |= len(prompts) > 1
+        num_for_others = self.budget - self.budget // 2
         for number, sequence in enumerate(prompts):
             if self.budget and sequence not in self.preempted:
                 wanted = min(sequence.num_pending, sequence.max_chunk_tokens, self.budget)
-                self.continue_sequence(sequence, self.first_share(wanted, number) if is_shared else wanted)
+                share = self.first_share(wanted, number, self.budget - num_for_others)
+                self.continue_sequence(sequence, share if is_shared else wanted)
         if not is_shared:
             return
         for sequence in prompts:
@@ -108,9 +110,10 @@ class _Draft:
                 self.note_prompt(sequence, sequence.length - (sequence.num_cached_tokens or 0))
         self.num_kept = min(sum(map(self.num_left_of, self.partial)), self.budget // 2)
 
-    def first_share(self, num_tokens: int, number: int) -> int:
-        """Of the prompt under way with this number: all of them together have less than MIN_CHUNK_TOKENS, or a token each."""
-        return min(num_tokens, max(1, MIN_CHUNK_TOKENS >> (number + 1)), max(1, self.budget // 2))
+    def first_share(self, num_tokens: int, number: int, room: int) -> int:
+        """Return the tokens with which a prompt begins: all of them together have less than MIN_CHUNK_TOKENS and fit into
+        `room`, or have a token each."""
+        return min(num_tokens, max(1, MIN_CHUNK_TOKENS >> (number + 1)), max(1, room))
 
     def continue_sequence(self, sequence: Sequence, num_tokens: int) -> None:
         num_new_pages = sequence.num_new_pages(sequence.num_computed + num_tokens)
@@ -206,7 +209,7 @@ class _Draft:
         num_left = self.budget - self.num_kept
         wanted = min(num_tokens, sequence.max_chunk_tokens, num_left)
         if not is_short or num_tokens > MIN_CHUNK_TOKENS:
-            wanted = self.first_share(wanted, len(self.partial))
+            wanted = self.first_share(wanted, len(self.partial), self.budget // 2)
         num_pages = -(-(start + wanted) // sequence.page_size)
         self.schedule(sequence, start, wanted, num_pages - len(cached_pages))
         if sequence.group:

@@ -11,6 +11,7 @@ import pytest
 from kvcache.block_hash import hash_blocks, root_hash
 from kvcache.prefix_index import Holder
 from kvcache.redis_index import RedisPrefixIndex
+from pagoda.cluster_tokens import make_token_file
 from pagoda.grpc_channel import open_channel
 from protos.v1 import inference_pb2, inference_pb2_grpc, types_pb2
 from scheduler.settings import SchedulerSettings
@@ -97,8 +98,9 @@ async def ask_until(
     return num_answers
 
 
-def test_what_gateways_are_told_to_dial() -> None:
-    open_settings = partial(SchedulerSettings, plaintext=True)
+def test_what_gateways_are_told_to_dial(tmp_path: Path) -> None:
+    make_token_file(tmp_path / "tokens")
+    open_settings = partial(SchedulerSettings, plaintext=True, cluster_token_file=str(tmp_path / "tokens"))
     assert open_settings(listen="10.0.0.7:50051").advertised_address == "10.0.0.7:50051"
     assert open_settings(listen="0.0.0.0:50051").advertised_address == f"{socket.gethostname()}:50051"
     assert open_settings(listen="0.0.0.0:50051", advertise="a:1").advertised_address == "a:1"
