@@ -27,6 +27,7 @@ def template_variables(model: Model, tokenizer: Tokenizer) -> Mapping[str, str]:
 def _from_gguf(model: Model, tokenizer: Tokenizer) -> Mapping[str, str]:
     with GGUFFile(model.path) as file:
         ids = {name: file.metadata.get(key) for name, key in GGUF_TOKEN_KEYS.items()}
+    ids["bos_token"] = tokenizer.bos_token_id  # also where the metadata leaves it to the kind of vocabulary
     return {name: tokenizer.token_text(token_id) for name, token_id in ids.items() if isinstance(token_id, int)}
 
 

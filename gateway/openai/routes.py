@@ -14,6 +14,7 @@ from gateway.errors import Dialect, InvalidRequestError, error_body
 from gateway.openai import convert
 from gateway.openai.replies import ChatReply, CompletionReply, JSONObject, Reply
 from gateway.openai.schemas import MAX_CHOICES, ChatRequest, CompletionRequest, Prompt
+from gateway.prompt_bound import Keep
 from gateway.served_model import ServedModel
 from gateway.state import GatewayState, http_context, state_of
 from gateway.streaming import sse_lines, stream_response, unless_gone
@@ -118,8 +119,14 @@ def _entries(prompt: Prompt) -> list[str | list[int]]:
 
 
 def _echoes(body: CompletionRequest, model: ServedModel, requests: Sequence[TextRequest]) -> list[str]:
-    skip = body.skip_special_tokens is not False
-    return [model.tokenizer.decode(request.prompt_token_ids, skip_special_tokens=skip) for request in requests]
+    """A text as it was written, control tokens included; what was given as token ids, or was cut, by its tokens."""
+    skip, is_whole = body.skip_special_tokens is not False, convert.kept(body) is Keep.ALL
+    return [
+        entry
+        if isinstance(entry, str) and is_whole
+        else model.tokenizer.decode(request.prompt_token_ids, skip_special_tokens=skip)
+        for entry, request in zip(_entries(body.prompt), requests, strict=True)
+    ]
 
 
 async def _model_object(state: GatewayState, model: Model) -> JSONObject:

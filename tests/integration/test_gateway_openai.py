@@ -525,6 +525,8 @@ async def test_control_tokens_of_a_raw_prompt_are_control_tokens(gateway: Runnin
         assert (await gateway.http.post("/api/generate", json=body)).status_code == 200
     expected = [RAW_IDS, RAW_IDS, [ord("a"), IM_END], RAW_IDS, RAW_IDS]
     assert [list(request.prompt_token_ids) for request in gateway.scheduler.requests] == expected
+    echoed = await complete(gateway, prompt=RAW, echo=True, max_tokens=1)
+    assert echoed["choices"][0]["text"].startswith(RAW)
     response = await gateway.http.post("/tokenize", json={"prompt": RAW})
     assert response.json()["tokens"] == RAW_IDS
     response = await gateway.http.post("/detokenize", json={"tokens": RAW_IDS})

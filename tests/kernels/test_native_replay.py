@@ -1,5 +1,7 @@
 """A recorded step, replayed with other sequences, other sizes and other memory: the bits of a model that runs at once."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -8,6 +10,7 @@ from tests.kernels.stepping import SteppedModel
 from tests.kernels.tiny_families import FAMILIES, make_model, save_safetensors
 from worker.kernels.interface import Forward
 from worker.kernels.native.kernels import NativeIntegerKernels
+from worker.layers import rope
 from worker.models.decoder import DecoderModel
 from worker.models.registry import load_model
 
@@ -54,3 +57,14 @@ def test_threads_may_change_between_steps(models: tuple[DecoderModel, DecoderMod
         with threads(count):
             results.append(stepped.run(f"{index}", list(range(50))))
     assert all(torch.equal(result, results[0]) for result in results)
+
+
+@pytest.mark.parametrize("family", ["qwen3", "gemma3"])
+def test_a_table_of_positions_that_grows_is_recorded_again(
+    family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saved = save_safetensors(make_model(FAMILIES[family], max_position_embeddings=4096), tmp_path)
+    token_ids = [(11 * i + 5) % 90 for i in range(1100)]
+    whole = SteppedModel(load_model(saved, EAGER), EAGER).run("a", token_ids, [700, 399, 1])
+    monkeypatch.setattr(rope, "FIRST_BYTES", 0)
+    assert torch.equal(SteppedModel(load_model(saved, RECORDED), RECORDED).run("a", token_ids, [700, 399, 1]), whole)
