@@ -10,13 +10,21 @@ from collections.abc import Callable
 
 import grpc
 
-from gateway.errors import GatewayError, from_grpc_code
+from gateway.errors import GatewayError, InvalidRequestError, from_grpc_code
 from gateway.open_request import OpenRequest
 from gateway.wire import events_from_proto, request_to_proto
 from pagoda.background import end_tasks
+from pagoda.grpc_channel import MAX_REQUEST_BYTES
 from protos.v1 import inference_pb2, inference_pb2_grpc, types_pb2
 
 OnRefusal = Callable[[OpenRequest, GatewayError], None]
+
+
+def _too_large(num_bytes: int) -> GatewayError:
+    return InvalidRequestError(
+        f"The prompt and what was generated take {num_bytes} bytes, and a scheduler takes at most {MAX_REQUEST_BYTES} in one "
+        "request: ask for fewer samples, or shorter ones."
+    )
 
 
 class SchedulerSession:
@@ -58,9 +66,15 @@ class SchedulerSession:
         return abandoned
 
     def take(self, opened: OpenRequest) -> None:
-        """Send it from where it had come to; its events are delivered to it."""
+        """Send it from where it had come to; its events are delivered to it.
+
+        What no scheduler takes is refused here: there it would end the session, with all other requests."""
+        message = inference_pb2.SessionRequest(open=request_to_proto(opened.resumption()))
+        if (size := message.ByteSize()) > MAX_REQUEST_BYTES:
+            asyncio.get_running_loop().call_soon(self._on_refusal, opened, _too_large(size))
+            return
         self._requests[opened.name] = opened
-        self._send(inference_pb2.SessionRequest(open=request_to_proto(opened.resumption())))
+        self._send(message)
         opened.begin_at(self)
 
     def withdraw(self, opened: OpenRequest) -> None:
