@@ -203,7 +203,7 @@ class ServedModel:
         try:
             prompt = await asyncio.get_running_loop().run_in_executor(rendering_threads, render)
         except ChatTemplateError as error:
-            raise InvalidRequestError(f"The chat template refuses these messages: {error}", param="messages") from None
+            raise InvalidRequestError(f"The messages cannot be a prompt: {error}", param="messages") from None
         bound = PromptBound(max_tokens=self.max_window, keep=keep)
         return await _run(lambda: template.encode_prompt(prompt, bound=bound), len(prompt.text), "messages")
 
