@@ -11,7 +11,7 @@ import uvloop
 
 from kvcache.index_url import open_prefix_index
 from pagoda.background import end_tasks, keep_running, tell_when_held
-from pagoda.cluster_tokens import HOME_TOKEN_FILE, make_token_file
+from pagoda.cluster_tokens import HOME_TOKEN_FILE, ClusterTokenError, make_token_file
 from pagoda.grpc_server import GrpcServer
 from pagoda.keys import KeysError
 from pagoda.logging import configure_logging
@@ -97,15 +97,25 @@ async def running_scheduler(
 
 
 def open_door(settings: SchedulerSettings) -> Door:
-    """Return who is let in. Makes the home's cluster token where that is believed and missing. Raises KeysError and OSError."""
-    tokens = settings.believed_tokens
+    """Return who is let in. Makes the home's cluster token where that is believed and missing.
+
+    Raises KeysError, and ClusterTokenError where nobody could come in without the token that cannot be made.
+    """
+    tokens, is_private = settings.believed_tokens, unix_path(settings.address) is not None
     if tokens is not None and tokens != settings.cluster_tokens:
-        make_token_file(settings.home / HOME_TOKEN_FILE)
+        path = settings.home / HOME_TOKEN_FILE
+        try:
+            make_token_file(path)
+        except OSError as error:
+            problem = f"cannot make the cluster token {path}: {error.strerror or error}; name another with --cluster-token-file"
+            if not is_private:
+                raise ClusterTokenError(problem) from None
+            logger.warning("no cluster token, so API keys would keep gateways out", extra={"reason": problem})
     return Door(
         keyring=settings.keyring(open_without_keys=True),
         tokens=tokens,
         certificates=settings.certificate_roles,
-        is_private=unix_path(settings.address) is not None,
+        is_private=is_private,
     )
 
 
@@ -139,7 +149,7 @@ def main() -> None:
             make_socket_directory(settings.home)
         with open_tracer(settings.otlp_endpoint, "pagoda-scheduler") as tracer:
             uvloop.run(serve(settings, tracer))
-    except (KeysError, ForeignDirectoryError) as error:
+    except (KeysError, ClusterTokenError, ForeignDirectoryError) as error:
         print(f"pagoda scheduler: {error}", file=sys.stderr)
         sys.exit(1)
 

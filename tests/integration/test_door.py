@@ -2,7 +2,10 @@
 
 import asyncio
 import logging
+import os
 import stat
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime
@@ -276,3 +279,21 @@ async def test_a_refused_call_is_not_read_first(tmp_path: Path, caplog: pytest.L
         stream: Any = worker_pb2_grpc.WorkerServiceStub(channel).Attach(timeout=60)
         assert await stream.code() is UNAUTHENTICATED, "although nothing was sent yet"
     assert not any(record.exc_info for record in caplog.records)
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--listen", "0.0.0.0:1", "--plaintext"], "without a cluster token"),
+        (["--listen", "0.0.0.0:1"], "in clear text"),
+        (["--listen", "127.0.0.1:1", "--cluster-token-file", "none"], "cannot read the cluster token in none"),
+        (["--listen", "127.0.0.1:1", "--home", "/proc/none"], "cannot make the cluster token"),
+        (["--keys-file", "none.json"], "pagoda key create"),
+        (["--tls-roles", "worker"], "write ROLE=NAME"),
+    ],
+)
+def test_a_scheduler_that_cannot_lock_its_door_does_not_start(flags: list[str], words: str, tmp_path: Path) -> None:
+    command = [sys.executable, "-P", "-m", "scheduler", *flags]
+    environment = {**os.environ, "PAGODA_HOME": str(tmp_path)}
+    refused = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=100)
+    assert refused.returncode in (1, 2) and words in refused.stderr and "Traceback" not in refused.stderr
