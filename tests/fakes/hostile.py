@@ -79,7 +79,7 @@ class HostileGateway:
             self._forget_peak()
             response = await self.http.request(
                 attack.method,
-                attack.path,
+                self.url + attack.path,
                 content=content,
                 headers={"content-type": "application/json"} | dict(attack.headers),
             )

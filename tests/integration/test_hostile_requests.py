@@ -1,12 +1,17 @@
 """No request stops the gateway: its loop is held for at most 250 ms of processor time, memory stays, and a stream goes on."""
 
+import asyncio
+import contextlib
 import tempfile
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pytest
 import pytest_asyncio
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from tests.fakes.hostile import MODEL, WINDOW, Attack, HostileGateway, hostile_gateway
 
@@ -212,3 +217,99 @@ async def test_long_strings_where_short_ones_belong(gateway: HostileGateway, pat
         method = "DELETE" if path == "/api/delete" else "POST"
         response = await gateway.withstands(Attack(path=path, method=method, body=body | {field: text}))
         assert len(response.content) < 2000
+
+
+LONG_HEADERS = ("x-request-id", "traceparent", "tracestate", "origin", "host", "authorization", "x-api-key", "cookie")
+
+
+@pytest.mark.parametrize("name", LONG_HEADERS)
+async def test_long_headers(gateway: HostileGateway, name: str) -> None:
+    for value in ("a" * 60_000, "-" * 60_000, "https://" * 7000, "a=b," * 15_000, "0" * 60_000, ":" * 60_000):
+        await gateway.withstands(Attack(path="/v1/models", method="GET", headers={name: value}))
+
+
+@pytest.mark.parametrize("path", ["/v1/models/", "/api/blobs/sha256:", "/", "/v1/", "//", "/v1/models?a="])
+async def test_long_paths(gateway: HostileGateway, path: str) -> None:
+    for text in ("a" * 60_000, "/" * 60_000, "%2e%2e/" * 8000, "a=b&" * 15_000, ":" * 60_000):
+        await gateway.withstands(Attack(path=path + text, method="GET"))
+
+
+@pytest.mark.parametrize("before", ["GET /", "GET / HTTP/1.1\r\nhost: localhost\r\nx: "])
+async def test_a_head_without_end(gateway: HostileGateway, before: str) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", int(gateway.url.rpartition(":")[2]))
+    writer.write(before.encode())
+    with contextlib.suppress(ConnectionError):
+        for _ in range(90):
+            writer.write(b"a" * 1_000_000)
+            await writer.drain()
+        await reader.read()
+    writer.close()
+    await gateway.withstands(chat())
+
+
+async def test_silent_connections_are_closed_to_make_room() -> None:
+    with tempfile.TemporaryDirectory(prefix="pagoda-") as directory:
+        async with hostile_gateway(Path(directory), "--max-connections", "20") as gateway:
+            port = int(gateway.url.rpartition(":")[2])
+            silent = [await asyncio.open_connection("127.0.0.1", port) for _ in range(100)]
+            await gateway.withstands(chat())
+            for _, writer in silent:
+                writer.close()
+
+
+JSON_VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**63), 2**63 - 1) | st.floats(allow_nan=False) | st.text(max_size=20),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
+    max_leaves=8,
+)
+FIELD_NAMES = (
+    *("messages", "prompt", "model", "stop", "logit_bias", "tools", "options", "keep_alive", "format", "template"),
+    *("system", "context", "seed", "n", "max_tokens", "metadata", "response_format", "stream_options", "raw"),
+    *("chat_template_kwargs", "tokens", "input", "surprise"),
+)
+FIELDS = st.sampled_from(FIELD_NAMES)
+PATHS = st.sampled_from(
+    [
+        CHAT,
+        COMPLETIONS,
+        "/tokenize",
+        "/detokenize",
+        "/api/chat",
+        "/api/generate",
+        "/api/show",
+        "/api/create",
+        "/api/copy",
+    ]
+)
+
+
+@st.composite
+def hostile_bodies(draw: st.DrawFn) -> bytes:
+    """A request in which one value is many, long or deep."""
+    body: dict[str, Any] = {"model": MODEL, "prompt": "a", "messages": [USER], "stream": False, "max_tokens": 1}
+    field, unit = draw(FIELDS), orjson.dumps(draw(JSON_VALUES))
+    body.pop(field, None)
+    before = orjson.dumps(body)[:-1] + b"," + orjson.dumps(field) + b":"
+    size = draw(st.sampled_from([10, 1000, 100_000, 7_000_000]))
+    match draw(st.sampled_from(["many", "names", "long", "deep", "messages"])):
+        case "many":
+            value = b"[" + b",".join([unit] * (size // (len(unit) + 1) + 1)) + b"]"
+        case "names":
+            count = size // (len(unit) + 10) + 1
+            value = b"{" + b",".join(b'"%d":%b' % (index, unit) for index in range(count)) + b"}"
+        case "long":
+            piece = draw(st.text(min_size=1, max_size=5))
+            value = orjson.dumps(piece * (size // len(piece.encode())))
+        case "deep":
+            depth = draw(st.integers(1, 1024))
+            value = b"[" * depth + unit + b"]" * depth
+        case _:
+            message = b'{"role":"user","content":%b}' % unit
+            value = b"[" + b",".join([message] * (size // len(message) + 1)) + b"]"
+    return before + value + b"}"
+
+
+@settings(max_examples=60, suppress_health_check=list(HealthCheck), print_blob=True)
+@given(path=PATHS, body=hostile_bodies())
+async def test_any_value_many_long_or_deep(gateway: HostileGateway, path: str, body: bytes) -> None:
+    await gateway.withstands(Attack(path=path, body=body))
