@@ -11,6 +11,7 @@ from starlette.responses import JSONResponse, Response
 
 from gateway.api_document import reads
 from gateway.errors import Dialect, InvalidRequestError, error_body
+from gateway.inference import ModelInfo
 from gateway.openai import convert
 from gateway.openai.replies import ChatReply, CompletionReply, JSONObject, Reply
 from gateway.openai.schemas import MAX_CHOICES, ChatRequest, CompletionRequest, Prompt
@@ -32,17 +33,16 @@ _error_body = partial(error_body, dialect=Dialect.OPENAI)
 @router.get("/models")
 async def list_models(request: Request) -> Response:
     state = state_of(request)
-    listed = []
-    for model in await state.models.listed():
-        with contextlib.suppress(ModelNotFoundError):  # deleted meanwhile
-            listed.append(await _model_object(state, model))
-    return JSONResponse({"object": "list", "data": listed})
+    infos = [(model, await state.models.info_if_any(model)) for model in await state.models.listed()]
+    return JSONResponse({"object": "list", "data": await asyncio.to_thread(_model_objects, state, infos)})
 
 
 @router.get("/models/{name:path}")
 async def get_model(request: Request, name: str) -> Response:
     state = state_of(request)
-    return JSONResponse(await _model_object(state, (await state.models.find(name)).model))
+    model = (await state.models.find(name)).model
+    info = await state.models.info_if_any(model)
+    return JSONResponse(await asyncio.to_thread(_model_object, state, model, info))
 
 
 @router.post("/chat/completions")
@@ -129,10 +129,20 @@ def _echoes(body: CompletionRequest, model: ServedModel, requests: Sequence[Text
     ]
 
 
-async def _model_object(state: GatewayState, model: Model) -> JSONObject:
-    """`max_model_len` as vLLM has it; `sampling_defaults` is ours: what holds where a chat leaves everything open."""
-    info = await state.models.info_if_any(model)
-    model, defaults = await asyncio.to_thread(state.store.read_current, model, state.sampling_policy.defaults_of)
+def _model_objects(state: GatewayState, infos: Sequence[tuple[Model, ModelInfo | None]]) -> list[JSONObject]:
+    """Without those that are deleted meanwhile."""
+    objects = []
+    for model, info in infos:
+        with contextlib.suppress(ModelNotFoundError):
+            objects.append(_model_object(state, model, info))
+    return objects
+
+
+def _model_object(state: GatewayState, model: Model, info: ModelInfo | None) -> JSONObject:
+    """`max_model_len` as vLLM has it; `sampling_defaults` is ours: what holds where a chat leaves everything open.
+
+    Reads the model's manifest."""
+    model, defaults = state.store.read_current(model, state.sampling_policy.defaults_of)
     return {
         "id": model.name,
         "object": "model",
