@@ -59,7 +59,9 @@ def test_a_key_is_known_by_its_digest(path: Path) -> None:
     write(path, entry("laptop", tenant="alice"), entry("ops", scopes=(INFERENCE, ADMIN), isolated=True))
     keys = keyring(path)
     assert keys.authorize(b"laptop", INFERENCE) == Caller(key_name="laptop", tenant="alice", scopes=(INFERENCE,))
-    assert keys.authorize(b"ops", ADMIN) == Caller(key_name="ops", tenant="default", is_isolated=True)
+    assert keys.authorize(b"ops", ADMIN) == Caller(
+        key_name="ops", tenant="default", is_isolated=True, scopes=(INFERENCE, ADMIN)
+    )
 
 
 @pytest.mark.parametrize("offered", [None, b"", b"lapto", b"laptop ", b"LAPTOP", digest_of(b"laptop").encode()])
