@@ -11,6 +11,7 @@ from bench.routing.decision_cost import routing_cost
 from bench.routing.real import routing_real
 from bench.sampling import sampling
 from bench.scheduler import scheduler
+from bench.short_requests import short_requests
 from bench.start import start
 from bench.tier_shares import shares
 from bench.whole_server import server
@@ -19,6 +20,7 @@ app = typer.Typer(no_args_is_help=True, help=__doc__, add_completion=False)
 app.command()(server)
 app.command()(gateway)
 app.command()(scheduler)
+app.command()(short_requests)
 app.command()(shares)
 app.command()(first_answers)
 app.command()(start)
