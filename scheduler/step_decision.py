@@ -40,6 +40,12 @@ class StepLimits:
     """Of `max_step_sequences`: left to requests that have no sequence here yet. One of them is left to short prompts."""
     prefill: PrefillLimits = DEFAULT_PREFILL_LIMITS
 
+    @property
+    def equal_context(self) -> int:
+        """A token of a prompt attends to so many others in about the time that all its other arithmetic takes. Only roughly: bigger
+        steps are for devices and models where it is more."""
+        return max(2_048, 4 * self.max_step_tokens)
+
 
 class Chunk(NamedTuple):
     """Compute tokens [start, start + num_tokens) of a sequence, after appending new pages to its block table.

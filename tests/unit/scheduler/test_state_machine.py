@@ -218,7 +218,9 @@ class SchedulerMachine(RuleBasedStateMachine):
         killers = [name for name, length in fake.next_reaches().items() if self.kills(name, length)]
         if killers:
             running = {sequence.request_id for sequence in worker.running}
-            self.num_kills.update(running.intersection(killers))
+            # Of one that said that it would go it is not known whether it was killed.
+            if worker.phase is WorkerPhase.SERVING:
+                self.num_kills.update(running.intersection(killers))
             self.kill(worker)
         else:
             self.loop.apply(worker, fake.run_step())
