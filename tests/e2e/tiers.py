@@ -18,6 +18,7 @@ import httpx
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from gateway.settings import GatewaySettings
+from pagoda.cluster_tokens import HOME_TOKEN_FILE, make_token_file
 from pagoda.transport_security import TransportSecurity
 from tests.e2e.system import DEADLINE_S, NEUTRAL, free_port, read_metric, until
 
@@ -119,6 +120,8 @@ class Tiers:
         self._home = home
         self._directory = directory
         self._started: list[Tier] = []
+        # A scheduler would make it, after a test may have begun a call that waits for that scheduler.
+        make_token_file(home / HOME_TOKEN_FILE)
 
     def __enter__(self) -> Self:
         return self
