@@ -13,7 +13,7 @@ from gateway.special_text import SpecialText, unused_character
 from gateway.template_renderer import ChatTemplateError, TemplateRenderer, shared_renderer
 from gateway.template_variables import template_variables
 from gateway.tokenizer import Tokenizer
-from pagoda.models.chat_template_text import chat_template_text, other_template_names
+from pagoda.models.chat_template_text import chat_template_text, is_go_template, other_template_names
 from pagoda.models.model import Model
 
 THINKING_VARIABLES = ("enable_thinking", "thinking")
@@ -65,6 +65,10 @@ class ChatTemplate:
         if source is None:
             raise NoTemplateError(
                 f"the model {model.name!r} has no chat template (it is a base model); use completions instead of chat"
+            )
+        if is_go_template(source):  # Some compile as Jinja, and would fail at the first chat.
+            raise ChatTemplateError(
+                "it is a Go template, which is not supported yet; give the model one in Jinja with create"
             )
         return cls(source, template_variables(model, tokenizer), tokenizer)
 

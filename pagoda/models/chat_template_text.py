@@ -11,8 +11,9 @@ from pagoda.models.model import Model, ModelFormat
 from pagoda.models.safetensors_file import read_json
 
 GGUF_TEMPLATE_KEY = "tokenizer.chat_template"
-# What begins an expression in Go's templates and never one in Jinja's: a field of the dot, a variable, a keyword.
-_GO_TEMPLATE = re.compile(r"\{\{-?\s*(?:\.|\$|(?:range|end|if|else|with|block|define|template|slice)\b)")
+# What begins an expression in Go's templates and never one in Jinja's: a field of the dot, a variable, a keyword (`range` is a
+# function of Jinja's).
+_GO_TEMPLATE = re.compile(r"\{\{-?\s*(?:\.|\$|range\b(?!\s*\()|(?:end|if|else|with|block|define|template|slice)\b)")
 
 
 def chat_template_text(model: Model) -> str | None:

@@ -7,11 +7,13 @@ import hashlib
 import json
 import os
 import re
+import stat
 import tempfile
 from collections import OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
 
+from pagoda.models.errors import ModelFormatError
 from pagoda.models.layout import is_there
 
 MAX_REMEMBERED_FILES = 1024
@@ -33,6 +35,9 @@ class DigestCache:
         """Of files that have several names: a copy of a model shares its bytes."""
 
     def file_digest(self, path: Path) -> str:
+        """Return it in hexadecimal digits. Raises ModelFormatError for what is no file: to open a pipe is to wait for ever."""
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise ModelFormatError(f"{path.name} is not a file")
         with path.open("rb") as file:
             status = os.fstat(file.fileno())
             known, state = self._read(), file_state(status)

@@ -128,7 +128,7 @@ def _tell_once(directory: Path, reason: str) -> None:
 
 def _stored_name(manifest: Path) -> str | None:
     try:
-        name = json.loads(manifest.read_bytes())["name"]
+        name = json.loads(manifest.read_bytes())["name"] if manifest.is_file() else None
     except (OSError, ValueError, RecursionError, KeyError, TypeError):
         return None
     return name if isinstance(name, str) else None
@@ -138,8 +138,17 @@ def _subdirectories(directory: Path) -> list[Path]:
     """Without those that begin with a dot, which no model does. A directory that is gone has none."""
     try:
         with os.scandir(directory) as entries:
-            return [Path(entry.path) for entry in entries if not entry.name.startswith(".") and entry.is_dir()]
+            return [Path(entry.path) for entry in entries if not entry.name.startswith(".") and _is_directory(entry)]
     except OSError as error:
         if error.errno not in (errno.ENOENT, errno.ENOTDIR):
             _tell_once(directory, str(error))
         return []
+
+
+def _is_directory(entry: os.DirEntry[str]) -> bool:
+    """A link that leads nowhere, round in a circle or to where we may not look hides no other entry."""
+    try:
+        return entry.is_dir()
+    except OSError as error:
+        _tell_once(Path(entry.path), str(error))
+        return False

@@ -5,6 +5,7 @@ where there is no such library, to describe a model and to refuse a damaged one 
 """
 
 import json
+import stat
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -98,6 +99,9 @@ def _dtype_bytes(path: Path, name: str, dtype: str) -> int:
 
 
 def read_json(path: Path) -> dict[str, object]:
+    """Return the object in the file. Raises ModelFormatError for other content, and for what is no file: a pipe would never end."""
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise ModelFormatError(f"{path.name} is not a file")
     return _parse_json(path.read_bytes(), path)
 
 

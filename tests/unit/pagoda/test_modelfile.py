@@ -112,3 +112,10 @@ def test_what_is_written_reads_back_the_same(
     )
     parsed = parse_modelfile(render_modelfile("base", settings))
     assert (parsed.base, parsed.settings) == ("base", settings)
+
+
+@pytest.mark.parametrize(
+    "template", ["{{ range(3) | list }}", "{{ end_token }}{{ template_name }}", "{%- if x %}{{ x }}{% endif %}"]
+)
+def test_jinja_is_not_taken_for_go(template: str) -> None:
+    assert parse_modelfile(f"FROM a\nTEMPLATE {template}").settings.template == template

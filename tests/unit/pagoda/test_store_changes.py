@@ -23,6 +23,7 @@ from pagoda.models.model import Model
 from pagoda.models.model_settings import ModelSettings, read_settings
 from pagoda.models.scratch import put_in_place
 from pagoda.models.store import ModelStore
+from tests.fakes.tiny_checkpoint import write_tiny_checkpoint
 from tests.fakes.tiny_model import write_tiny_gguf
 from tests.unit.pagoda.test_library import ignore, make, upload
 from worker.loadable_models import LoadableModels
@@ -88,6 +89,11 @@ def test_a_model_that_is_replaced_is_never_missing_and_never_mixed(
         finally:
             may_stop.set()
         replacing.result()
+
+
+def replace_with_a_pipe(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
 
 
 def refuse(*paths: Path) -> None:
@@ -164,6 +170,8 @@ def test_what_is_gone_or_replaced_in_the_middle_of_a_look(
         lambda manifest: manifest.write_bytes(b"\xff\xfe\x00"),
         lambda manifest: (manifest.unlink(), manifest.mkdir()),
         lambda manifest: (manifest.unlink(), manifest.symlink_to(manifest)),
+        lambda manifest: replace_with_a_pipe(manifest),
+        lambda manifest: replace_with_a_pipe(manifest.parent / "model.gguf"),
         lambda manifest: (manifest.parent / "model.gguf").write_bytes(b"GGUF"),
         lambda manifest: (manifest.parent / "model.gguf").unlink(),
         lambda manifest: ((manifest.parent / "model.gguf").unlink(), (manifest.parent / "model.gguf").mkdir()),
@@ -189,6 +197,37 @@ def test_one_damaged_model_hides_no_other_and_is_told_of_once(
     library.delete("bad")
     make(library, "bad", tmp_path / "good.gguf")
     assert [model.name for model in reader.list()] == ["bad:latest", "good:latest"]
+
+
+@pytest.mark.parametrize("place", [".", "strange"])
+def test_links_in_the_store_that_lead_nowhere_hide_no_model(
+    home: Path, library: ModelLibrary, tiny: Path, caplog: pytest.LogCaptureFixture, place: str
+) -> None:
+    make(library, "good", tiny)
+    directory = home / "models" / place
+    directory.mkdir(exist_ok=True)
+    (directory / "dangling").symlink_to("/nonexistent/model")
+    (directory / "circle").symlink_to(directory / "circle")
+    (directory / "behind-a-circle").symlink_to(directory / "circle" / "model")
+    (directory / "file").write_text("notes")
+    os.mkfifo(directory / "pipe")
+    reader = ModelStore(home)
+    for _ in range(2):
+        assert [model.name for model in reader.list()] == ["good:latest"]
+    assert sorted(record.__dict__["directory"] for record in caplog.records) == [
+        str(directory / "behind-a-circle"),
+        str(directory / "circle"),
+    ]
+    make(library, "another", tiny)
+    assert reader.get("another").name == "another:latest"
+
+
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "model.safetensors"])
+def test_a_pipe_among_the_files_of_a_checkpoint_is_refused(home: Path, tmp_path: Path, name: str) -> None:
+    checkpoint = write_tiny_checkpoint(tmp_path / "checkpoint", {})
+    replace_with_a_pipe(checkpoint / name)
+    with pytest.raises(ModelFormatError, match=f"{name} is not a file"):
+        ModelStore(home).get(str(checkpoint))
 
 
 def test_a_worker_looks_again_when_a_look_has_failed(
