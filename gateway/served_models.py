@@ -13,7 +13,7 @@ from gateway.inference import ModelInfo
 from gateway.schedulers import Schedulers
 from gateway.served_model import ServedModel
 from pagoda.models.catalogue import find_entry, with_tag
-from pagoda.models.errors import ModelNotFoundError
+from pagoda.models.errors import ModelNotFoundError, some_names
 from pagoda.models.library import ModelLibrary
 from pagoda.models.model import Model
 from pagoda.models.store import ModelStore
@@ -52,7 +52,7 @@ class ServedModels:
         if named := self.find_named(name or ""):
             return named
         if not self._library.has(name or ""):
-            served = ", ".join(f"`{model.name}`" for model in await self.listed())
+            served = some_names([f"`{model.name}`" for model in await self.listed()])
             raise GatewayError(
                 ErrorKind.NOT_FOUND, f"The model `{name or ''}` does not exist. Served here: {served}.", param="model"
             )

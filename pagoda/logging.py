@@ -25,6 +25,20 @@ def configure_logging(level: LogLevel, log_format: LogFormat) -> None:
     logging.getLogger("httpx").setLevel(logging.WARNING)
 
 
+def configure_warnings() -> None:
+    """Let a command that keeps no log say what a log would warn of. Until a log is configured Python writes this to stderr."""
+    if logging.lastResort is not None:
+        logging.lastResort.setFormatter(WarningFormatter())
+
+
+class WarningFormatter(logging.Formatter):
+    """`Warning: model cannot be read (manifest=/home/you/.pagoda/models/a/latest/manifest.json, reason="it is empty")`"""
+
+    def format(self, record: logging.LogRecord) -> str:
+        fields = ", ".join(f"{key}={_quoted(value)}" for key, value in _fields(record).items())
+        return f"Warning: {record.getMessage()}" + (f" ({fields})" if fields else "")
+
+
 class TextFormatter(logging.Formatter):
     """`2026-01-31T12:00:00.000Z INFO scheduler.loop worker attached worker=w1 pages=512`"""
 

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping
 from itertools import chain
 
+from pagoda.models.errors import some_names
 from scheduler.errors import InvalidRequestError, ModelNotServedError, UnavailableError
 from scheduler.fair_queue import FairQueue
 from scheduler.worker_info import WorkerInfo
@@ -33,7 +34,7 @@ class ServedModels:
             return max(having, key=lambda worker: worker.info.limits.num_pages).info
         for _, loadable in self._stores.able(model):
             return loadable.info
-        raise ModelNotServedError(f"model {model!r} is not served; served: {', '.join(sorted(self.names))}")
+        raise ModelNotServedError(f"model {model!r} is not served; served: {some_names(sorted(self.names))}")
 
     @property
     def names(self) -> set[str]:

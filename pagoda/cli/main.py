@@ -14,9 +14,15 @@ from pagoda.cli.key_commands import KeysFile
 from pagoda.cli.options import Home, complete_model, named_by_ollama, resolve_home
 from pagoda.cli.vllm_flags import ServeCommand
 from pagoda.durations import parse_setting
+from pagoda.logging import configure_warnings
 from pagoda.models.catalogue import DEFAULT_MODEL
 
-app = typer.Typer(name="pagoda", no_args_is_help=True, pretty_exceptions_enable=False)
+app = typer.Typer(
+    name="pagoda",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["--help", "-h"]},
+)
 
 Names = Annotated[
     list[str] | None,
@@ -191,7 +197,7 @@ Version = Annotated[bool, typer.Option("--version", "-v", callback=_print_versio
 
 @app.callback(help="Serve language models to OpenAI and Ollama clients, on a laptop or a cluster.")
 def pagoda(version: Version = False) -> None:
-    pass
+    configure_warnings()
 
 
 # What the commands need is imported inside them, so that `pagoda --help` and handing over to a tier stay quick.

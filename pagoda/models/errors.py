@@ -9,7 +9,10 @@ ModelError
 """
 
 import re
+from collections.abc import Sequence
 
+MAX_NAMES = 12
+"""How many models a sentence names."""
 # From where a path begins to its last slash. A slash behind a letter or before a space is none.
 _DIRECTORIES = re.compile(r"(?<![^\s'\"(:])/(?=[^\s/])(?:[^/\n:'\"]+/)+(?=[^\s/])")
 
@@ -17,6 +20,12 @@ _DIRECTORIES = re.compile(r"(?<![^\s'\"(:])/(?=[^\s/])(?:[^/\n:'\"]+/)+(?=[^\s/]
 def without_directories(text: str) -> str:
     """The sentence with the names of files alone: where they lie on a server is nothing that its clients should know."""
     return _DIRECTORIES.sub("", text)
+
+
+def some_names(names: Sequence[str]) -> str:
+    """The first names, and how many more there are: a store of hundreds of models makes no sentence."""
+    shown = ", ".join(names[:MAX_NAMES])
+    return f"{shown} and {len(names) - MAX_NAMES} more" if len(names) > MAX_NAMES else shown
 
 
 class ModelError(Exception):

@@ -18,7 +18,7 @@ from typing import TypeVar
 from pagoda.models.catalogue import CATALOGUE, NAME, CatalogueEntry, find_entry, normalize_name
 from pagoda.models.description import checkpoint_files, describe
 from pagoda.models.digest import DigestCache, file_state, write_atomically
-from pagoda.models.errors import ModelError, ModelFormatError, ModelNotFoundError, ModelSourceError
+from pagoda.models.errors import ModelError, ModelFormatError, ModelNotFoundError, ModelSourceError, some_names
 from pagoda.models.layout import MANIFEST, PARTIAL, StoreLayout, is_there
 from pagoda.models.model import Model
 from pagoda.models.safetensors_file import read_json
@@ -84,7 +84,7 @@ class ModelStore:
             raise ModelNotFoundError(
                 f"{name_or_path}: the Hugging Face hub comes later; download the model, give its path"
             )
-        path = Path(name_or_path).expanduser()
+        path = Path(name_or_path)
         if _is_path(name_or_path) or path.suffix == ".gguf":
             return self._get_path(path)
         entry = find_entry(name_or_path, self._catalogue)
@@ -96,7 +96,7 @@ class ModelStore:
             raise ModelNotFoundError(
                 f"the model {entry.name!r} is not on this machine; fetch it: pagoda pull {entry.name}"
             )
-        raise ModelNotFoundError(f"the model {name_or_path!r} is unknown (known: {', '.join(self._known_names())})")
+        raise ModelNotFoundError(f"the model {name_or_path!r} is unknown (known: {some_names(self._known_names())})")
 
     def pull(self, name: str, on_progress: Callable[[Progress], None]) -> Model:
         """Fetch a model of the catalogue, unless it is here already, from where an earlier attempt was interrupted.
@@ -210,10 +210,18 @@ class ModelStore:
         return path.is_relative_to(self.directory)
 
     def _get_path(self, path: Path) -> Model:
-        if not path.exists():
-            raise ModelNotFoundError(f"there is no file or directory {str(path)!r}")
-        path = path.resolve()
-        return self._describe(path.stem if path.is_file() else path.name, path)
+        try:
+            path = path.expanduser()
+            if not path.exists():
+                raise ModelNotFoundError(f"there is no file or directory {str(path)!r}")
+            path = path.resolve()
+            return self._describe(path.stem if path.is_file() else path.name, path)
+        except (
+            OSError,
+            RuntimeError,
+        ) as error:  # expanduser raises the latter for a user whom the machine does not know
+            reason = getattr(error, "strerror", None) or error
+            raise ModelFormatError(f"the model {str(path)!r} cannot be read: {reason}") from None
 
     def _describe(self, name: str, path: Path) -> Model:
         """Reading a description takes tens of milliseconds, so it is kept for as long as the files do not change."""
@@ -229,7 +237,9 @@ class ModelStore:
         return replace(known, name=name, path=path)
 
     def _known_names(self) -> Sequence[str]:
-        return sorted({model.name for model in self.list()} | {entry.name for entry in self._catalogue})
+        """Those that can be pulled first."""
+        pullable = sorted(self.pullable)
+        return [*pullable, *sorted({model.name for model in self.list()}.difference(pullable))]
 
 
 def _state(manifest: Path) -> tuple[int, int, int] | None:

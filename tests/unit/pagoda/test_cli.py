@@ -49,6 +49,11 @@ def test_create_does_not_quantize() -> None:
     assert refused.exit_code == 1 and "--quantize is not supported" in refused.stderr
 
 
+def test_help_has_a_short_name_but_for_tiers_which_have_their_own() -> None:
+    for words in ([], ["run"], ["key", "create"], ["serve"]):
+        assert run(app, [*words, "-h"]).output == run(app, [*words, "--help"]).output
+
+
 def test_help_names_every_command() -> None:
     output = run(app, ["--help"]).output
     assert all(word in output for word in ("serve", "pull", "gateway", "scheduler", "worker"))

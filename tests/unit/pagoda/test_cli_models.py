@@ -2,6 +2,8 @@
 
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +54,18 @@ def test_list_has_ollamas_columns(command: Command) -> None:
     assert line.startswith(f"tiny:latest    {digest[:12]}    ") and line.endswith("ago")
     assert command("ls", "TI").stdout.splitlines()[1].startswith("tiny")
     assert command("ls", "other").stdout.split() == header.split()
+
+
+def test_a_model_that_cannot_be_read_is_named_with_the_reason(command: Command) -> None:
+    manifest = command.home / "models" / "bad" / "latest" / "manifest.json"
+    manifest.parent.mkdir(parents=True)
+    manifest.write_text("{")
+    process = [sys.executable, "-P", "-m", "pagoda.cli", "list", "--home", str(command.home)]
+    listed = subprocess.run(process, capture_output=True, text=True, check=True)
+    assert [line.split()[0] for line in listed.stdout.splitlines()] == ["NAME", "tiny:latest"]
+    assert listed.stderr == (
+        f'Warning: model cannot be read (manifest={manifest}, reason="{manifest} is damaged: it is not JSON")\n'
+    )
 
 
 def test_list_as_json_is_what_the_api_has(command: Command) -> None:

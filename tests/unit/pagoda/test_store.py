@@ -14,7 +14,7 @@ from safetensors.numpy import save_file
 
 from pagoda.models import gguf_config
 from pagoda.models.catalogue import DEFAULT_MODEL, find_entry, normalize_name
-from pagoda.models.errors import ModelFormatError, ModelNotFoundError
+from pagoda.models.errors import MAX_NAMES, ModelFormatError, ModelNotFoundError, some_names
 from pagoda.models.gguf_file import GGUFFile
 from pagoda.models.model import Model, ModelConfig, ModelFormat, RopeScaling
 from pagoda.models.store import ModelStore
@@ -66,6 +66,21 @@ def test_a_name_that_is_not_here_says_how_to_get_it(store: ModelStore) -> None:
     with pytest.raises(ModelNotFoundError, match=r"'llama9' is unknown .known: gemma3:270m, smollm2:135m"):
         store.get("llama9")
     assert store.list() == []
+
+
+def test_a_name_that_is_unknown_among_hundreds_makes_no_endless_sentence() -> None:
+    names = [f"model-{number}" for number in range(300)]
+    assert some_names(names[:3]) == "model-0, model-1, model-2"
+    assert some_names(names) == f"{', '.join(names[:MAX_NAMES])} and {300 - MAX_NAMES} more"
+
+
+@pytest.mark.parametrize(
+    ("path", "reason"),
+    [("/dev/null", "Not a directory"), ("~nobody-here/m.gguf", "home"), ("./" + "x" * 300, "too long")],
+)
+def test_a_path_that_cannot_be_read_is_a_sentence(store: ModelStore, path: str, reason: str) -> None:
+    with pytest.raises(ModelFormatError, match=reason):
+        store.get(path)
 
 
 @pytest.mark.parametrize(("weight_type", "tied"), [("F32", False), ("F16", True), ("Q8_0", False), ("Q4_1", True)])
