@@ -25,6 +25,7 @@ from pagoda.models.catalogue import CatalogueEntry
 from pagoda.models.errors import ModelError, ModelNotFoundError
 from pagoda.models.model import Model
 from pagoda.models.model_settings import ModelSettings
+from pagoda.models.parameters import SAMPLING_PARAMETERS, checked_parameter
 from pagoda.models.sources import Stage
 
 # Bytes of an upload that are hashed and written at a time, in a thread.
@@ -202,6 +203,11 @@ def _maker(state: GatewayState, body: CreateRequest) -> Callable[[Callable[[str]
 
 def _settings(body: CreateRequest) -> ModelSettings:
     parameters: dict[str, Any] = {} if body.parameters is None else body.parameters.model_dump(exclude_none=True)
+    for name in parameters.keys() & set(SAMPLING_PARAMETERS):
+        try:
+            checked_parameter(name, parameters[name])
+        except ValueError as error:
+            raise InvalidRequestError(f"parameters.{name}: {error}", param=f"parameters.{name}") from None
     messages = [{"role": message.role, "content": message.content} for message in body.messages or ()]
     return ModelSettings(
         system=body.system or "",

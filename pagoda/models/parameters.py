@@ -48,18 +48,29 @@ _HUGE = 2**64
 
 
 def parse_parameter(name: str, words: Sequence[str]) -> Any:
-    """The value for a request's `options`: a list of strings for `stop`, a number for all others."""
+    """Return the value for a request's `options`: a list of strings for `stop`, a number for all others.
+
+    Raises ModelfileError for what no request could use.
+    """
     if name == "stop":
-        return list(words)
+        return _usable(name, list(words))
     if name not in _TYPES:
         raise ModelfileError(f"unknown parameter '{name}' (known: {', '.join(sorted([*_TYPES, 'stop']))})")
     kind = _TYPES[name]
     try:
         (word,) = words
-        return kind(word)
+        value = kind(word)
     except ValueError:
         wanted = "a whole number" if kind is int else "a number"
-        raise ModelfileError(f"{name} must be {wanted}, got {' '.join(words)!r}") from None
+        raise ModelfileError(f"{name} must be {wanted}, got {shortened(' '.join(words))}") from None
+    return _usable(name, value)
+
+
+def _usable(name: str, value: object) -> Any:
+    try:
+        return checked_parameter(name, value)
+    except ValueError as error:
+        raise ModelfileError(str(error)) from None
 
 
 def parameter_lines(parameters: Mapping[str, Any], width: int = 30) -> Iterator[str]:

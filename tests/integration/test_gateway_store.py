@@ -190,6 +190,11 @@ async def test_a_deleted_model_leaves_memory(gateway: RunningGateway, short_path
         ({"model": "mine", "from": "tiny", "modelfile": "FROM x"}, 400, "modelfile"),
         ({"model": "mine", "from": "tiny", "template": "{{ .Prompt }}"}, 400, "Go templates are not supported"),
         ({"model": "mine", "from": "tiny", "parameters": {"temperature": "hot"}}, 400, "parameters.temperature"),
+        (
+            {"model": "mine", "from": "tiny", "parameters": {"num_predict": 0}},
+            400,
+            "parameters.num_predict: num_predict",
+        ),
     ],
     ids=str,
 )
