@@ -7,6 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from gateway.bodies import FieldError, Schema
+from gateway.chat_template import THINKING_VARIABLES
 from gateway.fields import (
     MAX_MESSAGES,
     Count,
@@ -261,12 +262,16 @@ class ChatMessage(Schema):
 
 
 def _check_template_kwargs(kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Return what is asked as `enable_thinking`, under whichever of the templates' names for it."""
     for name, value in kwargs.items():
-        if name != "enable_thinking":
-            raise ValueError(f"supports enable_thinking only, got {name[:40]!r}")
+        if name not in THINKING_VARIABLES:
+            raise ValueError(f"supports {' and '.join(THINKING_VARIABLES)} only, got {name[:40]!r}")
         if value is not None and not isinstance(value, bool):
-            raise ValueError("enable_thinking must be true or false")
-    return kwargs
+            raise ValueError(f"{name} must be true or false")
+    asked = {value for value in kwargs.values() if value is not None}
+    if len(asked) > 1:
+        raise ValueError(f"{' and '.join(THINKING_VARIABLES)} must not differ")
+    return {"enable_thinking": asked.pop()} if asked else {}
 
 
 TemplateKwargs = Annotated[dict[str, Any], AfterValidator(_check_template_kwargs)]
@@ -286,7 +291,7 @@ class ChatRequest(_GenerationRequest):
     """Whether the prompt ends where the template begins an answer; true unless the final message is continued."""
     continue_final_message: bool | None = None
     chat_template_kwargs: TemplateKwargs | None = None
-    """Only `enable_thinking`: whether the model thinks before it answers, for a template that asks."""
+    """Only `enable_thinking` or `thinking`: whether the model thinks before it answers, for a template that asks."""
     reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None = None
     """`none` is the same as `enable_thinking: false`. Models here know no other efforts: those are ignored, and X-Pagoda-Ignored
     names the field."""
@@ -383,7 +388,7 @@ class TokenizeChatRequest(Schema):
     add_generation_prompt: bool | None = None
     continue_final_message: bool | None = None
     chat_template_kwargs: TemplateKwargs | None = None
-    """Only `enable_thinking`, as for chat completions."""
+    """As for chat completions."""
     return_token_strs: bool | None = None
 
     @property

@@ -62,6 +62,9 @@ def reason(response: httpx.Response) -> str:
         (OPENAI, {"chat_template_kwargs": {"enable_thinking": False}}, NO_THOUGHTS),
         (OPENAI, {"chat_template_kwargs": {"enable_thinking": True}}, BEGUN),
         (OPENAI, {"chat_template_kwargs": {"enable_thinking": None}}, BEGUN),
+        (OPENAI, {"chat_template_kwargs": {"thinking": False}}, NO_THOUGHTS),
+        (OPENAI, {"chat_template_kwargs": {"thinking": False, "enable_thinking": None}}, NO_THOUGHTS),
+        (OPENAI, {"chat_template_kwargs": {"thinking": True, "enable_thinking": True}}, BEGUN),
         (OPENAI, {"chat_template_kwargs": {}}, BEGUN),
         (OPENAI, {"reasoning_effort": "none", "chat_template_kwargs": {"enable_thinking": False}}, NO_THOUGHTS),
         (CHAT, {}, BEGUN),
@@ -119,6 +122,8 @@ async def test_no_thinking_is_neutral_where_there_is_none(
         (GENERATE, {"think": "low"}, "levels are not supported"),
         (OPENAI, {"chat_template_kwargs": {"documents": []}}, "got 'documents'"),
         (OPENAI, {"chat_template_kwargs": {"enable_thinking": "no"}}, "must be true or false"),
+        (OPENAI, {"chat_template_kwargs": {"thinking": 0}}, "thinking must be true or false"),
+        (TOKENIZE, {"chat_template_kwargs": {"thinking": True, "enable_thinking": False}}, "must not differ"),
         (TOKENIZE, {"chat_template_kwargs": {"tools": []}}, "got 'tools'"),
         (
             OPENAI,
