@@ -31,6 +31,7 @@ _error_body = partial(error_body, dialect=Dialect.OPENAI)
 
 
 @router.get("/models")
+@router.get("/models/", include_in_schema=False)  # Without it the next route takes this for a model without a name.
 async def list_models(request: Request) -> Response:
     state = state_of(request)
     infos = [(model, await state.models.info_if_any(model)) for model in await state.models.listed()]

@@ -198,8 +198,11 @@ class ModelStore:
             raise ModelFormatError(
                 f"{manifest.parent} is no directory for a model: remove it, or move it out of the store"
             )
-        content, next_step = read_json(manifest), "remove it, and make or fetch it again"
-        file_name = content.get("file")
+        next_step = "remove it, and make or fetch it again"
+        try:
+            file_name = read_json(manifest).get("file")
+        except ModelFormatError:
+            file_name = None
         if not isinstance(file_name, str) or Path(file_name).name != file_name:
             raise ModelFormatError(f"the manifest of the model '{name}' is damaged; {next_step}")
         if not is_there(path := manifest.parent / file_name):

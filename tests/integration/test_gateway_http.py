@@ -29,7 +29,7 @@ async def shared_gateway() -> AsyncIterator[RunningGateway]:
 
 
 OPERATIONS = ("/", "/health", "/ready", "/ping", "/version", "/metrics", "/queue", "/openapi.json")
-LISTS = ("/v1/models", "/v1/models/tiny", "/api/tags", "/api/ps", "/api/version")
+LISTS = ("/v1/models", "/v1/models/", "/v1/models/tiny", "/api/tags", "/api/ps", "/api/version")
 
 
 @pytest.mark.parametrize("path", [*OPERATIONS, *LISTS])

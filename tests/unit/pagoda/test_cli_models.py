@@ -64,7 +64,8 @@ def test_a_model_that_cannot_be_read_is_named_with_the_reason(command: Command) 
     listed = subprocess.run(process, capture_output=True, text=True, check=True)
     assert [line.split()[0] for line in listed.stdout.splitlines()] == ["NAME", "tiny:latest"]
     assert listed.stderr == (
-        f'Warning: model cannot be read (manifest={manifest}, reason="{manifest} is damaged: it is not JSON")\n'
+        f"Warning: model cannot be read (manifest={manifest}, reason=\"the manifest of the model 'bad:latest' is damaged; "
+        'remove it, and make or fetch it again")\n'
     )
 
 
