@@ -10,6 +10,9 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from gateway.errors import ErrorKind, GatewayError, dialect_of, error_body
 from gateway.http_limits import MIN_BODY_BYTES, HTTPLimits
 
+SLICE_BYTES = 16 * 1024
+"""What is parsed at a time: so many requests may be in it, each of which costs far more than its bytes."""
+
 
 class _Phase(Enum):
     IDLE = auto()
@@ -27,6 +30,8 @@ class BoundedConnection(HttpToolsProtocol):
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
+        self._unread = b""
+        """Arrived, but not parsed while a pipelined request waits for its turn."""
         self._phase = _Phase.IDLE
         self._timed_phase: _Phase | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -82,6 +87,23 @@ class BoundedConnection(HttpToolsProtocol):
     # What arrives
 
     def data_received(self, data: bytes) -> None:
+        self._unread += data
+        self._parse_unread()
+
+    def _parse_unread(self) -> None:
+        """Up to a slice with a pipelined request: what stands behind it is parsed when its turn has come, and no more is read."""
+        while self._unread and not self.pipeline and not self.transport.is_closing():
+            data, self._unread = self._unread[:SLICE_BYTES], self._unread[SLICE_BYTES:]
+            self._parse(data)
+        if self._unread and not self.transport.is_closing():
+            self.flow.pause_reading()
+
+    def _go_on(self) -> None:
+        """All that was parsed is answered."""
+        self.flow.resume_reading()  # first, so that what is parsed may pause it
+        self._parse_unread()
+
+    def _parse(self, data: bytes) -> None:
         before = (self._phase, self._num_head_bytes, self._num_body_bytes)
         super().data_received(data)
         if self.transport.is_closing():
@@ -138,6 +160,10 @@ class BoundedConnection(HttpToolsProtocol):
         if self._phase is _Phase.ANSWER and self.cycle.response_complete:
             self._phase = _Phase.IDLE
         self._watch()
+        if self.pipeline or self._unread:
+            self.flow.pause_reading()
+        if self._unread and not self.pipeline:
+            self.loop.call_soon(self._go_on)
 
     # Limits
 
@@ -166,7 +192,7 @@ class BoundedConnection(HttpToolsProtocol):
         self._timer = None
         is_answering = self.cycle is not None and not self.cycle.response_complete
         if self._phase is _Phase.BODY:
-            if self._num_body_bytes >= MIN_BODY_BYTES or self.flow.read_paused:
+            if self._num_body_bytes >= MIN_BODY_BYTES or self.flow.read_paused or self._unread:
                 self._watch()
             else:
                 self._refuse(ErrorKind.TIMED_OUT, f"The body did not arrive: {self.limits.body_timeout_s:g} s passed.")

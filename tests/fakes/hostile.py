@@ -6,6 +6,7 @@ counts. The gateway has the tiny model (a token is a byte) with a window of WIND
 """
 
 import asyncio
+import contextlib
 import json
 import os
 import sys
@@ -93,6 +94,25 @@ class HostileGateway:
         assert grown <= MAX_GROWTH_BYTES, f"memory grew by {grown >> 20} MiB"
         await self.stream_goes_on()
         return response
+
+    async def withstands_bytes(self, content: bytes) -> None:
+        """As `withstands`, for bytes that need not be one request; nothing of the answer is read before all is sent."""
+        await self.held()
+        self._forget_peak()
+        host, _, port = self.url.removeprefix("http://").rpartition(":")
+        reader, writer = await asyncio.open_connection(host, int(port))
+        try:
+            writer.write(content)
+            with contextlib.suppress(ConnectionError):
+                await writer.drain()
+                await reader.read()
+        finally:
+            writer.close()
+        held = await self.held()
+        assert held.loop_s <= MAX_HELD_S, f"the loop was held for {held.loop_s:.2f} s"
+        grown = self._peak_bytes() - self._resident_before
+        assert grown <= MAX_GROWTH_BYTES, f"memory grew by {grown >> 20} MiB"
+        await self.stream_goes_on()
 
     async def stream_goes_on(self) -> None:
         """Wait for another token. The test's time limit is the deadline."""

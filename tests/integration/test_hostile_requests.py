@@ -313,3 +313,9 @@ def hostile_bodies(draw: st.DrawFn) -> bytes:
 @given(path=PATHS, body=hostile_bodies())
 async def test_any_value_many_long_or_deep(gateway: HostileGateway, path: str, body: bytes) -> None:
     await gateway.withstands(Attack(path=path, body=body))
+
+
+@pytest.mark.parametrize("count", [500, 30_000])
+async def test_pipelined_requests(gateway: HostileGateway, count: int) -> None:
+    """The last one has the connection closed, so the answers end."""
+    await gateway.withstands_bytes(b"GET /ping HTTP/1.1\r\n\r\n" * count + b"GET /ping HTTP/1.0\r\n\r\n")

@@ -12,8 +12,10 @@ import pytest
 import uvloop
 from fastapi import FastAPI, Request
 
+from gateway.bounded_connection import SLICE_BYTES, BoundedConnection
 from gateway.http_limits import RESERVED_FILES, HTTPLimits
 from tests.fakes.gateway import serving
+from tests.integration.test_kill_storm import until
 
 SHORT_S = 0.05
 LONG_S = 3600.0
@@ -96,6 +98,58 @@ async def test_within_the_limits() -> None:
         client.send("POST /v1/echo HTTP/1.1\r\nhost: x\r\ncontent-length: 70000\r\n\r\n" + "a" * 70_000 + GET)
         assert await client.answer() == (200, 70_000)
         assert await client.answer() == (200, "here")
+
+
+@on_uvloop
+async def test_pipelined_requests_are_answered_in_their_order() -> None:
+    """More than is parsed at a time, with bodies that end anywhere in it."""
+    sizes = [size * 37 % 1009 for size in range(500)] + [300_000, 5, 70_000]
+    async with connecting() as connect:
+        client = await connect()
+        for size in sizes:
+            client.send(f"POST /v1/echo HTTP/1.1\r\nhost: x\r\ncontent-length: {size}\r\n\r\n" + "a" * size + GET)
+        for size in sizes:
+            assert await client.answer() == (200, size)
+            assert await client.answer() == (200, "here")
+        client.send(GET)
+        assert await client.answer() == (200, "here")
+
+
+@on_uvloop
+async def test_few_requests_are_parsed_ahead_of_an_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever arrives behind a request that takes long, and though its handler asks whether the client has left."""
+    made: list[BoundedConnection] = []
+    make = BoundedConnection.connection_made
+
+    def noted(connection: BoundedConnection, transport: asyncio.Transport) -> None:
+        made.append(connection)
+        make(connection, transport)
+
+    monkeypatch.setattr(BoundedConnection, "connection_made", noted)
+    app, may_end = echo_app(), asyncio.Event()
+
+    @app.post("/long")
+    async def long(request: Request) -> str:
+        await request.body()
+        leaving = asyncio.ensure_future(request.receive())
+        await may_end.wait()
+        leaving.cancel()
+        return "done"
+
+    async with serving(app, HTTPLimits()) as url:
+        client = Client(*await asyncio.open_connection("127.0.0.1", int(url.rpartition(":")[2])))
+        client.send("POST /long HTTP/1.1\r\nhost: x\r\ncontent-length: 1\r\n\r\na")
+        client.send(GET * 40_000)
+        await until(lambda: bool(made and made[0].pipeline))
+        for _ in range(100):
+            await asyncio.sleep(0)
+        assert 1 <= len(made[0].pipeline) <= SLICE_BYTES // len(GET) and len(made[0]._unread) <= 2**20
+        may_end.set()
+        assert await client.answer() == (200, "done")
+        for _ in range(1500):
+            assert await client.answer() == (200, "here")
+            assert len(made[0].pipeline) <= SLICE_BYTES // len(GET) and len(made[0]._unread) <= 2**20
+        client.writer.close()
 
 
 @pytest.mark.parametrize(
