@@ -18,6 +18,7 @@ from gateway.http_protocol import http_protocol
 from gateway.listen import ListenError, address_of, open_sockets
 from gateway.settings import GatewaySettings
 from pagoda.background import end_tasks, keep_running, report_failure, tell_when_held
+from pagoda.freed_memory import keep_little_freed_memory
 from pagoda.keys import KeysError
 from pagoda.logging import configure_logging
 from pagoda.models.errors import ModelError
@@ -41,6 +42,7 @@ class _Server(uvicorn.Server):
 
 
 def main() -> int:
+    keep_little_freed_memory()
     settings = GatewaySettings.load()
     configure_logging(settings.log_level, settings.log_format)
     end_on_stop_signal()

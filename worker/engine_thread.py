@@ -10,9 +10,9 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple, Protocol, TypeVar
 
+from pagoda.freed_memory import return_freed_memory
 from protos.v1 import worker_pb2
 from worker.errors import StepError
-from worker.freed_memory import return_freed_memory
 from worker.step import Step, StepResult
 
 T = TypeVar("T")
