@@ -50,11 +50,13 @@ class SpecialText:
 
     def _mark_hidden(self, text: str, mark: str) -> str:
         """Control tokens that the text has under other names, such as one in other letters, found by the tokenizer itself."""
-        for start, end, _ in reversed(self._tokenizer.control_spans(text)):
+        pieces, position = [], 0
+        for start, end, _ in self._tokenizer.control_spans(text):
             inside = start + len(text[start:end]) - len(text[start:end].lstrip()) + 1
             if text[inside : inside + 1] != mark:
-                text = text[:inside] + mark + text[inside:]
-        return text
+                pieces += [text[position:inside], mark]
+                position = inside
+        return "".join([*pieces, text[position:]])
 
     def _mark_end(self, content: str, mark: str) -> str:
         """Templates may join messages: an end that begins a special token must not be completed by what follows."""
