@@ -11,7 +11,6 @@ import hashlib
 import signal
 import threading
 import time
-from collections import deque
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
@@ -49,7 +48,8 @@ class TemplateRenderer:
         self._places = threading.BoundedSemaphore(max_processes)
         self._slow_place = threading.Lock()
         self._num_slow = 0
-        self._slow: deque[bytes] = deque(maxlen=MAX_SLOW_KNOWN)
+        self._slow: dict[bytes, int] = {}
+        """The smallest request, in bytes, with which a template was slow, by the template's digest."""
 
     def start(self) -> None:
         """Start the first process, so that it is ready when a template is."""
@@ -82,28 +82,31 @@ class TemplateRenderer:
             )
         request = _serialized(source, variables)
         digest = hashlib.sha256(source.encode("utf-8", "replace")).digest()
-        with self._slow_lane() if is_foreign or self._is_slow(digest) else contextlib.nullcontext(), self._places:
+        is_slow = is_foreign or self._is_slow(digest, len(request))
+        with self._slow_lane() if is_slow else contextlib.nullcontext(), self._places:
             try:
                 reply = self._answer(request)
             except ChildEndedError as error:
-                self._mark_slow(digest)
+                self._mark_slow(digest, len(request))
                 raise ChatTemplateError(self._limit_reached(error.status)) from None
         if reply.cpu_s > SLOW_CPU_S:
-            self._mark_slow(digest)
+            self._mark_slow(digest, len(request))
         return self._content(reply)
 
-    def _is_slow(self, digest: bytes) -> bool:
+    def _is_slow(self, digest: bytes, num_bytes: int) -> bool:
+        """Whether the template was slow before with as much as that. A long chat of one client does not make it slow for all."""
         with self._lock:
-            return digest in self._slow
+            return num_bytes >= self._slow.get(digest, MAX_REQUEST_BYTES + 1)
 
-    def _mark_slow(self, digest: bytes) -> None:
+    def _mark_slow(self, digest: bytes, num_bytes: int) -> None:
         with self._lock:
-            if digest not in self._slow:
-                self._slow.append(digest)
+            self._slow[digest] = min(num_bytes, self._slow.pop(digest, num_bytes))
+            if len(self._slow) > MAX_SLOW_KNOWN:
+                del self._slow[next(iter(self._slow))]
 
     @contextlib.contextmanager
     def _slow_lane(self) -> Iterator[None]:
-        """Templates that came with a request, or that were slow before, have one process among all of them."""
+        """Templates that came with a request, or were slow before with so much, have one process among all of them."""
         with self._lock:
             if self._num_slow >= MAX_SLOW_WAITING:
                 raise GatewayError(

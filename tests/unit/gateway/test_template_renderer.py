@@ -136,6 +136,20 @@ def test_slow_templates_keep_no_other_waiting() -> None:
     renderer.close()
 
 
+def test_a_long_chat_does_not_make_a_template_slow_for_short_ones() -> None:
+    """Nor do they meet the limit of those that wait."""
+    template = "{% for a in range(length) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
+    renderer = TemplateRenderer(TemplateLimits(cpu_s=0.5))
+    with pytest.raises(ChatTemplateError):
+        renderer.render(template, {"length": 99_999})
+    renderer._num_slow = MAX_SLOW_WAITING
+    assert renderer.render(template, {"length": 0}) == ""
+    for length in (99_999, 100_000):
+        with pytest.raises(GatewayError):
+            renderer.render(template, {"length": length})
+    renderer.close()
+
+
 def test_too_many_slow_templates_are_refused() -> None:
     renderer = TemplateRenderer(TemplateLimits(cpu_s=0.1))
     with pytest.raises(ChatTemplateError):
