@@ -1,6 +1,7 @@
 """A connection of HTTP/1.1 within limits: uvicorn's protocol, which counts and times what arrives before it is a request."""
 
 import asyncio
+import time
 from enum import Enum, auto
 from typing import Any, ClassVar
 
@@ -49,7 +50,7 @@ class BoundedConnection(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self._idle_since_s = self.loop.time()
+        self._idle_since_s = time.monotonic()  # the loop's own clock is too coarse to order connections
         self._address = self.client[0] if self.client else ""
         self.limits.per_address[self._address] += 1
         per_address = self.limits.max_connections_per_address
@@ -156,7 +157,7 @@ class BoundedConnection(HttpToolsProtocol):
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
-        self._idle_since_s = self.loop.time()
+        self._idle_since_s = time.monotonic()
         if self._phase is _Phase.ANSWER and self.cycle.response_complete:
             self._phase = _Phase.IDLE
         self._watch()

@@ -98,7 +98,9 @@ async def until_alone(loop: SchedulerLoop) -> None:
 
 
 def check_log(caplog: pytest.LogCaptureFixture) -> None:
-    assert not [record for record in caplog.records if record.exc_info or record.levelno >= logging.CRITICAL]
+    """gRPC's poller may find nothing to read where several event loops were made in one process, and says so."""
+    ours = [record for record in caplog.records if "PollerCompletionQueue" not in record.getMessage()]
+    assert not [record for record in ours if record.exc_info or record.levelno >= logging.CRITICAL]
 
 
 ATTACH_REQUESTS = messages(worker_pb2.AttachRequest)

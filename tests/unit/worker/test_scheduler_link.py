@@ -360,7 +360,8 @@ async def test_a_session_in_which_the_scheduler_fell_silent_keeps_no_connection(
     try:
         async with serving(scheduler, address), tcp_proxy(address) as proxy:
             async with attached(FakeEngine(num_pages=4), proxy.address):
-                await scheduler.sessions.get()
+                session = await scheduler.sessions.get()
+                await session.heartbeats.get()  # the worker has heard from it too
                 with awaiting_log("session ended", logging.WARNING) as ended:
                     proxy.freeze()
                     await ended.wait()
