@@ -6,7 +6,7 @@ from enum import Enum, auto
 from typing import Any, ClassVar
 
 import orjson
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from gateway.errors import ErrorKind, GatewayError, dialect_of, error_body
 from gateway.http_limits import MIN_BODY_BYTES, HTTPLimits
@@ -33,6 +33,8 @@ class BoundedConnection(HttpToolsProtocol):
         super().__init__(*arguments, **options)
         self._unread = b""
         """Arrived, but not parsed while a pipelined request waits for its turn."""
+        self._answered: RequestResponseCycle | None = None
+        """The request that is being answered, or was last. Pipelined ones stand behind it, and `cycle` is the latest of them."""
         self._phase = _Phase.IDLE
         self._timed_phase: _Phase | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -63,6 +65,7 @@ class BoundedConnection(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._cancel_timers()
+        self._leave_answered()
         self.limits.per_address[self._address] -= 1
         if not self.limits.per_address[self._address]:
             del self.limits.per_address[self._address]
@@ -155,6 +158,10 @@ class BoundedConnection(HttpToolsProtocol):
         self._phase = _Phase.IDLE if self.cycle.response_complete else _Phase.ANSWER
         super().on_message_complete()
 
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        self._answered = cycle
+        super()._start_asgi_task(cycle, app)
+
     def on_response_complete(self) -> None:
         super().on_response_complete()
         self._idle_since_s = time.monotonic()
@@ -235,7 +242,8 @@ class BoundedConnection(HttpToolsProtocol):
         """The answer to what is no request, in the shape of the API that was asked; none where another answer has begun."""
         self._cancel_timers()
         error = self._refusal or GatewayError(ErrorKind.INVALID_REQUEST, msg)
-        if self.cycle is None or not self.cycle.response_started or self.cycle.response_complete:
+        answered = self._answered
+        if answered is None or not answered.response_started or answered.response_complete:
             path = bytes(getattr(self, "url", b"")).partition(b"?")[0].decode("latin-1")
             body = orjson.dumps(error_body(error, dialect_of(path)))
             head = [
@@ -245,7 +253,13 @@ class BoundedConnection(HttpToolsProtocol):
                 b"\r\nconnection: close\r\n\r\n",
             ]
             self.transport.write(b"".join([*head, body]))
-        if self.cycle is not None and not self.cycle.response_complete:
-            self.cycle.disconnected = True
-            self.cycle.message_event.set()
+        self._leave_answered()
         self.transport.close()
+
+    def _leave_answered(self) -> None:
+        """Nobody hears the answer any more, and nobody waits for those behind it."""
+        self.pipeline.clear()
+        for cycle in (self._answered, self.cycle):
+            if cycle is not None and not cycle.response_complete:
+                cycle.disconnected = True
+                cycle.message_event.set()

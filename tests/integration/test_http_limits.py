@@ -3,6 +3,7 @@
 import asyncio
 import functools
 import json
+import logging
 import resource
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 import uvloop
 from fastapi import FastAPI, Request
+from starlette.responses import StreamingResponse
 
 from gateway.bounded_connection import SLICE_BYTES, BoundedConnection
 from gateway.http_limits import RESERVED_FILES, HTTPLimits
@@ -19,6 +21,7 @@ from tests.integration.test_kill_storm import until
 
 SHORT_S = 0.05
 LONG_S = 3600.0
+GET = "GET /path HTTP/1.1\r\nhost: x\r\n\r\n"
 
 
 def on_uvloop(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
@@ -46,6 +49,9 @@ class Client:
             return await self._reader.read()
         except ConnectionResetError:
             return b""
+
+    async def until(self, end: bytes) -> None:
+        await self._reader.readuntil(end)
 
     async def answer(self) -> tuple[int, Any]:
         head = (await self._reader.readuntil(b"\r\n\r\n")).decode().lower()
@@ -83,9 +89,6 @@ async def connecting(keep_alive_s: int = 200, **limits: Any) -> AsyncIterator[An
         yield connect
         for client in clients:
             client.writer.close()
-
-
-GET = "GET /path HTTP/1.1\r\nhost: x\r\n\r\n"
 
 
 @on_uvloop
@@ -150,6 +153,42 @@ async def test_few_requests_are_parsed_ahead_of_an_answer(monkeypatch: pytest.Mo
             assert await client.answer() == (200, "here")
             assert len(made[0].pipeline) <= SLICE_BYTES // len(GET) and len(made[0]._unread) <= 2**20
         client.writer.close()
+
+
+@pytest.mark.parametrize("behind", ["", GET, GET * 3])
+@pytest.mark.parametrize("end", ["leave", "nonsense"])
+@on_uvloop
+async def test_a_stream_with_requests_behind_it_ends_with_its_connection(
+    caplog: pytest.LogCaptureFixture, behind: str, end: str
+) -> None:
+    """Its handler hears of it, and nothing is written into the stream."""
+    app, left = echo_app(), asyncio.Event()
+
+    @app.get("/stream")
+    async def stream(request: Request) -> StreamingResponse:
+        async def lines() -> AsyncIterator[bytes]:
+            try:
+                yield b"begun"
+                for _ in range(100_000):
+                    yield b"more"
+                    await asyncio.sleep(0.001)
+            finally:
+                left.set()
+
+        return StreamingResponse(lines())
+
+    async with serving(app, HTTPLimits()) as url:
+        client = Client(*await asyncio.open_connection("127.0.0.1", int(url.rpartition(":")[2])))
+        client.send("GET /stream HTTP/1.1\r\nhost: x\r\n\r\n")
+        await client.until(b"begun\r\n")
+        client.send(behind + ("\0\r\n\r\n" if end == "nonsense" else ""))
+        if end == "leave":
+            client.writer.close()
+        else:
+            assert b"HTTP/1.1" not in await client.everything()
+        await left.wait()
+        client.writer.close()
+    assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
 
 
 @pytest.mark.parametrize(
@@ -256,6 +295,7 @@ async def test_the_connection_that_was_idle_longest_makes_room() -> None:
         for client in (second, third, first, second):
             client.send(GET)
             assert await client.answer() == (200, "here")
+            await asyncio.sleep(0.002)  # the loop's clock has milliseconds
         fourth = await connect(GET)
         assert await fourth.answer() == (200, "here")
         assert await third.everything() == b""
