@@ -61,7 +61,7 @@ whole_items = WrapValidator(_whole_items)
 ModelName = Annotated[str, Field(max_length=4096)]
 """A path is a name too, where the server was started with it."""
 MAX_MESSAGES = 10_000
-Seed = Annotated[Integer, Field(ge=-(2**63), le=2**64 - 1)]
+Seed = Annotated[Integer, Field(ge=-(2**63), le=2**64 - 1), described("an integer of at most 64 bits")]
 
 MAX_STOPS = 64
 _StopString = Annotated[str, Field(min_length=1, max_length=1024)]

@@ -107,7 +107,7 @@ async def chat(request: Request) -> Response:
     else:
         prompt, num_dropped = await encode_latest(messages, encode, await _window(state, model, asked))
         if num_dropped:
-            state.note_truncation(request, f"{num_dropped} messages")
+            state.note_truncation(request, f"{num_dropped} message{'s' if num_dropped > 1 else ''}")
     text_request = replace(asked, prompt_token_ids=tuple(prompt))
     return await _respond(request, model, text_request, reply, body.stream)
 

@@ -1,6 +1,5 @@
 """The bodies of OpenAI's endpoints, as far as they are supported, and what is accepted beside that because it changes nothing."""
 
-from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Annotated, Any, ClassVar, Literal, Self
 
@@ -28,89 +27,10 @@ from gateway.fields import (
     described,
     whole_items,
 )
+from gateway.openai.known_fields import CHAT_NEUTRAL, COMPLETION_NEUTRAL, HINTS
 from pagoda.sampling import MAX_LOGIT_BIAS, MAX_STOP_TOKEN_IDS
 
 MAX_CHOICES = 1024
-
-# Not supported: each passes only with a value under which it changes nothing.
-_NEUTRAL: Mapping[str, tuple[Any, ...]] = MappingProxyType(
-    {
-        "allowed_token_ids": (),
-        "bad_words": ([],),
-        "dry_multiplier": (0, 0.0),
-        "dynatemp_range": (0, 0.0),
-        "ec_transfer_params": (),
-        "grammar": ("",),
-        "guided_choice": (),
-        "guided_grammar": (),
-        "guided_json": (),
-        "guided_regex": (),
-        "json_schema": (),
-        "kv_transfer_params": (),
-        "length_penalty": (1.0, 1),
-        "logprob_token_ids": (),
-        "lora": ([],),
-        "mirostat": (0,),
-        "repetition_detection": (),
-        "response_format": ({"type": "text"},),
-        "return_prompt_text": (False,),
-        "return_weight_versions": (False,),
-        "spaces_between_special_tokens": (True,),
-        "structured_outputs": (),
-        "tfs_z": (1, 1.0),
-        "thinking_token_budget": (),
-        "top_n_sigma": (-1, -1.0),
-        "typical_p": (1, 1.0),
-        "use_beam_search": (False,),
-        "vllm_xargs": ({},),
-        "watermarking": (False,),
-        "xtc_probability": (0, 0.0),
-    }
-)
-_CHAT_NEUTRAL: Mapping[str, tuple[Any, ...]] = MappingProxyType(
-    {
-        **_NEUTRAL,
-        # What the model expects at the beginning of a prompt is there once, whether its template writes it or not.
-        "add_special_tokens": (False, True),
-        "audio": (),
-        "chat_template": (),
-        "documents": ([],),
-        "echo": (False,),
-        "function_call": ("none",),
-        "functions": ([],),
-        "media_io_kwargs": ({},),
-        "mm_processor_kwargs": ({},),
-        "modalities": (["text"],),
-        "prediction": (),
-        "tool_choice": ("none", "auto"),
-        "tools": ([],),
-        "web_search_options": (),
-    }
-)
-_COMPLETION_NEUTRAL: Mapping[str, tuple[Any, ...]] = MappingProxyType(
-    {**_NEUTRAL, "prompt_embeds": (), "suffix": ("",)}
-)
-# About the client, its bookkeeping, where and how fast an answer is made, or how tool calls and reasoning would be shown if there
-# were any.
-_HINTS = frozenset(
-    {
-        "cache_prompt",
-        "id_slot",
-        "include_reasoning",
-        "metadata",
-        "parallel_tool_calls",
-        "prompt_cache_key",
-        "prompt_cache_retention",
-        "safety_identifier",
-        "service_tier",
-        "session_id",
-        "store",
-        "stream_interval",
-        "timings_per_token",
-        "user",
-        "verbosity",
-    }
-)
 
 
 def _check_length(bias: Any) -> Any:
@@ -141,7 +61,7 @@ class StreamOptions(Schema):
 
 
 class _GenerationRequest(Schema):
-    hints: ClassVar[frozenset[str]] = _HINTS
+    hints: ClassVar[frozenset[str]] = HINTS
 
     model: ModelName | None = None
     stream: bool | None = None
@@ -281,7 +201,7 @@ Messages = Annotated[list[ChatMessage], Field(min_length=1, max_length=MAX_MESSA
 
 
 class ChatRequest(_GenerationRequest):
-    neutral = _CHAT_NEUTRAL
+    neutral = CHAT_NEUTRAL
 
     messages: Messages
     max_completion_tokens: Limit | None = None
@@ -342,7 +262,7 @@ Prompt = Annotated[
 
 
 class CompletionRequest(_GenerationRequest):
-    neutral = _COMPLETION_NEUTRAL
+    neutral = COMPLETION_NEUTRAL
 
     prompt: Prompt
     max_tokens: Limit | None = None

@@ -10,6 +10,7 @@ import pytest
 from tests.fakes.gateway import RunningGateway
 from tests.fakes.scheduler import Answer
 from tests.fakes.tiny_model import IM_END, IM_START
+from tests.integration.test_kill_storm import until
 
 MESSAGES = [{"role": "user", "content": "Hi"}]
 
@@ -200,6 +201,7 @@ async def test_stop_string_across_tokens_is_cut_off_and_not_billed_beyond(gatewa
     (choice,) = body["choices"]
     assert (choice["message"]["content"], choice["finish_reason"], choice["stop_reason"]) == ("one ", "stop", "STOP")
     assert body["usage"]["completion_tokens"] == len("one STOP")
+    await until(lambda: bool(gateway.scheduler.finishes))  # the answer does not wait for the scheduler to hear of it
     (finish,) = gateway.scheduler.finishes
     assert finish.num_tokens == len("one STOP")
 

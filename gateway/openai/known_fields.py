@@ -1,0 +1,83 @@
+"""Fields of OpenAI's API and its relatives that are known and not supported, and what is accepted of them."""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
+# Not supported: each passes only with a value under which it changes nothing.
+NEUTRAL: Mapping[str, tuple[Any, ...]] = MappingProxyType(
+    {
+        "allowed_token_ids": (),
+        "bad_words": ([],),
+        "dry_multiplier": (0, 0.0),
+        "dynatemp_range": (0, 0.0),
+        "ec_transfer_params": (),
+        "grammar": ("",),
+        "guided_choice": (),
+        "guided_grammar": (),
+        "guided_json": (),
+        "guided_regex": (),
+        "json_schema": (),
+        "kv_transfer_params": (),
+        "length_penalty": (1.0, 1),
+        "logprob_token_ids": (),
+        "lora": ([],),
+        "mirostat": (0,),
+        "repetition_detection": (),
+        "response_format": ({"type": "text"},),
+        "return_prompt_text": (False,),
+        "return_weight_versions": (False,),
+        "spaces_between_special_tokens": (True,),
+        "structured_outputs": (),
+        "tfs_z": (1, 1.0),
+        "thinking_token_budget": (),
+        "top_n_sigma": (-1, -1.0),
+        "typical_p": (1, 1.0),
+        "use_beam_search": (False,),
+        "vllm_xargs": ({},),
+        "watermarking": (False,),
+        "xtc_probability": (0, 0.0),
+    }
+)
+CHAT_NEUTRAL: Mapping[str, tuple[Any, ...]] = MappingProxyType(
+    {
+        **NEUTRAL,
+        # What the model expects at the beginning of a prompt is there once, whether its template writes it or not.
+        "add_special_tokens": (False, True),
+        "audio": (),
+        "chat_template": (),
+        "documents": ([],),
+        "echo": (False,),
+        "function_call": ("none",),
+        "functions": ([],),
+        "media_io_kwargs": ({},),
+        "mm_processor_kwargs": ({},),
+        "modalities": (["text"],),
+        "prediction": (),
+        "tool_choice": ("none", "auto"),
+        "tools": ([],),
+        "web_search_options": (),
+    }
+)
+COMPLETION_NEUTRAL: Mapping[str, tuple[Any, ...]] = MappingProxyType({**NEUTRAL, "prompt_embeds": (), "suffix": ("",)})
+# About the client, its bookkeeping, where and how fast an answer is made, or how tool calls and reasoning would be shown if there
+# were any.
+HINTS = frozenset(
+    {
+        "cache_prompt",
+        "id_slot",
+        "include_reasoning",
+        "metadata",
+        "parallel_tool_calls",
+        "prompt_cache_key",
+        "prompt_cache_retention",
+        "safety_identifier",
+        "service_tier",
+        "session_id",
+        "store",
+        "stream_interval",
+        "timings_per_token",
+        "user",
+        "verbosity",
+    }
+)
