@@ -132,6 +132,12 @@ MaxStepSequences = Annotated[int | None, typer.Option("--max-step-sequences", mi
 StrictFields = Annotated[
     bool, typer.Option("--strict-fields", help="Refuse requests with fields that the API does not have.")
 ]
+TrustTemplates = Annotated[
+    bool,
+    typer.Option(
+        "--trust-request-chat-template", help="Render templates that come with requests, whatever scopes the key has."
+    ),
+]
 AllowedOrigins = Annotated[
     str | None,
     typer.Option(
@@ -221,6 +227,7 @@ def serve(
     max_step_sequences: MaxStepSequences = None,
     keep_alive: KeepAlive = None,
     strict_fields: StrictFields = False,
+    trust_request_chat_template: TrustTemplates = False,
     allowed_origins: AllowedOrigins = None,
     ollama_port: OllamaPort = None,
     sampling_defaults: SamplingDefaults = None,
@@ -253,6 +260,7 @@ def serve(
         max_step_sequences=max_step_sequences,
         keep_alive=keep_alive,
         strict_fields=strict_fields,
+        trust_request_chat_template=trust_request_chat_template,
         allowed_origins=allowed_origins,
         ollama_port=ollama_port,
         sampling_defaults=sampling_defaults,

@@ -33,6 +33,7 @@ class ServeOptions:
     max_step_sequences: int | None = None
     keep_alive: str | None = None
     strict_fields: bool = False
+    trust_request_chat_template: bool = False
     allowed_origins: str | None = None
     ollama_port: int | None = None
     """0 is none; absent is the gateway's own choice."""
@@ -88,6 +89,7 @@ def _gateway(options: ServeOptions) -> ChildCommand:
     flags += ["--sampling-defaults", options.sampling_defaults] if options.sampling_defaults else []
     flags += ["--default-max-tokens", str(options.default_max_tokens)] if options.default_max_tokens else []
     flags += ["--strict-fields"] if options.strict_fields else []
+    flags += ["--trust-request-chat-template"] if options.trust_request_chat_template else []
     flags += ["--allowed-origins", options.allowed_origins] if options.allowed_origins else []
     return _tier("gateway", options, flags, _keys("GATEWAY", options))
 

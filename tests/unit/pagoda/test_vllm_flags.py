@@ -61,6 +61,7 @@ def serve(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Serve:
         ([], {"models": ("smollm2:135m",), "host": "127.0.0.1", "port": 8000}),
         (["--api-key", "sesame"], {"api_key": "sesame"}),
         (["--strict-fields"], {"strict_fields": True}),
+        (["--trust-request-chat-template"], {"trust_request_chat_template": True}),
     ],
     ids=str,
 )
@@ -206,8 +207,9 @@ def test_the_tiers_hear_of_it(tmp_path: Path) -> None:
         max_step_tokens=256,
         max_step_sequences=16,
         strict_fields=True,
+        trust_request_chat_template=True,
         allowed_origins="https://a.b",
     )
     commands = {command.name: " ".join(command.arguments) for command in tier_commands(options)}
     assert "--max-step-tokens 256 --max-step-sequences 16" in commands["worker"]
-    assert "--strict-fields --allowed-origins https://a.b" in commands["gateway"]
+    assert "--strict-fields --trust-request-chat-template --allowed-origins https://a.b" in commands["gateway"]
