@@ -75,10 +75,7 @@ class ServedModel:
         defaults = _logged(model, policy.defaults_of(model, settings))
         special_texts = template_variables(model, tokenizer)
         try:
-            if settings.template:
-                chat_template = ChatTemplate(settings.template, special_texts, tokenizer)
-            else:
-                chat_template = ChatTemplate.load(model, tokenizer)
+            chat_template = _chat_template(model, settings, special_texts, tokenizer)
         except NoTemplateError:
             logger.info("model has no chat template", extra={"model": model.name})
             return cls(model, tokenizer, None, settings, special_texts, defaults)
@@ -93,10 +90,7 @@ class ServedModel:
         tokenizer = Tokenizer.load(model)
         special_texts = template_variables(model, tokenizer)
         try:
-            if settings.template:
-                ChatTemplate(settings.template, special_texts, tokenizer)
-            else:
-                ChatTemplate.load(model, tokenizer)
+            _chat_template(model, settings, special_texts, tokenizer)
         except NoTemplateError:
             pass
         except ChatTemplateError as error:
@@ -238,6 +232,15 @@ async def _run(encode: Callable[[], T], num_characters: int, field: str) -> T:
         raise PromptTooLongError(
             num_prompt_tokens=error.max_tokens, window=error.max_tokens, param=field, or_more=True
         ) from None
+
+
+def _chat_template(
+    model: Model, settings: ModelSettings, special_texts: Mapping[str, str], tokenizer: Tokenizer
+) -> ChatTemplate:
+    """Return the template of the model's settings, else that of its files; raises what ChatTemplate.load raises."""
+    if settings.template:
+        return ChatTemplate(settings.template, special_texts, tokenizer)
+    return ChatTemplate.load(model, tokenizer)
 
 
 def _logged(model: Model, defaults: ModelDefaults) -> ModelDefaults:

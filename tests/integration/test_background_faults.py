@@ -23,8 +23,8 @@ from tests.fakes.scheduler import Answer
 from tests.fakes.scheduler_process import instant_worker, scheduler, wait_until_ready
 from tests.fakes.scheduler_stream import FakeScheduler as FakeWorkerDoor
 from tests.fakes.scheduler_stream import serving
+from tests.fakes.waiting import until
 from tests.fakes.worker import FakeStore, fake_worker_link
-from tests.integration.test_kill_storm import until
 from tests.integration.test_scheduler_services import collect, generate_request
 from worker import scheduler_link
 from worker.session import Session

@@ -31,6 +31,7 @@ from scheduler.request import InferenceRequest
 from scheduler.settings import SchedulerSettings
 from tests.e2e.system import free_port
 from tests.fakes.certificates import Authority
+from tests.fakes.waiting import until
 from tests.fakes.worker import fake_worker_link
 from worker.settings import WorkerSettings
 
@@ -58,11 +59,6 @@ async def attaching(address: str, security: TransportSecurity) -> AsyncIterator[
     finally:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    while not condition():  # noqa: ASYNC110  # there is no event for it
-        await asyncio.sleep(0.01)
 
 
 # What a call says when it was let in: any status but those of the door.

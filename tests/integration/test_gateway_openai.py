@@ -10,7 +10,7 @@ import pytest
 from tests.fakes.gateway import RunningGateway
 from tests.fakes.scheduler import Answer
 from tests.fakes.tiny_model import IM_END, IM_START
-from tests.integration.test_kill_storm import until
+from tests.fakes.waiting import until
 
 MESSAGES = [{"role": "user", "content": "Hi"}]
 

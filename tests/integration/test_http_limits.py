@@ -17,7 +17,7 @@ from starlette.responses import StreamingResponse
 from gateway.bounded_connection import SLICE_BYTES, BoundedConnection
 from gateway.http_limits import RESERVED_FILES, HTTPLimits
 from tests.fakes.gateway import serving
-from tests.integration.test_kill_storm import until
+from tests.fakes.waiting import until
 
 SHORT_S = 0.05
 LONG_S = 3600.0

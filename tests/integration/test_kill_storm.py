@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import random
 import threading
-from collections.abc import Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from protos.v1 import inference_pb2, inference_pb2_grpc, types_pb2
 from tests.fakes.engine import FakeEngine, continuation
 from tests.fakes.scheduler_process import scheduler
 from tests.fakes.tcp_proxy import TCPProxy, tcp_proxy
+from tests.fakes.waiting import until
 from tests.fakes.worker import fake_worker_link
 from worker.step import Step, StepResult
 
@@ -141,13 +141,6 @@ async def storm(directory: Path, num_failures: int) -> None:
             assert worker.pool.num_used == 0
         for each in workers:
             await each.kill()
-
-
-async def until(is_so: Callable[[], bool]) -> None:
-    while True:
-        if is_so():
-            return
-        await asyncio.sleep(0.01)
 
 
 def resources() -> dict[str, int]:

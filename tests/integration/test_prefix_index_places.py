@@ -2,7 +2,6 @@
 
 import asyncio
 import ssl
-from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from tests.e2e.system import free_port
 from tests.fakes.certificates import Authority
 from tests.fakes.tcp_proxy import tcp_proxy
 from tests.fakes.valkey import ValkeyProcess, real_valkey, valkey_process
+from tests.fakes.waiting import until
 
 SENTINEL = """
 sentinel monitor main 127.0.0.1 {port} 1
@@ -29,11 +29,6 @@ def patient(url: str) -> RedisPrefixIndex:
     """A machine under load may take longer than others would wait, and a test wants to know soon that all is well again."""
     breaker = CircuitBreaker(longest_pause_s=0.5)
     return RedisPrefixIndex(url, lookup_limit_s=10.0, write_limit_s=10.0, breaker=breaker)
-
-
-async def until(is_so: Callable[[], object]) -> None:
-    while not is_so():  # noqa: ASYNC110  # another process makes it so
-        await asyncio.sleep(0.01)
 
 
 async def published_until(index: RedisPrefixIndex, wanted: PublishResult) -> None:

@@ -6,7 +6,7 @@ Scripted schedulers hold a stream where a test wants it; the last test has two r
 import asyncio
 import itertools
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -30,6 +30,7 @@ from scheduler.worker_state import WorkerPhase
 from tests.fakes.engine import FakeEngine, continuation
 from tests.fakes.scheduler import Answer, FakeScheduler
 from tests.fakes.scheduler_process import scheduler
+from tests.fakes.waiting import until
 from tests.fakes.worker import fake_worker_link
 from worker.scheduler_spread import by_preference
 from worker.step import Step, StepResult
@@ -114,13 +115,6 @@ async def running_pair(directory: Path, **settings: float) -> AsyncIterator[Pair
 async def until_usable(client: SchedulerClient) -> None:
     """Its session is open and its health is known."""
     await until(lambda: client.problem is None)
-
-
-async def until(probe: Callable[[], bool]) -> None:
-    while True:
-        if probe():
-            return
-        await asyncio.sleep(0.01)
 
 
 @pytest.fixture

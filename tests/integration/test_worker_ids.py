@@ -14,7 +14,7 @@ from protos.v1 import inference_pb2_grpc, worker_pb2
 from scheduler.loop import SchedulerLoop
 from tests.fakes.engine import continuation
 from tests.fakes.scheduler_process import instant_worker, scheduler, wait_until_ready
-from tests.integration.test_kill_storm import until
+from tests.fakes.waiting import until
 from tests.integration.test_scheduler_services import collect, generate_request, hello_stream
 from tests.integration.test_worker_process import process
 
