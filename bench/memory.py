@@ -20,9 +20,9 @@ from bench.report import write_numbers
 from bench.server import own_server
 from bench.workloads import RandomWorkload, Vocabulary
 from pagoda.cli.options import resolve_home
-from pagoda.grpc_channel import open_channel
 from pagoda.models.catalogue import DEFAULT_MODEL
-from pagoda.sockets import scheduler_address
+from pagoda.rpc.grpc_channel import open_channel
+from pagoda.rpc.sockets import scheduler_address
 from protos.v1 import inference_pb2, inference_pb2_grpc
 
 MANY_AT_ONCE, LONG_PROMPT, LONG_AT_ONCE = 64, 1500, 4

@@ -7,15 +7,15 @@ from collections.abc import Callable
 from collections.abc import Sequence as Seq
 from functools import partial
 
-from pagoda.sampling import SamplingParams
-from scheduler.events import Event, Tokens
-from scheduler.keep_alive import TimerHandle
+from pagoda.wire.sampling import SamplingParams
+from scheduler.clock import TimerHandle
 from scheduler.loop import SchedulerLoop
-from scheduler.request import InferenceRequest
-from scheduler.result import SampledTokens, StepResult
-from scheduler.step_plan import StepPlan
+from scheduler.queue.events import Event, Tokens
+from scheduler.queue.request import InferenceRequest
+from scheduler.steps.result import SampledTokens, StepResult
+from scheduler.steps.step_plan import StepPlan
+from scheduler.steps.worker_state import AttachedWorker
 from scheduler.worker_info import ModelLimits, WorkerInfo
-from scheduler.worker_state import AttachedWorker
 
 
 class _Soon:

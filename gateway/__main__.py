@@ -13,19 +13,20 @@ import uvloop
 from fastapi import FastAPI
 
 from gateway.app import create_app
-from gateway.drain import Drain
-from gateway.http_protocol import http_protocol
-from gateway.listen import ListenError, address_of, open_sockets
+from gateway.http.drain import Drain
+from gateway.http.http_protocol import http_protocol
+from gateway.http.listen import ListenError, address_of, open_sockets
 from gateway.settings import GatewaySettings
-from pagoda.background import end_tasks, keep_running, report_failure, tell_when_held
-from pagoda.freed_memory import keep_little_freed_memory
-from pagoda.keys import KeysError
-from pagoda.logging import configure_logging
+from pagoda.api_keys.key_file import KeysError
 from pagoda.models.errors import ModelError
 from pagoda.models.store import ModelStore
-from pagoda.sockets import ForeignDirectoryError, make_socket_directory
-from pagoda.stop_signals import end_on_stop_signal, on_stop_signal
-from pagoda.tracing import Tracer, open_tracer
+from pagoda.process.background import end_tasks, keep_running, report_failure, tell_when_held
+from pagoda.process.freed_memory import keep_little_freed_memory
+from pagoda.process.logging import configure_logging
+from pagoda.process.stop_signals import end_on_stop_signal, on_stop_signal
+from pagoda.rpc.sockets import ForeignDirectoryError, make_socket_directory
+from pagoda.telemetry.open_tracer import open_tracer
+from pagoda.telemetry.tracing import Tracer
 
 logger = logging.getLogger("gateway")
 

@@ -12,39 +12,39 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from gateway import operations, unsupported
-from gateway.api_document import JSONObject, api_document
-from gateway.drain import Drain
+from gateway.answers.generation import TextGenerator
 from gateway.errors import ErrorKind, GatewayError, from_model_error
-from gateway.generation import TextGenerator
-from gateway.metrics import GatewayMetrics
-from gateway.middleware import CountInProgress, RequestContext, RequireKey, error_response
+from gateway.http.api_document import JSONObject, api_document
+from gateway.http.drain import Drain
+from gateway.http.middleware import CountInProgress, RequestContext, RequireKey, error_response
+from gateway.http.origins import AllowedOrigins, LocalHostsOnly
+from gateway.models.pulls import Pulls
+from gateway.models.served_model import ServedModel
+from gateway.models.served_models import ServedModels
 from gateway.ollama import routes as ollama
 from gateway.ollama import store_routes
 from gateway.openai import routes as openai
 from gateway.openai import tokenization
-from gateway.origins import AllowedOrigins, LocalHostsOnly
-from gateway.placement import Placement
-from gateway.prefix_hints import PrefixHints
-from gateway.pulls import Pulls
-from gateway.scheduler_client import SchedulerClient
-from gateway.scheduler_metrics import SchedulerMetrics
-from gateway.schedulers import Schedulers
-from gateway.served_model import ServedModel
-from gateway.served_models import ServedModels
+from gateway.prompts.template_renderer import shared_renderer
 from gateway.settings import GatewaySettings
 from gateway.state import GatewayState
-from gateway.template_renderer import shared_renderer
-from gateway.tracing import TraceRequests
-from kvcache.index_url import open_prefix_index
-from pagoda.background import end_tasks, keep_running
+from gateway.telemetry.metrics import GatewayMetrics
+from gateway.telemetry.scheduler_metrics import SchedulerMetrics
+from gateway.telemetry.tracing import TraceRequests
+from gateway.upstream.placement import Placement
+from gateway.upstream.prefix_hints import PrefixHints
+from gateway.upstream.scheduler_client import SchedulerClient
+from gateway.upstream.schedulers import Schedulers
+from kvcache.open_index import open_prefix_index
 from pagoda.models.blobs import BlobStore
 from pagoda.models.catalogue import CATALOGUE, CatalogueEntry
 from pagoda.models.errors import ModelError
 from pagoda.models.library import ModelLibrary
 from pagoda.models.model import Model
+from pagoda.models.sampling_defaults import SamplingPolicy
 from pagoda.models.store import ModelStore
-from pagoda.sampling_defaults import SamplingPolicy
-from pagoda.tracing import SILENT_TRACER, Tracer
+from pagoda.process.background import end_tasks, keep_running
+from pagoda.telemetry.tracing import SILENT_TRACER, Tracer
 
 ROUTERS = (
     operations.router,

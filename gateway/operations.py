@@ -8,8 +8,8 @@ from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from starlette.responses import JSONResponse, Response
 
 from gateway.errors import GatewayError
-from gateway.queue_metrics import queue_object
 from gateway.state import GatewayState, state_of
+from gateway.telemetry.queue_metrics import queue_object
 
 logger = logging.getLogger(__name__)
 

@@ -5,14 +5,14 @@ from typing import Self
 from pydantic import ByteSize, Field, SecretStr, field_validator, model_validator
 from pydantic_settings import SettingsConfigDict
 
-from gateway.http_limits import HTTPLimits
+from gateway.http.http_limits import HTTPLimits
 from kvcache.index_url import MEMORY, check_index_url
-from pagoda.cluster_tokens import Role
-from pagoda.key_settings import KeySettings
+from pagoda.api_keys.key_settings import KeySettings
 from pagoda.models.catalogue import DEFAULT_MODEL
-from pagoda.sampling_defaults import SamplingDefaultsMode
+from pagoda.models.sampling_defaults import SamplingDefaultsMode
+from pagoda.rpc.cluster_tokens import Role
+from pagoda.rpc.sockets import is_loopback, scheduler_address
 from pagoda.settings import listed
-from pagoda.sockets import is_loopback, scheduler_address
 
 
 class GatewaySettings(KeySettings):

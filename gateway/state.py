@@ -9,20 +9,20 @@ from typing import Any, cast
 
 from fastapi import Request
 
-from gateway.bodies import SchemaT, parse_object, read_json
-from gateway.drain import Drain
+from gateway.answers.generation import HTTPContext, TextGenerator
 from gateway.errors import InvalidRequestError
-from gateway.generation import HTTPContext, TextGenerator
-from gateway.metrics import GatewayMetrics
-from gateway.placement import Placement
-from gateway.pulls import Pulls
-from gateway.reply_notes import IGNORED_HEADER, TRUNCATED_HEADER, notes_of
-from gateway.schedulers import Schedulers
-from gateway.served_models import ServedModels
+from gateway.http.bodies import SchemaT, parse_object, read_json
+from gateway.http.drain import Drain
+from gateway.http.reply_notes import IGNORED_HEADER, TRUNCATED_HEADER, notes_of
+from gateway.models.pulls import Pulls
+from gateway.models.served_models import ServedModels
+from gateway.telemetry.metrics import GatewayMetrics
+from gateway.upstream.placement import Placement
+from gateway.upstream.schedulers import Schedulers
 from pagoda.models.blobs import BlobStore
 from pagoda.models.library import ModelLibrary
+from pagoda.models.sampling_defaults import SamplingPolicy
 from pagoda.models.store import ModelStore
-from pagoda.sampling_defaults import SamplingPolicy
 
 MAX_INLINE_BYTES = 1 << 16
 """A body up to this length is parsed and validated within about 5 ms."""

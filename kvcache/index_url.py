@@ -1,11 +1,9 @@
-"""From a setting to a prefix index: what a URL may say, checked without importing a client."""
+"""What the URL of a prefix index may say, checked without importing a client."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 from urllib.parse import urlsplit, urlunsplit
-
-from kvcache.prefix_index import InMemoryPrefixIndex, PrefixIndex
 
 MEMORY = "memory"
 URL_FORMS = (
@@ -56,17 +54,6 @@ def parse_redis_url(url: str) -> RedisURL:
 def check_index_url(url: str) -> None:
     if url != MEMORY:
         parse_redis_url(url)
-
-
-def open_prefix_index(url: str) -> PrefixIndex:
-    """`memory`, or the URL of a Redis or Valkey. Does not connect yet, so that a server that is down stops nobody."""
-    if url == MEMORY:
-        return InMemoryPrefixIndex()
-    check_index_url(url)
-    # Only here: a scheduler alone on its machine would wait for this import, a third of all that it imports.
-    from kvcache.redis_index import RedisPrefixIndex
-
-    return RedisPrefixIndex(url)
 
 
 def _host(place: str, default_port: int) -> tuple[str, int]:

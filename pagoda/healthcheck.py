@@ -17,11 +17,11 @@ from pathlib import Path
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from pagoda.cluster_tokens import ClusterTokens, Role
-from pagoda.grpc_channel import open_channel
-from pagoda.scheduler_load import ask_load
-from pagoda.sockets import default_home
-from pagoda.transport_security import TransportSecurity
+from pagoda.rpc.cluster_tokens import ClusterTokens, Role
+from pagoda.rpc.grpc_channel import open_channel
+from pagoda.rpc.scheduler_load import ask_load
+from pagoda.rpc.sockets import default_home
+from pagoda.rpc.transport_security import TransportSecurity
 
 TIMEOUT_S = 5.0
 

@@ -13,12 +13,12 @@ from typing import Any, ClassVar, Self
 from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
-from pagoda import certificate_files
-from pagoda.cluster_tokens import ClusterTokenError, ClusterTokens, Role
-from pagoda.logging import LogFormat, LogLevel
-from pagoda.sockets import ForeignDirectoryError, default_home
-from pagoda.tracing import check_otlp_endpoint, default_otlp_endpoint
-from pagoda.transport_security import TransportSecurity
+from pagoda.process.logging import LogFormat, LogLevel
+from pagoda.rpc import certificate_files
+from pagoda.rpc.cluster_tokens import ClusterTokenError, ClusterTokens, Role
+from pagoda.rpc.sockets import ForeignDirectoryError, default_home
+from pagoda.rpc.transport_security import TransportSecurity
+from pagoda.telemetry.open_tracer import check_otlp_endpoint, default_otlp_endpoint
 
 SHARED_TLS_VARIABLES = ("PAGODA_TLS_CERT", "PAGODA_TLS_KEY", "PAGODA_TLS_CA", "PAGODA_TLS_SERVER_NAME")
 """One set for all tiers; a tier's own, such as PAGODA_WORKER_TLS_CERT, goes before."""

@@ -9,25 +9,26 @@ from functools import partial
 
 import uvloop
 
-from kvcache.index_url import open_prefix_index
-from pagoda.background import end_tasks, keep_running, tell_when_held
-from pagoda.cluster_tokens import HOME_TOKEN_FILE, ClusterTokenError, make_token_file
-from pagoda.grpc_server import GrpcServer
-from pagoda.keys import KeysError
-from pagoda.logging import configure_logging
-from pagoda.sockets import ForeignDirectoryError, make_socket_directory, unix_path
-from pagoda.stop_signals import end_on_stop_signal, on_stop_signal
-from pagoda.tracing import SILENT_TRACER, Tracer, open_tracer
+from kvcache.open_index import open_prefix_index
+from pagoda.api_keys.key_file import KeysError
+from pagoda.process.background import end_tasks, keep_running, tell_when_held
+from pagoda.process.logging import configure_logging
+from pagoda.process.stop_signals import end_on_stop_signal, on_stop_signal
+from pagoda.rpc.cluster_tokens import HOME_TOKEN_FILE, ClusterTokenError, make_token_file
+from pagoda.rpc.grpc_server import GrpcServer
+from pagoda.rpc.sockets import ForeignDirectoryError, make_socket_directory, unix_path
+from pagoda.telemetry.open_tracer import open_tracer
+from pagoda.telemetry.tracing import SILENT_TRACER, Tracer
 from protos.v1 import inference_pb2_grpc, worker_pb2_grpc
-from scheduler import inference_service, worker_service
 from scheduler.counters import Counters
-from scheduler.door import Door, DoorInterceptor
-from scheduler.index_publisher import IndexPublisher
+from scheduler.faults.worker_watch import Patience
 from scheduler.loop import SchedulerLoop
-from scheduler.router import POLICIES
+from scheduler.publish.index_publisher import IndexPublisher
+from scheduler.publish.tracing import SequenceTracing
+from scheduler.routing.router import POLICIES
+from scheduler.rpc import inference_service, worker_service
+from scheduler.rpc.door import Door, DoorInterceptor
 from scheduler.settings import SchedulerSettings
-from scheduler.tracing import SequenceTracing
-from scheduler.worker_watch import Patience
 
 logger = logging.getLogger("scheduler")
 

@@ -8,18 +8,18 @@ from collections.abc import Sequence as Seq
 
 from kvcache.block_hash import BlockHash
 from kvcache.page_pool import PageId
-from scheduler.cache_listener import CacheListener
 from scheduler.errors import SequenceFailedError
-from scheduler.leaving import movable
-from scheduler.lifecycle import Lifecycle
-from scheduler.model_loading import ModelLoading
-from scheduler.sequence_listener import Interruption
-from scheduler.step_decision import PrefillLimits
-from scheduler.step_plan import WorkerLink
-from scheduler.suspects import Suspects
-from scheduler.unloaded_workers import LoadLink, UnloadedWorker
+from scheduler.faults.leaving import movable
+from scheduler.faults.suspects import Suspects
+from scheduler.models.model_loading import ModelLoading
+from scheduler.models.unloaded_workers import LoadLink, UnloadedWorker
+from scheduler.publish.cache_listener import CacheListener
+from scheduler.queue.lifecycle import Lifecycle
+from scheduler.queue.sequence_listener import Interruption
+from scheduler.steps.step_decision import PrefillLimits
+from scheduler.steps.step_plan import WorkerLink
+from scheduler.steps.worker_state import AttachedWorker, WorkerPhase
 from scheduler.worker_info import LoadableModels, WorkerInfo, only_itself
-from scheduler.worker_state import AttachedWorker, WorkerPhase
 
 
 class Attachments:

@@ -3,17 +3,8 @@
 import math
 from collections import Counter
 from collections.abc import Callable
-from typing import Protocol
 
-
-class TimerHandle(Protocol):
-    def cancel(self) -> object: ...
-
-
-class Timers(Protocol):
-    def time(self) -> float: ...
-
-    def call_later(self, delay: float, callback: Callable[[], object], /) -> TimerHandle: ...
+from scheduler.clock import TimerHandle, Timers
 
 
 class KeepAlive:

@@ -8,35 +8,29 @@ and how models do in model_loading.py. Whatever happens there ends in `wake`.
 
 import math
 from collections.abc import Callable
-from typing import Protocol
 
 from scheduler.attachments import Attachments
-from scheduler.cache_listener import CacheListener, NobodyListens
+from scheduler.clock import Clock
 from scheduler.counters import Counters
 from scheduler.errors import WorkerProtocolError
-from scheduler.fair_queue import FairQueue
-from scheduler.keep_alive import KeepAlive, Timers
-from scheduler.lifecycle import Lifecycle
-from scheduler.model_loading import ModelLoading
-from scheduler.placement import Placement
-from scheduler.planner import plan_step
-from scheduler.queue_load import QueueLoad, queue_loads
+from scheduler.faults.suspects import Suspects, making_way
+from scheduler.keep_alive import KeepAlive
+from scheduler.models.model_loading import ModelLoading
+from scheduler.models.served_models import ServedModels
+from scheduler.models.worker_stores import WorkerStores
+from scheduler.publish.cache_listener import CacheListener, NobodyListens
+from scheduler.queue.fair_queue import FairQueue
+from scheduler.queue.lifecycle import Lifecycle
+from scheduler.queue.queue_load import QueueLoad, queue_loads
+from scheduler.queue.sequence_listener import Interruption, NobodyFollows, SequenceListener
 from scheduler.requests import Requests
-from scheduler.result import SampledTokens, ScoredTokens, StepResult
-from scheduler.router import RoutingPolicy, prefix_aware
-from scheduler.sequence import FinishReason, Sequence
-from scheduler.sequence_listener import Interruption, NobodyFollows, SequenceListener
-from scheduler.served_models import ServedModels
-from scheduler.step_decision import PrefillLimits, StepDecision
-from scheduler.suspects import Suspects, making_way
-from scheduler.worker_state import AttachedWorker, WorkerPhase
-from scheduler.worker_stores import WorkerStores
-
-
-class Clock(Timers, Protocol):
-    """The part of asyncio's event loop that the scheduler uses."""
-
-    def call_soon(self, callback: Callable[[], object], /) -> object: ...
+from scheduler.routing.placement import Placement
+from scheduler.routing.router import RoutingPolicy, prefix_aware
+from scheduler.steps.planner import plan_step
+from scheduler.steps.result import SampledTokens, ScoredTokens, StepResult
+from scheduler.steps.sequence import FinishReason, Sequence
+from scheduler.steps.step_decision import PrefillLimits, StepDecision
+from scheduler.steps.worker_state import AttachedWorker, WorkerPhase
 
 
 class SchedulerLoop:

@@ -5,14 +5,14 @@ Knows nothing about workers beyond what their model can hold, and nothing about 
 
 from collections.abc import Callable
 
+from scheduler.clock import Timers
 from scheduler.errors import DeadlineExceededError, InvalidRequestError, QueueFullError, ShuttingDownError
-from scheduler.events import Client
-from scheduler.fair_queue import FairQueue
-from scheduler.keep_alive import Timers
-from scheduler.lifecycle import Lifecycle
-from scheduler.request import InferenceRequest, OpenRequest, check_request, length_problem, make_sequences
-from scheduler.sequence import FinishReason
-from scheduler.served_models import ServedModels
+from scheduler.models.served_models import ServedModels
+from scheduler.queue.events import Client
+from scheduler.queue.fair_queue import FairQueue
+from scheduler.queue.lifecycle import Lifecycle
+from scheduler.queue.request import InferenceRequest, OpenRequest, check_request, length_problem, make_sequences
+from scheduler.steps.sequence import FinishReason
 
 
 class Requests:

@@ -7,12 +7,12 @@ from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import SettingsConfigDict
 
 from kvcache.index_url import MEMORY, check_index_url
-from pagoda.certificate_roles import CertificateRoles
-from pagoda.cluster_tokens import ClusterTokens
+from pagoda.api_keys.key_settings import KeySettings
 from pagoda.durations import parse_setting
-from pagoda.key_settings import KeySettings
-from pagoda.sockets import scheduler_address, unix_path
-from scheduler.step_decision import PrefillLimits
+from pagoda.rpc.certificate_roles import CertificateRoles
+from pagoda.rpc.cluster_tokens import ClusterTokens
+from pagoda.rpc.sockets import scheduler_address, unix_path
+from scheduler.steps.step_decision import PrefillLimits
 
 
 class SchedulerSettings(KeySettings):

@@ -9,19 +9,20 @@ from functools import partial
 
 import uvloop
 
-from pagoda.background import end_tasks, keep_running, tell_when_held
-from pagoda.logging import configure_logging
 from pagoda.models.errors import ModelError
 from pagoda.models.model import Model
-from pagoda.sockets import ForeignDirectoryError, make_socket_directory
-from pagoda.stop_signals import end_on_stop_signal, on_stop_signal
-from pagoda.tracing import Tracer, open_tracer
+from pagoda.process.background import end_tasks, keep_running, tell_when_held
+from pagoda.process.logging import configure_logging
+from pagoda.process.stop_signals import end_on_stop_signal, on_stop_signal
+from pagoda.rpc.sockets import ForeignDirectoryError, make_socket_directory
+from pagoda.telemetry.open_tracer import open_tracer
+from pagoda.telemetry.tracing import Tracer
 from protos.v1 import worker_pb2
-from worker.engine_thread import Loaded
 from worker.errors import EngineHangsError, StartError
-from worker.loadable_models import LoadableModels
-from worker.scheduler_link import SchedulerLink
+from worker.loading.loadable_models import LoadableModels
+from worker.rpc.scheduler_link import SchedulerLink
 from worker.settings import WorkerSettings
+from worker.steps.engine_thread import Loaded
 
 logger = logging.getLogger("worker")
 
@@ -85,13 +86,13 @@ async def serve(open_link: Callable[[], SchedulerLink], settings: WorkerSettings
 
 def load_worker(settings: WorkerSettings, model: Model) -> Loaded:
     # Only those that load a model pay for torch, in time and in memory.
-    from worker import start
+    from worker.loading import start
 
     return start.load_worker(settings, model)
 
 
 def load_on_demand(settings: WorkerSettings, models: LoadableModels, name: str, digest: str) -> Loaded:
-    from worker import start
+    from worker.loading import start
 
     return start.load_on_demand(settings, models, name, digest)
 

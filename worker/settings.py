@@ -8,11 +8,11 @@ from typing import Literal, Self
 from pydantic import ByteSize, Field, field_validator, model_validator
 from pydantic_settings import SettingsConfigDict
 
-from pagoda.cluster_tokens import Role
-from pagoda.cores import usable_cores
 from pagoda.models.catalogue import DEFAULT_MODEL
+from pagoda.process.cores import usable_cores
+from pagoda.rpc.cluster_tokens import Role
+from pagoda.rpc.sockets import scheduler_address
 from pagoda.settings import TierSettings, listed
-from pagoda.sockets import scheduler_address
 
 
 class WorkerSettings(TierSettings):

@@ -20,7 +20,7 @@ from bench.peers.rows import rows
 from bench.peers.run import Course, measure, say, score
 from pagoda.models.catalogue import DEFAULT_MODEL
 from pagoda.models.store import ModelStore
-from pagoda.sockets import default_home
+from pagoda.rpc.sockets import default_home
 
 FIELD = {peer.NAME: peer.contestants for peer in (pagoda_serve, llama_cpp, vllm_cpu)}
 """In the order of the table. To add a server, copy a neighbour."""

@@ -15,12 +15,12 @@ from bench.quality.perplexity import perplexity_of
 from bench.quality.report import Report, markdown, write
 from bench.quality.served import ScoredServer
 from bench.quality.text import TEXT, spread, windows
-from gateway.tokenizer import Tokenizer
-from pagoda.cores import usable_cores
 from pagoda.models.catalogue import DEFAULT_MODEL
 from pagoda.models.model import Model
 from pagoda.models.store import ModelStore
-from pagoda.sockets import default_home
+from pagoda.process.cores import usable_cores
+from pagoda.rpc.sockets import default_home
+from pagoda.text.tokenizer import Tokenizer
 from worker.kernels.interface import Kernels
 from worker.kernels.select import select_kernels
 

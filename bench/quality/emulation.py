@@ -9,9 +9,9 @@ import torch
 from torch.nn import functional as F
 
 from bench.quality.rounding import Rounding, exact
-from worker.batch import StepBatch
 from worker.kernels.interface import LayerKV, LinearWeight
 from worker.kernels.reference import Float32Linear, ReferenceKernels
+from worker.kernels.step_batch import StepBatch
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,8 +7,8 @@ import torch
 from bench.quality.emulation import EmulatedKernels, Format
 from bench.quality.text import WINDOW
 from pagoda.models.model import Model
-from worker.batch import StepBatch
 from worker.kernels.interface import Kernels
+from worker.kernels.step_batch import StepBatch
 from worker.models.registry import load_model
 
 PAGE_SIZE = 16

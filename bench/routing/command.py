@@ -17,7 +17,7 @@ from bench.routing.simulation import RoutingResult, Scenario, simulate
 from bench.routing.table import markdown
 from bench.routing.virtual import POD
 from bench.routing.workloads import Load, TimedWorkload, best_of, groups, mooncake, prefix_repetition, strangers
-from scheduler.router import POLICIES
+from scheduler.routing.router import POLICIES
 
 
 def routing(

@@ -21,13 +21,13 @@ from bench.report import percentile, write_numbers
 from bench.routing.virtual import PAGE_SIZE, POD, ModelledWorker, VirtualClock
 from bench.routing.workloads import draw
 from kvcache.block_hash import BlockHash, hash_blocks, root_hash
-from pagoda.sampling import SamplingParams
+from pagoda.wire.sampling import SamplingParams
 from scheduler.loop import SchedulerLoop
-from scheduler.placement import Round
-from scheduler.router import prefix_aware
-from scheduler.sequence import Sequence as WaitingSequence
-from scheduler.steps_in_flight import MAX_STEPS_IN_FLIGHT, StepInFlight
-from scheduler.worker_state import AttachedWorker
+from scheduler.routing.placement import Round
+from scheduler.routing.router import prefix_aware
+from scheduler.steps.sequence import Sequence as WaitingSequence
+from scheduler.steps.steps_in_flight import MAX_STEPS_IN_FLIGHT, StepInFlight
+from scheduler.steps.worker_state import AttachedWorker
 
 ROOT = root_hash(model_digest="d", page_size=PAGE_SIZE)
 NUM_RUNNING = 32

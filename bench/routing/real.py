@@ -17,7 +17,7 @@ from bench.client import LoadShape, OpenAIClient, run_load
 from bench.report import Result, summarize, table, write_numbers
 from bench.server import own_server
 from bench.workloads import PlannedRequest, SharedPrefixWorkload, Vocabulary
-from scheduler.router import POLICIES
+from scheduler.routing.router import POLICIES
 
 
 def routing_real(

@@ -7,11 +7,11 @@ from functools import partial
 from bench.report import Distribution, distribution
 from bench.routing.virtual import MODEL, Device, ModelledWorker, VirtualClock
 from bench.routing.workloads import TimedRequest, TimedWorkload
-from pagoda.sampling import SamplingParams
-from scheduler.events import Event, Failed, Finished, Tokens
+from pagoda.wire.sampling import SamplingParams
 from scheduler.loop import SchedulerLoop
-from scheduler.request import InferenceRequest
-from scheduler.router import POLICIES
+from scheduler.queue.events import Event, Failed, Finished, Tokens
+from scheduler.queue.request import InferenceRequest
+from scheduler.routing.router import POLICIES
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,12 +9,12 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from pagoda.logprobs import TokenLogprobs
+from pagoda.wire.logprobs import TokenLogprobs
 from scheduler.loop import SchedulerLoop
-from scheduler.result import SampledTokens, ScoredTokens, StepResult
-from scheduler.step_plan import PlannedSequence, StepPlan
+from scheduler.steps.result import SampledTokens, ScoredTokens, StepResult
+from scheduler.steps.step_plan import PlannedSequence, StepPlan
+from scheduler.steps.worker_state import AttachedWorker
 from scheduler.worker_info import ModelLimits, WorkerInfo
-from scheduler.worker_state import AttachedWorker
 
 PAGE_SIZE = 16
 MODEL = "modelled"

@@ -2,13 +2,13 @@
 
 from collections.abc import Sequence
 
+from gateway.answers.sampling_choice import choose_sampling
+from gateway.answers.text_request import TextRequest
 from gateway.errors import InvalidRequestError
-from gateway.fields import stop_strings
+from gateway.http.fields import stop_strings
 from gateway.ollama.schemas import ChatMessage, ChatRequest, GenerateRequest, Options
-from gateway.sampling_choice import choose_sampling
-from gateway.text_request import TextRequest
-from pagoda.sampling import SamplingParams
-from pagoda.sampling_defaults import OLLAMA, ModelDefaults
+from pagoda.models.sampling_defaults import OLLAMA, ModelDefaults
+from pagoda.wire.sampling import SamplingParams
 
 
 def chat_messages(messages: Sequence[ChatMessage]) -> list[dict[str, str]]:

@@ -2,7 +2,7 @@
 
 from datetime import UTC, datetime, timedelta
 
-from gateway.inference import ModelInfo
+from gateway.upstream.inference import ModelInfo
 from pagoda.models.catalogue import with_tag
 from pagoda.models.model import Model
 from pagoda.models.ollama_objects import JSONObject, identity

@@ -4,15 +4,15 @@ import asyncio
 from collections.abc import Sequence
 from functools import partial
 
-from gateway.chat_template import ChatTemplate
 from gateway.errors import ErrorKind, GatewayError, InvalidRequestError
+from gateway.models.served_model import ChatEnding, ServedModel, no_thinking
 from gateway.ollama.schemas import GenerateRequest
-from gateway.prompt_bound import Keep
-from gateway.served_model import ChatEnding, ServedModel, no_thinking
-from gateway.template_renderer import ChatTemplateError, rendering_threads, shared_renderer
-from pagoda.keyring import Caller
-from pagoda.keys import Scope
-from pagoda.models.chat_template_text import is_go_template
+from gateway.prompts.chat_template import ChatTemplate
+from gateway.prompts.template_renderer import ChatTemplateError, rendering_threads, shared_renderer
+from pagoda.api_keys.key_file import Scope
+from pagoda.api_keys.keyring import Caller
+from pagoda.models.formats.chat_template_text import is_go_template
+from pagoda.text.prompt_bound import Keep
 
 # Any turn will do: only what a template writes between two turns is taken from it.
 _EARLIER_TURN = ({"role": "user", "content": "a"}, {"role": "assistant", "content": "b"})

@@ -14,8 +14,8 @@ from typing import Any
 
 import orjson
 
-from gateway.logprob_bound import AnswerLogprobs
-from gateway.text_events import SampleEnded, TextDelta, TextEvents, TokenText
+from gateway.answers.logprob_bound import AnswerLogprobs
+from gateway.answers.text_events import SampleEnded, TextDelta, TextEvents, TokenText
 
 JSONObject = dict[str, Any]
 

@@ -8,24 +8,24 @@ from functools import partial
 from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
-from gateway.api_document import reads
+from gateway.answers.text_request import TextRequest
 from gateway.errors import Dialect, ErrorKind, GatewayError, InvalidRequestError, error_body
-from gateway.inference import ModelInfo
+from gateway.http.api_document import reads
+from gateway.http.streaming import ndjson_lines, stream_response, unless_gone
+from gateway.models.served_model import ChatEnding, ServedModel
 from gateway.ollama import convert, model_objects
 from gateway.ollama.prompts import encode_prompt, refuse_go_template, refuse_template_of
 from gateway.ollama.replies import ChatReply, GenerateReply, Reply
 from gateway.ollama.schemas import ChatRequest, GenerateRequest
 from gateway.ollama.truncation import Window, cut_beginning, encode_latest
 from gateway.operations import VERSION
-from gateway.prompt_bound import Keep
-from gateway.served_model import ChatEnding, ServedModel
 from gateway.state import GatewayState, http_context, state_of
-from gateway.streaming import ndjson_lines, stream_response, unless_gone
-from gateway.text_request import TextRequest
-from pagoda.keys import Scope
+from gateway.upstream.inference import ModelInfo
+from pagoda.api_keys.key_file import Scope
 from pagoda.models.errors import ModelNotFoundError
 from pagoda.models.model import Model
 from pagoda.models.ollama_objects import JSONObject
+from pagoda.text.prompt_bound import Keep
 
 router = APIRouter()
 _error_body = partial(error_body, dialect=Dialect.OLLAMA)

@@ -6,8 +6,8 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from gateway.bodies import FieldError, Schema
-from gateway.fields import (
+from gateway.http.bodies import FieldError, Schema
+from gateway.http.fields import (
     MAX_MESSAGES,
     Integer,
     KeepAlive,
@@ -26,7 +26,7 @@ from gateway.fields import (
     whole_items,
 )
 from pagoda.models.inert_parameters import HINTS, NEUTRAL
-from pagoda.sampling import MAX_TEMPERATURE
+from pagoda.wire.sampling import MAX_TEMPERATURE
 
 
 class Options(Schema):

@@ -13,13 +13,13 @@ import orjson
 from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, Response
 
-from gateway.api_document import reads
 from gateway.errors import Dialect, ErrorKind, GatewayError, InvalidRequestError, error_body, from_model_error
+from gateway.http.api_document import reads
+from gateway.http.streaming import JSONObject, ndjson_lines, stream_response, unless_gone
+from gateway.models.pulls import Pull, PullStoppedError
 from gateway.ollama.prompts import check_template
 from gateway.ollama.schemas import CopyRequest, CreateRequest, DeleteRequest, PullRequest, ShowRequest
-from gateway.pulls import Pull, PullStoppedError
 from gateway.state import GatewayState, state_of
-from gateway.streaming import JSONObject, ndjson_lines, stream_response, unless_gone
 from pagoda.models import ollama_objects
 from pagoda.models.catalogue import CatalogueEntry
 from pagoda.models.errors import ModelError, ModelNotFoundError

@@ -4,16 +4,16 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
+from gateway.answers.sampling_choice import SamplingChoice, choose_sampling
+from gateway.answers.text_request import TextRequest
 from gateway.errors import InvalidRequestError
-from gateway.fields import keep_alive_seconds, seed_bits, stop_strings
+from gateway.http.fields import keep_alive_seconds, seed_bits, stop_strings
+from gateway.models.served_model import ChatEnding
 from gateway.openai.replies import ReplyForm
 from gateway.openai.schemas import ChatMessage, ChatRequest, CompletionRequest, StreamOptions, TokenizeChatRequest
-from gateway.prompt_bound import Keep
-from gateway.sampling_choice import SamplingChoice, choose_sampling
-from gateway.served_model import ChatEnding
-from gateway.text_request import TextRequest
-from pagoda.sampling import SamplingParams
-from pagoda.sampling_defaults import OPENAI_CHAT, OPENAI_COMPLETIONS, ModelDefaults
+from pagoda.models.sampling_defaults import OPENAI_CHAT, OPENAI_COMPLETIONS, ModelDefaults
+from pagoda.text.prompt_bound import Keep
+from pagoda.wire.sampling import SamplingParams
 
 LLAMA_CPP_REPEAT_LAST_N = 64
 # Of the prompts' tokens and their alternatives, over all choices of a response. Each is some 70 bytes of JSON.

@@ -14,10 +14,18 @@ from typing import Any, ClassVar
 
 import orjson
 
-from gateway.inference import FinishReason
-from gateway.logprob_bound import AnswerLogprobs
-from gateway.text_events import PromptScored, SampleBegan, SampleEnded, TextDelta, TextEvent, TextEvents, TokenText
-from gateway.text_request import TextRequest
+from gateway.answers.logprob_bound import AnswerLogprobs
+from gateway.answers.text_events import (
+    PromptScored,
+    SampleBegan,
+    SampleEnded,
+    TextDelta,
+    TextEvent,
+    TextEvents,
+    TokenText,
+)
+from gateway.answers.text_request import TextRequest
+from gateway.upstream.inference import FinishReason
 
 JSONObject = dict[str, Any]
 """To be written by orjson: it may have `orjson.Fragment`s in it."""

@@ -9,20 +9,20 @@ from types import MappingProxyType
 from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, Response
 
-from gateway.api_document import reads
+from gateway.answers.text_request import TextRequest
 from gateway.errors import Dialect, InvalidRequestError, error_body
-from gateway.inference import ModelInfo
+from gateway.http.api_document import reads
+from gateway.http.streaming import sse_lines, stream_response, unless_gone
+from gateway.models.served_model import ServedModel
 from gateway.openai import convert
 from gateway.openai.replies import ChatReply, CompletionReply, JSONObject, Reply
 from gateway.openai.schemas import MAX_CHOICES, ChatRequest, CompletionRequest, Prompt
-from gateway.prompt_bound import Keep
-from gateway.served_model import ServedModel
 from gateway.state import GatewayState, http_context, state_of
-from gateway.streaming import sse_lines, stream_response, unless_gone
-from gateway.text_request import TextRequest
+from gateway.upstream.inference import ModelInfo
 from pagoda.models.errors import ModelNotFoundError
 from pagoda.models.model import Model
-from pagoda.sampling_defaults import OPENAI_CHAT, as_json
+from pagoda.models.sampling_defaults import OPENAI_CHAT, as_json
+from pagoda.text.prompt_bound import Keep
 
 router = APIRouter(prefix="/v1")
 # What OpenAI and vLLM call what Ollama's options have other names for.

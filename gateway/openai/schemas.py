@@ -5,9 +5,8 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from gateway.bodies import FieldError, Schema
-from gateway.chat_template import THINKING_VARIABLES
-from gateway.fields import (
+from gateway.http.bodies import FieldError, Schema
+from gateway.http.fields import (
     MAX_MESSAGES,
     Count,
     Integer,
@@ -28,7 +27,8 @@ from gateway.fields import (
     whole_items,
 )
 from gateway.openai.known_fields import CHAT_NEUTRAL, COMPLETION_NEUTRAL, HINTS
-from pagoda.sampling import MAX_LOGIT_BIAS, MAX_STOP_TOKEN_IDS
+from gateway.prompts.chat_template import THINKING_VARIABLES
+from pagoda.wire.sampling import MAX_LOGIT_BIAS, MAX_STOP_TOKEN_IDS
 
 MAX_CHOICES = 1024
 

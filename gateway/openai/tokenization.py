@@ -8,10 +8,10 @@ import orjson
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from gateway.api_document import reads
+from gateway.http.api_document import reads
+from gateway.models.served_model import ServedModel
 from gateway.openai import convert
 from gateway.openai.schemas import DetokenizeRequest, TokenizeChatRequest, TokenizePromptRequest
-from gateway.served_model import ServedModel
 from gateway.state import state_of
 
 router = APIRouter()

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from pagoda.cli.tiers import ServeOptions
-from pagoda.models.chat_template_text import chat_template_text
+from pagoda.models.formats.chat_template_text import chat_template_text
 from pagoda.models.model import Model
 from pagoda.models.model_settings import read_settings
 

@@ -90,7 +90,7 @@ def revoke(name: KeyName, as_json: AsJSON = False, keys_file: KeysFile = None, h
 
 
 def _file(keys_file: Path | None, home: Path | None) -> Path:
-    from pagoda.keys import KEYS_FILE
+    from pagoda.api_keys.key_file import KEYS_FILE
 
     return keys_file.expanduser().absolute() if keys_file else resolve_home(home) / KEYS_FILE
 

@@ -1,6 +1,6 @@
 """What `pagoda key` does: entries made from its options, and lists for people and programs, which never hold a digest.
 
-Knows nothing about the command line. The file is pagoda/keys.py's.
+Knows nothing about the command line. The file is pagoda/api_keys/key_file.py's.
 """
 
 import re
@@ -13,9 +13,9 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from pagoda.api_keys.key_file import KeyEntry, KeyFile, KeysError, Scope, digest_of, new_key
 from pagoda.cli import human
 from pagoda.cli.failure import CommandError
-from pagoda.keys import KeyEntry, KeyFile, KeysError, Scope, digest_of, new_key
 
 _UNITS = {"m": timedelta(minutes=1), "h": timedelta(hours=1), "d": timedelta(days=1), "w": timedelta(weeks=1)}
 _DURATION = re.compile(r"([1-9][0-9]{0,4})([mhdw])")

@@ -14,8 +14,8 @@ from pagoda.cli.key_commands import KeysFile
 from pagoda.cli.options import Home, complete_model, named_by_ollama, resolve_home
 from pagoda.cli.vllm_flags import ServeCommand
 from pagoda.durations import parse_setting
-from pagoda.logging import configure_warnings
 from pagoda.models.catalogue import DEFAULT_MODEL
+from pagoda.process.logging import configure_warnings
 
 app = typer.Typer(
     name="pagoda",

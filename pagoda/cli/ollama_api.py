@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 import httpx
 
 from pagoda.cli.failure import CommandError, ServerError, ServerUnreachableError
-from pagoda.sockets import is_loopback
+from pagoda.rpc.sockets import is_loopback
 
 DEFAULT_SERVER = "http://127.0.0.1:8000"
 _DEFAULT_PORT = 8000

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from pagoda.ollama_host import OllamaHost, ollama_host
+from pagoda.cli.ollama_host import OllamaHost, ollama_host
 
 Home = Annotated[
     Path | None, typer.Option(envvar="PAGODA_HOME", help="Where models, logs and state live. (default: ~/.pagoda)")
@@ -24,7 +24,7 @@ AsJSON = Annotated[bool, typer.Option("--json", help="Print JSON, for programs."
 
 
 def resolve_home(home: Path | None) -> Path:
-    from pagoda.sockets import default_home
+    from pagoda.rpc.sockets import default_home
 
     return (home or default_home()).expanduser().absolute()
 

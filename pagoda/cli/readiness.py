@@ -49,10 +49,10 @@ async def wait_for_workers(
     os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
     import grpc
 
-    from pagoda.cluster_tokens import ClusterTokens, Role
-    from pagoda.grpc_channel import open_channel
-    from pagoda.scheduler_load import ask_load
-    from pagoda.transport_security import TransportSecurity
+    from pagoda.rpc.cluster_tokens import ClusterTokens, Role
+    from pagoda.rpc.grpc_channel import open_channel
+    from pagoda.rpc.scheduler_load import ask_load
+    from pagoda.rpc.transport_security import TransportSecurity
 
     tokens = ClusterTokens(paths=(options.token_file(Role.GATEWAY),))
     security = TransportSecurity(tokens=tokens, role=Role.GATEWAY)

@@ -11,26 +11,26 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 
-from pagoda.background import end_tasks, keep_running
+from pagoda.api_keys.key_file import KeyEntry, KeyFile, KeysError, parse_keys
 from pagoda.cli.banner import banner
 from pagoda.cli.fetch import fetch_model
 from pagoda.cli.logs import begin_anew, keep_bounded
 from pagoda.cli.readiness import NotReadyError, wait_for_gateway, wait_for_workers
 from pagoda.cli.supervisor import ChildLostError, Supervisor
 from pagoda.cli.tiers import ServeOptions, tier_commands
-from pagoda.cluster_tokens import Role, make_token_file
-from pagoda.keys import KeyEntry, KeyFile, KeysError, parse_keys
 from pagoda.models.errors import ModelError
+from pagoda.models.formats.tensor_check import check_tensors
 from pagoda.models.model import Model
-from pagoda.models.tensor_check import check_tensors
-from pagoda.sockets import (
+from pagoda.process.background import end_tasks, keep_running
+from pagoda.rpc.cluster_tokens import Role, make_token_file
+from pagoda.rpc.sockets import (
     ForeignDirectoryError,
     is_loopback,
     make_private_directory,
     make_socket_directory,
     unix_path,
 )
-from pagoda.tracing import check_otlp_endpoint, default_otlp_endpoint
+from pagoda.telemetry.open_tracer import check_otlp_endpoint, default_otlp_endpoint
 
 # Longer than the tiers give their running streams (drain_grace_s), so that they end by themselves.
 STOP_GRACE_S = 40.0

@@ -19,12 +19,12 @@ from pagoda.models.model import Model
 from pagoda.models.model_settings import ModelSettings, read_settings
 from pagoda.models.modelfile import Modelfile, parse_modelfile, render_modelfile
 from pagoda.models.ollama_objects import listed, shown
+from pagoda.models.sampling_defaults import SamplingPolicy
 from pagoda.models.store import ModelStore
-from pagoda.sampling_defaults import SamplingPolicy
 
 JSONObject = dict[str, Any]
 UNUSABLE = 65
-"""What gateway.model_check exits with where it has a reason against a model; anything else is no verdict."""
+"""What gateway.models.model_check exits with where it has a reason against a model; anything else is no verdict."""
 
 
 def list_models(home: Path, prefix: str) -> list[JSONObject]:
@@ -114,7 +114,7 @@ def _library(home: Path) -> ModelLibrary:
 
 def _check_text(model: Model, settings: ModelSettings) -> None:
     """Raise ModelFormatError where the gateway could not make texts and chats into tokens for the model."""
-    command = [sys.executable, "-P", "-m", "gateway.model_check", str(model.path)]
+    command = [sys.executable, "-P", "-m", "gateway.models.model_check", str(model.path)]
     ended = subprocess.run(command, input=settings.template, capture_output=True, text=True)
     if ended.returncode == UNUSABLE:
         raise ModelFormatError(ended.stderr.strip())

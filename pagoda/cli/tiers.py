@@ -7,12 +7,12 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from pagoda.api_keys.key_file import KEYS_FILE
 from pagoda.cli.child import ChildCommand
 from pagoda.cli.logs import DEFAULT_MAX_BYTES
-from pagoda.cluster_tokens import Role
-from pagoda.cores import usable_cores
-from pagoda.keys import KEYS_FILE
-from pagoda.sockets import scheduler_address
+from pagoda.process.cores import usable_cores
+from pagoda.rpc.cluster_tokens import Role
+from pagoda.rpc.sockets import scheduler_address
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -25,7 +25,7 @@ def register(app: typer.Typer) -> None:
 
 def cluster_token(wanted: Wanted) -> None:
     with failing_in_sentences():
-        from pagoda.cluster_tokens import Role, make_token_file, new_token
+        from pagoda.rpc.cluster_tokens import Role, make_token_file, new_token
 
         for each in wanted:
             word, _, file = each.partition("=")

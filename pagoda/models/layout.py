@@ -19,7 +19,7 @@ from functools import cache
 from pathlib import Path
 from urllib.parse import unquote
 
-from pagoda.models.file_lock import file_lock
+from pagoda.process.file_lock import file_lock
 
 MANIFEST = "manifest.json"
 PARTIAL = ".partial"

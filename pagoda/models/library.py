@@ -14,15 +14,15 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 
 from pagoda.models.blobs import BlobStore
-from pagoda.models.description import describe
 from pagoda.models.digest import write_atomically
 from pagoda.models.errors import ModelFormatError, ModelNotFoundError
+from pagoda.models.formats.description import describe
+from pagoda.models.formats.tensor_check import check_tensors
 from pagoda.models.layout import MANIFEST, remove_if_empty
 from pagoda.models.model import Model
 from pagoda.models.model_settings import ModelSettings, read_settings
 from pagoda.models.scratch import Scratch, put_in_place, writing
 from pagoda.models.store import ModelStore
-from pagoda.models.tensor_check import check_tensors
 
 CHECKPOINT_DIRECTORY = "checkpoint"
 # Weights, their index, configuration, tokenizer and chat template; not the pickles that may lie beside them.

@@ -4,12 +4,11 @@ Knows nothing about tensors or text: the worker reads the weights, the gateway b
 files.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import Literal
-
-from pagoda.models.recommended import NOTHING_RECOMMENDED, Recommendation
+from typing import Any, Literal
 
 Activation = Literal["silu", "gelu_tanh"]
 
@@ -78,6 +77,21 @@ class ModelConfig:
     def window_of(self, layer: int) -> int | None:
         """How far back a layer sees, in tokens; None: all the way."""
         return self.sliding_window if self.layer_uses_sliding_window and self.layer_uses_sliding_window[layer] else None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recommendation:
+    """What a model's own files recommend for sampling.
+
+    `parameters` are under the names of Ollama's options, and may hold anything that the file's writer left there.
+    """
+
+    parameters: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    unsupported: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    """What the file asks for and nothing here does, under the file's own names."""
+
+
+NOTHING_RECOMMENDED = Recommendation()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,9 +12,9 @@ from types import MappingProxyType
 from typing import Any
 
 from pagoda.models.errors import ModelFormatError
+from pagoda.models.formats.safetensors_file import read_json
 from pagoda.models.layout import MANIFEST
 from pagoda.models.model import Model
-from pagoda.models.safetensors_file import read_json
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

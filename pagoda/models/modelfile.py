@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from pagoda.models.chat_template_text import is_go_template
 from pagoda.models.errors import ModelfileError
+from pagoda.models.formats.chat_template_text import is_go_template
 from pagoda.models.inert_parameters import changes_nothing
 from pagoda.models.model_settings import ModelSettings
 from pagoda.models.parameters import parameter_lines, parse_parameter

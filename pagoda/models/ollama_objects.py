@@ -9,15 +9,15 @@ from datetime import UTC, datetime
 from typing import Any
 
 from pagoda.models.catalogue import with_tag
-from pagoda.models.chat_template_text import GGUF_TEMPLATE_KEY, chat_template_text
-from pagoda.models.gguf_file import GGUFFile
+from pagoda.models.formats.chat_template_text import GGUF_TEMPLATE_KEY, chat_template_text
+from pagoda.models.formats.gguf_file import GGUFFile
+from pagoda.models.formats.safetensors_file import read_tensors, weight_files
 from pagoda.models.layout import MANIFEST
 from pagoda.models.model import Model, ModelFormat
 from pagoda.models.model_settings import ModelSettings, model_digest, read_settings
 from pagoda.models.modelfile import render_modelfile
 from pagoda.models.parameters import parameter_lines
-from pagoda.models.safetensors_file import read_tensors, weight_files
-from pagoda.sampling_defaults import OLLAMA, ModelDefaults, SamplingPolicy, as_json
+from pagoda.models.sampling_defaults import OLLAMA, ModelDefaults, SamplingPolicy, as_json
 
 JSONObject = dict[str, Any]
 # What fits into a line is shown; vocabularies and merges only to who asks for everything.

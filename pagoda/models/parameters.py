@@ -9,7 +9,7 @@ from types import MappingProxyType
 from typing import Any
 
 from pagoda.models.errors import ModelfileError
-from pagoda.sampling import SamplingParams
+from pagoda.wire.sampling import SamplingParams
 
 _TYPES: dict[str, type] = {
     "num_predict": int,

@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import TypeVar
 
 from pagoda.models.catalogue import CATALOGUE, NAME, CatalogueEntry, find_entry, normalize_name
-from pagoda.models.description import checkpoint_files, describe
 from pagoda.models.digest import DigestCache, file_state, write_atomically
 from pagoda.models.errors import ModelError, ModelFormatError, ModelNotFoundError, ModelSourceError, some_names
+from pagoda.models.formats.description import checkpoint_files, describe
+from pagoda.models.formats.safetensors_file import read_json
 from pagoda.models.layout import MANIFEST, PARTIAL, StoreLayout, is_there
 from pagoda.models.model import Model
-from pagoda.models.safetensors_file import read_json
 from pagoda.models.scratch import Scratch
 from pagoda.models.sources import Progress, Stage, fetch
 

@@ -18,7 +18,7 @@ from typing import Any
 
 from pagoda.cli.fetch import fetch_model
 from pagoda.models.catalogue import DEFAULT_MODEL
-from pagoda.sockets import default_home
+from pagoda.rpc.sockets import default_home
 from protos.v1 import inference_pb2
 from tests.chaos.cluster import Cluster
 from tests.chaos.doors import CONNECTION_ERRORS, Door, Doors

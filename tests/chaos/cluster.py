@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import psutil
 
-from pagoda.grpc_channel import open_channel
+from pagoda.rpc.grpc_channel import open_channel
 from protos.v1 import inference_pb2, inference_pb2_grpc
 from tests.e2e.tiers import SchedulerTier, Tier, Tiers
 from tests.fakes.valkey import RealValkey

@@ -3,12 +3,12 @@
 from collections.abc import Sequence as Seq
 from typing import Any
 
-from gateway import inference
-from gateway.wire import events_from_proto
-from pagoda.logprobs import TokenLogprobs
-from scheduler.client_messages import events_to_proto
+from gateway.upstream import inference
+from gateway.upstream.wire import events_from_proto
+from pagoda.wire.logprobs import TokenLogprobs
 from scheduler.errors import UnavailableError
-from scheduler.events import Event, Failed, Started, Tokens
+from scheduler.queue.events import Event, Failed, Started, Tokens
+from scheduler.rpc.client_messages import events_to_proto
 
 
 def tokens(request_id: str, number: int, *token_ids: int, logprobs: Seq[TokenLogprobs] = ()) -> Tokens:

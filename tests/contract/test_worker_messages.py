@@ -3,18 +3,18 @@
 import pytest
 
 from kvcache.page_pool import PageId
-from pagoda.logprobs import TokenLogprobs
-from pagoda.sampling import SamplingParams
+from pagoda.wire.logprobs import TokenLogprobs
+from pagoda.wire.sampling import SamplingParams
 from protos.v1 import worker_pb2
-from scheduler import worker_messages
 from scheduler.errors import WorkerProtocolError
-from scheduler.request import InferenceRequest, make_sequences
-from scheduler.sequence import Sequence
-from scheduler.step_plan import PlannedSequence, StepPlan
+from scheduler.queue.request import InferenceRequest, make_sequences
+from scheduler.rpc import worker_messages
+from scheduler.steps.sequence import Sequence
+from scheduler.steps.step_plan import PlannedSequence, StepPlan
 from tests.fakes.plan_worker import worker_info
 from worker.errors import StepError
-from worker.step import SampledTokens, ScheduledSequence, ScoredTokens, StepResult
-from worker.step_messages import result_to_proto, step_from_proto
+from worker.steps.step import SampledTokens, ScheduledSequence, ScoredTokens, StepResult
+from worker.steps.step_messages import result_to_proto, step_from_proto
 
 
 def sequence(sequence_id: int) -> Sequence:

@@ -24,8 +24,8 @@ from typer.testing import CliRunner
 from gateway.settings import GatewaySettings
 from pagoda import healthcheck
 from pagoda.cli.main import app
-from pagoda.cluster_tokens import make_token_file
 from pagoda.models.catalogue import find_entry
+from pagoda.rpc.cluster_tokens import make_token_file
 from pagoda.settings import TierSettings
 from scheduler.settings import SchedulerSettings
 from tests.deploy import manifests

@@ -6,7 +6,7 @@ from typing import Any
 import kubernetes_validate
 import pytest
 
-from pagoda.cluster_tokens import ClusterTokens, Role
+from pagoda.rpc.cluster_tokens import ClusterTokens, Role
 from tests.deploy.image import HOME, REPOSITORY, image
 from tests.deploy.manifests import (
     DIRECTORY,

@@ -11,8 +11,8 @@ import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
-from gateway.inference import Load, QueueLoad, WorkerLoad
-from gateway.metrics import GatewayMetrics
+from gateway.telemetry.metrics import GatewayMetrics
+from gateway.upstream.inference import Load, QueueLoad, WorkerLoad
 from tests.deploy.compose import resolved_compose
 from tests.deploy.image import REPOSITORY, image
 

@@ -16,7 +16,7 @@ from typing import TypeVar
 import httpx
 import psutil
 
-from pagoda.sockets import scheduler_address
+from pagoda.rpc.sockets import scheduler_address
 
 DEADLINE_S = 200.0
 

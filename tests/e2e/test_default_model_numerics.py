@@ -7,10 +7,10 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from gateway.tokenizer import Tokenizer
 from pagoda.models.catalogue import DEFAULT_MODEL
 from pagoda.models.model import Model
 from pagoda.models.store import ModelStore
+from pagoda.text.tokenizer import Tokenizer
 from tests.kernels.stepping import SteppedModel
 from worker.kernels.interface import Kernels
 from worker.kernels.select import select_kernels

@@ -6,13 +6,13 @@ from typing import Any
 import pytest
 from transformers.utils.chat_template_utils import render_jinja_template
 
-from gateway.chat_template import ChatTemplate
-from gateway.tokenizer import Tokenizer
+from gateway.prompts.chat_template import ChatTemplate
 from pagoda.models.catalogue import DEFAULT_MODEL
-from pagoda.models.gguf_file import GGUFFile
+from pagoda.models.formats.gguf_file import GGUFFile
 from pagoda.models.model import Model
 from pagoda.models.store import ModelStore
-from tests.unit.gateway.independent_bpe import GPT2_PATTERN, HARD_TEXTS, IndependentBPE
+from pagoda.text.tokenizer import Tokenizer
+from tests.unit.pagoda.text.independent_bpe import GPT2_PATTERN, HARD_TEXTS, IndependentBPE
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ import psutil
 import pytest
 import pytest_asyncio
 
-from pagoda.grpc_channel import open_channel
+from pagoda.rpc.grpc_channel import open_channel
 from protos.v1 import inference_pb2, inference_pb2_grpc
 from tests.e2e.failover_streams import MAX_TOKENS, Answer, Asker, Clients
 from tests.e2e.tiers import Tier, Tiers

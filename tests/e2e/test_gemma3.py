@@ -9,9 +9,9 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from gateway.tokenizer import Tokenizer
 from pagoda.cli.fetch import fetch_model
 from pagoda.models.model import Model
+from pagoda.text.tokenizer import Tokenizer
 from tests.e2e.conftest import StartSystem
 from tests.kernels.stepping import SteppedModel
 from worker.kernels.select import select_kernels

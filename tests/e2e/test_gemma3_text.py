@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from gateway.tokenizer import Tokenizer
 from pagoda.cli.fetch import fetch_model
 from pagoda.models.model import Model
 from pagoda.models.store import ModelStore
+from pagoda.text.tokenizer import Tokenizer
 
 pytestmark = pytest.mark.large
 

@@ -7,9 +7,9 @@ import pytest
 from bench.quality.in_process import WindowModel
 from bench.quality.served import ScoredServer
 from bench.quality.text import TEXT, windows
-from gateway.tokenizer import Tokenizer
 from pagoda.models.catalogue import DEFAULT_MODEL
 from pagoda.models.store import ModelStore
+from pagoda.text.tokenizer import Tokenizer
 from tests.e2e.system import System
 from worker.kernels.select import select_kernels
 

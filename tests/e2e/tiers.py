@@ -18,8 +18,8 @@ import httpx
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from gateway.settings import GatewaySettings
-from pagoda.cluster_tokens import HOME_TOKEN_FILE, make_token_file
-from pagoda.transport_security import TransportSecurity
+from pagoda.rpc.cluster_tokens import HOME_TOKEN_FILE, make_token_file
+from pagoda.rpc.transport_security import TransportSecurity
 from tests.e2e.system import DEADLINE_S, NEUTRAL, free_port, read_metric, until
 
 INFERENCE_SERVICE = "protos.v1.InferenceService"

@@ -3,9 +3,9 @@
 from collections import defaultdict
 from collections.abc import Sequence as Seq
 
-from pagoda.logprobs import TokenLogprobs
+from pagoda.wire.logprobs import TokenLogprobs
 from scheduler.errors import RequestError
-from scheduler.events import Event, Failed, Finished, Moved, PromptLogprobs, Started, Tokens
+from scheduler.queue.events import Event, Failed, Finished, Moved, PromptLogprobs, Started, Tokens
 
 
 class RecordingClient:

@@ -17,11 +17,11 @@ from pathlib import Path
 
 import torch
 
-from gateway.chat_template import ChatTemplate
-from gateway.template_renderer import ChatTemplateError
-from gateway.tokenizer import Tokenizer
+from gateway.prompts.chat_template import ChatTemplate
+from gateway.prompts.template_renderer import ChatTemplateError
 from pagoda.models.errors import ModelError
 from pagoda.models.store import ModelStore
+from pagoda.text.tokenizer import Tokenizer
 from tests.fakes.tiny_model import write_tiny_gguf
 from worker.kernels.reference import ReferenceKernels
 from worker.models.registry import UnsupportedArchitectureError, load_model
@@ -148,7 +148,7 @@ def write_tokenizer(directory: Path) -> None:
     from tokenizers import Tokenizer as LibraryTokenizer
     from tokenizers import models, pre_tokenizers
 
-    from gateway.byte_alphabet import CHARACTER_OF_BYTE
+    from pagoda.text.byte_alphabet import CHARACTER_OF_BYTE
 
     library = LibraryTokenizer(models.BPE({character: byte for byte, character in enumerate(CHARACTER_OF_BYTE)}, []))
     library.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)

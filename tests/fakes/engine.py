@@ -6,10 +6,10 @@ so a step that reads a page with another content (granted twice, freed too early
 
 from collections.abc import Iterable, Sequence
 
-from pagoda.logprobs import TokenLogprobs
+from pagoda.wire.logprobs import TokenLogprobs
 from worker.errors import StepError
-from worker.sequence import Chunk, RunningSequence, RunningSequences, find_stop
-from worker.step import SampledTokens, Step, StepResult
+from worker.steps.sequence import Chunk, RunningSequence, RunningSequences, find_stop
+from worker.steps.step import SampledTokens, Step, StepResult
 
 NUM_BYTES = 256
 VOCAB_SIZE = NUM_BYTES + 3
@@ -32,7 +32,7 @@ def continuation(token_ids: Sequence[int], count: int) -> list[int]:
 
 
 class FakeEngine:
-    """Fits `worker.engine_thread.StepRunner`. With `eos_after`, a sequence ends once it has generated that many tokens."""
+    """Fits `worker.steps.engine_thread.StepRunner`. With `eos_after`, a sequence ends once it has generated that many tokens."""
 
     def __init__(
         self,

@@ -13,8 +13,8 @@ import uvicorn
 from fastapi import FastAPI
 
 from gateway.app import create_app
-from gateway.http_limits import HTTPLimits
-from gateway.http_protocol import http_protocol
+from gateway.http.http_limits import HTTPLimits
+from gateway.http.http_protocol import http_protocol
 from gateway.settings import GatewaySettings
 from pagoda.models.catalogue import CATALOGUE, CatalogueEntry
 from pagoda.models.store import ModelStore

@@ -9,10 +9,10 @@ import asyncio
 import signal
 
 from protos.v1 import worker_pb2
-from worker.engine_thread import Loaded
 from worker.errors import StartError
-from worker.scheduler_link import SchedulerLink
-from worker.step import SampledTokens, Step, StepResult
+from worker.rpc.scheduler_link import SchedulerLink
+from worker.steps.engine_thread import Loaded
+from worker.steps.step import SampledTokens, Step, StepResult
 
 MODEL = "instant"
 TOKEN_ID = 1
@@ -22,7 +22,7 @@ NUM_PAGES = 65_536
 
 
 class InstantEngine:
-    """Fits `worker.engine_thread.StepRunner`. Remembers only each sequence's attempt."""
+    """Fits `worker.steps.engine_thread.StepRunner`. Remembers only each sequence's attempt."""
 
     def __init__(self) -> None:
         self._attempts: dict[int, int] = {}

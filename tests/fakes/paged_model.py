@@ -9,9 +9,9 @@ from collections.abc import Sequence
 
 import torch
 
-from worker.batch import StepBatch
 from worker.kernels.interface import LayerKV
-from worker.kv_memory import KVMemory
+from worker.kernels.step_batch import StepBatch
+from worker.memory.kv_memory import KVMemory
 
 VOCAB_SIZE = 53
 _LARGE_PRIME = 1_000_003
@@ -30,7 +30,7 @@ def paged_tokens(*, num_pages: int, page_size: int) -> KVMemory:
 
 
 class PagedModel:
-    """Fits `worker.engine.StepModel`."""
+    """Fits `worker.steps.engine.StepModel`."""
 
     def __init__(self, page_size: int) -> None:
         self._page_size = page_size

@@ -9,10 +9,10 @@ from dataclasses import dataclass, field, replace
 
 from kvcache.block_hash import BlockHash
 from kvcache.page_pool import PageId
-from pagoda.logprobs import TokenLogprobs
-from scheduler.result import SampledTokens, ScoredTokens, StepResult
-from scheduler.sequence import Sequence
-from scheduler.step_plan import StepPlan
+from pagoda.wire.logprobs import TokenLogprobs
+from scheduler.steps.result import SampledTokens, ScoredTokens, StepResult
+from scheduler.steps.sequence import Sequence
+from scheduler.steps.step_plan import StepPlan
 from scheduler.worker_info import ModelLimits, WorkerInfo
 
 EOS = 0

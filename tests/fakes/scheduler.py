@@ -10,7 +10,7 @@ from typing import Any, Self
 
 import grpc
 
-from pagoda.grpc_server import GrpcServer
+from pagoda.rpc.grpc_server import GrpcServer
 from protos.v1 import inference_pb2, inference_pb2_grpc, types_pb2
 
 SERVICE_NAME = "protos.v1.InferenceService"

@@ -8,13 +8,13 @@ from typing import Any
 
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from pagoda.grpc_channel import open_channel
+from pagoda.rpc.grpc_channel import open_channel
 from scheduler.__main__ import running_scheduler
-from scheduler.inference_service import SERVICE_NAME
 from scheduler.loop import SchedulerLoop
+from scheduler.rpc.inference_service import SERVICE_NAME
 from scheduler.settings import SchedulerSettings
 from tests.fakes.worker import fake_worker_link
-from worker.scheduler_link import SchedulerLink
+from worker.rpc.scheduler_link import SchedulerLink
 
 
 @asynccontextmanager

@@ -9,7 +9,7 @@ import numpy as np
 from safetensors.numpy import save_file
 from tokenizers import Tokenizer, models, pre_tokenizers
 
-from gateway.byte_alphabet import CHARACTER_OF_BYTE
+from pagoda.text.byte_alphabet import CHARACTER_OF_BYTE
 
 _CONFIG = {
     "architectures": ["LlamaForCausalLM"],

@@ -10,7 +10,7 @@ from types import MappingProxyType
 import gguf
 import numpy as np
 
-from gateway.byte_alphabet import CHARACTER_OF_BYTE
+from pagoda.text.byte_alphabet import CHARACTER_OF_BYTE
 
 END_OF_TEXT, IM_START, IM_END = 256, 257, 258
 CONTROL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from pagoda.tracing import NO_ATTRIBUTES, Attributes, SpanKind, TraceContext
+from pagoda.telemetry.tracing import NO_ATTRIBUTES, Attributes, SpanKind, TraceContext
 
 
 @dataclass(slots=True, eq=False)

@@ -6,14 +6,14 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from pagoda.grpc_channel import LOCAL_ONLY
-from pagoda.stop_signals import on_stop_signal
-from pagoda.transport_security import TransportSecurity
+from pagoda.process.stop_signals import on_stop_signal
+from pagoda.rpc.grpc_channel import LOCAL_ONLY
+from pagoda.rpc.transport_security import TransportSecurity
 from protos.v1 import worker_pb2
 from tests.fakes.engine import EOS_TOKEN_ID, VOCAB_SIZE, FakeEngine
-from worker.engine_thread import Load, Loaded, StepRunner
-from worker.scheduler_link import SchedulerLink
-from worker.session import Store
+from worker.rpc.scheduler_link import SchedulerLink
+from worker.rpc.session import Store
+from worker.steps.engine_thread import Load, Loaded, StepRunner
 
 
 class FakeStore:

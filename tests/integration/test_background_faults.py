@@ -6,16 +6,16 @@ from typing import Any
 
 import pytest
 
-from gateway.placement import Placement
-from gateway.scheduler_client import SchedulerClient
-from gateway.scheduler_session import SchedulerSession
-from pagoda.grpc_channel import LastingChannel, open_channel
-from pagoda.grpc_server import GrpcServer
+from gateway.upstream.placement import Placement
+from gateway.upstream.scheduler_client import SchedulerClient
+from gateway.upstream.scheduler_session import SchedulerSession
+from pagoda.rpc.grpc_channel import LastingChannel, open_channel
+from pagoda.rpc.grpc_server import GrpcServer
 from protos.v1 import inference_pb2, inference_pb2_grpc, worker_pb2
-from scheduler.index_publisher import IndexPublisher
+from scheduler.faults.worker_watch import WorkerWatch
 from scheduler.loop import SchedulerLoop
-from scheduler.model_loading import ModelLoading
-from scheduler.worker_watch import WorkerWatch
+from scheduler.models.model_loading import ModelLoading
+from scheduler.publish.index_publisher import IndexPublisher
 from tests.fakes.engine import continuation
 from tests.fakes.faults import Fault, fail_first, faults
 from tests.fakes.gateway import RunningGateway
@@ -26,9 +26,9 @@ from tests.fakes.scheduler_stream import serving
 from tests.fakes.waiting import until
 from tests.fakes.worker import FakeStore, fake_worker_link
 from tests.integration.test_scheduler_services import collect, generate_request
-from worker import scheduler_link
-from worker.session import Session
-from worker.step_loop import StepLoop
+from worker.rpc import scheduler_link
+from worker.rpc.session import Session
+from worker.steps.step_loop import StepLoop
 
 # The gateway
 

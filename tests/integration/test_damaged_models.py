@@ -14,7 +14,7 @@ import gguf
 import numpy as np
 import pytest
 
-from pagoda.models.gguf_file import GGUFFile
+from pagoda.models.formats.gguf_file import GGUFFile
 from pagoda.models.store import ModelStore
 from tests.fakes.damaged_models import OUR_ERRORS, load
 from tests.fakes.tiny_model import write_tiny_gguf

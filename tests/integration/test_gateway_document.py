@@ -13,8 +13,8 @@ import schemathesis
 from hypothesis import HealthCheck, given, settings
 from schemathesis.checks import not_a_server_error
 
-from gateway.api_document import api_document
 from gateway.app import ROUTERS
+from gateway.http.api_document import api_document
 from tests.fakes.gateway import running_gateway
 
 # Readiness may truthfully answer with 503: the news of the scheduler's health arrives a moment after the session.

@@ -16,8 +16,8 @@ import pytest
 from fastapi.routing import APIRoute
 
 from gateway.app import ROUTERS
-from gateway.scopes import needed_scope
-from pagoda.keys import KeyEntry, KeyFile, KeyList, Scope, digest_of
+from gateway.http.scopes import needed_scope
+from pagoda.api_keys.key_file import KeyEntry, KeyFile, KeyList, Scope, digest_of
 from tests.fakes.gateway import MODEL, RunningGateway, running_gateway
 from tests.fakes.scheduler import Answer
 from tests.fakes.tiny_model import write_tiny_gguf

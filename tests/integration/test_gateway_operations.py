@@ -143,10 +143,10 @@ async def test_request_ids(gateway: RunningGateway, path: str, status: int) -> N
 
 
 async def test_one_log_line_for_each_request(gateway: RunningGateway, caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level("INFO", logger="gateway.request_record")
+    caplog.set_level("INFO", logger="gateway.answers.request_record")
     gateway.scheduler.answer = lambda *_: Answer(text="Hello!", num_cached_tokens=4)
     await gateway.http.post("/v1/chat/completions", json=CHAT, headers={"x-request-id": "abc"})
-    (record,) = [record for record in caplog.records if record.name == "gateway.request_record"]
+    (record,) = [record for record in caplog.records if record.name == "gateway.answers.request_record"]
     fields = vars(record)
     assert fields["message"] == "request finished"
     assert (fields["request_id"], fields["model"], fields["worker"]) == ("abc", "tiny", "fake-worker")

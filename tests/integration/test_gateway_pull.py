@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from gateway import pulls as gateway_pulls
-from gateway.pulls import Pulls
+from gateway.models import pulls as gateway_pulls
+from gateway.models.pulls import Pulls
 from pagoda.models.catalogue import CATALOGUE, CatalogueEntry
 from pagoda.models.model import Model
 from pagoda.models.sources import OnProgress

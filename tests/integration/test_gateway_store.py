@@ -14,7 +14,7 @@ import ollama
 import pytest
 from safetensors.numpy import save_file
 
-from gateway import served_models
+from gateway.models import served_models
 from pagoda.models.blobs import BlobStore
 from pagoda.models.errors import ModelSourceError
 from pagoda.models.library import ModelLibrary
@@ -26,7 +26,7 @@ from protos.v1 import inference_pb2
 from tests.fakes.gateway import RunningGateway, running_gateway
 from tests.fakes.tiny_model import write_tiny_gguf
 from tests.integration.test_damaged_models import ABSENT, rewrite
-from tests.unit.pagoda.test_store import HF_CONFIG, WEIGHTS, write_checkpoint
+from tests.unit.pagoda.models.test_store import HF_CONFIG, WEIGHTS, write_checkpoint
 
 JINJA = "{% for message in messages %}[{{ message.role }}: {{ message.content }}]{% endfor %}"
 

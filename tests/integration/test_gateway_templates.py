@@ -8,7 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
-from pagoda.keys import KeyEntry, KeyFile, Scope, digest_of
+from pagoda.api_keys.key_file import KeyEntry, KeyFile, Scope, digest_of
 from tests.fakes.gateway import MODEL, RunningGateway, running_gateway
 from tests.fakes.tiny_model import IM_END, IM_START, write_tiny_gguf
 

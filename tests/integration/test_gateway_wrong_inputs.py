@@ -307,7 +307,7 @@ async def test_what_no_scheduler_takes_ends_no_session(
     gateway: RunningGateway, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Over the connection it would be too large a message, which ends the stream and with it all others' requests."""
-    monkeypatch.setattr("gateway.scheduler_session.MAX_REQUEST_BYTES", 200)
+    monkeypatch.setattr("gateway.upstream.scheduler_session.MAX_REQUEST_BYTES", 200)
     large = {"prompt": "x" * 250, "max_tokens": 1}
     refused = await gateway.http.post(COMPLETIONS, json=large)
     assert refused.status_code == 400 and "a scheduler takes at most 200" in message_of(refused)

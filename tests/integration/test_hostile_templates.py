@@ -1,6 +1,6 @@
 """No template stops the gateway: each costs its sender a 400, while a stream goes on and the loop is never held.
 
-tests/unit/gateway/test_template_renderer.py tries many more, with lower limits.
+tests/unit/gateway/prompts/test_template_renderer.py tries many more, with lower limits.
 """
 
 import tempfile

@@ -12,26 +12,26 @@ from typing import Any
 import pytest
 
 from pagoda.models.store import ModelStore
-from pagoda.sampling import SamplingParams
+from pagoda.wire.sampling import SamplingParams
 from protos.v1 import worker_pb2
-from scheduler import worker_messages
-from scheduler.events import Tokens
 from scheduler.loop import SchedulerLoop
-from scheduler.request import InferenceRequest
-from scheduler.step_plan import StepPlan
+from scheduler.queue.events import Tokens
+from scheduler.queue.request import InferenceRequest
+from scheduler.rpc import worker_messages
+from scheduler.steps.step_plan import StepPlan
+from scheduler.steps.worker_state import AttachedWorker
 from scheduler.worker_info import WorkerInfo
-from scheduler.worker_state import AttachedWorker
 from tests.fakes.client import RecordingClient
 from tests.fakes.clock import FakeClock
 from tests.fakes.plan_worker import worker_info
 from tests.fakes.tiny_model import write_tiny_gguf
-from worker.engine import Engine
 from worker.kernels.select import select_kernels
-from worker.kv_memory import KVMemory
-from worker.lease import Lease
+from worker.memory.kv_memory import KVMemory
 from worker.models.decoder import DecoderModel
 from worker.models.registry import load_model
-from worker.step_messages import result_to_proto, step_from_proto
+from worker.steps.engine import Engine
+from worker.steps.lease import Lease
+from worker.steps.step_messages import result_to_proto, step_from_proto
 
 PAGE = 4
 MAX_TOKENS = 24

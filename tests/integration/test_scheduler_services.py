@@ -12,19 +12,19 @@ from google.rpc import code_pb2, error_details_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_status import rpc_status
 
-from pagoda.grpc_channel import open_channel
+from pagoda.rpc.grpc_channel import open_channel
 from protos.v1 import inference_pb2, inference_pb2_grpc, types_pb2, worker_pb2, worker_pb2_grpc
 from scheduler.__main__ import drain
-from scheduler.inference_service import SERVICE_NAME
 from scheduler.loop import SchedulerLoop
-from scheduler.step_plan import StepPlan
-from scheduler.stream_link import StreamLink
+from scheduler.rpc.inference_service import SERVICE_NAME
+from scheduler.rpc.stream_link import StreamLink
+from scheduler.steps.step_plan import StepPlan
 from tests.fakes.engine import FakeEngine, continuation
 from tests.fakes.scheduler_process import instant_worker, scheduler, scheduler_and_worker, wait_until_ready
 from tests.fakes.worker import fake_worker_link
-from worker.engine_thread import Loaded
 from worker.errors import StartError
-from worker.step import Step, StepResult
+from worker.steps.engine_thread import Loaded
+from worker.steps.step import Step, StepResult
 
 
 def generate_request(

@@ -16,24 +16,24 @@ import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 
 from gateway.errors import ErrorKind, GatewayError
-from gateway.inference import Finished, InferenceRequest, Moved, Tokens
-from gateway.open_request import OpenRequest
-from gateway.placement import Placement
-from gateway.prefix_hints import PrefixHints
-from gateway.scheduler_client import SERVICE_NAME, SchedulerClient
-from gateway.scheduler_metrics import SchedulerMetrics
-from gateway.schedulers import Schedulers
+from gateway.telemetry.scheduler_metrics import SchedulerMetrics
+from gateway.upstream.inference import Finished, InferenceRequest, Moved, Tokens
+from gateway.upstream.open_request import OpenRequest
+from gateway.upstream.placement import Placement
+from gateway.upstream.prefix_hints import PrefixHints
+from gateway.upstream.scheduler_client import SERVICE_NAME, SchedulerClient
+from gateway.upstream.schedulers import Schedulers
 from kvcache.prefix_index import InMemoryPrefixIndex
-from pagoda.sampling import SamplingParams
+from pagoda.wire.sampling import SamplingParams
 from protos.v1 import inference_pb2
-from scheduler.worker_state import WorkerPhase
+from scheduler.steps.worker_state import WorkerPhase
 from tests.fakes.engine import FakeEngine, continuation
 from tests.fakes.scheduler import Answer, FakeScheduler
 from tests.fakes.scheduler_process import scheduler
 from tests.fakes.waiting import until
 from tests.fakes.worker import fake_worker_link
-from worker.scheduler_spread import by_preference
-from worker.step import Step, StepResult
+from worker.rpc.scheduler_spread import by_preference
+from worker.steps.step import Step, StepResult
 
 HELLO = list(b"Hello!")
 HELD = Answer(hold_before=2)

@@ -11,8 +11,8 @@ import pytest
 from kvcache.block_hash import hash_blocks, root_hash
 from kvcache.prefix_index import Holder
 from kvcache.redis_index import RedisPrefixIndex
-from pagoda.cluster_tokens import make_token_file
-from pagoda.grpc_channel import open_channel
+from pagoda.rpc.cluster_tokens import make_token_file
+from pagoda.rpc.grpc_channel import open_channel
 from protos.v1 import inference_pb2, inference_pb2_grpc, types_pb2
 from scheduler.settings import SchedulerSettings
 from tests.fakes.scheduler_process import instant_worker, scheduler

@@ -9,7 +9,7 @@ import pytest
 
 from protos.v1 import inference_pb2
 from tests.fakes.gateway import RunningGateway, running_gateway
-from worker.loadable_models import LoadableModels
+from worker.loading.loadable_models import LoadableModels
 from worker.settings import WorkerSettings
 
 NUM_WRITERS, NUM_ROUNDS = 5, 16

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pagoda.grpc_channel import open_channel
+from pagoda.rpc.grpc_channel import open_channel
 from protos.v1 import inference_pb2, inference_pb2_grpc, types_pb2, worker_pb2, worker_pb2_grpc
 from scheduler.loop import SchedulerLoop
 from tests.fakes.engine import continuation

@@ -5,16 +5,16 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
-from gateway.inference import InferenceRequest, Tokens
-from gateway.placement import Placement
-from gateway.prefix_hints import PrefixHints
-from gateway.scheduler_client import SchedulerClient
-from gateway.schedulers import Schedulers
 from gateway.settings import GatewaySettings
+from gateway.upstream.inference import InferenceRequest, Tokens
+from gateway.upstream.placement import Placement
+from gateway.upstream.prefix_hints import PrefixHints
+from gateway.upstream.scheduler_client import SchedulerClient
+from gateway.upstream.schedulers import Schedulers
 from kvcache.prefix_index import InMemoryPrefixIndex
 from pagoda.healthcheck import check_worker
-from pagoda.sampling import SamplingParams
-from pagoda.transport_security import TransportSecurity
+from pagoda.rpc.transport_security import TransportSecurity
+from pagoda.wire.sampling import SamplingParams
 from scheduler.__main__ import running_scheduler
 from scheduler.settings import SchedulerSettings
 from tests.e2e.system import free_port

@@ -15,8 +15,9 @@ import httpx
 import pytest
 from opentelemetry.sdk.environment_variables import OTEL_BSP_SCHEDULE_DELAY
 
-from pagoda.grpc_channel import open_channel
-from pagoda.tracing import TraceContext, open_tracer
+from pagoda.rpc.grpc_channel import open_channel
+from pagoda.telemetry.open_tracer import open_tracer
+from pagoda.telemetry.tracing import TraceContext
 from protos.v1 import inference_pb2, inference_pb2_grpc, types_pb2
 from scheduler.__main__ import running_scheduler
 from scheduler.settings import SchedulerSettings
@@ -200,10 +201,11 @@ async def generate(
 def test_off_by_default_and_then_nothing_of_it_is_loaded(name: str) -> None:
     """Libraries of others import OpenTelemetry's API, and redis its metrics, where they are installed; no tracing, no exporter."""
     code = (
-        f"import sys, {name}.__main__; from pagoda.tracing import *; from {name}.settings import *\n"
+        f"import sys, {name}.__main__; from {name}.settings import *\n"
+        "from pagoda.telemetry.open_tracer import *; from pagoda.telemetry.tracing import *\n"
         f"settings = {name.capitalize()}Settings.load([])\n"
         "with open_tracer(settings.otlp_endpoint, 'pagoda') as tracer: assert tracer is SILENT_TRACER\n"
-        "loaded = ('pagoda.otlp_tracing', 'opentelemetry.sdk.trace', 'opentelemetry.exporter')\n"
+        "loaded = ('pagoda.telemetry.otlp_tracing', 'opentelemetry.sdk.trace', 'opentelemetry.exporter')\n"
         "print([module for module in loaded if module in sys.modules])"
     )
     environment = {key: value for key, value in os.environ.items() if not key.startswith("OTEL_")}

@@ -9,7 +9,7 @@ from pathlib import Path
 import grpc
 import pytest
 
-from pagoda.grpc_channel import open_channel
+from pagoda.rpc.grpc_channel import open_channel
 from protos.v1 import inference_pb2_grpc, worker_pb2
 from scheduler.loop import SchedulerLoop
 from tests.fakes.engine import continuation

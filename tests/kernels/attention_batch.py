@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import torch
 
-from worker.batch import StepBatch
+from worker.kernels.step_batch import StepBatch
 
 NUM_PAGES = 256
 

@@ -7,8 +7,8 @@ from itertools import pairwise
 
 import torch
 
-from worker.batch import StepBatch
 from worker.kernels.interface import Kernels
+from worker.kernels.step_batch import StepBatch
 from worker.models.decoder import DecoderModel
 
 

@@ -9,9 +9,9 @@ import torch
 from tests.kernels.native import native_kernels, same_bits, threads
 from tests.kernels.test_integer_kernels import random
 from tests.kernels.test_native_kernels import hard_rows
-from worker.batch import StepBatch
 from worker.kernels.integer import IntegerKernels
 from worker.kernels.interface import Forward, LayerKV
+from worker.kernels.step_batch import StepBatch
 from worker.weights.four_bit import BLOCK, FourBitWeight
 
 NATIVE, TWIN = native_kernels(), IntegerKernels()

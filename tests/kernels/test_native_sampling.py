@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pagoda.sampling import SamplingParams
+from pagoda.wire.sampling import SamplingParams
 from tests.kernels.native import native_library, threads
 from worker.kernels.adjustment import Adjustment
 from worker.kernels.native import attempts

@@ -61,7 +61,7 @@ def test_no_triton(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_worker_on_a_processor_does_without_triton() -> None:
     code = (
-        "import sys, worker.start, worker.kernels.select\n"
+        "import sys, worker.loading.start, worker.kernels.select\n"
         "worker.kernels.select.select_kernels(None, 'cpu')\n"
         "print([name for name in sys.modules if name.split('.')[0] == 'triton'])\n"
     )

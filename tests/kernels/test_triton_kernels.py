@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from tests.kernels.attention_batch import NUM_PAGES, attention_batch
 from tests.kernels.stepping import SteppedModel
 from tests.kernels.tiny_families import FAMILIES, make_model, save_safetensors
-from worker.batch import StepBatch
 from worker.kernels.interface import Kernels
 from worker.kernels.reference import ReferenceKernels
+from worker.kernels.step_batch import StepBatch
 from worker.models.registry import load_model
 
 pytest.importorskip("triton", reason="Triton is made for Linux only")

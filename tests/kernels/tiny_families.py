@@ -10,7 +10,7 @@ import numpy as np
 import torch
 import transformers
 
-from pagoda.models.description import describe
+from pagoda.models.formats.description import describe
 from pagoda.models.model import Model
 
 WINDOW = 24

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from pagoda.models.description import describe
+from pagoda.models.formats.description import describe
 from pagoda.models.model import Model, ModelFormat
 
 GGUF_LAYER_NAMES = {

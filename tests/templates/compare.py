@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from transformers.utils.chat_template_utils import render_jinja_template
 
-from gateway.template_renderer import ChatTemplateError, shared_renderer
+from gateway.prompts.template_renderer import ChatTemplateError, shared_renderer
 from tests.templates.conversations import CONVERSATIONS
 
 SPECIAL_TEXTS = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>", "unk_token": "<unk>"}

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from pagoda.sampling import SamplingParams
+from pagoda.wire.sampling import SamplingParams
 
 LARGEST_LOGIT = np.finfo(np.float32).max
 """A repetition penalty near 0 may not make a logit infinite: that would be taken for a broken model."""

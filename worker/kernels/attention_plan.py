@@ -13,7 +13,7 @@ from math import lcm
 
 import torch
 
-from worker.batch import StepBatch
+from worker.kernels.step_batch import StepBatch
 
 MAX_GROUP_KEYS = 4096
 """Keys gathered at once for decoding sequences: a few megabytes, which stay in the cache between gather and product."""

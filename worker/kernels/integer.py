@@ -15,7 +15,6 @@ Legend as in batch.py; I, O inner and outer dimension of a linear, G blocks of 6
 
 import torch
 
-from worker.batch import StepBatch
 from worker.kernels.attention_plan import AttentionPlanner
 from worker.kernels.blocks import BLOCK, num_blocks, round_blocks
 from worker.kernels.fixed_point import LOG2_E, constant, exp2_, round_rows, sqrt_, tanh_
@@ -24,6 +23,7 @@ from worker.kernels.integer_attention import DEFAULT_KV_DTYPE, KV_FORMATS, Integ
 from worker.kernels.interface import Forward, LayerKV, LinearWeight
 from worker.kernels.linear_weights import FourBitLinear, IntegerLinear
 from worker.kernels.scratch import Scratch
+from worker.kernels.step_batch import StepBatch
 from worker.weights.four_bit import AnyWeight, FourBitWeight
 
 WEIGHTS_PER_PASS = 1 << 18

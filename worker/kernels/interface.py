@@ -14,7 +14,7 @@ from typing import Protocol
 
 import torch
 
-from worker.batch import StepBatch
+from worker.kernels.step_batch import StepBatch
 from worker.weights.four_bit import AnyWeight
 
 

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 import torch
 from torch.nn import functional as F
 
-from worker.batch import StepBatch
 from worker.kernels.attention_plan import AttentionGroup, AttentionPlanner
 from worker.kernels.interface import Forward, LayerKV, LinearWeight
+from worker.kernels.step_batch import StepBatch
 from worker.weights.four_bit import AnyWeight, as_float32
 
 

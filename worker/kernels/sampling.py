@@ -18,7 +18,7 @@ from typing import NamedTuple, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from pagoda.sampling import SamplingParams
+from pagoda.wire.sampling import SamplingParams
 from worker.kernels.adjustment import Adjustment, adjusted_logits
 from worker.kernels.fixed_point import LOG2_E, exp2_array
 

@@ -6,8 +6,8 @@ Legend as in batch.py.
 import torch
 
 from pagoda.models.model import ModelConfig
-from worker.batch import StepBatch
 from worker.kernels.interface import LayerKV, LinearWeight
+from worker.kernels.step_batch import StepBatch
 from worker.layers.rope import Rotation
 from worker.layers.source import LayerSource
 

@@ -5,8 +5,8 @@ Legend as in batch.py.
 
 import torch
 
-from worker.batch import StepBatch
 from worker.kernels.interface import LayerKV
+from worker.kernels.step_batch import StepBatch
 from worker.layers.attention import Attention
 from worker.layers.mlp import MLP
 from worker.layers.rope import Rotation

@@ -12,9 +12,9 @@ from typing import Protocol
 import torch
 
 from pagoda.models.model import ModelConfig
-from worker.batch import StepBatch
 from worker.errors import StepError
 from worker.kernels.interface import Kernels, LayerKV, LinearWeight
+from worker.kernels.step_batch import StepBatch
 from worker.layers.rope import RopeTable, Rotation, first_length, next_length, rope_frequencies
 from worker.layers.source import LayerSource
 from worker.weights.checkpoint import Weights

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import torch
 
-from pagoda.models.ggml_type import GGMLType
+from pagoda.models.formats.ggml_type import GGMLType
 from worker.weights import iq_quants, k_quants, legacy_quants
 from worker.weights.four_bit import AnyWeight, FourBitWeight, as_float32
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import torch
 
-from pagoda.models.gguf_file import GGUFFile
+from pagoda.models.formats.gguf_file import GGUFFile
+from pagoda.models.formats.tensor_names import gguf_names, map_names
 from pagoda.models.model import ModelConfig
-from pagoda.models.tensor_names import gguf_names, map_names
 from worker.weights.checkpoint import WeightsError
 from worker.weights.dequantize import UnsupportedTypeError, dequantize, is_four_bit, read_four_bit
 from worker.weights.four_bit import AnyWeight

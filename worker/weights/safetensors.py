@@ -6,9 +6,9 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 
+from pagoda.models.formats.safetensors_file import weight_files
+from pagoda.models.formats.tensor_names import map_names, safetensors_names
 from pagoda.models.model import ModelConfig
-from pagoda.models.safetensors_file import weight_files
-from pagoda.models.tensor_names import map_names, safetensors_names
 from worker.weights.checkpoint import WeightsError
 from worker.weights.four_bit import AnyWeight
 

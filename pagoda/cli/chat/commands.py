@@ -1,17 +1,14 @@
 """The slash commands of a chat, in Ollama's words."""
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
 
 from pagoda.cli.chat import help as words
+from pagoda.cli.chat.session import Session
 from pagoda.cli.failure import CommandError
 from pagoda.cli.show import show_page
 from pagoda.cli.store_commands import list_models, list_page
 from pagoda.models.inert_parameters import changes_nothing
 from pagoda.models.parameters import parameter_lines, parse_parameter
-
-if TYPE_CHECKING:
-    from pagoda.cli.chat.session import Session
 
 _NOT_SUPPORTED = {
     "format": "answers cannot be held to a form yet",
@@ -22,7 +19,7 @@ _NOT_SUPPORTED = {
 
 
 class Commands:
-    def __init__(self, session: "Session") -> None:
+    def __init__(self, session: Session) -> None:
         self._session = session
         self._by_name: dict[str, Callable[[str, Sequence[str]], None]] = {
             "/set": self._set,

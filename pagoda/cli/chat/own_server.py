@@ -12,12 +12,12 @@ from pathlib import Path
 
 import httpx
 
-from pagoda.background import end_tasks
+from pagoda.api_keys.key_file import new_key
 from pagoda.cli.child import Child, ChildCommand, describe_exit
 from pagoda.cli.failure import CommandError
 from pagoda.cli.logs import begin_anew, last_lines
-from pagoda.keys import new_key
-from pagoda.sockets import make_private_directory
+from pagoda.process.background import end_tasks
+from pagoda.rpc.sockets import make_private_directory
 
 READY_DEADLINE_S = 300.0
 _STOP_GRACE_S = 30.0

@@ -40,13 +40,14 @@ def _answer(options: RunOptions, connection: Connection, prompt: str) -> int:
 
 
 def _chat(options: RunOptions, servers: Servers, connection: Connection) -> None:
+    from pagoda.cli.chat.chat_loop import ChatLoop
     from pagoda.cli.chat.line_reader import TerminalReader
     from pagoda.cli.chat.session import Session
 
     reader = TerminalReader(_history(servers.home), remembers=options.remembers)
     session = Session(connection, servers, reader, options.style, options.keep_alive)
     try:
-        session.run()
+        ChatLoop(session).run()
     finally:
         session.connection.close()
 

@@ -1,20 +1,13 @@
-"""The chat itself: read an entry, obey a command or ask the model, until the user leaves.
+"""A chat: its model, its conversation, and how the model is asked. What a user types is read in chat_loop.py."""
 
-Knows nothing about keys and cursors (line_reader.py) or about which server answers (connection.py).
-"""
-
-import sys
 from dataclasses import replace
 
 from pagoda.cli.chat.answer import Style, print_answer
-from pagoda.cli.chat.commands import Commands
 from pagoda.cli.chat.connection import Connection, Servers
 from pagoda.cli.chat.conversation import Conversation
 from pagoda.cli.chat.line_reader import LineReader
-from pagoda.cli.chat.multiline import PROMPT, Entry, read_entry
+from pagoda.cli.chat.multiline import PROMPT
 from pagoda.cli.chat.wrapping import WordWrap
-from pagoda.cli.failure import CommandError
-from pagoda.models.errors import ModelError
 
 
 class Session:
@@ -27,38 +20,6 @@ class Session:
         self.style = style
         self.conversation = Conversation(connection.model)
         self._keep_alive = keep_alive
-        self._commands = Commands(self)
-
-    def run(self) -> None:
-        """Until /bye or Ctrl-D."""
-        self._print_opening()
-        while self._goes_on():
-            pass
-
-    def _goes_on(self) -> bool:
-        """After one entry, which it reads and answers. A failure or Ctrl-C ends the entry, not the chat."""
-        try:
-            entry = read_entry(self.reader)
-        except EOFError:
-            print()
-            return False
-        except KeyboardInterrupt:
-            print("\nUse Ctrl + d or /bye to exit.")
-            return True
-        try:
-            return self._answered(entry)
-        except (CommandError, ModelError) as error:
-            print(f"Error: {error}\n", file=sys.stderr, flush=True)
-        except KeyboardInterrupt:
-            print()
-        return True
-
-    def _answered(self, entry: Entry) -> bool:
-        if entry.is_command:
-            return not self._commands.obey(entry.text)
-        if entry.text:
-            self._ask(entry.text)
-        return True
 
     def switch_model(self, name: str) -> None:
         """Another model, and a conversation of its own. The old one stays where the new one cannot be had."""
@@ -66,12 +27,12 @@ class Session:
         self.connection.close()
         self.connection = connection
         self.conversation = Conversation(connection.model)
-        self._print_opening()
+        self.print_opening()
 
     def set_style(self, **changes: bool) -> None:
         self.style = replace(self.style, **changes)
 
-    def _ask(self, text: str) -> None:
+    def ask(self, text: str) -> None:
         conversation, api = self.conversation, self.connection.api
         if self._can_chat:
             lines = api.chat(
@@ -87,7 +48,7 @@ class Session:
         """A base model has no template for a conversation; it goes on with a text."""
         return bool(self.connection.shown.get("template"))
 
-    def _print_opening(self) -> None:
+    def print_opening(self) -> None:
         """The messages that a model brings along; the server puts them before ours."""
         if not self._can_chat:
             print(f"{self.connection.model} has no chat template: it goes on with each text that you give it.\n")

@@ -10,9 +10,9 @@ from pathlib import Path
 
 from pagoda.cli.doctor.finding import Finding, ok, problem, warning
 from pagoda.models.catalogue import CATALOGUE, DEFAULT_MODEL, find_entry
-from pagoda.models.description import checkpoint_files
 from pagoda.models.digest import DigestCache
 from pagoda.models.errors import ModelError
+from pagoda.models.formats.description import checkpoint_files
 from pagoda.models.layout import StoreLayout
 from pagoda.models.model import Model
 from pagoda.models.store import ModelStore

@@ -10,7 +10,7 @@ from pagoda.cli.doctor.finding import Finding, ok, problem, warning
 from pagoda.cli.doctor.machine import existing_parent
 from pagoda.cli.failure import CommandError
 from pagoda.cli.ollama_api import OllamaAPI
-from pagoda.sockets import MAX_SOCKET_PATH_BYTES, socket_directory
+from pagoda.rpc.sockets import MAX_SOCKET_PATH_BYTES, socket_directory
 
 PORTS = {8000: "pagoda serve", 11434: "clients made for Ollama"}
 _NEXT_STEPS = {

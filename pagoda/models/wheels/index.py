@@ -20,7 +20,7 @@ from packaging.version import Version
 
 from pagoda.models.wheels.pip_settings import PipSettings
 from pagoda.models.wheels.simple_api import ACCEPT, JSON_TYPE, FileLink, links_of_html, links_of_json
-from pagoda.sockets import is_loopback
+from pagoda.rpc.sockets import is_loopback
 
 logger = logging.getLogger(__name__)
 

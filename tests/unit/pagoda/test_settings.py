@@ -8,7 +8,7 @@ import pytest
 from pydantic import ByteSize, SecretStr
 from pydantic_settings import SettingsConfigDict
 
-from pagoda.logging import JSONFormatter, TextFormatter
+from pagoda.process.logging import JSONFormatter, TextFormatter
 from pagoda.settings import TierSettings
 
 

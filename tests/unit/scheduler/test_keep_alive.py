@@ -7,9 +7,9 @@ import pytest
 
 from scheduler.errors import InvalidRequestError, ModelNotServedError, RequestError, UnavailableError
 from scheduler.loop import SchedulerLoop
-from scheduler.unloaded_workers import UnloadedWorker
+from scheduler.models.unloaded_workers import UnloadedWorker
+from scheduler.steps.worker_state import AttachedWorker
 from scheduler.worker_info import only_itself
-from scheduler.worker_state import AttachedWorker
 from tests.fakes.client import RecordingClient
 from tests.fakes.clock import FakeClock
 from tests.fakes.plan_worker import PlanWorker, worker_info

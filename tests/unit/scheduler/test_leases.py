@@ -5,10 +5,10 @@ from dataclasses import replace
 import pytest
 
 from scheduler.errors import WorkerProtocolError
-from scheduler.request import InferenceRequest
-from scheduler.result import StepResult
-from scheduler.sequence import FinishReason
-from scheduler.worker_state import AttachedWorker
+from scheduler.queue.request import InferenceRequest
+from scheduler.steps.result import StepResult
+from scheduler.steps.sequence import FinishReason
+from scheduler.steps.worker_state import AttachedWorker
 from tests.fakes.plan_worker import EOS, PlanWorker, expected_output
 from tests.unit.scheduler.test_loop import System, expected, request
 

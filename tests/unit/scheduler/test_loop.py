@@ -6,9 +6,8 @@ from dataclasses import replace
 import pytest
 
 from kvcache.block_hash import BlockHash
-from pagoda.logprobs import TokenLogprobs
-from pagoda.sampling import SamplingParams
-from scheduler.cache_listener import NobodyListens
+from pagoda.wire.logprobs import TokenLogprobs
+from pagoda.wire.sampling import SamplingParams
 from scheduler.errors import (
     DeadlineExceededError,
     InvalidRequestError,
@@ -17,11 +16,12 @@ from scheduler.errors import (
     UnavailableError,
     WorkerProtocolError,
 )
-from scheduler.events import PromptLogprobs
 from scheduler.loop import SchedulerLoop
-from scheduler.request import InferenceRequest
-from scheduler.sequence import MAX_SCORED_TOKENS, FinishReason
-from scheduler.worker_state import AttachedWorker
+from scheduler.publish.cache_listener import NobodyListens
+from scheduler.queue.events import PromptLogprobs
+from scheduler.queue.request import InferenceRequest
+from scheduler.steps.sequence import MAX_SCORED_TOKENS, FinishReason
+from scheduler.steps.worker_state import AttachedWorker
 from tests.fakes.client import RecordingClient
 from tests.fakes.clock import FakeClock
 from tests.fakes.plan_worker import EOS, PlanWorker, expected_output, prompt_logprob, worker_info

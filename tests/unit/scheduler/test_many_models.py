@@ -6,11 +6,11 @@ import pytest
 
 from scheduler.errors import InvalidRequestError, RequestError, UnavailableError
 from scheduler.loop import SchedulerLoop
-from scheduler.model_outages import MAX_LOST_LOADS
-from scheduler.tracing import SequenceTracing
-from scheduler.unloaded_workers import UnloadedWorker
+from scheduler.models.model_outages import MAX_LOST_LOADS
+from scheduler.models.unloaded_workers import UnloadedWorker
+from scheduler.publish.tracing import SequenceTracing
+from scheduler.steps.worker_state import AttachedWorker
 from scheduler.worker_info import LoadableModel, LoadableModels, WorkerInfo
-from scheduler.worker_state import AttachedWorker
 from tests.fakes.client import RecordingClient
 from tests.fakes.clock import FakeClock
 from tests.fakes.plan_worker import PlanWorker, worker_info

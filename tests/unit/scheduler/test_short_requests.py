@@ -12,11 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bench.routing.virtual import MODEL, POD, Device, ModelledWorker, VirtualClock
-from pagoda.sampling import SamplingParams
-from scheduler.events import Event, Failed, Finished, Tokens
+from pagoda.wire.sampling import SamplingParams
 from scheduler.loop import SchedulerLoop
-from scheduler.request import InferenceRequest
-from scheduler.step_decision import PrefillLimits
+from scheduler.queue.events import Event, Failed, Finished, Tokens
+from scheduler.queue.request import InferenceRequest
+from scheduler.steps.step_decision import PrefillLimits
 
 CPU = Device(
     name="two cores, 135M",

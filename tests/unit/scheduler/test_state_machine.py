@@ -13,16 +13,16 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from pagoda.sampling import SamplingParams
+from pagoda.wire.sampling import SamplingParams
 from scheduler.errors import SequenceFailedError, WorkerProtocolError
 from scheduler.loop import SchedulerLoop
-from scheduler.request import InferenceRequest
-from scheduler.router import POLICIES
-from scheduler.sequence import FinishReason
-from scheduler.step_decision import PrefillLimits
-from scheduler.unloaded_workers import UnloadedWorker
+from scheduler.models.unloaded_workers import UnloadedWorker
+from scheduler.queue.request import InferenceRequest
+from scheduler.routing.router import POLICIES
+from scheduler.steps.sequence import FinishReason
+from scheduler.steps.step_decision import PrefillLimits
+from scheduler.steps.worker_state import AttachedWorker, WorkerPhase
 from scheduler.worker_info import only_itself
-from scheduler.worker_state import AttachedWorker, WorkerPhase
 from tests.fakes.client import RecordingClient
 from tests.fakes.clock import FakeClock
 from tests.fakes.plan_worker import EOS, PlanWorker, expected_output, prompt_logprob, worker_info

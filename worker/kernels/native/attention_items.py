@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from worker.batch import StepBatch
+from worker.kernels.step_batch import StepBatch
 
 MAX_ITEM_QUERIES = 8
 """Queries of one item, each with all query heads of a KV head: they share what is read of the keys."""

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 
 import torch
 
-from worker.batch import StepBatch
 from worker.kernels.integer_attention import MAX_CONTEXT
 from worker.kernels.native.attention_items import AttentionItems, plan_items
 from worker.kernels.native.library import AttentionStep
 from worker.kernels.scratch import Scratch
+from worker.kernels.step_batch import StepBatch
 
 MIN_KEYS = 256
 

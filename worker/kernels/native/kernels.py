@@ -11,7 +11,6 @@ from collections.abc import Sequence
 
 import torch
 
-from worker.batch import StepBatch
 from worker.kernels.fixed_point import LOG2_E
 from worker.kernels.integer import GELU_CUBE, GELU_INNER, IntegerKernels, norm_levels
 from worker.kernels.integer_attention import DEFAULT_KV_DTYPE, KV_FORMATS, IntegerKV, KVFormat
@@ -32,6 +31,7 @@ from worker.kernels.native.library import (
 from worker.kernels.native.panels import PanelPacker
 from worker.kernels.native.recording import Recorder
 from worker.kernels.native.replay import RecordedForward
+from worker.kernels.step_batch import StepBatch
 from worker.weights.four_bit import AnyWeight, FourBitWeight
 
 GELU_FACTOR = -2 * LOG2_E * GELU_INNER

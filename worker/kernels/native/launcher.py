@@ -8,10 +8,10 @@ from typing import Protocol
 
 import torch
 
-from worker.batch import StepBatch
 from worker.kernels.native.attention_step import AttentionShape, AttentionSteps
 from worker.kernels.native.library import AttentionStep, Call
 from worker.kernels.scratch import Scratch
+from worker.kernels.step_batch import StepBatch
 
 
 class Launcher(Protocol):

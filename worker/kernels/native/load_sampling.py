@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pagoda.sampling import SamplingParams
+from pagoda.wire.sampling import SamplingParams
 from worker.kernels.adjustment import Adjustment
 from worker.kernels.native.attempts import CheckError, NoLibraryError, load_first
 from worker.kernels.native.sampling import NativeChooser

@@ -17,9 +17,9 @@ from typing import Any
 import torch
 from numpy.typing import NDArray
 
-from worker.batch import StepBatch
 from worker.kernels.native.attention_step import AttentionShape, AttentionSteps
 from worker.kernels.native.library import POINTER, AttentionStep, Call
+from worker.kernels.step_batch import StepBatch
 
 
 class Rows(IntEnum):

@@ -13,11 +13,11 @@ from typing import Any
 import torch
 from numpy.typing import NDArray
 
-from worker.batch import StepBatch
 from worker.kernels.interface import Forward, LayerKV
 from worker.kernels.native.library import Launch
 from worker.kernels.native.memory_plan import Lifetime, plan_memory
 from worker.kernels.native.recording import Buffer, Recorder, Rows
+from worker.kernels.step_batch import StepBatch
 
 MIN_CAPACITY = 64
 """In rows. A multiple of it keeps each result at the start of a cache line."""

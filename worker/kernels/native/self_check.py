@@ -4,9 +4,9 @@ from collections.abc import Iterator
 
 import torch
 
-from worker.batch import StepBatch
 from worker.kernels.integer import IntegerKernels
 from worker.kernels.integer_attention import IntegerKV
+from worker.kernels.step_batch import StepBatch
 from worker.weights.four_bit import BLOCK as FOUR_BIT_BLOCK
 from worker.weights.four_bit import FourBitWeight
 

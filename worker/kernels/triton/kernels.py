@@ -13,9 +13,9 @@ from math import prod
 import torch
 from torch.nn import functional as F
 
-from worker.batch import StepBatch
 from worker.kernels.interface import LayerKV, LinearWeight
 from worker.kernels.reference import ReferenceKernels
+from worker.kernels.step_batch import StepBatch
 from worker.kernels.triton.kv_pages import as_rows, kv_shape, write_kv
 from worker.kernels.triton.launch_plan import LaunchPlanner
 from worker.kernels.triton.online_softmax import HeadShape, ScoreRule

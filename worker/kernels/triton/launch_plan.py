@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import torch
 
-from worker.batch import StepBatch
+from worker.kernels.step_batch import StepBatch
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,0 +1,171 @@
+"""From a prompt in tokens to a stream of text, the one path that both dialects take, streaming or not.
+
+Sends a request to the scheduler, tells it where a stop string ended a sample, and keeps the record of each request. Knows
+nothing about HTTP and about either dialect's words.
+"""
+
+import secrets
+import uuid
+from collections.abc import Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, replace
+
+from gateway.answers.prompt_score import PromptScore
+from gateway.answers.request_record import RequestRecord
+from gateway.answers.sample_text import SampleText
+from gateway.answers.text_events import SampleBegan, SampleEnded, TextEvents
+from gateway.answers.text_request import TextRequest, fit_to_window
+from gateway.errors import ErrorKind, GatewayError, unavailable
+from gateway.http.streaming import merged
+from gateway.models.served_model import ServedModel
+from gateway.models.served_models import ServedModels
+from gateway.telemetry.metrics import GatewayMetrics
+from gateway.telemetry.tracing import UNTRACED_REQUEST, RequestTrace
+from gateway.upstream.inference import Finished, FinishReason, InferenceRequest, Moved, PromptLogprobs, Started, Tokens
+from gateway.upstream.open_request import OpenRequest
+from gateway.upstream.placement import Placement
+from pagoda.api_keys.keyring import NOBODY, Caller, ScopeMissingError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HTTPContext:
+    """What a request inherits from the HTTP request it came with."""
+
+    request_id: str
+    caller: Caller = NOBODY
+    trace: RequestTrace = UNTRACED_REQUEST
+
+
+class TextGenerator:
+    def __init__(
+        self,
+        placement: Placement,
+        models: ServedModels,
+        metrics: GatewayMetrics,
+        *,
+        timeout_s: float | None = None,
+    ) -> None:
+        self._placement = placement
+        self._models = models
+        self._metrics = metrics
+        self._timeout_s = timeout_s
+
+    async def fit(self, model: ServedModel, requests: Sequence[TextRequest]) -> list[TextRequest]:
+        """The requests as the model's window allows them, or the error of the first that it does not."""
+        window = await self.window(model)
+        return [fit_to_window(request, window) for request in requests]
+
+    async def window(self, model: ServedModel) -> int:
+        """Tokens of prompt and answer together."""
+        return (await self._models.info(model.model)).max_model_len
+
+    def generate(self, model: ServedModel, requests: Sequence[TextRequest], http: HTTPContext) -> TextEvents:
+        """The events of all requests, which must fit; each prompt's samples are numbered behind the last's.
+
+        Raises FORBIDDEN for what the caller's key does not allow.
+        """
+        streams, first_index = [], 0
+        group_id = uuid.uuid4().hex if len(requests) > 1 else ""
+        for request in requests:
+            inference_request = replace(self._inference_request(model, request, http), group_id=group_id)
+            streams.append(self._generate_one(model, request, inference_request, http, first_index))
+            first_index += request.num_samples
+        return streams[0] if len(streams) == 1 else merged(streams)
+
+    async def _generate_one(
+        self,
+        model: ServedModel,
+        request: TextRequest,
+        inference_request: InferenceRequest,
+        http: HTTPContext,
+        first_index: int,
+    ) -> TextEvents:
+        record = RequestRecord(
+            inference_request, http.request_id, http.caller, self._metrics, http.trace, request.chosen
+        )
+        try:
+            opened = await self._placement.open(inference_request)
+            try:
+                async with aclosing(_text_events(opened, request, model, record)) as events:
+                    async for event in events:
+                        yield replace(event, index=event.index + first_index) if first_index else event
+            finally:
+                opened.cancel()
+        except GatewayError as error:
+            record.failed(error)
+            raise
+        finally:
+            record.close()
+
+    def _inference_request(self, model: ServedModel, request: TextRequest, http: HTTPContext) -> InferenceRequest:
+        seed = secrets.randbits(64) if request.seed is None else request.seed
+        return InferenceRequest(
+            request_id=uuid.uuid4().hex,
+            model=model.name,
+            prompt_token_ids=request.prompt_token_ids,
+            sampling=replace(request.sampling, seed=seed),
+            num_samples=request.num_samples,
+            timeout_s=self._timeout_s,
+            tenant=http.caller.tenant,
+            cache_salt=http.caller.cache_salt(request.cache_salt),
+            priority=_priority(request, http.caller),
+            keep_alive_s=request.keep_alive_s,
+            may_unload=http.caller.may_unload,
+            traceparent=http.trace.context.traceparent,
+            tracestate=http.trace.context.tracestate,
+        )
+
+
+def _priority(request: TextRequest, caller: Caller) -> int:
+    try:
+        return caller.priority(request.priority)
+    except ScopeMissingError as error:
+        raise GatewayError(ErrorKind.FORBIDDEN, f"{error}.", param="priority") from None
+
+
+async def _text_events(
+    opened: OpenRequest, request: TextRequest, model: ServedModel, record: RequestRecord
+) -> TextEvents:
+    samples = [SampleText(index, request, model) for index in range(request.num_samples)]
+    wants_scores = request.sampling.num_prompt_logprobs is not None
+    score = PromptScore(request, model.tokenizer)
+    async for event in opened:
+        match event:
+            case Started():
+                record.started(event)
+                yield SampleBegan(index=event.sample_index)
+                # A prompt of one token has nothing to wait for.
+                if wants_scores:
+                    score.begin(event.sample_index)
+                    for scored in await score.whole():
+                        yield scored
+            case PromptLogprobs():
+                score.push(event)
+                for scored in await score.whole():
+                    yield scored
+            case Tokens():
+                record.tokens(event)
+                sample = samples[event.sample_index]
+                delta = sample.push(event)
+                if sample.matched_stop is not None:
+                    opened.finish(event.sample_index, sample.num_tokens)
+                if delta is not None:
+                    yield delta
+            case Moved():
+                record.moved(event)
+            case Finished():
+                sample = samples[event.sample_index]
+                event = sample.billed(event)
+                record.finished(event)
+                if event.reason is FinishReason.ABORT:
+                    raise unavailable("The request was ended by the server. It is safe to try again.")
+                if (rest := sample.flush()) is not None:
+                    yield rest
+                yield SampleEnded(
+                    index=event.sample_index,
+                    reason=event.reason,
+                    stop_reason=sample.matched_stop or event.stop_token_id,
+                    usage=event.usage,
+                    timings=event.timings,
+                    token_ids=tuple(opened.generated[event.sample_index][: event.usage.num_output_tokens]),
+                )

@@ -1,0 +1,131 @@
+"""What became of one request, from arrival to end: its metrics, and its one line in the log. Never its text."""
+
+import logging
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from gateway.errors import ErrorKind, GatewayError
+from gateway.telemetry.metrics import GatewayMetrics
+from gateway.telemetry.tracing import RequestTrace
+from gateway.upstream.inference import Finished, InferenceRequest, Moved, Started, Tokens
+from pagoda.api_keys.keyring import Caller
+from pagoda.models.sampling_defaults import Parameter, Source
+
+logger = logging.getLogger(__name__)
+
+
+class RequestRecord:
+    def __init__(
+        self,
+        request: InferenceRequest,
+        http_request_id: str,
+        caller: Caller,
+        metrics: GatewayMetrics,
+        trace: RequestTrace,
+        chosen: Mapping[str, Parameter],
+    ) -> None:
+        self._request = request
+        self._http_request_id = http_request_id
+        self._caller = caller
+        self._metrics = metrics.of(request.model)
+        self._trace = trace
+        self._chosen = chosen
+        self._arrived_at = time.monotonic()
+        self._first_token_at: float | None = None
+        self._last_token_at: list[float | None] = [None] * request.num_samples
+        self._ended = [False] * request.num_samples
+        self._worker_id: str | None = None
+        self._num_cached_tokens = 0
+        self._num_output_tokens = [0] * request.num_samples
+        self._outcome = "abort"
+        trace.asked(request)
+
+    def started(self, event: Started) -> None:
+        if self._worker_id is None:
+            self._worker_id = event.worker_id
+            self._num_cached_tokens = event.num_cached_tokens
+            self._metrics.prompt_tokens.inc(len(self._request.prompt_token_ids))
+
+    def tokens(self, event: Tokens) -> None:
+        now = time.monotonic()
+        previous = self._last_token_at[event.sample_index]
+        if previous is not None:
+            self._metrics.itl.observe(now - previous)
+        elif self._first_token_at is None:
+            self._first_token_at = now
+            self._metrics.ttft.observe(now - self._arrived_at)
+            self._trace.first_token(now - self._arrived_at)
+        self._last_token_at[event.sample_index] = now
+        self._num_output_tokens[event.sample_index] += len(event.token_ids)
+        self._metrics.generation_tokens.inc(len(event.token_ids))
+
+    def moved(self, event: Moved) -> None:
+        """Its worker was lost, or its scheduler."""
+        self._metrics.moved.inc()
+        self._trace.moved(event)
+
+    def finished(self, event: Finished) -> None:
+        num_output_tokens = event.usage.num_output_tokens
+        self._num_output_tokens[event.sample_index] = num_output_tokens
+        self._outcome = event.reason.value
+        self._ended[event.sample_index] = True
+        metrics, timings = self._metrics, event.timings
+        metrics.count_end(event.reason.value)
+        duration_s = time.monotonic() - self._arrived_at
+        self._trace.finished(event, duration_s)
+        metrics.e2e.observe(duration_s)
+        metrics.queue_time.observe(timings.queue_s)
+        metrics.prefill_time.observe(timings.prefill_s)
+        metrics.decode_time.observe(timings.decode_s)
+        metrics.request_prompt_tokens.observe(event.usage.num_prompt_tokens)
+        metrics.request_generation_tokens.observe(num_output_tokens)
+        if num_output_tokens > 1:
+            metrics.tpot.observe(timings.decode_s / (num_output_tokens - 1))
+
+    def failed(self, error: GatewayError) -> None:
+        self._trace.failed(error)
+        self._outcome = "abort" if error.kind is ErrorKind.CLIENT_CLOSED else "error"
+
+    def close(self) -> None:
+        """The request is over: samples that did not finish are counted by the request's outcome."""
+        for ended in self._ended:
+            if not ended:
+                self._outcome = "error" if self._outcome == "error" else "abort"
+                self._metrics.count_end(self._outcome)
+        logger.info(
+            "request finished",
+            extra={
+                "request_id": self._http_request_id,
+                "inference_id": self._request.request_id,
+                "tenant": self._caller.tenant,
+                "key": self._caller.key_name,
+                "model": self._request.model,
+                "worker": self._worker_id,
+                "num_prompt_tokens": len(self._request.prompt_token_ids),
+                "num_cached_tokens": self._num_cached_tokens,
+                "num_output_tokens": sum(self._num_output_tokens),
+                "ttft_s": None if self._first_token_at is None else round(self._first_token_at - self._arrived_at, 4),
+                "duration_s": round(time.monotonic() - self._arrived_at, 4),
+                "finish_reason": self._outcome,
+                "sampling": self._sampling(),
+                "sampling_from": _by_source(self._chosen),
+            },
+        )
+
+    def _sampling(self) -> dict[str, Any]:
+        """What applied, under the names of pagoda/models/sampling_defaults.py. Stop strings are text: their number is enough."""
+        sampling = self._request.sampling
+        values = {name: each.value for name, each in self._chosen.items()}
+        if "stop" in values:
+            values["stop"] = len(values["stop"])
+        return values | {"num_predict": sampling.max_tokens, "seed": sampling.seed}
+
+
+def _by_source(chosen: Mapping[str, Parameter]) -> dict[str, list[str]]:
+    """Without the API's own values, which are all the others."""
+    named: dict[str, list[str]] = {}
+    for name, parameter in chosen.items():
+        if parameter.source is not Source.API:
+            named.setdefault(parameter.source.value, []).append(name)
+    return named

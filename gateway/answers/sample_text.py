@@ -1,0 +1,98 @@
+"""The text of one sample while its tokens arrive: detokenized, cut at stop strings, with log-probabilities that have text.
+
+Knows nothing about the scheduler and either dialect's words.
+"""
+
+from dataclasses import replace
+
+from gateway.answers.detokenizer import Detokenizer
+from gateway.answers.stop_strings import StopMatcher
+from gateway.answers.text_events import TextDelta, TokenText
+from gateway.answers.text_request import TextRequest
+from gateway.models.served_model import ServedModel
+from gateway.upstream.inference import Finished, FinishReason, Tokens
+from pagoda.text.tokenizer import Tokenizer
+from pagoda.wire.logprobs import TokenLogprobs
+
+# JSON has no infinity; this is what vLLM says in its place.
+LOWEST_LOGPROB = -9999.0
+
+
+class SampleText:
+    """The text as far as it can be told."""
+
+    def __init__(self, index: int, request: TextRequest, model: ServedModel) -> None:
+        self.num_tokens = 0
+        self.matched_stop: str | None = None
+        self._index = index
+        self._tokenizer = model.tokenizer
+        self._detokenizer = Detokenizer(model.tokenizer, skip_special_tokens=request.skip_special_tokens)
+        self._matcher = StopMatcher(request.stops)
+        self._min_tokens = request.sampling.min_tokens
+        self._include_stop = request.include_stop
+        ending = () if request.sampling.ignore_eos else model.model.eos_token_ids
+        # A token that ends the sample is counted, but it is part of the answer only if that was asked for.
+        self._textless = frozenset(() if request.include_stop else (*request.sampling.stop_token_ids, *ending))
+        self._logprobs: list[TokenText] = []
+        self._token_ids: list[int] = []
+
+    def push(self, tokens: Tokens) -> TextDelta | None:
+        if self.matched_stop is not None:
+            return None
+        text = ""
+        for position, token_id in enumerate(tokens.token_ids):
+            self.num_tokens += 1
+            self._token_ids.append(token_id)
+            if tokens.logprobs:
+                self._logprobs.append(token_text(self._tokenizer, token_id, tokens.logprobs[position]))
+            if token_id not in self._textless:
+                text += self._release(self._detokenizer.push((token_id,)))
+            if self.matched_stop is not None:
+                break
+        return self._delta(text)
+
+    def flush(self) -> TextDelta | None:
+        """What was held back until the end, when no stop string came of it."""
+        if self.matched_stop is not None:
+            return self._delta("", at_end=True)
+        text = self._release(self._detokenizer.flush())
+        if self.matched_stop is None:
+            text += self._matcher.flush()
+        return self._delta(text, at_end=True)
+
+    def billed(self, finished: Finished) -> Finished:
+        """A stop string is the end, even where the scheduler saw another one before it heard of it."""
+        if self.matched_stop is None:
+            return finished
+        usage = replace(finished.usage, num_output_tokens=self.num_tokens)
+        return replace(finished, reason=FinishReason.STOP, stop_token_id=None, usage=usage)
+
+    def _release(self, text: str) -> str:
+        # Like a stop token, a stop string does not end a sample before min_tokens.
+        if self.num_tokens <= self._min_tokens:
+            return text
+        released, self.matched_stop = self._matcher.push(text)
+        return released + (self.matched_stop or "") if self._include_stop else released
+
+    def _delta(self, text: str, *, at_end: bool = False) -> TextDelta | None:
+        """Ids wait for the text of their tokens, and so do log-probabilities, those at the latest until the end."""
+        if not text and not (at_end and self._logprobs):
+            return None
+        logprobs, self._logprobs = tuple(self._logprobs), []
+        token_ids, self._token_ids = tuple(self._token_ids), []
+        return TextDelta(
+            index=self._index, text=text, logprobs=logprobs, token_ids=token_ids, num_tokens=self.num_tokens
+        )
+
+
+def token_text(tokenizer: Tokenizer, token_id: int, logprobs: TokenLogprobs) -> TokenText:
+    top = tuple(plain_token(tokenizer, each, logprob) for each, logprob in logprobs.top)
+    return replace(plain_token(tokenizer, token_id, logprobs.logprob), top=top)
+
+
+def plain_token(tokenizer: Tokenizer, token_id: int, logprob: float | None) -> TokenText:
+    text = tokenizer.token_text(token_id)
+    # Special tokens have no bytes of their own; their name is what a client can show.
+    utf8 = tokenizer.token_bytes(token_id) or text.encode()
+    bounded = None if logprob is None else max(logprob, LOWEST_LOGPROB)
+    return TokenText(token_id=token_id, text=text, utf8=utf8, logprob=bounded)

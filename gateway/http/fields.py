@@ -1,0 +1,101 @@
+"""The types of fields that both dialects have: their ranges, and sentences for what a union allows."""
+
+from typing import Annotated, Any
+
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+)
+
+from pagoda.durations import parse_duration
+from pagoda.wire.sampling import MAX_LOGPROBS
+
+
+def described(sentence: str) -> WrapValidator:
+    """One sentence in place of pydantic's complaint about each branch of a union."""
+
+    def validate(value: Any, inner: ValidatorFunctionWrapHandler) -> Any:
+        try:
+            return inner(value)
+        except ValidationError:
+            raise ValueError(f"must be {sentence}") from None
+
+    return WrapValidator(validate)
+
+
+def _whole(value: Any) -> Any:
+    return int(value) if type(value) is float and value.is_integer() else value
+
+
+def _whole_items(value: Any, inner: ValidatorFunctionWrapHandler) -> Any:
+    """A list that has only integers, as nearly all have, is validated without a call for each of them."""
+    try:
+        return inner(value)
+    except ValidationError:
+        if not isinstance(value, list) or not any(type(each) is float for each in value):
+            raise
+        return inner([_whole(each) for each in value])
+
+
+Integer = Annotated[int, BeforeValidator(_whole)]
+"""An integer, which JSON may also write as `16.0`."""
+Temperature = Annotated[float, Field(ge=0, le=2)]
+TopP = Annotated[float, Field(ge=0, le=1)]
+"""0 leaves the single best token, at any temperature."""
+MinP = Annotated[float, Field(ge=0, le=1)]
+Penalty = Annotated[float, Field(ge=-2, le=2)]
+RepetitionPenalty = Annotated[float, Field(gt=0, le=100)]
+NumLogprobs = Annotated[Integer, Field(ge=0, le=MAX_LOGPROBS)]
+# Both ends of what a protobuf uint32 and a C int can say.
+Count = Annotated[Integer, Field(ge=0, le=2**31 - 1)]
+PositiveCount = Annotated[Integer, Field(ge=1, le=2**31 - 1)]
+Limit = Annotated[Integer, Field(ge=-1, le=2**31 - 1)]
+"""A number of tokens; -1 is no limit."""
+TokenId = Annotated[int, Field(ge=0, le=2**32 - 1)]
+whole_items = WrapValidator(_whole_items)
+"""For lists of integers."""
+ModelName = Annotated[str, Field(max_length=4096)]
+"""A path is a name too, where the server was started with it."""
+MAX_MESSAGES = 10_000
+Seed = Annotated[Integer, Field(ge=-(2**63), le=2**64 - 1), described("an integer of at most 64 bits")]
+
+MAX_STOPS = 64
+_StopString = Annotated[str, Field(min_length=1, max_length=1024)]
+Stop = Annotated[
+    _StopString | Annotated[list[_StopString], Field(max_length=MAX_STOPS, fail_fast=True)],
+    described(f"a string or a list of at most {MAX_STOPS} strings, none of them empty or longer than 1024 characters"),
+]
+
+
+def _check_duration(value: float | str) -> float | str:
+    parse_duration(value)
+    return value
+
+
+KeepAlive = Annotated[
+    float | str, AfterValidator(_check_duration), described('a number of seconds or a duration such as "5m"')
+]
+
+
+def keep_alive_seconds(keep_alive: float | str | None) -> float | None:
+    return None if keep_alive is None else parse_duration(keep_alive)
+
+
+def nucleus(temperature: float | None, top_p: float | None) -> dict[str, Any]:
+    """The sampling parameters for both: a nucleus of 0 holds the single best token, which is what temperature 0 chooses."""
+    return {"temperature": 0.0} if top_p == 0 else {"temperature": temperature, "top_p": top_p}
+
+
+def stop_strings(stop: str | list[str] | None) -> tuple[str, ...]:
+    if stop is None:
+        return ()
+    return (stop,) if isinstance(stop, str) else tuple(stop)
+
+
+def seed_bits(seed: int) -> int:
+    """The 64 bits of a seed that may be negative."""
+    return seed % 2**64

@@ -1,0 +1,109 @@
+"""Which web pages may use this server, and under which names it may be addressed: what a browser must not be tricked into.
+
+A page of any site can make its visitor's browser send requests to 127.0.0.1. Those name the site as their `Origin`, so only
+known origins are served (CORS). A site whose name suddenly points to 127.0.0.1 (DNS rebinding) is told by the `Host`.
+"""
+
+import ipaddress
+import re
+import socket
+from collections.abc import Sequence
+
+from starlette.datastructures import Headers
+from starlette.middleware.cors import CORSMiddleware
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from gateway.errors import ErrorKind, GatewayError
+from gateway.http.middleware import error_response
+from gateway.http.reply_notes import IGNORED_HEADER, TRUNCATED_HEADER
+
+# Ollama's: this machine under any port, and the schemes of desktop applications and editors.
+_LOCAL_ORIGIN = re.compile(
+    r"https?://(?:localhost|127\.0\.0\.1|0\.0\.0\.0|\[::1\])(?::\d+)?"
+    r"|(?:app|file|tauri|vscode-webview|vscode-file)://.*"
+)
+_LOCAL_SUFFIXES = (".localhost", ".local", ".internal")
+_EXPOSED_HEADERS = ("x-request-id", "retry-after", IGNORED_HEADER, TRUNCATED_HEADER)
+LONGEST_ORIGIN = 512
+"""In characters; a name of the internet has at most 253."""
+PREFLIGHT_MAX_AGE_S = 12 * 3600
+
+
+class AllowedOrigins:
+    """CORS for the origins of this machine and those in `more`, where `*` stands for any text. Any other origin is refused."""
+
+    def __init__(self, app: ASGIApp, *, more: Sequence[str]) -> None:
+        self._app = app
+        patterns = (".*".join(map(re.escape, origin.rstrip("/").lower().split("*"))) for origin in more)
+        self._more = [re.compile(pattern) for pattern in dict.fromkeys(patterns)]
+        self._cors = CORSMiddleware(
+            app,
+            allow_origin_regex=r".*",  # what gets there is allowed
+            allow_methods=["GET", "POST", "HEAD", "DELETE", "PUT", "PATCH", "OPTIONS"],
+            allow_headers=["*"],
+            allow_private_network=True,  # as Chromium asks before a page of the internet reaches a server at home
+            expose_headers=_EXPOSED_HEADERS,
+            max_age=PREFLIGHT_MAX_AGE_S,
+        )
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        headers = Headers(scope=scope) if scope["type"] == "http" else Headers()
+        origin = headers.get("origin")
+        if origin is None or _is_same(origin, headers.get("host", "")):
+            await self._app(scope, receive, send)
+        elif self._is_allowed(origin):
+            await self._cors(scope, receive, send)
+        else:
+            error = GatewayError(
+                ErrorKind.FORBIDDEN,
+                f"Pages of {origin[:200]} may not use this server. To allow them: PAGODA_GATEWAY_ALLOWED_ORIGINS.",
+            )
+            await error_response(scope["path"], error)(scope, receive, send)
+
+    def _is_allowed(self, origin: str) -> bool:
+        if len(origin) > LONGEST_ORIGIN:
+            return False
+        return any(pattern.fullmatch(origin.lower()) for pattern in (_LOCAL_ORIGIN, *self._more))
+
+
+class LocalHostsOnly:
+    """For a server on loopback: whoever addresses it by a name of the public internet came by DNS rebinding.
+
+    `more` are names that a reverse proxy in front passes on.
+    """
+
+    def __init__(self, app: ASGIApp, *, more: Sequence[str]) -> None:
+        self._app = app
+        self._names = frozenset({"", "localhost", socket.gethostname().lower(), *(name.lower() for name in more)})
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or self._is_local(host := Headers(scope=scope).get("host", "")):
+            await self._app(scope, receive, send)
+            return
+        error = GatewayError(
+            ErrorKind.FORBIDDEN,
+            f"This server is not {host[:200]}: it listens on loopback and answers to local names only. "
+            "Names that a reverse proxy passes on: PAGODA_GATEWAY_ALLOWED_HOSTS.",
+        )
+        await error_response(scope["path"], error)(scope, receive, send)
+
+    def _is_local(self, host: str) -> bool:
+        name = _without_port(host).lower().rstrip(".")
+        if name in self._names or name.endswith(_LOCAL_SUFFIXES):
+            return True
+        try:
+            address = ipaddress.ip_address(name)
+        except ValueError:
+            return False
+        return address.is_loopback or address.is_private or address.is_unspecified
+
+
+def _is_same(origin: str, host: str) -> bool:
+    """A page that this server itself gave out."""
+    return bool(host) and origin.lower() in (f"http://{host.lower()}", f"https://{host.lower()}")
+
+
+def _without_port(host: str) -> str:
+    if host.startswith("["):
+        return host[1:].partition("]")[0]
+    return host if host.count(":") > 1 else host.partition(":")[0]

@@ -1,0 +1,200 @@
+"""Writing an answer while it grows: SSE and NDJSON lines, merged streams, and a client that leaves.
+
+A client that leaves cancels whatever was computed for it, whether its answer is streamed or not. Knows nothing about dialects.
+"""
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping, Sequence
+from contextlib import aclosing
+from typing import Any, TypeVar
+
+import orjson
+from fastapi import Request
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from gateway.errors import ErrorKind, GatewayError
+from pagoda.process.background import end_tasks
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+JSONObject = dict[str, Any]
+SSE_DONE = b"data: [DONE]\n\n"
+SSE_COMMENT = b": waiting\n\n"
+# Proxies must neither store nor hold back what is meant to arrive at once.
+_STREAM_HEADERS = {"cache-control": "no-cache", "x-accel-buffering": "no"}
+
+
+async def unless_gone(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
+    """The result of `work`, which is cancelled when the client disconnects. The body must have been read before."""
+    working = asyncio.create_task(work)
+    leaving = asyncio.create_task(_disconnected(receive))
+    try:
+        await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            raise GatewayError(ErrorKind.CLIENT_CLOSED, "The client closed the connection.")
+        return working.result()
+    finally:
+        await end_tasks(working, leaving)
+
+
+async def _disconnected(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+class Lines:
+    """The lines of an answer, each from one chunk, and how an error and the end are told.
+
+    Until `begun` an error is raised; from then on it is a line, the last but what marks the end.
+    """
+
+    def __init__(
+        self,
+        chunks: AsyncGenerator[JSONObject, None],
+        error_body: Callable[[GatewayError], Mapping[str, Any]],
+        line: Callable[[Mapping[str, Any]], bytes],
+        last: bytes = b"",
+    ) -> None:
+        self.begun = False
+        self._chunks = chunks
+        self._error_body = error_body
+        self._line = line
+        self._last = last
+
+    async def read(self) -> AsyncGenerator[bytes, None]:
+        line = self._line
+        try:
+            async with aclosing(self._chunks) as chunks:
+                async for chunk in chunks:
+                    yield line(chunk)
+                    self.begun = True
+        except Exception as error:
+            if not self.begun:
+                raise
+            if not isinstance(error, GatewayError):
+                logger.exception("stream failed")
+                error = GatewayError(ErrorKind.INTERNAL, "Internal server error.")
+            yield line(self._error_body(error))
+        if self._last:
+            yield self._last
+
+
+def sse_lines(
+    chunks: AsyncGenerator[JSONObject, None], error_body: Callable[[GatewayError], Mapping[str, Any]]
+) -> Lines:
+    return Lines(chunks, error_body, _sse_event, last=SSE_DONE)
+
+
+def ndjson_lines(
+    chunks: AsyncGenerator[JSONObject, None], error_body: Callable[[GatewayError], Mapping[str, Any]]
+) -> Lines:
+    return Lines(chunks, error_body, _ndjson_line)
+
+
+def _sse_event(chunk: Mapping[str, Any]) -> bytes:
+    return b"data: " + orjson.dumps(chunk) + b"\n\n"
+
+
+def _ndjson_line(chunk: Mapping[str, Any]) -> bytes:
+    return orjson.dumps(chunk, option=orjson.OPT_APPEND_NEWLINE)
+
+
+async def stream_response(
+    request: Request, lines: Lines, media_type: str, *, comment_every_s: float | None = None
+) -> Response:
+    """Wait for the first line, so that what fails before it still has a status of its own.
+
+    With `comment_every_s`, for server-sent events only, the response begins after that time in any case, and no silence in it
+    is longer: proxies cut streams that say nothing.
+    """
+    rest = lines.read()
+    first = asyncio.ensure_future(anext(rest))
+    try:
+        await unless_gone(request.receive, asyncio.wait({first}, timeout=comment_every_s))
+    except BaseException:
+        await end_tasks(first)
+        raise
+    if first.done():
+        first.result()
+    lines.begun = True
+    return LineStream(first, rest, media_type, comment_every_s)
+
+
+class LineStream(Response):
+    def __init__(
+        self,
+        first: asyncio.Future[bytes],
+        rest: AsyncGenerator[bytes, None],
+        media_type: str,
+        comment_every_s: float | None,
+    ) -> None:
+        super().__init__(headers=_STREAM_HEADERS, media_type=media_type)
+        del self.headers["content-length"]
+        self._first = first
+        self._rest = rest
+        self._comment_every_s = comment_every_s
+        self._clock = asyncio.get_running_loop().time
+        self._last_sent_s = self._clock()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await unless_gone(receive, self._write(send))
+        except GatewayError as error:
+            logger.debug("stream cut short", extra={"reason": error.message})  # nobody is left to hear of it
+
+    async def _write(self, send: Send) -> None:
+        async with aclosing(self._rest):
+            await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+            commenting = asyncio.create_task(self._comment(send))
+            try:
+                await send({"type": "http.response.body", "body": await self._first, "more_body": True})
+                async for line in self._rest:
+                    self._last_sent_s = self._clock()
+                    await send({"type": "http.response.body", "body": line, "more_body": True})
+            finally:
+                await end_tasks(commenting)
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def _comment(self, send: Send) -> None:
+        """Send a comment whenever nothing was sent for `comment_every_s`, and at once if the answer has not begun."""
+        if self._comment_every_s is None:
+            return
+        is_due = not self._first.done()
+        while True:
+            if is_due:
+                await send({"type": "http.response.body", "body": SSE_COMMENT, "more_body": True})
+                self._last_sent_s = self._clock()
+            await asyncio.sleep(max(0.0, self._last_sent_s + self._comment_every_s - self._clock()))
+            is_due = self._last_sent_s + self._comment_every_s <= self._clock()
+
+
+async def merged(streams: Sequence[AsyncGenerator[T, None]]) -> AsyncGenerator[T, None]:
+    """Items of all streams as they come. The first error ends them all."""
+    items: asyncio.Queue[T | Exception | None] = asyncio.Queue(maxsize=len(streams))
+    pumps = [asyncio.create_task(_pump(stream, items)) for stream in streams]
+    num_open = len(streams)
+    try:
+        while num_open:
+            item = await items.get()
+            if isinstance(item, Exception):
+                raise item
+            if item is None:
+                num_open -= 1
+            else:
+                yield item
+    finally:
+        await end_tasks(*pumps)
+
+
+async def _pump(stream: AsyncGenerator[T, None], items: "asyncio.Queue[T | Exception | None]") -> None:
+    try:
+        async with aclosing(stream):
+            async for item in stream:
+                await items.put(item)
+    except Exception as error:
+        await items.put(error)
+    else:
+        await items.put(None)

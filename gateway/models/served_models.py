@@ -1,0 +1,168 @@
+"""The models that can be asked for: those that the gateway was told of, and those of its store that a worker has or can load.
+
+Owns the tokenizers of the latter, the last few used. Knows nothing about dialects and requests.
+"""
+
+import asyncio
+import time
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+
+from gateway.errors import ErrorKind, GatewayError, unavailable
+from gateway.models.served_model import ServedModel
+from gateway.upstream.inference import ModelInfo
+from gateway.upstream.schedulers import Schedulers
+from pagoda.models.catalogue import find_entry, with_tag
+from pagoda.models.errors import ModelNotFoundError, some_names
+from pagoda.models.library import ModelLibrary
+from pagoda.models.model import Model
+from pagoda.models.sampling_defaults import SamplingPolicy
+from pagoda.models.store import ModelStore
+
+MODEL_INFO_TTL_S = 1.0
+# A tokenizer takes some tens of megabytes and up to a second to read.
+MAX_STORED_MODELS = 8
+# What has just been pulled or made is told to the scheduler by its workers, who look every second.
+NEWS_S, NEWS_POLL_S = 5.0, 0.1
+
+
+class ServedModels:
+    def __init__(
+        self,
+        named: Sequence[ServedModel],
+        store: ModelStore,
+        library: ModelLibrary,
+        schedulers: Schedulers,
+        policy: SamplingPolicy,
+    ) -> None:
+        """`named` are always served, and listed even without a worker; of the store, what the scheduler knows too."""
+        self.named = tuple(named)
+        self._store = store
+        self._library = library
+        self._schedulers = schedulers
+        self._policy = policy
+        self._stored: OrderedDict[object, asyncio.Task[ServedModel]] = OrderedDict()
+        self._infos: Mapping[str, ModelInfo] = {}
+        self._infos_expire_at = float("-inf")
+
+    async def find(self, name: str | None) -> ServedModel:
+        """By name, in any case and with or without the tag `latest`; None is the model of a gateway that was told of one only."""
+        if name is None and len(self.named) == 1:
+            return self.named[0]
+        if named := self.find_named(name or ""):
+            return named
+        if not self._library.has(name or ""):
+            served = some_names([f"`{model.name}`" for model in await self.listed()])
+            raise GatewayError(
+                ErrorKind.NOT_FOUND, f"The model `{name or ''}` does not exist. Served here: {served}.", param="model"
+            )
+        return await self._load(name or "")
+
+    def find_named(self, name: str) -> ServedModel | None:
+        wanted = {with_tag(name).lower(), _name_behind_alias(name)}
+        return next((model for model in self.named if model.tagged_name.lower() in wanted), None)
+
+    def has(self, name: str) -> bool:
+        return self.find_named(name) is not None or self._library.has(name)
+
+    async def listed(self) -> list[Model]:
+        """Those that the gateway was told of first, in that order."""
+        named = [model.model for model in self.named]
+        try:
+            await self.refresh()
+        except GatewayError:
+            return named
+        stored = await asyncio.to_thread(self._store.list)
+        return [*named, *(each for each in stored if each not in named and self._can_serve(each))]
+
+    async def info(self, model: Model, *, news_s: float | None = None) -> ModelInfo:
+        """What the scheduler says of the model; UNAVAILABLE while no worker serves it or can load it.
+
+        While a lost scheduler and its workers may soon be back, what was known before. A worker that has not heard of the model
+        yet is waited for, `news_s` seconds, by default as long as that may take.
+        """
+        if time.monotonic() < self._infos_expire_at and self._can_serve(model):
+            return self._infos[model.name]
+        # Of the last answer, or, where that was already from after the loss, of an earlier one.
+        known = self._infos.get(model.name) or self._schedulers.last_known(model.name)
+        if news_s is None:
+            news_s = 0.0 if self._is_named(model) else NEWS_S
+        news_until = time.monotonic() + news_s
+        while True:
+            try:
+                await self.refresh()
+            except GatewayError:
+                if known is None or not self._schedulers.is_recovering:
+                    raise
+                return known
+            if self._can_serve(model):
+                return self._infos[model.name]
+            if known is not None and self._schedulers.is_recovering:
+                self._infos = {**self._infos, model.name: known}
+                return known
+            if time.monotonic() >= news_until:
+                raise unavailable(f"No worker serves the model `{model.name}` at the moment, or can load it.")
+            await asyncio.sleep(NEWS_POLL_S)
+
+    async def info_if_any(self, model: Model) -> ModelInfo | None:
+        """For listings, which are right without a worker too, and do not wait for one that may not have heard of the model yet."""
+        try:
+            return await self.info(model, news_s=0.0)
+        except GatewayError:
+            return None
+
+    async def in_memory(self) -> list[tuple[Model | None, ModelInfo]]:
+        """As it is now; without a model where its files are gone from the store. None while the scheduler cannot be asked."""
+        try:
+            await self.refresh()
+        except GatewayError:
+            return []
+        stored = await asyncio.to_thread(self._store.list)
+        files = {model.name: model for model in (*stored, *(each.model for each in self.named))}
+        return [(files.get(info.name), info) for info in self._infos.values() if info.num_workers]
+
+    async def refresh(self) -> None:
+        self._infos = {info.name: info for info in await self._schedulers.list_models()}
+        self._infos_expire_at = time.monotonic() + MODEL_INFO_TTL_S
+
+    def _can_serve(self, model: Model) -> bool:
+        """A worker has the same files: what it is asked for was made into tokens with them."""
+        info = self._infos.get(model.name)
+        return info is not None and info.is_served and (self._is_named(model) or info.digest == model.digest)
+
+    def _is_named(self, model: Model) -> bool:
+        return any(each.model.name == model.name for each in self.named)
+
+    async def _load(self, name: str) -> ServedModel:
+        """In a thread, once for all who ask. A model that was made again has another manifest."""
+        model, state = await asyncio.to_thread(self._current, name)
+        key = (model.name, model.digest, state)
+        if key not in self._stored:
+            self._stored[key] = asyncio.create_task(asyncio.to_thread(self._read, model))
+            _forget_oldest(self._stored, MAX_STORED_MODELS)
+        self._stored.move_to_end(key)
+        try:
+            return await asyncio.shield(self._stored[key])
+        except BaseException:
+            # Not for ever: the next to ask may find the files mended.
+            self._stored.pop(key, None)
+            raise
+
+    def _current(self, name: str) -> tuple[Model, object]:
+        return self._store.read_current(self._library.get(name), self._store.state_of)
+
+    def _read(self, model: Model) -> ServedModel:
+        return self._store.read_current(model, lambda model: ServedModel.load(model, self._policy))[1]
+
+
+def _forget_oldest(entries: OrderedDict[object, asyncio.Task[ServedModel]], most: int) -> None:
+    while len(entries) > most:
+        entries.popitem(last=False)
+
+
+def _name_behind_alias(name: str) -> str | None:
+    try:
+        entry = find_entry(name)
+    except ModelNotFoundError:
+        return None
+    return None if entry is None else entry.name

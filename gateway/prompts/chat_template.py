@@ -1,0 +1,185 @@
+"""Chat messages to token ids, through the model's own Jinja template.
+
+The template is rendered in a process of its own (template_renderer.py). Special tokens become ids only where the template wrote
+them; those typed in a message stay text. Knows nothing about the dialects' requests.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+from gateway.prompts.special_text import SpecialText, unused_character
+from gateway.prompts.template_renderer import ChatTemplateError, TemplateRenderer, shared_renderer
+from gateway.prompts.template_variables import template_variables
+from pagoda.models.formats.chat_template_text import chat_template_text, is_go_template, other_template_names
+from pagoda.models.model import Model
+from pagoda.text.prompt_bound import PromptBound
+from pagoda.text.tokenizer import Tokenizer
+
+THINKING_VARIABLES = ("enable_thinking", "thinking")
+"""By which names templates ask whether the model is to think before it answers."""
+
+
+class NoTemplateError(ChatTemplateError):
+    """The model's files have no template: it is a base model."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prompt:
+    """A rendered conversation. `mark` is inside each special token that somebody typed."""
+
+    text: str
+    mark: str
+
+
+class ChatTemplate:
+    def __init__(
+        self,
+        source: str,
+        special_texts: Mapping[str, str],
+        tokenizer: Tokenizer,
+        *,
+        is_foreign: bool = False,
+        renderer: TemplateRenderer | None = None,
+    ) -> None:
+        """Compile the template; ChatTemplateError says why it is not valid.
+
+        `special_texts` are the variables that templates expect: `bos_token` and its like. `is_foreign`: it came with a request.
+        """
+        self.source = source
+        self._special_texts = special_texts
+        self._tokenizer = tokenizer
+        self._special = SpecialText(tokenizer)
+        self._is_foreign = is_foreign
+        self._renderer = renderer or shared_renderer()
+        self._variables = self._renderer.check(source, is_foreign=is_foreign)
+
+    @classmethod
+    def load(cls, model: Model, tokenizer: Tokenizer) -> Self:
+        """Raises NoTemplateError for a base model, and ChatTemplateError for a template that is not valid."""
+        source = chat_template_text(model)
+        if source is None and (names := other_template_names(model)):
+            raise ChatTemplateError(
+                f"it has the chat templates {', '.join(names)[:200]} and none that is called default; give it one with create"
+            )
+        if source is None:
+            raise NoTemplateError(
+                f"the model {model.name!r} has no chat template (it is a base model); use completions instead of chat"
+            )
+        if is_go_template(source):  # Some compile as Jinja, and would fail at the first chat.
+            raise ChatTemplateError(
+                "it is a Go template, which is not supported yet; give the model one in Jinja with create"
+            )
+        return cls(source, template_variables(model, tokenizer), tokenizer)
+
+    @property
+    def can_think(self) -> bool:
+        """Whether the template asks if the model is to think."""
+        return bool(self._variables.intersection(THINKING_VARIABLES))
+
+    def encode(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        add_generation_prompt: bool = True,
+        continue_final_message: bool = False,
+        thinks: bool | None = None,
+        bound: PromptBound | None = None,
+    ) -> list[int]:
+        """Return the token ids of `prompt`; `encode_prompt` says what is refused."""
+        prompt = self.prompt(
+            messages,
+            add_generation_prompt=add_generation_prompt,
+            continue_final_message=continue_final_message,
+            thinks=thinks,
+        )
+        return self.encode_prompt(prompt, bound=bound)
+
+    def prompt(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        add_generation_prompt: bool = True,
+        continue_final_message: bool = False,
+        thinks: bool | None = None,
+    ) -> Prompt:
+        """Render the conversation; ChatTemplateError with the reason where the template does not accept it.
+
+        `continue_final_message` leaves out whatever the template writes behind the last message's content. `thinks` tells a
+        template that asks for it whether the model is to think; None leaves the template its own default.
+        """
+        marked, mark = self._mark_special(_plain(messages))
+        if continue_final_message:
+            text = self._render_up_to_the_end_of_the_last(marked, mark * 2, thinks)
+        else:
+            text = self._render(marked, add_generation_prompt, thinks)
+        return Prompt(text=text, mark=mark)
+
+    def encode_prompt(self, prompt: Prompt, *, bound: PromptBound | None = None) -> list[int]:
+        """Return the token ids, which begin with the beginning-of-sequence token once if the model expects one.
+
+        Raises TextTooLongError where `bound` refuses the prompt.
+        """
+        return self._tokenizer.begun(self._tokenizer.encode_marked(prompt.text, prompt.mark, bound=bound))
+
+    def render(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        add_generation_prompt: bool = True,
+        thinks: bool | None = None,
+    ) -> str:
+        """Return the prompt as text, for showing; where its special tokens came from can no longer be seen in it."""
+        return self._render(_plain(messages), add_generation_prompt, thinks)
+
+    def _mark_special(self, messages: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], str]:
+        try:
+            mark = unused_character(self.source, messages)
+            if mark is None:
+                raise ChatTemplateError("the messages use all of Unicode's private characters")
+            return self._special.mark(messages, mark), mark
+        except RecursionError:
+            raise ChatTemplateError("the messages are nested too deep") from None
+
+    def _render_up_to_the_end_of_the_last(self, messages: list[dict[str, Any]], end: str, thinks: bool | None) -> str:
+        *before, last = messages
+        rendered = self._render([*before, {**last, "content": last["content"] + end}], False, thinks)
+        if end not in rendered:
+            raise ChatTemplateError(
+                "the model's chat template does not show the last message, so it cannot be continued"
+            )
+        return rendered[: rendered.rindex(end)]
+
+    def _render(self, messages: list[dict[str, Any]], add_generation_prompt: bool, thinks: bool | None) -> str:
+        asked = {} if thinks is None else dict.fromkeys(THINKING_VARIABLES, thinks)
+        variables = {
+            "messages": messages,
+            "add_generation_prompt": add_generation_prompt,
+            "tools": None,
+            "documents": None,
+            **self._special_texts,
+            **asked,
+        }
+        return self._renderer.render(self.source, variables, is_foreign=self._is_foreign)
+
+
+def _plain(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    return [{**message, "content": _content_text(message.get("content"))} for message in messages]
+
+
+def _content_text(content: Any) -> str:
+    """A text, or the texts of its parts on lines of their own; no content is an empty one."""
+    if content is None or isinstance(content, str):
+        return content or ""
+    if not isinstance(content, Sequence):
+        raise ChatTemplateError("a message's content must be a text or a list of parts")
+    return "\n".join(_part_text(part) for part in content)
+
+
+def _part_text(part: Any) -> str:
+    match part:
+        case {"type": "text", "text": str(text)}:
+            return text
+        case {"type": kind} if kind != "text":
+            raise ChatTemplateError(f"content parts of type {kind!r} are not supported (known: text)")
+    raise ChatTemplateError('a content part must have the form {"type": "text", "text": ...}')

@@ -1,0 +1,238 @@
+"""One request that is open at a scheduler: a bounded buffer of its events, and all that it takes to go on elsewhere.
+
+The session's reader puts events in and never waits for a slow consumer: a buffer that overflows ends this request only. After
+a resumption the consumer sees no event twice. Knows nothing about gRPC and text, nor which scheduler is best.
+"""
+
+import asyncio
+from collections import deque
+from dataclasses import replace
+from typing import Protocol, Self
+
+from gateway.errors import ErrorKind, GatewayError
+from gateway.upstream.inference import (
+    Event,
+    Finished,
+    InferenceRequest,
+    Moved,
+    PromptLogprobs,
+    ResumedSample,
+    Started,
+    Tokens,
+)
+from gateway.upstream.prefix_hints import NO_BLOCKS
+
+
+class Place(Protocol):
+    """Where an open request is, and what it tells the scheduler there about itself."""
+
+    def finish(self, name: str, sample_index: int, num_tokens: int) -> None: ...
+
+    def cancel(self, name: str) -> None: ...
+
+    def forget(self, name: str) -> None:
+        """It has ended."""
+
+
+class OpenRequest:
+    """Iterate over it for the events; it ends when each sample has finished, or raises the one error of the request."""
+
+    def __init__(self, request: InferenceRequest, *, max_buffered_events: int) -> None:
+        """`max_buffered_events` is for each sample: a step brings one event for each of them."""
+        self.request = request
+        self.generated: tuple[list[int], ...] = tuple([] for _ in range(request.num_samples))
+        """The token ids of each sample so far."""
+        self.name = request.request_id
+        """What it is called at the place where it is."""
+        self.has_begun = False
+        """At that place."""
+        self.waits_until_s: float | None = None
+        """By the event loop's clock: how long it looks for a place, once it has lost one."""
+        self.refused_by: set[str] = set()
+        """Addresses of the schedulers that would not take it, since it last had to wait."""
+        self.prompt_blocks = NO_BLOCKS
+        """As they were named when it was first placed."""
+        self._num_withdrawals = 0
+        self._place: Place | None = None
+        self._max_buffered_events = max_buffered_events * request.num_samples
+        self._events: deque[Event] = deque()
+        self._waiting: asyncio.Future[None] | None = None
+        """The consumer's, while there is nothing for it."""
+        self._unfinished = set(range(request.num_samples))
+        self._finished_here: dict[int, int] = {}
+        """Samples that a stop string ended, after so many tokens."""
+        self._started: dict[int, Started] = {}
+        """The first of each sample."""
+        self._worker_of: dict[int, str] = {}
+        self._num_scored = 1
+        """Prompt tokens whose log-probabilities have come, once for all samples; the first has none."""
+        timeout_s = request.timeout_s
+        self.deadline_s = None if timeout_s is None else asyncio.get_running_loop().time() + timeout_s
+        self._error: GatewayError | None = None
+        self.is_closed = False
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Event:
+        while not self._events:
+            if self._error is not None:
+                raise self._error
+            if self.is_closed:
+                raise StopAsyncIteration
+            self._waiting = asyncio.get_running_loop().create_future()
+            await self._waiting
+        return self._events.popleft()
+
+    def finish(self, sample_index: int, num_tokens: int) -> None:
+        """A stop string ended the sample after `num_tokens` tokens. Later tokens of it are dropped; `Finished` still comes."""
+        if not self.is_closed:
+            self._finished_here[sample_index] = num_tokens
+            if self._place is not None:
+                self._place.finish(self.name, sample_index, num_tokens)
+
+    def cancel(self) -> None:
+        """The consumer left. No more events; allowed at any time, any number of times."""
+        if not self.is_closed:
+            self._cancel()
+            self._close()
+
+    def begin_at(self, place: Place) -> None:
+        """Its `resumption` was sent there; ends that were found here, but not confirmed by a scheduler that was lost, follow."""
+        self._place = place
+        self.has_begun = False
+        for sample_index, num_tokens in self._finished_here.items():
+            if sample_index in self._unfinished:
+                place.finish(self.name, sample_index, num_tokens)
+
+    def leave(self) -> None:
+        """It is nowhere, until it begins somewhere else."""
+        self._place = None
+
+    def withdraw(self) -> None:
+        """From a place that still works, which may speak of it for a while: elsewhere it has another name."""
+        self._cancel()
+        self.leave()
+        self._num_withdrawals += 1
+        self.name = f"{self.request.request_id}-{self._num_withdrawals}"
+
+    def resumption(self) -> InferenceRequest:
+        """What to send to a scheduler that knows nothing of this request."""
+        request = replace(self.request, request_id=self.name)
+        if self.deadline_s is not None:
+            # Past it, the scheduler says so: it has the words for that.
+            left_s = max(0.001, self.deadline_s - asyncio.get_running_loop().time())
+            request = replace(request, timeout_s=left_s)
+        if not any(self.generated) and len(self._unfinished) == request.num_samples:
+            return request
+        samples = [
+            ResumedSample(
+                sample_index=index,
+                generated_token_ids=tuple(token_ids),
+                is_finished=index not in self._unfinished,
+            )
+            for index, token_ids in enumerate(self.generated)
+        ]
+        return replace(request, resumed=tuple(samples))
+
+    def deliver(self, event: Event) -> None:
+        """For the session's reader."""
+        if self.is_closed:
+            return
+        seen = self._take(event)
+        if seen is not None:
+            self._events.append(seen)
+            self._wake()
+        if not self._unfinished:
+            self._close()
+
+    def fail(self, error: GatewayError) -> None:
+        """For the session's reader: the request ended with this error, after the events that came before it."""
+        if not self.is_closed:
+            self._error = error
+            self._close()
+
+    def _take(self, event: Event) -> Event | None:
+        """What the consumer shall see of it."""
+        match event:
+            case Tokens():
+                return event if self._keep(event) else None
+            case Finished():
+                self._unfinished.discard(event.sample_index)
+                return self._as_first_cached(event)
+            case Started():
+                return self._begin(event)
+            case PromptLogprobs():
+                return self._unscored(event)
+            case Moved():
+                return self._move(event)
+
+    def _begin(self, event: Started) -> Started | Moved:
+        """To the consumer a sample starts once. What begins it again is a move."""
+        self.has_begun = True
+        previous = self._worker_of.get(event.sample_index)
+        self._worker_of[event.sample_index] = event.worker_id
+        if previous is None:
+            self._started[event.sample_index] = event
+            return event
+        return Moved(sample_index=event.sample_index, from_worker_id=previous, to_worker_id=event.worker_id)
+
+    def _move(self, event: Moved) -> Moved:
+        """Within its scheduler."""
+        self._worker_of[event.sample_index] = event.to_worker_id
+        return event
+
+    def _unscored(self, event: PromptLogprobs) -> PromptLogprobs | None:
+        start = self._num_scored
+        new = event.logprobs[max(0, start - event.start) :]
+        if not new:
+            return None
+        self._num_scored += len(new)
+        return replace(event, start=start, logprobs=new)
+
+    def _as_first_cached(self, event: Finished) -> Finished:
+        """After a resumption most of the prompt is in the cache, because this request had put it there."""
+        started = self._started.get(event.sample_index)
+        if started is None:
+            return event
+        num_cached_tokens = min(started.num_cached_tokens, event.usage.num_cached_tokens)
+        return replace(event, usage=replace(event.usage, num_cached_tokens=num_cached_tokens))
+
+    def _keep(self, tokens: Tokens) -> bool:
+        """Record the tokens; say whether the consumer shall see them."""
+        if tokens.sample_index in self._finished_here:
+            return False
+        generated = self.generated[tokens.sample_index]
+        if tokens.sequence_number != len(generated):
+            self._abandon(
+                GatewayError(
+                    ErrorKind.INTERNAL,
+                    f"The scheduler sent token {tokens.sequence_number} of a sample where {len(generated)} was due.",
+                )
+            )
+            return False
+        generated.extend(tokens.token_ids)
+        if len(self._events) < self._max_buffered_events:
+            return True
+        self._events.clear()
+        self._abandon(GatewayError(ErrorKind.CLIENT_CLOSED, "The client reads too slowly; its request was cancelled."))
+        return False
+
+    def _abandon(self, error: GatewayError) -> None:
+        self._cancel()
+        self.fail(error)
+
+    def _cancel(self) -> None:
+        if self._place is not None:
+            self._place.cancel(self.name)
+
+    def _wake(self) -> None:
+        if self._waiting is not None and not self._waiting.done():
+            self._waiting.set_result(None)
+
+    def _close(self) -> None:
+        self.is_closed = True
+        self._wake()
+        if self._place is not None:
+            self._place.forget(self.name)
+            self._place = None

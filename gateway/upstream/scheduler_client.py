@@ -1,0 +1,239 @@
+"""One scheduler as the gateway sees it: whether it is there, what it says of itself, and the way to it.
+
+Only a scheduler that answers gets a session, which is opened again whenever it breaks. While it is open the scheduler is asked
+again and again what it serves and how much it has to do: one that leaves this unanswered is as lost as one whose stream broke.
+Knows nothing about the stream's messages (scheduler_session.py) and where requests go (placement.py).
+"""
+
+import asyncio
+import contextlib
+import logging
+from functools import partial
+from typing import Protocol
+
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from gateway.errors import ErrorKind, GatewayError
+from gateway.upstream.inference import Load, ModelInfo
+from gateway.upstream.open_request import OpenRequest
+from gateway.upstream.scheduler_calls import NotWelcomeError, SchedulerCalls
+from gateway.upstream.scheduler_session import SchedulerSession
+from pagoda.process.background import end_tasks, keep_running
+from pagoda.rpc.grpc_channel import LOCAL_ONLY, LastingChannel
+from pagoda.rpc.transport_security import TransportSecurity
+
+logger = logging.getLogger(__name__)
+
+SERVICE_NAME = "protos.v1.InferenceService"
+ASK_INTERVAL_S = 1.0
+# Two in a row: one may have been lost to a pause of this process, not of the scheduler.
+MAX_UNANSWERED = 2
+RECONNECT_DELAY_S = 0.2
+
+
+class SchedulerListener(Protocol):
+    """Who decides what becomes of the requests that a scheduler does not serve to their end."""
+
+    def refused(self, client: "SchedulerClient", opened: OpenRequest, error: GatewayError) -> None: ...
+
+    def lost(self, client: "SchedulerClient", requests: list[OpenRequest]) -> None:
+        """The session is, and with it these."""
+
+    def stranded(self, client: "SchedulerClient", requests: list[OpenRequest]) -> None:
+        """They are still there, but no worker for them has been for some time."""
+
+    def changed(self) -> None:
+        """A request may be taken that would not have been taken before."""
+
+
+class SchedulerClient:
+    """Made by the process, started inside its event loop."""
+
+    def __init__(self, address: str, *, silence_s: float, security: TransportSecurity = LOCAL_ONLY) -> None:
+        """Lost is who answers nothing for about `silence_s`."""
+        self.address = address
+        self.models: dict[str, ModelInfo] = {}
+        """That it has workers for, as it said last, by name. None while it is lost."""
+        self.known: dict[str, ModelInfo] = {}
+        """The same, and also what it said before it was lost."""
+        self.load: Load | None = None
+        self.failed_at_s = float("-inf")
+        """By the event loop's clock: when it was last lost, began to drain, or saw its last worker leave."""
+        self._security = security
+        self._answer_limit_s = silence_s / MAX_UNANSWERED
+        self._session: SchedulerSession | None = None
+        self._num_sent_tokens = self._num_sent_sequences = 0
+        """What it got since what `load` tells of: uncached tokens, and samples."""
+        self._health = "not connected"
+        self._refusal = ""
+        """Why the scheduler refuses this gateway, if it does."""
+        self._has_changed = asyncio.Event()
+        """By its health: its workers have come or gone, so what it said of them is old."""
+
+    async def start(self, listener: SchedulerListener) -> None:
+        self._listener = listener
+        self._channel = LastingChannel(self.address, self._security)
+        self.calls = SchedulerCalls(self._channel)
+        self._connecting = keep_running(f"session with {self.address}", self._keep_session)
+
+    async def close(self) -> None:
+        await end_tasks(self._connecting)
+        await self._channel.close()
+
+    @property
+    def is_connected(self) -> bool:
+        return self._session is not None
+
+    @property
+    def problem(self) -> str | None:
+        """Why it can take no request now; None when all is well."""
+        if self._refusal:
+            return f"the scheduler at {self.address} refuses this gateway"
+        if not self.is_connected:
+            return f"the scheduler at {self.address} is not reachable"
+        if self._health != "SERVING":
+            return f"the scheduler at {self.address} is not serving yet (health: {self._health})"
+        return None
+
+    @property
+    def num_open(self) -> int:
+        return len(self._session.requests) if self._session else 0
+
+    @property
+    def num_pending_tokens(self) -> int:
+        """What it said, and what it got since."""
+        return self._num_sent_tokens + (self.load.num_pending_tokens if self.load else 0)
+
+    @property
+    def num_sequences(self) -> int:
+        """The same, that wait there or run."""
+        return self._num_sent_sequences + (self.load.num_waiting + self.load.num_running if self.load else 0)
+
+    def take(self, opened: OpenRequest, num_uncached_tokens: int) -> None:
+        """Only while it is connected. So many of the request's tokens are to be computed."""
+        assert self._session is not None
+        self._num_sent_tokens += num_uncached_tokens
+        self._num_sent_sequences += opened.request.num_samples
+        self._session.take(opened)
+
+    def withdraw(self, opened: OpenRequest) -> None:
+        assert self._session is not None
+        self._session.withdraw(opened)
+
+    # ---- the session
+
+    async def _keep_session(self) -> None:
+        while True:
+            await self._channel.until_ready()
+            try:
+                await self._ask()
+                await self._run_session()
+            except NotWelcomeError as error:
+                self._tell_refusal(error.reason)
+            except GatewayError as error:
+                logger.debug("scheduler does not answer", extra={"address": self.address, "reason": error.message})
+            except TimeoutError:
+                logger.warning("scheduler silent, session given up", extra={"address": self.address})
+            except grpc.aio.AioRpcError as error:
+                told = {"address": self.address, "code": error.code().name, "details": error.details()}
+                logger.warning("scheduler session lost", extra=told)
+            except Exception:
+                logger.exception("scheduler session failed")
+            await asyncio.sleep(RECONNECT_DELAY_S)
+
+    async def _run_session(self) -> None:
+        """Until it breaks; TimeoutError when the scheduler falls silent."""
+        session = self._session = SchedulerSession(
+            self._channel.current,
+            on_refusal=lambda opened, error: self._listener.refused(self, opened, error),
+            # Its health says so too, in a stream of its own: perhaps later.
+            on_shutting_down=lambda: self._set_health("shutting down"),
+        )
+        self._refusal = ""
+        logger.info("scheduler session open", extra={"address": self.address})
+        self._listener.changed()
+        tasks = [keep_running(f"health watch of {self.address}", self._keep_watching_health)]
+        try:
+            async with asyncio.timeout(None) as silence:
+                tasks.append(keep_running(f"questions to {self.address}", partial(self._keep_asking, silence)))
+                await session.run()
+        finally:
+            await end_tasks(*tasks)
+            self._lose(session)
+
+    def _tell_refusal(self, reason: str) -> None:
+        """Once, until it lets us in or says something else."""
+        if reason != self._refusal:
+            logger.error("scheduler refuses this gateway, trying on", extra={"address": self.address, "reason": reason})
+        self._refusal = reason
+
+    def _lose(self, session: SchedulerSession) -> None:
+        self._session, self.models, self.load = None, {}, None
+        self._num_sent_tokens = self._num_sent_sequences = 0
+        self._health = "not connected"
+        self._note_failure()
+        self._listener.lost(self, session.abandon())
+
+    def _note_failure(self) -> None:
+        self.failed_at_s = asyncio.get_running_loop().time()
+
+    # ---- what it says of itself
+
+    async def _keep_asking(self, silence: asyncio.Timeout) -> None:
+        """Ends the session when the scheduler leaves too much unanswered."""
+        num_unanswered = 0
+        while num_unanswered < MAX_UNANSWERED:
+            try:
+                if num_unanswered == 0:
+                    await self._until_due()
+                await self._ask()
+                num_unanswered = 0
+            except GatewayError as error:
+                # Any other error is an answer too, or the session will hear of it.
+                num_unanswered = num_unanswered + 1 if error.kind is ErrorKind.DEADLINE_EXCEEDED else 0
+        silence.reschedule(asyncio.get_running_loop().time())
+
+    async def _until_due(self) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(ASK_INTERVAL_S):
+                await self._has_changed.wait()
+        self._has_changed.clear()
+
+    async def _ask(self) -> None:
+        num_tokens, num_sequences = self._num_sent_tokens, self._num_sent_sequences
+        models = await self.calls.list_models(self._answer_limit_s)
+        self.load = await self.calls.get_load(self._answer_limit_s)
+        # What was sent before is in the answer.
+        self._num_sent_tokens -= num_tokens
+        self._num_sent_sequences -= num_sequences
+        before, self.models = self.models, {model.name: model for model in models if model.is_served}
+        self.known |= self.models
+        if self.models.keys() != before.keys():
+            self._listener.changed()
+        # In two answers in a row, since workers come and go.
+        served = before.keys() | self.models.keys()
+        requests = self._session.requests if self._session else []
+        if stranded := [opened for opened in requests if opened.request.model not in served]:
+            self._listener.stranded(self, stranded)
+
+    async def _keep_watching_health(self) -> None:
+        watched = health_pb2.HealthCheckRequest(service=SERVICE_NAME)
+        while True:
+            call = health_pb2_grpc.HealthStub(self._channel.current).Watch(watched)
+            try:
+                async for response in call:
+                    self._set_health(health_pb2.HealthCheckResponse.ServingStatus.Name(response.status))
+            except grpc.aio.AioRpcError as error:
+                logger.debug("health watch lost", extra={"code": error.code().name})
+            finally:
+                call.cancel()
+            self._set_health("not connected")
+            await asyncio.sleep(RECONNECT_DELAY_S)
+
+    def _set_health(self, health: str) -> None:
+        before, self._health = self._health, health
+        if before == "SERVING" != health:
+            self._note_failure()
+        self._has_changed.set()
+        self._listener.changed()

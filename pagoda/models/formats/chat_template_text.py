@@ -1,0 +1,51 @@
+"""The text of a model's chat template: where its files keep it, and in which language a text is written.
+
+Knows nothing about rendering.
+"""
+
+import re
+from typing import Any
+
+from pagoda.models.formats.gguf_file import GGUFFile
+from pagoda.models.formats.safetensors_file import read_json
+from pagoda.models.model import Model, ModelFormat
+
+GGUF_TEMPLATE_KEY = "tokenizer.chat_template"
+# What begins an expression in Go's templates and never one in Jinja's: a field of the dot, a variable, a keyword (`range` is a
+# function of Jinja's).
+_GO_TEMPLATE = re.compile(r"\{\{-?\s*(?:\.|\$|range\b(?!\s*\()|(?:end|if|else|with|block|define|template|slice)\b)")
+
+
+def chat_template_text(model: Model) -> str | None:
+    """Return the one in the model's files; None for a base model."""
+    entry = _entry(model)
+    text = _named(entry).get("default") if isinstance(entry, list) else entry
+    return text if isinstance(text, str) else None
+
+
+def other_template_names(model: Model) -> list[str]:
+    """Return the names of a model's templates where it has several and none is the default one."""
+    entry = _entry(model)
+    names = _named(entry) if isinstance(entry, list) else {}
+    return [] if "default" in names else [str(name) for name in names]
+
+
+def is_go_template(text: str) -> bool:
+    """Ollama's own templates are Go's; all of ours are Jinja."""
+    return _GO_TEMPLATE.search(text) is not None
+
+
+def _entry(model: Model) -> Any:
+    """One template, or a list of named ones."""
+    if model.format is ModelFormat.GGUF:
+        with GGUFFile(model.path) as file:
+            return file.metadata.get(GGUF_TEMPLATE_KEY)
+    # A file of its own is the newer way and wins over the entry in tokenizer_config.json, as in transformers.
+    own_file, config = model.path / "chat_template.jinja", model.path / "tokenizer_config.json"
+    if own_file.exists():
+        return own_file.read_text(encoding="utf-8")
+    return read_json(config).get("chat_template") if config.exists() else None
+
+
+def _named(entries: list[Any]) -> dict[Any, Any]:
+    return {entry.get("name"): entry.get("template") for entry in entries if isinstance(entry, dict)}

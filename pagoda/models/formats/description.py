@@ -1,0 +1,102 @@
+"""Describes the model in a GGUF file or a safetensors directory: one `Model` for both formats.
+
+Knows nothing about where the files lie and how they got there.
+"""
+
+from dataclasses import replace
+from pathlib import Path
+
+from pagoda.models.errors import ModelFormatError
+from pagoda.models.formats import gguf_config, hf_config
+from pagoda.models.formats.end_tokens import inside_vocabulary, read_checkpoint_end_tokens
+from pagoda.models.formats.gguf_file import GGUFError, GGUFFile
+from pagoda.models.formats.gguf_tokens import read_tokens
+from pagoda.models.formats.recommended import read_generation_config, read_gguf_sampling
+from pagoda.models.formats.safetensors_file import read_tensors, weight_files
+from pagoda.models.model import Model, ModelConfig, ModelFormat
+
+CHECKPOINT_FILES = (
+    "config.json",
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+)
+"""What belongs to a safetensors checkpoint besides its weights: a change of any gives another model."""
+
+
+MAX_HEAD_SIZE = 1024
+"""Twice what any model of the families here has."""
+
+
+def checkpoint_files(directory: Path) -> list[Path]:
+    described = [directory / name for name in CHECKPOINT_FILES if (directory / name).exists()]
+    return described + weight_files(directory)
+
+
+def describe(name: str, path: Path, digest: str, size_bytes: int) -> Model:
+    """The model in a GGUF file or a safetensors directory."""
+    read = _read_gguf if path.is_file() else _read_checkpoint
+    return _checked(read(name, path, digest, size_bytes))
+
+
+def _read_gguf(name: str, path: Path, digest: str, size_bytes: int) -> Model:
+    try:
+        with GGUFFile(path) as file:
+            return Model(
+                name=name,
+                path=path,
+                format=ModelFormat.GGUF,
+                digest=digest,
+                size_bytes=size_bytes,
+                config=gguf_config.read_config(file),
+                eos_token_ids=read_tokens(file.metadata).end_token_ids,
+                quantization=gguf_config.quantization(file),
+                num_parameters=gguf_config.num_parameters(file),
+                recommended=read_gguf_sampling(file.metadata),
+            )
+    except GGUFError as error:
+        raise ModelFormatError(str(error)) from None
+    except ModelFormatError as error:
+        raise ModelFormatError(f"{path}: {error}") from None
+
+
+def _read_checkpoint(name: str, path: Path, digest: str, size_bytes: int) -> Model:
+    config = hf_config.read_config(path)
+    tensors = [tensor for file in weight_files(path) for tensor in read_tensors(file).values()]
+    if not tensors:
+        raise ModelFormatError(f"{path} has no tensors")
+    return Model(
+        name=name,
+        path=path,
+        format=ModelFormat.SAFETENSORS,
+        digest=digest,
+        size_bytes=size_bytes,
+        config=config,
+        eos_token_ids=read_checkpoint_end_tokens(path),
+        quantization=max(tensors, key=lambda tensor: tensor.num_parameters).dtype,
+        num_parameters=sum(tensor.num_parameters for tensor in tensors),
+        recommended=read_generation_config(path),
+    )
+
+
+def _checked(model: Model) -> Model:
+    """What must hold between the numbers, whichever file they come from."""
+    config = model.config
+    if config.num_heads % config.num_kv_heads or config.head_size % 2:
+        raise ModelFormatError(
+            f"{model.path}: {config.num_heads} heads of size {config.head_size} cannot share {config.num_kv_heads} KV heads"
+        )
+    if config.head_size > MAX_HEAD_SIZE:
+        raise ModelFormatError(f"{model.path}: heads of size {config.head_size}; at most {MAX_HEAD_SIZE} is possible")
+    if num_layer_parameters(config) * config.num_layers > model.num_parameters:
+        raise ModelFormatError(f"{model.path}: its metadata describes a larger model than its tensors can be")
+    return replace(model, eos_token_ids=inside_vocabulary(model.eos_token_ids, config.vocab_size, model.path))
+
+
+def num_layer_parameters(config: ModelConfig) -> int:
+    """Of the matrices in one layer, which every family has. What is believed by this measure can be allocated for."""
+    attention = 2 * (config.num_heads + config.num_kv_heads) * config.head_size
+    return config.hidden_size * (attention + 3 * config.intermediate_size)

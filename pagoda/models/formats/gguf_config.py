@@ -1,0 +1,192 @@
+"""What a GGUF file's metadata says about its model: the hyperparameters.
+
+Knows nothing about weights, except the rope factors: GGUF stores Llama 3's scaling as those, not as its parameters. What
+is special to a family is in gguf_families.py.
+"""
+
+import math
+import struct
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from typing import Any
+
+from pagoda.models.errors import ModelFormatError
+from pagoda.models.formats import config_values as values
+from pagoda.models.formats.gguf_families import FAMILIES
+from pagoda.models.formats.gguf_file import GGMLType, GGUFFile
+from pagoda.models.model import ModelConfig, RopeScaling
+
+ROPE_FACTORS = "rope_freqs.weight"
+LONGROPE_FACTORS = "rope_factors_long.weight"
+UNUSUAL_NUMBERS: Mapping[str, float] = {
+    "expert_count": 0,
+    "logit_scale": 1.0,
+    "residual_scale": 1.0,
+    "embedding_scale": 1.0,
+    "router_logit_softcapping": 0,
+    "nextn_predict_layers": 0,
+    "attention.clamp_kqv": 0,
+    "attention.max_alibi_bias": 0,
+    "attention.temperature_scale": 0,
+    "attention.shared_kv_layers": 0,
+    "attention.output_scale": 1.0,
+    "attention.value_scale": 1.0,
+    "attention.q_lora_rank": 0,
+    "attention.kv_lora_rank": 0,
+}
+"""What changes the numbers of other families, behind the architecture's name; 0 is always "not used"."""
+FILE_TYPES = {
+    0: "F32",
+    1: "F16",
+    2: "Q4_0",
+    3: "Q4_1",
+    7: "Q8_0",
+    8: "Q5_0",
+    9: "Q5_1",
+    10: "Q2_K",
+    11: "Q3_K_S",
+    12: "Q3_K_M",
+    13: "Q3_K_L",
+    14: "Q4_K_S",
+    15: "Q4_K_M",
+    16: "Q5_K_S",
+    17: "Q5_K_M",
+    18: "Q6_K",
+    21: "Q2_K_S",
+    25: "IQ4_NL",
+    30: "IQ4_XS",
+    32: "BF16",
+}
+"""llama.cpp's numbers for mixtures of types, by the names that people know them by."""
+
+
+def read_config(file: GGUFFile) -> ModelConfig:
+    metadata = file.metadata
+    architecture = metadata.get("general.architecture")
+    if not isinstance(architecture, str) or architecture not in FAMILIES:
+        raise ModelFormatError(
+            f"the architecture {architecture!r} is not supported (known for GGUF: {', '.join(FAMILIES)})"
+        )
+    if metadata.get("split.count", 1) != 1:
+        raise ModelFormatError(
+            "GGUF files split into parts are not supported; join them (llama.cpp: gguf-split --merge)"
+        )
+    embedding = file.tensors.get("token_embd.weight")
+    if embedding is None or len(embedding.shape) != 2:
+        raise ModelFormatError("the file has no tensor 'token_embd.weight' of two dimensions")
+    prefix = f"{architecture}."
+    hidden_size = values.count(metadata, f"{prefix}embedding_length")
+    num_heads = values.uniform_count(metadata, f"{prefix}attention.head_count")
+    head_size = values.count(metadata, f"{prefix}attention.key_length", hidden_size // num_heads)
+    values.require(metadata, f"{prefix}attention.value_length", head_size)
+    _refuse_other_numbers(metadata, prefix, head_size)
+    config = ModelConfig(
+        architecture=architecture,
+        num_layers=values.num_layers(metadata, f"{prefix}block_count"),
+        hidden_size=hidden_size,
+        intermediate_size=values.uniform_count(metadata, f"{prefix}feed_forward_length"),
+        num_heads=num_heads,
+        num_kv_heads=values.uniform_count(metadata, f"{prefix}attention.head_count_kv", num_heads),
+        head_size=head_size,
+        vocab_size=embedding.shape[0],
+        max_position=min(values.count(metadata, f"{prefix}context_length"), values.MAX_POSITION),
+        rms_norm_eps=values.number(metadata, f"{prefix}attention.layer_norm_rms_epsilon"),
+        rope_theta=values.number(metadata, f"{prefix}rope.freq_base", 10_000.0),
+        rope_scaling=rope_scaling(file, prefix, head_size),
+        tie_word_embeddings="output.weight" not in file.tensors,
+        **_rotary_size(values.count(metadata, f"{prefix}rope.dimension_count", head_size), head_size),
+    )
+    return replace(config, **FAMILIES[architecture](config, metadata))
+
+
+def _refuse_other_numbers(metadata: Mapping[str, Any], prefix: str, head_size: int) -> None:
+    """Raise ModelFormatError for what llama.cpp's files can say and no family here computes, unless it says the usual."""
+    for key, usual in UNUSUAL_NUMBERS.items():
+        values.require(metadata, prefix + key, usual, unused=0)
+    values.require(metadata, f"{prefix}attention.causal", True)
+    values.require(metadata, f"{prefix}use_parallel_residual", False)
+    for key in ("attention.key_length_swa", "attention.value_length_swa"):
+        values.require(metadata, prefix + key, head_size)
+    scale = values.optional_number(metadata, f"{prefix}attention.scale")
+    if scale is not None and not _close(scale, head_size**-0.5):
+        raise ModelFormatError(
+            f"the model needs {prefix}attention.scale = {scale}; only 1 / sqrt({head_size}) is supported"
+        )
+
+
+def _rotary_size(rotary_size: int, head_size: int) -> dict[str, Any]:
+    if rotary_size > head_size or rotary_size % 2:
+        raise ModelFormatError(f"heads of size {head_size} cannot have {rotary_size} elements rotated")
+    return {} if rotary_size == head_size else {"rotary_size": rotary_size}
+
+
+def quantization(file: GGUFFile) -> str:
+    """The mixture that the file says it is, and otherwise the type that holds the most parameters."""
+    file_type = file.metadata.get("general.file_type")
+    if isinstance(file_type, int) and file_type in FILE_TYPES:
+        return FILE_TYPES[file_type]
+    parameters: Counter[str] = Counter()
+    for tensor in file.tensors.values():
+        parameters[tensor.ggml_type.name] += math.prod(tensor.shape)
+    return parameters.most_common(1)[0][0]
+
+
+def num_parameters(file: GGUFFile) -> int:
+    return sum(math.prod(tensor.shape) for name, tensor in file.tensors.items() if name != ROPE_FACTORS)
+
+
+def rope_scaling(file: GGUFFile, prefix: str, head_size: int) -> RopeScaling | None:
+    """As llama.cpp reads it: without a type a factor scales linearly, and the factor has an older key."""
+    metadata = file.metadata
+    rope_type = metadata.get(f"{prefix}rope.scaling.type", "linear")
+    if LONGROPE_FACTORS in file.tensors:
+        rope_type = "longrope"
+    if rope_type not in ("none", "linear"):
+        raise ModelFormatError(f"the rope scaling {rope_type!r} is not supported (known for GGUF: linear, llama3)")
+    values.require(metadata, f"{prefix}rope.scaling.attn_factor", 1.0, unused=0)
+    values.require(metadata, f"{prefix}rope.scaling.yarn_ext_factor", 0)
+    factor = values.optional_number(metadata, f"{prefix}rope.scaling.factor")
+    factor = factor or values.optional_number(metadata, f"{prefix}rope.scale_linear")
+    if factor is None and f"{prefix}rope.scaling.type" in metadata and rope_type == "linear":
+        raise ModelFormatError(f"the model's metadata lacks {f'{prefix}rope.scaling.factor'!r}")
+    scales = rope_type == "linear" and factor not in (None, 1.0)
+    if ROPE_FACTORS in file.tensors:
+        if scales:
+            raise ModelFormatError(
+                f"the tensor {ROPE_FACTORS!r} beside a linear rope factor of {factor} is not supported"
+            )
+        return _llama3_scaling(file, values.number(metadata, f"{prefix}rope.freq_base", 10_000.0), head_size)
+    return RopeScaling(rope_type="linear", factor=factor) if scales and factor is not None else None
+
+
+def _llama3_scaling(file: GGUFFile, rope_theta: float, head_size: int) -> RopeScaling:
+    """The parameters whose factors are those stored; all published Llama 3 models differ in `factor` alone."""
+    tensor = file.tensors[ROPE_FACTORS]
+    if tensor.ggml_type is not GGMLType.F32 or tensor.shape != (head_size // 2,):
+        raise ModelFormatError(f"the tensor {ROPE_FACTORS!r} is not {head_size // 2} values of F32")
+    stored = struct.unpack(f"<{head_size // 2}f", file.tensor_data(ROPE_FACTORS))
+    scaling = RopeScaling(rope_type="llama3", factor=round(stored[-1], 4))
+    if not all(map(_close, stored, llama3_factors(scaling, rope_theta, head_size))):
+        raise ModelFormatError(f"the tensor {ROPE_FACTORS!r} holds other factors than Llama 3's")
+    return scaling
+
+
+def llama3_factors(scaling: RopeScaling, rope_theta: float, head_size: int) -> Iterable[float]:
+    """By how much each frequency is divided: long wavelengths by `factor`, short ones not at all, smoothly between."""
+    low_wavelength = scaling.original_max_position / scaling.low_freq_factor
+    high_wavelength = scaling.original_max_position / scaling.high_freq_factor
+    for index in range(head_size // 2):
+        wavelength = 2 * math.pi * rope_theta ** (2 * index / head_size)
+        if wavelength < high_wavelength:
+            yield 1.0
+        elif wavelength > low_wavelength:
+            yield scaling.factor
+        else:
+            turns = scaling.original_max_position / wavelength
+            smooth = (turns - scaling.low_freq_factor) / (scaling.high_freq_factor - scaling.low_freq_factor)
+            yield 1 / ((1 - smooth) / scaling.factor + smooth)
+
+
+def _close(left: float, right: float) -> bool:
+    return math.isclose(left, right, rel_tol=1e-3)

@@ -1,0 +1,265 @@
+"""Reads GGUF files (versions 2 and 3): the metadata at once, the tensors as views of the mapped file.
+
+Knows nothing about models: what the keys mean is config.py's business, what the bytes of a tensor mean the worker's. A
+file may be truncated, damaged or hostile: every size and count is checked against the file's length before it is used.
+"""
+
+import mmap
+import struct
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from itertools import pairwise
+from math import prod
+from pathlib import Path
+from types import MappingProxyType, TracebackType
+from typing import Any, Self
+
+from pagoda.models.formats.ggml_type import GGMLType
+
+__all__ = ["GGMLType", "GGUFError", "GGUFFile", "GGUFTensor"]
+
+MAGIC = b"GGUF"
+VERSIONS = (2, 3)
+DEFAULT_ALIGNMENT = 32
+MAX_DIMENSIONS = 4
+MAX_ARRAY_LENGTH = 1 << 22
+"""Elements of a metadata array: 16 times the largest vocabulary, few enough that a lying file costs little memory."""
+MAX_ARRAY_DEPTH = 4
+MIN_METADATA_BYTES = 8 + 4 + 1
+"""The shortest key and value: an empty key's length, the value's type, one byte."""
+MIN_TENSOR_BYTES = 8 + 4 + 8 + 4 + 8
+"""The shortest description of a tensor: an empty name's length, one dimension, type, offset."""
+
+STRING, ARRAY = 8, 9
+SCALAR_FORMATS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
+SMALLEST_ELEMENT_BYTES = {STRING: 8, ARRAY: 12} | {
+    number: struct.calcsize(code) for number, code in SCALAR_FORMATS.items()
+}
+
+
+class GGUFError(ValueError):
+    """The file is not GGUF, or is damaged; the message names the file and what is wrong."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GGUFTensor:
+    name: str
+    shape: tuple[int, ...]
+    """Row-major, as torch has it: the last dimension is the contiguous one (GGUF writes them the other way round)."""
+    ggml_type: GGMLType
+    num_bytes: int
+    offset: int
+    """From the start of the file."""
+
+
+class GGUFFile:
+    """A context manager: views from `tensor_data` keep the mapping alive by themselves, also past its end."""
+
+    metadata: Mapping[str, Any]
+    """Scalars as int, float, bool and str, arrays as lists."""
+    tensors: Mapping[str, GGUFTensor]
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path)
+        self._data = memoryview(_map_file(self.path))
+        try:
+            cursor = _Cursor(self._data)
+            num_tensors, num_metadata = _read_header(cursor)
+            self.metadata = MappingProxyType(_read_metadata(cursor, num_metadata))
+            self.tensors = MappingProxyType(_read_tensors(cursor, num_tensors, _alignment(self.metadata)))
+        except GGUFError as error:
+            self.close()
+            raise GGUFError(f"{self.path}: {error}") from None
+
+    def tensor_data(self, name: str) -> memoryview:
+        tensor = self.tensors[name]
+        return self._data[tensor.offset : tensor.offset + tensor.num_bytes]
+
+    def forget(self, name: str) -> None:
+        """What was read of the tensor takes no more memory of this process; it would be read from the file again."""
+        tensor, mapped = self.tensors[name], self._data.obj
+        assert isinstance(mapped, mmap.mmap)
+        start = tensor.offset // mmap.PAGESIZE * mmap.PAGESIZE
+        with suppress(AttributeError, OSError):  # Where it cannot be done, the memory is free once the file is closed.
+            mapped.madvise(mmap.MADV_DONTNEED, start, tensor.offset + tensor.num_bytes - start)
+
+    def close(self) -> None:
+        self._data.release()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _map_file(path: Path) -> mmap.mmap:
+    with path.open("rb") as file:
+        if file.seek(0, 2) == 0:
+            raise GGUFError(f"{path}: the file is empty")
+        # Copy on write: array libraries warn about read-only buffers, and nobody writes, so no page is ever copied.
+        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+
+
+class _Cursor:
+    """Reads little-endian values one after the other and never past the end of the file."""
+
+    def __init__(self, data: memoryview) -> None:
+        self._data = data
+        self.position = 0
+
+    @property
+    def size(self) -> int:
+        return len(self._data)
+
+    def require(self, num_bytes: int, what: str) -> None:
+        left = self.size - self.position
+        if num_bytes > left:
+            raise GGUFError(f"truncated or damaged: {what} needs {num_bytes} bytes, the file has {left} left")
+
+    def take(self, num_bytes: int, what: str) -> memoryview:
+        self.require(num_bytes, what)
+        start = self.position
+        self.position += num_bytes
+        return self._data[start : self.position]
+
+    def scalars(self, code: str, count: int, what: str) -> tuple[Any, ...]:
+        layout = f"<{count}{code}"
+        return struct.unpack(layout, self.take(struct.calcsize(layout), what))
+
+    def uint32(self, what: str) -> int:
+        return int(self.scalars("I", 1, what)[0])
+
+    def uint64(self, what: str) -> int:
+        return int(self.scalars("Q", 1, what)[0])
+
+    def string(self, what: str) -> str:
+        data = self.take(self.uint64(what), what)
+        try:
+            return str(data, "utf-8")
+        except UnicodeDecodeError:
+            raise GGUFError(f"damaged: {what} is not UTF-8") from None
+
+    def strings(self, count: int, what: str) -> list[str]:
+        """As `string`, with the loop's work kept small: a vocabulary and its merges are 100,000 of them."""
+        data, position, size = self._data, self.position, self.size
+        length_at = struct.Struct("<Q").unpack_from
+        result = []
+        for _ in range(count):
+            start = position + 8
+            if start > size or (position := start + length_at(data, position)[0]) > size:
+                raise GGUFError(f"truncated or damaged: a string of {what} ends past the end of the file")
+            try:
+                result.append(str(data[start:position], "utf-8"))
+            except UnicodeDecodeError:
+                raise GGUFError(f"damaged: a string of {what} is not UTF-8") from None
+        self.position = position
+        return result
+
+
+def _read_header(cursor: _Cursor) -> tuple[int, int]:
+    """The numbers of tensors and of metadata keys."""
+    if cursor.take(4, "the magic number") != MAGIC:
+        raise GGUFError("not a GGUF file (it does not begin with 'GGUF')")
+    version = cursor.uint32("the version")
+    if version not in VERSIONS:
+        big_endian = ", or the file is big-endian, which is not supported" if version & 0xFFFF == 0 else ""
+        raise GGUFError(f"GGUF version {version} is not supported (known: 2, 3){big_endian}")
+    num_tensors = cursor.uint64("the number of tensors")
+    num_metadata = cursor.uint64("the number of metadata keys")
+    cursor.require(num_metadata * MIN_METADATA_BYTES + num_tensors * MIN_TENSOR_BYTES, "what the header announces")
+    return num_tensors, num_metadata
+
+
+def _read_metadata(cursor: _Cursor, count: int) -> dict[str, Any]:
+    metadata: dict[str, Any] = {}
+    for _ in range(count):
+        key = cursor.string("a metadata key")
+        if key in metadata:
+            raise GGUFError(f"damaged: the metadata key {key!r} is there twice")
+        metadata[key] = _read_value(cursor, cursor.uint32(key), key)
+    return metadata
+
+
+def _read_value(cursor: _Cursor, value_type: int, key: str, depth: int = 0) -> Any:
+    if value_type == STRING:
+        return cursor.string(key)
+    if value_type == ARRAY:
+        return _read_array(cursor, key, depth + 1)
+    if value_type in SCALAR_FORMATS:
+        return cursor.scalars(SCALAR_FORMATS[value_type], 1, key)[0]
+    raise GGUFError(f"damaged: the metadata key {key!r} has the unknown value type {value_type}")
+
+
+def _read_array(cursor: _Cursor, key: str, depth: int) -> list[Any]:
+    element_type = cursor.uint32(key)
+    count = cursor.uint64(key)
+    if element_type not in SMALLEST_ELEMENT_BYTES:
+        raise GGUFError(f"damaged: the array {key!r} has the unknown element type {element_type}")
+    cursor.require(count * SMALLEST_ELEMENT_BYTES[element_type], f"the array {key!r}")
+    if count > MAX_ARRAY_LENGTH or depth > MAX_ARRAY_DEPTH:
+        raise GGUFError(f"the array {key!r} is too long or nested too deep ({count} elements, depth {depth})")
+    if element_type == STRING:
+        return cursor.strings(count, key)
+    if element_type == ARRAY:
+        return [_read_array(cursor, key, depth + 1) for _ in range(count)]
+    return list(cursor.scalars(SCALAR_FORMATS[element_type], count, key))
+
+
+def _alignment(metadata: Mapping[str, Any]) -> int:
+    alignment = metadata.get("general.alignment", DEFAULT_ALIGNMENT)
+    if not isinstance(alignment, int) or alignment < 8 or alignment % 8 or alignment > 1 << 20:
+        raise GGUFError(f"damaged: general.alignment is {alignment!r}, not a multiple of 8")
+    return alignment
+
+
+def _read_tensors(cursor: _Cursor, count: int, alignment: int) -> dict[str, GGUFTensor]:
+    described = [_read_tensor(cursor) for _ in range(count)]
+    start = -(-cursor.position // alignment) * alignment
+    tensors: dict[str, GGUFTensor] = {}
+    for name, shape, ggml_type, relative_offset in described:
+        num_bytes = _tensor_bytes(name, shape, ggml_type)
+        offset = start + relative_offset
+        if relative_offset % alignment:
+            raise GGUFError(f"damaged: the tensor {name!r} is not aligned to {alignment} bytes")
+        if offset + num_bytes > cursor.size:
+            raise GGUFError(f"truncated: the tensor {name!r} ends at {offset + num_bytes}, the file at {cursor.size}")
+        if name in tensors:
+            raise GGUFError(f"damaged: the tensor {name!r} is there twice")
+        tensors[name] = GGUFTensor(name=name, shape=shape, ggml_type=ggml_type, num_bytes=num_bytes, offset=offset)
+    _check_no_overlap(tensors.values())
+    return tensors
+
+
+def _check_no_overlap(tensors: Iterable[GGUFTensor]) -> None:
+    """Otherwise a small file could hold any number of large tensors."""
+    for one, other in pairwise(sorted(tensors, key=lambda tensor: tensor.offset)):
+        if one.offset + one.num_bytes > other.offset:
+            raise GGUFError(f"damaged: the tensors {one.name!r} and {other.name!r} overlap")
+
+
+def _read_tensor(cursor: _Cursor) -> tuple[str, tuple[int, ...], GGMLType, int]:
+    name = cursor.string("a tensor's name")
+    num_dimensions = cursor.uint32(name)
+    if not 1 <= num_dimensions <= MAX_DIMENSIONS:
+        raise GGUFError(
+            f"damaged: the tensor {name!r} has {num_dimensions} dimensions (1 to {MAX_DIMENSIONS} are possible)"
+        )
+    shape = tuple(reversed(cursor.scalars("Q", num_dimensions, name)))
+    number = cursor.uint32(name)
+    ggml_type = GGMLType.from_number(number)
+    if ggml_type is None:
+        raise GGUFError(f"the tensor {name!r} has the unknown type {number}")
+    return name, shape, ggml_type, cursor.uint64(name)
+
+
+def _tensor_bytes(name: str, shape: tuple[int, ...], ggml_type: GGMLType) -> int:
+    if 0 in shape or shape[-1] % ggml_type.block_size:
+        raise GGUFError(
+            f"damaged: the tensor {name!r} of shape {list(shape)} cannot consist of {ggml_type.name} blocks "
+            f"of {ggml_type.block_size} values"
+        )
+    return prod(shape) // ggml_type.block_size * ggml_type.block_bytes

@@ -1,0 +1,101 @@
+"""What a Hugging Face checkpoint's config.json says about its model.
+
+Knows nothing about weights and tokenizers. What is special to a family is in hf_families.py.
+"""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from pagoda.models.errors import ModelFormatError
+from pagoda.models.formats import config_values as values
+from pagoda.models.formats.hf_families import FAMILIES, Family
+from pagoda.models.formats.safetensors_file import read_json
+from pagoda.models.model import ModelConfig, RopeScaling
+
+UNUSUAL_NUMBERS: Mapping[str, Any] = {
+    "partial_rotary_factor": 1.0,
+    "attention_multiplier": None,
+    "embedding_multiplier": 1.0,
+    "residual_multiplier": 1.0,
+    "logits_scaling": 1.0,
+    "logit_scale": 1.0,
+    "clip_qkv": None,
+    "attn_logit_softcapping": None,
+    "final_logit_softcapping": None,
+    "use_qk_norm": False,
+    "num_local_experts": None,
+    "num_experts": None,
+}
+"""What changes the numbers of other classes than those that read it; 0 is always "not used"."""
+
+
+def read_config(directory: Path) -> ModelConfig:
+    path = directory / "config.json"
+    if not path.exists():
+        raise ModelFormatError(f"{directory} has no config.json")
+    content = read_json(path)
+    family = _family(content)
+    config = {**family.defaults, **content}
+    for key, usual in UNUSUAL_NUMBERS.items():
+        if key not in family.defaults:
+            values.require(config, key, usual, unused=0)
+    values.require(config, "hidden_act", family.hidden_act)
+    values.require(config, "hidden_activation", family.hidden_act)
+    values.require(config, "quantization_config", None)
+    hidden_size = values.count(config, "hidden_size")
+    num_heads = values.count(config, "num_attention_heads")
+    rope_theta, rope_scaling = _rope(config, values.count(config, "max_position_embeddings"))
+    described = ModelConfig(
+        architecture=family.architecture,
+        num_layers=values.num_layers(config, "num_hidden_layers"),
+        hidden_size=hidden_size,
+        intermediate_size=values.count(config, "intermediate_size"),
+        num_heads=num_heads,
+        num_kv_heads=values.count(config, "num_key_value_heads", num_heads),
+        head_size=values.count(config, "head_dim", hidden_size // num_heads),
+        vocab_size=values.count(config, "vocab_size"),
+        max_position=min(values.count(config, "max_position_embeddings"), values.MAX_POSITION),
+        rms_norm_eps=values.number(config, "rms_norm_eps"),
+        rope_theta=rope_theta,
+        rope_scaling=rope_scaling,
+        tie_word_embeddings=config.get("tie_word_embeddings") is True,
+    )
+    return replace(described, **family.fields(described, config))
+
+
+def read_biases(directory: Path) -> frozenset[str]:
+    """The linears that have a bias, by our names: those that transformers' class gives one, and no others."""
+    content = read_json(directory / "config.json")
+    family = _family(content)
+    biases = family.biases
+    if family.has_bias_settings:
+        biases |= frozenset(("q", "k", "v", "o")) if content.get("attention_bias") is True else frozenset()
+        biases |= frozenset(("gate", "up", "down")) if content.get("mlp_bias") is True else frozenset()
+    return biases
+
+
+def _family(config: Mapping[str, Any]) -> Family:
+    names = config.get("architectures")
+    name = names[0] if isinstance(names, list) and names else None
+    if not isinstance(name, str) or name not in FAMILIES:
+        raise ModelFormatError(
+            f"the architecture {name!r} is not supported (known for Hugging Face: {', '.join(FAMILIES)})"
+        )
+    return FAMILIES[name]
+
+
+def _rope(config: Mapping[str, Any], max_position: int) -> tuple[float, RopeScaling | None]:
+    """Older files have `rope_theta` and `rope_scaling`, newer ones both inside `rope_parameters`, perhaps per layer type.
+
+    As in transformers, `rope_scaling` is looked at first.
+    """
+    parameters = config.get("rope_scaling") or config.get("rope_parameters") or {}
+    if isinstance(parameters, dict) and "full_attention" in parameters:
+        parameters = parameters["full_attention"] or {}
+    if not isinstance(parameters, dict):
+        raise ModelFormatError("the model's config.json has rope parameters that are not an object")
+    rope_type = parameters.get("rope_type") or parameters.get("type") or "default"
+    theta = values.number(parameters, "rope_theta", values.number(config, "rope_theta"))
+    return theta, values.rope_scaling(parameters, str(rope_type), max_position)

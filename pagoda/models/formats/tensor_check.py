@@ -1,0 +1,133 @@
+"""Checks that a model's tensors are those that its family computes with, from the headers of its files alone.
+
+Whatever passes can be loaded if there is memory for it, so that a model is refused when it is made and not when it is used.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from pagoda.models.errors import ModelFormatError
+from pagoda.models.formats.ggml_type import READABLE_TYPES
+from pagoda.models.formats.gguf_file import GGUFFile
+from pagoda.models.formats.hf_config import read_biases
+from pagoda.models.formats.safetensors_file import read_tensors, weight_files
+from pagoda.models.formats.tensor_names import gguf_names, map_names, safetensors_names
+from pagoda.models.model import Model, ModelConfig, ModelFormat
+
+READABLE_DTYPES = ("F64", "F32", "F16", "BF16")
+NOT_READ = ("rope_factors", "output.weight")
+"""Tensors that a model may have beside those that it computes with; `output.weight` where the embedding takes its place."""
+SANDWICHED = ("gemma2", "gemma3")
+GGUF_BIASES: Mapping[str, frozenset[str]] = {"qwen2": frozenset("qkv")}
+"""By family: the linears that must have a bias. Others may."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Stored:
+    shape: tuple[int, ...]
+    type_name: str
+    is_readable: bool
+
+
+def check_tensors(model: Model) -> None:
+    """Raise ModelFormatError with the name of a tensor that is missing, unknown, of another shape or of an unknown type."""
+    is_gguf = model.format is ModelFormat.GGUF
+    stored = _gguf_tensors(model.path) if is_gguf else _safetensors(model.path)
+    table = (gguf_names if is_gguf else safetensors_names)(model.config.architecture)
+    known, unknown = map_names(list(stored), table)
+    spelled_of = {ours: spelled for spelled, ours in table.items()}
+    expected = dict(_matrices_and_norms(model.config))
+    biases = dict(_biases(model.config))
+    required = GGUF_BIASES.get(model.config.architecture, frozenset()) if is_gguf else read_biases(model.path)
+    allowed = biases if is_gguf else {name: shape for name, shape in biases.items() if _linear_of(name) in required}
+    needed = expected | {name: shape for name, shape in biases.items() if _linear_of(name) in required}
+    for name in needed.keys() - known.keys():
+        raise ModelFormatError(f"{model.path}: the tensor {_spell(name, spelled_of)!r} is missing")
+    for name, spelled in known.items():
+        shape = (expected | allowed).get(name)
+        if shape is None and name not in NOT_READ:
+            unknown.append(spelled)
+        elif shape is not None and stored[spelled].shape != shape:
+            found, wanted = list(stored[spelled].shape), list(shape)
+            raise ModelFormatError(
+                f"{model.path}: the tensor {spelled!r} has the shape {found}, the model needs {wanted}"
+            )
+        elif shape is not None and not stored[spelled].is_readable:
+            types = ", ".join(sorted(each.name for each in READABLE_TYPES) if is_gguf else READABLE_DTYPES)
+            raise ModelFormatError(
+                f"{model.path}: the tensor {spelled!r} is stored as {stored[spelled].type_name}, which is not supported "
+                f"(known: {types})"
+            )
+    if unknown:
+        more = f" and {len(unknown) - 5} more" if len(unknown) > 5 else ""
+        raise ModelFormatError(
+            f"{model.path}: it has tensors that the model does not use: {', '.join(sorted(unknown)[:5])}{more}"
+        )
+
+
+def _matrices_and_norms(config: ModelConfig) -> Iterator[tuple[str, tuple[int, ...]]]:
+    hidden, head = config.hidden_size, config.head_size
+    yield "embedding.weight", (config.vocab_size, hidden)
+    yield "final_norm.weight", (hidden,)
+    if not config.tie_word_embeddings:
+        yield "output.weight", (config.vocab_size, hidden)
+    norms = {"attention_norm": hidden, "mlp_norm": hidden}
+    if config.architecture in SANDWICHED:
+        norms |= {"after_attention_norm": hidden, "after_mlp_norm": hidden}
+    if config.qk_norm:
+        norms |= {"q_norm": head, "k_norm": head}
+    for layer in range(config.num_layers):
+        for name, shape in _linears(config).items():
+            yield f"layers.{layer}.{name}.weight", shape
+        for name, size in norms.items():
+            yield f"layers.{layer}.{name}.weight", (size,)
+
+
+def _biases(config: ModelConfig) -> Iterator[tuple[str, tuple[int, ...]]]:
+    for layer in range(config.num_layers):
+        for name, (num_out, _) in _linears(config).items():
+            yield f"layers.{layer}.{name}.bias", (num_out,)
+
+
+def _linears(config: ModelConfig) -> dict[str, tuple[int, int]]:
+    hidden, inner = config.hidden_size, config.intermediate_size
+    q_size, kv_size = config.num_heads * config.head_size, config.num_kv_heads * config.head_size
+    if config.architecture == "phi3":
+        inputs = {"qkv": (q_size + 2 * kv_size, hidden), "gate_up": (2 * inner, hidden)}
+    else:
+        inputs = {"q": (q_size, hidden), "k": (kv_size, hidden), "v": (kv_size, hidden)}
+        inputs |= {"gate": (inner, hidden), "up": (inner, hidden)}
+    return inputs | {"o": (hidden, q_size), "down": (hidden, inner)}
+
+
+def _linear_of(name: str) -> str:
+    return name.split(".")[-2]
+
+
+def _spell(name: str, spelled_of: Mapping[str, str]) -> str:
+    """As the checkpoint would spell our name."""
+    if not name.startswith("layers."):
+        return spelled_of.get(name, name)
+    _, layer, rest = name.split(".", 2)
+    return spelled_of.get(f"layers.{{i}}.{rest}", name).replace("{i}", layer)
+
+
+def _gguf_tensors(path: Path) -> dict[str, _Stored]:
+    with GGUFFile(path) as file:
+        num_tokens = len(file.metadata.get("tokenizer.ggml.tokens", ()))
+        num_rows = file.tensors["token_embd.weight"].shape[0]
+        if num_tokens > num_rows:
+            raise ModelFormatError(f"{path}: it has {num_tokens} tokens, but embeddings of {num_rows} only")
+        return {
+            name: _Stored(tensor.shape, tensor.ggml_type.name, tensor.ggml_type in READABLE_TYPES)
+            for name, tensor in file.tensors.items()
+        }
+
+
+def _safetensors(directory: Path) -> dict[str, _Stored]:
+    return {
+        name: _Stored(tensor.shape, tensor.dtype, tensor.dtype in READABLE_DTYPES)
+        for file in weight_files(directory)
+        for name, tensor in read_tensors(file).items()
+    }

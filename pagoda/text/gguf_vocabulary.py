@@ -1,0 +1,187 @@
+"""Builds the vocabulary from a GGUF file's `tokenizer.ggml.*` metadata.
+
+Two kinds: byte-level BPE ("gpt2"), whose `pre` key names the way text is split before merging, and SentencePiece ("llama"),
+which merges by score. As in llama.cpp and transformers, a byte that neither a byte-level vocabulary nor its merges have is
+dropped (SmolLM2's lacks 21: six control characters, and bytes that occur in no UTF-8 or in no assigned plane). Knows
+nothing about weights.
+"""
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from tokenizers import AddedToken, Regex, Tokenizer, models, normalizers, pre_tokenizers
+
+from pagoda.models.errors import ModelFormatError
+from pagoda.models.formats.config_values import items
+from pagoda.models.formats.gguf_file import GGUFFile
+from pagoda.models.formats.gguf_tokens import BYTE, CONTROL, NORMAL, UNKNOWN, USER_DEFINED, GGUFTokens, read_tokens
+from pagoda.text.byte_alphabet import spelled_bytes
+from pagoda.text.pre_tokenizers import PRE_TOKENIZERS
+from pagoda.text.vocabulary import Encoders, Vocabulary, add_tokens, can_be_made, piece_bytes
+
+STRIPPING_MODELS = ("phi-3", "phi3")
+"""Models, by a part of their name, whose added tokens take the spaces and line ends behind them along."""
+NOT_STRIPPING = ("<unk>", "<s>", "<|endoftext|>")
+MAX_PIECE_CHARACTERS = 512
+"""Four times the longest known: each place where a piece can be cut is looked at."""
+
+
+def read_vocabulary(path: Path) -> Vocabulary:
+    """Raises ModelFormatError, which names the file."""
+    with GGUFFile(path) as file:
+        metadata = file.metadata
+    try:
+        return _read(metadata)
+    except ModelFormatError as error:
+        raise ModelFormatError(f"{path}: {error}") from None
+
+
+def _read(metadata: Mapping[str, Any]) -> Vocabulary:
+    kind, tokens = metadata.get("tokenizer.ggml.model"), read_tokens(metadata)
+    if not tokens.texts:
+        raise ModelFormatError("the file has no vocabulary")
+    if tokens.bos_token_id is not None and tokens.bos_token_id not in range(len(tokens.texts)):
+        raise ModelFormatError(f"the beginning-of-sequence token {tokens.bos_token_id!r} is outside the vocabulary")
+    if kind == "gpt2":
+        return _byte_level(metadata, tokens)
+    if kind == "llama":
+        return _sentencepiece(metadata, tokens)
+    raise ModelFormatError(f"the tokenizer {kind!r} is not supported (known: gpt2, llama)")
+
+
+def _byte_level(metadata: Mapping[str, Any], tokens: GGUFTokens) -> Vocabulary:
+    pre = metadata.get("tokenizer.ggml.pre", "default")
+    if not isinstance(pre, str) or pre not in PRE_TOKENIZERS:
+        raise ModelFormatError(
+            f"the pre-tokenizer {pre!r} is not supported (known: {', '.join(sorted(PRE_TOKENIZERS))})"
+        )
+    pre_tokenizer = PRE_TOKENIZERS[pre]
+    merges = [_pair(merge) for merge in items(metadata, "tokenizer.ggml.merges", str)]
+    ordinary = _ordinary(tokens)
+    if not merges and any(len(text) > 1 and tokens.types[token_id] == NORMAL for text, token_id in ordinary.items()):
+        raise ModelFormatError("the vocabulary has tokens of several bytes, but no merges to make them")
+    whole_words_first = pre_tokenizer.whole_words_first
+    make = partial(_encoder, pre_tokenizer=pre_tokenizer.build(), ignore_merges=whole_words_first)
+    if pre_tokenizer.composed:
+        make = partial(make, normalizer=normalizers.NFC())
+    return _vocabulary(
+        metadata, tokens, ordinary, merges, make, spelled_bytes, add_bos=pre_tokenizer.add_bos, whole=whole_words_first
+    )
+
+
+def _sentencepiece(metadata: Mapping[str, Any], tokens: GGUFTokens) -> Vocabulary:
+    scores = items(metadata, "tokenizer.ggml.scores", float)
+    if len(scores) != len(tokens.texts):
+        raise ModelFormatError(f"the vocabulary has {len(tokens.texts)} tokens and {len(scores)} scores")
+    ordinary = _ordinary(tokens)
+    if any(len(text) > MAX_PIECE_CHARACTERS for text in ordinary):
+        raise ModelFormatError(f"the vocabulary has a token of more than {MAX_PIECE_CHARACTERS} characters")
+    make = partial(_encoder, normalizer=normalizers.Sequence(_sentencepiece_normalizers(metadata)), byte_fallback=True)
+    return _vocabulary(
+        metadata, tokens, ordinary, merges_from_scores(ordinary, scores), make, piece_bytes, add_bos=True, whole=False
+    )
+
+
+def _sentencepiece_normalizers(metadata: Mapping[str, Any]) -> list[normalizers.Normalizer]:
+    steps: list[normalizers.Normalizer] = []
+    if metadata.get("tokenizer.ggml.remove_extra_whitespaces", False):
+        # In this order each space is looked at once; " +" at the end alone would be tried from each of its spaces.
+        steps += [normalizers.Replace(Regex(" +"), " "), normalizers.Replace(Regex(r"\A | \z"), "")]
+    if metadata.get("tokenizer.ggml.add_space_prefix", True):
+        steps.append(normalizers.Prepend("▁"))
+    return [*steps, normalizers.Replace(" ", "▁")]
+
+
+def merges_from_scores(vocabulary: Mapping[str, int], scores: list[float]) -> list[tuple[str, str]]:
+    """SentencePiece joins the neighbours whose union scores best: all pairs that make a token, best token first."""
+    best_first = sorted(vocabulary, key=lambda token: (-scores[vocabulary[token]], vocabulary[token]))
+    return [pair for token in best_first for pair in _pairs(token, vocabulary)]
+
+
+def _pairs(token: str, vocabulary: Mapping[str, int]) -> list[tuple[str, str]]:
+    pairs = [
+        (left, right)
+        for cut in range(1, len(token))
+        if (left := token[:cut]) in vocabulary and (right := token[cut:]) in vocabulary
+    ]
+    return sorted(pairs, key=lambda pair: (vocabulary[pair[0]], vocabulary[pair[1]])) if len(pairs) > 1 else pairs
+
+
+def _ordinary(tokens: GGUFTokens) -> dict[str, int]:
+    """What merging may produce: no control token, so none can come out of a user's text."""
+    return {
+        text: token_id
+        for token_id, (text, token_type) in enumerate(zip(tokens.texts, tokens.types, strict=True))
+        if token_type in (NORMAL, USER_DEFINED, BYTE)
+    }
+
+
+def _pair(merge: str) -> tuple[str, str]:
+    left, _, right = merge.partition(" ")
+    if not left or not right:
+        raise ModelFormatError(f"the vocabulary has the merge {merge!r}, which is not two tokens")
+    return left, right
+
+
+def _encoder(
+    vocabulary: dict[str, int],
+    merges: list[tuple[str, str]],
+    *,
+    pre_tokenizer: pre_tokenizers.PreTokenizer | None = None,
+    normalizer: normalizers.Normalizer | None = None,
+    **options: bool,
+) -> Tokenizer:
+    try:
+        encoder = Tokenizer(models.BPE(vocabulary, merges, **options))
+    except Exception as error:  # the library raises no narrower class
+        raise ModelFormatError(f"the vocabulary is damaged: {error}") from None
+    if pre_tokenizer is not None:
+        encoder.pre_tokenizer = pre_tokenizer
+    if normalizer is not None:
+        encoder.normalizer = normalizer
+    return encoder
+
+
+def _vocabulary(
+    metadata: Mapping[str, Any],
+    tokens: GGUFTokens,
+    ordinary: dict[str, int],
+    merges: list[tuple[str, str]],
+    make: Callable[[dict[str, int], list[tuple[str, str]]], Tokenizer],
+    spell: Callable[[str], bytes],
+    *,
+    add_bos: bool,
+    whole: bool,
+) -> Vocabulary:
+    special = {text: index for index, text in enumerate(tokens.texts) if tokens.types[index] in (CONTROL, UNKNOWN)}
+    merges = [(left, right) for left, right in merges if left + right not in special]
+    parsing = make({**special, **ordinary}, merges)
+    exposed = any(can_be_made(text, parsing.pre_tokenizer, whole_words_first=whole) for text in special)
+    added = _added_tokens(metadata, tokens)
+    add_tokens(parsing, added)
+    return Vocabulary(
+        encoders=Encoders.build(parsing, added, make(ordinary, merges).model if exposed else parsing.model),
+        token_bytes=[_token_bytes(text, kind, spell) for text, kind in zip(tokens.texts, tokens.types, strict=True)],
+        special_tokens=special,
+        bos_token_id=tokens.bos_token_id,
+        add_bos=tokens.bos_token_id is not None and bool(metadata.get("tokenizer.ggml.add_bos_token", add_bos)),
+    )
+
+
+def _added_tokens(metadata: Mapping[str, Any], tokens: GGUFTokens) -> list[AddedToken]:
+    """Found in a text before everything else. The files do not say which strip spaces: llama.cpp goes by the model's name."""
+    name = str(metadata.get("general.name", "")).lower()
+    strips = any(part in name for part in STRIPPING_MODELS)
+    return [
+        AddedToken(text, normalized=False, special=kind != USER_DEFINED, rstrip=strips and text not in NOT_STRIPPING)
+        for text, kind in zip(tokens.texts, tokens.types, strict=True)
+        if kind in (CONTROL, UNKNOWN, USER_DEFINED)
+    ]
+
+
+def _token_bytes(text: str, token_type: int, spell: Callable[[str], bytes]) -> bytes:
+    if token_type == USER_DEFINED:
+        return text.encode()  # kept as written, outside the vocabulary's own spelling
+    return spell(text) if token_type in (NORMAL, BYTE) else b""

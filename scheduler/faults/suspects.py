@@ -1,0 +1,65 @@
+"""Sequences that may be what kills workers, and how that is found out without harming those that ran beside them.
+
+Whose steps were in flight at a worker's death may have caused it. After a second one a sequence is a suspect: it runs alone, on one
+worker of its model, while the others go on with everybody else. It is cleared by getting further than it was at its last death,
+which takes a few tokens, and convicted if its worker dies again: then only it can have been. Several suspects run one after the
+other; the worker's own sequences make way, as in a preemption, so that no suspect waits for a long answer to end.
+
+Knows nothing about streams and clients.
+"""
+
+from collections.abc import Collection, Iterable
+from collections.abc import Sequence as Seq
+
+from scheduler.steps.sequence import Sequence, SequenceStatus
+from scheduler.steps.worker_state import AttachedWorker, WorkerPhase
+
+
+class Suspects:
+    def __init__(self) -> None:
+        self._sequences: list[Sequence] = []
+
+    def record_death(self, worker: AttachedWorker) -> Sequence | None:
+        """Call before its sequences leave it. Returns the one that is convicted."""
+        in_flight = _in_flight(worker)
+        convicted = in_flight[0] if len(in_flight) == 1 and in_flight[0].is_suspect else None
+        for sequence in in_flight:
+            sequence.record_death(worker.steps.reach(sequence))
+            if sequence.is_suspect and sequence not in self._sequences:
+                self._sequences.append(sequence)
+        return convicted
+
+    def hosts(self, workers: Collection[AttachedWorker]) -> dict[str, AttachedWorker]:
+        """For each model with suspects the worker that runs one of them, or is to run the next."""
+        self._sequences = [
+            each for each in self._sequences if each.is_suspect and each.status is not SequenceStatus.ENDED
+        ]
+        if not self._sequences:
+            return {}
+        models = {sequence.model for sequence in self._sequences}
+        of_model = {model: [each for each in workers if each.info.model == model] for model in models}
+        return {model: host for model, those in of_model.items() if (host := _host(those)) is not None}
+
+
+def making_way(host: AttachedWorker) -> Seq[Sequence]:
+    """Those that a suspect must not run beside."""
+    return [sequence for sequence in host.running if not sequence.is_suspect]
+
+
+def next_on(host: AttachedWorker, waiting: Iterable[Sequence]) -> Sequence | None:
+    """The suspect among `waiting` that starts to run on its host now: nobody else is there any more."""
+    return next((sequence for sequence in waiting if sequence.is_suspect), None) if host.is_idle else None
+
+
+def _in_flight(worker: AttachedWorker) -> list[Sequence]:
+    """Sequences in the worker's steps in flight that nobody has computed elsewhere since."""
+    computing = {each.sequence_id: each for step in worker.steps.unanswered for each in step.computing}
+    return [each for each in computing.values() if each in worker.running or each.status is SequenceStatus.WAITING]
+
+
+def _host(workers: Seq[AttachedWorker]) -> AttachedWorker | None:
+    """Where a suspect runs, else where the fewest must make way."""
+    running = [worker for worker in workers if any(sequence.is_suspect for sequence in worker.running)]
+    serving = [worker for worker in workers if worker.phase is WorkerPhase.SERVING]
+    order = running or sorted(serving, key=lambda worker: (len(worker.running), len(worker.steps.unanswered)))
+    return next(iter(order), None)

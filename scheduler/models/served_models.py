@@ -1,0 +1,82 @@
+"""Which models the workers serve, in memory or to be loaded. Only answers questions; what moves models is in model_loading.py."""
+
+from collections.abc import Iterator, Mapping
+from itertools import chain
+
+from pagoda.models.errors import some_names
+from scheduler.errors import InvalidRequestError, ModelNotServedError, UnavailableError
+from scheduler.models.worker_stores import WorkerStores
+from scheduler.queue.fair_queue import FairQueue
+from scheduler.steps.worker_state import AttachedWorker, WorkerPhase
+from scheduler.worker_info import WorkerInfo
+
+
+class ServedModels:
+    def __init__(self, workers: Mapping[str, AttachedWorker], stores: WorkerStores, waiting: FairQueue) -> None:
+        """`workers` are those that are attached with a model."""
+        self._workers = workers
+        self._stores = stores
+        self._waiting = waiting
+
+    def info(self, model: str) -> WorkerInfo:
+        """Of the worker with the most pages for it; for no name, of the only model that workers were started with. Under the name
+        by which its files are in memory or waited for, if there are several.
+
+        Raises a RequestError where there is none.
+        """
+        if not self._workers and not self._stores:
+            raise UnavailableError("no worker is attached", retry_after_s=2.0)
+        return self.info_by_name(self._name_in_use(model or self._only_model()))
+
+    def info_by_name(self, model: str) -> WorkerInfo:
+        """Likewise, under this name and no other."""
+        if having := list(self._having(model)):
+            return max(having, key=lambda worker: worker.info.limits.num_pages).info
+        for _, loadable in self._stores.able(model):
+            return loadable.info
+        raise ModelNotServedError(f"model {model!r} is not served; served: {some_names(sorted(self.names))}")
+
+    @property
+    def names(self) -> set[str]:
+        return self._stores.names | {worker.info.model for worker in self._workers.values()}
+
+    def num_able(self, model: str) -> int:
+        """Workers that can load it, and have not."""
+        having = {worker.info.worker_id for worker in self._having(model)}
+        return sum(worker_id not in having for worker_id, _ in self._stores.able(model))
+
+    def is_served(self, model: str) -> bool:
+        """Some worker has it in memory."""
+        return any(True for _ in self._having(model))
+
+    @property
+    def in_memory(self) -> set[str]:
+        return {worker.info.model for worker in self._workers.values() if self.is_current(worker)}
+
+    def is_current(self, worker: AttachedWorker) -> bool:
+        """It stays, and what it has in memory is what the files are now."""
+        return worker.phase is WorkerPhase.SERVING and not self._stores.is_outdated(worker.info)
+
+    def _having(self, model: str) -> Iterator[AttachedWorker]:
+        """In memory, and not for those alone who have it already."""
+        having = (worker for worker in self._workers.values() if worker.info.model == model)
+        return (worker for worker in having if self.is_current(worker))
+
+    def _name_in_use(self, model: str) -> str:
+        """Two names of the same files are one model, or they would take turns in a worker."""
+        digests = {loadable.info.model_digest for _, loadable in self._stores.able(model)}
+        if self.is_served(model) or not digests:
+            return model
+        in_memory = (worker.info for worker in self._workers.values() if self.is_current(worker))
+        waited_for = (
+            loadable.info for other in sorted(self._waiting.models) for _, loadable in self._stores.able(other)
+        )
+        infos = chain(in_memory, waited_for)
+        return next((info.model for info in infos if info.model_digest in digests), model)
+
+    def _only_model(self) -> str:
+        """That workers were started with; what else they could load was not meant by someone who gives no name."""
+        names = sorted(self._stores.home_models or self.names)
+        if len(names) == 1:
+            return names[0]
+        raise InvalidRequestError(f"name a model, there are several: {', '.join(names)}")

@@ -1,0 +1,205 @@
+"""Tells the shared prefix index what this scheduler's workers hold, off the loop's path.
+
+The loop's calls only note what changed, in a bounded queue; one task writes it, many blocks at a time. Whatever gets lost on the
+way is healed: everything is published again now and then, and at once when the index says that it had forgotten us. Where it may
+still have what is no longer true, that is done under a new epoch, which makes all earlier entries void.
+Knows nothing about sequences and steps, nor how an index is made.
+"""
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections import OrderedDict, defaultdict
+from collections.abc import Callable
+from collections.abc import Sequence as Seq
+from dataclasses import dataclass, replace
+
+from kvcache.block_hash import BlockHash
+from kvcache.prefix_index import Holder, PrefixIndex, PublishResult
+from scheduler.counters import IndexCounters
+from scheduler.steps.worker_state import AttachedWorker
+
+logger = logging.getLogger(__name__)
+
+# A third of the index's lease and of its blocks' time to live: two tries may fail.
+RENEW_S = 5.0
+REFRESH_S = 200.0
+# How often it looks whether something is due, and for how long changes gather to go out together.
+TICK_S = 1.0
+GATHER_S = 0.05
+# About a minute of a busy scheduler; some megabytes.
+MAX_PENDING = 65_536
+# Packing them holds up the event loop for a millisecond or two.
+BLOCKS_PER_PUBLICATION = 512
+CLOSE_LIMIT_S = 1.0
+
+
+@dataclass(slots=True, eq=False)
+class _Announced:
+    """A worker that the index shall know."""
+
+    worker: AttachedWorker
+    holder: Holder
+    renew_at_s: float = 0.0
+    refresh_at_s: float = 0.0
+    """When all its blocks are published again."""
+    is_doubtful: bool = False
+    """Something that the index should have forgotten may still be there."""
+
+
+class IndexPublisher:
+    """A `CacheListener`. `run` until cancelled, then `close`."""
+
+    def __init__(
+        self,
+        index: PrefixIndex,
+        *,
+        scheduler_id: str,
+        counters: IndexCounters,
+        max_pending: int = MAX_PENDING,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._index = index
+        self._scheduler_id = scheduler_id
+        self._counters = counters
+        self._max_pending = max_pending
+        self._clock = clock
+        self._announced: dict[AttachedWorker, _Announced] = {}
+        self._pending: OrderedDict[tuple[AttachedWorker, BlockHash], bool] = OrderedDict()
+        """Whether the worker holds the block, the oldest change first."""
+        self._left: list[Holder] = []
+        self._has_changed = asyncio.Event()
+        self._last_epoch = 0
+
+    # ---- the loop's side
+
+    def worker_attached(self, worker: AttachedWorker) -> None:
+        info = worker.info
+        holder = Holder(
+            model=info.model_digest,
+            scheduler_id=self._scheduler_id,
+            worker_id=info.worker_id,
+            epoch=self._next_epoch(),
+        )
+        self._announced[worker] = _Announced(worker, holder)
+        self._has_changed.set()
+
+    def blocks_changed(self, worker: AttachedWorker, evicted: Seq[BlockHash], sealed: Seq[BlockHash]) -> None:
+        for is_held, blocks in ((False, evicted), (True, sealed)):
+            for block in blocks:
+                self._pending[worker, block] = is_held
+                self._pending.move_to_end((worker, block))
+        while len(self._pending) > self._max_pending:
+            (changed, _), is_held = self._pending.popitem(last=False)
+            if changed in self._announced and not is_held:
+                self._announced[changed].is_doubtful = True
+            self._counters.num_dropped += 1
+        if evicted or sealed:
+            self._has_changed.set()
+
+    def worker_detached(self, worker: AttachedWorker) -> None:
+        announced = self._announced.pop(worker, None)
+        if announced is not None:
+            self._left.append(announced.holder)
+            self._has_changed.set()
+
+    def _next_epoch(self) -> int:
+        # A clock that was set back does not matter within a process, and between two it would have to be by a restart's time.
+        self._last_epoch = max(self._last_epoch + 1, time.time_ns() // 1_000_000)
+        return self._last_epoch
+
+    # ---- the writer
+
+    async def run(self) -> None:
+        """Until cancelled. May be run again after it raised."""
+        while True:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(TICK_S):
+                    await self._has_changed.wait()
+            self._has_changed.clear()
+            try:
+                await self.write()
+            except Exception:
+                # What was noted is lost, so that the index may have kept something that is no longer true.
+                for announced in self._announced.values():
+                    announced.is_doubtful = True
+                raise
+            await asyncio.sleep(GATHER_S)
+
+    async def write(self) -> None:
+        """Try to bring the index up to date with everything noted so far."""
+        left, self._left = self._left, []
+        for holder in left:
+            await self._index.drop(holder)
+        changes = self._take_pending()
+        for announced in list(self._announced.values()):
+            await self._update(announced, changes[announced.worker])
+        self._counters.breaker_state = self._index.breaker_state
+
+    async def close(self) -> None:
+        """Say goodbye if that is quickly done; else the leases end by themselves."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(CLOSE_LIMIT_S):
+                for holder in [*self._left, *(announced.holder for announced in self._announced.values())]:
+                    await self._index.drop(holder)
+        await self._index.close()
+
+    def _take_pending(self) -> defaultdict[AttachedWorker, dict[BlockHash, bool]]:
+        changes: defaultdict[AttachedWorker, dict[BlockHash, bool]] = defaultdict(dict)
+        pending, self._pending = self._pending, OrderedDict()
+        for (worker, block), is_held in pending.items():
+            changes[worker][block] = is_held
+        return changes
+
+    async def _update(self, announced: _Announced, changes: dict[BlockHash, bool]) -> None:
+        if announced.is_doubtful:
+            self._begin_anew(announced)
+        evicted = [block for block, is_held in changes.items() if not is_held]
+        sealed = [block for block, is_held in changes.items() if is_held]
+        for part in _parts(evicted):
+            if not await self._index.withdraw(announced.holder, part):
+                announced.is_doubtful = True
+        # Renewing is a publication of its own: with that the index also ends the leases of others.
+        renewal: list[Seq[BlockHash]] = [[]] if self._clock() >= announced.renew_at_s else []
+        results = [await self._publish(announced, part) for part in [*renewal, *_parts(sealed)]]
+        if all(results) and self._clock() >= announced.refresh_at_s:
+            await self._publish_all(announced)
+
+    def _begin_anew(self, announced: _Announced) -> None:
+        """Under a new epoch the index knows nothing yet, and what it knew under the old one does not count."""
+        announced.holder = replace(announced.holder, epoch=self._next_epoch())
+        announced.is_doubtful = False
+        announced.renew_at_s = announced.refresh_at_s = 0.0
+
+    async def _publish_all(self, announced: _Announced) -> None:
+        announced.refresh_at_s = self._clock() + REFRESH_S
+        # With those that a step in flight still fills: a hint may be a moment early.
+        for part in _parts(list(announced.worker.pool.blocks)):
+            if not await self._publish(announced, part):
+                return
+
+    async def _publish(self, announced: _Announced, blocks: Seq[BlockHash]) -> bool:
+        """Whether the index took it."""
+        if self._announced.get(announced.worker) is not announced:
+            return False
+        result = await self._index.publish(announced.holder, blocks)
+        match result:
+            case PublishResult.KNOWN | PublishResult.NEW:
+                self._counters.num_published += len(blocks)
+                announced.renew_at_s = announced.renew_at_s if blocks else self._clock() + RENEW_S
+            case PublishResult.UNAVAILABLE:
+                self._counters.num_dropped += len(blocks)
+                announced.renew_at_s = 0.0
+            case PublishResult.FENCED:
+                logger.warning("prefix index knows a later epoch", extra={"worker": announced.worker.info.worker_id})
+                self._announced.pop(announced.worker, None)
+        if result in (PublishResult.NEW, PublishResult.UNAVAILABLE):
+            # Something is missing there. A renewal that works comes first, then everything.
+            announced.refresh_at_s = 0.0
+        return result in (PublishResult.KNOWN, PublishResult.NEW)
+
+
+def _parts(blocks: Seq[BlockHash]) -> list[Seq[BlockHash]]:
+    starts = range(0, len(blocks), BLOCKS_PER_PUBLICATION)
+    return [blocks[start : start + BLOCKS_PER_PUBLICATION] for start in starts]

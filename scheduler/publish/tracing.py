@@ -1,0 +1,100 @@
+"""The spans of a sequence: one from arrival to end, and in it the stages that it goes through, again after a preemption.
+
+A `SequenceListener` of the loop. Sequences whose trace is not sampled are forgotten at once.
+"""
+
+from dataclasses import dataclass
+
+from pagoda.telemetry.tracing import Attributes, Span, SpanKind, TraceContext, Tracer
+from scheduler.errors import RequestError
+from scheduler.queue.request import InferenceRequest
+from scheduler.queue.sequence_listener import Interruption
+from scheduler.steps.sequence import FinishReason, Sequence
+
+
+@dataclass(slots=True)
+class _Traced:
+    span: Span
+    stage: Span
+    is_decoding: bool = False
+
+
+class SequenceTracing:
+    def __init__(self, tracer: Tracer) -> None:
+        self._tracer = tracer
+        self._traced: dict[int, _Traced] = {}
+
+    def queued(self, sequence: Sequence, request: InferenceRequest, *, place: int, num_waiting: int) -> str:
+        parent = TraceContext(request.traceparent, request.tracestate)
+        span = self._tracer.start("sequence", parent, SpanKind.SERVER)
+        if not span.is_recording:
+            return ""
+        span.annotate(_described(sequence, request))
+        span.event("queued", {"pagoda.queue_position": place, "pagoda.num_waiting": num_waiting})
+        self._traced[sequence.sequence_id] = _Traced(span, self._tracer.start("queue", span.context))
+        return span.context.traceparent
+
+    def model_loading(self, sequence: Sequence, worker_id: str) -> None:
+        if traced := self._traced.get(sequence.sequence_id):
+            traced.span.event("model loading", {"pagoda.model": sequence.model, "pagoda.worker_id": worker_id})
+
+    def model_loaded(self, sequence: Sequence, worker_id: str, load_s: float) -> None:
+        if traced := self._traced.get(sequence.sequence_id):
+            loaded: Attributes = {"pagoda.model": sequence.model, "pagoda.worker_id": worker_id}
+            traced.span.event("model loaded", {**loaded, "pagoda.load_s": load_s})
+
+    def admitted(self, sequence: Sequence, num_cached_tokens: int) -> None:
+        worker_id, before = sequence.worker_id or "", sequence.admitted_before or ""
+        where: Attributes = {"pagoda.worker_id": worker_id, "pagoda.num_cached_tokens": num_cached_tokens}
+        if traced := self._traced.get(sequence.sequence_id):
+            traced.span.annotate(where)
+            if sequence.has_moved:
+                traced.span.event("moved", {"pagoda.from_worker_id": before, "pagoda.to_worker_id": worker_id})
+            self._enter(sequence, "prefill", where)
+
+    def sampled(self, sequence: Sequence) -> None:
+        traced = self._traced.get(sequence.sequence_id)
+        if traced and not traced.is_decoding:
+            self._enter(sequence, "decode")
+
+    def interrupted(self, sequence: Sequence, why: Interruption) -> None:
+        if traced := self._traced.get(sequence.sequence_id):
+            traced.span.event(why.value, {"pagoda.worker_id": sequence.worker_id or ""})
+            self._enter(sequence, "queue")
+
+    def finished(self, sequence: Sequence, reason: FinishReason) -> None:
+        self._end(sequence, {"pagoda.finish_reason": reason.name.lower()})
+
+    def failed(self, sequence: Sequence, error: RequestError) -> None:
+        if traced := self._traced.get(sequence.sequence_id):
+            traced.span.fail(error.message)
+        self._end(sequence, {"error.type": error.status.name})
+
+    def _enter(self, sequence: Sequence, stage: str, attributes: Attributes | None = None) -> None:
+        if traced := self._traced.get(sequence.sequence_id):
+            traced.stage.end()
+            traced.stage = self._tracer.start(stage, traced.span.context, attributes=attributes or {})
+            traced.is_decoding = stage == "decode"
+
+    def _end(self, sequence: Sequence, outcome: Attributes) -> None:
+        if traced := self._traced.pop(sequence.sequence_id, None):
+            traced.stage.end()
+            traced.span.annotate(
+                {
+                    **outcome,
+                    "pagoda.num_output_tokens": sequence.num_output_tokens,
+                    "pagoda.num_preemptions": sequence.num_preemptions,
+                }
+            )
+            traced.span.end()
+
+
+def _described(sequence: Sequence, request: InferenceRequest) -> Attributes:
+    return {
+        "pagoda.request_id": request.request_id,
+        "pagoda.sample_index": sequence.sample_index,
+        "pagoda.model": sequence.model,
+        "pagoda.tenant": request.tenant,
+        "pagoda.priority": request.priority,
+        "pagoda.num_prompt_tokens": sequence.num_prompt_tokens,
+    }

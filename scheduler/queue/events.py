@@ -1,0 +1,126 @@
+"""What the scheduler tells the client of a request, and the one thing it needs from a client: to take events without waiting."""
+
+from collections.abc import Sequence as Seq
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+from pagoda.wire.logprobs import TokenLogprobs
+from scheduler.errors import RequestError
+from scheduler.steps.sequence import FinishReason, Sequence
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Started:
+    request_id: str
+    sample_index: int
+    worker_id: str
+    num_cached_tokens: int
+    queue_s: float
+
+
+class Tokens(NamedTuple):
+    request_id: str
+    sample_index: int
+    token_ids: tuple[int, ...]
+    logprobs: tuple[TokenLogprobs, ...]
+    sequence_number: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PromptLogprobs:
+    request_id: str
+    sample_index: int
+    start: int
+    logprobs: tuple[TokenLogprobs, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Moved:
+    request_id: str
+    sample_index: int
+    from_worker_id: str
+    to_worker_id: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finished:
+    request_id: str
+    sample_index: int
+    reason: FinishReason
+    stop_token_id: int | None
+    num_prompt_tokens: int
+    num_cached_tokens: int
+    num_output_tokens: int
+    queue_s: float
+    prefill_s: float
+    decode_s: float
+    num_preemptions: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failed:
+    """The whole request failed; no other event of it follows."""
+
+    request_id: str
+    error: RequestError
+
+
+Event = Started | PromptLogprobs | Tokens | Moved | Finished | Failed
+
+
+class Client(Protocol):
+    """Where the events of a request go. One call per step with everything that concerns this client, in order."""
+
+    def deliver(self, events: Seq[Event]) -> None:
+        """Take the events at once; never waits, never raises."""
+
+
+def started_event(sequence: Sequence) -> Started:
+    """For a sequence whose first step has just been planned."""
+    assert sequence.first_step_s is not None
+    return Started(
+        request_id=sequence.request_id,
+        sample_index=sequence.sample_index,
+        worker_id=sequence.worker_id or "",
+        num_cached_tokens=sequence.num_cached_tokens or 0,
+        queue_s=sequence.first_step_s - sequence.arrival_s,
+    )
+
+
+def moved_event(sequence: Sequence) -> Moved:
+    return Moved(
+        request_id=sequence.request_id,
+        sample_index=sequence.sample_index,
+        from_worker_id=sequence.admitted_before or "",
+        to_worker_id=sequence.worker_id or "",
+    )
+
+
+def tokens_event(sequence: Sequence, token_ids: tuple[int, ...], logprobs: tuple[TokenLogprobs, ...]) -> Tokens:
+    """For tokens that are not appended yet."""
+    return Tokens(sequence.request_id, sequence.sample_index, token_ids, logprobs, sequence.num_output_tokens)
+
+
+def prompt_logprobs_event(sequence: Sequence, start: int, logprobs: tuple[TokenLogprobs, ...]) -> PromptLogprobs:
+    return PromptLogprobs(
+        request_id=sequence.request_id, sample_index=sequence.sample_index, start=start, logprobs=logprobs
+    )
+
+
+def finished_event(sequence: Sequence, reason: FinishReason, now_s: float) -> Finished:
+    """With all tokens that it has, and the stages that it never reached as zero seconds."""
+    first_step_s = now_s if sequence.first_step_s is None else sequence.first_step_s
+    first_token_s = now_s if sequence.first_token_s is None else sequence.first_token_s
+    return Finished(
+        request_id=sequence.request_id,
+        sample_index=sequence.sample_index,
+        reason=reason,
+        stop_token_id=None,
+        num_prompt_tokens=sequence.num_prompt_tokens,
+        num_cached_tokens=min(sequence.num_cached_tokens or 0, sequence.num_prompt_tokens),
+        num_output_tokens=sequence.num_output_tokens,
+        queue_s=first_step_s - sequence.arrival_s,
+        prefill_s=first_token_s - first_step_s,
+        decode_s=now_s - first_token_s,
+        num_preemptions=sequence.num_preemptions,
+    )

@@ -1,0 +1,178 @@
+"""The sequences that wait, and which goes next: priorities first, then fair shares between tenants, then between short and long.
+
+Fair shares are the virtual token counters of Sheng et al., "Fairness in Serving Large Language Models" (OSDI 2024,
+https://arxiv.org/abs/2401.00588): each tenant has a counter of what was computed for it, a prompt token as 1 and a generated one
+as 2, and the one with the least goes first. Who had nothing to ask for is lifted to the least of those who wait, so that nobody
+saves up. While two tenants of a priority both wait, what one engine computes for them differs by no more than
+2 * max(longest prompt, 2 * most tokens that it holds); with several workers, by that much for each.
+
+Within a tenant, calls of about one size are served in the order of their arrival, and sizes have equal shares of the tokens: each
+sequence gets a turn when it arrives, by start-time fair queueing (Goyal et al., SIGCOMM 1996), a flow for each power of four of the
+tokens that its call asks for. So a thousand long prompts do not delay a short one, and short ones delay a long one by no more than
+its own length for each of the sizes.
+
+Prompt tokens that came from the cache cost nothing, and what is computed again after a preemption or a lost worker neither.
+"""
+
+import bisect
+import heapq
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Set
+from operator import attrgetter
+
+from scheduler.steps.sequence import Sequence
+
+PROMPT_TOKEN_COST, OUTPUT_TOKEN_COST = 1, 2
+# Whatever their priorities, of so many that leave the queue one is the one that came first: the least urgent get on too.
+OLDEST_EVERY = 16
+
+
+class TenantQueue:
+    """The sequences of one tenant that have not run yet, in order."""
+
+    def __init__(self) -> None:
+        self.sequences: list[Sequence] = []
+        self._turn = 0
+        """Of the first one, or of one that was first: none that comes gets an earlier one."""
+        self._next_turns: dict[int, int] = {}
+        """By size."""
+        self._num_tokens: Counter[str] = Counter()
+        """By call, of those that wait."""
+
+    def add(self, sequence: Sequence) -> None:
+        self._num_tokens[sequence.group] += sequence.length
+        size = self._num_tokens[sequence.group].bit_length() // 2
+        sequence.turn = max(self._turn, self._next_turns.get(size, 0))
+        self._next_turns[size] = sequence.turn + sequence.length
+        bisect.insort(self.sequences, sequence, key=_turn)
+
+    def remove(self, sequence: Sequence) -> None:
+        del self.sequences[self.place(sequence)]
+        self._num_tokens[sequence.group] -= sequence.length
+        if self._num_tokens[sequence.group] <= 0:
+            del self._num_tokens[sequence.group]
+        if self.sequences:
+            self._turn = max(self._turn, self.sequences[0].turn)
+
+    def place(self, sequence: Sequence) -> int:
+        """The first of them has place 0."""
+        return bisect.bisect_left(self.sequences, _turn(sequence), key=_turn)
+
+
+class FairQueue:
+    def __init__(self) -> None:
+        self._of_tenant: dict[str, TenantQueue] = {}
+        """Those that have not run yet, by tenant. No entry is empty."""
+        self._returned: list[Sequence] = []
+        """Those that have run before, in order. They had their turn, and what they hold up waits for a client to see."""
+        self._served: defaultdict[str, int] = defaultdict(int)
+        self._of_model: defaultdict[str, set[Sequence]] = defaultdict(set)
+        """All of them. No entry is empty."""
+        self._level = 0
+        """The counter of the tenant whose sequence left last."""
+        self._num_of_priority: Counter[int] = Counter()
+        """All of them. No entry is 0."""
+        self._num_left = 0
+        """How many have left it."""
+
+    def __len__(self) -> int:
+        return self._num_of_priority.total()
+
+    def __iter__(self) -> Iterator[Sequence]:
+        """In the order in which they would be admitted, each charged for its prompt before the next is chosen."""
+        heap = [(each.priority, -1, each.arrival, "", index) for index, each in enumerate(self._returned)]
+        heap += [self._head(tenant, 0, self._served[tenant]) for tenant in self._of_tenant]
+        heapq.heapify(heap)
+        while heap:
+            _, served, _, tenant, index = heapq.heappop(heap)
+            if served < 0:
+                yield self._returned[index]
+                continue
+            queue = self._of_tenant[tenant].sequences
+            yield queue[index]
+            if index + 1 < len(queue):
+                heapq.heappush(heap, self._head(tenant, index + 1, served + len(queue[index].token_ids)))
+
+    def in_any_order(self) -> Iterator[Sequence]:
+        yield from self._returned
+        for queue in self._of_tenant.values():
+            yield from queue.sequences
+
+    @property
+    def num_tokens(self) -> int:
+        """What they would have to compute with empty caches."""
+        return sum(len(each.token_ids) for each in self.in_any_order())
+
+    def num_waiting(self, tenant: str) -> int:
+        """Of those that have not run yet."""
+        return len(self._of_tenant[tenant].sequences) if tenant in self._of_tenant else 0
+
+    @property
+    def models(self) -> Set[str]:
+        """Those that somebody waits for."""
+        return self._of_model.keys()
+
+    def of_model(self, model: str) -> Iterator[Sequence]:
+        """In the order in which they would be admitted."""
+        if model not in self._of_model:
+            return
+        first = None
+        if len(self._num_of_priority) > 1 and self._num_left % OLDEST_EVERY == OLDEST_EVERY - 1:
+            first = min(self._of_model[model], key=attrgetter("arrival"))
+            yield first
+        yield from (sequence for sequence in self if sequence.model == model and sequence is not first)
+
+    def waiting_since_s(self, model: str) -> float:
+        """Of the one that came first of those that wait for this model."""
+        return min(sequence.arrival_s for sequence in self._of_model[model])
+
+    def place(self, sequence: Sequence) -> int:
+        """In its tenant's line, the first of which is 1: one that waits and has not run yet."""
+        return 1 + self._of_tenant[sequence.tenant].place(sequence)
+
+    def add(self, sequence: Sequence) -> None:
+        self._of_model[sequence.model].add(sequence)
+        self._num_of_priority[sequence.priority] += 1
+        if sequence.first_step_s is not None:
+            bisect.insort(self._returned, sequence, key=_order)
+            return
+        tenant = sequence.tenant
+        if tenant not in self._of_tenant:
+            least = min((self._served[other] for other in self._of_tenant), default=self._level)
+            self._served[tenant] = max(self._served[tenant], least)
+            self._of_tenant[tenant] = TenantQueue()
+        self._of_tenant[tenant].add(sequence)
+
+    def remove(self, sequence: Sequence) -> None:
+        """Admitted, or ended."""
+        self._num_left += 1
+        self._num_of_priority[sequence.priority] -= 1
+        if not self._num_of_priority[sequence.priority]:
+            del self._num_of_priority[sequence.priority]
+        self._of_model[sequence.model].remove(sequence)
+        if not self._of_model[sequence.model]:
+            del self._of_model[sequence.model]
+        if sequence.first_step_s is not None:
+            self._returned.remove(sequence)
+            return
+        tenant = sequence.tenant
+        self._level = self._served[tenant]
+        self._of_tenant[tenant].remove(sequence)
+        if not self._of_tenant[tenant].sequences:
+            del self._of_tenant[tenant]
+
+    def charge(self, tenant: str, num_prompt_tokens: int = 0, num_output_tokens: int = 0) -> None:
+        self._served[tenant] += PROMPT_TOKEN_COST * num_prompt_tokens + OUTPUT_TOKEN_COST * num_output_tokens
+
+    def _head(self, tenant: str, index: int, served: int) -> tuple[int, int, int, str, int]:
+        priority, arrival = self._of_tenant[tenant].sequences[index].order
+        return priority, served, arrival, tenant, index
+
+
+def _order(sequence: Sequence) -> tuple[int, int]:
+    return sequence.order
+
+
+def _turn(sequence: Sequence) -> tuple[int, int, int, int]:
+    """Where turns are equal, the shortest goes first."""
+    return sequence.priority, sequence.turn, sequence.length, sequence.arrival

@@ -1,0 +1,166 @@
+"""What becomes of an accepted sequence: it waits, is admitted, has new tokens, perhaps waits again, and ends exactly once.
+
+Each of these is told to its client, to tracing and to the counters here and nowhere else. Knows nothing about why, nor about steps
+and pages; a sequence that runs is taken off its worker, which knows about those.
+"""
+
+from collections.abc import Mapping
+from collections.abc import Sequence as Seq
+from dataclasses import replace
+
+from scheduler.clock import Timers
+from scheduler.counters import Counters
+from scheduler.errors import RequestError, WorkerProtocolError
+from scheduler.keep_alive import KeepAlive
+from scheduler.queue.drain_rate import DrainRate
+from scheduler.queue.events import (
+    Failed,
+    finished_event,
+    moved_event,
+    prompt_logprobs_event,
+    started_event,
+    tokens_event,
+)
+from scheduler.queue.fair_queue import FairQueue
+from scheduler.queue.open_requests import OpenRequests
+from scheduler.queue.request import OpenRequest
+from scheduler.queue.sequence_listener import Interruption, SequenceListener
+from scheduler.steps.result import SampledTokens, ScoredTokens
+from scheduler.steps.sequence import FinishReason, Sequence, SequenceStatus
+from scheduler.steps.worker_state import AttachedWorker
+
+
+class Lifecycle:
+    def __init__(
+        self,
+        timers: Timers,
+        workers: Mapping[str, AttachedWorker],
+        waiting: FairQueue,
+        keep_alive: KeepAlive,
+        listener: SequenceListener,
+        counters: Counters,
+    ) -> None:
+        self.open = OpenRequests()
+        self.drain_rate = DrainRate(timers.time)
+        self._timers = timers
+        self._workers = workers
+        self._waiting = waiting
+        self._keep_alive = keep_alive
+        self._listener = listener
+        self._counters = counters
+
+    # ---- on the way
+
+    def accept(self, opened: OpenRequest) -> None:
+        """The request's sequences wait for a worker."""
+        request, sequences = opened.request, list(opened.sequences.values())
+        self.open.add(opened)
+        self._keep_alive.began(sequences[0].model, len(sequences))
+        self._keep_alive.wish(sequences[0].model, request.keep_alive_s, only_prolongs=request.keep_alive_only_prolongs)
+        for sequence in sequences:
+            self._queue(sequence)
+            place, num_waiting = self._waiting.place(sequence), len(self._waiting)
+            sequence.traceparent = self._listener.queued(sequence, request, place=place, num_waiting=num_waiting)
+
+    def admitted(self, sequence: Sequence, num_cached_tokens: int) -> None:
+        """Its first step on a worker is planned."""
+        if sequence.first_step_s is None:
+            sequence.first_step_s = self._timers.time()
+            sequence.num_cached_tokens = num_cached_tokens
+            self._counters.num_prefix_queries += len(sequence.token_ids)
+            self._counters.num_prefix_hits += num_cached_tokens
+            self._waiting.charge(sequence.tenant, num_prompt_tokens=len(sequence.token_ids) - num_cached_tokens)
+            self.open.tell(sequence, started_event(sequence))
+        elif sequence.has_moved:
+            self.open.tell(sequence, moved_event(sequence))
+        self._listener.admitted(sequence, num_cached_tokens=num_cached_tokens)
+        sequence.admitted_before, sequence.has_lost_worker = sequence.worker_id, False
+
+    def scored(self, sequence: Sequence, scored: ScoredTokens) -> None:
+        """What was told before the sequence was preempted is not told again. Raises WorkerProtocolError where some are missing."""
+        start = sequence.num_scored
+        if scored.start > start:
+            raise WorkerProtocolError(
+                f"sequence {scored.sequence_id} has log-probabilities from {scored.start} on, {start} was due"
+            )
+        if scored.start + len(scored.logprobs) > sequence.num_prompt_tokens:
+            raise WorkerProtocolError(f"sequence {scored.sequence_id} has log-probabilities past its prompt")
+        if logprobs := scored.logprobs[start - scored.start :]:
+            sequence.num_scored += len(logprobs)
+            self.open.tell(sequence, prompt_logprobs_event(sequence, start, logprobs))
+
+    def sampled(self, sequence: Sequence, sampled: SampledTokens) -> None:
+        """It has new tokens. Raises WorkerProtocolError where they are more than it may have."""
+        if len(sequence.token_ids) + len(sampled.token_ids) > sequence.max_length:
+            raise WorkerProtocolError(
+                f"sequence {sampled.sequence_id} has {len(sampled.token_ids)} tokens more, with which it is longer than "
+                f"{sequence.max_length}"
+            )
+        event = tokens_event(sequence, sampled.token_ids, sampled.logprobs)
+        sequence.append(sampled.token_ids)
+        self._waiting.charge(sequence.tenant, num_output_tokens=len(sampled.token_ids))
+        if sequence.first_token_s is None:
+            sequence.first_token_s = self._timers.time()
+        self._listener.sampled(sequence)
+        self.open.tell(sequence, event)
+
+    def interrupt(self, worker: AttachedWorker, sequence: Sequence, why: Interruption) -> None:
+        """It leaves the worker, its tokens kept, and waits again."""
+        worker.leave(sequence)
+        match why:
+            case Interruption.PREEMPTED:
+                sequence.num_preemptions += 1
+                self._counters.num_preemptions += 1
+            case Interruption.WORKER_LOST:
+                sequence.has_lost_worker = True
+        self._listener.interrupted(sequence, why)
+        self._queue(sequence)
+
+    def _queue(self, sequence: Sequence) -> None:
+        sequence.status = SequenceStatus.WAITING
+        if not self._waiting:
+            self.drain_rate.begin()
+        self._waiting.add(sequence)
+
+    # ---- the end
+
+    def end(
+        self,
+        sequence: Sequence,
+        reason: FinishReason,
+        *,
+        stop_token_id: int | None = None,
+        num_output_tokens: int | None = None,
+    ) -> None:
+        event = finished_event(sequence, reason, now_s=self._timers.time())
+        if stop_token_id is not None:
+            event = replace(event, stop_token_id=stop_token_id)
+        if num_output_tokens is not None:
+            event = replace(event, num_output_tokens=num_output_tokens)
+        self.open.tell(sequence, event)
+        self._listener.finished(sequence, reason)
+        self._forget(sequence)
+
+    def fail(self, sequences: Seq[Sequence], error: RequestError) -> None:
+        """With all their siblings: a request has one error."""
+        for sequence in sequences:
+            if sequence.status is not SequenceStatus.ENDED:
+                self.fail_request(self.open.of(sequence), error)
+
+    def fail_request(self, opened: OpenRequest, error: RequestError) -> None:
+        sequences = list(opened.sequences.values())
+        self.open.tell(sequences[0], Failed(request_id=opened.request.request_id, error=error))
+        for sequence in sequences:
+            self._listener.failed(sequence, error)
+            self._forget(sequence)
+
+    def _forget(self, sequence: Sequence) -> None:
+        """It leaves its worker or the queue for good."""
+        if sequence.status is SequenceStatus.RUNNING:
+            self._workers[sequence.worker_id or ""].leave(sequence)
+        else:
+            self._waiting.remove(sequence)
+        sequence.status = SequenceStatus.ENDED
+        self.drain_rate.record(somebody_waits=bool(self._waiting))
+        self._keep_alive.ended(sequence.model)
+        self.open.remove(sequence)

@@ -1,0 +1,140 @@
+"""A request as a client submitted it, and its sequences while they live."""
+
+from collections.abc import Mapping
+from collections.abc import Sequence as Seq
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
+from typing import Any
+
+from kvcache.block_hash import BlockHash, hash_blocks, root_hash
+from pagoda.wire.sampling import SamplingParams
+from scheduler.errors import InvalidRequestError
+from scheduler.queue.events import Client
+from scheduler.steps.sequence import Sequence
+from scheduler.worker_info import ModelLimits, WorkerInfo
+
+MAX_SAMPLES = 128
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InferenceRequest:
+    request_id: str
+    model: str
+    prompt_token_ids: Seq[int]
+    sampling: SamplingParams
+    num_samples: int = 1
+    tenant: str = ""
+    priority: int = 0
+    timeout_s: float | None = None
+    cache_salt: str = ""
+    resumed: Mapping[int, Seq[int]] = field(default_factory=lambda: MappingProxyType({}))
+    """Sample index → tokens that it had generated elsewhere."""
+    finished: frozenset[int] = frozenset()
+    """Samples that had ended elsewhere."""
+    traceparent: str = ""
+    tracestate: str = ""
+    group_id: str = ""
+    """Of the client's call, where that asks for more than this request."""
+    keep_alive_s: float | None = None
+    """How long its model is to stay in memory afterwards; None says nothing about it."""
+    keep_alive_only_prolongs: bool = False
+    """It counts only if it is longer than what holds."""
+
+    @property
+    def open_samples(self) -> list[int]:
+        return [index for index in range(self.num_samples) if index not in self.finished]
+
+
+@dataclass(slots=True, eq=False, kw_only=True)
+class OpenRequest:
+    """An accepted request: which of its samples have not ended."""
+
+    request: InferenceRequest
+    client: Client
+    sequences: dict[int, Sequence]
+    """By sample index."""
+    deadline: Any = None
+    """The timer handle that ends it, cancelled when the last sample ends."""
+
+
+def make_sequences(request: InferenceRequest, info: WorkerInfo, *, first_id: int, now_s: float) -> list[Sequence]:
+    """One per sample that has not finished, in order; ids and places in the order of arrival count up from `first_id`.
+
+    Their prompt is scored once, for the first of them. Not where a sample had tokens elsewhere: scores are told before any.
+    """
+    prompt, page_size = request.prompt_token_ids, info.limits.page_size
+    root = root_hash(model_digest=info.model_digest, page_size=page_size, cache_salt=request.cache_salt)
+    prompt_hashes: list[BlockHash] = [root, *hash_blocks(root, prompt, page_size)]
+    max_tokens = request.sampling.max_tokens or info.limits.max_model_len
+    unscored = replace(request.sampling, num_prompt_logprobs=None)
+    is_scored = request.sampling.num_prompt_logprobs is not None and not (
+        request.finished or any(request.resumed.values())
+    )
+    sequences: list[Sequence] = []
+    for number, index in enumerate(request.open_samples, start=first_id):
+        sequence = Sequence(
+            sequence_id=number,
+            request_id=request.request_id,
+            sample_index=index,
+            model=info.model,
+            token_ids=[*prompt, *request.resumed.get(index, ())],
+            num_prompt_tokens=len(prompt),
+            sampling=request.sampling if is_scored and not sequences else unscored,
+            leader=sequences[0] if is_scored and sequences else None,
+            max_length=min(len(prompt) + max_tokens, info.limits.max_model_len),
+            priority=request.priority,
+            arrival=number,
+            block_hashes=list(prompt_hashes),
+            page_size=page_size,
+            tenant=request.tenant,
+            group=f"{request.tenant}/{request.group_id}" if request.group_id else str(first_id),
+            arrival_s=now_s,
+        )
+        sequence.hash_full_blocks()
+        sequences.append(sequence)
+    return sequences
+
+
+def check_request(request: InferenceRequest, limits: ModelLimits) -> None:
+    """Raises InvalidRequestError that says what is wrong and what would be right."""
+    problem = (
+        request.sampling.problem()
+        or _samples_problem(request)
+        or _token_problem(request, limits)
+        or length_problem(len(request.prompt_token_ids), limits)
+    )
+    if problem:
+        raise InvalidRequestError(problem)
+
+
+def _samples_problem(request: InferenceRequest) -> str | None:
+    if not 1 <= request.num_samples <= MAX_SAMPLES:
+        return f"num_samples must be between 1 and {MAX_SAMPLES}, got {request.num_samples}"
+    strange = sorted(index for index in (*request.resumed, *request.finished) if index >= request.num_samples)
+    if strange:
+        return f"resume names sample {strange[0]} of {request.num_samples}"
+    return None if request.open_samples else "resume says that all samples have finished"
+
+
+def _token_problem(request: InferenceRequest, limits: ModelLimits) -> str | None:
+    if not request.prompt_token_ids:
+        return "the prompt must have at least one token"
+    named = [request.prompt_token_ids, request.sampling.logit_bias, request.sampling.stop_token_ids]
+    named += request.resumed.values()
+    largest = max(max(token_ids, default=0) for token_ids in named)
+    if largest >= limits.vocab_size:
+        return f"token id {largest} is outside the vocabulary of {limits.vocab_size} tokens"
+    return None
+
+
+def length_problem(num_tokens: int, limits: ModelLimits) -> str | None:
+    """What is wrong with a prompt of so many tokens."""
+    if num_tokens >= limits.max_model_len:
+        return (
+            f"the prompt has {num_tokens} tokens, but the model's context window is {limits.max_model_len} tokens, "
+            "of which at least one is for the answer: shorten the prompt"
+        )
+    num_held = limits.num_pages * limits.page_size
+    if num_tokens > num_held:
+        return f"the prompt has {num_tokens} tokens, but the KV memory holds {num_held} tokens: shorten the prompt"
+    return None

@@ -1,0 +1,73 @@
+"""Who hears what becomes of each sequence: a protocol, so that the loop knows nothing of traces."""
+
+from enum import Enum
+from typing import Protocol
+
+from scheduler.errors import RequestError
+from scheduler.queue.request import InferenceRequest
+from scheduler.steps.sequence import FinishReason, Sequence
+
+
+class Interruption(Enum):
+    """Why a sequence that ran waits again."""
+
+    PREEMPTED = "preempted"
+    """Its pages were needed, or its worker for a suspect."""
+    WORKER_LOST = "worker lost"
+    WORKER_LEAVES = "worker leaves"
+    """Its worker wants to end, and another one has room."""
+
+
+class SequenceListener(Protocol):
+    """Calls return at once. After `queued` each sequence is told of until `finished` or `failed`, one of which comes last."""
+
+    def queued(self, sequence: Sequence, request: InferenceRequest, *, place: int, num_waiting: int) -> str:
+        """It waits in that place of its tenant's line, among so many of all. Returns the trace context that its steps carry to
+        the workers; empty for none."""
+
+    def model_loading(self, sequence: Sequence, worker_id: str) -> None:
+        """It waits for its model, which this worker has been told to load."""
+
+    def model_loaded(self, sequence: Sequence, worker_id: str, load_s: float) -> None:
+        """The model that it waited for is in memory, after so long."""
+
+    def admitted(self, sequence: Sequence, num_cached_tokens: int) -> None:
+        """Its first step on a worker is planned. `admitted_before` still names the worker before that."""
+
+    def sampled(self, sequence: Sequence) -> None:
+        """It has new tokens. Called for every step, so it must cost next to nothing."""
+
+    def interrupted(self, sequence: Sequence, why: Interruption) -> None:
+        """It waits again. `worker_id` still names the worker that it ran on."""
+
+    def finished(self, sequence: Sequence, reason: FinishReason) -> None: ...
+
+    def failed(self, sequence: Sequence, error: RequestError) -> None: ...
+
+
+class NobodyFollows:
+    """A `SequenceListener` for a loop without tracing."""
+
+    def queued(self, sequence: Sequence, request: InferenceRequest, *, place: int, num_waiting: int) -> str:
+        return ""
+
+    def model_loading(self, sequence: Sequence, worker_id: str) -> None:
+        pass
+
+    def model_loaded(self, sequence: Sequence, worker_id: str, load_s: float) -> None:
+        pass
+
+    def admitted(self, sequence: Sequence, num_cached_tokens: int) -> None:
+        pass
+
+    def sampled(self, sequence: Sequence) -> None:
+        pass
+
+    def interrupted(self, sequence: Sequence, why: Interruption) -> None:
+        pass
+
+    def finished(self, sequence: Sequence, reason: FinishReason) -> None:
+        pass
+
+    def failed(self, sequence: Sequence, error: RequestError) -> None:
+        pass

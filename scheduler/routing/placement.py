@@ -1,0 +1,183 @@
+"""Placing those who wait: what the router's functions are asked, and what becomes of their choices.
+
+A *round* is one look at the queue and at all workers of a model, while their next steps are planned. Nothing that it finds out
+outlives it: a sequence is placed when a worker takes it, and where it would have gone a moment before does not matter. Within the
+round each choice is known to those after it as if it had been carried out: the load that it brings, and the blocks that will be
+there, so that siblings that arrive together find the place where the first of them is computed.
+Knows nothing about tokens, streams and clients.
+"""
+
+import math
+from bisect import insort
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Sequence as Seq
+from itertools import count, islice
+from operator import attrgetter
+
+from scheduler.clock import TimerHandle, Timers
+from scheduler.faults.suspects import next_on
+from scheduler.queue.fair_queue import FairQueue
+from scheduler.routing.prospect import Prospect
+from scheduler.routing.router import Candidate, RoutingPolicy, Waiting
+from scheduler.steps.sequence import Sequence, SequenceStatus
+from scheduler.steps.worker_state import AttachedWorker
+
+# So many sequences may be left to wait for a busy worker before a round looks at no more of them: a queue of thousands must not
+# be gone through with each step.
+MAX_PASSED_OVER = 64
+_RANK = attrgetter("rank")
+# A timer that fires a moment early is not set again for that moment.
+_MIN_DETOUR_S = 0.001
+
+
+class Placement:
+    """The rounds of all models, and the timer of those who wait for a busy worker while another has nothing to do."""
+
+    def __init__(
+        self,
+        policy: RoutingPolicy,
+        timers: Timers,
+        workers: Mapping[str, AttachedWorker],
+        waiting: FairQueue,
+        wake: Callable[[], object],
+        *,
+        takes_new: Callable[[AttachedWorker], bool],
+    ) -> None:
+        self._takes_new = takes_new
+        self._policy = policy
+        self._timers = timers
+        self._workers = workers
+        self._waiting = waiting
+        self._wake = wake
+        self._rounds: dict[str, Round] = {}
+        self._hosts: Mapping[str, AttachedWorker] = {}
+        self._timer: TimerHandle | None = None
+
+    def begin_rounds(self, hosts: Mapping[str, AttachedWorker]) -> None:
+        """`hosts` are the workers that are kept for suspects, by model."""
+        self._hosts = hosts
+        self._rounds.clear()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def offers(self, worker: AttachedWorker) -> Iterator[Sequence]:
+        """Those who go to this worker now. Nothing is looked at before the first is asked for."""
+        if not self._takes_new(worker):
+            return
+        model = worker.info.model
+        host = self._hosts.get(model)
+        if worker is host:
+            suspect = next_on(host, self._waiting.of_model(model))
+            yield from [suspect] if suspect is not None else []
+            return
+        if model not in self._rounds:
+            self._rounds[model] = self._round(model, host)
+        yield from self._rounds[model].offers(worker)
+
+    def _round(self, model: str, host: AttachedWorker | None) -> "Round":
+        of_model = (each for each in self._workers.values() if each.info.model == model and each is not host)
+        workers = [each for each in of_model if self._takes_new(each)]
+        waiting = (each for each in self._waiting.of_model(model) if not each.is_suspect)
+        return Round(self._policy, workers, waiting, self._timers.time())
+
+    def end_rounds(self) -> None:
+        """Without this, nothing need happen before the busy worker's next result: it may be long, or never."""
+        detour_in_s = min((each.detour_in_s for each in self._rounds.values()), default=math.inf)
+        if detour_in_s < math.inf:
+            self._timer = self._timers.call_later(max(detour_in_s, _MIN_DETOUR_S), self._wake)
+
+
+class Round:
+    def __init__(
+        self, policy: RoutingPolicy, workers: Iterable[AttachedWorker], waiting: Iterable[Sequence], now_s: float
+    ) -> None:
+        """All workers of a model that take new sequences, and those who wait for it, in the order of admission."""
+        self.detour_in_s = math.inf
+        """When the first of those who are left to wait for a busy worker would rather go to one that could take him now."""
+        self.num_decided = 0
+        self._policy = policy
+        self._now_s = now_s
+        self._prospects = {worker.info.worker_id: Prospect(worker, now_s) for worker in workers}
+        self._ids = sorted(self._prospects)
+        self._by_load = sorted(self._prospects.values(), key=_RANK)
+        self._smallest_pool = min(each.worker.pool.num_pages for each in self._by_load)
+        num_places = sum(prospect.num_places for prospect in self._by_load)
+        self._undecided = deque(islice(waiting, MAX_PASSED_OVER + num_places))
+        self._on_detour: deque[Sequence] = deque()
+        self._num_passed_over = 0
+
+    def offers(self, worker: AttachedWorker) -> Iterator[Sequence]:
+        """Decided one by one as they are asked for: a worker that is full asks no more."""
+        placed = self._prospects[worker.info.worker_id].placed
+        for index in count():
+            while index == len(placed):
+                if not self._decide_next():
+                    return
+            if placed[index].status is SequenceStatus.WAITING:
+                yield placed[index]
+
+    def _decide_next(self) -> bool:
+        """False when nobody is left. Those on a detour come last, after all whom a worker suits best."""
+        if self._undecided and self._num_passed_over < MAX_PASSED_OVER:
+            self._decide(self._undecided.popleft(), may_detour=False)
+        elif self._on_detour:
+            self._decide(self._on_detour.popleft(), may_detour=True)
+        else:
+            return False
+        return True
+
+    def _decide(self, sequence: Sequence, *, may_detour: bool) -> None:
+        self.num_decided += 1
+        able = self._able_to_hold(sequence)
+        if len(able) == 1:
+            self._place(sequence, able[0])
+            return
+        ids = self._ids if able is self._by_load else sorted(each.worker.info.worker_id for each in able)
+        waiting = Waiting(self._now_s - sequence.arrival_s, ids[sequence.arrival % len(ids)])
+        choice = self._policy(waiting, contenders(sequence, able))
+        if choice.is_detour and not may_detour:
+            self._on_detour.append(sequence)
+            return
+        chosen = self._prospects[choice.worker_id]
+        self._num_passed_over += not chosen.can_take(sequence)
+        self._place(sequence, chosen)
+        if choice.detour_in_s is not None:
+            self.detour_in_s = min(self.detour_in_s, choice.detour_in_s)
+
+    def _place(self, sequence: Sequence, prospect: Prospect) -> None:
+        self._by_load.remove(prospect)
+        prospect.place(sequence)
+        insort(self._by_load, prospect, key=_RANK)
+
+    def _able_to_hold(self, sequence: Sequence) -> Seq[Prospect]:
+        """One that ran before goes on with the tokens it would have had, if any worker promises those. One that is too long for all
+        of them may go to any: its plan ends it."""
+        able = self._by_load
+        if sequence.num_pages > self._smallest_pool:
+            able = [each for each in able if sequence.num_pages <= each.worker.pool.num_pages]
+        if sequence.numerics_id is not None:
+            able = [each for each in able if each.worker.info.numerics_id == sequence.numerics_id] or able
+        return able or self._by_load[:1]
+
+
+def contenders(sequence: Sequence, by_load: Iterable[Prospect]) -> list[Candidate]:
+    """Without those that hold no more of the sequence than a less loaded one that could take it as well: nothing speaks for them.
+
+    So most workers are asked for one block, and a round stays cheap with many of them.
+    """
+    blocks = sequence.shareable_blocks
+    candidates = []
+    most_held = most_held_by_able = -1
+    for prospect in by_load:
+        can_take_it = prospect.can_take(sequence)
+        known = most_held_by_able if can_take_it else most_held
+        if known >= 0 and not prospect.holds_more(blocks, known):
+            continue
+        candidate = prospect.candidate(sequence, can_take_it=can_take_it)
+        candidates.append(candidate)
+        most_held = max(most_held, candidate.num_cached_tokens // sequence.page_size)
+        if can_take_it:
+            most_held_by_able = candidate.num_cached_tokens // sequence.page_size
+    return candidates

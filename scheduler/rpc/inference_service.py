@@ -1,0 +1,236 @@
+"""The gRPC border towards clients: messages become calls of the loop, its events become messages. No policy.
+
+Both doors hand events over without waiting: what a slow reader has not taken yet gathers in a bounded box, and overflow ends
+that reader's requests, nobody else's.
+"""
+
+import asyncio
+import uuid
+from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import Sequence as Seq
+from contextlib import contextmanager
+from dataclasses import replace
+
+import grpc
+from google.protobuf import any_pb2, duration_pb2
+from google.rpc import code_pb2, error_details_pb2, status_pb2
+from grpc_status import rpc_status
+
+from pagoda.api_keys.keyring import ScopeMissingError
+from pagoda.telemetry.tracing import TraceContext
+from protos.v1 import inference_pb2, inference_pb2_grpc
+from scheduler.errors import InvalidRequestError, NotAllowedError, RequestError, ShuttingDownError
+from scheduler.loop import SchedulerLoop
+from scheduler.queue.events import Event, Failed, Finished
+from scheduler.queue.request import InferenceRequest
+from scheduler.rpc import client_messages, load_messages
+from scheduler.rpc.door import Visitor, visitor
+
+SERVICE_NAME = inference_pb2.DESCRIPTOR.services_by_name["InferenceService"].full_name
+
+# About a minute of a fast stream, or some seconds of a thousand: far past any reader that still lives.
+MAX_GENERATE_EVENTS = 8_192
+MAX_SESSION_EVENTS = 1_000_000
+
+
+class EventBox:
+    """The events of one client that its stream has not taken yet."""
+
+    def __init__(self, max_events: int) -> None:
+        self._max_events = max_events
+        self._events: list[Event] = []
+        self._arrived = asyncio.Event()
+        self._is_overfull = False
+        self._is_closed = False
+        self._error: RequestError | None = None
+
+    def deliver(self, events: Seq[Event]) -> None:
+        self._is_overfull |= len(self._events) + len(events) > self._max_events
+        if not self._is_overfull:
+            self._events.extend(events)
+        self._arrived.set()
+
+    def close(self, error: RequestError | None = None) -> None:
+        """No more events will be wanted, or can come: then who takes them hears why."""
+        self._is_closed, self._error = True, error
+        self._arrived.set()
+
+    async def take(self) -> list[Event]:
+        """Everything that has arrived; empty only once closed. Raises asyncio.QueueFull once some were lost."""
+        while not self._events and not self._is_closed and not self._is_overfull:
+            self._arrived.clear()
+            await self._arrived.wait()
+        if self._is_overfull:
+            raise asyncio.QueueFull
+        if not self._events and self._error is not None:
+            raise self._error
+        events, self._events = self._events, []
+        return events
+
+
+class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
+    def __init__(self, loop: SchedulerLoop) -> None:
+        self._loop = loop
+        self._boxes: set[EventBox] = set()
+
+    def end(self) -> None:
+        """The scheduler goes: whatever is still open hears so, and can go on elsewhere."""
+        for box in self._boxes:
+            box.close(ShuttingDownError())
+
+    @contextmanager
+    def _box(self, max_events: int) -> Iterator[EventBox]:
+        """Of a client that is there; when it is gone, so are its requests."""
+        box = EventBox(max_events)
+        self._boxes.add(box)
+        try:
+            yield box
+        finally:
+            self._boxes.discard(box)
+            self._loop.requests.cancel_all(box)
+
+    async def Generate(
+        self,
+        request: inference_pb2.GenerateRequest,
+        context: grpc.aio.ServicerContext[inference_pb2.GenerateRequest, inference_pb2.GenerateResponse],
+    ) -> AsyncIterator[inference_pb2.GenerateResponse]:
+        try:
+            inference = _as_allowed(self._from_proto(request), visitor.get())
+            remaining = context.time_remaining()
+            limits = [limit for limit in (inference.timeout_s, remaining) if limit is not None]
+            inference = replace(
+                inference,
+                request_id=inference.request_id or uuid.uuid4().hex,
+                timeout_s=min(limits, default=None),
+            )
+            if not inference.traceparent:
+                sent = _trace_context(context.invocation_metadata())
+                inference = replace(inference, traceparent=sent.traceparent, tracestate=sent.tracestate)
+            with self._box(MAX_GENERATE_EVENTS) as box:
+                self._loop.requests.submit(inference, box)
+                num_open = len(inference.open_samples)
+                while num_open:
+                    for event in await box.take():
+                        if isinstance(event, Failed):
+                            raise event.error
+                        num_open -= isinstance(event, Finished)
+                        yield client_messages.event_to_proto(event)
+        except RequestError as error:
+            await context.abort_with_status(_status(error))
+        except asyncio.QueueFull:
+            await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "the client reads slower than tokens are made")
+
+    async def Session(
+        self,
+        request_iterator: AsyncIterator[inference_pb2.SessionRequest],
+        context: grpc.aio.ServicerContext[inference_pb2.SessionRequest, inference_pb2.SessionResponse],
+    ) -> AsyncIterator[inference_pb2.SessionResponse]:
+        try:
+            with self._box(MAX_SESSION_EVENTS) as box:
+                reader = asyncio.create_task(self._read_session(request_iterator, box))
+                reader.add_done_callback(lambda _: box.close())
+                try:
+                    while events := await box.take():
+                        yield client_messages.events_to_proto(events)
+                    reader.result()
+                finally:
+                    reader.cancel()
+        except RequestError as error:
+            await context.abort_with_status(_status(error))
+        except asyncio.QueueFull:
+            await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "the client reads slower than tokens are made")
+
+    async def KeepLoaded(
+        self,
+        request: inference_pb2.KeepLoadedRequest,
+        context: grpc.aio.ServicerContext[inference_pb2.KeepLoadedRequest, inference_pb2.KeepLoadedResponse],
+    ) -> inference_pb2.KeepLoadedResponse:
+        outcome: asyncio.Queue[RequestError | None] = asyncio.Queue()
+        try:
+            keep_alive_s = client_messages.keep_alive_from_proto(request)
+            self._loop.loading.keep_loaded(
+                request.model, keep_alive_s, outcome.put_nowait, only_prolongs=request.keep_alive_only_prolongs
+            )
+            if (error := await outcome.get()) is not None:
+                raise error
+        except RequestError as error:
+            await context.abort_with_status(_status(error))
+        return inference_pb2.KeepLoadedResponse()
+
+    async def ListModels(
+        self,
+        request: inference_pb2.ListModelsRequest,
+        context: grpc.aio.ServicerContext[inference_pb2.ListModelsRequest, inference_pb2.ListModelsResponse],
+    ) -> inference_pb2.ListModelsResponse:
+        return load_messages.models_to_proto(self._loop)
+
+    async def GetLoad(
+        self,
+        request: inference_pb2.GetLoadRequest,
+        context: grpc.aio.ServicerContext[inference_pb2.GetLoadRequest, inference_pb2.GetLoadResponse],
+    ) -> inference_pb2.GetLoadResponse:
+        return load_messages.load_to_proto(self._loop)
+
+    async def _read_session(self, commands: AsyncIterator[inference_pb2.SessionRequest], box: EventBox) -> None:
+        async for message in commands:
+            match message.WhichOneof("command"):
+                case "open":
+                    self._open(message.open, box)
+                case "cancel":
+                    self._loop.requests.cancel(box, message.cancel.request_id)
+                case "finish":
+                    finish = message.finish
+                    self._loop.requests.finish(box, finish.request_id, finish.sample_index, finish.num_tokens)
+                case _:
+                    # A client of a later contract: it must learn that this was not understood.
+                    raise InvalidRequestError("a session command must be one of open, cancel, finish")
+
+    def _from_proto(self, message: inference_pb2.GenerateRequest) -> InferenceRequest:
+        """Raises a RequestError, for what is too long before it is copied."""
+        client_messages.check_bounds(message)
+        self._loop.requests.check_length(message.model, len(message.prompt_token_ids))
+        return client_messages.request_from_proto(message)
+
+    def _open(self, message: inference_pb2.GenerateRequest, box: EventBox) -> None:
+        try:
+            self._loop.requests.submit(self._from_proto(message), box)
+        except RequestError as error:
+            box.deliver([Failed(request_id=message.request_id, error=error)])
+
+
+def _as_allowed(request: InferenceRequest, asking: Visitor) -> InferenceRequest:
+    """As HTTP would have it: whose request it is, what it shares and what it may do says the API key, not the request.
+
+    Raises NotAllowedError for a priority that the key may not ask for.
+    """
+    key = asking.key
+    if key is None:
+        return request
+    try:
+        priority = key.priority(request.priority or None)
+    except ScopeMissingError as error:
+        raise NotAllowedError(str(error)) from None
+    return replace(
+        request,
+        tenant=key.tenant,
+        cache_salt=key.cache_salt(request.cache_salt),
+        priority=priority,
+        keep_alive_only_prolongs=request.keep_alive_only_prolongs or not key.may_unload,
+    )
+
+
+def _trace_context(metadata: Iterable[tuple[str, str | bytes]] | None) -> TraceContext:
+    """What an instrumented client sends beside the message, where it does not fill in the message's own fields."""
+    sent = {key: str(value) for key, value in metadata or ()}
+    return TraceContext(sent.get("traceparent", ""), sent.get("tracestate", ""))
+
+
+def _status(error: RequestError) -> grpc.Status:
+    message = status_pb2.Status(code=code_pb2.Code.Value(error.status.name), message=error.message)
+    if error.retry_after_s is not None:
+        delay = duration_pb2.Duration()
+        delay.FromMilliseconds(round(error.retry_after_s * 1000))
+        detail = any_pb2.Any()
+        detail.Pack(error_details_pb2.RetryInfo(retry_delay=delay))
+        message.details.append(detail)
+    return rpc_status.to_status(message)  # type: ignore[no-any-return]  # the package has no types

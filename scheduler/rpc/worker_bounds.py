@@ -1,0 +1,124 @@
+"""What may be in the messages of workers, looked at before memory is made for it or anything is counted.
+
+A worker has proven that it is one, but it may be of another version, broken, or not what it seems. Each function returns what is
+wrong and what is allowed, as a sentence, or None.
+"""
+
+import math
+from collections.abc import Iterable, Iterator
+
+from pagoda.wire.sampling import MAX_LOGPROBS
+from protos.v1 import types_pb2, worker_pb2
+from scheduler.worker_info import ModelLimits
+
+MAX_NAME_CHARS = 512
+MAX_LOADABLE_MODELS = 10_000
+MAX_EOS_TOKEN_IDS = 1024
+MAX_REASON_CHARS = 1000
+# Each some times more than what the largest machines have: a device of 141 GB has room for 800,000 pages of 16 tokens of a small
+# model.
+BOUNDS = {
+    "page_size": 4096,
+    "num_pages": 2**24,
+    "max_model_len": 2**24,
+    "max_step_tokens": 2**20,
+    "max_step_sequences": 2**16,
+    "vocab_size": 2**22,
+}
+
+
+def hello_problem(hello: worker_pb2.Hello) -> str | None:
+    return next(_hello_problems(hello), None)
+
+
+def store_problem(store: worker_pb2.LoadableModels) -> str | None:
+    return next(_store_problems(store), None)
+
+
+def result_problem(result: worker_pb2.StepResult, limits: ModelLimits) -> str | None:
+    return next(_result_problems(result, limits), None)
+
+
+def shortened(reason: str) -> str:
+    """What a worker says of its troubles, for logs and clients."""
+    return reason if len(reason) <= MAX_REASON_CHARS else f"{reason[:MAX_REASON_CHARS]}…"
+
+
+def _hello_problems(hello: worker_pb2.Hello) -> Iterator[str]:
+    if not hello.worker_id:
+        yield "the first message must be a Hello with a worker_id"
+    yield from _name_problems("Hello", worker_id=hello.worker_id, device=hello.device, instance=hello.instance)
+    if hello.HasField("model"):
+        model = hello.model
+        if not model.name:
+            yield "Hello must name the model in memory"
+        yield from _name_problems("Hello's model", name=model.name, digest=model.digest, numerics_id=model.numerics_id)
+        yield from _number_problems("Hello's model", model, BOUNDS)
+        if len(model.eos_token_ids) > MAX_EOS_TOKEN_IDS:
+            yield f"Hello's model may have at most {MAX_EOS_TOKEN_IDS} eos_token_ids (got {len(model.eos_token_ids)})"
+    if hello.num_held_blocks_messages > hello.model.num_pages:
+        yield (
+            f"Hello announces {hello.num_held_blocks_messages} HeldBlocks messages for {hello.model.num_pages} pages; "
+            "there is at most one for each page"
+        )
+    yield from _store_problems(hello.loadable_models)
+
+
+def _store_problems(store: worker_pb2.LoadableModels) -> Iterator[str]:
+    if len(store.models) > MAX_LOADABLE_MODELS:
+        yield f"at most {MAX_LOADABLE_MODELS} models may be loadable (got {len(store.models)})"
+    yield from _name_problems("LoadableModels", host_id=store.host_id, home_model=store.home_model)
+    for model in store.models:
+        if not model.name:
+            yield "a loadable model must have a name"
+        yield from _name_problems("a loadable model", name=model.name, digest=model.digest)
+        yield from _number_problems(f"the loadable model {model.name!r}", model, _OF_LOADABLE)
+
+
+_OF_LOADABLE = ("page_size", "max_model_len", "vocab_size")
+
+
+def _result_problems(result: worker_pb2.StepResult, limits: ModelLimits) -> Iterator[str]:
+    if max(result.sampled_batch.token_ids, default=0) >= limits.vocab_size:
+        yield _strange_token(max(result.sampled_batch.token_ids), limits)
+    for sampled in result.sampled:
+        if not 1 <= len(sampled.token_ids) <= limits.max_model_len:
+            yield f"sequence {sampled.sequence_id} has {len(sampled.token_ids)} new tokens, it must be at least one"
+        if (largest := max(sampled.token_ids, default=0)) >= limits.vocab_size:
+            yield _strange_token(largest, limits)
+        if len(sampled.logprobs) not in (0, len(sampled.token_ids)):
+            yield f"{len(sampled.logprobs)} logprobs came with {len(sampled.token_ids)} tokens, it must be as many or none"
+        yield from _logprob_problems(sampled.logprobs)
+    for scored in result.scored:
+        yield from _logprob_problems(scored.logprobs)
+
+
+def _strange_token(token_id: int, limits: ModelLimits) -> str:
+    return f"token id {token_id} is outside the vocabulary of {limits.vocab_size} tokens"
+
+
+def _logprob_problems(logprobs: Iterable[types_pb2.Logprobs]) -> Iterator[str]:
+    for each in logprobs:
+        if len(each.top) > MAX_LOGPROBS:
+            yield f"a token has {len(each.top)} alternatives, at most {MAX_LOGPROBS} are possible"
+        values = (each.logprob, *(other.logprob for other in each.top))
+        # Minus infinity is what a token has that cannot come.
+        if any(math.isnan(value) or value == math.inf for value in values):
+            yield "a log-probability is not a number, or infinite"
+
+
+def _name_problems(whose: str, **names: str) -> Iterator[str]:
+    for field, name in names.items():
+        if len(name) > MAX_NAME_CHARS:
+            yield f"{whose} has a {field} of {len(name)} characters, at most {MAX_NAME_CHARS} are allowed"
+        if not name.isprintable():
+            yield f"{whose} has a {field} with characters that cannot be printed"
+
+
+def _number_problems(
+    whose: str, model: worker_pb2.LoadedModel | worker_pb2.LoadableModel, fields: Iterable[str]
+) -> Iterator[str]:
+    for field in fields:
+        value, most = getattr(model, field), BOUNDS[field]
+        if not 1 <= value <= most:
+            yield f"{whose} has {field} {value}, which must be between 1 and {most}"

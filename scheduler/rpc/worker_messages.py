@@ -1,0 +1,150 @@
+"""What workers say and are told, between protobuf messages and the scheduler's dataclasses. Pure."""
+
+from kvcache.block_hash import BlockHash
+from kvcache.page_pool import PageId
+from pagoda.wire.logprobs import TokenLogprobs
+from protos.v1 import worker_pb2
+from scheduler.errors import WorkerProtocolError
+from scheduler.steps.result import SampledTokens, ScoredTokens, StepResult
+from scheduler.steps.step_plan import PlannedSequence, StepPlan
+from scheduler.worker_info import LoadableModel, LoadableModels, ModelLimits, WorkerInfo
+
+
+def worker_info_from_proto(hello: worker_pb2.Hello) -> WorkerInfo:
+    model = hello.model
+    return WorkerInfo(
+        worker_id=hello.worker_id,
+        epoch=hello.epoch,
+        model=model.name,
+        model_digest=model.digest,
+        device=hello.device,
+        numerics_id=model.numerics_id,
+        weights_bytes=model.weights_bytes,
+        kv_bytes=model.kv_bytes,
+        limits=ModelLimits(
+            page_size=model.page_size,
+            num_pages=model.num_pages,
+            max_model_len=model.max_model_len,
+            max_step_tokens=model.max_step_tokens,
+            max_step_sequences=model.max_step_sequences,
+            vocab_size=model.vocab_size,
+        ),
+    )
+
+
+def store_from_proto(hello: worker_pb2.Hello, store: worker_pb2.LoadableModels) -> LoadableModels:
+    return LoadableModels(
+        models={model.name: _loadable_from_proto(hello, model) for model in store.models},
+        host_id=store.host_id,
+        available_bytes=store.available_bytes if store.HasField("available_bytes") else None,
+        home_model=store.home_model or None,
+    )
+
+
+def _loadable_from_proto(hello: worker_pb2.Hello, model: worker_pb2.LoadableModel) -> LoadableModel:
+    info = WorkerInfo(
+        worker_id=hello.worker_id,
+        epoch=hello.epoch,
+        model=model.name,
+        model_digest=model.digest,
+        device=hello.device,
+        numerics_id="",
+        weights_bytes=0,
+        kv_bytes=0,
+        limits=ModelLimits(
+            page_size=model.page_size,
+            # Requests are checked against what one sequence of full length takes; the rest is found out when it is loaded.
+            num_pages=-(-model.max_model_len // model.page_size),
+            max_model_len=model.max_model_len,
+            max_step_tokens=0,
+            max_step_sequences=0,
+            vocab_size=model.vocab_size,
+        ),
+    )
+    return LoadableModel(info=info, needed_bytes=model.needed_bytes)
+
+
+def held_blocks_from_proto(message: worker_pb2.HeldBlocks) -> list[tuple[PageId, BlockHash]]:
+    return [(PageId(held.page_id), BlockHash(held.block_hash)) for held in message.blocks]
+
+
+def plan_to_proto(plan: StepPlan, session_id: int) -> worker_pb2.Step:
+    decoding = [planned for planned in plan.scheduled if planned.only_decodes]
+    others = [planned for planned in plan.scheduled if not planned.only_decodes]
+    return worker_pb2.Step(
+        session_id=session_id,
+        step_id=plan.step_id,
+        finished_sequence_ids=plan.finished_sequence_ids,
+        new_sequences=[
+            worker_pb2.NewSequence(
+                sequence_id=sequence.sequence_id,
+                attempt=sequence.attempt,
+                token_ids=sequence.token_ids,
+                num_prompt_tokens=sequence.num_prompt_tokens,
+                sampling=sequence.sampling.to_proto(),
+                sample_index=sequence.sample_index,
+            )
+            for sequence in plan.new_sequences
+        ],
+        scheduled=[_scheduled_to_proto(planned) for planned in others],
+        decode_batch=worker_pb2.DecodeBatch(
+            sequence_ids=[planned.sequence.sequence_id for planned in decoding],
+            starts=[planned.start for planned in decoding],
+            num_steps=[planned.num_steps for planned in decoding] if plan.max_steps > 1 else (),
+        ),
+        sealed_blocks=[worker_pb2.PageBlock(page_id=page, block_hash=block) for page, block in plan.sealed_blocks],
+        max_steps=plan.max_steps,
+        traceparent=plan.traceparent,
+    )
+
+
+def _scheduled_to_proto(planned: PlannedSequence) -> worker_pb2.ScheduledSequence:
+    return worker_pb2.ScheduledSequence(
+        sequence_id=planned.sequence.sequence_id,
+        start=planned.start,
+        num_tokens=planned.num_tokens,
+        new_page_ids=planned.new_pages,
+        sample=planned.sample,
+        num_steps=planned.num_steps,
+    )
+
+
+def result_from_proto(message: worker_pb2.StepResult) -> StepResult:
+    """Raises WorkerProtocolError for a batch whose columns are not of one length."""
+    return StepResult(
+        step_id=message.step_id,
+        sampled=(*map(_sampled_from_proto, message.sampled), *_sampled_batch(message.sampled_batch)),
+        scored=tuple(
+            ScoredTokens(
+                sequence_id=scored.sequence_id,
+                attempt=scored.attempt,
+                start=scored.start,
+                logprobs=tuple(map(TokenLogprobs.from_proto, scored.logprobs)),
+            )
+            for scored in message.scored
+        ),
+        next_is_last=message.next_is_last,
+    )
+
+
+def _sampled_from_proto(sampled: worker_pb2.SampledTokens) -> SampledTokens:
+    return SampledTokens(
+        sequence_id=sampled.sequence_id,
+        attempt=sampled.attempt,
+        token_ids=tuple(sampled.token_ids),
+        logprobs=tuple(map(TokenLogprobs.from_proto, sampled.logprobs)),
+        stopped=sampled.stopped,
+        stop_token_id=sampled.stop_token_id if sampled.HasField("stop_token_id") else None,
+    )
+
+
+def _sampled_batch(message: worker_pb2.SampledBatch) -> list[SampledTokens]:
+    columns = (message.sequence_ids, message.attempts, message.token_ids)
+    if len(set(map(len, columns))) > 1:
+        raise WorkerProtocolError(
+            f"a sampled_batch has columns of {', '.join(str(len(each)) for each in columns)} entries"
+        )
+    return [
+        SampledTokens(sequence_id, attempt, (token_id,))
+        for sequence_id, attempt, token_id in zip(*columns, strict=True)
+    ]

@@ -1,0 +1,233 @@
+"""One worker while its stream is open: attached when it has greeted, heard and watched, and detached when it has left or is lost.
+
+Turns its messages into calls of the loop. No policy.
+"""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from typing import NamedTuple
+
+import grpc
+
+from kvcache.block_hash import BlockHash
+from kvcache.page_pool import PageId
+from pagoda.process.background import report_failure
+from protos.v1 import worker_pb2
+from scheduler.errors import WorkerProtocolError
+from scheduler.faults.worker_watch import Patience, Task, WorkerWatch
+from scheduler.loop import SchedulerLoop
+from scheduler.models.unloaded_workers import UnloadedWorker
+from scheduler.rpc import worker_messages
+from scheduler.rpc.stream_link import StreamLink
+from scheduler.rpc.worker_bounds import result_problem, shortened, store_problem
+from scheduler.rpc.worker_greeting import Greeting
+from scheduler.steps.worker_state import AttachedWorker
+from scheduler.worker_info import LoadableModels
+
+# A worker waits this many times longer for its scheduler than the other way round: a scheduler that is late is late for all its
+# workers, and they would all leave at once.
+SCHEDULER_SILENCE = 1.5
+# Of processes that are refused for the same one.
+MAX_TOLD_REFUSALS = 100
+
+logger = logging.getLogger(__name__)
+
+
+class StreamEnd(NamedTuple):
+    reason: str
+    status: grpc.StatusCode | None = None
+    """None where the worker ended it."""
+
+
+WORKER_LEFT = StreamEnd("the worker ended the stream")
+REPLACED = StreamEnd("this worker has opened another stream", grpc.StatusCode.ABORTED)
+FAILED = StreamEnd("internal error of the scheduler", grpc.StatusCode.INTERNAL)
+
+
+class WorkerStream:
+    def __init__(self, loop: SchedulerLoop, greeting: Greeting, *, heartbeat_s: float, patience: Patience) -> None:
+        """Attaches the worker; `tend` detaches it."""
+        self.link = StreamLink()
+        self.has_ended = False
+        self._loop = loop
+        self._hello = greeting.hello
+        self._tick_s = heartbeat_s / 2
+        self._watch = WorkerWatch(patience, self._tick_s)
+        self._replaced = asyncio.Event()
+        self._next_sign: asyncio.Future[bool] | None = None
+        """While somebody waits for the next message: True when it comes, False when the stream has ended without."""
+        self._refused: set[str] = set()
+        self._worker = self._attach(greeting.held_blocks)
+        silence_s = patience.silence_s * SCHEDULER_SILENCE
+        self.link.begin(self._worker.session_id, heartbeat_s=heartbeat_s, silence_s=silence_s)
+
+    async def tend(self, messages: AsyncIterator[worker_pb2.AttachRequest]) -> StreamEnd:
+        """Listen to the worker until it has left or is lost. It is detached then, even if its stream will not take the end:
+        to one that stands still nothing can be written."""
+        name = f"stream of worker {self._hello.worker_id}"
+        work = (self._read(messages), self._keep_watch(), self._be_replaced())
+        tasks = [asyncio.create_task(each, name=name) for each in work]
+        end = StreamEnd("the stream was cancelled")
+        try:
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            end = next(task for task in tasks if task.done()).result()
+        except Exception:
+            # It is this stream's alone: its worker attaches again, and the others go on. The task's failure is logged below.
+            end = FAILED
+        finally:
+            for task in tasks:
+                task.cancel()
+                task.add_done_callback(report_failure)
+            self.has_ended = True
+            self._give_sign(False)
+            self._detach(end)
+            self.link.close()
+        return end
+
+    # ---- another stream of the same name
+
+    @property
+    def epoch(self) -> int:
+        return self._hello.epoch
+
+    def is_of_process(self, hello: worker_pb2.Hello) -> bool:
+        """Whether the same process opened this stream and now another one."""
+        return (self._hello.instance, self._hello.epoch) == (hello.instance, hello.epoch)
+
+    def replace(self) -> None:
+        """End it: the worker itself has opened another stream."""
+        self._replaced.set()
+
+    async def outlives_question(self) -> bool:
+        """Wait for the worker's next message: True when it comes, False when the stream has ended. A worker that lives says
+        something every heartbeat."""
+        if self._next_sign is None:
+            self._next_sign = asyncio.get_running_loop().create_future()
+        return await asyncio.shield(self._next_sign)
+
+    def note_refusal(self, hello: worker_pb2.Hello, reason: str) -> None:
+        """Log that another process was refused for this one: once for each, since it tries again and again."""
+        if hello.instance not in self._refused and len(self._refused) < MAX_TOLD_REFUSALS:
+            self._refused.add(hello.instance)
+            told = {"worker": hello.worker_id, "device": hello.device, "epoch": hello.epoch, "reason": reason}
+            logger.error("worker refused", extra=told)
+
+    async def _be_replaced(self) -> StreamEnd:
+        await self._replaced.wait()
+        return REPLACED
+
+    def _give_sign(self, is_alive: bool) -> None:
+        if self._next_sign is not None and not self._next_sign.done():
+            self._next_sign.set_result(is_alive)
+        self._next_sign = None
+
+    # ---- what is said
+
+    def _attach(self, held_blocks: list[tuple[PageId, BlockHash]]) -> AttachedWorker | UnloadedWorker:
+        hello, store = self._hello, None
+        if hello.HasField("loadable_models"):
+            store = worker_messages.store_from_proto(hello, hello.loadable_models)
+        if not hello.HasField("model"):
+            logger.info("worker attached without a model", extra={"worker": hello.worker_id})
+            return self._loop.attachments.attach_unloaded(hello.worker_id, store or LoadableModels(), self.link)
+        info = worker_messages.worker_info_from_proto(hello)
+        worker = self._loop.attachments.attach(info, self.link, held_blocks, store)
+        logger.info("worker attached", extra=_described(worker))
+        return worker
+
+    def _detach(self, end: StreamEnd) -> None:
+        fields = {"worker": self._hello.worker_id, "reason": end.reason}
+        if self.link.may_end or end is REPLACED:
+            logger.info("worker left", extra=fields)
+        else:
+            logger.warning("worker lost", extra=fields)
+        if isinstance(self._worker, AttachedWorker):
+            self._loop.attachments.detach(self._worker)
+        else:
+            self._loop.loading.detach_unloaded(self._worker, is_lost=end not in (WORKER_LEFT, REPLACED))
+
+    async def _keep_watch(self) -> StreamEnd:
+        while True:
+            await asyncio.sleep(self._tick_s)
+            if reason := self._watch.tick(_task_of(self._worker)):
+                return StreamEnd(reason, grpc.StatusCode.DEADLINE_EXCEEDED)
+
+    async def _read(self, messages: AsyncIterator[worker_pb2.AttachRequest]) -> StreamEnd:
+        try:
+            async for message in messages:
+                self._watch.heard()
+                self._give_sign(True)
+                self._take(message)
+        except WorkerProtocolError as error:
+            return StreamEnd(str(error), grpc.StatusCode.FAILED_PRECONDITION)
+        return WORKER_LEFT
+
+    def _take(self, message: worker_pb2.AttachRequest) -> None:
+        """Raises WorkerProtocolError on nonsense, and when a step failed."""
+        match message.WhichOneof("message"), self._worker:
+            case "step_result", AttachedWorker() as worker:
+                self._take_result(worker, message.step_result)
+            case "load_failed", UnloadedWorker() as worker:
+                self._take_failed_load(worker, message.load_failed)
+            case "loadable_models", _:
+                if (problem := store_problem(message.loadable_models)) is not None:
+                    raise WorkerProtocolError(problem)
+                store = worker_messages.store_from_proto(self._hello, message.loadable_models)
+                self._loop.loading.store_changed(self._hello.worker_id, store)
+            case "leaving", _:
+                self._take_leaving(message.leaving)
+            case "heartbeat", _:
+                if message.heartbeat.HasField("available_bytes"):
+                    self._loop.loading.memory_changed(self._hello.worker_id, message.heartbeat.available_bytes)
+                self.link.send_heartbeat_ack()
+            case other, _:
+                raise WorkerProtocolError(f"unexpected message {other!r}")
+
+    def _take_result(self, worker: AttachedWorker, result: worker_pb2.StepResult) -> None:
+        self._check_session(result.session_id)
+        if result.error:
+            raise WorkerProtocolError(f"step {result.step_id} failed: {shortened(result.error)}")
+        if (problem := result_problem(result, worker.info.limits)) is not None:
+            raise WorkerProtocolError(f"step {result.step_id}: {problem}")
+        work = worker.steps.oldest.work if worker.steps.oldest else 0
+        self._loop.apply(worker, worker_messages.result_from_proto(result))
+        self._watch.ran(work, result.step_us / 1e6)
+
+    def _take_failed_load(self, worker: UnloadedWorker, failed: worker_pb2.LoadFailed) -> None:
+        self._check_session(failed.session_id)
+        if worker.loading is None:
+            raise WorkerProtocolError("load_failed came, but no model is being loaded")
+        reason = shortened(failed.error)
+        logger.error("model not loaded", extra={"model": worker.loading, "reason": reason})
+        self._loop.loading.load_failed(worker, reason, out_of_memory=failed.out_of_memory, permanent=failed.permanent)
+
+    def _take_leaving(self, leaving: worker_pb2.Leaving) -> None:
+        self._check_session(leaving.session_id)
+        grace_s = leaving.grace_ms / 1000 if leaving.HasField("grace_ms") else None
+        logger.info("worker leaves", extra={"worker": self._hello.worker_id, "grace_s": grace_s})
+        self._loop.attachments.leave(self._worker)
+
+    def _check_session(self, session_id: int) -> None:
+        if session_id != self._worker.session_id:
+            raise WorkerProtocolError(f"a message of session {session_id} in session {self._worker.session_id}")
+
+
+def _task_of(worker: AttachedWorker | UnloadedWorker) -> Task | None:
+    if isinstance(worker, UnloadedWorker):
+        return Task(0, None) if worker.is_busy else None
+    oldest = worker.steps.oldest
+    return Task(oldest.step_id, oldest.work) if oldest else None
+
+
+def _described(worker: AttachedWorker) -> dict[str, object]:
+    info = worker.info
+    return {
+        "worker": info.worker_id,
+        "session": worker.session_id,
+        "model": info.model,
+        "device": info.device,
+        "numerics": info.numerics_id,
+        "pages": info.limits.num_pages,
+        "cached_pages": worker.pool.num_cached,
+    }

@@ -1,0 +1,167 @@
+"""An attached worker as the scheduler knows it: its limits, its pages, its running sequences, its steps in flight."""
+
+from collections.abc import Iterable
+from dataclasses import InitVar, dataclass, field
+from enum import Enum, auto
+
+from kvcache.block_hash import BlockHash
+from kvcache.page_pool import PageId, PagePool
+from scheduler.steps.prompt_speed import PromptSpeed
+from scheduler.steps.sealed_blocks import SealedBlocks
+from scheduler.steps.sequence import Sequence, SequenceStatus
+from scheduler.steps.step_decision import (
+    DEFAULT_PREFILL_LIMITS,
+    Admission,
+    Chunk,
+    PrefillLimits,
+    StepDecision,
+    StepLimits,
+)
+from scheduler.steps.step_plan import PlannedSequence, StepPlan, WorkerLink
+from scheduler.steps.steps_in_flight import StepsInFlight
+from scheduler.worker_info import WorkerInfo
+
+
+class WorkerPhase(Enum):
+    SERVING = auto()
+    LEAVING = auto()
+    """It asked to go: no sequence is admitted any more, and those it has move or end."""
+    DISMISSED = auto()
+    """It was told that no step follows."""
+
+
+@dataclass(slots=True, eq=False, repr=False)
+class AttachedWorker:
+    info: WorkerInfo
+    session_id: int
+    link: WorkerLink
+    held_blocks: InitVar[Iterable[tuple[PageId, BlockHash]]] = ()
+    """What its pages have kept from an earlier stream."""
+    max_lease_steps: InitVar[int] = 1
+    prefill_limits: InitVar[PrefillLimits] = DEFAULT_PREFILL_LIMITS
+    pool: PagePool = field(init=False)
+    sealed: SealedBlocks = field(init=False)
+    step_limits: StepLimits = field(init=False)
+    phase: WorkerPhase = WorkerPhase.SERVING
+    running: list[Sequence] = field(default_factory=list)
+    prefilling: dict[int, Sequence] = field(default_factory=dict)
+    """Those of the running ones that no step has been planned for yet that samples, by sequence id."""
+    num_prompt_tokens: int = 0
+    """That sequences which began to run here have brought, without those that were cached."""
+    prompt_speed: PromptSpeed = field(default_factory=PromptSpeed)
+    steps: StepsInFlight = field(default_factory=StepsInFlight)
+    known: set[int] = field(default_factory=set)
+    """Sequence ids that the worker holds state for."""
+    forgotten: list[int] = field(default_factory=list)
+    """Sequence ids that the next plan tells it to forget."""
+
+    def __post_init__(
+        self, held_blocks: Iterable[tuple[PageId, BlockHash]], max_lease_steps: int, prefill_limits: PrefillLimits
+    ) -> None:
+        limits = self.info.limits
+        self.pool = PagePool(limits.num_pages)
+        self.pool.restore(held_blocks)
+        self.sealed = SealedBlocks(self.pool)
+        self.step_limits = StepLimits(
+            max_step_tokens=limits.max_step_tokens,
+            max_step_sequences=limits.max_step_sequences,
+            watermark_pages=limits.num_pages // 100,
+            max_lease_steps=max_lease_steps,
+            reserved_places=limits.max_step_sequences // 8,
+            prefill=prefill_limits.of_steps(limits.max_step_tokens),
+        )
+
+    @property
+    def is_busy(self) -> bool:
+        return bool(self.steps.unanswered)
+
+    @property
+    def is_idle(self) -> bool:
+        """Nothing is computed, and nothing will be without a new decision."""
+        return not self.running and not self.is_busy
+
+    def dismiss(self) -> None:
+        """Nothing is left for it to do. Said once."""
+        if self.phase is not WorkerPhase.DISMISSED:
+            self.phase = WorkerPhase.DISMISSED
+            self.link.send_drain()
+
+    def recall_lease(self) -> None:
+        if (first_step_id := self.steps.recall_lease()) is not None:
+            self.link.send_recall(first_step_id)
+
+    def stop(self, sequence: Sequence) -> None:
+        """Its last token ended it: the worker, which knew that first, has left it out of the steps behind."""
+        # That token, for which they were planned, is not computed.
+        sequence.num_computed = min(sequence.num_computed, len(sequence.token_ids) - 1)
+        self.steps.leave_out(sequence, worker_knows=True)
+
+    def leave(self, sequence: Sequence) -> None:
+        """Take a running sequence off this worker: pages back, state forgotten, late results void."""
+        self.steps.leave_out(sequence, worker_knows=False)
+        self.running.remove(sequence)
+        self.prefilling.pop(sequence.sequence_id, None)
+        self.pool.release(sequence.forget_computation())
+        if sequence.sequence_id in self.known:
+            self.known.remove(sequence.sequence_id)
+            self.forgotten.append(sequence.sequence_id)
+
+    def seal(self, sequence: Sequence) -> None:
+        """Offer the sequence's blocks that are full, known and computed by a step that was sent."""
+        if blocks := sequence.sealable():
+            self.sealed.add(blocks, self.steps.last_step_id)
+
+    def carry_out(self, decision: StepDecision) -> StepPlan | None:
+        """Grant the pages of a decision and turn it into the plan to send; None when there is nothing to say.
+
+        Preempted and outgrown sequences have left already. A worker that becomes idle gets a last plan without chunks if there
+        are blocks that it should learn the names of.
+        """
+        for admission in decision.admissions:
+            self._admit(admission)
+        if not decision.chunks and (self.is_busy or not self.sealed.has_untold):
+            return None
+        scheduled = tuple(self._grant(chunk) for chunk in decision.chunks)
+        plan = StepPlan(
+            step_id=self.steps.last_step_id + 1,
+            finished_sequence_ids=tuple(self.forgotten),
+            new_sequences=tuple(s.sequence for s in scheduled if s.sequence.sequence_id not in self.known),
+            scheduled=scheduled,
+            sealed_blocks=self.sealed.take_untold(),
+            max_steps=decision.num_steps,
+        )
+        self._remember(plan)
+        return plan
+
+    def _admit(self, admission: Admission) -> None:
+        sequence = admission.sequence
+        self.pool.share(admission.cached_pages)
+        sequence.status, sequence.num_passed_tokens = SequenceStatus.RUNNING, 0
+        sequence.worker_id, sequence.numerics_id = self.info.worker_id, self.info.numerics_id
+        sequence.block_table = list(admission.cached_pages)
+        sequence.num_sealed = len(admission.cached_pages)
+        sequence.num_computed = len(admission.cached_pages) * sequence.page_size
+        self.running.append(sequence)
+        self.prefilling[sequence.sequence_id] = sequence
+        self.num_prompt_tokens += sequence.num_pending
+
+    def _grant(self, chunk: Chunk) -> PlannedSequence:
+        sequence = chunk.sequence
+        # A sequence that the worker does not know gets its whole block table, cached pages first.
+        first = len(sequence.block_table) if sequence.sequence_id in self.known else 0
+        if chunk.num_new_pages:
+            sequence.block_table += self.pool.allocate(chunk.num_new_pages)
+        sequence.num_computed += chunk.num_tokens
+        if chunk.sample:
+            self.prefilling.pop(sequence.sequence_id, None)
+        new_pages = tuple(sequence.block_table[first:])
+        return PlannedSequence(sequence, chunk.start, chunk.num_tokens, new_pages, chunk.sample, chunk.num_steps)
+
+    def _remember(self, plan: StepPlan) -> None:
+        self.forgotten.clear()
+        self.known.update(sequence.sequence_id for sequence in plan.new_sequences)
+        self.steps.begin(plan)
+        for planned in plan.scheduled:
+            self.seal(planned.sequence)
+        if plan.max_steps > 1:
+            self.steps.begin_lease(plan)

@@ -1,0 +1,83 @@
+"""What is cached where, as the gateway knows it: from the shared index, and from what it sent itself."""
+
+from dataclasses import replace
+
+from gateway.upstream.inference import InferenceRequest, ModelInfo
+from gateway.upstream.prefix_hints import PrefixHints, SentBlocks
+from kvcache.block_hash import BlockHash
+from kvcache.prefix_index import Holder, InMemoryPrefixIndex
+from pagoda.wire.sampling import SamplingParams
+from scheduler.queue.request import InferenceRequest as ScheduledRequest
+from scheduler.queue.request import make_sequences
+from tests.fakes.plan_worker import worker_info
+
+WORKER = worker_info(page_size=4)
+MODEL = ModelInfo(
+    name=WORKER.model,
+    digest=WORKER.model_digest,
+    max_model_len=64,
+    num_workers=1,
+    num_unloaded_workers=0,
+    device="cpu",
+    expires_in_s=None,
+    page_size=WORKER.limits.page_size,
+)
+PROMPT = tuple(range(1, 15))
+
+
+def request(prompt: tuple[int, ...] = PROMPT, cache_salt: str = "") -> InferenceRequest:
+    return InferenceRequest(
+        request_id="r", model=MODEL.name, prompt_token_ids=prompt, sampling=SamplingParams(), cache_salt=cache_salt
+    )
+
+
+def holder(scheduler_id: str, worker_id: str) -> Holder:
+    return Holder(model=MODEL.digest, scheduler_id=scheduler_id, worker_id=worker_id, epoch=1)
+
+
+async def test_the_best_worker_of_each_scheduler_counts_and_blocks_have_the_schedulers_names() -> None:
+    scheduled = ScheduledRequest(
+        request_id="r", model=MODEL.name, prompt_token_ids=PROMPT, sampling=SamplingParams(), cache_salt="mine"
+    )
+    (sequence,) = make_sequences(scheduled, WORKER, first_id=1, now_s=0)
+    blocks = sequence.block_hashes[1:]
+    index = InMemoryPrefixIndex()
+    await index.publish(holder("a", "1"), blocks[:1])
+    await index.publish(holder("a", "2"), blocks[:2])
+    await index.publish(holder("b", "3"), blocks[:3])
+    await index.publish(holder("c", "4"), blocks[1:])
+    hints = PrefixHints(index)
+    assert (await hints.look_up(request(cache_salt="mine"), MODEL)).num_cached_tokens == {"a": 8, "b": 12}
+    assert (await hints.look_up(request(cache_salt="other"), MODEL)).num_cached_tokens == {}
+
+
+async def test_without_an_index_what_was_sent_where_is_remembered() -> None:
+    hints = PrefixHints(InMemoryPrefixIndex())
+    first = await hints.look_up(request(), MODEL)
+    assert first.num_cached_tokens == {}
+    hints.sent(first, "a")
+    longer = await hints.look_up(request((*PROMPT[:8], 90, 91, 92, 93)), MODEL)
+    assert longer.num_cached_tokens == {"a": 8}
+    hints.sent(longer, "b")
+    # The shared head went to both, the last of it to b; the rest of the first prompt only to a.
+    assert (await hints.look_up(request(), MODEL)).num_cached_tokens == {"a": 12, "b": 8}
+
+
+async def test_a_prompt_that_waits_is_hashed_once_for_each_models_files() -> None:
+    hints = PrefixHints(InMemoryPrefixIndex())
+    first = (await hints.look_up(request(), MODEL)).blocks
+    assert (await hints.look_up(request(), MODEL, first)).blocks is first
+    made_again = replace(MODEL, digest="e" * 64)
+    assert (await hints.look_up(request(), made_again, first)).blocks == (
+        await hints.look_up(request(), made_again)
+    ).blocks
+    assert first.names != (await hints.look_up(request(), made_again, first)).blocks.names
+
+
+def test_what_is_remembered_is_bounded_and_tails_go_first() -> None:
+    blocks = [BlockHash(bytes([number])) for number in range(6)]
+    sent = SentBlocks(max_blocks=4)
+    sent.remember(blocks[:3], "a")
+    sent.remember(blocks[3:], "b")
+    assert sent.leading_runs(blocks[:3]) == {"a": 1}
+    assert sent.leading_runs(blocks[3:]) == {"b": 3}

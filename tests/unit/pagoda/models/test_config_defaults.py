@@ -1,0 +1,106 @@
+"""A key that config.json leaves out means what transformers' class takes for it."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import transformers
+
+from pagoda.models.formats import hf_config
+from pagoda.models.model import ModelConfig
+from tests.unit.pagoda.models.test_families import SIZES
+
+CLASSES = {
+    "Llama": "LlamaForCausalLM",
+    "Mistral": "MistralForCausalLM",
+    "Qwen2": "Qwen2ForCausalLM",
+    "Qwen3": "Qwen3ForCausalLM",
+    "Gemma2": "Gemma2ForCausalLM",
+    "Gemma3Text": "Gemma3ForCausalLM",
+    "Phi3": "Phi3ForCausalLM",
+}
+CHANGES: dict[str, dict[str, Any]] = {
+    "as it is": {},
+    "windowed": {"sliding_window": 64, "use_sliding_window": True, "max_window_layers": 3},
+    "without a window": {"sliding_window": None},
+    "scaled": {"rope_scaling": {"type": "linear", "factor": 4.0}, "rope_theta": 5e5},
+    "not scaled": {"rope_scaling": {"rope_type": "linear", "factor": 1.0}},
+    "llama 3": {
+        "rope_scaling": {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
+    },
+    "tied": {"tie_word_embeddings": True},
+    "not tied": {"tie_word_embeddings": False},
+    "larger heads": {"head_dim": 32},
+}
+
+
+def numbers_of_transformers(config: Any) -> dict[str, Any]:
+    """What transformers' own object says, in the terms of ModelConfig."""
+    rope = config.rope_parameters
+    full = rope.get("full_attention", rope)
+    head_size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    types = getattr(config, "layer_types", None)
+    window = None if config.model_type == "llama" else config.sliding_window
+    if types is None:
+        types = ["sliding_attention" if window else "full_attention"] * config.num_hidden_layers
+    windowed = tuple(kind == "sliding_attention" for kind in types)
+    if not window or not any(windowed) or (window >= config.max_position_embeddings and "full_attention" not in rope):
+        window, windowed = None, ()
+    numbers = {
+        "num_layers": config.num_hidden_layers,
+        "hidden_size": config.hidden_size,
+        "intermediate_size": config.intermediate_size,
+        "num_heads": config.num_attention_heads,
+        "num_kv_heads": config.num_key_value_heads,
+        "head_size": head_size,
+        "vocab_size": config.vocab_size,
+        "max_position": config.max_position_embeddings,
+        "rms_norm_eps": config.rms_norm_eps,
+        "tie_word_embeddings": config.tie_word_embeddings,
+        "rope_theta": float(full["rope_theta"]),
+        "rope_factor": None if full.get("factor", 1.0) == 1.0 else full["factor"],
+        "rope_original": full["original_max_position_embeddings"] if full["rope_type"] == "llama3" else None,
+        "sliding_window": window,
+        "layer_uses_sliding_window": windowed,
+        "attention_logit_cap": getattr(config, "attn_logit_softcapping", None),
+        "final_logit_cap": getattr(config, "final_logit_softcapping", None),
+        "query_scale": getattr(config, "query_pre_attn_scalar", head_size) ** -0.5,
+        "rope_theta_local": float(rope["sliding_attention"]["rope_theta"]) if "sliding_attention" in rope else None,
+        "rotary_size": int(head_size * full.get("partial_rotary_factor", 1.0)),
+    }
+    return numbers
+
+
+def numbers_of_ours(config: ModelConfig) -> dict[str, Any]:
+    scaling = config.rope_scaling
+    names = (
+        *("num_layers", "hidden_size", "intermediate_size", "num_heads", "num_kv_heads", "head_size", "vocab_size"),
+        *("max_position", "rms_norm_eps", "tie_word_embeddings", "rope_theta", "sliding_window", "rope_theta_local"),
+        *("layer_uses_sliding_window", "attention_logit_cap", "final_logit_cap"),
+    )
+    return {name: getattr(config, name) for name in names} | {
+        "rope_factor": scaling.factor if scaling else None,
+        "rope_original": scaling.original_max_position if scaling and scaling.rope_type == "llama3" else None,
+        "query_scale": config.query_scale or config.head_size**-0.5,
+        "rotary_size": config.rotary_size or config.head_size,
+    }
+
+
+@pytest.mark.parametrize("changes", CHANGES.values(), ids=CHANGES)
+@pytest.mark.parametrize("family", CLASSES)
+def test_each_key_left_out(family: str, changes: dict[str, Any], tmp_path: Path) -> None:
+    whole = json.loads(getattr(transformers, f"{family}Config")(**SIZES, pad_token_id=0).to_json_string())
+    whole |= {"architectures": [CLASSES[family]], **changes}
+    if "rope_scaling" in changes:
+        del whole["rope_parameters"]
+    for left_out in ("", *(key for key in whole if key not in ("architectures", "model_type"))):
+        content = {key: value for key, value in whole.items() if key != left_out}
+        (tmp_path / "config.json").write_text(json.dumps(content))
+        try:
+            theirs = transformers.AutoConfig.from_pretrained(tmp_path)
+        except Exception:  # a combination that the class itself refuses
+            assert left_out or family == "Phi3"
+            continue
+        expected, ours = numbers_of_transformers(theirs), numbers_of_ours(hf_config.read_config(tmp_path))
+        assert ours == expected, f"without {left_out!r}"

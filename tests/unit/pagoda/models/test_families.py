@@ -1,0 +1,317 @@
+"""What the descriptions say of each family, from transformers' own config.json and from GGUF metadata."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+import pytest
+import transformers
+
+from pagoda.models.errors import ModelFormatError
+from pagoda.models.formats import gguf_config, hf_config
+from pagoda.models.formats.gguf_file import GGUFFile
+from pagoda.models.model import ModelConfig, RopeScaling
+
+SIZES: dict[str, Any] = {
+    "vocab_size": 96,
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 7,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 512,
+}
+BASE = ModelConfig(
+    architecture="llama",
+    num_layers=7,
+    hidden_size=32,
+    intermediate_size=64,
+    num_heads=4,
+    num_kv_heads=2,
+    head_size=8,
+    vocab_size=96,
+    max_position=512,
+    rms_norm_eps=1e-6,
+    rope_theta=10_000.0,
+    rope_scaling=None,
+    tie_word_embeddings=False,
+)
+LINEAR = RopeScaling(rope_type="linear", factor=4.0)
+WINDOWED: dict[str, Any] = {"sliding_window": 64, "layer_uses_sliding_window": (True,) * 7}
+ALTERNATING = (True, False, True, False, True, False, True)
+FIVE_OF_SIX = (True, True, True, True, True, False, True)
+GEMMA = replace(
+    BASE, head_size=16, activation="gelu_tanh", embedding_scale=32**0.5, tie_word_embeddings=True, sliding_window=64
+)
+GEMMA2 = replace(
+    GEMMA,
+    architecture="gemma2",
+    layer_uses_sliding_window=ALTERNATING,
+    attention_logit_cap=50.0,
+    final_logit_cap=30.0,
+)
+GEMMA3 = replace(
+    GEMMA,
+    architecture="gemma3",
+    layer_uses_sliding_window=FIVE_OF_SIX,
+    qk_norm=True,
+    rope_theta=1e6,
+    rope_theta_local=10_000.0,
+)
+OF_HUGGING_FACE: dict[str, Any] = {"norm_weight_offset": 1.0, "query_scale": 0.25}
+
+
+def save_config(directory: Path, family: str, **changes: Any) -> dict[str, Any]:
+    config = getattr(transformers, f"{family}Config")(**SIZES | changes)
+    architecture = f"{family.removesuffix('Text')}ForCausalLM"
+    content = json.loads(config.to_json_string()) | {"architectures": [architecture]}
+    return write_config(directory, content)
+
+
+def write_config(directory: Path, content: dict[str, Any]) -> dict[str, Any]:
+    (directory / "config.json").write_text(json.dumps(content))
+    return content
+
+
+@pytest.mark.parametrize(
+    ("family", "changes", "expected"),
+    [
+        ("Llama", {"head_dim": 8}, BASE),
+        ("Mistral", {"head_dim": None, "sliding_window": 64}, replace(BASE, **WINDOWED)),
+        ("Mistral", {"head_dim": None, "sliding_window": None}, BASE),
+        ("Mistral", {"head_dim": None, "sliding_window": 4096}, BASE),
+        ("Qwen2", {}, replace(BASE, architecture="qwen2")),
+        (
+            "Qwen2",
+            {"use_sliding_window": True, "sliding_window": 64, "max_window_layers": 5, "tie_word_embeddings": True},
+            replace(
+                BASE,
+                architecture="qwen2",
+                sliding_window=64,
+                layer_uses_sliding_window=(False,) * 5 + (True,) * 2,
+                tie_word_embeddings=True,
+            ),
+        ),
+        ("Qwen3", {}, replace(BASE, architecture="qwen3", head_size=128, qk_norm=True)),
+        (
+            "Gemma2",
+            {"head_dim": 16, "query_pre_attn_scalar": 16, "sliding_window": 64},
+            replace(GEMMA2, **OF_HUGGING_FACE),
+        ),
+        (
+            "Gemma3Text",
+            {"head_dim": 16, "query_pre_attn_scalar": 16, "sliding_window": 64},
+            replace(GEMMA3, **OF_HUGGING_FACE),
+        ),
+        ("Phi3", {"pad_token_id": 0}, replace(BASE, architecture="phi3", rms_norm_eps=1e-5)),
+        (
+            "Phi3",
+            {"pad_token_id": 0, "sliding_window": 64, "rope_parameters": {"partial_rotary_factor": 0.75}},
+            replace(BASE, architecture="phi3", rms_norm_eps=1e-5, rotary_size=6, **WINDOWED),
+        ),
+    ],
+)
+def test_config_of_transformers(family: str, changes: dict[str, Any], expected: ModelConfig, tmp_path: Path) -> None:
+    save_config(tmp_path, family, **changes)
+    assert hf_config.read_config(tmp_path) == expected
+
+
+def test_older_gemma3_config(tmp_path: Path) -> None:
+    content = save_config(tmp_path, "Gemma3Text", head_dim=16, query_pre_attn_scalar=16, sliding_window=64)
+    for key in ("rope_parameters", "layer_types", "_sliding_window_pattern", "tie_word_embeddings"):
+        del content[key]
+    write_config(
+        tmp_path,
+        content
+        | {
+            "rope_theta": 1e6,
+            "rope_local_base_freq": 5000.0,
+            "rope_scaling": {"rope_type": "linear", "factor": 8.0},
+            "sliding_window_pattern": 2,
+        },
+    )
+    config = hf_config.read_config(tmp_path)
+    assert (config.rope_theta, config.rope_theta_local) == (1e6, 5000.0)
+    assert config.rope_scaling is not None and config.rope_scaling.factor == 8.0
+    assert config.layer_uses_sliding_window == ALTERNATING
+    assert config.tie_word_embeddings
+
+
+def test_config_that_transformers_fills_in(tmp_path: Path) -> None:
+    content = save_config(tmp_path, "Mistral", head_dim=None, max_position_embeddings=8192)
+    del content["sliding_window"]
+    write_config(tmp_path, content)
+    assert hf_config.read_config(tmp_path).sliding_window == 4096
+
+
+@pytest.mark.parametrize(
+    ("family", "change", "message"),
+    [
+        ("Phi3", {"rope_parameters": {"rope_type": "longrope", "rope_theta": 1e4}}, "'longrope' is not supported"),
+        ("Llama", {"rope_parameters": {"rope_type": "yarn", "factor": 4.0, "rope_theta": 1e4}}, "'yarn' is not supp"),
+        ("Llama", {"hidden_act": "gelu"}, "hidden_act = 'gelu'; only 'silu'"),
+        ("Gemma2", {"hidden_activation": "relu"}, "only 'gelu_pytorch_tanh'"),
+        ("Gemma3Text", {"use_bidirectional_attention": True}, "use_bidirectional_attention"),
+        ("Qwen3", {"layer_types": ["full_attention"], "use_sliding_window": True}, "layer_types that do not fit"),
+        ("Phi3", {"rope_parameters": {"partial_rotary_factor": 2.0}}, "partial_rotary_factor = 2.0"),
+        ("Mistral", {"num_hidden_layers": 1 << 20}, "at most 4096 layers"),
+        ("Llama", {"logits_scaling": 8.0}, "logits_scaling = 8.0; only 1.0"),
+        ("Llama", {"partial_rotary_factor": 0.5}, "partial_rotary_factor = 0.5; only 1.0"),
+        ("Mistral", {"attn_logit_softcapping": 30.0}, "attn_logit_softcapping = 30.0"),
+        ("Qwen3", {"num_experts": 8}, "num_experts = 8"),
+        ("Mixtral", {}, "'MixtralForCausalLM' is not supported .known for Hugging Face: LlamaForCausalLM, Mistral"),
+    ],
+)
+def test_refused_by_name(family: str, change: dict[str, Any], message: str, tmp_path: Path) -> None:
+    write_config(tmp_path, save_config(tmp_path, family, pad_token_id=0) | change)
+    with pytest.raises(ModelFormatError, match=message):
+        hf_config.read_config(tmp_path)
+
+
+def read_gguf(path: Path, architecture: str, *, tied: bool = False, head_size: int = 8, **values: Any) -> ModelConfig:
+    """The config in a file of the sizes above, whose further metadata is `values`, dots written as double underscores."""
+    writer = gguf.GGUFWriter(path, architecture)
+    writer.add_block_count(7)
+    writer.add_context_length(512)
+    writer.add_embedding_length(32)
+    if "feed_forward_length" not in values:
+        writer.add_feed_forward_length(64)
+    writer.add_head_count(4)
+    if "attention__head_count_kv" not in values:
+        writer.add_head_count_kv(2)
+    writer.add_key_length(head_size)
+    writer.add_value_length(head_size)
+    writer.add_layer_norm_rms_eps(1e-6)
+    for key, value in values.items():
+        add = {int: writer.add_uint32, float: writer.add_float32, str: writer.add_string, list: writer.add_array}
+        add[type(value)](f"{architecture}.{key.replace('__', '.')}", value)
+    writer.add_tensor("token_embd.weight", np.zeros((96, 32), dtype=np.float32))
+    if not tied:
+        writer.add_tensor("output.weight", np.zeros((96, 32), dtype=np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    with GGUFFile(path) as file:
+        config = gguf_config.read_config(file)
+    return replace(config, rms_norm_eps=round(config.rms_norm_eps, 9))
+
+
+GEMMA2_KEYS: dict[str, Any] = {
+    "attention__sliding_window": 64,
+    "attn_logit_softcapping": 50.0,
+    "final_logit_softcapping": 30.0,
+}
+GEMMA3_KEYS: dict[str, Any] = {"attention__sliding_window": 64, "rope__freq_base": 1e6}
+
+
+@pytest.mark.parametrize(
+    ("architecture", "values", "expected"),
+    [
+        ("llama", {"rope__dimension_count": 8}, BASE),
+        ("llama", {"attention__sliding_window": 64}, replace(BASE, **WINDOWED)),
+        ("qwen2", {"rope__scaling__type": "none"}, replace(BASE, architecture="qwen2")),
+        ("qwen3", {}, replace(BASE, architecture="qwen3", qk_norm=True)),
+        ("llama", {"rope__scaling__factor": 4.0}, replace(BASE, rope_scaling=LINEAR)),
+        ("llama", {"rope__scaling__factor": 4.0, "rope__scaling__type": "linear"}, replace(BASE, rope_scaling=LINEAR)),
+        ("llama", {"rope__scaling__factor": 4.0, "rope__scaling__type": "none"}, BASE),
+        ("llama", {"rope__scale_linear": 4.0}, replace(BASE, rope_scaling=LINEAR)),
+        ("llama", {"rope__scale_linear": 2.0, "rope__scaling__factor": 4.0}, replace(BASE, rope_scaling=LINEAR)),
+        ("llama", {"rope__scaling__factor": 1.0, "rope__scaling__original_context_length": 64}, BASE),
+        ("llama", {"rope__scaling__factor": 0.0, "rope__scale_linear": 0.0}, BASE),
+        ("llama", {"attention__scale": 8**-0.5, "logit_scale": 1.0, "residual_scale": 0.0}, BASE),
+        ("phi3", {"attention__sliding_window": 0}, replace(BASE, architecture="phi3")),
+        (
+            "phi3",
+            {"rope__dimension_count": 6, "attention__sliding_window": 64},
+            replace(BASE, architecture="phi3", rotary_size=6, **WINDOWED),
+        ),
+        ("gemma2", GEMMA2_KEYS, GEMMA2),
+        ("gemma2", {"attention__sliding_window": 64}, GEMMA2),
+        ("gemma3", GEMMA3_KEYS, GEMMA3),
+        (
+            "gemma3",
+            {**GEMMA3_KEYS, "attention__sliding_window_pattern": 2, "rope__freq_base_swa": 5000.0},
+            replace(GEMMA3, layer_uses_sliding_window=ALTERNATING, rope_theta_local=5000.0),
+        ),
+        (
+            "gemma3",
+            {**GEMMA3_KEYS, "attention__sliding_window_pattern": [True, False, False, True, True, True, False]},
+            replace(GEMMA3, layer_uses_sliding_window=(True, False, False, True, True, True, False)),
+        ),
+    ],
+)
+def test_metadata_of_gguf(architecture: str, values: dict[str, Any], expected: ModelConfig, tmp_path: Path) -> None:
+    gemma = architecture.startswith("gemma")
+    config = read_gguf(tmp_path / "m.gguf", architecture, tied=gemma, head_size=16 if gemma else 8, **values)
+    assert config == expected
+
+
+def test_largest_gemma_scales_queries_by_another_size(tmp_path: Path) -> None:
+    config = read_gguf(tmp_path / "m.gguf", "gemma2", head_size=16, block_count=46, **GEMMA2_KEYS)
+    assert config.query_scale == 8**-0.5
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"attention__sliding_window_pattern": [True]}, "1 entries for 7 layers"),
+        ({"attention__sliding_window_pattern": "x"}, "'sliding_window_pattern' = 'x'"),
+        ({"rope__dimension_count": 7}, "cannot have 7 elements rotated"),
+        ({"attention__sliding_window": 1.5}, "not a positive whole number"),
+        ({"rope__scaling__type": "yarn"}, "'yarn' is not supported"),
+    ],
+)
+def test_metadata_that_cannot_be(values: dict[str, Any], message: str, tmp_path: Path) -> None:
+    with pytest.raises(ModelFormatError, match=message):
+        read_gguf(tmp_path / "m.gguf", "gemma3", **values)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"logit_scale": 0.5}, "llama.logit_scale = 0.5; only 1.0 is supported"),
+        ({"embedding_scale": 12.0}, "embedding_scale = 12.0"),
+        ({"residual_scale": 0.25}, "residual_scale = 0.25"),
+        ({"attention__scale": 0.5}, "attention.scale = 0.5; only 1 / sqrt.8."),
+        ({"attention__clamp_kqv": 8.0}, "attention.clamp_kqv = 8.0"),
+        ({"attn_logit_softcapping": 50.0}, "attn_logit_softcapping = 50.0"),
+        ({"rope__freq_base_swa": 5000.0}, "rope.freq_base_swa = 5000.0"),
+        ({"expert_count": 8}, "expert_count = 8"),
+        ({"rope__scaling__attn_factor": 1.5}, "rope.scaling.attn_factor = 1.5"),
+        ({"rope__scaling__type": "linear"}, "lacks 'llama.rope.scaling.factor'"),
+        ({"attention__head_count_kv": [2, 2, 1, 1, 1, 1, 1]}, "by layer"),
+    ],
+)
+def test_numbers_of_other_families_are_refused_by_name(values: dict[str, Any], message: str, tmp_path: Path) -> None:
+    with pytest.raises(ModelFormatError, match=message):
+        read_gguf(tmp_path / "m.gguf", "llama", **values)
+
+
+def test_one_number_for_each_layer(tmp_path: Path) -> None:
+    config = read_gguf(tmp_path / "m.gguf", "llama", feed_forward_length=[64] * 7)
+    assert config.intermediate_size == 64
+
+
+def test_unknown_architecture_is_told_the_known(tmp_path: Path) -> None:
+    with pytest.raises(
+        ModelFormatError, match=r"'mamba' is not supported .known for GGUF: llama, qwen2, qwen3, gemma2"
+    ):
+        read_gguf(tmp_path / "m.gguf", "mamba")
+
+
+@pytest.mark.parametrize(("file_type", "expected"), [(15, "Q4_K_M"), (999, "F32"), (None, "F32")])
+def test_quantization_is_the_mixture_that_the_file_names(file_type: int | None, expected: str, tmp_path: Path) -> None:
+    writer = gguf.GGUFWriter(tmp_path / "m.gguf", "llama")
+    if file_type is not None:
+        writer.add_file_type(file_type)
+    writer.add_tensor("token_embd.weight", np.zeros((96, 32), dtype=np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    with GGUFFile(tmp_path / "m.gguf") as file:
+        assert gguf_config.quantization(file) == expected

@@ -1,0 +1,169 @@
+"""Names and directories: no two names share one, and none has the place of what the store keeps for itself."""
+
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pagoda.models.blobs import BlobStore
+from pagoda.models.catalogue import NAME, normalize_name
+from pagoda.models.errors import ModelNotFoundError
+from pagoda.models.layout import StoreLayout, decode_name, encode_name
+from pagoda.models.library import ModelLibrary
+from pagoda.models.store import ModelStore
+from tests.fakes.tiny_model import write_tiny_gguf
+from tests.unit.pagoda.models.test_library import make, upload
+
+LAYOUT = StoreLayout(Path("/home"))
+PARTS = st.one_of(
+    st.from_regex(r"[a-z0-9][a-z0-9._-]{0,9}", fullmatch=True),
+    st.sampled_from(
+        ("x", "y", "x--y", "x-", "-y", "x%2fy", "blobs", "%62lobs", "digests.json", "a.", "a..b", "2f", "x-2fy", "x2fy")
+    ),
+)
+
+
+def names() -> st.SearchStrategy[str]:
+    """Those of the strategies' texts that are names."""
+    texts = st.builds(lambda parts, tag: f"{'/'.join(parts)}:{tag}", st.lists(PARTS, min_size=1, max_size=2), PARTS)
+    crafted = texts.filter(lambda text: NAME.fullmatch(text) is not None)
+    return st.one_of(crafted, st.from_regex(NAME, fullmatch=True)).map(normalize_name)
+
+
+@given(names())
+def test_a_name_is_found_again_in_its_directory(name: str) -> None:
+    assert decode_name(encode_name(name)) == name
+
+
+@given(names(), names())
+def test_names_that_differ_have_directories_that_differ(one: str, other: str) -> None:
+    """Also where a file system takes upper for lower case: none has any."""
+    paths = [LAYOUT.directory(each) for each in (one, other)]
+    assert (one == other) == (paths[0] == paths[1])
+    assert all(str(path) == str(path).lower() and str(path).isascii() for path in paths)
+
+
+@given(names())
+def test_no_name_has_the_place_of_something_else(name: str) -> None:
+    directory = LAYOUT.directory(name)
+    assert directory.parent.parent == LAYOUT.models
+    assert directory.parent not in (LAYOUT.blobs, LAYOUT.digests, LAYOUT.scratch)
+    assert not directory.parent.name.startswith(".") and not directory.name.startswith(".")
+
+
+@pytest.fixture
+def library(tmp_path: Path) -> ModelLibrary:
+    return ModelLibrary(ModelStore(tmp_path), BlobStore(tmp_path))
+
+
+@pytest.fixture
+def tiny(tmp_path: Path) -> Path:
+    return write_tiny_gguf(tmp_path / "tiny.gguf")
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("x/y", "x--y"),
+        ("x/y:b", "x--y:b"),
+        ("a:b--c", "a--b:c"),
+        ("a/b:c", "a:b"),
+        ("x-/y", "x/-y"),
+        ("x/y", "x.y"),
+        ("a", "a:b"),
+    ],
+)
+def test_copying_onto_and_deleting_one_leaves_the_other(
+    library: ModelLibrary, tiny: Path, one: str, other: str
+) -> None:
+    if NAME.fullmatch(other) is None:
+        with pytest.raises(ModelNotFoundError):
+            make(library, other, tiny)
+        return
+    make(library, one, tiny)
+    library.copy(one, other)
+    assert [library.get(name).name for name in (one, other)] == [normalize_name(one), normalize_name(other)]
+    library.delete(one)
+    assert not library.has(one) and library.get(other).name == normalize_name(other)
+
+
+def test_models_named_as_the_stores_own_files(library: ModelLibrary, tiny: Path, tmp_path: Path) -> None:
+    blobs = BlobStore(tmp_path)
+    digest = upload(blobs, tiny.read_bytes())
+    make(library, f"blobs:{digest.replace(':', '-')}", tiny)
+    make(library, "digests.json", tiny)
+    make(library, "blobs", tiny)
+    assert blobs.get(digest).read_bytes() == tiny.read_bytes()
+    assert {model.name for model in ModelStore(tmp_path).list()} == {
+        f"blobs:{digest.replace(':', '-')}",
+        "blobs:latest",
+        "digests.json:latest",
+    }
+    other = "sha256:" + "0" * 64
+    make(library, f"blobs:{other.replace(':', '-')}", tiny)
+    assert not blobs.has(other)
+    for name in ("blobs", "digests.json"):
+        library.delete(name)
+    assert blobs.has(digest)
+
+
+def write_old(home: Path, place: str, name: str, tiny: Path) -> None:
+    """As earlier versions did."""
+    directory = home / "models" / place
+    directory.mkdir(parents=True)
+    (directory / "model.gguf").hardlink_to(tiny)
+    (directory / "manifest.json").write_text(json.dumps({"name": name, "file": "model.gguf", "settings": {}}))
+
+
+@pytest.fixture
+def old_home(tmp_path: Path, tiny: Path) -> Path:
+    write_old(tmp_path, "x--y/latest", "x/y:latest", tiny)
+    write_old(tmp_path, "x--y/plain", "x--y:plain", tiny)
+    write_old(tmp_path, "blobs/latest", "blobs:latest", tiny)
+    write_old(tmp_path, "smollm2/135m", "smollm2:135m", tiny)
+    return tmp_path
+
+
+OLD_NAMES = ["blobs:latest", "smollm2:135m", "x--y:plain", "x/y:latest"]
+
+
+def test_what_earlier_versions_left_is_found_where_it_is(old_home: Path) -> None:
+    library = ModelLibrary(ModelStore(old_home), BlobStore(old_home))
+    assert [model.name for model in ModelStore(old_home).list()] == OLD_NAMES
+    assert all(library.get(name).name == name for name in OLD_NAMES)
+    assert not library.has("x--y:latest") and not library.has("x/y:plain")
+    assert (old_home / "models" / "x--y" / "latest").exists(), "reading moves nothing"
+
+
+@pytest.mark.parametrize("change", ["tidy", "create", "delete"])
+def test_and_moved_with_the_first_change(old_home: Path, tiny: Path, change: str) -> None:
+    store = ModelStore(old_home)
+    library = ModelLibrary(store, BlobStore(old_home))
+    match change:
+        case "tidy":
+            store.tidy()
+        case "create":
+            make(library, "x--y", tiny)
+        case "delete":
+            library.delete("x--y:plain")
+    left = {"tidy": OLD_NAMES, "create": [*OLD_NAMES, "x--y:latest"], "delete": [*OLD_NAMES]}[change]
+    left = [name for name in left if change != "delete" or name != "x--y:plain"]
+    assert [model.name for model in store.list()] == sorted(left)
+    for name in left:
+        manifest = store.layout.find(name)
+        assert manifest is not None and manifest.parent == store.layout.directory(name)
+    library.delete("x/y")
+    assert not library.has("x/y")
+
+
+def test_a_directory_that_is_none_of_the_stores(tmp_path: Path, tiny: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Its neighbours are listed, and it is told of once."""
+    write_old(tmp_path, "My Model/latest", "mine:latest", tiny)
+    write_old(tmp_path, "good/latest", "good:latest", tiny)
+    store = ModelStore(tmp_path)
+    for _ in range(3):
+        assert [model.name for model in store.list()] == ["good:latest"]
+    (record,) = caplog.records
+    assert "is no directory for a model" in str(vars(record)["reason"])

@@ -1,0 +1,185 @@
+"""Copies, deletions and derived models: whole directories that share bytes and nothing else."""
+
+import hashlib
+import json
+from pathlib import Path
+
+import pytest
+
+from pagoda.models.blobs import BlobStore
+from pagoda.models.errors import ModelError, ModelFormatError, ModelNotFoundError
+from pagoda.models.library import ModelLibrary
+from pagoda.models.model import ModelFormat
+from pagoda.models.model_settings import ModelSettings, read_settings
+from pagoda.models.store import ModelStore
+from tests.fakes.tiny_model import write_tiny_gguf
+from tests.unit.pagoda.models.test_store import HF_CONFIG, write_checkpoint
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    return tmp_path / "home"
+
+
+@pytest.fixture
+def store(home: Path) -> ModelStore:
+    return ModelStore(home)
+
+
+@pytest.fixture
+def blobs(home: Path) -> BlobStore:
+    return BlobStore(home)
+
+
+@pytest.fixture
+def library(store: ModelStore, blobs: BlobStore) -> ModelLibrary:
+    return ModelLibrary(store, blobs)
+
+
+@pytest.fixture
+def tiny(tmp_path: Path) -> Path:
+    return write_tiny_gguf(tmp_path / "tiny.gguf")
+
+
+def ignore(status: str) -> None:
+    pass
+
+
+def make(library: ModelLibrary, name: str, file: Path, settings: ModelSettings | None = None) -> None:
+    library.create_from_files(name, {file.name: file}, settings or ModelSettings(), ignore)
+
+
+def upload(blobs: BlobStore, content: bytes) -> str:
+    digest = f"sha256:{hashlib.sha256(content).hexdigest()}"
+    with blobs.upload(digest) as upload:
+        upload.write(content)
+        upload.commit()
+    return digest
+
+
+def test_a_model_from_a_gguf_file(library: ModelLibrary, store: ModelStore, tiny: Path) -> None:
+    statuses: list[str] = []
+    library.create_from_files("Mine", {"any.gguf": tiny}, ModelSettings(system="Be brief."), statuses.append)
+    model = store.get("mine")
+    assert (model.name, model.format) == ("mine:latest", ModelFormat.GGUF)
+    assert model.digest == hashlib.sha256(tiny.read_bytes()).hexdigest()
+    assert read_settings(model).system == "Be brief."
+    assert statuses == ["parsing GGUF", "writing manifest"]
+    assert model.path.stat().st_ino == tiny.stat().st_ino  # shared, not copied
+
+
+@pytest.mark.parametrize("num_files", [1, 2])
+def test_a_model_from_a_checkpoint(library: ModelLibrary, store: ModelStore, tmp_path: Path, num_files: int) -> None:
+    tiny_checkpoint = write_checkpoint(tmp_path / "checkpoint", HF_CONFIG, num_files=num_files)
+    library.create_from_files("mine", {path.name: path for path in tiny_checkpoint.iterdir()}, ModelSettings(), ignore)
+    library.copy("mine", "other:1")
+    library.delete("mine")
+    assert store.get("other:1").format is ModelFormat.SAFETENSORS
+
+
+def test_a_copy_outlives_its_original(library: ModelLibrary, store: ModelStore, tiny: Path) -> None:
+    make(library, "a", tiny, ModelSettings(system="S", parameters={"top_k": 3}))
+    library.copy("A", "ns/b:7")
+    library.delete("a:latest")
+    assert [model.name for model in store.list()] == ["ns/b:7"]
+    settings = read_settings(store.get("ns/b:7"))
+    assert (settings.system, settings.parameters) == ("S", {"top_k": 3})
+    assert not (store.directory / "a").exists()
+
+
+def test_a_derived_model_inherits_what_it_leaves_open(library: ModelLibrary, store: ModelStore, tiny: Path) -> None:
+    make(library, "a", tiny, ModelSettings(system="S", license=["MIT"], parameters={"top_k": 3, "seed": 1}))
+    changes = ModelSettings(system="T", parameters={"seed": 2})
+    library.create_from_model("b", store.get("a"), changes, ignore)
+    settings = read_settings(store.get("b"))
+    assert (settings.system, settings.license, settings.parent) == ("T", ["MIT"], "a:latest")
+    assert settings.parameters == {"top_k": 3, "seed": 2}
+
+
+def test_creating_again_replaces_all(library: ModelLibrary, store: ModelStore, tiny: Path, tmp_path: Path) -> None:
+    make(library, "a", tiny, ModelSettings(system="S"))
+    other = write_tiny_gguf(tmp_path / "other.gguf", seed=1)
+    make(library, "a", other)
+    assert store.get("a").digest == hashlib.sha256(other.read_bytes()).hexdigest()
+    assert read_settings(store.get("a")) == ModelSettings()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"), [(b"GGUF", "model.gguf"), (b"no model at all", "model.gguf"), (b"", "model.gguf")]
+)
+def test_a_damaged_file_leaves_nothing_behind(
+    library: ModelLibrary, store: ModelStore, tmp_path: Path, content: bytes, message: str
+) -> None:
+    damaged = tmp_path / "damaged.gguf"
+    damaged.write_bytes(content)
+    with pytest.raises(ModelFormatError, match=message) as caught:
+        make(library, "a", damaged)
+    assert str(tmp_path) not in str(caught.value)
+    assert (
+        not library.has("a")
+        and [each for each in store.directory.iterdir() if each.name not in (".lock", ".scratch")] == []
+    )
+    assert list(store.layout.scratch.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["../x.gguf", "a/b.gguf", "/etc/passwd", "", ".."])
+def test_file_names_cannot_leave_the_model(library: ModelLibrary, tiny: Path, name: str) -> None:
+    with pytest.raises(ModelFormatError, match="relative"):
+        library.create_from_files("a", {name: tiny}, ModelSettings(), ignore)
+
+
+@pytest.mark.parametrize("name", ["", "../a", "/etc", "./tiny.gguf", "a b", "none"])
+def test_only_names_of_the_store(library: ModelLibrary, tiny: Path, name: str) -> None:
+    assert not library.has(name)
+    for act in (library.delete, library.get, lambda name: library.copy(name, "b")):
+        with pytest.raises(ModelNotFoundError):
+            act(name)
+
+
+def test_a_damaged_model_can_be_deleted(library: ModelLibrary, store: ModelStore, tiny: Path) -> None:
+    make(library, "a", tiny)
+    store.get("a").path.unlink()
+    library.delete("a")
+    assert not library.has("a")
+
+
+def test_settings_beside_a_file_that_is_not_in_the_store_do_not_count(
+    store: ModelStore, tiny: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "manifest.json").write_text(json.dumps({"settings": {"system": "S"}, "file": "another.gguf"}))
+    assert read_settings(store.get(str(tiny))) == ModelSettings()
+
+
+def test_settings_of_an_unknown_kind(store: ModelStore, tiny: Path, tmp_path: Path) -> None:
+    (tmp_path / "manifest.json").write_text(json.dumps({"settings": {"magic": 1}, "file": "tiny.gguf"}))
+    with pytest.raises(ModelFormatError, match="unknown kind"):
+        read_settings(store.get(str(tiny)))
+
+
+def test_a_blob_is_kept_only_if_it_is_what_it_says(blobs: BlobStore, home: Path) -> None:
+    digest = upload(blobs, b"content")
+    assert blobs.get(digest).read_bytes() == b"content"
+    with pytest.raises(ModelFormatError, match=r"digest mismatch, expected .*0000.*, got .*ed70"):
+        with blobs.upload("sha256:" + "0" * 64) as upload_:
+            upload_.write(b"content")
+            upload_.commit()
+    with pytest.raises(ModelNotFoundError, match="not found"):
+        blobs.get("sha256:" + "0" * 64)
+    assert [path.name for path in (home / "models" / "blobs").iterdir()] == [digest.replace(":", "-")]
+
+
+@pytest.mark.parametrize("digest", ["", "sha256:12", "md5:" + "0" * 64, "sha256:../" + "0" * 61, "x" * 5000])
+def test_what_is_no_digest(blobs: BlobStore, digest: str) -> None:
+    with pytest.raises(ModelError, match="invalid digest format"):
+        blobs.get(digest)
+
+
+def test_a_blob_goes_with_the_last_model_that_uses_it(library: ModelLibrary, blobs: BlobStore, tiny: Path) -> None:
+    digest = upload(blobs, tiny.read_bytes())
+    make(library, "a", blobs.get(digest))
+    make(library, "b", blobs.get(digest))
+    library.delete("a")
+    assert blobs.get(digest).exists()
+    library.delete("b")
+    with pytest.raises(ModelNotFoundError):
+        blobs.get(digest)

@@ -1,0 +1,215 @@
+"""Added tokens of each kind, in each kind of vocabulary: prompts have the ids that the tokenizers library gives them.
+
+What is typed in a message is compared with the library too: there the control tokens that a template writes have names
+that nobody can type, so that it can know no other control tokens.
+"""
+
+import json
+from collections.abc import Callable
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from tokenizers import AddedToken, models, normalizers, pre_tokenizers
+from tokenizers import Tokenizer as LibraryTokenizer
+from transformers import PreTrainedTokenizerFast
+
+from gateway.prompts.chat_template import ChatTemplate
+from pagoda.text import hf_vocabulary
+from pagoda.text.byte_alphabet import CHARACTER_OF_BYTE
+from pagoda.text.tokenizer import Tokenizer
+
+CONTROL, UNTYPED = ("<|user|>", "<|end|>"), ("\ue100", "\ue101")
+TEMPLATE = "{% for message in messages %}USER\n{{ message.content }}END\n{% endfor %}"
+SPACED = TEMPLATE.replace("END", "\nEND")
+"""Its control tokens are found whatever stands beside them."""
+LETTERS = ["▁", *"abcehiou <|>\n", "ab", "▁a", "▁ab", "er", "end", "use"]
+MERGES = [("a", "b"), ("▁", "a"), ("▁", "ab"), ("▁a", "b"), ("e", "h")]
+BYTE_PIECES = [f"<0x{byte:02X}>" for byte in range(256)]
+
+
+def byte_level() -> LibraryTokenizer:
+    tokens = [*CHARACTER_OF_BYTE, "ab", "Ġa", "Ġab"]
+    merges = [("a", "b"), ("Ġ", "a"), ("Ġ", "ab")]
+    tokenizer = LibraryTokenizer(models.BPE({token: index for index, token in enumerate(tokens)}, merges))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    return tokenizer
+
+
+def pieces() -> LibraryTokenizer:
+    tokens = list(
+        dict.fromkeys(["<unk>", *BYTE_PIECES, *LETTERS, *"".join(map("".join, MERGES)), *map("".join, MERGES)])
+    )
+    merges = [pair for pair in MERGES if pair[0] in tokens and pair[1] in tokens]
+    vocabulary = {token: index for index, token in enumerate(tokens)}
+    return LibraryTokenizer(models.BPE(vocabulary, merges, unk_token="<unk>", byte_fallback=True, fuse_unk=True))
+
+
+def metaspace(scheme: str) -> LibraryTokenizer:
+    tokenizer = pieces()
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme=scheme, split=False)
+    return tokenizer
+
+
+def in_a_sequence() -> LibraryTokenizer:
+    tokenizer = pieces()
+    steps = [pre_tokenizers.Metaspace(prepend_scheme="first"), pre_tokenizers.Digits()]
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(steps)
+    return tokenizer
+
+
+def prepending() -> LibraryTokenizer:
+    tokenizer = pieces()
+    tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    return tokenizer
+
+
+def unigram() -> LibraryTokenizer:
+    scores = [("<unk>", 0.0), *((piece, -2.0 - len(piece)) for piece in BYTE_PIECES)]
+    scores += [(piece, -float(index)) for index, piece in enumerate(LETTERS)]
+    # As in real ones, control tokens are pieces of the model too, with the best of scores.
+    scores += [(name, 0.0) for name in (*CONTROL, *UNTYPED)]
+    tokenizer = LibraryTokenizer(models.Unigram(scores, unk_id=0, byte_fallback=True))
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first")
+    return tokenizer
+
+
+def lowering() -> LibraryTokenizer:
+    tokenizer = pieces()
+    tokenizer.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first")
+    return tokenizer
+
+
+KINDS: dict[str, Callable[[], LibraryTokenizer]] = {
+    "byte-level": byte_level,
+    "always": lambda: metaspace("always"),
+    "first": lambda: metaspace("first"),
+    "never": lambda: metaspace("never"),
+    "first in a sequence": in_a_sequence,
+    "prepending": prepending,
+    "unigram": unigram,
+    "lowering": lowering,
+}
+FLAGS = ("lstrip", "rstrip", "single_word", "normalized")
+COMBINATIONS = [dict(zip(FLAGS, values, strict=True)) for values in product((False, True), repeat=len(FLAGS))]
+
+
+def library_of(kind: str, flags: dict[str, bool], control: tuple[str, ...] = CONTROL) -> LibraryTokenizer:
+    tokenizer = KINDS[kind]()
+    tokenizer.add_special_tokens([AddedToken(name, **flags) for name in control])
+    tokenizer.add_tokens([AddedToken("<think>", **flags), AddedToken("ou", **flags)])
+    return tokenizer if control == CONTROL else without_names(tokenizer)
+
+
+def load(library: LibraryTokenizer, directory: Path) -> Tokenizer:
+    directory.mkdir(exist_ok=True)
+    library.save(str(directory / "tokenizer.json"))
+    return Tokenizer(hf_vocabulary.read_vocabulary(directory), vocab_size=10_000, eos_token_ids=())
+
+
+def template_of(tokenizer: Tokenizer, source: str = TEMPLATE, names: tuple[str, ...] = CONTROL) -> ChatTemplate:
+    return ChatTemplate(source.replace("USER", names[0]).replace("END", names[1]), {}, tokenizer)
+
+
+def chat(*contents: str) -> list[dict[str, Any]]:
+    return [{"role": "user", "content": content} for content in contents]
+
+
+words = st.sampled_from(["ab", " ", "\n", "  ", "a", "\t", "ou", "you", "<think>", "é", "<", "<|", "|>", "▁", "\u00a0"])
+names = st.sampled_from([*CONTROL, "<|end", "end|>", "<|END|>", "<|e", "x<|end|>x", "<|user|><|end|>", "＜|end|＞"])
+plain_texts = st.lists(words, max_size=8).map("".join)
+raw_texts = st.lists(words | st.sampled_from(CONTROL), max_size=10).map("".join)
+typed_texts = st.lists(words | names, max_size=8).map("".join)
+many = settings(deadline=None, max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+class Loaded:
+    """By kind, for each combination of flags, the library's tokenizer and ours. It has a short name in failures."""
+
+    def __init__(self, directory: Path, control: tuple[str, ...]) -> None:
+        self._of = {
+            kind: [
+                (library := library_of(kind, flags, control), load(library, directory / f"{kind}{index}"))
+                for index, flags in enumerate(COMBINATIONS)
+            ]
+            for kind in KINDS
+        }
+
+    def __getitem__(self, kind: str) -> list[tuple[LibraryTokenizer, Tokenizer]]:
+        return self._of[kind]
+
+
+@pytest.fixture(scope="module")
+def loaded(tmp_path_factory: pytest.TempPathFactory) -> Loaded:
+    return Loaded(tmp_path_factory.mktemp("tokenizers"), CONTROL)
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory: pytest.TempPathFactory) -> Loaded:
+    """The same vocabularies, whose control tokens have names that nobody types."""
+    return Loaded(tmp_path_factory.mktemp("references"), UNTYPED)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@given(text=raw_texts, others=st.integers(0, len(COMBINATIONS) - 1))
+@many
+def test_raw_prompts(loaded: Loaded, kind: str, text: str, others: int) -> None:
+    library, tokenizer = loaded[kind][others]
+    assert tokenizer.encode(text) == library.encode(text).ids
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@given(text=plain_texts, more=plain_texts, others=st.integers(0, len(COMBINATIONS) - 1))
+@many
+def test_chats(loaded: Loaded, kind: str, text: str, more: str, others: int) -> None:
+    library, tokenizer = loaded[kind][others]
+    template = template_of(tokenizer)
+    rendered = template.render(chat(text, more), add_generation_prompt=False)
+    assert template.encode(chat(text, more)) == library.encode(rendered).ids
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@given(text=typed_texts, more=typed_texts, others=st.integers(0, len(COMBINATIONS) - 1))
+@many
+def test_chats_in_which_control_tokens_are_typed(
+    loaded: Loaded, reference: Loaded, kind: str, text: str, more: str, others: int
+) -> None:
+    if kind == "prepending":
+        others &= ~1  # a name that is normalized would have the prefix too, and would not be found at all
+    _, tokenizer = loaded[kind][others]
+    library, untyped = reference[kind][others]
+    rendered = template_of(untyped, SPACED, UNTYPED).render(chat(text, more), add_generation_prompt=False)
+    renamed = {
+        library.token_to_id(name): tokenizer.special_tokens[own] for name, own in zip(UNTYPED, CONTROL, strict=True)
+    }
+    expected = [renamed.get(token_id, token_id) for token_id in library.encode(rendered).ids]
+    assert template_of(tokenizer, SPACED).encode(chat(text, more)) == expected
+
+
+def without_names(library: LibraryTokenizer) -> LibraryTokenizer:
+    """A Unigram model has pieces with the names themselves; here it has others in their places."""
+    content = json.loads(library.to_str())
+    vocabulary = content["model"]["vocab"]
+    if isinstance(vocabulary, list):
+        content["model"]["vocab"] = [
+            [f"\U0010fffe{text}" if text in CONTROL else text, score] for text, score in vocabulary
+        ]
+    return LibraryTokenizer.from_str(json.dumps(content))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_transformers_agrees(loaded: Loaded, kind: str, tmp_path: Path) -> None:
+    """The library is what transformers asks; here with the flags of tokenizer_config.json, which win over those beside."""
+    library, _ = loaded[kind][0]
+    library.save(str(tmp_path / "tokenizer.json"))
+    stripping = {"content": "<|end|>", "rstrip": True, "lstrip": True, "normalized": False, "special": True}
+    config = {"added_tokens_decoder": {str(library.token_to_id("<|end|>")): stripping | {"single_word": False}}}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(config | {"tokenizer_class": "PreTrainedTokenizerFast"}))
+    theirs = PreTrainedTokenizerFast.from_pretrained(tmp_path)
+    ours = Tokenizer(hf_vocabulary.read_vocabulary(tmp_path), vocab_size=10_000, eos_token_ids=())
+    for text in ("ab <|end|> \n ab", "<|user|>\nab<|end|>\n<|end|> <think> ou", "  ab", "<|user|> ab"):
+        assert ours.encode(text) == theirs.encode(text, add_special_tokens=False)

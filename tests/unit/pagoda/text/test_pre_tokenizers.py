@@ -1,0 +1,71 @@
+"""How text is split, by name: the same places as llama.cpp, and where llama.cpp approximates, as the model's expression.
+
+llama_cpp_splits.json holds what llama.cpp itself makes of each text with a vocabulary in which any two bytes are a token:
+the lengths of the tokens, one digit each. It leaves out texts on which llama.cpp is known to differ from the models
+(letters' case outside ASCII, Unicode's spaces in the DeepSeek expressions, composed characters).
+"""
+
+import json
+from collections.abc import Sequence
+from itertools import product
+from pathlib import Path
+
+import pytest
+from tokenizers import Tokenizer, models
+
+from pagoda.text.byte_alphabet import CHARACTER_OF_BYTE
+from pagoda.text.pre_tokenizers import PRE_TOKENIZERS
+from tests.unit.pagoda.text.independent_bpe import HARD_TEXTS, IndependentBPE
+
+GOLDEN = json.loads(Path(__file__).with_name("llama_cpp_splits.json").read_text())
+CASED_WORDS = (
+    r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+END"
+    r"|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*END"
+)
+REST = r"| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+MODELS_OWN = {
+    "tekken": CASED_WORDS.replace("END", "") + r"|\p{N}" + REST,
+    "gpt-4o": CASED_WORDS.replace("END", "(?i:'s|'t|'re|'ve|'m|'ll|'d)?") + r"|\p{N}{1,3}" + REST,
+    "bailingmoe": r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]++[\r\n]*|\s*[\r\n]"
+    r"|\s+(?!\S)|\s+",
+    "seed-coder": r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1}| ?[^\s\p{L}\p{N}\r\n]+|\s*[\r\n]+"
+    r"|\s+(?!\S)|\s+",
+    "qwen35": r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*"
+    r"|\s*[\r\n]+|\s+(?!\S)|\s+",
+}
+"""By name: the expression in the model's tokenizer.json."""
+
+
+@pytest.fixture(scope="module")
+def pairs() -> Sequence[tuple[str, str]]:
+    return list(product(CHARACTER_OF_BYTE, CHARACTER_OF_BYTE))
+
+
+@pytest.fixture(scope="module")
+def any_two_bytes(pairs: Sequence[tuple[str, str]]) -> Tokenizer:
+    tokens = [*CHARACTER_OF_BYTE, *map("".join, pairs)]
+    return Tokenizer(models.BPE({token: token_id for token_id, token in enumerate(tokens)}, list(pairs)))
+
+
+@pytest.mark.parametrize("name", GOLDEN["token_lengths"])
+def test_splits_where_llama_cpp_does(name: str, any_two_bytes: Tokenizer) -> None:
+    any_two_bytes.pre_tokenizer = PRE_TOKENIZERS[name].build()
+    for index, expected in GOLDEN["token_lengths"][name].items():
+        text = GOLDEN["texts"][int(index)]
+        tokens = any_two_bytes.encode(text, add_special_tokens=False).tokens
+        assert "".join(str(len(token)) for token in tokens) == expected, text
+
+
+@pytest.mark.parametrize("name", MODELS_OWN)
+def test_splits_as_the_models_own_expression(
+    name: str, any_two_bytes: Tokenizer, pairs: Sequence[tuple[str, str]]
+) -> None:
+    any_two_bytes.pre_tokenizer = PRE_TOKENIZERS[name].build()
+    independent = IndependentBPE(any_two_bytes.get_vocab(), [" ".join(pair) for pair in pairs], MODELS_OWN[name])
+    for text in (*HARD_TEXTS, *GOLDEN["texts"]):
+        assert any_two_bytes.encode(text, add_special_tokens=False).ids == independent.encode(text), text
+
+
+def test_every_name_builds() -> None:
+    for name, pre_tokenizer in PRE_TOKENIZERS.items():
+        assert pre_tokenizer.build().pre_tokenize_str("It's 2024, 塔!"), name

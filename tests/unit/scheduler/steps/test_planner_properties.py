@@ -1,0 +1,115 @@
+"""What holds for every plan: the budget, the order, the share of those who wait, and that the oldest prompt gets on."""
+
+from dataclasses import dataclass
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kvcache.page_pool import PagePool
+from scheduler.steps.planner import plan_step
+from scheduler.steps.sequence import Sequence
+from scheduler.steps.step_decision import PrefillLimits, StepDecision, StepLimits
+from tests.unit.scheduler.steps.test_planner import Given, make
+
+
+@dataclass
+class Scene:
+    pool: PagePool
+    running: list[Sequence]
+    waiting: list[Sequence]
+    limits: StepLimits
+
+    def plan(self) -> StepDecision:
+        return plan_step(self.running, self.waiting, self.pool, self.limits, somebody_waits=bool(self.waiting))
+
+    @property
+    def has_many_pages(self) -> bool:
+        return self.pool.num_available > 2_000
+
+
+@st.composite
+def scenes(draw: st.DrawFn) -> Scene:
+    pool = PagePool(draw(st.sampled_from([300, 5_000])))
+    num_places = draw(st.integers(4, 20))
+    running, number = [], 0
+    for length, share in draw(st.lists(st.tuples(st.integers(1, 400), st.floats(0, 1)), max_size=num_places)):
+        computed = min(length - 1, round(length * share))
+        if pool.num_available >= computed // 4 + 1:
+            running.append(make(pool, Given("", length, computed=computed, first_token=1_000 * number), number))
+            number += 1
+    waiting = []
+    for length, group in draw(st.lists(st.tuples(st.integers(1, 600), st.integers(0, 3)), max_size=12)):
+        sequence = make(pool, Given("", length, first_token=1_000 * number), number)
+        sequence.group = f"call {group}" if group else ""
+        waiting.append(sequence)
+        number += 1
+    limits = StepLimits(
+        max_step_tokens=draw(st.integers(1, 128)),
+        max_step_sequences=num_places,
+        watermark_pages=3,
+        reserved_places=num_places // 8,
+        prefill=PrefillLimits(
+            max_num_partial=draw(st.integers(1, 8)),
+            max_long_partial=draw(st.integers(1, 4)),
+            long_token_threshold=draw(st.integers(1, 40)),
+        ),
+    )
+    return Scene(pool, running, waiting, limits)
+
+
+@settings(deadline=None, max_examples=300)
+@given(scenes())
+def test_no_plan_exceeds_its_limits(scene: Scene) -> None:
+    decision = scene.plan()
+    assert sum(chunk.num_tokens for chunk in decision.chunks) <= scene.limits.max_step_tokens
+    num_running = len(scene.running) - len(decision.preempted) - len(decision.outgrown) + len(decision.admissions)
+    assert num_running <= max(scene.limits.max_step_sequences, len(scene.running))
+    freed = sum(len(sequence.block_table) for sequence in decision.preempted)
+    assert sum(chunk.num_new_pages for chunk in decision.chunks) <= scene.pool.num_available + freed
+    starts = {admission.sequence: 4 * len(admission.cached_pages) for admission in decision.admissions}
+    for chunk in decision.chunks:
+        assert chunk.num_tokens > 0
+        assert chunk.start == starts.get(chunk.sequence, chunk.sequence.num_computed)
+        assert chunk.sample == (chunk.start + chunk.num_tokens == chunk.sequence.length)
+        num_pages = len(chunk.sequence.block_table) + starts.get(chunk.sequence, 0) // 4 + chunk.num_new_pages
+        assert num_pages * 4 >= chunk.start + chunk.num_tokens
+
+
+@settings(deadline=None, max_examples=150)
+@given(scenes())
+def test_a_plan_depends_on_nothing_but_its_arguments(scene: Scene) -> None:
+    decision = scene.plan()
+    assert scene.plan() == decision
+    scene.running.reverse()
+    assert scene.plan() == decision
+
+
+@settings(deadline=None, max_examples=150)
+@given(scenes())
+def test_sequences_that_decode_come_first(scene: Scene) -> None:
+    decision = scene.plan()
+    planned = {chunk.sequence for chunk in decision.chunks}
+    decoding = [each for each in scene.running if each.num_pending == 1]
+    if scene.has_many_pages:
+        assert sum(each in planned for each in decoding) == min(len(decoding), scene.limits.max_step_tokens)
+
+
+@settings(deadline=None, max_examples=300)
+@given(scenes())
+def test_the_oldest_prompt_under_way_gets_on_and_leaves_room_for_a_short_one(scene: Scene) -> None:
+    decision = scene.plan()
+    planned = {chunk.sequence: chunk.num_tokens for chunk in decision.chunks}
+    decoding = [each for each in scene.running if each.num_pending == 1]
+    prompts = sorted((each for each in scene.running if each.num_pending > 1), key=lambda each: each.order)
+    num_left = scene.limits.max_step_tokens - len(decoding)
+    if not scene.has_many_pages or num_left <= 0:
+        return
+    if prompts:
+        assert planned[prompts[0]] >= min(prompts[0].num_pending, num_left, 8) // 2
+    threshold = min(scene.limits.prefill.long_token_threshold, num_left // 2 - len(prompts))
+    short = [each for each in scene.waiting if each.num_pending <= threshold and not each.group]
+    has_place = len(scene.running) + len(scene.waiting) < scene.limits.max_step_sequences
+    if short and has_place:
+        assert any(
+            each in planned for each in scene.waiting if each.length <= scene.limits.prefill.long_token_threshold
+        )

@@ -1,0 +1,82 @@
+"""How many pages fit, and what is said when none does."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from pagoda.models.model import ModelConfig
+from pagoda.wire.sampling import SamplingParams
+from worker.errors import StartError
+from worker.kernels.select import select_kernels
+from worker.kernels.step_batch import StepBatch
+from worker.memory import machine_memory
+from worker.memory.kv_memory import allocate_kv_memory, available_memory_bytes, bytes_per_page, default_budget_bytes
+from worker.steps.batch import build_batch
+from worker.steps.sequence import Chunk, RunningSequence
+
+CONFIG = ModelConfig(
+    architecture="llama",
+    num_layers=3,
+    hidden_size=32,
+    intermediate_size=64,
+    num_heads=4,
+    num_kv_heads=2,
+    head_size=8,
+    vocab_size=50,
+    max_position=128,
+    rms_norm_eps=1e-5,
+    rope_theta=10000.0,
+    rope_scaling=None,
+    tie_word_embeddings=True,
+)
+
+
+def batch_of_one_token(page_id: int, page_size: int) -> StepBatch:
+    """The last slot of the page is written."""
+    sequence = RunningSequence(
+        sequence_id=1,
+        attempt=1,
+        token_ids=[0] * page_size,
+        num_prompt_tokens=page_size,
+        sampling=SamplingParams(),
+        sample_index=0,
+        block_table=[page_id],
+    )
+    return build_batch([Chunk(sequence=sequence, start=page_size - 1, num_tokens=1, sample=True)], page_size)
+
+
+@pytest.mark.parametrize("numerics", ["float32", "integer"])
+def test_the_budget_is_filled_with_whole_pages_of_every_layer(numerics: str) -> None:
+    kernels = select_kernels(numerics, "cpu")
+    page_bytes = bytes_per_page(kernels, CONFIG, page_size=16)
+    kv = allocate_kv_memory(kernels, CONFIG, page_size=16, budget_bytes=5 * page_bytes + page_bytes - 1)
+    assert (kv.num_pages, kv.page_size, kv.num_bytes, len(kv.layers)) == (5, 16, 5 * page_bytes, 3)
+    # The last slot can be written: as many pages are there as are reported.
+    k_TNH = torch.ones(1, CONFIG.num_kv_heads, CONFIG.head_size)
+    kernels.write_kv(kv.layers[-1], k_TNH, k_TNH, batch_of_one_token(page_id=4, page_size=16))
+
+
+def test_a_budget_below_one_page_is_refused_with_both_numbers() -> None:
+    kernels = select_kernels("float32", "cpu")
+    page_bytes = bytes_per_page(kernels, CONFIG, page_size=16)
+    with pytest.raises(StartError, match=rf"{page_bytes - 1} bytes cannot hold a single page.*{page_bytes} bytes"):
+        allocate_kv_memory(kernels, CONFIG, page_size=16, budget_bytes=page_bytes - 1)
+
+
+def test_the_default_is_what_64_full_sequences_need_but_no_more_than_a_quarter_of_what_is_free() -> None:
+    def budget(available_bytes: int) -> int:
+        return default_budget_bytes(1000, page_size=16, max_model_len=100, available_bytes=available_bytes)
+
+    assert budget(available_bytes=10**9) == 64 * 7 * 1000
+    assert budget(available_bytes=10**6) == 250_000
+
+
+def test_a_container_limit_counts_and_cached_files_do_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "memory.max").write_text("1000\n")
+    (tmp_path / "memory.current").write_text("700\n")
+    (tmp_path / "memory.stat").write_text("anon 400\ninactive_file 200\n")
+    monkeypatch.setattr(machine_memory, "CGROUP", tmp_path)
+    assert available_memory_bytes(torch.device("cpu")) == 500
+    (tmp_path / "memory.max").write_text("max\n")
+    assert available_memory_bytes(torch.device("cpu")) > 1000

@@ -1,0 +1,127 @@
+"""The flat batch, and the rules that a step must keep before one is built."""
+
+from typing import Any
+
+import pytest
+
+from pagoda.wire.sampling import SamplingParams
+from worker.errors import StepError
+from worker.steps.batch import build_batch
+from worker.steps.sequence import RunningSequences
+from worker.steps.step import NewSequence, ScheduledSequence, Step
+
+
+def sequences() -> RunningSequences:
+    return RunningSequences(page_size=4, num_pages=10, vocab_size=100)
+
+
+def new(sequence_id: int, token_ids: tuple[int, ...], *, attempt: int = 1, **sampling: Any) -> NewSequence:
+    return NewSequence(
+        sequence_id=sequence_id,
+        attempt=attempt,
+        token_ids=token_ids,
+        num_prompt_tokens=len(token_ids),
+        sampling=SamplingParams(temperature=0.0, **sampling),
+        sample_index=0,
+    )
+
+
+def scheduled(
+    sequence_id: int, start: int, num_tokens: int, pages: tuple[int, ...] = (), *, sample: bool = False
+) -> ScheduledSequence:
+    return ScheduledSequence(
+        sequence_id=sequence_id, start=start, num_tokens=num_tokens, new_page_ids=pages, sample=sample
+    )
+
+
+def test_chunks_lie_behind_each_other_with_the_slots_of_their_pages() -> None:
+    running = sequences()
+    step = Step(
+        step_id=1,
+        new_sequences=(new(1, (11, 12, 13, 14, 15)), new(2, (21, 22, 23, 24, 25, 26))),
+        # The first is computed whole, over two pages; the second from its third token on, and not to its end.
+        scheduled=(scheduled(1, 0, 5, (7, 3), sample=True), scheduled(2, 2, 3, (5, 0, 9))),
+    )
+    batch = build_batch(running.apply(step), page_size=4)
+    assert batch.token_ids_T.tolist() == [11, 12, 13, 14, 15, 23, 24, 25]
+    assert batch.positions_T.tolist() == [0, 1, 2, 3, 4, 2, 3, 4]
+    assert batch.slots_T.tolist() == [28, 29, 30, 31, 12, 22, 23, 0]
+    assert batch.query_starts == (0, 5, 8)
+    assert batch.context_lens == (5, 5)
+    # Page 9 was granted ahead: nothing is in it yet.
+    assert batch.block_tables_SB.tolist() == [[7, 3], [5, 0]]
+    assert batch.sample_rows_R.tolist() == [4]
+
+
+def test_shorter_block_tables_are_padded_with_page_0() -> None:
+    running = sequences()
+    step = Step(
+        step_id=1,
+        new_sequences=(new(1, (1,)), new(2, tuple(range(9)))),
+        scheduled=(scheduled(1, 0, 1, (6,), sample=True), scheduled(2, 0, 9, (1, 2, 3), sample=True)),
+    )
+    batch = build_batch(running.apply(step), page_size=4)
+    assert batch.block_tables_SB.tolist() == [[6, 0, 0], [1, 2, 3]]
+    assert batch.sample_rows_R.tolist() == [0, 9]
+
+
+def test_a_decode_takes_the_token_that_was_sampled_before() -> None:
+    running = sequences()
+    [chunk] = running.apply(
+        Step(step_id=1, new_sequences=(new(1, (1, 2)),), scheduled=(scheduled(1, 0, 2, (4,), sample=True),))
+    )
+    chunk.sequence.append(77)
+    chunks = running.apply(Step(step_id=2, scheduled=(scheduled(1, 2, 1, sample=True),)))
+    batch = build_batch(chunks, page_size=4)
+    assert batch.token_ids_T.tolist() == [77]
+    assert batch.slots_T.tolist() == [18]
+
+
+def test_stopped_sequences_are_left_out() -> None:
+    running = sequences()
+    [chunk] = running.apply(
+        Step(step_id=1, new_sequences=(new(1, (1, 2)),), scheduled=(scheduled(1, 0, 2, (4,), sample=True),))
+    )
+    chunk.sequence.append(77)
+    chunk.sequence.is_stopped = True
+    assert running.apply(Step(step_id=2, scheduled=(scheduled(1, 2, 1, sample=True),))) == []
+
+
+def test_finished_sequences_are_forgotten_before_new_ones_are_added() -> None:
+    running = sequences()
+    running.apply(Step(step_id=1, new_sequences=(new(1, (1, 2)),)))
+    [chunk] = running.apply(
+        Step(
+            step_id=2,
+            finished_sequence_ids=(1,),
+            new_sequences=(new(1, (1, 2, 3), attempt=2),),
+            scheduled=(scheduled(1, 0, 3, (2,), sample=True),),
+        )
+    )
+    assert (chunk.sequence.attempt, chunk.sequence.block_table, len(running)) == (2, [2], 1)
+
+
+@pytest.mark.parametrize(
+    ("step", "reason"),
+    [
+        (Step(step_id=1, scheduled=(scheduled(9, 0, 1),)), "sequence 9 is scheduled but unknown"),
+        (
+            Step(step_id=1, scheduled=(scheduled(1, 4, 1, (0, 1)),)),
+            r"tokens \[4, 5\) are scheduled, but only 3 are known",
+        ),
+        (Step(step_id=1, scheduled=(scheduled(1, 0, 0, (0,)),)), "at least one is needed"),
+        (Step(step_id=1, scheduled=(scheduled(1, 0, 2, (0,), sample=True),)), "only the last one can be sampled from"),
+        (Step(step_id=1, scheduled=(scheduled(1, 0, 3),)), "0 pages of 4 tokens cannot hold 3 tokens"),
+        (Step(step_id=1, scheduled=(scheduled(1, 0, 3, (10,)),)), "page 10 is granted, of 10 pages"),
+        (Step(step_id=1, scheduled=(scheduled(1, 0, 1, (0,)), scheduled(1, 1, 1))), "schedules a sequence twice"),
+        (Step(step_id=1, new_sequences=(new(1, (1, 2)),)), "is new with attempt 1, but 1 is running"),
+        (Step(step_id=1, new_sequences=(new(2, ()),)), "has 0 tokens"),
+        (Step(step_id=1, new_sequences=(new(2, (100,)),)), "token ids name token 100, the vocabulary has 100"),
+        (Step(step_id=1, new_sequences=(new(2, (1,), logit_bias={100: 1.0}),)), "logit_bias name token 100"),
+    ],
+)
+def test_a_step_that_cannot_be_executed_is_refused_with_the_reason(step: Step, reason: str) -> None:
+    running = sequences()
+    running.apply(Step(step_id=0, new_sequences=(new(1, (1, 2, 3)),)))
+    with pytest.raises(StepError, match=reason):
+        running.apply(step)

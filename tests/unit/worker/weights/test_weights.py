@@ -1,0 +1,169 @@
+"""Checkpoints: block formats bit for bit, names, and what is refused."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from pagoda.models.errors import ModelFormatError
+from pagoda.models.formats.ggml_type import READABLE_TYPES, GGMLType
+from pagoda.models.formats.tensor_names import GGUF_NAMES, SAFETENSORS_NAMES, map_names
+from tests.kernels.tiny_llama import make_llama, save_gguf, save_safetensors
+from worker.kernels.reference import ReferenceKernels
+from worker.models.registry import load_model
+from worker.weights import dequantize as dequantize_module
+from worker.weights.checkpoint import WeightsError
+from worker.weights.dequantize import DECODERS, FOUR_BIT, UnsupportedTypeError, dequantize, read_four_bit
+from worker.weights.four_bit import FourBitWeight, as_float32, stack
+from worker.weights.open import open_checkpoint
+
+
+def random_blocks(kind: Any, num_blocks: int) -> np.ndarray[Any, Any]:
+    """Bytes of every kind, so scales of any size and sign, some of them infinite or not a number."""
+    generator = np.random.default_rng(0)
+    _, block_bytes = gguf.GGML_QUANT_SIZES[kind]
+    return generator.integers(0, 256, (num_blocks, block_bytes), dtype=np.uint8)
+
+
+@pytest.mark.parametrize("name", [kind.name for kind in DECODERS])
+def test_dequantizes_bit_for_bit_like_gguf(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    kind = gguf.GGMLQuantizationType[name]
+    data = random_blocks(kind, 500)
+    with np.errstate(invalid="ignore", over="ignore"):
+        expected = gguf.quants.dequantize(data, kind).reshape(-1)
+    monkeypatch.setattr(dequantize_module, "VALUES_PER_PASS", 256 * 7)  # several passes, the last one shorter
+    actual = dequantize(memoryview(bytearray(data.tobytes())), GGMLType[name]).numpy()
+    numbers = ~np.isnan(expected)
+    assert np.array_equal(np.isnan(actual), ~numbers)
+    assert np.array_equal(actual.view(np.uint32)[numbers], expected.view(np.uint32)[numbers])
+
+
+@pytest.mark.parametrize("kind", FOUR_BIT)
+def test_four_bit_blocks_as_they_are_have_the_same_values(kind: GGMLType) -> None:
+    data = random_blocks(gguf.GGMLQuantizationType[kind.name], 12)
+    expected = dequantize(memoryview(bytearray(data.tobytes())), kind).view(3, -1)
+    weight = read_four_bit(memoryview(bytearray(data.tobytes())), kind, num_out=3)
+    assert int(weight.integers_OI.max()) <= 15
+    numbers = expected.isfinite()
+    # Not the same bits: a zero may have another sign.
+    assert torch.equal(weight.dequantize()[numbers], expected[numbers])
+
+
+@pytest.mark.parametrize("kind", ["Q4_0", "Q4_1", "Q8_0"])
+def test_linears_as_they_are_in_a_file_have_its_values_in_our_order(kind: str, tmp_path: Path) -> None:
+    llama = make_llama(hidden_size=256, intermediate_size=256, num_hidden_layers=1, num_attention_heads=4, head_dim=64)
+    described = save_safetensors(llama, tmp_path / "safetensors")
+    model = save_gguf(llama, described, tmp_path / "tiny.gguf", gguf.GGMLQuantizationType[kind])
+    with open_checkpoint(model) as checkpoint:
+        for name in ("layers.0.q.weight", "layers.0.k.weight", "layers.0.v.weight", "layers.0.down.weight"):
+            as_it_is = checkpoint.read_linear(name)
+            assert isinstance(as_it_is, FourBitWeight) == (kind != "Q8_0")
+            assert torch.equal(as_float32(as_it_is), checkpoint.read(name))
+
+
+def test_linears_are_stacked_as_they_are_if_all_are_alike() -> None:
+    def weight(num_out: int) -> FourBitWeight:
+        integers_OI = torch.randint(0, 16, (num_out, 64), dtype=torch.uint8)
+        return FourBitWeight(
+            integers_OI=integers_OI, scale_OG=torch.rand(num_out, 2), minimum_OG=torch.rand(num_out, 2)
+        )
+
+    first, second = weight(2), weight(3)
+    stacked, mixed = stack([first, second]), stack([first, second.dequantize()])
+    assert isinstance(stacked, FourBitWeight) and isinstance(mixed, torch.Tensor)
+    assert torch.equal(stacked.dequantize(), mixed)
+
+
+def test_unreadable_type_names_the_readable_ones() -> None:
+    with pytest.raises(UnsupportedTypeError, match=r"IQ2_XXS.*Q4_0"):
+        dequantize(memoryview(bytearray(66)), GGMLType.IQ2_XXS)
+
+
+@pytest.mark.parametrize("table", [GGUF_NAMES, SAFETENSORS_NAMES])
+def test_names_are_found_in_any_layer(table: dict[str, str]) -> None:
+    spelled = [name.replace("{i}", str(i)) for name in table for i in (0, 17)]
+    known, unknown = map_names(spelled, table)
+    assert not unknown
+    assert set(known) == {ours.replace("{i}", str(i)) for ours in table.values() for i in (0, 17)}
+
+
+def test_unknown_names_are_told_and_rope_buffers_passed_over() -> None:
+    spelled = ["model.layers.0.self_attn.rotary_emb.inv_freq", "model.layers.x.mlp.up_proj.weight", "score.weight"]
+    assert map_names(spelled, SAFETENSORS_NAMES) == ({}, spelled[1:])
+
+
+def change_tensors(directory: Path, change: dict[str, torch.Tensor | None]) -> None:
+    tensors = load_file(directory / "model.safetensors") | change
+    kept = {name: tensor for name, tensor in tensors.items() if tensor is not None}
+    save_file(kept, directory / "model.safetensors", metadata={"format": "pt"})
+
+
+def test_missing_tensor_is_named(tmp_path: Path) -> None:
+    model = save_safetensors(make_llama(), tmp_path)
+    change_tensors(tmp_path, {"model.layers.1.mlp.up_proj.weight": None})
+    with pytest.raises(WeightsError, match=r"no tensor 'layers\.1\.up\.weight'"):
+        load_model(model, ReferenceKernels())
+
+
+@pytest.mark.parametrize("name", ["model.layers.3.mlp.up_proj.weight", "model.layers.0.self_attn.q_norm.weight"])
+def test_left_over_tensor_is_named(name: str, tmp_path: Path) -> None:
+    model = save_safetensors(make_llama(), tmp_path)
+    change_tensors(tmp_path, {name: torch.zeros(3)})
+    with pytest.raises(WeightsError, match=rf"does not use: {name}"):
+        load_model(model, ReferenceKernels())
+
+
+def test_wrong_shape_is_told_with_both_shapes(tmp_path: Path) -> None:
+    model = save_safetensors(make_llama(), tmp_path)
+    change_tensors(tmp_path, {"model.norm.weight": torch.zeros(7)})
+    with pytest.raises(WeightsError, match=r"'model\.norm\.weight' has shape \[7\], the model needs \[48\]"):
+        load_model(model, ReferenceKernels())
+
+
+def test_output_weight_of_a_tied_model_is_not_needed(tmp_path: Path) -> None:
+    model = save_safetensors(make_llama(tie_word_embeddings=True), tmp_path)
+    change_tensors(tmp_path, {"lm_head.weight": torch.zeros(131, 48)})
+    load_model(model, ReferenceKernels())
+
+
+def test_pickle_is_never_opened(tmp_path: Path) -> None:
+    model = save_safetensors(make_llama(), tmp_path)
+    (tmp_path / "model.safetensors").rename(tmp_path / "pytorch_model.bin")
+    with pytest.raises(ModelFormatError, match="pickle"):
+        load_model(model, ReferenceKernels())
+
+
+def test_index_may_not_leave_its_directory(tmp_path: Path) -> None:
+    model = save_safetensors(make_llama(), tmp_path / "model")
+    outside = tmp_path / "model.safetensors"
+    (tmp_path / "model" / "model.safetensors").rename(outside)
+    index = {"weight_map": {"model.norm.weight": "../model.safetensors"}}
+    (tmp_path / "model" / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(ModelFormatError, match=r"\.\./model\.safetensors"):
+        load_model(model, ReferenceKernels())
+
+
+def test_truncated_safetensors_is_told(tmp_path: Path) -> None:
+    model = save_safetensors(make_llama(), tmp_path)
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(WeightsError, match="is damaged"):
+        load_model(model, ReferenceKernels())
+
+
+def test_gguf_tensor_of_unreadable_type_is_named(tmp_path: Path) -> None:
+    llama = make_llama(hidden_size=256, intermediate_size=256, num_hidden_layers=1, num_attention_heads=4, head_dim=64)
+    described = save_safetensors(llama, tmp_path / "safetensors")
+    model = save_gguf(llama, described, tmp_path / "tiny.gguf", gguf.GGMLQuantizationType.TQ2_0)
+    with pytest.raises(WeightsError, match=r"'token_embd\.weight': cannot read TQ2_0"):
+        load_model(replace(model, name="ternary"), ReferenceKernels())
+
+
+def test_what_the_description_calls_readable_has_a_decoder() -> None:
+    assert set(DECODERS) == READABLE_TYPES

@@ -1,0 +1,121 @@
+"""From a model's files to an engine that can run steps, and to what is said of it: the weights, the pages, the limits."""
+
+import logging
+import time
+
+import torch
+
+from pagoda.models.errors import ModelFormatError
+from pagoda.models.formats.tensor_check import check_tensors
+from pagoda.models.model import Model
+from protos.v1 import worker_pb2
+from worker.errors import NotEnoughMemoryError, StartError, UnusableModelError
+from worker.kernels.interface import Kernels
+from worker.kernels.select import select_chooser, select_kernels
+from worker.loading.loadable_models import LoadableModels
+from worker.memory.kv_memory import (
+    KVMemory,
+    allocate_kv_memory,
+    available_memory_bytes,
+    bytes_per_page,
+    default_budget_bytes,
+)
+from worker.models.decoder import DecoderModel
+from worker.models.registry import UnsupportedArchitectureError, load_model
+from worker.settings import WorkerSettings
+from worker.steps.engine import Engine
+from worker.steps.engine_thread import Loaded
+from worker.weights.checkpoint import WeightsError
+from worker.weights.dequantize import UnsupportedTypeError
+
+logger = logging.getLogger(__name__)
+
+
+def load_worker(settings: WorkerSettings, model: Model) -> Loaded:
+    """Raises StartError, with a sentence for the user."""
+    try:
+        return _load(settings, model)
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, MemoryError | torch.OutOfMemoryError) or "allocate memory" in str(error):
+            raise NotEnoughMemoryError(f"there is not enough memory for {model.name}: {error}") from error
+        raise
+
+
+def load_on_demand(settings: WorkerSettings, models: LoadableModels, name: str, digest: str) -> Loaded:
+    """Raises as `load_worker`, ModelError, and StartError when the model's files are not those that were asked for."""
+    model = models.find(name)
+    if model.digest != digest:
+        raise StartError(f"the files of {name} have changed just now; ask again")
+    return load_worker(settings.model_copy(update={"max_model_len": models.max_model_len(model)}), model)
+
+
+def _load(settings: WorkerSettings, model: Model) -> Loaded:
+    max_model_len = choose_max_model_len(settings.max_model_len, model)
+    kernels = select_kernels(settings.numerics, settings.device, settings.native_directory, settings.kv_dtype)
+    decoder = _load_decoder(model, kernels, settings)
+    kv = _allocate_pages(kernels, model, settings, max_model_len)
+    loaded = worker_pb2.LoadedModel(
+        name=model.name,
+        digest=model.digest,
+        page_size=kv.page_size,
+        num_pages=kv.num_pages,
+        max_model_len=max_model_len,
+        max_step_tokens=settings.max_step_tokens,
+        max_step_sequences=settings.max_step_sequences,
+        vocab_size=model.config.vocab_size,
+        numerics_id=kernels.numerics_id,
+        eos_token_ids=model.eos_token_ids,
+        weights_bytes=decoder.weights_bytes,
+        kv_bytes=kv.num_bytes,
+    )
+    choose = select_chooser(settings.native_directory)
+    engine = Engine(decoder, kv, model.config.vocab_size, model.eos_token_ids, choose)
+    return Loaded(engine, loaded)
+
+
+def choose_max_model_len(wanted: int | None, model: Model) -> int:
+    longest = model.config.max_position
+    if wanted is not None and wanted > longest:
+        raise StartError(f"--max-model-len {wanted} is more than the {longest} tokens that {model.name} was made for")
+    return wanted or longest
+
+
+def _load_decoder(model: Model, kernels: Kernels, settings: WorkerSettings) -> DecoderModel:
+    started = time.monotonic()
+    # Loading is many short operations. Threads would wait for each other after each: on a busy machine ten times as long.
+    torch.set_num_threads(1)
+    try:
+        check_tensors(model)
+        decoder = load_model(model, kernels)
+    except (ModelFormatError, UnsupportedArchitectureError, UnsupportedTypeError, WeightsError) as error:
+        raise UnusableModelError(str(error)) from error
+    torch.set_num_threads(settings.threads)
+    fields = {
+        "model": model.name,
+        "device": settings.device,
+        "numerics_id": kernels.numerics_id,
+        "threads": settings.threads,
+        "weights_bytes": decoder.weights_bytes,
+        "seconds": time.monotonic() - started,
+    }
+    logger.info("model loaded", extra=fields)
+    return decoder
+
+
+def _allocate_pages(kernels: Kernels, model: Model, settings: WorkerSettings, max_model_len: int) -> KVMemory:
+    budget_bytes = settings.kv_memory or default_budget_bytes(
+        bytes_per_page(kernels, model.config, settings.page_size),
+        page_size=settings.page_size,
+        max_model_len=max_model_len,
+        available_bytes=available_memory_bytes(kernels.device),
+    )
+    kv = allocate_kv_memory(kernels, model.config, page_size=settings.page_size, budget_bytes=budget_bytes)
+    num_tokens = kv.num_pages * kv.page_size
+    fields = {"pages": kv.num_pages, "page_size": kv.page_size, "tokens": num_tokens, "kv_bytes": kv.num_bytes}
+    logger.info("pages allocated", extra=fields)
+    if num_tokens < max_model_len:
+        logger.warning(
+            "the pages cannot hold one sequence of full length: longer ones will end early",
+            extra={"tokens": num_tokens, "max_model_len": max_model_len},
+        )
+    return kv

@@ -1,0 +1,60 @@
+"""The memory behind the page ids: how many pages fit, and their allocation, layer by layer.
+
+Knows nothing about who uses a page; what a layer's memory looks like is the kernels' business.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from pagoda.models.model import ModelConfig
+from worker.errors import NotEnoughMemoryError
+from worker.kernels.interface import Kernels, LayerKV
+from worker.memory.machine_memory import machine_available_bytes
+
+# With no size given: memory for this many sequences of full length, but no more than this share of what is available.
+_DEFAULT_NUM_FULL_SEQUENCES = 64
+_DEFAULT_SHARE = 0.25
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KVMemory:
+    layers: Sequence[LayerKV]
+    page_size: int
+    num_pages: int
+    num_bytes: int
+
+
+def allocate_kv_memory(kernels: Kernels, config: ModelConfig, *, page_size: int, budget_bytes: int) -> KVMemory:
+    """As many pages as the budget holds. Raises NotEnoughMemoryError if that is none."""
+    page_bytes = bytes_per_page(kernels, config, page_size)
+    num_pages = budget_bytes // page_bytes
+    if num_pages < 1:
+        raise NotEnoughMemoryError(
+            f"KV memory of {budget_bytes} bytes cannot hold a single page of {page_size} tokens, which takes"
+            f" {page_bytes} bytes for this model; give the worker a larger --kv-memory"
+        )
+    layers = [
+        kernels.allocate_kv(num_pages, page_size, config.num_kv_heads, config.head_size)
+        for _ in range(config.num_layers)
+    ]
+    return KVMemory(layers=layers, page_size=page_size, num_pages=num_pages, num_bytes=num_pages * page_bytes)
+
+
+def bytes_per_page(kernels: Kernels, config: ModelConfig, page_size: int) -> int:
+    """Over all layers."""
+    return config.num_layers * kernels.kv_bytes_per_page(page_size, config.num_kv_heads, config.head_size)
+
+
+def default_budget_bytes(page_bytes: int, *, page_size: int, max_model_len: int, available_bytes: int) -> int:
+    pages_per_sequence = -(-max_model_len // page_size)
+    wanted_bytes = _DEFAULT_NUM_FULL_SEQUENCES * pages_per_sequence * page_bytes
+    return min(wanted_bytes, int(_DEFAULT_SHARE * available_bytes))
+
+
+def available_memory_bytes(device: torch.device) -> int:
+    """What this process can still take: a GPU's free memory, or the machine's."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    return machine_available_bytes()

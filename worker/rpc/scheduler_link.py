@@ -1,0 +1,248 @@
+"""Keeps the worker attached to a scheduler: dials, says hello, serves the session, and begins again when it ends.
+
+Owns the list of schedulers and the back-off. The first one that answers is taken, and kept until it is gone, drains or falls
+silent, or until another one has too few workers (scheduler_spread.py). Knows nothing about steps (session.py) and models.
+"""
+
+import asyncio
+import logging
+import secrets
+import time
+from collections.abc import Coroutine, Sequence
+from functools import partial
+from typing import Any, TypeVar
+
+import grpc
+
+from pagoda.process.background import end_tasks, keep_running
+from pagoda.rpc.grpc_channel import LOCAL_ONLY, open_channel
+from pagoda.rpc.transport_security import TransportSecurity
+from pagoda.telemetry.tracing import SILENT_TRACER, Tracer
+from protos.v1 import worker_pb2, worker_pb2_grpc
+from worker.errors import EngineHangsError
+from worker.rpc.scheduler_spread import better_place, by_preference, find_peers
+from worker.rpc.session import Session, Store, Stream
+from worker.steps.engine_thread import EngineThread, Load, Loaded, StepRunner
+from worker.steps.held_blocks import HeldBlocks
+from worker.steps.step_loop import SessionEnd
+
+logger = logging.getLogger(__name__)
+
+Result = TypeVar("Result")
+
+_ATTACH_TIMEOUT_S = 10.0
+_FIRST_DELAY_S = 0.1
+_LONGEST_DELAY_S = 2.0
+_MODEL_MOVED = (SessionEnd.LOADED, SessionEnd.UNLOADED)
+"""Ends that are followed by a stream for the same worker with its model, or without."""
+
+
+class AttachError(Exception):
+    """The scheduler is not there, or did not welcome the worker."""
+
+
+class SchedulerLink:
+    """Made and used inside one event loop."""
+
+    def __init__(
+        self,
+        engine: StepRunner | None,
+        load: Load,
+        hello: worker_pb2.Hello,
+        addresses: Sequence[str],
+        tracer: Tracer = SILENT_TRACER,
+        security: TransportSecurity = LOCAL_ONLY,
+        store: Store | None = None,
+        spread_interval_s: float = 0.0,
+    ) -> None:
+        """`hello` describes the engine's model, if there is an engine. Every `spread_interval_s`, if that is not 0, it looks
+        whether another scheduler needs it more."""
+        self._engine_thread = EngineThread(Loaded(engine, hello.model) if engine else None, load)
+        self._tracer = tracer
+        self._security = security
+        self._hello = hello
+        self._instance = hello.instance or secrets.token_hex(8)
+        self._store = store
+        self._held_blocks = HeldBlocks(hello.model.page_size or 1)
+        self._addresses = by_preference(hello.worker_id, addresses)
+        self._spread_interval_s = spread_interval_s
+        self._stopping = asyncio.Event()
+        self._session: Session | None = None
+        self._end_of_grace: asyncio.TimerHandle | None = None
+        """Set once this worker wants to leave."""
+        self._position = 0
+        """Whose turn it is in the list."""
+        self._is_moving = False
+        """It has asked its scheduler to let it go to the one whose turn it is now."""
+        self._num_failures = 0
+        """Tries that came to nothing since the last good session."""
+        self._reported: set[str] = set()
+        """Addresses whose failure is in the log already: an outage is one line, not one for each try."""
+
+    async def run(self) -> None:
+        """Until `stop` or `leave`. Raises only if the engine hangs or cannot be reset: then nothing is left to work with."""
+        has_ended = True
+        try:
+            while not self._stopping.is_set():
+                await self._unless_stopping(asyncio.sleep(self._delay_s()))
+                if not self._stopping.is_set():
+                    await self._serve(self._addresses[self._position % len(self._addresses)])
+        except EngineHangsError:
+            has_ended = False
+            raise
+        finally:
+            if self._end_of_grace is not None:
+                self._end_of_grace.cancel()
+            self._engine_thread.close(wait=has_ended)
+
+    def leave(self, grace_s: float) -> None:
+        """End when the scheduler has moved or finished what this worker computes, or when the grace is over."""
+        if self._session is None:
+            self.stop()
+        elif self._end_of_grace is None:
+            logger.info("leaving", extra={"grace_s": grace_s})
+            self._end_of_grace = asyncio.get_running_loop().call_later(grace_s, self.stop)
+            self._session.leave(grace_s)
+
+    def stop(self) -> None:
+        """End after the step that runs."""
+        self._stopping.set()
+        if self._session is not None:
+            self._session.stop()
+
+    def _delay_s(self) -> float:
+        """Each scheduler of the list is tried at once, then again after ever longer waits."""
+        num_rounds = self._num_failures // len(self._addresses)
+        return min(_LONGEST_DELAY_S, _FIRST_DELAY_S * 2 ** min(num_rounds - 1, 10)) if num_rounds else 0.0
+
+    async def _serve(self, address: str) -> None:
+        """One attachment, from dialling to its end."""
+        try:
+            channel = open_channel(address, self._security)
+        except OSError as error:  # a certificate, in the moment in which it is renewed
+            self._report_failure(address, AttachError(str(error)))
+            return
+        async with channel:
+            stream: Stream = worker_pb2_grpc.WorkerServiceStub(channel).Attach()
+            try:
+                attached = await self._unless_stopping(self._attach(stream))
+            except AttachError as error:
+                self._report_failure(address, error)
+                return
+            if attached is not None:
+                session = Session(stream, attached, self._engine_thread, self._held_blocks, self._store, self._tracer)
+                await self._run_session(address, session)
+
+    async def _attach(self, stream: Stream) -> worker_pb2.Attached:
+        try:
+            async with asyncio.timeout(_ATTACH_TIMEOUT_S):
+                for message in self._introduction():
+                    await stream.write(message)
+                answer = await stream.read()
+        except grpc.aio.AioRpcError as error:
+            if error.code() is grpc.StatusCode.INVALID_ARGUMENT:
+                # Perhaps it is what our pages are said to hold; without that the next try may do.
+                self._held_blocks.clear()
+            raise AttachError(error.details() or error.code().name) from error
+        except asyncio.InvalidStateError as error:  # The scheduler ended the stream while it was written to.
+            raise AttachError(await stream.details() or (await stream.code()).name) from error
+        except TimeoutError as error:
+            raise AttachError(f"no answer within {_ATTACH_TIMEOUT_S} s") from error
+        if not isinstance(answer, worker_pb2.AttachResponse) or not answer.HasField("attached"):
+            raise AttachError("the scheduler ended the stream, or said something before Attached")
+        return answer.attached
+
+    def _introduction(self) -> list[worker_pb2.AttachRequest]:
+        """Who we are, and what our pages have kept from earlier streams."""
+        held_blocks = self._held_blocks.to_proto()
+        hello = worker_pb2.Hello(
+            worker_id=self._hello.worker_id,
+            epoch=self._hello.epoch,
+            instance=self._instance,
+            device=self._hello.device,
+            model=self._engine_thread.model,
+            loadable_models=self._store.to_proto() if self._store else None,
+            num_held_blocks_messages=len(held_blocks),
+        )
+        first = worker_pb2.AttachRequest(hello=hello)
+        return [first, *(worker_pb2.AttachRequest(held_blocks=held) for held in held_blocks)]
+
+    async def _run_session(self, address: str, session: Session) -> None:
+        self._reported.clear()
+        logger.info("attached to scheduler", extra={"address": address})
+        self._session = session
+        if self._stopping.is_set():
+            session.stop()
+        started = time.monotonic()
+        spreading = keep_running("spread over schedulers", partial(self._move_where_too_few_are, session))
+        try:
+            end = await session.run()
+        finally:
+            await end_tasks(spreading)
+        self._session = None
+        if self._end_of_grace is not None:
+            self._stopping.set()
+        await self._engine_thread.reset()
+        if end is SessionEnd.FAILED:
+            # Whatever made the step fail may be in the pages.
+            self._held_blocks.clear()
+        elif end in _MODEL_MOVED:
+            # Pages come and go with their model.
+            model = self._engine_thread.model
+            self._held_blocks = HeldBlocks(model.page_size if model else 1)
+        self._choose_next(end, lasted_s=time.monotonic() - started)
+        told = {"address": address, "reason": end.name.lower(), "details": session.lost_because}
+        logger.log(_severity(end), "session ended", extra={key: value for key, value in told.items() if value})
+
+    def _choose_next(self, end: SessionEnd, lasted_s: float) -> None:
+        """The same scheduler, at once, when the model has moved or the stream was lost, and soon when a step failed: it counts
+        which sequences do that. The next one when it drains or is silent."""
+        is_moving, self._is_moving = self._is_moving, False
+        if end in _MODEL_MOVED or (is_moving and end is SessionEnd.DRAINED):
+            return
+        if lasted_s > _LONGEST_DELAY_S:
+            self._num_failures = 0
+        if end is not SessionEnd.LOST or lasted_s <= _LONGEST_DELAY_S:
+            self._num_failures += 1
+        if end in (SessionEnd.DRAINED, SessionEnd.SILENT):
+            self._position += 1
+
+    async def _move_where_too_few_are(self, session: Session) -> None:
+        """Until two looks in a row find the same better scheduler: one that has just come back may be about to go again."""
+        if len(self._addresses) == 1 or not self._spread_interval_s:
+            return
+        seen_before: str | None = None
+        while (model := self._engine_thread.model) is not None:
+            await asyncio.sleep(self._spread_interval_s)
+            peers = await find_peers(self._addresses, model, self._security)
+            better = better_place(self._hello.worker_id, peers)
+            if better is not None and better == seen_before:
+                self._is_moving = True
+                self._position = self._addresses.index(better)
+                logger.info("moving to a scheduler that has fewer workers", extra={"address": better})
+                session.leave(None)
+                return
+            seen_before = better
+
+    def _report_failure(self, address: str, error: AttachError) -> None:
+        self._num_failures += 1
+        self._position += 1
+        if address not in self._reported:
+            self._reported.add(address)
+            reason = self._security.explain(address, str(error))
+            logger.warning("cannot attach to scheduler, trying on", extra={"address": address, "reason": reason})
+
+    async def _unless_stopping(self, work: Coroutine[Any, Any, Result]) -> Result | None:
+        """The work's result; None when the worker is stopped first."""
+        working, stopping = asyncio.create_task(work), asyncio.create_task(self._stopping.wait())
+        try:
+            await asyncio.wait([working, stopping], return_when=asyncio.FIRST_COMPLETED)
+            return working.result() if working.done() else None
+        finally:
+            await end_tasks(working, stopping)
+            # Its error's traceback names this frame: in a circle a stream that failed would keep its connection for a while.
+            del working
+
+
+def _severity(end: SessionEnd) -> int:
+    return logging.INFO if end in (SessionEnd.STOPPED, SessionEnd.DRAINED) else logging.WARNING

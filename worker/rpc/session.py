@@ -1,0 +1,255 @@
+"""One attached stream: steps come down and are queued for the engine's thread, results and heartbeats go up.
+
+Owns the session id and the order of what is written. Knows nothing about addresses and reconnecting (scheduler_link.py), nor
+about how steps follow each other (step_loop.py) and what one does (engine.py).
+"""
+
+import asyncio
+import logging
+import math
+from collections.abc import Awaitable
+from functools import partial
+from typing import Protocol
+
+import grpc
+
+from pagoda.models.errors import ModelFormatError, without_directories
+from pagoda.process.background import end_tasks, keep_running
+from pagoda.telemetry.tracing import Tracer
+from protos.v1 import worker_pb2
+from worker.errors import EngineHangsError, NotEnoughMemoryError, UnusableModelError
+from worker.steps.engine_thread import EngineThread
+from worker.steps.held_blocks import HeldBlocks
+from worker.steps.step_loop import FailedStep, Interruption, RanStep, SessionEnd, StepLoop
+from worker.steps.step_messages import result_to_proto
+
+logger = logging.getLogger(__name__)
+
+Stream = grpc.aio.StreamStreamCall[worker_pb2.AttachRequest, worker_pb2.AttachResponse]
+
+# How long the scheduler may take to end its half of a stream after the worker has ended its own.
+_CLOSE_TIMEOUT_S = 2.0
+_SHORTEST_HEARTBEAT_INTERVAL_S = 0.01
+# As long as a scheduler waits for any step at all.
+_LAST_STEP_S = 120.0
+_KINDS = ("step", "recall", "drain", "load", "unload", "heartbeat_ack")
+
+
+class Store(Protocol):
+    """What the worker can load, as the scheduler is told of it: LoadableModels, or another one in tests."""
+
+    @property
+    def available_bytes(self) -> int | None: ...
+
+    def refresh(self) -> bool:
+        """Look again; whether anything is new. Called in a thread."""
+
+    def to_proto(self) -> worker_pb2.LoadableModels:
+        """As of the last `refresh`."""
+
+
+class Session:
+    def __init__(
+        self,
+        stream: Stream,
+        attached: worker_pb2.Attached,
+        engine_thread: EngineThread,
+        held_blocks: HeldBlocks,
+        store: Store | None,
+        tracer: Tracer,
+    ) -> None:
+        self._stream = stream
+        self._store = store
+        self._id = attached.session_id
+        # Twice as often as asked, so that one late timer is not a missed heartbeat.
+        self._heartbeat_interval_s = max(_SHORTEST_HEARTBEAT_INTERVAL_S, attached.heartbeat_interval_ms / 2000)
+        self._silence_timeout_s = attached.silence_timeout_ms / 1000 or math.inf
+        self.lost_because = ""
+        """Why the stream ended, where it was not an orderly end."""
+        self._silent_s = 0.0
+        """Since anything was heard from the scheduler, not counting when this process itself was kept from running."""
+        self._engine_thread = engine_thread
+        self._outbox: asyncio.Queue[RanStep | FailedStep | worker_pb2.Leaving | None] = asyncio.Queue()
+        """What the engine's thread hands over, and what is said between that; None once the thread has left."""
+        loop, outbox = asyncio.get_running_loop(), self._outbox
+        # Without `self`: in a circle the stream, and with it the connection, would live until the next full garbage collection.
+        self._steps = StepLoop(
+            held_blocks, tracer, lambda outcome: loop.call_soon_threadsafe(outbox.put_nowait, outcome)
+        )
+        self._last_step: asyncio.Timeout | None = None
+        """While the engine's thread runs steps: set off once no further one is to be begun."""
+        # gRPC takes one message at a time from all of us.
+        self._write_turn = asyncio.Lock()
+
+    async def run(self) -> SessionEnd:
+        """Until either side ends it. A step that runs is waited for; the engine is left for the caller to reset."""
+        receiving = asyncio.create_task(self._receive())
+        # Both sides take each other for lost after a few heartbeats: the wait before another try is no longer than one.
+        keep = partial(keep_running, longest_delay_s=self._heartbeat_interval_s)
+        others = [keep("heartbeats", self._send_heartbeats), keep("watch over the scheduler", self._watch_scheduler)]
+        if self._store is not None:
+            others.append(keep_running("report of loadable models", partial(self._report_models, self._store)))
+        try:
+            end = await self._run_until_end()
+            if end not in (SessionEnd.LOST, SessionEnd.SILENT):
+                await self._close(receiving)
+            return end
+        finally:
+            self._end_now(SessionEnd.STOPPED)
+            self._stream.cancel()
+            await end_tasks(receiving, *others)
+
+    def leave(self, grace_s: float | None) -> None:
+        """Tell the scheduler that this worker wants to go. It goes on until the scheduler has taken all away, and says so."""
+        grace_ms = None if grace_s is None else round(grace_s * 1000)
+        self._outbox.put_nowait(worker_pb2.Leaving(session_id=self._id, grace_ms=grace_ms))
+
+    def stop(self) -> None:
+        """End after the step that runs, without those that wait."""
+        self._end_now(SessionEnd.STOPPED)
+
+    def _end_now(self, end: SessionEnd) -> None:
+        """The step that runs is waited for, but not for ever."""
+        self._steps.end_now(end)
+        if self._last_step is not None and self._last_step.when() is None:
+            self._last_step.reschedule(asyncio.get_running_loop().time() + _LAST_STEP_S)
+
+    async def _run_until_end(self) -> SessionEnd:
+        while not isinstance(message := await self._run_steps(), SessionEnd):
+            end = await self._move_model(message)
+            if end is not None:
+                return end
+        return message
+
+    async def _move_model(self, message: worker_pb2.Load | worker_pb2.Unload) -> SessionEnd | None:
+        """None where it has not moved, and the session goes on."""
+        if isinstance(message, worker_pb2.Unload):
+            await self._engine_thread.unload()
+            return SessionEnd.UNLOADED
+        try:
+            await self._engine_thread.load(message.name, message.digest)
+            return SessionEnd.LOADED
+        except Exception as error:
+            # Whatever it was (a file that is gone, no memory): this worker is as able as before to try again.
+            logger.exception("model not loaded", extra={"session_id": self._id, "model": message.name})
+            failed = worker_pb2.LoadFailed(
+                session_id=self._id,
+                error=without_directories(str(error)) or type(error).__name__,
+                permanent=isinstance(error, UnusableModelError | ModelFormatError),
+                out_of_memory=isinstance(error, MemoryError | NotEnoughMemoryError),
+            )
+        # Once the error is forgotten, so is what it had got hold of.
+        self._engine_thread.release_memory()
+        await self._send(worker_pb2.AttachRequest(load_failed=failed))
+        return None
+
+    async def _run_steps(self) -> Interruption:
+        """Send what the engine's thread hands over, until it leaves."""
+        computing = asyncio.create_task(self._engine_thread.run(self._steps.run))
+        computing.add_done_callback(lambda _: self._outbox.put_nowait(None))
+        try:
+            async with asyncio.timeout(None) as self._last_step:
+                return await self._send_outcomes(computing)
+        except TimeoutError as error:
+            raise EngineHangsError(f"the last step has not ended within {_LAST_STEP_S:g} s") from error
+        finally:
+            self._last_step = None
+
+    async def _send_outcomes(self, computing: asyncio.Task[Interruption]) -> Interruption:
+        while (content := await self._outbox.get()) is not None:
+            if not await self._send(self._message(content)):
+                self._end_now(SessionEnd.LOST)
+        return computing.result()
+
+    async def _receive(self) -> None:
+        """Put what the scheduler says into the inbox. The end of the stream, or a message that cannot be taken, drops the steps
+        that wait there."""
+        try:
+            while isinstance(message := await self._stream.read(), worker_pb2.AttachResponse):
+                self._silent_s = 0.0
+                self._take(message)
+        except grpc.aio.AioRpcError as error:
+            self.lost_because = f"{error.code().name}: {error.details()}"
+        except Exception as error:
+            logger.exception("message cannot be taken", extra={"session_id": self._id})
+            self.lost_because = repr(error)
+        logger.debug("stream ended", extra={"session_id": self._id, "reason": self.lost_because})
+        self._end_now(SessionEnd.LOST)
+
+    def _take(self, message: worker_pb2.AttachResponse) -> None:
+        kind = message.WhichOneof("message")
+        content = getattr(message, kind) if kind in _KINDS else None
+        if content is None:
+            logger.warning("message ignored, it has no place in a session", extra={"kind": kind})
+        elif content.session_id != self._id:
+            logger.warning(
+                "message of another session ignored",
+                extra={"kind": kind, "session_id": content.session_id, "current_session_id": self._id},
+            )
+        elif isinstance(content, worker_pb2.Recall):
+            self._steps.recalled_step_id = content.step_id
+        elif not isinstance(content, worker_pb2.HeartbeatAck):
+            self._steps.put(SessionEnd.DRAINED if isinstance(content, worker_pb2.Drain) else content)
+
+    async def _send_heartbeats(self) -> None:
+        alive = True
+        while alive:
+            await asyncio.sleep(self._heartbeat_interval_s)
+            heartbeat = worker_pb2.Heartbeat(
+                session_id=self._id,
+                last_step_id=self._steps.last_step_id,
+                step_running=self._steps.step_is_running,
+                available_bytes=self._store.available_bytes if self._store else None,
+            )
+            alive = await self._send(worker_pb2.AttachRequest(heartbeat=heartbeat))
+
+    async def _report_models(self, store: Store) -> None:
+        """Whenever the store has changed."""
+        while True:
+            if await asyncio.to_thread(store.refresh):
+                await self._send(worker_pb2.AttachRequest(loadable_models=store.to_proto()))
+            await asyncio.sleep(self._heartbeat_interval_s)
+
+    async def _watch_scheduler(self) -> None:
+        """Every heartbeat is answered. When nothing comes, leave, and free whoever waits for a write that nobody reads."""
+        while self._silent_s <= self._silence_timeout_s:
+            await asyncio.sleep(self._heartbeat_interval_s)
+            self._silent_s += self._heartbeat_interval_s
+        self._end_now(SessionEnd.SILENT)
+        self._stream.cancel()
+
+    def _message(self, content: RanStep | FailedStep | worker_pb2.Leaving) -> worker_pb2.AttachRequest:
+        match content:
+            case RanStep(result, next_is_last):
+                result_message = result_to_proto(result, self._id, next_is_last=next_is_last)
+                return worker_pb2.AttachRequest(step_result=result_message)
+            case FailedStep(step_id, reason):
+                failed = worker_pb2.StepResult(session_id=self._id, step_id=step_id, error=reason)
+                return worker_pb2.AttachRequest(step_result=failed)
+            case leaving:
+                return worker_pb2.AttachRequest(leaving=leaving)
+
+    async def _send(self, message: worker_pb2.AttachRequest) -> bool:
+        """False once the stream has ended; `_receive` sees the same end."""
+        async with self._write_turn:
+            return await _is_delivered(self._stream.write(message))
+
+    async def _close(self, receiving: asyncio.Task[None]) -> None:
+        """End our half after what was written, and give the scheduler a moment to end its own."""
+        async with self._write_turn:
+            if await _is_delivered(self._stream.done_writing()):
+                await asyncio.wait([receiving], timeout=_CLOSE_TIMEOUT_S)
+
+
+async def _is_delivered(operation: Awaitable[None]) -> bool:
+    try:
+        await operation
+    except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
+        return False
+    except asyncio.CancelledError:
+        # Of the stream, which gRPC reports like this, or of this task?
+        task = asyncio.current_task()
+        if task is None or task.cancelling():
+            raise
+        return False
+    return True

@@ -1,0 +1,170 @@
+"""The little that a worker remembers of each running sequence, and how a step changes it.
+
+Owns token ids, block tables and the rules a step must keep: one that breaks them is a StepError, never a wrong answer.
+Knows nothing about tensors: the batch is built from what `apply` returns.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from pagoda.wire.sampling import SamplingParams
+from worker.errors import StepError
+from worker.kernels.adjustment import Adjustment
+from worker.steps.step import NewSequence, ScheduledSequence, Step
+
+
+@dataclass(slots=True, eq=False, kw_only=True)
+class RunningSequence:
+    sequence_id: int
+    attempt: int
+    token_ids: list[int]
+    """Prompt and generated tokens, including those sampled here."""
+    num_prompt_tokens: int
+    sampling: SamplingParams
+    sample_index: int
+    adjustment: Adjustment | None = None
+    """What its parameters do to its logits; None where they are neutral."""
+    block_table: list[int] = field(default_factory=list)
+    is_stopped: bool = False
+    """Ended by its last token. The scheduler may not know yet: with two steps in flight it is still scheduled once."""
+
+    @classmethod
+    def from_new(cls, new: NewSequence) -> "RunningSequence":
+        return cls(
+            sequence_id=new.sequence_id,
+            attempt=new.attempt,
+            token_ids=list(new.token_ids),
+            num_prompt_tokens=new.num_prompt_tokens,
+            sampling=new.sampling,
+            sample_index=new.sample_index,
+            adjustment=Adjustment.of(new.sampling, new.token_ids, new.num_prompt_tokens),
+        )
+
+    @property
+    def num_output_tokens(self) -> int:
+        return len(self.token_ids) - self.num_prompt_tokens
+
+    def append(self, token_id: int) -> None:
+        self.token_ids.append(token_id)
+        if self.adjustment is not None:
+            self.adjustment.count_output(token_id)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Chunk:
+    """Tokens [start, start + num_tokens) of a sequence, to be computed in this step."""
+
+    sequence: RunningSequence
+    start: int
+    num_tokens: int
+    sample: bool
+
+    @property
+    def end(self) -> int:
+        return self.start + self.num_tokens
+
+    @property
+    def num_scored(self) -> int:
+        """How many of its first tokens have a prompt token behind them whose log-probability is wanted."""
+        if self.sequence.sampling.num_prompt_logprobs is None:
+            return 0
+        return max(0, min(self.end, self.sequence.num_prompt_tokens - 1) - self.start)
+
+
+class RunningSequences:
+    """All sequences of one session, by id."""
+
+    def __init__(self, *, page_size: int, num_pages: int, vocab_size: int) -> None:
+        self._page_size = page_size
+        self._num_pages = num_pages
+        self._vocab_size = vocab_size
+        self._by_id: dict[int, RunningSequence] = {}
+
+    def __len__(self) -> int:
+        return len(self._by_id)
+
+    def clear(self) -> None:
+        self._by_id.clear()
+
+    def apply(self, step: Step) -> list[Chunk]:
+        """Forget, add, grow block tables; return what is to compute, in the step's order, without stopped sequences."""
+        for sequence_id in step.finished_sequence_ids:
+            self._by_id.pop(sequence_id, None)
+        for new in step.new_sequences:
+            self._add(new)
+        if len({scheduled.sequence_id for scheduled in step.scheduled}) < len(step.scheduled):
+            raise StepError(f"step {step.step_id} schedules a sequence twice")
+        chunks = [self._chunk(scheduled) for scheduled in step.scheduled]
+        return [chunk for chunk in chunks if not chunk.sequence.is_stopped]
+
+    def _add(self, new: NewSequence) -> None:
+        known = self._by_id.get(new.sequence_id)
+        if known is not None and known.attempt >= new.attempt:
+            raise StepError(
+                f"sequence {new.sequence_id} is new with attempt {new.attempt}, but {known.attempt} is running"
+            )
+        if not 0 < new.num_prompt_tokens <= len(new.token_ids):
+            raise StepError(
+                f"sequence {new.sequence_id} has {len(new.token_ids)} tokens, {new.num_prompt_tokens} of them prompt"
+            )
+        self._check_vocabulary(new.sequence_id, "token ids", new.token_ids)
+        self._check_vocabulary(new.sequence_id, "logit_bias", new.sampling.logit_bias)
+        self._by_id[new.sequence_id] = RunningSequence.from_new(new)
+
+    def _check_vocabulary(self, sequence_id: int, what: str, token_ids: Iterable[int]) -> None:
+        highest = max(token_ids, default=0)
+        if highest >= self._vocab_size:
+            raise StepError(
+                f"sequence {sequence_id}: {what} name token {highest}, the vocabulary has {self._vocab_size} tokens"
+            )
+
+    def _chunk(self, scheduled: ScheduledSequence) -> Chunk:
+        sequence = self._by_id.get(scheduled.sequence_id)
+        if sequence is None:
+            raise StepError(f"sequence {scheduled.sequence_id} is scheduled but unknown")
+        sequence.block_table.extend(scheduled.new_page_ids)
+        chunk = Chunk(
+            sequence=sequence, start=scheduled.start, num_tokens=scheduled.num_tokens, sample=scheduled.sample
+        )
+        if not sequence.is_stopped:
+            self._check_tokens(chunk)
+            self._check_pages(chunk, scheduled.new_page_ids)
+        return chunk
+
+    def _check_tokens(self, chunk: Chunk) -> None:
+        span = f"sequence {chunk.sequence.sequence_id}: tokens [{chunk.start}, {chunk.end}) are scheduled"
+        num_known = len(chunk.sequence.token_ids)
+        if chunk.num_tokens < 1:
+            raise StepError(f"{span}, at least one is needed")
+        if chunk.end > num_known:
+            raise StepError(f"{span}, but only {num_known} are known")
+        if chunk.sample and chunk.end != num_known:
+            raise StepError(f"{span} and sampled, but {num_known} are known: only the last one can be sampled from")
+
+    def _check_pages(self, chunk: Chunk, new_page_ids: tuple[int, ...]) -> None:
+        sequence = chunk.sequence
+        if any(page_id >= self._num_pages for page_id in new_page_ids):
+            raise StepError(
+                f"sequence {sequence.sequence_id}: page {max(new_page_ids)} is granted, of {self._num_pages} pages"
+            )
+        if chunk.end > len(sequence.block_table) * self._page_size:
+            raise StepError(
+                f"sequence {sequence.sequence_id}: {len(sequence.block_table)} pages of {self._page_size} tokens"
+                f" cannot hold {chunk.end} tokens"
+            )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stop:
+    """Why a token ended its sequence: `stop_token_id` is None where the model's own end-of-generation token did."""
+
+    stop_token_id: int | None
+
+
+def find_stop(sampling: SamplingParams, token_id: int, eos_token_ids: frozenset[int]) -> Stop | None:
+    """None while the sequence goes on. min_tokens needs no look: until then the sampler cannot choose such a token."""
+    if token_id in eos_token_ids and not sampling.ignore_eos:
+        return Stop(stop_token_id=None)
+    if token_id in sampling.stop_token_ids:
+        return Stop(stop_token_id=token_id)
+    return None
