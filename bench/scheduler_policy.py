@@ -8,11 +8,11 @@ from collections.abc import Sequence as Seq
 from functools import partial
 
 from pagoda.wire.sampling import SamplingParams
+from pagoda.wire.step_result import SampledTokens, StepResult
 from scheduler.clock import TimerHandle
 from scheduler.loop import SchedulerLoop
 from scheduler.queue.events import Event, Tokens
 from scheduler.queue.request import InferenceRequest
-from scheduler.steps.result import SampledTokens, StepResult
 from scheduler.steps.step_plan import StepPlan
 from scheduler.steps.worker_state import AttachedWorker
 from scheduler.worker_info import ModelLimits, WorkerInfo

@@ -9,6 +9,7 @@ and how models do in model_loading.py. Whatever happens there ends in `wake`.
 import math
 from collections.abc import Callable
 
+from pagoda.wire.step_result import SampledTokens, ScoredTokens, StepResult
 from scheduler.attachments import Attachments
 from scheduler.clock import Clock
 from scheduler.counters import Counters
@@ -27,7 +28,6 @@ from scheduler.requests import Requests
 from scheduler.routing.placement import Placement
 from scheduler.routing.router import RoutingPolicy, prefix_aware
 from scheduler.steps.planner import plan_step
-from scheduler.steps.result import SampledTokens, ScoredTokens, StepResult
 from scheduler.steps.sequence import FinishReason, Sequence
 from scheduler.steps.step_decision import PrefillLimits, StepDecision
 from scheduler.steps.worker_state import AttachedWorker, WorkerPhase

@@ -10,8 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from pagoda.wire.logprobs import TokenLogprobs
+from pagoda.wire.step_result import SampledTokens, ScoredTokens, StepResult
 from scheduler.loop import SchedulerLoop
-from scheduler.steps.result import SampledTokens, ScoredTokens, StepResult
 from scheduler.steps.step_plan import PlannedSequence, StepPlan
 from scheduler.steps.worker_state import AttachedWorker
 from scheduler.worker_info import ModelLimits, WorkerInfo

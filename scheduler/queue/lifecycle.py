@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from collections.abc import Sequence as Seq
 from dataclasses import replace
 
+from pagoda.wire.step_result import SampledTokens, ScoredTokens
 from scheduler.clock import Timers
 from scheduler.counters import Counters
 from scheduler.errors import RequestError, WorkerProtocolError
@@ -25,7 +26,6 @@ from scheduler.queue.fair_queue import FairQueue
 from scheduler.queue.open_requests import OpenRequests
 from scheduler.queue.request import OpenRequest
 from scheduler.queue.sequence_listener import Interruption, SequenceListener
-from scheduler.steps.result import SampledTokens, ScoredTokens
 from scheduler.steps.sequence import FinishReason, Sequence, SequenceStatus
 from scheduler.steps.worker_state import AttachedWorker
 

@@ -79,8 +79,12 @@ _OF_LOADABLE = ("page_size", "max_model_len", "vocab_size")
 
 
 def _result_problems(result: worker_pb2.StepResult, limits: ModelLimits) -> Iterator[str]:
-    if max(result.sampled_batch.token_ids, default=0) >= limits.vocab_size:
-        yield _strange_token(max(result.sampled_batch.token_ids), limits)
+    batch = result.sampled_batch
+    lengths = [len(column) for column in (batch.sequence_ids, batch.attempts, batch.token_ids)]
+    if len(set(lengths)) > 1:
+        yield f"a sampled_batch has columns of {', '.join(map(str, lengths))} entries, they must be of one length"
+    if max(batch.token_ids, default=0) >= limits.vocab_size:
+        yield _strange_token(max(batch.token_ids), limits)
     for sampled in result.sampled:
         if not 1 <= len(sampled.token_ids) <= limits.max_model_len:
             yield f"sequence {sampled.sequence_id} has {len(sampled.token_ids)} new tokens, it must be at least one"

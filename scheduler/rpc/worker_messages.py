@@ -2,10 +2,7 @@
 
 from kvcache.block_hash import BlockHash
 from kvcache.page_pool import PageId
-from pagoda.wire.logprobs import TokenLogprobs
 from protos.v1 import worker_pb2
-from scheduler.errors import WorkerProtocolError
-from scheduler.steps.result import SampledTokens, ScoredTokens, StepResult
 from scheduler.steps.step_plan import PlannedSequence, StepPlan
 from scheduler.worker_info import LoadableModel, LoadableModels, ModelLimits, WorkerInfo
 
@@ -107,44 +104,3 @@ def _scheduled_to_proto(planned: PlannedSequence) -> worker_pb2.ScheduledSequenc
         sample=planned.sample,
         num_steps=planned.num_steps,
     )
-
-
-def result_from_proto(message: worker_pb2.StepResult) -> StepResult:
-    """Raises WorkerProtocolError for a batch whose columns are not of one length."""
-    return StepResult(
-        step_id=message.step_id,
-        sampled=(*map(_sampled_from_proto, message.sampled), *_sampled_batch(message.sampled_batch)),
-        scored=tuple(
-            ScoredTokens(
-                sequence_id=scored.sequence_id,
-                attempt=scored.attempt,
-                start=scored.start,
-                logprobs=tuple(map(TokenLogprobs.from_proto, scored.logprobs)),
-            )
-            for scored in message.scored
-        ),
-        next_is_last=message.next_is_last,
-    )
-
-
-def _sampled_from_proto(sampled: worker_pb2.SampledTokens) -> SampledTokens:
-    return SampledTokens(
-        sequence_id=sampled.sequence_id,
-        attempt=sampled.attempt,
-        token_ids=tuple(sampled.token_ids),
-        logprobs=tuple(map(TokenLogprobs.from_proto, sampled.logprobs)),
-        stopped=sampled.stopped,
-        stop_token_id=sampled.stop_token_id if sampled.HasField("stop_token_id") else None,
-    )
-
-
-def _sampled_batch(message: worker_pb2.SampledBatch) -> list[SampledTokens]:
-    columns = (message.sequence_ids, message.attempts, message.token_ids)
-    if len(set(map(len, columns))) > 1:
-        raise WorkerProtocolError(
-            f"a sampled_batch has columns of {', '.join(str(len(each)) for each in columns)} entries"
-        )
-    return [
-        SampledTokens(sequence_id, attempt, (token_id,))
-        for sequence_id, attempt, token_id in zip(*columns, strict=True)
-    ]

@@ -13,6 +13,7 @@ import grpc
 from kvcache.block_hash import BlockHash
 from kvcache.page_pool import PageId
 from pagoda.process.background import report_failure
+from pagoda.wire.step_result import StepResult
 from protos.v1 import worker_pb2
 from scheduler.errors import WorkerProtocolError
 from scheduler.faults.worker_watch import Patience, Task, WorkerWatch
@@ -184,14 +185,15 @@ class WorkerStream:
             case other, _:
                 raise WorkerProtocolError(f"unexpected message {other!r}")
 
-    def _take_result(self, worker: AttachedWorker, result: worker_pb2.StepResult) -> None:
-        self._check_session(result.session_id)
-        if result.error:
-            raise WorkerProtocolError(f"step {result.step_id} failed: {shortened(result.error)}")
-        if (problem := result_problem(result, worker.info.limits)) is not None:
-            raise WorkerProtocolError(f"step {result.step_id}: {problem}")
+    def _take_result(self, worker: AttachedWorker, message: worker_pb2.StepResult) -> None:
+        self._check_session(message.session_id)
+        if message.error:
+            raise WorkerProtocolError(f"step {message.step_id} failed: {shortened(message.error)}")
+        if (problem := result_problem(message, worker.info.limits)) is not None:
+            raise WorkerProtocolError(f"step {message.step_id}: {problem}")
         work = worker.steps.oldest.work if worker.steps.oldest else 0
-        self._loop.apply(worker, worker_messages.result_from_proto(result))
+        result = StepResult.from_proto(message)
+        self._loop.apply(worker, result)
         self._watch.ran(work, result.step_us / 1e6)
 
     def _take_failed_load(self, worker: UnloadedWorker, failed: worker_pb2.LoadFailed) -> None:

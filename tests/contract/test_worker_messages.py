@@ -3,18 +3,17 @@
 import pytest
 
 from kvcache.page_pool import PageId
-from pagoda.wire.logprobs import TokenLogprobs
 from pagoda.wire.sampling import SamplingParams
 from protos.v1 import worker_pb2
-from scheduler.errors import WorkerProtocolError
 from scheduler.queue.request import InferenceRequest, make_sequences
 from scheduler.rpc import worker_messages
+from scheduler.rpc.worker_bounds import result_problem
 from scheduler.steps.sequence import Sequence
 from scheduler.steps.step_plan import PlannedSequence, StepPlan
 from tests.fakes.plan_worker import worker_info
 from worker.errors import StepError
-from worker.steps.step import SampledTokens, ScheduledSequence, ScoredTokens, StepResult
-from worker.steps.step_messages import result_to_proto, step_from_proto
+from worker.steps.step import ScheduledSequence
+from worker.steps.step_messages import step_from_proto
 
 
 def sequence(sequence_id: int) -> Sequence:
@@ -65,32 +64,11 @@ def test_a_lease_arrives_whole() -> None:
         ScheduledSequence(1, 16, 1, (PageId(3),), sample=True, num_steps=8),
         ScheduledSequence(2, 4, 1, (), sample=True, num_steps=2),
     )
-    message = result_to_proto(StepResult(step_id=10), session_id=3, next_is_last=True)
-    assert worker_messages.result_from_proto(message).next_is_last
-
-
-def test_a_result_arrives_whole() -> None:
-    logprobs = TokenLogprobs(logprob=-0.5, top=((8, -0.25),))
-    told = {
-        SampledTokens(sequence_id=1, attempt=1, token_ids=(0,)),
-        SampledTokens(sequence_id=2, attempt=300, token_ids=(99_999,)),
-        SampledTokens(sequence_id=3, attempt=1, token_ids=(4,), stopped=True),
-        SampledTokens(sequence_id=4, attempt=1, token_ids=(4,), stopped=True, stop_token_id=4),
-        SampledTokens(sequence_id=5, attempt=1, token_ids=(8,), logprobs=(logprobs,)),
-        SampledTokens(sequence_id=6, attempt=1, token_ids=(8, 9)),
-    }
-    scored = ScoredTokens(sequence_id=7, attempt=1, start=3, logprobs=(logprobs,))
-    message = result_to_proto(StepResult(step_id=9, sampled=tuple(told), scored=(scored,)), session_id=3)
-    assert len(message.sampled_batch.token_ids) == 2
-    result = worker_messages.result_from_proto(message)
-    assert result.step_id == 9
-    assert {SampledTokens(*sampled) for sampled in result.sampled} == told
-    assert [(each.start, each.logprobs) for each in result.scored] == [(3, (logprobs,))]
 
 
 def test_columns_of_different_lengths_are_refused() -> None:
     with pytest.raises(StepError, match="1 sequences, 0 starts"):
         step_from_proto(worker_pb2.Step(decode_batch=worker_pb2.DecodeBatch(sequence_ids=[1])))
-    with pytest.raises(WorkerProtocolError, match="columns of 1, 1, 2 entries"):
-        batch = worker_pb2.SampledBatch(sequence_ids=[1], attempts=[1], token_ids=[1, 2])
-        worker_messages.result_from_proto(worker_pb2.StepResult(sampled_batch=batch))
+    batch = worker_pb2.SampledBatch(sequence_ids=[1], attempts=[1], token_ids=[1, 2])
+    problem = result_problem(worker_pb2.StepResult(sampled_batch=batch), worker_info().limits)
+    assert problem is not None and "columns of 1, 1, 2 entries" in problem

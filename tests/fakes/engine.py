@@ -7,9 +7,10 @@ so a step that reads a page with another content (granted twice, freed too early
 from collections.abc import Iterable, Sequence
 
 from pagoda.wire.logprobs import TokenLogprobs
+from pagoda.wire.step_result import SampledTokens, StepResult
 from worker.errors import StepError
 from worker.steps.sequence import Chunk, RunningSequence, RunningSequences, find_stop
-from worker.steps.step import SampledTokens, Step, StepResult
+from worker.steps.step import Step
 
 NUM_BYTES = 256
 VOCAB_SIZE = NUM_BYTES + 3

@@ -8,11 +8,12 @@ import argparse
 import asyncio
 import signal
 
+from pagoda.wire.step_result import SampledTokens, StepResult
 from protos.v1 import worker_pb2
 from worker.errors import StartError
 from worker.rpc.scheduler_link import SchedulerLink
 from worker.steps.engine_thread import Loaded
-from worker.steps.step import SampledTokens, Step, StepResult
+from worker.steps.step import Step
 
 MODEL = "instant"
 TOKEN_ID = 1

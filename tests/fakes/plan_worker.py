@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from kvcache.block_hash import BlockHash
 from kvcache.page_pool import PageId
 from pagoda.wire.logprobs import TokenLogprobs
-from scheduler.steps.result import SampledTokens, ScoredTokens, StepResult
+from pagoda.wire.step_result import SampledTokens, ScoredTokens, StepResult
 from scheduler.steps.sequence import Sequence
 from scheduler.steps.step_plan import StepPlan
 from scheduler.worker_info import ModelLimits, WorkerInfo

@@ -11,13 +11,14 @@ from typing import Any
 import psutil
 
 from pagoda.rpc.grpc_channel import open_channel
+from pagoda.wire.step_result import StepResult
 from protos.v1 import inference_pb2, inference_pb2_grpc, types_pb2
 from tests.fakes.engine import FakeEngine, continuation
 from tests.fakes.scheduler_process import scheduler
 from tests.fakes.tcp_proxy import TCPProxy, tcp_proxy
 from tests.fakes.waiting import until
 from tests.fakes.worker import fake_worker_link
-from worker.steps.step import Step, StepResult
+from worker.steps.step import Step
 
 NUM_FAILURES = 100
 NUM_WORKERS = 3

@@ -13,6 +13,7 @@ import pytest
 
 from pagoda.models.store import ModelStore
 from pagoda.wire.sampling import SamplingParams
+from pagoda.wire.step_result import StepResult
 from protos.v1 import worker_pb2
 from scheduler.loop import SchedulerLoop
 from scheduler.queue.events import Tokens
@@ -31,7 +32,7 @@ from worker.models.decoder import DecoderModel
 from worker.models.registry import load_model
 from worker.steps.engine import Engine
 from worker.steps.lease import Lease
-from worker.steps.step_messages import result_to_proto, step_from_proto
+from worker.steps.step_messages import step_from_proto
 
 PAGE = 4
 MAX_TOKENS = 24
@@ -75,7 +76,7 @@ class EngineLink:
         if lease.is_over:
             self._lease = None
             self.queue.pop(0)
-        return result_to_proto(result, 1, next_is_last=next_is_last)
+        return replace(result, next_is_last=next_is_last).to_proto(session_id=1)
 
 
 @dataclass
@@ -105,7 +106,7 @@ class System:
     def run(self, num_steps: int = 10_000) -> None:
         while self.link.queue and num_steps:
             num_steps -= 1
-            self.loop.apply(self.worker, worker_messages.result_from_proto(self.link.run_step()))
+            self.loop.apply(self.worker, StepResult.from_proto(self.link.run_step()))
             self.clock.run_soon()
 
     def ask(self, *requests: InferenceRequest) -> dict[tuple[str, int], Answer]:

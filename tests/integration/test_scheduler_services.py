@@ -13,6 +13,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_status import rpc_status
 
 from pagoda.rpc.grpc_channel import open_channel
+from pagoda.wire.step_result import StepResult
 from protos.v1 import inference_pb2, inference_pb2_grpc, types_pb2, worker_pb2, worker_pb2_grpc
 from scheduler.__main__ import drain
 from scheduler.loop import SchedulerLoop
@@ -24,7 +25,7 @@ from tests.fakes.scheduler_process import instant_worker, scheduler, scheduler_a
 from tests.fakes.worker import fake_worker_link
 from worker.errors import StartError
 from worker.steps.engine_thread import Loaded
-from worker.steps.step import Step, StepResult
+from worker.steps.step import Step
 
 
 def generate_request(

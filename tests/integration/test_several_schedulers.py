@@ -25,6 +25,7 @@ from gateway.upstream.scheduler_client import SERVICE_NAME, SchedulerClient
 from gateway.upstream.schedulers import Schedulers
 from kvcache.prefix_index import InMemoryPrefixIndex
 from pagoda.wire.sampling import SamplingParams
+from pagoda.wire.step_result import StepResult
 from protos.v1 import inference_pb2
 from scheduler.steps.worker_state import WorkerPhase
 from tests.fakes.engine import FakeEngine, continuation
@@ -33,7 +34,7 @@ from tests.fakes.scheduler_process import scheduler
 from tests.fakes.waiting import until
 from tests.fakes.worker import fake_worker_link
 from worker.rpc.scheduler_spread import by_preference
-from worker.steps.step import Step, StepResult
+from worker.steps.step import Step
 
 HELLO = list(b"Hello!")
 HELD = Answer(hold_before=2)

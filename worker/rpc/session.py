@@ -16,12 +16,12 @@ import grpc
 from pagoda.models.errors import ModelFormatError, without_directories
 from pagoda.process.background import end_tasks, keep_running
 from pagoda.telemetry.tracing import Tracer
+from pagoda.wire.step_result import StepResult
 from protos.v1 import worker_pb2
 from worker.errors import EngineHangsError, NotEnoughMemoryError, UnusableModelError
 from worker.steps.engine_thread import EngineThread
 from worker.steps.held_blocks import HeldBlocks
-from worker.steps.step_loop import FailedStep, Interruption, RanStep, SessionEnd, StepLoop
-from worker.steps.step_messages import result_to_proto
+from worker.steps.step_loop import FailedStep, Interruption, SessionEnd, StepLoop
 
 logger = logging.getLogger(__name__)
 
@@ -69,7 +69,7 @@ class Session:
         self._silent_s = 0.0
         """Since anything was heard from the scheduler, not counting when this process itself was kept from running."""
         self._engine_thread = engine_thread
-        self._outbox: asyncio.Queue[RanStep | FailedStep | worker_pb2.Leaving | None] = asyncio.Queue()
+        self._outbox: asyncio.Queue[StepResult | FailedStep | worker_pb2.Leaving | None] = asyncio.Queue()
         """What the engine's thread hands over, and what is said between that; None once the thread has left."""
         loop, outbox = asyncio.get_running_loop(), self._outbox
         # Without `self`: in a circle the stream, and with it the connection, would live until the next full garbage collection.
@@ -218,11 +218,10 @@ class Session:
         self._end_now(SessionEnd.SILENT)
         self._stream.cancel()
 
-    def _message(self, content: RanStep | FailedStep | worker_pb2.Leaving) -> worker_pb2.AttachRequest:
+    def _message(self, content: StepResult | FailedStep | worker_pb2.Leaving) -> worker_pb2.AttachRequest:
         match content:
-            case RanStep(result, next_is_last):
-                result_message = result_to_proto(result, self._id, next_is_last=next_is_last)
-                return worker_pb2.AttachRequest(step_result=result_message)
+            case StepResult() as result:
+                return worker_pb2.AttachRequest(step_result=result.to_proto(self._id))
             case FailedStep(step_id, reason):
                 failed = worker_pb2.StepResult(session_id=self._id, step_id=step_id, error=reason)
                 return worker_pb2.AttachRequest(step_result=failed)

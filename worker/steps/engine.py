@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from pagoda.wire.logprobs import TokenLogprobs
+from pagoda.wire.step_result import SampledTokens, ScoredTokens, StepResult
 from worker.kernels.interface import LayerKV
 from worker.kernels.sampling import ChooseTokens, choose_tokens
 from worker.kernels.step_batch import StepBatch
@@ -19,7 +20,7 @@ from worker.memory.kv_memory import KVMemory
 from worker.steps.batch import build_batch
 from worker.steps.sampler import sample_tokens, token_logprobs
 from worker.steps.sequence import Chunk, RunningSequence, RunningSequences, find_stop
-from worker.steps.step import SampledTokens, ScoredTokens, Step, StepResult
+from worker.steps.step import Step
 
 
 class StepModel(Protocol):

@@ -11,9 +11,10 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple, Protocol, TypeVar
 
 from pagoda.process.freed_memory import return_freed_memory
+from pagoda.wire.step_result import StepResult
 from protos.v1 import worker_pb2
 from worker.errors import StepError
-from worker.steps.step import Step, StepResult
+from worker.steps.step import Step
 
 T = TypeVar("T")
 

@@ -3,7 +3,8 @@
 Owns which step comes next and which is the last. Knows nothing about streams and engines.
 """
 
-from worker.steps.step import ScheduledSequence, Step, StepResult
+from pagoda.wire.step_result import StepResult
+from worker.steps.step import ScheduledSequence, Step
 
 
 class Lease:

@@ -1,9 +1,8 @@
-"""What the scheduler tells a worker to do in one step, and what the worker answers, as dataclasses."""
+"""What the scheduler tells a worker to do in one step, as dataclasses."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import NamedTuple
 
-from pagoda.wire.logprobs import TokenLogprobs
 from pagoda.wire.sampling import SamplingParams
 
 
@@ -42,35 +41,3 @@ class Step:
     scheduled: tuple[ScheduledSequence, ...] = ()
     max_steps: int = 1
     """More where this step is the first of a lease."""
-
-
-class SampledTokens(NamedTuple):
-    sequence_id: int
-    attempt: int
-    token_ids: tuple[int, ...]
-    logprobs: tuple[TokenLogprobs, ...] = ()
-    stopped: bool = False
-    stop_token_id: int | None = None
-
-    @property
-    def is_one_token(self) -> bool:
-        """With nothing to be said about it."""
-        return len(self.token_ids) == 1 and not self.logprobs and not self.stopped
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ScoredTokens:
-    """Log-probabilities of the prompt tokens from position `start` on."""
-
-    sequence_id: int
-    attempt: int
-    start: int
-    logprobs: tuple[TokenLogprobs, ...]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StepResult:
-    step_id: int
-    sampled: tuple[SampledTokens, ...] = field(default=())
-    scored: tuple[ScoredTokens, ...] = field(default=())
-    step_us: int = 0

@@ -7,16 +7,18 @@ is a step to run. Owns the queue of steps. Knows nothing about streams.
 import logging
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from enum import Enum, auto
 from queue import Empty, SimpleQueue
 from typing import NamedTuple
 
 from pagoda.telemetry.tracing import Tracer
+from pagoda.wire.step_result import StepResult
 from protos.v1 import worker_pb2
 from worker.steps.engine_thread import StepRunner
 from worker.steps.held_blocks import HeldBlocks
 from worker.steps.lease import Lease
-from worker.steps.step import Step, StepResult
+from worker.steps.step import Step
 from worker.steps.step_messages import step_from_proto
 from worker.steps.tracing import describe_result, start_step_span
 
@@ -44,11 +46,6 @@ Interruption = SessionEnd | worker_pb2.Load | worker_pb2.Unload
 """What is not a step, and so not for this loop."""
 
 
-class RanStep(NamedTuple):
-    result: StepResult
-    next_is_last: bool
-
-
 class FailedStep(NamedTuple):
     step_id: int
     reason: str
@@ -58,7 +55,7 @@ class StepLoop:
     """`run` belongs to the engine's thread, everything else to the event loop's."""
 
     def __init__(
-        self, held_blocks: HeldBlocks, tracer: Tracer, deliver: Callable[[RanStep | FailedStep], object]
+        self, held_blocks: HeldBlocks, tracer: Tracer, deliver: Callable[[StepResult | FailedStep], object]
     ) -> None:
         """`deliver` is called on the engine's thread, for each step in turn."""
         self._held_blocks = held_blocks
@@ -102,7 +99,7 @@ class StepLoop:
                 step_id = lease.step.step_id
                 result = self._run_step(engine, lease.step, message.traceparent)
                 next_is_last = lease.go_on(result, is_recalled=self.recalled_step_id == message.step_id)
-                self._deliver(RanStep(result, next_is_last))
+                self._deliver(replace(result, next_is_last=True) if next_is_last else result)
         except Exception as error:
             logger.exception("step failed", extra={"session_id": message.session_id, "step_id": step_id})
             self._deliver(FailedStep(step_id, f"{type(error).__name__}: {error}"))

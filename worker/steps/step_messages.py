@@ -1,9 +1,9 @@
-"""Steps and results between their protobuf form and the dataclasses of step.py."""
+"""Steps from their protobuf form into the dataclasses of step.py."""
 
 from pagoda.wire.sampling import SamplingParams
 from protos.v1 import worker_pb2
 from worker.errors import StepError
-from worker.steps.step import NewSequence, SampledTokens, ScheduledSequence, ScoredTokens, Step, StepResult
+from worker.steps.step import NewSequence, ScheduledSequence, Step
 
 
 def step_from_proto(message: worker_pb2.Step) -> Step:
@@ -51,41 +51,3 @@ def _decode_batch(message: worker_pb2.DecodeBatch) -> list[ScheduledSequence]:
         )
     columns = zip(message.sequence_ids, message.starts, num_steps, strict=True)
     return [ScheduledSequence(sequence_id, start, 1, (), True, steps) for sequence_id, start, steps in columns]
-
-
-def result_to_proto(result: StepResult, session_id: int, *, next_is_last: bool = False) -> worker_pb2.StepResult:
-    plain = [sampled for sampled in result.sampled if sampled.is_one_token]
-    others = [sampled for sampled in result.sampled if not sampled.is_one_token]
-    return worker_pb2.StepResult(
-        session_id=session_id,
-        step_id=result.step_id,
-        sampled=[_sampled(sampled) for sampled in others],
-        sampled_batch=worker_pb2.SampledBatch(
-            sequence_ids=[sampled.sequence_id for sampled in plain],
-            attempts=[sampled.attempt for sampled in plain],
-            token_ids=[sampled.token_ids[0] for sampled in plain],
-        ),
-        step_us=result.step_us,
-        scored=[_scored(scored) for scored in result.scored],
-        next_is_last=next_is_last,
-    )
-
-
-def _sampled(sampled: SampledTokens) -> worker_pb2.SampledTokens:
-    return worker_pb2.SampledTokens(
-        sequence_id=sampled.sequence_id,
-        attempt=sampled.attempt,
-        token_ids=sampled.token_ids,
-        logprobs=[logprobs.to_proto() for logprobs in sampled.logprobs],
-        stopped=sampled.stopped,
-        stop_token_id=sampled.stop_token_id,
-    )
-
-
-def _scored(scored: ScoredTokens) -> worker_pb2.ScoredTokens:
-    return worker_pb2.ScoredTokens(
-        sequence_id=scored.sequence_id,
-        attempt=scored.attempt,
-        start=scored.start,
-        logprobs=[logprobs.to_proto() for logprobs in scored.logprobs],
-    )

@@ -4,7 +4,8 @@ The span belongs to one request, the one that the scheduler names; what the step
 """
 
 from pagoda.telemetry.tracing import SilentSpan, Span, SpanKind, TraceContext, Tracer
-from worker.steps.step import Step, StepResult
+from pagoda.wire.step_result import StepResult
+from worker.steps.step import Step
 
 
 def start_step_span(tracer: Tracer, step: Step, traceparent: str) -> Span:

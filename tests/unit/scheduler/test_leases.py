@@ -4,9 +4,9 @@ from dataclasses import replace
 
 import pytest
 
+from pagoda.wire.step_result import StepResult
 from scheduler.errors import WorkerProtocolError
 from scheduler.queue.request import InferenceRequest
-from scheduler.steps.result import StepResult
 from scheduler.steps.sequence import FinishReason
 from scheduler.steps.worker_state import AttachedWorker
 from tests.fakes.plan_worker import EOS, PlanWorker, expected_output

@@ -13,6 +13,7 @@ import psutil
 import pytest
 
 from pagoda.models.errors import ModelFormatError
+from pagoda.wire.step_result import StepResult
 from protos.v1 import types_pb2, worker_pb2
 from tests.e2e.system import free_port
 from tests.fakes.engine import FakeEngine, continuation
@@ -22,7 +23,7 @@ from worker.errors import EngineHangsError, StartError, UnusableModelError
 from worker.rpc.scheduler_link import SchedulerLink
 from worker.rpc.scheduler_spread import by_preference
 from worker.steps.engine_thread import Load, Loaded, StepRunner
-from worker.steps.step import Step, StepResult
+from worker.steps.step import Step
 
 MODEL = worker_pb2.LoadedModel(name="m", num_pages=8, page_size=16)
 HELLO = worker_pb2.Hello(worker_id="w1", epoch=7, instance="i1", device="fake", model=MODEL)

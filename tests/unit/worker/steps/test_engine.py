@@ -9,12 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pagoda.wire.sampling import SamplingParams
+from pagoda.wire.step_result import SampledTokens, ScoredTokens
 from tests.fakes.paged_model import VOCAB_SIZE, PagedModel, paged_tokens
 from worker.errors import SamplingError, StepError
 from worker.kernels.interface import LayerKV
 from worker.kernels.step_batch import StepBatch
 from worker.steps.engine import Engine
-from worker.steps.step import NewSequence, SampledTokens, ScheduledSequence, ScoredTokens, Step
+from worker.steps.step import NewSequence, ScheduledSequence, Step
 
 PAGE_SIZE = 4
 PROMPT = (7, 3, 9, 1, 4, 4, 2, 8, 5, 6)

@@ -2,10 +2,11 @@
 
 import pytest
 
+from pagoda.wire.step_result import SampledTokens, StepResult
 from protos.v1 import worker_pb2
 from worker.errors import StepError
 from worker.steps.lease import Lease
-from worker.steps.step import SampledTokens, ScheduledSequence, Step, StepResult
+from worker.steps.step import ScheduledSequence, Step
 from worker.steps.step_messages import step_from_proto
 
 

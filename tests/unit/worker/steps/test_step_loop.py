@@ -1,10 +1,11 @@
 """The engine's side of a session, run to its end on the test's own thread: there is no event loop that it could wait for."""
 
 from pagoda.telemetry.tracing import SILENT_TRACER
+from pagoda.wire.step_result import StepResult
 from protos.v1 import worker_pb2
 from worker.steps.held_blocks import HeldBlocks
-from worker.steps.step import Step, StepResult
-from worker.steps.step_loop import FailedStep, RanStep, SessionEnd, StepLoop
+from worker.steps.step import Step
+from worker.steps.step_loop import FailedStep, SessionEnd, StepLoop
 
 
 class CountingEngine:
@@ -28,12 +29,12 @@ def lease(step_id: int, num_steps: int) -> worker_pb2.Step:
     return worker_pb2.Step(step_id=step_id, decode_batch=batch, max_steps=num_steps)
 
 
-def make_loop(outcomes: list[RanStep | FailedStep]) -> StepLoop:
+def make_loop(outcomes: list[StepResult | FailedStep]) -> StepLoop:
     return StepLoop(HeldBlocks(page_size=16), SILENT_TRACER, outcomes.append)
 
 
 def test_steps_and_leases_run_one_behind_the_other_until_the_end_that_was_put() -> None:
-    engine, outcomes = CountingEngine(), list[RanStep | FailedStep]()
+    engine, outcomes = CountingEngine(), list[StepResult | FailedStep]()
     loop = make_loop(outcomes)
     loop.put(worker_pb2.Step(step_id=1))
     loop.put(lease(2, num_steps=3))
@@ -42,12 +43,12 @@ def test_steps_and_leases_run_one_behind_the_other_until_the_end_that_was_put() 
     loop.put(worker_pb2.Step(step_id=6))
     assert loop.run(engine) is SessionEnd.DRAINED
     assert engine.step_ids == [1, 2, 3, 4, 5]
-    assert outcomes == [RanStep(StepResult(step_id=step_id), False) for step_id in engine.step_ids]
+    assert outcomes == [StepResult(step_id=step_id) for step_id in engine.step_ids]
     assert (loop.last_step_id, loop.step_is_running) == (5, False)
 
 
 def test_behind_a_step_that_raises_none_is_run() -> None:
-    engine, outcomes = CountingEngine(), list[RanStep | FailedStep]()
+    engine, outcomes = CountingEngine(), list[StepResult | FailedStep]()
     loop = make_loop(outcomes)
     loop.put(worker_pb2.Step(step_id=13))
     loop.put(worker_pb2.Step(step_id=14))
