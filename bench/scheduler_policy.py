@@ -69,7 +69,7 @@ class _Echo:
         sampled = tuple(
             SampledTokens(sequence_id=each.sequence.sequence_id, attempt=each.sequence.attempt, token_ids=(1,))
             for each in plan.scheduled
-            if each.sample and each.num_steps > number
+            if each.max_new_tokens and each.num_steps > number
         )
         self._loop.apply(self.worker, StepResult(step_id=plan.step_id + number, sampled=sampled))
 

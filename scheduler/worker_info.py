@@ -17,6 +17,8 @@ class ModelLimits:
     max_step_tokens: int
     max_step_sequences: int
     vocab_size: int
+    max_new_tokens: int = 1
+    """The most that one step may return for one sequence."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -149,7 +149,7 @@ class ModelledWorker:
                 sequence_id=planned.sequence.sequence_id, attempt=planned.sequence.attempt, token_ids=(TOKEN_ID,)
             )
             for planned in plan.scheduled
-            if planned.sample
+            if planned.max_new_tokens
         )
         scored = tuple(each for planned in plan.scheduled if (each := _scored(planned)).logprobs)
         result = StepResult(step_id=plan.step_id, sampled=sampled, scored=scored)

@@ -7,7 +7,8 @@ The worker dials a scheduler, says hello, and gets a session id that every later
 strictly in the order in which they arrive and answers each with one StepResult, in the same order. Two steps may be in flight.
 
 Why that is safe:
-  - A sequence's input token in step n+1 may be the one sampled in step n: the worker keeps it, the plan need not name it.
+  - A sequence's input token in step n+1 may be the last one sampled in step n: the worker keeps it, the plan need not name it,
+    and names a range of positions where step n may bring one token or several.
   - Each admission of a sequence has an attempt number. A result that carries an older attempt is dropped by the scheduler.
   - A page that is freed while a step that writes it is in flight is granted again only to later steps of the same stream.
   - A lease is many steps said in one message. To the scheduler two of them are in flight, as ever: it counts a further one when a
@@ -279,6 +280,7 @@ class LoadedModel(_message.Message):
     EOS_TOKEN_IDS_FIELD_NUMBER: _builtins.int
     WEIGHTS_BYTES_FIELD_NUMBER: _builtins.int
     KV_BYTES_FIELD_NUMBER: _builtins.int
+    MAX_NEW_TOKENS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """The name under which clients ask for it."""
     digest: _builtins.str
@@ -296,6 +298,8 @@ class LoadedModel(_message.Message):
     """Mode, instruction set, kernel version, KV dtype: workers with the same id give the same bits."""
     weights_bytes: _builtins.int
     kv_bytes: _builtins.int
+    max_new_tokens: _builtins.int
+    """The most tokens that one step of this worker may return for one sequence. 0 means 1."""
     @_builtins.property
     def eos_token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
     def __init__(
@@ -313,10 +317,11 @@ class LoadedModel(_message.Message):
         eos_token_ids: _abc.Iterable[_builtins.int] | None = ...,
         weights_bytes: _builtins.int = ...,
         kv_bytes: _builtins.int = ...,
+        max_new_tokens: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["digest", b"digest", "eos_token_ids", b"eos_token_ids", "kv_bytes", b"kv_bytes", "max_model_len", b"max_model_len", "max_step_sequences", b"max_step_sequences", "max_step_tokens", b"max_step_tokens", "name", b"name", "num_pages", b"num_pages", "numerics_id", b"numerics_id", "page_size", b"page_size", "vocab_size", b"vocab_size", "weights_bytes", b"weights_bytes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["digest", b"digest", "eos_token_ids", b"eos_token_ids", "kv_bytes", b"kv_bytes", "max_model_len", b"max_model_len", "max_new_tokens", b"max_new_tokens", "max_step_sequences", b"max_step_sequences", "max_step_tokens", b"max_step_tokens", "name", b"name", "num_pages", b"num_pages", "numerics_id", b"numerics_id", "page_size", b"page_size", "vocab_size", b"vocab_size", "weights_bytes", b"weights_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -421,9 +426,9 @@ class Step(_message.Message):
     """1, 2, 3, … within the session."""
     max_steps: _builtins.int
     """Above 1 the message is a lease: it stands for so many steps, with the ids step_id, step_id + 1, and so on. All its sequences
-    compute one token and sample the next, again in each step, with pages that are granted ahead. The worker goes on by itself
-    and answers each step with a StepResult of its own. A Recall, or that no sequence goes on, ends the lease early. The next
-    message's step_id is one past the last step that was run. 0 and 1 mean one step.
+    decode, with the same max_new_tokens in each step, into pages that are granted ahead. The worker continues by itself and
+    answers each step with a StepResult of its own. A Recall ends the lease early, and so does a step that leaves no sequence. The
+    next message's step_id is one past the last step that was run. 0 and 1 mean one step.
     """
     traceparent: _builtins.str
     """W3C trace context of a traced request in this step."""
@@ -445,7 +450,7 @@ class Step(_message.Message):
 
     @_builtins.property
     def decode_batch(self) -> Global___DecodeBatch:
-        """Sequences that compute one token, sample the next and get no new pages: most of most steps."""
+        """Sequences that compute their last known token, sample what follows and get no new pages: most of most steps."""
 
     def __init__(
         self,
@@ -518,18 +523,27 @@ class ScheduledSequence(_message.Message):
     START_FIELD_NUMBER: _builtins.int
     NUM_TOKENS_FIELD_NUMBER: _builtins.int
     NEW_PAGE_IDS_FIELD_NUMBER: _builtins.int
-    SAMPLE_FIELD_NUMBER: _builtins.int
+    MAX_NEW_TOKENS_FIELD_NUMBER: _builtins.int
     NUM_STEPS_FIELD_NUMBER: _builtins.int
+    MAX_START_FIELD_NUMBER: _builtins.int
     sequence_id: _builtins.int
     start: _builtins.int
     """Tokens [start, start + num_tokens) of the sequence are computed. Keys and values before start are in its pages.
-    Where start is past the known token_ids, the input is the token sampled by the step before.
+    Where start is past the known token_ids, the input is the last token sampled by the step before.
     """
     num_tokens: _builtins.int
-    sample: _builtins.bool
-    """Whether the last computed token's logits are sampled: false for all but the last chunk of a prefill."""
+    max_new_tokens: _builtins.int
+    """The step promises at least one and at most so many new tokens, the first of them sampled behind the last of the num_tokens; the
+    result says how many they are. 0, in all but the last chunk of a prefill, samples nothing. Of the new tokens all but the last
+    are computed too: keys and values of a sequence end one token before it does, however many tokens a step brings.
+    """
     num_steps: _builtins.int
     """In a lease, the number of its steps, from the first on, that the sequence takes part in unless a token ends it before."""
+    max_start: _builtins.int
+    """Where a decode starts is the worker's own state, since the plan may have been made before the steps that lead there were
+    answered: [start, max_start] is the range that the plan allows. A worker outside it fails the step. In a lease each further step
+    allows one more at the least, and max_new_tokens more at the most. 0: the same as start.
+    """
     @_builtins.property
     def new_page_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Appended to the sequence's block table."""
@@ -541,12 +555,13 @@ class ScheduledSequence(_message.Message):
         start: _builtins.int = ...,
         num_tokens: _builtins.int = ...,
         new_page_ids: _abc.Iterable[_builtins.int] | None = ...,
-        sample: _builtins.bool = ...,
+        max_new_tokens: _builtins.int = ...,
         num_steps: _builtins.int = ...,
+        max_start: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["new_page_ids", b"new_page_ids", "num_steps", b"num_steps", "num_tokens", b"num_tokens", "sample", b"sample", "sequence_id", b"sequence_id", "start", b"start"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["max_new_tokens", b"max_new_tokens", "max_start", b"max_start", "new_page_ids", b"new_page_ids", "num_steps", b"num_steps", "num_tokens", b"num_tokens", "sequence_id", b"sequence_id", "start", b"start"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -554,8 +569,8 @@ Global___ScheduledSequence: _TypeAlias = ScheduledSequence  # noqa: Y015
 
 @_typing.final
 class DecodeBatch(_message.Message):
-    """Scheduled sequences with num_tokens 1, `sample` and no new pages. In columns, since a message for each of them would cost more
-    than all else that the scheduler does for a token: entry i of each field is about the same sequence.
+    """Scheduled sequences with num_tokens 1 that sample and get no new pages. In columns, since a message for each of them would cost
+    more than all else that the scheduler does for a token: entry i of each field is about the same sequence.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -563,6 +578,8 @@ class DecodeBatch(_message.Message):
     SEQUENCE_IDS_FIELD_NUMBER: _builtins.int
     STARTS_FIELD_NUMBER: _builtins.int
     NUM_STEPS_FIELD_NUMBER: _builtins.int
+    MAX_STARTS_FIELD_NUMBER: _builtins.int
+    MAX_NEW_TOKENS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def sequence_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
     @_builtins.property
@@ -571,16 +588,26 @@ class DecodeBatch(_message.Message):
     def num_steps(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """As ScheduledSequence.num_steps; empty where the step is no lease."""
 
+    @_builtins.property
+    def max_starts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """As ScheduledSequence.max_start; empty where each is the same as its start."""
+
+    @_builtins.property
+    def max_new_tokens(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """As ScheduledSequence.max_new_tokens; empty where each is 1."""
+
     def __init__(
         self,
         *,
         sequence_ids: _abc.Iterable[_builtins.int] | None = ...,
         starts: _abc.Iterable[_builtins.int] | None = ...,
         num_steps: _abc.Iterable[_builtins.int] | None = ...,
+        max_starts: _abc.Iterable[_builtins.int] | None = ...,
+        max_new_tokens: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["num_steps", b"num_steps", "sequence_ids", b"sequence_ids", "starts", b"starts"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["max_new_tokens", b"max_new_tokens", "max_starts", b"max_starts", "num_steps", b"num_steps", "sequence_ids", b"sequence_ids", "starts", b"starts"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -608,7 +635,7 @@ class StepResult(_message.Message):
     """The lease that this step belongs to ends with the step behind this one, before its max_steps."""
     @_builtins.property
     def sampled(self) -> _containers.RepeatedCompositeFieldContainer[Global___SampledTokens]:
-        """With `sampled_batch` one entry for each scheduled sequence with `sample` that the worker had not already ended."""
+        """With `sampled_batch` one entry for each scheduled sequence with max_new_tokens that the worker had not already ended."""
 
     @_builtins.property
     def scored(self) -> _containers.RepeatedCompositeFieldContainer[Global___ScoredTokens]:
@@ -688,7 +715,7 @@ class SampledTokens(_message.Message):
     """The stop_token_id that ended it; absent when the model's own end-of-generation token did."""
     @_builtins.property
     def token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """Usually one; more when a step makes several. Never empty."""
+        """At least one, and at most ScheduledSequence.max_new_tokens."""
 
     @_builtins.property
     def logprobs(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.Logprobs]:

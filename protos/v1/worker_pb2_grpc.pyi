@@ -7,7 +7,8 @@ The worker dials a scheduler, says hello, and gets a session id that every later
 strictly in the order in which they arrive and answers each with one StepResult, in the same order. Two steps may be in flight.
 
 Why that is safe:
-  - A sequence's input token in step n+1 may be the one sampled in step n: the worker keeps it, the plan need not name it.
+  - A sequence's input token in step n+1 may be the last one sampled in step n: the worker keeps it, the plan need not name it,
+    and names a range of positions where step n may bring one token or several.
   - Each admission of a sequence has an attempt number. A result that carries an older attempt is dropped by the scheduler.
   - A page that is freed while a step that writes it is in flight is granted again only to later steps of the same stream.
   - A lease is many steps said in one message. To the scheduler two of them are in flight, as ever: it counts a further one when a

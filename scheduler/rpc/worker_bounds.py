@@ -15,6 +15,8 @@ MAX_NAME_CHARS = 512
 MAX_LOADABLE_MODELS = 10_000
 MAX_EOS_TOKEN_IDS = 1024
 MAX_REASON_CHARS = 1000
+# Pages are granted for as many tokens as a step may return, and its budget is charged with them.
+MAX_NEW_TOKENS = 64
 # Each some times more than what the largest machines have: a device of 141 GB has room for 800,000 pages of 16 tokens of a small
 # model.
 BOUNDS = {
@@ -54,6 +56,8 @@ def _hello_problems(hello: worker_pb2.Hello) -> Iterator[str]:
             yield "Hello must name the model in memory"
         yield from _name_problems("Hello's model", name=model.name, digest=model.digest, numerics_id=model.numerics_id)
         yield from _number_problems("Hello's model", model, BOUNDS)
+        if model.max_new_tokens > MAX_NEW_TOKENS:
+            yield f"Hello's model has max_new_tokens {model.max_new_tokens}, which must be between 1 and {MAX_NEW_TOKENS}"
         if len(model.eos_token_ids) > MAX_EOS_TOKEN_IDS:
             yield f"Hello's model may have at most {MAX_EOS_TOKEN_IDS} eos_token_ids (got {len(model.eos_token_ids)})"
     if hello.num_held_blocks_messages > hello.model.num_pages:
@@ -86,8 +90,11 @@ def _result_problems(result: worker_pb2.StepResult, limits: ModelLimits) -> Iter
     if max(batch.token_ids, default=0) >= limits.vocab_size:
         yield _strange_token(max(batch.token_ids), limits)
     for sampled in result.sampled:
-        if not 1 <= len(sampled.token_ids) <= limits.max_model_len:
-            yield f"sequence {sampled.sequence_id} has {len(sampled.token_ids)} new tokens, it must be at least one"
+        if not 1 <= len(sampled.token_ids) <= limits.max_new_tokens:
+            yield (
+                f"sequence {sampled.sequence_id} has {len(sampled.token_ids)} new tokens, which must be between 1 and "
+                f"{limits.max_new_tokens}"
+            )
         if (largest := max(sampled.token_ids, default=0)) >= limits.vocab_size:
             yield _strange_token(largest, limits)
         if len(sampled.logprobs) not in (0, len(sampled.token_ids)):

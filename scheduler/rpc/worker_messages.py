@@ -1,5 +1,7 @@
 """What workers say and are told, between protobuf messages and the scheduler's dataclasses. Pure."""
 
+from collections.abc import Sequence
+
 from kvcache.block_hash import BlockHash
 from kvcache.page_pool import PageId
 from protos.v1 import worker_pb2
@@ -25,6 +27,7 @@ def worker_info_from_proto(hello: worker_pb2.Hello) -> WorkerInfo:
             max_step_tokens=model.max_step_tokens,
             max_step_sequences=model.max_step_sequences,
             vocab_size=model.vocab_size,
+            max_new_tokens=max(1, model.max_new_tokens),
         ),
     )
 
@@ -84,15 +87,24 @@ def plan_to_proto(plan: StepPlan, session_id: int) -> worker_pb2.Step:
             for sequence in plan.new_sequences
         ],
         scheduled=[_scheduled_to_proto(planned) for planned in others],
-        decode_batch=worker_pb2.DecodeBatch(
-            sequence_ids=[planned.sequence.sequence_id for planned in decoding],
-            starts=[planned.start for planned in decoding],
-            num_steps=[planned.num_steps for planned in decoding] if plan.max_steps > 1 else (),
-        ),
+        decode_batch=_decode_batch(decoding, plan.max_steps),
         sealed_blocks=[worker_pb2.PageBlock(page_id=page, block_hash=block) for page, block in plan.sealed_blocks],
         max_steps=plan.max_steps,
         traceparent=plan.traceparent,
     )
+
+
+def _decode_batch(decoding: Sequence[PlannedSequence], max_steps: int) -> worker_pb2.DecodeBatch:
+    batch = worker_pb2.DecodeBatch(
+        sequence_ids=[planned.sequence.sequence_id for planned in decoding],
+        starts=[planned.start for planned in decoding],
+        num_steps=[planned.num_steps for planned in decoding] if max_steps > 1 else (),
+    )
+    if any(planned.max_start != planned.start for planned in decoding):
+        batch.max_starts.extend(planned.max_start for planned in decoding)
+    if any(planned.max_new_tokens != 1 for planned in decoding):
+        batch.max_new_tokens.extend(planned.max_new_tokens for planned in decoding)
+    return batch
 
 
 def _scheduled_to_proto(planned: PlannedSequence) -> worker_pb2.ScheduledSequence:
@@ -101,6 +113,7 @@ def _scheduled_to_proto(planned: PlannedSequence) -> worker_pb2.ScheduledSequenc
         start=planned.start,
         num_tokens=planned.num_tokens,
         new_page_ids=planned.new_pages,
-        sample=planned.sample,
+        max_new_tokens=planned.max_new_tokens,
         num_steps=planned.num_steps,
+        max_start=planned.max_start if planned.max_start > planned.start else 0,
     )

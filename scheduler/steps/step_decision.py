@@ -57,9 +57,10 @@ class Chunk(NamedTuple):
     start: int
     num_tokens: int
     num_new_pages: int
-    sample: bool
+    max_new_tokens: int
+    """It promises at least one and at most so many; 0 samples nothing."""
     num_steps: int = 1
-    """In a lease: how many of its steps, each one token further."""
+    """In a lease: how many of its steps."""
 
     @property
     def filled_blocks(self) -> Seq[BlockHash]:

@@ -131,7 +131,7 @@ class StepDraft:
         self.budget -= num_tokens
         self.effort -= num_tokens * self.cost(start)
         self.num_available -= num_new_pages
-        chunk = Chunk(sequence, start, num_tokens, num_new_pages, start + num_tokens == sequence.length)
+        chunk = Chunk(sequence, start, num_tokens, num_new_pages, int(start + num_tokens == sequence.length))
         self.chunks[sequence.sequence_id] = chunk
         return chunk
 
@@ -285,7 +285,7 @@ class StepDraft:
         """Those under way can take no more in this step: what is left begins the next ones."""
         self.num_kept = 0
         for sequence in self.held_back:
-            self.partial = [each for each in self.partial if not self.chunks[each.sequence_id].sample]
+            self.partial = [each for each in self.partial if not self.chunks[each.sequence_id].max_new_tokens]
             is_full = self.budget <= 0 or self.num_places <= 0 or self.effort < self.cost(sequence.length)
             if is_full or len(self.partial) >= self.limits.prefill.max_num_partial:
                 return
@@ -301,7 +301,7 @@ class StepDraft:
             return False
         num_going_on = sum(sequence.num_pending > 0 for sequence in self.running)
         return num_going_on == len(self.chunks) and all(
-            chunk.num_tokens == 1 and chunk.sample for chunk in self.chunks.values()
+            chunk.num_tokens == 1 and chunk.max_new_tokens for chunk in self.chunks.values()
         )
 
     def lease(self) -> None:

@@ -13,15 +13,18 @@ class PlannedSequence(NamedTuple):
 
     sequence: Sequence
     start: int
+    max_start: int
+    """Results that are on their way decide where between the two it starts."""
     num_tokens: int
     new_pages: tuple[PageId, ...]
-    sample: bool
+    max_new_tokens: int
+    """The step promises at least one and at most so many; 0 samples nothing."""
     num_steps: int = 1
     """In a lease: how many of its steps."""
 
     @property
     def only_decodes(self) -> bool:
-        return self.num_tokens == 1 and self.sample and not self.new_pages
+        return self.num_tokens == 1 and self.max_new_tokens > 0 and not self.new_pages
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -62,7 +62,7 @@ class StepsInFlight:
     def begin(self, plan: StepPlan) -> None:
         """It is sent now."""
         for planned in plan.scheduled:
-            planned.sequence.num_sampling += planned.sample
+            planned.sequence.num_sampling += planned.max_new_tokens
         self._add(plan.step_id, plan.scheduled)
 
     def begin_lease(self, plan: StepPlan) -> None:
@@ -87,7 +87,10 @@ class StepsInFlight:
         while self.lease is not None and self.has_room:
             lease = self.lease
             lease.sequences = {number: each for number, each in lease.sequences.items() if each.num_pending}
-            chunks = [PlannedSequence(each, each.num_computed, 1, (), sample=True) for each in lease.sequences.values()]
+            chunks = [
+                PlannedSequence(each, each.num_computed, each.num_computed, 1, (), max_new_tokens=1)
+                for each in lease.sequences.values()
+            ]
             for sequence in lease.sequences.values():
                 sequence.num_computed += 1
                 sequence.num_sampling += 1
@@ -124,7 +127,7 @@ class StepsInFlight:
             work=work_of((planned.start, planned.num_tokens) for planned in scheduled),
             num_context_tokens=sum(planned.start + planned.num_tokens for planned in scheduled),
             computing=tuple(planned.sequence for planned in scheduled),
-            sampling={p.sequence.sequence_id: (p.sequence, p.sequence.attempt) for p in scheduled if p.sample},
+            sampling={p.sequence.sequence_id: (p.sequence, p.sequence.attempt) for p in scheduled if p.max_new_tokens},
         )
         self.last_step_id = step_id
         self.unanswered.append(step)

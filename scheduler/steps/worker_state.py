@@ -152,10 +152,13 @@ class AttachedWorker:
         if chunk.num_new_pages:
             sequence.block_table += self.pool.allocate(chunk.num_new_pages)
         sequence.num_computed += chunk.num_tokens
-        if chunk.sample:
+        if chunk.max_new_tokens:
             self.prefilling.pop(sequence.sequence_id, None)
         new_pages = tuple(sequence.block_table[first:])
-        return PlannedSequence(sequence, chunk.start, chunk.num_tokens, new_pages, chunk.sample, chunk.num_steps)
+        start = chunk.start
+        return PlannedSequence(
+            sequence, start, start, chunk.num_tokens, new_pages, chunk.max_new_tokens, chunk.num_steps
+        )
 
     def _remember(self, plan: StepPlan) -> None:
         self.forgotten.clear()

@@ -21,7 +21,8 @@ def sequence(sequence_id: int) -> Sequence:
     return make_sequences(request, worker_info(), first_id=sequence_id, now_s=0.0)[0]
 
 
-def test_a_plan_arrives_whole() -> None:
+@pytest.mark.parametrize("most", [1, 4])
+def test_a_plan_arrives_whole(most: int) -> None:
     prefilling, decoding, growing, late = map(sequence, (1, 2, 3, 2**40))
     pages = (PageId(7), PageId(0))
     plan = StepPlan(
@@ -29,40 +30,45 @@ def test_a_plan_arrives_whole() -> None:
         finished_sequence_ids=(4, 5),
         new_sequences=(prefilling,),
         scheduled=(
-            PlannedSequence(prefilling, start=0, num_tokens=2, new_pages=pages, sample=False),
-            PlannedSequence(decoding, start=0, num_tokens=1, new_pages=(), sample=True),
-            PlannedSequence(growing, start=16, num_tokens=1, new_pages=pages[:1], sample=True),
-            PlannedSequence(late, start=70_000, num_tokens=1, new_pages=(), sample=True),
+            PlannedSequence(prefilling, 0, 0, num_tokens=2, new_pages=pages, max_new_tokens=0),
+            PlannedSequence(decoding, 0, 0, num_tokens=1, new_pages=(), max_new_tokens=most),
+            PlannedSequence(growing, 16, 15 + most, num_tokens=1, new_pages=pages[:1], max_new_tokens=most),
+            PlannedSequence(late, 70_000, 70_000, num_tokens=1, new_pages=(), max_new_tokens=1),
         ),
     )
     message = worker_messages.plan_to_proto(plan, session_id=3)
     assert len(message.scheduled) == len(message.decode_batch.starts) == 2
+    # Where each sequence gets one token, nothing is said of it.
+    assert list(message.decode_batch.max_new_tokens) == ([most, 1] if most > 1 else [])
     step = step_from_proto(message)
     assert (step.step_id, step.finished_sequence_ids) == (9, (4, 5))
     assert [(new.sequence_id, new.token_ids) for new in step.new_sequences] == [(1, (5, 6, 7))]
     assert set(step.scheduled) == {
-        ScheduledSequence(each.sequence.sequence_id, each.start, each.num_tokens, each.new_pages, each.sample)
+        ScheduledSequence(
+            each.sequence.sequence_id, each.start, each.max_start, each.num_tokens, each.new_pages, each.max_new_tokens
+        )
         for each in plan.scheduled
     }
 
 
-def test_a_lease_arrives_whole() -> None:
+@pytest.mark.parametrize("max_starts", [(16, 4), (22, 10)], ids=["known", "a range"])
+def test_a_lease_arrives_whole(max_starts: tuple[int, int]) -> None:
     growing, short = map(sequence, (1, 2))
     plan = StepPlan(
         step_id=9,
         finished_sequence_ids=(),
         new_sequences=(),
         scheduled=(
-            PlannedSequence(growing, start=16, num_tokens=1, new_pages=(PageId(3),), sample=True, num_steps=8),
-            PlannedSequence(short, start=4, num_tokens=1, new_pages=(), sample=True, num_steps=2),
+            PlannedSequence(growing, 16, max_starts[0], 1, (PageId(3),), max_new_tokens=3, num_steps=8),
+            PlannedSequence(short, 4, max_starts[1], 1, (), max_new_tokens=2, num_steps=2),
         ),
         max_steps=8,
     )
     step = step_from_proto(worker_messages.plan_to_proto(plan, session_id=3))
     assert step.max_steps == 8
     assert step.scheduled == (
-        ScheduledSequence(1, 16, 1, (PageId(3),), sample=True, num_steps=8),
-        ScheduledSequence(2, 4, 1, (), sample=True, num_steps=2),
+        ScheduledSequence(1, 16, max_starts[0], 1, (PageId(3),), max_new_tokens=3, num_steps=8),
+        ScheduledSequence(2, 4, max_starts[1], 1, (), max_new_tokens=2, num_steps=2),
     )
 
 

@@ -61,7 +61,7 @@ class FakeEngine:
             self._chains.pop(sequence_id, None)
         for chunk in chunks:
             self._compute(chunk)
-        sampled = [self._sample(chunk.sequence) for chunk in chunks if chunk.sample]
+        sampled = [self._sample(chunk.sequence) for chunk in chunks if chunk.max_new_tokens]
         return StepResult(step_id=step.step_id, sampled=tuple(sampled), step_us=1)
 
     def _compute(self, chunk: Chunk) -> None:

@@ -43,7 +43,7 @@ class InstantEngine:
                 token_ids=(TOKEN_ID,),
             )
             for scheduled in step.scheduled
-            if scheduled.sample
+            if scheduled.max_new_tokens
         ]
         return StepResult(step_id=step.step_id, sampled=tuple(sampled))
 

@@ -161,7 +161,7 @@ class PlanWorker:
             self._write(known, start, planned.num_tokens)
             if scores := self._score(planned.sequence.sequence_id, known, start, planned.num_tokens):
                 scored.append(scores)
-            if planned.sample:
+            if planned.max_new_tokens:
                 assert start + planned.num_tokens == len(known.token_ids)
                 sampled.append(self._sample(planned.sequence.sequence_id, known))
                 goes_on |= not known.stopped and planned.num_steps > self._num_leased
@@ -181,7 +181,9 @@ class PlanWorker:
         self._known |= new
         for planned in plan.scheduled:
             self._known[planned.sequence.sequence_id].block_table += planned.new_pages
-            assert plan.max_steps == 1 or planned.num_tokens == planned.sample == 1, "a lease to one that prefills"
+            assert plan.max_steps == 1 or planned.num_tokens == planned.max_new_tokens == 1, (
+                "a lease to one that prefills"
+            )
             assert 1 <= planned.num_steps <= plan.max_steps
 
     def _end(self, plan: StepPlan, goes_on: bool) -> bool:

@@ -195,6 +195,7 @@ async def _status(call: Any) -> tuple[grpc.StatusCode, str]:
         ("max_step_tokens", 0),
         ("max_step_sequences", 2**32 - 1),
         ("vocab_size", 2**32 - 1),
+        ("max_new_tokens", 65),
     ],
 )
 async def test_numbers_of_a_hello_have_bounds_which_are_told(tmp_path: Path, field: str, value: int) -> None:

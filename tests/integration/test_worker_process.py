@@ -37,7 +37,7 @@ async def first_tokens(session: FakeSession) -> list[int]:
         sampling=types_pb2.SamplingParams(temperature=0.0),
     )
     scheduled = worker_pb2.ScheduledSequence(
-        sequence_id=1, start=0, num_tokens=len(PROMPT), new_page_ids=[0], sample=True
+        sequence_id=1, start=0, num_tokens=len(PROMPT), new_page_ids=[0], max_new_tokens=1
     )
     session.send_step(worker_pb2.Step(step_id=1, new_sequences=[new], scheduled=[scheduled]))
     sampled = (await session.result()).sampled_batch

@@ -65,12 +65,12 @@ class Engine:
             if chunk.num_scored:
                 scored.append(_score(chunk, logits_RV[row : row + chunk.num_scored]))
                 row += chunk.num_scored
-            if chunk.sample:
+            if chunk.max_new_tokens:
                 sampled_rows.append(row)
                 row += 1
         if scored:
             logits_RV = logits_RV[sampled_rows]
-        return self._sample([chunk.sequence for chunk in chunks if chunk.sample], logits_RV), scored
+        return self._sample([chunk.sequence for chunk in chunks if chunk.max_new_tokens], logits_RV), scored
 
     def _sample(self, sequences: Sequence[RunningSequence], logits_RV: NDArray[np.float32]) -> list[SampledTokens]:
         token_ids = sample_tokens(logits_RV, sequences, self._eos_token_ids, self._choose)

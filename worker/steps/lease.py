@@ -4,7 +4,7 @@ Owns which step comes next and which is the last. Knows nothing about streams an
 """
 
 from pagoda.wire.step_result import StepResult
-from worker.steps.step import ScheduledSequence, Step
+from worker.steps.step import Step
 
 
 class Lease:
@@ -24,7 +24,12 @@ class Lease:
         """
         stopped = {sampled.sequence_id for sampled in result.sampled if sampled.stopped}
         scheduled = tuple(
-            ScheduledSequence(each.sequence_id, each.start + 1, 1, (), sample=True, num_steps=each.num_steps - 1)
+            each._replace(
+                start=each.start + 1,
+                max_start=each.max_start + each.max_new_tokens,
+                new_page_ids=(),
+                num_steps=each.num_steps - 1,
+            )
             for each in self.step.scheduled
             if each.num_steps > 1 and each.sequence_id not in stopped
         )

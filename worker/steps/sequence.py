@@ -57,7 +57,8 @@ class Chunk:
     sequence: RunningSequence
     start: int
     num_tokens: int
-    sample: bool
+    max_new_tokens: int
+    """Sample at least one token behind them and at most so many; nothing where it is 0."""
 
     @property
     def end(self) -> int:
@@ -124,7 +125,10 @@ class RunningSequences:
             raise StepError(f"sequence {scheduled.sequence_id} is scheduled but unknown")
         sequence.block_table.extend(scheduled.new_page_ids)
         chunk = Chunk(
-            sequence=sequence, start=scheduled.start, num_tokens=scheduled.num_tokens, sample=scheduled.sample
+            sequence=sequence,
+            start=_start(sequence, scheduled),
+            num_tokens=scheduled.num_tokens,
+            max_new_tokens=scheduled.max_new_tokens,
         )
         if not sequence.is_stopped:
             self._check_tokens(chunk)
@@ -138,7 +142,7 @@ class RunningSequences:
             raise StepError(f"{span}, at least one is needed")
         if chunk.end > num_known:
             raise StepError(f"{span}, but only {num_known} are known")
-        if chunk.sample and chunk.end != num_known:
+        if chunk.max_new_tokens and chunk.end != num_known:
             raise StepError(f"{span} and sampled, but {num_known} are known: only the last one can be sampled from")
 
     def _check_pages(self, chunk: Chunk, new_page_ids: tuple[int, ...]) -> None:
@@ -147,11 +151,20 @@ class RunningSequences:
             raise StepError(
                 f"sequence {sequence.sequence_id}: page {max(new_page_ids)} is granted, of {self._num_pages} pages"
             )
-        if chunk.end > len(sequence.block_table) * self._page_size:
+        # The last token that is sampled is not computed.
+        most = chunk.end + max(0, chunk.max_new_tokens - 1)
+        if most > len(sequence.block_table) * self._page_size:
             raise StepError(
                 f"sequence {sequence.sequence_id}: {len(sequence.block_table)} pages of {self._page_size} tokens"
-                f" cannot hold {chunk.end} tokens"
+                f" cannot hold {most} tokens"
             )
+
+
+def _start(sequence: RunningSequence, scheduled: ScheduledSequence) -> int:
+    """Return the position of the range in the plan that is nearest to where the sequence is: it samples behind its last token."""
+    if not scheduled.max_new_tokens:
+        return scheduled.start
+    return min(max(scheduled.start, len(sequence.token_ids) - scheduled.num_tokens), scheduled.max_start)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

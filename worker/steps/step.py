@@ -19,16 +19,19 @@ class NewSequence:
 
 
 class ScheduledSequence(NamedTuple):
-    """Compute tokens [start, start + num_tokens) of a sequence, then sample if told to.
+    """Compute `num_tokens` tokens of a sequence, then sample at least one new token and at most `max_new_tokens`; none if 0.
+
+    What samples starts so that it ends with the last known token; the plan allows [start, max_start]. All else starts at `start`.
 
     A tuple, like all that is made once per sequence and step: a frozen dataclass takes four times as long to make.
     """
 
     sequence_id: int
     start: int
+    max_start: int
     num_tokens: int
     new_page_ids: tuple[int, ...]
-    sample: bool
+    max_new_tokens: int
     num_steps: int = 1
     """Of a lease, those that it takes part in."""
 

@@ -9,7 +9,7 @@ from worker.steps.step import NewSequence, ScheduledSequence, Step
 def step_from_proto(message: worker_pb2.Step) -> Step:
     """Raises StepError for a step that contradicts itself."""
     scheduled = (*map(_scheduled, message.scheduled), *_decode_batch(message.decode_batch))
-    if message.max_steps > 1 and not all(each.num_tokens == 1 and each.sample for each in scheduled):
+    if message.max_steps > 1 and not all(each.num_tokens == 1 and each.max_new_tokens for each in scheduled):
         raise StepError(f"step {message.step_id} leases {message.max_steps} steps to sequences that do not decode")
     return Step(
         step_id=message.step_id,
@@ -35,9 +35,10 @@ def _scheduled(message: worker_pb2.ScheduledSequence) -> ScheduledSequence:
     return ScheduledSequence(
         sequence_id=message.sequence_id,
         start=message.start,
+        max_start=message.max_start or message.start,
         num_tokens=message.num_tokens,
         new_page_ids=tuple(message.new_page_ids),
-        sample=message.sample,
+        max_new_tokens=message.max_new_tokens,
         num_steps=max(1, message.num_steps),
     )
 
@@ -45,9 +46,15 @@ def _scheduled(message: worker_pb2.ScheduledSequence) -> ScheduledSequence:
 def _decode_batch(message: worker_pb2.DecodeBatch) -> list[ScheduledSequence]:
     num_sequences = len(message.sequence_ids)
     num_steps = message.num_steps or [1] * num_sequences
-    if not num_sequences == len(message.starts) == len(num_steps):
+    max_starts = message.max_starts or message.starts
+    max_new_tokens = message.max_new_tokens or [1] * num_sequences
+    if {len(message.starts), len(num_steps), len(max_starts), len(max_new_tokens)} != {num_sequences}:
         raise StepError(
-            f"a decode_batch has {num_sequences} sequences, {len(message.starts)} starts and {len(num_steps)} num_steps"
+            f"a decode_batch has {num_sequences} sequences, {len(message.starts)} starts, {len(num_steps)} num_steps, "
+            f"{len(max_starts)} max_starts and {len(max_new_tokens)} max_new_tokens"
         )
-    columns = zip(message.sequence_ids, message.starts, num_steps, strict=True)
-    return [ScheduledSequence(sequence_id, start, 1, (), True, steps) for sequence_id, start, steps in columns]
+    columns = zip(message.sequence_ids, message.starts, max_starts, max_new_tokens, num_steps, strict=True)
+    return [
+        ScheduledSequence(sequence_id, start, max_start, 1, (), most, steps)
+        for sequence_id, start, max_start, most, steps in columns
+    ]

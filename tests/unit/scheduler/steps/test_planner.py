@@ -65,7 +65,9 @@ def describe(decision: StepDecision, names: dict[int, str]) -> str:
         f"({names[a.sequence.sequence_id]} {len(a.cached_pages) * PAGE})" for a in decision.admissions if a.cached_pages
     ]
     for chunk in decision.chunks:
-        words.append(f"{names[chunk.sequence.sequence_id]} {chunk.start}+{chunk.num_tokens}{' s' * chunk.sample}")
+        words.append(
+            f"{names[chunk.sequence.sequence_id]} {chunk.start}+{chunk.num_tokens}{' s' * chunk.max_new_tokens}"
+        )
         words[-1] += f" *{chunk.num_steps}" * (chunk.num_steps > 1)
     return ", ".join(words)
 

@@ -70,7 +70,7 @@ def test_no_plan_exceeds_its_limits(scene: Scene) -> None:
     for chunk in decision.chunks:
         assert chunk.num_tokens > 0
         assert chunk.start == starts.get(chunk.sequence, chunk.sequence.num_computed)
-        assert chunk.sample == (chunk.start + chunk.num_tokens == chunk.sequence.length)
+        assert chunk.max_new_tokens == (chunk.start + chunk.num_tokens == chunk.sequence.length)
         num_pages = len(chunk.sequence.block_table) + starts.get(chunk.sequence, 0) // 4 + chunk.num_new_pages
         assert num_pages * 4 >= chunk.start + chunk.num_tokens
 

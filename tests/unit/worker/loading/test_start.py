@@ -59,7 +59,7 @@ def first_token(engine: StepRunner, *chunk_sizes: int) -> int:
     for step_id, size in enumerate(chunk_sizes, start=1):
         sample = start + size == len(PROMPT)
         scheduled = ScheduledSequence(
-            sequence_id=1, start=start, num_tokens=size, new_page_ids=pages if start == 0 else (), sample=sample
+            1, start, start, size, new_page_ids=pages if start == 0 else (), max_new_tokens=int(sample)
         )
         result = engine.run_step(
             Step(step_id=step_id, new_sequences=(new,) if start == 0 else (), scheduled=(scheduled,))

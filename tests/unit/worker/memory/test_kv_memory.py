@@ -43,7 +43,7 @@ def batch_of_one_token(page_id: int, page_size: int) -> StepBatch:
         sample_index=0,
         block_table=[page_id],
     )
-    return build_batch([Chunk(sequence=sequence, start=page_size - 1, num_tokens=1, sample=True)], page_size)
+    return build_batch([Chunk(sequence=sequence, start=page_size - 1, num_tokens=1, max_new_tokens=1)], page_size)
 
 
 @pytest.mark.parametrize("numerics", ["float32", "integer"])

@@ -91,14 +91,14 @@ def first_step(token_ids: list[int]) -> worker_pb2.Step:
         sampling=types_pb2.SamplingParams(temperature=0.0),
     )
     scheduled = worker_pb2.ScheduledSequence(
-        sequence_id=1, start=0, num_tokens=len(token_ids), new_page_ids=[0], sample=True
+        sequence_id=1, start=0, num_tokens=len(token_ids), new_page_ids=[0], max_new_tokens=1
     )
     return step(1, new_sequences=[new], scheduled=[scheduled])
 
 
 def decode_step(step_id: int, start: int) -> worker_pb2.Step:
     return step(
-        step_id, scheduled=[worker_pb2.ScheduledSequence(sequence_id=1, start=start, num_tokens=1, sample=True)]
+        step_id, scheduled=[worker_pb2.ScheduledSequence(sequence_id=1, start=start, num_tokens=1, max_new_tokens=1)]
     )
 
 

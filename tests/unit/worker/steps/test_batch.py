@@ -29,9 +29,7 @@ def new(sequence_id: int, token_ids: tuple[int, ...], *, attempt: int = 1, **sam
 def scheduled(
     sequence_id: int, start: int, num_tokens: int, pages: tuple[int, ...] = (), *, sample: bool = False
 ) -> ScheduledSequence:
-    return ScheduledSequence(
-        sequence_id=sequence_id, start=start, num_tokens=num_tokens, new_page_ids=pages, sample=sample
-    )
+    return ScheduledSequence(sequence_id, start, start, num_tokens, pages, max_new_tokens=int(sample))
 
 
 def test_chunks_lie_behind_each_other_with_the_slots_of_their_pages() -> None:
@@ -101,6 +99,16 @@ def test_finished_sequences_are_forgotten_before_new_ones_are_added() -> None:
     assert (chunk.sequence.attempt, chunk.sequence.block_table, len(running)) == (2, [2], 1)
 
 
+@pytest.mark.parametrize("num_known", [3, 4, 5])
+def test_a_decode_starts_where_the_sequence_is_within_the_range_of_the_plan(num_known: int) -> None:
+    running = sequences()
+    running.apply(Step(step_id=0, new_sequences=(new(1, tuple(range(num_known))),)))
+    [chunk] = running.apply(
+        Step(step_id=1, scheduled=(ScheduledSequence(1, 2, 4, num_tokens=1, new_page_ids=(0, 1), max_new_tokens=2),))
+    )
+    assert (chunk.start, chunk.end) == (num_known - 1, num_known)
+
+
 @pytest.mark.parametrize(
     ("step", "reason"),
     [
@@ -111,6 +119,18 @@ def test_finished_sequences_are_forgotten_before_new_ones_are_added() -> None:
         ),
         (Step(step_id=1, scheduled=(scheduled(1, 0, 0, (0,)),)), "at least one is needed"),
         (Step(step_id=1, scheduled=(scheduled(1, 0, 2, (0,), sample=True),)), "only the last one can be sampled from"),
+        (
+            Step(step_id=1, scheduled=(ScheduledSequence(1, 0, 1, 1, (0,), max_new_tokens=2),)),
+            r"tokens \[1, 2\) are scheduled and sampled, but 3 are known",
+        ),
+        (
+            Step(step_id=1, scheduled=(ScheduledSequence(1, 3, 4, 1, (0,), max_new_tokens=2),)),
+            r"tokens \[3, 4\) are scheduled, but only 3 are known",
+        ),
+        (
+            Step(step_id=1, scheduled=(ScheduledSequence(1, 0, 3, 1, (0,), max_new_tokens=3),)),
+            "1 pages of 4 tokens cannot hold 5 tokens",
+        ),
         (Step(step_id=1, scheduled=(scheduled(1, 0, 3),)), "0 pages of 4 tokens cannot hold 3 tokens"),
         (Step(step_id=1, scheduled=(scheduled(1, 0, 3, (10,)),)), "page 10 is granted, of 10 pages"),
         (Step(step_id=1, scheduled=(scheduled(1, 0, 1, (0,)), scheduled(1, 1, 1))), "schedules a sequence twice"),

@@ -45,9 +45,7 @@ class Driver:
         needed = -(-(start + num_tokens) // PAGE_SIZE)
         self._num_pages_of[sequence_id] = max(known, needed)
         pages = tuple(self._free_pages.pop() for _ in range(needed - known))
-        return ScheduledSequence(
-            sequence_id=sequence_id, start=start, num_tokens=num_tokens, new_page_ids=pages, sample=sample
-        )
+        return ScheduledSequence(sequence_id, start, start, num_tokens, pages, max_new_tokens=int(sample))
 
     def forget_pages(self, sequence_id: int) -> None:
         self._free_pages = self._free_pages[: len(self._free_pages) // 2]
@@ -177,7 +175,7 @@ def test_a_prefix_that_its_pages_hold_already_is_not_computed_again() -> None:
     whole = driver.generate(new_sequence(1), 1)
     # Two full pages of the first sequence, then a page of its own.
     own_page = 63
-    scheduled = ScheduledSequence(sequence_id=2, start=8, num_tokens=2, new_page_ids=(0, 1, own_page), sample=True)
+    scheduled = ScheduledSequence(2, 8, 8, num_tokens=2, new_page_ids=(0, 1, own_page), max_new_tokens=1)
     [sampled] = driver.run(scheduled, new_sequences=(new_sequence(2),))
     assert list(sampled.token_ids) == whole
     assert driver.model.num_tokens_of_steps[-1] == 2
@@ -242,6 +240,6 @@ def test_a_model_that_computes_nan_fails_the_step() -> None:
             return torch.full((len(batch.sample_rows_R), VOCAB_SIZE), torch.nan)
 
     engine = Engine(BrokenModel(), paged_tokens(num_pages=4, page_size=PAGE_SIZE), VOCAB_SIZE, ())
-    scheduled = ScheduledSequence(sequence_id=1, start=0, num_tokens=10, new_page_ids=(0, 1, 2), sample=True)
+    scheduled = ScheduledSequence(1, 0, 0, num_tokens=10, new_page_ids=(0, 1, 2), max_new_tokens=1)
     with pytest.raises(SamplingError, match="sequence 1"):
         engine.run_step(Step(step_id=1, new_sequences=(new_sequence(),), scheduled=(scheduled,)))
