@@ -26,7 +26,7 @@ from scheduler.loop import SchedulerLoop
 from scheduler.publish.index_publisher import IndexPublisher
 from scheduler.publish.tracing import SequenceTracing
 from scheduler.routing.router import POLICIES
-from scheduler.rpc import inference_service, worker_service
+from scheduler.rpc import inference_service, worker_stream
 from scheduler.rpc.door import Door, DoorInterceptor
 from scheduler.settings import SchedulerSettings
 
@@ -72,7 +72,7 @@ async def running_scheduler(
     server = GrpcServer(settings.address, settings.security, [DoorInterceptor(open_door(settings))])
     clients = inference_service.InferenceServicer(loop)
     inference_pb2_grpc.add_InferenceServiceServicer_to_server(clients, server.server)
-    workers = worker_service.WorkerServicer(
+    workers = worker_stream.WorkerServicer(
         loop,
         heartbeat_s=settings.heartbeat_s,
         patience=Patience(
@@ -82,8 +82,8 @@ async def running_scheduler(
         ),
     )
     worker_pb2_grpc.add_WorkerServiceServicer_to_server(workers, server.server)
-    await server.start([inference_service.SERVICE_NAME, worker_service.SERVICE_NAME])
-    await server.set_serving(worker_service.SERVICE_NAME, True)
+    await server.start([inference_service.SERVICE_NAME, worker_stream.SERVICE_NAME])
+    await server.set_serving(worker_stream.SERVICE_NAME, True)
     publishing = keep_running("readiness", partial(publish_readiness, loop, server))
     indexing = keep_running("prefix index", publisher.run)
     try:

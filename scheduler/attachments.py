@@ -11,11 +11,10 @@ from kvcache.page_pool import PageId
 from scheduler.errors import SequenceFailedError
 from scheduler.faults.leaving import movable
 from scheduler.faults.suspects import Suspects
+from scheduler.lifecycle import Lifecycle
+from scheduler.listeners import CacheListener, Interruption
 from scheduler.models.model_loading import ModelLoading
-from scheduler.models.unloaded_workers import LoadLink, UnloadedWorker
-from scheduler.publish.cache_listener import CacheListener
-from scheduler.queue.lifecycle import Lifecycle
-from scheduler.queue.sequence_listener import Interruption
+from scheduler.models.worker_stores import LoadLink, UnloadedWorker
 from scheduler.steps.step_decision import PrefillLimits
 from scheduler.steps.step_plan import WorkerLink
 from scheduler.steps.worker_state import AttachedWorker, WorkerPhase
@@ -136,5 +135,5 @@ class Attachments:
         """No step will come any more: this scheduler ends, and the workers go to another or wait for the next."""
         for worker in self._workers.values():
             worker.dismiss()
-        for unloaded in self._loading.unloaded:
+        for unloaded in list(self._loading.stores.unloaded.values()):
             self._loading.dismiss(unloaded)

@@ -16,14 +16,10 @@ from scheduler.counters import Counters
 from scheduler.errors import WorkerProtocolError
 from scheduler.faults.suspects import Suspects, making_way
 from scheduler.keep_alive import KeepAlive
+from scheduler.lifecycle import Lifecycle
+from scheduler.listeners import CacheListener, Interruption, NobodyFollows, NobodyListens, SequenceListener
 from scheduler.models.model_loading import ModelLoading
-from scheduler.models.served_models import ServedModels
-from scheduler.models.worker_stores import WorkerStores
-from scheduler.publish.cache_listener import CacheListener, NobodyListens
-from scheduler.queue.fair_queue import FairQueue
-from scheduler.queue.lifecycle import Lifecycle
-from scheduler.queue.queue_load import QueueLoad, queue_loads
-from scheduler.queue.sequence_listener import Interruption, NobodyFollows, SequenceListener
+from scheduler.queue.fair_queue import FairQueue, QueueLoad, queue_loads
 from scheduler.requests import Requests
 from scheduler.routing.placement import Placement
 from scheduler.routing.router import RoutingPolicy, prefix_aware
@@ -61,10 +57,21 @@ class SchedulerLoop:
         self._is_awake = self._was_ready = False
         self._caches = caches or NobodyListens()
         self._suspects = Suspects()
-        listener, stores = sequences or NobodyFollows(), WorkerStores()
+        listener = sequences or NobodyFollows()
         self.keep_alive = KeepAlive(clock, keep_alive_s, on_expired=self.wake)
         self.lifecycle = Lifecycle(clock, self.workers, self.waiting, self.keep_alive, listener, self.counters)
-        self.models = ServedModels(self.workers, stores, self.waiting)
+        self.loading = ModelLoading(
+            clock,
+            self.workers,
+            self.waiting,
+            self.lifecycle,
+            self.keep_alive,
+            listener,
+            self.counters.models,
+            grace_s=worker_grace_s,
+            wake=self.wake,
+        )
+        self.models = self.loading.served
         self.requests = Requests(
             clock,
             self.waiting,
@@ -73,19 +80,6 @@ class SchedulerLoop:
             wake=self.wake,
             max_waiting=max_waiting,
             max_waiting_per_tenant=max_waiting_per_tenant,
-        )
-        self.loading = ModelLoading(
-            clock,
-            self.workers,
-            self.models,
-            stores,
-            self.waiting,
-            self.lifecycle,
-            self.keep_alive,
-            listener,
-            self.counters.models,
-            grace_s=worker_grace_s,
-            wake=self.wake,
         )
         self.attachments = Attachments(
             self.workers,
@@ -239,7 +233,7 @@ class SchedulerLoop:
     def is_ready(self) -> bool:
         """Whether a request would be accepted and computed now."""
         is_any_serving = any(worker.phase is WorkerPhase.SERVING for worker in self.workers.values())
-        return (is_any_serving or bool(self.loading.unloaded)) and not self.requests.is_draining
+        return (is_any_serving or bool(self.loading.stores.unloaded)) and not self.requests.is_draining
 
     @property
     def num_running(self) -> int:

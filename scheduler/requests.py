@@ -7,10 +7,10 @@ from collections.abc import Callable
 
 from scheduler.clock import Timers
 from scheduler.errors import DeadlineExceededError, InvalidRequestError, QueueFullError, ShuttingDownError
+from scheduler.lifecycle import Lifecycle
 from scheduler.models.served_models import ServedModels
 from scheduler.queue.events import Client
 from scheduler.queue.fair_queue import FairQueue
-from scheduler.queue.lifecycle import Lifecycle
 from scheduler.queue.request import InferenceRequest, OpenRequest, check_request, length_problem, make_sequences
 from scheduler.steps.sequence import FinishReason
 

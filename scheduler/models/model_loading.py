@@ -1,7 +1,6 @@
-"""What has models come into memory and leave it: who waits, whose time is over, what a worker says that it has loaded or not.
+"""Models come into memory and leave it: the orders to workers, and what follows from what workers say.
 
-Which worker loads what is decided in model_placement.py; when waiting is in vain, in model_outages.py. Knows nothing about requests
-beyond that some wait for a model.
+Which worker loads what is decided in model_placement.py; what waits for a model, and when it fails, is in model_waiters.py.
 """
 
 from collections.abc import Callable, Mapping
@@ -9,16 +8,13 @@ from collections.abc import Callable, Mapping
 from scheduler.clock import Timers
 from scheduler.counters import ModelCounters
 from scheduler.keep_alive import KeepAlive
-from scheduler.models.model_outages import ModelOutages
-from scheduler.models.model_placement import NOTHING_MOVES, Moves, place_models
-from scheduler.models.model_slots import slots_with_models, slots_without
-from scheduler.models.model_waiters import ModelWaiters, Told
+from scheduler.lifecycle import Lifecycle
+from scheduler.listeners import SequenceListener
+from scheduler.models.model_placement import NOTHING_MOVES, Moves, gather_slots, place_models
+from scheduler.models.model_waiters import ModelWaiters, OnOutcome
 from scheduler.models.served_models import ServedModels
-from scheduler.models.unloaded_workers import LoadLink, UnloadedWorker, UnloadedWorkers
-from scheduler.models.worker_stores import WorkerStores
+from scheduler.models.worker_stores import LoadLink, UnloadedWorker, WorkerStores
 from scheduler.queue.fair_queue import FairQueue
-from scheduler.queue.lifecycle import Lifecycle
-from scheduler.queue.sequence_listener import SequenceListener
 from scheduler.steps.worker_state import AttachedWorker, WorkerPhase
 from scheduler.worker_info import LoadableModels, WorkerInfo
 
@@ -31,8 +27,6 @@ class ModelLoading:
         self,
         timers: Timers,
         workers: Mapping[str, AttachedWorker],
-        served: ServedModels,
-        stores: WorkerStores,
         waiting: FairQueue,
         lifecycle: Lifecycle,
         keep_alive: KeepAlive,
@@ -42,15 +36,13 @@ class ModelLoading:
         grace_s: float,
         wake: Callable[[], object],
     ) -> None:
-        """A worker between two streams is expected back for `grace_s`; a model that nobody has for so long fails its requests."""
-        self.unloaded = UnloadedWorkers(timers, grace_s=grace_s, on_forgotten=self._forget)
+        """A worker between two streams is expected back for `grace_s`; after that its models may be failed."""
+        self.stores = WorkerStores(timers, grace_s=grace_s, on_forgotten=self._fail_orphans)
+        self.served = ServedModels(workers, self.stores, waiting)
+        self._waiters = ModelWaiters(timers, waiting, lifecycle, self.served, grace_s=grace_s)
         self._timers = timers
         self._workers = workers
-        self._served = served
-        self._stores = stores
         self._waiting = waiting
-        self._waiters = ModelWaiters(timers, waiting, lifecycle)
-        self._outages = ModelOutages(timers, served, stores, self._waiters, grace_s=grace_s)
         self._keep_alive = keep_alive
         self._listener = listener
         self._counters = counters
@@ -63,81 +55,75 @@ class ModelLoading:
 
     def takes_new(self, worker: AttachedWorker) -> bool:
         """Whether it may be given new sequences: not where its model is to leave."""
-        return worker.info.worker_id not in self._closed and self._served.is_current(worker)
+        return worker.info.worker_id not in self._closed and self.served.is_current(worker)
 
-    def keep_loaded(self, model: str, keep_alive_s: float | None, told: Told, *, only_prolongs: bool = False) -> None:
-        """The model is to stay so long after its last request, and to come into memory unless that is no time at all.
+    def keep_loaded(
+        self, model: str, keep_alive_s: float | None, on_outcome: OnOutcome, *, only_prolongs: bool = False
+    ) -> None:
+        """Have the model stay so long after its last request, and come into memory unless that is no time at all.
 
         Raises a RequestError for a model that no worker has.
         """
-        model = self._served.info(model).model
+        model = self.served.info(model).model
         self._keep_alive.wish(model, keep_alive_s, only_prolongs=only_prolongs)
-        if keep_alive_s == 0 or self._served.is_served(model):
-            told(None)
+        if keep_alive_s == 0 or self.served.is_served(model):
+            on_outcome(None)
         else:
-            self._waiters.add(model, told)
+            self._waiters.add_waiter(model, on_outcome)
             self._wake()
 
     # ---- workers come and go
 
     def attached(self, info: WorkerInfo, store: LoadableModels) -> None:
         """A worker has come with its model in memory."""
-        self._stores.put(info.worker_id, store)
-        self._outages.end(info.model)
+        before = self.stores.attach_loaded(info.worker_id, store)
         self._keep_alive.restart(info.model)
-        before = self.unloaded.pop(info.worker_id)
         if before is not None and before.loading == info.model:
             self._loaded(before)
         self._tried_again.discard(info.model)
-        self._waiters.tell(info.model, None)
+        self._waiters.record_in_memory(info.model)
 
     def detached(self, info: WorkerInfo) -> None:
         """A worker that had the model in memory is gone, perhaps to be back without."""
-        if info.worker_id not in self.unloaded:
-            self._stores.pop(info.worker_id)
-        if not self._served.is_served(info.model):
-            self._outages.begin_grace(info.model)
+        self.stores.detach_loaded(info.worker_id)
+        if not self.served.is_served(info.model):
+            self._waiters.begin_grace(info.model)
 
     def attach_unloaded(self, worker_id: str, store: LoadableModels, link: LoadLink) -> UnloadedWorker:
         """A worker without a model opened a stream."""
-        worker = self.unloaded.attach(worker_id, link)
-        self.store_changed(worker_id, store)
-        self._stores.set_exhausted(worker_id, False)
+        worker = self.stores.attach_unloaded(worker_id, store, link)
+        self._wake()
         return worker
 
     def detach_unloaded(self, worker: UnloadedWorker, *, is_lost: bool) -> None:
-        """Its stream ended."""
-        self.unloaded.detach(worker, is_lost=is_lost)
+        """The stream of a worker without a model ended."""
+        self.stores.detach_unloaded(worker, is_lost=is_lost)
         if is_lost and worker.loading is not None:
-            self._outages.load_lost(worker.loading)
+            self._waiters.record_lost_load(worker.loading)
         self._wake()
 
     def store_changed(self, worker_id: str, store: LoadableModels) -> None:
-        if worker_id in self._workers or worker_id in self.unloaded:
-            self._stores.put(worker_id, store)
+        if worker_id in self.stores:
+            self.stores.set_store(worker_id, store)
             self._wake()
 
-    def memory_changed(self, worker_id: str, available_bytes: int | None) -> None:
-        self._stores.set_available_bytes(worker_id, available_bytes)
-
     def dismiss(self, worker: UnloadedWorker) -> None:
-        """A worker without a model shall end, and is not expected back."""
-        self.unloaded.dismiss(worker)
-        for model in self._stores.pop(worker.worker_id).models:
-            self._outages.begin_grace(model)
+        """Tell a worker without a model to end, and do not expect it back."""
+        for model in self.stores.dismiss_unloaded(worker).models:
+            self._waiters.begin_grace(model)
         self._wake()
 
     def dismiss_unwanted(self) -> None:
-        """The workers without a model that nobody waits for."""
+        """Dismiss the workers without a model that could load nothing that is waited for."""
         wanted = self._waiters.models
-        for worker in self.unloaded:
-            if not wanted & self._stores[worker.worker_id].models.keys():
+        for worker in list(self.stores.unloaded.values()):
+            if not wanted & self.stores[worker.worker_id].models.keys():
                 self.dismiss(worker)
 
-    def _forget(self, worker_id: str) -> None:
-        """It has not come back."""
-        for model in self._stores.pop(worker_id).models:
-            self._outages.fail_orphans(model)
+    def _fail_orphans(self, store: LoadableModels) -> None:
+        """A worker that was expected back without a model has not come."""
+        for model in store.models:
+            self._waiters.fail_orphans(model)
         self._wake()
 
     # ---- models come and go
@@ -146,14 +132,14 @@ class ModelLoading:
         """Others may still be loading it, and another model may make room for it; else nobody waits any longer."""
         model, worker.loading = worker.loading or "", None
         self._counters.num_failed_loads += 1
-        if any(other.loading == model for other in self.unloaded):
+        if any(other.loading == model for other in self.stores.unloaded.values()):
             return
         if out_of_memory and model not in self._tried_again and self._has_idle_neighbour(worker):
-            self._stores.set_exhausted(worker.worker_id, True)
+            self.stores.set_host_exhausted(worker.worker_id)
             self._tried_again.add(model)
         else:
             self._tried_again.discard(model)
-            self._outages.load_failed(model, reason, permanent=permanent)
+            self._waiters.fail_load(model, reason, permanent=permanent)
         self._wake()
 
     def move(self) -> list[AttachedWorker]:
@@ -170,30 +156,29 @@ class ModelLoading:
             self._unload(self._workers[worker_id])
             unloading.append(self._workers[worker_id])
         for worker_id, model in moves.loads.items():
-            self._load(self.unloaded[worker_id], model)
+            self._load(self.stores.unloaded[worker_id], model)
         return unloading
 
     def _is_over(self, worker: AttachedWorker) -> bool:
         if not worker.is_idle or worker.phase is not WorkerPhase.SERVING:
             return False
-        return self._keep_alive.is_over(worker.info.model) or self._stores.is_outdated(worker.info)
+        return self._keep_alive.is_over(worker.info.model) or self.stores.is_outdated(worker.info)
 
     def _moves(self) -> Moves:
         wanted = self._waiters.models
         if not wanted:
             return NOTHING_MOVES
-        may_fill = any(self._stores[unloaded.worker_id].home_model in wanted for unloaded in self.unloaded)
-        if wanted <= self._served.in_memory and not may_fill:
+        may_fill = any(self.stores[worker_id].home_model in wanted for worker_id in self.stores.unloaded)
+        if wanted <= self.served.in_memory and not may_fill:
             return NOTHING_MOVES
-        since_s = {model: self._waiters.since_s(model) for model in wanted}
-        with_models = slots_with_models(self._workers.values(), self._stores, self._keep_alive, self._stays_until_s)
-        slots = [*with_models, *slots_without(self.unloaded, self._stores)]
-        return place_models(slots, since_s, self._stores.available_bytes, self._timers.time())
+        since_s = {model: self._waiters.waited_for_since_s(model) for model in wanted}
+        slots = gather_slots(self._workers.values(), self.stores, self._keep_alive, self._stays_until_s)
+        return place_models(slots, since_s, self.stores.available_bytes, self._timers.time())
 
     def _load(self, worker: UnloadedWorker, model: str) -> None:
         assert worker.link is not None, "only a worker with a stream is empty"
         worker.loading, worker.loading_since_s = model, self._timers.time()
-        worker.link.send_load(model, self._stores[worker.worker_id].models[model].info.model_digest)
+        worker.link.send_load(model, self.stores[worker.worker_id].models[model].info.model_digest)
         for sequence in self._waiting.of_model(model):
             self._listener.model_loading(sequence, worker.worker_id)
 
@@ -210,13 +195,13 @@ class ModelLoading:
         model = worker.info.model
         worker.phase = WorkerPhase.DISMISSED
         worker.link.send_unload()
-        self.unloaded.expect(worker.info.worker_id)
+        self.stores.expect_unloaded(worker.info.worker_id)
         self._stays_until_s.pop(worker.info.worker_id, None)
         self._counters.num_unloads += 1
-        if not self._served.is_served(model):
+        if not self.served.is_served(model):
             self._keep_alive.forget_wish(model)
 
     def _has_idle_neighbour(self, worker: UnloadedWorker) -> bool:
-        host_id = self._stores[worker.worker_id].host_id
-        neighbours = [each for each in self._workers.values() if self._stores[each.info.worker_id].host_id == host_id]
+        host_id = self.stores[worker.worker_id].host_id
+        neighbours = [each for each in self._workers.values() if self.stores[each.info.worker_id].host_id == host_id]
         return any(each.is_idle and each.info.model not in self._waiting.models for each in neighbours)

@@ -8,13 +8,19 @@ A worker is a slot for one model. Who waits for a model that is nowhere in memor
    for that model came later, and only once it has had its time (`Slot.stays_until_s`), so that two models that share a slot
    spend their time on answers and not on loading.
 
-A model with running requests is never unloaded. Knows nothing about requests, streams and clocks beyond the numbers given.
+A model with running requests is never unloaded.
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from enum import Enum, auto
+from typing import Any
+
+from scheduler.keep_alive import KeepAlive
+from scheduler.models.worker_stores import UnloadedWorker, WorkerStores
+from scheduler.steps.worker_state import AttachedWorker, WorkerPhase
+from scheduler.worker_info import LoadableModels
 
 
 class SlotState(Enum):
@@ -153,3 +159,58 @@ class _Placing:
 
     def _has_copy(self, slot: Slot) -> bool:
         return any(other.model == slot.model for other in self._free(SlotState.SERVING) if other is not slot)
+
+
+# ---- the workers as slots
+
+
+def gather_slots(
+    workers: Iterable[AttachedWorker], stores: WorkerStores, keep_alive: KeepAlive, stays_until_s: Mapping[str, float]
+) -> list[Slot]:
+    """Return a slot for each worker that stays, with a model or without.
+
+    `stays_until_s` says by worker id how long a model keeps its slot.
+    """
+    with_model = [_slot_with_model(worker, stores, keep_alive, stays_until_s) for worker in workers if _stays(worker)]
+    without = [_slot_without(worker, stores) for worker in stores.unloaded.values() if not worker.is_lost]
+    return with_model + without
+
+
+def _stays(worker: AttachedWorker) -> bool:
+    return worker.phase is WorkerPhase.SERVING
+
+
+def _slot_with_model(
+    worker: AttachedWorker, stores: WorkerStores, keep_alive: KeepAlive, stays_until_s: Mapping[str, float]
+) -> Slot:
+    info = worker.info
+    return _slot(
+        info.worker_id,
+        stores[info.worker_id],
+        SlotState.SERVING,
+        model="" if stores.is_outdated(info) else info.model,
+        is_running=not worker.is_idle,
+        idle_since_s=keep_alive.idle_since_s(info.model),
+        stays_until_s=stays_until_s.get(info.worker_id, 0.0),
+    )
+
+
+def _slot_without(worker: UnloadedWorker, stores: WorkerStores) -> Slot:
+    return _slot(worker.worker_id, stores[worker.worker_id], _state(worker), model=worker.loading)
+
+
+def _state(worker: UnloadedWorker) -> SlotState:
+    if worker.loading is not None:
+        return SlotState.LOADING
+    return SlotState.LEAVING if worker.link is None else SlotState.EMPTY
+
+
+def _slot(worker_id: str, store: LoadableModels, state: SlotState, **fields: Any) -> Slot:
+    return Slot(
+        worker_id=worker_id,
+        host_id=store.host_id,
+        state=state,
+        loadable={name: model.needed_bytes for name, model in store.models.items()},
+        home_model=store.home_model,
+        **fields,
+    )

@@ -1,48 +1,99 @@
-"""Who waits for a model to come into memory: its sequences in the queue, and clients that want it there without a request."""
+"""The sequences and clients that wait for a model to come into memory, and when they hear that it will not.
 
-from collections import defaultdict
+They hear so when no worker has had the model for a while, and when no worker gets it into memory.
+"""
+
+from collections import Counter, defaultdict
 from collections.abc import Callable, Set
 
-from scheduler.clock import Timers
-from scheduler.errors import RequestError
+from scheduler.clock import TimerHandle, Timers
+from scheduler.errors import InvalidRequestError, RequestError, UnavailableError
+from scheduler.lifecycle import Lifecycle
+from scheduler.models.served_models import ServedModels
 from scheduler.queue.fair_queue import FairQueue
-from scheduler.queue.lifecycle import Lifecycle
 
-Told = Callable[[RequestError | None], object]
+# Where the system kills a process that takes too much memory, no worker lives to say that a model is too large.
+MAX_LOST_LOADS = 3
+
+OnOutcome = Callable[[RequestError | None], object]
 """Called once: with None when the model is in memory, else with why it will not be."""
 
 
 class ModelWaiters:
-    def __init__(self, timers: Timers, waiting: FairQueue, lifecycle: Lifecycle) -> None:
+    def __init__(
+        self, timers: Timers, waiting: FairQueue, lifecycle: Lifecycle, served: ServedModels, *, grace_s: float
+    ) -> None:
+        """A model without any worker for `grace_s` has its requests failed."""
         self._timers = timers
         self._waiting = waiting
         self._lifecycle = lifecycle
-        self._told: defaultdict[str, list[tuple[float, Told]]] = defaultdict(list)
-        """Those without a request, and since when they wait."""
+        self._served = served
+        self._grace_s = grace_s
+        self._without_request: defaultdict[str, list[tuple[float, OnOutcome]]] = defaultdict(list)
+        """By model: the clients that want it in memory without a request, and since when."""
+        self._ends_of_grace: dict[str, TimerHandle] = {}
+        """Of models whose last worker is gone, and none has come since."""
+        self._num_lost_loads: Counter[str] = Counter()
+        """Workers that were lost while they loaded a model, since it was last in memory."""
 
     @property
     def models(self) -> Set[str]:
-        """Those that somebody waits for."""
-        return self._waiting.models | self._told.keys()
+        """The models that anything waits for."""
+        return self._waiting.models | self._without_request.keys()
 
-    def since_s(self, model: str) -> float:
-        """Of the one that has waited longest for it; somebody does."""
-        since_s = [since_s for since_s, _ in self._told.get(model, ())]
+    def waited_for_since_s(self, model: str) -> float:
+        """Return since when the model is waited for, by the one that has waited longest; there is one."""
+        since_s = [since_s for since_s, _ in self._without_request.get(model, ())]
         if model in self._waiting.models:
             since_s.append(self._waiting.waiting_since_s(model))
         return min(since_s)
 
-    def add(self, model: str, told: Told) -> None:
-        """One without a request."""
-        self._told[model].append((self._timers.time(), told))
+    def add_waiter(self, model: str, on_outcome: OnOutcome) -> None:
+        """Have a client without a request wait for the model."""
+        self._without_request[model].append((self._timers.time(), on_outcome))
 
-    def tell(self, model: str, outcome: RequestError | None) -> None:
-        """Those without a request wait no longer."""
-        for _, told in self._told.pop(model, []):
-            told(outcome)
+    def record_in_memory(self, model: str) -> None:
+        """The model is in memory: its requests run, and clients that wait without one hear so."""
+        self._stop_grace_timer(model)
+        self._num_lost_loads.pop(model, None)
+        self._notify_waiters(model, None)
 
-    def fail(self, model: str, error: RequestError) -> None:
-        """Nobody waits for it any longer."""
-        self.tell(model, error)
-        self._lifecycle.fail(list(self._waiting.of_model(model)), error)
-        self._lifecycle.open.deliver()
+    # ---- in vain
+
+    def begin_grace(self, model: str) -> None:
+        """A worker that could serve the model is gone: begin its grace, or begin it anew."""
+        self._stop_grace_timer(model)
+        self._ends_of_grace[model] = self._timers.call_later(self._grace_s, lambda: self.fail_orphans(model))
+
+    def fail_orphans(self, model: str) -> None:
+        """Fail what waits for the model, unless some worker could load it."""
+        self._stop_grace_timer(model)
+        if not self._served.is_loadable(model):
+            self._give_up(model, f"no worker has served {model!r} for {self._grace_s:g} s")
+
+    def record_lost_load(self, model: str) -> None:
+        """A worker was lost while it loaded the model. If that happens again and again, no further worker shall try."""
+        self._num_lost_loads[model] += 1
+        if self._num_lost_loads[model] >= MAX_LOST_LOADS:
+            del self._num_lost_loads[model]
+            self._give_up(model, f"{MAX_LOST_LOADS} workers in a row were lost while they loaded {model!r}")
+
+    def fail_load(self, model: str, reason: str, *, permanent: bool) -> None:
+        """`permanent`: its files will not do, so that no client should try again."""
+        self._give_up(model, f"{model!r} cannot be loaded: {reason}", permanent=permanent)
+
+    def _give_up(self, model: str, reason: str, *, permanent: bool = False) -> None:
+        """Fail everything that waits for the model, unless a worker serves it after all."""
+        if not self._served.is_served(model):
+            error = InvalidRequestError(reason) if permanent else UnavailableError(reason, retry_after_s=5.0)
+            self._notify_waiters(model, error)
+            self._lifecycle.fail(list(self._waiting.of_model(model)), error)
+            self._lifecycle.open.deliver()
+
+    def _notify_waiters(self, model: str, outcome: RequestError | None) -> None:
+        for _, on_outcome in self._without_request.pop(model, []):
+            on_outcome(outcome)
+
+    def _stop_grace_timer(self, model: str) -> None:
+        if (timer := self._ends_of_grace.pop(model, None)) is not None:
+            timer.cancel()

@@ -32,18 +32,22 @@ class ServedModels:
         """Likewise, under this name and no other."""
         if having := list(self._having(model)):
             return max(having, key=lambda worker: worker.info.limits.num_pages).info
-        for _, loadable in self._stores.able(model):
+        for _, loadable in self._stores.able_to_load(model):
             return loadable.info
         raise ModelNotServedError(f"model {model!r} is not served; served: {some_names(sorted(self.names))}")
 
     @property
     def names(self) -> set[str]:
-        return self._stores.names | {worker.info.model for worker in self._workers.values()}
+        return self._stores.model_names | {worker.info.model for worker in self._workers.values()}
 
     def num_able(self, model: str) -> int:
         """Workers that can load it, and have not."""
         having = {worker.info.worker_id for worker in self._having(model)}
-        return sum(worker_id not in having for worker_id, _ in self._stores.able(model))
+        return sum(worker_id not in having for worker_id, _ in self._stores.able_to_load(model))
+
+    def is_loadable(self, model: str) -> bool:
+        """Whether some worker can load it."""
+        return any(True for _ in self._stores.able_to_load(model))
 
     def is_served(self, model: str) -> bool:
         """Some worker has it in memory."""
@@ -64,12 +68,12 @@ class ServedModels:
 
     def _name_in_use(self, model: str) -> str:
         """Two names of the same files are one model, or they would take turns in a worker."""
-        digests = {loadable.info.model_digest for _, loadable in self._stores.able(model)}
+        digests = {loadable.info.model_digest for _, loadable in self._stores.able_to_load(model)}
         if self.is_served(model) or not digests:
             return model
         in_memory = (worker.info for worker in self._workers.values() if self.is_current(worker))
         waited_for = (
-            loadable.info for other in sorted(self._waiting.models) for _, loadable in self._stores.able(other)
+            loadable.info for other in sorted(self._waiting.models) for _, loadable in self._stores.able_to_load(other)
         )
         infos = chain(in_memory, waited_for)
         return next((info.model for info in infos if info.model_digest in digests), model)

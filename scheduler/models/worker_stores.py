@@ -1,44 +1,83 @@
-"""What each worker can be told to load, and how much memory is left on their machines: as they have said last.
+"""What each worker can be told to load, how much memory their hosts have left, and which of them have no model in memory."""
 
-Knows nothing about what is in memory now, and who wants what.
-"""
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Protocol
 
-from collections.abc import Iterator, Mapping
-
+from scheduler.clock import Timers
 from scheduler.worker_info import LoadableModel, LoadableModels, WorkerInfo
 
 _NOTHING = LoadableModels()
 
 
+class LoadLink(Protocol):
+    """The way to one worker without a model. The calls return at once."""
+
+    def send_load(self, model: str, digest: str) -> None: ...
+
+    def send_drain(self) -> None: ...
+
+
+@dataclass(slots=True, eq=False)
+class UnloadedWorker:
+    """A worker that has no model in memory."""
+
+    worker_id: str
+    session_id: int = 0
+    link: LoadLink | None = None
+    """None between two streams."""
+    loading: str | None = None
+    """The model that it was told to load; also while it is between the stream without and the one with it."""
+    loading_since_s: float = 0.0
+    is_lost: bool = False
+    """Its stream broke off. It may be back."""
+
+    @property
+    def is_busy(self) -> bool:
+        return self.loading is not None
+
+
 class WorkerStores:
-    def __init__(self) -> None:
+    """What all attached workers can load, as each has said last, and those of them that have no model in memory."""
+
+    def __init__(self, timers: Timers, *, grace_s: float, on_forgotten: Callable[[LoadableModels], object]) -> None:
+        """A worker between two streams is expected back for `grace_s`; then `on_forgotten` is called with its store."""
+        self._timers = timers
+        self._grace_s = grace_s
+        self._on_forgotten = on_forgotten
         self._stores: dict[str, LoadableModels] = {}
-        """By worker id: of all that are attached, and of those that are expected back."""
+        """By worker id, for attached workers and for those that are expected back."""
         self._available_bytes: dict[str, int] = {}
         """By host id."""
         self._exhausted: set[str] = set()
-        """Hosts where a load failed for want of memory, whatever they say is free, until somebody there has unloaded."""
+        """Hosts where a load failed for want of memory, whatever they say is free, until a worker there has unloaded."""
+        self._unloaded: dict[str, UnloadedWorker] = {}
+        self._num_sessions = 0
+        self.unloaded: Mapping[str, UnloadedWorker] = MappingProxyType(self._unloaded)
+        """By worker id: the workers without a model."""
+
+    # ---- what they say
 
     def __len__(self) -> int:
         return len(self._stores)
 
+    def __contains__(self, worker_id: str) -> bool:
+        return worker_id in self._stores
+
     def __getitem__(self, worker_id: str) -> LoadableModels:
         return self._stores.get(worker_id, _NOTHING)
 
-    def put(self, worker_id: str, store: LoadableModels) -> None:
+    def set_store(self, worker_id: str, store: LoadableModels) -> None:
         self._stores[worker_id] = store
         self.set_available_bytes(worker_id, store.available_bytes)
-
-    def pop(self, worker_id: str) -> LoadableModels:
-        return self._stores.pop(worker_id, _NOTHING)
 
     def set_available_bytes(self, worker_id: str, available_bytes: int | None) -> None:
         if available_bytes is not None:
             self._available_bytes[self[worker_id].host_id] = available_bytes
 
-    def set_exhausted(self, worker_id: str, is_exhausted: bool) -> None:
-        change = self._exhausted.add if is_exhausted else self._exhausted.discard
-        change(self[worker_id].host_id)
+    def set_host_exhausted(self, worker_id: str) -> None:
+        self._exhausted.add(self[worker_id].host_id)
 
     @property
     def available_bytes(self) -> Mapping[str, int]:
@@ -46,19 +85,66 @@ class WorkerStores:
         return self._available_bytes | dict.fromkeys(self._exhausted, 0)
 
     @property
-    def names(self) -> set[str]:
+    def model_names(self) -> set[str]:
         return set[str]().union(*(store.models for store in self._stores.values()))
 
     @property
     def home_models(self) -> set[str]:
-        """Those that workers were started with."""
+        """The models that workers were started with."""
         return {store.home_model for store in self._stores.values() if store.home_model is not None}
 
-    def able(self, model: str) -> Iterator[tuple[str, LoadableModel]]:
-        """Worker ids, and what each would load."""
+    def able_to_load(self, model: str) -> Iterator[tuple[str, LoadableModel]]:
+        """Return the ids of the workers that can load the model, and what each would load."""
         return ((key, store.models[model]) for key, store in self._stores.items() if model in store.models)
 
     def is_outdated(self, info: WorkerInfo) -> bool:
-        """The files of the model that the worker has in memory have been replaced since."""
+        """Whether the files of the model that the worker has in memory have been replaced since."""
         now = self[info.worker_id].models.get(info.model)
         return now is not None and now.info.model_digest != info.model_digest
+
+    # ---- with a model, and without
+
+    def attach_loaded(self, worker_id: str, store: LoadableModels) -> UnloadedWorker | None:
+        """Take in a worker that has a model in memory. Return what it was before, if it had none."""
+        self.set_store(worker_id, store)
+        return self._unloaded.pop(worker_id, None)
+
+    def detach_loaded(self, worker_id: str) -> None:
+        """Forget a worker that had a model in memory, unless it was told to unload and will be back."""
+        if worker_id not in self._unloaded:
+            self._stores.pop(worker_id, None)
+
+    def expect_unloaded(self, worker_id: str) -> None:
+        """Expect back without a model a worker that was told to unload."""
+        self._forget_unless_back(UnloadedWorker(worker_id))
+
+    def attach_unloaded(self, worker_id: str, store: LoadableModels, link: LoadLink) -> UnloadedWorker:
+        self._num_sessions += 1
+        worker = self._unloaded[worker_id] = UnloadedWorker(worker_id, self._num_sessions, link)
+        self.set_store(worker_id, store)
+        self._exhausted.discard(store.host_id)
+        return worker
+
+    def detach_unloaded(self, worker: UnloadedWorker, *, is_lost: bool) -> None:
+        """Note that its stream ended: if it is not lost, it will be back with the model that it was told to load."""
+        if self._unloaded.get(worker.worker_id) is worker:
+            worker.link, worker.is_lost = None, is_lost
+            self._forget_unless_back(worker)
+
+    def dismiss_unloaded(self, worker: UnloadedWorker) -> LoadableModels:
+        """Tell it to end its stream, and do not expect it back. Return what it could load."""
+        if worker.link is not None:
+            worker.link.send_drain()
+        if self._unloaded.get(worker.worker_id) is not worker:
+            return _NOTHING
+        del self._unloaded[worker.worker_id]
+        return self._stores.pop(worker.worker_id, _NOTHING)
+
+    def _forget_unless_back(self, worker: UnloadedWorker) -> None:
+        self._unloaded[worker.worker_id] = worker
+        self._timers.call_later(self._grace_s, lambda: self._forget(worker))
+
+    def _forget(self, worker: UnloadedWorker) -> None:
+        if self._unloaded.get(worker.worker_id) is worker and worker.link is None:
+            del self._unloaded[worker.worker_id]
+            self._on_forgotten(self._stores.pop(worker.worker_id, _NOTHING))

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from pagoda.telemetry.tracing import Attributes, Span, SpanKind, TraceContext, Tracer
 from scheduler.errors import RequestError
+from scheduler.listeners import Interruption
 from scheduler.queue.request import InferenceRequest
-from scheduler.queue.sequence_listener import Interruption
 from scheduler.steps.sequence import FinishReason, Sequence
 
 

@@ -18,6 +18,7 @@ import bisect
 import heapq
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Set
+from dataclasses import dataclass
 from operator import attrgetter
 
 from scheduler.steps.sequence import Sequence
@@ -25,6 +26,9 @@ from scheduler.steps.sequence import Sequence
 PROMPT_TOKEN_COST, OUTPUT_TOKEN_COST = 1, 2
 # Whatever their priorities, of so many that leave the queue one is the one that came first: the least urgent get on too.
 OLDEST_EVERY = 16
+# Tenants are whatever clients say they are, and each row of the loads becomes time series.
+MAX_TENANTS = 20
+OTHER_TENANTS = "other"
 
 
 class TenantQueue:
@@ -176,3 +180,52 @@ def _order(sequence: Sequence) -> tuple[int, int]:
 def _turn(sequence: Sequence) -> tuple[int, int, int, int]:
     """Where turns are equal, the shortest goes first."""
     return sequence.priority, sequence.turn, sequence.length, sequence.arrival
+
+
+# ---- for those who ask
+
+_Row = tuple[str, str]
+"""A model and a tenant."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QueueLoad:
+    model: str
+    tenant: str
+    num_waiting: int
+    oldest_s: float
+    """Since the one that waits longest arrived."""
+    next_position: int
+    """Of the one that is admitted first, among all that wait; the first is 1."""
+
+
+def queue_loads(waiting: FairQueue, now_s: float) -> list[QueueLoad]:
+    """The tenants with the most that wait have rows of their own, the others share one for each model."""
+    arrivals: dict[_Row, list[float]] = {}
+    for sequence in waiting.in_any_order():
+        arrivals.setdefault((sequence.model, sequence.tenant), []).append(sequence.arrival_s)
+    positions = _next_positions(waiting, len(arrivals))
+    ranked = sorted(arrivals, key=lambda row: (-len(arrivals[row]), row))
+    merged: dict[_Row, list[_Row]] = {}
+    for number, (model, tenant) in enumerate(ranked):
+        merged.setdefault((model, tenant if number < MAX_TENANTS else OTHER_TENANTS), []).append((model, tenant))
+    return [
+        QueueLoad(
+            model=model,
+            tenant=tenant,
+            num_waiting=sum(len(arrivals[row]) for row in rows),
+            oldest_s=now_s - min(min(arrivals[row]) for row in rows),
+            next_position=min(positions[row] for row in rows),
+        )
+        for (model, tenant), rows in merged.items()
+    ]
+
+
+def _next_positions(waiting: FairQueue, num_rows: int) -> dict[_Row, int]:
+    """The order is worked out no further than to the last row's next one: soon, where shares are fair."""
+    positions: dict[_Row, int] = {}
+    for position, sequence in enumerate(waiting, start=1):
+        positions.setdefault((sequence.model, sequence.tenant), position)
+        if len(positions) == num_rows:
+            break
+    return positions

@@ -1,6 +1,6 @@
-"""One worker while its stream is open: attached when it has greeted, heard and watched, and detached when it has left or is lost.
+"""The gRPC border towards workers: each opens a stream, on which plans go down and results come up. No policy.
 
-Turns its messages into calls of the loop. No policy.
+A worker is attached when it has greeted, then it is heard and watched, and it is detached when it has left or is lost.
 """
 
 import asyncio
@@ -14,15 +14,15 @@ from kvcache.block_hash import BlockHash
 from kvcache.page_pool import PageId
 from pagoda.process.background import report_failure
 from pagoda.wire.step_result import StepResult
-from protos.v1 import worker_pb2
-from scheduler.errors import WorkerProtocolError
+from protos.v1 import worker_pb2, worker_pb2_grpc
+from scheduler.errors import SilentWorkerError, WorkerIDTakenError, WorkerProtocolError
 from scheduler.faults.worker_watch import Patience, Task, WorkerWatch
 from scheduler.loop import SchedulerLoop
-from scheduler.models.unloaded_workers import UnloadedWorker
+from scheduler.models.worker_stores import UnloadedWorker
 from scheduler.rpc import worker_messages
 from scheduler.rpc.stream_link import StreamLink
 from scheduler.rpc.worker_bounds import result_problem, shortened, store_problem
-from scheduler.rpc.worker_greeting import Greeting
+from scheduler.rpc.worker_greeting import Greeting, read_greeting
 from scheduler.steps.worker_state import AttachedWorker
 from scheduler.worker_info import LoadableModels
 
@@ -31,6 +31,8 @@ from scheduler.worker_info import LoadableModels
 SCHEDULER_SILENCE = 1.5
 # Of processes that are refused for the same one.
 MAX_TOLD_REFUSALS = 100
+
+SERVICE_NAME = worker_pb2.DESCRIPTOR.services_by_name["WorkerService"].full_name
 
 logger = logging.getLogger(__name__)
 
@@ -44,6 +46,66 @@ class StreamEnd(NamedTuple):
 WORKER_LEFT = StreamEnd("the worker ended the stream")
 REPLACED = StreamEnd("this worker has opened another stream", grpc.StatusCode.ABORTED)
 FAILED = StreamEnd("internal error of the scheduler", grpc.StatusCode.INTERNAL)
+
+
+class WorkerServicer(worker_pb2_grpc.WorkerServiceServicer):
+    def __init__(self, loop: SchedulerLoop, *, heartbeat_s: float, patience: Patience) -> None:
+        """Workers are asked for a heartbeat every `heartbeat_s`."""
+        self._loop = loop
+        self._heartbeat_s = heartbeat_s
+        self._patience = patience
+        self._streams: dict[str, WorkerStream] = {}
+        """By worker id."""
+
+    async def Attach(
+        self,
+        request_iterator: AsyncIterator[worker_pb2.AttachRequest],
+        context: grpc.aio.ServicerContext[worker_pb2.AttachRequest, worker_pb2.AttachResponse],
+    ) -> AsyncIterator[worker_pb2.AttachResponse]:
+        messages = aiter(request_iterator)
+        try:
+            greeting = await read_greeting(messages, self._patience.silence_s)
+            await self._claim_place(greeting.hello)
+        except WorkerProtocolError as error:
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
+        except SilentWorkerError as error:
+            logger.info("silent stream ended", extra={"peer": context.peer(), "reason": str(error)})
+            await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, str(error))
+        except WorkerIDTakenError as error:
+            await context.abort(grpc.StatusCode.ALREADY_EXISTS, str(error))
+        stream = WorkerStream(self._loop, greeting, heartbeat_s=self._heartbeat_s, patience=self._patience)
+        self._streams[greeting.hello.worker_id] = stream
+        tending = asyncio.create_task(stream.tend(messages))
+        try:
+            while (response := await stream.link.outgoing.get()) is not None:
+                yield response
+        finally:
+            tending.cancel()
+            if self._streams.get(greeting.hello.worker_id) is stream:
+                del self._streams[greeting.hello.worker_id]
+        end = tending.result()
+        if end.status is not None:
+            await context.abort(end.status, end.reason)
+
+    async def _claim_place(self, hello: worker_pb2.Hello) -> None:
+        """Return once no other stream has the worker's name. Raises WorkerIDTakenError while another process has it and lives.
+
+        A process that was restarted finds its predecessor's stream broken, or waits until it is known to be dead; one that was
+        frozen finds its successor attached; and of two that live the first one stays.
+        """
+        while (current := self._streams.get(hello.worker_id)) is not None and not current.has_ended:
+            if current.is_of_process(hello):
+                current.replace()
+                return
+            if current.epoch > hello.epoch:
+                problem = f"a process that started later is attached as {hello.worker_id!r}"
+            elif await current.outlives_question():
+                problem = f"another process is attached as {hello.worker_id!r}, and it is alive"
+            else:
+                continue
+            problem = f"{problem}: end one of the two, or give this one a name of its own (--worker-id)"
+            current.note_refusal(hello, problem)
+            raise WorkerIDTakenError(problem)
 
 
 class WorkerStream:
@@ -180,7 +242,9 @@ class WorkerStream:
                 self._take_leaving(message.leaving)
             case "heartbeat", _:
                 if message.heartbeat.HasField("available_bytes"):
-                    self._loop.loading.memory_changed(self._hello.worker_id, message.heartbeat.available_bytes)
+                    self._loop.loading.stores.set_available_bytes(
+                        self._hello.worker_id, message.heartbeat.available_bytes
+                    )
                 self.link.send_heartbeat_ack()
             case other, _:
                 raise WorkerProtocolError(f"unexpected message {other!r}")

@@ -93,7 +93,7 @@ async def say_all(stream: Any, said: Sequence[Any]) -> tuple[grpc.StatusCode, st
 
 async def until_alone(loop: SchedulerLoop) -> None:
     """The strangers are gone."""
-    while len(loop.workers) > 1 or loop.loading.unloaded:  # noqa: ASYNC110  # there is no event for it
+    while len(loop.workers) > 1 or loop.loading.stores.unloaded:  # noqa: ASYNC110  # there is no event for it
         await asyncio.sleep(0.001)
 
 

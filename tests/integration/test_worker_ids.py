@@ -156,7 +156,7 @@ async def test_workers_without_a_model_are_told_apart_too(tmp_path: Path) -> Non
         assert (await first.read()).HasField("attached")
         with pytest.raises(grpc.aio.AioRpcError, match="is attached as 'w'"):
             await (await hello_stream(channel, epoch=1)).read()
-        assert "w" in loop.loading.unloaded and "w" not in loop.workers
+        assert "w" in loop.loading.stores.unloaded and "w" not in loop.workers
 
 
 async def test_a_stream_on_which_nothing_is_said_ends_quietly(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

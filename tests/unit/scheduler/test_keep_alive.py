@@ -7,7 +7,7 @@ import pytest
 
 from scheduler.errors import InvalidRequestError, ModelNotServedError, RequestError, UnavailableError
 from scheduler.loop import SchedulerLoop
-from scheduler.models.unloaded_workers import UnloadedWorker
+from scheduler.models.worker_stores import UnloadedWorker
 from scheduler.steps.worker_state import AttachedWorker
 from scheduler.worker_info import only_itself
 from tests.fakes.client import RecordingClient

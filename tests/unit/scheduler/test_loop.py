@@ -16,8 +16,8 @@ from scheduler.errors import (
     UnavailableError,
     WorkerProtocolError,
 )
+from scheduler.listeners import NobodyListens
 from scheduler.loop import SchedulerLoop
-from scheduler.publish.cache_listener import NobodyListens
 from scheduler.queue.events import PromptLogprobs
 from scheduler.queue.request import InferenceRequest
 from scheduler.steps.sequence import MAX_SCORED_TOKENS, FinishReason

@@ -6,8 +6,8 @@ import pytest
 
 from scheduler.errors import InvalidRequestError, RequestError, UnavailableError
 from scheduler.loop import SchedulerLoop
-from scheduler.models.model_outages import MAX_LOST_LOADS
-from scheduler.models.unloaded_workers import UnloadedWorker
+from scheduler.models.model_waiters import MAX_LOST_LOADS
+from scheduler.models.worker_stores import UnloadedWorker
 from scheduler.publish.tracing import SequenceTracing
 from scheduler.steps.worker_state import AttachedWorker
 from scheduler.worker_info import LoadableModel, LoadableModels, WorkerInfo
@@ -123,7 +123,7 @@ def test_two_names_of_the_same_files_are_one_model_in_memory() -> None:
     system.run()
     assert system.history == ["w+a"]
     system.check("0", "1", "2", "3")
-    system.loop.loading.keep_loaded("b", 0, told=lambda _: None)
+    system.loop.loading.keep_loaded("b", 0, on_outcome=lambda _: None)
     system.clock.run_soon()
     system.run()
     assert system.history == ["w+a", "w-a"]
@@ -209,7 +209,7 @@ def test_a_load_without_memory_is_tried_once_more_when_another_has_left() -> Non
     failing = system.unloaded["w"]
     assert system.links["w"].loads.pop()[0] == "b"
     system.loop.loading.load_failed(failing, "no memory", out_of_memory=True)
-    system.loop.loading.memory_changed("w", 1000)
+    system.loop.loading.stores.set_available_bytes("w", 1000)
     system.clock.run_soon()
     assert system.links["v"].is_unloaded and not system.links["w"].loads
     system.obey()

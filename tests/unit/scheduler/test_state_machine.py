@@ -16,7 +16,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from pagoda.wire.sampling import SamplingParams
 from scheduler.errors import SequenceFailedError, WorkerProtocolError
 from scheduler.loop import SchedulerLoop
-from scheduler.models.unloaded_workers import UnloadedWorker
+from scheduler.models.worker_stores import UnloadedWorker
 from scheduler.queue.request import InferenceRequest
 from scheduler.routing.router import POLICIES
 from scheduler.steps.sequence import FinishReason

@@ -3,8 +3,7 @@
 import pytest
 
 from scheduler.queue.drain_rate import MAX_RETRY_S, MIN_RETRY_S, DrainRate
-from scheduler.queue.fair_queue import FairQueue
-from scheduler.queue.queue_load import MAX_TENANTS, OTHER_TENANTS, queue_loads
+from scheduler.queue.fair_queue import MAX_TENANTS, OTHER_TENANTS, FairQueue, queue_loads
 from tests.fakes.clock import FakeClock
 from tests.unit.scheduler.queue.test_fairness import System
 

@@ -1,11 +1,14 @@
-"""Who hears what becomes of each sequence: a protocol, so that the loop knows nothing of traces."""
+"""Protocols for observers of sequences and of the workers' caches, so that the loop needs no tracing and no prefix index."""
 
+from collections.abc import Sequence as Seq
 from enum import Enum
 from typing import Protocol
 
+from kvcache.block_hash import BlockHash
 from scheduler.errors import RequestError
 from scheduler.queue.request import InferenceRequest
 from scheduler.steps.sequence import FinishReason, Sequence
+from scheduler.steps.worker_state import AttachedWorker
 
 
 class Interruption(Enum):
@@ -70,4 +73,29 @@ class NobodyFollows:
         pass
 
     def failed(self, sequence: Sequence, error: RequestError) -> None:
+        pass
+
+
+class CacheListener(Protocol):
+    """Calls return at once."""
+
+    def worker_attached(self, worker: AttachedWorker) -> None:
+        """Perhaps with blocks in its pool that it had kept."""
+
+    def blocks_changed(self, worker: AttachedWorker, evicted: Seq[BlockHash], sealed: Seq[BlockHash]) -> None:
+        """With a step's result some blocks became final; before that some others had to go."""
+
+    def worker_detached(self, worker: AttachedWorker) -> None: ...
+
+
+class NobodyListens:
+    """A `CacheListener` for a loop without a prefix index."""
+
+    def worker_attached(self, worker: AttachedWorker) -> None:
+        pass
+
+    def blocks_changed(self, worker: AttachedWorker, evicted: Seq[BlockHash], sealed: Seq[BlockHash]) -> None:
+        pass
+
+    def worker_detached(self, worker: AttachedWorker) -> None:
         pass

@@ -13,6 +13,7 @@ from scheduler.clock import Timers
 from scheduler.counters import Counters
 from scheduler.errors import RequestError, WorkerProtocolError
 from scheduler.keep_alive import KeepAlive
+from scheduler.listeners import Interruption, SequenceListener
 from scheduler.queue.drain_rate import DrainRate
 from scheduler.queue.events import (
     Failed,
@@ -25,7 +26,6 @@ from scheduler.queue.events import (
 from scheduler.queue.fair_queue import FairQueue
 from scheduler.queue.open_requests import OpenRequests
 from scheduler.queue.request import OpenRequest
-from scheduler.queue.sequence_listener import Interruption, SequenceListener
 from scheduler.steps.sequence import FinishReason, Sequence, SequenceStatus
 from scheduler.steps.worker_state import AttachedWorker
 
