@@ -39,8 +39,8 @@ from kvcache.open_index import open_prefix_index
 from pagoda.models.blobs import BlobStore
 from pagoda.models.catalogue import CATALOGUE, CatalogueEntry
 from pagoda.models.errors import ModelError
-from pagoda.models.library import ModelLibrary
 from pagoda.models.model import Model
+from pagoda.models.model_editor import ModelEditor
 from pagoda.models.sampling_defaults import SamplingPolicy
 from pagoda.models.store import ModelStore
 from pagoda.process.background import end_tasks, keep_running
@@ -109,8 +109,8 @@ def _build_state(
     schedulers = _build_schedulers(settings)
     placement = Placement(schedulers, PrefixHints(open_prefix_index(settings.prefix_index.get_secret_value())))
     blobs = BlobStore(settings.home)
-    library = ModelLibrary(store, blobs, ServedModel.check)
-    models = ServedModels(served, store, library, schedulers, policy)
+    model_editor = ModelEditor(store, blobs, ServedModel.check)
+    models = ServedModels(served, store, model_editor, schedulers, policy)
     metrics = GatewayMetrics(served[0].name, max(model.model.config.max_position for model in served))
     metrics.registry.register(SchedulerMetrics(schedulers, placement))
     return GatewayState(
@@ -122,7 +122,7 @@ def _build_state(
         drain=Drain(),
         store=store,
         blobs=blobs,
-        library=library,
+        model_editor=model_editor,
         pulls=Pulls(store),
         sampling_policy=policy,
         max_body_bytes=settings.max_body_bytes,

@@ -20,7 +20,7 @@ from gateway.telemetry.metrics import GatewayMetrics
 from gateway.upstream.placement import Placement
 from gateway.upstream.schedulers import Schedulers
 from pagoda.models.blobs import BlobStore
-from pagoda.models.library import ModelLibrary
+from pagoda.models.model_editor import ModelEditor
 from pagoda.models.sampling_defaults import SamplingPolicy
 from pagoda.models.store import ModelStore
 
@@ -41,7 +41,7 @@ class GatewayState:
     store: ModelStore
     blobs: BlobStore
     pulls: Pulls
-    library: ModelLibrary
+    model_editor: ModelEditor
     sampling_policy: SamplingPolicy
     max_body_bytes: int
     max_body_values: int

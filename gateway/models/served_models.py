@@ -14,8 +14,8 @@ from gateway.upstream.inference import ModelInfo
 from gateway.upstream.schedulers import Schedulers
 from pagoda.models.catalogue import find_entry, with_tag
 from pagoda.models.errors import ModelNotFoundError, some_names
-from pagoda.models.library import ModelLibrary
 from pagoda.models.model import Model
+from pagoda.models.model_editor import ModelEditor
 from pagoda.models.sampling_defaults import SamplingPolicy
 from pagoda.models.store import ModelStore
 
@@ -31,14 +31,14 @@ class ServedModels:
         self,
         named: Sequence[ServedModel],
         store: ModelStore,
-        library: ModelLibrary,
+        model_editor: ModelEditor,
         schedulers: Schedulers,
         policy: SamplingPolicy,
     ) -> None:
         """`named` are always served, and listed even without a worker; of the store, what the scheduler knows too."""
         self.named = tuple(named)
         self._store = store
-        self._library = library
+        self._model_editor = model_editor
         self._schedulers = schedulers
         self._policy = policy
         self._stored: OrderedDict[object, asyncio.Task[ServedModel]] = OrderedDict()
@@ -51,7 +51,7 @@ class ServedModels:
             return self.named[0]
         if named := self.find_named(name or ""):
             return named
-        if not self._library.has(name or ""):
+        if not self._model_editor.has(name or ""):
             served = some_names([f"`{model.name}`" for model in await self.listed()])
             raise GatewayError(
                 ErrorKind.NOT_FOUND, f"The model `{name or ''}` does not exist. Served here: {served}.", param="model"
@@ -63,7 +63,7 @@ class ServedModels:
         return next((model for model in self.named if model.tagged_name.lower() in wanted), None)
 
     def has(self, name: str) -> bool:
-        return self.find_named(name) is not None or self._library.has(name)
+        return self.find_named(name) is not None or self._model_editor.has(name)
 
     async def listed(self) -> list[Model]:
         """Those that the gateway was told of first, in that order."""
@@ -149,7 +149,7 @@ class ServedModels:
             raise
 
     def _current(self, name: str) -> tuple[Model, object]:
-        return self._store.read_current(self._library.get(name), self._store.state_of)
+        return self._store.read_current(self._model_editor.get(name), self._store.state_of)
 
     def _read(self, model: Model) -> ServedModel:
         return self._store.read_current(model, lambda model: ServedModel.load(model, self._policy))[1]

@@ -62,7 +62,7 @@ async def pull(request: Request) -> Response:
     body = await state.read_body(request, PullRequest)
     name = state.store.canonical_name(body.model_name)
     entry = state.store.catalogue_entry(name)
-    if entry is None and not state.library.has(name):
+    if entry is None and not state.model_editor.has(name):
         raise ModelNotFoundError(
             f"pull model manifest: the model '{name}' is unknown: this server can pull {', '.join(state.store.pullable)}; "
             "others are made from their files: pagoda create NAME -f FILE"
@@ -90,7 +90,7 @@ async def copy(request: Request) -> Response:
     body = await state.read_body(request, CopyRequest)
     _refuse_if_named(state, body.destination, "replaced")
     model = await asyncio.to_thread(_stored_or_served, state, body.source)
-    await asyncio.to_thread(state.library.copy_model, model, body.destination)
+    await asyncio.to_thread(state.model_editor.copy_model, model, body.destination)
     return Response()
 
 
@@ -100,7 +100,7 @@ async def delete(request: Request) -> Response:
     state = state_of(request)
     body = await state.read_body(request, DeleteRequest)
     _refuse_if_named(state, body.model_name, "deleted")
-    await asyncio.to_thread(state.library.delete, body.model_name)
+    await asyncio.to_thread(state.model_editor.delete, body.model_name)
     await _let_go(state, state.store.canonical_name(body.model_name))
     return Response()
 
@@ -194,10 +194,10 @@ def _maker(state: GatewayState, body: CreateRequest) -> Callable[[Callable[[str]
         raise InvalidRequestError("from and files exclude each other", param="files")
     if body.from_:
         base = _stored_or_served(state, body.from_)
-        return partial(state.library.create_from_model, body.model_name, base, _settings(body))
+        return partial(state.model_editor.create_from_model, body.model_name, base, _settings(body))
     if body.files:
         files = {name: state.blobs.get(digest) for name, digest in body.files.items()}
-        return partial(state.library.create_from_files, body.model_name, files, _settings(body))
+        return partial(state.model_editor.create_from_files, body.model_name, files, _settings(body))
     raise InvalidRequestError("neither 'from' or 'files' was specified", param="from")
 
 
@@ -241,12 +241,12 @@ def _read_current(state: GatewayState, name: str, read: Callable[[Model], JSONOb
 
 def _stored_or_served(state: GatewayState, name: str) -> Model:
     named = state.models.find_named(name)
-    return named.model if named else state.library.get(name)
+    return named.model if named else state.model_editor.get(name)
 
 
 def _refuse_if_named(state: GatewayState, name: str, what: str) -> None:
     """A worker that is started again reads the files again."""
-    if name and state.models.find_named(name) and state.library.has(name):
+    if name and state.models.find_named(name) and state.model_editor.has(name):
         raise GatewayError(
             ErrorKind.CONFLICT, f"the model '{name}' is being served and cannot be {what}; stop this server first"
         )

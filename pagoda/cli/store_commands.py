@@ -1,6 +1,6 @@
 """What `list`, `show`, `rm`, `cp` and `create` do: they work on this machine's models, whether or not a server runs.
 
-The words of the command are in model_commands.py; changes to the store are pagoda/models/library.py's.
+The words of the command are in model_commands.py; changes to the store are pagoda/models/model_editor.py's.
 """
 
 import subprocess
@@ -14,8 +14,8 @@ from pagoda.cli.failure import CommandError
 from pagoda.models.blobs import BlobStore
 from pagoda.models.catalogue import normalize_name, with_tag
 from pagoda.models.errors import ModelFormatError, ModelNotFoundError
-from pagoda.models.library import CHECKPOINT_SUFFIXES, ModelLibrary
 from pagoda.models.model import Model
+from pagoda.models.model_editor import CHECKPOINT_SUFFIXES, ModelEditor
 from pagoda.models.model_settings import ModelSettings, read_settings
 from pagoda.models.modelfile import Modelfile, parse_modelfile, render_modelfile
 from pagoda.models.ollama_objects import listed, shown
@@ -56,18 +56,18 @@ def show_model(home: Path, name_or_path: str, *, verbose: bool) -> JSONObject:
 
 def remove_models(home: Path, names: list[str]) -> list[str]:
     """Nothing is deleted unless all are there."""
-    library = _library(home)
+    editor = _editor(home)
     for name in names:
-        if not library.has(name):
+        if not editor.has(name):
             raise ModelNotFoundError(f"model '{name}' not found; pagoda list says which there are")
     for name in names:
-        library.delete(name)
+        editor.delete(name)
     return names
 
 
 def copy_model(home: Path, source: str, destination: str) -> None:
     normalize_name(destination)
-    _library(home).copy(source, destination)
+    _editor(home).copy(source, destination)
 
 
 def create_model(home: Path, name: str, file: Path) -> None:
@@ -76,12 +76,12 @@ def create_model(home: Path, name: str, file: Path) -> None:
     recipe = _recipe(file)
     for warning in recipe.warnings:
         _say(f"warning: {warning}")
-    store, library = ModelStore(home), _library(home)
+    store, editor = ModelStore(home), _editor(home)
     weights = _weights(recipe.base, file.parent)
     if weights is None:
-        library.create_from_model(name, store.get(recipe.base), recipe.settings, _say)
+        editor.create_from_model(name, store.get(recipe.base), recipe.settings, _say)
     else:
-        library.create_from_files(name, weights, recipe.settings, _say)
+        editor.create_from_files(name, weights, recipe.settings, _say)
     _say("success")
 
 
@@ -108,8 +108,8 @@ def _weights(base: str, directory: Path) -> dict[str, Path] | None:
     return None
 
 
-def _library(home: Path) -> ModelLibrary:
-    return ModelLibrary(ModelStore(home), BlobStore(home), _check_text)
+def _editor(home: Path) -> ModelEditor:
+    return ModelEditor(ModelStore(home), BlobStore(home), _check_text)
 
 
 def _check_text(model: Model, settings: ModelSettings) -> None:

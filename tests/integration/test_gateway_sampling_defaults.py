@@ -14,7 +14,7 @@ import pytest
 
 from pagoda.models.blobs import BlobStore
 from pagoda.models.catalogue import CATALOGUE
-from pagoda.models.library import ModelLibrary
+from pagoda.models.model_editor import ModelEditor
 from pagoda.models.model_settings import ModelSettings
 from pagoda.models.store import ModelStore
 from protos.v1 import types_pb2
@@ -50,9 +50,9 @@ async def gateway_with(
     """One model named `mine`, which has these parameters from these sources."""
     weights = write_tiny_gguf(directory / "weights.gguf", sampling=gguf)
     store = ModelStore(directory)
-    library = ModelLibrary(store, BlobStore(directory))
+    editor = ModelEditor(store, BlobStore(directory))
     own = ModelSettings(parameters=modelfile or {})
-    library.create_from_files("mine", {"w.gguf": weights}, own, lambda status: None)
+    editor.create_from_files("mine", {"w.gguf": weights}, own, lambda status: None)
     entry = replace(CATALOGUE[0], sha256=store.get("mine").digest, parameters=catalogue or {})
     async with running_gateway(directory, model="mine", catalogue=(entry,), **settings) as running:
         yield running

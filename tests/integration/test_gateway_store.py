@@ -17,8 +17,8 @@ from safetensors.numpy import save_file
 from gateway.models import served_models
 from pagoda.models.blobs import BlobStore
 from pagoda.models.errors import ModelSourceError
-from pagoda.models.library import ModelLibrary
 from pagoda.models.model import Model
+from pagoda.models.model_editor import ModelEditor
 from pagoda.models.model_settings import ModelSettings
 from pagoda.models.sources import OnProgress, Progress, Stage
 from pagoda.models.store import ModelStore
@@ -330,8 +330,8 @@ async def served_from_store(short_path: Path) -> AsyncIterator[RunningGateway]:
         parameters={"temperature": 0.25, "top_k": 7, "stop": ["!"], "num_predict": 4, "repeat_penalty": 1.5},
         messages=[{"role": "user", "content": "1"}, {"role": "assistant", "content": "2"}],
     )
-    library = ModelLibrary(ModelStore(short_path), BlobStore(short_path))
-    library.create_from_files("mine", {"w.gguf": tiny}, settings, lambda status: None)
+    editor = ModelEditor(ModelStore(short_path), BlobStore(short_path))
+    editor.create_from_files("mine", {"w.gguf": tiny}, settings, lambda status: None)
     async with running_gateway(short_path, model="mine") as running:
         yield running
 

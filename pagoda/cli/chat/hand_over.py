@@ -12,8 +12,8 @@ from pagoda.cli.fetch import progress_display
 from pagoda.cli.ollama_api import OllamaAPI
 from pagoda.models.catalogue import DEFAULT_TAG
 from pagoda.models.digest import DigestCache
-from pagoda.models.library import CHECKPOINT_SUFFIXES
 from pagoda.models.model import Model
+from pagoda.models.model_editor import CHECKPOINT_SUFFIXES
 from pagoda.models.sources import Progress, Stage
 
 

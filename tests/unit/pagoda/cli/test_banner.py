@@ -7,7 +7,7 @@ import pytest
 from pagoda.cli.banner import banner
 from pagoda.cli.tiers import ServeOptions
 from pagoda.models.blobs import BlobStore
-from pagoda.models.library import ModelLibrary
+from pagoda.models.model_editor import ModelEditor
 from pagoda.models.model_settings import ModelSettings
 from pagoda.models.store import ModelStore
 from protos.v1 import inference_pb2
@@ -27,7 +27,7 @@ def test_a_base_model_is_asked_to_complete(
 ) -> None:
     file = write_tiny_gguf(tmp_path / "tiny.gguf", chat_template=in_the_file)
     store = ModelStore(tmp_path)
-    ModelLibrary(store, BlobStore(tmp_path)).create_from_files(
+    ModelEditor(store, BlobStore(tmp_path)).create_from_files(
         "tiny", {file.name: file}, ModelSettings(template=of_create), lambda status: None
     )
     options = ServeOptions(models=("tiny",), host="127.0.0.1", port=8000, home=tmp_path)

@@ -11,10 +11,10 @@ from pagoda.models.blobs import BlobStore
 from pagoda.models.catalogue import NAME, normalize_name
 from pagoda.models.errors import ModelNotFoundError
 from pagoda.models.layout import StoreLayout, decode_name, encode_name
-from pagoda.models.library import ModelLibrary
+from pagoda.models.model_editor import ModelEditor
 from pagoda.models.store import ModelStore
 from tests.fakes.tiny_model import write_tiny_gguf
-from tests.unit.pagoda.models.test_library import make, upload
+from tests.unit.pagoda.models.test_model_editor import make, upload
 
 LAYOUT = StoreLayout(Path("/home"))
 PARTS = st.one_of(
@@ -54,8 +54,8 @@ def test_no_name_has_the_place_of_something_else(name: str) -> None:
 
 
 @pytest.fixture
-def library(tmp_path: Path) -> ModelLibrary:
-    return ModelLibrary(ModelStore(tmp_path), BlobStore(tmp_path))
+def editor(tmp_path: Path) -> ModelEditor:
+    return ModelEditor(ModelStore(tmp_path), BlobStore(tmp_path))
 
 
 @pytest.fixture
@@ -75,26 +75,24 @@ def tiny(tmp_path: Path) -> Path:
         ("a", "a:b"),
     ],
 )
-def test_copying_onto_and_deleting_one_leaves_the_other(
-    library: ModelLibrary, tiny: Path, one: str, other: str
-) -> None:
+def test_copying_onto_and_deleting_one_leaves_the_other(editor: ModelEditor, tiny: Path, one: str, other: str) -> None:
     if NAME.fullmatch(other) is None:
         with pytest.raises(ModelNotFoundError):
-            make(library, other, tiny)
+            make(editor, other, tiny)
         return
-    make(library, one, tiny)
-    library.copy(one, other)
-    assert [library.get(name).name for name in (one, other)] == [normalize_name(one), normalize_name(other)]
-    library.delete(one)
-    assert not library.has(one) and library.get(other).name == normalize_name(other)
+    make(editor, one, tiny)
+    editor.copy(one, other)
+    assert [editor.get(name).name for name in (one, other)] == [normalize_name(one), normalize_name(other)]
+    editor.delete(one)
+    assert not editor.has(one) and editor.get(other).name == normalize_name(other)
 
 
-def test_models_named_as_the_stores_own_files(library: ModelLibrary, tiny: Path, tmp_path: Path) -> None:
+def test_models_named_as_the_stores_own_files(editor: ModelEditor, tiny: Path, tmp_path: Path) -> None:
     blobs = BlobStore(tmp_path)
     digest = upload(blobs, tiny.read_bytes())
-    make(library, f"blobs:{digest.replace(':', '-')}", tiny)
-    make(library, "digests.json", tiny)
-    make(library, "blobs", tiny)
+    make(editor, f"blobs:{digest.replace(':', '-')}", tiny)
+    make(editor, "digests.json", tiny)
+    make(editor, "blobs", tiny)
     assert blobs.get(digest).read_bytes() == tiny.read_bytes()
     assert {model.name for model in ModelStore(tmp_path).list()} == {
         f"blobs:{digest.replace(':', '-')}",
@@ -102,10 +100,10 @@ def test_models_named_as_the_stores_own_files(library: ModelLibrary, tiny: Path,
         "digests.json:latest",
     }
     other = "sha256:" + "0" * 64
-    make(library, f"blobs:{other.replace(':', '-')}", tiny)
+    make(editor, f"blobs:{other.replace(':', '-')}", tiny)
     assert not blobs.has(other)
     for name in ("blobs", "digests.json"):
-        library.delete(name)
+        editor.delete(name)
     assert blobs.has(digest)
 
 
@@ -130,32 +128,32 @@ OLD_NAMES = ["blobs:latest", "smollm2:135m", "x--y:plain", "x/y:latest"]
 
 
 def test_what_earlier_versions_left_is_found_where_it_is(old_home: Path) -> None:
-    library = ModelLibrary(ModelStore(old_home), BlobStore(old_home))
+    editor = ModelEditor(ModelStore(old_home), BlobStore(old_home))
     assert [model.name for model in ModelStore(old_home).list()] == OLD_NAMES
-    assert all(library.get(name).name == name for name in OLD_NAMES)
-    assert not library.has("x--y:latest") and not library.has("x/y:plain")
+    assert all(editor.get(name).name == name for name in OLD_NAMES)
+    assert not editor.has("x--y:latest") and not editor.has("x/y:plain")
     assert (old_home / "models" / "x--y" / "latest").exists(), "reading moves nothing"
 
 
 @pytest.mark.parametrize("change", ["tidy", "create", "delete"])
 def test_and_moved_with_the_first_change(old_home: Path, tiny: Path, change: str) -> None:
     store = ModelStore(old_home)
-    library = ModelLibrary(store, BlobStore(old_home))
+    editor = ModelEditor(store, BlobStore(old_home))
     match change:
         case "tidy":
             store.tidy()
         case "create":
-            make(library, "x--y", tiny)
+            make(editor, "x--y", tiny)
         case "delete":
-            library.delete("x--y:plain")
+            editor.delete("x--y:plain")
     left = {"tidy": OLD_NAMES, "create": [*OLD_NAMES, "x--y:latest"], "delete": [*OLD_NAMES]}[change]
     left = [name for name in left if change != "delete" or name != "x--y:plain"]
     assert [model.name for model in store.list()] == sorted(left)
     for name in left:
         manifest = store.layout.find(name)
         assert manifest is not None and manifest.parent == store.layout.directory(name)
-    library.delete("x/y")
-    assert not library.has("x/y")
+    editor.delete("x/y")
+    assert not editor.has("x/y")
 
 
 def test_a_directory_that_is_none_of_the_stores(tmp_path: Path, tiny: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from pagoda.models.blobs import BlobStore
 from pagoda.models.formats.chat_template_text import chat_template_text
-from pagoda.models.library import ModelLibrary
+from pagoda.models.model_editor import ModelEditor
 from pagoda.models.model_settings import ModelSettings
 from pagoda.models.ollama_objects import listed, parameter_size, shown
 from pagoda.models.sampling_defaults import SamplingPolicy
@@ -31,12 +31,12 @@ def test_names_have_a_tag(tmp_path: Path) -> None:
 
 def test_a_digest_tells_apart_what_answers_differently(tmp_path: Path) -> None:
     store = ModelStore(tmp_path)
-    library = ModelLibrary(store, BlobStore(tmp_path))
+    editor = ModelEditor(store, BlobStore(tmp_path))
     base = store.get(str(write_tiny_gguf(tmp_path / "tiny.gguf")))
 
     def digest_of(name: str, **settings: Any) -> str:
-        library.create_from_model(name, base, ModelSettings(**settings), lambda status: None)
-        return str(listed(library.get(name))["digest"])
+        editor.create_from_model(name, base, ModelSettings(**settings), lambda status: None)
+        return str(listed(editor.get(name))["digest"])
 
     digests = [
         listed(base)["digest"],
@@ -53,8 +53,8 @@ def test_a_digest_tells_apart_what_answers_differently(tmp_path: Path) -> None:
     # The same model under another name.
     assert digest_of("again", parameters={"temperature": 0.5}) == digests[4]
     assert digest_of("base") == digests[0]
-    library.copy("system", "copied")
-    assert listed(library.get("copied"))["digest"] == digests[1]
+    editor.copy("system", "copied")
+    assert listed(editor.get("copied"))["digest"] == digests[1]
     assert {model["digest"] for model in map(listed, ModelStore(tmp_path).list())} <= set(digests)
 
 

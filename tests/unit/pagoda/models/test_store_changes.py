@@ -18,14 +18,14 @@ from pagoda.models.blobs import BlobStore
 from pagoda.models.errors import ModelFormatError, ModelNotFoundError, ModelStoreError
 from pagoda.models.formats.description import describe
 from pagoda.models.layout import MANIFEST, StoreLayout
-from pagoda.models.library import ModelLibrary
 from pagoda.models.model import Model
+from pagoda.models.model_editor import ModelEditor
 from pagoda.models.model_settings import ModelSettings, read_settings
 from pagoda.models.scratch import put_in_place
 from pagoda.models.store import ModelStore
 from tests.fakes.tiny_checkpoint import write_tiny_checkpoint
 from tests.fakes.tiny_model import write_tiny_gguf
-from tests.unit.pagoda.models.test_library import ignore, make, upload
+from tests.unit.pagoda.models.test_model_editor import ignore, make, upload
 from worker.loading.loadable_models import LoadableModels
 from worker.settings import WorkerSettings
 
@@ -41,8 +41,8 @@ def tiny(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def library(home: Path) -> ModelLibrary:
-    return ModelLibrary(ModelStore(home), BlobStore(home))
+def editor(home: Path) -> ModelEditor:
+    return ModelEditor(ModelStore(home), BlobStore(home))
 
 
 def settings(system: str) -> ModelSettings:
@@ -54,7 +54,7 @@ def settings(system: str) -> ModelSettings:
 
 @pytest.mark.parametrize("can_exchange", [True, False])
 def test_a_model_that_is_replaced_is_never_missing_and_never_mixed(
-    home: Path, library: ModelLibrary, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, can_exchange: bool
+    home: Path, editor: ModelEditor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, can_exchange: bool
 ) -> None:
     """Both files have the size of the other, and a system prompt that says which one it is."""
     if not can_exchange:
@@ -62,15 +62,15 @@ def test_a_model_that_is_replaced_is_never_missing_and_never_mixed(
     files = [write_tiny_gguf(tmp_path / f"{number}.gguf", seed=number) for number in range(2)]
     digests = {}
     for number, file in enumerate(files):
-        make(library, "a", file, settings(str(number)))
-        digests[library.get("a").digest] = str(number)
+        make(editor, "a", file, settings(str(number)))
+        digests[editor.get("a").digest] = str(number)
     assert len(digests) == 2
     may_stop = threading.Event()
 
     def replace() -> None:
         number = 0
         while not may_stop.is_set():
-            make(library, "a", files[number % 2], settings(str(number % 2)))
+            make(editor, "a", files[number % 2], settings(str(number % 2)))
             number += 1
 
     reader = ModelStore(home)
@@ -100,16 +100,14 @@ def refuse(*paths: Path) -> None:
     raise OSError(22, "Invalid argument")
 
 
-def test_listings_beside_writers_fail_never_and_workers_learn_all(
-    home: Path, library: ModelLibrary, tiny: Path
-) -> None:
+def test_listings_beside_writers_fail_never_and_workers_learn_all(home: Path, editor: ModelEditor, tiny: Path) -> None:
     """500 changes by several threads, each of which would meet another's half-done work if there were such a thing."""
     worker = LoadableModels(WorkerSettings(home=home, model=str(tiny), scheduler="unix:/none"))
     num_left = 4
 
     def change(place: int) -> None:
         nonlocal num_left
-        mine = ModelLibrary(ModelStore(home), BlobStore(home))
+        mine = ModelEditor(ModelStore(home), BlobStore(home))
         for number in range(42):
             name = f"n{place}/m{number % 7}"
             make(mine, name, tiny, settings(str(number)))
@@ -142,21 +140,21 @@ def test_listings_beside_writers_fail_never_and_workers_learn_all(
 
 
 def test_what_is_gone_or_replaced_in_the_middle_of_a_look(
-    home: Path, library: ModelLibrary, tiny: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    home: Path, editor: ModelEditor, tiny: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    make(library, "a", tiny)
-    make(library, "b", tiny)
+    make(editor, "a", tiny)
+    make(editor, "b", tiny)
     reader = ModelStore(home)
 
     def delete_first(name: str, *rest: object, **more: object) -> Model:
-        if name == "a:latest" and library.has("a"):
-            library.delete("a")
+        if name == "a:latest" and editor.has("a"):
+            editor.delete("a")
         return describe(name, *rest, **more)  # type: ignore[arg-type]
 
     monkeypatch.setattr("pagoda.models.store.describe", delete_first)
     assert [model.name for model in reader.list()] == ["b:latest"]
     with pytest.raises(ModelNotFoundError, match="model 'a' not found"):
-        library.get("a")
+        editor.get("a")
     assert caplog.records == []
 
 
@@ -179,13 +177,13 @@ def test_what_is_gone_or_replaced_in_the_middle_of_a_look(
 )
 def test_one_damaged_model_hides_no_other_and_is_told_of_once(
     home: Path,
-    library: ModelLibrary,
+    editor: ModelEditor,
     tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
     damage: Callable[[Path], object],
 ) -> None:
     for name in ("bad", "good"):
-        make(library, name, write_tiny_gguf(tmp_path / f"{name}.gguf"))
+        make(editor, name, write_tiny_gguf(tmp_path / f"{name}.gguf"))
     reader = ModelStore(home)
     damage(home / "models" / "bad" / "latest" / MANIFEST)
     for _ in range(3):
@@ -194,16 +192,16 @@ def test_one_damaged_model_hides_no_other_and_is_told_of_once(
     with pytest.raises(ModelFormatError) as caught:
         reader.get("bad")
     assert str(home) not in str(caught.value) or "damaged" in str(caught.value)
-    library.delete("bad")
-    make(library, "bad", tmp_path / "good.gguf")
+    editor.delete("bad")
+    make(editor, "bad", tmp_path / "good.gguf")
     assert [model.name for model in reader.list()] == ["bad:latest", "good:latest"]
 
 
 @pytest.mark.parametrize("place", [".", "strange"])
 def test_links_in_the_store_that_lead_nowhere_hide_no_model(
-    home: Path, library: ModelLibrary, tiny: Path, caplog: pytest.LogCaptureFixture, place: str
+    home: Path, editor: ModelEditor, tiny: Path, caplog: pytest.LogCaptureFixture, place: str
 ) -> None:
-    make(library, "good", tiny)
+    make(editor, "good", tiny)
     directory = home / "models" / place
     directory.mkdir(exist_ok=True)
     (directory / "dangling").symlink_to("/nonexistent/model")
@@ -218,7 +216,7 @@ def test_links_in_the_store_that_lead_nowhere_hide_no_model(
         str(directory / "behind-a-circle"),
         str(directory / "circle"),
     ]
-    make(library, "another", tiny)
+    make(editor, "another", tiny)
     assert reader.get("another").name == "another:latest"
 
 
@@ -231,11 +229,11 @@ def test_a_pipe_among_the_files_of_a_checkpoint_is_refused(home: Path, tmp_path:
 
 
 def test_a_worker_looks_again_when_a_look_has_failed(
-    home: Path, library: ModelLibrary, tiny: Path, monkeypatch: pytest.MonkeyPatch
+    home: Path, editor: ModelEditor, tiny: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     worker = LoadableModels(WorkerSettings(home=home, model=str(tiny), scheduler="unix:/none"))
     worker.refresh()
-    make(library, "new", tiny)
+    make(editor, "new", tiny)
     with monkeypatch.context() as patched:
         patched.setattr(ModelStore, "list", refuse)
         with pytest.raises(OSError, match="Invalid argument"):
@@ -245,17 +243,17 @@ def test_a_worker_looks_again_when_a_look_has_failed(
 
 
 def test_a_full_disk_is_said_without_a_path(
-    home: Path, library: ModelLibrary, tiny: Path, monkeypatch: pytest.MonkeyPatch
+    home: Path, editor: ModelEditor, tiny: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    make(library, "a", tiny, settings("before"))
+    make(editor, "a", tiny, settings("before"))
 
     def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device", str(home))
 
-    monkeypatch.setattr("pagoda.models.library.write_atomically", full)
+    monkeypatch.setattr("pagoda.models.model_editor.write_atomically", full)
     with pytest.raises(ModelStoreError, match=r"^the model cannot be stored: No space left on device$"):
-        make(library, "a", tiny, settings("after"))
-    assert read_settings(library.get("a")).system == "before"
+        make(editor, "a", tiny, settings("after"))
+    assert read_settings(editor.get("a")).system == "before"
     assert list((home / "models" / ".scratch").iterdir()) == []
 
 
@@ -295,11 +293,11 @@ def test_the_work_of_a_process_is_swept_once_it_is_dead_and_not_before(home: Pat
     assert scratch_directories(home) == []
 
 
-def test_whoever_begins_some_work_sweeps_too(home: Path, library: ModelLibrary, tiny: Path) -> None:
+def test_whoever_begins_some_work_sweeps_too(home: Path, editor: ModelEditor, tiny: Path) -> None:
     with subprocess.Popen([sys.executable, "-c", WORK, str(home)], stdout=subprocess.PIPE) as process:
         assert process.stdout is not None and process.stdout.readline() == b"working\n"
         process.kill()
-    make(library, "a", tiny)
+    make(editor, "a", tiny)
     assert scratch_directories(home) == []
 
 
@@ -321,8 +319,8 @@ def test_another_machines_work_is_left_alone_for_an_hour(home: Path, monkeypatch
     assert not other.exists()
 
 
-def test_what_earlier_versions_left_is_swept_when_it_is_old(home: Path, library: ModelLibrary, tiny: Path) -> None:
-    make(library, "a", tiny)
+def test_what_earlier_versions_left_is_swept_when_it_is_old(home: Path, editor: ModelEditor, tiny: Path) -> None:
+    make(editor, "a", tiny)
     digest = upload(BlobStore(home), b"content")
     models = home / "models"
     left = [models / ".new-1", models / ".old-1", models / "blobs" / ".upload-1"]
@@ -336,62 +334,62 @@ def test_what_earlier_versions_left_is_swept_when_it_is_old(home: Path, library:
         make_old(path)
     ModelStore(home).tidy()
     assert not any(path.exists() for path in left)
-    assert library.has("a") and BlobStore(home).has(digest)
+    assert editor.has("a") and BlobStore(home).has(digest)
 
 
 def test_a_store_that_cannot_be_changed_is_left_as_it_is(
-    home: Path, library: ModelLibrary, tiny: Path, monkeypatch: pytest.MonkeyPatch
+    home: Path, editor: ModelEditor, tiny: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    make(library, "a", tiny)
+    make(editor, "a", tiny)
 
     def read_only(self: StoreLayout) -> None:
         raise OSError(30, "Read-only file system")
 
     monkeypatch.setattr(StoreLayout, "changing", read_only)
     ModelStore(home).tidy()
-    assert library.get("a").name == "a:latest"
+    assert editor.get("a").name == "a:latest"
 
 
-def test_the_same_blob_uploaded_by_many_at_once(home: Path, library: ModelLibrary, tiny: Path) -> None:
+def test_the_same_blob_uploaded_by_many_at_once(home: Path, editor: ModelEditor, tiny: Path) -> None:
     """Each verifies its own; one of them is kept, and goes with the last model that uses it."""
     blobs = BlobStore(home)
     with ThreadPoolExecutor(max_workers=8) as pool:
         digests = {each.result() for each in [pool.submit(upload, blobs, tiny.read_bytes()) for _ in range(8)]}
     (digest,) = digests
-    make(library, "a", blobs.get(digest))
+    make(editor, "a", blobs.get(digest))
     assert upload(blobs, tiny.read_bytes()) == digest
-    assert blobs.get(digest).samefile(library.get("a").path)
-    library.delete("a")
+    assert blobs.get(digest).samefile(editor.get("a").path)
+    editor.delete("a")
     assert not blobs.has(digest) and scratch_directories(home) == []
 
 
-def test_the_blob_of_a_replaced_model_goes_unless_it_is_used(home: Path, library: ModelLibrary, tiny: Path) -> None:
+def test_the_blob_of_a_replaced_model_goes_unless_it_is_used(home: Path, editor: ModelEditor, tiny: Path) -> None:
     blobs = BlobStore(home)
     digest = upload(blobs, tiny.read_bytes())
-    make(library, "a", blobs.get(digest))
-    make(library, "a", blobs.get(digest), settings("again"))
+    make(editor, "a", blobs.get(digest))
+    make(editor, "a", blobs.get(digest), settings("again"))
     assert blobs.has(digest)
     other = write_tiny_gguf(home / "other.gguf", seed=1)
-    make(library, "a", other)
+    make(editor, "a", other)
     assert not blobs.has(digest)
 
 
-def test_a_blob_that_vanishes_before_it_is_used(library: ModelLibrary, tmp_path: Path) -> None:
+def test_a_blob_that_vanishes_before_it_is_used(editor: ModelEditor, tmp_path: Path) -> None:
     with pytest.raises(ModelNotFoundError, match=r"^the file gone\.gguf is no longer there$"):
-        library.create_from_files("a", {"gone.gguf": tmp_path / "gone.gguf"}, ModelSettings(), ignore)
+        editor.create_from_files("a", {"gone.gguf": tmp_path / "gone.gguf"}, ModelSettings(), ignore)
 
 
 def test_an_old_digest_counts_and_files_of_one_tick_are_told_apart(home: Path, tmp_path: Path) -> None:
     first, second = (write_tiny_gguf(tmp_path / f"{seed}.gguf", seed=seed) for seed in range(2))
     for file in (first, second):
         os.utime(file, ns=(0, 0))
-    library = ModelLibrary(ModelStore(home), BlobStore(home))
+    editor = ModelEditor(ModelStore(home), BlobStore(home))
     digests = set()
     for file in (first, second):
-        make(library, "a", file)
-        digests.add(library.get("a").digest)
+        make(editor, "a", file)
+        digests.add(editor.get("a").digest)
     assert len(digests) == 2
-    key = f"{library.get('a').path}|{second.stat().st_size}|0"
+    key = f"{editor.get('a').path}|{second.stat().st_size}|0"
     (home / "models" / "digests.json").write_text(json.dumps({key: "as it was written"}))
     assert ModelStore(home).get("a").digest == "as it was written"
 

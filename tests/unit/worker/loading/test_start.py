@@ -7,7 +7,7 @@ import pytest
 
 from pagoda.models.blobs import BlobStore
 from pagoda.models.errors import ModelError
-from pagoda.models.library import ModelLibrary
+from pagoda.models.model_editor import ModelEditor
 from pagoda.models.store import ModelStore
 from pagoda.wire.sampling import SamplingParams
 from tests.fakes.native_code import give_native_code
@@ -115,13 +115,13 @@ def test_the_store_is_looked_at_again(tmp_path: Path, model_path: Path) -> None:
     own_home = tmp_path / "home"
     models = LoadableModels(settings(own_home, model_path))
     store = ModelStore(own_home)
-    library = ModelLibrary(store, BlobStore(own_home))
+    editor = ModelEditor(store, BlobStore(own_home))
     models.refresh()
     assert not models.refresh()
-    library.copy_model(store.get(str(model_path)), "copy")
+    editor.copy_model(store.get(str(model_path)), "copy")
     assert models.refresh()
     assert [each.name for each in models.to_proto().models] == ["copy:latest", "tiny"]
-    library.delete("copy")
+    editor.delete("copy")
     assert models.refresh()
     assert [each.name for each in models.to_proto().models] == ["tiny"]
 

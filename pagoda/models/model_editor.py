@@ -34,7 +34,7 @@ Check = Callable[[Model, ModelSettings], None]
 """Raises ModelFormatError for a model that could be made and not be used."""
 
 
-class ModelLibrary:
+class ModelEditor:
     def __init__(self, store: ModelStore, blobs: BlobStore, check: Check = lambda model, settings: None) -> None:
         """`check` is asked of each new model, besides whether its tensors are those that its family computes with."""
         self._check = check

@@ -8,8 +8,8 @@ import pytest
 
 from pagoda.models.blobs import BlobStore
 from pagoda.models.errors import ModelError, ModelFormatError, ModelNotFoundError
-from pagoda.models.library import ModelLibrary
 from pagoda.models.model import ModelFormat
+from pagoda.models.model_editor import ModelEditor
 from pagoda.models.model_settings import ModelSettings, read_settings
 from pagoda.models.store import ModelStore
 from tests.fakes.tiny_model import write_tiny_gguf
@@ -32,8 +32,8 @@ def blobs(home: Path) -> BlobStore:
 
 
 @pytest.fixture
-def library(store: ModelStore, blobs: BlobStore) -> ModelLibrary:
-    return ModelLibrary(store, blobs)
+def editor(store: ModelStore, blobs: BlobStore) -> ModelEditor:
+    return ModelEditor(store, blobs)
 
 
 @pytest.fixture
@@ -45,8 +45,8 @@ def ignore(status: str) -> None:
     pass
 
 
-def make(library: ModelLibrary, name: str, file: Path, settings: ModelSettings | None = None) -> None:
-    library.create_from_files(name, {file.name: file}, settings or ModelSettings(), ignore)
+def make(editor: ModelEditor, name: str, file: Path, settings: ModelSettings | None = None) -> None:
+    editor.create_from_files(name, {file.name: file}, settings or ModelSettings(), ignore)
 
 
 def upload(blobs: BlobStore, content: bytes) -> str:
@@ -57,9 +57,9 @@ def upload(blobs: BlobStore, content: bytes) -> str:
     return digest
 
 
-def test_a_model_from_a_gguf_file(library: ModelLibrary, store: ModelStore, tiny: Path) -> None:
+def test_a_model_from_a_gguf_file(editor: ModelEditor, store: ModelStore, tiny: Path) -> None:
     statuses: list[str] = []
-    library.create_from_files("Mine", {"any.gguf": tiny}, ModelSettings(system="Be brief."), statuses.append)
+    editor.create_from_files("Mine", {"any.gguf": tiny}, ModelSettings(system="Be brief."), statuses.append)
     model = store.get("mine")
     assert (model.name, model.format) == ("mine:latest", ModelFormat.GGUF)
     assert model.digest == hashlib.sha256(tiny.read_bytes()).hexdigest()
@@ -69,37 +69,37 @@ def test_a_model_from_a_gguf_file(library: ModelLibrary, store: ModelStore, tiny
 
 
 @pytest.mark.parametrize("num_files", [1, 2])
-def test_a_model_from_a_checkpoint(library: ModelLibrary, store: ModelStore, tmp_path: Path, num_files: int) -> None:
+def test_a_model_from_a_checkpoint(editor: ModelEditor, store: ModelStore, tmp_path: Path, num_files: int) -> None:
     tiny_checkpoint = write_checkpoint(tmp_path / "checkpoint", HF_CONFIG, num_files=num_files)
-    library.create_from_files("mine", {path.name: path for path in tiny_checkpoint.iterdir()}, ModelSettings(), ignore)
-    library.copy("mine", "other:1")
-    library.delete("mine")
+    editor.create_from_files("mine", {path.name: path for path in tiny_checkpoint.iterdir()}, ModelSettings(), ignore)
+    editor.copy("mine", "other:1")
+    editor.delete("mine")
     assert store.get("other:1").format is ModelFormat.SAFETENSORS
 
 
-def test_a_copy_outlives_its_original(library: ModelLibrary, store: ModelStore, tiny: Path) -> None:
-    make(library, "a", tiny, ModelSettings(system="S", parameters={"top_k": 3}))
-    library.copy("A", "ns/b:7")
-    library.delete("a:latest")
+def test_a_copy_outlives_its_original(editor: ModelEditor, store: ModelStore, tiny: Path) -> None:
+    make(editor, "a", tiny, ModelSettings(system="S", parameters={"top_k": 3}))
+    editor.copy("A", "ns/b:7")
+    editor.delete("a:latest")
     assert [model.name for model in store.list()] == ["ns/b:7"]
     settings = read_settings(store.get("ns/b:7"))
     assert (settings.system, settings.parameters) == ("S", {"top_k": 3})
     assert not (store.directory / "a").exists()
 
 
-def test_a_derived_model_inherits_what_it_leaves_open(library: ModelLibrary, store: ModelStore, tiny: Path) -> None:
-    make(library, "a", tiny, ModelSettings(system="S", license=["MIT"], parameters={"top_k": 3, "seed": 1}))
+def test_a_derived_model_inherits_what_it_leaves_open(editor: ModelEditor, store: ModelStore, tiny: Path) -> None:
+    make(editor, "a", tiny, ModelSettings(system="S", license=["MIT"], parameters={"top_k": 3, "seed": 1}))
     changes = ModelSettings(system="T", parameters={"seed": 2})
-    library.create_from_model("b", store.get("a"), changes, ignore)
+    editor.create_from_model("b", store.get("a"), changes, ignore)
     settings = read_settings(store.get("b"))
     assert (settings.system, settings.license, settings.parent) == ("T", ["MIT"], "a:latest")
     assert settings.parameters == {"top_k": 3, "seed": 2}
 
 
-def test_creating_again_replaces_all(library: ModelLibrary, store: ModelStore, tiny: Path, tmp_path: Path) -> None:
-    make(library, "a", tiny, ModelSettings(system="S"))
+def test_creating_again_replaces_all(editor: ModelEditor, store: ModelStore, tiny: Path, tmp_path: Path) -> None:
+    make(editor, "a", tiny, ModelSettings(system="S"))
     other = write_tiny_gguf(tmp_path / "other.gguf", seed=1)
-    make(library, "a", other)
+    make(editor, "a", other)
     assert store.get("a").digest == hashlib.sha256(other.read_bytes()).hexdigest()
     assert read_settings(store.get("a")) == ModelSettings()
 
@@ -108,39 +108,39 @@ def test_creating_again_replaces_all(library: ModelLibrary, store: ModelStore, t
     ("content", "message"), [(b"GGUF", "model.gguf"), (b"no model at all", "model.gguf"), (b"", "model.gguf")]
 )
 def test_a_damaged_file_leaves_nothing_behind(
-    library: ModelLibrary, store: ModelStore, tmp_path: Path, content: bytes, message: str
+    editor: ModelEditor, store: ModelStore, tmp_path: Path, content: bytes, message: str
 ) -> None:
     damaged = tmp_path / "damaged.gguf"
     damaged.write_bytes(content)
     with pytest.raises(ModelFormatError, match=message) as caught:
-        make(library, "a", damaged)
+        make(editor, "a", damaged)
     assert str(tmp_path) not in str(caught.value)
     assert (
-        not library.has("a")
+        not editor.has("a")
         and [each for each in store.directory.iterdir() if each.name not in (".lock", ".scratch")] == []
     )
     assert list(store.layout.scratch.iterdir()) == []
 
 
 @pytest.mark.parametrize("name", ["../x.gguf", "a/b.gguf", "/etc/passwd", "", ".."])
-def test_file_names_cannot_leave_the_model(library: ModelLibrary, tiny: Path, name: str) -> None:
+def test_file_names_cannot_leave_the_model(editor: ModelEditor, tiny: Path, name: str) -> None:
     with pytest.raises(ModelFormatError, match="relative"):
-        library.create_from_files("a", {name: tiny}, ModelSettings(), ignore)
+        editor.create_from_files("a", {name: tiny}, ModelSettings(), ignore)
 
 
 @pytest.mark.parametrize("name", ["", "../a", "/etc", "./tiny.gguf", "a b", "none"])
-def test_only_names_of_the_store(library: ModelLibrary, tiny: Path, name: str) -> None:
-    assert not library.has(name)
-    for act in (library.delete, library.get, lambda name: library.copy(name, "b")):
+def test_only_names_of_the_store(editor: ModelEditor, tiny: Path, name: str) -> None:
+    assert not editor.has(name)
+    for act in (editor.delete, editor.get, lambda name: editor.copy(name, "b")):
         with pytest.raises(ModelNotFoundError):
             act(name)
 
 
-def test_a_damaged_model_can_be_deleted(library: ModelLibrary, store: ModelStore, tiny: Path) -> None:
-    make(library, "a", tiny)
+def test_a_damaged_model_can_be_deleted(editor: ModelEditor, store: ModelStore, tiny: Path) -> None:
+    make(editor, "a", tiny)
     store.get("a").path.unlink()
-    library.delete("a")
-    assert not library.has("a")
+    editor.delete("a")
+    assert not editor.has("a")
 
 
 def test_settings_beside_a_file_that_is_not_in_the_store_do_not_count(
@@ -174,12 +174,12 @@ def test_what_is_no_digest(blobs: BlobStore, digest: str) -> None:
         blobs.get(digest)
 
 
-def test_a_blob_goes_with_the_last_model_that_uses_it(library: ModelLibrary, blobs: BlobStore, tiny: Path) -> None:
+def test_a_blob_goes_with_the_last_model_that_uses_it(editor: ModelEditor, blobs: BlobStore, tiny: Path) -> None:
     digest = upload(blobs, tiny.read_bytes())
-    make(library, "a", blobs.get(digest))
-    make(library, "b", blobs.get(digest))
-    library.delete("a")
+    make(editor, "a", blobs.get(digest))
+    make(editor, "b", blobs.get(digest))
+    editor.delete("a")
     assert blobs.get(digest).exists()
-    library.delete("b")
+    editor.delete("b")
     with pytest.raises(ModelNotFoundError):
         blobs.get(digest)
