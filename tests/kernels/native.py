@@ -11,9 +11,9 @@ import torch
 
 from tests.fakes.native_code import directory_to_compile_in
 from worker.kernels.integer_attention import DEFAULT_KV_DTYPE, KV_FORMATS
+from worker.kernels.native.bindings import load_library
 from worker.kernels.native.build import THIS_PROCESSOR, BuildError, build_library, find_compiler
 from worker.kernels.native.kernels import NativeIntegerKernels
-from worker.kernels.native.library import load_library
 
 
 def native_library(architecture: str = THIS_PROCESSOR) -> ctypes.CDLL:

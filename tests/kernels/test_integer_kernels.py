@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from tests.kernels.attention_batch import NUM_PAGES, attention_batch
-from worker.kernels.blocks import BLOCK, turn
+from worker.kernels.hadamard_int8 import BLOCK, rotate
 from worker.kernels.integer import IntegerKernels
 from worker.kernels.integer_attention import KV_FORMATS, IntegerKV
 from worker.kernels.reference import ReferenceKernels
@@ -63,9 +63,9 @@ def four_bit_weight(num_out: int, num_in: int) -> FourBitWeight:
     )
 
 
-def test_turned_blocks_have_the_same_product() -> None:
+def test_rotated_blocks_have_the_same_product() -> None:
     x_XGB, y_XGB = random(3, 2, BLOCK), random(3, 2, BLOCK, seed=1)
-    products = (turn(x_XGB) * turn(y_XGB)).sum(dim=-1) / BLOCK
+    products = (rotate(x_XGB) * rotate(y_XGB)).sum(dim=-1) / BLOCK
     assert near(products, (x_XGB * y_XGB).sum(dim=-1), 1e-5)
 
 

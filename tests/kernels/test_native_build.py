@@ -11,7 +11,7 @@ import pytest
 from tests.fakes import native_code
 from tests.kernels.native import native_kernels, native_library
 from worker.kernels.integer import IntegerKernels
-from worker.kernels.native import attempts, build, load
+from worker.kernels.native import build, load
 from worker.kernels.native.kernels import NativeIntegerKernels
 from worker.kernels.native.self_check import find_difference
 from worker.kernels.select import select_kernels
@@ -151,9 +151,9 @@ def built(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         asked.append(architecture)
         return directory
 
-    monkeypatch.setattr(attempts, "architectures", lambda: ["wide", "narrow", "plain"])
-    monkeypatch.setattr(attempts, "build_library", build_library)
-    monkeypatch.setattr(attempts, "load_library", lambda path: native_library())
+    monkeypatch.setattr(load, "architectures", lambda: ["wide", "narrow", "plain"])
+    monkeypatch.setattr(load, "build_library", build_library)
+    monkeypatch.setattr(load, "load_library", lambda path: native_library())
     return asked
 
 

@@ -9,7 +9,7 @@ import torch
 from tests.kernels.attention_batch import NUM_PAGES, attention_batch
 from tests.kernels.native import native_kernels, same_bits, threads
 from tests.kernels.test_integer_kernels import random
-from worker.kernels.blocks import BLOCK, turn
+from worker.kernels.hadamard_int8 import BLOCK, rotate
 from worker.kernels.integer import IntegerKernels
 
 NATIVE, TWIN = native_kernels(), IntegerKernels()
@@ -47,8 +47,8 @@ def test_linear_with_more_panels_than_a_tile() -> None:
 
 
 def test_the_largest_sums() -> None:
-    """All integers of both sides at the ends of their range, by way of rows that turned are so: the format's budget, used up."""
-    x_TI, weight_OI = turn(torch.ones(3, 2, BLOCK)).flatten(1), turn(torch.ones(17, 2, BLOCK)).flatten(1)
+    """Rows whose integers, once rotated, are all at the ends of their range on both sides: the format's budget, used up."""
+    x_TI, weight_OI = rotate(torch.ones(3, 2, BLOCK)).flatten(1), rotate(torch.ones(17, 2, BLOCK)).flatten(1)
     x_TI[1], weight_OI[1::2] = -x_TI[1], -weight_OI[1::2]
     result = NATIVE.linear(x_TI, NATIVE.pack_linear(weight_OI))
     assert same_bits(result, TWIN.linear(x_TI, TWIN.pack_linear(weight_OI)))

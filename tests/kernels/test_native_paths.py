@@ -12,7 +12,7 @@ from tests.kernels.test_batch_invariance import PROMPT
 from tests.kernels.tiny_families import FAMILIES, make_model, save_safetensors
 from worker.kernels.integer import IntegerKernels
 from worker.kernels.integer_attention import KV_FORMATS
-from worker.kernels.native import load_sampling
+from worker.kernels.native import load
 from worker.kernels.native.build import architectures
 from worker.kernels.native.self_check import find_difference
 from worker.models.registry import load_model
@@ -32,7 +32,7 @@ def test_kernels(path: str, kv_dtype: str) -> None:
 
 @pytest.mark.parametrize("path", PATHS)
 def test_choosing_tokens(path: str) -> None:
-    load_sampling.check_chooser(native_library(path))
+    load.check_chooser(native_library(path))
 
 
 @pytest.mark.parametrize("family", ["gemma3", "llama3"])

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from pagoda.wire.sampling import SamplingParams
 from tests.kernels.native import native_library, threads
 from worker.kernels.adjustment import Adjustment
-from worker.kernels.native import attempts
+from worker.kernels.native import load
 from worker.kernels.native.build import BuildError
 from worker.kernels.native.sampling import NativeChooser
 from worker.kernels.sampling import Choice, Chosen, Logits, choose_tokens
@@ -130,8 +130,8 @@ def test_no_rows() -> None:
 
 @pytest.fixture
 def built(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(attempts, "build_library", lambda directory, compiler, architecture: directory)
-    monkeypatch.setattr(attempts, "load_library", lambda path: native_library())
+    monkeypatch.setattr(load, "build_library", lambda directory, compiler, architecture: directory)
+    monkeypatch.setattr(load, "load_library", lambda path: native_library())
 
 
 def test_a_worker_chooses_natively_where_it_can(built: None, tmp_path: Path) -> None:
@@ -143,7 +143,7 @@ def test_no_library(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pyt
     def no_compiler() -> list[str]:
         raise BuildError("there is no C compiler")
 
-    monkeypatch.setattr(attempts, "find_compiler", no_compiler)
+    monkeypatch.setattr(load, "find_compiler", no_compiler)
     with caplog.at_level(logging.INFO):
         assert select_chooser(tmp_path) is choose_tokens
     assert [record.__dict__["reason"] for record in caplog.records] == ["there is no C compiler"]

@@ -4,7 +4,7 @@ With scale d and minimum m of each 32 weights (../weights/four_bit.py), and the 
 
     sum over i of (d w_i + m) x_i  ~  d s (sum of w_i q_i)  +  m s (sum of q_i)
 
-Nothing is lost on the side of the weights. The inputs are not turned: the weights are not either.
+Nothing is lost on the side of the weights. The inputs are not Hadamard-rotated: the weights are not either.
 
 The first sum is an integer of at most 32 * 15 * 127 < 2^16, the second smaller. Both are exact in int32 and float32 in any order.
 Everything else is one IEEE operation after the other, so the bits depend on nobody else: see fixed_point.py.
@@ -12,13 +12,20 @@ Everything else is one IEEE operation after the other, so the bits depend on nob
 Legend as in batch.py; O, I outer and inner dimension, G blocks of 32 inputs, B inputs of a block.
 """
 
+from dataclasses import dataclass
+
 import torch
 
 from worker.kernels.fixed_point import round_rows
-from worker.kernels.linear_weights import FourBitLinear
+from worker.kernels.hadamard_int8 import IntegerLinear
 from worker.weights.four_bit import BLOCK, FourBitWeight
 
 LEVELS = 127
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FourBitLinear(IntegerLinear):
+    """The file's own integers, scales and minima, for each 32 inputs."""
 
 
 def pack_four_bit(weight: FourBitWeight, bias_O: torch.Tensor | None) -> FourBitLinear:

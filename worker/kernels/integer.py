@@ -6,7 +6,7 @@ or a token's head. Other implementations that keep to the same integers and the 
 and then share this `numerics_id`. Attention is in integer_attention.py.
 
 Budgets, in bits, for a sum over n terms:
-  linear     within a block 7 + 7 + 6, see blocks.py, or 4 + 7 + 5 for weights that a file has in four bits, see four_bit.py;
+  linear     within a block 7 + 7 + 6, see hadamard_int8.py, or 4 + 7 + 5 for weights that a file has in four bits, see four_bit.py;
              blocks are added in their order, one after the other.
   rms_norm   levels 2^b with 2 b + log2 n <= 52, in float64.
 
@@ -16,12 +16,11 @@ Legend as in batch.py; I, O inner and outer dimension of a linear, G blocks of 6
 import torch
 
 from worker.kernels.attention_plan import AttentionPlanner
-from worker.kernels.blocks import BLOCK, num_blocks, round_blocks
 from worker.kernels.fixed_point import LOG2_E, constant, exp2_, round_rows, sqrt_, tanh_
-from worker.kernels.four_bit import linear_four_bit, pack_four_bit
+from worker.kernels.four_bit import FourBitLinear, linear_four_bit, pack_four_bit
+from worker.kernels.hadamard_int8 import BLOCK, IntegerLinear, num_blocks, round_blocks
 from worker.kernels.integer_attention import DEFAULT_KV_DTYPE, KV_FORMATS, IntegerAttention, IntegerKV, KVFormat
 from worker.kernels.interface import Forward, LayerKV, LinearWeight
-from worker.kernels.linear_weights import FourBitLinear, IntegerLinear
 from worker.kernels.scratch import Scratch
 from worker.kernels.step_batch import StepBatch
 from worker.weights.four_bit import AnyWeight, FourBitWeight
@@ -65,7 +64,7 @@ class IntegerKernels:
             some = slice(first, first + rows_per_pass)
             rounded_OGB, scale_OG1 = round_blocks(weight_OI[some])
             integers_OI[some] = rounded_OGB.flatten(1)
-            # Both sides were turned: the product is BLOCK times too large, and the division is exact.
+            # Both sides were Hadamard-rotated: the product is BLOCK times too large, and the division is exact.
             scale_GO[:, some] = scale_OG1.squeeze(2).T / BLOCK
         weight_GBO = integers_OI.view(num_out, -1, BLOCK).permute(1, 2, 0).contiguous()
         num_bytes = weight_GBO.nbytes + scale_GO.nbytes

@@ -7,6 +7,19 @@ of what it returns; a result is valid until the same function has been called fo
 
 `numerics_id` names the bits: two implementations with the same id give the same bits for the same sequence. Each
 implementation says whether its results depend on who else is in the batch (`is_batch_invariant`).
+
+Rules for who adds a function here, or a kernel behind one. `prepare` may run a model's forward once, for a few tokens, and
+replay its launches for every further step. native/recording.py refuses a launch that is seen to break a rule.
+
+1. A forward launches the same kernels in the same order in each step. It does not branch on values or on numbers of tokens.
+2. A result, or scratch memory, has one row for each token of the step (T) or one for each sampled row (R). The number of
+   rows is all that a launch is told of a step's size: sizes, strides and factors in its structure are the same in each
+   step. What differs between sequences comes from the batch, as it does for attention (native/attention_step.py).
+3. Rows lie behind each other. A launch begins in the first row: at its start, or at the keys in a row of queries and keys.
+4. An address in a structure is a field of type POINTER. It is that of an input, a result or scratch memory, which a
+   replay rewrites, or of memory that lives as long as the model: weights, tables, keys and values. It is never that of a
+   temporary tensor.
+5. Between token ids and logits only these functions compute. An operation of torch's would run once, while recording.
 """
 
 from collections.abc import Callable, Sequence

@@ -9,8 +9,7 @@ from worker.errors import StartError
 from worker.kernels.integer import IntegerKernels
 from worker.kernels.integer_attention import DEFAULT_KV_DTYPE, KV_FORMATS, KVFormat
 from worker.kernels.interface import Kernels
-from worker.kernels.native.load import load_integer_kernels
-from worker.kernels.native.load_sampling import load_chooser
+from worker.kernels.native.load import load_chooser, load_integer_kernels
 from worker.kernels.reference import ReferenceKernels
 from worker.kernels.sampling import ChooseTokens, choose_tokens
 

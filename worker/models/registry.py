@@ -1,13 +1,15 @@
 """From a model on disk to one that computes: architecture names to families, and loading."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
-from pagoda.models.model import Model
+from pagoda.models.model import Model, ModelFormat
 from worker.kernels.interface import Kernels
 from worker.models import gemma, llama, phi3, qwen2, qwen3
 from worker.models.decoder import DecoderModel, MakeLayer
-from worker.weights.checkpoint import Weights, WeightsError
-from worker.weights.open import open_checkpoint
+from worker.weights.checkpoint import Checkpoint, Weights, WeightsError
+from worker.weights.gguf import GGUFCheckpoint
+from worker.weights.safetensors import SafetensorsCheckpoint
 
 FAMILIES: Mapping[str, MakeLayer] = {
     "llama": llama.make_layer,
@@ -39,3 +41,21 @@ def load_model(model: Model, kernels: Kernels) -> DecoderModel:
         except WeightsError as error:
             raise WeightsError(f"{model.path}: {error}") from error
     return decoder
+
+
+@contextmanager
+def open_checkpoint(model: Model) -> Iterator[Checkpoint]:
+    """Open the model's checkpoint, by its format, and close it in the end."""
+    checkpoint = _open(model)
+    try:
+        yield checkpoint
+    finally:
+        checkpoint.close()
+
+
+def _open(model: Model) -> Checkpoint:
+    match model.format:
+        case ModelFormat.GGUF:
+            return GGUFCheckpoint(model.path, model.config)
+        case ModelFormat.SAFETENSORS:
+            return SafetensorsCheckpoint(model.path, model.config)

@@ -5,7 +5,7 @@ Knows the bytes of a block and nothing about files, names or shapes. Legend as i
 
 import torch
 
-from worker.weights.blocks import half, unpack
+from worker.weights.ggml_bits import half, unpack
 
 VALUES = torch.tensor((-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113), dtype=torch.float32)
 

@@ -7,8 +7,8 @@ dmin, which is subtracted.
 
 import torch
 
-from worker.weights.blocks import half, unpack
 from worker.weights.four_bit import FourBitWeight
+from worker.weights.ggml_bits import half, unpack
 
 BLOCK = 256
 

@@ -6,8 +6,8 @@ in the low nibbles and 16 to 31 in the high ones; five-bit kinds have the fifth 
 
 import torch
 
-from worker.weights.blocks import half, unpack
 from worker.weights.four_bit import FourBitWeight
+from worker.weights.ggml_bits import half, unpack
 
 
 def q8_0(blocks: torch.Tensor) -> torch.Tensor:

@@ -1,21 +1,34 @@
-"""What the native attention kernel knows of a step: its items, block tables and scratch memory, in one structure.
+"""What the native attention kernel reads of a step: its items, block tables and scratch memory, in one structure.
 
-A recorded launch keeps the structure's address, so a further step is described by filling it in anew. Knows nothing about
-arithmetic.
+An item is a few consecutive queries of one sequence. Items are planned once per step and used by each layer. A recorded launch
+keeps the structure's address, so the next step is described by filling it in again.
 """
 
 import ctypes
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 from worker.kernels.integer_attention import MAX_CONTEXT
-from worker.kernels.native.attention_items import AttentionItems, plan_items
-from worker.kernels.native.library import AttentionStep
+from worker.kernels.native.bindings import AttentionStep
 from worker.kernels.scratch import Scratch
 from worker.kernels.step_batch import StepBatch
 
+MAX_ITEM_QUERIES = 8
+"""Queries of one item, each with all query heads of a KV head: they share what is read of the keys."""
+MAX_ITEM_SCORES = 1 << 16
+"""Queries times keys of an item; bounds memory for long contexts. Half as many cost a tenth more at 8,192 keys."""
 MIN_KEYS = 256
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttentionItems:
+    items: torch.Tensor
+    """int64 [items, 4]: sequence, first row of the step, number of rows, position of the first row. Longest first."""
+    tables_SB: torch.Tensor
+    max_queries: int
+    max_keys: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,3 +78,22 @@ class AttentionSteps:
         step.tables, step.table_width = items.tables_SB.data_ptr(), items.tables_SB.shape[1]
         step.items, step.num_items = items.items.data_ptr(), len(items.items)
         self._items[shape] = items
+
+
+def plan_items(batch: StepBatch, window: int | None) -> AttentionItems:
+    items: list[tuple[int, int, int, int]] = []
+    max_keys = 1
+    for sequence, context_len in enumerate(batch.context_lens):
+        start, end = batch.query_starts[sequence : sequence + 2]
+        seen_len = context_len if window is None else min(context_len, window + MAX_ITEM_QUERIES)
+        max_keys = max(max_keys, seen_len)
+        size = min(MAX_ITEM_QUERIES, max(1, MAX_ITEM_SCORES // seen_len))
+        for first in range(start, end, size):
+            items.append((sequence, first, min(size, end - first), context_len - (end - first)))
+    items.sort(key=lambda item: item[2] * item[3], reverse=True)
+    return AttentionItems(
+        items=torch.from_numpy(np.array(items, np.int64)),
+        tables_SB=batch.block_tables_SB.contiguous(),
+        max_queries=max((item[2] for item in items), default=1),
+        max_keys=max_keys,
+    )

@@ -12,13 +12,13 @@ from collections.abc import Sequence
 import torch
 
 from worker.kernels.fixed_point import LOG2_E
+from worker.kernels.four_bit import FourBitLinear
+from worker.kernels.hadamard_int8 import IntegerLinear
 from worker.kernels.integer import GELU_CUBE, GELU_INNER, IntegerKernels, norm_levels
 from worker.kernels.integer_attention import DEFAULT_KV_DTYPE, KV_FORMATS, IntegerKV, KVFormat
 from worker.kernels.interface import Forward, LayerKV, LinearWeight
-from worker.kernels.linear_weights import FourBitLinear, IntegerLinear
 from worker.kernels.native.attention_step import AttentionShape
-from worker.kernels.native.launcher import Eager, Launcher
-from worker.kernels.native.library import (
+from worker.kernels.native.bindings import (
     ActivationCall,
     AttentionCall,
     GatherCall,
@@ -28,6 +28,7 @@ from worker.kernels.native.library import (
     RopeCall,
     WriteKVCall,
 )
+from worker.kernels.native.launcher import Eager, Launcher
 from worker.kernels.native.panels import PanelPacker
 from worker.kernels.native.recording import Recorder
 from worker.kernels.native.replay import RecordedForward
@@ -204,11 +205,11 @@ class NativeIntegerKernels(IntegerKernels):
 
 def _rows(x_TX: torch.Tensor) -> torch.Tensor:
     """A kernel reads the rows behind each other; a recording could not repeat the copying of others."""
-    assert x_TX.is_contiguous()
+    assert x_TX.is_contiguous(), "rows lie behind each other: rule 3 of interface.py"
     return x_TX
 
 
 def _heads(x_TX: torch.Tensor) -> torch.Tensor:
     """Tokens may lie apart, each token's elements behind each other."""
-    assert x_TX[:1].is_contiguous()
+    assert x_TX[:1].is_contiguous(), "a token's elements lie behind each other: rule 3 of interface.py"
     return x_TX

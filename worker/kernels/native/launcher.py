@@ -9,7 +9,7 @@ from typing import Protocol
 import torch
 
 from worker.kernels.native.attention_step import AttentionShape, AttentionSteps
-from worker.kernels.native.library import AttentionStep, Call
+from worker.kernels.native.bindings import AttentionStep, Call
 from worker.kernels.scratch import Scratch
 from worker.kernels.step_batch import StepBatch
 

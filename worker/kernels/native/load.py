@@ -1,26 +1,59 @@
-"""The integer mode's kernels for this machine: native ones where they can be built and give the same bits, else torch's."""
+"""Loads the native library: the first build, of those worth trying, whose results are those of the Python code.
+
+A build is tried for each set of instructions that the processor may use, the largest first. One is rejected if it does not
+compile, if a structure of it differs from Python's (bindings.py), or if a result differs. If all are rejected, torch and numpy
+compute the same, slower.
+"""
 
 import ctypes
 import logging
 import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Generic, TypeVar
 
+import numpy as np
+
+from pagoda.wire.sampling import SamplingParams
+from worker.kernels.adjustment import Adjustment
 from worker.kernels.integer import IntegerKernels
 from worker.kernels.integer_attention import DEFAULT_KV_DTYPE, KV_FORMATS, KVFormat
-from worker.kernels.native.attempts import CheckError, NoLibraryError, load_first
+from worker.kernels.native.bindings import LayoutError, load_library
+from worker.kernels.native.build import BuildError, architectures, build_library, find_compiler
 from worker.kernels.native.kernels import NativeIntegerKernels
+from worker.kernels.native.sampling import NativeChooser
 from worker.kernels.native.self_check import find_difference
+from worker.kernels.sampling import Choice, ChooseTokens, Logits, choose_tokens
 
 logger = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
+
+class CheckError(Exception):
+    """The library's results are not those of the reference implementation; the message says which."""
+
+
+class NoLibraryError(Exception):
+    """No build can be used; the message says why, for each."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Loaded(Generic[T]):
+    value: T
+    path: Path
+    rejected: str
+    """Why builds with more instructions were not taken; empty if the first was."""
+
 
 def load_integer_kernels(directory: Path, kv_format: KVFormat = KV_FORMATS[DEFAULT_KV_DTYPE]) -> IntegerKernels:
-    """Never fails: whatever is in the way of native kernels is logged, and slower ones compute."""
-    started, twin = time.monotonic(), IntegerKernels(kv_format=kv_format)
+    """Return native kernels if a build passes, else torch's, which give the same bits. The log says what was in the way."""
+    started, reference = time.monotonic(), IntegerKernels(kv_format=kv_format)
 
     def check(library: ctypes.CDLL) -> NativeIntegerKernels:
         kernels = NativeIntegerKernels(library, kv_format)
-        if difference := find_difference(kernels, twin):
+        if difference := find_difference(kernels, reference):
             raise CheckError(f"{difference} gives other bits than torch's on this machine")
         return kernels
 
@@ -28,8 +61,60 @@ def load_integer_kernels(directory: Path, kv_format: KVFormat = KV_FORMATS[DEFAU
         loaded = load_first(directory, check)
     except NoLibraryError as error:
         logger.warning("computing without native kernels, which is slower", extra={"reason": str(error)})
-        return twin
+        return reference
     if loaded.rejected:
         logger.warning("computing with fewer of the processor's instructions", extra={"reason": loaded.rejected})
     logger.info("native kernels loaded", extra={"path": str(loaded.path), "seconds": time.monotonic() - started})
     return loaded.value
+
+
+def load_chooser(directory: Path) -> ChooseTokens:
+    """Return the native chooser if a build passes, else numpy's. No second warning: the kernels' one said what is wrong."""
+    try:
+        return load_first(directory, check_chooser).value
+    except NoLibraryError as error:
+        logger.info("choosing tokens without native code, which is slower", extra={"reason": str(error)})
+        return choose_tokens
+
+
+def load_first(directory: Path, check: Callable[[ctypes.CDLL], T]) -> Loaded[T]:
+    """Return what `check` makes of the first library that it does not reject with CheckError. Raise NoLibraryError."""
+    try:
+        compiler = find_compiler()
+    except BuildError as error:
+        raise NoLibraryError(str(error)) from error
+    rejected: list[str] = []
+    for architecture in architectures():
+        try:
+            path = build_library(directory, compiler, architecture)
+            return Loaded(value=check(load_library(path)), path=path, rejected="; ".join(rejected))
+        except (BuildError, CheckError, LayoutError, OSError, AttributeError) as error:
+            rejected.append(f"for {architecture!r}: {error}")
+    raise NoLibraryError("; ".join(rejected))
+
+
+def check_chooser(library: ctypes.CDLL) -> NativeChooser:
+    """Return the library's chooser. Raise CheckError if its tokens are not numpy's."""
+    chooser = NativeChooser(library)
+    rows, choices = zip(*_chooser_cases(), strict=True)
+    if chooser(rows, choices) != choose_tokens(rows, choices):
+        raise CheckError("it gives other tokens than numpy's on this machine")
+    return chooser
+
+
+def _chooser_cases() -> Iterator[tuple[Logits, Choice]]:
+    """Yield a few cases that take each path through the native code."""
+    generator = np.random.default_rng(1)
+    for top_k in (0, 3, 500):
+        for top_p, min_p in ((1.0, 0.0), (0.9, 0.0), (1.0, 0.01), (0.5, 0.1)):
+            for logits_V in (generator.standard_normal(999).astype(np.float32) * 4, np.zeros(999, np.float32)):
+                sampling = SamplingParams(temperature=0.9, top_k=top_k, top_p=top_p, min_p=min_p)
+                yield logits_V, Choice(sampling, int(generator.integers(1 << 63)))
+    penalised = SamplingParams(
+        temperature=0.5, repetition_penalty=1.3, frequency_penalty=0.2, presence_penalty=0.1, logit_bias={7: 2.5}
+    )
+    adjustment = Adjustment.of(penalised, [3, 500, 3, 9, 998, 998], 2)
+    for row in range(4):
+        logits_V = generator.standard_normal(999).astype(np.float32) * 4
+        yield logits_V, Choice(penalised, row << 62, adjustment, logits_V.argsort()[-2:].astype(np.int32))
+    yield generator.standard_normal(999).astype(np.float32), Choice(SamplingParams(temperature=0.0), 0)

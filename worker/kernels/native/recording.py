@@ -2,7 +2,7 @@
 
 The model's forward is run with a few tokens and a launcher that only writes down. A launch's structure holds addresses; those of
 intermediate results are found by the memory that was handed out, and rewritten to lie in an arena that has room for the
-steps to come. Knows nothing about what a kernel computes.
+steps to come. What a kernel must keep to for this to work is said in ../interface.py.
 
 Legend as in batch.py.
 """
@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 
 from worker.kernels.native.attention_step import AttentionShape, AttentionSteps
-from worker.kernels.native.library import POINTER, AttentionStep, Call
+from worker.kernels.native.bindings import POINTER, AttentionStep, Call
 from worker.kernels.step_batch import StepBatch
 
 
@@ -29,8 +29,14 @@ class Rows(IntEnum):
     SAMPLES = 1
 
 
-NUM_RECORDED = {3: Rows.TOKENS, 2: Rows.SAMPLES}
-"""So many rows in the recorded step tell which they are; several, so that strides are what they will be."""
+RECORDED_TOKENS, RECORDED_SAMPLES = 3, 2
+"""Rows of the recorded step. They differ, so a number of rows tells what there is a row for; each is more than one, so that a row
+has the stride that it will have."""
+MEANING = {RECORDED_TOKENS: Rows.TOKENS, RECORDED_SAMPLES: Rows.SAMPLES}
+
+
+class RecordingError(Exception):
+    """A forward that cannot be replayed; the message names the launch and the rule of ../interface.py that it breaks."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,52 +86,81 @@ class Recorder:
         return self.buffer(num_rows, row_size, dtype=dtype)
 
     def buffer(self, num_rows: int, *row_shape: int, dtype: torch.dtype) -> torch.Tensor:
+        rows = _meaning(num_rows, "a result or scratch memory")
         tensor = torch.empty(num_rows, *row_shape, dtype=dtype)
-        self.buffers.append(Buffer(tensor=tensor, array=tensor.numpy(), rows=NUM_RECORDED[num_rows]))
+        self.buffers.append(Buffer(tensor=tensor, array=tensor.numpy(), rows=rows))
         return tensor
 
     def attention_step(self, batch: StepBatch, shape: AttentionShape) -> AttentionStep:
         return self.attention.of(batch, shape)
 
     def launch(self, kernel: str, call: Call, num_rows: int) -> None:
-        self.launches.append(RecordedLaunch(kernel=kernel, call=call, rows=NUM_RECORDED[num_rows]))
+        self.launches.append(
+            RecordedLaunch(kernel=kernel, call=call, rows=_meaning(num_rows, f"a launch of {kernel!r}"))
+        )
 
     def batch(self) -> StepBatch:
-        """Of the recorded step: its tensors are buffers like any other, to be filled in before a replay."""
-        num_tokens, num_samples = NUM_RECORDED
+        """Return the recorded step's. Its tensors are buffers like any other, to be filled in before a replay."""
         return StepBatch(
-            token_ids_T=self.buffer(num_tokens, dtype=torch.int64),
-            positions_T=self.buffer(num_tokens, dtype=torch.int64),
-            slots_T=self.buffer(num_tokens, dtype=torch.int64),
-            query_starts=(0, num_tokens),
-            context_lens=(num_tokens,),
+            token_ids_T=self.buffer(RECORDED_TOKENS, dtype=torch.int64),
+            positions_T=self.buffer(RECORDED_TOKENS, dtype=torch.int64),
+            slots_T=self.buffer(RECORDED_TOKENS, dtype=torch.int64),
+            query_starts=(0, RECORDED_TOKENS),
+            context_lens=(RECORDED_TOKENS,),
             block_tables_SB=torch.zeros(1, 1, dtype=torch.int64),
-            sample_rows_R=self.buffer(num_samples, dtype=torch.int64),
+            sample_rows_R=self.buffer(RECORDED_SAMPLES, dtype=torch.int64),
         )
 
     def find_uses(self) -> None:
-        """Which launch touches which buffer: all addresses that lie in memory handed out here; others are weights or KV memory."""
+        """Find which launch touches which buffer: by addresses in memory handed out here. Others are of weights or KV memory."""
         buffers = sorted((buffer for buffer in self.buffers if buffer.tensor.nbytes), key=_start)
         starts = [_start(buffer) for buffer in buffers]
         for index, launch in enumerate(self.launches):
-            for name, address in _addresses(launch.call):
-                buffer = buffers[bisect_right(starts, address) - 1]
-                offset = address - _start(buffer)
+            for name, kind, value in _integers(launch.call):
+                buffer = buffers[bisect_right(starts, value) - 1]
+                offset = value - _start(buffer)
                 if 0 <= offset < buffer.tensor.nbytes:
-                    assert offset < buffer.bytes_per_row, "a launch begins at a row of its own"
+                    if kind is not POINTER:
+                        raise RecordingError(
+                            f"{launch.kernel!r}: field {name!r} holds an address and is not declared as POINTER (rule 4)"
+                        )
+                    if offset >= buffer.bytes_per_row:
+                        raise RecordingError(
+                            f"{launch.kernel!r}: field {name!r} begins {offset} bytes after the first row's start, "
+                            f"behind that row of {buffer.bytes_per_row} bytes (rule 3)"
+                        )
                     buffer.touch(index)
                     buffer.uses.append((launch.call, name, offset))
 
+    def logits_buffer(self, logits_RV: torch.Tensor) -> Buffer:
+        """Return the buffer of what the forward returned."""
+        buffer = self.buffer_of(logits_RV)
+        if buffer.rows is not Rows.SAMPLES:
+            raise RecordingError("the forward's logits do not have one row for each sampled row (rule 2)")
+        return buffer
+
     def buffer_of(self, tensor: torch.Tensor) -> Buffer:
-        return next(buffer for buffer in self.buffers if _start(buffer) == tensor.data_ptr())
+        for buffer in self.buffers:
+            if _start(buffer) == tensor.data_ptr():
+                return buffer
+        raise RecordingError("the forward's logits are not the result of a launch (rule 5)")
 
 
 def _start(buffer: Buffer) -> int:
     return buffer.tensor.data_ptr()
 
 
-def _addresses(call: Call) -> list[tuple[str, int]]:
-    """All of a structure that are not null."""
+def _meaning(num_rows: int, what: str) -> Rows:
+    if num_rows not in MEANING:
+        raise RecordingError(
+            f"{what} with {num_rows} rows cannot be replayed: a row belongs to one of the step's tokens "
+            f"({RECORDED_TOKENS} while recording) or of its sampled rows ({RECORDED_SAMPLES}) (rule 2)"
+        )
+    return MEANING[num_rows]
+
+
+def _integers(call: Call) -> list[tuple[str, type, int]]:
+    """Return the fields that hold an address, or could: name, type and value."""
     fields: list[tuple[str, type]] = list(call._fields_)
-    addresses = [(name, getattr(call, name)) for name, kind in fields if kind is POINTER]
-    return [(name, address) for name, address in addresses if address]
+    values = [(name, kind, getattr(call, name)) for name, kind in fields]
+    return [(name, kind, value) for name, kind, value in values if isinstance(value, int)]

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from worker.kernels.interface import Forward, LayerKV
-from worker.kernels.native.library import Launch
+from worker.kernels.native.bindings import Launch
 from worker.kernels.native.memory_plan import Lifetime, plan_memory
 from worker.kernels.native.recording import Buffer, Recorder, Rows
 from worker.kernels.step_batch import StepBatch
@@ -33,7 +33,7 @@ class RecordedForward:
         logits_RV = forward(batch, kv)
         recorder.find_uses()
         inputs = [recorder.buffer_of(t) for t in (batch.token_ids_T, batch.positions_T, batch.slots_T)]
-        samples, logits = recorder.buffer_of(batch.sample_rows_R), recorder.buffer_of(logits_RV)
+        samples, logits = recorder.buffer_of(batch.sample_rows_R), recorder.logits_buffer(logits_RV)
         for buffer in (*inputs, samples):
             buffer.touch(-1)
         logits.touch(len(recorder.launches))

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from worker.kernels.adjustment import Adjustment, repetition_factor
-from worker.kernels.native.library import ChoiceOfRow, ChooseCall
+from worker.kernels.native.bindings import ChoiceOfRow, ChooseCall
 from worker.kernels.sampling import Choice, Chosen, Logits, exponent_factor, least_weight
 
 

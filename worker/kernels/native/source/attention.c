@@ -7,6 +7,7 @@
 
 #include "attention_sums.h"
 #include "attention_weights.h"
+#include "layout.h"
 #include "pool.h"
 
 enum { ITEM_FIELDS = 4, CACHE_LINE = 64 };
@@ -17,23 +18,33 @@ enum { KEYS_AHEAD = 32 };
 static const int64_t SERIAL_PRODUCTS = 1 << 17;
 
 /* What is the same for all layers of a step that have the same window. */
-struct attention_step {
-    const int64_t *tables; /* [S, table_width] */
-    const int64_t *items;  /* [items, ITEM_FIELDS]: sequence, first query, number of queries, position of the first one */
-    char *scratch;         /* scratch_bytes for each thread */
-    int64_t table_width, num_items, scratch_bytes;
-};
+#define ATTENTION_STEP(FIELD)                                                                                                     \
+    FIELD(const int64_t *, tables) /* [S, table_width] */                                                                         \
+    FIELD(const int64_t *, items) /* [items, ITEM_FIELDS]: sequence, first query, number of queries, position of the first one */ \
+    FIELD(char *, scratch) /* scratch_bytes for each thread */                                                                    \
+    FIELD(int64_t, table_width)                                                                                                   \
+    FIELD(int64_t, num_items)                                                                                                     \
+    FIELD(int64_t, scratch_bytes)
+SHARED_STRUCT(attention_step, ATTENTION_STEP);
+EXPORT_LAYOUT(attention_step, ATTENTION_STEP)
 
-struct attention_call {
-    const float *q;         /* [T, N, H], tokens q_stride apart */
-    float *out;             /* [T, N, H] */
-    const char *kv;         /* [pages, 2 K, P, H] integers of element_bytes, 1 or 2 */
-    const float *kv_scales; /* [pages, 2 K, P] */
-    const struct attention_step *step;
-    int64_t q_stride, num_heads, num_kv_heads, head_size, page_size, element_bytes;
-    int64_t window;                 /* 0: all */
-    float score_factor, cap_factor; /* cap_factor 0: no cap */
-};
+#define ATTENTION_CALL(FIELD)                                                          \
+    FIELD(const float *, q) /* [T, N, H], tokens q_stride apart */                     \
+    FIELD(float *, out) /* [T, N, H] */                                                \
+    FIELD(const char *, kv) /* [pages, 2 K, P, H] integers of element_bytes, 1 or 2 */ \
+    FIELD(const float *, kv_scales) /* [pages, 2 K, P] */                              \
+    FIELD(const struct attention_step *, step)                                         \
+    FIELD(int64_t, q_stride)                                                           \
+    FIELD(int64_t, num_heads)                                                          \
+    FIELD(int64_t, num_kv_heads)                                                       \
+    FIELD(int64_t, head_size)                                                          \
+    FIELD(int64_t, page_size)                                                          \
+    FIELD(int64_t, element_bytes)                                                      \
+    FIELD(int64_t, window) /* 0: all */                                                \
+    FIELD(float, score_factor)                                                         \
+    FIELD(float, cap_factor) /* 0: no cap */
+SHARED_STRUCT(attention_call, ATTENTION_CALL);
+EXPORT_LAYOUT(attention_call, ATTENTION_CALL)
 
 /* One item and KV head: sizes, and its places in the thread's scratch memory. */
 struct item {

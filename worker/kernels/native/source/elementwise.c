@@ -2,15 +2,21 @@
 #include <stdbool.h>
 
 #include "arithmetic.h"
+#include "layout.h"
 #include "pool.h"
 
-struct rms_norm_call {
-    const float *x, *weight;
-    float *y;
-    int64_t token_stride, num_heads, size;
-    float inverse_levels;
-    double inverse_size, eps;
-};
+#define RMS_NORM_CALL(FIELD)     \
+    FIELD(const float *, x)      \
+    FIELD(const float *, weight) \
+    FIELD(float *, y)            \
+    FIELD(int64_t, token_stride) \
+    FIELD(int64_t, num_heads)    \
+    FIELD(int64_t, size)         \
+    FIELD(float, inverse_levels) \
+    FIELD(double, inverse_size)  \
+    FIELD(double, eps)
+SHARED_STRUCT(rms_norm_call, RMS_NORM_CALL);
+EXPORT_LAYOUT(rms_norm_call, RMS_NORM_CALL)
 
 static void rms_norm_row(const struct rms_norm_call *call, const float *x, const float *weight, float *y) {
     float scale = row_scale(x, call->size, call->inverse_levels);
@@ -45,12 +51,14 @@ EXPORT void rms_norm(const struct rms_norm_call *call, int64_t num_tokens) {
     run_rows(rms_norm_rows, call, num_tokens * call->num_heads, call->size);
 }
 
-struct activation_call {
-    const float *gate_up;
-    float *y;
-    int64_t size;
-    float square_factor, factor; /* only gelu_tanh_mul reads them */
-};
+#define ACTIVATION_CALL(FIELD)                                             \
+    FIELD(const float *, gate_up)                                          \
+    FIELD(float *, y)                                                      \
+    FIELD(int64_t, size)                                                   \
+    FIELD(float, square_factor) /* only gelu_tanh_mul reads the factors */ \
+    FIELD(float, factor)
+SHARED_STRUCT(activation_call, ACTIVATION_CALL);
+EXPORT_LAYOUT(activation_call, ACTIVATION_CALL)
 
 static void silu_mul_rows(const void *argument, int64_t first, int64_t end) {
     const struct activation_call *call = argument;
@@ -81,12 +89,15 @@ EXPORT void gelu_tanh_mul(const struct activation_call *call, int64_t num_tokens
     run_rows(gelu_tanh_mul_rows, call, num_tokens, call->size);
 }
 
-struct pointwise_call {
-    const float *x, *other; /* only add reads the other one, the rest the factors */
-    float *y;
-    int64_t size; /* of a row */
-    float factor, inverse_factor;
-};
+#define POINTWISE_CALL(FIELD)                                                        \
+    FIELD(const float *, x)                                                          \
+    FIELD(const float *, other) /* only add reads it, the others read the factors */ \
+    FIELD(float *, y)                                                                \
+    FIELD(int64_t, size) /* of a row */                                              \
+    FIELD(float, factor)                                                             \
+    FIELD(float, inverse_factor)
+SHARED_STRUCT(pointwise_call, POINTWISE_CALL);
+EXPORT_LAYOUT(pointwise_call, POINTWISE_CALL)
 
 static void add_elements(const void *argument, int64_t first, int64_t end) {
     const struct pointwise_call *call = argument;
@@ -118,11 +129,17 @@ EXPORT void cap(const struct pointwise_call *call, int64_t num_tokens) {
     run_rows(cap_elements, call, num_tokens * call->size, 1);
 }
 
-struct rope_call {
-    const float *x, *cos, *sin;
-    float *y;
-    int64_t token_stride, num_heads, head_size, rotated_size;
-};
+#define ROPE_CALL(FIELD)         \
+    FIELD(const float *, x)      \
+    FIELD(const float *, cos)    \
+    FIELD(const float *, sin)    \
+    FIELD(float *, y)            \
+    FIELD(int64_t, token_stride) \
+    FIELD(int64_t, num_heads)    \
+    FIELD(int64_t, head_size)    \
+    FIELD(int64_t, rotated_size)
+SHARED_STRUCT(rope_call, ROPE_CALL);
+EXPORT_LAYOUT(rope_call, ROPE_CALL)
 
 static void rope_rows(const void *argument, int64_t first, int64_t end) {
     const struct rope_call *call = argument;
@@ -143,12 +160,13 @@ EXPORT void rope(const struct rope_call *call, int64_t num_tokens) {
     run_rows(rope_rows, call, num_tokens, call->num_heads * call->head_size);
 }
 
-struct gather_call {
-    const float *x;
-    const int64_t *rows;
-    float *y;
-    int64_t size; /* of a row */
-};
+#define GATHER_CALL(FIELD)       \
+    FIELD(const float *, x)      \
+    FIELD(const int64_t *, rows) \
+    FIELD(float *, y)            \
+    FIELD(int64_t, size) /* of a row */
+SHARED_STRUCT(gather_call, GATHER_CALL);
+EXPORT_LAYOUT(gather_call, GATHER_CALL)
 
 static void gather_some_rows(const void *argument, int64_t first, int64_t end) {
     const struct gather_call *call = argument;
@@ -160,13 +178,20 @@ EXPORT void gather_rows(const struct gather_call *call, int64_t num_rows) {
     run_rows(gather_some_rows, call, num_rows, call->size);
 }
 
-struct write_kv_call {
-    const float *parts[2]; /* keys, values */
-    const int64_t *slots;
-    void *integers; /* of element_bytes, 1 or 2 */
-    float *scales;
-    int64_t token_strides[2], num_heads, head_size, page_size, element_bytes;
-};
+#define WRITE_KV_CALL(FIELD)                               \
+    FIELD(const float *, keys)                             \
+    FIELD(const float *, values)                           \
+    FIELD(const int64_t *, slots)                          \
+    FIELD(void *, integers) /* of element_bytes, 1 or 2 */ \
+    FIELD(float *, scales)                                 \
+    FIELD(int64_t, keys_stride)                            \
+    FIELD(int64_t, values_stride)                          \
+    FIELD(int64_t, num_heads)                              \
+    FIELD(int64_t, head_size)                              \
+    FIELD(int64_t, page_size)                              \
+    FIELD(int64_t, element_bytes)
+SHARED_STRUCT(write_kv_call, WRITE_KV_CALL);
+EXPORT_LAYOUT(write_kv_call, WRITE_KV_CALL)
 
 static const float INT8_INVERSE_LEVELS = (float)(1.0 / 127), INT16_INVERSE_LEVELS = (float)(1.0 / 8191);
 
@@ -184,11 +209,13 @@ static void write_kv_head(const struct write_kv_call *call, const float *x, int6
 
 static void write_kv_rows(const void *argument, int64_t first, int64_t end) {
     const struct write_kv_call *call = argument;
+    const float *parts[2] = {call->keys, call->values};
+    int64_t strides[2] = {call->keys_stride, call->values_stride};
     for (int64_t token = first; token < end; token++) {
         int64_t page = call->slots[token] / call->page_size, offset = call->slots[token] % call->page_size;
         for (int64_t i = 0; i < 2 * call->num_heads; i++) {
             int64_t part = i / call->num_heads, head = i % call->num_heads;
-            const float *x = call->parts[part] + token * call->token_strides[part] + head * call->head_size;
+            const float *x = parts[part] + token * strides[part] + head * call->head_size;
             write_kv_head(call, x, (page * 2 * call->num_heads + i) * call->page_size + offset);
         }
     }

@@ -1,10 +1,10 @@
-/* Linear: the input's blocks turned and rounded, their exact products with an int8 matrix, and the scales. The twin is in
-   integer.py, the format in blocks.py.
+/* Linear: the input's blocks Hadamard-rotated and rounded, their exact products with an int8 matrix, and the scales. The twin is in
+   integer.py, the format in hadamard_int8.py.
 
    The matrix lies in panels of PANEL outputs. A panel is read from its start to its end: for each block of inputs the
    weights, then their scales. So a sum stays in its lane, and what is read once serves ROWS rows. */
-#include "blocks.h"
-#include "linear.h"
+#include "hadamard_int8.h"
+#include "linear_tiles.h"
 #include "pool.h"
 #include "products.h"
 
@@ -33,13 +33,13 @@ EXPORT int64_t panels_bytes(int64_t num_out, int64_t num_in) {
 }
 
 static void round_block(const float *x, int64_t size, struct rounded_block *rounded) {
-    float turned[BLOCK] = {0};
-    memcpy(turned, x, size * sizeof(float));
-    turn_block(turned);
-    float scale = rounded->scale = row_scale(turned, BLOCK, BLOCK_INVERSE_LEVELS);
+    float rotated[BLOCK] = {0};
+    memcpy(rotated, x, size * sizeof(float));
+    rotate_block(rotated);
+    float scale = rounded->scale = row_scale(rotated, BLOCK, BLOCK_INVERSE_LEVELS);
     int32_t sum = 0;
     for (int i = 0; i < BLOCK; i++) {
-        int32_t integer = round_to_int(turned[i] / scale);
+        int32_t integer = round_to_int(rotated[i] / scale);
         rounded->x[i] = (activation)integer;
         sum += integer;
     }
@@ -105,15 +105,15 @@ EXPORT void linear(const struct linear_call *call, int64_t num_tokens) {
     run_linear(&format, call, num_tokens);
 }
 
-/* Of a row of weights the integers and the scale of one block, turned as inputs are, into output o of a panel. Both sides were turned:
+/* One block of a row of weights, rotated as inputs are, as integers and a scale into output o of a panel. Both sides were rotated:
    the product is BLOCK times too large. */
 static void pack_block(const float *weights, int64_t size, struct panel_block *packed, int64_t o) {
-    float turned[BLOCK] = {0};
-    memcpy(turned, weights, size * sizeof(float));
-    turn_block(turned);
-    float scale = row_scale(turned, BLOCK, BLOCK_INVERSE_LEVELS);
+    float rotated[BLOCK] = {0};
+    memcpy(rotated, weights, size * sizeof(float));
+    rotate_block(rotated);
+    float scale = row_scale(rotated, BLOCK, BLOCK_INVERSE_LEVELS);
     int32_t integers[BLOCK];
-    for (int i = 0; i < BLOCK; i++) integers[i] = round_to_int(turned[i] / scale);
+    for (int i = 0; i < BLOCK; i++) integers[i] = round_to_int(rotated[i] / scale);
     for (int i = 0; i < BLOCK; i++) packed->weights[place_in_panel(o, i)] = (uint8_t)(integers[i] + WEIGHT_OFFSET);
     packed->scales[o] = scale / BLOCK;
 }

@@ -3,10 +3,10 @@
 
    The matrix lies in panels of PANEL outputs. A panel is read from its start to its end: for each block of inputs the weights, then
    their scales and minima, of 32 bits or, where the packer found that to be exact, of 16. A block of inputs is rounded as it is,
-   not turned; of its integers the sum is all that a minimum needs. */
+   not rotated; of its integers the sum is all that a minimum needs. */
 #include "arithmetic.h"
 #include "four_bit_products.h"
-#include "linear.h"
+#include "linear_tiles.h"
 #include "pool.h"
 
 /* Memory is read ahead as in linear.c. */

@@ -1,7 +1,9 @@
-/* A linear's panels shared out among threads, and its rows in tiles. Knows nothing about what a panel holds. */
-#include "linear.h"
+/* A linear's panels shared out among threads, and its rows in tiles. What a panel holds is its format's affair. */
+#include "linear_tiles.h"
 
 #include "pool.h"
+
+EXPORT_LAYOUT(linear_call, LINEAR_CALL)
 
 enum { CHUNKS_PER_THREAD = 6 };
 static const int64_t SERIAL_PRODUCTS = 1 << 17;

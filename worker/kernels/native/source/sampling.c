@@ -5,6 +5,7 @@
    any order, and what has to be found among them is found by bisection, in passes that do nothing but compare and add. Who
    looks for large values skips the blocks whose largest is too small, which are nearly all of them. */
 #include "arithmetic.h"
+#include "layout.h"
 #include "pool.h"
 
 #include <stdbool.h>
@@ -13,31 +14,36 @@
 
 enum { BLOCK = 128, WEIGHT_ONE = 1 << 30, OCTAVES_PER_LOOK = 2, INFINITY_BITS = 0x7f800000 };
 
-struct choice {
-    const float *logits;
-    uint64_t bits;
-    int64_t top_k; /* 0: off */
-    double top_p;
-    int32_t least_weight; /* what min_p leaves */
-    float factor;         /* from a difference of logits to an exponent of 2; 0: the highest logit wins */
-    const int32_t *bias_ids;
-    const double *bias;
-    int64_t num_bias;
-    const int32_t *banned_ids;
-    int64_t num_banned;
-    const int32_t *counts; /* three rows: token ids, their times in the penalty's window, their times in the output */
-    int64_t counts_stride, num_counts;
-    double frequency_penalty, presence_penalty;
-    float repetition_penalty;
-};
+#define CHOICE(FIELD)                                                                                                          \
+    FIELD(const float *, logits)                                                                                               \
+    FIELD(uint64_t, bits)                                                                                                      \
+    FIELD(int64_t, top_k) /* 0: off */                                                                                         \
+    FIELD(double, top_p)                                                                                                       \
+    FIELD(int32_t, least_weight) /* what min_p leaves */                                                                       \
+    FIELD(float, factor) /* from a difference of logits to an exponent of 2; 0: the highest logit wins */                      \
+    FIELD(const int32_t *, bias_ids)                                                                                           \
+    FIELD(const double *, bias)                                                                                                \
+    FIELD(int64_t, num_bias)                                                                                                   \
+    FIELD(const int32_t *, banned_ids)                                                                                         \
+    FIELD(int64_t, num_banned)                                                                                                 \
+    FIELD(const int32_t *, counts) /* three rows: token ids, their times in the penalty's window, their times in the output */ \
+    FIELD(int64_t, counts_stride)                                                                                              \
+    FIELD(int64_t, num_counts)                                                                                                 \
+    FIELD(double, frequency_penalty)                                                                                           \
+    FIELD(double, presence_penalty)                                                                                            \
+    FIELD(float, repetition_penalty)
+SHARED_STRUCT(choice, CHOICE);
+EXPORT_LAYOUT(choice, CHOICE)
 
-struct choose_call {
-    const struct choice *choices;
-    int64_t *token_ids;
-    float *chosen_logits; /* after the adjustment */
-    char *scratch;
-    int64_t scratch_bytes, vocab_size; /* of each thread; of each row */
-};
+#define CHOOSE_CALL(FIELD)                                   \
+    FIELD(const struct choice *, choices)                    \
+    FIELD(int64_t *, token_ids)                              \
+    FIELD(float *, chosen_logits) /* after the adjustment */ \
+    FIELD(char *, scratch)                                   \
+    FIELD(int64_t, scratch_bytes) /* of each thread */       \
+    FIELD(int64_t, vocab_size) /* of each row */
+SHARED_STRUCT(choose_call, CHOOSE_CALL);
+EXPORT_LAYOUT(choose_call, CHOOSE_CALL)
 
 /* The weights of tokens, the largest of each block, and the sum. */
 struct weights {

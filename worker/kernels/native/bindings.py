@@ -1,11 +1,12 @@
 """The native library's functions, as Python calls them: a structure of addresses and sizes, and a number of rows.
 
-Each structure is the C structure of the same fields that its kernel reads; what a kernel does is said in source/. Knows nothing
-about tensors.
+Each structure here mirrors one of source/, whose comments say what its fields mean. `load_library` compares the two field by
+field, so a structure that was changed on one side only is refused before anything is computed with it.
 """
 
 import ctypes
-from ctypes import c_double, c_float, c_int32, c_int64, c_uint64, c_void_p
+from collections.abc import Iterator
+from ctypes import c_char_p, c_double, c_float, c_int32, c_int64, c_uint64, c_void_p
 from pathlib import Path
 
 POINTER = c_void_p
@@ -183,7 +184,7 @@ KERNELS = (
 
 
 class Launch(ctypes.Structure):
-    """`struct launch` of source/replay.c."""
+    """One of a recorded step's launches, for `replay`."""
 
     _fields_ = (
         ("kernel", POINTER),
@@ -192,9 +193,46 @@ class Launch(ctypes.Structure):
     )
 
 
+STRUCTURES: dict[str, type[ctypes.Structure]] = {
+    "linear_call": LinearCall,
+    "rms_norm_call": RMSNormCall,
+    "activation_call": ActivationCall,
+    "pointwise_call": PointwiseCall,
+    "rope_call": RopeCall,
+    "gather_call": GatherCall,
+    "write_kv_call": WriteKVCall,
+    "attention_step": AttentionStep,
+    "attention_call": AttentionCall,
+    "choice": ChoiceOfRow,
+    "choose_call": ChooseCall,
+    "launch": Launch,
+}
+"""By their names in C."""
+
+
+class FieldLayout(ctypes.Structure):
+    """`struct field_layout` of source/layout.h: a field's name, or none for the end of the structure."""
+
+    _fields_ = (
+        ("name", c_char_p),
+        ("offset", c_int64),
+        ("size", c_int64),
+    )
+
+
+class LayoutError(Exception):
+    """A structure is not laid out in the library as it is here; the message names it and the first field that differs."""
+
+
 def load_library(path: Path) -> ctypes.CDLL:
-    """Raises OSError if the file is no library of this machine, AttributeError if it lacks a function."""
+    """Load the library and declare its functions.
+
+    Raise OSError if the file is no library of this machine, AttributeError if it lacks a function, LayoutError if one of its
+    structures differs.
+    """
     library = ctypes.CDLL(str(path))
+    for name, structure in STRUCTURES.items():
+        _check_layout(library, name, structure)
     for kernel in KERNELS:
         _declare(library, kernel, None, POINTER, c_int64)
     _declare(library, "replay", None, POINTER, c_int64, POINTER)
@@ -211,6 +249,37 @@ def load_library(path: Path) -> ctypes.CDLL:
     return library
 
 
+def _check_layout(library: ctypes.CDLL, name: str, structure: type[ctypes.Structure]) -> None:
+    function = getattr(library, f"{name}_layout")
+    function.restype, function.argtypes = ctypes.POINTER(FieldLayout), []
+    compiled, ours = list(_until_end(function())), list(_layout(structure))
+    if compiled != ours:
+        theirs, mine = next(pair for pair in zip(compiled, ours, strict=False) if pair[0] != pair[1])
+        raise LayoutError(
+            f"struct {name} has {_field(*theirs)} where {structure.__name__} in {Path(__file__).name} has {_field(*mine)}"
+        )
+
+
+def _until_end(fields: "ctypes._Pointer[FieldLayout]") -> Iterator[tuple[str, int, int]]:
+    """Yield name, offset and size of each field, then those of the end, which has no name."""
+    index = 0
+    while fields[index].name is not None:
+        yield fields[index].name.decode(), fields[index].offset, fields[index].size
+        index += 1
+    yield "", fields[index].offset, fields[index].size
+
+
+def _layout(structure: type[ctypes.Structure]) -> Iterator[tuple[str, int, int]]:
+    for name, *_ in structure._fields_:
+        field = getattr(structure, name)
+        yield name, field.offset, field.size
+    yield "", ctypes.sizeof(structure), ctypes.sizeof(structure)
+
+
+def _field(name: str, offset: int, size: int) -> str:
+    return f"{name!r} ({size} bytes at {offset})" if name else f"its end at {offset}"
+
+
 def _declare(
     library: ctypes.CDLL, name: str, result: type[c_int64] | None, *arguments: type[c_void_p | c_int64]
 ) -> None:
@@ -219,5 +288,8 @@ def _declare(
 
 
 def _declare_short(library: ctypes.CDLL, name: str, result: type[c_int64] | None, *arguments: type[c_int64]) -> None:
-    """A function that returns at once keeps Python's lock: given up, another thread takes it and has it for as long as it wants."""
+    """Declare a function that returns at once, and keeps Python's lock.
+
+    If it gave the lock up, another thread would have it for as long as it wants.
+    """
     setattr(library, name, ctypes.PYFUNCTYPE(result, *arguments)((name, library)))

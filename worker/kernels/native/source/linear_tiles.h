@@ -1,18 +1,22 @@
-/* What linears have in common, whatever the numbers of their weights are: a call, and how its work is shared out. */
-#ifndef PAGODA_LINEAR_H
-#define PAGODA_LINEAR_H
+/* What linears have in common, whatever the numbers of their weights are: a call, and how its work is shared out. A format
+   (linear.c, linear_four_bit.c) hands its functions to run_linear. */
+#ifndef PAGODA_LINEAR_TILES_H
+#define PAGODA_LINEAR_TILES_H
 
 #include <stdint.h>
 #include <string.h>
 
-struct linear_call {
-    const float *x;     /* [T, I] */
-    const void *panels; /* [panels, G], a kind of its own for each format */
-    const float *bias;  /* [O], or missing */
-    float *y;           /* [T, O] */
-    void *rows;         /* scratch [T, G]: the input's blocks, rounded */
-    int64_t num_in, num_out;
-};
+#include "layout.h"
+
+#define LINEAR_CALL(FIELD)                                                           \
+    FIELD(const float *, x) /* [T, I] */                                             \
+    FIELD(const void *, panels) /* [panels, G], a kind of its own for each format */ \
+    FIELD(const float *, bias) /* [O], or missing */                                 \
+    FIELD(float *, y) /* [T, O] */                                                   \
+    FIELD(void *, rows) /* scratch [T, G]: the input's blocks, rounded */            \
+    FIELD(int64_t, num_in)                                                           \
+    FIELD(int64_t, num_out)
+SHARED_STRUCT(linear_call, LINEAR_CALL);
 
 struct linear_format {
     int64_t panel, rows_at_once;                /* outputs and rows that are multiplied together, at most */

@@ -1,6 +1,6 @@
-/* The twin of blocks.py: 64 numbers turned by a Hadamard matrix, and rounded to 127 levels. */
-#ifndef PAGODA_BLOCKS_H
-#define PAGODA_BLOCKS_H
+/* The twin of hadamard_int8.py: 64 numbers rotated by a Hadamard matrix, and rounded to 127 levels. */
+#ifndef PAGODA_HADAMARD_INT8_H
+#define PAGODA_HADAMARD_INT8_H
 
 #include "arithmetic.h"
 
@@ -9,17 +9,17 @@ enum { BLOCK = 64, EIGHT = 8 };
 static const float BLOCK_INVERSE_LEVELS = 1.0f / 127;
 
 /* Sums and differences at distances 1, 2 and 4 within eight numbers. */
-INLINE void turn_eight(float *x) {
+INLINE void rotate_eight(float *x) {
     for (int distance = 1; distance < EIGHT; distance *= 2) {
-        float turned[EIGHT];
+        float rotated[EIGHT];
         for (int i = 0; i < EIGHT; i++)
-            turned[i] = i & distance ? x[i - distance] - x[i] : x[i] + x[i + distance];
-        memcpy(x, turned, sizeof turned);
+            rotated[i] = i & distance ? x[i - distance] - x[i] : x[i] + x[i + distance];
+        memcpy(x, rotated, sizeof rotated);
     }
 }
 
-INLINE void turn_block(float *x) {
-    for (int i = 0; i < BLOCK; i += EIGHT) turn_eight(x + i);
+INLINE void rotate_block(float *x) {
+    for (int i = 0; i < BLOCK; i += EIGHT) rotate_eight(x + i);
     for (int distance = EIGHT; distance < BLOCK; distance *= 2)
         for (int start = 0; start < BLOCK; start += 2 * distance)
             for (int i = start; i < start + distance; i++) {

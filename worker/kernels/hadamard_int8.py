@@ -1,0 +1,56 @@
+"""The number format of the integer mode's linears: blocks of 64, Hadamard-rotated and rounded to bytes, with a scale for each.
+
+Both the rows of the input and those of the weights are padded with zeros to whole blocks and multiplied, block by block, with a
+Hadamard matrix H of ones and minus ones: (x H) (w H)^T = 64 x w^T, so the product stays the same, and an element
+that is many times as large as the rest is spread over its block (QuaRot, https://arxiv.org/abs/2404.00456, rotates whole
+layers). Then 127 levels on both sides lose no more than other servers lose with 32 inputs to a scale.
+
+A product of two blocks is an integer below 64 * 127 * 127 < 2^20, exact in int32 and float32 in any order. Everything else is one
+IEEE operation after the other, so the bits depend on nobody else: see fixed_point.py.
+
+Legend as in batch.py; X rows, I inner dimension, G blocks of a row.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.nn import functional
+
+from worker.kernels.fixed_point import round_rows
+
+BLOCK = 64
+LEVELS = 127
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IntegerLinear:
+    packed: Any
+    """The integers and what belongs to them; opaque to everyone but the implementation."""
+    num_out: int
+    packed_bytes: int
+    bias_O: torch.Tensor | None
+
+    @property
+    def num_bytes(self) -> int:
+        return self.packed_bytes + (0 if self.bias_O is None else self.bias_O.nbytes)
+
+
+def num_blocks(num_in: int) -> int:
+    return -(-num_in // BLOCK)
+
+
+def round_blocks(x_XI: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return integers as floats [X, G, BLOCK], and scales [X, G, 1]."""
+    padded_XI = functional.pad(x_XI, (0, -x_XI.shape[1] % BLOCK))
+    return round_rows(rotate(padded_XI.view(len(x_XI), num_blocks(x_XI.shape[1]), BLOCK)), LEVELS)
+
+
+def rotate(x_XGB: torch.Tensor) -> torch.Tensor:
+    """Multiply each block with the Hadamard matrix: sums and differences of neighbours, then of pairs, of fours, and so on."""
+    shape, distance = x_XGB.shape, 1
+    while distance < BLOCK:
+        first, second = x_XGB.reshape(*shape[:-1], BLOCK // (2 * distance), 2, distance).unbind(-2)
+        x_XGB = torch.stack((first + second, first - second), dim=-2)
+        distance *= 2
+    return x_XGB.view(shape)
