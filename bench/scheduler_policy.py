@@ -11,6 +11,7 @@ from pagoda.wire.sampling import SamplingParams
 from pagoda.wire.step_result import SampledTokens, StepResult
 from scheduler.clock import TimerHandle
 from scheduler.loop import SchedulerLoop
+from scheduler.policy import SchedulingPolicy
 from scheduler.queue.events import Event, Tokens
 from scheduler.queue.request import InferenceRequest
 from scheduler.steps.step_plan import StepPlan
@@ -85,7 +86,7 @@ def policy_cpu_s(
 ) -> float:
     """Processor time of the loop for this load, from the first request to the last token."""
     clock, client, source = _Soon(), _Counter(), random.Random(0)
-    loop = SchedulerLoop(clock, max_waiting=num_requests, max_lease_steps=max_lease_steps)
+    loop = SchedulerLoop(clock, SchedulingPolicy(max_waiting=num_requests, max_lease_steps=max_lease_steps))
     for number in range(num_workers):
         link = _Echo(loop, clock)
         link.worker = loop.attachments.attach(_info(f"w{number}", sequences_per_worker), link)

@@ -25,7 +25,6 @@ from scheduler.faults.worker_watch import Patience
 from scheduler.loop import SchedulerLoop
 from scheduler.publish.index_publisher import IndexPublisher
 from scheduler.publish.tracing import SequenceTracing
-from scheduler.routing.router import POLICIES
 from scheduler.rpc import inference_service, worker_stream
 from scheduler.rpc.door import Door, DoorInterceptor
 from scheduler.settings import SchedulerSettings
@@ -58,13 +57,7 @@ async def running_scheduler(
     )
     loop = SchedulerLoop(
         asyncio.get_running_loop(),
-        max_waiting=settings.max_waiting,
-        max_waiting_per_tenant=settings.max_waiting_per_tenant,
-        worker_grace_s=settings.worker_grace_s,
-        max_lease_steps=settings.max_lease_steps,
-        prefill_limits=settings.prefill_limits,
-        keep_alive_s=settings.keep_alive_s,
-        routing=POLICIES[settings.routing],
+        settings.policy,
         caches=publisher,
         sequences=SequenceTracing(tracer),
         counters=counters,

@@ -3,16 +3,18 @@
 Sees to it that no sequence is lost by that. Knows nothing about what workers compute, nor about which model they have and why.
 """
 
-from collections.abc import Callable, Set
+from collections.abc import Mapping, Set
 from collections.abc import Sequence as Seq
+from types import MappingProxyType
 
 from kvcache.block_hash import BlockHash
 from kvcache.page_pool import PageId
+from scheduler.context import SchedulerContext
 from scheduler.errors import SequenceFailedError
 from scheduler.faults.leaving import movable
 from scheduler.faults.suspects import Suspects
 from scheduler.lifecycle import Lifecycle
-from scheduler.listeners import CacheListener, Interruption
+from scheduler.listeners import Interruption
 from scheduler.models.model_loading import ModelLoading
 from scheduler.models.worker_stores import LoadLink, UnloadedWorker
 from scheduler.steps.step_decision import PrefillLimits
@@ -21,29 +23,55 @@ from scheduler.steps.worker_state import AttachedWorker, WorkerPhase
 from scheduler.worker_info import LoadableModels, WorkerInfo, only_itself
 
 
+class WorkerRegistry:
+    """The workers that are attached with a model. `Attachments` alone has it; everything else reads its `workers`."""
+
+    def __init__(self, *, max_lease_steps: int, prefill_limits: PrefillLimits) -> None:
+        self._max_lease_steps = max_lease_steps
+        self._prefill_limits = prefill_limits
+        self._workers: dict[str, AttachedWorker] = {}
+        self._num_sessions = 0
+        self.workers: Mapping[str, AttachedWorker] = MappingProxyType(self._workers)
+
+    def add_worker(
+        self, info: WorkerInfo, link: WorkerLink, held_blocks: Seq[tuple[PageId, BlockHash]]
+    ) -> AttachedWorker:
+        """Raises ValueError for held blocks that cannot be."""
+        self._num_sessions += 1
+        worker = AttachedWorker(
+            info,
+            session_id=self._num_sessions,
+            link=link,
+            held_blocks=held_blocks,
+            max_lease_steps=self._max_lease_steps,
+            prefill_limits=self._prefill_limits,
+        )
+        self._workers[info.worker_id] = worker
+        return worker
+
+    def remove_worker(self, worker: AttachedWorker) -> bool:
+        """Return whether it was there: not where another stream of the same worker has taken its place."""
+        if self._workers.get(worker.info.worker_id) is not worker:
+            return False
+        del self._workers[worker.info.worker_id]
+        return True
+
+
 class Attachments:
     def __init__(
         self,
-        workers: dict[str, AttachedWorker],
+        context: SchedulerContext,
+        registry: WorkerRegistry,
         lifecycle: Lifecycle,
         loading: ModelLoading,
         suspects: Suspects,
-        caches: CacheListener,
-        *,
-        max_lease_steps: int,
-        prefill_limits: PrefillLimits,
-        wake: Callable[[], object],
     ) -> None:
-        """`workers` are those that are attached with a model; nobody else adds and removes any."""
-        self._workers = workers
+        """`registry` is the one behind `context.workers`."""
+        self._context = context
+        self._registry = registry
         self._lifecycle = lifecycle
         self._loading = loading
         self._suspects = suspects
-        self._caches = caches
-        self._max_lease_steps = max_lease_steps
-        self._prefill_limits = prefill_limits
-        self._wake = wake
-        self._num_sessions = 0
 
     # ---- what their streams tell
 
@@ -58,27 +86,18 @@ class Attachments:
 
         Without a store it can load again what it has, and nothing else. Raises ValueError for held blocks that cannot be.
         """
-        if (old := self._workers.get(info.worker_id)) is not None:
+        if (old := self._context.workers.get(info.worker_id)) is not None:
             self.detach(old, is_alive=old.info.epoch == info.epoch)
-        self._num_sessions += 1
-        worker = AttachedWorker(
-            info,
-            session_id=self._num_sessions,
-            link=link,
-            held_blocks=held_blocks,
-            max_lease_steps=self._max_lease_steps,
-            prefill_limits=self._prefill_limits,
-        )
-        self._workers[info.worker_id] = worker
-        self._caches.worker_attached(worker)
+        worker = self._registry.add_worker(info, link, held_blocks)
+        self._context.caches.worker_attached(worker)
         self._loading.attached(info, store or only_itself(info))
-        self._wake()
+        self._context.wake()
         return worker
 
     def attach_unloaded(self, worker_id: str, store: LoadableModels, link: LoadLink) -> UnloadedWorker:
         """A worker without a model opened a stream."""
-        if worker_id in self._workers:
-            self.detach(self._workers[worker_id])
+        if worker_id in self._context.workers:
+            self.detach(self._context.workers[worker_id])
         return self._loading.attach_unloaded(worker_id, store, link)
 
     def leave(self, worker: AttachedWorker | UnloadedWorker) -> None:
@@ -87,17 +106,16 @@ class Attachments:
             self._loading.dismiss(worker)
         elif worker.phase is WorkerPhase.SERVING:
             worker.phase = WorkerPhase.LEAVING
-        self._wake()
+        self._context.wake()
 
     def detach(self, worker: AttachedWorker, *, is_alive: bool = False) -> None:
         """Its stream ended: its sequences wait for another worker, their tokens kept. Does nothing the second time.
 
         Unless it is known to live or said that it would go, what it computed may have killed it.
         """
-        if self._workers.get(worker.info.worker_id) is not worker:
+        if not self._registry.remove_worker(worker):
             return
-        del self._workers[worker.info.worker_id]
-        self._caches.worker_detached(worker)
+        self._context.caches.worker_detached(worker)
         has_died = not is_alive and worker.phase is WorkerPhase.SERVING
         convicted = self._suspects.record_death(worker) if has_died else None
         for sequence in list(worker.running):
@@ -106,34 +124,34 @@ class Attachments:
             deaths = f"{convicted.num_deaths} workers in a row were lost while they computed it, the last one with nothing else"
             self._lifecycle.fail([convicted], SequenceFailedError(deaths))
         self._loading.detached(worker.info)
-        self._wake()
+        self._context.wake()
         self._lifecycle.open.deliver()
 
     # ---- what becomes of those that go
 
     def move_sequences_off(self) -> None:
         """Those of workers that want to go, as far as others have room for them."""
-        leaving = [worker for worker in self._workers.values() if worker.phase is WorkerPhase.LEAVING]
+        leaving = [worker for worker in self._context.workers.values() if worker.phase is WorkerPhase.LEAVING]
         for worker in leaving:
-            for sequence in movable(worker, self._workers.values()):
+            for sequence in movable(worker, self._context.workers.values()):
                 self._lifecycle.interrupt(worker, sequence, Interruption.WORKER_LEAVES)
 
     def dismiss_leaving(self) -> None:
         """Those that want to go and have nothing left to do."""
-        for worker in self._workers.values():
+        for worker in self._context.workers.values():
             if worker.phase is WorkerPhase.LEAVING and worker.is_idle:
                 worker.dismiss()
 
     def dismiss_unwanted(self, wanted: Set[str]) -> None:
         """Those that have nothing left to do, and no model that is wanted: this scheduler drains."""
-        for worker in self._workers.values():
+        for worker in self._context.workers.values():
             if worker.is_idle and worker.info.model not in wanted:
                 worker.dismiss()
         self._loading.dismiss_unwanted()
 
     def dismiss_all(self) -> None:
         """No step will come any more: this scheduler ends, and the workers go to another or wait for the next."""
-        for worker in self._workers.values():
+        for worker in self._context.workers.values():
             worker.dismiss()
         for unloaded in list(self._loading.stores.unloaded.values()):
             self._loading.dismiss(unloaded)

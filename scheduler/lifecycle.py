@@ -4,16 +4,14 @@ Each of these is told to its client, to tracing and to the counters here and now
 and pages; a sequence that runs is taken off its worker, which knows about those.
 """
 
-from collections.abc import Mapping
 from collections.abc import Sequence as Seq
 from dataclasses import replace
 
 from pagoda.wire.step_result import SampledTokens, ScoredTokens
-from scheduler.clock import Timers
-from scheduler.counters import Counters
+from scheduler.context import SchedulerContext
 from scheduler.errors import RequestError, WorkerProtocolError
 from scheduler.keep_alive import KeepAlive
-from scheduler.listeners import Interruption, SequenceListener
+from scheduler.listeners import Interruption
 from scheduler.queue.drain_rate import DrainRate
 from scheduler.queue.events import (
     Failed,
@@ -31,23 +29,13 @@ from scheduler.steps.worker_state import AttachedWorker
 
 
 class Lifecycle:
-    def __init__(
-        self,
-        timers: Timers,
-        workers: Mapping[str, AttachedWorker],
-        waiting: FairQueue,
-        keep_alive: KeepAlive,
-        listener: SequenceListener,
-        counters: Counters,
-    ) -> None:
+    def __init__(self, context: SchedulerContext, queue: FairQueue, keep_alive: KeepAlive) -> None:
+        """`queue` is the one behind `context.waiting`."""
         self.open = OpenRequests()
-        self.drain_rate = DrainRate(timers.time)
-        self._timers = timers
-        self._workers = workers
-        self._waiting = waiting
+        self.drain_rate = DrainRate(context.clock.time)
+        self._context = context
+        self._queue = queue
         self._keep_alive = keep_alive
-        self._listener = listener
-        self._counters = counters
 
     # ---- on the way
 
@@ -58,22 +46,28 @@ class Lifecycle:
         self._keep_alive.began(sequences[0].model, len(sequences))
         self._keep_alive.wish(sequences[0].model, request.keep_alive_s, only_prolongs=request.keep_alive_only_prolongs)
         for sequence in sequences:
-            self._queue(sequence)
-            place, num_waiting = self._waiting.place(sequence), len(self._waiting)
-            sequence.traceparent = self._listener.queued(sequence, request, place=place, num_waiting=num_waiting)
+            self._wait(sequence)
+            place, num_waiting = self._queue.place(sequence), len(self._queue)
+            sequence.traceparent = self._context.sequences.queued(
+                sequence, request, place=place, num_waiting=num_waiting
+            )
+
+    def take_from_queue(self, sequence: Sequence) -> None:
+        """Take out of the queue a sequence that is admitted to a worker."""
+        self._queue.remove(sequence)
 
     def admitted(self, sequence: Sequence, num_cached_tokens: int) -> None:
         """Its first step on a worker is planned."""
         if sequence.first_step_s is None:
-            sequence.first_step_s = self._timers.time()
+            sequence.first_step_s = self._context.clock.time()
             sequence.num_cached_tokens = num_cached_tokens
-            self._counters.num_prefix_queries += len(sequence.token_ids)
-            self._counters.num_prefix_hits += num_cached_tokens
-            self._waiting.charge(sequence.tenant, num_prompt_tokens=len(sequence.token_ids) - num_cached_tokens)
+            self._context.counters.num_prefix_queries += len(sequence.token_ids)
+            self._context.counters.num_prefix_hits += num_cached_tokens
+            self._queue.charge(sequence.tenant, num_prompt_tokens=len(sequence.token_ids) - num_cached_tokens)
             self.open.tell(sequence, started_event(sequence))
         elif sequence.has_moved:
             self.open.tell(sequence, moved_event(sequence))
-        self._listener.admitted(sequence, num_cached_tokens=num_cached_tokens)
+        self._context.sequences.admitted(sequence, num_cached_tokens=num_cached_tokens)
         sequence.admitted_before, sequence.has_lost_worker = sequence.worker_id, False
 
     def scored(self, sequence: Sequence, scored: ScoredTokens) -> None:
@@ -98,10 +92,10 @@ class Lifecycle:
             )
         event = tokens_event(sequence, sampled.token_ids, sampled.logprobs)
         sequence.append(sampled.token_ids)
-        self._waiting.charge(sequence.tenant, num_output_tokens=len(sampled.token_ids))
+        self._queue.charge(sequence.tenant, num_output_tokens=len(sampled.token_ids))
         if sequence.first_token_s is None:
-            sequence.first_token_s = self._timers.time()
-        self._listener.sampled(sequence)
+            sequence.first_token_s = self._context.clock.time()
+        self._context.sequences.sampled(sequence)
         self.open.tell(sequence, event)
 
     def interrupt(self, worker: AttachedWorker, sequence: Sequence, why: Interruption) -> None:
@@ -110,17 +104,17 @@ class Lifecycle:
         match why:
             case Interruption.PREEMPTED:
                 sequence.num_preemptions += 1
-                self._counters.num_preemptions += 1
+                self._context.counters.num_preemptions += 1
             case Interruption.WORKER_LOST:
                 sequence.has_lost_worker = True
-        self._listener.interrupted(sequence, why)
-        self._queue(sequence)
+        self._context.sequences.interrupted(sequence, why)
+        self._wait(sequence)
 
-    def _queue(self, sequence: Sequence) -> None:
+    def _wait(self, sequence: Sequence) -> None:
         sequence.status = SequenceStatus.WAITING
-        if not self._waiting:
+        if not self._queue:
             self.drain_rate.begin()
-        self._waiting.add(sequence)
+        self._queue.add(sequence)
 
     # ---- the end
 
@@ -132,13 +126,13 @@ class Lifecycle:
         stop_token_id: int | None = None,
         num_output_tokens: int | None = None,
     ) -> None:
-        event = finished_event(sequence, reason, now_s=self._timers.time())
+        event = finished_event(sequence, reason, now_s=self._context.clock.time())
         if stop_token_id is not None:
             event = replace(event, stop_token_id=stop_token_id)
         if num_output_tokens is not None:
             event = replace(event, num_output_tokens=num_output_tokens)
         self.open.tell(sequence, event)
-        self._listener.finished(sequence, reason)
+        self._context.sequences.finished(sequence, reason)
         self._forget(sequence)
 
     def fail(self, sequences: Seq[Sequence], error: RequestError) -> None:
@@ -151,16 +145,16 @@ class Lifecycle:
         sequences = list(opened.sequences.values())
         self.open.tell(sequences[0], Failed(request_id=opened.request.request_id, error=error))
         for sequence in sequences:
-            self._listener.failed(sequence, error)
+            self._context.sequences.failed(sequence, error)
             self._forget(sequence)
 
     def _forget(self, sequence: Sequence) -> None:
         """It leaves its worker or the queue for good."""
         if sequence.status is SequenceStatus.RUNNING:
-            self._workers[sequence.worker_id or ""].leave(sequence)
+            self._context.workers[sequence.worker_id or ""].leave(sequence)
         else:
-            self._waiting.remove(sequence)
+            self._queue.remove(sequence)
         sequence.status = SequenceStatus.ENDED
-        self.drain_rate.record(somebody_waits=bool(self._waiting))
+        self.drain_rate.record(somebody_waits=bool(self._queue))
         self._keep_alive.ended(sequence.model)
         self.open.remove(sequence)

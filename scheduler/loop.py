@@ -6,12 +6,12 @@ What clients ask for is in requests.py, what becomes of their sequences in lifec
 and how models do in model_loading.py. Whatever happens there ends in `wake`.
 """
 
-import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from pagoda.wire.step_result import SampledTokens, ScoredTokens, StepResult
-from scheduler.attachments import Attachments
+from scheduler.attachments import Attachments, WorkerRegistry
 from scheduler.clock import Clock
+from scheduler.context import SchedulerContext
 from scheduler.counters import Counters
 from scheduler.errors import WorkerProtocolError
 from scheduler.faults.suspects import Suspects, making_way
@@ -19,13 +19,14 @@ from scheduler.keep_alive import KeepAlive
 from scheduler.lifecycle import Lifecycle
 from scheduler.listeners import CacheListener, Interruption, NobodyFollows, NobodyListens, SequenceListener
 from scheduler.models.model_loading import ModelLoading
-from scheduler.queue.fair_queue import FairQueue, QueueLoad, queue_loads
+from scheduler.models.served_models import ServedModels
+from scheduler.policy import SchedulingPolicy
+from scheduler.queue.fair_queue import FairQueue, QueueLoad, WaitingSequences, queue_loads
 from scheduler.requests import Requests
 from scheduler.routing.placement import Placement
-from scheduler.routing.router import RoutingPolicy, prefix_aware
 from scheduler.steps.planner import plan_step
 from scheduler.steps.sequence import FinishReason, Sequence
-from scheduler.steps.step_decision import PrefillLimits, StepDecision
+from scheduler.steps.step_decision import StepDecision
 from scheduler.steps.worker_state import AttachedWorker, WorkerPhase
 
 
@@ -33,67 +34,33 @@ class SchedulerLoop:
     def __init__(
         self,
         clock: Clock,
+        policy: SchedulingPolicy | None = None,
         *,
-        max_waiting: int = 1024,
-        max_waiting_per_tenant: int | None = None,
-        worker_grace_s: float = 60.0,
-        max_lease_steps: int = 1,
-        prefill_limits: PrefillLimits | None = None,
-        keep_alive_s: float = math.inf,
-        routing: RoutingPolicy = prefix_aware,
         caches: CacheListener | None = None,
         sequences: SequenceListener | None = None,
         counters: Counters | None = None,
     ) -> None:
-        """At most `max_waiting` sequences queue, and of one tenant `max_waiting_per_tenant`. When nobody waits, a worker goes on by
-        itself for at most `max_lease_steps` steps. A model without any worker for `worker_grace_s` fails its requests; one that
-        nobody has used for `keep_alive_s` leaves memory, unless a request has wished otherwise.
-        """
-        self.workers: dict[str, AttachedWorker] = {}
-        self.waiting = FairQueue()
-        self.counters = counters or Counters()
-        self.on_readiness_changed: Callable[[], object] = lambda: None
-        self._clock = clock
-        self._is_awake = self._was_ready = False
-        self._caches = caches or NobodyListens()
+        policy = policy or SchedulingPolicy()
+        registry = WorkerRegistry(max_lease_steps=policy.max_lease_steps, prefill_limits=policy.prefill_limits)
+        queue = FairQueue()
+        self.context = context = SchedulerContext(
+            clock=clock,
+            workers=registry.workers,
+            waiting=queue,
+            wake=self.wake,
+            sequences=sequences or NobodyFollows(),
+            caches=caches or NobodyListens(),
+            counters=counters or Counters(),
+        )
+        self.keep_alive = KeepAlive(clock, policy.keep_alive_s, on_expired=self.wake)
+        self.lifecycle = Lifecycle(context, queue, self.keep_alive)
+        self.loading = ModelLoading(context, self.lifecycle, self.keep_alive, grace_s=policy.worker_grace_s)
+        self.requests = Requests(context, self.loading.served, self.lifecycle, policy)
         self._suspects = Suspects()
-        listener = sequences or NobodyFollows()
-        self.keep_alive = KeepAlive(clock, keep_alive_s, on_expired=self.wake)
-        self.lifecycle = Lifecycle(clock, self.workers, self.waiting, self.keep_alive, listener, self.counters)
-        self.loading = ModelLoading(
-            clock,
-            self.workers,
-            self.waiting,
-            self.lifecycle,
-            self.keep_alive,
-            listener,
-            self.counters.models,
-            grace_s=worker_grace_s,
-            wake=self.wake,
-        )
-        self.models = self.loading.served
-        self.requests = Requests(
-            clock,
-            self.waiting,
-            self.models,
-            self.lifecycle,
-            wake=self.wake,
-            max_waiting=max_waiting,
-            max_waiting_per_tenant=max_waiting_per_tenant,
-        )
-        self.attachments = Attachments(
-            self.workers,
-            self.lifecycle,
-            self.loading,
-            self._suspects,
-            self._caches,
-            max_lease_steps=max_lease_steps,
-            prefill_limits=prefill_limits or PrefillLimits(),
-            wake=self.wake,
-        )
-        self._placement = Placement(
-            routing, clock, self.workers, self.waiting, self.wake, takes_new=self.loading.takes_new
-        )
+        self.attachments = Attachments(context, registry, self.lifecycle, self.loading, self._suspects)
+        self._placement = Placement(context, policy.routing, takes_new=self.loading.takes_new)
+        self.on_readiness_changed: Callable[[], object] = lambda: None
+        self._is_awake = self._was_ready = False
 
     # ---- when
 
@@ -101,7 +68,7 @@ class SchedulerLoop:
         """Plan soon: what arrives together is planned together."""
         if not self._is_awake:
             self._is_awake = True
-            self._clock.call_soon(self.fill)
+            self.context.clock.call_soon(self.fill)
 
     def fill(self) -> None:
         """Give every worker as many steps as it may have in flight; then see who and what has to come or go."""
@@ -142,11 +109,11 @@ class SchedulerLoop:
         for sequence in decision.outgrown:
             self.lifecycle.end(sequence, FinishReason.LENGTH)
         for admission in decision.admissions:
-            self.waiting.remove(admission.sequence)
+            self.lifecycle.take_from_queue(admission.sequence)
         if (passed := decision.short_of_pages) is not None:
             passed.num_passed_tokens += sum(admission.sequence.length for admission in decision.admissions)
         if not worker.is_busy:
-            worker.prompt_speed.began(self._clock.time())
+            worker.prompt_speed.began(self.context.clock.time())
         plan = worker.carry_out(decision)
         if plan is None:
             return False
@@ -161,9 +128,9 @@ class SchedulerLoop:
         if self.workers.get(worker.info.worker_id) is not worker:
             raise WorkerProtocolError("this stream was replaced by a newer one of the same worker")
         step = worker.steps.end(result.step_id)
-        worker.prompt_speed.ended(step.num_tokens, len(step.sampling), self._clock.time())
-        self.counters.num_steps += step.num_tokens > 0
-        self.counters.num_step_tokens += step.num_tokens
+        worker.prompt_speed.ended(step.num_tokens, len(step.sampling), self.context.clock.time())
+        self.context.counters.num_steps += step.num_tokens > 0
+        self.context.counters.num_step_tokens += step.num_tokens
         for scored in result.scored:
             self._apply_scored(worker, scored)
         for sampled in result.sampled:
@@ -178,7 +145,7 @@ class SchedulerLoop:
             worker.steps.end_lease()
         worker.steps.follow_lease()
         sealed = worker.sealed.take_final(step.step_id)
-        self._caches.blocks_changed(worker, worker.pool.take_evicted(), sealed)
+        self.context.caches.blocks_changed(worker, worker.pool.take_evicted(), sealed)
         self.wake()
         self.lifecycle.open.deliver()
 
@@ -230,6 +197,22 @@ class SchedulerLoop:
     # ---- for those who ask
 
     @property
+    def workers(self) -> Mapping[str, AttachedWorker]:
+        return self.context.workers
+
+    @property
+    def waiting(self) -> WaitingSequences:
+        return self.context.waiting
+
+    @property
+    def counters(self) -> Counters:
+        return self.context.counters
+
+    @property
+    def models(self) -> ServedModels:
+        return self.loading.served
+
+    @property
     def is_ready(self) -> bool:
         """Whether a request would be accepted and computed now."""
         is_any_serving = any(worker.phase is WorkerPhase.SERVING for worker in self.workers.values())
@@ -240,4 +223,4 @@ class SchedulerLoop:
         return sum(len(worker.running) for worker in self.workers.values())
 
     def queue_loads(self) -> list[QueueLoad]:
-        return queue_loads(self.waiting, self._clock.time())
+        return queue_loads(self.waiting, self.context.clock.time())

@@ -5,37 +5,28 @@ Knows nothing about workers beyond what their model can hold, and nothing about 
 
 from collections.abc import Callable
 
-from scheduler.clock import Timers
+from scheduler.context import SchedulerContext
 from scheduler.errors import DeadlineExceededError, InvalidRequestError, QueueFullError, ShuttingDownError
 from scheduler.lifecycle import Lifecycle
 from scheduler.models.served_models import ServedModels
+from scheduler.policy import SchedulingPolicy
 from scheduler.queue.events import Client
-from scheduler.queue.fair_queue import FairQueue
 from scheduler.queue.request import InferenceRequest, OpenRequest, check_request, length_problem, make_sequences
 from scheduler.steps.sequence import FinishReason
 
 
 class Requests:
     def __init__(
-        self,
-        timers: Timers,
-        waiting: FairQueue,
-        models: ServedModels,
-        lifecycle: Lifecycle,
-        *,
-        wake: Callable[[], object],
-        max_waiting: int,
-        max_waiting_per_tenant: int | None,
+        self, context: SchedulerContext, models: ServedModels, lifecycle: Lifecycle, policy: SchedulingPolicy
     ) -> None:
-        """`wake` has the next steps planned. Of one tenant may wait as many as of all, unless it is said how many."""
-        self._timers = timers
-        self._waiting = waiting
+        self._context = context
         self._models = models
         self._lifecycle = lifecycle
         self._open = lifecycle.open
-        self._wake = wake
-        self._max_waiting = max_waiting
-        self._max_waiting_per_tenant = max_waiting if max_waiting_per_tenant is None else max_waiting_per_tenant
+        self._max_waiting = policy.max_waiting
+        self._max_waiting_per_tenant = (
+            policy.max_waiting if policy.max_waiting_per_tenant is None else policy.max_waiting_per_tenant
+        )
         self._next_sequence_id = 1
         self.is_draining = False
 
@@ -43,7 +34,7 @@ class Requests:
         """Refuse new requests from now on; `on_idle` is called when the last open one has ended, perhaps at once."""
         self.is_draining = True
         self._open.when_empty(on_idle)
-        self._wake()
+        self._context.wake()
 
     def check_length(self, model: str, num_tokens: int) -> None:
         """Refuse a prompt for its length before anything is made of it. Raises a RequestError, as `submit` would."""
@@ -61,12 +52,12 @@ class Requests:
         if self._open.find(client, request.request_id) is not None:
             raise InvalidRequestError(f"request_id {request.request_id!r} is already open")
         self._check_room(request)
-        sequences = make_sequences(request, info, first_id=self._next_sequence_id, now_s=self._timers.time())
+        sequences = make_sequences(request, info, first_id=self._next_sequence_id, now_s=self._context.clock.time())
         self._next_sequence_id += len(sequences)
         opened = OpenRequest(request=request, client=client, sequences={s.sample_index: s for s in sequences})
         self._lifecycle.accept(opened)
         if request.timeout_s is not None:
-            opened.deadline = self._timers.call_later(request.timeout_s, lambda: self._expire(opened))
+            opened.deadline = self._context.clock.call_later(request.timeout_s, lambda: self._expire(opened))
         for sequence in sequences:
             if len(sequence.token_ids) >= sequence.max_length:
                 self._lifecycle.end(sequence, FinishReason.LENGTH)
@@ -94,7 +85,7 @@ class Requests:
 
     def _check_room(self, request: InferenceRequest) -> None:
         """Raises QueueFullError: of this tenant, or of all, too many wait."""
-        of_tenant, of_all = self._waiting.num_waiting(request.tenant), len(self._waiting)
+        of_tenant, of_all = self._context.waiting.num_waiting(request.tenant), len(self._context.waiting)
         if of_tenant + request.num_samples > self._max_waiting_per_tenant:
             number, limit, whose = of_tenant, self._max_waiting_per_tenant, "your queue"
         elif of_all + request.num_samples > self._max_waiting:
@@ -118,5 +109,5 @@ class Requests:
         self._changed()
 
     def _changed(self) -> None:
-        self._wake()
+        self._context.wake()
         self._open.deliver()

@@ -12,6 +12,8 @@ from pagoda.durations import parse_setting
 from pagoda.rpc.certificate_roles import CertificateRoles
 from pagoda.rpc.cluster_tokens import ClusterTokens
 from pagoda.rpc.sockets import scheduler_address, unix_path
+from scheduler.policy import SchedulingPolicy
+from scheduler.routing.router import POLICIES
 from scheduler.steps.step_decision import PrefillLimits
 
 
@@ -105,16 +107,20 @@ class SchedulerSettings(KeySettings):
         return value
 
     @property
-    def prefill_limits(self) -> PrefillLimits:
-        return PrefillLimits(
-            max_num_partial=self.max_num_partial_prefills,
-            max_long_partial=self.max_long_partial_prefills,
-            long_token_threshold=self.long_prefill_token_threshold,
+    def policy(self) -> SchedulingPolicy:
+        return SchedulingPolicy(
+            max_waiting=self.max_waiting,
+            max_waiting_per_tenant=self.max_waiting_per_tenant,
+            worker_grace_s=self.worker_grace_s,
+            max_lease_steps=self.max_lease_steps,
+            prefill_limits=PrefillLimits(
+                max_num_partial=self.max_num_partial_prefills,
+                max_long_partial=self.max_long_partial_prefills,
+                long_token_threshold=self.long_prefill_token_threshold,
+            ),
+            keep_alive_s=parse_setting(self.keep_alive),
+            routing=POLICIES[self.routing],
         )
-
-    @property
-    def keep_alive_s(self) -> float:
-        return parse_setting(self.keep_alive)
 
     @property
     def advertised_address(self) -> str:

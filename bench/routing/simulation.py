@@ -9,6 +9,7 @@ from bench.routing.virtual import MODEL, Device, ModelledWorker, VirtualClock
 from bench.routing.workloads import TimedRequest, TimedWorkload
 from pagoda.wire.sampling import SamplingParams
 from scheduler.loop import SchedulerLoop
+from scheduler.policy import SchedulingPolicy
 from scheduler.queue.events import Event, Failed, Finished, Tokens
 from scheduler.queue.request import InferenceRequest
 from scheduler.routing.router import POLICIES
@@ -93,7 +94,7 @@ def simulate(scenario: Scenario, policy: str) -> RoutingResult:
     client = _Client(clock)
     requests = scenario.workload.requests
     num_samples = sum(request.num_samples for request in requests)
-    loop = SchedulerLoop(clock, max_waiting=num_samples, routing=POLICIES[policy])
+    loop = SchedulerLoop(clock, SchedulingPolicy(max_waiting=num_samples, routing=POLICIES[policy]))
     workers = [
         ModelledWorker(loop, clock, scenario.device, f"w{number:02}", scenario.num_pages)
         for number in range(scenario.num_workers)

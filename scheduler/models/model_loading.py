@@ -3,18 +3,13 @@
 Which worker loads what is decided in model_placement.py; what waits for a model, and when it fails, is in model_waiters.py.
 """
 
-from collections.abc import Callable, Mapping
-
-from scheduler.clock import Timers
-from scheduler.counters import ModelCounters
+from scheduler.context import SchedulerContext
 from scheduler.keep_alive import KeepAlive
 from scheduler.lifecycle import Lifecycle
-from scheduler.listeners import SequenceListener
 from scheduler.models.model_placement import NOTHING_MOVES, Moves, gather_slots, place_models
 from scheduler.models.model_waiters import ModelWaiters, OnOutcome
 from scheduler.models.served_models import ServedModels
 from scheduler.models.worker_stores import LoadLink, UnloadedWorker, WorkerStores
-from scheduler.queue.fair_queue import FairQueue
 from scheduler.steps.worker_state import AttachedWorker, WorkerPhase
 from scheduler.worker_info import LoadableModels, WorkerInfo
 
@@ -24,29 +19,15 @@ STAY_PER_LOAD = 4.0
 
 class ModelLoading:
     def __init__(
-        self,
-        timers: Timers,
-        workers: Mapping[str, AttachedWorker],
-        waiting: FairQueue,
-        lifecycle: Lifecycle,
-        keep_alive: KeepAlive,
-        listener: SequenceListener,
-        counters: ModelCounters,
-        *,
-        grace_s: float,
-        wake: Callable[[], object],
+        self, context: SchedulerContext, lifecycle: Lifecycle, keep_alive: KeepAlive, *, grace_s: float
     ) -> None:
-        """A worker between two streams is expected back for `grace_s`; after that its models may be failed."""
-        self.stores = WorkerStores(timers, grace_s=grace_s, on_forgotten=self._fail_orphans)
-        self.served = ServedModels(workers, self.stores, waiting)
-        self._waiters = ModelWaiters(timers, waiting, lifecycle, self.served, grace_s=grace_s)
-        self._timers = timers
-        self._workers = workers
-        self._waiting = waiting
+        """A worker between two streams is expected back for `grace_s`; so long may a model have no worker."""
+        self.stores = WorkerStores(context.clock, grace_s=grace_s, on_forgotten=self._fail_orphans)
+        self.served = ServedModels(context, self.stores)
+        self._waiters = ModelWaiters(context, lifecycle, self.served, grace_s=grace_s)
+        self._context = context
         self._keep_alive = keep_alive
-        self._listener = listener
-        self._counters = counters
-        self._wake = wake
+        self._counters = context.counters.models
         self._stays_until_s: dict[str, float] = {}
         """By worker id, of the model that it has loaded."""
         self._tried_again: set[str] = set()
@@ -70,7 +51,7 @@ class ModelLoading:
             on_outcome(None)
         else:
             self._waiters.add_waiter(model, on_outcome)
-            self._wake()
+            self._context.wake()
 
     # ---- workers come and go
 
@@ -92,7 +73,7 @@ class ModelLoading:
     def attach_unloaded(self, worker_id: str, store: LoadableModels, link: LoadLink) -> UnloadedWorker:
         """A worker without a model opened a stream."""
         worker = self.stores.attach_unloaded(worker_id, store, link)
-        self._wake()
+        self._context.wake()
         return worker
 
     def detach_unloaded(self, worker: UnloadedWorker, *, is_lost: bool) -> None:
@@ -100,18 +81,18 @@ class ModelLoading:
         self.stores.detach_unloaded(worker, is_lost=is_lost)
         if is_lost and worker.loading is not None:
             self._waiters.record_lost_load(worker.loading)
-        self._wake()
+        self._context.wake()
 
     def store_changed(self, worker_id: str, store: LoadableModels) -> None:
         if worker_id in self.stores:
             self.stores.set_store(worker_id, store)
-            self._wake()
+            self._context.wake()
 
     def dismiss(self, worker: UnloadedWorker) -> None:
         """Tell a worker without a model to end, and do not expect it back."""
         for model in self.stores.dismiss_unloaded(worker).models:
             self._waiters.begin_grace(model)
-        self._wake()
+        self._context.wake()
 
     def dismiss_unwanted(self) -> None:
         """Dismiss the workers without a model that could load nothing that is waited for."""
@@ -124,7 +105,7 @@ class ModelLoading:
         """A worker that was expected back without a model has not come."""
         for model in store.models:
             self._waiters.fail_orphans(model)
-        self._wake()
+        self._context.wake()
 
     # ---- models come and go
 
@@ -140,21 +121,21 @@ class ModelLoading:
         else:
             self._tried_again.discard(model)
             self._waiters.fail_load(model, reason, permanent=permanent)
-        self._wake()
+        self._context.wake()
 
     def move(self) -> list[AttachedWorker]:
         """Out of memory where nobody uses them or others need the place, into it where somebody waits.
 
         Returns the workers that were told to unload: each ends its stream, and will be back without a model.
         """
-        unloading = [worker for worker in self._workers.values() if self._is_over(worker)]
+        unloading = [worker for worker in self._context.workers.values() if self._is_over(worker)]
         for worker in unloading:
             self._unload(worker)
         moves = self._moves()
         self._closed = moves.closed
         for worker_id in moves.unloads:
-            self._unload(self._workers[worker_id])
-            unloading.append(self._workers[worker_id])
+            self._unload(self._context.workers[worker_id])
+            unloading.append(self._context.workers[worker_id])
         for worker_id, model in moves.loads.items():
             self._load(self.stores.unloaded[worker_id], model)
         return unloading
@@ -172,24 +153,24 @@ class ModelLoading:
         if wanted <= self.served.in_memory and not may_fill:
             return NOTHING_MOVES
         since_s = {model: self._waiters.waited_for_since_s(model) for model in wanted}
-        slots = gather_slots(self._workers.values(), self.stores, self._keep_alive, self._stays_until_s)
-        return place_models(slots, since_s, self.stores.available_bytes, self._timers.time())
+        slots = gather_slots(self._context.workers.values(), self.stores, self._keep_alive, self._stays_until_s)
+        return place_models(slots, since_s, self.stores.available_bytes, self._context.clock.time())
 
     def _load(self, worker: UnloadedWorker, model: str) -> None:
         assert worker.link is not None, "only a worker with a stream is empty"
-        worker.loading, worker.loading_since_s = model, self._timers.time()
+        worker.loading, worker.loading_since_s = model, self._context.clock.time()
         worker.link.send_load(model, self.stores[worker.worker_id].models[model].info.model_digest)
-        for sequence in self._waiting.of_model(model):
-            self._listener.model_loading(sequence, worker.worker_id)
+        for sequence in self._context.waiting.of_model(model):
+            self._context.sequences.model_loading(sequence, worker.worker_id)
 
     def _loaded(self, worker: UnloadedWorker) -> None:
-        now_s = self._timers.time()
+        now_s = self._context.clock.time()
         load_s = now_s - worker.loading_since_s
         self._stays_until_s[worker.worker_id] = now_s + STAY_PER_LOAD * load_s
         self._counters.num_loads += 1
         self._counters.load_s += load_s
-        for sequence in self._waiting.of_model(worker.loading or ""):
-            self._listener.model_loaded(sequence, worker.worker_id, load_s)
+        for sequence in self._context.waiting.of_model(worker.loading or ""):
+            self._context.sequences.model_loaded(sequence, worker.worker_id, load_s)
 
     def _unload(self, worker: AttachedWorker) -> None:
         model = worker.info.model
@@ -203,5 +184,7 @@ class ModelLoading:
 
     def _has_idle_neighbour(self, worker: UnloadedWorker) -> bool:
         host_id = self.stores[worker.worker_id].host_id
-        neighbours = [each for each in self._workers.values() if self.stores[each.info.worker_id].host_id == host_id]
-        return any(each.is_idle and each.info.model not in self._waiting.models for each in neighbours)
+        neighbours = [
+            each for each in self._context.workers.values() if self.stores[each.info.worker_id].host_id == host_id
+        ]
+        return any(each.is_idle and each.info.model not in self._context.waiting.models for each in neighbours)

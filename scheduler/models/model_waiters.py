@@ -6,11 +6,11 @@ They hear so when no worker has had the model for a while, and when no worker ge
 from collections import Counter, defaultdict
 from collections.abc import Callable, Set
 
-from scheduler.clock import TimerHandle, Timers
+from scheduler.clock import TimerHandle
+from scheduler.context import SchedulerContext
 from scheduler.errors import InvalidRequestError, RequestError, UnavailableError
 from scheduler.lifecycle import Lifecycle
 from scheduler.models.served_models import ServedModels
-from scheduler.queue.fair_queue import FairQueue
 
 # Where the system kills a process that takes too much memory, no worker lives to say that a model is too large.
 MAX_LOST_LOADS = 3
@@ -21,11 +21,10 @@ OnOutcome = Callable[[RequestError | None], object]
 
 class ModelWaiters:
     def __init__(
-        self, timers: Timers, waiting: FairQueue, lifecycle: Lifecycle, served: ServedModels, *, grace_s: float
+        self, context: SchedulerContext, lifecycle: Lifecycle, served: ServedModels, *, grace_s: float
     ) -> None:
         """A model without any worker for `grace_s` has its requests failed."""
-        self._timers = timers
-        self._waiting = waiting
+        self._context = context
         self._lifecycle = lifecycle
         self._served = served
         self._grace_s = grace_s
@@ -39,18 +38,18 @@ class ModelWaiters:
     @property
     def models(self) -> Set[str]:
         """The models that anything waits for."""
-        return self._waiting.models | self._without_request.keys()
+        return self._context.waiting.models | self._without_request.keys()
 
     def waited_for_since_s(self, model: str) -> float:
         """Return since when the model is waited for, by the one that has waited longest; there is one."""
         since_s = [since_s for since_s, _ in self._without_request.get(model, ())]
-        if model in self._waiting.models:
-            since_s.append(self._waiting.waiting_since_s(model))
+        if model in self._context.waiting.models:
+            since_s.append(self._context.waiting.waiting_since_s(model))
         return min(since_s)
 
     def add_waiter(self, model: str, on_outcome: OnOutcome) -> None:
         """Have a client without a request wait for the model."""
-        self._without_request[model].append((self._timers.time(), on_outcome))
+        self._without_request[model].append((self._context.clock.time(), on_outcome))
 
     def record_in_memory(self, model: str) -> None:
         """The model is in memory: its requests run, and clients that wait without one hear so."""
@@ -63,7 +62,7 @@ class ModelWaiters:
     def begin_grace(self, model: str) -> None:
         """A worker that could serve the model is gone: begin its grace, or begin it anew."""
         self._stop_grace_timer(model)
-        self._ends_of_grace[model] = self._timers.call_later(self._grace_s, lambda: self.fail_orphans(model))
+        self._ends_of_grace[model] = self._context.clock.call_later(self._grace_s, lambda: self.fail_orphans(model))
 
     def fail_orphans(self, model: str) -> None:
         """Fail what waits for the model, unless some worker could load it."""
@@ -87,7 +86,7 @@ class ModelWaiters:
         if not self._served.is_served(model):
             error = InvalidRequestError(reason) if permanent else UnavailableError(reason, retry_after_s=5.0)
             self._notify_waiters(model, error)
-            self._lifecycle.fail(list(self._waiting.of_model(model)), error)
+            self._lifecycle.fail(list(self._context.waiting.of_model(model)), error)
             self._lifecycle.open.deliver()
 
     def _notify_waiters(self, model: str, outcome: RequestError | None) -> None:

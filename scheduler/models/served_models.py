@@ -1,22 +1,21 @@
 """Which models the workers serve, in memory or to be loaded. Only answers questions; what moves models is in model_loading.py."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from itertools import chain
 
 from pagoda.models.errors import some_names
+from scheduler.context import SchedulerContext
 from scheduler.errors import InvalidRequestError, ModelNotServedError, UnavailableError
 from scheduler.models.worker_stores import WorkerStores
-from scheduler.queue.fair_queue import FairQueue
 from scheduler.steps.worker_state import AttachedWorker, WorkerPhase
 from scheduler.worker_info import WorkerInfo
 
 
 class ServedModels:
-    def __init__(self, workers: Mapping[str, AttachedWorker], stores: WorkerStores, waiting: FairQueue) -> None:
-        """`workers` are those that are attached with a model."""
-        self._workers = workers
+    def __init__(self, context: SchedulerContext, stores: WorkerStores) -> None:
+        self._workers = context.workers
+        self._waiting = context.waiting
         self._stores = stores
-        self._waiting = waiting
 
     def info(self, model: str) -> WorkerInfo:
         """Of the worker with the most pages for it; for no name, of the only model that workers were started with. Under the name

@@ -63,7 +63,9 @@ class TenantQueue:
         return bisect.bisect_left(self.sequences, _turn(sequence), key=_turn)
 
 
-class FairQueue:
+class WaitingSequences:
+    """The sequences that wait, to be looked at. What adds and removes them holds the `FairQueue` itself."""
+
     def __init__(self) -> None:
         self._of_tenant: dict[str, TenantQueue] = {}
         """Those that have not run yet, by tenant. No entry is empty."""
@@ -134,6 +136,14 @@ class FairQueue:
         """In its tenant's line, the first of which is 1: one that waits and has not run yet."""
         return 1 + self._of_tenant[sequence.tenant].place(sequence)
 
+    def _head(self, tenant: str, index: int, served: int) -> tuple[int, int, int, str, int]:
+        priority, arrival = self._of_tenant[tenant].sequences[index].order
+        return priority, served, arrival, tenant, index
+
+
+class FairQueue(WaitingSequences):
+    """The sequences that wait, to be changed: `Lifecycle` alone holds it as this."""
+
     def add(self, sequence: Sequence) -> None:
         self._of_model[sequence.model].add(sequence)
         self._num_of_priority[sequence.priority] += 1
@@ -168,10 +178,6 @@ class FairQueue:
     def charge(self, tenant: str, num_prompt_tokens: int = 0, num_output_tokens: int = 0) -> None:
         self._served[tenant] += PROMPT_TOKEN_COST * num_prompt_tokens + OUTPUT_TOKEN_COST * num_output_tokens
 
-    def _head(self, tenant: str, index: int, served: int) -> tuple[int, int, int, str, int]:
-        priority, arrival = self._of_tenant[tenant].sequences[index].order
-        return priority, served, arrival, tenant, index
-
 
 def _order(sequence: Sequence) -> tuple[int, int]:
     return sequence.order
@@ -199,7 +205,7 @@ class QueueLoad:
     """Of the one that is admitted first, among all that wait; the first is 1."""
 
 
-def queue_loads(waiting: FairQueue, now_s: float) -> list[QueueLoad]:
+def queue_loads(waiting: WaitingSequences, now_s: float) -> list[QueueLoad]:
     """The tenants with the most that wait have rows of their own, the others share one for each model."""
     arrivals: dict[_Row, list[float]] = {}
     for sequence in waiting.in_any_order():
@@ -221,7 +227,7 @@ def queue_loads(waiting: FairQueue, now_s: float) -> list[QueueLoad]:
     ]
 
 
-def _next_positions(waiting: FairQueue, num_rows: int) -> dict[_Row, int]:
+def _next_positions(waiting: WaitingSequences, num_rows: int) -> dict[_Row, int]:
     """The order is worked out no further than to the last row's next one: soon, where shares are fair."""
     positions: dict[_Row, int] = {}
     for position, sequence in enumerate(waiting, start=1):

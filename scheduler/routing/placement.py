@@ -15,9 +15,9 @@ from collections.abc import Sequence as Seq
 from itertools import count, islice
 from operator import attrgetter
 
-from scheduler.clock import TimerHandle, Timers
+from scheduler.clock import TimerHandle
+from scheduler.context import SchedulerContext
 from scheduler.faults.suspects import next_on
-from scheduler.queue.fair_queue import FairQueue
 from scheduler.routing.prospect import Prospect
 from scheduler.routing.router import Candidate, RoutingPolicy, Waiting
 from scheduler.steps.sequence import Sequence, SequenceStatus
@@ -35,21 +35,11 @@ class Placement:
     """The rounds of all models, and the timer of those who wait for a busy worker while another has nothing to do."""
 
     def __init__(
-        self,
-        policy: RoutingPolicy,
-        timers: Timers,
-        workers: Mapping[str, AttachedWorker],
-        waiting: FairQueue,
-        wake: Callable[[], object],
-        *,
-        takes_new: Callable[[AttachedWorker], bool],
+        self, context: SchedulerContext, policy: RoutingPolicy, *, takes_new: Callable[[AttachedWorker], bool]
     ) -> None:
-        self._takes_new = takes_new
+        self._context = context
         self._policy = policy
-        self._timers = timers
-        self._workers = workers
-        self._waiting = waiting
-        self._wake = wake
+        self._takes_new = takes_new
         self._rounds: dict[str, Round] = {}
         self._hosts: Mapping[str, AttachedWorker] = {}
         self._timer: TimerHandle | None = None
@@ -69,7 +59,7 @@ class Placement:
         model = worker.info.model
         host = self._hosts.get(model)
         if worker is host:
-            suspect = next_on(host, self._waiting.of_model(model))
+            suspect = next_on(host, self._context.waiting.of_model(model))
             yield from [suspect] if suspect is not None else []
             return
         if model not in self._rounds:
@@ -77,16 +67,16 @@ class Placement:
         yield from self._rounds[model].offers(worker)
 
     def _round(self, model: str, host: AttachedWorker | None) -> "Round":
-        of_model = (each for each in self._workers.values() if each.info.model == model and each is not host)
+        of_model = (each for each in self._context.workers.values() if each.info.model == model and each is not host)
         workers = [each for each in of_model if self._takes_new(each)]
-        waiting = (each for each in self._waiting.of_model(model) if not each.is_suspect)
-        return Round(self._policy, workers, waiting, self._timers.time())
+        waiting = (each for each in self._context.waiting.of_model(model) if not each.is_suspect)
+        return Round(self._policy, workers, waiting, self._context.clock.time())
 
     def end_rounds(self) -> None:
         """Without this, nothing need happen before the busy worker's next result: it may be long, or never."""
         detour_in_s = min((each.detour_in_s for each in self._rounds.values()), default=math.inf)
         if detour_in_s < math.inf:
-            self._timer = self._timers.call_later(max(detour_in_s, _MIN_DETOUR_S), self._wake)
+            self._timer = self._context.clock.call_later(max(detour_in_s, _MIN_DETOUR_S), self._context.wake)
 
 
 class Round:

@@ -16,6 +16,7 @@ from pagoda.wire.sampling import SamplingParams
 from pagoda.wire.step_result import StepResult
 from protos.v1 import worker_pb2
 from scheduler.loop import SchedulerLoop
+from scheduler.policy import SchedulingPolicy
 from scheduler.queue.events import Tokens
 from scheduler.queue.request import InferenceRequest
 from scheduler.rpc import worker_messages
@@ -90,7 +91,7 @@ class System:
         limits = {"num_pages": 512, "max_step_tokens": 256, "max_step_sequences": 32, "vocab_size": 259} | limits
         self.info = worker_info(page_size=PAGE, max_model_len=256, **limits)
         self.clock, self.client = FakeClock(), RecordingClient()
-        self.loop = SchedulerLoop(self.clock, max_lease_steps=max_lease_steps)
+        self.loop = SchedulerLoop(self.clock, SchedulingPolicy(max_lease_steps=max_lease_steps))
         self._decoder = decoder
         self.attach()
 

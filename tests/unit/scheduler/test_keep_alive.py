@@ -8,6 +8,7 @@ import pytest
 from scheduler.errors import InvalidRequestError, ModelNotServedError, RequestError, UnavailableError
 from scheduler.loop import SchedulerLoop
 from scheduler.models.worker_stores import UnloadedWorker
+from scheduler.policy import SchedulingPolicy
 from scheduler.steps.worker_state import AttachedWorker
 from scheduler.worker_info import only_itself
 from tests.fakes.client import RecordingClient
@@ -23,7 +24,7 @@ class System:
 
     def __init__(self, keep_alive_s: float = math.inf) -> None:
         self.clock = FakeClock()
-        self.loop = SchedulerLoop(self.clock, worker_grace_s=GRACE_S, keep_alive_s=keep_alive_s)
+        self.loop = SchedulerLoop(self.clock, SchedulingPolicy(worker_grace_s=GRACE_S, keep_alive_s=keep_alive_s))
         self.client = RecordingClient()
         self.told: list[RequestError | None] = []
         self.attach()

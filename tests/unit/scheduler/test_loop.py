@@ -18,6 +18,7 @@ from scheduler.errors import (
 )
 from scheduler.listeners import NobodyListens
 from scheduler.loop import SchedulerLoop
+from scheduler.policy import SchedulingPolicy
 from scheduler.queue.events import PromptLogprobs
 from scheduler.queue.request import InferenceRequest
 from scheduler.steps.sequence import MAX_SCORED_TOKENS, FinishReason
@@ -32,7 +33,9 @@ class System:
 
     def __init__(self, *, max_lease_steps: int = 1, **limits: int) -> None:
         self.clock = FakeClock()
-        self.loop = SchedulerLoop(self.clock, max_waiting=8, worker_grace_s=30.0, max_lease_steps=max_lease_steps)
+        self.loop = SchedulerLoop(
+            self.clock, SchedulingPolicy(max_waiting=8, worker_grace_s=30.0, max_lease_steps=max_lease_steps)
+        )
         self.client = RecordingClient()
         self.limits = limits
         self.fakes: dict[AttachedWorker, PlanWorker] = {}

@@ -8,6 +8,7 @@ from scheduler.errors import InvalidRequestError, RequestError, UnavailableError
 from scheduler.loop import SchedulerLoop
 from scheduler.models.model_waiters import MAX_LOST_LOADS
 from scheduler.models.worker_stores import UnloadedWorker
+from scheduler.policy import SchedulingPolicy
 from scheduler.publish.tracing import SequenceTracing
 from scheduler.steps.worker_state import AttachedWorker
 from scheduler.worker_info import LoadableModel, LoadableModels, WorkerInfo
@@ -31,7 +32,9 @@ class System:
     def __init__(self, *worker_ids: str, available_bytes: int = 1000) -> None:
         self.clock = FakeClock()
         self.tracer = RecordingTracer()
-        self.loop = SchedulerLoop(self.clock, worker_grace_s=60.0, sequences=SequenceTracing(self.tracer))
+        self.loop = SchedulerLoop(
+            self.clock, SchedulingPolicy(worker_grace_s=60.0), sequences=SequenceTracing(self.tracer)
+        )
         self.client = RecordingClient()
         self.available_bytes = available_bytes
         self.digests = {model: "" for model in "abc"}

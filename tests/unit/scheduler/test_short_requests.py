@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from bench.routing.virtual import MODEL, POD, Device, ModelledWorker, VirtualClock
 from pagoda.wire.sampling import SamplingParams
 from scheduler.loop import SchedulerLoop
+from scheduler.policy import SchedulingPolicy
 from scheduler.queue.events import Event, Failed, Finished, Tokens
 from scheduler.queue.request import InferenceRequest
 from scheduler.steps.step_decision import PrefillLimits
@@ -67,7 +68,9 @@ class Background:
 class Run:
     def __init__(self, device: Device, limits: PrefillLimits | None = None) -> None:
         self.clock = VirtualClock()
-        self.loop = SchedulerLoop(self.clock, max_waiting=4096, prefill_limits=limits)
+        self.loop = SchedulerLoop(
+            self.clock, SchedulingPolicy(max_waiting=4096, prefill_limits=limits or PrefillLimits())
+        )
         self.worker = ModelledWorker(self.loop, self.clock, device, "w0", device.num_pages)
         self.first_s: dict[str, float] = {}
         self.finished: set[tuple[str, int]] = set()

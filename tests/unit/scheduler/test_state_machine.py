@@ -17,6 +17,7 @@ from pagoda.wire.sampling import SamplingParams
 from scheduler.errors import SequenceFailedError, WorkerProtocolError
 from scheduler.loop import SchedulerLoop
 from scheduler.models.worker_stores import UnloadedWorker
+from scheduler.policy import SchedulingPolicy
 from scheduler.queue.request import InferenceRequest
 from scheduler.routing.router import POLICIES
 from scheduler.steps.sequence import FinishReason
@@ -86,7 +87,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         }
         self.clock = FakeClock()
         self.loop = SchedulerLoop(
-            self.clock, max_lease_steps=lease_steps, routing=POLICIES[routing], prefill_limits=prefill
+            self.clock, SchedulingPolicy(max_lease_steps=lease_steps, routing=POLICIES[routing], prefill_limits=prefill)
         )
         self.recall_delay = recall_delay
         self.client = RecordingClient()

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 from pagoda.wire.sampling import SamplingParams
 from scheduler.loop import SchedulerLoop
+from scheduler.policy import SchedulingPolicy
 from scheduler.queue.request import InferenceRequest
 from scheduler.steps.worker_state import AttachedWorker
 from scheduler.worker_info import only_itself
@@ -15,7 +16,7 @@ from tests.fakes.plan_worker import PlanWorker, expected_output, worker_info
 class System:
     def __init__(self) -> None:
         self.clock = FakeClock()
-        self.loop = SchedulerLoop(self.clock, max_lease_steps=8)
+        self.loop = SchedulerLoop(self.clock, SchedulingPolicy(max_lease_steps=8))
         self.client = RecordingClient()
         self.fakes: dict[AttachedWorker, PlanWorker] = {}
 

@@ -7,6 +7,7 @@ import pytest
 from pagoda.wire.sampling import SamplingParams
 from scheduler.errors import SequenceFailedError
 from scheduler.loop import SchedulerLoop
+from scheduler.policy import SchedulingPolicy
 from scheduler.queue.request import InferenceRequest
 from scheduler.steps.worker_state import AttachedWorker
 from tests.fakes.client import RecordingClient
@@ -22,7 +23,7 @@ class System:
     def __init__(self, *worker_ids: str, poison: dict[str, int] | None = None, max_lease_steps: int = 1) -> None:
         """`poison` names for a request the length that no worker survives."""
         self.clock = FakeClock()
-        self.loop = SchedulerLoop(self.clock, max_lease_steps=max_lease_steps)
+        self.loop = SchedulerLoop(self.clock, SchedulingPolicy(max_lease_steps=max_lease_steps))
         self.client = RecordingClient()
         self.poison = poison or {}
         self.fakes: dict[AttachedWorker, PlanWorker] = {}

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from pagoda.wire.sampling import SamplingParams
 from scheduler.errors import QueueFullError
 from scheduler.loop import SchedulerLoop
+from scheduler.policy import SchedulingPolicy
 from scheduler.queue.fair_queue import OUTPUT_TOKEN_COST, PROMPT_TOKEN_COST
 from scheduler.queue.request import InferenceRequest
 from scheduler.steps.worker_state import AttachedWorker
@@ -21,7 +22,7 @@ from tests.fakes.plan_worker import PlanWorker, worker_info
 class System:
     def __init__(self, num_workers: int = 1, **limits: int) -> None:
         self.clock = FakeClock()
-        self.loop = SchedulerLoop(self.clock, max_waiting=2000, max_waiting_per_tenant=1000)
+        self.loop = SchedulerLoop(self.clock, SchedulingPolicy(max_waiting=2000, max_waiting_per_tenant=1000))
         self.client = RecordingClient()
         self.asked: dict[str, InferenceRequest] = {}
         self.links: dict[AttachedWorker, PlanWorker] = {}

@@ -5,6 +5,7 @@ from collections import Counter
 
 from pagoda.wire.sampling import SamplingParams
 from scheduler.loop import SchedulerLoop
+from scheduler.policy import SchedulingPolicy
 from scheduler.queue.request import InferenceRequest
 from scheduler.routing.placement import contenders
 from scheduler.routing.prospect import Prospect
@@ -21,7 +22,7 @@ OTHER_PREFIX = list(range(2, 42)) * 4
 class System:
     def __init__(self, num_workers: int, routing: RoutingPolicy = prefix_aware, **limits: int) -> None:
         self.clock = FakeClock()
-        self.loop = SchedulerLoop(self.clock, routing=routing)
+        self.loop = SchedulerLoop(self.clock, SchedulingPolicy(routing=routing))
         self.client = RecordingClient()
         self.links: dict[AttachedWorker, PlanWorker] = {}
         self.num_asked = 0
