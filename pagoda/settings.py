@@ -14,10 +14,9 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from pagoda.process.logging import LogFormat, LogLevel
-from pagoda.rpc import certificate_files
 from pagoda.rpc.cluster_tokens import ClusterTokenError, ClusterTokens, Role
 from pagoda.rpc.sockets import ForeignDirectoryError, default_home
-from pagoda.rpc.transport_security import TransportSecurity
+from pagoda.rpc.transport_security import TransportSecurity, check_authority, check_pair, check_readable
 from pagoda.telemetry.open_tracer import check_otlp_endpoint, default_otlp_endpoint
 
 SHARED_TLS_VARIABLES = ("PAGODA_TLS_CERT", "PAGODA_TLS_KEY", "PAGODA_TLS_CA", "PAGODA_TLS_SERVER_NAME")
@@ -102,14 +101,14 @@ class TierSettings(BaseSettings):
     @classmethod
     def _can_be_read(cls, path: Path | None) -> Path | None:
         if path is not None:
-            certificate_files.check_readable(path)
+            check_readable(path)
         return path
 
     @field_validator("tls_ca")
     @classmethod
     def _has_certificates(cls, path: Path | None) -> Path | None:
         if path is not None:
-            certificate_files.check_authority(path)
+            check_authority(path)
         return path
 
     @model_validator(mode="after")
@@ -131,7 +130,7 @@ class TierSettings(BaseSettings):
         if (self.tls_cert is None) is not (self.tls_key is None):
             raise ValueError("--tls-cert and --tls-key go together: set both, or neither")
         if self.tls_cert is not None and self.tls_key is not None:
-            certificate_files.check_pair(self.tls_cert, self.tls_key)
+            check_pair(self.tls_cert, self.tls_key)
         if self.plaintext and (self.tls_cert or self.tls_ca):
             raise ValueError(
                 "--plaintext asks for clear text, and --tls-cert or --tls-ca for TLS: leave one of them out"

@@ -9,7 +9,7 @@ from pydantic import ByteSize, Field, field_validator, model_validator
 from pydantic_settings import SettingsConfigDict
 
 from pagoda.models.catalogue import DEFAULT_MODEL
-from pagoda.process.cores import usable_cores
+from pagoda.process.resources import usable_cores
 from pagoda.rpc.cluster_tokens import Role
 from pagoda.rpc.sockets import scheduler_address
 from pagoda.settings import TierSettings, listed

@@ -18,7 +18,7 @@ from bench.quality.text import TEXT, spread, windows
 from pagoda.models.catalogue import DEFAULT_MODEL
 from pagoda.models.model import Model
 from pagoda.models.store import ModelStore
-from pagoda.process.cores import usable_cores
+from pagoda.process.resources import usable_cores
 from pagoda.rpc.sockets import default_home
 from pagoda.text.tokenizer import Tokenizer
 from worker.kernels.interface import Kernels

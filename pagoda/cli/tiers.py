@@ -10,7 +10,7 @@ from pathlib import Path
 from pagoda.api_keys.key_file import KEYS_FILE
 from pagoda.cli.child import ChildCommand
 from pagoda.cli.logs import DEFAULT_MAX_BYTES
-from pagoda.process.cores import usable_cores
+from pagoda.process.resources import usable_cores
 from pagoda.rpc.cluster_tokens import Role
 from pagoda.rpc.sockets import scheduler_address
 

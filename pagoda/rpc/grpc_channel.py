@@ -1,17 +1,18 @@
 """Opening gRPC channels that show their tier's token with each call, and the transport options that both ends of one share.
 
-Knows nothing about services but health: callers make their own stubs.
+Callers make their own stubs.
 """
 
 import asyncio
 import contextlib
 import logging
+from collections.abc import Callable
+from typing import Any
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from pagoda.rpc.token_channel import TokenChannel
-from pagoda.rpc.transport_security import ChannelFiles, TransportSecurity
+from pagoda.rpc.transport_security import ChannelFiles, Metadata, TransportSecurity
 
 logger = logging.getLogger(__name__)
 
@@ -125,3 +126,53 @@ class LastingChannel:
             logger.warning("cannot connect, trying on", extra={"address": self._address, "reason": reason})
             return True
         return False
+
+
+class TokenChannel(grpc.aio.Channel):
+    """A channel whose calls each carry metadata, such as a token.
+
+    gRPC's own call credentials are for TLS alone, and its interceptors of streams cost something for each message; this adds to
+    the call's beginning and to nothing else.
+    """
+
+    def __init__(self, channel: grpc.aio.Channel, metadata: Callable[[], Metadata]) -> None:
+        """`metadata` is asked for each call."""
+        self._channel = channel
+        self._metadata = metadata
+
+    def _with_metadata(self, calling: Any) -> Any:
+        def call(*arguments: Any, metadata: Any = None, **options: Any) -> Any:
+            return calling(*arguments, metadata=(*(metadata or ()), *self._metadata()), **options)
+
+        return call
+
+    def unary_unary(self, *arguments: Any, **options: Any) -> Any:
+        return self._with_metadata(self._channel.unary_unary(*arguments, **options))
+
+    def unary_stream(self, *arguments: Any, **options: Any) -> Any:
+        return self._with_metadata(self._channel.unary_stream(*arguments, **options))
+
+    def stream_unary(self, *arguments: Any, **options: Any) -> Any:
+        return self._with_metadata(self._channel.stream_unary(*arguments, **options))
+
+    def stream_stream(self, *arguments: Any, **options: Any) -> Any:
+        return self._with_metadata(self._channel.stream_stream(*arguments, **options))
+
+    async def __aenter__(self) -> "TokenChannel":
+        await self._channel.__aenter__()
+        return self
+
+    async def __aexit__(self, *exc_info: Any) -> None:
+        await self._channel.__aexit__(*exc_info)
+
+    async def close(self, grace: float | None = None) -> None:
+        await self._channel.close(grace)
+
+    def get_state(self, try_to_connect: bool = False) -> grpc.ChannelConnectivity:
+        return self._channel.get_state(try_to_connect)
+
+    async def wait_for_state_change(self, last_observed_state: grpc.ChannelConnectivity) -> None:
+        await self._channel.wait_for_state_change(last_observed_state)
+
+    async def channel_ready(self) -> None:
+        await self._channel.channel_ready()

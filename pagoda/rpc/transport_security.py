@@ -135,3 +135,38 @@ _TLS_HINTS = (
     ),
 )
 _CLEAR_HINTS = (("Socket closed", "it closed the connection: if it speaks TLS, set --tls-ca"),)
+
+
+def check_readable(path: Path) -> None:
+    """Raise ValueError if the file cannot be read."""
+    try:
+        path.open("rb").close()
+    except OSError as error:
+        raise ValueError(f"cannot read {path}: {error.strerror}") from None
+
+
+def check_authority(path: Path) -> None:
+    """Raise ValueError if the file is not what --tls-ca takes."""
+    import ssl  # only here: most processes have no certificates
+
+    check_readable(path)
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(path)
+    except ssl.SSLError:
+        raise ValueError(f"{path} has no certificate in PEM form") from None
+
+
+def check_pair(certificate: Path, key: Path) -> None:
+    """Raise ValueError if the files are not what --tls-cert and --tls-key take."""
+    import ssl
+
+    try:
+        # With a passphrase, if only an empty one: without, OpenSSL would ask the terminal for that of an encrypted key.
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key, password="")
+    except ssl.SSLError as error:
+        if error.reason == "KEY_VALUES_MISMATCH":
+            raise ValueError(f"--tls-key: {key} is not the key of {certificate} (--tls-cert)") from None
+        raise ValueError(
+            f"--tls-cert and --tls-key: {certificate} must be a certificate and {key} its key without a passphrase, both in "
+            f"PEM form ({error.reason or error})"
+        ) from None

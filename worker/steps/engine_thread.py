@@ -10,7 +10,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple, Protocol, TypeVar
 
-from pagoda.process.freed_memory import return_freed_memory
+from pagoda.process.resources import return_freed_memory
 from pagoda.wire.step_result import StepResult
 from protos.v1 import worker_pb2
 from worker.errors import StepError

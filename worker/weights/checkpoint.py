@@ -8,7 +8,7 @@ from typing import Protocol
 
 import torch
 
-from pagoda.process.freed_memory import return_freed_memory
+from pagoda.process.resources import return_freed_memory
 from worker.weights.four_bit import AnyWeight
 
 RETURN_AFTER_BYTES = 1 << 27

@@ -1,7 +1,4 @@
-"""One answer on its way to the terminal: printed as it arrives, stopped by Ctrl-C.
-
-Knows nothing about what was asked.
-"""
+"""One answer on its way to the terminal: printed as it arrives, stopped by Ctrl-C, with its timings where they are wanted."""
 
 import shutil
 import sys
@@ -11,7 +8,7 @@ from typing import Any
 
 from rich.console import Console
 
-from pagoda.cli.chat.timings import timing_lines
+from pagoda.cli import human
 from pagoda.cli.chat.wrapping import WordWrap
 from pagoda.cli.ollama_api import Lines
 
@@ -82,3 +79,30 @@ def _spinner() -> Any:
 
 def _text(line: JSONObject) -> str:
     return str(line["message"].get("content", "")) if "message" in line else str(line.get("response", ""))
+
+
+def timing_lines(end: JSONObject) -> list[str]:
+    """Return the lines of `--verbose`, from the last object of an answer, as Ollama writes them."""
+    values = [
+        ("total duration", _duration(end, "total_duration")),
+        ("load duration", _duration(end, "load_duration")),
+        ("prompt eval count", _count(end, "prompt_eval_count")),
+        ("prompt eval duration", _duration(end, "prompt_eval_duration")),
+        ("prompt eval rate", _rate(end, "prompt_eval_count", "prompt_eval_duration")),
+        ("eval count", _count(end, "eval_count")),
+        ("eval duration", _duration(end, "eval_duration")),
+        ("eval rate", _rate(end, "eval_count", "eval_duration")),
+    ]
+    return [f"{name + ':':<21} {value}" for name, value in values if value]
+
+
+def _duration(end: JSONObject, field: str) -> str:
+    return human.duration(end[field]) if end.get(field) else ""
+
+
+def _count(end: JSONObject, field: str) -> str:
+    return f"{end[field]} token(s)" if end.get(field) else ""
+
+
+def _rate(end: JSONObject, count: str, duration: str) -> str:
+    return f"{end.get(count, 0) / (end[duration] / 1e9):.2f} tokens/s" if end.get(duration) else ""

@@ -6,7 +6,7 @@ Keys and cursors are in line_reader.py; which server answers is in connection.py
 import sys
 
 from pagoda.cli.chat.commands import Commands
-from pagoda.cli.chat.multiline import Entry, read_entry
+from pagoda.cli.chat.line_reader import Entry, read_entry
 from pagoda.cli.chat.session import Session
 from pagoda.cli.failure import CommandError
 from pagoda.models.errors import ModelError

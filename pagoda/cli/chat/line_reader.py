@@ -1,5 +1,6 @@
-"""Lines from the keyboard: editing, history, the hint in an empty line. prompt_toolkit ends here."""
+"""What a user types: lines from the keyboard, with editing, history and a hint in an empty line, and entries made of them."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -8,6 +9,10 @@ from prompt_toolkit.formatted_text import FormattedText
 from prompt_toolkit.history import FileHistory
 from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
 
+PROMPT, CONTINUED = ">>> ", "... "
+_QUOTE = '"""'
+_QUOTABLE = ("", "/set system ")
+"""What may stand before an opening quote."""
 _HINT = "Send a message (/? for help)"
 
 
@@ -19,6 +24,26 @@ class LineReader(Protocol):
 
     def read(self, prompt: str) -> str:
         """May hold several lines, where they were pasted. Raises KeyboardInterrupt and EOFError for Ctrl-C and Ctrl-D."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    text: str
+    is_command: bool
+
+
+def read_entry(reader: LineReader) -> Entry:
+    """Read what counts as a whole: a line, or lines between three double quotes.
+
+    Raises KeyboardInterrupt and EOFError as the reader does; what was typed before is dropped.
+    """
+    line = reader.read(PROMPT)
+    before, quote, rest = line.partition(_QUOTE)
+    if not quote or before not in _QUOTABLE:
+        return Entry(line.strip(), line.startswith("/"))
+    while not rest.rstrip().endswith(_QUOTE):
+        rest += "\n" + reader.read(CONTINUED)
+    return Entry(before + rest.rstrip().removesuffix(_QUOTE).strip("\n"), bool(before))
 
 
 class TerminalReader:

@@ -1,13 +1,40 @@
 """A chat: its model, its conversation, and how the model is asked. What a user types is read in chat_loop.py."""
 
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from pagoda.cli.chat.answer import Style, print_answer
 from pagoda.cli.chat.connection import Connection, Servers
-from pagoda.cli.chat.conversation import Conversation
-from pagoda.cli.chat.line_reader import LineReader
-from pagoda.cli.chat.multiline import PROMPT
+from pagoda.cli.chat.line_reader import PROMPT, LineReader
 from pagoda.cli.chat.wrapping import WordWrap
+
+Message = dict[str, str]
+
+
+@dataclass(slots=True, eq=False)
+class Conversation:
+    """What a chat has said so far, and how the next answer is asked for."""
+
+    model: str
+    system: str = ""
+    """In place of the model's own system message."""
+    options: dict[str, Any] = field(default_factory=dict)
+    """What `/set parameter` has set, as Ollama's `options`."""
+    messages: list[Message] = field(default_factory=list)
+    """User and assistant in turn."""
+
+    def asking(self, text: str) -> list[Message]:
+        """Return the messages of the request that asks `text` next; nothing is remembered yet."""
+        system = [{"role": "system", "content": self.system}] if self.system else []
+        return [*system, *self.messages, {"role": "user", "content": text}]
+
+    def remember(self, text: str, answer: str) -> None:
+        """Keep a question and as much of its answer as was seen; neither without an answer: templates want the two to alternate."""
+        if answer:
+            self.messages += [{"role": "user", "content": text}, {"role": "assistant", "content": answer}]
+
+    def clear(self) -> None:
+        self.messages.clear()
 
 
 class Session:

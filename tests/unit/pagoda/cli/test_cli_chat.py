@@ -5,13 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from pagoda.cli.chat.answer import Style
+from pagoda.cli.chat.answer import Style, timing_lines
 from pagoda.cli.chat.chat_loop import ChatLoop
 from pagoda.cli.chat.connection import Servers
-from pagoda.cli.chat.conversation import Conversation
-from pagoda.cli.chat.multiline import read_entry
-from pagoda.cli.chat.session import Session
-from pagoda.cli.chat.timings import timing_lines
+from pagoda.cli.chat.line_reader import read_entry
+from pagoda.cli.chat.session import Conversation, Session
 from pagoda.models.errors import ModelNotFoundError
 from tests.fakes.ollama_server import END, OllamaServer, ollama_server
 from tests.fakes.tiny_model import write_tiny_gguf

@@ -7,7 +7,7 @@ import pytest
 
 GROWTH_MIB = """
 import psutil
-from pagoda.process.freed_memory import keep_little_freed_memory
+from pagoda.process.resources import keep_little_freed_memory
 if {is_asked}:
     keep_little_freed_memory()
 resident = psutil.Process().memory_info
