@@ -4,11 +4,15 @@ import importlib.metadata
 import tomllib
 from collections.abc import Iterator, Sequence
 from functools import cache
+from pathlib import Path
 
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from tests.deploy.image import REPOSITORY
+
+GUARD = Path(__file__).parent / "import_guard"
+"""With it in PYTHONPATH, a Python process finds no module that FORBIDDEN_MODULES names."""
 
 
 @cache

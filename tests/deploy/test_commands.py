@@ -31,7 +31,7 @@ from scheduler.settings import SchedulerSettings
 from tests.deploy import manifests
 from tests.deploy.compose import KEY, TWO_SCHEDULERS, Container, container, resolved_compose
 from tests.deploy.image import HOME, image
-from tests.deploy.installed import distributions_of, modules_not_installed_with
+from tests.deploy.installed import GUARD, distributions_of, modules_not_installed_with
 from tests.e2e.system import free_port, until
 from tests.fakes.certificates import Authority
 from tests.fakes.native_code import give_native_code
@@ -46,7 +46,6 @@ SETTINGS: Mapping[str, type[TierSettings]] = {
 }
 TIERS = tuple(SETTINGS)
 SCHEDULERS = ("scheduler", "scheduler-2")
-GUARD = Path(__file__).parent / "import_guard"
 
 
 def manifest_container(tier: str) -> Container:
