@@ -72,7 +72,7 @@ class _Echo:
             for each in plan.scheduled
             if each.max_new_tokens and each.num_steps > number
         )
-        self._loop.apply(self.worker, StepResult(step_id=plan.step_id + number, sampled=sampled))
+        self._loop.apply_result(self.worker, StepResult(step_id=plan.step_id + number, sampled=sampled))
 
 
 def policy_cpu_s(
@@ -89,7 +89,7 @@ def policy_cpu_s(
     loop = SchedulerLoop(clock, SchedulingPolicy(max_waiting=num_requests, max_lease_steps=max_lease_steps))
     for number in range(num_workers):
         link = _Echo(loop, clock)
-        link.worker = loop.attachments.attach(_info(f"w{number}", sequences_per_worker), link)
+        link.worker = loop.attachments.attach_worker(_info(f"w{number}", sequences_per_worker), link)
     requests = [
         InferenceRequest(
             request_id=str(number),
@@ -101,7 +101,7 @@ def policy_cpu_s(
     ]
     started = time.thread_time()
     for request in requests:
-        loop.requests.submit(request, client)
+        loop.requests.submit_request(request, client)
     while clock.callbacks:
         clock.callbacks.popleft()()
     used_s = time.thread_time() - started

@@ -83,8 +83,8 @@ async def running_scheduler(
         yield loop
     finally:
         await end_tasks(publishing)
-        clients.end()
-        loop.attachments.dismiss_all()
+        clients.end_streams()
+        loop.attachments.dismiss_all_workers()
         await server.stop(grace_s=1.0)
         await end_tasks(indexing)
         await publisher.close()
@@ -127,7 +127,7 @@ async def drain(loop: SchedulerLoop, grace_s: float) -> None:
     """Refuse new requests, and let the open ones end within the grace."""
     logger.info("draining", extra={"grace_s": grace_s})
     idle = asyncio.Event()
-    loop.requests.drain(on_idle=idle.set)
+    loop.requests.start_draining(on_idle=idle.set)
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(grace_s):
             await idle.wait()

@@ -75,7 +75,7 @@ class Attachments:
 
     # ---- what their streams tell
 
-    def attach(
+    def attach_worker(
         self,
         info: WorkerInfo,
         link: WorkerLink,
@@ -87,45 +87,45 @@ class Attachments:
         Without a store it can load again what it has, and nothing else. Raises ValueError for held blocks that cannot be.
         """
         if (old := self._context.workers.get(info.worker_id)) is not None:
-            self.detach(old, is_alive=old.info.epoch == info.epoch)
+            self.detach_worker(old, is_alive=old.info.epoch == info.epoch)
         worker = self._registry.add_worker(info, link, held_blocks)
-        self._context.caches.worker_attached(worker)
-        self._loading.attached(info, store or only_itself(info))
+        self._context.cache_listener.worker_attached(worker)
+        self._loading.add_loaded_worker(info, store or only_itself(info))
         self._context.wake()
         return worker
 
-    def attach_unloaded(self, worker_id: str, store: LoadableModels, link: LoadLink) -> UnloadedWorker:
+    def attach_unloaded_worker(self, worker_id: str, store: LoadableModels, link: LoadLink) -> UnloadedWorker:
         """A worker without a model opened a stream."""
         if worker_id in self._context.workers:
-            self.detach(self._context.workers[worker_id])
-        return self._loading.attach_unloaded(worker_id, store, link)
+            self.detach_worker(self._context.workers[worker_id])
+        return self._loading.add_unloaded_worker(worker_id, store, link)
 
-    def leave(self, worker: AttachedWorker | UnloadedWorker) -> None:
+    def let_worker_leave(self, worker: AttachedWorker | UnloadedWorker) -> None:
         """A worker wants to end: it is dismissed once what it computes has moved elsewhere or ended."""
         if isinstance(worker, UnloadedWorker):
-            self._loading.dismiss(worker)
+            self._loading.dismiss_unloaded_worker(worker)
         elif worker.phase is WorkerPhase.SERVING:
             worker.phase = WorkerPhase.LEAVING
         self._context.wake()
 
-    def detach(self, worker: AttachedWorker, *, is_alive: bool = False) -> None:
+    def detach_worker(self, worker: AttachedWorker, *, is_alive: bool = False) -> None:
         """Its stream ended: its sequences wait for another worker, their tokens kept. Does nothing the second time.
 
         Unless it is known to live or said that it would go, what it computed may have killed it.
         """
         if not self._registry.remove_worker(worker):
             return
-        self._context.caches.worker_detached(worker)
+        self._context.cache_listener.worker_detached(worker)
         has_died = not is_alive and worker.phase is WorkerPhase.SERVING
         convicted = self._suspects.record_death(worker) if has_died else None
         for sequence in list(worker.running):
-            self._lifecycle.interrupt(worker, sequence, Interruption.WORKER_LOST)
+            self._lifecycle.interrupt_sequence(worker, sequence, Interruption.WORKER_LOST)
         if convicted is not None:
             deaths = f"{convicted.num_deaths} workers in a row were lost while they computed it, the last one with nothing else"
-            self._lifecycle.fail([convicted], SequenceFailedError(deaths))
-        self._loading.detached(worker.info)
+            self._lifecycle.fail_sequences([convicted], SequenceFailedError(deaths))
+        self._loading.remove_loaded_worker(worker.info)
         self._context.wake()
-        self._lifecycle.open.deliver()
+        self._lifecycle.open_requests.deliver_events()
 
     # ---- what becomes of those that go
 
@@ -134,24 +134,24 @@ class Attachments:
         leaving = [worker for worker in self._context.workers.values() if worker.phase is WorkerPhase.LEAVING]
         for worker in leaving:
             for sequence in movable(worker, self._context.workers.values()):
-                self._lifecycle.interrupt(worker, sequence, Interruption.WORKER_LEAVES)
+                self._lifecycle.interrupt_sequence(worker, sequence, Interruption.WORKER_LEAVES)
 
-    def dismiss_leaving(self) -> None:
+    def dismiss_leaving_workers(self) -> None:
         """Those that want to go and have nothing left to do."""
         for worker in self._context.workers.values():
             if worker.phase is WorkerPhase.LEAVING and worker.is_idle:
                 worker.dismiss()
 
-    def dismiss_unwanted(self, wanted: Set[str]) -> None:
+    def dismiss_unwanted_workers(self, wanted: Set[str]) -> None:
         """Those that have nothing left to do, and no model that is wanted: this scheduler drains."""
         for worker in self._context.workers.values():
             if worker.is_idle and worker.info.model not in wanted:
                 worker.dismiss()
-        self._loading.dismiss_unwanted()
+        self._loading.dismiss_unwanted_unloaded()
 
-    def dismiss_all(self) -> None:
+    def dismiss_all_workers(self) -> None:
         """No step will come any more: this scheduler ends, and the workers go to another or wait for the next."""
         for worker in self._context.workers.values():
             worker.dismiss()
         for unloaded in list(self._loading.stores.unloaded.values()):
-            self._loading.dismiss(unloaded)
+            self._loading.dismiss_unloaded_worker(unloaded)

@@ -19,6 +19,6 @@ class SchedulerContext:
     """The sequences that wait. `Lifecycle` alone adds and removes them."""
     wake: Callable[[], object]
     """Has the next steps planned soon."""
-    sequences: SequenceListener
-    caches: CacheListener
+    sequence_listener: SequenceListener
+    cache_listener: CacheListener
     counters: Counters

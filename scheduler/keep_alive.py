@@ -21,15 +21,15 @@ class KeepAlive:
         self._over: set[str] = set()
         """Whose timer has run out. A clock may say that it is a moment early: it is not asked again."""
 
-    def wish(self, model: str, keep_alive_s: float | None, *, only_prolongs: bool = False) -> None:
+    def set_keep_alive(self, model: str, keep_alive_s: float | None, *, only_prolongs: bool = False) -> None:
         """Set the model's keep-alive and restart its idle timer. None keeps the current value, as does a shorter one that
         `only_prolongs`.
         """
         if keep_alive_s is not None:
             self._wished_s[model] = max(keep_alive_s, self._duration_s(model)) if only_prolongs else keep_alive_s
-        self.restart(model)
+        self.restart_idle_timer(model)
 
-    def restart(self, model: str) -> None:
+    def restart_idle_timer(self, model: str) -> None:
         """As if its last user had just left, where it has none."""
         self._stop_timer(model)
         if self._num_users[model]:
@@ -41,20 +41,20 @@ class KeepAlive:
         elif duration_s < math.inf:
             self._timer_of[model] = self._timers.call_later(duration_s, lambda: self._expire(model))
 
-    def forget_wish(self, model: str) -> None:
+    def reset_keep_alive(self, model: str) -> None:
         """It has left memory as it was wished. When it comes back, it stays as long as any other."""
         self._wished_s.pop(model, None)
 
-    def began(self, model: str, num_users: int) -> None:
+    def add_users(self, model: str, num_users: int) -> None:
         self._num_users[model] += num_users
         self._stop_timer(model)
 
-    def ended(self, model: str) -> None:
+    def remove_user(self, model: str) -> None:
         """One user has left."""
         self._num_users[model] -= 1
-        self.restart(model)
+        self.restart_idle_timer(model)
 
-    def is_over(self, model: str) -> bool:
+    def is_expired(self, model: str) -> bool:
         return model in self._over
 
     def idle_since_s(self, model: str) -> float:

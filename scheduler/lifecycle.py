@@ -31,7 +31,7 @@ from scheduler.steps.worker_state import AttachedWorker
 class Lifecycle:
     def __init__(self, context: SchedulerContext, queue: FairQueue, keep_alive: KeepAlive) -> None:
         """`queue` is the one behind `context.waiting`."""
-        self.open = OpenRequests()
+        self.open_requests = OpenRequests()
         self.drain_rate = DrainRate(context.clock.time)
         self._context = context
         self._queue = queue
@@ -39,38 +39,40 @@ class Lifecycle:
 
     # ---- on the way
 
-    def accept(self, opened: OpenRequest) -> None:
+    def accept_request(self, opened: OpenRequest) -> None:
         """The request's sequences wait for a worker."""
         request, sequences = opened.request, list(opened.sequences.values())
-        self.open.add(opened)
-        self._keep_alive.began(sequences[0].model, len(sequences))
-        self._keep_alive.wish(sequences[0].model, request.keep_alive_s, only_prolongs=request.keep_alive_only_prolongs)
+        self.open_requests.add_request(opened)
+        self._keep_alive.add_users(sequences[0].model, len(sequences))
+        self._keep_alive.set_keep_alive(
+            sequences[0].model, request.keep_alive_s, only_prolongs=request.keep_alive_only_prolongs
+        )
         for sequence in sequences:
-            self._wait(sequence)
-            place, num_waiting = self._queue.place(sequence), len(self._queue)
-            sequence.traceparent = self._context.sequences.queued(
+            self._enqueue_sequence(sequence)
+            place, num_waiting = self._queue.place_in_line(sequence), len(self._queue)
+            sequence.traceparent = self._context.sequence_listener.sequence_queued(
                 sequence, request, place=place, num_waiting=num_waiting
             )
 
     def take_from_queue(self, sequence: Sequence) -> None:
         """Take out of the queue a sequence that is admitted to a worker."""
-        self._queue.remove(sequence)
+        self._queue.dequeue_sequence(sequence)
 
-    def admitted(self, sequence: Sequence, num_cached_tokens: int) -> None:
+    def record_admission(self, sequence: Sequence, num_cached_tokens: int) -> None:
         """Its first step on a worker is planned."""
         if sequence.first_step_s is None:
             sequence.first_step_s = self._context.clock.time()
             sequence.num_cached_tokens = num_cached_tokens
             self._context.counters.num_prefix_queries += len(sequence.token_ids)
             self._context.counters.num_prefix_hits += num_cached_tokens
-            self._queue.charge(sequence.tenant, num_prompt_tokens=len(sequence.token_ids) - num_cached_tokens)
-            self.open.tell(sequence, started_event(sequence))
+            self._queue.charge_tokens(sequence.tenant, num_prompt_tokens=len(sequence.token_ids) - num_cached_tokens)
+            self.open_requests.post_event(sequence, started_event(sequence))
         elif sequence.has_moved:
-            self.open.tell(sequence, moved_event(sequence))
-        self._context.sequences.admitted(sequence, num_cached_tokens=num_cached_tokens)
+            self.open_requests.post_event(sequence, moved_event(sequence))
+        self._context.sequence_listener.sequence_admitted(sequence, num_cached_tokens=num_cached_tokens)
         sequence.admitted_before, sequence.has_lost_worker = sequence.worker_id, False
 
-    def scored(self, sequence: Sequence, scored: ScoredTokens) -> None:
+    def record_scored_tokens(self, sequence: Sequence, scored: ScoredTokens) -> None:
         """What was told before the sequence was preempted is not told again. Raises WorkerProtocolError where some are missing."""
         start = sequence.num_scored
         if scored.start > start:
@@ -81,9 +83,9 @@ class Lifecycle:
             raise WorkerProtocolError(f"sequence {scored.sequence_id} has log-probabilities past its prompt")
         if logprobs := scored.logprobs[start - scored.start :]:
             sequence.num_scored += len(logprobs)
-            self.open.tell(sequence, prompt_logprobs_event(sequence, start, logprobs))
+            self.open_requests.post_event(sequence, prompt_logprobs_event(sequence, start, logprobs))
 
-    def sampled(self, sequence: Sequence, sampled: SampledTokens) -> None:
+    def record_sampled_tokens(self, sequence: Sequence, sampled: SampledTokens) -> None:
         """It has new tokens. Raises WorkerProtocolError where they are more than it may have."""
         if len(sequence.token_ids) + len(sampled.token_ids) > sequence.max_length:
             raise WorkerProtocolError(
@@ -92,13 +94,13 @@ class Lifecycle:
             )
         event = tokens_event(sequence, sampled.token_ids, sampled.logprobs)
         sequence.append(sampled.token_ids)
-        self._queue.charge(sequence.tenant, num_output_tokens=len(sampled.token_ids))
+        self._queue.charge_tokens(sequence.tenant, num_output_tokens=len(sampled.token_ids))
         if sequence.first_token_s is None:
             sequence.first_token_s = self._context.clock.time()
-        self._context.sequences.sampled(sequence)
-        self.open.tell(sequence, event)
+        self._context.sequence_listener.sequence_sampled(sequence)
+        self.open_requests.post_event(sequence, event)
 
-    def interrupt(self, worker: AttachedWorker, sequence: Sequence, why: Interruption) -> None:
+    def interrupt_sequence(self, worker: AttachedWorker, sequence: Sequence, why: Interruption) -> None:
         """It leaves the worker, its tokens kept, and waits again."""
         worker.leave(sequence)
         match why:
@@ -107,18 +109,18 @@ class Lifecycle:
                 self._context.counters.num_preemptions += 1
             case Interruption.WORKER_LOST:
                 sequence.has_lost_worker = True
-        self._context.sequences.interrupted(sequence, why)
-        self._wait(sequence)
+        self._context.sequence_listener.sequence_interrupted(sequence, why)
+        self._enqueue_sequence(sequence)
 
-    def _wait(self, sequence: Sequence) -> None:
+    def _enqueue_sequence(self, sequence: Sequence) -> None:
         sequence.status = SequenceStatus.WAITING
         if not self._queue:
-            self.drain_rate.begin()
-        self._queue.add(sequence)
+            self.drain_rate.start_interval()
+        self._queue.enqueue_sequence(sequence)
 
     # ---- the end
 
-    def end(
+    def finish_sequence(
         self,
         sequence: Sequence,
         reason: FinishReason,
@@ -131,30 +133,30 @@ class Lifecycle:
             event = replace(event, stop_token_id=stop_token_id)
         if num_output_tokens is not None:
             event = replace(event, num_output_tokens=num_output_tokens)
-        self.open.tell(sequence, event)
-        self._context.sequences.finished(sequence, reason)
-        self._forget(sequence)
+        self.open_requests.post_event(sequence, event)
+        self._context.sequence_listener.sequence_finished(sequence, reason)
+        self._remove_sequence(sequence)
 
-    def fail(self, sequences: Seq[Sequence], error: RequestError) -> None:
+    def fail_sequences(self, sequences: Seq[Sequence], error: RequestError) -> None:
         """With all their siblings: a request has one error."""
         for sequence in sequences:
             if sequence.status is not SequenceStatus.ENDED:
-                self.fail_request(self.open.of(sequence), error)
+                self.fail_request(self.open_requests.request_of(sequence), error)
 
     def fail_request(self, opened: OpenRequest, error: RequestError) -> None:
         sequences = list(opened.sequences.values())
-        self.open.tell(sequences[0], Failed(request_id=opened.request.request_id, error=error))
+        self.open_requests.post_event(sequences[0], Failed(request_id=opened.request.request_id, error=error))
         for sequence in sequences:
-            self._context.sequences.failed(sequence, error)
-            self._forget(sequence)
+            self._context.sequence_listener.sequence_failed(sequence, error)
+            self._remove_sequence(sequence)
 
-    def _forget(self, sequence: Sequence) -> None:
+    def _remove_sequence(self, sequence: Sequence) -> None:
         """It leaves its worker or the queue for good."""
         if sequence.status is SequenceStatus.RUNNING:
             self._context.workers[sequence.worker_id or ""].leave(sequence)
         else:
-            self._queue.remove(sequence)
+            self._queue.dequeue_sequence(sequence)
         sequence.status = SequenceStatus.ENDED
-        self.drain_rate.record(somebody_waits=bool(self._queue))
-        self._keep_alive.ended(sequence.model)
-        self.open.remove(sequence)
+        self.drain_rate.record_end(somebody_waits=bool(self._queue))
+        self._keep_alive.remove_user(sequence.model)
+        self.open_requests.remove_sequence(sequence)

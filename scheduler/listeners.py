@@ -24,7 +24,7 @@ class Interruption(Enum):
 class SequenceListener(Protocol):
     """Calls return at once. After `queued` each sequence is told of until `finished` or `failed`, one of which comes last."""
 
-    def queued(self, sequence: Sequence, request: InferenceRequest, *, place: int, num_waiting: int) -> str:
+    def sequence_queued(self, sequence: Sequence, request: InferenceRequest, *, place: int, num_waiting: int) -> str:
         """It waits in that place of its tenant's line, among so many of all. Returns the trace context that its steps carry to
         the workers; empty for none."""
 
@@ -34,24 +34,24 @@ class SequenceListener(Protocol):
     def model_loaded(self, sequence: Sequence, worker_id: str, load_s: float) -> None:
         """The model that it waited for is in memory, after so long."""
 
-    def admitted(self, sequence: Sequence, num_cached_tokens: int) -> None:
+    def sequence_admitted(self, sequence: Sequence, num_cached_tokens: int) -> None:
         """Its first step on a worker is planned. `admitted_before` still names the worker before that."""
 
-    def sampled(self, sequence: Sequence) -> None:
+    def sequence_sampled(self, sequence: Sequence) -> None:
         """It has new tokens. Called for every step, so it must cost next to nothing."""
 
-    def interrupted(self, sequence: Sequence, why: Interruption) -> None:
+    def sequence_interrupted(self, sequence: Sequence, why: Interruption) -> None:
         """It waits again. `worker_id` still names the worker that it ran on."""
 
-    def finished(self, sequence: Sequence, reason: FinishReason) -> None: ...
+    def sequence_finished(self, sequence: Sequence, reason: FinishReason) -> None: ...
 
-    def failed(self, sequence: Sequence, error: RequestError) -> None: ...
+    def sequence_failed(self, sequence: Sequence, error: RequestError) -> None: ...
 
 
 class NobodyFollows:
     """A `SequenceListener` for a loop without tracing."""
 
-    def queued(self, sequence: Sequence, request: InferenceRequest, *, place: int, num_waiting: int) -> str:
+    def sequence_queued(self, sequence: Sequence, request: InferenceRequest, *, place: int, num_waiting: int) -> str:
         return ""
 
     def model_loading(self, sequence: Sequence, worker_id: str) -> None:
@@ -60,19 +60,19 @@ class NobodyFollows:
     def model_loaded(self, sequence: Sequence, worker_id: str, load_s: float) -> None:
         pass
 
-    def admitted(self, sequence: Sequence, num_cached_tokens: int) -> None:
+    def sequence_admitted(self, sequence: Sequence, num_cached_tokens: int) -> None:
         pass
 
-    def sampled(self, sequence: Sequence) -> None:
+    def sequence_sampled(self, sequence: Sequence) -> None:
         pass
 
-    def interrupted(self, sequence: Sequence, why: Interruption) -> None:
+    def sequence_interrupted(self, sequence: Sequence, why: Interruption) -> None:
         pass
 
-    def finished(self, sequence: Sequence, reason: FinishReason) -> None:
+    def sequence_finished(self, sequence: Sequence, reason: FinishReason) -> None:
         pass
 
-    def failed(self, sequence: Sequence, error: RequestError) -> None:
+    def sequence_failed(self, sequence: Sequence, error: RequestError) -> None:
         pass
 
 

@@ -48,8 +48,8 @@ class SchedulerLoop:
             workers=registry.workers,
             waiting=queue,
             wake=self.wake,
-            sequences=sequences or NobodyFollows(),
-            caches=caches or NobodyListens(),
+            sequence_listener=sequences or NobodyFollows(),
+            cache_listener=caches or NobodyListens(),
             counters=counters or Counters(),
         )
         self.keep_alive = KeepAlive(clock, policy.keep_alive_s, on_expired=self.wake)
@@ -68,46 +68,46 @@ class SchedulerLoop:
         """Plan soon: what arrives together is planned together."""
         if not self._is_awake:
             self._is_awake = True
-            self.context.clock.call_soon(self.fill)
+            self.context.clock.call_soon(self.fill_workers)
 
-    def fill(self) -> None:
+    def fill_workers(self) -> None:
         """Give every worker as many steps as it may have in flight; then see who and what has to come or go."""
         self._is_awake = False
         self.attachments.move_sequences_off()
         self._placement.begin_rounds(self._clear_hosts())
         for worker in list(self.workers.values()):
-            while worker.steps.has_room and self.step(worker):
+            while worker.steps.has_room and self.step_worker(worker):
                 pass
         self._placement.end_rounds()
         self._recall_leases()
-        self.attachments.dismiss_leaving()
+        self.attachments.dismiss_leaving_workers()
         if self.requests.is_draining:
-            self.attachments.dismiss_unwanted(self.waiting.models)
-        for unloading in self.loading.move():
-            self.attachments.detach(unloading)
+            self.attachments.dismiss_unwanted_workers(self.waiting.models)
+        for unloading in self.loading.move_models():
+            self.attachments.detach_worker(unloading)
         self._tell_readiness()
-        self.lifecycle.open.deliver()
+        self.lifecycle.open_requests.deliver_events()
 
     # ---- plan → run → apply
 
-    def step(self, worker: AttachedWorker) -> bool:
+    def step_worker(self, worker: AttachedWorker) -> bool:
         """False when there was nothing to decide."""
-        decision = self.plan(worker)
-        is_sent = self.run(worker, decision)
+        decision = self.plan_worker_step(worker)
+        is_sent = self.run_worker_step(worker, decision)
         return is_sent or bool(decision.preempted or decision.outgrown)
 
-    def plan(self, worker: AttachedWorker) -> StepDecision:
+    def plan_worker_step(self, worker: AttachedWorker) -> StepDecision:
         """What it computes next: those who run there, and those who wait and are placed there."""
         somebody_waits = self._somebody_waits(worker)
-        waiting = self._placement.offers(worker) if somebody_waits else ()
+        waiting = self._placement.sequences_for_worker(worker) if somebody_waits else ()
         return plan_step(worker.running, waiting, worker.pool, worker.step_limits, somebody_waits=somebody_waits)
 
-    def run(self, worker: AttachedWorker, decision: StepDecision) -> bool:
+    def run_worker_step(self, worker: AttachedWorker, decision: StepDecision) -> bool:
         """Carry a decision out and send it; False when nothing is left to send."""
         for sequence in decision.preempted:
-            self._preempt(worker, sequence)
+            self._preempt_sequence(worker, sequence)
         for sequence in decision.outgrown:
-            self.lifecycle.end(sequence, FinishReason.LENGTH)
+            self.lifecycle.finish_sequence(sequence, FinishReason.LENGTH)
         for admission in decision.admissions:
             self.lifecycle.take_from_queue(admission.sequence)
         if (passed := decision.short_of_pages) is not None:
@@ -119,11 +119,11 @@ class SchedulerLoop:
             return False
         for planned in plan.scheduled:
             if planned.sequence in plan.new_sequences:
-                self.lifecycle.admitted(planned.sequence, num_cached_tokens=planned.start)
+                self.lifecycle.record_admission(planned.sequence, num_cached_tokens=planned.start)
         worker.link.send_step(plan)
         return True
 
-    def apply(self, worker: AttachedWorker, result: StepResult) -> None:
+    def apply_result(self, worker: AttachedWorker, result: StepResult) -> None:
         """Take in what a step sampled. Raises WorkerProtocolError when the result is not the one that was due."""
         if self.workers.get(worker.info.worker_id) is not worker:
             raise WorkerProtocolError("this stream was replaced by a newer one of the same worker")
@@ -145,37 +145,37 @@ class SchedulerLoop:
             worker.steps.end_lease()
         worker.steps.follow_lease()
         sealed = worker.sealed.take_final(step.step_id)
-        self.context.caches.blocks_changed(worker, worker.pool.take_evicted(), sealed)
+        self.context.cache_listener.blocks_changed(worker, worker.pool.take_evicted(), sealed)
         self.wake()
-        self.lifecycle.open.deliver()
+        self.lifecycle.open_requests.deliver_events()
 
     def _apply_scored(self, worker: AttachedWorker, scored: ScoredTokens) -> None:
         sequence = next((each for each in worker.running if each.sequence_id == scored.sequence_id), None)
         if sequence is not None and sequence.attempt == scored.attempt:
-            self.lifecycle.scored(sequence, scored)
+            self.lifecycle.record_scored_tokens(sequence, scored)
 
     def _apply_sampled(self, worker: AttachedWorker, sequence: Sequence, sampled: SampledTokens) -> None:
-        self.lifecycle.sampled(sequence, sampled)
+        self.lifecycle.record_sampled_tokens(sequence, sampled)
         if sampled.stopped:
             worker.stop(sequence)
         worker.seal(sequence)
         if sampled.stopped:
-            self.lifecycle.end(sequence, FinishReason.STOP, stop_token_id=sampled.stop_token_id)
+            self.lifecycle.finish_sequence(sequence, FinishReason.STOP, stop_token_id=sampled.stop_token_id)
         elif len(sequence.token_ids) >= sequence.max_length:
-            self.lifecycle.end(sequence, FinishReason.LENGTH)
+            self.lifecycle.finish_sequence(sequence, FinishReason.LENGTH)
 
     # ---- around the steps
 
     def _clear_hosts(self) -> dict[str, AttachedWorker]:
         """The workers that are kept for suspects, by model, with everybody else gone from them."""
-        hosts = self._suspects.hosts(self.workers.values())
+        hosts = self._suspects.host_workers(self.workers.values())
         for host in hosts.values():
             for sequence in making_way(host):
-                self._preempt(host, sequence)
+                self._preempt_sequence(host, sequence)
         return hosts
 
-    def _preempt(self, worker: AttachedWorker, sequence: Sequence) -> None:
-        self.lifecycle.interrupt(worker, sequence, Interruption.PREEMPTED)
+    def _preempt_sequence(self, worker: AttachedWorker, sequence: Sequence) -> None:
+        self.lifecycle.interrupt_sequence(worker, sequence, Interruption.PREEMPTED)
         # Who came first in this round did not know of it.
         self.wake()
 

@@ -22,7 +22,7 @@ class Requests:
         self._context = context
         self._models = models
         self._lifecycle = lifecycle
-        self._open = lifecycle.open
+        self._open = lifecycle.open_requests
         self._max_waiting = policy.max_waiting
         self._max_waiting_per_tenant = (
             policy.max_waiting if policy.max_waiting_per_tenant is None else policy.max_waiting_per_tenant
@@ -30,57 +30,57 @@ class Requests:
         self._next_sequence_id = 1
         self.is_draining = False
 
-    def drain(self, on_idle: Callable[[], object]) -> None:
+    def start_draining(self, on_idle: Callable[[], object]) -> None:
         """Refuse new requests from now on; `on_idle` is called when the last open one has ended, perhaps at once."""
         self.is_draining = True
-        self._open.when_empty(on_idle)
+        self._open.call_when_empty(on_idle)
         self._context.wake()
 
-    def check_length(self, model: str, num_tokens: int) -> None:
+    def check_prompt_length(self, model: str, num_tokens: int) -> None:
         """Refuse a prompt for its length before anything is made of it. Raises a RequestError, as `submit` would."""
         if self.is_draining:
             raise ShuttingDownError
-        if (problem := length_problem(num_tokens, self._models.info(model).limits)) is not None:
+        if (problem := length_problem(num_tokens, self._models.info_for_request(model).limits)) is not None:
             raise InvalidRequestError(problem)
 
-    def submit(self, request: InferenceRequest, client: Client) -> None:
+    def submit_request(self, request: InferenceRequest, client: Client) -> None:
         """Queue the samples of a request. Raises a RequestError and queues nothing when it can't be accepted."""
         if self.is_draining:
             raise ShuttingDownError
-        info = self._models.info(request.model)
+        info = self._models.info_for_request(request.model)
         check_request(request, info.limits)
-        if self._open.find(client, request.request_id) is not None:
+        if self._open.find_request(client, request.request_id) is not None:
             raise InvalidRequestError(f"request_id {request.request_id!r} is already open")
         self._check_room(request)
         sequences = make_sequences(request, info, first_id=self._next_sequence_id, now_s=self._context.clock.time())
         self._next_sequence_id += len(sequences)
         opened = OpenRequest(request=request, client=client, sequences={s.sample_index: s for s in sequences})
-        self._lifecycle.accept(opened)
+        self._lifecycle.accept_request(opened)
         if request.timeout_s is not None:
-            opened.deadline = self._context.clock.call_later(request.timeout_s, lambda: self._expire(opened))
+            opened.deadline = self._context.clock.call_later(request.timeout_s, lambda: self._expire_request(opened))
         for sequence in sequences:
             if len(sequence.token_ids) >= sequence.max_length:
-                self._lifecycle.end(sequence, FinishReason.LENGTH)
+                self._lifecycle.finish_sequence(sequence, FinishReason.LENGTH)
         self._changed()
 
-    def cancel(self, client: Client, request_id: str) -> None:
+    def cancel_request(self, client: Client, request_id: str) -> None:
         """The client left. Unknown requests have ended already: nothing to do."""
-        opened = self._open.find(client, request_id)
+        opened = self._open.find_request(client, request_id)
         if opened is not None:
-            self._abort(opened)
+            self._abort_request(opened)
 
-    def cancel_all(self, client: Client) -> None:
+    def cancel_requests_of(self, client: Client) -> None:
         """A client's connection is gone, with all its requests."""
-        for opened in self._open.of_client(client):
-            self._abort(opened)
+        for opened in self._open.requests_of_client(client):
+            self._abort_request(opened)
 
-    def finish(self, client: Client, request_id: str, sample_index: int, num_tokens: int) -> None:
+    def finish_sample(self, client: Client, request_id: str, sample_index: int, num_tokens: int) -> None:
         """The client found the end of a sample (a stop string) within its first `num_tokens` generated tokens."""
-        opened = self._open.find(client, request_id)
+        opened = self._open.find_request(client, request_id)
         sequence = opened.sequences.get(sample_index) if opened else None
         if sequence is not None:
             num_output_tokens = min(num_tokens, sequence.num_output_tokens)
-            self._lifecycle.end(sequence, FinishReason.STOP, num_output_tokens=num_output_tokens)
+            self._lifecycle.finish_sequence(sequence, FinishReason.STOP, num_output_tokens=num_output_tokens)
             self._changed()
 
     def _check_room(self, request: InferenceRequest) -> None:
@@ -98,16 +98,16 @@ class Requests:
             retry_after_s=self._lifecycle.drain_rate.retry_after_s(of_all),
         )
 
-    def _abort(self, opened: OpenRequest) -> None:
+    def _abort_request(self, opened: OpenRequest) -> None:
         for sequence in list(opened.sequences.values()):
-            self._lifecycle.end(sequence, FinishReason.ABORT)
+            self._lifecycle.finish_sequence(sequence, FinishReason.ABORT)
         self._changed()
 
-    def _expire(self, opened: OpenRequest) -> None:
+    def _expire_request(self, opened: OpenRequest) -> None:
         timeout = opened.request.timeout_s
         self._lifecycle.fail_request(opened, DeadlineExceededError(f"the request's deadline of {timeout:g} s passed"))
         self._changed()
 
     def _changed(self) -> None:
         self._context.wake()
-        self._open.deliver()
+        self._open.deliver_events()

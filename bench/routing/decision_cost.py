@@ -122,7 +122,7 @@ def _measure(name: str, workers: list[AttachedWorker], waiting: list[WaitingSequ
         _only_one_plans(worker, workers)
         began_s = time.thread_time()
         this_round = Round(prefix_aware, workers, waiting, 0.0)
-        for _ in this_round.offers(worker):
+        for _ in this_round.sequences_placed_on(worker):
             pass
         round_ms.append((time.thread_time() - began_s) * 1000)
         decision_ms.append(round_ms[-1] / this_round.num_decided)

@@ -105,7 +105,7 @@ def simulate(scenario: Scenario, policy: str) -> RoutingResult:
         nonlocal to_come
         to_come -= 1
         client.asks(str(number), request)
-        loop.requests.submit(_inference_request(number, request), client)
+        loop.requests.submit_request(_inference_request(number, request), client)
 
     for number, request in enumerate(requests):
         clock.call_at(request.arrival_s, partial(ask, number, request))

@@ -135,7 +135,7 @@ class ModelledWorker:
         self._clock = clock
         self._device = device
         self._free_at_s = 0.0
-        self._worker: AttachedWorker = loop.attachments.attach(device.info(worker_id, num_pages), self)
+        self._worker: AttachedWorker = loop.attachments.attach_worker(device.info(worker_id, num_pages), self)
 
     def send_step(self, plan: StepPlan) -> None:
         duration_s = self._device.duration_s(plan)
@@ -153,7 +153,7 @@ class ModelledWorker:
         )
         scored = tuple(each for planned in plan.scheduled if (each := _scored(planned)).logprobs)
         result = StepResult(step_id=plan.step_id, sampled=sampled, scored=scored)
-        self._clock.call_at(self._free_at_s + NETWORK_S, lambda: self._loop.apply(self._worker, result))
+        self._clock.call_at(self._free_at_s + NETWORK_S, lambda: self._loop.apply_result(self._worker, result))
 
     def send_recall(self, step_id: int) -> None:
         raise NotImplementedError("each step is planned here")

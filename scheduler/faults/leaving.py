@@ -19,7 +19,7 @@ class _Room:
     num_sequences: int
     num_pages: int
 
-    def take(self, sequence: Sequence) -> bool:
+    def reserve(self, sequence: Sequence) -> bool:
         if self.num_sequences < 1 or self.num_pages < sequence.num_pages:
             return False
         self.num_sequences -= 1
@@ -37,7 +37,7 @@ def movable(leaving: AttachedWorker, workers: Iterable[AttachedWorker]) -> Seq[S
     same = [each for each in others if each.info.numerics_id == info.numerics_id]
     rooms = [_room_of(each) for each in same or others]
     oldest_first = sorted(leaving.running, key=lambda sequence: sequence.order)
-    return [sequence for sequence in oldest_first if any(room.take(sequence) for room in rooms)]
+    return [sequence for sequence in oldest_first if any(room.reserve(sequence) for room in rooms)]
 
 
 def _room_of(worker: AttachedWorker) -> _Room:

@@ -29,7 +29,7 @@ class Suspects:
                 self._sequences.append(sequence)
         return convicted
 
-    def hosts(self, workers: Collection[AttachedWorker]) -> dict[str, AttachedWorker]:
+    def host_workers(self, workers: Collection[AttachedWorker]) -> dict[str, AttachedWorker]:
         """For each model with suspects the worker that runs one of them, or is to run the next."""
         self._sequences = [
             each for each in self._sequences if each.is_suspect and each.status is not SequenceStatus.ENDED

@@ -47,10 +47,10 @@ class WorkerWatch:
         self._task: Task | None = None
         self._task_s = 0.0
 
-    def heard(self) -> None:
+    def record_sign_of_life(self) -> None:
         self._silent_s = 0.0
 
-    def ran(self, work: int, seconds: float) -> None:
+    def record_step_time(self, work: int, seconds: float) -> None:
         """A step of this much work took that long."""
         self._times.learn(work, seconds)
 

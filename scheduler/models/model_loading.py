@@ -45,8 +45,8 @@ class ModelLoading:
 
         Raises a RequestError for a model that no worker has.
         """
-        model = self.served.info(model).model
-        self._keep_alive.wish(model, keep_alive_s, only_prolongs=only_prolongs)
+        model = self.served.info_for_request(model).model
+        self._keep_alive.set_keep_alive(model, keep_alive_s, only_prolongs=only_prolongs)
         if keep_alive_s == 0 or self.served.is_served(model):
             on_outcome(None)
         else:
@@ -55,51 +55,51 @@ class ModelLoading:
 
     # ---- workers come and go
 
-    def attached(self, info: WorkerInfo, store: LoadableModels) -> None:
+    def add_loaded_worker(self, info: WorkerInfo, store: LoadableModels) -> None:
         """A worker has come with its model in memory."""
         before = self.stores.attach_loaded(info.worker_id, store)
-        self._keep_alive.restart(info.model)
+        self._keep_alive.restart_idle_timer(info.model)
         if before is not None and before.loading == info.model:
-            self._loaded(before)
+            self._record_load(before)
         self._tried_again.discard(info.model)
         self._waiters.record_in_memory(info.model)
 
-    def detached(self, info: WorkerInfo) -> None:
+    def remove_loaded_worker(self, info: WorkerInfo) -> None:
         """A worker that had the model in memory is gone, perhaps to be back without."""
         self.stores.detach_loaded(info.worker_id)
         if not self.served.is_served(info.model):
             self._waiters.begin_grace(info.model)
 
-    def attach_unloaded(self, worker_id: str, store: LoadableModels, link: LoadLink) -> UnloadedWorker:
+    def add_unloaded_worker(self, worker_id: str, store: LoadableModels, link: LoadLink) -> UnloadedWorker:
         """A worker without a model opened a stream."""
         worker = self.stores.attach_unloaded(worker_id, store, link)
         self._context.wake()
         return worker
 
-    def detach_unloaded(self, worker: UnloadedWorker, *, is_lost: bool) -> None:
+    def remove_unloaded_worker(self, worker: UnloadedWorker, *, is_lost: bool) -> None:
         """The stream of a worker without a model ended."""
         self.stores.detach_unloaded(worker, is_lost=is_lost)
         if is_lost and worker.loading is not None:
             self._waiters.record_lost_load(worker.loading)
         self._context.wake()
 
-    def store_changed(self, worker_id: str, store: LoadableModels) -> None:
+    def set_worker_store(self, worker_id: str, store: LoadableModels) -> None:
         if worker_id in self.stores:
             self.stores.set_store(worker_id, store)
             self._context.wake()
 
-    def dismiss(self, worker: UnloadedWorker) -> None:
+    def dismiss_unloaded_worker(self, worker: UnloadedWorker) -> None:
         """Tell a worker without a model to end, and do not expect it back."""
         for model in self.stores.dismiss_unloaded(worker).models:
             self._waiters.begin_grace(model)
         self._context.wake()
 
-    def dismiss_unwanted(self) -> None:
+    def dismiss_unwanted_unloaded(self) -> None:
         """Dismiss the workers without a model that could load nothing that is waited for."""
         wanted = self._waiters.models
         for worker in list(self.stores.unloaded.values()):
             if not wanted & self.stores[worker.worker_id].models.keys():
-                self.dismiss(worker)
+                self.dismiss_unloaded_worker(worker)
 
     def _fail_orphans(self, store: LoadableModels) -> None:
         """A worker that was expected back without a model has not come."""
@@ -109,7 +109,9 @@ class ModelLoading:
 
     # ---- models come and go
 
-    def load_failed(self, worker: UnloadedWorker, reason: str, *, out_of_memory: bool, permanent: bool = False) -> None:
+    def record_failed_load(
+        self, worker: UnloadedWorker, reason: str, *, out_of_memory: bool, permanent: bool = False
+    ) -> None:
         """Others may still be loading it, and another model may make room for it; else nobody waits any longer."""
         model, worker.loading = worker.loading or "", None
         self._counters.num_failed_loads += 1
@@ -123,29 +125,29 @@ class ModelLoading:
             self._waiters.fail_load(model, reason, permanent=permanent)
         self._context.wake()
 
-    def move(self) -> list[AttachedWorker]:
+    def move_models(self) -> list[AttachedWorker]:
         """Out of memory where nobody uses them or others need the place, into it where somebody waits.
 
         Returns the workers that were told to unload: each ends its stream, and will be back without a model.
         """
-        unloading = [worker for worker in self._context.workers.values() if self._is_over(worker)]
+        unloading = [worker for worker in self._context.workers.values() if self._is_to_leave(worker)]
         for worker in unloading:
-            self._unload(worker)
-        moves = self._moves()
+            self._send_unload(worker)
+        moves = self._decide_moves()
         self._closed = moves.closed
         for worker_id in moves.unloads:
-            self._unload(self._context.workers[worker_id])
+            self._send_unload(self._context.workers[worker_id])
             unloading.append(self._context.workers[worker_id])
         for worker_id, model in moves.loads.items():
-            self._load(self.stores.unloaded[worker_id], model)
+            self._send_load(self.stores.unloaded[worker_id], model)
         return unloading
 
-    def _is_over(self, worker: AttachedWorker) -> bool:
+    def _is_to_leave(self, worker: AttachedWorker) -> bool:
         if not worker.is_idle or worker.phase is not WorkerPhase.SERVING:
             return False
-        return self._keep_alive.is_over(worker.info.model) or self.stores.is_outdated(worker.info)
+        return self._keep_alive.is_expired(worker.info.model) or self.stores.is_outdated(worker.info)
 
-    def _moves(self) -> Moves:
+    def _decide_moves(self) -> Moves:
         wanted = self._waiters.models
         if not wanted:
             return NOTHING_MOVES
@@ -156,23 +158,23 @@ class ModelLoading:
         slots = gather_slots(self._context.workers.values(), self.stores, self._keep_alive, self._stays_until_s)
         return place_models(slots, since_s, self.stores.available_bytes, self._context.clock.time())
 
-    def _load(self, worker: UnloadedWorker, model: str) -> None:
+    def _send_load(self, worker: UnloadedWorker, model: str) -> None:
         assert worker.link is not None, "only a worker with a stream is empty"
         worker.loading, worker.loading_since_s = model, self._context.clock.time()
         worker.link.send_load(model, self.stores[worker.worker_id].models[model].info.model_digest)
         for sequence in self._context.waiting.of_model(model):
-            self._context.sequences.model_loading(sequence, worker.worker_id)
+            self._context.sequence_listener.model_loading(sequence, worker.worker_id)
 
-    def _loaded(self, worker: UnloadedWorker) -> None:
+    def _record_load(self, worker: UnloadedWorker) -> None:
         now_s = self._context.clock.time()
         load_s = now_s - worker.loading_since_s
         self._stays_until_s[worker.worker_id] = now_s + STAY_PER_LOAD * load_s
         self._counters.num_loads += 1
         self._counters.load_s += load_s
         for sequence in self._context.waiting.of_model(worker.loading or ""):
-            self._context.sequences.model_loaded(sequence, worker.worker_id, load_s)
+            self._context.sequence_listener.model_loaded(sequence, worker.worker_id, load_s)
 
-    def _unload(self, worker: AttachedWorker) -> None:
+    def _send_unload(self, worker: AttachedWorker) -> None:
         model = worker.info.model
         worker.phase = WorkerPhase.DISMISSED
         worker.link.send_unload()
@@ -180,7 +182,7 @@ class ModelLoading:
         self._stays_until_s.pop(worker.info.worker_id, None)
         self._counters.num_unloads += 1
         if not self.served.is_served(model):
-            self._keep_alive.forget_wish(model)
+            self._keep_alive.reset_keep_alive(model)
 
     def _has_idle_neighbour(self, worker: UnloadedWorker) -> bool:
         host_id = self.stores[worker.worker_id].host_id

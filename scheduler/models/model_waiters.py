@@ -86,8 +86,8 @@ class ModelWaiters:
         if not self._served.is_served(model):
             error = InvalidRequestError(reason) if permanent else UnavailableError(reason, retry_after_s=5.0)
             self._notify_waiters(model, error)
-            self._lifecycle.fail(list(self._context.waiting.of_model(model)), error)
-            self._lifecycle.open.deliver()
+            self._lifecycle.fail_sequences(list(self._context.waiting.of_model(model)), error)
+            self._lifecycle.open_requests.deliver_events()
 
     def _notify_waiters(self, model: str, outcome: RequestError | None) -> None:
         for _, on_outcome in self._without_request.pop(model, []):

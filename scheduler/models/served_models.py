@@ -17,7 +17,7 @@ class ServedModels:
         self._waiting = context.waiting
         self._stores = stores
 
-    def info(self, model: str) -> WorkerInfo:
+    def info_for_request(self, model: str) -> WorkerInfo:
         """Of the worker with the most pages for it; for no name, of the only model that workers were started with. Under the name
         by which its files are in memory or waited for, if there are several.
 

@@ -24,7 +24,7 @@ class SequenceTracing:
         self._tracer = tracer
         self._traced: dict[int, _Traced] = {}
 
-    def queued(self, sequence: Sequence, request: InferenceRequest, *, place: int, num_waiting: int) -> str:
+    def sequence_queued(self, sequence: Sequence, request: InferenceRequest, *, place: int, num_waiting: int) -> str:
         parent = TraceContext(request.traceparent, request.tracestate)
         span = self._tracer.start("sequence", parent, SpanKind.SERVER)
         if not span.is_recording:
@@ -43,7 +43,7 @@ class SequenceTracing:
             loaded: Attributes = {"pagoda.model": sequence.model, "pagoda.worker_id": worker_id}
             traced.span.event("model loaded", {**loaded, "pagoda.load_s": load_s})
 
-    def admitted(self, sequence: Sequence, num_cached_tokens: int) -> None:
+    def sequence_admitted(self, sequence: Sequence, num_cached_tokens: int) -> None:
         worker_id, before = sequence.worker_id or "", sequence.admitted_before or ""
         where: Attributes = {"pagoda.worker_id": worker_id, "pagoda.num_cached_tokens": num_cached_tokens}
         if traced := self._traced.get(sequence.sequence_id):
@@ -52,20 +52,20 @@ class SequenceTracing:
                 traced.span.event("moved", {"pagoda.from_worker_id": before, "pagoda.to_worker_id": worker_id})
             self._enter(sequence, "prefill", where)
 
-    def sampled(self, sequence: Sequence) -> None:
+    def sequence_sampled(self, sequence: Sequence) -> None:
         traced = self._traced.get(sequence.sequence_id)
         if traced and not traced.is_decoding:
             self._enter(sequence, "decode")
 
-    def interrupted(self, sequence: Sequence, why: Interruption) -> None:
+    def sequence_interrupted(self, sequence: Sequence, why: Interruption) -> None:
         if traced := self._traced.get(sequence.sequence_id):
             traced.span.event(why.value, {"pagoda.worker_id": sequence.worker_id or ""})
             self._enter(sequence, "queue")
 
-    def finished(self, sequence: Sequence, reason: FinishReason) -> None:
+    def sequence_finished(self, sequence: Sequence, reason: FinishReason) -> None:
         self._end(sequence, {"pagoda.finish_reason": reason.name.lower()})
 
-    def failed(self, sequence: Sequence, error: RequestError) -> None:
+    def sequence_failed(self, sequence: Sequence, error: RequestError) -> None:
         if traced := self._traced.get(sequence.sequence_id):
             traced.span.fail(error.message)
         self._end(sequence, {"error.type": error.status.name})

@@ -17,11 +17,11 @@ class DrainRate:
         self._since_s: float | None = None
         """When the current interval began; None while nobody waits."""
 
-    def begin(self) -> None:
+    def start_interval(self) -> None:
         """Somebody waits, and nobody did before."""
         self._since_s = self._time()
 
-    def record(self, *, somebody_waits: bool) -> None:
+    def record_end(self, *, somebody_waits: bool) -> None:
         """A sequence has ended."""
         now_s = self._time()
         if somebody_waits and self._since_s is not None:

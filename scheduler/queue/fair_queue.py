@@ -43,22 +43,22 @@ class TenantQueue:
         self._num_tokens: Counter[str] = Counter()
         """By call, of those that wait."""
 
-    def add(self, sequence: Sequence) -> None:
+    def insert_sequence(self, sequence: Sequence) -> None:
         self._num_tokens[sequence.group] += sequence.length
         size = self._num_tokens[sequence.group].bit_length() // 2
         sequence.turn = max(self._turn, self._next_turns.get(size, 0))
         self._next_turns[size] = sequence.turn + sequence.length
         bisect.insort(self.sequences, sequence, key=_turn)
 
-    def remove(self, sequence: Sequence) -> None:
-        del self.sequences[self.place(sequence)]
+    def delete_sequence(self, sequence: Sequence) -> None:
+        del self.sequences[self.index_of_sequence(sequence)]
         self._num_tokens[sequence.group] -= sequence.length
         if self._num_tokens[sequence.group] <= 0:
             del self._num_tokens[sequence.group]
         if self.sequences:
             self._turn = max(self._turn, self.sequences[0].turn)
 
-    def place(self, sequence: Sequence) -> int:
+    def index_of_sequence(self, sequence: Sequence) -> int:
         """The first of them has place 0."""
         return bisect.bisect_left(self.sequences, _turn(sequence), key=_turn)
 
@@ -132,9 +132,9 @@ class WaitingSequences:
         """Of the one that came first of those that wait for this model."""
         return min(sequence.arrival_s for sequence in self._of_model[model])
 
-    def place(self, sequence: Sequence) -> int:
+    def place_in_line(self, sequence: Sequence) -> int:
         """In its tenant's line, the first of which is 1: one that waits and has not run yet."""
-        return 1 + self._of_tenant[sequence.tenant].place(sequence)
+        return 1 + self._of_tenant[sequence.tenant].index_of_sequence(sequence)
 
     def _head(self, tenant: str, index: int, served: int) -> tuple[int, int, int, str, int]:
         priority, arrival = self._of_tenant[tenant].sequences[index].order
@@ -144,7 +144,7 @@ class WaitingSequences:
 class FairQueue(WaitingSequences):
     """The sequences that wait, to be changed: `Lifecycle` alone holds it as this."""
 
-    def add(self, sequence: Sequence) -> None:
+    def enqueue_sequence(self, sequence: Sequence) -> None:
         self._of_model[sequence.model].add(sequence)
         self._num_of_priority[sequence.priority] += 1
         if sequence.first_step_s is not None:
@@ -155,9 +155,9 @@ class FairQueue(WaitingSequences):
             least = min((self._served[other] for other in self._of_tenant), default=self._level)
             self._served[tenant] = max(self._served[tenant], least)
             self._of_tenant[tenant] = TenantQueue()
-        self._of_tenant[tenant].add(sequence)
+        self._of_tenant[tenant].insert_sequence(sequence)
 
-    def remove(self, sequence: Sequence) -> None:
+    def dequeue_sequence(self, sequence: Sequence) -> None:
         """Admitted, or ended."""
         self._num_left += 1
         self._num_of_priority[sequence.priority] -= 1
@@ -171,11 +171,11 @@ class FairQueue(WaitingSequences):
             return
         tenant = sequence.tenant
         self._level = self._served[tenant]
-        self._of_tenant[tenant].remove(sequence)
+        self._of_tenant[tenant].delete_sequence(sequence)
         if not self._of_tenant[tenant].sequences:
             del self._of_tenant[tenant]
 
-    def charge(self, tenant: str, num_prompt_tokens: int = 0, num_output_tokens: int = 0) -> None:
+    def charge_tokens(self, tenant: str, num_prompt_tokens: int = 0, num_output_tokens: int = 0) -> None:
         self._served[tenant] += PROMPT_TOKEN_COST * num_prompt_tokens + OUTPUT_TOKEN_COST * num_output_tokens
 
 

@@ -21,21 +21,21 @@ class OpenRequests:
     def __len__(self) -> int:
         return len(self._by_name)
 
-    def add(self, opened: OpenRequest) -> None:
+    def add_request(self, opened: OpenRequest) -> None:
         self._by_name[opened.client, opened.request.request_id] = opened
         for sequence in opened.sequences.values():
             self._by_sequence[sequence.sequence_id] = opened
 
-    def find(self, client: Client, request_id: str) -> OpenRequest | None:
+    def find_request(self, client: Client, request_id: str) -> OpenRequest | None:
         return self._by_name.get((client, request_id))
 
-    def of(self, sequence: Sequence) -> OpenRequest:
+    def request_of(self, sequence: Sequence) -> OpenRequest:
         return self._by_sequence[sequence.sequence_id]
 
-    def of_client(self, client: Client) -> list[OpenRequest]:
+    def requests_of_client(self, client: Client) -> list[OpenRequest]:
         return [opened for (owner, _), opened in self._by_name.items() if owner is client]
 
-    def remove(self, sequence: Sequence) -> None:
+    def remove_sequence(self, sequence: Sequence) -> None:
         """The sequence has ended; with its last one the request is closed, and its deadline with it."""
         opened = self._by_sequence.pop(sequence.sequence_id)
         del opened.sequences[sequence.sample_index]
@@ -46,17 +46,17 @@ class OpenRequests:
         if not self._by_name:
             self._on_empty()
 
-    def when_empty(self, on_empty: Callable[[], object]) -> None:
+    def call_when_empty(self, on_empty: Callable[[], object]) -> None:
         """To be called when the last one has ended, perhaps at once."""
         self._on_empty = on_empty
         if not self._by_name:
             on_empty()
 
-    def tell(self, sequence: Sequence, event: Event) -> None:
+    def post_event(self, sequence: Sequence, event: Event) -> None:
         """Reaches the client with the next `deliver`."""
         self._outbox[self._by_sequence[sequence.sequence_id].client].append(event)
 
-    def deliver(self) -> None:
+    def deliver_events(self) -> None:
         """Each client gets everything that concerns it in one call."""
         outbox, self._outbox = self._outbox, defaultdict(list)
         for client, events in outbox.items():

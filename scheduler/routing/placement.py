@@ -52,7 +52,7 @@ class Placement:
             self._timer.cancel()
             self._timer = None
 
-    def offers(self, worker: AttachedWorker) -> Iterator[Sequence]:
+    def sequences_for_worker(self, worker: AttachedWorker) -> Iterator[Sequence]:
         """Those who go to this worker now. Nothing is looked at before the first is asked for."""
         if not self._takes_new(worker):
             return
@@ -64,7 +64,7 @@ class Placement:
             return
         if model not in self._rounds:
             self._rounds[model] = self._round(model, host)
-        yield from self._rounds[model].offers(worker)
+        yield from self._rounds[model].sequences_placed_on(worker)
 
     def _round(self, model: str, host: AttachedWorker | None) -> "Round":
         of_model = (each for each in self._context.workers.values() if each.info.model == model and each is not host)
@@ -98,7 +98,7 @@ class Round:
         self._on_detour: deque[Sequence] = deque()
         self._num_passed_over = 0
 
-    def offers(self, worker: AttachedWorker) -> Iterator[Sequence]:
+    def sequences_placed_on(self, worker: AttachedWorker) -> Iterator[Sequence]:
         """Decided one by one as they are asked for: a worker that is full asks no more."""
         placed = self._prospects[worker.info.worker_id].placed
         for index in count():
@@ -138,7 +138,7 @@ class Round:
 
     def _place(self, sequence: Sequence, prospect: Prospect) -> None:
         self._by_load.remove(prospect)
-        prospect.place(sequence)
+        prospect.place_sequence(sequence)
         insort(self._by_load, prospect, key=_RANK)
 
     def _able_to_hold(self, sequence: Sequence) -> Seq[Prospect]:

@@ -55,7 +55,7 @@ class Prospect:
         num_shared_tokens = min(num_shared * size, self._num_committed)
         return self._candidate(num_expected * size, num_shared_tokens, can_take_it=can_take_it)
 
-    def place(self, sequence: Sequence) -> None:
+    def place_sequence(self, sequence: Sequence) -> None:
         blocks = sequence.shareable_blocks
         num_cached = self._num_expected(blocks, self._num_here(blocks))
         self._num_committed += sequence.length - num_cached * sequence.page_size

@@ -55,7 +55,7 @@ class EventBox:
         self._is_closed, self._error = True, error
         self._arrived.set()
 
-    async def take(self) -> list[Event]:
+    async def take_events(self) -> list[Event]:
         """Everything that has arrived; empty only once closed. Raises asyncio.QueueFull once some were lost."""
         while not self._events and not self._is_closed and not self._is_overfull:
             self._arrived.clear()
@@ -73,7 +73,7 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
         self._loop = loop
         self._boxes: set[EventBox] = set()
 
-    def end(self) -> None:
+    def end_streams(self) -> None:
         """The scheduler goes: whatever is still open hears so, and can go on elsewhere."""
         for box in self._boxes:
             box.close(ShuttingDownError())
@@ -87,7 +87,7 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
             yield box
         finally:
             self._boxes.discard(box)
-            self._loop.requests.cancel_all(box)
+            self._loop.requests.cancel_requests_of(box)
 
     async def Generate(
         self,
@@ -107,10 +107,10 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
                 sent = _trace_context(context.invocation_metadata())
                 inference = replace(inference, traceparent=sent.traceparent, tracestate=sent.tracestate)
             with self._box(MAX_GENERATE_EVENTS) as box:
-                self._loop.requests.submit(inference, box)
+                self._loop.requests.submit_request(inference, box)
                 num_open = len(inference.open_samples)
                 while num_open:
-                    for event in await box.take():
+                    for event in await box.take_events():
                         if isinstance(event, Failed):
                             raise event.error
                         num_open -= isinstance(event, Finished)
@@ -130,7 +130,7 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
                 reader = asyncio.create_task(self._read_session(request_iterator, box))
                 reader.add_done_callback(lambda _: box.close())
                 try:
-                    while events := await box.take():
+                    while events := await box.take_events():
                         yield client_messages.events_to_proto(events)
                     reader.result()
                 finally:
@@ -177,10 +177,10 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
                 case "open":
                     self._open(message.open, box)
                 case "cancel":
-                    self._loop.requests.cancel(box, message.cancel.request_id)
+                    self._loop.requests.cancel_request(box, message.cancel.request_id)
                 case "finish":
                     finish = message.finish
-                    self._loop.requests.finish(box, finish.request_id, finish.sample_index, finish.num_tokens)
+                    self._loop.requests.finish_sample(box, finish.request_id, finish.sample_index, finish.num_tokens)
                 case _:
                     # A client of a later contract: it must learn that this was not understood.
                     raise InvalidRequestError("a session command must be one of open, cancel, finish")
@@ -188,12 +188,12 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
     def _from_proto(self, message: inference_pb2.GenerateRequest) -> InferenceRequest:
         """Raises a RequestError, for what is too long before it is copied."""
         client_messages.check_bounds(message)
-        self._loop.requests.check_length(message.model, len(message.prompt_token_ids))
+        self._loop.requests.check_prompt_length(message.model, len(message.prompt_token_ids))
         return client_messages.request_from_proto(message)
 
     def _open(self, message: inference_pb2.GenerateRequest, box: EventBox) -> None:
         try:
-            self._loop.requests.submit(self._from_proto(message), box)
+            self._loop.requests.submit_request(self._from_proto(message), box)
         except RequestError as error:
             box.deliver([Failed(request_id=message.request_id, error=error)])
 

@@ -16,7 +16,7 @@ class StreamLink:
         """The worker has been told something at which it ends the stream."""
         self._session_id = 0
 
-    def begin(self, session_id: int, *, heartbeat_s: float, silence_s: float) -> None:
+    def send_attached(self, session_id: int, *, heartbeat_s: float, silence_s: float) -> None:
         self._session_id = session_id
         attached = worker_pb2.Attached(
             session_id=session_id,

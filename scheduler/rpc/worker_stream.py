@@ -75,7 +75,7 @@ class WorkerServicer(worker_pb2_grpc.WorkerServiceServicer):
             await context.abort(grpc.StatusCode.ALREADY_EXISTS, str(error))
         stream = WorkerStream(self._loop, greeting, heartbeat_s=self._heartbeat_s, patience=self._patience)
         self._streams[greeting.hello.worker_id] = stream
-        tending = asyncio.create_task(stream.tend(messages))
+        tending = asyncio.create_task(stream.serve_until_end(messages))
         try:
             while (response := await stream.link.outgoing.get()) is not None:
                 yield response
@@ -95,7 +95,7 @@ class WorkerServicer(worker_pb2_grpc.WorkerServiceServicer):
         """
         while (current := self._streams.get(hello.worker_id)) is not None and not current.has_ended:
             if current.is_of_process(hello):
-                current.replace()
+                current.end_replaced()
                 return
             if current.epoch > hello.epoch:
                 problem = f"a process that started later is attached as {hello.worker_id!r}"
@@ -123,9 +123,9 @@ class WorkerStream:
         self._refused: set[str] = set()
         self._worker = self._attach(greeting.held_blocks)
         silence_s = patience.silence_s * SCHEDULER_SILENCE
-        self.link.begin(self._worker.session_id, heartbeat_s=heartbeat_s, silence_s=silence_s)
+        self.link.send_attached(self._worker.session_id, heartbeat_s=heartbeat_s, silence_s=silence_s)
 
-    async def tend(self, messages: AsyncIterator[worker_pb2.AttachRequest]) -> StreamEnd:
+    async def serve_until_end(self, messages: AsyncIterator[worker_pb2.AttachRequest]) -> StreamEnd:
         """Listen to the worker until it has left or is lost. It is detached then, even if its stream will not take the end:
         to one that stands still nothing can be written."""
         name = f"stream of worker {self._hello.worker_id}"
@@ -158,7 +158,7 @@ class WorkerStream:
         """Whether the same process opened this stream and now another one."""
         return (self._hello.instance, self._hello.epoch) == (hello.instance, hello.epoch)
 
-    def replace(self) -> None:
+    def end_replaced(self) -> None:
         """End it: the worker itself has opened another stream."""
         self._replaced.set()
 
@@ -193,9 +193,9 @@ class WorkerStream:
             store = worker_messages.store_from_proto(hello, hello.loadable_models)
         if not hello.HasField("model"):
             logger.info("worker attached without a model", extra={"worker": hello.worker_id})
-            return self._loop.attachments.attach_unloaded(hello.worker_id, store or LoadableModels(), self.link)
+            return self._loop.attachments.attach_unloaded_worker(hello.worker_id, store or LoadableModels(), self.link)
         info = worker_messages.worker_info_from_proto(hello)
-        worker = self._loop.attachments.attach(info, self.link, held_blocks, store)
+        worker = self._loop.attachments.attach_worker(info, self.link, held_blocks, store)
         logger.info("worker attached", extra=_described(worker))
         return worker
 
@@ -206,9 +206,9 @@ class WorkerStream:
         else:
             logger.warning("worker lost", extra=fields)
         if isinstance(self._worker, AttachedWorker):
-            self._loop.attachments.detach(self._worker)
+            self._loop.attachments.detach_worker(self._worker)
         else:
-            self._loop.loading.detach_unloaded(self._worker, is_lost=end not in (WORKER_LEFT, REPLACED))
+            self._loop.loading.remove_unloaded_worker(self._worker, is_lost=end not in (WORKER_LEFT, REPLACED))
 
     async def _keep_watch(self) -> StreamEnd:
         while True:
@@ -219,7 +219,7 @@ class WorkerStream:
     async def _read(self, messages: AsyncIterator[worker_pb2.AttachRequest]) -> StreamEnd:
         try:
             async for message in messages:
-                self._watch.heard()
+                self._watch.record_sign_of_life()
                 self._give_sign(True)
                 self._take(message)
         except WorkerProtocolError as error:
@@ -237,7 +237,7 @@ class WorkerStream:
                 if (problem := store_problem(message.loadable_models)) is not None:
                     raise WorkerProtocolError(problem)
                 store = worker_messages.store_from_proto(self._hello, message.loadable_models)
-                self._loop.loading.store_changed(self._hello.worker_id, store)
+                self._loop.loading.set_worker_store(self._hello.worker_id, store)
             case "leaving", _:
                 self._take_leaving(message.leaving)
             case "heartbeat", _:
@@ -257,8 +257,8 @@ class WorkerStream:
             raise WorkerProtocolError(f"step {message.step_id}: {problem}")
         work = worker.steps.oldest.work if worker.steps.oldest else 0
         result = StepResult.from_proto(message)
-        self._loop.apply(worker, result)
-        self._watch.ran(work, result.step_us / 1e6)
+        self._loop.apply_result(worker, result)
+        self._watch.record_step_time(work, result.step_us / 1e6)
 
     def _take_failed_load(self, worker: UnloadedWorker, failed: worker_pb2.LoadFailed) -> None:
         self._check_session(failed.session_id)
@@ -266,13 +266,15 @@ class WorkerStream:
             raise WorkerProtocolError("load_failed came, but no model is being loaded")
         reason = shortened(failed.error)
         logger.error("model not loaded", extra={"model": worker.loading, "reason": reason})
-        self._loop.loading.load_failed(worker, reason, out_of_memory=failed.out_of_memory, permanent=failed.permanent)
+        self._loop.loading.record_failed_load(
+            worker, reason, out_of_memory=failed.out_of_memory, permanent=failed.permanent
+        )
 
     def _take_leaving(self, leaving: worker_pb2.Leaving) -> None:
         self._check_session(leaving.session_id)
         grace_s = leaving.grace_ms / 1000 if leaving.HasField("grace_ms") else None
         logger.info("worker leaves", extra={"worker": self._hello.worker_id, "grace_s": grace_s})
-        self._loop.attachments.leave(self._worker)
+        self._loop.attachments.let_worker_leave(self._worker)
 
     def _check_session(self, session_id: int) -> None:
         if session_id != self._worker.session_id:

@@ -241,7 +241,7 @@ async def test_where_there_are_keys_the_public_methods_want_one_and_say_whose_re
             assert let_in(await statuses(channel, user)) == MISSING | {"Generate", "ListModels", "Reflection"}
             assert let_in(await statuses(channel, operator)) == MISSING | {"KeepLoaded", "GetLoad"}
             submitted: list[InferenceRequest] = []
-            submit = loop.requests.submit
+            submit = loop.requests.submit_request
 
             def recorded(request: InferenceRequest, client: Client) -> None:
                 submitted.append(request)

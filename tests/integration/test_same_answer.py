@@ -97,17 +97,17 @@ class System:
 
     def attach(self) -> None:
         self.link = EngineLink(self._decoder, self.info)
-        self.worker: AttachedWorker = self.loop.attachments.attach(self.info, self.link)
+        self.worker: AttachedWorker = self.loop.attachments.attach_worker(self.info, self.link)
 
     def submit(self, *requests: InferenceRequest) -> None:
         for request in requests:
-            self.loop.requests.submit(request, self.client)
+            self.loop.requests.submit_request(request, self.client)
         self.clock.run_soon()
 
     def run(self, num_steps: int = 10_000) -> None:
         while self.link.queue and num_steps:
             num_steps -= 1
-            self.loop.apply(self.worker, StepResult.from_proto(self.link.run_step()))
+            self.loop.apply_result(self.worker, StepResult.from_proto(self.link.run_step()))
             self.clock.run_soon()
 
     def ask(self, *requests: InferenceRequest) -> dict[tuple[str, int], Answer]:
@@ -212,7 +212,7 @@ def test_after_the_worker_was_lost(decoder: DecoderModel, alone: dict[tuple[str,
     system = System(decoder)
     system.submit(*map(question, SAMPLINGS))
     system.run(7)
-    system.loop.attachments.detach(system.worker)
+    system.loop.attachments.detach_worker(system.worker)
     system.attach()
     system.clock.run_soon()
     system.run()

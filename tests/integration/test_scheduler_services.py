@@ -192,7 +192,7 @@ async def test_a_client_that_vanishes_frees_its_pages(tmp_path: Path, door: str)
                 await session.read()
             assert loop.num_running == 1
             idle = asyncio.Event()
-            loop.requests.drain(idle.set)
+            loop.requests.start_draining(idle.set)
         await asyncio.wait_for(idle.wait(), 10)
         assert all(worker.pool.num_used == 0 for worker in loop.workers.values())
 

@@ -31,25 +31,25 @@ class System:
 
     def attach(self) -> AttachedWorker:
         self.link = PlanWorker(worker_info())
-        self.worker = self.loop.attachments.attach(self.link.info, self.link)
+        self.worker = self.loop.attachments.attach_worker(self.link.info, self.link)
         self.clock.run_soon()
         return self.worker
 
     def attach_unloaded(self) -> UnloadedWorker:
         self.link = PlanWorker(worker_info())
-        unloaded = self.loop.attachments.attach_unloaded(
+        unloaded = self.loop.attachments.attach_unloaded_worker(
             self.link.info.worker_id, only_itself(self.link.info), self.link
         )
         self.clock.run_soon()
         return unloaded
 
     def ask(self, request_id: str = "r", keep_alive_s: float | None = None) -> None:
-        self.loop.requests.submit(replace(request(request_id), keep_alive_s=keep_alive_s), self.client)
+        self.loop.requests.submit_request(replace(request(request_id), keep_alive_s=keep_alive_s), self.client)
         self.clock.run_soon()
 
     def run(self) -> None:
         while self.link.queue:
-            self.loop.apply(self.worker, self.link.run_step())
+            self.loop.apply_result(self.worker, self.link.run_step())
             self.clock.run_soon()
 
     def keep_loaded(self, keep_alive_s: float | None = None) -> None:
@@ -139,7 +139,7 @@ def unloaded_system() -> tuple[System, UnloadedWorker]:
     system = System()
     system.keep_loaded(0)
     assert system.link.is_unloaded
-    system.loop.attachments.detach(system.worker)
+    system.loop.attachments.detach_worker(system.worker)
     unloaded = system.attach_unloaded()
     system.told.clear()
     return system, unloaded
@@ -194,7 +194,7 @@ def test_who_waits_hears_why_it_cannot_be_loaded_and_may_ask_again() -> None:
     system, unloaded = unloaded_system()
     system.ask()
     system.keep_loaded()
-    system.loop.loading.load_failed(unloaded, "the file is gone", out_of_memory=False)
+    system.loop.loading.record_failed_load(unloaded, "the file is gone", out_of_memory=False)
     error = system.client.failed["r"]
     assert isinstance(error, UnavailableError)
     assert "the file is gone" in error.message
@@ -207,7 +207,7 @@ def test_a_model_that_no_worker_can_compute_is_no_reason_to_try_again() -> None:
     system, unloaded = unloaded_system()
     system.ask()
     reason = "the tensor 'output.weight' is missing"
-    system.loop.loading.load_failed(unloaded, reason, out_of_memory=False, permanent=True)
+    system.loop.loading.record_failed_load(unloaded, reason, out_of_memory=False, permanent=True)
     error = system.client.failed["r"]
     assert isinstance(error, InvalidRequestError)
     assert reason in error.message
@@ -216,12 +216,12 @@ def test_a_model_that_no_worker_can_compute_is_no_reason_to_try_again() -> None:
 def test_one_of_two_workers_that_loads_is_enough() -> None:
     system, unloaded = unloaded_system()
     other_link = PlanWorker(worker_info("w1"))
-    system.loop.attachments.attach_unloaded("w1", only_itself(other_link.info), other_link)
+    system.loop.attachments.attach_unloaded_worker("w1", only_itself(other_link.info), other_link)
     system.ask()
     assert (len(system.link.loads), len(other_link.loads)) == (1, 1)
-    system.loop.loading.load_failed(unloaded, "no memory", out_of_memory=True)
+    system.loop.loading.record_failed_load(unloaded, "no memory", out_of_memory=True)
     assert "r" not in system.client.failed
-    system.worker, system.link = system.loop.attachments.attach(other_link.info, other_link), other_link
+    system.worker, system.link = system.loop.attachments.attach_worker(other_link.info, other_link), other_link
     system.clock.run_soon()
     system.run()
     assert system.client.tokens["r", 0] == expected(request(), 5)
@@ -231,7 +231,7 @@ def test_a_worker_that_does_not_come_back_is_forgotten_and_its_requests_fail() -
     system, unloaded = unloaded_system()
     system.ask()
     system.keep_loaded()
-    system.loop.loading.detach_unloaded(unloaded, is_lost=True)
+    system.loop.loading.remove_unloaded_worker(unloaded, is_lost=True)
     system.clock.advance(GRACE_S)
     assert isinstance(system.client.failed["r"], UnavailableError)
     assert isinstance(system.told[0], UnavailableError)
@@ -256,7 +256,7 @@ def test_who_may_only_prolong_does_not_end_what_others_asked_for(keep_alive_s: f
     system = System(keep_alive_s=10)
     system.ask("theirs", keep_alive_s=60)
     asked = replace(request("mine"), keep_alive_s=keep_alive_s, keep_alive_only_prolongs=True)
-    system.loop.requests.submit(asked, system.client)
+    system.loop.requests.submit_request(asked, system.client)
     system.run()
     system.clock.advance(59)
     assert not system.link.is_unloaded

@@ -21,7 +21,7 @@ def leased_system(num_pages: int = 32) -> tuple[System, AttachedWorker, PlanWork
 
 def submit_together(system: System, *requests: InferenceRequest) -> None:
     for each in requests:
-        system.loop.requests.submit(each, system.client)
+        system.loop.requests.submit_request(each, system.client)
     system.clock.run_soon()
 
 
@@ -75,7 +75,7 @@ def test_who_leaves_is_taken_out_and_the_others_go_on() -> None:
     for _ in range(4):
         system.run_step(worker)
     num_plans = len(fake.plans)
-    system.loop.requests.cancel(system.client, "leaves")
+    system.loop.requests.cancel_request(system.client, "leaves")
     system.clock.run_soon()
     assert system.client.finished["leaves", 0].reason is FinishReason.ABORT
     assert fake.recalled == [fake.plans[-1].step_id]
@@ -142,6 +142,6 @@ def test_steps_of_a_lease_are_answered_in_turn() -> None:
     fake.run_step()
     late = fake.run_step()
     with pytest.raises(WorkerProtocolError, match="result of step 3 came, but step 2 was due"):
-        system.loop.apply(worker, late)
+        system.loop.apply_result(worker, late)
     with pytest.raises(WorkerProtocolError, match="step 2 has no token for sequence"):
-        system.loop.apply(worker, StepResult(step_id=2, sampled=()))
+        system.loop.apply_result(worker, StepResult(step_id=2, sampled=()))

@@ -42,17 +42,17 @@ class System:
 
     def attach(self, worker_id: str = "w0") -> AttachedWorker:
         fake = PlanWorker(worker_info(worker_id, **self.limits))
-        worker = self.loop.attachments.attach(fake.info, fake)
+        worker = self.loop.attachments.attach_worker(fake.info, fake)
         self.fakes[worker] = fake
         self.clock.run_soon()
         return worker
 
     def submit(self, request: InferenceRequest) -> None:
-        self.loop.requests.submit(request, self.client)
+        self.loop.requests.submit_request(request, self.client)
         self.clock.run_soon()
 
     def run_step(self, worker: AttachedWorker) -> None:
-        self.loop.apply(worker, self.fakes[worker].run_step())
+        self.loop.apply_result(worker, self.fakes[worker].run_step())
         self.clock.run_soon()
 
     def run(self, worker: AttachedWorker) -> None:
@@ -202,7 +202,7 @@ def test_samples_do_not_wait_for_the_scores_of_one_that_ended() -> None:
     system = System(num_pages=60, max_step_tokens=4)
     worker = system.attach()
     system.submit(replace(scored(request(prompt=40)), num_samples=2))
-    system.loop.requests.finish(system.client, "r", 0, 0)
+    system.loop.requests.finish_sample(system.client, "r", 0, 0)
     system.run(worker)
     assert system.client.tokens["r", 1] == expected(request(prompt=40), 5)
 
@@ -235,7 +235,7 @@ def test_scores_with_a_hole_end_the_stream() -> None:
     result = system.fakes[worker].run_step()
     (whole,) = result.scored
     with pytest.raises(WorkerProtocolError, match="from 2 on, 1 was due"):
-        system.loop.apply(worker, replace(result, scored=(replace(whole, start=2),)))
+        system.loop.apply_result(worker, replace(result, scored=(replace(whole, start=2),)))
 
 
 def test_a_preempted_sequence_goes_on_with_the_same_tokens() -> None:
@@ -269,7 +269,7 @@ def test_a_lost_worker_is_not_noticed_by_the_client(next_worker: str) -> None:
     system.submit(request(max_tokens=8))
     system.run_step(worker)
     system.run_step(worker)
-    system.loop.attachments.detach(worker)
+    system.loop.attachments.detach_worker(worker)
     other = system.attach(next_worker)
     system.run(other)
     assert system.client.tokens["r", 0] == expected(request(), 8)
@@ -280,7 +280,7 @@ def test_requests_wait_for_a_worker_to_come_back_but_not_forever() -> None:
     system = System()
     worker = system.attach()
     system.submit(request())
-    system.loop.attachments.detach(worker)
+    system.loop.attachments.detach_worker(worker)
     system.clock.advance(29.0)
     assert not system.client.failed
     system.clock.advance(2.0)
@@ -292,7 +292,7 @@ def test_the_wait_for_a_worker_begins_anew_with_each_loss() -> None:
     worker = system.attach("w0")
     system.submit(request(max_tokens=30))
     for number in range(1, 4):
-        system.loop.attachments.detach(worker)
+        system.loop.attachments.detach_worker(worker)
         system.clock.advance(20.0)
         assert not system.client.failed
         worker = system.attach(f"w{number}")
@@ -351,7 +351,7 @@ def test_a_client_that_leaves_frees_its_pages_and_gets_an_end() -> None:
     worker = system.attach()
     system.submit(request(prompt=30))
     system.run_step(worker)
-    system.loop.requests.cancel(system.client, "r")
+    system.loop.requests.cancel_request(system.client, "r")
     assert worker.pool.num_used == 0
     assert system.client.finished["r", 0].reason is FinishReason.ABORT
     system.run(worker)
@@ -364,7 +364,7 @@ def test_tokens_past_a_stop_string_are_not_billed() -> None:
     system.submit(request(max_tokens=20))
     for _ in range(6):
         system.run_step(worker)
-    system.loop.requests.finish(system.client, "r", 0, num_tokens=3)
+    system.loop.requests.finish_sample(system.client, "r", 0, num_tokens=3)
     finished = system.client.finished["r", 0]
     assert (finished.reason, finished.num_output_tokens) == (FinishReason.STOP, 3)
 
@@ -442,7 +442,7 @@ def test_draining_refuses_new_requests_and_lets_open_ones_end() -> None:
     worker = system.attach()
     system.submit(request())
     ended: list[str] = []
-    system.loop.requests.drain(lambda: ended.append("idle"))
+    system.loop.requests.start_draining(lambda: ended.append("idle"))
     assert not system.loop.is_ready
     with pytest.raises(UnavailableError, match="shutting down"):
         system.submit(request("late"))
@@ -461,7 +461,7 @@ def test_a_worker_comes_back_with_its_cache_even_to_another_scheduler() -> None:
     assert len(memory.names) == 4
     restarted = System()
     again = PlanWorker(worker_info("w0"), memory)
-    attached = restarted.loop.attachments.attach(again.info, again, list(memory.names.items()))
+    attached = restarted.loop.attachments.attach_worker(again.info, again, list(memory.names.items()))
     restarted.fakes[attached] = again
     assert (attached.pool.num_cached, attached.pool.num_free) == (4, 12)
     restarted.submit(request("after", prompt=11, max_tokens=6))
@@ -484,11 +484,11 @@ def test_a_page_that_was_written_to_again_is_not_said_to_hold_its_old_block(num_
         # The last step is computed, but its result is lost with the stream.
         result = fake.run_step()
         if step < num_steps - 1:
-            system.loop.apply(worker, result)
+            system.loop.apply_result(worker, result)
             system.clock.run_soon()
     fake.lose_stream()
     again = PlanWorker(fake.info, fake.memory)
-    attached = system.loop.attachments.attach(again.info, again, list(fake.memory.names.items()))
+    attached = system.loop.attachments.attach_worker(again.info, again, list(fake.memory.names.items()))
     system.fakes[attached] = again
     system.submit(replace(first, request_id="third"))
     system.run(attached)
@@ -520,5 +520,5 @@ def test_a_block_is_final_only_with_the_result_of_the_step_that_filled_it() -> N
     system.submit(request("second", prompt=16, max_tokens=2, first_token=20))
     system.run(worker)
     assert sum(evicted for _, evicted, _ in heard) == 2 and sum(sealed for _, _, sealed in heard) == 6
-    system.loop.attachments.detach(worker)
+    system.loop.attachments.detach_worker(worker)
     assert heard[-1] == ("detached", 0, 0)

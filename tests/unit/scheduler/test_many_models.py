@@ -56,21 +56,21 @@ class System:
 
     def attach_unloaded(self, worker_id: str) -> None:
         link = self.links[worker_id] = PlanWorker(info(worker_id, ""))
-        self.unloaded[worker_id] = self.loop.attachments.attach_unloaded(worker_id, self.store(worker_id), link)
+        self.unloaded[worker_id] = self.loop.attachments.attach_unloaded_worker(worker_id, self.store(worker_id), link)
         self.clock.run_soon()
 
     def attach(self, worker_id: str, model: str) -> None:
         link = self.links[worker_id] = PlanWorker(info(worker_id, model, self.digests[model]))
-        self.attached[worker_id] = self.loop.attachments.attach(link.info, link, store=self.store(worker_id))
+        self.attached[worker_id] = self.loop.attachments.attach_worker(link.info, link, store=self.store(worker_id))
         self.clock.run_soon()
 
     def ask(self, model: str, request_id: str = "", max_tokens: int = 5) -> None:
         asked = replace(request(request_id or model, max_tokens=max_tokens), model=model)
-        self.loop.requests.submit(asked, self.client)
+        self.loop.requests.submit_request(asked, self.client)
         self.clock.run_soon()
 
     def step(self, worker_id: str) -> None:
-        self.loop.apply(self.attached[worker_id], self.links[worker_id].run_step())
+        self.loop.apply_result(self.attached[worker_id], self.links[worker_id].run_step())
         self.clock.run_soon()
 
     def obey(self) -> bool:
@@ -78,14 +78,14 @@ class System:
         for worker_id, link in list(self.links.items()):
             if link.is_unloaded:
                 self.history.append(f"{worker_id}-{link.info.model}")
-                self.loop.attachments.detach(self.attached.pop(worker_id))
+                self.loop.attachments.detach_worker(self.attached.pop(worker_id))
                 self.attach_unloaded(worker_id)
                 return True
             if link.loads:
                 model, _ = link.loads.pop()
                 self.history.append(f"{worker_id}+{model}")
                 self.clock.advance(LOAD_S)
-                self.loop.loading.detach_unloaded(self.unloaded.pop(worker_id), is_lost=False)
+                self.loop.loading.remove_unloaded_worker(self.unloaded.pop(worker_id), is_lost=False)
                 self.attach(worker_id, model)
                 return True
         return False
@@ -195,7 +195,7 @@ def test_memory_is_made_where_it_is_short() -> None:
     system.ask("a")
     system.obey()
     system.available_bytes = NEEDED_BYTES - 1
-    system.loop.loading.store_changed("w", system.store("w"))
+    system.loop.loading.set_worker_store("w", system.store("w"))
     system.run()
     system.ask("b")
     system.available_bytes = NEEDED_BYTES
@@ -211,14 +211,14 @@ def test_a_load_without_memory_is_tried_once_more_when_another_has_left() -> Non
     system.ask("b")
     failing = system.unloaded["w"]
     assert system.links["w"].loads.pop()[0] == "b"
-    system.loop.loading.load_failed(failing, "no memory", out_of_memory=True)
+    system.loop.loading.record_failed_load(failing, "no memory", out_of_memory=True)
     system.loop.loading.stores.set_available_bytes("w", 1000)
     system.clock.run_soon()
     assert system.links["v"].is_unloaded and not system.links["w"].loads
     system.obey()
     (again,) = [worker_id for worker_id, link in system.links.items() if link.loads]
     system.links[again].loads.clear()
-    system.loop.loading.load_failed(system.unloaded[again], "still no memory", out_of_memory=True)
+    system.loop.loading.record_failed_load(system.unloaded[again], "still no memory", out_of_memory=True)
     error = system.client.failed["b"]
     assert isinstance(error, UnavailableError) and "still no memory" in error.message
 
@@ -236,7 +236,7 @@ def test_what_cannot_be_loaded_fails_its_own_requests_only() -> None:
             system.step("w")
     system.links["w"].loads.clear()
     system.ask("c")
-    system.loop.loading.load_failed(system.unloaded["w"], "unsupported architecture", out_of_memory=False)
+    system.loop.loading.record_failed_load(system.unloaded["w"], "unsupported architecture", out_of_memory=False)
     system.clock.run_soon()
     system.run()
     assert set(system.client.failed) == {"b"} and "unsupported architecture" in system.client.failed["b"].message
@@ -250,7 +250,7 @@ def test_a_replaced_model_is_served_from_its_new_files() -> None:
     system.obey()
     system.step("w")
     system.digests["a"] = "new"
-    system.loop.loading.store_changed("w", system.store("w"))
+    system.loop.loading.set_worker_store("w", system.store("w"))
     system.ask("a", "after")
     system.step("w")
     assert [each.request_id for each in system.attached["w"].running] == ["before"]
@@ -265,7 +265,7 @@ def test_a_new_model_can_be_asked_for_once_a_worker_has_it() -> None:
     with pytest.raises(RequestError, match="'d' is not served"):
         system.ask("d")
     system.digests["d"] = ""
-    system.loop.loading.store_changed("w", system.store("w"))
+    system.loop.loading.set_worker_store("w", system.store("w"))
     system.ask("d")
     system.run()
     system.check("d")
@@ -275,7 +275,7 @@ def test_a_worker_lost_while_loading_is_not_waited_for_where_another_is_empty() 
     system = System("v", "w")
     system.ask("a")
     assert system.links.pop("v").loads
-    system.loop.loading.detach_unloaded(system.unloaded.pop("v"), is_lost=True)
+    system.loop.loading.remove_unloaded_worker(system.unloaded.pop("v"), is_lost=True)
     system.clock.run_soon()
     system.run()
     assert system.history == ["w+a"]
@@ -287,7 +287,7 @@ def test_a_model_whose_load_kills_every_worker_is_given_up() -> None:
     system.ask("a")
     for _ in range(MAX_LOST_LOADS):
         assert system.links["w"].loads
-        system.loop.loading.detach_unloaded(system.unloaded.pop("w"), is_lost=True)
+        system.loop.loading.remove_unloaded_worker(system.unloaded.pop("w"), is_lost=True)
         system.attach_unloaded("w")
     assert "were lost while they loaded 'a'" in system.client.failed["a"].message
     assert not system.links["w"].loads

@@ -25,7 +25,7 @@ def test_less_than_four_percent_of_the_granted_memory_is_wasted() -> None:
             vocab_size=1000,
         )
     )
-    worker = loop.attachments.attach(fake.info, fake)
+    worker = loop.attachments.attach_worker(fake.info, fake)
     lengths = random.Random(7)
     for number in range(60):
         # Log-normal like real chats: prompts of about 300 tokens with a long tail, answers of about 100.
@@ -37,11 +37,11 @@ def test_less_than_four_percent_of_the_granted_memory_is_wasted() -> None:
             prompt_token_ids=[lengths.randrange(1, 1000) for _ in range(num_prompt)],
             sampling=SamplingParams(temperature=0.0, max_tokens=max_tokens, ignore_eos=True),
         )
-        loop.requests.submit(request, client)
+        loop.requests.submit_request(request, client)
     clock.run_soon()
     granted = held = 0
     while fake.queue:
-        loop.apply(worker, fake.run_step())
+        loop.apply_result(worker, fake.run_step())
         clock.run_soon()
         granted += worker.pool.num_used * PAGE
         held += sum(sequence.num_computed for sequence in worker.running)

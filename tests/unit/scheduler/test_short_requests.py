@@ -91,7 +91,7 @@ class Run:
     def ask(self, request: InferenceRequest) -> None:
         self.num_open += request.num_samples
         self.asked.append(request)
-        self.loop.requests.submit(request, self)
+        self.loop.requests.submit_request(request, self)
 
     def ask_at(self, when_s: float, request: InferenceRequest) -> None:
         self.clock.call_at(when_s, partial(self.ask, request))

@@ -115,14 +115,14 @@ class SchedulerMachine(RuleBasedStateMachine):
             elif fake.is_draining:
                 assert not fake.queue, "it was dismissed with steps before it"
                 del self.workers[worker]
-                self.loop.attachments.detach(worker)
+                self.loop.attachments.detach_worker(worker)
 
     @rule(worker_id=st.sampled_from(["w0", "w1", "w2"]))
     def attach(self, worker_id: str) -> None:
         """A worker opens a stream, perhaps while the scheduler still believes in its old one."""
         fake = PlanWorker(worker_info(worker_id, **self.limits), recall_delay=self.recall_delay)
         old = self.loop.workers.get(worker_id)
-        worker = self.loop.attachments.attach(fake.info, fake)
+        worker = self.loop.attachments.attach_worker(fake.info, fake)
         self.leaving = [left for left in self.leaving if left.info.worker_id != worker_id]
         self.unloaded = {w: link for w, link in self.unloaded.items() if w.worker_id != worker_id}
         if old is not None:
@@ -140,7 +140,7 @@ class SchedulerMachine(RuleBasedStateMachine):
             fake.run_step()
         fake.lose_stream()
         again = PlanWorker(fake.info, fake.memory, self.recall_delay)
-        self.workers[self.loop.attachments.attach(again.info, again, tuple(again.memory.names.items()))] = again
+        self.workers[self.loop.attachments.attach_worker(again.info, again, tuple(again.memory.names.items()))] = again
         self.settle()
 
     @precondition(lambda self: self.workers or self.leaving or self.unloaded)
@@ -154,7 +154,9 @@ class SchedulerMachine(RuleBasedStateMachine):
     def attach_unloaded(self) -> None:
         fake = self.leaving.pop()
         link = PlanWorker(fake.info)
-        self.unloaded[self.loop.attachments.attach_unloaded(link.info.worker_id, only_itself(link.info), link)] = link
+        self.unloaded[
+            self.loop.attachments.attach_unloaded_worker(link.info.worker_id, only_itself(link.info), link)
+        ] = link
         self.settle()
 
     @precondition(lambda self: any(link.loads for link in self.unloaded.values()))
@@ -201,7 +203,7 @@ class SchedulerMachine(RuleBasedStateMachine):
             tenant=tenant,
         )
         self.asked[request_id] = Asked(prompt, num_samples, max_tokens, ignore_eos, is_scored, deadly_length)
-        self.loop.requests.submit(request, self.client)
+        self.loop.requests.submit_request(request, self.client)
         self.settle()
 
     @precondition(lambda self: self.workers)
@@ -224,7 +226,7 @@ class SchedulerMachine(RuleBasedStateMachine):
                 self.num_kills.update(running.intersection(killers))
             self.kill(worker)
         else:
-            self.loop.apply(worker, fake.run_step())
+            self.loop.apply_result(worker, fake.run_step())
         self.settle()
 
     def kills(self, request_id: str, length: int) -> bool:
@@ -238,13 +240,13 @@ class SchedulerMachine(RuleBasedStateMachine):
         if len(in_flight) == 1:
             self.died_alone.update(name for name in names if self.num_deaths[name] > 2)
         self.gone.append((worker, self.workers.pop(worker)))
-        self.loop.attachments.detach(worker)
+        self.loop.attachments.detach_worker(worker)
 
     @precondition(lambda self: self.asked)
     @rule(data=st.data())
     def leave(self, data: st.DataObject) -> None:
         request_id = data.draw(st.sampled_from(sorted(self.asked)))
-        self.loop.requests.cancel(self.client, request_id)
+        self.loop.requests.cancel_request(self.client, request_id)
         self.left.add(request_id)
         self.settle()
 
@@ -256,7 +258,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         key = (request_id, data.draw(st.integers(0, self.asked[request_id].num_samples - 1)))
         if self.client.tokens[key] and key not in self.client.finished:
             num_tokens = data.draw(st.integers(1, len(self.client.tokens[key])))
-            self.loop.requests.finish(self.client, *key, num_tokens)
+            self.loop.requests.finish_sample(self.client, *key, num_tokens)
             self.settle()
             if key in self.client.finished:
                 self.stopped_at[key] = num_tokens
@@ -272,7 +274,9 @@ class SchedulerMachine(RuleBasedStateMachine):
     @rule(data=st.data())
     def worker_leaves(self, data: st.DataObject) -> None:
         """It asks to go, and goes once it is told to."""
-        self.loop.attachments.leave(data.draw(st.sampled_from(sorted(self.workers, key=lambda w: w.info.worker_id))))
+        self.loop.attachments.let_worker_leave(
+            data.draw(st.sampled_from(sorted(self.workers, key=lambda w: w.info.worker_id)))
+        )
         self.settle()
 
     @precondition(lambda self: any(fake.queue for _, fake in self.gone))
@@ -281,7 +285,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         """A worker whose stream is over still answers."""
         worker, fake = next(pair for pair in self.gone if pair[1].queue)
         with pytest.raises(WorkerProtocolError):
-            self.loop.apply(worker, fake.run_step())
+            self.loop.apply_result(worker, fake.run_step())
 
     @invariant()
     def pages_and_sequences_add_up(self) -> None:

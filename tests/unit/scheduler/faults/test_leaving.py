@@ -22,22 +22,22 @@ class System:
 
     def attach(self, worker_id: str, numerics_id: str = "fake", **limits: int) -> AttachedWorker:
         fake = PlanWorker(replace(worker_info(worker_id, **limits), numerics_id=numerics_id))
-        worker = self.loop.attachments.attach(fake.info, fake)
+        worker = self.loop.attachments.attach_worker(fake.info, fake)
         self.fakes[worker] = fake
         self.clock.run_soon()
         return worker
 
     def submit(self, *requests: InferenceRequest) -> None:
         for each in requests:
-            self.loop.requests.submit(each, self.client)
+            self.loop.requests.submit_request(each, self.client)
         self.clock.run_soon()
 
     def leave(self, worker: AttachedWorker) -> None:
-        self.loop.attachments.leave(worker)
+        self.loop.attachments.let_worker_leave(worker)
         self.clock.run_soon()
 
     def step(self, worker: AttachedWorker) -> None:
-        self.loop.apply(worker, self.fakes[worker].run_step())
+        self.loop.apply_result(worker, self.fakes[worker].run_step())
         self.clock.run_soon()
 
     def finish(self) -> None:
@@ -146,7 +146,7 @@ def test_a_worker_that_goes_before_it_is_dismissed_did_not_die() -> None:
     for number in range(1, 5):
         system.leave(worker)
         del system.fakes[worker]
-        system.loop.attachments.detach(worker)
+        system.loop.attachments.detach_worker(worker)
         worker = system.attach(f"w{number}", vocab_size=150)
     system.finish()
     check_tokens(system, request("a"))
@@ -156,7 +156,7 @@ def test_a_scheduler_that_drains_lets_each_worker_go_when_it_has_nothing_left_to
     system, asked = System(), [request("long"), request("short", max_tokens=2)]
     workers = [system.attach(f"w{number}", vocab_size=150, max_step_sequences=1) for number in range(3)]
     system.submit(*asked)
-    system.loop.requests.drain(lambda: None)
+    system.loop.requests.start_draining(lambda: None)
     system.clock.run_soon()
     assert [system.is_dismissed(worker) for worker in workers] == [False, False, True]
     while not system.client.finished:
@@ -172,6 +172,6 @@ def test_a_scheduler_that_drains_lets_each_worker_go_when_it_has_nothing_left_to
 def test_a_worker_without_its_model_goes_at_once() -> None:
     system = System()
     link = PlanWorker(worker_info("w0"))
-    unloaded = system.loop.attachments.attach_unloaded("w0", only_itself(link.info), link)
-    system.loop.attachments.leave(unloaded)
+    unloaded = system.loop.attachments.attach_unloaded_worker("w0", only_itself(link.info), link)
+    system.loop.attachments.let_worker_leave(unloaded)
     assert link.is_draining and not system.loop.is_ready

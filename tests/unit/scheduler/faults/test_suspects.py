@@ -34,14 +34,14 @@ class System:
 
     def attach(self, worker_id: str, epoch: int = 1) -> AttachedWorker:
         fake = PlanWorker(replace(worker_info(worker_id, **LIMITS), epoch=epoch))
-        worker = self.loop.attachments.attach(fake.info, fake)
+        worker = self.loop.attachments.attach_worker(fake.info, fake)
         self.fakes[worker] = fake
         self.clock.run_soon()
         return worker
 
     def submit(self, *names: str) -> None:
         for name in names:
-            self.loop.requests.submit(request(name), self.client)
+            self.loop.requests.submit_request(request(name), self.client)
         self.clock.run_soon()
 
     def step(self, worker: AttachedWorker) -> None:
@@ -50,12 +50,12 @@ class System:
             self.deaths.append(set(reaches))
             self.die(worker)
         elif self.fakes[worker].queue:
-            self.loop.apply(worker, self.fakes[worker].run_step())
+            self.loop.apply_result(worker, self.fakes[worker].run_step())
         self.clock.run_soon()
 
     def die(self, worker: AttachedWorker) -> AttachedWorker:
         del self.fakes[worker]
-        self.loop.attachments.detach(worker)
+        self.loop.attachments.detach_worker(worker)
         self.clock.run_soon()
         return self.attach(worker.info.worker_id, worker.info.epoch + 1)
 
@@ -152,7 +152,7 @@ def test_a_busy_worker_makes_way_for_a_suspect_where_nobody_else_can_run_it() ->
         system.step(worker)
     busy = system.attach("w1")
     system.submit("b", "c", "d", "e")
-    system.loop.attachments.detach(worker)
+    system.loop.attachments.detach_worker(worker)
     del system.fakes[worker]
     for _ in range(2):
         busy = system.die(busy)
@@ -179,7 +179,7 @@ def test_only_what_was_in_flight_counts() -> None:
     (worker,) = system.fakes
     # Both steps in flight are of a prompt that fills them; the others have been admitted to no step yet.
     long = replace(request("long"), prompt_token_ids=[7] * 60)
-    system.loop.requests.submit(long, system.client)
+    system.loop.requests.submit_request(long, system.client)
     system.clock.run_soon()
     system.submit("late")
     system.die(worker)

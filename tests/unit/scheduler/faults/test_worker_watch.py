@@ -15,14 +15,14 @@ WORK = work_of([(100, 1)])
 def watch_after(num_steps: int, step_s: float) -> WorkerWatch:
     watch = WorkerWatch(PATIENCE, TICK_S)
     for _ in range(num_steps):
-        watch.ran(WORK, step_s)
+        watch.record_step_time(WORK, step_s)
     return watch
 
 
 def lost_after_s(watch: WorkerWatch, task: Task | None) -> float:
     """Of one that goes on beating."""
     for number in range(1000):
-        watch.heard()
+        watch.record_sign_of_life()
         if watch.tick(task):
             return number * TICK_S
     raise AssertionError("never")
@@ -56,7 +56,7 @@ def test_a_load_may_take_as_long_as_any_step() -> None:
 def test_steps_that_end_are_not_added_up() -> None:
     watch = watch_after(20, 0.01)
     for step_id in range(200):
-        watch.heard()
+        watch.record_sign_of_life()
         assert watch.tick(Task(step_id // 8, WORK)) is None
 
 

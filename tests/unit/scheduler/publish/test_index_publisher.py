@@ -60,7 +60,7 @@ class System:
 
     def attach(self) -> AttachedWorker:
         self.fake = PlanWorker(worker_info("w0", num_pages=self.num_pages))
-        self.worker = self.loop.attachments.attach(self.fake.info, self.fake)
+        self.worker = self.loop.attachments.attach_worker(self.fake.info, self.fake)
         return self.worker
 
     def answer(self, first_token: int, num_tokens: int = 9) -> list[BlockHash]:
@@ -72,11 +72,11 @@ class System:
             prompt_token_ids=list(range(first_token, first_token + num_tokens)),
             sampling=SamplingParams(temperature=0.0, max_tokens=1, ignore_eos=True),
         )
-        self.loop.requests.submit(request, RecordingClient())
+        self.loop.requests.submit_request(request, RecordingClient())
         self.clock.run_soon()
         [sequence] = self.worker.running
         while self.fake.queue:
-            self.loop.apply(self.worker, self.fake.run_step())
+            self.loop.apply_result(self.worker, self.fake.run_step())
             self.clock.run_soon()
         return sequence.block_hashes[1:]
 
@@ -115,7 +115,7 @@ async def test_a_lost_worker_is_dropped_and_a_later_attachment_counts_anew() -> 
     system.attach()
     blocks = system.answer(1)
     await system.publisher.write()
-    system.loop.attachments.detach(system.worker)
+    system.loop.attachments.detach_worker(system.worker)
     await system.publisher.write()
     assert await system.found(blocks) == {}
     system.attach()
@@ -131,7 +131,7 @@ async def test_kept_blocks_are_published_when_the_worker_attaches() -> None:
     system.attach()
     blocks = system.answer(1)
     again = PlanWorker(system.fake.info, system.fake.memory)
-    system.loop.attachments.attach(again.info, again, list(again.memory.names.items()))
+    system.loop.attachments.attach_worker(again.info, again, list(again.memory.names.items()))
     await system.publisher.write()
     assert await system.found(blocks) == {HERE: 2}
 

@@ -26,17 +26,17 @@ class TracedSystem:
 
     def attach(self, worker_id: str = "w0", **limits: int) -> tuple[AttachedWorker, PlanWorker]:
         fake = PlanWorker(worker_info(worker_id, **limits))
-        worker = self.loop.attachments.attach(fake.info, fake)
+        worker = self.loop.attachments.attach_worker(fake.info, fake)
         self.clock.run_soon()
         return worker, fake
 
     def submit(self, asked: InferenceRequest) -> None:
-        self.loop.requests.submit(asked, self.client)
+        self.loop.requests.submit_request(asked, self.client)
         self.clock.run_soon()
 
     def run_step(self, worker: AttachedWorker, fake: PlanWorker) -> None:
         self.traceparents.append(fake.queue[0][0].traceparent)
-        self.loop.apply(worker, fake.run_step())
+        self.loop.apply_result(worker, fake.run_step())
         self.clock.run_soon()
 
     def run(self, worker: AttachedWorker, fake: PlanWorker) -> None:
@@ -98,7 +98,7 @@ def test_a_lost_worker_and_the_move_to_another_or_to_its_successor_are_events(ne
     worker, fake = system.attach("w0")
     system.submit(request(max_tokens=8))
     system.run_step(worker, fake)
-    system.loop.attachments.detach(worker)
+    system.loop.attachments.detach_worker(worker)
     system.run(*system.attach(next_worker))
     (sequence,) = system.tracer.named("sequence")
     assert sequence.events == ["queued", "worker lost", "moved"]
@@ -109,7 +109,7 @@ def test_a_request_that_fails_ends_its_spans_with_the_reason() -> None:
     system = TracedSystem()
     worker, _ = system.attach()
     system.submit(request())
-    system.loop.attachments.detach(worker)
+    system.loop.attachments.detach_worker(worker)
     system.clock.advance(60.0)
     (sequence,) = system.tracer.named("sequence")
     assert sequence.attributes["error.type"] == "UNAVAILABLE"

@@ -17,10 +17,10 @@ def clock() -> FakeClock:
 def rate(clock: FakeClock) -> DrainRate:
     """Of a queue from which one ends every half second."""
     rate = DrainRate(clock.time)
-    rate.begin()
+    rate.start_interval()
     for _ in range(20):
         clock.advance(0.5)
-        rate.record(somebody_waits=True)
+        rate.record_end(somebody_waits=True)
     return rate
 
 
@@ -34,25 +34,25 @@ def test_a_longer_queue_takes_longer_within_bounds(rate: DrainRate) -> None:
 
 def test_a_night_without_requests_changes_nothing(rate: DrainRate, clock: FakeClock) -> None:
     before = rate.per_s
-    rate.record(somebody_waits=False)
+    rate.record_end(somebody_waits=False)
     clock.advance(30_000)
-    rate.begin()
+    rate.start_interval()
     assert rate.per_s == before
     assert rate.seconds_for(20) == pytest.approx(10, rel=0.1)
 
 
 def test_requests_that_did_not_hold_up_others_do_not_count(rate: DrainRate, clock: FakeClock) -> None:
-    rate.record(somebody_waits=False)
+    rate.record_end(somebody_waits=False)
     for _ in range(64):
         clock.advance(9)
-        rate.record(somebody_waits=False)
+        rate.record_end(somebody_waits=False)
     assert rate.per_s == 2.0
 
 
 def test_a_queue_that_does_not_move_is_seen_before_anything_ends(clock: FakeClock) -> None:
     rate = DrainRate(clock.time)
     assert rate.retry_after_s(100) == MIN_RETRY_S
-    rate.begin()
+    rate.start_interval()
     clock.advance(5)
     assert rate.seconds_for(4) == 20
 

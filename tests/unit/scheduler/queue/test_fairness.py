@@ -28,7 +28,7 @@ class System:
         self.links: dict[AttachedWorker, PlanWorker] = {}
         for number in range(num_workers):
             link = PlanWorker(worker_info(f"w{number}", **limits))
-            self.links[self.loop.attachments.attach(link.info, link)] = link
+            self.links[self.loop.attachments.attach_worker(link.info, link)] = link
         self.clock.run_soon()
 
     def ask(self, tenant: str, prompt: int = 4, max_tokens: int = 4, priority: int = 0) -> str:
@@ -44,14 +44,14 @@ class System:
             priority=priority,
         )
         self.asked[request.request_id] = request
-        self.loop.requests.submit(request, self.client)
+        self.loop.requests.submit_request(request, self.client)
         self.clock.run_soon()
         return request.request_id
 
     def step(self) -> bool:
         busy = [(worker, link) for worker, link in self.links.items() if link.queue]
         for worker, link in busy:
-            self.loop.apply(worker, link.run_step())
+            self.loop.apply_result(worker, link.run_step())
             self.clock.run_soon()
         return bool(busy)
 
@@ -189,7 +189,7 @@ def test_requests_without_a_tenant_are_one_tenant() -> None:
     for _ in range(20):
         system.ask("a")
     anonymous = replace(system.asked["a0"], request_id="?", tenant="")
-    system.loop.requests.submit(anonymous, system.client)
+    system.loop.requests.submit_request(anonymous, system.client)
     for _ in range(12):
         system.step()
     assert "?" in system.started[:3]

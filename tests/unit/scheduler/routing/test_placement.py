@@ -33,7 +33,7 @@ class System:
     def attach(self, worker_id: str, **limits: int) -> None:
         values = {"num_pages": 1024, "max_step_tokens": 512, "max_model_len": 512} | limits
         link = PlanWorker(worker_info(worker_id, **values))
-        self.links[self.loop.attachments.attach(link.info, link)] = link
+        self.links[self.loop.attachments.attach_worker(link.info, link)] = link
 
     def ask(self, prompt: list[int], max_tokens: int = 4, num_samples: int = 1) -> str:
         self.num_asked += 1
@@ -44,7 +44,7 @@ class System:
             sampling=SamplingParams(temperature=0.0, max_tokens=max_tokens, ignore_eos=True),
             num_samples=num_samples,
         )
-        self.loop.requests.submit(request, self.client)
+        self.loop.requests.submit_request(request, self.client)
         return request.request_id
 
     def worker(self, worker_id: str) -> AttachedWorker:
@@ -52,7 +52,7 @@ class System:
 
     def step(self, worker_id: str) -> None:
         worker = self.worker(worker_id)
-        self.loop.apply(worker, self.links[worker].run_step())
+        self.loop.apply_result(worker, self.links[worker].run_step())
         self.clock.run_soon()
 
     def run(self) -> None:
@@ -164,7 +164,7 @@ def test_a_lost_worker_s_sequences_go_to_the_others() -> None:
     system = System(2)
     asked = [system.ask([*PREFIX, 45 + number]) for number in range(2)]
     system.clock.run_soon()
-    system.loop.attachments.detach(system.worker("w0"))
+    system.loop.attachments.detach_worker(system.worker("w0"))
     del system.links[next(worker for worker in system.links if worker.info.worker_id == "w0")]
     system.run()
     assert all((request_id, 0) in system.client.finished for request_id in asked)
