@@ -13,8 +13,8 @@ import uvloop
 from fastapi import FastAPI
 
 from gateway.app import create_app
+from gateway.http.bounded_connection import http_protocol
 from gateway.http.drain import Drain
-from gateway.http.http_protocol import http_protocol
 from gateway.http.listen import ListenError, address_of, open_sockets
 from gateway.settings import GatewaySettings
 from pagoda.api_keys.key_file import KeysError

@@ -6,7 +6,7 @@ from typing import Any
 
 import orjson
 
-from gateway.http.bodies import Schema
+from gateway.http.schema import Schema
 from gateway.ollama import schemas as ollama
 from gateway.openai import schemas as openai
 

@@ -13,10 +13,12 @@ from starlette.responses import Response
 
 from gateway import operations, unsupported
 from gateway.answers.generation import TextGenerator
-from gateway.errors import ErrorKind, GatewayError, from_model_error
+from gateway.errors import ErrorKind, GatewayError, error_response, from_model_error
 from gateway.http.api_document import JSONObject, api_document
+from gateway.http.authorization import RequireKey
+from gateway.http.bodies import BodyReader
 from gateway.http.drain import Drain
-from gateway.http.middleware import CountInProgress, RequestContext, RequireKey, error_response
+from gateway.http.middleware import CountInProgress, RequestContext
 from gateway.http.origins import AllowedOrigins, LocalHostsOnly
 from gateway.models.pulls import Pulls
 from gateway.models.served_model import ServedModel
@@ -120,15 +122,17 @@ def _build_state(
         generator=TextGenerator(placement, models, metrics, timeout_s=settings.request_timeout_s),
         metrics=metrics,
         drain=Drain(),
+        bodies=BodyReader(
+            max_bytes=settings.max_body_bytes,
+            max_values=settings.max_body_values,
+            strict_fields=settings.strict_fields,
+        ),
         store=store,
         blobs=blobs,
         model_editor=model_editor,
         pulls=Pulls(store),
         sampling_policy=policy,
-        max_body_bytes=settings.max_body_bytes,
-        max_body_values=settings.max_body_values,
         comment_interval_s=settings.comment_interval_s,
-        strict_fields=settings.strict_fields,
         trust_request_chat_template=settings.trust_request_chat_template,
         started_at=time.time(),
     )

@@ -1,11 +1,9 @@
 """Every way a request can fail, and the one table from gRPC status to HTTP status to each dialect's body.
 
-    GatewayError
-    ├── InvalidRequestError      the client's mistake; names the field
-    │   └── PromptTooLongError   carries both numbers
-    └── (any other row of the table, by its kind)
-
-Knows nothing about how an error came about.
+GatewayError
+├── InvalidRequestError      the client's mistake; names the field
+│   └── PromptTooLongError   carries both numbers
+└── (any other row of the table, by its kind)
 """
 
 from dataclasses import dataclass
@@ -14,6 +12,7 @@ from math import ceil
 from typing import Any
 
 from grpc import StatusCode
+from starlette.responses import JSONResponse
 
 from pagoda.models.errors import ModelError, ModelFormatError, ModelNotFoundError, ModelStoreError, without_directories
 
@@ -169,3 +168,8 @@ def error_body(error: GatewayError, dialect: Dialect) -> dict[str, Any]:
             "code": error.code,
         }
     }
+
+
+def error_response(path: str, error: GatewayError) -> JSONResponse:
+    """Return the response for an error, in the shape of the API that the path belongs to."""
+    return JSONResponse(error_body(error, dialect_of(path)), status_code=error.http_status, headers=error.headers)

@@ -9,7 +9,7 @@ from starlette.responses import JSONResponse, Response
 
 from gateway.errors import GatewayError
 from gateway.state import GatewayState, state_of
-from gateway.telemetry.queue_metrics import queue_object
+from gateway.telemetry.scheduler_metrics import queue_object
 
 logger = logging.getLogger(__name__)
 

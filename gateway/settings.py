@@ -5,7 +5,7 @@ from typing import Self
 from pydantic import ByteSize, Field, SecretStr, field_validator, model_validator
 from pydantic_settings import SettingsConfigDict
 
-from gateway.http.http_limits import HTTPLimits
+from gateway.http.bounded_connection import HTTPLimits
 from kvcache.index_url import MEMORY, check_index_url
 from pagoda.api_keys.key_settings import KeySettings
 from pagoda.models.catalogue import DEFAULT_MODEL

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 
-from gateway.answers.prompt_score import PromptScore
+from gateway.answers.logprobs import PromptScore
 from gateway.answers.request_record import RequestRecord
 from gateway.answers.sample_text import SampleText
 from gateway.answers.text_events import SampleBegan, SampleEnded, TextEvents

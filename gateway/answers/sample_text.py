@@ -1,21 +1,14 @@
-"""The text of one sample while its tokens arrive: detokenized, cut at stop strings, with log-probabilities that have text.
-
-Knows nothing about the scheduler and either dialect's words.
-"""
+"""The text of one sample while its tokens arrive: detokenized, cut at stop strings, with log-probabilities that have text."""
 
 from dataclasses import replace
 
 from gateway.answers.detokenizer import Detokenizer
+from gateway.answers.logprobs import token_text
 from gateway.answers.stop_strings import StopMatcher
 from gateway.answers.text_events import TextDelta, TokenText
 from gateway.answers.text_request import TextRequest
 from gateway.models.served_model import ServedModel
 from gateway.upstream.inference import Finished, FinishReason, Tokens
-from pagoda.text.tokenizer import Tokenizer
-from pagoda.wire.logprobs import TokenLogprobs
-
-# JSON has no infinity; this is what vLLM says in its place.
-LOWEST_LOGPROB = -9999.0
 
 
 class SampleText:
@@ -83,16 +76,3 @@ class SampleText:
         return TextDelta(
             index=self._index, text=text, logprobs=logprobs, token_ids=token_ids, num_tokens=self.num_tokens
         )
-
-
-def token_text(tokenizer: Tokenizer, token_id: int, logprobs: TokenLogprobs) -> TokenText:
-    top = tuple(plain_token(tokenizer, each, logprob) for each, logprob in logprobs.top)
-    return replace(plain_token(tokenizer, token_id, logprobs.logprob), top=top)
-
-
-def plain_token(tokenizer: Tokenizer, token_id: int, logprob: float | None) -> TokenText:
-    text = tokenizer.token_text(token_id)
-    # Special tokens have no bytes of their own; their name is what a client can show.
-    utf8 = tokenizer.token_bytes(token_id) or text.encode()
-    bounded = None if logprob is None else max(logprob, LOWEST_LOGPROB)
-    return TokenText(token_id=token_id, text=text, utf8=utf8, logprob=bounded)

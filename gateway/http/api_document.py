@@ -12,7 +12,7 @@ from fastapi.routing import APIRoute
 from pydantic.json_schema import models_json_schema
 from starlette.routing import BaseRoute
 
-from gateway.http.bodies import Schema
+from gateway.http.schema import Schema
 
 Endpoint = TypeVar("Endpoint", bound=Callable[..., Any])
 JSONObject = dict[str, Any]

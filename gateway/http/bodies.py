@@ -1,135 +1,83 @@
-"""From the bytes of a request body to a validated schema, or to an error that names the offending field.
+"""From the bytes of a request's body to a schema: bounded in bytes and in what parsing costs, and strict if so set.
 
-Knows nothing about what the fields mean: each dialect declares its schemas, and which values it accepts without acting on them.
+What a JSON text costs is told from its bytes, since parsing keeps the interpreter's lock until it is done. The cost is in
+numbers: 800,000 of them take about 50 ms. A string, a key too, costs as much as 8 numbers, an array or an object as much as 40.
 """
 
-import reprlib
-from collections.abc import Iterator, Mapping
-from functools import cache
-from itertools import islice
-from typing import Any, ClassVar, Self, TypeVar, get_args
+import asyncio
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import orjson
 from fastapi import Request
-from pydantic import BaseModel, ConfigDict, GetJsonSchemaHandler, ValidationError, model_validator
-from pydantic.json_schema import JsonSchemaValue
-from pydantic_core import CoreSchema, ErrorDetails
 
 from gateway.errors import ErrorKind, GatewayError, InvalidRequestError
-from gateway.http.json_values import cost_exceeds
-from gateway.http.unknown_fields import SchemaShape, first_unknown
+from gateway.http.reply_notes import note_ignored_fields
+from gateway.http.schema import MAX_SHOWN_CHARACTERS, SchemaT
 
-MAX_SHOWN_CHARACTERS = 80
-
-
-class FieldError(ValueError):
-    """For validators of a whole body: names the field that is at fault, which pydantic cannot know there."""
-
-    def __init__(self, field: str, message: str) -> None:
-        super().__init__(message)
-        self.field = field
+MAX_INLINE_BYTES = 1 << 16
+"""A body up to this length is parsed and validated within about 5 ms."""
+CONTAINER = 40
+STRING = 8
 
 
-class Schema(BaseModel):
-    """A body of one kind, without coercion. Null is the same as an absent field. Subclasses list what they accept beside fields.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BodyReader:
+    """Reads the bodies of all routes that take JSON."""
 
-    `neutral` are fields of the dialect that are not supported, with the values under which they change nothing: these pass, any
-    other value is refused by name. `hints` never change the answer and pass with any value. A field that is none of all these
-    is unknown: it is left out, and `unknown_fields` names it.
-    """
+    max_bytes: int
+    max_values: int
+    strict_fields: bool
+    """Whether a field that is unknown or without effect is refused, rather than left out."""
 
-    model_config = ConfigDict(
-        strict=True, extra="ignore", allow_inf_nan=False, frozen=True, use_attribute_docstrings=True
-    )
-    neutral: ClassVar[Mapping[str, tuple[Any, ...]]] = {}
-    hints: ClassVar[frozenset[str]] = frozenset()
+    async def read_body(self, request: Request, schema: type[SchemaT]) -> SchemaT:
+        return await self.read_body_as(request, lambda _: schema)
 
-    @model_validator(mode="before")
-    @classmethod
-    def _keep_what_is_honoured(cls, body: Any) -> Any:
-        if not isinstance(body, dict):
-            return body
-        if body.keys() <= _honoured(cls) and None not in body.values():
-            return body
-        for name, accepted in cls.neutral.items():
-            value = body.get(name)
-            if value is not None and not any(type(value) is type(each) and value == each for each in accepted):
-                allowed = " or ".join(orjson.dumps(each).decode() for each in accepted or (None,))
-                raise FieldError(name, f"not supported (got {shown(value)}): leave it out or send {allowed}")
-        return {name: value for name in _honoured(cls) if (value := body.get(name)) is not None}
+    async def read_body_as(self, request: Request, choose: Callable[[Mapping[str, Any]], type[SchemaT]]) -> SchemaT:
+        """Read the body for a route whose schema depends on what is in it.
 
-    @classmethod
-    def __get_pydantic_json_schema__(cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
-        """Also of what is accepted besides the fields, so that the API's document knows all of it."""
-        reference = handler(core_schema)
-        properties = handler.resolve_ref_schema(reference).setdefault("properties", {})
-        for name, accepted in cls.neutral.items():
-            properties[name] = {"enum": [*accepted, None], "description": "Not supported beyond what changes nothing."}
-        for name in sorted(cls.hints):
-            properties[name] = {"description": "Accepted; changes no answer."}
-        return reference
+        A long body is parsed in a thread: its Python validators let other threads run.
+        """
+        raw = await self._read_json(request)
+        parse = partial(self._parse, request, raw, choose)
+        return parse() if len(raw) <= MAX_INLINE_BYTES else await asyncio.to_thread(parse)
 
-    @classmethod
-    def parse(cls, body: Any) -> Self:
-        try:
-            return cls.model_validate(body)
-        except ValidationError as error:
-            raise _as_invalid_request(error) from None
+    def _parse(self, request: Request, raw: bytes, choose: Callable[[Mapping[str, Any]], type[SchemaT]]) -> SchemaT:
+        """Refuse unknown fields and those without effect, or leave them out and name them in the response's header."""
+        body = _parse_object(raw)
+        schema = choose(body)
+        if unknown := schema.unknown_fields(body):
+            if self.strict_fields:
+                raise InvalidRequestError(f"{unknown[0]}: unknown field", param=unknown[0])
+            note_ignored_fields(request, unknown)
+        parsed = schema.parse_body(body)
+        if without_effect := parsed.without_effect:
+            if self.strict_fields:
+                name = without_effect[0]
+                raise InvalidRequestError(f"{name}: not supported with this value; leave it out", param=name)
+            note_ignored_fields(request, (*without_effect, *unknown))
+        return parsed
 
-    @property
-    def without_effect(self) -> tuple[str, ...]:
-        """Fields that are known, but not with their values here: they change nothing, though the API says otherwise."""
-        return ()
-
-    @classmethod
-    def unknown_fields(cls, body: Mapping[str, Any]) -> tuple[str, ...]:
-        """The paths of the first fields that are unknown, also inside the body's parts."""
-        return first_unknown(_shape(cls), body)
-
-
-SchemaT = TypeVar("SchemaT", bound=Schema)
-
-
-@cache
-def _honoured(schema: type[Schema]) -> frozenset[str]:
-    """The fields' names in a body."""
-    return frozenset(field.alias or name for name, field in schema.model_fields.items())
-
-
-@cache
-def _shape(schema: type[Schema]) -> SchemaShape:
-    nested = {
-        name: _shape(inner) for name, field in schema.model_fields.items() for inner in _schemas(field.annotation)
-    }
-    return SchemaShape(_honoured(schema) | schema.neutral.keys() | schema.hints, nested)
-
-
-def _schemas(annotation: Any) -> Iterator[type[Schema]]:
-    """Those that a field's type mentions, such as `ChatMessage` in `list[ChatMessage] | None`."""
-    if isinstance(annotation, type) and issubclass(annotation, Schema):
-        yield annotation
-    for argument in get_args(annotation):
-        yield from _schemas(argument)
-
-
-async def read_json(request: Request, *, max_bytes: int, max_values: int) -> bytes:
-    """Return the whole body, which is cheap enough to be parsed; `json_values` says how its values are counted."""
-    encoding = request.headers.get("content-encoding", "identity").strip().lower()
-    if encoding not in ("", "identity"):
-        raise GatewayError(
-            ErrorKind.UNSUPPORTED_ENCODING,
-            f"Content-Encoding: {encoding[:MAX_SHOWN_CHARACTERS]} is not supported; send the request body uncompressed.",
-        )
-    raw = await _read_limited(request, max_bytes)
-    if await cost_exceeds(raw, max_values):
-        raise InvalidRequestError(
-            f"The request body has more than {max_values} values, where a string counts as 8 and an array or object as 40."
-        )
-    return raw
+    async def _read_json(self, request: Request) -> bytes:
+        """Return the whole body, which is cheap enough to be parsed."""
+        encoding = request.headers.get("content-encoding", "identity").strip().lower()
+        if encoding not in ("", "identity"):
+            raise GatewayError(
+                ErrorKind.UNSUPPORTED_ENCODING,
+                f"Content-Encoding: {encoding[:MAX_SHOWN_CHARACTERS]} is not supported; send the request body uncompressed.",
+            )
+        raw = await _read_limited(request, self.max_bytes)
+        if await _cost_exceeds(raw, self.max_values):
+            raise InvalidRequestError(
+                f"The request body has more than {self.max_values} values, where a string counts as 8 and an array or object as 40."
+            )
+        return raw
 
 
 async def _read_limited(request: Request, max_bytes: int) -> bytes:
-    """The whole body. A body that says it is too long is not read; one that does not say is read up to the limit."""
+    """Return the whole body. One that says it is too long is not read; one that does not say is read up to the limit."""
     too_large = GatewayError(
         ErrorKind.BODY_TOO_LARGE, f"The request body is larger than the limit of {max_bytes} bytes."
     )
@@ -145,7 +93,7 @@ async def _read_limited(request: Request, max_bytes: int) -> bytes:
     return b"".join(chunks)
 
 
-def parse_object(raw: bytes) -> dict[str, Any]:
+def _parse_object(raw: bytes) -> dict[str, Any]:
     if not raw.strip():
         raise InvalidRequestError("missing request body")
     try:
@@ -167,50 +115,38 @@ def _why_no_json(raw: bytes, error: orjson.JSONDecodeError) -> str:
     return f"valid JSON: {error}"
 
 
-def _as_invalid_request(error: ValidationError) -> InvalidRequestError:
-    """The first problem, by its path in the body. Where a union failed, the problem of its last branch stands for all."""
-    first = error.errors(include_url=False)[0]
-    path = _path(first)
-    cause = first.get("ctx", {}).get("error")
-    if isinstance(cause, FieldError):
-        path = f"{path}.{cause.field}" if path else cause.field
-        return InvalidRequestError(f"{path}: {cause}", param=path)
-    if first["type"] == "missing":
-        return InvalidRequestError(f"{path}: required", param=path)
-    message = str(cause) if cause is not None else first["msg"][0].lower() + first["msg"][1:]
-    return InvalidRequestError(f"{path}: {message} (got {shown(first['input'])})", param=path)
-
-
-def _path(problem: ErrorDetails) -> str:
-    """Keys and positions joined by dots, without the names that pydantic gives to the branches of a union."""
-    parts = [part for part in problem["loc"] if isinstance(part, int) or part.isidentifier()]
-    branches = {"str", "int", "float", "bool", "dict", "list"}
-    return ".".join(str(part) for part in parts if part not in branches)
-
-
-class _Brief(reprlib.Repr):
-    """Looks at no more of a value than it shows."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.maxlevel, self.maxlist, self.maxdict = 4, 8, 8
-
-    def repr_str(self, value: str, level: int) -> str:
-        return repr(value[:MAX_SHOWN_CHARACTERS])
-
-    def repr_dict(self, value: dict[str, Any], level: int) -> str:
-        return super().repr_dict(dict(islice(value.items(), self.maxdict + 1)), level)
-
-
-_brief = _Brief()
-
-
-def shown(value: Any) -> str:
-    """Return a value of a body for an error: at most its first MAX_SHOWN_CHARACTERS characters."""
-    text = _brief.repr(value)
-    return text if len(text) <= MAX_SHOWN_CHARACTERS else text[: MAX_SHOWN_CHARACTERS - 1] + "…"
-
-
 def _json_type(value: Any) -> str:
     names = {list: "an array", str: "a string", bool: "a boolean", type(None): "null"}
     return names.get(type(value), "a number")
+
+
+async def _cost_exceeds(raw: bytes, limit: int) -> bool:
+    """Return whether parsing `raw` costs more than `limit`. What stands within strings costs nothing, however it looks."""
+    if CONTAINER * len(raw) <= limit or _highest_cost(raw) <= limit:
+        return False
+    return await asyncio.to_thread(_cost, raw, limit) > limit
+
+
+def _highest_cost(raw: bytes) -> int:
+    """Return the cost if nothing stood within strings. A string has two quotation marks."""
+    return _cost_of_marks(raw, 0, len(raw)) + raw.count(b'"') * STRING // 2
+
+
+def _cost(raw: bytes, limit: int) -> int:
+    """Return the cost, or any number above the limit where it is more."""
+    raw = raw.replace(b"\\\\", b"").replace(b'\\"', b"")
+    cost = position = 0
+    while cost <= limit:
+        opening = raw.find(b'"', position)
+        cost += _cost_of_marks(raw, position, len(raw) if opening < 0 else opening)
+        closing = -1 if opening < 0 else raw.find(b'"', opening + 1)
+        if closing < 0:
+            break
+        cost += STRING
+        position = closing + 1
+    return cost
+
+
+def _cost_of_marks(raw: bytes, start: int, end: int) -> int:
+    num_containers = raw.count(b"[", start, end) + raw.count(b"{", start, end)
+    return raw.count(b",", start, end) + num_containers * CONTAINER

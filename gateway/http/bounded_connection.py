@@ -1,18 +1,50 @@
-"""A connection of HTTP/1.1 within limits: uvicorn's protocol, which counts and times what arrives before it is a request."""
+"""A connection of HTTP within limits: uvicorn's protocol, which has none of its own for what arrives before it is a request.
+
+One connection may take only so many bytes and so much time for a request's head, only so much time for its body, and one place.
+"""
 
 import asyncio
+import resource
 import time
+from collections import Counter
+from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import Any, ClassVar
 
 import orjson
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from gateway.errors import ErrorKind, GatewayError, dialect_of, error_body
-from gateway.http.http_limits import MIN_BODY_BYTES, HTTPLimits
 
 SLICE_BYTES = 16 * 1024
 """What is parsed at a time: so many requests may be in it, each of which costs far more than its bytes."""
+# Beside those of connections: the scheduler, models' files, template processes, logs.
+RESERVED_FILES = 96
+MIN_BODY_BYTES = 16 * 1024
+"""At least so much of a body must arrive in each `body_timeout_s`, if that is not its end."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HTTPLimits:
+    """Seconds and bytes. GatewaySettings says what each one means."""
+
+    max_header_bytes: int = 64 * 1024
+    header_timeout_s: float = 30.0
+    body_timeout_s: float = 60.0
+    write_timeout_s: float = 300.0
+    max_connections: int = 4096
+    max_connections_per_address: int | None = None
+    per_address: Counter[str] = field(default_factory=Counter)
+    """Open connections; the protocols keep it."""
+
+    @property
+    def num_places(self) -> int:
+        """Connections that may be open at once. The process's limit of open files leaves room for those only."""
+        num_files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        if num_files == resource.RLIM_INFINITY:
+            return self.max_connections
+        return min(self.max_connections, max(num_files - RESERVED_FILES, num_files // 2))
 
 
 class _Phase(Enum):
@@ -160,7 +192,7 @@ class BoundedConnection(HttpToolsProtocol):
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         self._answered = cycle
-        super()._start_asgi_task(cycle, app)
+        super()._start_asgi_task(cycle, app if cycle.scope["http_version"] == "1.1" else _unchunked(app, cycle))
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
@@ -263,3 +295,29 @@ class BoundedConnection(HttpToolsProtocol):
             if cycle is not None and not cycle.response_complete:
                 cycle.disconnected = True
                 cycle.message_event.set()
+
+
+def http_protocol(limits: HTTPLimits) -> type[BoundedConnection]:
+    """Return the protocol class of a server with these limits."""
+    return type("LimitedHTTPProtocol", (BoundedConnection,), {"limits": limits})
+
+
+def _unchunked(app: ASGIApp, cycle: RequestResponseCycle) -> Any:
+    """An answer of unknown length ends with the connection, since HTTP/1.0 (nginx's default upstream) has no chunks."""
+
+    async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+        is_open_ended = False
+
+        async def send_unchunked(message: Message) -> None:
+            nonlocal is_open_ended
+            if message["type"] == "http.response.start":
+                is_open_ended = all(name.lower() != b"content-length" for name, _ in message["headers"])
+            if is_open_ended:
+                cycle.chunked_encoding = False
+                cycle.keep_alive = False
+                cycle.expected_content_length = len(message.get("body", b""))
+            await send(message)
+
+        await app(scope, receive, send_unchunked)
+
+    return answer

@@ -1,6 +1,6 @@
-"""What happens around every request, whatever its route: its id, its count, the key, the drain, and the last error net.
+"""What happens around every request, whatever its route: its id, its count, the drain, and the last error net.
 
-Plain ASGI, so that streams pass through untouched. Knows nothing about bodies.
+Plain ASGI, so that streams pass through untouched.
 """
 
 import contextlib
@@ -10,25 +10,18 @@ import uuid
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect
-from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from gateway.errors import ErrorKind, GatewayError, dialect_of, error_body
+from gateway.errors import ErrorKind, GatewayError, error_response
 from gateway.http.drain import Drain
 from gateway.http.reply_notes import notes_of
-from gateway.http.scopes import needed_scope
 from gateway.telemetry.metrics import GatewayMetrics
-from pagoda.api_keys.keyring import KeyRefusedError, Keyring, ScopeMissingError
 
 logger = logging.getLogger(__name__)
 
 UNCOUNTED = frozenset({"/metrics", "/health", "/ping", "/ready", "/version"})
 _SLASHES = re.compile("/{2,}")
 _SANE_REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
-
-
-def error_response(path: str, error: GatewayError) -> JSONResponse:
-    return JSONResponse(error_body(error, dialect_of(path)), status_code=error.http_status, headers=error.headers)
 
 
 class RequestContext:
@@ -89,30 +82,6 @@ class RequestContext:
             self._metrics.http_requests.labels(handler, scope["method"], status_class).inc()
 
 
-class RequireKey:
-    """A key of the scope that the path needs, as a bearer token or `X-API-Key`; whose it is travels on as `state.caller`."""
-
-    def __init__(self, app: ASGIApp, *, keyring: Keyring) -> None:
-        self._app = app
-        self._keyring = keyring
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http":
-            path = scope["path"]
-            try:
-                scope["state"]["caller"] = self._keyring.authorize(_offered_key(scope), needed_scope(path))
-            except KeyRefusedError as refusal:
-                is_known = isinstance(refusal, ScopeMissingError)
-                error = GatewayError(ErrorKind.FORBIDDEN if is_known else ErrorKind.UNAUTHORIZED, str(refusal))
-                logger.info(
-                    "request refused",
-                    extra={"request_id": scope["state"]["request_id"], "path": path[:200], "reason": error.message},
-                )
-                await error_response(path, error)(scope, receive, send)
-                return
-        await self._app(scope, receive, send)
-
-
 class CountInProgress:
     """Requests to the dialects are counted until their last byte, and refused while the process ends."""
 
@@ -128,10 +97,3 @@ class CountInProgress:
 
 def _request_id(offered: str | None) -> str:
     return offered if offered and _SANE_REQUEST_ID.fullmatch(offered) else uuid.uuid4().hex
-
-
-def _offered_key(scope: Scope) -> bytes | None:
-    headers = Headers(scope=scope)
-    scheme, _, token = headers.get("authorization", "").partition(" ")
-    key = token if scheme.lower() == "bearer" else headers.get("x-api-key")
-    return None if key is None else key.strip().encode("latin-1")

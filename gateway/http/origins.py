@@ -13,8 +13,7 @@ from starlette.datastructures import Headers
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from gateway.errors import ErrorKind, GatewayError
-from gateway.http.middleware import error_response
+from gateway.errors import ErrorKind, GatewayError, error_response
 from gateway.http.reply_notes import IGNORED_HEADER, TRUNCATED_HEADER
 
 # Ollama's: this machine under any port, and the schemes of desktop applications and editors.

@@ -13,9 +13,8 @@ from functools import partial
 from typing import Any, TypeVar
 
 from gateway.errors import InvalidRequestError, PromptTooLongError
-from gateway.prompts.chat_template import ChatTemplate, NoTemplateError
+from gateway.prompts.chat_template import ChatTemplate, NoTemplateError, template_variables
 from gateway.prompts.template_renderer import ChatTemplateError, rendering_threads
-from gateway.prompts.template_variables import template_variables
 from pagoda.models.catalogue import with_tag
 from pagoda.models.errors import ModelFormatError
 from pagoda.models.model import Model

@@ -14,7 +14,7 @@ from typing import Any
 
 import orjson
 
-from gateway.answers.logprob_bound import AnswerLogprobs
+from gateway.answers.logprobs import AnswerLogprobs
 from gateway.answers.text_events import SampleEnded, TextDelta, TextEvents, TokenText
 
 JSONObject = dict[str, Any]

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from functools import partial
 
 from fastapi import APIRouter, Request
@@ -11,9 +12,10 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from gateway.answers.text_request import TextRequest
 from gateway.errors import Dialect, ErrorKind, GatewayError, InvalidRequestError, error_body
 from gateway.http.api_document import reads
+from gateway.http.reply_notes import note_truncation
 from gateway.http.streaming import ndjson_lines, stream_response, unless_gone
 from gateway.models.served_model import ChatEnding, ServedModel
-from gateway.ollama import convert, model_objects
+from gateway.ollama import convert
 from gateway.ollama.prompts import encode_prompt, refuse_go_template, refuse_template_of
 from gateway.ollama.replies import ChatReply, GenerateReply, Reply
 from gateway.ollama.schemas import ChatRequest, GenerateRequest
@@ -22,12 +24,15 @@ from gateway.operations import VERSION
 from gateway.state import GatewayState, http_context, state_of
 from gateway.upstream.inference import ModelInfo
 from pagoda.api_keys.key_file import Scope
+from pagoda.models.catalogue import with_tag
 from pagoda.models.errors import ModelNotFoundError
 from pagoda.models.model import Model
-from pagoda.models.ollama_objects import JSONObject
+from pagoda.models.ollama_objects import JSONObject, identity
 from pagoda.text.prompt_bound import Keep
 
 router = APIRouter()
+# Ollama shows a model that is never unloaded as a date that nobody will see.
+FOREVER = "2318-01-01T00:00:00Z"
 _error_body = partial(error_body, dialect=Dialect.OLLAMA)
 
 
@@ -52,10 +57,10 @@ def _running(state: GatewayState, in_memory: Sequence[tuple[Model | None, ModelI
     running = []
     for model, info in in_memory:
         try:
-            describe = partial(model_objects.running, info=info)
+            describe = partial(_running_object, info=info)
             running.append(state.store.read_current(model, describe)[1] if model else describe(None))
         except ModelNotFoundError:  # deleted meanwhile
-            running.append(model_objects.running(None, info))
+            running.append(_running_object(None, info))
     return running
 
 
@@ -63,7 +68,7 @@ def _running(state: GatewayState, in_memory: Sequence[tuple[Model | None, ModelI
 @reads(GenerateRequest)
 async def generate(request: Request) -> Response:
     state = state_of(request)
-    body = await state.read_body(request, GenerateRequest)
+    body = await state.bodies.read_body(request, GenerateRequest)
     model = await _find(state, body.model)
     if body.template and not state.trust_request_chat_template:
         refuse_template_of(request.state.caller)
@@ -79,7 +84,7 @@ async def generate(request: Request) -> Response:
         whole = await encode_prompt(body, model, keep=Keep.LAST)
         prompt = cut_beginning(whole, await _window(state, model, asked), len(model.tokenizer.bos_prefix()))
         if len(prompt) < len(whole):
-            state.note_truncation(request, f"{len(whole) - len(prompt)} tokens")
+            note_truncation(request, f"{len(whole) - len(prompt)} tokens")
     context = None if body.raw or model.chat_template is None else prompt
     reply = GenerateReply(model=body.model, wants_logprobs=bool(body.logprobs), prompt=context)
     text_request = replace(asked, prompt_token_ids=tuple(prompt))
@@ -90,7 +95,7 @@ async def generate(request: Request) -> Response:
 @reads(ChatRequest)
 async def chat(request: Request) -> Response:
     state = state_of(request)
-    body = await state.read_body(request, ChatRequest)
+    body = await state.bodies.read_body(request, ChatRequest)
     if not body.model:
         raise InvalidRequestError("model is required", param="model")
     model = await _find(state, body.model)
@@ -107,7 +112,7 @@ async def chat(request: Request) -> Response:
     else:
         prompt, num_dropped = await encode_latest(messages, encode, await _window(state, model, asked))
         if num_dropped:
-            state.note_truncation(request, f"{num_dropped} message{'s' if num_dropped > 1 else ''}")
+            note_truncation(request, f"{num_dropped} message{'s' if num_dropped > 1 else ''}")
     text_request = replace(asked, prompt_token_ids=tuple(prompt))
     return await _respond(request, model, text_request, reply, body.stream)
 
@@ -150,3 +155,21 @@ async def _find(state: GatewayState, name: str) -> ServedModel:
     if not name or not state.models.has(name):
         raise GatewayError(ErrorKind.NOT_FOUND, f"model '{name}' not found", param="model")
     return await state.models.find(name)
+
+
+def _running_object(model: Model | None, info: ModelInfo) -> JSONObject:
+    """Without a model its files are gone: it was deleted, and stays in memory until nobody uses it."""
+    name = with_tag(info.name)
+    described = identity(model) if model else {"name": name, "model": name, "size": 0, "digest": info.digest}
+    return described | {
+        "expires_at": _expires_at(info.expires_in_s),
+        "size_vram": 0 if info.device.startswith("cpu") else described["size"],
+        "context_length": info.max_model_len,
+    }
+
+
+def _expires_at(expires_in_s: float | None) -> str:
+    if expires_in_s is None:
+        return FOREVER
+    moment = datetime.now(UTC) + timedelta(seconds=expires_in_s)
+    return moment.isoformat(timespec="microseconds").replace("+00:00", "Z")

@@ -6,7 +6,6 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from gateway.http.bodies import FieldError, Schema
 from gateway.http.fields import (
     MAX_MESSAGES,
     Integer,
@@ -25,6 +24,7 @@ from gateway.http.fields import (
     keep_alive_seconds,
     whole_items,
 )
+from gateway.http.schema import FieldError, Schema
 from pagoda.models.inert_parameters import HINTS, NEUTRAL
 from pagoda.wire.sampling import MAX_TEMPERATURE
 

@@ -48,7 +48,7 @@ async def list_models(request: Request) -> Response:
 @reads(ShowRequest)
 async def show(request: Request) -> Response:
     state = state_of(request)
-    body = await state.read_body(request, ShowRequest)
+    body = await state.bodies.read_body(request, ShowRequest)
     show_model = partial(ollama_objects.shown, policy=state.sampling_policy, verbose=bool(body.verbose))
     shown = await asyncio.to_thread(_read_current, state, body.model_name, show_model)
     # orjson writes numbers that JSON does not have, which metadata may hold, as null.
@@ -59,7 +59,7 @@ async def show(request: Request) -> Response:
 @reads(PullRequest)
 async def pull(request: Request) -> Response:
     state = state_of(request)
-    body = await state.read_body(request, PullRequest)
+    body = await state.bodies.read_body(request, PullRequest)
     name = state.store.canonical_name(body.model_name)
     entry = state.store.catalogue_entry(name)
     if entry is None and not state.model_editor.has(name):
@@ -74,7 +74,7 @@ async def pull(request: Request) -> Response:
 @reads(CreateRequest)
 async def create(request: Request) -> Response:
     state = state_of(request)
-    body = await state.read_body(request, CreateRequest)
+    body = await state.bodies.read_body(request, CreateRequest)
     if body.template:
         await check_template(body.template)
     state.store.canonical_name(body.model_name)  # refuses what is no name
@@ -87,7 +87,7 @@ async def create(request: Request) -> Response:
 @reads(CopyRequest)
 async def copy(request: Request) -> Response:
     state = state_of(request)
-    body = await state.read_body(request, CopyRequest)
+    body = await state.bodies.read_body(request, CopyRequest)
     _refuse_if_named(state, body.destination, "replaced")
     model = await asyncio.to_thread(_stored_or_served, state, body.source)
     await asyncio.to_thread(state.model_editor.copy_model, model, body.destination)
@@ -98,7 +98,7 @@ async def copy(request: Request) -> Response:
 @reads(DeleteRequest)
 async def delete(request: Request) -> Response:
     state = state_of(request)
-    body = await state.read_body(request, DeleteRequest)
+    body = await state.bodies.read_body(request, DeleteRequest)
     _refuse_if_named(state, body.model_name, "deleted")
     await asyncio.to_thread(state.model_editor.delete, body.model_name)
     await _let_go(state, state.store.canonical_name(body.model_name))

@@ -16,8 +16,6 @@ from pagoda.text.prompt_bound import Keep
 from pagoda.wire.sampling import SamplingParams
 
 LLAMA_CPP_REPEAT_LAST_N = 64
-# Of the prompts' tokens and their alternatives, over all choices of a response. Each is some 70 bytes of JSON.
-MAX_PROMPT_SCORES = 300_000
 
 
 def chat_messages(messages: Sequence[ChatMessage]) -> list[dict[str, str]]:
@@ -75,21 +73,6 @@ def reply_form(body: ChatRequest | CompletionRequest, model_name: str, *, logpro
         usage=bool(options.include_usage),
         continuous_usage=bool(options.continuous_usage_stats),
     )
-
-
-def check_prompt_scores(requests: Sequence[TextRequest]) -> None:
-    """Raises InvalidRequestError where the log-probabilities of all prompts together would be too many for one response."""
-    num_scores = sum(
-        request.num_samples * len(request.prompt_token_ids) * (1 + request.sampling.num_prompt_logprobs)
-        for request in requests
-        if request.sampling.num_prompt_logprobs is not None
-    )
-    if num_scores > MAX_PROMPT_SCORES:
-        raise InvalidRequestError(
-            f"prompt_logprobs: choices times prompt tokens times candidates are {num_scores}, at most {MAX_PROMPT_SCORES} "
-            "log-probabilities of prompts may be in one response: ask for fewer choices, tokens or alternatives",
-            param="prompt_logprobs",
-        )
 
 
 def check_token_ids(token_ids: Sequence[int], vocab_size: int, field: str) -> None:

@@ -9,6 +9,7 @@ from types import MappingProxyType
 from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, Response
 
+from gateway.answers.logprobs import check_prompt_scores
 from gateway.answers.text_request import TextRequest
 from gateway.errors import Dialect, InvalidRequestError, error_body
 from gateway.http.api_document import reads
@@ -50,13 +51,13 @@ async def get_model(request: Request, name: str) -> Response:
 @reads(ChatRequest)
 async def chat_completions(request: Request) -> Response:
     state = state_of(request)
-    body = await state.read_body(request, ChatRequest)
+    body = await state.bodies.read_body(request, ChatRequest)
     model = await state.models.find(body.model or None)
     messages = model.conversation(convert.chat_messages(body.messages))
     prompt = await model.encode_chat(messages, convert.chat_ending(body), keep=convert.kept(body), thinks=body.thinks)
     text_request = convert.chat_text_request(body, prompt, model.tokenizer.vocab_size, model.defaults)
     fitted = await state.generator.fit(model, [text_request])
-    convert.check_prompt_scores(fitted)
+    check_prompt_scores(fitted)
     reply = ChatReply(convert.reply_form(body, model.name, logprobs=bool(body.logprobs)), fitted)
     return await _respond(request, model, fitted, reply, stream=bool(body.stream))
 
@@ -65,13 +66,13 @@ async def chat_completions(request: Request) -> Response:
 @reads(CompletionRequest)
 async def completions(request: Request) -> Response:
     state = state_of(request)
-    body = await state.read_body(request, CompletionRequest)
+    body = await state.bodies.read_body(request, CompletionRequest)
     model = await state.models.find(body.model or None)
     prompts = await _prompts(body, model)
     vocab_size = model.tokenizer.vocab_size
     text_requests = [convert.completion_text_request(body, prompt, vocab_size, model.defaults) for prompt in prompts]
     fitted = await state.generator.fit(model, text_requests)
-    convert.check_prompt_scores(fitted)
+    check_prompt_scores(fitted)
     form = convert.reply_form(body, model.name, logprobs=body.logprobs is not None)
     echoes = _echoes(body, model, fitted) if body.echo else ()
     reply = CompletionReply(form, fitted, echoes, nothing_but_echo=body.max_tokens == 0)

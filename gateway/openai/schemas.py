@@ -5,7 +5,6 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from gateway.http.bodies import FieldError, Schema
 from gateway.http.fields import (
     MAX_MESSAGES,
     Count,
@@ -26,6 +25,7 @@ from gateway.http.fields import (
     described,
     whole_items,
 )
+from gateway.http.schema import FieldError, Schema
 from gateway.openai.known_fields import CHAT_NEUTRAL, COMPLETION_NEUTRAL, HINTS
 from gateway.prompts.chat_template import THINKING_VARIABLES
 from pagoda.wire.sampling import MAX_LOGIT_BIAS, MAX_STOP_TOKEN_IDS

@@ -25,7 +25,7 @@ MAX_TOKENS = 1 << 18
 async def tokenize(request: Request) -> Response:
     """Of a prompt, or of a conversation as the model's template writes it."""
     state = state_of(request)
-    body = await state.read_body_as(request, _schema)
+    body = await state.bodies.read_body_as(request, _schema)
     model = await state.models.find(body.model or None)
     token_ids = await _encode(body, model)
     info = await state.models.info_if_any(model.model)
@@ -45,7 +45,7 @@ async def tokenize(request: Request) -> Response:
 async def detokenize(request: Request) -> Response:
     """Special tokens by their names: what /tokenize would have to be told to write them."""
     state = state_of(request)
-    body = await state.read_body(request, DetokenizeRequest)
+    body = await state.bodies.read_body(request, DetokenizeRequest)
     tokenizer = (await state.models.find(body.model or None)).tokenizer
     convert.check_token_ids(body.tokens, tokenizer.vocab_size, "tokens")
     text = await asyncio.to_thread(tokenizer.decode, body.tokens, skip_special_tokens=False)

@@ -10,14 +10,24 @@ from typing import Any, Self
 
 from gateway.prompts.special_text import SpecialText, unused_character
 from gateway.prompts.template_renderer import ChatTemplateError, TemplateRenderer, shared_renderer
-from gateway.prompts.template_variables import template_variables
 from pagoda.models.formats.chat_template_text import chat_template_text, is_go_template, other_template_names
-from pagoda.models.model import Model
+from pagoda.models.formats.end_tokens import token_text
+from pagoda.models.formats.gguf_file import GGUFFile
+from pagoda.models.formats.safetensors_file import read_json
+from pagoda.models.model import Model, ModelFormat
 from pagoda.text.prompt_bound import PromptBound
 from pagoda.text.tokenizer import Tokenizer
 
 THINKING_VARIABLES = ("enable_thinking", "thinking")
 """By which names templates ask whether the model is to think before it answers."""
+
+
+GGUF_TOKEN_KEYS = {
+    "bos_token": "tokenizer.ggml.bos_token_id",
+    "eos_token": "tokenizer.ggml.eos_token_id",
+    "unk_token": "tokenizer.ggml.unknown_token_id",
+    "pad_token": "tokenizer.ggml.padding_token_id",
+}
 
 
 class NoTemplateError(ChatTemplateError):
@@ -161,6 +171,29 @@ class ChatTemplate:
             **asked,
         }
         return self._renderer.render(self.source, variables, is_foreign=self._is_foreign)
+
+
+def template_variables(model: Model, tokenizer: Tokenizer) -> Mapping[str, str]:
+    """Return the texts of the model's special tokens as templates name them, `bos_token` and its like, without those it lacks."""
+    return (
+        _variables_from_gguf(model, tokenizer)
+        if model.format is ModelFormat.GGUF
+        else _variables_from_checkpoint(model)
+    )
+
+
+def _variables_from_gguf(model: Model, tokenizer: Tokenizer) -> Mapping[str, str]:
+    with GGUFFile(model.path) as file:
+        ids = {name: file.metadata.get(key) for name, key in GGUF_TOKEN_KEYS.items()}
+    ids["bos_token"] = tokenizer.bos_token_id  # also where the metadata leaves it to the kind of vocabulary
+    return {name: tokenizer.token_text(token_id) for name, token_id in ids.items() if isinstance(token_id, int)}
+
+
+def _variables_from_checkpoint(model: Model) -> Mapping[str, str]:
+    config_path = model.path / "tokenizer_config.json"
+    config = read_json(config_path) if config_path.exists() else {}
+    names = {name: token_text(config, name) for name in GGUF_TOKEN_KEYS}
+    return {name: text for name, text in names.items() if text is not None}
 
 
 def _plain(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

@@ -1,15 +1,15 @@
 """What the gateway reports to Prometheus: vLLM's names and buckets where the meaning is the same, so that its dashboards work.
 
-The gateway measures requests; the scheduler's numbers are fetched when somebody scrapes. Knows nothing about HTTP.
+The gateway measures requests; the schedulers' numbers (scheduler_metrics.py) are fetched when Prometheus asks.
 """
 
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
-from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.metrics_core import Metric
 
-from gateway.telemetry.queue_metrics import queue_metrics
+from gateway.telemetry.scheduler_metrics import ENGINE, LABELS, scheduler_metrics
 from gateway.upstream.inference import Load
 
 LATENCY_BUCKETS = (0.3, 0.5, 0.8, 1, 1.5, 2, 2.5, 5, 10, 15, 20, 30, 40, 50, 60, 120, 240, 480, 960, 1920, 7680)
@@ -18,9 +18,6 @@ TTFT_BUCKETS = (
     *(1, 2.5, 5, 7.5, 10, 20, 40, 80, 160, 640, 2560),
 )
 ITL_BUCKETS = (0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1, 2.5, 5, 7.5, 10, 20, 40, 80)
-LABELS = ("model_name", "engine")
-# vLLM numbers its data-parallel engines; a scheduler is one engine, however many workers it has.
-ENGINE = "0"
 
 
 class ModelMetrics:
@@ -99,48 +96,6 @@ class _RequestFamilies:
         self.decode_time = histogram("vllm:request_decode_time_seconds", "Decode.", LATENCY_BUCKETS)
         self.request_prompt_tokens = histogram("vllm:request_prompt_tokens", "Prompt tokens.", tokens)
         self.request_generation_tokens = histogram("vllm:request_generation_tokens", "Output tokens.", tokens)
-
-
-def scheduler_metrics(load: Load, model_name: str) -> list[Metric]:
-    num_used = sum(worker.num_pages_used for worker in load.workers)
-    num_pages = num_used + sum(worker.num_pages_free + worker.num_pages_cached for worker in load.workers)
-    usage = num_used / num_pages if num_pages else 0.0
-    gauges = (
-        ("vllm:num_requests_running", "Sequences that a worker computes.", load.num_running),
-        ("vllm:num_requests_waiting", "Sequences that wait for a worker.", load.num_waiting),
-        ("vllm:kv_cache_usage_perc", "Share of KV pages in use, 0 to 1.", usage),
-        ("pagoda_prefix_index_up", "1 while the shared prefix index answers.", float(load.is_index_reachable)),
-    )
-    counters = (
-        ("vllm:prefix_cache_queries", "Prompt tokens looked up in the prefix cache.", load.num_prefix_queries),
-        ("vllm:prefix_cache_hits", "Prompt tokens found in the prefix cache.", load.num_prefix_hits),
-        ("vllm:num_preemptions", "Sequences whose pages were taken away.", load.num_preemptions),
-        ("pagoda_model_loads", "Models loaded because somebody asked for them.", load.num_model_loads),
-        ("pagoda_failed_model_loads", "Models that could not be loaded.", load.num_failed_model_loads),
-        ("pagoda_model_unloads", "Models that left memory.", load.num_model_unloads),
-        ("pagoda_model_load_seconds", "How long those loads took, in all.", load.model_load_s),
-        ("pagoda_prefix_index_published_blocks", "Blocks that the index took.", load.num_index_published),
-        ("pagoda_prefix_index_dropped_blocks", "Blocks that it did not take.", load.num_index_dropped),
-    )
-    families: list[Metric] = []
-    for name, text, value in gauges:
-        gauge = GaugeMetricFamily(name, text, labels=LABELS)
-        gauge.add_metric((model_name, ENGINE), value)
-        families.append(gauge)
-    for name, text, value in counters:
-        counter = CounterMetricFamily(name, text, labels=LABELS)
-        counter.add_metric((model_name, ENGINE), value)
-        families.append(counter)
-    return [*families, _pages(load), *queue_metrics(load)]
-
-
-def _pages(load: Load) -> Metric:
-    pages = GaugeMetricFamily("pagoda_pages", "KV pages by state.", labels=("worker", "state"))
-    for worker in load.workers:
-        pages.add_metric((worker.worker_id, "free"), worker.num_pages_free)
-        pages.add_metric((worker.worker_id, "cached"), worker.num_pages_cached)
-        pages.add_metric((worker.worker_id, "used"), worker.num_pages_used)
-    return pages
 
 
 def _token_buckets(largest: int) -> tuple[int, ...]:

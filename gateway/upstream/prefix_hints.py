@@ -1,20 +1,16 @@
 """How much of a prompt each scheduler's workers have probably cached: by the shared prefix index, and by what was sent where.
 
-The second is this gateway's own memory: it knows of a prefix before its blocks are computed and published, and it is all there is
-without a shared index or while that is down. Hints: a wrong one costs a hit, never an answer.
+The second is recent_prefixes.py. Both are hints: a wrong one costs a hit, never an answer.
 """
 
-from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import islice
 
 from gateway.upstream.inference import InferenceRequest, ModelInfo
+from gateway.upstream.recent_prefixes import MAX_REMEMBERED_BLOCKS, RecentPrefixes
 from kvcache.block_hash import BlockHash, hash_blocks, root_hash
 from kvcache.prefix_index import IndexLimits, PrefixIndex
-
-# About a million tokens in some ten megabytes: more than most schedulers' workers can cache.
-MAX_REMEMBERED_BLOCKS = 65_536
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,7 +37,7 @@ NO_HINT = PrefixHint(num_cached_tokens={})
 class PrefixHints:
     def __init__(self, index: PrefixIndex, max_remembered_blocks: int = MAX_REMEMBERED_BLOCKS) -> None:
         self._index = index
-        self._sent = SentBlocks(max_remembered_blocks)
+        self._recent = RecentPrefixes(max_remembered_blocks)
         self._max_blocks = IndexLimits().max_lookup_blocks
 
     async def look_up(self, request: InferenceRequest, model: ModelInfo, known: PromptBlocks = NO_BLOCKS) -> PrefixHint:
@@ -52,7 +48,7 @@ class PrefixHints:
         if not model.page_size:
             return NO_HINT
         blocks = self._name_blocks(request, model, known)
-        num_blocks = self._sent.leading_runs(blocks.names)
+        num_blocks = self._recent.leading_runs(blocks.names)
         for holder, length in (await self._index.lookup(model.digest, blocks.names)).items():
             num_blocks[holder.scheduler_id] = max(length, num_blocks.get(holder.scheduler_id, 0))
         num_tokens = {address: length * model.page_size for address, length in num_blocks.items()}
@@ -60,7 +56,7 @@ class PrefixHints:
 
     def sent(self, hint: PrefixHint, address: str) -> None:
         """The request that was asked about went to this scheduler."""
-        self._sent.remember(hint.blocks.names, address)
+        self._recent.remember_prefix(hint.blocks.names, address)
 
     async def close(self) -> None:
         await self._index.close()
@@ -72,28 +68,3 @@ class PrefixHints:
             return known
         named = hash_blocks(root, request.prompt_token_ids, model.page_size)
         return PromptBlocks(root=root, names=tuple(islice(named, self._max_blocks)))
-
-
-class SentBlocks:
-    """To which scheduler each block was sent last. Bounded: the longest unused ones are forgotten, tails before heads."""
-
-    def __init__(self, max_blocks: int) -> None:
-        self._max_blocks = max_blocks
-        self._address_of: OrderedDict[BlockHash, str] = OrderedDict()
-
-    def leading_runs(self, blocks: Sequence[BlockHash]) -> dict[str, int]:
-        """How many leading blocks each scheduler got: all up to the last that it was sent, since a block's name covers them."""
-        runs: dict[str, int] = {}
-        for length, block in enumerate(blocks, start=1):
-            address = self._address_of.get(block)
-            if address is None:
-                break
-            runs[address] = length
-        return runs
-
-    def remember(self, blocks: Sequence[BlockHash], address: str) -> None:
-        for block in reversed(blocks):
-            self._address_of[block] = address
-            self._address_of.move_to_end(block)
-        while len(self._address_of) > self._max_blocks:
-            self._address_of.popitem(last=False)

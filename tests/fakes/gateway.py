@@ -13,8 +13,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from gateway.app import create_app
-from gateway.http.http_limits import HTTPLimits
-from gateway.http.http_protocol import http_protocol
+from gateway.http.bounded_connection import HTTPLimits, http_protocol
 from gateway.settings import GatewaySettings
 from pagoda.models.catalogue import CATALOGUE, CatalogueEntry
 from pagoda.models.store import ModelStore

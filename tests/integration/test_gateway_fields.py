@@ -11,7 +11,7 @@ import pytest
 import pytest_asyncio
 
 from gateway.api_fields import BODIES, Body, markdown
-from gateway.http.bodies import Schema
+from gateway.http.schema import Schema
 from tests.fakes.gateway import RunningGateway, running_gateway
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")

@@ -16,7 +16,7 @@ import pytest
 from fastapi.routing import APIRoute
 
 from gateway.app import ROUTERS
-from gateway.http.scopes import needed_scope
+from gateway.http.authorization import needed_scope
 from pagoda.api_keys.key_file import KeyEntry, KeyFile, KeyList, Scope, digest_of
 from tests.fakes.gateway import MODEL, RunningGateway, running_gateway
 from tests.fakes.scheduler import Answer

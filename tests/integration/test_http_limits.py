@@ -14,8 +14,7 @@ import uvloop
 from fastapi import FastAPI, Request
 from starlette.responses import StreamingResponse
 
-from gateway.http.bounded_connection import SLICE_BYTES, BoundedConnection
-from gateway.http.http_limits import RESERVED_FILES, HTTPLimits
+from gateway.http.bounded_connection import RESERVED_FILES, SLICE_BYTES, BoundedConnection, HTTPLimits
 from tests.fakes.gateway import serving
 from tests.fakes.waiting import until
 

@@ -3,8 +3,7 @@
 from dataclasses import replace
 
 from gateway.upstream.inference import InferenceRequest, ModelInfo
-from gateway.upstream.prefix_hints import PrefixHints, SentBlocks
-from kvcache.block_hash import BlockHash
+from gateway.upstream.prefix_hints import PrefixHints
 from kvcache.prefix_index import Holder, InMemoryPrefixIndex
 from pagoda.wire.sampling import SamplingParams
 from scheduler.queue.request import InferenceRequest as ScheduledRequest
@@ -72,12 +71,3 @@ async def test_a_prompt_that_waits_is_hashed_once_for_each_models_files() -> Non
         await hints.look_up(request(), made_again)
     ).blocks
     assert first.names != (await hints.look_up(request(), made_again, first)).blocks.names
-
-
-def test_what_is_remembered_is_bounded_and_tails_go_first() -> None:
-    blocks = [BlockHash(bytes([number])) for number in range(6)]
-    sent = SentBlocks(max_blocks=4)
-    sent.remember(blocks[:3], "a")
-    sent.remember(blocks[3:], "b")
-    assert sent.leading_runs(blocks[:3]) == {"a": 1}
-    assert sent.leading_runs(blocks[3:]) == {"b": 3}

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from gateway.http.scopes import needed_scope
+from gateway.http.authorization import needed_scope
 from pagoda.api_keys.key_file import KeyEntry, KeyFile, KeyList, KeysError, Scope, digest_of
 from pagoda.api_keys.keyring import (
     NOBODY,

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.http.unknown_fields import MAX_NAME_CHARACTERS, MAX_NAMED
+from gateway.http.schema import MAX_NAME_CHARACTERS, MAX_NAMED
 from gateway.ollama import schemas as ollama
 from gateway.openai import schemas as openai
 

@@ -1,0 +1,194 @@
+"""The base class of all request bodies: which fields a body may have, and the error that names the offending one.
+
+Each dialect declares its own schemas, and which values it accepts without acting on them.
+"""
+
+import re
+import reprlib
+from collections.abc import Iterator, Mapping
+from functools import cache
+from itertools import islice
+from typing import Any, ClassVar, Self, TypeVar, get_args
+
+import orjson
+from pydantic import BaseModel, ConfigDict, GetJsonSchemaHandler, ValidationError, model_validator
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema, ErrorDetails
+
+from gateway.errors import InvalidRequestError
+
+MAX_SHOWN_CHARACTERS = 80
+MAX_NAMED = 16
+MAX_NAME_CHARACTERS = 64
+"""Of each name, so that the header stays within what proxies let through, whatever a client sends."""
+_UNSAFE = re.compile(r"[^A-Za-z0-9_.-]")
+
+
+class FieldError(ValueError):
+    """For validators of a whole body: names the field that is at fault, which pydantic cannot know there."""
+
+    def __init__(self, field: str, message: str) -> None:
+        super().__init__(message)
+        self.field = field
+
+
+class Schema(BaseModel):
+    """A body of one kind, without coercion. Null is the same as an absent field. Subclasses list what they accept beside fields.
+
+    `neutral` are fields of the dialect that are not supported, with the values under which they change nothing: these pass, any
+    other value is refused by name. `hints` never change the answer and pass with any value. A field that is none of all these
+    is unknown: it is left out, and `unknown_fields` names it.
+    """
+
+    model_config = ConfigDict(
+        strict=True, extra="ignore", allow_inf_nan=False, frozen=True, use_attribute_docstrings=True
+    )
+    neutral: ClassVar[Mapping[str, tuple[Any, ...]]] = {}
+    hints: ClassVar[frozenset[str]] = frozenset()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _keep_what_is_honoured(cls, body: Any) -> Any:
+        if not isinstance(body, dict):
+            return body
+        if body.keys() <= _honoured(cls) and None not in body.values():
+            return body
+        for name, accepted in cls.neutral.items():
+            value = body.get(name)
+            if value is not None and not any(type(value) is type(each) and value == each for each in accepted):
+                allowed = " or ".join(orjson.dumps(each).decode() for each in accepted or (None,))
+                raise FieldError(name, f"not supported (got {shown(value)}): leave it out or send {allowed}")
+        return {name: value for name in _honoured(cls) if (value := body.get(name)) is not None}
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        """Describe also what is accepted besides the fields, so that the API's document has all of it."""
+        reference = handler(core_schema)
+        properties = handler.resolve_ref_schema(reference).setdefault("properties", {})
+        for name, accepted in cls.neutral.items():
+            properties[name] = {"enum": [*accepted, None], "description": "Not supported beyond what changes nothing."}
+        for name in sorted(cls.hints):
+            properties[name] = {"description": "Accepted; changes no answer."}
+        return reference
+
+    @classmethod
+    def parse_body(cls, body: Any) -> Self:
+        try:
+            return cls.model_validate(body)
+        except ValidationError as error:
+            raise _as_invalid_request(error) from None
+
+    @property
+    def without_effect(self) -> tuple[str, ...]:
+        """The fields that are known, but not with their values here: they change nothing, though the API says otherwise."""
+        return ()
+
+    @classmethod
+    def unknown_fields(cls, body: Mapping[str, Any]) -> tuple[str, ...]:
+        """Return the paths of the first fields that are unknown, also inside the body's parts."""
+        return first_unknown(_shape(cls), body)
+
+
+class SchemaShape:
+    """The names that a body of one kind may have, and the shapes of the bodies inside it, by the field they are in."""
+
+    def __init__(self, known: frozenset[str], nested: Mapping[str, "SchemaShape"]) -> None:
+        self._known = known
+        self._nested = nested
+
+    def unknown_paths(self, body: Mapping[str, Any], path: str = "") -> Iterator[str]:
+        """Yield the paths of unknown fields, such as `messages.0.timestamp`, as they are found."""
+        for name in body:
+            if name not in self._known:
+                yield f"{path}{_named(name)}"
+        for name, shape in self._nested.items():
+            match body.get(name):
+                case dict() as inner:
+                    yield from shape.unknown_paths(inner, f"{path}{name}.")
+                case list() as several:
+                    for index, inner in enumerate(several):
+                        if isinstance(inner, dict):
+                            yield from shape.unknown_paths(inner, f"{path}{name}.{index}.")
+
+
+SchemaT = TypeVar("SchemaT", bound=Schema)
+
+
+@cache
+def _honoured(schema: type[Schema]) -> frozenset[str]:
+    """Return the names that the fields have in a body."""
+    return frozenset(field.alias or name for name, field in schema.model_fields.items())
+
+
+@cache
+def _shape(schema: type[Schema]) -> SchemaShape:
+    nested = {
+        name: _shape(inner) for name, field in schema.model_fields.items() for inner in _schemas(field.annotation)
+    }
+    return SchemaShape(_honoured(schema) | schema.neutral.keys() | schema.hints, nested)
+
+
+def _schemas(annotation: Any) -> Iterator[type[Schema]]:
+    """Yield the schemas that a field's type mentions, such as `ChatMessage` in `list[ChatMessage] | None`."""
+    if isinstance(annotation, type) and issubclass(annotation, Schema):
+        yield annotation
+    for argument in get_args(annotation):
+        yield from _schemas(argument)
+
+
+def first_unknown(shape: SchemaShape, body: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return at most MAX_NAMED paths, and `...` behind them where there are more."""
+    found = tuple(islice(shape.unknown_paths(body), MAX_NAMED + 1))
+    return found if len(found) <= MAX_NAMED else (*found[:MAX_NAMED], "...")
+
+
+def _named(name: str) -> str:
+    """Return the name as it may stand in a header: ASCII without separators, and not long."""
+    safe = _UNSAFE.sub("?", name[: MAX_NAME_CHARACTERS + 1])
+    if len(safe) > MAX_NAME_CHARACTERS:
+        return f"{safe[: MAX_NAME_CHARACTERS - 3]}..."
+    return safe or '""'
+
+
+def _as_invalid_request(error: ValidationError) -> InvalidRequestError:
+    """Return the first problem, by its path in the body. Where a union failed, its last branch's problem stands for all."""
+    first = error.errors(include_url=False)[0]
+    path = _path(first)
+    cause = first.get("ctx", {}).get("error")
+    if isinstance(cause, FieldError):
+        path = f"{path}.{cause.field}" if path else cause.field
+        return InvalidRequestError(f"{path}: {cause}", param=path)
+    if first["type"] == "missing":
+        return InvalidRequestError(f"{path}: required", param=path)
+    message = str(cause) if cause is not None else first["msg"][0].lower() + first["msg"][1:]
+    return InvalidRequestError(f"{path}: {message} (got {shown(first['input'])})", param=path)
+
+
+def _path(problem: ErrorDetails) -> str:
+    """Join keys and positions by dots, without the names that pydantic gives to the branches of a union."""
+    parts = [part for part in problem["loc"] if isinstance(part, int) or part.isidentifier()]
+    branches = {"str", "int", "float", "bool", "dict", "list"}
+    return ".".join(str(part) for part in parts if part not in branches)
+
+
+class _Brief(reprlib.Repr):
+    """Looks at no more of a value than it shows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxlevel, self.maxlist, self.maxdict = 4, 8, 8
+
+    def repr_str(self, value: str, level: int) -> str:
+        return repr(value[:MAX_SHOWN_CHARACTERS])
+
+    def repr_dict(self, value: dict[str, Any], level: int) -> str:
+        return super().repr_dict(dict(islice(value.items(), self.maxdict + 1)), level)
+
+
+_brief = _Brief()
+
+
+def shown(value: Any) -> str:
+    """Return a value of a body for an error: at most its first MAX_SHOWN_CHARACTERS characters."""
+    text = _brief.repr(value)
+    return text if len(text) <= MAX_SHOWN_CHARACTERS else text[: MAX_SHOWN_CHARACTERS - 1] + "…"
