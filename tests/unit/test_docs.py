@@ -1,4 +1,4 @@
-"""Every file and folder of ours that the documentation names is there, so that it stays true when files move."""
+"""Every file and folder of ours that documentation or source names is there, so that both stay true when files move."""
 
 import re
 from pathlib import Path
@@ -13,6 +13,9 @@ FOLDER = re.compile(rf"`((?:{'|'.join(FOLDERS)})(?:/[\w-]+)*)/`")
 LINK = re.compile(r"\]\(([^)#:]+)(?:#[^)]*)?\)")
 PATTERNS = frozenset({"bench/results/peers-MODEL.md"})
 """Not the name of one file."""
+SOURCES = re.compile(r"(?<![\w/.:~$<>{}*-])(?:\.\./)*((?:[\w.-]+/)*[\w-]+\.(?:py|c|h|lua|proto|md))\b(?![/.\w(=])")
+NOT_OURS = frozenset({"version.py"})
+"""Files of other packages."""
 
 
 @pytest.fixture(scope="module")
@@ -31,3 +34,14 @@ def test_what_is_named_exists(document: Path, names: set[str]) -> None:
     missing += [folder for folder in folders if not (REPOSITORY / folder).is_dir()]
     missing += [link for link in links if not (document.parent / link).exists()]
     assert missing == []
+
+
+@pytest.mark.parametrize("folder", ["gateway", "scheduler", "worker", "kvcache", "pagoda", "protos"])
+def test_what_the_source_names_exists(folder: str) -> None:
+    """A file that a comment or docstring names may stand there with the last of its folders only."""
+    paths = [f"/{path.relative_to(REPOSITORY)}" for folder in FOLDERS for path in (REPOSITORY / folder).rglob("*.*")]
+    sources = [path for path in (REPOSITORY / folder).rglob("*.*") if path.suffix in (".py", ".c", ".h", ".proto")]
+    sources = [path for path in sources if "_pb2" not in path.name]
+    named = {(path.name, name) for path in sources for name in SOURCES.findall(path.read_text())}
+    ends = {"/".join(parts[i:]) for path in paths if (parts := path.split("/")) for i in range(1, len(parts))}
+    assert sorted(pair for pair in named if pair[1] not in ends | NOT_OURS) == []

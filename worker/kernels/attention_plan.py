@@ -4,7 +4,7 @@ Knows nothing about arithmetic or number formats. A layer's KV memory is laid ou
 keys of each head, then the values. So one gather over the rows [pages * 2 K] puts the keys of all sequences behind each
 other, head by head, then their values; and a page is one piece of memory.
 
-Legend as in batch.py, and: Q queries per sequence of a group, L keys of its longest sequence, K KV heads.
+Legend as in step_batch.py, and: Q queries per sequence of a group, L keys of its longest sequence, K KV heads.
 """
 
 from collections.abc import Iterator, Sequence

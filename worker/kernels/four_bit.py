@@ -9,7 +9,7 @@ Nothing is lost on the side of the weights. The inputs are not Hadamard-rotated:
 The first sum is an integer of at most 32 * 15 * 127 < 2^16, the second smaller. Both are exact in int32 and float32 in any order.
 Everything else is one IEEE operation after the other, so the bits depend on nobody else: see fixed_point.py.
 
-Legend as in batch.py; O, I outer and inner dimension, G blocks of 32 inputs, B inputs of a block.
+Legend as in step_batch.py; O, I outer and inner dimension, G blocks of 32 inputs, B inputs of a block.
 """
 
 from dataclasses import dataclass

@@ -8,7 +8,7 @@ layers). Then 127 levels on both sides lose no more than other servers lose with
 A product of two blocks is an integer below 64 * 127 * 127 < 2^20, exact in int32 and float32 in any order. Everything else is one
 IEEE operation after the other, so the bits depend on nobody else: see fixed_point.py.
 
-Legend as in batch.py; X rows, I inner dimension, G blocks of a row.
+Legend as in step_batch.py; X rows, I inner dimension, G blocks of a row.
 """
 
 from dataclasses import dataclass

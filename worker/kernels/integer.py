@@ -10,7 +10,7 @@ Budgets, in bits, for a sum over n terms:
              blocks are added in their order, one after the other.
   rms_norm   levels 2^b with 2 b + log2 n <= 52, in float64.
 
-Legend as in batch.py; I, O inner and outer dimension of a linear, G blocks of 64 inputs.
+Legend as in step_batch.py; I, O inner and outer dimension of a linear, G blocks of 64 inputs.
 """
 
 import torch

@@ -3,7 +3,7 @@
 It agrees with other float32 implementations up to rounding, and like them its bits depend on the batch: a matrix library
 sums in an order that it chooses by shape.
 
-Legend as in batch.py and attention_plan.py.
+Legend as in step_batch.py and attention_plan.py.
 """
 
 from dataclasses import dataclass

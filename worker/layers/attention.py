@@ -1,6 +1,6 @@
 """Attention: queries, keys and values from one linear, head norms if the model has them, rope, attention, output.
 
-Legend as in batch.py.
+Legend as in step_batch.py.
 """
 
 import torch

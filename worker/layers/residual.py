@@ -1,6 +1,6 @@
 """A decoder layer's two residual steps, in the two forms that families use.
 
-Legend as in batch.py.
+Legend as in step_batch.py.
 """
 
 import torch

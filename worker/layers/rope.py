@@ -1,6 +1,6 @@
 """Rotary positions: the angles' cosines and sines, one row per position, as `Kernels.rope` wants them.
 
-Legend as in batch.py.
+Legend as in step_batch.py.
 """
 
 import math

@@ -3,7 +3,7 @@
 Takes its tensors from the checkpoint when it is made; how a layer is put together, its family says. Between token ids and
 logits it calls nothing but kernels and views.
 
-Legend as in batch.py.
+Legend as in step_batch.py.
 """
 
 from collections.abc import Callable, Sequence

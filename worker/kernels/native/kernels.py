@@ -3,7 +3,7 @@
 Every method has its twin in the class above it, or in integer_attention.py, and its kernel in source/, where it is said what
 is computed. Here tensors become addresses. A launch runs at once, or is recorded with the rest of a step and replayed.
 
-Legend as in batch.py.
+Legend as in step_batch.py.
 """
 
 import ctypes

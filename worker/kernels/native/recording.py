@@ -4,7 +4,7 @@ The model's forward is run with a few tokens and a launcher that only writes dow
 intermediate results are found by the memory that was handed out, and rewritten to lie in an arena that has room for the
 steps to come. What a kernel must keep to for this to work is said in ../interface.py.
 
-Legend as in batch.py.
+Legend as in step_batch.py.
 """
 
 import ctypes

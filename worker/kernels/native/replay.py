@@ -3,7 +3,7 @@
 Owns the memory in which intermediate results lie. It has room for the largest step so far; what no step has touched takes no
 memory. Knows nothing about what is computed.
 
-Legend as in batch.py.
+Legend as in step_batch.py.
 """
 
 import ctypes

@@ -12,7 +12,7 @@ What one program of an attention kernel reads is one head's keys of one page aft
 each other, 2 KiB for 16 tokens of 64 bfloat16. So each load of a warp is whole cache lines, whatever the order of the
 pages. A page is one piece of memory, which can be copied elsewhere as it is.
 
-Legend as in batch.py, and K KV heads.
+Legend as in step_batch.py, and K KV heads.
 """
 
 import torch

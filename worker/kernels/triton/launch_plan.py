@@ -2,7 +2,7 @@
 
 Knows nothing about heads or arithmetic. Made once per step; all layers ask for the same one.
 
-Legend as in batch.py, and D decoding sequences, W tiles of sequences that compute more than one token.
+Legend as in step_batch.py, and D decoding sequences, W tiles of sequences that compute more than one token.
 """
 
 from collections.abc import Iterator, Sequence
