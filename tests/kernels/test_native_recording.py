@@ -1,16 +1,21 @@
 """What a forward must keep to so that its launches can be replayed: each rule of kernels/interface.py that is broken is named."""
 
 import ctypes
+import inspect
 from collections.abc import Callable, Sequence
 
 import pytest
 import torch
 
 from tests.kernels.native import native_kernels
-from worker.kernels.interface import LayerKV
-from worker.kernels.native.bindings import GatherCall, PointwiseCall
-from worker.kernels.native.launcher import Launcher
+from worker.kernels.integer import IntegerKernels
+from worker.kernels.interface import Kernels, LayerKV
+from worker.kernels.native import bindings
+from worker.kernels.native.bindings import Call, GatherCall, PointwiseCall
+from worker.kernels.native.kernels import NativeIntegerKernels
+from worker.kernels.native.launcher import Eager, Launcher
 from worker.kernels.native.recording import RECORDED_SAMPLES, RECORDED_TOKENS, RecordingError
+from worker.kernels.native.self_check import find_difference
 from worker.kernels.step_batch import StepBatch
 
 KERNELS = native_kernels()
@@ -45,6 +50,27 @@ def sampled(batch: StepBatch) -> torch.Tensor:
 
 def test_a_step_that_keeps_to_the_rules() -> None:
     assert prepared(lambda launcher, batch: sampled(batch)).tolist() == TABLE[[18, 0]].tolist()
+
+
+def test_every_function_of_the_interface_is_native() -> None:
+    """One that is inherited would compute in torch, once, while a step is recorded (rule 5)."""
+    functions = {
+        name for name, value in vars(Kernels).items() if inspect.isfunction(value) and not name.startswith("_")
+    }
+    assert functions - vars(NativeIntegerKernels).keys() == {"allocate_kv", "kv_bytes_per_page"}
+
+
+def test_the_self_check_launches_every_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    launched: set[str] = set()
+    launch = Eager.launch
+
+    def noted(self: Eager, kernel: str, call: Call, num_rows: int) -> None:
+        launched.add(kernel)
+        launch(self, kernel, call, num_rows)
+
+    monkeypatch.setattr(Eager, "launch", noted)
+    assert find_difference(KERNELS, IntegerKernels()) is None
+    assert launched == set(bindings.KERNELS)
 
 
 def test_a_result_with_a_row_for_something_else() -> None:

@@ -1,4 +1,4 @@
-"""Whether the native kernels give the bits of their torch twins on this machine: asked once, before a worker relies on them."""
+"""Compares the native kernels' bits with their torch twins' on this machine, once, before a worker relies on them."""
 
 from collections.abc import Iterator
 
@@ -15,7 +15,7 @@ PAGE_SIZE, NUM_PAGES, CONTEXT = 5, 44, 100
 
 
 def find_difference(kernels: IntegerKernels, twin: IntegerKernels) -> str | None:
-    """The first kernel whose bits are not its twin's, if there is one."""
+    """Return the first kernel whose bits are not its twin's, if there is one."""
     for (name, result), (_, expected) in zip(_results(kernels), _results(twin), strict=True):
         if not torch.equal(result, expected):
             return name
@@ -23,7 +23,7 @@ def find_difference(kernels: IntegerKernels, twin: IntegerKernels) -> str | None
 
 
 def _results(kernels: IntegerKernels) -> Iterator[tuple[str, torch.Tensor]]:
-    """Of a few cases that take each path through the native code."""
+    """Yield the results of a few cases that take each path through the native code."""
     generator = torch.Generator().manual_seed(1)
 
     def random(*shape: int) -> torch.Tensor:
@@ -40,6 +40,7 @@ def _results(kernels: IntegerKernels) -> Iterator[tuple[str, torch.Tensor]]:
     yield "cap", kernels.cap(gate_up_TI, 30.0)
     yield "scale", kernels.scale(gate_up_TI, 48**0.5)
     yield "add", kernels.add(gate_up_TI, random(*gate_up_TI.shape))
+    yield "gather_rows", kernels.gather_rows(gate_up_TI, torch.tensor([3, 0, 3]))
     heads_TNH, angles_TH = random(7, NUM_HEADS + 2 * NUM_KV_HEADS, HEAD_SIZE), random(7, HEAD_SIZE)
     yield "rope", kernels.rope(heads_TNH[:, :NUM_HEADS], angles_TH, angles_TH.flip(1))
     yield "rope", kernels.rope(heads_TNH, angles_TH[:, :32].contiguous(), angles_TH[:, 32:64].contiguous())
@@ -47,7 +48,7 @@ def _results(kernels: IntegerKernels) -> Iterator[tuple[str, torch.Tensor]]:
 
 
 def _four_bit_results(kernels: IntegerKernels) -> Iterator[tuple[str, torch.Tensor]]:
-    """With scales and minima of as many bits as files have, and of more."""
+    """Yield results with scales and minima of as many bits as files have, and of more."""
     generator = torch.Generator().manual_seed(4)
     for num_tokens, num_groups in ((1, 2), (13, 5)):
         integers_OI = torch.randint(16, (37, num_groups * FOUR_BIT_BLOCK), generator=generator, dtype=torch.uint8)
@@ -59,7 +60,7 @@ def _four_bit_results(kernels: IntegerKernels) -> Iterator[tuple[str, torch.Tens
 
 
 def _attention_results(kernels: IntegerKernels, new_TNH: torch.Tensor) -> Iterator[tuple[str, torch.Tensor]]:
-    """A sequence that decodes and one whose next six tokens are computed, each after CONTEXT others."""
+    """Yield results of a sequence that decodes and one whose next six tokens are computed, each after CONTEXT others."""
     old_TNH = torch.randn(2 * CONTEXT, 2 * NUM_KV_HEADS, HEAD_SIZE, generator=torch.Generator().manual_seed(2))
     tables_SB = torch.randperm(NUM_PAGES, generator=torch.Generator().manual_seed(3)).view(2, -1)
     kv = kernels.allocate_kv(NUM_PAGES, PAGE_SIZE, NUM_KV_HEADS, HEAD_SIZE)
