@@ -3,7 +3,6 @@
 A page is in exactly one of three states. *Used*: at least one sequence has it in its block table. *Cached*: nobody uses it,
 but it holds a named block that a later sequence may share; the least recently used one is evicted first. *Free*: neither.
 A pool takes memory for pages that were granted, not for those that a worker only says it has.
-Knows nothing about sequences, tensors or other workers.
 """
 
 import bisect
@@ -50,7 +49,7 @@ class PagePool:
 
     @property
     def num_available(self) -> int:
-        """Pages that `allocate` can grant."""
+        """Pages that `allocate_pages` can grant."""
         return self.num_pages - len(self._references)
 
     def num_references(self, page: PageId) -> int:
@@ -66,12 +65,12 @@ class PagePool:
         return self._page_of.keys()
 
     def take_evicted(self) -> list[BlockHash]:
-        """The blocks that were evicted since the last call, in order."""
+        """Return the blocks that were evicted since the last call, in order."""
         evicted, self._evicted = self._evicted, []
         return evicted
 
-    def match(self, blocks: Iterable[BlockHash]) -> list[PageId]:
-        """The pages that hold the longest leading run of `blocks`. Changes nothing: valid until the next allocate."""
+    def match_blocks(self, blocks: Iterable[BlockHash]) -> list[PageId]:
+        """Return the pages that hold the longest leading run of `blocks`. Valid until the next `allocate_pages`."""
         pages: list[PageId] = []
         for block in blocks:
             page = self._page_of.get(block)
@@ -80,11 +79,8 @@ class PagePool:
             pages.append(page)
         return pages
 
-    def holds(self, block: BlockHash) -> bool:
-        return block in self._page_of
-
     def count_held(self, blocks: Sequence[BlockHash]) -> int:
-        """How many leading `blocks` are here, by bisection: a quick estimate for many pools and long prompts.
+        """Count the leading `blocks` that are here, by bisection: a quick estimate for many pools and long prompts.
 
         One block stands for all before it. That is so unless an earlier one was evicted first, which can only happen where two
         sequences computed the same block at once; then it is too many.
@@ -99,10 +95,10 @@ class PagePool:
         return low
 
     def count_used(self, blocks: Sequence[BlockHash]) -> int:
-        """How many leading `blocks` are in pages that somebody uses, likewise."""
+        """Count the leading `blocks` that are in used pages, likewise."""
         return bisect.bisect_left(blocks, True, key=lambda block: not self._is_used(block))
 
-    def allocate(self, num_pages: int) -> list[PageId]:
+    def allocate_pages(self, num_pages: int) -> list[PageId]:
         """Grant pages with one reference each: free ones first, then the least recently used cached ones.
 
         Raises OutOfPagesError, and grants nothing, when fewer than `num_pages` are available.
@@ -114,7 +110,7 @@ class PagePool:
             self._references[page] = 1
         return pages
 
-    def share(self, pages: Sequence[PageId]) -> None:
+    def share_pages(self, pages: Sequence[PageId]) -> None:
         """Add a reference to each of these matched pages; cached ones become used."""
         for page in pages:
             references = self._references.get(page, 0)
@@ -122,7 +118,7 @@ class PagePool:
                 del self._cached[page]
             self._references[page] = references + 1
 
-    def seal(self, page: PageId, block: BlockHash) -> None:
+    def seal_block(self, page: PageId, block: BlockHash) -> None:
         """Name the content of a used page, so that others may share it.
 
         When another page holds the same block already, that one stays the block's page and this one stays nameless:
@@ -133,7 +129,7 @@ class PagePool:
             self._page_of[block] = page
             self._block_of[page] = block
 
-    def release(self, pages: Sequence[PageId]) -> None:
+    def release_pages(self, pages: Sequence[PageId]) -> None:
         """Drop one reference to each page of a block table, given in block order.
 
         Freed tail first, so that of one sequence the tail is evicted before the head that it depends on.
@@ -149,7 +145,7 @@ class PagePool:
             else:
                 self._freed.append(page)
 
-    def restore(self, held: Iterable[tuple[PageId, BlockHash]]) -> None:
+    def restore_blocks(self, held: Iterable[tuple[PageId, BlockHash]]) -> None:
         """Name pages of a pool that is new: they become cached. The last ones given are evicted first.
 
         A page or a block that is named twice keeps its first name. Raises ValueError for a page that does not exist.
@@ -165,7 +161,7 @@ class PagePool:
             self._cached[page] = None
         self._restored = set(self._block_of)
 
-    def check(self) -> None:
+    def check_invariants(self) -> None:
         """Assert what must hold between any two calls."""
         free, cached, used = self._free(), set(self._cached), set(self._references)
         assert len(free) == len(set(free)) == self.num_free, "a page is free twice, or not counted"

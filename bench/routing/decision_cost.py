@@ -90,10 +90,10 @@ def _hold(workers: Sequence[AttachedWorker], sequences: Sequence[WaitingSequence
     for worker in workers:
         for sequence in sequences:
             blocks = sequence.block_hashes[1:]
-            pages = worker.pool.allocate(len(blocks))
+            pages = worker.pool.allocate_pages(len(blocks))
             for page, block in zip(pages, blocks, strict=True):
-                worker.pool.seal(page, block)
-            worker.pool.release(pages)
+                worker.pool.seal_block(page, block)
+            worker.pool.release_pages(pages)
 
 
 def _sequence(number: int, token_ids: list[int]) -> WaitingSequence:

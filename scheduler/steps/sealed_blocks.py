@@ -30,7 +30,7 @@ class SealedBlocks:
         Safe before the result arrives: whoever shares such a page is computed by a later step of the same stream.
         """
         for page, block in blocks:
-            self._pool.seal(page, block)
+            self._pool.seal_block(page, block)
             self._being_filled.append((step_id, page, block))
             self._not_final.add(block)
 

@@ -162,7 +162,7 @@ class StepDraft:
         if sequence.waits_for_scores:
             return False
         blocks = sequence.shareable_blocks
-        cached_pages = self.pool.match(blocks)
+        cached_pages = self.pool.match_blocks(blocks)
         if len(cached_pages) < len(blocks) and blocks[len(cached_pages)] in filling:
             return False
         return self.admit_sequence(sequence, cached_pages, may_pass=may_pass)

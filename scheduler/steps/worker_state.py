@@ -60,7 +60,7 @@ class AttachedWorker:
     ) -> None:
         limits = self.info.limits
         self.pool = PagePool(limits.num_pages)
-        self.pool.restore(held_blocks)
+        self.pool.restore_blocks(held_blocks)
         self.sealed = SealedBlocks(self.pool)
         self.step_limits = StepLimits(
             max_step_tokens=limits.max_step_tokens,
@@ -101,7 +101,7 @@ class AttachedWorker:
         self.steps.leave_out(sequence, worker_knows=False)
         self.running.remove(sequence)
         self.prefilling.pop(sequence.sequence_id, None)
-        self.pool.release(sequence.forget_computation())
+        self.pool.release_pages(sequence.forget_computation())
         if sequence.sequence_id in self.known:
             self.known.remove(sequence.sequence_id)
             self.forgotten.append(sequence.sequence_id)
@@ -135,7 +135,7 @@ class AttachedWorker:
 
     def _admit(self, admission: Admission) -> None:
         sequence = admission.sequence
-        self.pool.share(admission.cached_pages)
+        self.pool.share_pages(admission.cached_pages)
         sequence.status, sequence.num_passed_tokens = SequenceStatus.RUNNING, 0
         sequence.worker_id, sequence.numerics_id = self.info.worker_id, self.info.numerics_id
         sequence.block_table = list(admission.cached_pages)
@@ -150,7 +150,7 @@ class AttachedWorker:
         # A sequence that the worker does not know gets its whole block table, cached pages first.
         first = len(sequence.block_table) if sequence.sequence_id in self.known else 0
         if chunk.num_new_pages:
-            sequence.block_table += self.pool.allocate(chunk.num_new_pages)
+            sequence.block_table += self.pool.allocate_pages(chunk.num_new_pages)
         sequence.num_computed += chunk.num_tokens
         if chunk.max_new_tokens:
             self.prefilling.pop(sequence.sequence_id, None)

@@ -138,7 +138,7 @@ async def storm(directory: Path, num_failures: int) -> None:
         await until(lambda: len(loop.workers) == NUM_WORKERS and not any(w.is_busy for w in loop.workers.values()))
         assert not loop.waiting and not loop.num_running
         for worker in loop.workers.values():
-            worker.pool.check()
+            worker.pool.check_invariants()
             assert worker.pool.num_used == 0
         for each in workers:
             await each.kill()

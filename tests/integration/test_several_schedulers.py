@@ -360,7 +360,7 @@ async def test_streams_end_undisturbed_when_one_of_two_real_schedulers_ends(shor
         assert 0 < sum(len(each.moves) for each in outcomes) <= placement.num_displaced[a] < len(prompts)
         await until(lambda: b_loop.workers.keys() == {w1, w2})
         for worker in b_loop.workers.values():
-            worker.pool.check()
+            worker.pool.check_invariants()
         assert b_loop.num_running == len(b_loop.waiting) == 0
 
 

@@ -292,7 +292,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         if not hasattr(self, "loop"):
             return
         for worker in self.loop.workers.values():
-            worker.pool.check()
+            worker.pool.check_invariants()
             held = {page for sequence in worker.running for page in sequence.block_table}
             assert worker.pool.num_used == len(held), "a page is used by nobody"
             assert len(worker.steps.unanswered) <= 2

@@ -49,9 +49,9 @@ def make(pool: PagePool, given: Given, arrival: int) -> Sequence:
         num_passed_tokens=given.passed,
     )
     sequence.hash_full_blocks()
-    sequence.block_table = pool.allocate(-(-given.computed // PAGE))
+    sequence.block_table = pool.allocate_pages(-(-given.computed // PAGE))
     for page, block in sequence.sealable():
-        pool.seal(page, block)
+        pool.seal_block(page, block)
     return sequence
 
 
@@ -256,7 +256,7 @@ def test_plan_step(case: Case) -> None:
         ended = make(
             pool, Given(given.name, given.prompt, computed=given.prompt, first_token=given.first_token), arrival
         )
-        pool.release(ended.block_table)
+        pool.release_pages(ended.block_table)
     running = [make(pool, given, 100 + arrival) for arrival, given in enumerate(case.running)]
     waiting = [make(pool, given, 200 + arrival) for arrival, given in enumerate(case.waiting)]
     names = {100 + index: given.name for index, given in enumerate(case.running)}
