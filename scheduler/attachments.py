@@ -1,6 +1,6 @@
-"""Workers come and go: attached and detached with their streams, on their way out, dismissed.
+"""Workers come and go: they are attached and detached with their streams, leave, and are dismissed. No sequence is lost by that.
 
-Sees to it that no sequence is lost by that. Knows nothing about what workers compute, nor about which model they have and why.
+Which model a worker has in memory, and why, is in models/model_loading.py.
 """
 
 from collections.abc import Mapping, Set
@@ -73,7 +73,7 @@ class Attachments:
         self._loading = loading
         self._suspects = suspects
 
-    # ---- what their streams tell
+    # ---- their streams begin and end
 
     def attach_worker(
         self,
@@ -82,9 +82,10 @@ class Attachments:
         held_blocks: Seq[tuple[PageId, BlockHash]] = (),
         store: LoadableModels | None = None,
     ) -> AttachedWorker:
-        """A worker opened a stream, its cache kept. An older stream of the same worker is dead, whatever its socket says.
+        """Take in a worker that opened a stream. An older stream of the same worker is dead, whatever its socket says.
 
-        Without a store it can load again what it has, and nothing else. Raises ValueError for held blocks that cannot be.
+        `held_blocks` are what its cache has kept. Without a store it can load again what it has, and nothing else.
+        Raises ValueError for held blocks that cannot be.
         """
         if (old := self._context.workers.get(info.worker_id)) is not None:
             self.detach_worker(old, is_alive=old.info.epoch == info.epoch)
@@ -95,13 +96,13 @@ class Attachments:
         return worker
 
     def attach_unloaded_worker(self, worker_id: str, store: LoadableModels, link: LoadLink) -> UnloadedWorker:
-        """A worker without a model opened a stream."""
+        """Take in a worker without a model that opened a stream."""
         if worker_id in self._context.workers:
             self.detach_worker(self._context.workers[worker_id])
         return self._loading.add_unloaded_worker(worker_id, store, link)
 
     def let_worker_leave(self, worker: AttachedWorker | UnloadedWorker) -> None:
-        """A worker wants to end: it is dismissed once what it computes has moved elsewhere or ended."""
+        """Let a worker end that wants to: it is dismissed once what it computes has moved elsewhere or ended."""
         if isinstance(worker, UnloadedWorker):
             self._loading.dismiss_unloaded_worker(worker)
         elif worker.phase is WorkerPhase.SERVING:
@@ -109,9 +110,9 @@ class Attachments:
         self._context.wake()
 
     def detach_worker(self, worker: AttachedWorker, *, is_alive: bool = False) -> None:
-        """Its stream ended: its sequences wait for another worker, their tokens kept. Does nothing the second time.
+        """Have the sequences of a worker whose stream ended wait for another one, their tokens kept. Do nothing the second time.
 
-        Unless it is known to live or said that it would go, what it computed may have killed it.
+        Unless the worker is known to live or said that it would go, what it computed may have killed it.
         """
         if not self._registry.remove_worker(worker):
             return
@@ -130,27 +131,27 @@ class Attachments:
     # ---- what becomes of those that go
 
     def move_sequences_off(self) -> None:
-        """Those of workers that want to go, as far as others have room for them."""
+        """Move the sequences of leaving workers to others, as far as those have room for them."""
         leaving = [worker for worker in self._context.workers.values() if worker.phase is WorkerPhase.LEAVING]
         for worker in leaving:
             for sequence in movable(worker, self._context.workers.values()):
                 self._lifecycle.interrupt_sequence(worker, sequence, Interruption.WORKER_LEAVES)
 
     def dismiss_leaving_workers(self) -> None:
-        """Those that want to go and have nothing left to do."""
+        """Dismiss the leaving workers that have nothing left to do."""
         for worker in self._context.workers.values():
             if worker.phase is WorkerPhase.LEAVING and worker.is_idle:
                 worker.dismiss()
 
     def dismiss_unwanted_workers(self, wanted: Set[str]) -> None:
-        """Those that have nothing left to do, and no model that is wanted: this scheduler drains."""
+        """Dismiss the workers with nothing left to do and no model that is wanted: this scheduler drains."""
         for worker in self._context.workers.values():
             if worker.is_idle and worker.info.model not in wanted:
                 worker.dismiss()
         self._loading.dismiss_unwanted_unloaded()
 
     def dismiss_all_workers(self) -> None:
-        """No step will come any more: this scheduler ends, and the workers go to another or wait for the next."""
+        """Dismiss all workers: this scheduler ends, and they go to another or wait for the next."""
         for worker in self._context.workers.values():
             worker.dismiss()
         for unloaded in list(self._loading.stores.unloaded.values()):

@@ -1,4 +1,4 @@
-"""How long a model stays in memory once nobody uses it. Counts who does; knows nothing about workers and what unloading is."""
+"""How long a model stays in memory once it is not used. What unloads it then is in models/model_loading.py."""
 
 import math
 from collections import Counter
@@ -8,7 +8,7 @@ from scheduler.clock import TimerHandle, Timers
 
 
 class KeepAlive:
-    """By the model's name. All times in seconds, of the clock that is given; `math.inf` is for ever."""
+    """The users and the idle timer of each model, by its name. `math.inf` seconds are for ever."""
 
     def __init__(self, timers: Timers, default_s: float, on_expired: Callable[[], object]) -> None:
         self._timers = timers
@@ -30,7 +30,7 @@ class KeepAlive:
         self.restart_idle_timer(model)
 
     def restart_idle_timer(self, model: str) -> None:
-        """As if its last user had just left, where it has none."""
+        """Restart the timer of a model without users, as if the last one had just left."""
         self._stop_timer(model)
         if self._num_users[model]:
             return
@@ -42,7 +42,7 @@ class KeepAlive:
             self._timer_of[model] = self._timers.call_later(duration_s, lambda: self._expire(model))
 
     def reset_keep_alive(self, model: str) -> None:
-        """It has left memory as it was wished. When it comes back, it stays as long as any other."""
+        """Give a model that has left memory the default again, for when it comes back."""
         self._wished_s.pop(model, None)
 
     def add_users(self, model: str, num_users: int) -> None:
@@ -50,7 +50,7 @@ class KeepAlive:
         self._stop_timer(model)
 
     def remove_user(self, model: str) -> None:
-        """One user has left."""
+        """One user of the model has left."""
         self._num_users[model] -= 1
         self.restart_idle_timer(model)
 
@@ -58,11 +58,11 @@ class KeepAlive:
         return model in self._over
 
     def idle_since_s(self, model: str) -> float:
-        """When its last user left."""
+        """Return when its last user left."""
         return self._idle_since_s.get(model, -math.inf)
 
     def expires_in_s(self, model: str) -> float:
-        """While it is used, as if that ended now."""
+        """Return in how many seconds it expires; while it is used, as if that ended now."""
         if self._num_users[model] or model not in self._idle_since_s:
             return self._duration_s(model)
         return max(0.0, self._idle_since_s[model] + self._duration_s(model) - self._timers.time())

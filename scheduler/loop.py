@@ -3,10 +3,11 @@
 Everything happens on one thread, in plain calls that return at once: no locks, no awaiting. Clients and workers are behind the
 two small protocols `Client` and `WorkerLink`, time is behind `Clock`, so that the whole policy runs in tests without a network.
 What clients ask for is in requests.py, what becomes of their sequences in lifecycle.py, how workers come and go in attachments.py,
-and how models do in model_loading.py. Whatever happens there ends in `wake`.
+and how models do in models/model_loading.py. Whatever happens there ends in `wake`. What all of them share is in context.py.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from typing import Final
 
 from pagoda.wire.step_result import SampledTokens, ScoredTokens, StepResult
 from scheduler.attachments import Attachments, WorkerRegistry
@@ -21,7 +22,7 @@ from scheduler.listeners import CacheListener, Interruption, NobodyFollows, Nobo
 from scheduler.models.model_loading import ModelLoading
 from scheduler.models.served_models import ServedModels
 from scheduler.policy import SchedulingPolicy
-from scheduler.queue.fair_queue import FairQueue, QueueLoad, WaitingSequences, queue_loads
+from scheduler.queue.fair_queue import FairQueue, QueueLoad, queue_loads
 from scheduler.requests import Requests
 from scheduler.routing.placement import Placement
 from scheduler.steps.planner import plan_step
@@ -59,13 +60,16 @@ class SchedulerLoop:
         self._suspects = Suspects()
         self.attachments = Attachments(context, registry, self.lifecycle, self.loading, self._suspects)
         self._placement = Placement(context, policy.routing, takes_new=self.loading.takes_new)
+        self.workers: Final = context.workers
+        self.waiting: Final = context.waiting
+        self.counters: Final = context.counters
         self.on_readiness_changed: Callable[[], object] = lambda: None
         self._is_awake = self._was_ready = False
 
     # ---- when
 
     def wake(self) -> None:
-        """Plan soon: what arrives together is planned together."""
+        """Have the next steps planned soon: what arrives together is planned together."""
         if not self._is_awake:
             self._is_awake = True
             self.context.clock.call_soon(self.fill_workers)
@@ -91,19 +95,19 @@ class SchedulerLoop:
     # ---- plan → run → apply
 
     def step_worker(self, worker: AttachedWorker) -> bool:
-        """False when there was nothing to decide."""
+        """Plan and send one step. Return False when there was nothing to decide."""
         decision = self.plan_worker_step(worker)
         is_sent = self.run_worker_step(worker, decision)
         return is_sent or bool(decision.preempted or decision.outgrown)
 
     def plan_worker_step(self, worker: AttachedWorker) -> StepDecision:
-        """What it computes next: those who run there, and those who wait and are placed there."""
+        """Decide what it computes next: for sequences that run there, and for waiting ones that are placed there."""
         somebody_waits = self._somebody_waits(worker)
         waiting = self._placement.sequences_for_worker(worker) if somebody_waits else ()
         return plan_step(worker.running, waiting, worker.pool, worker.step_limits, somebody_waits=somebody_waits)
 
     def run_worker_step(self, worker: AttachedWorker, decision: StepDecision) -> bool:
-        """Carry a decision out and send it; False when nothing is left to send."""
+        """Carry a decision out and send it. Return False when nothing is left to send."""
         for sequence in decision.preempted:
             self._preempt_sequence(worker, sequence)
         for sequence in decision.outgrown:
@@ -129,8 +133,8 @@ class SchedulerLoop:
             raise WorkerProtocolError("this stream was replaced by a newer one of the same worker")
         step = worker.steps.end(result.step_id)
         worker.prompt_speed.ended(step.num_tokens, len(step.sampling), self.context.clock.time())
-        self.context.counters.num_steps += step.num_tokens > 0
-        self.context.counters.num_step_tokens += step.num_tokens
+        self.counters.num_steps += step.num_tokens > 0
+        self.counters.num_step_tokens += step.num_tokens
         for scored in result.scored:
             self._apply_scored(worker, scored)
         for sampled in result.sampled:
@@ -167,7 +171,7 @@ class SchedulerLoop:
     # ---- around the steps
 
     def _clear_hosts(self) -> dict[str, AttachedWorker]:
-        """The workers that are kept for suspects, by model, with everybody else gone from them."""
+        """Preempt all others on the workers that are kept for suspects. Return these workers by model."""
         hosts = self._suspects.host_workers(self.workers.values())
         for host in hosts.values():
             for sequence in making_way(host):
@@ -180,7 +184,7 @@ class SchedulerLoop:
         self.wake()
 
     def _recall_leases(self) -> None:
-        """What a lease foresaw no longer holds once somebody waits, or left without the worker's knowing."""
+        """Recall the leases that foresaw what no longer holds: a sequence waits, or one left without the worker's knowing."""
         for worker in self.workers.values():
             lease = worker.steps.lease
             if lease is not None and (lease.is_outdated or self._somebody_waits(worker)):
@@ -195,18 +199,6 @@ class SchedulerLoop:
             self.on_readiness_changed()
 
     # ---- for those who ask
-
-    @property
-    def workers(self) -> Mapping[str, AttachedWorker]:
-        return self.context.workers
-
-    @property
-    def waiting(self) -> WaitingSequences:
-        return self.context.waiting
-
-    @property
-    def counters(self) -> Counters:
-        return self.context.counters
 
     @property
     def models(self) -> ServedModels:

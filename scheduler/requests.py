@@ -1,7 +1,4 @@
-"""What clients ask for: a request accepted or refused, given up, found to have ended, out of time.
-
-Knows nothing about workers beyond what their model can hold, and nothing about what becomes of a sequence on its way.
-"""
+"""What clients ask for: requests are accepted or refused, cancelled, finished by the client, or out of time."""
 
 from collections.abc import Callable
 
@@ -64,18 +61,18 @@ class Requests:
         self._changed()
 
     def cancel_request(self, client: Client, request_id: str) -> None:
-        """The client left. Unknown requests have ended already: nothing to do."""
+        """Abort a request that its client has given up. An unknown one has ended already."""
         opened = self._open.find_request(client, request_id)
         if opened is not None:
             self._abort_request(opened)
 
     def cancel_requests_of(self, client: Client) -> None:
-        """A client's connection is gone, with all its requests."""
+        """Abort all requests of a client whose connection is gone."""
         for opened in self._open.requests_of_client(client):
             self._abort_request(opened)
 
     def finish_sample(self, client: Client, request_id: str, sample_index: int, num_tokens: int) -> None:
-        """The client found the end of a sample (a stop string) within its first `num_tokens` generated tokens."""
+        """End a sample: the client found a stop string within its first `num_tokens` generated tokens."""
         opened = self._open.find_request(client, request_id)
         sequence = opened.sequences.get(sample_index) if opened else None
         if sequence is not None:

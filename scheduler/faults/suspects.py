@@ -4,8 +4,6 @@ Whose steps were in flight at a worker's death may have caused it. After a secon
 worker of its model, while the others go on with everybody else. It is cleared by getting further than it was at its last death,
 which takes a few tokens, and convicted if its worker dies again: then only it can have been. Several suspects run one after the
 other; the worker's own sequences make way, as in a preemption, so that no suspect waits for a long answer to end.
-
-Knows nothing about streams and clients.
 """
 
 from collections.abc import Collection, Iterable
@@ -20,7 +18,7 @@ class Suspects:
         self._sequences: list[Sequence] = []
 
     def record_death(self, worker: AttachedWorker) -> Sequence | None:
-        """Call before its sequences leave it. Returns the one that is convicted."""
+        """Record a worker's death, before its sequences leave it. Return the sequence that is convicted."""
         in_flight = _in_flight(worker)
         convicted = in_flight[0] if len(in_flight) == 1 and in_flight[0].is_suspect else None
         for sequence in in_flight:
@@ -30,7 +28,7 @@ class Suspects:
         return convicted
 
     def host_workers(self, workers: Collection[AttachedWorker]) -> dict[str, AttachedWorker]:
-        """For each model with suspects the worker that runs one of them, or is to run the next."""
+        """Return for each model with suspects the worker that runs one of them, or is to run the next."""
         self._sequences = [
             each for each in self._sequences if each.is_suspect and each.status is not SequenceStatus.ENDED
         ]
@@ -42,23 +40,23 @@ class Suspects:
 
 
 def making_way(host: AttachedWorker) -> Seq[Sequence]:
-    """Those that a suspect must not run beside."""
+    """Return the sequences that must not run beside a suspect."""
     return [sequence for sequence in host.running if not sequence.is_suspect]
 
 
 def next_on(host: AttachedWorker, waiting: Iterable[Sequence]) -> Sequence | None:
-    """The suspect among `waiting` that starts to run on its host now: nobody else is there any more."""
+    """Return the suspect among `waiting` that starts to run on its host now, where no other sequence is left."""
     return next((sequence for sequence in waiting if sequence.is_suspect), None) if host.is_idle else None
 
 
 def _in_flight(worker: AttachedWorker) -> list[Sequence]:
-    """Sequences in the worker's steps in flight that nobody has computed elsewhere since."""
+    """Return the sequences in the worker's steps in flight that were not computed elsewhere since."""
     computing = {each.sequence_id: each for step in worker.steps.unanswered for each in step.computing}
     return [each for each in computing.values() if each in worker.running or each.status is SequenceStatus.WAITING]
 
 
 def _host(workers: Seq[AttachedWorker]) -> AttachedWorker | None:
-    """Where a suspect runs, else where the fewest must make way."""
+    """Return the worker where a suspect runs, else the one where the fewest must make way."""
     running = [worker for worker in workers if any(sequence.is_suspect for sequence in worker.running)]
     serving = [worker for worker in workers if worker.phase is WorkerPhase.SERVING]
     order = running or sorted(serving, key=lambda worker: (len(worker.running), len(worker.steps.unanswered)))

@@ -21,7 +21,7 @@ class ModelLoading:
     def __init__(
         self, context: SchedulerContext, lifecycle: Lifecycle, keep_alive: KeepAlive, *, grace_s: float
     ) -> None:
-        """A worker between two streams is expected back for `grace_s`; so long may a model have no worker."""
+        """A worker between two streams is expected back for `grace_s`; so long a model may be without any worker."""
         self.stores = WorkerStores(context.clock, grace_s=grace_s, on_forgotten=self._fail_orphans)
         self.served = ServedModels(context, self.stores)
         self._waiters = ModelWaiters(context, lifecycle, self.served, grace_s=grace_s)
@@ -29,7 +29,7 @@ class ModelLoading:
         self._keep_alive = keep_alive
         self._counters = context.counters.models
         self._stays_until_s: dict[str, float] = {}
-        """By worker id, of the model that it has loaded."""
+        """By worker id: how long the model that it has loaded keeps its slot."""
         self._tried_again: set[str] = set()
         """Models whose load has failed for want of memory, and for which another has left."""
         self._closed: frozenset[str] = frozenset()
@@ -41,7 +41,7 @@ class ModelLoading:
     def keep_loaded(
         self, model: str, keep_alive_s: float | None, on_outcome: OnOutcome, *, only_prolongs: bool = False
     ) -> None:
-        """Have the model stay so long after its last request, and come into memory unless that is no time at all.
+        """Keep the model for so long after its last request, and have it loaded unless that is no time at all.
 
         Raises a RequestError for a model that no worker has.
         """
@@ -56,7 +56,7 @@ class ModelLoading:
     # ---- workers come and go
 
     def add_loaded_worker(self, info: WorkerInfo, store: LoadableModels) -> None:
-        """A worker has come with its model in memory."""
+        """Take in a worker that has come with its model in memory."""
         before = self.stores.attach_loaded(info.worker_id, store)
         self._keep_alive.restart_idle_timer(info.model)
         if before is not None and before.loading == info.model:
@@ -65,25 +65,26 @@ class ModelLoading:
         self._waiters.record_in_memory(info.model)
 
     def remove_loaded_worker(self, info: WorkerInfo) -> None:
-        """A worker that had the model in memory is gone, perhaps to be back without."""
+        """Note that a worker is gone which had the model in memory. It may be back without."""
         self.stores.detach_loaded(info.worker_id)
         if not self.served.is_served(info.model):
             self._waiters.begin_grace(info.model)
 
     def add_unloaded_worker(self, worker_id: str, store: LoadableModels, link: LoadLink) -> UnloadedWorker:
-        """A worker without a model opened a stream."""
+        """Take in a worker without a model that opened a stream."""
         worker = self.stores.attach_unloaded(worker_id, store, link)
         self._context.wake()
         return worker
 
     def remove_unloaded_worker(self, worker: UnloadedWorker, *, is_lost: bool) -> None:
-        """The stream of a worker without a model ended."""
+        """Note that the stream of a worker without a model ended."""
         self.stores.detach_unloaded(worker, is_lost=is_lost)
         if is_lost and worker.loading is not None:
             self._waiters.record_lost_load(worker.loading)
         self._context.wake()
 
     def set_worker_store(self, worker_id: str, store: LoadableModels) -> None:
+        """Take in what a worker says that it can load now."""
         if worker_id in self.stores:
             self.stores.set_store(worker_id, store)
             self._context.wake()
@@ -102,7 +103,7 @@ class ModelLoading:
                 self.dismiss_unloaded_worker(worker)
 
     def _fail_orphans(self, store: LoadableModels) -> None:
-        """A worker that was expected back without a model has not come."""
+        """Fail the requests that only a worker with this store could serve: it was expected back and has not come."""
         for model in store.models:
             self._waiters.fail_orphans(model)
         self._context.wake()
@@ -112,7 +113,7 @@ class ModelLoading:
     def record_failed_load(
         self, worker: UnloadedWorker, reason: str, *, out_of_memory: bool, permanent: bool = False
     ) -> None:
-        """Others may still be loading it, and another model may make room for it; else nobody waits any longer."""
+        """Fail what waits for the model, unless another worker loads it too, or another model can make room for one more try."""
         model, worker.loading = worker.loading or "", None
         self._counters.num_failed_loads += 1
         if any(other.loading == model for other in self.stores.unloaded.values()):
@@ -126,9 +127,9 @@ class ModelLoading:
         self._context.wake()
 
     def move_models(self) -> list[AttachedWorker]:
-        """Out of memory where nobody uses them or others need the place, into it where somebody waits.
+        """Unload models that are not used or have to make room, and load models that are waited for.
 
-        Returns the workers that were told to unload: each ends its stream, and will be back without a model.
+        Return the workers that were told to unload: each ends its stream, and will be back without a model.
         """
         unloading = [worker for worker in self._context.workers.values() if self._is_to_leave(worker)]
         for worker in unloading:

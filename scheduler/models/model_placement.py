@@ -1,26 +1,24 @@
 """Which worker loads which model next, and which model has to go for it. Pure: it sends nothing and remembers nothing.
 
-A worker is a slot for one model. Who waits for a model that is nowhere in memory gets, in the order of how long they have waited:
+A worker is a slot for one model. Models that are waited for and nowhere in memory get, in the order of how long that has been so:
 
 1. an empty slot, if its machine has memory for the model;
-2. else the slot, or the memory, of the model that nobody has used for longest, copies of a model that is elsewhere too first;
-3. else a slot whose model others use: it takes no new requests until those that run have ended. Only where everybody who waits
-   for that model came later, and only once it has had its time (`Slot.stays_until_s`), so that two models that share a slot
-   spend their time on answers and not on loading.
+2. else the slot, or the memory, of the model that was not used for longest, copies of a model that is elsewhere too first;
+3. else a slot whose model is used: it takes no new requests until those that run have ended. Only where all that waits for that
+   model came later, and only once it has had its time (`Slot.stays_until_s`), so that two models that share a slot spend their
+   time on answers and not on loading.
 
 A model with running requests is never unloaded.
 """
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum, auto
-from typing import Any
 
 from scheduler.keep_alive import KeepAlive
 from scheduler.models.worker_stores import UnloadedWorker, WorkerStores
 from scheduler.steps.worker_state import AttachedWorker, WorkerPhase
-from scheduler.worker_info import LoadableModels
 
 
 class SlotState(Enum):
@@ -40,15 +38,15 @@ class Slot:
     """Slots of one host share its memory."""
     state: SlotState
     loadable: Mapping[str, int]
-    """What it could hold, and about how many bytes that takes."""
+    """The models that it could hold, and about how many bytes each takes."""
     model: str | None = None
     home_model: str | None = None
-    """What it takes in when nobody needs it for anything else."""
+    """The model that it takes in when it is needed for nothing else."""
     is_running: bool = False
     """Requests run there."""
     idle_since_s: float = 0.0
     stays_until_s: float = 0.0
-    """Before that nobody who uses its model has to make room."""
+    """Until then its model does not have to make room."""
 
     @property
     def has_model(self) -> bool:
@@ -71,7 +69,10 @@ NOTHING_MOVES = Moves({})
 def place_models(
     slots: Sequence[Slot], wanted: Mapping[str, float], available_bytes: Mapping[str, int], now_s: float
 ) -> Moves:
-    """`wanted` says of each model that somebody waits for since when; `available_bytes` how much memory hosts have, where known."""
+    """Return what to load and unload now.
+
+    `wanted` says since when each model is waited for; `available_bytes` how much memory hosts have, where that is known.
+    """
     placing = _Placing(slots, wanted, dict(available_bytes), now_s)
     for model in sorted(wanted, key=lambda model: (wanted[model], model)):
         if not any(slot.model == model and slot.has_model for slot in slots):
@@ -116,7 +117,7 @@ class _Placing:
             self._load(empty[0], model)
 
     def fill_homes(self) -> None:
-        """Copies of a model that is in memory already, for workers that were made for it."""
+        """Load copies of a model that is in memory already, into workers that were started with it."""
         for slot in list(self._free(SlotState.EMPTY)):
             home = slot.home_model
             if home and home in self._wanted and home in slot.loadable and self._has_memory(slot, home):
@@ -150,67 +151,51 @@ class _Placing:
         return waits_longer and self._now_s >= slot.stays_until_s
 
     def _worth(self, slot: Slot) -> tuple[bool, float, str]:
-        """Of an idle slot; the least goes first."""
+        """Return the rank of an idle slot; the least goes first."""
         return not self._has_copy(slot), slot.idle_since_s, slot.worker_id
 
     def _patience(self, slot: Slot) -> tuple[bool, float, str]:
-        """Of a used one: who waits for it came last of all."""
+        """Return the rank of a slot in use; the least, whose model is waited for last of all, goes first."""
         return not self._has_copy(slot), -self._wanted.get(slot.model or "", math.inf), slot.worker_id
 
     def _has_copy(self, slot: Slot) -> bool:
         return any(other.model == slot.model for other in self._free(SlotState.SERVING) if other is not slot)
 
 
-# ---- the workers as slots
-
-
 def gather_slots(
     workers: Iterable[AttachedWorker], stores: WorkerStores, keep_alive: KeepAlive, stays_until_s: Mapping[str, float]
 ) -> list[Slot]:
-    """Return a slot for each worker that stays, with a model or without.
+    """Return a slot for each worker that stays: for those with a model, then for `stores.unloaded`.
 
     `stays_until_s` says by worker id how long a model keeps its slot.
     """
-    with_model = [_slot_with_model(worker, stores, keep_alive, stays_until_s) for worker in workers if _stays(worker)]
-    without = [_slot_without(worker, stores) for worker in stores.unloaded.values() if not worker.is_lost]
-    return with_model + without
+    slots = []
+    for worker in workers:
+        if worker.phase is WorkerPhase.SERVING:
+            info = worker.info
+            slot = _slot(info.worker_id, stores, SlotState.SERVING, "" if stores.is_outdated(info) else info.model)
+            since_s, until_s = keep_alive.idle_since_s(info.model), stays_until_s.get(info.worker_id, 0.0)
+            slots.append(replace(slot, is_running=not worker.is_idle, idle_since_s=since_s, stays_until_s=until_s))
+    for unloaded in stores.unloaded.values():
+        if not unloaded.is_lost:
+            slots.append(_slot(unloaded.worker_id, stores, _state(unloaded), unloaded.loading))
+    return slots
 
 
-def _stays(worker: AttachedWorker) -> bool:
-    return worker.phase is WorkerPhase.SERVING
-
-
-def _slot_with_model(
-    worker: AttachedWorker, stores: WorkerStores, keep_alive: KeepAlive, stays_until_s: Mapping[str, float]
-) -> Slot:
-    info = worker.info
-    return _slot(
-        info.worker_id,
-        stores[info.worker_id],
-        SlotState.SERVING,
-        model="" if stores.is_outdated(info) else info.model,
-        is_running=not worker.is_idle,
-        idle_since_s=keep_alive.idle_since_s(info.model),
-        stays_until_s=stays_until_s.get(info.worker_id, 0.0),
+def _slot(worker_id: str, stores: WorkerStores, state: SlotState, model: str | None) -> Slot:
+    store = stores[worker_id]
+    loadable = {name: each.needed_bytes for name, each in store.models.items()}
+    return Slot(
+        worker_id=worker_id,
+        host_id=store.host_id,
+        state=state,
+        loadable=loadable,
+        model=model,
+        home_model=store.home_model,
     )
-
-
-def _slot_without(worker: UnloadedWorker, stores: WorkerStores) -> Slot:
-    return _slot(worker.worker_id, stores[worker.worker_id], _state(worker), model=worker.loading)
 
 
 def _state(worker: UnloadedWorker) -> SlotState:
     if worker.loading is not None:
         return SlotState.LOADING
     return SlotState.LEAVING if worker.link is None else SlotState.EMPTY
-
-
-def _slot(worker_id: str, store: LoadableModels, state: SlotState, **fields: Any) -> Slot:
-    return Slot(
-        worker_id=worker_id,
-        host_id=store.host_id,
-        state=state,
-        loadable={name: model.needed_bytes for name, model in store.models.items()},
-        home_model=store.home_model,
-        **fields,
-    )

@@ -31,7 +31,7 @@ class ModelWaiters:
         self._without_request: defaultdict[str, list[tuple[float, OnOutcome]]] = defaultdict(list)
         """By model: the clients that want it in memory without a request, and since when."""
         self._ends_of_grace: dict[str, TimerHandle] = {}
-        """Of models whose last worker is gone, and none has come since."""
+        """The timers of models whose last worker is gone, and none has come since."""
         self._num_lost_loads: Counter[str] = Counter()
         """Workers that were lost while they loaded a model, since it was last in memory."""
 
@@ -52,7 +52,7 @@ class ModelWaiters:
         self._without_request[model].append((self._context.clock.time(), on_outcome))
 
     def record_in_memory(self, model: str) -> None:
-        """The model is in memory: its requests run, and clients that wait without one hear so."""
+        """End the model's grace, and tell the clients that wait without a request: it is in memory."""
         self._stop_grace_timer(model)
         self._num_lost_loads.pop(model, None)
         self._notify_waiters(model, None)
@@ -60,7 +60,7 @@ class ModelWaiters:
     # ---- in vain
 
     def begin_grace(self, model: str) -> None:
-        """A worker that could serve the model is gone: begin its grace, or begin it anew."""
+        """Begin the model's grace, or begin it anew: a worker that could serve it is gone."""
         self._stop_grace_timer(model)
         self._ends_of_grace[model] = self._context.clock.call_later(self._grace_s, lambda: self.fail_orphans(model))
 
@@ -71,14 +71,14 @@ class ModelWaiters:
             self._give_up(model, f"no worker has served {model!r} for {self._grace_s:g} s")
 
     def record_lost_load(self, model: str) -> None:
-        """A worker was lost while it loaded the model. If that happens again and again, no further worker shall try."""
+        """Count a worker that was lost while it loaded the model. After several in a row no further worker shall try."""
         self._num_lost_loads[model] += 1
         if self._num_lost_loads[model] >= MAX_LOST_LOADS:
             del self._num_lost_loads[model]
             self._give_up(model, f"{MAX_LOST_LOADS} workers in a row were lost while they loaded {model!r}")
 
     def fail_load(self, model: str, reason: str, *, permanent: bool) -> None:
-        """`permanent`: its files will not do, so that no client should try again."""
+        """Fail what waits for a model that cannot be loaded. `permanent`: not with these files, so that no client should retry."""
         self._give_up(model, f"{model!r} cannot be loaded: {reason}", permanent=permanent)
 
     def _give_up(self, model: str, reason: str, *, permanent: bool = False) -> None:

@@ -1,4 +1,4 @@
-"""Which models the workers serve, in memory or to be loaded. Only answers questions; what moves models is in model_loading.py."""
+"""Which models the workers serve, in memory or to be loaded: a view that changes nothing."""
 
 from collections.abc import Iterator
 from itertools import chain
@@ -18,17 +18,17 @@ class ServedModels:
         self._stores = stores
 
     def info_for_request(self, model: str) -> WorkerInfo:
-        """Of the worker with the most pages for it; for no name, of the only model that workers were started with. Under the name
-        by which its files are in memory or waited for, if there are several.
+        """Return what is known of the model that a request names; for no name, of the only one that workers were started with.
 
-        Raises a RequestError where there is none.
+        It is that of the worker with the most pages for it, under the name by which its files are in memory or waited for, if
+        there are several. Raises a RequestError for a model that is not served.
         """
         if not self._workers and not self._stores:
             raise UnavailableError("no worker is attached", retry_after_s=2.0)
         return self.info_by_name(self._name_in_use(model or self._only_model()))
 
     def info_by_name(self, model: str) -> WorkerInfo:
-        """Likewise, under this name and no other."""
+        """Return what is known of the model of this name and no other."""
         if having := list(self._having(model)):
             return max(having, key=lambda worker: worker.info.limits.num_pages).info
         for _, loadable in self._stores.able_to_load(model):
@@ -40,7 +40,7 @@ class ServedModels:
         return self._stores.model_names | {worker.info.model for worker in self._workers.values()}
 
     def num_able(self, model: str) -> int:
-        """Workers that can load it, and have not."""
+        """Return how many workers can load it, and have not."""
         having = {worker.info.worker_id for worker in self._having(model)}
         return sum(worker_id not in having for worker_id, _ in self._stores.able_to_load(model))
 
@@ -49,7 +49,7 @@ class ServedModels:
         return any(True for _ in self._stores.able_to_load(model))
 
     def is_served(self, model: str) -> bool:
-        """Some worker has it in memory."""
+        """Whether some worker has it in memory."""
         return any(True for _ in self._having(model))
 
     @property
@@ -57,16 +57,16 @@ class ServedModels:
         return {worker.info.model for worker in self._workers.values() if self.is_current(worker)}
 
     def is_current(self, worker: AttachedWorker) -> bool:
-        """It stays, and what it has in memory is what the files are now."""
+        """Whether the worker stays, and what it has in memory is what the files are now."""
         return worker.phase is WorkerPhase.SERVING and not self._stores.is_outdated(worker.info)
 
     def _having(self, model: str) -> Iterator[AttachedWorker]:
-        """In memory, and not for those alone who have it already."""
+        """Return the workers that have it in memory, and not only for sequences that run there already."""
         having = (worker for worker in self._workers.values() if worker.info.model == model)
         return (worker for worker in having if self.is_current(worker))
 
     def _name_in_use(self, model: str) -> str:
-        """Two names of the same files are one model, or they would take turns in a worker."""
+        """Return the name to serve it under: two names of the same files are one model, or they would take turns in a worker."""
         digests = {loadable.info.model_digest for _, loadable in self._stores.able_to_load(model)}
         if self.is_served(model) or not digests:
             return model
@@ -78,7 +78,7 @@ class ServedModels:
         return next((info.model for info in infos if info.model_digest in digests), model)
 
     def _only_model(self) -> str:
-        """That workers were started with; what else they could load was not meant by someone who gives no name."""
+        """Return the only model that workers were started with: what else they could load is not meant where no name is given."""
         names = sorted(self._stores.home_models or self.names)
         if len(names) == 1:
             return names[0]

@@ -18,7 +18,7 @@ class DrainRate:
         """When the current interval began; None while nobody waits."""
 
     def start_interval(self) -> None:
-        """Somebody waits, and nobody did before."""
+        """A sequence waits, and none did before."""
         self._since_s = self._time()
 
     def record_end(self, *, somebody_waits: bool) -> None:

@@ -1,7 +1,4 @@
-"""The accepted requests that have not ended, whose sequences are whose, and what their clients are still to be told.
-
-Knows nothing about workers, queues and steps.
-"""
+"""The accepted requests that have not ended, which sequences each has, and the events that their clients have yet to get."""
 
 from collections import defaultdict
 from collections.abc import Callable
@@ -36,7 +33,7 @@ class OpenRequests:
         return [opened for (owner, _), opened in self._by_name.items() if owner is client]
 
     def remove_sequence(self, sequence: Sequence) -> None:
-        """The sequence has ended; with its last one the request is closed, and its deadline with it."""
+        """Remove a sequence that has ended. With its last one the request is closed, and its deadline with it."""
         opened = self._by_sequence.pop(sequence.sequence_id)
         del opened.sequences[sequence.sample_index]
         if not opened.sequences:
@@ -47,17 +44,17 @@ class OpenRequests:
             self._on_empty()
 
     def call_when_empty(self, on_empty: Callable[[], object]) -> None:
-        """To be called when the last one has ended, perhaps at once."""
+        """Call `on_empty` when the last request has ended, perhaps at once."""
         self._on_empty = on_empty
         if not self._by_name:
             on_empty()
 
     def post_event(self, sequence: Sequence, event: Event) -> None:
-        """Reaches the client with the next `deliver`."""
+        """Note an event for the sequence's client, which gets it with the next `deliver_events`."""
         self._outbox[self._by_sequence[sequence.sequence_id].client].append(event)
 
     def deliver_events(self) -> None:
-        """Each client gets everything that concerns it in one call."""
+        """Deliver to each client all its events in one call."""
         outbox, self._outbox = self._outbox, defaultdict(list)
         for client, events in outbox.items():
             client.deliver(events)

@@ -1,10 +1,9 @@
-"""Placing those who wait: what the router's functions are asked, and what becomes of their choices.
+"""Placing the sequences that wait: what the router's functions are asked, and what becomes of their choices.
 
 A *round* is one look at the queue and at all workers of a model, while their next steps are planned. Nothing that it finds out
 outlives it: a sequence is placed when a worker takes it, and where it would have gone a moment before does not matter. Within the
 round each choice is known to those after it as if it had been carried out: the load that it brings, and the blocks that will be
 there, so that siblings that arrive together find the place where the first of them is computed.
-Knows nothing about tokens, streams and clients.
 """
 
 import math
@@ -53,7 +52,7 @@ class Placement:
             self._timer = None
 
     def sequences_for_worker(self, worker: AttachedWorker) -> Iterator[Sequence]:
-        """Those who go to this worker now. Nothing is looked at before the first is asked for."""
+        """Yield the sequences that go to this worker now. Nothing is looked at before the first is asked for."""
         if not self._takes_new(worker):
             return
         model = worker.info.model
@@ -73,7 +72,7 @@ class Placement:
         return Round(self._policy, workers, waiting, self._context.clock.time())
 
     def end_rounds(self) -> None:
-        """Without this, nothing need happen before the busy worker's next result: it may be long, or never."""
+        """Have another round when the first detour is due: the busy worker's next result may be long in coming, or never come."""
         detour_in_s = min((each.detour_in_s for each in self._rounds.values()), default=math.inf)
         if detour_in_s < math.inf:
             self._timer = self._context.clock.call_later(max(detour_in_s, _MIN_DETOUR_S), self._context.wake)
@@ -99,7 +98,7 @@ class Round:
         self._num_passed_over = 0
 
     def sequences_placed_on(self, worker: AttachedWorker) -> Iterator[Sequence]:
-        """Decided one by one as they are asked for: a worker that is full asks no more."""
+        """Yield the sequences placed on this worker, decided one by one: a worker that is full asks for no more."""
         placed = self._prospects[worker.info.worker_id].placed
         for index in count():
             while index == len(placed):
@@ -109,7 +108,7 @@ class Round:
                 yield placed[index]
 
     def _decide_next(self) -> bool:
-        """False when nobody is left. Those on a detour come last, after all whom a worker suits best."""
+        """Decide one. Return False when none is left. Those on a detour come last, after all whom a worker suits best."""
         if self._undecided and self._num_passed_over < MAX_PASSED_OVER:
             self._decide(self._undecided.popleft(), may_detour=False)
         elif self._on_detour:

@@ -223,6 +223,17 @@ def test_a_load_without_memory_is_tried_once_more_when_another_has_left() -> Non
     assert isinstance(error, UnavailableError) and "still no memory" in error.message
 
 
+def test_an_old_stream_that_says_goodbye_does_not_take_the_new_one_along() -> None:
+    system = System("w")
+    old = system.unloaded["w"]
+    system.attach_unloaded("w")
+    system.loop.attachments.let_worker_leave(old)
+    system.ask("a")
+    system.run()
+    assert system.history == ["w+a"]
+    system.check("a")
+
+
 def test_what_cannot_be_loaded_fails_its_own_requests_only() -> None:
     system = System("w")
     told: list[RequestError | None] = []
