@@ -11,6 +11,7 @@ import uvloop
 
 from pagoda.models.errors import ModelError
 from pagoda.models.model import Model
+from pagoda.process import exit_codes
 from pagoda.process.background import end_tasks, keep_running, tell_when_held
 from pagoda.process.logging import configure_logging
 from pagoda.process.stop_signals import end_on_stop_signal, on_stop_signal
@@ -18,7 +19,7 @@ from pagoda.rpc.sockets import ForeignDirectoryError, make_socket_directory
 from pagoda.telemetry.open_tracer import open_tracer
 from pagoda.telemetry.tracing import Tracer
 from protos.v1 import worker_pb2
-from worker.errors import EngineHangsError, StartError
+from worker.errors import DeviceLostError, EngineHangsError, StartError
 from worker.loading.loadable_models import LoadableModels
 from worker.rpc.scheduler_link import SchedulerLink
 from worker.settings import WorkerSettings
@@ -79,9 +80,17 @@ async def serve(open_link: Callable[[], SchedulerLink], settings: WorkerSettings
         await end_tasks(telling)
     except EngineHangsError as error:
         logger.critical("the engine hangs", extra={"reason": str(error)})
-        logging.shutdown()
         # An orderly end would wait for its thread.
-        os._exit(1)
+        _end_at_once(1)
+    except DeviceLostError as error:
+        logger.critical("the device is lost, a new process may use it again", extra={"reason": str(error)})
+        # An orderly end would free what lies in the device's memory, and fail.
+        _end_at_once(exit_codes.DEVICE_LOST)
+
+
+def _end_at_once(exit_code: int) -> None:
+    logging.shutdown()
+    os._exit(exit_code)
 
 
 def load_worker(settings: WorkerSettings, model: Model) -> Loaded:

@@ -6,6 +6,7 @@ WorkerError
 │   └── UnusableModelError      its files are not what a worker can compute with: trying again does not help
 ├── StepError               the scheduler's step cannot be executed as it stands; ends the session
 ├── EngineHangsError        a step does not end: nothing but ending the process helps
+├── DeviceLostError         the device computes nothing more in this process: nothing but ending it helps
 └── SamplingError           the logits of a sequence leave nothing to choose from; ends the session
 """
 
@@ -31,6 +32,10 @@ class StepError(WorkerError):
 
 
 class EngineHangsError(WorkerError):
+    pass
+
+
+class DeviceLostError(WorkerError):
     pass
 
 

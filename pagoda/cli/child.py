@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
+from pagoda.process import exit_codes
+
 _PR_SET_PDEATHSIG = 1
 
 
@@ -94,5 +96,8 @@ def _die_with_parent(parent_pid: int) -> Callable[[], None] | None:
 
 
 def describe_exit(code: int) -> str:
-    """`exit code 1`, or `SIGKILL`."""
-    return f"exit code {code}" if code >= 0 else signal.Signals(-code).name
+    """`exit code 1`, `exit code 70: its device was lost`, or `SIGKILL`."""
+    if code < 0:
+        return signal.Signals(-code).name
+    meaning = exit_codes.MEANINGS.get(code)
+    return f"exit code {code}: {meaning}" if meaning else f"exit code {code}"

@@ -7,10 +7,11 @@ so a step that reads a page with another content (granted twice, freed too early
 from collections.abc import Iterable, Sequence
 
 from pagoda.wire.logprobs import TokenLogprobs
-from pagoda.wire.step_result import SampledTokens, StepResult
+from tests.fakes.executors import Wrap, plain
 from worker.errors import StepError
-from worker.steps.sequence import Chunk, RunningSequence, RunningSequences, find_stop
-from worker.steps.step import Step
+from worker.steps.engine import Engine
+from worker.steps.executor import Computed
+from worker.steps.sequence import Chunk, RunningSequence
 
 NUM_BYTES = 256
 VOCAB_SIZE = NUM_BYTES + 3
@@ -32,37 +33,40 @@ def continuation(token_ids: Sequence[int], count: int) -> list[int]:
     return tokens[len(token_ids) :]
 
 
-class FakeEngine:
-    """Fits `worker.steps.engine_thread.StepRunner`. With `eos_after`, a sequence ends once it has generated that many tokens."""
+class FakeExecutor:
+    """Fits `worker.steps.executor.StepExecutor`. With `eos_after`, a sequence ends once it has generated that many tokens."""
+
+    max_in_flight = 1
+    max_new_tokens = 1
 
     def __init__(
-        self,
-        *,
-        num_pages: int,
-        page_size: int = 16,
-        eos_token_ids: Iterable[int] = (EOS_TOKEN_ID,),
-        eos_after: int | None = None,
+        self, *, num_pages: int, page_size: int, eos_token_ids: Iterable[int], eos_after: int | None = None
     ) -> None:
         self._page_size = page_size
         self._eos_token_ids = frozenset(eos_token_ids)
         self._eos_after = eos_after
-        self._sequences = RunningSequences(page_size=page_size, num_pages=num_pages, vocab_size=VOCAB_SIZE)
         self._slots = [0] * (num_pages * page_size)
         self._chains: dict[int, list[int]] = {}
         """For each sequence, for each position, a number that stands for all tokens up to there."""
 
     def reset(self) -> None:
-        self._sequences.clear()
         self._chains.clear()
 
-    def run_step(self, step: Step) -> StepResult:
-        chunks = self._sequences.apply(step)
-        for sequence_id in {*step.finished_sequence_ids, *(new.sequence_id for new in step.new_sequences)}:
+    def check_usable(self) -> None:
+        pass
+
+    def launch(self, chunks: Sequence[Chunk], forgotten: Sequence[int]) -> "FakeStep":
+        for sequence_id in forgotten:
             self._chains.pop(sequence_id, None)
+        return FakeStep(self, chunks)
+
+    def compute(self, chunks: Sequence[Chunk]) -> Computed:
         for chunk in chunks:
             self._compute(chunk)
-        sampled = [self._sample(chunk.sequence) for chunk in chunks if chunk.max_new_tokens]
-        return StepResult(step_id=step.step_id, sampled=tuple(sampled), step_us=1)
+        sequences = [chunk.sequence for chunk in chunks if chunk.is_sampled]
+        token_ids = list(map(self._choose, sequences))
+        logprobs = [_logprobs(sequence, token_id) for sequence, token_id in zip(sequences, token_ids, strict=True)]
+        return Computed([(token_id,) for token_id in token_ids], logprobs, ())
 
     def _compute(self, chunk: Chunk) -> None:
         chain = self._chains.setdefault(chunk.sequence.sequence_id, [])
@@ -84,20 +88,6 @@ class FakeEngine:
                     f" [{first}, {first + num_tokens})"
                 )
 
-    def _sample(self, sequence: RunningSequence) -> SampledTokens:
-        token_id = self._choose(sequence)
-        sequence.append(token_id)
-        stop = find_stop(sequence.sampling, token_id, self._eos_token_ids)
-        sequence.is_stopped = stop is not None
-        return SampledTokens(
-            sequence_id=sequence.sequence_id,
-            attempt=sequence.attempt,
-            token_ids=(token_id,),
-            logprobs=_logprobs(sequence, token_id),
-            stopped=sequence.is_stopped,
-            stop_token_id=stop.stop_token_id if stop else None,
-        )
-
     def _choose(self, sequence: RunningSequence) -> int:
         may_end = sequence.num_output_tokens >= sequence.sampling.min_tokens
         if may_end and self._eos_after is not None and sequence.num_output_tokens >= self._eos_after:
@@ -106,6 +96,42 @@ class FakeEngine:
         banned = frozenset() if may_end else self._eos_token_ids.union(sequence.sampling.stop_token_ids)
         allowed = (token for token in range(token_id, token_id + VOCAB_SIZE) if token % VOCAB_SIZE not in banned)
         return next(allowed) % VOCAB_SIZE
+
+
+class FakeStep:
+    """Fits `worker.steps.executor.LaunchedStep`."""
+
+    def __init__(self, executor: FakeExecutor, chunks: Sequence[Chunk]) -> None:
+        self._executor = executor
+        self._chunks = chunks
+
+    def wait(self) -> Computed:
+        return self._executor.compute(self._chunks)
+
+
+class FakeEngine(Engine):
+    """The engine over an instant executor."""
+
+    def __init__(
+        self,
+        *,
+        num_pages: int,
+        page_size: int = 16,
+        eos_token_ids: Iterable[int] = (EOS_TOKEN_ID,),
+        eos_after: int | None = None,
+        wrap: Wrap = plain,
+    ) -> None:
+        """`wrap` makes of the executor another one."""
+        executor = FakeExecutor(
+            num_pages=num_pages, page_size=page_size, eos_token_ids=eos_token_ids, eos_after=eos_after
+        )
+        super().__init__(
+            wrap(executor),
+            page_size=page_size,
+            num_pages=num_pages,
+            vocab_size=VOCAB_SIZE,
+            eos_token_ids=eos_token_ids,
+        )
 
 
 def _logprobs(sequence: RunningSequence, token_id: int) -> tuple[TokenLogprobs, ...]:

@@ -10,6 +10,7 @@ import signal
 
 from pagoda.wire.step_result import SampledTokens, StepResult
 from protos.v1 import worker_pb2
+from tests.fakes.step_runner import WholeStepEngine
 from worker.errors import StartError
 from worker.rpc.scheduler_link import SchedulerLink
 from worker.steps.engine_thread import Loaded
@@ -22,7 +23,7 @@ PAGE_SIZE = 16
 NUM_PAGES = 65_536
 
 
-class InstantEngine:
+class InstantEngine(WholeStepEngine):
     """Fits `worker.steps.engine_thread.StepRunner`. Remembers only each sequence's attempt."""
 
     def __init__(self) -> None:

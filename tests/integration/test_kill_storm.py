@@ -18,7 +18,7 @@ from tests.fakes.scheduler_process import scheduler
 from tests.fakes.tcp_proxy import TCPProxy, tcp_proxy
 from tests.fakes.waiting import until
 from tests.fakes.worker import fake_worker_link
-from worker.steps.step import Step
+from worker.steps.engine import BegunStep
 
 NUM_FAILURES = 100
 NUM_WORKERS = 3
@@ -34,11 +34,11 @@ class UncertainEngine(FakeEngine):
 
     fails = False
 
-    def run_step(self, step: Step) -> StepResult:
+    def finish_step(self, begun: BegunStep) -> StepResult:
         if self.fails:
             self.fails = False
             raise MemoryError
-        return super().run_step(step)
+        return super().finish_step(begun)
 
 
 class Worker:

@@ -5,8 +5,10 @@ preempted, after its worker was lost, and resumed from the middle; and where it 
 worker goes on by itself whenever nobody waits. Tokens and log-probabilities must be the same bits.
 """
 
-from collections import defaultdict
+from collections import defaultdict, deque
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import pytest
@@ -25,13 +27,15 @@ from scheduler.steps.worker_state import AttachedWorker
 from scheduler.worker_info import WorkerInfo
 from tests.fakes.client import RecordingClient
 from tests.fakes.clock import FakeClock
+from tests.fakes.executors import LATE, Wrap, plain
 from tests.fakes.plan_worker import worker_info
 from tests.fakes.tiny_model import write_tiny_gguf
 from worker.kernels.select import select_kernels
 from worker.memory.kv_memory import KVMemory
 from worker.models.decoder import DecoderModel
 from worker.models.registry import load_model
-from worker.steps.engine import Engine
+from worker.steps.engine import BegunStep, Engine
+from worker.steps.host_executor import HostExecutor
 from worker.steps.lease import Lease
 from worker.steps.step_messages import step_from_proto
 
@@ -42,23 +46,28 @@ MAX_TOKENS = 24
 class EngineLink:
     """A `WorkerLink` with the engine behind it; what passes is what would pass the wire."""
 
-    def __init__(self, decoder: DecoderModel, info: WorkerInfo) -> None:
+    def __init__(self, decoder: DecoderModel, info: WorkerInfo, wrap: Wrap) -> None:
         kernels, config = select_kernels("integer", "cpu"), decoder.config
         layers = [
             kernels.allocate_kv(info.limits.num_pages, PAGE, config.num_kv_heads, config.head_size)
             for _ in range(config.num_layers)
         ]
         kv = KVMemory(layers=layers, page_size=PAGE, num_pages=info.limits.num_pages, num_bytes=0)
-        self._engine = Engine(decoder, kv, config.vocab_size, ())
-        self.queue: list[worker_pb2.Step] = []
-        """The first of them stays until all its steps have run."""
-        self._lease: Lease | None = None
+        self._engine = Engine(
+            wrap(HostExecutor(decoder, kv, ())),
+            page_size=PAGE,
+            num_pages=info.limits.num_pages,
+            vocab_size=config.vocab_size,
+            eos_token_ids=(),
+        )
+        self._queue: deque[Lease] = deque()
+        self._in_flight: deque[tuple[Lease, BegunStep]] = deque()
         self._recalled_step_id = 0
         self.num_recalled = 0
         """Leases that ended early."""
 
     def send_step(self, plan: StepPlan) -> None:
-        self.queue.append(worker_messages.plan_to_proto(plan, 1))
+        self._queue.append(Lease(step_from_proto(worker_messages.plan_to_proto(plan, 1))))
 
     def send_recall(self, step_id: int) -> None:
         self._recalled_step_id = step_id
@@ -67,16 +76,25 @@ class EngineLink:
         raise AssertionError("models stay for ever here")
 
     def send_drain(self) -> None:
-        self.queue.clear()
+        self._queue.clear()
+
+    @property
+    def is_busy(self) -> bool:
+        return bool(self._in_flight) or self._next_lease() is not None
+
+    def _next_lease(self) -> Lease | None:
+        while self._queue and self._queue[0].is_over:
+            self._queue.popleft()
+        return self._queue[0] if self._queue else None
 
     def run_step(self) -> worker_pb2.StepResult:
-        lease = self._lease = self._lease or Lease(step_from_proto(self.queue[0]))
-        result = self._engine.run_step(lease.step)
-        next_is_last = lease.go_on(result, is_recalled=self._recalled_step_id == self.queue[0].step_id)
+        """Begin as many steps as the engine takes; the result of the first of them."""
+        while len(self._in_flight) < self._engine.max_in_flight and (lease := self._next_lease()):
+            self._in_flight.append((lease, self._engine.begin_step(lease.advance())))
+        lease, begun = self._in_flight.popleft()
+        result = self._engine.finish_step(begun)
+        next_is_last = lease.observe(result, is_recalled=self._recalled_step_id == lease.first_step_id)
         self.num_recalled += next_is_last
-        if lease.is_over:
-            self._lease = None
-            self.queue.pop(0)
         return replace(result, next_is_last=next_is_last).to_proto(session_id=1)
 
 
@@ -87,16 +105,16 @@ class Answer:
 
 
 class System:
-    def __init__(self, decoder: DecoderModel, *, max_lease_steps: int = 8, **limits: Any) -> None:
+    def __init__(self, decoder: DecoderModel, wrap: Wrap = plain, *, max_lease_steps: int = 8, **limits: Any) -> None:
         limits = {"num_pages": 512, "max_step_tokens": 256, "max_step_sequences": 32, "vocab_size": 259} | limits
         self.info = worker_info(page_size=PAGE, max_model_len=256, **limits)
         self.clock, self.client = FakeClock(), RecordingClient()
         self.loop = SchedulerLoop(self.clock, SchedulingPolicy(max_lease_steps=max_lease_steps))
-        self._decoder = decoder
+        self._decoder, self._wrap = decoder, wrap
         self.attach()
 
     def attach(self) -> None:
-        self.link = EngineLink(self._decoder, self.info)
+        self.link = EngineLink(self._decoder, self.info, self._wrap)
         self.worker: AttachedWorker = self.loop.attachments.attach_worker(self.info, self.link)
 
     def submit(self, *requests: InferenceRequest) -> None:
@@ -105,7 +123,7 @@ class System:
         self.clock.run_soon()
 
     def run(self, num_steps: int = 10_000) -> None:
-        while self.link.queue and num_steps:
+        while self.link.is_busy and num_steps:
             num_steps -= 1
             self.loop.apply_result(self.worker, StepResult.from_proto(self.link.run_step()))
             self.clock.run_soon()
@@ -125,6 +143,8 @@ class System:
     def preemptions(self, request_id: str) -> int:
         return sum(end.num_preemptions for key, end in self.client.finished.items() if key[0] == request_id)
 
+
+MakeSystem = Callable[..., System]
 
 SAMPLINGS = {
     "greedy": SamplingParams(temperature=0.0),
@@ -170,14 +190,20 @@ def alone(decoder: DecoderModel) -> dict[tuple[str, int], Answer]:
     return answers
 
 
+@pytest.fixture(params=list(LATE.values()), ids=list(LATE))
+def in_company(request: pytest.FixtureRequest, decoder: DecoderModel) -> MakeSystem:
+    """Make a system whose worker computes as the executors do that are to be expected."""
+    return partial(System, decoder, request.param)
+
+
 def assert_same(given: dict[tuple[str, int], Answer], alone: dict[tuple[str, int], Answer], *names: str) -> None:
     expected = {key: answer for key, answer in alone.items() if key[0] in names}
     assert len(expected) == 2 * len(names)
     assert {key: given[key] for key in expected} == expected
 
 
-def test_in_company(decoder: DecoderModel, alone: dict[tuple[str, int], Answer]) -> None:
-    system = System(decoder)
+def test_in_company(in_company: MakeSystem, alone: dict[tuple[str, int], Answer]) -> None:
+    system = in_company()
     system.submit(*strangers(5))
     system.run(3)
     system.submit(*map(question, SAMPLINGS))
@@ -188,28 +214,28 @@ def test_in_company(decoder: DecoderModel, alone: dict[tuple[str, int], Answer])
 
 
 @pytest.mark.parametrize("max_step_tokens", [1, 5, 16])
-def test_in_chunks(decoder: DecoderModel, alone: dict[tuple[str, int], Answer], max_step_tokens: int) -> None:
-    assert_same(System(decoder, max_step_tokens=max_step_tokens).ask(*map(question, SAMPLINGS)), alone, *SAMPLINGS)
+def test_in_chunks(in_company: MakeSystem, alone: dict[tuple[str, int], Answer], max_step_tokens: int) -> None:
+    assert_same(in_company(max_step_tokens=max_step_tokens).ask(*map(question, SAMPLINGS)), alone, *SAMPLINGS)
 
 
-def test_behind_a_cached_prefix(decoder: DecoderModel, alone: dict[tuple[str, int], Answer]) -> None:
-    system = System(decoder)
+def test_behind_a_cached_prefix(in_company: MakeSystem, alone: dict[tuple[str, int], Answer]) -> None:
+    system = in_company()
     system.ask(replace(question("greedy"), request_id="before"))
     answers = system.ask(*map(question, SAMPLINGS))
     assert all(end.num_cached_tokens >= 44 for key, end in system.client.finished.items() if key[0] in SAMPLINGS)
     assert_same(answers, alone, *SAMPLINGS)
 
 
-def test_after_preemption(decoder: DecoderModel, alone: dict[tuple[str, int], Answer]) -> None:
-    system = System(decoder, num_pages=30)
+def test_after_preemption(in_company: MakeSystem, alone: dict[tuple[str, int], Answer]) -> None:
+    system = in_company(num_pages=30)
     # The strangers came first, so the questions are the ones to give way.
     answers = system.ask(*strangers(3), *map(question, SAMPLINGS))
     assert all(system.preemptions(name) > 0 for name in ("filtered", "penalised"))
     assert_same(answers, alone, *SAMPLINGS)
 
 
-def test_after_the_worker_was_lost(decoder: DecoderModel, alone: dict[tuple[str, int], Answer]) -> None:
-    system = System(decoder)
+def test_after_the_worker_was_lost(in_company: MakeSystem, alone: dict[tuple[str, int], Answer]) -> None:
+    system = in_company()
     system.submit(*map(question, SAMPLINGS))
     system.run(7)
     system.loop.attachments.detach_worker(system.worker)
@@ -220,8 +246,8 @@ def test_after_the_worker_was_lost(decoder: DecoderModel, alone: dict[tuple[str,
 
 
 @pytest.mark.parametrize("name", SAMPLINGS)
-def test_resumed_from_the_middle(decoder: DecoderModel, alone: dict[tuple[str, int], Answer], name: str) -> None:
-    system = System(decoder)
+def test_resumed_from_the_middle(in_company: MakeSystem, alone: dict[tuple[str, int], Answer], name: str) -> None:
+    system = in_company()
     begun = {index: alone[name, index].token_ids[:9] for index in (0, 1)}
     for index, token_ids in begun.items():
         system.client.tokens[name, index] = list(token_ids)

@@ -24,6 +24,7 @@ from tests.fakes.engine import FakeEngine, continuation
 from tests.fakes.scheduler_process import instant_worker, scheduler, scheduler_and_worker, wait_until_ready
 from tests.fakes.worker import fake_worker_link
 from worker.errors import StartError
+from worker.steps.engine import BegunStep
 from worker.steps.engine_thread import Loaded
 from worker.steps.step import Step
 
@@ -361,10 +362,10 @@ class HangingEngine(FakeEngine):
         super().__init__(num_pages=256)
         self.released = threading.Event()
 
-    def run_step(self, step: Step) -> StepResult:
-        if step.step_id == 30:
+    def finish_step(self, begun: BegunStep) -> StepResult:
+        if begun.step.step_id == 30:
             self.released.wait()
-        return super().run_step(step)
+        return super().finish_step(begun)
 
 
 async def test_a_worker_that_lives_but_whose_engine_hangs_is_lost_and_nothing_of_it_counts(tmp_path: Path) -> None:
@@ -396,12 +397,12 @@ class OutOfMemoryEngine(FakeEngine):
         """With how many sequences each."""
         self._deadly: set[int] = set()
 
-    def run_step(self, step: Step) -> StepResult:
+    def begin_step(self, step: Step) -> BegunStep:
         self._deadly |= {new.sequence_id for new in step.new_sequences if self.deadly_token_id in new.token_ids}
         if any(each.sequence_id in self._deadly for each in step.scheduled):
             self.deaths.append(len(step.scheduled))
             raise MemoryError
-        return super().run_step(step)
+        return super().begin_step(step)
 
 
 async def test_a_request_that_takes_all_memory_fails_alone_and_the_worker_comes_back(tmp_path: Path) -> None:

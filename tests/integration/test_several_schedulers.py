@@ -34,7 +34,7 @@ from tests.fakes.scheduler_process import scheduler
 from tests.fakes.waiting import until
 from tests.fakes.worker import fake_worker_link
 from worker.rpc.scheduler_spread import by_preference
-from worker.steps.step import Step
+from worker.steps.engine import BegunStep
 
 HELLO = list(b"Hello!")
 HELD = Answer(hold_before=2)
@@ -307,12 +307,12 @@ class HeldEngine(FakeEngine):
         self.may_go_on = threading.Event()
         self._num_steps = 0
 
-    def run_step(self, step: Step) -> StepResult:
+    def finish_step(self, begun: BegunStep) -> StepResult:
         self._num_steps += 1
         if self._num_steps > 8:
             self.is_held.set()
             self.may_go_on.wait()
-        return super().run_step(step)
+        return super().finish_step(begun)
 
 
 @asynccontextmanager

@@ -10,6 +10,7 @@ from pagoda.models.formats.tensor_check import check_tensors
 from pagoda.models.model import Model
 from protos.v1 import worker_pb2
 from worker.errors import NotEnoughMemoryError, StartError, UnusableModelError
+from worker.kernels.device_health import check_device
 from worker.kernels.interface import Kernels
 from worker.kernels.select import select_chooser, select_kernels
 from worker.loading.loadable_models import LoadableModels
@@ -25,6 +26,7 @@ from worker.models.registry import UnsupportedArchitectureError, load_model
 from worker.settings import WorkerSettings
 from worker.steps.engine import Engine
 from worker.steps.engine_thread import Loaded
+from worker.steps.host_executor import HostExecutor
 from worker.weights.checkpoint import WeightsError
 from worker.weights.dequantize import UnsupportedTypeError
 
@@ -32,10 +34,11 @@ logger = logging.getLogger(__name__)
 
 
 def load_worker(settings: WorkerSettings, model: Model) -> Loaded:
-    """Raises StartError, with a sentence for the user."""
+    """Raises StartError, with a sentence for the user; DeviceLostError where nothing can be loaded in this process any more."""
     try:
         return _load(settings, model)
     except (MemoryError, RuntimeError) as error:
+        check_device(torch.device("cpu" if settings.device == "cpu" else "cuda"))
         if isinstance(error, MemoryError | torch.OutOfMemoryError) or "allocate memory" in str(error):
             raise NotEnoughMemoryError(f"there is not enough memory for {model.name}: {error}") from error
         raise
@@ -54,6 +57,15 @@ def _load(settings: WorkerSettings, model: Model) -> Loaded:
     kernels = select_kernels(settings.numerics, settings.device, settings.native_directory, settings.kv_dtype)
     decoder = _load_decoder(model, kernels, settings)
     kv = _allocate_pages(kernels, model, settings, max_model_len)
+    choose = select_chooser(settings.native_directory)
+    executor = HostExecutor(decoder, kv, model.eos_token_ids, choose, kernels.device)
+    engine = Engine(
+        executor,
+        page_size=kv.page_size,
+        num_pages=kv.num_pages,
+        vocab_size=model.config.vocab_size,
+        eos_token_ids=model.eos_token_ids,
+    )
     loaded = worker_pb2.LoadedModel(
         name=model.name,
         digest=model.digest,
@@ -67,9 +79,8 @@ def _load(settings: WorkerSettings, model: Model) -> Loaded:
         eos_token_ids=model.eos_token_ids,
         weights_bytes=decoder.weights_bytes,
         kv_bytes=kv.num_bytes,
+        max_new_tokens=engine.max_new_tokens,
     )
-    choose = select_chooser(settings.native_directory)
-    engine = Engine(decoder, kv, model.config.vocab_size, model.eos_token_ids, choose)
     return Loaded(engine, loaded)
 
 

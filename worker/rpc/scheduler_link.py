@@ -80,7 +80,8 @@ class SchedulerLink:
         """Addresses whose failure is in the log already: an outage is one line, not one for each try."""
 
     async def run(self) -> None:
-        """Until `stop` or `leave`. Raises only if the engine hangs or cannot be reset: then nothing is left to work with."""
+        """Until `stop` or `leave`. Raises only if the engine hangs, its device is lost or it cannot be reset: then nothing is
+        left to work with."""
         has_ended = True
         try:
             while not self._stopping.is_set():

@@ -18,7 +18,7 @@ from pagoda.process.background import end_tasks, keep_running
 from pagoda.telemetry.tracing import Tracer
 from pagoda.wire.step_result import StepResult
 from protos.v1 import worker_pb2
-from worker.errors import EngineHangsError, NotEnoughMemoryError, UnusableModelError
+from worker.errors import DeviceLostError, EngineHangsError, NotEnoughMemoryError, UnusableModelError
 from worker.steps.engine_thread import EngineThread
 from worker.steps.held_blocks import HeldBlocks
 from worker.steps.step_loop import FailedStep, Interruption, SessionEnd, StepLoop
@@ -129,6 +129,8 @@ class Session:
         try:
             await self._engine_thread.load(message.name, message.digest)
             return SessionEnd.LOADED
+        except DeviceLostError:
+            raise
         except Exception as error:
             # Whatever it was (a file that is gone, no memory): this worker is as able as before to try again.
             logger.exception("model not loaded", extra={"session_id": self._id, "model": message.name})

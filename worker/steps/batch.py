@@ -27,7 +27,7 @@ def build_batch(chunks: Sequence[Chunk], page_size: int) -> StepBatch:
 def _sample_rows(chunk: Chunk, end_row: int) -> Iterable[int]:
     first_row = end_row - chunk.num_tokens
     yield from range(first_row, first_row + chunk.num_scored)
-    if chunk.max_new_tokens:
+    if chunk.is_sampled:
         yield end_row - 1
 
 

@@ -1,113 +1,121 @@
-"""Runs one step: apply what it says to the running sequences, build the batch, run the model, sample.
+"""Begins and finishes steps: apply what one says to the running sequences, have it computed, take the new tokens.
 
-Owns the running sequences and whether a sampled token ends one. Knows nothing about queues, users, limits or networks.
+Owns the running sequences and whether a new token ends one. How a step is computed is the executor's business (executor.py).
 """
 
 import time
 from collections.abc import Iterable, Sequence
-from typing import Protocol
-
-import numpy as np
-import torch
-from numpy.typing import NDArray
+from dataclasses import dataclass
 
 from pagoda.wire.logprobs import TokenLogprobs
 from pagoda.wire.step_result import SampledTokens, ScoredTokens, StepResult
-from worker.kernels.interface import LayerKV
-from worker.kernels.sampling import ChooseTokens, choose_tokens
-from worker.kernels.step_batch import StepBatch
-from worker.memory.kv_memory import KVMemory
-from worker.steps.batch import build_batch
-from worker.steps.sampler import sample_tokens, token_logprobs
-from worker.steps.sequence import Chunk, RunningSequence, RunningSequences, find_stop
+from worker.steps.executor import Computed, LaunchedStep, StepExecutor
+from worker.steps.sequence import Chunk, RunningSequences, find_stop
 from worker.steps.step import Step
 
 
-class StepModel(Protocol):
-    """What the engine needs of a decoder: token ids in, logits of the sampled rows out."""
+@dataclass(frozen=True, slots=True, eq=False)
+class BegunStep:
+    """What the engine gives for a step that it has begun, and takes back to finish it."""
 
-    def forward(self, batch: StepBatch, kv: Sequence[LayerKV]) -> torch.Tensor:
-        """float32 [R, V], for the rows that `batch.sample_rows_R` names."""
+    step: Step
+    chunks: Sequence[Chunk]
+    launched: LaunchedStep
+    begin_ns: int
+    """How long it took to begin it."""
 
 
 class Engine:
     def __init__(
         self,
-        model: StepModel,
-        kv: KVMemory,
+        executor: StepExecutor,
+        *,
+        page_size: int,
+        num_pages: int,
         vocab_size: int,
         eos_token_ids: Iterable[int],
-        choose: ChooseTokens = choose_tokens,
     ) -> None:
-        self._model = model
-        self._kv = kv
+        self._executor = executor
         self._eos_token_ids = frozenset(eos_token_ids)
-        self._choose = choose
-        self._sequences = RunningSequences(page_size=kv.page_size, num_pages=kv.num_pages, vocab_size=vocab_size)
+        self._sequences = RunningSequences(page_size=page_size, num_pages=num_pages, vocab_size=vocab_size)
+
+    @property
+    def max_in_flight(self) -> int:
+        """How many steps may be begun and not finished."""
+        return self._executor.max_in_flight
+
+    @property
+    def max_new_tokens(self) -> int:
+        """The most new tokens that one step brings of one sequence."""
+        return self._executor.max_new_tokens
 
     def reset(self) -> None:
-        """Forget all sequences: the session that knew them is over."""
+        """Forget all sequences and begun steps: the session that knew them is over."""
         self._sequences.clear()
+        self._executor.reset()
 
-    @torch.inference_mode()
     def run_step(self, step: Step) -> StepResult:
-        """Raises StepError if the step cannot be executed as it stands, SamplingError if the logits are unusable."""
+        """Begin a step and finish it, where no other one is begun."""
+        return self.finish_step(self.begin_step(step))
+
+    def begin_step(self, step: Step) -> BegunStep:
+        """Raises StepError if the step cannot be executed as it stands, DeviceLostError if none can be any more."""
         started = time.perf_counter_ns()
         chunks = self._sequences.apply(step)
-        sampled, scored = self._compute(chunks) if chunks else ([], [])
-        step_us = (time.perf_counter_ns() - started) // 1000
-        return StepResult(step_id=step.step_id, sampled=tuple(sampled), scored=tuple(scored), step_us=step_us)
+        forgotten = (*step.finished_sequence_ids, *(new.sequence_id for new in step.new_sequences))
+        try:
+            launched = self._executor.launch(chunks, forgotten)
+        except Exception:
+            self._executor.check_usable()
+            raise
+        return BegunStep(step, chunks, launched, time.perf_counter_ns() - started)
 
-    def _compute(self, chunks: Sequence[Chunk]) -> tuple[list[SampledTokens], list[ScoredTokens]]:
-        logits_RV = self._model.forward(build_batch(chunks, self._kv.page_size), self._kv.layers).cpu().numpy()
-        scored, sampled_rows, row = [], [], 0
-        for chunk in chunks:
-            if chunk.num_scored:
-                scored.append(_score(chunk, logits_RV[row : row + chunk.num_scored]))
-                row += chunk.num_scored
-            if chunk.max_new_tokens:
-                sampled_rows.append(row)
-                row += 1
-        if scored:
-            logits_RV = logits_RV[sampled_rows]
-        return self._sample([chunk.sequence for chunk in chunks if chunk.max_new_tokens], logits_RV), scored
+    def finish_step(self, begun: BegunStep) -> StepResult:
+        """Wait for the step that was begun first. Raises as `begin_step`, and SamplingError if the logits are unusable."""
+        started = time.perf_counter_ns()
+        computed = self._wait(begun.launched)
+        scored = tuple(map(_scored, (chunk for chunk in begun.chunks if chunk.num_scored), computed.scored))
+        sampled = tuple(self._take(begun.chunks, computed))
+        step_us = (begun.begin_ns + time.perf_counter_ns() - started) // 1000
+        return StepResult(step_id=begun.step.step_id, sampled=sampled, scored=scored, step_us=step_us)
 
-    def _sample(self, sequences: Sequence[RunningSequence], logits_RV: NDArray[np.float32]) -> list[SampledTokens]:
-        token_ids = sample_tokens(logits_RV, sequences, self._eos_token_ids, self._choose)
-        return [
-            self._accept(sequence, token_id, logits_V)
-            for sequence, token_id, logits_V in zip(sequences, token_ids, logits_RV, strict=True)
-        ]
+    def _wait(self, launched: LaunchedStep) -> Computed:
+        try:
+            return launched.wait()
+        except Exception:
+            self._executor.check_usable()
+            raise
 
-    def _accept(self, sequence: RunningSequence, token_id: int, logits_V: NDArray[np.float32]) -> SampledTokens:
-        sequence.append(token_id)
-        stop = find_stop(sequence.sampling, token_id, self._eos_token_ids)
+    def _take(self, chunks: Sequence[Chunk], computed: Computed) -> Iterable[SampledTokens]:
+        """Without the sequences that a step before this one has ended after this one had begun."""
+        sampled = (chunk for chunk in chunks if chunk.is_sampled)
+        for chunk, token_ids, logprobs in zip(sampled, computed.token_ids, computed.logprobs, strict=True):
+            if not chunk.sequence.is_stopped:
+                yield self._accept(chunk, token_ids, logprobs)
+
+    def _accept(self, chunk: Chunk, token_ids: tuple[int, ...], logprobs: tuple[TokenLogprobs, ...]) -> SampledTokens:
+        """Up to the first token that ends the sequence."""
+        sequence = chunk.sequence
+        sequence.settle(chunk)
+        num_taken, stop = 0, None
+        while stop is None and num_taken < len(token_ids):
+            token_id = token_ids[num_taken]
+            sequence.append(token_id)
+            stop = find_stop(sequence.sampling, token_id, self._eos_token_ids)
+            num_taken += 1
         sequence.is_stopped = stop is not None
         return SampledTokens(
             sequence_id=sequence.sequence_id,
             attempt=sequence.attempt,
-            token_ids=(token_id,),
-            logprobs=_logprobs(sequence, token_id, logits_V),
+            token_ids=token_ids[:num_taken],
+            logprobs=logprobs[:num_taken],
             stopped=sequence.is_stopped,
             stop_token_id=stop.stop_token_id if stop else None,
         )
 
 
-def _score(chunk: Chunk, logits_RV: NDArray[np.float32]) -> ScoredTokens:
-    """Each row says how probable the token behind it was."""
-    sequence, first = chunk.sequence, chunk.start + 1
-    token_ids = sequence.token_ids[first : first + len(logits_RV)]
-    num_top = sequence.sampling.num_prompt_logprobs or 0
+def _scored(chunk: Chunk, logprobs: tuple[TokenLogprobs, ...]) -> ScoredTokens:
+    sequence = chunk.sequence
     return ScoredTokens(
-        sequence_id=sequence.sequence_id,
-        attempt=sequence.attempt,
-        start=first,
-        logprobs=tuple(
-            token_logprobs(logits_V, token_id, num_top) for logits_V, token_id in zip(logits_RV, token_ids, strict=True)
-        ),
+        sequence_id=sequence.sequence_id, attempt=sequence.attempt, start=chunk.start + 1, logprobs=logprobs
     )
-
-
-def _logprobs(sequence: RunningSequence, token_id: int, logits_V: NDArray[np.float32]) -> tuple[TokenLogprobs, ...]:
-    num_top = sequence.sampling.num_logprobs
-    return () if num_top is None else (token_logprobs(logits_V, token_id, num_top),)

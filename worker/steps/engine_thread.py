@@ -1,14 +1,13 @@
 """The one thread on which the engine runs, so that the event loop answers while a step is computed.
 
-Owns the order: what is asked for runs one after the other; and the engine, which is there while its model is in memory. Knows
-nothing about sessions.
+Owns the order: what is asked for runs one after the other; and the engine, which is there while its model is in memory.
 """
 
 import asyncio
 import gc
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple, Protocol, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
 
 from pagoda.process.resources import return_freed_memory
 from pagoda.wire.step_result import StepResult
@@ -16,16 +15,27 @@ from protos.v1 import worker_pb2
 from worker.errors import StepError
 from worker.steps.step import Step
 
+if TYPE_CHECKING:
+    # A worker without a model runs without numpy.
+    from worker.steps.engine import BegunStep
+
 T = TypeVar("T")
 
 
 class StepRunner(Protocol):
     """An engine as a session sees it: the real one, or an instant one in tests. Called on the engine's thread only."""
 
-    def run_step(self, step: Step) -> StepResult: ...
+    @property
+    def max_in_flight(self) -> int:
+        """How many steps may be begun and not finished."""
+
+    def begin_step(self, step: Step) -> "BegunStep": ...
+
+    def finish_step(self, begun: "BegunStep") -> StepResult:
+        """Wait for the result. Steps are finished in the order in which they were begun."""
 
     def reset(self) -> None:
-        """Forget all sequences."""
+        """Forget all sequences, and the steps that were begun."""
 
 
 class Loaded(NamedTuple):
@@ -40,8 +50,13 @@ Load = Callable[[str, str], Loaded]
 class NoModel:
     """A `StepRunner` in the engine's place while the model is not in memory."""
 
-    def run_step(self, step: Step) -> StepResult:
+    max_in_flight = 1
+
+    def begin_step(self, step: Step) -> "BegunStep":
         raise StepError("a step came while no model is in memory")
+
+    def finish_step(self, begun: "BegunStep") -> StepResult:
+        raise StepError("no step was begun")
 
     def reset(self) -> None:
         pass

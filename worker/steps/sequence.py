@@ -1,7 +1,7 @@
 """The little that a worker remembers of each running sequence, and how a step changes it.
 
-Owns token ids, block tables and the rules a step must keep: one that breaks them is a StepError, never a wrong answer.
-Knows nothing about tensors: the batch is built from what `apply` returns.
+Owns token ids, block tables and the rules a step must keep: one that breaks them is a StepError, never a wrong answer. Tensors
+are made elsewhere, from what `apply` returns.
 """
 
 from collections.abc import Iterable
@@ -27,6 +27,10 @@ class RunningSequence:
     block_table: list[int] = field(default_factory=list)
     is_stopped: bool = False
     """Ended by its last token. The scheduler may not know yet: with two steps in flight it is still scheduled once."""
+    least_pending: int = 0
+    """How many tokens the begun steps bring at the least, which are not among `token_ids` yet."""
+    most_pending: int = 0
+    """And at the most."""
 
     @classmethod
     def from_new(cls, new: NewSequence) -> "RunningSequence":
@@ -44,6 +48,30 @@ class RunningSequence:
     def num_output_tokens(self) -> int:
         return len(self.token_ids) - self.num_prompt_tokens
 
+    @property
+    def least_known(self) -> int:
+        """How many tokens it has at the least once the begun steps are finished: as many as the executor then knows."""
+        return len(self.token_ids) + self.least_pending
+
+    @property
+    def most_known(self) -> int:
+        return len(self.token_ids) + self.most_pending
+
+    def begin(self, chunk: "Chunk") -> None:
+        if chunk.is_sampled:
+            self.least_pending += 1
+            self.most_pending += chunk.max_new_tokens
+
+    def settle(self, chunk: "Chunk") -> None:
+        """Call before the new tokens of a sampled chunk are appended. Raises StepError where its start was not in the range."""
+        self.least_pending -= 1
+        self.most_pending -= chunk.max_new_tokens
+        start = len(self.token_ids) - chunk.num_tokens
+        if not chunk.start <= start <= chunk.max_start:
+            raise StepError(
+                f"sequence {self.sequence_id}: a start from {chunk.start} to {chunk.max_start} is scheduled, it was at {start}"
+            )
+
     def append(self, token_id: int) -> None:
         self.token_ids.append(token_id)
         if self.adjustment is not None:
@@ -52,17 +80,30 @@ class RunningSequence:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Chunk:
-    """Tokens [start, start + num_tokens) of a sequence, to be computed in this step."""
+    """`num_tokens` tokens of a sequence from `start` on, to be computed in this step."""
 
     sequence: RunningSequence
     start: int
+    max_start: int
+    """Above `start` only where a begun step may bring several tokens: then the executor alone knows where it starts, at the
+    earliest at `start` and at the latest here."""
     num_tokens: int
     max_new_tokens: int
     """Sample at least one token behind them and at most so many; nothing where it is 0."""
 
     @property
     def end(self) -> int:
+        """At the earliest."""
         return self.start + self.num_tokens
+
+    @property
+    def max_computed(self) -> int:
+        """How many tokens of the sequence have keys and values after this step, at the most: the last new one has not."""
+        return self.max_start + self.num_tokens + max(0, self.max_new_tokens - 1)
+
+    @property
+    def is_sampled(self) -> bool:
+        return self.max_new_tokens > 0
 
     @property
     def num_scored(self) -> int:
@@ -96,7 +137,7 @@ class RunningSequences:
         if len({scheduled.sequence_id for scheduled in step.scheduled}) < len(step.scheduled):
             raise StepError(f"step {step.step_id} schedules a sequence twice")
         chunks = [self._chunk(scheduled) for scheduled in step.scheduled]
-        return [chunk for chunk in chunks if not chunk.sequence.is_stopped]
+        return [chunk for chunk in chunks if chunk is not None]
 
     def _add(self, new: NewSequence) -> None:
         known = self._by_id.get(new.sequence_id)
@@ -119,31 +160,24 @@ class RunningSequences:
                 f"sequence {sequence_id}: {what} name token {highest}, the vocabulary has {self._vocab_size} tokens"
             )
 
-    def _chunk(self, scheduled: ScheduledSequence) -> Chunk:
+    def _chunk(self, scheduled: ScheduledSequence) -> Chunk | None:
         sequence = self._by_id.get(scheduled.sequence_id)
         if sequence is None:
             raise StepError(f"sequence {scheduled.sequence_id} is scheduled but unknown")
         sequence.block_table.extend(scheduled.new_page_ids)
+        if sequence.is_stopped:
+            return None
+        start, max_start = _starts(sequence, scheduled)
         chunk = Chunk(
             sequence=sequence,
-            start=_start(sequence, scheduled),
+            start=start,
+            max_start=max_start,
             num_tokens=scheduled.num_tokens,
             max_new_tokens=scheduled.max_new_tokens,
         )
-        if not sequence.is_stopped:
-            self._check_tokens(chunk)
-            self._check_pages(chunk, scheduled.new_page_ids)
+        self._check_pages(chunk, scheduled.new_page_ids)
+        sequence.begin(chunk)
         return chunk
-
-    def _check_tokens(self, chunk: Chunk) -> None:
-        span = f"sequence {chunk.sequence.sequence_id}: tokens [{chunk.start}, {chunk.end}) are scheduled"
-        num_known = len(chunk.sequence.token_ids)
-        if chunk.num_tokens < 1:
-            raise StepError(f"{span}, at least one is needed")
-        if chunk.end > num_known:
-            raise StepError(f"{span}, but only {num_known} are known")
-        if chunk.max_new_tokens and chunk.end != num_known:
-            raise StepError(f"{span} and sampled, but {num_known} are known: only the last one can be sampled from")
 
     def _check_pages(self, chunk: Chunk, new_page_ids: tuple[int, ...]) -> None:
         sequence = chunk.sequence
@@ -151,20 +185,35 @@ class RunningSequences:
             raise StepError(
                 f"sequence {sequence.sequence_id}: page {max(new_page_ids)} is granted, of {self._num_pages} pages"
             )
-        # The last token that is sampled is not computed.
-        most = chunk.end + max(0, chunk.max_new_tokens - 1)
-        if most > len(sequence.block_table) * self._page_size:
+        if chunk.max_computed > len(sequence.block_table) * self._page_size:
             raise StepError(
                 f"sequence {sequence.sequence_id}: {len(sequence.block_table)} pages of {self._page_size} tokens"
-                f" cannot hold {most} tokens"
+                f" cannot hold {chunk.max_computed} tokens"
             )
 
 
-def _start(sequence: RunningSequence, scheduled: ScheduledSequence) -> int:
-    """Return the position of the range in the plan that is nearest to where the sequence is: it samples behind its last token."""
+def _starts(sequence: RunningSequence, scheduled: ScheduledSequence) -> tuple[int, int]:
+    """Return the least and the most of where the chunk may start. What is sampled ends with the last known token: where that is
+    certainly not in the range of the plan, it is a StepError."""
+    start, max_start, num_tokens = scheduled.start, scheduled.max_start, scheduled.num_tokens
+    if num_tokens < 1:
+        raise StepError(f"{_span(sequence, start, num_tokens)}, at least one is needed")
+    num_known = sequence.most_known if scheduled.max_new_tokens else sequence.least_known
+    if start + num_tokens > num_known:
+        raise StepError(f"{_span(sequence, start, num_tokens)}, but only {num_known} are known")
     if not scheduled.max_new_tokens:
-        return scheduled.start
-    return min(max(scheduled.start, len(sequence.token_ids) - scheduled.num_tokens), scheduled.max_start)
+        return start, start
+    least, most = sequence.least_known - num_tokens, sequence.most_known - num_tokens
+    if max_start < max(start, least):
+        raise StepError(
+            f"{_span(sequence, max_start, num_tokens)} and sampled, but {sequence.least_known} are known:"
+            " only the last one can be sampled from"
+        )
+    return max(start, least), min(max_start, most)
+
+
+def _span(sequence: RunningSequence, start: int, num_tokens: int) -> str:
+    return f"sequence {sequence.sequence_id}: tokens [{start}, {start + num_tokens}) are scheduled"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -61,9 +61,8 @@ def first_token(engine: StepRunner, *chunk_sizes: int) -> int:
         scheduled = ScheduledSequence(
             1, start, start, size, new_page_ids=pages if start == 0 else (), max_new_tokens=int(sample)
         )
-        result = engine.run_step(
-            Step(step_id=step_id, new_sequences=(new,) if start == 0 else (), scheduled=(scheduled,))
-        )
+        step = Step(step_id=step_id, new_sequences=(new,) if start == 0 else (), scheduled=(scheduled,))
+        result = engine.finish_step(engine.begin_step(step))
         start += size
     [sampled] = result.sampled
     engine.reset()

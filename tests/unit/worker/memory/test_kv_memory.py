@@ -43,7 +43,9 @@ def batch_of_one_token(page_id: int, page_size: int) -> StepBatch:
         sample_index=0,
         block_table=[page_id],
     )
-    return build_batch([Chunk(sequence=sequence, start=page_size - 1, num_tokens=1, max_new_tokens=1)], page_size)
+    start = page_size - 1
+    chunk = Chunk(sequence=sequence, start=start, max_start=start, num_tokens=1, max_new_tokens=1)
+    return build_batch([chunk], page_size)
 
 
 @pytest.mark.parametrize("numerics", ["float32", "integer"])

@@ -18,6 +18,7 @@ from protos.v1 import types_pb2, worker_pb2
 from tests.e2e.system import free_port
 from tests.fakes.engine import FakeEngine, continuation
 from tests.fakes.scheduler_stream import FakeScheduler, FakeSession, serving
+from tests.fakes.step_runner import WholeStepEngine
 from tests.fakes.tcp_proxy import tcp_proxy
 from worker.errors import EngineHangsError, StartError, UnusableModelError
 from worker.rpc.scheduler_link import SchedulerLink
@@ -29,7 +30,7 @@ MODEL = worker_pb2.LoadedModel(name="m", num_pages=8, page_size=16)
 HELLO = worker_pb2.Hello(worker_id="w1", epoch=7, instance="i1", device="fake", model=MODEL)
 
 
-class HeldEngine:
+class HeldEngine(WholeStepEngine):
     """Reports each step when it begins, and ends it when the test says so."""
 
     def __init__(self) -> None:

@@ -68,6 +68,7 @@ def test_a_decode_takes_the_token_that_was_sampled_before() -> None:
     [chunk] = running.apply(
         Step(step_id=1, new_sequences=(new(1, (1, 2)),), scheduled=(scheduled(1, 0, 2, (4,), sample=True),))
     )
+    chunk.sequence.settle(chunk)
     chunk.sequence.append(77)
     chunks = running.apply(Step(step_id=2, scheduled=(scheduled(1, 2, 1, sample=True),)))
     batch = build_batch(chunks, page_size=4)
@@ -80,6 +81,7 @@ def test_stopped_sequences_are_left_out() -> None:
     [chunk] = running.apply(
         Step(step_id=1, new_sequences=(new(1, (1, 2)),), scheduled=(scheduled(1, 0, 2, (4,), sample=True),))
     )
+    chunk.sequence.settle(chunk)
     chunk.sequence.append(77)
     chunk.sequence.is_stopped = True
     assert running.apply(Step(step_id=2, scheduled=(scheduled(1, 2, 1, sample=True),))) == []

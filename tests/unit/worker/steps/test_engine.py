@@ -1,6 +1,8 @@
 """The engine over a model that reads and writes through pages: tokens depend on the sequence, never on how it was computed."""
 
+from collections import deque
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import pytest
@@ -10,11 +12,21 @@ from hypothesis import strategies as st
 
 from pagoda.wire.sampling import SamplingParams
 from pagoda.wire.step_result import SampledTokens, ScoredTokens
+from tests.fakes.executors import (
+    EXECUTORS,
+    LateExecutor,
+    PoisonedExecutor,
+    SeveralTokensExecutor,
+    Wrap,
+    late_and_several,
+    plain,
+)
 from tests.fakes.paged_model import VOCAB_SIZE, PagedModel, paged_tokens
-from worker.errors import SamplingError, StepError
+from worker.errors import DeviceLostError, SamplingError, StepError
 from worker.kernels.interface import LayerKV
 from worker.kernels.step_batch import StepBatch
-from worker.steps.engine import Engine
+from worker.steps.engine import BegunStep, Engine
+from worker.steps.host_executor import HostExecutor, StepModel
 from worker.steps.step import NewSequence, ScheduledSequence, Step
 
 PAGE_SIZE = 4
@@ -24,28 +36,38 @@ PROMPT = (7, 3, 9, 1, 4, 4, 2, 8, 5, 6)
 class Driver:
     """Drives one engine as a scheduler would, one sequence after the other or several at once."""
 
-    def __init__(self, eos_token_ids: tuple[int, ...] = (), num_pages: int = 64) -> None:
+    def __init__(self, eos_token_ids: tuple[int, ...] = (), num_pages: int = 64, wrap: Wrap = plain) -> None:
         self.model = PagedModel(PAGE_SIZE)
-        kv = paged_tokens(num_pages=num_pages, page_size=PAGE_SIZE)
-        self.engine = Engine(self.model, kv, VOCAB_SIZE, eos_token_ids)
+        self.engine = make_engine(self.model, eos_token_ids, num_pages, wrap)
+        self._max_new_tokens = self.engine.max_new_tokens
         self._free_pages = list(reversed(range(num_pages)))
         self._num_pages_of: dict[int, int] = {}
         self._num_steps = 0
         self.scored: list[ScoredTokens] = []
 
     def run(self, *scheduled: ScheduledSequence, **difference: Any) -> list[SampledTokens]:
+        return self.finish(self.begin(*scheduled, **difference))
+
+    def begin(self, *scheduled: ScheduledSequence, **difference: Any) -> BegunStep:
         self._num_steps += 1
-        result = self.engine.run_step(Step(step_id=self._num_steps, scheduled=scheduled, **difference))
-        assert result.step_id == self._num_steps
+        return self.engine.begin_step(Step(step_id=self._num_steps, scheduled=scheduled, **difference))
+
+    def finish(self, begun: BegunStep) -> list[SampledTokens]:
+        result = self.engine.finish_step(begun)
+        assert result.step_id == begun.step.step_id
         self.scored += result.scored
         return list(result.sampled)
 
-    def chunk(self, sequence_id: int, start: int, num_tokens: int, *, sample: bool = True) -> ScheduledSequence:
+    def chunk(
+        self, sequence_id: int, start: int, num_tokens: int, *, sample: bool = True, max_start: int | None = None
+    ) -> ScheduledSequence:
+        max_start = start if max_start is None else max_start
         known = self._num_pages_of.get(sequence_id, 0)
-        needed = -(-(start + num_tokens) // PAGE_SIZE)
+        needed = max(known, -(-(max_start + num_tokens + self._max_new_tokens - 1) // PAGE_SIZE))
         self._num_pages_of[sequence_id] = max(known, needed)
         pages = tuple(self._free_pages.pop() for _ in range(needed - known))
-        return ScheduledSequence(sequence_id, start, start, num_tokens, pages, max_new_tokens=int(sample))
+        most = self._max_new_tokens if sample else 0
+        return ScheduledSequence(sequence_id, start, max_start, num_tokens, pages, max_new_tokens=most)
 
     def forget_pages(self, sequence_id: int) -> None:
         self._free_pages = self._free_pages[: len(self._free_pages) // 2]
@@ -53,21 +75,43 @@ class Driver:
 
     def prefill(self, new: NewSequence, chunk_sizes: Sequence[int]) -> int:
         """In chunks of these sizes, the last as long as it must be; the sampled token."""
+        [sampled] = self.finish(self._begin_prefill(new, chunk_sizes))
+        return sampled.token_ids[0]
+
+    def _begin_prefill(self, new: NewSequence, chunk_sizes: Sequence[int]) -> BegunStep:
+        """Without finishing the last chunk, with which a token is sampled."""
         start, total = 0, len(new.token_ids)
         for size in chunk_sizes:
             if start + size >= total:
                 break
             assert self.run(self.chunk(new.sequence_id, start, size, sample=False), **_first(new, start)) == []
             start += size
-        [sampled] = self.run(self.chunk(new.sequence_id, start, total - start), **_first(new, start))
-        return sampled.token_ids[0]
+        return self.begin(self.chunk(new.sequence_id, start, total - start), **_first(new, start))
 
     def generate(self, new: NewSequence, count: int, chunk_sizes: Sequence[int] = ()) -> list[int]:
-        tokens = [self.prefill(new, chunk_sizes)]
+        """As many steps begun as the engine takes, until so many tokens are there."""
+        begun, tokens = deque([self._begin_prefill(new, chunk_sizes)]), list[int]()
         while len(tokens) < count:
-            [sampled] = self.run(self.chunk(new.sequence_id, len(new.token_ids) + len(tokens) - 1, 1))
+            while len(tokens) + len(begun) < count and len(begun) < self.engine.max_in_flight:
+                before = len(new.token_ids) + len(tokens) - 1
+                start, max_start = before + len(begun), before + len(begun) * self._max_new_tokens
+                begun.append(self.begin(self.chunk(new.sequence_id, start, 1, max_start=max_start)))
+            [sampled] = self.finish(begun.popleft())
             tokens.extend(sampled.token_ids)
-        return tokens
+        for late in begun:
+            self.finish(late)
+        return tokens[:count]
+
+
+def make_engine(model: StepModel, eos_token_ids: Sequence[int] = (), num_pages: int = 64, wrap: Wrap = plain) -> Engine:
+    kv = paged_tokens(num_pages=num_pages, page_size=PAGE_SIZE)
+    return Engine(
+        wrap(HostExecutor(model, kv, eos_token_ids)),
+        page_size=PAGE_SIZE,
+        num_pages=num_pages,
+        vocab_size=VOCAB_SIZE,
+        eos_token_ids=eos_token_ids,
+    )
 
 
 def _first(new: NewSequence, start: int) -> dict[str, Any]:
@@ -93,14 +137,21 @@ def new_sequence(
 
 
 GREEDY: dict[str, Any] = {"temperature": 0.0}
+ALL_EXECUTORS = pytest.mark.parametrize("wrap", EXECUTORS.values(), ids=EXECUTORS)
 PENALISED: dict[str, Any] = {"temperature": 0.8, "top_p": 0.9, "repetition_penalty": 1.2, "frequency_penalty": 0.4}
 
 
-@given(st.lists(st.integers(1, 6), max_size=10), st.sampled_from([GREEDY, {}, PENALISED]))
+@given(
+    st.lists(st.integers(1, 6), max_size=10),
+    st.sampled_from([GREEDY, {}, PENALISED]),
+    st.sampled_from(list(EXECUTORS.values())),
+)
 @settings(deadline=None)
-def test_chunked_prefill_gives_the_tokens_of_a_whole_one(chunk_sizes: list[int], sampling: dict[str, Any]) -> None:
+def test_chunked_prefill_gives_the_tokens_of_a_whole_one(
+    chunk_sizes: list[int], sampling: dict[str, Any], wrap: Wrap
+) -> None:
     new = new_sequence(**sampling)
-    assert Driver().generate(new, 8, chunk_sizes) == Driver().generate(new, 8)
+    assert Driver(wrap=wrap).generate(new, 8, chunk_sizes) == Driver().generate(new, 8)
 
 
 @given(st.lists(st.integers(1, 6), max_size=10), st.integers(0, 3))
@@ -137,9 +188,12 @@ def test_only_the_prompt_is_scored_and_not_what_was_generated() -> None:
 
 @pytest.mark.parametrize("sampling", [GREEDY, {}, PENALISED])
 @pytest.mark.parametrize("num_before", [1, 5, 9])
-def test_a_new_attempt_goes_on_where_the_preempted_one_was(sampling: dict[str, Any], num_before: int) -> None:
+@ALL_EXECUTORS
+def test_a_new_attempt_goes_on_where_the_preempted_one_was(
+    wrap: Wrap, sampling: dict[str, Any], num_before: int
+) -> None:
     undisturbed = Driver().generate(new_sequence(**sampling), 10)
-    driver = Driver()
+    driver = Driver(wrap=wrap)
     before = driver.generate(new_sequence(**sampling), num_before)
     driver.forget_pages(1)
     resumed = new_sequence(token_ids=(*PROMPT, *before), attempt=2, **sampling)
@@ -195,6 +249,74 @@ def test_the_end_of_generation_stops_a_sequence_and_the_step_in_flight_leaves_it
     assert driver.model.num_tokens_of_steps == [10, 1]
 
 
+def test_what_was_begun_before_the_end_was_known_is_dropped_from_its_result() -> None:
+    first, second, *_ = greedy_tokens(3)
+    driver = Driver(eos_token_ids=(second,), wrap=LateExecutor)
+    other = new_sequence(2, (1, 2), num_prompt=2, **GREEDY)
+    assert driver.generate(new_sequence(**GREEDY), 1) == [first]
+    driver.run(driver.chunk(2, 0, 2), new_sequences=(other,))
+    last = driver.begin(driver.chunk(1, 10, 1))
+    late = driver.begin(driver.chunk(1, 11, 1), driver.chunk(2, 2, 1))
+    assert [sampled.stopped for sampled in driver.finish(last)] == [True]
+    assert [sampled.sequence_id for sampled in driver.finish(late)] == [2]
+    assert driver.run(driver.chunk(1, 12, 1)) == []
+    assert driver.model.num_tokens_of_steps == [10, 2, 1, 2]
+
+
+@pytest.mark.parametrize("wrap", [SeveralTokensExecutor, late_and_several], ids=["several tokens", "late"])
+@pytest.mark.parametrize("place", range(12))
+def test_a_result_of_several_tokens_ends_with_the_one_that_ends_the_sequence(wrap: Wrap, place: int) -> None:
+    tokens = greedy_tokens(12)
+    end = tokens.index(tokens[place])
+    driver = Driver(eos_token_ids=(tokens[place],), wrap=wrap)
+    begun = deque([driver.begin(driver.chunk(1, 0, 10), new_sequences=(new_sequence(**GREEDY),))])
+    received, stopped = list[int](), False
+    while not stopped:
+        start, max_start = 9 + len(received) + len(begun), 9 + len(received) + 4 * len(begun)
+        if len(begun) < driver.engine.max_in_flight:
+            begun.append(driver.begin(driver.chunk(1, start, 1, max_start=max_start)))
+        [sampled] = driver.finish(begun.popleft())
+        received += sampled.token_ids
+        stopped = sampled.stopped
+    assert received == tokens[: end + 1]
+    assert all(driver.finish(late) == [] for late in begun)
+
+
+def begin_with_up_to_four_tokens() -> tuple[Driver, BegunStep, int]:
+    """The driver, a step that it has begun, and how many tokens that will bring."""
+    driver = Driver(wrap=late_and_several)
+    begun = driver.begin(driver.chunk(1, 0, 10), new_sequences=(new_sequence(**GREEDY),))
+    twin = Driver(wrap=late_and_several)
+    [sampled] = twin.run(twin.chunk(1, 0, 10), new_sequences=(new_sequence(**GREEDY),))
+    return driver, begun, len(sampled.token_ids)
+
+
+@pytest.mark.parametrize(("start", "max_start"), [(8, 9), (14, 15)])
+def test_a_range_in_which_the_worker_cannot_be_fails_the_step_where_it_is_begun(start: int, max_start: int) -> None:
+    driver, _, _ = begin_with_up_to_four_tokens()
+    with pytest.raises(StepError, match="are known"):
+        driver.begin(driver.chunk(1, start, 1, max_start=max_start))
+
+
+@pytest.mark.parametrize("is_below", [True, False], ids=["below", "above"])
+def test_a_range_in_which_the_worker_is_not_fails_the_step_where_it_is_finished(is_below: bool) -> None:
+    driver, first, num_tokens = begin_with_up_to_four_tokens()
+    assert 1 < num_tokens < 4, "the range can be missed on both sides"
+    start = 9 + num_tokens
+    missed = (10, start - 1) if is_below else (start + 1, 13)
+    second = driver.begin(driver.chunk(1, missed[0], 1, max_start=missed[1]))
+    assert len(driver.finish(first)[0].token_ids) == num_tokens
+    with pytest.raises(StepError, match=f"from {missed[0]} to {missed[1]} is scheduled, it was at {start}"):
+        driver.finish(second)
+
+
+def test_within_its_range_a_sequence_starts_where_it_is() -> None:
+    driver, first, num_tokens = begin_with_up_to_four_tokens()
+    second = driver.begin(driver.chunk(1, 10, 1, max_start=13))
+    tokens = [*driver.finish(first)[0].token_ids, *driver.finish(second)[0].token_ids]
+    assert tokens == greedy_tokens(len(tokens)) and len(tokens) > num_tokens
+
+
 def test_stop_tokens_are_reported_and_ignore_eos_goes_on() -> None:
     first, second, third = greedy_tokens(3)
     assert len({first, second, third}) == 3
@@ -239,7 +361,35 @@ def test_a_model_that_computes_nan_fails_the_step() -> None:
         def forward(self, batch: StepBatch, kv: Sequence[LayerKV]) -> torch.Tensor:
             return torch.full((len(batch.sample_rows_R), VOCAB_SIZE), torch.nan)
 
-    engine = Engine(BrokenModel(), paged_tokens(num_pages=4, page_size=PAGE_SIZE), VOCAB_SIZE, ())
+    engine = make_engine(BrokenModel(), num_pages=4)
     scheduled = ScheduledSequence(1, 0, 0, num_tokens=10, new_page_ids=(0, 1, 2), max_new_tokens=1)
     with pytest.raises(SamplingError, match="sequence 1"):
         engine.run_step(Step(step_id=1, new_sequences=(new_sequence(),), scheduled=(scheduled,)))
+
+
+def test_an_error_of_a_lost_device_is_told_apart_from_that_of_a_step() -> None:
+    driver = Driver(wrap=partial(PoisonedExecutor, num_good_steps=1))
+    driver.prefill(new_sequence(), ())
+    with pytest.raises(DeviceLostError) as raised:
+        driver.run(driver.chunk(1, 10, 1))
+    assert isinstance(raised.value.__context__, RuntimeError)
+
+
+def test_a_device_that_survives_an_error_is_used_again() -> None:
+    class FailingModel(PagedModel):
+        fails = True
+
+        def forward(self, batch: StepBatch, kv: Sequence[LayerKV]) -> torch.Tensor:
+            if self.fails:
+                raise torch.OutOfMemoryError("no room")
+            return super().forward(batch, kv)
+
+    model = FailingModel(PAGE_SIZE)
+    engine = make_engine(model)
+    scheduled = ScheduledSequence(1, 0, 0, num_tokens=10, new_page_ids=(0, 1, 2), max_new_tokens=1)
+    step = Step(step_id=1, new_sequences=(new_sequence(),), scheduled=(scheduled,))
+    with pytest.raises(torch.OutOfMemoryError):
+        engine.run_step(step)
+    model.fails = False
+    engine.reset()
+    assert len(engine.run_step(step).sampled) == 1

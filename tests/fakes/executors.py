@@ -1,0 +1,203 @@
+"""Executors that answer as devices do: a step late, several tokens at once. They wrap another one, which computes.
+
+As on a device, the sequences' last tokens live in the executor: it has copies of its own, and reads of what the engine knows only
+what that knew when the sequence was new.
+"""
+
+import random
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from worker.errors import DeviceLostError
+from worker.kernels.adjustment import Adjustment
+from worker.steps.executor import Computed, LaunchedStep, StepExecutor
+from worker.steps.sequence import Chunk, RunningSequence
+
+Wrap = Callable[[StepExecutor], StepExecutor]
+MAX_NEW_TOKENS = 4
+
+
+class OwnSequences:
+    """The executor's copies of the running sequences."""
+
+    def __init__(self) -> None:
+        self._by_id: dict[int, RunningSequence] = {}
+
+    def forget(self, sequence_ids: Sequence[int]) -> None:
+        for sequence_id in sequence_ids:
+            self._by_id.pop(sequence_id, None)
+
+    def clear(self) -> None:
+        self._by_id.clear()
+
+    def own(self, chunk: Chunk) -> Chunk:
+        """The same chunk of the copy, where that is. Pages are as the engine has them."""
+        sequence = self._by_id.get(chunk.sequence.sequence_id)
+        if sequence is None:
+            sequence = self._by_id[chunk.sequence.sequence_id] = _copy(chunk.sequence)
+        start = len(sequence.token_ids) - chunk.num_tokens if chunk.is_sampled else chunk.start
+        return replace(chunk, sequence=sequence, start=start, max_start=start)
+
+    @staticmethod
+    def append(chunks: Sequence[Chunk], computed: Computed) -> None:
+        sampled = (chunk.sequence for chunk in chunks if chunk.is_sampled)
+        for sequence, token_ids in zip(sampled, computed.token_ids, strict=True):
+            for token_id in token_ids:
+                sequence.append(token_id)
+
+
+def _copy(sequence: RunningSequence) -> RunningSequence:
+    adjustment = Adjustment.of(sequence.sampling, sequence.token_ids, sequence.num_prompt_tokens)
+    return replace(sequence, token_ids=list(sequence.token_ids), adjustment=adjustment)
+
+
+class LateExecutor:
+    """Fits `worker.steps.executor.StepExecutor`. Takes a second step before it tells what came of the first."""
+
+    max_in_flight = 2
+
+    def __init__(self, inner: StepExecutor) -> None:
+        self._inner = inner
+        self.max_new_tokens = inner.max_new_tokens
+        self._sequences = OwnSequences()
+        self._in_flight: deque[LateStep] = deque()
+        self.num_overlaps = 0
+        """How often a step was launched while another one was in flight."""
+
+    def launch(self, chunks: Sequence[Chunk], forgotten: Sequence[int]) -> "LateStep":
+        self._sequences.forget(forgotten)
+        self.num_overlaps += bool(self._in_flight)
+        self._in_flight.append(LateStep(self._in_flight, self._compute(chunks, forgotten)))
+        assert len(self._in_flight) <= self.max_in_flight
+        return self._in_flight[-1]
+
+    def _compute(self, chunks: Sequence[Chunk], forgotten: Sequence[int]) -> Computed | Exception:
+        own = [self._sequences.own(chunk) for chunk in chunks]
+        try:
+            computed = self._inner.launch(own, forgotten).wait()
+        except Exception as error:
+            return error
+        self._sequences.append(own, computed)
+        return computed
+
+    def reset(self) -> None:
+        self._in_flight.clear()
+        self._sequences.clear()
+        self._inner.reset()
+
+    def check_usable(self) -> None:
+        self._inner.check_usable()
+
+
+class LateStep:
+    """Fits `worker.steps.executor.LaunchedStep`."""
+
+    def __init__(self, in_flight: "deque[LateStep]", outcome: Computed | Exception) -> None:
+        self._in_flight = in_flight
+        self._outcome = outcome
+
+    def wait(self) -> Computed:
+        assert self._in_flight.popleft() is self
+        if isinstance(self._outcome, Exception):
+            raise self._outcome
+        return self._outcome
+
+
+class SeveralTokensExecutor:
+    """Fits `worker.steps.executor.StepExecutor`. A step brings from one token up to as many as the plan allows, by chance, and asks
+    nobody whether one of them ends the sequence."""
+
+    max_new_tokens = MAX_NEW_TOKENS
+
+    def __init__(self, inner: StepExecutor) -> None:
+        self._inner = inner
+        self.max_in_flight = inner.max_in_flight
+        self._sequences = OwnSequences()
+        self._chance = random.Random(4)
+
+    def launch(self, chunks: Sequence[Chunk], forgotten: Sequence[int]) -> LaunchedStep:
+        self._sequences.forget(forgotten)
+        own = [self._sequences.own(chunk) for chunk in chunks]
+        launched = self._inner.launch(own, forgotten)
+        return SeveralTokensStep(self, own, launched)
+
+    def add_tokens(self, chunks: Sequence[Chunk], computed: Computed) -> Computed:
+        """What was computed, and for each sampled chunk as many further tokens as chance wants."""
+        self._sequences.append(chunks, computed)
+        sampled = [chunk for chunk in chunks if chunk.is_sampled]
+        num_wanted = [self._chance.randint(1, min(MAX_NEW_TOKENS, chunk.max_new_tokens)) for chunk in sampled]
+        token_ids, logprobs = list(computed.token_ids), list(computed.logprobs)
+        for count in range(1, MAX_NEW_TOKENS):
+            places = [place for place, wanted in enumerate(num_wanted) if wanted > count]
+            more = self._decode([sampled[place].sequence for place in places])
+            for place, new_ids, new_logprobs in zip(places, more.token_ids, more.logprobs, strict=True):
+                token_ids[place] += new_ids
+                logprobs[place] += new_logprobs
+        return Computed(token_ids, logprobs, computed.scored)
+
+    def _decode(self, sequences: Sequence[RunningSequence]) -> Computed:
+        chunks = [_last_token(sequence) for sequence in sequences]
+        computed = self._inner.launch(chunks, ()).wait()
+        self._sequences.append(chunks, computed)
+        return computed
+
+    def reset(self) -> None:
+        self._sequences.clear()
+        self._inner.reset()
+
+    def check_usable(self) -> None:
+        self._inner.check_usable()
+
+
+class SeveralTokensStep:
+    """Fits `worker.steps.executor.LaunchedStep`."""
+
+    def __init__(self, executor: SeveralTokensExecutor, chunks: Sequence[Chunk], launched: LaunchedStep) -> None:
+        self._executor = executor
+        self._chunks = chunks
+        self._launched = launched
+
+    def wait(self) -> Computed:
+        return self._executor.add_tokens(self._chunks, self._launched.wait())
+
+
+def _last_token(sequence: RunningSequence) -> Chunk:
+    start = len(sequence.token_ids) - 1
+    return Chunk(sequence=sequence, start=start, max_start=start, num_tokens=1, max_new_tokens=1)
+
+
+class PoisonedExecutor:
+    """Fits `worker.steps.executor.StepExecutor`. From the step behind `num_good_steps` ones on its device fails for ever."""
+
+    def __init__(self, inner: StepExecutor, num_good_steps: int) -> None:
+        self._inner = inner
+        self.max_in_flight = inner.max_in_flight
+        self.max_new_tokens = inner.max_new_tokens
+        self._num_left = num_good_steps
+
+    def launch(self, chunks: Sequence[Chunk], forgotten: Sequence[int]) -> LaunchedStep:
+        if self._num_left == 0:
+            raise RuntimeError("an illegal memory access was encountered")
+        self._num_left -= 1
+        return self._inner.launch(chunks, forgotten)
+
+    def reset(self) -> None:
+        self._inner.reset()
+
+    def check_usable(self) -> None:
+        if self._num_left == 0:
+            raise DeviceLostError("the fake device computes nothing more in this process")
+
+
+def plain(executor: StepExecutor) -> StepExecutor:
+    return executor
+
+
+def late_and_several(executor: StepExecutor) -> StepExecutor:
+    return LateExecutor(SeveralTokensExecutor(executor))
+
+
+LATE: dict[str, Wrap] = {"depth 1": plain, "late": LateExecutor}
+EXECUTORS: dict[str, Wrap] = LATE | {"several tokens": SeveralTokensExecutor, "late, several tokens": late_and_several}
+"""Around one that computes, by the names that tests are told apart by."""

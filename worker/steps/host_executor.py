@@ -1,0 +1,106 @@
+"""Computes a step where it waits for it: build the batch, run the model, choose the tokens on the processor."""
+
+from collections.abc import Iterable, Sequence
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from pagoda.wire.logprobs import TokenLogprobs
+from worker.kernels.device_health import check_device
+from worker.kernels.interface import LayerKV
+from worker.kernels.sampling import ChooseTokens, choose_tokens
+from worker.kernels.step_batch import StepBatch
+from worker.memory.kv_memory import KVMemory
+from worker.steps.batch import build_batch
+from worker.steps.executor import Computed
+from worker.steps.sampler import sample_tokens, token_logprobs
+from worker.steps.sequence import Chunk
+
+_CPU = torch.device("cpu")
+
+
+class StepModel(Protocol):
+    """What the executor needs of a decoder: token ids in, logits of the sampled rows out."""
+
+    def forward(self, batch: StepBatch, kv: Sequence[LayerKV]) -> torch.Tensor:
+        """float32 [R, V], for the rows that `batch.sample_rows_R` names."""
+
+
+class HostExecutor:
+    """Fits `worker.steps.executor.StepExecutor`. The model may run on a device all the same: the processor waits for it."""
+
+    max_in_flight = 1
+    max_new_tokens = 1
+
+    def __init__(
+        self,
+        model: StepModel,
+        kv: KVMemory,
+        eos_token_ids: Iterable[int],
+        choose: ChooseTokens = choose_tokens,
+        device: torch.device = _CPU,
+    ) -> None:
+        self._model = model
+        self._kv = kv
+        self._eos_token_ids = frozenset(eos_token_ids)
+        self._choose = choose
+        self._device = device
+
+    def launch(self, chunks: Sequence[Chunk], forgotten: Sequence[int]) -> "HostStep":
+        """The sequences themselves know all that there is to know: nothing is kept, nothing forgotten."""
+        return HostStep(self, chunks)
+
+    def reset(self) -> None:
+        pass
+
+    def check_usable(self) -> None:
+        check_device(self._device)
+
+    @torch.inference_mode()
+    def compute(self, chunks: Sequence[Chunk]) -> Computed:
+        """Raises SamplingError if the logits are unusable."""
+        logits_RV = self._model.forward(build_batch(chunks, self._kv.page_size), self._kv.layers).cpu().numpy()
+        scored, sampled_rows, row = [], [], 0
+        for chunk in chunks:
+            if chunk.num_scored:
+                scored.append(_score(chunk, logits_RV[row : row + chunk.num_scored]))
+                row += chunk.num_scored
+            if chunk.is_sampled:
+                sampled_rows.append(row)
+                row += 1
+        if scored:
+            logits_RV = logits_RV[sampled_rows]
+        sequences = [chunk.sequence for chunk in chunks if chunk.is_sampled]
+        token_ids = sample_tokens(logits_RV, sequences, self._eos_token_ids, self._choose)
+        logprobs = [
+            _logprobs(sequence.sampling.num_logprobs, token_id, logits_V)
+            for sequence, token_id, logits_V in zip(sequences, token_ids, logits_RV, strict=True)
+        ]
+        return Computed([(token_id,) for token_id in token_ids], logprobs, scored)
+
+
+class HostStep:
+    """Fits `worker.steps.executor.LaunchedStep`."""
+
+    def __init__(self, executor: HostExecutor, chunks: Sequence[Chunk]) -> None:
+        self._executor = executor
+        self._chunks = chunks
+
+    def wait(self) -> Computed:
+        return self._executor.compute(self._chunks) if self._chunks else Computed((), (), ())
+
+
+def _score(chunk: Chunk, logits_RV: NDArray[np.float32]) -> tuple[TokenLogprobs, ...]:
+    """Each row says how probable the token behind it was."""
+    first = chunk.start + 1
+    token_ids = chunk.sequence.token_ids[first : first + len(logits_RV)]
+    num_top = chunk.sequence.sampling.num_prompt_logprobs or 0
+    return tuple(
+        token_logprobs(logits_V, token_id, num_top) for logits_V, token_id in zip(logits_RV, token_ids, strict=True)
+    )
+
+
+def _logprobs(num_top: int | None, token_id: int, logits_V: NDArray[np.float32]) -> tuple[TokenLogprobs, ...]:
+    return () if num_top is None else (token_logprobs(logits_V, token_id, num_top),)
