@@ -7,13 +7,14 @@ from collections.abc import Callable
 from collections.abc import Sequence as Seq
 from functools import partial
 
+from pagoda.wire.events import Tokens
+from pagoda.wire.inference_request import InferenceRequest
 from pagoda.wire.sampling import SamplingParams
 from pagoda.wire.step_result import SampledTokens, StepResult
 from scheduler.clock import TimerHandle
 from scheduler.loop import SchedulerLoop
 from scheduler.policy import SchedulingPolicy
-from scheduler.queue.events import Event, Tokens
-from scheduler.queue.request import InferenceRequest
+from scheduler.queue.events import ClientEvent
 from scheduler.steps.step_plan import StepPlan
 from scheduler.steps.worker_state import AttachedWorker
 from scheduler.worker_info import ModelLimits, WorkerInfo
@@ -40,7 +41,7 @@ class _Counter:
 
     num_tokens = 0
 
-    def deliver(self, events: Seq[Event]) -> None:
+    def deliver(self, events: Seq[ClientEvent]) -> None:
         self.num_tokens += sum(isinstance(event, Tokens) for event in events)
 
 

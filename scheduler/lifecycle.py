@@ -7,6 +7,7 @@ and pages; a sequence that runs is taken off its worker, which knows about those
 from collections.abc import Sequence as Seq
 from dataclasses import replace
 
+from pagoda.wire.finished import FinishReason
 from pagoda.wire.step_result import SampledTokens, ScoredTokens
 from scheduler.context import SchedulerContext
 from scheduler.errors import RequestError, WorkerProtocolError
@@ -24,7 +25,7 @@ from scheduler.queue.events import (
 from scheduler.queue.fair_queue import FairQueue
 from scheduler.queue.open_requests import OpenRequests
 from scheduler.queue.request import OpenRequest
-from scheduler.steps.sequence import FinishReason, Sequence, SequenceStatus
+from scheduler.steps.sequence import Sequence, SequenceStatus
 from scheduler.steps.worker_state import AttachedWorker
 
 
@@ -132,7 +133,7 @@ class Lifecycle:
         if stop_token_id is not None:
             event = replace(event, stop_token_id=stop_token_id)
         if num_output_tokens is not None:
-            event = replace(event, num_output_tokens=num_output_tokens)
+            event = replace(event, usage=replace(event.usage, num_output_tokens=num_output_tokens))
         self.open_requests.post_event(sequence, event)
         self._context.sequence_listener.sequence_finished(sequence, reason)
         self._remove_sequence(sequence)

@@ -5,9 +5,10 @@ from enum import Enum
 from typing import Protocol
 
 from kvcache.block_hash import BlockHash
+from pagoda.wire.finished import FinishReason
+from pagoda.wire.inference_request import InferenceRequest
 from scheduler.errors import RequestError
-from scheduler.queue.request import InferenceRequest
-from scheduler.steps.sequence import FinishReason, Sequence
+from scheduler.steps.sequence import Sequence
 from scheduler.steps.worker_state import AttachedWorker
 
 

@@ -9,6 +9,8 @@ and how models do in models/model_loading.py. Whatever happens there ends in `wa
 from collections.abc import Callable
 from typing import Final
 
+from pagoda.wire.finished import FinishReason
+from pagoda.wire.load import QueueLoad
 from pagoda.wire.step_result import SampledTokens, ScoredTokens, StepResult
 from scheduler.attachments import Attachments, WorkerRegistry
 from scheduler.clock import Clock
@@ -22,11 +24,11 @@ from scheduler.listeners import CacheListener, Interruption, NobodyFollows, Nobo
 from scheduler.models.model_loading import ModelLoading
 from scheduler.models.served_models import ServedModels
 from scheduler.policy import SchedulingPolicy
-from scheduler.queue.fair_queue import FairQueue, QueueLoad, queue_loads
+from scheduler.queue.fair_queue import FairQueue, queue_loads
 from scheduler.requests import Requests
 from scheduler.routing.placement import Placement
 from scheduler.steps.planner import plan_step
-from scheduler.steps.sequence import FinishReason, Sequence
+from scheduler.steps.sequence import Sequence
 from scheduler.steps.step_decision import StepDecision
 from scheduler.steps.worker_state import AttachedWorker, WorkerPhase
 

@@ -2,14 +2,15 @@
 
 from collections.abc import Callable
 
+from pagoda.wire.finished import FinishReason
+from pagoda.wire.inference_request import InferenceRequest
 from scheduler.context import SchedulerContext
 from scheduler.errors import DeadlineExceededError, InvalidRequestError, QueueFullError, ShuttingDownError
 from scheduler.lifecycle import Lifecycle
 from scheduler.models.served_models import ServedModels
 from scheduler.policy import SchedulingPolicy
 from scheduler.queue.events import Client
-from scheduler.queue.request import InferenceRequest, OpenRequest, check_request, length_problem, make_sequences
-from scheduler.steps.sequence import FinishReason
+from scheduler.queue.request import OpenRequest, check_request, length_problem, make_sequences
 
 
 class Requests:

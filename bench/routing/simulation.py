@@ -7,11 +7,13 @@ from functools import partial
 from bench.report import Distribution, distribution
 from bench.routing.virtual import MODEL, Device, ModelledWorker, VirtualClock
 from bench.routing.workloads import TimedRequest, TimedWorkload
+from pagoda.wire.events import Tokens
+from pagoda.wire.finished import Finished
+from pagoda.wire.inference_request import InferenceRequest
 from pagoda.wire.sampling import SamplingParams
 from scheduler.loop import SchedulerLoop
 from scheduler.policy import SchedulingPolicy
-from scheduler.queue.events import Event, Failed, Finished, Tokens
-from scheduler.queue.request import InferenceRequest
+from scheduler.queue.events import ClientEvent, Failed
 from scheduler.routing.router import POLICIES
 
 
@@ -62,7 +64,7 @@ class _Client:
         if request.is_measured:
             self._asked_s[request_id] = self._clock.now_s
 
-    def deliver(self, events: Sequence[Event]) -> None:
+    def deliver(self, events: Sequence[ClientEvent]) -> None:
         for event in events:
             match event:
                 case Tokens() if event.request_id in self._asked_s:
@@ -76,8 +78,8 @@ class _Client:
         self.num_open -= 1
         if request_id in self._asked_s:
             self.e2e_s.append(self._clock.now_s - self._asked_s[request_id])
-            self.num_prompt_tokens += finished.num_prompt_tokens
-            self.num_cached_tokens += finished.num_cached_tokens
+            self.num_prompt_tokens += finished.usage.num_prompt_tokens
+            self.num_cached_tokens += finished.usage.num_cached_tokens
 
     def _note_token(self, key: tuple[str, int]) -> None:
         now_s = self._clock.now_s

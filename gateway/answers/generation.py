@@ -21,10 +21,12 @@ from gateway.models.served_model import ServedModel
 from gateway.models.served_models import ServedModels
 from gateway.telemetry.metrics import GatewayMetrics
 from gateway.telemetry.tracing import UNTRACED_REQUEST, RequestTrace
-from gateway.upstream.inference import Finished, FinishReason, InferenceRequest, Moved, PromptLogprobs, Started, Tokens
 from gateway.upstream.open_request import OpenRequest
 from gateway.upstream.placement import Placement
 from pagoda.api_keys.keyring import NOBODY, Caller, ScopeMissingError
+from pagoda.wire.events import Moved, PromptLogprobs, Started, Tokens
+from pagoda.wire.finished import Finished, FinishReason
+from pagoda.wire.inference_request import InferenceRequest
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,7 +112,7 @@ class TextGenerator:
             cache_salt=http.caller.cache_salt(request.cache_salt),
             priority=_priority(request, http.caller),
             keep_alive_s=request.keep_alive_s,
-            may_unload=http.caller.may_unload,
+            keep_alive_only_prolongs=not http.caller.may_unload,
             traceparent=http.trace.context.traceparent,
             tracestate=http.trace.context.tracestate,
         )

@@ -7,8 +7,8 @@ from dataclasses import replace
 from gateway.answers.text_events import PromptScored, TokenText
 from gateway.answers.text_request import TextRequest
 from gateway.errors import InvalidRequestError
-from gateway.upstream.inference import PromptLogprobs
 from pagoda.text.tokenizer import Tokenizer
+from pagoda.wire.events import PromptLogprobs
 from pagoda.wire.logprobs import TokenLogprobs
 
 # JSON has no infinity; this is what vLLM says in its place.

@@ -8,9 +8,11 @@ from typing import Any
 from gateway.errors import ErrorKind, GatewayError
 from gateway.telemetry.metrics import GatewayMetrics
 from gateway.telemetry.tracing import RequestTrace
-from gateway.upstream.inference import Finished, InferenceRequest, Moved, Started, Tokens
 from pagoda.api_keys.keyring import Caller
 from pagoda.models.sampling_defaults import Parameter, Source
+from pagoda.wire.events import Moved, Started, Tokens
+from pagoda.wire.finished import Finished
+from pagoda.wire.inference_request import InferenceRequest
 
 logger = logging.getLogger(__name__)
 

@@ -8,7 +8,8 @@ from gateway.answers.stop_strings import StopMatcher
 from gateway.answers.text_events import TextDelta, TokenText
 from gateway.answers.text_request import TextRequest
 from gateway.models.served_model import ServedModel
-from gateway.upstream.inference import Finished, FinishReason, Tokens
+from pagoda.wire.events import Tokens
+from pagoda.wire.finished import Finished, FinishReason
 
 
 class SampleText:

@@ -3,7 +3,7 @@
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 
-from gateway.upstream.inference import FinishReason, Timings, Usage
+from pagoda.wire.finished import FinishReason, Timings, Usage
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 
 from gateway.errors import ErrorKind, GatewayError, unavailable
 from gateway.models.served_model import ServedModel
-from gateway.upstream.inference import ModelInfo
 from gateway.upstream.schedulers import Schedulers
 from pagoda.models.catalogue import find_entry, with_tag
 from pagoda.models.errors import ModelNotFoundError, some_names
@@ -18,6 +17,7 @@ from pagoda.models.model import Model
 from pagoda.models.model_editor import ModelEditor
 from pagoda.models.sampling_defaults import SamplingPolicy
 from pagoda.models.store import ModelStore
+from pagoda.wire.model_info import ModelInfo
 
 MODEL_INFO_TTL_S = 1.0
 # A tokenizer takes some tens of megabytes and up to a second to read.

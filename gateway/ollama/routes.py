@@ -22,13 +22,13 @@ from gateway.ollama.schemas import ChatRequest, GenerateRequest
 from gateway.ollama.truncation import Window, cut_beginning, encode_latest
 from gateway.operations import VERSION
 from gateway.state import GatewayState, http_context, state_of
-from gateway.upstream.inference import ModelInfo
 from pagoda.api_keys.key_file import Scope
 from pagoda.models.catalogue import with_tag
 from pagoda.models.errors import ModelNotFoundError
 from pagoda.models.model import Model
 from pagoda.models.ollama_objects import JSONObject, identity
 from pagoda.text.prompt_bound import Keep
+from pagoda.wire.model_info import ModelInfo
 
 router = APIRouter()
 # Ollama shows a model that is never unloaded as a date that nobody will see.

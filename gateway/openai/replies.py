@@ -25,7 +25,7 @@ from gateway.answers.text_events import (
     TokenText,
 )
 from gateway.answers.text_request import TextRequest
-from gateway.upstream.inference import FinishReason
+from pagoda.wire.finished import FinishReason
 
 JSONObject = dict[str, Any]
 """To be written by orjson: it may have `orjson.Fragment`s in it."""

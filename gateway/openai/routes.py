@@ -19,11 +19,11 @@ from gateway.openai import convert
 from gateway.openai.replies import ChatReply, CompletionReply, JSONObject, Reply
 from gateway.openai.schemas import MAX_CHOICES, ChatRequest, CompletionRequest, Prompt
 from gateway.state import GatewayState, http_context, state_of
-from gateway.upstream.inference import ModelInfo
 from pagoda.models.errors import ModelNotFoundError
 from pagoda.models.model import Model
 from pagoda.models.sampling_defaults import OPENAI_CHAT, as_json
 from pagoda.text.prompt_bound import Keep
+from pagoda.wire.model_info import ModelInfo
 
 router = APIRouter(prefix="/v1")
 # What OpenAI and vLLM call what Ollama's options have other names for.

@@ -10,7 +10,7 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, generate_la
 from prometheus_client.metrics_core import Metric
 
 from gateway.telemetry.scheduler_metrics import ENGINE, LABELS, scheduler_metrics
-from gateway.upstream.inference import Load
+from pagoda.wire.load import SchedulerLoad
 
 LATENCY_BUCKETS = (0.3, 0.5, 0.8, 1, 1.5, 2, 2.5, 5, 10, 15, 20, 30, 40, 50, 60, 120, 240, 480, 960, 1920, 7680)
 TTFT_BUCKETS = (
@@ -64,7 +64,7 @@ class GatewayMetrics:
             self._of_model[model_name] = ModelMetrics(self._families, model_name)
         return self._of_model[model_name]
 
-    def exposition(self, load: Load | None) -> bytes:
+    def exposition(self, load: SchedulerLoad | None) -> bytes:
         """Prometheus text; without the scheduler's numbers when it could not be asked."""
         own = generate_latest(self.registry)
         return own if load is None else own + generate_latest(_Fixed(scheduler_metrics(load, self._model_name)))

@@ -6,9 +6,9 @@ from typing import Any
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from gateway.upstream.inference import Load
 from gateway.upstream.placement import Placement
 from gateway.upstream.schedulers import Schedulers
+from pagoda.wire.load import SchedulerLoad
 
 LABELS = ("model_name", "engine")
 # vLLM numbers its data-parallel engines; a scheduler is one engine, however many workers it has.
@@ -43,27 +43,29 @@ class SchedulerMetrics(Collector):
         return (is_up, num_open, retried, displaced)
 
 
-def scheduler_metrics(load: Load, model_name: str) -> list[Metric]:
+def scheduler_metrics(load: SchedulerLoad, model_name: str) -> list[Metric]:
     """Return what all schedulers told together, under one model's name."""
     num_used = sum(worker.num_pages_used for worker in load.workers)
-    num_pages = num_used + sum(worker.num_pages_free + worker.num_pages_cached for worker in load.workers)
-    usage = num_used / num_pages if num_pages else 0.0
+    num_pages = sum(worker.num_pages for worker in load.workers)
+    usage, index = num_used / num_pages if num_pages else 0.0, load.prefix_index
     gauges = (
         ("vllm:num_requests_running", "Sequences that a worker computes.", load.num_running),
         ("vllm:num_requests_waiting", "Sequences that wait for a worker.", load.num_waiting),
         ("vllm:kv_cache_usage_perc", "Share of KV pages in use, 0 to 1.", usage),
-        ("pagoda_prefix_index_up", "1 while the shared prefix index answers.", float(load.is_index_reachable)),
+        ("pagoda_prefix_index_up", "1 while the shared prefix index answers.", float(index.is_reachable)),
     )
     counters = (
         ("vllm:prefix_cache_queries", "Prompt tokens looked up in the prefix cache.", load.num_prefix_queries),
         ("vllm:prefix_cache_hits", "Prompt tokens found in the prefix cache.", load.num_prefix_hits),
         ("vllm:num_preemptions", "Sequences whose pages were taken away.", load.num_preemptions),
+        ("pagoda_steps", "Steps that workers have computed.", load.num_steps),
+        ("pagoda_step_tokens", "Tokens that those steps computed, of prompts and of answers.", load.num_step_tokens),
         ("pagoda_model_loads", "Models loaded because somebody asked for them.", load.num_model_loads),
         ("pagoda_failed_model_loads", "Models that could not be loaded.", load.num_failed_model_loads),
         ("pagoda_model_unloads", "Models that left memory.", load.num_model_unloads),
         ("pagoda_model_load_seconds", "How long those loads took, in all.", load.model_load_s),
-        ("pagoda_prefix_index_published_blocks", "Blocks that the index took.", load.num_index_published),
-        ("pagoda_prefix_index_dropped_blocks", "Blocks that it did not take.", load.num_index_dropped),
+        ("pagoda_prefix_index_published_blocks", "Blocks that the index took.", index.num_published_blocks),
+        ("pagoda_prefix_index_dropped_blocks", "Blocks that it did not take.", index.num_dropped_blocks),
     )
     families: list[Metric] = []
     for name, text, value in gauges:
@@ -74,19 +76,26 @@ def scheduler_metrics(load: Load, model_name: str) -> list[Metric]:
         counter = CounterMetricFamily(name, text, labels=LABELS)
         counter.add_metric((model_name, ENGINE), value)
         families.append(counter)
-    return [*families, _pages(load), *_queue_metrics(load)]
+    return [*families, *_worker_metrics(load), *_queue_metrics(load)]
 
 
-def _pages(load: Load) -> Metric:
+def _worker_metrics(load: SchedulerLoad) -> list[Metric]:
     pages = GaugeMetricFamily("pagoda_pages", "KV pages by state.", labels=("worker", "state"))
+    running = GaugeMetricFamily("pagoda_worker_sequences", "Sequences that the worker computes.", labels=("worker",))
+    memory = GaugeMetricFamily(
+        "pagoda_worker_memory_bytes", "What weights and pages take.", labels=("worker", "content")
+    )
     for worker in load.workers:
         pages.add_metric((worker.worker_id, "free"), worker.num_pages_free)
         pages.add_metric((worker.worker_id, "cached"), worker.num_pages_cached)
         pages.add_metric((worker.worker_id, "used"), worker.num_pages_used)
-    return pages
+        running.add_metric((worker.worker_id,), worker.num_running)
+        memory.add_metric((worker.worker_id, "weights"), worker.weights_bytes)
+        memory.add_metric((worker.worker_id, "pages"), worker.kv_bytes)
+    return [pages, running, memory]
 
 
-def _queue_metrics(load: Load) -> list[Metric]:
+def _queue_metrics(load: SchedulerLoad) -> list[Metric]:
     labels = ("model_name", "tenant")
     lengths = GaugeMetricFamily("pagoda_queue_length", "Sequences that wait for a worker.", labels=labels)
     ages = GaugeMetricFamily("pagoda_queue_oldest_seconds", "Since the one that waits longest arrived.", labels=labels)
@@ -108,7 +117,7 @@ def _queue_metrics(load: Load) -> list[Metric]:
     return [lengths, ages, positions, rate, wait]
 
 
-def queue_object(load: Load) -> dict[str, Any]:
+def queue_object(load: SchedulerLoad) -> dict[str, Any]:
     """Return what /queue answers and `pagoda ps` shows."""
     return {
         "num_waiting": load.num_waiting,
@@ -127,7 +136,7 @@ def queue_object(load: Load) -> dict[str, Any]:
     }
 
 
-def _wait_s(load: Load) -> float | None:
+def _wait_s(load: SchedulerLoad) -> float | None:
     """Estimate when a sequence that came now would have its turn; None while nothing is known of the rate."""
     if not load.num_waiting:
         return 0.0

@@ -10,8 +10,10 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway.errors import ErrorKind, GatewayError
-from gateway.upstream.inference import Finished, InferenceRequest, Moved
 from pagoda.telemetry.tracing import SILENT_TRACER, SilentSpan, Span, SpanKind, TraceContext, Tracer
+from pagoda.wire.events import Moved
+from pagoda.wire.finished import Finished
+from pagoda.wire.inference_request import InferenceRequest
 
 UNTRACED = frozenset({"/metrics", "/health", "/ping", "/ready", "/version"})
 

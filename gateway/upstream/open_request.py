@@ -10,17 +10,10 @@ from dataclasses import replace
 from typing import Protocol, Self
 
 from gateway.errors import ErrorKind, GatewayError
-from gateway.upstream.inference import (
-    Event,
-    Finished,
-    InferenceRequest,
-    Moved,
-    PromptLogprobs,
-    ResumedSample,
-    Started,
-    Tokens,
-)
 from gateway.upstream.prefix_hints import NO_BLOCKS
+from pagoda.wire.events import Event, Moved, PromptLogprobs, Started, Tokens
+from pagoda.wire.finished import Finished
+from pagoda.wire.inference_request import InferenceRequest, ResumedSample
 
 
 class Place(Protocol):
@@ -175,7 +168,12 @@ class OpenRequest:
         if previous is None:
             self._started[event.sample_index] = event
             return event
-        return Moved(sample_index=event.sample_index, from_worker_id=previous, to_worker_id=event.worker_id)
+        return Moved(
+            request_id=event.request_id,
+            sample_index=event.sample_index,
+            from_worker_id=previous,
+            to_worker_id=event.worker_id,
+        )
 
     def _move(self, event: Moved) -> Moved:
         """Within its scheduler."""

@@ -11,12 +11,12 @@ import logging
 from collections import Counter
 
 from gateway.errors import ErrorKind, GatewayError, unavailable
-from gateway.upstream.inference import InferenceRequest
 from gateway.upstream.open_request import OpenRequest
 from gateway.upstream.prefix_hints import NO_HINT, PrefixHint, PrefixHints
 from gateway.upstream.scheduler_choice import AfterRefusal, Candidate, after_refusal, choose
 from gateway.upstream.scheduler_client import SchedulerClient
 from gateway.upstream.schedulers import Schedulers
+from pagoda.wire.inference_request import InferenceRequest
 
 # A client whose unread events outgrow this, for each sample, is cancelled: about a minute of decoding at 30 tokens a second.
 MAX_BUFFERED_EVENTS = 2048

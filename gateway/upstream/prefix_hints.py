@@ -7,10 +7,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import islice
 
-from gateway.upstream.inference import InferenceRequest, ModelInfo
 from gateway.upstream.recent_prefixes import MAX_REMEMBERED_BLOCKS, RecentPrefixes
 from kvcache.block_hash import BlockHash, hash_blocks, root_hash
 from kvcache.prefix_index import IndexLimits, PrefixIndex
+from pagoda.wire.inference_request import InferenceRequest
+from pagoda.wire.model_info import ModelInfo
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

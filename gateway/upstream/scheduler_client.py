@@ -16,13 +16,13 @@ import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from gateway.errors import ErrorKind, GatewayError, from_grpc_code, unavailable
-from gateway.upstream.inference import Load, ModelInfo
 from gateway.upstream.open_request import OpenRequest
 from gateway.upstream.scheduler_session import SchedulerSession
-from gateway.upstream.wire import load_from_proto, model_from_proto
 from pagoda.process.background import end_tasks, keep_running
 from pagoda.rpc.grpc_channel import LOCAL_ONLY, LastingChannel
 from pagoda.rpc.transport_security import TransportSecurity
+from pagoda.wire.load import SchedulerLoad
+from pagoda.wire.model_info import ModelInfo
 from protos.v1 import inference_pb2, inference_pb2_grpc
 
 logger = logging.getLogger(__name__)
@@ -61,11 +61,11 @@ class SchedulerCalls:
 
     async def list_models(self, timeout_s: float) -> tuple[ModelInfo, ...]:
         call = self._stub.ListModels(inference_pb2.ListModelsRequest(), timeout=timeout_s)
-        return tuple(map(model_from_proto, (await _or_gateway_error(call)).models))
+        return tuple(map(ModelInfo.from_proto, (await _or_gateway_error(call)).models))
 
-    async def get_load(self, timeout_s: float) -> Load:
+    async def get_load(self, timeout_s: float) -> SchedulerLoad:
         call = self._stub.GetLoad(inference_pb2.GetLoadRequest(), timeout=timeout_s)
-        return load_from_proto(await _or_gateway_error(call))
+        return SchedulerLoad.from_proto(await _or_gateway_error(call))
 
     async def keep_loaded(self, model: str, keep_alive_s: float | None, *, may_unload: bool) -> None:
         """Returns when the model is in memory; with no time to stay at all, once that is known."""
@@ -100,7 +100,7 @@ class SchedulerClient:
         """That it has workers for, as it said last, by name. None while it is lost."""
         self.known: dict[str, ModelInfo] = {}
         """The same, and also what it said before it was lost."""
-        self.load: Load | None = None
+        self.load: SchedulerLoad | None = None
         self.failed_at_s = float("-inf")
         """By the event loop's clock: when it was last lost, began to drain, or saw its last worker leave."""
         self._security = security

@@ -12,10 +12,10 @@ import grpc
 
 from gateway.errors import GatewayError, InvalidRequestError, from_grpc_code
 from gateway.upstream.open_request import OpenRequest
-from gateway.upstream.wire import events_from_proto, request_to_proto
 from pagoda.process.background import end_tasks
 from pagoda.rpc.grpc_channel import MAX_REQUEST_BYTES
-from protos.v1 import inference_pb2, inference_pb2_grpc, types_pb2
+from pagoda.wire.events import events_from_proto
+from protos.v1 import inference_pb2, inference_pb2_grpc
 
 OnRefusal = Callable[[OpenRequest, GatewayError], None]
 
@@ -69,7 +69,7 @@ class SchedulerSession:
         """Send it from where it had come to; its events are delivered to it.
 
         What no scheduler takes is refused here: there it would end the session, with all other requests."""
-        message = inference_pb2.SessionRequest(open=request_to_proto(opened.resumption()))
+        message = inference_pb2.SessionRequest(open=opened.resumption().to_proto())
         if (size := message.ByteSize()) > MAX_REQUEST_BYTES:
             asyncio.get_running_loop().call_soon(self._on_refusal, opened, _too_large(size))
             return
@@ -83,12 +83,7 @@ class SchedulerSession:
         opened.withdraw()
 
     def finish(self, name: str, sample_index: int, num_tokens: int) -> None:
-        finish = inference_pb2.Finish(
-            request_id=name,
-            sample_index=sample_index,
-            reason=types_pb2.FINISH_REASON_STOP,
-            num_tokens=num_tokens,
-        )
+        finish = inference_pb2.Finish(request_id=name, sample_index=sample_index, num_tokens=num_tokens)
         self._send(inference_pb2.SessionRequest(finish=finish))
 
     def cancel(self, name: str) -> None:
@@ -119,8 +114,8 @@ class SchedulerSession:
 
     def _dispatch(self, response: inference_pb2.SessionResponse) -> None:
         for message in response.events:
-            for request_id, event in events_from_proto(message):
-                if (opened := self._requests.get(request_id)) is not None:
+            for event in events_from_proto(message):
+                if (opened := self._requests.get(event.request_id)) is not None:
                     opened.deliver(event)
         for error in response.errors:
             if (opened := self._requests.pop(error.request_id, None)) is not None:

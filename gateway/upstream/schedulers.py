@@ -6,12 +6,14 @@ Their answers are joined here by pure functions. placement.py decides where requ
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from dataclasses import replace
-from typing import TypeVar
+from dataclasses import fields, replace
+from typing import Any, TypeVar
 
 from gateway.errors import GatewayError
-from gateway.upstream.inference import Load, ModelInfo, QueueLoad
 from gateway.upstream.scheduler_client import SchedulerClient
+from pagoda.wire.load import PrefixIndexLoad, QueueLoad, SchedulerLoad
+from pagoda.wire.model_info import ModelInfo
+from protos.v1 import inference_pb2
 
 logger = logging.getLogger(__name__)
 
@@ -50,7 +52,7 @@ class Schedulers:
         """What one of them said of it, perhaps before it was lost."""
         return next((client.known[model] for client in self.clients if model in client.known), None)
 
-    async def get_load(self) -> Load:
+    async def get_load(self) -> SchedulerLoad:
         """Of those that answer, as if they were one. Raises GatewayError when none does."""
         return _sum_loads(await self._ask(lambda client: client.calls.get_load(_answer_limit_s(client))))
 
@@ -122,24 +124,28 @@ def _joined(one: ModelInfo, other: ModelInfo) -> ModelInfo:
     )
 
 
-def _sum_loads(loads: Sequence[Load]) -> Load:
-    return Load(
+def _sum_loads(loads: Sequence[SchedulerLoad]) -> SchedulerLoad:
+    names = [field.name for field in fields(SchedulerLoad) if field.name not in _NOT_SUMMED]
+    sums: dict[str, Any] = {name: sum(getattr(load, name) for load in loads) for name in names}
+    return SchedulerLoad(
         workers=tuple(worker for load in loads for worker in load.workers),
         queues=_joined_queues(queue for load in loads for queue in load.queues),
-        queue_drain_per_s=sum(load.queue_drain_per_s for load in loads),
-        num_waiting=sum(load.num_waiting for load in loads),
-        num_running=sum(load.num_running for load in loads),
-        num_pending_tokens=sum(load.num_pending_tokens for load in loads),
-        num_preemptions=sum(load.num_preemptions for load in loads),
-        num_prefix_queries=sum(load.num_prefix_queries for load in loads),
-        num_prefix_hits=sum(load.num_prefix_hits for load in loads),
-        num_model_loads=sum(load.num_model_loads for load in loads),
-        num_failed_model_loads=sum(load.num_failed_model_loads for load in loads),
-        num_model_unloads=sum(load.num_model_unloads for load in loads),
-        model_load_s=sum(load.model_load_s for load in loads),
-        num_index_published=sum(load.num_index_published for load in loads),
-        num_index_dropped=sum(load.num_index_dropped for load in loads),
-        is_index_reachable=all(load.is_index_reachable for load in loads),
+        prefix_index=_joined_index([load.prefix_index for load in loads]),
+        is_draining=all(load.is_draining for load in loads),
+        **sums,
+    )
+
+
+_NOT_SUMMED = ("workers", "queues", "prefix_index", "is_draining")
+
+
+def _joined_index(indexes: Sequence[PrefixIndexLoad]) -> PrefixIndexLoad:
+    """It is reachable where it answers all of them."""
+    unreachable = [index.breaker_state for index in indexes if not index.is_reachable]
+    return PrefixIndexLoad(
+        num_published_blocks=sum(index.num_published_blocks for index in indexes),
+        num_dropped_blocks=sum(index.num_dropped_blocks for index in indexes),
+        breaker_state=unreachable[0] if unreachable else inference_pb2.BREAKER_STATE_CLOSED,
     )
 
 

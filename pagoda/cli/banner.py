@@ -10,12 +10,10 @@ from pagoda.models.model import Model
 from pagoda.models.model_settings import read_settings
 
 if TYPE_CHECKING:
-    from protos.v1 import inference_pb2
+    from pagoda.wire.load import SchedulerLoad, WorkerLoad
 
 
-def banner(
-    options: ServeOptions, models: Sequence[Model], load: "inference_pb2.GetLoadResponse", addresses: Sequence[str]
-) -> str:
+def banner(options: ServeOptions, models: Sequence[Model], load: "SchedulerLoad", addresses: Sequence[str]) -> str:
     """`addresses` are those that the gateway listens on: its own, and the one where Ollama's clients look if it was free."""
     facts = [
         *[("model", _model(model)) for model in models],
@@ -40,9 +38,8 @@ def _ollama(options: ServeOptions, addresses: Sequence[str]) -> str:
     return ", ".join([options.url, *others])
 
 
-def _worker(worker: "inference_pb2.WorkerLoad") -> str:
-    num_pages = worker.num_pages_free + worker.num_pages_cached + worker.num_pages_used
-    memory = f"{num_pages} pages of {worker.page_size} tokens ({size(worker.kv_bytes)})"
+def _worker(worker: "WorkerLoad") -> str:
+    memory = f"{worker.num_pages} pages of {worker.page_size} tokens ({size(worker.kv_bytes)})"
     return f"{worker.device}, {worker.numerics_id}, {memory}"
 
 

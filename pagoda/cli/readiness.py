@@ -12,7 +12,7 @@ from pagoda.cli.logs import last_lines
 from pagoda.cli.tiers import ServeOptions, tier_commands
 
 if TYPE_CHECKING:
-    from protos.v1 import inference_pb2
+    from pagoda.wire.load import SchedulerLoad
 
 READY_DEADLINE_S = 300.0
 _ANSWER_LIMIT_S = 10.0
@@ -41,9 +41,7 @@ async def wait_for_gateway(options: ServeOptions, deadline_s: float = READY_DEAD
         raise NotReadyError(f"not ready after {deadline_s:g} s ({answer}). {_last_words(options)}") from None
 
 
-async def wait_for_workers(
-    options: ServeOptions, deadline_s: float = READY_DEADLINE_S
-) -> "inference_pb2.GetLoadResponse":
+async def wait_for_workers(options: ServeOptions, deadline_s: float = READY_DEADLINE_S) -> "SchedulerLoad":
     """What the scheduler says of all of them."""
     # Children are forked to become other programs: threads that gRPC would start in them may only abort them.
     os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")

@@ -2,10 +2,11 @@
 
 import grpc
 
+from pagoda.wire.load import SchedulerLoad
 from protos.v1 import inference_pb2, inference_pb2_grpc
 
 
-async def ask_load(channel: grpc.aio.Channel, timeout_s: float) -> inference_pb2.GetLoadResponse:
+async def ask_load(channel: grpc.aio.Channel, timeout_s: float) -> SchedulerLoad:
     """Raises grpc.aio.AioRpcError, also where no answer has come in time."""
     stub: inference_pb2_grpc.InferenceServiceAsyncStub = inference_pb2_grpc.InferenceServiceStub(channel)
-    return await stub.GetLoad(inference_pb2.GetLoadRequest(), timeout=timeout_s)
+    return SchedulerLoad.from_proto(await stub.GetLoad(inference_pb2.GetLoadRequest(), timeout=timeout_s))

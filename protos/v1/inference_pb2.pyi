@@ -154,11 +154,8 @@ class ResumedSample(_message.Message):
 
     SAMPLE_INDEX_FIELD_NUMBER: _builtins.int
     GENERATED_TOKEN_IDS_FIELD_NUMBER: _builtins.int
-    NEXT_SEQUENCE_NUMBER_FIELD_NUMBER: _builtins.int
     FINISHED_FIELD_NUMBER: _builtins.int
     sample_index: _builtins.int
-    next_sequence_number: _builtins.int
-    """The sequence number that the next Tokens event of this sample shall carry."""
     finished: _builtins.bool
     """It had ended: nothing is computed and no event comes. Not of all samples, or there would be nothing to go on with."""
     @_builtins.property
@@ -168,12 +165,11 @@ class ResumedSample(_message.Message):
         *,
         sample_index: _builtins.int = ...,
         generated_token_ids: _abc.Iterable[_builtins.int] | None = ...,
-        next_sequence_number: _builtins.int = ...,
         finished: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["finished", b"finished", "generated_token_ids", b"generated_token_ids", "next_sequence_number", b"next_sequence_number", "sample_index", b"sample_index"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["finished", b"finished", "generated_token_ids", b"generated_token_ids", "sample_index", b"sample_index"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -491,17 +487,17 @@ Global___Cancel: _TypeAlias = Cancel  # noqa: Y015
 
 @_typing.final
 class Finish(_message.Message):
-    """The gateway found the end of one sample (a stop string). A normal end, answered by Finished: tokens past num_tokens are not billed."""
+    """The gateway found the end of one sample (a stop string). A normal end, answered by Finished with FINISH_REASON_STOP: tokens past
+    num_tokens are not billed.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     SAMPLE_INDEX_FIELD_NUMBER: _builtins.int
-    REASON_FIELD_NUMBER: _builtins.int
     NUM_TOKENS_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     sample_index: _builtins.int
-    reason: _types_pb2.FinishReason.ValueType
     num_tokens: _builtins.int
     """How many generated tokens the sample has, including the one that completed the stop string."""
     def __init__(
@@ -509,12 +505,11 @@ class Finish(_message.Message):
         *,
         request_id: _builtins.str = ...,
         sample_index: _builtins.int = ...,
-        reason: _types_pb2.FinishReason.ValueType = ...,
         num_tokens: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["num_tokens", b"num_tokens", "reason", b"reason", "request_id", b"request_id", "sample_index", b"sample_index"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["num_tokens", b"num_tokens", "request_id", b"request_id", "sample_index", b"sample_index"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -674,7 +669,6 @@ class ModelInfo(_message.Message):
     NUM_WORKERS_FIELD_NUMBER: _builtins.int
     NUM_UNLOADED_WORKERS_FIELD_NUMBER: _builtins.int
     DEVICE_FIELD_NUMBER: _builtins.int
-    NUMERICS_ID_FIELD_NUMBER: _builtins.int
     EXPIRES_IN_S_FIELD_NUMBER: _builtins.int
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     name: _builtins.str
@@ -687,7 +681,6 @@ class ModelInfo(_message.Message):
     num_unloaded_workers: _builtins.int
     device: _builtins.str
     """What the first worker computes with, such as "cpu"."""
-    numerics_id: _builtins.str
     expires_in_s: _builtins.float
     """In how many seconds it leaves memory if no request comes; absent: never."""
     page_size: _builtins.int
@@ -701,13 +694,12 @@ class ModelInfo(_message.Message):
         num_workers: _builtins.int = ...,
         num_unloaded_workers: _builtins.int = ...,
         device: _builtins.str = ...,
-        numerics_id: _builtins.str = ...,
         expires_in_s: _builtins.float | None = ...,
         page_size: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_expires_in_s", b"_expires_in_s", "expires_in_s", b"expires_in_s"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_expires_in_s", b"_expires_in_s", "device", b"device", "digest", b"digest", "expires_in_s", b"expires_in_s", "max_model_len", b"max_model_len", "name", b"name", "num_unloaded_workers", b"num_unloaded_workers", "num_workers", b"num_workers", "numerics_id", b"numerics_id", "page_size", b"page_size"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_expires_in_s", b"_expires_in_s", "device", b"device", "digest", b"digest", "expires_in_s", b"expires_in_s", "max_model_len", b"max_model_len", "name", b"name", "num_unloaded_workers", b"num_unloaded_workers", "num_workers", b"num_workers", "page_size", b"page_size"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__expires_in_s: _TypeAlias = _typing.Literal["expires_in_s"]  # noqa: Y015
     _WhichOneofArgType__expires_in_s: _TypeAlias = _typing.Literal["_expires_in_s", b"_expires_in_s"]  # noqa: Y015

@@ -6,10 +6,11 @@ A `SequenceListener` of the loop. Sequences whose trace is not sampled are forgo
 from dataclasses import dataclass
 
 from pagoda.telemetry.tracing import Attributes, Span, SpanKind, TraceContext, Tracer
+from pagoda.wire.finished import FinishReason
+from pagoda.wire.inference_request import InferenceRequest
 from scheduler.errors import RequestError
 from scheduler.listeners import Interruption
-from scheduler.queue.request import InferenceRequest
-from scheduler.steps.sequence import FinishReason, Sequence
+from scheduler.steps.sequence import Sequence
 
 
 @dataclass(slots=True)
@@ -63,7 +64,7 @@ class SequenceTracing:
             self._enter(sequence, "queue")
 
     def sequence_finished(self, sequence: Sequence, reason: FinishReason) -> None:
-        self._end(sequence, {"pagoda.finish_reason": reason.name.lower()})
+        self._end(sequence, {"pagoda.finish_reason": reason.value})
 
     def sequence_failed(self, sequence: Sequence, error: RequestError) -> None:
         if traced := self._traced.get(sequence.sequence_id):

@@ -2,59 +2,13 @@
 
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
+from pagoda.wire.events import Event, Moved, PromptLogprobs, Started, Tokens
+from pagoda.wire.finished import Finished, FinishReason, Timings, Usage
 from pagoda.wire.logprobs import TokenLogprobs
 from scheduler.errors import RequestError
-from scheduler.steps.sequence import FinishReason, Sequence
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Started:
-    request_id: str
-    sample_index: int
-    worker_id: str
-    num_cached_tokens: int
-    queue_s: float
-
-
-class Tokens(NamedTuple):
-    request_id: str
-    sample_index: int
-    token_ids: tuple[int, ...]
-    logprobs: tuple[TokenLogprobs, ...]
-    sequence_number: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PromptLogprobs:
-    request_id: str
-    sample_index: int
-    start: int
-    logprobs: tuple[TokenLogprobs, ...]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Moved:
-    request_id: str
-    sample_index: int
-    from_worker_id: str
-    to_worker_id: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Finished:
-    request_id: str
-    sample_index: int
-    reason: FinishReason
-    stop_token_id: int | None
-    num_prompt_tokens: int
-    num_cached_tokens: int
-    num_output_tokens: int
-    queue_s: float
-    prefill_s: float
-    decode_s: float
-    num_preemptions: int
+from scheduler.steps.sequence import Sequence
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,13 +19,13 @@ class Failed:
     error: RequestError
 
 
-Event = Started | PromptLogprobs | Tokens | Moved | Finished | Failed
+ClientEvent = Event | Failed
 
 
 class Client(Protocol):
     """Where the events of a request go. One call per step with everything that concerns this client, in order."""
 
-    def deliver(self, events: Seq[Event]) -> None:
+    def deliver(self, events: Seq[ClientEvent]) -> None:
         """Take the events at once; never waits, never raises."""
 
 
@@ -108,7 +62,7 @@ def prompt_logprobs_event(sequence: Sequence, start: int, logprobs: tuple[TokenL
 
 
 def finished_event(sequence: Sequence, reason: FinishReason, now_s: float) -> Finished:
-    """With all tokens that it has, and the stages that it never reached as zero seconds."""
+    """Return it with all tokens that the sequence has, and with zero seconds for the stages that it never reached."""
     first_step_s = now_s if sequence.first_step_s is None else sequence.first_step_s
     first_token_s = now_s if sequence.first_token_s is None else sequence.first_token_s
     return Finished(
@@ -116,11 +70,15 @@ def finished_event(sequence: Sequence, reason: FinishReason, now_s: float) -> Fi
         sample_index=sequence.sample_index,
         reason=reason,
         stop_token_id=None,
-        num_prompt_tokens=sequence.num_prompt_tokens,
-        num_cached_tokens=min(sequence.num_cached_tokens or 0, sequence.num_prompt_tokens),
-        num_output_tokens=sequence.num_output_tokens,
-        queue_s=first_step_s - sequence.arrival_s,
-        prefill_s=first_token_s - first_step_s,
-        decode_s=now_s - first_token_s,
-        num_preemptions=sequence.num_preemptions,
+        usage=Usage(
+            num_prompt_tokens=sequence.num_prompt_tokens,
+            num_cached_tokens=min(sequence.num_cached_tokens or 0, sequence.num_prompt_tokens),
+            num_output_tokens=sequence.num_output_tokens,
+        ),
+        timings=Timings(
+            queue_s=first_step_s - sequence.arrival_s,
+            prefill_s=first_token_s - first_step_s,
+            decode_s=now_s - first_token_s,
+            num_preemptions=sequence.num_preemptions,
+        ),
     )

@@ -18,9 +18,9 @@ import bisect
 import heapq
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Set
-from dataclasses import dataclass
 from operator import attrgetter
 
+from pagoda.wire.load import QueueLoad
 from scheduler.steps.sequence import Sequence
 
 PROMPT_TOKEN_COST, OUTPUT_TOKEN_COST = 1, 2
@@ -192,17 +192,6 @@ def _turn(sequence: Sequence) -> tuple[int, int, int, int]:
 
 _Row = tuple[str, str]
 """A model and a tenant."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class QueueLoad:
-    model: str
-    tenant: str
-    num_waiting: int
-    oldest_s: float
-    """Since the one that waits longest arrived."""
-    next_position: int
-    """Of the one that is admitted first, among all that wait; the first is 1."""
 
 
 def queue_loads(waiting: WaitingSequences, now_s: float) -> list[QueueLoad]:

@@ -3,7 +3,7 @@
 from collections import defaultdict
 from collections.abc import Callable
 
-from scheduler.queue.events import Client, Event
+from scheduler.queue.events import Client, ClientEvent
 from scheduler.queue.request import OpenRequest
 from scheduler.steps.sequence import Sequence
 
@@ -12,7 +12,7 @@ class OpenRequests:
     def __init__(self) -> None:
         self._by_name: dict[tuple[Client, str], OpenRequest] = {}
         self._by_sequence: dict[int, OpenRequest] = {}
-        self._outbox: defaultdict[Client, list[Event]] = defaultdict(list)
+        self._outbox: defaultdict[Client, list[ClientEvent]] = defaultdict(list)
         self._on_empty: Callable[[], object] = lambda: None
 
     def __len__(self) -> int:
@@ -49,7 +49,7 @@ class OpenRequests:
         if not self._by_name:
             on_empty()
 
-    def post_event(self, sequence: Sequence, event: Event) -> None:
+    def post_event(self, sequence: Sequence, event: ClientEvent) -> None:
         """Note an event for the sequence's client, which gets it with the next `deliver_events`."""
         self._outbox[self._by_sequence[sequence.sequence_id].client].append(event)
 

@@ -1,48 +1,16 @@
 """A request as a client submitted it, and its sequences while they live."""
 
-from collections.abc import Mapping
-from collections.abc import Sequence as Seq
-from dataclasses import dataclass, field, replace
-from types import MappingProxyType
+from dataclasses import dataclass, replace
 from typing import Any
 
 from kvcache.block_hash import BlockHash, hash_blocks, root_hash
-from pagoda.wire.sampling import SamplingParams
+from pagoda.wire.inference_request import InferenceRequest
 from scheduler.errors import InvalidRequestError
 from scheduler.queue.events import Client
 from scheduler.steps.sequence import Sequence
 from scheduler.worker_info import ModelLimits, WorkerInfo
 
 MAX_SAMPLES = 128
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class InferenceRequest:
-    request_id: str
-    model: str
-    prompt_token_ids: Seq[int]
-    sampling: SamplingParams
-    num_samples: int = 1
-    tenant: str = ""
-    priority: int = 0
-    timeout_s: float | None = None
-    cache_salt: str = ""
-    resumed: Mapping[int, Seq[int]] = field(default_factory=lambda: MappingProxyType({}))
-    """Sample index → tokens that it had generated elsewhere."""
-    finished: frozenset[int] = frozenset()
-    """Samples that had ended elsewhere."""
-    traceparent: str = ""
-    tracestate: str = ""
-    group_id: str = ""
-    """Of the client's call, where that asks for more than this request."""
-    keep_alive_s: float | None = None
-    """How long its model is to stay in memory afterwards; None says nothing about it."""
-    keep_alive_only_prolongs: bool = False
-    """It counts only if it is longer than what holds."""
-
-    @property
-    def open_samples(self) -> list[int]:
-        return [index for index in range(self.num_samples) if index not in self.finished]
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
@@ -67,9 +35,9 @@ def make_sequences(request: InferenceRequest, info: WorkerInfo, *, first_id: int
     prompt_hashes: list[BlockHash] = [root, *hash_blocks(root, prompt, page_size)]
     max_tokens = request.sampling.max_tokens or info.limits.max_model_len
     unscored = replace(request.sampling, num_prompt_logprobs=None)
-    is_scored = request.sampling.num_prompt_logprobs is not None and not (
-        request.finished or any(request.resumed.values())
-    )
+    generated = {sample.sample_index: sample.generated_token_ids for sample in request.resumed}
+    has_answers = any(sample.is_finished or sample.generated_token_ids for sample in request.resumed)
+    is_scored = request.sampling.num_prompt_logprobs is not None and not has_answers
     sequences: list[Sequence] = []
     for number, index in enumerate(request.open_samples, start=first_id):
         sequence = Sequence(
@@ -77,7 +45,7 @@ def make_sequences(request: InferenceRequest, info: WorkerInfo, *, first_id: int
             request_id=request.request_id,
             sample_index=index,
             model=info.model,
-            token_ids=[*prompt, *request.resumed.get(index, ())],
+            token_ids=[*prompt, *generated.get(index, ())],
             num_prompt_tokens=len(prompt),
             sampling=request.sampling if is_scored and not sequences else unscored,
             leader=sequences[0] if is_scored and sequences else None,
@@ -110,7 +78,7 @@ def check_request(request: InferenceRequest, limits: ModelLimits) -> None:
 def _samples_problem(request: InferenceRequest) -> str | None:
     if not 1 <= request.num_samples <= MAX_SAMPLES:
         return f"num_samples must be between 1 and {MAX_SAMPLES}, got {request.num_samples}"
-    strange = sorted(index for index in (*request.resumed, *request.finished) if index >= request.num_samples)
+    strange = sorted(each.sample_index for each in request.resumed if each.sample_index >= request.num_samples)
     if strange:
         return f"resume names sample {strange[0]} of {request.num_samples}"
     return None if request.open_samples else "resume says that all samples have finished"
@@ -120,7 +88,7 @@ def _token_problem(request: InferenceRequest, limits: ModelLimits) -> str | None
     if not request.prompt_token_ids:
         return "the prompt must have at least one token"
     named = [request.prompt_token_ids, request.sampling.logit_bias, request.sampling.stop_token_ids]
-    named += request.resumed.values()
+    named += [sample.generated_token_ids for sample in request.resumed]
     largest = max(max(token_ids, default=0) for token_ids in named)
     if largest >= limits.vocab_size:
         return f"token id {largest} is outside the vocabulary of {limits.vocab_size} tokens"

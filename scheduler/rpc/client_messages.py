@@ -1,25 +1,18 @@
-"""What clients ask for and are told, between protobuf messages and the scheduler's dataclasses. Pure."""
+"""What clients ask for and are told, between protobuf messages and the scheduler's own data and errors. Pure."""
 
 import math
 from collections.abc import Iterable
-from itertools import groupby
+from dataclasses import replace
 
 from google.rpc import code_pb2
 
 from pagoda.durations import LONGEST_S
-from pagoda.wire.sampling import SamplingParams
-from protos.v1 import inference_pb2, types_pb2
+from pagoda.wire.events import Event, events_to_proto
+from pagoda.wire.inference_request import InferenceRequest
+from protos.v1 import inference_pb2
 from scheduler.errors import InvalidRequestError, RequestError, ShuttingDownError
-from scheduler.queue.events import Event, Failed, Finished, Moved, PromptLogprobs, Started, Tokens
-from scheduler.queue.request import MAX_SAMPLES, InferenceRequest
-from scheduler.steps.sequence import FinishReason
-
-_FINISH_REASONS = {
-    FinishReason.STOP: types_pb2.FINISH_REASON_STOP,
-    FinishReason.LENGTH: types_pb2.FINISH_REASON_LENGTH,
-    FinishReason.ABORT: types_pb2.FINISH_REASON_ABORT,
-}
-
+from scheduler.queue.events import ClientEvent, Failed
+from scheduler.queue.request import MAX_SAMPLES
 
 # What is only carried along or hashed. The longest that HTTP lets through is shorter.
 MAX_NAME_CHARS = 1024
@@ -46,33 +39,12 @@ def _check_length(message: inference_pb2.GenerateRequest, field: str, most: int)
 def request_from_proto(message: inference_pb2.GenerateRequest) -> InferenceRequest:
     """Raises InvalidRequestError for fields that the contract reserves but this version cannot honour."""
     _refuse_reserved(message)
-    return InferenceRequest(
-        request_id=message.request_id,
-        model=message.model,
-        prompt_token_ids=tuple(message.prompt_token_ids),
-        sampling=SamplingParams.from_proto(message.sampling),
-        num_samples=message.num_samples or 1,
-        tenant=message.tenant,
-        priority=message.priority,
-        timeout_s=message.timeout_ms / 1000 if message.timeout_ms else None,
-        cache_salt=message.cache_salt,
-        resumed={sample.sample_index: tuple(sample.generated_token_ids) for sample in message.resume},
-        finished=frozenset(sample.sample_index for sample in message.resume if sample.finished),
-        traceparent=message.traceparent,
-        tracestate=message.tracestate,
-        group_id=message.group_id,
-        keep_alive_s=keep_alive_from_proto(message),
-        keep_alive_only_prolongs=message.keep_alive_only_prolongs,
-    )
-
-
-def keep_alive_from_proto(message: inference_pb2.GenerateRequest | inference_pb2.KeepLoadedRequest) -> float | None:
-    """Raises InvalidRequestError for what is no duration."""
-    if not message.HasField("keep_alive_s"):
-        return None
-    if not message.keep_alive_s >= 0:
-        raise InvalidRequestError(f"keep_alive_s must be 0 or more, infinite for ever (got {message.keep_alive_s:g})")
-    return message.keep_alive_s if message.keep_alive_s < LONGEST_S else math.inf
+    request = InferenceRequest.from_proto(message)
+    if not (message.sampling.HasField("seed") or request.sampling.is_greedy):
+        raise InvalidRequestError("sampling.seed is required when temperature is not 0")
+    if request.keep_alive_s is None:
+        return request
+    return replace(request, keep_alive_s=bounded_keep_alive(request.keep_alive_s))
 
 
 def _refuse_reserved(message: inference_pb2.GenerateRequest) -> None:
@@ -81,73 +53,25 @@ def _refuse_reserved(message: inference_pb2.GenerateRequest) -> None:
         raise InvalidRequestError(f"sampling.{constraint} is not supported yet")
     if message.adapter:
         raise InvalidRequestError("adapter is not supported yet")
-    if not message.sampling.HasField("seed") and SamplingParams.from_proto(message.sampling).temperature != 0.0:
-        raise InvalidRequestError("sampling.seed is required when temperature is not 0")
 
 
-def events_to_proto(events: Iterable[Event]) -> inference_pb2.SessionResponse:
-    """In order, and what is alike and side by side in one batch."""
-    response = inference_pb2.SessionResponse()
-    for is_single_token, group in groupby(events, _is_single_token):
-        if is_single_token:
-            response.events.append(inference_pb2.GenerateResponse(token_batch=_token_batch(group)))
-            continue
-        for event in group:
-            if isinstance(event, Failed):
-                response.errors.append(error_to_proto(event.request_id, event.error))
-            else:
-                response.events.append(event_to_proto(event))
-    return response
+def bounded_keep_alive(keep_alive_s: float) -> float:
+    """Return infinity for what is as good as for ever. Raises InvalidRequestError for what is no duration."""
+    if not keep_alive_s >= 0:
+        raise InvalidRequestError(f"keep_alive_s must be 0 or more, infinite for ever (got {keep_alive_s:g})")
+    return keep_alive_s if keep_alive_s < LONGEST_S else math.inf
 
 
-def _is_single_token(event: Event) -> bool:
-    return type(event) is Tokens and len(event.token_ids) == 1 and not event.logprobs
-
-
-def _token_batch(events: Iterable[Event]) -> inference_pb2.TokenBatch:
-    request_ids, sample_indexes, token_ids, _, sequence_numbers = zip(*events, strict=True)
-    return inference_pb2.TokenBatch(
-        request_ids=request_ids,
-        sample_indexes=sample_indexes,
-        token_ids=[token_id for (token_id,) in token_ids],
-        sequence_numbers=sequence_numbers,
-    )
-
-
-def event_to_proto(event: Started | PromptLogprobs | Tokens | Moved | Finished) -> inference_pb2.GenerateResponse:
-    match event:
-        case Tokens():
-            return inference_pb2.GenerateResponse(tokens=_tokens_to_proto(event))
-        case Started():
-            return inference_pb2.GenerateResponse(
-                started=inference_pb2.Started(
-                    request_id=event.request_id,
-                    sample_index=event.sample_index,
-                    worker_id=event.worker_id,
-                    num_cached_tokens=event.num_cached_tokens,
-                    queue_s=event.queue_s,
-                )
-            )
-        case PromptLogprobs():
-            return inference_pb2.GenerateResponse(
-                prompt_logprobs=inference_pb2.PromptLogprobs(
-                    request_id=event.request_id,
-                    sample_index=event.sample_index,
-                    start=event.start,
-                    logprobs=[each.to_proto() for each in event.logprobs],
-                )
-            )
-        case Moved():
-            return inference_pb2.GenerateResponse(
-                moved=inference_pb2.Moved(
-                    request_id=event.request_id,
-                    sample_index=event.sample_index,
-                    from_worker_id=event.from_worker_id,
-                    to_worker_id=event.to_worker_id,
-                )
-            )
-        case Finished():
-            return inference_pb2.GenerateResponse(finished=_finished_to_proto(event))
+def session_response(events: Iterable[ClientEvent]) -> inference_pb2.SessionResponse:
+    """Keep the order of the events; failures stand beside them, since nothing follows one of the same request."""
+    told: list[Event] = []
+    errors = []
+    for event in events:
+        if isinstance(event, Failed):
+            errors.append(error_to_proto(event.request_id, event.error))
+        else:
+            told.append(event)
+    return inference_pb2.SessionResponse(events=events_to_proto(told), errors=errors)
 
 
 def error_to_proto(request_id: str, error: RequestError) -> inference_pb2.RequestError:
@@ -157,34 +81,4 @@ def error_to_proto(request_id: str, error: RequestError) -> inference_pb2.Reques
         message=error.message,
         retry_after_s=error.retry_after_s,
         is_shutting_down=isinstance(error, ShuttingDownError),
-    )
-
-
-def _tokens_to_proto(event: Tokens) -> inference_pb2.Tokens:
-    return inference_pb2.Tokens(
-        request_id=event.request_id,
-        sample_index=event.sample_index,
-        token_ids=event.token_ids,
-        logprobs=[each.to_proto() for each in event.logprobs],
-        sequence_number=event.sequence_number,
-    )
-
-
-def _finished_to_proto(event: Finished) -> inference_pb2.Finished:
-    return inference_pb2.Finished(
-        request_id=event.request_id,
-        sample_index=event.sample_index,
-        reason=_FINISH_REASONS[event.reason],
-        stop_token_id=event.stop_token_id,
-        usage=types_pb2.Usage(
-            num_prompt_tokens=event.num_prompt_tokens,
-            num_cached_tokens=event.num_cached_tokens,
-            num_output_tokens=event.num_output_tokens,
-        ),
-        timings=types_pb2.Timings(
-            queue_s=event.queue_s,
-            prefill_s=event.prefill_s,
-            decode_s=event.decode_s,
-            num_preemptions=event.num_preemptions,
-        ),
     )

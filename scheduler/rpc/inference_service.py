@@ -18,13 +18,16 @@ from grpc_status import rpc_status
 
 from pagoda.api_keys.keyring import ScopeMissingError
 from pagoda.telemetry.tracing import TraceContext
+from pagoda.wire.events import event_to_proto
+from pagoda.wire.finished import Finished
+from pagoda.wire.inference_request import InferenceRequest
 from protos.v1 import inference_pb2, inference_pb2_grpc
 from scheduler.errors import InvalidRequestError, NotAllowedError, RequestError, ShuttingDownError
 from scheduler.loop import SchedulerLoop
-from scheduler.queue.events import Event, Failed, Finished
-from scheduler.queue.request import InferenceRequest
-from scheduler.rpc import client_messages, load_messages
+from scheduler.queue.events import ClientEvent, Failed
+from scheduler.rpc import client_messages
 from scheduler.rpc.door import Visitor, visitor
+from scheduler.rpc.scheduler_load import scheduler_load, served_models
 
 SERVICE_NAME = inference_pb2.DESCRIPTOR.services_by_name["InferenceService"].full_name
 
@@ -38,13 +41,13 @@ class EventBox:
 
     def __init__(self, max_events: int) -> None:
         self._max_events = max_events
-        self._events: list[Event] = []
+        self._events: list[ClientEvent] = []
         self._arrived = asyncio.Event()
         self._is_overfull = False
         self._is_closed = False
         self._error: RequestError | None = None
 
-    def deliver(self, events: Seq[Event]) -> None:
+    def deliver(self, events: Seq[ClientEvent]) -> None:
         self._is_overfull |= len(self._events) + len(events) > self._max_events
         if not self._is_overfull:
             self._events.extend(events)
@@ -55,7 +58,7 @@ class EventBox:
         self._is_closed, self._error = True, error
         self._arrived.set()
 
-    async def take_events(self) -> list[Event]:
+    async def take_events(self) -> list[ClientEvent]:
         """Everything that has arrived; empty only once closed. Raises asyncio.QueueFull once some were lost."""
         while not self._events and not self._is_closed and not self._is_overfull:
             self._arrived.clear()
@@ -114,7 +117,7 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
                         if isinstance(event, Failed):
                             raise event.error
                         num_open -= isinstance(event, Finished)
-                        yield client_messages.event_to_proto(event)
+                        yield event_to_proto(event)
         except RequestError as error:
             await context.abort_with_status(_status(error))
         except asyncio.QueueFull:
@@ -131,7 +134,7 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
                 reader.add_done_callback(lambda _: box.close())
                 try:
                     while events := await box.take_events():
-                        yield client_messages.events_to_proto(events)
+                        yield client_messages.session_response(events)
                     reader.result()
                 finally:
                     reader.cancel()
@@ -147,7 +150,9 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
     ) -> inference_pb2.KeepLoadedResponse:
         outcome: asyncio.Queue[RequestError | None] = asyncio.Queue()
         try:
-            keep_alive_s = client_messages.keep_alive_from_proto(request)
+            keep_alive_s = None
+            if request.HasField("keep_alive_s"):
+                keep_alive_s = client_messages.bounded_keep_alive(request.keep_alive_s)
             self._loop.loading.keep_loaded(
                 request.model, keep_alive_s, outcome.put_nowait, only_prolongs=request.keep_alive_only_prolongs
             )
@@ -162,14 +167,15 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
         request: inference_pb2.ListModelsRequest,
         context: grpc.aio.ServicerContext[inference_pb2.ListModelsRequest, inference_pb2.ListModelsResponse],
     ) -> inference_pb2.ListModelsResponse:
-        return load_messages.models_to_proto(self._loop)
+        models = [model.to_proto() for model in served_models(self._loop)]
+        return inference_pb2.ListModelsResponse(models=models)
 
     async def GetLoad(
         self,
         request: inference_pb2.GetLoadRequest,
         context: grpc.aio.ServicerContext[inference_pb2.GetLoadRequest, inference_pb2.GetLoadResponse],
     ) -> inference_pb2.GetLoadResponse:
-        return load_messages.load_to_proto(self._loop)
+        return scheduler_load(self._loop).to_proto()
 
     async def _read_session(self, commands: AsyncIterator[inference_pb2.SessionRequest], box: EventBox) -> None:
         async for message in commands:

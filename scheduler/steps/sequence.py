@@ -24,12 +24,6 @@ class SequenceStatus(Enum):
     ENDED = auto()
 
 
-class FinishReason(Enum):
-    STOP = auto()
-    LENGTH = auto()
-    ABORT = auto()
-
-
 @dataclass(slots=True, eq=False, repr=False, kw_only=True)
 class Sequence:
     """One sample of a request. Owned by the scheduler loop; block table and counters are reset when it is preempted."""

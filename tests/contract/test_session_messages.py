@@ -1,14 +1,12 @@
 """What the scheduler tells a session is what the gateway hears, in order, however it is packed."""
 
 from collections.abc import Sequence as Seq
-from typing import Any
 
-from gateway.upstream import inference
-from gateway.upstream.wire import events_from_proto
+from pagoda.wire.events import Event, Started, Tokens, events_from_proto
 from pagoda.wire.logprobs import TokenLogprobs
 from scheduler.errors import UnavailableError
-from scheduler.queue.events import Event, Failed, Started, Tokens
-from scheduler.rpc.client_messages import events_to_proto
+from scheduler.queue.events import Failed
+from scheduler.rpc.client_messages import session_response
 
 
 def tokens(request_id: str, number: int, *token_ids: int, logprobs: Seq[TokenLogprobs] = ()) -> Tokens:
@@ -21,17 +19,8 @@ def tokens(request_id: str, number: int, *token_ids: int, logprobs: Seq[TokenLog
     )
 
 
-def heard(events: Seq[Event]) -> list[tuple[str, Any]]:
-    return [pair for event in events_to_proto(events).events for pair in events_from_proto(event)]
-
-
-def as_heard(event: Tokens) -> tuple[str, inference.Tokens]:
-    return event.request_id, inference.Tokens(
-        sample_index=1,
-        token_ids=event.token_ids,
-        logprobs=event.logprobs,
-        sequence_number=event.sequence_number,
-    )
+def heard(told: Seq[Event | Failed]) -> list[Event]:
+    return [event for message in session_response(told).events for event in events_from_proto(message)]
 
 
 def test_single_tokens_share_a_batch_and_nothing_overtakes() -> None:
@@ -45,15 +34,14 @@ def test_single_tokens_share_a_batch_and_nothing_overtakes() -> None:
         tokens("a", 3, 10),
     ]
     started = Started(request_id="c", sample_index=1, worker_id="w", num_cached_tokens=0, queue_s=0.5)
-    events: list[Started | Tokens] = [*spoken[:2], started, *spoken[2:]]
-    pairs = heard(events)
-    assert [request_id for request_id, _ in pairs] == [event.request_id for event in events]
-    assert [pair for pair in pairs if isinstance(pair[1], inference.Tokens)] == list(map(as_heard, spoken))
-    assert len(events_to_proto(spoken[:3]).events) == 1
+    events: list[Event] = [*spoken[:2], started, *spoken[2:]]
+    assert heard(events) == events
+    assert len(session_response(spoken[:3]).events) == 1
 
 
-def test_errors_stand_beside_the_events() -> None:
+def test_failures_stand_beside_the_events() -> None:
+    told = [tokens("a", 0, 5), tokens("b", 0, 5)]
     failed = Failed(request_id="a", error=UnavailableError("no worker", retry_after_s=1.0))
-    message = events_to_proto([tokens("b", 0, 5), failed, tokens("b", 1, 6)])
-    assert [error.request_id for error in message.errors] == ["a"]
-    assert len(message.events) == 2
+    message = session_response([*told, failed, tokens("b", 1, 6)])
+    assert [(error.request_id, error.retry_after_s) for error in message.errors] == [("a", 1.0)]
+    assert heard([*told, failed]) == told

@@ -2,7 +2,6 @@
 
 import json
 import re
-from dataclasses import fields
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -12,7 +11,8 @@ import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
 from gateway.telemetry.metrics import GatewayMetrics
-from gateway.upstream.inference import Load, QueueLoad, WorkerLoad
+from pagoda.wire.load import SchedulerLoad
+from protos.v1 import inference_pb2
 from tests.deploy.compose import resolved_compose
 from tests.deploy.image import REPOSITORY, image
 
@@ -28,12 +28,10 @@ def read(path: str) -> dict[str, Any]:
     return content
 
 
-def some_load() -> Load:
-    """Every number is 1: only what is reported counts here."""
-    workers = (WorkerLoad(worker_id="w", num_pages_free=1, num_pages_cached=1, num_pages_used=1),)
-    queues = (QueueLoad(model="m", tenant="t", num_waiting=1, oldest_s=1.0, next_position=1),)
-    numbers: dict[str, Any] = {field.name: 1 for field in fields(Load) if field.name not in ("workers", "queues")}
-    return Load(workers=workers, queues=queues, **numbers)
+def some_load() -> SchedulerLoad:
+    """Return one of a worker and a queue; only what is reported counts here, not how much."""
+    workers, queues = [inference_pb2.WorkerLoad(worker_id="w")], [inference_pb2.QueueLoad(model="m", tenant="t")]
+    return SchedulerLoad.from_proto(inference_pb2.GetLoadResponse(workers=workers, queues=queues))
 
 
 @pytest.fixture(scope="module")

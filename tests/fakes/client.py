@@ -3,14 +3,16 @@
 from collections import defaultdict
 from collections.abc import Sequence as Seq
 
+from pagoda.wire.events import Moved, PromptLogprobs, Started, Tokens
+from pagoda.wire.finished import Finished
 from pagoda.wire.logprobs import TokenLogprobs
 from scheduler.errors import RequestError
-from scheduler.queue.events import Event, Failed, Finished, Moved, PromptLogprobs, Started, Tokens
+from scheduler.queue.events import ClientEvent, Failed
 
 
 class RecordingClient:
     def __init__(self) -> None:
-        self.events: list[Event] = []
+        self.events: list[ClientEvent] = []
         self.tokens: defaultdict[tuple[str, int], list[int]] = defaultdict(list)
         self.prompt_logprobs: defaultdict[tuple[str, int], list[TokenLogprobs]] = defaultdict(list)
         self.started: dict[tuple[str, int], Started] = {}
@@ -18,7 +20,7 @@ class RecordingClient:
         self.finished: dict[tuple[str, int], Finished] = {}
         self.failed: dict[str, RequestError] = {}
 
-    def deliver(self, events: Seq[Event]) -> None:
+    def deliver(self, events: Seq[ClientEvent]) -> None:
         for event in events:
             self.events.append(event)
             assert event.request_id not in self.failed, "an event of a request that has failed"

@@ -88,7 +88,7 @@ class _Session:
                 case "cancel":
                     self._end(command.cancel.request_id, types_pb2.FINISH_REASON_ABORT, None)
                 case "finish":
-                    self._end(command.finish.request_id, command.finish.reason, command.finish.num_tokens)
+                    self._end(command.finish.request_id, types_pb2.FINISH_REASON_STOP, command.finish.num_tokens)
 
     def step(self, token_ids: list[int]) -> inference_pb2.SessionResponse:
         """A token for everyone, and the end of those that have all of theirs."""

@@ -163,7 +163,7 @@ class _Session:
                     finish = command.finish
                     self._scheduler.finishes.append(finish)
                     if (ended := self._samples.get((finish.request_id, finish.sample_index))) is not None:
-                        ended.end(finish.reason, finish.num_tokens)
+                        ended.end(STOP, finish.num_tokens)
 
     def end(self) -> None:
         for sample in self._samples.values():

@@ -23,11 +23,11 @@ from pagoda.api_keys.key_file import KeyEntry, KeyFile, Scope, digest_of
 from pagoda.rpc.cluster_tokens import ClusterTokens, Role, make_token_file, new_token
 from pagoda.rpc.grpc_channel import open_channel
 from pagoda.rpc.transport_security import TransportSecurity
+from pagoda.wire.inference_request import InferenceRequest
 from protos.v1 import inference_pb2, inference_pb2_grpc, types_pb2, worker_pb2_grpc
 from scheduler.__main__ import running_scheduler
 from scheduler.loop import SchedulerLoop
 from scheduler.queue.events import Client
-from scheduler.queue.request import InferenceRequest
 from scheduler.settings import SchedulerSettings
 from tests.e2e.system import free_port
 from tests.fakes.certificates import Authority

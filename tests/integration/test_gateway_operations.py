@@ -51,7 +51,19 @@ async def test_ready_follows_health_and_models(gateway: RunningGateway) -> None:
 
 async def test_metrics_have_the_names_that_dashboards_know(gateway: RunningGateway) -> None:
     gateway.scheduler.load = inference_pb2.GetLoadResponse(
-        workers=[inference_pb2.WorkerLoad(worker_id="w1", num_pages_free=50, num_pages_cached=25, num_pages_used=25)],
+        workers=[
+            inference_pb2.WorkerLoad(
+                worker_id="w1",
+                num_running=2,
+                num_pages_free=50,
+                num_pages_cached=25,
+                num_pages_used=25,
+                weights_bytes=400,
+                kv_bytes=300,
+            )
+        ],
+        num_steps=12,
+        num_step_tokens=150,
         num_waiting=3,
         num_running=2,
         queues=[
@@ -101,6 +113,11 @@ async def test_metrics_have_the_names_that_dashboards_know(gateway: RunningGatew
         ("pagoda_pages", ("free", "w1")): 50,
         ("pagoda_pages", ("cached", "w1")): 25,
         ("pagoda_pages", ("used", "w1")): 25,
+        ("pagoda_worker_sequences", ("w1",)): 2,
+        ("pagoda_worker_memory_bytes", ("weights", "w1")): 400,
+        ("pagoda_worker_memory_bytes", ("pages", "w1")): 300,
+        ("pagoda_steps_total", ()): 12,
+        ("pagoda_step_tokens_total", ()): 150,
         ("http_requests_total", ("/v1/chat/completions", "POST", "2xx")): 1,
         ("http_requests_total", ("/v1/chat/completions", "POST", "4xx")): 1,
     }

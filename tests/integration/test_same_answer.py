@@ -14,13 +14,13 @@ from typing import Any
 import pytest
 
 from pagoda.models.store import ModelStore
+from pagoda.wire.events import Tokens
+from pagoda.wire.inference_request import InferenceRequest, ResumedSample
 from pagoda.wire.sampling import SamplingParams
 from pagoda.wire.step_result import StepResult
 from protos.v1 import worker_pb2
 from scheduler.loop import SchedulerLoop
 from scheduler.policy import SchedulingPolicy
-from scheduler.queue.events import Tokens
-from scheduler.queue.request import InferenceRequest
 from scheduler.rpc import worker_messages
 from scheduler.steps.step_plan import StepPlan
 from scheduler.steps.worker_state import AttachedWorker
@@ -141,7 +141,7 @@ class System:
         return {key: Answer(tokens, logprobs[key]) for key, tokens in self.client.tokens.items()}
 
     def preemptions(self, request_id: str) -> int:
-        return sum(end.num_preemptions for key, end in self.client.finished.items() if key[0] == request_id)
+        return sum(end.timings.num_preemptions for key, end in self.client.finished.items() if key[0] == request_id)
 
 
 MakeSystem = Callable[..., System]
@@ -222,7 +222,7 @@ def test_behind_a_cached_prefix(in_company: MakeSystem, alone: dict[tuple[str, i
     system = in_company()
     system.ask(replace(question("greedy"), request_id="before"))
     answers = system.ask(*map(question, SAMPLINGS))
-    assert all(end.num_cached_tokens >= 44 for key, end in system.client.finished.items() if key[0] in SAMPLINGS)
+    assert all(end.usage.num_cached_tokens >= 44 for key, end in system.client.finished.items() if key[0] in SAMPLINGS)
     assert_same(answers, alone, *SAMPLINGS)
 
 
@@ -251,7 +251,8 @@ def test_resumed_from_the_middle(in_company: MakeSystem, alone: dict[tuple[str, 
     begun = {index: alone[name, index].token_ids[:9] for index in (0, 1)}
     for index, token_ids in begun.items():
         system.client.tokens[name, index] = list(token_ids)
-    answers = system.ask(replace(question(name), resumed=begun))
+    resumed = [ResumedSample(sample_index=index, generated_token_ids=tuple(ids)) for index, ids in begun.items()]
+    answers = system.ask(replace(question(name), resumed=tuple(resumed)))
     assert {index: answers[name, index].token_ids for index in (0, 1)} == {
         index: alone[name, index].token_ids for index in (0, 1)
     }

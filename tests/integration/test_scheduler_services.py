@@ -140,7 +140,7 @@ async def test_finish_ends_a_sample_normally_and_cancel_aborts(tmp_path: Path) -
         while len(has_tokens) < 2:
             for event in (await session.read()).events:
                 has_tokens.update(event.token_batch.sample_indexes)
-        stop = inference_pb2.Finish(request_id="r", sample_index=0, reason=types_pb2.FINISH_REASON_STOP, num_tokens=1)
+        stop = inference_pb2.Finish(request_id="r", sample_index=0, num_tokens=1)
         await session.write(inference_pb2.SessionRequest(finish=stop))
         await session.write(inference_pb2.SessionRequest(cancel=inference_pb2.Cancel(request_id="r")))
         while len(finished) < 2:

@@ -6,7 +6,6 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 from gateway.settings import GatewaySettings
-from gateway.upstream.inference import InferenceRequest, Tokens
 from gateway.upstream.placement import Placement
 from gateway.upstream.prefix_hints import PrefixHints
 from gateway.upstream.scheduler_client import SchedulerClient
@@ -14,6 +13,8 @@ from gateway.upstream.schedulers import Schedulers
 from kvcache.prefix_index import InMemoryPrefixIndex
 from pagoda.healthcheck import check_worker
 from pagoda.rpc.transport_security import TransportSecurity
+from pagoda.wire.events import Tokens
+from pagoda.wire.inference_request import InferenceRequest
 from pagoda.wire.sampling import SamplingParams
 from scheduler.__main__ import running_scheduler
 from scheduler.settings import SchedulerSettings

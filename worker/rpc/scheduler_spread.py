@@ -14,7 +14,8 @@ import grpc
 from pagoda.rpc.grpc_channel import open_channel
 from pagoda.rpc.scheduler_load import ask_load
 from pagoda.rpc.transport_security import TransportSecurity
-from protos.v1 import inference_pb2, worker_pb2
+from pagoda.wire.load import SchedulerLoad
+from protos.v1 import worker_pb2
 
 _ANSWER_LIMIT_S = 2.0
 
@@ -53,11 +54,11 @@ async def find_peers(
             if (worker.model, worker.numerics_id) == (model.name, model.numerics_id)
         }
         for address, load in zip(addresses, loads, strict=True)
-        if load is not None and not load.draining
+        if load is not None and not load.is_draining
     }
 
 
-async def _load(address: str, security: TransportSecurity) -> inference_pb2.GetLoadResponse | None:
+async def _load(address: str, security: TransportSecurity) -> SchedulerLoad | None:
     async with open_channel(address, security) as channel:
         try:
             return await ask_load(channel, _ANSWER_LIMIT_S)

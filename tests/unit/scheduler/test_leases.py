@@ -4,10 +4,10 @@ from dataclasses import replace
 
 import pytest
 
+from pagoda.wire.finished import FinishReason
+from pagoda.wire.inference_request import InferenceRequest
 from pagoda.wire.step_result import StepResult
 from scheduler.errors import WorkerProtocolError
-from scheduler.queue.request import InferenceRequest
-from scheduler.steps.sequence import FinishReason
 from scheduler.steps.worker_state import AttachedWorker
 from tests.fakes.plan_worker import EOS, PlanWorker, expected_output
 from tests.unit.scheduler.test_loop import System, expected, request

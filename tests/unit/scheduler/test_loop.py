@@ -6,6 +6,9 @@ from dataclasses import replace
 import pytest
 
 from kvcache.block_hash import BlockHash
+from pagoda.wire.events import PromptLogprobs
+from pagoda.wire.finished import FinishReason
+from pagoda.wire.inference_request import InferenceRequest, ResumedSample
 from pagoda.wire.logprobs import TokenLogprobs
 from pagoda.wire.sampling import SamplingParams
 from scheduler.errors import (
@@ -19,13 +22,15 @@ from scheduler.errors import (
 from scheduler.listeners import NobodyListens
 from scheduler.loop import SchedulerLoop
 from scheduler.policy import SchedulingPolicy
-from scheduler.queue.events import PromptLogprobs
-from scheduler.queue.request import InferenceRequest
-from scheduler.steps.sequence import MAX_SCORED_TOKENS, FinishReason
+from scheduler.steps.sequence import MAX_SCORED_TOKENS
 from scheduler.steps.worker_state import AttachedWorker
 from tests.fakes.client import RecordingClient
 from tests.fakes.clock import FakeClock
 from tests.fakes.plan_worker import EOS, PlanWorker, expected_output, prompt_logprob, worker_info
+
+
+def sample(index: int, *generated_token_ids: int, is_finished: bool = False) -> ResumedSample:
+    return ResumedSample(sample_index=index, generated_token_ids=generated_token_ids, is_finished=is_finished)
 
 
 class System:
@@ -97,9 +102,9 @@ def test_a_repeated_prompt_is_taken_from_the_cache_and_says_so() -> None:
     system.run(worker)
     system.submit(request("second", prompt=11))
     system.run(worker)
-    assert system.client.finished["first", 0].num_cached_tokens == 0
+    assert system.client.finished["first", 0].usage.num_cached_tokens == 0
     assert system.client.started["second", 0].num_cached_tokens == 8
-    assert system.client.finished["second", 0].num_cached_tokens == 8
+    assert system.client.finished["second", 0].usage.num_cached_tokens == 8
     assert system.client.tokens["second", 0] == system.client.tokens["first", 0]
 
 
@@ -112,7 +117,7 @@ def test_generated_tokens_are_cached_too() -> None:
     system.submit(replace(request("second"), prompt_token_ids=conversation))
     system.run(worker)
     # 6 + 10 tokens, the last of which was never computed: three full blocks of four.
-    assert system.client.finished["second", 0].num_cached_tokens == 12
+    assert system.client.finished["second", 0].usage.num_cached_tokens == 12
 
 
 def test_the_token_that_ends_a_sequence_is_never_computed_so_its_block_is_not_shared() -> None:
@@ -130,7 +135,7 @@ def test_the_token_that_ends_a_sequence_is_never_computed_so_its_block_is_not_sh
     assert system.client.finished["ends", 0].reason is FinishReason.STOP
     system.submit(replace(request("after"), prompt_token_ids=[*prompt, EOS, 9]))
     system.run(worker)
-    assert system.client.finished["after", 0].num_cached_tokens == 4
+    assert system.client.finished["after", 0].usage.num_cached_tokens == 4
 
 
 def test_a_burst_of_siblings_computes_their_prompt_once() -> None:
@@ -138,7 +143,7 @@ def test_a_burst_of_siblings_computes_their_prompt_once() -> None:
     worker = system.attach()
     system.submit(replace(request(prompt=13, max_tokens=2), num_samples=4))
     system.run(worker)
-    assert [system.client.finished["r", i].num_cached_tokens for i in range(4)] == [0, 12, 12, 12]
+    assert [system.client.finished["r", i].usage.num_cached_tokens for i in range(4)] == [0, 12, 12, 12]
     # The prompt once, its tail of one token three times, and one decoded token for each sample.
     assert system.loop.counters.num_step_tokens == 13 + 3 + 4
 
@@ -150,7 +155,7 @@ def test_different_salts_share_nothing() -> None:
     system.run(worker)
     system.submit(replace(request("b", prompt=11), cache_salt="b"))
     system.run(worker)
-    assert system.client.finished["b", 0].num_cached_tokens == 0
+    assert system.client.finished["b", 0].usage.num_cached_tokens == 0
 
 
 def scored(asked: InferenceRequest) -> InferenceRequest:
@@ -170,7 +175,7 @@ def test_a_scored_prompt_is_computed_whole_and_its_blocks_serve_others() -> None
         system.submit(asked if name == "third" else scored(asked))
         system.run(worker)
     for name, num_cached_tokens in (("first", 0), ("second", 0), ("third", 36)):
-        assert system.client.finished[name, 0].num_cached_tokens == num_cached_tokens
+        assert system.client.finished[name, 0].usage.num_cached_tokens == num_cached_tokens
     assert system.client.prompt_logprobs["first", 0] == system.client.prompt_logprobs["second", 0] == scores(asked)
     assert ("third", 0) not in system.client.prompt_logprobs
 
@@ -182,7 +187,7 @@ def test_a_preempted_sequence_is_not_scored_twice() -> None:
     system.submit(request("old", prompt=8, max_tokens=12))
     system.submit(asked)
     system.run(worker)
-    assert system.client.finished["new", 0].num_preemptions > 0
+    assert system.client.finished["new", 0].timings.num_preemptions > 0
     assert system.client.prompt_logprobs["new", 0] == scores(asked)
     assert system.client.tokens["new", 0] == expected(asked, 12)
 
@@ -195,7 +200,7 @@ def test_the_samples_of_a_request_are_scored_once() -> None:
     system.run(worker)
     told = {key: logprobs for key, logprobs in system.client.prompt_logprobs.items() if logprobs}
     assert told == {("r", 0): scores(asked)}
-    assert [system.client.finished["r", index].num_cached_tokens for index in range(4)] == [0, 36, 36, 36]
+    assert [system.client.finished["r", index].usage.num_cached_tokens for index in range(4)] == [0, 36, 36, 36]
 
 
 def test_samples_do_not_wait_for_the_scores_of_one_that_ended() -> None:
@@ -212,7 +217,7 @@ def test_what_goes_on_from_elsewhere_was_scored_there() -> None:
     worker = system.attach()
     asked = scored(request(prompt=12))
     system.client.tokens["r", 1] = expected(asked, 2)
-    system.submit(replace(asked, num_samples=2, resumed={0: [], 1: expected(asked, 2)}))
+    system.submit(replace(asked, num_samples=2, resumed=(sample(0), sample(1, *expected(asked, 2)))))
     system.run(worker)
     assert not any(system.client.prompt_logprobs.values())
     assert system.client.tokens["r", 0] == expected(asked, 5)
@@ -244,8 +249,8 @@ def test_a_preempted_sequence_goes_on_with_the_same_tokens() -> None:
     system.submit(request("old", prompt=8, max_tokens=12))
     system.submit(request("new", prompt=8, max_tokens=12, first_token=20))
     system.run(worker)
-    assert system.client.finished["new", 0].num_preemptions > 0
-    assert system.client.finished["old", 0].num_preemptions == 0
+    assert system.client.finished["new", 0].timings.num_preemptions > 0
+    assert system.client.finished["old", 0].timings.num_preemptions == 0
     for name, first_token in (("old", 1), ("new", 20)):
         assert system.client.tokens[name, 0] == expected(request(prompt=8, first_token=first_token), 12)
 
@@ -257,7 +262,7 @@ def test_a_sequence_that_alone_outgrows_the_pool_ends_with_length() -> None:
     system.run(worker)
     finished = system.client.finished["r", 0]
     # Twelve slots hold the prompt and four tokens; a fifth is sampled from them.
-    assert (finished.reason, finished.num_output_tokens) == (FinishReason.LENGTH, 5)
+    assert (finished.reason, finished.usage.num_output_tokens) == (FinishReason.LENGTH, 5)
     assert system.client.tokens["r", 0] == expected(request(prompt=8), 5)
 
 
@@ -366,7 +371,7 @@ def test_tokens_past_a_stop_string_are_not_billed() -> None:
         system.run_step(worker)
     system.loop.requests.finish_sample(system.client, "r", 0, num_tokens=3)
     finished = system.client.finished["r", 0]
-    assert (finished.reason, finished.num_output_tokens) == (FinishReason.STOP, 3)
+    assert (finished.reason, finished.usage.num_output_tokens) == (FinishReason.STOP, 3)
 
 
 def test_a_resumed_request_continues_numbers_and_limits() -> None:
@@ -374,26 +379,26 @@ def test_a_resumed_request_continues_numbers_and_limits() -> None:
     worker = system.attach()
     whole = expected(request(), 5)
     system.client.tokens["r", 0] = whole[:2]
-    system.submit(replace(request(max_tokens=5), resumed={0: whole[:2]}))
+    system.submit(replace(request(max_tokens=5), resumed=(sample(0, *whole[:2]),)))
     system.run(worker)
     assert system.client.tokens["r", 0] == whole
-    assert system.client.finished["r", 0].num_output_tokens == 5
+    assert system.client.finished["r", 0].usage.num_output_tokens == 5
 
 
 def test_samples_that_had_finished_elsewhere_are_not_computed() -> None:
     system = System()
     worker = system.attach()
-    system.submit(replace(request(), num_samples=3, finished=frozenset({0, 2})))
+    system.submit(replace(request(), num_samples=3, resumed=(sample(0, is_finished=True), sample(2, is_finished=True))))
     system.run(worker)
     assert system.client.tokens.keys() == system.client.finished.keys() == {("r", 1)}
     with pytest.raises(InvalidRequestError, match="all samples have finished"):
-        system.submit(replace(request("none"), finished=frozenset({0})))
+        system.submit(replace(request("none"), resumed=(sample(0, is_finished=True),)))
 
 
 def test_a_resumed_request_that_had_everything_ends_at_once() -> None:
     system = System()
     system.attach()
-    system.submit(replace(request(max_tokens=2), resumed={0: [1, 2]}))
+    system.submit(replace(request(max_tokens=2), resumed=(sample(0, 1, 2),)))
     assert system.client.finished["r", 0].reason is FinishReason.LENGTH
 
 
@@ -409,7 +414,7 @@ def test_a_resumed_request_that_had_everything_ends_at_once() -> None:
             replace(request(), sampling=SamplingParams(temperature=2000.0)),
             "temperature must be between 0 and 1000, got 2000.0",
         ),
-        (replace(request(), resumed={1: [1]}), "resume names sample 1 of 1"),
+        (replace(request(), resumed=(sample(1, 1),)), "resume names sample 1 of 1"),
     ],
 )
 def test_what_can_never_be_served_is_refused_with_the_reason(wrong: InferenceRequest, message: str | None) -> None:
@@ -466,7 +471,7 @@ def test_a_worker_comes_back_with_its_cache_even_to_another_scheduler() -> None:
     assert (attached.pool.num_cached, attached.pool.num_free) == (4, 12)
     restarted.submit(request("after", prompt=11, max_tokens=6))
     restarted.run(attached)
-    assert restarted.client.finished["after", 0].num_cached_tokens == 8
+    assert restarted.client.finished["after", 0].usage.num_cached_tokens == 8
     assert restarted.client.tokens["after", 0] == system.client.tokens["before", 0]
 
 

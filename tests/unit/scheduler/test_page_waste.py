@@ -2,9 +2,9 @@
 
 import random
 
+from pagoda.wire.inference_request import InferenceRequest
 from pagoda.wire.sampling import SamplingParams
 from scheduler.loop import SchedulerLoop
-from scheduler.queue.request import InferenceRequest
 from tests.fakes.client import RecordingClient
 from tests.fakes.clock import FakeClock
 from tests.fakes.plan_worker import PlanWorker, worker_info

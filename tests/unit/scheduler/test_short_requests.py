@@ -12,11 +12,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bench.routing.virtual import MODEL, POD, Device, ModelledWorker, VirtualClock
+from pagoda.wire.events import Tokens
+from pagoda.wire.finished import Finished
+from pagoda.wire.inference_request import InferenceRequest
 from pagoda.wire.sampling import SamplingParams
 from scheduler.loop import SchedulerLoop
 from scheduler.policy import SchedulingPolicy
-from scheduler.queue.events import Event, Failed, Finished, Tokens
-from scheduler.queue.request import InferenceRequest
+from scheduler.queue.events import ClientEvent, Failed
 from scheduler.steps.step_decision import PrefillLimits
 
 CPU = Device(
@@ -77,7 +79,7 @@ class Run:
         self.num_open = 0
         self.asked: list[InferenceRequest] = []
 
-    def deliver(self, events: Seq[Event]) -> None:
+    def deliver(self, events: Seq[ClientEvent]) -> None:
         for event in events:
             match event:
                 case Tokens():

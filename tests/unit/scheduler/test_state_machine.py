@@ -13,14 +13,14 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from pagoda.wire.finished import FinishReason
+from pagoda.wire.inference_request import InferenceRequest
 from pagoda.wire.sampling import SamplingParams
 from scheduler.errors import SequenceFailedError, WorkerProtocolError
 from scheduler.loop import SchedulerLoop
 from scheduler.models.worker_stores import UnloadedWorker
 from scheduler.policy import SchedulingPolicy
-from scheduler.queue.request import InferenceRequest
 from scheduler.routing.router import POLICIES
-from scheduler.steps.sequence import FinishReason
 from scheduler.steps.step_decision import PrefillLimits
 from scheduler.steps.worker_state import AttachedWorker, WorkerPhase
 from scheduler.worker_info import only_itself
@@ -356,7 +356,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         assert not asked.is_scored or not tokens or told == scores, "the answer came before the prompt's scores"
         assert not key[1] or not self.client.prompt_logprobs[key], "scored more than once"
         if key in self.stopped_at:
-            assert (finished.reason, finished.num_output_tokens) == (FinishReason.STOP, self.stopped_at[key])
+            assert (finished.reason, finished.usage.num_output_tokens) == (FinishReason.STOP, self.stopped_at[key])
         elif finished.reason is FinishReason.ABORT:
             assert key[0] in self.left
         elif finished.reason is FinishReason.STOP:

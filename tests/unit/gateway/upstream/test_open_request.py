@@ -3,21 +3,11 @@
 import pytest
 
 from gateway.errors import ErrorKind, GatewayError, unavailable
-from gateway.upstream.inference import (
-    Event,
-    Finished,
-    FinishReason,
-    InferenceRequest,
-    Moved,
-    PromptLogprobs,
-    ResumedSample,
-    Started,
-    Timings,
-    Tokens,
-    Usage,
-)
 from gateway.upstream.open_request import OpenRequest
 from gateway.upstream.placement import MAX_BUFFERED_EVENTS
+from pagoda.wire.events import Event, Moved, PromptLogprobs, Started, Tokens
+from pagoda.wire.finished import Finished, FinishReason, Timings, Usage
+from pagoda.wire.inference_request import InferenceRequest, ResumedSample
 from pagoda.wire.logprobs import TokenLogprobs
 from pagoda.wire.sampling import SamplingParams
 
@@ -48,16 +38,17 @@ class Case:
 
 
 def tokens(sequence_number: int, *token_ids: int, sample_index: int = 0) -> Tokens:
-    return Tokens(sample_index=sample_index, token_ids=token_ids, logprobs=(), sequence_number=sequence_number)
+    return Tokens("r", sample_index, token_ids, logprobs=(), sequence_number=sequence_number)
 
 
 def finished(sample_index: int = 0) -> Finished:
     return Finished(
+        request_id="r",
         sample_index=sample_index,
         reason=FinishReason.STOP,
         stop_token_id=None,
         usage=Usage(num_prompt_tokens=1, num_cached_tokens=0, num_output_tokens=1),
-        timings=Timings(queue_s=0, prefill_s=0, decode_s=0),
+        timings=Timings(queue_s=0, prefill_s=0, decode_s=0, num_preemptions=0),
     )
 
 
@@ -175,9 +166,8 @@ async def test_what_was_told_before_a_resumption_is_not_told_again() -> None:
     case = Case()
 
     def scored(start: int, *logprobs: float) -> PromptLogprobs:
-        return PromptLogprobs(
-            sample_index=0, start=start, logprobs=tuple(TokenLogprobs(logprob=each, top=()) for each in logprobs)
-        )
+        told = tuple(TokenLogprobs(logprob=each, top=()) for each in logprobs)
+        return PromptLogprobs(request_id="r", sample_index=0, start=start, logprobs=told)
 
     for event in (
         *(started("a", num_cached_tokens=1), scored(1, -1.0, -2.0), tokens(0, 5)),
@@ -188,7 +178,7 @@ async def test_what_was_told_before_a_resumption_is_not_told_again() -> None:
         started("a", num_cached_tokens=1),
         scored(1, -1.0, -2.0),
         tokens(0, 5),
-        Moved(sample_index=0, from_worker_id="a", to_worker_id="b"),
+        Moved(request_id="r", sample_index=0, from_worker_id="a", to_worker_id="b"),
         scored(3, -3.0),
         tokens(1, 6),
         finished(),
@@ -196,7 +186,7 @@ async def test_what_was_told_before_a_resumption_is_not_told_again() -> None:
 
 
 def started(worker_id: str, *, num_cached_tokens: int) -> Started:
-    return Started(sample_index=0, worker_id=worker_id, num_cached_tokens=num_cached_tokens, queue_s=0)
+    return Started(request_id="r", sample_index=0, worker_id=worker_id, num_cached_tokens=num_cached_tokens, queue_s=0)
 
 
 async def test_a_resumption_has_the_time_that_is_left() -> None:

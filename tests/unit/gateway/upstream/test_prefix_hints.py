@@ -2,11 +2,12 @@
 
 from dataclasses import replace
 
-from gateway.upstream.inference import InferenceRequest, ModelInfo
 from gateway.upstream.prefix_hints import PrefixHints
 from kvcache.prefix_index import Holder, InMemoryPrefixIndex
+from pagoda.wire.inference_request import InferenceRequest
+from pagoda.wire.inference_request import InferenceRequest as ScheduledRequest
+from pagoda.wire.model_info import ModelInfo
 from pagoda.wire.sampling import SamplingParams
-from scheduler.queue.request import InferenceRequest as ScheduledRequest
 from scheduler.queue.request import make_sequences
 from tests.fakes.plan_worker import worker_info
 

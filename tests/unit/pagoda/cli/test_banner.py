@@ -10,6 +10,7 @@ from pagoda.models.blobs import BlobStore
 from pagoda.models.model_editor import ModelEditor
 from pagoda.models.model_settings import ModelSettings
 from pagoda.models.store import ModelStore
+from pagoda.wire.load import SchedulerLoad
 from protos.v1 import inference_pb2
 from tests.fakes.tiny_model import CHAT_TEMPLATE, write_tiny_gguf
 
@@ -31,10 +32,8 @@ def test_a_base_model_is_asked_to_complete(
         "tiny", {file.name: file}, ModelSettings(template=of_create), lambda status: None
     )
     options = ServeOptions(models=("tiny",), host="127.0.0.1", port=8000, home=tmp_path)
-    (curl,) = (
-        line
-        for line in banner(options, [store.get("tiny")], inference_pb2.GetLoadResponse(), [":8000"]).splitlines()
-        if "curl" in line
-    )
+    load = SchedulerLoad.from_proto(inference_pb2.GetLoadResponse())
+    lines = banner(options, [store.get("tiny")], load, [":8000"]).splitlines()
+    (curl,) = (line for line in lines if "curl" in line)
     assert f"curl http://127.0.0.1:8000{endpoint} " in curl
     assert question in curl

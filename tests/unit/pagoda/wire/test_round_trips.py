@@ -7,13 +7,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pagoda.wire.events import Event, Moved, PromptLogprobs, Started, Tokens, events_from_proto, events_to_proto
+from pagoda.wire.finished import Finished, FinishReason, Timings, Usage
+from pagoda.wire.inference_request import InferenceRequest, ResumedSample
+from pagoda.wire.load import PrefixIndexLoad, QueueLoad, SchedulerLoad, WorkerLoad
 from pagoda.wire.logprobs import TokenLogprobs
+from pagoda.wire.model_info import ModelInfo
 from pagoda.wire.sampling import SamplingParams
 from pagoda.wire.step_result import SampledTokens, ScoredTokens, StepResult
+from protos.v1 import inference_pb2
 
 uint32 = st.integers(0, 2**32 - 1)
 uint64 = st.integers(0, 2**64 - 1)
+float64 = st.floats(allow_nan=False)
 float32 = st.floats(width=32, allow_nan=False)
+names = st.text(max_size=3)
 token_ids = st.lists(uint32, max_size=4).map(tuple)
 optional_uint32 = st.none() | uint32
 
@@ -59,12 +67,115 @@ step_result = st.builds(
     step_us=uint64,
     next_is_last=st.booleans(),
 )
+resumed_sample = st.builds(ResumedSample, sample_index=uint32, generated_token_ids=token_ids, is_finished=st.booleans())
+request = st.builds(
+    InferenceRequest,
+    request_id=names,
+    model=names,
+    prompt_token_ids=token_ids,
+    sampling=sampling,
+    num_samples=st.integers(1, 2**32 - 1),
+    tenant=names,
+    priority=st.integers(-(2**31), 2**31 - 1),
+    timeout_s=st.none() | st.integers(1, 10**9).map(lambda milliseconds: milliseconds / 1000),
+    cache_salt=names,
+    resumed=st.lists(resumed_sample, max_size=3).map(tuple),
+    traceparent=names,
+    tracestate=names,
+    group_id=names,
+    keep_alive_s=st.none() | float64,
+    keep_alive_only_prolongs=st.booleans(),
+)
+
+sample = {"request_id": names, "sample_index": uint32}
+started = st.builds(Started, **sample, worker_id=names, num_cached_tokens=uint32, queue_s=float64)
+tokens = st.builds(Tokens, **sample, token_ids=token_ids, logprobs=some_logprobs, sequence_number=uint64)
+prompt_logprobs = st.builds(PromptLogprobs, **sample, start=uint32, logprobs=some_logprobs)
+moved = st.builds(Moved, **sample, from_worker_id=names, to_worker_id=names)
+usage = st.builds(Usage, num_prompt_tokens=uint32, num_cached_tokens=uint32, num_output_tokens=uint32)
+timings = st.builds(Timings, queue_s=float64, prefill_s=float64, decode_s=float64, num_preemptions=uint32)
+finished = st.builds(
+    Finished,
+    **sample,
+    reason=st.sampled_from(FinishReason),
+    stop_token_id=optional_uint32,
+    usage=usage,
+    timings=timings,
+)
+one_token = st.builds(Tokens, **sample, token_ids=st.tuples(uint32), logprobs=st.just(()), sequence_number=uint64)
+
+worker_load = st.builds(
+    WorkerLoad,
+    worker_id=names,
+    model=names,
+    device=names,
+    numerics_id=names,
+    num_running=uint32,
+    page_size=uint32,
+    num_pages_free=uint32,
+    num_pages_cached=uint32,
+    num_pages_used=uint32,
+    weights_bytes=uint64,
+    kv_bytes=uint64,
+)
+queue_load = st.builds(QueueLoad, model=names, tenant=names, num_waiting=uint32, oldest_s=float64, next_position=uint32)
+index_load = st.builds(
+    PrefixIndexLoad,
+    num_published_blocks=uint64,
+    num_dropped_blocks=uint64,
+    breaker_state=st.sampled_from(inference_pb2.BreakerState.values()),
+)
+scheduler_load = st.builds(
+    SchedulerLoad,
+    workers=st.lists(worker_load, max_size=2).map(tuple),
+    queues=st.lists(queue_load, max_size=2).map(tuple),
+    prefix_index=index_load,
+    is_draining=st.booleans(),
+    queue_drain_per_s=float64,
+    num_waiting=uint32,
+    num_running=uint32,
+    num_pending_tokens=uint64,
+    num_steps=uint64,
+    num_step_tokens=uint64,
+    num_preemptions=uint64,
+    num_prefix_queries=uint64,
+    num_prefix_hits=uint64,
+    num_model_loads=uint64,
+    num_failed_model_loads=uint64,
+    num_model_unloads=uint64,
+    model_load_s=float64,
+)
+model_info = st.builds(
+    ModelInfo,
+    name=names,
+    digest=names,
+    max_model_len=uint32,
+    num_workers=uint32,
+    num_unloaded_workers=uint32,
+    device=names,
+    expires_in_s=st.none() | float64,
+    page_size=uint32,
+)
 
 WIRE_DATA: dict[type[Any], st.SearchStrategy[Any]] = {
     TokenLogprobs: logprobs,
     SamplingParams: sampling,
     SampledTokens: sampled_tokens,
     ScoredTokens: scored_tokens,
+    ResumedSample: resumed_sample,
+    InferenceRequest: request,
+    Started: started,
+    Tokens: tokens,
+    PromptLogprobs: prompt_logprobs,
+    Moved: moved,
+    Usage: usage,
+    Timings: timings,
+    Finished: finished,
+    WorkerLoad: worker_load,
+    QueueLoad: queue_load,
+    PrefixIndexLoad: index_load,
+    SchedulerLoad: scheduler_load,
+    ModelInfo: model_info,
 }
 
 
@@ -91,3 +202,18 @@ def test_single_tokens_travel_in_columns(sampled: list[SampledTokens]) -> None:
     message = StepResult(step_id=1, sampled=tuple(sampled)).to_proto(session_id=7)
     assert (len(message.sampled), len(message.sampled_batch.token_ids)) == (0, len(sampled))
     assert message.session_id == 7
+
+
+@pytest.mark.parametrize("reason", FinishReason)
+def test_a_finish_reason_has_one_number(reason: FinishReason) -> None:
+    assert FinishReason.from_proto(reason.to_proto()) is reason
+
+
+@given(st.lists(started | tokens | one_token | prompt_logprobs | moved | finished, max_size=6))
+def test_events_arrive_in_order_however_they_are_packed(events: list[Event]) -> None:
+    messages = [type(each).FromString(each.SerializeToString()) for each in events_to_proto(events)]
+    assert [event for message in messages for event in events_from_proto(message)] == events
+
+
+def test_an_event_of_a_later_version_is_left_out() -> None:
+    assert list(events_from_proto(inference_pb2.GenerateResponse())) == []

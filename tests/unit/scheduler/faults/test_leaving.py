@@ -2,10 +2,10 @@
 
 from dataclasses import replace
 
+from pagoda.wire.inference_request import InferenceRequest
 from pagoda.wire.sampling import SamplingParams
 from scheduler.loop import SchedulerLoop
 from scheduler.policy import SchedulingPolicy
-from scheduler.queue.request import InferenceRequest
 from scheduler.steps.worker_state import AttachedWorker
 from scheduler.worker_info import only_itself
 from tests.fakes.client import RecordingClient
@@ -84,7 +84,7 @@ def test_its_sequences_go_on_at_another_worker_with_the_same_tokens() -> None:
     assert system.is_dismissed(leaving)
     assert [(moved.from_worker_id, moved.to_worker_id) for moved in system.client.moved] == [("w0", "w1")] * 2
     check_tokens(system, *asked)
-    assert [end.num_preemptions for end in system.client.finished.values()] == [0, 0]
+    assert [end.timings.num_preemptions for end in system.client.finished.values()] == [0, 0]
 
 
 def test_what_nobody_else_can_take_ends_where_it_is() -> None:

@@ -4,11 +4,11 @@ from dataclasses import replace
 
 import pytest
 
+from pagoda.wire.inference_request import InferenceRequest
 from pagoda.wire.sampling import SamplingParams
 from scheduler.errors import SequenceFailedError
 from scheduler.loop import SchedulerLoop
 from scheduler.policy import SchedulingPolicy
-from scheduler.queue.request import InferenceRequest
 from scheduler.steps.worker_state import AttachedWorker
 from tests.fakes.client import RecordingClient
 from tests.fakes.clock import FakeClock

@@ -7,11 +7,11 @@ import pytest
 from kvcache.block_hash import BlockHash
 from kvcache.breaker import BreakerState
 from kvcache.prefix_index import Holder, InMemoryPrefixIndex, PublishResult
+from pagoda.wire.inference_request import InferenceRequest
 from pagoda.wire.sampling import SamplingParams
 from scheduler.counters import IndexCounters
 from scheduler.loop import SchedulerLoop
 from scheduler.publish.index_publisher import REFRESH_S, RENEW_S, IndexPublisher
-from scheduler.queue.request import InferenceRequest
 from scheduler.steps.worker_state import AttachedWorker
 from tests.fakes.client import RecordingClient
 from tests.fakes.clock import FakeClock

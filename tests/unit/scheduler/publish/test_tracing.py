@@ -4,9 +4,9 @@ from dataclasses import replace
 
 import pytest
 
+from pagoda.wire.inference_request import InferenceRequest
 from scheduler.loop import SchedulerLoop
 from scheduler.publish.tracing import SequenceTracing
-from scheduler.queue.request import InferenceRequest
 from scheduler.steps.worker_state import AttachedWorker
 from tests.fakes.client import RecordingClient
 from tests.fakes.clock import FakeClock

@@ -7,12 +7,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pagoda.wire.inference_request import InferenceRequest
 from pagoda.wire.sampling import SamplingParams
 from scheduler.errors import QueueFullError
 from scheduler.loop import SchedulerLoop
 from scheduler.policy import SchedulingPolicy
 from scheduler.queue.fair_queue import OUTPUT_TOKEN_COST, PROMPT_TOKEN_COST
-from scheduler.queue.request import InferenceRequest
 from scheduler.steps.worker_state import AttachedWorker
 from tests.fakes.client import RecordingClient
 from tests.fakes.clock import FakeClock

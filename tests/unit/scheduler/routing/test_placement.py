@@ -3,10 +3,10 @@
 import random
 from collections import Counter
 
+from pagoda.wire.inference_request import InferenceRequest
 from pagoda.wire.sampling import SamplingParams
 from scheduler.loop import SchedulerLoop
 from scheduler.policy import SchedulingPolicy
-from scheduler.queue.request import InferenceRequest
 from scheduler.routing.placement import contenders
 from scheduler.routing.prospect import Prospect
 from scheduler.routing.router import Candidate, RoutingPolicy, prefix_aware, rank_of, round_robin

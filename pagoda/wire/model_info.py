@@ -1,0 +1,50 @@
+"""What a scheduler says of a model that it serves, as it and the gateway hold it, and its protobuf form."""
+
+from dataclasses import dataclass
+
+from protos.v1 import inference_pb2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelInfo:
+    name: str
+    digest: str
+    max_model_len: int
+    num_workers: int
+    """Those that have it in memory."""
+    num_unloaded_workers: int
+    """Those that load it for the next request."""
+    device: str
+    expires_in_s: float | None
+    """When it leaves memory if no request comes; None is never."""
+    page_size: int
+    """Tokens in a block of a prefix."""
+
+    @property
+    def is_served(self) -> bool:
+        return self.num_workers + self.num_unloaded_workers > 0
+
+    def to_proto(self) -> inference_pb2.ModelInfo:
+        return inference_pb2.ModelInfo(
+            name=self.name,
+            digest=self.digest,
+            max_model_len=self.max_model_len,
+            num_workers=self.num_workers,
+            num_unloaded_workers=self.num_unloaded_workers,
+            device=self.device,
+            expires_in_s=self.expires_in_s,
+            page_size=self.page_size,
+        )
+
+    @classmethod
+    def from_proto(cls, message: inference_pb2.ModelInfo) -> "ModelInfo":
+        return cls(
+            name=message.name,
+            digest=message.digest,
+            max_model_len=message.max_model_len,
+            num_workers=message.num_workers,
+            num_unloaded_workers=message.num_unloaded_workers,
+            device=message.device,
+            expires_in_s=message.expires_in_s if message.HasField("expires_in_s") else None,
+            page_size=message.page_size,
+        )
