@@ -9,7 +9,7 @@ import transformers
 
 from pagoda.models.formats import hf_config
 from pagoda.models.model import ModelConfig
-from tests.unit.pagoda.models.test_families import SIZES
+from tests.unit.pagoda.models.formats.test_families import SIZES
 
 CLASSES = {
     "Llama": "LlamaForCausalLM",
