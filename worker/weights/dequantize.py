@@ -1,6 +1,7 @@
 """GGML's tensor formats to float32, bit for bit as ggml and the gguf package compute it.
 
-The blocks' bytes are the business of legacy_quants.py, k_quants.py and iq_quants.py. To add a format, write its function there and name it in DECODERS.
+The blocks' bytes are the business of legacy_quants.py, k_quants.py and iq_quants.py. To add a format, write its function
+there and name it in DECODERS.
 """
 
 from collections.abc import Callable
