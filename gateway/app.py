@@ -111,7 +111,7 @@ def _build_state(
     schedulers = _build_schedulers(settings)
     placement = Placement(schedulers, PrefixHints(open_prefix_index(settings.prefix_index.get_secret_value())))
     blobs = BlobStore(settings.home)
-    model_editor = ModelEditor(store, blobs, ServedModel.check)
+    model_editor = ModelEditor(store, blobs, ServedModel.check_model)
     models = ServedModels(served, store, model_editor, schedulers, policy)
     metrics = GatewayMetrics(served[0].name, max(model.model.config.max_position for model in served))
     metrics.registry.register(SchedulerMetrics(schedulers, placement))

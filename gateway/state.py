@@ -1,11 +1,11 @@
-"""What the routes share, and how they get at it. One of these per app."""
+"""What the routes share, and how they reach it. There is one of these per app."""
 
 from dataclasses import dataclass, field
 from typing import cast
 
 from fastapi import Request
 
-from gateway.answers.generation import HTTPContext, TextGenerator
+from gateway.answers.generation import TextGenerator
 from gateway.http.bodies import BodyReader
 from gateway.http.drain import Drain
 from gateway.models.pulls import Pulls
@@ -44,8 +44,3 @@ class GatewayState:
 
 def state_of(request: Request) -> GatewayState:
     return cast(GatewayState, request.app.state.gateway)
-
-
-def http_context(request: Request) -> HTTPContext:
-    state = request.state
-    return HTTPContext(request_id=state.request_id, caller=state.caller, trace=state.trace)

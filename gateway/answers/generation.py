@@ -8,7 +8,7 @@ import secrets
 import uuid
 from collections.abc import Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from gateway.answers.logprobs import PromptScore
 from gateway.answers.request_record import RequestRecord
@@ -16,26 +16,17 @@ from gateway.answers.sample_text import SampleText
 from gateway.answers.text_events import SampleBegan, SampleEnded, TextEvents
 from gateway.answers.text_request import TextRequest, fit_to_window
 from gateway.errors import ErrorKind, GatewayError, unavailable
+from gateway.http.http_context import HTTPContext
 from gateway.http.streaming import merged
 from gateway.models.served_model import ServedModel
 from gateway.models.served_models import ServedModels
 from gateway.telemetry.metrics import GatewayMetrics
-from gateway.telemetry.tracing import UNTRACED_REQUEST, RequestTrace
 from gateway.upstream.open_request import OpenRequest
 from gateway.upstream.placement import Placement
-from pagoda.api_keys.keyring import NOBODY, Caller, ScopeMissingError
+from pagoda.api_keys.keyring import Caller, ScopeMissingError
 from pagoda.wire.events import Moved, PromptLogprobs, Started, Tokens
 from pagoda.wire.finished import Finished, FinishReason
 from pagoda.wire.inference_request import InferenceRequest
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HTTPContext:
-    """What a request inherits from the HTTP request it came with."""
-
-    request_id: str
-    caller: Caller = NOBODY
-    trace: RequestTrace = UNTRACED_REQUEST
 
 
 class TextGenerator:
@@ -82,9 +73,7 @@ class TextGenerator:
         http: HTTPContext,
         first_index: int,
     ) -> TextEvents:
-        record = RequestRecord(
-            inference_request, http.request_id, http.caller, self._metrics, http.trace, request.chosen
-        )
+        record = RequestRecord(inference_request, request.sampling, http, self._metrics)
         try:
             opened = await self._placement.open(inference_request)
             try:
@@ -100,12 +89,12 @@ class TextGenerator:
             record.close()
 
     def _inference_request(self, model: ServedModel, request: TextRequest, http: HTTPContext) -> InferenceRequest:
-        seed = secrets.randbits(64) if request.seed is None else request.seed
+        seed = secrets.randbits(64) if request.sampling.seed is None else request.sampling.seed
         return InferenceRequest(
             request_id=uuid.uuid4().hex,
             model=model.name,
             prompt_token_ids=request.prompt_token_ids,
-            sampling=replace(request.sampling, seed=seed),
+            sampling=replace(request.sampling.params, seed=seed),
             num_samples=request.num_samples,
             timeout_s=self._timeout_s,
             tenant=http.caller.tenant,
@@ -129,7 +118,7 @@ async def _text_events(
     opened: OpenRequest, request: TextRequest, model: ServedModel, record: RequestRecord
 ) -> TextEvents:
     samples = [SampleText(index, request, model) for index in range(request.num_samples)]
-    wants_scores = request.sampling.num_prompt_logprobs is not None
+    wants_scores = request.sampling.params.num_prompt_logprobs is not None
     score = PromptScore(request, model.tokenizer)
     async for event in opened:
         match event:

@@ -97,9 +97,9 @@ class PromptScore:
 def check_prompt_scores(requests: Sequence[TextRequest]) -> None:
     """Raise InvalidRequestError where the log-probabilities of all prompts together would be too many for one response."""
     num_scores = sum(
-        request.num_samples * len(request.prompt_token_ids) * (1 + request.sampling.num_prompt_logprobs)
+        request.num_samples * len(request.prompt_token_ids) * (1 + request.sampling.params.num_prompt_logprobs)
         for request in requests
-        if request.sampling.num_prompt_logprobs is not None
+        if request.sampling.params.num_prompt_logprobs is not None
     )
     if num_scores > MAX_PROMPT_SCORES:
         raise InvalidRequestError(

@@ -5,10 +5,10 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+from gateway.answers.text_request import SamplingChoice
 from gateway.errors import ErrorKind, GatewayError
+from gateway.http.http_context import HTTPContext
 from gateway.telemetry.metrics import GatewayMetrics
-from gateway.telemetry.tracing import RequestTrace
-from pagoda.api_keys.keyring import Caller
 from pagoda.models.sampling_defaults import Parameter, Source
 from pagoda.wire.events import Moved, Started, Tokens
 from pagoda.wire.finished import Finished
@@ -19,20 +19,13 @@ logger = logging.getLogger(__name__)
 
 class RequestRecord:
     def __init__(
-        self,
-        request: InferenceRequest,
-        http_request_id: str,
-        caller: Caller,
-        metrics: GatewayMetrics,
-        trace: RequestTrace,
-        chosen: Mapping[str, Parameter],
+        self, request: InferenceRequest, sampling: SamplingChoice, http: HTTPContext, metrics: GatewayMetrics
     ) -> None:
         self._request = request
-        self._http_request_id = http_request_id
-        self._caller = caller
+        self._chosen = sampling.parameters
+        self._http = http
+        self._trace = http.trace
         self._metrics = metrics.of(request.model)
-        self._trace = trace
-        self._chosen = chosen
         self._arrived_at = time.monotonic()
         self._first_token_at: float | None = None
         self._last_token_at: list[float | None] = [None] * request.num_samples
@@ -41,7 +34,7 @@ class RequestRecord:
         self._num_cached_tokens = 0
         self._num_output_tokens = [0] * request.num_samples
         self._outcome = "abort"
-        trace.asked(request)
+        self._trace.asked(request)
 
     def started(self, event: Started) -> None:
         if self._worker_id is None:
@@ -98,10 +91,10 @@ class RequestRecord:
         logger.info(
             "request finished",
             extra={
-                "request_id": self._http_request_id,
+                "request_id": self._http.request_id,
                 "inference_id": self._request.request_id,
-                "tenant": self._caller.tenant,
-                "key": self._caller.key_name,
+                "tenant": self._http.caller.tenant,
+                "key": self._http.caller.key_name,
                 "model": self._request.model,
                 "worker": self._worker_id,
                 "num_prompt_tokens": len(self._request.prompt_token_ids),

@@ -21,12 +21,12 @@ class SampleText:
         self._index = index
         self._tokenizer = model.tokenizer
         self._detokenizer = Detokenizer(model.tokenizer, skip_special_tokens=request.skip_special_tokens)
-        self._matcher = StopMatcher(request.stops)
-        self._min_tokens = request.sampling.min_tokens
+        self._matcher = StopMatcher(request.sampling.stops)
+        self._min_tokens = request.sampling.params.min_tokens
         self._include_stop = request.include_stop
-        ending = () if request.sampling.ignore_eos else model.model.eos_token_ids
+        ending = () if request.sampling.params.ignore_eos else model.model.eos_token_ids
         # A token that ends the sample is counted, but it is part of the answer only if that was asked for.
-        self._textless = frozenset(() if request.include_stop else (*request.sampling.stop_token_ids, *ending))
+        self._textless = frozenset(() if request.include_stop else (*request.sampling.params.stop_token_ids, *ending))
         self._logprobs: list[TokenText] = []
         self._token_ids: list[int] = []
 

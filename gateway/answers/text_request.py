@@ -1,28 +1,47 @@
-"""One prompt in tokens and what is wanted of its answer, as a dialect understood it; and how both fit into a window."""
+"""One prompt in tokens and what is wanted of its answer, as a dialect understood it; and how both fit into a window.
+
+What it samples with is what its client asked, completed by pagoda/models/sampling_defaults.py. Each dialect says what was asked,
+in Ollama's names, and which of its own values come last.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
+from typing import Any
 
 from gateway.errors import InvalidRequestError, PromptTooLongError
-from pagoda.models.sampling_defaults import Parameter, Source
+from gateway.http.fields import nucleus, seed_bits
+from pagoda.models.sampling_defaults import APIValues, ModelDefaults, Parameter, Source
 from pagoda.wire.sampling import SamplingParams
+
+RANDOM_SEED = -1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SamplingChoice:
+    params: SamplingParams
+    """Without a seed; that is `seed`."""
+    seed: int | None = None
+    """None draws one at random."""
+    stops: tuple[str, ...] = ()
+    max_total_tokens: int | None = None
+    """The model's or the client's own limit on prompt and output together, besides the window."""
+    parameters: Mapping[str, Parameter] = field(default_factory=lambda: MappingProxyType({}))
+    """Each value with its source, for the log."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TextRequest:
     prompt_token_ids: tuple[int, ...]
-    sampling: SamplingParams
-    """Without a seed; that is `seed`."""
-    seed: int | None
-    """None draws one at random."""
-    stops: tuple[str, ...] = ()
+    prompt_text: str | None = None
+    """The prompt as its client wrote it, where it was a text and nothing of it was cut."""
+    prompt_field: str
+    """What the dialect calls the prompt, for errors."""
+    sampling: SamplingChoice
     include_stop: bool = False
     """Whether what ended a sample, a stop string or a token, is part of its text."""
     skip_special_tokens: bool = True
     num_samples: int = 1
-    max_total_tokens: int | None = None
-    """The client's own limit on prompt and output together, or that of the model's parameters, besides its window."""
     cut_to_fit: bool = False
     """A prompt that leaves no room loses its beginning."""
     cache_salt: str = ""
@@ -30,33 +49,69 @@ class TextRequest:
     """Lower goes first. None is as urgent as the caller's key allows, at most 0."""
     keep_alive_s: float | None = None
     """How long the model is to stay in memory afterwards; None says nothing about it."""
-    chosen: Mapping[str, Parameter] = field(default_factory=lambda: MappingProxyType({}))
-    """Where each parameter of `sampling` came from, for the log."""
-    prompt_field: str
-    """What the dialect calls the prompt, for errors."""
+
+
+def choose_sampling(
+    asked: Mapping[str, Any], defaults: ModelDefaults, api: APIValues, request_only: SamplingParams
+) -> SamplingChoice:
+    """Complete what was asked. `request_only` has the fields that no source but the request names.
+
+    Raises InvalidRequestError where the values do not go together.
+    """
+    parameters = defaults.choose(asked, api)
+    values = {name: each.value for name, each in parameters.items()}
+    window, seed = values["repeat_last_n"], values.get("seed")
+    params = replace(
+        request_only,
+        **nucleus(values["temperature"], values["top_p"]),
+        top_k=max(0, values["top_k"]),
+        min_p=values["min_p"],
+        presence_penalty=values["presence_penalty"],
+        frequency_penalty=values["frequency_penalty"],
+        # A window of 0 switches the penalty off; -1 is the whole context, which SamplingParams calls 0.
+        repetition_penalty=1.0 if window == 0 else values["repeat_penalty"],
+        repetition_window=max(0, window),
+        max_tokens=_max_tokens(parameters.get("num_predict"), request_only.min_tokens),
+    )
+    if (problem := params.problem()) is not None:
+        raise InvalidRequestError(problem, param=problem.partition(" ")[0])
+    return SamplingChoice(
+        params=params,
+        seed=None if seed in (None, RANDOM_SEED) else seed_bits(seed),
+        stops=tuple(values.get("stop", ())),
+        max_total_tokens=values.get("num_ctx"),
+        parameters=parameters,
+    )
+
+
+def _max_tokens(limit: Parameter | None, min_tokens: int) -> int | None:
+    if limit is None or limit.value < 0:
+        return None
+    # A default is not in the way of a request that wants more.
+    return int(limit.value if limit.source is Source.REQUEST else max(limit.value, min_tokens))
 
 
 def fit_to_window(request: TextRequest, window: int) -> TextRequest:
-    """A prompt that leaves no room is cut or refused; a max_tokens that would not fit becomes what does."""
-    if request.max_total_tokens is not None:
-        window = min(window, request.max_total_tokens)
+    """Cut or refuse a prompt that leaves no room, and limit max_tokens to what fits."""
+    limit = request.sampling.max_total_tokens
+    if limit is not None:
+        window = min(window, limit)
     if request.cut_to_fit:
-        prompt = request.prompt_token_ids[-(window - _reserved(request, window)) :]
+        prompt = request.prompt_token_ids[-(window - _reserved(request.sampling, window)) :]
         request = replace(request, prompt_token_ids=prompt)
     num_prompt_tokens = len(request.prompt_token_ids)
     if num_prompt_tokens == 0:
         raise InvalidRequestError("The prompt is empty.", param=request.prompt_field)
     if num_prompt_tokens >= window:
         raise PromptTooLongError(num_prompt_tokens=num_prompt_tokens, window=window, param=request.prompt_field)
-    room = window - num_prompt_tokens
-    sampling = request.sampling
-    max_tokens = room if sampling.max_tokens is None else min(sampling.max_tokens, room)
-    sampling = replace(sampling, max_tokens=max_tokens, min_tokens=min(sampling.min_tokens, max_tokens))
-    return replace(request, sampling=sampling)
+    room, params = window - num_prompt_tokens, request.sampling.params
+    max_tokens = room if params.max_tokens is None else min(params.max_tokens, room)
+    params = replace(params, max_tokens=max_tokens, min_tokens=min(params.min_tokens, max_tokens))
+    return replace(request, sampling=replace(request.sampling, params=params))
 
 
-def _reserved(request: TextRequest, window: int) -> int:
-    """How many tokens a prompt that is cut leaves for its answer: what the client asked, or a default up to half the window."""
-    limit = request.chosen.get("num_predict")
+def _reserved(sampling: SamplingChoice, window: int) -> int:
+    """Return how many tokens a prompt that is cut leaves for its answer: what was asked, or a default up to half the window."""
+    limit = sampling.parameters.get("num_predict")
     most = window - 1 if limit is None or limit.source is Source.REQUEST else max(1, window // 2)
-    return min(request.sampling.max_tokens or 1, most, window - 1)
+    return min(sampling.params.max_tokens or 1, most, window - 1)

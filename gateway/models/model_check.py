@@ -17,7 +17,7 @@ UNUSABLE = 65
 
 def main(path: Path, template: str) -> int:
     try:
-        ServedModel.check(describe(path.name, path, digest="", size_bytes=0), ModelSettings(template=template))
+        ServedModel.check_model(describe(path.name, path, digest="", size_bytes=0), ModelSettings(template=template))
     except ModelFormatError as error:
         print(error, file=sys.stderr)
         return UNUSABLE

@@ -1,47 +1,28 @@
-"""A model that this gateway can turn text into tokens for: its tokenizer, its template and its own settings.
-
-Knows nothing about dialects, requests and the scheduler.
-"""
+"""A model that this gateway can turn text into tokens for: its tokenizer, its template and its own settings."""
 
 import asyncio
 import logging
-import os
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from enum import Enum
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
-from gateway.errors import InvalidRequestError, PromptTooLongError
+from gateway.errors import InvalidRequestError
 from gateway.prompts.chat_template import ChatTemplate, NoTemplateError, template_variables
+from gateway.prompts.conversation import Conversation
+from gateway.prompts.prompt_encoding import encode_conversation, encode_texts
 from gateway.prompts.template_renderer import ChatTemplateError, rendering_threads
 from pagoda.models.catalogue import with_tag
 from pagoda.models.errors import ModelFormatError
 from pagoda.models.model import Model
 from pagoda.models.model_settings import ModelSettings, read_settings
 from pagoda.models.sampling_defaults import NO_DEFAULTS, ModelDefaults, SamplingPolicy, as_json
-from pagoda.text.prompt_bound import Keep, PromptBound, TextTooLongError
-from pagoda.text.tokenizer import SHORT_CHARACTERS, Tokenizer
+from pagoda.text.prompt_bound import Keep, PromptBound
+from pagoda.text.tokenizer import Tokenizer
 
 logger = logging.getLogger(__name__)
 
-T = TypeVar("T")
-
 MAX_REQUEST_TEMPLATE_CHARACTERS = 1 << 16
 """Of a template that comes with a request; those of models may have more (template_renderer.py)."""
-MAX_PROMPT_TOKENS = 1 << 20
-"""Of all texts of a request together."""
-
-# Of their own: long texts wait for each other, and nothing else waits for them.
-_encoding_threads = ThreadPoolExecutor(max_workers=max(2, os.cpu_count() or 1), thread_name_prefix="encode")
-
-
-class ChatEnding(Enum):
-    """What a conversation ends with, as a prompt."""
-
-    BEGUN = "the beginning of an answer"
-    AS_IS = "its final message"
-    CONTINUED = "its final message, open to go on"
 
 
 class ServedModel:
@@ -84,7 +65,7 @@ class ServedModel:
         return cls(model, tokenizer, chat_template, settings, special_texts, defaults)
 
     @staticmethod
-    def check(model: Model, settings: ModelSettings) -> None:
+    def check_model(model: Model, settings: ModelSettings) -> None:
         """Raise ModelFormatError with the reason why texts or chats could not be made into tokens for the model."""
         tokenizer = Tokenizer.load(model)
         special_texts = template_variables(model, tokenizer)
@@ -121,39 +102,26 @@ class ServedModel:
 
         The default for those is the model's window.
         """
-        (ids,) = await self.encode_texts(
-            [text], add_special_tokens=add_special_tokens, max_tokens=max_tokens, keep=keep
-        )
+        bound = PromptBound(max_tokens=max_tokens or self.max_window, keep=keep)
+        (ids,) = await encode_texts(self.tokenizer, [text], bound, add_special_tokens=add_special_tokens)
         return ids
 
     async def encode_texts(
-        self,
-        texts: Sequence[str],
-        *,
-        add_special_tokens: bool = True,
-        max_tokens: int | None = None,
-        keep: Keep = Keep.ALL,
+        self, texts: Sequence[str], *, add_special_tokens: bool, keep: Keep = Keep.ALL
     ) -> list[list[int]]:
         """Return each text's token ids; `encode_text` says what is refused."""
-        bound = PromptBound(max_tokens=max_tokens or self.max_window, keep=keep)
-        encode = partial(self.tokenizer.encode, add_special_tokens=add_special_tokens, bound=bound)
+        bound = PromptBound(max_tokens=self.max_window, keep=keep)
+        return await encode_texts(self.tokenizer, texts, bound, add_special_tokens=add_special_tokens)
 
-        def encode_all() -> list[list[int]]:
-            encoded: list[list[int]] = []
-            room = max(MAX_PROMPT_TOKENS, bound.max_tokens)
-            for text in texts:
-                encoded.append(encode(text))
-                room -= len(encoded[-1])
-                if room < 0:
-                    raise InvalidRequestError(
-                        f"prompt: the prompts have more than {MAX_PROMPT_TOKENS} tokens together; send fewer at a time",
-                        param="prompt",
-                    )
-            return encoded
+    def check_token_ids(self, token_ids: Iterable[int], field: str) -> None:
+        """Raise InvalidRequestError for an id that the vocabulary does not have."""
+        wrong, size = max(token_ids, default=0), self.tokenizer.vocab_size
+        if wrong >= size:
+            raise InvalidRequestError(
+                f"{field}: token id {wrong} is out of range; the model's vocabulary has {size} tokens", param=field
+            )
 
-        return await _run(encode_all, sum(map(len, texts)), "prompt")
-
-    async def template(self, source: str) -> ChatTemplate:
+    async def compile_template(self, source: str) -> ChatTemplate:
         """Compile another template for this model, which came with a request; ChatTemplateError where it is not valid."""
         if len(source) > MAX_REQUEST_TEMPLATE_CHARACTERS:
             raise ChatTemplateError(
@@ -162,8 +130,8 @@ class ServedModel:
         compiled = partial(ChatTemplate, source, self._special_texts, self.tokenizer, is_foreign=True)
         return await asyncio.get_running_loop().run_in_executor(rendering_threads, compiled)
 
-    def conversation(self, messages: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-        """With the model's own opening messages in front, and its system prompt where the conversation has none."""
+    def with_opening_messages(self, messages: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+        """Put the model's own opening messages in front, and its system prompt where the conversation has none."""
         has_system = bool(messages) and messages[0]["role"] == "system"
         system = (
             [{"role": "system", "content": self.settings.system}] if self.settings.system and not has_system else []
@@ -171,34 +139,14 @@ class ServedModel:
         return [*system, *self.settings.messages, *messages]
 
     async def encode_chat(
-        self,
-        messages: Sequence[Mapping[str, Any]],
-        ending: ChatEnding = ChatEnding.BEGUN,
-        template: ChatTemplate | None = None,
-        *,
-        keep: Keep = Keep.ALL,
-        thinks: bool | None = None,
+        self, conversation: Conversation, template: ChatTemplate | None = None, *, keep: Keep = Keep.ALL
     ) -> list[int]:
-        """Return the prompt's token ids, with the model's own template unless there is another for this request.
-
-        Rendering is always done elsewhere: what it costs is not known before.
-        """
+        """Return the prompt's token ids, with the model's own template unless there is another for this request."""
         template = template or self._own_template()
-        if thinks and not template.can_think:
+        if conversation.thinks and not template.can_think:
             raise no_thinking(self.name)
-        render = partial(
-            template.prompt,
-            messages,
-            add_generation_prompt=ending is ChatEnding.BEGUN,
-            continue_final_message=ending is ChatEnding.CONTINUED,
-            thinks=thinks,
-        )
-        try:
-            prompt = await asyncio.get_running_loop().run_in_executor(rendering_threads, render)
-        except ChatTemplateError as error:
-            raise InvalidRequestError(f"The messages cannot be a prompt: {error}", param="messages") from None
         bound = PromptBound(max_tokens=self.max_window, keep=keep)
-        return await _run(lambda: template.encode_prompt(prompt, bound=bound), len(prompt.text), "messages")
+        return await encode_conversation(template, conversation, bound)
 
     def _own_template(self) -> ChatTemplate:
         if self.chat_template is not None:
@@ -219,18 +167,6 @@ def no_thinking(name: str) -> InvalidRequestError:
         f"or send false.",
         param="chat_template_kwargs",
     )
-
-
-async def _run(encode: Callable[[], T], num_characters: int, field: str) -> T:
-    """What takes long is done in a thread, so that the streams of others go on."""
-    try:
-        if num_characters <= SHORT_CHARACTERS:
-            return encode()
-        return await asyncio.get_running_loop().run_in_executor(_encoding_threads, encode)
-    except TextTooLongError as error:
-        raise PromptTooLongError(
-            num_prompt_tokens=error.max_tokens, window=error.max_tokens, param=field, or_more=True
-        ) from None
 
 
 def _chat_template(

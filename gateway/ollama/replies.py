@@ -1,7 +1,4 @@
-"""From text events to Ollama's response objects: lines of a stream, or one whole. Times are integer nanoseconds.
-
-Knows nothing about HTTP; routes.py writes what this makes.
-"""
+"""From text events to Ollama's response objects: lines of a stream, or one whole. Times are integer nanoseconds."""
 
 import asyncio
 import time
@@ -16,6 +13,7 @@ import orjson
 
 from gateway.answers.logprobs import AnswerLogprobs
 from gateway.answers.text_events import SampleEnded, TextDelta, TextEvents, TokenText
+from gateway.ollama.schemas import ChatRequest, GenerateRequest
 
 JSONObject = dict[str, Any]
 
@@ -23,12 +21,13 @@ JSONObject = dict[str, Any]
 class Reply(ABC):
     """Made when the request arrives: total_duration counts from there."""
 
-    def __init__(self, *, model: str, wants_logprobs: bool) -> None:
-        self._model = model
-        self._wants_logprobs = wants_logprobs
+    def __init__(self, body: GenerateRequest | ChatRequest) -> None:
+        self.is_streamed = body.stream is not False
+        self._model = body.model
+        self._wants_logprobs = bool(body.logprobs)
         self._arrived_at = time.monotonic()
 
-    async def lines(self, events: TextEvents) -> AsyncGenerator[JSONObject, None]:
+    async def stream_lines(self, events: TextEvents) -> AsyncGenerator[JSONObject, None]:
         async with aclosing(events):
             async for event in events:
                 if isinstance(event, TextDelta):
@@ -36,7 +35,7 @@ class Reply(ABC):
                 elif isinstance(event, SampleEnded):
                     yield self._line("", ()) | self._end(event)
 
-    async def whole(self, events: TextEvents) -> bytes:
+    async def encode_whole(self, events: TextEvents) -> bytes:
         """Return the response's JSON."""
         counted = AnswerLogprobs()
         texts: list[str] = []
@@ -54,7 +53,7 @@ class Reply(ABC):
         return orjson.dumps((await asyncio.to_thread(whole) if logprobs else whole()) | end)
 
     def nothing_asked(self, done_reason: str) -> JSONObject:
-        """The answer to a request without a prompt: "load" or "unload"."""
+        """Return the answer to a request without a prompt, whose reason is "load" or "unload"."""
         return self._line("", ()) | {"done": True, "done_reason": done_reason}
 
     @abstractmethod
@@ -73,7 +72,7 @@ class Reply(ABC):
         return line
 
     def _end(self, end: SampleEnded) -> JSONObject:
-        """load_duration is the wait for a worker: that is what Ollama's clients see of a model that is loading."""
+        """Return the last line. load_duration is the wait for a worker: what Ollama's clients see of a model that is loading."""
         return {
             "done": True,
             "done_reason": end.reason.value,
@@ -88,10 +87,10 @@ class Reply(ABC):
 
 
 class GenerateReply(Reply):
-    """`prompt` is None in raw mode, which has no context to go on from."""
+    """`prompt` is None where the answer has no context that a next turn could resume from, as in raw mode."""
 
-    def __init__(self, *, model: str, wants_logprobs: bool, prompt: Sequence[int] | None = None) -> None:
-        super().__init__(model=model, wants_logprobs=wants_logprobs)
+    def __init__(self, body: GenerateRequest, *, prompt: Sequence[int] | None = None) -> None:
+        super().__init__(body)
         self._prompt = prompt
 
     def _text(self, text: str) -> JSONObject:

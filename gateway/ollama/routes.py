@@ -12,22 +12,22 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from gateway.answers.text_request import TextRequest
 from gateway.errors import Dialect, ErrorKind, GatewayError, InvalidRequestError, error_body
 from gateway.http.api_document import reads
+from gateway.http.http_context import http_context
 from gateway.http.reply_notes import note_truncation
 from gateway.http.streaming import ndjson_lines, stream_response, unless_gone
-from gateway.models.served_model import ChatEnding, ServedModel
-from gateway.ollama import convert
-from gateway.ollama.prompts import encode_prompt, refuse_go_template, refuse_template_of
+from gateway.models.served_model import ServedModel
+from gateway.ollama.prompts import FittedPrompt, check_prompt_parts, encode_chat, encode_prompt
 from gateway.ollama.replies import ChatReply, GenerateReply, Reply
+from gateway.ollama.requests import text_request
 from gateway.ollama.schemas import ChatRequest, GenerateRequest
-from gateway.ollama.truncation import Window, cut_beginning, encode_latest
+from gateway.ollama.truncation import Window
 from gateway.operations import VERSION
-from gateway.state import GatewayState, http_context, state_of
+from gateway.state import GatewayState, state_of
 from pagoda.api_keys.key_file import Scope
 from pagoda.models.catalogue import with_tag
 from pagoda.models.errors import ModelNotFoundError
 from pagoda.models.model import Model
 from pagoda.models.ollama_objects import JSONObject, identity
-from pagoda.text.prompt_bound import Keep
 from pagoda.wire.model_info import ModelInfo
 
 router = APIRouter()
@@ -70,25 +70,14 @@ async def generate(request: Request) -> Response:
     state = state_of(request)
     body = await state.bodies.read_body(request, GenerateRequest)
     model = await _find(state, body.model)
-    if body.template and not state.trust_request_chat_template:
-        refuse_template_of(request.state.caller)
-    refuse_go_template(body.template or "")
-    convert.check_context(body.context or (), model.tokenizer.vocab_size)
+    check_prompt_parts(body, model, request.state.caller, trusts_templates=state.trust_request_chat_template)
     if not body.prompt:
-        return await _load(request, model, body, GenerateReply(model=body.model, wants_logprobs=False))
-    asked = convert.text_request(body, "prompt", model.defaults)
-    prompt: Sequence[int]
-    if body.truncate is False:
-        prompt = await encode_prompt(body, model)
-    else:
-        whole = await encode_prompt(body, model, keep=Keep.LAST)
-        prompt = cut_beginning(whole, await _window(state, model, asked), len(model.tokenizer.bos_prefix()))
-        if len(prompt) < len(whole):
-            note_truncation(request, f"{len(whole) - len(prompt)} tokens")
-    context = None if body.raw or model.chat_template is None else prompt
-    reply = GenerateReply(model=body.model, wants_logprobs=bool(body.logprobs), prompt=context)
-    text_request = replace(asked, prompt_token_ids=tuple(prompt))
-    return await _respond(request, model, text_request, reply, body.stream)
+        return await _load(request, model, body, GenerateReply(body))
+    asked = text_request(body, model)
+    prompt = await encode_prompt(body, model, partial(_window, state, model, asked))
+    has_context = not body.raw and model.chat_template is not None
+    reply = GenerateReply(body, prompt=prompt.token_ids if has_context else None)
+    return await _respond(request, model, asked, prompt, reply)
 
 
 @router.post("/api/chat")
@@ -99,39 +88,32 @@ async def chat(request: Request) -> Response:
     if not body.model:
         raise InvalidRequestError("model is required", param="model")
     model = await _find(state, body.model)
-    reply = ChatReply(model=body.model, wants_logprobs=bool(body.logprobs))
+    reply = ChatReply(body)
     if not body.messages:
         return await _load(request, model, body, reply)
-    asked = convert.text_request(body, "messages", model.defaults)
-    messages = model.conversation(convert.chat_messages(body.messages))
-    # An answer that has begun is continued.
-    ending = ChatEnding.CONTINUED if messages[-1]["role"] == "assistant" else ChatEnding.BEGUN
-    encode = partial(model.encode_chat, ending=ending, thinks=body.think)
-    if body.truncate is False:
-        prompt = await encode(messages)
-    else:
-        prompt, num_dropped = await encode_latest(messages, encode, await _window(state, model, asked))
-        if num_dropped:
-            note_truncation(request, f"{num_dropped} message{'s' if num_dropped > 1 else ''}")
-    text_request = replace(asked, prompt_token_ids=tuple(prompt))
-    return await _respond(request, model, text_request, reply, body.stream)
+    asked = text_request(body, model)
+    prompt = await encode_chat(body, model, partial(_window, state, model, asked))
+    return await _respond(request, model, asked, prompt, reply)
 
 
 async def _window(state: GatewayState, model: ServedModel, asked: TextRequest) -> Window:
     num_tokens = await state.generator.window(model)
-    return Window(
-        num_tokens=min(num_tokens, asked.max_total_tokens or num_tokens), max_tokens=asked.sampling.max_tokens
-    )
+    limit = asked.sampling.max_total_tokens or num_tokens
+    return Window(num_tokens=min(num_tokens, limit), max_tokens=asked.sampling.params.max_tokens)
 
 
 async def _respond(
-    request: Request, model: ServedModel, text_request: TextRequest, reply: Reply, stream: bool | None
+    request: Request, model: ServedModel, asked: TextRequest, prompt: FittedPrompt, reply: Reply
 ) -> Response:
+    if prompt.left_out:
+        note_truncation(request, prompt.left_out)
     generator = state_of(request).generator
-    events = generator.generate(model, await generator.fit(model, [text_request]), http_context(request))
-    if stream is None or stream:
-        return await stream_response(request, ndjson_lines(reply.lines(events), _error_body), "application/x-ndjson")
-    whole = await unless_gone(request.receive, reply.whole(events))
+    text_requests = await generator.fit(model, [replace(asked, prompt_token_ids=tuple(prompt.token_ids))])
+    events = generator.generate(model, text_requests, http_context(request))
+    if reply.is_streamed:
+        lines = ndjson_lines(reply.stream_lines(events), _error_body)
+        return await stream_response(request, lines, "application/x-ndjson")
+    whole = await unless_gone(request.receive, reply.encode_whole(events))
     return Response(whole, media_type="application/json")
 
 

@@ -1,4 +1,4 @@
-"""OpenAI's endpoints: read the body, hand it on, write the reply."""
+"""OpenAI's endpoints: the body becomes a prompt, the prompt a request, its answer a reply."""
 
 import asyncio
 import contextlib
@@ -9,20 +9,22 @@ from types import MappingProxyType
 from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, Response
 
-from gateway.answers.logprobs import check_prompt_scores
 from gateway.answers.text_request import TextRequest
-from gateway.errors import Dialect, InvalidRequestError, error_body
+from gateway.errors import Dialect, error_body
 from gateway.http.api_document import reads
+from gateway.http.http_context import http_context
 from gateway.http.streaming import sse_lines, stream_response, unless_gone
 from gateway.models.served_model import ServedModel
-from gateway.openai import convert
-from gateway.openai.replies import ChatReply, CompletionReply, JSONObject, Reply
-from gateway.openai.schemas import MAX_CHOICES, ChatRequest, CompletionRequest, Prompt
-from gateway.state import GatewayState, http_context, state_of
+from gateway.openai.chat_reply import ChatReply
+from gateway.openai.completion_reply import CompletionReply
+from gateway.openai.prompts import encode_chat, encode_prompts
+from gateway.openai.reply import JSONObject, Reply
+from gateway.openai.requests import chat_text_request, completion_text_request
+from gateway.openai.schemas import ChatRequest, CompletionRequest
+from gateway.state import GatewayState, state_of
 from pagoda.models.errors import ModelNotFoundError
 from pagoda.models.model import Model
 from pagoda.models.sampling_defaults import OPENAI_CHAT, as_json
-from pagoda.text.prompt_bound import Keep
 from pagoda.wire.model_info import ModelInfo
 
 router = APIRouter(prefix="/v1")
@@ -53,13 +55,10 @@ async def chat_completions(request: Request) -> Response:
     state = state_of(request)
     body = await state.bodies.read_body(request, ChatRequest)
     model = await state.models.find(body.model or None)
-    messages = model.conversation(convert.chat_messages(body.messages))
-    prompt = await model.encode_chat(messages, convert.chat_ending(body), keep=convert.kept(body), thinks=body.thinks)
-    text_request = convert.chat_text_request(body, prompt, model.tokenizer.vocab_size, model.defaults)
-    fitted = await state.generator.fit(model, [text_request])
-    check_prompt_scores(fitted)
-    reply = ChatReply(convert.reply_form(body, model.name, logprobs=bool(body.logprobs)), fitted)
-    return await _respond(request, model, fitted, reply, stream=bool(body.stream))
+    prompt = await encode_chat(body, model)
+    text_requests = await state.generator.fit(model, [chat_text_request(body, prompt, model)])
+    reply = ChatReply(body, model, text_requests)
+    return await _respond(request, model, text_requests, reply, stream=bool(body.stream))
 
 
 @router.post("/completions")
@@ -68,15 +67,11 @@ async def completions(request: Request) -> Response:
     state = state_of(request)
     body = await state.bodies.read_body(request, CompletionRequest)
     model = await state.models.find(body.model or None)
-    prompts = await _prompts(body, model)
-    vocab_size = model.tokenizer.vocab_size
-    text_requests = [convert.completion_text_request(body, prompt, vocab_size, model.defaults) for prompt in prompts]
-    fitted = await state.generator.fit(model, text_requests)
-    check_prompt_scores(fitted)
-    form = convert.reply_form(body, model.name, logprobs=body.logprobs is not None)
-    echoes = _echoes(body, model, fitted) if body.echo else ()
-    reply = CompletionReply(form, fitted, echoes, nothing_but_echo=body.max_tokens == 0)
-    return await _respond(request, model, fitted, reply, stream=bool(body.stream))
+    prompts = await encode_prompts(body, model)
+    asked = [completion_text_request(body, prompt, model) for prompt in prompts]
+    text_requests = await state.generator.fit(model, asked)
+    reply = CompletionReply(body, model, text_requests)
+    return await _respond(request, model, text_requests, reply, stream=bool(body.stream))
 
 
 async def _respond(
@@ -84,55 +79,15 @@ async def _respond(
 ) -> Response:
     events = state_of(request).generator.generate(model, text_requests, http_context(request))
     if stream:
-        lines = sse_lines(reply.chunks(events), _error_body)
+        lines = sse_lines(reply.stream_chunks(events), _error_body)
         interval_s = state_of(request).comment_interval_s
         return await stream_response(request, lines, "text/event-stream", comment_every_s=interval_s)
-    whole = await unless_gone(request.receive, reply.whole(events))
+    whole = await unless_gone(request.receive, reply.encode_whole(events))
     return Response(whole, media_type="application/json")
 
 
-async def _prompts(body: CompletionRequest, model: ServedModel) -> list[list[int]]:
-    """The token ids of each prompt, whatever form they came in."""
-    entries = _entries(body.prompt)
-    if len(entries) * body.num_choices > MAX_CHOICES:
-        raise InvalidRequestError(
-            f"prompt: {len(entries)} prompts with n={body.num_choices} are more than {MAX_CHOICES} choices",
-            param="prompt",
-        )
-    texts = [entry for entry in entries if isinstance(entry, str)]
-    if texts:
-        special, keep = body.add_special_tokens is not False, convert.kept(body)
-        return await model.encode_texts(texts, add_special_tokens=special, keep=keep)
-    prompts = [entry for entry in entries if not isinstance(entry, str)]
-    for token_ids in prompts:
-        convert.check_token_ids(token_ids, model.tokenizer.vocab_size, "prompt")
-    return prompts
-
-
-def _entries(prompt: Prompt) -> list[str | list[int]]:
-    """One or several prompts, all of them texts or all of them token ids."""
-    match prompt:
-        case str(text):
-            return [text]
-        case [int(), *_] as token_ids:
-            return [list[int](token_ids)]  # type: ignore[arg-type]  # a list is of one kind, which mypy cannot see
-        case several:
-            return list(several)  # type: ignore[arg-type]
-
-
-def _echoes(body: CompletionRequest, model: ServedModel, requests: Sequence[TextRequest]) -> list[str]:
-    """A text as it was written, control tokens included; what was given as token ids, or was cut, by its tokens."""
-    skip, is_whole = body.skip_special_tokens is not False, convert.kept(body) is Keep.ALL
-    return [
-        entry
-        if isinstance(entry, str) and is_whole
-        else model.tokenizer.decode(request.prompt_token_ids, skip_special_tokens=skip)
-        for entry, request in zip(_entries(body.prompt), requests, strict=True)
-    ]
-
-
 def _model_objects(state: GatewayState, infos: Sequence[tuple[Model, ModelInfo | None]]) -> list[JSONObject]:
-    """Without those that are deleted meanwhile."""
+    """Leave out those that are deleted meanwhile."""
     objects = []
     for model, info in infos:
         with contextlib.suppress(ModelNotFoundError):
@@ -141,9 +96,10 @@ def _model_objects(state: GatewayState, infos: Sequence[tuple[Model, ModelInfo |
 
 
 def _model_object(state: GatewayState, model: Model, info: ModelInfo | None) -> JSONObject:
-    """`max_model_len` as vLLM has it; `sampling_defaults` is ours: what holds where a chat leaves everything open.
+    """Read the model's manifest and describe the model.
 
-    Reads the model's manifest."""
+    `max_model_len` is as vLLM has it; `sampling_defaults` is ours: what holds where a chat leaves everything open.
+    """
     model, defaults = state.store.read_current(model, state.sampling_policy.defaults_of)
     return {
         "id": model.name,

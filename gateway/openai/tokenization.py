@@ -10,7 +10,7 @@ from starlette.responses import Response
 
 from gateway.http.api_document import reads
 from gateway.models.served_model import ServedModel
-from gateway.openai import convert
+from gateway.openai.prompts import conversation_of
 from gateway.openai.schemas import DetokenizeRequest, TokenizeChatRequest, TokenizePromptRequest
 from gateway.state import state_of
 
@@ -46,9 +46,9 @@ async def detokenize(request: Request) -> Response:
     """Special tokens by their names: what /tokenize would have to be told to write them."""
     state = state_of(request)
     body = await state.bodies.read_body(request, DetokenizeRequest)
-    tokenizer = (await state.models.find(body.model or None)).tokenizer
-    convert.check_token_ids(body.tokens, tokenizer.vocab_size, "tokens")
-    text = await asyncio.to_thread(tokenizer.decode, body.tokens, skip_special_tokens=False)
+    model = await state.models.find(body.model or None)
+    model.check_token_ids(body.tokens, "tokens")
+    text = await asyncio.to_thread(model.tokenizer.decode, body.tokens, skip_special_tokens=False)
     return Response(orjson.dumps({"prompt": text}), media_type="application/json")
 
 
@@ -58,8 +58,7 @@ def _schema(body: Mapping[str, Any]) -> type[TokenizeChatRequest | TokenizePromp
 
 async def _encode(body: TokenizeChatRequest | TokenizePromptRequest, model: ServedModel) -> list[int]:
     if isinstance(body, TokenizeChatRequest):
-        messages = model.conversation(convert.chat_messages(body.messages))
-        return await model.encode_chat(messages, convert.chat_ending(body), thinks=body.thinks)
+        return await model.encode_chat(conversation_of(body, model))
     return await model.encode_text(
         body.prompt,
         add_special_tokens=body.add_special_tokens is not False,

@@ -1,13 +1,14 @@
 """Chat messages to token ids, through the model's own Jinja template.
 
 The template is rendered in a process of its own (template_renderer.py). Special tokens become ids only where the template wrote
-them; those typed in a message stay text. Knows nothing about the dialects' requests.
+them; those typed in a message stay text.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
+from gateway.prompts.conversation import ChatEnding, Conversation
 from gateway.prompts.special_text import SpecialText, unused_character
 from gateway.prompts.template_renderer import ChatTemplateError, TemplateRenderer, shared_renderer
 from pagoda.models.formats.chat_template_text import chat_template_text, is_go_template, other_template_names
@@ -35,7 +36,7 @@ class NoTemplateError(ChatTemplateError):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Prompt:
+class RenderedPrompt:
     """A rendered conversation. `mark` is inside each special token that somebody typed."""
 
     text: str
@@ -87,60 +88,24 @@ class ChatTemplate:
         """Whether the template asks if the model is to think."""
         return bool(self._variables.intersection(THINKING_VARIABLES))
 
-    def encode(
-        self,
-        messages: Sequence[Mapping[str, Any]],
-        *,
-        add_generation_prompt: bool = True,
-        continue_final_message: bool = False,
-        thinks: bool | None = None,
-        bound: PromptBound | None = None,
-    ) -> list[int]:
-        """Return the token ids of `prompt`; `encode_prompt` says what is refused."""
-        prompt = self.prompt(
-            messages,
-            add_generation_prompt=add_generation_prompt,
-            continue_final_message=continue_final_message,
-            thinks=thinks,
-        )
-        return self.encode_prompt(prompt, bound=bound)
-
-    def prompt(
-        self,
-        messages: Sequence[Mapping[str, Any]],
-        *,
-        add_generation_prompt: bool = True,
-        continue_final_message: bool = False,
-        thinks: bool | None = None,
-    ) -> Prompt:
+    def render_prompt(self, conversation: Conversation) -> RenderedPrompt:
         """Render the conversation; ChatTemplateError with the reason where the template does not accept it.
 
-        `continue_final_message` leaves out whatever the template writes behind the last message's content. `thinks` tells a
-        template that asks for it whether the model is to think; None leaves the template its own default.
+        One that is to be continued ends with the last message's content: what the template writes behind it is left out.
         """
-        marked, mark = self._mark_special(_plain(messages))
-        if continue_final_message:
-            text = self._render_up_to_the_end_of_the_last(marked, mark * 2, thinks)
+        marked, mark = self._mark_special(_plain(conversation.messages))
+        if conversation.ending is ChatEnding.CONTINUED:
+            text = self._render_up_to_the_end_of_the_last(marked, mark * 2, conversation.thinks)
         else:
-            text = self._render(marked, add_generation_prompt, thinks)
-        return Prompt(text=text, mark=mark)
+            text = self._render(marked, conversation.ending is ChatEnding.BEGUN, conversation.thinks)
+        return RenderedPrompt(text=text, mark=mark)
 
-    def encode_prompt(self, prompt: Prompt, *, bound: PromptBound | None = None) -> list[int]:
+    def encode_rendered(self, prompt: RenderedPrompt, bound: PromptBound | None = None) -> list[int]:
         """Return the token ids, which begin with the beginning-of-sequence token once if the model expects one.
 
         Raises TextTooLongError where `bound` refuses the prompt.
         """
         return self._tokenizer.begun(self._tokenizer.encode_marked(prompt.text, prompt.mark, bound=bound))
-
-    def render(
-        self,
-        messages: Sequence[Mapping[str, Any]],
-        *,
-        add_generation_prompt: bool = True,
-        thinks: bool | None = None,
-    ) -> str:
-        """Return the prompt as text, for showing; where its special tokens came from can no longer be seen in it."""
-        return self._render(_plain(messages), add_generation_prompt, thinks)
 
     def _mark_special(self, messages: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], str]:
         try:

@@ -12,6 +12,7 @@ from pagoda.models.formats.gguf_file import GGUFFile
 from pagoda.models.model import Model
 from pagoda.models.store import ModelStore
 from pagoda.text.tokenizer import Tokenizer
+from tests.fakes.chats import encoded_chat, rendered_chat
 from tests.unit.pagoda.text.independent_bpe import GPT2_PATTERN, HARD_TEXTS, IndependentBPE
 
 
@@ -39,8 +40,8 @@ def test_special_tokens_typed_by_a_user_stay_text(model: Model, tokenizer: Token
     names = "".join(tokenizer.special_tokens)
     assert tokenizer.encode(names) == list(tokenizer.special_tokens.values())
     template = ChatTemplate.load(model, tokenizer)
-    ids = template.encode([{"role": "user", "content": names}])
-    plain = template.encode([{"role": "user", "content": "a"}])
+    ids = encoded_chat(template, [{"role": "user", "content": names}])
+    plain = encoded_chat(template, [{"role": "user", "content": "a"}])
     special = set(tokenizer.special_tokens.values())
     assert [each for each in ids if each in special] == [each for each in plain if each in special]
     assert tokenizer.decode(ids).count(names) == 1
@@ -56,5 +57,5 @@ def test_the_chat_template_renders_as_in_transformers(model: Model, tokenizer: T
     ][0 if with_system else 1 :]
     template = ChatTemplate.load(model, tokenizer)
     expected, _ = render_jinja_template([messages], chat_template=template.source, add_generation_prompt=True)
-    assert template.render(messages) == expected[0]
-    assert tokenizer.decode(template.encode(messages), skip_special_tokens=False) == expected[0]
+    assert rendered_chat(template, messages) == expected[0]
+    assert tokenizer.decode(encoded_chat(template, messages), skip_special_tokens=False) == expected[0]

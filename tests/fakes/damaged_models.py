@@ -22,6 +22,7 @@ from gateway.prompts.template_renderer import ChatTemplateError
 from pagoda.models.errors import ModelError
 from pagoda.models.store import ModelStore
 from pagoda.text.tokenizer import Tokenizer
+from tests.fakes.chats import encoded_chat
 from tests.fakes.tiny_model import write_tiny_gguf
 from worker.kernels.reference import ReferenceKernels
 from worker.models.registry import UnsupportedArchitectureError, load_model
@@ -99,7 +100,7 @@ def load(store: ModelStore, path: Path) -> None:
     model = store.get(str(path))
     tokenizer = Tokenizer.load(model)
     tokenizer.decode(tokenizer.encode("Hello, 1234 塔! <|im_end|>"))
-    ChatTemplate.load(model, tokenizer).encode([{"role": "user", "content": "hello"}])
+    encoded_chat(ChatTemplate.load(model, tokenizer), [{"role": "user", "content": "hello"}])
     load_model(model, ReferenceKernels())
 
 

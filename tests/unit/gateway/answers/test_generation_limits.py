@@ -2,7 +2,7 @@
 
 import pytest
 
-from gateway.answers.text_request import TextRequest, fit_to_window
+from gateway.answers.text_request import SamplingChoice, TextRequest, fit_to_window
 from gateway.errors import InvalidRequestError, PromptTooLongError
 from pagoda.wire.sampling import SamplingParams
 
@@ -12,9 +12,9 @@ def text_request(
 ) -> TextRequest:
     return TextRequest(
         prompt_token_ids=(1,) * num_prompt_tokens,
-        sampling=SamplingParams(max_tokens=max_tokens, min_tokens=min_tokens),
-        seed=None,
-        max_total_tokens=max_total_tokens,
+        sampling=SamplingChoice(
+            params=SamplingParams(max_tokens=max_tokens, min_tokens=min_tokens), max_total_tokens=max_total_tokens
+        ),
         prompt_field="prompt",
     )
 
@@ -32,7 +32,7 @@ def text_request(
     ],
 )
 def test_max_tokens_becomes_what_fits(request_: TextRequest, expected: tuple[int, int]) -> None:
-    sampling = fit_to_window(request_, 10).sampling
+    sampling = fit_to_window(request_, 10).sampling.params
     assert (sampling.max_tokens, sampling.min_tokens) == expected
 
 

@@ -18,9 +18,11 @@ from tokenizers import Tokenizer as LibraryTokenizer
 from transformers import PreTrainedTokenizerFast
 
 from gateway.prompts.chat_template import ChatTemplate
+from gateway.prompts.conversation import ChatEnding
 from pagoda.text import hf_vocabulary
 from pagoda.text.byte_alphabet import CHARACTER_OF_BYTE
 from pagoda.text.tokenizer import Tokenizer
+from tests.fakes.chats import encoded_chat, rendered_chat
 
 CONTROL, UNTYPED = ("<|user|>", "<|end|>"), ("\ue100", "\ue101")
 TEMPLATE = "{% for message in messages %}USER\n{{ message.content }}END\n{% endfor %}"
@@ -168,8 +170,8 @@ def test_raw_prompts(loaded: Loaded, kind: str, text: str, others: int) -> None:
 def test_chats(loaded: Loaded, kind: str, text: str, more: str, others: int) -> None:
     library, tokenizer = loaded[kind][others]
     template = template_of(tokenizer)
-    rendered = template.render(chat(text, more), add_generation_prompt=False)
-    assert template.encode(chat(text, more)) == library.encode(rendered).ids
+    rendered = rendered_chat(template, chat(text, more), ending=ChatEnding.AS_IS)
+    assert encoded_chat(template, chat(text, more)) == library.encode(rendered).ids
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -182,12 +184,12 @@ def test_chats_in_which_control_tokens_are_typed(
         others &= ~1  # a name that is normalized would have the prefix too, and would not be found at all
     _, tokenizer = loaded[kind][others]
     library, untyped = reference[kind][others]
-    rendered = template_of(untyped, SPACED, UNTYPED).render(chat(text, more), add_generation_prompt=False)
+    rendered = rendered_chat(template_of(untyped, SPACED, UNTYPED), chat(text, more), ending=ChatEnding.AS_IS)
     renamed = {
         library.token_to_id(name): tokenizer.special_tokens[own] for name, own in zip(UNTYPED, CONTROL, strict=True)
     }
     expected = [renamed.get(token_id, token_id) for token_id in library.encode(rendered).ids]
-    assert template_of(tokenizer, SPACED).encode(chat(text, more)) == expected
+    assert encoded_chat(template_of(tokenizer, SPACED), chat(text, more)) == expected
 
 
 def without_names(library: LibraryTokenizer) -> LibraryTokenizer:

@@ -1,0 +1,28 @@
+"""From the bodies of Ollama's endpoints to requests for text, all but the prompt. Pure functions."""
+
+from gateway.answers.text_request import TextRequest, choose_sampling
+from gateway.errors import InvalidRequestError
+from gateway.http.fields import stop_strings
+from gateway.models.served_model import ServedModel
+from gateway.ollama.schemas import ChatRequest, GenerateRequest, Options
+from pagoda.models.sampling_defaults import OLLAMA
+from pagoda.wire.sampling import SamplingParams
+
+
+def text_request(body: GenerateRequest | ChatRequest, model: ServedModel) -> TextRequest:
+    """Return the request without its prompt: how long that may be depends on what is asked here."""
+    options = body.options or Options()
+    if options.num_predict == 0:
+        raise InvalidRequestError(
+            "options.num_predict: must be at least 1, or -1 for no limit (got 0)", param="options.num_predict"
+        )
+    asked = options.model_dump(exclude_none=True)
+    if options.stop is not None:
+        asked["stop"] = stop_strings(options.stop)
+    request_only = SamplingParams(num_logprobs=(body.top_logprobs or 0) if body.logprobs else None)
+    return TextRequest(
+        prompt_token_ids=(),
+        prompt_field="messages" if isinstance(body, ChatRequest) else "prompt",
+        sampling=choose_sampling(asked, model.defaults, OLLAMA, request_only),
+        keep_alive_s=body.keep_alive_s,
+    )

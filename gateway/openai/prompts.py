@@ -1,0 +1,94 @@
+"""From the bodies of OpenAI's endpoints to prompts in tokens: through the model's chat template, or as they were sent."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from gateway.errors import InvalidRequestError
+from gateway.models.served_model import ServedModel
+from gateway.openai.schemas import (
+    MAX_CHOICES,
+    ChatMessage,
+    ChatRequest,
+    CompletionRequest,
+    Prompt,
+    TokenizeChatRequest,
+)
+from gateway.prompts.conversation import ChatEnding, Conversation
+from pagoda.text.prompt_bound import Keep
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EncodedPrompt:
+    token_ids: Sequence[int]
+    text: str | None = None
+    """As the client wrote it, where it was a text and all of it is wanted."""
+
+
+async def encode_chat(body: ChatRequest, model: ServedModel) -> EncodedPrompt:
+    token_ids = await model.encode_chat(conversation_of(body, model), keep=_kept(body))
+    return EncodedPrompt(token_ids=_cut(token_ids, body))
+
+
+async def encode_prompts(body: CompletionRequest, model: ServedModel) -> list[EncodedPrompt]:
+    """Return each prompt in tokens, whatever form the prompts came in."""
+    prompts = _prompts(body.prompt)
+    if len(prompts) * body.num_choices > MAX_CHOICES:
+        raise InvalidRequestError(
+            f"prompt: {len(prompts)} prompts with n={body.num_choices} are more than {MAX_CHOICES} choices",
+            param="prompt",
+        )
+    texts = [prompt for prompt in prompts if isinstance(prompt, str)]
+    if not texts:
+        token_lists = [prompt for prompt in prompts if not isinstance(prompt, str)]
+        for token_ids in token_lists:
+            model.check_token_ids(token_ids, "prompt")
+        return [EncodedPrompt(token_ids=_cut(token_ids, body)) for token_ids in token_lists]
+    keep = _kept(body)
+    encoded = await model.encode_texts(texts, add_special_tokens=body.add_special_tokens is not False, keep=keep)
+    return [
+        EncodedPrompt(token_ids=_cut(token_ids, body), text=text if keep is Keep.ALL else None)
+        for text, token_ids in zip(texts, encoded, strict=True)
+    ]
+
+
+def conversation_of(body: ChatRequest | TokenizeChatRequest, model: ServedModel) -> Conversation:
+    messages = model.with_opening_messages([_message(message) for message in body.messages])
+    return Conversation(messages=messages, ending=_ending(body), thinks=body.thinks)
+
+
+def _message(message: ChatMessage) -> dict[str, str]:
+    """Return the message as templates know it: `developer` is OpenAI's newer word for `system`; parts go on lines of their own."""
+    content = message.content
+    text = content if isinstance(content, str) else "\n".join(part.text for part in content or ())
+    return {"role": "system" if message.role == "developer" else message.role, "content": text}
+
+
+def _ending(body: ChatRequest | TokenizeChatRequest) -> ChatEnding:
+    if body.continue_final_message:
+        return ChatEnding.CONTINUED
+    return ChatEnding.BEGUN if body.add_generation_prompt in (None, True) else ChatEnding.AS_IS
+
+
+def _kept(body: ChatRequest | CompletionRequest) -> Keep:
+    """Return which tokens of a prompt that is too long the client wants."""
+    if body.truncate_prompt_tokens is None:
+        return Keep.ALL
+    return Keep.FIRST if body.truncation_side == "right" else Keep.LAST
+
+
+def _cut(token_ids: Sequence[int], body: ChatRequest | CompletionRequest) -> Sequence[int]:
+    limit = body.truncate_prompt_tokens
+    if limit is None or limit == -1:
+        return token_ids
+    return token_ids[:limit] if body.truncation_side == "right" else token_ids[-limit:]
+
+
+def _prompts(prompt: Prompt) -> list[str | list[int]]:
+    """Return one or several prompts, all of them texts or all of them token ids."""
+    match prompt:
+        case str(text):
+            return [text]
+        case [int(), *_] as token_ids:
+            return [list[int](token_ids)]  # type: ignore[arg-type]  # a list is of one kind, which mypy cannot see
+        case several:
+            return list(several)  # type: ignore[arg-type]

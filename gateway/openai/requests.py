@@ -1,0 +1,99 @@
+"""From the bodies of OpenAI's endpoints and their prompts to requests for text. Pure functions."""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
+from gateway.answers.text_request import SamplingChoice, TextRequest, choose_sampling
+from gateway.http.fields import keep_alive_seconds, seed_bits, stop_strings
+from gateway.models.served_model import ServedModel
+from gateway.openai.prompts import EncodedPrompt
+from gateway.openai.schemas import ChatRequest, CompletionRequest
+from pagoda.models.sampling_defaults import OPENAI_CHAT, OPENAI_COMPLETIONS, ModelDefaults
+from pagoda.wire.sampling import SamplingParams
+
+LLAMA_CPP_REPEAT_LAST_N = 64
+
+
+def chat_text_request(body: ChatRequest, prompt: EncodedPrompt, model: ServedModel) -> TextRequest:
+    max_tokens = body.max_completion_tokens or body.max_tokens or body.n_predict
+    num_logprobs = (body.top_logprobs or 0) if body.logprobs else None
+    request_only = _request_only(body, model, num_logprobs, body.prompt_logprobs)
+    choice = choose_sampling(_asked(body, max_tokens, model.defaults), model.defaults, OPENAI_CHAT, request_only)
+    return _text_request(body, prompt, choice, "messages")
+
+
+def completion_text_request(body: CompletionRequest, prompt: EncodedPrompt, model: ServedModel) -> TextRequest:
+    # Something is always generated: where the answer is the prompt alone, the reply leaves that one token out.
+    max_tokens = body.n_predict if body.max_tokens is None else body.max_tokens or 1
+    echoed = [body.logprobs] if body.echo else []
+    wanted = [number for number in (body.prompt_logprobs, *echoed) if number is not None]
+    request_only = _request_only(body, model, body.logprobs, max(wanted, default=None))
+    choice = choose_sampling(_asked(body, max_tokens, model.defaults), model.defaults, OPENAI_COMPLETIONS, request_only)
+    return _text_request(body, prompt, choice, "prompt")
+
+
+def _text_request(
+    body: ChatRequest | CompletionRequest, prompt: EncodedPrompt, choice: SamplingChoice, prompt_field: str
+) -> TextRequest:
+    return TextRequest(
+        prompt_token_ids=tuple(prompt.token_ids),
+        prompt_text=prompt.text,
+        prompt_field=prompt_field,
+        sampling=choice,
+        include_stop=bool(body.include_stop_str_in_output),
+        skip_special_tokens=body.skip_special_tokens is not False,
+        num_samples=body.num_choices,
+        cut_to_fit=body.truncate_prompt_tokens == -1,
+        cache_salt=body.cache_salt or "",
+        priority=body.priority,
+        keep_alive_s=keep_alive_seconds(body.keep_alive),
+    )
+
+
+def _asked(body: ChatRequest | CompletionRequest, max_tokens: int | None, defaults: ModelDefaults) -> dict[str, Any]:
+    """Return what the client asked, under the names that all sources have in common; None is left open."""
+    return {
+        "temperature": body.temperature,
+        "top_p": body.top_p,
+        "top_k": body.top_k,
+        "min_p": body.min_p,
+        "presence_penalty": body.presence_penalty,
+        "frequency_penalty": body.frequency_penalty,
+        **_repetition(body, defaults),
+        # Any number of a client's is a seed here, -1 too.
+        "seed": None if body.seed is None else seed_bits(body.seed),
+        "stop": None if body.stop is None else stop_strings(body.stop),
+        "num_predict": max_tokens,
+    }
+
+
+def _repetition(body: ChatRequest | CompletionRequest, defaults: ModelDefaults) -> dict[str, Any]:
+    """Return the penalty: vLLM's is over all tokens, llama.cpp's over the latest, unless model or request says otherwise."""
+    window = body.repeat_last_n
+    if window is None and body.repeat_penalty is not None and "repeat_last_n" not in defaults.parameters:
+        window = LLAMA_CPP_REPEAT_LAST_N
+    penalty = body.repetition_penalty if body.repeat_penalty is None else body.repeat_penalty
+    return {"repeat_penalty": penalty, "repeat_last_n": window}
+
+
+def _request_only(
+    body: ChatRequest | CompletionRequest, model: ServedModel, num_logprobs: int | None, num_prompt_logprobs: int | None
+) -> SamplingParams:
+    """Return the parameters that no source but the request names."""
+    stop_token_ids = tuple(body.stop_token_ids or ())
+    model.check_token_ids(stop_token_ids, "stop_token_ids")
+    return SamplingParams(
+        min_tokens=body.min_tokens or 0,
+        ignore_eos=bool(body.ignore_eos),
+        logit_bias=_logit_bias(body.logit_bias or {}, model),
+        stop_token_ids=stop_token_ids,
+        num_logprobs=num_logprobs,
+        num_prompt_logprobs=num_prompt_logprobs,
+    )
+
+
+def _logit_bias(bias: Mapping[str, float], model: ServedModel) -> Mapping[int, float]:
+    by_id = {int(token_id): value for token_id, value in bias.items()}
+    model.check_token_ids(by_id, "logit_bias")
+    return MappingProxyType(by_id)
