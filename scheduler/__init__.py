@@ -1,1 +1,1 @@
-"""Policy: every sequence, every batch, every block table. Knows nothing about text and nothing about tensors."""
+"""The policy tier: every sequence, every batch, every block table. Text is in the gateway, tensors are in the workers."""

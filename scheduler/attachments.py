@@ -101,6 +101,10 @@ class Attachments:
             self.detach_worker(self._context.workers[worker_id])
         return self._loading.add_unloaded_worker(worker_id, store, link)
 
+    def detach_unloaded_worker(self, worker: UnloadedWorker, *, is_lost: bool) -> None:
+        """Note that the stream of a worker without a model ended. Where it is not lost, it will be back with a model."""
+        self._loading.remove_unloaded_worker(worker, is_lost=is_lost)
+
     def let_worker_leave(self, worker: AttachedWorker | UnloadedWorker) -> None:
         """Let a worker end that wants to: it is dismissed once what it computes has moved elsewhere or ended."""
         if isinstance(worker, UnloadedWorker):

@@ -1,9 +1,8 @@
-"""Tells the shared prefix index what this scheduler's workers hold, off the loop's path.
+"""The publisher that tells the shared prefix index what this scheduler's workers hold, off the loop's path.
 
 The loop's calls only note what changed, in a bounded queue; one task writes it, many blocks at a time. Whatever gets lost on the
 way is healed: everything is published again now and then, and at once when the index says that it had forgotten us. Where it may
 still have what is no longer true, that is done under a new epoch, which makes all earlier entries void.
-Knows nothing about sequences and steps, nor how an index is made.
 """
 
 import asyncio

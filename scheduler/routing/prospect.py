@@ -1,7 +1,4 @@
-"""A worker as one round of placing sees it: as it will be once all who were placed there in this round are.
-
-Knows nothing about other workers, and nothing about who should go where.
-"""
+"""A worker as one round of placing sees it: as it will be once all sequences that were placed there in this round run."""
 
 from collections.abc import Sequence as Seq
 

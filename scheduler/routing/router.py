@@ -7,8 +7,8 @@ The score of a worker for a sequence, in tokens of prompt; the lowest wins:
 
 `recomputed` is what the worker would have to compute of the sequence although another holds it, `committed` the prompt tokens that
 it has taken on and has probably not computed yet, `shared` those of them that this sequence needs too, `running` the number of its
-sequences and `context` their tokens. docs/routing.md says where the terms and the constants come from.
-Knows nothing about pages, hashes and time: `scheduler.placement` turns those into these values.
+sequences and `context` their tokens.
+docs/routing.md says where the terms and the constants come from, placement.py turns pages, hashes and time into these values.
 """
 
 from collections.abc import Sequence as Seq

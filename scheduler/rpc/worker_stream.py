@@ -75,15 +75,15 @@ class WorkerServicer(worker_pb2_grpc.WorkerServiceServicer):
             await context.abort(grpc.StatusCode.ALREADY_EXISTS, str(error))
         stream = WorkerStream(self._loop, greeting, heartbeat_s=self._heartbeat_s, patience=self._patience)
         self._streams[greeting.hello.worker_id] = stream
-        tending = asyncio.create_task(stream.serve_until_end(messages))
+        serving = asyncio.create_task(stream.serve_until_end(messages))
         try:
             while (response := await stream.link.outgoing.get()) is not None:
                 yield response
         finally:
-            tending.cancel()
+            serving.cancel()
             if self._streams.get(greeting.hello.worker_id) is stream:
                 del self._streams[greeting.hello.worker_id]
-        end = tending.result()
+        end = serving.result()
         if end.status is not None:
             await context.abort(end.status, end.reason)
 
@@ -110,7 +110,7 @@ class WorkerServicer(worker_pb2_grpc.WorkerServiceServicer):
 
 class WorkerStream:
     def __init__(self, loop: SchedulerLoop, greeting: Greeting, *, heartbeat_s: float, patience: Patience) -> None:
-        """Attaches the worker; `tend` detaches it."""
+        """Attach the worker; `serve_until_end` detaches it."""
         self.link = StreamLink()
         self.has_ended = False
         self._loop = loop
@@ -208,7 +208,7 @@ class WorkerStream:
         if isinstance(self._worker, AttachedWorker):
             self._loop.attachments.detach_worker(self._worker)
         else:
-            self._loop.loading.remove_unloaded_worker(self._worker, is_lost=end not in (WORKER_LEFT, REPLACED))
+            self._loop.attachments.detach_unloaded_worker(self._worker, is_lost=end not in (WORKER_LEFT, REPLACED))
 
     async def _keep_watch(self) -> StreamEnd:
         while True:

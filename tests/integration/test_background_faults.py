@@ -140,7 +140,7 @@ async def test_a_worker_that_failed_to_look_and_to_measure_goes_on_learning_and_
         return stores[-1]
 
     reported: list[str] = []
-    monkeypatch.setattr(ModelLoading, "store_changed", lambda self, worker_id, store: reported.append(worker_id))
+    monkeypatch.setattr(ModelLoading, "set_worker_store", lambda self, worker_id, store: reported.append(worker_id))
     async with scheduler(tmp_path, heartbeat_s=0.1, silence_s=2.0) as (address, loop):
         async with instant_worker(address, make_store=make_store):
             session_id = loop.workers["fake-worker"].session_id

@@ -247,7 +247,7 @@ async def test_where_there_are_keys_the_public_methods_want_one_and_say_whose_re
                 submitted.append(request)
                 submit(request, client)
 
-            monkeypatch.setattr(loop.requests, "submit", recorded)
+            monkeypatch.setattr(loop.requests, "submit_request", recorded)
             stub = inference_pb2_grpc.InferenceServiceStub(channel)
             claimed = greedy(tenant="tenant-of-operator", cache_salt="x")
             assert [event async for event in stub.Generate(claimed, metadata=user)]

@@ -231,7 +231,7 @@ def test_a_worker_that_does_not_come_back_is_forgotten_and_its_requests_fail() -
     system, unloaded = unloaded_system()
     system.ask()
     system.keep_loaded()
-    system.loop.loading.remove_unloaded_worker(unloaded, is_lost=True)
+    system.loop.attachments.detach_unloaded_worker(unloaded, is_lost=True)
     system.clock.advance(GRACE_S)
     assert isinstance(system.client.failed["r"], UnavailableError)
     assert isinstance(system.told[0], UnavailableError)

@@ -85,7 +85,7 @@ class System:
                 model, _ = link.loads.pop()
                 self.history.append(f"{worker_id}+{model}")
                 self.clock.advance(LOAD_S)
-                self.loop.loading.remove_unloaded_worker(self.unloaded.pop(worker_id), is_lost=False)
+                self.loop.attachments.detach_unloaded_worker(self.unloaded.pop(worker_id), is_lost=False)
                 self.attach(worker_id, model)
                 return True
         return False
@@ -286,7 +286,7 @@ def test_a_worker_lost_while_loading_is_not_waited_for_where_another_is_empty() 
     system = System("v", "w")
     system.ask("a")
     assert system.links.pop("v").loads
-    system.loop.loading.remove_unloaded_worker(system.unloaded.pop("v"), is_lost=True)
+    system.loop.attachments.detach_unloaded_worker(system.unloaded.pop("v"), is_lost=True)
     system.clock.run_soon()
     system.run()
     assert system.history == ["w+a"]
@@ -298,7 +298,7 @@ def test_a_model_whose_load_kills_every_worker_is_given_up() -> None:
     system.ask("a")
     for _ in range(MAX_LOST_LOADS):
         assert system.links["w"].loads
-        system.loop.loading.remove_unloaded_worker(system.unloaded.pop("w"), is_lost=True)
+        system.loop.attachments.detach_unloaded_worker(system.unloaded.pop("w"), is_lost=True)
         system.attach_unloaded("w")
     assert "were lost while they loaded 'a'" in system.client.failed["a"].message
     assert not system.links["w"].loads
