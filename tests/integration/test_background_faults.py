@@ -81,9 +81,9 @@ async def test_a_request_that_cannot_be_placed_again_ends_with_an_error(
 @pytest.mark.parametrize(
     ("owner", "method"),
     [
-        (SchedulerLoop, "apply"),
+        (SchedulerLoop, "apply_result"),
         (WorkerWatch, "tick"),
-        (WorkerWatch, "heard"),
+        (WorkerWatch, "record_sign_of_life"),
         (IndexPublisher, "write"),
         (GrpcServer, "set_serving"),
     ],
