@@ -20,7 +20,7 @@ from scheduler.models.worker_stores import LoadLink, UnloadedWorker
 from scheduler.steps.step_decision import PrefillLimits
 from scheduler.steps.step_plan import WorkerLink
 from scheduler.steps.worker_state import AttachedWorker, WorkerPhase
-from scheduler.worker_info import LoadableModels, WorkerInfo, only_itself
+from scheduler.worker_info import WorkerInfo, WorkerStore, only_itself
 
 
 class WorkerRegistry:
@@ -80,7 +80,7 @@ class Attachments:
         info: WorkerInfo,
         link: WorkerLink,
         held_blocks: Seq[tuple[PageId, BlockHash]] = (),
-        store: LoadableModels | None = None,
+        store: WorkerStore | None = None,
     ) -> AttachedWorker:
         """Take in a worker that opened a stream. An older stream of the same worker is dead, whatever its socket says.
 
@@ -95,7 +95,7 @@ class Attachments:
         self._context.wake()
         return worker
 
-    def attach_unloaded_worker(self, worker_id: str, store: LoadableModels, link: LoadLink) -> UnloadedWorker:
+    def attach_unloaded_worker(self, worker_id: str, store: WorkerStore, link: LoadLink) -> UnloadedWorker:
         """Take in a worker without a model that opened a stream."""
         if worker_id in self._context.workers:
             self.detach_worker(self._context.workers[worker_id])

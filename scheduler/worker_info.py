@@ -6,6 +6,8 @@ Values that never change; what becomes of a worker is in worker_state.py.
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from pagoda.wire.loadable_models import LoadableModel, LoadableModels
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelLimits:
@@ -35,25 +37,49 @@ class WorkerInfo:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LoadableModel:
-    """As a worker would serve it."""
+class WorkerStore:
+    """What a worker can be told to load, as it said last."""
 
-    info: WorkerInfo
-    """What is known of it before it is loaded: limits to check requests against, not how many pages it will have."""
-    needed_bytes: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LoadableModels:
-    """What a worker can be told to load, and whose memory that takes."""
-
-    models: Mapping[str, LoadableModel] = field(default_factory=dict)
-    host_id: str = ""
-    available_bytes: int | None = None
-    home_model: str | None = None
+    loadable: LoadableModels = field(default_factory=LoadableModels)
+    infos: Mapping[str, WorkerInfo] = field(default_factory=dict)
+    """By model: what is known before it is loaded, limits to check requests against, not how many pages there will be."""
 
 
-def only_itself(info: WorkerInfo) -> LoadableModels:
-    """The store of a worker that says nothing of one."""
-    model = LoadableModel(info=info, needed_bytes=info.weights_bytes)
-    return LoadableModels(models={info.model: model}, host_id=info.worker_id, home_model=info.model)
+def worker_store(loadable: LoadableModels, *, worker_id: str, epoch: int, device: str) -> WorkerStore:
+    infos = {
+        model.name: WorkerInfo(
+            worker_id=worker_id,
+            epoch=epoch,
+            model=model.name,
+            model_digest=model.digest,
+            device=device,
+            numerics_id="",
+            weights_bytes=0,
+            kv_bytes=0,
+            limits=ModelLimits(
+                page_size=model.page_size,
+                # Requests are checked against what one sequence of full length takes; the rest is found out when it is loaded.
+                num_pages=-(-model.max_model_len // model.page_size),
+                max_model_len=model.max_model_len,
+                max_step_tokens=0,
+                max_step_sequences=0,
+                vocab_size=model.vocab_size,
+            ),
+        )
+        for model in loadable.models
+    }
+    return WorkerStore(loadable=loadable, infos=infos)
+
+
+def only_itself(info: WorkerInfo) -> WorkerStore:
+    """Return the store of a worker that says nothing of one."""
+    model = LoadableModel(
+        name=info.model,
+        digest=info.model_digest,
+        page_size=info.limits.page_size,
+        max_model_len=info.limits.max_model_len,
+        vocab_size=info.limits.vocab_size,
+        needed_bytes=info.weights_bytes,
+    )
+    loadable = LoadableModels(models=(model,), host_id=info.worker_id, home_model=info.model)
+    return WorkerStore(loadable=loadable, infos={info.model: info})

@@ -20,7 +20,7 @@ from pagoda.telemetry.open_tracer import open_tracer
 from pagoda.telemetry.tracing import Tracer
 from protos.v1 import worker_pb2
 from worker.errors import DeviceLostError, EngineHangsError, StartError
-from worker.loading.loadable_models import LoadableModels
+from worker.loading.local_models import LocalModels
 from worker.rpc.scheduler_link import SchedulerLink
 from worker.settings import WorkerSettings
 from worker.steps.engine_thread import Loaded
@@ -44,7 +44,7 @@ def _open_link(settings: WorkerSettings, epoch: int, tracer: Tracer) -> Callable
     try:
         if not settings.scheduler:
             make_socket_directory(settings.home)
-        models = LoadableModels(settings)
+        models = LocalModels(settings)
         loaded = load_worker(settings, models.home_model) if models.home_model else None
     except (StartError, ModelError, ForeignDirectoryError) as error:
         logger.error("cannot start", extra={"reason": str(error)})
@@ -101,7 +101,7 @@ def load_worker(settings: WorkerSettings, model: Model) -> Loaded:
     return start.load_worker(settings, model)
 
 
-def load_on_demand(settings: WorkerSettings, models: LoadableModels, name: str, digest: str) -> Loaded:
+def load_on_demand(settings: WorkerSettings, models: LocalModels, name: str, digest: str) -> Loaded:
     from worker.loading import start
 
     return start.load_on_demand(settings, models, name, digest)

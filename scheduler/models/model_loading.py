@@ -11,7 +11,7 @@ from scheduler.models.model_waiters import ModelWaiters, OnOutcome
 from scheduler.models.served_models import ServedModels
 from scheduler.models.worker_stores import LoadLink, UnloadedWorker, WorkerStores
 from scheduler.steps.worker_state import AttachedWorker, WorkerPhase
-from scheduler.worker_info import LoadableModels, WorkerInfo
+from scheduler.worker_info import WorkerInfo, WorkerStore
 
 # A model that was loaded keeps its slot for so many times as long as that took, while others wait for the slot.
 STAY_PER_LOAD = 4.0
@@ -55,7 +55,7 @@ class ModelLoading:
 
     # ---- workers come and go
 
-    def add_loaded_worker(self, info: WorkerInfo, store: LoadableModels) -> None:
+    def add_loaded_worker(self, info: WorkerInfo, store: WorkerStore) -> None:
         """Take in a worker that has come with its model in memory."""
         before = self.stores.attach_loaded(info.worker_id, store)
         self._keep_alive.restart_idle_timer(info.model)
@@ -70,7 +70,7 @@ class ModelLoading:
         if not self.served.is_served(info.model):
             self._waiters.begin_grace(info.model)
 
-    def add_unloaded_worker(self, worker_id: str, store: LoadableModels, link: LoadLink) -> UnloadedWorker:
+    def add_unloaded_worker(self, worker_id: str, store: WorkerStore, link: LoadLink) -> UnloadedWorker:
         """Take in a worker without a model that opened a stream."""
         worker = self.stores.attach_unloaded(worker_id, store, link)
         self._context.wake()
@@ -83,7 +83,7 @@ class ModelLoading:
             self._waiters.record_lost_load(worker.loading)
         self._context.wake()
 
-    def set_worker_store(self, worker_id: str, store: LoadableModels) -> None:
+    def set_worker_store(self, worker_id: str, store: WorkerStore) -> None:
         """Take in what a worker says that it can load now."""
         if worker_id in self.stores:
             self.stores.set_store(worker_id, store)
@@ -91,7 +91,7 @@ class ModelLoading:
 
     def dismiss_unloaded_worker(self, worker: UnloadedWorker) -> None:
         """Tell a worker without a model to end, and do not expect it back."""
-        for model in self.stores.dismiss_unloaded(worker).models:
+        for model in self.stores.dismiss_unloaded(worker).infos:
             self._waiters.begin_grace(model)
         self._context.wake()
 
@@ -99,12 +99,12 @@ class ModelLoading:
         """Dismiss the workers without a model that could load nothing that is waited for."""
         wanted = self._waiters.models
         for worker in list(self.stores.unloaded.values()):
-            if not wanted & self.stores[worker.worker_id].models.keys():
+            if not wanted & self.stores[worker.worker_id].infos.keys():
                 self.dismiss_unloaded_worker(worker)
 
-    def _fail_orphans(self, store: LoadableModels) -> None:
+    def _fail_orphans(self, store: WorkerStore) -> None:
         """Fail the requests that only a worker with this store could serve: it was expected back and has not come."""
-        for model in store.models:
+        for model in store.infos:
             self._waiters.fail_orphans(model)
         self._context.wake()
 
@@ -152,7 +152,7 @@ class ModelLoading:
         wanted = self._waiters.models
         if not wanted:
             return NOTHING_MOVES
-        may_fill = any(self.stores[worker_id].home_model in wanted for worker_id in self.stores.unloaded)
+        may_fill = any(self.stores[worker_id].loadable.home_model in wanted for worker_id in self.stores.unloaded)
         if wanted <= self.served.in_memory and not may_fill:
             return NOTHING_MOVES
         since_s = {model: self._waiters.waited_for_since_s(model) for model in wanted}
@@ -162,7 +162,7 @@ class ModelLoading:
     def _send_load(self, worker: UnloadedWorker, model: str) -> None:
         assert worker.link is not None, "only a worker with a stream is empty"
         worker.loading, worker.loading_since_s = model, self._context.clock.time()
-        worker.link.send_load(model, self.stores[worker.worker_id].models[model].info.model_digest)
+        worker.link.send_load(model, self.stores[worker.worker_id].infos[model].model_digest)
         for sequence in self._context.waiting.of_model(model):
             self._context.sequence_listener.model_loading(sequence, worker.worker_id)
 
@@ -186,8 +186,10 @@ class ModelLoading:
             self._keep_alive.reset_keep_alive(model)
 
     def _has_idle_neighbour(self, worker: UnloadedWorker) -> bool:
-        host_id = self.stores[worker.worker_id].host_id
+        host_id = self.stores[worker.worker_id].loadable.host_id
         neighbours = [
-            each for each in self._context.workers.values() if self.stores[each.info.worker_id].host_id == host_id
+            each
+            for each in self._context.workers.values()
+            if self.stores[each.info.worker_id].loadable.host_id == host_id
         ]
         return any(each.is_idle and each.info.model not in self._context.waiting.models for each in neighbours)

@@ -183,15 +183,14 @@ def gather_slots(
 
 
 def _slot(worker_id: str, stores: WorkerStores, state: SlotState, model: str | None) -> Slot:
-    store = stores[worker_id]
-    loadable = {name: each.needed_bytes for name, each in store.models.items()}
+    said = stores[worker_id].loadable
     return Slot(
         worker_id=worker_id,
-        host_id=store.host_id,
+        host_id=said.host_id,
         state=state,
-        loadable=loadable,
+        loadable={each.name: each.needed_bytes for each in said.models},
         model=model,
-        home_model=store.home_model,
+        home_model=said.home_model,
     )
 
 

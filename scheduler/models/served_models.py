@@ -31,8 +31,8 @@ class ServedModels:
         """Return what is known of the model of this name and no other."""
         if having := list(self._having(model)):
             return max(having, key=lambda worker: worker.info.limits.num_pages).info
-        for _, loadable in self._stores.able_to_load(model):
-            return loadable.info
+        for _, info in self._stores.able_to_load(model):
+            return info
         raise ModelNotServedError(f"model {model!r} is not served; served: {some_names(sorted(self.names))}")
 
     @property
@@ -67,13 +67,11 @@ class ServedModels:
 
     def _name_in_use(self, model: str) -> str:
         """Return the name to serve it under: two names of the same files are one model, or they would take turns in a worker."""
-        digests = {loadable.info.model_digest for _, loadable in self._stores.able_to_load(model)}
+        digests = {info.model_digest for _, info in self._stores.able_to_load(model)}
         if self.is_served(model) or not digests:
             return model
         in_memory = (worker.info for worker in self._workers.values() if self.is_current(worker))
-        waited_for = (
-            loadable.info for other in sorted(self._waiting.models) for _, loadable in self._stores.able_to_load(other)
-        )
+        waited_for = (info for other in sorted(self._waiting.models) for _, info in self._stores.able_to_load(other))
         infos = chain(in_memory, waited_for)
         return next((info.model for info in infos if info.model_digest in digests), model)
 

@@ -6,9 +6,9 @@ from types import MappingProxyType
 from typing import Protocol
 
 from scheduler.clock import Timers
-from scheduler.worker_info import LoadableModel, LoadableModels, WorkerInfo
+from scheduler.worker_info import WorkerInfo, WorkerStore
 
-_NOTHING = LoadableModels()
+_NOTHING = WorkerStore()
 
 
 class LoadLink(Protocol):
@@ -41,12 +41,12 @@ class UnloadedWorker:
 class WorkerStores:
     """What all attached workers can load, as each has said last, and those of them that have no model in memory."""
 
-    def __init__(self, timers: Timers, *, grace_s: float, on_forgotten: Callable[[LoadableModels], object]) -> None:
+    def __init__(self, timers: Timers, *, grace_s: float, on_forgotten: Callable[[WorkerStore], object]) -> None:
         """A worker between two streams is expected back for `grace_s`; then `on_forgotten` is called with its store."""
         self._timers = timers
         self._grace_s = grace_s
         self._on_forgotten = on_forgotten
-        self._stores: dict[str, LoadableModels] = {}
+        self._stores: dict[str, WorkerStore] = {}
         """By worker id, for attached workers and for those that are expected back."""
         self._available_bytes: dict[str, int] = {}
         """By host id."""
@@ -65,19 +65,19 @@ class WorkerStores:
     def __contains__(self, worker_id: str) -> bool:
         return worker_id in self._stores
 
-    def __getitem__(self, worker_id: str) -> LoadableModels:
+    def __getitem__(self, worker_id: str) -> WorkerStore:
         return self._stores.get(worker_id, _NOTHING)
 
-    def set_store(self, worker_id: str, store: LoadableModels) -> None:
+    def set_store(self, worker_id: str, store: WorkerStore) -> None:
         self._stores[worker_id] = store
-        self.set_available_bytes(worker_id, store.available_bytes)
+        self.set_available_bytes(worker_id, store.loadable.available_bytes)
 
     def set_available_bytes(self, worker_id: str, available_bytes: int | None) -> None:
         if available_bytes is not None:
-            self._available_bytes[self[worker_id].host_id] = available_bytes
+            self._available_bytes[self[worker_id].loadable.host_id] = available_bytes
 
     def set_host_exhausted(self, worker_id: str) -> None:
-        self._exhausted.add(self[worker_id].host_id)
+        self._exhausted.add(self[worker_id].loadable.host_id)
 
     @property
     def available_bytes(self) -> Mapping[str, int]:
@@ -86,25 +86,25 @@ class WorkerStores:
 
     @property
     def model_names(self) -> set[str]:
-        return set[str]().union(*(store.models for store in self._stores.values()))
+        return set[str]().union(*(store.infos for store in self._stores.values()))
 
     @property
     def home_models(self) -> set[str]:
         """The models that workers were started with."""
-        return {store.home_model for store in self._stores.values() if store.home_model is not None}
+        return {home for store in self._stores.values() if (home := store.loadable.home_model) is not None}
 
-    def able_to_load(self, model: str) -> Iterator[tuple[str, LoadableModel]]:
-        """Return the ids of the workers that can load the model, and what each would load."""
-        return ((key, store.models[model]) for key, store in self._stores.items() if model in store.models)
+    def able_to_load(self, model: str) -> Iterator[tuple[str, WorkerInfo]]:
+        """Return the ids of the workers that can load the model, and what is known of it at each."""
+        return ((key, store.infos[model]) for key, store in self._stores.items() if model in store.infos)
 
     def is_outdated(self, info: WorkerInfo) -> bool:
         """Whether the files of the model that the worker has in memory have been replaced since."""
-        now = self[info.worker_id].models.get(info.model)
-        return now is not None and now.info.model_digest != info.model_digest
+        now = self[info.worker_id].infos.get(info.model)
+        return now is not None and now.model_digest != info.model_digest
 
     # ---- with a model, and without
 
-    def attach_loaded(self, worker_id: str, store: LoadableModels) -> UnloadedWorker | None:
+    def attach_loaded(self, worker_id: str, store: WorkerStore) -> UnloadedWorker | None:
         """Take in a worker that has a model in memory. Return what it was before, if it had none."""
         self.set_store(worker_id, store)
         return self._unloaded.pop(worker_id, None)
@@ -118,11 +118,11 @@ class WorkerStores:
         """Expect back without a model a worker that was told to unload."""
         self._forget_unless_back(UnloadedWorker(worker_id))
 
-    def attach_unloaded(self, worker_id: str, store: LoadableModels, link: LoadLink) -> UnloadedWorker:
+    def attach_unloaded(self, worker_id: str, store: WorkerStore, link: LoadLink) -> UnloadedWorker:
         self._num_sessions += 1
         worker = self._unloaded[worker_id] = UnloadedWorker(worker_id, self._num_sessions, link)
         self.set_store(worker_id, store)
-        self._exhausted.discard(store.host_id)
+        self._exhausted.discard(store.loadable.host_id)
         return worker
 
     def detach_unloaded(self, worker: UnloadedWorker, *, is_lost: bool) -> None:
@@ -131,7 +131,7 @@ class WorkerStores:
             worker.link, worker.is_lost = None, is_lost
             self._forget_unless_back(worker)
 
-    def dismiss_unloaded(self, worker: UnloadedWorker) -> LoadableModels:
+    def dismiss_unloaded(self, worker: UnloadedWorker) -> WorkerStore:
         """Tell it to end its stream, and do not expect it back. Return what it could load."""
         if worker.link is not None:
             worker.link.send_drain()

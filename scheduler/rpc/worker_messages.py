@@ -4,9 +4,10 @@ from collections.abc import Sequence
 
 from kvcache.block_hash import BlockHash
 from kvcache.page_pool import PageId
+from pagoda.wire.loadable_models import LoadableModels
 from protos.v1 import worker_pb2
 from scheduler.steps.step_plan import PlannedSequence, StepPlan
-from scheduler.worker_info import LoadableModel, LoadableModels, ModelLimits, WorkerInfo
+from scheduler.worker_info import ModelLimits, WorkerInfo, WorkerStore, worker_store
 
 
 def worker_info_from_proto(hello: worker_pb2.Hello) -> WorkerInfo:
@@ -32,36 +33,9 @@ def worker_info_from_proto(hello: worker_pb2.Hello) -> WorkerInfo:
     )
 
 
-def store_from_proto(hello: worker_pb2.Hello, store: worker_pb2.LoadableModels) -> LoadableModels:
-    return LoadableModels(
-        models={model.name: _loadable_from_proto(hello, model) for model in store.models},
-        host_id=store.host_id,
-        available_bytes=store.available_bytes if store.HasField("available_bytes") else None,
-        home_model=store.home_model or None,
-    )
-
-
-def _loadable_from_proto(hello: worker_pb2.Hello, model: worker_pb2.LoadableModel) -> LoadableModel:
-    info = WorkerInfo(
-        worker_id=hello.worker_id,
-        epoch=hello.epoch,
-        model=model.name,
-        model_digest=model.digest,
-        device=hello.device,
-        numerics_id="",
-        weights_bytes=0,
-        kv_bytes=0,
-        limits=ModelLimits(
-            page_size=model.page_size,
-            # Requests are checked against what one sequence of full length takes; the rest is found out when it is loaded.
-            num_pages=-(-model.max_model_len // model.page_size),
-            max_model_len=model.max_model_len,
-            max_step_tokens=0,
-            max_step_sequences=0,
-            vocab_size=model.vocab_size,
-        ),
-    )
-    return LoadableModel(info=info, needed_bytes=model.needed_bytes)
+def store_from_proto(hello: worker_pb2.Hello, message: worker_pb2.LoadableModels) -> WorkerStore:
+    loadable = LoadableModels.from_proto(message)
+    return worker_store(loadable, worker_id=hello.worker_id, epoch=hello.epoch, device=hello.device)
 
 
 def held_blocks_from_proto(message: worker_pb2.HeldBlocks) -> list[tuple[PageId, BlockHash]]:

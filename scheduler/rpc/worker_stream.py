@@ -24,7 +24,7 @@ from scheduler.rpc.stream_link import StreamLink
 from scheduler.rpc.worker_bounds import result_problem, shortened, store_problem
 from scheduler.rpc.worker_greeting import Greeting, read_greeting
 from scheduler.steps.worker_state import AttachedWorker
-from scheduler.worker_info import LoadableModels
+from scheduler.worker_info import WorkerStore
 
 # A worker waits this many times longer for its scheduler than the other way round: a scheduler that is late is late for all its
 # workers, and they would all leave at once.
@@ -193,7 +193,7 @@ class WorkerStream:
             store = worker_messages.store_from_proto(hello, hello.loadable_models)
         if not hello.HasField("model"):
             logger.info("worker attached without a model", extra={"worker": hello.worker_id})
-            return self._loop.attachments.attach_unloaded_worker(hello.worker_id, store or LoadableModels(), self.link)
+            return self._loop.attachments.attach_unloaded_worker(hello.worker_id, store or WorkerStore(), self.link)
         info = worker_messages.worker_info_from_proto(hello)
         worker = self._loop.attachments.attach_worker(info, self.link, held_blocks, store)
         logger.info("worker attached", extra=_described(worker))

@@ -9,6 +9,7 @@ from typing import Any
 
 from pagoda.rpc.grpc_channel import LOCAL_ONLY
 from pagoda.rpc.transport_security import TransportSecurity
+from pagoda.wire.loadable_models import LoadableModel, LoadableModels
 from protos.v1 import worker_pb2
 from tests.fakes.engine import EOS_TOKEN_ID, VOCAB_SIZE, FakeEngine
 from tests.fakes.executors import PoisonedExecutor, Wrap, plain
@@ -29,15 +30,16 @@ class FakeStore:
     def refresh(self) -> bool:
         return False
 
-    def to_proto(self) -> worker_pb2.LoadableModels:
-        model = worker_pb2.LoadableModel(
+    def loadable_models(self) -> LoadableModels:
+        model = LoadableModel(
             name=self._model.name,
             digest=self._model.digest,
             page_size=self._model.page_size,
             max_model_len=self._model.max_model_len,
             vocab_size=self._model.vocab_size,
+            needed_bytes=0,
         )
-        return worker_pb2.LoadableModels(models=[model], host_id="fake", home_model=model.name)
+        return LoadableModels(models=(model,), host_id="fake", home_model=model.name)
 
 
 def fake_worker_link(

@@ -9,7 +9,7 @@ import pytest
 
 from protos.v1 import inference_pb2
 from tests.fakes.gateway import RunningGateway, running_gateway
-from worker.loading.loadable_models import LoadableModels
+from worker.loading.local_models import LocalModels
 from worker.settings import WorkerSettings
 
 NUM_WRITERS, NUM_ROUNDS = 5, 16
@@ -18,14 +18,14 @@ NUM_WRITERS, NUM_ROUNDS = 5, 16
 
 async def learn(gateway: RunningGateway, home: Path, done: asyncio.Event) -> None:
     """What a worker and a scheduler do: look every moment, and say what there is."""
-    worker = LoadableModels(WorkerSettings(home=home, model=str(home / "tiny.gguf"), scheduler="unix:/none"))
+    worker = LocalModels(WorkerSettings(home=home, model=str(home / "tiny.gguf"), scheduler="unix:/none"))
     while not done.is_set():
         if await asyncio.to_thread(worker.refresh):
             gateway.scheduler.models[1:] = [
                 inference_pb2.ModelInfo(
                     name=model.name, digest=model.digest, max_model_len=512, num_unloaded_workers=1, page_size=16
                 )
-                for model in worker.to_proto().models
+                for model in worker.loadable_models().models
                 if model.name != "tiny"
             ]
         await asyncio.sleep(0.02)

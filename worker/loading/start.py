@@ -13,7 +13,7 @@ from worker.errors import NotEnoughMemoryError, StartError, UnusableModelError
 from worker.kernels.device_health import check_device
 from worker.kernels.interface import Kernels
 from worker.kernels.select import select_chooser, select_kernels
-from worker.loading.loadable_models import LoadableModels
+from worker.loading.local_models import LocalModels
 from worker.memory.kv_memory import (
     KVMemory,
     allocate_kv_memory,
@@ -44,7 +44,7 @@ def load_worker(settings: WorkerSettings, model: Model) -> Loaded:
         raise
 
 
-def load_on_demand(settings: WorkerSettings, models: LoadableModels, name: str, digest: str) -> Loaded:
+def load_on_demand(settings: WorkerSettings, models: LocalModels, name: str, digest: str) -> Loaded:
     """Raises as `load_worker`, ModelError, and StartError when the model's files are not those that were asked for."""
     model = models.find(name)
     if model.digest != digest:

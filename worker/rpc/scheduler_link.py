@@ -162,7 +162,7 @@ class SchedulerLink:
             instance=self._instance,
             device=self._hello.device,
             model=self._engine_thread.model,
-            loadable_models=self._store.to_proto() if self._store else None,
+            loadable_models=self._store.loadable_models().to_proto() if self._store else None,
             num_held_blocks_messages=len(held_blocks),
         )
         first = worker_pb2.AttachRequest(hello=hello)

@@ -16,6 +16,7 @@ import grpc
 from pagoda.models.errors import ModelFormatError, without_directories
 from pagoda.process.background import end_tasks, keep_running
 from pagoda.telemetry.tracing import Tracer
+from pagoda.wire.loadable_models import LoadableModels
 from pagoda.wire.step_result import StepResult
 from protos.v1 import worker_pb2
 from worker.errors import DeviceLostError, EngineHangsError, NotEnoughMemoryError, UnusableModelError
@@ -36,7 +37,7 @@ _KINDS = ("step", "recall", "drain", "load", "unload", "heartbeat_ack")
 
 
 class Store(Protocol):
-    """What the worker can load, as the scheduler is told of it: LoadableModels, or another one in tests."""
+    """What the worker can load: LocalModels, or another one in tests."""
 
     @property
     def available_bytes(self) -> int | None: ...
@@ -44,8 +45,8 @@ class Store(Protocol):
     def refresh(self) -> bool:
         """Look again; whether anything is new. Called in a thread."""
 
-    def to_proto(self) -> worker_pb2.LoadableModels:
-        """As of the last `refresh`."""
+    def loadable_models(self) -> LoadableModels:
+        """Return them as of the last `refresh`."""
 
 
 class Session:
@@ -209,7 +210,7 @@ class Session:
         """Whenever the store has changed."""
         while True:
             if await asyncio.to_thread(store.refresh):
-                await self._send(worker_pb2.AttachRequest(loadable_models=store.to_proto()))
+                await self._send(worker_pb2.AttachRequest(loadable_models=store.loadable_models().to_proto()))
             await asyncio.sleep(self._heartbeat_interval_s)
 
     async def _watch_scheduler(self) -> None:

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 
+from pagoda.wire.loadable_models import LoadableModels
 from scheduler.errors import InvalidRequestError, RequestError, UnavailableError
 from scheduler.loop import SchedulerLoop
 from scheduler.models.model_waiters import MAX_LOST_LOADS
@@ -11,7 +12,7 @@ from scheduler.models.worker_stores import UnloadedWorker
 from scheduler.policy import SchedulingPolicy
 from scheduler.publish.tracing import SequenceTracing
 from scheduler.steps.worker_state import AttachedWorker
-from scheduler.worker_info import LoadableModel, LoadableModels, WorkerInfo
+from scheduler.worker_info import WorkerInfo, WorkerStore, only_itself
 from tests.fakes.client import RecordingClient
 from tests.fakes.clock import FakeClock
 from tests.fakes.plan_worker import PlanWorker, worker_info
@@ -47,12 +48,13 @@ class System:
         for worker_id in worker_ids:
             self.attach_unloaded(worker_id)
 
-    def store(self, worker_id: str) -> LoadableModels:
-        models = {name: info(worker_id, name, digest) for name, digest in self.digests.items()}
-        loadable = {name: LoadableModel(info=each, needed_bytes=NEEDED_BYTES) for name, each in models.items()}
-        return LoadableModels(
-            models=loadable, host_id="h", available_bytes=self.available_bytes, home_model=self.home_model
+    def store(self, worker_id: str) -> WorkerStore:
+        infos = {name: info(worker_id, name, digest) for name, digest in self.digests.items()}
+        models = [replace(only_itself(each).loadable.models[0], needed_bytes=NEEDED_BYTES) for each in infos.values()]
+        loadable = LoadableModels(
+            models=tuple(models), host_id="h", available_bytes=self.available_bytes, home_model=self.home_model
         )
+        return WorkerStore(loadable=loadable, infos=infos)
 
     def attach_unloaded(self, worker_id: str) -> None:
         link = self.links[worker_id] = PlanWorker(info(worker_id, ""))

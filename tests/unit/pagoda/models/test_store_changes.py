@@ -26,7 +26,7 @@ from pagoda.models.store import ModelStore
 from tests.fakes.tiny_checkpoint import write_tiny_checkpoint
 from tests.fakes.tiny_model import write_tiny_gguf
 from tests.unit.pagoda.models.test_model_editor import ignore, make, upload
-from worker.loading.loadable_models import LoadableModels
+from worker.loading.local_models import LocalModels
 from worker.settings import WorkerSettings
 
 
@@ -102,7 +102,7 @@ def refuse(*paths: Path) -> None:
 
 def test_listings_beside_writers_fail_never_and_workers_learn_all(home: Path, editor: ModelEditor, tiny: Path) -> None:
     """500 changes by several threads, each of which would meet another's half-done work if there were such a thing."""
-    worker = LoadableModels(WorkerSettings(home=home, model=str(tiny), scheduler="unix:/none"))
+    worker = LocalModels(WorkerSettings(home=home, model=str(tiny), scheduler="unix:/none"))
     num_left = 4
 
     def change(place: int) -> None:
@@ -133,7 +133,7 @@ def test_listings_beside_writers_fail_never_and_workers_learn_all(home: Path, ed
     left = {f"n{place}/m{number}:latest" for place in range(4) for number in range(3, 7)}
     assert {model.name for model in ModelStore(home).list()} == left
     worker.refresh()
-    assert {model.name for model in worker.to_proto().models} == left | {"tiny"}
+    assert {model.name for model in worker.loadable_models().models} == left | {"tiny"}
     assert sorted(each.name for each in (home / "models").iterdir()) == sorted(
         [".lock", ".scratch", "digests.json", *{name.partition(":")[0].replace("/", "%2f") for name in left}]
     )
@@ -231,7 +231,7 @@ def test_a_pipe_among_the_files_of_a_checkpoint_is_refused(home: Path, tmp_path:
 def test_a_worker_looks_again_when_a_look_has_failed(
     home: Path, editor: ModelEditor, tiny: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    worker = LoadableModels(WorkerSettings(home=home, model=str(tiny), scheduler="unix:/none"))
+    worker = LocalModels(WorkerSettings(home=home, model=str(tiny), scheduler="unix:/none"))
     worker.refresh()
     make(editor, "new", tiny)
     with monkeypatch.context() as patched:
@@ -239,7 +239,7 @@ def test_a_worker_looks_again_when_a_look_has_failed(
         with pytest.raises(OSError, match="Invalid argument"):
             worker.refresh()
     assert worker.refresh()
-    assert [model.name for model in worker.to_proto().models] == ["new:latest", "tiny"]
+    assert [model.name for model in worker.loadable_models().models] == ["new:latest", "tiny"]
 
 
 def test_a_full_disk_is_said_without_a_path(

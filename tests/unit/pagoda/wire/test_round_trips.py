@@ -11,6 +11,7 @@ from pagoda.wire.events import Event, Moved, PromptLogprobs, Started, Tokens, ev
 from pagoda.wire.finished import Finished, FinishReason, Timings, Usage
 from pagoda.wire.inference_request import InferenceRequest, ResumedSample
 from pagoda.wire.load import PrefixIndexLoad, QueueLoad, SchedulerLoad, WorkerLoad
+from pagoda.wire.loadable_models import LoadableModel, LoadableModels
 from pagoda.wire.logprobs import TokenLogprobs
 from pagoda.wire.model_info import ModelInfo
 from pagoda.wire.sampling import SamplingParams
@@ -157,6 +158,23 @@ model_info = st.builds(
     page_size=uint32,
 )
 
+loadable_model = st.builds(
+    LoadableModel,
+    name=names,
+    digest=names,
+    page_size=uint32,
+    max_model_len=uint32,
+    vocab_size=uint32,
+    needed_bytes=uint64,
+)
+loadable_models = st.builds(
+    LoadableModels,
+    models=st.lists(loadable_model, max_size=2).map(tuple),
+    host_id=names,
+    available_bytes=st.none() | uint64,
+    home_model=st.none() | st.text(min_size=1, max_size=3),
+)
+
 WIRE_DATA: dict[type[Any], st.SearchStrategy[Any]] = {
     TokenLogprobs: logprobs,
     SamplingParams: sampling,
@@ -176,6 +194,8 @@ WIRE_DATA: dict[type[Any], st.SearchStrategy[Any]] = {
     PrefixIndexLoad: index_load,
     SchedulerLoad: scheduler_load,
     ModelInfo: model_info,
+    LoadableModel: loadable_model,
+    LoadableModels: loadable_models,
 }
 
 

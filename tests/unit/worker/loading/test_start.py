@@ -13,7 +13,7 @@ from pagoda.wire.sampling import SamplingParams
 from tests.fakes.native_code import give_native_code
 from tests.fakes.tiny_model import write_tiny_gguf
 from worker.errors import StartError
-from worker.loading.loadable_models import LoadableModels
+from worker.loading.local_models import LocalModels
 from worker.loading.start import load_on_demand, load_worker
 from worker.settings import WorkerSettings
 from worker.steps.engine_thread import Loaded, StepRunner
@@ -41,7 +41,7 @@ def settings(home: Path, model_path: Path, **values: Any) -> WorkerSettings:
 
 def load(home: Path, model_path: Path, **values: Any) -> Loaded:
     given = settings(home, model_path, **values)
-    model = LoadableModels(given).home_model
+    model = LocalModels(given).home_model
     assert model is not None
     return load_worker(given, model)
 
@@ -91,38 +91,39 @@ def test_a_real_model_computes_the_same_token_whole_and_in_chunks(home: Path, mo
 def test_what_is_loaded_on_demand_computes_the_same(home: Path, tmp_path: Path, model_path: Path) -> None:
     other = write_tiny_gguf(tmp_path / "other.gguf", seed=3)
     given = settings(home, model_path, model=f"{model_path},{other}", start_empty=True, max_model_len=10**6)
-    models = LoadableModels(given)
+    models = LocalModels(given)
     assert models.home_model is None
-    store = models.to_proto()
+    store = models.loadable_models()
     assert [(each.name, each.max_model_len) for each in store.models] == [("other", 512), ("tiny", 512)]
-    assert store.models[0].digest != store.models[1].digest and store.available_bytes > store.models[0].needed_bytes
+    assert store.models[0].digest != store.models[1].digest
+    assert store.available_bytes is not None and store.available_bytes > store.models[0].needed_bytes
     on_demand = load_on_demand(given, models, "other", store.models[0].digest)
     assert first_token(on_demand.engine, 33) == first_token(load(home, other).engine, 33)
 
 
 def test_a_model_whose_files_have_changed_is_not_loaded(home: Path, model_path: Path) -> None:
     given = settings(home, model_path)
-    models = LoadableModels(given)
-    digest = models.to_proto().models[0].digest
+    models = LocalModels(given)
+    digest = models.loadable_models().models[0].digest
     write_tiny_gguf(model_path, seed=1)
     with pytest.raises(StartError, match="have changed"):
         load_on_demand(given, models, "tiny", digest)
-    assert models.refresh() and models.to_proto().models[0].digest != digest
+    assert models.refresh() and models.loadable_models().models[0].digest != digest
 
 
 def test_the_store_is_looked_at_again(tmp_path: Path, model_path: Path) -> None:
     own_home = tmp_path / "home"
-    models = LoadableModels(settings(own_home, model_path))
+    models = LocalModels(settings(own_home, model_path))
     store = ModelStore(own_home)
     editor = ModelEditor(store, BlobStore(own_home))
     models.refresh()
     assert not models.refresh()
     editor.copy_model(store.get(str(model_path)), "copy")
     assert models.refresh()
-    assert [each.name for each in models.to_proto().models] == ["copy:latest", "tiny"]
+    assert [each.name for each in models.loadable_models().models] == ["copy:latest", "tiny"]
     editor.delete("copy")
     assert models.refresh()
-    assert [each.name for each in models.to_proto().models] == ["tiny"]
+    assert [each.name for each in models.loadable_models().models] == ["tiny"]
 
 
 def test_int8_keys_and_values_have_an_id_and_more_pages(home: Path, model_path: Path) -> None:

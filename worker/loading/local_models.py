@@ -9,7 +9,7 @@ from pathlib import Path
 from pagoda.models.errors import ModelError
 from pagoda.models.model import Model
 from pagoda.models.store import ModelStore
-from protos.v1 import worker_pb2
+from pagoda.wire.loadable_models import LoadableModel, LoadableModels
 from worker.memory.machine_memory import machine_available_bytes
 from worker.settings import WorkerSettings
 
@@ -17,7 +17,7 @@ _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 _KV_BYTES_PER_ELEMENT = 2
 
 
-class LoadableModels:
+class LocalModels:
     def __init__(self, settings: WorkerSettings) -> None:
         """Raises ModelError when one of the models that it was told of is not there."""
         self._settings = settings
@@ -53,20 +53,20 @@ class LoadableModels:
         """None for a device whose memory only those know who compute there."""
         return machine_available_bytes() if self._settings.device == "cpu" else None
 
-    def to_proto(self) -> worker_pb2.LoadableModels:
-        """As of the last `refresh`."""
-        return worker_pb2.LoadableModels(
-            models=[self._described(model) for _, model in sorted(self._models.items())],
+    def loadable_models(self) -> LoadableModels:
+        """Return them as of the last `refresh`."""
+        return LoadableModels(
+            models=tuple(self._described(model) for _, model in sorted(self._models.items())),
             host_id=_host_id(self._settings.device),
             available_bytes=self.available_bytes,
-            home_model=self.home_model.name if self.home_model else "",
+            home_model=self.home_model.name if self.home_model else None,
         )
 
-    def _described(self, model: Model) -> worker_pb2.LoadableModel:
+    def _described(self, model: Model) -> LoadableModel:
         max_model_len = self.max_model_len(model)
         config = model.config
         token_bytes = 2 * config.num_layers * config.num_kv_heads * config.head_size * _KV_BYTES_PER_ELEMENT
-        return worker_pb2.LoadableModel(
+        return LoadableModel(
             name=model.name,
             digest=model.digest,
             page_size=self._settings.page_size,
