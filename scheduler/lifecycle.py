@@ -23,8 +23,7 @@ from scheduler.queue.events import (
     tokens_event,
 )
 from scheduler.queue.fair_queue import FairQueue
-from scheduler.queue.open_requests import OpenRequests
-from scheduler.queue.request import OpenRequest
+from scheduler.queue.open_requests import OpenRequest, OpenRequests
 from scheduler.steps.sequence import Sequence, SequenceStatus
 from scheduler.steps.worker_state import AttachedWorker
 

@@ -10,7 +10,8 @@ from scheduler.lifecycle import Lifecycle
 from scheduler.models.served_models import ServedModels
 from scheduler.policy import SchedulingPolicy
 from scheduler.queue.events import Client
-from scheduler.queue.request import OpenRequest, check_request, length_problem, make_sequences
+from scheduler.queue.new_sequences import check_request, length_problem, make_sequences
+from scheduler.queue.open_requests import OpenRequest
 
 
 class Requests:

@@ -2,10 +2,24 @@
 
 from collections import defaultdict
 from collections.abc import Callable
+from dataclasses import dataclass
 
+from pagoda.wire.inference_request import InferenceRequest
+from scheduler.clock import TimerHandle
 from scheduler.queue.events import Client, ClientEvent
-from scheduler.queue.request import OpenRequest
 from scheduler.steps.sequence import Sequence
+
+
+@dataclass(slots=True, eq=False, kw_only=True)
+class OpenRequest:
+    """An accepted request, with those of its samples that have not ended."""
+
+    request: InferenceRequest
+    client: Client
+    sequences: dict[int, Sequence]
+    """By sample index."""
+    deadline: TimerHandle | None = None
+    """The timer handle that ends it, cancelled when the last sample ends."""
 
 
 class OpenRequests:

@@ -12,7 +12,7 @@ from pagoda.wire.inference_request import InferenceRequest
 from protos.v1 import inference_pb2
 from scheduler.errors import InvalidRequestError, RequestError, ShuttingDownError
 from scheduler.queue.events import ClientEvent, Failed
-from scheduler.queue.request import MAX_SAMPLES
+from scheduler.queue.new_sequences import MAX_SAMPLES
 
 # What is only carried along or hashed. The longest that HTTP lets through is shorter.
 MAX_NAME_CHARS = 1024

@@ -6,7 +6,7 @@ from kvcache.page_pool import PageId
 from pagoda.wire.inference_request import InferenceRequest
 from pagoda.wire.sampling import SamplingParams
 from protos.v1 import worker_pb2
-from scheduler.queue.request import make_sequences
+from scheduler.queue.new_sequences import make_sequences
 from scheduler.rpc import worker_messages
 from scheduler.rpc.worker_bounds import result_problem
 from scheduler.steps.sequence import Sequence

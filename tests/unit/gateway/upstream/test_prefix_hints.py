@@ -8,7 +8,7 @@ from pagoda.wire.inference_request import InferenceRequest
 from pagoda.wire.inference_request import InferenceRequest as ScheduledRequest
 from pagoda.wire.model_info import ModelInfo
 from pagoda.wire.sampling import SamplingParams
-from scheduler.queue.request import make_sequences
+from scheduler.queue.new_sequences import make_sequences
 from tests.fakes.plan_worker import worker_info
 
 WORKER = worker_info(page_size=4)

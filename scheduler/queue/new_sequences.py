@@ -1,34 +1,20 @@
-"""A request as a client submitted it, and its sequences while they live."""
+"""The sequences of a new request, and the checks that it has to pass before it gets any."""
 
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import replace
 
 from kvcache.block_hash import BlockHash, hash_blocks, root_hash
 from pagoda.wire.inference_request import InferenceRequest
 from scheduler.errors import InvalidRequestError
-from scheduler.queue.events import Client
 from scheduler.steps.sequence import Sequence
 from scheduler.worker_info import ModelLimits, WorkerInfo
 
 MAX_SAMPLES = 128
 
 
-@dataclass(slots=True, eq=False, kw_only=True)
-class OpenRequest:
-    """An accepted request: which of its samples have not ended."""
-
-    request: InferenceRequest
-    client: Client
-    sequences: dict[int, Sequence]
-    """By sample index."""
-    deadline: Any = None
-    """The timer handle that ends it, cancelled when the last sample ends."""
-
-
 def make_sequences(request: InferenceRequest, info: WorkerInfo, *, first_id: int, now_s: float) -> list[Sequence]:
-    """One per sample that has not finished, in order; ids and places in the order of arrival count up from `first_id`.
+    """Return one per sample that has not finished, in order; ids and the order of arrival count up from `first_id`.
 
-    Their prompt is scored once, for the first of them. Not where a sample had tokens elsewhere: scores are told before any.
+    Their prompt is scored once, for the first of them. Not where a sample had tokens elsewhere: scores come before any token.
     """
     prompt, page_size = request.prompt_token_ids, info.limits.page_size
     root = root_hash(model_digest=info.model_digest, page_size=page_size, cache_salt=request.cache_salt)
@@ -64,7 +50,7 @@ def make_sequences(request: InferenceRequest, info: WorkerInfo, *, first_id: int
 
 
 def check_request(request: InferenceRequest, limits: ModelLimits) -> None:
-    """Raises InvalidRequestError that says what is wrong and what would be right."""
+    """Raise InvalidRequestError, which says what is wrong and what would be right, for a request that can never be served."""
     problem = (
         request.sampling.problem()
         or _samples_problem(request)
@@ -96,7 +82,7 @@ def _token_problem(request: InferenceRequest, limits: ModelLimits) -> str | None
 
 
 def length_problem(num_tokens: int, limits: ModelLimits) -> str | None:
-    """What is wrong with a prompt of so many tokens."""
+    """Return what is wrong with a prompt of so many tokens, if anything is."""
     if num_tokens >= limits.max_model_len:
         return (
             f"the prompt has {num_tokens} tokens, but the model's context window is {limits.max_model_len} tokens, "
