@@ -1,8 +1,7 @@
-"""Protocols for observers of sequences and of the workers' caches, so that the loop needs no tracing and no prefix index."""
+"""Listeners of sequences and of the workers' caches, as which tracing and the prefix index are told of the loop's doings."""
 
 from collections.abc import Sequence as Seq
 from enum import Enum
-from typing import Protocol
 
 from kvcache.block_hash import BlockHash
 from pagoda.wire.finished import FinishReason
@@ -22,12 +21,16 @@ class Interruption(Enum):
     """Its worker wants to end, and another one has room."""
 
 
-class SequenceListener(Protocol):
-    """Calls return at once. After `queued` each sequence is told of until `finished` or `failed`, one of which comes last."""
+class SequenceListener:
+    """Hears what becomes of each sequence; tracing overrides what it wants to know. Calls return at once.
+
+    After `sequence_queued` a sequence is heard of until `sequence_finished` or `sequence_failed`, one of which comes last.
+    """
 
     def sequence_queued(self, sequence: Sequence, request: InferenceRequest, *, place: int, num_waiting: int) -> str:
-        """It waits in that place of its tenant's line, among so many of all. Returns the trace context that its steps carry to
+        """It waits in that place of its tenant's line, among so many of all. Return the trace context that its steps carry to
         the workers; empty for none."""
+        return ""
 
     def model_loading(self, sequence: Sequence, worker_id: str) -> None:
         """It waits for its model, which this worker has been told to load."""
@@ -44,59 +47,21 @@ class SequenceListener(Protocol):
     def sequence_interrupted(self, sequence: Sequence, why: Interruption) -> None:
         """It waits again. `worker_id` still names the worker that it ran on."""
 
-    def sequence_finished(self, sequence: Sequence, reason: FinishReason) -> None: ...
-
-    def sequence_failed(self, sequence: Sequence, error: RequestError) -> None: ...
-
-
-class NobodyFollows:
-    """A `SequenceListener` for a loop without tracing."""
-
-    def sequence_queued(self, sequence: Sequence, request: InferenceRequest, *, place: int, num_waiting: int) -> str:
-        return ""
-
-    def model_loading(self, sequence: Sequence, worker_id: str) -> None:
-        pass
-
-    def model_loaded(self, sequence: Sequence, worker_id: str, load_s: float) -> None:
-        pass
-
-    def sequence_admitted(self, sequence: Sequence, num_cached_tokens: int) -> None:
-        pass
-
-    def sequence_sampled(self, sequence: Sequence) -> None:
-        pass
-
-    def sequence_interrupted(self, sequence: Sequence, why: Interruption) -> None:
-        pass
-
     def sequence_finished(self, sequence: Sequence, reason: FinishReason) -> None:
-        pass
+        """It has ended by itself, or was given up."""
 
     def sequence_failed(self, sequence: Sequence, error: RequestError) -> None:
-        pass
+        """Its request has failed."""
 
 
-class CacheListener(Protocol):
-    """Calls return at once."""
+class CacheListener:
+    """Hears what the workers' caches hold; the prefix index's publisher overrides all of it. Calls return at once."""
 
     def worker_attached(self, worker: AttachedWorker) -> None:
-        """Perhaps with blocks in its pool that it had kept."""
+        """A worker has come, perhaps with blocks in its pool that it had kept."""
 
     def blocks_changed(self, worker: AttachedWorker, evicted: Seq[BlockHash], sealed: Seq[BlockHash]) -> None:
         """With a step's result some blocks became final; before that some others had to go."""
 
-    def worker_detached(self, worker: AttachedWorker) -> None: ...
-
-
-class NobodyListens:
-    """A `CacheListener` for a loop without a prefix index."""
-
-    def worker_attached(self, worker: AttachedWorker) -> None:
-        pass
-
-    def blocks_changed(self, worker: AttachedWorker, evicted: Seq[BlockHash], sealed: Seq[BlockHash]) -> None:
-        pass
-
     def worker_detached(self, worker: AttachedWorker) -> None:
-        pass
+        """A worker is gone, and its blocks with it."""

@@ -20,7 +20,7 @@ from scheduler.errors import WorkerProtocolError
 from scheduler.faults.suspects import Suspects, making_way
 from scheduler.keep_alive import KeepAlive
 from scheduler.lifecycle import Lifecycle
-from scheduler.listeners import CacheListener, Interruption, NobodyFollows, NobodyListens, SequenceListener
+from scheduler.listeners import CacheListener, Interruption, SequenceListener
 from scheduler.models.model_loading import ModelLoading
 from scheduler.models.served_models import ServedModels
 from scheduler.policy import SchedulingPolicy
@@ -51,8 +51,8 @@ class SchedulerLoop:
             workers=registry.workers,
             waiting=queue,
             wake=self.wake,
-            sequence_listener=sequences or NobodyFollows(),
-            cache_listener=caches or NobodyListens(),
+            sequence_listener=sequences or SequenceListener(),
+            cache_listener=caches or CacheListener(),
             counters=counters or Counters(),
         )
         self.keep_alive = KeepAlive(clock, policy.keep_alive_s, on_expired=self.wake)

@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 from kvcache.block_hash import BlockHash
 from kvcache.prefix_index import Holder, PrefixIndex, PublishResult
 from scheduler.counters import IndexCounters
+from scheduler.listeners import CacheListener
 from scheduler.steps.worker_state import AttachedWorker
 
 logger = logging.getLogger(__name__)
@@ -47,8 +48,8 @@ class _Announced:
     """Something that the index should have forgotten may still be there."""
 
 
-class IndexPublisher:
-    """A `CacheListener`. `run` until cancelled, then `close`."""
+class IndexPublisher(CacheListener):
+    """`run` until cancelled, then `close`."""
 
     def __init__(
         self,

@@ -1,6 +1,6 @@
 """The spans of a sequence: one from arrival to end, and in it the stages that it goes through, again after a preemption.
 
-A `SequenceListener` of the loop. Sequences whose trace is not sampled are forgotten at once.
+Sequences whose trace is not sampled are forgotten at once.
 """
 
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from pagoda.telemetry.tracing import Attributes, Span, SpanKind, TraceContext, T
 from pagoda.wire.finished import FinishReason
 from pagoda.wire.inference_request import InferenceRequest
 from scheduler.errors import RequestError
-from scheduler.listeners import Interruption
+from scheduler.listeners import Interruption, SequenceListener
 from scheduler.steps.sequence import Sequence
 
 
@@ -20,7 +20,7 @@ class _Traced:
     is_decoding: bool = False
 
 
-class SequenceTracing:
+class SequenceTracing(SequenceListener):
     def __init__(self, tracer: Tracer) -> None:
         self._tracer = tracer
         self._traced: dict[int, _Traced] = {}

@@ -19,7 +19,7 @@ from scheduler.errors import (
     UnavailableError,
     WorkerProtocolError,
 )
-from scheduler.listeners import NobodyListens
+from scheduler.listeners import CacheListener
 from scheduler.loop import SchedulerLoop
 from scheduler.policy import SchedulingPolicy
 from scheduler.steps.sequence import MAX_SCORED_TOKENS
@@ -504,7 +504,7 @@ def test_a_page_that_was_written_to_again_is_not_said_to_hold_its_old_block(num_
 def test_a_block_is_final_only_with_the_result_of_the_step_that_filled_it() -> None:
     heard: list[tuple[str, int, int]] = []
 
-    class Listener(NobodyListens):
+    class Listener(CacheListener):
         def blocks_changed(self, worker: AttachedWorker, evicted: Seq[BlockHash], sealed: Seq[BlockHash]) -> None:
             heard.append(("changed", len(evicted), len(sealed)))
 
