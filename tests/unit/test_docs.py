@@ -10,9 +10,11 @@ FOLDERS = ("gateway", "scheduler", "worker", "kvcache", "pagoda", "protos", "tes
 DOCUMENTS = [REPOSITORY / "README.md", REPOSITORY / "CONTRIBUTING.md", *sorted(REPOSITORY.glob("docs/**/*.md"))]
 FILE = re.compile(r"(?<![\w/.:~$<>-])(?:[\w.-]+/)*[\w-]+\.(?:py|c|h|lua|proto|md|toml|ya?ml)\b(?!/)")
 FOLDER = re.compile(rf"`((?:{'|'.join(FOLDERS)})(?:/[\w-]+)*)/`")
+MODULE = re.compile(rf"-m ((?:{'|'.join(FOLDERS)})(?:\.\w+)*)")
 LINK = re.compile(r"\]\(([^)#:]+)(?:#[^)]*)?\)")
 PATTERNS = frozenset({"bench/results/peers-MODEL.md"})
 """Not the name of one file."""
+RECIPES = [REPOSITORY / name for name in ("Makefile", "Dockerfile", "compose.yaml", ".ci/run")]
 SOURCES = re.compile(r"(?<![\w/.:~$<>{}*-])(?:\.\./)*((?:[\w.-]+/)*[\w-]+\.(?:py|c|h|lua|proto|md))\b(?![/.\w(=])")
 NOT_OURS = frozenset({"version.py"})
 """Files of other packages."""
@@ -45,3 +47,17 @@ def test_what_the_source_names_exists(folder: str) -> None:
     named = {(path.name, name) for path in sources for name in SOURCES.findall(path.read_text())}
     ends = {"/".join(parts[i:]) for path in paths if (parts := path.split("/")) for i in range(1, len(parts))}
     assert sorted(pair for pair in named if pair[1] not in ends | NOT_OURS) == []
+
+
+@pytest.mark.parametrize("document", [*DOCUMENTS, *RECIPES], ids=lambda path: str(path.relative_to(REPOSITORY)))
+def test_what_is_run_as_a_module_exists(document: Path) -> None:
+    modules = [REPOSITORY / name.replace(".", "/") for name in MODULE.findall(document.read_text())]
+    assert [
+        str(each) for each in modules if not (each.with_suffix(".py").exists() or (each / "__main__.py").exists())
+    ] == []
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.name)
+def test_what_a_recipe_names_exists(recipe: Path) -> None:
+    named = re.findall(rf"(?<![\w/.-])(?:\./)?((?:{'|'.join(FOLDERS)})/[\w./-]*\w)", recipe.read_text())
+    assert [path for path in named if not (REPOSITORY / path).exists()] == []
