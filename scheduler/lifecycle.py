@@ -85,15 +85,15 @@ class Lifecycle:
             sequence.num_scored += len(logprobs)
             self.open_requests.post_event(sequence, prompt_logprobs_event(sequence, start, logprobs))
 
-    def record_sampled_tokens(self, sequence: Sequence, sampled: SampledTokens) -> None:
-        """It has new tokens. Raises WorkerProtocolError where they are more than it may have."""
-        if len(sequence.token_ids) + len(sampled.token_ids) > sequence.max_length:
+    def record_sampled_tokens(self, sequence: Sequence, sampled: SampledTokens, max_new_tokens: int) -> None:
+        """Add and deliver what a step brought. Raises WorkerProtocolError for no token, or more than the step had promised."""
+        if not 1 <= len(sampled.token_ids) <= max_new_tokens:
             raise WorkerProtocolError(
-                f"sequence {sampled.sequence_id} has {len(sampled.token_ids)} tokens more, with which it is longer than "
-                f"{sequence.max_length}"
+                f"sequence {sampled.sequence_id} has {len(sampled.token_ids)} new tokens, which must be between 1 and "
+                f"{max_new_tokens}"
             )
         event = tokens_event(sequence, sampled.token_ids, sampled.logprobs)
-        sequence.append(sampled.token_ids)
+        sequence.append(sampled.token_ids, max_new_tokens)
         self._queue.charge_tokens(sequence.tenant, num_output_tokens=len(sampled.token_ids))
         if sequence.first_token_s is None:
             sequence.first_token_s = self._context.clock.time()

@@ -134,17 +134,17 @@ class SchedulerLoop:
         if self.workers.get(worker.info.worker_id) is not worker:
             raise WorkerProtocolError("this stream was replaced by a newer one of the same worker")
         step = worker.steps.end(result.step_id)
-        worker.prompt_speed.ended(step.num_tokens, len(step.sampling), self.context.clock.time())
+        worker.prompt_speed.ended(step.num_tokens, step.num_new_tokens, self.context.clock.time())
         self.counters.num_steps += step.num_tokens > 0
         self.counters.num_step_tokens += step.num_tokens
         for scored in result.scored:
             self._apply_scored(worker, scored)
         for sampled in result.sampled:
-            sequence, attempt = step.sampling.pop(sampled.sequence_id, (None, 0))
+            sequence, attempt, max_new_tokens = step.sampling.pop(sampled.sequence_id, (None, 0, 0))
             if sequence is not None and attempt == sampled.attempt == sequence.attempt:
-                self._apply_sampled(worker, sequence, sampled)
+                self._apply_sampled(worker, sequence, sampled, max_new_tokens)
         # The worker leaves out only sequences that it ended itself, and those have left here too.
-        missing = [sequence for sequence, attempt in step.sampling.values() if sequence.attempt == attempt]
+        missing = [sequence for sequence, attempt, _ in step.sampling.values() if sequence.attempt == attempt]
         if missing:
             raise WorkerProtocolError(f"step {result.step_id} has no token for sequence {missing[0].sequence_id}")
         if result.next_is_last:
@@ -160,8 +160,13 @@ class SchedulerLoop:
         if sequence is not None and sequence.attempt == scored.attempt:
             self.lifecycle.record_scored_tokens(sequence, scored)
 
-    def _apply_sampled(self, worker: AttachedWorker, sequence: Sequence, sampled: SampledTokens) -> None:
-        self.lifecycle.record_sampled_tokens(sequence, sampled)
+    def _apply_sampled(
+        self, worker: AttachedWorker, sequence: Sequence, sampled: SampledTokens, max_new_tokens: int
+    ) -> None:
+        self.lifecycle.record_sampled_tokens(sequence, sampled, max_new_tokens)
+        if num_missing := max_new_tokens - len(sampled.token_ids):
+            self.counters.num_step_tokens -= num_missing
+            worker.steps.outdate_lease_without(sequence)
         if sampled.stopped:
             worker.stop(sequence)
         worker.seal(sequence)

@@ -32,7 +32,9 @@ from scheduler.steps.worker_state import AttachedWorker
 ROOT = root_hash(model_digest="d", page_size=PAGE_SIZE)
 NUM_RUNNING = 32
 NUM_PAGES = 16_384
-STEP = StepInFlight(step_id=1, num_tokens=32, work=0, num_context_tokens=32 * 8, computing=(), sampling={})
+STEP = StepInFlight(
+    step_id=1, num_tokens=32, num_new_tokens=0, work=0, num_context_tokens=32 * 8, computing=(), sampling={}
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,4 +1,7 @@
-"""The keys of a file that may change while the server runs. What cannot be read never takes the place of what could."""
+"""The keys of a file that may change while the server runs. What cannot be read never takes the place of what could.
+
+Knows nothing about requests.
+"""
 
 import logging
 from pathlib import Path

@@ -1,6 +1,6 @@
 """`pagoda serve`: what it checks, fetches, starts and says, in that order.
 
-supervisor.py keeps the processes alive, tiers.py has their arguments.
+Knows nothing about keeping processes alive (supervisor.py) or what they are told (tiers.py).
 """
 
 import asyncio

@@ -1,4 +1,7 @@
-"""Keeps the children of one `pagoda serve` running: starts them together, restarts one that dies, stops them in order."""
+"""Keeps the children of one `pagoda serve` running: starts them together, restarts one that dies, stops them in order.
+
+Knows nothing about what the children do.
+"""
 
 import asyncio
 import time

@@ -1,4 +1,7 @@
-"""sha256 of model files, remembered by size and modification time, so that only a changed file is read again."""
+"""sha256 of model files, remembered by size and modification time, so that only a changed file is read again.
+
+Knows nothing about models or where they come from.
+"""
 
 import hashlib
 import json

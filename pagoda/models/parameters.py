@@ -1,4 +1,7 @@
-"""The parameters that a model may bring, under the names of Ollama's `options`: read from words, written as lines, checked."""
+"""The parameters that a model may bring, under the names of Ollama's `options`: read from words, written as lines, checked.
+
+Knows nothing about what they do.
+"""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace

@@ -1,4 +1,7 @@
-"""What SIGTERM and SIGINT mean to every tier: the first asks for an orderly end, a second one for an end at once."""
+"""What SIGTERM and SIGINT mean to every tier: the first asks for an orderly end, a second one for an end at once.
+
+Knows nothing about what an orderly end is.
+"""
 
 import asyncio
 import logging

@@ -1,6 +1,6 @@
 """Builds the vocabulary from the tokenizer files of a Hugging Face checkpoint: tokenizer.json and tokenizer_config.json.
 
-Checkpoints with a SentencePiece file alone (tokenizer.model) are refused.
+Knows nothing about weights. Checkpoints with a SentencePiece file alone (tokenizer.model) are refused.
 """
 
 import json

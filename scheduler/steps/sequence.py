@@ -1,8 +1,9 @@
 """A sequence: the token ids of one sample, and how far they have been computed.
 
 There is no prefill or decode phase. A sequence has a length and a number of computed tokens, and a step lets the second catch
-up with the first; the step that reaches the length samples one more token. With two steps in flight, the length counts tokens
-that are being sampled right now and are not known yet.
+up with the first; the step that reaches the length samples new tokens: it promises at least one and at most some number, and its
+result says how many they are. With steps in flight a sequence has therefore a least and a most length. Pages are granted, and
+computed tokens counted, for the most; each result settles the difference.
 """
 
 from collections.abc import Sequence as Seq
@@ -48,9 +49,11 @@ class Sequence:
     status: SequenceStatus = SequenceStatus.WAITING
     attempt: int = 1
     num_computed: int = 0
-    """Tokens whose computation has been planned in this attempt."""
+    """Tokens whose computation has been planned in this attempt, as many as it can be at most."""
     num_sampling: int = 0
-    """Tokens being sampled by steps in flight."""
+    """New tokens that steps in flight bring at most."""
+    num_uncertain: int = 0
+    """Of those, the ones that may not come: each step brings one token at least. As many fewer may be computed."""
     block_table: list[PageId] = field(default_factory=list)
     num_sealed: int = 0
     """Leading pages of the block table whose block has been offered to others."""
@@ -95,6 +98,7 @@ class Sequence:
 
     @property
     def length(self) -> int:
+        """With all that steps in flight may bring."""
         return len(self.token_ids) + self.num_sampling
 
     @property
@@ -103,7 +107,7 @@ class Sequence:
 
     @property
     def num_pending(self) -> int:
-        """Tokens that a step could compute now; 0 once its last token is known or being sampled."""
+        """Tokens that a step could compute now; 0 where the steps in flight may bring its last token."""
         length = len(self.token_ids) + self.num_sampling
         return length - self.num_computed if length < self.max_length else 0
 
@@ -158,9 +162,20 @@ class Sequence:
         """Pages to append to the block table before the first `num_computed` tokens can be held."""
         return max(0, -(-num_computed // self.page_size) - len(self.block_table))
 
-    def append(self, token_ids: Seq[int]) -> None:
-        """Tokens that steps in flight have sampled."""
-        self.num_sampling -= len(token_ids)
+    def begin_chunk(self, num_tokens: int, max_new_tokens: int) -> None:
+        """Count a step that is sent. Of the new tokens that it promises, it computes all but the last."""
+        self.num_computed += num_tokens
+        self.num_sampling += max_new_tokens
+        if max_new_tokens > 1:
+            self.num_computed += max_new_tokens - 1
+            self.num_uncertain += max_new_tokens - 1
+
+    def append(self, token_ids: Seq[int], max_new_tokens: int) -> None:
+        """Take in the tokens that a step brought, of so many that it had promised."""
+        self.num_sampling -= max_new_tokens
+        if max_new_tokens > 1:
+            self.num_uncertain -= max_new_tokens - 1
+            self.num_computed -= max_new_tokens - len(token_ids)
         self.token_ids.extend(token_ids)
         if len(self.token_ids) > self.length_at_death:
             self.num_deaths = 0
@@ -174,6 +189,7 @@ class Sequence:
 
     def sealable(self) -> list[tuple[PageId, BlockHash]]:
         """Pages whose block is full, known, and filled by a step that has been sent. Marks them as sealed."""
+        # With a step in flight all known tokens are computed, and without one `num_computed` is exact.
         first, end = self.num_sealed, min(self.num_computed // self.page_size, len(self.block_hashes) - 1)
         if end <= first:
             return []
@@ -183,6 +199,6 @@ class Sequence:
     def forget_computation(self) -> list[PageId]:
         """Back to nothing computed, tokens kept; returns the pages that it held. Results of the old attempt no longer count."""
         pages, self.block_table = self.block_table, []
-        self.num_computed = self.num_sampling = self.num_sealed = 0
+        self.num_computed = self.num_sampling = self.num_uncertain = self.num_sealed = 0
         self.attempt += 1
         return pages

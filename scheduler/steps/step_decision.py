@@ -38,6 +38,8 @@ class StepLimits:
     """Most steps that one plan may stand for."""
     reserved_places: int = 0
     """Of `max_step_sequences`: left to requests that have no sequence here yet. One of them is left to short prompts."""
+    max_new_tokens: int = 1
+    """Most that a step may promise to one sequence."""
     prefill: PrefillLimits = DEFAULT_PREFILL_LIMITS
 
     @property
@@ -63,14 +65,24 @@ class Chunk(NamedTuple):
     """In a lease: how many of its steps."""
 
     @property
+    def most_tokens(self) -> int:
+        """How many it computes at most: of the new ones, all but the last are computed with those before."""
+        return self.num_tokens + self.max_new_tokens - 1 if self.max_new_tokens else self.num_tokens
+
+    @property
+    def max_num_steps(self) -> int:
+        """Steps like this one that lead at most to the sequence's end, and not past it."""
+        return (self.sequence.max_length - self.sequence.length) // self.max_new_tokens
+
+    @property
     def filled_blocks(self) -> Seq[BlockHash]:
         size = self.sequence.page_size
         return self.sequence.block_hashes[1 + self.start // size : 1 + (self.start + self.num_tokens) // size]
 
     def leased(self, num_steps: int) -> "Chunk":
         """Not past the sequence's end: a token that is its last is sampled and not computed."""
-        num_steps = min(num_steps, self.sequence.max_length - self.sequence.length)
-        num_new_pages = self.sequence.num_new_pages(self.start + num_steps)
+        num_steps = min(num_steps, self.max_num_steps)
+        num_new_pages = self.sequence.num_new_pages(self.start + num_steps * self.max_new_tokens)
         return self._replace(num_new_pages=num_new_pages, num_steps=num_steps)
 
 

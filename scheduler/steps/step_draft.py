@@ -44,7 +44,12 @@ class StepDraft:
     held_back: list[Sequence] = field(default_factory=list)
     """They would have to pass others to be admitted, and are too long for that."""
     short_of_pages: Sequence | None = None
-    num_decoding: int = 0
+    max_new_tokens: int = 1
+    """Most that a sequence that decodes is promised in this step."""
+    num_pages_ahead: int = 0
+    """That they may take for more than one token each."""
+    num_decoded: int = 0
+    """Tokens that they bring at most."""
     groups: set[str] = field(default_factory=set)
     """The calls that have a sequence here."""
     short: list[tuple[int, Sequence]] = field(default_factory=list)
@@ -55,13 +60,15 @@ class StepDraft:
     def continue_running(self, *, is_shared: bool) -> None:
         """The sequences that decode, then the prompts under way; with others who may want a part, these only begin."""
         prompts = []
+        self.promise_tokens()
         for sequence in self.running.copy():
             num_pending = sequence.num_pending
             if num_pending > 1:
                 prompts.append(sequence)
             elif num_pending == 1 and self.budget and sequence not in self.preempted:
-                self.num_decoding += 1
-                self.continue_sequence(sequence, 1)
+                max_new_tokens = 1 if self.max_new_tokens == 1 else self.tokens_to_promise(sequence)
+                self.num_decoded += max_new_tokens
+                self.continue_sequence(sequence, 1, max_new_tokens)
         is_shared |= len(prompts) > 1
         num_for_others = self.budget - self.budget // 2
         for number, sequence in enumerate(prompts):
@@ -79,6 +86,27 @@ class StepDraft:
                 self.note_prompt(sequence, sequence.length - (sequence.num_cached_tokens or 0))
         self.num_kept = min(sum(map(self.num_left_of, self.partial)), self.budget // 2)
 
+    def promise_tokens(self) -> None:
+        """Decide what the sequences that decode may bring beyond a token each: of the budget at most half of what that leaves, so
+        that prompts get on, and no page that another one of them needs for its one token."""
+        if self.limits.max_new_tokens == 1:
+            return
+        decoding = [each for each in self.running if each.num_pending == 1]
+        if decoding:
+            num_left = max(0, self.budget - len(decoding)) // 2
+            self.max_new_tokens = min(self.limits.max_new_tokens, 1 + num_left // len(decoding))
+            num_needed = sum(each.num_new_pages(each.num_computed + 1) for each in decoding)
+            self.num_pages_ahead = self.num_available - num_needed - self.limits.watermark_pages
+
+    def tokens_to_promise(self, sequence: Sequence) -> int:
+        """Not past the sequence's end, and no more than there are pages for."""
+        num_wanted = min(self.max_new_tokens, sequence.max_length - sequence.length)
+        start, size = sequence.num_computed, sequence.page_size
+        num_pages = max(len(sequence.block_table), start // size + 1)
+        num_promised = min(num_wanted, (num_pages + max(0, self.num_pages_ahead)) * size - start)
+        self.num_pages_ahead -= max(0, -(-(start + num_promised) // size) - num_pages)
+        return num_promised
+
     def first_share(self, num_tokens: int, number: int, room: int, start: int) -> int:
         """Return the tokens with which a prompt begins: all of them together have less than MIN_CHUNK_TOKENS and fit into
         `room`, or have a token each."""
@@ -92,10 +120,11 @@ class StepDraft:
     def affordable(self, start: int) -> int:
         return max(0, self.effort) // self.cost(start)
 
-    def continue_sequence(self, sequence: Sequence, num_tokens: int) -> None:
-        num_new_pages = sequence.num_new_pages(sequence.num_computed + num_tokens)
+    def continue_sequence(self, sequence: Sequence, num_tokens: int, max_new_tokens: int = 1) -> None:
+        """`max_new_tokens` where this computes its last token: a prompt's end brings one."""
+        num_new_pages = sequence.num_new_pages(sequence.num_computed + num_tokens + max_new_tokens - 1)
         if num_new_pages <= self.num_available or self.make_room(sequence, num_new_pages):
-            self.schedule(sequence, sequence.num_computed, num_tokens, num_new_pages)
+            self.schedule(sequence, sequence.num_computed, num_tokens, num_new_pages, max_new_tokens)
 
     def make_room(self, sequence: Sequence, num_pages: int) -> bool:
         """Preempt from the end of the order until `num_pages` are available; False when the sequence itself had to give way."""
@@ -119,21 +148,30 @@ class StepDraft:
         self.preempted.append(victim)
         chunk = self.chunks.pop(victim.sequence_id, None)
         if chunk is not None:
-            self.budget += chunk.num_tokens
-            self.effort += chunk.num_tokens * self.cost(chunk.start)
-            self.num_available += chunk.num_new_pages
+            self.take_back(chunk)
         for page in victim.block_table:
             self.dropped[page] = self.dropped.get(page, 0) + 1
             if self.dropped[page] == self.pool.num_references(page):
                 self.num_available += 1
 
-    def schedule(self, sequence: Sequence, start: int, num_tokens: int, num_new_pages: int) -> Chunk:
+    def schedule(
+        self, sequence: Sequence, start: int, num_tokens: int, num_new_pages: int, max_new_tokens: int = 1
+    ) -> None:
+        if start + num_tokens < sequence.length:
+            max_new_tokens = 0
+        self.chunks[sequence.sequence_id] = Chunk(sequence, start, num_tokens, num_new_pages, max_new_tokens)
+        if max_new_tokens > 1:
+            num_tokens += max_new_tokens - 1
         self.budget -= num_tokens
         self.effort -= num_tokens * self.cost(start)
         self.num_available -= num_new_pages
-        chunk = Chunk(sequence, start, num_tokens, num_new_pages, int(start + num_tokens == sequence.length))
-        self.chunks[sequence.sequence_id] = chunk
-        return chunk
+
+    def take_back(self, chunk: Chunk) -> None:
+        """Undo `schedule`."""
+        num_tokens = chunk.most_tokens
+        self.budget += num_tokens
+        self.effort += num_tokens * self.cost(chunk.start)
+        self.num_available += chunk.num_new_pages
 
     # ---- those that wait
 
@@ -263,7 +301,7 @@ class StepDraft:
         self.partial = [each for each in self.partial if each not in shortest]
         num_tokens = sum(self.chunks[each.sequence_id].num_tokens for each in shortest)
         begun = (self.chunks[each.sequence_id] for each in self.partial)
-        allowed = max(MIN_CHUNK_TOKENS, num_tokens + 2 * self.num_decoding) * self.limits.equal_context
+        allowed = max(MIN_CHUNK_TOKENS, num_tokens + 2 * self.num_decoded) * self.limits.equal_context
         self.effort = min(self.effort, allowed - sum(chunk.num_tokens * self.cost(chunk.start) for chunk in begun))
 
     def grow(self, sequence: Sequence, num_tokens: int) -> int:
@@ -274,9 +312,7 @@ class StepDraft:
         num_tokens = min(num_tokens, self.num_left_of(sequence), (num_pages + self.num_available) * size - end)
         num_tokens = min(num_tokens, self.affordable(chunk.start))
         if num_tokens > 0:
-            self.budget += chunk.num_tokens
-            self.effort += chunk.num_tokens * self.cost(chunk.start)
-            self.num_available += chunk.num_new_pages
+            self.take_back(chunk)
             num_more_pages = -(-(end + num_tokens) // size) - num_pages
             self.schedule(sequence, chunk.start, chunk.num_tokens + num_tokens, chunk.num_new_pages + num_more_pages)
         return num_tokens
@@ -299,14 +335,18 @@ class StepDraft:
         """Whether the next steps would be this one again: nobody joins, nobody leaves, and all decode."""
         if self.limits.max_lease_steps < 2 or self.preempted or self.outgrown:
             return False
-        num_going_on = sum(sequence.num_pending > 0 for sequence in self.running)
+        # Who waits for results that may not bring its last token, goes on with the next step.
+        num_going_on = sum(sequence.num_pending > 0 or sequence.num_uncertain > 0 for sequence in self.running)
         return num_going_on == len(self.chunks) and all(
             chunk.num_tokens == 1 and chunk.max_new_tokens for chunk in self.chunks.values()
         )
 
     def lease(self) -> None:
-        """As many steps as there are pages for."""
+        """As many steps as there are pages for, and none without a sequence that surely has not ended."""
         num_steps = self.limits.max_lease_steps
+        for chunk in self.chunks.values():
+            if (chunk.sequence.max_length - chunk.sequence.length) % chunk.max_new_tokens:
+                num_steps = min(num_steps, chunk.max_num_steps)
         while num_steps > 1:
             chunks = [chunk.leased(num_steps) for chunk in self.chunks.values()]
             num_pages_ahead = sum(chunk.num_new_pages for chunk in chunks)

@@ -20,26 +20,29 @@ MAX_STEPS_IN_FLIGHT = 2
 class StepInFlight:
     step_id: int
     num_tokens: int
+    """That are computed at most."""
+    num_new_tokens: int
+    """That are sampled at most."""
     work: int
     """As step_times.py measures it."""
     num_context_tokens: int
-    """That its sequences will hold."""
+    """That its sequences will hold at most."""
     computing: tuple[Sequence, ...]
     """All that take part."""
-    sampling: dict[int, tuple[Sequence, int]]
-    """Sequence id → the sequence and the attempt whose token is being sampled."""
+    sampling: dict[int, tuple[Sequence, int, int]]
+    """Sequence id → the sequence, the attempt that is being sampled, and how many tokens that brings at most."""
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
 class Lease:
     """Steps that the worker will begin by itself behind the two that are in flight."""
 
-    first_step_id: int
-    num_steps_left: int
-    sequences: dict[int, Sequence]
-    """Those that take part in the next of them."""
+    plan: StepPlan
+    taking_part: dict[int, PlannedSequence]
+    """The sequences of the next of them, by id."""
+    num_begun: int = 1
     is_outdated: bool = False
-    """Somebody left who was to take part."""
+    """It goes on with a sequence that left, or without one that does not end where it could have."""
     is_recalled: bool = False
 
 
@@ -60,15 +63,13 @@ class StepsInFlight:
         return self.unanswered[0] if self.unanswered else None
 
     def begin(self, plan: StepPlan) -> None:
-        """It is sent now."""
-        for planned in plan.scheduled:
-            planned.sequence.num_sampling += planned.max_new_tokens
-        self._add(plan.step_id, plan.scheduled)
+        """It is sent now, and its chunks are counted."""
+        self._add(plan.step_id, [(each, start, num, most) for each, _, start, num, _, most, _ in plan.scheduled])
 
     def begin_lease(self, plan: StepPlan) -> None:
         """It was sent as one."""
-        sequences = {planned.sequence.sequence_id: planned.sequence for planned in plan.scheduled}
-        self.lease = Lease(first_step_id=plan.step_id, num_steps_left=plan.max_steps - 1, sequences=sequences)
+        taking_part = {planned.sequence.sequence_id: planned for planned in plan.scheduled}
+        self.lease = Lease(plan=plan, taking_part=taking_part)
         self.follow_lease()
 
     def end(self, step_id: int) -> StepInFlight:
@@ -86,17 +87,18 @@ class StepsInFlight:
         """
         while self.lease is not None and self.has_room:
             lease = self.lease
-            lease.sequences = {number: each for number, each in lease.sequences.items() if each.num_pending}
+            for planned in [each for each in lease.taking_part.values() if each.num_steps == lease.num_begun]:
+                del lease.taking_part[planned.sequence.sequence_id]
+                self.outdate_lease_without(planned.sequence)
             chunks = [
-                PlannedSequence(each, each.num_computed, each.num_computed, 1, (), max_new_tokens=1)
-                for each in lease.sequences.values()
+                (planned.sequence, planned.sequence.num_computed, 1, planned.max_new_tokens)
+                for planned in lease.taking_part.values()
             ]
-            for sequence in lease.sequences.values():
-                sequence.num_computed += 1
-                sequence.num_sampling += 1
             self._add(self.last_step_id + 1, chunks)
-            lease.num_steps_left -= 1
-            if lease.num_steps_left == 0:
+            for sequence, _, num_tokens, max_new_tokens in chunks:
+                sequence.begin_chunk(num_tokens, max_new_tokens)
+            lease.num_begun += 1
+            if lease.num_begun == lease.plan.max_steps:
                 self.lease = None
 
     def end_lease(self) -> None:
@@ -108,26 +110,47 @@ class StepsInFlight:
         if self.lease is None or self.lease.is_recalled:
             return None
         self.lease.is_recalled = True
-        return self.lease.first_step_id
+        return self.lease.plan.step_id
 
     def leave_out(self, sequence: Sequence, *, worker_knows: bool) -> None:
         """The steps behind those in flight go on without it."""
-        if self.lease is not None and self.lease.sequences.pop(sequence.sequence_id, None) is not None:
+        if self.lease is not None and self.lease.taking_part.pop(sequence.sequence_id, None) is not None:
             self.lease.is_outdated |= not worker_knows
+
+    def outdate_lease_without(self, sequence: Sequence) -> None:
+        """Called for a sequence whose last step of a lease has begun, or whose step brought fewer tokens than it promised: it may
+        need steps behind those that were leased to it."""
+        lease = self.lease
+        if lease is not None and sequence.sequence_id not in lease.taking_part and sequence.num_pending:
+            lease.is_outdated = True
 
     def reach(self, sequence: Sequence) -> int:
         """How long it is at most by now, whatever results are on their way."""
-        lease = self.lease if self.lease is not None and sequence.sequence_id in self.lease.sequences else None
-        return sequence.length + (lease.num_steps_left if lease is not None else 0)
+        lease = self.lease
+        if lease is None or (planned := lease.taking_part.get(sequence.sequence_id)) is None:
+            return sequence.length
+        return sequence.length + (planned.num_steps - lease.num_begun) * planned.max_new_tokens
 
-    def _add(self, step_id: int, scheduled: Seq[PlannedSequence]) -> None:
+    def _add(self, step_id: int, chunks: Seq[tuple[Sequence, int, int, int]]) -> None:
+        """Each with where it starts at most, its number of tokens, and how many new ones it promises."""
+        sampling, spans = {}, []
+        num_tokens = num_new_tokens = num_context_tokens = 0
+        for sequence, start, num_computed, most in chunks:
+            if most:
+                sampling[sequence.sequence_id] = (sequence, sequence.attempt, most)
+                num_new_tokens += most
+                num_computed += most - 1
+            num_tokens += num_computed
+            num_context_tokens += start + num_computed
+            spans.append((start, num_computed))
         step = StepInFlight(
             step_id=step_id,
-            num_tokens=sum(planned.num_tokens for planned in scheduled),
-            work=work_of((planned.start, planned.num_tokens) for planned in scheduled),
-            num_context_tokens=sum(planned.start + planned.num_tokens for planned in scheduled),
-            computing=tuple(planned.sequence for planned in scheduled),
-            sampling={p.sequence.sequence_id: (p.sequence, p.sequence.attempt) for p in scheduled if p.max_new_tokens},
+            num_tokens=num_tokens,
+            num_new_tokens=num_new_tokens,
+            work=work_of(spans),
+            num_context_tokens=num_context_tokens,
+            computing=tuple(sequence for sequence, _, _, _ in chunks),
+            sampling=sampling,
         )
         self.last_step_id = step_id
         self.unanswered.append(step)

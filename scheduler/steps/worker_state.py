@@ -68,6 +68,7 @@ class AttachedWorker:
             watermark_pages=limits.num_pages // 100,
             max_lease_steps=max_lease_steps,
             reserved_places=limits.max_step_sequences // 8,
+            max_new_tokens=limits.max_new_tokens,
             prefill=prefill_limits.of_steps(limits.max_step_tokens),
         )
 
@@ -151,13 +152,13 @@ class AttachedWorker:
         first = len(sequence.block_table) if sequence.sequence_id in self.known else 0
         if chunk.num_new_pages:
             sequence.block_table += self.pool.allocate_pages(chunk.num_new_pages)
-        sequence.num_computed += chunk.num_tokens
+        least = chunk.start - sequence.num_uncertain
+        sequence.begin_chunk(chunk.num_tokens, chunk.max_new_tokens)
         if chunk.max_new_tokens:
             self.prefilling.pop(sequence.sequence_id, None)
         new_pages = tuple(sequence.block_table[first:])
-        start = chunk.start
         return PlannedSequence(
-            sequence, start, start, chunk.num_tokens, new_pages, chunk.max_new_tokens, chunk.num_steps
+            sequence, least, chunk.start, chunk.num_tokens, new_pages, chunk.max_new_tokens, chunk.num_steps
         )
 
     def _remember(self, plan: StepPlan) -> None:

@@ -2,9 +2,14 @@
 
 Writing a token puts its id into the slot that the plan's pages give it; sampling reads the whole context back through the
 block table. A page granted to two writers, freed too early or shared with the wrong prefix gives a wrong token at once.
+
+A step that may return several tokens for a sequence returns some of them, by chance. It has computed as many as were promised,
+like a worker whose guesses were wrong: the slots behind the tokens that it returns hold rubbish.
 """
 
+import random
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from kvcache.block_hash import BlockHash
@@ -12,7 +17,7 @@ from kvcache.page_pool import PageId
 from pagoda.wire.logprobs import TokenLogprobs
 from pagoda.wire.step_result import SampledTokens, ScoredTokens, StepResult
 from scheduler.steps.sequence import Sequence
-from scheduler.steps.step_plan import StepPlan
+from scheduler.steps.step_plan import PlannedSequence, StepPlan
 from scheduler.worker_info import ModelLimits, WorkerInfo
 
 EOS = 0
@@ -88,10 +93,12 @@ class KVMemory:
 class PlanWorker:
     """A `WorkerLink` and a `LoadLink`. Plans wait in `queue` until the test calls `run_step`, a lease until its last step ran."""
 
-    def __init__(self, info: WorkerInfo, memory: "KVMemory | None" = None, recall_delay: int = 0) -> None:
+    def __init__(
+        self, info: WorkerInfo, memory: "KVMemory | None" = None, recall_delay: int = 0, seed: int = 0
+    ) -> None:
         """With a memory, the process of an earlier stream goes on, and its pages hold what they held.
 
-        A recall arrives when `recall_delay` more steps have run.
+        A recall arrives when `recall_delay` more steps have run. The seed decides how many tokens each step returns.
         """
         self.info = info
         self.memory = memory or KVMemory(slots=[None] * (info.limits.num_pages * info.limits.page_size))
@@ -107,6 +114,9 @@ class PlanWorker:
         self._known: dict[int, Known] = {}
         self._num_leased = 0
         """Steps of the first plan in the queue that have run."""
+        source = random.Random(seed)
+        self.count_tokens: Callable[[int], int] = lambda most: source.randint(1, most)
+        """How many a step returns for a sequence, of so many at most."""
         self._recall_delay = recall_delay
         self._recalls: list[tuple[int, int]] = []
         """In how many steps a recall arrives, and of which lease."""
@@ -140,11 +150,11 @@ class PlanWorker:
         if not self.queue:
             return {}
         plan, new = self.queue[0]
-        ended = {sequence_id for sequence_id, known in (self._known | new).items() if known.stopped}
+        known = self._known | new
         return {
-            planned.sequence.request_id: planned.start + planned.num_tokens + self._num_leased
+            planned.sequence.request_id: self._start(planned, known[planned.sequence.sequence_id]) + planned.num_tokens
             for planned in plan.scheduled
-            if planned.num_steps > self._num_leased and planned.sequence.sequence_id not in ended
+            if planned.num_steps > self._num_leased and not known[planned.sequence.sequence_id].stopped
         }
 
     def run_step(self) -> StepResult:
@@ -157,13 +167,13 @@ class PlanWorker:
             known = self._known[planned.sequence.sequence_id]
             if known.stopped or planned.num_steps < self._num_leased:
                 continue
-            start = planned.start + self._num_leased - 1
+            start = self._start(planned, known)
+            self._check_range(planned, start)
             self._write(known, start, planned.num_tokens)
             if scores := self._score(planned.sequence.sequence_id, known, start, planned.num_tokens):
                 scored.append(scores)
             if planned.max_new_tokens:
-                assert start + planned.num_tokens == len(known.token_ids)
-                sampled.append(self._sample(planned.sequence.sequence_id, known))
+                sampled.append(self._sample(planned, known))
                 goes_on |= not known.stopped and planned.num_steps > self._num_leased
         step_id = plan.step_id + self._num_leased - 1
         return StepResult(
@@ -181,10 +191,10 @@ class PlanWorker:
         self._known |= new
         for planned in plan.scheduled:
             self._known[planned.sequence.sequence_id].block_table += planned.new_pages
-            assert plan.max_steps == 1 or planned.num_tokens == planned.max_new_tokens == 1, (
-                "a lease to one that prefills"
-            )
+            if plan.max_steps > 1:
+                assert planned.num_tokens == 1 and planned.max_new_tokens, "a lease to one that prefills"
             assert 1 <= planned.num_steps <= plan.max_steps
+            assert planned.max_new_tokens <= self.info.limits.max_new_tokens
 
     def _end(self, plan: StepPlan, goes_on: bool) -> bool:
         """Leave the plan behind its last step; whether the lease that it is ends early, with the next one."""
@@ -198,6 +208,15 @@ class PlanWorker:
             self.queue[0] = (replace(plan, max_steps=self._num_leased + 1), {})
             return True
         return False
+
+    def _start(self, planned: PlannedSequence, known: Known) -> int:
+        """What samples starts where the sequence is, all else where the plan says."""
+        return len(known.token_ids) - planned.num_tokens if planned.max_new_tokens else planned.start
+
+    def _check_range(self, planned: PlannedSequence, start: int) -> None:
+        num_before = self._num_leased - 1
+        least, most = planned.start + num_before, planned.max_start + num_before * planned.max_new_tokens
+        assert least <= start <= most, f"the plan allows [{least}, {most}], the sequence is at {start}"
 
     def _score(self, sequence_id: int, known: Known, start: int, num_tokens: int) -> ScoredTokens | None:
         first, end = start + 1, min(start + num_tokens + 1, known.num_prompt_tokens)
@@ -216,10 +235,31 @@ class PlanWorker:
             self.memory.slots[slot] = known.token_ids[position]
             self.memory.names.pop(PageId(slot // self.info.limits.page_size), None)
 
-    def _sample(self, sequence_id: int, known: Known) -> SampledTokens:
+    def _sample(self, planned: PlannedSequence, known: Known) -> SampledTokens:
+        first = len(known.token_ids)
+        for number in range(self.count_tokens(planned.max_new_tokens)):
+            if number:
+                self._write(known, first + number - 1, 1)
+            self._append_token(known)
+            if known.stopped:
+                break
+        self._write_rubbish(known, len(known.token_ids) - 1, first + planned.max_new_tokens - 1)
+        return SampledTokens(
+            sequence_id=planned.sequence.sequence_id,
+            attempt=known.attempt,
+            token_ids=tuple(known.token_ids[first:]),
+            stopped=known.stopped,
+        )
+
+    def _append_token(self, known: Known) -> None:
         context = [self.memory.slots[self._slot(known, position)] for position in range(len(known.token_ids))]
         assert context == known.token_ids, "the pages do not hold the sequence"
         token = next_token(known.token_ids, self.info.limits.vocab_size)
         known.token_ids.append(token)
         known.stopped = token == EOS and not known.ignore_eos
-        return SampledTokens(sequence_id=sequence_id, attempt=known.attempt, token_ids=(token,), stopped=known.stopped)
+
+    def _write_rubbish(self, known: Known, start: int, end: int) -> None:
+        for position in range(start, end):
+            slot = self._slot(known, position)
+            self.memory.slots[slot] = None
+            self.memory.names.pop(PageId(slot // self.info.limits.page_size), None)

@@ -1,4 +1,7 @@
-"""Where a layer takes its weights from: the checkpoint's tensors of that layer, brought into the kernels' form."""
+"""Where a layer takes its weights from: the checkpoint's tensors of that layer, brought into the kernels' form.
+
+Knows nothing about what is computed with them.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

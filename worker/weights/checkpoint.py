@@ -1,4 +1,7 @@
-"""The one interface to the tensors of a checkpoint, whatever its format, and the accounting that each is used once."""
+"""The one interface to the tensors of a checkpoint, whatever its format, and the accounting that each is used once.
+
+Knows nothing about what a tensor is for.
+"""
 
 from collections.abc import Mapping
 from typing import Protocol

@@ -1,4 +1,7 @@
-"""Which server a chat talks to: the one that was named, the one that runs here, or one started for the time of the chat."""
+"""Which server a chat talks to: the one that was named, the one that runs here, or one started for the time of the chat.
+
+Knows nothing about what is said.
+"""
 
 import sys
 from dataclasses import dataclass

@@ -1,4 +1,7 @@
-"""The text of a model's chat template: where its files keep it, and in which language a text is written."""
+"""The text of a model's chat template: where its files keep it, and in which language a text is written.
+
+Knows nothing about rendering.
+"""
 
 import re
 from typing import Any

@@ -1,4 +1,7 @@
-"""Describes the model in a GGUF file or a safetensors directory: one `Model` for both formats."""
+"""Describes the model in a GGUF file or a safetensors directory: one `Model` for both formats.
+
+Knows nothing about where the files lie and how they got there.
+"""
 
 from dataclasses import replace
 from pathlib import Path

@@ -1,4 +1,7 @@
-"""An HTTP client that is set up as the user's pip is: its certificates, proxy, trusted hosts and credentials."""
+"""An HTTP client that is set up as the user's pip is: its certificates, proxy, trusted hosts and credentials.
+
+Knows nothing about what is asked for with it.
+"""
 
 import netrc
 import os

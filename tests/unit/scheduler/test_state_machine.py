@@ -21,6 +21,7 @@ from scheduler.loop import SchedulerLoop
 from scheduler.models.worker_stores import UnloadedWorker
 from scheduler.policy import SchedulingPolicy
 from scheduler.routing.router import POLICIES
+from scheduler.steps.sequence import Sequence
 from scheduler.steps.step_decision import PrefillLimits
 from scheduler.steps.worker_state import AttachedWorker, WorkerPhase
 from scheduler.worker_info import only_itself
@@ -54,6 +55,9 @@ class Asked:
 
 
 class SchedulerMachine(RuleBasedStateMachine):
+    max_new_tokens = 1
+    """Most that a step of a worker returns for one sequence."""
+
     @initialize(
         num_pages=st.integers(7, 24),
         step_tokens=st.integers(1, 24),
@@ -67,6 +71,7 @@ class SchedulerMachine(RuleBasedStateMachine):
             max_long_partial=st.integers(1, 3),
             long_token_threshold=st.integers(1, 12),
         ),
+        seed=st.integers(0, 99),
     )
     def make(
         self,
@@ -77,8 +82,10 @@ class SchedulerMachine(RuleBasedStateMachine):
         recall_delay: int,
         routing: str,
         prefill: PrefillLimits,
+        seed: int,
     ) -> None:
         self.limits = {
+            "max_new_tokens": self.max_new_tokens,
             "num_pages": num_pages,
             "max_step_tokens": step_tokens,
             "max_step_sequences": step_sequences,
@@ -89,7 +96,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.loop = SchedulerLoop(
             self.clock, SchedulingPolicy(max_lease_steps=lease_steps, routing=POLICIES[routing], prefill_limits=prefill)
         )
-        self.recall_delay = recall_delay
+        self.recall_delay, self.seed = recall_delay, seed
         self.client = RecordingClient()
         self.asked: dict[str, Asked] = {}
         self.left: set[str] = set()
@@ -120,7 +127,7 @@ class SchedulerMachine(RuleBasedStateMachine):
     @rule(worker_id=st.sampled_from(["w0", "w1", "w2"]))
     def attach(self, worker_id: str) -> None:
         """A worker opens a stream, perhaps while the scheduler still believes in its old one."""
-        fake = PlanWorker(worker_info(worker_id, **self.limits), recall_delay=self.recall_delay)
+        fake = PlanWorker(worker_info(worker_id, **self.limits), recall_delay=self.recall_delay, seed=self.seed)
         old = self.loop.workers.get(worker_id)
         worker = self.loop.attachments.attach_worker(fake.info, fake)
         self.leaving = [left for left in self.leaving if left.info.worker_id != worker_id]
@@ -139,7 +146,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         for _ in range(min(num_more_steps, len(fake.queue))):
             fake.run_step()
         fake.lose_stream()
-        again = PlanWorker(fake.info, fake.memory, self.recall_delay)
+        again = PlanWorker(fake.info, fake.memory, self.recall_delay, self.seed)
         self.workers[self.loop.attachments.attach_worker(again.info, again, tuple(again.memory.names.items()))] = again
         self.settle()
 
@@ -299,6 +306,8 @@ class SchedulerMachine(RuleBasedStateMachine):
             assert worker.steps.lease is None or len(worker.steps.unanswered) == 2, (
                 "a lease, and yet the worker may have to wait"
             )
+            for sequence in worker.running:
+                self.check_promises(worker, sequence)
             names = self.workers[worker].memory.names
             assert len(set(names.values())) == len(names), "two pages are said to hold the same block"
             assert sum(step.num_tokens for step in worker.steps.unanswered) <= 2 * self.limits["max_step_tokens"]
@@ -306,6 +315,18 @@ class SchedulerMachine(RuleBasedStateMachine):
         assert len(waiting) == len(self.loop.waiting) == len(set(map(id, waiting)))
         priorities = [sequence.priority for sequence in waiting]
         assert priorities == sorted(priorities)
+
+    def check_promises(self, worker: AttachedWorker, sequence: Sequence) -> None:
+        promised = [
+            most
+            for step in worker.steps.unanswered
+            for each, attempt, most in step.sampling.values()
+            if each is sequence and attempt == sequence.attempt
+        ]
+        assert (sequence.num_sampling, sequence.num_sampling_steps) == (sum(promised), len(promised))
+        assert sequence.length <= sequence.max_length
+        assert sequence.num_computed <= len(sequence.block_table) * sequence.page_size
+        assert sequence.num_computed < sequence.length
 
     @invariant()
     def nobody_waits_beside_an_idle_worker(self) -> None:
@@ -367,5 +388,11 @@ class SchedulerMachine(RuleBasedStateMachine):
             assert tokens == expected or full
 
 
+class SeveralTokensMachine(SchedulerMachine):
+    max_new_tokens = 4
+
+
 TestSchedulerMachine = SchedulerMachine.TestCase
+TestSeveralTokensMachine = SeveralTokensMachine.TestCase
 TestSchedulerMachine.settings = settings(max_examples=40, stateful_step_count=30, deadline=None)
+TestSeveralTokensMachine.settings = TestSchedulerMachine.settings

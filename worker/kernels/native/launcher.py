@@ -1,4 +1,7 @@
-"""Where a kernel's launch goes: to the processor at once, or into a recording (recording.py)."""
+"""Where a kernel's launch goes: to the processor at once, or into a recording (recording.py).
+
+Knows nothing about what a kernel computes.
+"""
 
 import ctypes
 from typing import Protocol

@@ -1,4 +1,7 @@
-"""Which of a recording's intermediate results may lie in the same memory: those that are never needed at the same time."""
+"""Which of a recording's intermediate results may lie in the same memory: those that are never needed at the same time.
+
+Numbers only: knows nothing about tensors or kernels.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

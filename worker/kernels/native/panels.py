@@ -1,4 +1,7 @@
-"""Weights in panels, the order in which source/linear.c and linear_four_bit.c read them, and which kernel does."""
+"""Weights in panels, the order in which source/linear.c and linear_four_bit.c read them, and which kernel does.
+
+Knows nothing about what is multiplied with them.
+"""
 
 import ctypes
 from dataclasses import dataclass

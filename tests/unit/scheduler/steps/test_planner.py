@@ -46,6 +46,7 @@ def make(pool: PagePool, given: Given, arrival: int) -> Sequence:
         page_size=PAGE,
         num_computed=given.computed,
         num_sampling=given.sampling,
+        num_sampling_steps=given.sampling,
         num_passed_tokens=given.passed,
     )
     sequence.hash_full_blocks()
