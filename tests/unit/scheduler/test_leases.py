@@ -12,11 +12,18 @@ from scheduler.steps.worker_state import AttachedWorker
 from tests.fakes.plan_worker import EOS, PlanWorker, expected_output
 from tests.unit.scheduler.test_loop import System, expected, request
 
+Leased = tuple[System, AttachedWorker, PlanWorker]
 
-def leased_system(num_pages: int = 32) -> tuple[System, AttachedWorker, PlanWorker]:
-    system = System(max_lease_steps=8, num_pages=num_pages)
+
+def leased_system(max_new_tokens: int = 1) -> Leased:
+    system = System(max_lease_steps=8, num_pages=48, max_new_tokens=max_new_tokens)
     worker = system.attach()
     return system, worker, system.fakes[worker]
+
+
+@pytest.fixture(params=[1, 4], ids=["one token a step", "up to four"])
+def leased(request: pytest.FixtureRequest) -> Leased:
+    return leased_system(request.param)
 
 
 def submit_together(system: System, *requests: InferenceRequest) -> None:
@@ -42,10 +49,11 @@ def test_one_plan_stands_for_many_steps_and_each_step_brings_its_token() -> None
     assert not fake.recalled
 
 
-def test_the_next_plan_is_there_before_a_lease_runs_out() -> None:
-    system, worker, _ = leased_system()
+def test_the_next_plan_is_there_before_a_lease_runs_out(leased: Leased) -> None:
+    system, worker, _ = leased
     system.submit(request(max_tokens=30))
-    for _ in range(28):
+    most = worker.step_limits.max_new_tokens
+    while len(system.client.tokens["r", 0]) < 30 - 2 * most:
         system.run_step(worker)
         assert len(worker.steps.unanswered) == 2
     system.run(worker)
@@ -53,8 +61,8 @@ def test_the_next_plan_is_there_before_a_lease_runs_out() -> None:
 
 
 @pytest.mark.parametrize("num_steps", range(9))
-def test_at_most_three_steps_go_before_a_newcomer(num_steps: int) -> None:
-    system, worker, fake = leased_system()
+def test_at_most_three_steps_go_before_a_newcomer(leased: Leased, num_steps: int) -> None:
+    system, worker, fake = leased
     system.submit(request("old", max_tokens=40))
     for _ in range(1 + num_steps):
         system.run_step(worker)
@@ -69,8 +77,8 @@ def test_at_most_three_steps_go_before_a_newcomer(num_steps: int) -> None:
     assert system.client.tokens["new", 0] == expected(request(first_token=20), 9)
 
 
-def test_who_leaves_is_taken_out_and_the_others_go_on() -> None:
-    system, worker, fake = leased_system()
+def test_who_leaves_is_taken_out_and_the_others_go_on(leased: Leased) -> None:
+    system, worker, fake = leased
     submit_together(system, request("stays", max_tokens=40), request("leaves", max_tokens=40, first_token=20))
     for _ in range(4):
         system.run_step(worker)
@@ -86,8 +94,8 @@ def test_who_leaves_is_taken_out_and_the_others_go_on() -> None:
     assert system.client.tokens["stays", 0] == expected(request(), 40)
 
 
-def test_a_deadline_recalls_too() -> None:
-    system, worker, fake = leased_system()
+def test_a_deadline_recalls_too(leased: Leased) -> None:
+    system, worker, fake = leased
     system.submit(replace(request(max_tokens=40), timeout_s=5.0))
     for _ in range(3):
         system.run_step(worker)
@@ -97,8 +105,8 @@ def test_a_deadline_recalls_too() -> None:
     assert worker.pool.num_used == 0
 
 
-def test_a_sequence_that_ends_by_itself_recalls_nothing() -> None:
-    system, worker, fake = leased_system()
+def test_a_sequence_that_ends_by_itself_recalls_nothing(leased: Leased) -> None:
+    system, worker, fake = leased
     ending = request("ending", prompt=6, max_tokens=40, first_token=2)
     ending = replace(ending, sampling=replace(ending.sampling, ignore_eos=False))
     length = len(expected_output(list(ending.prompt_token_ids), max_tokens=40, vocab_size=50, ignore_eos=False))
@@ -106,15 +114,16 @@ def test_a_sequence_that_ends_by_itself_recalls_nothing() -> None:
     long, short = request("long", max_tokens=40, first_token=20), request("short", max_tokens=6, first_token=30)
     submit_together(system, ending, long, short)
     system.run(worker)
-    assert not fake.recalled
+    # `short` goes on where its last step brings fewer tokens than it could have.
+    assert worker.step_limits.max_new_tokens > 1 or not fake.recalled
     assert system.client.tokens["ending", 0][-1] == EOS and len(system.client.tokens["ending", 0]) == length
     assert system.client.tokens["long", 0] == expected(request(first_token=20), 40)
     assert system.client.tokens["short", 0] == expected(request(first_token=30), 6)
     assert worker.pool.num_used == 0
 
 
-def test_a_lease_that_nobody_is_left_in_ends() -> None:
-    system, worker, fake = leased_system()
+def test_a_lease_that_nobody_is_left_in_ends(leased: Leased) -> None:
+    system, worker, fake = leased
     ending = request(prompt=6, max_tokens=40, first_token=2)
     system.submit(replace(ending, sampling=replace(ending.sampling, ignore_eos=False)))
     num_steps = 0
@@ -135,8 +144,8 @@ def test_a_recall_that_comes_too_late_does_not_shorten_the_next_lease() -> None:
     assert [num_steps for _, num_steps in leases(fake)] == [1, 8, 8, 8, 8, 7]
 
 
-def test_steps_of_a_lease_are_answered_in_turn() -> None:
-    system, worker, fake = leased_system()
+def test_steps_of_a_lease_are_answered_in_turn(leased: Leased) -> None:
+    system, worker, fake = leased
     system.submit(request(max_tokens=40))
     system.run_step(worker)
     fake.run_step()
@@ -145,3 +154,40 @@ def test_steps_of_a_lease_are_answered_in_turn() -> None:
         system.loop.apply_result(worker, late)
     with pytest.raises(WorkerProtocolError, match="step 2 has no token for sequence"):
         system.loop.apply_result(worker, StepResult(step_id=2, sampled=()))
+
+
+def test_pages_ahead_are_for_all_that_the_steps_of_a_lease_may_bring() -> None:
+    system, worker, fake = leased_system(max_new_tokens=4)
+    system.submit(request(prompt=6, max_tokens=50))
+    system.run_step(worker)
+    [leased] = fake.plans[-1].scheduled
+    assert (leased.start, leased.max_start, leased.max_new_tokens, leased.num_steps) == (6, 6, 4, 8)
+    [sequence] = worker.running
+    # Two of its steps are in flight, six follow: 6 tokens are computed, and 32 at most will be.
+    assert (sequence.num_computed, len(sequence.block_table)) == (6 + 2 * 4, -(-(6 + 8 * 4) // 4))
+    assert worker.steps.reach(sequence) == 7 + 8 * 4
+
+
+def test_a_lease_that_leaves_out_a_sequence_which_is_not_at_its_end_is_recalled() -> None:
+    system, worker, fake = leased_system(max_new_tokens=4)
+    fake.count_tokens = lambda most: 1
+    submit_together(system, request("short", max_tokens=9), request("long", max_tokens=50, first_token=20))
+    system.run_step(worker)
+    # Behind its first token, two steps may bring the eight that `short` has left. They bring two.
+    assert [planned.num_steps for planned in fake.plans[-1].scheduled] == [2, 8]
+    system.run_step(worker)
+    assert fake.recalled == [fake.plans[-1].step_id]
+    for _ in range(3):
+        system.run_step(worker)
+    assert "short" in {planned.sequence.request_id for planned in fake.plans[-1].scheduled}
+    system.run(worker)
+    assert system.client.tokens["short", 0] == expected(request(), 9)
+    assert system.client.tokens["long", 0] == expected(request(first_token=20), 50)
+
+
+def test_a_lease_ends_before_a_sequence_that_surely_has_not_ended_runs_out_of_steps() -> None:
+    system, worker, fake = leased_system(max_new_tokens=4)
+    submit_together(system, request("short", max_tokens=12), request("long", max_tokens=50, first_token=20))
+    system.run_step(worker)
+    # Eleven tokens are two whole steps, and a third with three.
+    assert [planned.num_steps for planned in fake.plans[-1].scheduled] == [2, 2]

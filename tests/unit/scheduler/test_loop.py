@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from kvcache.block_hash import BlockHash
-from pagoda.wire.events import PromptLogprobs
+from pagoda.wire.events import PromptLogprobs, Tokens
 from pagoda.wire.finished import FinishReason
 from pagoda.wire.inference_request import InferenceRequest, ResumedSample
 from pagoda.wire.logprobs import TokenLogprobs
@@ -36,13 +36,16 @@ def sample(index: int, *generated_token_ids: int, is_finished: bool = False) -> 
 class System:
     """A loop, a clock, one client, and workers whose steps run when a test says so."""
 
+    max_new_tokens = 1
+    """Most that a step of a worker returns for one sequence."""
+
     def __init__(self, *, max_lease_steps: int = 1, **limits: int) -> None:
         self.clock = FakeClock()
         self.loop = SchedulerLoop(
             self.clock, SchedulingPolicy(max_waiting=8, worker_grace_s=30.0, max_lease_steps=max_lease_steps)
         )
         self.client = RecordingClient()
-        self.limits = limits
+        self.limits = {"max_new_tokens": self.max_new_tokens} | limits
         self.fakes: dict[AttachedWorker, PlanWorker] = {}
 
     def attach(self, worker_id: str = "w0") -> AttachedWorker:
@@ -78,6 +81,12 @@ def expected(asked: InferenceRequest, max_tokens: int) -> list[int]:
     return expected_output(list(asked.prompt_token_ids), max_tokens=max_tokens, vocab_size=50, ignore_eos=True)
 
 
+@pytest.fixture(autouse=True, params=[1, 4], ids=["one token a step", "up to four"])
+def max_new_tokens(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
+    monkeypatch.setattr(System, "max_new_tokens", request.param)
+    return int(request.param)
+
+
 def test_two_steps_are_in_flight_before_the_first_result() -> None:
     system = System()
     worker = system.attach()
@@ -92,7 +101,9 @@ def test_no_step_is_spent_past_max_tokens() -> None:
     worker = system.attach()
     system.submit(request(max_tokens=5))
     system.run(worker)
-    assert system.loop.counters.num_steps == 5
+    # The prompt and four of the tokens are computed; the prompt's end brings one token, and the rest may come in one step.
+    assert system.loop.counters.num_step_tokens == 6 + 4
+    assert system.loop.counters.num_steps <= 5 and (system.max_new_tokens > 1 or system.loop.counters.num_steps == 5)
 
 
 def test_a_repeated_prompt_is_taken_from_the_cache_and_says_so() -> None:
@@ -231,6 +242,64 @@ def test_few_tokens_of_a_prompt_are_scored_in_one_step() -> None:
     system.run(worker)
     sizes = [len(event.logprobs) for event in system.client.events if isinstance(event, PromptLogprobs)]
     assert sizes == [MAX_SCORED_TOKENS, MAX_SCORED_TOKENS, 599 - 2 * MAX_SCORED_TOKENS]
+
+
+@pytest.mark.parametrize("num_too_many", [None, 1], ids=["no token", "one too many"])
+def test_a_result_that_breaks_its_promise_ends_the_stream(num_too_many: int | None) -> None:
+    system = System()
+    worker = system.attach()
+    system.submit(request(max_tokens=20))
+    system.run_step(worker)
+    result = system.fakes[worker].run_step()
+    [sampled] = result.sampled
+    num_tokens = 0 if num_too_many is None else system.max_new_tokens + num_too_many
+    wrong = sampled._replace(token_ids=(1,) * num_tokens)
+    with pytest.raises(
+        WorkerProtocolError, match=f"has {num_tokens} new tokens, which must be between 1 and {system.max_new_tokens}"
+    ):
+        system.loop.apply_result(worker, replace(result, sampled=(wrong,)))
+
+
+def test_no_more_is_promised_than_the_sequence_may_have() -> None:
+    system = System()
+    worker = system.attach()
+    fake = system.fakes[worker]
+    fake.count_tokens = lambda most: 1
+    system.submit(request(max_tokens=4))
+    for _ in range(4):
+        [sequence] = worker.running
+        promised = [plan.scheduled[0].max_new_tokens for plan, _ in fake.queue]
+        assert len(sequence.token_ids) + sum(promised) <= 6 + 4
+        system.run_step(worker)
+    assert not worker.running and system.client.tokens["r", 0] == expected(request(), 4)
+
+
+def test_several_tokens_are_one_event_with_their_logprobs() -> None:
+    system = System()
+    worker = system.attach()
+    system.submit(request(max_tokens=20))
+    system.run_step(worker)
+    result = system.fakes[worker].run_step()
+    [sampled] = result.sampled
+    logprobs = tuple(TokenLogprobs(logprob=-float(number), top=()) for number, _ in enumerate(sampled.token_ids, 1))
+    system.loop.apply_result(worker, replace(result, sampled=(sampled._replace(logprobs=logprobs),)))
+    first, event = [event for event in system.client.events if isinstance(event, Tokens)]
+    assert len(first.token_ids) == 1
+    assert (event.sequence_number, event.token_ids, event.logprobs) == (1, sampled.token_ids, logprobs)
+
+
+def test_a_plan_that_does_not_allow_for_where_the_worker_is_fails_the_step() -> None:
+    system = System()
+    worker = system.attach()
+    system.submit(request(max_tokens=20))
+    system.run_step(worker)
+    fake = system.fakes[worker]
+    plan, new = fake.queue[0]
+    [planned] = plan.scheduled
+    strange = planned._replace(start=planned.start + 1, max_start=planned.max_start + 1)
+    fake.queue[0] = (replace(plan, scheduled=(strange,)), new)
+    with pytest.raises(AssertionError, match=r"the plan allows \[7, 7\], the sequence is at 6"):
+        fake.run_step()
 
 
 def test_scores_with_a_hole_end_the_stream() -> None:
@@ -486,6 +555,8 @@ def test_a_page_that_was_written_to_again_is_not_said_to_hold_its_old_block(num_
     system.submit(second)
     fake = system.fakes[worker]
     for step in range(num_steps):
+        if not fake.queue:
+            break
         # The last step is computed, but its result is lost with the stream.
         result = fake.run_step()
         if step < num_steps - 1:

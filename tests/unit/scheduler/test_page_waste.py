@@ -2,6 +2,8 @@
 
 import random
 
+import pytest
+
 from pagoda.wire.inference_request import InferenceRequest
 from pagoda.wire.sampling import SamplingParams
 from scheduler.loop import SchedulerLoop
@@ -12,7 +14,8 @@ from tests.fakes.plan_worker import PlanWorker, worker_info
 PAGE = 16
 
 
-def test_less_than_four_percent_of_the_granted_memory_is_wasted() -> None:
+@pytest.mark.parametrize("max_new_tokens", [1, 4])
+def test_less_than_four_percent_of_the_granted_memory_is_wasted(max_new_tokens: int) -> None:
     clock, client = FakeClock(), RecordingClient()
     loop = SchedulerLoop(clock)
     fake = PlanWorker(
@@ -23,6 +26,7 @@ def test_less_than_four_percent_of_the_granted_memory_is_wasted() -> None:
             max_step_tokens=512,
             max_step_sequences=64,
             vocab_size=1000,
+            max_new_tokens=max_new_tokens,
         )
     )
     worker = loop.attachments.attach_worker(fake.info, fake)

@@ -323,7 +323,7 @@ class SchedulerMachine(RuleBasedStateMachine):
             for each, attempt, most in step.sampling.values()
             if each is sequence and attempt == sequence.attempt
         ]
-        assert (sequence.num_sampling, sequence.num_sampling_steps) == (sum(promised), len(promised))
+        assert (sequence.num_sampling, sequence.num_uncertain) == (sum(promised), sum(promised) - len(promised))
         assert sequence.length <= sequence.max_length
         assert sequence.num_computed <= len(sequence.block_table) * sequence.page_size
         assert sequence.num_computed < sequence.length

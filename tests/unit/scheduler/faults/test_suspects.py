@@ -17,6 +17,11 @@ from tests.fakes.plan_worker import PlanWorker, expected_output, worker_info
 LIMITS = {"num_pages": 100, "max_step_tokens": 32}
 
 
+@pytest.fixture(autouse=True, params=[1, 4], ids=["one token a step", "up to four"])
+def max_new_tokens(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(LIMITS, "max_new_tokens", request.param)
+
+
 class System:
     """Workers that die when they compute certain requests far enough, and come back as new processes."""
 

@@ -23,6 +23,8 @@ class Given:
     prompt: int
     computed: int = 0
     sampling: int = 0
+    uncertain: int = 0
+    """Of the tokens `sampling` those that may not come."""
     priority: int = 0
     max_length: int = 1000
     passed: int = 0
@@ -46,7 +48,7 @@ def make(pool: PagePool, given: Given, arrival: int) -> Sequence:
         page_size=PAGE,
         num_computed=given.computed,
         num_sampling=given.sampling,
-        num_sampling_steps=given.sampling,
+        num_uncertain=given.uncertain,
         num_passed_tokens=given.passed,
     )
     sequence.hash_full_blocks()
@@ -58,7 +60,7 @@ def make(pool: PagePool, given: Given, arrival: int) -> Sequence:
 
 def describe(decision: StepDecision, names: dict[int, str]) -> str:
     """ "a 0+8 s" computes tokens 0..7 of a and samples; "a!" preempts it; "a#" ends it; "(a 4)" took 4 tokens from the cache;
-    "a 7+1 s *4" leases it 4 steps.
+    "a 7+1 s3" samples up to 3 tokens; "a 7+1 s *4" leases it 4 steps.
     """
     words = [f"{names[s.sequence_id]}!" for s in decision.preempted]
     words += [f"{names[s.sequence_id]}#" for s in decision.outgrown]
@@ -66,9 +68,8 @@ def describe(decision: StepDecision, names: dict[int, str]) -> str:
         f"({names[a.sequence.sequence_id]} {len(a.cached_pages) * PAGE})" for a in decision.admissions if a.cached_pages
     ]
     for chunk in decision.chunks:
-        words.append(
-            f"{names[chunk.sequence.sequence_id]} {chunk.start}+{chunk.num_tokens}{' s' * chunk.max_new_tokens}"
-        )
+        words.append(f"{names[chunk.sequence.sequence_id]} {chunk.start}+{chunk.num_tokens}")
+        words[-1] += " s" * (chunk.max_new_tokens > 0) + str(chunk.max_new_tokens) * (chunk.max_new_tokens > 1)
         words[-1] += f" *{chunk.num_steps}" * (chunk.num_steps > 1)
     return ", ".join(words)
 
@@ -86,6 +87,8 @@ class Case:
     sequences: int = 8
     watermark: int = 0
     lease: int = 1
+    most: int = 1
+    """New tokens in a step of one sequence."""
 
 
 CASES = [
@@ -246,6 +249,73 @@ CASES = [
         lease=8,
     ),
     Case("as far as the pages reach", "a 5+1 s *4", running=[Given("a", 6, computed=5)], pages=3, lease=8),
+    Case("a decode may bring several tokens", "a 5+1 s4", running=[Given("a", 6, computed=5)], most=4),
+    Case("the end of a prompt brings one", "a 0+5 s", waiting=[Given("a", 5)], most=4),
+    Case(
+        "several, but not past its longest length",
+        "a 5+1 s2",
+        running=[Given("a", 6, computed=5, max_length=8)],
+        most=4,
+    ),
+    Case(
+        "it waits where steps in flight may bring its last token",
+        "",
+        running=[Given("a", 6, computed=9, sampling=4, uncertain=3, max_length=10)],
+        most=4,
+    ),
+    Case(
+        "all that decode get a token before any gets several",
+        "a 5+1 s, b 5+1 s, c 5+1 s",
+        running=[Given(name, 6, computed=5, first_token=100 * number) for number, name in enumerate("abc")],
+        budget=4,
+        most=4,
+    ),
+    Case(
+        "and all get as many of half of what that leaves",
+        "a 5+1 s2, b 5+1 s2, c 5+1 s2",
+        running=[Given(name, 6, computed=5, first_token=100 * number) for number, name in enumerate("abc")],
+        budget=13,
+        most=4,
+    ),
+    Case(
+        "prompts have the other half",
+        "b 5+1 s4, a 16+12",
+        running=[Given("a", 40, computed=16), Given("b", 6, computed=5, first_token=100)],
+        most=4,
+    ),
+    Case(
+        "pages ahead are not those that another one needs now",
+        "a 6+1 s2, b 8+1 s4",
+        running=[Given("a", 7, computed=6), Given("b", 9, computed=8, first_token=100)],
+        pages=5,
+        most=4,
+    ),
+    Case("nor the watermark", "a 6+1 s2", running=[Given("a", 7, computed=6)], pages=3, watermark=1, most=4),
+    Case(
+        "steps of several tokens are leased too, as many as lead to the end at most",
+        "a 5+1 s4 *8, b 5+1 s4 *2",
+        running=[Given("a", 6, computed=5), Given("b", 6, computed=5, max_length=14, first_token=100)],
+        lease=8,
+        most=4,
+    ),
+    Case("with pages for all of them", "a 5+1 s4 *2", running=[Given("a", 6, computed=5)], pages=4, lease=8, most=4),
+    Case(
+        "but not past the steps of a sequence that goes on behind them",
+        "a 5+1 s4 *2, b 5+1 s4 *2",
+        running=[Given("a", 6, computed=5), Given("b", 6, computed=5, max_length=15, first_token=100)],
+        lease=8,
+        most=4,
+    ),
+    Case(
+        "nor beside one that waits whether its last token comes",
+        "a 5+1 s4",
+        running=[
+            Given("a", 6, computed=5),
+            Given("b", 6, computed=9, sampling=4, uncertain=3, max_length=10, first_token=100),
+        ],
+        lease=8,
+        most=4,
+    ),
     Case("and without the watermark", "a 5+1 s *2", running=[Given("a", 6, computed=5)], pages=3, watermark=1, lease=8),
 ]
 
@@ -267,6 +337,7 @@ def test_plan_step(case: Case) -> None:
         max_step_sequences=case.sequences,
         watermark_pages=case.watermark,
         max_lease_steps=case.lease,
+        max_new_tokens=case.most,
     )
     before = (pool.num_free, pool.num_cached, pool.num_used)
     decision = plan_step(running, waiting, pool, limits, somebody_waits=bool(waiting))

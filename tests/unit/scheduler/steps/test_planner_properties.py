@@ -35,7 +35,9 @@ def scenes(draw: st.DrawFn) -> Scene:
     for length, share in draw(st.lists(st.tuples(st.integers(1, 400), st.floats(0, 1)), max_size=num_places)):
         computed = min(length - 1, round(length * share))
         if pool.num_available >= computed // 4 + 1:
-            running.append(make(pool, Given("", length, computed=computed, first_token=1_000 * number), number))
+            max_length = length + draw(st.sampled_from([1, 3, 500]))
+            case = Given("", length, computed=computed, first_token=1_000 * number, max_length=max_length)
+            running.append(make(pool, case, number))
             number += 1
     waiting = []
     for length, group in draw(st.lists(st.tuples(st.integers(1, 600), st.integers(0, 3)), max_size=12)):
@@ -48,6 +50,7 @@ def scenes(draw: st.DrawFn) -> Scene:
         max_step_sequences=num_places,
         watermark_pages=3,
         reserved_places=num_places // 8,
+        max_new_tokens=draw(st.sampled_from([1, 4])),
         prefill=PrefillLimits(
             max_num_partial=draw(st.integers(1, 8)),
             max_long_partial=draw(st.integers(1, 4)),
@@ -61,7 +64,7 @@ def scenes(draw: st.DrawFn) -> Scene:
 @given(scenes())
 def test_no_plan_exceeds_its_limits(scene: Scene) -> None:
     decision = scene.plan()
-    assert sum(chunk.num_tokens for chunk in decision.chunks) <= scene.limits.max_step_tokens
+    assert sum(chunk.most_tokens for chunk in decision.chunks) <= scene.limits.max_step_tokens
     num_running = len(scene.running) - len(decision.preempted) - len(decision.outgrown) + len(decision.admissions)
     assert num_running <= max(scene.limits.max_step_sequences, len(scene.running))
     freed = sum(len(sequence.block_table) for sequence in decision.preempted)
@@ -70,9 +73,11 @@ def test_no_plan_exceeds_its_limits(scene: Scene) -> None:
     for chunk in decision.chunks:
         assert chunk.num_tokens > 0
         assert chunk.start == starts.get(chunk.sequence, chunk.sequence.num_computed)
-        assert chunk.max_new_tokens == (chunk.start + chunk.num_tokens == chunk.sequence.length)
+        assert (chunk.max_new_tokens > 0) == (chunk.start + chunk.num_tokens == chunk.sequence.length)
+        assert chunk.max_new_tokens <= scene.limits.max_new_tokens
+        assert chunk.sequence.length + chunk.max_new_tokens <= chunk.sequence.max_length
         num_pages = len(chunk.sequence.block_table) + starts.get(chunk.sequence, 0) // 4 + chunk.num_new_pages
-        assert num_pages * 4 >= chunk.start + chunk.num_tokens
+        assert num_pages * 4 >= chunk.start + chunk.most_tokens
 
 
 @settings(deadline=None, max_examples=150)
@@ -92,6 +97,8 @@ def test_sequences_that_decode_come_first(scene: Scene) -> None:
     decoding = [each for each in scene.running if each.num_pending == 1]
     if scene.has_many_pages:
         assert sum(each in planned for each in decoding) == min(len(decoding), scene.limits.max_step_tokens)
+    num_further = sum(chunk.max_new_tokens - 1 for chunk in decision.chunks if chunk.max_new_tokens)
+    assert num_further <= max(0, scene.limits.max_step_tokens - len(decoding)) // 2
 
 
 @settings(deadline=None, max_examples=300)
@@ -99,9 +106,10 @@ def test_sequences_that_decode_come_first(scene: Scene) -> None:
 def test_the_oldest_prompt_under_way_gets_on_and_leaves_room_for_a_short_one(scene: Scene) -> None:
     decision = scene.plan()
     planned = {chunk.sequence: chunk.num_tokens for chunk in decision.chunks}
-    decoding = [each for each in scene.running if each.num_pending == 1]
+    num_decoding = sum(each.num_pending == 1 for each in scene.running)
+    num_decoded = sum(chunk.most_tokens for chunk in decision.chunks if chunk.sequence.num_pending == 1)
     prompts = sorted((each for each in scene.running if each.num_pending > 1), key=lambda each: each.order)
-    num_left = scene.limits.max_step_tokens - len(decoding)
+    num_left = scene.limits.max_step_tokens - max(num_decoding, num_decoded)
     if not scene.has_many_pages or num_left <= 0:
         return
     if prompts:
