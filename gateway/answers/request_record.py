@@ -30,6 +30,7 @@ class RequestRecord:
         self._first_token_at: float | None = None
         self._last_token_at: list[float | None] = [None] * request.num_samples
         self._ended = [False] * request.num_samples
+        self._num_preemptions = 0
         self._worker_id: str | None = None
         self._num_cached_tokens = 0
         self._num_output_tokens = [0] * request.num_samples
@@ -65,6 +66,7 @@ class RequestRecord:
         self._num_output_tokens[event.sample_index] = num_output_tokens
         self._outcome = event.reason.value
         self._ended[event.sample_index] = True
+        self._num_preemptions += event.timings.num_preemptions
         metrics, timings = self._metrics, event.timings
         metrics.count_end(event.reason.value)
         duration_s = time.monotonic() - self._arrived_at
@@ -100,6 +102,7 @@ class RequestRecord:
                 "num_prompt_tokens": len(self._request.prompt_token_ids),
                 "num_cached_tokens": self._num_cached_tokens,
                 "num_output_tokens": sum(self._num_output_tokens),
+                "num_preemptions": self._num_preemptions,
                 "ttft_s": None if self._first_token_at is None else round(self._first_token_at - self._arrived_at, 4),
                 "duration_s": round(time.monotonic() - self._arrived_at, 4),
                 "finish_reason": self._outcome,

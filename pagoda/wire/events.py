@@ -19,7 +19,6 @@ class Started:
     sample_index: int
     worker_id: str
     num_cached_tokens: int
-    queue_s: float
 
     def to_proto(self) -> inference_pb2.Started:
         return inference_pb2.Started(
@@ -27,7 +26,6 @@ class Started:
             sample_index=self.sample_index,
             worker_id=self.worker_id,
             num_cached_tokens=self.num_cached_tokens,
-            queue_s=self.queue_s,
         )
 
     @classmethod
@@ -37,7 +35,6 @@ class Started:
             sample_index=message.sample_index,
             worker_id=message.worker_id,
             num_cached_tokens=message.num_cached_tokens,
-            queue_s=message.queue_s,
         )
 
 
@@ -79,8 +76,9 @@ class Tokens(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PromptLogprobs:
+    """All samples of a request have the same."""
+
     request_id: str
-    sample_index: int
     start: int
     """The position in the prompt of the first token that is told of."""
     logprobs: tuple[TokenLogprobs, ...]
@@ -88,7 +86,6 @@ class PromptLogprobs:
     def to_proto(self) -> inference_pb2.PromptLogprobs:
         return inference_pb2.PromptLogprobs(
             request_id=self.request_id,
-            sample_index=self.sample_index,
             start=self.start,
             logprobs=[logprobs.to_proto() for logprobs in self.logprobs],
         )
@@ -97,7 +94,6 @@ class PromptLogprobs:
     def from_proto(cls, message: inference_pb2.PromptLogprobs) -> "PromptLogprobs":
         return cls(
             request_id=message.request_id,
-            sample_index=message.sample_index,
             start=message.start,
             logprobs=tuple(map(TokenLogprobs.from_proto, message.logprobs)),
         )

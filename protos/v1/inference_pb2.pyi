@@ -229,12 +229,10 @@ class Started(_message.Message):
     SAMPLE_INDEX_FIELD_NUMBER: _builtins.int
     WORKER_ID_FIELD_NUMBER: _builtins.int
     NUM_CACHED_TOKENS_FIELD_NUMBER: _builtins.int
-    QUEUE_S_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     sample_index: _builtins.int
     worker_id: _builtins.str
     num_cached_tokens: _builtins.int
-    queue_s: _builtins.float
     def __init__(
         self,
         *,
@@ -242,11 +240,10 @@ class Started(_message.Message):
         sample_index: _builtins.int = ...,
         worker_id: _builtins.str = ...,
         num_cached_tokens: _builtins.int = ...,
-        queue_s: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["num_cached_tokens", b"num_cached_tokens", "queue_s", b"queue_s", "request_id", b"request_id", "sample_index", b"sample_index", "worker_id", b"worker_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["num_cached_tokens", b"num_cached_tokens", "request_id", b"request_id", "sample_index", b"sample_index", "worker_id", b"worker_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -335,12 +332,9 @@ class PromptLogprobs(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     REQUEST_ID_FIELD_NUMBER: _builtins.int
-    SAMPLE_INDEX_FIELD_NUMBER: _builtins.int
     START_FIELD_NUMBER: _builtins.int
     LOGPROBS_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
-    sample_index: _builtins.int
-    """The sample whose computing told them."""
     start: _builtins.int
     """The position in the prompt of the first token that is told of. The prompt's first token, 0, has no log-probability."""
     @_builtins.property
@@ -349,13 +343,12 @@ class PromptLogprobs(_message.Message):
         self,
         *,
         request_id: _builtins.str = ...,
-        sample_index: _builtins.int = ...,
         start: _builtins.int = ...,
         logprobs: _abc.Iterable[_types_pb2.Logprobs] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["logprobs", b"logprobs", "request_id", b"request_id", "sample_index", b"sample_index", "start", b"start"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["logprobs", b"logprobs", "request_id", b"request_id", "start", b"start"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

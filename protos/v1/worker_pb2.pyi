@@ -277,7 +277,6 @@ class LoadedModel(_message.Message):
     MAX_STEP_SEQUENCES_FIELD_NUMBER: _builtins.int
     VOCAB_SIZE_FIELD_NUMBER: _builtins.int
     NUMERICS_ID_FIELD_NUMBER: _builtins.int
-    EOS_TOKEN_IDS_FIELD_NUMBER: _builtins.int
     WEIGHTS_BYTES_FIELD_NUMBER: _builtins.int
     KV_BYTES_FIELD_NUMBER: _builtins.int
     MAX_NEW_TOKENS_FIELD_NUMBER: _builtins.int
@@ -300,8 +299,6 @@ class LoadedModel(_message.Message):
     kv_bytes: _builtins.int
     max_new_tokens: _builtins.int
     """The most tokens that one step of this worker may return for one sequence. 0 means 1."""
-    @_builtins.property
-    def eos_token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
     def __init__(
         self,
         *,
@@ -314,14 +311,13 @@ class LoadedModel(_message.Message):
         max_step_sequences: _builtins.int = ...,
         vocab_size: _builtins.int = ...,
         numerics_id: _builtins.str = ...,
-        eos_token_ids: _abc.Iterable[_builtins.int] | None = ...,
         weights_bytes: _builtins.int = ...,
         kv_bytes: _builtins.int = ...,
         max_new_tokens: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["digest", b"digest", "eos_token_ids", b"eos_token_ids", "kv_bytes", b"kv_bytes", "max_model_len", b"max_model_len", "max_new_tokens", b"max_new_tokens", "max_step_sequences", b"max_step_sequences", "max_step_tokens", b"max_step_tokens", "name", b"name", "num_pages", b"num_pages", "numerics_id", b"numerics_id", "page_size", b"page_size", "vocab_size", b"vocab_size", "weights_bytes", b"weights_bytes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["digest", b"digest", "kv_bytes", b"kv_bytes", "max_model_len", b"max_model_len", "max_new_tokens", b"max_new_tokens", "max_step_sequences", b"max_step_sequences", "max_step_tokens", b"max_step_tokens", "name", b"name", "num_pages", b"num_pages", "numerics_id", b"numerics_id", "page_size", b"page_size", "vocab_size", b"vocab_size", "weights_bytes", b"weights_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -781,7 +777,9 @@ class Heartbeat(_message.Message):
     AVAILABLE_BYTES_FIELD_NUMBER: _builtins.int
     session_id: _builtins.int
     last_step_id: _builtins.int
-    """The last step that was finished, and whether one runs. To read in a log: that a step never ends, the scheduler sees by itself."""
+    """The last step that was finished, and whether one runs: logged when the worker is lost. That a step never ends, the scheduler sees by
+    itself.
+    """
     step_running: _builtins.bool
     available_bytes: _builtins.int
     """As in LoadableModels, so that what is known of it is never old."""

@@ -31,13 +31,11 @@ class Client(Protocol):
 
 def started_event(sequence: Sequence) -> Started:
     """For a sequence whose first step has just been planned."""
-    assert sequence.first_step_s is not None
     return Started(
         request_id=sequence.request_id,
         sample_index=sequence.sample_index,
         worker_id=sequence.worker_id or "",
         num_cached_tokens=sequence.num_cached_tokens or 0,
-        queue_s=sequence.first_step_s - sequence.arrival_s,
     )
 
 
@@ -56,9 +54,7 @@ def tokens_event(sequence: Sequence, token_ids: tuple[int, ...], logprobs: tuple
 
 
 def prompt_logprobs_event(sequence: Sequence, start: int, logprobs: tuple[TokenLogprobs, ...]) -> PromptLogprobs:
-    return PromptLogprobs(
-        request_id=sequence.request_id, sample_index=sequence.sample_index, start=start, logprobs=logprobs
-    )
+    return PromptLogprobs(request_id=sequence.request_id, start=start, logprobs=logprobs)
 
 
 def finished_event(sequence: Sequence, reason: FinishReason, now_s: float) -> Finished:

@@ -13,7 +13,6 @@ from scheduler.worker_info import ModelLimits
 
 MAX_NAME_CHARS = 512
 MAX_LOADABLE_MODELS = 10_000
-MAX_EOS_TOKEN_IDS = 1024
 MAX_REASON_CHARS = 1000
 # Pages are granted for as many tokens as a step may return, and its budget is charged with them.
 MAX_NEW_TOKENS = 64
@@ -58,8 +57,6 @@ def _hello_problems(hello: worker_pb2.Hello) -> Iterator[str]:
         yield from _number_problems("Hello's model", model, BOUNDS)
         if model.max_new_tokens > MAX_NEW_TOKENS:
             yield f"Hello's model has max_new_tokens {model.max_new_tokens}, which must be between 1 and {MAX_NEW_TOKENS}"
-        if len(model.eos_token_ids) > MAX_EOS_TOKEN_IDS:
-            yield f"Hello's model may have at most {MAX_EOS_TOKEN_IDS} eos_token_ids (got {len(model.eos_token_ids)})"
     if hello.num_held_blocks_messages > hello.model.num_pages:
         yield (
             f"Hello announces {hello.num_held_blocks_messages} HeldBlocks messages for {hello.model.num_pages} pages; "

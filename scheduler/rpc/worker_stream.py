@@ -120,6 +120,7 @@ class WorkerStream:
         self._replaced = asyncio.Event()
         self._next_sign: asyncio.Future[bool] | None = None
         """While somebody waits for the next message: True when it comes, False when the stream has ended without."""
+        self._last_heartbeat: worker_pb2.Heartbeat | None = None
         self._refused: set[str] = set()
         self._worker = self._attach(greeting.held_blocks)
         silence_s = patience.silence_s * SCHEDULER_SILENCE
@@ -200,10 +201,12 @@ class WorkerStream:
         return worker
 
     def _detach(self, end: StreamEnd) -> None:
-        fields = {"worker": self._hello.worker_id, "reason": end.reason}
+        fields: dict[str, object] = {"worker": self._hello.worker_id, "reason": end.reason}
         if self.link.may_end or end is REPLACED:
             logger.info("worker left", extra=fields)
         else:
+            if (last := self._last_heartbeat) is not None:
+                fields |= {"last_step": last.last_step_id, "step_running": last.step_running}
             logger.warning("worker lost", extra=fields)
         if isinstance(self._worker, AttachedWorker):
             self._loop.attachments.detach_worker(self._worker)
@@ -241,11 +244,7 @@ class WorkerStream:
             case "leaving", _:
                 self._take_leaving(message.leaving)
             case "heartbeat", _:
-                if message.heartbeat.HasField("available_bytes"):
-                    self._loop.loading.stores.set_available_bytes(
-                        self._hello.worker_id, message.heartbeat.available_bytes
-                    )
-                self.link.send_heartbeat_ack()
+                self._take_heartbeat(message.heartbeat)
             case other, _:
                 raise WorkerProtocolError(f"unexpected message {other!r}")
 
@@ -259,6 +258,13 @@ class WorkerStream:
         result = StepResult.from_proto(message)
         self._loop.apply_result(worker, result)
         self._watch.record_step_time(work, result.step_us / 1e6)
+
+    def _take_heartbeat(self, heartbeat: worker_pb2.Heartbeat) -> None:
+        self._check_session(heartbeat.session_id)
+        self._last_heartbeat = heartbeat
+        if heartbeat.HasField("available_bytes"):
+            self._loop.loading.stores.set_available_bytes(self._hello.worker_id, heartbeat.available_bytes)
+        self.link.send_heartbeat_ack()
 
     def _take_failed_load(self, worker: UnloadedWorker, failed: worker_pb2.LoadFailed) -> None:
         self._check_session(failed.session_id)

@@ -33,7 +33,7 @@ def test_single_tokens_share_a_batch_and_nothing_overtakes() -> None:
         tokens("b", 70_001, 8, 9),
         tokens("a", 3, 10),
     ]
-    started = Started(request_id="c", sample_index=1, worker_id="w", num_cached_tokens=0, queue_s=0.5)
+    started = Started(request_id="c", sample_index=1, worker_id="w", num_cached_tokens=0)
     events: list[Event] = [*spoken[:2], started, *spoken[2:]]
     assert heard(events) == events
     assert len(session_response(spoken[:3]).events) == 1

@@ -14,7 +14,7 @@ class RecordingClient:
     def __init__(self) -> None:
         self.events: list[ClientEvent] = []
         self.tokens: defaultdict[tuple[str, int], list[int]] = defaultdict(list)
-        self.prompt_logprobs: defaultdict[tuple[str, int], list[TokenLogprobs]] = defaultdict(list)
+        self.prompt_logprobs: defaultdict[str, list[TokenLogprobs]] = defaultdict(list)
         self.started: dict[tuple[str, int], Started] = {}
         self.moved: list[Moved] = []
         self.finished: dict[tuple[str, int], Finished] = {}
@@ -27,6 +27,9 @@ class RecordingClient:
             if isinstance(event, Failed):
                 self.failed[event.request_id] = event.error
                 continue
+            if isinstance(event, PromptLogprobs):
+                self._take_prompt_logprobs(event)
+                continue
             key = (event.request_id, event.sample_index)
             assert key not in self.finished, "an event of a sample that has finished"
             match event:
@@ -36,12 +39,14 @@ class RecordingClient:
                 case Started():
                     assert key not in self.started
                     self.started[key] = event
-                case PromptLogprobs():
-                    has_begun = any(tokens for (name, _), tokens in self.tokens.items() if name == event.request_id)
-                    assert not has_begun, "of a prompt whose answer has begun"
-                    assert event.start == 1 + len(self.prompt_logprobs[key]), "a hole or a duplicate"
-                    self.prompt_logprobs[key] += event.logprobs
                 case Moved():
                     self.moved.append(event)
                 case Finished():
                     self.finished[key] = event
+
+    def _take_prompt_logprobs(self, event: PromptLogprobs) -> None:
+        has_begun = any(tokens for (name, _), tokens in self.tokens.items() if name == event.request_id)
+        assert not has_begun, "of a prompt whose answer has begun"
+        told = self.prompt_logprobs[event.request_id]
+        assert event.start == 1 + len(told), "a hole or a duplicate"
+        told += event.logprobs

@@ -16,7 +16,7 @@ from protos.v1 import inference_pb2, inference_pb2_grpc, types_pb2
 SERVICE_NAME = "protos.v1.InferenceService"
 STOP, LENGTH, ABORT = types_pb2.FINISH_REASON_STOP, types_pb2.FINISH_REASON_LENGTH, types_pb2.FINISH_REASON_ABORT
 _STATUS_BY_CODE = {status.value[0]: status for status in grpc.StatusCode}
-QUEUE_S, PREFILL_S, DECODE_S = 0.25, 0.5, 2.0
+QUEUE_S, PREFILL_S, DECODE_S, NUM_PREEMPTIONS = 0.25, 0.5, 2.0, 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -231,7 +231,9 @@ class _Sample:
             reason=reason,
             stop_token_id=stop_token_id,
             usage=usage,
-            timings=types_pb2.Timings(queue_s=QUEUE_S, prefill_s=PREFILL_S, decode_s=DECODE_S),
+            timings=types_pb2.Timings(
+                queue_s=QUEUE_S, prefill_s=PREFILL_S, decode_s=DECODE_S, num_preemptions=NUM_PREEMPTIONS
+            ),
         )
         self._session.send(inference_pb2.GenerateResponse(finished=finished))
 
@@ -258,7 +260,6 @@ class _Sample:
             sample_index=self.index,
             worker_id="fake-worker",
             num_cached_tokens=self._answer.num_cached_tokens,
-            queue_s=QUEUE_S,
         )
         self._session.send(inference_pb2.GenerateResponse(started=started))
         if self.request.sampling.HasField("num_prompt_logprobs") and self.index == 0 and not self.request.resume:
@@ -272,7 +273,6 @@ class _Sample:
             if token_ids := prompt[start : start + size]:
                 scored = inference_pb2.PromptLogprobs(
                     request_id=self.request.request_id,
-                    sample_index=self.index,
                     start=start,
                     logprobs=[self._logprobs(token_id, num_top) for token_id in token_ids],
                 )

@@ -73,7 +73,6 @@ def fake_worker_link(
         max_step_sequences=max_step_sequences,
         vocab_size=VOCAB_SIZE,
         numerics_id="fake-1",
-        eos_token_ids=eos_token_ids,
         weights_bytes=1,
         kv_bytes=num_pages * page_size,
     )

@@ -8,7 +8,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from protos.v1 import inference_pb2
 from tests.fakes.gateway import RunningGateway, running_gateway
-from tests.fakes.scheduler import SERVICE_NAME, Answer
+from tests.fakes.scheduler import NUM_PREEMPTIONS, SERVICE_NAME, Answer
 
 CHAT = {"messages": [{"role": "user", "content": "Hi"}]}
 
@@ -168,6 +168,7 @@ async def test_one_log_line_for_each_request(gateway: RunningGateway, caplog: py
     assert fields["message"] == "request finished"
     assert (fields["request_id"], fields["model"], fields["worker"]) == ("abc", "tiny", "fake-worker")
     assert (fields["num_cached_tokens"], fields["num_output_tokens"], fields["finish_reason"]) == (4, 6, "stop")
+    assert fields["num_preemptions"] == NUM_PREEMPTIONS
     assert fields["ttft_s"] >= 0
     assert "Hello" not in str(fields)
 

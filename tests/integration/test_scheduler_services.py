@@ -437,6 +437,23 @@ async def test_a_worker_that_answers_out_of_turn_is_sent_away(tmp_path: Path) ->
     assert "step 7 came, but none was due" in (caught.value.details() or "")
 
 
+async def test_the_last_heartbeat_of_a_lost_worker_is_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    async with scheduler(tmp_path) as (address, _), open_channel(address) as channel:
+        stream = await hello_stream(channel)
+        session_id = (await stream.read()).attached.session_id
+        heartbeat = worker_pb2.Heartbeat(session_id=session_id, last_step_id=6, step_running=True)
+        await stream.write(worker_pb2.AttachRequest(heartbeat=heartbeat))
+        assert (await stream.read()).HasField("heartbeat_ack")
+        strange = worker_pb2.Heartbeat(session_id=session_id + 1, last_step_id=9)
+        await stream.write(worker_pb2.AttachRequest(heartbeat=strange))
+        with pytest.raises(
+            grpc.aio.AioRpcError, match=f"a message of session {session_id + 1} in session {session_id}"
+        ):
+            await stream.read()
+        (lost,) = [vars(record) for record in caplog.records if record.getMessage() == "worker lost"]
+    assert (lost["last_step"], lost["step_running"]) == (6, True)
+
+
 async def test_a_failed_step_is_tried_elsewhere(tmp_path: Path) -> None:
     async with scheduler(tmp_path) as (address, _), open_channel(address) as channel:
         stream = await hello_stream(channel)

@@ -76,7 +76,6 @@ def _load(settings: WorkerSettings, model: Model) -> Loaded:
         max_step_sequences=settings.max_step_sequences,
         vocab_size=model.config.vocab_size,
         numerics_id=kernels.numerics_id,
-        eos_token_ids=model.eos_token_ids,
         weights_bytes=decoder.weights_bytes,
         kv_bytes=kv.num_bytes,
         max_new_tokens=engine.max_new_tokens,

@@ -187,8 +187,8 @@ def test_a_scored_prompt_is_computed_whole_and_its_blocks_serve_others() -> None
         system.run(worker)
     for name, num_cached_tokens in (("first", 0), ("second", 0), ("third", 36)):
         assert system.client.finished[name, 0].usage.num_cached_tokens == num_cached_tokens
-    assert system.client.prompt_logprobs["first", 0] == system.client.prompt_logprobs["second", 0] == scores(asked)
-    assert ("third", 0) not in system.client.prompt_logprobs
+    assert system.client.prompt_logprobs["first"] == system.client.prompt_logprobs["second"] == scores(asked)
+    assert "third" not in system.client.prompt_logprobs
 
 
 def test_a_preempted_sequence_is_not_scored_twice() -> None:
@@ -199,7 +199,7 @@ def test_a_preempted_sequence_is_not_scored_twice() -> None:
     system.submit(asked)
     system.run(worker)
     assert system.client.finished["new", 0].timings.num_preemptions > 0
-    assert system.client.prompt_logprobs["new", 0] == scores(asked)
+    assert system.client.prompt_logprobs["new"] == scores(asked)
     assert system.client.tokens["new", 0] == expected(asked, 12)
 
 
@@ -209,8 +209,7 @@ def test_the_samples_of_a_request_are_scored_once() -> None:
     asked = replace(scored(request(prompt=40)), num_samples=4)
     system.submit(asked)
     system.run(worker)
-    told = {key: logprobs for key, logprobs in system.client.prompt_logprobs.items() if logprobs}
-    assert told == {("r", 0): scores(asked)}
+    assert system.client.prompt_logprobs["r"] == scores(asked)
     assert [system.client.finished["r", index].usage.num_cached_tokens for index in range(4)] == [0, 36, 36, 36]
 
 

@@ -372,10 +372,9 @@ class SchedulerMachine(RuleBasedStateMachine):
         finished, tokens, expected = self.client.finished[key], self.client.tokens[key], asked.expected()
         assert tokens == expected[: len(tokens)], "not the tokens of an undisturbed run"
         scores = [prompt_logprob(asked.prompt, position) for position in range(1, len(asked.prompt))]
-        told = self.client.prompt_logprobs[key[0], 0]
+        told = self.client.prompt_logprobs[key[0]]
         assert told == (scores[: len(told)] if asked.is_scored else []), "not the scores of an undisturbed run"
         assert not asked.is_scored or not tokens or told == scores, "the answer came before the prompt's scores"
-        assert not key[1] or not self.client.prompt_logprobs[key], "scored more than once"
         if key in self.stopped_at:
             assert (finished.reason, finished.usage.num_output_tokens) == (FinishReason.STOP, self.stopped_at[key])
         elif finished.reason is FinishReason.ABORT:

@@ -167,7 +167,7 @@ async def test_what_was_told_before_a_resumption_is_not_told_again() -> None:
 
     def scored(start: int, *logprobs: float) -> PromptLogprobs:
         told = tuple(TokenLogprobs(logprob=each, top=()) for each in logprobs)
-        return PromptLogprobs(request_id="r", sample_index=0, start=start, logprobs=told)
+        return PromptLogprobs(request_id="r", start=start, logprobs=told)
 
     for event in (
         *(started("a", num_cached_tokens=1), scored(1, -1.0, -2.0), tokens(0, 5)),
@@ -186,7 +186,7 @@ async def test_what_was_told_before_a_resumption_is_not_told_again() -> None:
 
 
 def started(worker_id: str, *, num_cached_tokens: int) -> Started:
-    return Started(request_id="r", sample_index=0, worker_id=worker_id, num_cached_tokens=num_cached_tokens, queue_s=0)
+    return Started(request_id="r", sample_index=0, worker_id=worker_id, num_cached_tokens=num_cached_tokens)
 
 
 async def test_a_resumption_has_the_time_that_is_left() -> None:

@@ -89,9 +89,9 @@ request = st.builds(
 )
 
 sample = {"request_id": names, "sample_index": uint32}
-started = st.builds(Started, **sample, worker_id=names, num_cached_tokens=uint32, queue_s=float64)
+started = st.builds(Started, **sample, worker_id=names, num_cached_tokens=uint32)
 tokens = st.builds(Tokens, **sample, token_ids=token_ids, logprobs=some_logprobs, sequence_number=uint64)
-prompt_logprobs = st.builds(PromptLogprobs, **sample, start=uint32, logprobs=some_logprobs)
+prompt_logprobs = st.builds(PromptLogprobs, request_id=names, start=uint32, logprobs=some_logprobs)
 moved = st.builds(Moved, **sample, from_worker_id=names, to_worker_id=names)
 usage = st.builds(Usage, num_prompt_tokens=uint32, num_cached_tokens=uint32, num_output_tokens=uint32)
 timings = st.builds(Timings, queue_s=float64, prefill_s=float64, decode_s=float64, num_preemptions=uint32)

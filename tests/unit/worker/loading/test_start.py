@@ -73,7 +73,6 @@ def test_what_was_loaded_is_described(home: Path, model_path: Path) -> None:
     model = load(home, model_path, max_model_len=100, max_step_tokens=64).model
     assert (model.name, model.page_size, model.max_model_len, model.max_step_tokens) == ("tiny", 16, 100, 64)
     assert len(model.digest) == 64
-    assert model.vocab_size > max(model.eos_token_ids)
     assert 0 < model.kv_bytes <= 1024 * 1024
     assert model.kv_bytes % model.num_pages == 0
     assert model.weights_bytes > 0

@@ -1,0 +1,122 @@
+"""Every field of the contracts is read by somebody who receives it: one that nobody reads is a promise that nobody keeps."""
+
+import importlib
+import os
+import pkgutil
+import subprocess
+import sys
+from collections import defaultdict
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import pagoda.wire
+from pagoda.wire.inference_request import InferenceRequest, ResumedSample
+from pagoda.wire.loadable_models import LoadableModel, LoadableModels
+from pagoda.wire.sampling import SamplingParams
+from pagoda.wire.step_result import SampledTokens, ScoredTokens, StepResult
+from protos.v1 import inference_pb2, types_pb2, worker_pb2
+from tests.contract.field_reads import READS_VARIABLE
+
+REPOSITORY = Path(__file__).parents[2]
+PRODUCT = ("gateway", "scheduler", "worker", "kvcache", "pagoda")
+# What the product's own types hang on is looked at, other packages are not: that would take ten times as long.
+CONFIGURATION = f"""
+[mypy]
+plugins = {Path(__file__).with_name("field_reads.py")}
+cache_dir = {os.devnull}
+check_untyped_defs = True
+[mypy-torch.*,numpy.*,grpc.*,fastapi.*,starlette.*,uvicorn.*,pydantic.*,pydantic_settings.*,opentelemetry.*]
+follow_imports = skip
+[mypy-prometheus_client.*,rich.*,typer.*,httpx.*,triton.*,jinja2.*,prompt_toolkit.*,google.rpc.*]
+follow_imports = skip
+"""
+
+READ_BY_NAME = {
+    # SamplingParams.from_proto takes whatever ListFields gives.
+    *(f"SamplingParams.{field.name}" for field in fields(SamplingParams)),
+    # The scheduler refuses them by the name of their oneof, until it can honour them.
+    *(f"SamplingParams.{name}" for name in ("json_schema", "regex", "grammar")),
+    # The worker's session takes all kinds alike, and looks at their session.
+    *(f"AttachResponse.{name}" for name in ("step", "load", "unload", "drain", "recall", "heartbeat_ack")),
+    *(f"{name}.session_id" for name in ("HeartbeatAck", "Load", "Unload", "Recall", "Drain")),
+}
+
+SENT_TO_SCHEDULER = (
+    InferenceRequest,
+    ResumedSample,
+    SampledTokens,
+    ScoredTokens,
+    StepResult,
+    LoadableModel,
+    LoadableModels,
+)
+
+MESSAGES = [
+    message
+    for file in (inference_pb2, types_pb2, worker_pb2)
+    for message in file.DESCRIPTOR.message_types_by_name.values()
+]
+
+
+def wire_data() -> list[type[Any]]:
+    modules = [
+        importlib.import_module(f"pagoda.wire.{found.name}") for found in pkgutil.iter_modules(pagoda.wire.__path__)
+    ]
+    classes = [(module, kind) for module in modules for kind in vars(module).values() if isinstance(kind, type)]
+    return [kind for module, kind in classes if kind.__module__ == module.__name__ and _field_names(kind)]
+
+
+def _field_names(kind: type[Any]) -> tuple[str, ...]:
+    return tuple(field.name for field in fields(kind)) if is_dataclass(kind) else getattr(kind, "_fields", ())
+
+
+@pytest.fixture(scope="module")
+def readers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[str]]:
+    """By `module.Class.field`: the top folders of the files that read it, `wire` for those of pagoda/wire."""
+    directory = tmp_path_factory.mktemp("reads")
+    reads, configuration = directory / "reads.txt", directory / "mypy.ini"
+    configuration.write_text(CONFIGURATION)
+    # What mypy says of types without the other packages is of no interest.
+    subprocess.run(
+        [sys.executable, "-m", "mypy", "--config-file", configuration, *PRODUCT],
+        cwd=REPOSITORY,
+        env=os.environ | {READS_VARIABLE: str(reads)},
+        capture_output=True,
+        check=False,
+    )
+    found: defaultdict[str, set[str]] = defaultdict(set)
+    for line in reads.read_text().splitlines():
+        name, _, path = line.partition(" ")
+        folders = Path(path).resolve().relative_to(REPOSITORY).parts
+        found[name].add("wire" if folders[:2] == ("pagoda", "wire") else folders[0])
+    return found
+
+
+def test_every_field_is_read_by_a_receiver(readers: dict[str, set[str]]) -> None:
+    in_messages = {
+        f"{message.name}.{field.name}"
+        for message in MESSAGES
+        for field in message.fields
+        if not readers.get(f"{_module(message)}.{message.name}.{field.name}", set()) - {"protos"}
+    }
+    assert in_messages - READ_BY_NAME == set()
+    in_wire_data = {
+        f"{kind.__name__}.{name}"
+        for kind in wire_data()
+        for name in _field_names(kind)
+        if not readers.get(f"{kind.__module__}.{kind.__name__}.{name}", set()) & _receivers(kind)
+    }
+    assert in_wire_data == set()
+
+
+def _receivers(kind: type[Any]) -> set[str]:
+    if kind is SamplingParams:
+        return {"scheduler", "worker"}
+    return {"scheduler"} if kind in SENT_TO_SCHEDULER else {"gateway", "worker", "pagoda"}
+
+
+def _module(message: Any) -> str:
+    return str(message.file.name).removesuffix(".proto").replace("/", ".") + "_pb2"
