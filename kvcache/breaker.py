@@ -1,6 +1,6 @@
 """A circuit breaker: after some failures in a row nobody is made to wait any more, until a single try shows that it works again.
 
-Knows nothing about what it protects. One event loop uses it: no locks.
+One event loop uses it: no locks.
 """
 
 import time

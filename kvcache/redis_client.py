@@ -1,6 +1,6 @@
 """The connection to one Redis or Valkey, or to where sentinels or a cluster say that the keys are at the moment.
 
-Knows nothing about what is kept there. Retries nothing: its caller decides when to try again.
+Retries nothing: its caller decides when to try again.
 """
 
 import asyncio

@@ -35,7 +35,7 @@ def main() -> None:
     end_on_stop_signal()
     logger.info("starting", extra=settings.described())
     with open_tracer(settings.otlp_endpoint, "pagoda-worker", settings.worker_id) as tracer:
-        uvloop.run(serve(_open_link(settings, epoch, tracer), settings))
+        uvloop.run(serve(_open_link(settings, epoch, tracer), settings.drain_grace_s))
     logger.info("stopped")
 
 
@@ -70,10 +70,11 @@ def _open_link(settings: WorkerSettings, epoch: int, tracer: Tracer) -> Callable
     )
 
 
-async def serve(open_link: Callable[[], SchedulerLink], settings: WorkerSettings) -> None:
+async def serve(open_link: Callable[[], SchedulerLink], drain_grace_s: float) -> None:
+    """Until the worker has left. Where nothing but the end of the process helps, end it, with an exit code that says why."""
     link = open_link()
     del open_link  # The engine is the link's alone, to let go.
-    on_stop_signal(lambda: link.leave(settings.drain_grace_s))
+    on_stop_signal(lambda: link.leave(drain_grace_s))
     telling = keep_running("watch over the event loop", tell_when_held)
     try:
         await link.run()

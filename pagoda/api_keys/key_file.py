@@ -3,7 +3,7 @@
 The file holds digests, never keys, so that who reads it can use none. A plain sha256 is enough for that: a key is 256 random
 bits, which cannot be guessed however fast the guesses are; a slow function is for passwords, and would cost every request.
 
-Knows nothing about requests: keyring.py decides who may do what.
+keyring.py decides which key may do what.
 """
 
 import hashlib

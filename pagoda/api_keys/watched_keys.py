@@ -1,7 +1,4 @@
-"""The keys of a file that may change while the server runs. What cannot be read never takes the place of what could.
-
-Knows nothing about requests.
-"""
+"""The keys of a file that may change while the server runs. What cannot be read never takes the place of what could."""
 
 import logging
 from pathlib import Path

@@ -1,7 +1,4 @@
-"""One child process: started in a session of its own, its output in a log file, never outliving its parent.
-
-Knows nothing about why it is started or what to do when it ends.
-"""
+"""One child process: started in a session of its own, its output in a log file, never outliving its parent."""
 
 import asyncio
 import contextlib

@@ -1,6 +1,6 @@
 """Makes sure that a model is on this machine, and shows the download while it runs: a bar, or lines for a log.
 
-Knows nothing about where models come from: that is the store's.
+Where models come from is the store's affair.
 """
 
 from collections.abc import Callable, Iterator

@@ -1,6 +1,6 @@
 """What `pagoda key` does: entries made from its options, and lists for people and programs, which never hold a digest.
 
-Knows nothing about the command line. The file is pagoda/api_keys/key_file.py's.
+The file is pagoda/api_keys/key_file.py's.
 """
 
 import re

@@ -1,6 +1,6 @@
 """A server's Ollama API, as the command uses it: one method per endpoint, errors as sentences.
 
-Knows nothing about terminals. What is not said by a method's type is in Ollama's API: the objects are its own.
+What is not said by a method's type is in Ollama's API: the objects are its own.
 """
 
 import json

@@ -1,6 +1,6 @@
 """Waiting until all that `pagoda serve` started is there, and the sentence for when it does not come.
 
-Knows nothing about processes: it asks the gateway and the scheduler, and reads logs.
+It asks the gateway and the scheduler, and reads logs.
 """
 
 import asyncio

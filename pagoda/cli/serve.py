@@ -1,6 +1,6 @@
 """`pagoda serve`: what it checks, fetches, starts and says, in that order.
 
-Knows nothing about keeping processes alive (supervisor.py) or what they are told (tiers.py).
+supervisor.py keeps the processes alive, tiers.py has their arguments.
 """
 
 import asyncio

@@ -1,6 +1,6 @@
 """The page that `pagoda show` and `/show info` print about a model: sections of indented columns, as Ollama's.
 
-Knows nothing about where the description comes from: it takes the object of /api/show.
+It takes the object of /api/show.
 """
 
 from collections.abc import Iterator, Sequence

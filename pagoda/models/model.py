@@ -1,7 +1,6 @@
 """A model on disk as every tier sees it: where its files are, what it is, and the numbers that describe it.
 
-Knows nothing about tensors or text: the worker reads the weights, the gateway builds tokenizer and template, from these
-files.
+The worker reads the weights, the gateway builds tokenizer and template, from these files.
 """
 
 from collections.abc import Mapping

@@ -1,8 +1,8 @@
 """Changes to the store: copies, deletions, and models made from others or from uploaded files.
 
-A model is a directory of its own, whole: a copy shares the bytes of its files through hard links, so that it costs nothing
-and deleting either leaves the other. Directories are prepared in a scratch directory and put in place at once: at no moment is a
-model that is replaced not there. Knows nothing about HTTP and about what settings mean.
+A model is a directory of its own, whole: a copy shares the bytes of its files through hard links, so that it costs
+nothing and deleting either leaves the other. Directories are prepared in a scratch directory and put in place at
+once: at no moment is a model that is replaced not there.
 """
 
 import errno

@@ -1,7 +1,7 @@
 """What a model brings along besides its weights: a system prompt, parameters, a template, opening messages, a license.
 
-They stand in the manifest of a model that was made by `create`; a model without a manifest has none. Knows nothing about
-what they mean: the gateway acts on them.
+They stand in the manifest of a model that was made by `create`; a model without a manifest has none. The gateway
+acts on them.
 """
 
 import hashlib

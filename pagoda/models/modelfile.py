@@ -1,7 +1,6 @@
 """Modelfiles: Ollama's recipe for a model, read into settings and written from them.
 
-FROM, PARAMETER, SYSTEM, TEMPLATE (Jinja), LICENSE and MESSAGE. Any other instruction is refused by name. Knows nothing
-about the store.
+FROM, PARAMETER, SYSTEM, TEMPLATE (Jinja), LICENSE and MESSAGE. Any other instruction is refused by name.
 """
 
 import re

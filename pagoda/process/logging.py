@@ -1,6 +1,6 @@
 """How every process writes its log: one line per event on stderr, a fixed message and its values as fields.
 
-Knows nothing about who logs what. Prompt text never belongs in a field.
+Prompt text never belongs in a field.
 """
 
 import json

@@ -1,7 +1,4 @@
-"""What SIGTERM and SIGINT mean to every tier: the first asks for an orderly end, a second one for an end at once.
-
-Knows nothing about what an orderly end is.
-"""
+"""What SIGTERM and SIGINT mean to every tier: the first asks for an orderly end, a second one for an end at once."""
 
 import asyncio
 import logging

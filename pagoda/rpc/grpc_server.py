@@ -1,6 +1,6 @@
 """The gRPC server that every tier starts and stops in the same way: health with a pushing Watch, and reflection.
 
-Knows nothing about what is served: a tier registers its servicers on `server` before `start`.
+A tier registers its servicers on `server` before `start`.
 """
 
 from collections.abc import Sequence

@@ -1,7 +1,7 @@
 """Where the unix sockets of a home are, who can reach them, how one is taken over from a process that is gone, and which addresses
 are local.
 
-Knows nothing about gRPC: it deals in paths, and in the targets that gRPC understands (`unix:/path.sock`).
+It deals in paths, and in the targets that gRPC understands (`unix:/path.sock`).
 """
 
 import hashlib

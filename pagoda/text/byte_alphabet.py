@@ -1,6 +1,6 @@
 """The alphabet in which byte-level BPE vocabularies spell bytes: a printable character for each of the 256.
 
-Knows nothing about vocabularies. The table is GPT-2's and has been copied by every byte-level tokenizer since.
+The table is GPT-2's and has been copied by every byte-level tokenizer since.
 """
 
 PRINTABLE = frozenset((*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)))

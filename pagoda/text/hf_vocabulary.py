@@ -1,6 +1,6 @@
 """Builds the vocabulary from the tokenizer files of a Hugging Face checkpoint: tokenizer.json and tokenizer_config.json.
 
-Knows nothing about weights. Checkpoints with a SentencePiece file alone (tokenizer.model) are refused.
+Checkpoints with a SentencePiece file alone (tokenizer.model) are refused.
 """
 
 import json

@@ -1,7 +1,7 @@
 """Text to token ids and back, for one model.
 
-In a raw prompt the name of a control token is that token. In a prompt that a chat template wrote, names that somebody typed
-in a message are marked (special_text.py) and stay text. Knows nothing about requests or templates.
+In a raw prompt the name of a control token is that token. In a prompt that a chat template wrote, names that somebody
+typed in a message are marked (special_text.py) and stay text.
 """
 
 import os

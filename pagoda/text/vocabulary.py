@@ -1,6 +1,6 @@
 """What a model's files say about its tokens, in one shape for each format: the tokenizer is built from it.
 
-Knows nothing about files (gguf_vocabulary.py and hf_vocabulary.py read those).
+gguf_vocabulary.py and hf_vocabulary.py read the files.
 """
 
 import re

@@ -62,12 +62,9 @@ class LateExecutor:
         self.max_new_tokens = inner.max_new_tokens
         self._sequences = OwnSequences()
         self._in_flight: deque[LateStep] = deque()
-        self.num_overlaps = 0
-        """How often a step was launched while another one was in flight."""
 
     def launch(self, chunks: Sequence[Chunk], forgotten: Sequence[int]) -> "LateStep":
         self._sequences.forget(forgotten)
-        self.num_overlaps += bool(self._in_flight)
         self._in_flight.append(LateStep(self._in_flight, self._compute(chunks, forgotten)))
         assert len(self._in_flight) <= self.max_in_flight
         return self._in_flight[-1]

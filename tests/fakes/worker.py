@@ -4,14 +4,16 @@ import argparse
 import asyncio
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
-from pagoda.process.stop_signals import on_stop_signal
 from pagoda.rpc.grpc_channel import LOCAL_ONLY
 from pagoda.rpc.transport_security import TransportSecurity
 from pagoda.wire.loadable_models import LoadableModel, LoadableModels
 from protos.v1 import worker_pb2
 from tests.fakes.engine import EOS_TOKEN_ID, VOCAB_SIZE, FakeEngine
+from tests.fakes.executors import PoisonedExecutor, Wrap, plain
+from worker.__main__ import serve
 from worker.rpc.scheduler_link import SchedulerLink
 from worker.rpc.session import Store
 from worker.steps.engine_thread import Load, Loaded, StepRunner
@@ -54,6 +56,8 @@ def fake_worker_link(
     eos_after: int | None = None,
     load: Load | None = None,
     engine: StepRunner | None = None,
+    wrap: Wrap = plain,
+    max_new_tokens: int = 1,
     security: TransportSecurity = LOCAL_ONLY,
     spread_interval_s: float = 0.0,
     make_store: Callable[[worker_pb2.LoadedModel], Store] = FakeStore,
@@ -61,7 +65,9 @@ def fake_worker_link(
     """Not yet attached: `await link.run()`, and `link.stop()` to let it go."""
 
     def make_engine() -> FakeEngine:
-        return FakeEngine(num_pages=num_pages, page_size=page_size, eos_token_ids=eos_token_ids, eos_after=eos_after)
+        return FakeEngine(
+            num_pages=num_pages, page_size=page_size, eos_token_ids=eos_token_ids, eos_after=eos_after, wrap=wrap
+        )
 
     model = worker_pb2.LoadedModel(
         name=model_name,
@@ -75,6 +81,7 @@ def fake_worker_link(
         numerics_id="fake-1",
         weights_bytes=1,
         kv_bytes=num_pages * page_size,
+        max_new_tokens=max_new_tokens,
     )
     hello = worker_pb2.Hello(worker_id=worker_id, epoch=time.time_ns() // 1_000_000, model=model, device="fake")
     load_again = load or (lambda name, digest: Loaded(make_engine(), model))
@@ -94,28 +101,27 @@ async def run_fake_worker(address: str, **options: Any) -> None:
     await fake_worker_link(address, **options).run()
 
 
-async def run_until_signal(link: SchedulerLink) -> None:
-    on_stop_signal(lambda: link.leave(grace_s=30.0))
-    await link.run()
-
-
-async def main() -> None:
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--scheduler", required=True, help="addresses, separated by commas")
     parser.add_argument("--num-pages", type=int, default=256)
     parser.add_argument("--eos-after", type=int, help="end each sequence after this many tokens")
     parser.add_argument("--model-name", default="fake")
     parser.add_argument("--worker-id", default="fake-worker")
+    parser.add_argument("--good-steps", type=int, help="lose the device with the step behind so many")
     arguments = parser.parse_args()
-    link = fake_worker_link(
+    wrap = plain if arguments.good_steps is None else partial(PoisonedExecutor, num_good_steps=arguments.good_steps)
+    open_link = partial(
+        fake_worker_link,
         arguments.scheduler,
         num_pages=arguments.num_pages,
         worker_id=arguments.worker_id,
         model_name=arguments.model_name,
         eos_after=arguments.eos_after,
+        wrap=wrap,
     )
-    await run_until_signal(link)
+    asyncio.run(serve(open_link, drain_grace_s=30.0))
 
 
 if __name__ == "__main__":
-    asyncio.run(main())
+    main()

@@ -9,18 +9,21 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+import pytest
 
 from pagoda.rpc.grpc_channel import open_channel
 from pagoda.wire.step_result import StepResult
 from protos.v1 import inference_pb2, inference_pb2_grpc, types_pb2
 from tests.fakes.engine import FakeEngine, continuation
+from tests.fakes.executors import EXECUTORS, Wrap
 from tests.fakes.scheduler_process import scheduler
 from tests.fakes.tcp_proxy import TCPProxy, tcp_proxy
 from tests.fakes.waiting import until
 from tests.fakes.worker import fake_worker_link
 from worker.steps.engine import BegunStep
 
-NUM_FAILURES = 100
+NUM_FAILURES = {"depth 1": 100, "late": 25}
+"""By the executor that all workers have."""
 NUM_WORKERS = 3
 NUM_STREAMS = 6
 NUM_PAGES = 60
@@ -44,13 +47,14 @@ class UncertainEngine(FakeEngine):
 class Worker:
     """One that is killed (a task cut off without a word), loses its connection or runs out of memory, and comes back."""
 
-    def __init__(self, network: TCPProxy, name: str) -> None:
+    def __init__(self, network: TCPProxy, name: str, wrap: Wrap) -> None:
         self._network = network
         self._name = name
+        self._wrap = wrap
         self.start()
 
     def start(self) -> None:
-        self._engine = UncertainEngine(num_pages=NUM_PAGES)
+        self._engine = UncertainEngine(num_pages=NUM_PAGES, wrap=self._wrap)
         link = fake_worker_link(self._network.address, num_pages=NUM_PAGES, worker_id=self._name, engine=self._engine)
         self._running = asyncio.create_task(link.run())
 
@@ -105,25 +109,26 @@ class Streams:
             await self._changed.wait()
 
 
-async def test_a_hundred_failures_leave_nothing_behind(tmp_path: Path) -> None:
-    await storm(tmp_path, num_failures=2)
+@pytest.mark.parametrize(("executor", "num_failures"), NUM_FAILURES.items())
+async def test_failures_leave_nothing_behind(tmp_path: Path, executor: str, num_failures: int) -> None:
+    await storm(tmp_path, EXECUTORS[executor], num_failures=2)
     # Whatever is made once and kept, such as gRPC's own threads, is there now.
     before = resources()
-    await storm(tmp_path, num_failures=NUM_FAILURES)
+    await storm(tmp_path, EXECUTORS[executor], num_failures)
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(200):
             await until(lambda: resources() == before)
     assert resources() == before
 
 
-async def storm(directory: Path, num_failures: int) -> None:
+async def storm(directory: Path, wrap: Wrap, num_failures: int) -> None:
     chance = random.Random(3)
     async with AsyncExitStack() as stack:
         address, loop = await stack.enter_async_context(scheduler(directory))
         channel = await stack.enter_async_context(open_channel(address))
         socket = address.replace("unix:", "unix://")
         networks = [await stack.enter_async_context(tcp_proxy(socket)) for _ in range(NUM_WORKERS)]
-        workers = [Worker(network, f"w{number}") for number, network in enumerate(networks)]
+        workers = [Worker(network, f"w{number}", wrap) for number, network in enumerate(networks)]
         await until(lambda: len(loop.workers) == NUM_WORKERS)
         streams = Streams(inference_pb2_grpc.InferenceServiceStub(channel))
         async with asyncio.TaskGroup() as group:

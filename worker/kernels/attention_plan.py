@@ -1,8 +1,8 @@
 """How one step's attention is cut into batched matrix products; made once per step, used by each layer.
 
-Knows nothing about arithmetic or number formats. A layer's KV memory is laid out [pages, 2 K, P, H]: in each page first the
-keys of each head, then the values. So one gather over the rows [pages * 2 K] puts the keys of all sequences behind each
-other, head by head, then their values; and a page is one piece of memory.
+A layer's KV memory is laid out [pages, 2 K, P, H]: in each page first the keys of each head, then the values. So one
+gather over the rows [pages * 2 K] puts the keys of all sequences behind each other, head by head, then their values;
+and a page is one piece of memory.
 
 Legend as in step_batch.py, and: Q queries per sequence of a group, L keys of its longest sequence, K KV heads.
 """

@@ -1,7 +1,7 @@
 """Memory for intermediate results, kept from call to call.
 
-Fresh tensors of some megabytes cost page faults that outweigh the arithmetic done in them. Knows nothing about what is
-computed. One thread at a time: whoever takes a place again overwrites what was there.
+Fresh tensors of some megabytes cost page faults that outweigh the arithmetic done in them. One thread at a time:
+whoever takes a place again overwrites what was there.
 """
 
 from math import prod

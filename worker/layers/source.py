@@ -1,7 +1,4 @@
-"""Where a layer takes its weights from: the checkpoint's tensors of that layer, brought into the kernels' form.
-
-Knows nothing about what is computed with them.
-"""
+"""Where a layer takes its weights from: the checkpoint's tensors of that layer, brought into the kernels' form."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -1,6 +1,6 @@
 """The memory behind the page ids: how many pages fit, and their allocation, layer by layer.
 
-Knows nothing about who uses a page; what a layer's memory looks like is the kernels' business.
+What a layer's memory looks like is the kernels' business.
 """
 
 from collections.abc import Sequence

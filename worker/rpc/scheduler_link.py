@@ -1,7 +1,7 @@
 """Keeps the worker attached to a scheduler: dials, says hello, serves the session, and begins again when it ends.
 
-Owns the list of schedulers and the back-off. The first one that answers is taken, and kept until it is gone, drains or falls
-silent, or until another one has too few workers (scheduler_spread.py). Knows nothing about steps (session.py) and models.
+Owns the list of schedulers and the back-off. The first one that answers is taken, and kept until it is gone, drains
+or falls silent, or until another one has too few workers (scheduler_spread.py). Steps and models are session.py's.
 """
 
 import asyncio

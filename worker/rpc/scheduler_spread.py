@@ -1,7 +1,7 @@
 """Which of several schedulers a worker should be at, so that each has its share of them and nobody has to say which.
 
-Nothing is agreed upon and nothing remembered: every worker sees the same schedulers' loads and comes to the same answer, who goes
-where, by itself. Knows nothing about the stream between a worker and its scheduler.
+Nothing is agreed upon and nothing remembered: every worker sees the same schedulers' loads and comes to the same
+answer, who goes where, by itself.
 """
 
 import asyncio

@@ -1,7 +1,7 @@
 """One attached stream: steps come down and are queued for the engine's thread, results and heartbeats go up.
 
-Owns the session id and the order of what is written. Knows nothing about addresses and reconnecting (scheduler_link.py), nor
-about how steps follow each other (step_loop.py) and what one does (engine.py).
+Owns the session id and the order of what is written. scheduler_link.py has the addresses and reconnects, step_loop.py
+keeps the order of steps, engine.py computes one.
 """
 
 import asyncio

@@ -1,7 +1,4 @@
-"""The one interface to the tensors of a checkpoint, whatever its format, and the accounting that each is used once.
-
-Knows nothing about what a tensor is for.
-"""
+"""The one interface to the tensors of a checkpoint, whatever its format, and the accounting that each is used once."""
 
 from collections.abc import Mapping
 from typing import Protocol

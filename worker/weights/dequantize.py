@@ -1,7 +1,7 @@
 """GGML's tensor formats to float32, bit for bit as ggml and the gguf package compute it.
 
-Knows which formats there are and nothing about files, names or shapes; the blocks' bytes are the business of
-legacy_quants.py, k_quants.py and iq_quants.py. To add a format, write its function there and name it in DECODERS.
+The blocks' bytes are the business of legacy_quants.py, k_quants.py and iq_quants.py. To add a format, write its function
+there and name it in DECODERS.
 """
 
 from collections.abc import Callable

@@ -1,7 +1,6 @@
 """A linear's weights as a file has them: integers from 0 to 15, with a scale and a minimum for each 32 inputs.
 
-Several of GGML's formats are this one (dequantize.py), where a block is a row. Knows nothing about bytes and what computes with
-it.
+Several of GGML's formats are this one (dequantize.py), where a block is a row.
 
 Legend: O, I outputs and inputs of a linear, G blocks of a row.
 """

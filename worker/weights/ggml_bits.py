@@ -1,6 +1,6 @@
 """How GGML packs small integers into a block's bytes; shared by the block formats.
 
-Knows nothing about which format has what where. Shapes: n blocks, as rows of uint8.
+Shapes: n blocks, as rows of uint8.
 """
 
 import torch

@@ -1,6 +1,6 @@
 """GGML's four-bit formats with unevenly spaced values ("IQ4") to float32: each nibble is an index into one table.
 
-Knows the bytes of a block and nothing about files, names or shapes. Legend as in k_quants.py.
+Which format is decoded by what is in dequantize.py. Legend as in k_quants.py.
 """
 
 import torch

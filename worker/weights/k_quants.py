@@ -1,6 +1,6 @@
 """GGML's k-quants to float32: 256 weights in runs of 16 or 32, each run with a small scale of its own.
 
-Knows the bytes of a block and nothing about files, names or shapes. Legend: n blocks as rows of uint8, R runs in a block,
+Which format is decoded by what is in dequantize.py. Legend: n blocks as rows of uint8, R runs in a block,
 W weights in a run (R * W = 256). A run's scale is the block's float16 d times the run's integer; likewise its minimum, of
 dmin, which is subtracted.
 """

@@ -1,6 +1,6 @@
 """GGML's older block formats to float32: 32 weights that share a float16 scale d and, in the "_1" kinds, a minimum m.
 
-Knows the bytes of a block and nothing about files, names or shapes. Legend: n blocks as rows of uint8. Weights 0 to 15 are
+Which format is decoded by what is in dequantize.py. Legend: n blocks as rows of uint8. Weights 0 to 15 are
 in the low nibbles and 16 to 31 in the high ones; five-bit kinds have the fifth bits apart, one bit after the other.
 """
 

@@ -1,7 +1,4 @@
-"""Which server a chat talks to: the one that was named, the one that runs here, or one started for the time of the chat.
-
-Knows nothing about what is said.
-"""
+"""Which server a chat talks to: the one that was named, the one that runs here, or one started for the time of the chat."""
 
 import sys
 from dataclasses import dataclass

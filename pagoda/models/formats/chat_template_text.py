@@ -1,7 +1,4 @@
-"""The text of a model's chat template: where its files keep it, and in which language a text is written.
-
-Knows nothing about rendering.
-"""
+"""The text of a model's chat template: where its files keep it, and in which language a text is written."""
 
 import re
 from typing import Any

@@ -1,6 +1,6 @@
 """Takes typed values out of a model's metadata, whose writers may have left anything in it.
 
-Knows nothing about which keys there are: gguf_config.py and hf_config.py do.
+Which keys there are is said in gguf_config.py and hf_config.py.
 """
 
 from collections.abc import Iterable, Mapping

@@ -1,7 +1,4 @@
-"""Describes the model in a GGUF file or a safetensors directory: one `Model` for both formats.
-
-Knows nothing about where the files lie and how they got there.
-"""
+"""Describes the model in a GGUF file or a safetensors directory: one `Model` for both formats."""
 
 from dataclasses import replace
 from pathlib import Path

@@ -1,6 +1,6 @@
 """The storage types of GGML tensors: their numbers in a file, their names, and how many bytes a block of values takes.
 
-Knows nothing about how values are packed inside a block: the worker's weights do.
+How values are packed inside a block is said in worker/weights/.
 """
 
 from enum import Enum

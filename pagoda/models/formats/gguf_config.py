@@ -1,7 +1,7 @@
 """What a GGUF file's metadata says about its model: the hyperparameters.
 
-Knows nothing about weights, except the rope factors: GGUF stores Llama 3's scaling as those, not as its parameters. What
-is special to a family is in gguf_families.py.
+Of the weights it reads the rope factors alone: GGUF stores Llama 3's scaling as those, not as its parameters. What is
+special to a family is in gguf_families.py.
 """
 
 import math

@@ -1,7 +1,7 @@
 """What each family has beyond a plain llama, from a GGUF file's metadata: one function per family, by architecture.
 
-Some of it no file says: llama.cpp knows it by the architecture's name, and so does this. Knows nothing about tensors. To
-add a family, write the function that returns ModelConfig's fields that are not the default, and name it in FAMILIES.
+Some of it no file says: llama.cpp knows it by the architecture's name, and so does this. To add a family, write the
+function that returns ModelConfig's fields that are not the default, and name it in FAMILIES.
 """
 
 from collections.abc import Callable, Iterable, Mapping

@@ -1,7 +1,7 @@
 """Reads GGUF files (versions 2 and 3): the metadata at once, the tensors as views of the mapped file.
 
-Knows nothing about models: what the keys mean is gguf_config.py's business, what the bytes of a tensor mean the worker's. A
-file may be truncated, damaged or hostile: every size and count is checked against the file's length before it is used.
+What the keys mean is gguf_config.py's business, what the bytes of a tensor mean the worker's. A file may be
+truncated, damaged or hostile: every size and count is checked against the file's length before it is used.
 """
 
 import mmap

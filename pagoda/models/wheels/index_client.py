@@ -1,7 +1,4 @@
-"""An HTTP client that is set up as the user's pip is: its certificates, proxy, trusted hosts and credentials.
-
-Knows nothing about what is asked for with it.
-"""
+"""An HTTP client that is set up as the user's pip is: its certificates, proxy, trusted hosts and credentials."""
 
 import netrc
 import os

@@ -1,7 +1,7 @@
 """What is here of a file that is being downloaded. It outlives the process, so that the next one goes on from there.
 
-In a directory that one process at a time works in: KEY.part grows at its end and becomes KEY.whl once it is whole and verified;
-KEY.etag says which version of the file on the server the part is of. Knows nothing about HTTP.
+In a directory that one process at a time works in: KEY.part grows at its end and becomes KEY.whl once it is whole and
+verified; KEY.etag says which version of the file on the server the part is of.
 """
 
 import hashlib

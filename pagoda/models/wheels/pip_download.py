@@ -1,7 +1,4 @@
-"""A wheel through the user's own pip: the way that knows every configuration, but starts anew when it is interrupted.
-
-Knows nothing about what else is downloaded.
-"""
+"""A wheel through the user's own pip: the way that knows every configuration, but starts anew when it is interrupted."""
 
 import os
 import shutil

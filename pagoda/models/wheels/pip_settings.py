@@ -1,6 +1,6 @@
 """What the user's pip is configured to use: indexes, proxy, certificates.
 
-Pip itself is asked, so its files, their order and its environment variables all count. Knows nothing about HTTP.
+Pip itself is asked, so its files, their order and its environment variables all count.
 """
 
 import ast

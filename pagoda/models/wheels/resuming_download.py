@@ -1,7 +1,7 @@
 """One file over HTTP, in as many connections as it takes: each goes on where the last one broke off, also that of another
 process and another day.
 
-Knows nothing about indexes and wheels: it has a link, and trusts only the digest in it.
+It has a link, and trusts only the digest in it.
 """
 
 import logging

@@ -1,7 +1,4 @@
-"""The pages of a package index, as the Simple Repository API describes them: JSON (PEP 691) or HTML (PEP 503).
-
-Knows nothing about how a page gets here or which of its files is wanted.
-"""
+"""The pages of a package index, as the Simple Repository API describes them: JSON (PEP 691) or HTML (PEP 503)."""
 
 import json
 import re

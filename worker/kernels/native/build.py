@@ -1,8 +1,8 @@
 """Compiles the native kernels for this machine, once, and finds the library again at the next start.
 
-Knows nothing about what the library computes. A library lies in a directory named after all it was made from: the sources, the
-flags, the instructions it may use, the compiler and the processor. So another version of any of them builds another library,
-and two processes that start at once at worst both build the same one.
+A library lies in a directory named after all it was made from: the sources, the flags, the instructions it may use,
+the compiler and the processor. So another version of any of them builds another library, and two processes that start
+at once at worst both build the same one.
 """
 
 import hashlib

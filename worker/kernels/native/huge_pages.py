@@ -1,7 +1,7 @@
 """Memory in huge pages, for weights that are read from end to end in each step.
 
-With pages of 4 KiB a decode step waits for address translations and for the start of each page: on Zen 3 one thread read the
-default model's weights at 14 GB/s, with huge pages at 19. Knows nothing about what lies in the memory.
+With pages of 4 KiB a decode step waits for address translations and for the start of each page: on Zen 3 one thread
+read the default model's weights at 14 GB/s, with huge pages at 19.
 """
 
 import mmap

@@ -1,7 +1,4 @@
-"""Where a kernel's launch goes: to the processor at once, or into a recording (recording.py).
-
-Knows nothing about what a kernel computes.
-"""
+"""Where a kernel's launch goes: to the processor at once, or into a recording (recording.py)."""
 
 import ctypes
 from typing import Protocol

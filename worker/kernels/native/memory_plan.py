@@ -1,7 +1,4 @@
-"""Which of a recording's intermediate results may lie in the same memory: those that are never needed at the same time.
-
-Numbers only: knows nothing about tensors or kernels.
-"""
+"""Which of a recording's intermediate results may lie in the same memory: those that are never needed at the same time."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

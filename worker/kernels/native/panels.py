@@ -1,7 +1,4 @@
-"""Weights in panels, the order in which source/linear.c and linear_four_bit.c read them, and which kernel does.
-
-Knows nothing about what is multiplied with them.
-"""
+"""Weights in panels, the order in which source/linear.c and linear_four_bit.c read them, and which kernel does."""
 
 import ctypes
 from dataclasses import dataclass

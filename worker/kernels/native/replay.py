@@ -1,7 +1,7 @@
 """A model's forward as a recording: made at the first step, replayed in one native call from then on.
 
-Owns the memory in which intermediate results lie. It has room for the largest step so far; what no step has touched takes no
-memory. Knows nothing about what is computed.
+Owns the memory in which intermediate results lie. It has room for the largest step so far; what no step has touched
+takes no memory.
 
 Legend as in step_batch.py.
 """

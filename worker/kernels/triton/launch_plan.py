@@ -1,6 +1,6 @@
 """Which programs one step's attention launches: a list for the decode kernels and one for prefill, on the device.
 
-Knows nothing about heads or arithmetic. Made once per step; all layers ask for the same one.
+Made once per step; all layers ask for the same one.
 
 Legend as in step_batch.py, and D decoding sequences, W tiles of sequences that compute more than one token.
 """

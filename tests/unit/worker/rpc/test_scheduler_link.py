@@ -20,7 +20,7 @@ from tests.fakes.engine import FakeEngine, continuation
 from tests.fakes.scheduler_stream import FakeScheduler, FakeSession, serving
 from tests.fakes.step_runner import WholeStepEngine
 from tests.fakes.tcp_proxy import tcp_proxy
-from worker.errors import EngineHangsError, StartError, UnusableModelError
+from worker.errors import DeviceLostError, EngineHangsError, StartError, UnusableModelError
 from worker.rpc.scheduler_link import SchedulerLink
 from worker.rpc.scheduler_spread import by_preference
 from worker.steps.engine_thread import Load, Loaded, StepRunner
@@ -543,6 +543,18 @@ async def test_what_cannot_be_loaded_is_said_and_may_be_tried_again(scheduler: F
             assert (failed.out_of_memory, failed.permanent) == (out_of_memory, permanent)
         idle.send_load("fake")
         assert (await scheduler.sessions.get()).hello.HasField("model")
+
+
+async def test_a_device_that_is_lost_while_it_loads_ends_the_link(scheduler: FakeScheduler, address: str) -> None:
+    def load(name: str, digest: str) -> Loaded:
+        raise DeviceLostError("it computes nothing more")
+
+    link = SchedulerLink(FakeEngine(num_pages=4), load, HELLO, [address])
+    running = asyncio.create_task(link.run())
+    idle = await unloaded(scheduler)
+    idle.send_load("fake")
+    with pytest.raises(DeviceLostError):
+        await running
 
 
 async def test_a_worker_without_a_model_comes_back_as_one(scheduler: FakeScheduler, address: str) -> None:

@@ -1,4 +1,4 @@
-/* From a row's scores to its integer weights, as integer_attention.py says. Knows nothing about keys, pages or queries.
+/* From a row's scores to its integer weights, as integer_attention.py says.
 
    All that is NaN or infinite ends in a scale that is: whatever integers there are beside it do not matter. */
 #ifndef PAGODA_ATTENTION_WEIGHTS_H

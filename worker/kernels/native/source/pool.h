@@ -1,4 +1,4 @@
-/* Threads that share out the chunks of one job at a time. Knows nothing about what a chunk computes. */
+/* Threads that share out the chunks of one job at a time. */
 #ifndef PAGODA_POOL_H
 #define PAGODA_POOL_H
 
