@@ -1,4 +1,4 @@
-"""The plain twin: torch in float32, one obvious expression per kernel. Everything else is checked against it.
+"""The reference implementation: torch in float32, one obvious expression per kernel. Everything else is checked against it.
 
 It agrees with other float32 implementations up to rounding, and like them its bits depend on the batch: a matrix library
 sums in an order that it chooses by shape.

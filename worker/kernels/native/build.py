@@ -22,7 +22,7 @@ LIBRARY_NAME = "kernels.so"
 FLAGS = (
     "-std=gnu11",
     "-O3",
-    # The same bits as the twins: no operation is fused with another, none is reordered.
+    # The same bits as torch: no operation is fused with another, none is reordered.
     "-ffp-contract=off",
     "-fno-fast-math",
     # These two only say that nobody looks at errno or at the floating-point status.

@@ -1,7 +1,7 @@
 """The integer mode in native code: the same integers and the same elementwise operations, so the same bits, in one call each.
 
-Every method has its twin in the class above it, or in integer_attention.py, and its kernel in source/, where it is said what
-is computed. Here tensors become addresses. A launch runs at once, or is recorded with the rest of a step and replayed.
+Every method has its counterpart in the class above it, or in integer_attention.py, and its kernel in source/, where it is said
+what is computed. Here tensors become addresses. A launch runs at once, or is recorded with the rest of a step and replayed.
 
 Legend as in step_batch.py.
 """

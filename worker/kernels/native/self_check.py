@@ -1,4 +1,4 @@
-"""Compares the native kernels' bits with their torch twins' on this machine, once, before a worker relies on them."""
+"""Compares the native kernels' bits with torch's on this machine, once, before a worker relies on them."""
 
 from collections.abc import Iterator
 
@@ -14,9 +14,9 @@ NUM_HEADS, NUM_KV_HEADS, HEAD_SIZE = 6, 2, 72
 PAGE_SIZE, NUM_PAGES, CONTEXT = 5, 44, 100
 
 
-def find_difference(kernels: IntegerKernels, twin: IntegerKernels) -> str | None:
-    """Return the first kernel whose bits are not its twin's, if there is one."""
-    for (name, result), (_, expected) in zip(_results(kernels), _results(twin), strict=True):
+def find_difference(kernels: IntegerKernels, reference: IntegerKernels) -> str | None:
+    """Return the first kernel whose bits are not the reference's, if there is one."""
+    for (name, result), (_, expected) in zip(_results(kernels), _results(reference), strict=True):
         if not torch.equal(result, expected):
             return name
     return None

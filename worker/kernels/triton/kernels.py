@@ -1,8 +1,8 @@
 """The GPU's implementation of the interface: attention and KV writes as Triton kernels, the rest plain torch on the device.
 
-What is elementwise, and rms_norm, is inherited from the plain twin. Weights, KV memory and the factors of products have
-one format, bfloat16 by default; activations between the products and all sums are float32. Products of matrices
-are the vendor library's, which sums in an order that it chooses by shape, so bits depend on the batch.
+What is elementwise, and rms_norm, is inherited from the reference implementation. Weights, KV memory and the factors of
+products have one format, bfloat16 by default; activations between the products and all sums are float32. Products of
+matrices are the vendor library's, which sums in an order that it chooses by shape, so bits depend on the batch.
 
 The same kernels run on the CPU in Triton's interpreter (TRITON_INTERPRET=1): slowly, for tests.
 """

@@ -1,4 +1,4 @@
-/* The twin of fixed_point.py: rounding rows to integers, 2^x, tanh. One IEEE operation after the other, in the twin's order.
+/* What fixed_point.py does: rounding rows to integers, 2^x, tanh. One IEEE operation after the other, in the same order.
 
    Floats are only ever treated one by one, so a compiler may use vectors as it likes. Largest values are found among the
    floats' bits, where NaN is larger than everything. */

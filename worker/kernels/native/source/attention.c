@@ -1,4 +1,4 @@
-/* Attention over pages, decode and prefill chunk alike. The twin, its budgets and the blocks of keys are in
+/* Attention over pages, decode and prefill chunk alike. The same in torch, its budgets and the blocks of keys are in
    integer_attention.py.
 
    An item is a few consecutive queries of one sequence, with all query heads of one KV head: its rows. Its keys are those from

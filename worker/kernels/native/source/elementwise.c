@@ -1,4 +1,4 @@
-/* Norms, activations, rotary positions, residuals, and KV writes. The twins are in integer.py and integer_attention.py. */
+/* Norms, activations, rotary positions, residuals, and KV writes. The same in torch is in integer.py and integer_attention.py. */
 #include <stdbool.h>
 
 #include "arithmetic.h"

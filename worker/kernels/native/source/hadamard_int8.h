@@ -1,4 +1,4 @@
-/* The twin of hadamard_int8.py: 64 numbers rotated by a Hadamard matrix, and rounded to 127 levels. */
+/* What hadamard_int8.py does: 64 numbers rotated by a Hadamard matrix, and rounded to 127 levels. */
 #ifndef PAGODA_HADAMARD_INT8_H
 #define PAGODA_HADAMARD_INT8_H
 

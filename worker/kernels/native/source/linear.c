@@ -1,5 +1,5 @@
-/* Linear: the input's blocks Hadamard-rotated and rounded, their exact products with an int8 matrix, and the scales. The twin is in
-   integer.py, the format in hadamard_int8.py.
+/* Linear: the input's blocks Hadamard-rotated and rounded, their exact products with an int8 matrix, and the scales. The same in
+   torch is in integer.py, the format in hadamard_int8.py.
 
    The matrix lies in panels of PANEL outputs. A panel is read from its start to its end: for each block of inputs the
    weights, then their scales. So a sum stays in its lane, and what is read once serves ROWS rows. */

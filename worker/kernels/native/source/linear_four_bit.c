@@ -1,5 +1,5 @@
-/* Linear with weights of four bits as they are in the model's file: per block of inputs w = scale * integer + minimum. The twin is
-   in four_bit.py.
+/* Linear with weights of four bits as they are in the model's file: per block of inputs w = scale * integer + minimum. The same
+   in torch is in four_bit.py.
 
    The matrix lies in panels of PANEL outputs. A panel is read from its start to its end: for each block of inputs the weights, then
    their scales and minima, of 32 bits or, where the packer found that to be exact, of 16. A block of inputs is rounded as it is,
