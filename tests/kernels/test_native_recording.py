@@ -21,6 +21,7 @@ from worker.kernels.step_batch import StepBatch
 KERNELS = native_kernels()
 SIZE = 8
 TABLE = torch.arange(100.0 * SIZE).view(100, SIZE)
+ONES = torch.ones(100, 2)
 
 RecordedStep = Callable[[Launcher, StepBatch], torch.Tensor]
 
@@ -76,7 +77,7 @@ def test_the_self_check_launches_every_kernel(monkeypatch: pytest.MonkeyPatch) -
 def test_a_result_with_a_row_for_something_else() -> None:
     message = r"a result or scratch memory with 4 rows cannot be replayed: .* tokens \(3 while .* sampled rows \(2\) \(rule 2\)"
     with pytest.raises(RecordingError, match=message):
-        prepared(lambda launcher, batch: KERNELS.scale(torch.ones(4, SIZE), 2.0))
+        prepared(lambda launcher, batch: KERNELS.scale(TABLE[:4], 2.0))
 
 
 def test_a_launch_over_something_else() -> None:
@@ -114,9 +115,40 @@ def test_an_address_that_is_declared_as_a_number() -> None:
         prepared(step)
 
 
-def test_logits_of_another_operation() -> None:
+@pytest.mark.parametrize(
+    ("operation", "name"),
+    [
+        (lambda x_RD: x_RD * 2, "aten.mul.Tensor"),
+        (lambda x_RD: x_RD.mul_(2), "aten.mul_.Tensor"),
+        (lambda x_RD: x_RD.T.contiguous().T, "aten.clone.default"),
+        (lambda x_RD: torch.cat((x_RD, x_RD), dim=1), "aten.cat.default"),
+    ],
+    ids=["multiplied", "in-place", "copied", "joined"],
+)
+def test_an_operation_of_torchs_between_launches(operation: Callable[[torch.Tensor], torch.Tensor], name: str) -> None:
+    with pytest.raises(RecordingError, match=rf"torch computes {name} between launches, .* \(rule 5\)"):
+        prepared(lambda launcher, batch: KERNELS.scale(operation(sampled(batch)), 2.0))
+
+
+def test_views_of_results() -> None:
+    """Heads, and parts of a row, as attention takes them."""
+
+    def step(launcher: Launcher, batch: StepBatch) -> torch.Tensor:
+        x_TNH = KERNELS.gather_rows(TABLE, batch.token_ids_T).view(RECORDED_TOKENS, 4, -1)
+        _, other_TNH = x_TNH.tensor_split([2], dim=1)
+        angles_TH = KERNELS.gather_rows(ONES, batch.positions_T)
+        y_TNH = KERNELS.rope(other_TNH, angles_TH, angles_TH)
+        return KERNELS.gather_rows(y_TNH.flatten(1), batch.sample_rows_R)
+
+    with torch.inference_mode():
+        logits_RV = prepared(step)
+    swapped_sums = TABLE[[18, 0], 4:].view(2, 2, 2).sum(dim=2, keepdim=True).expand(2, 2, 2)
+    assert torch.equal(logits_RV, swapped_sums.flatten(1))
+
+
+def test_logits_of_no_launch() -> None:
     with pytest.raises(RecordingError, match=r"not the result of a launch \(rule 5\)"):
-        prepared(lambda launcher, batch: sampled(batch) * 2)
+        prepared(lambda launcher, batch: torch.empty(RECORDED_SAMPLES, SIZE))
 
 
 def test_logits_of_all_tokens() -> None:

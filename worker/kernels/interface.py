@@ -19,7 +19,8 @@ replay its launches for every further step. native/recording.py refuses a launch
 4. An address in a structure is a field of type POINTER. It is that of an input, a result or scratch memory, which a
    replay rewrites, or of memory that lives as long as the model: weights, tables, keys and values. It is never that of a
    temporary tensor.
-5. Between token ids and logits only these functions compute. An operation of torch's would run once, while recording.
+5. Between token ids and logits only these functions compute, and tensors are viewed, not copied. An operation of torch's
+   would run once, while recording.
 """
 
 from collections.abc import Callable, Sequence

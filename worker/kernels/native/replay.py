@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from worker.kernels.interface import Forward, LayerKV
 from worker.kernels.native.bindings import Launch
 from worker.kernels.native.memory_plan import Lifetime, plan_memory
-from worker.kernels.native.recording import Buffer, Recorder, Rows
+from worker.kernels.native.recording import Buffer, LaunchesOnly, Recorder, Rows
 from worker.kernels.step_batch import StepBatch
 
 MIN_CAPACITY = 64
@@ -30,7 +30,8 @@ class RecordedForward:
         self._library = library
         self._attention = recorder.attention
         batch = recorder.batch()
-        logits_RV = forward(batch, kv)
+        with LaunchesOnly():  # type: ignore[no-untyped-call]
+            logits_RV = forward(batch, kv)
         recorder.find_uses()
         inputs = [recorder.buffer_of(t) for t in (batch.token_ids_T, batch.positions_T, batch.slots_T)]
         samples, logits = recorder.buffer_of(batch.sample_rows_R), recorder.logits_buffer(logits_RV)
