@@ -13,6 +13,10 @@ from collections.abc import Iterable
 from collections.abc import Sequence as Seq
 
 from kvcache.page_pool import PagePool
+from scheduler.steps.admission import AdmissionRound
+from scheduler.steps.decode_promises import continue_decoding
+from scheduler.steps.lease_planning import lease_further_steps
+from scheduler.steps.prompt_shares import PromptShares
 from scheduler.steps.sequence import Sequence
 from scheduler.steps.step_decision import StepDecision, StepLimits
 from scheduler.steps.step_draft import StepDraft
@@ -34,18 +38,25 @@ def plan_step(
         budget=limits.max_step_tokens,
         effort=limits.max_step_tokens * limits.equal_context,
         num_available=pool.num_available,
+        running=sorted(running, key=lambda sequence: sequence.order),
     )
-    draft.running = sorted(running, key=lambda sequence: sequence.order)
-    draft.continue_running(is_shared=somebody_waits or bool(waiting))
+    prompts = PromptShares(draft)
+    admission = AdmissionRound(draft, prompts)
+    with_pending = [(sequence, sequence.num_pending) for sequence in draft.running]
+    continue_decoding(draft, [sequence for sequence, num_pending in with_pending if num_pending == 1])
+    under_way = [sequence for sequence, num_pending in with_pending if num_pending > 1]
+    prompts.continue_prompts(under_way, is_shared=somebody_waits or bool(waiting))
     if not draft.preempted:
-        draft.admit(waiting)
-    draft.share_the_rest()
-    if draft.may_lease and not somebody_waits:
-        draft.lease()
+        admission.admit(waiting)
+    prompts.share_the_rest()
+    if not draft.preempted:
+        admission.admit_held_back()
+    if not somebody_waits:
+        lease_further_steps(draft)
     return StepDecision(
         preempted=tuple(draft.preempted),
         outgrown=tuple(draft.outgrown),
         admissions=tuple(draft.admissions),
         chunks=tuple(draft.chunks.values()),
-        short_of_pages=draft.short_of_pages,
+        short_of_pages=admission.short_of_pages,
     )
