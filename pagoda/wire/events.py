@@ -49,11 +49,6 @@ class Tokens(NamedTuple):
     sequence_number: int
     """How many tokens of this sample came before these."""
 
-    @property
-    def fits_in_columns(self) -> bool:
-        """Whether this is one token with nothing else to say of it, as an entry of TokenBatch is."""
-        return len(self.token_ids) == 1 and not self.logprobs
-
     def to_proto(self) -> inference_pb2.Tokens:
         return inference_pb2.Tokens(
             request_id=self.request_id,
@@ -141,13 +136,15 @@ def event_to_proto(event: Event) -> inference_pb2.GenerateResponse:
             return inference_pb2.GenerateResponse(finished=event.to_proto())
 
 
-def events_to_proto(events: Iterable[Event]) -> Iterator[inference_pb2.GenerateResponse]:
-    """Yield them in order, single tokens that stand side by side as one batch."""
+def events_to_proto(events: Iterable[Event]) -> list[inference_pb2.GenerateResponse]:
+    """Return them in order, single tokens that stand side by side as one batch."""
+    messages = []
     for fits_in_columns, group in groupby(events, _fits_in_columns):
         if fits_in_columns:
-            yield inference_pb2.GenerateResponse(token_batch=_columns(group))
+            messages.append(inference_pb2.GenerateResponse(token_batch=_columns(group)))
         else:
-            yield from map(event_to_proto, group)
+            messages += map(event_to_proto, group)
+    return messages
 
 
 def events_from_proto(message: inference_pb2.GenerateResponse) -> Iterable[Event]:
@@ -173,7 +170,8 @@ def events_from_proto(message: inference_pb2.GenerateResponse) -> Iterable[Event
 
 
 def _fits_in_columns(event: Event) -> bool:
-    return type(event) is Tokens and event.fits_in_columns
+    """Whether this is one token with nothing else to say of it, as an entry of TokenBatch is."""
+    return type(event) is Tokens and len(event.token_ids) == 1 and not event.logprobs
 
 
 def _columns(events: Iterable[Event]) -> inference_pb2.TokenBatch:

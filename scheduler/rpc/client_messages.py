@@ -1,8 +1,9 @@
 """What clients ask for and are told, between protobuf messages and the scheduler's own data and errors. Pure."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import replace
+from typing import cast
 
 from google.rpc import code_pb2
 
@@ -62,15 +63,13 @@ def bounded_keep_alive(keep_alive_s: float) -> float:
     return keep_alive_s if keep_alive_s < LONGEST_S else math.inf
 
 
-def session_response(events: Iterable[ClientEvent]) -> inference_pb2.SessionResponse:
+def session_response(events: Sequence[ClientEvent]) -> inference_pb2.SessionResponse:
     """Keep the order of the events; failures stand beside them, since nothing follows one of the same request."""
-    told: list[Event] = []
-    errors = []
-    for event in events:
-        if isinstance(event, Failed):
-            errors.append(error_to_proto(event.request_id, event.error))
-        else:
-            told.append(event)
+    failures = [event for event in events if isinstance(event, Failed)]
+    if not failures:
+        return inference_pb2.SessionResponse(events=events_to_proto(cast("Sequence[Event]", events)))
+    told = [event for event in events if not isinstance(event, Failed)]
+    errors = [error_to_proto(failure.request_id, failure.error) for failure in failures]
     return inference_pb2.SessionResponse(events=events_to_proto(told), errors=errors)
 
 
