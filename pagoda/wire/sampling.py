@@ -1,7 +1,7 @@
 """Sampling parameters as all tiers hold them: one frozen dataclass, its limits, and its protobuf form.
 
-Knows nothing about HTTP (the dialects build it) and nothing about tensors (the worker's sampler reads it). The order in
-which the parameters act is written in protos/v1/types.proto.
+The gateway's dialects build it, the worker's sampler reads it. The order in which the parameters act is written in
+protos/v1/types.proto.
 """
 
 from collections.abc import Mapping
@@ -43,7 +43,7 @@ class SamplingParams:
         return self.temperature == 0.0
 
     def problem(self) -> str | None:
-        """What is out of range, and the range, as one sentence; None when all is well."""
+        """Return what is out of range, and the range, as one sentence; None when all is well."""
         checks: list[tuple[bool, str]] = [
             (
                 0.0 <= self.temperature <= MAX_TEMPERATURE,

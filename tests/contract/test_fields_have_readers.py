@@ -1,24 +1,22 @@
 """Every field of the contracts is read by somebody who receives it: one that nobody reads is a promise that nobody keeps."""
 
-import importlib
 import os
-import pkgutil
 import subprocess
 import sys
 from collections import defaultdict
-from dataclasses import fields, is_dataclass
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-import pagoda.wire
 from pagoda.wire.inference_request import InferenceRequest, ResumedSample
 from pagoda.wire.loadable_models import LoadableModel, LoadableModels
 from pagoda.wire.sampling import SamplingParams
 from pagoda.wire.step_result import SampledTokens, ScoredTokens, StepResult
 from protos.v1 import inference_pb2, types_pb2, worker_pb2
 from tests.contract.field_reads import READS_VARIABLE
+from tests.unit.pagoda.wire.wire_types import field_names, wire_types
 
 REPOSITORY = Path(__file__).parents[2]
 PRODUCT = ("gateway", "scheduler", "worker", "kvcache", "pagoda")
@@ -61,18 +59,6 @@ MESSAGES = [
 ]
 
 
-def wire_data() -> list[type[Any]]:
-    modules = [
-        importlib.import_module(f"pagoda.wire.{found.name}") for found in pkgutil.iter_modules(pagoda.wire.__path__)
-    ]
-    classes = [(module, kind) for module in modules for kind in vars(module).values() if isinstance(kind, type)]
-    return [kind for module, kind in classes if kind.__module__ == module.__name__ and _field_names(kind)]
-
-
-def _field_names(kind: type[Any]) -> tuple[str, ...]:
-    return tuple(field.name for field in fields(kind)) if is_dataclass(kind) else getattr(kind, "_fields", ())
-
-
 @pytest.fixture(scope="module")
 def readers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[str]]:
     """By `module.Class.field`: the top folders of the files that read it, `wire` for those of pagoda/wire."""
@@ -105,8 +91,8 @@ def test_every_field_is_read_by_a_receiver(readers: dict[str, set[str]]) -> None
     assert in_messages - READ_BY_NAME == set()
     in_wire_data = {
         f"{kind.__name__}.{name}"
-        for kind in wire_data()
-        for name in _field_names(kind)
+        for kind in wire_types()
+        for name in field_names(kind)
         if not readers.get(f"{kind.__module__}.{kind.__name__}.{name}", set()) & _receivers(kind)
     }
     assert in_wire_data == set()

@@ -17,6 +17,7 @@ from pagoda.wire.model_info import ModelInfo
 from pagoda.wire.sampling import SamplingParams
 from pagoda.wire.step_result import SampledTokens, ScoredTokens, StepResult
 from protos.v1 import inference_pb2
+from tests.unit.pagoda.wire.wire_types import wire_types
 
 uint32 = st.integers(0, 2**32 - 1)
 uint64 = st.integers(0, 2**64 - 1)
@@ -197,6 +198,11 @@ WIRE_DATA: dict[type[Any], st.SearchStrategy[Any]] = {
     LoadableModel: loadable_model,
     LoadableModels: loadable_models,
 }
+
+
+def test_every_type_is_tried() -> None:
+    # A step's result is sent for a session: it has a test of its own.
+    assert {*WIRE_DATA, StepResult} == {*wire_types()}
 
 
 def after_the_wire(value: Any, to_proto: Callable[[], Any]) -> Any:
