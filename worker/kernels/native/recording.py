@@ -10,14 +10,14 @@ Legend as in step_batch.py.
 import ctypes
 import sys
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Any
 
 import torch
 from numpy.typing import NDArray
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.overrides import TorchFunctionMode
 
 from worker.kernels.native.attention_step import AttentionShape, AttentionSteps
 from worker.kernels.native.bindings import POINTER, AttentionStep, Call
@@ -41,24 +41,30 @@ class RecordingError(Exception):
     """A forward that cannot be replayed; the message names the launch and the rule of ../interface.py that it breaks."""
 
 
-class LaunchesOnly(TorchDispatchMode):  # type: ignore[no-untyped-call]  # it has no types of its own
-    """While it is entered tensors may be made and viewed; what computes or copies would not be repeated, and is refused."""
+class LaunchesOnly(TorchFunctionMode):
+    """While it is entered tensors may be made and viewed; what computes or copies would not be repeated, and is refused.
 
-    def __torch_dispatch__(
-        self, operation: Any, types: Any, arguments: tuple[Any, ...] = (), options: dict[str, Any] | None = None
+    A dispatch mode would see the same, and import a thousand modules at its first use.
+    """
+
+    def __torch_function__(
+        self, function: Any, types: Any, arguments: tuple[Any, ...] = (), options: dict[str, Any] | None = None
     ) -> Any:
-        result = operation(*arguments, **(options or {}))
-        if operation is not torch.ops.aten.empty.memory_format and not (
-            operation.is_view and _have_one_memory(result, arguments[0])
-        ):
-            raise RecordingError(f"torch computes {operation} between launches, which a replay would not (rule 5)")
+        result = function(*arguments, **(options or {}))
+        if function is not torch.empty and not _is_view(function.__name__, result, arguments, options or {}):
+            raise RecordingError(
+                f"torch computes {function.__name__!r} between launches, which a replay would not (rule 5)"
+            )
         return result
 
 
-def _have_one_memory(views: torch.Tensor | Sequence[torch.Tensor], viewed: torch.Tensor) -> bool:
-    """Whether nothing was copied, as `reshape` and `contiguous` do where a view will not do."""
-    views = [views] if isinstance(views, torch.Tensor) else views
-    return all(each.untyped_storage().data_ptr() == viewed.untyped_storage().data_ptr() for each in views)
+def _is_view(name: str, result: Any, arguments: Sequence[Any], options: Mapping[str, Any]) -> bool:
+    """Whether nothing was written: `reshape` and `contiguous` copy where a view will not do."""
+    if name == "__setitem__" or (name.endswith("_") and not name.endswith("__")) or "out" in options:
+        return False
+    tensors = [each for each in (result if isinstance(result, (list, tuple)) else [result]) if torch.is_tensor(each)]
+    memory = arguments[0].untyped_storage().data_ptr() if tensors and torch.is_tensor(arguments[0]) else None
+    return all(each.untyped_storage().data_ptr() == memory for each in tensors)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

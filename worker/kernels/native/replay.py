@@ -30,7 +30,7 @@ class RecordedForward:
         self._library = library
         self._attention = recorder.attention
         batch = recorder.batch()
-        with LaunchesOnly():  # type: ignore[no-untyped-call]
+        with LaunchesOnly():
             logits_RV = forward(batch, kv)
         recorder.find_uses()
         inputs = [recorder.buffer_of(t) for t in (batch.token_ids_T, batch.positions_T, batch.slots_T)]
