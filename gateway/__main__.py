@@ -99,15 +99,15 @@ async def _end_on(stop: asyncio.Event, server: uvicorn.Server, drain: Drain, set
     """Let load balancers see that this one goes, then refuse new work, wait for the open streams, and stop the server."""
     await stop.wait()
     try:
-        drain.begin()
+        drain.begin_drain()
         if settings.drain_delay_s:
             logger.info("gateway is no longer ready", extra={"delay_s": settings.drain_delay_s})
             await asyncio.sleep(settings.drain_delay_s)
-        drain.refuse()
+        drain.refuse_requests()
         logger.info("gateway drains", extra={"grace_s": settings.drain_grace_s})
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(settings.drain_grace_s):
-                await drain.idle()
+                await drain.wait_until_idle()
     finally:
         # Also when something went wrong: a process that was told to end must end.
         server.should_exit = True

@@ -74,7 +74,7 @@ def create_app(
     tracer: Tracer = SILENT_TRACER,
 ) -> FastAPI:
     """Loads the models' tokenizers and templates; connects to the scheduler when the app starts."""
-    shared_renderer().start()
+    shared_renderer().start_first_process()
     policy = SamplingPolicy(
         mode=settings.sampling_defaults, max_tokens=settings.default_max_tokens, catalogue=catalogue
     )
@@ -155,7 +155,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         yield
     finally:
         await end_tasks(tidying)
-        await state.pulls.close()
+        await state.pulls.stop_pulls()
         await state.placement.close()
 
 

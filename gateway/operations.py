@@ -66,9 +66,9 @@ async def _why_not_ready(state: GatewayState) -> str | None:
     if state.schedulers.problem is not None:
         return state.schedulers.problem
     try:
-        await state.models.refresh()
+        await state.models.refresh_infos()
         for model in state.models.named:
-            await state.models.info(model.model)
+            await state.models.model_info(model.model)
     except GatewayError as error:
         return error.message
     return None

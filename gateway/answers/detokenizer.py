@@ -18,13 +18,13 @@ class Detokenizer:
         self._held = b""
         """The beginning of a character that is not whole yet."""
 
-    def push(self, token_ids: Sequence[int]) -> str:
+    def decode_next(self, token_ids: Sequence[int]) -> str:
         data = self._held + b"".join(map(self._token_bytes, token_ids))
         text, num_decoded = codecs.utf_8_decode(data, "replace", False)
         self._held = data[num_decoded:]
         return text
 
-    def flush(self) -> str:
+    def decode_rest(self) -> str:
         """The sequence has ended: what is held back is no character."""
         held, self._held = self._held, b""
         return held.decode("utf-8", "replace")

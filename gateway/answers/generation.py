@@ -43,16 +43,16 @@ class TextGenerator:
         self._metrics = metrics
         self._timeout_s = timeout_s
 
-    async def fit(self, model: ServedModel, requests: Sequence[TextRequest]) -> list[TextRequest]:
+    async def fit_requests(self, model: ServedModel, requests: Sequence[TextRequest]) -> list[TextRequest]:
         """The requests as the model's window allows them, or the error of the first that it does not."""
-        window = await self.window(model)
+        window = await self.window_of(model)
         return [fit_to_window(request, window) for request in requests]
 
-    async def window(self, model: ServedModel) -> int:
+    async def window_of(self, model: ServedModel) -> int:
         """Tokens of prompt and answer together."""
-        return (await self._models.info(model.model)).max_model_len
+        return (await self._models.model_info(model.model)).max_model_len
 
-    def generate(self, model: ServedModel, requests: Sequence[TextRequest], http: HTTPContext) -> TextEvents:
+    def generate_text(self, model: ServedModel, requests: Sequence[TextRequest], http: HTTPContext) -> TextEvents:
         """The events of all requests, which must fit; each prompt's samples are numbered behind the last's.
 
         Raises FORBIDDEN for what the caller's key does not allow.
@@ -75,18 +75,18 @@ class TextGenerator:
     ) -> TextEvents:
         record = RequestRecord(inference_request, request.sampling, http, self._metrics)
         try:
-            opened = await self._placement.open(inference_request)
+            opened = await self._placement.open_request(inference_request)
             try:
                 async with aclosing(_text_events(opened, request, model, record)) as events:
                     async for event in events:
                         yield replace(event, index=event.index + first_index) if first_index else event
             finally:
-                opened.cancel()
+                opened.cancel_request()
         except GatewayError as error:
-            record.failed(error)
+            record.record_failure(error)
             raise
         finally:
-            record.close()
+            record.close_record()
 
     def _inference_request(self, model: ServedModel, request: TextRequest, http: HTTPContext) -> InferenceRequest:
         seed = secrets.randbits(64) if request.sampling.seed is None else request.sampling.seed
@@ -123,34 +123,34 @@ async def _text_events(
     async for event in opened:
         match event:
             case Started():
-                record.started(event)
+                record.record_start(event)
                 yield SampleBegan(index=event.sample_index)
                 # A prompt of one token has nothing to wait for.
                 if wants_scores:
-                    score.begin(event.sample_index)
-                    for scored in await score.whole():
+                    score.begin_sample(event.sample_index)
+                    for scored in await score.whole_scores():
                         yield scored
             case PromptLogprobs():
-                score.push(event)
-                for scored in await score.whole():
+                score.add_scores(event)
+                for scored in await score.whole_scores():
                     yield scored
             case Tokens():
-                record.tokens(event)
+                record.record_tokens(event)
                 sample = samples[event.sample_index]
-                delta = sample.push(event)
+                delta = sample.add_tokens(event)
                 if sample.matched_stop is not None:
-                    opened.finish(event.sample_index, sample.num_tokens)
+                    opened.finish_sample(event.sample_index, sample.num_tokens)
                 if delta is not None:
                     yield delta
             case Moved():
-                record.moved(event)
+                record.record_move(event)
             case Finished():
                 sample = samples[event.sample_index]
-                event = sample.billed(event)
-                record.finished(event)
+                event = sample.billed_finish(event)
+                record.record_finish(event)
                 if event.reason is FinishReason.ABORT:
                     raise unavailable("The request was ended by the server. It is safe to try again.")
-                if (rest := sample.flush()) is not None:
+                if (rest := sample.flush_text()) is not None:
                     yield rest
                 yield SampleEnded(
                     index=event.sample_index,

@@ -39,7 +39,7 @@ class AnswerLogprobs:
     def __init__(self) -> None:
         self._num_candidates = 0
 
-    def count(self, tokens: Sequence[TokenText]) -> None:
+    def count_logprobs(self, tokens: Sequence[TokenText]) -> None:
         """Raise InvalidRequestError with the token that is too many."""
         self._num_candidates += sum(1 + len(token.top) for token in tokens)
         if self._num_candidates > MAX_CANDIDATES:
@@ -62,15 +62,15 @@ class PromptScore:
         """Those of the tokens from the second on."""
         self._tokens: list[TokenText] | None = None
 
-    def push(self, event: PromptLogprobs) -> None:
+    def add_scores(self, event: PromptLogprobs) -> None:
         assert event.start == 1 + len(self._logprobs), "in order, without holes"
         self._logprobs += event.logprobs
 
-    def begin(self, index: int) -> None:
+    def begin_sample(self, index: int) -> None:
         """A sample has begun."""
         self._waiting.append(index)
 
-    async def whole(self) -> list[PromptScored]:
+    async def whole_scores(self) -> list[PromptScored]:
         """For the samples that were not told yet, once the prompt is at its end.
 
         A long prompt's tokens are made in a thread: there may be half a million, with their alternatives.

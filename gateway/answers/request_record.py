@@ -25,7 +25,7 @@ class RequestRecord:
         self._chosen = sampling.parameters
         self._http = http
         self._trace = http.trace
-        self._metrics = metrics.of(request.model)
+        self._metrics = metrics.for_model(request.model)
         self._arrived_at = time.monotonic()
         self._first_token_at: float | None = None
         self._last_token_at: list[float | None] = [None] * request.num_samples
@@ -35,15 +35,15 @@ class RequestRecord:
         self._num_cached_tokens = 0
         self._num_output_tokens = [0] * request.num_samples
         self._outcome = "abort"
-        self._trace.asked(request)
+        self._trace.trace_request(request)
 
-    def started(self, event: Started) -> None:
+    def record_start(self, event: Started) -> None:
         if self._worker_id is None:
             self._worker_id = event.worker_id
             self._num_cached_tokens = event.num_cached_tokens
             self._metrics.prompt_tokens.inc(len(self._request.prompt_token_ids))
 
-    def tokens(self, event: Tokens) -> None:
+    def record_tokens(self, event: Tokens) -> None:
         now = time.monotonic()
         previous = self._last_token_at[event.sample_index]
         if previous is not None:
@@ -51,17 +51,17 @@ class RequestRecord:
         elif self._first_token_at is None:
             self._first_token_at = now
             self._metrics.ttft.observe(now - self._arrived_at)
-            self._trace.first_token(now - self._arrived_at)
+            self._trace.trace_first_token(now - self._arrived_at)
         self._last_token_at[event.sample_index] = now
         self._num_output_tokens[event.sample_index] += len(event.token_ids)
         self._metrics.generation_tokens.inc(len(event.token_ids))
 
-    def moved(self, event: Moved) -> None:
+    def record_move(self, event: Moved) -> None:
         """Its worker was lost, or its scheduler."""
         self._metrics.moved.inc()
-        self._trace.moved(event)
+        self._trace.trace_move(event)
 
-    def finished(self, event: Finished) -> None:
+    def record_finish(self, event: Finished) -> None:
         num_output_tokens = event.usage.num_output_tokens
         self._num_output_tokens[event.sample_index] = num_output_tokens
         self._outcome = event.reason.value
@@ -70,7 +70,7 @@ class RequestRecord:
         metrics, timings = self._metrics, event.timings
         metrics.count_end(event.reason.value)
         duration_s = time.monotonic() - self._arrived_at
-        self._trace.finished(event, duration_s)
+        self._trace.trace_finish(event, duration_s)
         metrics.e2e.observe(duration_s)
         metrics.queue_time.observe(timings.queue_s)
         metrics.prefill_time.observe(timings.prefill_s)
@@ -80,11 +80,11 @@ class RequestRecord:
         if num_output_tokens > 1:
             metrics.tpot.observe(timings.decode_s / (num_output_tokens - 1))
 
-    def failed(self, error: GatewayError) -> None:
-        self._trace.failed(error)
+    def record_failure(self, error: GatewayError) -> None:
+        self._trace.trace_failure(error)
         self._outcome = "abort" if error.kind is ErrorKind.CLIENT_CLOSED else "error"
 
-    def close(self) -> None:
+    def close_record(self) -> None:
         """The request is over: samples that did not finish are counted by the request's outcome."""
         for ended in self._ended:
             if not ended:

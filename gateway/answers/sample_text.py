@@ -30,7 +30,7 @@ class SampleText:
         self._logprobs: list[TokenText] = []
         self._token_ids: list[int] = []
 
-    def push(self, tokens: Tokens) -> TextDelta | None:
+    def add_tokens(self, tokens: Tokens) -> TextDelta | None:
         if self.matched_stop is not None:
             return None
         text = ""
@@ -40,32 +40,32 @@ class SampleText:
             if tokens.logprobs:
                 self._logprobs.append(token_text(self._tokenizer, token_id, tokens.logprobs[position]))
             if token_id not in self._textless:
-                text += self._release(self._detokenizer.push((token_id,)))
+                text += self._release_text(self._detokenizer.decode_next((token_id,)))
             if self.matched_stop is not None:
                 break
         return self._delta(text)
 
-    def flush(self) -> TextDelta | None:
+    def flush_text(self) -> TextDelta | None:
         """What was held back until the end, when no stop string came of it."""
         if self.matched_stop is not None:
             return self._delta("", at_end=True)
-        text = self._release(self._detokenizer.flush())
+        text = self._release_text(self._detokenizer.decode_rest())
         if self.matched_stop is None:
-            text += self._matcher.flush()
+            text += self._matcher.release_held()
         return self._delta(text, at_end=True)
 
-    def billed(self, finished: Finished) -> Finished:
+    def billed_finish(self, finished: Finished) -> Finished:
         """A stop string is the end, even where the scheduler saw another one before it heard of it."""
         if self.matched_stop is None:
             return finished
         usage = replace(finished.usage, num_output_tokens=self.num_tokens)
         return replace(finished, reason=FinishReason.STOP, stop_token_id=None, usage=usage)
 
-    def _release(self, text: str) -> str:
+    def _release_text(self, text: str) -> str:
         # Like a stop token, a stop string does not end a sample before min_tokens.
         if self.num_tokens <= self._min_tokens:
             return text
-        released, self.matched_stop = self._matcher.push(text)
+        released, self.matched_stop = self._matcher.match_next(text)
         return released + (self.matched_stop or "") if self._include_stop else released
 
     def _delta(self, text: str, *, at_end: bool = False) -> TextDelta | None:

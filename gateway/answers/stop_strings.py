@@ -17,7 +17,7 @@ class StopMatcher:
         self._held = ""
         self.matched: str | None = None
 
-    def push(self, text: str) -> tuple[str, str | None]:
+    def match_next(self, text: str) -> tuple[str, str | None]:
         """The text that is certain to stand before any stop string, and the stop string if one is complete.
 
         Once there is a match, nothing more comes out.
@@ -38,7 +38,7 @@ class StopMatcher:
         self._held = pending[num_safe:]
         return pending[:num_safe], None
 
-    def flush(self) -> str:
+    def release_held(self) -> str:
         """The text has ended: what was held back is no stop string."""
         held, self._held = self._held, ""
         return held

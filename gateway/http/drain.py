@@ -19,15 +19,15 @@ class Drain:
         self.begun = False
         """Whoever has a choice shall go elsewhere; whoever comes is still served."""
 
-    def begin(self) -> None:
+    def begin_drain(self) -> None:
         self.begun = True
 
-    def refuse(self) -> None:
+    def refuse_requests(self) -> None:
         """From now on. Those that are open go on."""
         self.begun = self._refuses = True
 
     @contextmanager
-    def request(self) -> Iterator[None]:
+    def count_request(self) -> Iterator[None]:
         if self._refuses:
             raise unavailable("This server is shutting down.")
         self._num_active += 1
@@ -39,5 +39,5 @@ class Drain:
             if self._num_active == 0:
                 self._idle.set()
 
-    async def idle(self) -> None:
+    async def wait_until_idle(self) -> None:
         await self._idle.wait()

@@ -91,7 +91,7 @@ class CountInProgress:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         is_work = scope["type"] == "http" and scope["path"].startswith(("/v1/", "/api/"))
-        with self._drain.request() if is_work else contextlib.nullcontext():
+        with self._drain.count_request() if is_work else contextlib.nullcontext():
             await self._app(scope, receive, send)
 
 

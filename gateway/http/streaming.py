@@ -64,7 +64,7 @@ class Lines:
         self._line = line
         self._last = last
 
-    async def read(self) -> AsyncGenerator[bytes, None]:
+    async def read_lines(self) -> AsyncGenerator[bytes, None]:
         line = self._line
         try:
             async with aclosing(self._chunks) as chunks:
@@ -110,7 +110,7 @@ async def stream_response(
     With `comment_every_s`, for server-sent events only, the response begins after that time in any case, and no silence in it
     is longer: proxies cut streams that say nothing.
     """
-    rest = lines.read()
+    rest = lines.read_lines()
     first = asyncio.ensure_future(anext(rest))
     try:
         await unless_gone(request.receive, asyncio.wait({first}, timeout=comment_every_s))

@@ -31,14 +31,14 @@ class Pulls:
         self._running: dict[str, Pull] = {}
         self._closing = False
 
-    def watch(self, name: str) -> "Pull":
+    def watch_pull(self, name: str) -> "Pull":
         """The running pull of this model, or a new one. `name` must be canonical."""
         if name not in self._running:
             self._running[name] = Pull(asyncio.create_task(self._run(name)))
             self._running[name].task.add_done_callback(_log_failure)
         return self._running[name]
 
-    async def close(self) -> None:
+    async def stop_pulls(self) -> None:
         self._closing = True
         if tasks := [pull.task for pull in self._running.values()]:
             await asyncio.wait(tasks, timeout=CLOSE_TIMEOUT_S)
@@ -49,13 +49,13 @@ class Pulls:
         def on_progress(progress: Progress) -> None:
             if self._closing:
                 raise PullStoppedError("The server is shutting down; pull the model again to go on.")
-            loop.call_soon_threadsafe(pull.advance, progress)
+            loop.call_soon_threadsafe(pull.note_progress, progress)
 
         try:
             return await _in_daemon_thread(partial(self._store.pull, name, on_progress))
         finally:
             del self._running[name]
-            pull.advance(None)
+            pull.note_progress(None)
 
 
 def _in_daemon_thread(call: Callable[[], Model]) -> "asyncio.Future[Model]":
@@ -85,12 +85,12 @@ class Pull:
         self._latest: Progress | None = None
         self._changed = asyncio.Event()
 
-    def advance(self, progress: Progress | None) -> None:
+    def note_progress(self, progress: Progress | None) -> None:
         self._latest = progress or self._latest
         self._changed.set()
         self._changed = asyncio.Event()
 
-    async def progress(self) -> AsyncGenerator[Progress, None]:
+    async def watch_progress(self) -> AsyncGenerator[Progress, None]:
         """What is latest whenever one looks, to the end: a slow reader misses steps, and nothing waits for it."""
         shown: Progress | None = None
         while True:

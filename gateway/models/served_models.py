@@ -45,14 +45,14 @@ class ServedModels:
         self._infos: Mapping[str, ModelInfo] = {}
         self._infos_expire_at = float("-inf")
 
-    async def find(self, name: str | None) -> ServedModel:
+    async def find_model(self, name: str | None) -> ServedModel:
         """By name, in any case and with or without the tag `latest`; None is the model of a gateway that was told of one only."""
         if name is None and len(self.named) == 1:
             return self.named[0]
         if named := self.find_named(name or ""):
             return named
         if not self._model_editor.has(name or ""):
-            served = some_names([f"`{model.name}`" for model in await self.listed()])
+            served = some_names([f"`{model.name}`" for model in await self.listed_models()])
             raise GatewayError(
                 ErrorKind.NOT_FOUND, f"The model `{name or ''}` does not exist. Served here: {served}.", param="model"
             )
@@ -62,20 +62,20 @@ class ServedModels:
         wanted = {with_tag(name).lower(), _name_behind_alias(name)}
         return next((model for model in self.named if model.tagged_name.lower() in wanted), None)
 
-    def has(self, name: str) -> bool:
+    def has_model(self, name: str) -> bool:
         return self.find_named(name) is not None or self._model_editor.has(name)
 
-    async def listed(self) -> list[Model]:
+    async def listed_models(self) -> list[Model]:
         """Those that the gateway was told of first, in that order."""
         named = [model.model for model in self.named]
         try:
-            await self.refresh()
+            await self.refresh_infos()
         except GatewayError:
             return named
         stored = await asyncio.to_thread(self._store.list)
         return [*named, *(each for each in stored if each not in named and self._can_serve(each))]
 
-    async def info(self, model: Model, *, news_s: float | None = None) -> ModelInfo:
+    async def model_info(self, model: Model, *, news_s: float | None = None) -> ModelInfo:
         """What the scheduler says of the model; UNAVAILABLE while no worker serves it or can load it.
 
         While a lost scheduler and its workers may soon be back, what was known before. A worker that has not heard of the model
@@ -90,7 +90,7 @@ class ServedModels:
         news_until = time.monotonic() + news_s
         while True:
             try:
-                await self.refresh()
+                await self.refresh_infos()
             except GatewayError:
                 if known is None or not self._schedulers.is_recovering:
                     raise
@@ -104,24 +104,24 @@ class ServedModels:
                 raise unavailable(f"No worker serves the model `{model.name}` at the moment, or can load it.")
             await asyncio.sleep(NEWS_POLL_S)
 
-    async def info_if_any(self, model: Model) -> ModelInfo | None:
+    async def model_info_if_any(self, model: Model) -> ModelInfo | None:
         """For listings, which are right without a worker too, and do not wait for one that may not have heard of the model yet."""
         try:
-            return await self.info(model, news_s=0.0)
+            return await self.model_info(model, news_s=0.0)
         except GatewayError:
             return None
 
-    async def in_memory(self) -> list[tuple[Model | None, ModelInfo]]:
+    async def models_in_memory(self) -> list[tuple[Model | None, ModelInfo]]:
         """As it is now; without a model where its files are gone from the store. None while the scheduler cannot be asked."""
         try:
-            await self.refresh()
+            await self.refresh_infos()
         except GatewayError:
             return []
         stored = await asyncio.to_thread(self._store.list)
         files = {model.name: model for model in (*stored, *(each.model for each in self.named))}
         return [(files.get(info.name), info) for info in self._infos.values() if info.num_workers]
 
-    async def refresh(self) -> None:
+    async def refresh_infos(self) -> None:
         self._infos = {info.name: info for info in await self._schedulers.list_models()}
         self._infos_expire_at = time.monotonic() + MODEL_INFO_TTL_S
 

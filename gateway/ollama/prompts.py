@@ -44,7 +44,7 @@ async def check_template(source: str) -> None:
     """Refuse a template that could not be used, with the reason."""
     refuse_go_template(source)
     try:
-        check = partial(shared_renderer().check, source, is_foreign=True)
+        check = partial(shared_renderer().check_template, source, is_foreign=True)
         await asyncio.get_running_loop().run_in_executor(rendering_threads, check)
     except ChatTemplateError as error:
         raise InvalidRequestError(f"template: {error}", param="template") from None

@@ -46,7 +46,7 @@ class Reply(ABC):
                 if isinstance(event, TextDelta):
                     texts.append(event.text)
                     logprobs.extend(event.logprobs)
-                    counted.count(event.logprobs)
+                    counted.count_logprobs(event.logprobs)
                 elif isinstance(event, SampleEnded):
                     end = self._end(event)
         whole = partial(self._line, "".join(texts), logprobs)

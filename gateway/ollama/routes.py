@@ -49,7 +49,7 @@ async def version() -> Response:
 @router.get("/api/ps")
 async def list_running(request: Request) -> Response:
     state = state_of(request)
-    in_memory = await state.models.in_memory()
+    in_memory = await state.models.models_in_memory()
     return JSONResponse({"models": await asyncio.to_thread(_running, state, in_memory)})
 
 
@@ -97,7 +97,7 @@ async def chat(request: Request) -> Response:
 
 
 async def _window(state: GatewayState, model: ServedModel, asked: TextRequest) -> Window:
-    num_tokens = await state.generator.window(model)
+    num_tokens = await state.generator.window_of(model)
     limit = asked.sampling.max_total_tokens or num_tokens
     return Window(num_tokens=min(num_tokens, limit), max_tokens=asked.sampling.params.max_tokens)
 
@@ -108,8 +108,8 @@ async def _respond(
     if prompt.left_out:
         note_truncation(request, prompt.left_out)
     generator = state_of(request).generator
-    text_requests = await generator.fit(model, [replace(asked, prompt_token_ids=tuple(prompt.token_ids))])
-    events = generator.generate(model, text_requests, http_context(request))
+    text_requests = await generator.fit_requests(model, [replace(asked, prompt_token_ids=tuple(prompt.token_ids))])
+    events = generator.generate_text(model, text_requests, http_context(request))
     if reply.is_streamed:
         lines = ndjson_lines(reply.stream_lines(events), _error_body)
         return await stream_response(request, lines, "application/x-ndjson")
@@ -127,16 +127,16 @@ async def _load(request: Request, model: ServedModel, body: GenerateRequest | Ch
             "since others may be using it.",
             param="keep_alive",
         )
-    await state.models.info(model.model)
+    await state.models.model_info(model.model)
     await state.schedulers.keep_loaded(model.name, body.keep_alive_s, may_unload=caller.may_unload)
     return JSONResponse(reply.nothing_asked("unload" if body.unloads else "load"))
 
 
 async def _find(state: GatewayState, name: str) -> ServedModel:
     """Ollama always wants a name, and has a sentence of its own for one that is not there."""
-    if not name or not state.models.has(name):
+    if not name or not state.models.has_model(name):
         raise GatewayError(ErrorKind.NOT_FOUND, f"model '{name}' not found", param="model")
-    return await state.models.find(name)
+    return await state.models.find_model(name)
 
 
 def _running_object(model: Model | None, info: ModelInfo) -> JSONObject:

@@ -67,7 +67,7 @@ async def pull(request: Request) -> Response:
             f"pull model manifest: the model '{name}' is unknown: this server can pull {', '.join(state.store.pullable)}; "
             "others are made from their files: pagoda create NAME -f FILE"
         )
-    return await _respond(request, _pull_statuses(state.pulls.watch(name), entry), body.stream)
+    return await _respond(request, _pull_statuses(state.pulls.watch_pull(name), entry), body.stream)
 
 
 @router.post("/api/create")
@@ -151,7 +151,7 @@ async def _pull_statuses(pull: Pull, entry: CatalogueEntry | None) -> Statuses:
     """Counters never go back; a model that is here already has one line with all of its bytes."""
     yield {"status": "pulling manifest"}
     verifying = False
-    async for progress in pull.progress():
+    async for progress in pull.watch_progress():
         if progress.stage is Stage.DOWNLOADING and entry is not None:
             yield _pulling(entry.sha256, progress.total_bytes, progress.completed_bytes)
         elif not verifying:
@@ -220,7 +220,7 @@ def _settings(body: CreateRequest) -> ModelSettings:
 
 async def _let_go(state: GatewayState, name: str) -> None:
     """It leaves memory too, once nobody uses it."""
-    if any(info.name == name for _, info in await state.models.in_memory()):
+    if any(info.name == name for _, info in await state.models.models_in_memory()):
         with contextlib.suppress(GatewayError):
             await state.schedulers.keep_loaded(name, 0.0)
 

@@ -110,7 +110,7 @@ class Reply(ABC):
                     choice = self._choices[event.index]
                     choice.texts.append(event.text)
                     choice.logprobs.extend(event.logprobs)
-                    logprobs.count(event.logprobs)
+                    logprobs.count_logprobs(event.logprobs)
                 elif isinstance(event, PromptScored):
                     self._choices[event.index].prompt_logprobs = event.tokens
                     await self._encode_candidates(event.tokens)

@@ -37,15 +37,15 @@ _error_body = partial(error_body, dialect=Dialect.OPENAI)
 @router.get("/models/", include_in_schema=False)  # Without it the next route takes this for a model without a name.
 async def list_models(request: Request) -> Response:
     state = state_of(request)
-    infos = [(model, await state.models.info_if_any(model)) for model in await state.models.listed()]
+    infos = [(model, await state.models.model_info_if_any(model)) for model in await state.models.listed_models()]
     return JSONResponse({"object": "list", "data": await asyncio.to_thread(_model_objects, state, infos)})
 
 
 @router.get("/models/{name:path}")
 async def get_model(request: Request, name: str) -> Response:
     state = state_of(request)
-    model = (await state.models.find(name)).model
-    info = await state.models.info_if_any(model)
+    model = (await state.models.find_model(name)).model
+    info = await state.models.model_info_if_any(model)
     return JSONResponse(await asyncio.to_thread(_model_object, state, model, info))
 
 
@@ -54,9 +54,9 @@ async def get_model(request: Request, name: str) -> Response:
 async def chat_completions(request: Request) -> Response:
     state = state_of(request)
     body = await state.bodies.read_body(request, ChatRequest)
-    model = await state.models.find(body.model or None)
+    model = await state.models.find_model(body.model or None)
     prompt = await encode_chat(body, model)
-    text_requests = await state.generator.fit(model, [chat_text_request(body, prompt, model)])
+    text_requests = await state.generator.fit_requests(model, [chat_text_request(body, prompt, model)])
     reply = ChatReply(body, model, text_requests)
     return await _respond(request, model, text_requests, reply, stream=bool(body.stream))
 
@@ -66,10 +66,10 @@ async def chat_completions(request: Request) -> Response:
 async def completions(request: Request) -> Response:
     state = state_of(request)
     body = await state.bodies.read_body(request, CompletionRequest)
-    model = await state.models.find(body.model or None)
+    model = await state.models.find_model(body.model or None)
     prompts = await encode_prompts(body, model)
     asked = [completion_text_request(body, prompt, model) for prompt in prompts]
-    text_requests = await state.generator.fit(model, asked)
+    text_requests = await state.generator.fit_requests(model, asked)
     reply = CompletionReply(body, model, text_requests)
     return await _respond(request, model, text_requests, reply, stream=bool(body.stream))
 
@@ -77,7 +77,7 @@ async def completions(request: Request) -> Response:
 async def _respond(
     request: Request, model: ServedModel, text_requests: Sequence[TextRequest], reply: Reply, *, stream: bool
 ) -> Response:
-    events = state_of(request).generator.generate(model, text_requests, http_context(request))
+    events = state_of(request).generator.generate_text(model, text_requests, http_context(request))
     if stream:
         lines = sse_lines(reply.stream_chunks(events), _error_body)
         interval_s = state_of(request).comment_interval_s

@@ -26,9 +26,9 @@ async def tokenize(request: Request) -> Response:
     """Of a prompt, or of a conversation as the model's template writes it."""
     state = state_of(request)
     body = await state.bodies.read_body_as(request, _schema)
-    model = await state.models.find(body.model or None)
+    model = await state.models.find_model(body.model or None)
     token_ids = await _encode(body, model)
-    info = await state.models.info_if_any(model.model)
+    info = await state.models.model_info_if_any(model.model)
     result: dict[str, Any] = {
         "count": len(token_ids),
         "max_model_len": model.model.config.max_position if info is None else info.max_model_len,
@@ -46,7 +46,7 @@ async def detokenize(request: Request) -> Response:
     """Special tokens by their names: what /tokenize would have to be told to write them."""
     state = state_of(request)
     body = await state.bodies.read_body(request, DetokenizeRequest)
-    model = await state.models.find(body.model or None)
+    model = await state.models.find_model(body.model or None)
     model.check_token_ids(body.tokens, "tokens")
     text = await asyncio.to_thread(model.tokenizer.decode, body.tokens, skip_special_tokens=False)
     return Response(orjson.dumps({"prompt": text}), media_type="application/json")

@@ -63,7 +63,7 @@ class ChatTemplate:
         self._special = SpecialText(tokenizer)
         self._is_foreign = is_foreign
         self._renderer = renderer or shared_renderer()
-        self._variables = self._renderer.check(source, is_foreign=is_foreign)
+        self._variables = self._renderer.check_template(source, is_foreign=is_foreign)
 
     @classmethod
     def load(cls, model: Model, tokenizer: Tokenizer) -> Self:
@@ -112,7 +112,7 @@ class ChatTemplate:
             mark = unused_character(self.source, messages)
             if mark is None:
                 raise ChatTemplateError("the messages use all of Unicode's private characters")
-            return self._special.mark(messages, mark), mark
+            return self._special.mark_typed(messages, mark), mark
         except RecursionError:
             raise ChatTemplateError("the messages are nested too deep") from None
 
@@ -135,7 +135,7 @@ class ChatTemplate:
             **self._special_texts,
             **asked,
         }
-        return self._renderer.render(self.source, variables, is_foreign=self._is_foreign)
+        return self._renderer.render_template(self.source, variables, is_foreign=self._is_foreign)
 
 
 def template_variables(model: Model, tokenizer: Tokenizer) -> Mapping[str, str]:

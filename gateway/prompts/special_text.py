@@ -33,7 +33,7 @@ class SpecialText:
         alternatives = map(re.escape, sorted(special_tokens, key=len, reverse=True))
         self._any = re.compile("|".join(alternatives) or r"(?!)")
 
-    def mark(self, messages: Sequence[Mapping[str, Any]], mark: str) -> list[dict[str, Any]]:
+    def mark_typed(self, messages: Sequence[Mapping[str, Any]], mark: str) -> list[dict[str, Any]]:
         """The same messages, with `mark` inside each special token written anywhere in them."""
         marked: list[dict[str, Any]] = self._mark_inside(messages, mark)
         return [{**message, "content": self._mark_end(message["content"], mark)} for message in marked]

@@ -67,7 +67,7 @@ class TemplateChild:
             self._connection.close()
             raise unavailable(f"The process for chat templates cannot be started: {error.strerror}.") from None
 
-    def ask(self, request: bytes) -> Reply:
+    def ask_process(self, request: bytes) -> Reply:
         """Raises ChildEndedError where the process ends without an answer."""
         try:
             self._connection.send_bytes(request)
@@ -76,20 +76,20 @@ class TemplateChild:
             head = orjson.loads(self._connection.recv_bytes())
             return Reply(content=self._connection.recv_bytes(), **head)
         except (EOFError, OSError):
-            raise ChildEndedError(self.end()) from None
+            raise ChildEndedError(self.end_process()) from None
         except BaseException:
-            self._kill()
+            self._kill_process()
             raise
 
-    def end(self) -> int:
+    def end_process(self) -> int:
         """Close its socket, upon which it ends, and return its status."""
         self._connection.close()
         try:
             return self._process.wait(END_GRACE_S)
         except subprocess.TimeoutExpired:
-            return self._kill()
+            return self._kill_process()
 
-    def _kill(self) -> int:
+    def _kill_process(self) -> int:
         self._process.kill()
         self._connection.close()
         return self._process.wait()

@@ -51,29 +51,29 @@ class TemplateRenderer:
         self._slow: dict[bytes, int] = {}
         """The smallest request, in bytes, with which a template was slow, by the template's digest."""
 
-    def start(self) -> None:
+    def start_first_process(self) -> None:
         """Start the first process, so that it is ready when a template is."""
         with self._lock:
             if not self._idle:
                 self._idle.append(TemplateChild(self._limits))
 
-    def check(self, source: str, *, is_foreign: bool = False) -> frozenset[str]:
+    def check_template(self, source: str, *, is_foreign: bool = False) -> frozenset[str]:
         """Compile the template and return the names of the variables that it reads; ChatTemplateError where it is not valid."""
         return frozenset(orjson.loads(self._ask(source, None, is_foreign)))
 
-    def render(self, source: str, variables: Mapping[str, Any], *, is_foreign: bool = False) -> str:
+    def render_template(self, source: str, variables: Mapping[str, Any], *, is_foreign: bool = False) -> str:
         """Render the template. `is_foreign` is one that came with a request: it may not keep those of the models waiting.
 
         Raises ChatTemplateError with the reason where the template refuses the variables or exceeds its limits.
         """
         return self._ask(source, variables, is_foreign).decode()
 
-    def close(self) -> None:
+    def close_idle_processes(self) -> None:
         """End the processes that are idle; the others end when their work is done and nobody reads their answer."""
         with self._lock:
             idle, self._idle = self._idle, []
         for process in idle:
-            process.end()
+            process.end_process()
 
     def _ask(self, source: str, variables: Mapping[str, Any] | None, is_foreign: bool) -> bytes:
         if len(source) > MAX_SOURCE_CHARACTERS:
@@ -85,7 +85,7 @@ class TemplateRenderer:
         is_slow = is_foreign or self._is_slow(digest, len(request))
         with self._slow_lane() if is_slow else contextlib.nullcontext(), self._places:
             try:
-                reply = self._answer(request)
+                reply = self._answer_or_retry(request)
             except ChildEndedError as error:
                 self._mark_slow(digest, len(request))
                 raise ChatTemplateError(self._limit_reached(error.status)) from None
@@ -122,7 +122,7 @@ class TemplateRenderer:
             with self._lock:
                 self._num_slow -= 1
 
-    def _answer(self, request: bytes) -> Reply:
+    def _answer_or_retry(self, request: bytes) -> Reply:
         """Ask a process; once more where one died of something else than its time, such as the kernel's choice."""
         try:
             return self._ask_one(request)
@@ -132,25 +132,25 @@ class TemplateRenderer:
             return self._ask_one(request)
 
     def _ask_one(self, request: bytes) -> Reply:
-        process = self._take()
-        reply = process.ask(request)
-        self._give_back(process, reply)
+        process = self._take_process()
+        reply = process.ask_process(request)
+        self._return_process(process, reply)
         return reply
 
-    def _take(self) -> TemplateChild:
+    def _take_process(self) -> TemplateChild:
         with self._lock:
             if self._idle:
                 return self._idle.pop()
         return TemplateChild(self._limits)
 
-    def _give_back(self, process: TemplateChild, reply: Reply) -> None:
+    def _return_process(self, process: TemplateChild, reply: Reply) -> None:
         process.idle_since_s = time.monotonic()
         with self._lock:
             self._idle += [] if reply.ends else [process]
             cold = self._idle[:-1] and self._idle[0].idle_since_s < process.idle_since_s - IDLE_S
             ended = [process] if reply.ends else [self._idle.pop(0)] if cold else []
         for each in ended:
-            each.end()
+            each.end_process()
 
     def _content(self, reply: Reply) -> bytes:
         match reply.outcome:
@@ -189,5 +189,5 @@ def _serialized(source: str, variables: Mapping[str, Any] | None) -> bytes:
 def shared_renderer() -> TemplateRenderer:
     """Return the one of this process."""
     renderer = TemplateRenderer()
-    atexit.register(renderer.close)
+    atexit.register(renderer.close_idle_processes)
     return renderer

@@ -57,9 +57,9 @@ class GatewayMetrics:
         )
         self._families = _RequestFamilies(self.registry, max_position)
         self._of_model: dict[str, ModelMetrics] = {}
-        self.of(model_name)  # There from the first scrape on.
+        self.for_model(model_name)  # There from the first scrape on.
 
-    def of(self, model_name: str) -> ModelMetrics:
+    def for_model(self, model_name: str) -> ModelMetrics:
         if model_name not in self._of_model:
             self._of_model[model_name] = ModelMetrics(self._families, model_name)
         return self._of_model[model_name]

@@ -30,7 +30,7 @@ class RequestTrace:
         self._finish_reasons: list[str] = []
         self._longest_s: defaultdict[str, float] = defaultdict(float)
 
-    def asked(self, request: InferenceRequest) -> None:
+    def trace_request(self, request: InferenceRequest) -> None:
         if not self._span.is_recording:
             return
         sampling = request.sampling
@@ -50,15 +50,15 @@ class RequestTrace:
         if sampling.max_tokens is not None:
             self._span.annotate({"gen_ai.request.max_tokens": sampling.max_tokens})
 
-    def first_token(self, after_s: float) -> None:
+    def trace_first_token(self, after_s: float) -> None:
         self._span.event("first token")
         self._span.annotate({"gen_ai.latency.time_to_first_token": after_s})
 
-    def moved(self, event: Moved) -> None:
+    def trace_move(self, event: Moved) -> None:
         workers = {"pagoda.from_worker_id": event.from_worker_id, "pagoda.to_worker_id": event.to_worker_id}
         self._span.event("moved", workers)
 
-    def finished(self, event: Finished, after_s: float) -> None:
+    def trace_finish(self, event: Finished, after_s: float) -> None:
         """Of several samples the longest times are told."""
         if not self._span.is_recording:
             return
@@ -81,7 +81,7 @@ class RequestTrace:
             }
         )
 
-    def failed(self, error: GatewayError) -> None:
+    def trace_failure(self, error: GatewayError) -> None:
         if error.kind is not ErrorKind.CLIENT_CLOSED:
             self._span.fail(error.message)
         self._span.annotate({"error.type": error.kind.name.lower()})

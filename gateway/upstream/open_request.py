@@ -19,11 +19,11 @@ from pagoda.wire.inference_request import InferenceRequest, ResumedSample
 class Place(Protocol):
     """Where an open request is, and what it tells the scheduler there about itself."""
 
-    def finish(self, name: str, sample_index: int, num_tokens: int) -> None: ...
+    def send_finish(self, name: str, sample_index: int, num_tokens: int) -> None: ...
 
-    def cancel(self, name: str) -> None: ...
+    def send_cancel(self, name: str) -> None: ...
 
-    def forget(self, name: str) -> None:
+    def forget_request(self, name: str) -> None:
         """It has ended."""
 
 
@@ -77,39 +77,39 @@ class OpenRequest:
             await self._waiting
         return self._events.popleft()
 
-    def finish(self, sample_index: int, num_tokens: int) -> None:
+    def finish_sample(self, sample_index: int, num_tokens: int) -> None:
         """A stop string ended the sample after `num_tokens` tokens. Later tokens of it are dropped; `Finished` still comes."""
         if not self.is_closed:
             self._finished_here[sample_index] = num_tokens
             if self._place is not None:
-                self._place.finish(self.name, sample_index, num_tokens)
+                self._place.send_finish(self.name, sample_index, num_tokens)
 
-    def cancel(self) -> None:
+    def cancel_request(self) -> None:
         """The consumer left. No more events; allowed at any time, any number of times."""
         if not self.is_closed:
-            self._cancel()
+            self._cancel_at_place()
             self._close()
 
-    def begin_at(self, place: Place) -> None:
+    def begin_at_place(self, place: Place) -> None:
         """Its `resumption` was sent there; ends that were found here, but not confirmed by a scheduler that was lost, follow."""
         self._place = place
         self.has_begun = False
         for sample_index, num_tokens in self._finished_here.items():
             if sample_index in self._unfinished:
-                place.finish(self.name, sample_index, num_tokens)
+                place.send_finish(self.name, sample_index, num_tokens)
 
-    def leave(self) -> None:
+    def leave_place(self) -> None:
         """It is nowhere, until it begins somewhere else."""
         self._place = None
 
-    def withdraw(self) -> None:
+    def withdraw_request(self) -> None:
         """From a place that still works, which may speak of it for a while: elsewhere it has another name."""
-        self._cancel()
-        self.leave()
+        self._cancel_at_place()
+        self.leave_place()
         self._num_withdrawals += 1
         self.name = f"{self.request.request_id}-{self._num_withdrawals}"
 
-    def resumption(self) -> InferenceRequest:
+    def resumed_request(self) -> InferenceRequest:
         """What to send to a scheduler that knows nothing of this request."""
         request = replace(self.request, request_id=self.name)
         if self.deadline_s is not None:
@@ -128,39 +128,39 @@ class OpenRequest:
         ]
         return replace(request, resumed=tuple(samples))
 
-    def deliver(self, event: Event) -> None:
+    def deliver_event(self, event: Event) -> None:
         """For the session's reader."""
         if self.is_closed:
             return
-        seen = self._take(event)
+        seen = self._as_seen(event)
         if seen is not None:
             self._events.append(seen)
-            self._wake()
+            self._wake_consumer()
         if not self._unfinished:
             self._close()
 
-    def fail(self, error: GatewayError) -> None:
+    def fail_request(self, error: GatewayError) -> None:
         """For the session's reader: the request ended with this error, after the events that came before it."""
         if not self.is_closed:
             self._error = error
             self._close()
 
-    def _take(self, event: Event) -> Event | None:
+    def _as_seen(self, event: Event) -> Event | None:
         """What the consumer shall see of it."""
         match event:
             case Tokens():
-                return event if self._keep(event) else None
+                return event if self._record_tokens(event) else None
             case Finished():
                 self._unfinished.discard(event.sample_index)
                 return self._as_first_cached(event)
             case Started():
-                return self._begin(event)
+                return self._note_start(event)
             case PromptLogprobs():
                 return self._unscored(event)
             case Moved():
-                return self._move(event)
+                return self._note_move(event)
 
-    def _begin(self, event: Started) -> Started | Moved:
+    def _note_start(self, event: Started) -> Started | Moved:
         """To the consumer a sample starts once. What begins it again is a move."""
         self.has_begun = True
         previous = self._worker_of.get(event.sample_index)
@@ -175,7 +175,7 @@ class OpenRequest:
             to_worker_id=event.worker_id,
         )
 
-    def _move(self, event: Moved) -> Moved:
+    def _note_move(self, event: Moved) -> Moved:
         """Within its scheduler."""
         self._worker_of[event.sample_index] = event.to_worker_id
         return event
@@ -196,7 +196,7 @@ class OpenRequest:
         num_cached_tokens = min(started.num_cached_tokens, event.usage.num_cached_tokens)
         return replace(event, usage=replace(event.usage, num_cached_tokens=num_cached_tokens))
 
-    def _keep(self, tokens: Tokens) -> bool:
+    def _record_tokens(self, tokens: Tokens) -> bool:
         """Record the tokens; say whether the consumer shall see them."""
         if tokens.sample_index in self._finished_here:
             return False
@@ -217,20 +217,20 @@ class OpenRequest:
         return False
 
     def _abandon(self, error: GatewayError) -> None:
-        self._cancel()
-        self.fail(error)
+        self._cancel_at_place()
+        self.fail_request(error)
 
-    def _cancel(self) -> None:
+    def _cancel_at_place(self) -> None:
         if self._place is not None:
-            self._place.cancel(self.name)
+            self._place.send_cancel(self.name)
 
-    def _wake(self) -> None:
+    def _wake_consumer(self) -> None:
         if self._waiting is not None and not self._waiting.done():
             self._waiting.set_result(None)
 
     def _close(self) -> None:
         self.is_closed = True
-        self._wake()
+        self._wake_consumer()
         if self._place is not None:
-            self._place.forget(self.name)
+            self._place.forget_request(self.name)
             self._place = None

@@ -50,11 +50,11 @@ class Placement:
         self._is_closing = True
         for client in self._schedulers.clients:
             await client.close()
-        self.changed()
+        self.on_change()
         await asyncio.gather(*self._placing)
         await self._hints.close()
 
-    async def open(self, request: InferenceRequest) -> OpenRequest:
+    async def open_request(self, request: InferenceRequest) -> OpenRequest:
         """Returns once a scheduler has it. If none takes it, that is its one error."""
         opened = OpenRequest(request, max_buffered_events=self._max_buffered_events)
         await self._place(opened, self._unreachable())
@@ -62,20 +62,20 @@ class Placement:
 
     # ---- what schedulers do with requests
 
-    def lost(self, client: SchedulerClient, requests: list[OpenRequest]) -> None:
+    def on_lost_session(self, client: SchedulerClient, requests: list[OpenRequest]) -> None:
         for opened in requests:
             self._displace(client, opened)
             self._place_again(opened, unavailable("The connection to the scheduler was lost."))
 
-    def stranded(self, client: SchedulerClient, requests: list[OpenRequest]) -> None:
+    def on_stranded_requests(self, client: SchedulerClient, requests: list[OpenRequest]) -> None:
         """They stay, unless another one would compute them."""
         for opened in requests:
             if self._is_another_ready(opened):
-                client.withdraw(opened)
+                client.withdraw_request(opened)
                 self._displace(client, opened)
                 self._place_again(opened, unavailable("The scheduler has lost its workers."))
 
-    def refused(self, client: SchedulerClient, opened: OpenRequest, error: GatewayError) -> None:
+    def on_refused_request(self, client: SchedulerClient, opened: OpenRequest, error: GatewayError) -> None:
         if opened.has_begun:
             self._displace(client, opened)
         opened.refused_by.add(client.address)
@@ -87,12 +87,12 @@ class Placement:
             is_recovering=_now_s() < self._waits_until_s(opened),
         )
         if verdict is AfterRefusal.FAIL:
-            opened.fail(error)
+            opened.fail_request(error)
             return
         self.num_retried[client.address] += verdict is AfterRefusal.ELSEWHERE
         self._place_again(opened, error)
 
-    def changed(self) -> None:
+    def on_change(self) -> None:
         self._changed.set()
         self._changed.clear()
 
@@ -111,7 +111,7 @@ class Placement:
             await self._place(opened, error)
         except Exception:
             logger.exception("request cannot be placed again", extra={"request": opened.name})
-            opened.fail(GatewayError(ErrorKind.INTERNAL, "Internal server error."))
+            opened.fail_request(GatewayError(ErrorKind.INTERNAL, "Internal server error."))
 
     # ---- finding a place
 
@@ -120,11 +120,11 @@ class Placement:
         while not opened.is_closed:
             hint = await self._look_up(opened)
             if (client := self._best(opened, hint)) is not None:
-                self._give(opened, client, hint)
+                self._send_to(opened, client, hint)
                 return
             left_s = self._waits_until_s(opened) - _now_s()
             if left_s <= 0 or self._is_closing:
-                opened.fail(_overdue(opened) or error)
+                opened.fail_request(_overdue(opened) or error)
                 return
             await self._wait(min(left_s, RETRY_DELAY_S) if opened.refused_by else left_s)
             opened.refused_by.clear()
@@ -136,7 +136,7 @@ class Placement:
         infos = [client.models[model] for client in connected if model in client.models]
         if len(infos) < 2:
             return NO_HINT
-        hint = await self._hints.look_up(opened.request, infos[0], opened.prompt_blocks)
+        hint = await self._hints.look_up_prefix(opened.request, infos[0], opened.prompt_blocks)
         opened.prompt_blocks = hint.blocks
         return hint
 
@@ -162,10 +162,10 @@ class Placement:
         """Than those who refused it, and who has lost its workers is not."""
         return any(each.is_ready for each in self._candidates(opened, NO_HINT))
 
-    def _give(self, opened: OpenRequest, client: SchedulerClient, hint: PrefixHint) -> None:
+    def _send_to(self, opened: OpenRequest, client: SchedulerClient, hint: PrefixHint) -> None:
         num_cached_tokens = hint.num_cached_tokens.get(client.address, 0)
-        self._hints.sent(hint, client.address)
-        client.take(opened, len(opened.request.prompt_token_ids) - num_cached_tokens)
+        self._hints.remember_sent(hint, client.address)
+        client.send_request(opened, len(opened.request.prompt_token_ids) - num_cached_tokens)
 
     def _waits_until_s(self, opened: OpenRequest) -> float:
         """Never past its own deadline."""

@@ -41,7 +41,9 @@ class PrefixHints:
         self._recent = RecentPrefixes(max_remembered_blocks)
         self._max_blocks = IndexLimits().max_lookup_blocks
 
-    async def look_up(self, request: InferenceRequest, model: ModelInfo, known: PromptBlocks = NO_BLOCKS) -> PrefixHint:
+    async def look_up_prefix(
+        self, request: InferenceRequest, model: ModelInfo, known: PromptBlocks = NO_BLOCKS
+    ) -> PrefixHint:
         """Never longer than the index's own limit. `model` is what a scheduler says of the request's model.
 
         `known` is from an earlier look-up for the same request: a prompt that waits is not hashed each time that it is tried.
@@ -55,7 +57,7 @@ class PrefixHints:
         num_tokens = {address: length * model.page_size for address, length in num_blocks.items()}
         return PrefixHint(blocks=blocks, num_cached_tokens=num_tokens)
 
-    def sent(self, hint: PrefixHint, address: str) -> None:
+    def remember_sent(self, hint: PrefixHint, address: str) -> None:
         """The request that was asked about went to this scheduler."""
         self._recent.remember_prefix(hint.blocks.names, address)
 

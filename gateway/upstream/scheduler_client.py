@@ -78,15 +78,15 @@ class SchedulerCalls:
 class SchedulerListener(Protocol):
     """Who decides what becomes of the requests that a scheduler does not serve to their end."""
 
-    def refused(self, client: "SchedulerClient", opened: OpenRequest, error: GatewayError) -> None: ...
+    def on_refused_request(self, client: "SchedulerClient", opened: OpenRequest, error: GatewayError) -> None: ...
 
-    def lost(self, client: "SchedulerClient", requests: list[OpenRequest]) -> None:
+    def on_lost_session(self, client: "SchedulerClient", requests: list[OpenRequest]) -> None:
         """The session is, and with it these."""
 
-    def stranded(self, client: "SchedulerClient", requests: list[OpenRequest]) -> None:
+    def on_stranded_requests(self, client: "SchedulerClient", requests: list[OpenRequest]) -> None:
         """They are still there, but no worker for them has been for some time."""
 
-    def changed(self) -> None:
+    def on_change(self) -> None:
         """A request may be taken that would not have been taken before."""
 
 
@@ -153,16 +153,16 @@ class SchedulerClient:
         """The same, that wait there or run."""
         return self._num_sent_sequences + (self.load.num_waiting + self.load.num_running if self.load else 0)
 
-    def take(self, opened: OpenRequest, num_uncached_tokens: int) -> None:
+    def send_request(self, opened: OpenRequest, num_uncached_tokens: int) -> None:
         """Only while it is connected. So many of the request's tokens are to be computed."""
         assert self._session is not None
         self._num_sent_tokens += num_uncached_tokens
         self._num_sent_sequences += opened.request.num_samples
-        self._session.take(opened)
+        self._session.send_request(opened)
 
-    def withdraw(self, opened: OpenRequest) -> None:
+    def withdraw_request(self, opened: OpenRequest) -> None:
         assert self._session is not None
-        self._session.withdraw(opened)
+        self._session.withdraw_request(opened)
 
     # ---- the session
 
@@ -170,10 +170,10 @@ class SchedulerClient:
         while True:
             await self._channel.until_ready()
             try:
-                await self._ask()
+                await self._ask_models_and_load()
                 await self._run_session()
             except NotWelcomeError as error:
-                self._tell_refusal(error.reason)
+                self._log_refusal(error.reason)
             except GatewayError as error:
                 logger.debug("scheduler does not answer", extra={"address": self.address, "reason": error.message})
             except TimeoutError:
@@ -189,34 +189,34 @@ class SchedulerClient:
         """Until it breaks; TimeoutError when the scheduler falls silent."""
         session = self._session = SchedulerSession(
             self._channel.current,
-            on_refusal=lambda opened, error: self._listener.refused(self, opened, error),
+            on_refusal=lambda opened, error: self._listener.on_refused_request(self, opened, error),
             # Its health says so too, in a stream of its own: perhaps later.
             on_shutting_down=lambda: self._set_health("shutting down"),
         )
         self._refusal = ""
         logger.info("scheduler session open", extra={"address": self.address})
-        self._listener.changed()
+        self._listener.on_change()
         tasks = [keep_running(f"health watch of {self.address}", self._keep_watching_health)]
         try:
             async with asyncio.timeout(None) as silence:
                 tasks.append(keep_running(f"questions to {self.address}", partial(self._keep_asking, silence)))
-                await session.run()
+                await session.run_session()
         finally:
             await end_tasks(*tasks)
-            self._lose(session)
+            self._lose_session(session)
 
-    def _tell_refusal(self, reason: str) -> None:
+    def _log_refusal(self, reason: str) -> None:
         """Once, until it lets us in or says something else."""
         if reason != self._refusal:
             logger.error("scheduler refuses this gateway, trying on", extra={"address": self.address, "reason": reason})
         self._refusal = reason
 
-    def _lose(self, session: SchedulerSession) -> None:
+    def _lose_session(self, session: SchedulerSession) -> None:
         self._session, self.models, self.load = None, {}, None
         self._num_sent_tokens = self._num_sent_sequences = 0
         self._health = "not connected"
         self._note_failure()
-        self._listener.lost(self, session.abandon())
+        self._listener.on_lost_session(self, session.abandon_requests())
 
     def _note_failure(self) -> None:
         self.failed_at_s = asyncio.get_running_loop().time()
@@ -230,7 +230,7 @@ class SchedulerClient:
             try:
                 if num_unanswered == 0:
                     await self._until_due()
-                await self._ask()
+                await self._ask_models_and_load()
                 num_unanswered = 0
             except GatewayError as error:
                 # Any other error is an answer too, or the session will hear of it.
@@ -243,7 +243,7 @@ class SchedulerClient:
                 await self._has_changed.wait()
         self._has_changed.clear()
 
-    async def _ask(self) -> None:
+    async def _ask_models_and_load(self) -> None:
         num_tokens, num_sequences = self._num_sent_tokens, self._num_sent_sequences
         models = await self.calls.list_models(self._answer_limit_s)
         self.load = await self.calls.get_load(self._answer_limit_s)
@@ -253,12 +253,12 @@ class SchedulerClient:
         before, self.models = self.models, {model.name: model for model in models if model.is_served}
         self.known |= self.models
         if self.models.keys() != before.keys():
-            self._listener.changed()
+            self._listener.on_change()
         # In two answers in a row, since workers come and go.
         served = before.keys() | self.models.keys()
         requests = self._session.requests if self._session else []
         if stranded := [opened for opened in requests if opened.request.model not in served]:
-            self._listener.stranded(self, stranded)
+            self._listener.on_stranded_requests(self, stranded)
 
     async def _keep_watching_health(self) -> None:
         watched = health_pb2.HealthCheckRequest(service=SERVICE_NAME)
@@ -279,7 +279,7 @@ class SchedulerClient:
         if before == "SERVING" != health:
             self._note_failure()
         self._has_changed.set()
-        self._listener.changed()
+        self._listener.on_change()
 
 
 async def _or_gateway_error(call: Awaitable[T]) -> T:

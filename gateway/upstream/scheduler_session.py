@@ -45,7 +45,7 @@ class SchedulerSession:
     def requests(self) -> list[OpenRequest]:
         return list(self._requests.values())
 
-    async def run(self) -> None:
+    async def run_session(self) -> None:
         """Until the stream breaks, or this is cancelled. Raises what failed, on either half: a session that can no longer write
         is as lost as one that hears nothing."""
         reading, writing = asyncio.create_task(self._read()), asyncio.create_task(self._write())
@@ -58,41 +58,41 @@ class SchedulerSession:
             self._stream.cancel()
             await end_tasks(reading, writing)
 
-    def abandon(self) -> list[OpenRequest]:
+    def abandon_requests(self) -> list[OpenRequest]:
         """Those that were at it, which are nowhere now."""
         abandoned, self._requests = self.requests, {}
         for opened in abandoned:
-            opened.leave()
+            opened.leave_place()
         return abandoned
 
-    def take(self, opened: OpenRequest) -> None:
+    def send_request(self, opened: OpenRequest) -> None:
         """Send it from where it had come to; its events are delivered to it.
 
         What no scheduler takes is refused here: there it would end the session, with all other requests."""
-        message = inference_pb2.SessionRequest(open=opened.resumption().to_proto())
+        message = inference_pb2.SessionRequest(open=opened.resumed_request().to_proto())
         if (size := message.ByteSize()) > MAX_REQUEST_BYTES:
             asyncio.get_running_loop().call_soon(self._on_refusal, opened, _too_large(size))
             return
         self._requests[opened.name] = opened
-        self._send(message)
-        opened.begin_at(self)
+        self._send_command(message)
+        opened.begin_at_place(self)
 
-    def withdraw(self, opened: OpenRequest) -> None:
+    def withdraw_request(self, opened: OpenRequest) -> None:
         """It will go on elsewhere."""
-        self.forget(opened.name)
-        opened.withdraw()
+        self.forget_request(opened.name)
+        opened.withdraw_request()
 
-    def finish(self, name: str, sample_index: int, num_tokens: int) -> None:
+    def send_finish(self, name: str, sample_index: int, num_tokens: int) -> None:
         finish = inference_pb2.Finish(request_id=name, sample_index=sample_index, num_tokens=num_tokens)
-        self._send(inference_pb2.SessionRequest(finish=finish))
+        self._send_command(inference_pb2.SessionRequest(finish=finish))
 
-    def cancel(self, name: str) -> None:
-        self._send(inference_pb2.SessionRequest(cancel=inference_pb2.Cancel(request_id=name)))
+    def send_cancel(self, name: str) -> None:
+        self._send_command(inference_pb2.SessionRequest(cancel=inference_pb2.Cancel(request_id=name)))
 
-    def forget(self, name: str) -> None:
+    def forget_request(self, name: str) -> None:
         self._requests.pop(name, None)
 
-    def _send(self, command: inference_pb2.SessionRequest) -> None:
+    def _send_command(self, command: inference_pb2.SessionRequest) -> None:
         self._outbox.put_nowait(command)
 
     async def _read(self) -> None:
@@ -116,10 +116,10 @@ class SchedulerSession:
         for message in response.events:
             for event in events_from_proto(message):
                 if (opened := self._requests.get(event.request_id)) is not None:
-                    opened.deliver(event)
+                    opened.deliver_event(event)
         for error in response.errors:
             if (opened := self._requests.pop(error.request_id, None)) is not None:
-                opened.leave()
+                opened.leave_place()
                 if error.is_shutting_down:
                     self._on_shutting_down()
                 retry_after_s = error.retry_after_s if error.HasField("retry_after_s") else None

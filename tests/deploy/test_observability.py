@@ -39,7 +39,7 @@ def exported() -> dict[str, set[str]]:
     """The labels of each sample in /metrics, once something has happened."""
     metrics = GatewayMetrics("tiny", 1000)
     metrics.http_requests.labels("/v1/completions", "POST", "2xx").inc()
-    metrics.of("tiny").count_end("stop")
+    metrics.for_model("tiny").count_end("stop")
     samples: dict[str, set[str]] = {}
     for family in text_string_to_metric_families(metrics.exposition(some_load()).decode()):
         for sample in family.samples:

@@ -36,7 +36,7 @@ from worker.steps.step_loop import StepLoop
 @pytest.mark.parametrize(
     ("owner", "method"),
     [
-        (SchedulerClient, "_ask"),
+        (SchedulerClient, "_ask_models_and_load"),
         (SchedulerClient, "_until_due"),
         (SchedulerClient, "_keep_watching_health"),
         (SchedulerClient, "_set_health"),

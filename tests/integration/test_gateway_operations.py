@@ -137,7 +137,7 @@ async def test_samples_that_clients_leave_are_counted_as_aborted(gateway: Runnin
     await gateway.scheduler.held.get()
     request.cancel()
     await gateway.scheduler.cancelled.get()
-    await gateway.app.state.gateway.drain.idle()
+    await gateway.app.state.gateway.drain.wait_until_idle()
     assert (await samples(gateway))["vllm:request_success_total", ("abort",)] == 2
     await asyncio.gather(request, return_exceptions=True)
 

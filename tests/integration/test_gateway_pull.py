@@ -90,9 +90,9 @@ async def test_a_silent_network_does_not_keep_a_server_from_ending(
     monkeypatch.setattr(gateway_pulls, "CLOSE_TIMEOUT_S", 0.01)
     store = SilentStore(short_path)
     pulls = Pulls(store)
-    pull = pulls.watch(NAME)
+    pull = pulls.watch_pull(NAME)
     await asyncio.to_thread(store.begun.wait, 60)
-    await pulls.close()
+    await pulls.stop_pulls()
     assert not pull.task.done()
     (thread,) = [thread for thread in threading.enumerate() if thread.name == "pull"]
     assert thread.daemon

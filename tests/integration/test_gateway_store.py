@@ -160,7 +160,7 @@ async def test_a_listing_waits_for_no_news(
     """A model that was deleted while it was listed would hold up the others."""
     monkeypatch.setattr(served_models, "NEWS_S", 3600.0)
     await create(gateway)
-    assert await gateway.app.state.gateway.models.info_if_any(ModelStore(short_path).get("mine")) is None
+    assert await gateway.app.state.gateway.models.model_info_if_any(ModelStore(short_path).get("mine")) is None
 
 
 async def test_a_deleted_model_leaves_memory(gateway: RunningGateway, short_path: Path) -> None:

@@ -35,7 +35,7 @@ async def test_a_client_that_leaves_cancels_its_request(
     request.cancel()
     await asyncio.gather(request, return_exceptions=True)
     assert await gateway.scheduler.cancelled.get() == request_id
-    await gateway.app.state.gateway.drain.idle()
+    await gateway.app.state.gateway.drain.wait_until_idle()
     assert [record.message for record in caplog.records if record.levelname == "ERROR"] == []
 
 
@@ -255,7 +255,7 @@ async def test_while_draining_streams_finish_and_nothing_new_begins(gateway: Run
     request = asyncio.create_task(gateway.http.post(path, json=body))
     await gateway.scheduler.held.get()
     drain = gateway.app.state.gateway.drain
-    drain.refuse()
+    drain.refuse_requests()
     assert (await gateway.http.get("/health")).status_code == 200
     ready = await gateway.http.get("/ready")
     assert (ready.status_code, ready.json()["reason"]) == (503, "the gateway is shutting down")
@@ -263,7 +263,7 @@ async def test_while_draining_streams_finish_and_nothing_new_begins(gateway: Run
     assert (refused.status_code, refused.headers["retry-after"]) == (503, "1")
     gateway.scheduler.release.set()
     assert (await request).json()["choices"][0]["message"]["content"] == "Hello"
-    await drain.idle()
+    await drain.wait_until_idle()
 
 
 async def test_many_requests_share_the_session(gateway: RunningGateway) -> None:

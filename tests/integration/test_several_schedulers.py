@@ -101,7 +101,7 @@ class Pair:
     placement: Placement
 
     async def ask(self, asked: InferenceRequest | None = None) -> Outcome:
-        return await outcome_of(await self.placement.open(asked or request()))
+        return await outcome_of(await self.placement.open_request(asked or request()))
 
 
 @asynccontextmanager
@@ -129,7 +129,7 @@ async def pair(short_path: Path) -> AsyncIterator[Pair]:
 async def held_at(scheduler: FakeScheduler, pair: Pair) -> "asyncio.Task[Outcome]":
     """A request that has two of its tokens from this scheduler, which sends no more."""
     scheduler.answer = lambda *_: HELD
-    opened = await pair.placement.open(request())
+    opened = await pair.placement.open_request(request())
     await scheduler.held.get()
     await until(lambda: opened.generated[0] == HELLO[:2])
     return asyncio.create_task(outcome_of(opened))
@@ -203,7 +203,7 @@ async def test_when_all_are_lost_the_first_that_is_back_goes_on(pair: Pair) -> N
 async def test_waiting_ends_with_the_requests_deadline(pair: Pair) -> None:
     for each in (pair.a, pair.b):
         each.answer = lambda *_: HELD
-    opened = await pair.placement.open(request(timeout_s=0.3))
+    opened = await pair.placement.open_request(request(timeout_s=0.3))
     await pair.a.held.get()
     for each in (pair.b, pair.a):
         await each.server.stop(0)
@@ -257,7 +257,7 @@ async def test_who_has_less_to_do_is_asked(short_path: Path) -> None:
         a.load = inference_pb2.GetLoadResponse(num_pending_tokens=1000, num_waiting=3)
         async with running_schedulers(a.address, b.address) as (schedulers, placement):
             await asyncio.gather(*map(until_usable, schedulers.clients))
-            await outcome_of(await placement.open(request()))
+            await outcome_of(await placement.open_request(request()))
         assert (len(a.requests), len(b.requests)) == (0, 1)
 
 
@@ -273,7 +273,7 @@ async def test_each_model_is_asked_where_it_is_served(short_path: Path) -> None:
                 "tiny": 2,
                 "other": 1,
             }
-            await outcome_of(await placement.open(request(model="other")))
+            await outcome_of(await placement.open_request(request(model="other")))
             await schedulers.keep_loaded("tiny", 5.0)
             await schedulers.keep_loaded("other", 5.0)
         assert (len(a.requests), len(b.requests)) == (0, 1)
@@ -351,7 +351,7 @@ async def test_streams_end_undisturbed_when_one_of_two_real_schedulers_ends(shor
         schedulers, placement = await stack.enter_async_context(running_schedulers(a, b))
         await until(lambda: all("fake" in client.models for client in schedulers.clients))
         requests = [replace(request(str(n), model="fake"), prompt_token_ids=prompt) for n, prompt in enumerate(prompts)]
-        opened = [await placement.open(each) for each in requests]
+        opened = [await placement.open_request(each) for each in requests]
         streams = [asyncio.create_task(outcome_of(each)) for each in opened]
         await until(held.is_held.is_set)
         await ending.aclose()
@@ -383,7 +383,7 @@ async def test_a_worker_moves_to_a_scheduler_that_has_none_and_its_streams_go_on
         schedulers, placement = await stack.enter_async_context(running_schedulers(*addresses))
         await until(lambda: "fake" in schedulers.clients[0].models)
         requests = [replace(request(str(n), model="fake"), prompt_token_ids=prompt) for n, prompt in enumerate(prompts)]
-        opened = [await placement.open(each) for each in requests]
+        opened = [await placement.open_request(each) for each in requests]
         streams = [asyncio.create_task(outcome_of(each)) for each in opened]
         await until(lambda: all(engine.is_held.is_set() for engine in engines))
         _, b_loop = await stack.enter_async_context(scheduler(late))

@@ -61,7 +61,7 @@ async def check_all_tiers(client: SchedulerClient, placement: Placement, worker:
         await asyncio.sleep(0.01)
     sampling = SamplingParams(temperature=0, max_tokens=4, ignore_eos=True, seed=1)
     request = InferenceRequest(request_id="r", model="fake", prompt_token_ids=(1, 2, 3), sampling=sampling)
-    events = [event async for event in await placement.open(request)]
+    events = [event async for event in await placement.open_request(request)]
     assert sum(len(event.token_ids) for event in events if isinstance(event, Tokens)) == 4
     await check_worker(client.address, "w1", worker)
 

@@ -47,7 +47,7 @@ def as_transformers(source: str, messages: Messages, variables: Mapping[str, Any
 
 
 def as_pagoda(source: str, messages: Messages, variables: Mapping[str, Any]) -> str:
-    return shared_renderer().render(source, _whole(messages, variables))
+    return shared_renderer().render_template(source, _whole(messages, variables))
 
 
 def as_minijinja(source: str, messages: Messages, variables: Mapping[str, Any]) -> str:

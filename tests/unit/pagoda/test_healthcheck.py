@@ -28,7 +28,7 @@ async def test_http(short_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     async with running_gateway(short_path) as gateway:
         assert await check(f"{gateway.url}/health") == 0
         assert await check(f"{gateway.url}/ready") == 0
-        gateway.app.state.gateway.drain.begin()
+        gateway.app.state.gateway.drain.begin_drain()
         assert await check(f"{gateway.url}/ready") == 1
         assert "shutting down" in capsys.readouterr().err
     assert await check(f"{gateway.url}/health") == 1

@@ -24,8 +24,8 @@ def expected(text: str, stops: Sequence[str]) -> tuple[str, str | None]:
 
 def run(pieces: Sequence[str], stops: Sequence[str]) -> tuple[str, str | None, list[str]]:
     matcher = StopMatcher(stops)
-    emitted = [matcher.push(piece)[0] for piece in pieces]
-    emitted.append(matcher.flush())
+    emitted = [matcher.match_next(piece)[0] for piece in pieces]
+    emitted.append(matcher.release_held())
     return "".join(emitted), matcher.matched, emitted
 
 
@@ -39,7 +39,7 @@ def test_any_chunking_gives_the_text_before_the_first_match(pieces: list[str], s
 @given(text=TEXTS, stops=STOPS)
 def test_nothing_is_held_back_that_cannot_begin_a_stop_string(text: str, stops: list[str]) -> None:
     matcher = StopMatcher(stops)
-    emitted, matched = matcher.push(text)
+    emitted, matched = matcher.match_next(text)
     if matched is None:
         held = text[len(emitted) :]
         assert held == "" or any(stop.startswith(held) and stop != held for stop in stops)

@@ -17,13 +17,13 @@ class FakePlace:
         self.sent: list[tuple[object, ...]] = []
         self.forgotten: list[str] = []
 
-    def finish(self, request_id: str, sample_index: int, num_tokens: int) -> None:
+    def send_finish(self, request_id: str, sample_index: int, num_tokens: int) -> None:
         self.sent.append(("finish", request_id, sample_index, num_tokens))
 
-    def cancel(self, request_id: str) -> None:
+    def send_cancel(self, request_id: str) -> None:
         self.sent.append(("cancel", request_id))
 
-    def forget(self, request_id: str) -> None:
+    def forget_request(self, request_id: str) -> None:
         self.forgotten.append(request_id)
 
 
@@ -34,7 +34,7 @@ class Case:
             request_id="r", model="m", prompt_token_ids=(1,), sampling=SamplingParams(), num_samples=num_samples
         )
         self.opened = OpenRequest(request, max_buffered_events=max_buffered_events)
-        self.opened.begin_at(self.place)
+        self.opened.begin_at_place(self.place)
 
 
 def tokens(sequence_number: int, *token_ids: int, sample_index: int = 0) -> Tokens:
@@ -60,17 +60,17 @@ async def test_ends_when_every_sample_has_finished() -> None:
     case = Case(num_samples=2)
     sent: list[Event] = [tokens(0, 5), finished(0), tokens(0, 6, sample_index=1), finished(1)]
     for event in sent:
-        case.opened.deliver(event)
+        case.opened.deliver_event(event)
     assert await events_of(case.opened) == sent
     assert case.place.forgotten == ["r"]
-    case.opened.cancel()
+    case.opened.cancel_request()
     assert case.place.sent == []
 
 
 async def test_events_before_an_error_are_still_seen() -> None:
     case = Case()
-    case.opened.deliver(tokens(0, 5))
-    case.opened.fail(unavailable("gone"))
+    case.opened.deliver_event(tokens(0, 5))
+    case.opened.fail_request(unavailable("gone"))
     assert await anext(case.opened) == tokens(0, 5)
     with pytest.raises(GatewayError, match="gone"):
         await anext(case.opened)
@@ -79,7 +79,7 @@ async def test_events_before_an_error_are_still_seen() -> None:
 async def test_overflow_cancels_the_request() -> None:
     case = Case(max_buffered_events=2)
     for number in range(3):
-        case.opened.deliver(tokens(number, number))
+        case.opened.deliver_event(tokens(number, number))
     with pytest.raises(GatewayError, match="reads too slowly"):
         await anext(case.opened)
     assert (case.place.sent, case.place.forgotten) == ([("cancel", "r")], ["r"])
@@ -88,8 +88,8 @@ async def test_overflow_cancels_the_request() -> None:
 @pytest.mark.parametrize("sequence_number", [0, 2], ids=["a repeat", "a gap"])
 async def test_lost_and_repeated_tokens_are_an_error(sequence_number: int) -> None:
     case = Case()
-    case.opened.deliver(tokens(0, 5))
-    case.opened.deliver(tokens(sequence_number, 6))
+    case.opened.deliver_event(tokens(0, 5))
+    case.opened.deliver_event(tokens(sequence_number, 6))
     await anext(case.opened)
     with pytest.raises(GatewayError) as caught:
         await anext(case.opened)
@@ -99,33 +99,33 @@ async def test_lost_and_repeated_tokens_are_an_error(sequence_number: int) -> No
 
 async def test_tokens_past_a_stop_string_are_dropped_and_the_end_still_comes() -> None:
     case = Case()
-    case.opened.deliver(tokens(0, 5, 6))
-    case.opened.finish(0, 1)
-    case.opened.deliver(tokens(2, 7))
-    case.opened.deliver(finished())
+    case.opened.deliver_event(tokens(0, 5, 6))
+    case.opened.finish_sample(0, 1)
+    case.opened.deliver_event(tokens(2, 7))
+    case.opened.deliver_event(finished())
     assert await events_of(case.opened) == [tokens(0, 5, 6), finished()]
     assert case.place.sent == [("finish", "r", 0, 1)]
 
 
 async def test_what_was_generated_is_at_hand() -> None:
     case = Case(num_samples=2)
-    case.opened.deliver(tokens(0, 5, 6))
-    case.opened.deliver(tokens(0, 9, sample_index=1))
-    case.opened.deliver(tokens(2, 7))
+    case.opened.deliver_event(tokens(0, 5, 6))
+    case.opened.deliver_event(tokens(0, 9, sample_index=1))
+    case.opened.deliver_event(tokens(2, 7))
     assert case.opened.generated == ([5, 6, 7], [9])
 
 
 async def test_a_request_that_has_nothing_yet_is_sent_as_it_was() -> None:
     case = Case(num_samples=2)
-    assert case.opened.resumption() == case.opened.request
+    assert case.opened.resumed_request() == case.opened.request
 
 
 async def test_a_resumption_says_how_far_each_sample_is() -> None:
     case = Case(num_samples=3)
-    case.opened.deliver(tokens(0, 5, 6))
-    case.opened.deliver(finished(0))
-    case.opened.deliver(tokens(0, 9, sample_index=1))
-    assert case.opened.resumption().resumed == (
+    case.opened.deliver_event(tokens(0, 5, 6))
+    case.opened.deliver_event(finished(0))
+    case.opened.deliver_event(tokens(0, 9, sample_index=1))
+    assert case.opened.resumed_request().resumed == (
         ResumedSample(sample_index=0, generated_token_ids=(5, 6), is_finished=True),
         ResumedSample(sample_index=1, generated_token_ids=(9,), is_finished=False),
         ResumedSample(sample_index=2, generated_token_ids=(), is_finished=False),
@@ -135,29 +135,29 @@ async def test_a_resumption_says_how_far_each_sample_is() -> None:
 async def test_an_end_that_was_found_here_is_said_again_unless_it_was_confirmed() -> None:
     case = Case(num_samples=2)
     for index in (0, 1):
-        case.opened.deliver(tokens(0, 5, 6, sample_index=index))
-        case.opened.finish(index, 1 + index)
-    case.opened.deliver(finished(0))
+        case.opened.deliver_event(tokens(0, 5, 6, sample_index=index))
+        case.opened.finish_sample(index, 1 + index)
+    case.opened.deliver_event(finished(0))
     elsewhere = FakePlace()
-    case.opened.leave()
-    case.opened.begin_at(elsewhere)
+    case.opened.leave_place()
+    case.opened.begin_at_place(elsewhere)
     assert elsewhere.sent == [("finish", "r", 1, 2)]
 
 
 async def test_an_end_that_is_found_between_two_places_is_said_at_the_second() -> None:
     case = Case()
-    case.opened.deliver(tokens(0, 5, 6))
-    case.opened.leave()
-    case.opened.finish(0, 1)
+    case.opened.deliver_event(tokens(0, 5, 6))
+    case.opened.leave_place()
+    case.opened.finish_sample(0, 1)
     elsewhere = FakePlace()
-    case.opened.begin_at(elsewhere)
+    case.opened.begin_at_place(elsewhere)
     assert (case.place.sent, elsewhere.sent) == ([], [("finish", "r", 0, 1)])
 
 
 async def test_a_request_that_is_nowhere_may_be_cancelled() -> None:
     case = Case()
-    case.opened.leave()
-    case.opened.cancel()
+    case.opened.leave_place()
+    case.opened.cancel_request()
     assert await events_of(case.opened) == []
     assert (case.place.sent, case.place.forgotten) == ([], [])
 
@@ -173,7 +173,7 @@ async def test_what_was_told_before_a_resumption_is_not_told_again() -> None:
         *(started("a", num_cached_tokens=1), scored(1, -1.0, -2.0), tokens(0, 5)),
         *(started("b", num_cached_tokens=9), scored(1, -1.0), scored(2, -2.0, -3.0), tokens(1, 6), finished()),
     ):
-        case.opened.deliver(event)
+        case.opened.deliver_event(event)
     assert await events_of(case.opened) == [
         started("a", num_cached_tokens=1),
         scored(1, -1.0, -2.0),
@@ -194,15 +194,15 @@ async def test_a_resumption_has_the_time_that_is_left() -> None:
         InferenceRequest(request_id="r", model="m", prompt_token_ids=(1,), sampling=SamplingParams(), timeout_s=60),
         max_buffered_events=8,
     )
-    left_s = opened.resumption().timeout_s
+    left_s = opened.resumed_request().timeout_s
     assert left_s is not None and 0 < left_s <= 60
 
 
 async def test_nothing_is_seen_after_a_cancel() -> None:
     case = Case()
-    case.opened.cancel()
-    case.opened.cancel()
-    case.opened.deliver(tokens(0, 5))
+    case.opened.cancel_request()
+    case.opened.cancel_request()
+    case.opened.deliver_event(tokens(0, 5))
     assert await events_of(case.opened) == []
     assert (case.place.sent, case.place.forgotten) == ([("cancel", "r")], ["r"])
 
@@ -213,9 +213,9 @@ async def test_the_limit_for_slow_readers_is_for_each_sample(num_samples: int) -
     case = Case(num_samples=num_samples, max_buffered_events=MAX_BUFFERED_EVENTS)
     for step in range(MAX_BUFFERED_EVENTS):
         for index in range(num_samples):
-            case.opened.deliver(tokens(step, 5, sample_index=index))
+            case.opened.deliver_event(tokens(step, 5, sample_index=index))
     assert not case.place.sent and not case.opened.is_closed
-    case.opened.deliver(tokens(MAX_BUFFERED_EVENTS, 5))
+    case.opened.deliver_event(tokens(MAX_BUFFERED_EVENTS, 5))
     assert case.place.sent == [("cancel", "r")]
     with pytest.raises(GatewayError, match="reads too slowly"):
         await events_of(case.opened)

@@ -47,28 +47,28 @@ async def test_the_best_worker_of_each_scheduler_counts_and_blocks_have_the_sche
     await index.publish(holder("b", "3"), blocks[:3])
     await index.publish(holder("c", "4"), blocks[1:])
     hints = PrefixHints(index)
-    assert (await hints.look_up(request(cache_salt="mine"), MODEL)).num_cached_tokens == {"a": 8, "b": 12}
-    assert (await hints.look_up(request(cache_salt="other"), MODEL)).num_cached_tokens == {}
+    assert (await hints.look_up_prefix(request(cache_salt="mine"), MODEL)).num_cached_tokens == {"a": 8, "b": 12}
+    assert (await hints.look_up_prefix(request(cache_salt="other"), MODEL)).num_cached_tokens == {}
 
 
 async def test_without_an_index_what_was_sent_where_is_remembered() -> None:
     hints = PrefixHints(InMemoryPrefixIndex())
-    first = await hints.look_up(request(), MODEL)
+    first = await hints.look_up_prefix(request(), MODEL)
     assert first.num_cached_tokens == {}
-    hints.sent(first, "a")
-    longer = await hints.look_up(request((*PROMPT[:8], 90, 91, 92, 93)), MODEL)
+    hints.remember_sent(first, "a")
+    longer = await hints.look_up_prefix(request((*PROMPT[:8], 90, 91, 92, 93)), MODEL)
     assert longer.num_cached_tokens == {"a": 8}
-    hints.sent(longer, "b")
+    hints.remember_sent(longer, "b")
     # The shared head went to both, the last of it to b; the rest of the first prompt only to a.
-    assert (await hints.look_up(request(), MODEL)).num_cached_tokens == {"a": 12, "b": 8}
+    assert (await hints.look_up_prefix(request(), MODEL)).num_cached_tokens == {"a": 12, "b": 8}
 
 
 async def test_a_prompt_that_waits_is_hashed_once_for_each_models_files() -> None:
     hints = PrefixHints(InMemoryPrefixIndex())
-    first = (await hints.look_up(request(), MODEL)).blocks
-    assert (await hints.look_up(request(), MODEL, first)).blocks is first
+    first = (await hints.look_up_prefix(request(), MODEL)).blocks
+    assert (await hints.look_up_prefix(request(), MODEL, first)).blocks is first
     made_again = replace(MODEL, digest="e" * 64)
-    assert (await hints.look_up(request(), made_again, first)).blocks == (
-        await hints.look_up(request(), made_again)
+    assert (await hints.look_up_prefix(request(), made_again, first)).blocks == (
+        await hints.look_up_prefix(request(), made_again)
     ).blocks
-    assert first.names != (await hints.look_up(request(), made_again, first)).blocks.names
+    assert first.names != (await hints.look_up_prefix(request(), made_again, first)).blocks.names
