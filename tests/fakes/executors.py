@@ -195,6 +195,14 @@ def late_and_several(executor: StepExecutor) -> StepExecutor:
     return LateExecutor(SeveralTokensExecutor(executor))
 
 
-LATE: dict[str, Wrap] = {"depth 1": plain, "late": LateExecutor}
-EXECUTORS: dict[str, Wrap] = LATE | {"several tokens": SeveralTokensExecutor, "late, several tokens": late_and_several}
+EXECUTORS: dict[str, Wrap] = {
+    "depth 1": plain,
+    "late": LateExecutor,
+    "several tokens": SeveralTokensExecutor,
+    "late, several tokens": late_and_several,
+}
 """Around one that computes, by the names that tests are told apart by."""
+
+
+def max_new_tokens(wrap: Wrap) -> int:
+    return MAX_NEW_TOKENS if wrap in (SeveralTokensExecutor, late_and_several) else 1

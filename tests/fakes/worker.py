@@ -16,6 +16,7 @@ from tests.fakes.executors import PoisonedExecutor, Wrap, plain
 from worker.__main__ import serve
 from worker.rpc.scheduler_link import SchedulerLink
 from worker.rpc.session import Store
+from worker.steps.engine import Engine
 from worker.steps.engine_thread import Load, Loaded, StepRunner
 
 
@@ -57,7 +58,6 @@ def fake_worker_link(
     load: Load | None = None,
     engine: StepRunner | None = None,
     wrap: Wrap = plain,
-    max_new_tokens: int = 1,
     security: TransportSecurity = LOCAL_ONLY,
     spread_interval_s: float = 0.0,
     make_store: Callable[[worker_pb2.LoadedModel], Store] = FakeStore,
@@ -69,6 +69,7 @@ def fake_worker_link(
             num_pages=num_pages, page_size=page_size, eos_token_ids=eos_token_ids, eos_after=eos_after, wrap=wrap
         )
 
+    running = engine or make_engine()
     model = worker_pb2.LoadedModel(
         name=model_name,
         digest="0" * 64,
@@ -81,12 +82,12 @@ def fake_worker_link(
         numerics_id="fake-1",
         weights_bytes=1,
         kv_bytes=num_pages * page_size,
-        max_new_tokens=max_new_tokens,
+        max_new_tokens=running.max_new_tokens if isinstance(running, Engine) else 1,
     )
     hello = worker_pb2.Hello(worker_id=worker_id, epoch=time.time_ns() // 1_000_000, model=model, device="fake")
     load_again = load or (lambda name, digest: Loaded(make_engine(), model))
     return SchedulerLink(
-        engine or make_engine(),
+        running,
         load_again,
         hello,
         address.split(","),

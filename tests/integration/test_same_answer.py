@@ -27,7 +27,7 @@ from scheduler.steps.worker_state import AttachedWorker
 from scheduler.worker_info import WorkerInfo
 from tests.fakes.client import RecordingClient
 from tests.fakes.clock import FakeClock
-from tests.fakes.executors import LATE, Wrap, plain
+from tests.fakes.executors import EXECUTORS, Wrap, plain
 from tests.fakes.plan_worker import worker_info
 from tests.fakes.tiny_model import write_tiny_gguf
 from worker.kernels.select import select_kernels
@@ -60,11 +60,14 @@ class EngineLink:
             vocab_size=config.vocab_size,
             eos_token_ids=(),
         )
+        self.max_new_tokens = self._engine.max_new_tokens
         self._queue: deque[Lease] = deque()
         self._in_flight: deque[tuple[Lease, BegunStep]] = deque()
         self._recalled_step_id = 0
         self.num_recalled = 0
         """Leases that ended early."""
+        self.sizes = set[int]()
+        """How many tokens sequences got from a step."""
 
     def send_step(self, plan: StepPlan) -> None:
         self._queue.append(Lease(step_from_proto(worker_messages.plan_to_proto(plan, 1))))
@@ -95,6 +98,7 @@ class EngineLink:
         result = self._engine.finish_step(begun)
         next_is_last = lease.observe(result, is_recalled=self._recalled_step_id == lease.first_step_id)
         self.num_recalled += next_is_last
+        self.sizes.update(len(sampled.token_ids) for sampled in result.sampled)
         return replace(result, next_is_last=next_is_last).to_proto(session_id=1)
 
 
@@ -115,6 +119,7 @@ class System:
 
     def attach(self) -> None:
         self.link = EngineLink(self._decoder, self.info, self._wrap)
+        self.info = replace(self.info, limits=replace(self.info.limits, max_new_tokens=self.link.max_new_tokens))
         self.worker: AttachedWorker = self.loop.attachments.attach_worker(self.info, self.link)
 
     def submit(self, *requests: InferenceRequest) -> None:
@@ -190,7 +195,7 @@ def alone(decoder: DecoderModel) -> dict[tuple[str, int], Answer]:
     return answers
 
 
-@pytest.fixture(params=list(LATE.values()), ids=list(LATE))
+@pytest.fixture(params=list(EXECUTORS.values()), ids=list(EXECUTORS))
 def in_company(request: pytest.FixtureRequest, decoder: DecoderModel) -> MakeSystem:
     """Make a system whose worker computes as the executors do that are to be expected."""
     return partial(System, decoder, request.param)
@@ -211,6 +216,7 @@ def test_in_company(in_company: MakeSystem, alone: dict[tuple[str, int], Answer]
     late = [replace(each, request_id="late " + each.request_id) for each in strangers(3)]
     assert_same(system.ask(*late), alone, *SAMPLINGS)
     assert system.link.num_recalled
+    assert system.link.sizes == set(range(1, system.info.limits.max_new_tokens + 1))
 
 
 @pytest.mark.parametrize("max_step_tokens", [1, 5, 16])

@@ -58,6 +58,7 @@ class RunningSequence:
         return len(self.token_ids) + self.most_pending
 
     def begin(self, chunk: "Chunk") -> None:
+        """Expect the new tokens of a chunk that is about to be computed."""
         if chunk.is_sampled:
             self.least_pending += 1
             self.most_pending += chunk.max_new_tokens

@@ -110,15 +110,13 @@ class StepLoop:
         max_in_flight = min(engine.max_in_flight, MOST_IN_FLIGHT)
         end: Interruption | FailedStep | None = None
         while end is None or self._in_flight:
-            while end is None and len(self._in_flight) < max_in_flight:
-                begun = self._begin_next(engine)
-                if begun is None:
-                    break
-                if isinstance(begun, StepInFlight):
-                    self._in_flight.append(begun)
-                else:
-                    end = begun
-            if self._in_flight:
+            may_begin = end is None and len(self._in_flight) < max_in_flight
+            begun = self._begin_next(engine) if may_begin else None
+            if isinstance(begun, StepInFlight):
+                self._in_flight.append(begun)
+            elif begun is not None:
+                end = begun
+            else:
                 outcome = self._finish_oldest(engine)
                 if isinstance(outcome, FailedStep):
                     self._drop_in_flight()
