@@ -69,7 +69,9 @@ class _Echo:
     def _answer(self, plan: StepPlan, number: int) -> None:
         assert self.worker is not None
         sampled = tuple(
-            SampledTokens(sequence_id=each.sequence.sequence_id, attempt=each.sequence.attempt, token_ids=(1,))
+            SampledTokens(
+                sequence_id=each.sequence.sequence_id, attempt=each.sequence.computation.attempt, token_ids=(1,)
+            )
             for each in plan.scheduled
             if each.max_new_tokens and each.num_steps > number
         )

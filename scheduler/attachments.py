@@ -110,7 +110,7 @@ class Attachments:
         if isinstance(worker, UnloadedWorker):
             self._loading.dismiss_unloaded_worker(worker)
         elif worker.phase is WorkerPhase.SERVING:
-            worker.phase = WorkerPhase.LEAVING
+            worker.start_leaving()
         self._context.wake()
 
     def detach_worker(self, worker: AttachedWorker, *, is_alive: bool = False) -> None:
@@ -126,7 +126,7 @@ class Attachments:
         for sequence in list(worker.running):
             self._lifecycle.interrupt_sequence(worker, sequence, Interruption.WORKER_LOST)
         if convicted is not None:
-            deaths = f"{convicted.num_deaths} workers in a row were lost while they computed it, the last one with nothing else"
+            deaths = f"{convicted.deaths.count} workers in a row were lost while they computed it, the last one with nothing else"
             self._lifecycle.fail_sequences([convicted], SequenceFailedError(deaths))
         self._loading.remove_loaded_worker(worker.info)
         self._context.wake()

@@ -60,9 +60,10 @@ class Lifecycle:
 
     def record_admission(self, sequence: Sequence, num_cached_tokens: int) -> None:
         """Its first step on a worker is planned."""
-        if sequence.first_step_s is None:
-            sequence.first_step_s = self._context.clock.time()
-            sequence.num_cached_tokens = num_cached_tokens
+        history = sequence.history
+        if history.first_step_s is None:
+            history.first_step_s = self._context.clock.time()
+            history.num_cached_tokens = num_cached_tokens
             self._context.counters.num_prefix_queries += len(sequence.token_ids)
             self._context.counters.num_prefix_hits += num_cached_tokens
             self._queue.charge_tokens(sequence.tenant, num_prompt_tokens=len(sequence.token_ids) - num_cached_tokens)
@@ -70,7 +71,7 @@ class Lifecycle:
         elif sequence.has_moved:
             self.open_requests.post_event(sequence, moved_event(sequence))
         self._context.sequence_listener.sequence_admitted(sequence, num_cached_tokens=num_cached_tokens)
-        sequence.admitted_before, sequence.has_lost_worker = sequence.worker_id, False
+        history.admitted_before, history.has_lost_worker = sequence.computation.worker_id, False
 
     def record_scored_tokens(self, sequence: Sequence, scored: ScoredTokens) -> None:
         """What was told before the sequence was preempted is not told again. Raises WorkerProtocolError where some are missing."""
@@ -95,8 +96,8 @@ class Lifecycle:
         event = tokens_event(sequence, sampled.token_ids, sampled.logprobs)
         sequence.append(sampled.token_ids, max_new_tokens)
         self._queue.charge_tokens(sequence.tenant, num_output_tokens=len(sampled.token_ids))
-        if sequence.first_token_s is None:
-            sequence.first_token_s = self._context.clock.time()
+        if sequence.history.first_token_s is None:
+            sequence.history.first_token_s = self._context.clock.time()
         self._context.sequence_listener.sequence_sampled(sequence)
         self.open_requests.post_event(sequence, event)
 
@@ -105,15 +106,14 @@ class Lifecycle:
         worker.leave(sequence)
         match why:
             case Interruption.PREEMPTED:
-                sequence.num_preemptions += 1
+                sequence.history.num_preemptions += 1
                 self._context.counters.num_preemptions += 1
             case Interruption.WORKER_LOST:
-                sequence.has_lost_worker = True
+                sequence.history.has_lost_worker = True
         self._context.sequence_listener.sequence_interrupted(sequence, why)
         self._enqueue_sequence(sequence)
 
     def _enqueue_sequence(self, sequence: Sequence) -> None:
-        sequence.status = SequenceStatus.WAITING
         if not self._queue:
             self.drain_rate.start_interval()
         self._queue.enqueue_sequence(sequence)
@@ -153,10 +153,10 @@ class Lifecycle:
     def _remove_sequence(self, sequence: Sequence) -> None:
         """It leaves its worker or the queue for good."""
         if sequence.status is SequenceStatus.RUNNING:
-            self._context.workers[sequence.worker_id or ""].leave(sequence)
+            self._context.workers[sequence.computation.worker_id or ""].leave(sequence)
         else:
             self._queue.dequeue_sequence(sequence)
-        sequence.status = SequenceStatus.ENDED
+        sequence.end()
         self.drain_rate.record_end(somebody_waits=bool(self._queue))
         self._keep_alive.remove_user(sequence.model)
         self.open_requests.remove_sequence(sequence)

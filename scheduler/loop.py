@@ -117,7 +117,7 @@ class SchedulerLoop:
         for admission in decision.admissions:
             self.lifecycle.take_from_queue(admission.sequence)
         if (passed := decision.short_of_pages) is not None:
-            passed.num_passed_tokens += sum(admission.sequence.length for admission in decision.admissions)
+            passed.queue_place.num_passed_tokens += sum(admission.sequence.length for admission in decision.admissions)
         if not worker.is_busy:
             worker.prompt_speed.began(self.context.clock.time())
         plan = worker.carry_out(decision)
@@ -141,12 +141,12 @@ class SchedulerLoop:
             self._apply_scored(worker, scored)
         for sampled in result.sampled:
             sequence, attempt, max_new_tokens = step.sampling.pop(sampled.sequence_id, (None, 0, 0))
-            if sequence is not None and attempt == sampled.attempt == sequence.attempt:
+            if sequence is not None and attempt == sampled.attempt == sequence.computation.attempt:
                 self._apply_sampled(worker, sequence, sampled, max_new_tokens)
         # The worker leaves out only sequences that it ended itself, and those have left here too.
-        missing = [sequence for sequence, attempt, _ in step.sampling.values() if sequence.attempt == attempt]
-        if missing:
-            raise WorkerProtocolError(f"step {result.step_id} has no token for sequence {missing[0].sequence_id}")
+        for sequence, attempt, _ in step.sampling.values():
+            if sequence.computation.attempt == attempt:
+                raise WorkerProtocolError(f"step {result.step_id} has no token for sequence {sequence.sequence_id}")
         if result.next_is_last:
             worker.steps.end_lease()
         worker.steps.follow_lease()
@@ -157,7 +157,7 @@ class SchedulerLoop:
 
     def _apply_scored(self, worker: AttachedWorker, scored: ScoredTokens) -> None:
         sequence = next((each for each in worker.running if each.sequence_id == scored.sequence_id), None)
-        if sequence is not None and sequence.attempt == scored.attempt:
+        if sequence is not None and sequence.computation.attempt == scored.attempt:
             self.lifecycle.record_scored_tokens(sequence, scored)
 
     def _apply_sampled(

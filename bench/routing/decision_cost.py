@@ -26,6 +26,7 @@ from scheduler.loop import SchedulerLoop
 from scheduler.routing.placement import Round
 from scheduler.routing.router import prefix_aware
 from scheduler.steps.sequence import Sequence as WaitingSequence
+from scheduler.steps.sequence_records import History
 from scheduler.steps.steps_in_flight import MAX_STEPS_IN_FLIGHT, StepInFlight
 from scheduler.steps.worker_state import AttachedWorker
 
@@ -113,6 +114,7 @@ def _sequence(number: int, token_ids: list[int]) -> WaitingSequence:
         arrival=number,
         block_hashes=hashes,
         page_size=PAGE_SIZE,
+        history=History(arrival_s=0.0),
     )
 
 

@@ -146,7 +146,9 @@ class ModelledWorker:
         # Attempts are what they were when the plan was sent.
         sampled = tuple(
             SampledTokens(
-                sequence_id=planned.sequence.sequence_id, attempt=planned.sequence.attempt, token_ids=(TOKEN_ID,)
+                sequence_id=planned.sequence.sequence_id,
+                attempt=planned.sequence.computation.attempt,
+                token_ids=(TOKEN_ID,),
             )
             for planned in plan.scheduled
             if planned.max_new_tokens
@@ -173,4 +175,6 @@ def _scored(planned: PlannedSequence) -> ScoredTokens:
     end = min(planned.start + planned.num_tokens + 1, sequence.num_prompt_tokens)
     num_scores = 0 if sequence.sampling.num_prompt_logprobs is None else max(0, end - first)
     logprobs = (TokenLogprobs(logprob=-1.0, top=()),) * num_scores
-    return ScoredTokens(sequence_id=sequence.sequence_id, attempt=sequence.attempt, start=first, logprobs=logprobs)
+    return ScoredTokens(
+        sequence_id=sequence.sequence_id, attempt=sequence.computation.attempt, start=first, logprobs=logprobs
+    )

@@ -20,17 +20,17 @@ class Suspects:
     def record_death(self, worker: AttachedWorker) -> Sequence | None:
         """Record a worker's death, before its sequences leave it. Return the sequence that is convicted."""
         in_flight = _in_flight(worker)
-        convicted = in_flight[0] if len(in_flight) == 1 and in_flight[0].is_suspect else None
+        convicted = in_flight[0] if len(in_flight) == 1 and in_flight[0].deaths.makes_suspect else None
         for sequence in in_flight:
-            sequence.record_death(worker.steps.reach(sequence))
-            if sequence.is_suspect and sequence not in self._sequences:
+            sequence.deaths.record_death(worker.steps.reach(sequence))
+            if sequence.deaths.makes_suspect and sequence not in self._sequences:
                 self._sequences.append(sequence)
         return convicted
 
     def host_workers(self, workers: Collection[AttachedWorker]) -> dict[str, AttachedWorker]:
         """Return for each model with suspects the worker that runs one of them, or is to run the next."""
         self._sequences = [
-            each for each in self._sequences if each.is_suspect and each.status is not SequenceStatus.ENDED
+            each for each in self._sequences if each.deaths.makes_suspect and each.status is not SequenceStatus.ENDED
         ]
         if not self._sequences:
             return {}
@@ -41,12 +41,12 @@ class Suspects:
 
 def making_way(host: AttachedWorker) -> Seq[Sequence]:
     """Return the sequences that must not run beside a suspect."""
-    return [sequence for sequence in host.running if not sequence.is_suspect]
+    return [sequence for sequence in host.running if not sequence.deaths.makes_suspect]
 
 
 def next_on(host: AttachedWorker, waiting: Iterable[Sequence]) -> Sequence | None:
     """Return the suspect among `waiting` that starts to run on its host now, where no other sequence is left."""
-    return next((sequence for sequence in waiting if sequence.is_suspect), None) if host.is_idle else None
+    return next((sequence for sequence in waiting if sequence.deaths.makes_suspect), None) if host.is_idle else None
 
 
 def _in_flight(worker: AttachedWorker) -> list[Sequence]:
@@ -57,7 +57,7 @@ def _in_flight(worker: AttachedWorker) -> list[Sequence]:
 
 def _host(workers: Seq[AttachedWorker]) -> AttachedWorker | None:
     """Return the worker where a suspect runs, else the one where the fewest must make way."""
-    running = [worker for worker in workers if any(sequence.is_suspect for sequence in worker.running)]
+    running = [worker for worker in workers if any(sequence.deaths.makes_suspect for sequence in worker.running)]
     serving = [worker for worker in workers if worker.phase is WorkerPhase.SERVING]
     order = running or sorted(serving, key=lambda worker: (len(worker.running), len(worker.steps.unanswered)))
     return next(iter(order), None)

@@ -177,8 +177,7 @@ class ModelLoading:
 
     def _send_unload(self, worker: AttachedWorker) -> None:
         model = worker.info.model
-        worker.phase = WorkerPhase.DISMISSED
-        worker.link.send_unload()
+        worker.unload()
         self.stores.expect_unloaded(worker.info.worker_id)
         self._stays_until_s.pop(worker.info.worker_id, None)
         self._counters.num_unloads += 1

@@ -45,7 +45,7 @@ class SequenceTracing(SequenceListener):
             traced.span.event("model loaded", {**loaded, "pagoda.load_s": load_s})
 
     def sequence_admitted(self, sequence: Sequence, num_cached_tokens: int) -> None:
-        worker_id, before = sequence.worker_id or "", sequence.admitted_before or ""
+        worker_id, before = sequence.computation.worker_id or "", sequence.history.admitted_before or ""
         where: Attributes = {"pagoda.worker_id": worker_id, "pagoda.num_cached_tokens": num_cached_tokens}
         if traced := self._traced.get(sequence.sequence_id):
             traced.span.annotate(where)
@@ -60,7 +60,7 @@ class SequenceTracing(SequenceListener):
 
     def sequence_interrupted(self, sequence: Sequence, why: Interruption) -> None:
         if traced := self._traced.get(sequence.sequence_id):
-            traced.span.event(why.value, {"pagoda.worker_id": sequence.worker_id or ""})
+            traced.span.event(why.value, {"pagoda.worker_id": sequence.computation.worker_id or ""})
             self._enter(sequence, "queue")
 
     def sequence_finished(self, sequence: Sequence, reason: FinishReason) -> None:
@@ -84,7 +84,7 @@ class SequenceTracing(SequenceListener):
                 {
                     **outcome,
                     "pagoda.num_output_tokens": sequence.num_output_tokens,
-                    "pagoda.num_preemptions": sequence.num_preemptions,
+                    "pagoda.num_preemptions": sequence.history.num_preemptions,
                 }
             )
             traced.span.end()

@@ -34,8 +34,8 @@ def started_event(sequence: Sequence) -> Started:
     return Started(
         request_id=sequence.request_id,
         sample_index=sequence.sample_index,
-        worker_id=sequence.worker_id or "",
-        num_cached_tokens=sequence.num_cached_tokens or 0,
+        worker_id=sequence.computation.worker_id or "",
+        num_cached_tokens=sequence.history.num_cached_tokens or 0,
     )
 
 
@@ -43,8 +43,8 @@ def moved_event(sequence: Sequence) -> Moved:
     return Moved(
         request_id=sequence.request_id,
         sample_index=sequence.sample_index,
-        from_worker_id=sequence.admitted_before or "",
-        to_worker_id=sequence.worker_id or "",
+        from_worker_id=sequence.history.admitted_before or "",
+        to_worker_id=sequence.computation.worker_id or "",
     )
 
 
@@ -59,8 +59,9 @@ def prompt_logprobs_event(sequence: Sequence, start: int, logprobs: tuple[TokenL
 
 def finished_event(sequence: Sequence, reason: FinishReason, now_s: float) -> Finished:
     """Return it with all tokens that the sequence has, and with zero seconds for the stages that it never reached."""
-    first_step_s = now_s if sequence.first_step_s is None else sequence.first_step_s
-    first_token_s = now_s if sequence.first_token_s is None else sequence.first_token_s
+    history = sequence.history
+    first_step_s = now_s if history.first_step_s is None else history.first_step_s
+    first_token_s = now_s if history.first_token_s is None else history.first_token_s
     return Finished(
         request_id=sequence.request_id,
         sample_index=sequence.sample_index,
@@ -68,13 +69,13 @@ def finished_event(sequence: Sequence, reason: FinishReason, now_s: float) -> Fi
         stop_token_id=None,
         usage=Usage(
             num_prompt_tokens=sequence.num_prompt_tokens,
-            num_cached_tokens=min(sequence.num_cached_tokens or 0, sequence.num_prompt_tokens),
+            num_cached_tokens=min(history.num_cached_tokens or 0, sequence.num_prompt_tokens),
             num_output_tokens=sequence.num_output_tokens,
         ),
         timings=Timings(
-            queue_s=first_step_s - sequence.arrival_s,
+            queue_s=first_step_s - history.arrival_s,
             prefill_s=first_token_s - first_step_s,
             decode_s=now_s - first_token_s,
-            num_preemptions=sequence.num_preemptions,
+            num_preemptions=history.num_preemptions,
         ),
     )

@@ -46,8 +46,8 @@ class TenantQueue:
     def insert_sequence(self, sequence: Sequence) -> None:
         self._num_tokens[sequence.group] += sequence.length
         size = self._num_tokens[sequence.group].bit_length() // 2
-        sequence.turn = max(self._turn, self._next_turns.get(size, 0))
-        self._next_turns[size] = sequence.turn + sequence.length
+        sequence.queue_place.turn = max(self._turn, self._next_turns.get(size, 0))
+        self._next_turns[size] = sequence.queue_place.turn + sequence.length
         bisect.insort(self.sequences, sequence, key=_turn)
 
     def delete_sequence(self, sequence: Sequence) -> None:
@@ -56,7 +56,7 @@ class TenantQueue:
         if self._num_tokens[sequence.group] <= 0:
             del self._num_tokens[sequence.group]
         if self.sequences:
-            self._turn = max(self._turn, self.sequences[0].turn)
+            self._turn = max(self._turn, self.sequences[0].queue_place.turn)
 
     def index_of_sequence(self, sequence: Sequence) -> int:
         """The first of them has place 0."""
@@ -130,7 +130,7 @@ class WaitingSequences:
 
     def waiting_since_s(self, model: str) -> float:
         """Of the one that came first of those that wait for this model."""
-        return min(sequence.arrival_s for sequence in self._of_model[model])
+        return min(sequence.history.arrival_s for sequence in self._of_model[model])
 
     def place_in_line(self, sequence: Sequence) -> int:
         """In its tenant's line, the first of which is 1: one that waits and has not run yet."""
@@ -147,7 +147,7 @@ class FairQueue(WaitingSequences):
     def enqueue_sequence(self, sequence: Sequence) -> None:
         self._of_model[sequence.model].add(sequence)
         self._num_of_priority[sequence.priority] += 1
-        if sequence.first_step_s is not None:
+        if sequence.history.first_step_s is not None:
             bisect.insort(self._returned, sequence, key=_order)
             return
         tenant = sequence.tenant
@@ -166,7 +166,7 @@ class FairQueue(WaitingSequences):
         self._of_model[sequence.model].remove(sequence)
         if not self._of_model[sequence.model]:
             del self._of_model[sequence.model]
-        if sequence.first_step_s is not None:
+        if sequence.history.first_step_s is not None:
             self._returned.remove(sequence)
             return
         tenant = sequence.tenant
@@ -185,7 +185,7 @@ def _order(sequence: Sequence) -> tuple[int, int]:
 
 def _turn(sequence: Sequence) -> tuple[int, int, int, int]:
     """Where turns are equal, the shortest goes first."""
-    return sequence.priority, sequence.turn, sequence.length, sequence.arrival
+    return sequence.priority, sequence.queue_place.turn, sequence.length, sequence.arrival
 
 
 # ---- for those who ask
@@ -198,7 +198,7 @@ def queue_loads(waiting: WaitingSequences, now_s: float) -> list[QueueLoad]:
     """The tenants with the most that wait have rows of their own, the others share one for each model."""
     arrivals: dict[_Row, list[float]] = {}
     for sequence in waiting.in_any_order():
-        arrivals.setdefault((sequence.model, sequence.tenant), []).append(sequence.arrival_s)
+        arrivals.setdefault((sequence.model, sequence.tenant), []).append(sequence.history.arrival_s)
     positions = _next_positions(waiting, len(arrivals))
     ranked = sorted(arrivals, key=lambda row: (-len(arrivals[row]), row))
     merged: dict[_Row, list[_Row]] = {}

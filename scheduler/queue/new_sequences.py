@@ -6,6 +6,7 @@ from kvcache.block_hash import BlockHash, hash_blocks, root_hash
 from pagoda.wire.inference_request import InferenceRequest
 from scheduler.errors import InvalidRequestError
 from scheduler.steps.sequence import Sequence
+from scheduler.steps.sequence_records import History
 from scheduler.worker_info import ModelLimits, WorkerInfo
 
 MAX_SAMPLES = 128
@@ -42,7 +43,7 @@ def make_sequences(request: InferenceRequest, info: WorkerInfo, *, first_id: int
             page_size=page_size,
             tenant=request.tenant,
             group=f"{request.tenant}/{request.group_id}" if request.group_id else str(first_id),
-            arrival_s=now_s,
+            history=History(arrival_s=now_s),
         )
         sequence.hash_full_blocks()
         sequences.append(sequence)

@@ -68,7 +68,7 @@ class Placement:
     def _round(self, model: str, host: AttachedWorker | None) -> "Round":
         of_model = (each for each in self._context.workers.values() if each.info.model == model and each is not host)
         workers = [each for each in of_model if self._takes_new(each)]
-        waiting = (each for each in self._context.waiting.of_model(model) if not each.is_suspect)
+        waiting = (each for each in self._context.waiting.of_model(model) if not each.deaths.makes_suspect)
         return Round(self._policy, workers, waiting, self._context.clock.time())
 
     def end_rounds(self) -> None:
@@ -124,7 +124,7 @@ class Round:
             self._place(sequence, able[0])
             return
         ids = self._ids if able is self._by_load else sorted(each.worker.info.worker_id for each in able)
-        waiting = Waiting(self._now_s - sequence.arrival_s, ids[sequence.arrival % len(ids)])
+        waiting = Waiting(self._now_s - sequence.history.arrival_s, ids[sequence.arrival % len(ids)])
         choice = self._policy(waiting, contenders(sequence, able))
         if choice.is_detour and not may_detour:
             self._on_detour.append(sequence)
@@ -146,8 +146,8 @@ class Round:
         able = self._by_load
         if sequence.num_pages > self._smallest_pool:
             able = [each for each in able if sequence.num_pages <= each.worker.pool.num_pages]
-        if sequence.numerics_id is not None:
-            able = [each for each in able if each.worker.info.numerics_id == sequence.numerics_id] or able
+        if sequence.computation.numerics_id is not None:
+            able = [each for each in able if each.worker.info.numerics_id == sequence.computation.numerics_id] or able
         return able or self._by_load[:1]
 
 

@@ -52,7 +52,7 @@ def plan_to_proto(plan: StepPlan, session_id: int) -> worker_pb2.Step:
         new_sequences=[
             worker_pb2.NewSequence(
                 sequence_id=sequence.sequence_id,
-                attempt=sequence.attempt,
+                attempt=sequence.computation.attempt,
                 token_ids=sequence.token_ids,
                 num_prompt_tokens=sequence.num_prompt_tokens,
                 sampling=sequence.sampling.to_proto(),

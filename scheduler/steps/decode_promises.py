@@ -25,14 +25,14 @@ class _Promises:
     def __init__(self, draft: StepDraft, decoding: Seq[Sequence]) -> None:
         num_left = max(0, draft.budget - len(decoding)) // 2
         self._max_new_tokens = min(draft.limits.max_new_tokens, 1 + num_left // len(decoding))
-        num_needed = sum(each.num_new_pages(each.num_computed + 1) for each in decoding)
+        num_needed = sum(each.num_new_pages(each.computation.num_computed + 1) for each in decoding)
         self._num_pages = draft.num_available - num_needed - draft.limits.watermark_pages
 
     def tokens_for(self, sequence: Sequence) -> int:
         """Not past the sequence's end, and no more than there are pages for."""
         num_wanted = min(self._max_new_tokens, sequence.max_length - sequence.length)
-        start, size = sequence.num_computed, sequence.page_size
-        num_pages = max(len(sequence.block_table), start // size + 1)
+        start, size = sequence.computation.num_computed, sequence.page_size
+        num_pages = max(len(sequence.computation.block_table), start // size + 1)
         num_promised = min(num_wanted, (num_pages + max(0, self._num_pages)) * size - start)
         self._num_pages -= max(0, -(-(start + num_promised) // size) - num_pages)
         return num_promised

@@ -26,7 +26,7 @@ def _may_lease(draft: StepDraft) -> bool:
     if draft.limits.max_lease_steps < 2 or draft.preempted or draft.outgrown:
         return False
     # A sequence that waits for results which may not bring its last token goes on with the next step.
-    num_going_on = sum(sequence.num_pending > 0 or sequence.num_uncertain > 0 for sequence in draft.running)
+    num_going_on = sum(sequence.num_pending > 0 or sequence.computation.num_uncertain > 0 for sequence in draft.running)
     return num_going_on == len(draft.chunks) and all(
         chunk.num_tokens == 1 and chunk.max_new_tokens for chunk in draft.chunks.values()
     )

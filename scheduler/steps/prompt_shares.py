@@ -36,7 +36,7 @@ class PromptShares:
         num_for_others = draft.budget - draft.budget // 2
         for number, sequence in enumerate(prompts):
             if draft.budget and sequence not in draft.preempted:
-                start = sequence.num_computed
+                start = sequence.computation.num_computed
                 wanted = min(sequence.num_pending, sequence.max_chunk_tokens, draft.budget)
                 share = self._first_share(wanted, number, draft.budget - num_for_others, start)
                 draft.continue_sequence(
@@ -46,7 +46,7 @@ class PromptShares:
             return
         for sequence in prompts:
             if sequence.sequence_id in draft.chunks:
-                self._add(sequence, sequence.length - (sequence.num_cached_tokens or 0))
+                self._add(sequence, sequence.length - (sequence.history.num_cached_tokens or 0))
         self.num_kept = min(sum(map(self._num_left_of, self._partial)), draft.budget // 2)
 
     def begin_prompt(self, sequence: Sequence, start: int, *, is_first: bool) -> None:

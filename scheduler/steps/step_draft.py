@@ -51,9 +51,9 @@ class StepDraft:
 
         `max_new_tokens` is promised where its last token is among them: the end of a prompt brings one.
         """
-        num_new_pages = sequence.num_new_pages(sequence.num_computed + num_tokens + max_new_tokens - 1)
+        num_new_pages = sequence.num_new_pages(sequence.computation.num_computed + num_tokens + max_new_tokens - 1)
         if num_new_pages <= self.num_available or self._make_room(sequence, num_new_pages):
-            self.schedule(sequence, sequence.num_computed, num_tokens, num_new_pages, max_new_tokens)
+            self.schedule(sequence, sequence.computation.num_computed, num_tokens, num_new_pages, max_new_tokens)
 
     def schedule(
         self, sequence: Sequence, start: int, num_tokens: int, num_new_pages: int, max_new_tokens: int = 1
@@ -85,7 +85,7 @@ class StepDraft:
                 return False
             else:
                 # Alone with all pages. Tokens on their way come first; the next plan ends it.
-                if sequence.num_sampling == 0:
+                if sequence.computation.num_sampling == 0:
                     self.running.remove(sequence)
                     self.outgrown.append(sequence)
                 return False
@@ -97,7 +97,7 @@ class StepDraft:
         chunk = self.chunks.pop(victim.sequence_id, None)
         if chunk is not None:
             self.take_back(chunk)
-        for page in victim.block_table:
+        for page in victim.computation.block_table:
             self._dropped[page] = self._dropped.get(page, 0) + 1
             if self._dropped[page] == self.pool.num_references(page):
                 self.num_available += 1

@@ -91,12 +91,12 @@ class StepsInFlight:
                 del lease.taking_part[planned.sequence.sequence_id]
                 self.outdate_lease_without(planned.sequence)
             chunks = [
-                (planned.sequence, planned.sequence.num_computed, 1, planned.max_new_tokens)
+                (planned.sequence, planned.sequence.computation.num_computed, 1, planned.max_new_tokens)
                 for planned in lease.taking_part.values()
             ]
             self._add(self.last_step_id + 1, chunks)
             for sequence, _, num_tokens, max_new_tokens in chunks:
-                sequence.begin_chunk(num_tokens, max_new_tokens)
+                sequence.computation.begin_chunk(num_tokens, max_new_tokens)
             lease.num_begun += 1
             if lease.num_begun == lease.plan.max_steps:
                 self.lease = None
@@ -137,7 +137,7 @@ class StepsInFlight:
         num_tokens = num_new_tokens = num_context_tokens = 0
         for sequence, start, num_computed, most in chunks:
             if most:
-                sampling[sequence.sequence_id] = (sequence, sequence.attempt, most)
+                sampling[sequence.sequence_id] = (sequence, sequence.computation.attempt, most)
                 num_new_tokens += most
                 num_computed += most - 1
             num_tokens += num_computed

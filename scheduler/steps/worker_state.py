@@ -8,7 +8,7 @@ from kvcache.block_hash import BlockHash
 from kvcache.page_pool import PageId, PagePool
 from scheduler.steps.prompt_speed import PromptSpeed
 from scheduler.steps.sealed_blocks import SealedBlocks
-from scheduler.steps.sequence import Sequence, SequenceStatus
+from scheduler.steps.sequence import Sequence
 from scheduler.steps.step_decision import (
     DEFAULT_PREFILL_LIMITS,
     Admission,
@@ -42,7 +42,6 @@ class AttachedWorker:
     pool: PagePool = field(init=False)
     sealed: SealedBlocks = field(init=False)
     step_limits: StepLimits = field(init=False)
-    phase: WorkerPhase = WorkerPhase.SERVING
     running: list[Sequence] = field(default_factory=list)
     prefilling: dict[int, Sequence] = field(default_factory=dict)
     """Those of the running ones that no step has been planned for yet that samples, by sequence id."""
@@ -54,6 +53,7 @@ class AttachedWorker:
     """Sequence ids that the worker holds state for."""
     forgotten: list[int] = field(default_factory=list)
     """Sequence ids that the next plan tells it to forget."""
+    _phase: WorkerPhase = field(default=WorkerPhase.SERVING, init=False)
 
     def __post_init__(
         self, held_blocks: Iterable[tuple[PageId, BlockHash]], max_lease_steps: int, prefill_limits: PrefillLimits
@@ -73,6 +73,11 @@ class AttachedWorker:
         )
 
     @property
+    def phase(self) -> WorkerPhase:
+        """Changed by `start_leaving`, `dismiss` and `unload` alone."""
+        return self._phase
+
+    @property
     def is_busy(self) -> bool:
         return bool(self.steps.unanswered)
 
@@ -81,11 +86,22 @@ class AttachedWorker:
         """Nothing is computed, and nothing will be without a new decision."""
         return not self.running and not self.is_busy
 
+    def start_leaving(self) -> None:
+        """Admit no sequence any more: it asked to go."""
+        assert self._phase is WorkerPhase.SERVING
+        self._phase = WorkerPhase.LEAVING
+
     def dismiss(self) -> None:
         """Nothing is left for it to do. Said once."""
-        if self.phase is not WorkerPhase.DISMISSED:
-            self.phase = WorkerPhase.DISMISSED
+        if self._phase is not WorkerPhase.DISMISSED:
+            self._phase = WorkerPhase.DISMISSED
             self.link.send_drain()
+
+    def unload(self) -> None:
+        """Send it away without its model. It serves, and nothing is left for it to do."""
+        assert self._phase is WorkerPhase.SERVING and self.is_idle
+        self._phase = WorkerPhase.DISMISSED
+        self.link.send_unload()
 
     def recall_lease(self) -> None:
         if (first_step_id := self.steps.recall_lease()) is not None:
@@ -94,7 +110,7 @@ class AttachedWorker:
     def stop(self, sequence: Sequence) -> None:
         """Its last token ended it: the worker, which knew that first, has left it out of the steps behind."""
         # That token, for which they were planned, is not computed.
-        sequence.num_computed = min(sequence.num_computed, len(sequence.token_ids) - 1)
+        sequence.computation.stop_at(len(sequence.token_ids) - 1)
         self.steps.leave_out(sequence, worker_knows=True)
 
     def leave(self, sequence: Sequence) -> None:
@@ -102,7 +118,7 @@ class AttachedWorker:
         self.steps.leave_out(sequence, worker_knows=False)
         self.running.remove(sequence)
         self.prefilling.pop(sequence.sequence_id, None)
-        self.pool.release_pages(sequence.forget_computation())
+        self.pool.release_pages(sequence.stop_running())
         if sequence.sequence_id in self.known:
             self.known.remove(sequence.sequence_id)
             self.forgotten.append(sequence.sequence_id)
@@ -137,26 +153,23 @@ class AttachedWorker:
     def _admit(self, admission: Admission) -> None:
         sequence = admission.sequence
         self.pool.share_pages(admission.cached_pages)
-        sequence.status, sequence.num_passed_tokens = SequenceStatus.RUNNING, 0
-        sequence.worker_id, sequence.numerics_id = self.info.worker_id, self.info.numerics_id
-        sequence.block_table = list(admission.cached_pages)
-        sequence.num_sealed = len(admission.cached_pages)
-        sequence.num_computed = len(admission.cached_pages) * sequence.page_size
+        sequence.start_running(self.info.worker_id, self.info.numerics_id, admission.cached_pages)
         self.running.append(sequence)
         self.prefilling[sequence.sequence_id] = sequence
         self.num_prompt_tokens += sequence.num_pending
 
     def _grant(self, chunk: Chunk) -> PlannedSequence:
         sequence = chunk.sequence
+        computation = sequence.computation
         # A sequence that the worker does not know gets its whole block table, cached pages first.
-        first = len(sequence.block_table) if sequence.sequence_id in self.known else 0
+        first = len(computation.block_table) if sequence.sequence_id in self.known else 0
         if chunk.num_new_pages:
-            sequence.block_table += self.pool.allocate_pages(chunk.num_new_pages)
-        least = chunk.start - sequence.num_uncertain
-        sequence.begin_chunk(chunk.num_tokens, chunk.max_new_tokens)
+            computation.block_table += self.pool.allocate_pages(chunk.num_new_pages)
+        least = chunk.start - computation.num_uncertain
+        computation.begin_chunk(chunk.num_tokens, chunk.max_new_tokens)
         if chunk.max_new_tokens:
             self.prefilling.pop(sequence.sequence_id, None)
-        new_pages = tuple(sequence.block_table[first:])
+        new_pages = tuple(computation.block_table[first:])
         return PlannedSequence(
             sequence, least, chunk.start, chunk.num_tokens, new_pages, chunk.max_new_tokens, chunk.num_steps
         )

@@ -77,7 +77,7 @@ def _known(sequence: Sequence) -> Known:
         token_ids=list(sequence.token_ids),
         num_prompt_tokens=sequence.num_prompt_tokens,
         is_scored=sequence.sampling.num_prompt_logprobs is not None,
-        attempt=sequence.attempt,
+        attempt=sequence.computation.attempt,
         ignore_eos=sequence.sampling.ignore_eos,
     )
 

@@ -164,7 +164,10 @@ def test_pages_ahead_are_for_all_that_the_steps_of_a_lease_may_bring() -> None:
     assert (leased.start, leased.max_start, leased.max_new_tokens, leased.num_steps) == (6, 6, 4, 8)
     [sequence] = worker.running
     # Two of its steps are in flight, six follow: 6 tokens are computed, and 32 at most will be.
-    assert (sequence.num_computed, len(sequence.block_table)) == (6 + 2 * 4, -(-(6 + 8 * 4) // 4))
+    assert (sequence.computation.num_computed, len(sequence.computation.block_table)) == (
+        6 + 2 * 4,
+        -(-(6 + 8 * 4) // 4),
+    )
     assert worker.steps.reach(sequence) == 7 + 8 * 4
 
 

@@ -390,7 +390,7 @@ def test_a_deadline_ends_a_queued_and_a_running_request() -> None:
     system.clock.advance(1.5)
     assert isinstance(system.client.failed["queued"], DeadlineExceededError)
     assert "running" not in system.client.failed and not system.loop.waiting
-    assert worker.pool.num_used == len(worker.running[0].block_table)
+    assert worker.pool.num_used == len(worker.running[0].computation.block_table)
     system.clock.advance(1.0)
     assert isinstance(system.client.failed["running"], DeadlineExceededError)
     assert system.loop.num_running == 0

@@ -48,7 +48,7 @@ def test_less_than_four_percent_of_the_granted_memory_is_wasted(max_new_tokens: 
         loop.apply_result(worker, fake.run_step())
         clock.run_soon()
         granted += worker.pool.num_used * PAGE
-        held += sum(sequence.num_computed for sequence in worker.running)
+        held += sum(sequence.computation.num_computed for sequence in worker.running)
     assert len(client.finished) == 60
     waste = 1 - held / granted
     assert 0 < waste < 0.04, f"{waste:.1%} of the granted slots hold no token"

@@ -300,7 +300,7 @@ class SchedulerMachine(RuleBasedStateMachine):
             return
         for worker in self.loop.workers.values():
             worker.pool.check_invariants()
-            held = {page for sequence in worker.running for page in sequence.block_table}
+            held = {page for sequence in worker.running for page in sequence.computation.block_table}
             assert worker.pool.num_used == len(held), "a page is used by nobody"
             assert len(worker.steps.unanswered) <= 2
             assert worker.steps.lease is None or len(worker.steps.unanswered) == 2, (
@@ -321,12 +321,15 @@ class SchedulerMachine(RuleBasedStateMachine):
             most
             for step in worker.steps.unanswered
             for each, attempt, most in step.sampling.values()
-            if each is sequence and attempt == sequence.attempt
+            if each is sequence and attempt == sequence.computation.attempt
         ]
-        assert (sequence.num_sampling, sequence.num_uncertain) == (sum(promised), sum(promised) - len(promised))
+        assert (sequence.computation.num_sampling, sequence.computation.num_uncertain) == (
+            sum(promised),
+            sum(promised) - len(promised),
+        )
         assert sequence.length <= sequence.max_length
-        assert sequence.num_computed <= len(sequence.block_table) * sequence.page_size
-        assert sequence.num_computed < sequence.length
+        assert sequence.computation.num_computed <= len(sequence.computation.block_table) * sequence.page_size
+        assert sequence.computation.num_computed < sequence.length
 
     @invariant()
     def nobody_waits_beside_an_idle_worker(self) -> None:

@@ -153,7 +153,7 @@ def test_a_busy_worker_makes_way_for_a_suspect_where_nobody_else_can_run_it() ->
     system = System("w0")
     (worker,) = system.fakes
     worker = suspect(system, worker, "a")
-    while worker.running[0].is_suspect:
+    while worker.running[0].deaths.makes_suspect:
         system.step(worker)
     busy = system.attach("w1")
     system.submit("b", "c", "d", "e")
@@ -161,7 +161,7 @@ def test_a_busy_worker_makes_way_for_a_suspect_where_nobody_else_can_run_it() ->
     del system.fakes[worker]
     for _ in range(2):
         busy = system.die(busy)
-    assert len(busy.running) == 1 and busy.running[0].is_suspect
+    assert len(busy.running) == 1 and busy.running[0].deaths.makes_suspect
     system.finish()
     system.check_answers(*"abcde")
 
@@ -174,7 +174,7 @@ def test_who_gets_further_each_time_is_never_a_suspect() -> None:
         for _ in range(4):
             system.step(worker)
         worker = system.die(worker)
-        assert not any(sequence.is_suspect for sequence in worker.running)
+        assert not any(sequence.deaths.makes_suspect for sequence in worker.running)
     system.finish()
     system.check_answers("a", "b")
 
@@ -188,8 +188,8 @@ def test_only_what_was_in_flight_counts() -> None:
     system.clock.run_soon()
     system.submit("late")
     system.die(worker)
-    counts = {sequence.request_id: sequence.num_deaths for sequence in worker.running}
-    by_name = {each.request_id: each.num_deaths for each in (*system.loop.waiting, *next(iter(system.fakes)).running)}
+    counts = {sequence.request_id: sequence.deaths.count for sequence in worker.running}
+    by_name = {each.request_id: each.deaths.count for each in (*system.loop.waiting, *next(iter(system.fakes)).running)}
     assert counts == {}
     assert by_name["long"] == 1 and by_name["late"] == 0
 

@@ -143,8 +143,8 @@ def test_who_was_preempted_goes_on_before_others_begin() -> None:
     while not system.loop.counters.num_preemptions:
         assert system.step()
     [preempted, *others] = system.loop.waiting
-    assert preempted.first_step_s is not None
-    assert others and all(other.first_step_s is None for other in others)
+    assert preempted.history.first_step_s is not None
+    assert others and all(other.history.first_step_s is None for other in others)
 
 
 @settings(deadline=None, max_examples=40)

@@ -7,8 +7,10 @@ import pytest
 from kvcache.block_hash import root_hash
 from kvcache.page_pool import PagePool
 from pagoda.wire.sampling import SamplingParams
+from scheduler.steps.computation import Computation
 from scheduler.steps.planner import plan_step
 from scheduler.steps.sequence import Sequence
+from scheduler.steps.sequence_records import History, QueuePlace
 from scheduler.steps.step_decision import StepDecision, StepLimits
 
 PAGE = 4
@@ -30,6 +32,7 @@ class Given:
     passed: int = 0
     first_token: int = 0
     """Prompts count up from here: the same start means a shared prefix."""
+    group: str = ""
 
 
 def make(pool: PagePool, given: Given, arrival: int) -> Sequence:
@@ -46,13 +49,15 @@ def make(pool: PagePool, given: Given, arrival: int) -> Sequence:
         arrival=arrival,
         block_hashes=[ROOT],
         page_size=PAGE,
-        num_computed=given.computed,
-        num_sampling=given.sampling,
-        num_uncertain=given.uncertain,
-        num_passed_tokens=given.passed,
+        group=given.group,
+        history=History(arrival_s=0.0),
+        queue_place=QueuePlace(num_passed_tokens=given.passed),
+        computation=Computation(
+            num_computed=given.computed, num_sampling=given.sampling, num_uncertain=given.uncertain
+        ),
     )
     sequence.hash_full_blocks()
-    sequence.block_table = pool.allocate_pages(-(-given.computed // PAGE))
+    sequence.computation.block_table = pool.allocate_pages(-(-given.computed // PAGE))
     for page, block in sequence.sealable():
         pool.seal_block(page, block)
     return sequence
@@ -327,7 +332,7 @@ def test_plan_step(case: Case) -> None:
         ended = make(
             pool, Given(given.name, given.prompt, computed=given.prompt, first_token=given.first_token), arrival
         )
-        pool.release_pages(ended.block_table)
+        pool.release_pages(ended.computation.block_table)
     running = [make(pool, given, 100 + arrival) for arrival, given in enumerate(case.running)]
     waiting = [make(pool, given, 200 + arrival) for arrival, given in enumerate(case.waiting)]
     names = {100 + index: given.name for index, given in enumerate(case.running)}

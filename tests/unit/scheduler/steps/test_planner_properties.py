@@ -41,9 +41,8 @@ def scenes(draw: st.DrawFn) -> Scene:
             number += 1
     waiting = []
     for length, group in draw(st.lists(st.tuples(st.integers(1, 600), st.integers(0, 3)), max_size=12)):
-        sequence = make(pool, Given("", length, first_token=1_000 * number), number)
-        sequence.group = f"call {group}" if group else ""
-        waiting.append(sequence)
+        case = Given("", length, first_token=1_000 * number, group=f"call {group}" if group else "")
+        waiting.append(make(pool, case, number))
         number += 1
     limits = StepLimits(
         max_step_tokens=draw(st.integers(1, 128)),
@@ -67,16 +66,18 @@ def test_no_plan_exceeds_its_limits(scene: Scene) -> None:
     assert sum(chunk.most_tokens for chunk in decision.chunks) <= scene.limits.max_step_tokens
     num_running = len(scene.running) - len(decision.preempted) - len(decision.outgrown) + len(decision.admissions)
     assert num_running <= max(scene.limits.max_step_sequences, len(scene.running))
-    freed = sum(len(sequence.block_table) for sequence in decision.preempted)
+    freed = sum(len(sequence.computation.block_table) for sequence in decision.preempted)
     assert sum(chunk.num_new_pages for chunk in decision.chunks) <= scene.pool.num_available + freed
     starts = {admission.sequence: 4 * len(admission.cached_pages) for admission in decision.admissions}
     for chunk in decision.chunks:
         assert chunk.num_tokens > 0
-        assert chunk.start == starts.get(chunk.sequence, chunk.sequence.num_computed)
+        assert chunk.start == starts.get(chunk.sequence, chunk.sequence.computation.num_computed)
         assert (chunk.max_new_tokens > 0) == (chunk.start + chunk.num_tokens == chunk.sequence.length)
         assert chunk.max_new_tokens <= scene.limits.max_new_tokens
         assert chunk.sequence.length + chunk.max_new_tokens <= chunk.sequence.max_length
-        num_pages = len(chunk.sequence.block_table) + starts.get(chunk.sequence, 0) // 4 + chunk.num_new_pages
+        num_pages = (
+            len(chunk.sequence.computation.block_table) + starts.get(chunk.sequence, 0) // 4 + chunk.num_new_pages
+        )
         assert num_pages * 4 >= chunk.start + chunk.most_tokens
 
 

@@ -28,11 +28,14 @@ class Account:
         if not num_pending:
             return
         max_new_tokens = min(max_new_tokens, sequence.max_length - sequence.length)
-        num_computed = sequence.num_computed + num_pending + max_new_tokens - 1
-        sequence.block_table += self.pool.allocate_pages(sequence.num_new_pages(num_computed))
-        least, most = sequence.num_computed - sequence.num_uncertain, sequence.num_computed
+        num_computed = sequence.computation.num_computed + num_pending + max_new_tokens - 1
+        sequence.computation.block_table += self.pool.allocate_pages(sequence.num_new_pages(num_computed))
+        least, most = (
+            sequence.computation.num_computed - sequence.computation.num_uncertain,
+            sequence.computation.num_computed,
+        )
         assert least <= self.actual_len - num_pending <= most, "the worker is outside the range of the plan"
-        sequence.begin_chunk(num_pending, max_new_tokens)
+        sequence.computation.begin_chunk(num_pending, max_new_tokens)
         num_new_tokens = min(max_new_tokens, num_new_tokens)
         self.in_flight.append((max_new_tokens, num_new_tokens))
         self.actual_len += num_new_tokens
@@ -44,17 +47,22 @@ class Account:
 
     def check(self) -> None:
         sequence = self.sequence
-        least = sequence.length - sequence.num_uncertain
+        least = sequence.length - sequence.computation.num_uncertain
         assert least == len(sequence.token_ids) + len(self.in_flight)
         assert least <= self.actual_len <= sequence.length <= sequence.max_length
-        assert sequence.num_computed <= len(sequence.block_table) * PAGE, "the pages do not hold what may be computed"
-        if sequence.num_computed:
-            assert sequence.num_computed == sequence.length - 1
+        assert sequence.computation.num_computed <= len(sequence.computation.block_table) * PAGE, (
+            "the pages do not hold what may be computed"
+        )
+        if sequence.computation.num_computed:
+            assert sequence.computation.num_computed == sequence.length - 1
         if not self.in_flight:
-            assert sequence.length == len(sequence.token_ids) == self.actual_len and sequence.num_uncertain == 0
+            assert (
+                sequence.length == len(sequence.token_ids) == self.actual_len
+                and sequence.computation.num_uncertain == 0
+            )
         # Only what is known, and computed by the steps that were sent, whatever they bring.
         sequence.sealable()
-        assert sequence.num_sealed * PAGE <= min(len(sequence.token_ids), max(0, self.actual_len - 1))
+        assert sequence.computation.num_sealed * PAGE <= min(len(sequence.token_ids), max(0, self.actual_len - 1))
 
 
 steps = st.tuples(st.integers(1, 5), st.integers(1, 5))
@@ -81,6 +89,6 @@ def test_a_sequence_that_leaves_its_worker_owes_and_holds_nothing(steps: list[tu
     for step in steps:
         account.send(*step)
     sequence = account.sequence
-    account.pool.release_pages(sequence.forget_computation())
+    account.pool.release_pages(sequence.computation.give_up())
     assert account.pool.num_used == 0
-    assert (sequence.length, sequence.num_uncertain, sequence.num_pending) == (PROMPT_LEN, 0, PROMPT_LEN)
+    assert (sequence.length, sequence.computation.num_uncertain, sequence.num_pending) == (PROMPT_LEN, 0, PROMPT_LEN)
