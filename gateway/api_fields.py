@@ -96,7 +96,7 @@ def _rows(schema: type[Schema]) -> Iterator[tuple[str, str, str]]:
 
 
 def _kind(value: Mapping[str, Any], kinds: Mapping[str, Any]) -> str:
-    """What a value may be, in a few words."""
+    """Say in a few words what a value may be."""
     if "$ref" in value:
         return "an object" if "properties" in kinds[value["$ref"].rpartition("/")[2]] else "any"
     if "anyOf" in value:

@@ -73,7 +73,7 @@ def create_app(
     catalogue: Sequence[CatalogueEntry] = CATALOGUE,
     tracer: Tracer = SILENT_TRACER,
 ) -> FastAPI:
-    """Loads the models' tokenizers and templates; connects to the scheduler when the app starts."""
+    """Load the models' tokenizers and templates. The app connects to the schedulers when it starts."""
     shared_renderer().start_first_process()
     policy = SamplingPolicy(
         mode=settings.sampling_defaults, max_tokens=settings.default_max_tokens, catalogue=catalogue
@@ -101,7 +101,7 @@ def create_app(
 
 @cache
 def _document() -> JSONObject:
-    """Made when somebody asks for it: that takes as long as all else that happens at the start."""
+    """Make the document at the first request for it: that takes as long as all else that happens at the start."""
     return api_document([route for router in ROUTERS for route in router.routes], operations.VERSION)
 
 
@@ -160,7 +160,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
 
 
 async def _keep_tidy(store: ModelStore) -> None:
-    """At the start, for what the gateway before this one left, and now and then, for what others leave."""
+    """Tidy at the start what the gateway before this one left, and now and then what others leave."""
     while True:
         await asyncio.to_thread(store.tidy)
         await asyncio.sleep(TIDY_INTERVAL_S)
@@ -177,7 +177,7 @@ async def _on_model_error(request: Request, error: Exception) -> Response:
 
 
 async def _on_http_exception(request: Request, error: Exception) -> Response:
-    """The framework's own refusals: an unknown path, or a method that the path does not have."""
+    """Answer the framework's own refusals: an unknown path, or a method that the path does not have."""
     assert isinstance(error, HTTPException)
     path = request.url.path
     match error.status_code:

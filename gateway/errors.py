@@ -128,7 +128,7 @@ _RETRYABLE = (ErrorKind.OVERLOADED, ErrorKind.UNAVAILABLE)
 
 
 def from_grpc_code(code: int, message: str, retry_after_s: float | None = None) -> GatewayError:
-    """A status of the scheduler (google.rpc.Code) as our error; a code outside the table is our mistake."""
+    """Return a scheduler's status (google.rpc.Code) as an error of ours; a code outside the table is our mistake."""
     kind, message = _KIND_BY_GRPC_CODE.get(code, ErrorKind.INTERNAL), without_directories(message)
     if kind in _RETRYABLE and retry_after_s is None:
         retry_after_s = 1.0
@@ -136,7 +136,7 @@ def from_grpc_code(code: int, message: str, retry_after_s: float | None = None) 
 
 
 def from_model_error(error: ModelError) -> GatewayError:
-    """What the store refused: a name that is not there, files that are no model, or a source that did not deliver."""
+    """Return what the store refused: a name that is not there, files that are no model, or a source that did not deliver."""
     if isinstance(error, ModelNotFoundError):  # in the client's own words
         return GatewayError(ErrorKind.NOT_FOUND, str(error), param="model")
     message = without_directories(str(error))
@@ -148,7 +148,7 @@ def from_model_error(error: ModelError) -> GatewayError:
 
 
 def dialect_of(path: str) -> Dialect:
-    """Ollama's paths are `/` and /api; all others but Anthropic's, also unknown ones, are answered in OpenAI's shape."""
+    """Return Ollama for `/` and /api; all other paths but Anthropic's, also unknown ones, are answered in OpenAI's shape."""
     if path in ("/", "/api") or path.startswith("/api/"):
         return Dialect.OLLAMA
     return Dialect.ANTHROPIC if path == "/v1/messages" or path.startswith("/v1/messages/") else Dialect.OPENAI

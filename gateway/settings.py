@@ -151,5 +151,5 @@ class GatewaySettings(KeySettings):
         return self
 
     def _has_keys(self) -> bool:
-        """A file may still turn out to list none, which ends the start as well."""
+        """Return whether there is a key. A file may still turn out to list none, which ends the start as well."""
         return self.api_key is not None or bool(self.listed_keys) or self.keys_path.exists()

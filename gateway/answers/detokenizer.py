@@ -1,7 +1,7 @@
 """Token ids to text as they come, one instance per sequence.
 
 A token may end inside a character: those bytes are held back until the character is whole, or can no longer become one, and
-then they are U+FFFD. Knows nothing about stop strings.
+then they are U+FFFD.
 """
 
 import codecs
@@ -25,6 +25,6 @@ class Detokenizer:
         return text
 
     def decode_rest(self) -> str:
-        """The sequence has ended: what is held back is no character."""
+        """Return what is held back at the sequence's end, which is no character."""
         held, self._held = self._held, b""
         return held.decode("utf-8", "replace")

@@ -23,6 +23,7 @@ from gateway.models.served_models import ServedModels
 from gateway.telemetry.metrics import GatewayMetrics
 from gateway.upstream.open_request import OpenRequest
 from gateway.upstream.placement import Placement
+from pagoda.api_keys.cache_salt import cache_salt_for
 from pagoda.api_keys.keyring import Caller, ScopeMissingError
 from pagoda.wire.events import Moved, PromptLogprobs, Started, Tokens
 from pagoda.wire.finished import Finished, FinishReason
@@ -44,16 +45,16 @@ class TextGenerator:
         self._timeout_s = timeout_s
 
     async def fit_requests(self, model: ServedModel, requests: Sequence[TextRequest]) -> list[TextRequest]:
-        """The requests as the model's window allows them, or the error of the first that it does not."""
+        """Return the requests as the model's window allows them, or raise the error of the first that does not fit."""
         window = await self.window_of(model)
         return [fit_to_window(request, window) for request in requests]
 
     async def window_of(self, model: ServedModel) -> int:
-        """Tokens of prompt and answer together."""
+        """Return how many tokens prompt and answer may have together."""
         return (await self._models.model_info(model.model)).max_model_len
 
     def generate_text(self, model: ServedModel, requests: Sequence[TextRequest], http: HTTPContext) -> TextEvents:
-        """The events of all requests, which must fit; each prompt's samples are numbered behind the last's.
+        """Yield the events of all requests, which must fit; each prompt's samples are numbered behind the last's.
 
         Raises FORBIDDEN for what the caller's key does not allow.
         """
@@ -98,7 +99,7 @@ class TextGenerator:
             num_samples=request.num_samples,
             timeout_s=self._timeout_s,
             tenant=http.caller.tenant,
-            cache_salt=http.caller.cache_salt(request.cache_salt),
+            cache_salt=cache_salt_for(http.caller, request.cache_salt),
             priority=_priority(request, http.caller),
             keep_alive_s=request.keep_alive_s,
             keep_alive_only_prolongs=not http.caller.may_unload,

@@ -67,11 +67,11 @@ class PromptScore:
         self._logprobs += event.logprobs
 
     def begin_sample(self, index: int) -> None:
-        """A sample has begun."""
+        """Note that a sample has begun, which is to get the scores once they are whole."""
         self._waiting.append(index)
 
     async def whole_scores(self) -> list[PromptScored]:
-        """For the samples that were not told yet, once the prompt is at its end.
+        """Return the scores for each sample that has not got them yet, once the prompt is at its end.
 
         A long prompt's tokens are made in a thread: there may be half a million, with their alternatives.
         """

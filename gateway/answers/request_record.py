@@ -57,7 +57,7 @@ class RequestRecord:
         self._metrics.generation_tokens.inc(len(event.token_ids))
 
     def record_move(self, event: Moved) -> None:
-        """Its worker was lost, or its scheduler."""
+        """Record that the request has lost its worker or its scheduler, and resumed."""
         self._metrics.moved.inc()
         self._trace.trace_move(event)
 
@@ -85,7 +85,7 @@ class RequestRecord:
         self._outcome = "abort" if error.kind is ErrorKind.CLIENT_CLOSED else "error"
 
     def close_record(self) -> None:
-        """The request is over: samples that did not finish are counted by the request's outcome."""
+        """Log the request, which is over, and count samples that did not finish by its outcome."""
         for ended in self._ended:
             if not ended:
                 self._outcome = "error" if self._outcome == "error" else "abort"
@@ -112,7 +112,7 @@ class RequestRecord:
         )
 
     def _sampling(self) -> dict[str, Any]:
-        """What applied, under the names of pagoda/models/sampling_defaults.py. Stop strings are text: their number is enough."""
+        """Return what applied, named as in pagoda/models/sampling_defaults.py. Stop strings are text: their number is enough."""
         sampling = self._request.sampling
         values = {name: each.value for name, each in self._chosen.items()}
         if "stop" in values:
@@ -121,7 +121,7 @@ class RequestRecord:
 
 
 def _by_source(chosen: Mapping[str, Parameter]) -> dict[str, list[str]]:
-    """Without the API's own values, which are all the others."""
+    """Name the parameters by their source, without the API's own values, which are all the others."""
     named: dict[str, list[str]] = {}
     for name, parameter in chosen.items():
         if parameter.source is not Source.API:

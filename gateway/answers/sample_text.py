@@ -13,7 +13,7 @@ from pagoda.wire.finished import Finished, FinishReason
 
 
 class SampleText:
-    """The text as far as it can be told."""
+    """The text that is safe to emit: complete characters, no possible beginning of a stop string."""
 
     def __init__(self, index: int, request: TextRequest, model: ServedModel) -> None:
         self.num_tokens = 0
@@ -46,7 +46,7 @@ class SampleText:
         return self._delta(text)
 
     def flush_text(self) -> TextDelta | None:
-        """What was held back until the end, when no stop string came of it."""
+        """Return what was held back until the end, when no stop string came of it."""
         if self.matched_stop is not None:
             return self._delta("", at_end=True)
         text = self._release_text(self._detokenizer.decode_rest())
@@ -55,7 +55,7 @@ class SampleText:
         return self._delta(text, at_end=True)
 
     def billed_finish(self, finished: Finished) -> Finished:
-        """A stop string is the end, even where the scheduler saw another one before it heard of it."""
+        """End at the stop string, even where the scheduler saw another end before it heard of that."""
         if self.matched_stop is None:
             return finished
         usage = replace(finished.usage, num_output_tokens=self.num_tokens)

@@ -1,7 +1,7 @@
 """Finds stop strings in a text that arrives in pieces, and lets no part of one through.
 
 The stop string that is complete first wins; of several that are complete with the same character, the one that began first.
-So the result does not depend on how the text was cut. Knows nothing about tokens.
+So the result does not depend on how the text was cut.
 """
 
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ class StopMatcher:
         self.matched: str | None = None
 
     def match_next(self, text: str) -> tuple[str, str | None]:
-        """The text that is certain to stand before any stop string, and the stop string if one is complete.
+        """Return the text that is certain to stand before any stop string, and the stop string if one is complete.
 
         Once there is a match, nothing more comes out.
         """
@@ -39,7 +39,7 @@ class StopMatcher:
         return pending[:num_safe], None
 
     def release_held(self) -> str:
-        """The text has ended: what was held back is no stop string."""
+        """Return what was held back at the text's end, which is no stop string."""
         held, self._held = self._held, ""
         return held
 
@@ -53,7 +53,7 @@ class _PrefixMatcher:
         self._fallback = _fallbacks(stop)
 
     def advance(self, character: str) -> bool:
-        """Whether the stop string is complete with this character."""
+        """Return whether the stop string is complete with this character."""
         self.num_matched = _next_match(self.stop, self._fallback, self.num_matched, character)
         return self.num_matched == len(self.stop)
 

@@ -25,7 +25,7 @@ _BYTES = {"application/octet-stream": {"schema": {"type": "string", "format": "b
 
 
 def reads(*schemas: type[Schema]) -> Callable[[Endpoint], Endpoint]:
-    """The route takes a JSON body of one of these kinds; without any, a body of bytes."""
+    """Mark a route that takes a JSON body of one of these kinds; without any, a body of bytes."""
 
     def mark(endpoint: Endpoint) -> Endpoint:
         endpoint.__dict__["bodies"] = schemas
@@ -56,7 +56,7 @@ def api_document(routes: Iterable[BaseRoute], version: str) -> JSONObject:
 
 
 def _contents(route: APIRoute, references: Any) -> JSONObject | None:
-    """The kinds of body that the route takes; None for a route that takes none."""
+    """Return the kinds of body that the route takes, or None for a route that takes none."""
     bodies: Sequence[type[Schema]] | None = getattr(route.endpoint, "bodies", None)
     if bodies is None:
         return None

@@ -106,7 +106,7 @@ class BoundedConnection(HttpToolsProtocol):
 
     @property
     def _is_idle(self) -> bool:
-        """No request is being read or answered. One whose head is not complete is no request yet."""
+        """Whether no request is being read or answered. One whose head is not complete is no request yet."""
         is_answering = self.cycle is not None and not self.cycle.response_complete
         return not is_answering and self._phase in (_Phase.IDLE, _Phase.HEAD) and not self.transport.is_closing()
 
@@ -127,7 +127,7 @@ class BoundedConnection(HttpToolsProtocol):
         self._parse_unread()
 
     def _parse_unread(self) -> None:
-        """Up to a slice with a pipelined request: what stands behind it is parsed when its turn has come, and no more is read."""
+        """Parse up to a slice with a pipelined request. What stands behind it is parsed when its turn has come; no more is read."""
         while self._unread and not self.pipeline and not self.transport.is_closing():
             data, self._unread = self._unread[:SLICE_BYTES], self._unread[SLICE_BYTES:]
             self._parse(data)
@@ -135,7 +135,7 @@ class BoundedConnection(HttpToolsProtocol):
             self.flow.pause_reading()
 
     def _go_on(self) -> None:
-        """All that was parsed is answered."""
+        """Read and parse more, since all that was parsed is answered."""
         self.flow.resume_reading()  # first, so that what is parsed may pause it
         self._parse_unread()
 
@@ -158,7 +158,7 @@ class BoundedConnection(HttpToolsProtocol):
         self._watch()
 
     def eof_received(self) -> bool:  # type: ignore[override]
-        """A client that sends no more may still read. Whether it left is not known, so only cheap requests are answered."""
+        """Answer only cheap requests of a client that sends no more: it may still read, or it may have left."""
         is_asking = self._phase is _Phase.ANSWER and not self.cycle.response_complete
         if not is_asking or self.cycle.scope["method"] not in ("GET", "HEAD"):
             return False
@@ -271,7 +271,7 @@ class BoundedConnection(HttpToolsProtocol):
         self.send_400_response(message)
 
     def send_400_response(self, msg: str) -> None:
-        """The answer to what is no request, in the shape of the API that was asked; none where another answer has begun."""
+        """Answer what is no request, in the shape of the API that was asked, unless another answer has begun."""
         self._cancel_timers()
         error = self._refusal or GatewayError(ErrorKind.INVALID_REQUEST, msg)
         answered = self._answered
@@ -289,7 +289,7 @@ class BoundedConnection(HttpToolsProtocol):
         self.transport.close()
 
     def _leave_answered(self) -> None:
-        """Nobody hears the answer any more, and nobody waits for those behind it."""
+        """Tell the requests of this connection that their client has left."""
         self.pipeline.clear()
         for cycle in (self._answered, self.cycle):
             if cycle is not None and not cycle.response_complete:
@@ -303,7 +303,7 @@ def http_protocol(limits: HTTPLimits) -> type[BoundedConnection]:
 
 
 def _unchunked(app: ASGIApp, cycle: RequestResponseCycle) -> Any:
-    """An answer of unknown length ends with the connection, since HTTP/1.0 (nginx's default upstream) has no chunks."""
+    """End an answer of unknown length with the connection, since HTTP/1.0 (nginx's default upstream) has no chunks."""
 
     async def answer(scope: Scope, receive: Receive, send: Send) -> None:
         is_open_ended = False

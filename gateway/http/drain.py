@@ -1,6 +1,6 @@
 """The end of the process in three stages: it is no longer ready, it refuses new requests, and the last open one has ended.
 
-Counts the requests in progress. Knows nothing about signals and how long a stage takes.
+Counts the requests in progress. `__main__` decides when a stage begins and how long it takes.
 """
 
 import asyncio
@@ -17,13 +17,13 @@ class Drain:
         self._idle.set()
         self._refuses = False
         self.begun = False
-        """Whoever has a choice shall go elsewhere; whoever comes is still served."""
+        """Not ready: load balancers should stop sending requests; requests that still arrive are served."""
 
     def begin_drain(self) -> None:
         self.begun = True
 
     def refuse_requests(self) -> None:
-        """From now on. Those that are open go on."""
+        """Refuse requests from now on. Those that are open continue."""
         self.begun = self._refuses = True
 
     @contextmanager

@@ -16,7 +16,7 @@ from pagoda.wire.sampling import MAX_LOGPROBS
 
 
 def described(sentence: str) -> WrapValidator:
-    """One sentence in place of pydantic's complaint about each branch of a union."""
+    """Complain in one sentence, in place of pydantic's complaint about each branch of a union."""
 
     def validate(value: Any, inner: ValidatorFunctionWrapHandler) -> Any:
         try:
@@ -32,7 +32,7 @@ def _whole(value: Any) -> Any:
 
 
 def _whole_items(value: Any, inner: ValidatorFunctionWrapHandler) -> Any:
-    """A list that has only integers, as nearly all have, is validated without a call for each of them."""
+    """Validate a list that has only integers, as nearly all have, without a call for each of them."""
     try:
         return inner(value)
     except ValidationError:
@@ -86,7 +86,7 @@ def keep_alive_seconds(keep_alive: float | str | None) -> float | None:
 
 
 def nucleus(temperature: float | None, top_p: float | None) -> dict[str, Any]:
-    """The sampling parameters for both: a nucleus of 0 holds the single best token, which is what temperature 0 chooses."""
+    """Return the parameters for both: a nucleus of 0 holds the single best token, which is what temperature 0 chooses."""
     return {"temperature": 0.0} if top_p == 0 else {"temperature": temperature, "top_p": top_p}
 
 
@@ -97,5 +97,5 @@ def stop_strings(stop: str | list[str] | None) -> tuple[str, ...]:
 
 
 def seed_bits(seed: int) -> int:
-    """The 64 bits of a seed that may be negative."""
+    """Return the 64 bits of a seed that may be negative."""
     return seed % 2**64

@@ -28,7 +28,7 @@ def address_of(listening: socket.socket) -> str:
 
 
 def _own_sockets(host: str, port: int) -> list[socket.socket]:
-    """One for each address that the name has, all on the same port."""
+    """Open a socket for each address that the name has, all on the same port."""
     with contextlib.ExitStack() as opened:
         try:
             found = dict.fromkeys(

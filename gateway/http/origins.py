@@ -98,7 +98,7 @@ class LocalHostsOnly:
 
 
 def _is_same(origin: str, host: str) -> bool:
-    """A page that this server itself gave out."""
+    """Return whether this server itself gave out the page."""
     return bool(host) and origin.lower() in (f"http://{host.lower()}", f"https://{host.lower()}")
 
 

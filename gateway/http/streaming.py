@@ -1,6 +1,6 @@
 """Writing an answer while it grows: SSE and NDJSON lines, merged streams, and a client that leaves.
 
-A client that leaves cancels whatever was computed for it, whether its answer is streamed or not. Knows nothing about dialects.
+A client that leaves cancels whatever was computed for it, whether its answer is streamed or not.
 """
 
 import asyncio
@@ -28,7 +28,7 @@ _STREAM_HEADERS = {"cache-control": "no-cache", "x-accel-buffering": "no"}
 
 
 async def unless_gone(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
-    """The result of `work`, which is cancelled when the client disconnects. The body must have been read before."""
+    """Return the result of `work`, which is cancelled when the client disconnects. The body must have been read before."""
     working = asyncio.create_task(work)
     leaving = asyncio.create_task(_disconnected(receive))
     try:
@@ -172,7 +172,7 @@ class LineStream(Response):
 
 
 async def merged(streams: Sequence[AsyncGenerator[T, None]]) -> AsyncGenerator[T, None]:
-    """Items of all streams as they come. The first error ends them all."""
+    """Yield the items of all streams as they come. The first error ends them all."""
     items: asyncio.Queue[T | Exception | None] = asyncio.Queue(maxsize=len(streams))
     pumps = [asyncio.create_task(_pump(stream, items)) for stream in streams]
     num_open = len(streams)

@@ -1,7 +1,7 @@
 """Models on their way into the store: one download for each name, however many clients watch it.
 
 A pull goes on when its clients leave, so that asking again finds it further, and it ends with the process; what it has by then,
-the next one goes on with. Knows nothing about HTTP.
+the next one continues with.
 """
 
 import asyncio
@@ -32,7 +32,7 @@ class Pulls:
         self._closing = False
 
     def watch_pull(self, name: str) -> "Pull":
-        """The running pull of this model, or a new one. `name` must be canonical."""
+        """Return the running pull of this model, or a new one. `name` must be canonical."""
         if name not in self._running:
             self._running[name] = Pull(asyncio.create_task(self._run(name)))
             self._running[name].task.add_done_callback(_log_failure)
@@ -59,7 +59,7 @@ class Pulls:
 
 
 def _in_daemon_thread(call: Callable[[], Model]) -> "asyncio.Future[Model]":
-    """Unlike asyncio's own threads, it keeps no process from ending while it waits for the network."""
+    """Run the call in a thread that, unlike asyncio's own, keeps no process from ending while it waits for the network."""
     future: Future[Model] = Future()
 
     def run() -> None:
@@ -74,7 +74,7 @@ def _in_daemon_thread(call: Callable[[], Model]) -> "asyncio.Future[Model]":
 
 
 def _log_failure(task: asyncio.Task[Model]) -> None:
-    """Who watches hears of it too; but all may have left."""
+    """Log a pull's failure, which the clients that watch it hear too; but all may have left."""
     if not task.cancelled() and (error := task.exception()) is not None:
         logger.warning("pull failed", extra={"reason": str(error)})
 
@@ -91,7 +91,7 @@ class Pull:
         self._changed = asyncio.Event()
 
     async def watch_progress(self) -> AsyncGenerator[Progress, None]:
-        """What is latest whenever one looks, to the end: a slow reader misses steps, and nothing waits for it."""
+        """Yield the latest progress until the end: a slow reader misses steps, and nothing waits for it."""
         shown: Progress | None = None
         while True:
             changed = self._changed

@@ -87,12 +87,12 @@ class ServedModel:
 
     @property
     def tagged_name(self) -> str:
-        """As Ollama writes it: a name without a tag has the tag `latest`."""
+        """The name as Ollama writes it: without a tag it has the tag `latest`."""
         return with_tag(self.model.name)
 
     @property
     def max_window(self) -> int:
-        """In tokens. A worker's window may be shorter, never longer."""
+        """The longest window, in tokens. A worker's may be shorter, never longer."""
         return self.model.config.max_position
 
     async def encode_text(
@@ -161,7 +161,7 @@ class ServedModel:
 
 
 def no_thinking(name: str) -> InvalidRequestError:
-    """The error for a client that asks a model to think which cannot be told to."""
+    """Return the error for a client that asks a model to think which cannot be told to."""
     return InvalidRequestError(
         f"`{name}` does not support thinking: its chat template does not ask for it. Leave think or enable_thinking out, "
         f"or send false.",
@@ -179,7 +179,7 @@ def _chat_template(
 
 
 def _logged(model: Model, defaults: ModelDefaults) -> ModelDefaults:
-    """Once for each time that a model is read: what its requests sample with by default, and what of its files cannot be."""
+    """Log, each time that a model is read, what its requests sample with by default, and what of its files cannot be."""
     logger.info("sampling defaults", extra={"model": model.name, "defaults": as_json(defaults.parameters)})
     for reason in defaults.ignored:
         logger.warning("sampling value ignored", extra={"model": model.name, "reason": reason})

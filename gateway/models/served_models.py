@@ -1,6 +1,6 @@
 """The models that can be asked for: those that the gateway was told of, and those of its store that a worker has or can load.
 
-Owns the tokenizers of the latter, the last few used. Knows nothing about dialects and requests.
+Owns the tokenizers of the latter, the last few used.
 """
 
 import asyncio
@@ -46,7 +46,7 @@ class ServedModels:
         self._infos_expire_at = float("-inf")
 
     async def find_model(self, name: str | None) -> ServedModel:
-        """By name, in any case and with or without the tag `latest`; None is the model of a gateway that was told of one only."""
+        """Return a model by its name, in any case, with or without the tag `latest`; None is a gateway's only named model."""
         if name is None and len(self.named) == 1:
             return self.named[0]
         if named := self.find_named(name or ""):
@@ -66,7 +66,7 @@ class ServedModels:
         return self.find_named(name) is not None or self._model_editor.has(name)
 
     async def listed_models(self) -> list[Model]:
-        """Those that the gateway was told of first, in that order."""
+        """Return all models, those that the gateway was told of first, in that order."""
         named = [model.model for model in self.named]
         try:
             await self.refresh_infos()
@@ -76,7 +76,7 @@ class ServedModels:
         return [*named, *(each for each in stored if each not in named and self._can_serve(each))]
 
     async def model_info(self, model: Model, *, news_s: float | None = None) -> ModelInfo:
-        """What the scheduler says of the model; UNAVAILABLE while no worker serves it or can load it.
+        """Return what the scheduler says of the model. Raises UNAVAILABLE while no worker serves it or can load it.
 
         While a lost scheduler and its workers may soon be back, what was known before. A worker that has not heard of the model
         yet is waited for, `news_s` seconds, by default as long as that may take.
@@ -105,14 +105,14 @@ class ServedModels:
             await asyncio.sleep(NEWS_POLL_S)
 
     async def model_info_if_any(self, model: Model) -> ModelInfo | None:
-        """For listings, which are right without a worker too, and do not wait for one that may not have heard of the model yet."""
+        """Return what is known for a listing, which is right without a worker too and waits for none to hear of the model."""
         try:
             return await self.model_info(model, news_s=0.0)
         except GatewayError:
             return None
 
     async def models_in_memory(self) -> list[tuple[Model | None, ModelInfo]]:
-        """As it is now; without a model where its files are gone from the store. None while the scheduler cannot be asked."""
+        """Return what is in memory now, without a model where its files are gone; nothing while no scheduler can be asked."""
         try:
             await self.refresh_infos()
         except GatewayError:
@@ -126,7 +126,7 @@ class ServedModels:
         self._infos_expire_at = time.monotonic() + MODEL_INFO_TTL_S
 
     def _can_serve(self, model: Model) -> bool:
-        """A worker has the same files: what it is asked for was made into tokens with them."""
+        """Return whether a worker has the same files: what it is asked for was made into tokens with them."""
         info = self._infos.get(model.name)
         return info is not None and info.is_served and (self._is_named(model) or info.digest == model.digest)
 
@@ -134,7 +134,7 @@ class ServedModels:
         return any(each.model.name == model.name for each in self.named)
 
     async def _load(self, name: str) -> ServedModel:
-        """In a thread, once for all who ask. A model that was made again has another manifest."""
+        """Load the model in a thread, once for all requests. A model that was made again has another manifest."""
         model, state = await asyncio.to_thread(self._current, name)
         key = (model.name, model.digest, state)
         if key not in self._stored:

@@ -118,7 +118,7 @@ async def _respond(
 
 
 async def _load(request: Request, model: ServedModel, body: GenerateRequest | ChatRequest, reply: Reply) -> Response:
-    """Nothing to generate: the model is brought into memory, or leaves it."""
+    """Load or unload the model, since there is nothing to generate."""
     state, caller = state_of(request), http_context(request).caller
     if body.unloads and not caller.may_unload:
         raise GatewayError(
@@ -133,14 +133,14 @@ async def _load(request: Request, model: ServedModel, body: GenerateRequest | Ch
 
 
 async def _find(state: GatewayState, name: str) -> ServedModel:
-    """Ollama always wants a name, and has a sentence of its own for one that is not there."""
+    """Return the model. Ollama always wants a name, and has a sentence of its own for one that is not there."""
     if not name or not state.models.has_model(name):
         raise GatewayError(ErrorKind.NOT_FOUND, f"model '{name}' not found", param="model")
     return await state.models.find_model(name)
 
 
 def _running_object(model: Model | None, info: ModelInfo) -> JSONObject:
-    """Without a model its files are gone: it was deleted, and stays in memory until nobody uses it."""
+    """Describe a model in memory. None is one whose files are gone: it was deleted, and stays until no request uses it."""
     name = with_tag(info.name)
     described = identity(model) if model else {"name": name, "model": name, "size": 0, "digest": info.digest}
     return described | {

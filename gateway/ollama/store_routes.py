@@ -148,7 +148,7 @@ async def _last(statuses: Statuses) -> JSONObject:
 
 
 async def _pull_statuses(pull: Pull, entry: CatalogueEntry | None) -> Statuses:
-    """Counters never go back; a model that is here already has one line with all of its bytes."""
+    """Yield a pull's statuses. Counters never go back; a model that is here already has one line with all of its bytes."""
     yield {"status": "pulling manifest"}
     verifying = False
     async for progress in pull.watch_progress():
@@ -189,7 +189,7 @@ async def _create_statuses(make: Callable[[Callable[[str], None]], None]) -> Sta
 
 
 def _maker(state: GatewayState, body: CreateRequest) -> Callable[[Callable[[str], None]], None]:
-    """What is left to do once the request is known to make sense."""
+    """Return what is left to do once the request is known to make sense."""
     if body.from_ and body.files:
         raise InvalidRequestError("from and files exclude each other", param="files")
     if body.from_:
@@ -219,14 +219,14 @@ def _settings(body: CreateRequest) -> ModelSettings:
 
 
 async def _let_go(state: GatewayState, name: str) -> None:
-    """It leaves memory too, once nobody uses it."""
+    """Unload a model that was deleted, once no request uses it."""
     if any(info.name == name for _, info in await state.models.models_in_memory()):
         with contextlib.suppress(GatewayError):
             await state.schedulers.keep_loaded(name, 0.0)
 
 
 def _listed(state: GatewayState) -> list[JSONObject]:
-    """Without those that are deleted meanwhile."""
+    """List the models without those that are deleted meanwhile."""
     stored, named = state.store.list(), [named.model for named in state.models.named]
     listed = []
     for model in {model.name: model for model in (*stored, *named)}.values():
@@ -245,7 +245,7 @@ def _stored_or_served(state: GatewayState, name: str) -> Model:
 
 
 def _refuse_if_named(state: GatewayState, name: str, what: str) -> None:
-    """A worker that is started again reads the files again."""
+    """Refuse to change a model that is being served: a worker that is started again reads the files again."""
     if name and state.models.find_named(name) and state.model_editor.has(name):
         raise GatewayError(
             ErrorKind.CONFLICT, f"the model '{name}' is being served and cannot be {what}; stop this server first"

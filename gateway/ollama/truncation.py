@@ -21,12 +21,12 @@ class Window:
     """The answer's own limit, if it has one."""
 
     def fits(self, prompt: Sequence[int]) -> bool:
-        """Whether it leaves room for a token."""
+        """Return whether the prompt leaves room for a token."""
         return len(prompt) < self.num_tokens
 
     @property
     def num_left(self) -> int:
-        """Tokens that are left of a prompt that does not fit: the answer gets what it asks for, up to half of the window."""
+        """How many tokens are kept of a prompt that does not fit: the answer gets what it asks for, up to half of the window."""
         room = self.num_tokens // 4 if self.max_tokens is None else min(self.max_tokens, self.num_tokens // 2)
         return self.num_tokens - max(1, room)
 
@@ -68,7 +68,7 @@ def cut_beginning(prompt: Sequence[int], window: Window, num_kept: int) -> Seque
 
 
 def _later_turns(messages: Sequence[Message]) -> list[int]:
-    """Where turns begin, but the first: a user's message and what answers it belong together, as many templates demand."""
+    """Return where turns begin, but the first: a user's message and its answer belong together, as many templates demand."""
     first = next((index for index, message in enumerate(messages) if message["role"] != "system"), 0)
     return [index for index, message in enumerate(messages) if message["role"] == "user" and index > first]
 
@@ -78,7 +78,7 @@ def _latest(messages: Sequence[Message], start: int) -> list[Message]:
 
 
 async def _encoded(messages: Sequence[Message], encode: Encode) -> list[int] | None:
-    """None for what is so long that it is not tokenized."""
+    """Return the tokens, or None for what is so long that it is not tokenized."""
     try:
         return await encode(messages)
     except PromptTooLongError:

@@ -166,7 +166,7 @@ def _plain(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _content_text(content: Any) -> str:
-    """A text, or the texts of its parts on lines of their own; no content is an empty one."""
+    """Return a text, or the texts of its parts on lines of their own; no content is an empty one."""
     if content is None or isinstance(content, str):
         return content or ""
     if not isinstance(content, Sequence):

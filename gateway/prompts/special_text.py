@@ -1,7 +1,7 @@
 """Tells the special tokens that a chat template writes from those that somebody typed in a message.
 
 What is typed gets a mark inside before rendering, a character that occurs nowhere else; afterwards only the template's own
-special tokens are whole, and the tokenizer leaves the marks out. Knows nothing about Jinja.
+special tokens are whole, and the tokenizer leaves the marks out.
 """
 
 import re
@@ -34,7 +34,7 @@ class SpecialText:
         self._any = re.compile("|".join(alternatives) or r"(?!)")
 
     def mark_typed(self, messages: Sequence[Mapping[str, Any]], mark: str) -> list[dict[str, Any]]:
-        """The same messages, with `mark` inside each special token written anywhere in them."""
+        """Return the messages with `mark` inside each special token written anywhere in them."""
         marked: list[dict[str, Any]] = self._mark_inside(messages, mark)
         return [{**message, "content": self._mark_end(message["content"], mark)} for message in marked]
 
@@ -65,7 +65,7 @@ class SpecialText:
 
 
 def unused_character(*values: Any) -> str | None:
-    """A private character that is in none of the texts within the values."""
+    """Return a private character that is in none of the texts within the values."""
     used = set().union(*_strings(values))
     return next((chr(code) for code in PRIVATE_CHARACTERS if chr(code) not in used), None)
 

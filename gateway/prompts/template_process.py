@@ -132,7 +132,7 @@ def _compiled(source: str) -> jinja2.Template:
 
 
 def _variables(source: str) -> list[str]:
-    """The variables that the template reads from outside."""
+    """Return the variables that the template reads from outside."""
     return sorted(meta.find_undeclared_variables(_environment.parse(source)))
 
 

@@ -2,7 +2,7 @@
 
 A template is a stranger's code and may need any time and memory, so it never runs in the gateway: template_process.py runs it,
 within limits that the kernel enforces. A process that is killed fails the request it was working on and no other. One process
-stays warm; more are started while several templates are rendered at once. Knows nothing about messages and tokens.
+stays warm; more are started while several templates are rendered at once.
 """
 
 import atexit
@@ -94,7 +94,7 @@ class TemplateRenderer:
         return self._content(reply)
 
     def _is_slow(self, digest: bytes, num_bytes: int) -> bool:
-        """Whether the template was slow before with as much as that. A long chat of one client does not make it slow for all."""
+        """Return whether the template was slow before with as much. A long chat of one client does not make it slow for all."""
         with self._lock:
             return num_bytes >= self._slow.get(digest, MAX_REQUEST_BYTES + 1)
 

@@ -38,7 +38,7 @@ class _GenerationTag(Extension):
     tags = {"generation"}  # noqa: RUF012  # the base class declares it like this
 
     def parse(self, parser: Parser) -> nodes.Node:
-        """A scope of its own, as the macro that transformers makes of it has."""
+        """Parse it as a scope of its own, like the macro that transformers makes of it."""
         line = next(parser.stream).lineno
         body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
         return nodes.Scope(body, lineno=line)

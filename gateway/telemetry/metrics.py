@@ -49,7 +49,7 @@ class GatewayMetrics:
     """One registry per app, so that two apps in one process do not meet."""
 
     def __init__(self, model_name: str, max_position: int) -> None:
-        """The scheduler's numbers, which are of all models, are given under this name."""
+        """`model_name` is the label of the scheduler's numbers, which are of all models."""
         self._model_name = model_name
         self.registry = CollectorRegistry()
         self.http_requests = Counter(

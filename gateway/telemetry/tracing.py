@@ -59,7 +59,7 @@ class RequestTrace:
         self._span.event("moved", workers)
 
     def trace_finish(self, event: Finished, after_s: float) -> None:
-        """Of several samples the longest times are told."""
+        """Trace a sample's end. Of several samples the longest times are kept."""
         if not self._span.is_recording:
             return
         timings = event.timings
@@ -138,7 +138,7 @@ def _note_status(span: Span, status: int) -> None:
 
 
 def _note_route(span: Span, scope: Scope) -> None:
-    """The route's own path, so that made-up paths cannot make up names."""
+    """Name the span by the route's own path, so that made-up paths cannot make up names."""
     if route := getattr(scope.get("route"), "path", ""):
         span.rename(f"{scope['method']} {route}")
         span.annotate({"http.route": route})

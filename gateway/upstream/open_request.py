@@ -1,7 +1,7 @@
 """One request that is open at a scheduler: a bounded buffer of its events, and all that it takes to go on elsewhere.
 
 The session's reader puts events in and never waits for a slow consumer: a buffer that overflows ends this request only. After
-a resumption the consumer sees no event twice. Knows nothing about gRPC and text, nor which scheduler is best.
+a resumption the consumer sees no event twice.
 """
 
 import asyncio
@@ -24,7 +24,7 @@ class Place(Protocol):
     def send_cancel(self, name: str) -> None: ...
 
     def forget_request(self, name: str) -> None:
-        """It has ended."""
+        """Note that the request has ended."""
 
 
 class OpenRequest:
@@ -78,20 +78,20 @@ class OpenRequest:
         return self._events.popleft()
 
     def finish_sample(self, sample_index: int, num_tokens: int) -> None:
-        """A stop string ended the sample after `num_tokens` tokens. Later tokens of it are dropped; `Finished` still comes."""
+        """End the sample after `num_tokens` tokens, by a stop string. Later tokens of it are dropped; `Finished` still comes."""
         if not self.is_closed:
             self._finished_here[sample_index] = num_tokens
             if self._place is not None:
                 self._place.send_finish(self.name, sample_index, num_tokens)
 
     def cancel_request(self) -> None:
-        """The consumer left. No more events; allowed at any time, any number of times."""
+        """End the request, whose consumer has left. Allowed at any time, any number of times."""
         if not self.is_closed:
             self._cancel_at_place()
             self._close()
 
     def begin_at_place(self, place: Place) -> None:
-        """Its `resumption` was sent there; ends that were found here, but not confirmed by a scheduler that was lost, follow."""
+        """Note where the request was sent, and send ends found here that a lost scheduler has not confirmed."""
         self._place = place
         self.has_begun = False
         for sample_index, num_tokens in self._finished_here.items():
@@ -99,18 +99,18 @@ class OpenRequest:
                 place.send_finish(self.name, sample_index, num_tokens)
 
     def leave_place(self) -> None:
-        """It is nowhere, until it begins somewhere else."""
+        """Note that the request is nowhere, until it begins somewhere else."""
         self._place = None
 
     def withdraw_request(self) -> None:
-        """From a place that still works, which may speak of it for a while: elsewhere it has another name."""
+        """Leave a place that still works and may speak of the request for a while: elsewhere it has another name."""
         self._cancel_at_place()
         self.leave_place()
         self._num_withdrawals += 1
         self.name = f"{self.request.request_id}-{self._num_withdrawals}"
 
     def resumed_request(self) -> InferenceRequest:
-        """What to send to a scheduler that knows nothing of this request."""
+        """Return what to send to a scheduler that has not seen this request."""
         request = replace(self.request, request_id=self.name)
         if self.deadline_s is not None:
             # Past it, the scheduler says so: it has the words for that.
@@ -129,7 +129,7 @@ class OpenRequest:
         return replace(request, resumed=tuple(samples))
 
     def deliver_event(self, event: Event) -> None:
-        """For the session's reader."""
+        """Take an event from the session's reader."""
         if self.is_closed:
             return
         seen = self._as_seen(event)
@@ -140,13 +140,13 @@ class OpenRequest:
             self._close()
 
     def fail_request(self, error: GatewayError) -> None:
-        """For the session's reader: the request ended with this error, after the events that came before it."""
+        """End the request with this error, after the events that came before it."""
         if not self.is_closed:
             self._error = error
             self._close()
 
     def _as_seen(self, event: Event) -> Event | None:
-        """What the consumer shall see of it."""
+        """Return what the consumer shall see of the event."""
         match event:
             case Tokens():
                 return event if self._record_tokens(event) else None
@@ -161,7 +161,7 @@ class OpenRequest:
                 return self._note_move(event)
 
     def _note_start(self, event: Started) -> Started | Moved:
-        """To the consumer a sample starts once. What begins it again is a move."""
+        """Note a start. To the consumer a sample starts once; what begins it again is a move."""
         self.has_begun = True
         previous = self._worker_of.get(event.sample_index)
         self._worker_of[event.sample_index] = event.worker_id
@@ -176,7 +176,7 @@ class OpenRequest:
         )
 
     def _note_move(self, event: Moved) -> Moved:
-        """Within its scheduler."""
+        """Note a move within the scheduler."""
         self._worker_of[event.sample_index] = event.to_worker_id
         return event
 
@@ -189,7 +189,7 @@ class OpenRequest:
         return replace(event, start=start, logprobs=new)
 
     def _as_first_cached(self, event: Finished) -> Finished:
-        """After a resumption most of the prompt is in the cache, because this request had put it there."""
+        """Bill as cached what was cached at first: after a resumption this request itself has put most of its prompt there."""
         started = self._started.get(event.sample_index)
         if started is None:
             return event

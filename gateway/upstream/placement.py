@@ -1,8 +1,7 @@
-"""Where each request goes, and where it goes on: at one scheduler at a time, until it has been served to its end.
+"""Where each request goes, and where it resumes: at one scheduler at a time, until it has been served to its end.
 
-Who has cached its prompt and has little to do gets it (scheduler_choice.py); if that one refuses it, is lost or falls silent, it
-goes on at another one where it had come to, or waits for one to come back. Only when none does in time, it ends with an error.
-Knows nothing about gRPC, text and HTTP.
+A scheduler that has cached its prompt and has little to do gets it (scheduler_choice.py). If that one refuses it, is lost or falls
+silent, it resumes at another one, or waits for one to come back. Only when none does in time, it ends with an error.
 """
 
 import asyncio
@@ -68,7 +67,7 @@ class Placement:
             self._place_again(opened, unavailable("The connection to the scheduler was lost."))
 
     def on_stranded_requests(self, client: SchedulerClient, requests: list[OpenRequest]) -> None:
-        """They stay, unless another one would compute them."""
+        """Leave the requests there, unless another scheduler would compute them."""
         for opened in requests:
             if self._is_another_ready(opened):
                 client.withdraw_request(opened)
@@ -106,7 +105,7 @@ class Placement:
         task.add_done_callback(self._placing.discard)
 
     async def _place_or_fail(self, opened: OpenRequest, error: GatewayError) -> None:
-        """Whatever goes wrong, the request's consumer hears of it."""
+        """Place the request; whatever goes wrong, its consumer hears of it."""
         try:
             await self._place(opened, error)
         except Exception:
@@ -116,7 +115,7 @@ class Placement:
     # ---- finding a place
 
     async def _place(self, opened: OpenRequest, error: GatewayError) -> None:
-        """At the best scheduler, as soon as there is one; if there is none in time, it ends with `error`."""
+        """Send the request to the best scheduler as soon as there is one; if there is none in time, it ends with `error`."""
         while not opened.is_closed:
             hint = await self._look_up(opened)
             if (client := self._best(opened, hint)) is not None:
@@ -130,7 +129,7 @@ class Placement:
             opened.refused_by.clear()
 
     async def _look_up(self, opened: OpenRequest) -> PrefixHint:
-        """Nothing is asked where there is no choice."""
+        """Return who has cached the prompt. Nothing is asked where there is no choice."""
         model = opened.request.model
         connected = [client for client in self._schedulers.clients if client.is_connected]
         infos = [client.models[model] for client in connected if model in client.models]
@@ -168,12 +167,12 @@ class Placement:
         client.send_request(opened, len(opened.request.prompt_token_ids) - num_cached_tokens)
 
     def _waits_until_s(self, opened: OpenRequest) -> float:
-        """Never past its own deadline."""
+        """Return until when the request looks for a place, never past its own deadline."""
         until_s = self._schedulers.recover_until_s if opened.waits_until_s is None else opened.waits_until_s
         return until_s if opened.deadline_s is None else min(until_s, opened.deadline_s)
 
     async def _wait(self, timeout_s: float) -> None:
-        """For something to change."""
+        """Wait for something to change."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
                 await self._changed.wait()

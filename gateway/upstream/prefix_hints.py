@@ -44,7 +44,7 @@ class PrefixHints:
     async def look_up_prefix(
         self, request: InferenceRequest, model: ModelInfo, known: PromptBlocks = NO_BLOCKS
     ) -> PrefixHint:
-        """Never longer than the index's own limit. `model` is what a scheduler says of the request's model.
+        """Look up a prefix up to the index's own limit. `model` is what a scheduler says of the request's model.
 
         `known` is from an earlier look-up for the same request: a prompt that waits is not hashed each time that it is tried.
         """
@@ -58,14 +58,14 @@ class PrefixHints:
         return PrefixHint(blocks=blocks, num_cached_tokens=num_tokens)
 
     def remember_sent(self, hint: PrefixHint, address: str) -> None:
-        """The request that was asked about went to this scheduler."""
+        """Note that the request that was asked about went to this scheduler."""
         self._recent.remember_prefix(hint.blocks.names, address)
 
     async def close(self) -> None:
         await self._index.close()
 
     def _name_blocks(self, request: InferenceRequest, model: ModelInfo, known: PromptBlocks) -> PromptBlocks:
-        """As the schedulers do: the same names for the same blocks."""
+        """Name the blocks as the schedulers do: the same names for the same blocks."""
         root = root_hash(model_digest=model.digest, page_size=model.page_size, cache_salt=request.cache_salt)
         if root == known.root:
             return known

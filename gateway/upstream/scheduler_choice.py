@@ -1,7 +1,7 @@
 """Which scheduler a request goes to, and where to when that one refuses it: pure functions of what is known.
 
 A scheduler costs what has to be computed there before the request's first token: what its best worker has not cached of the
-prompt, and for each worker what is before it. Knows nothing about gRPC, indexes and clocks.
+prompt, and for each worker what is before it.
 """
 
 from collections.abc import Iterable
@@ -32,7 +32,7 @@ class Candidate:
 
 
 def choose(candidates: Iterable[Candidate], num_prompt_tokens: int) -> Candidate | None:
-    """The cheapest of those that are ready; where none is, the cheapest: it will say why it is not. Equals go by address."""
+    """Return the cheapest ready one, or, where none is ready, the cheapest: it will say why it is not. Equals go by address."""
     return min(
         candidates,
         key=lambda each: (not each.is_ready, cost(each, num_prompt_tokens), each.address),
@@ -41,7 +41,7 @@ def choose(candidates: Iterable[Candidate], num_prompt_tokens: int) -> Candidate
 
 
 def cost(candidate: Candidate, num_prompt_tokens: int) -> float:
-    """In tokens."""
+    """Return the candidate's cost in tokens."""
     # The last token is computed in any case: its output is wanted.
     num_uncached = max(1, num_prompt_tokens - candidate.num_cached_tokens)
     load = candidate.num_pending_tokens + SEQUENCE_COST * candidate.num_sequences
@@ -63,7 +63,7 @@ _PASSING = (ErrorKind.UNAVAILABLE, ErrorKind.NOT_FOUND)
 def after_refusal(
     kind: ErrorKind, *, had_place: bool, num_refusals: int, is_another_ready: bool, is_recovering: bool
 ) -> AfterRefusal:
-    """What becomes of a request that a scheduler has refused, the last of `num_refusals` in a row.
+    """Decide what becomes of a request that a scheduler has refused, the last of `num_refusals` in a row.
 
     One that has lost its place is brought back at any price; one that never had any is tried once more.
     """

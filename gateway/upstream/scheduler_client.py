@@ -81,10 +81,10 @@ class SchedulerListener(Protocol):
     def on_refused_request(self, client: "SchedulerClient", opened: OpenRequest, error: GatewayError) -> None: ...
 
     def on_lost_session(self, client: "SchedulerClient", requests: list[OpenRequest]) -> None:
-        """The session is, and with it these."""
+        """The session was lost, and with it these requests."""
 
     def on_stranded_requests(self, client: "SchedulerClient", requests: list[OpenRequest]) -> None:
-        """They are still there, but no worker for them has been for some time."""
+        """The requests are still there, but for some time there has been no worker for them."""
 
     def on_change(self) -> None:
         """A request may be taken that would not have been taken before."""
@@ -145,16 +145,16 @@ class SchedulerClient:
 
     @property
     def num_pending_tokens(self) -> int:
-        """What it said, and what it got since."""
+        """The tokens that it said are to be computed, and those that it was sent since."""
         return self._num_sent_tokens + (self.load.num_pending_tokens if self.load else 0)
 
     @property
     def num_sequences(self) -> int:
-        """The same, that wait there or run."""
+        """The sequences that it said wait there or run, and those that it was sent since."""
         return self._num_sent_sequences + (self.load.num_waiting + self.load.num_running if self.load else 0)
 
     def send_request(self, opened: OpenRequest, num_uncached_tokens: int) -> None:
-        """Only while it is connected. So many of the request's tokens are to be computed."""
+        """Send the request, while the session is open. So many of its tokens are to be computed."""
         assert self._session is not None
         self._num_sent_tokens += num_uncached_tokens
         self._num_sent_sequences += opened.request.num_samples
@@ -186,7 +186,7 @@ class SchedulerClient:
             await asyncio.sleep(RECONNECT_DELAY_S)
 
     async def _run_session(self) -> None:
-        """Until it breaks; TimeoutError when the scheduler falls silent."""
+        """Run the session until it breaks. Raises TimeoutError when the scheduler falls silent."""
         session = self._session = SchedulerSession(
             self._channel.current,
             on_refusal=lambda opened, error: self._listener.on_refused_request(self, opened, error),
@@ -206,7 +206,7 @@ class SchedulerClient:
             self._lose_session(session)
 
     def _log_refusal(self, reason: str) -> None:
-        """Once, until it lets us in or says something else."""
+        """Log the refusal once, until the scheduler accepts this gateway or says something else."""
         if reason != self._refusal:
             logger.error("scheduler refuses this gateway, trying on", extra={"address": self.address, "reason": reason})
         self._refusal = reason

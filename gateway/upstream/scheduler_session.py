@@ -1,7 +1,7 @@
 """One `Session` stream to a scheduler, from its opening to its end, and the requests that are at it.
 
-Commands go out in the order in which they are given, events come in and are delivered; nobody is waited for. Knows nothing about
-what becomes of a request that is refused, nor when a stream is opened (scheduler_client.py).
+Commands go out in the order in which they are given, events come in and are delivered; neither waits. scheduler_client.py opens
+streams, and placement.py decides what becomes of a request that is refused.
 """
 
 import asyncio
@@ -33,7 +33,7 @@ class SchedulerSession:
     def __init__(
         self, channel: grpc.aio.Channel, *, on_refusal: OnRefusal, on_shutting_down: Callable[[], None]
     ) -> None:
-        """Refused is also what failed later. That the scheduler is shutting down is told before what it refuses for it."""
+        """`on_refusal` is also called for requests that fail later; `on_shutting_down` before the refusals it causes."""
         self._stream = inference_pb2_grpc.InferenceServiceStub(channel).Session()
         self._on_refusal = on_refusal
         self._on_shutting_down = on_shutting_down
@@ -46,7 +46,7 @@ class SchedulerSession:
         return list(self._requests.values())
 
     async def run_session(self) -> None:
-        """Until the stream breaks, or this is cancelled. Raises what failed, on either half: a session that can no longer write
+        """Run until the stream breaks, or this is cancelled. Raises what failed, on either half: a session that can no longer write
         is as lost as one that hears nothing."""
         reading, writing = asyncio.create_task(self._read()), asyncio.create_task(self._write())
         try:
@@ -59,7 +59,7 @@ class SchedulerSession:
             await end_tasks(reading, writing)
 
     def abandon_requests(self) -> list[OpenRequest]:
-        """Those that were at it, which are nowhere now."""
+        """Return the requests that were at it, which are nowhere now."""
         abandoned, self._requests = self.requests, {}
         for opened in abandoned:
             opened.leave_place()
@@ -78,7 +78,7 @@ class SchedulerSession:
         opened.begin_at_place(self)
 
     def withdraw_request(self, opened: OpenRequest) -> None:
-        """It will go on elsewhere."""
+        """Give the request back, which will continue elsewhere."""
         self.forget_request(opened.name)
         opened.withdraw_request()
 

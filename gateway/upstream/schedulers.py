@@ -25,7 +25,7 @@ T = TypeVar("T")
 
 class Schedulers:
     def __init__(self, clients: Sequence[SchedulerClient], *, outage_grace_s: float) -> None:
-        """One that was lost or drains may be back within `outage_grace_s`, and its workers with it."""
+        """A scheduler that was lost or drains may be back within `outage_grace_s`, and its workers with it."""
         self.clients = tuple(clients)
         self.outage_grace_s = outage_grace_s
 
@@ -37,7 +37,7 @@ class Schedulers:
 
     @property
     def recover_until_s(self) -> float:
-        """By the event loop's clock: so long what is missing may come back."""
+        """Until when what is missing may come back, by the event loop's clock."""
         return max(client.failed_at_s for client in self.clients) + self.outage_grace_s
 
     @property
@@ -45,19 +45,19 @@ class Schedulers:
         return asyncio.get_running_loop().time() < self.recover_until_s
 
     async def list_models(self) -> tuple[ModelInfo, ...]:
-        """All that any of them serves. Raises GatewayError when none can be asked."""
+        """Return all that any of them serves. Raises GatewayError when none can be asked."""
         return _join_models(await self._ask(_models_of))
 
     def last_known(self, model: str) -> ModelInfo | None:
-        """What one of them said of it, perhaps before it was lost."""
+        """Return what one of them said of the model, perhaps before it was lost."""
         return next((client.known[model] for client in self.clients if model in client.known), None)
 
     async def get_load(self) -> SchedulerLoad:
-        """Of those that answer, as if they were one. Raises GatewayError when none does."""
+        """Return the load of those that answer, as if they were one. Raises GatewayError when none does."""
         return _sum_loads(await self._ask(lambda client: client.calls.get_load(_answer_limit_s(client))))
 
     async def keep_loaded(self, model: str, keep_alive_s: float | None, *, may_unload: bool = True) -> None:
-        """By all that serve it. Returns once each has answered, as the contract says; raises GatewayError when none can do it."""
+        """Have all that serve the model keep it. Returns once each has answered; raises GatewayError when none can do it."""
         await self._ask(
             lambda client: client.calls.keep_loaded(model, keep_alive_s, may_unload=may_unload),
             lambda client: model in client.models,
@@ -68,7 +68,7 @@ class Schedulers:
         question: Callable[[SchedulerClient], Awaitable[T]],
         concerns: Callable[[SchedulerClient], bool] = lambda client: True,
     ) -> list[T]:
-        """The answers of those that are reachable and concerned, else of all. Raises GatewayError when each is an error."""
+        """Return the answers of those that are reachable and concerned, else of all. Raises GatewayError when each is an error."""
         connected = [client for client in self.clients if client.is_connected]
         asked = [client for client in connected if concerns(client)] or connected or self.clients
         answers = await asyncio.gather(*(_answer_or_error(question(client)) for client in asked))

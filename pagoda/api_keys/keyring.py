@@ -35,12 +35,6 @@ class Caller:
     scopes: tuple[Scope, ...] = tuple(Scope)
     priority_floor: int = 0
 
-    def cache_salt(self, asked: str) -> str:
-        """Under which prefixes are cached. No tenant can ask for the salt of one that is isolated."""
-        if self.is_isolated:
-            return f"tenant {self.tenant}/{asked}"
-        return f"shared/{asked}" if asked else ""
-
     def priority(self, asked: int | None) -> int:
         """Return the priority of a request that asked for this one, or for none. Raises ScopeMissingError for one too urgent."""
         if asked is None:

@@ -231,18 +231,3 @@ def test_a_key_in_the_wrong_place_is_not_repeated(path: Path, caplog: pytest.Log
 )
 def test_needed_scopes(path: str, scope: Scope | None) -> None:
     assert needed_scope(path) is scope
-
-
-def test_tenants_share_a_cache_unless_one_is_isolated() -> None:
-    alice, bob = Caller(key_name="a", tenant="alice"), Caller(key_name="b", tenant="bob")
-    apart = Caller(key_name="c", tenant="carol", is_isolated=True)
-    assert alice.cache_salt("") == bob.cache_salt("") == NOBODY.cache_salt("") == ""
-    assert alice.cache_salt("x") == bob.cache_salt("x") != ""
-    assert len({apart.cache_salt(""), apart.cache_salt("x"), alice.cache_salt(""), alice.cache_salt("x")}) == 4
-
-
-@pytest.mark.parametrize("asked", ["", "x"])
-def test_nobody_can_ask_for_the_salt_of_an_isolated_tenant(asked: str) -> None:
-    apart = Caller(key_name="c", tenant="carol", is_isolated=True)
-    for other in (NOBODY, Caller(key_name="d", tenant="dave", is_isolated=True)):
-        assert other.cache_salt(apart.cache_salt(asked)) != apart.cache_salt(asked)
