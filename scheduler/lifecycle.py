@@ -1,7 +1,7 @@
-"""What becomes of an accepted sequence: it waits, is admitted, has new tokens, perhaps waits again, and ends exactly once.
+"""What becomes of an accepted sequence: it waits, is admitted, gets new tokens, perhaps waits again, and ends exactly once.
 
-Each of these is told to its client, to tracing and to the counters here and nowhere else. Knows nothing about why, nor about steps
-and pages; a sequence that runs is taken off its worker, which knows about those.
+Its client, tracing and the counters are told of each of these here and nowhere else. What a sequence has on its worker, steps and
+pages, is in steps/worker_state.py.
 """
 
 from collections.abc import Sequence as Seq
@@ -40,7 +40,7 @@ class Lifecycle:
     # ---- on the way
 
     def accept_request(self, opened: OpenRequest) -> None:
-        """The request's sequences wait for a worker."""
+        """Have the request's sequences wait for a worker."""
         request, sequences = opened.request, list(opened.sequences.values())
         self.open_requests.add_request(opened)
         self._keep_alive.add_users(sequences[0].model, len(sequences))
@@ -102,7 +102,7 @@ class Lifecycle:
         self.open_requests.post_event(sequence, event)
 
     def interrupt_sequence(self, worker: AttachedWorker, sequence: Sequence, why: Interruption) -> None:
-        """It leaves the worker, its tokens kept, and waits again."""
+        """Take a sequence off its worker, its tokens kept, and have it wait again."""
         worker.leave(sequence)
         match why:
             case Interruption.PREEMPTED:
@@ -138,7 +138,7 @@ class Lifecycle:
         self._remove_sequence(sequence)
 
     def fail_sequences(self, sequences: Seq[Sequence], error: RequestError) -> None:
-        """With all their siblings: a request has one error."""
+        """Fail the requests of these sequences, and with them all their siblings: a request has one error."""
         for sequence in sequences:
             if sequence.status is not SequenceStatus.ENDED:
                 self.fail_request(self.open_requests.request_of(sequence), error)
