@@ -59,7 +59,7 @@ class Lifecycle:
         self._queue.dequeue_sequence(sequence)
 
     def record_admission(self, sequence: Sequence, num_cached_tokens: int) -> None:
-        """Its first step on a worker is planned."""
+        """Record that a sequence's first step on a worker is planned, and tell its client where it runs."""
         history = sequence.history
         if history.first_step_s is None:
             history.first_step_s = self._context.clock.time()
@@ -74,7 +74,10 @@ class Lifecycle:
         history.admitted_before, history.has_lost_worker = sequence.computation.worker_id, False
 
     def record_scored_tokens(self, sequence: Sequence, scored: ScoredTokens) -> None:
-        """What was told before the sequence was preempted is not told again. Raises WorkerProtocolError where some are missing."""
+        """Deliver log-probabilities of prompt tokens, those that were delivered before a preemption left out.
+
+        Raises WorkerProtocolError where some are missing.
+        """
         start = sequence.num_scored
         if scored.start > start:
             raise WorkerProtocolError(
@@ -128,6 +131,7 @@ class Lifecycle:
         stop_token_id: int | None = None,
         num_output_tokens: int | None = None,
     ) -> None:
+        """End a sequence. `num_output_tokens` are fewer than it has where its client has found an earlier end."""
         event = finished_event(sequence, reason, now_s=self._context.clock.time())
         if stop_token_id is not None:
             event = replace(event, stop_token_id=stop_token_id)
@@ -151,7 +155,7 @@ class Lifecycle:
             self._remove_sequence(sequence)
 
     def _remove_sequence(self, sequence: Sequence) -> None:
-        """It leaves its worker or the queue for good."""
+        """Take a sequence off its worker, or out of the queue, for good."""
         if sequence.status is SequenceStatus.RUNNING:
             self._context.workers[sequence.computation.worker_id or ""].leave(sequence)
         else:
