@@ -97,7 +97,7 @@ class Lifecycle:
                 f"{max_new_tokens}"
             )
         event = tokens_event(sequence, sampled.token_ids, sampled.logprobs)
-        sequence.append(sampled.token_ids, max_new_tokens)
+        sequence.append_tokens(sampled.token_ids, max_new_tokens)
         self._queue.charge_tokens(sequence.tenant, num_output_tokens=len(sampled.token_ids))
         if sequence.history.first_token_s is None:
             sequence.history.first_token_s = self._context.clock.time()
@@ -106,7 +106,7 @@ class Lifecycle:
 
     def interrupt_sequence(self, worker: AttachedWorker, sequence: Sequence, why: Interruption) -> None:
         """Take a sequence off its worker, its tokens kept, and have it wait again."""
-        worker.leave(sequence)
+        worker.release_sequence(sequence)
         match why:
             case Interruption.PREEMPTED:
                 sequence.history.num_preemptions += 1
@@ -157,10 +157,10 @@ class Lifecycle:
     def _remove_sequence(self, sequence: Sequence) -> None:
         """Take a sequence off its worker, or out of the queue, for good."""
         if sequence.status is SequenceStatus.RUNNING:
-            self._context.workers[sequence.computation.worker_id or ""].leave(sequence)
+            self._context.workers[sequence.computation.worker_id or ""].release_sequence(sequence)
         else:
             self._queue.dequeue_sequence(sequence)
-        sequence.end()
+        sequence.mark_ended()
         self.drain_rate.record_end(somebody_waits=bool(self._queue))
         self._keep_alive.remove_user(sequence.model)
         self.open_requests.remove_sequence(sequence)

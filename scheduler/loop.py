@@ -119,8 +119,8 @@ class SchedulerLoop:
         if (passed := decision.short_of_pages) is not None:
             passed.queue_place.num_passed_tokens += sum(admission.sequence.length for admission in decision.admissions)
         if not worker.is_busy:
-            worker.prompt_speed.began(self.context.clock.time())
-        plan = worker.carry_out(decision)
+            worker.prompt_speed.record_step_start(self.context.clock.time())
+        plan = worker.carry_out_decision(decision)
         if plan is None:
             return False
         for planned in plan.scheduled:
@@ -133,8 +133,8 @@ class SchedulerLoop:
         """Take in what a step sampled. Raises WorkerProtocolError when the result is not the one that was due."""
         if self.workers.get(worker.info.worker_id) is not worker:
             raise WorkerProtocolError("this stream was replaced by a newer one of the same worker")
-        step = worker.steps.end(result.step_id)
-        worker.prompt_speed.ended(step.num_tokens, step.num_new_tokens, self.context.clock.time())
+        step = worker.steps.take_answered_step(result.step_id)
+        worker.prompt_speed.record_step_end(step.num_tokens, step.num_new_tokens, self.context.clock.time())
         self.counters.num_steps += step.num_tokens > 0
         self.counters.num_step_tokens += step.num_tokens
         for scored in result.scored:
@@ -168,8 +168,8 @@ class SchedulerLoop:
             self.counters.num_step_tokens -= num_missing
             worker.steps.outdate_lease_without(sequence)
         if sampled.stopped:
-            worker.stop(sequence)
-        worker.seal(sequence)
+            worker.stop_sequence(sequence)
+        worker.seal_full_blocks(sequence)
         if sampled.stopped:
             self.lifecycle.finish_sequence(sequence, FinishReason.STOP, stop_token_id=sampled.stop_token_id)
         elif len(sequence.token_ids) >= sequence.max_length:

@@ -52,7 +52,7 @@ class WorkerWatch:
 
     def record_step_time(self, work: int, seconds: float) -> None:
         """A step of this much work took that long."""
-        self._times.learn(work, seconds)
+        self._times.learn_step_time(work, seconds)
 
     def tick(self, task: Task | None) -> str | None:
         """Given the oldest thing that the worker has not ended: why it is to be taken for lost, if it is."""

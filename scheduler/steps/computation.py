@@ -26,7 +26,7 @@ class Computation:
     num_uncertain: int = 0
     """Of those, the ones that may not come: each step brings one token at least. As many fewer may be computed."""
 
-    def begin(self, worker_id: str, numerics_id: str, cached_pages: Seq[PageId], page_size: int) -> None:
+    def begin_attempt(self, worker_id: str, numerics_id: str, cached_pages: Seq[PageId], page_size: int) -> None:
         """Begin an attempt on a worker, whose pages hold the first blocks already."""
         self.worker_id, self.numerics_id = worker_id, numerics_id
         self.block_table = list(cached_pages)

@@ -1,4 +1,4 @@
-"""How fast a worker computes prompts, learned from the steps it has run. Knows nothing about who needs to know."""
+"""How fast a worker computes prompts, learned from the steps it has run."""
 
 # Of a worker that has computed no long prompt yet. A GPU is faster, a small CPU slower.
 _UNKNOWN_TOKENS_PER_S = 5_000.0
@@ -23,12 +23,15 @@ class PromptSpeed:
         """What it has probably computed of the step that runs."""
         return round((now_s - self._busy_since_s) * self.tokens_per_s)
 
-    def began(self, now_s: float) -> None:
-        """A worker that did nothing was sent a step."""
+    def record_step_start(self, now_s: float) -> None:
+        """Record that a worker that did nothing was sent a step."""
         self._busy_since_s = now_s
 
-    def ended(self, num_tokens: int, num_sampled: int, now_s: float) -> None:
-        """Its oldest step ended, and the next one began. Each sampled token is one that decodes, or the end of a prompt."""
+    def record_step_end(self, num_tokens: int, num_sampled: int, now_s: float) -> None:
+        """Record that the oldest step ended and the next one began.
+
+        Each sampled token is one that decodes, or the end of a prompt.
+        """
         seconds, self._busy_since_s = now_s - self._busy_since_s, now_s
         num_prompt_tokens = num_tokens - num_sampled
         if seconds > 0 and num_prompt_tokens >= max(_MIN_PROMPT_TOKENS, _MIN_PROMPT_SHARE * num_tokens):

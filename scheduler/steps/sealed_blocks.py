@@ -1,5 +1,5 @@
 """The blocks that one worker's pages offer to others: from being sealed, which is safe before they are filled, to their being final
-and named to the worker, which reports them after a reconnect. Knows nothing about sequences and steps beyond their ids.
+and named to the worker, which reports them after a reconnect.
 """
 
 import bisect
@@ -24,8 +24,8 @@ class SealedBlocks:
     def has_untold(self) -> bool:
         return bool(self._untold)
 
-    def add(self, blocks: Iterable[tuple[PageId, BlockHash]], step_id: int) -> None:
-        """Filled by this step, or one before it, that was sent.
+    def add_blocks(self, blocks: Iterable[tuple[PageId, BlockHash]], step_id: int) -> None:
+        """Add blocks that this step fills, or one before it, that was sent.
 
         Safe before the result arrives: whoever shares such a page is computed by a later step of the same stream.
         """

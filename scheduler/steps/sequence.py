@@ -71,22 +71,22 @@ class Sequence:
 
     @property
     def status(self) -> SequenceStatus:
-        """Changed by `start_running`, `stop_running` and `end` alone."""
+        """Changed by `start_running`, `stop_running` and `mark_ended` alone."""
         return self._status
 
     def start_running(self, worker_id: str, numerics_id: str, cached_pages: Seq[PageId]) -> None:
-        """A worker's state admits it: from waiting to running."""
+        """Go from waiting to running, as a worker's state admits it."""
         self._change_status(SequenceStatus.WAITING, SequenceStatus.RUNNING)
         self.queue_place.num_passed_tokens = 0
-        self.computation.begin(worker_id, numerics_id, cached_pages, self.page_size)
+        self.computation.begin_attempt(worker_id, numerics_id, cached_pages, self.page_size)
 
     def stop_running(self) -> list[PageId]:
-        """It leaves its worker, tokens kept: from running to waiting. Returns the pages that it held."""
+        """Go from running to waiting, tokens kept. Return the pages that it held."""
         self._change_status(SequenceStatus.RUNNING, SequenceStatus.WAITING)
         return self.computation.give_up()
 
-    def end(self) -> None:
-        """It is in no queue and on no worker any more: from waiting to ended."""
+    def mark_ended(self) -> None:
+        """Go from waiting to ended: it is in no queue and on no worker any more."""
         self._change_status(SequenceStatus.WAITING, SequenceStatus.ENDED)
 
     def _change_status(self, old: SequenceStatus, new: SequenceStatus) -> None:
@@ -157,7 +157,7 @@ class Sequence:
         """Pages to append to the block table before the first `num_computed` tokens can be held."""
         return max(0, -(-num_computed // self.page_size) - len(self.computation.block_table))
 
-    def append(self, token_ids: Seq[int], max_new_tokens: int) -> None:
+    def append_tokens(self, token_ids: Seq[int], max_new_tokens: int) -> None:
         """Take in the tokens that a step brought, of so many that it had promised."""
         self.token_ids.extend(token_ids)
         self.computation.settle_chunk(len(token_ids), max_new_tokens)
@@ -172,8 +172,8 @@ class Sequence:
         while (end := len(hashes) * size) <= len(self.token_ids):
             hashes.append(hash_block(hashes[-1], self.token_ids[end - size : end]))
 
-    def sealable(self) -> list[tuple[PageId, BlockHash]]:
-        """Pages whose block is full, known, and filled by a step that has been sent. Marks them as sealed."""
+    def take_sealable_pages(self) -> list[tuple[PageId, BlockHash]]:
+        """Return the pages whose block is full, known, and filled by a step that has been sent; mark them as sealed."""
         # With a step in flight all known tokens are computed, and without one `num_computed` is exact.
         computation = self.computation
         first, end = computation.num_sealed, min(computation.num_computed // self.page_size, len(self.block_hashes) - 1)

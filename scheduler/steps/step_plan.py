@@ -1,4 +1,4 @@
-"""What goes down to a worker for one step, and the way to it. Knows nothing about who decides it, and about messages."""
+"""What goes down to a worker for one step, and the way to it."""
 
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol

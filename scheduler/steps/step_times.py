@@ -1,7 +1,6 @@
 """How long a worker takes for a step, learned from the steps it has run and predicted from what the next one computes.
 
-Steps are compared by their work: the tokens they compute, each weighed by the context it attends to. Knows nothing about clocks
-and workers.
+Steps are compared by their work: the tokens they compute, each weighed by the context it attends to.
 """
 
 from collections.abc import Iterable
@@ -27,8 +26,8 @@ class StepTimes:
         self._mean_s: dict[int, float] = {}
         self._num_steps = 0
 
-    def learn(self, work: int, seconds: float) -> None:
-        """Of a step without work nothing can be learned about others."""
+    def learn_step_time(self, work: int, seconds: float) -> None:
+        """Learn from a step that took so long. One without work says nothing about others."""
         if work == 0:
             return
         size = work.bit_length()

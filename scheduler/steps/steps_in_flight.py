@@ -1,7 +1,4 @@
-"""The steps of one worker that it has not answered: those it was sent, and those that it begins by itself under a lease.
-
-Knows nothing about pages, and what is computed and why.
-"""
+"""The steps of one worker that it has not answered: those it was sent, and those that it begins by itself under a lease."""
 
 from collections import deque
 from collections.abc import Sequence as Seq
@@ -62,7 +59,7 @@ class StepsInFlight:
     def oldest(self) -> StepInFlight | None:
         return self.unanswered[0] if self.unanswered else None
 
-    def begin(self, plan: StepPlan) -> None:
+    def add_sent_step(self, plan: StepPlan) -> None:
         """It is sent now, and its chunks are counted."""
         self._add(plan.step_id, [(each, start, num, most) for each, _, start, num, _, most, _ in plan.scheduled])
 
@@ -72,8 +69,8 @@ class StepsInFlight:
         self.lease = Lease(plan=plan, taking_part=taking_part)
         self.follow_lease()
 
-    def end(self, step_id: int) -> StepInFlight:
-        """Its result is here. Raises WorkerProtocolError when another one was due."""
+    def take_answered_step(self, step_id: int) -> StepInFlight:
+        """Return the step whose result has come, and hold it no longer. Raise WorkerProtocolError when another one was due."""
         step = self.oldest
         if step is None or step.step_id != step_id:
             due = f"step {step.step_id}" if step else "none"

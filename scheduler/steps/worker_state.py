@@ -92,7 +92,7 @@ class AttachedWorker:
         self._phase = WorkerPhase.LEAVING
 
     def dismiss(self) -> None:
-        """Nothing is left for it to do. Said once."""
+        """Tell the worker, once, that nothing is left for it to do."""
         if self._phase is not WorkerPhase.DISMISSED:
             self._phase = WorkerPhase.DISMISSED
             self.link.send_drain()
@@ -107,13 +107,13 @@ class AttachedWorker:
         if (first_step_id := self.steps.recall_lease()) is not None:
             self.link.send_recall(first_step_id)
 
-    def stop(self, sequence: Sequence) -> None:
-        """Its last token ended it: the worker, which knew that first, has left it out of the steps behind."""
+    def stop_sequence(self, sequence: Sequence) -> None:
+        """Leave out a sequence that its last token ended, as the worker, which knew that first, has done in the steps behind."""
         # That token, for which they were planned, is not computed.
         sequence.computation.stop_at(len(sequence.token_ids) - 1)
         self.steps.leave_out(sequence, worker_knows=True)
 
-    def leave(self, sequence: Sequence) -> None:
+    def release_sequence(self, sequence: Sequence) -> None:
         """Take a running sequence off this worker: pages back, state forgotten, late results void."""
         self.steps.leave_out(sequence, worker_knows=False)
         self.running.remove(sequence)
@@ -123,13 +123,13 @@ class AttachedWorker:
             self.known.remove(sequence.sequence_id)
             self.forgotten.append(sequence.sequence_id)
 
-    def seal(self, sequence: Sequence) -> None:
+    def seal_full_blocks(self, sequence: Sequence) -> None:
         """Offer the sequence's blocks that are full, known and computed by a step that was sent."""
-        if blocks := sequence.sealable():
-            self.sealed.add(blocks, self.steps.last_step_id)
+        if blocks := sequence.take_sealable_pages():
+            self.sealed.add_blocks(blocks, self.steps.last_step_id)
 
-    def carry_out(self, decision: StepDecision) -> StepPlan | None:
-        """Grant the pages of a decision and turn it into the plan to send; None when there is nothing to say.
+    def carry_out_decision(self, decision: StepDecision) -> StepPlan | None:
+        """Grant the pages of a decision and return the plan to send; None when there is nothing to say.
 
         Preempted and outgrown sequences have left already. A worker that becomes idle gets a last plan without chunks if there
         are blocks that it should learn the names of.
@@ -177,8 +177,8 @@ class AttachedWorker:
     def _remember(self, plan: StepPlan) -> None:
         self.forgotten.clear()
         self.known.update(sequence.sequence_id for sequence in plan.new_sequences)
-        self.steps.begin(plan)
+        self.steps.add_sent_step(plan)
         for planned in plan.scheduled:
-            self.seal(planned.sequence)
+            self.seal_full_blocks(planned.sequence)
         if plan.max_steps > 1:
             self.steps.begin_lease(plan)

@@ -63,11 +63,11 @@ def test_steps_that_end_are_not_added_up() -> None:
 def test_nothing_is_predicted_from_a_few_steps_or_from_those_that_only_tell() -> None:
     times = StepTimes()
     for _ in range(7):
-        times.learn(WORK, 1.0)
+        times.learn_step_time(WORK, 1.0)
     for _ in range(20):
-        times.learn(0, 0.0)
+        times.learn_step_time(0, 0.0)
     assert times.predict_s(WORK) is None
-    times.learn(WORK, 1.0)
+    times.learn_step_time(WORK, 1.0)
     assert times.predict_s(WORK) == pytest.approx(1.0)
 
 
@@ -82,7 +82,7 @@ def test_a_larger_step_than_any_before_is_never_thought_to_be_quicker_than_it_is
     times = StepTimes()
     for _ in range(10):
         for work, seconds in steps():
-            times.learn(work, seconds)
+            times.learn_step_time(work, seconds)
     for num_tokens, context in ((512, 0), (512, 4096), (2048, 30_000)):
         predicted = times.predict_s(work_of([(context, num_tokens)]))
         true_s = 0.005 + 0.001 * num_tokens * (1 + context / 4000)
@@ -92,5 +92,5 @@ def test_a_larger_step_than_any_before_is_never_thought_to_be_quicker_than_it_is
 def test_a_machine_that_becomes_slow_is_followed() -> None:
     times = StepTimes()
     for seconds in [0.1] * 10 + [1.0] * 12:
-        times.learn(WORK, seconds)
+        times.learn_step_time(WORK, seconds)
     assert times.predict_s(WORK) == pytest.approx(1.0, rel=0.1)

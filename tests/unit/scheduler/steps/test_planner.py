@@ -58,7 +58,7 @@ def make(pool: PagePool, given: Given, arrival: int) -> Sequence:
     )
     sequence.hash_full_blocks()
     sequence.computation.block_table = pool.allocate_pages(-(-given.computed // PAGE))
-    for page, block in sequence.sealable():
+    for page, block in sequence.take_sealable_pages():
         pool.seal_block(page, block)
     return sequence
 

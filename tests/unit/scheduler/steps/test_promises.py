@@ -43,7 +43,7 @@ class Account:
     def answer(self) -> None:
         if self.in_flight:
             max_new_tokens, num_new_tokens = self.in_flight.popleft()
-            self.sequence.append([7] * num_new_tokens, max_new_tokens)
+            self.sequence.append_tokens([7] * num_new_tokens, max_new_tokens)
 
     def check(self) -> None:
         sequence = self.sequence
@@ -61,7 +61,7 @@ class Account:
                 and sequence.computation.num_uncertain == 0
             )
         # Only what is known, and computed by the steps that were sent, whatever they bring.
-        sequence.sealable()
+        sequence.take_sealable_pages()
         assert sequence.computation.num_sealed * PAGE <= min(len(sequence.token_ids), max(0, self.actual_len - 1))
 
 
