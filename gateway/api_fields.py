@@ -9,6 +9,7 @@ import orjson
 from gateway.http.schema import Schema
 from gateway.ollama import schemas as ollama
 from gateway.openai import schemas as openai
+from gateway.openai.generation_schema import StreamOptions
 
 INTRODUCTION = """\
 # The fields of both APIs
@@ -51,7 +52,7 @@ BODIES = (
     Body("POST /v1/chat/completions: `messages`", openai.ChatMessage),
     Body("POST /v1/chat/completions: parts of `content`", openai.TextPart),
     Body("POST /v1/completions", openai.CompletionRequest),
-    Body("POST /v1/chat/completions and /v1/completions: `stream_options`", openai.StreamOptions),
+    Body("POST /v1/chat/completions and /v1/completions: `stream_options`", StreamOptions),
     Body("POST /tokenize, of a prompt", openai.TokenizePromptRequest),
     Body("POST /tokenize, of a conversation", openai.TokenizeChatRequest),
     Body("POST /detokenize", openai.DetokenizeRequest),

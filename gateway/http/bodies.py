@@ -14,7 +14,7 @@ import orjson
 from fastapi import Request
 
 from gateway.errors import ErrorKind, GatewayError, InvalidRequestError
-from gateway.http.reply_notes import note_ignored_fields
+from gateway.http.http_context import note_ignored_fields
 from gateway.http.schema import MAX_SHOWN_CHARACTERS, SchemaT
 
 MAX_INLINE_BYTES = 1 << 16

@@ -14,7 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway.errors import ErrorKind, GatewayError, error_response
 from gateway.http.drain import Drain
-from gateway.http.reply_notes import notes_of
+from gateway.http.http_context import notes_of
 from gateway.telemetry.metrics import GatewayMetrics
 
 logger = logging.getLogger(__name__)

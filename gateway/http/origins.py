@@ -14,7 +14,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from gateway.errors import ErrorKind, GatewayError, error_response
-from gateway.http.reply_notes import IGNORED_HEADER, TRUNCATED_HEADER
+from gateway.http.http_context import IGNORED_HEADER, TRUNCATED_HEADER
 
 # Ollama's: this machine under any port, and the schemes of desktop applications and editors.
 _LOCAL_ORIGIN = re.compile(

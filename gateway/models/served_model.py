@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -15,7 +16,7 @@ from pagoda.models.catalogue import with_tag
 from pagoda.models.errors import ModelFormatError
 from pagoda.models.model import Model
 from pagoda.models.model_settings import ModelSettings, read_settings
-from pagoda.models.sampling_defaults import NO_DEFAULTS, ModelDefaults, SamplingPolicy, as_json
+from pagoda.models.sampling_defaults import ModelDefaults, SamplingPolicy, as_json
 from pagoda.text.prompt_bound import Keep, PromptBound
 from pagoda.text.tokenizer import Tokenizer
 
@@ -25,44 +26,41 @@ MAX_REQUEST_TEMPLATE_CHARACTERS = 1 << 16
 """Of a template that comes with a request; those of models may have more (template_renderer.py)."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class ServedModel:
-    """`chat_template` is None for a base model, which completes text but does not chat.
-
-    It is None too for a model whose template is not valid; then `template_problem` says why.
-    """
-
-    def __init__(
-        self,
-        model: Model,
-        tokenizer: Tokenizer,
-        chat_template: ChatTemplate | None,
-        settings: ModelSettings,
-        special_texts: Mapping[str, str],
-        defaults: ModelDefaults = NO_DEFAULTS,
-        template_problem: str | None = None,
-    ) -> None:
-        self.model = model
-        self.tokenizer = tokenizer
-        self.chat_template = chat_template
-        self.settings = settings
-        self.defaults = defaults
-        self.template_problem = template_problem
-        self._special_texts = special_texts
+    model: Model
+    tokenizer: Tokenizer
+    settings: ModelSettings
+    defaults: ModelDefaults
+    special_texts: Mapping[str, str]
+    """What templates know as `bos_token` and its like."""
+    chat_template: ChatTemplate | None = None
+    """None for a base model, which completes text but does not chat, and for a model whose template is not valid."""
+    template_problem: str | None = None
+    """Why the template is not valid."""
 
     @classmethod
     def load(cls, model: Model, policy: SamplingPolicy) -> "ServedModel":
         tokenizer, settings = Tokenizer.load(model), read_settings(model)
         defaults = _logged(model, policy.defaults_of(model, settings))
         special_texts = template_variables(model, tokenizer)
+        chat_template = problem = None
         try:
             chat_template = _chat_template(model, settings, special_texts, tokenizer)
         except NoTemplateError:
             logger.info("model has no chat template", extra={"model": model.name})
-            return cls(model, tokenizer, None, settings, special_texts, defaults)
         except ChatTemplateError as error:
-            logger.warning("model cannot chat", extra={"model": model.name, "reason": str(error)})
-            return cls(model, tokenizer, None, settings, special_texts, defaults, str(error))
-        return cls(model, tokenizer, chat_template, settings, special_texts, defaults)
+            problem = str(error)
+            logger.warning("model cannot chat", extra={"model": model.name, "reason": problem})
+        return cls(
+            model=model,
+            tokenizer=tokenizer,
+            settings=settings,
+            defaults=defaults,
+            special_texts=special_texts,
+            chat_template=chat_template,
+            template_problem=problem,
+        )
 
     @staticmethod
     def check_model(model: Model, settings: ModelSettings) -> None:
@@ -127,7 +125,7 @@ class ServedModel:
             raise ChatTemplateError(
                 f"it has {len(source)} characters; at most {MAX_REQUEST_TEMPLATE_CHARACTERS} are allowed in a request"
             )
-        compiled = partial(ChatTemplate, source, self._special_texts, self.tokenizer, is_foreign=True)
+        compiled = partial(ChatTemplate, source, self.special_texts, self.tokenizer, is_foreign=True)
         return await asyncio.get_running_loop().run_in_executor(rendering_threads, compiled)
 
     def with_opening_messages(self, messages: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:

@@ -12,8 +12,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from gateway.answers.text_request import TextRequest
 from gateway.errors import Dialect, ErrorKind, GatewayError, InvalidRequestError, error_body
 from gateway.http.api_document import reads
-from gateway.http.http_context import http_context
-from gateway.http.reply_notes import note_truncation
+from gateway.http.http_context import http_context, note_truncation
 from gateway.http.streaming import ndjson_lines, stream_response, unless_gone
 from gateway.models.served_model import ServedModel
 from gateway.ollama.prompts import FittedPrompt, check_prompt_parts, encode_chat, encode_prompt

@@ -26,7 +26,7 @@ from gateway.answers.text_events import (
 )
 from gateway.answers.text_request import TextRequest
 from gateway.models.served_model import ServedModel
-from gateway.openai.schemas import ChatRequest, CompletionRequest, StreamOptions
+from gateway.openai.generation_schema import GenerationRequest, StreamOptions
 
 JSONObject = dict[str, Any]
 """To be written by orjson: it may have `orjson.Fragment`s in it."""
@@ -52,7 +52,7 @@ class ReplyForm:
     continuous_usage: bool = False
 
 
-def reply_form(body: ChatRequest | CompletionRequest, model: ServedModel, *, logprobs: bool) -> ReplyForm:
+def reply_form(body: GenerationRequest, model: ServedModel, *, logprobs: bool) -> ReplyForm:
     options = body.stream_options or StreamOptions()
     return ReplyForm(
         model=body.model or model.name,

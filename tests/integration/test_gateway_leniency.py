@@ -138,7 +138,7 @@ async def test_ignored_and_named(
     named: str,
     stream: bool,
 ) -> None:
-    with caplog.at_level(logging.INFO, "gateway.http.reply_notes"):
+    with caplog.at_level(logging.INFO, "gateway.http.http_context"):
         response = await gateway.http.post(path, json=BASES[path] | fields | {"stream": stream})
     assert response.status_code == 200, response.text
     assert response.headers["x-pagoda-ignored"] == named

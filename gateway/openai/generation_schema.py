@@ -1,0 +1,131 @@
+"""The fields that chats and completions of OpenAI's API have in common: sampling, limits, and what is wanted of the answer."""
+
+from typing import Annotated, Any, ClassVar, Literal, Self
+
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+
+from gateway.http.fields import (
+    Count,
+    Integer,
+    KeepAlive,
+    Limit,
+    MinP,
+    ModelName,
+    NumLogprobs,
+    Penalty,
+    RepetitionPenalty,
+    Seed,
+    Stop,
+    Temperature,
+    TokenId,
+    TopP,
+    whole_items,
+)
+from gateway.http.schema import FieldError, Schema
+from gateway.openai.known_fields import HINTS
+from pagoda.wire.sampling import MAX_LOGIT_BIAS, MAX_STOP_TOKEN_IDS
+
+
+def _check_length(bias: Any) -> Any:
+    if isinstance(bias, dict) and len(bias) > MAX_LOGIT_BIAS:
+        raise ValueError(f"may name at most {MAX_LOGIT_BIAS} tokens, got {len(bias)}")
+    return bias
+
+
+def _check_logit_bias(bias: dict[str, float]) -> dict[str, float]:
+    for token_id, value in bias.items():
+        # isdecimal alone would let digits of other scripts through.
+        if not (token_id.isascii() and token_id.isdecimal() and len(token_id) <= 10):
+            raise ValueError(f"keys must be token ids, got {token_id[:40]!r}")
+        if not -100 <= value <= 100:
+            raise ValueError(f"values must be between -100 and 100, got {value}")
+    return bias
+
+
+RequestId = Annotated[str, Field(pattern=r"^[A-Za-z0-9._:/+=@-]{1,128}$")]
+LogitBias = Annotated[dict[str, float], BeforeValidator(_check_length), AfterValidator(_check_logit_bias)]
+
+
+class StreamOptions(Schema):
+    hints = frozenset({"include_obfuscation"})
+
+    include_usage: bool | None = None
+    continuous_usage_stats: bool | None = None
+
+
+class GenerationRequest(Schema):
+    hints: ClassVar[frozenset[str]] = HINTS
+
+    model: ModelName | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    n: Annotated[Integer, Field(ge=1, le=128)] | None = None
+    stop: Stop | None = None
+    seed: Seed | None = None
+    temperature: Temperature | None = None
+    top_p: TopP | None = None
+    top_k: Annotated[Integer, Field(ge=-1, le=2**31 - 1)] | None = None
+    min_p: MinP | None = None
+    presence_penalty: Penalty | None = None
+    frequency_penalty: Penalty | None = None
+    repetition_penalty: RepetitionPenalty | None = None
+    repeat_penalty: RepetitionPenalty | None = None
+    """llama.cpp's: as repetition_penalty, but over the last repeat_last_n tokens."""
+    repeat_last_n: Annotated[Integer, Field(ge=-1, le=2**31 - 1)] | None = None
+    """How many tokens it looks at: -1 for all, 0 for none. Default: the model's own, else 64."""
+    logit_bias: LogitBias | None = None
+    max_tokens: Limit | None = None
+    """-1 is no limit."""
+    n_predict: Limit | None = None
+    """llama.cpp's name for max_tokens, where that is absent."""
+    min_tokens: Count | None = None
+    ignore_eos: bool | None = None
+    stop_token_ids: (
+        Annotated[list[TokenId], Field(max_length=MAX_STOP_TOKEN_IDS, fail_fast=True), whole_items] | None
+    ) = None
+    include_stop_str_in_output: bool | None = None
+    skip_special_tokens: bool | None = None
+    truncate_prompt_tokens: Annotated[Integer, Field(ge=-1, le=2**31 - 1)] | None = None
+    """Only so many tokens of the prompt are used; -1 is as many as leave room for the answer."""
+    truncation_side: Literal["left", "right"] | None = None
+    """Where the prompt is cut. "right" needs a number of tokens."""
+    priority: Annotated[Integer, Field(ge=-(2**31), le=2**31 - 1)] | None = None
+    """Lower goes first."""
+    request_id: RequestId | None = None
+    return_token_ids: bool | None = None
+    return_tokens_as_token_ids: bool | None = None
+    prompt_logprobs: NumLogprobs | None = None
+    """Also the log-probabilities of the prompt's tokens, with so many alternatives each. Not for streams."""
+    keep_alive: KeepAlive | None = None
+    """Ollama's: how long the model stays in memory afterwards."""
+    cache_salt: Annotated[str, Field(min_length=1, max_length=128)] | None = None
+
+    @model_validator(mode="after")
+    def _one_penalty_for_repetition(self) -> Self:
+        if self.repeat_penalty is not None and self.repetition_penalty is not None:
+            raise FieldError("repeat_penalty", "not possible together with repetition_penalty; send one of them")
+        return self
+
+    @model_validator(mode="after")
+    def _prompt_logprobs_come_whole(self) -> Self:
+        if self.prompt_logprobs is not None and self.stream:
+            raise FieldError("prompt_logprobs", "not available when stream is true")
+        return self
+
+    @model_validator(mode="after")
+    def _truncation_keeps_something(self) -> Self:
+        if self.truncate_prompt_tokens == 0:
+            raise FieldError("truncate_prompt_tokens", "must be at least 1, or -1 for as many as fit")
+        if self.truncation_side == "right" and self.truncate_prompt_tokens == -1:
+            raise FieldError("truncation_side", "must be left when truncate_prompt_tokens is -1")
+        return self
+
+    @model_validator(mode="after")
+    def _stream_options_need_a_stream(self) -> Self:
+        if self.stream_options is not None and not self.stream:
+            raise FieldError("stream_options", "only allowed when stream is true")
+        return self
+
+    @property
+    def num_choices(self) -> int:
+        return self.n or 1
