@@ -99,9 +99,6 @@ class ModelDefaults:
         return self.parameters["num_ctx"].value if "num_ctx" in self.parameters else None
 
 
-NO_DEFAULTS = ModelDefaults()
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SamplingPolicy:
     """What the operator has set. `neutral` leaves out the catalogue and the model's files, but not the user's Modelfile."""
