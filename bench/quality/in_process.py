@@ -9,7 +9,7 @@ from bench.quality.text import WINDOW
 from pagoda.models.model import Model
 from worker.kernels.interface import Kernels
 from worker.kernels.step_batch import StepBatch
-from worker.models.registry import load_model
+from worker.models.families import load_model
 
 PAGE_SIZE = 16
 

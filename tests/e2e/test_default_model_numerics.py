@@ -15,7 +15,7 @@ from tests.kernels.stepping import SteppedModel
 from worker.kernels.interface import Kernels
 from worker.kernels.select import select_kernels
 from worker.models.decoder import DecoderModel
-from worker.models.registry import load_model
+from worker.models.families import load_model
 
 PROMPT = "Photosynthesis is the process by which plants"
 NUM_GENERATED = 48

@@ -15,7 +15,7 @@ from pagoda.text.tokenizer import Tokenizer
 from tests.e2e.conftest import StartSystem
 from tests.kernels.stepping import SteppedModel
 from worker.kernels.select import select_kernels
-from worker.models.registry import load_model
+from worker.models.families import load_model
 
 pytestmark = pytest.mark.large
 

@@ -25,7 +25,7 @@ from pagoda.text.tokenizer import Tokenizer
 from tests.fakes.chats import encoded_chat
 from tests.fakes.tiny_model import write_tiny_gguf
 from worker.kernels.reference import ReferenceKernels
-from worker.models.registry import UnsupportedArchitectureError, load_model
+from worker.models.families import UnsupportedArchitectureError, load_model
 from worker.weights.checkpoint import WeightsError
 
 OUR_ERRORS = (ModelError, ChatTemplateError, WeightsError, UnsupportedArchitectureError)

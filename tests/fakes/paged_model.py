@@ -11,7 +11,7 @@ import torch
 
 from worker.kernels.interface import LayerKV
 from worker.kernels.step_batch import StepBatch
-from worker.memory.kv_memory import KVMemory
+from worker.kv_memory import KVMemory
 
 VOCAB_SIZE = 53
 _LARGE_PRIME = 1_000_003

@@ -31,9 +31,9 @@ from tests.fakes.executors import EXECUTORS, Wrap, plain
 from tests.fakes.plan_worker import worker_info
 from tests.fakes.tiny_model import write_tiny_gguf
 from worker.kernels.select import select_kernels
-from worker.memory.kv_memory import KVMemory
+from worker.kv_memory import KVMemory
 from worker.models.decoder import DecoderModel
-from worker.models.registry import load_model
+from worker.models.families import load_model
 from worker.steps.engine import BegunStep, Engine
 from worker.steps.host_executor import HostExecutor
 from worker.steps.lease import Lease

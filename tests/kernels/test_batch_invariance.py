@@ -10,7 +10,7 @@ from tests.kernels.tiny_llama import make_llama, save_safetensors
 from worker.kernels.integer import IntegerKernels
 from worker.kernels.integer_attention import KV_FORMATS
 from worker.models.decoder import DecoderModel
-from worker.models.registry import load_model
+from worker.models.families import load_model
 
 KERNELS = IntegerKernels()
 PROMPT = [(11 * i * i + 5 * i + 1) % 131 for i in range(70)]

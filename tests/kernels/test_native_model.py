@@ -13,7 +13,7 @@ from tests.kernels.tiny_families import FAMILIES, make_model, save_safetensors
 from tests.kernels.tiny_llama import make_llama
 from worker.kernels.integer import IntegerKernels
 from worker.models.decoder import DecoderModel
-from worker.models.registry import load_model
+from worker.models.families import load_model
 
 NATIVE, TWIN = native_kernels(), IntegerKernels()
 

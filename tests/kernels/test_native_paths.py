@@ -15,7 +15,7 @@ from worker.kernels.integer_attention import KV_FORMATS
 from worker.kernels.native import load
 from worker.kernels.native.build import architectures
 from worker.kernels.native.self_check import find_difference
-from worker.models.registry import load_model
+from worker.models.families import load_model
 
 native_kernels()  # Where there is no compiler, there is nothing to test.
 # The last has vectors of 128 bits, for which nothing is written out: it is the path of processors that have no other.

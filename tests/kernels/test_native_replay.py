@@ -12,7 +12,7 @@ from worker.kernels.interface import Forward
 from worker.kernels.native.kernels import NativeIntegerKernels
 from worker.layers import rope
 from worker.models.decoder import DecoderModel
-from worker.models.registry import load_model
+from worker.models.families import load_model
 
 RECORDED = native_kernels()
 

@@ -15,7 +15,7 @@ from tests.kernels.tiny_families import FAMILIES, make_model, save_safetensors
 from worker.kernels.interface import Kernels
 from worker.kernels.reference import ReferenceKernels
 from worker.kernels.step_batch import StepBatch
-from worker.models.registry import load_model
+from worker.models.families import load_model
 
 pytest.importorskip("triton", reason="Triton is made for Linux only")
 

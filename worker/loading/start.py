@@ -13,16 +13,16 @@ from worker.errors import NotEnoughMemoryError, StartError, UnusableModelError
 from worker.kernels.device_health import check_device
 from worker.kernels.interface import Kernels
 from worker.kernels.select import select_chooser, select_kernels
-from worker.loading.local_models import LocalModels
-from worker.memory.kv_memory import (
+from worker.kv_memory import (
     KVMemory,
     allocate_kv_memory,
     available_memory_bytes,
     bytes_per_page,
     default_budget_bytes,
 )
+from worker.loading.local_models import LocalModels
 from worker.models.decoder import DecoderModel
-from worker.models.registry import UnsupportedArchitectureError, load_model
+from worker.models.families import UnsupportedArchitectureError, load_model
 from worker.settings import WorkerSettings
 from worker.steps.engine import Engine
 from worker.steps.engine_thread import Loaded

@@ -12,7 +12,7 @@ from worker.kernels.device_health import check_device
 from worker.kernels.interface import LayerKV
 from worker.kernels.sampling import ChooseTokens, choose_tokens
 from worker.kernels.step_batch import StepBatch
-from worker.memory.kv_memory import KVMemory
+from worker.kv_memory import KVMemory
 from worker.steps.batch import build_batch
 from worker.steps.executor import Computed
 from worker.steps.sampler import sample_tokens, token_logprobs

@@ -1,7 +1,6 @@
 """GGML's tensor formats to float32, bit for bit as ggml and the gguf package compute it.
 
-The blocks' bytes are the business of legacy_quants.py, k_quants.py and iq_quants.py. To add a format, write its function
-there and name it in DECODERS.
+The blocks' bytes are the business of ggml_blocks.py. To add a format, write its function there and name it in DECODERS.
 """
 
 from collections.abc import Callable
@@ -9,7 +8,7 @@ from collections.abc import Callable
 import torch
 
 from pagoda.models.formats.ggml_type import GGMLType
-from worker.weights import iq_quants, k_quants, legacy_quants
+from worker.weights import ggml_blocks
 from worker.weights.four_bit import AnyWeight, FourBitWeight, as_float32
 
 VALUES_PER_PASS = 1 << 20
@@ -52,9 +51,9 @@ def _stored_as(dtype: torch.dtype) -> Callable[[torch.Tensor], torch.Tensor]:
 
 
 FOUR_BIT: dict[GGMLType, Callable[[torch.Tensor], FourBitWeight]] = {
-    GGMLType.Q4_0: legacy_quants.q4_0_with_minimum,
-    GGMLType.Q4_1: legacy_quants.q4_1,
-    GGMLType.Q4_K: k_quants.q4_k,
+    GGMLType.Q4_0: ggml_blocks.q4_0_with_minimum,
+    GGMLType.Q4_1: ggml_blocks.q4_1,
+    GGMLType.Q4_K: ggml_blocks.q4_k,
 }
 
 DECODERS: dict[GGMLType, Callable[[torch.Tensor], AnyWeight]] = {
@@ -62,15 +61,15 @@ DECODERS: dict[GGMLType, Callable[[torch.Tensor], AnyWeight]] = {
     GGMLType.F32: _stored_as(torch.float32),
     GGMLType.F16: _stored_as(torch.float16),
     GGMLType.BF16: _stored_as(torch.bfloat16),
-    GGMLType.Q8_0: legacy_quants.q8_0,
-    GGMLType.Q4_0: legacy_quants.q4_0,
-    GGMLType.Q5_0: legacy_quants.q5_0,
-    GGMLType.Q5_1: legacy_quants.q5_1,
-    GGMLType.Q2_K: k_quants.q2_k,
-    GGMLType.Q3_K: k_quants.q3_k,
-    GGMLType.Q5_K: k_quants.q5_k,
-    GGMLType.Q6_K: k_quants.q6_k,
-    GGMLType.IQ4_NL: iq_quants.iq4_nl,
-    GGMLType.IQ4_XS: iq_quants.iq4_xs,
+    GGMLType.Q8_0: ggml_blocks.q8_0,
+    GGMLType.Q4_0: ggml_blocks.q4_0,
+    GGMLType.Q5_0: ggml_blocks.q5_0,
+    GGMLType.Q5_1: ggml_blocks.q5_1,
+    GGMLType.Q2_K: ggml_blocks.q2_k,
+    GGMLType.Q3_K: ggml_blocks.q3_k,
+    GGMLType.Q5_K: ggml_blocks.q5_k,
+    GGMLType.Q6_K: ggml_blocks.q6_k,
+    GGMLType.IQ4_NL: ggml_blocks.iq4_nl,
+    GGMLType.IQ4_XS: ggml_blocks.iq4_xs,
 }
 """Blocks [n, bytes] to values [n, values per block], in any type that float32 holds."""

@@ -1,13 +1,14 @@
 """A model's forward as a recording: made at the first step, replayed in one native call from then on.
 
 Owns the memory in which intermediate results lie. It has room for the largest step so far; what no step has touched
-takes no memory.
+takes no memory, and results that are never needed at the same time share it.
 
 Legend as in step_batch.py.
 """
 
 import ctypes
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -15,7 +16,6 @@ from numpy.typing import NDArray
 
 from worker.kernels.interface import Forward, LayerKV
 from worker.kernels.native.bindings import Launch
-from worker.kernels.native.memory_plan import Lifetime, plan_memory
 from worker.kernels.native.recording import Buffer, LaunchesOnly, Recorder, Rows
 from worker.kernels.step_batch import StepBatch
 
@@ -101,3 +101,31 @@ def _launches(library: ctypes.CDLL, recorder: Recorder) -> "ctypes.Array[Launch]
         launch.call = ctypes.addressof(recorded.call)
         launch.rows = recorded.rows
     return launches
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lifetime:
+    """From the first launch that touches it to the last, both included."""
+
+    first: int
+    last: int
+    size: int
+
+
+def plan_memory(lifetimes: Sequence[Lifetime]) -> tuple[list[int], int]:
+    """An offset for each, and the size of the whole. First fit, in the order in which they come to life."""
+    offsets = [0] * len(lifetimes)
+    alive: list[int] = []
+    total = 0
+    for index in sorted(range(len(lifetimes)), key=lambda index: lifetimes[index].first):
+        wanted = lifetimes[index]
+        alive = [other for other in alive if lifetimes[other].last >= wanted.first]
+        place = 0
+        for other in sorted(alive, key=offsets.__getitem__):
+            if place + wanted.size <= offsets[other]:
+                break
+            place = max(place, offsets[other] + lifetimes[other].size)
+        offsets[index] = place
+        alive.append(index)
+        total = max(total, place + wanted.size)
+    return offsets, total

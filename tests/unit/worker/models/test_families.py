@@ -27,8 +27,8 @@ from worker.kernels.integer import IntegerKernels
 from worker.kernels.interface import Kernels
 from worker.kernels.reference import ReferenceKernels
 from worker.layers import rope
-from worker.models.registry import FAMILIES as IMPLEMENTED
-from worker.models.registry import load_model
+from worker.models.families import FAMILIES as IMPLEMENTED
+from worker.models.families import load_model
 from worker.weights.checkpoint import WeightsError
 
 MAX_RELATIVE_ERROR = 1e-4

@@ -16,7 +16,7 @@ from worker.errors import StepError
 from worker.kernels.integer import IntegerKernels
 from worker.kernels.interface import Kernels
 from worker.kernels.reference import ReferenceKernels
-from worker.models.registry import UnsupportedArchitectureError, load_model
+from worker.models.families import UnsupportedArchitectureError, load_model
 
 MAX_RELATIVE_ERROR = 1e-3
 MAX_INTEGER_ERROR = 0.1

@@ -16,7 +16,7 @@ from pagoda.models.formats.ggml_type import READABLE_TYPES, GGMLType
 from pagoda.models.formats.tensor_names import GGUF_NAMES, SAFETENSORS_NAMES, map_names
 from tests.kernels.tiny_llama import make_llama, save_gguf, save_safetensors
 from worker.kernels.reference import ReferenceKernels
-from worker.models.registry import load_model, open_checkpoint
+from worker.models.families import load_model, open_checkpoint
 from worker.weights import dequantize as dequantize_module
 from worker.weights.checkpoint import WeightsError
 from worker.weights.dequantize import DECODERS, FOUR_BIT, UnsupportedTypeError, dequantize, read_four_bit

@@ -7,11 +7,11 @@ import torch
 
 from pagoda.models.model import ModelConfig
 from pagoda.wire.sampling import SamplingParams
+from worker import kv_memory
 from worker.errors import StartError
 from worker.kernels.select import select_kernels
 from worker.kernels.step_batch import StepBatch
-from worker.memory import machine_memory
-from worker.memory.kv_memory import allocate_kv_memory, available_memory_bytes, bytes_per_page, default_budget_bytes
+from worker.kv_memory import allocate_kv_memory, available_memory_bytes, bytes_per_page, default_budget_bytes
 from worker.steps.batch import build_batch
 from worker.steps.sequence import Chunk, RunningSequence
 
@@ -78,7 +78,7 @@ def test_a_container_limit_counts_and_cached_files_do_not(tmp_path: Path, monkey
     (tmp_path / "memory.max").write_text("1000\n")
     (tmp_path / "memory.current").write_text("700\n")
     (tmp_path / "memory.stat").write_text("anon 400\ninactive_file 200\n")
-    monkeypatch.setattr(machine_memory, "CGROUP", tmp_path)
+    monkeypatch.setattr(kv_memory, "CGROUP", tmp_path)
     assert available_memory_bytes(torch.device("cpu")) == 500
     (tmp_path / "memory.max").write_text("max\n")
     assert available_memory_bytes(torch.device("cpu")) > 1000

@@ -4,7 +4,7 @@ import gc
 
 import pytest
 
-from worker.kernels.native.huge_pages import ALIGNMENT, CHUNK_BYTES, HugePages
+from worker.kernels.native.panels import ALIGNMENT, CHUNK_BYTES, HugePages
 
 
 def test_each_taker_has_memory_of_its_own() -> None:

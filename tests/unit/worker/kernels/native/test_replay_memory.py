@@ -5,7 +5,7 @@ from itertools import combinations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from worker.kernels.native.memory_plan import Lifetime, plan_memory
+from worker.kernels.native.replay import Lifetime, plan_memory
 
 lifetimes = st.builds(
     lambda first, length, size: Lifetime(first=first, last=first + length, size=size),
