@@ -31,6 +31,7 @@ from pagoda.wire.step_result import StepResult
 from protos.v1 import inference_pb2
 from scheduler.steps.worker_state import WorkerPhase
 from tests.fakes.engine import FakeEngine, continuation
+from tests.fakes.executors import EXECUTORS, Wrap, plain
 from tests.fakes.scheduler import Answer, FakeScheduler
 from tests.fakes.scheduler_process import scheduler
 from tests.fakes.waiting import until
@@ -303,8 +304,8 @@ def metrics_of(pair: Pair) -> str:
 class HeldEngine(FakeEngine):
     """Stops before its ninth step, until it is let go."""
 
-    def __init__(self) -> None:
-        super().__init__(num_pages=256)
+    def __init__(self, wrap: Wrap = plain) -> None:
+        super().__init__(num_pages=256, wrap=wrap)
         self.is_held = threading.Event()
         self.may_go_on = threading.Event()
         self._num_steps = 0
@@ -337,17 +338,23 @@ def names_that_prefer(address: str, addresses: Sequence[str]) -> Iterator[str]:
     return (name for name in names if by_preference(name, addresses)[0] == address)
 
 
-async def test_streams_end_undisturbed_when_one_of_two_real_schedulers_ends(short_path: Path) -> None:
-    """Its worker goes to the other one, which is in its list, and so do its streams."""
+@pytest.mark.parametrize("wrap", EXECUTORS.values(), ids=EXECUTORS)
+async def test_streams_end_undisturbed_when_one_of_two_real_schedulers_ends(short_path: Path, wrap: Wrap) -> None:
+    """Its worker goes to the other one, which is in its list, and so do its streams.
+
+    Where a step brings several tokens, a stream is resumed from whichever of them its client has.
+    """
     prompts = [tuple(range(number, 40 + number)) for number in range(32)]
-    held = HeldEngine()
+    held = HeldEngine(wrap)
     async with AsyncExitStack() as stack, AsyncExitStack() as ending:
         b, b_loop = await stack.enter_async_context(scheduler(make_directory(short_path / "b")))
         a, _ = await ending.enter_async_context(scheduler(make_directory(short_path / "a")))
         stack.callback(held.may_go_on.set)
         w1, w2 = (next(names_that_prefer(each, (a, b))) for each in (a, b))
         await stack.enter_async_context(attached_worker(a, b, worker_id=w1, engine=held))
-        await stack.enter_async_context(attached_worker(a, b, worker_id=w2, engine=FakeEngine(num_pages=256)))
+        await stack.enter_async_context(
+            attached_worker(a, b, worker_id=w2, engine=FakeEngine(num_pages=256, wrap=wrap))
+        )
         schedulers, placement = await stack.enter_async_context(running_schedulers(a, b))
         await until(lambda: all("fake" in client.models for client in schedulers.clients))
         requests = [replace(request(str(n), model="fake"), prompt_token_ids=prompt) for n, prompt in enumerate(prompts)]
