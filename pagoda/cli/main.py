@@ -7,10 +7,10 @@ from typing import Annotated, Literal
 
 import typer
 
-from pagoda.cli import key_commands, model_commands, other_words, token_commands
+from pagoda.cli import credential_commands, model_commands, other_words
 from pagoda.cli.chat import command as chat_command
+from pagoda.cli.credential_commands import KeysFile
 from pagoda.cli.doctor import command as doctor_command
-from pagoda.cli.key_commands import KeysFile
 from pagoda.cli.options import Home, complete_model, named_by_ollama, resolve_home
 from pagoda.cli.vllm_flags import ServeCommand
 from pagoda.durations import parse_setting
@@ -277,8 +277,7 @@ def serve(
 chat_command.register(app)
 model_commands.register(app)
 doctor_command.register(app)
-key_commands.register(app)
-token_commands.register(app)
+credential_commands.register(app)
 other_words.register(app)
 
 

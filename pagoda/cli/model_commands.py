@@ -81,8 +81,7 @@ def show(
     }
     wanted = [name for name, is_wanted in parts.items() if is_wanted]
     with failing_in_sentences():
-        from pagoda.cli.show import show_page
-        from pagoda.cli.store_commands import show_model
+        from pagoda.cli.store_commands import show_model, show_page
 
         if len(wanted) > 1:
             raise CommandError(f"only one of {', '.join(f'--{name}' for name in parts)} can be asked for at once")

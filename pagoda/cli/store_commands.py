@@ -5,6 +5,7 @@ The words of the command are in model_commands.py; changes to the store are pago
 
 import subprocess
 import sys
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,11 @@ from pagoda.models.store import ModelStore
 JSONObject = dict[str, Any]
 UNUSABLE = 65
 """What gateway.models.model_check exits with where it has a reason against a model; anything else is no verdict."""
+
+_NUM_TEXT_LINES = 2
+# A list longer than this, such as the vocabulary, is shown as its length.
+_LONGEST_LIST = 5
+Rows = Sequence[Sequence[str]]
 
 
 def list_models(home: Path, prefix: str) -> list[JSONObject]:
@@ -52,6 +58,51 @@ def show_model(home: Path, name_or_path: str, *, verbose: bool) -> JSONObject:
     model = ModelStore(home).get(name_or_path)
     modelfile = render_modelfile(str(model.path), read_settings(model), name=with_tag(model.name))
     return shown(model, SamplingPolicy(), verbose=verbose) | {"modelfile": modelfile}
+
+
+def show_page(shown: JSONObject, *, verbose: bool = False) -> str:
+    """Sections of indented columns, as Ollama's, about the object of /api/show."""
+    sections = [(title, rows) for title, rows in _sections(shown, verbose) if rows]
+    return "\n".join(f"  {title}\n{_indented(rows)}" for title, rows in sections)
+
+
+def _sections(shown: JSONObject, verbose: bool) -> Iterator[tuple[str, Rows]]:
+    yield "Model", list(_model_rows(shown))
+    yield "Capabilities", [[capability] for capability in shown.get("capabilities") or []]
+    yield "Parameters", [line.split(maxsplit=1) for line in (shown.get("parameters") or "").splitlines() if line]
+    if verbose:
+        yield "Metadata", [[key, _in_one_line(value)] for key, value in sorted((shown.get("model_info") or {}).items())]
+        yield "Tensors", [[each["name"], each["type"], str(each["shape"])] for each in shown.get("tensors") or []]
+    yield "System", _first_lines(shown.get("system") or "")
+    yield "License", _first_lines(shown.get("license") or "")
+
+
+def _model_rows(shown: JSONObject) -> Iterator[list[str]]:
+    info, details = shown.get("model_info") or {}, shown.get("details") or {}
+    family = info.get("general.architecture") or details.get("family", "")
+    facts = (
+        ("architecture", family),
+        ("parameters", details.get("parameter_size")),
+        ("context length", info.get(f"{family}.context_length")),
+        ("embedding length", info.get(f"{family}.embedding_length")),
+        ("quantization", details.get("quantization_level")),
+    )
+    yield from ([name, str(value)] for name, value in facts if value)
+
+
+def _first_lines(text: str) -> Rows:
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return [[line] for line in lines[:_NUM_TEXT_LINES] + ["..."] * (len(lines) > _NUM_TEXT_LINES)]
+
+
+def _in_one_line(value: object) -> str:
+    if isinstance(value, list) and len(value) > _LONGEST_LIST:
+        return f"[{len(value)} values]"
+    return " ".join(str(value).split())
+
+
+def _indented(rows: Rows) -> str:
+    return "".join(f"    {line}\n" for line in human.table(rows).splitlines())
 
 
 def remove_models(home: Path, names: list[str]) -> list[str]:

@@ -1,11 +1,16 @@
-"""The words and options of `pagoda run`."""
+"""`pagoda run`: its words and options; a chat where there is a terminal and no prompt, one answer otherwise."""
 
-from typing import Annotated
+import sys
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pagoda.cli.failure import CommandError, failing_in_sentences
+from pagoda.cli.failure import INTERRUPTED, CommandError, failing_in_sentences
 from pagoda.cli.options import Home, Server, api_key, complete_model, named_server, resolve_home
+
+if TYPE_CHECKING:
+    from pagoda.cli.chat.answer import Style
+    from pagoda.cli.chat.connection import Connection, Servers
 
 
 def register(app: typer.Typer) -> None:
@@ -50,14 +55,44 @@ def run(
 
         from pagoda.cli.chat.answer import Style
         from pagoda.cli.chat.connection import Servers
-        from pagoda.cli.chat.run import RunOptions, run_model
 
-        options = RunOptions(
-            model=model,
-            prompt=" ".join(prompt or []),
-            style=Style(wordwrap=not nowordwrap, verbose=verbose),
-            keep_alive=keepalive,
-            remembers=not nohistory,
-        )
-        status = run_model(options, Servers(home=resolve_home(home), address=named_server(server), api_key=api_key()))
+        piped = "" if sys.stdin.isatty() else sys.stdin.read()
+        wanted = " ".join(filter(None, (piped, " ".join(prompt or []))))
+        servers = Servers(home=resolve_home(home), address=named_server(server), api_key=api_key())
+        connection = servers.connect(model)
+        style = Style(wordwrap=not nowordwrap, verbose=verbose)
+        status = 0
+        if not wanted and sys.stdin.isatty() and sys.stdout.isatty():
+            _chat(servers, connection, style, keepalive, remembers=not nohistory)
+        else:
+            status = _answer(connection, wanted, style, keepalive)
     raise typer.Exit(status)
+
+
+def _answer(connection: "Connection", prompt: str, style: "Style", keep_alive: str | None) -> int:
+    """Print the answer to a prompt that is not empty; return the exit status."""
+    from pagoda.cli.chat.answer import print_answer
+
+    try:
+        if not prompt:
+            return 0
+        answer = print_answer(connection.api.generate(connection.model, prompt, keep_alive=keep_alive), style)
+        return 0 if answer.end else INTERRUPTED
+    finally:
+        connection.close()
+
+
+def _chat(
+    servers: "Servers", connection: "Connection", style: "Style", keep_alive: str | None, *, remembers: bool
+) -> None:
+    # Only here: nobody who wants one answer should wait for what edits lines.
+    from pagoda.cli.chat.chat_loop import ChatLoop
+    from pagoda.cli.chat.line_reader import TerminalReader
+    from pagoda.cli.chat.session import Session
+
+    reader = TerminalReader(servers.home / "state" / "chat_history", remembers=remembers)
+    session = Session(connection, servers, reader, style, keep_alive)
+    try:
+        ChatLoop(session).run()
+    finally:
+        session.connection.close()

@@ -1,12 +1,10 @@
-"""The slash commands of a chat, in Ollama's words."""
+"""The slash commands of a chat and what `/?` says of them, in Ollama's order and words."""
 
 from collections.abc import Callable, Sequence
 
-from pagoda.cli.chat import help as words
 from pagoda.cli.chat.session import Session
 from pagoda.cli.failure import CommandError
-from pagoda.cli.show import show_page
-from pagoda.cli.store_commands import list_models, list_page
+from pagoda.cli.store_commands import list_models, list_page, show_page
 from pagoda.models.inert_parameters import changes_nothing
 from pagoda.models.parameters import parameter_lines, parse_parameter
 
@@ -15,6 +13,77 @@ _NOT_SUPPORTED = {
     "noformat": "answers cannot be held to a form yet",
     "think": "thinking is not told apart from the answer yet",
     "nothink": "thinking is not told apart from the answer yet",
+}
+
+COMMANDS_HELP = '''Available Commands:
+  /set            Set session variables
+  /show           Show model information
+  /list           List the models on this machine
+  /load <model>   Load another model
+  /save <model>   Save your current session
+  /clear          Clear session context
+  /bye            Exit
+  /?, /help       Help for a command
+  /? shortcuts    Help for keyboard shortcuts
+
+Use """ to begin a multi-line message.
+'''
+
+SET_HELP = """Available Commands:
+  /set parameter ...     Set a parameter
+  /set system <string>   Set system message
+  /set history           Enable history
+  /set nohistory         Disable history
+  /set wordwrap          Enable wordwrap
+  /set nowordwrap        Disable wordwrap
+  /set verbose           Show timings
+  /set quiet             Disable timings
+"""
+
+SHOW_HELP = """Available Commands:
+  /show info         Show details for this model
+  /show license      Show model license
+  /show modelfile    Show Modelfile for this model
+  /show parameters   Show parameters for this model
+  /show system       Show system message
+  /show template     Show prompt template
+"""
+
+PARAMETERS_HELP = """Available Parameters:
+  /set parameter seed <int>              Random number seed
+  /set parameter num_predict <int>       Max number of tokens to predict
+  /set parameter top_k <int>             Pick from top k num of tokens
+  /set parameter top_p <float>           Pick token based on sum of probabilities
+  /set parameter min_p <float>           Pick token based on top token probability * min_p
+  /set parameter num_ctx <int>           Set the context size
+  /set parameter temperature <float>     Set creativity level
+  /set parameter repeat_penalty <float>  How strongly to penalize repetitions
+  /set parameter repeat_last_n <int>     Set how far back to look for repetitions
+  /set parameter stop <string> <string> ...   Set the stop parameters
+"""
+
+SHORTCUTS_HELP = """Available keyboard shortcuts:
+  Ctrl + a            Move to the beginning of the line (Home)
+  Ctrl + e            Move to the end of the line (End)
+   Alt + b            Move back (left) one word
+   Alt + f            Move forward (right) one word
+  Ctrl + k            Delete the sentence after the cursor
+  Ctrl + u            Delete the sentence before the cursor
+  Ctrl + w            Delete the word before the cursor
+  Ctrl + r            Search the history
+
+  Ctrl + l            Clear the screen
+  Ctrl + g            Open default editor to compose a prompt
+  Ctrl + c            Stop the model from responding
+  Ctrl + d            Exit (/bye)
+"""
+
+HELP_TOPICS = {
+    "set": SET_HELP,
+    "show": SHOW_HELP,
+    "shortcut": SHORTCUTS_HELP,
+    "shortcuts": SHORTCUTS_HELP,
+    "parameter": PARAMETERS_HELP,
 }
 
 
@@ -53,7 +122,7 @@ class Commands:
                 session.conversation.options[name] = parse_parameter(name, values)
                 print(f"Set parameter '{name}' to '{', '.join(values)}'")
             case ["parameter", *_]:
-                print(words.PARAMETERS)
+                print(PARAMETERS_HELP)
             case ["system", _, *_]:
                 session.conversation.system = text.split(None, 2)[2]
                 print("Set system message.")
@@ -68,7 +137,7 @@ class Commands:
             case [word, *_] if word in _NOT_SUPPORTED:
                 raise CommandError(f"'/set {word}' is not supported: {_NOT_SUPPORTED[word]}")
             case [] | ["system"]:
-                print(words.SET)
+                print(SET_HELP)
             case [word, *_]:
                 print(f"Unknown command '/set {word}'. Type /? for help")
 
@@ -77,7 +146,7 @@ class Commands:
         shown = session.connection.api.show(session.conversation.model)
         match arguments:
             case []:
-                print(words.SHOW)
+                print(SHOW_HELP)
             case ["info", *_]:
                 print(show_page(shown))
             case ["license", *_]:
@@ -132,4 +201,4 @@ class Commands:
 
     def _help(self, text: str, arguments: Sequence[str]) -> None:
         topic = "".join(arguments[:1]).removeprefix("/")
-        print(words.TOPICS.get(topic, words.COMMANDS))
+        print(HELP_TOPICS.get(topic, COMMANDS_HELP))

@@ -3,10 +3,9 @@
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from pagoda.cli.chat.answer import Style, print_answer
+from pagoda.cli.chat.answer import Style, WordWrap, print_answer
 from pagoda.cli.chat.connection import Connection, Servers
 from pagoda.cli.chat.line_reader import PROMPT, LineReader
-from pagoda.cli.chat.wrapping import WordWrap
 
 Message = dict[str, str]
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
-from pagoda.cli.doctor import machine, models, python, setup
+from pagoda.cli.doctor import machine, models, setup
 from pagoda.cli.doctor.finding import Finding, Level
 from pagoda.models.catalogue import DEFAULT_MODEL, find_entry
 
@@ -20,14 +20,14 @@ def examine(home: Path, *, deep: bool, api_key: str | None) -> list[Finding]:
     default = find_entry(DEFAULT_MODEL)
     assert default is not None
     looks: list[Callable[[], Finding | list[Finding]]] = [
-        python.check_versions,
-        python.check_python,
-        python.check_gateway_packages,
-        python.check_torch,
+        setup.check_versions,
+        setup.check_python,
+        setup.check_gateway_packages,
+        setup.check_torch,
         machine.check_cpu,
         machine.check_threads,
         machine.check_memory,
-        lambda: machine.check_gpu(python.torch_build()),
+        lambda: machine.check_gpu(setup.torch_build()),
         lambda: setup.check_home(home),
         lambda: machine.check_disk(home, default.download_bytes + default.file_bytes),
         lambda: setup.check_sockets(home),

@@ -65,7 +65,7 @@ def check_memory(available_bytes: int | None = None) -> Finding:
 
 
 def check_gpu(torch_build: str | None, gpus: Sequence[str] | None = None) -> Finding:
-    """What `torch_build` is, python.py says. A GPU is used when the worker is told to."""
+    """What `torch_build` is, setup.py says. A GPU is used when the worker is told to."""
     found = _gpus() if gpus is None else gpus
     if not found:
         return ok("gpu", "none found; workers compute on the CPU")

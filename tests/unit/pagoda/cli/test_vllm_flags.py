@@ -9,7 +9,7 @@ from typer.testing import CliRunner, Result
 
 import pagoda.cli.serve
 from pagoda.cli.main import app
-from pagoda.cli.ollama_host import OllamaHost, ollama_host
+from pagoda.cli.options import OllamaHost, ollama_host
 from pagoda.cli.serve import within_windows
 from pagoda.cli.tiers import ServeOptions, tier_commands
 from pagoda.cli.vllm_flags import FLAGS

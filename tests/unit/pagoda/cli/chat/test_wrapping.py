@@ -5,7 +5,7 @@ import re
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pagoda.cli.chat.wrapping import WordWrap
+from pagoda.cli.chat.answer import WordWrap
 
 _GO_BACK = re.compile(r"\x1b\[(\d+)D\x1b\[K")
 

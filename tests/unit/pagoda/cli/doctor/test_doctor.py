@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from pagoda.cli.doctor import machine, models, python, setup
+from pagoda.cli.doctor import machine, models, setup
 from pagoda.cli.doctor.examination import print_report
 from pagoda.cli.doctor.finding import Finding, Level, ok, problem, warning
 from pagoda.cli.main import app
@@ -42,13 +42,13 @@ def tiny(tmp_path: Path) -> bytes:
 
 
 def test_this_interpreter_and_its_packages_are_well() -> None:
-    looks = (python.check_versions, python.check_python, python.check_gateway_packages, python.check_torch)
+    looks = (setup.check_versions, setup.check_python, setup.check_gateway_packages, setup.check_torch)
     assert [look().level for look in looks] == [Level.OK] * 4
-    assert "built for" in python.check_torch().text
+    assert "built for" in setup.check_torch().text
 
 
 def test_an_old_interpreter_is_a_problem() -> None:
-    assert python.check_python((3, 9, 1)).level is Level.PROBLEM
+    assert setup.check_python((3, 9, 1)).level is Level.PROBLEM
 
 
 @pytest.mark.parametrize("package", ["torch", "numpy", "tokenizers", "pip"])
@@ -56,7 +56,7 @@ def test_a_missing_package_is_a_problem(package: str, tmp_path: Path, monkeypatc
     find_spec = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == package else find_spec(name))
     monkeypatch.setattr(models, "_index_has", lambda package: True)
-    findings = [python.check_torch(), python.check_gateway_packages(), models.check_index(tmp_path)]
+    findings = [setup.check_torch(), setup.check_gateway_packages(), models.check_index(tmp_path)]
     (found,) = [finding for finding in findings if finding.level is Level.PROBLEM]
     assert "pip" in found.next_step
 

@@ -1,6 +1,7 @@
-"""The words and options of `pagoda key`: create, list, revoke. What they do is in keys.py, imported when a command runs.
+"""The words and options of the commands that make secrets: `pagoda key` for clients' API keys, `pagoda cluster-token` for tiers.
 
-They work on a file, whether or not a gateway runs; one that does reads it again by itself.
+What `key` does is in keys.py, imported when a command runs. It works on a file, whether or not a gateway runs; one that does
+reads it again by itself.
 """
 
 import json
@@ -10,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from pagoda.cli.failure import failing_in_sentences
+from pagoda.cli.failure import CommandError, failing_in_sentences
 from pagoda.cli.options import AsJSON, Home, resolve_home
 
 KeysFile = Annotated[
@@ -22,6 +23,13 @@ KeysFile = Annotated[
     ),
 ]
 KeyName = Annotated[str, typer.Argument(metavar="NAME", help="What lists and logs call the key.")]
+TokensWanted = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="ROLE[=FILE]...",
+        help="gateway, worker or client. Without a file the token is printed; a file that is there is left as it is.",
+    ),
+]
 
 
 def register(app: typer.Typer) -> None:
@@ -31,6 +39,9 @@ def register(app: typer.Typer) -> None:
     keys.command("ls", hidden=True, help="The same as list.")(list_)
     keys.command(help="Make a key invalid, at once and for good.")(revoke)
     app.add_typer(keys, name="key", help="Make, list and revoke the API keys of a gateway.")
+    app.command(
+        "cluster-token", help="Make the tokens by which schedulers that are reached over TCP know gateways and workers."
+    )(cluster_token)
 
 
 def create(
@@ -87,6 +98,25 @@ def revoke(name: KeyName, as_json: AsJSON = False, keys_file: KeysFile = None, h
 
         entry = revoke_key(_file(keys_file, home), name)
         print(json.dumps(facts(entry)) if as_json else f"revoked '{name}'")
+
+
+def cluster_token(wanted: TokensWanted) -> None:
+    with failing_in_sentences():
+        from pagoda.rpc.cluster_tokens import Role, make_token_file, new_token
+
+        for each in wanted:
+            word, _, file = each.partition("=")
+            if word not in tuple(Role):
+                raise CommandError(
+                    f"unknown role {word!r}: it is {', '.join(Role)}, such as worker=/etc/pagoda/worker.token"
+                )
+            if not file:
+                print(new_token(Role(word)))
+                continue
+            path = Path(file).expanduser()
+            was_there = path.exists()
+            make_token_file(path, Role(word))
+            _say(f"{path} {'was there already' if was_there else 'made'}")
 
 
 def _file(keys_file: Path | None, home: Path | None) -> Path:
