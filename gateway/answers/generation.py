@@ -23,7 +23,6 @@ from gateway.models.served_models import ServedModels
 from gateway.telemetry.metrics import GatewayMetrics
 from gateway.upstream.open_request import OpenRequest
 from gateway.upstream.placement import Placement
-from pagoda.api_keys.cache_salt import cache_salt_for
 from pagoda.api_keys.keyring import Caller, ScopeMissingError
 from pagoda.wire.events import Moved, PromptLogprobs, Started, Tokens
 from pagoda.wire.finished import Finished, FinishReason
@@ -99,7 +98,7 @@ class TextGenerator:
             num_samples=request.num_samples,
             timeout_s=self._timeout_s,
             tenant=http.caller.tenant,
-            cache_salt=cache_salt_for(http.caller, request.cache_salt),
+            cache_salt=http.caller.cache_salt(request.cache_salt),
             priority=_priority(request, http.caller),
             keep_alive_s=request.keep_alive_s,
             keep_alive_only_prolongs=not http.caller.may_unload,

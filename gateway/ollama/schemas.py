@@ -25,7 +25,7 @@ from gateway.http.fields import (
     whole_items,
 )
 from gateway.http.schema import FieldError, Schema
-from pagoda.models.inert_parameters import HINTS, NEUTRAL
+from pagoda.models.parameters import HINTS, NEUTRAL
 from pagoda.wire.sampling import MAX_TEMPERATURE
 
 

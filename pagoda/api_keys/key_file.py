@@ -7,6 +7,7 @@ keyring.py decides which key may do what.
 """
 
 import hashlib
+import logging
 import os
 import secrets
 import tempfile
@@ -21,12 +22,16 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationErro
 
 from pagoda.process.file_lock import file_lock
 
+logger = logging.getLogger(__name__)
+
 KEYS_FILE = "keys.json"
 """Its name under PAGODA_HOME."""
 KEY_PREFIX = "pgd_"
 """What scanners for leaked secrets can look for."""
 DEFAULT_TENANT = "default"
 _KEY_BYTES = 32
+
+_Signature = tuple[int, int, int] | None
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._@-]{0,63}$")]
 """Of a key or a tenant: it goes into logs and salts."""
@@ -177,3 +182,47 @@ def _replace(path: Path, text: str) -> None:
         with suppress(FileNotFoundError):
             os.unlink(temporary)
         raise
+
+
+class WatchedKeys:
+    """The keys of a file that may change while the server runs. What cannot be read never takes the place of what could.
+
+    Raises KeysError where the file is wrong at the start. `must_exist`: no file is wrong too, rather than no keys.
+    """
+
+    def __init__(self, path: Path, *, must_exist: bool = False) -> None:
+        self._file = KeyFile(path)
+        self._entries: tuple[KeyEntry, ...] = ()
+        self._signature = _signature(path)
+        if must_exist or self._signature is not None:
+            self._entries = self._read()
+
+    @property
+    def path(self) -> Path:
+        return self._file.path
+
+    def entries(self) -> tuple[KeyEntry, ...]:
+        """As the file lists them now. A file that is broken or gone is logged once, and its last good keys stay."""
+        if (signature := _signature(self.path)) != self._signature:
+            self._signature = signature
+            try:
+                self._entries = self._read()
+            except KeysError as error:
+                logger.error("keys file is unusable, its last keys stay in force", extra={"reason": str(error)})
+        return self._entries
+
+    def _read(self) -> tuple[KeyEntry, ...]:
+        entries = self._file.read()
+        logger.info("keys read", extra={"path": self.path, "num_keys": len(entries)})
+        if self._file.is_open_to_others():
+            logger.warning("other users may open the keys file; chmod 600 it", extra={"path": self.path})
+        return entries
+
+
+def _signature(path: Path) -> _Signature:
+    """Differs when the file was replaced or changed; None while there is none."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_mtime_ns, status.st_size, status.st_ino

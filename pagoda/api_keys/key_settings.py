@@ -4,9 +4,8 @@ from pathlib import Path
 
 from pydantic import SecretStr, field_validator, model_validator
 
-from pagoda.api_keys.key_file import KEYS_FILE, KeyEntry, parse_keys
+from pagoda.api_keys.key_file import KEYS_FILE, KeyEntry, WatchedKeys, parse_keys
 from pagoda.api_keys.keyring import Keyring, environment_key
-from pagoda.api_keys.watched_keys import WatchedKeys
 from pagoda.settings import TierSettings
 
 

@@ -9,8 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from pagoda.api_keys.key_file import KeyEntry, KeysError, KeyState, Scope, digest_of
-from pagoda.api_keys.watched_keys import WatchedKeys
+from pagoda.api_keys.key_file import KeyEntry, KeysError, KeyState, Scope, WatchedKeys, digest_of
 
 
 class KeyRefusedError(Exception):
@@ -50,6 +49,15 @@ class Caller:
     def may_unload(self) -> bool:
         """Whether its `keep_alive` may end what others asked for; otherwise it can only prolong that."""
         return Scope.ADMIN in self.scopes
+
+    def cache_salt(self, asked: str) -> str:
+        """Return the salt for a request that asked for `asked`. No tenant can ask for the salt of one that is isolated.
+
+        Two requests share cached blocks only where their salts are the same.
+        """
+        if self.is_isolated:
+            return f"tenant {self.tenant}/{asked}"
+        return f"shared/{asked}" if asked else ""
 
 
 NOBODY = Caller()

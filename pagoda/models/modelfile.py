@@ -10,9 +10,8 @@ from typing import Any
 
 from pagoda.models.errors import ModelfileError
 from pagoda.models.formats.chat_template_text import is_go_template
-from pagoda.models.inert_parameters import changes_nothing
 from pagoda.models.model_settings import ModelSettings
-from pagoda.models.parameters import parameter_lines, parse_parameter
+from pagoda.models.parameters import changes_nothing, parameter_lines, parse_parameter
 
 INSTRUCTIONS = ("FROM", "LICENSE", "MESSAGE", "PARAMETER", "SYSTEM", "TEMPLATE")
 _UNSUPPORTED = ("ADAPTER", "DRAFT", "PARSER", "RENDERER", "REQUIRES")

@@ -1,4 +1,7 @@
-"""The parameters that a model may bring, under the names of Ollama's `options`: read from words, written as lines, checked."""
+"""The parameters that a model may bring, under the names of Ollama's `options`: read from words, written as lines, checked.
+
+Some of Ollama's change no answer here: HINTS with any value, NEUTRAL with these values only.
+"""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -42,6 +45,35 @@ _BELOW_RANGE = MappingProxyType({"top_k": (-1,), "top_p": (0,), "num_predict": (
 _MAX_STOP_CHARACTERS = 1024
 _INT_MAX = 2**31 - 1
 _HUGE = 2**64
+
+NEUTRAL: Mapping[str, tuple[int | float, ...]] = MappingProxyType(
+    {"mirostat": (0,), "mirostat_eta": (0.1,), "mirostat_tau": (5.0, 5), "tfs_z": (1.0, 1), "typical_p": (1.0, 1)}
+)
+"""Not supported beyond these values."""
+
+HINTS = frozenset(
+    {
+        "draft_num_predict",
+        "f16_kv",
+        "logits_all",
+        "low_vram",
+        "main_gpu",
+        "num_batch",
+        "num_gpu",
+        # What survives a shift of the context, which never happens here.
+        "num_keep",
+        "num_thread",
+        "numa",
+        "penalize_newline",
+        "use_mlock",
+        "use_mmap",
+        "vocab_only",
+    }
+)
+"""About Ollama's runner: memory, threads and layers are the scheduler's business here."""
+
+_OLD = frozenset({"num_gqa"})
+"""No longer in Ollama's API, but in Modelfiles of its early days: model files say it themselves."""
 
 
 def parse_parameter(name: str, words: Sequence[str]) -> Any:
@@ -139,3 +171,22 @@ def _checked_stops(value: object) -> list[str]:
     ):
         raise ValueError(f"stop must be texts of 1 to {_MAX_STOP_CHARACTERS} characters, got {shortened(value)}")
     return stops
+
+
+def changes_nothing(name: str, value: str) -> bool:
+    """Whether this parameter, as a Modelfile spells it, changes no answer.
+
+    Raises ModelfileError where it would, because its value is not a neutral one.
+    """
+    if name not in NEUTRAL:
+        return name in HINTS or name in _OLD
+    if _number(value) in NEUTRAL[name]:
+        return True
+    raise ModelfileError(f"{name} {value} is not supported (allowed: {NEUTRAL[name][0]:g}); take it out")
+
+
+def _number(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:
+        return None

@@ -16,7 +16,6 @@ from google.protobuf import any_pb2, duration_pb2
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
-from pagoda.api_keys.cache_salt import cache_salt_for
 from pagoda.api_keys.keyring import ScopeMissingError
 from pagoda.telemetry.tracing import TraceContext
 from pagoda.wire.events import event_to_proto
@@ -220,7 +219,7 @@ def _as_allowed(request: InferenceRequest, asking: Visitor) -> InferenceRequest:
     return replace(
         request,
         tenant=key.tenant,
-        cache_salt=cache_salt_for(key, request.cache_salt),
+        cache_salt=key.cache_salt(request.cache_salt),
         priority=priority,
         keep_alive_only_prolongs=request.keep_alive_only_prolongs or not key.may_unload,
     )

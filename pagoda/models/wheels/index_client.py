@@ -9,7 +9,7 @@ from collections.abc import Generator, Iterable
 import certifi
 import httpx
 
-from pagoda.models.wheels.pip_settings import PipSettings
+from pagoda.models.wheels.pip import PipSettings
 
 Credentials = tuple[str, str]
 

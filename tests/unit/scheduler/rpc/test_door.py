@@ -8,9 +8,8 @@ from pathlib import Path
 import grpc
 import pytest
 
-from pagoda.api_keys.key_file import KeyEntry, Scope, digest_of
+from pagoda.api_keys.key_file import KeyEntry, Scope, WatchedKeys, digest_of
 from pagoda.api_keys.keyring import Caller, Keyring
-from pagoda.api_keys.watched_keys import WatchedKeys
 from pagoda.rpc.certificate_roles import CertificateRoles
 from pagoda.rpc.cluster_tokens import ClusterTokens, Role, new_token
 from protos.v1 import inference_pb2, worker_pb2

