@@ -36,6 +36,7 @@ class Lifecycle:
         self._context = context
         self._queue = queue
         self._keep_alive = keep_alive
+        self._listener = context.sequence_listener
 
     # ---- on the way
 
@@ -50,7 +51,7 @@ class Lifecycle:
         for sequence in sequences:
             self._enqueue_sequence(sequence)
             place, num_waiting = self._queue.place_in_line(sequence), len(self._queue)
-            sequence.traceparent = self._context.sequence_listener.sequence_queued(
+            sequence.traceparent = self._listener.sequence_queued(
                 sequence, request, place=place, num_waiting=num_waiting
             )
 
@@ -70,7 +71,7 @@ class Lifecycle:
             self.open_requests.post_event(sequence, started_event(sequence))
         elif sequence.has_moved:
             self.open_requests.post_event(sequence, moved_event(sequence))
-        self._context.sequence_listener.sequence_admitted(sequence, num_cached_tokens=num_cached_tokens)
+        self._listener.sequence_admitted(sequence, num_cached_tokens=num_cached_tokens)
         history.admitted_before, history.has_lost_worker = sequence.computation.worker_id, False
 
     def record_scored_tokens(self, sequence: Sequence, scored: ScoredTokens) -> None:
@@ -101,7 +102,7 @@ class Lifecycle:
         self._queue.charge_tokens(sequence.tenant, num_output_tokens=len(sampled.token_ids))
         if sequence.history.first_token_s is None:
             sequence.history.first_token_s = self._context.clock.time()
-        self._context.sequence_listener.sequence_sampled(sequence)
+        self._listener.sequence_sampled(sequence)
         self.open_requests.post_event(sequence, event)
 
     def interrupt_sequence(self, worker: AttachedWorker, sequence: Sequence, why: Interruption) -> None:
@@ -113,7 +114,7 @@ class Lifecycle:
                 self._context.counters.num_preemptions += 1
             case Interruption.WORKER_LOST:
                 sequence.history.has_lost_worker = True
-        self._context.sequence_listener.sequence_interrupted(sequence, why)
+        self._listener.sequence_interrupted(sequence, why)
         self._enqueue_sequence(sequence)
 
     def _enqueue_sequence(self, sequence: Sequence) -> None:
@@ -138,7 +139,7 @@ class Lifecycle:
         if num_output_tokens is not None:
             event = replace(event, usage=replace(event.usage, num_output_tokens=num_output_tokens))
         self.open_requests.post_event(sequence, event)
-        self._context.sequence_listener.sequence_finished(sequence, reason)
+        self._listener.sequence_finished(sequence, reason)
         self._remove_sequence(sequence)
 
     def fail_sequences(self, sequences: Seq[Sequence], error: RequestError) -> None:
@@ -151,7 +152,7 @@ class Lifecycle:
         sequences = list(opened.sequences.values())
         self.open_requests.post_event(sequences[0], Failed(request_id=opened.request.request_id, error=error))
         for sequence in sequences:
-            self._context.sequence_listener.sequence_failed(sequence, error)
+            self._listener.sequence_failed(sequence, error)
             self._remove_sequence(sequence)
 
     def _remove_sequence(self, sequence: Sequence) -> None:
