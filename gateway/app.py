@@ -1,4 +1,8 @@
-"""The gateway's HTTP application: which routes, in which wrapping, around which shared state. It decides nothing itself."""
+"""The gateway's HTTP application: which routes, in which wrapping, around which shared state. It decides nothing itself.
+
+FastAPI is here for routing and /docs. Routes read their bodies through http/bodies.py, which has limits that FastAPI has not, and
+http/api_document.py writes the API's document.
+"""
 
 import asyncio
 import time

@@ -1,7 +1,6 @@
 """From a prompt in tokens to a stream of text, the one path that both dialects take, streaming or not.
 
-Sends a request to the scheduler, tells it where a stop string ended a sample, and keeps the record of each request. Knows
-nothing about HTTP and about either dialect's words.
+Sends a request to the scheduler, tells it where a stop string ended a sample, and keeps the record of each request.
 """
 
 import secrets
@@ -117,6 +116,7 @@ def _priority(request: TextRequest, caller: Caller) -> int:
 async def _text_events(
     opened: OpenRequest, request: TextRequest, model: ServedModel, record: RequestRecord
 ) -> TextEvents:
+    """Yield the text of the samples as it comes, and what else the client sees of them."""
     samples = [SampleText(index, request, model) for index in range(request.num_samples)]
     wants_scores = request.sampling.params.num_prompt_logprobs is not None
     score = PromptScore(request, model.tokenizer)
@@ -152,11 +152,15 @@ async def _text_events(
                     raise unavailable("The request was ended by the server. It is safe to try again.")
                 if (rest := sample.flush_text()) is not None:
                     yield rest
-                yield SampleEnded(
-                    index=event.sample_index,
-                    reason=event.reason,
-                    stop_reason=sample.matched_stop or event.stop_token_id,
-                    usage=event.usage,
-                    timings=event.timings,
-                    token_ids=tuple(opened.generated[event.sample_index][: event.usage.num_output_tokens]),
-                )
+                yield _sample_ended(event, sample, opened.generated[event.sample_index])
+
+
+def _sample_ended(finished: Finished, sample: SampleText, generated: Sequence[int]) -> SampleEnded:
+    return SampleEnded(
+        index=finished.sample_index,
+        reason=finished.reason,
+        stop_reason=sample.matched_stop or finished.stop_token_id,
+        usage=finished.usage,
+        timings=finished.timings,
+        token_ids=tuple(generated[: finished.usage.num_output_tokens]),
+    )

@@ -43,16 +43,16 @@ class SampleText:
                 text += self._release_text(self._detokenizer.decode_next((token_id,)))
             if self.matched_stop is not None:
                 break
-        return self._delta(text)
+        return self._next_delta(text)
 
     def flush_text(self) -> TextDelta | None:
         """Return what was held back until the end, when no stop string came of it."""
         if self.matched_stop is not None:
-            return self._delta("", at_end=True)
+            return self._next_delta("", at_end=True)
         text = self._release_text(self._detokenizer.decode_rest())
         if self.matched_stop is None:
             text += self._matcher.release_held()
-        return self._delta(text, at_end=True)
+        return self._next_delta(text, at_end=True)
 
     def billed_finish(self, finished: Finished) -> Finished:
         """End at the stop string, even where the scheduler saw another end before it heard of that."""
@@ -68,7 +68,7 @@ class SampleText:
         released, self.matched_stop = self._matcher.match_next(text)
         return released + (self.matched_stop or "") if self._include_stop else released
 
-    def _delta(self, text: str, *, at_end: bool = False) -> TextDelta | None:
+    def _next_delta(self, text: str, *, at_end: bool = False) -> TextDelta | None:
         """Ids wait for the text of their tokens, and so do log-probabilities, those at the latest until the end."""
         if not text and not (at_end and self._logprobs):
             return None

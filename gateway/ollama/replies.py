@@ -31,9 +31,9 @@ class Reply(ABC):
         async with aclosing(events):
             async for event in events:
                 if isinstance(event, TextDelta):
-                    yield self._line(event.text, event.logprobs) | {"done": False}
+                    yield self._answer_line(event.text, event.logprobs) | {"done": False}
                 elif isinstance(event, SampleEnded):
-                    yield self._line("", ()) | self._end(event)
+                    yield self._answer_line("", ()) | self._last_fields(event)
 
     async def encode_whole(self, events: TextEvents) -> bytes:
         """Return the response's JSON."""
@@ -48,22 +48,22 @@ class Reply(ABC):
                     logprobs.extend(event.logprobs)
                     counted.count_logprobs(event.logprobs)
                 elif isinstance(event, SampleEnded):
-                    end = self._end(event)
-        whole = partial(self._line, "".join(texts), logprobs)
+                    end = self._last_fields(event)
+        whole = partial(self._answer_line, "".join(texts), logprobs)
         return orjson.dumps((await asyncio.to_thread(whole) if logprobs else whole()) | end)
 
     def nothing_asked(self, done_reason: str) -> JSONObject:
         """Return the answer to a request without a prompt, whose reason is "load" or "unload"."""
-        return self._line("", ()) | {"done": True, "done_reason": done_reason}
+        return self._answer_line("", ()) | {"done": True, "done_reason": done_reason}
 
     @abstractmethod
-    def _text(self, text: str) -> JSONObject: ...
+    def _text_field(self, text: str) -> JSONObject: ...
 
-    def _context(self, end: SampleEnded) -> JSONObject:
+    def _context_field(self, end: SampleEnded) -> JSONObject:
         return {}
 
-    def _line(self, text: str, logprobs: Sequence[TokenText]) -> JSONObject:
-        line: JSONObject = {"model": self._model, "created_at": _now()} | self._text(text)
+    def _answer_line(self, text: str, logprobs: Sequence[TokenText]) -> JSONObject:
+        line: JSONObject = {"model": self._model, "created_at": _now()} | self._text_field(text)
         if self._wants_logprobs and logprobs:
             line["logprobs"] = [
                 _token(token) | {"top_logprobs": [_token(alternative) for alternative in token.top]}
@@ -71,12 +71,12 @@ class Reply(ABC):
             ]
         return line
 
-    def _end(self, end: SampleEnded) -> JSONObject:
+    def _last_fields(self, end: SampleEnded) -> JSONObject:
         """Return the last line. load_duration is the wait for a worker: what Ollama's clients see of a model that is loading."""
         return {
             "done": True,
             "done_reason": end.reason.value,
-            **self._context(end),
+            **self._context_field(end),
             "total_duration": _nanoseconds(time.monotonic() - self._arrived_at),
             "load_duration": _nanoseconds(end.timings.queue_s),
             "prompt_eval_count": end.usage.num_prompt_tokens,
@@ -93,15 +93,15 @@ class GenerateReply(Reply):
         super().__init__(body)
         self._prompt = prompt
 
-    def _text(self, text: str) -> JSONObject:
+    def _text_field(self, text: str) -> JSONObject:
         return {"response": text}
 
-    def _context(self, end: SampleEnded) -> JSONObject:
+    def _context_field(self, end: SampleEnded) -> JSONObject:
         return {} if self._prompt is None else {"context": [*self._prompt, *end.token_ids]}
 
 
 class ChatReply(Reply):
-    def _text(self, text: str) -> JSONObject:
+    def _text_field(self, text: str) -> JSONObject:
         return {"message": {"role": "assistant", "content": text}}
 
 

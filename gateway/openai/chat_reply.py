@@ -22,10 +22,10 @@ class ChatReply(Reply):
         token_ids = {"prompt_token_ids": list(choice.request.prompt_token_ids)} if self._form.token_ids else {}
         return token_ids | self._prompt_logprobs(choice)
 
-    def _begin(self, choice: Choice) -> JSONObject:
+    def _begin_choice(self, choice: Choice) -> JSONObject:
         return {"delta": {"role": "assistant", "content": ""}}
 
-    def _delta(self, text: str) -> JSONObject:
+    def _text_delta(self, text: str) -> JSONObject:
         return {"delta": {"content": text} if text else {}}
 
     def _whole_text(self, choice: Choice) -> JSONObject:
@@ -33,10 +33,10 @@ class ChatReply(Reply):
 
     def _logprobs(self, tokens: Sequence[TokenText], num_characters_before: int) -> JSONObject:
         content = [
-            self._one(token) | {"top_logprobs": [self._one(alternative) for alternative in token.top]}
+            self._scored_token(token) | {"top_logprobs": [self._scored_token(alternative) for alternative in token.top]}
             for token in tokens
         ]
         return {"content": content, "refusal": None}
 
-    def _one(self, token: TokenText) -> JSONObject:
-        return {"token": self._token(token), "logprob": token.logprob, "bytes": list(token.utf8)}
+    def _scored_token(self, token: TokenText) -> JSONObject:
+        return {"token": self._token_name(token), "logprob": token.logprob, "bytes": list(token.utf8)}

@@ -40,7 +40,7 @@ class CompletionReply(Reply):
     def _wanted(self, events: TextEvents) -> TextEvents:
         return _without_answer(events) if self._nothing_but_echo else events
 
-    def _begin(self, choice: Choice) -> JSONObject | None:
+    def _begin_choice(self, choice: Choice) -> JSONObject | None:
         """Begin with the echo, unless it waits for its log-probabilities."""
         echo = "" if choice.echo is None or self._form.logprobs else choice.echo
         return {"text": echo, **self._prompt_token_ids(choice)} if echo or self._form.token_ids else None
@@ -54,7 +54,7 @@ class CompletionReply(Reply):
         shown = () if choice.echo is None else choice.prompt_logprobs
         return self._logprobs([*shown, *choice.logprobs], 0)
 
-    def _delta(self, text: str) -> JSONObject:
+    def _text_delta(self, text: str) -> JSONObject:
         return {"text": text}
 
     def _whole_text(self, choice: Choice) -> JSONObject:
@@ -75,13 +75,13 @@ class CompletionReply(Reply):
         return {
             "text_offset": offsets,
             "token_logprobs": [token.logprob for token in tokens],
-            "tokens": [self._token(token) for token in tokens],
-            "top_logprobs": [None if token.logprob is None else self._top(token) for token in tokens],
+            "tokens": [self._token_name(token) for token in tokens],
+            "top_logprobs": [None if token.logprob is None else self._alternatives(token) for token in tokens],
         }
 
-    def _top(self, token: TokenText) -> JSONObject:
+    def _alternatives(self, token: TokenText) -> JSONObject:
         """Return the alternatives and the chosen token, also when that is not among the most probable."""
-        return {self._token(each): each.logprob for each in (token, *token.top)}
+        return {self._token_name(each): each.logprob for each in (token, *token.top)}
 
 
 def _echo(request: TextRequest, model: ServedModel) -> str:

@@ -151,7 +151,7 @@ class Reply(ABC):
         return {}
 
     @abstractmethod
-    def _begin(self, choice: Choice) -> JSONObject | None:
+    def _begin_choice(self, choice: Choice) -> JSONObject | None:
         """Return the payload that announces a choice, if there is something to say before its text."""
 
     def _prompt_scored(self, choice: Choice, tokens: Sequence[TokenText]) -> JSONObject | None:
@@ -159,7 +159,7 @@ class Reply(ABC):
         return None
 
     @abstractmethod
-    def _delta(self, text: str) -> JSONObject: ...
+    def _text_delta(self, text: str) -> JSONObject: ...
 
     @abstractmethod
     def _whole_text(self, choice: Choice) -> JSONObject: ...
@@ -174,12 +174,12 @@ class Reply(ABC):
             case TextDelta():
                 logprobs = self._logprobs(event.logprobs, choice.num_characters) if self._form.logprobs else None
                 choice.num_characters += len(event.text)
-                delta = {**common, **self._delta(event.text), "logprobs": logprobs, "finish_reason": None}
+                delta = {**common, **self._text_delta(event.text), "logprobs": logprobs, "finish_reason": None}
                 if self._form.token_ids:
                     delta |= self._next_token_ids(choice, event.token_ids)
                 return delta, event.num_tokens
             case SampleBegan():
-                begin = self._begin(choice)
+                begin = self._begin_choice(choice)
                 return None if begin is None else common | begin | unfinished(None), 0
             case PromptScored():
                 scored = self._prompt_scored(choice, event.tokens)
@@ -190,7 +190,7 @@ class Reply(ABC):
                 # A token without text has not been shown yet.
                 rest = event.token_ids[choice.num_token_ids :]
                 shown = self._next_token_ids(choice, rest) if self._form.token_ids else {}
-                return common | self._delta("") | finish | shown, event.usage.num_output_tokens
+                return common | self._text_delta("") | finish | shown, event.usage.num_output_tokens
 
     def _next_token_ids(self, choice: Choice, token_ids: Sequence[int]) -> JSONObject:
         choice.num_token_ids += len(token_ids)
@@ -230,7 +230,7 @@ class Reply(ABC):
             return {}
         return {"prompt_logprobs": self._candidates[id(choice.prompt_logprobs)]}
 
-    def _token(self, token: TokenText) -> str:
+    def _token_name(self, token: TokenText) -> str:
         return f"token_id:{token.token_id}" if self._form.tokens_as_ids else token.text
 
     def _envelope(self, kind: str, choices: list[JSONObject]) -> JSONObject:
