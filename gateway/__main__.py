@@ -21,9 +21,9 @@ from pagoda.api_keys.key_file import KeysError
 from pagoda.models.errors import ModelError
 from pagoda.models.store import ModelStore
 from pagoda.process.background import end_tasks, keep_running, report_failure, tell_when_held
+from pagoda.process.ending import end_on_stop_signal, on_stop_signal
 from pagoda.process.logging import configure_logging
 from pagoda.process.resources import keep_little_freed_memory
-from pagoda.process.stop_signals import end_on_stop_signal, on_stop_signal
 from pagoda.rpc.sockets import ForeignDirectoryError, make_socket_directory
 from pagoda.telemetry.open_tracer import open_tracer
 from pagoda.telemetry.tracing import Tracer

@@ -2,12 +2,16 @@
 
 Layout, all under the hash tag of the model, so that a look-up stays on one slot of a cluster:
 
-    pagoda:{<model>}            hash: who holds blocks, with epoch and lease
-    pagoda:{<model>}:<block>    string: 16 bytes for each holder (who, epoch); 208 bytes of server memory with eight
+    pagoda:{<model>}            hash, the model's holders: slot (8 bytes) → "fence live until names"
+    pagoda:{<model>}:<block>    string: 16 bytes for each holder, slot and epoch, the latest to publish first; 208 bytes of server
+                                memory with eight
+
+Nothing older than the fence epoch is taken, and entries of exactly that epoch count while live is 1. `until` is the end of the
+lease (or, when live is 0, of the fence) in the server's milliseconds, and names is JSON for readers.
 
 A look-up is one round trip whatever the prompt's length: the holders, and one MGET of all blocks. Epochs are checked on read.
-Whatever is wrong with the server (gone, slow, flushed, full, paused), callers see fewer hits and no exception. How it is reached is
-redis_client.py's.
+A change is a script that runs inside the server, so that it is whole and fenced. Whatever is wrong with the server (gone, slow,
+flushed, full, paused), callers see fewer hits and no exception. How it is reached is redis_client.py's.
 """
 
 import json
@@ -20,7 +24,6 @@ from typing import Any
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisClusterException, ResponseError
 
-from kvcache import redis_scripts
 from kvcache.block_hash import BlockHash
 from kvcache.breaker import BreakerState, CircuitBreaker
 from kvcache.prefix_index import Holder, IndexLimits, PublishResult, leading_runs
@@ -70,16 +73,16 @@ class RedisPrefixIndex:
         limits = (self._limits.lease_s, self._limits.block_ttl_s)
         lease_ms, ttl_ms = (round(seconds * 1000) for seconds in limits)
         arguments = (_entry(holder), _names(holder), lease_ms, ttl_ms, self._limits.max_holders_per_block)
-        answers = await self._run_script(redis_scripts.PUBLISH, holder, blocks, arguments)
+        answers = await self._run_script(_PUBLISH, holder, blocks, arguments)
         # The first of several calls makes a new holder a known one; the lowest number is what happened to it as a whole.
         return _RESULTS.get(min(answers), PublishResult.UNAVAILABLE) if answers else PublishResult.UNAVAILABLE
 
     async def withdraw(self, holder: Holder, blocks: Sequence[BlockHash]) -> bool:
-        return bool(await self._run_script(redis_scripts.WITHDRAW, holder, blocks, []))
+        return bool(await self._run_script(_WITHDRAW, holder, blocks, []))
 
     async def drop(self, holder: Holder) -> None:
         ttl_ms = round(self._limits.block_ttl_s * 1000)
-        await self._run_script(redis_scripts.DROP, holder, [], [_names(holder), ttl_ms])
+        await self._run_script(_DROP, holder, [], [_names(holder), ttl_ms])
 
     async def lookup(self, model: str, blocks: Sequence[BlockHash]) -> Mapping[Holder, int]:
         if not blocks:
@@ -189,3 +192,89 @@ def _holders(value: bytes | None, living: Mapping[bytes, Holder]) -> list[Holder
     packed = value or b""
     entries = (packed[at : at + 16] for at in range(0, len(packed), 16))
     return [living[entry] for entry in entries if entry in living]
+
+
+# KEYS[1] is the hash of the model's holders, the other keys are blocks: all have the hash tag of one model and so are on one slot.
+_HOLDERS = """
+local function now_ms()
+  local time = redis.call('TIME')
+  return time[1] * 1000 + math.floor(time[2] / 1000)
+end
+local function parse(record)
+  local fence, live, ends, names = string.match(record or '', '^(%d+) (%d) (%d+) (.*)$')
+  return tonumber(fence), live == '1', tonumber(ends), names
+end
+local function store(slot, fence, live, ends, names)
+  redis.call('HSET', KEYS[1], slot, string.format('%.0f %d %.0f %s', fence, live, ends, names))
+end
+local function without(slot, entries, room)
+  local kept = {}
+  for at = 1, #entries - 15, 16 do
+    if #kept < room and string.sub(entries, at, at + 7) ~= slot then
+      kept[#kept + 1] = string.sub(entries, at, at + 15)
+    end
+  end
+  return table.concat(kept)
+end
+local slot, epoch = ARGV[1], tonumber(ARGV[2])
+local now = now_ms()
+local fence, live, ends = parse(redis.call('HGET', KEYS[1], slot))
+if fence and fence > epoch then return -1 end
+"""
+
+_PUBLISH = (
+    _HOLDERS
+    + """
+local entry, names = ARGV[3], ARGV[4]
+local lease, ttl, max_holders = tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7])
+store(slot, epoch, 1, now + lease, names)
+redis.call('PEXPIRE', KEYS[1], lease)
+if #KEYS == 1 then
+  local records = redis.call('HGETALL', KEYS[1])
+  for i = 1, #records, 2 do
+    local other, other_live, other_ends, other_names = parse(records[i + 1])
+    if not other or (other_ends <= now and not other_live) then
+      redis.call('HDEL', KEYS[1], records[i])
+    elseif other_ends <= now then
+      store(records[i], other, 0, now + ttl, other_names)
+    end
+  end
+end
+for i = 2, #KEYS do
+  local others = without(slot, redis.call('GET', KEYS[i]) or '', max_holders - 1)
+  redis.call('SET', KEYS[i], entry .. others, 'PX', ttl)
+end
+if fence == epoch and live and ends > now then return 1 end
+return 0
+"""
+)
+"""ARGV: slot, epoch, entry, names, lease, time to live, holders of a block at most. 1: known, 0: new, -1: fenced.
+
+Without blocks it also ends the leases that have passed, so that no reader needs to know the server's time."""
+
+_WITHDRAW = (
+    _HOLDERS
+    + """
+for i = 2, #KEYS do
+  local entries = redis.call('GET', KEYS[i])
+  local kept = without(slot, entries or '', 1e9)
+  if entries and kept == '' then
+    redis.call('DEL', KEYS[i])
+  elseif entries then
+    redis.call('SET', KEYS[i], kept, 'KEEPTTL')
+  end
+end
+return 1
+"""
+)
+"""ARGV: slot, epoch."""
+
+_DROP = (
+    _HOLDERS
+    + """
+store(slot, epoch + 1, 0, now + tonumber(ARGV[4]), ARGV[3])
+if redis.call('PTTL', KEYS[1]) < 0 then redis.call('PEXPIRE', KEYS[1], ARGV[4]) end
+return 1
+"""
+)
+"""ARGV: slot, epoch, names, time to live of the fence."""

@@ -12,8 +12,8 @@ import uvloop
 from kvcache.open_index import open_prefix_index
 from pagoda.api_keys.key_file import KeysError
 from pagoda.process.background import end_tasks, keep_running, tell_when_held
+from pagoda.process.ending import end_on_stop_signal, on_stop_signal
 from pagoda.process.logging import configure_logging
-from pagoda.process.stop_signals import end_on_stop_signal, on_stop_signal
 from pagoda.rpc.cluster_tokens import HOME_TOKEN_FILE, ClusterTokenError, make_token_file
 from pagoda.rpc.grpc_server import GrpcServer
 from pagoda.rpc.sockets import ForeignDirectoryError, make_socket_directory, unix_path

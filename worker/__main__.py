@@ -11,10 +11,9 @@ import uvloop
 
 from pagoda.models.errors import ModelError
 from pagoda.models.model import Model
-from pagoda.process import exit_codes
 from pagoda.process.background import end_tasks, keep_running, tell_when_held
+from pagoda.process.ending import DEVICE_LOST, end_on_stop_signal, on_stop_signal
 from pagoda.process.logging import configure_logging
-from pagoda.process.stop_signals import end_on_stop_signal, on_stop_signal
 from pagoda.rpc.sockets import ForeignDirectoryError, make_socket_directory
 from pagoda.telemetry.open_tracer import open_tracer
 from pagoda.telemetry.tracing import Tracer
@@ -86,7 +85,7 @@ async def serve(open_link: Callable[[], SchedulerLink], drain_grace_s: float) ->
     except DeviceLostError as error:
         logger.critical("the device is lost, a new process may use it again", extra={"reason": str(error)})
         # An orderly end would free what lies in the device's memory, and fail.
-        _end_at_once(exit_codes.DEVICE_LOST)
+        _end_at_once(DEVICE_LOST)
 
 
 def _end_at_once(exit_code: int) -> None:

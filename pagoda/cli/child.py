@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
-from pagoda.process import exit_codes
+from pagoda.process.ending import EXIT_CODE_MEANINGS
 
 _PR_SET_PDEATHSIG = 1
 
@@ -96,5 +96,5 @@ def describe_exit(code: int) -> str:
     """`exit code 1`, `exit code 70: its device was lost`, or `SIGKILL`."""
     if code < 0:
         return signal.Signals(-code).name
-    meaning = exit_codes.MEANINGS.get(code)
+    meaning = EXIT_CODE_MEANINGS.get(code)
     return f"exit code {code}: {meaning}" if meaning else f"exit code {code}"

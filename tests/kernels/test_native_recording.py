@@ -12,8 +12,7 @@ from worker.kernels.integer import IntegerKernels
 from worker.kernels.interface import Kernels, LayerKV
 from worker.kernels.native import bindings
 from worker.kernels.native.bindings import Call, GatherCall, PointwiseCall
-from worker.kernels.native.kernels import NativeIntegerKernels
-from worker.kernels.native.launcher import Eager, Launcher
+from worker.kernels.native.kernels import Eager, Launcher, NativeIntegerKernels
 from worker.kernels.native.recording import RECORDED_SAMPLES, RECORDED_TOKENS, RecordingError
 from worker.kernels.native.self_check import find_difference
 from worker.kernels.step_batch import StepBatch

@@ -8,6 +8,7 @@ Legend as in step_batch.py.
 
 import ctypes
 from collections.abc import Sequence
+from typing import Protocol
 
 import torch
 
@@ -17,10 +18,12 @@ from worker.kernels.hadamard_int8 import IntegerLinear
 from worker.kernels.integer import GELU_CUBE, GELU_INNER, IntegerKernels, norm_levels
 from worker.kernels.integer_attention import DEFAULT_KV_DTYPE, KV_FORMATS, IntegerKV, KVFormat
 from worker.kernels.interface import Forward, LayerKV, LinearWeight
-from worker.kernels.native.attention_step import AttentionShape
+from worker.kernels.native.attention_step import AttentionShape, AttentionSteps
 from worker.kernels.native.bindings import (
     ActivationCall,
     AttentionCall,
+    AttentionStep,
+    Call,
     GatherCall,
     LinearCall,
     PointwiseCall,
@@ -28,14 +31,51 @@ from worker.kernels.native.bindings import (
     RopeCall,
     WriteKVCall,
 )
-from worker.kernels.native.launcher import Eager, Launcher
 from worker.kernels.native.panels import PanelPacker
 from worker.kernels.native.recording import Recorder
 from worker.kernels.native.replay import RecordedForward
+from worker.kernels.scratch import Scratch
 from worker.kernels.step_batch import StepBatch
 from worker.weights.four_bit import AnyWeight, FourBitWeight
 
 GELU_FACTOR = -2 * LOG2_E * GELU_INNER
+
+
+class Launcher(Protocol):
+    """Where launches go: to the processor at once, or into a recording (recording.py)."""
+
+    def new(self, num_rows: int, *row_shape: int) -> torch.Tensor:
+        """Uninitialized float32 [num_rows, *row_shape] for a kernel's result."""
+
+    def scratch(self, place: str, num_rows: int, row_size: int, dtype: torch.dtype) -> torch.Tensor:
+        """Uninitialized memory that nobody reads after the next launch."""
+
+    def attention_step(self, batch: StepBatch, shape: AttentionShape) -> AttentionStep: ...
+
+    def launch(self, kernel: str, call: Call, num_rows: int) -> None:
+        """Compute so many rows, now or whenever it is replayed."""
+
+
+class Eager:
+    """Each launch runs at once."""
+
+    def __init__(self, library: ctypes.CDLL) -> None:
+        self._library = library
+        self._scratch = Scratch()
+        self._attention = AttentionSteps(library)
+
+    def new(self, num_rows: int, *row_shape: int) -> torch.Tensor:
+        return torch.empty(num_rows, *row_shape)
+
+    def scratch(self, place: str, num_rows: int, row_size: int, dtype: torch.dtype) -> torch.Tensor:
+        return self._scratch.take(place, (num_rows * row_size,), dtype)
+
+    def attention_step(self, batch: StepBatch, shape: AttentionShape) -> AttentionStep:
+        return self._attention.of(batch, shape)
+
+    def launch(self, kernel: str, call: Call, num_rows: int) -> None:
+        self._library.set_threads(torch.get_num_threads())
+        getattr(self._library, kernel)(ctypes.byref(call), num_rows)
 
 
 class NativeIntegerKernels(IntegerKernels):

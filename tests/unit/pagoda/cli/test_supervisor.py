@@ -12,7 +12,7 @@ import pytest
 
 from pagoda.cli.child import Child, ChildCommand, describe_exit
 from pagoda.cli.supervisor import LONGEST_DELAY_S, ChildLostError, Supervisor, restart_delay_s
-from pagoda.process import exit_codes
+from pagoda.process.ending import DEVICE_LOST
 
 FOREVER = "import signal; signal.pause()"
 
@@ -163,4 +163,4 @@ asyncio.run(Supervisor([command], say=print, grace_s=1).run())
 
 def test_endings() -> None:
     assert [describe_exit(code) for code in (3, -9)] == ["exit code 3", "SIGKILL"]
-    assert describe_exit(exit_codes.DEVICE_LOST) == "exit code 70: its device was lost"
+    assert describe_exit(DEVICE_LOST) == "exit code 70: its device was lost"

@@ -1,4 +1,7 @@
-"""What SIGTERM and SIGINT mean to every tier: the first asks for an orderly end, a second one for an end at once."""
+"""How every tier's process ends: SIGTERM or SIGINT asks for an orderly end, a second one for an end at once.
+
+Some exit codes have a meaning of their own, for whoever starts the processes.
+"""
 
 import asyncio
 import logging
@@ -6,6 +9,11 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+
+DEVICE_LOST = 70
+"""A worker whose device computes nothing more in that process: a new process finds it usable again."""
+
+EXIT_CODE_MEANINGS = {DEVICE_LOST: "its device was lost"}
 
 logger = logging.getLogger(__name__)
 
