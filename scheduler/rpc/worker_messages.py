@@ -69,16 +69,17 @@ def plan_to_proto(plan: StepPlan, session_id: int) -> worker_pb2.Step:
 
 
 def _decode_batch(decoding: Sequence[PlannedSequence], max_steps: int) -> worker_pb2.DecodeBatch:
-    batch = worker_pb2.DecodeBatch(
-        sequence_ids=[planned.sequence.sequence_id for planned in decoding],
-        starts=[planned.start for planned in decoding],
-        num_steps=[planned.num_steps for planned in decoding] if max_steps > 1 else (),
+    """Return the columns, without those that say what holds for all where nothing else is said."""
+    if not decoding:
+        return worker_pb2.DecodeBatch()
+    sequences, starts, max_starts, _, _, max_new_tokens, num_steps = zip(*decoding, strict=True)
+    return worker_pb2.DecodeBatch(
+        sequence_ids=[sequence.sequence_id for sequence in sequences],
+        starts=starts,
+        num_steps=num_steps if max_steps > 1 else (),
+        max_starts=max_starts if max_starts != starts else (),
+        max_new_tokens=max_new_tokens if max(max_new_tokens) > 1 else (),
     )
-    if any(planned.max_start != planned.start for planned in decoding):
-        batch.max_starts.extend(planned.max_start for planned in decoding)
-    if any(planned.max_new_tokens != 1 for planned in decoding):
-        batch.max_new_tokens.extend(planned.max_new_tokens for planned in decoding)
-    return batch
 
 
 def _scheduled_to_proto(planned: PlannedSequence) -> worker_pb2.ScheduledSequence:

@@ -42,9 +42,8 @@ def plan_step(
     )
     prompts = PromptShares(draft)
     admission = AdmissionRound(draft, prompts)
-    with_pending = [(sequence, sequence.num_pending) for sequence in draft.running]
-    continue_decoding(draft, [sequence for sequence, num_pending in with_pending if num_pending == 1])
-    under_way = [sequence for sequence, num_pending in with_pending if num_pending > 1]
+    decoding, under_way = _decoding_and_prompts(draft.running)
+    continue_decoding(draft, decoding)
     prompts.continue_prompts(under_way, is_shared=somebody_waits or bool(waiting))
     if not draft.preempted:
         admission.admit(waiting)
@@ -60,3 +59,16 @@ def plan_step(
         chunks=tuple(draft.chunks.values()),
         short_of_pages=admission.short_of_pages,
     )
+
+
+def _decoding_and_prompts(running: Iterable[Sequence]) -> tuple[list[Sequence], list[Sequence]]:
+    """Return the sequences that have one token to compute, and those that have more."""
+    decoding: list[Sequence] = []
+    prompts: list[Sequence] = []
+    for sequence in running:
+        num_pending = sequence.num_pending
+        if num_pending == 1:
+            decoding.append(sequence)
+        elif num_pending > 1:
+            prompts.append(sequence)
+    return decoding, prompts

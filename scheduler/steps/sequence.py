@@ -176,7 +176,9 @@ class Sequence:
         """Return the pages whose block is full, known, and filled by a step that has been sent; mark them as sealed."""
         # With a step in flight all known tokens are computed, and without one `num_computed` is exact.
         computation = self.computation
-        first, end = computation.num_sealed, min(computation.num_computed // self.page_size, len(self.block_hashes) - 1)
+        first, end = computation.num_sealed, len(self.block_hashes) - 1
+        if end > first:
+            end = min(end, computation.num_computed // self.page_size)
         if end <= first:
             return []
         computation.num_sealed = end

@@ -159,20 +159,20 @@ class AttachedWorker:
         self.num_prompt_tokens += sequence.num_pending
 
     def _grant(self, chunk: Chunk) -> PlannedSequence:
-        sequence = chunk.sequence
+        # Taken apart at once: this is done for each sequence in each step.
+        sequence, start, num_tokens, num_new_pages, max_new_tokens, num_steps = chunk
         computation = sequence.computation
+        table = computation.block_table
         # A sequence that the worker does not know gets its whole block table, cached pages first.
-        first = len(computation.block_table) if sequence.sequence_id in self.known else 0
-        if chunk.num_new_pages:
-            computation.block_table += self.pool.allocate_pages(chunk.num_new_pages)
-        least = chunk.start - computation.num_uncertain
-        computation.begin_chunk(chunk.num_tokens, chunk.max_new_tokens)
-        if chunk.max_new_tokens:
+        first = len(table) if sequence.sequence_id in self.known else 0
+        if num_new_pages:
+            table += self.pool.allocate_pages(num_new_pages)
+        new_pages = tuple(table[first:]) if len(table) > first else ()
+        least = start - computation.num_uncertain
+        computation.begin_chunk(num_tokens, max_new_tokens)
+        if max_new_tokens:
             self.prefilling.pop(sequence.sequence_id, None)
-        new_pages = tuple(computation.block_table[first:])
-        return PlannedSequence(
-            sequence, least, chunk.start, chunk.num_tokens, new_pages, chunk.max_new_tokens, chunk.num_steps
-        )
+        return PlannedSequence(sequence, least, start, num_tokens, new_pages, max_new_tokens, num_steps)
 
     def _remember(self, plan: StepPlan) -> None:
         self.forgotten.clear()
