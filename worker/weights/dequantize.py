@@ -1,6 +1,15 @@
 """GGML's tensor formats to float32, bit for bit as ggml and the gguf package compute it.
 
-The blocks' bytes are the business of ggml_blocks.py. To add a format, write its function there and name it in DECODERS.
+Most are block formats: each packs its weights, scales and minima into a block's bytes. To add one, write its function and name it
+in DECODERS.
+
+- Older formats ("Q4_0", "Q5_1", ...): 32 weights that share a float16 scale d and, in the "_1" kinds, a minimum m. Weights 0 to 15
+  are in the low nibbles and 16 to 31 in the high ones; five-bit kinds have the fifth bits apart, one bit after the other.
+- k-quants: 256 weights in runs of 16 or 32, each run with a small scale of its own. A run's scale is the block's float16 d times
+  the run's integer; likewise its minimum, of dmin, which is subtracted.
+- "IQ4": four bits with unevenly spaced values; each nibble is an index into one table.
+
+Legend: n blocks as rows of uint8, R runs in a block, W weights in a run (R * W = 256).
 """
 
 from collections.abc import Callable
@@ -8,11 +17,14 @@ from collections.abc import Callable
 import torch
 
 from pagoda.models.formats.ggml_type import GGMLType
-from worker.weights import ggml_blocks
 from worker.weights.four_bit import AnyWeight, FourBitWeight, as_float32
 
 VALUES_PER_PASS = 1 << 20
 """What is unpacked at once: little enough to stay in a core's cache between the operations, and to cost no memory."""
+K_BLOCK = 256
+IQ4_VALUES = torch.tensor(
+    (-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113), dtype=torch.float32
+)
 
 
 class UnsupportedTypeError(ValueError):
@@ -50,10 +62,141 @@ def _stored_as(dtype: torch.dtype) -> Callable[[torch.Tensor], torch.Tensor]:
     return lambda blocks: blocks.view(dtype)
 
 
+def q8_0(blocks: torch.Tensor) -> torch.Tensor:
+    """Bytes: d 2, integers 32."""
+    return _half(blocks, 0) * blocks[:, 2:].view(torch.int8)
+
+
+def q4_0(blocks: torch.Tensor) -> torch.Tensor:
+    """Bytes: d 2, nibbles 16. d * (q - 8)."""
+    return _nibbles(blocks[:, 2:]).float().sub_(8).mul_(_half(blocks, 0))
+
+
+def q4_0_with_minimum(blocks: torch.Tensor) -> FourBitWeight:
+    """d * q - 8 * d: the same but for the sign of zeros, since all of it is exact."""
+    scale = _half(blocks, 0)
+    return FourBitWeight(integers_OI=_nibbles(blocks[:, 2:]), scale_OG=scale, minimum_OG=scale * -8)
+
+
+def q4_1(blocks: torch.Tensor) -> FourBitWeight:
+    """Bytes: d 2, m 2, nibbles 16. d * q + m."""
+    return FourBitWeight(integers_OI=_nibbles(blocks[:, 4:]), scale_OG=_half(blocks, 0), minimum_OG=_half(blocks, 2))
+
+
+def q5_0(blocks: torch.Tensor) -> torch.Tensor:
+    """Bytes: d 2, fifth bits 4, nibbles 16. d * (q - 16)."""
+    return _five_bits(blocks[:, 2:]).float().sub_(16).mul_(_half(blocks, 0))
+
+
+def q5_1(blocks: torch.Tensor) -> torch.Tensor:
+    """Bytes: d 2, m 2, fifth bits 4, nibbles 16. d * q + m."""
+    return _five_bits(blocks[:, 4:]).float().mul_(_half(blocks, 0)).add_(_half(blocks, 2))
+
+
+def _nibbles(packed: torch.Tensor) -> torch.Tensor:
+    return torch.cat((packed & 0x0F, packed >> 4), dim=1)
+
+
+def _five_bits(packed: torch.Tensor) -> torch.Tensor:
+    fifth = _unpack(packed[:, :4].contiguous(), bits=1, group=1)
+    return _nibbles(packed[:, 4:]) | (fifth << 4)
+
+
+def q2_k(blocks: torch.Tensor) -> torch.Tensor:
+    """Bytes: scale and minimum nibbles 16, integers 64, d 2, dmin 2."""
+    scales_nR, minima_nR = blocks[:, :16] & 0x0F, blocks[:, :16] >> 4
+    values = _unpack(blocks[:, 16:80].contiguous(), bits=2, group=32)
+    return _scaled(values.float(), _half(blocks, 80) * scales_nR, _half(blocks, 82) * minima_nR)
+
+
+def q3_k(blocks: torch.Tensor) -> torch.Tensor:
+    """Bytes: third bits 32, low bits 64, scales 12, d 2. Integers are less 4, scales less 32."""
+    third = _unpack(blocks[:, :32].contiguous(), bits=1, group=32)
+    values = _unpack(blocks[:, 32:96].contiguous(), bits=2, group=32) | (third << 2)
+    low = _unpack(blocks[:, 96:104].contiguous(), bits=4, group=8)
+    high = _unpack(blocks[:, 104:108].contiguous(), bits=2, group=4)
+    scales_nR = (low | (high << 4)).float().sub_(32)
+    return _scaled(values.float().sub_(4), _half(blocks, 108) * scales_nR)
+
+
+def q4_k(blocks: torch.Tensor) -> FourBitWeight:
+    """Bytes: d 2, dmin 2, scales and minima 12, integers 128."""
+    scales_nR, minima_nR = _scales_and_minima(blocks[:, 4:16])
+    integers = _unpack(blocks[:, 16:].contiguous(), bits=4, group=32)
+    scales_nR, minima_nR = _half(blocks, 0) * scales_nR, _half(blocks, 2) * -minima_nR.float()
+    return FourBitWeight(integers_OI=integers, scale_OG=scales_nR, minimum_OG=minima_nR)
+
+
+def q5_k(blocks: torch.Tensor) -> torch.Tensor:
+    """Bytes: d 2, dmin 2, scales and minima 12, fifth bits 32, low bits 128."""
+    scales_nR, minima_nR = _scales_and_minima(blocks[:, 4:16])
+    fifth = _unpack(blocks[:, 16:48].contiguous(), bits=1, group=32)
+    values = _unpack(blocks[:, 48:].contiguous(), bits=4, group=32) | (fifth << 4)
+    return _scaled(values.float(), _half(blocks, 0) * scales_nR, _half(blocks, 2) * minima_nR)
+
+
+def q6_k(blocks: torch.Tensor) -> torch.Tensor:
+    """Bytes: low bits 128, high bits 64, scales 16 (signed), d 2. Integers are less 32."""
+    high = _unpack(blocks[:, 128:192].contiguous(), bits=2, group=32)
+    values = _unpack(blocks[:, :128].contiguous(), bits=4, group=64) | (high << 4)
+    scales_nR = blocks[:, 192:208].view(torch.int8)
+    return _scaled(values.float().sub_(32), _half(blocks, 208) * scales_nR)
+
+
+def _scales_and_minima(packed: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Eight of each, six bits wide: the first four whole, the others' upper two bits above those."""
+    first, second, rest = packed[:, :4], packed[:, 4:8], packed[:, 8:]
+    scales_nR = torch.cat((first & 0x3F, (rest & 0x0F) | ((first >> 2) & 0x30)), dim=1)
+    minima_nR = torch.cat((second & 0x3F, (rest >> 4) | ((second >> 2) & 0x30)), dim=1)
+    return scales_nR, minima_nR
+
+
+def _scaled(values: torch.Tensor, scales_nR: torch.Tensor, minima_nR: torch.Tensor | None = None) -> torch.Tensor:
+    """Each operation rounds by itself, as in ggml: no multiply-add."""
+    values_nRW = values.view(*scales_nR.shape, -1).mul_(scales_nR[..., None])
+    if minima_nR is not None:
+        values_nRW.sub_(minima_nR[..., None])
+    return values_nRW.view(-1, K_BLOCK)
+
+
+def iq4_nl(blocks: torch.Tensor) -> torch.Tensor:
+    """32 weights. Bytes: d 2, nibbles 16."""
+    return _look_up(blocks[:, 2:]).mul_(_half(blocks, 0))
+
+
+def iq4_xs(blocks: torch.Tensor) -> torch.Tensor:
+    """256 weights in runs of 32. Bytes: d 2, scales' upper two bits 2, their lower four 4, nibbles 128. Scales are less 32."""
+    high = _unpack(blocks[:, 2:4].contiguous(), bits=2, group=1)
+    low = _unpack(blocks[:, 4:8].contiguous(), bits=4, group=1)
+    scales_nR = _half(blocks, 0) * (low | (high << 4)).float().sub_(32)
+    values_nRW = _look_up(blocks[:, 8:]).view(*scales_nR.shape, -1)
+    return values_nRW.mul_(scales_nR[..., None]).view(blocks.shape[0], -1)
+
+
+def _look_up(packed: torch.Tensor) -> torch.Tensor:
+    indices = _unpack(packed.contiguous(), bits=4, group=16)
+    return IQ4_VALUES.index_select(0, indices.flatten().int()).view(indices.shape)
+
+
+def _half(blocks: torch.Tensor, start: int) -> torch.Tensor:
+    """The float16 at this byte of each block, as float32 [n, 1]."""
+    return blocks[:, start : start + 2].contiguous().view(torch.float16).float()
+
+
+def _unpack(packed: torch.Tensor, bits: int, group: int) -> torch.Tensor:
+    """Bytes to their fields of `bits` bits, uint8 [n, 8 / bits times as many].
+
+    Each `group` bytes hold 8 / bits runs of `group` values: the first run in all their lowest bits, the next above it.
+    """
+    shifts = torch.arange(0, 8, bits, dtype=torch.uint8)[:, None]
+    fields = packed.view(packed.shape[0], -1, 1, group) >> shifts
+    return fields.bitwise_and_((1 << bits) - 1).view(packed.shape[0], -1)
+
+
 FOUR_BIT: dict[GGMLType, Callable[[torch.Tensor], FourBitWeight]] = {
-    GGMLType.Q4_0: ggml_blocks.q4_0_with_minimum,
-    GGMLType.Q4_1: ggml_blocks.q4_1,
-    GGMLType.Q4_K: ggml_blocks.q4_k,
+    GGMLType.Q4_0: q4_0_with_minimum,
+    GGMLType.Q4_1: q4_1,
+    GGMLType.Q4_K: q4_k,
 }
 
 DECODERS: dict[GGMLType, Callable[[torch.Tensor], AnyWeight]] = {
@@ -61,15 +204,15 @@ DECODERS: dict[GGMLType, Callable[[torch.Tensor], AnyWeight]] = {
     GGMLType.F32: _stored_as(torch.float32),
     GGMLType.F16: _stored_as(torch.float16),
     GGMLType.BF16: _stored_as(torch.bfloat16),
-    GGMLType.Q8_0: ggml_blocks.q8_0,
-    GGMLType.Q4_0: ggml_blocks.q4_0,
-    GGMLType.Q5_0: ggml_blocks.q5_0,
-    GGMLType.Q5_1: ggml_blocks.q5_1,
-    GGMLType.Q2_K: ggml_blocks.q2_k,
-    GGMLType.Q3_K: ggml_blocks.q3_k,
-    GGMLType.Q5_K: ggml_blocks.q5_k,
-    GGMLType.Q6_K: ggml_blocks.q6_k,
-    GGMLType.IQ4_NL: ggml_blocks.iq4_nl,
-    GGMLType.IQ4_XS: ggml_blocks.iq4_xs,
+    GGMLType.Q8_0: q8_0,
+    GGMLType.Q4_0: q4_0,
+    GGMLType.Q5_0: q5_0,
+    GGMLType.Q5_1: q5_1,
+    GGMLType.Q2_K: q2_k,
+    GGMLType.Q3_K: q3_k,
+    GGMLType.Q5_K: q5_k,
+    GGMLType.Q6_K: q6_k,
+    GGMLType.IQ4_NL: iq4_nl,
+    GGMLType.IQ4_XS: iq4_xs,
 }
 """Blocks [n, bytes] to values [n, values per block], in any type that float32 holds."""
