@@ -87,7 +87,7 @@ def _scheduled_to_proto(planned: PlannedSequence) -> worker_pb2.ScheduledSequenc
         sequence_id=planned.sequence.sequence_id,
         start=planned.start,
         num_tokens=planned.num_tokens,
-        new_page_ids=planned.new_pages,
+        new_page_ids=planned.new_page_ids,
         max_new_tokens=planned.max_new_tokens,
         num_steps=planned.num_steps,
         max_start=planned.max_start if planned.max_start > planned.start else 0,

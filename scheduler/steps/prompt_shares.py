@@ -86,7 +86,7 @@ class PromptShares:
         if not self._partial:
             return True
         limits = self._draft.limits.prefill
-        remaining = [each.length - self._draft.chunks[each.sequence_id].start for each in self._partial]
+        remaining = [each.length - self._draft.chunks[each.sequence_id].max_start for each in self._partial]
         num_long = sum(num > self._threshold for num in remaining)
         is_room = num_long < limits.max_long_partial and len(remaining) < limits.max_num_partial
         return is_room and PASSING_RATIO * num_tokens <= min(remaining)
@@ -121,25 +121,29 @@ class PromptShares:
         num_tokens = sum(draft.chunks[each.sequence_id].num_tokens for each in shortest)
         begun = (draft.chunks[each.sequence_id] for each in self._partial)
         allowed = max(MIN_CHUNK_TOKENS, num_tokens + 2 * draft.num_decoded) * draft.limits.equal_context
-        draft.effort = min(draft.effort, allowed - sum(chunk.num_tokens * draft.cost(chunk.start) for chunk in begun))
+        draft.effort = min(
+            draft.effort, allowed - sum(chunk.num_tokens * draft.cost(chunk.max_start) for chunk in begun)
+        )
 
     def grow(self, sequence: Sequence, num_tokens: int) -> None:
         """Lengthen its chunk by so many tokens, or as far as there are pages and time."""
         draft = self._draft
         chunk, size = draft.chunks[sequence.sequence_id], sequence.page_size
-        end = chunk.start + chunk.num_tokens
+        end = chunk.max_start + chunk.num_tokens
         num_pages = -(-end // size)
         num_tokens = min(num_tokens, self._num_left_of(sequence), (num_pages + draft.num_available) * size - end)
-        num_tokens = min(num_tokens, draft.affordable(chunk.start))
+        num_tokens = min(num_tokens, draft.affordable(chunk.max_start))
         if num_tokens > 0:
             draft.take_back(chunk)
             num_more_pages = -(-(end + num_tokens) // size) - num_pages
-            draft.schedule(sequence, chunk.start, chunk.num_tokens + num_tokens, chunk.num_new_pages + num_more_pages)
+            draft.schedule(
+                sequence, chunk.max_start, chunk.num_tokens + num_tokens, chunk.num_new_pages + num_more_pages
+            )
 
     def _num_left_of(self, sequence: Sequence) -> int:
         """Return the tokens by which its chunk could grow."""
         chunk = self._draft.chunks[sequence.sequence_id]
-        return min(sequence.length - chunk.start, sequence.max_chunk_tokens) - chunk.num_tokens
+        return min(sequence.length - chunk.max_start, sequence.max_chunk_tokens) - chunk.num_tokens
 
     # ---- what the step will have computed
 

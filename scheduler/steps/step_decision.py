@@ -50,13 +50,17 @@ class StepLimits:
 
 
 class Chunk(NamedTuple):
-    """Compute tokens [start, start + num_tokens) of a sequence, after appending new pages to its block table.
+    """Compute `num_tokens` tokens of a sequence, after appending new pages to its block table.
+
+    The planner counts with the latest position at which they may start, `max_start`: it is where they start if all steps in
+    flight bring as many tokens as they promised. The earliest one, `start`, is added when the pages are granted
+    (`PlannedSequence`); the worker's chunk has both. They differ only where steps in flight promise several tokens.
 
     A tuple, like all that is made once per sequence and step: a frozen dataclass takes four times as long to make.
     """
 
     sequence: Sequence
-    start: int
+    max_start: int
     num_tokens: int
     num_new_pages: int
     max_new_tokens: int
@@ -76,13 +80,13 @@ class Chunk(NamedTuple):
 
     @property
     def filled_blocks(self) -> Seq[BlockHash]:
-        size = self.sequence.page_size
-        return self.sequence.block_hashes[1 + self.start // size : 1 + (self.start + self.num_tokens) // size]
+        start, size = self.max_start, self.sequence.page_size
+        return self.sequence.block_hashes[1 + start // size : 1 + (start + self.num_tokens) // size]
 
     def leased(self, num_steps: int) -> "Chunk":
         """Not past the sequence's end: a token that is its last is sampled and not computed."""
         num_steps = min(num_steps, self.max_num_steps)
-        num_new_pages = self.sequence.num_new_pages(self.start + num_steps * self.max_new_tokens)
+        num_new_pages = self.sequence.num_new_pages(self.max_start + num_steps * self.max_new_tokens)
         return self._replace(num_new_pages=num_new_pages, num_steps=num_steps)
 
 

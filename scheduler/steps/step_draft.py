@@ -56,22 +56,22 @@ class StepDraft:
             self.schedule(sequence, sequence.computation.num_computed, num_tokens, num_new_pages, max_new_tokens)
 
     def schedule(
-        self, sequence: Sequence, start: int, num_tokens: int, num_new_pages: int, max_new_tokens: int = 1
+        self, sequence: Sequence, max_start: int, num_tokens: int, num_new_pages: int, max_new_tokens: int = 1
     ) -> None:
-        if start + num_tokens < sequence.length:
+        if max_start + num_tokens < sequence.length:
             max_new_tokens = 0
-        self.chunks[sequence.sequence_id] = Chunk(sequence, start, num_tokens, num_new_pages, max_new_tokens)
+        self.chunks[sequence.sequence_id] = Chunk(sequence, max_start, num_tokens, num_new_pages, max_new_tokens)
         if max_new_tokens > 1:
             num_tokens += max_new_tokens - 1
         self.budget -= num_tokens
-        self.effort -= num_tokens * self.cost(start)
+        self.effort -= num_tokens * self.cost(max_start)
         self.num_available -= num_new_pages
 
     def take_back(self, chunk: Chunk) -> None:
         """Undo `schedule`."""
         num_tokens = chunk.most_tokens
         self.budget += num_tokens
-        self.effort += num_tokens * self.cost(chunk.start)
+        self.effort += num_tokens * self.cost(chunk.max_start)
         self.num_available += chunk.num_new_pages
 
     def _make_room(self, sequence: Sequence, num_pages: int) -> bool:

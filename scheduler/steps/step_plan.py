@@ -9,14 +9,16 @@ from scheduler.steps.sequence import Sequence
 
 
 class PlannedSequence(NamedTuple):
-    """A chunk with the pages that were granted for it."""
+    """A chunk with the pages that were granted for it.
+
+    Results that are on their way decide where it starts: at the earliest at `start`, at the latest at `max_start`.
+    """
 
     sequence: Sequence
     start: int
     max_start: int
-    """Results that are on their way decide where between the two it starts."""
     num_tokens: int
-    new_pages: tuple[PageId, ...]
+    new_page_ids: tuple[PageId, ...]
     max_new_tokens: int
     """The step promises at least one and at most so many; 0 samples nothing."""
     num_steps: int = 1
@@ -24,7 +26,7 @@ class PlannedSequence(NamedTuple):
 
     @property
     def only_decodes(self) -> bool:
-        return self.num_tokens == 1 and self.max_new_tokens > 0 and not self.new_pages
+        return self.num_tokens == 1 and self.max_new_tokens > 0 and not self.new_page_ids
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

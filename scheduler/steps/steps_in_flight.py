@@ -61,7 +61,9 @@ class StepsInFlight:
 
     def add_sent_step(self, plan: StepPlan) -> None:
         """It is sent now, and its chunks are counted."""
-        self._add(plan.step_id, [(each, start, num, most) for each, _, start, num, _, most, _ in plan.scheduled])
+        self._add(
+            plan.step_id, [(each, max_start, num, most) for each, _, max_start, num, _, most, _ in plan.scheduled]
+        )
 
     def begin_lease(self, plan: StepPlan) -> None:
         """It was sent as one."""
@@ -132,14 +134,14 @@ class StepsInFlight:
         """Each with where it starts at most, its number of tokens, and how many new ones it promises."""
         sampling, spans = {}, []
         num_tokens = num_new_tokens = num_context_tokens = 0
-        for sequence, start, num_computed, most in chunks:
+        for sequence, max_start, num_computed, most in chunks:
             if most:
                 sampling[sequence.sequence_id] = (sequence, sequence.computation.attempt, most)
                 num_new_tokens += most
                 num_computed += most - 1
             num_tokens += num_computed
-            num_context_tokens += start + num_computed
-            spans.append((start, num_computed))
+            num_context_tokens += max_start + num_computed
+            spans.append((max_start, num_computed))
         step = StepInFlight(
             step_id=step_id,
             num_tokens=num_tokens,

@@ -160,19 +160,19 @@ class AttachedWorker:
 
     def _grant(self, chunk: Chunk) -> PlannedSequence:
         # Taken apart at once: this is done for each sequence in each step.
-        sequence, start, num_tokens, num_new_pages, max_new_tokens, num_steps = chunk
+        sequence, max_start, num_tokens, num_new_pages, max_new_tokens, num_steps = chunk
         computation = sequence.computation
         table = computation.block_table
         # A sequence that the worker does not know gets its whole block table, cached pages first.
         first = len(table) if sequence.sequence_id in self.known else 0
         if num_new_pages:
             table += self.pool.allocate_pages(num_new_pages)
-        new_pages = tuple(table[first:]) if len(table) > first else ()
-        least = start - computation.num_uncertain
+        new_page_ids = tuple(table[first:]) if len(table) > first else ()
+        start = max_start - computation.num_uncertain
         computation.begin_chunk(num_tokens, max_new_tokens)
         if max_new_tokens:
             self.prefilling.pop(sequence.sequence_id, None)
-        return PlannedSequence(sequence, least, start, num_tokens, new_pages, max_new_tokens, num_steps)
+        return PlannedSequence(sequence, start, max_start, num_tokens, new_page_ids, max_new_tokens, num_steps)
 
     def _remember(self, plan: StepPlan) -> None:
         self.forgotten.clear()

@@ -31,10 +31,10 @@ def test_a_plan_arrives_whole(most: int) -> None:
         finished_sequence_ids=(4, 5),
         new_sequences=(prefilling,),
         scheduled=(
-            PlannedSequence(prefilling, 0, 0, num_tokens=2, new_pages=pages, max_new_tokens=0),
-            PlannedSequence(decoding, 0, 0, num_tokens=1, new_pages=(), max_new_tokens=most),
-            PlannedSequence(growing, 16, 15 + most, num_tokens=1, new_pages=pages[:1], max_new_tokens=most),
-            PlannedSequence(late, 70_000, 70_000, num_tokens=1, new_pages=(), max_new_tokens=1),
+            PlannedSequence(prefilling, 0, 0, num_tokens=2, new_page_ids=pages, max_new_tokens=0),
+            PlannedSequence(decoding, 0, 0, num_tokens=1, new_page_ids=(), max_new_tokens=most),
+            PlannedSequence(growing, 16, 15 + most, num_tokens=1, new_page_ids=pages[:1], max_new_tokens=most),
+            PlannedSequence(late, 70_000, 70_000, num_tokens=1, new_page_ids=(), max_new_tokens=1),
         ),
     )
     message = worker_messages.plan_to_proto(plan, session_id=3)
@@ -46,7 +46,12 @@ def test_a_plan_arrives_whole(most: int) -> None:
     assert [(new.sequence_id, new.token_ids) for new in step.new_sequences] == [(1, (5, 6, 7))]
     assert set(step.scheduled) == {
         ScheduledSequence(
-            each.sequence.sequence_id, each.start, each.max_start, each.num_tokens, each.new_pages, each.max_new_tokens
+            each.sequence.sequence_id,
+            each.start,
+            each.max_start,
+            each.num_tokens,
+            each.new_page_ids,
+            each.max_new_tokens,
         )
         for each in plan.scheduled
     }

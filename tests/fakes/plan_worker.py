@@ -190,7 +190,7 @@ class PlanWorker:
         assert not self._known.keys() & new.keys(), "a sequence was sent whole although it was known"
         self._known |= new
         for planned in plan.scheduled:
-            self._known[planned.sequence.sequence_id].block_table += planned.new_pages
+            self._known[planned.sequence.sequence_id].block_table += planned.new_page_ids
             if plan.max_steps > 1:
                 assert planned.num_tokens == 1 and planned.max_new_tokens, "a lease to one that prefills"
             assert 1 <= planned.num_steps <= plan.max_steps

@@ -73,7 +73,7 @@ def describe(decision: StepDecision, names: dict[int, str]) -> str:
         f"({names[a.sequence.sequence_id]} {len(a.cached_pages) * PAGE})" for a in decision.admissions if a.cached_pages
     ]
     for chunk in decision.chunks:
-        words.append(f"{names[chunk.sequence.sequence_id]} {chunk.start}+{chunk.num_tokens}")
+        words.append(f"{names[chunk.sequence.sequence_id]} {chunk.max_start}+{chunk.num_tokens}")
         words[-1] += " s" * (chunk.max_new_tokens > 0) + str(chunk.max_new_tokens) * (chunk.max_new_tokens > 1)
         words[-1] += f" *{chunk.num_steps}" * (chunk.num_steps > 1)
     return ", ".join(words)

@@ -71,14 +71,14 @@ def test_no_plan_exceeds_its_limits(scene: Scene) -> None:
     starts = {admission.sequence: 4 * len(admission.cached_pages) for admission in decision.admissions}
     for chunk in decision.chunks:
         assert chunk.num_tokens > 0
-        assert chunk.start == starts.get(chunk.sequence, chunk.sequence.computation.num_computed)
-        assert (chunk.max_new_tokens > 0) == (chunk.start + chunk.num_tokens == chunk.sequence.length)
+        assert chunk.max_start == starts.get(chunk.sequence, chunk.sequence.computation.num_computed)
+        assert (chunk.max_new_tokens > 0) == (chunk.max_start + chunk.num_tokens == chunk.sequence.length)
         assert chunk.max_new_tokens <= scene.limits.max_new_tokens
         assert chunk.sequence.length + chunk.max_new_tokens <= chunk.sequence.max_length
         num_pages = (
             len(chunk.sequence.computation.block_table) + starts.get(chunk.sequence, 0) // 4 + chunk.num_new_pages
         )
-        assert num_pages * 4 >= chunk.start + chunk.most_tokens
+        assert num_pages * 4 >= chunk.max_start + chunk.most_tokens
 
 
 @settings(deadline=None, max_examples=150)
