@@ -4,8 +4,9 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import Phase, find, given, settings
 from hypothesis import strategies as st
+from hypothesis.errors import NoSuchExample
 
 from pagoda.wire.events import Event, Moved, PromptLogprobs, Started, Tokens, events_from_proto, events_to_proto
 from pagoda.wire.finished import Finished, FinishReason, Timings, Usage
@@ -17,7 +18,9 @@ from pagoda.wire.model_info import ModelInfo
 from pagoda.wire.sampling import SamplingParams
 from pagoda.wire.step_result import SampledTokens, ScoredTokens, StepResult
 from protos.v1 import inference_pb2
-from tests.unit.pagoda.wire.wire_types import wire_types
+from tests.unit.pagoda.wire.wire_types import field_names, wire_types
+
+FIRST_FOUND = settings(database=None, derandomize=True, deadline=None, phases=[Phase.generate])
 
 uint32 = st.integers(0, 2**32 - 1)
 uint64 = st.integers(0, 2**64 - 1)
@@ -203,6 +206,20 @@ WIRE_DATA: dict[type[Any], st.SearchStrategy[Any]] = {
 def test_every_type_is_tried() -> None:
     # A step's result is sent for a session: it has a test of its own.
     assert {*WIRE_DATA, StepResult} == {*wire_types()}
+
+
+FIELDS = [(kind, name) for kind in WIRE_DATA for name in field_names(kind)]
+FIELDS += [(StepResult, name) for name in field_names(StepResult)]
+
+
+@pytest.mark.parametrize(("kind", "name"), FIELDS, ids=lambda value: getattr(value, "__name__", value))
+def test_every_field_takes_several_values(kind: type[Any], name: str) -> None:
+    """A field that always had its default would arrive as it was sent even if it were never sent."""
+    values = {**WIRE_DATA, StepResult: step_result}[kind].map(lambda value: getattr(value, name))
+    try:
+        find(st.tuples(values, values), lambda pair: pair[0] != pair[1], settings=FIRST_FOUND)
+    except NoSuchExample:
+        pytest.fail(f"the strategy of {kind.__name__} never gives `{name}` another value: name the field there")
 
 
 def after_the_wire(value: Any, to_proto: Callable[[], Any]) -> Any:
