@@ -10,6 +10,8 @@ FOLDERS = ("gateway", "scheduler", "worker", "kvcache", "pagoda", "protos", "tes
 DOCUMENTS = [REPOSITORY / "README.md", REPOSITORY / "CONTRIBUTING.md", *sorted(REPOSITORY.glob("docs/**/*.md"))]
 FILE = re.compile(r"(?<![\w/.:~$<>-])(?:[\w.-]+/)*[\w-]+\.(?:py|c|h|lua|proto|md|toml|ya?ml)\b(?!/)")
 FOLDER = re.compile(rf"`((?:{'|'.join(FOLDERS)})(?:/[\w-]+)*)/`")
+LAYOUT = re.compile(r"^## Layout\n+```\n(.*?)```$", re.DOTALL | re.MULTILINE)
+LAYOUT_FOLDER = re.compile(r"(?P<indent>^|  )?(?P<path>(?<![\w/.-])[\w-]+(?:/[\w-]+)*)/(?![\w-])", re.MULTILINE)
 MODULE = re.compile(rf"-m ((?:{'|'.join(FOLDERS)})(?:\.\w+)*)")
 LINK = re.compile(r"\]\(([^)#:]+)(?:#[^)]*)?\)")
 PATTERNS = frozenset({"bench/results/peers-MODEL.md"})
@@ -36,6 +38,20 @@ def test_what_is_named_exists(document: Path, names: set[str]) -> None:
     missing += [folder for folder in folders if not (REPOSITORY / folder).is_dir()]
     missing += [link for link in links if not (document.parent / link).exists()]
     assert missing == []
+
+
+def test_the_folders_of_the_layout_exist() -> None:
+    """At the start of a line or behind several spaces stands a folder of the repository; what follows is in it."""
+    layout = LAYOUT.search((REPOSITORY / "README.md").read_text())
+    assert layout is not None
+    folders: list[str] = []
+    parent = ""
+    for match in LAYOUT_FOLDER.finditer(layout[1]):
+        if match["indent"] is not None:
+            parent = match["path"]
+        folders.append(match["path"] if match["indent"] is not None else f"{parent}/{match['path']}")
+    assert {"worker", "worker/steps", "pagoda/wire", "bench", "docs/adr"} <= {*folders}
+    assert [folder for folder in folders if not (REPOSITORY / folder).is_dir()] == []
 
 
 @pytest.mark.parametrize("folder", ["gateway", "scheduler", "worker", "kvcache", "pagoda", "protos"])
