@@ -94,22 +94,28 @@ class ServedModel:
         return self.model.config.max_position
 
     async def encode_text(
-        self, text: str, *, add_special_tokens: bool = True, max_tokens: int | None = None, keep: Keep = Keep.ALL
+        self,
+        text: str,
+        *,
+        field: str = "prompt",
+        add_special_tokens: bool = True,
+        max_tokens: int | None = None,
+        keep: Keep = Keep.ALL,
     ) -> list[int]:
         """Return the token ids of `text`, or raise PromptTooLongError when it has certainly more than `max_tokens`.
 
-        The default for those is the model's window.
+        The default for those is the model's window. The error names `field`, which the text came in.
         """
         bound = PromptBound(max_tokens=max_tokens or self.max_window, keep=keep)
-        (ids,) = await encode_texts(self.tokenizer, [text], bound, add_special_tokens=add_special_tokens)
+        (ids,) = await encode_texts(self.tokenizer, [text], bound, field=field, add_special_tokens=add_special_tokens)
         return ids
 
     async def encode_texts(
-        self, texts: Sequence[str], *, add_special_tokens: bool, keep: Keep = Keep.ALL
+        self, texts: Sequence[str], *, field: str = "prompt", add_special_tokens: bool, keep: Keep = Keep.ALL
     ) -> list[list[int]]:
         """Return each text's token ids; `encode_text` says what is refused."""
         bound = PromptBound(max_tokens=self.max_window, keep=keep)
-        return await encode_texts(self.tokenizer, texts, bound, add_special_tokens=add_special_tokens)
+        return await encode_texts(self.tokenizer, texts, bound, field=field, add_special_tokens=add_special_tokens)
 
     def check_token_ids(self, token_ids: Iterable[int], field: str) -> None:
         """Raise InvalidRequestError for an id that the vocabulary does not have."""

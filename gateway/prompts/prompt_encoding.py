@@ -24,9 +24,12 @@ _encoding_threads = ThreadPoolExecutor(max_workers=max(2, os.cpu_count() or 1), 
 
 
 async def encode_texts(
-    tokenizer: Tokenizer, texts: Sequence[str], bound: PromptBound, *, add_special_tokens: bool
+    tokenizer: Tokenizer, texts: Sequence[str], bound: PromptBound, *, field: str, add_special_tokens: bool
 ) -> list[list[int]]:
-    """Return each text's token ids. Raises PromptTooLongError for a text that `bound` refuses."""
+    """Return each text's token ids.
+
+    Raises PromptTooLongError for a text that `bound` refuses, and names `field` as the one that the texts came in.
+    """
 
     def encode_all() -> list[list[int]]:
         encoded: list[list[int]] = []
@@ -36,12 +39,12 @@ async def encode_texts(
             room -= len(encoded[-1])
             if room < 0:
                 raise InvalidRequestError(
-                    f"prompt: the prompts have more than {MAX_PROMPT_TOKENS} tokens together; send fewer at a time",
-                    param="prompt",
+                    f"{field}: the prompts have more than {MAX_PROMPT_TOKENS} tokens together; send fewer at a time",
+                    param=field,
                 )
         return encoded
 
-    return await _encode_aside(encode_all, sum(map(len, texts)), "prompt")
+    return await _encode_aside(encode_all, sum(map(len, texts)), field)
 
 
 async def encode_conversation(template: ChatTemplate, conversation: Conversation, bound: PromptBound) -> list[int]:
