@@ -80,7 +80,7 @@ class SchedulerLoop:
         """Give every worker as many steps as it may have in flight; then see who and what has to come or go."""
         self._is_awake = False
         self.attachments.move_sequences_off()
-        self._placement.begin_rounds(self._clear_hosts())
+        self._placement.begin_rounds(self._clear_quarantine_workers())
         for worker in list(self.workers.values()):
             while worker.steps.has_room and self.step_worker(worker):
                 pass
@@ -177,13 +177,13 @@ class SchedulerLoop:
 
     # ---- around the steps
 
-    def _clear_hosts(self) -> dict[str, AttachedWorker]:
-        """Preempt all others on the workers that are kept for suspects. Return these workers by model."""
-        hosts = self._suspects.host_workers(self.workers.values())
-        for host in hosts.values():
-            for sequence in making_way(host):
-                self._preempt_sequence(host, sequence)
-        return hosts
+    def _clear_quarantine_workers(self) -> dict[str, AttachedWorker]:
+        """Preempt on the quarantine workers all sequences but suspects. Return these workers by model."""
+        quarantines = self._suspects.quarantine_workers(self.workers.values())
+        for quarantine in quarantines.values():
+            for sequence in making_way(quarantine):
+                self._preempt_sequence(quarantine, sequence)
+        return quarantines
 
     def _preempt_sequence(self, worker: AttachedWorker, sequence: Sequence) -> None:
         self.lifecycle.interrupt_sequence(worker, sequence, Interruption.PREEMPTED)

@@ -1,9 +1,10 @@
 """Sequences that may be what kills workers, and how that is found out without harming those that ran beside them.
 
-Whose steps were in flight at a worker's death may have caused it. After a second one a sequence is a suspect: it runs alone, on one
-worker of its model, while the others go on with everybody else. It is cleared by getting further than it was at its last death,
-which takes a few tokens, and convicted if its worker dies again: then only it can have been. Several suspects run one after the
-other; the worker's own sequences make way, as in a preemption, so that no suspect waits for a long answer to end.
+Any sequence with a step in flight when a worker dies may have caused the death. After a second one a sequence is a suspect: it
+runs alone, on one worker of its model, the quarantine worker, while the others go on with everybody else. It is cleared by
+getting further than it was at its last death, which takes a few tokens, and convicted if its worker dies again: then only it can
+have been. Several suspects run one after the other; the worker's own sequences make way, as in a preemption, so that no suspect
+waits for a long answer to end.
 """
 
 from collections.abc import Collection, Iterable
@@ -27,7 +28,7 @@ class Suspects:
                 self._sequences.append(sequence)
         return convicted
 
-    def host_workers(self, workers: Collection[AttachedWorker]) -> dict[str, AttachedWorker]:
+    def quarantine_workers(self, workers: Collection[AttachedWorker]) -> dict[str, AttachedWorker]:
         """Return for each model with suspects the worker that runs one of them, or is to run the next."""
         self._sequences = [
             each for each in self._sequences if each.deaths.makes_suspect and each.status is not SequenceStatus.ENDED
@@ -36,17 +37,20 @@ class Suspects:
             return {}
         models = {sequence.model for sequence in self._sequences}
         of_model = {model: [each for each in workers if each.info.model == model] for model in models}
-        return {model: host for model, those in of_model.items() if (host := _host(those)) is not None}
+        chosen = {model: _quarantine_worker(those) for model, those in of_model.items()}
+        return {model: worker for model, worker in chosen.items() if worker is not None}
 
 
-def making_way(host: AttachedWorker) -> Seq[Sequence]:
+def making_way(quarantine: AttachedWorker) -> Seq[Sequence]:
     """Return the sequences that must not run beside a suspect."""
-    return [sequence for sequence in host.running if not sequence.deaths.makes_suspect]
+    return [sequence for sequence in quarantine.running if not sequence.deaths.makes_suspect]
 
 
-def next_on(host: AttachedWorker, waiting: Iterable[Sequence]) -> Sequence | None:
-    """Return the suspect among `waiting` that starts to run on its host now, where no other sequence is left."""
-    return next((sequence for sequence in waiting if sequence.deaths.makes_suspect), None) if host.is_idle else None
+def next_on(quarantine: AttachedWorker, waiting: Iterable[Sequence]) -> Sequence | None:
+    """Return the suspect among `waiting` that starts to run on the quarantine worker now, where no other sequence is left."""
+    if not quarantine.is_idle:
+        return None
+    return next((sequence for sequence in waiting if sequence.deaths.makes_suspect), None)
 
 
 def _in_flight(worker: AttachedWorker) -> list[Sequence]:
@@ -55,7 +59,7 @@ def _in_flight(worker: AttachedWorker) -> list[Sequence]:
     return [each for each in computing.values() if each in worker.running or each.status is SequenceStatus.WAITING]
 
 
-def _host(workers: Seq[AttachedWorker]) -> AttachedWorker | None:
+def _quarantine_worker(workers: Seq[AttachedWorker]) -> AttachedWorker | None:
     """Return the worker where a suspect runs, else the one where the fewest must make way."""
     running = [worker for worker in workers if any(sequence.deaths.makes_suspect for sequence in worker.running)]
     serving = [worker for worker in workers if worker.phase is WorkerPhase.SERVING]

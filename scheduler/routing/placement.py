@@ -40,12 +40,12 @@ class Placement:
         self._policy = policy
         self._takes_new = takes_new
         self._rounds: dict[str, Round] = {}
-        self._hosts: Mapping[str, AttachedWorker] = {}
+        self._quarantines: Mapping[str, AttachedWorker] = {}
         self._timer: TimerHandle | None = None
 
-    def begin_rounds(self, hosts: Mapping[str, AttachedWorker]) -> None:
-        """`hosts` are the workers that are kept for suspects, by model."""
-        self._hosts = hosts
+    def begin_rounds(self, quarantines: Mapping[str, AttachedWorker]) -> None:
+        """`quarantines` are the quarantine workers, where only suspects run, by model."""
+        self._quarantines = quarantines
         self._rounds.clear()
         if self._timer is not None:
             self._timer.cancel()
@@ -56,18 +56,18 @@ class Placement:
         if not self._takes_new(worker):
             return
         model = worker.info.model
-        host = self._hosts.get(model)
-        if worker is host:
-            suspect = next_on(host, self._context.waiting.of_model(model))
+        quarantine = self._quarantines.get(model)
+        if worker is quarantine:
+            suspect = next_on(quarantine, self._context.waiting.of_model(model))
             yield from [suspect] if suspect is not None else []
             return
         if model not in self._rounds:
-            self._rounds[model] = self._round(model, host)
+            self._rounds[model] = self._round(model, quarantine)
         yield from self._rounds[model].sequences_placed_on(worker)
 
-    def _round(self, model: str, host: AttachedWorker | None) -> "Round":
-        of_model = (each for each in self._context.workers.values() if each.info.model == model and each is not host)
-        workers = [each for each in of_model if self._takes_new(each)]
+    def _round(self, model: str, quarantine: AttachedWorker | None) -> "Round":
+        of_model = (each for each in self._context.workers.values() if each.info.model == model)
+        workers = [each for each in of_model if each is not quarantine and self._takes_new(each)]
         waiting = (each for each in self._context.waiting.of_model(model) if not each.deaths.makes_suspect)
         return Round(self._policy, workers, waiting, self._context.clock.time())
 
