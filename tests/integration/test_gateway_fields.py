@@ -167,9 +167,28 @@ def is_honoured(schema: type[Schema], name: str) -> bool:
     return name not in schema.hints and name not in schema.neutral
 
 
+EACH_FIELD = "a request with each field is asked for"
+
+
+def allowed_value(body: Body, name: str) -> Any:
+    assert (body.title, name) in ALLOWED_IN or name in ALLOWED, (
+        f"{EACH_FIELD}: give `{name}` of `{body.title}` a value in ALLOWED, or in ALLOWED_IN where it differs from other bodies'"
+    )
+    return ALLOWED_IN[body.title, name] if (body.title, name) in ALLOWED_IN else ALLOWED[name]
+
+
 async def send(gateway: RunningGateway, body: Body, fields: Fields) -> httpx.Response:
+    assert body.title in REQUESTS, f"{EACH_FIELD}: say in REQUESTS how a field gets into `{body.title}`"
     method, path, around = REQUESTS[body.title]
     return await gateway.http.request(method, path, json=around(fields))
+
+
+async def test_what_a_new_field_needs_is_said(gateway: RunningGateway) -> None:
+    body = Body("POST /v1/later", Schema)
+    with pytest.raises(AssertionError, match=r"^a request with each field is asked for: .* `surprise` .*ALLOWED"):
+        allowed_value(body, "surprise")
+    with pytest.raises(AssertionError, match=r"^a request with each field is asked for: .*REQUESTS.* `POST /v1/later`"):
+        await send(gateway, body, {"surprise": 1})
 
 
 async def test_the_table_is_what_the_code_says() -> None:
@@ -184,7 +203,7 @@ async def test_an_accepted_value(gateway: RunningGateway, body: Body, name: str)
     elif name in body.schema.hints:
         value = UNLIKELY[0]
     else:
-        value = ALLOWED_IN[body.title, name] if (body.title, name) in ALLOWED_IN else ALLOWED[name]
+        value = allowed_value(body, name)
     response = await send(gateway, body, {name: value, **COMPANIONS.get(name, {})})
     if name == "files":  # the one value that a table cannot hold: a file that was uploaded before
         assert response.status_code == 400 and "exclude each other" in response.text
@@ -200,7 +219,7 @@ def is_integer(schema: type[Schema], name: str) -> bool:
 
 @pytest.mark.parametrize(("body", "name"), [each for each in FIELDS if is_integer(each[0].schema, each[1])], ids=id_of)
 async def test_a_whole_number_may_have_a_point(gateway: RunningGateway, body: Body, name: str) -> None:
-    value = ALLOWED_IN.get((body.title, name), ALLOWED.get(name))
+    value = allowed_value(body, name)
     whole = await send(gateway, body, {name: float(value), **COMPANIONS.get(name, {})})
     assert whole.status_code == 200, whole.text
     broken = await send(gateway, body, {name: value + 0.5, **COMPANIONS.get(name, {})})
@@ -211,7 +230,7 @@ async def test_a_whole_number_may_have_a_point(gateway: RunningGateway, body: Bo
 async def test_a_refused_value_is_named(gateway: RunningGateway, body: Body, name: str) -> None:
     value: Any
     if is_honoured(body.schema, name):
-        allowed = ALLOWED_IN.get((body.title, name), ALLOWED.get(name))
+        allowed = allowed_value(body, name)
         value = 7 if isinstance(allowed, dict) else {"surprise": 1}
     else:
         value = next(each for each in UNLIKELY if each not in body.schema.neutral[name])
