@@ -2,6 +2,7 @@
 
 import logging
 import time
+from collections.abc import Sequence
 
 import torch
 
@@ -26,6 +27,7 @@ from worker.models.families import UnsupportedArchitectureError, load_model
 from worker.settings import WorkerSettings
 from worker.steps.engine import Engine
 from worker.steps.engine_thread import Loaded
+from worker.steps.executor import StepExecutor
 from worker.steps.host_executor import HostExecutor
 from worker.weights.checkpoint import WeightsError
 from worker.weights.dequantize import UnsupportedTypeError
@@ -57,10 +59,8 @@ def _load(settings: WorkerSettings, model: Model) -> Loaded:
     kernels = select_kernels(settings.numerics, settings.device, settings.native_directory, settings.kv_dtype)
     decoder = _load_decoder(model, kernels, settings)
     kv = _allocate_pages(kernels, model, settings, max_model_len)
-    choose = select_chooser(settings.native_directory)
-    executor = HostExecutor(decoder, kv, model.eos_token_ids, choose, kernels.device)
     engine = Engine(
-        executor,
+        select_executor(kernels, decoder, kv, model.eos_token_ids, settings),
         page_size=kv.page_size,
         num_pages=kv.num_pages,
         vocab_size=model.config.vocab_size,
@@ -81,6 +81,14 @@ def _load(settings: WorkerSettings, model: Model) -> Loaded:
         max_new_tokens=engine.max_new_tokens,
     )
     return Loaded(engine, loaded)
+
+
+def select_executor(
+    kernels: Kernels, decoder: DecoderModel, kv: KVMemory, eos_token_ids: Sequence[int], settings: WorkerSettings
+) -> StepExecutor:
+    """Return what computes the steps on the kernels' device."""
+    choose = select_chooser(settings.native_directory)
+    return HostExecutor(decoder, kv, eos_token_ids, choose, kernels.device)
 
 
 def choose_max_model_len(wanted: int | None, model: Model) -> int:
