@@ -44,7 +44,7 @@ def help_(
 
 
 def tier_help(tier: str) -> None:
-    """Its settings are its own to tell."""
+    """Replace this process by the tier's own `--help`."""
     os.execv(sys.executable, [sys.executable, "-P", "-m", tier, "--help"])
 
 

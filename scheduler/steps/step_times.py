@@ -36,7 +36,11 @@ class StepTimes:
         self._num_steps += 1
 
     def predict_s(self, work: int) -> float | None:
-        """Rather too long than too short: of a size never seen, what the others say if time grew like work. None at first."""
+        """Return how long a step of so much work will take; None until eight steps are known.
+
+        Unseen sizes are scaled linearly from smaller known ones; below those, the time of a larger one stands: overestimates
+        are preferred.
+        """
         if self._num_steps < _NUM_FIRST_STEPS:
             return None
         size = work.bit_length()

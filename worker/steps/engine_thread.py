@@ -79,7 +79,7 @@ class EngineThread:
         await self.run(lambda engine: engine.reset())
 
     async def load(self, name: str, digest: str) -> None:
-        """The model into memory, in place of none."""
+        """Load the model; none may be loaded yet."""
         if self.model is not None:
             raise StepError(f"{self.model.name} is in memory and must be unloaded first")
         self._engine, self.model = await self.run(lambda _: self._load(name, digest))

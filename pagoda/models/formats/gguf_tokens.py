@@ -62,7 +62,7 @@ def read_tokens(metadata: Mapping[str, Any]) -> GGUFTokens:
 
 
 def _mistyped(metadata: Mapping[str, Any], texts: list[str], types: list[int]) -> list[int]:
-    """Control tokens by name that their file types as text; a token that merges make is text."""
+    """Return the tokens named like control tokens that the file marks as something else, except those that merges produce."""
     names = END_TOKENS | FILL_TOKENS
     found = [index for index, text in enumerate(texts) if text in names and types[index] != CONTROL]
     if not found:
