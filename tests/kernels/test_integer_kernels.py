@@ -99,6 +99,12 @@ def test_cap_and_scale() -> None:
     assert torch.equal(INTEGER.scale(x_TD, 48**0.5), REFERENCE.scale(x_TD, 48**0.5))
 
 
+def test_add_and_gather_rows() -> None:
+    x_TD, y_TD, rows_R = random(3, 20), random(3, 20, seed=1), torch.tensor([2, 0, 2])
+    assert torch.equal(INTEGER.add(x_TD, y_TD), REFERENCE.add(x_TD, y_TD))
+    assert torch.equal(INTEGER.gather_rows(x_TD, rows_R), REFERENCE.gather_rows(x_TD, rows_R))
+
+
 def test_head_norm() -> None:
     """A weight per head, over heads that are a view of something wider."""
     x_TNH, weight_NH = random(5, 9, 16)[:, :6], random(6, 16, seed=1)

@@ -2,6 +2,7 @@
 
 import ctypes
 import inspect
+import re
 from ctypes import c_float, c_int32, c_int64
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from tests.kernels.native import native_library
 from worker.kernels.integer import IntegerKernels
 from worker.kernels.native import bindings, load
 from worker.kernels.native.bindings import POINTER, LayoutError
+from worker.kernels.native.build import SOURCE_DIRECTORY
 
 native_library()  # Where there is no compiler, there is nothing to test.
 
@@ -34,6 +36,15 @@ def test_every_structure_is_compared() -> None:
         if inspect.isclass(value) and issubclass(value, ctypes.Structure) and value is not bindings.FieldLayout
     }
     assert set(bindings.STRUCTURES.values()) == declared
+
+
+def test_every_exported_function_is_declared() -> None:
+    """Without a declaration a call is allowed, and passes addresses and sizes in 32 bits."""
+    sources = "".join(path.read_text() for path in SOURCE_DIRECTORY.iterdir() if path.suffix in (".c", ".h"))
+    exported = set(re.findall(r"^EXPORT \w+ (\w+)\(", sources, re.MULTILINE))
+    assert exported > set(bindings.KERNELS)
+    library = native_library()
+    assert {name for name in exported if getattr(library, name).argtypes is None} == set()
 
 
 @pytest.mark.parametrize(

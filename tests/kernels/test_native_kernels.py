@@ -67,16 +67,28 @@ def test_rms_norm_of_heads_within_something_wider() -> None:
     assert same_bits(NATIVE.rms_norm(x_TNH, weight_NH, 1e-6), TWIN.rms_norm(x_TNH, weight_NH, 1e-6))
 
 
+def non_finite_row(size: int) -> torch.Tensor:
+    """NaN, infinities and finite numbers in turn, as [1, size]."""
+    x_TI = random(1, size)
+    x_TI[0, ::4], x_TI[0, 1::4], x_TI[0, 2::4] = math.nan, math.inf, -math.inf
+    return x_TI
+
+
 @pytest.mark.parametrize("rows", ROWS)
 @pytest.mark.parametrize("size", [1, 33, 2048])
 def test_elementwise(rows: int, size: int) -> None:
-    x_TI = hard_rows(rows, 2 * size)
+    x_TI = torch.cat((hard_rows(rows, 2 * size), non_finite_row(2 * size)))
     x_TI[0, : min(size, 5)] = torch.tensor([-200.0, 200.0, 0.0, -88.0, 1e-40])[:size]
     assert same_bits(NATIVE.silu_mul(x_TI), TWIN.silu_mul(x_TI))
     assert same_bits(NATIVE.gelu_tanh_mul(x_TI), TWIN.gelu_tanh_mul(x_TI))
     assert same_bits(NATIVE.cap(x_TI, 30.0), TWIN.cap(x_TI, 30.0))
     assert same_bits(NATIVE.scale(x_TI, 48**0.5), TWIN.scale(x_TI, 48**0.5))
     assert same_bits(NATIVE.add(x_TI, x_TI.flip(0)), TWIN.add(x_TI, x_TI.flip(0)))
+
+
+def test_gather_rows() -> None:
+    x_TD, rows_R = torch.cat((hard_rows(5, 33), non_finite_row(33))), torch.tensor([5, 0, 5, 3])
+    assert same_bits(NATIVE.gather_rows(x_TD, rows_R), x_TD[rows_R])
 
 
 @pytest.mark.parametrize("rows", ROWS)

@@ -1,7 +1,6 @@
 """What a forward must keep to so that its launches can be replayed: each rule of kernels/interface.py that is broken is named."""
 
 import ctypes
-import inspect
 from collections.abc import Callable, Sequence
 
 import pytest
@@ -9,10 +8,10 @@ import torch
 
 from tests.kernels.native import native_kernels
 from worker.kernels.integer import IntegerKernels
-from worker.kernels.interface import Kernels, LayerKV
+from worker.kernels.interface import LayerKV
 from worker.kernels.native import bindings
-from worker.kernels.native.bindings import Call, GatherCall, PointwiseCall
-from worker.kernels.native.kernels import Eager, Launcher, NativeIntegerKernels
+from worker.kernels.native.bindings import Call, GatherCall, PointwiseCall, UndeclaredKernelError
+from worker.kernels.native.kernels import Eager, Launcher
 from worker.kernels.native.recording import RECORDED_SAMPLES, RECORDED_TOKENS, RecordingError
 from worker.kernels.native.self_check import find_difference
 from worker.kernels.step_batch import StepBatch
@@ -52,14 +51,6 @@ def test_a_step_that_keeps_to_the_rules() -> None:
     assert prepared(lambda launcher, batch: sampled(batch)).tolist() == TABLE[[18, 0]].tolist()
 
 
-def test_every_function_of_the_interface_is_native() -> None:
-    """One that is inherited would compute in torch, once, while a step is recorded (rule 5)."""
-    functions = {
-        name for name, value in vars(Kernels).items() if inspect.isfunction(value) and not name.startswith("_")
-    }
-    assert functions - vars(NativeIntegerKernels).keys() == {"allocate_kv", "kv_bytes_per_page"}
-
-
 def test_the_self_check_launches_every_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
     launched: set[str] = set()
     launch = Eager.launch
@@ -71,6 +62,21 @@ def test_the_self_check_launches_every_kernel(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(Eager, "launch", noted)
     assert find_difference(KERNELS, IntegerKernels()) is None
     assert launched == set(bindings.KERNELS)
+
+
+def test_a_kernel_that_is_not_declared_is_refused() -> None:
+    """Its number of rows would be passed in 32 bits. The library exports this function for another caller."""
+
+    def step(launcher: Launcher, batch: StepBatch) -> torch.Tensor:
+        x_RD = sampled(batch)
+        launcher.launch("choose_tokens", PointwiseCall(x=x_RD.data_ptr()), RECORDED_SAMPLES)
+        return x_RD
+
+    message = "'choose_tokens' is not in KERNELS of bindings.py"
+    with pytest.raises(UndeclaredKernelError, match=message):
+        prepared(step)
+    with pytest.raises(UndeclaredKernelError, match=message):
+        KERNELS._launcher.launch("choose_tokens", PointwiseCall(), 0)
 
 
 def test_a_result_with_a_row_for_something_else() -> None:

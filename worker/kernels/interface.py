@@ -8,8 +8,8 @@ of what it returns; a result is valid until the same function has been called fo
 `numerics_id` names the bits: two implementations with the same id give the same bits for the same sequence. Each
 implementation says whether its results depend on who else is in the batch (`is_batch_invariant`).
 
-Rules for who adds a function here, or a kernel behind one. `prepare` may run a model's forward once, for a few tokens, and
-replay its launches for every further step. native/recording.py refuses a launch that is seen to break a rule.
+Rules for adding a function here, or a kernel behind one. `prepare` may run a model's forward once, for a few tokens, and
+replay its launches for every further step. native/recording.py refuses a launch that is seen to break one of rules 1 to 5.
 
 1. A forward launches the same kernels in the same order in each step. It does not branch on values or on numbers of tokens.
 2. A result, or scratch memory, has one row for each token of the step (T) or one for each sampled row (R). The number of
@@ -21,6 +21,8 @@ replay its launches for every further step. native/recording.py refuses a launch
    temporary tensor.
 5. Between token ids and logits only these functions compute, and tensors are viewed, not copied. An operation of torch's
    would run once, while recording.
+6. NaN stays NaN: what is computed from a NaN is NaN, so that it reaches the logits, where the sampler raises an error. A
+   kernel that makes a number of it, as `x > 0 ? x : 0` does, would let a broken model answer.
 """
 
 from collections.abc import Callable, Sequence

@@ -180,7 +180,7 @@ KERNELS = (
     "write_kv",
     "attention",
 )
-"""Each takes its structure and the number of rows to compute."""
+"""Each takes its structure and the number of rows to compute. `load_library` declares them, `find_kernel` finds them."""
 
 
 class Launch(ctypes.Structure):
@@ -224,6 +224,10 @@ class LayoutError(Exception):
     """A structure is not laid out in the library as it is here; the message names it and the first field that differs."""
 
 
+class UndeclaredKernelError(Exception):
+    """A kernel is launched that KERNELS lacks; the message names it."""
+
+
 def load_library(path: Path) -> ctypes.CDLL:
     """Load the library and declare its functions.
 
@@ -247,6 +251,16 @@ def load_library(path: Path) -> ctypes.CDLL:
     _declare_short(library, "attention_scratch_bytes", c_int64, c_int64, c_int64, c_int64)
     _declare_short(library, "choose_scratch_bytes", c_int64, c_int64)
     return library
+
+
+def find_kernel(library: ctypes.CDLL, kernel: str) -> "ctypes._NamedFuncPointer":
+    """Return the function of one of KERNELS. Raise UndeclaredKernelError for any other."""
+    if kernel not in KERNELS:
+        raise UndeclaredKernelError(
+            f"the kernel {kernel!r} is not in KERNELS of {Path(__file__).name}; only kernels there have declared arguments"
+        )
+    function: ctypes._NamedFuncPointer = getattr(library, kernel)
+    return function
 
 
 def _check_layout(library: ctypes.CDLL, name: str, structure: type[ctypes.Structure]) -> None:

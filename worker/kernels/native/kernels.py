@@ -30,6 +30,7 @@ from worker.kernels.native.bindings import (
     RMSNormCall,
     RopeCall,
     WriteKVCall,
+    find_kernel,
 )
 from worker.kernels.native.panels import PanelPacker
 from worker.kernels.native.recording import Recorder
@@ -75,7 +76,7 @@ class Eager:
 
     def launch(self, kernel: str, call: Call, num_rows: int) -> None:
         self._library.set_threads(torch.get_num_threads())
-        getattr(self._library, kernel)(ctypes.byref(call), num_rows)
+        find_kernel(self._library, kernel)(ctypes.byref(call), num_rows)
 
 
 class NativeIntegerKernels(IntegerKernels):

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from worker.kernels.interface import Forward, LayerKV
-from worker.kernels.native.bindings import Launch
+from worker.kernels.native.bindings import Launch, find_kernel
 from worker.kernels.native.recording import Buffer, LaunchesOnly, Recorder, Rows
 from worker.kernels.step_batch import StepBatch
 
@@ -97,7 +97,7 @@ class Arena:
 def _launches(library: ctypes.CDLL, recorder: Recorder) -> "ctypes.Array[Launch]":
     launches = (Launch * len(recorder.launches))()
     for launch, recorded in zip(launches, recorder.launches, strict=True):
-        launch.kernel = ctypes.cast(getattr(library, recorded.kernel), ctypes.c_void_p).value
+        launch.kernel = ctypes.cast(find_kernel(library, recorded.kernel), ctypes.c_void_p).value
         launch.call = ctypes.addressof(recorded.call)
         launch.rows = recorded.rows
     return launches
