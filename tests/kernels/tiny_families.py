@@ -42,6 +42,8 @@ class TinyFamily:
     metadata: Mapping[str, Any] = field(default_factory=dict)
     norm_offset: float = 0.0
     """What llama.cpp's converter adds to norm weights."""
+    has_interleaved_rope: bool = False
+    """Whether it reorders the rows of queries and keys, for a rope that rotates neighbouring elements."""
 
 
 def _rope(**parameters: Any) -> dict[str, Any]:
@@ -55,12 +57,14 @@ FAMILIES: Mapping[str, TinyFamily] = {
         architecture="llama",
         config=_rope(rope_type="llama3", rope_theta=500_000.0, original_max_position_embeddings=8192, **LLAMA3_SCALING),
         metadata={"rope.freq_base": 500_000.0},
+        has_interleaved_rope=True,
     ),
     "mistral": TinyFamily(
         name="Mistral",
         architecture="llama",
         config={"sliding_window": WINDOW, **_rope()},
         metadata={"attention.sliding_window": WINDOW},
+        has_interleaved_rope=True,
     ),
     "qwen2": TinyFamily(
         name="Qwen2",
@@ -189,11 +193,11 @@ def _add_metadata(writer: gguf.GGUFWriter, family: TinyFamily, config: Any) -> N
 
 
 def _converted(family: TinyFamily, config: Any, name: str, tensor: torch.Tensor) -> np.ndarray[Any, Any]:
-    """As llama.cpp's converter: it adds Gemma's one to norms, and lays out a llama's queries and keys for its own rope."""
+    """Return the tensor as llama.cpp's converter writes it: norms with their offset, queries and keys for its own rope."""
     if name.endswith("norm.weight"):
         tensor = tensor + family.norm_offset
     projection = name.split(".")[-2]
-    if family.architecture == "llama" and projection in ("q_proj", "k_proj"):
+    if family.has_interleaved_rope and projection in ("q_proj", "k_proj"):
         num_heads = config.num_attention_heads if projection == "q_proj" else config.num_key_value_heads
         halves = tensor.view(num_heads, 2, -1, *tensor.shape[1:])
         tensor = halves.transpose(1, 2).reshape(tensor.shape)

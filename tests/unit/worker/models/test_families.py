@@ -58,6 +58,13 @@ def test_every_family_is_tested() -> None:
     assert {tiny.architecture for tiny in FAMILIES.values()} == set(IMPLEMENTED)
 
 
+def test_each_format_names_the_architecture(family: str, tmp_path: Path) -> None:
+    """The logits do not show it: Qwen 3 described as Llama computes the same, from the same fields of ModelConfig."""
+    tiny, theirs = FAMILIES[family], make_model(FAMILIES[family])
+    for model in (save_safetensors(theirs, tmp_path), save_gguf(tiny, theirs, tmp_path / "tiny.gguf")):
+        assert model.config.architecture == tiny.architecture
+
+
 def test_agrees_with_transformers_from_safetensors(family: str, tmp_path: Path) -> None:
     theirs = make_model(FAMILIES[family])
     model, expected = save_safetensors(theirs, tmp_path), reference_logits(theirs, TOKEN_IDS)

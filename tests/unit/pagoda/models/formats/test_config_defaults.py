@@ -8,6 +8,7 @@ import pytest
 import transformers
 
 from pagoda.models.formats import hf_config
+from pagoda.models.formats.hf_families import FAMILIES
 from pagoda.models.model import ModelConfig
 from tests.unit.pagoda.models.formats.test_families import SIZES
 
@@ -85,6 +86,10 @@ def numbers_of_ours(config: ModelConfig) -> dict[str, Any]:
         "query_scale": config.query_scale or config.head_size**-0.5,
         "rotary_size": config.rotary_size or config.head_size,
     }
+
+
+def test_every_class_is_compared() -> None:
+    assert set(CLASSES.values()) == set(FAMILIES)
 
 
 @pytest.mark.parametrize("changes", CHANGES.values(), ids=CHANGES)
