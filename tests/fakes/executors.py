@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from worker.errors import DeviceLostError
-from worker.kernels.adjustment import Adjustment
+from worker.kernels.logit_adjustment import Adjustment
 from worker.steps.executor import Computed, LaunchedStep, StepExecutor
 from worker.steps.sequence import Chunk, RunningSequence
 

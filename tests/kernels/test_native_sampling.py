@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from pagoda.wire.sampling import SamplingParams
 from tests.kernels.native import native_library, threads
-from worker.kernels.adjustment import Adjustment
+from worker.kernels.logit_adjustment import Adjustment
 from worker.kernels.native import load
 from worker.kernels.native.build import BuildError
 from worker.kernels.native.sampling import NativeChooser

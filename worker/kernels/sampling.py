@@ -1,4 +1,6 @@
-"""Choosing a token from a row of logits, adjusted first: the order of steps is written in protos/v1/types.proto.
+"""Choosing a token from a row of logits, in the order of steps that is written in protos/v1/types.proto.
+
+The first three steps, bias and penalties, are in logit_adjustment.py.
 
 A worker with native code and one without give the same token, because each number has one right answer: logits are
 compared as they are; their differences become exponents of 2 in float32, one IEEE operation after the other; powers of 2
@@ -19,8 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pagoda.wire.sampling import SamplingParams
-from worker.kernels.adjustment import Adjustment, adjusted_logits
 from worker.kernels.fixed_point import LOG2_E, exp2_array
+from worker.kernels.logit_adjustment import Adjustment, adjusted_logits
 
 Logits = NDArray[np.float32]
 Weights = NDArray[np.int64]

@@ -1,8 +1,8 @@
 """The next token of each sequence from its row of logits, and log-probabilities.
 
-A row's token depends on its own logits, parameters and random number, never on who shares the batch. Draws random numbers
-(philox.py) and has the logits adjusted and the tokens chosen (kernels/adjustment.py and kernels/sampling.py, or native code
-that gives the same ones).
+A row's token depends on its own logits, parameters and random number, never on who shares the batch. Random numbers are
+drawn in philox.py. Logits are adjusted in kernels/logit_adjustment.py and tokens chosen in kernels/sampling.py, or both in
+native code that gives the same ones.
 
 Legend: R sampled rows, V vocabulary.
 """
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from pagoda.wire.logprobs import TokenLogprobs
 from worker.errors import SamplingError
-from worker.kernels.adjustment import banned
+from worker.kernels.logit_adjustment import banned
 from worker.kernels.sampling import Choice, ChooseTokens, choose_tokens, largest
 from worker.steps.philox import random_bits
 from worker.steps.sequence import RunningSequence

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from pagoda.wire.sampling import SamplingParams
 from worker.errors import StepError
-from worker.kernels.adjustment import Adjustment
+from worker.kernels.logit_adjustment import Adjustment
 from worker.steps.step import NewSequence, ScheduledSequence, Step
 
 

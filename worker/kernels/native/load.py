@@ -16,9 +16,9 @@ from typing import Generic, TypeVar
 import numpy as np
 
 from pagoda.wire.sampling import SamplingParams
-from worker.kernels.adjustment import Adjustment
 from worker.kernels.integer import IntegerKernels
 from worker.kernels.integer_attention import DEFAULT_KV_DTYPE, KV_FORMATS, KVFormat
+from worker.kernels.logit_adjustment import Adjustment
 from worker.kernels.native.bindings import LayoutError, load_library
 from worker.kernels.native.build import BuildError, architectures, build_library, find_compiler
 from worker.kernels.native.kernels import NativeIntegerKernels

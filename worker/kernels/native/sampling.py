@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from worker.kernels.adjustment import Adjustment, repetition_factor
+from worker.kernels.logit_adjustment import Adjustment, repetition_factor
 from worker.kernels.native.bindings import ChoiceOfRow, ChooseCall
 from worker.kernels.sampling import Choice, Chosen, Logits, exponent_factor, least_weight
 

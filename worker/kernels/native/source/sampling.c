@@ -1,5 +1,5 @@
-/* Adjusting a row of logits and choosing its token. The reference implementations are worker/kernels/adjustment.py and
-   worker/kernels/sampling.py, where the steps are explained.
+/* Adjusting a row of logits and choosing its token. The reference implementations, where the steps are explained, are
+   worker/kernels/logit_adjustment.py and worker/kernels/sampling.py.
 
    All that is compared or summed here is an integer: the order of a logit, the weight of a token. So vectors may take them in
    any order, and what has to be found among them is found by bisection, in passes that do nothing but compare and add. Who

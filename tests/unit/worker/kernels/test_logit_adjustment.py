@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pagoda.wire.sampling import SamplingParams
-from worker.kernels.adjustment import Adjustment, TokenCounts, adjusted_logits
+from worker.kernels.logit_adjustment import Adjustment, TokenCounts, adjusted_logits
 
 TOKENS = st.lists(st.integers(0, 300), min_size=1, max_size=200)
 NO_IDS = np.empty(0, np.int32)

@@ -1,5 +1,6 @@
-"""What changes a row of logits before a token is chosen: steps 1 to 3 of the order written in protos/v1/types.proto.
+"""What changes a row of logits before a token is chosen: logit bias, banned tokens, and the penalties for repetition.
 
+These are steps 1 to 3 of the order written in protos/v1/types.proto; the others are in sampling.py.
 Token counts are kept up to date token by token, so that a penalty costs what it changes and not what a sequence is long. The
 reference implementation works on a float32 copy of the row. Each operation is rounded to float32, so each logit has one right
 value and native code gives the same one.
