@@ -1,13 +1,13 @@
 """GGML's tensor formats to float32, bit for bit as ggml and the gguf package compute it.
 
-Most are block formats: each packs its weights, scales and minima into a block's bytes. To add one, write its function and name it
-in DECODERS.
+Most are block formats: each packs its weights, scales and minima into a block's bytes. All of them are here, from Q4_0 to Q4_K
+and IQ4_XS, each a function of its name in lower case. To add one, write its function and name it in DECODERS.
 
 - Older formats ("Q4_0", "Q5_1", ...): 32 weights that share a float16 scale d and, in the "_1" kinds, a minimum m. Weights 0 to 15
   are in the low nibbles and 16 to 31 in the high ones; five-bit kinds have the fifth bits apart, one bit after the other.
-- k-quants: 256 weights in runs of 16 or 32, each run with a small scale of its own. A run's scale is the block's float16 d times
-  the run's integer; likewise its minimum, of dmin, which is subtracted.
-- "IQ4": four bits with unevenly spaced values; each nibble is an index into one table.
+- k-quants ("Q2_K" to "Q6_K"): 256 weights in runs of 16 or 32, each run with a small scale of its own. A run's scale is the
+  block's float16 d times the run's integer; likewise its minimum, of dmin, which is subtracted.
+- "IQ4_NL", "IQ4_XS": four bits with unevenly spaced values; each nibble is an index into one table.
 
 Legend: n blocks as rows of uint8, R runs in a block, W weights in a run (R * W = 256).
 """
