@@ -1,25 +1,21 @@
-"""The memory behind the page ids: how much this process can still take, how many pages fit, and their allocation by layer.
+"""The memory behind the page ids: how many pages fit, and their allocation, layer by layer.
 
 What a layer's memory looks like is the kernels' business.
 """
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 
 from pagoda.models.model import ModelConfig
+from pagoda.process.resources import machine_available_bytes
 from worker.errors import NotEnoughMemoryError
 from worker.kernels.interface import Kernels, LayerKV
 
 # With no size given: memory for this many sequences of full length, but no more than this share of what is available.
 _DEFAULT_NUM_FULL_SEQUENCES = 64
 _DEFAULT_SHARE = 0.25
-
-CGROUP = Path("/sys/fs/cgroup")
-"""Where Linux tells a container its limits."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,31 +58,3 @@ def available_memory_bytes(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     return machine_available_bytes()
-
-
-def machine_available_bytes() -> int:
-    """The machine's, or less where a container is limited."""
-    return min([_machine_available_bytes(), *_container_available_bytes()])
-
-
-def _machine_available_bytes() -> int:
-    meminfo = Path("/proc/meminfo")
-    if meminfo.exists():
-        fields = dict(line.split(":", 1) for line in meminfo.read_text().splitlines())
-        return int(fields["MemAvailable"].split()[0]) * 1024
-    # Elsewhere than on Linux all memory is the best that Python knows.
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-
-
-def _container_available_bytes() -> list[int]:
-    """Nothing where there is no limit."""
-    try:
-        limit = (CGROUP / "memory.max").read_text().strip()
-        used_bytes = int((CGROUP / "memory.current").read_text())
-        statistics = dict(line.split() for line in (CGROUP / "memory.stat").read_text().splitlines())
-    except OSError:
-        return []
-    if limit == "max":
-        return []
-    # The kernel counts cached files as used, and gives them up when memory is asked for.
-    return [max(0, int(limit) - used_bytes + int(statistics.get("inactive_file", 0)))]

@@ -29,8 +29,11 @@ def test_every_part_of_what_all_share_is_kept_from_text() -> None:
     assert set(sources) - others == {"scheduler", "kvcache", "protos"}
 
 
-@pytest.mark.parametrize("process", ["gateway.__main__", "scheduler.__main__", "pagoda.cli.main", "pagoda.cli.serve"])
+@pytest.mark.parametrize(
+    "process", ["gateway.__main__", "scheduler.__main__", "pagoda.cli.main", "pagoda.cli.serve", "worker.__main__"]
+)
 def test_a_process_without_tensors_loads_no_torch(process: str) -> None:
+    """A worker has none until it loads a model."""
     # In an interpreter of its own: the tests' has loaded everything.
     heavy = ("torch", "numpy", "transformers")
     code = f"import sys, {process}; print([name for name in {heavy} if name in sys.modules])"

@@ -9,8 +9,8 @@ from pathlib import Path
 from pagoda.models.errors import ModelError
 from pagoda.models.model import Model
 from pagoda.models.store import ModelStore
+from pagoda.process.resources import machine_available_bytes
 from pagoda.wire.loadable_models import LoadableModel, LoadableModels
-from worker.kv_memory import machine_available_bytes
 from worker.settings import WorkerSettings
 
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")

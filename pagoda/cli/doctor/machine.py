@@ -11,8 +11,9 @@ from pathlib import Path
 from pagoda.cli import human
 from pagoda.cli.doctor.finding import Finding, ok, problem, warning
 from pagoda.models.ollama_objects import parameter_size
+from pagoda.process.resources import CGROUP, machine_available_bytes
 
-PROC, CGROUP = Path("/proc"), Path("/sys/fs/cgroup")
+PROC = Path("/proc")
 # The families of instructions that matrix kernels use, the widest last.
 _FEATURES = (
     "avx2",
@@ -56,7 +57,7 @@ def check_threads(cgroup: Path = CGROUP) -> Finding:
 
 
 def check_memory(available_bytes: int | None = None) -> Finding:
-    available = _available_bytes() if available_bytes is None else available_bytes
+    available = machine_available_bytes() if available_bytes is None else available_bytes
     fits = parameter_size(int(available * _SHARE_FOR_WEIGHTS / _BYTES_PER_PARAMETER), digits=2)
     text = f"{human.size(available)} available: models of up to about {fits} parameters fit"
     if available < _LEAST_BYTES:
@@ -107,23 +108,6 @@ def _cpu_quota(cgroup: Path) -> float | None:
         return None if quota == "max" else int(quota) / int(period)
     except (OSError, ValueError):
         return None
-
-
-def _available_bytes() -> int:
-    machine = _meminfo_bytes("MemAvailable") or os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    try:
-        limit, used = (int((CGROUP / name).read_text()) for name in ("memory.max", "memory.current"))
-    except (OSError, ValueError):  # No container, or no limit.
-        return machine
-    return min(machine, max(0, limit - used))
-
-
-def _meminfo_bytes(field: str) -> int | None:
-    try:
-        lines = (PROC / "meminfo").read_text().splitlines()
-    except OSError:
-        return None
-    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{field}:")), None)
 
 
 def _gpus() -> list[str]:

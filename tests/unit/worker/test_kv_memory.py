@@ -1,17 +1,14 @@
 """How many pages fit, and what is said when none does."""
 
-from pathlib import Path
-
 import pytest
 import torch
 
 from pagoda.models.model import ModelConfig
 from pagoda.wire.sampling import SamplingParams
-from worker import kv_memory
 from worker.errors import StartError
 from worker.kernels.select import select_kernels
 from worker.kernels.step_batch import StepBatch
-from worker.kv_memory import allocate_kv_memory, available_memory_bytes, bytes_per_page, default_budget_bytes
+from worker.kv_memory import allocate_kv_memory, bytes_per_page, default_budget_bytes
 from worker.steps.batch import build_batch
 from worker.steps.sequence import Chunk, RunningSequence
 
@@ -72,13 +69,3 @@ def test_the_default_is_what_64_full_sequences_need_but_no_more_than_a_quarter_o
 
     assert budget(available_bytes=10**9) == 64 * 7 * 1000
     assert budget(available_bytes=10**6) == 250_000
-
-
-def test_a_container_limit_counts_and_cached_files_do_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "memory.max").write_text("1000\n")
-    (tmp_path / "memory.current").write_text("700\n")
-    (tmp_path / "memory.stat").write_text("anon 400\ninactive_file 200\n")
-    monkeypatch.setattr(kv_memory, "CGROUP", tmp_path)
-    assert available_memory_bytes(torch.device("cpu")) == 500
-    (tmp_path / "memory.max").write_text("max\n")
-    assert available_memory_bytes(torch.device("cpu")) > 1000
