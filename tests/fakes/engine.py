@@ -10,7 +10,7 @@ from pagoda.wire.logprobs import TokenLogprobs
 from tests.fakes.executors import Wrap, plain
 from worker.errors import StepError
 from worker.steps.engine import Engine
-from worker.steps.executor import Computed
+from worker.steps.executor import Computed, DeferredStep
 from worker.steps.sequence import Chunk, RunningSequence
 
 NUM_BYTES = 256
@@ -55,10 +55,10 @@ class FakeExecutor:
     def check_usable(self) -> None:
         pass
 
-    def launch(self, chunks: Sequence[Chunk], forgotten: Sequence[int]) -> "FakeStep":
+    def launch(self, chunks: Sequence[Chunk], forgotten: Sequence[int]) -> DeferredStep:
         for sequence_id in forgotten:
             self._chains.pop(sequence_id, None)
-        return FakeStep(self, chunks)
+        return DeferredStep(self.compute, chunks)
 
     def compute(self, chunks: Sequence[Chunk]) -> Computed:
         for chunk in chunks:
@@ -96,17 +96,6 @@ class FakeExecutor:
         banned = frozenset() if may_end else self._eos_token_ids.union(sequence.sampling.stop_token_ids)
         allowed = (token for token in range(token_id, token_id + VOCAB_SIZE) if token % VOCAB_SIZE not in banned)
         return next(allowed) % VOCAB_SIZE
-
-
-class FakeStep:
-    """Fits `worker.steps.executor.LaunchedStep`."""
-
-    def __init__(self, executor: FakeExecutor, chunks: Sequence[Chunk]) -> None:
-        self._executor = executor
-        self._chunks = chunks
-
-    def wait(self) -> Computed:
-        return self._executor.compute(self._chunks)
 
 
 class FakeEngine(Engine):

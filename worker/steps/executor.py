@@ -4,7 +4,7 @@ An executor sees chunks and answers with token ids. Which sequences there are, w
 the engine's business (engine.py).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
 
 from pagoda.wire.logprobs import TokenLogprobs
@@ -24,6 +24,17 @@ class Computed(NamedTuple):
 class LaunchedStep(Protocol):
     def wait(self) -> Computed:
         """Block until the step is computed. Called once for each step, in the order of their launches."""
+
+
+class DeferredStep:
+    """Fits `LaunchedStep`, for an executor that computes a step where it is waited for."""
+
+    def __init__(self, compute: Callable[[Sequence[Chunk]], Computed], chunks: Sequence[Chunk]) -> None:
+        self._compute = compute
+        self._chunks = chunks
+
+    def wait(self) -> Computed:
+        return self._compute(self._chunks) if self._chunks else Computed((), (), ())
 
 
 class StepExecutor(Protocol):

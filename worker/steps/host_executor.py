@@ -14,7 +14,7 @@ from worker.kernels.sampling import ChooseTokens, choose_tokens
 from worker.kernels.step_batch import StepBatch
 from worker.kv_memory import KVMemory
 from worker.steps.batch import build_batch
-from worker.steps.executor import Computed
+from worker.steps.executor import Computed, DeferredStep
 from worker.steps.sampler import sample_tokens, token_logprobs
 from worker.steps.sequence import Chunk
 
@@ -48,9 +48,9 @@ class HostExecutor:
         self._choose = choose
         self._device = device
 
-    def launch(self, chunks: Sequence[Chunk], forgotten: Sequence[int]) -> "HostStep":
+    def launch(self, chunks: Sequence[Chunk], forgotten: Sequence[int]) -> DeferredStep:
         """The sequences themselves know all that there is to know: nothing is kept, nothing forgotten."""
-        return HostStep(self, chunks)
+        return DeferredStep(self.compute, chunks)
 
     def reset(self) -> None:
         pass
@@ -79,17 +79,6 @@ class HostExecutor:
             for sequence, token_id, logits_V in zip(sequences, token_ids, logits_RV, strict=True)
         ]
         return Computed([(token_id,) for token_id in token_ids], logprobs, scored)
-
-
-class HostStep:
-    """Fits `worker.steps.executor.LaunchedStep`."""
-
-    def __init__(self, executor: HostExecutor, chunks: Sequence[Chunk]) -> None:
-        self._executor = executor
-        self._chunks = chunks
-
-    def wait(self) -> Computed:
-        return self._executor.compute(self._chunks) if self._chunks else Computed((), (), ())
 
 
 def _score(chunk: Chunk, logits_RV: NDArray[np.float32]) -> tuple[TokenLogprobs, ...]:
