@@ -31,6 +31,7 @@ from scheduler.queue.events import Client
 from scheduler.settings import SchedulerSettings
 from tests.e2e.system import free_port
 from tests.fakes.certificates import Authority
+from tests.fakes.log_records import own_records
 from tests.fakes.waiting import until
 from tests.fakes.worker import fake_worker_link
 from worker.settings import WorkerSettings
@@ -274,7 +275,7 @@ async def test_a_refused_call_is_not_read_first(tmp_path: Path, caplog: pytest.L
         assert refused.value.code() is UNAUTHENTICATED
         stream: Any = worker_pb2_grpc.WorkerServiceStub(channel).Attach(timeout=60)
         assert await stream.code() is UNAUTHENTICATED, "although nothing was sent yet"
-    assert not any(record.exc_info for record in caplog.records)
+    assert not any(record.exc_info for record in own_records(caplog))
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from starlette.responses import StreamingResponse
 
 from gateway.http.bounded_connection import RESERVED_FILES, SLICE_BYTES, BoundedConnection, HTTPLimits
 from tests.fakes.gateway import serving
+from tests.fakes.log_records import own_records
 from tests.fakes.waiting import until
 
 SHORT_S = 0.05
@@ -187,7 +188,7 @@ async def test_a_stream_with_requests_behind_it_ends_with_its_connection(
             assert b"HTTP/1.1" not in await client.everything()
         await left.wait()
         client.writer.close()
-    assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
+    assert not [record for record in own_records(caplog) if record.levelno >= logging.ERROR]
 
 
 @pytest.mark.parametrize(
