@@ -18,7 +18,7 @@ FROM base AS build
 WORKDIR /build
 RUN python -m venv /opt/pagoda
 COPY pyproject.toml ./
-RUN touch README.md
+RUN touch README.md LICENSE
 RUN --mount=type=cache,target=/root/.cache/pip pip install '.[tracing]'
 
 FROM build AS build-gateway

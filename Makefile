@@ -79,13 +79,19 @@ clean: ## Remove .venv and everything generated outside version control. Models 
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
+# A checkout may still be installed under the old name, `pagoda`. It goes first: both names own the same command.
+define install
+$(BIN)/python -m pip uninstall --quiet --quiet --yes pagoda
+$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[$(1)]'
+endef
+
 # The stamps are older than pyproject.toml when dependencies changed: then, and only then, pip runs.
 $(VENV)/.installed: pyproject.toml | $(BIN)/python
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[gateway,scheduler,worker]'
+	$(call install,all)
 	@touch $@
 
 $(VENV)/.dev-installed: pyproject.toml | $(BIN)/python
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	$(call install,dev)
 	@touch $@ $(VENV)/.installed
 
 $(BIN)/python:

@@ -42,6 +42,7 @@ from gateway.upstream.prefix_hints import PrefixHints
 from gateway.upstream.scheduler_client import SchedulerClient
 from gateway.upstream.schedulers import Schedulers
 from kvcache.open_index import open_prefix_index
+from pagoda.distribution import VERSION
 from pagoda.models.blobs import BlobStore
 from pagoda.models.catalogue import CATALOGUE, CatalogueEntry
 from pagoda.models.errors import ModelError
@@ -106,7 +107,7 @@ def create_app(
 @cache
 def _document() -> JSONObject:
     """Make the document at the first request for it: that takes as long as all else that happens at the start."""
-    return api_document([route for router in ROUTERS for route in router.routes], operations.VERSION)
+    return api_document([route for router in ROUTERS for route in router.routes], VERSION)
 
 
 def _build_state(

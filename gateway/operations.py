@@ -1,6 +1,5 @@
 """What operators and load balancers ask: /health, /ping, /ready, /metrics, /queue, /version."""
 
-import importlib.metadata
 import logging
 
 from fastapi import APIRouter, Request
@@ -10,11 +9,11 @@ from starlette.responses import JSONResponse, Response
 from gateway.errors import GatewayError
 from gateway.state import GatewayState, state_of
 from gateway.telemetry.scheduler_metrics import queue_object
+from pagoda.distribution import VERSION
 
 logger = logging.getLogger(__name__)
 
 router = APIRouter()
-VERSION = importlib.metadata.version("pagoda")
 
 
 @router.get("/health")

@@ -20,9 +20,9 @@ from gateway.ollama.replies import ChatReply, GenerateReply, Reply
 from gateway.ollama.requests import text_request
 from gateway.ollama.schemas import ChatRequest, GenerateRequest
 from gateway.ollama.truncation import Window
-from gateway.operations import VERSION
 from gateway.state import GatewayState, state_of
 from pagoda.api_keys.key_file import Scope
+from pagoda.distribution import VERSION
 from pagoda.models.catalogue import with_tag
 from pagoda.models.errors import ModelNotFoundError
 from pagoda.models.model import Model

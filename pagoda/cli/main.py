@@ -1,6 +1,5 @@
 """The `pagoda` command's words and options. Those about models are in model_commands.py; what they do is elsewhere."""
 
-import importlib.metadata
 import os
 import sys
 from typing import Annotated, Literal
@@ -13,6 +12,7 @@ from pagoda.cli.credential_commands import KeysFile
 from pagoda.cli.doctor import command as doctor_command
 from pagoda.cli.options import Home, complete_model, named_by_ollama, resolve_home
 from pagoda.cli.vllm_flags import ServeCommand
+from pagoda.distribution import VERSION
 from pagoda.durations import parse_setting
 from pagoda.models.catalogue import DEFAULT_MODEL
 from pagoda.process.logging import configure_warnings
@@ -194,7 +194,7 @@ _PASS_THROUGH = {"allow_extra_args": True, "ignore_unknown_options": True, "help
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        typer.echo(f"pagoda {importlib.metadata.version('pagoda')}")
+        typer.echo(f"pagoda {VERSION}")
         raise typer.Exit
 
 

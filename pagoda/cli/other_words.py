@@ -1,6 +1,5 @@
 """Words that users of other commands type: help and version, and Ollama's for what there is not here, each with a sentence."""
 
-import importlib.metadata
 import os
 import sys
 from collections.abc import Callable
@@ -10,6 +9,7 @@ import typer
 from typer.core import TyperGroup
 
 from pagoda.cli.failure import fail
+from pagoda.distribution import VERSION
 
 _ABSENT = {
     "push": "there is no registry to push to; copy the model's files, or: pagoda show NAME --modelfile",
@@ -49,7 +49,7 @@ def tier_help(tier: str) -> None:
 
 
 def version() -> None:
-    typer.echo(f"pagoda {importlib.metadata.version('pagoda')}")
+    typer.echo(f"pagoda {VERSION}")
 
 
 def _absent(sentence: str) -> Callable[[], None]:

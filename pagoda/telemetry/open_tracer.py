@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from urllib.parse import urlsplit
 
+from pagoda.distribution import install_command
 from pagoda.telemetry.tracing import SILENT_TRACER, Tracer
 
 
@@ -55,4 +56,4 @@ def _check_packages() -> None:
     except ModuleNotFoundError:
         is_there = False
     if not is_there:
-        raise ValueError("needs OpenTelemetry's packages, which are not installed: pip install 'pagoda[tracing]'")
+        raise ValueError(f"needs OpenTelemetry's packages, which are not installed: {install_command('tracing')}")

@@ -9,6 +9,7 @@ from pathlib import Path
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from pagoda.distribution import DISTRIBUTION
 from tests.deploy.image import REPOSITORY
 
 GUARD = Path(__file__).parent / "import_guard"
@@ -18,7 +19,7 @@ GUARD = Path(__file__).parent / "import_guard"
 @cache
 def modules_not_installed_with(extra: str) -> Sequence[str]:
     """Takes seconds, the first time."""
-    there = distributions_of(extra) | distributions_of("tracing") | {"pagoda", "pip"}
+    there = distributions_of(extra) | distributions_of("tracing") | {DISTRIBUTION, "pip"}
     owners = importlib.metadata.packages_distributions()
     return sorted(module for module, names in owners.items() if not there & {canonicalize_name(name) for name in names})
 

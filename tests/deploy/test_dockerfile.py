@@ -50,8 +50,8 @@ def test_what_is_installed_is_in_the_build_context() -> None:
     """.dockerignore leaves everything out but what it names, so a new package must be named there."""
     named = {line[1:] for line in (REPOSITORY / ".dockerignore").read_text().splitlines() if line.startswith("!")}
     project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())
-    packages = {pattern.rstrip("*") for pattern in project["tool"]["setuptools"]["packages"]["find"]["include"]}
-    assert packages | {"pyproject.toml", project["project"]["readme"]} <= named
+    packages = {name.partition(".")[0] for name in project["tool"]["setuptools"]["packages"]["find"]["include"]}
+    assert packages | {"pyproject.toml", project["project"]["readme"], *project["project"]["license-files"]} <= named
     assert all((REPOSITORY / name).exists() for name in named)
 
 

@@ -1,11 +1,11 @@
 """The official `ollama` client against the real system and the real model."""
 
-import importlib.metadata
 import json
 
 import httpx
 from ollama import Client, Message
 
+from pagoda.distribution import VERSION
 from tests.e2e.system import System
 
 MODEL = "smollm2:135m"
@@ -18,7 +18,7 @@ def test_what_is_here(ollama_client: Client, system: System) -> None:
     assert MODEL in [model.model for model in ollama_client.ps().models]
     assert httpx.get(system.url, timeout=200, trust_env=False).text == "Ollama is running"
     version = httpx.get(f"{system.url}/api/version", timeout=200, trust_env=False).json()["version"]
-    assert version == importlib.metadata.version("pagoda")
+    assert version == VERSION
 
 
 def test_show(ollama_client: Client) -> None:

@@ -221,7 +221,7 @@ def test_without_the_packages_the_extra_is_named(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "scheduler", "--home", str(tmp_path), "--otlp-endpoint", NOBODY]
     refused = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=200)
     assert refused.returncode == 2
-    assert "--otlp-endpoint" in refused.stderr and "pip install 'pagoda[tracing]'" in refused.stderr
+    assert "--otlp-endpoint" in refused.stderr and "pip install 'pagoda-llm[tracing]'" in refused.stderr
 
 
 @pytest.mark.parametrize("endpoint", ["localhost:4317", "ftp://localhost:4317", "http://", "http://x:port"])

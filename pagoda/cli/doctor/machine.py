@@ -10,6 +10,7 @@ from pathlib import Path
 
 from pagoda.cli import human
 from pagoda.cli.doctor.finding import Finding, ok, problem, warning
+from pagoda.distribution import install_command
 from pagoda.models.ollama_objects import parameter_size
 from pagoda.process.resources import CGROUP, machine_available_bytes
 
@@ -76,7 +77,7 @@ def check_gpu(torch_build: str | None, gpus: Sequence[str] | None = None) -> Fin
     if not (torch_build or "").startswith(toolkit):
         return warning("gpu", f"{text}; torch cannot use it", f"install torch's build for {toolkit}: pytorch.org.")
     if importlib.util.find_spec("triton") is None:
-        return warning("gpu", f"{text}; triton is missing", "install it: python -m pip install 'pagoda[gpu]'.")
+        return warning("gpu", f"{text}; triton is missing", f"install it: {install_command('gpu')}.")
     return ok("gpu", f"{text}; used by PAGODA_WORKER_DEVICE={device} pagoda serve")
 
 

@@ -17,12 +17,12 @@ from pagoda.cli.doctor.finding import Finding, ok, problem, warning
 from pagoda.cli.doctor.machine import existing_parent
 from pagoda.cli.failure import CommandError
 from pagoda.cli.ollama_api import OllamaAPI
+from pagoda.distribution import VERSION, install_command
 from pagoda.rpc.sockets import MAX_SOCKET_PATH_BYTES, socket_directory
 
 _OLDEST_PYTHON = (3, 11)
 # What a tier cannot start without, and the extra that brings it.
 _GATEWAY_PACKAGES = ("fastapi", "uvicorn", "orjson", "tokenizers", "jinja2", "prometheus_client")
-_INSTALL = "install it: python -m pip install 'pagoda[{extra}]' (in a clone: make setup)"
 PORTS = {8000: "pagoda serve", 11434: "clients made for Ollama"}
 _NEXT_STEPS = {
     8000: "stop it, or serve on another: pagoda serve --port PORT.",
@@ -31,7 +31,7 @@ _NEXT_STEPS = {
 
 
 def check_versions() -> Finding:
-    text = f"pagoda {_version('pagoda')}, grpcio {_version('grpcio')}, {platform.platform(terse=True)}"
+    text = f"pagoda {VERSION}, grpcio {_version('grpcio')}, {platform.platform(terse=True)}"
     return ok("versions", text)
 
 
@@ -45,16 +45,16 @@ def check_python(version: tuple[int, ...] = sys.version_info[:3]) -> Finding:
 def check_gateway_packages() -> Finding:
     missing = [name for name in _GATEWAY_PACKAGES if importlib.util.find_spec(name) is None]
     if missing:
-        return problem("gateway", f"{', '.join(missing)} missing", _INSTALL.format(extra="gateway") + ".")
+        return problem("gateway", f"{', '.join(missing)} missing", _install("gateway"))
     return ok("gateway", f"fastapi {_version('fastapi')}, tokenizers {_version('tokenizers')}")
 
 
 def check_torch() -> Finding:
     build = torch_build()
     if build is None:
-        return problem("torch", "not installed, so no worker can run here", _INSTALL.format(extra="worker") + ".")
+        return problem("torch", "not installed, so no worker can run here", _install("worker"))
     if importlib.util.find_spec("numpy") is None:
-        return problem("torch", "numpy is missing beside it", _INSTALL.format(extra="worker") + ".")
+        return problem("torch", "numpy is missing beside it", _install("worker"))
     return ok("torch", f"{_version('torch')}, built for {build}")
 
 
@@ -73,6 +73,10 @@ def torch_build() -> str | None:
     if values.get("cuda"):
         return f"CUDA {values['cuda']}"
     return f"ROCm {values['hip']}" if values.get("hip") else "CPUs"
+
+
+def _install(extra: str) -> str:
+    return f"install it: {install_command(extra)} (in a clone: make setup)."
 
 
 def _version(package: str) -> str:

@@ -1,6 +1,5 @@
 """The command's words: what is printed, what is passed on to a tier, and how a model is fetched."""
 
-import importlib.metadata
 import os
 import subprocess
 import sys
@@ -11,6 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from pagoda.cli.main import app
+from pagoda.distribution import VERSION
 from pagoda.models.errors import ModelSourceError
 from pagoda.models.store import ModelStore, Progress, Stage
 
@@ -19,7 +19,7 @@ run = CliRunner().invoke
 
 @pytest.mark.parametrize("word", ["--version", "-v", "version"])
 def test_version(word: str) -> None:
-    assert run(app, [word]).output == f"pagoda {importlib.metadata.version('pagoda')}\n"
+    assert run(app, [word]).output == f"pagoda {VERSION}\n"
 
 
 def test_help_is_a_word_too() -> None:
