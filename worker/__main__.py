@@ -1,4 +1,4 @@
-"""python -m worker: settings → model and pages → scheduler link, until SIGTERM."""
+"""The `python -m worker` entry point: read the settings, load the model, serve a scheduler until SIGTERM."""
 
 import logging
 import os
@@ -39,7 +39,7 @@ def main() -> None:
 
 
 def _open_link(settings: WorkerSettings, epoch: int, tracer: Tracer) -> Callable[[], SchedulerLink]:
-    """With its model in memory, unless it begins without; to be made in the event loop."""
+    """Load the model, unless the worker starts without one, and return what makes the link inside the event loop."""
     try:
         if not settings.scheduler:
             make_socket_directory(settings.home)
@@ -70,21 +70,21 @@ def _open_link(settings: WorkerSettings, epoch: int, tracer: Tracer) -> Callable
 
 
 async def serve(open_link: Callable[[], SchedulerLink], drain_grace_s: float) -> None:
-    """Until the worker has left. Where nothing but the end of the process helps, end it, with an exit code that says why."""
+    """Serve until the worker has left its scheduler. If only a new process can help, exit with a code that says why."""
     link = open_link()
-    del open_link  # The engine is the link's alone, to let go.
+    del open_link  # The link must hold the only reference to the engine, so that it can free it.
     on_stop_signal(lambda: link.leave(drain_grace_s))
     telling = keep_running("watch over the event loop", tell_when_held)
     try:
         await link.run()
         await end_tasks(telling)
     except EngineHangsError as error:
-        logger.critical("the engine hangs", extra={"reason": str(error)})
-        # An orderly end would wait for its thread.
+        logger.critical("engine does not respond; exiting", extra={"reason": str(error)})
+        # An orderly shutdown would wait for the engine's thread.
         _end_at_once(1)
     except DeviceLostError as error:
-        logger.critical("the device is lost, a new process may use it again", extra={"reason": str(error)})
-        # An orderly end would free what lies in the device's memory, and fail.
+        logger.critical("device lost; exiting, a new process may use it again", extra={"reason": str(error)})
+        # An orderly shutdown would free device memory, and fail.
         _end_at_once(DEVICE_LOST)
 
 
@@ -94,7 +94,7 @@ def _end_at_once(exit_code: int) -> None:
 
 
 def load_worker(settings: WorkerSettings, model: Model) -> Loaded:
-    # Only those that load a model pay for torch, in time and in memory.
+    # Importing torch takes time and memory, so only a worker that loads a model does it.
     from worker.loading import start
 
     return start.load_worker(settings, model)

@@ -1,18 +1,18 @@
-"""What can go wrong in a worker.
+"""The exceptions of a worker.
 
 WorkerError
-├── StartError              the worker cannot start, or load a model: the message says what to change
-│   ├── NotEnoughMemoryError    it may do where another model has left
-│   └── UnusableModelError      its files are not what a worker can compute with: trying again does not help
-├── StepError               the scheduler's step cannot be executed as it stands; ends the session
-├── EngineHangsError        a step does not end: nothing but ending the process helps
-├── DeviceLostError         the device computes nothing more in this process: nothing but ending it helps
-└── SamplingError           the logits of a sequence leave nothing to choose from; ends the session
+├── StartError              the worker cannot start or cannot load a model; the message says what to change
+│   ├── NotEnoughMemoryError    loading may succeed after another model is unloaded
+│   └── UnusableModelError      the worker cannot compute with the model's files; a retry fails again
+├── StepError               a step from the scheduler is invalid; ends the session
+├── EngineHangsError        a step does not end; the process must exit
+├── DeviceLostError         the device can compute nothing more in this process; the process must exit
+└── SamplingError           no token can be chosen from the logits of a sequence; ends the session
 """
 
 
 class WorkerError(Exception):
-    """The root: all that a worker raises on purpose."""
+    """Base class of all exceptions that a worker raises on purpose."""
 
 
 class StartError(WorkerError):

@@ -1,6 +1,6 @@
 """The memory behind the page ids: how many pages fit, and their allocation, layer by layer.
 
-What a layer's memory looks like is the kernels' business.
+The kernels decide how one layer's memory is laid out.
 """
 
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from pagoda.process.resources import machine_available_bytes
 from worker.errors import NotEnoughMemoryError
 from worker.kernels.interface import Kernels, LayerKV
 
-# With no size given: memory for this many sequences of full length, but no more than this share of what is available.
+# The default size: memory for this many sequences of full length, but at most this share of the available memory.
 _DEFAULT_NUM_FULL_SEQUENCES = 64
 _DEFAULT_SHARE = 0.25
 
@@ -27,13 +27,13 @@ class KVMemory:
 
 
 def allocate_kv_memory(kernels: Kernels, config: ModelConfig, *, page_size: int, budget_bytes: int) -> KVMemory:
-    """As many pages as the budget holds. Raises NotEnoughMemoryError if that is none."""
+    """Allocate as many pages as the budget holds. Raises NotEnoughMemoryError if it does not hold one."""
     page_bytes = bytes_per_page(kernels, config, page_size)
     num_pages = budget_bytes // page_bytes
     if num_pages < 1:
         raise NotEnoughMemoryError(
             f"KV memory of {budget_bytes} bytes cannot hold a single page of {page_size} tokens, which takes"
-            f" {page_bytes} bytes for this model; give the worker a larger --kv-memory"
+            f" {page_bytes} bytes for this model; set a larger --kv-memory"
         )
     layers = [
         kernels.allocate_kv(num_pages, page_size, config.num_kv_heads, config.head_size)
@@ -43,7 +43,7 @@ def allocate_kv_memory(kernels: Kernels, config: ModelConfig, *, page_size: int,
 
 
 def bytes_per_page(kernels: Kernels, config: ModelConfig, page_size: int) -> int:
-    """Over all layers."""
+    """Return the size of one page, summed over all layers."""
     return config.num_layers * kernels.kv_bytes_per_page(page_size, config.num_kv_heads, config.head_size)
 
 
@@ -54,7 +54,7 @@ def default_budget_bytes(page_bytes: int, *, page_size: int, max_model_len: int,
 
 
 def available_memory_bytes(device: torch.device) -> int:
-    """What this process can still take: a GPU's free memory, or the machine's."""
+    """Return how much memory this process can still allocate: a GPU's free memory, or the machine's."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     return machine_available_bytes()

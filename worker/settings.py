@@ -1,4 +1,4 @@
-"""What a worker can be told, read once in __main__."""
+"""The settings of a worker, read once in __main__."""
 
 import os
 import socket
@@ -20,40 +20,42 @@ class WorkerSettings(TierSettings):
     role = Role.WORKER
 
     model: str = DEFAULT_MODEL
-    """The model to serve: a name of the catalogue, or the path of a GGUF file or safetensors directory. Of several, separated by
-    commas, the first is loaded at the start; the others, and those of the store, when somebody asks for them."""
+    """The model to serve: a name in the catalogue, or the path of a GGUF file or safetensors directory. In a comma-separated
+    list, the first model is loaded at start; the others, and those of the store, are loaded when requested."""
     start_empty: bool = False
-    """Begin without a model in memory, and load what somebody asks for."""
+    """Start without a model, and load one when it is requested."""
     scheduler: str = ""
-    """Where schedulers listen, separated by commas: workers spread over them. Default: unix:HOME/run/scheduler.sock."""
+    """Addresses of the schedulers, separated by commas; workers spread over them. Default: unix:HOME/run/scheduler.sock."""
     spread_interval_s: float = Field(default=10.0, ge=0)
-    """How often it looks whether another scheduler has at least two workers fewer for its model, to go there. 0 is never."""
+    """Interval, in seconds, at which the worker checks whether to move to a scheduler that has at least two workers fewer for
+    its model; 0 disables the check."""
     worker_id: str = Field(default_factory=lambda: f"{socket.gethostname()}-{os.getpid()}", min_length=1)
-    """The worker's name in logs and metrics, unique among a scheduler's workers."""
+    """The worker's name in logs and metrics; unique among a scheduler's workers."""
     device: Literal["cpu", "cuda", "hip"] = "cpu"
-    """What computes: the processor, an NVIDIA GPU, or an AMD GPU."""
+    """The device that computes: the processor (cpu), an NVIDIA GPU (cuda) or an AMD GPU (hip)."""
     numerics: Literal["integer", "float32", "bfloat16"] | None = None
-    """How numbers are computed: integer gives the same tokens whoever shares the batch, bfloat16 is what GPUs are made for,
-    float32 is the plain reference. Default: integer on a processor, bfloat16 on a GPU."""
+    """The numerics mode. integer: the same tokens whatever else is in the batch; bfloat16: fast on GPUs; float32: the plain
+    reference. Default: integer on a processor, bfloat16 on a GPU."""
     kv_dtype: Literal["int16", "int8"] | None = None
-    """What keys and values are kept in, in the integer mode: int8 takes half the memory and time to read, and costs some
-    accuracy. Default: int16."""
+    """The format of cached keys and values in the integer mode. int8 halves their memory and the time to read them, at some cost
+    in accuracy. Default: int16."""
     native_kernels: bool = True
-    """Compute the integer mode in native code, compiled at the first start. It gives the same tokens as without, sooner."""
+    """Run the integer mode in native code, compiled at the first start. It gives the same tokens, faster."""
     threads: int = Field(default_factory=usable_cores, ge=1)
-    """Threads that compute. Default: one for each core that this process may use."""
+    """Number of threads that compute. Default: one for each core that this process may use."""
     kv_memory: ByteSize | None = Field(default=None, gt=0)
-    """Memory for keys and values, such as 512MiB. Default: 64 full sequences' worth, but at most a quarter of what is free."""
+    """Memory for keys and values, such as 512MiB. Default: enough for 64 sequences of full length, but at most a quarter of the
+    free memory."""
     page_size: int = Field(default=16, ge=1, le=256)
-    """Tokens in a page."""
+    """Number of tokens in a page."""
     max_model_len: int | None = Field(default=None, ge=2)
-    """The longest sequence, prompt and output, in tokens. Default: what the model was made for."""
+    """Maximum length of a sequence, prompt and output, in tokens. Default: the model's own maximum."""
     max_step_tokens: int = Field(default=512, ge=1)
-    """Most tokens that one step may compute."""
+    """Maximum number of tokens that one step computes."""
     max_step_sequences: int = Field(default=64, ge=1)
-    """Most sequences that one step may compute."""
+    """Maximum number of sequences that one step computes."""
     drain_grace_s: float = Field(default=30.0, ge=0)
-    """How long its sequences may move to other workers or go on here after SIGTERM."""
+    """Time after SIGTERM, in seconds, in which the worker's sequences may finish or move to other workers."""
 
     @property
     def models(self) -> tuple[str, ...]:
@@ -65,21 +67,24 @@ class WorkerSettings(TierSettings):
 
     @property
     def native_directory(self) -> Path | None:
-        """Where native kernels are kept, if they are wanted."""
+        """Directory of the compiled native kernels; None if `native_kernels` is off."""
         return self.home / "state" / "kernels" if self.native_kernels else None
 
     @field_validator("model")
     @classmethod
     def _names_a_model(cls, value: str) -> str:
         if not listed(value):
-            raise ValueError(f"name at least one model, such as {DEFAULT_MODEL}")
+            raise ValueError(f"names no model (got {value!r}); name at least one model, such as {DEFAULT_MODEL}")
         return value
 
     @field_validator("scheduler")
     @classmethod
     def _names_a_scheduler(cls, value: str) -> str:
         if value and not value.replace(",", " ").strip():
-            raise ValueError("name at least one scheduler, such as 127.0.0.1:50051, or none for the one under HOME")
+            raise ValueError(
+                f"names no scheduler (got {value!r}); name at least one scheduler, such as 127.0.0.1:50051,"
+                " or leave it empty for the one below HOME"
+            )
         return value
 
     @model_validator(mode="after")

@@ -176,13 +176,13 @@ async def test_a_worker_with_a_wrong_token_says_so_and_comes_when_it_is_right(
         async with door(tmp_path, cluster_token_file=str(known)) as (address, loop):
             security = WorkerSettings(scheduler=address, cluster_token_file=str(own)).security
             async with attaching(address, security):
-                await until(lambda: "cannot attach to scheduler, trying on" in caplog.messages)
+                await until(lambda: "cannot attach to scheduler; retrying" in caplog.messages)
                 assert not loop.workers
                 # The scheduler is told of the new one beside the old one, as in a rotation.
                 known.write_text(known.read_text() + own.read_text())
                 await until(lambda: bool(loop.workers))
     said = {record.message: record for record in caplog.records}
-    refused, trying = said["call refused"].__dict__, said["cannot attach to scheduler, trying on"].__dict__
+    refused, trying = said["call refused"].__dict__, said["cannot attach to scheduler; retrying"].__dict__
     assert (
         refused["code"] == "UNAUTHENTICATED"
         and refused["method"].endswith("/Attach")

@@ -50,5 +50,5 @@ async def test_a_worker_whose_device_is_lost_ends_and_is_restarted_and_its_strea
     assert all(
         line.startswith("The worker ended (exit code 70: its device was lost); starting it again") for line in said
     )
-    assert "the device is lost, a new process may use it again" in log.read_text().splitlines()
+    assert "device lost; exiting, a new process may use it again" in log.read_text().splitlines()
     assert "Traceback" not in log.read_text()

@@ -1,6 +1,6 @@
-"""What this worker can load: the models it was told of and those of its store, as the scheduler has to know them beforehand.
+"""The models that this worker can load, named in its settings or found in its store, described for the scheduler.
 
-Reads descriptions only, so that a worker without a model needs neither their weights nor torch.
+Only descriptions are read, so that a worker without a model needs neither weights nor torch.
 """
 
 import socket
@@ -19,27 +19,30 @@ _KV_BYTES_PER_ELEMENT = 2
 
 class LocalModels:
     def __init__(self, settings: WorkerSettings) -> None:
-        """Raises ModelError when one of the models that it was told of is not there."""
+        """Find the models named in the settings. Raises ModelError if one of them does not exist."""
         self._settings = settings
         self._store = ModelStore(settings.home)
         self._named = {self._store.get(given).name: given for given in settings.models}
-        """By name what was given for it, which may be a path."""
+        """For each model's name, the setting that gave it, which may be a path."""
         self._models = {name: self._store.get(given) for name, given in self._named.items()}
         self.home_model = None if settings.start_empty else next(iter(self._models.values()))
-        """What it begins with."""
+        """The model to load at start; None if the worker starts empty."""
         self._seen: object = None
 
     def find(self, name: str) -> Model:
-        """As its files are now. Raises ModelError."""
+        """Return the model as its files are now. Raises ModelError."""
         return self._store.get(self._named.get(name, name))
 
     def refresh(self) -> bool:
-        """Look again; whether anything is new. Called in a thread: a new model's files have to be read to the end, once."""
+        """Read the store again and return True if anything has changed.
+
+        Called in a thread: a new model's files are read to the end, once.
+        """
         seen = self._look()
         if seen == self._seen:
             return False
         models = {model.name: model for model in self._store.list()} | self._read_named()
-        self._seen = seen  # Not before: what could not be read to the end is read again.
+        self._seen = seen  # Set only after reading, so that a read that failed is repeated.
         changed = models != self._models
         self._models = models
         return changed
@@ -50,11 +53,11 @@ class LocalModels:
 
     @property
     def available_bytes(self) -> int | None:
-        """None for a device whose memory only those know who compute there."""
+        """Memory available for models, in bytes; None for a GPU, whose memory only a process that uses it can measure."""
         return machine_available_bytes() if self._settings.device == "cpu" else None
 
     def loadable_models(self) -> LoadableModels:
-        """Return them as of the last `refresh`."""
+        """Return the models found by the last `refresh`."""
         return LoadableModels(
             models=tuple(self._described(model) for _, model in sorted(self._models.items())),
             host_id=_host_id(self._settings.device),
@@ -76,7 +79,7 @@ class LocalModels:
         )
 
     def _read_named(self) -> dict[str, Model]:
-        """Without those that are gone: they can be loaded no more."""
+        """Return the models named in the settings, without those whose files are gone."""
         models = {}
         for name in self._named:
             try:
@@ -86,13 +89,13 @@ class LocalModels:
         return models
 
     def _look(self) -> object:
-        """Another value whenever the store has changed, at the price of a few system calls."""
+        """Return a value that differs whenever the store has changed; it costs a few system calls."""
         files = [*self._store.layout.manifests(), *map(Path, self._named.values())]
         return [(str(file), *state) for file in files if (state := _state(file)) is not None]
 
 
 def _state(file: Path) -> tuple[int, int, int] | None:
-    """Another one when the file was replaced, written to, or opened to us; None when it is not there."""
+    """Return a value that differs after the file was replaced, was written or became readable; None if it does not exist."""
     try:
         status = file.stat()
     except OSError:
@@ -101,6 +104,6 @@ def _state(file: Path) -> tuple[int, int, int] | None:
 
 
 def _host_id(device: str) -> str:
-    """Processes of one machine, or of one container, share its memory."""
+    """Return an id that is equal for processes that share memory: those of one machine, or of one container."""
     boot_id = _BOOT_ID.read_text().strip() if _BOOT_ID.exists() else ""
     return f"{socket.gethostname()}/{boot_id}/{device}"

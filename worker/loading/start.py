@@ -1,4 +1,4 @@
-"""From a model's files to an engine that can run steps, and to what is said of it: the weights, the pages, the limits."""
+"""Loading of a model: its files become an engine that can run steps, and a description of its weights, pages and limits."""
 
 import logging
 import time
@@ -36,21 +36,27 @@ logger = logging.getLogger(__name__)
 
 
 def load_worker(settings: WorkerSettings, model: Model) -> Loaded:
-    """Raises StartError, with a sentence for the user; DeviceLostError where nothing can be loaded in this process any more."""
+    """Load the model and return its engine.
+
+    Raises StartError, with a message for the user; DeviceLostError if this process can load no model any more.
+    """
     try:
         return _load(settings, model)
     except (MemoryError, RuntimeError) as error:
         check_device(torch.device("cpu" if settings.device == "cpu" else "cuda"))
         if isinstance(error, MemoryError | torch.OutOfMemoryError) or "allocate memory" in str(error):
-            raise NotEnoughMemoryError(f"there is not enough memory for {model.name}: {error}") from error
+            raise NotEnoughMemoryError(f"not enough memory for {model.name}: {error}") from error
         raise
 
 
 def load_on_demand(settings: WorkerSettings, models: LocalModels, name: str, digest: str) -> Loaded:
-    """Raises as `load_worker`, ModelError, and StartError when the model's files are not those that were asked for."""
+    """Load the model of this name and digest and return its engine.
+
+    Raises what `load_worker` raises, ModelError, and StartError if the files no longer have this digest.
+    """
     model = models.find(name)
     if model.digest != digest:
-        raise StartError(f"the files of {name} have changed just now; ask again")
+        raise StartError(f"the files of {name} have changed since they were listed; try again")
     return load_worker(settings.model_copy(update={"max_model_len": models.max_model_len(model)}), model)
 
 
@@ -86,7 +92,7 @@ def _load(settings: WorkerSettings, model: Model) -> Loaded:
 def select_executor(
     kernels: Kernels, decoder: DecoderModel, kv: KVMemory, eos_token_ids: Sequence[int], settings: WorkerSettings
 ) -> StepExecutor:
-    """Return what computes the steps on the kernels' device."""
+    """Return the executor that computes steps on the kernels' device."""
     choose = select_chooser(settings.native_directory)
     return HostExecutor(decoder, kv, eos_token_ids, choose, kernels.device)
 
@@ -94,13 +100,13 @@ def select_executor(
 def choose_max_model_len(wanted: int | None, model: Model) -> int:
     longest = model.config.max_position
     if wanted is not None and wanted > longest:
-        raise StartError(f"--max-model-len {wanted} is more than the {longest} tokens that {model.name} was made for")
+        raise StartError(f"--max-model-len must be at most {longest}, the maximum of {model.name} (got {wanted})")
     return wanted or longest
 
 
 def _load_decoder(model: Model, kernels: Kernels, settings: WorkerSettings) -> DecoderModel:
     started = time.monotonic()
-    # Loading is many short operations. Threads would wait for each other after each: on a busy machine ten times as long.
+    # Loading is many short operations: waiting for all threads after each takes ten times as long on a busy machine.
     torch.set_num_threads(1)
     try:
         check_tensors(model)
@@ -133,7 +139,7 @@ def _allocate_pages(kernels: Kernels, model: Model, settings: WorkerSettings, ma
     logger.info("pages allocated", extra=fields)
     if num_tokens < max_model_len:
         logger.warning(
-            "the pages cannot hold one sequence of full length: longer ones will end early",
+            "KV memory cannot hold a sequence of full length; sequences longer than `tokens` will end early",
             extra={"tokens": num_tokens, "max_model_len": max_model_len},
         )
     return kv

@@ -1,7 +1,8 @@
-"""Keeps the worker attached to a scheduler: dials, says hello, serves the session, and begins again when it ends.
+"""The link that keeps the worker attached to a scheduler: it connects, sends Hello, serves the session and reconnects.
 
-Owns the list of schedulers and the back-off. The first one that answers is taken, and kept until it is gone, drains
-or falls silent, or until another one has too few workers (scheduler_spread.py). Steps and models are session.py's.
+It owns the list of schedulers and the back-off. The worker attaches to the first scheduler that answers and stays there until
+that scheduler is gone, drains or falls silent, or until another one has too few workers (scheduler_spread.py). The session
+itself is in session.py.
 """
 
 import asyncio
@@ -34,15 +35,15 @@ _ATTACH_TIMEOUT_S = 10.0
 _FIRST_DELAY_S = 0.1
 _LONGEST_DELAY_S = 2.0
 _MODEL_MOVED = (SessionEnd.LOADED, SessionEnd.UNLOADED)
-"""Ends that are followed by a stream for the same worker with its model, or without."""
+"""Ends after which the worker attaches again at once, with its new model or without one."""
 
 
 class AttachError(Exception):
-    """The scheduler is not there, or did not welcome the worker."""
+    """The scheduler cannot be reached, or did not accept the worker."""
 
 
 class SchedulerLink:
-    """Made and used inside one event loop."""
+    """The worker's link to its scheduler. Create and use it inside one event loop."""
 
     def __init__(
         self,
@@ -55,8 +56,10 @@ class SchedulerLink:
         store: Store | None = None,
         spread_interval_s: float = 0.0,
     ) -> None:
-        """`hello` describes the engine's model, if there is an engine. Every `spread_interval_s`, if that is not 0, it looks
-        whether another scheduler needs it more."""
+        """Create a link for an engine whose model `hello` describes, if there is an engine.
+
+        Every `spread_interval_s` seconds, unless that is 0, the link checks whether another scheduler needs the worker more.
+        """
         self._engine_thread = EngineThread(Loaded(engine, hello.model) if engine else None, load)
         self._tracer = tracer
         self._security = security
@@ -69,19 +72,21 @@ class SchedulerLink:
         self._stopping = asyncio.Event()
         self._session: Session | None = None
         self._end_of_grace: asyncio.TimerHandle | None = None
-        """Set once this worker wants to leave."""
+        """Timer that stops the worker when its grace is over; set once the worker is leaving."""
         self._position = 0
-        """Whose turn it is in the list."""
+        """Number of the current scheduler, counted through the list of addresses again and again."""
         self._is_moving = False
-        """It has asked its scheduler to let it go to the one whose turn it is now."""
+        """True if the worker has asked its scheduler to let it move to the scheduler at `_position`."""
         self._num_failures = 0
-        """Tries that came to nothing since the last good session."""
+        """Failed attempts since the last good session."""
         self._reported: set[str] = set()
-        """Addresses whose failure is in the log already: an outage is one line, not one for each try."""
+        """Addresses whose failure is already logged, so that an outage is one line and not one for each attempt."""
 
     async def run(self) -> None:
-        """Until `stop` or `leave`. Raises only if the engine hangs, its device is lost or it cannot be reset: then nothing is
-        left to work with."""
+        """Serve schedulers until `stop` or `leave`.
+
+        Raises only if the worker cannot continue: the engine hangs, its device is lost, or it cannot be reset.
+        """
         has_ended = True
         try:
             while not self._stopping.is_set():
@@ -97,7 +102,7 @@ class SchedulerLink:
             self._engine_thread.close(wait=has_ended)
 
     def leave(self, grace_s: float) -> None:
-        """End when the scheduler has moved or finished what this worker computes, or when the grace is over."""
+        """Stop once the scheduler has moved or finished this worker's sequences, at the latest after `grace_s` seconds."""
         if self._session is None:
             self.stop()
         elif self._end_of_grace is None:
@@ -106,21 +111,21 @@ class SchedulerLink:
             self._session.leave(grace_s)
 
     def stop(self) -> None:
-        """End after the step that runs."""
+        """Stop after the running step."""
         self._stopping.set()
         if self._session is not None:
             self._session.stop()
 
     def _delay_s(self) -> float:
-        """Each scheduler of the list is tried at once, then again after ever longer waits."""
+        """Return the wait before the next attempt: 0 in the first round through the list, then longer with each round."""
         num_rounds = self._num_failures // len(self._addresses)
         return min(_LONGEST_DELAY_S, _FIRST_DELAY_S * 2 ** min(num_rounds - 1, 10)) if num_rounds else 0.0
 
     async def _serve(self, address: str) -> None:
-        """One attachment, from dialling to its end."""
+        """Connect and attach to the scheduler at `address`, and serve it until the session ends."""
         try:
             channel = open_channel(address, self._security)
-        except OSError as error:  # a certificate, in the moment in which it is renewed
+        except OSError as error:  # A certificate cannot be read while it is being renewed.
             self._report_failure(address, AttachError(str(error)))
             return
         async with channel:
@@ -142,7 +147,7 @@ class SchedulerLink:
                 answer = await stream.read()
         except grpc.aio.AioRpcError as error:
             if error.code() is grpc.StatusCode.INVALID_ARGUMENT:
-                # Perhaps it is what our pages are said to hold; without that the next try may do.
+                # The report of held blocks may be the reason: the next attempt goes without it.
                 self._held_blocks.clear()
             raise AttachError(error.details() or error.code().name) from error
         except asyncio.InvalidStateError as error:  # The scheduler ended the stream while it was written to.
@@ -150,11 +155,11 @@ class SchedulerLink:
         except TimeoutError as error:
             raise AttachError(f"no answer within {_ATTACH_TIMEOUT_S} s") from error
         if not isinstance(answer, worker_pb2.AttachResponse) or not answer.HasField("attached"):
-            raise AttachError("the scheduler ended the stream, or said something before Attached")
+            raise AttachError("the scheduler ended the stream, or its first message was not Attached")
         return answer.attached
 
     def _introduction(self) -> list[worker_pb2.AttachRequest]:
-        """Who we are, and what our pages have kept from earlier streams."""
+        """Return the first messages of a stream: Hello, and the blocks that the worker's pages still hold."""
         held_blocks = self._held_blocks.to_proto()
         hello = worker_pb2.Hello(
             worker_id=self._hello.worker_id,
@@ -185,10 +190,10 @@ class SchedulerLink:
             self._stopping.set()
         await self._engine_thread.reset()
         if end is SessionEnd.FAILED:
-            # Whatever made the step fail may be in the pages.
+            # The cause of the failure may be in the pages.
             self._held_blocks.clear()
         elif end in _MODEL_MOVED:
-            # Pages come and go with their model.
+            # A model's pages are freed with it.
             model = self._engine_thread.model
             self._held_blocks = HeldBlocks(model.page_size if model else 1)
         self._choose_next(end, lasted_s=time.monotonic() - started)
@@ -196,8 +201,12 @@ class SchedulerLink:
         logger.log(_severity(end), "session ended", extra={key: value for key, value in told.items() if value})
 
     def _choose_next(self, end: SessionEnd, lasted_s: float) -> None:
-        """The same scheduler, at once, when the model has moved or the stream was lost, and soon when a step failed: it counts
-        which sequences do that. The next one when it drains or is silent."""
+        """Choose the scheduler for the next attachment, and count failures for the back-off.
+
+        The worker returns to the same scheduler at once after a model was loaded or unloaded or the stream was lost, and after
+        a short wait when a step failed, because that scheduler counts which sequences make steps fail. It goes to the next
+        scheduler when this one drains or is silent.
+        """
         is_moving, self._is_moving = self._is_moving, False
         if end in _MODEL_MOVED or (is_moving and end is SessionEnd.DRAINED):
             return
@@ -209,7 +218,10 @@ class SchedulerLink:
             self._position += 1
 
     async def _move_where_too_few_are(self, session: Session) -> None:
-        """Until two looks in a row find the same better scheduler: one that has just come back may be about to go again."""
+        """Leave once two checks in a row find the same better scheduler.
+
+        One check is not enough: a scheduler that has just come back may soon fail again.
+        """
         if len(self._addresses) == 1 or not self._spread_interval_s:
             return
         seen_before: str | None = None
@@ -220,7 +232,7 @@ class SchedulerLink:
             if better is not None and better == seen_before:
                 self._is_moving = True
                 self._position = self._addresses.index(better)
-                logger.info("moving to a scheduler that has fewer workers", extra={"address": better})
+                logger.info("moving to a scheduler with fewer workers", extra={"address": better})
                 session.leave(None)
                 return
             seen_before = better
@@ -231,17 +243,17 @@ class SchedulerLink:
         if address not in self._reported:
             self._reported.add(address)
             reason = self._security.explain(address, str(error))
-            logger.warning("cannot attach to scheduler, trying on", extra={"address": address, "reason": reason})
+            logger.warning("cannot attach to scheduler; retrying", extra={"address": address, "reason": reason})
 
     async def _unless_stopping(self, work: Coroutine[Any, Any, Result]) -> Result | None:
-        """The work's result; None when the worker is stopped first."""
+        """Return the work's result, or None if the worker is stopped first."""
         working, stopping = asyncio.create_task(work), asyncio.create_task(self._stopping.wait())
         try:
             await asyncio.wait([working, stopping], return_when=asyncio.FIRST_COMPLETED)
             return working.result() if working.done() else None
         finally:
             await end_tasks(working, stopping)
-            # Its error's traceback names this frame: in a circle a stream that failed would keep its connection for a while.
+            # The error's traceback refers to this frame: the cycle would keep a failed stream's connection open for a while.
             del working
 
 

@@ -1,7 +1,7 @@
-"""Which of several schedulers a worker should be at, so that each has its share of them and nobody has to say which.
+"""The choice of a scheduler by each worker, which spreads workers evenly over schedulers without a coordinator.
 
-Nothing is agreed upon and nothing remembered: every worker sees the same schedulers' loads and comes to the same
-answer, who goes where, by itself.
+Workers exchange no messages and keep no state for it: each one reads the loads of all schedulers and computes the same
+answer.
 """
 
 import asyncio
@@ -21,16 +21,20 @@ _ANSWER_LIMIT_S = 2.0
 
 
 def by_preference(worker_id: str, addresses: Sequence[str]) -> tuple[str, ...]:
-    """The order in which the worker tries the schedulers: another one for each worker, and for each always the same
-    (rendezvous hashing), so that they begin spread and those of a dead scheduler spread over the others."""
+    """Return the order in which the worker tries the schedulers (rendezvous hashing).
+
+    It differs between workers and is always the same for one worker. So workers start out spread, and those of a failed
+    scheduler spread over the others.
+    """
     return tuple(sorted(addresses, key=lambda address: _score(worker_id, address)))
 
 
 def better_place(worker_id: str, peers: Mapping[str, AbstractSet[str]]) -> str | None:
-    """The scheduler that this worker should go to; None where it should stay. `peers`: by scheduler, itself and those like it.
+    """Return the scheduler that this worker should move to, or None if it should stay.
 
-    Where a scheduler has at least two more than another, one of them goes there: the one that prefers it most. One at a time,
-    so that those who stay can take its sequences over.
+    `peers` are, by scheduler, the workers like this one, itself included. If a scheduler has at least two more of them than
+    another, one worker moves there: the one that prefers it most. Workers move one at a time, so that those that stay can
+    take over its sequences.
     """
     here = next((ids for ids in peers.values() if worker_id in ids), frozenset[str]())
     others = {address: ids for address, ids in peers.items() if worker_id not in ids}
@@ -45,7 +49,10 @@ def better_place(worker_id: str, peers: Mapping[str, AbstractSet[str]]) -> str |
 async def find_peers(
     addresses: Sequence[str], model: worker_pb2.LoadedModel, security: TransportSecurity
 ) -> dict[str, AbstractSet[str]]:
-    """By scheduler, the workers that compute the same bits of the same model. Not of those that drain or do not answer."""
+    """Return, by scheduler, the workers that compute the same model with the same bits.
+
+    Schedulers that drain or do not answer are left out.
+    """
     loads = await asyncio.gather(*(_load(address, security) for address in addresses))
     return {
         address: {

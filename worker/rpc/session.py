@@ -1,7 +1,7 @@
-"""One attached stream: steps come down and are queued for the engine's thread, results and heartbeats go up.
+"""One attached stream: it queues steps from the scheduler for the engine's thread, and sends results and heartbeats.
 
-Owns the session id and the order of what is written. scheduler_link.py has the addresses and reconnects, step_loop.py
-keeps the order of steps, engine.py computes one.
+The session owns its id and the order of written messages. scheduler_link.py chooses the scheduler and reconnects,
+step_loop.py runs the steps in order, engine.py computes one step.
 """
 
 import asyncio
@@ -28,25 +28,25 @@ logger = logging.getLogger(__name__)
 
 Stream = grpc.aio.StreamStreamCall[worker_pb2.AttachRequest, worker_pb2.AttachResponse]
 
-# How long the scheduler may take to end its half of a stream after the worker has ended its own.
+# Limit for the scheduler to close its half of a stream after the worker has closed its own.
 _CLOSE_TIMEOUT_S = 2.0
 _SHORTEST_HEARTBEAT_INTERVAL_S = 0.01
-# As long as a scheduler waits for any step at all.
+# The longest time that a scheduler waits for any step.
 _LAST_STEP_S = 120.0
 _KINDS = ("step", "recall", "drain", "load", "unload", "heartbeat_ack")
 
 
 class Store(Protocol):
-    """What the worker can load: LocalModels, or another one in tests."""
+    """The models that the worker can load: LocalModels, or a fake in tests."""
 
     @property
     def available_bytes(self) -> int | None: ...
 
     def refresh(self) -> bool:
-        """Look again; whether anything is new. Called in a thread."""
+        """Read the store again and return True if anything has changed. Called in a thread."""
 
     def loadable_models(self) -> LoadableModels:
-        """Return them as of the last `refresh`."""
+        """Return the models found by the last `refresh`."""
 
 
 class Session:
@@ -62,30 +62,30 @@ class Session:
         self._stream = stream
         self._store = store
         self._id = attached.session_id
-        # Twice as often as asked, so that one late timer is not a missed heartbeat.
+        # Heartbeats are sent twice as often as requested, so that one late timer is not a missed heartbeat.
         self._heartbeat_interval_s = max(_SHORTEST_HEARTBEAT_INTERVAL_S, attached.heartbeat_interval_ms / 2000)
         self._silence_timeout_s = attached.silence_timeout_ms / 1000 or math.inf
         self.lost_because = ""
-        """Why the stream ended, where it was not an orderly end."""
+        """The reason why the stream was lost; empty after an orderly end."""
         self._silent_s = 0.0
-        """Since anything was heard from the scheduler, not counting when this process itself was kept from running."""
+        """Time since the last message from the scheduler, without the time in which this process itself could not run."""
         self._engine_thread = engine_thread
         self._outbox: asyncio.Queue[StepResult | FailedStep | worker_pb2.Leaving | None] = asyncio.Queue()
-        """What the engine's thread hands over, and what is said between that; None once the thread has left."""
+        """Messages to send: results from the engine's thread, and others between them; None once the thread is done."""
         loop, outbox = asyncio.get_running_loop(), self._outbox
-        # Without `self`: in a circle the stream, and with it the connection, would live until the next full garbage collection.
+        # The callback must not refer to `self`: the cycle would keep the connection open until the next full collection.
         self._steps = StepLoop(
             held_blocks, tracer, lambda outcome: loop.call_soon_threadsafe(outbox.put_nowait, outcome)
         )
         self._last_step: asyncio.Timeout | None = None
-        """While the engine's thread runs steps: set off once no further one is to be begun."""
-        # gRPC takes one message at a time from all of us.
+        """Timeout for the last running step; armed when the session is ending."""
+        # gRPC accepts one write at a time on a stream.
         self._write_turn = asyncio.Lock()
 
     async def run(self) -> SessionEnd:
-        """Until either side ends it. A step that runs is waited for; the engine is left for the caller to reset."""
+        """Serve the stream until either side ends it, and wait for the running step. The caller must reset the engine."""
         receiving = asyncio.create_task(self._receive())
-        # Both sides take each other for lost after a few heartbeats: the wait before another try is no longer than one.
+        # A few missed heartbeats end the session, so a task that failed is restarted within the time of one.
         keep = partial(keep_running, longest_delay_s=self._heartbeat_interval_s)
         others = [keep("heartbeats", self._send_heartbeats), keep("watch over the scheduler", self._watch_scheduler)]
         if self._store is not None:
@@ -101,16 +101,16 @@ class Session:
             await end_tasks(receiving, *others)
 
     def leave(self, grace_s: float | None) -> None:
-        """Tell the scheduler that this worker wants to go. It goes on until the scheduler has taken all away, and says so."""
+        """Tell the scheduler that this worker is leaving. The session lasts until the scheduler has moved all sequences away."""
         grace_ms = None if grace_s is None else round(grace_s * 1000)
         self._outbox.put_nowait(worker_pb2.Leaving(session_id=self._id, grace_ms=grace_ms))
 
     def stop(self) -> None:
-        """End after the step that runs, without those that wait."""
+        """End the session after the running step; waiting steps are dropped."""
         self._end_now(SessionEnd.STOPPED)
 
     def _end_now(self, end: SessionEnd) -> None:
-        """The step that runs is waited for, but not for ever."""
+        """Begin no further step, and limit the wait for the running one."""
         self._steps.end_now(end)
         if self._last_step is not None and self._last_step.when() is None:
             self._last_step.reschedule(asyncio.get_running_loop().time() + _LAST_STEP_S)
@@ -123,7 +123,7 @@ class Session:
         return message
 
     async def _move_model(self, message: worker_pb2.Load | worker_pb2.Unload) -> SessionEnd | None:
-        """None where it has not moved, and the session goes on."""
+        """Load or unload the model and return how the session ends, or None if loading failed and the session continues."""
         if isinstance(message, worker_pb2.Unload):
             await self._engine_thread.unload()
             return SessionEnd.UNLOADED
@@ -133,28 +133,28 @@ class Session:
         except DeviceLostError:
             raise
         except Exception as error:
-            # Whatever it was (a file that is gone, no memory): this worker is as able as before to try again.
-            logger.exception("model not loaded", extra={"session_id": self._id, "model": message.name})
+            # Any failure (a missing file, too little memory) leaves this worker able to load another model.
+            logger.exception("cannot load model", extra={"session_id": self._id, "model": message.name})
             failed = worker_pb2.LoadFailed(
                 session_id=self._id,
                 error=without_directories(str(error)) or type(error).__name__,
                 permanent=isinstance(error, UnusableModelError | ModelFormatError),
                 out_of_memory=isinstance(error, MemoryError | NotEnoughMemoryError),
             )
-        # Once the error is forgotten, so is what it had got hold of.
+        # Only here, outside the handler, is memory unreferenced that the error's traceback held.
         self._engine_thread.release_memory()
         await self._send(worker_pb2.AttachRequest(load_failed=failed))
         return None
 
     async def _run_steps(self) -> Interruption:
-        """Send what the engine's thread hands over, until it leaves."""
+        """Run the step loop on the engine's thread and send its results until it returns."""
         computing = asyncio.create_task(self._engine_thread.run(self._steps.run))
         computing.add_done_callback(lambda _: self._outbox.put_nowait(None))
         try:
             async with asyncio.timeout(None) as self._last_step:
                 return await self._send_outcomes(computing)
         except TimeoutError as error:
-            raise EngineHangsError(f"the last step has not ended within {_LAST_STEP_S:g} s") from error
+            raise EngineHangsError(f"the last step did not end within {_LAST_STEP_S:g} s") from error
         finally:
             self._last_step = None
 
@@ -165,8 +165,10 @@ class Session:
         return computing.result()
 
     async def _receive(self) -> None:
-        """Put what the scheduler says into the inbox. The end of the stream, or a message that cannot be taken, drops the steps
-        that wait there."""
+        """Put the scheduler's messages into the inbox.
+
+        The end of the stream, or a message that cannot be handled, drops the steps that wait there.
+        """
         try:
             while isinstance(message := await self._stream.read(), worker_pb2.AttachResponse):
                 self._silent_s = 0.0
@@ -174,7 +176,7 @@ class Session:
         except grpc.aio.AioRpcError as error:
             self.lost_because = f"{error.code().name}: {error.details()}"
         except Exception as error:
-            logger.exception("message cannot be taken", extra={"session_id": self._id})
+            logger.exception("cannot handle message; ending the session", extra={"session_id": self._id})
             self.lost_because = repr(error)
         logger.debug("stream ended", extra={"session_id": self._id, "reason": self.lost_because})
         self._end_now(SessionEnd.LOST)
@@ -183,7 +185,7 @@ class Session:
         kind = message.WhichOneof("message")
         content = getattr(message, kind) if kind in _KINDS else None
         if content is None:
-            logger.warning("message ignored, it has no place in a session", extra={"kind": kind})
+            logger.warning("unexpected message ignored", extra={"kind": kind})
         elif content.session_id != self._id:
             logger.warning(
                 "message of another session ignored",
@@ -207,14 +209,17 @@ class Session:
             alive = await self._send(worker_pb2.AttachRequest(heartbeat=heartbeat))
 
     async def _report_models(self, store: Store) -> None:
-        """Whenever the store has changed."""
+        """Report the loadable models whenever the store has changed."""
         while True:
             if await asyncio.to_thread(store.refresh):
                 await self._send(worker_pb2.AttachRequest(loadable_models=store.loadable_models().to_proto()))
             await asyncio.sleep(self._heartbeat_interval_s)
 
     async def _watch_scheduler(self) -> None:
-        """Every heartbeat is answered. When nothing comes, leave, and free whoever waits for a write that nobody reads."""
+        """End the session when the scheduler has been silent for too long; it answers every heartbeat.
+
+        Cancelling the stream also frees a task that waits for a write which the scheduler does not read.
+        """
         while self._silent_s <= self._silence_timeout_s:
             await asyncio.sleep(self._heartbeat_interval_s)
             self._silent_s += self._heartbeat_interval_s
@@ -232,12 +237,12 @@ class Session:
                 return worker_pb2.AttachRequest(leaving=leaving)
 
     async def _send(self, message: worker_pb2.AttachRequest) -> bool:
-        """False once the stream has ended; `_receive` sees the same end."""
+        """Send a message and return True, or return False if the stream has ended; `_receive` handles that end."""
         async with self._write_turn:
             return await _is_delivered(self._stream.write(message))
 
     async def _close(self, receiving: asyncio.Task[None]) -> None:
-        """End our half after what was written, and give the scheduler a moment to end its own."""
+        """Close the worker's half of the stream behind the last message, and give the scheduler time to close its own."""
         async with self._write_turn:
             if await _is_delivered(self._stream.done_writing()):
                 await asyncio.wait([receiving], timeout=_CLOSE_TIMEOUT_S)
@@ -249,7 +254,7 @@ async def _is_delivered(operation: Awaitable[None]) -> bool:
     except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
         return False
     except asyncio.CancelledError:
-        # Of the stream, which gRPC reports like this, or of this task?
+        # gRPC raises this error for a cancelled stream, too; only a cancelled task may pass it on.
         task = asyncio.current_task()
         if task is None or task.cancelling():
             raise

@@ -1,4 +1,4 @@
-"""Builds the flat batch of one step from the chunks to compute: a pure function. The legend is in kernels/step_batch.py."""
+"""A pure function that builds the flat batch of one step from its chunks. The legend is in kernels/step_batch.py."""
 
 from collections.abc import Iterable, Sequence
 from itertools import accumulate
@@ -11,7 +11,7 @@ from worker.steps.sequence import Chunk
 
 
 def build_batch(chunks: Sequence[Chunk], page_size: int) -> StepBatch:
-    """Lay the chunks behind each other. The input of a decode may be the token that was sampled in the step before."""
+    """Return a batch with the chunks one after the other. The input of a decode may be the token sampled one step earlier."""
     ends = list(accumulate(chunk.num_tokens for chunk in chunks))
     return StepBatch(
         token_ids_T=_int64(t for chunk in chunks for t in chunk.sequence.token_ids[chunk.start : chunk.end]),
@@ -38,12 +38,12 @@ def _slots(chunk: Chunk, page_size: int) -> Iterable[int]:
 
 
 def _block_tables(chunks: Sequence[Chunk], page_size: int) -> torch.Tensor:
-    """Only the blocks that hold something: pages may be granted ahead."""
+    """Return the block tables without pages that are still empty, since pages may be granted ahead."""
     tables = [chunk.sequence.block_table[: -(-chunk.end // page_size)] for chunk in chunks]
     width = max(map(len, tables))
     return torch.from_numpy(np.array([table + [0] * (width - len(table)) for table in tables], np.int64))
 
 
 def _int64(values: Iterable[int]) -> torch.Tensor:
-    """By way of numpy: torch.tensor would let other threads have Python's lock, for as long as they want it."""
+    """Return an int64 tensor, made with numpy: torch.tensor would release Python's lock to other threads."""
     return torch.from_numpy(np.fromiter(values, np.int64))

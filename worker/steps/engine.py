@@ -1,6 +1,7 @@
-"""Begins and finishes steps: apply what one says to the running sequences, have it computed, take the new tokens.
+"""The engine: it applies a step to the running sequences, has it computed, and takes the new tokens.
 
-Owns the running sequences and whether a new token ends one. How a step is computed is the executor's business (executor.py).
+It owns the running sequences and decides whether a new token ends one. The executor decides how a step is computed
+(executor.py).
 """
 
 import time
@@ -16,13 +17,13 @@ from worker.steps.step import Step
 
 @dataclass(frozen=True, slots=True, eq=False)
 class BegunStep:
-    """What the engine gives for a step that it has begun, and takes back to finish it."""
+    """A step that the engine has begun; pass it to `Engine.finish_step`."""
 
     step: Step
     chunks: Sequence[Chunk]
     launched: LaunchedStep
     begin_ns: int
-    """How long it took to begin it."""
+    """Time that beginning the step took, in nanoseconds."""
 
 
 class Engine:
@@ -41,25 +42,25 @@ class Engine:
 
     @property
     def max_in_flight(self) -> int:
-        """How many steps may be begun and not finished."""
+        """Maximum number of steps that are begun and not finished."""
         return self._executor.max_in_flight
 
     @property
     def max_new_tokens(self) -> int:
-        """The most new tokens that one step brings of one sequence."""
+        """Maximum number of new tokens that one step makes for one sequence."""
         return self._executor.max_new_tokens
 
     def reset(self) -> None:
-        """Forget all sequences and begun steps: the session that knew them is over."""
+        """Forget all sequences and begun steps, because their session is over."""
         self._sequences.clear()
         self._executor.reset()
 
     def run_step(self, step: Step) -> StepResult:
-        """Begin a step and finish it, where no other one is begun."""
+        """Begin and finish a step; no other step may be begun."""
         return self.finish_step(self.begin_step(step))
 
     def begin_step(self, step: Step) -> BegunStep:
-        """Raises StepError if the step cannot be executed as it stands, DeviceLostError if none can be any more."""
+        """Begin a step. Raises StepError if the step is invalid, DeviceLostError if the device can compute no step any more."""
         started = time.perf_counter_ns()
         chunks = self._sequences.apply(step)
         forgotten = (*step.finished_sequence_ids, *(new.sequence_id for new in step.new_sequences))
@@ -71,7 +72,10 @@ class Engine:
         return BegunStep(step, chunks, launched, time.perf_counter_ns() - started)
 
     def finish_step(self, begun: BegunStep) -> StepResult:
-        """Wait for the step that was begun first. Raises as `begin_step`, and SamplingError if the logits are unusable."""
+        """Wait for the oldest begun step and return its result.
+
+        Raises what `begin_step` raises, and SamplingError if the logits are unusable.
+        """
         started = time.perf_counter_ns()
         computed = self._wait(begun.launched)
         scored = tuple(map(_scored, (chunk for chunk in begun.chunks if chunk.num_scored), computed.scored))
@@ -87,14 +91,14 @@ class Engine:
             raise
 
     def _take(self, chunks: Sequence[Chunk], computed: Computed) -> Iterable[SampledTokens]:
-        """Without the sequences that a step before this one has ended after this one had begun."""
+        """Yield the new tokens, except for sequences that an earlier step ended after this step had begun."""
         sampled = (chunk for chunk in chunks if chunk.is_sampled)
         for chunk, token_ids, logprobs in zip(sampled, computed.token_ids, computed.logprobs, strict=True):
             if not chunk.sequence.is_stopped:
                 yield self._accept(chunk, token_ids, logprobs)
 
     def _accept(self, chunk: Chunk, token_ids: tuple[int, ...], logprobs: tuple[TokenLogprobs, ...]) -> SampledTokens:
-        """Up to the first token that ends the sequence."""
+        """Append the new tokens to the sequence, up to the first one that ends it."""
         sequence = chunk.sequence
         sequence.settle(chunk)
         num_taken, stop = 0, None

@@ -1,6 +1,6 @@
-"""The one thread on which the engine runs, so that the event loop answers while a step is computed.
+"""The one thread on which the engine runs, so that the event loop stays responsive while a step is computed.
 
-Owns the order: what is asked for runs one after the other; and the engine, which is there while its model is in memory.
+It runs requests one after the other, and owns the engine, which exists while its model is loaded.
 """
 
 import asyncio
@@ -23,19 +23,19 @@ T = TypeVar("T")
 
 
 class StepRunner(Protocol):
-    """An engine as a session sees it: the real one, or an instant one in tests. Called on the engine's thread only."""
+    """The interface of an engine: the real one, or an instant fake in tests. Called on the engine's thread only."""
 
     @property
     def max_in_flight(self) -> int:
-        """How many steps may be begun and not finished."""
+        """Maximum number of steps that are begun and not finished."""
 
     def begin_step(self, step: Step) -> "BegunStep": ...
 
     def finish_step(self, begun: "BegunStep") -> StepResult:
-        """Wait for the result. Steps are finished in the order in which they were begun."""
+        """Wait for the step and return its result. Steps are finished in the order in which they were begun."""
 
     def reset(self) -> None:
-        """Forget all sequences, and the steps that were begun."""
+        """Forget all sequences and all begun steps."""
 
 
 class Loaded(NamedTuple):
@@ -44,16 +44,16 @@ class Loaded(NamedTuple):
 
 
 Load = Callable[[str, str], Loaded]
-"""Loads the model of this name and digest. Raises StartError, ModelError, or whatever the machine is out of."""
+"""A function that loads the model of this name and digest. Raises StartError, ModelError, or a system error such as MemoryError."""
 
 
 class NoModel:
-    """A `StepRunner` in the engine's place while the model is not in memory."""
+    """A `StepRunner` that takes the engine's place while no model is loaded."""
 
     max_in_flight = 1
 
     def begin_step(self, step: Step) -> "BegunStep":
-        raise StepError("a step came while no model is in memory")
+        raise StepError("cannot run a step: no model is loaded")
 
     def finish_step(self, begun: "BegunStep") -> StepResult:
         raise StepError("no step was begun")
@@ -66,35 +66,35 @@ class EngineThread:
     def __init__(self, loaded: Loaded | None, load: Load) -> None:
         self._engine: StepRunner = loaded.engine if loaded else NoModel()
         self.model = loaded.model if loaded else None
-        """What is in memory."""
+        """The loaded model; None if there is none."""
         self._load = load
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="engine")
 
     async def run(self, work: Callable[[StepRunner], T]) -> T:
-        """Returns once this work, which is done on the engine's thread, has ended."""
+        """Run `work` on the engine's thread and return its result."""
         return await asyncio.get_running_loop().run_in_executor(self._thread, work, self._engine)
 
     async def reset(self) -> None:
-        """Returns once what still runs has ended, and the engine has forgotten all sequences."""
+        """Wait for the running work and make the engine forget all sequences."""
         await self.run(lambda engine: engine.reset())
 
     async def load(self, name: str, digest: str) -> None:
         """Load the model; none may be loaded yet."""
         if self.model is not None:
-            raise StepError(f"{self.model.name} is in memory and must be unloaded first")
+            raise StepError(f"cannot load {name}: {self.model.name} is loaded and must be unloaded first")
         self._engine, self.model = await self.run(lambda _: self._load(name, digest))
 
     async def unload(self) -> None:
-        """The model, its pages and what was computed with them are gone, their memory is the machine's again."""
+        """Unload the model, free its pages and return the memory to the machine."""
         await self.reset()
         self._engine, self.model = NoModel(), None
         self.release_memory()
 
     def release_memory(self) -> None:
-        """Of what nobody refers to any more."""
-        gc.collect()  # An engine refers to itself in circles.
+        """Free unreferenced objects and return their memory to the machine."""
+        gc.collect()  # An engine contains reference cycles.
         return_freed_memory()
 
     def close(self, *, wait: bool) -> None:
-        """Whether to wait for what runs."""
+        """Stop the thread; if `wait` is true, wait for the running work."""
         self._thread.shutdown(wait=wait)

@@ -1,7 +1,7 @@
-"""What computes an engine's steps: the processor, or a device that can be given a step while it still computes the one before.
+"""The interface of an executor, which computes an engine's steps: on the processor, or on a device.
 
-An executor sees chunks and answers with token ids. Which sequences there are, what ends one and what the scheduler is told is
-the engine's business (engine.py).
+A device can accept a step while it still computes the previous one. An executor receives chunks and returns token ids. The
+engine keeps the sequences, decides what ends one, and makes the results for the scheduler (engine.py).
 """
 
 from collections.abc import Callable, Sequence
@@ -13,21 +13,21 @@ from worker.steps.sequence import Chunk
 
 class Computed(NamedTuple):
     token_ids: Sequence[tuple[int, ...]]
-    """For each sampled chunk in order, its new tokens: 1 to `max_new_tokens`. Tokens behind one that ends the sequence may
-    follow: the engine drops them."""
+    """New tokens of each sampled chunk, in order: 1 to `max_new_tokens`. The engine drops those after a token that ends the
+    sequence."""
     logprobs: Sequence[tuple[TokenLogprobs, ...]]
-    """For each sampled chunk in order: one for each of its new tokens, or none where nobody asked."""
+    """Log-probabilities of each sampled chunk, in order: one for each new token, or none if they were not requested."""
     scored: Sequence[tuple[TokenLogprobs, ...]]
-    """For each scored chunk in order: of the prompt tokens behind its first `num_scored` ones."""
+    """Log-probabilities of each scored chunk, in order: those of the prompt tokens that follow its first `num_scored`."""
 
 
 class LaunchedStep(Protocol):
     def wait(self) -> Computed:
-        """Block until the step is computed. Called once for each step, in the order of their launches."""
+        """Block until the step is computed and return its tokens. Called once for each step, in launch order."""
 
 
 class DeferredStep:
-    """Fits `LaunchedStep`, for an executor that computes a step where it is waited for."""
+    """A `LaunchedStep` for an executor that computes a step only when `wait` is called."""
 
     def __init__(self, compute: Callable[[Sequence[Chunk]], Computed], chunks: Sequence[Chunk]) -> None:
         self._compute = compute
@@ -38,26 +38,28 @@ class DeferredStep:
 
 
 class StepExecutor(Protocol):
-    """Called on the engine's thread only."""
+    """The interface of an executor. Called on the engine's thread only."""
 
     @property
     def max_in_flight(self) -> int:
-        """How many steps may be launched and not waited for: 1 where the processor itself computes, 2 on a device (the most,
-        lease.py says why)."""
+        """Maximum number of steps that are launched and not waited for: 1 on the processor, 2 on a device.
+
+        lease.py says why it is not more than 2.
+        """
 
     @property
     def max_new_tokens(self) -> int:
-        """The most new tokens that one step makes of one sequence."""
+        """Maximum number of new tokens that one step makes for one sequence."""
 
     def launch(self, chunks: Sequence[Chunk], forgotten: Sequence[int]) -> LaunchedStep:
-        """Begin a step and return at once; first forget what is kept for the sequences with the ids `forgotten`.
+        """Begin a step and return at once; first drop the state of the sequences with the ids `forgotten`.
 
-        Where steps are in flight, a chunk's last input tokens, and how many there are, may be known to the executor alone: it
-        keeps for each sequence where it is. It writes to no page that the sequence does not have.
+        While steps are in flight, only the executor may know a chunk's last input tokens and their number, so it keeps the
+        position of each sequence. It writes only to pages of the sequence.
         """
 
     def reset(self) -> None:
-        """Forget all sequences and all steps in flight. Blocks until the latter no longer write to pages."""
+        """Forget all sequences and all steps in flight. Blocks until those steps no longer write to pages."""
 
     def check_usable(self) -> None:
-        """Called after a step has failed. Raises DeviceLostError where no further step can be computed in this process."""
+        """Raise DeviceLostError if this process can compute no further step. Called after a step has failed."""

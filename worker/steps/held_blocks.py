@@ -1,11 +1,12 @@
-"""Which block each page of the KV memory holds, as schedulers have said. It outlives streams and is reported when one begins.
+"""The record of which block each page of KV memory holds, learned from the steps of schedulers.
 
-Blocks are opaque here. Knows nothing about sequences and tensors: it reads only which pages a step will write to.
+It outlives streams and is reported at the start of each one. Blocks are opaque hashes here; of a step only the pages matter
+that it will write to.
 """
 
 from protos.v1 import worker_pb2
 
-# A message of about a hundred kilobytes.
+# This gives messages of about a hundred kilobytes.
 _BLOCKS_PER_MESSAGE = 4096
 
 
@@ -15,21 +16,24 @@ class HeldBlocks:
         self._block_of: dict[int, bytes] = {}
 
     def apply(self, step: worker_pb2.Step) -> None:
-        """Call for each step in order, just before it runs: what it writes to is no longer what it was."""
+        """Record the blocks that a step names and forget the pages that it writes to. Called just before each step runs."""
         self._block_of.update((sealed.page_id, sealed.block_hash) for sealed in step.sealed_blocks)
         new = {sequence.sequence_id for sequence in step.new_sequences}
         for scheduled in step.scheduled:
-            # A sequence that is new here names its whole block table, and does not write to the pages before its start.
+            # A new sequence names its whole block table, but does not write to the pages before its start.
             num_shared = scheduled.start // self._page_size if scheduled.sequence_id in new else 0
             for page_id in scheduled.new_page_ids[num_shared:]:
                 self._block_of.pop(page_id, None)
 
     def clear(self) -> None:
-        """Trust no page any more."""
+        """Forget what all pages hold."""
         self._block_of.clear()
 
     def to_proto(self) -> list[worker_pb2.HeldBlocks]:
-        """In messages of a good size, blocks in the order in which they were learned: heads of sequences before their tails."""
+        """Return messages of limited size, with the blocks in the order in which they were learned.
+
+        So the first blocks of a sequence come before its last ones.
+        """
         blocks = [worker_pb2.PageBlock(page_id=page, block_hash=block) for page, block in self._block_of.items()]
         size = _BLOCKS_PER_MESSAGE
         return [worker_pb2.HeldBlocks(blocks=blocks[start : start + size]) for start in range(0, len(blocks), size)]

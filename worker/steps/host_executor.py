@@ -1,4 +1,4 @@
-"""Computes a step where it waits for it: build the batch, run the model, choose the tokens on the processor."""
+"""The executor on the processor: when a step is waited for, it builds the batch, runs the model and chooses the tokens."""
 
 from collections.abc import Iterable, Sequence
 from typing import Protocol
@@ -22,14 +22,14 @@ _CPU = torch.device("cpu")
 
 
 class StepModel(Protocol):
-    """What the executor needs of a decoder: token ids in, logits of the sampled rows out."""
+    """The part of a decoder that the executor uses: token ids in, logits of the sampled rows out."""
 
     def forward(self, batch: StepBatch, kv: Sequence[LayerKV]) -> torch.Tensor:
-        """float32 [R, V], for the rows that `batch.sample_rows_R` names."""
+        """Return float32 [R, V], the logits of the rows that `batch.sample_rows_R` names."""
 
 
 class HostExecutor:
-    """Fits `worker.steps.executor.StepExecutor`. The model may run on a device all the same: the processor waits for it."""
+    """A `StepExecutor` on the processor. If the model runs on a device, the processor waits for it."""
 
     max_in_flight = 1
     max_new_tokens = 1
@@ -49,7 +49,7 @@ class HostExecutor:
         self._device = device
 
     def launch(self, chunks: Sequence[Chunk], forgotten: Sequence[int]) -> DeferredStep:
-        """The sequences themselves know all that there is to know: nothing is kept, nothing forgotten."""
+        """Return the step. `forgotten` is not used, since this executor keeps no state for sequences."""
         return DeferredStep(self.compute, chunks)
 
     def reset(self) -> None:
@@ -60,7 +60,7 @@ class HostExecutor:
 
     @torch.inference_mode()
     def compute(self, chunks: Sequence[Chunk]) -> Computed:
-        """Raises SamplingError if the logits are unusable."""
+        """Compute a step and return its tokens. Raises SamplingError if the logits are unusable."""
         logits_RV = self._model.forward(build_batch(chunks, self._kv.page_size), self._kv.layers).cpu().numpy()
         scored, sampled_rows, row = [], [], 0
         for chunk in chunks:
@@ -82,7 +82,7 @@ class HostExecutor:
 
 
 def _score(chunk: Chunk, logits_RV: NDArray[np.float32]) -> tuple[TokenLogprobs, ...]:
-    """Each row says how probable the token behind it was."""
+    """Return the log-probabilities of the prompt tokens that follow the scored ones: each row predicts the next token."""
     first = chunk.start + 1
     token_ids = chunk.sequence.token_ids[first : first + len(logits_RV)]
     num_top = chunk.sequence.sampling.num_prompt_logprobs or 0

@@ -1,6 +1,6 @@
-"""The steps that one message stands for: the one that it describes, and where it is a lease, those that follow by themselves.
+"""The steps of one message: the one that it describes and, if it is a lease, the decode steps that follow it by themselves.
 
-Owns which step is to be begun next and which is the last. Streams and engines are the step loop's (step_loop.py).
+A `Lease` decides which step begins next and which one is the last. step_loop.py runs them.
 """
 
 from collections import deque
@@ -9,21 +9,21 @@ from pagoda.wire.step_result import StepResult
 from worker.steps.step import ScheduledSequence, Step
 
 MOST_IN_FLIGHT = 2
-"""As many steps as a scheduler counts as in flight: a lease that ends early ends with the step behind the one whose result says
-so, and a third one would be begun by then."""
+"""Maximum number of steps in flight, as a scheduler counts them. A lease that ends early ends with the step after the one whose
+result says so; with more in flight, a third step would have begun by then."""
 
 
 class Lease:
     def __init__(self, step: Step) -> None:
         self._first = step
         self._last: Step | None = None
-        """The one that was begun last."""
+        """The step that was begun last."""
         self._num_left = step.max_steps
-        """How many are to be begun."""
+        """Number of steps that are not begun yet."""
         self._begun: deque[Step] = deque()
-        """Those whose results were not observed yet."""
+        """Steps that are begun and whose results were not observed yet."""
         self._stopped: set[int] = set()
-        """Sequences that a token has ended."""
+        """Ids of the sequences that a token has ended."""
 
     @property
     def first_step_id(self) -> int:
@@ -31,20 +31,20 @@ class Lease:
 
     @property
     def is_over(self) -> bool:
-        """Whether no further step is to be begun."""
+        """True if no further step will begin."""
         return self._num_left == 0
 
     def advance(self) -> Step:
-        """Return the step to be begun now, without the sequences of which it is known that a token has ended them."""
+        """Return the next step to begin, without the sequences that a token is known to have ended."""
         step = self._last = self._first if self._last is None else self._behind(self._last)
         self._num_left -= 1
         self._begun.append(step)
         return step
 
     def observe(self, result: StepResult, *, is_recalled: bool) -> bool:
-        """Take the result of the step that was begun first. True if the one behind it is the last, earlier than was leased.
+        """Take the result of the oldest begun step. Return True if the next step ends the lease early.
 
-        That one is still run, so that the scheduler can prepare what comes then without the worker waiting for it.
+        That last step still runs, so that the worker does not wait while the scheduler plans what follows.
         """
         step = self._begun.popleft()
         self._stopped.update(sampled.sequence_id for sampled in result.sampled if sampled.stopped)
@@ -71,5 +71,5 @@ class Lease:
         return Step(step_id=step.step_id + 1, scheduled=scheduled)
 
     def _stays(self, scheduled: ScheduledSequence) -> bool:
-        """Whether the sequence takes part in the step behind the one that scheduled it."""
+        """Return True if the sequence takes part in the step after the one that scheduled it."""
         return scheduled.num_steps > 1 and scheduled.sequence_id not in self._stopped

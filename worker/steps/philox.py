@@ -1,12 +1,12 @@
-"""Counter-based random numbers (Philox4x32-10): the same counter and key give the same number, anywhere, at any time.
+"""Counter-based random numbers (Philox4x32-10): the same counter and key give the same number on every machine.
 
-Owns the one rule that makes sampling repeatable: a token's random number is a function of its seed, its sample's index
-and its position among the generated tokens. Knows nothing about sequences or tensors.
+This makes sampling repeatable: a token's random number is a function of its seed, its sample's index and its position among
+the generated tokens.
 """
 
 _MASK_32 = 0xFFFFFFFF
 _ROUNDS = 10
-# Constants of Salmon et al., "Parallel Random Numbers: As Easy as 1, 2, 3" (2011).
+# Constants from Salmon et al., "Parallel Random Numbers: As Easy as 1, 2, 3" (2011).
 _MULTIPLIER_0, _MULTIPLIER_1 = 0xD2511F53, 0xCD9E8D57
 _WEYL_0, _WEYL_1 = 0x9E3779B9, 0xBB67AE85
 
@@ -14,7 +14,7 @@ Counter = tuple[int, int, int, int]
 
 
 def philox(counter: Counter, key: tuple[int, int]) -> Counter:
-    """Four random 32-bit numbers of a 128-bit counter and a 64-bit key."""
+    """Return four random 32-bit numbers for a 128-bit counter and a 64-bit key."""
     c0, c1, c2, c3 = counter
     k0, k1 = key
     for _ in range(_ROUNDS):
@@ -30,7 +30,7 @@ def philox(counter: Counter, key: tuple[int, int]) -> Counter:
 
 
 def random_bits(seed: int, sample_index: int, position: int) -> int:
-    """64 random bits for the token at this position (0 is the first generated one) of this sample."""
+    """Return 64 random bits for the token at this position of this sample; position 0 is the first generated token."""
     counter = (position & _MASK_32, sample_index & _MASK_32, 0, 0)
     low, high, _, _ = philox(counter, (seed & _MASK_32, (seed >> 32) & _MASK_32))
     return high << 32 | low

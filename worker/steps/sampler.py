@@ -1,8 +1,8 @@
-"""The next token of each sequence from its row of logits, and log-probabilities.
+"""Sampling: the next token of each sequence from its row of logits, and log-probabilities.
 
-A row's token depends on its own logits, parameters and random number, never on who shares the batch. Random numbers are
-drawn in philox.py. Logits are adjusted in kernels/logit_adjustment.py and tokens chosen in kernels/sampling.py, or both in
-native code that gives the same ones.
+A row's token depends only on its own logits, parameters and random number, never on other rows of the batch. Random numbers
+come from philox.py. Logits are adjusted in kernels/logit_adjustment.py and tokens chosen in kernels/sampling.py, or both in
+native code that gives the same tokens.
 
 Legend: R sampled rows, V vocabulary.
 """
@@ -36,7 +36,7 @@ def sample_tokens(
 
 
 def token_logprobs(logits_V: NDArray[np.float32], token_id: int, num_top: int) -> TokenLogprobs:
-    """From the raw logits: the token's own log-probability, and those of the most probable tokens, best first."""
+    """Return, from the raw logits, the token's log-probability and those of the `num_top` most probable tokens, best first."""
     shifted_V = logits_V.astype(np.float64) - float(logits_V.max())
     log_total = math.log(float(np.exp(shifted_V).sum()))
     top_ids = largest(logits_V, num_top).tolist() if num_top else []
@@ -58,4 +58,4 @@ def _check(logit: float, sequence: RunningSequence) -> None:
     if math.isnan(logit) or logit == math.inf:
         raise SamplingError(f"sequence {sequence.sequence_id}: the model computed a logit of {logit}")
     if logit == -math.inf:
-        raise SamplingError(f"sequence {sequence.sequence_id}: no token is left to choose, all logits are -inf")
+        raise SamplingError(f"sequence {sequence.sequence_id}: no token can be chosen, all logits are -inf")

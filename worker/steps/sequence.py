@@ -1,7 +1,7 @@
-"""The little that a worker remembers of each running sequence, and how a step changes it.
+"""The worker's state of each running sequence, and how a step changes it.
 
-Owns token ids, block tables and the rules a step must keep: one that breaks them is a StepError, never a wrong answer. Tensors
-are made elsewhere, from what `apply` returns.
+This module owns token ids, block tables and the rules for steps: a step that breaks one raises StepError, and never gives a
+wrong answer. batch.py makes tensors from the chunks that `apply` returns.
 """
 
 from collections.abc import Iterable
@@ -18,19 +18,19 @@ class RunningSequence:
     sequence_id: int
     attempt: int
     token_ids: list[int]
-    """Prompt and generated tokens, including those sampled here."""
+    """Prompt and generated tokens, including those sampled by this worker."""
     num_prompt_tokens: int
     sampling: SamplingParams
     sample_index: int
     adjustment: Adjustment | None = None
-    """What its parameters do to its logits; None where they are neutral."""
+    """The change that the sampling parameters make to the logits; None if they change nothing."""
     block_table: list[int] = field(default_factory=list)
     is_stopped: bool = False
-    """Ended by its last token. The scheduler may not know yet: with two steps in flight it is still scheduled once."""
+    """True if its last token has ended it. With two steps in flight, the scheduler may still schedule it once."""
     least_pending: int = 0
-    """How many tokens the begun steps bring at the least, which are not among `token_ids` yet."""
+    """Minimum number of tokens that begun steps will add to `token_ids`."""
     most_pending: int = 0
-    """And at the most."""
+    """Maximum number of tokens that begun steps will add to `token_ids`."""
 
     @classmethod
     def from_new(cls, new: NewSequence) -> "RunningSequence":
@@ -50,7 +50,7 @@ class RunningSequence:
 
     @property
     def least_known(self) -> int:
-        """How many tokens it has at the least once the begun steps are finished: as many as the executor then knows."""
+        """Minimum number of tokens that the executor knows once the begun steps are finished."""
         return len(self.token_ids) + self.least_pending
 
     @property
@@ -64,13 +64,16 @@ class RunningSequence:
             self.most_pending += chunk.max_new_tokens
 
     def settle(self, chunk: "Chunk") -> None:
-        """Call before the new tokens of a sampled chunk are appended. Raises StepError where its start was not in the range."""
+        """Remove a sampled chunk from the pending tokens. Call this before its new tokens are appended.
+
+        Raises StepError if the chunk's start was not in the scheduled range.
+        """
         self.least_pending -= 1
         self.most_pending -= chunk.max_new_tokens
         start = len(self.token_ids) - chunk.num_tokens
         if not chunk.start <= start <= chunk.max_start:
             raise StepError(
-                f"sequence {self.sequence_id}: a start from {chunk.start} to {chunk.max_start} is scheduled, it was at {start}"
+                f"sequence {self.sequence_id}: scheduled to start at {chunk.start} to {chunk.max_start}, but was at {start}"
             )
 
     def append(self, token_id: int) -> None:
@@ -81,25 +84,25 @@ class RunningSequence:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Chunk:
-    """`num_tokens` tokens of a sequence from `start` on, to be computed in this step."""
+    """The tokens of a sequence that one step computes: `num_tokens` tokens from `start` on."""
 
     sequence: RunningSequence
     start: int
     max_start: int
-    """Above `start` only where a begun step may bring several tokens: then the executor alone knows where it starts, at the
-    earliest at `start` and at the latest here."""
+    """Latest position at which the chunk may start. It exceeds `start`, the earliest position, only if a begun step may add
+    several tokens; then only the executor knows the actual start."""
     num_tokens: int
     max_new_tokens: int
-    """Sample at least one token behind them and at most so many; nothing where it is 0."""
+    """Maximum number of new tokens to sample after the chunk, and at least one; 0 if nothing is sampled."""
 
     @property
     def end(self) -> int:
-        """At the earliest."""
+        """Earliest end of the chunk."""
         return self.start + self.num_tokens
 
     @property
     def max_computed(self) -> int:
-        """How many tokens of the sequence have keys and values after this step, at the most: the last new one has not."""
+        """Maximum number of the sequence's tokens that have keys and values after this step: all but the last new one."""
         return self.max_start + self.num_tokens + max(0, self.max_new_tokens - 1)
 
     @property
@@ -108,7 +111,7 @@ class Chunk:
 
     @property
     def num_scored(self) -> int:
-        """How many of its first tokens have a prompt token behind them whose log-probability is wanted."""
+        """Number of leading tokens whose next token is a prompt token with a requested log-probability."""
         if self.sequence.sampling.num_prompt_logprobs is None:
             return 0
         return max(0, min(self.end, self.sequence.num_prompt_tokens - 1) - self.start)
@@ -130,7 +133,10 @@ class RunningSequences:
         self._by_id.clear()
 
     def apply(self, step: Step) -> list[Chunk]:
-        """Forget, add, grow block tables; return what is to compute, in the step's order, without stopped sequences."""
+        """Remove finished sequences, add new ones and grow block tables.
+
+        Return the chunks to compute, in the step's order, without stopped sequences.
+        """
         for sequence_id in step.finished_sequence_ids:
             self._by_id.pop(sequence_id, None)
         for new in step.new_sequences:
@@ -144,21 +150,22 @@ class RunningSequences:
         known = self._by_id.get(new.sequence_id)
         if known is not None and known.attempt >= new.attempt:
             raise StepError(
-                f"sequence {new.sequence_id} is new with attempt {new.attempt}, but {known.attempt} is running"
+                f"sequence {new.sequence_id} is new with attempt {new.attempt}, but attempt {known.attempt} is running"
             )
         if not 0 < new.num_prompt_tokens <= len(new.token_ids):
             raise StepError(
-                f"sequence {new.sequence_id} has {len(new.token_ids)} tokens, {new.num_prompt_tokens} of them prompt"
+                f"sequence {new.sequence_id} has {len(new.token_ids)} tokens: num_prompt_tokens must be at least 1 and at most"
+                f" that many (got {new.num_prompt_tokens})"
             )
         self._check_vocabulary(new.sequence_id, "token ids", new.token_ids)
-        self._check_vocabulary(new.sequence_id, "logit_bias", new.sampling.logit_bias)
+        self._check_vocabulary(new.sequence_id, "token ids in logit_bias", new.sampling.logit_bias)
         self._by_id[new.sequence_id] = RunningSequence.from_new(new)
 
     def _check_vocabulary(self, sequence_id: int, what: str, token_ids: Iterable[int]) -> None:
         highest = max(token_ids, default=0)
         if highest >= self._vocab_size:
             raise StepError(
-                f"sequence {sequence_id}: {what} name token {highest}, the vocabulary has {self._vocab_size} tokens"
+                f"sequence {sequence_id}: {what} must be less than the vocabulary size of {self._vocab_size} (got {highest})"
             )
 
     def _chunk(self, scheduled: ScheduledSequence) -> Chunk | None:
@@ -184,7 +191,7 @@ class RunningSequences:
         sequence = chunk.sequence
         if any(page_id >= self._num_pages for page_id in new_page_ids):
             raise StepError(
-                f"sequence {sequence.sequence_id}: page {max(new_page_ids)} is granted, of {self._num_pages} pages"
+                f"sequence {sequence.sequence_id}: page ids must be less than {self._num_pages} (got {max(new_page_ids)})"
             )
         if chunk.max_computed > len(sequence.block_table) * self._page_size:
             raise StepError(
@@ -194,11 +201,13 @@ class RunningSequences:
 
 
 def _starts(sequence: RunningSequence, scheduled: ScheduledSequence) -> tuple[int, int]:
-    """Return the least and the most of where the chunk may start. What is sampled ends with the last known token: where that is
-    certainly not in the range of the plan, it is a StepError."""
+    """Return the earliest and the latest position at which the chunk may start.
+
+    A sampled chunk ends with the last known token. Raises StepError if the plan's range certainly excludes that.
+    """
     start, max_start, num_tokens = scheduled.start, scheduled.max_start, scheduled.num_tokens
     if num_tokens < 1:
-        raise StepError(f"{_span(sequence, start, num_tokens)}, at least one is needed")
+        raise StepError(f"{_span(sequence, start, num_tokens)}, but at least one token is needed")
     num_known = sequence.most_known if scheduled.max_new_tokens else sequence.least_known
     if start + num_tokens > num_known:
         raise StepError(f"{_span(sequence, start, num_tokens)}, but only {num_known} are known")
@@ -208,7 +217,7 @@ def _starts(sequence: RunningSequence, scheduled: ScheduledSequence) -> tuple[in
     if max_start < max(start, least):
         raise StepError(
             f"{_span(sequence, max_start, num_tokens)} and sampled, but {sequence.least_known} are known:"
-            " only the last one can be sampled from"
+            " a sampled chunk must end with the last known token"
         )
     return max(start, least), min(max_start, most)
 
@@ -219,13 +228,16 @@ def _span(sequence: RunningSequence, start: int, num_tokens: int) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stop:
-    """Why a token ended its sequence: `stop_token_id` is None where the model's own end-of-generation token did."""
+    """The reason why a token ended its sequence: `stop_token_id` is None for the model's own end-of-generation token."""
 
     stop_token_id: int | None
 
 
 def find_stop(sampling: SamplingParams, token_id: int, eos_token_ids: frozenset[int]) -> Stop | None:
-    """None while the sequence goes on. min_tokens needs no look: until then the sampler cannot choose such a token."""
+    """Return the stop that a token causes, or None if the sequence continues.
+
+    min_tokens is not checked, because before it the sampler cannot choose a token that ends the sequence.
+    """
     if token_id in eos_token_ids and not sampling.ignore_eos:
         return Stop(stop_token_id=None)
     if token_id in sampling.stop_token_ids:

@@ -1,4 +1,4 @@
-"""What the scheduler tells a worker to do in one step, as dataclasses."""
+"""The plan of one step, sent by the scheduler, as dataclasses."""
 
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -8,7 +8,7 @@ from pagoda.wire.sampling import SamplingParams
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NewSequence:
-    """A sequence that the engine does not know yet, or knew under an older attempt."""
+    """A sequence that the engine does not have yet, or has under an older attempt."""
 
     sequence_id: int
     attempt: int
@@ -19,11 +19,12 @@ class NewSequence:
 
 
 class ScheduledSequence(NamedTuple):
-    """Compute `num_tokens` tokens of a sequence, then sample at least one new token and at most `max_new_tokens`; none if 0.
+    """A chunk to compute: `num_tokens` tokens of a sequence, then one to `max_new_tokens` new tokens, or none if that is 0.
 
-    What samples starts so that it ends with the last known token; the plan allows [start, max_start]. All else starts at `start`.
+    A chunk that is sampled ends with the last known token, and so may start anywhere in [start, max_start]. Any other chunk
+    starts at `start`.
 
-    A tuple, like all that is made once per sequence and step: a frozen dataclass takes four times as long to make.
+    This is a tuple because one is made per sequence and step: making a frozen dataclass takes four times as long.
     """
 
     sequence_id: int
@@ -33,7 +34,7 @@ class ScheduledSequence(NamedTuple):
     new_page_ids: tuple[int, ...]
     max_new_tokens: int
     num_steps: int = 1
-    """Of a lease, those that it takes part in."""
+    """Number of steps of a lease in which the sequence takes part."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,4 +44,4 @@ class Step:
     new_sequences: tuple[NewSequence, ...] = ()
     scheduled: tuple[ScheduledSequence, ...] = ()
     max_steps: int = 1
-    """More where this step is the first of a lease."""
+    """Number of steps to run: more than 1 if this step is the first of a lease."""

@@ -1,8 +1,8 @@
-"""What the engine's thread does for a session: it takes the steps that came, runs them strictly in order, and hands over results.
+"""The loop that the engine's thread runs for a session: it runs the received steps strictly in order and delivers results.
 
-Nothing lies between two steps but the engine's own work: it waits neither for the event loop nor for the network while there
-is a step to run. Where the engine can be given a step while it computes another, it is: results leave in order all the same.
-Owns the queue of steps and which of them are begun.
+Between two steps there is only the engine's own work: while there is a step to run, the loop waits neither for the event
+loop nor for the network. If the engine can accept a step while it computes another, the loop begins it; results are still
+delivered in order. The loop owns the queue of steps and the record of those that are begun.
 """
 
 import logging
@@ -32,23 +32,23 @@ logger = logging.getLogger(__name__)
 
 class SessionEnd(Enum):
     LOST = auto()
-    """The scheduler ended the stream, or it broke."""
+    """The scheduler ended the stream, or the stream broke."""
     SILENT = auto()
-    """Nothing was heard from the scheduler any more, whatever the socket says."""
+    """No message came from the scheduler for too long, although the connection is open."""
     DRAINED = auto()
-    """The scheduler said that no more steps will come."""
+    """The scheduler announced that no more steps will come."""
     FAILED = auto()
-    """A step raised; the scheduler was told."""
+    """A step raised an exception, which was reported to the scheduler."""
     STOPPED = auto()
-    """This worker wants to go."""
+    """This worker is stopping."""
     LOADED = auto()
-    """The model is in memory now."""
+    """The model was loaded."""
     UNLOADED = auto()
-    """The model is in memory no more."""
+    """The model was unloaded."""
 
 
 Interruption = SessionEnd | worker_pb2.Load | worker_pb2.Unload
-"""What is not a step, and so not for this loop."""
+"""A message that is not a step: `StepLoop.run` returns it."""
 
 
 class FailedStep(NamedTuple):
@@ -62,7 +62,7 @@ class LeasedSteps(NamedTuple):
 
 
 class StepInFlight(NamedTuple):
-    """A step that is begun and not finished."""
+    """A step that has begun and is not finished."""
 
     step_id: int
     leased: LeasedSteps
@@ -71,32 +71,32 @@ class StepInFlight(NamedTuple):
 
 
 class StepLoop:
-    """`run` belongs to the engine's thread, everything else to the event loop's."""
+    """The queue of steps and the loop over them. `run` is called on the engine's thread, all else on the event loop's."""
 
     def __init__(
         self, held_blocks: HeldBlocks, tracer: Tracer, deliver: Callable[[StepResult | FailedStep], object]
     ) -> None:
-        """`deliver` is called on the engine's thread, for each step in turn."""
+        """Create a loop that calls `deliver` on the engine's thread with the result of each step, in order."""
         self._held_blocks = held_blocks
         self._tracer = tracer
         self._deliver = deliver
         self._inbox: SimpleQueue[worker_pb2.Step | Interruption] = SimpleQueue()
         self._leased: LeasedSteps | None = None
-        """What the message that was taken last stands for."""
+        """The steps of the message that was taken last."""
         self._in_flight: deque[StepInFlight] = deque()
         self._is_ending = False
-        """No step may be begun any more."""
+        """True if no further step may begin."""
         self.recalled_step_id = 0
-        """Where the lease begins that was recalled last."""
+        """Id of the first step of the lease that was recalled last."""
         self.last_step_id = 0
         self.step_is_running = False
 
     def put(self, message: worker_pb2.Step | Interruption) -> None:
-        """A step to run, or what `run` returns with behind those that wait."""
+        """Add a step to run, or a message that makes `run` return it after the waiting steps."""
         self._inbox.put(message)
 
     def end_now(self, end: SessionEnd) -> None:
-        """Without the steps that wait, behind those that are begun. The first reason counts."""
+        """Make `run` return `end` after the begun steps, and drop the waiting ones. Only the first call counts."""
         if self._is_ending:
             return
         self._is_ending = True
@@ -106,7 +106,10 @@ class StepLoop:
         self._inbox.put(end)
 
     def run(self, engine: StepRunner) -> Interruption:
-        """Raises DeviceLostError where the engine cannot go on in this process."""
+        """Run steps until a message that is not a step, and return it.
+
+        Raises DeviceLostError if the engine cannot continue in this process.
+        """
         max_in_flight = min(engine.max_in_flight, MOST_IN_FLIGHT)
         end: Interruption | FailedStep | None = None
         while end is None or self._in_flight:
@@ -129,7 +132,7 @@ class StepLoop:
         return end
 
     def _begin_next(self, engine: StepRunner) -> StepInFlight | FailedStep | Interruption | None:
-        """None where there is nothing to begin yet and a step is in flight, which can be finished meanwhile."""
+        """Begin the next step. Return None if there is none yet and a step in flight can be finished first."""
         while self._leased is None or self._leased.lease.is_over or self._is_ending:
             try:
                 message = self._inbox.get(block=not self._in_flight)
@@ -171,7 +174,7 @@ class StepLoop:
         return replace(result, next_is_last=True) if next_is_last else result
 
     def _drop_in_flight(self) -> None:
-        """Behind a step that failed, what was begun is void."""
+        """Drop all begun steps, which are void after a step that failed."""
         for step in self._in_flight:
             step.span.end()
         self._in_flight.clear()
@@ -179,7 +182,7 @@ class StepLoop:
 
 
 def _failed(message: worker_pb2.Step, step_id: int, error: Exception) -> FailedStep:
-    """Raises the error again where it is not the step's, but the end of the engine."""
+    """Log the error and return the failed step. Raises the error again if the engine cannot continue."""
     if isinstance(error, DeviceLostError):
         raise error
     logger.exception("step failed", extra={"session_id": message.session_id, "step_id": step_id})

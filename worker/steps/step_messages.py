@@ -1,4 +1,4 @@
-"""Steps from their protobuf form into the dataclasses of step.py."""
+"""Conversion of steps from protobuf messages into the dataclasses of step.py."""
 
 from pagoda.wire.sampling import SamplingParams
 from protos.v1 import worker_pb2
@@ -7,10 +7,12 @@ from worker.steps.step import NewSequence, ScheduledSequence, Step
 
 
 def step_from_proto(message: worker_pb2.Step) -> Step:
-    """Raises StepError for a step that contradicts itself."""
+    """Return the step of a message. Raises StepError if the message contradicts itself."""
     scheduled = (*map(_scheduled, message.scheduled), *_decode_batch(message.decode_batch))
     if message.max_steps > 1 and not all(each.num_tokens == 1 and each.max_new_tokens for each in scheduled):
-        raise StepError(f"step {message.step_id} leases {message.max_steps} steps to sequences that do not decode")
+        raise StepError(
+            f"step {message.step_id} is a lease of {message.max_steps} steps, but not all of its sequences decode"
+        )
     return Step(
         step_id=message.step_id,
         finished_sequence_ids=tuple(message.finished_sequence_ids),
@@ -50,8 +52,8 @@ def _decode_batch(message: worker_pb2.DecodeBatch) -> list[ScheduledSequence]:
     max_new_tokens = message.max_new_tokens or [1] * num_sequences
     if {len(message.starts), len(num_steps), len(max_starts), len(max_new_tokens)} != {num_sequences}:
         raise StepError(
-            f"a decode_batch has {num_sequences} sequences, {len(message.starts)} starts, {len(num_steps)} num_steps, "
-            f"{len(max_starts)} max_starts and {len(max_new_tokens)} max_new_tokens"
+            f"the fields of a decode_batch must be equally long (got {num_sequences} sequences, {len(message.starts)} starts, "
+            f"{len(num_steps)} num_steps, {len(max_starts)} max_starts and {len(max_new_tokens)} max_new_tokens)"
         )
     columns = zip(message.sequence_ids, message.starts, max_starts, max_new_tokens, num_steps, strict=True)
     return [

@@ -335,12 +335,12 @@ async def test_it_waits_for_a_scheduler_and_says_so_once(address: str, caplog: p
     caplog.set_level(logging.INFO, logger="worker")
     scheduler = FakeScheduler()
     async with attached(FakeEngine(num_pages=4), address):
-        with awaiting_log("cannot attach to scheduler, trying on") as warned:
+        with awaiting_log("cannot attach to scheduler; retrying") as warned:
             await warned.wait()
         with awaiting_log("attached to scheduler") as attached_at_last:
             async with serving(scheduler, address):
                 await attached_at_last.wait()
-    assert caplog.messages.count("cannot attach to scheduler, trying on") == 1
+    assert caplog.messages.count("cannot attach to scheduler; retrying") == 1
 
 
 def two_addresses(directory: Path) -> tuple[str, ...]:
@@ -424,7 +424,7 @@ async def test_an_engine_that_hangs_when_its_stream_has_ended_ends_the_link(
     session.send_step(step(1))
     await engine.begun.get()
     session.end()
-    with pytest.raises(EngineHangsError, match="the last step has not ended"):
+    with pytest.raises(EngineHangsError, match="the last step did not end"):
         await running
     engine.release()
 
@@ -568,4 +568,4 @@ async def test_a_step_without_a_model_fails(scheduler: FakeScheduler, address: s
     async with attached(FakeEngine(num_pages=4), address):
         idle = await unloaded(scheduler)
         idle.send_step(first_step([1]))
-        assert "no model is in memory" in (await idle.result()).error
+        assert "no model is loaded" in (await idle.result()).error

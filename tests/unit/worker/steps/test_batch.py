@@ -119,8 +119,11 @@ def test_a_decode_starts_where_the_sequence_is_within_the_range_of_the_plan(num_
             Step(step_id=1, scheduled=(scheduled(1, 4, 1, (0, 1)),)),
             r"tokens \[4, 5\) are scheduled, but only 3 are known",
         ),
-        (Step(step_id=1, scheduled=(scheduled(1, 0, 0, (0,)),)), "at least one is needed"),
-        (Step(step_id=1, scheduled=(scheduled(1, 0, 2, (0,), sample=True),)), "only the last one can be sampled from"),
+        (Step(step_id=1, scheduled=(scheduled(1, 0, 0, (0,)),)), "at least one token is needed"),
+        (
+            Step(step_id=1, scheduled=(scheduled(1, 0, 2, (0,), sample=True),)),
+            "a sampled chunk must end with the last known token",
+        ),
         (
             Step(step_id=1, scheduled=(ScheduledSequence(1, 0, 1, 1, (0,), max_new_tokens=2),)),
             r"tokens \[1, 2\) are scheduled and sampled, but 3 are known",
@@ -134,12 +137,18 @@ def test_a_decode_starts_where_the_sequence_is_within_the_range_of_the_plan(num_
             "1 pages of 4 tokens cannot hold 5 tokens",
         ),
         (Step(step_id=1, scheduled=(scheduled(1, 0, 3),)), "0 pages of 4 tokens cannot hold 3 tokens"),
-        (Step(step_id=1, scheduled=(scheduled(1, 0, 3, (10,)),)), "page 10 is granted, of 10 pages"),
+        (Step(step_id=1, scheduled=(scheduled(1, 0, 3, (10,)),)), r"page ids must be less than 10 \(got 10\)"),
         (Step(step_id=1, scheduled=(scheduled(1, 0, 1, (0,)), scheduled(1, 1, 1))), "schedules a sequence twice"),
-        (Step(step_id=1, new_sequences=(new(1, (1, 2)),)), "is new with attempt 1, but 1 is running"),
+        (Step(step_id=1, new_sequences=(new(1, (1, 2)),)), "is new with attempt 1, but attempt 1 is running"),
         (Step(step_id=1, new_sequences=(new(2, ()),)), "has 0 tokens"),
-        (Step(step_id=1, new_sequences=(new(2, (100,)),)), "token ids name token 100, the vocabulary has 100"),
-        (Step(step_id=1, new_sequences=(new(2, (1,), logit_bias={100: 1.0}),)), "logit_bias name token 100"),
+        (
+            Step(step_id=1, new_sequences=(new(2, (100,)),)),
+            r"token ids must be less than the vocabulary size of 100 \(got 100\)",
+        ),
+        (
+            Step(step_id=1, new_sequences=(new(2, (1,), logit_bias={100: 1.0}),)),
+            "token ids in logit_bias must be less than",
+        ),
     ],
 )
 def test_a_step_that_cannot_be_executed_is_refused_with_the_reason(step: Step, reason: str) -> None:

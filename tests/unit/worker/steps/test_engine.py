@@ -196,7 +196,7 @@ def test_a_range_in_which_the_worker_is_not_fails_the_step_where_it_is_finished(
     missed = (10, start - 1) if is_below else (start + 1, 13)
     second = driver.begin(driver.chunk(1, missed[0], 1, max_start=missed[1]))
     assert len(driver.finish(first)[0].token_ids) == num_tokens
-    with pytest.raises(StepError, match=f"from {missed[0]} to {missed[1]} is scheduled, it was at {start}"):
+    with pytest.raises(StepError, match=f"scheduled to start at {missed[0]} to {missed[1]}, but was at {start}"):
         driver.finish(second)
 
 

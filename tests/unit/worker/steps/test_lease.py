@@ -116,5 +116,5 @@ def test_what_ends_by_itself_need_not_be_said(depth: int) -> None:
 
 def test_only_sequences_that_decode_can_be_leased_to() -> None:
     prefilling = worker_pb2.ScheduledSequence(sequence_id=1, start=0, num_tokens=5, max_new_tokens=1)
-    with pytest.raises(StepError, match="do not decode"):
+    with pytest.raises(StepError, match="not all of its sequences decode"):
         step_from_proto(worker_pb2.Step(step_id=1, scheduled=[prefilling], max_steps=2))

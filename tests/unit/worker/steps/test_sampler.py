@@ -245,7 +245,7 @@ def test_unusable_logits_are_an_error_not_a_token(sampling: dict[str, Any], bad:
 
 
 def test_nothing_left_to_choose_is_an_error() -> None:
-    with pytest.raises(SamplingError, match="no token is left"):
+    with pytest.raises(SamplingError, match="no token can be chosen"):
         sample([1.0, 2.0], sequence(min_tokens=1, stop_token_ids=(1,)))
 
 
