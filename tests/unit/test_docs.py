@@ -1,6 +1,7 @@
 """Every file and folder of ours that documentation or source names is there, so that both stay true when files move."""
 
 import re
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,12 @@ RECIPES = [REPOSITORY / name for name in ("Makefile", "Dockerfile", "compose.yam
 SOURCES = re.compile(r"(?<![\w/.:~$<>{}*-])(?:\.\./)*((?:[\w.-]+/)*[\w-]+\.(?:py|c|h|lua|proto|md))\b(?![/.\w(=])")
 NOT_OURS = frozenset({"version.py"})
 """Files of other packages."""
+CODE_BLOCK = re.compile(r"^( *)(```|~~~).*?^\1\2 *$", re.DOTALL | re.MULTILINE)
+ONE_LINK = re.compile(r"\s*(?:[-*] |\d+\. |> )?(?:\S+|!?\[[^]]*\]\([^)]*\)[.,:;]?)")
+MAX_LINE = 120
+MAX_CELL = 60
+LONG_DOCUMENTS = frozenset({"docs/api-fields.md"})
+"""Generated documents whose lines and table cells are not short yet."""
 
 
 @pytest.fixture(scope="module")
@@ -77,3 +84,30 @@ def test_what_is_run_as_a_module_exists(document: Path) -> None:
 def test_what_a_recipe_names_exists(recipe: Path) -> None:
     named = re.findall(rf"(?<![\w/.-])(?:\./)?((?:{'|'.join(FOLDERS)})/[\w./-]*\w)", recipe.read_text())
     assert [path for path in named if not (REPOSITORY / path).exists()] == []
+
+
+def tracked_documents() -> list[str]:
+    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "*.md"]
+    listed = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True).stdout.split()
+    return sorted(name for name in listed if name not in LONG_DOCUMENTS and (REPOSITORY / name).is_file())
+
+
+def too_long(text: str) -> list[str]:
+    """Return the lines of prose and the table cells that are too long to read on a narrow screen.
+
+    Code blocks may have any length, and so may a line that is one link."""
+    lines = CODE_BLOCK.sub("", text).splitlines()
+    cells = [cell.strip() for line in lines if line.startswith("|") for cell in re.split(r"(?<!\\)\|", line)]
+    prose = [line for line in lines if not line.startswith(("|", "    ")) and not ONE_LINK.fullmatch(line)]
+    return [line for line in prose if len(line) > MAX_LINE] + [cell for cell in cells if len(cell) > MAX_CELL]
+
+
+@pytest.mark.parametrize("document", tracked_documents())
+def test_lines_and_table_cells_are_short(document: str) -> None:
+    assert too_long((REPOSITORY / document).read_text()) == []
+
+
+def test_a_long_line_or_cell_is_found() -> None:
+    words, url = "word " * 25, "https://example.org/" + "a" * 120
+    assert too_long(f"{words}\n\n| a | {words[:65]} |\n") == [words, words[:65].strip()]
+    assert too_long(f"```\n{words}\n```\n\n    {words}\n\n- [a link]({url})\n{url}\n") == []
