@@ -11,6 +11,7 @@ from math import ceil
 import uvicorn
 import uvloop
 from fastapi import FastAPI
+from opentelemetry.trace import Tracer
 
 from gateway.app import create_app
 from gateway.http.bounded_connection import http_protocol
@@ -26,7 +27,6 @@ from pagoda.process.logging import configure_logging
 from pagoda.process.resources import keep_little_freed_memory
 from pagoda.rpc.sockets import ForeignDirectoryError, make_socket_directory
 from pagoda.telemetry.open_tracer import open_tracer
-from pagoda.telemetry.tracing import Tracer
 
 logger = logging.getLogger("gateway")
 

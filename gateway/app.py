@@ -12,6 +12,7 @@ from functools import cache, partial
 
 from fastapi import FastAPI, Request
 from fastapi.routing import APIRoute
+from opentelemetry.trace import NoOpTracer, Tracer
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
@@ -51,7 +52,6 @@ from pagoda.models.model_editor import ModelEditor
 from pagoda.models.sampling_defaults import SamplingPolicy
 from pagoda.models.store import ModelStore
 from pagoda.process.background import end_tasks, keep_running
-from pagoda.telemetry.tracing import SILENT_TRACER, Tracer
 
 ROUTERS = (
     operations.router,
@@ -76,7 +76,7 @@ def create_app(
     models: Sequence[Model],
     *,
     catalogue: Sequence[CatalogueEntry] = CATALOGUE,
-    tracer: Tracer = SILENT_TRACER,
+    tracer: Tracer | None = None,
 ) -> FastAPI:
     """Load the models' tokenizers and templates. The app connects to the schedulers when it starts."""
     shared_renderer().start_first_process()
@@ -99,7 +99,7 @@ def create_app(
     app.add_middleware(AllowedOrigins, more=settings.origins)
     if settings.is_on_loopback:
         app.add_middleware(LocalHostsOnly, more=settings.hosts)
-    app.add_middleware(TraceRequests, tracer=tracer)
+    app.add_middleware(TraceRequests, tracer=tracer or NoOpTracer())
     app.add_middleware(RequestContext, metrics=state.metrics, drain=state.drain)
     return app
 

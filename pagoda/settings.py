@@ -17,7 +17,7 @@ from pagoda.process.logging import LogFormat, LogLevel
 from pagoda.rpc.cluster_tokens import ClusterTokenError, ClusterTokens, Role
 from pagoda.rpc.sockets import ForeignDirectoryError, default_home
 from pagoda.rpc.transport_security import TransportSecurity, check_authority, check_pair, check_readable
-from pagoda.telemetry.open_tracer import check_otlp_endpoint, default_otlp_endpoint
+from pagoda.telemetry.otlp_endpoint import check_otlp_endpoint, default_otlp_endpoint
 
 SHARED_TLS_VARIABLES = ("PAGODA_TLS_CERT", "PAGODA_TLS_KEY", "PAGODA_TLS_CA", "PAGODA_TLS_SERVER_NAME")
 """One set for all tiers; a tier's own, such as PAGODA_WORKER_TLS_CERT, goes before."""

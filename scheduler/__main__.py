@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from functools import partial
 
 import uvloop
+from opentelemetry.trace import NoOpTracer, Tracer
 
 from kvcache.open_index import open_prefix_index
 from pagoda.api_keys.key_file import KeysError
@@ -18,7 +19,6 @@ from pagoda.rpc.cluster_tokens import HOME_TOKEN_FILE, ClusterTokenError, make_t
 from pagoda.rpc.grpc_server import GrpcServer
 from pagoda.rpc.sockets import ForeignDirectoryError, make_socket_directory, unix_path
 from pagoda.telemetry.open_tracer import open_tracer
-from pagoda.telemetry.tracing import SILENT_TRACER, Tracer
 from protos.v1 import inference_pb2_grpc, worker_pb2_grpc
 from scheduler.counters import Counters
 from scheduler.faults.worker_watch import Patience
@@ -45,9 +45,7 @@ async def serve(settings: SchedulerSettings, tracer: Tracer) -> None:
 
 
 @contextlib.asynccontextmanager
-async def running_scheduler(
-    settings: SchedulerSettings, tracer: Tracer = SILENT_TRACER
-) -> AsyncIterator[SchedulerLoop]:
+async def running_scheduler(settings: SchedulerSettings, tracer: Tracer | None = None) -> AsyncIterator[SchedulerLoop]:
     """The loop behind its gRPC server, listening until the block is left. What is open then goes on elsewhere, workers too."""
     counters = Counters()
     publisher = IndexPublisher(
@@ -59,7 +57,7 @@ async def running_scheduler(
         asyncio.get_running_loop(),
         settings.policy,
         caches=publisher,
-        sequences=SequenceTracing(tracer),
+        sequences=SequenceTracing(tracer or NoOpTracer()),
         counters=counters,
     )
     server = GrpcServer(settings.address, settings.security, [DoorInterceptor(open_door(settings))])

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from functools import partial
 
 import uvloop
+from opentelemetry.trace import Tracer
 
 from pagoda.models.errors import ModelError
 from pagoda.models.model import Model
@@ -16,7 +17,6 @@ from pagoda.process.ending import DEVICE_LOST, end_on_stop_signal, on_stop_signa
 from pagoda.process.logging import configure_logging
 from pagoda.rpc.sockets import ForeignDirectoryError, make_socket_directory
 from pagoda.telemetry.open_tracer import open_tracer
-from pagoda.telemetry.tracing import Tracer
 from protos.v1 import worker_pb2
 from worker.errors import DeviceLostError, EngineHangsError, StartError
 from worker.loading.local_models import LocalModels

@@ -89,6 +89,7 @@ class TextGenerator:
 
     def _inference_request(self, model: ServedModel, request: TextRequest, http: HTTPContext) -> InferenceRequest:
         seed = secrets.randbits(64) if request.sampling.seed is None else request.sampling.seed
+        trace_headers = http.trace.headers()
         return InferenceRequest(
             request_id=uuid.uuid4().hex,
             model=model.name,
@@ -101,8 +102,8 @@ class TextGenerator:
             priority=_priority(request, http.caller),
             keep_alive_s=request.keep_alive_s,
             keep_alive_only_prolongs=not http.caller.may_unload,
-            traceparent=http.trace.context.traceparent,
-            tracestate=http.trace.context.tracestate,
+            traceparent=trace_headers.get("traceparent", ""),
+            tracestate=trace_headers.get("tracestate", ""),
         )
 
 

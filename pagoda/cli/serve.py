@@ -30,7 +30,7 @@ from pagoda.rpc.sockets import (
     make_socket_directory,
     unix_path,
 )
-from pagoda.telemetry.open_tracer import check_otlp_endpoint, default_otlp_endpoint
+from pagoda.telemetry.otlp_endpoint import check_otlp_endpoint, default_otlp_endpoint
 
 # Longer than the tiers give their running streams (drain_grace_s), so that they end by themselves.
 STOP_GRACE_S = 40.0

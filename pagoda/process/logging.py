@@ -23,6 +23,8 @@ def configure_logging(level: LogLevel, log_format: LogFormat) -> None:
     logging.basicConfig(level=level.upper(), handlers=[output], force=True)
     # httpx reports every request at INFO; our own lines say what matters.
     logging.getLogger("httpx").setLevel(logging.WARNING)
+    # OpenTelemetry's API warns of each malformed tracestate and quotes it: a client could write lines into the log.
+    logging.getLogger("opentelemetry.trace").setLevel(logging.ERROR)
 
 
 def configure_warnings() -> None:

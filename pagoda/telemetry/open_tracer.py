@@ -1,59 +1,62 @@
-"""Turns tracing on where there is an endpoint to send spans to. Only then is OpenTelemetry imported, with otlp_tracing.py."""
+"""The tracer of a process: OpenTelemetry's SDK if spans have an OTLP endpoint to go to, a no-op otherwise.
 
-import importlib.util
-import os
+The SDK reads OpenTelemetry's own variables for the sampler, the resource attributes, headers, certificates and limits
+(OTEL_TRACES_SAMPLER, OTEL_RESOURCE_ATTRIBUTES, OTEL_EXPORTER_OTLP_HEADERS, …).
+"""
+
+import logging
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from urllib.parse import urlsplit
+from typing import TYPE_CHECKING
 
-from pagoda.distribution import install_command
-from pagoda.telemetry.tracing import SILENT_TRACER, Tracer
+from opentelemetry.trace import NoOpTracer, Tracer
+
+if TYPE_CHECKING:
+    from opentelemetry.sdk.trace import TracerProvider
+
+logger = logging.getLogger(__name__)
+
+# The last spans get this long when the process ends: an unreachable receiver must not delay it further.
+FLUSH_TIMEOUT_S = 3.0
 
 
 @contextmanager
 def open_tracer(otlp_endpoint: str, service_name: str, instance_id: str | None = None) -> Iterator[Tracer]:
-    """The tracer of this process. When the block is left, what is not sent yet gets a moment to be sent."""
+    """Yield the process's tracer, and at the end of the block send the spans that are left.
+
+    OpenTelemetry's variables take precedence over both names.
+    """
     if not otlp_endpoint:
-        yield SILENT_TRACER
+        yield NoOpTracer()
         return
-    from pagoda.telemetry.otlp_tracing import OTLPTracer
-
-    tracer = OTLPTracer(otlp_endpoint, service_name, instance_id)
+    provider = _open_provider(otlp_endpoint, service_name, instance_id)
     try:
-        yield tracer
+        # Not installed as the global provider: FastAPI and redis would find it there and add spans of their own.
+        yield provider.get_tracer("pagoda")
     finally:
-        tracer.close()
+        _close_provider(provider)
 
 
-def default_otlp_endpoint() -> str:
-    """Where OpenTelemetry's own variables say that traces go."""
-    return os.environ.get("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT") or os.environ.get("OTEL_EXPORTER_OTLP_ENDPOINT") or ""
+def _open_provider(otlp_endpoint: str, service_name: str, instance_id: str | None) -> "TracerProvider":
+    # Only processes that trace have the SDK and pay for its import.
+    from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
+    from opentelemetry.sdk.resources import SERVICE_INSTANCE_ID, SERVICE_NAME, OTELResourceDetector, Resource
+    from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.sdk.trace.export import BatchSpanProcessor
+
+    names = {SERVICE_NAME: service_name} | ({SERVICE_INSTANCE_ID: instance_id} if instance_id else {})
+    resource = Resource(names).merge(OTELResourceDetector().detect())
+    # The SDK's own shutdown at exit has no limit of FLUSH_TIMEOUT_S.
+    provider = TracerProvider(resource=resource, shutdown_on_exit=False)
+    # A thread of its own sends the spans from a bounded queue, and drops them when the queue is full.
+    provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(endpoint=otlp_endpoint)))
+    return provider
 
 
-def check_otlp_endpoint(endpoint: str) -> str:
-    """The endpoint, if spans can be sent there from here; raises ValueError that says what to change. Empty is off."""
-    if endpoint:
-        _check_url(endpoint)
-        _check_packages()
-    return endpoint
-
-
-def _check_url(endpoint: str) -> None:
-    try:
-        url = urlsplit(endpoint)
-        is_complete = url.scheme in ("http", "https") and bool(url.hostname) and url.port != 0
-    except ValueError:
-        is_complete = False
-    if not is_complete:
-        raise ValueError(
-            f"must be the URL of an OTLP receiver for gRPC, such as http://127.0.0.1:4317, got {endpoint!r}"
-        )
-
-
-def _check_packages() -> None:
-    try:
-        is_there = importlib.util.find_spec("opentelemetry.exporter.otlp.proto.grpc") is not None
-    except ModuleNotFoundError:
-        is_there = False
-    if not is_there:
-        raise ValueError(f"needs OpenTelemetry's packages, which are not installed: {install_command('tracing')}")
+def _close_provider(provider: "TracerProvider") -> None:
+    sending = threading.Thread(target=provider.shutdown, name="last spans", daemon=True)
+    sending.start()
+    sending.join(FLUSH_TIMEOUT_S)
+    if sending.is_alive():
+        logger.warning("last spans not sent", extra={"after_s": FLUSH_TIMEOUT_S})

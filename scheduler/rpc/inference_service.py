@@ -17,7 +17,6 @@ from google.rpc import code_pb2, error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
 from pagoda.api_keys.keyring import ScopeMissingError
-from pagoda.telemetry.tracing import TraceContext
 from pagoda.wire.events import event_to_proto
 from pagoda.wire.finished import Finished
 from pagoda.wire.inference_request import InferenceRequest
@@ -107,8 +106,10 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
                 timeout_s=min(limits, default=None),
             )
             if not inference.traceparent:
-                sent = _trace_context(context.invocation_metadata())
-                inference = replace(inference, traceparent=sent.traceparent, tracestate=sent.tracestate)
+                sent = _trace_headers(context.invocation_metadata())
+                inference = replace(
+                    inference, traceparent=sent.get("traceparent", ""), tracestate=sent.get("tracestate", "")
+                )
             with self._box(MAX_GENERATE_EVENTS) as box:
                 self._loop.requests.submit_request(inference, box)
                 num_open = len(inference.open_samples)
@@ -225,10 +226,9 @@ def _as_allowed(request: InferenceRequest, asking: Visitor) -> InferenceRequest:
     )
 
 
-def _trace_context(metadata: Iterable[tuple[str, str | bytes]] | None) -> TraceContext:
-    """What an instrumented client sends beside the message, where it does not fill in the message's own fields."""
-    sent = {key: str(value) for key, value in metadata or ()}
-    return TraceContext(sent.get("traceparent", ""), sent.get("tracestate", ""))
+def _trace_headers(metadata: Iterable[tuple[str, str | bytes]] | None) -> dict[str, str]:
+    """Return the W3C headers in a call's metadata, which an instrumented client sends beside the message."""
+    return {key: str(value) for key, value in metadata or () if key in ("traceparent", "tracestate")}
 
 
 def _status(error: RequestError) -> grpc.Status:

@@ -1,4 +1,4 @@
-"""Which modules an image lacks: all that this environment has beyond what the tier's extra, and tracing's, bring along."""
+"""Modules that an image lacks: all that this environment has beyond a tier's extra and the extra `tracing`."""
 
 import importlib.metadata
 import tomllib
@@ -13,19 +13,19 @@ from pagoda.distribution import DISTRIBUTION
 from tests.deploy.image import REPOSITORY
 
 GUARD = Path(__file__).parent / "import_guard"
-"""With it in PYTHONPATH, a Python process finds no module that FORBIDDEN_MODULES names."""
+"""Folder to put into PYTHONPATH: Python then cannot import the modules that FORBIDDEN_MODULES names."""
 
 
 @cache
 def modules_not_installed_with(extra: str) -> Sequence[str]:
-    """Takes seconds, the first time."""
+    """Return the modules that an image with this extra lacks. The first call takes seconds."""
     there = distributions_of(extra) | distributions_of("tracing") | {DISTRIBUTION, "pip"}
     owners = importlib.metadata.packages_distributions()
     return sorted(module for module, names in owners.items() if not there & {canonicalize_name(name) for name in names})
 
 
 def distributions_of(extra: str) -> set[str]:
-    """The names of the extra's distributions and of what they require in turn."""
+    """Return the names of the extra's distributions and of all that they require in turn."""
     project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
     waiting = [Requirement(text) for text in [*project["dependencies"], *project["optional-dependencies"][extra]]]
     seen: set[tuple[str, frozenset[str]]] = set()
@@ -42,7 +42,7 @@ def _required_by(name: str, extras: frozenset[str]) -> Iterator[Requirement]:
     for text in importlib.metadata.requires(name) or []:
         requirement = Requirement(text)
         if any(_applies(requirement, extra) for extra in ("", *extras)):
-            requirement.marker = None  # asked and answered
+            requirement.marker = None  # already evaluated
             yield requirement
 
 

@@ -126,6 +126,10 @@ def test_the_extras_are_what_the_images_are_said_to_have() -> None:
     for tier in ("gateway", "scheduler"):
         assert not heavy & distributions_of(tier)
         assert heavy <= set(modules_not_installed_with(tier))
+    sdk = {"opentelemetry-sdk", "opentelemetry-exporter-otlp-proto-grpc"}
+    assert sdk <= distributions_of("tracing")
+    for tier in ("gateway", "scheduler", "worker"):
+        assert "opentelemetry-api" in distributions_of(tier) and not sdk & distributions_of(tier)
 
 
 def test_what_an_image_lacks_cannot_be_imported() -> None:

@@ -1,4 +1,4 @@
-"""One request is one connected trace, from the client through all three tiers: real processes, a real OTLP receiver."""
+"""Tests of tracing with real processes and a real OTLP receiver."""
 
 import asyncio
 import os
@@ -17,10 +17,10 @@ from opentelemetry.sdk.environment_variables import OTEL_BSP_SCHEDULE_DELAY
 
 from pagoda.rpc.grpc_channel import open_channel
 from pagoda.telemetry.open_tracer import open_tracer
-from pagoda.telemetry.tracing import TraceContext
 from protos.v1 import inference_pb2, inference_pb2_grpc, types_pb2
 from scheduler.__main__ import running_scheduler
 from scheduler.settings import SchedulerSettings
+from tests.deploy.installed import GUARD
 from tests.e2e.system import until
 from tests.fakes.native_code import give_native_code
 from tests.fakes.otlp_receiver import OTLPReceiver, ReceivedSpan, otlp_receiver
@@ -32,6 +32,7 @@ SAMPLED = f"00-{TRACE_ID}-{CLIENT_SPAN_ID}-01"
 NOT_SAMPLED = f"00-{TRACE_ID}-{CLIENT_SPAN_ID}-00"
 CHAT = {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 4, "temperature": 0.5, "ignore_eos": True}
 NOBODY = "http://127.0.0.1:9"
+SDK = "opentelemetry.sdk opentelemetry.exporter"
 
 
 @asynccontextmanager
@@ -50,7 +51,7 @@ async def tier(name: str, home: Path, environment: dict[str, str], *flags: str) 
 
 @asynccontextmanager
 async def system(home: Path, **environment: str) -> AsyncIterator[tuple[httpx.AsyncClient, list[Process]]]:
-    """Three processes and a client of the gateway, once it is ready."""
+    """Run one process of each tier, and yield a client of the gateway once it is ready, and the processes."""
     model = str(write_tiny_gguf(give_native_code(home) / "tiny.gguf"))
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
@@ -161,7 +162,7 @@ async def test_the_inner_door_takes_the_trace_from_the_calls_metadata(short_path
 async def traced_scheduler(
     directory: Path, receiver: OTLPReceiver
 ) -> "AsyncIterator[inference_pb2_grpc.InferenceServiceAsyncStub]":
-    """In this process, with an instant worker that does not trace."""
+    """Run a traced scheduler in this process, with an instant worker that does not trace, and yield a client's stub."""
     address = f"unix:{directory}/scheduler.sock"
     settings = SchedulerSettings(listen=address, home=directory)
     async with AsyncExitStack() as stack:
@@ -174,7 +175,7 @@ async def traced_scheduler(
 
 
 class TracerInThread:
-    """Closed beside the event loop, in which the receiver has to answer."""
+    """A tracer that is closed in a thread, because the receiver answers in the event loop."""
 
     def __init__(self, endpoint: str) -> None:
         self._opened = open_tracer(endpoint, "pagoda-scheduler")
@@ -197,27 +198,27 @@ async def generate(
     assert [event.WhichOneof("event") async for event in stub.Generate(request, metadata=metadata)][-1] == "finished"
 
 
+@pytest.mark.parametrize("forbidden", ["", SDK], ids=["with the SDK installed", "without the SDK"])
 @pytest.mark.parametrize("name", ["gateway", "scheduler", "worker"])
-def test_off_by_default_and_then_nothing_of_it_is_loaded(name: str) -> None:
-    """Libraries of others import OpenTelemetry's API, and redis its metrics, where they are installed; no tracing, no exporter."""
+def test_tracing_is_off_by_default_and_its_sdk_not_loaded(name: str, forbidden: str) -> None:
     code = (
         f"import sys, {name}.__main__; from {name}.settings import *\n"
-        "from pagoda.telemetry.open_tracer import *; from pagoda.telemetry.tracing import *\n"
+        "from opentelemetry.trace import NoOpTracer; from pagoda.telemetry.open_tracer import open_tracer\n"
         f"settings = {name.capitalize()}Settings.load([])\n"
-        "with open_tracer(settings.otlp_endpoint, 'pagoda') as tracer: assert tracer is SILENT_TRACER\n"
-        "loaded = ('pagoda.telemetry.otlp_tracing', 'opentelemetry.sdk.trace', 'opentelemetry.exporter')\n"
+        "with open_tracer(settings.otlp_endpoint, 'pagoda') as tracer: assert type(tracer) is NoOpTracer\n"
+        "loaded = ('opentelemetry.sdk.trace', 'opentelemetry.exporter')\n"
         "print([module for module in loaded if module in sys.modules])"
     )
     environment = {key: value for key, value in os.environ.items() if not key.startswith("OTEL_")}
+    environment |= {"PYTHONPATH": str(GUARD), "FORBIDDEN_MODULES": forbidden}
     checked = subprocess.run(
         [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=200, check=False
     )
     assert checked.stdout.strip() == "[]", checked.stderr
 
 
-def test_without_the_packages_the_extra_is_named(tmp_path: Path) -> None:
-    guard = Path(__file__).parents[1] / "deploy" / "import_guard"
-    environment = os.environ | {"PYTHONPATH": str(guard), "FORBIDDEN_MODULES": "opentelemetry"}
+def test_without_the_sdk_the_error_names_the_extra(tmp_path: Path) -> None:
+    environment = os.environ | {"PYTHONPATH": str(GUARD), "FORBIDDEN_MODULES": SDK}
     command = [sys.executable, "-m", "scheduler", "--home", str(tmp_path), "--otlp-endpoint", NOBODY]
     refused = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=200)
     assert refused.returncode == 2
@@ -225,11 +226,6 @@ def test_without_the_packages_the_extra_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("endpoint", ["localhost:4317", "ftp://localhost:4317", "http://", "http://x:port"])
-def test_a_wrong_endpoint_is_a_sentence(endpoint: str) -> None:
+def test_a_wrong_endpoint_is_refused_with_an_example(endpoint: str) -> None:
     with pytest.raises(ValueError, match="such as http://"):
         SchedulerSettings(otlp_endpoint=endpoint)
-
-
-def test_a_silent_span_hands_its_parent_on() -> None:
-    with open_tracer("", "pagoda") as tracer:
-        assert tracer.start("any", TraceContext(SAMPLED)).context.traceparent == SAMPLED

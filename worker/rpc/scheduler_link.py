@@ -14,11 +14,11 @@ from functools import partial
 from typing import Any, TypeVar
 
 import grpc
+from opentelemetry.trace import NoOpTracer, Tracer
 
 from pagoda.process.background import end_tasks, keep_running
 from pagoda.rpc.grpc_channel import LOCAL_ONLY, open_channel
 from pagoda.rpc.transport_security import TransportSecurity
-from pagoda.telemetry.tracing import SILENT_TRACER, Tracer
 from protos.v1 import worker_pb2, worker_pb2_grpc
 from worker.errors import EngineHangsError
 from worker.rpc.scheduler_spread import better_place, by_preference, find_peers
@@ -51,7 +51,7 @@ class SchedulerLink:
         load: Load,
         hello: worker_pb2.Hello,
         addresses: Sequence[str],
-        tracer: Tracer = SILENT_TRACER,
+        tracer: Tracer | None = None,
         security: TransportSecurity = LOCAL_ONLY,
         store: Store | None = None,
         spread_interval_s: float = 0.0,
@@ -61,7 +61,7 @@ class SchedulerLink:
         Every `spread_interval_s` seconds, unless that is 0, the link checks whether another scheduler needs the worker more.
         """
         self._engine_thread = EngineThread(Loaded(engine, hello.model) if engine else None, load)
-        self._tracer = tracer
+        self._tracer = tracer or NoOpTracer()
         self._security = security
         self._hello = hello
         self._instance = hello.instance or secrets.token_hex(8)

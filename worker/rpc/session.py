@@ -12,10 +12,10 @@ from functools import partial
 from typing import Protocol
 
 import grpc
+from opentelemetry.trace import Tracer
 
 from pagoda.models.errors import ModelFormatError, without_directories
 from pagoda.process.background import end_tasks, keep_running
-from pagoda.telemetry.tracing import Tracer
 from pagoda.wire.loadable_models import LoadableModels
 from pagoda.wire.step_result import StepResult
 from protos.v1 import worker_pb2

@@ -14,7 +14,8 @@ from enum import Enum, auto
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, NamedTuple
 
-from pagoda.telemetry.tracing import Span, Tracer
+from opentelemetry.trace import Span, StatusCode, Tracer
+
 from pagoda.wire.step_result import StepResult
 from protos.v1 import worker_pb2
 from worker.errors import DeviceLostError
@@ -190,5 +191,5 @@ def _failed(message: worker_pb2.Step, step_id: int, error: Exception) -> FailedS
 
 
 def _end_failed(span: Span, error: Exception) -> None:
-    span.fail(type(error).__name__)
+    span.set_status(StatusCode.ERROR, type(error).__name__)
     span.end()

@@ -1,4 +1,7 @@
-"""Python imports this at its start when its folder is in PYTHONPATH: modules named in FORBIDDEN_MODULES are not there."""
+"""Python imports this module at its start if its folder is in PYTHONPATH.
+
+Modules and packages that FORBIDDEN_MODULES names, separated by spaces, then cannot be imported.
+"""
 
 import os
 import sys
@@ -8,13 +11,15 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType
 
 FORBIDDEN = frozenset(os.environ.get("FORBIDDEN_MODULES", "").split())
+MOST_PARTS = max((name.count(".") + 1 for name in FORBIDDEN), default=0)
 
 
 class Guard(MetaPathFinder):
     def find_spec(
         self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        if name.partition(".")[0] in FORBIDDEN:
+        parts = name.split(".")
+        if any(".".join(parts[:number]) in FORBIDDEN for number in range(1, min(len(parts), MOST_PARTS) + 1)):
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
         return None
 

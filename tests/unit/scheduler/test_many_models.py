@@ -16,7 +16,7 @@ from scheduler.worker_info import WorkerInfo, WorkerStore, only_itself
 from tests.fakes.client import RecordingClient
 from tests.fakes.clock import FakeClock
 from tests.fakes.plan_worker import PlanWorker, worker_info
-from tests.fakes.tracer import RecordingTracer
+from tests.fakes.span_recorder import SpanRecorder, events_of
 from tests.unit.scheduler.test_loop import expected, request
 
 NEEDED_BYTES = 10
@@ -32,9 +32,9 @@ class System:
 
     def __init__(self, *worker_ids: str, available_bytes: int = 1000) -> None:
         self.clock = FakeClock()
-        self.tracer = RecordingTracer()
+        self.recorder = SpanRecorder()
         self.loop = SchedulerLoop(
-            self.clock, SchedulingPolicy(worker_grace_s=60.0), sequences=SequenceTracing(self.tracer)
+            self.clock, SchedulingPolicy(worker_grace_s=60.0), sequences=SequenceTracing(self.recorder.tracer)
         )
         self.client = RecordingClient()
         self.available_bytes = available_bytes
@@ -312,6 +312,6 @@ def test_who_waits_for_a_model_has_it_in_the_trace() -> None:
     system.run()
     system.ask("a", "warm")
     system.run()
-    cold, warm = system.tracer.named("sequence")
-    assert [event for event in cold.events if event.startswith("model")] == ["model loading", "model loaded"]
-    assert not any(event.startswith("model") for event in warm.events)
+    cold, warm = system.recorder.named("sequence")
+    assert [event for event in events_of(cold) if event.startswith("model")] == ["model loading", "model loaded"]
+    assert not any(event.startswith("model") for event in events_of(warm))

@@ -1,8 +1,8 @@
 """The engine's side of a session, run to its end on the test's own thread: there is no event loop that it could wait for."""
 
 import pytest
+from opentelemetry.trace import NoOpTracer
 
-from pagoda.telemetry.tracing import SILENT_TRACER
 from pagoda.wire.step_result import StepResult
 from protos.v1 import worker_pb2
 from tests.fakes.step_runner import WholeStepEngine
@@ -45,7 +45,7 @@ def lease(step_id: int, num_steps: int) -> worker_pb2.Step:
 
 
 def make_loop(outcomes: list[StepResult | FailedStep]) -> StepLoop:
-    return StepLoop(HeldBlocks(page_size=16), SILENT_TRACER, outcomes.append)
+    return StepLoop(HeldBlocks(page_size=16), NoOpTracer(), outcomes.append)
 
 
 DEPTHS = pytest.mark.parametrize("depth", [1, 2], ids=["depth 1", "late"])
@@ -69,7 +69,7 @@ def test_steps_and_leases_run_one_behind_the_other_until_the_end_that_was_put(de
 @DEPTHS
 def test_as_many_steps_are_begun_as_the_engine_takes(depth: int) -> None:
     engine, num_begun = CountingEngine(depth), list[int]()
-    loop = StepLoop(HeldBlocks(page_size=16), SILENT_TRACER, lambda _: num_begun.append(len(engine.begun)))
+    loop = StepLoop(HeldBlocks(page_size=16), NoOpTracer(), lambda _: num_begun.append(len(engine.begun)))
     loop.put(worker_pb2.Step(step_id=1))
     loop.put(lease(2, num_steps=3))
     loop.put(SessionEnd.DRAINED)
@@ -80,7 +80,7 @@ def test_as_many_steps_are_begun_as_the_engine_takes(depth: int) -> None:
 def test_a_third_step_is_never_begun() -> None:
     engine = CountingEngine(max_in_flight=8)
     loop = StepLoop(
-        HeldBlocks(page_size=16), SILENT_TRACER, lambda _: most.append(len(engine.begun) - len(engine.step_ids))
+        HeldBlocks(page_size=16), NoOpTracer(), lambda _: most.append(len(engine.begun) - len(engine.step_ids))
     )
     most: list[int] = []
     loop.put(lease(1, num_steps=6))
@@ -125,7 +125,7 @@ def test_of_two_steps_that_fail_the_first_one_is_told_of() -> None:
 @DEPTHS
 def test_an_end_at_once_drops_what_waits_and_the_rest_of_a_lease(depth: int) -> None:
     engine = CountingEngine(depth)
-    loop = StepLoop(HeldBlocks(page_size=16), SILENT_TRACER, lambda _: loop.end_now(SessionEnd.STOPPED))
+    loop = StepLoop(HeldBlocks(page_size=16), NoOpTracer(), lambda _: loop.end_now(SessionEnd.STOPPED))
     loop.put(lease(1, num_steps=8))
     loop.put(worker_pb2.Step(step_id=9))
     assert loop.run(engine) is SessionEnd.STOPPED
@@ -142,7 +142,7 @@ def test_a_recalled_lease_ends_with_the_step_behind_the_result_that_says_so(dept
         if outcome.step_id == 3:
             loop.recalled_step_id = 1
 
-    loop = StepLoop(HeldBlocks(page_size=16), SILENT_TRACER, deliver)
+    loop = StepLoop(HeldBlocks(page_size=16), NoOpTracer(), deliver)
     loop.put(lease(1, num_steps=64))
     loop.put(SessionEnd.DRAINED)
     assert loop.run(engine) is SessionEnd.DRAINED
