@@ -60,16 +60,8 @@ LONG_DOCUMENTS = frozenset(
         "docs/api-fields.md",
         "docs/architecture.md",
         "docs/gpu-kernels.md",
-        "docs/keys.md",
-        "docs/limits.md",
-        "docs/many-models.md",
         "docs/model-files.md",
         "docs/numerics.md",
-        "docs/overload.md",
-        "docs/peers.md",
-        "docs/routing.md",
-        "docs/sampling-defaults.md",
-        "docs/tracing.md",
         "tests/README.md",
     }
 )
