@@ -1,8 +1,7 @@
-"""How one step's attention is cut into batched matrix products; made once per step, used by each layer.
+"""The plan that divides one step's attention into batched matrix products, made once per step and used by each layer.
 
-A layer's KV memory is laid out [pages, 2 K, P, H]: in each page first the keys of each head, then the values. So one
-gather over the rows [pages * 2 K] puts the keys of all sequences behind each other, head by head, then their values;
-and a page is one piece of memory.
+A layer's KV memory has the shape [pages, 2 K, P, H]: each page holds the keys of each head, then the values. So a page is
+contiguous, and one gather over the rows [pages * 2 K] returns the keys of all sequences, head by head, then their values.
 
 Legend as in step_batch.py, and: Q queries per sequence of a group, L keys of its longest sequence, K KV heads.
 """
@@ -16,18 +15,19 @@ import torch
 from worker.kernels.step_batch import StepBatch
 
 MAX_GROUP_KEYS = 4096
-"""Keys gathered at once for decoding sequences: a few megabytes, which stay in the cache between gather and product."""
+"""Maximum keys gathered at once for decoding sequences: a few megabytes, which stay in the cache between gather and product."""
 MAX_GROUP_SCORES = 1 << 17
-"""Scores of one head held at once for a prefill chunk; bounds memory for long contexts."""
+"""Maximum scores of one head held at once for a prefill chunk; limits memory for long contexts."""
 KEY_BLOCK = 64
-"""What is gathered of a sequence begins and ends at multiples of this many keys, whose weights may then be rounded together."""
+"""The gathered keys of a sequence begin and end at multiples of this number, so that the weights of a block can be rounded
+together."""
 MAX_QUERY_BLOCK = 128
 MIN_QUERY_BLOCK = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AttentionGroup:
-    """S sequences, Q consecutive queries each, over L gathered keys."""
+    """A group of S sequences with Q consecutive queries each, over L gathered keys."""
 
     num_sequences: int
     num_queries: int
@@ -35,13 +35,13 @@ class AttentionGroup:
     query_rows: torch.Tensor
     """int64 [S * Q] rows of the step."""
     page_rows: torch.Tensor
-    """int64 [2 * S * K * B] rows [pages * 2 K] of KV memory: the keys', then the values'."""
+    """int64 [2 * S * K * B] rows [pages * 2 K] of KV memory: those of the keys, then those of the values."""
     hidden: torch.Tensor
-    """bool [S, 1, Q, 1, L]: keys that the query must not see, being later than itself, before its window, or padding."""
+    """bool [S, 1, Q, 1, L]: True for keys that the query must not see: later ones, those before its window, and padding."""
 
 
 class AttentionPlanner:
-    """Remembers what it made for the step that is running: all layers ask for the same, or for one of two windows."""
+    """A cache of the running step's plans: all layers use the same plan, or one of two if some have a window."""
 
     def __init__(self) -> None:
         self._batch: StepBatch | None = None
@@ -85,14 +85,14 @@ def plan_groups(
 
 
 def find_slot_rows(slots_T: torch.Tensor, page_size: int, num_kv_heads: int) -> torch.Tensor:
-    """int64 [2 * T * K]: where each token's keys and then values go, as rows [pages * 2 K * P] of KV memory."""
+    """Return int64 [2 * T * K]: the rows [pages * 2 K * P] of KV memory for each token's keys, then for its values."""
     pages_T = slots_T.div(page_size, rounding_mode="floor")
     page_rows_2TK = pages_T[:, None] * (2 * num_kv_heads) + _heads(num_kv_heads)[:, None]
     return (page_rows_2TK * page_size + (slots_T % page_size)[:, None]).flatten()
 
 
 def _by_length(seen_lens: Sequence[int], sequences: list[int]) -> Iterator[list[int]]:
-    """Cut into groups of similar length, so that little of what is gathered is padding."""
+    """Yield groups of sequences of similar length, so that few of the gathered keys are padding."""
     group: list[int] = []
     for s in sorted(sequences, key=lambda s: seen_lens[s]):
         longest = seen_lens[s]
@@ -148,7 +148,10 @@ def _prefill_groups(
 
 
 def _first_page(positions_X: torch.Tensor, page_size: int, window: int | None) -> torch.Tensor:
-    """Where a key block begins, with all behind it that the query at this position sees; those before need not be gathered."""
+    """Return the first page to gather for the query at each position.
+
+    A key block begins there, and the query sees no key before it.
+    """
     if window is None:
         return torch.zeros_like(positions_X)
     block_pages = _whole_blocks(1, page_size)
@@ -157,13 +160,13 @@ def _first_page(positions_X: torch.Tensor, page_size: int, window: int | None) -
 
 
 def _whole_blocks(num_pages: int, page_size: int) -> int:
-    """At least so many pages, which hold whole key blocks."""
+    """Round a number of pages up to a number that holds whole key blocks."""
     block_pages = lcm(page_size, KEY_BLOCK) // page_size
     return -(-num_pages // block_pages) * block_pages
 
 
 def _pages(tables_SB: torch.Tensor, first_page_S: torch.Tensor, num_pages: int) -> torch.Tensor:
-    """[S, pages]: padding may lie beyond the table's end, where any page will do."""
+    """Return page ids [S, pages]. Padding may lie beyond the table's end, where any page serves."""
     blocks_SB = (first_page_S[:, None] + torch.arange(num_pages)).clamp_(max=tables_SB.shape[1] - 1)
     return tables_SB.gather(1, blocks_SB)
 
@@ -182,5 +185,5 @@ def _page_rows(tables_SB: torch.Tensor, num_kv_heads: int) -> torch.Tensor:
 
 
 def _heads(num_kv_heads: int) -> torch.Tensor:
-    """[2, K]: the rows within a page, keys then values."""
+    """Return [2, K]: the rows within a page, first those of the keys, then those of the values."""
     return torch.arange(2 * num_kv_heads).view(2, num_kv_heads)

@@ -1,4 +1,4 @@
-"""Whether a device can still compute: a CUDA error may be sticky, so that every further call of the process fails."""
+"""A check that a device can still compute: after a sticky CUDA error, every further call of the process fails."""
 
 import torch
 
@@ -6,10 +6,13 @@ from worker.errors import DeviceLostError
 
 
 def check_device(device: torch.device) -> None:
-    """Call after an error. Raises DeviceLostError where the device computes nothing more in this process; never for a processor."""
+    """Raise DeviceLostError if the device can compute nothing more in this process. Call it after an error.
+
+    It never raises for a processor.
+    """
     if device.type == "cpu":
         return
     try:
         torch.cuda.synchronize(device)
     except RuntimeError as error:
-        raise DeviceLostError(f"{device} computes nothing more in this process: {error}") from error
+        raise DeviceLostError(f"{device} can compute nothing more in this process: {error}") from error

@@ -1,8 +1,8 @@
-"""The elementwise arithmetic of the integer mode: rounding rows to integers, 2^x, and what is made from it.
+"""The elementwise arithmetic of the integer mode: rounding rows to integers, 2^x, and functions made from it.
 
-Only IEEE operations that have one right answer (multiply, add, divide, round, maximum), one per torch call, so that a
-compiler cannot fuse two of them and a vector's tail cannot be computed by other code than its body. torch.exp, silu,
-addcmul and even torch.sqrt (where a vector library computes it) promise neither.
+It uses only IEEE operations with one right answer (multiply, add, divide, round, maximum), one per torch call, so that a
+compiler cannot fuse two of them and a vector's tail gives the same bits as its body. torch.exp, silu, addcmul and even
+torch.sqrt (if a vector library computes it) guarantee neither.
 """
 
 from functools import cache
@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 LOG2_E = 1.4426950408889634
 TINY = 1e-20
-"""Rows whose largest magnitude is below this are as good as zero; it keeps all scales normal numbers."""
+"""Smallest magnitude from which a row's scale is computed, which keeps all scales normal numbers. A row whose largest magnitude
+is below it is practically zero."""
 
 EXP2_HIGHEST, *EXP2_COEFFICIENTS = torch.tensor(
     [0.001326472731307149, 0.009671512991189957, 0.05550733581185341, 0.24022242426872253, 0.6931470036506653]
@@ -22,7 +23,7 @@ EXP2_HIGHEST, *EXP2_COEFFICIENTS = torch.tensor(
 
 
 def round_rows(x: torch.Tensor, levels: int, out: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
-    """Integers in [-levels, levels], as floats, and the scale [..., 1] that turns them back: x ~ integers * scale.
+    """Return integers in [-levels, levels], as floats, and the scale [..., 1] of each row: x ~ integers * scale.
 
     levels <= 2^22, so that the quotient is rounded to an integer only once. A row with NaN or infinity gets such a scale.
     """
@@ -31,7 +32,7 @@ def round_rows(x: torch.Tensor, levels: int, out: torch.Tensor | None = None) ->
 
 
 def exp2_(x: torch.Tensor) -> torch.Tensor:
-    """2^x in place, for x in [-126, 127] (smaller and larger are clamped)."""
+    """Replace x by 2^x, in place. x is clamped to [-126, 127]."""
     x.clamp_(-126.0, 127.0)
     exponent = x.round()
     x.sub_(exponent)
@@ -45,7 +46,7 @@ def exp2_(x: torch.Tensor) -> torch.Tensor:
 
 
 def exp2_array(x: NDArray[np.float32]) -> NDArray[np.float32]:
-    """The same bits in numpy, which has no threads that wait for each other; a new array."""
+    """Return 2^x as a new array, with the same bits as `exp2_`. It uses numpy, whose threads need not wait for each other."""
     x = np.clip(x, -126.0, 127.0)
     exponent = np.rint(x)
     x -= exponent
@@ -59,18 +60,21 @@ def exp2_array(x: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def tanh_(x: torch.Tensor) -> torch.Tensor:
-    """In place, as 1 - 2 / (1 + e^2x): to within 2e-7, near zero too, which is what caps need."""
+    """Replace x by tanh(x) in place, as 1 - 2 / (1 + e^2x). The error is at most 2e-7, near zero too, as caps need."""
     divisor = exp2_(x.mul_(constant(2 * LOG2_E))).add_(constant(1.0))
     return torch.div(constant(-2.0), divisor, out=x).add_(constant(1.0))
 
 
 def sqrt_(x: torch.Tensor) -> torch.Tensor:
-    """In place. numpy uses the processor's instruction, which rounds rightly; torch calls MKL, which is off by a bit at times."""
+    """Replace x by its square root, in place.
+
+    numpy uses the processor's instruction, which rounds correctly; torch calls MKL, which is sometimes off by one bit.
+    """
     np.sqrt(x.numpy(), out=x.numpy())
     return x
 
 
 @cache
 def constant(value: float) -> torch.Tensor:
-    """A float32 number to compute with; torch would convert a Python number anew at each call."""
+    """Return a float32 tensor with one number, made once; torch would convert a Python number at each call."""
     return torch.tensor(value, dtype=torch.float32)

@@ -1,13 +1,14 @@
-"""The other number format of the integer mode's linears, for weights that a file has in four bits: they stay as they are.
+"""The integer mode's number format for linears whose weights have four bits in the file: the weights stay unchanged.
 
 With scale d and minimum m of each 32 weights (../weights/four_bit.py), and the inputs x rounded to integers q times s,
 
     sum over i of (d w_i + m) x_i  ~  d s (sum of w_i q_i)  +  m s (sum of q_i)
 
-Nothing is lost on the side of the weights. The inputs are not Hadamard-rotated: the weights are not either.
+The weights lose nothing. The inputs are not Hadamard-rotated, because the weights are not.
 
-The first sum is an integer of at most 32 * 15 * 127 < 2^16, the second smaller. Both are exact in int32 and float32 in any order.
-Everything else is one IEEE operation after the other, so the bits depend on nobody else: see fixed_point.py.
+The first sum is an integer of at most 32 * 15 * 127 < 2^16, the second is smaller. Both are exact in int32 and float32 in any
+order. Everything else is a sequence of single IEEE operations, so the bits do not depend on the rest of the batch: see
+fixed_point.py.
 
 Legend as in step_batch.py; O, I outer and inner dimension, G blocks of 32 inputs, B inputs of a block.
 """
@@ -25,7 +26,7 @@ LEVELS = 127
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FourBitLinear(IntegerLinear):
-    """The file's own integers, scales and minima, for each 32 inputs."""
+    """A linear with the file's own integers, and its scale and minimum for each 32 inputs."""
 
 
 def pack_four_bit(weight: FourBitWeight, bias_O: torch.Tensor | None) -> FourBitLinear:

@@ -1,12 +1,12 @@
 """The number format of the integer mode's linears: blocks of 64, Hadamard-rotated and rounded to bytes, with a scale for each.
 
-Both the rows of the input and those of the weights are padded with zeros to whole blocks and multiplied, block by block, with a
-Hadamard matrix H of ones and minus ones: (x H) (w H)^T = 64 x w^T, so the product stays the same, and an element
-that is many times as large as the rest is spread over its block (QuaRot, https://arxiv.org/abs/2404.00456, rotates whole
-layers). Then 127 levels on both sides lose no more than other servers lose with 32 inputs to a scale.
+The rows of the input and of the weights are padded with zeros to whole blocks and multiplied, block by block, with a Hadamard
+matrix H of ones and minus ones. Since (x H) (w H)^T = 64 x w^T, the product stays the same up to the factor 64, and an
+element much larger than the others is spread over its block (QuaRot, https://arxiv.org/abs/2404.00456, rotates whole layers).
+With that, 127 levels on both sides lose no more than other servers lose with one scale per 32 inputs.
 
-A product of two blocks is an integer below 64 * 127 * 127 < 2^20, exact in int32 and float32 in any order. Everything else is one
-IEEE operation after the other, so the bits depend on nobody else: see fixed_point.py.
+A product of two blocks is an integer below 64 * 127 * 127 < 2^20, exact in int32 and float32 in any order. Everything else is
+a sequence of single IEEE operations, so the bits do not depend on the rest of the batch: see fixed_point.py.
 
 Legend as in step_batch.py; X rows, I inner dimension, G blocks of a row.
 """
@@ -26,7 +26,7 @@ LEVELS = 127
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IntegerLinear:
     packed: Any
-    """The integers and what belongs to them; opaque to everyone but the implementation."""
+    """The integers, scales and so on, in the implementation's own form, opaque to other code."""
     num_out: int
     packed_bytes: int
     bias_O: torch.Tensor | None
@@ -47,7 +47,7 @@ def round_blocks(x_XI: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def rotate(x_XGB: torch.Tensor) -> torch.Tensor:
-    """Multiply each block with the Hadamard matrix: sums and differences of neighbours, then of pairs, of fours, and so on."""
+    """Multiply each block with the Hadamard matrix: sums and differences of neighbours, then of pairs, fours, and so on."""
     shape, distance = x_XGB.shape, 1
     while distance < BLOCK:
         first, second = x_XGB.reshape(*shape[:-1], BLOCK // (2 * distance), 2, distance).unbind(-2)

@@ -1,13 +1,13 @@
-"""The default mode: bits that depend on the sequence alone, never on the batch, the chunking, the padding or the library.
+"""The default numerics mode: bits depend only on the sequence, never on the batch, the chunking, the padding or the library.
 
-Each sum is over integers small enough to be exact in its accumulator, so no order of summation can change it; everything
-else is an elementwise IEEE operation. Where a number is rounded to an integer the scale comes from its own row: a token's block,
-or a token's head. Other implementations that keep to the same integers and the same elementwise operations give the same bits,
-and then share this `numerics_id`. Attention is in integer_attention.py.
+Each sum is over integers small enough to be exact in its accumulator, so the order of summation does not matter; everything
+else is an elementwise IEEE operation. The scale with which a number is rounded to an integer comes from its own row: a token's
+block, or a token's head. Another implementation with the same integers and the same elementwise operations gives the same bits
+and has the same `numerics_id`. Attention is in integer_attention.py.
 
 Budgets, in bits, for a sum over n terms:
-  linear     within a block 7 + 7 + 6, see hadamard_int8.py, or 4 + 7 + 5 for weights that a file has in four bits, see four_bit.py;
-             blocks are added in their order, one after the other.
+  linear     within a block 7 + 7 + 6, see hadamard_int8.py, or 4 + 7 + 5 for weights with four bits in the file, see four_bit.py;
+             blocks are added one after the other, in order.
   rms_norm   levels 2^b with 2 b + log2 n <= 52, in float64.
 
 Legend as in step_batch.py; I, O inner and outer dimension of a linear, G blocks of 64 inputs.
@@ -26,13 +26,13 @@ from worker.kernels.step_batch import StepBatch
 from worker.weights.four_bit import AnyWeight, FourBitWeight
 
 WEIGHTS_PER_PASS = 1 << 18
-"""What is rounded at once when a model is loaded: little enough to stay in a core's cache from one operation to the next."""
+"""Number of weights rounded at once when a model is loaded: few enough to stay in a core's cache between operations."""
 GELU_INNER, GELU_CUBE = 0.7978845608028654, 0.044715
 """gelu(x) ~ x * (1 + tanh(u)) / 2 = x / (1 + e^-2u) with u = INNER * (x + CUBE * x^3)."""
 
 
 def norm_levels(size: int) -> int:
-    """To which a row of this size is rounded before it is squared and summed."""
+    """Return the levels to which a row of this size is rounded before it is squared and summed."""
     return 1 << min(22, (52 - (size - 1).bit_length()) // 2)
 
 

@@ -1,17 +1,18 @@
-"""Attention of the integer mode: KV memory as integers with a scale per token and head, and sums that are exact.
+"""Attention of the integer mode: KV memory as integers with a scale per token and head, and exact sums.
 
-The weight of a key is its probability times its value's scale. Weights are rounded block by block: in each SUM_LENGTH keys of a
-sequence, counted from its first, to a step that is a power of two, chosen by the largest weight in the block that the query
-sees. So thousands of faint keys beside one that takes nearly all still count, and with few bits: the integers of a block, whose
-steps are FAINTEST_BLOCK powers of two apart at most, are multiples of the finest step that all blocks of the row have.
+The weight of a key is its probability times its value's scale. Weights are rounded in blocks of SUM_LENGTH keys, counted from
+the first key of a sequence. Each block has a step that is a power of two, chosen by the largest weight in it that the query
+sees. So thousands of faint keys still count beside one with nearly all the weight, and few bits suffice: the steps of a row's
+blocks differ by at most FAINTEST_BLOCK powers of two, so all its integers are multiples of the finest step.
 
 Budgets, in bits, for keys and values of 13 bits and a sign (7 as int8), L keys:
-  products   SUM_LENGTH elements, or keys of a block, of them and of queries or weights of 12 bits (14) fit 32 bits
-  scores     sums of such in float64, so head size H <= 2^24
+  products   a sum of SUM_LENGTH products (elements of a head, or keys of a block) with queries or weights of 12 bits (14 for
+             int8) fits 32 bits
+  scores     sums of such products in float64, so head size H <= 2^24
   values     13 + 12 (7 + 14) + FAINTEST_BLOCK + log2 L <= 53 in float64, so L <= 2^17 tokens (MAX_CONTEXT)
   sum of probabilities   24 + log2 L
 
-Keys that a query must not see, and padding, are exact zeros in all sums, whatever lies in their memory.
+Keys that a query must not see, and padding, count as exact zeros in all sums, whatever their memory holds.
 
 Legend as in attention_plan.py, and G query heads per KV head.
 """
@@ -28,23 +29,23 @@ from worker.kernels.scratch import Scratch
 
 PROBABILITY_LEVELS = 1 << 24
 SUM_LENGTH = KEY_BLOCK
-"""Keys of a block; and elements of a head whose products a 32-bit sum holds."""
+"""Number of keys in a block, and of elements of a head whose products a 32-bit sum can hold."""
 FAINTEST_BLOCK = 11
-"""A block whose weights are all fainter than 2^-11 of the row's largest has the step of one at 2^-11."""
+"""A block whose weights are all below 2^-11 of the row's largest has the step of a block at 2^-11."""
 MAX_CONTEXT = 1 << 17
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KVFormat:
     name: str
-    """In the numerics id."""
+    """Name in the numerics id."""
     dtype: torch.dtype
     levels: int
     factor_levels: int
-    """Of what keys and values are multiplied with: queries, and weights. SUM_LENGTH * levels * factor_levels < 2^31."""
+    """Levels of the factors of keys and values: queries and weights. SUM_LENGTH * levels * factor_levels < 2^31."""
 
     def bytes_per_token(self, head_size: int) -> int:
-        """Key and value of one KV head, each with a float32 scale."""
+        """Return the bytes of a key and a value of one KV head, each with a float32 scale."""
         return 2 * (self.dtype.itemsize * head_size + 4)
 
 
@@ -52,15 +53,15 @@ KV_FORMATS = {
     "int16": KVFormat(name="kv14", dtype=torch.int16, levels=8191, factor_levels=1 << 12),
     "int8": KVFormat(name="kv8", dtype=torch.int8, levels=127, factor_levels=1 << 14),
 }
-"""By what a worker is told (`kv_dtype`)."""
+"""The formats, by the setting `kv_dtype`."""
 DEFAULT_KV_DTYPE = "int16"
 READ_AHEAD = 16
-"""Elements that native code may read, though not use, behind a row's."""
+"""Number of elements after the end of a row that native code may read, but does not use."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IntegerKV:
-    """Laid out [pages, 2 K, P] as attention_plan.py says."""
+    """KV memory of one layer, in the layout [pages, 2 K, P] of attention_plan.py."""
 
     format: KVFormat
     page_size: int
@@ -75,7 +76,7 @@ class IntegerKV:
     def allocate(cls, kv_format: KVFormat, num_pages: int, page_size: int, num_kv_heads: int, head_size: int) -> Self:
         num_rows = num_pages * 2 * num_kv_heads * page_size
         size = num_rows * head_size
-        # numpy's zeros cost nothing until a page is first written; torch's would touch gigabytes at the start.
+        # numpy's zeros cost nothing until a page is first written; torch would write gigabytes at start.
         bytes_ = np.zeros((size + READ_AHEAD) * kv_format.dtype.itemsize, dtype=np.int8)
         return cls(
             format=kv_format,
@@ -99,8 +100,8 @@ class IntegerAttention:
     def attend(
         self, q_XNH: torch.Tensor, kv: IntegerKV, group: AttentionGroup, scale: float, logit_cap: float | None
     ) -> torch.Tensor:
-        """X = S * Q queries in, as many rows out."""
-        assert group.num_keys <= MAX_CONTEXT, "the exact sums hold no longer context"
+        """Return the attention of X = S * Q queries, [X, N, H]."""
+        assert group.num_keys <= MAX_CONTEXT, f"sums over {group.num_keys} keys would not be exact"
         S, Q, K, H = group.num_sequences, group.num_queries, kv.num_kv_heads, kv.head_size
         keys, values = self._gather(kv, group).unbind()
         key_scales, value_scales = _gather_scales(kv, group).unbind()
@@ -111,7 +112,7 @@ class IntegerAttention:
         else:
             scores = tanh_(self._scores(q_XGH, keys, key_scales, kv.format, scale / logit_cap))
             scores.mul_(constant(logit_cap * LOG2_E))
-        # They are powers of two now.
+        # The scores are exponents of two now.
         scores.view(hidden.shape).masked_fill_(hidden, float("-inf"))
         weights, weight_scale = self._weights(scores, value_scales, hidden, kv.format)
         sums = torch.bmm(weights, values, out=self._scratch.take("sums", tuple(q_XGH.shape), torch.float64))
@@ -121,7 +122,7 @@ class IntegerAttention:
     def _scores(
         self, q_XGH: torch.Tensor, keys: torch.Tensor, key_scales: torch.Tensor, kv_format: KVFormat, factor: float
     ) -> torch.Tensor:
-        """[S * K, Q * G, L]: query times key times the factor."""
+        """Return [S * K, Q * G, L]: query times key times the factor."""
         queries, query_scale = round_rows(q_XGH, kv_format.factor_levels)
         shape = (*q_XGH.shape[:2], keys.shape[1])
         products = self._scratch.take("products", shape, torch.float64)
@@ -132,9 +133,12 @@ class IntegerAttention:
     def _weights(
         self, scores: torch.Tensor, value_scales: torch.Tensor, hidden: torch.Tensor, kv_format: KVFormat
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Integers as float64 [S * K, Q * G, L], and the scale [S * K, Q * G, 1] of their sums. Overwrites the scores."""
+        """Return integers as float64 [S * K, Q * G, L], and the scale [S * K, Q * G, 1] of their sums.
+
+        Overwrites the scores.
+        """
         probabilities = exp2_(scores.sub_(scores.amax(dim=-1, keepdim=True)))
-        # A hidden key's is 2^-126 by now, and rounds to zero.
+        # The probability of a hidden key is 2^-126 here, and rounds to zero.
         integers = torch.mul(
             probabilities,
             constant(float(PROBABILITY_LEVELS)),
@@ -144,12 +148,12 @@ class IntegerAttention:
         weights = probabilities.mul_(value_scales)
         weights.view(hidden.shape).masked_fill_(hidden, 0.0)
         finest = _round_weights_(weights, kv_format.factor_levels // 2)
-        # The products have been read: their memory takes the weights.
+        # The products are no longer needed, so their memory is reused for the weights.
         products = self._scratch.take("products", tuple(scores.shape), torch.float64)
         return products.copy_(weights), finest.div_(total.float())
 
     def _gather(self, kv: IntegerKV, group: AttentionGroup) -> torch.Tensor:
-        """Keys and values as float64 [2, S * K, L, H]."""
+        """Return keys and values as float64 [2, S * K, L, H]."""
         shape = (group.page_rows.numel(), kv.page_size * kv.head_size)
         gathered = self._scratch.take(f"gathered {kv.format.name}", shape, kv.format.dtype)
         torch.index_select(kv.integers.view(-1, shape[1]), 0, group.page_rows, out=gathered)
@@ -158,14 +162,15 @@ class IntegerAttention:
 
 
 def _gather_scales(kv: IntegerKV, group: AttentionGroup) -> torch.Tensor:
-    """float32 [2, S * K, 1, L]."""
+    """Return the scales of keys and values as float32 [2, S * K, 1, L]."""
     return kv.scales.view(-1, kv.page_size).index_select(0, group.page_rows).view(2, -1, 1, group.num_keys)
 
 
 def _round_weights_(weights: torch.Tensor, half_levels: int) -> torch.Tensor:
-    """Weights in place to integers, multiples of their block's step in units of the row's finest, which is returned.
+    """Round weights to integers, in place, and return the finest step of each row.
 
-    A block's largest becomes half_levels to 2 * half_levels.
+    The integers are in units of that finest step and are multiples of their block's step. The largest weight of a block
+    becomes half_levels to 2 * half_levels of its block's steps.
     """
     blocks = weights.view(*weights.shape[:-1], -1, SUM_LENGTH)
     faintest = _power_below(weights.amax(dim=-1, keepdim=True)).mul_(constant(2.0**-FAINTEST_BLOCK))
@@ -175,5 +180,5 @@ def _round_weights_(weights: torch.Tensor, half_levels: int) -> torch.Tensor:
 
 
 def _power_below(x: torch.Tensor) -> torch.Tensor:
-    """The largest power of two that is not above x >= 0; infinity for infinity and NaN."""
+    """Return the largest power of two that is not above x >= 0; infinity for infinity and NaN."""
     return (x.view(torch.int32) & 0x7F800000).view(torch.float32)

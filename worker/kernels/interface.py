@@ -1,28 +1,28 @@
-"""The one interface through which a model touches tensors. An implementation is chosen once, at start.
+"""The interface of the kernels: the only functions with which a model computes. An implementation is chosen at start.
 
-A model family calls nothing but these functions between token ids and logits. That keeps a family's code the same on every
-device, and it makes a step a list of kernel launches: an implementation may run them at once (torch), or record them
-into buffers of its own and replay the list in one native call, as a CUDA graph does. So an implementation owns the memory
-of what it returns; a result is valid until the same function has been called for the same place in the next step.
+A model family calls only these functions between token ids and logits. So its code is the same on every device, and a step
+is a list of kernel launches: an implementation may run them at once (torch), or record them into buffers of its own and
+replay the list in one native call, as a CUDA graph does. An implementation therefore owns the memory of its results. A
+result is valid until the same function is called for the same place in the next step.
 
 `numerics_id` names the bits: two implementations with the same id give the same bits for the same sequence. Each
-implementation says whether its results depend on who else is in the batch (`is_batch_invariant`).
+implementation says whether its results depend on what else is in the batch (`is_batch_invariant`).
 
-Rules for adding a function here, or a kernel behind one. `prepare` may run a model's forward once, for a few tokens, and
-replay its launches for every further step. native/recording.py refuses a launch that is seen to break one of rules 1 to 5.
+Follow these rules when you add a function here, or a kernel behind one. `prepare` may run a model's forward once, for a few
+tokens, and replay its launches for every later step. native/recording.py refuses a launch that it sees break rules 1 to 5.
 
 1. A forward launches the same kernels in the same order in each step. It does not branch on values or on numbers of tokens.
 2. A result, or scratch memory, has one row for each token of the step (T) or one for each sampled row (R). The number of
-   rows is all that a launch is told of a step's size: sizes, strides and factors in its structure are the same in each
+   rows is the only size of a step that a launch receives: sizes, strides and factors in its structure are the same in each
    step. What differs between sequences comes from the batch, as it does for attention (native/attention_step.py).
-3. Rows lie behind each other. A launch begins in the first row: at its start, or at the keys in a row of queries and keys.
-4. An address in a structure is a field of type POINTER. It is that of an input, a result or scratch memory, which a
-   replay rewrites, or of memory that lives as long as the model: weights, tables, keys and values. It is never that of a
-   temporary tensor.
-5. Between token ids and logits only these functions compute, and tensors are viewed, not copied. An operation of torch's
-   would run once, while recording.
-6. NaN stays NaN: what is computed from a NaN is NaN, so that it reaches the logits, where the sampler raises an error. A
-   kernel that makes a number of it, as `x > 0 ? x : 0` does, would let a broken model answer.
+3. Rows are contiguous. A launch begins in the first row: at its start, or at the keys in a row of queries and keys.
+4. An address in a structure is a field of type POINTER. It is the address of an input, a result or scratch memory, which a
+   replay rewrites, or of memory that lives as long as the model: weights, tables, keys and values. It is never the address of
+   a temporary tensor.
+5. Between token ids and logits only these functions compute, and tensors are viewed, not copied. A torch operation would
+   run only once, while recording.
+6. NaN stays NaN: a result computed from NaN is NaN, so that it reaches the logits, where the sampler raises an error. A
+   kernel that turns NaN into a number, as `x > 0 ? x : 0` does, would hide a broken model.
 """
 
 from collections.abc import Callable, Sequence
@@ -35,70 +35,73 @@ from worker.weights.four_bit import AnyWeight
 
 
 class LinearWeight(Protocol):
-    """A weight in the form in which an implementation computes with it; opaque to everyone else."""
+    """A weight in an implementation's own form, opaque to other code."""
 
     @property
     def num_bytes(self) -> int: ...
 
 
 class LayerKV(Protocol):
-    """One layer's keys and values, addressed by slot; opaque to everyone else."""
+    """One layer's keys and values, addressed by slot, in an implementation's own form, opaque to other code."""
 
 
 Forward = Callable[[StepBatch, Sequence[LayerKV]], torch.Tensor]
-"""A model's step: keys and values go into one LayerKV per layer, float32 logits [R, V] of the sampled rows come back."""
+"""A model's step: it writes keys and values into one LayerKV per layer and returns float32 logits [R, V] of the sampled rows."""
 
 
 class Kernels(Protocol):
     numerics_id: str
     is_batch_invariant: bool
     device: torch.device
-    """Where all tensors are that it takes and returns; packed weights and KV memory too."""
+    """Device of all inputs, results, packed weights and KV memory."""
 
     def prepare(self, forward: Forward) -> Forward:
-        """The same step, in the fastest way in which this implementation can run it again and again.
+        """Return the same step, in the form that this implementation runs fastest when it is repeated.
 
-        Its logits may be overwritten by the next step.
+        The next step may overwrite its logits.
         """
 
     def pack_linear(self, weight: AnyWeight, bias_O: torch.Tensor | None = None) -> LinearWeight:
-        """Bring an [out, in] weight, float32 or as its file has it, into the form that `linear` reads."""
+        """Convert an [out, in] weight, float32 or four-bit as in its file, into the form that `linear` reads."""
 
     def linear(self, x_TI: torch.Tensor, weight: LinearWeight) -> torch.Tensor:
-        """x W^T + b, as float32 [T, out]."""
+        """Return x W^T + b, as float32 [T, out]."""
 
     def rms_norm(self, x_TD: torch.Tensor, weight_D: torch.Tensor, eps: float) -> torch.Tensor:
-        """x / sqrt(mean(x^2) + eps) * weight over the last dimension: of tokens, or with [T, N, H] and [N, H] of heads."""
+        """Return x / sqrt(mean(x^2) + eps) * weight, with the mean over the last dimension.
+
+        The norm is of tokens, or of heads if x is [T, N, H] and the weight [N, H].
+        """
 
     def add(self, x_TD: torch.Tensor, y_TD: torch.Tensor) -> torch.Tensor: ...
 
     def scale(self, x_TD: torch.Tensor, factor: float) -> torch.Tensor:
-        """x * factor, the factor rounded to float32."""
+        """Return x * factor, with the factor rounded to float32."""
 
     def cap(self, x_TD: torch.Tensor, cap: float) -> torch.Tensor:
-        """cap * tanh(x / cap): nearly x where it is small, never beyond the cap."""
+        """Return cap * tanh(x / cap), which is nearly x where x is small and never exceeds the cap."""
 
     def silu_mul(self, gate_up_TI: torch.Tensor) -> torch.Tensor:
-        """gate * sigmoid(gate) * up, where the two lie side by side: [T, 2 I] to [T, I]."""
+        """Return gate * sigmoid(gate) * up, [T, I], of gate and up side by side in [T, 2 I]."""
 
     def gelu_tanh_mul(self, gate_up_TI: torch.Tensor) -> torch.Tensor:
-        """gelu(gate) * up likewise, gelu in its approximation by tanh."""
+        """Return gelu(gate) * up, [T, I], of gate and up side by side in [T, 2 I], with the tanh approximation of gelu."""
 
     def rope(self, x_TNH: torch.Tensor, cos_TH: torch.Tensor, sin_TH: torch.Tensor) -> torch.Tensor:
         """Rotate pairs (i, i + H/2) of each head: x * cos + swap_halves(x) * sin.
 
-        cos [T, H] holds each angle twice; sin too, with the sign of the rotation: [-sin, sin]. Where they are narrower
-        than a head, they rotate its first elements and the others stay as they are.
+        cos [T, H] holds each angle twice; so does sin, with the sign of the rotation: [-sin, sin]. If they are narrower than a
+        head, they rotate its first elements and leave the others unchanged.
         """
 
     def allocate_kv(self, num_pages: int, page_size: int, num_kv_heads: int, head_size: int) -> LayerKV:
-        """Memory for one layer."""
+        """Allocate the KV memory of one layer."""
 
     def kv_bytes_per_page(self, page_size: int, num_kv_heads: int, head_size: int) -> int:
-        """What one page of one layer takes."""
+        """Return the size of one page of one layer, in bytes."""
 
     def write_kv(self, kv: LayerKV, k_TNH: torch.Tensor, v_TNH: torch.Tensor, batch: StepBatch) -> None:
-        """Put the step's keys and values where `batch.slots_T` says."""
+        """Write the step's keys and values into the slots `batch.slots_T`."""
 
     def attention(
         self,
@@ -109,11 +112,11 @@ class Kernels(Protocol):
         window: int | None = None,
         logit_cap: float | None = None,
     ) -> torch.Tensor:
-        """Causal attention of each query over its sequence's pages, as float32 [T, N, H].
+        """Return the causal attention of each query over its sequence's pages, as float32 [T, N, H].
 
-        A query sees the last `window` keys, its own token's included; None: all. Scores are multiplied by `scale`, then
-        capped as `cap` does. The batch's own keys and values are already written.
+        A query sees the last `window` keys, including its own token's, or all keys if `window` is None. Scores are multiplied
+        by `scale`, then capped as by `cap`. The batch's own keys and values are already written.
         """
 
     def gather_rows(self, x_TD: torch.Tensor, rows_R: torch.Tensor) -> torch.Tensor:
-        """The rows named: of an embedding or rope table, or of hidden states that are sampled."""
+        """Return the rows `rows_R` of x: of an embedding or rope table, or of the hidden states that are sampled."""

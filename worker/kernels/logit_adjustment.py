@@ -1,9 +1,9 @@
-"""What changes a row of logits before a token is chosen: logit bias, banned tokens, and the penalties for repetition.
+"""Changes to a row of logits before a token is chosen: logit bias, banned tokens, and the penalties for repetition.
 
-These are steps 1 to 3 of the order written in protos/v1/types.proto; the others are in sampling.py.
-Token counts are kept up to date token by token, so that a penalty costs what it changes and not what a sequence is long. The
+These are steps 1 to 3 of the order in protos/v1/types.proto; the others are in sampling.py.
+Token counts are updated with each token, so that the cost of a penalty does not grow with the length of the sequence. The
 reference implementation works on a float32 copy of the row. Each operation is rounded to float32, so each logit has one right
-value and native code gives the same one.
+value, which native code computes too.
 
 Legend: V vocabulary, C distinct tokens that are counted.
 """
@@ -18,15 +18,15 @@ from numpy.typing import NDArray
 from pagoda.wire.sampling import SamplingParams
 
 LARGEST_LOGIT = np.finfo(np.float32).max
-"""A repetition penalty near 0 may not make a logit infinite: that would be taken for a broken model."""
+"""Limit of a logit after a repetition penalty near 0: an infinite logit would be reported as a broken model."""
 LEAST_FACTOR = float(np.finfo(np.float32).tiny)
 
 
 class TokenCounts:
-    """How often each token stands in the window of the repetition penalty, and how often in the output."""
+    """The number of times each token occurs in the window of the repetition penalty, and in the output."""
 
     def __init__(self, token_ids: Sequence[int], *, num_prompt_tokens: int, window: int) -> None:
-        """Count tokens that exist already. `window` is the number of latest tokens that are looked at; 0 is all of them."""
+        """Count the tokens so far. `window` is the number of latest tokens that count for the repetition penalty; 0 means all."""
         in_window, output = token_ids[-window:], token_ids[num_prompt_tokens:]
         ids_C = np.unique(np.array([*in_window, *output], np.int32))
         self._window = window
@@ -35,7 +35,7 @@ class TokenCounts:
         self._hold(_with_room(np.stack((ids_C, _times(ids_C, in_window), _times(ids_C, output)))))
 
     def _hold(self, rows: NDArray[np.int32]) -> None:
-        """Keep `rows` int32 [3, capacity]: ids, times in the window, times in the output."""
+        """Store `rows`, int32 [3, capacity]: ids, counts in the window, counts in the output."""
         self.rows = rows
         self.address = rows.ctypes.data
 
@@ -56,7 +56,7 @@ class TokenCounts:
         return self.rows[2, : self.num_ids]
 
     def count_output(self, token_id: int) -> None:
-        """Count one more generated token; the oldest one leaves a window that is full."""
+        """Count one more generated token; the oldest token leaves a full window."""
         place = self._place_of(token_id)
         self.rows[1, place] += 1
         self.rows[2, place] += 1
@@ -75,7 +75,7 @@ class TokenCounts:
 
 @dataclass(slots=True, eq=False, kw_only=True)
 class Adjustment:
-    """What a request's parameters do to each row of its sequence. `counts` is None where no penalty needs them."""
+    """The changes that a request's parameters make to each row of its sequence. `counts` is None if no penalty needs it."""
 
     sampling: SamplingParams
     bias_ids: NDArray[np.int32]
@@ -84,7 +84,7 @@ class Adjustment:
 
     @classmethod
     def of(cls, sampling: SamplingParams, token_ids: Sequence[int], num_prompt_tokens: int) -> "Adjustment | None":
-        """Return the adjustment of a sequence that has `token_ids` so far, or None where its parameters are neutral."""
+        """Return the adjustment of a sequence with these tokens so far, or None if its parameters change nothing."""
         is_penalised = (
             sampling.repetition_penalty != 1.0 or sampling.frequency_penalty != 0.0 or sampling.presence_penalty != 0.0
         )
@@ -106,14 +106,14 @@ class Adjustment:
 
 
 def repetition_factor(penalty: float) -> float:
-    """Return what logits are divided or multiplied by; to be rounded to float32, where it must not become 0."""
+    """Return the factor by which logits are divided or multiplied. Rounded to float32, it is not 0."""
     return max(penalty, LEAST_FACTOR)
 
 
 def adjusted_logits(
     logits_V: NDArray[np.float32], adjustment: Adjustment | None, banned_ids: NDArray[np.int32]
 ) -> NDArray[np.float32]:
-    """Return a new row: bias added, `banned_ids` at -inf, repeated tokens made less likely."""
+    """Return a new row with the bias added, `banned_ids` at -inf, and penalties applied to repeated tokens."""
     adjusted_V = logits_V.copy()
     if adjustment is not None:
         adjusted_V[adjustment.bias_ids] += adjustment.bias
@@ -148,11 +148,11 @@ def _times(ids_C: NDArray[np.int32], token_ids: Sequence[int]) -> NDArray[np.int
 
 
 def _with_room(rows: NDArray[np.int32]) -> NDArray[np.int32]:
-    """Return the same counts with room for as many tokens again, and for a few at least."""
+    """Return the same counts with twice the capacity, and room for at least 64 more tokens."""
     num_ids = rows.shape[1]
     return np.pad(rows, ((0, 0), (0, max(64, num_ids))))
 
 
 def banned(token_ids: Iterable[int], vocab_size: int) -> NDArray[np.int32]:
-    """Return the ids that a row has: one past the vocabulary can never be generated, so there is nothing to ban."""
+    """Return the ids that are in the vocabulary; others can never be generated, so they need no ban."""
     return np.fromiter((token_id for token_id in token_ids if token_id < vocab_size), np.int32)

@@ -1,7 +1,7 @@
-"""The reference implementation: torch in float32, one obvious expression per kernel. Everything else is checked against it.
+"""The reference implementation: torch in float32, one plain expression per kernel. All others are compared with it.
 
-It agrees with other float32 implementations up to rounding, and like them its bits depend on the batch: a matrix library
-sums in an order that it chooses by shape.
+It agrees with other float32 implementations up to rounding. Its bits depend on the batch, as theirs do: a matrix library
+chooses the order of its sums by shape.
 
 Legend as in step_batch.py and attention_plan.py.
 """
@@ -104,7 +104,7 @@ class ReferenceKernels:
     def _attend(
         self, q_XNH: torch.Tensor, kv: torch.Tensor, group: AttentionGroup, scale: float, logit_cap: float | None
     ) -> torch.Tensor:
-        """X = S * Q queries in, as many out."""
+        """Return the attention of X = S * Q queries, [X, N, H]."""
         num_heads, head_size = q_XNH.shape[1:]
         S, Q, L, K = group.num_sequences, group.num_queries, group.num_keys, kv.shape[1] // 2
         keys, values = kv.flatten(0, 1)[group.page_rows].view(2, S, K, L, head_size)

@@ -1,14 +1,14 @@
-"""Choosing a token from a row of logits, in the order of steps that is written in protos/v1/types.proto.
+"""Choice of a token from a row of logits, in the order of steps in protos/v1/types.proto.
 
 The first three steps, bias and penalties, are in logit_adjustment.py.
 
-A worker with native code and one without give the same token, because each number has one right answer: logits are
-compared as they are; their differences become exponents of 2 in float32, one IEEE operation after the other; powers of 2
-become integers, the weights; weights are summed and compared as integers. A token whose probability is less than 2^-31 of
-the most probable one's has a weight of 0.
+Workers with and without native code choose the same token, because each number has one right value: logits are compared
+unchanged; their differences become exponents of 2 in float32, one IEEE operation at a time; powers of 2 become integers, the
+weights; weights are summed and compared as integers. A token whose probability is less than 2^-31 of the most probable one's
+has a weight of 0.
 
-In numpy, not torch: it promises the first of equal maxima, and a row is too short to be worth a team of threads, which
-cost far more than they bring when other processes want the same cores.
+This uses numpy, not torch: numpy guarantees the first of equal maxima, and a row is too short for several threads, which cost
+far more than they gain when other processes use the same cores.
 
 Legend: V vocabulary, K candidates (what top_k left of V, in ascending order of their ids).
 """
@@ -29,9 +29,9 @@ Weights = NDArray[np.int64]
 Values = TypeVar("Values", Logits, Weights)
 
 WEIGHT_ONE = 1 << 30
-"""The weight of the most probable token. A vocabulary of 2^26 such weights still sums up within an int64."""
+"""The weight of the most probable token. The sum of 2^26 such weights fits an int64."""
 LARGEST_FACTOR = float(np.finfo(np.float32).max)
-# How many of the most probable tokens are ordered to find those that make up top_p: few are nearly always enough.
+# Numbers of most probable tokens that are sorted to find those that make up top_p: few are nearly always enough.
 _TOP_P_WIDTHS = (256, 4096)
 
 
@@ -39,13 +39,13 @@ _NO_IDS = np.empty(0, np.int32)
 
 
 class Choice(NamedTuple):
-    """How the token of a row is chosen; `bits` are 64 random ones."""
+    """The parameters for choosing a row's token; `bits` are 64 random bits."""
 
     sampling: SamplingParams
     bits: int
     adjustment: Adjustment | None = None
     banned_ids: NDArray[np.int32] = _NO_IDS
-    """What cannot be chosen now: ends, before there are min_tokens."""
+    """Tokens that cannot be chosen: those that end the sequence, before it has min_tokens."""
 
 
 class Chosen(NamedTuple):
@@ -56,12 +56,12 @@ class Chosen(NamedTuple):
 
 
 class ChooseTokens(Protocol):
-    """Two implementations, which give the same tokens: the one below, and native code."""
+    """A function that chooses tokens. There are two, which give the same tokens: the one below, and native code."""
 
     def __call__(self, rows: Sequence[Logits], choices: Sequence[Choice]) -> list[Chosen]:
-        """Return the token of each row. If its highest logit is not finite, or a NaN is in it, return such a logit's id.
+        """Return the token of each row, and leave the rows unchanged.
 
-        The rows stay as they are.
+        If a row's highest logit is not finite, or the row has a NaN, return the id of such a logit.
         """
 
 
@@ -70,7 +70,7 @@ def choose_tokens(rows: Sequence[Logits], choices: Sequence[Choice]) -> list[Cho
 
 
 def exponent_factor(temperature: float) -> float:
-    """What turns a difference of logits into an exponent of 2; to be rounded to float32."""
+    """Return the factor that converts a difference of logits into an exponent of 2. It fits a float32."""
     return min(LOG2_E / temperature, LARGEST_FACTOR)
 
 
@@ -79,7 +79,7 @@ def least_weight(min_p: float) -> int:
 
 
 def largest(values_V: Values, count: int) -> NDArray[np.int64]:
-    """The ids of the `count` largest values, ascending; the lowest ids among equals."""
+    """Return the ids of the `count` largest values, ascending; among equal values, the lowest ids."""
     if count >= len(values_V):
         return np.arange(len(values_V))
     smallest_kept = _largest_values(values_V, count)[0]
@@ -96,7 +96,7 @@ def _choose_adjusted(logits_V: Logits, choice: Choice) -> Chosen:
 
 
 def _choose(logits_V: Logits, sampling: SamplingParams, bits: int) -> int:
-    # The lowest id among the highest logits. A NaN counts as highest, so none goes by unseen.
+    # `best` is the lowest id among the highest logits; NaN counts as highest, so it is always found.
     best = int(logits_V.argmax())
     if sampling.is_greedy or not np.isfinite(logits_V[best]):
         return best
@@ -111,7 +111,7 @@ def _choose(logits_V: Logits, sampling: SamplingParams, bits: int) -> int:
 
 
 def _weights(logits_K: Logits, highest: np.float32, temperature: float) -> Weights:
-    """Probabilities as integers, relative to the most probable token."""
+    """Return probabilities as integers, relative to the most probable token."""
     with np.errstate(over="ignore"):
         exponents_K = (logits_K - highest) * np.float32(exponent_factor(temperature))
     weights_K: Weights = np.rint(exp2_array(exponents_K) * np.float32(WEIGHT_ONE)).astype(np.int64)
@@ -119,11 +119,11 @@ def _weights(logits_K: Logits, highest: np.float32, temperature: float) -> Weigh
 
 
 def _keep_top_p(weights_K: Weights, top_p: float) -> Weights:
-    """The smallest set of most probable tokens that holds `top_p` of the sum; 0 elsewhere."""
+    """Keep the weights of the smallest set of most probable tokens that holds `top_p` of the sum; set the others to 0."""
     if top_p >= 1.0:
         return weights_K
     total = int(weights_K.sum())
-    # As a float the sum may have been rounded up.
+    # The product is a float, which may be rounded up beyond the total.
     needed = min(math.ceil(top_p * total), total)
     for width in (*_TOP_P_WIDTHS, len(weights_K)):
         cumulative = np.sort(_largest_values(weights_K, width))[::-1].cumsum()
@@ -136,6 +136,6 @@ def _keep_top_p(weights_K: Weights, top_p: float) -> Weights:
 
 
 def _largest_values(values_V: Values, count: int) -> Values:
-    """In no order, but that the smallest comes first."""
+    """Return the `count` largest values: the smallest of them first, the rest in any order."""
     rank = max(0, len(values_V) - count)
     return np.partition(values_V, rank)[rank:]

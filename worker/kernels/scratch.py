@@ -1,7 +1,7 @@
-"""Memory for intermediate results, kept from call to call.
+"""Memory for intermediate results, reused from call to call.
 
-Fresh tensors of some megabytes cost page faults that outweigh the arithmetic done in them. One thread at a time:
-whoever takes a place again overwrites what was there.
+New tensors of several megabytes cost page faults that take longer than the arithmetic in them. Only one thread may use it:
+taking a name again overwrites the memory.
 """
 
 from math import prod
@@ -13,10 +13,10 @@ class Scratch:
     def __init__(self) -> None:
         self._buffers: dict[str, torch.Tensor] = {}
         self._views: dict[str, torch.Tensor] = {}
-        """What was taken last: layers take the same shapes one after the other."""
+        """The last view of each name, since layers take the same shapes one after the other."""
 
     def take(self, place: str, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
-        """Uninitialized memory under this name, valid until the name is taken again. A name has one dtype."""
+        """Return uninitialized memory for the name `place`, valid until it is taken again. A name has one dtype."""
         view = self._views.get(place)
         if view is None or view.shape != shape:
             view = self._views[place] = self._buffer(place, prod(shape), dtype).view(shape)

@@ -1,4 +1,4 @@
-"""Which kernels a worker computes with: chosen once, at start, by the numeric mode and the device."""
+"""The choice of a worker's kernels by numerics mode and device, made once at start."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -14,30 +14,35 @@ from worker.kernels.reference import ReferenceKernels
 from worker.kernels.sampling import ChooseTokens, choose_tokens
 
 DEFAULT_NUMERICS = {"cpu": "integer", "cuda": "bfloat16", "hip": "bfloat16"}
-"""By device."""
+"""The default numerics mode, by device."""
 
 
 class UnknownKernelsError(StartError):
-    """No implementation of this numeric mode on this device; the message names those there are."""
+    """This numerics mode is not implemented on this device; the message names those that are."""
 
 
 class MissingDeviceError(StartError):
-    """The device is not there, or this installation cannot use it; the message says what is missing."""
+    """The device does not exist, or this installation cannot use it; the message says what is missing."""
 
 
 def select_kernels(
     numerics: str | None, device: str, native_directory: Path | None = None, kv_dtype: str | None = None
 ) -> Kernels:
-    """`numerics` and `kv_dtype` None: the default. Native kernels are built under the directory; None: torch's are enough."""
+    """Return the kernels for a numerics mode, a device and a KV format; None selects the default of `numerics` or `kv_dtype`.
+
+    Native kernels are built below `native_directory`; if it is None, the torch kernels are used.
+    """
     mode = numerics or DEFAULT_NUMERICS.get(device, "")
     implementation = IMPLEMENTATIONS.get((mode, device))
     if implementation is None:
         known = ", ".join(f"{mode} on {place}" for mode, place in IMPLEMENTATIONS)
-        raise UnknownKernelsError(f"no kernels compute {mode!r} on {device!r}; known: {known}")
+        raise UnknownKernelsError(f"numerics {mode!r} are not supported on device {device!r}; supported: {known}")
     if implementation is IntegerKernels:
         return _integer_kernels(native_directory, KV_FORMATS[kv_dtype or DEFAULT_KV_DTYPE])
     if kv_dtype is not None:
-        raise UnknownKernelsError(f"{mode!r} keeps keys and values in one format: there is no choosing {kv_dtype!r}")
+        raise UnknownKernelsError(
+            f"--kv-dtype can be set only with --numerics integer (got {kv_dtype!r} with {mode!r}); leave it unset"
+        )
     return implementation()
 
 
@@ -48,14 +53,14 @@ def _integer_kernels(native_directory: Path | None, kv_format: KVFormat) -> Kern
 
 
 def select_chooser(native_directory: Path | None = None) -> ChooseTokens:
-    """The same for all modes and devices: logits come to the processor."""
+    """Return the function that chooses tokens; it is the same for all modes and devices, on the processor."""
     return choose_tokens if native_directory is None else load_chooser(native_directory)
 
 
 def _on_gpu(device: str, dtype: torch.dtype) -> Kernels:
     _check_gpu(device)
     try:
-        # Only here: a worker on a processor neither needs Triton nor waits for its import.
+        # Imported only here, because a worker on a processor does not need Triton.
         from worker.kernels.triton.kernels import TritonKernels
     except ModuleNotFoundError as error:
         raise MissingDeviceError(
@@ -65,13 +70,16 @@ def _on_gpu(device: str, dtype: torch.dtype) -> Kernels:
 
 
 def _check_gpu(device: str) -> None:
-    """torch calls the GPUs of both makers cuda; for which of them it was built, its version says."""
+    """Raise MissingDeviceError if torch cannot use the GPU.
+
+    torch calls the GPUs of both vendors cuda; `torch.version` says for which of them it was built.
+    """
     built_for = torch.version.hip if device == "hip" else torch.version.cuda
     if built_for is None:
         maker = "AMD GPUs (ROCm)" if device == "hip" else "NVIDIA GPUs (CUDA)"
         raise MissingDeviceError(
             f"the installed torch {torch.__version__} was not built for {maker}; "
-            f"install one that is (pytorch.org/get-started), or serve with --device cpu"
+            f"install one that was (pytorch.org/get-started), or serve with --device cpu"
         )
     if not torch.cuda.is_available():
         raise MissingDeviceError(f"torch finds no GPU for {device!r}; check its driver, or serve with --device cpu")
@@ -85,4 +93,4 @@ IMPLEMENTATIONS: dict[tuple[str, str], Callable[[], Kernels]] = {
     ("bfloat16", "hip"): lambda: _on_gpu("hip", torch.bfloat16),
     ("float32", "hip"): lambda: _on_gpu("hip", torch.float32),
 }
-"""By (numerics, device)."""
+"""The implementations, by (numerics, device)."""

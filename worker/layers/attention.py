@@ -1,4 +1,4 @@
-"""Attention: queries, keys and values from one linear, head norms if the model has them, rope, attention, output.
+"""The attention block: queries, keys and values from one linear, head norms if the model has them, rope, attention, output.
 
 Legend as in step_batch.py.
 """
@@ -13,7 +13,7 @@ from worker.layers.source import LayerSource
 
 
 def qkv_sizes(config: ModelConfig) -> dict[str, int]:
-    """The outputs of queries, keys and values, by name."""
+    """Return the numbers of outputs of queries, keys and values, by name."""
     kv_size = config.num_kv_heads * config.head_size
     return {"q": config.num_heads * config.head_size, "k": kv_size, "v": kv_size}
 
@@ -52,7 +52,7 @@ class Attention:
 
 
 def _take_qk_norm(source: LayerSource) -> torch.Tensor:
-    """[N, H]: the queries' norm for each of their heads, then the keys'."""
+    """Return [N, H]: the queries' norm for each of their heads, then the keys' norm for each of theirs."""
     config = source.config
     q_norm_H = source.take_norm("q_norm", config.head_size)
     k_norm_H = source.take_norm("k_norm", config.head_size)

@@ -1,6 +1,6 @@
 """The feed-forward network: gate and up from one linear, the gate's activation, down.
 
-Legend as in step_batch.py; F the intermediate size.
+Legend as in step_batch.py; F is the intermediate size.
 """
 
 import torch

@@ -1,4 +1,4 @@
-"""A decoder layer's two residual steps, in the two forms that families use.
+"""The two residual steps of a decoder layer, in the two forms that families use.
 
 Legend as in step_batch.py.
 """
@@ -14,7 +14,7 @@ from worker.layers.source import LayerSource
 
 
 class PreNormLayer:
-    """x + attention(norm(x)), then x + mlp(norm(x))."""
+    """A layer that computes x + attention(norm(x)), then x + mlp(norm(x))."""
 
     def __init__(self, source: LayerSource, attention: Attention, mlp: MLP) -> None:
         self._kernels = source.kernels
@@ -36,7 +36,7 @@ class PreNormLayer:
 
 
 class SandwichNormLayer:
-    """x + norm(attention(norm(x))), then x + norm(mlp(norm(x)))."""
+    """A layer that computes x + norm(attention(norm(x))), then x + norm(mlp(norm(x)))."""
 
     def __init__(self, source: LayerSource, attention: Attention, mlp: MLP) -> None:
         self._kernels = source.kernels

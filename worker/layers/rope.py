@@ -1,4 +1,4 @@
-"""Rotary positions: the angles' cosines and sines, one row per position, as `Kernels.rope` wants them.
+"""Rotary position embeddings: cosines and sines of the angles, one row per position, in the form that `Kernels.rope` takes.
 
 Legend as in step_batch.py.
 """
@@ -13,25 +13,25 @@ from pagoda.models.model import RopeScaling
 from worker.kernels.interface import Kernels
 
 POSITIONS_PER_PASS = 1024
-"""What is computed at once: little enough to stay in a core's cache from one operation to the next."""
+"""Number of positions computed at once: few enough to stay in a core's cache between operations."""
 FIRST_BYTES = 1 << 23
-"""A model's first table takes about so much: what its files call the longest context may never be used."""
+"""Approximate size of a model's first table. The full context of its files may never be used."""
 HALF_PI_PARTS = (1.5707963267341256, 6.077100506303966e-11, 2.0222662487959506e-21)
 
 
 def first_length(size: int, max_position: int) -> int:
-    """The number of positions to begin with, for heads of which `size` elements are rotated."""
+    """Return the number of positions of the first table, for heads of which `size` elements are rotated."""
     return min(max_position, max(POSITIONS_PER_PASS, FIRST_BYTES // (2 * size * 4)))
 
 
 def next_length(longest: int, max_position: int) -> int:
-    """The number of positions of a table in which a sequence of `longest` tokens has room, and may grow."""
+    """Return the number of positions of a table that holds a sequence of `longest` tokens and leaves room to grow."""
     return min(max_position, 1 << (longest - 1).bit_length())
 
 
 @dataclass(frozen=True, slots=True)
 class Rotation:
-    """Of the tokens of a step. H is how much of a head is rotated."""
+    """The rotation of each token of a step. H is the number of rotated elements of a head."""
 
     cos_TH: torch.Tensor
     sin_TH: torch.Tensor
@@ -42,14 +42,14 @@ class RopeTable:
     cos_PH: torch.Tensor
     """float32 [positions, H], each angle twice."""
     sin_PH: torch.Tensor
-    """Likewise, with the sign of the rotation: [-sin, sin]."""
+    """float32 [positions, H], with the sign of the rotation: [-sin, sin]."""
 
     @classmethod
     def make(cls, frequencies: torch.Tensor, num_positions: int, device: torch.device) -> Self:
         cos_PH, sin_PH = torch.empty(2, num_positions, 2 * len(frequencies)).unbind()
         for first in range(0, num_positions, POSITIONS_PER_PASS):
             some = slice(first, min(first + POSITIONS_PER_PASS, num_positions))
-            # The angle is a float32 product, as where these models were trained.
+            # The angle is a float32 product, as it was when these models were trained.
             angles = torch.arange(some.start, some.stop, dtype=torch.float32)[:, None] * frequencies
             cos, sin = cos_sin(angles.double())
             torch.cat((cos, cos), dim=1, out=cos_PH[some])
@@ -65,10 +65,11 @@ class RopeTable:
 
 
 def cos_sin(angles: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """float64 angles up to 2^20 to float32, by elementwise IEEE operations, so that all machines have the same table.
+    """Return float32 cosines and sines of float64 angles up to 2^20, with the same bits on all machines.
 
-    Libraries differ in the last bits. Quarter turns are taken off with pi/2 in three parts, of which the first two have
-    so few bits that their products are exact; on what is left, [-pi/4, pi/4], the Taylor series converges fast.
+    Math libraries differ in the last bits, so only elementwise IEEE operations are used. Quarter turns are subtracted with
+    pi/2 in three parts; the first two have so few bits that their products are exact. On the rest, in [-pi/4, pi/4], the
+    Taylor series converges fast.
     """
     quarters = (angles * (2 / math.pi)).round()
     rest = angles
@@ -81,7 +82,7 @@ def cos_sin(angles: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def _taylor(x: torch.Tensor, first: int) -> torch.Tensor:
-    """cos(x) with `first` 0, sin(x) / x with 1."""
+    """Return cos(x) if `first` is 0, sin(x) / x if it is 1."""
     square = x * x
     total = torch.zeros_like(x)
     for power in range(16 + first, first, -2):
@@ -90,7 +91,7 @@ def _taylor(x: torch.Tensor, first: int) -> torch.Tensor:
 
 
 def rope_frequencies(size: int, theta: float, scaling: RopeScaling | None = None) -> torch.Tensor:
-    """float32 [H/2]: radians per position, of the `size` elements of a head that are rotated."""
+    """Return float32 [H/2], in radians per position, for the `size` elements of a head that are rotated."""
     exponents = torch.arange(0, size, 2, dtype=torch.float64) / size
     frequencies = theta**-exponents
     match scaling:
@@ -101,12 +102,12 @@ def rope_frequencies(size: int, theta: float, scaling: RopeScaling | None = None
         case RopeScaling(rope_type="llama3"):
             frequencies = _scale_llama3(frequencies, scaling)
         case RopeScaling(rope_type=other):
-            raise ValueError(f"unknown rope scaling {other!r}; known: linear, llama3")
+            raise ValueError(f"unsupported rope scaling {other!r}; supported: linear, llama3")
     return frequencies.float()
 
 
 def _scale_llama3(frequencies: torch.Tensor, scaling: RopeScaling) -> torch.Tensor:
-    """Low frequencies are divided by the factor, high ones stay, between them it goes over smoothly."""
+    """Divide low frequencies by the factor and keep high ones, with a linear transition between them."""
     turns = scaling.original_max_position * frequencies / (2 * math.pi)
     span = scaling.high_freq_factor - scaling.low_freq_factor
     high_share = ((turns - scaling.low_freq_factor) / span).clamp(0.0, 1.0)

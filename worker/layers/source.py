@@ -1,4 +1,4 @@
-"""Where a layer takes its weights from: the checkpoint's tensors of that layer, brought into the kernels' form."""
+"""The source of one layer's weights: its tensors of the checkpoint, converted into the kernels' form."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,9 +19,9 @@ class LayerSource:
     index: int
 
     def take_linear(self, num_outs: Mapping[str, int], num_in: int, *, needs_bias: bool = False) -> LinearWeight:
-        """`num_outs` maps names to outputs: linears that read the same input are stacked into one.
+        """Return one linear, stacked from those that read the same input: `num_outs` maps their names to numbers of outputs.
 
-        A bias is used where the checkpoint has one, even if it is not needed.
+        A bias is used if the checkpoint has one, even if it is not needed.
         """
         matrix = stack([self._take_matrix(f"{name}.weight", (num_out, num_in)) for name, num_out in num_outs.items()])
         take_bias = self._take if needs_bias else self._take_optional
@@ -35,7 +35,7 @@ class LayerSource:
         return self.kernels.pack_linear(matrix, torch.cat(filled))
 
     def take_norm(self, name: str, size: int | None = None) -> torch.Tensor:
-        """The weight of a norm over `size` elements; None: over the hidden size."""
+        """Return the weight of a norm over `size` elements, or over the hidden size if `size` is None."""
         weight = self._take(f"{name}.weight", (size or self.config.hidden_size,))
         return weight + self.config.norm_weight_offset
 

@@ -1,7 +1,7 @@
-"""What all families share: a step's token ids through embedding, layers and final norm to logits.
+"""The decoder that all model families share: a step's token ids go through embedding, layers and final norm to logits.
 
-Takes its tensors from the checkpoint when it is made; how a layer is put together, its family says. Between token ids and
-logits it calls nothing but kernels and views.
+It takes its tensors from the checkpoint when it is made; the family builds each layer. Between token ids and logits it calls
+only kernels and views.
 
 Legend as in step_batch.py.
 """
@@ -28,7 +28,7 @@ class DecoderLayer(Protocol):
 
 
 MakeLayer = Callable[[LayerSource], DecoderLayer]
-"""A family: takes one layer's tensors and puts the layer together."""
+"""A model family: a function that takes one layer's tensors and builds the layer."""
 
 
 class DecoderModel:
@@ -38,7 +38,7 @@ class DecoderModel:
         self._embedding_VD = weights.take("embedding.weight", (config.vocab_size, config.hidden_size))
         self._num_positions = first_length(config.rotary_size or config.head_size, config.max_position)
         self._rope, self._local_rope = _rope_tables(config, self._num_positions, kernels.device)
-        weights.drop("rope_factors")  # the configuration says the same
+        weights.drop("rope_factors")  # The configuration has the same numbers.
         self._layers = [
             make_layer(LayerSource(config=config, kernels=kernels, weights=weights, index=index))
             for index in range(config.num_layers)
@@ -57,12 +57,12 @@ class DecoderModel:
     def forward(self, batch: StepBatch, kv: Sequence[LayerKV]) -> torch.Tensor:
         """Write the step's keys and values into `kv`, one per layer, and return float32 logits [R, V] of the sampled rows.
 
-        The next step may overwrite them. Raises StepError for a position that the model was not made for.
+        The next step may overwrite the logits. Raises StepError for a position beyond the model's maximum.
         """
         longest = max(batch.context_lens)
         if longest > self.config.max_position:
-            # Kernels take a position's rotation from a table, and not all of them look where it ends.
-            raise StepError(f"a sequence has {longest} tokens, the model was made for {self.config.max_position}")
+            # Kernels read a position's rotation from a table, and not all of them check its end.
+            raise StepError(f"a sequence has {longest} tokens, but the model's maximum is {self.config.max_position}")
         if longest > self._num_positions:
             self._make_positions(next_length(longest, self.config.max_position))
         return self._prepared(batch.to(self._kernels.device), kv)
@@ -79,13 +79,16 @@ class DecoderModel:
         return logits_RV if config.final_logit_cap is None else kernels.cap(logits_RV, config.final_logit_cap)
 
     def _make_positions(self, num_positions: int) -> None:
-        """Each position keeps its rotation. What was prepared holds the addresses of the old tables."""
+        """Make longer rotation tables, with the same rows for the positions that the old ones have.
+
+        The prepared function is made again, because it holds the addresses of the old tables.
+        """
         self._rope, self._local_rope = _rope_tables(self.config, num_positions, self._kernels.device)
         self._num_positions = num_positions
         self._prepared = self._kernels.prepare(self._forward)
 
     def _rotations(self, batch: StepBatch) -> Sequence[Rotation]:
-        """One per layer."""
+        """Return the rotation of each layer."""
         everywhere = self._rope.rotation(self._kernels, batch.positions_T)
         if self._local_rope is None:
             return [everywhere] * len(self._layers)
@@ -101,7 +104,7 @@ class DecoderModel:
 
 
 def _rope_tables(config: ModelConfig, length: int, device: torch.device) -> tuple[RopeTable, RopeTable | None]:
-    """For all layers, and for those with a sliding window where they have another one."""
+    """Return the table of all layers, and the table of those with a sliding window if theirs differs."""
     size = config.rotary_size or config.head_size
     everywhere = RopeTable.make(rope_frequencies(size, config.rope_theta, config.rope_scaling), length, device)
     if config.rope_theta_local is None or not any(config.layer_uses_sliding_window):

@@ -1,7 +1,7 @@
-"""The model families: how each puts a layer together, and loading a model as the family that its configuration names.
+"""The model families: how each one builds a layer, and loading a model as the family that its configuration names.
 
-Most of what differs between families is in ModelConfig and is read where it acts. Only what is taken from the checkpoint in another
-way, or put together in another way, is a function of its own here.
+Most differences between families are fields of ModelConfig, read where they act. A family needs a function here only if it
+takes other tensors from the checkpoint or combines them in another way.
 """
 
 from collections.abc import Iterator, Mapping
@@ -20,21 +20,21 @@ from worker.weights.safetensors import SafetensorsCheckpoint
 
 
 class UnsupportedArchitectureError(ValueError):
-    """No family of this name; the message names those there are."""
+    """The model's architecture is not supported; the message names those that are."""
 
 
 def pre_norm_layer(source: LayerSource) -> PreNormLayer:
-    """Llama's: a norm before attention and one before the MLP."""
+    """Build Llama's layer: a norm before attention and one before the MLP."""
     return PreNormLayer(source, *_attention_and_mlp(source))
 
 
 def qkv_bias_layer(source: LayerSource) -> PreNormLayer:
-    """As Llama's, with biases on queries, keys and values."""
+    """Build Llama's layer with biases on queries, keys and values."""
     return PreNormLayer(source, *_attention_and_mlp(source, qkv_bias=True))
 
 
 def joined_matrices_layer(source: LayerSource) -> PreNormLayer:
-    """As Llama's, from checkpoints that hold queries, keys and values as one matrix, and gate and up as another."""
+    """Build Llama's layer from a checkpoint that holds queries, keys and values as one matrix, and gate and up as another."""
     hidden, inner = source.config.hidden_size, source.config.intermediate_size
     qkv = source.take_linear({"qkv": sum(qkv_sizes(source.config).values())}, hidden)
     gate_up = source.take_linear({"gate_up": 2 * inner}, hidden)
@@ -42,7 +42,7 @@ def joined_matrices_layer(source: LayerSource) -> PreNormLayer:
 
 
 def sandwich_norm_layer(source: LayerSource) -> SandwichNormLayer:
-    """Gemma's: a norm before and after attention and MLP."""
+    """Build Gemma's layer: a norm before and after attention, and before and after the MLP."""
     return SandwichNormLayer(source, *_attention_and_mlp(source))
 
 
@@ -54,21 +54,21 @@ def _attention_and_mlp(source: LayerSource, *, qkv_bias: bool = False) -> tuple[
 
 
 FAMILIES: Mapping[str, MakeLayer] = {
-    # Llama 2 and 3, SmolLM, Mistral, and whatever else shares their architecture. In ModelConfig: the scaling of the rotary
+    # Llama 2 and 3, SmolLM, Mistral, and other models of their architecture. In ModelConfig: the scaling of the rotary
     # frequencies, and Mistral's sliding window.
     "llama": pre_norm_layer,
     # Qwen 2 and 2.5.
     "qwen2": qkv_bias_layer,
-    # In ModelConfig: a norm over each head of the queries and keys, and heads of a size of their own.
+    # In ModelConfig: a norm over each head of the queries and keys, and a head size of its own.
     "qwen3": pre_norm_layer,
-    # In ModelConfig, of both: the embedding's scale, GELU, the norms' offset, sliding windows in some layers. Gemma 2 caps the
-    # scores of attention and the logits; Gemma 3 has head norms instead, and other rotary frequencies where the window is.
+    # In ModelConfig of both: the embedding's scale, GELU, the norms' offset, sliding windows in some layers. Gemma 2 caps the
+    # scores of attention and the logits; Gemma 3 has head norms instead, and other rotary frequencies in layers with a window.
     "gemma2": sandwich_norm_layer,
     "gemma3": sandwich_norm_layer,
-    # In ModelConfig: the sliding window, and how much of a head is rotated.
+    # In ModelConfig: the sliding window, and the number of rotated elements of a head.
     "phi3": joined_matrices_layer,
 }
-"""How a layer is put together, by `ModelConfig.architecture`."""
+"""The function that builds a layer, by `ModelConfig.architecture`."""
 
 
 def load_model(model: Model, kernels: Kernels) -> DecoderModel:
@@ -76,7 +76,7 @@ def load_model(model: Model, kernels: Kernels) -> DecoderModel:
     make_layer = FAMILIES.get(architecture)
     if make_layer is None:
         raise UnsupportedArchitectureError(
-            f"{model.name}: unsupported architecture {architecture!r}; known: {', '.join(FAMILIES)}"
+            f"{model.name}: unsupported architecture {architecture!r}; supported: {', '.join(FAMILIES)}"
         )
     with open_checkpoint(model) as checkpoint:
         weights = Weights(checkpoint, kernels.device)
@@ -90,7 +90,7 @@ def load_model(model: Model, kernels: Kernels) -> DecoderModel:
 
 @contextmanager
 def open_checkpoint(model: Model) -> Iterator[Checkpoint]:
-    """Open the model's checkpoint, by its format, and close it in the end."""
+    """Open the model's checkpoint according to its format, and close it when the block ends."""
     checkpoint = _open(model)
     try:
         yield checkpoint

@@ -1,4 +1,4 @@
-"""The one interface to the tensors of a checkpoint, whatever its format, and the accounting that each is used once."""
+"""The interface to the tensors of a checkpoint of any format, and a check that each tensor is used exactly once."""
 
 from collections.abc import Mapping
 from typing import Protocol
@@ -9,7 +9,8 @@ from pagoda.process.resources import return_freed_memory
 from worker.weights.four_bit import AnyWeight
 
 RETURN_AFTER_BYTES = 1 << 27
-"""Tensors are float32 until they are packed, and what they leave adds up; looking after each would take a third of the loading."""
+"""Freed memory is returned each time tensors of this size were read. Tensors are float32 until they are packed, so the memory
+that they free adds up; returning it after each tensor would take a third of the loading time."""
 
 
 class WeightsError(ValueError):
@@ -17,28 +18,28 @@ class WeightsError(ValueError):
 
 
 class Checkpoint(Protocol):
-    """Tensors by our names (tensor_names.py), read one at a time."""
+    """Tensors by Pagoda's names (tensor_names.py), read one at a time."""
 
     @property
     def names(self) -> Mapping[str, str]:
-        """Our name to the checkpoint's spelling."""
+        """Mapping from Pagoda's name of each tensor to the checkpoint's."""
 
     unknown: list[str]
-    """What is in the checkpoint under a name that nobody knows."""
+    """Tensors of the checkpoint whose names are not known."""
 
     def read(self, name: str) -> torch.Tensor:
-        """float32, in torch's layout: a linear is [out, in], queries and keys rotate pairs (i, i + H/2)."""
+        """Return float32 in torch's layout: a linear is [out, in]; queries and keys rotate pairs (i, i + H/2)."""
 
     def read_linear(self, name: str) -> AnyWeight:
-        """Likewise, or as the file has it."""
+        """Return a linear's weight as `read` does, or in the file's four-bit format."""
 
     def close(self) -> None: ...
 
 
 class Weights:
-    """Hands out each tensor once, on the device that computes with it.
+    """The tensors of a checkpoint, each returned once, on the device that computes with it.
 
-    Whatever is missing, has another shape, or is left over in the end is an error.
+    A tensor that is missing, has another shape or is never used is an error.
     """
 
     def __init__(self, checkpoint: Checkpoint, device: torch.device) -> None:
@@ -54,7 +55,7 @@ class Weights:
         return tensor
 
     def take_linear(self, name: str, shape: tuple[int, int]) -> AnyWeight:
-        """On the processor where it is not float32: nobody computes with it as it is but there."""
+        """Return a linear's weight. A four-bit weight stays on the processor, where alone it is used in that format."""
         if name not in self._left:
             raise WeightsError(f"the checkpoint has no tensor {name!r} of shape {list(shape)}")
         weight = self._checkpoint.read_linear(name)
@@ -72,7 +73,7 @@ class Weights:
         self._left.remove(name)
         if tuple(weight.shape) != shape:
             spelled = self._checkpoint.names[name]
-            raise WeightsError(f"{spelled!r} has shape {list(weight.shape)}, the model needs {list(shape)}")
+            raise WeightsError(f"{spelled!r} has shape {list(weight.shape)}, but the model needs {list(shape)}")
         self._count(weight.nbytes)
 
     def _count(self, num_bytes: int) -> None:
@@ -82,10 +83,11 @@ class Weights:
             return_freed_memory()
 
     def drop(self, name: str) -> None:
-        """A tensor that the model knows and does not need, if it is there."""
+        """Accept a tensor that the model does not need, if the checkpoint has it."""
         self._left.discard(name)
 
     def finish(self) -> None:
+        """Raise WeightsError if a tensor was not used."""
         return_freed_memory()
         left = sorted(self._checkpoint.names[name] for name in self._left) + self._checkpoint.unknown
         if left:

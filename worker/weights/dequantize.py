@@ -1,12 +1,12 @@
-"""GGML's tensor formats to float32, bit for bit as ggml and the gguf package compute it.
+"""Decoders of GGML's tensor formats to float32, with the same bits as ggml and the gguf package.
 
-Most are block formats: each packs its weights, scales and minima into a block's bytes. All of them are here, from Q4_0 to Q4_K
-and IQ4_XS, each a function of its name in lower case. To add one, write its function and name it in DECODERS.
+Most are block formats, which pack weights, scales and minima into the bytes of a block. Each format from Q4_0 to Q4_K and
+IQ4_XS is a function here, named in lower case. To add one, write its function and name it in DECODERS.
 
-- Older formats ("Q4_0", "Q5_1", ...): 32 weights that share a float16 scale d and, in the "_1" kinds, a minimum m. Weights 0 to 15
-  are in the low nibbles and 16 to 31 in the high ones; five-bit kinds have the fifth bits apart, one bit after the other.
+- Older formats ("Q4_0", "Q5_1", ...): 32 weights share a float16 scale d and, in the "_1" kinds, a minimum m. Weights 0 to 15
+  are in the low nibbles, 16 to 31 in the high ones. Five-bit kinds store the fifth bits separately, in order.
 - k-quants ("Q2_K" to "Q6_K"): 256 weights in runs of 16 or 32, each run with a small scale of its own. A run's scale is the
-  block's float16 d times the run's integer; likewise its minimum, of dmin, which is subtracted.
+  block's float16 d times the run's integer. Its minimum is dmin times another integer, and is subtracted.
 - "IQ4_NL", "IQ4_XS": four bits with unevenly spaced values; each nibble is an index into one table.
 
 Legend: n blocks as rows of uint8, R runs in a block, W weights in a run (R * W = 256).
@@ -20,7 +20,7 @@ from pagoda.models.formats.ggml_type import GGMLType
 from worker.weights.four_bit import AnyWeight, FourBitWeight, as_float32
 
 VALUES_PER_PASS = 1 << 20
-"""What is unpacked at once: little enough to stay in a core's cache between the operations, and to cost no memory."""
+"""Number of values unpacked at once: few enough to stay in a core's cache between operations and to need little memory."""
 K_BLOCK = 256
 IQ4_VALUES = torch.tensor(
     (-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113), dtype=torch.float32
@@ -28,15 +28,15 @@ IQ4_VALUES = torch.tensor(
 
 
 class UnsupportedTypeError(ValueError):
-    """A tensor is stored in a format that cannot be read; the message names those that can."""
+    """A tensor is stored in an unsupported format; the message names the supported ones."""
 
 
 def dequantize(data: memoryview, ggml_type: GGMLType) -> torch.Tensor:
-    """The tensor's bytes as flat float32, in memory of its own."""
+    """Return the tensor as flat float32, in newly allocated memory."""
     decode = DECODERS.get(ggml_type)
     if decode is None:
         known = ", ".join(kind.name for kind in DECODERS)
-        raise UnsupportedTypeError(f"cannot read {ggml_type.name} tensors; known: {known}")
+        raise UnsupportedTypeError(f"unsupported tensor type {ggml_type.name}; supported: {known}")
     blocks = torch.frombuffer(data, dtype=torch.uint8).view(-1, ggml_type.block_bytes)
     values = torch.empty(blocks.shape[0], ggml_type.block_size)
     blocks_per_pass = VALUES_PER_PASS // ggml_type.block_size
@@ -48,12 +48,12 @@ def dequantize(data: memoryview, ggml_type: GGMLType) -> torch.Tensor:
 
 
 def is_four_bit(ggml_type: GGMLType) -> bool:
-    """Whether it is what a FourBitWeight is."""
+    """Return True if a FourBitWeight can hold tensors of this type."""
     return ggml_type in FOUR_BIT
 
 
 def read_four_bit(data: memoryview, ggml_type: GGMLType, num_out: int) -> FourBitWeight:
-    """The tensor's bytes, in memory of its own, as `num_out` rows."""
+    """Return the tensor as `num_out` rows, in newly allocated memory."""
     blocks = torch.frombuffer(data, dtype=torch.uint8).view(-1, ggml_type.block_bytes)
     return FOUR_BIT[ggml_type](blocks).view(num_out)
 
@@ -63,33 +63,33 @@ def _stored_as(dtype: torch.dtype) -> Callable[[torch.Tensor], torch.Tensor]:
 
 
 def q8_0(blocks: torch.Tensor) -> torch.Tensor:
-    """Bytes: d 2, integers 32."""
+    """Decode Q8_0, d * q. Bytes: d 2, integers 32."""
     return _half(blocks, 0) * blocks[:, 2:].view(torch.int8)
 
 
 def q4_0(blocks: torch.Tensor) -> torch.Tensor:
-    """Bytes: d 2, nibbles 16. d * (q - 8)."""
+    """Decode Q4_0, d * (q - 8). Bytes: d 2, nibbles 16."""
     return _nibbles(blocks[:, 2:]).float().sub_(8).mul_(_half(blocks, 0))
 
 
 def q4_0_with_minimum(blocks: torch.Tensor) -> FourBitWeight:
-    """d * q - 8 * d: the same but for the sign of zeros, since all of it is exact."""
+    """Decode Q4_0 as d * q - 8 * d. This is exact, so it equals `q4_0` except for the sign of zeros."""
     scale = _half(blocks, 0)
     return FourBitWeight(integers_OI=_nibbles(blocks[:, 2:]), scale_OG=scale, minimum_OG=scale * -8)
 
 
 def q4_1(blocks: torch.Tensor) -> FourBitWeight:
-    """Bytes: d 2, m 2, nibbles 16. d * q + m."""
+    """Decode Q4_1, d * q + m. Bytes: d 2, m 2, nibbles 16."""
     return FourBitWeight(integers_OI=_nibbles(blocks[:, 4:]), scale_OG=_half(blocks, 0), minimum_OG=_half(blocks, 2))
 
 
 def q5_0(blocks: torch.Tensor) -> torch.Tensor:
-    """Bytes: d 2, fifth bits 4, nibbles 16. d * (q - 16)."""
+    """Decode Q5_0, d * (q - 16). Bytes: d 2, fifth bits 4, nibbles 16."""
     return _five_bits(blocks[:, 2:]).float().sub_(16).mul_(_half(blocks, 0))
 
 
 def q5_1(blocks: torch.Tensor) -> torch.Tensor:
-    """Bytes: d 2, m 2, fifth bits 4, nibbles 16. d * q + m."""
+    """Decode Q5_1, d * q + m. Bytes: d 2, m 2, fifth bits 4, nibbles 16."""
     return _five_bits(blocks[:, 4:]).float().mul_(_half(blocks, 0)).add_(_half(blocks, 2))
 
 
@@ -103,14 +103,14 @@ def _five_bits(packed: torch.Tensor) -> torch.Tensor:
 
 
 def q2_k(blocks: torch.Tensor) -> torch.Tensor:
-    """Bytes: scale and minimum nibbles 16, integers 64, d 2, dmin 2."""
+    """Decode Q2_K. Bytes: scale and minimum nibbles 16, integers 64, d 2, dmin 2."""
     scales_nR, minima_nR = blocks[:, :16] & 0x0F, blocks[:, :16] >> 4
     values = _unpack(blocks[:, 16:80].contiguous(), bits=2, group=32)
     return _scaled(values.float(), _half(blocks, 80) * scales_nR, _half(blocks, 82) * minima_nR)
 
 
 def q3_k(blocks: torch.Tensor) -> torch.Tensor:
-    """Bytes: third bits 32, low bits 64, scales 12, d 2. Integers are less 4, scales less 32."""
+    """Decode Q3_K. Bytes: third bits 32, low bits 64, scales 12, d 2. Integers are stored plus 4, scales plus 32."""
     third = _unpack(blocks[:, :32].contiguous(), bits=1, group=32)
     values = _unpack(blocks[:, 32:96].contiguous(), bits=2, group=32) | (third << 2)
     low = _unpack(blocks[:, 96:104].contiguous(), bits=4, group=8)
@@ -120,7 +120,7 @@ def q3_k(blocks: torch.Tensor) -> torch.Tensor:
 
 
 def q4_k(blocks: torch.Tensor) -> FourBitWeight:
-    """Bytes: d 2, dmin 2, scales and minima 12, integers 128."""
+    """Decode Q4_K. Bytes: d 2, dmin 2, scales and minima 12, integers 128."""
     scales_nR, minima_nR = _scales_and_minima(blocks[:, 4:16])
     integers = _unpack(blocks[:, 16:].contiguous(), bits=4, group=32)
     scales_nR, minima_nR = _half(blocks, 0) * scales_nR, _half(blocks, 2) * -minima_nR.float()
@@ -128,7 +128,7 @@ def q4_k(blocks: torch.Tensor) -> FourBitWeight:
 
 
 def q5_k(blocks: torch.Tensor) -> torch.Tensor:
-    """Bytes: d 2, dmin 2, scales and minima 12, fifth bits 32, low bits 128."""
+    """Decode Q5_K. Bytes: d 2, dmin 2, scales and minima 12, fifth bits 32, low bits 128."""
     scales_nR, minima_nR = _scales_and_minima(blocks[:, 4:16])
     fifth = _unpack(blocks[:, 16:48].contiguous(), bits=1, group=32)
     values = _unpack(blocks[:, 48:].contiguous(), bits=4, group=32) | (fifth << 4)
@@ -136,7 +136,7 @@ def q5_k(blocks: torch.Tensor) -> torch.Tensor:
 
 
 def q6_k(blocks: torch.Tensor) -> torch.Tensor:
-    """Bytes: low bits 128, high bits 64, scales 16 (signed), d 2. Integers are less 32."""
+    """Decode Q6_K. Bytes: low bits 128, high bits 64, scales 16 (signed), d 2. Integers are stored plus 32."""
     high = _unpack(blocks[:, 128:192].contiguous(), bits=2, group=32)
     values = _unpack(blocks[:, :128].contiguous(), bits=4, group=64) | (high << 4)
     scales_nR = blocks[:, 192:208].view(torch.int8)
@@ -144,7 +144,10 @@ def q6_k(blocks: torch.Tensor) -> torch.Tensor:
 
 
 def _scales_and_minima(packed: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Eight of each, six bits wide: the first four whole, the others' upper two bits above those."""
+    """Return eight scales and eight minima of six bits each.
+
+    The first four of each are stored in one piece; the upper two bits of the others are stored above them.
+    """
     first, second, rest = packed[:, :4], packed[:, 4:8], packed[:, 8:]
     scales_nR = torch.cat((first & 0x3F, (rest & 0x0F) | ((first >> 2) & 0x30)), dim=1)
     minima_nR = torch.cat((second & 0x3F, (rest >> 4) | ((second >> 2) & 0x30)), dim=1)
@@ -152,7 +155,7 @@ def _scales_and_minima(packed: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor
 
 
 def _scaled(values: torch.Tensor, scales_nR: torch.Tensor, minima_nR: torch.Tensor | None = None) -> torch.Tensor:
-    """Each operation rounds by itself, as in ggml: no multiply-add."""
+    """Return scale * value - minimum. Each operation is rounded on its own, as in ggml, without a fused multiply-add."""
     values_nRW = values.view(*scales_nR.shape, -1).mul_(scales_nR[..., None])
     if minima_nR is not None:
         values_nRW.sub_(minima_nR[..., None])
@@ -160,12 +163,15 @@ def _scaled(values: torch.Tensor, scales_nR: torch.Tensor, minima_nR: torch.Tens
 
 
 def iq4_nl(blocks: torch.Tensor) -> torch.Tensor:
-    """32 weights. Bytes: d 2, nibbles 16."""
+    """Decode IQ4_NL, 32 weights. Bytes: d 2, nibbles 16."""
     return _look_up(blocks[:, 2:]).mul_(_half(blocks, 0))
 
 
 def iq4_xs(blocks: torch.Tensor) -> torch.Tensor:
-    """256 weights in runs of 32. Bytes: d 2, scales' upper two bits 2, their lower four 4, nibbles 128. Scales are less 32."""
+    """Decode IQ4_XS, 256 weights in runs of 32.
+
+    Bytes: d 2, upper two bits of the scales 2, their lower four bits 4, nibbles 128. Scales are stored plus 32.
+    """
     high = _unpack(blocks[:, 2:4].contiguous(), bits=2, group=1)
     low = _unpack(blocks[:, 4:8].contiguous(), bits=4, group=1)
     scales_nR = _half(blocks, 0) * (low | (high << 4)).float().sub_(32)
@@ -179,14 +185,15 @@ def _look_up(packed: torch.Tensor) -> torch.Tensor:
 
 
 def _half(blocks: torch.Tensor, start: int) -> torch.Tensor:
-    """The float16 at this byte of each block, as float32 [n, 1]."""
+    """Return the float16 at this byte of each block, as float32 [n, 1]."""
     return blocks[:, start : start + 2].contiguous().view(torch.float16).float()
 
 
 def _unpack(packed: torch.Tensor, bits: int, group: int) -> torch.Tensor:
-    """Bytes to their fields of `bits` bits, uint8 [n, 8 / bits times as many].
+    """Split bytes [n, b] into fields of `bits` bits, uint8 [n, b * 8 / bits].
 
-    Each `group` bytes hold 8 / bits runs of `group` values: the first run in all their lowest bits, the next above it.
+    Each group of `group` bytes holds 8 / bits runs of `group` values: the first run in the lowest bits of all bytes, the next
+    one above it.
     """
     shifts = torch.arange(0, 8, bits, dtype=torch.uint8)[:, None]
     fields = packed.view(packed.shape[0], -1, 1, group) >> shifts
@@ -215,4 +222,4 @@ DECODERS: dict[GGMLType, Callable[[torch.Tensor], AnyWeight]] = {
     GGMLType.IQ4_NL: iq4_nl,
     GGMLType.IQ4_XS: iq4_xs,
 }
-"""Blocks [n, bytes] to values [n, values per block], in any type that float32 holds."""
+"""Functions from blocks [n, bytes] to values [n, values per block], in any type that float32 can represent."""

@@ -1,6 +1,6 @@
-"""A linear's weights as a file has them: integers from 0 to 15, with a scale and a minimum for each 32 inputs.
+"""A linear's weights in the four-bit form of a file: integers from 0 to 15, with a scale and a minimum for each 32 inputs.
 
-Several of GGML's formats are this one (dequantize.py), where a block is a row.
+Several of GGML's formats have this form; their decoders (dequantize.py) return one row per block.
 
 Legend: O, I outputs and inputs of a linear, G blocks of a row.
 """
@@ -16,12 +16,12 @@ BLOCK = 32
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class FourBitWeight:
-    """scale * integer + minimum."""
+    """Weights with the values scale * integer + minimum."""
 
     integers_OI: torch.Tensor
     """uint8."""
     scale_OG: torch.Tensor
-    """float32, as the minima."""
+    """float32, like the minima."""
     minimum_OG: torch.Tensor
 
     @property
@@ -33,12 +33,12 @@ class FourBitWeight:
         return self.integers_OI.nbytes + self.scale_OG.nbytes + self.minimum_OG.nbytes
 
     def dequantize(self) -> torch.Tensor:
-        """float32 [O, I], each operation rounded by itself, as ggml does it."""
+        """Return float32 [O, I], with each operation rounded on its own, as in ggml."""
         values_OGB = self.integers_OI.view(*self.scale_OG.shape, BLOCK).float()
         return values_OGB.mul_(self.scale_OG[..., None]).add_(self.minimum_OG[..., None]).view(self.shape)
 
     def view(self, num_out: int) -> Self:
-        """The same blocks, in so many rows."""
+        """Return the same blocks as `num_out` rows."""
         return type(self)(
             integers_OI=self.integers_OI.view(num_out, -1),
             scale_OG=self.scale_OG.view(num_out, -1),
@@ -52,11 +52,11 @@ class FourBitWeight:
 
 
 AnyWeight = torch.Tensor | FourBitWeight
-"""Of a linear: [out, in], float32 or as in the file."""
+"""The weight of a linear, [out, in]: float32, or four-bit as in the file."""
 
 
 def stack(weights: Sequence[AnyWeight]) -> AnyWeight:
-    """Linears that read the same input as one; as in the file only if all of them are."""
+    """Stack linears that read the same input into one, which is four-bit only if all of them are."""
     four_bit = [weight for weight in weights if isinstance(weight, FourBitWeight)]
     if len(four_bit) < len(weights):
         return torch.cat([as_float32(weight) for weight in weights])

@@ -1,7 +1,7 @@
 """The tensors of a GGUF file.
 
 llama.cpp's converter reorders the query and key rows of the llama architecture, because ggml rotates neighbouring
-elements; here that is undone.
+elements. `GGUFCheckpoint` undoes that.
 """
 
 from pathlib import Path
@@ -50,11 +50,11 @@ class GGUFCheckpoint:
         self._file.close()
 
     def _row_order(self, name: str, num_rows: int) -> torch.Tensor | None:
-        """Which row of the file is each of ours; None where they are the same."""
+        """Return, for each row in torch's order, its row in the file; None if the orders are equal."""
         projection = name.split(".")[-2] if name.startswith("layers.") else None
         if self._config.architecture not in ARCHITECTURES_WITH_INTERLEAVED_ROPE or projection not in ("q", "k"):
             return None
         num_heads = self._config.num_heads if projection == "q" else self._config.num_kv_heads
         if num_rows != num_heads * self._config.head_size:
-            return None  # whoever takes it sees its shape, and says so
+            return None  # `Weights` reports the wrong shape.
         return torch.arange(num_rows).view(num_heads, -1, 2).transpose(1, 2).flatten()

@@ -1,4 +1,4 @@
-"""The tensors of a Hugging Face directory: one safetensors file, or several named by an index."""
+"""The tensors of a Hugging Face directory: one safetensors file, or several that an index names."""
 
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ class SafetensorsCheckpoint:
         self.names, self.unknown = map_names(list(self._path_of), safetensors_names(config.architecture))
 
     def read(self, name: str) -> torch.Tensor:
-        """The file is opened for each: what was read of it would take memory for as long as it stays open."""
+        """Return the tensor as float32. The file is opened for each tensor, since an open file keeps what was read in memory."""
         spelled = self.names[name]
         with _open(self._path_of[spelled]) as file:
             tensor: torch.Tensor = file.get_tensor(spelled)
@@ -29,7 +29,7 @@ class SafetensorsCheckpoint:
         return self.read(name)
 
     def close(self) -> None:
-        """Nothing stays open."""
+        """Do nothing: no file stays open."""
 
 
 def _names(path: Path) -> list[str]:

@@ -1,7 +1,7 @@
-"""What the native attention kernel reads of a step: its items, block tables and scratch memory, in one structure.
+"""The structure that describes a step to the native attention kernel: its items, block tables and scratch memory.
 
 An item is a few consecutive queries of one sequence. Items are planned once per step and used by each layer. A recorded launch
-keeps the structure's address, so the next step is described by filling it in again.
+keeps the structure's address, so each step fills in the same structure again.
 """
 
 import ctypes
@@ -16,9 +16,9 @@ from worker.kernels.scratch import Scratch
 from worker.kernels.step_batch import StepBatch
 
 MAX_ITEM_QUERIES = 8
-"""Queries of one item, each with all query heads of a KV head: they share what is read of the keys."""
+"""Maximum queries of one item, each with all query heads of a KV head; they share the reading of keys."""
 MAX_ITEM_SCORES = 1 << 16
-"""Queries times keys of an item; bounds memory for long contexts. Half as many cost a tenth more at 8,192 keys."""
+"""Maximum queries times keys of an item; limits memory for long contexts. Half as many take a tenth more time at 8,192 keys."""
 MIN_KEYS = 256
 
 
@@ -33,7 +33,7 @@ class AttentionItems:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AttentionShape:
-    """Layers of one shape share a step's description."""
+    """The properties of a layer that its attention structure depends on; layers with the same shape share it."""
 
     queries_per_kv_head: int
     head_size: int
@@ -41,18 +41,18 @@ class AttentionShape:
 
 
 class AttentionSteps:
-    """One structure per shape, at the same address for good."""
+    """One structure per shape, which keeps its address."""
 
     def __init__(self, library: ctypes.CDLL) -> None:
         self._library = library
         self._scratch = Scratch()
         self._steps: dict[AttentionShape, AttentionStep] = {}
         self._items: dict[AttentionShape, AttentionItems] = {}
-        """What the structures point to."""
+        """The memory to which the structures point."""
         self._batch: StepBatch | None = None
 
     def of(self, batch: StepBatch, shape: AttentionShape) -> AttentionStep:
-        """The shape's structure, filled in for this step."""
+        """Return the shape's structure, filled in for this step."""
         self.describe(batch)
         if shape not in self._steps:
             self._steps[shape] = AttentionStep()
@@ -68,9 +68,9 @@ class AttentionSteps:
 
     def _fill_in(self, shape: AttentionShape, batch: StepBatch) -> None:
         step, items = self._steps[shape], plan_items(batch, shape.window)
-        assert items.max_keys <= MAX_CONTEXT, "the exact sums hold no longer context"
+        assert items.max_keys <= MAX_CONTEXT, f"sums over {items.max_keys} keys would not be exact"
         num_queries = items.max_queries * shape.queries_per_kv_head
-        # Room for a power of two, so that the same memory does while sequences grow.
+        # The size is a power of two, so that the same memory is enough while sequences grow.
         num_keys = max(MIN_KEYS, 1 << (items.max_keys - 1).bit_length())
         step.scratch_bytes = self._library.attention_scratch_bytes(num_queries, num_keys, shape.head_size)
         num_bytes = torch.get_num_threads() * step.scratch_bytes

@@ -1,7 +1,7 @@
-"""The native library's functions, as Python calls them: a structure of addresses and sizes, and a number of rows.
+"""Bindings to the native library's functions: each takes a structure of addresses and sizes, and a number of rows.
 
-Each structure here mirrors one of source/, whose comments say what its fields mean. `load_library` compares the two field by
-field, so a structure that was changed on one side only is refused before anything is computed with it.
+Each structure here mirrors one in source/, whose comments explain the fields. `load_library` compares the two field by field
+and rejects a library in which one of them differs.
 """
 
 import ctypes
@@ -13,7 +13,7 @@ POINTER = c_void_p
 
 
 class LinearCall(ctypes.Structure):
-    """For each kind of panels."""
+    """The arguments of a linear, for each kind of panels."""
 
     _fields_ = (
         ("x", POINTER),
@@ -100,7 +100,7 @@ class WriteKVCall(ctypes.Structure):
 
 
 class AttentionStep(ctypes.Structure):
-    """What attention knows of a step: the same for all layers with the same window."""
+    """The description of a step for attention, the same for all layers with the same window."""
 
     _fields_ = (
         ("tables", POINTER),
@@ -180,11 +180,11 @@ KERNELS = (
     "write_kv",
     "attention",
 )
-"""Each takes its structure and the number of rows to compute. `load_library` declares them, `find_kernel` finds them."""
+"""The kernels. Each takes its structure and the number of rows; `load_library` declares them, `find_kernel` finds them."""
 
 
 class Launch(ctypes.Structure):
-    """One of a recorded step's launches, for `replay`."""
+    """One launch of a recorded step, for `replay`."""
 
     _fields_ = (
         ("kernel", POINTER),
@@ -207,11 +207,11 @@ STRUCTURES: dict[str, type[ctypes.Structure]] = {
     "choose_call": ChooseCall,
     "launch": Launch,
 }
-"""By their names in C."""
+"""The structures, by their names in C."""
 
 
 class FieldLayout(ctypes.Structure):
-    """`struct field_layout` of source/layout.h: a field's name, or none for the end of the structure."""
+    """The `struct field_layout` of source/layout.h: a field, or the end of the structure, which has no name."""
 
     _fields_ = (
         ("name", c_char_p),
@@ -221,18 +221,18 @@ class FieldLayout(ctypes.Structure):
 
 
 class LayoutError(Exception):
-    """A structure is not laid out in the library as it is here; the message names it and the first field that differs."""
+    """A structure's layout in the library differs from this module's; the message names the first field that differs."""
 
 
 class UndeclaredKernelError(Exception):
-    """A kernel is launched that KERNELS lacks; the message names it."""
+    """The launched kernel is not in KERNELS; the message names it."""
 
 
 def load_library(path: Path) -> ctypes.CDLL:
     """Load the library and declare its functions.
 
-    Raise OSError if the file is no library of this machine, AttributeError if it lacks a function, LayoutError if one of its
-    structures differs.
+    Raises OSError if the file is not a library for this machine, AttributeError if it lacks a function, LayoutError if one of
+    its structures differs.
     """
     library = ctypes.CDLL(str(path))
     for name, structure in STRUCTURES.items():
@@ -254,7 +254,7 @@ def load_library(path: Path) -> ctypes.CDLL:
 
 
 def find_kernel(library: ctypes.CDLL, kernel: str) -> "ctypes._NamedFuncPointer":
-    """Return the function of one of KERNELS. Raise UndeclaredKernelError for any other."""
+    """Return the function of one of KERNELS. Raises UndeclaredKernelError for any other name."""
     if kernel not in KERNELS:
         raise UndeclaredKernelError(
             f"the kernel {kernel!r} is not in KERNELS of {Path(__file__).name}; only kernels there have declared arguments"
@@ -270,12 +270,12 @@ def _check_layout(library: ctypes.CDLL, name: str, structure: type[ctypes.Struct
     if compiled != ours:
         theirs, mine = next(pair for pair in zip(compiled, ours, strict=False) if pair[0] != pair[1])
         raise LayoutError(
-            f"struct {name} has {_field(*theirs)} where {structure.__name__} in {Path(__file__).name} has {_field(*mine)}"
+            f"struct {name} has {_field(*theirs)}, but {structure.__name__} in {Path(__file__).name} has {_field(*mine)}"
         )
 
 
 def _until_end(fields: "ctypes._Pointer[FieldLayout]") -> Iterator[tuple[str, int, int]]:
-    """Yield name, offset and size of each field, then those of the end, which has no name."""
+    """Yield name, offset and size of each field, then the offset and size of the end, with an empty name."""
     index = 0
     while fields[index].name is not None:
         yield fields[index].name.decode(), fields[index].offset, fields[index].size
@@ -302,8 +302,8 @@ def _declare(
 
 
 def _declare_short(library: ctypes.CDLL, name: str, result: type[c_int64] | None, *arguments: type[c_int64]) -> None:
-    """Declare a function that returns at once, and keeps Python's lock.
+    """Declare a function that returns at once and keeps Python's lock.
 
-    If it gave the lock up, another thread would have it for as long as it wants.
+    If it released the lock, another thread could hold it for a long time.
     """
     setattr(library, name, ctypes.PYFUNCTYPE(result, *arguments)((name, library)))

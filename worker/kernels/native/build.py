@@ -1,8 +1,8 @@
-"""Compiles the native kernels for this machine, once, and finds the library again at the next start.
+"""The build of the native kernels for this machine: compiled once, then found again at the next start.
 
-A library lies in a directory named after all it was made from: the sources, the flags, the instructions it may use,
-the compiler and the processor. So another version of any of them builds another library, and two processes that start
-at once at worst both build the same one.
+A library's directory is named after everything that it depends on: the sources, the flags, the instructions it may use, the
+compiler and the processor. So a new version of any of them gives a new library, and two processes that start at the same time
+at worst both build the same one.
 """
 
 import hashlib
@@ -22,20 +22,20 @@ LIBRARY_NAME = "kernels.so"
 FLAGS = (
     "-std=gnu11",
     "-O3",
-    # The same bits as torch: no operation is fused with another, none is reordered.
+    # For the same bits as torch, no operation may be fused with another or reordered.
     "-ffp-contract=off",
     "-fno-fast-math",
-    # These two only say that nobody looks at errno or at the floating-point status.
+    # The code reads neither errno nor the floating-point status.
     "-fno-math-errno",
     "-fno-trapping-math",
-    # Zig checks for undefined behaviour unless told otherwise, and ends the process.
+    # By default, Zig checks for undefined behaviour and ends the process.
     "-fno-sanitize=all",
     "-fvisibility=hidden",
     "-fPIC",
     "-shared",
     "-pthread",
 )
-# Names that gcc, clang and Zig share; Zig knows neither x86-64-v3 nor flags such as -mno-avx512f.
+# gcc, clang and Zig share these names; Zig knows neither x86-64-v3 nor flags such as -mno-avx512f.
 THIS_PROCESSOR, AVX2 = "native", "haswell"
 LIBRARIES = ("-lm",)
 COMPILERS = ("cc", "gcc", "clang")
@@ -43,11 +43,11 @@ TIMEOUT_S = 120.0
 
 
 class BuildError(Exception):
-    """There is no library; the message says why."""
+    """The library cannot be built; the message says why."""
 
 
 def build_library(directory: Path, compiler: Sequence[str], architecture: str) -> Path:
-    """The library below `directory`, compiled if it is not there yet. Raises BuildError."""
+    """Return the library below `directory`; compile it if it does not exist. Raises BuildError."""
     command = [*compiler, *FLAGS, f"-march={architecture}"]
     library = directory / library_key(compiler, command) / LIBRARY_NAME
     if not library.exists():
@@ -56,19 +56,19 @@ def build_library(directory: Path, compiler: Sequence[str], architecture: str) -
 
 
 def architectures() -> list[str]:
-    """What the library may be compiled for, the one to be tried first at the head.
+    """Return the architectures for which the library can be compiled, in the order in which to try them.
 
-    Not the portable path where there are better ones: with prompts it is slower than torch.
+    The portable path is left out if a better one exists, because it computes prompts more slowly than torch.
     """
     has_avx512 = platform.machine() in ("x86_64", "AMD64") and "avx512f" in _processor().split()
     return [THIS_PROCESSOR, AVX2] if has_avx512 else [THIS_PROCESSOR]
 
 
 def find_compiler() -> list[str]:
-    """The command of $CC, else of a compiler in the path, else of the one in the package ziglang."""
+    """Return the command of the compiler in $CC, else of one in the path, else of the one in the package ziglang."""
     if named := shlex.split(os.environ.get("CC", "")):
         if shutil.which(named[0]) is None:
-            raise BuildError(f"the compiler that CC names, {named[0]!r}, is not there")
+            raise BuildError(f"the compiler named by CC, {named[0]!r}, does not exist")
         return named
     for name in COMPILERS:
         if path := shutil.which(name):
@@ -76,8 +76,8 @@ def find_compiler() -> list[str]:
     if importlib.util.find_spec("ziglang") is not None:
         return [sys.executable, "-m", "ziglang", "cc"]
     raise BuildError(
-        f"there is no C compiler: none of {', '.join(COMPILERS)} is in the path, CC names none, and the Python package "
-        "ziglang is not installed"
+        f"there is no C compiler: none of {', '.join(COMPILERS)} is in the path, CC is not set, and the Python package "
+        "ziglang is not installed; install one of them"
     )
 
 
@@ -90,7 +90,7 @@ def library_key(compiler: Sequence[str], command: Sequence[str]) -> str:
 
 
 def compile_library(command: Sequence[str], library: Path) -> None:
-    """Into a file of its own, then renamed: whoever finds the library finds all of it."""
+    """Compile into a temporary file and rename it, so that another process never finds an incomplete library."""
     try:
         library.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=library.parent) as temporary:
@@ -116,7 +116,7 @@ def _run(command: Sequence[str]) -> str:
 
 
 def _processor() -> str:
-    """What -march=native looks at: a home may be shared by machines of different age."""
+    """Return a description of what -march=native depends on, since machines of different age may share a home."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:

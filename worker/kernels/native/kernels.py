@@ -1,7 +1,8 @@
-"""The integer mode in native code: the same integers and the same elementwise operations, so the same bits, in one call each.
+"""The integer mode in native code: the same integers and elementwise operations, so the same bits, with one call per method.
 
-Every method has its counterpart in the class above it, or in integer_attention.py, and its kernel in source/, where it is said
-what is computed. Here tensors become addresses. A launch runs at once, or is recorded with the rest of a step and replayed.
+Each method has its reference implementation in the base class, or in integer_attention.py, and its kernel in source/, whose
+comments say what is computed. This module passes the addresses of tensors. A launch runs at once, or is recorded with the rest
+of a step and replayed.
 
 Legend as in step_batch.py.
 """
@@ -43,22 +44,22 @@ GELU_FACTOR = -2 * LOG2_E * GELU_INNER
 
 
 class Launcher(Protocol):
-    """Where launches go: to the processor at once, or into a recording (recording.py)."""
+    """The receiver of launches: it runs them at once, or adds them to a recording (recording.py)."""
 
     def new(self, num_rows: int, *row_shape: int) -> torch.Tensor:
-        """Uninitialized float32 [num_rows, *row_shape] for a kernel's result."""
+        """Return uninitialized float32 [num_rows, *row_shape] for a kernel's result."""
 
     def scratch(self, place: str, num_rows: int, row_size: int, dtype: torch.dtype) -> torch.Tensor:
-        """Uninitialized memory that nobody reads after the next launch."""
+        """Return uninitialized memory that is used only by the next launch."""
 
     def attention_step(self, batch: StepBatch, shape: AttentionShape) -> AttentionStep: ...
 
     def launch(self, kernel: str, call: Call, num_rows: int) -> None:
-        """Compute so many rows, now or whenever it is replayed."""
+        """Compute `num_rows` rows, now or at each replay."""
 
 
 class Eager:
-    """Each launch runs at once."""
+    """A launcher that runs each launch at once."""
 
     def __init__(self, library: ctypes.CDLL) -> None:
         self._library = library
@@ -87,7 +88,7 @@ class NativeIntegerKernels(IntegerKernels):
         self._packer = PanelPacker(library)
 
     def prepare(self, forward: Forward) -> Forward:
-        """Recorded at the first step over some KV memory."""
+        """Return the step as a replay, which is recorded at the first step over a given KV memory."""
         recorded: RecordedForward | None = None
 
         def replay(batch: StepBatch, kv: Sequence[LayerKV]) -> torch.Tensor:
@@ -245,12 +246,12 @@ class NativeIntegerKernels(IntegerKernels):
 
 
 def _rows(x_TX: torch.Tensor) -> torch.Tensor:
-    """A kernel reads the rows behind each other; a recording could not repeat the copying of others."""
-    assert x_TX.is_contiguous(), "rows lie behind each other: rule 3 of interface.py"
+    """Return the tensor, whose rows must be contiguous: a replay could not repeat a copy."""
+    assert x_TX.is_contiguous(), "rows must be contiguous: rule 3 of interface.py"
     return x_TX
 
 
 def _heads(x_TX: torch.Tensor) -> torch.Tensor:
-    """Tokens may lie apart, each token's elements behind each other."""
-    assert x_TX[:1].is_contiguous(), "a token's elements lie behind each other: rule 3 of interface.py"
+    """Return the tensor. There may be gaps between tokens, but each token's elements must be contiguous."""
+    assert x_TX[:1].is_contiguous(), "a token's elements must be contiguous: rule 3 of interface.py"
     return x_TX

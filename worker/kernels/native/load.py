@@ -1,8 +1,8 @@
-"""Loads the native library: the first build, of those worth trying, whose results are those of the Python code.
+"""Loading of the native library: the first build whose results equal those of the Python code.
 
-A build is tried for each set of instructions that the processor may use, the largest first. One is rejected if it does not
-compile, if a structure of it differs from Python's (bindings.py), or if a result differs. If all are rejected, torch and numpy
-compute the same, slower.
+One build is tried for each set of instructions that the processor supports, the largest set first. A build is rejected if it
+does not compile, if one of its structures differs from Python's (bindings.py), or if a result differs. If all are rejected,
+torch and numpy compute the same results more slowly.
 """
 
 import ctypes
@@ -32,11 +32,11 @@ T = TypeVar("T")
 
 
 class CheckError(Exception):
-    """The library's results are not those of the reference implementation; the message says which."""
+    """A result of the library differs from the reference implementation's; the message says which."""
 
 
 class NoLibraryError(Exception):
-    """No build can be used; the message says why, for each."""
+    """No build can be used; the message gives the reason for each."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,41 +44,46 @@ class Loaded(Generic[T]):
     value: T
     path: Path
     rejected: str
-    """Why builds with more instructions were not taken; empty if the first was."""
+    """Reasons why builds with more instructions were rejected; empty if the first build was accepted."""
 
 
 def load_integer_kernels(directory: Path, kv_format: KVFormat = KV_FORMATS[DEFAULT_KV_DTYPE]) -> IntegerKernels:
-    """Return native kernels if a build passes, else torch's, which give the same bits. The log says what was in the way."""
+    """Return native kernels if a build passes the checks, else torch's, which give the same bits; log the reason."""
     started, reference = time.monotonic(), IntegerKernels(kv_format=kv_format)
 
     def check(library: ctypes.CDLL) -> NativeIntegerKernels:
         kernels = NativeIntegerKernels(library, kv_format)
         if difference := find_difference(kernels, reference):
-            raise CheckError(f"{difference} gives other bits than torch's on this machine")
+            raise CheckError(f"{difference} gives other bits than torch on this machine")
         return kernels
 
     try:
         loaded = load_first(directory, check)
     except NoLibraryError as error:
-        logger.warning("computing without native kernels, which is slower", extra={"reason": str(error)})
+        logger.warning("native kernels unavailable; using slower torch kernels", extra={"reason": str(error)})
         return reference
     if loaded.rejected:
-        logger.warning("computing with fewer of the processor's instructions", extra={"reason": loaded.rejected})
+        logger.warning(
+            "native kernels use fewer instructions than the processor has", extra={"reason": loaded.rejected}
+        )
     logger.info("native kernels loaded", extra={"path": str(loaded.path), "seconds": time.monotonic() - started})
     return loaded.value
 
 
 def load_chooser(directory: Path) -> ChooseTokens:
-    """Return the native chooser if a build passes, else numpy's. No second warning: the kernels' one said what is wrong."""
+    """Return the native chooser if a build passes the check, else numpy's. Loading the kernels has logged a warning already."""
     try:
         return load_first(directory, check_chooser).value
     except NoLibraryError as error:
-        logger.info("choosing tokens without native code, which is slower", extra={"reason": str(error)})
+        logger.info("native sampling unavailable; using slower numpy code", extra={"reason": str(error)})
         return choose_tokens
 
 
 def load_first(directory: Path, check: Callable[[ctypes.CDLL], T]) -> Loaded[T]:
-    """Return what `check` makes of the first library that it does not reject with CheckError. Raise NoLibraryError."""
+    """Return the result of `check` for the first library that can be loaded and passes it.
+
+    `check` raises CheckError to reject a library. Raises NoLibraryError if all are rejected.
+    """
     try:
         compiler = find_compiler()
     except BuildError as error:
@@ -94,16 +99,16 @@ def load_first(directory: Path, check: Callable[[ctypes.CDLL], T]) -> Loaded[T]:
 
 
 def check_chooser(library: ctypes.CDLL) -> NativeChooser:
-    """Return the library's chooser. Raise CheckError if its tokens are not numpy's."""
+    """Return the library's chooser. Raises CheckError if its tokens differ from numpy's."""
     chooser = NativeChooser(library)
     rows, choices = zip(*_chooser_cases(), strict=True)
     if chooser(rows, choices) != choose_tokens(rows, choices):
-        raise CheckError("it gives other tokens than numpy's on this machine")
+        raise CheckError("choose_tokens gives other tokens than numpy on this machine")
     return chooser
 
 
 def _chooser_cases() -> Iterator[tuple[Logits, Choice]]:
-    """Yield a few cases that take each path through the native code."""
+    """Yield a few cases that cover each path through the native code."""
     generator = np.random.default_rng(1)
     for top_k in (0, 3, 500):
         for top_p, min_p in ((1.0, 0.0), (0.9, 0.0), (1.0, 0.01), (0.5, 0.1)):

@@ -1,7 +1,8 @@
-"""Weights in panels, the order in which source/linear.c and linear_four_bit.c read them; which kernel does, and from what memory.
+"""Weights packed into panels, the order in which source/linear.c and linear_four_bit.c read them, and the kernel for each.
 
-They lie in huge pages, since each step reads them from end to end. With pages of 4 KiB a decode step waits for address translations
-and for the start of each page: on Zen 3 one thread read the default model's weights at 14 GB/s, with huge pages at 19.
+Panels are stored in huge pages, because each step reads all weights. With pages of 4 KiB a decode step waits for address
+translation and at the start of each page: on Zen 3 one thread read the default model's weights at 14 GB/s, with huge pages at
+19 GB/s.
 """
 
 import ctypes
@@ -15,7 +16,8 @@ from worker.weights.four_bit import AnyWeight, FourBitWeight
 
 HUGE_PAGE_BYTES = 1 << 21
 CHUNK_BYTES = 1 << 25
-"""Mapped at once and then dealt out, because most matrices are smaller than a huge page. What is not dealt out costs nothing."""
+"""Size of a mapping from which small matrices are allocated, since most are smaller than a huge page. Memory of a mapping that
+is never used costs nothing."""
 ALIGNMENT = 64
 
 
@@ -24,7 +26,7 @@ class Panels:
     memory: torch.Tensor
     kernel: str
     scratch_bytes: int
-    """That the kernel needs for each token."""
+    """Scratch memory that the kernel needs for each token."""
 
 
 class PanelPacker:
@@ -33,7 +35,7 @@ class PanelPacker:
         self._memory = HugePages()
 
     def pack(self, weight: AnyWeight) -> Panels:
-        """Nothing else is held meanwhile that is as large as the weight."""
+        """Pack a weight. This allocates no other memory as large as the weight."""
         return self._pack_four_bit(weight) if isinstance(weight, FourBitWeight) else self._pack_bytes(weight)
 
     def _pack_bytes(self, weight_OI: torch.Tensor) -> Panels:
@@ -43,7 +45,10 @@ class PanelPacker:
         return Panels(memory=memory, kernel="linear", scratch_bytes=self._library.linear_scratch_bytes(num_in))
 
     def _pack_four_bit(self, weight: FourBitWeight) -> Panels:
-        """Scales and minima in 16 bits where that is exact, as it is if the file has them so: a sixth less to read."""
+        """Pack a four-bit weight, with scales and minima in 16 bits if that is exact.
+
+        It is exact if the file has them in 16 bits; a step then reads a sixth less.
+        """
         (num_out, num_in), kernel = weight.shape, "linear_four_bit"
         scale_OG, minimum_OG = weight.scale_OG, weight.minimum_OG
         if _fits_half(scale_OG) and _fits_half(minimum_OG):
@@ -56,7 +61,7 @@ class PanelPacker:
 
 
 def _fits_half(x: torch.Tensor) -> bool:
-    """Nothing is lost in 16 bits."""
+    """Return True if float16 represents all elements exactly."""
     halves = x.half()
     return bool(halves.isfinite().all()) and torch.equal(halves.float(), x)
 
@@ -71,7 +76,7 @@ class HugePages:
         self._rest = torch.empty(0, dtype=torch.int8)
 
     def take(self, num_bytes: int) -> torch.Tensor:
-        """Memory of its own, int8, which lives as long as the tensor."""
+        """Return int8 memory that is not shared and lives as long as the tensor."""
         if num_bytes > CHUNK_BYTES // 2:
             return _map(num_bytes)[:num_bytes]
         padded = -(-num_bytes // ALIGNMENT) * ALIGNMENT
@@ -84,7 +89,7 @@ class HugePages:
 def _map(num_bytes: int) -> torch.Tensor:
     whole_pages = -(-max(num_bytes, 1) // HUGE_PAGE_BYTES) * HUGE_PAGE_BYTES
     memory = mmap.mmap(-1, whole_pages, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    # A kernel without huge pages refuses; ordinary ones do as well.
+    # An operating system without huge pages refuses, and gives ordinary pages.
     with suppress(AttributeError, OSError):
         memory.madvise(mmap.MADV_HUGEPAGE)
     return torch.frombuffer(memory, dtype=torch.int8)

@@ -1,8 +1,8 @@
-"""Recording a step's launches once, and replaying them in one native call for every further step, as a CUDA graph does.
+"""Recording of a step's launches, so that one native call can replay them for every later step, as a CUDA graph does.
 
-The model's forward is run with a few tokens and a launcher that only writes down. A launch's structure holds addresses; those of
-intermediate results are found by the memory that was handed out, and rewritten to lie in an arena that has room for the
-steps to come. What a kernel must keep to for this to work is said in ../interface.py.
+The model's forward runs once with a few tokens and a launcher that only records. A launch's structure holds addresses. Those of
+intermediate results are recognized by the memory that the recorder allocated, and rewritten to point into an arena that is
+large enough for later steps. The rules that make this possible are in ../interface.py.
 
 Legend as in step_batch.py.
 """
@@ -25,26 +25,26 @@ from worker.kernels.step_batch import StepBatch
 
 
 class Rows(IntEnum):
-    """What a result has a row for. The values are those of `struct launch`."""
+    """The kind of rows that a result has: one per token, or one per sampled row. The values are those of `struct launch`."""
 
     TOKENS = 0
     SAMPLES = 1
 
 
 RECORDED_TOKENS, RECORDED_SAMPLES = 3, 2
-"""Rows of the recorded step. They differ, so a number of rows tells what there is a row for; each is more than one, so that a row
-has the stride that it will have."""
+"""Numbers of rows of the recorded step. They differ, so that a number of rows identifies its kind; both exceed one, so that a
+row has its real stride."""
 MEANING = {RECORDED_TOKENS: Rows.TOKENS, RECORDED_SAMPLES: Rows.SAMPLES}
 
 
 class RecordingError(Exception):
-    """A forward that cannot be replayed; the message names the launch and the rule of ../interface.py that it breaks."""
+    """The forward cannot be replayed; the message names the launch and the rule of ../interface.py that it breaks."""
 
 
 class LaunchesOnly(TorchFunctionMode):
-    """While it is entered tensors may be made and viewed; what computes or copies would not be repeated, and is refused.
+    """A context in which torch may create and view tensors; it may not compute or copy, since a replay would not repeat that.
 
-    A dispatch mode would see the same, and import a thousand modules at its first use.
+    A dispatch mode would do the same, but would import a thousand modules at its first use.
     """
 
     def __torch_function__(
@@ -53,13 +53,13 @@ class LaunchesOnly(TorchFunctionMode):
         result = function(*arguments, **(options or {}))
         if function is not torch.empty and not _is_view(function.__name__, result, arguments, options or {}):
             raise RecordingError(
-                f"torch computes {function.__name__!r} between launches, which a replay would not (rule 5)"
+                f"torch computes {function.__name__!r} between launches, which a replay would not repeat (rule 5)"
             )
         return result
 
 
 def _is_view(name: str, result: Any, arguments: Sequence[Any], options: Mapping[str, Any]) -> bool:
-    """Whether nothing was written: `reshape` and `contiguous` copy where a view will not do."""
+    """Return True if nothing was written; `reshape` and `contiguous` copy if a view is not possible."""
     if name == "__setitem__" or (name.endswith("_") and not name.endswith("__")) or "out" in options:
         return False
     tensors = [each for each in (result if isinstance(result, (list, tuple)) else [result]) if torch.is_tensor(each)]
@@ -76,16 +76,16 @@ class RecordedLaunch:
 
 @dataclass(slots=True, eq=False, kw_only=True)
 class Buffer:
-    """Memory of one intermediate result, input or output, or scratch memory."""
+    """The memory of one intermediate result, input or output, or scratch memory."""
 
     tensor: torch.Tensor
     array: NDArray[Any]
-    """The same memory."""
+    """The same memory as an array."""
     rows: Rows
     first: int = sys.maxsize
     last: int = -1
     uses: list[tuple[Call, str, int]] = field(default_factory=list)
-    """Structure, field, and bytes from the buffer's start."""
+    """Structures and fields that hold an address in the buffer, with its offset from the start in bytes."""
 
     @property
     def bytes_per_row(self) -> int:
@@ -100,7 +100,7 @@ class Buffer:
 
 
 class Recorder:
-    """A launcher that writes down."""
+    """A launcher that records launches."""
 
     def __init__(self, library: ctypes.CDLL) -> None:
         self.launches: list[RecordedLaunch] = []
@@ -128,7 +128,7 @@ class Recorder:
         )
 
     def batch(self) -> StepBatch:
-        """Return the recorded step's. Its tensors are buffers like any other, to be filled in before a replay."""
+        """Return the batch of the recorded step. Its tensors are ordinary buffers, filled in before each replay."""
         return StepBatch(
             token_ids_T=self.buffer(RECORDED_TOKENS, dtype=torch.int64),
             positions_T=self.buffer(RECORDED_TOKENS, dtype=torch.int64),
@@ -140,7 +140,10 @@ class Recorder:
         )
 
     def find_uses(self) -> None:
-        """Find which launch touches which buffer: by addresses in memory handed out here. Others are of weights or KV memory."""
+        """Find the launches that use each buffer, by the addresses in their structures.
+
+        Addresses outside all buffers are those of weights or KV memory.
+        """
         buffers = sorted((buffer for buffer in self.buffers if buffer.tensor.nbytes), key=_start)
         starts = [_start(buffer) for buffer in buffers]
         for index, launch in enumerate(self.launches):
@@ -155,13 +158,13 @@ class Recorder:
                     if offset >= buffer.bytes_per_row:
                         raise RecordingError(
                             f"{launch.kernel!r}: field {name!r} begins {offset} bytes after the first row's start, "
-                            f"behind that row of {buffer.bytes_per_row} bytes (rule 3)"
+                            f"after the end of that row of {buffer.bytes_per_row} bytes (rule 3)"
                         )
                     buffer.touch(index)
                     buffer.uses.append((launch.call, name, offset))
 
     def logits_buffer(self, logits_RV: torch.Tensor) -> Buffer:
-        """Return the buffer of what the forward returned."""
+        """Return the buffer of the logits that the forward returned."""
         buffer = self.buffer_of(logits_RV)
         if buffer.rows is not Rows.SAMPLES:
             raise RecordingError("the forward's logits do not have one row for each sampled row (rule 2)")
@@ -181,14 +184,14 @@ def _start(buffer: Buffer) -> int:
 def _meaning(num_rows: int, what: str) -> Rows:
     if num_rows not in MEANING:
         raise RecordingError(
-            f"{what} with {num_rows} rows cannot be replayed: a row belongs to one of the step's tokens "
-            f"({RECORDED_TOKENS} while recording) or of its sampled rows ({RECORDED_SAMPLES}) (rule 2)"
+            f"{what} with {num_rows} rows cannot be replayed: it must have one row for each of the step's tokens "
+            f"({RECORDED_TOKENS} while recording) or each of its sampled rows ({RECORDED_SAMPLES}) (rule 2)"
         )
     return MEANING[num_rows]
 
 
 def _integers(call: Call) -> list[tuple[str, type, int]]:
-    """Return the fields that hold an address, or could: name, type and value."""
+    """Return name, type and value of the fields that may hold an address."""
     fields: list[tuple[str, type]] = list(call._fields_)
     values = [(name, kind, getattr(call, name)) for name, kind in fields]
     return [(name, kind, value) for name, kind, value in values if isinstance(value, int)]

@@ -1,7 +1,7 @@
-"""A model's forward as a recording: made at the first step, replayed in one native call from then on.
+"""A model's forward as a recording, made at the first step and then replayed in one native call per step.
 
-Owns the memory in which intermediate results lie. It has room for the largest step so far; what no step has touched
-takes no memory, and results that are never needed at the same time share it.
+The recording owns the memory of intermediate results, which is large enough for the recent steps. Memory that no step has
+touched costs nothing, and results that are never needed at the same time share memory.
 
 Legend as in step_batch.py.
 """
@@ -20,12 +20,12 @@ from worker.kernels.native.recording import Buffer, LaunchesOnly, Recorder, Rows
 from worker.kernels.step_batch import StepBatch
 
 MIN_CAPACITY = 64
-"""In rows. A multiple of it keeps each result at the start of a cache line."""
+"""Minimum capacity, in rows. With a multiple of it, each result begins at a cache line."""
 
 
 class RecordedForward:
     def __init__(self, library: ctypes.CDLL, recorder: Recorder, forward: Forward, kv: Sequence[LayerKV]) -> None:
-        """`forward` must launch through `recorder`."""
+        """Record `forward`, which must launch through `recorder`."""
         self.kv = kv
         self._library = library
         self._attention = recorder.attention
@@ -44,10 +44,10 @@ class RecordedForward:
         self._launches = _launches(library, recorder)
 
     def run(self, batch: StepBatch) -> torch.Tensor:
-        """float32 logits [R, V], valid until the next step.
+        """Replay the step and return float32 logits [R, V], valid until the next step.
 
-        Before the replay, which takes long and lets other threads have Python's lock, no operation of torch's: each might
-        lose the lock to a thread that has little to do and takes its time.
+        No torch operation runs before the replay, since each one may release Python's lock and wait for it. The replay itself
+        takes long and releases the lock.
         """
         num_rows = len(batch.token_ids_T), len(batch.sample_rows_R)
         for arena, needed in zip(self._arenas, num_rows, strict=True):
@@ -65,7 +65,7 @@ class RecordedForward:
 
 
 class Arena:
-    """Memory for all buffers that have a row for the same thing."""
+    """Memory for all buffers with the same kind of rows."""
 
     def __init__(self, buffers: Iterable[Buffer]) -> None:
         self._buffers = [buffer for buffer in buffers if buffer.is_used]
@@ -76,7 +76,7 @@ class Arena:
         self._memory = torch.empty(0, dtype=torch.uint8).numpy()
 
     def make_room(self, num_rows: int) -> None:
-        """In powers of two. One step that was far larger than the others does not keep its memory."""
+        """Make room for `num_rows` rows, in powers of two. Memory more than 8 times too large is released."""
         wanted = max(MIN_CAPACITY, 1 << (num_rows - 1).bit_length())
         if not wanted <= self._capacity <= 8 * wanted:
             self._capacity = wanted
@@ -105,7 +105,7 @@ def _launches(library: ctypes.CDLL, recorder: Recorder) -> "ctypes.Array[Launch]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lifetime:
-    """From the first launch that touches it to the last, both included."""
+    """The launches during which a buffer is needed, from `first` to `last`, both included, and its bytes per row."""
 
     first: int
     last: int
@@ -113,7 +113,7 @@ class Lifetime:
 
 
 def plan_memory(lifetimes: Sequence[Lifetime]) -> tuple[list[int], int]:
-    """An offset for each, and the size of the whole. First fit, in the order in which they come to life."""
+    """Return an offset for each lifetime, and the total size. Assigns offsets by first fit, in order of first use."""
     offsets = [0] * len(lifetimes)
     alive: list[int] = []
     total = 0

@@ -1,6 +1,6 @@
-"""Native code that adjusts rows of logits and chooses their tokens, on the kernels' threads: those of kernels/sampling.py.
+"""Native adjustment of logits and choice of tokens, on the kernels' threads; the tokens are those of kernels/sampling.py.
 
-source/sampling.c says what is done to a row. Here rows become addresses.
+source/sampling.c says what is computed for a row. This module passes the addresses of rows.
 """
 
 import ctypes
@@ -15,7 +15,7 @@ from worker.kernels.sampling import Choice, Chosen, Logits, exponent_factor, lea
 
 
 class NativeChooser:
-    """Called by one thread at a time."""
+    """A `ChooseTokens` in native code. Only one thread may call it at a time."""
 
     def __init__(self, library: ctypes.CDLL) -> None:
         self._library = library

@@ -1,4 +1,4 @@
-"""Compares the native kernels' bits with torch's on this machine, once, before a worker relies on them."""
+"""A comparison of the native kernels' bits with torch's on this machine, made once before a worker uses them."""
 
 import math
 from collections.abc import Iterator
@@ -14,11 +14,11 @@ from worker.weights.four_bit import FourBitWeight
 NUM_HEADS, NUM_KV_HEADS, HEAD_SIZE = 6, 2, 72
 PAGE_SIZE, NUM_PAGES, CONTEXT = 5, 44, 100
 NAN_ROWS = slice(5, 6)
-"""One row of a case of thirteen, none of the smaller cases: it leaves nothing finite to compare in its row."""
+"""The row with NaN in cases of thirteen rows; smaller cases have none. NaN leaves no finite value to compare in its row."""
 
 
 def find_difference(kernels: IntegerKernels, reference: IntegerKernels) -> str | None:
-    """Return the first kernel whose bits are not the reference's, if there is one."""
+    """Return the name of the first kernel whose bits differ from the reference's, or None."""
     for (name, result), (_, expected) in zip(_results(kernels), _results(reference), strict=True):
         if not _same_bits(result, expected):
             return name
@@ -26,12 +26,12 @@ def find_difference(kernels: IntegerKernels, reference: IntegerKernels) -> str |
 
 
 def _same_bits(result: torch.Tensor, expected: torch.Tensor) -> bool:
-    """Compare values. Zeros of either sign are the same, and so are NaNs, since NaN must stay NaN."""
+    """Return True if all values are equal. Zeros of either sign count as equal, and so do NaNs, since NaN must stay NaN."""
     return result.shape == expected.shape and bool(((result == expected) | (result.isnan() & expected.isnan())).all())
 
 
 def _results(kernels: IntegerKernels) -> Iterator[tuple[str, torch.Tensor]]:
-    """Yield the results of a few cases that take each path through the native code, with NaN among finite numbers."""
+    """Yield the results of a few cases that cover each path through the native code, with NaN among finite numbers."""
     generator = torch.Generator().manual_seed(1)
 
     def random(*shape: int) -> torch.Tensor:
@@ -44,7 +44,7 @@ def _results(kernels: IntegerKernels) -> Iterator[tuple[str, torch.Tensor]]:
         yield "rms_norm", kernels.rms_norm(x_TI, random(inner), 1e-5)
     yield from _four_bit_results(kernels)
     gate_up_TI = random(5, 2 * 1201) * 20
-    # Gates and ups, in whole vectors and behind the last one.
+    # The indices include gates and ups, in whole vectors and after the last whole vector.
     gate_up_TI[4, ::600], gate_up_TI[4, 1::600], gate_up_TI[4, 2::600] = math.nan, math.inf, -math.inf
     yield "silu_mul", kernels.silu_mul(gate_up_TI)
     yield "gelu_tanh_mul", kernels.gelu_tanh_mul(gate_up_TI)
@@ -61,7 +61,7 @@ def _results(kernels: IntegerKernels) -> Iterator[tuple[str, torch.Tensor]]:
 
 
 def _four_bit_results(kernels: IntegerKernels) -> Iterator[tuple[str, torch.Tensor]]:
-    """Yield results with scales and minima of as many bits as files have, and of more."""
+    """Yield results with scales and minima in 16 bits, as files have them, and in more."""
     generator = torch.Generator().manual_seed(4)
     for num_tokens, num_groups in ((1, 2), (13, 5)):
         integers_OI = torch.randint(16, (37, num_groups * FOUR_BIT_BLOCK), generator=generator, dtype=torch.uint8)
@@ -74,7 +74,7 @@ def _four_bit_results(kernels: IntegerKernels) -> Iterator[tuple[str, torch.Tens
 
 
 def _attention_results(kernels: IntegerKernels, new_TNH: torch.Tensor) -> Iterator[tuple[str, torch.Tensor]]:
-    """Yield results of a sequence that decodes and one whose next six tokens are computed, each after CONTEXT others."""
+    """Yield results for a sequence that decodes and one whose next six tokens are computed, each after CONTEXT others."""
     old_TNH = torch.randn(2 * CONTEXT, 2 * NUM_KV_HEADS, HEAD_SIZE, generator=torch.Generator().manual_seed(2))
     tables_SB = torch.randperm(NUM_PAGES, generator=torch.Generator().manual_seed(3)).view(2, -1)
     kv = kernels.allocate_kv(NUM_PAGES, PAGE_SIZE, NUM_KV_HEADS, HEAD_SIZE)

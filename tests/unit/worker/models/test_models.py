@@ -129,7 +129,7 @@ def test_a_position_beyond_the_models_is_refused(kernels: Kernels, tmp_path: Pat
     longest = model.config.max_position
     stepped = SteppedModel(model, kernels, num_pages=2 + longest // 16)
     stepped.step([("a", [1] * longest)])
-    with pytest.raises(StepError, match=f"{longest + 1} tokens, the model was made for {longest}"):
+    with pytest.raises(StepError, match=f"{longest + 1} tokens, but the model's maximum is {longest}"):
         stepped.step([("a", [1])])
 
 

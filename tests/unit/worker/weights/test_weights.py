@@ -121,7 +121,7 @@ def test_left_over_tensor_is_named(name: str, tmp_path: Path) -> None:
 def test_wrong_shape_is_told_with_both_shapes(tmp_path: Path) -> None:
     model = save_safetensors(make_llama(), tmp_path)
     change_tensors(tmp_path, {"model.norm.weight": torch.zeros(7)})
-    with pytest.raises(WeightsError, match=r"'model\.norm\.weight' has shape \[7\], the model needs \[48\]"):
+    with pytest.raises(WeightsError, match=r"'model\.norm\.weight' has shape \[7\], but the model needs \[48\]"):
         load_model(model, ReferenceKernels())
 
 
@@ -160,7 +160,7 @@ def test_gguf_tensor_of_unreadable_type_is_named(tmp_path: Path) -> None:
     llama = make_llama(hidden_size=256, intermediate_size=256, num_hidden_layers=1, num_attention_heads=4, head_dim=64)
     described = save_safetensors(llama, tmp_path / "safetensors")
     model = save_gguf(llama, described, tmp_path / "tiny.gguf", gguf.GGMLQuantizationType.TQ2_0)
-    with pytest.raises(WeightsError, match=r"'token_embd\.weight': cannot read TQ2_0"):
+    with pytest.raises(WeightsError, match=r"'token_embd\.weight': unsupported tensor type TQ2_0"):
         load_model(replace(model, name="ternary"), ReferenceKernels())
 
 
