@@ -50,10 +50,10 @@ def test_every_exported_function_is_declared() -> None:
 @pytest.mark.parametrize(
     ("structure", "message"),
     [
-        (SWAPPED, r"'x' \(8 bytes at 0\) where GatherCall in bindings.py has 'rows' \(8 bytes at 0\)"),
-        (NARROWER, r"'size' \(8 bytes at 24\) where GatherCall in bindings.py has 'size' \(4 bytes at 24\)"),
-        (WITHOUT, r"'size' \(8 bytes at 24\) where GatherCall in bindings.py has its end at 24"),
-        (WITH_ANOTHER, r"its end at 32 where GatherCall in bindings.py has 'factor' \(4 bytes at 32\)"),
+        (SWAPPED, r"'x' \(8 bytes at 0\), but GatherCall in bindings.py has 'rows' \(8 bytes at 0\)"),
+        (NARROWER, r"'size' \(8 bytes at 24\), but GatherCall in bindings.py has 'size' \(4 bytes at 24\)"),
+        (WITHOUT, r"'size' \(8 bytes at 24\), but GatherCall in bindings.py has its end at 24"),
+        (WITH_ANOTHER, r"its end at 32, but GatherCall in bindings.py has 'factor' \(4 bytes at 32\)"),
     ],
     ids=["swapped", "narrower", "without", "with-another"],
 )
