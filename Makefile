@@ -12,7 +12,7 @@ PROTOS := $(wildcard protos/v1/*.proto)
 PROTOC = PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m grpc_tools.protoc -I.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve test test-fast test-large chaos lint types format protos check-protos docs bench bench-peers first-answers quality clean
+.PHONY: help setup serve test test-fast test-large chaos lint types format protos check-protos docs bench bench-peers first-answers quality dist clean
 
 help: ## Show this list.
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -28,7 +28,7 @@ test: $(VENV)/.dev-installed ## Run all tests; some start the real system with t
 test-fast: $(VENV)/.dev-installed ## Run the tests that need no model.
 	$(BIN)/pytest $(PARALLEL) -m "not e2e" $(ARGS)
 
-test-large: $(VENV)/.dev-installed ## Run the tests that fetch further models (250 MB).
+test-large: $(VENV)/.dev-installed ## Run the tests that fetch further models, and all of `pip install 'pagoda-llm[all]'`.
 	$(BIN)/pytest -m large $(ARGS)
 
 chaos: $(VENV)/.dev-installed ## Fail gateways, schedulers, workers and Redis under load for five minutes (ARGS="--duration 600 --seed 7").
@@ -74,6 +74,10 @@ first-answers: $(VENV)/.dev-installed ## Ask the default model ten everyday ques
 
 quality: $(VENV)/.installed ## Measure what each numeric mode costs in quality, or a running server's (ARGS="--url http://…/v1").
 	@$(BIN)/python -m bench.quality $(ARGS)
+
+dist: $(VENV)/.dev-installed ## Build a release into dist/: the source distribution, and the wheel from it.
+	rm -rf dist
+	$(BIN)/python -m build
 
 clean: ## Remove .venv and everything generated outside version control. Models stay.
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -19,7 +19,7 @@ GUARD = Path(__file__).parent / "import_guard"
 @cache
 def modules_not_installed_with(extra: str) -> Sequence[str]:
     """Return the modules that an image with this extra lacks. The first call takes seconds."""
-    there = distributions_of(extra) | distributions_of("tracing") | {DISTRIBUTION, "pip"}
+    there = distributions_of(extra) | distributions_of("tracing") | {DISTRIBUTION}
     owners = importlib.metadata.packages_distributions()
     return sorted(module for module, names in owners.items() if not there & {canonicalize_name(name) for name in names})
 
