@@ -1,7 +1,5 @@
 """The `pagoda` command's words and options. Those about models are in model_commands.py; what they do is elsewhere."""
 
-import os
-import sys
 from typing import Annotated, Literal
 
 import typer
@@ -10,7 +8,9 @@ from pagoda.cli import credential_commands, model_commands, other_words
 from pagoda.cli.chat import command as chat_command
 from pagoda.cli.credential_commands import KeysFile
 from pagoda.cli.doctor import command as doctor_command
+from pagoda.cli.failure import failing_in_sentences
 from pagoda.cli.options import Home, complete_model, named_by_ollama, resolve_home
+from pagoda.cli.tier_programs import become_tier
 from pagoda.cli.vllm_flags import ServeCommand
 from pagoda.distribution import VERSION
 from pagoda.durations import parse_setting
@@ -283,20 +283,19 @@ other_words.register(app)
 
 @app.command(context_settings=_PASS_THROUGH, help="Start a gateway alone.")
 def gateway(context: typer.Context) -> None:
-    _become_tier("gateway", context.args)
+    _start_tier("gateway", context.args)
 
 
 @app.command(context_settings=_PASS_THROUGH, help="Start a scheduler alone.")
 def scheduler(context: typer.Context) -> None:
-    _become_tier("scheduler", context.args)
+    _start_tier("scheduler", context.args)
 
 
 @app.command(context_settings=_PASS_THROUGH, help="Start a worker alone.")
 def worker(context: typer.Context) -> None:
-    _become_tier("worker", context.args)
+    _start_tier("worker", context.args)
 
 
-def _become_tier(tier: str, arguments: list[str]) -> None:
-    """Replace this process, so that signals and exit status are the tier's own."""
-    # -P: a folder named like a tier in the working directory must not be taken for it.
-    os.execv(sys.executable, [sys.executable, "-P", "-m", tier, *arguments])
+def _start_tier(tier: str, arguments: list[str]) -> None:
+    with failing_in_sentences():
+        become_tier(tier, arguments)

@@ -1,14 +1,13 @@
 """Words that users of other commands type: help and version, and Ollama's for what there is not here, each with a sentence."""
 
-import os
-import sys
 from collections.abc import Callable
 from typing import Annotated
 
 import typer
 from typer.core import TyperGroup
 
-from pagoda.cli.failure import fail
+from pagoda.cli.failure import fail, failing_in_sentences
+from pagoda.cli.tier_programs import become_tier
 from pagoda.distribution import VERSION
 
 _ABSENT = {
@@ -39,13 +38,9 @@ def help_(
             fail(f"there is no command '{' '.join(command or ())}'; pagoda help lists them")
         shown = type(context)(found, info_name=word, parent=shown)
         if not found.context_settings.get("help_option_names", ["--help"]):
-            tier_help(word)
+            with failing_in_sentences():
+                become_tier(word, ["--help"])
     typer.echo(shown.get_help())
-
-
-def tier_help(tier: str) -> None:
-    """Replace this process by the tier's own `--help`."""
-    os.execv(sys.executable, [sys.executable, "-P", "-m", tier, "--help"])
 
 
 def version() -> None:

@@ -13,10 +13,12 @@ from functools import partial
 
 from pagoda.api_keys.key_file import KeyEntry, KeyFile, KeysError, parse_keys
 from pagoda.cli.banner import banner
+from pagoda.cli.failure import CommandError
 from pagoda.cli.fetch import fetch_model
 from pagoda.cli.logs import begin_anew, keep_bounded
 from pagoda.cli.readiness import NotReadyError, wait_for_gateway, wait_for_workers
 from pagoda.cli.supervisor import ChildLostError, Supervisor
+from pagoda.cli.tier_programs import TIERS, check_installed
 from pagoda.cli.tiers import ServeOptions, tier_commands
 from pagoda.models.errors import ModelError
 from pagoda.models.formats.tensor_check import check_tensors
@@ -43,6 +45,7 @@ class ServeError(Exception):
 def run_serve(options: ServeOptions) -> int:
     """Serve until a signal; the exit status of the command."""
     try:
+        check_installed(*TIERS)
         check_exposure(options)
         check_port(options)
         check_tracing(options)
@@ -52,7 +55,7 @@ def run_serve(options: ServeOptions) -> int:
             check_tensors(model)
         make_run_directory(options)
         return asyncio.run(_serve(within_windows(options, models), models))
-    except (ServeError, ModelError, ChildLostError, NotReadyError) as error:
+    except (ServeError, CommandError, ModelError, ChildLostError, NotReadyError) as error:
         say(f"Error: {error}")
         return 1
     except KeyboardInterrupt:
