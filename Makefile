@@ -1,12 +1,12 @@
-# `make serve` is all a user needs. `.ci/run` runs the targets that the project's checks consist of, and nothing else.
+# `make serve` is all that a user needs. `.ci/run` runs the targets that check a change.
 
 VENV := .venv
 BIN := $(VENV)/bin
-# The first interpreter that is new enough; name another with `make PYTHON=/path/to/python3`.
+# The first interpreter that is new enough. To use another one: `make PYTHON=/path/to/python3`.
 PYTHON ?= $(shell for candidate in python3 python3.14 python3.13 python3.12 python3.11; do \
 	$$candidate -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$candidate && break; done)
-# Half of what tests do is waiting for processes. A file stays together: its tests share what is dear to start. In their order, since
-# the long files come first then, and at the end there are short ones to fill both processes.
+# Tests run in two processes, because half of their time is waiting. The tests of a file stay together, because they share servers
+# that are slow to start. Files keep their order: long ones first, so that short ones fill both processes at the end.
 PARALLEL ?= -n 2 --dist loadfile --no-loadscope-reorder
 PROTOS := $(wildcard protos/v1/*.proto)
 PROTOC = PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m grpc_tools.protoc -I.
@@ -19,22 +19,22 @@ help: ## Show this list.
 
 setup: $(VENV)/.dev-installed ## Install everything that development needs into .venv.
 
-serve: $(VENV)/.installed ## Serve the default model at http://127.0.0.1:8000; more with ARGS="--model … --port …".
+serve: $(VENV)/.installed ## Serve the default model at http://127.0.0.1:8000. Options: ARGS="--model … --port …".
 	@$(BIN)/pagoda serve $(ARGS)
 
-test: $(VENV)/.dev-installed ## Run all tests; some start the real system with the real model.
+test: $(VENV)/.dev-installed ## Run all tests. Some start the real system with the real model.
 	$(BIN)/pytest $(PARALLEL) $(ARGS)
 
 test-fast: $(VENV)/.dev-installed ## Run the tests that need no model.
 	$(BIN)/pytest $(PARALLEL) -m "not e2e" $(ARGS)
 
-test-large: $(VENV)/.dev-installed ## Run the tests that fetch further models, and all of `pip install 'pagoda-llm[all]'`.
+test-large: $(VENV)/.dev-installed ## Run the tests that download more models, and test `pip install 'pagoda-llm[all]'`.
 	$(BIN)/pytest -m large $(ARGS)
 
-chaos: $(VENV)/.dev-installed ## Fail gateways, schedulers, workers and Redis under load for five minutes (ARGS="--duration 600 --seed 7").
+chaos: $(VENV)/.dev-installed ## Kill gateways, schedulers, workers and Redis under load for five minutes. Options: ARGS="--duration 600 --seed 7".
 	@$(BIN)/python -m tests.chaos $(ARGS)
 
-lint: $(VENV)/.dev-installed ## Check style, format, and which tier imports which.
+lint: $(VENV)/.dev-installed ## Check style, format and import directions.
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
@@ -42,44 +42,44 @@ lint: $(VENV)/.dev-installed ## Check style, format, and which tier imports whic
 types: $(VENV)/.dev-installed ## Check types.
 	$(BIN)/mypy
 
-format: $(VENV)/.dev-installed ## Bring the code into the one format.
+format: $(VENV)/.dev-installed ## Format the code.
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-protos: $(VENV)/.dev-installed ## Generate the Python of the contracts.
+protos: $(VENV)/.dev-installed ## Generate the Python code of protos/.
 	$(PROTOC) --python_out=. --grpc_python_out=. --mypy_out=. --mypy_grpc_out=. $(PROTOS)
 
-check-protos: $(VENV)/.dev-installed ## Fail if the generated Python is not what the contracts say.
+check-protos: $(VENV)/.dev-installed ## Check that the generated Python code matches protos/.
 	@generated=$$(mktemp -d) && trap 'rm -rf "$$generated"' EXIT && \
 	$(PROTOC) --python_out=$$generated --grpc_python_out=$$generated --mypy_out=quiet:$$generated \
 		--mypy_grpc_out=quiet:$$generated $(PROTOS) && \
 	for file in $$(cd $$generated && find . -type f); do \
 		cmp "$$generated/$$file" "$$file" || { echo "run 'make protos'"; exit 1; }; \
-	done && echo "The generated Python is what the contracts say."
+	done && echo "The generated Python code matches protos/."
 
-docs: $(VENV)/.dev-installed ## Generate the pages of docs/ that are made from the code.
+docs: $(VENV)/.dev-installed ## Generate the pages of docs/ that come from the code.
 	$(BIN)/python -m gateway.api_fields > docs/api-fields.md
 
-bench: $(VENV)/.dev-installed ## Measure a running server (URL=http://…/v1), or one started for it and then its tiers.
+bench: $(VENV)/.dev-installed ## Measure a running server (URL=http://…/v1), or start one and measure it and its tiers.
 	@$(BIN)/python -m bench server $(if $(URL),--url $(URL)) $(ARGS)
 ifeq ($(URL)$(ARGS),)
 	@for what in gateway scheduler shares; do $(BIN)/python -m bench $$what || exit 1; done
 endif
 
-bench-peers: $(VENV)/.dev-installed ## Measure Pagoda beside llama.cpp and vLLM, which are installed into .peers (once, 10 min).
+bench-peers: $(VENV)/.dev-installed ## Compare Pagoda with llama.cpp and vLLM, which are installed into .peers (once, 10 min).
 	@$(BIN)/python -m bench peers $(ARGS)
 
-first-answers: $(VENV)/.dev-installed ## Ask the default model ten everyday questions as it is served, and write its answers to bench/results/.
+first-answers: $(VENV)/.dev-installed ## Ask the served default model ten questions, and write the answers to bench/results/.
 	@$(BIN)/python -m bench first-answers --output bench/results/first-answers.md $(ARGS)
 
-quality: $(VENV)/.installed ## Measure what each numeric mode costs in quality, or a running server's (ARGS="--url http://…/v1").
+quality: $(VENV)/.installed ## Measure the quality of each numeric mode, or of a running server (ARGS="--url http://…/v1").
 	@$(BIN)/python -m bench.quality $(ARGS)
 
 dist: $(VENV)/.dev-installed ## Build a release into dist/: the source distribution, and the wheel from it.
 	rm -rf dist
 	$(BIN)/python -m build
 
-clean: ## Remove .venv and everything generated outside version control. Models stay.
+clean: ## Remove .venv and all generated files. Models stay.
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
@@ -89,7 +89,7 @@ $(BIN)/python -m pip uninstall --quiet --quiet --yes pagoda
 $(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[$(1)]'
 endef
 
-# The stamps are older than pyproject.toml when dependencies changed: then, and only then, pip runs.
+# A stamp older than pyproject.toml means that dependencies may have changed. Only then pip runs.
 $(VENV)/.installed: pyproject.toml | $(BIN)/python
 	$(call install,all)
 	@touch $@
