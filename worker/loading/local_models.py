@@ -23,7 +23,7 @@ class LocalModels:
         self._settings = settings
         self._store = ModelStore(settings.home)
         self._named = {self._store.get(given).name: given for given in settings.models}
-        """For each model's name, the setting that gave it, which may be a path."""
+        """The setting that gave each model, by model name; it may be a path."""
         self._models = {name: self._store.get(given) for name, given in self._named.items()}
         self.home_model = None if settings.start_empty else next(iter(self._models.values()))
         """The model to load at start; None if the worker starts empty."""

@@ -1,7 +1,8 @@
-"""`python -m worker.kernels.triton.compile`: compile all kernels ahead of time, with no GPU, and say what they take.
+"""`python -m worker.kernels.triton.compile`: compile all kernels ahead of time, without a GPU, and print what they need.
 
-For each target, model and kernel: registers of a thread, shared memory of a block, and bytes that do not fit the registers.
-So a kernel that a GPU cannot run is found here, not by the first request. `--json` prints JSON lines, with the binary's size.
+It prints, for each target, model and kernel: registers per thread, shared memory per block, and bytes spilled from registers.
+So a kernel that a GPU cannot run is found here and not by the first request. `--json` prints JSON lines, which also have the
+size of the binary.
 """
 
 import argparse
@@ -29,9 +30,9 @@ TARGETS = {
     "sm_90": GPUTarget("cuda", 90, 32),
     "gfx942": GPUTarget("hip", "gfx942", 64),
 }
-"""A100, H100, MI300."""
+"""The targets: A100, H100 and MI300."""
 SHARED_BYTES = {"sm_80": 163 << 10, "sm_90": 227 << 10, "gfx942": 64 << 10}
-"""Shared memory that one block may take."""
+"""Maximum shared memory of one block, in bytes."""
 BINARIES = {"cuda": "cubin", "hip": "hsaco"}
 
 MODELS = {
@@ -41,10 +42,10 @@ MODELS = {
     "Llama 3 8B": (HeadShape(num_heads=32, num_kv_heads=8, head_size=128, page_size=16), False),
     "Gemma 2 2B": (HeadShape(num_heads=8, num_kv_heads=4, head_size=256, page_size=16), True),
 }
-"""By head size, with whether scores are capped."""
+"""Models by head size, each with True if its scores are capped."""
 
 KV_TYPES = {"bf16": 2, "fp16": 2, "fp32": 4}
-"""Bytes of an element."""
+"""Bytes per element of each type."""
 ARGUMENT_TYPES = {
     "out_ptr": "*fp32",
     "mean_ptr": "*fp32",
@@ -65,14 +66,14 @@ ARGUMENT_TYPES = {
     "scale": "fp32",
     "cap": "fp32",
 }
-"""As the launches pass them; `kv_ptr` has the type of the memory."""
+"""Types of the arguments, as launches pass them; `kv_ptr` has the type of the KV memory."""
 MULTIPLES_OF_16 = {"q_stride", "k_stride", "v_stride", "window"}
-"""Beside the pointers. Triton compiles a kernel of its own where it sees this, and it nearly always is so."""
+"""Arguments, beside the pointers, that are nearly always multiples of 16; Triton compiles a special kernel for that case."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Variant:
-    """One kernel for one model, with its constants, warps and stages as a launch names them."""
+    """One kernel for one model, with the constants, warps and stages of its launch."""
 
     model: str
     kv_type: str
@@ -136,7 +137,7 @@ def _source(variant: Variant) -> Any:
 
 
 def _measure_nvidia(asm: Mapping[str, Any], target: str) -> tuple[int, int]:
-    """What the assembler says of it; Triton keeps that to itself until a driver has loaded the kernel."""
+    """Return registers and spilled bytes from the assembler's report; Triton shows them only once a driver has loaded a kernel."""
     architecture = f"{target}a" if target == "sm_90" else target
     with tempfile.TemporaryDirectory() as directory:
         source = Path(directory, "kernel.ptx")
@@ -147,7 +148,7 @@ def _measure_nvidia(asm: Mapping[str, Any], target: str) -> tuple[int, int]:
 
 
 def _measure_amd(asm: Mapping[str, Any], target: str) -> tuple[int, int]:
-    """From the description that the assembly carries. A vector register holds 4 bytes of each of 64 threads."""
+    """Return registers and spilled bytes from the assembly's metadata. A vector register holds 4 bytes for each of 64 threads."""
     text = asm["amdgcn"]
     return _number(r"\.vgpr_count:\s+(\d+)", text), 4 * _number(r"\.vgpr_spill_count:\s+(\d+)", text)
 
@@ -155,7 +156,7 @@ def _measure_amd(asm: Mapping[str, Any], target: str) -> tuple[int, int]:
 def _number(pattern: str, text: str) -> int:
     match = re.search(pattern, text)
     if match is None:
-        raise ValueError(f"nothing like {pattern!r} in what the assembler says")
+        raise ValueError(f"the assembler's output has no match for {pattern!r}")
     return int(match[1])
 
 

@@ -1,10 +1,10 @@
-"""The GPU's implementation of the interface: attention and KV writes as Triton kernels, the rest plain torch on the device.
+"""The kernels for GPUs: attention and KV writes are Triton kernels, the rest is plain torch on the device.
 
-What is elementwise, and rms_norm, is inherited from the reference implementation. Weights, KV memory and the factors of
-products have one format, bfloat16 by default; activations between the products and all sums are float32. Products of
-matrices are the vendor library's, which sums in an order that it chooses by shape, so bits depend on the batch.
+Elementwise functions and rms_norm are inherited from the reference implementation. Weights, KV memory and the factors of
+products have one format, bfloat16 by default; activations between products and all sums are float32. The vendor's library
+multiplies matrices and chooses the order of its sums by shape, so bits depend on the batch.
 
-The same kernels run on the CPU in Triton's interpreter (TRITON_INTERPRET=1): slowly, for tests.
+For tests, the same kernels run on the CPU in Triton's interpreter (TRITON_INTERPRET=1), which is slow.
 """
 
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ from worker.weights.four_bit import AnyWeight, as_float32
 
 FORMATS = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "fp32"}
 VERSION = 1
-"""Of the bits: raised when a kernel gives others."""
+"""Version of the bits; increase it when a kernel's bits change."""
 
 
 @dataclass(frozen=True, slots=True)

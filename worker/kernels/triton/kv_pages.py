@@ -1,4 +1,4 @@
-"""One layer's keys and values in pages on a GPU: the layout that all kernels here share, and the kernel that writes it.
+"""One layer's keys and values in pages on a GPU: the layout that all Triton kernels share, and the kernel that writes it.
 
 KV memory is one tensor [pages, 2 K, P, H], the same as in attention_plan.py:
 
@@ -8,9 +8,9 @@ KV memory is one tensor [pages, 2 K, P, H], the same as in attention_plan.py:
     │ P rows of H   │     │               │          │  │               │
     └───────────────┴─────┴───────────────┴──────────┴──┴───────────────┴──
 
-What one program of an attention kernel reads is one head's keys of one page after another: P * H numbers that lie behind
-each other, 2 KiB for 16 tokens of 64 bfloat16. So each load of a warp is whole cache lines, whatever the order of the
-pages. A page is one piece of memory, which can be copied elsewhere as it is.
+A program of an attention kernel reads one head's keys, page by page: P * H contiguous numbers, 2 KiB for 16 tokens of 64
+bfloat16. So each load of a warp reads whole cache lines, whatever the order of the pages. A page is contiguous, so it can be
+copied in one piece.
 
 Legend as in step_batch.py, and K KV heads.
 """
@@ -20,7 +20,7 @@ import triton
 import triton.language as tl
 
 WRITE_WARPS = 4
-"""A token's keys, 8 heads of 128, are 1024 float32: two loads of 16 bytes for each of 128 threads."""
+"""Warps of the kernel. The keys of a token, with 8 heads of 128, are 1024 float32: two loads of 16 bytes per thread of 128."""
 
 
 def kv_shape(num_pages: int, page_size: int, num_kv_heads: int, head_size: int) -> tuple[int, int, int, int]:
@@ -28,13 +28,13 @@ def kv_shape(num_pages: int, page_size: int, num_kv_heads: int, head_size: int) 
 
 
 def as_rows(x_TNH: torch.Tensor) -> torch.Tensor:
-    """The same with each token's [N, H] in one piece: a view into a wider row, as layers cut them, is that already."""
+    """Return the tensor with each token's [N, H] contiguous; a view into wider rows, as layers make them, already is."""
     is_row = x_TNH.stride(2) == 1 and x_TNH.stride(1) == x_TNH.shape[2]
     return x_TNH if is_row else x_TNH.contiguous()
 
 
 def write_kv(kv: torch.Tensor, k_TKH: torch.Tensor, v_TKH: torch.Tensor, slots_T: torch.Tensor) -> None:
-    """Each token's keys and values to its slot, rounded to the memory's format."""
+    """Write each token's keys and values into its slot, rounded to the format of the memory."""
     num_tokens, num_kv_heads, head_size = k_TKH.shape
     k_TKH, v_TKH = as_rows(k_TKH), as_rows(v_TKH)
     launch = write_kv_launch(num_kv_heads, kv.shape[2], head_size)
@@ -42,7 +42,7 @@ def write_kv(kv: torch.Tensor, k_TKH: torch.Tensor, v_TKH: torch.Tensor, slots_T
 
 
 def write_kv_launch(num_kv_heads: int, page_size: int, head_size: int) -> dict[str, int]:
-    """What the kernel is compiled with."""
+    """Return the constants and options with which the kernel is compiled."""
     return {
         "NUM_KV_HEADS": num_kv_heads,
         "PAGE_SIZE": page_size,
@@ -67,7 +67,7 @@ def write_kv_kernel(
     BLOCK_HEADS: tl.constexpr,
     BLOCK_HEAD_SIZE: tl.constexpr,
 ):
-    """One program per token: all its heads, keys and values."""
+    """Write the keys and values of all heads of one token. There is one program per token."""
     token = tl.program_id(0).to(tl.int64)
     slot = tl.load(slots_ptr + token)
     head = tl.arange(0, BLOCK_HEADS)[:, None]

@@ -1,6 +1,6 @@
-"""Which programs one step's attention launches: a list for the decode kernels and one for prefill, on the device.
+"""The plan of the programs that one step's attention launches: a list for the decode kernels and one for prefill, on the device.
 
-Made once per step; all layers ask for the same one.
+It is made once per step and used by all layers.
 
 Legend as in step_batch.py, and D decoding sequences, W tiles of sequences that compute more than one token.
 """
@@ -16,11 +16,11 @@ from worker.kernels.step_batch import StepBatch
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LaunchPlan:
     decodes_D3: torch.Tensor
-    """int32: sequence, its row of the step, length of its context."""
+    """int32: the sequence, its row of the step, and the length of its context."""
     max_context: int
-    """Of the decoding sequences."""
+    """Longest context of the decoding sequences."""
     tiles_W4: torch.Tensor
-    """int32: sequence, first row, number of tokens, position of the first."""
+    """int32: the sequence, the first row, the number of tokens, and the position of the first token."""
 
 
 class LaunchPlanner:

@@ -1,11 +1,11 @@
-"""What decode and prefill share: one pass over a range of keys, block by block, with the softmax kept up to date.
+"""The pass over a range of keys that decode and prefill share, block by block, with an online softmax.
 
-Each block of keys is read through the block table once and serves all the query rows of the program: the query heads that
-share the KV head, of one token or of several. Sums are float32; products take their factors in the format of KV memory,
-which is what the matrix units of a GPU multiply.
+Each block of keys is read once, through the block table, and serves all query rows of the program: the query heads of one KV
+head, of one token or of several. Sums are float32; factors of products have the format of KV memory, which is what a GPU's
+matrix units multiply.
 
-The blocks start at multiples of their size and are visited in order, and keys that a row must not see weigh exactly
-zero. So what a row sums, and in which order, depends on its own sequence alone: not on the other rows, nor on the batch.
+Blocks start at multiples of their size and are visited in order, and keys that a row must not see have a weight of exactly
+zero. So the terms of a row's sums and their order depend only on its own sequence, not on other rows or the batch.
 
 Legend as in kv_pages.py, and M query rows of a program, L keys of a block, G query heads per KV head.
 """
@@ -17,24 +17,25 @@ import triton.language as tl
 
 LOG2_E = tl.constexpr(1.4426950408889634)
 INTERPRETED = tl.constexpr(triton.knobs.runtime.interpret)
-"""Whether Triton's interpreter runs the kernels: read when they are defined, as it is here."""
+"""True if Triton's interpreter runs the kernels. Triton reads this setting when kernels are defined, as this module does."""
 NO_WINDOW = 1 << 30
-"""Longer than any context."""
+"""A window longer than any context."""
 
 MIN_BLOCK_ROWS = 16
-"""Rows that a matrix unit takes at least; a smaller group is padded to it. Decoding waits for memory, so this is free."""
+"""Minimum rows of a matrix unit. A smaller group is padded, which costs nothing, since decoding waits for memory."""
 MAX_BLOCK_ELEMENTS = 64 * 128
-"""Of a block of keys. With bfloat16 16 KiB, so that keys and values in two stages fit gfx942's 64 KiB of shared memory."""
+"""Maximum elements of a block of keys: 16 KiB of bfloat16, so that keys and values in two stages fit gfx942's 64 KiB of shared
+memory."""
 MAX_BLOCK_KEYS = 64
-"""More keys would hold more scores in registers than the accumulator itself takes."""
+"""Maximum keys of a block. The scores of more keys would need more registers than the accumulator."""
 MIN_BLOCK_KEYS = 16
 MIN_BLOCK_HEAD_SIZE = 16
-"""A matrix unit multiplies over at least 16 factors."""
+"""Minimum head size of a block: a matrix unit multiplies over at least 16 factors."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HeadShape:
-    """What kernels are compiled for: fixed by the model and the page size."""
+    """The sizes for which kernels are compiled, given by the model and the page size."""
 
     num_heads: int
     num_kv_heads: int
@@ -43,28 +44,28 @@ class HeadShape:
 
     @property
     def group(self) -> int:
-        """G."""
+        """Number of query heads per KV head, G."""
         return self.num_heads // self.num_kv_heads
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScoreRule:
-    """How a query scores keys, and how many of them it sees."""
+    """The rule by which a query scores keys, and the number of keys that it sees."""
 
     scale: float
     window: int | None = None
-    """The last so many keys, the query's own among them. None: all."""
+    """Number of last keys that a query sees, including its own; None means all."""
     cap: float | None = None
-    """Scores are bent to stay within it: cap * tanh(score / cap)."""
+    """Limit of the scores: cap * tanh(score / cap)."""
 
     @property
     def arguments(self) -> tuple[float, int, float]:
-        """`scale`, `window` and `cap` of the kernels."""
+        """The kernels' arguments `scale`, `window` and `cap`."""
         return self.scale, NO_WINDOW if self.window is None else self.window, 0.0 if self.cap is None else self.cap
 
 
 def key_constants(shape: HeadShape, element_bytes: int, *, has_cap: bool) -> dict[str, int]:
-    """What `attend_keys` is compiled with, and its callers too."""
+    """Return the constants with which `attend_keys` and its callers are compiled."""
     block_head_size = max(MIN_BLOCK_HEAD_SIZE, triton.next_power_of_2(shape.head_size))
     fitting_keys = MAX_BLOCK_ELEMENTS * 2 // (block_head_size * element_bytes)
     return {
@@ -97,8 +98,11 @@ def attend_keys(
     BLOCK_KEYS: tl.constexpr,
     HAS_CAP: tl.constexpr,
 ):
-    """Over keys [first_key, end_key), `first_key` a multiple of BLOCK_KEYS: per row the largest score (a power of two),
-    the sum of weights against it, and the weighted sum of values. Each row must see one of the keys."""
+    """Attend over keys [first_key, end_key), where `first_key` is a multiple of BLOCK_KEYS.
+
+    Return, for each row, the largest score (an exponent of 2), the sum of weights relative to it, and the weighted sum of values.
+    Each row must see at least one of the keys.
+    """
     column = tl.arange(0, BLOCK_HEAD_SIZE)
     max_M = tl.full([q_MH.shape[0]], float("-inf"), tl.float32)
     sum_M = tl.zeros([q_MH.shape[0]], tl.float32)
@@ -108,7 +112,7 @@ def attend_keys(
         page_L = tl.load(table_ptr + key_L // PAGE_SIZE, mask=key_L < end_key, other=0)
         row_L = (page_L * (2 * NUM_KV_HEADS) + kv_head) * PAGE_SIZE + key_L % PAGE_SIZE
         keys = kv_ptr + row_L[:, None] * HEAD_SIZE + column[None, :]
-        # Memory past the sequence's end may hold anything, NaN too: it is not read.
+        # Memory past the sequence's end may hold anything, even NaN, so it is not read.
         exists_LH = (key_L < end_key)[:, None] & (column < HEAD_SIZE)[None, :]
         k_LH = tl.load(keys, mask=exists_LH, other=0.0)
         v_LH = tl.load(keys + NUM_KV_HEADS * PAGE_SIZE * HEAD_SIZE, mask=exists_LH, other=0.0)
@@ -120,7 +124,7 @@ def attend_keys(
         score_ML = tl.where(sees_ML, score_ML * LOG2_E, float("-inf"))
 
         new_max_M = tl.maximum(max_M, tl.max(score_ML, 1))
-        # A row that has seen no key yet: any finite number in place of -inf gives weights of zero.
+        # If a row has seen no key yet, any finite number instead of -inf gives weights of zero.
         base_M = tl.where(new_max_M == float("-inf"), 0.0, new_max_M)
         weight_ML = tl.exp2(score_ML - base_M[:, None])
         rescale_M = tl.exp2(max_M - base_M)
@@ -132,14 +136,14 @@ def attend_keys(
 
 @triton.jit
 def dot(a, b, sums):
-    """sums + a b, in float32."""
+    """Return sums + a b, in float32."""
     if INTERPRETED:
-        # The interpreter would multiply bfloat16 as the integers it keeps them in. Widening changes no product.
+        # The interpreter would multiply the integers in which it stores bfloat16. Widening changes no product.
         a, b = a.to(tl.float32), b.to(tl.float32)
     return tl.dot(a, b, sums, input_precision="ieee")
 
 
 @triton.jit
 def first_visible(position, window, BLOCK: tl.constexpr):
-    """The multiple of BLOCK at or before the first key that a query at `position` sees."""
+    """Return the multiple of BLOCK at or before the first key that a query at `position` sees."""
     return tl.maximum(position - window + 1, 0) // BLOCK * BLOCK

@@ -1,13 +1,13 @@
-"""Attention of sequences that compute one token: one query each, over all earlier keys.
+"""Attention of decoding sequences: one query each, over all earlier keys.
 
-Decoding reads all of the KV memory of a sequence for little arithmetic, so it is as fast as memory is read, and few
-sequences must still occupy the whole GPU. So there are two passes. The first has a program for each sequence, KV head and
-split of SPLIT_KEYS keys; the query heads of a KV head are the rows of one program and share its loads. The second
-joins a sequence's splits, in order.
+Decoding reads all KV memory of a sequence for little arithmetic, so memory bandwidth limits it, and even a few sequences should
+occupy the whole GPU. Therefore there are two passes. The first has a program for each sequence, KV head and split of
+SPLIT_KEYS keys; the query heads of a KV head are the rows of one program and share its loads. The second joins the splits of a
+sequence, in order.
 
-Splits have a fixed size, not a fixed number: where a context is cut depends on its length alone, never on how many
-sequences are in the batch, and so do the bits of the result. One pass per sequence would have that too, but a single long
-sequence would then occupy as many of a GPU's hundred processors as it has KV heads.
+Splits have a fixed size, not a fixed number. So the bounds of a context's splits, and the bits of the result, depend only on
+its length, never on the number of sequences in the batch. One pass per sequence would achieve that too, but a single long
+sequence would then occupy only as many of a GPU's hundred processors as it has KV heads.
 
 Legend as in online_softmax.py, and D decoding sequences, C splits of the longest one.
 """
@@ -27,18 +27,18 @@ from worker.kernels.triton.online_softmax import (
 )
 
 SPLIT_KEYS = 512
-"""Eight blocks of keys: enough that a program's start and the second pass weigh little (the partial result of one head is as
-large as one or two of its keys), few enough that one sequence of 8192 tokens with 8 KV heads makes 128 programs, one for
-each processor of an H100."""
+"""Keys of a split: eight blocks. They are enough that a program's start and the second pass cost little (the partial result of
+one head is as large as one or two of its keys). They are few enough that one sequence of 8192 tokens with 8 KV heads makes 128
+programs, one for each processor of an H100."""
 SPLIT_WARPS = 4
 SPLIT_STAGES = 2
-"""One block of keys and values is loaded while the one before is computed."""
+"""Pipeline stages: one block of keys and values is loaded while the previous one is computed."""
 JOIN_WARPS = 1
-"""One row of up to 256 numbers per program."""
+"""Warps of the second pass, whose programs have one row of up to 256 numbers."""
 
 
 def split_launch(shape: HeadShape, element_bytes: int, *, has_cap: bool) -> dict[str, int]:
-    """What the first pass is compiled with."""
+    """Return the constants and options with which the first pass is compiled."""
     return {
         **key_constants(shape, element_bytes, has_cap=has_cap),
         "BLOCK_ROWS": max(MIN_BLOCK_ROWS, triton.next_power_of_2(shape.group)),
@@ -49,7 +49,7 @@ def split_launch(shape: HeadShape, element_bytes: int, *, has_cap: bool) -> dict
 
 
 def join_launch(shape: HeadShape) -> dict[str, int]:
-    """What the second pass is compiled with."""
+    """Return the constants and options with which the second pass is compiled."""
     return {
         "NUM_HEADS": shape.num_heads,
         "HEAD_SIZE": shape.head_size,
@@ -68,7 +68,7 @@ def paged_decode(
     shape: HeadShape,
     rule: ScoreRule,
 ) -> None:
-    """Fills the rows of `out_TNH` that belong to the plan's decodes."""
+    """Fill the rows of `out_TNH` that belong to the plan's decodes."""
     decodes_D3, window = plan.decodes_D3, rule.arguments[1]
     D, N, C = len(decodes_D3), shape.num_heads, _num_splits(plan.max_context, window)
     mean_DNCH = torch.empty((D, N, C, shape.head_size), dtype=torch.float32, device=kv.device)
@@ -90,7 +90,7 @@ def paged_decode(
 
 
 def _num_splits(max_context: int, window: int) -> int:
-    """At most; a window touches one split more than it fills."""
+    """Return the maximum number of splits; a window may touch one split more than it fills."""
     return -(-min(max_context, window + SPLIT_KEYS) // SPLIT_KEYS)
 
 
@@ -118,7 +118,10 @@ def decode_split_kernel(
     SPLIT_KEYS: tl.constexpr,
     HAS_CAP: tl.constexpr,
 ):
-    """One program per sequence, KV head and split: the weighted mean of its values, and the logarithm of its weight."""
+    """Compute the weighted mean of one split's values, and the logarithm of its weight.
+
+    There is one program per sequence, KV head and split.
+    """
     decode, kv_head, split = tl.program_id(0).to(tl.int64), tl.program_id(1), tl.program_id(2)
     sequence = tl.load(decodes_ptr + decode * 3)
     query_row = tl.load(decodes_ptr + decode * 3 + 1).to(tl.int64)
@@ -169,7 +172,7 @@ def decode_join_kernel(
     BLOCK_HEAD_SIZE: tl.constexpr,
     SPLIT_KEYS: tl.constexpr,
 ):
-    """One program per sequence and query head: the mean of its splits by their weights."""
+    """Compute the mean of the splits, by their weights. There is one program per sequence and query head."""
     decode, head = tl.program_id(0).to(tl.int64), tl.program_id(1)
     query_row = tl.load(decodes_ptr + decode * 3 + 1).to(tl.int64)
     context = tl.load(decodes_ptr + decode * 3 + 2)

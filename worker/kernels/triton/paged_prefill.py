@@ -1,7 +1,7 @@
-"""Attention of sequences that compute several tokens: a chunk's queries over all earlier keys and each other, causally.
+"""Attention of sequences that compute several tokens: causal, over all earlier keys and those of the chunk itself.
 
-One program per tile and KV head. A tile is as many consecutive tokens of one sequence as fill PREFILL_ROWS rows with their
-query heads of that KV head; so each block of keys that is read serves as many rows whatever the grouping.
+There is one program per tile and KV head. A tile is as many consecutive tokens of one sequence as fill PREFILL_ROWS rows with
+their query heads of that KV head. So a block of keys serves the same number of rows, whatever the grouping.
 
 Legend as in online_softmax.py, and W tiles of the step.
 """
@@ -14,12 +14,12 @@ from worker.kernels.triton.launch_plan import LaunchPlan
 from worker.kernels.triton.online_softmax import HeadShape, ScoreRule, attend_keys, first_visible, key_constants
 
 PREFILL_ROWS = 64
-"""With bfloat16 each byte of keys that is read meets 64 multiply-adds; with more rows the accumulator, rows x head size in
-float32, leaves the registers of four warps for head sizes above 128."""
+"""Rows of a tile. With bfloat16 each byte of keys that is read is used in 64 multiply-adds. With more rows the accumulator, rows
+x head size in float32, would not fit the registers of four warps for head sizes above 128."""
 PREFILL_WARPS = 4
-"""One warp for each 16 rows: what a matrix unit takes."""
+"""Warps of a program: one for each 16 rows, the number that a matrix unit takes."""
 PREFILL_STAGES = 2
-"""As in paged_decode.py."""
+"""Pipeline stages, as in paged_decode.py."""
 
 
 def tile_tokens(shape: HeadShape) -> int:
@@ -27,7 +27,7 @@ def tile_tokens(shape: HeadShape) -> int:
 
 
 def prefill_launch(shape: HeadShape, element_bytes: int, *, has_cap: bool) -> dict[str, int]:
-    """What the kernel is compiled with."""
+    """Return the constants and options with which the kernel is compiled."""
     return {
         **key_constants(shape, element_bytes, has_cap=has_cap),
         "BLOCK_ROWS": max(PREFILL_ROWS, triton.next_power_of_2(shape.group)),
@@ -45,7 +45,7 @@ def paged_prefill(
     shape: HeadShape,
     rule: ScoreRule,
 ) -> None:
-    """Fills the rows of `out_TNH` that belong to the plan's tiles."""
+    """Fill the rows of `out_TNH` that belong to the plan's tiles."""
     prefill_kernel[(len(plan.tiles_W4), shape.num_kv_heads)](
         out_TNH,
         q_TNH,
@@ -94,7 +94,7 @@ def prefill_kernel(
     q_MH = tl.load(q_ptr + (first_row + token_M)[:, None] * q_stride + inner_MH, mask=exists_MH, other=0.0)
     _, sum_M, out_MH = attend_keys(
         q_MH.to(kv_ptr.dtype.element_ty),
-        # Rows past the tile's last token see what that one sees: no row may see nothing.
+        # Rows past the tile's last token use its position, because each row must see a key.
         first_position + tl.minimum(token_M, num_tokens - 1),
         kv_ptr,
         tables_ptr + sequence.to(tl.int64) * table_stride,

@@ -1,7 +1,7 @@
-/* What fixed_point.py does: rounding rows to integers, 2^x, tanh. One IEEE operation after the other, in the same order.
+/* The arithmetic of fixed_point.py: rounding rows to integers, 2^x, tanh. The IEEE operations are the same, in the same order.
 
-   Floats are only ever treated one by one, so a compiler may use vectors as it likes. Largest values are found among the
-   floats' bits, where NaN is larger than everything. */
+   Each float is computed independently of the others, so the compiler may use vectors. Largest values are found by comparing the
+   floats' bits, where NaN is larger than every number. */
 #ifndef PAGODA_ARITHMETIC_H
 #define PAGODA_ARITHMETIC_H
 
@@ -31,7 +31,7 @@ INLINE float float_of(int32_t bits) {
     return x;
 }
 
-/* A finite number of 16 bits: its bits, moved to where a float has them, are one whose exponent is 112 too small. */
+/* Convert a finite number of 16 bits. Its bits, moved to their places in a float, make a number whose exponent is 112 too small. */
 INLINE float half_to_float(uint16_t half) {
     float magnitude = float_of((half & 0x7fff) << 13) * 0x1p112f;
     return float_of(bits_of(magnitude) | (int32_t)((uint32_t)(half & 0x8000) << 16));
@@ -39,13 +39,13 @@ INLINE float half_to_float(uint16_t half) {
 
 INLINE int32_t magnitude_bits(float x) { return bits_of(x) & 0x7fffffff; }
 
-/* The nearest integer, the even one of two; NaN is 0, because what it belongs to has a scale of NaN or infinity. */
+/* Return the nearest integer, the even one of two. NaN becomes 0, because its row has a scale of NaN or infinity. */
 INLINE int32_t round_to_int(float x) {
     float rounded = __builtin_rintf(x);
     return (int32_t)(rounded == rounded ? rounded : 0.0f);
 }
 
-/* The largest magnitude; NaN if there is one. */
+/* Return the largest magnitude of a row, or NaN if the row has one. */
 INLINE float row_largest(const float *x, int64_t size) {
     int32_t largest = 0;
     for (int64_t i = 0; i < size; i++) {
@@ -55,13 +55,13 @@ INLINE float row_largest(const float *x, int64_t size) {
     return float_of(largest);
 }
 
-/* `inverse_levels` is 1 / levels, rounded to float32. */
+/* Return the scale of a row. `inverse_levels` is 1 / levels, rounded to float32. */
 INLINE float row_scale(const float *x, int64_t size, float inverse_levels) {
     float largest = row_largest(x, size);
     return (largest < TINY ? TINY : largest) * inverse_levels;
 }
 
-/* 2^x for x in [-126, 127]. */
+/* Return 2^x for x in [-126, 127]. */
 INLINE float exp2_within(float x) {
     float exponent = __builtin_rintf(x);
     x = x - exponent;
@@ -80,7 +80,7 @@ INLINE float exp2_clamped(float x) {
     return exp2_within(x > 127.0f ? 127.0f : x);
 }
 
-/* The same for x that is not positive. */
+/* Return 2^x for x <= 0, clamped like exp2_clamped. */
 INLINE float exp2_below_one(float x) { return exp2_within(x < -126.0f ? -126.0f : x); }
 
 INLINE float tanh_by_exp2(float x) { return -2.0f / (exp2_clamped(x * TWO_LOG2_E) + 1.0f) + 1.0f; }

@@ -1,8 +1,9 @@
-/* Attention over pages, decode and prefill chunk alike. The same in torch, its budgets and the blocks of keys are in
-   integer_attention.py.
+/* Attention over pages, for decodes and prefill chunks. The reference implementation in torch, the budgets and the blocks of keys
+   are in integer_attention.py.
 
-   An item is a few consecutive queries of one sequence, with all query heads of one KV head: its rows. Its keys are those from
-   the block of the first that its first query sees to the last query's own; keys that a query does not see get weight zero. */
+   An item is a few consecutive queries of one sequence with all query heads of one KV head; these are its rows. Its keys begin
+   with the block of the first key that its first query sees and end with the last query's own key. Keys that a query does not
+   see get weight zero. */
 #include <math.h>
 
 #include "attention_sums.h"
@@ -12,12 +13,12 @@
 
 enum { ITEM_FIELDS = 4, CACHE_LINE = 64 };
 
-/* So many keys ahead of the one that is read, memory is asked for it: a fifth less time for what comes from there. */
+/* Keys are prefetched this many keys ahead: a fifth less time if they come from memory. */
 enum { KEYS_AHEAD = 32 };
 
 static const int64_t SERIAL_PRODUCTS = 1 << 17;
 
-/* What is the same for all layers of a step that have the same window. */
+/* The description of a step, the same for all layers with the same window. */
 #define ATTENTION_STEP(FIELD)                                                                                                     \
     FIELD(const int64_t *, tables) /* [S, table_width] */                                                                         \
     FIELD(const int64_t *, items) /* [items, ITEM_FIELDS]: sequence, first query, number of queries, position of the first one */ \
@@ -46,7 +47,7 @@ EXPORT_LAYOUT(attention_step, ATTENTION_STEP)
 SHARED_STRUCT(attention_call, ATTENTION_CALL);
 EXPORT_LAYOUT(attention_call, ATTENTION_CALL)
 
-/* One item and KV head: sizes, and its places in the thread's scratch memory. */
+/* One item of one KV head: its sizes, and its places in the thread's scratch memory. */
 struct item {
     int64_t first_key, num_keys, padded_keys, stride, num_blocks, num_rows, group_size, head_size, padded_size;
     const char **keys;                /* [padded_keys] */
@@ -56,7 +57,7 @@ struct item {
     float *query_scales;              /* [rows] */
     float *scores;                    /* [rows, stride] */
     int16_t *weights;                 /* [rows, stride] */
-    float *powers;                    /* [rows, blocks]: of two, the largest that is not above the block's largest weight */
+    float *powers;                    /* [rows, blocks]: the largest power of two that is not above the block's largest weight */
     double *block_scales;             /* [rows, blocks] */
     float *weight_scales;             /* [rows] */
     int16_t *tile;                    /* [pairs of a head or of a block, TILE_WIDTH, 2] */
@@ -73,13 +74,13 @@ static void *take(char **place, int64_t num_bytes) {
     return taken;
 }
 
-/* Lays the item out from `scratch` on; returns how many bytes that takes. */
+/* Assign the item's places in memory from `scratch` on; return their total size in bytes. */
 static int64_t lay_out(struct item *item, char *scratch) {
     char *place = scratch;
     int64_t rows = item->num_rows, keys = item->padded_keys = round_up(item->num_keys, SUM_LENGTH);
     int64_t size = item->padded_size = round_up(item->head_size, PIECE);
     int64_t blocks = item->num_blocks = keys / SUM_LENGTH;
-    /* Rows that are a power of two apart would fall into the same places of the cache. */
+    /* Rows that are a power of two apart would share the same cache sets. */
     int64_t stride = item->stride = keys + CACHE_LINE / (int64_t)sizeof(float);
     item->keys = take(&place, keys * sizeof(char *));
     item->key_scales = take(&place, keys * sizeof(float));
@@ -96,9 +97,9 @@ static int64_t lay_out(struct item *item, char *scratch) {
     return place - scratch;
 }
 
-/* `num_keys` are those that some query of an item sees. */
+/* Return the scratch memory of a thread; `num_keys` is the number of keys that any query of an item sees. */
 EXPORT int64_t attention_scratch_bytes(int64_t num_rows, int64_t num_keys, int64_t head_size) {
-    /* The first one's block may begin before it. */
+    /* The block of the first key may begin before that key. */
     struct item item = {.num_rows = num_rows, .num_keys = num_keys + SUM_LENGTH, .head_size = head_size};
     char nothing;
     return lay_out(&item, &nothing);
@@ -116,7 +117,7 @@ static void find_keys(const struct attention_call *call, const int64_t *table, i
         memcpy(item->key_scales + j, call->kv_scales + row, run * sizeof(float));
         memcpy(item->value_scales + j, call->kv_scales + row + rows_to_values, run * sizeof(float));
     }
-    /* Beyond the end the last one stands in; nobody sees it. */
+    /* After the end, the last key is repeated; no query sees it there. */
     for (int64_t j = item->num_keys; j < item->padded_keys; j++) {
         item->keys[j] = item->keys[item->num_keys - 1];
         item->key_scales[j] = item->value_scales[j] = 0;
@@ -137,7 +138,7 @@ static void prefetch(const char *row, int64_t num_bytes) {
     for (int64_t i = 0; i < num_bytes; i += CACHE_LINE) __builtin_prefetch(row + i);
 }
 
-/* Each row in a function of its own: GCC would make vectors across rows. */
+/* A row has a function of its own, because GCC would otherwise make vectors across rows. */
 static APART void add_scaled(const int32_t *sums, double scale, double *restrict whole) {
     for (int i = 0; i < TILE_WIDTH; i++) whole[i] += sums[i] * scale;
 }
@@ -147,7 +148,7 @@ static APART void scale_products(const double *products, float query_scale, cons
     for (int i = 0; i < TILE_WIDTH; i++) scores[i] = (float)products[i] * query_scale * key_scales[i];
 }
 
-/* The tile's keys, from j on, for some rows. */
+/* Compute the scores of the tile's keys, from j on, for some rows. */
 static void score_rows(const struct item *item, int64_t j, int64_t row, int64_t num_rows) {
     double products[ROWS_AT_ONCE][TILE_WIDTH] = {{0}};
     for (int64_t h = 0; h < item->padded_size; h += SUM_LENGTH) {
@@ -181,9 +182,9 @@ static void hide(float *scores, int64_t start, int64_t first, int64_t end, int64
     for (int64_t j = end; j < stop; j++) scores[j] = value;
 }
 
-/* Scores of the keys [first, end), which the row sees, to weights; returns the sum of the probabilities. */
+/* Convert the scores of the keys [first, end), which the row sees, into weights; return the sum of the probabilities. */
 static int64_t weigh_keys(const struct attention_call *call, struct item *item, int64_t row, int64_t first, int64_t end) {
-    /* Hidden keys up to whole tiles are weighed too, which is quicker than to stop before, and then hidden again. */
+    /* Hidden keys up to whole tiles are weighed too, because that is faster than stopping earlier, and then hidden again. */
     int64_t start = first / TILE_WIDTH * TILE_WIDTH, stop = round_up(end, TILE_WIDTH);
     float *scores = item->scores + row * item->stride;
     if (call->cap_factor != 0)
@@ -196,7 +197,7 @@ static int64_t weigh_keys(const struct attention_call *call, struct item *item, 
     return total;
 }
 
-/* A row's weights to integers, block by block. */
+/* Round a row's weights to integers, block by block. */
 static void round_row(struct item *item, int64_t row, int64_t total, float half_levels) {
     const float *weights = item->scores + row * item->stride;
     float *powers = item->powers + row * item->num_blocks, faintest = 0;
@@ -214,7 +215,7 @@ static void round_row(struct item *item, int64_t row, int64_t total, float half_
     item->weight_scales[row] = faintest / half_levels / (float)((double)total * (1.0 / (1 << PROBABILITY_BITS)));
 }
 
-/* TILE_WIDTH elements, from h on, of a block's values, added to the sums of all rows. */
+/* Add TILE_WIDTH elements, from h on, of a block's values to the sums of all rows. */
 INLINE void add_block(struct item *item, int64_t block, int64_t h, int bytes) {
     int64_t first = block * SUM_LENGTH, num_keys = round_up(smaller(item->num_keys - first, SUM_LENGTH), 2);
     for (int64_t j = 0; j < num_keys; j += 2)
@@ -280,7 +281,7 @@ static void attend_item(const void *argument, int64_t chunk, int thread) {
     else attend(call, chunk, thread, 2);
 }
 
-/* The items hold all the step's queries. */
+/* num_tokens is not used, because the items hold all queries of the step. */
 EXPORT void attention(const struct attention_call *call, int64_t num_tokens) {
     (void)num_tokens;
     int64_t work = 0, num_chunks = call->step->num_items * call->num_kv_heads;

@@ -1,11 +1,11 @@
 /* The two sums of attention, over 16-bit integers: queries times keys, and weights times values.
 
-   Both are rows of pairs times a tile. A tile has for each pair (of two elements of a head, or of two keys) the pairs of
-   TILE_WIDTH keys, or elements; so a sum stays in its lane, and a tile is made once for all rows. A sum runs over SUM_LENGTH
-   elements or keys in 32 bits, which integer_attention.py makes small enough.
+   Both multiply rows of pairs with a tile. For each pair (two elements of a head, or two keys) a tile has the pairs of
+   TILE_WIDTH keys, or elements. So each sum stays in its lane, and a tile is made once for all rows. A sum of SUM_LENGTH
+   elements or keys fits 32 bits; integer_attention.py keeps the terms small enough.
 
-   Keys and values are rows of int16 or int8, `bytes` each, and are read in pieces of PIECE elements: beyond the end of a head,
-   where what is read meets zeros or gives sums that nobody looks at. */
+   Keys and values are rows of int16 or int8, `bytes` each, read in pieces of PIECE elements. The last piece may reach beyond the
+   end of a head; those elements are multiplied by zeros or give sums that are not used. */
 #ifndef PAGODA_ATTENTION_SUMS_H
 #define PAGODA_ATTENTION_SUMS_H
 
@@ -23,7 +23,7 @@ INLINE __m256i load_piece(const char *row, int64_t element, int bytes) {
 
 INLINE void store_piece(int16_t *tile, __m256i x) { _mm256_storeu_si256((void *)tile, x); }
 
-/* Four rows' pairs to four pairs' rows, in each half. */
+/* Transpose four rows of four pairs, in each half of the vectors. */
 INLINE void transpose_halves(const __m256i rows[4], __m256i pairs[4]) {
     __m256i low01 = _mm256_unpacklo_epi32(rows[0], rows[1]), high01 = _mm256_unpackhi_epi32(rows[0], rows[1]);
     __m256i low23 = _mm256_unpacklo_epi32(rows[2], rows[3]), high23 = _mm256_unpackhi_epi32(rows[2], rows[3]);
@@ -31,7 +31,7 @@ INLINE void transpose_halves(const __m256i rows[4], __m256i pairs[4]) {
     pairs[2] = _mm256_unpacklo_epi64(high01, high23), pairs[3] = _mm256_unpackhi_epi64(high01, high23);
 }
 
-/* PIECE elements, from h on, of TILE_WIDTH keys: PIECE / 2 rows of a tile. */
+/* Put PIECE elements, from h on, of TILE_WIDTH keys into PIECE / 2 rows of a tile. */
 INLINE void place_keys(const char *const *keys, int64_t h, int bytes, int16_t *tile) {
     for (int i = 0; i < TILE_WIDTH; i += 8) {
         __m256i rows[4], pairs[4], later_rows[4], later_pairs[4];
@@ -49,7 +49,7 @@ INLINE void place_keys(const char *const *keys, int64_t h, int bytes, int16_t *t
     }
 }
 
-/* TILE_WIDTH elements, from h on, of the values of two keys: one row of a tile. */
+/* Put TILE_WIDTH elements, from h on, of the values of two keys into one row of a tile. */
 INLINE void place_values(const char *one, const char *next, int64_t h, int bytes, int16_t *tile) {
     __m256i a = load_piece(one, h, bytes), b = load_piece(next, h, bytes);
     __m256i low = _mm256_unpacklo_epi16(a, b), high = _mm256_unpackhi_epi16(a, b);
@@ -78,7 +78,7 @@ INLINE void place_values(const char *one, const char *next, int64_t h, int bytes
 
 #endif
 
-/* Products of num_rows rows x, `stride` apart, with the tile. */
+/* Multiply num_rows rows x, `stride` apart, with the tile. */
 INLINE void multiply_rows(const int16_t *x, int64_t stride, const int16_t *tile, int64_t num_pairs, int num_rows,
                           int32_t sums[ROWS_AT_ONCE][TILE_WIDTH]) {
     vector totals[ROWS_AT_ONCE][TILE_VECTORS];
@@ -96,7 +96,7 @@ INLINE void multiply_rows(const int16_t *x, int64_t stride, const int16_t *tile,
         for (int v = 0; v < TILE_VECTORS; v++) store_sums(&sums[row][v * LANES], totals[row][v]);
 }
 
-/* The number of rows, up to ROWS_AT_ONCE, is a constant in each call, so that their sums stay in registers. */
+/* The number of rows, at most ROWS_AT_ONCE, is a constant in each call, so that their sums stay in registers. */
 static void multiply_tile(const int16_t *x, int64_t stride, const int16_t *tile, int64_t num_pairs, int64_t num_rows,
                           int32_t sums[ROWS_AT_ONCE][TILE_WIDTH]) {
     switch (num_rows) {

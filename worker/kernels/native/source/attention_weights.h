@@ -1,6 +1,6 @@
-/* From a row's scores to its integer weights, as integer_attention.py says.
+/* Conversion of a row's scores into integer weights, as in integer_attention.py.
 
-   All that is NaN or infinite ends in a scale that is: whatever integers there are beside it do not matter. */
+   NaN and infinity make the scale NaN or infinite, so the integers of such a row do not matter. */
 #ifndef PAGODA_ATTENTION_WEIGHTS_H
 #define PAGODA_ATTENTION_WEIGHTS_H
 
@@ -8,7 +8,7 @@
 
 enum { FAINTEST_BLOCK = 11, PROBABILITY_BITS = 24, PROBABILITIES_IN_32_BITS = 128 };
 
-/* The largest of n scores, which are in the order of their bits once negative ones are turned around. */
+/* Return the largest of n scores. Floats compare like their bits once the bits of negative ones are inverted. */
 static float largest_score(const float *scores, int64_t n) {
     int32_t largest = INT32_MIN;
     for (int64_t j = 0; j < n; j++) {
@@ -18,7 +18,7 @@ static float largest_score(const float *scores, int64_t n) {
     return float_of(largest ^ ((largest >> 31) & 0x7fffffff));
 }
 
-/* Scores, in powers of two, to probabilities times the values' scales, in place; the sum of the rounded probabilities. */
+/* Replace scores (exponents of 2) by probabilities times the values' scales; return the sum of the rounded probabilities. */
 static int64_t weigh(float *restrict scores, const float *value_scales, int64_t n, float largest) {
     int64_t total = 0;
     for (int64_t first = 0; first < n; first += PROBABILITIES_IN_32_BITS) {
@@ -34,7 +34,7 @@ static int64_t weigh(float *restrict scores, const float *value_scales, int64_t 
     return total;
 }
 
-/* The largest power of two that is not above any of n numbers, none of them negative; infinity if one is infinite or NaN. */
+/* Return the largest power of two that is not above the largest of n numbers, all >= 0; infinity if one is infinite or NaN. */
 static float largest_power(const float *x, int64_t n) {
     uint32_t largest = 0;
     for (int64_t j = 0; j < n; j++) {

@@ -1,4 +1,5 @@
-/* Norms, activations, rotary positions, residuals, and KV writes. The same in torch is in integer.py and integer_attention.py. */
+/* Norms, activations, rotary positions, residuals, and KV writes. The reference implementations in torch are in integer.py and
+   integer_attention.py. */
 #include <stdbool.h>
 
 #include "arithmetic.h"
@@ -20,7 +21,7 @@ EXPORT_LAYOUT(rms_norm_call, RMS_NORM_CALL)
 
 static void rms_norm_row(const struct rms_norm_call *call, const float *x, const float *weight, float *y) {
     float scale = row_scale(x, call->size, call->inverse_levels);
-    /* Squares of integers: exact in any order. */
+    /* Sums of squares of integers are exact in any order. */
     double sums[8] = {0};
     int64_t i = 0;
     for (; i + 8 <= call->size; i += 8)

@@ -1,7 +1,7 @@
-/* How a linear multiplies with weights of four bits on each kind of processor: two vectors of outputs side by side, inputs four at
-   a time. A byte holds in its low half the weight for an output of the first vector, in its high half for one of the second.
+/* Products with weights of four bits on each kind of processor: two vectors of outputs side by side, four inputs at a time. The
+   low half of a byte is the weight for an output of the first vector, the high half the weight for one of the second.
 
-   With AVX2 a block's sums fit into 16 bits: each of its 8 additions is of two products, at most 2 * 15 * 127. */
+   With AVX2 a block's sums fit 16 bits: each of its 8 additions adds two products, at most 2 * 15 * 127. */
 #ifndef PAGODA_FOUR_BIT_PRODUCTS_H
 #define PAGODA_FOUR_BIT_PRODUCTS_H
 
@@ -29,7 +29,7 @@ INLINE vector first_products(vector x, vector weights) { return add_products(zer
 INLINE vector whole_sums(vector sums) { return sums; }
 
 #elif defined(__AVX2__)
-/* 5 and 6 rows are no faster, and more often some are left over. */
+/* 5 and 6 rows are no faster, and leave a remainder more often. */
 enum { ROWS = 4 };
 INLINE vector load_packed(const uint8_t *x) { return _mm256_loadu_si256((const void *)x); }
 INLINE vector low_halves(vector packed) { return _mm256_and_si256(packed, _mm256_set1_epi8(15)); }

@@ -1,4 +1,4 @@
-/* What hadamard_int8.py does: 64 numbers rotated by a Hadamard matrix, and rounded to 127 levels. */
+/* The format of hadamard_int8.py: 64 numbers, Hadamard-rotated and rounded to 127 levels. */
 #ifndef PAGODA_HADAMARD_INT8_H
 #define PAGODA_HADAMARD_INT8_H
 
@@ -8,7 +8,7 @@ enum { BLOCK = 64, EIGHT = 8 };
 
 static const float BLOCK_INVERSE_LEVELS = 1.0f / 127;
 
-/* Sums and differences at distances 1, 2 and 4 within eight numbers. */
+/* Compute sums and differences at distances 1, 2 and 4 within eight numbers. */
 INLINE void rotate_eight(float *x) {
     for (int distance = 1; distance < EIGHT; distance *= 2) {
         float rotated[EIGHT];

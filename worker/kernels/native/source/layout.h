@@ -1,5 +1,5 @@
-/* Structures that Python fills in: bindings.py declares the same ones. The fields of a structure are listed once, in a macro
-   FIELDS(FIELD) with FIELD(type, name) for each. From the list come the structure and a function that tells its layout, which
+/* Structures that Python fills in; bindings.py declares the same ones. The fields of a structure are listed once, in a macro
+   FIELDS(FIELD) with FIELD(type, name) for each. From the list come the structure and a function that returns its layout, which
    bindings.py compares with its own when it loads the library. */
 #ifndef PAGODA_LAYOUT_H
 #define PAGODA_LAYOUT_H
@@ -10,7 +10,7 @@
 #include "pool.h"
 
 struct field_layout {
-    const char *name; /* missing: the end, whose size is that of the structure */
+    const char *name; /* NULL at the end, whose size is that of the structure */
     int64_t offset, size;
 };
 

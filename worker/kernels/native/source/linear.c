@@ -1,20 +1,20 @@
-/* Linear: the input's blocks Hadamard-rotated and rounded, their exact products with an int8 matrix, and the scales. The same in
-   torch is in integer.py, the format in hadamard_int8.py.
+/* The linear with int8 weights: Hadamard-rotated and rounded blocks of the input, their exact products with the matrix, and the
+   scales. The reference implementation in torch is in integer.py, the format in hadamard_int8.py.
 
-   The matrix lies in panels of PANEL outputs. A panel is read from its start to its end: for each block of inputs the
-   weights, then their scales. So a sum stays in its lane, and what is read once serves ROWS rows. */
+   The matrix is stored in panels of PANEL outputs. A panel is read from start to end: for each block of inputs the weights, then
+   their scales. So a sum stays in its lane, and each load serves ROWS rows. */
 #include "hadamard_int8.h"
 #include "linear_tiles.h"
 #include "pool.h"
 #include "products.h"
 
-/* The processor's own prefetching ends with each page. Decoding 1, 4 and 8 sequences on Zen 3, one thread, huge pages: 7.0, 7.9 and
-   15.0 ms with 2 KiB, 7.7, 10.2 and 17.3 without, 8.3, 7.8 and 15.0 with 4 KiB. */
+/* The processor's own prefetching stops at the end of each page. Decoding 1, 4 and 8 sequences on Zen 3 with one thread and huge
+   pages took 7.0, 7.9 and 15.0 ms with 2 KiB, 7.7, 10.2 and 17.3 ms without prefetching, 8.3, 7.8 and 15.0 ms with 4 KiB. */
 enum { PREFETCHED_BYTES = 2048 };
 
 struct rounded_block {
     float scale;
-    int32_t start; /* of each sum */
+    int32_t start; /* initial value of each sum */
     activation x[BLOCK];
 };
 
@@ -25,7 +25,7 @@ struct panel_block {
 
 static int64_t count_blocks(int64_t num_in) { return divide_up(num_in, BLOCK); }
 
-/* Scratch memory for each token. */
+/* Return the scratch memory for each token. */
 EXPORT int64_t linear_scratch_bytes(int64_t num_in) { return count_blocks(num_in) * sizeof(struct rounded_block); }
 
 EXPORT int64_t panels_bytes(int64_t num_out, int64_t num_in) {
@@ -105,8 +105,8 @@ EXPORT void linear(const struct linear_call *call, int64_t num_tokens) {
     run_linear(&format, call, num_tokens);
 }
 
-/* One block of a row of weights, rotated as inputs are, as integers and a scale into output o of a panel. Both sides were rotated:
-   the product is BLOCK times too large. */
+/* Pack one block of a row of weights into output o of a panel, as integers and a scale. Weights are Hadamard-rotated as inputs
+   are, so the product is BLOCK times too large; the scale corrects that. */
 static void pack_block(const float *weights, int64_t size, struct panel_block *packed, int64_t o) {
     float rotated[BLOCK] = {0};
     memcpy(rotated, weights, size * sizeof(float));
@@ -118,7 +118,7 @@ static void pack_block(const float *weights, int64_t size, struct panel_block *p
     packed->scales[o] = scale / BLOCK;
 }
 
-/* Weights [O, I] into panels. Of outputs that the last panel has beyond O nobody looks at the sums: their scales are zero. */
+/* Pack weights [O, I] into panels. In the last panel, outputs beyond O have a scale of zero, and their sums are not used. */
 EXPORT void pack_panels(const float *weights, struct panel_block *panels, int64_t num_out, int64_t num_in) {
     int64_t num_blocks = count_blocks(num_in);
     memset(panels + num_out / PANEL * num_blocks, 0, panels_bytes(num_out % PANEL, num_in));

@@ -1,9 +1,9 @@
-/* Linear with weights of four bits as they are in the model's file: per block of inputs w = scale * integer + minimum. The same
-   in torch is in four_bit.py.
+/* The linear with weights of four bits, as in the model's file: for each block of inputs w = scale * integer + minimum. The
+   reference implementation in torch is in four_bit.py.
 
-   The matrix lies in panels of PANEL outputs. A panel is read from its start to its end: for each block of inputs the weights, then
-   their scales and minima, of 32 bits or, where the packer found that to be exact, of 16. A block of inputs is rounded as it is,
-   not rotated; of its integers the sum is all that a minimum needs. */
+   The matrix is stored in panels of PANEL outputs. A panel is read from start to end: for each block of inputs the weights, then
+   their scales and minima, of 32 bits, or of 16 bits if the packer found that to be exact. A block of inputs is rounded without
+   a rotation; a minimum is multiplied with the sum of the block's integers. */
 #include "arithmetic.h"
 #include "four_bit_products.h"
 #include "linear_tiles.h"
@@ -25,7 +25,7 @@ struct panel_block {
 
 static int64_t count_blocks(int64_t num_in) { return num_in / BLOCK; }
 
-/* Scratch memory for each token. */
+/* Return the scratch memory for each token. */
 EXPORT int64_t four_bit_scratch_bytes(int64_t num_in) { return count_blocks(num_in) * sizeof(struct rounded_block); }
 
 static int64_t block_bytes(int64_t factor_bytes) { return sizeof(struct panel_block) + 2 * PANEL * factor_bytes; }
@@ -96,7 +96,7 @@ INLINE void multiply_rows(const struct linear_call *call, int64_t token, int64_t
     for (int row = 0; row < num_rows; row++) store_outputs(call, token + row, p, PANEL, totals[row]);
 }
 
-/* The number of rows and that of bytes are constants in each call, so that sums stay in registers. */
+/* The number of rows and factor_bytes are constants in each call, so that sums stay in registers. */
 INLINE void multiply_some_rows(const struct linear_call *call, int64_t token, int64_t p, int factor_bytes, int64_t num_rows) {
     switch (num_rows) {
         case 1: multiply_rows(call, token, p, factor_bytes, 1); break;
@@ -136,8 +136,8 @@ static void pack_block(const uint8_t *integers, const uint8_t *scale, const uint
     memcpy(packed->factors + (PANEL + o) * factor_bytes, minimum, factor_bytes);
 }
 
-/* Integers [O, I] one to a byte, scales and minima [O, G] of factor_bytes each, into panels. Of outputs that the last panel has
-   beyond O nobody looks at the sums: all about them is zero. */
+/* Pack integers [O, I], one per byte, with scales and minima [O, G] of factor_bytes each, into panels. In the last panel, outputs
+   beyond O are all zero, and their sums are not used. */
 EXPORT void pack_four_bit_panels(const uint8_t *integers, const uint8_t *scales, const uint8_t *minima, uint8_t *panels,
                                  int64_t num_out, int64_t num_in, int64_t factor_bytes) {
     int64_t num_blocks = count_blocks(num_in), bytes = block_bytes(factor_bytes);

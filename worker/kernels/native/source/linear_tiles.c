@@ -1,4 +1,4 @@
-/* A linear's panels shared out among threads, and its rows in tiles. What a panel holds is its format's affair. */
+/* Division of a linear's panels among threads, and of its rows into tiles. The format decides what a panel holds. */
 #include "linear_tiles.h"
 
 #include "pool.h"
@@ -7,7 +7,7 @@ EXPORT_LAYOUT(linear_call, LINEAR_CALL)
 
 enum { CHUNKS_PER_THREAD = 6 };
 static const int64_t SERIAL_PRODUCTS = 1 << 17;
-/* Rows that stay in a core's second cache while the panels pass by. */
+/* The size of the rows of a tile, which stay in a core's second-level cache while panels are read. */
 static const int64_t TILE_BYTES = 160 << 10;
 
 struct linear_job {

@@ -1,5 +1,5 @@
-/* What linears have in common, whatever the numbers of their weights are: a call, and how its work is shared out. A format
-   (linear.c, linear_four_bit.c) hands its functions to run_linear. */
+/* The parts that linears of all weight formats share: the call, and the division of its work. A format (linear.c,
+   linear_four_bit.c) passes its functions to run_linear. */
 #ifndef PAGODA_LINEAR_TILES_H
 #define PAGODA_LINEAR_TILES_H
 
@@ -11,7 +11,7 @@
 #define LINEAR_CALL(FIELD)                                                           \
     FIELD(const float *, x) /* [T, I] */                                             \
     FIELD(const void *, panels) /* [panels, G], a kind of its own for each format */ \
-    FIELD(const float *, bias) /* [O], or missing */                                 \
+    FIELD(const float *, bias) /* [O], or NULL */                                    \
     FIELD(float *, y) /* [T, O] */                                                   \
     FIELD(void *, rows) /* scratch [T, G]: the input's blocks, rounded */            \
     FIELD(int64_t, num_in)                                                           \
@@ -31,11 +31,11 @@ void run_linear(const struct linear_format *format, const struct linear_call *ca
 static inline int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 static inline int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-/* A row's outputs of panel p, as far as there are so many. */
+/* Store a row's outputs of panel p; the last panel may have fewer. */
 static inline void store_outputs(const struct linear_call *call, int64_t token, int64_t p, int64_t panel, const float *totals) {
     int64_t size = smaller(call->num_out - p * panel, panel);
     float *y = call->y + token * call->num_out + p * panel;
-    if (size == panel) memcpy(y, totals, panel * sizeof(float)); /* of a size that the compiler knows */
+    if (size == panel) memcpy(y, totals, panel * sizeof(float)); /* The compiler knows this size. */
     else memcpy(y, totals, size * sizeof(float));
     if (call->bias) add_bias(y, call->bias + p * panel, size);
 }

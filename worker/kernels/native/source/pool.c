@@ -1,6 +1,6 @@
-/* One word, the ticket, says which job runs (high half) and which of its chunks is next (low half).
+/* One word, the ticket, holds the number of the running job (high half) and of its next chunk (low half).
 
-   A helper reads the ticket, then the job, then takes the chunk by compare and swap. The caller closes the ticket before it
+   A helper reads the ticket, then the job, then takes the chunk by compare-and-swap. The caller closes the ticket before it
    writes the next job, so that a helper that has read parts of two jobs cannot take a chunk of either. */
 #include "pool.h"
 
@@ -12,7 +12,7 @@
 
 enum { MAX_HELPERS = 255, PAUSES_PER_LOOK = 32, WAIT_PAUSES = 4000 };
 
-/* Longer than what lies between two kernels of a step, shorter than what lies between two steps: other processes need cores. */
+/* Longer than the time between two kernels of a step, shorter than the time between two steps, when other processes need cores. */
 static const int64_t SPIN_NS = 100000;
 static const uint32_t CLOSED = UINT32_MAX;
 static const int64_t SERIAL_ELEMENTS = 16384;
@@ -84,7 +84,7 @@ static void start_helper(int thread) {
     pthread_attr_t detached;
     pthread_attr_init(&detached);
     pthread_attr_setdetachstate(&detached, PTHREAD_CREATE_DETACHED);
-    /* Without it the caller computes alone. */
+    /* If the helper cannot be created, the other threads compute its share. */
     pthread_create(&started, &detached, help, (void *)(intptr_t)thread);
     pthread_attr_destroy(&detached);
 }

@@ -1,8 +1,9 @@
-/* How a linear multiplies on each kind of processor: PANEL outputs side by side, a few inputs at a time, their weights in the order
+/* Products of a linear on each kind of processor: PANEL outputs side by side, a few inputs at a time, with the weights in the order
    in which they are read.
 
-   With VNNI four products of bytes in one instruction, unsigned ones with signed ones: so weights are stored 128 higher, and a
-   sum starts at minus what that adds. Else pairs of 16-bit numbers, the weights widened on the way. The sums are the same. */
+   VNNI multiplies four unsigned bytes with four signed ones in one instruction. So weights are stored plus 128, and each sum
+   starts at minus the amount that this adds. Without VNNI pairs of 16-bit numbers are multiplied, and weights are widened when
+   they are loaded. The sums are the same. */
 #ifndef PAGODA_PRODUCTS_H
 #define PAGODA_PRODUCTS_H
 
@@ -19,20 +20,20 @@ INLINE vector repeat(const activation *x) {
     memcpy(&four, x, sizeof four);
     return _mm512_set1_epi32(four);
 }
-/* The instruction itself: from the intrinsic GCC 12 makes code that keeps sums in memory. */
+/* This is inline assembly because GCC 12 keeps sums in memory if the intrinsic is used. */
 INLINE vector add_products(vector sums, vector x, weights w) {
     __asm__ volatile("vpdpbusd %2, %1, %0" : "+v"(sums) : "v"(w), "v"(x));
     return sums;
 }
 #else
-/* More than 4 rows of 2 vectors leave AVX2 no registers. */
+/* AVX2 has too few registers for more than 4 rows of 2 vectors. */
 enum { ROWS = 4, AT_ONCE = 2, WEIGHT_OFFSET = 0 };
 typedef int16_t activation;
 typedef vector weights;
 INLINE weights load_weights(const uint8_t *x) { return load_widened((const int8_t *)x); }
 INLINE vector repeat(const activation *x) { return repeat_pair(x); }
 #ifdef __AVX2__
-/* The addition is the instruction itself and stays in its place: GCC 12 would multiply for all rows first and keep a sum in memory. */
+/* The addition is inline assembly, so that it stays in place: GCC 12 would multiply for all rows first and keep a sum in memory. */
 INLINE vector add_products(vector sums, vector x, weights w) {
     vector products = _mm256_madd_epi16(x, w);
     __asm__ volatile("vpaddd %1, %0, %0" : "+x"(sums) : "x"(products));
@@ -45,7 +46,7 @@ INLINE vector add_products(vector sums, vector x, weights w) { return add_pairs(
 
 enum { VECTORS = 2, PANEL = VECTORS * LANES };
 
-/* Where the weight of an input for an output of the panel lies, within a block of inputs. */
+/* Return the place, within a block of inputs, of the weight of an input for an output of the panel. */
 INLINE int64_t place_in_panel(int64_t out, int64_t in) {
     return in / AT_ONCE * AT_ONCE * PANEL + out * AT_ONCE + in % AT_ONCE;
 }

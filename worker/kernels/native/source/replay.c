@@ -1,4 +1,4 @@
-/* A step's kernels one after the other, in one call. */
+/* Replay of a step's kernels, one after the other, in one call. */
 #include "layout.h"
 
 typedef void (*kernel_function)(const void *call, int64_t num_rows);
@@ -6,7 +6,7 @@ typedef void (*kernel_function)(const void *call, int64_t num_rows);
 #define LAUNCH(FIELD)              \
     FIELD(kernel_function, kernel) \
     FIELD(const void *, call)      \
-    FIELD(int64_t, rows) /* which of the step's numbers of rows it takes */
+    FIELD(int64_t, rows) /* index into the step's numbers of rows */
 SHARED_STRUCT(launch, LAUNCH);
 EXPORT_LAYOUT(launch, LAUNCH)
 

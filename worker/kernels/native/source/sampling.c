@@ -1,9 +1,9 @@
-/* Adjusting a row of logits and choosing its token. The reference implementations, where the steps are explained, are
+/* Adjustment of a row of logits, and the choice of its token. The reference implementations, which explain the steps, are
    worker/kernels/logit_adjustment.py and worker/kernels/sampling.py.
 
-   All that is compared or summed here is an integer: the order of a logit, the weight of a token. So vectors may take them in
-   any order, and what has to be found among them is found by bisection, in passes that do nothing but compare and add. Who
-   looks for large values skips the blocks whose largest is too small, which are nearly all of them. */
+   All compared or summed values are integers: the order of a logit, the weight of a token. So vectors may process them in any
+   order, and values are found by bisection, in passes that only compare and add. A search for large values skips the blocks
+   whose largest value is too small, which are nearly all of them. */
 #include "arithmetic.h"
 #include "layout.h"
 #include "pool.h"
@@ -19,7 +19,7 @@ enum { BLOCK = 128, WEIGHT_ONE = 1 << 30, OCTAVES_PER_LOOK = 2, INFINITY_BITS = 
     FIELD(uint64_t, bits)                                                                                                      \
     FIELD(int64_t, top_k) /* 0: off */                                                                                         \
     FIELD(double, top_p)                                                                                                       \
-    FIELD(int32_t, least_weight) /* what min_p leaves */                                                                       \
+    FIELD(int32_t, least_weight) /* of a token that min_p keeps */                                                             \
     FIELD(float, factor) /* from a difference of logits to an exponent of 2; 0: the highest logit wins */                      \
     FIELD(const int32_t *, bias_ids)                                                                                           \
     FIELD(const double *, bias)                                                                                                \
@@ -45,7 +45,7 @@ EXPORT_LAYOUT(choice, CHOICE)
 SHARED_STRUCT(choose_call, CHOOSE_CALL);
 EXPORT_LAYOUT(choose_call, CHOOSE_CALL)
 
-/* The weights of tokens, the largest of each block, and the sum. */
+/* The weights of tokens, the largest weight of each block, and the sum. */
 struct weights {
     int32_t *values, *maxima;
     int64_t count, total;
@@ -53,14 +53,14 @@ struct weights {
 
 typedef int64_t (*measure_function)(const int32_t *values, int64_t count, int32_t least);
 
-/* A penalty near 0 may not make a logit infinite: that would be taken for a broken model. */
+/* A penalty near 0 must not make a logit infinite: that would be reported as a broken model. */
 INLINE float penalised(float logit, float penalty) {
     if (!(logit > 0.0f)) return logit * penalty;
     float raised = logit / penalty;
     return raised > LARGEST_LOGIT && logit <= LARGEST_LOGIT ? LARGEST_LOGIT : raised;
 }
 
-/* The row itself, or a copy with its adjustment. */
+/* Return the row itself, or an adjusted copy. */
 static const float *adjust(const struct choice *choice, int64_t size, float *adjusted) {
     if (choice->num_bias + choice->num_banned + choice->num_counts == 0) return choice->logits;
     const int32_t *ids = choice->counts, *in_window = ids + choice->counts_stride;
@@ -83,13 +83,13 @@ static const float *adjust(const struct choice *choice, int64_t size, float *adj
     return adjusted;
 }
 
-/* As integers logits compare as they do as floats, zeros of either sign being equal; NaN is above everything. */
+/* Return an integer that compares as the logit does. Zeros of either sign are equal, and NaN is above all numbers. */
 INLINE int32_t order_of(float logit) {
     int32_t bits = bits_of(logit), order = bits < 0 ? INT32_MIN - bits : bits;
     return (bits & INT32_MAX) > INFINITY_BITS ? INT32_MAX : order;
 }
 
-/* Of 2^30, the weight of the most probable token. */
+/* Return the weight of a token; the most probable one has 2^30. */
 INLINE int32_t weight_of(float logit, float highest, float factor) {
     return (int32_t)__builtin_rintf(exp2_below_one((logit - highest) * factor) * 0x1p30f);
 }
@@ -119,7 +119,7 @@ static int64_t sum_from(const int32_t *values, int64_t count, int32_t least) {
     return sum;
 }
 
-/* The largest `least` in [low, high] from which the measure is at least `needed`, as it is from `low`. */
+/* Return the largest `least` in [low, high] for which the measure is at least `needed`; it is for `low`. */
 static int32_t bisect(
     measure_function measure, const int32_t *values, int64_t count, int64_t needed, int64_t low, int64_t high
 ) {
@@ -131,7 +131,7 @@ static int32_t bisect(
     return (int32_t)low;
 }
 
-/* The first id of the highest logit, or of NaN, and the highest of each block. */
+/* Return the first id of the highest logit, or of NaN, and store the highest of each block. */
 static int64_t find_highest(const float *logits, int64_t size, int32_t *maxima) {
     int32_t highest = INT32_MIN;
     int64_t id = 0;
@@ -145,13 +145,13 @@ static int64_t find_highest(const float *logits, int64_t size, int32_t *maxima) 
     return id;
 }
 
-/* The ids of the highest logits, ascending; returns how many. */
+/* Store the ids of the highest logits, ascending; return their number. */
 static int64_t take_top_k(
     const float *logits, int64_t size, int64_t top_k, const int32_t *maxima, int32_t *ids, int32_t *orders
 ) {
     int64_t blocks = num_blocks(size), count = 0, num_kept = 0;
     int32_t least = INT32_MIN, highest = largest_of(maxima, blocks);
-    /* As many blocks as tokens are wanted have one that is no less than the least of those blocks' maxima. */
+    /* The top_k-th largest maximum of a block is a lower bound: top_k blocks each have a logit that is not less. */
     if (top_k <= blocks) least = bisect(count_from, maxima, blocks, top_k, least, highest);
     for (int64_t first = 0; first < size; first += BLOCK) {
         int32_t in_block[BLOCK];
@@ -192,7 +192,7 @@ static int64_t total_from(const struct weights *weights, int32_t least) {
     return sum;
 }
 
-/* The weights in [low, high]; returns how many. */
+/* Store the weights in [low, high]; return their number. */
 static int64_t collect(const struct weights *weights, int32_t low, int32_t high, int32_t *found) {
     int64_t count = 0;
     for (int64_t first = 0; first < weights->count; first += BLOCK) {
@@ -205,17 +205,17 @@ static int64_t collect(const struct weights *weights, int32_t low, int32_t high,
     return count;
 }
 
-/* Only so many of the tokens with this weight keep it: the first ones. */
+/* Keep only the first num_kept tokens with this weight. */
 static void keep_first(struct weights *weights, int32_t weight, int64_t num_kept) {
     for (int64_t i = 0; i < weights->count; i++)
         if (weights->values[i] == weight && num_kept-- <= 0) weights->values[i] = 0;
 }
 
-/* The least weight of the tokens that make up top_p. It lies in octaves [low, high] that are found from the top down. */
+/* Return the least weight of the tokens that make up top_p. It is in the octaves [low, high], which are found from the top down. */
 static int32_t keep_top_p(struct weights *weights, double top_p, int32_t *near) {
     int64_t needed = (int64_t)__builtin_ceil(top_p * (double)weights->total), above, sum = 0;
     int32_t high, low = WEIGHT_ONE + 1;
-    /* As a double the sum may have been rounded up. */
+    /* The product is a double, which may be rounded up beyond the total. */
     if (needed > weights->total) needed = weights->total;
     do {
         high = low - 1, above = sum;
@@ -230,7 +230,7 @@ static int32_t keep_top_p(struct weights *weights, double top_p, int32_t *near) 
     return least;
 }
 
-/* The index of one token, drawn from those that have at least this weight. */
+/* Return the index of a token, drawn from those with at least this weight. */
 static int64_t draw(const struct weights *weights, int32_t least, uint64_t bits) {
     int64_t target = (int64_t)((unsigned __int128)bits * (uint64_t)total_from(weights, least) >> 64), index = 0;
     for (;; index += BLOCK) {

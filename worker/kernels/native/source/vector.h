@@ -1,8 +1,8 @@
-/* Vectors of 32-bit sums, and the few instructions that matter: products of 16-bit pairs added to them, widening bytes, and sums
-   turned into floats, scaled and added up, one IEEE operation after the other.
+/* Vectors of 32-bit sums and their operations: adding products of 16-bit pairs, widening bytes, and converting sums to floats,
+   which are scaled and added one IEEE operation at a time.
 
-   With AVX-512 and its VNNI, with AVX2, or one lane after the other. All are exact as long as no sum leaves 32 bits, so they
-   give the same integers. */
+   There are versions for AVX-512 with VNNI, for AVX2, and for one lane at a time. All are exact as long as each sum fits 32 bits,
+   so they give the same integers. */
 #ifndef PAGODA_VECTOR_H
 #define PAGODA_VECTOR_H
 
@@ -76,7 +76,7 @@ INLINE vector repeat_sum(int32_t x) {
 }
 #endif
 
-/* The floats nearest to sums, and arithmetic with them lane by lane. */
+/* Floats, one for each lane. */
 typedef float floats __attribute__((vector_size(4 * LANES)));
 
 INLINE floats to_floats(vector sums) {
@@ -89,7 +89,7 @@ INLINE floats load_floats(const float *x) {
     memcpy(&lanes, x, sizeof lanes);
     return lanes;
 }
-/* Finite numbers of 16 bits. */
+/* Load finite numbers of 16 bits. */
 INLINE floats load_half_floats(const uint16_t *x) {
 #if LANES == 16
     return (floats)_mm512_cvtph_ps(_mm256_loadu_si256((const void *)x));
