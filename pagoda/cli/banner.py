@@ -1,4 +1,4 @@
-"""The lines that tell a user what runs, where, and how to try it."""
+"""The banner of `pagoda serve`: what runs, at which addresses, and a command to try it."""
 
 import json
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def banner(options: ServeOptions, models: Sequence[Model], load: "SchedulerLoad", addresses: Sequence[str]) -> str:
-    """`addresses` are those that the gateway listens on: its own, and the one where Ollama's clients look if it was free."""
+    """Return the banner. `addresses` are all addresses of the gateway, including Ollama's default port if it was free."""
     facts = [
         *[("model", _model(model)) for model in models],
         *[(f"worker {index}", _worker(worker)) for index, worker in enumerate(load.workers)],
@@ -25,7 +25,17 @@ def banner(options: ServeOptions, models: Sequence[Model], load: "SchedulerLoad"
     ]
     lines = [f"  {name:<9} {value}" for name, value in facts]
     return "\n".join(
-        ["", "Pagoda is ready.", "", *lines, "", "Try it:", f"  {_curl(options, models[0])}", "", "Ctrl-C stops it."]
+        [
+            "",
+            "Pagoda is ready.",
+            "",
+            *lines,
+            "",
+            "Try it:",
+            f"  {_curl(options, models[0])}",
+            "",
+            "Press Ctrl-C to stop.",
+        ]
     )
 
 
@@ -52,14 +62,14 @@ def _curl(options: ServeOptions, model: Model) -> str:
 
 
 def _question(model: Model) -> tuple[str, dict[str, Any]]:
-    """An endpoint that the model can answer at, and what to ask there: a base model has no template to chat with."""
+    """Return an endpoint and a body that the model can answer: a base model has no chat template."""
     if read_settings(model).template or chat_template_text(model):
         return "/v1/chat/completions", {"messages": [{"role": "user", "content": "What is a pagoda?"}]}
     return "/v1/completions", {"prompt": "A pagoda is"}
 
 
 def size(num_bytes: float) -> str:
-    """`98 MB`, `1.5 GB`: powers of ten, as disks are sold."""
+    """Return a size in decimal units: `98 MB`, `1.5 GB`."""
     for unit in ("B", "kB", "MB", "GB"):
         if num_bytes < 999.5:
             return f"{num_bytes:.0f} {unit}" if unit != "GB" else f"{num_bytes:.1f} {unit}"

@@ -1,4 +1,4 @@
-"""One child process: started in a session of its own, its output in a log file, never outliving its parent."""
+"""A child process in its own session, with its output in a log file. On Linux it cannot outlive its parent."""
 
 import asyncio
 import contextlib
@@ -18,7 +18,7 @@ _PR_SET_PDEATHSIG = 1
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChildCommand:
-    """What to run. Secrets belong in `environment`: arguments are visible to everyone on the machine."""
+    """A program to run. Secrets belong in `environment`, because every user of the machine can read arguments."""
 
     name: str
     arguments: Sequence[str]
@@ -27,13 +27,15 @@ class ChildCommand:
 
 
 class Child:
+    """A running child process."""
+
     def __init__(self, command: ChildCommand, process: asyncio.subprocess.Process) -> None:
         self.command = command
         self._process = process
 
     @classmethod
     async def start(cls, command: ChildCommand) -> "Child":
-        """Append to the command's log. Its own session, so that Ctrl-C in the terminal reaches the parent alone."""
+        """Start the process; its output is appended to the log. Its own session keeps Ctrl-C of the terminal from it."""
         with _open_log(command.log) as log:
             process = await asyncio.create_subprocess_exec(
                 *command.arguments,
@@ -51,11 +53,11 @@ class Child:
         return self._process.pid
 
     async def wait(self) -> int:
-        """The exit code; minus the signal's number where one ended it."""
+        """Wait for the end; return the exit code, or minus the number of the signal that ended the process."""
         return await self._process.wait()
 
     async def stop(self, grace_s: float) -> None:
-        """SIGTERM, and SIGKILL to its whole session if it has not ended within the grace."""
+        """Send SIGTERM, and after `grace_s` seconds SIGKILL to the whole session."""
         with contextlib.suppress(ProcessLookupError):
             self._process.terminate()
         try:
@@ -71,29 +73,29 @@ class Child:
 
 
 def _open_log(path: Path) -> BinaryIO:
-    """A log names tenants and models: it is its owner's alone, also where an older one was not."""
+    """Open a log that only its owner may read, because it names tenants and models. Also tightens an existing file."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o600)
     os.fchmod(descriptor, 0o600)
     return os.fdopen(descriptor, "ab")
 
 
 def _die_with_parent(parent_pid: int) -> Callable[[], None] | None:
-    """Linux kills the child when the parent is gone, even by SIGKILL. Elsewhere only an orderly stop ends it."""
+    """Return a function for the child that makes Linux kill it when its parent dies. None on other systems."""
     if sys.platform != "linux":
         return None
-    # Looked up before the fork: between fork and exec only calls that need no lock are safe.
+    # Looked up before the fork: between fork and exec only calls that take no lock are safe.
     prctl = ctypes.CDLL(None, use_errno=True).prctl
 
     def request_signal() -> None:
         prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != parent_pid:  # The parent was gone before the request.
+        if os.getppid() != parent_pid:  # The parent died before the request.
             os._exit(1)
 
     return request_signal
 
 
 def describe_exit(code: int) -> str:
-    """`exit code 1`, `exit code 70: its device was lost`, or `SIGKILL`."""
+    """Return a description such as `exit code 1`, `exit code 70: its device was lost` or `SIGKILL`."""
     if code < 0:
         return signal.Signals(-code).name
     meaning = EXIT_CODE_MEANINGS.get(code)

@@ -1,7 +1,6 @@
-"""The words and options of the commands that make secrets: `pagoda key` for clients' API keys, `pagoda cluster-token` for tiers.
+"""Options of the commands that make secrets: `pagoda key` for API keys of clients, `pagoda cluster-token` for tiers.
 
-What `key` does is in keys.py, imported when a command runs. It works on a file, whether or not a gateway runs; one that does
-reads it again by itself.
+`pagoda key` changes a file (see keys.py), whether or not a gateway runs. A running gateway reads the file again when it changes.
 """
 
 import json
@@ -19,46 +18,44 @@ KeysFile = Annotated[
     typer.Option(
         "--keys-file",
         envvar="PAGODA_GATEWAY_KEYS_FILE",
-        help="The file that lists the API keys. (default: HOME/keys.json)",
+        help="File that lists the API keys. (default: HOME/keys.json)",
     ),
 ]
-KeyName = Annotated[str, typer.Argument(metavar="NAME", help="What lists and logs call the key.")]
+KeyName = Annotated[str, typer.Argument(metavar="NAME", help="Name of the key in lists and logs.")]
 TokensWanted = Annotated[
     list[str],
     typer.Argument(
         metavar="ROLE[=FILE]...",
-        help="gateway, worker or client. Without a file the token is printed; a file that is there is left as it is.",
+        help="ROLE is gateway, worker or client. Without FILE the token is printed. An existing file is kept.",
     ),
 ]
 
 
 def register(app: typer.Typer) -> None:
     keys = typer.Typer(no_args_is_help=True)
-    keys.command(help="Make a key and print it, this once.")(create)
-    keys.command("list", help="List the keys: what they are for, not what they are.")(list_)
+    keys.command(help="Create a key and print it. It cannot be shown again.")(create)
+    keys.command("list", help="List the keys, without their secrets.")(list_)
     keys.command("ls", hidden=True, help="The same as list.")(list_)
-    keys.command(help="Make a key invalid, at once and for good.")(revoke)
-    app.add_typer(keys, name="key", help="Make, list and revoke the API keys of a gateway.")
-    app.command(
-        "cluster-token", help="Make the tokens by which schedulers that are reached over TCP know gateways and workers."
-    )(cluster_token)
+    keys.command(help="Revoke a key immediately and permanently.")(revoke)
+    app.add_typer(keys, name="key", help="Create, list and revoke the API keys of a gateway.")
+    app.command("cluster-token", help="Create the tokens that gateways and workers present to a scheduler over TCP.")(
+        cluster_token
+    )
 
 
 def create(
     name: KeyName,
-    tenant: Annotated[str, typer.Option(help="Whose key it is. Several may be one tenant's.")] = "default",
+    tenant: Annotated[str, typer.Option(help="Tenant that the key belongs to. A tenant may have many.")] = "default",
     scope: Annotated[
         list[str] | None,
-        typer.Option(metavar="inference|admin|priority", help="What it allows; may be repeated. (default: inference)"),
+        typer.Option(metavar="inference|admin|priority", help="What the key allows. Repeatable. (default: inference)"),
     ] = None,
     expires: Annotated[
-        str | None, typer.Option(metavar="DURATION", help="Such as 12h, 30d or 8w. (default: never)")
+        str | None, typer.Option(metavar="DURATION", help="Lifetime, such as 12h, 30d or 8w. (default: unlimited)")
     ] = None,
-    isolated: Annotated[
-        bool, typer.Option("--isolated", help="Keep the tenant's cached prefixes apart from everyone else's.")
-    ] = False,
+    isolated: Annotated[bool, typer.Option("--isolated", help="Share no cached prefixes with other tenants.")] = False,
     priority_floor: Annotated[
-        int, typer.Option(help="The most urgent priority of its requests, unless it has that scope. Lower goes first.")
+        int, typer.Option(help="Lowest `priority` number (most urgent) of its requests without the scope priority.")
     ] = 0,
     as_json: AsJSON = False,
     keys_file: KeysFile = None,
@@ -78,7 +75,7 @@ def create(
         file = _file(keys_file, home)
         key, entry = create_key(file, request)
         print(json.dumps({"key": key, **facts(entry)}) if as_json else key)
-        _say(f"'{name}' is in {file}. It is shown this once; what is kept is its digest.")
+        _say(f"Added '{name}' to {file}. Copy the key now: only its digest is stored.")
 
 
 def list_(as_json: AsJSON = False, keys_file: KeysFile = None, home: Home = None) -> None:
@@ -89,7 +86,7 @@ def list_(as_json: AsJSON = False, keys_file: KeysFile = None, home: Home = None
         entries = list_keys(file)
         print(json.dumps({"keys": [facts(entry) for entry in entries]}) if as_json else keys_page(entries))
         if is_open_to_others(file):
-            _say(f"Warning: other users of this machine may open {file}; keep them out with: chmod 600 {file}")
+            _say(f"Warning: other users of this machine may read {file}; restrict it: chmod 600 {file}")
 
 
 def revoke(name: KeyName, as_json: AsJSON = False, keys_file: KeysFile = None, home: Home = None) -> None:
@@ -108,7 +105,7 @@ def cluster_token(wanted: TokensWanted) -> None:
             word, _, file = each.partition("=")
             if word not in tuple(Role):
                 raise CommandError(
-                    f"unknown role {word!r}: it is {', '.join(Role)}, such as worker=/etc/pagoda/worker.token"
+                    f"unknown role {word!r} (allowed: {', '.join(Role)}), such as worker=/etc/pagoda/worker.token"
                 )
             if not file:
                 print(new_token(Role(word)))
@@ -116,7 +113,7 @@ def cluster_token(wanted: TokensWanted) -> None:
             path = Path(file).expanduser()
             was_there = path.exists()
             make_token_file(path, Role(word))
-            _say(f"{path} {'was there already' if was_there else 'made'}")
+            _say(f"{path} {'exists already; kept' if was_there else 'created'}")
 
 
 def _file(keys_file: Path | None, home: Path | None) -> Path:

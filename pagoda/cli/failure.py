@@ -1,8 +1,8 @@
-"""How a command fails: one sentence with the next step on stderr, an exit status, never a traceback.
+"""Failures of a command: a message with the next step on stderr and an exit status, without a traceback.
 
-CommandError             the command cannot do what was asked
-├── ServerError          a server answered, and refused
-└── ServerUnreachableError    none answered
+CommandError                  the command failed
+├── ServerError               a server answered with an error
+└── ServerUnreachableError    no server answered
 """
 
 import os
@@ -12,26 +12,28 @@ from contextlib import contextmanager
 from typing import NoReturn
 
 INTERRUPTED = 130
-"""The exit status after Ctrl-C, as shells have it."""
+"""Exit status after Ctrl-C, as in shells: 128 + SIGINT."""
 
 
 class CommandError(Exception):
-    """Each message is a sentence for the user."""
+    """A failure whose message is written for the user."""
 
 
 class ServerError(CommandError):
+    """An error answer of a server. `status` is its HTTP status, 200 for an error inside a stream."""
+
     def __init__(self, message: str, status: int) -> None:
         super().__init__(message)
         self.status = status
 
 
 class ServerUnreachableError(CommandError):
-    pass
+    """No server answered, or the connection broke."""
 
 
 @contextmanager
 def failing_in_sentences() -> Iterator[None]:
-    """Around a whole command. Mistakes of ours still show where they happened."""
+    """Run a command in the block and turn expected errors into a message and an exit status. Bugs keep their traceback."""
     from pagoda.models.errors import ModelError
 
     try:
@@ -40,7 +42,7 @@ def failing_in_sentences() -> Iterator[None]:
     except (CommandError, ModelError) as error:
         fail(str(error))
     except BrokenPipeError:
-        # Who read our output has seen enough. What is still buffered must not fail again when Python ends.
+        # The reader of the output closed the pipe. Buffered output must not fail again when Python exits.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(1) from None
     except OSError as error:

@@ -1,7 +1,4 @@
-"""Makes sure that a model is on this machine, and shows the download while it runs: a bar, or lines for a log.
-
-Where models come from is the store's affair.
-"""
+"""Fetches a model unless it is on this machine, and shows the progress: a bar on a terminal, else lines."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,7 +16,7 @@ OnProgress = Callable[[Progress], None]
 
 
 def fetch_model(home: Path, name_or_path: str) -> Model:
-    """At once if it is here; raises ModelError if it is unknown, damaged, or not to be had."""
+    """Return the model, fetched if it is missing. Raises ModelError if it is unknown, damaged or unavailable."""
     with progress_display(name_or_path) as on_progress:
         return ModelStore(home).pull(name_or_path, on_progress)
 
@@ -34,7 +31,7 @@ def progress_display(name: str) -> Iterator[OnProgress]:
 
 @contextmanager
 def _bars(console: Console, name: str) -> Iterator[OnProgress]:
-    """One bar per stage. Nothing is drawn as long as nothing is reported."""
+    """Draw one bar per stage, each from its first report."""
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
     with Bars(*columns, console=console) as bars:
         stages: dict[Stage, TaskID] = {}
@@ -43,7 +40,7 @@ def _bars(console: Console, name: str) -> Iterator[OnProgress]:
             if progress.stage is Stage.DONE:
                 return
             if progress.stage not in stages:
-                # What an earlier attempt left here says nothing about the speed of this one.
+                # Bytes of an earlier attempt must not count towards the speed of this one.
                 stages[progress.stage] = bars.add_task(
                     f"{name}: {progress.stage}", total=progress.total_bytes, completed=progress.completed_bytes
                 )
@@ -54,14 +51,14 @@ def _bars(console: Console, name: str) -> Iterator[OnProgress]:
 
 @contextmanager
 def _lines(console: Console, name: str) -> Iterator[OnProgress]:
-    """A line per stage and quarter."""
+    """Print a line per stage and quarter."""
     shown: set[tuple[Stage, int]] = set()
 
     def on_progress(progress: Progress) -> None:
         quarter = 4 * progress.completed_bytes // max(progress.total_bytes, 1)
         if progress.stage is not Stage.DONE and (progress.stage, quarter) not in shown:
             shown.add((progress.stage, quarter))
-            share = f"{25 * quarter} % of {size(progress.total_bytes)}"
+            share = f"{25 * quarter}% of {size(progress.total_bytes)}"
             console.print(f"{name}: {progress.stage}, {share}", highlight=False, soft_wrap=True)
 
     yield on_progress

@@ -1,4 +1,4 @@
-"""Sizes, times and tables in Ollama's spelling, so that scripts and eyes that know its output read ours."""
+"""Sizes, times and tables in the format of Ollama's output, so that scripts for that output work with Pagoda's."""
 
 from collections.abc import Sequence
 from datetime import datetime, timedelta
@@ -8,7 +8,7 @@ _YEARS_UNTIL_FOREVER = 20
 
 
 def size(num_bytes: int) -> str:
-    """`98 MB`, `4.7 GB`: powers of ten, whole from ten on."""
+    """Return a size in decimal units, without a fraction from ten on: `98 MB`, `4.7 GB`."""
     for divisor, unit in ((10**12, "TB"), (10**9, "GB"), (10**6, "MB"), (10**3, "KB")):
         if num_bytes >= divisor:
             value = num_bytes / divisor
@@ -17,7 +17,7 @@ def size(num_bytes: int) -> str:
 
 
 def moment(then: datetime, now: datetime) -> str:
-    """`2 weeks ago`, `4 minutes from now`, or `Forever`."""
+    """Return a relative time: `2 weeks ago`, `4 minutes from now` or `Forever`."""
     if then - now > timedelta(days=365 * _YEARS_UNTIL_FOREVER):
         return "Forever"
     return f"{_span(then - now)} from now" if then > now else f"{_span(now - then)} ago"
@@ -40,7 +40,7 @@ def _span(delta: timedelta) -> str:
 
 
 def duration(nanoseconds: int) -> str:
-    """As Go writes it: `1.5s`, `12.3ms`, `2m3.5s`."""
+    """Return a duration in Go's format: `1.5s`, `12.3ms`, `2m3.5s`."""
     if nanoseconds < 1000:
         return f"{nanoseconds}ns"
     if nanoseconds < 10**9:
@@ -59,7 +59,7 @@ def _decimal(value: int, divisor: int) -> str:
 
 
 def table(rows: Sequence[Sequence[str]]) -> str:
-    """Left-aligned columns, four spaces apart, no borders."""
+    """Return the rows in left-aligned columns that are four spaces apart."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = (_PADDING.join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
     return "\n".join(line.rstrip() for line in lines)

@@ -1,6 +1,6 @@
-"""What `pagoda key` does: entries made from its options, and lists for people and programs, which never hold a digest.
+"""Implementation of `pagoda key`: makes entries from options, and lists them without their digests.
 
-The file is pagoda/api_keys/key_file.py's.
+pagoda/api_keys/key_file.py reads and writes the file.
 """
 
 import re
@@ -23,7 +23,7 @@ _DURATION = re.compile(r"([1-9][0-9]{0,4})([mhdw])")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KeyRequest:
-    """As the command line has it, unchecked."""
+    """The options of `pagoda key create`, not yet validated."""
 
     name: str
     tenant: str
@@ -34,7 +34,7 @@ class KeyRequest:
 
 
 def create_key(file: Path, request: KeyRequest) -> tuple[str, KeyEntry]:
-    """The key, which nobody can ask for again, and its entry in the file."""
+    """Add a new key to the file; return the key, which is stored nowhere, and its entry."""
     key = new_key()
     entry = _entry(request, digest_of(key.encode()), _now())
     with _in_sentences():
@@ -43,7 +43,7 @@ def create_key(file: Path, request: KeyRequest) -> tuple[str, KeyEntry]:
 
 
 def list_keys(file: Path) -> tuple[KeyEntry, ...]:
-    """None where there is no file yet."""
+    """Return the entries of the file, or an empty tuple if there is no file."""
     with _in_sentences():
         return KeyFile(file).read() if file.exists() else ()
 
@@ -89,9 +89,12 @@ def _entry(request: KeyRequest, digest: str, now: datetime) -> KeyEntry:
     except ValidationError as error:
         field = error.errors()[0]["loc"][0]
         if field == "priority_floor":
-            raise CommandError("--priority-floor must be an integer of 32 bits") from None
+            raise CommandError(
+                f"--priority-floor must be a 32-bit signed integer (got {request.priority_floor})"
+            ) from None
         raise CommandError(
-            f"the {field} may have letters, digits and . _ @ -, at most 64, a letter or digit first"
+            f"the {field} must be 1 to 64 letters, digits or . _ @ - and begin with a letter or digit "
+            f"(got {getattr(request, str(field), None)!r})"
         ) from None
 
 
@@ -99,13 +102,13 @@ def _scope(word: str) -> Scope:
     try:
         return Scope(word)
     except ValueError:
-        raise CommandError(f"unknown scope {word!r}: --scope takes {' or '.join(Scope)}") from None
+        raise CommandError(f"unknown scope {word!r} (allowed: {', '.join(Scope)})") from None
 
 
 def _duration(text: str) -> timedelta:
     match = _DURATION.fullmatch(text)
     if match is None:
-        raise CommandError(f"--expires takes a number and m, h, d or w, such as 30d, got {text!r}")
+        raise CommandError(f"--expires must be a number followed by m, h, d or w, such as 30d (got {text!r})")
     return int(match[1]) * _UNITS[match[2]]
 
 

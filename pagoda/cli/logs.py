@@ -1,7 +1,7 @@
-"""The log files of children, which write to them themselves: what is kept of them, and how large they may become.
+"""Rotation of the log files that child processes write to.
 
-A child's file is open for as long as the child lives, so a log that has grown is copied to LOG.1 and then emptied. A line that is
-written between the two is lost.
+A child keeps its log open while it runs. So a log that has grown is copied to LOG.1 and then truncated. A line that is written
+between the two is lost.
 """
 
 import asyncio
@@ -16,39 +16,39 @@ LOOK_INTERVAL_S = 2.0
 
 
 def older(log: Path) -> Path:
-    """Where the part before it is kept."""
+    """Return the path of the older part of a log."""
     return log.with_name(f"{log.name}.1")
 
 
 def begin_anew(log: Path) -> None:
-    """Keep what is there as the older part. For a log that no process has open."""
+    """Rename the log to its older part. No process may have it open."""
     with contextlib.suppress(FileNotFoundError):
         log.replace(older(log))
 
 
 def last_lines(log: Path, count: int) -> list[str]:
-    """The end of a child's log, to show why it ended or what holds it up."""
+    """Return the last lines of a child's log, or none if it cannot be read."""
     with contextlib.suppress(OSError):
         return log.read_text(errors="replace").splitlines()[-count:]
     return []
 
 
 async def keep_bounded(logs: Sequence[Path], max_bytes: int, say: Callable[[str], None]) -> None:
-    """Shorten each log that has outgrown `max_bytes`, until cancelled."""
+    """Shorten each log that has grown beyond `max_bytes`, until cancelled. Each error is reported once."""
     told: set[str] = set()
     while True:
         for log in logs:
             try:
                 await asyncio.to_thread(shorten, log, max_bytes)
             except OSError as error:
-                if (line := f"The log {log} cannot be shortened: {error.strerror or error}.") not in told:
+                if (line := f"The log {log} could not be shortened: {error.strerror or error}.") not in told:
                     told.add(line)
                     say(line)
         await asyncio.sleep(LOOK_INTERVAL_S)
 
 
 def shorten(log: Path, max_bytes: int) -> bool:
-    """Move the last `max_bytes` of a log that is longer to its older part, whole lines, and empty it. Whether it was longer."""
+    """Move the last `max_bytes` of a longer log, in whole lines, to its older part; truncate it. Return True if it was longer."""
     try:
         with log.open("r+b") as file:
             num_bytes = os.fstat(file.fileno()).st_size
@@ -61,4 +61,4 @@ def shorten(log: Path, max_bytes: int) -> bool:
             file.truncate(0)
             return True
     except FileNotFoundError:
-        return False  # Somebody has deleted it; its child writes on into nowhere.
+        return False  # The log was deleted; its child still writes to the deleted file.

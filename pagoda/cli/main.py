@@ -1,4 +1,4 @@
-"""The `pagoda` command's words and options. Those about models are in model_commands.py; what they do is elsewhere."""
+"""The `pagoda` command: its options, `serve`, and the commands that start one tier. Other commands register themselves."""
 
 from typing import Annotated, Literal
 
@@ -32,34 +32,36 @@ Models = Annotated[
     list[str] | None,
     typer.Option(
         "--model",
-        help="A name, fetched if missing, or the path of a GGUF file or a checkpoint. May be repeated; those of the store are "
-        f"loaded when somebody asks for them. (default: {DEFAULT_MODEL})",
+        help="A model name (fetched if missing), or the path of a GGUF file or checkpoint directory. Repeatable. Other models "
+        f"of the store are loaded on request. (default: {DEFAULT_MODEL})",
         autocompletion=complete_model,
     ),
 ]
 Host = Annotated[
     str | None,
     typer.Option(
-        help="The address to listen on. Other than loopback it needs a key. (default: OLLAMA_HOST, else 127.0.0.1)"
+        help="Address to listen on. Any other than loopback requires an API key. (default: OLLAMA_HOST, else 127.0.0.1)"
     ),
 ]
 Port = Annotated[
     int | None,
-    typer.Option(min=1, max=65535, help="The port to listen on. (default: OLLAMA_HOST, else 8000)"),
+    typer.Option(min=1, max=65535, help="Port to listen on. (default: OLLAMA_HOST, else 8000)"),
 ]
 KVMemory = Annotated[
     str | None,
-    typer.Option("--kv-memory", metavar="SIZE", help="For keys and values, such as 2GiB. (default: automatic)"),
+    typer.Option("--kv-memory", metavar="SIZE", help="A worker's KV cache size, such as 2GiB. (default: automatic)"),
 ]
-Numerics = Annotated[str | None, typer.Option(help="How the worker computes; see docs/numerics.md.")]
+Numerics = Annotated[
+    str | None, typer.Option(help="Arithmetic of the worker: integer, float32 or bfloat16; see docs/numerics.md.")
+]
 KVDtype = Annotated[
     str | None,
     typer.Option(
-        "--kv-dtype", metavar="NAME", help="What keys and values are kept in: int8 halves them. (default: int16)"
+        "--kv-dtype", metavar="NAME", help="Number format of the KV cache. int8 halves its size. (default: int16)"
     ),
 ]
 Device = Annotated[
-    str | None, typer.Option(metavar="NAME", help="What the worker computes on, such as cuda. (default: cpu)")
+    str | None, typer.Option(metavar="NAME", help="Device that the worker computes on, such as cuda. (default: cpu)")
 ]
 
 
@@ -78,13 +80,13 @@ KeepAlive = Annotated[
         envvar=["PAGODA_KEEP_ALIVE", "OLLAMA_KEEP_ALIVE"],
         metavar="DURATION",
         callback=_check_duration,
-        help="How long a model that nobody uses stays in memory, such as 5m. (default: for ever)",
+        help="How long an unused model stays loaded, such as 5m. (default: forever)",
     ),
 ]
 Workers = Annotated[
     int | None,
     typer.Option(
-        min=1, help="Worker processes, which share the cores; each has one model in memory. (default: one per --model)"
+        min=1, help="Number of worker processes. They share the cores; each loads one model. (default: one per --model)"
     ),
 ]
 OllamaPort = Annotated[
@@ -94,14 +96,14 @@ OllamaPort = Annotated[
         min=0,
         max=65535,
         metavar="PORT",
-        help="Where Ollama's clients look, used too if it is free; 0 leaves it alone. (default: 11434)",
+        help="Second port to listen on if it is free, for Ollama clients; 0 turns it off. (default: 11434)",
     ),
 ]
 SamplingDefaults = Annotated[
     Literal["model", "neutral"] | None,
     typer.Option(
         "--sampling-defaults",
-        help="What requests leave open: as the model's makers recommend, or the API's neutral values. (default: model)",
+        help="Sampling values that a request leaves out: the model's recommendation, or neutral values. (default: model)",
     ),
 ]
 DefaultMaxTokens = Annotated[
@@ -111,7 +113,7 @@ DefaultMaxTokens = Annotated[
         min=1,
         max=2**31 - 1,
         metavar="N",
-        help="The longest answer where a request names no limit. (default: the model's, else the rest of its window)",
+        help="Length limit of an answer if the request sets none. (default: the model's, else the rest of its context)",
     ),
 ]
 MaxModelLen = Annotated[
@@ -121,21 +123,19 @@ MaxModelLen = Annotated[
         envvar="PAGODA_WORKER_MAX_MODEL_LEN",
         min=2,
         metavar="N",
-        help="The longest sequence, prompt and answer. (default: OLLAMA_CONTEXT_LENGTH, else what the model was made for)",
+        help="Most tokens of a prompt and its answer together. (default: OLLAMA_CONTEXT_LENGTH, else the model's own)",
     ),
 ]
 ContextLength = Annotated[
-    int, typer.Option("--context-length", envvar="OLLAMA_CONTEXT_LENGTH", min=0, hidden=True, help="0 is none.")
+    int, typer.Option("--context-length", envvar="OLLAMA_CONTEXT_LENGTH", min=0, hidden=True, help="0: not set.")
 ]
 MaxStepTokens = Annotated[int | None, typer.Option("--max-step-tokens", min=1, hidden=True)]
 MaxStepSequences = Annotated[int | None, typer.Option("--max-step-sequences", min=1, hidden=True)]
-StrictFields = Annotated[
-    bool, typer.Option("--strict-fields", help="Refuse requests with fields that the API does not have.")
-]
+StrictFields = Annotated[bool, typer.Option("--strict-fields", help="Reject requests with unknown fields.")]
 TrustTemplates = Annotated[
     bool,
     typer.Option(
-        "--trust-request-chat-template", help="Render templates that come with requests, whatever scopes the key has."
+        "--trust-request-chat-template", help="Render chat templates sent in requests, whatever scopes the key has."
     ),
 ]
 AllowedOrigins = Annotated[
@@ -144,7 +144,7 @@ AllowedOrigins = Annotated[
         "--allowed-origins",
         envvar=["PAGODA_GATEWAY_ALLOWED_ORIGINS", "OLLAMA_ORIGINS"],
         metavar="ORIGINS",
-        help="Web origins, between commas, whose pages may use this server beside those of this machine.",
+        help="Comma-separated web origins, other than this machine's, whose pages may call this server.",
     ),
 ]
 OTLPEndpoint = Annotated[
@@ -152,7 +152,7 @@ OTLPEndpoint = Annotated[
     typer.Option(
         "--otlp-endpoint",
         metavar="URL",
-        help="Where traces go, such as http://127.0.0.1:4317. (default: OTEL_EXPORTER_OTLP_ENDPOINT, else off)",
+        help="Where to send traces, such as http://127.0.0.1:4317. (default: OTEL_EXPORTER_OTLP_ENDPOINT, else off)",
     ),
 ]
 
@@ -163,9 +163,9 @@ def _log_bytes(value: str) -> int:
     try:
         if (num_bytes := TypeAdapter(ByteSize).validate_python(value)) >= 0:
             return num_bytes
-        raise typer.BadParameter(f"{value!r} is less than nothing; write a size like 20MiB, or 0 for no limit")
     except ValidationError:
-        raise typer.BadParameter(f"{value!r} is no size; write it like 20MiB, or 0 for no limit") from None
+        pass
+    raise typer.BadParameter(f"--log-size must be a size such as 20MiB, or 0 for no limit (got {value!r})")
 
 
 LogSize = Annotated[
@@ -174,7 +174,7 @@ LogSize = Annotated[
         "--log-size",
         envvar="PAGODA_LOG_SIZE",
         metavar="SIZE",
-        help="How large a process's log may become; the last so much before that is kept beside it. 0: no limit.",
+        help="Size at which a process's log is rotated; one older part is kept. 0: no limit.",
     ),
 ]
 APIKey = Annotated[
@@ -182,13 +182,13 @@ APIKey = Annotated[
     typer.Option(
         "--api-key",
         envvar=["PAGODA_API_KEY", "PAGODA_GATEWAY_API_KEY"],
-        help="One key for everything; clients must send it as a bearer token. Every user of this machine can read a command line: "
-        "better in the environment, or made by pagoda key.",
+        help="One API key with all scopes, sent by clients as a bearer token. Every user of this machine can read a command "
+        "line, so prefer the environment variable, or pagoda key create.",
     ),
 ]
 ListedKeys = Annotated[str | None, typer.Option("--keys", envvar="PAGODA_GATEWAY_KEYS", hidden=True)]
 
-# The rest of the line, --help included, belongs to the tier.
+# The tier itself parses the rest of the line, --help included.
 _PASS_THROUGH = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
 
 
@@ -198,7 +198,9 @@ def _print_version(wanted: bool) -> None:
         raise typer.Exit
 
 
-Version = Annotated[bool, typer.Option("--version", "-v", callback=_print_version, is_eager=True, help="Print it.")]
+Version = Annotated[
+    bool, typer.Option("--version", "-v", callback=_print_version, is_eager=True, help="Print the version and exit.")
+]
 
 
 @app.callback(help="Serve language models to OpenAI and Ollama clients, on a laptop or a cluster.")
@@ -206,11 +208,11 @@ def pagoda(version: Version = False) -> None:
     configure_warnings()
 
 
-# What the commands need is imported inside them, so that `pagoda --help` and handing over to a tier stay quick.
+# Commands import what they need when they run, so that `pagoda --help` and `pagoda worker` start quickly.
 
 
 @app.command("start", cls=ServeCommand, hidden=True, help="The same as serve.")
-@app.command(cls=ServeCommand, help="Serve a model on this machine: gateway, scheduler and workers, as processes.")
+@app.command(cls=ServeCommand, help="Serve models on this machine: start a gateway, a scheduler and workers.")
 def serve(
     names: Names = None,
     models: Models = None,
@@ -281,17 +283,17 @@ credential_commands.register(app)
 other_words.register(app)
 
 
-@app.command(context_settings=_PASS_THROUGH, help="Start a gateway alone.")
+@app.command(context_settings=_PASS_THROUGH, help="Start only a gateway.")
 def gateway(context: typer.Context) -> None:
     _start_tier("gateway", context.args)
 
 
-@app.command(context_settings=_PASS_THROUGH, help="Start a scheduler alone.")
+@app.command(context_settings=_PASS_THROUGH, help="Start only a scheduler.")
 def scheduler(context: typer.Context) -> None:
     _start_tier("scheduler", context.args)
 
 
-@app.command(context_settings=_PASS_THROUGH, help="Start a worker alone.")
+@app.command(context_settings=_PASS_THROUGH, help="Start only a worker.")
 def worker(context: typer.Context) -> None:
     _start_tier("worker", context.args)
 

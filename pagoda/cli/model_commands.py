@@ -1,6 +1,6 @@
-"""The words and options of the commands about models: list, pull, show, rm, cp, create, ps, stop.
+"""Options of the commands about models: list, pull, show, rm, cp, create, ps, stop.
 
-What they do is in store_commands.py, server_commands.py and fetch.py, imported when a command runs.
+Their implementation is in store_commands.py, server_commands.py and fetch.py, which are imported when a command runs.
 """
 
 import json
@@ -14,23 +14,23 @@ from pagoda.cli.failure import CommandError, failing_in_sentences
 from pagoda.cli.options import AsJSON, Home, Server, api_key, complete_model, named_server, resolve_home
 from pagoda.models.catalogue import DEFAULT_MODEL
 
-ModelName = Annotated[str, typer.Argument(metavar="MODEL", autocompletion=complete_model, help="A model of `list`.")]
+ModelName = Annotated[str, typer.Argument(metavar="MODEL", autocompletion=complete_model, help="Name of a model.")]
 
 
 def register(app: typer.Typer) -> None:
     app.command("list", help="List the models on this machine.")(list_)
     app.command("ls", hidden=True, help="The same as list.")(list_)
-    app.command(help="Fetch a model.")(pull)
-    app.command(help="Show what a model is.")(show)
+    app.command(help="Download a model.")(pull)
+    app.command(help="Show details of a model.")(show)
     app.command(help="List the models that a server has loaded.")(ps)
     app.command(help="Unload a model from a server.")(stop)
     app.command(help="Remove models from this machine.")(rm)
     app.command(help="Copy a model.")(cp)
-    app.command(help="Make a model from a Modelfile, a GGUF file or a directory of safetensors.")(create)
+    app.command(help="Create a model from a Modelfile, a GGUF file or a directory of safetensors.")(create)
 
 
 def list_(
-    prefix: Annotated[str, typer.Argument(help="Only names that begin so.", autocompletion=complete_model)] = "",
+    prefix: Annotated[str, typer.Argument(help="Beginning of the names to list.", autocompletion=complete_model)] = "",
     as_json: AsJSON = False,
     home: Home = None,
 ) -> None:
@@ -43,10 +43,10 @@ def list_(
 
 def pull(
     model: Annotated[
-        str, typer.Argument(help="A name of the catalogue.", autocompletion=complete_model)
+        str, typer.Argument(help="Name of a model in the catalogue.", autocompletion=complete_model)
     ] = DEFAULT_MODEL,
     insecure: Annotated[
-        bool, typer.Option("--insecure", hidden=True, help="Changes nothing: there is no registry.")
+        bool, typer.Option("--insecure", hidden=True, help="No effect: Pagoda has no registry.")
     ] = False,
     as_json: AsJSON = False,
     home: Home = None,
@@ -62,13 +62,13 @@ def pull(
 
 
 def show(
-    model: Annotated[str, typer.Argument(help="A name, or the path of a model.", autocompletion=complete_model)],
-    license: Annotated[bool, typer.Option("--license", help="Its license alone.")] = False,
-    modelfile: Annotated[bool, typer.Option("--modelfile", help="A Modelfile that makes it.")] = False,
-    parameters: Annotated[bool, typer.Option("--parameters", help="Its parameters alone.")] = False,
-    system: Annotated[bool, typer.Option("--system", help="Its system message alone.")] = False,
-    template: Annotated[bool, typer.Option("--template", help="Its chat template alone.")] = False,
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Metadata and tensors too.")] = False,
+    model: Annotated[str, typer.Argument(help="Name or path of a model.", autocompletion=complete_model)],
+    license: Annotated[bool, typer.Option("--license", help="Show only the license.")] = False,
+    modelfile: Annotated[bool, typer.Option("--modelfile", help="Show a Modelfile that makes the model.")] = False,
+    parameters: Annotated[bool, typer.Option("--parameters", help="Show only the parameters.")] = False,
+    system: Annotated[bool, typer.Option("--system", help="Show only the system message.")] = False,
+    template: Annotated[bool, typer.Option("--template", help="Show only the chat template.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show metadata and tensors too.")] = False,
     as_json: AsJSON = False,
     home: Home = None,
 ) -> None:
@@ -84,7 +84,7 @@ def show(
         from pagoda.cli.store_commands import show_model, show_page
 
         if len(wanted) > 1:
-            raise CommandError(f"only one of {', '.join(f'--{name}' for name in parts)} can be asked for at once")
+            raise CommandError(f"use only one of {', '.join(f'--{name}' for name in parts)}")
         shown = show_model(resolve_home(home), model, verbose=verbose)
         if as_json:
             print(_json(shown))
@@ -132,7 +132,7 @@ def rm(
 
 def cp(
     source: ModelName,
-    destination: Annotated[str, typer.Argument(help="The new name.")],
+    destination: Annotated[str, typer.Argument(help="Name of the copy.")],
     as_json: AsJSON = False,
     home: Home = None,
 ) -> None:
@@ -145,9 +145,9 @@ def cp(
 
 
 def create(
-    model: Annotated[str, typer.Argument(help="The new name.")],
+    model: Annotated[str, typer.Argument(help="Name of the new model.")],
     file: Annotated[
-        Path, typer.Option("--file", "-f", help="A Modelfile, a GGUF file, or a directory of safetensors.")
+        Path, typer.Option("--file", "-f", help="Modelfile, GGUF file or directory of safetensors.")
     ] = Path("Modelfile"),
     quantize: Annotated[str | None, typer.Option("--quantize", "-q", hidden=True)] = None,
     as_json: AsJSON = False,
@@ -157,14 +157,12 @@ def create(
         from pagoda.cli.store_commands import create_model
 
         if quantize is not None:
-            raise CommandError(
-                "--quantize is not supported: weights stay as they are; give a file that is quantized already"
-            )
+            raise CommandError("--quantize is not supported; create the model from a file that is already quantized")
         create_model(resolve_home(home), model, file)
         if as_json:
             print(_json({"created": model}))
 
 
 def _json(value: Any) -> str:
-    """Indented for a person who looks, on one line for a program."""
+    """Return JSON, indented on a terminal and on one line otherwise."""
     return json.dumps(value, indent=2 if sys.stdout.isatty() else None, ensure_ascii=False, default=str)

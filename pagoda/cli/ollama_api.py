@@ -1,6 +1,6 @@
-"""A server's Ollama API, as the command uses it: one method per endpoint, errors as sentences.
+"""A client of a server's Ollama API: one method per endpoint, errors as readable messages.
 
-What is not said by a method's type is in Ollama's API: the objects are its own.
+The JSON objects are those of Ollama's API.
 """
 
 import json
@@ -21,29 +21,31 @@ _CONNECT_TIMEOUT_S = 5.0
 
 JSONObject = dict[str, Any]
 Lines = Generator[JSONObject, None, None]
-"""Closing it closes the connection, which ends a generation."""
+"""The objects of a streamed reply. Closing the generator closes the connection, which cancels a generation."""
 
 
 def server_url(text: str) -> str:
-    """A URL, `host` or `host:port`, as PAGODA_HOST and --server have it."""
+    """Return the URL for the text of --server or PAGODA_HOST: a URL, `host` or `host:port`. Raises CommandError."""
     try:
         parts = urlsplit(text if "://" in text else f"http://{text}")
         host, port = parts.hostname, parts.port
     except ValueError:
         host, port = None, None
     if not host or parts.scheme not in ("http", "https"):
-        raise CommandError(f"{text!r} is not the address of a server; write it as {DEFAULT_SERVER} or host:port")
+        raise CommandError(f"the server's address must be a URL such as {DEFAULT_SERVER}, or host:port (got {text!r})")
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
     port = port or {"https": 443}.get(parts.scheme, _DEFAULT_PORT if "://" not in text else 80)
     return f"{parts.scheme}://[{host}]:{port}" if ":" in host else f"{parts.scheme}://{host}:{port}"
 
 
 class OllamaAPI:
+    """A connection to one server. Methods raise ServerError for a refusal and ServerUnreachableError without an answer."""
+
     def __init__(self, url: str, api_key: str | None = None, *, timeout_s: float | None = None) -> None:
-        """No time limit by default: loading and long prompts take minutes."""
+        """Open a client. There is no time limit by default, because loading a model or a long prompt takes minutes."""
         self.url = url
         headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
-        # A proxy is for the world outside, never for this machine.
+        # Proxy settings of the environment must not apply to this machine.
         trust_env = not is_loopback(urlsplit(url).hostname or "")
         timeout = httpx.Timeout(timeout_s, connect=_CONNECT_TIMEOUT_S)
         self._client = httpx.Client(base_url=url, headers=headers, timeout=timeout, trust_env=trust_env)
@@ -61,7 +63,7 @@ class OllamaAPI:
         return str(self._object("GET", "/api/version").get("version", ""))
 
     def is_pagoda(self) -> bool:
-        """Rather than Ollama itself, which has no such route."""
+        """Return True if the server is Pagoda: Ollama has no route `/ready`."""
         with self._answering():
             return self._client.get("/ready").status_code in (200, 503)
 
@@ -72,8 +74,8 @@ class OllamaAPI:
         return list(self._object("GET", "/api/ps").get("models") or [])
 
     def queue(self) -> JSONObject | None:
-        """Who waits for a worker. None where that is not told: by another server than Pagoda, to a key that is no admin's, or
-        while no scheduler answers."""
+        """Return the requests that wait for a worker. None if the server is not Pagoda, the key lacks the scope `admin`, or no
+        scheduler answers."""
         try:
             return self._object("GET", "/queue")
         except ServerError as error:
@@ -96,7 +98,7 @@ class OllamaAPI:
 
     def upload_blob(self, digest: str, path: Path) -> None:
         with self._answering(), path.open("rb") as file:
-            # httpx reads it piece by piece, and says how long it is.
+            # httpx streams the file; the header makes it send a length instead of chunks.
             headers = {"Content-Length": str(path.stat().st_size)}
             self._refuse_error(self._client.post(f"/api/blobs/{digest}", content=file, headers=headers))
 
@@ -145,17 +147,17 @@ class OllamaAPI:
             raise ServerUnreachableError(f"no server answers at {self.url}; start one: pagoda serve") from None
         except httpx.HTTPError as error:
             raise ServerUnreachableError(
-                f"the server at {self.url} broke the connection ({error}); its logs say why"
+                f"the server at {self.url} closed the connection ({error}); see its logs"
             ) from None
 
     def _refuse_error(self, response: httpx.Response) -> None:
         if response.status_code == 401:
-            raise ServerError(f"the server at {self.url} wants a key; set PAGODA_API_KEY to it", 401)
+            raise ServerError(f"the server at {self.url} requires an API key; set PAGODA_API_KEY", 401)
         if response.is_error:
             raise ServerError(_reason(response) or f"{self.url} answered {response.status_code}", response.status_code)
 
     def _checked(self, line: JSONObject) -> JSONObject:
-        """After the first byte an error is a line of its own."""
+        """Return the line. Raises ServerError if it is an error, which a stream sends as a line of its own."""
         if "error" in line:
             raise ServerError(str(line["error"]), 200)
         return line
@@ -167,7 +169,7 @@ class OllamaAPI:
             value = None
         if not isinstance(value, dict):
             raise ServerError(
-                f"what answers at {self.url} does not speak Ollama's API; name another with --server", 200
+                f"the server at {self.url} does not speak Ollama's API; choose another with --server", 200
             )
         return value
 

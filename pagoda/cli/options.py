@@ -1,6 +1,6 @@
-"""The options and arguments that several commands share, how they are completed, and what is left of them afterwards.
+"""Options and arguments that several commands share, their shell completion, and their defaults.
 
-OLLAMA_HOST says where a server listens, and which one a command asks, where nothing of Pagoda's own does.
+OLLAMA_HOST names the address that a server listens on and that a command asks, unless an option or variable of Pagoda does.
 """
 
 import json
@@ -12,17 +12,17 @@ from typing import Annotated
 import typer
 
 Home = Annotated[
-    Path | None, typer.Option(envvar="PAGODA_HOME", help="Where models, logs and state live. (default: ~/.pagoda)")
+    Path | None, typer.Option(envvar="PAGODA_HOME", help="Directory of models, logs and state. (default: ~/.pagoda)")
 ]
 Server = Annotated[
     str | None,
     typer.Option(
         envvar="PAGODA_HOST",
         metavar="URL",
-        help="The server to ask. (default: OLLAMA_HOST, else http://127.0.0.1:8000)",
+        help="Address of the server to use. (default: OLLAMA_HOST, else http://127.0.0.1:8000)",
     ),
 ]
-AsJSON = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
+AsJSON = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 _OLLAMA_PORT = 11434
@@ -30,7 +30,7 @@ _OLLAMA_PORT = 11434
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OllamaHost:
-    """A server's address, to listen on or to ask."""
+    """The address of a server, to listen on or to connect to."""
 
     host: str
     port: int
@@ -52,7 +52,7 @@ def resolve_home(home: Path | None) -> Path:
 
 
 def named_by_ollama() -> OllamaHost | None:
-    """OLLAMA_HOST, for a server to listen there and for a command to ask there."""
+    """Return the address in OLLAMA_HOST, or None if it is not set. Exit with an error if it is malformed."""
     from pagoda.cli.failure import fail
 
     try:
@@ -62,7 +62,7 @@ def named_by_ollama() -> OllamaHost | None:
 
 
 def named_server(server: str | None) -> str | None:
-    """The server that the user named, as --server, PAGODA_HOST or OLLAMA_HOST."""
+    """Return the server that the user named by --server, PAGODA_HOST or OLLAMA_HOST, or None."""
     if server is not None:
         return server
     ollama = named_by_ollama()
@@ -70,7 +70,7 @@ def named_server(server: str | None) -> str | None:
 
 
 def complete_model(context: typer.Context, incomplete: str) -> list[str]:
-    """Names of the store and the catalogue. From the manifests alone, since a key was pressed and someone waits."""
+    """Return matching names of the store and the catalogue. Reads only manifests, because a user waits for the completion."""
     from pagoda.models.catalogue import CATALOGUE
     from pagoda.models.layout import StoreLayout
 
@@ -81,20 +81,21 @@ def complete_model(context: typer.Context, incomplete: str) -> list[str]:
         try:
             json.loads(manifest.read_bytes())
         except (OSError, ValueError):
-            continue  # A damaged model cannot be completed; `pagoda doctor` names it.
+            continue  # Damaged models are left out; `pagoda doctor` reports them.
         names.add(layout.name_at(manifest.parent))
     return sorted(name for name in names if name.startswith(incomplete.lower()))
 
 
 def api_key() -> str | None:
-    """Never an option here: everyone on the machine can read a command line."""
+    """Return PAGODA_API_KEY. There is no option for it, because every user of the machine can read a command line."""
     return os.environ.get("PAGODA_API_KEY") or None
 
 
 def ollama_host() -> OllamaHost | None:
-    """OLLAMA_HOST as Ollama reads it: `host`, `host:port`, `:port`, an address or a URL; None where it is unset or empty.
+    """Return the address in OLLAMA_HOST, which Ollama reads as `host`, `host:port`, `:port`, an IP address or a URL.
 
-    Without a port it is Ollama's, 11434, or the URL's own. Without a host it is this machine alone. Raises ValueError.
+    The default port is 11434, or the default of the URL's scheme; the default host is 127.0.0.1. Returns None if the variable is
+    unset or empty. Raises ValueError if it is malformed.
     """
     text = os.environ.get("OLLAMA_HOST", "").strip().strip("\"'").strip()
     if not text:
@@ -111,14 +112,14 @@ def ollama_host() -> OllamaHost | None:
 
 
 def _host_and_port(text: str) -> tuple[str, str]:
-    """The host without brackets, and the port, which may be missing."""
+    """Return the host without brackets, and the port, or "" if there is none."""
     if text.startswith("["):
         host, _, rest = text[1:].partition("]")
         return host, rest.removeprefix(":")
     host, colon, port = text.rpartition(":")
-    # An IPv6 address without brackets has no port.
+    # An IPv6 address without brackets cannot have a port.
     return (text, "") if not colon or ":" in host else (host, port)
 
 
 def _wrong_ollama_host(text: str) -> ValueError:
-    return ValueError(f"OLLAMA_HOST is {text!r}; write it as host, host:port, :port or http://host:port, or unset it")
+    return ValueError(f"OLLAMA_HOST must be host, host:port, :port or http://host:port (got {text!r})")

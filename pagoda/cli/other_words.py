@@ -1,4 +1,7 @@
-"""Words that users of other commands type: help and version, and Ollama's for what there is not here, each with a sentence."""
+"""Commands that users of other tools expect: `help`, `version`, and Ollama's commands that Pagoda does not have.
+
+Each of the latter fails with an error that says what to do instead.
+"""
 
 from collections.abc import Callable
 from typing import Annotated
@@ -11,16 +14,16 @@ from pagoda.cli.tier_programs import become_tier
 from pagoda.distribution import VERSION
 
 _ABSENT = {
-    "push": "there is no registry to push to; copy the model's files, or: pagoda show NAME --modelfile",
-    "signin": "this server has no accounts; for keys of its own: pagoda key create NAME",
-    "signout": "this server has no accounts; to end a key: pagoda key revoke NAME",
-    "launch": "clients are not started from here; give them the address that pagoda serve prints",
+    "push": "Pagoda has no registry; copy the model's files, or write its Modelfile: pagoda show NAME --modelfile",
+    "signin": "Pagoda has no accounts; to make an API key: pagoda key create NAME",
+    "signout": "Pagoda has no accounts; to revoke an API key: pagoda key revoke NAME",
+    "launch": "Pagoda does not start clients; configure them with the address that pagoda serve prints",
 }
 _ANY_ARGUMENTS = {"allow_extra_args": True, "ignore_unknown_options": True}
 
 
 def register(app: typer.Typer) -> None:
-    app.command("help", help="Show the help of a command.")(help_)
+    app.command("help", help="Show help for a command.")(help_)
     app.command(help="Print the version.")(version)
     for name, sentence in _ABSENT.items():
         app.command(name, hidden=True, context_settings=_ANY_ARGUMENTS)(_absent(sentence))
@@ -35,7 +38,7 @@ def help_(
     for word in command or ():
         found = shown.command.get_command(shown, word) if isinstance(shown.command, TyperGroup) else None
         if found is None:
-            fail(f"there is no command '{' '.join(command or ())}'; pagoda help lists them")
+            fail(f"unknown command '{' '.join(command or ())}'; for a list: pagoda help")
         shown = type(context)(found, info_name=word, parent=shown)
         if not found.context_settings.get("help_option_names", ["--help"]):
             with failing_in_sentences():

@@ -1,6 +1,6 @@
-"""Waiting until all that `pagoda serve` started is there, and the sentence for when it does not come.
+"""Waits until everything that `pagoda serve` started is ready, and describes what is missing if it is not.
 
-It asks the gateway and the scheduler, and reads logs.
+It polls the gateway and the scheduler, and reads logs.
 """
 
 import asyncio
@@ -20,12 +20,12 @@ _POLL_S = 0.05
 
 
 class NotReadyError(Exception):
-    """What has not come, what is known of it and what to do, as sentences."""
+    """Part of the system did not become ready in time. The message says what is missing, why, and what to do."""
 
 
 async def wait_for_gateway(options: ServeOptions, deadline_s: float = READY_DEADLINE_S) -> list[str]:
-    """Where it listens, once it is ready: for that one worker is enough."""
-    import httpx  # While the tiers load: their start is not held up by this import.
+    """Wait until the gateway is ready, which takes one attached worker; return the addresses that it listens on."""
+    import httpx  # Imported while the tiers load, so that it does not delay their start.
 
     answer = "it did not answer"
     try:
@@ -42,8 +42,8 @@ async def wait_for_gateway(options: ServeOptions, deadline_s: float = READY_DEAD
 
 
 async def wait_for_workers(options: ServeOptions, deadline_s: float = READY_DEADLINE_S) -> "SchedulerLoad":
-    """What the scheduler says of all of them."""
-    # Children are forked to become other programs: threads that gRPC would start in them may only abort them.
+    """Wait until all workers are attached to the scheduler; return its load."""
+    # Children are forked only to exec other programs; gRPC's threads in them could only make them abort.
     os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
     import grpc
 
@@ -68,8 +68,8 @@ async def wait_for_workers(options: ServeOptions, deadline_s: float = READY_DEAD
                 await asyncio.sleep(_POLL_S)
     except TimeoutError:
         raise NotReadyError(
-            f"only {num_attached} of {options.num_workers} workers have come within {deadline_s:g} s.{trouble} "
-            f"If the machine is short of memory or busy, start fewer with --workers. {_last_words(options)}"
+            f"only {num_attached} of {options.num_workers} workers attached within {deadline_s:g} s.{trouble} "
+            f"If memory or cores are short, start fewer with --workers. {_last_words(options)}"
         ) from None
 
 
@@ -79,4 +79,4 @@ def _last_words(options: ServeOptions) -> str:
         for command in tier_commands(options)
         if command.name.startswith("worker") and (said := last_lines(command.log, 1))
     ]
-    return "\n".join([f"The logs are in {options.log_directory}; the last that each worker said:", *lines])
+    return "\n".join([f"The logs are in {options.log_directory}. Last line of each worker:", *lines])

@@ -1,6 +1,6 @@
-"""`pagoda serve`: what it checks, fetches, starts and says, in that order.
+"""`pagoda serve`: checks its options, fetches the models, starts the tiers and prints the banner.
 
-supervisor.py keeps the processes alive, tiers.py has their arguments.
+supervisor.py keeps the processes running; tiers.py builds their command lines.
 """
 
 import asyncio
@@ -34,16 +34,16 @@ from pagoda.rpc.sockets import (
 )
 from pagoda.telemetry.otlp_endpoint import check_otlp_endpoint, default_otlp_endpoint
 
-# Longer than the tiers give their running streams (drain_grace_s), so that they end by themselves.
+# Longer than the tiers' own drain_grace_s, so that running streams can finish.
 STOP_GRACE_S = 40.0
 
 
 class ServeError(Exception):
-    """What the user has to change, as a sentence."""
+    """A mistake in the options or the environment. The message says what to change."""
 
 
 def run_serve(options: ServeOptions) -> int:
-    """Serve until a signal; the exit status of the command."""
+    """Serve until a signal arrives; return the exit status of the command."""
     try:
         check_installed(*TIERS)
         check_exposure(options)
@@ -68,18 +68,19 @@ def say(line: str) -> None:
 
 
 def check_exposure(options: ServeOptions) -> None:
+    """Raise ServeError if the server could be reached over the network without an API key."""
     if options.api_key == "":
-        raise ServeError("the key is empty: set --api-key (or PAGODA_API_KEY) to a secret value, or leave it unset.")
+        raise ServeError("--api-key (or PAGODA_API_KEY) is empty. Set it to a secret value, or leave it unset.")
     has_keys = options.api_key is not None or bool(_listed_keys(options))
     if not is_loopback(options.host) and not has_keys:
         raise ServeError(
-            f"--host {options.host} would let everyone on the network use this machine. Make a key with pagoda key create "
-            "NAME, or set one with --api-key KEY (or PAGODA_API_KEY), or keep to --host 127.0.0.1."
+            f"--host {options.host} without an API key would open this server to the whole network. Create a key with "
+            "`pagoda key create NAME`, set one with --api-key (or PAGODA_API_KEY), or use --host 127.0.0.1."
         )
 
 
 def _listed_keys(options: ServeOptions) -> tuple[KeyEntry, ...]:
-    """Those of the file and of the environment, which the gateway reads itself later."""
+    """Return the keys of the keys file and the environment. The gateway reads them again itself."""
     try:
         given = parse_keys(options.keys, "PAGODA_GATEWAY_KEYS") if options.keys is not None else ()
         is_there = options.keys_file is not None or options.keys_path.exists()
@@ -89,7 +90,7 @@ def _listed_keys(options: ServeOptions) -> tuple[KeyEntry, ...]:
 
 
 def check_port(options: ServeOptions) -> None:
-    """Before minutes are spent on loading. The gateway's own bind has the last word."""
+    """Raise ServeError if the port cannot be bound: better now than after minutes of loading. The gateway still binds itself."""
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(options.host, options.port, type=socket.SOCK_STREAM)[0]
         with socket.socket(family, kind, protocol) as probe:
@@ -98,12 +99,12 @@ def check_port(options: ServeOptions) -> None:
     except OSError as error:
         reason = error.strerror or str(error)
         raise ServeError(
-            f"cannot listen on {options.host} port {options.port}: {reason}. Choose another with --port."
+            f"cannot listen on {options.host} port {options.port}: {reason}. Choose another port with --port."
         ) from error
 
 
 def check_tracing(options: ServeOptions) -> None:
-    """The tiers check it themselves, but after the model was fetched, and into their logs."""
+    """Raise ServeError for a wrong OTLP endpoint. The tiers check it too, but only after the download and in their logs."""
     endpoint = default_otlp_endpoint() if options.otlp_endpoint is None else options.otlp_endpoint
     try:
         check_otlp_endpoint(endpoint)
@@ -114,11 +115,11 @@ def check_tracing(options: ServeOptions) -> None:
 def check_models(options: ServeOptions) -> None:
     for model in options.models:
         if "," in model:
-            raise ServeError(f"--model {model}: a comma cannot be in it. For several models, repeat --model.")
+            raise ServeError(f"--model must not contain a comma (got {model!r}). For several models, repeat --model.")
 
 
 def within_windows(options: ServeOptions, models: Sequence[Model]) -> ServeOptions:
-    """A context length that is only a wish becomes what each model was made for, where that is less."""
+    """Set `max_model_len` from `context_length`, limited to what all models support. An explicit `max_model_len` stays."""
     if options.max_model_len is not None or not options.context_length:
         return options
     shortest = min(model.config.max_position for model in models)
@@ -126,7 +127,7 @@ def within_windows(options: ServeOptions, models: Sequence[Model]) -> ServeOptio
 
 
 async def _serve(options: ServeOptions, models: Sequence[Model]) -> int:
-    """Until a signal; the exit status. Raises when the system cannot be started or kept running."""
+    """Run the tiers until a signal arrives; return the exit status. Raises if they cannot be started or kept running."""
     _prepare_run_directory(options)
     workers = "worker" if options.num_workers == 1 else f"{options.num_workers} workers"
     say(f"Starting gateway, scheduler and {workers} for {', '.join(model.name for model in models)} …")
@@ -154,7 +155,7 @@ async def _serve(options: ServeOptions, models: Sequence[Model]) -> int:
 
 
 def make_run_directory(options: ServeOptions) -> None:
-    """For this user alone, before anything is in it. Where the socket has no room in it, its directory is another one."""
+    """Make the run and socket directories, accessible to this user only. A socket path that is too long gets another place."""
     try:
         make_private_directory(options.home / "run")
         make_private_directory(options.log_directory)
@@ -164,7 +165,7 @@ def make_run_directory(options: ServeOptions) -> None:
 
 
 def _prepare_run_directory(options: ServeOptions) -> None:
-    """The logs of the last run are kept beside those of this one; its tokens are not."""
+    """Make new cluster tokens and rotate the logs of the last run."""
     for role in Role:
         options.token_file(role).unlink(missing_ok=True)
         make_token_file(options.token_file(role), role)
@@ -173,12 +174,12 @@ def _prepare_run_directory(options: ServeOptions) -> None:
 
 
 class StopSignals:
-    """Ctrl-C and SIGTERM. Who asks a second time does not want to wait for running streams."""
+    """Handlers of SIGINT and SIGTERM: the first signal stops the tiers gracefully, a second one kills them."""
 
     def __init__(self, supervisor: Supervisor) -> None:
         self.first = asyncio.Event()
         self.status = 0
-        """Of the command; once everything was killed, as if the signal had ended it."""
+        """Exit status of the command: 0, or 128 plus the signal's number after a kill."""
         self._supervisor = supervisor
         for number in (signal.SIGINT, signal.SIGTERM):
             asyncio.get_running_loop().add_signal_handler(number, self._on_signal, number)
@@ -191,7 +192,7 @@ class StopSignals:
 
 
 async def _announce_when_ready(options: ServeOptions, models: Sequence[Model], supervisor: Supervisor) -> None:
-    """Never returns, so that whoever waits for the first of several ends waits for a real one."""
+    """Print the banner once all tiers are ready. Never returns, so that this task is not the first of its group to end."""
     addresses = await wait_for_gateway(options)
     load = await wait_for_workers(options)
     supervisor.settle()
@@ -200,7 +201,7 @@ async def _announce_when_ready(options: ServeOptions, models: Sequence[Model], s
 
 
 def _remove_socket(options: ServeOptions) -> None:
-    """The scheduler does this itself, unless it had to be killed."""
+    """Remove the scheduler's socket, which is left over if the scheduler had to be killed."""
     path = unix_path(options.scheduler_address)
     if path is not None:
         path.unlink(missing_ok=True)

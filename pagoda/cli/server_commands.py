@@ -1,6 +1,6 @@
-"""What `ps` and `stop` do: they ask a running server.
+"""Implementation of `pagoda ps` and `pagoda stop`, which talk to a running server.
 
-The words of the command are in model_commands.py.
+Their options are in model_commands.py.
 """
 
 from datetime import UTC, datetime
@@ -30,7 +30,7 @@ def running_page(models: list[JSONObject]) -> str:
 
 
 def queue_page(queue: JSONObject) -> str:
-    """Who waits for a worker, those first whose turn is next; empty where nobody does."""
+    """Return a table of the requests that wait for a worker, the next one first. Empty if none waits."""
     if not queue["num_waiting"]:
         return ""
     rows = [
@@ -43,7 +43,7 @@ def queue_page(queue: JSONObject) -> str:
         ]
         for row in queue["queues"]
     ]
-    wait = "" if queue["wait_s"] is None else f"; who comes now waits about {queue['wait_s']:.0f} s"
+    wait = "" if queue["wait_s"] is None else f"; a new request waits about {queue['wait_s']:.0f} s"
     table = human.table([["MODEL", "TENANT", "WAITING", "NEXT IN LINE", "OLDEST"], *rows])
     return f"\n{table}\n{queue['num_running']} running, {queue['num_waiting']} waiting{wait}"
 
@@ -53,7 +53,7 @@ def stop_model(api: OllamaAPI, name: str) -> None:
         api.unload(name)
     except ServerError as error:
         if error.status == 404:
-            raise CommandError(f'couldn\'t find model "{name}" to stop; pagoda ps says which run') from None
+            raise CommandError(f'couldn\'t find model "{name}" to stop; to list running models: pagoda ps') from None
         raise
 
 

@@ -1,6 +1,6 @@
-"""What `list`, `show`, `rm`, `cp` and `create` do: they work on this machine's models, whether or not a server runs.
+"""Implementation of `pagoda list`, `show`, `rm`, `cp` and `create`, which work on this machine's store without a server.
 
-The words of the command are in model_commands.py; changes to the store are pagoda/models/model_editor.py's.
+Their options are in model_commands.py; pagoda/models/model_editor.py changes the store.
 """
 
 import subprocess
@@ -25,16 +25,16 @@ from pagoda.models.store import ModelStore
 
 JSONObject = dict[str, Any]
 UNUSABLE = 65
-"""What gateway.models.model_check exits with where it has a reason against a model; anything else is no verdict."""
+"""Exit status of gateway.models.model_check for an unusable model. Any other status says nothing about the model."""
 
 _NUM_TEXT_LINES = 2
-# A list longer than this, such as the vocabulary, is shown as its length.
+# A longer list, such as the vocabulary, is shown as its length.
 _LONGEST_LIST = 5
 Rows = Sequence[Sequence[str]]
 
 
 def list_models(home: Path, prefix: str) -> list[JSONObject]:
-    """The newest first."""
+    """Return the models whose names begin with `prefix`, the newest first."""
     models = [listed(model) for model in ModelStore(home).list() if model.name.startswith(prefix.lower())]
     return sorted(models, key=lambda model: str(model["modified_at"]), reverse=True)
 
@@ -54,14 +54,14 @@ def list_page(models: list[JSONObject]) -> str:
 
 
 def show_model(home: Path, name_or_path: str, *, verbose: bool) -> JSONObject:
-    """As the API shows it; but the Modelfile names the files, so that the model can be made again from it anywhere here."""
+    """Return the object of /api/show. Its Modelfile names absolute paths, so that it works from any directory of this machine."""
     model = ModelStore(home).get(name_or_path)
     modelfile = render_modelfile(str(model.path), read_settings(model), name=with_tag(model.name))
     return shown(model, SamplingPolicy(), verbose=verbose) | {"modelfile": modelfile}
 
 
 def show_page(shown: JSONObject, *, verbose: bool = False) -> str:
-    """Sections of indented columns, as Ollama's, about the object of /api/show."""
+    """Return the object of /api/show as sections of indented columns, in Ollama's layout."""
     sections = [(title, rows) for title, rows in _sections(shown, verbose) if rows]
     return "\n".join(f"  {title}\n{_indented(rows)}" for title, rows in sections)
 
@@ -106,11 +106,11 @@ def _indented(rows: Rows) -> str:
 
 
 def remove_models(home: Path, names: list[str]) -> list[str]:
-    """Nothing is deleted unless all are there."""
+    """Remove the models and return their names. Removes nothing if one of them does not exist."""
     editor = _editor(home)
     for name in names:
         if not editor.has(name):
-            raise ModelNotFoundError(f"model '{name}' not found; pagoda list says which there are")
+            raise ModelNotFoundError(f"model '{name}' not found; to list the models: pagoda list")
     for name in names:
         editor.delete(name)
     return names
@@ -122,7 +122,7 @@ def copy_model(home: Path, source: str, destination: str) -> None:
 
 
 def create_model(home: Path, name: str, file: Path) -> None:
-    """`file` is a Modelfile, or the weights themselves: a GGUF file or a directory of safetensors."""
+    """Create a model from `file`: a Modelfile, a GGUF file or a directory of safetensors."""
     normalize_name(name)
     recipe = _recipe(file)
     for warning in recipe.warnings:
@@ -142,20 +142,22 @@ def _recipe(file: Path) -> Modelfile:
     try:
         return parse_modelfile(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise CommandError(f"there is no {file}; write a Modelfile, or give a GGUF file or directory with -f") from None
+        raise CommandError(
+            f"no such file: {file}; write a Modelfile, or name one, a .gguf file or a directory with -f"
+        ) from None
     except UnicodeDecodeError:
-        raise CommandError(f"{file} is not text; -f takes a Modelfile, a .gguf file or a directory") from None
+        raise CommandError(f"{file} is not a text file; -f takes a Modelfile, a .gguf file or a directory") from None
 
 
 def _weights(base: str, directory: Path) -> dict[str, Path] | None:
-    """The files that FROM names, by their names; None where it names a model. Relative to the Modelfile."""
+    """Return the files that FROM names, by file name. None if it names a model. Paths are relative to the Modelfile."""
     path = directory / Path(base).expanduser()
     if path.is_dir():
         return {file.name: file for file in sorted(path.iterdir()) if file.suffix in CHECKPOINT_SUFFIXES}
     if path.is_file():
         return {path.name: path}
     if base.startswith(("/", ".", "~")) or base.endswith(".gguf"):
-        raise CommandError(f"FROM names {base}, but there is no such file or directory")
+        raise CommandError(f"FROM {base}: no such file or directory")
     return None
 
 
@@ -164,7 +166,7 @@ def _editor(home: Path) -> ModelEditor:
 
 
 def _check_text(model: Model, settings: ModelSettings) -> None:
-    """Raise ModelFormatError where the gateway could not make texts and chats into tokens for the model."""
+    """Raise ModelFormatError if the gateway could not tokenize texts or render chats for the model."""
     command = [sys.executable, "-P", "-m", "gateway.models.model_check", str(model.path)]
     ended = subprocess.run(command, input=settings.template, capture_output=True, text=True)
     if ended.returncode == UNUSABLE:

@@ -1,6 +1,6 @@
-"""What `pagoda serve` starts: the command lines of the three tiers, and the addresses at which they meet.
+"""The options of `pagoda serve`, and the command lines of the tiers that it starts.
 
-A tier's own settings say what else can be set, by flag or environment.
+The settings class of each tier lists what else can be set by flag or environment variable.
 """
 
 import sys
@@ -17,6 +17,8 @@ from pagoda.rpc.sockets import scheduler_address
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServeOptions:
+    """The options of `pagoda serve`. None means that the tier's own default applies."""
+
     models: tuple[str, ...]
     host: str
     port: int
@@ -28,7 +30,7 @@ class ServeOptions:
     num_workers: int = 1
     max_model_len: int | None = None
     context_length: int = 0
-    """max_model_len where that is absent, but never more than the models were made for; 0 says nothing."""
+    """Default for `max_model_len`, limited to what the models support. 0 if not set."""
     max_step_tokens: int | None = None
     max_step_sequences: int | None = None
     keep_alive: str | None = None
@@ -36,16 +38,16 @@ class ServeOptions:
     trust_request_chat_template: bool = False
     allowed_origins: str | None = None
     ollama_port: int | None = None
-    """0 is none; absent is the gateway's own choice."""
+    """Second port of the gateway, for Ollama clients. 0 turns it off; None is the gateway's default."""
     sampling_defaults: str | None = None
     default_max_tokens: int | None = None
     otlp_endpoint: str | None = None
     api_key: str | None = None
     keys_file: Path | None = None
     log_bytes: int = DEFAULT_MAX_BYTES
-    """How large a log may become before it is shortened; 0 is as large as it likes."""
+    """Size at which a log is rotated, in bytes. 0 is no limit."""
     keys: str | None = None
-    """What a keys file would hold."""
+    """API keys in the format of a keys file."""
 
     @property
     def keys_path(self) -> Path:
@@ -53,7 +55,7 @@ class ServeOptions:
 
     @property
     def instance(self) -> str:
-        """Systems that share a home are told apart by their port."""
+        """Name of this system among those that share a home: its port."""
         return str(self.port)
 
     @property
@@ -65,18 +67,18 @@ class ServeOptions:
         return scheduler_address(self.home, self.instance)
 
     def token_file(self, role: Role) -> Path:
-        """Where the tier of that role finds its token, made anew for each start."""
+        """Return the path of the cluster token of a role. The token is new for each start."""
         return self.log_directory / f"{role}.token"
 
     @property
     def url(self) -> str:
-        """Where this machine reaches the gateway, also when it listens on all addresses."""
+        """URL at which this machine reaches the gateway, also if the gateway listens on all addresses."""
         host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host)
         return f"http://[{host}]:{self.port}" if ":" in host else f"http://{host}:{self.port}"
 
 
 def tier_commands(options: ServeOptions) -> list[ChildCommand]:
-    """In the order in which they are stopped: who takes requests first, who answers them last."""
+    """Return the commands in the order in which they are stopped: from the gateway, which takes requests, to the scheduler."""
     return [_gateway(options), *_workers(options), _scheduler(options)]
 
 
@@ -99,7 +101,7 @@ def _keys_file(options: ServeOptions) -> list[str]:
 
 
 def _keys(tier: str, options: ServeOptions) -> dict[str, str]:
-    """In the environment, since everyone on the machine can read a command line."""
+    """Return the secrets of a tier as environment variables, because every user of the machine can read a command line."""
     secrets = {f"PAGODA_{tier}_API_KEY": options.api_key, f"PAGODA_{tier}_KEYS": options.keys}
     return {name: value for name, value in secrets.items() if value}
 
@@ -115,7 +117,7 @@ def _workers(options: ServeOptions) -> list[ChildCommand]:
     flags += ["--max-step-sequences", str(options.max_step_sequences)] if options.max_step_sequences else []
     if options.num_workers == 1:
         return [_tier("worker", options, [*flags, *_models_of_worker(options, 0)])]
-    # Each takes all cores by default.
+    # By default each worker would use all cores.
     flags += ["--threads", str(max(1, usable_cores() // options.num_workers))]
     return [
         _tier("worker", options, [*flags, *_models_of_worker(options, number)], name=f"worker-{number + 1}")
@@ -124,7 +126,7 @@ def _workers(options: ServeOptions) -> list[ChildCommand]:
 
 
 def _models_of_worker(options: ServeOptions, number: int) -> list[str]:
-    """It begins with the first. The workers take turns at that, and each can load them all."""
+    """Return the worker's --model flag. Each worker can load all models; worker i first loads model i, modulo their number."""
     turn = number % len(options.models)
     return ["--model", ",".join([*options.models[turn:], *options.models[:turn]])]
 
@@ -132,7 +134,7 @@ def _models_of_worker(options: ServeOptions, number: int) -> list[str]:
 def _scheduler(options: ServeOptions) -> ChildCommand:
     tokens = ",".join(str(options.token_file(role)) for role in Role)
     flags = ["--listen", options.scheduler_address, "--cluster-token-file", tokens, *_keys_file(options)]
-    # Joined, or a negative one would be taken for a flag.
+    # With "=", because a negative value alone would be parsed as a flag.
     flags += [f"--keep-alive={options.keep_alive}"] if options.keep_alive else []
     return _tier("scheduler", options, flags, _keys("SCHEDULER", options))
 
@@ -145,7 +147,7 @@ def _tier(
     name: str | None = None,
 ) -> ChildCommand:
     name = name or tier
-    # -P: a folder named like a tier in the working directory must not be taken for it.
+    # -P: otherwise a folder of the working directory with the tier's name would be imported.
     arguments = [sys.executable, "-P", "-m", tier, "--home", str(options.home), *flags]
     arguments += ["--otlp-endpoint", options.otlp_endpoint] if options.otlp_endpoint is not None else []
     log = options.log_directory / f"{name}.log"

@@ -1,6 +1,7 @@
-"""vLLM's flags on `pagoda serve`: those that mean what one of ours does become it, others are refused with what to do here.
+"""vLLM's flags on `pagoda serve`.
 
-What changes nothing here is left out, with a line that says so. An underscore in a flag is a hyphen, as with vLLM.
+A flag with an equivalent is replaced by it. A flag that has no effect here is dropped with a note. Any other is an error that says
+what to use instead. As with vLLM, underscores in flags are read as hyphens.
 """
 
 import json
@@ -20,20 +21,21 @@ _NONE: Tokens = ()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Flag:
-    """One flag of vLLM's. Exactly the values in `values` are known, unless it `becomes` something with any value."""
+    """One flag of vLLM. Only the values in `values` are accepted, unless `becomes` or `any_value` is set."""
 
     becomes: Callable[[str], Tokens] | None = None
+    """Function that translates any value into arguments of `pagoda serve`."""
     values: Mapping[str, Tokens] = field(default_factory=lambda: MappingProxyType({}))
-    """What a value means in our words; no words are that it changes nothing."""
+    """Arguments of `pagoda serve` for each accepted value. Empty if the value has no effect here."""
     any_value: bool = False
-    """Whatever it says changes nothing here."""
+    """True if the flag has no effect here with any value."""
     is_switch: bool = False
-    """It has no value."""
+    """True if the flag takes no value."""
     instead: str = ""
-    """What to do here, as the end of a sentence."""
+    """Advice for the error message: what to do instead."""
 
     def words(self, name: str, value: str) -> Tokens:
-        """Raises CommandError for what has no words here."""
+        """Return the arguments of `pagoda serve` that replace the flag. Raises CommandError if there is no equivalent."""
         if self.becomes is not None:
             return self.becomes(value)
         if self.any_value:
@@ -43,7 +45,7 @@ class _Flag:
         written = name if self.is_switch else f"{name} {value}"
         known = ", ".join(each for each in self.values if each)
         allowed = f" (allowed: {known})" if known else ""
-        raise CommandError(f"{written} is not supported{allowed}; {self.instead or 'leave it out'}")
+        raise CommandError(f"{written} is not supported{allowed}; {self.instead or 'omit it'}")
 
 
 def _renamed(ours: str) -> _Flag:
@@ -59,7 +61,7 @@ def _switch_off(instead: str) -> _Flag:
 
 
 def _length(value: str) -> Tokens:
-    """vLLM also writes 8k for 8000 and 8K for 8192, and has no word for the model's own but `auto` and -1."""
+    """Translate vLLM's notation: 8k is 8000, 8K is 8192, `auto` and -1 are the model's own length."""
     if value in ("auto", "-1"):
         return _NONE
     factor = {"k": 1000, "K": 1024}.get(value[-1:], 1)
@@ -71,7 +73,7 @@ def _length(value: str) -> Tokens:
 
 
 def _origins(value: str) -> Tokens:
-    """vLLM has them as a list in JSON."""
+    """Translate vLLM's JSON list into a comma-separated one."""
     try:
         listed = json.loads(value)
     except ValueError:
@@ -81,20 +83,20 @@ def _origins(value: str) -> Tokens:
 
 _CHANGES_NOTHING = _Flag(is_switch=True, values={"": _NONE})
 _ANYTHING = _Flag(any_value=True)
-_GROUPS = "groups of devices are not supported yet; --workers N starts N workers with the whole model each"
-_TOOLS = "tool calls and reasoning are not parsed yet; leave it out"
-_ADAPTERS = "adapters are not supported yet; leave it out"
-_PROXY = "put a reverse proxy in front for that"
+_GROUPS = "a model cannot be split over devices yet; --workers N starts N workers, each with the whole model"
+_TOOLS = "tool calls and reasoning are not parsed yet; omit it"
+_ADAPTERS = "adapters are not supported yet; omit it"
+_PROXY = "put a reverse proxy in front"
 
 FLAGS: Mapping[str, _Flag] = MappingProxyType(
     {
-        # With a word of our own.
+        # Flags with an equivalent.
         "--allowed-origins": _Flag(becomes=_origins),
         "--data-parallel-size": _renamed("--workers"),
         "-dp": _renamed("--workers"),
         "--generation-config": _Flag(
             values={"auto": ("--sampling-defaults=model",), "vllm": ("--sampling-defaults=neutral",)},
-            instead="what the model's own file says is in use, and PARAMETER in a Modelfile goes before it",
+            instead="the model's own file is used; PARAMETER in a Modelfile takes precedence over it",
         ),
         "--kv-cache-dtype": _Flag(
             values={"auto": _NONE, "int8": ("--kv-dtype=int8",), "int16": ("--kv-dtype=int16",)},
@@ -103,23 +105,23 @@ FLAGS: Mapping[str, _Flag] = MappingProxyType(
         "--max-model-len": _Flag(becomes=_length),
         "--max-num-batched-tokens": _renamed("--max-step-tokens"),
         "--max-num-seqs": _renamed("--max-step-sequences"),
-        # Known, and done otherwise here.
+        # Features that are configured in another way.
         "--chat-template": _Flag(instead="write it into a Modelfile as TEMPLATE, then: pagoda create NAME"),
-        "--config": _Flag(instead="give the options themselves; each is also an environment variable"),
+        "--config": _Flag(instead="use the options themselves, or their environment variables"),
         "--download-dir": _Flag(instead="use --home DIRECTORY (or PAGODA_HOME)"),
-        "--gpu-memory-utilization": _Flag(instead="use --kv-memory SIZE, such as 4GiB, for keys and values"),
-        "--hf-token": _Flag(instead="the Hugging Face hub is not supported yet; give a model's path"),
+        "--gpu-memory-utilization": _Flag(instead="set the size of the KV cache: --kv-memory SIZE, such as 4GiB"),
+        "--hf-token": _Flag(instead="the Hugging Face hub is not supported yet; pass the path of a model"),
         "--kv-cache-memory-bytes": _renamed("--kv-memory"),
         "--override-generation-config": _Flag(
             instead="write PARAMETER lines into a Modelfile, then: pagoda create NAME"
         ),
-        "--root-path": _Flag(instead="let the reverse proxy take the prefix off"),
-        "--served-model-name": _Flag(instead="give the model another name with: pagoda cp MODEL NAME"),
+        "--root-path": _Flag(instead="let the reverse proxy remove the prefix"),
+        "--served-model-name": _Flag(instead="copy the model to the new name: pagoda cp MODEL NAME"),
         "--ssl-certfile": _Flag(instead=_PROXY),
         "--ssl-keyfile": _Flag(instead=_PROXY),
-        "--tokenizer": _Flag(instead="it is the one in the model's files; leave it out"),
+        "--tokenizer": _Flag(instead="the one in the model's files is used; omit it"),
         "--uds": _Flag(instead="use --host and --port"),
-        # Not there yet.
+        # Features that do not exist yet.
         "--chat-template-content-format": _neutral("auto", "string"),
         "--decode-context-parallel-size": _neutral("1", instead=_GROUPS),
         "--enable-auto-tool-choice": _switch_off(_TOOLS),
@@ -129,14 +131,14 @@ FLAGS: Mapping[str, _Flag] = MappingProxyType(
         "--pipeline-parallel-size": _neutral("1", instead=_GROUPS),
         "-pp": _neutral("1", instead=_GROUPS),
         "--reasoning-parser": _Flag(instead=_TOOLS),
-        "--speculative-config": _Flag(instead="speculation is not supported yet; leave it out"),
+        "--speculative-config": _Flag(instead="speculative decoding is not supported yet; omit it"),
         "--tensor-parallel-size": _neutral("1", instead=_GROUPS),
         "-tp": _neutral("1", instead=_GROUPS),
         "--tool-call-parser": _Flag(instead=_TOOLS),
-        # What is so anyway, or has no counterpart that could change an answer.
-        "--block-size": _neutral("16", instead="pages have 16 tokens; leave it out"),
+        # Behaviour that is always on, or settings that change no answer.
+        "--block-size": _neutral("16", instead="pages have 16 tokens; omit it"),
         "--code-revision": _ANYTHING,
-        "--cpu-offload-gb": _neutral("0", instead="weights stay where they are; leave it out"),
+        "--cpu-offload-gb": _neutral("0", instead="weights are not offloaded; omit it"),
         "--disable-log-requests": _CHANGES_NOTHING,
         "--disable-log-stats": _CHANGES_NOTHING,
         "--disable-uvicorn-access-log": _CHANGES_NOTHING,
@@ -148,17 +150,19 @@ FLAGS: Mapping[str, _Flag] = MappingProxyType(
         "--enable-prompt-tokens-details": _CHANGES_NOTHING,
         "--enable-server-load-tracking": _CHANGES_NOTHING,
         "--enforce-eager": _CHANGES_NOTHING,
-        "--load-format": _neutral("auto", "gguf", "safetensors", instead="the file says what it is; leave it out"),
+        "--load-format": _neutral(
+            "auto", "gguf", "safetensors", instead="the format is detected from the file; omit it"
+        ),
         "--max-log-len": _ANYTHING,
         "--no-enable-log-requests": _CHANGES_NOTHING,
         "--no-enable-prefix-caching": _switch_off(
-            "prefixes are always cached; a cache_salt in a request keeps its own apart"
+            "prefixes are always cached; requests with different cache_salt values share none"
         ),
-        "--quantization": _neutral("gguf", "None", instead="the file says what it is; leave it out"),
-        "-q": _neutral("gguf", "None", instead="the file says what it is; leave it out"),
+        "--quantization": _neutral("gguf", "None", instead="the format is detected from the file; omit it"),
+        "-q": _neutral("gguf", "None", instead="the format is detected from the file; omit it"),
         "--runner": _neutral("auto", "generate", instead="this server generates text"),
         "--scheduling-policy": _neutral("priority", "fcfs"),
-        "--seed": _neutral("0", "None", instead="each request may name its own seed"),
+        "--seed": _neutral("0", "None", instead="set `seed` in each request"),
         "--swap-space": _ANYTHING,
         "--task": _neutral("auto", "generate", instead="this server generates text"),
         "--tokenizer-mode": _neutral("auto"),
@@ -169,7 +173,7 @@ FLAGS: Mapping[str, _Flag] = MappingProxyType(
 
 
 class ServeCommand(TyperCommand):
-    """`pagoda serve`, which also knows vLLM's words."""
+    """The command `pagoda serve`, which also accepts vLLM's flags."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         if not ctx.resilient_parsing:
@@ -181,7 +185,7 @@ class ServeCommand(TyperCommand):
 
 
 def in_our_words(arguments: Sequence[str], say: Callable[[str], None]) -> Iterator[str]:
-    """Replace vLLM's flags. Raises CommandError for one that cannot be replaced."""
+    """Yield the arguments with vLLM's flags replaced. Raises CommandError for a flag without an equivalent."""
     rest = iter(arguments)
     for argument in rest:
         name, has_value, value = argument.partition("=")
@@ -196,5 +200,5 @@ def in_our_words(arguments: Sequence[str], say: Callable[[str], None]) -> Iterat
                 value = next(rest, "")
             words = flag.words(name, value)
             if not words:
-                say(f"{argument if flag.is_switch or has_value else f'{name} {value}'} changes nothing here.")
+                say(f"{argument if flag.is_switch or has_value else f'{name} {value}'} has no effect; ignored.")
             yield from words

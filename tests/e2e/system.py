@@ -90,7 +90,7 @@ class System:
     def read_banner(self) -> str:
         """What is printed once all is ready; the test's time limit is the deadline."""
         assert self.process.stdout is not None
-        lines = list(iter(self.process.stdout.readline, "Ctrl-C stops it.\n"))
+        lines = list(iter(self.process.stdout.readline, "Press Ctrl-C to stop.\n"))
         return "".join(lines)
 
     def tier(self, name: str) -> psutil.Process | None:

@@ -55,7 +55,7 @@ def test_a_worker_that_cannot_start_ends_the_whole(start_system: StartSystem) ->
     system = start_system("--kv-memory", "1KiB")
     assert system.process.wait(200) == 1
     output = system.output()
-    assert "The worker ended while starting" in output
+    assert "The worker exited while starting" in output
 
 
 def status(system: System, path: str, key: str | None) -> int:

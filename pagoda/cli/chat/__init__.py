@@ -1,1 +1,1 @@
-"""`pagoda run`: a conversation with a model in the terminal."""
+"""`pagoda run`: a chat with a model in the terminal."""

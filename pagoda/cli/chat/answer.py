@@ -1,6 +1,6 @@
-"""One answer on its way to the terminal: printed as it arrives, stopped by Ctrl-C, with its timings where they are wanted.
+"""Prints an answer as it arrives, until its end or Ctrl-C, and its timings on request.
 
-It is wrapped at words, and what controls a terminal is taken out of it.
+The text is wrapped at words, and terminal control characters are removed.
 """
 
 import re
@@ -20,25 +20,29 @@ JSONObject = dict[str, Any]
 
 _MARGIN = 5
 _NARROWEST = 10
-# A model must not move the cursor, change the colours or set the clipboard of who reads it.
+# A model's text must not move the cursor, change colours or set the user's clipboard.
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Style:
+    """Options for printing answers."""
+
     wordwrap: bool
     verbose: bool
 
 
 @dataclass(slots=True, eq=False)
 class Answer:
+    """An answer so far."""
+
     text: str = ""
     end: JSONObject | None = None
-    """The last object, with the timings; None if it was stopped before."""
+    """The last object of the stream, with the timings. None if the answer was stopped before."""
 
 
 def print_answer(lines: Lines, style: Style) -> Answer:
-    """Prints /api/chat's or /api/generate's objects. Ctrl-C closes the connection, which ends the generation."""
+    """Print the text of a stream of /api/chat or /api/generate. Ctrl-C closes the connection, which cancels the generation."""
     answer = Answer()
     try:
         with closing(lines), suppress(KeyboardInterrupt):
@@ -66,7 +70,7 @@ def _print_text(lines: Lines, answer: Answer, style: Style) -> None:
 
 
 def _end_line(answer: Answer) -> None:
-    """An empty line between two answers on a terminal; a file's last line just ends."""
+    """Print an empty line after the answer on a terminal; end the last line in a file."""
     if answer.text and sys.stdout.isatty():
         print("\n", flush=True)
     elif answer.text and not answer.text.endswith("\n"):
@@ -74,14 +78,14 @@ def _end_line(answer: Answer) -> None:
 
 
 def _wrap(style: Style) -> "WordWrap | None":
-    """What does not go to a terminal goes as it is."""
+    """Return the wrapping for a terminal, or None for other output, which is not changed."""
     if not sys.stdout.isatty():
         return None
     return WordWrap(shutil.get_terminal_size().columns if style.wordwrap else None)
 
 
 def _spinner() -> Any:
-    """While the first word is awaited; nothing where nobody looks."""
+    """Return a spinner to show until the first word arrives, or nothing if the output is not a terminal."""
     console = Console(stderr=True)
     return console.status("") if console.is_terminal and sys.stdout.isatty() else ExitStack()
 
@@ -118,9 +122,9 @@ def _rate(end: JSONObject, count: str, duration: str) -> str:
 
 
 class WordWrap:
-    """The text of one answer, piece by piece; prints nothing. `width` is the terminal's, None where nothing is to be wrapped.
+    """Word wrapping for the text of one answer, which arrives in pieces. `width` is the terminal's, or None to not wrap.
 
-    A word is shown as it grows; when it turns out not to fit, the cursor goes back and it moves to the next line.
+    A word is shown as it grows. If it then does not fit, it is erased and moved to the next line.
     """
 
     def __init__(self, width: int | None) -> None:
@@ -129,6 +133,7 @@ class WordWrap:
         self._word = ""
 
     def push(self, text: str) -> str:
+        """Return what to print for the next piece of text."""
         text = _CONTROL.sub("", text)
         return text if self._limit is None else "".join(map(self._place, text))
 
@@ -145,7 +150,7 @@ class WordWrap:
 
     def _advance(self, character: str, width: int) -> None:
         self._column += width
-        # Between wide characters, as of Chinese, a line may break anywhere.
+        # A line may break between any two wide characters, such as Chinese ones.
         self._word = "" if character in " \t" or width > 1 else self._word + character
 
     def _break_line(self, character: str, width: int) -> str:
@@ -154,7 +159,7 @@ class WordWrap:
             return "\n"
         word, word_width = self._word, cell_len(self._word)
         assert self._limit is not None
-        if word_width + width > self._limit:  # Longer than a line: it breaks where the line ends.
+        if word_width + width > self._limit:  # A word longer than a line is broken at the line's end.
             word, word_width = "", 0
         self._column, self._word = word_width + width, word + character
         back = f"\x1b[{word_width}D\x1b[K" if word else ""

@@ -1,6 +1,6 @@
-"""Runs a chat: reads an entry, obeys a command or asks the model, until the user leaves.
+"""The loop of a chat: reads entries and runs them as commands or sends them to the model, until the user leaves.
 
-Keys and cursors are in line_reader.py; which server answers is in connection.py.
+line_reader.py reads from the terminal; connection.py chooses the server.
 """
 
 import sys
@@ -13,18 +13,20 @@ from pagoda.models.errors import ModelError
 
 
 class ChatLoop:
+    """The loop of one chat."""
+
     def __init__(self, session: Session) -> None:
         self._session = session
         self._commands = Commands(session)
 
     def run(self) -> None:
-        """Chat until /bye or Ctrl-D."""
+        """Run the chat until /bye or Ctrl-D."""
         self._session.print_opening()
         while self._goes_on():
             pass
 
     def _goes_on(self) -> bool:
-        """Read and answer one entry; return whether the chat goes on. A failure or Ctrl-C ends the entry, not the chat."""
+        """Read and answer one entry; return False to leave the chat. A failure or Ctrl-C ends the entry, not the chat."""
         try:
             entry = read_entry(self._session.reader)
         except EOFError:

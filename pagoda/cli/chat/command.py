@@ -1,4 +1,4 @@
-"""`pagoda run`: its words and options; a chat where there is a terminal and no prompt, one answer otherwise."""
+"""Options of `pagoda run`. It starts a chat on a terminal without a prompt, and prints one answer otherwise."""
 
 import sys
 from typing import TYPE_CHECKING, Annotated
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def register(app: typer.Typer) -> None:
-    app.command(help="Chat with a model in the terminal, or have one prompt answered.")(run)
+    app.command(help="Chat with a model in the terminal, or answer one prompt.")(run)
 
 
 def run(
@@ -22,36 +22,36 @@ def run(
         str | None,
         typer.Argument(
             autocompletion=complete_model,
-            help="A name or a path. (default: what the server has, else the default model)",
+            help="Name or path of a model. (default: the server's model, else the default model)",
         ),
     ] = None,
-    prompt: Annotated[list[str] | None, typer.Argument(help="Answer this and end. Piped input goes before it.")] = None,
+    prompt: Annotated[
+        list[str] | None, typer.Argument(help="Answer this and exit. Piped input goes before it.")
+    ] = None,
     verbose: Annotated[bool, typer.Option("--verbose", help="Show timings after each answer.")] = False,
     nowordwrap: Annotated[bool, typer.Option("--nowordwrap", help="Do not wrap lines at words.")] = False,
     nohistory: Annotated[
-        bool, typer.Option("--nohistory", envvar="PAGODA_NOHISTORY", help="Do not remember what is typed.")
+        bool, typer.Option("--nohistory", envvar="PAGODA_NOHISTORY", help="Do not save input in the history file.")
     ] = False,
     keepalive: Annotated[
-        str | None, typer.Option(metavar="DURATION", help="How long the model stays loaded, such as 5m.")
+        str | None, typer.Option(metavar="DURATION", help="How long the model stays loaded when unused, such as 5m.")
     ] = None,
     format: Annotated[str | None, typer.Option("--format", hidden=True)] = None,
     think: Annotated[bool, typer.Option("--think", hidden=True)] = False,
     hidethinking: Annotated[bool, typer.Option("--hidethinking", hidden=True)] = False,
     insecure: Annotated[
-        bool, typer.Option("--insecure", hidden=True, help="Changes nothing: there is no registry.")
+        bool, typer.Option("--insecure", hidden=True, help="No effect: Pagoda has no registry.")
     ] = False,
     server: Server = None,
     home: Home = None,
 ) -> None:
     with failing_in_sentences():
         if format is not None:
-            raise CommandError("--format is not supported: answers cannot be held to a form yet; leave it out")
+            raise CommandError("--format: structured output is not supported yet; omit it")
         if hidethinking:
-            raise CommandError(
-                "--hidethinking is not supported: thinking is not told apart from the answer yet; leave it out"
-            )
+            raise CommandError("--hidethinking: reasoning output is not separated from the answer yet; omit it")
         if think:
-            raise CommandError("--think is not supported: thinking is not told apart from the answer; leave it out")
+            raise CommandError("--think: reasoning output is not separated from the answer yet; omit it")
 
         from pagoda.cli.chat.answer import Style
         from pagoda.cli.chat.connection import Servers
@@ -70,7 +70,7 @@ def run(
 
 
 def _answer(connection: "Connection", prompt: str, style: "Style", keep_alive: str | None) -> int:
-    """Print the answer to a prompt that is not empty; return the exit status."""
+    """Print the answer to the prompt, unless it is empty; return the exit status."""
     from pagoda.cli.chat.answer import print_answer
 
     try:
@@ -85,7 +85,7 @@ def _answer(connection: "Connection", prompt: str, style: "Style", keep_alive: s
 def _chat(
     servers: "Servers", connection: "Connection", style: "Style", keep_alive: str | None, *, remembers: bool
 ) -> None:
-    # Only here: nobody who wants one answer should wait for what edits lines.
+    # Imported only for a chat, because a single answer does not need the line editor.
     from pagoda.cli.chat.chat_loop import ChatLoop
     from pagoda.cli.chat.line_reader import TerminalReader
     from pagoda.cli.chat.session import Session

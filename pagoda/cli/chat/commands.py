@@ -1,4 +1,4 @@
-"""The slash commands of a chat and what `/?` says of them, in Ollama's order and words."""
+"""The slash commands of a chat and their help texts, in Ollama's order and words."""
 
 from collections.abc import Callable, Sequence
 
@@ -8,10 +8,10 @@ from pagoda.cli.store_commands import list_models, list_page, show_page
 from pagoda.models.parameters import changes_nothing, parameter_lines, parse_parameter
 
 _NOT_SUPPORTED = {
-    "format": "answers cannot be held to a form yet",
-    "noformat": "answers cannot be held to a form yet",
-    "think": "thinking is not told apart from the answer yet",
-    "nothink": "thinking is not told apart from the answer yet",
+    "format": "structured output is not supported yet",
+    "noformat": "structured output is not supported yet",
+    "think": "reasoning output is not separated from the answer yet",
+    "nothink": "reasoning output is not separated from the answer yet",
 }
 
 COMMANDS_HELP = '''Available Commands:
@@ -87,6 +87,8 @@ HELP_TOPICS = {
 
 
 class Commands:
+    """The slash commands, applied to a session."""
+
     def __init__(self, session: Session) -> None:
         self._session = session
         self._by_name: dict[str, Callable[[str, Sequence[str]], None]] = {
@@ -101,7 +103,7 @@ class Commands:
         }
 
     def obey(self, text: str) -> bool:
-        """Whether the chat is over. Raises CommandError or ModelError, after which it goes on."""
+        """Run a command; return True to leave the chat. Raises CommandError or ModelError, after which the chat continues."""
         name, *arguments = text.split()
         if name in ("/bye", "/exit"):
             return True
@@ -116,7 +118,7 @@ class Commands:
         session = self._session
         match arguments:
             case ["parameter", name, value] if changes_nothing(name, value):
-                print(f"Parameter '{name}' changes nothing here.")
+                print(f"Parameter '{name}' has no effect; ignored.")
             case ["parameter", name, *values] if values:
                 session.conversation.options[name] = parse_parameter(name, values)
                 print(f"Set parameter '{name}' to '{', '.join(values)}'")
@@ -134,7 +136,7 @@ class Commands:
                 session.set_style(verbose=word == "verbose")
                 print(f"Set '{word}' mode.")
             case [word, *_] if word in _NOT_SUPPORTED:
-                raise CommandError(f"'/set {word}' is not supported: {_NOT_SUPPORTED[word]}")
+                raise CommandError(f"/set {word}: {_NOT_SUPPORTED[word]}")
             case [] | ["system"]:
                 print(SET_HELP)
             case [word, *_]:

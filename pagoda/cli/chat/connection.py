@@ -1,6 +1,6 @@
-"""Which server a chat talks to: the one that was named, the one that runs here, or one started for the time of the chat.
+"""Chooses the server of a chat: the one that the user named, the one that runs on this machine, or one started for the chat.
 
-A server that has not got the model fetches it by its name, or is given its files, which it keeps under the files' name.
+A server that does not have the model pulls it by name, or receives its files, which it keeps under the files' name.
 """
 
 import re
@@ -31,15 +31,15 @@ JSONObject = dict[str, Any]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Servers:
-    """Where to look for one."""
+    """The servers that a chat may use."""
 
     home: Path
     address: str | None = None
-    """As --server or PAGODA_HOST name it. Then that one is meant and no other."""
+    """Address from --server, PAGODA_HOST or OLLAMA_HOST. If set, no other server is used."""
     api_key: str | None = None
 
     def connect(self, model: str | None) -> "Connection":
-        """To a server that has the model, or any model where None is asked for. Raises CommandError."""
+        """Connect to a server that has the model, or any model if None. Raises CommandError or ModelError."""
         if self.address is not None:
             return self._connect_named(self.address, model)
         connection = self._connect_running(model)
@@ -54,7 +54,7 @@ class Servers:
             raise
 
     def _connect_running(self, model: str | None) -> "Connection | None":
-        """None where no server runs at the default address, or it is not ours, or it cannot get the model."""
+        """Connect to the server at the default address. Return None if there is none, it is not Pagoda, or cannot get the model."""
         api = OllamaAPI(DEFAULT_SERVER, self.api_key)
         try:
             if api.is_pagoda():
@@ -72,7 +72,7 @@ class Servers:
         return None
 
     def _open_or_bring(self, api: OllamaAPI, model: str) -> "Connection":
-        """A model that the server has not got is pulled by it, or given to it. Raises ServerError or ModelError."""
+        """Open the model; if the server lacks it, let it pull the model or upload it. Raises ServerError or ModelError."""
         if not _is_path(model):
             try:
                 return _open(api, model)
@@ -83,7 +83,7 @@ class Servers:
                 _pull(api, model)
                 return _open(api, model)
         store = ModelStore(self.home)
-        with _status(f"Giving {model} to the server at {api.url} …"):
+        with _status(f"Uploading {model} to {api.url} …"):
             name = _upload(api, store.get(model), store.digests)
         return _open(api, name)
 
@@ -103,11 +103,14 @@ class Servers:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Connection:
+    """A server with a loaded model."""
+
     api: OllamaAPI
     model: str
     shown: JSONObject
     """The model as /api/show describes it."""
     own: OwnServer | None
+    """The server itself if it was started for this chat. `close` stops it."""
 
     def close(self) -> None:
         self.api.close()
@@ -126,7 +129,7 @@ def _is_path(model: str) -> bool:
 
 
 def _pull(api: OllamaAPI, model: str) -> None:
-    """All layers as one download. Raises ServerError."""
+    """Let the server pull the model, shown as one download. Raises ServerError."""
     totals: dict[str, int] = {}
     completed: dict[str, int] = {}
     with progress_display(model) as on_progress, closing(api.pull(model)) as lines:
@@ -143,7 +146,7 @@ def _pull(api: OllamaAPI, model: str) -> None:
 
 
 def _upload(api: OllamaAPI, model: Model, digests: DigestCache) -> str:
-    """Return the name that the model has at the server, which has it afterwards. Raises ServerError."""
+    """Upload the model unless the server has it; return its name there. Raises ServerError."""
     there = {str(each["name"]): each.get("digest") for each in api.tags()}
     same = next((name for name, digest in there.items() if digest == model.digest), None)
     if same is not None:
@@ -165,7 +168,7 @@ def _files(model: Model) -> list[Path]:
 
 
 def _free_name(model: Model, taken: Collection[str]) -> str:
-    """The files' own, in the characters that a name may have; no other model of the server loses its."""
+    """Return a valid name made from the model's, which no other model of the server has."""
     name = re.sub(r"[^a-z0-9._-]+", "-", model.name.lower()).strip("-._")[:79] or "model"
     return name if f"{name}:{DEFAULT_TAG}" not in taken else f"{name}:{model.digest[:12]}"
 
@@ -173,12 +176,12 @@ def _free_name(model: Model, taken: Collection[str]) -> str:
 def _first_model(api: OllamaAPI) -> str:
     models = api.running() or api.tags()
     if not models:
-        raise ServerError(f"the server at {api.url} has no models; fetch one: pagoda pull {DEFAULT_MODEL}", 404)
+        raise ServerError(f"the server at {api.url} has no models; name one: pagoda run {DEFAULT_MODEL}", 404)
     return str(models[0]["name"])
 
 
 def _status(words: str) -> Status:
-    """Beside a spinner, on a terminal; nowhere else."""
+    """Return a spinner with the words beside it, which is shown only on a terminal."""
     return Console(stderr=True).status(words)
 
 

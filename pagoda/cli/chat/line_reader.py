@@ -1,4 +1,4 @@
-"""What a user types: lines from the keyboard, with editing, history and a hint in an empty line, and entries made of them."""
+"""Reads a user's entries from the keyboard, with line editing, history and a hint in an empty line."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,30 +12,32 @@ from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
 PROMPT, CONTINUED = ">>> ", "... "
 _QUOTE = '"""'
 _QUOTABLE = ("", "/set system ")
-"""What may stand before an opening quote."""
+"""Texts allowed before an opening quote."""
 _HINT = "Send a message (/? for help)"
 
 
 class LineReader(Protocol):
-    """A terminal, or what stands in for one in a test."""
+    """A source of lines: a terminal, or a fake one in tests."""
 
     remembers: bool
-    """Whether lines go to the history file."""
+    """True if lines are saved in the history file."""
 
     def read(self, prompt: str) -> str:
-        """May hold several lines, where they were pasted. Raises KeyboardInterrupt and EOFError for Ctrl-C and Ctrl-D."""
+        """Return the next input, several lines if they were pasted. Raises KeyboardInterrupt for Ctrl-C, EOFError for Ctrl-D."""
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
+    """One input of the user: a message or a slash command."""
+
     text: str
     is_command: bool
 
 
 def read_entry(reader: LineReader) -> Entry:
-    """Read what counts as a whole: a line, or lines between three double quotes.
+    """Read one entry: a line, or several lines between triple double quotes.
 
-    Raises KeyboardInterrupt and EOFError as the reader does; what was typed before is dropped.
+    Raises KeyboardInterrupt and EOFError as the reader does; lines typed before are dropped.
     """
     line = reader.read(PROMPT)
     before, quote, rest = line.partition(_QUOTE)
@@ -47,9 +49,11 @@ def read_entry(reader: LineReader) -> Entry:
 
 
 class TerminalReader:
+    """A reader of the terminal."""
+
     def __init__(self, history: Path, *, remembers: bool) -> None:
         history.parent.mkdir(parents=True, exist_ok=True)
-        history.touch(mode=0o600)  # What is asked is nobody else's business.
+        history.touch(mode=0o600)  # Only the owner may read the history.
         self._history = _SwitchedHistory(str(history))
         self.remembers = remembers
         self._session: PromptSession[str] = PromptSession(

@@ -1,6 +1,6 @@
-"""A server for the time of one chat: `pagoda serve` as a child of this process, on a port of its own.
+"""A server for one chat: `pagoda serve` as a child process on a separate loopback port.
 
-It listens on loopback, writes its output to a log, and ends with the chat, however that ends.
+Its output goes to a log. On Linux it also ends if the chat is killed.
 """
 
 import asyncio
@@ -22,11 +22,13 @@ from pagoda.rpc.sockets import make_private_directory
 READY_DEADLINE_S = 300.0
 _STOP_GRACE_S = 30.0
 _POLL_S = 0.05
-# Not the default port: that is for `pagoda serve`. A fixed range, so that the same few log directories are used again.
+# Without the default port, which is for `pagoda serve`. A fixed range, so that the same few log directories are reused.
 _PORTS = range(8001, 8100)
 
 
 class OwnServer:
+    """The server of one chat. It starts when the object is made; `close` stops it."""
+
     def __init__(self, model: str, home: Path) -> None:
         port = _free_port()
         self.url = f"http://127.0.0.1:{port}"
@@ -38,7 +40,7 @@ class OwnServer:
         self._child = self._runner.run(Child.start(_serve(model, home, port, self.api_key, self._log)))
 
     def wait_until_ready(self) -> None:
-        """Raises CommandError, with the end of its log, where it does not start."""
+        """Wait until the server is ready. Raises CommandError with the server's own error if it does not start."""
         self._runner.run(self._wait_until_ready())
 
     def close(self) -> None:
@@ -59,7 +61,7 @@ class OwnServer:
         raise CommandError(f"the server did not start ({reason}): {self._why()}")
 
     def _why(self) -> str:
-        """`pagoda serve` says it in its last line but one or in its last."""
+        """Return the last error that `pagoda serve` printed, or the path of its log."""
         errors = [line for line in last_lines(self._log, 20) if line.startswith("Error: ")]
         return errors[-1].removeprefix("Error: ") if errors else f"see {self._log}"
 
@@ -67,7 +69,8 @@ class OwnServer:
 def _serve(model: str, home: Path, port: int, api_key: str, log: Path) -> ChildCommand:
     flags = ["--model", model, "--home", str(home), "--port", str(port)]
     arguments = [sys.executable, "-P", "-m", "pagoda.cli", "serve", *flags]
-    # Nobody else's clients should find or use it: it is gone when the chat is. And keys of its home may not be known here.
+    # It keeps off Ollama's port, because other clients must not find a server that ends with the chat. It gets a key of its own,
+    # because the secrets of its home's keys are not known here.
     environment = {"PAGODA_GATEWAY_OLLAMA_PORT": "0", "PAGODA_API_KEY": api_key}
     return ChildCommand(name="server", arguments=arguments, log=log, environment=environment)
 
@@ -84,7 +87,7 @@ async def _answers(url: str) -> None:
 def _free_port() -> int:
     port = next(_bindable(_PORTS), None)
     if port is None:
-        raise CommandError(f"no port between {_PORTS.start} and {_PORTS.stop - 1} is free for a server")
+        raise CommandError(f"no free port from {_PORTS.start} to {_PORTS.stop - 1}; stop another program that uses one")
     return port
 
 

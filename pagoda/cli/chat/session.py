@@ -1,4 +1,4 @@
-"""A chat: its model, its conversation, and how the model is asked. What a user types is read in chat_loop.py."""
+"""The state of a chat: its server, model and conversation. chat_loop.py reads what the user types."""
 
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -12,23 +12,23 @@ Message = dict[str, str]
 
 @dataclass(slots=True, eq=False)
 class Conversation:
-    """What a chat has said so far, and how the next answer is asked for."""
+    """The messages of a chat, and the settings for its next request."""
 
     model: str
     system: str = ""
-    """In place of the model's own system message."""
+    """System message that replaces the model's own. Empty if not set."""
     options: dict[str, Any] = field(default_factory=dict)
-    """What `/set parameter` has set, as Ollama's `options`."""
+    """Parameters set by `/set parameter`, in the form of Ollama's `options`."""
     messages: list[Message] = field(default_factory=list)
-    """User and assistant in turn."""
+    """Messages of user and assistant, alternating."""
 
     def asking(self, text: str) -> list[Message]:
-        """Return the messages of the request that asks `text` next; nothing is remembered yet."""
+        """Return the messages of a request with `text` as the next question. Does not add it to the conversation."""
         system = [{"role": "system", "content": self.system}] if self.system else []
         return [*system, *self.messages, {"role": "user", "content": text}]
 
     def remember(self, text: str, answer: str) -> None:
-        """Keep a question and as much of its answer as was seen; neither without an answer: templates want the two to alternate."""
+        """Add a question and the printed part of its answer. Adds neither if the answer is empty, because roles must alternate."""
         if answer:
             self.messages += [{"role": "user", "content": text}, {"role": "assistant", "content": answer}]
 
@@ -37,6 +37,8 @@ class Conversation:
 
 
 class Session:
+    """A chat with one server and one model at a time."""
+
     def __init__(
         self, connection: Connection, servers: Servers, reader: LineReader, style: Style, keep_alive: str | None = None
     ) -> None:
@@ -48,7 +50,7 @@ class Session:
         self._keep_alive = keep_alive
 
     def switch_model(self, name: str) -> None:
-        """Another model, and a conversation of its own. The old one stays where the new one cannot be had."""
+        """Start a new conversation with another model. If the model is unavailable, raises and keeps the current one."""
         connection = self.servers.connect(name)
         self.connection.close()
         self.connection = connection
@@ -71,13 +73,13 @@ class Session:
 
     @property
     def _can_chat(self) -> bool:
-        """A base model has no template for a conversation; it goes on with a text."""
+        """True if the model has a chat template. A base model has none and only continues texts."""
         return bool(self.connection.shown.get("template"))
 
     def print_opening(self) -> None:
-        """The messages that a model brings along; the server puts them before ours."""
+        """Print the messages stored in the model, which the server puts before those of the chat."""
         if not self._can_chat:
-            print(f"{self.connection.model} has no chat template: it goes on with each text that you give it.\n")
+            print(f"{self.connection.model} has no chat template: it continues each text that you enter.\n")
         for message in self.connection.shown.get("messages") or []:
             text = WordWrap(None).push(str(message.get("content", "")))
             if message.get("role") == "user":

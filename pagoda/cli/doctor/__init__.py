@@ -1,4 +1,4 @@
-"""`pagoda doctor`: what this machine can run, and what is wrong with the set-up.
+"""`pagoda doctor`: checks what this machine can run and whether Pagoda is set up correctly.
 
-One file per subject, each with functions that return findings and change nothing.
+Each module has functions for one subject. They return findings and change nothing.
 """

@@ -1,4 +1,4 @@
-"""The words and options of `pagoda doctor`."""
+"""Options of `pagoda doctor`."""
 
 import json
 from dataclasses import asdict
@@ -11,11 +11,11 @@ from pagoda.cli.options import AsJSON, Home, api_key, resolve_home
 
 
 def register(app: typer.Typer) -> None:
-    app.command(help="Say what this machine can run and what is wrong with the set-up.")(doctor)
+    app.command(help="Check what this machine can run and whether Pagoda is set up correctly.")(doctor)
 
 
 def doctor(
-    deep: Annotated[bool, typer.Option("--deep", help="Read every model's file and compare its checksum.")] = False,
+    deep: Annotated[bool, typer.Option("--deep", help="Read all model files and verify their checksums.")] = False,
     as_json: AsJSON = False,
     home: Home = None,
 ) -> None:

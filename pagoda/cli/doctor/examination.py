@@ -1,4 +1,4 @@
-"""All looks at the machine, side by side, and the page that reports them."""
+"""Runs all checks of `pagoda doctor` and prints their report."""
 
 import textwrap
 from collections.abc import Callable, Sequence
@@ -16,7 +16,7 @@ _MARKS = {Level.OK: ("ok     ", "green"), Level.WARNING: ("warning", "yellow"), 
 
 
 def examine(home: Path, *, deep: bool, api_key: str | None) -> list[Finding]:
-    """In the order of the report. Some looks wait for a program or a server, so all are taken at once."""
+    """Return the findings in the order of the report. The checks run concurrently, because some wait for a program or server."""
     default = find_entry(DEFAULT_MODEL)
     assert default is not None
     looks: list[Callable[[], Finding | list[Finding]]] = [
@@ -53,7 +53,7 @@ def print_report(findings: Sequence[Finding]) -> None:
 
 
 def _wrapped(line: str, indent: str, console: Console) -> str:
-    """Between words, on a terminal; what goes to a file stays on one line."""
+    """Wrap a line between words on a terminal. Output to a file is not wrapped."""
     if not console.is_terminal:
         return indent + line
     width = max(console.width, len(indent) + 20)
@@ -63,5 +63,5 @@ def _wrapped(line: str, indent: str, console: Console) -> str:
 def _verdict(findings: Sequence[Finding]) -> str:
     problems, warnings = (sum(f.level is level for f in findings) for level in (Level.PROBLEM, Level.WARNING))
     if problems:
-        return f"\n{problems} {'problem' if problems == 1 else 'problems'} to put right before pagoda serve works."
-    return "\nAll is well." if not warnings else "\nIt works; see the warnings above."
+        return f"\n{problems} {'problem' if problems == 1 else 'problems'} to fix before pagoda serve works."
+    return "\nNo problems found." if not warnings else "\nNo problems found; see the warnings above."

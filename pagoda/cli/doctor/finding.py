@@ -1,24 +1,28 @@
-"""What one look at the machine found."""
+"""The result of one check of `pagoda doctor`."""
 
 from dataclasses import dataclass
 from enum import StrEnum
 
 
 class Level(StrEnum):
+    """Severity of a finding."""
+
     OK = "ok"
     WARNING = "warning"
-    """Works, but less well or not in every case."""
+    """Serving works, but worse or not in every case."""
     PROBLEM = "problem"
-    """Serving does not work until it is put right."""
+    """Serving does not work until the problem is fixed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
+    """The result of one check."""
+
     subject: str
     level: Level
     text: str
     next_step: str = ""
-    """What to do about it, as a sentence."""
+    """Advice, as a sentence without a capital. Empty if there is nothing to do."""
 
 
 def ok(subject: str, text: str) -> Finding:

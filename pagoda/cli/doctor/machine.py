@@ -1,4 +1,4 @@
-"""The machine: cores, instruction sets, memory and what fits in it, GPUs."""
+"""Checks of the machine: cores, instruction sets, memory and the models that fit in it, GPUs, disk space."""
 
 import importlib.util
 import os
@@ -15,7 +15,7 @@ from pagoda.models.ollama_objects import parameter_size
 from pagoda.process.resources import CGROUP, machine_available_bytes
 
 PROC = Path("/proc")
-# The families of instructions that matrix kernels use, the widest last.
+# Instruction sets that matrix kernels use.
 _FEATURES = (
     "avx2",
     "f16c",
@@ -29,9 +29,9 @@ _FEATURES = (
     "asimddp",
     "sve",
 )
-# The rest is for keys and values, and for the processes themselves.
+# The rest is for the KV cache and the processes themselves.
 _SHARE_FOR_WEIGHTS = 0.6
-# Of the integer mode: one for the matrices, more for embeddings and scales.
+# Average of the integer mode: one byte per weight of a matrix, more for embeddings and scales.
 _BYTES_PER_PARAMETER = 1.5
 _LEAST_BYTES = 1_000_000_000
 
@@ -43,7 +43,7 @@ def check_cpu(cpuinfo: Path = PROC / "cpuinfo") -> Finding:
     features = [each for each in _FEATURES if each in flags]
     text = f"{name}; {', '.join(features) or 'instruction sets unknown'}"
     if platform.machine() in ("x86_64", "AMD64") and flags and "avx2" not in flags:
-        return warning("cpu", f"{text}; without AVX2", "expect it to be slow; choose a small model.")
+        return warning("cpu", f"{text}; no AVX2", "expect low speed; choose a small model.")
     return ok("cpu", text)
 
 
@@ -53,21 +53,21 @@ def check_threads(cgroup: Path = CGROUP) -> Finding:
     text = f"a worker uses {cores} of {os.cpu_count()} cores"
     if quota is not None and quota < cores:
         next_step = f"start workers with --threads {max(1, int(quota))} (PAGODA_WORKER_THREADS)."
-        return warning("threads", f"{text}, but this container may use only {quota:g}", next_step)
+        return warning("threads", f"{text}, but this container is limited to {quota:g}", next_step)
     return ok("threads", text)
 
 
 def check_memory(available_bytes: int | None = None) -> Finding:
     available = machine_available_bytes() if available_bytes is None else available_bytes
     fits = parameter_size(int(available * _SHARE_FOR_WEIGHTS / _BYTES_PER_PARAMETER), digits=2)
-    text = f"{human.size(available)} available: models of up to about {fits} parameters fit"
+    text = f"{human.size(available)} available, enough for models of up to about {fits} parameters"
     if available < _LEAST_BYTES:
-        return warning("memory", text, "end other programs, or give --kv-memory a small size.")
+        return warning("memory", text, "close other programs, or set a small --kv-memory.")
     return ok("memory", text)
 
 
 def check_gpu(torch_build: str | None, gpus: Sequence[str] | None = None) -> Finding:
-    """What `torch_build` is, setup.py says. A GPU is used when the worker is told to."""
+    """Check the GPUs and what they need. `torch_build` is the result of setup.torch_build."""
     found = _gpus() if gpus is None else gpus
     if not found:
         return ok("gpu", "none found; workers compute on the CPU")
@@ -75,16 +75,18 @@ def check_gpu(torch_build: str | None, gpus: Sequence[str] | None = None) -> Fin
     toolkit = {"cuda": "CUDA", "hip": "ROCm"}[device]
     text = ", ".join(found)
     if not (torch_build or "").startswith(toolkit):
-        return warning("gpu", f"{text}; torch cannot use it", f"install torch's build for {toolkit}: pytorch.org.")
+        return warning(
+            "gpu", f"{text}; torch was built without {toolkit}", f"install torch for {toolkit}: pytorch.org."
+        )
     if importlib.util.find_spec("triton") is None:
         return warning("gpu", f"{text}; triton is missing", f"install it: {install_command('gpu')}.")
-    return ok("gpu", f"{text}; used by PAGODA_WORKER_DEVICE={device} pagoda serve")
+    return ok("gpu", f"{text}; to use it: pagoda serve --device {device}")
 
 
 def check_disk(home: Path, needed_bytes: int) -> Finding:
     free = shutil.disk_usage(existing_parent(home)).free
-    text = f"{human.size(free)} free where models are kept"
-    next_step = f"make room, or set PAGODA_HOME to a larger disk; the default model needs {human.size(needed_bytes)}."
+    text = f"{human.size(free)} free in the directory of models"
+    next_step = f"free some space, or move PAGODA_HOME; the default model needs {human.size(needed_bytes)}."
     if free < needed_bytes:
         return problem("disk", text, next_step)
     return warning("disk", text, next_step) if free < 10 * needed_bytes else ok("disk", text)
@@ -95,7 +97,7 @@ def existing_parent(path: Path) -> Path:
 
 
 def _cpuinfo(path: Path) -> dict[str, str]:
-    """Of the first core."""
+    """Return the fields of the first core."""
     try:
         lines = path.read_text().partition("\n\n")[0].splitlines()
     except OSError:
@@ -112,7 +114,7 @@ def _cpu_quota(cgroup: Path) -> float | None:
 
 
 def _gpus() -> list[str]:
-    """Name and memory of NVIDIA's, where the driver's tool is there and answers."""
+    """Return name and memory of each NVIDIA GPU that nvidia-smi lists, or one entry for AMD's driver."""
     command = ["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader"]
     try:
         asked = subprocess.run(command, capture_output=True, text=True, timeout=5, check=True)

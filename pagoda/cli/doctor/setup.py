@@ -1,6 +1,6 @@
-"""The set-up: Python and the packages that the tiers need, PAGODA_HOME, its sockets, and the ports where clients expect a server.
+"""Checks of the setup: Python, the packages that the tiers need, PAGODA_HOME, its sockets, and the default ports.
 
-Nothing heavy is imported: which packages are installed is read from their metadata.
+Nothing heavy is imported: versions are read from the packages' metadata.
 """
 
 import errno
@@ -21,12 +21,12 @@ from pagoda.distribution import VERSION, install_command
 from pagoda.rpc.sockets import MAX_SOCKET_PATH_BYTES, socket_directory
 
 _OLDEST_PYTHON = (3, 11)
-# What a tier cannot start without, and the extra that brings it.
+# Packages that the gateway cannot start without.
 _GATEWAY_PACKAGES = ("fastapi", "uvicorn", "orjson", "tokenizers", "jinja2", "prometheus_client")
-PORTS = {8000: "pagoda serve", 11434: "clients made for Ollama"}
+PORTS = {8000: "pagoda serve", 11434: "Ollama clients"}
 _NEXT_STEPS = {
-    8000: "stop it, or serve on another: pagoda serve --port PORT.",
-    11434: "stop it, or tell clients made for Ollama the address http://127.0.0.1:8000.",
+    8000: "stop it, or use another port: pagoda serve --port PORT.",
+    11434: "stop it, or configure Ollama clients with http://127.0.0.1:8000.",
 }
 
 
@@ -59,8 +59,8 @@ def check_torch() -> Finding:
 
 
 def torch_build() -> str | None:
-    """ "CUDA 12.8", "ROCm 6.4" or "CPUs"; None where torch is missing. Importing torch takes seconds, and its version file
-    is a few assignments."""
+    """Return "CUDA 12.8", "ROCm 6.4" or "CPUs", or None if torch is missing. Runs torch's version file, which is a few
+    assignments, because importing torch takes seconds."""
     spec = importlib.util.find_spec("torch")
     if spec is None or not spec.submodule_search_locations:
         return None
@@ -68,7 +68,7 @@ def torch_build() -> str | None:
     try:
         version_file = Path(spec.submodule_search_locations[0]) / "version.py"
         exec(compile(version_file.read_text(), str(version_file), "exec"), values)
-    except Exception:  # A build of some other kind, or the rest of one: the worker's own start says more.
+    except Exception:  # An unusual or incomplete build: the worker's own error will say more.
         return "an unknown device"
     if values.get("cuda"):
         return f"CUDA {values['cuda']}"
@@ -92,19 +92,19 @@ def check_home(home: Path) -> Finding:
         with tempfile.TemporaryFile(dir=place):
             pass
     except OSError as error:
-        text = f"{home} cannot be written ({error.strerror})"
-        return problem("home", text, "set PAGODA_HOME to a directory that you may write to.")
-    return ok("home", f"{home} is writable" if place == home else f"{home} will be made when it is first needed")
+        text = f"{home} is not writable ({error.strerror})"
+        return problem("home", text, "set PAGODA_HOME to a writable directory.")
+    return ok("home", f"{home} is writable" if place == home else f"{home} will be created when it is first needed")
 
 
 def check_sockets(home: Path, instance: str = "8000") -> Finding:
     path = socket_directory(home, instance) / "scheduler.sock"
     if home in path.parents:
-        return ok("sockets", f"{path} is {len(os.fsencode(path))} of at most {MAX_SOCKET_PATH_BYTES} bytes long")
+        return ok("sockets", f"{path} has {len(os.fsencode(path))} bytes (limit: {MAX_SOCKET_PATH_BYTES})")
     if not os.access(path.parent.parent, os.W_OK):
-        text = f"PAGODA_HOME is too long for sockets, and {path.parent.parent} cannot be written"
+        text = f"the path of PAGODA_HOME is too long for sockets, and {path.parent.parent} is not writable"
         return problem("sockets", text, "set PAGODA_HOME to a shorter path.")
-    return ok("sockets", f"under {path.parent}, since the path of PAGODA_HOME is too long for them")
+    return ok("sockets", f"in {path.parent}, because the path of PAGODA_HOME is too long for them")
 
 
 def check_port(port: int, api_key: str | None) -> Finding:
@@ -121,16 +121,16 @@ def check_port(port: int, api_key: str | None) -> Finding:
             return ok(subject, f"free for {whom}")
     who = _who_answers(port, api_key)
     if who is None:
-        return warning(subject, "taken by some other program", next_step)
-    return ok(subject, f"taken: {who} answers there")
+        return warning(subject, "used by another program", next_step)
+    return ok(subject, f"in use by {who}")
 
 
 def _who_answers(port: int, api_key: str | None) -> str | None:
-    """Something that speaks Ollama's API, and what it holds."""
+    """Return which server with Ollama's API answers at the port, and its loaded models. None if no such server answers."""
     with OllamaAPI(f"http://127.0.0.1:{port}", api_key, timeout_s=2.0) as api:
         try:
             version = api.version()
             models = ", ".join(str(model["name"]) for model in api.running()) or "no model"
         except CommandError as error:
-            return "a server that wants a key" if "key" in str(error) else None
+            return "a server that requires an API key" if "key" in str(error) else None
         return f"{'Pagoda' if api.is_pagoda() else 'Ollama'} {version} with {models} loaded"

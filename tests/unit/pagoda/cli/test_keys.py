@@ -39,7 +39,7 @@ def test_a_key_is_printed_once_and_only_its_digest_kept(command: Command) -> Non
     result = command("create", "laptop")
     key = result.stdout.strip()
     assert result.exit_code == 0 and key.startswith("pgd_") and len(key) == 47
-    assert "shown this once" in result.stderr and key not in result.stderr
+    assert "only its digest is stored" in result.stderr and key not in result.stderr
     assert key not in command.file.read_text()
     (entry,) = KeyFile(command.file).read()
     assert (entry.name, entry.tenant, entry.scopes, entry.isolated) == ("laptop", "default", (Scope.INFERENCE,), False)
@@ -112,9 +112,9 @@ def test_an_expired_key_is_listed_as_expired(command: Command) -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["create", "a b"], "the name may have letters"),
-        (["create", "laptop", "--tenant", ""], "the tenant may have letters"),
-        (["create", "laptop", "--scope", "root"], "--scope takes inference or admin"),
+        (["create", "a b"], "the name must be 1 to 64 letters"),
+        (["create", "laptop", "--tenant", ""], "the tenant must be 1 to 64 letters"),
+        (["create", "laptop", "--scope", "root"], "unknown scope 'root' (allowed: inference, admin"),
         (["create", "laptop", "--expires", "0d"], "such as 30d"),
         (["create", "laptop", "--expires", "tomorrow"], "such as 30d"),
         (["revoke", "laptop"], "pagoda key list"),

@@ -90,7 +90,7 @@ async def test_a_log_that_cannot_be_shortened_is_told_of_once(tmp_path: Path, mo
     bounding = asyncio.create_task(keep_bounded([log], 10, said.append))
     await enough.wait()
     await end_tasks(bounding)
-    assert said == [f"The log {log} cannot be shortened: No space left on device."]
+    assert said == [f"The log {log} could not be shortened: No space left on device."]
 
 
 @pytest.mark.parametrize("size", ["20 loaves", "-1", ""])

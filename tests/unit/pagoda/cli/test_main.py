@@ -27,7 +27,7 @@ def test_help_is_a_word_too() -> None:
     assert run(app, ["help", "pull"]).output == run(app, ["pull", "--help"]).output
     assert "Usage: pagoda key create" in run(app, ["help", "key", "create"], env={"COLUMNS": "200"}).output
     unknown = run(app, ["help", "nothing"])
-    assert (unknown.exit_code, unknown.stderr) == (1, "Error: there is no command 'nothing'; pagoda help lists them\n")
+    assert (unknown.exit_code, unknown.stderr) == (1, "Error: unknown command 'nothing'; for a list: pagoda help\n")
 
 
 def test_help_of_a_tier_is_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -74,7 +74,7 @@ def test_a_tier_gets_the_rest_of_the_line(tier: str, monkeypatch: pytest.MonkeyP
         (["--port", "http"], "--port"),
         (["--prot", "8000"], "--prot"),
         (["--host", "0.0.0.0"], "--api-key"),
-        (["--api-key", ""], "the key is empty"),
+        (["--api-key", ""], "--api-key (or PAGODA_API_KEY) is empty"),
         (["--model", "no-such-model"], "no-such-model"),
         (["--model", "./no-such.gguf"], "no-such.gguf"),
     ],
@@ -99,6 +99,6 @@ def test_pull_tells_its_progress_in_lines_without_a_terminal(tmp_path: Path, mon
     result = run(app, ["pull", "smollm2:135m", "--home", str(tmp_path)])
     assert result.exit_code == 1
     assert result.stderr.splitlines() == [
-        *(f"smollm2:135m: downloading, {share} % of 100 MB" for share in (0, 25, 50, 75, 100)),
+        *(f"smollm2:135m: downloading, {share}% of 100 MB" for share in (0, 25, 50, 75, 100)),
         "Error: the index is gone",
     ]

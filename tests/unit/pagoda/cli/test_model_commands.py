@@ -155,7 +155,7 @@ def test_copy_and_remove(command: Command) -> None:
 def test_nothing_is_removed_unless_all_are_there(command: Command) -> None:
     refused = command("rm", "tiny", "nothing")
     assert refused.exit_code == 1
-    assert refused.stderr == "Error: model 'nothing' not found; pagoda list says which there are\n"
+    assert refused.stderr == "Error: model 'nothing' not found; to list the models: pagoda list\n"
     assert len(command.json("list")["models"]) == 1
 
 
@@ -171,7 +171,7 @@ def test_pull_says_where_a_model_is(command: Command) -> None:
         (["show", "./nothing.gguf"], "there is no file or directory"),
         (["cp", "nothing", "else"], "model 'nothing' not found"),
         (["cp", "tiny", "not a name"], "'not a name' is not a model name"),
-        (["create", "new", "-f", "no-such-file"], "there is no no-such-file; write a Modelfile"),
+        (["create", "new", "-f", "no-such-file"], "no such file: no-such-file; write a Modelfile"),
         (["create", "not a name"], "'not a name' is not a model name"),
         (["pull", "nothing"], "the model 'nothing' is unknown"),
     ],
@@ -187,7 +187,7 @@ def test_errors_are_one_sentence(command: Command, arguments: list[str], words: 
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("FROM ./nothing.gguf", "FROM names ./nothing.gguf, but there is no such file"),
+        ("FROM ./nothing.gguf", "FROM ./nothing.gguf: no such file or directory"),
         ("FROM nothing", "the model 'nothing' is unknown"),
         ("ADAPTER x", "ADAPTER is not supported"),
     ],

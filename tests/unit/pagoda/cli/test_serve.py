@@ -72,7 +72,7 @@ async def test_workers_that_do_not_come_are_a_sentence_with_what_their_logs_said
     (serving.log_directory / "worker-2.log").write_text("starts\nloading model\n")
     with pytest.raises(NotReadyError) as late:
         await wait_for_workers(serving, deadline_s=0.2)
-    assert "only 0 of 2 workers have come within 0.2 s." in str(late.value)
+    assert "only 0 of 2 workers attached within 0.2 s." in str(late.value)
     assert "--workers" in str(late.value) and str(late.value).endswith("worker-2.log: loading model")
 
 

@@ -39,7 +39,7 @@ def test_addresses_are_spelled_as_for_ollama(text: str, url: str) -> None:
 
 @pytest.mark.parametrize("text", ["", "ftp://myhost", "myhost:port", "http://"])
 def test_what_is_no_address(text: str) -> None:
-    with pytest.raises(CommandError, match="is not the address of a server"):
+    with pytest.raises(CommandError, match="the server's address must be a URL"):
         server_url(text)
 
 
@@ -60,7 +60,7 @@ def test_ps_says_who_waits(server: OllamaServer) -> None:
         "MODEL    TENANT    WAITING    NEXT IN LINE    OLDEST",
         "tiny     ci        2          1               2.1 s",
         "tiny     -         2          2               2.1 s",
-        "8 running, 4 waiting; who comes now waits about 10 s",
+        "8 running, 4 waiting; a new request waits about 10 s",
     ]
     assert json.loads(command(server, "ps", "--json").stdout)["queue"] == server.queue
 
@@ -85,7 +85,7 @@ def test_a_key_is_sent_and_asked_for(server: OllamaServer) -> None:
     assert command(server, "ps", key="sesame").exit_code == 0
     refused = command(server, "ps")
     assert refused.exit_code == 1
-    assert refused.stderr == f"Error: the server at {server.url} wants a key; set PAGODA_API_KEY to it\n"
+    assert refused.stderr == f"Error: the server at {server.url} requires an API key; set PAGODA_API_KEY\n"
 
 
 def test_no_server(server: OllamaServer) -> None:

@@ -46,7 +46,7 @@ async def test_a_killed_child_is_started_again(tmp_path: Path) -> None:
     await until(lambda: len(pids()) == 2)
     await supervisor.stop()
     await running
-    assert said == ["The worker ended (SIGKILL); starting it again."]
+    assert said == ["The worker exited (SIGKILL); restarting it."]
     assert not psutil.pid_exists(pids()[1])
 
 
@@ -56,7 +56,7 @@ async def test_a_child_that_ends_while_starting_ends_the_whole(tmp_path: Path) -
         command(tmp_path, "worker", "raise SystemExit('no such architecture: bert')"),
     ]
     supervisor = Supervisor(commands, say=print, grace_s=5)
-    with pytest.raises(ChildLostError, match=r"worker ended while starting \(exit code 1\)") as lost:
+    with pytest.raises(ChildLostError, match=r"worker exited while starting \(exit code 1\)") as lost:
         await supervisor.run()
     assert "no such architecture: bert" in str(lost.value)
     await supervisor.stop()
@@ -76,7 +76,7 @@ async def test_a_child_that_keeps_ending_is_started_again_and_again_and_harms_no
     await until(lambda: len(said) >= 7 and up.exists())
     await supervisor.stop()
     await running
-    assert set(said) == {"The worker ended (exit code 7); starting it again."}
+    assert set(said) == {"The worker exited (exit code 7); restarting it."}
 
 
 async def test_a_child_that_ends_too_often_is_heard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -89,7 +89,7 @@ async def test_a_child_that_ends_too_often_is_heard(tmp_path: Path, monkeypatch:
     await until(lambda: bool(said))
     running.cancel()
     assert said[0].startswith(
-        f"The worker ended (exit code 1); starting it again in {LONGEST_DELAY_S:g} s. The end of "
+        f"The worker exited (exit code 1); restarting it in {LONGEST_DELAY_S:g} s. Last lines of "
     )
     assert said[0].endswith("  no memory")
 

@@ -152,8 +152,8 @@ def test_ctrl_c_at_the_prompt_drops_the_entry(servers: Servers, capsys: pytest.C
         ("/nonsense", "Unknown command '/nonsense'. Type /? for help"),
         ("/set parameter heat 1", "Error: unknown parameter 'heat'"),
         ("/set parameter top_k x", "Error: top_k must be a whole number"),
-        ("/set format json", "Error: '/set format' is not supported"),
-        ("/set think", "Error: '/set think' is not supported"),
+        ("/set format json", "Error: /set format: structured output is not supported yet"),
+        ("/set think", "Error: /set think: reasoning output is not separated"),
         ("/load nothing", "pull model manifest: the model 'nothing' is unknown"),
     ],
 )

@@ -111,7 +111,7 @@ def test_a_missing_model_is_pulled_first(server: OllamaServer, tmp_path: Path, i
     server.pullable = {"new"}
     done = pipe(server, tmp_path, "new", "Hi")
     assert (done.returncode, done.stdout) == (0, "Hello there.\n")
-    assert done.stderr.splitlines() == [f"new: downloading, {share} % of 100 B" for share in (0, 50, 100)]
+    assert done.stderr.splitlines() == [f"new: downloading, {share}% of 100 B" for share in (0, 50, 100)]
     failed = pipe(server, tmp_path, "other", "Hi")
     assert failed.stderr == "Error: pull model manifest: the model 'other' is unknown\n"
 
@@ -121,9 +121,9 @@ def test_a_missing_model_is_pulled_first(server: OllamaServer, tmp_path: Path, i
     [
         (["nothing", "Hi"], "pull model manifest: the model 'nothing' is unknown"),
         (["./nothing.gguf", "Hi"], "there is no file or directory 'nothing.gguf'"),
-        (["tiny", "Hi", "--hidethinking"], "--hidethinking is not supported"),
-        (["tiny", "Hi", "--format", "json"], "--format is not supported"),
-        (["tiny", "Hi", "--think"], "--think is not supported"),
+        (["tiny", "Hi", "--hidethinking"], "--hidethinking: reasoning output is not separated"),
+        (["tiny", "Hi", "--format", "json"], "--format: structured output is not supported yet"),
+        (["tiny", "Hi", "--think"], "--think: reasoning output is not separated"),
         (["tiny", "Hi", "--server", "127.0.0.1:1"], "no server answers at http://127.0.0.1:1; start one: pagoda serve"),
     ],
 )

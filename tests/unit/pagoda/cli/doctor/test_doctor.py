@@ -80,7 +80,7 @@ def test_a_container_with_fewer_cores_is_a_warning(tmp_path: Path) -> None:
 
 def test_memory_says_what_fits() -> None:
     assert machine.check_memory(10_000_000_000) == ok(
-        "memory", "10 GB available: models of up to about 4B parameters fit"
+        "memory", "10 GB available, enough for models of up to about 4B parameters"
     )
     assert machine.check_memory(500_000_000).level is Level.WARNING
 
@@ -90,8 +90,8 @@ def test_a_gpu_needs_a_torch_that_can_use_it(monkeypatch: pytest.MonkeyPatch) ->
     assert machine.check_gpu("CPUs", []).level is Level.OK
     assert machine.check_gpu("CPUs", ["NVIDIA H100 with 80 GB"]).level is Level.WARNING
     assert machine.check_gpu("CUDA 12.8", ["AMD GPU"]).level is Level.WARNING
-    assert "PAGODA_WORKER_DEVICE=cuda" in machine.check_gpu("CUDA 12.8", ["NVIDIA H100 with 80 GB"]).text
-    assert "PAGODA_WORKER_DEVICE=hip" in machine.check_gpu("ROCm 6.4", ["AMD GPU"]).text
+    assert "pagoda serve --device cuda" in machine.check_gpu("CUDA 12.8", ["NVIDIA H100 with 80 GB"]).text
+    assert "pagoda serve --device hip" in machine.check_gpu("ROCm 6.4", ["AMD GPU"]).text
 
 
 def test_a_gpu_needs_triton(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -106,13 +106,15 @@ def test_disk(tmp_path: Path) -> None:
 
 def test_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert setup.check_home(tmp_path) == ok("home", f"{tmp_path} is writable")
-    assert setup.check_home(tmp_path / "new") == ok("home", f"{tmp_path / 'new'} will be made when it is first needed")
+    assert setup.check_home(tmp_path / "new") == ok(
+        "home", f"{tmp_path / 'new'} will be created when it is first needed"
+    )
     assert setup.check_home(Path("/proc/nothing")).level is Level.PROBLEM
 
 
 def test_sockets(tmp_path: Path) -> None:
     assert setup.check_sockets(Path("/home/you/.pagoda")).text.startswith(
-        "/home/you/.pagoda/run/8000/scheduler.sock is"
+        "/home/you/.pagoda/run/8000/scheduler.sock has"
     )
     assert "too long" in setup.check_sockets(tmp_path / ("long" * 30)).text
 
@@ -127,7 +129,7 @@ def test_ports() -> None:
     assert setup.check_port(port, None).level is Level.OK
     with ollama_server() as server:
         found = setup.check_port(int(server.url.rpartition(":")[2]), None)
-    assert (found.level, found.text) == (Level.OK, "taken: Pagoda 0.9 with tiny:latest loaded answers there")
+    assert (found.level, found.text) == (Level.OK, "in use by Pagoda 0.9 with tiny:latest loaded")
 
 
 def test_the_index(tmp_path: Path, tiny: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -140,14 +142,14 @@ def test_the_index(tmp_path: Path, tiny: bytes, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_no_models_is_well(tmp_path: Path) -> None:
-    assert models.check_models(tmp_path, deep=True) == [ok("models", "none yet; pagoda serve fetches smollm2:135m")]
+    assert models.check_models(tmp_path, deep=True) == [ok("models", "none yet; pagoda serve downloads smollm2:135m")]
 
 
 def test_a_model_of_the_wrong_size_is_a_problem(tmp_path: Path, tiny: bytes) -> None:
     pulled(tmp_path, tiny)
     (found,) = models.check_models(tmp_path, deep=False)
-    assert found.level is Level.PROBLEM and "bytes long, not" in found.text
-    assert found.next_step == "remove it and fetch it again: pagoda rm smollm2:135m && pagoda pull smollm2:135m."
+    assert found.level is Level.PROBLEM and "bytes (expected" in found.text
+    assert found.next_step == "remove it and download it again: pagoda rm smollm2:135m && pagoda pull smollm2:135m."
 
 
 def test_changed_bytes_are_found_when_asked_for(tmp_path: Path, tiny: bytes) -> None:
@@ -156,7 +158,7 @@ def test_changed_bytes_are_found_when_asked_for(tmp_path: Path, tiny: bytes) -> 
     (found,) = models.check_models(tmp_path, deep=False)
     assert found.level is Level.OK
     (found,) = models.check_models(tmp_path, deep=True)
-    assert found.level is Level.PROBLEM and "has the sha256" in found.text
+    assert found.level is Level.PROBLEM and "SHA-256 mismatch" in found.text
 
 
 def test_a_model_that_was_made_here_is_compared_with_what_it_was(tmp_path: Path, tiny: bytes) -> None:
@@ -169,7 +171,7 @@ def test_a_model_that_was_made_here_is_compared_with_what_it_was(tmp_path: Path,
     os.utime(weights, ns=(status.st_atime_ns, status.st_mtime_ns))  # the disk forgot, and nobody noticed
     assert [found.level for found in models.check_models(tmp_path, deep=False)] == [Level.OK]
     (found,) = models.check_models(tmp_path, deep=True)
-    assert found.level is Level.PROBLEM and "has the sha256" in found.text
+    assert found.level is Level.PROBLEM and "SHA-256 mismatch" in found.text
 
 
 def test_a_damaged_manifest_is_a_problem(tmp_path: Path, tiny: bytes) -> None:
@@ -188,7 +190,7 @@ def test_the_report(capsys: pytest.CaptureFixture[str]) -> None:
         "problem  four   broken [red]",
         "                → mend it.",
         "",
-        "1 problem to put right before pagoda serve works.",
+        "1 problem to fix before pagoda serve works.",
     ]
 
 
