@@ -1,4 +1,4 @@
-"""Durations as Ollama's users write them: `5m`, `1h30m`, or a number of seconds; a negative one means for ever."""
+"""Durations in Ollama's notation: `5m`, `1h30m`, or a number of seconds. A negative one means forever."""
 
 import math
 import re
@@ -11,7 +11,7 @@ _DURATION = re.compile(rf"[+-]?(?:{_PART.pattern})+|[+-]?0", re.ASCII)
 
 
 def parse_duration(value: float | str) -> float:
-    """Seconds; infinity where it means for ever. Raises ValueError for what is no duration."""
+    """Return the seconds of a duration, or infinity for forever. Raises ValueError if it is malformed."""
     if isinstance(value, str):
         if len(value) > MAX_CHARACTERS or not _DURATION.fullmatch(value):
             raise ValueError('must be a number of seconds or a duration such as "5m"')
@@ -23,7 +23,7 @@ def parse_duration(value: float | str) -> float:
 
 
 def parse_setting(text: str) -> float:
-    """As in a setting, which is always text: a bare number is seconds."""
+    """Return the seconds of a duration in a setting, where a number is text too. Raises ValueError if it is malformed."""
     try:
         seconds = float(text)
     except ValueError:

@@ -1,7 +1,7 @@
-"""`python -m pagoda.healthcheck TARGET`: whether a tier can do its work, as an exit status for container health checks.
+"""`python -m pagoda.healthcheck TARGET`: a health check of a tier for containers, with exit status 0 or 1.
 
-A gateway is asked over HTTP, a scheduler over gRPC. A worker listens nowhere: it is healthy when its scheduler knows it.
-The check runs beside the tier, with the same environment, and so finds the same certificates and tokens.
+A gateway is checked over HTTP, a scheduler over gRPC. A worker does not listen; it is healthy if a scheduler has it attached.
+The check runs beside the tier with the same environment, and so finds the same certificates and tokens.
 """
 
 import argparse
@@ -27,13 +27,17 @@ TIMEOUT_S = 5.0
 
 
 class UnhealthyError(Exception):
-    """Why, in a few words."""
+    """The tier is not healthy. The message is the reason."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m pagoda.healthcheck", description=__doc__)
     parser.add_argument("target", help="http://…, or a gRPC address")
-    parser.add_argument("--worker", metavar="PREFIX", help="ask the schedulers at TARGET for a worker of such an id")
+    parser.add_argument(
+        "--worker",
+        metavar="PREFIX",
+        help="check that the schedulers at TARGET have a worker whose id begins with PREFIX",
+    )
     options = parser.parse_args(arguments)
     try:
         if options.target.startswith(("http://", "https://")):
@@ -49,13 +53,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def scheduler_security() -> TransportSecurity:
-    """Its own certificate proves that it is the scheduler, and that this asker belongs to it."""
+    """Return the scheduler's own security settings. Its certificate serves as the authority if no authority is set."""
     told = told_security("SCHEDULER")
     return replace(told, authority=told.authority or told.certificate)
 
 
 def told_security(tier: str) -> TransportSecurity:
-    """As the tier's own settings have it. Clear text too, since the question is no secret."""
+    """Return the security settings of a tier from its environment. Clear text is allowed, because the check sends no secrets."""
 
     def told(name: str) -> str:
         return os.environ.get(f"PAGODA_{tier}_{name}") or os.environ.get(f"PAGODA_{name}") or ""
@@ -75,7 +79,7 @@ def told_security(tier: str) -> TransportSecurity:
 
 
 def check_http(url: str) -> None:
-    # A proxy in the environment is for the world outside.
+    # Proxy settings of the environment must not apply to this machine.
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
         opener.open(url, timeout=TIMEOUT_S).close()
@@ -87,7 +91,7 @@ def check_http(url: str) -> None:
 
 
 async def check_grpc(address: str, security: TransportSecurity) -> None:
-    """The server as a whole: a scheduler without workers is healthy, or no worker could ever wait for it."""
+    """Check the server as a whole. A scheduler without workers is healthy; otherwise no worker could wait for it."""
     async with open_channel(address, security) as channel:
         try:
             answer = await health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=TIMEOUT_S)
@@ -98,19 +102,19 @@ async def check_grpc(address: str, security: TransportSecurity) -> None:
 
 
 async def check_worker(schedulers: str, prefix: str, security: TransportSecurity) -> None:
-    """Attached to any of the schedulers, which are separated by commas as in the worker's own setting."""
+    """Check that the worker is attached to one of the schedulers, which are separated by commas as in the worker's setting."""
     found: list[str] = []
     for address in map(str.strip, schedulers.split(",")):
         async with open_channel(address, security) as channel:
             try:
                 load = await ask_load(channel, TIMEOUT_S / 2)
-            except grpc.aio.AioRpcError as error:  # then it is attached to another, or nowhere
+            except grpc.aio.AioRpcError as error:  # the worker may be attached to another scheduler
                 found.append(f"{address}: {security.explain(address, error.details() or error.code().name)}")
                 continue
             if any(worker.worker_id.startswith(prefix) for worker in load.workers):
                 return
             found += [worker.worker_id for worker in load.workers]
-    raise UnhealthyError(f"no worker {prefix}… is attached, only: {', '.join(found) or 'none'}")
+    raise UnhealthyError(f"no worker {prefix}… is attached (found: {', '.join(found) or 'none'})")
 
 
 if __name__ == "__main__":

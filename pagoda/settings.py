@@ -1,7 +1,7 @@
-"""What the settings of all tiers have in common: where values come from, and what a wrong one leads to.
+"""The base class of all tiers' settings, which reads and validates their values.
 
-A value is taken from the command line (`--kv-memory 1GiB`), else from the environment (`PAGODA_WORKER_KV_MEMORY`), else
-from the class. A tier subclasses `TierSettings` with its `env_prefix`, and only its `__main__` calls `load`.
+A value comes from the command line (`--kv-memory 1GiB`), else from the environment (`PAGODA_WORKER_KV_MEMORY`), else from the
+class. Each tier subclasses `TierSettings` with its `env_prefix`, and only its `__main__` calls `load`.
 """
 
 import os
@@ -20,9 +20,9 @@ from pagoda.rpc.transport_security import TransportSecurity, check_authority, ch
 from pagoda.telemetry.otlp_endpoint import check_otlp_endpoint, default_otlp_endpoint
 
 SHARED_TLS_VARIABLES = ("PAGODA_TLS_CERT", "PAGODA_TLS_KEY", "PAGODA_TLS_CA", "PAGODA_TLS_SERVER_NAME")
-"""One set for all tiers; a tier's own, such as PAGODA_WORKER_TLS_CERT, goes before."""
+"""Variables that all tiers read. A tier's own, such as PAGODA_WORKER_TLS_CERT, takes precedence."""
 SHARED_TOKEN_VARIABLES = ("PAGODA_CLUSTER_TOKEN", "PAGODA_CLUSTER_TOKEN_FILE")
-"""For all tiers, likewise. The token itself has no flag: every user of the machine can read a command line."""
+"""Variables that all tiers read. The token itself has no flag, because every user of the machine can read a command line."""
 
 
 def shared_file(variable: str) -> Path | None:
@@ -30,8 +30,10 @@ def shared_file(variable: str) -> Path | None:
 
 
 class TierSettings(BaseSettings):
+    """Settings that all tiers have."""
+
     role: ClassVar[Role | None] = None
-    """As what it comes to schedulers."""
+    """Role in which the tier calls schedulers."""
     model_config = SettingsConfigDict(
         extra="forbid",
         frozen=True,
@@ -45,27 +47,29 @@ class TierSettings(BaseSettings):
     )
 
     home: Path = Field(default_factory=default_home)
-    """Where models, sockets, logs and state live. Every tier also reads it from PAGODA_HOME."""
+    """Directory of models, sockets, logs and state. Every tier also reads PAGODA_HOME."""
     log_level: LogLevel = "info"
-    """The least severe log lines to write."""
+    """Lowest severity of log lines to write."""
     log_format: LogFormat = "text"
-    """Log lines for people, or one JSON object per line."""
+    """Format of log lines: readable text, or one JSON object per line."""
     otlp_endpoint: str = Field(default_factory=default_otlp_endpoint)
-    """Where traces go: an OTLP receiver for gRPC, such as http://127.0.0.1:4317. Default: OTEL_EXPORTER_OTLP_ENDPOINT, else off."""
+    """OTLP receiver (gRPC) of traces, such as http://127.0.0.1:4317. Default: OTEL_EXPORTER_OTLP_ENDPOINT, else no traces."""
     tls_cert: Path | None = Field(default_factory=lambda: shared_file("PAGODA_TLS_CERT"))
-    """The certificate shown to other tiers (not to HTTP clients), a PEM file. Every tier also reads PAGODA_TLS_CERT."""
+    """PEM file of the certificate for connections between tiers, not for HTTP clients. Every tier also reads PAGODA_TLS_CERT."""
     tls_key: Path | None = Field(default_factory=lambda: shared_file("PAGODA_TLS_KEY"))
-    """The certificate's key, without a passphrase. Every tier also reads PAGODA_TLS_KEY."""
+    """PEM file of the certificate's private key, without a passphrase. Every tier also reads PAGODA_TLS_KEY."""
     tls_ca: Path | None = Field(default_factory=lambda: shared_file("PAGODA_TLS_CA"))
-    """Who signs other tiers' certificates. A scheduler that is told demands them. Every tier also reads PAGODA_TLS_CA."""
+    """PEM file of the authority that signs other tiers' certificates. A scheduler with this setting requires a certificate of
+    its callers. Every tier also reads PAGODA_TLS_CA."""
     tls_server_name: str = Field(default_factory=lambda: os.environ.get("PAGODA_TLS_SERVER_NAME", ""))
-    """What a scheduler's certificate must name. Default: the host in its address. Every tier also reads PAGODA_TLS_SERVER_NAME."""
+    """Name that a scheduler's certificate must have. Default: the host in its address. Every tier also reads
+    PAGODA_TLS_SERVER_NAME."""
     cluster_token_file: str = Field(default_factory=lambda: os.environ.get("PAGODA_CLUSTER_TOKEN_FILE", ""))
-    """The file with this tier's cluster token; a scheduler's files, separated by commas, have those of gateways, workers, clients.
-    Read again when it changes. Every tier also reads PAGODA_CLUSTER_TOKEN_FILE, or tokens themselves from PAGODA_CLUSTER_TOKEN.
-    Default: HOME/cluster-token, within this machine."""
+    """File of this tier's cluster token. A scheduler takes several, separated by commas, with the tokens of gateways, workers and
+    clients. Files are read again when they change. Every tier also reads PAGODA_CLUSTER_TOKEN_FILE, and tokens themselves from
+    PAGODA_CLUSTER_TOKEN. Default: HOME/cluster-token, for connections within this machine."""
     plaintext: bool = False
-    """Speak to other tiers in clear text beyond this machine, where the network itself keeps others out."""
+    """Allow connections to tiers on other machines without TLS. Use it only if the network itself is protected."""
 
     @property
     def security(self) -> TransportSecurity:
@@ -82,14 +86,14 @@ class TierSettings(BaseSettings):
 
     @property
     def cluster_tokens(self) -> ClusterTokens | None:
-        """What it was told; None where that is nothing."""
+        """The configured tokens, or None if none are configured."""
         return ClusterTokens.told(self.cluster_token_file)
 
     def check_dialling(self, addresses: Sequence[str]) -> None:
-        """Of a tier that dials others: whether it may, and will know them."""
+        """Raise ValueError if this tier must not connect to one of the addresses, or could not verify the server there."""
         if self.tls_cert is not None and self.tls_ca is None:
             raise ValueError(
-                "--tls-cert is shown to schedulers, who must be known too: set --tls-ca to who signed theirs"
+                "--tls-cert requires --tls-ca: set it to the authority that signed the schedulers' certificates"
             )
         for address in addresses:
             try:
@@ -120,21 +124,19 @@ class TierSettings(BaseSettings):
                 raise ValueError(f"--cluster-token-file (or PAGODA_CLUSTER_TOKEN): {error}") from None
             if self.role is not None and tokens.token_of(self.role) is None:
                 raise ValueError(
-                    f"--cluster-token-file (or PAGODA_CLUSTER_TOKEN): no token there is a {self.role}'s, which begins with "
-                    f"{self.role}-, or with no role at all"
+                    f"--cluster-token-file (or PAGODA_CLUSTER_TOKEN): has no token for a {self.role}, which begins with "
+                    f"'{self.role}-' or has no role"
                 )
         return self
 
     @model_validator(mode="after")
     def _fit_together(self) -> Self:
         if (self.tls_cert is None) is not (self.tls_key is None):
-            raise ValueError("--tls-cert and --tls-key go together: set both, or neither")
+            raise ValueError("--tls-cert and --tls-key must be set together")
         if self.tls_cert is not None and self.tls_key is not None:
             check_pair(self.tls_cert, self.tls_key)
         if self.plaintext and (self.tls_cert or self.tls_ca):
-            raise ValueError(
-                "--plaintext asks for clear text, and --tls-cert or --tls-ca for TLS: leave one of them out"
-            )
+            raise ValueError("--plaintext cannot be combined with --tls-cert or --tls-ca")
         return self
 
     @field_validator("otlp_endpoint")
@@ -144,7 +146,7 @@ class TierSettings(BaseSettings):
 
     @classmethod
     def load(cls, arguments: Sequence[str] | None = None) -> Self:
-        """Read command line and environment; end the process with status 2 and the reasons if a value is wrong."""
+        """Read command line and environment. If a value is wrong, print the reasons and exit with status 2."""
         arguments = sys.argv[1:] if arguments is None else arguments
         try:
             cls._refuse_unknown_environment()
@@ -157,12 +159,12 @@ class TierSettings(BaseSettings):
         raise SystemExit(2)
 
     def described(self) -> dict[str, str]:
-        """The values as they apply, for the log line at the start. Secrets are masked by their type."""
+        """Return the values in effect, for the log line at the start. Secrets are masked by their type."""
         return {name: str(getattr(self, name)) for name in type(self).model_fields}
 
     @classmethod
     def _refuse_unknown_environment(cls) -> None:
-        """A misspelt variable is as wrong as a misspelt flag; pydantic-settings only looks for names it knows."""
+        """Raise SettingsError for a misspelt variable. pydantic-settings itself ignores unknown names in the environment."""
         prefix = cls.model_config.get("env_prefix", "").upper()
         _refuse_unknown(prefix, {prefix + name.upper() for name in cls.model_fields})
         _refuse_unknown("PAGODA_TLS_", set(SHARED_TLS_VARIABLES))
@@ -174,11 +176,11 @@ def _refuse_unknown(prefix: str, known: set[str]) -> None:
         name for name in os.environ if prefix and name.upper().startswith(prefix) and name.upper() not in known
     )
     if unknown:
-        raise SettingsError(f"unknown setting {unknown[0]} in the environment; known are: {', '.join(sorted(known))}")
+        raise SettingsError(f"unknown environment variable {unknown[0]} (known: {', '.join(sorted(known))})")
 
 
 def listed(value: str) -> tuple[str, ...]:
-    """What a setting names between commas."""
+    """Return the items of a comma-separated setting."""
     return tuple(filter(None, (part.strip() for part in value.split(","))))
 
 
@@ -192,5 +194,5 @@ def _sentence(settings: type[TierSettings], problem: Any) -> str:
         return str(problem["msg"]).removeprefix("Value error, ")
     variable = settings.model_config.get("env_prefix", "").upper() + name.upper()
     message = str(problem["msg"]).removeprefix("Value error, ")
-    # A secret that is refused must not reach the terminal, so the value is not repeated.
+    # Without the value, because a rejected secret must not reach the terminal.
     return f"--{name.replace('_', '-')} (or {variable}): {message}"

@@ -1,7 +1,7 @@
-"""API keys at rest: how one is made, what is kept of it, and the file that lists them.
+"""API keys on disk: how keys are made, what is stored of them, and the file that lists them.
 
-The file holds digests, never keys, so that who reads it can use none. A plain sha256 is enough for that: a key is 256 random
-bits, which cannot be guessed however fast the guesses are; a slow function is for passwords, and would cost every request.
+The file holds digests, so that its readers cannot use the keys. A plain SHA-256 suffices: a key is 256 random bits and cannot be
+guessed. Slow hash functions are for passwords, and would slow down every request.
 
 keyring.py decides which key may do what.
 """
@@ -25,32 +25,36 @@ from pagoda.process.file_lock import file_lock
 logger = logging.getLogger(__name__)
 
 KEYS_FILE = "keys.json"
-"""Its name under PAGODA_HOME."""
+"""Name of the keys file under PAGODA_HOME."""
 KEY_PREFIX = "pgd_"
-"""What scanners for leaked secrets can look for."""
+"""Beginning of every key, by which scanners for leaked secrets can find keys."""
 DEFAULT_TENANT = "default"
 _KEY_BYTES = 32
 
 _Signature = tuple[int, int, int] | None
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._@-]{0,63}$")]
-"""Of a key or a tenant: it goes into logs and salts."""
+"""Name of a key or a tenant. It appears in logs and cache salts."""
 
 
 class KeysError(ValueError):
-    """A sentence for whoever made the keys. Never repeats a value, which may be a key in the wrong place."""
+    """An unusable keys file or list. The message contains no value, because a value may be a misplaced key."""
 
 
 class Scope(StrEnum):
+    """A permission of a key."""
+
     INFERENCE = "inference"
-    """To generate text, and to see which models there are."""
+    """Permission to generate text and list models."""
     ADMIN = "admin"
-    """To change which models there are, and to see everyone's metrics."""
+    """Permission to change the models and read metrics of all tenants."""
     PRIORITY = "priority"
-    """To go before others: requests more urgent than the key's `priority_floor`."""
+    """Permission to send requests more urgent than the key's `priority_floor`."""
 
 
 class KeyState(StrEnum):
+    """Validity of a key."""
+
     VALID = "valid"
     EXPIRED = "expired"
     REVOKED = "revoked"
@@ -61,16 +65,16 @@ class _Listed(BaseModel):
 
 
 class KeyEntry(_Listed):
-    """What is kept of one key."""
+    """The stored data of one key."""
 
     name: Name
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
     tenant: Name = DEFAULT_TENANT
     scopes: Annotated[tuple[Scope, ...], Field(min_length=1)] = (Scope.INFERENCE,)
     isolated: bool = False
-    """Whether the tenant's cached prefixes are kept apart from everyone else's."""
+    """True if the tenant shares no cached prefixes with other tenants."""
     priority_floor: Annotated[int, Field(ge=-(2**31), le=2**31 - 1)] = 0
-    """The most urgent `priority` that it may ask for without the scope for more; lower goes first."""
+    """Most urgent `priority` that the key may request without the scope `priority`. A lower number is more urgent."""
     created_at: AwareDatetime
     expires_at: AwareDatetime | None = None
     revoked_at: AwareDatetime | None = None
@@ -83,7 +87,7 @@ class KeyEntry(_Listed):
 
 
 class KeyList(_Listed):
-    """A keys file as a whole. No name is there twice, so that a name in a log is one key, also when that is revoked."""
+    """The contents of a keys file. Names are unique, also among revoked keys, so that a name in a log means one key."""
 
     keys: tuple[KeyEntry, ...]
 
@@ -91,7 +95,7 @@ class KeyList(_Listed):
     def _names_differ(self) -> Self:
         names = [entry.name for entry in self.keys]
         if repeated := next((name for name in names if names.count(name) > 1), None):
-            raise ValueError(f"two keys are named {repeated!r}")
+            raise ValueError(f"two keys have the name {repeated!r}")
         return self
 
 
@@ -114,37 +118,37 @@ def parse_keys(text: str | bytes, source: str) -> tuple[KeyEntry, ...]:
 
 
 class KeyFile:
-    """Changed under a lock and replaced as a whole: a reader sees the old list or the new one."""
+    """A keys file. It is changed under a lock and replaced as a whole, so that a reader sees the old list or the new one."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     def read(self) -> tuple[KeyEntry, ...]:
-        """KeysError where it cannot be read, does not exist, or is no list of keys."""
+        """Return the entries. Raises KeysError if the file is missing, unreadable or not a list of keys."""
         try:
             return parse_keys(self.path.read_bytes(), str(self.path))
         except FileNotFoundError:
             raise KeysError(
-                f"there is no {self.path}: pagoda key create NAME --keys-file {self.path} makes it"
+                f"keys file not found: {self.path}; create it: pagoda key create NAME --keys-file {self.path}"
             ) from None
         except OSError as error:
             raise KeysError(f"{self.path} cannot be read: {error.strerror or error}") from None
 
     def add(self, entry: KeyEntry) -> None:
-        """Makes the file where there is none."""
+        """Add an entry, and create the file if it is missing. Raises KeysError if the name is used already."""
 
         def added(entries: tuple[KeyEntry, ...]) -> tuple[KeyEntry, ...]:
             if any(entry.name == other.name for other in entries):
                 raise KeysError(
-                    f"there is a key named {entry.name!r} already, and names are used once, so that logs say which key "
-                    f"was meant: choose another, such as {entry.name}-{len(entries) + 1}"
+                    f"a key named {entry.name!r} exists already, and a name cannot be reused, because logs refer to keys by "
+                    f"name; choose another, such as {entry.name}-{len(entries) + 1}"
                 )
             return (*entries, entry)
 
         self._change(added)
 
     def revoke(self, name: str, now: datetime) -> KeyEntry:
-        """It stays in the list, and when it was revoked first stays true."""
+        """Mark the key as revoked and return its entry. A key that was revoked before keeps its time of revocation."""
 
         def revoked(entries: tuple[KeyEntry, ...]) -> tuple[KeyEntry, ...]:
             return tuple(
@@ -155,10 +159,10 @@ class KeyFile:
         for entry in self._change(revoked):
             if entry.name == name:
                 return entry
-        raise KeysError(f"there is no key named {name!r}: pagoda key list says which there are")
+        raise KeysError(f"no key is named {name!r}; to list the keys: pagoda key list")
 
     def is_open_to_others(self) -> bool:
-        """Whether users of this machine other than the owner may read or even write it."""
+        """Return True if other users of this machine may read or write the file."""
         return self.path.stat().st_mode & 0o077 != 0
 
     def _change(self, change: Callable[[tuple[KeyEntry, ...]], tuple[KeyEntry, ...]]) -> tuple[KeyEntry, ...]:
@@ -171,7 +175,7 @@ class KeyFile:
 
 
 def _replace(path: Path, text: str) -> None:
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=".keys-")  # for the owner alone, from the start
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=".keys-")  # only its owner may open it
     try:
         with os.fdopen(descriptor, "w", encoding="utf-8") as file:
             file.write(text)
@@ -185,9 +189,10 @@ def _replace(path: Path, text: str) -> None:
 
 
 class WatchedKeys:
-    """The keys of a file that may change while the server runs. What cannot be read never takes the place of what could.
+    """The keys of a file that may change while the server runs. If it becomes unreadable, its last keys stay valid.
 
-    Raises KeysError where the file is wrong at the start. `must_exist`: no file is wrong too, rather than no keys.
+    Raises KeysError if the file is unusable at the start. With `must_exist`, a missing file is unusable too; otherwise it has no
+    keys.
     """
 
     def __init__(self, path: Path, *, must_exist: bool = False) -> None:
@@ -202,25 +207,25 @@ class WatchedKeys:
         return self._file.path
 
     def entries(self) -> tuple[KeyEntry, ...]:
-        """As the file lists them now. A file that is broken or gone is logged once, and its last good keys stay."""
+        """Return the keys that the file lists now. If it is unusable or missing, log that once and return its last keys."""
         if (signature := _signature(self.path)) != self._signature:
             self._signature = signature
             try:
                 self._entries = self._read()
             except KeysError as error:
-                logger.error("keys file is unusable, its last keys stay in force", extra={"reason": str(error)})
+                logger.error("keys file unusable; its last keys stay valid", extra={"reason": str(error)})
         return self._entries
 
     def _read(self) -> tuple[KeyEntry, ...]:
         entries = self._file.read()
         logger.info("keys read", extra={"path": self.path, "num_keys": len(entries)})
         if self._file.is_open_to_others():
-            logger.warning("other users may open the keys file; chmod 600 it", extra={"path": self.path})
+            logger.warning("keys file readable by other users; run chmod 600 on it", extra={"path": self.path})
         return entries
 
 
 def _signature(path: Path) -> _Signature:
-    """Differs when the file was replaced or changed; None while there is none."""
+    """Return a value that changes when the file is replaced or changed. None if there is no file."""
     try:
         status = path.stat()
     except OSError:

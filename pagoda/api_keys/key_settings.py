@@ -1,4 +1,4 @@
-"""The API keys that a tier may be told of, in its settings: one in plain, a text that lists several, and a file."""
+"""Settings for the API keys of a tier: one plain key, a text that lists several, and a file."""
 
 from pathlib import Path
 
@@ -10,13 +10,16 @@ from pagoda.settings import TierSettings
 
 
 class KeySettings(TierSettings):
+    """Settings of a tier that checks API keys."""
+
     api_key: SecretStr | None = None
-    """One key for everything. Clients must send it as `Authorization: Bearer KEY`. Better set in the environment than here: every
+    """One API key with all scopes. Clients send it as `Authorization: Bearer KEY`. Prefer the environment variable, because every
     user of the machine can read a command line."""
     keys: SecretStr | None = None
-    """Several keys: what a keys file would hold, which has only their digests."""
+    """Several API keys, in the format of a keys file, which contains only digests."""
     keys_file: Path | None = None
-    """The keys that `pagoda key create` makes; read again when it changes. Default: HOME/keys.json, where there is one."""
+    """File of the API keys that `pagoda key create` makes. It is read again when it changes. Default: HOME/keys.json, if it
+    exists."""
 
     @property
     def keys_path(self) -> Path:
@@ -27,7 +30,7 @@ class KeySettings(TierSettings):
         return _parsed(self.keys)
 
     def keyring(self, *, open_without_keys: bool) -> Keyring:
-        """Return all keys that there are. Raises KeysError where there must be keys and are none, or where they cannot be read."""
+        """Return all keys. Raises KeysError if they cannot be read, or if there are none and `open_without_keys` is false."""
         fixed = list(self.listed_keys)
         if self.api_key is not None:
             fixed.append(environment_key(self.api_key.get_secret_value()))
@@ -43,7 +46,7 @@ class KeySettings(TierSettings):
     @model_validator(mode="after")
     def _has_no_empty_key(self) -> "KeySettings":
         if self.api_key is not None and not self.api_key.get_secret_value():
-            raise ValueError("the API key is empty: set it to a secret value, or leave it unset")
+            raise ValueError("the API key is empty; set it to a secret value, or leave it unset")
         return self
 
 

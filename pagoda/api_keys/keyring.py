@@ -1,7 +1,7 @@
-"""Whose request it is, and whether its API key allows it: for HTTP and for gRPC alike. Keeps no key, and names none.
+"""Authentication and authorization of requests by API key, for HTTP and gRPC.
 
-The offered key's digest is compared with that of every entry, always all of them and each in constant time, so that the time
-an answer takes says nothing about any key.
+The digest of the offered key is always compared with those of all entries, each in constant time, so that the time of an answer
+reveals nothing about the keys.
 """
 
 import hmac
@@ -13,20 +13,20 @@ from pagoda.api_keys.key_file import KeyEntry, KeysError, KeyState, Scope, Watch
 
 
 class KeyRefusedError(Exception):
-    """A sentence for whoever offered the key, or none."""
+    """A request was refused because of its API key. The message is written for the client."""
 
 
 class KeyNotValidError(KeyRefusedError):
-    """There is no such key, or it is expired or revoked."""
+    """The key is missing, unknown, expired or revoked."""
 
 
 class ScopeMissingError(KeyRefusedError):
-    """The key is valid, but not for this."""
+    """The key is valid, but lacks the required scope."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Caller:
-    """Whose request it is. Where no key is needed, everyone is the same caller, without a name."""
+    """The sender of a request. Without keys, all requests have the same caller, which has no name."""
 
     key_name: str = ""
     tenant: str = ""
@@ -35,25 +35,25 @@ class Caller:
     priority_floor: int = 0
 
     def priority(self, asked: int | None) -> int:
-        """Return the priority of a request that asked for this one, or for none. Raises ScopeMissingError for one too urgent."""
+        """Return the priority of a request that asks for `asked`. Raises ScopeMissingError if that is too urgent for the key."""
         if asked is None:
             return max(0, self.priority_floor)
         if asked < self.priority_floor and Scope.PRIORITY not in self.scopes:
             raise ScopeMissingError(
-                f"priority: {asked} needs the scope '{Scope.PRIORITY}', which the API key '{self.key_name}' has not: without it, "
-                f"{self.priority_floor} is the most urgent (lower goes first)"
+                f"`priority` must be at least {self.priority_floor} (got {asked}): API key '{self.key_name}' lacks the scope "
+                f"'{Scope.PRIORITY}', which allows more urgent (lower) values"
             )
         return asked
 
     @property
     def may_unload(self) -> bool:
-        """Whether its `keep_alive` may end what others asked for; otherwise it can only prolong that."""
+        """True if the caller's `keep_alive` may shorten what others have set. Otherwise it can only prolong it."""
         return Scope.ADMIN in self.scopes
 
     def cache_salt(self, asked: str) -> str:
-        """Return the salt for a request that asked for `asked`. No tenant can ask for the salt of one that is isolated.
+        """Return the cache salt of a request with the `cache_salt` `asked`. No other tenant can get an isolated tenant's salt.
 
-        Two requests share cached blocks only where their salts are the same.
+        Two requests share cached blocks only if their salts are equal.
         """
         if self.is_isolated:
             return f"tenant {self.tenant}/{asked}"
@@ -64,15 +64,15 @@ NOBODY = Caller()
 
 
 def environment_key(key: str) -> KeyEntry:
-    """The one key that is given in plain. It may do everything."""
+    """Return the entry of a key that is set in plain text. It has all scopes."""
     digest = digest_of(key.encode())
     return KeyEntry(name="environment", sha256=digest, scopes=tuple(Scope), created_at=datetime.now(UTC))
 
 
 class Keyring:
-    """All keys there are: those that are fixed, and those of a file that may change.
+    """All API keys of a server: fixed ones, and those of a file that may change.
 
-    `open_without_keys`: as long as there are none, everyone may do everything. Otherwise no keys are a KeysError.
+    With `open_without_keys`, every request is allowed as long as there is no key. Otherwise an empty keyring raises KeysError.
     """
 
     def __init__(
@@ -88,15 +88,17 @@ class Keyring:
         self._open_without_keys = open_without_keys
         self._now = now
         if not open_without_keys and not self._fixed and not watched.entries():
-            raise KeysError(f"{watched.path} lists no key yet: pagoda key create NAME --keys-file {watched.path}")
+            raise KeysError(
+                f"{watched.path} has no keys; create one: pagoda key create NAME --keys-file {watched.path}"
+            )
 
     @property
     def is_open(self) -> bool:
-        """Whether everyone may do everything, since there is no key."""
+        """True if every request is allowed, because there is no key."""
         return self._open_without_keys and not self._entries()
 
     def authorize(self, offered: bytes | None, needed: Scope | None) -> Caller:
-        """Return whose key it is. Raises KeyNotValidError, and ScopeMissingError for a key that does not have the scope."""
+        """Return the caller with the offered key. Raises KeyNotValidError, or ScopeMissingError if the key lacks the scope."""
         if needed is None:
             return NOBODY
         if self.is_open:
@@ -106,11 +108,12 @@ class Keyring:
         if entry is None:
             raise KeyNotValidError("A valid API key is required: Authorization: Bearer KEY.")
         if (state := entry.state(self._now())) is not KeyState.VALID:
-            raise KeyNotValidError(f"The API key '{entry.name}' is {state}. Ask whoever runs this server for another.")
+            raise KeyNotValidError(
+                f"API key '{entry.name}' is {state}. Ask the administrator of this server for another."
+            )
         if needed not in entry.scopes:
             raise ScopeMissingError(
-                f"This needs the scope '{needed}', which the API key '{entry.name}' has not: "
-                f"it has {', '.join(entry.scopes)}.",
+                f"API key '{entry.name}' lacks the required scope '{needed}' (it has: {', '.join(entry.scopes)})."
             )
         return Caller(
             key_name=entry.name,

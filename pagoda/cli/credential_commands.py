@@ -105,7 +105,7 @@ def cluster_token(wanted: TokensWanted) -> None:
             word, _, file = each.partition("=")
             if word not in tuple(Role):
                 raise CommandError(
-                    f"unknown role {word!r} (allowed: {', '.join(Role)}), such as worker=/etc/pagoda/worker.token"
+                    f"unknown role {word!r} (allowed: {', '.join(Role)}; example: worker=/etc/pagoda/worker.token)"
                 )
             if not file:
                 print(new_token(Role(word)))

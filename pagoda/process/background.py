@@ -1,7 +1,7 @@
-"""Tasks that work in the background of a process: none of them ends without a word, and none leaves undone what it is there for.
+"""Background tasks, whose failures are logged and not lost.
 
-`keep_running` is for work that serves the whole process or connection: when it raises, that is logged and it begins again.
-`end_tasks` is how tasks are ended, whoever started them. Tasks whose failure must end something else are awaited by that.
+`keep_running` is for work that serves a whole process or connection: if it raises, the error is logged and the work restarts.
+`end_tasks` ends tasks. A task whose failure must end something else is awaited there instead.
 """
 
 import asyncio
@@ -20,10 +20,10 @@ logger = logging.getLogger(__name__)
 def keep_running(
     name: str, work: Callable[[], Coroutine[Any, Any, None]], *, longest_delay_s: float = LONGEST_DELAY_S
 ) -> "asyncio.Task[None]":
-    """Run `work` until it returns or the task is cancelled, and run it again whenever it raises.
+    """Run `work` until it returns or the task is cancelled, and restart it whenever it raises.
 
-    It begins again after 0.1 s, and after twice as long each time that it fails sooner than `longest_delay_s` after its begin,
-    up to `longest_delay_s`. `name` says in the log whose failure it was.
+    The delay before a restart is 0.1 s. It doubles, up to `longest_delay_s`, each time that the work fails sooner than
+    `longest_delay_s` after its start. `name` identifies the task in the log.
     """
     return asyncio.create_task(_keep_running(name, work, longest_delay_s), name=name)
 
@@ -40,7 +40,7 @@ async def _keep_running(name: str, work: Callable[[], Coroutine[Any, Any, None]]
                 delay_s, last_failure = FIRST_DELAY_S, ""
             delay_s = min(delay_s, longest_delay_s)
             told = {"task": name, "reason": repr(error), "again_in_s": delay_s}
-            # The traceback once: a failure that goes on is one line for each try.
+            # The traceback is logged once; a repeated failure is one line for each try.
             logger.error("background task failed", exc_info=repr(error) != last_failure, extra=told)
             last_failure = repr(error)
         await asyncio.sleep(delay_s)
@@ -48,9 +48,9 @@ async def _keep_running(name: str, work: Callable[[], Coroutine[Any, Any, None]]
 
 
 async def tell_when_held(limit_s: float = HELD_LIMIT_S) -> None:
-    """Until cancelled, write to stderr where every thread is whenever the event loop is held for longer than `limit_s`.
+    """Write the stacks of all threads to stderr whenever the event loop is blocked for longer than `limit_s`; run until cancelled.
 
-    A thread without the interpreter's lock does it, so that it works whatever holds the loop. For a whole process, once.
+    A thread without the interpreter's lock writes them, so that it works whatever blocks the loop. Use it once per process.
     """
     try:
         while True:
@@ -61,9 +61,9 @@ async def tell_when_held(limit_s: float = HELD_LIMIT_S) -> None:
 
 
 async def end_tasks(*tasks: "asyncio.Task[Any]") -> None:
-    """Cancel the tasks and wait until they have ended. What fails on its way out is logged.
+    """Cancel the tasks and wait until they have ended. Log failures during cancellation.
 
-    The failure of a task that had ended before is left to whoever awaits it.
+    The failure of a task that had already ended is left to the code that awaits it.
     """
     running = [task for task in tasks if not task.done()]
     for task in running:
@@ -75,6 +75,6 @@ async def end_tasks(*tasks: "asyncio.Task[Any]") -> None:
 
 
 def report_failure(task: "asyncio.Task[Any]") -> None:
-    """Log why the task failed, if it did. Also a callback for `add_done_callback`, where nobody awaits the task."""
+    """Log the task's failure, if it failed. Also usable with `add_done_callback` for a task that is not awaited."""
     if not task.cancelled() and (error := task.exception()) is not None:
         logger.error("background task failed", exc_info=error, extra={"task": task.get_name(), "reason": repr(error)})

@@ -1,6 +1,6 @@
-"""How every tier's process ends: SIGTERM or SIGINT asks for an orderly end, a second one for an end at once.
+"""The end of a tier's process: the first SIGTERM or SIGINT shuts it down gracefully, a second one immediately.
 
-Some exit codes have a meaning of their own, for whoever starts the processes.
+Some exit codes have a meaning for the supervisor of the processes.
 """
 
 import asyncio
@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable
 
 DEVICE_LOST = 70
-"""A worker whose device computes nothing more in that process: a new process finds it usable again."""
+"""Exit code of a worker whose device has failed for that process. A new process can use the device again."""
 
 EXIT_CODE_MEANINGS = {DEVICE_LOST: "its device was lost"}
 
@@ -19,19 +19,19 @@ logger = logging.getLogger(__name__)
 
 
 def end_on_stop_signal() -> None:
-    """While nothing runs yet that would have to end first. `on_stop_signal` takes over."""
+    """Exit at once on SIGTERM or SIGINT, for the time before anything needs a graceful end. `on_stop_signal` replaces it."""
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: sys.exit(0))
 
 
 def on_stop_signal(begin: Callable[[], object]) -> None:
-    """Call `begin` at the first one. The second ends the process as if the signal had killed it: with 128 + its number."""
+    """Call `begin` at the first SIGTERM or SIGINT. The second one ends the process with 128 plus the signal's number."""
     has_begun = False
 
     def on_signal(number: int) -> None:
         nonlocal has_begun
         if has_begun:
-            logger.warning("ended by a second signal", extra={"signal": signal.Signals(number).name})
+            logger.warning("second signal received; exiting now", extra={"signal": signal.Signals(number).name})
             os._exit(128 + number)
         has_begun = True
         begin()

@@ -1,4 +1,4 @@
-"""A lock between processes, held on a file. It ends with the process that holds it, however that one ends."""
+"""A lock between processes, held on a file. The kernel releases it when the process ends, however it ends."""
 
 import fcntl
 from collections.abc import Iterator
@@ -8,9 +8,9 @@ from pathlib import Path
 
 @contextmanager
 def file_lock(path: Path, *, wait: bool = True) -> Iterator[None]:
-    """Waits for as long as another process holds the lock, or else raises BlockingIOError at once.
+    """Hold the lock while the block runs. If another process holds it, wait, or with `wait=False` raise BlockingIOError.
 
-    The file stays behind: deleting it would split the lock.
+    The file is never deleted: two processes could then lock two files of the same name.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a") as file:

@@ -1,6 +1,6 @@
-"""How every process writes its log: one line per event on stderr, a fixed message and its values as fields.
+"""Logging of all processes: one line per event on stderr, with a fixed message and values as fields.
 
-Prompt text never belongs in a field.
+Fields must never contain prompt text.
 """
 
 import json
@@ -12,29 +12,29 @@ from typing import Any, Literal
 LogFormat = Literal["text", "json"]
 LogLevel = Literal["debug", "info", "warning", "error"]
 
-# What a record has without `extra`; taskName and message come later, from asyncio and from formatting.
+# Fields of a record without `extra`. asyncio adds taskName, and formatting adds message.
 _STANDARD_FIELDS = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
 
 def configure_logging(level: LogLevel, log_format: LogFormat) -> None:
-    """Replace whatever was configured. Called once, by a process's `__main__`."""
+    """Configure the log of this process, replacing any earlier configuration. Called once, by a process's `__main__`."""
     output = logging.StreamHandler(sys.stderr)
     output.setFormatter(JSONFormatter() if log_format == "json" else TextFormatter())
     logging.basicConfig(level=level.upper(), handlers=[output], force=True)
-    # httpx reports every request at INFO; our own lines say what matters.
+    # httpx logs every request at INFO, which our own lines make unnecessary.
     logging.getLogger("httpx").setLevel(logging.WARNING)
     # OpenTelemetry's API warns of each malformed tracestate and quotes it: a client could write lines into the log.
     logging.getLogger("opentelemetry.trace").setLevel(logging.ERROR)
 
 
 def configure_warnings() -> None:
-    """Let a command that keeps no log say what a log would warn of. Until a log is configured Python writes this to stderr."""
+    """Format warnings of a command that configures no log, which Python writes to stderr."""
     if logging.lastResort is not None:
         logging.lastResort.setFormatter(WarningFormatter())
 
 
 class WarningFormatter(logging.Formatter):
-    """`Warning: model cannot be read (manifest=/home/you/.pagoda/models/a/latest/manifest.json, reason="it is empty")`"""
+    """A format for people: `Warning: model cannot be read (manifest=/home/you/…/manifest.json, reason="it is empty")`."""
 
     def format(self, record: logging.LogRecord) -> str:
         fields = ", ".join(f"{key}={_quoted(value)}" for key, value in _fields(record).items())
@@ -42,7 +42,7 @@ class WarningFormatter(logging.Formatter):
 
 
 class TextFormatter(logging.Formatter):
-    """`2026-01-31T12:00:00.000Z INFO scheduler.loop worker attached worker=w1 pages=512`"""
+    """A format of one line: `2026-01-31T12:00:00.000Z INFO scheduler.loop worker attached worker=w1 pages=512`."""
 
     def format(self, record: logging.LogRecord) -> str:
         fields = "".join(f" {key}={_quoted(value)}" for key, value in _fields(record).items())
@@ -51,7 +51,7 @@ class TextFormatter(logging.Formatter):
 
 
 class JSONFormatter(logging.Formatter):
-    """One JSON object per line; the traceback, if any, is a field."""
+    """A format of one JSON object per line. The traceback, if any, is a field."""
 
     def format(self, record: logging.LogRecord) -> str:
         entry = {

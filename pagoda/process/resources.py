@@ -1,6 +1,6 @@
-"""What this process takes of its machine: the cores and the memory that it may use, and memory that it gives back.
+"""Cores and memory that this process may use, and functions that return freed memory to the system.
 
-The C library keeps much of what is freed, below what was allocated later and still lives. Where it knows no function for this,
+The C library keeps much of the freed memory, because later allocations lie above it. If it lacks the functions to return memory,
 nothing happens.
 """
 
@@ -15,16 +15,16 @@ MAX_KEPT_BYTES = 512 * 1024
 MAX_ARENAS = 2
 
 CGROUP = Path("/sys/fs/cgroup")
-"""Where Linux tells a container its limits."""
+"""Directory in which Linux shows a container its limits."""
 
 
 def usable_cores() -> int:
-    """Return how many cores this process may use: fewer than the machine has where the process is confined to some of them."""
+    """Return how many cores this process may use, which are fewer than the machine's if it is pinned to some of them."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def machine_available_bytes() -> int:
-    """Return how much memory this process can still take: the machine's, or less where a container is limited."""
+    """Return how much memory this process can still allocate: what the machine has, or less in a limited container."""
     return min([_machine_available_bytes(), *_container_available_bytes()])
 
 
@@ -33,12 +33,12 @@ def _machine_available_bytes() -> int:
     if meminfo.exists():
         fields = dict(line.split(":", 1) for line in meminfo.read_text().splitlines())
         return int(fields["MemAvailable"].split()[0]) * 1024
-    # Elsewhere than on Linux all memory is the best that Python knows.
+    # Outside Linux, Python can tell only the total memory.
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def _container_available_bytes() -> list[int]:
-    """Nothing where there is no limit."""
+    """Return the memory left within the container's limit, as a list of one item, or an empty list without a limit."""
     try:
         limit = (CGROUP / "memory.max").read_text().strip()
         used_bytes = int((CGROUP / "memory.current").read_text())
@@ -47,21 +47,21 @@ def _container_available_bytes() -> list[int]:
         return []
     if limit == "max":
         return []
-    # The kernel counts cached files as used, and gives them up when memory is asked for.
+    # The kernel counts cached files as used, but frees them when memory is needed.
     return [max(0, int(limit) - used_bytes + int(statistics.get("inactive_file", 0)))]
 
 
 def return_freed_memory() -> None:
-    """Call it after work that took a lot and left little."""
+    """Return freed memory to the system. Call it after work that needed much memory and released it."""
     with suppress(AttributeError, OSError, TypeError):
         ctypes.CDLL(None).malloc_trim(0)
 
 
 def keep_little_freed_memory() -> None:
-    """Call it before there are threads, in a process whose many threads now and then take a lot for a moment.
+    """Let the C library keep less freed memory. Call it before threads start, if they will need much memory for short times.
 
-    Without it each thread has a part of the heap of its own, which keeps what the thread once needed, and what is large enough to
-    be mapped alone is not any more after the first such block was freed.
+    Otherwise each thread gets its own heap, which keeps the most that the thread ever needed; and after the first large block was
+    freed, large blocks come from the heap instead of a mapping of their own.
     """
     with suppress(AttributeError, OSError, TypeError):
         library = ctypes.CDLL(None)

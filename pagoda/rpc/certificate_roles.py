@@ -1,6 +1,6 @@
-"""Which role a certificate has by its names, for a scheduler that demands certificates.
+"""Roles of a certificate by its names, for a scheduler that requires certificates.
 
-A name is a DNS name or a URI of the certificate, or its common name. Patterns are those of shells: `*` is anything.
+A name is a DNS name or a URI of the certificate, or its common name. Patterns are shell patterns: `*` matches anything.
 """
 
 from collections.abc import Iterable
@@ -10,11 +10,11 @@ from fnmatch import fnmatchcase
 from pagoda.rpc.cluster_tokens import ALL_ROLES, NO_ROLE, Role
 
 ANY = "any"
-"""In a mapping: every role."""
+"""Word for all roles in a mapping."""
 
 
 def _usual_names(role: Role) -> tuple[str, ...]:
-    """Such as `worker`, `worker-0.worker.pagoda.svc` and `spiffe://cluster/ns/pagoda/worker`."""
+    """Return the default patterns, which match `worker`, `worker-0.worker.pagoda.svc` or `spiffe://cluster/ns/pagoda/worker`."""
     return role.value, f"{role}.*", f"{role}-*", f"*://*/{role}"
 
 
@@ -23,11 +23,13 @@ USUAL_NAMES = tuple((pattern, frozenset({role})) for role in Role for pattern in
 
 @dataclass(frozen=True, slots=True)
 class CertificateRoles:
+    """A mapping from name patterns to roles."""
+
     patterns: tuple[tuple[str, frozenset[Role]], ...] = USUAL_NAMES
 
     @classmethod
     def parse(cls, mapping: str) -> "CertificateRoles":
-        """Return what `worker=*.workers.example,gateway=edge-*` says; the usual names where it is empty. Raises ValueError."""
+        """Parse a mapping such as `worker=*.workers.example,gateway=edge-*`; an empty one is the default. Raises ValueError."""
         entries = [entry.strip() for entry in mapping.split(",") if entry.strip()]
         return cls(tuple(map(_entry, entries))) if entries else cls()
 
@@ -42,7 +44,7 @@ def _entry(entry: str) -> tuple[str, frozenset[Role]]:
     word, is_there, pattern = entry.partition("=")
     if word not in (*Role, ANY) or not is_there or not pattern:
         raise ValueError(
-            f"{entry!r} is no role of a certificate: write ROLE=NAME between commas, where ROLE is {', '.join(Role)} or {ANY}, "
-            "such as worker=*.workers.example"
+            f"each item must be ROLE=NAME, where ROLE is {', '.join(Role)} or {ANY}, such as worker=*.workers.example "
+            f"(got {entry!r})"
         )
     return pattern, ALL_ROLES if word == ANY else frozenset({Role(word)})

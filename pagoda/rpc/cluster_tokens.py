@@ -1,7 +1,8 @@
-"""The secrets by which the tiers of one cluster know each other over gRPC, and the files that hold them.
+"""Cluster tokens: the secrets by which the tiers of a cluster authenticate over gRPC, and the files that hold them.
 
-A token says whose it is: `gateway-…`, `worker-…` or `client-…`; one without such a beginning is for every role. A scheduler is told
-the tokens of all roles, everybody else its own. Files are read again when they change, so tokens are exchanged without a restart.
+A token begins with its role: `gateway-…`, `worker-…` or `client-…`. A token without a role is valid for all roles. A scheduler is
+configured with the tokens of all roles, any other tier with its own. Files are read again when they change, so that tokens can be
+replaced without a restart.
 """
 
 import hmac
@@ -17,7 +18,7 @@ from pathlib import Path
 logger = logging.getLogger(__name__)
 
 HOME_TOKEN_FILE = "cluster-token"
-"""Its name under PAGODA_HOME: what the tiers of one home use on this machine where nobody has told them otherwise."""
+"""Name of the token file under PAGODA_HOME that the tiers of one home use on this machine by default."""
 _SECRET_BYTES = 32
 _TOKEN = re.compile(r"[\x21-\x7e]{32,512}")
 
@@ -25,16 +26,18 @@ _Signature = tuple[int, int, int]
 
 
 class ClusterTokenError(ValueError):
-    """A sentence about a file or a variable. Never repeats a token."""
+    """An unusable file or variable of tokens. The message contains no token."""
 
 
 class Role(StrEnum):
+    """The role in which a process calls a scheduler."""
+
     GATEWAY = "gateway"
-    """It speaks for its own clients: the scheduler believes whose request it says that it is."""
+    """A caller that acts for its own clients. The scheduler trusts the tenant that it names."""
     WORKER = "worker"
-    """It computes, and so reads prompts."""
+    """A caller that computes steps, and so reads prompts."""
     CLIENT = "client"
-    """It uses the public methods, where no API keys say who may."""
+    """A caller of the public methods, if no API keys are configured."""
 
 
 ALL_ROLES = frozenset(Role)
@@ -51,22 +54,24 @@ def roles_named_by(token: str) -> frozenset[Role]:
 
 
 def parse_tokens(text: str, source: str) -> tuple[str, ...]:
-    """Return the tokens between white space. Raises ClusterTokenError where there is none, or one that could be guessed."""
+    """Return the tokens, which are separated by white space. Raises ClusterTokenError if there is none, or one is malformed."""
     tokens = tuple(text.split())
     if not tokens:
-        raise ClusterTokenError(f"{source} holds no cluster token: pagoda cluster-token makes one")
+        raise ClusterTokenError(f"{source} contains no cluster token; make one: pagoda cluster-token ROLE")
     if not all(map(_TOKEN.fullmatch, tokens)):
         raise ClusterTokenError(
-            f"{source} holds something that is no cluster token: 32 to 512 visible ASCII characters, such as pagoda "
-            "cluster-token makes"
+            f"{source} contains a malformed cluster token: it must be 32 to 512 visible ASCII characters; make one: pagoda "
+            "cluster-token ROLE"
         )
     return tokens
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClusterTokens:
-    """The tokens of some files and of a text, as they are now. A file that cannot be read any more is logged, and what it held last
-    stays in force; before it was there at all it holds nothing."""
+    """The current tokens of some files and a text.
+
+    A file that becomes unreadable is logged, and its last tokens stay valid. A file that never existed has no tokens.
+    """
 
     paths: tuple[Path, ...] = ()
     text: str = field(default="", repr=False)
@@ -76,7 +81,7 @@ class ClusterTokens:
 
     @classmethod
     def told(cls, files: str) -> "ClusterTokens | None":
-        """Return those of files that are named between commas, and of PAGODA_CLUSTER_TOKEN; None where there is neither."""
+        """Return the tokens of comma-separated files and of PAGODA_CLUSTER_TOKEN, or None if neither is set."""
         paths = tuple(Path(name.strip()).expanduser() for name in files.split(",") if name.strip())
         text = os.environ.get("PAGODA_CLUSTER_TOKEN", "").strip()
         return cls(paths=paths, text=text) if paths or text else None
@@ -86,7 +91,7 @@ class ClusterTokens:
         return cls(paths=(home / HOME_TOKEN_FILE,))
 
     def read(self) -> None:
-        """Raises ClusterTokenError for a file or a text that is no list of tokens."""
+        """Read all tokens once. Raises ClusterTokenError if a file or the text is unusable."""
         for path in self.paths:
             _read(path)
         if self.text:
@@ -96,11 +101,11 @@ class ClusterTokens:
         return tuple(token for path in self.paths for token in self._of(path)) + tuple(self.text.split())
 
     def token_of(self, role: Role) -> str | None:
-        """Return the first token with which that role is believed."""
+        """Return the first token that is valid for the role, or None."""
         return next((token for token in self.current() if role in roles_named_by(token)), None)
 
     def roles_of(self, offered: bytes) -> frozenset[Role]:
-        """Return for whom the offered token is. It is compared with every token, in constant time each."""
+        """Return the roles of the offered token. It is compared with all tokens, each in constant time."""
         roles, digest = NO_ROLE, sha256(offered).digest()
         for token in self.current():
             if hmac.compare_digest(sha256(token.encode()).digest(), digest):
@@ -114,17 +119,15 @@ class ClusterTokens:
             try:
                 tokens = _read(path)
                 if path.stat().st_mode & 0o007:
-                    logger.warning("other users may read the cluster token; chmod 600 it", extra={"path": path})
+                    logger.warning("cluster token readable by other users; run chmod 600 on it", extra={"path": path})
             except ClusterTokenError as error:
-                logger.error(
-                    "cluster token file is unusable, its last tokens stay in force", extra={"reason": str(error)}
-                )
+                logger.error("cluster token file unusable; its last tokens stay valid", extra={"reason": str(error)})
             self._known[path] = signature, tokens
         return tokens
 
 
 def make_token_file(path: Path, role: Role | None = None) -> None:
-    """Make a new token, in a file for its owner alone, unless the file is there. Raises OSError."""
+    """Write a new token to a file that only its owner may read, unless the file exists. Raises OSError."""
     if path.exists():
         return
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -133,7 +136,7 @@ def make_token_file(path: Path, role: Role | None = None) -> None:
     try:
         with os.fdopen(descriptor, "w", encoding="ascii") as file:
             file.write(new_token(role) + "\n")
-        # Unlike a rename it fails where another process was sooner: then both use that one's.
+        # Unlike a rename, a link fails if another process made the file first; then both use that one.
         os.link(unfinished, path)
     except FileExistsError:
         pass
@@ -145,7 +148,7 @@ def _read(path: Path) -> tuple[str, ...]:
     try:
         text = path.read_text(encoding="ascii", errors="replace")
     except OSError as error:
-        raise ClusterTokenError(f"cannot read the cluster token in {path}: {error.strerror or error}") from None
+        raise ClusterTokenError(f"cannot read the cluster token file {path}: {error.strerror or error}") from None
     return parse_tokens(text, str(path))
 
 

@@ -1,7 +1,4 @@
-"""Opening gRPC channels that show their tier's token with each call, and the transport options that both ends of one share.
-
-Callers make their own stubs.
-"""
+"""gRPC channels that send their tier's token with each call, and the transport options of channels and servers."""
 
 import asyncio
 import contextlib
@@ -17,13 +14,13 @@ from pagoda.rpc.transport_security import ChannelFiles, Metadata, TransportSecur
 logger = logging.getLogger(__name__)
 
 LOCAL_ONLY = TransportSecurity()
-"""Clear text, within this machine."""
-# Tiers that start together need a moment to find each other.
+"""Security of connections within this machine: clear text, without tokens."""
+# Tiers that start together need some time to find each other.
 _PATIENCE_S = 5.0
 MAX_ANSWER_BYTES = 256 * 1024 * 1024
-"""What a client takes: a step may bring a worker many prompts at once."""
+"""Largest message that a client accepts: one step may bring a worker many prompts."""
 MAX_REQUEST_BYTES = 16 * 1024 * 1024
-"""What a server takes: five million token ids and more, many times what a model reads."""
+"""Largest message that a server accepts: five million token ids or more, many times a model's context."""
 
 Options = list[tuple[str, int | str]]
 
@@ -35,32 +32,35 @@ SERVER_SIZE_OPTIONS: Options = [
     ("grpc.max_send_message_length", MAX_ANSWER_BYTES),
     ("grpc.max_receive_message_length", MAX_REQUEST_BYTES),
 ]
-# A peer that vanished without closing (a pulled cable, a frozen host) is found by these pings within half a minute.
+# These pings detect a peer that vanished without closing (a pulled cable, a frozen host) within 30 s.
 KEEPALIVE_OPTIONS: Options = [
     ("grpc.keepalive_time_ms", 20_000),
     ("grpc.keepalive_timeout_ms", 10_000),
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.max_pings_without_data", 0),
 ]
-# The other side of a restarted process is back within seconds; gRPC's own back-off would wait up to two minutes.
+# A restarted process is back within seconds; gRPC's default back-off would wait up to two minutes.
 _RECONNECT_OPTIONS: Options = [
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.min_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 2_000),
-    # Where names are given out anew, as a cluster's are, it may be at another address; gRPC would ask for that twice a minute.
+    # In a cluster, a name may resolve to a new address; by default gRPC would resolve it only twice a minute.
     ("grpc.dns_min_time_between_resolutions_ms", 1_000),
 ]
 _LOCAL_OPTIONS: Options = [
-    # Channels of one process to the same address would else share a connection, and with it the fate of one stream.
+    # Otherwise channels of one process to the same address would share a connection and fail together.
     ("grpc.use_local_subchannel_pool", 1),
-    # An http_proxy in the environment is for the world outside, never for our own tiers.
+    # An http_proxy of the environment must not apply to the tiers.
     ("grpc.enable_http_proxy", 0),
 ]
 
 
 def open_channel(address: str, security: TransportSecurity = LOCAL_ONLY) -> grpc.aio.Channel:
-    """To `unix:/path.sock` or `host:port`. It connects when first used, and after each loss, always with the certificates that it
-    was opened with. Raises InsecureAddressError, and OSError where their files cannot be read."""
+    """Open a channel to `unix:/path.sock` or `host:port`.
+
+    The channel connects when it is first used and after each loss, always with the certificates that it was opened with. Raises
+    InsecureAddressError, or OSError if a certificate's file cannot be read.
+    """
     return _open(address, security, security.channel_files(address))
 
 
@@ -78,10 +78,10 @@ def _transport(address: str, security: TransportSecurity, files: ChannelFiles | 
 
 
 class LastingChannel:
-    """A channel for as long as its process lives, which is longer than certificates do.
+    """A channel for the lifetime of a process, which may outlast its certificates.
 
-    gRPC reads a channel's certificates when it is opened, so `current` is another one once the files have changed. It is exchanged
-    in `until_ready` only, which is called when the connection is lost.
+    gRPC reads certificates when a channel is opened. So `until_ready`, which is called after a connection is lost, replaces
+    `current` if the files have changed.
     """
 
     def __init__(self, address: str, security: TransportSecurity, *, patience_s: float = _PATIENCE_S) -> None:
@@ -92,7 +92,7 @@ class LastingChannel:
         self.current = _open(address, security, self._files)
 
     async def until_ready(self) -> None:
-        """For ever if need be. An outage is one line in the log, which says why if gRPC does."""
+        """Wait until the channel is connected, without a time limit. Log an outage once, with gRPC's reason if there is one."""
         is_told = False
         while True:
             await self._renew()
@@ -109,7 +109,7 @@ class LastingChannel:
         try:
             files = self._security.channel_files(self._address)
         except OSError as error:
-            logger.warning("cannot read the certificate again, the old one stays", extra={"reason": str(error)})
+            logger.warning("certificate not readable; the old one stays in use", extra={"reason": str(error)})
             return
         if files != self._files:
             logger.info("certificate renewed", extra={"address": self._address})
@@ -117,26 +117,26 @@ class LastingChannel:
             await old.close()
 
     async def _tell(self) -> bool:
-        """Whether there was something to tell."""
+        """Log why the connection fails. Return True if there was a reason to log."""
         check = health_pb2_grpc.HealthStub(self.current).Check(health_pb2.HealthCheckRequest(), timeout=_PATIENCE_S)
         try:
             await check
         except grpc.aio.AioRpcError as error:
             reason = self._security.explain(self._address, error.details() or error.code().name)
-            logger.warning("cannot connect, trying on", extra={"address": self._address, "reason": reason})
+            logger.warning("connection failed; retrying", extra={"address": self._address, "reason": reason})
             return True
         return False
 
 
 class TokenChannel(grpc.aio.Channel):
-    """A channel whose calls each carry metadata, such as a token.
+    """A channel that adds metadata, such as a token, to each call.
 
-    gRPC's own call credentials are for TLS alone, and its interceptors of streams cost something for each message; this adds to
-    the call's beginning and to nothing else.
+    gRPC's own call credentials require TLS, and its stream interceptors cost time for each message. This one costs time only at
+    the start of a call.
     """
 
     def __init__(self, channel: grpc.aio.Channel, metadata: Callable[[], Metadata]) -> None:
-        """`metadata` is asked for each call."""
+        """Wrap a channel. `metadata` is called for each call."""
         self._channel = channel
         self._metadata = metadata
 

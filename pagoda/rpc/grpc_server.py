@@ -1,6 +1,6 @@
-"""The gRPC server that every tier starts and stops in the same way: health with a pushing Watch, and reflection.
+"""A gRPC server with health checks (Check and Watch) and reflection.
 
-A tier registers its servicers on `server` before `start`.
+The tier registers its servicers on `server` before `start`.
 """
 
 from collections.abc import Sequence
@@ -16,16 +16,16 @@ from pagoda.rpc.transport_security import TransportSecurity
 _SERVER_OPTIONS: Options = [
     *SERVER_SIZE_OPTIONS,
     *KEEPALIVE_OPTIONS,
-    # Clients ping an idle connection every 20 s; gRPC's default would punish them as a flood.
+    # Clients ping an idle connection every 20 s; gRPC's default would close it because of too many pings.
     ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
     ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
-    # Two processes on one port would each get half of the calls; better that the second one fails.
+    # Two processes on one port would each get half of the calls, so the second one must fail to start.
     ("grpc.so_reuseport", 0),
 ]
 
 
 class GrpcServer:
-    """Made inside a running event loop. The empty service name is liveness: it serves from `start` until `stop`."""
+    """A gRPC server, made inside a running event loop. The empty service name is SERVING from `start` until `stop` (liveness)."""
 
     def __init__(
         self,
@@ -36,13 +36,13 @@ class GrpcServer:
         self.address = address
         self._security = security
         self.port: int | None = None
-        """The port that was bound, for `host:0`; set by `start`. None on a unix socket."""
+        """Bound port, set by `start`. None on a unix socket."""
         self.server: grpc.aio.Server = grpc.aio.server(interceptors=interceptors, options=_SERVER_OPTIONS)
         self._health = health.aio.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self.server)
 
     async def start(self, service_names: Sequence[str]) -> None:
-        """Listen. Each named service is NOT_SERVING until `set_serving` says that it can do its work."""
+        """Start to listen. Each named service is NOT_SERVING until `set_serving` changes that."""
         reflection.enable_server_reflection((*service_names, health.SERVICE_NAME, reflection.SERVICE_NAME), self.server)
         for name in service_names:
             await self.set_serving(name, False)
@@ -50,12 +50,12 @@ class GrpcServer:
         await self.server.start()
 
     async def set_serving(self, service: str, serving: bool) -> None:
-        """Tell everyone who checks or watches the service."""
+        """Set the health of a service, for clients that check or watch it."""
         status = health_pb2.HealthCheckResponse.SERVING if serving else health_pb2.HealthCheckResponse.NOT_SERVING
         await self._health.set(service, status)
 
     async def stop(self, grace_s: float) -> None:
-        """Readiness drops at once, calls in progress get `grace_s` to end, the socket's file goes."""
+        """Set all services to NOT_SERVING, give running calls `grace_s` to end, and remove the socket's file."""
         await self._health.enter_graceful_shutdown()
         await self.server.stop(grace_s)
         path = unix_path(self.address)

@@ -275,6 +275,6 @@ def test_with_tls_a_scheduler_is_probed_as_the_manifests_say(tmp_path: Path) -> 
     make_tokens(told, "scheduler", tmp_path)
     with started(here, "scheduler", told) as running:
         wait_until_healthy(here, "scheduler", told, running)
-        assert healthcheck.main([here.scheduler("scheduler")]) == 1, "it answers in clear text"
+        assert healthcheck.main([here.scheduler("scheduler")]) == 1, "the server does not use TLS"
         running.send_signal(signal.SIGTERM)
         assert running.wait(200) == 0

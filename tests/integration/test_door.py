@@ -281,12 +281,12 @@ async def test_a_refused_call_is_not_read_first(tmp_path: Path, caplog: pytest.L
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        (["--listen", "0.0.0.0:1", "--plaintext"], "without a cluster token"),
+        (["--listen", "0.0.0.0:1", "--plaintext"], "without cluster tokens"),
         (["--listen", "0.0.0.0:1"], "in clear text"),
-        (["--listen", "127.0.0.1:1", "--cluster-token-file", "none"], "cannot read the cluster token in none"),
+        (["--listen", "127.0.0.1:1", "--cluster-token-file", "none"], "cannot read the cluster token file none"),
         (["--listen", "127.0.0.1:1", "--home", "/proc/none"], "cannot make the cluster token"),
         (["--keys-file", "none.json"], "pagoda key create"),
-        (["--tls-roles", "worker"], "write ROLE=NAME"),
+        (["--tls-roles", "worker"], "must be ROLE=NAME"),
     ],
 )
 def test_a_scheduler_that_cannot_lock_its_door_does_not_start(flags: list[str], words: str, tmp_path: Path) -> None:

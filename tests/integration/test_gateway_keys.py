@@ -361,7 +361,7 @@ def test_off_loopback_there_must_be_a_key(short_path: Path, arguments: tuple[str
 def test_a_file_without_keys_is_not_enough_off_loopback(short_path: Path) -> None:
     (short_path / "keys.json").write_text('{"keys": []}')
     refused = start(short_path, "--host", "0.0.0.0")
-    assert refused.returncode == 1 and "lists no key yet" in refused.stderr and "Traceback" not in refused.stderr
+    assert refused.returncode == 1 and "has no keys" in refused.stderr and "Traceback" not in refused.stderr
 
 
 def test_a_broken_file_ends_the_start(short_path: Path) -> None:

@@ -57,7 +57,7 @@ def test_a_misspelt_variable_is_refused(monkeypatch: pytest.MonkeyPatch, capsys:
     monkeypatch.setenv("PAGODA_STOREY_KV_MEMRY", "1GiB")
     with pytest.raises(SystemExit):
         StoreySettings.load([])
-    assert "unknown setting PAGODA_STOREY_KV_MEMRY" in capsys.readouterr().err
+    assert "unknown environment variable PAGODA_STOREY_KV_MEMRY" in capsys.readouterr().err
 
 
 def test_secrets_are_not_described() -> None:

@@ -98,7 +98,7 @@ def test_revoking_is_for_good(command: Command) -> None:
     first = command.json("revoke", "laptop")
     assert first["state"] == "revoked"
     assert command.json("revoke", "laptop")["revoked_at"] == first["revoked_at"]
-    assert "used once" in command("create", "laptop").stderr
+    assert "cannot be reused" in command("create", "laptop").stderr
 
 
 def test_an_expired_key_is_listed_as_expired(command: Command) -> None:

@@ -104,7 +104,7 @@ def test_others_who_may_read_it_are_told_of_in_the_log(tmp_path: Path, caplog: p
     path.chmod(0o644)
     known = ClusterTokens(paths=(path,))
     assert known.current() == known.current()
-    assert caplog.messages == ["other users may read the cluster token; chmod 600 it"]
+    assert caplog.messages == ["cluster token readable by other users; run chmod 600 on it"]
 
 
 def test_the_command_prints_and_writes_tokens(tmp_path: Path) -> None:
@@ -117,7 +117,7 @@ def test_the_command_prints_and_writes_tokens(tmp_path: Path) -> None:
     assert CliRunner().invoke(app, ["cluster-token", f"gateway={file}"]).exit_code == 0
     assert ClusterTokens(paths=(file,)).current() == (token,)
     refused = CliRunner().invoke(app, ["cluster-token", "scheduler"])
-    assert refused.exit_code == 1 and "it is gateway, worker, client" in refused.output
+    assert refused.exit_code == 1 and "(allowed: gateway, worker, client" in refused.output
 
 
 @pytest.mark.parametrize("tier", [WorkerSettings, GatewaySettings])
@@ -153,7 +153,7 @@ def test_the_token_of_a_home_stays_on_its_machine(tmp_path: Path) -> None:
 @pytest.mark.parametrize("address", ["0.0.0.0:1", "[::]:1", "10.0.0.7:1", "scheduler:1"])
 def test_no_scheduler_opens_its_door_to_the_network_without_tokens(address: str, tmp_path: Path) -> None:
     with pytest.raises(
-        ValueError, match=r"without a cluster token.*pagoda cluster-token.*--cluster-token-file.*--tls-ca"
+        ValueError, match=r"without cluster tokens.*pagoda cluster-token.*--cluster-token-file.*--tls-ca"
     ):
         SchedulerSettings(listen=address, plaintext=True)
     make_token_file(tmp_path / "token")
@@ -186,5 +186,5 @@ def test_a_mapping_takes_the_place_of_the_usual_names() -> None:
     assert mapped.of(["worker"]) == NO_ROLE
     assert CertificateRoles.parse("any=*").of(["whoever"]) == ALL_ROLES
     for wrong in ("worker", "worker=", "boss=*", "=x"):
-        with pytest.raises(ValueError, match="write ROLE=NAME"):
+        with pytest.raises(ValueError, match="must be ROLE=NAME"):
             SchedulerSettings(tls_roles=wrong)

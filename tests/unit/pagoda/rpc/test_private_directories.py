@@ -77,7 +77,7 @@ def test_a_link_is_not_followed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     home, elsewhere = tmp_path / ("h" * 100), tmp_path / "elsewhere"
     elsewhere.mkdir()
     socket_directory(home, "8000").symlink_to(elsewhere)
-    with pytest.raises(ForeignDirectoryError, match="is no directory of yours"):
+    with pytest.raises(ForeignDirectoryError, match="cannot be used as a private directory"):
         make_socket_directory(home, "8000")
     with pytest.raises(ServeError, match="move it away"):
         make_run_directory(options(home))

@@ -77,17 +77,17 @@ async def test_why_a_connection_failed_is_a_sentence(authority: Authority, tmp_p
     server = authority.issue("server")
     async with served(shown(server)) as address:
         assert "not signed by the authority in --tls-ca" in await failure(address, believing(stranger))
-        assert "if it speaks TLS, set --tls-ca" in await failure(address, TransportSecurity())
+        assert "if it uses TLS, set --tls-ca" in await failure(address, TransportSecurity())
     async with served(shown(authority.issue("late", valid_days=-1))) as address:
-        assert "its certificate has expired" in await failure(address, believing(authority))
+        assert "certificate has expired; renew it" in await failure(address, believing(authority))
     async with served(shown(authority.issue("elsewhere", hosts=["scheduler"]))) as address:
         assert "--tls-server-name" in await failure(address, believing(authority))
         await check(address, TransportSecurity(authority=authority.path, server_name="scheduler"))
     async with served(TransportSecurity()) as address:
-        assert "it answers in clear text" in await failure(address, believing(authority))
+        assert "the server does not use TLS" in await failure(address, believing(authority))
     async with served(shown(server, authority)) as address:
         for asking in (believing(authority), shown(stranger.issue("client"), authority)):
-            assert "if it demands certificates, set --tls-cert" in await failure(address, asking)
+            assert "if it requires certificates, set --tls-cert" in await failure(address, asking)
     assert "Connection refused" in await failure(address, believing(authority))
 
 
@@ -115,7 +115,7 @@ async def test_a_renewed_certificate_needs_no_restart(authority: Authority, capl
         files.key.unlink()
         with caplog.at_level(logging.WARNING, logger="pagoda.rpc.transport_security"):
             await check(address, believing(authority))
-    assert "the old one stays" in caplog.text
+    assert "the old one stays in use" in caplog.text
 
 
 async def test_whoever_waits_with_an_expired_certificate_shows_the_renewed_one(authority: Authority) -> None:
@@ -160,9 +160,9 @@ def test_nobody_speaks_clear_text_beyond_this_machine_unless_told_to(
         open_channel(address)
     with pytest.raises(ValueError, match=r"refusing to listen .* --tls-cert and --tls-key"):
         SchedulerSettings(listen=address)
-    with pytest.raises(ValueError, match=r"refusing to dial .* --tls-ca"):
+    with pytest.raises(ValueError, match=r"refusing to connect .* --tls-ca"):
         WorkerSettings(scheduler=f"127.0.0.1:1,{address}")
-    with pytest.raises(ValueError, match=r"refusing to dial .* --tls-ca"):
+    with pytest.raises(ValueError, match=r"refusing to connect .* --tls-ca"):
         GatewaySettings(scheduler=address)
     monkeypatch.setenv("PAGODA_CLUSTER_TOKEN", new_token())
     assert SchedulerSettings(listen=address, plaintext=True).security.server_credentials(address) is None
@@ -191,12 +191,12 @@ def test_one_set_of_variables_is_for_all_tiers(authority: Authority, monkeypatch
     [
         (SchedulerSettings, "--tls-cert none --tls-key server.key", "--tls-cert (or PAGODA_SCHEDULER_TLS_CERT): cannot read"),
         (WorkerSettings, "--tls-ca server.key", "--tls-ca (or PAGODA_WORKER_TLS_CA): server.key has no certificate"),
-        (SchedulerSettings, "--tls-cert server.crt", "--tls-cert and --tls-key go together"),
+        (SchedulerSettings, "--tls-cert server.crt", "--tls-cert and --tls-key must be set together"),
         (SchedulerSettings, "--tls-cert server.crt --tls-key other.key", "other.key is not the key of server.crt"),
         (SchedulerSettings, "--tls-cert server.key --tls-key server.key", "server.key must be a certificate"),
         (SchedulerSettings, "--tls-ca authority.crt", "set --tls-cert and --tls-key too"),
-        (GatewaySettings, "--tls-cert server.crt --tls-key server.key", "set --tls-ca"),
-        (GatewaySettings, "--tls-ca authority.crt --plaintext", "leave one of them out"),
+        (GatewaySettings, "--tls-cert server.crt --tls-key server.key", "--tls-cert requires --tls-ca"),
+        (GatewaySettings, "--tls-ca authority.crt --plaintext", "cannot be combined"),
     ],
 )  # fmt: skip
 def test_files_and_flags_that_do_not_fit_are_a_sentence(
@@ -221,4 +221,4 @@ def test_a_misspelt_shared_variable_is_refused(
     monkeypatch.setenv("PAGODA_TLS_CRT", "x")
     with pytest.raises(SystemExit):
         WorkerSettings.load([])
-    assert "unknown setting PAGODA_TLS_CRT" in capsys.readouterr().err
+    assert "unknown environment variable PAGODA_TLS_CRT" in capsys.readouterr().err
