@@ -1,76 +1,58 @@
-"""Finds stop strings in a text that arrives in pieces, and lets no part of one through.
+"""The search for stop strings in a text that arrives in pieces.
 
-The stop string that is complete first wins; of several that are complete with the same character, the one that began first.
-So the result does not depend on how the text was cut.
+The stop string that is complete first wins; of several that are complete at the same character, the longest.
+The result therefore does not depend on how the text was cut.
 """
 
 from collections.abc import Sequence
-from functools import lru_cache
 
 
 class StopMatcher:
+    """A filter that passes text on until a stop string is complete.
+
+    It holds back only the longest end of the text that is the beginning of a stop string.
+    """
+
     def __init__(self, stops: Sequence[str]) -> None:
         if "" in stops:
             raise ValueError("a stop string must not be empty")
-        self._prefixes = [_PrefixMatcher(stop) for stop in dict.fromkeys(stops)]
+        self._stops = tuple(dict.fromkeys(stops))
         self._first_characters = {stop[0] for stop in stops}
+        self._max_held = max(map(len, stops), default=1) - 1
         self._held = ""
         self.matched: str | None = None
 
     def match_next(self, text: str) -> tuple[str, str | None]:
-        """Return the text that is certain to stand before any stop string, and the stop string if one is complete.
+        """Return the text that is certain to precede any stop string, and the stop string if one is complete.
 
-        Once there is a match, nothing more comes out.
+        After a match, return no more text.
         """
-        if not self._prefixes:
-            return text, None
         if self.matched is not None:
             return "", self.matched
         if not self._held and self._first_characters.isdisjoint(text):
-            return text, None  # most text, which then costs the same however many stop strings there are
+            return text, None  # most text, which then costs the same for any number of stop strings
         pending = self._held + text
-        for position, character in enumerate(text, start=len(self._held) + 1):
-            if complete := [prefix.stop for prefix in self._prefixes if prefix.advance(character)]:
-                self.matched = max(complete, key=len)
+        # `str.find` would search the held text again with each piece: quadratic for long stop strings.
+        for end in range(len(self._held) + 1, len(pending) + 1):
+            if pending.endswith(self._stops, 0, end):
+                self.matched = max((stop for stop in self._stops if pending.endswith(stop, 0, end)), key=len)
                 self._held = ""
-                return pending[: position - len(self.matched)], self.matched
-        num_safe = len(pending) - max(prefix.num_matched for prefix in self._prefixes)
-        self._held = pending[num_safe:]
-        return pending[:num_safe], None
+                return pending[: end - len(self.matched)], self.matched
+        start = self._find_held(pending)
+        self._held = pending[start:]
+        return pending[:start], None
 
     def release_held(self) -> str:
-        """Return what was held back at the text's end, which is no stop string."""
+        """Return the text that is still held back, once no more text can complete a stop string."""
         held, self._held = self._held, ""
         return held
 
-
-class _PrefixMatcher:
-    """How much of one stop string the end of the text matches (Knuth, Morris and Pratt): constant work per character."""
-
-    def __init__(self, stop: str) -> None:
-        self.stop = stop
-        self.num_matched = 0
-        self._fallback = _fallbacks(stop)
-
-    def advance(self, character: str) -> bool:
-        """Return whether the stop string is complete with this character."""
-        self.num_matched = _next_match(self.stop, self._fallback, self.num_matched, character)
-        return self.num_matched == len(self.stop)
-
-
-@lru_cache(maxsize=256)
-def _fallbacks(stop: str) -> Sequence[int]:
-    """Return, for each prefix length, the length of the longest shorter prefix that the prefix also ends in.
-
-    Kept, because each sample of a request asks for the same.
-    """
-    fallback = [0, 0]
-    for character in stop[1:]:
-        fallback.append(_next_match(stop, fallback, fallback[-1], character))
-    return fallback
-
-
-def _next_match(stop: str, fallback: Sequence[int], num_matched: int, character: str) -> int:
-    while num_matched and stop[num_matched] != character:
-        num_matched = fallback[num_matched]
-    return num_matched + (stop[num_matched] == character)
+    def _find_held(self, text: str) -> int:
+        """Return where the longest end of the text begins that is the beginning of a stop string."""
+        for start in range(max(0, len(text) - self._max_held), len(text)):
+            if text[start] in self._first_characters:
+                end = text[start:]
+                for stop in self._stops:
+                    if stop.startswith(end):
+                        return start
+        return len(text)

@@ -1,4 +1,4 @@
-"""Stop strings: exactly the text before the first match comes out, however the text is cut into pieces."""
+"""Tests of the search for stop strings: only the text before the first match comes out, however the text is cut."""
 
 from collections.abc import Sequence
 
@@ -8,18 +8,28 @@ from hypothesis import strategies as st
 
 from gateway.answers.stop_strings import StopMatcher
 
-# Few different characters, so that stops overlap each other and themselves.
-TEXTS = st.text("abc", max_size=40)
-STOPS = st.lists(st.text("abc", min_size=1, max_size=5), max_size=4)
+# Few different characters, so that stops overlap each other and themselves; some need two or four bytes each.
+ALPHABETS = st.sampled_from(["a", "ab", "abc", "aé", "a日", "a😀"])
+CASES = ALPHABETS.flatmap(
+    lambda alphabet: st.tuples(
+        st.lists(st.text(alphabet, max_size=12), max_size=8),
+        st.lists(st.text(alphabet, min_size=1, max_size=6), max_size=4),
+    )
+)
 
 
-def expected(text: str, stops: Sequence[str]) -> tuple[str, str | None]:
-    """Told plainly: the shortest beginning of the text that ends in a stop string; then the longest such stop string."""
+def released_text(text: str, stops: Sequence[str]) -> tuple[str, str | None]:
+    """Return what must have come out once this text has arrived, and the stop string that ended it.
+
+    This is the specification: the shortest beginning of the text that ends in a stop string; then the longest such
+    stop string. Without one, all comes out but the longest end of the text that may still become a stop string.
+    """
     for end in range(1, len(text) + 1):
         if complete := [stop for stop in stops if text[:end].endswith(stop)]:
             longest = max(complete, key=len)
             return text[: end - len(longest)], longest
-    return text, None
+    safe = next(start for start in range(len(text) + 1) if any(stop.startswith(text[start:]) for stop in (*stops, "")))
+    return text[:safe], None
 
 
 def run(pieces: Sequence[str], stops: Sequence[str]) -> tuple[str, str | None, list[str]]:
@@ -29,20 +39,25 @@ def run(pieces: Sequence[str], stops: Sequence[str]) -> tuple[str, str | None, l
     return "".join(emitted), matcher.matched, emitted
 
 
-@given(pieces=st.lists(TEXTS, max_size=8), stops=STOPS)
-def test_any_chunking_gives_the_text_before_the_first_match(pieces: list[str], stops: list[str]) -> None:
-    text, matched, _ = run(pieces, stops)
-    assert (text, matched) == expected("".join(pieces), stops)
-    assert not any(stop in text for stop in stops)
-
-
-@given(text=TEXTS, stops=STOPS)
-def test_nothing_is_held_back_that_cannot_begin_a_stop_string(text: str, stops: list[str]) -> None:
+@given(case=CASES)
+def test_each_piece_releases_all_text_that_is_safe_however_it_is_cut(case: tuple[list[str], list[str]]) -> None:
+    pieces, stops = case
     matcher = StopMatcher(stops)
-    emitted, matched = matcher.match_next(text)
-    if matched is None:
-        held = text[len(emitted) :]
-        assert held == "" or any(stop.startswith(held) and stop != held for stop in stops)
+    arrived = emitted = ""
+    for piece in pieces:
+        arrived += piece
+        released, matched = matcher.match_next(piece)
+        emitted += released
+        assert (emitted, matched) == released_text(arrived, stops)
+
+
+@given(case=CASES)
+def test_what_was_held_back_comes_out_at_the_end_unless_a_stop_string_did(case: tuple[list[str], list[str]]) -> None:
+    pieces, stops = case
+    text, matched, _ = run(pieces, stops)
+    whole = "".join(pieces)
+    assert text == (whole if matched is None else released_text(whole, stops)[0])
+    assert not any(stop in text for stop in stops)
 
 
 @pytest.mark.parametrize(
@@ -64,7 +79,7 @@ def test_examples(pieces: list[str], stops: list[str], emitted: list[str], match
     assert run(pieces, stops)[1:] == (matched, emitted)
 
 
-def test_a_long_stop_string_that_nearly_matches_itself_costs_no_more() -> None:
+def test_a_long_stop_string_that_nearly_matches_itself_is_found() -> None:
     stop = "a" * 20_000 + "b"
     text, matched, _ = run(["a" * 50_000, "b", "c"], [stop])
     assert (text, matched) == ("a" * 30_000, stop)
