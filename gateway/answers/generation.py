@@ -1,6 +1,6 @@
-"""From a prompt in tokens to a stream of text, the one path that both dialects take, streaming or not.
+"""The one path from a prompt in tokens to a stream of text, for both dialects, streaming or not.
 
-Sends a request to the scheduler, tells it where a stop string ended a sample, and keeps the record of each request.
+It sends a request to a scheduler, reports where a stop string ended a sample, and keeps the record of each request.
 """
 
 import secrets
@@ -29,6 +29,8 @@ from pagoda.wire.inference_request import InferenceRequest
 
 
 class TextGenerator:
+    """The generator of text events: sends each request to a scheduler and turns its tokens into text."""
+
     def __init__(
         self,
         placement: Placement,
@@ -43,18 +45,18 @@ class TextGenerator:
         self._timeout_s = timeout_s
 
     async def fit_requests(self, model: ServedModel, requests: Sequence[TextRequest]) -> list[TextRequest]:
-        """Return the requests as the model's window allows them, or raise the error of the first that does not fit."""
+        """Return the requests, fitted to the model's window. Raises the error of the first that does not fit."""
         window = await self.window_of(model)
         return [fit_to_window(request, window) for request in requests]
 
     async def window_of(self, model: ServedModel) -> int:
-        """Return how many tokens prompt and answer may have together."""
+        """Return how many tokens a prompt and its answer may have together."""
         return (await self._models.model_info(model.model)).max_model_len
 
     def generate_text(self, model: ServedModel, requests: Sequence[TextRequest], http: HTTPContext) -> TextEvents:
-        """Yield the events of all requests, which must fit; each prompt's samples are numbered behind the last's.
+        """Yield the events of all requests, which must fit the window. Samples are numbered across the prompts, in their order.
 
-        Raises FORBIDDEN for what the caller's key does not allow.
+        Raises FORBIDDEN if the caller's key does not allow the priority.
         """
         streams, first_index = [], 0
         group_id = uuid.uuid4().hex if len(requests) > 1 else ""
@@ -117,7 +119,7 @@ def _priority(request: TextRequest, caller: Caller) -> int:
 async def _text_events(
     opened: OpenRequest, request: TextRequest, model: ServedModel, record: RequestRecord
 ) -> TextEvents:
-    """Yield the text of the samples as it comes, and what else the client sees of them."""
+    """Yield the text of the samples as it arrives, and the other events that the client sees."""
     samples = [SampleText(index, request, model) for index in range(request.num_samples)]
     wants_scores = request.sampling.params.num_prompt_logprobs is not None
     score = PromptScore(request, model.tokenizer)
@@ -126,7 +128,7 @@ async def _text_events(
             case Started():
                 record.record_start(event)
                 yield SampleBegan(index=event.sample_index)
-                # A prompt of one token has nothing to wait for.
+                # A prompt of one token has no log-probabilities to wait for.
                 if wants_scores:
                     score.begin_sample(event.sample_index)
                     for scored in await score.whole_scores():
@@ -150,7 +152,7 @@ async def _text_events(
                 event = sample.billed_finish(event)
                 record.record_finish(event)
                 if event.reason is FinishReason.ABORT:
-                    raise unavailable("The request was ended by the server. It is safe to try again.")
+                    raise unavailable("The server ended the request. It is safe to try again.")
                 if (rest := sample.flush_text()) is not None:
                     yield rest
                 yield _sample_ended(event, sample, opened.generated[event.sample_index])

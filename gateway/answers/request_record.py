@@ -1,4 +1,4 @@
-"""What became of one request, from arrival to end: its metrics, and its one line in the log. Never its text."""
+"""The record of one request from arrival to end: its metrics and its one log line, which never contain its text."""
 
 import logging
 import time
@@ -18,6 +18,8 @@ logger = logging.getLogger(__name__)
 
 
 class RequestRecord:
+    """The record of one request: observes its events, and logs it once at its end."""
+
     def __init__(
         self, request: InferenceRequest, sampling: SamplingChoice, http: HTTPContext, metrics: GatewayMetrics
     ) -> None:
@@ -57,7 +59,7 @@ class RequestRecord:
         self._metrics.generation_tokens.inc(len(event.token_ids))
 
     def record_move(self, event: Moved) -> None:
-        """Record that the request has lost its worker or its scheduler, and resumed."""
+        """Record that a sample resumed on another worker or scheduler."""
         self._metrics.moved.inc()
         self._trace.trace_move(event)
 
@@ -85,7 +87,7 @@ class RequestRecord:
         self._outcome = "abort" if error.kind is ErrorKind.CLIENT_CLOSED else "error"
 
     def close_record(self) -> None:
-        """Log the request, which is over, and count samples that did not finish by its outcome."""
+        """Log the ended request, and count its unfinished samples under its outcome."""
         for ended in self._ended:
             if not ended:
                 self._outcome = "error" if self._outcome == "error" else "abort"
@@ -112,7 +114,8 @@ class RequestRecord:
         )
 
     def _sampling(self) -> dict[str, Any]:
-        """Return what applied, named as in pagoda/models/sampling_defaults.py. Stop strings are text: their number is enough."""
+        """Return the parameters that applied, named as in pagoda/models/sampling_defaults.py. Of stop strings only their number is
+        logged, because they are text."""
         sampling = self._request.sampling
         values = {name: each.value for name, each in self._chosen.items()}
         if "stop" in values:
@@ -121,7 +124,7 @@ class RequestRecord:
 
 
 def _by_source(chosen: Mapping[str, Parameter]) -> dict[str, list[str]]:
-    """Name the parameters by their source, without the API's own values, which are all the others."""
+    """Return the parameters' names by source. Those that are not listed have the API's own values."""
     named: dict[str, list[str]] = {}
     for name, parameter in chosen.items():
         if parameter.source is not Source.API:

@@ -1,4 +1,4 @@
-"""The text of one sample while its tokens arrive: detokenized, cut at stop strings, with log-probabilities that have text."""
+"""The text of one sample while its tokens arrive: detokenized, cut at stop strings, with the log-probabilities of its tokens."""
 
 from dataclasses import replace
 
@@ -13,7 +13,7 @@ from pagoda.wire.finished import Finished, FinishReason
 
 
 class SampleText:
-    """The text that is safe to emit: complete characters, no possible beginning of a stop string."""
+    """Text that is safe to emit: complete characters, no possible beginning of a stop string."""
 
     def __init__(self, index: int, request: TextRequest, model: ServedModel) -> None:
         self.num_tokens = 0
@@ -25,12 +25,13 @@ class SampleText:
         self._min_tokens = request.sampling.params.min_tokens
         self._include_stop = request.include_stop
         ending = () if request.sampling.params.ignore_eos else model.model.eos_token_ids
-        # A token that ends the sample is counted, but it is part of the answer only if that was asked for.
+        # A token that ends the sample is counted, but is part of the answer only on request.
         self._textless = frozenset(() if request.include_stop else (*request.sampling.params.stop_token_ids, *ending))
         self._logprobs: list[TokenText] = []
         self._token_ids: list[int] = []
 
     def add_tokens(self, tokens: Tokens) -> TextDelta | None:
+        """Add tokens and return the text that is now safe to emit, or None if there is none."""
         if self.matched_stop is not None:
             return None
         text = ""
@@ -46,7 +47,7 @@ class SampleText:
         return self._next_delta(text)
 
     def flush_text(self) -> TextDelta | None:
-        """Return what was held back until the end, when no stop string came of it."""
+        """Return the text that was held back until the sample's end, if no stop string ended it."""
         if self.matched_stop is not None:
             return self._next_delta("", at_end=True)
         text = self._release_text(self._detokenizer.decode_rest())
@@ -55,21 +56,24 @@ class SampleText:
         return self._next_delta(text, at_end=True)
 
     def billed_finish(self, finished: Finished) -> Finished:
-        """End at the stop string, even where the scheduler saw another end before it heard of that."""
+        """Return the end as billed: at the stop string, even if the scheduler ended the sample otherwise before it was notified."""
         if self.matched_stop is None:
             return finished
         usage = replace(finished.usage, num_output_tokens=self.num_tokens)
         return replace(finished, reason=FinishReason.STOP, stop_token_id=None, usage=usage)
 
     def _release_text(self, text: str) -> str:
-        # Like a stop token, a stop string does not end a sample before min_tokens.
+        # Neither a stop token nor a stop string ends a sample before min_tokens.
         if self.num_tokens <= self._min_tokens:
             return text
         released, self.matched_stop = self._matcher.match_next(text)
         return released + (self.matched_stop or "") if self._include_stop else released
 
     def _next_delta(self, text: str, *, at_end: bool = False) -> TextDelta | None:
-        """Ids wait for the text of their tokens, and so do log-probabilities, those at the latest until the end."""
+        """Return the text with the ids and log-probabilities of its tokens, which wait for it.
+
+        At the end, log-probabilities that have no text are returned too.
+        """
         if not text and not (at_end and self._logprobs):
             return None
         logprobs, self._logprobs = tuple(self._logprobs), []

@@ -1,4 +1,4 @@
-"""What becomes of a request, as text: the events that both dialects turn into their own objects."""
+"""The events of a request as text, which both dialects turn into their own objects."""
 
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
@@ -14,48 +14,52 @@ class TokenText:
     text: str
     utf8: bytes
     logprob: float | None
-    """None for the first token of a prompt, which nothing came before."""
+    """None for the first token of a prompt, which has no context."""
     top: tuple["TokenText", ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SampleBegan:
+    """The start of a sample."""
+
     index: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PromptScored:
-    """The log-probabilities of the prompt's tokens, where they were asked for: before the sample's first text."""
+    """The log-probabilities of the prompt's tokens, if requested. They precede the sample's first text."""
 
     index: int
     tokens: Sequence[TokenText]
     """The same object for all samples of a prompt."""
 
 
-@dataclass(slots=True, kw_only=True)  # Not frozen, which costs a microsecond for each token.
+@dataclass(slots=True, kw_only=True)  # Not frozen: that would cost a microsecond per token.
 class TextDelta:
-    """More text of a sample: whole characters, nothing that may yet become a stop string."""
+    """More text of a sample: complete characters, no possible beginning of a stop string."""
 
     index: int
     text: str
     logprobs: tuple[TokenText, ...]
-    """Of the tokens whose text came free; empty unless asked for."""
+    """Log-probabilities of the tokens whose text is released; empty unless requested."""
     token_ids: tuple[int, ...]
-    """Those since the delta before."""
+    """Tokens since the previous delta."""
     num_tokens: int
-    """Tokens of the sample so far."""
+    """Number of the sample's tokens so far."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SampleEnded:
+    """The end of a sample."""
+
     index: int
     reason: FinishReason
     stop_reason: str | int | None
-    """The stop string or stop token id that ended it; None for the model's own end and for a limit."""
+    """Stop string or stop token id that ended the sample; None if the model or a limit ended it."""
     usage: Usage
     timings: Timings
     token_ids: tuple[int, ...]
-    """All of the sample."""
+    """All tokens of the sample."""
 
 
 TextEvent = SampleBegan | PromptScored | TextDelta | SampleEnded

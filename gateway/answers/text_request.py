@@ -1,7 +1,7 @@
-"""One prompt in tokens and what is wanted of its answer, as a dialect understood it; and how both fit into a window.
+"""One prompt in tokens with the options of its answer, and how both fit into a window.
 
-What it samples with is what its client asked, completed by pagoda/models/sampling_defaults.py. Each dialect says what was asked,
-in Ollama's names, and which of its own values come last.
+The sampling parameters are those of the request, completed by pagoda/models/sampling_defaults.py. Each dialect passes the requested
+ones under Ollama's names, and its own defaults, which apply last.
 """
 
 from collections.abc import Mapping
@@ -19,44 +19,48 @@ RANDOM_SEED = -1
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SamplingChoice:
+    """The sampling parameters of a request, after defaults."""
+
     params: SamplingParams
-    """Without a seed; that is `seed`."""
+    """Parameters for the worker; their seed is unset, see `seed`."""
     seed: int | None = None
-    """None draws one at random."""
+    """Seed of the request; None draws one at random."""
     stops: tuple[str, ...] = ()
     max_total_tokens: int | None = None
-    """The model's or the client's own limit on prompt and output together, besides the window."""
+    """Limit of the model or the client on prompt and output together, besides the window."""
     parameters: Mapping[str, Parameter] = field(default_factory=lambda: MappingProxyType({}))
     """Each value with its source, for the log."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TextRequest:
+    """One prompt in tokens, with the options of its answer."""
+
     prompt_token_ids: tuple[int, ...]
     prompt_text: str | None = None
-    """The prompt as its client wrote it, where it was a text and nothing of it was cut."""
+    """Prompt as the client wrote it; None if it was not a text or was cut."""
     prompt_field: str
-    """What the dialect calls the prompt, for errors."""
+    """Name of the prompt in the dialect, for errors."""
     sampling: SamplingChoice
     include_stop: bool = False
-    """Whether what ended a sample, a stop string or a token, is part of its text."""
+    """True if the stop string or token that ended a sample is part of its text."""
     skip_special_tokens: bool = True
     num_samples: int = 1
     cut_to_fit: bool = False
-    """A prompt that leaves no room loses its beginning."""
+    """True if a prompt that leaves no room loses its beginning."""
     cache_salt: str = ""
     priority: int | None = None
-    """Lower goes first. None is as urgent as the caller's key allows, at most 0."""
+    """Priority; lower goes first. None is as urgent as the caller's key allows, at most 0."""
     keep_alive_s: float | None = None
-    """How long the model is to stay in memory afterwards; None says nothing about it."""
+    """Seconds for which the model stays loaded afterwards; None leaves its keep-alive unchanged."""
 
 
 def choose_sampling(
     asked: Mapping[str, Any], defaults: ModelDefaults, api: APIValues, request_only: SamplingParams
 ) -> SamplingChoice:
-    """Complete what was asked. `request_only` has the fields that no source but the request names.
+    """Complete the requested parameters with defaults. `request_only` has the fields that only a request can set.
 
-    Raises InvalidRequestError where the values do not go together.
+    Raises InvalidRequestError if the values contradict each other.
     """
     parameters = defaults.choose(asked, api)
     values = {name: each.value for name, each in parameters.items()}
@@ -68,7 +72,7 @@ def choose_sampling(
         min_p=values["min_p"],
         presence_penalty=values["presence_penalty"],
         frequency_penalty=values["frequency_penalty"],
-        # A window of 0 switches the penalty off; -1 is the whole context, which SamplingParams calls 0.
+        # A window of 0 disables the penalty; -1 is the whole context, which SamplingParams calls 0.
         repetition_penalty=1.0 if window == 0 else values["repeat_penalty"],
         repetition_window=max(0, window),
         max_tokens=_max_tokens(parameters.get("num_predict"), request_only.min_tokens),
@@ -87,12 +91,12 @@ def choose_sampling(
 def _max_tokens(limit: Parameter | None, min_tokens: int) -> int | None:
     if limit is None or limit.value < 0:
         return None
-    # A default is not in the way of a request that wants more.
+    # A default must not cut a request that sets a higher min_tokens.
     return int(limit.value if limit.source is Source.REQUEST else max(limit.value, min_tokens))
 
 
 def fit_to_window(request: TextRequest, window: int) -> TextRequest:
-    """Cut or refuse a prompt that leaves no room, and limit max_tokens to what fits."""
+    """Cut or refuse a prompt that leaves no room, and limit max_tokens to the room that is left."""
     limit = request.sampling.max_total_tokens
     if limit is not None:
         window = min(window, limit)
@@ -101,7 +105,7 @@ def fit_to_window(request: TextRequest, window: int) -> TextRequest:
         request = replace(request, prompt_token_ids=prompt)
     num_prompt_tokens = len(request.prompt_token_ids)
     if num_prompt_tokens == 0:
-        raise InvalidRequestError("The prompt is empty.", param=request.prompt_field)
+        raise InvalidRequestError("The prompt is empty; it must have at least one token.", param=request.prompt_field)
     if num_prompt_tokens >= window:
         raise PromptTooLongError(num_prompt_tokens=num_prompt_tokens, window=window, param=request.prompt_field)
     room, params = window - num_prompt_tokens, request.sampling.params
@@ -111,7 +115,7 @@ def fit_to_window(request: TextRequest, window: int) -> TextRequest:
 
 
 def _reserved(sampling: SamplingChoice, window: int) -> int:
-    """Return how many tokens a prompt that is cut leaves for its answer: what was asked, or a default up to half the window."""
+    """Return how many tokens a cut prompt leaves for its answer: the requested limit, or a default of at most half the window."""
     limit = sampling.parameters.get("num_predict")
     most = window - 1 if limit is None or limit.source is Source.REQUEST else max(1, window // 2)
     return min(sampling.params.max_tokens or 1, most, window - 1)

@@ -1,7 +1,7 @@
-"""One request that is open at a scheduler: a bounded buffer of its events, and all that it takes to go on elsewhere.
+"""One open request: a bounded buffer of its events, and the state that it needs to resume on another scheduler.
 
-The session's reader puts events in and never waits for a slow consumer: a buffer that overflows ends this request only. After
-a resumption the consumer sees no event twice.
+The session's reader adds events and never waits for a slow consumer. A buffer that overflows ends only this request. After a
+resumption the consumer sees no event twice.
 """
 
 import asyncio
@@ -17,48 +17,48 @@ from pagoda.wire.inference_request import InferenceRequest, ResumedSample
 
 
 class Place(Protocol):
-    """Where an open request is, and what it tells the scheduler there about itself."""
+    """The session that serves an open request, and the commands that the request sends through it."""
 
     def send_finish(self, name: str, sample_index: int, num_tokens: int) -> None: ...
 
     def send_cancel(self, name: str) -> None: ...
 
     def forget_request(self, name: str) -> None:
-        """Note that the request has ended."""
+        """Record that the request has ended."""
 
 
 class OpenRequest:
-    """Iterate over it for the events; it ends when each sample has finished, or raises the one error of the request."""
+    """An iterator over the events of a request. It ends once each sample has finished, or raises the request's one error."""
 
     def __init__(self, request: InferenceRequest, *, max_buffered_events: int) -> None:
-        """`max_buffered_events` is for each sample: a step brings one event for each of them."""
+        """Create the request. `max_buffered_events` applies per sample, because each step brings one event per sample."""
         self.request = request
         self.generated: tuple[list[int], ...] = tuple([] for _ in range(request.num_samples))
-        """The token ids of each sample so far."""
+        """Token ids of each sample so far."""
         self.name = request.request_id
-        """What it is called at the place where it is."""
+        """Name of the request in its current session."""
         self.has_begun = False
-        """At that place."""
+        """True if a sample has started in the current session."""
         self.waits_until_s: float | None = None
-        """By the event loop's clock: how long it looks for a place, once it has lost one."""
+        """Latest time, by the event loop's clock, to find another scheduler; None until the request has lost one."""
         self.refused_by: set[str] = set()
-        """Addresses of the schedulers that would not take it, since it last had to wait."""
+        """Addresses of the schedulers that refused the request since it last waited."""
         self.prompt_blocks = NO_BLOCKS
-        """As they were named when it was first placed."""
+        """Hashes of the prompt's leading blocks, kept from the first look-up."""
         self._num_withdrawals = 0
         self._place: Place | None = None
         self._max_buffered_events = max_buffered_events * request.num_samples
         self._events: deque[Event] = deque()
         self._waiting: asyncio.Future[None] | None = None
-        """The consumer's, while there is nothing for it."""
+        """Future on which the consumer waits while there is no event."""
         self._unfinished = set(range(request.num_samples))
         self._finished_here: dict[int, int] = {}
-        """Samples that a stop string ended, after so many tokens."""
+        """Number of tokens of each sample that a stop string ended."""
         self._started: dict[int, Started] = {}
-        """The first of each sample."""
+        """First start of each sample."""
         self._worker_of: dict[int, str] = {}
         self._num_scored = 1
-        """Prompt tokens whose log-probabilities have come, once for all samples; the first has none."""
+        """Number of prompt tokens whose log-probabilities have arrived, including the first, which has none."""
         timeout_s = request.timeout_s
         self.deadline_s = None if timeout_s is None else asyncio.get_running_loop().time() + timeout_s
         self._error: GatewayError | None = None
@@ -78,20 +78,20 @@ class OpenRequest:
         return self._events.popleft()
 
     def finish_sample(self, sample_index: int, num_tokens: int) -> None:
-        """End the sample after `num_tokens` tokens, by a stop string. Later tokens of it are dropped; `Finished` still comes."""
+        """End the sample at a stop string, after `num_tokens` tokens. Later tokens are dropped; `Finished` still arrives."""
         if not self.is_closed:
             self._finished_here[sample_index] = num_tokens
             if self._place is not None:
                 self._place.send_finish(self.name, sample_index, num_tokens)
 
     def cancel_request(self) -> None:
-        """End the request, whose consumer has left. Allowed at any time, any number of times."""
+        """End the request because its consumer has left. May be called at any time, and repeatedly."""
         if not self.is_closed:
             self._cancel_at_place()
             self._close()
 
     def begin_at_place(self, place: Place) -> None:
-        """Note where the request was sent, and send ends found here that a lost scheduler has not confirmed."""
+        """Record the session of the request, and send it the sample ends that the previous scheduler did not confirm."""
         self._place = place
         self.has_begun = False
         for sample_index, num_tokens in self._finished_here.items():
@@ -99,11 +99,11 @@ class OpenRequest:
                 place.send_finish(self.name, sample_index, num_tokens)
 
     def leave_place(self) -> None:
-        """Note that the request is nowhere, until it begins somewhere else."""
+        """Record that the request has no session, until the next `begin_at_place`."""
         self._place = None
 
     def withdraw_request(self) -> None:
-        """Leave a place that still works and may speak of the request for a while: elsewhere it has another name."""
+        """Leave a session that still works, and take a new name: events under the old one may still arrive."""
         self._cancel_at_place()
         self.leave_place()
         self._num_withdrawals += 1
@@ -113,7 +113,7 @@ class OpenRequest:
         """Return what to send to a scheduler that has not seen this request."""
         request = replace(self.request, request_id=self.name)
         if self.deadline_s is not None:
-            # Past it, the scheduler says so: it has the words for that.
+            # After the deadline, the scheduler reports it in the next answer.
             left_s = max(0.001, self.deadline_s - asyncio.get_running_loop().time())
             request = replace(request, timeout_s=left_s)
         if not any(self.generated) and len(self._unfinished) == request.num_samples:
@@ -129,7 +129,7 @@ class OpenRequest:
         return replace(request, resumed=tuple(samples))
 
     def deliver_event(self, event: Event) -> None:
-        """Take an event from the session's reader."""
+        """Add an event from the session's reader to the buffer."""
         if self.is_closed:
             return
         seen = self._as_seen(event)
@@ -140,13 +140,13 @@ class OpenRequest:
             self._close()
 
     def fail_request(self, error: GatewayError) -> None:
-        """End the request with this error, after the events that came before it."""
+        """End the request with this error, which the consumer sees after the buffered events."""
         if not self.is_closed:
             self._error = error
             self._close()
 
     def _as_seen(self, event: Event) -> Event | None:
-        """Return what the consumer shall see of the event."""
+        """Return the event as the consumer sees it, or None if the consumer must not see it."""
         match event:
             case Tokens():
                 return event if self._record_tokens(event) else None
@@ -161,7 +161,7 @@ class OpenRequest:
                 return self._note_move(event)
 
     def _note_start(self, event: Started) -> Started | Moved:
-        """Note a start. To the consumer a sample starts once; what begins it again is a move."""
+        """Record a start. The consumer sees one start per sample; each later one becomes a `Moved` event."""
         self.has_begun = True
         previous = self._worker_of.get(event.sample_index)
         self._worker_of[event.sample_index] = event.worker_id
@@ -176,11 +176,12 @@ class OpenRequest:
         )
 
     def _note_move(self, event: Moved) -> Moved:
-        """Note a move within the scheduler."""
+        """Record a move between two workers of the scheduler."""
         self._worker_of[event.sample_index] = event.to_worker_id
         return event
 
     def _unscored(self, event: PromptLogprobs) -> PromptLogprobs | None:
+        """Return the part of the event that has not arrived before, or None if there is none."""
         start = self._num_scored
         new = event.logprobs[max(0, start - event.start) :]
         if not new:
@@ -189,7 +190,10 @@ class OpenRequest:
         return replace(event, start=start, logprobs=new)
 
     def _as_first_cached(self, event: Finished) -> Finished:
-        """Bill as cached what was cached at first: after a resumption this request itself has put most of its prompt there."""
+        """Return the end, billed with at most the cached tokens of the first start.
+
+        After a resumption most of the prompt is cached only because the request itself was computed there before.
+        """
         started = self._started.get(event.sample_index)
         if started is None:
             return event
@@ -197,7 +201,7 @@ class OpenRequest:
         return replace(event, usage=replace(event.usage, num_cached_tokens=num_cached_tokens))
 
     def _record_tokens(self, tokens: Tokens) -> bool:
-        """Record the tokens; say whether the consumer shall see them."""
+        """Record the tokens and return True if the consumer must see them."""
         if tokens.sample_index in self._finished_here:
             return False
         generated = self.generated[tokens.sample_index]
@@ -205,7 +209,7 @@ class OpenRequest:
             self._abandon(
                 GatewayError(
                     ErrorKind.INTERNAL,
-                    f"The scheduler sent token {tokens.sequence_number} of a sample where {len(generated)} was due.",
+                    f"The scheduler sent token {tokens.sequence_number} of a sample; token {len(generated)} was expected.",
                 )
             )
             return False

@@ -1,7 +1,7 @@
-"""Where each request goes, and where it resumes: at one scheduler at a time, until it has been served to its end.
+"""The placement of requests: each is at one scheduler at a time, until it has been served to its end.
 
-A scheduler that has cached its prompt and has little to do gets it (scheduler_choice.py). If that one refuses it, is lost or falls
-silent, it resumes at another one, or waits for one to come back. Only when none does in time, it ends with an error.
+A request goes to the scheduler that can compute it soonest (scheduler_choice.py). If that scheduler refuses it, is lost or stops
+answering, the request resumes at another one, or waits until one is back. If none is back in time, it ends with an error.
 """
 
 import asyncio
@@ -17,7 +17,7 @@ from gateway.upstream.scheduler_client import SchedulerClient
 from gateway.upstream.schedulers import Schedulers
 from pagoda.wire.inference_request import InferenceRequest
 
-# A client whose unread events outgrow this, for each sample, is cancelled: about a minute of decoding at 30 tokens a second.
+# A request with more unread events per sample is cancelled. This is about a minute of decoding at 30 tokens per second.
 MAX_BUFFERED_EVENTS = 2048
 RETRY_DELAY_S = 0.2
 
@@ -25,15 +25,15 @@ logger = logging.getLogger(__name__)
 
 
 class Placement:
-    """A `SchedulerListener`. Made by the process, started inside its event loop."""
+    """A `SchedulerListener` that places requests. It may be created outside the event loop, and is started inside it."""
 
     def __init__(
         self, schedulers: Schedulers, hints: PrefixHints, *, max_buffered_events: int = MAX_BUFFERED_EVENTS
     ) -> None:
         self.num_retried: Counter[str] = Counter()
-        """By address: requests that were refused there, and that another one was asked to take."""
+        """Number of requests, by address, that the scheduler refused and another one was sent."""
         self.num_displaced: Counter[str] = Counter()
-        """By address: requests that lost their place there, to go on elsewhere or after an outage."""
+        """Number of requests, by address, that lost this scheduler, to resume on another one or after an outage."""
         self._schedulers = schedulers
         self._hints = hints
         self._max_buffered_events = max_buffered_events
@@ -54,12 +54,12 @@ class Placement:
         await self._hints.close()
 
     async def open_request(self, request: InferenceRequest) -> OpenRequest:
-        """Returns once a scheduler has it. If none takes it, that is its one error."""
+        """Send the request to a scheduler and return it. If none accepts it, iterating over it raises the error."""
         opened = OpenRequest(request, max_buffered_events=self._max_buffered_events)
         await self._place(opened, self._unreachable())
         return opened
 
-    # ---- what schedulers do with requests
+    # ---- reactions to schedulers
 
     def on_lost_session(self, client: SchedulerClient, requests: list[OpenRequest]) -> None:
         for opened in requests:
@@ -67,7 +67,7 @@ class Placement:
             self._place_again(opened, unavailable("The connection to the scheduler was lost."))
 
     def on_stranded_requests(self, client: SchedulerClient, requests: list[OpenRequest]) -> None:
-        """Leave the requests there, unless another scheduler would compute them."""
+        """Move the requests to other schedulers that are ready; without one, leave them where they are."""
         for opened in requests:
             if self._is_another_ready(opened):
                 client.withdraw_request(opened)
@@ -105,17 +105,17 @@ class Placement:
         task.add_done_callback(self._placing.discard)
 
     async def _place_or_fail(self, opened: OpenRequest, error: GatewayError) -> None:
-        """Place the request; whatever goes wrong, its consumer hears of it."""
+        """Place the request. Its consumer is notified of any failure."""
         try:
             await self._place(opened, error)
         except Exception:
             logger.exception("request cannot be placed again", extra={"request": opened.name})
             opened.fail_request(GatewayError(ErrorKind.INTERNAL, "Internal server error."))
 
-    # ---- finding a place
+    # ---- placing
 
     async def _place(self, opened: OpenRequest, error: GatewayError) -> None:
-        """Send the request to the best scheduler as soon as there is one; if there is none in time, it ends with `error`."""
+        """Send the request to the best scheduler as soon as there is one. Without one in time, end it with `error`."""
         while not opened.is_closed:
             hint = await self._look_up(opened)
             if (client := self._best(opened, hint)) is not None:
@@ -129,7 +129,7 @@ class Placement:
             opened.refused_by.clear()
 
     async def _look_up(self, opened: OpenRequest) -> PrefixHint:
-        """Return who has cached the prompt. Nothing is asked where there is no choice."""
+        """Return which schedulers have cached the prompt. With fewer than two to choose from, skip the look-up."""
         model = opened.request.model
         connected = [client for client in self._schedulers.clients if client.is_connected]
         infos = [client.models[model] for client in connected if model in client.models]
@@ -144,7 +144,7 @@ class Placement:
             return None
         candidates = self._candidates(opened, hint)
         if opened.refused_by:
-            # One that is not ready has nothing better to say than who refused it already.
+            # A scheduler that is not ready would only refuse it again.
             candidates = [each for each in candidates if each.is_ready]
         best = choose(candidates, len(opened.request.prompt_token_ids))
         clients = self._schedulers.clients
@@ -158,7 +158,7 @@ class Placement:
         ]
 
     def _is_another_ready(self, opened: OpenRequest) -> bool:
-        """Than those who refused it, and who has lost its workers is not."""
+        """Return True if a scheduler that has not refused the request is ready. One that has lost its workers is not."""
         return any(each.is_ready for each in self._candidates(opened, NO_HINT))
 
     def _send_to(self, opened: OpenRequest, client: SchedulerClient, hint: PrefixHint) -> None:
@@ -167,12 +167,12 @@ class Placement:
         client.send_request(opened, len(opened.request.prompt_token_ids) - num_cached_tokens)
 
     def _waits_until_s(self, opened: OpenRequest) -> float:
-        """Return until when the request looks for a place, never past its own deadline."""
+        """Return the latest time to find a scheduler for the request, at most its own deadline."""
         until_s = self._schedulers.recover_until_s if opened.waits_until_s is None else opened.waits_until_s
         return until_s if opened.deadline_s is None else min(until_s, opened.deadline_s)
 
     async def _wait(self, timeout_s: float) -> None:
-        """Wait for something to change."""
+        """Wait until a scheduler changes, or until the time is up."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
                 await self._changed.wait()

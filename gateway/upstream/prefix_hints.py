@@ -1,6 +1,7 @@
-"""How much of a prompt each scheduler's workers have probably cached: by the shared prefix index, and by what was sent where.
+"""Estimates of how much of a prompt each scheduler's workers have cached.
 
-The second is recent_prefixes.py. Both are hints: a wrong one costs a hit, never an answer.
+They come from the shared prefix index and from the prefixes that this gateway sent recently (recent_prefixes.py). Both are hints:
+a wrong one costs a cache hit, never an answer.
 """
 
 from collections.abc import Mapping
@@ -16,7 +17,7 @@ from pagoda.wire.model_info import ModelInfo
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PromptBlocks:
-    """What the leading blocks of a prompt are called, for one model's files."""
+    """The hashes of a prompt's leading blocks, for one model's files."""
 
     root: BlockHash | None = None
     names: tuple[BlockHash, ...] = ()
@@ -27,15 +28,19 @@ NO_BLOCKS = PromptBlocks()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PrefixHint:
+    """The result of a look-up for one prompt."""
+
     blocks: PromptBlocks = NO_BLOCKS
     num_cached_tokens: Mapping[str, int]
-    """By the scheduler's address; those that have none are left out."""
+    """Number of cached prompt tokens by the scheduler's address; schedulers without any are left out."""
 
 
 NO_HINT = PrefixHint(num_cached_tokens={})
 
 
 class PrefixHints:
+    """The look-up of prompts in the shared prefix index and in the recently sent prefixes."""
+
     def __init__(self, index: PrefixIndex, max_remembered_blocks: int = MAX_REMEMBERED_BLOCKS) -> None:
         self._index = index
         self._recent = RecentPrefixes(max_remembered_blocks)
@@ -44,9 +49,9 @@ class PrefixHints:
     async def look_up_prefix(
         self, request: InferenceRequest, model: ModelInfo, known: PromptBlocks = NO_BLOCKS
     ) -> PrefixHint:
-        """Look up a prefix up to the index's own limit. `model` is what a scheduler says of the request's model.
+        """Look up the prompt's prefix, at most as long as the index allows. `model` is the description of a scheduler.
 
-        `known` is from an earlier look-up for the same request: a prompt that waits is not hashed each time that it is tried.
+        `known` is from an earlier look-up for the same request, so that a waiting prompt is not hashed at each attempt.
         """
         if not model.page_size:
             return NO_HINT
@@ -58,14 +63,14 @@ class PrefixHints:
         return PrefixHint(blocks=blocks, num_cached_tokens=num_tokens)
 
     def remember_sent(self, hint: PrefixHint, address: str) -> None:
-        """Note that the request that was asked about went to this scheduler."""
+        """Record that the request of this look-up was sent to this scheduler."""
         self._recent.remember_prefix(hint.blocks.names, address)
 
     async def close(self) -> None:
         await self._index.close()
 
     def _name_blocks(self, request: InferenceRequest, model: ModelInfo, known: PromptBlocks) -> PromptBlocks:
-        """Name the blocks as the schedulers do: the same names for the same blocks."""
+        """Return the block hashes, equal to those of the schedulers for the same blocks."""
         root = root_hash(model_digest=model.digest, page_size=model.page_size, cache_salt=request.cache_salt)
         if root == known.root:
             return known

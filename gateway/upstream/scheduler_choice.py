@@ -1,7 +1,7 @@
-"""Which scheduler a request goes to, and where to when that one refuses it: pure functions of what is known.
+"""The choice of a scheduler for a request, first and after a refusal, as pure functions.
 
-A scheduler costs what has to be computed there before the request's first token: what its best worker has not cached of the
-prompt, and for each worker what is before it.
+The cost of a scheduler is the work before the request's first token: the prompt tokens that its best worker has not cached, plus
+the pending work per worker.
 """
 
 from collections.abc import Iterable
@@ -10,29 +10,29 @@ from enum import Enum
 
 from gateway.errors import ErrorKind
 
-# What decodes takes a place in every step for some time: for who comes after it, about as if so many tokens were computed first.
+# A decoding sequence takes part in every step for some time, which delays a later request like this many tokens.
 SEQUENCE_COST = 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Candidate:
-    """A scheduler with which there is a session."""
+    """A scheduler that the gateway has a session with."""
 
     address: str
     is_ready: bool
-    """It does not drain, and has workers for the model."""
+    """True if the scheduler has workers for the model and is not draining."""
     num_workers: int = 0
-    """For the model."""
+    """Number of workers for the model."""
     num_cached_tokens: int = 0
-    """Of the prompt, where most are."""
+    """Number of prompt tokens that its best worker has cached."""
     num_pending_tokens: int = 0
-    """Of all that it has to do."""
+    """Number of tokens that the scheduler still has to compute."""
     num_sequences: int = 0
-    """That wait there or run."""
+    """Number of sequences that wait or run there."""
 
 
 def choose(candidates: Iterable[Candidate], num_prompt_tokens: int) -> Candidate | None:
-    """Return the cheapest ready one, or, where none is ready, the cheapest: it will say why it is not. Equals go by address."""
+    """Return the cheapest ready candidate; if none is ready, the cheapest, whose refusal gives the reason. Ties go by address."""
     return min(
         candidates,
         key=lambda each: (not each.is_ready, cost(each, num_prompt_tokens), each.address),
@@ -42,30 +42,32 @@ def choose(candidates: Iterable[Candidate], num_prompt_tokens: int) -> Candidate
 
 def cost(candidate: Candidate, num_prompt_tokens: int) -> float:
     """Return the candidate's cost in tokens."""
-    # The last token is computed in any case: its output is wanted.
+    # The last prompt token is always computed: its output gives the first token of the answer.
     num_uncached = max(1, num_prompt_tokens - candidate.num_cached_tokens)
     load = candidate.num_pending_tokens + SEQUENCE_COST * candidate.num_sequences
     return num_uncached + load / max(1, candidate.num_workers)
 
 
 class AfterRefusal(Enum):
-    ELSEWHERE = "another scheduler may take it, now"
-    LATER = "soon one may take it"
-    FAIL = "it ends with this error"
+    """The next step for a request that a scheduler has refused."""
+
+    ELSEWHERE = "try another scheduler now"
+    LATER = "try again soon"
+    FAIL = "end the request with this error"
 
 
-# Another scheduler may say otherwise: it may have workers, room, or that model.
+# Another scheduler may accept the request: it may have workers, room, or the model.
 _DIFFERS_ELSEWHERE = (ErrorKind.UNAVAILABLE, ErrorKind.OVERLOADED, ErrorKind.NOT_FOUND)
-# What a scheduler says that has just started and whose workers are not back yet.
+# Errors of a scheduler that has just restarted and whose workers are not back yet.
 _PASSING = (ErrorKind.UNAVAILABLE, ErrorKind.NOT_FOUND)
 
 
 def after_refusal(
     kind: ErrorKind, *, had_place: bool, num_refusals: int, is_another_ready: bool, is_recovering: bool
 ) -> AfterRefusal:
-    """Decide what becomes of a request that a scheduler has refused, the last of `num_refusals` in a row.
+    """Decide what to do with a request that a scheduler has refused, the last of `num_refusals` in a row.
 
-    One that has lost its place is brought back at any price; one that never had any is tried once more.
+    A request that has already lost a scheduler is retried as long as possible; one that never had any is retried once.
     """
     if kind not in _DIFFERS_ELSEWHERE:
         return AfterRefusal.FAIL

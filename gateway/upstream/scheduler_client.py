@@ -1,7 +1,7 @@
-"""One scheduler as the gateway sees it: whether it is there, what it says of itself, and the way to it.
+"""The gateway's client of one scheduler: its connection, its health, and its last reported models and load.
 
-Only a scheduler that answers gets a session, which is opened again whenever it breaks. While it is open the scheduler is asked
-again and again what it serves and how much it has to do: one that leaves this unanswered is as lost as one whose stream broke.
+Only a scheduler that answers gets a session, which is reopened whenever it breaks. While the session is open, the client polls
+the scheduler's models and load; a scheduler that does not answer is treated as lost, like one whose stream breaks.
 scheduler_session.py has the stream's messages, placement.py decides where requests go.
 """
 
@@ -29,17 +29,17 @@ logger = logging.getLogger(__name__)
 
 SERVICE_NAME = "protos.v1.InferenceService"
 ASK_INTERVAL_S = 1.0
-# Two in a row: one may have been lost to a pause of this process, not of the scheduler.
+# Two in a row: a single poll may time out because this process paused, not the scheduler.
 MAX_UNANSWERED = 2
 RECONNECT_DELAY_S = 0.2
-# A model of many gigabytes from a slow disk.
+# Enough for a model of many gigabytes on a slow disk.
 LOAD_TIMEOUT_S = 600.0
 
 T = TypeVar("T")
 
 
 class NotWelcomeError(GatewayError):
-    """The scheduler refuses this gateway itself, not one of its clients: whoever runs them has to see to it."""
+    """The error for a scheduler that refuses the gateway itself, not one of its clients; only an operator can solve it."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(ErrorKind.UNAVAILABLE, "The scheduler refuses this gateway.", retry_after_s=1.0)
@@ -47,9 +47,9 @@ class NotWelcomeError(GatewayError):
 
 
 class SchedulerCalls:
-    """What a scheduler is asked in one message and answers in one. Requests for text have the session's stream instead.
+    """The unary calls to a scheduler. Requests for text use the session's stream instead.
 
-    Each raises GatewayError where the answer is an error, or does not come in time.
+    Each call raises GatewayError if the answer is an error or does not arrive in time.
     """
 
     def __init__(self, channel: LastingChannel) -> None:
@@ -68,7 +68,7 @@ class SchedulerCalls:
         return SchedulerLoad.from_proto(await _or_gateway_error(call))
 
     async def keep_loaded(self, model: str, keep_alive_s: float | None, *, may_unload: bool) -> None:
-        """Returns when the model is in memory; with no time to stay at all, once that is known."""
+        """Set the model's keep-alive and return once the model is loaded; if it is 0, once the scheduler confirms it."""
         request = inference_pb2.KeepLoadedRequest(
             model=model, keep_alive_s=keep_alive_s, keep_alive_only_prolongs=not may_unload
         )
@@ -76,43 +76,43 @@ class SchedulerCalls:
 
 
 class SchedulerListener(Protocol):
-    """Who decides what becomes of the requests that a scheduler does not serve to their end."""
+    """The interface through which a client reports requests that its scheduler does not serve to their end."""
 
     def on_refused_request(self, client: "SchedulerClient", opened: OpenRequest, error: GatewayError) -> None: ...
 
     def on_lost_session(self, client: "SchedulerClient", requests: list[OpenRequest]) -> None:
-        """The session was lost, and with it these requests."""
+        """Handle the loss of the session, which had these requests."""
 
     def on_stranded_requests(self, client: "SchedulerClient", requests: list[OpenRequest]) -> None:
-        """The requests are still there, but for some time there has been no worker for them."""
+        """Handle requests that are still in the session, but have had no worker for some time."""
 
     def on_change(self) -> None:
-        """A request may be taken that would not have been taken before."""
+        """Handle a change after which the scheduler may accept requests that it would have refused before."""
 
 
 class SchedulerClient:
-    """Made by the process, started inside its event loop."""
+    """The client of one scheduler. It may be created outside the event loop, and is started inside it."""
 
     def __init__(self, address: str, *, silence_s: float, security: TransportSecurity = LOCAL_ONLY) -> None:
-        """Lost is who answers nothing for about `silence_s`."""
+        """Create the client. A scheduler that answers nothing for about `silence_s` is treated as lost."""
         self.address = address
         self.models: dict[str, ModelInfo] = {}
-        """That it has workers for, as it said last, by name. None while it is lost."""
+        """Models that the scheduler has workers for, by name, as last reported; empty while it is lost."""
         self.known: dict[str, ModelInfo] = {}
-        """The same, and also what it said before it was lost."""
+        """Models by name as last reported, including those from before the scheduler was lost."""
         self.load: SchedulerLoad | None = None
         self.failed_at_s = float("-inf")
-        """By the event loop's clock: when it was last lost, began to drain, or saw its last worker leave."""
+        """Time, by the event loop's clock, at which the scheduler was last lost, began to drain, or lost its last worker."""
         self._security = security
         self._answer_limit_s = silence_s / MAX_UNANSWERED
         self._session: SchedulerSession | None = None
         self._num_sent_tokens = self._num_sent_sequences = 0
-        """What it got since what `load` tells of: uncached tokens, and samples."""
+        """Number of uncached tokens and of samples sent since the last reported load."""
         self._health = "not connected"
         self._refusal = ""
-        """Why the scheduler refuses this gateway, if it does."""
+        """Reason why the scheduler refuses this gateway; empty if it accepts it."""
         self._has_changed = asyncio.Event()
-        """By its health: its workers have come or gone, so what it said of them is old."""
+        """Event set when the health changes: workers have joined or left, so the last reported models are out of date."""
 
     async def start(self, listener: SchedulerListener) -> None:
         self._listener = listener
@@ -130,7 +130,7 @@ class SchedulerClient:
 
     @property
     def problem(self) -> str | None:
-        """Why it can take no request now; None when all is well."""
+        """The reason why the scheduler accepts no request now; None if it does."""
         if self._refusal:
             return f"the scheduler at {self.address} refuses this gateway"
         if not self.is_connected:
@@ -145,16 +145,16 @@ class SchedulerClient:
 
     @property
     def num_pending_tokens(self) -> int:
-        """The tokens that it said are to be computed, and those that it was sent since."""
+        """The number of tokens to compute: the last reported ones, and those sent since."""
         return self._num_sent_tokens + (self.load.num_pending_tokens if self.load else 0)
 
     @property
     def num_sequences(self) -> int:
-        """The sequences that it said wait there or run, and those that it was sent since."""
+        """The number of sequences that wait or run: the last reported ones, and those sent since."""
         return self._num_sent_sequences + (self.load.num_waiting + self.load.num_running if self.load else 0)
 
     def send_request(self, opened: OpenRequest, num_uncached_tokens: int) -> None:
-        """Send the request, while the session is open. So many of its tokens are to be computed."""
+        """Send the request through the open session. `num_uncached_tokens` of its prompt must be computed."""
         assert self._session is not None
         self._num_sent_tokens += num_uncached_tokens
         self._num_sent_sequences += opened.request.num_samples
@@ -177,20 +177,20 @@ class SchedulerClient:
             except GatewayError as error:
                 logger.debug("scheduler does not answer", extra={"address": self.address, "reason": error.message})
             except TimeoutError:
-                logger.warning("scheduler silent, session given up", extra={"address": self.address})
+                logger.warning("scheduler silent; session closed", extra={"address": self.address})
             except grpc.aio.AioRpcError as error:
-                told = {"address": self.address, "code": error.code().name, "details": error.details()}
-                logger.warning("scheduler session lost", extra=told)
+                fields = {"address": self.address, "code": error.code().name, "details": error.details()}
+                logger.warning("scheduler session lost", extra=fields)
             except Exception:
                 logger.exception("scheduler session failed")
             await asyncio.sleep(RECONNECT_DELAY_S)
 
     async def _run_session(self) -> None:
-        """Run the session until it breaks. Raises TimeoutError when the scheduler falls silent."""
+        """Run the session until it breaks. Raises TimeoutError if the scheduler stops answering."""
         session = self._session = SchedulerSession(
             self._channel.current,
             on_refusal=lambda opened, error: self._listener.on_refused_request(self, opened, error),
-            # Its health says so too, in a stream of its own: perhaps later.
+            # The health stream reports it too, but perhaps later.
             on_shutting_down=lambda: self._set_health("shutting down"),
         )
         self._refusal = ""
@@ -206,9 +206,9 @@ class SchedulerClient:
             self._lose_session(session)
 
     def _log_refusal(self, reason: str) -> None:
-        """Log the refusal once, until the scheduler accepts this gateway or says something else."""
+        """Log the refusal once, until the scheduler accepts this gateway or gives another reason."""
         if reason != self._refusal:
-            logger.error("scheduler refuses this gateway, trying on", extra={"address": self.address, "reason": reason})
+            logger.error("scheduler refuses this gateway; retrying", extra={"address": self.address, "reason": reason})
         self._refusal = reason
 
     def _lose_session(self, session: SchedulerSession) -> None:
@@ -221,10 +221,10 @@ class SchedulerClient:
     def _note_failure(self) -> None:
         self.failed_at_s = asyncio.get_running_loop().time()
 
-    # ---- what it says of itself
+    # ---- polling
 
     async def _keep_asking(self, silence: asyncio.Timeout) -> None:
-        """Ends the session when the scheduler leaves too much unanswered."""
+        """Poll the scheduler, and end the session after MAX_UNANSWERED polls in a row without an answer."""
         num_unanswered = 0
         while num_unanswered < MAX_UNANSWERED:
             try:
@@ -233,7 +233,7 @@ class SchedulerClient:
                 await self._ask_models_and_load()
                 num_unanswered = 0
             except GatewayError as error:
-                # Any other error is an answer too, or the session will hear of it.
+                # Any other error is an answer too, or breaks the session as well.
                 num_unanswered = num_unanswered + 1 if error.kind is ErrorKind.DEADLINE_EXCEEDED else 0
         silence.reschedule(asyncio.get_running_loop().time())
 
@@ -247,14 +247,14 @@ class SchedulerClient:
         num_tokens, num_sequences = self._num_sent_tokens, self._num_sent_sequences
         models = await self.calls.list_models(self._answer_limit_s)
         self.load = await self.calls.get_load(self._answer_limit_s)
-        # What was sent before is in the answer.
+        # The reported load includes what was sent before the poll.
         self._num_sent_tokens -= num_tokens
         self._num_sent_sequences -= num_sequences
         before, self.models = self.models, {model.name: model for model in models if model.is_served}
         self.known |= self.models
         if self.models.keys() != before.keys():
             self._listener.on_change()
-        # In two answers in a row, since workers come and go.
+        # Only models missing from two answers in a row: a worker may be back in a moment.
         served = before.keys() | self.models.keys()
         requests = self._session.requests if self._session else []
         if stranded := [opened for opened in requests if opened.request.model not in served]:
@@ -292,5 +292,5 @@ async def _or_gateway_error(call: Awaitable[T]) -> T:
     except asyncio.CancelledError:
         if (task := asyncio.current_task()) is not None and task.cancelling():
             raise
-        # The channel was closed, in the middle of an outage, for one with renewed certificates.
+        # During an outage, the channel was replaced by one with renewed certificates.
         raise unavailable("The connection to the scheduler was lost.") from None

@@ -1,7 +1,7 @@
-"""One `Session` stream to a scheduler, from its opening to its end, and the requests that are at it.
+"""One `Session` stream to a scheduler, from its opening to its end, and the requests that it serves.
 
-Commands go out in the order in which they are given, events come in and are delivered; neither waits. scheduler_client.py opens
-streams, and placement.py decides what becomes of a request that is refused.
+Commands are sent in order, and events are delivered as they arrive; neither waits for the other. scheduler_client.py opens
+streams, and placement.py handles refused requests.
 """
 
 import asyncio
@@ -22,23 +22,27 @@ OnRefusal = Callable[[OpenRequest, GatewayError], None]
 
 def _too_large(num_bytes: int) -> GatewayError:
     return InvalidRequestError(
-        f"The prompt and what was generated take {num_bytes} bytes, and a scheduler takes at most {MAX_REQUEST_BYTES} in one "
-        "request: ask for fewer samples, or shorter ones."
+        f"The prompt and the generated tokens take {num_bytes} bytes; a request to a scheduler may take at most "
+        f"{MAX_REQUEST_BYTES}. Request fewer or shorter samples."
     )
 
 
 class SchedulerSession:
-    """A `Place` for open requests."""
+    """The session with a scheduler, and the `Place` of its open requests."""
 
     def __init__(
         self, channel: grpc.aio.Channel, *, on_refusal: OnRefusal, on_shutting_down: Callable[[], None]
     ) -> None:
-        """`on_refusal` is also called for requests that fail later; `on_shutting_down` before the refusals it causes."""
+        """Open the stream.
+
+        `on_refusal` is also called for requests that fail after they were accepted. `on_shutting_down` is called before the
+        refusals that a shutdown causes.
+        """
         self._stream = inference_pb2_grpc.InferenceServiceStub(channel).Session()
         self._on_refusal = on_refusal
         self._on_shutting_down = on_shutting_down
         self._requests: dict[str, OpenRequest] = {}
-        # Bounded by the open requests: each puts in itself, its end, and one Finish per sample.
+        # Bounded by the open requests: each adds itself, its end, and one Finish per sample.
         self._outbox: asyncio.Queue[inference_pb2.SessionRequest] = asyncio.Queue()
 
     @property
@@ -46,8 +50,7 @@ class SchedulerSession:
         return list(self._requests.values())
 
     async def run_session(self) -> None:
-        """Run until the stream breaks, or this is cancelled. Raises what failed, on either half: a session that can no longer write
-        is as lost as one that hears nothing."""
+        """Run the session until its stream breaks or it is cancelled. Raises the error of reading or writing that broke it."""
         reading, writing = asyncio.create_task(self._read()), asyncio.create_task(self._write())
         try:
             await asyncio.wait({reading, writing}, return_when=asyncio.FIRST_COMPLETED)
@@ -59,16 +62,17 @@ class SchedulerSession:
             await end_tasks(reading, writing)
 
     def abandon_requests(self) -> list[OpenRequest]:
-        """Return the requests that were at it, which are nowhere now."""
+        """Detach all requests from the session and return them."""
         abandoned, self._requests = self.requests, {}
         for opened in abandoned:
             opened.leave_place()
         return abandoned
 
     def send_request(self, opened: OpenRequest) -> None:
-        """Send it from where it had come to; its events are delivered to it.
+        """Send the request with its tokens so far. Its events are delivered to it.
 
-        What no scheduler takes is refused here: there it would end the session, with all other requests."""
+        A message that is too large is refused here: at the scheduler it would end the session with all its requests.
+        """
         message = inference_pb2.SessionRequest(open=opened.resumed_request().to_proto())
         if (size := message.ByteSize()) > MAX_REQUEST_BYTES:
             asyncio.get_running_loop().call_soon(self._on_refusal, opened, _too_large(size))
@@ -78,7 +82,7 @@ class SchedulerSession:
         opened.begin_at_place(self)
 
     def withdraw_request(self, opened: OpenRequest) -> None:
-        """Give the request back, which will continue elsewhere."""
+        """Detach the request, which resumes on another scheduler."""
         self.forget_request(opened.name)
         opened.withdraw_request()
 
@@ -100,14 +104,14 @@ class SchedulerSession:
             self._dispatch(response)
 
     async def _write(self) -> None:
-        """Ends quietly with the stream: its reader reports why."""
+        """Send the queued commands. End without an error if the stream ends, because its reader reports the reason."""
         with contextlib.suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):
             while True:
                 message = await self._outbox.get()
                 try:
                     await self._stream.write(message)
                 except asyncio.CancelledError:
-                    # gRPC reports a stream that was cancelled like this.
+                    # gRPC raises this for a cancelled stream too.
                     if (task := asyncio.current_task()) is not None and task.cancelling():
                         raise
                     return

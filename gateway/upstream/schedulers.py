@@ -1,6 +1,6 @@
-"""All schedulers as the rest of the gateway asks them: what they serve and have to do, as if they were one.
+"""All schedulers as one: the models that they serve and their load.
 
-Their answers are joined here by pure functions. placement.py decides where requests go.
+Pure functions join their answers. placement.py decides where requests go.
 """
 
 import asyncio
@@ -17,27 +17,29 @@ from protos.v1 import inference_pb2
 
 logger = logging.getLogger(__name__)
 
-# Listings do not wait any longer for a scheduler that may be about to be found silent; where there is no other, for its return.
+# Seconds that a listing waits for a connected scheduler, and for one that is lost, if no other is connected.
 ANSWER_LIMIT_S, RETURN_LIMIT_S = 0.5, 5.0
 
 T = TypeVar("T")
 
 
 class Schedulers:
+    """The clients of all schedulers, asked as if they were one scheduler."""
+
     def __init__(self, clients: Sequence[SchedulerClient], *, outage_grace_s: float) -> None:
-        """A scheduler that was lost or drains may be back within `outage_grace_s`, and its workers with it."""
+        """Join the clients. A lost or draining scheduler and its workers may be back within `outage_grace_s`."""
         self.clients = tuple(clients)
         self.outage_grace_s = outage_grace_s
 
     @property
     def problem(self) -> str | None:
-        """Why no request can be sent now; None when all is well."""
+        """The reason why no scheduler accepts requests now; None if one does."""
         problems = [client.problem for client in self.clients]
         return None if None in problems else "; ".join(filter(None, problems))
 
     @property
     def recover_until_s(self) -> float:
-        """Until when what is missing may come back, by the event loop's clock."""
+        """The time, by the event loop's clock, until which lost schedulers and workers may be back."""
         return max(client.failed_at_s for client in self.clients) + self.outage_grace_s
 
     @property
@@ -45,19 +47,19 @@ class Schedulers:
         return asyncio.get_running_loop().time() < self.recover_until_s
 
     async def list_models(self) -> tuple[ModelInfo, ...]:
-        """Return all that any of them serves. Raises GatewayError when none can be asked."""
+        """Return all models that any scheduler serves. Raises GatewayError if none answers."""
         return _join_models(await self._ask(_models_of))
 
     def last_known(self, model: str) -> ModelInfo | None:
-        """Return what one of them said of the model, perhaps before it was lost."""
+        """Return the model as last reported by a scheduler, perhaps before that one was lost."""
         return next((client.known[model] for client in self.clients if model in client.known), None)
 
     async def get_load(self) -> SchedulerLoad:
-        """Return the load of those that answer, as if they were one. Raises GatewayError when none does."""
+        """Return the sum of the loads of all schedulers that answer. Raises GatewayError if none does."""
         return _sum_loads(await self._ask(lambda client: client.calls.get_load(_answer_limit_s(client))))
 
     async def keep_loaded(self, model: str, keep_alive_s: float | None, *, may_unload: bool = True) -> None:
-        """Have all that serve the model keep it. Returns once each has answered; raises GatewayError when none can do it."""
+        """Set the model's keep-alive on all schedulers that serve it, and wait for them. Raises GatewayError if all fail."""
         await self._ask(
             lambda client: client.calls.keep_loaded(model, keep_alive_s, may_unload=may_unload),
             lambda client: model in client.models,
@@ -68,7 +70,10 @@ class Schedulers:
         question: Callable[[SchedulerClient], Awaitable[T]],
         concerns: Callable[[SchedulerClient], bool] = lambda client: True,
     ) -> list[T]:
-        """Return the answers of those that are reachable and concerned, else of all. Raises GatewayError when each is an error."""
+        """Return the answers of the connected schedulers that `concerns` selects.
+
+        If it selects none, all connected ones are asked; if none is connected, all. Raises GatewayError if each answer is an error.
+        """
         connected = [client for client in self.clients if client.is_connected]
         asked = [client for client in connected if concerns(client)] or connected or self.clients
         answers = await asyncio.gather(*(_answer_or_error(question(client)) for client in asked))
@@ -77,8 +82,8 @@ class Schedulers:
             if isinstance(answer, GatewayError):
                 if not good:
                     raise answer
-                told = {"address": client.address, "reason": answer.message}
-                logger.warning("one scheduler did not do what others did", extra=told)
+                failed = {"address": client.address, "reason": answer.message}
+                logger.warning("scheduler call failed; using the answers of the others", extra=failed)
         return good
 
 
@@ -87,7 +92,7 @@ async def _models_of(client: SchedulerClient) -> Iterable[ModelInfo]:
         return await client.calls.list_models(_answer_limit_s(client))
     except GatewayError:
         if client.is_connected:
-            # It is slow. What it said a second ago is better than nothing.
+            # The scheduler is slow; its answer of a second ago is better than none.
             return client.models.values()
         raise
 
@@ -104,7 +109,7 @@ async def _answer_or_error(answer: Awaitable[T]) -> T | GatewayError:
 
 
 def _join_models(answers: Iterable[Iterable[ModelInfo]]) -> tuple[ModelInfo, ...]:
-    """Return each model once, whichever schedulers serve it."""
+    """Return each model once, joined over the schedulers that serve it."""
     models: dict[str, ModelInfo] = {}
     for answer in answers:
         for model in answer:
@@ -113,7 +118,7 @@ def _join_models(answers: Iterable[Iterable[ModelInfo]]) -> tuple[ModelInfo, ...
 
 
 def _joined(one: ModelInfo, other: ModelInfo) -> ModelInfo:
-    """Promise only what holds wherever a request for the model goes."""
+    """Join two descriptions of a model: limits that hold on both schedulers, and the sums of their workers."""
     expiries = (one.expires_in_s, other.expires_in_s)
     return replace(
         one,
@@ -140,7 +145,7 @@ _NOT_SUMMED = ("workers", "queues", "prefix_index", "is_draining")
 
 
 def _joined_index(indexes: Sequence[PrefixIndexLoad]) -> PrefixIndexLoad:
-    """It is reachable where it answers all of them."""
+    """Join the schedulers' views of the prefix index, which is reachable if it answers all of them."""
     unreachable = [index.breaker_state for index in indexes if not index.is_reachable]
     return PrefixIndexLoad(
         num_published_blocks=sum(index.num_published_blocks for index in indexes),
@@ -150,7 +155,7 @@ def _joined_index(indexes: Sequence[PrefixIndexLoad]) -> PrefixIndexLoad:
 
 
 def _joined_queues(queues: Iterable[QueueLoad]) -> tuple[QueueLoad, ...]:
-    """Return one queue for each model and tenant, wherever they wait."""
+    """Return one queue per model and tenant, joined over the schedulers."""
     joined: dict[tuple[str, str], QueueLoad] = {}
     for queue in queues:
         key = (queue.model, queue.tenant)
