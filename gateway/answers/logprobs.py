@@ -105,8 +105,7 @@ def check_prompt_scores(requests: Sequence[TextRequest]) -> None:
     )
     if num_scores > MAX_PROMPT_SCORES:
         raise InvalidRequestError(
-            f"`prompt_logprobs`: a response may contain at most {MAX_PROMPT_SCORES} log-probabilities of prompts (choices × "
-            f"prompt tokens × candidates), and this one would contain {num_scores}; request fewer choices, tokens or "
-            "alternatives",
+            f"`prompt_logprobs`: choices × prompt tokens × candidates must be at most {MAX_PROMPT_SCORES} in one response "
+            f"(got {num_scores}); request fewer choices, tokens or alternatives.",
             param="prompt_logprobs",
         )

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 class StopMatcher:
     """A filter that passes text on until a stop string is complete.
 
-    It holds back only the longest end of the text that is the beginning of a stop string.
+    It holds back only text that may become a stop string: the longest end of the text that is the beginning of one.
     """
 
     def __init__(self, stops: Sequence[str]) -> None:
@@ -32,7 +32,7 @@ class StopMatcher:
         if not self._held and self._first_characters.isdisjoint(text):
             return text, None  # most text, which then costs the same for any number of stop strings
         pending = self._held + text
-        # `str.find` would search the held text again with each piece: quadratic for long stop strings.
+        # `str.find` would search the held text again with each piece, which is slow for long stop strings.
         for end in range(len(self._held) + 1, len(pending) + 1):
             if pending.endswith(self._stops, 0, end):
                 self.matched = max((stop for stop in self._stops if pending.endswith(stop, 0, end)), key=len)
@@ -48,7 +48,7 @@ class StopMatcher:
         return held
 
     def _find_held(self, text: str) -> int:
-        """Return where the longest end of the text begins that is the beginning of a stop string."""
+        """Return where the text to hold back begins: its longest end that is the beginning of a stop string."""
         for start in range(max(0, len(text) - self._max_held), len(text)):
             if text[start] in self._first_characters:
                 end = text[start:]

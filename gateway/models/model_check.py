@@ -1,7 +1,7 @@
-"""A process that says whether texts and chats can be made into tokens for a model: `python -m gateway.models.model_check PATH`.
+"""A process that checks a model's tokenizer and chat template: `python -m gateway.models.model_check PATH`.
 
-The command asks it before it makes a model, since it has no tokenizer of its own. A template that takes the place of the
-model's own comes on standard input. Exits with UNUSABLE and the reason on standard error.
+`pagoda create` runs it before it creates a model, because the command has no tokenizer of its own. Standard input may contain a
+template that replaces the model's own. If the model cannot be used, the exit status is UNUSABLE and standard error has the reason.
 """
 
 import sys

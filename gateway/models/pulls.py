@@ -1,7 +1,7 @@
-"""Models on their way into the store: one download for each name, however many clients watch it.
+"""The running downloads of models into the store: one per name, for any number of clients.
 
-A pull goes on when its clients leave, so that asking again finds it further, and it ends with the process; what it has by then,
-the next one continues with.
+A pull continues after its clients have left, and a later request finds it further. It ends with the process; the next pull resumes
+the download.
 """
 
 import asyncio
@@ -15,17 +15,19 @@ from pagoda.models.model import Model
 from pagoda.models.sources import Progress
 from pagoda.models.store import ModelStore
 
-# Long enough for a pull that makes progress to notice; one that waits for the network ends with the process.
+# Enough for a pull that makes progress to stop. One that waits for the network ends with the process.
 CLOSE_TIMEOUT_S = 2.0
 
 logger = logging.getLogger(__name__)
 
 
 class PullStoppedError(Exception):
-    """The process ends; the rest is fetched when the model is pulled again."""
+    """The error of a pull that stopped because the process ends. The next pull of the model resumes it."""
 
 
 class Pulls:
+    """The running pulls, by the canonical names of their models."""
+
     def __init__(self, store: ModelStore) -> None:
         self._store = store
         self._running: dict[str, Pull] = {}
@@ -39,6 +41,7 @@ class Pulls:
         return self._running[name]
 
     async def stop_pulls(self) -> None:
+        """Stop all pulls at their next progress, and wait for them at most CLOSE_TIMEOUT_S."""
         self._closing = True
         if tasks := [pull.task for pull in self._running.values()]:
             await asyncio.wait(tasks, timeout=CLOSE_TIMEOUT_S)
@@ -48,7 +51,7 @@ class Pulls:
 
         def on_progress(progress: Progress) -> None:
             if self._closing:
-                raise PullStoppedError("The server is shutting down; pull the model again to go on.")
+                raise PullStoppedError("The server is shutting down; pull the model again to resume the download.")
             loop.call_soon_threadsafe(pull.note_progress, progress)
 
         try:
@@ -59,7 +62,7 @@ class Pulls:
 
 
 def _in_daemon_thread(call: Callable[[], Model]) -> "asyncio.Future[Model]":
-    """Run the call in a thread that, unlike asyncio's own, keeps no process from ending while it waits for the network."""
+    """Run the call in a daemon thread: unlike asyncio's own threads, it cannot delay the end of the process."""
     future: Future[Model] = Future()
 
     def run() -> None:
@@ -74,12 +77,14 @@ def _in_daemon_thread(call: Callable[[], Model]) -> "asyncio.Future[Model]":
 
 
 def _log_failure(task: asyncio.Task[Model]) -> None:
-    """Log a pull's failure, which the clients that watch it hear too; but all may have left."""
+    """Log a pull's failure. Its clients receive it too, but all of them may have left."""
     if not task.cancelled() and (error := task.exception()) is not None:
         logger.warning("pull failed", extra={"reason": str(error)})
 
 
 class Pull:
+    """One running pull, with its latest progress."""
+
     def __init__(self, task: asyncio.Task[Model]) -> None:
         self.task = task
         self._latest: Progress | None = None
@@ -91,7 +96,7 @@ class Pull:
         self._changed = asyncio.Event()
 
     async def watch_progress(self) -> AsyncGenerator[Progress, None]:
-        """Yield the latest progress until the end: a slow reader misses steps, and nothing waits for it."""
+        """Yield the latest progress until the pull ends. A slow reader misses steps and delays nothing."""
         shown: Progress | None = None
         while True:
             changed = self._changed

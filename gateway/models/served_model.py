@@ -1,4 +1,4 @@
-"""A model that this gateway can turn text into tokens for: its tokenizer, its template and its own settings."""
+"""A model as the gateway serves it: its tokenizer, its chat template and its settings."""
 
 import asyncio
 import logging
@@ -23,24 +23,27 @@ from pagoda.text.tokenizer import Tokenizer
 logger = logging.getLogger(__name__)
 
 MAX_REQUEST_TEMPLATE_CHARACTERS = 1 << 16
-"""Of a template that comes with a request; those of models may have more (template_renderer.py)."""
+"""Most characters of a template in a request; those of models may have more (template_renderer.py)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class ServedModel:
+    """A model with all that the gateway needs to turn text into tokens."""
+
     model: Model
     tokenizer: Tokenizer
     settings: ModelSettings
     defaults: ModelDefaults
     special_texts: Mapping[str, str]
-    """What templates know as `bos_token` and its like."""
+    """Texts of the special tokens by the names that templates use, such as `bos_token`."""
     chat_template: ChatTemplate | None = None
-    """None for a base model, which completes text but does not chat, and for a model whose template is not valid."""
+    """Chat template; None for a base model, which cannot chat, and for a model whose template is not valid."""
     template_problem: str | None = None
-    """Why the template is not valid."""
+    """Reason why the template is not valid, if it is not."""
 
     @classmethod
     def load(cls, model: Model, policy: SamplingPolicy) -> "ServedModel":
+        """Read the model's tokenizer, settings and template. A template that is not valid is logged, not raised."""
         tokenizer, settings = Tokenizer.load(model), read_settings(model)
         defaults = _logged(model, policy.defaults_of(model, settings))
         special_texts = template_variables(model, tokenizer)
@@ -51,7 +54,7 @@ class ServedModel:
             logger.info("model has no chat template", extra={"model": model.name})
         except ChatTemplateError as error:
             problem = str(error)
-            logger.warning("model cannot chat", extra={"model": model.name, "reason": problem})
+            logger.warning("chat template not valid; model cannot chat", extra={"model": model.name, "reason": problem})
         return cls(
             model=model,
             tokenizer=tokenizer,
@@ -64,7 +67,7 @@ class ServedModel:
 
     @staticmethod
     def check_model(model: Model, settings: ModelSettings) -> None:
-        """Raise ModelFormatError with the reason why texts or chats could not be made into tokens for the model."""
+        """Raise ModelFormatError with the reason if the model's tokenizer or chat template cannot be used."""
         tokenizer = Tokenizer.load(model)
         special_texts = template_variables(model, tokenizer)
         try:
@@ -80,17 +83,17 @@ class ServedModel:
 
     @property
     def has_no_template(self) -> bool:
-        """Whether it is a base model, rather than one whose template is not valid."""
+        """True for a base model; False for a model with a template, valid or not."""
         return self.chat_template is None and self.template_problem is None
 
     @property
     def tagged_name(self) -> str:
-        """The name as Ollama writes it: without a tag it has the tag `latest`."""
+        """The name as Ollama writes it: with the tag `latest` if it has none."""
         return with_tag(self.model.name)
 
     @property
     def max_window(self) -> int:
-        """The longest window, in tokens. A worker's may be shorter, never longer."""
+        """The longest window, in tokens. A worker's window may be shorter, never longer."""
         return self.model.config.max_position
 
     async def encode_text(
@@ -102,9 +105,9 @@ class ServedModel:
         max_tokens: int | None = None,
         keep: Keep = Keep.ALL,
     ) -> list[int]:
-        """Return the token ids of `text`, or raise PromptTooLongError when it has certainly more than `max_tokens`.
+        """Return the token ids of `text`. Raises PromptTooLongError if it certainly has more than `max_tokens`.
 
-        The default for those is the model's window. The error names `field`, which the text came in.
+        The default of `max_tokens` is the model's window. The error names `field`, which contained the text.
         """
         bound = PromptBound(max_tokens=max_tokens or self.max_window, keep=keep)
         (ids,) = await encode_texts(self.tokenizer, [text], bound, field=field, add_special_tokens=add_special_tokens)
@@ -113,29 +116,29 @@ class ServedModel:
     async def encode_texts(
         self, texts: Sequence[str], *, field: str = "prompt", add_special_tokens: bool, keep: Keep = Keep.ALL
     ) -> list[list[int]]:
-        """Return each text's token ids; `encode_text` says what is refused."""
+        """Return each text's token ids. Raises the same errors as `encode_text`."""
         bound = PromptBound(max_tokens=self.max_window, keep=keep)
         return await encode_texts(self.tokenizer, texts, bound, field=field, add_special_tokens=add_special_tokens)
 
     def check_token_ids(self, token_ids: Iterable[int], field: str) -> None:
-        """Raise InvalidRequestError for an id that the vocabulary does not have."""
+        """Raise InvalidRequestError if an id is not in the vocabulary."""
         wrong, size = max(token_ids, default=0), self.tokenizer.vocab_size
         if wrong >= size:
             raise InvalidRequestError(
-                f"{field}: token id {wrong} is out of range; the model's vocabulary has {size} tokens", param=field
+                f"Token ids in `{field}` must be between 0 and {size - 1} (got {wrong}).", param=field
             )
 
     async def compile_template(self, source: str) -> ChatTemplate:
-        """Compile another template for this model, which came with a request; ChatTemplateError where it is not valid."""
+        """Compile a template that came with a request, for this model. Raises ChatTemplateError if it is not valid."""
         if len(source) > MAX_REQUEST_TEMPLATE_CHARACTERS:
             raise ChatTemplateError(
-                f"it has {len(source)} characters; at most {MAX_REQUEST_TEMPLATE_CHARACTERS} are allowed in a request"
+                f"a chat template in a request may have at most {MAX_REQUEST_TEMPLATE_CHARACTERS} characters (got {len(source)})"
             )
         compiled = partial(ChatTemplate, source, self.special_texts, self.tokenizer, is_foreign=True)
         return await asyncio.get_running_loop().run_in_executor(rendering_threads, compiled)
 
     def with_opening_messages(self, messages: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-        """Put the model's own opening messages in front, and its system prompt where the conversation has none."""
+        """Return the messages after the model's own opening messages, and after its system prompt if they have none."""
         has_system = bool(messages) and messages[0]["role"] == "system"
         system = (
             [{"role": "system", "content": self.settings.system}] if self.settings.system and not has_system else []
@@ -145,7 +148,7 @@ class ServedModel:
     async def encode_chat(
         self, conversation: Conversation, template: ChatTemplate | None = None, *, keep: Keep = Keep.ALL
     ) -> list[int]:
-        """Return the prompt's token ids, with the model's own template unless there is another for this request."""
+        """Return the token ids of the conversation, rendered with `template` or else the model's own."""
         template = template or self._own_template()
         if conversation.thinks and not template.can_think:
             raise no_thinking(self.name)
@@ -160,15 +163,16 @@ class ServedModel:
                 f"The model `{self.name}` cannot chat: {self.template_problem}.", param="messages"
             )
         raise InvalidRequestError(
-            f"The model `{self.name}` has no chat template, so it cannot chat; use completions.", param="messages"
+            f"The model `{self.name}` has no chat template, so it cannot chat; use completions instead.",
+            param="messages",
         )
 
 
 def no_thinking(name: str) -> InvalidRequestError:
-    """Return the error for a client that asks a model to think which cannot be told to."""
+    """Return the error for a request to think, to a model whose template has no variable for it."""
     return InvalidRequestError(
-        f"`{name}` does not support thinking: its chat template does not ask for it. Leave think or enable_thinking out, "
-        f"or send false.",
+        f"`{name}` does not support thinking: its chat template has no variable for it. Omit `think` and `enable_thinking`, "
+        "or set them to false.",
         param="chat_template_kwargs",
     )
 
@@ -176,14 +180,14 @@ def no_thinking(name: str) -> InvalidRequestError:
 def _chat_template(
     model: Model, settings: ModelSettings, special_texts: Mapping[str, str], tokenizer: Tokenizer
 ) -> ChatTemplate:
-    """Return the template of the model's settings, else that of its files; raises what ChatTemplate.load raises."""
+    """Return the template of the model's settings, or else of its files. Raises the errors of ChatTemplate.load."""
     if settings.template:
         return ChatTemplate(settings.template, special_texts, tokenizer)
     return ChatTemplate.load(model, tokenizer)
 
 
 def _logged(model: Model, defaults: ModelDefaults) -> ModelDefaults:
-    """Log, each time that a model is read, what its requests sample with by default, and what of its files cannot be."""
+    """Log the model's default sampling parameters, and the values of its files that cannot be used."""
     logger.info("sampling defaults", extra={"model": model.name, "defaults": as_json(defaults.parameters)})
     for reason in defaults.ignored:
         logger.warning("sampling value ignored", extra={"model": model.name, "reason": reason})

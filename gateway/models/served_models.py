@@ -1,6 +1,6 @@
-"""The models that can be asked for: those that the gateway was told of, and those of its store that a worker has or can load.
+"""The models that clients can use: those of the setting `model`, and those of the store that a worker has or can load.
 
-Owns the tokenizers of the latter, the last few used.
+Of the latter, the tokenizers of the most recently used ones are kept.
 """
 
 import asyncio
@@ -20,13 +20,15 @@ from pagoda.models.store import ModelStore
 from pagoda.wire.model_info import ModelInfo
 
 MODEL_INFO_TTL_S = 1.0
-# A tokenizer takes some tens of megabytes and up to a second to read.
+# A tokenizer takes some tens of megabytes, and up to a second to read.
 MAX_STORED_MODELS = 8
-# What has just been pulled or made is told to the scheduler by its workers, who look every second.
 NEWS_S, NEWS_POLL_S = 5.0, 0.1
+"""Longest wait for a worker to report a new model, and interval of the polls, in seconds. Workers look for models every second."""
 
 
 class ServedModels:
+    """The models that clients can use, with what the schedulers report of them."""
+
     def __init__(
         self,
         named: Sequence[ServedModel],
@@ -35,7 +37,7 @@ class ServedModels:
         schedulers: Schedulers,
         policy: SamplingPolicy,
     ) -> None:
-        """`named` are always served, and listed even without a worker; of the store, what the scheduler knows too."""
+        """Create the list. `named` models are always served, and listed even without a worker; those of the store only with one."""
         self.named = tuple(named)
         self._store = store
         self._model_editor = model_editor
@@ -46,7 +48,7 @@ class ServedModels:
         self._infos_expire_at = float("-inf")
 
     async def find_model(self, name: str | None) -> ServedModel:
-        """Return a model by its name, in any case, with or without the tag `latest`; None is a gateway's only named model."""
+        """Return a model by its name, in any case, with or without the tag `latest`. None means the only named model."""
         if name is None and len(self.named) == 1:
             return self.named[0]
         if named := self.find_named(name or ""):
@@ -59,6 +61,7 @@ class ServedModels:
         return await self._load(name or "")
 
     def find_named(self, name: str) -> ServedModel | None:
+        """Return a named model by its name or alias, or None."""
         wanted = {with_tag(name).lower(), _name_behind_alias(name)}
         return next((model for model in self.named if model.tagged_name.lower() in wanted), None)
 
@@ -66,7 +69,7 @@ class ServedModels:
         return self.find_named(name) is not None or self._model_editor.has(name)
 
     async def listed_models(self) -> list[Model]:
-        """Return all models, those that the gateway was told of first, in that order."""
+        """Return all models: first the named ones, in the order of the setting."""
         named = [model.model for model in self.named]
         try:
             await self.refresh_infos()
@@ -76,14 +79,14 @@ class ServedModels:
         return [*named, *(each for each in stored if each not in named and self._can_serve(each))]
 
     async def model_info(self, model: Model, *, news_s: float | None = None) -> ModelInfo:
-        """Return what the scheduler says of the model. Raises UNAVAILABLE while no worker serves it or can load it.
+        """Return the model as the schedulers report it. Raises UNAVAILABLE if no worker serves it or can load it.
 
-        While a lost scheduler and its workers may soon be back, what was known before. A worker that has not heard of the model
-        yet is waited for, `news_s` seconds, by default as long as that may take.
+        While a lost scheduler and its workers may soon be back, return the last report. Wait at most `news_s` seconds for a worker
+        to report a new model, by default as long as that may take.
         """
         if time.monotonic() < self._infos_expire_at and self._can_serve(model):
             return self._infos[model.name]
-        # Of the last answer, or, where that was already from after the loss, of an earlier one.
+        # From the last answer; if that came after the loss, from an earlier one.
         known = self._infos.get(model.name) or self._schedulers.last_known(model.name)
         if news_s is None:
             news_s = 0.0 if self._is_named(model) else NEWS_S
@@ -101,18 +104,20 @@ class ServedModels:
                 self._infos = {**self._infos, model.name: known}
                 return known
             if time.monotonic() >= news_until:
-                raise unavailable(f"No worker serves the model `{model.name}` at the moment, or can load it.")
+                raise unavailable(
+                    f"No worker serves the model `{model.name}` or can load it at the moment; try again later."
+                )
             await asyncio.sleep(NEWS_POLL_S)
 
     async def model_info_if_any(self, model: Model) -> ModelInfo | None:
-        """Return what is known for a listing, which is right without a worker too and waits for none to hear of the model."""
+        """Return the model as the schedulers report it, for a listing: None without a worker, and no wait for a new model."""
         try:
             return await self.model_info(model, news_s=0.0)
         except GatewayError:
             return None
 
     async def models_in_memory(self) -> list[tuple[Model | None, ModelInfo]]:
-        """Return what is in memory now, without a model where its files are gone; nothing while no scheduler can be asked."""
+        """Return the loaded models, with None for one whose files are gone. Return none while no scheduler answers."""
         try:
             await self.refresh_infos()
         except GatewayError:
@@ -122,11 +127,12 @@ class ServedModels:
         return [(files.get(info.name), info) for info in self._infos.values() if info.num_workers]
 
     async def refresh_infos(self) -> None:
+        """Ask the schedulers for their models. Raises GatewayError if none answers."""
         self._infos = {info.name: info for info in await self._schedulers.list_models()}
         self._infos_expire_at = time.monotonic() + MODEL_INFO_TTL_S
 
     def _can_serve(self, model: Model) -> bool:
-        """Return whether a worker has the same files: what it is asked for was made into tokens with them."""
+        """Return True if a worker has the same files, because prompts are encoded with the files of this machine."""
         info = self._infos.get(model.name)
         return info is not None and info.is_served and (self._is_named(model) or info.digest == model.digest)
 
@@ -134,7 +140,7 @@ class ServedModels:
         return any(each.model.name == model.name for each in self.named)
 
     async def _load(self, name: str) -> ServedModel:
-        """Load the model in a thread, once for all requests. A model that was made again has another manifest."""
+        """Load the model in a thread, once for all requests. A model that was created again has another manifest."""
         model, state = await asyncio.to_thread(self._current, name)
         key = (model.name, model.digest, state)
         if key not in self._stored:
@@ -144,7 +150,7 @@ class ServedModels:
         try:
             return await asyncio.shield(self._stored[key])
         except BaseException:
-            # Not for ever: the next to ask may find the files mended.
+            # The next request may find the files repaired.
             self._stored.pop(key, None)
             raise
 
@@ -161,6 +167,7 @@ def _forget_oldest(entries: OrderedDict[object, asyncio.Task[ServedModel]], most
 
 
 def _name_behind_alias(name: str) -> str | None:
+    """Return the catalogue's name for an alias, or None."""
     try:
         entry = find_entry(name)
     except ModelNotFoundError:

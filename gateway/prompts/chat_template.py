@@ -1,7 +1,7 @@
-"""Chat messages to token ids, through the model's own Jinja template.
+"""Conversion of chat messages to token ids, through the model's own Jinja template.
 
-The template is rendered in a process of its own (template_renderer.py). Special tokens become ids only where the template wrote
-them; those typed in a message stay text.
+The template is rendered in a separate process (template_renderer.py). Special tokens become ids only where the template wrote
+them; those in a message stay text.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,8 +20,7 @@ from pagoda.text.prompt_bound import PromptBound
 from pagoda.text.tokenizer import Tokenizer
 
 THINKING_VARIABLES = ("enable_thinking", "thinking")
-"""By which names templates ask whether the model is to think before it answers."""
-
+"""Names of the variables that tell a template whether the model thinks before it answers."""
 
 GGUF_TOKEN_KEYS = {
     "bos_token": "tokenizer.ggml.bos_token_id",
@@ -32,18 +31,20 @@ GGUF_TOKEN_KEYS = {
 
 
 class NoTemplateError(ChatTemplateError):
-    """The model's files have no template: it is a base model."""
+    """The error for a base model, whose files have no template."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RenderedPrompt:
-    """A rendered conversation. `mark` is inside each special token that somebody typed."""
+    """A rendered conversation. `mark` is inside each special token that a message contains."""
 
     text: str
     mark: str
 
 
 class ChatTemplate:
+    """A compiled chat template, with the tokenizer and the special tokens of its model."""
+
     def __init__(
         self,
         source: str,
@@ -53,9 +54,10 @@ class ChatTemplate:
         is_foreign: bool = False,
         renderer: TemplateRenderer | None = None,
     ) -> None:
-        """Compile the template; ChatTemplateError says why it is not valid.
+        """Compile the template. Raises ChatTemplateError with the reason if it is not valid.
 
-        `special_texts` are the variables that templates expect: `bos_token` and its like. `is_foreign`: it came with a request.
+        `special_texts` are the special tokens that templates use as variables, such as `bos_token`. `is_foreign` is True for a
+        template that came with a request.
         """
         self.source = source
         self._special_texts = special_texts
@@ -67,11 +69,14 @@ class ChatTemplate:
 
     @classmethod
     def load(cls, model: Model, tokenizer: Tokenizer) -> Self:
-        """Raises NoTemplateError for a base model, and ChatTemplateError for a template that is not valid."""
+        """Load and compile the template of the model's files.
+
+        Raises NoTemplateError for a base model, and ChatTemplateError for a template that is not valid.
+        """
         source = chat_template_text(model)
         if source is None and (names := other_template_names(model)):
             raise ChatTemplateError(
-                f"it has the chat templates {', '.join(names)[:200]} and none that is called default; give it one with create"
+                f"none of its chat templates is named default (it has: {', '.join(names)[:200]}); create a model with a template"
             )
         if source is None:
             raise NoTemplateError(
@@ -79,19 +84,19 @@ class ChatTemplate:
             )
         if is_go_template(source):  # Some compile as Jinja, and would fail at the first chat.
             raise ChatTemplateError(
-                "it is a Go template, which is not supported yet; give the model one in Jinja with create"
+                "its chat template is a Go template, which is not supported yet; create a model with a Jinja template"
             )
         return cls(source, template_variables(model, tokenizer), tokenizer)
 
     @property
     def can_think(self) -> bool:
-        """Whether the template asks if the model is to think."""
+        """True if the template reads one of THINKING_VARIABLES."""
         return bool(self._variables.intersection(THINKING_VARIABLES))
 
     def render_prompt(self, conversation: Conversation) -> RenderedPrompt:
-        """Render the conversation; ChatTemplateError with the reason where the template does not accept it.
+        """Render the conversation. Raises ChatTemplateError with the reason if the template does not accept it.
 
-        One that is to be continued ends with the last message's content: what the template writes behind it is left out.
+        If the last message is to be continued, the prompt ends with its content: what the template writes after it is left out.
         """
         marked, mark = self._mark_special(_plain(conversation.messages))
         if conversation.ending is ChatEnding.CONTINUED:
@@ -101,9 +106,9 @@ class ChatTemplate:
         return RenderedPrompt(text=text, mark=mark)
 
     def encode_rendered(self, prompt: RenderedPrompt, bound: PromptBound | None = None) -> list[int]:
-        """Return the token ids, which begin with the beginning-of-sequence token once if the model expects one.
+        """Return the token ids. They begin with exactly one beginning-of-sequence token if the model expects one.
 
-        Raises TextTooLongError where `bound` refuses the prompt.
+        Raises TextTooLongError if the prompt exceeds `bound`.
         """
         return self._tokenizer.begun(self._tokenizer.encode_marked(prompt.text, prompt.mark, bound=bound))
 
@@ -111,7 +116,7 @@ class ChatTemplate:
         try:
             mark = unused_character(self.source, messages)
             if mark is None:
-                raise ChatTemplateError("the messages use all of Unicode's private characters")
+                raise ChatTemplateError("the messages use all private Unicode characters; at least one must be unused")
             return self._special.mark_typed(messages, mark), mark
         except RecursionError:
             raise ChatTemplateError("the messages are nested too deep") from None
@@ -121,7 +126,7 @@ class ChatTemplate:
         rendered = self._render([*before, {**last, "content": last["content"] + end}], False, thinks)
         if end not in rendered:
             raise ChatTemplateError(
-                "the model's chat template does not show the last message, so it cannot be continued"
+                "the last message cannot be continued, because the model's chat template leaves it out"
             )
         return rendered[: rendered.rindex(end)]
 
@@ -139,7 +144,7 @@ class ChatTemplate:
 
 
 def template_variables(model: Model, tokenizer: Tokenizer) -> Mapping[str, str]:
-    """Return the texts of the model's special tokens as templates name them, `bos_token` and its like, without those it lacks."""
+    """Return the texts of the model's special tokens by the names that templates use, such as `bos_token`."""
     return (
         _variables_from_gguf(model, tokenizer)
         if model.format is ModelFormat.GGUF
@@ -150,7 +155,7 @@ def template_variables(model: Model, tokenizer: Tokenizer) -> Mapping[str, str]:
 def _variables_from_gguf(model: Model, tokenizer: Tokenizer) -> Mapping[str, str]:
     with GGUFFile(model.path) as file:
         ids = {name: file.metadata.get(key) for name, key in GGUF_TOKEN_KEYS.items()}
-    ids["bos_token"] = tokenizer.bos_token_id  # also where the metadata leaves it to the kind of vocabulary
+    ids["bos_token"] = tokenizer.bos_token_id  # has a default if the metadata does not name it
     return {name: tokenizer.token_text(token_id) for name, token_id in ids.items() if isinstance(token_id, int)}
 
 
@@ -166,11 +171,11 @@ def _plain(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _content_text(content: Any) -> str:
-    """Return a text, or the texts of its parts on lines of their own; no content is an empty one."""
+    """Return the content as one text. Parts are joined by line breaks; missing content is an empty text."""
     if content is None or isinstance(content, str):
         return content or ""
     if not isinstance(content, Sequence):
-        raise ChatTemplateError("a message's content must be a text or a list of parts")
+        raise ChatTemplateError(f"a message's content must be a text or a list of parts (got {type(content).__name__})")
     return "\n".join(_part_text(part) for part in content)
 
 

@@ -1,4 +1,4 @@
-"""A conversation as a chat template is to write it: its messages, what they end with, and whether the model is to think."""
+"""A conversation to render with a chat template: its messages, its ending, and whether the model thinks first."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -7,16 +7,18 @@ from typing import Any
 
 
 class ChatEnding(Enum):
-    """What a conversation ends with, as a prompt."""
+    """The end of a conversation when it is rendered as a prompt."""
 
     BEGUN = "the beginning of an answer"
     AS_IS = "its final message"
-    CONTINUED = "its final message, open to go on"
+    CONTINUED = "its final message, which the model continues"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Conversation:
+    """A conversation to render as a prompt."""
+
     messages: Sequence[Mapping[str, Any]]
     ending: ChatEnding = ChatEnding.BEGUN
     thinks: bool | None = None
-    """For a template that asks whether the model is to think; None leaves the template its own default."""
+    """True if the model thinks before it answers; None leaves it to the template."""

@@ -1,4 +1,4 @@
-"""From texts and conversations to token ids. What takes long is done in threads, so that the streams of others go on."""
+"""Conversion of texts and conversations to token ids. Long work runs in threads, so that other streams continue."""
 
 import asyncio
 import os
@@ -15,11 +15,11 @@ from pagoda.text.prompt_bound import PromptBound, TextTooLongError
 from pagoda.text.tokenizer import SHORT_CHARACTERS, Tokenizer
 
 MAX_PROMPT_TOKENS = 1 << 20
-"""Of all texts of a request together."""
+"""Most tokens of all texts of a request together."""
 
 T = TypeVar("T")
 
-# Of their own: long texts wait for each other, and nothing else waits for them.
+# Separate threads, so that long texts delay only each other.
 _encoding_threads = ThreadPoolExecutor(max_workers=max(2, os.cpu_count() or 1), thread_name_prefix="encode")
 
 
@@ -28,7 +28,7 @@ async def encode_texts(
 ) -> list[list[int]]:
     """Return each text's token ids.
 
-    Raises PromptTooLongError for a text that `bound` refuses, and names `field` as the one that the texts came in.
+    Raises PromptTooLongError for a text that exceeds `bound`; the error names `field`, which contained the texts.
     """
 
     def encode_all() -> list[list[int]]:
@@ -39,7 +39,7 @@ async def encode_texts(
             room -= len(encoded[-1])
             if room < 0:
                 raise InvalidRequestError(
-                    f"{field}: the prompts have more than {MAX_PROMPT_TOKENS} tokens together; send fewer at a time",
+                    f"The prompts in `{field}` may have at most {MAX_PROMPT_TOKENS} tokens together; send fewer per request.",
                     param=field,
                 )
         return encoded
@@ -48,15 +48,15 @@ async def encode_texts(
 
 
 async def encode_conversation(template: ChatTemplate, conversation: Conversation, bound: PromptBound) -> list[int]:
-    """Return the token ids of the conversation as the template writes it.
+    """Return the token ids of the rendered conversation.
 
-    Rendering is always done elsewhere: what it costs is not known before.
+    Rendering always runs in another thread, because its cost is not known in advance.
     """
     render = partial(template.render_prompt, conversation)
     try:
         prompt = await asyncio.get_running_loop().run_in_executor(rendering_threads, render)
     except ChatTemplateError as error:
-        raise InvalidRequestError(f"The messages cannot be a prompt: {error}", param="messages") from None
+        raise InvalidRequestError(f"The messages cannot be rendered as a prompt: {error}", param="messages") from None
     return await _encode_aside(partial(template.encode_rendered, prompt, bound), len(prompt.text), "messages")
 
 

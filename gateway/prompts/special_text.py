@@ -1,7 +1,7 @@
-"""Tells the special tokens that a chat template writes from those that somebody typed in a message.
+"""The distinction between special tokens that a chat template writes and those that a message contains.
 
-What is typed gets a mark inside before rendering, a character that occurs nowhere else; afterwards only the template's own
-special tokens are whole, and the tokenizer leaves the marks out.
+Before rendering, each special token in a message gets a mark inside, a character that occurs nowhere else. After rendering only
+the template's own special tokens are intact, and the tokenizer removes the marks.
 """
 
 import re
@@ -13,7 +13,7 @@ PRIVATE_CHARACTERS = range(0xE000, 0xF900)
 
 
 class ControlTokens(Protocol):
-    """What is needed of a tokenizer."""
+    """The part of a tokenizer that SpecialText uses."""
 
     special_tokens: Mapping[str, int]
 
@@ -24,17 +24,19 @@ class ControlTokens(Protocol):
 
 
 class SpecialText:
+    """The search for special tokens in messages, which marks each of them."""
+
     def __init__(self, tokenizer: ControlTokens) -> None:
         special_tokens = tokenizer.special_tokens
         self._tokenizer = tokenizer
         self._longest = max(map(len, special_tokens), default=0)
         self._beginnings = {text[:length] for text in special_tokens for length in range(1, len(text))}
-        # The longest wins where one special token begins with another; without any, nothing matches.
+        # The longest comes first, because one special token may begin with another. Without any, nothing matches.
         alternatives = map(re.escape, sorted(special_tokens, key=len, reverse=True))
         self._any = re.compile("|".join(alternatives) or r"(?!)")
 
     def mark_typed(self, messages: Sequence[Mapping[str, Any]], mark: str) -> list[dict[str, Any]]:
-        """Return the messages with `mark` inside each special token written anywhere in them."""
+        """Return the messages with `mark` inside each special token that they contain, in any field."""
         marked: list[dict[str, Any]] = self._mark_inside(messages, mark)
         return [{**message, "content": self._mark_end(message["content"], mark)} for message in marked]
 
@@ -49,7 +51,7 @@ class SpecialText:
         return value
 
     def _mark_hidden(self, text: str, mark: str) -> str:
-        """Control tokens that the text has under other names, such as one in other letters, found by the tokenizer itself."""
+        """Mark the control tokens that only the tokenizer finds, such as one written in other letters."""
         pieces, position = [], 0
         for start, end, _ in self._tokenizer.control_spans(text):
             inside = start + len(text[start:end]) - len(text[start:end].lstrip()) + 1
@@ -59,13 +61,16 @@ class SpecialText:
         return "".join([*pieces, text[position:]])
 
     def _mark_end(self, content: str, mark: str) -> str:
-        """Templates may join messages: an end that begins a special token must not be completed by what follows."""
+        """Add the mark to content that ends with the beginning of a special token.
+
+        Templates may join messages, so that the next message could complete the token.
+        """
         ends = (content[-length:] for length in range(1, min(self._longest, len(content) + 1)))
         return content + mark if any(end in self._beginnings for end in ends) else content
 
 
 def unused_character(*values: Any) -> str | None:
-    """Return a private character that is in none of the texts within the values."""
+    """Return a private Unicode character that no text in the values contains, or None if all are used."""
     used = set().union(*_strings(values))
     return next((chr(code) for code in PRIVATE_CHARACTERS if chr(code) not in used), None)
 

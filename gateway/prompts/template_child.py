@@ -1,4 +1,7 @@
-"""One process for chat templates as the gateway sees it: started, asked, and ended. template_process.py is what runs in it."""
+"""The gateway's handle of one process for chat templates: starts it, sends it requests, and ends it.
+
+template_process.py runs in that process.
+"""
 
 import os
 import socket
@@ -13,25 +16,27 @@ import orjson
 from gateway.errors import unavailable
 
 MAX_WALL_S = 120.0
-"""For a process that is stopped or starved; its own processor time is limited much sooner."""
+"""Longest wait for an answer, in seconds. Only a stopped or starved process needs it: processor time is limited sooner."""
 END_GRACE_S = 5.0
+"""Seconds that a process has to end before it is killed."""
 KEPT_VARIABLES = ("PATH", "TZ", "LANG", "LC_ALL", "LC_TIME", "LD_LIBRARY_PATH", "PYTHONPATH", "PYTHONHOME")
-"""What the process gets of the gateway's environment, where there are keys and passwords too."""
+"""Environment variables that the process inherits. The others may contain keys and passwords."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TemplateLimits:
-    """What one request to compile or render may use."""
+    """The limits of one request to compile or render."""
 
     cpu_s: float = 2.0
+    """Most processor time, in seconds."""
     memory_bytes: int = 192 << 20
-    """Address space of the process, of which Python and Jinja take 27 MiB."""
+    """Largest address space of the process, in bytes. Python and Jinja take 27 MiB of it."""
     characters: int = 1 << 22
-    """Of the rendered text."""
+    """Most characters of the rendered text."""
 
 
 class ChildEndedError(Exception):
-    """`status` as subprocess has it: minus the signal's number where one ended the process."""
+    """The error for a process that ended without an answer. `status` is as in subprocess: a negative number if a signal ended it."""
 
     def __init__(self, status: int) -> None:
         super().__init__(status)
@@ -40,14 +45,19 @@ class ChildEndedError(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reply:
+    """The answer of the process to one request."""
+
     outcome: str
     content: bytes
+    """Rendered text, names of the variables as JSON, or the reason, depending on the outcome."""
     cpu_s: float
+    """Processor time of the request, in seconds."""
     ends: bool
+    """True if the process ends after this answer."""
 
 
 class TemplateChild:
-    """One process, which answers one request after another. Used by one thread at a time."""
+    """One process, which answers one request after another. Only one thread may use it at a time."""
 
     def __init__(self, limits: TemplateLimits) -> None:
         self.idle_since_s = time.monotonic()
@@ -61,14 +71,14 @@ class TemplateChild:
                     stdin=theirs.fileno(),
                     stdout=subprocess.DEVNULL,
                     env={name: os.environ[name] for name in KEPT_VARIABLES if name in os.environ},
-                    process_group=0,  # Ctrl-C in the terminal is for the parent
+                    process_group=0,  # Ctrl-C in the terminal must end only the parent
                 )
         except OSError as error:
             self._connection.close()
             raise unavailable(f"The process for chat templates cannot be started: {error.strerror}.") from None
 
     def ask_process(self, request: bytes) -> Reply:
-        """Raises ChildEndedError where the process ends without an answer."""
+        """Send the request and return the answer. Raises ChildEndedError if the process ends without one."""
         try:
             self._connection.send_bytes(request)
             if not self._connection.poll(MAX_WALL_S):
@@ -82,7 +92,7 @@ class TemplateChild:
             raise
 
     def end_process(self) -> int:
-        """Close its socket, upon which it ends, and return its status."""
+        """Close the socket of the process, which ends it, and return its exit status."""
         self._connection.close()
         try:
             return self._process.wait(END_GRACE_S)

@@ -1,8 +1,9 @@
 """The process that compiles and renders chat templates: `python -m gateway.prompts.template_process CPU_S MEMORY_BYTES CHARACTERS`.
 
-It answers one request after another on the socket that is its standard input, and ends with that socket. The kernel limits it:
-a request that needs more processor time kills it (SIGPROF), and it gets no memory beyond its limit. template_renderer.py starts
-it, and starts another one when it was killed. It sees no secret: its environment holds no setting, and it opens no file.
+It answers one request after another on the socket that is its standard input, and ends when that socket is closed. The kernel
+enforces its limits: SIGPROF kills it if a request needs more processor time, and memory beyond the limit is refused.
+template_renderer.py starts it, and replaces it if it was killed. It sees no secret: its environment has no settings, and it
+cannot open files.
 """
 
 import codecs
@@ -26,7 +27,7 @@ from gateway.prompts.template_sandbox import chat_environment
 
 MAX_CACHED_TEMPLATES = 16
 GROWN_SHARE = 0.5
-"""The share of the memory limit beyond which the process ends after its answer, so that the next request has all the room."""
+"""Share of the memory limit beyond which the process ends after its answer, so that the next request has all memory."""
 MAX_REASON_CHARACTERS = 500
 LATE_IMPORTS = ("jinja2.constants", "jinja2.debug", "pprint", "textwrap")
 LATE_CODECS = (
@@ -41,7 +42,7 @@ LATE_CODECS = (
     "utf-16-be",
     "utf-32",
 )
-"""What Jinja and Python import when a template first needs it: too late here, where no file can be opened any more."""
+"""Codecs that Python loads at their first use. They and LATE_IMPORTS are loaded at the start, before files are forbidden."""
 
 _environment = chat_environment()
 
@@ -50,7 +51,7 @@ def main() -> None:
     try:
         _serve()
     except MemoryError:
-        signal.raise_signal(signal.SIGKILL)  # not even the answer found room: end as the kernel ends such a process
+        signal.raise_signal(signal.SIGKILL)  # no memory even for the answer: end as if the kernel had killed it
 
 
 def _serve() -> None:
@@ -78,16 +79,16 @@ def _serve() -> None:
 
 
 def _confine(memory_bytes: int) -> int | None:
-    """Limit memory and open no file from now on; return the open file that tells the process's size, where there is one."""
+    """Limit memory and forbid opening files. Return the open /proc/self/statm, which has the process's size, or None without it."""
     for module in LATE_IMPORTS:
         importlib.import_module(module)
     for codec in LATE_CODECS:
         codecs.lookup(codec)
     time.localtime()  # reads the time zone
-    warnings.simplefilter("ignore")  # Python's compiler warns about templates
+    warnings.simplefilter("ignore")  # Python's compiler warns about generated code
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     statm = None
-    with contextlib.suppress(OSError):  # Linux only, as the next one
+    with contextlib.suppress(OSError):  # Linux only, like the next one
         Path("/proc/self/oom_score_adj").write_text("1000")  # the kernel kills this process before the gateway
     with contextlib.suppress(OSError):
         statm = os.open("/proc/self/statm", os.O_RDONLY)
@@ -105,16 +106,14 @@ def _resident_bytes(statm: int | None) -> int:
 
 
 def _answer(request: bytes, max_characters: int) -> tuple[str, bytes]:
-    """Return the outcome's name, with the text, the names of the variables or the reason."""
+    """Return the outcome's name and its content: the text, the names of the variables, or the reason."""
     try:
         content = orjson.loads(request)
         try:
             template = _compiled(content["source"])
         except MemoryError:
             raise
-        except (
-            Exception
-        ) as error:  # Jinja's errors, and whatever Python's compiler raises for the code that Jinja makes
+        except Exception as error:  # Jinja's errors, and any of Python's compiler for the code that Jinja generates
             return "invalid", _reason(error)
         if content["variables"] is None:
             return "valid", orjson.dumps(_variables(content["source"]))
@@ -122,7 +121,7 @@ def _answer(request: bytes, max_characters: int) -> tuple[str, bytes]:
         return ("too_long", b"") if len(text) > max_characters else ("rendered", _utf8(text))
     except MemoryError:
         return "too_large", b""
-    except Exception as error:  # templates call any method of what they are given: any class can come out
+    except Exception as error:  # a template may call any method of its variables, so any class of error is possible
         return "refused", _reason(error)
 
 
@@ -141,11 +140,11 @@ def _reason(error: Exception) -> bytes:
         case jinja2.TemplateSyntaxError():
             reason = f"{error.message} (line {error.lineno})"
         case SyntaxError():
-            reason = f"Python's compiler refuses it: {error.msg}"
+            reason = f"Python's compiler rejects it: {error.msg}"
         case RecursionError():
             reason = "it is nested too deep"
-        case OSError():  # its text may name a path
-            reason = "it needs a file or a module that it cannot have"
+        case OSError():  # its text may contain a path
+            reason = "it needs a file or a module, which templates cannot open"
         case jinja2.TemplateError():
             reason = str(error)
         case _:
@@ -154,7 +153,7 @@ def _reason(error: Exception) -> bytes:
 
 
 def _utf8(text: str) -> bytes:
-    """Templates can write halves of characters (lone surrogates), which become U+FFFD."""
+    """Encode the text. Lone surrogates, which templates can write, become U+FFFD."""
     try:
         return text.encode()
     except UnicodeEncodeError:

@@ -1,8 +1,8 @@
-"""Chat templates, compiled and rendered in processes of their own.
+"""A renderer that compiles and renders chat templates in separate processes.
 
-A template is a stranger's code and may need any time and memory, so it never runs in the gateway: template_process.py runs it,
-within limits that the kernel enforces. A process that is killed fails the request it was working on and no other. One process
-stays warm; more are started while several templates are rendered at once.
+A template is untrusted code that may need any time and memory, so it never runs in the gateway: template_process.py runs it within
+limits that the kernel enforces. A process that is killed fails only its current request. One process stays warm; more are started
+while several templates are rendered at once.
 """
 
 import atexit
@@ -25,21 +25,22 @@ MAX_SOURCE_CHARACTERS = 1 << 18
 MAX_REQUEST_BYTES = 1 << 25
 MAX_PROCESSES = 3
 SLOW_CPU_S = 0.25
+"""Processor time beyond which a template counts as slow, in seconds."""
 MAX_SLOW_WAITING = 16
 MAX_SLOW_KNOWN = 256
 IDLE_S = 60.0
-"""How long a process that is not needed stays, beside the one that always does."""
+"""Seconds after which an idle process ends. One process always stays."""
 
-# Calls wait in these for their process, more of them than may wait for slow templates.
+# More threads than calls with slow templates may wait, so that other templates always find a free one.
 rendering_threads = ThreadPoolExecutor(max_workers=64, thread_name_prefix="render")
 
 
 class ChatTemplateError(ValueError):
-    """The template is not usable, exceeds its limits, or does not accept these messages."""
+    """The error for a template that is not valid, exceeds its limits, or does not accept the messages."""
 
 
 class TemplateRenderer:
-    """Safe to use from several threads; a call blocks its thread until the template is rendered, without the lock of Python."""
+    """A renderer for several threads. A call blocks its thread until the template is rendered, but does not hold Python's lock."""
 
     def __init__(self, limits: TemplateLimits | None = None, *, max_processes: int = MAX_PROCESSES) -> None:
         self._limits = limits or TemplateLimits()
@@ -49,27 +50,27 @@ class TemplateRenderer:
         self._slow_place = threading.Lock()
         self._num_slow = 0
         self._slow: dict[bytes, int] = {}
-        """The smallest request, in bytes, with which a template was slow, by the template's digest."""
+        """Size of the smallest request, in bytes, with which a template was slow, by the template's digest."""
 
     def start_first_process(self) -> None:
-        """Start the first process, so that it is ready when a template is."""
+        """Start the first process, so that the first template does not wait for it."""
         with self._lock:
             if not self._idle:
                 self._idle.append(TemplateChild(self._limits))
 
     def check_template(self, source: str, *, is_foreign: bool = False) -> frozenset[str]:
-        """Compile the template and return the names of the variables that it reads; ChatTemplateError where it is not valid."""
+        """Compile the template and return the names of its variables. Raises ChatTemplateError if it is not valid."""
         return frozenset(orjson.loads(self._ask(source, None, is_foreign)))
 
     def render_template(self, source: str, variables: Mapping[str, Any], *, is_foreign: bool = False) -> str:
-        """Render the template. `is_foreign` is one that came with a request: it may not keep those of the models waiting.
+        """Render the template. One that came with a request (`is_foreign`) must not delay those of the models.
 
-        Raises ChatTemplateError with the reason where the template refuses the variables or exceeds its limits.
+        Raises ChatTemplateError with the reason if the template rejects the variables or exceeds its limits.
         """
         return self._ask(source, variables, is_foreign).decode()
 
     def close_idle_processes(self) -> None:
-        """End the processes that are idle; the others end when their work is done and nobody reads their answer."""
+        """End the idle processes. The others end after their current request, because their sockets are closed by then."""
         with self._lock:
             idle, self._idle = self._idle, []
         for process in idle:
@@ -94,7 +95,7 @@ class TemplateRenderer:
         return self._content(reply)
 
     def _is_slow(self, digest: bytes, num_bytes: int) -> bool:
-        """Return whether the template was slow before with as much. A long chat of one client does not make it slow for all."""
+        """Return True if the template was slow with a request of at most this size. One long chat does not make it slow for all."""
         with self._lock:
             return num_bytes >= self._slow.get(digest, MAX_REQUEST_BYTES + 1)
 
@@ -106,12 +107,12 @@ class TemplateRenderer:
 
     @contextlib.contextmanager
     def _slow_lane(self) -> Iterator[None]:
-        """Templates that came with a request, or were slow before with so much, have one process among all of them."""
+        """Wait for the one process that all slow templates share: those that came with a request, or were slow before."""
         with self._lock:
             if self._num_slow >= MAX_SLOW_WAITING:
                 raise GatewayError(
                     ErrorKind.OVERLOADED,
-                    f"{self._num_slow} requests with a slow chat template wait already; try again later.",
+                    f"{self._num_slow} requests with a slow chat template are waiting already; try again later.",
                     retry_after_s=self._limits.cpu_s,
                 )
             self._num_slow += 1
@@ -123,7 +124,7 @@ class TemplateRenderer:
                 self._num_slow -= 1
 
     def _answer_or_retry(self, request: bytes) -> Reply:
-        """Ask a process; once more where one died of something else than its time, such as the kernel's choice."""
+        """Ask a process, and another one if it ended for any reason but its time limit, for example a lack of memory."""
         try:
             return self._ask_one(request)
         except ChildEndedError as error:
@@ -159,7 +160,9 @@ class TemplateRenderer:
             case "invalid":
                 raise ChatTemplateError(f"the chat template is not valid: {reply.content.decode()}")
             case "too_long":
-                raise ChatTemplateError(f"the chat template wrote more than {self._limits.characters} characters")
+                raise ChatTemplateError(
+                    f"the chat template wrote more than the limit of {self._limits.characters} characters"
+                )
             case "too_large":
                 raise ChatTemplateError(self._memory_reached())
         raise ChatTemplateError(f"the chat template does not accept these messages: {reply.content.decode()}")
@@ -168,7 +171,7 @@ class TemplateRenderer:
         if status == -signal.SIGPROF:
             return f"the chat template needs more than {self._limits.cpu_s:g} s of processor time with these messages"
         if status >= 0:
-            raise unavailable(f"The process for chat templates ended with status {status}; the log says why.")
+            raise unavailable(f"The process for chat templates ended with status {status}; see the log.")
         return self._memory_reached()
 
     def _memory_reached(self) -> str:
@@ -178,16 +181,18 @@ class TemplateRenderer:
 def _serialized(source: str, variables: Mapping[str, Any] | None) -> bytes:
     try:
         request = orjson.dumps({"source": source, "variables": variables})
-    except TypeError as error:  # nesting beyond orjson's limit, numbers beyond 64 bits, halves of characters
-        raise ChatTemplateError(f"the messages cannot be given to the chat template: {error}") from None
+    except TypeError as error:  # too deep for orjson, numbers beyond 64 bits, lone surrogates
+        raise ChatTemplateError(f"the messages cannot be passed to the chat template: {error}") from None
     if len(request) > MAX_REQUEST_BYTES:
-        raise ChatTemplateError(f"the messages have more than {MAX_REQUEST_BYTES >> 20} MiB")
+        raise ChatTemplateError(
+            f"the messages have {len(request)} bytes; at most {MAX_REQUEST_BYTES >> 20} MiB are allowed"
+        )
     return request
 
 
 @cache
 def shared_renderer() -> TemplateRenderer:
-    """Return the one of this process."""
+    """Return the renderer of this process."""
     renderer = TemplateRenderer()
     atexit.register(renderer.close_idle_processes)
     return renderer

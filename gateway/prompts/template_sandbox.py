@@ -1,7 +1,7 @@
-"""The Jinja environment of chat templates: what transformers offers to them, and no way to the rest of the process.
+"""The Jinja environment of chat templates: the functions that transformers offers, and no access to the rest of the process.
 
-A template is a stranger's code, so it changes nothing that it is given. Its time and memory are limited from outside, by the
-process that it runs in (template_process.py).
+A template is untrusted code, so it cannot change its variables. The process that it runs in limits its time and memory
+(template_process.py).
 """
 
 import json
@@ -33,12 +33,12 @@ def chat_environment() -> ImmutableSandboxedEnvironment:
 
 
 class _GenerationTag(Extension):
-    """`{% generation %}` marks an assistant's text for training; here its content counts, not the mark."""
+    """The tag `{% generation %}`, which marks an assistant's text for training. Only its content is rendered."""
 
     tags = {"generation"}  # noqa: RUF012  # the base class declares it like this
 
     def parse(self, parser: Parser) -> nodes.Node:
-        """Parse it as a scope of its own, like the macro that transformers makes of it."""
+        """Parse the tag as a separate scope, like the macro that transformers makes of it."""
         line = next(parser.stream).lineno
         body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
         return nodes.Scope(body, lineno=line)
@@ -55,9 +55,9 @@ class _TemplateDict:
 
 
 class _TemplateNamespace(Namespace):
-    """Refuses names that begin with an underscore, as transformers does."""
+    """A namespace that refuses names that begin with an underscore, as in transformers."""
 
-    def __init__(*args: Any, **kwargs: Any) -> None:  # so that `namespace(self=1)` works, as in Jinja
+    def __init__(*args: Any, **kwargs: Any) -> None:  # `namespace(self=1)` works, as in Jinja
         self, *others = args
         attributes = dict(*others, **kwargs)
         for name in attributes:
@@ -71,7 +71,7 @@ class _TemplateNamespace(Namespace):
 
 def _check_name(name: Any) -> None:
     if isinstance(name, str) and name.startswith("_"):
-        raise SecurityError(f"a namespace has no attribute that begins with an underscore (got {name[:40]!r})")
+        raise SecurityError(f"an attribute of a namespace must not begin with an underscore (got {name[:40]!r})")
 
 
 def _to_json(
@@ -81,7 +81,7 @@ def _to_json(
     separators: tuple[str, str] | None = None,
     sort_keys: bool = False,
 ) -> str:
-    """Write JSON without Jinja's own escapes for HTML, which a prompt is not."""
+    """Return JSON without the HTML escapes of Jinja's own filter: a prompt is not HTML."""
     return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
 
 

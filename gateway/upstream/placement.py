@@ -1,4 +1,4 @@
-"""The placement of requests: each is at one scheduler at a time, until it has been served to its end.
+"""The placement of requests: one scheduler at a time serves each, until its end.
 
 A request goes to the scheduler that can compute it soonest (scheduler_choice.py). If that scheduler refuses it, is lost or stops
 answering, the request resumes at another one, or waits until one is back. If none is back in time, it ends with an error.
@@ -31,9 +31,9 @@ class Placement:
         self, schedulers: Schedulers, hints: PrefixHints, *, max_buffered_events: int = MAX_BUFFERED_EVENTS
     ) -> None:
         self.num_retried: Counter[str] = Counter()
-        """Number of requests, by address, that the scheduler refused and another one was sent."""
+        """Number of requests, by address, that the scheduler refused and that were then sent to another one."""
         self.num_displaced: Counter[str] = Counter()
-        """Number of requests, by address, that lost this scheduler, to resume on another one or after an outage."""
+        """Number of requests, by address, that lost their place on the scheduler, to resume on another one or after an outage."""
         self._schedulers = schedulers
         self._hints = hints
         self._max_buffered_events = max_buffered_events

@@ -76,7 +76,7 @@ class SchedulerCalls:
 
 
 class SchedulerListener(Protocol):
-    """The interface through which a client reports requests that its scheduler does not serve to their end."""
+    """The interface to which a SchedulerClient reports requests that its scheduler does not serve to their end."""
 
     def on_refused_request(self, client: "SchedulerClient", opened: OpenRequest, error: GatewayError) -> None: ...
 

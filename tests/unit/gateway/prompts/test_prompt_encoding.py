@@ -19,7 +19,7 @@ async def test_a_text_that_is_too_long(tiny_tokenizer: Tokenizer) -> None:
 
 async def test_texts_that_are_too_long_together(tiny_tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(prompt_encoding, "MAX_PROMPT_TOKENS", 8)
-    with pytest.raises(InvalidRequestError, match=r"^input: ") as refused:
+    with pytest.raises(InvalidRequestError, match=r"in `input` may have at most 8 tokens") as refused:
         await encode_texts(
             tiny_tokenizer, ["one two three"] * 8, PromptBound(max_tokens=8), field="input", add_special_tokens=False
         )

@@ -71,7 +71,7 @@ def test_a_source_that_is_too_long_is_not_compiled(renderer: TemplateRenderer) -
 def test_what_is_no_json_is_refused(renderer: TemplateRenderer, value: object) -> None:
     for _ in range(300 if isinstance(value, list) else 0):
         value = [value]
-    with pytest.raises(ChatTemplateError, match="cannot be given to the chat template"):
+    with pytest.raises(ChatTemplateError, match="cannot be passed to the chat template"):
         renderer.render_template("{{ value }}", {"value": value})
 
 
