@@ -36,7 +36,7 @@ class TemplateLimits:
 
 
 class ChildEndedError(Exception):
-    """The error for a process that ended without an answer. `status` is as in subprocess: a negative number if a signal ended it."""
+    """The error for a process that ended without an answer. `status` is as in subprocess: negative if a signal ended it."""
 
     def __init__(self, status: int) -> None:
         super().__init__(status)
