@@ -1,4 +1,4 @@
-"""`python -m gateway`: settings, model, HTTP server; and on SIGTERM or SIGINT an end that lets open streams finish."""
+"""The gateway's process, `python -m gateway`: an HTTP server that drains its open streams on SIGTERM or SIGINT."""
 
 import asyncio
 import contextlib
@@ -30,12 +30,12 @@ from pagoda.telemetry.open_tracer import open_tracer
 
 logger = logging.getLogger("gateway")
 
-# What is still open after the drain's grace is cancelled, and gets this long to notice.
+# Seconds for streams to end after they are cancelled at the end of the drain.
 CANCEL_GRACE_S = 2
 
 
 class _Server(uvicorn.Server):
-    """uvicorn would stop listening at once and die of the signal; here the drain comes first, and the exit status is 0."""
+    """A uvicorn server that leaves signals to the drain. Uvicorn itself would stop listening at once, and end by the signal."""
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -47,7 +47,7 @@ def main() -> int:
     settings = GatewaySettings.load()
     configure_logging(settings.log_level, settings.log_format)
     end_on_stop_signal()
-    logger.info("gateway starts", extra=settings.described())
+    logger.info("gateway starting", extra=settings.described())
     with open_tracer(settings.otlp_endpoint, "pagoda-gateway") as tracer:
         return _run(settings, tracer)
 
@@ -71,7 +71,7 @@ def _run(settings: GatewaySettings, tracer: Tracer) -> int:
 
 async def _serve(settings: GatewaySettings, app: FastAPI, sockets: list[socket.socket]) -> int:
     app.state.gateway.addresses.extend(map(address_of, sockets))
-    logger.info("gateway listens", extra={"addresses": " ".join(app.state.gateway.addresses)})
+    logger.info("gateway listening", extra={"addresses": " ".join(app.state.gateway.addresses)})
     server = _Server(
         uvicorn.Config(
             app,
@@ -96,20 +96,20 @@ async def _serve(settings: GatewaySettings, app: FastAPI, sockets: list[socket.s
 
 
 async def _end_on(stop: asyncio.Event, server: uvicorn.Server, drain: Drain, settings: GatewaySettings) -> None:
-    """Let load balancers see that this one goes, then refuse new work, wait for the open streams, and stop the server."""
+    """Wait for `stop`, then report not ready, refuse new requests after a delay, wait for the open streams, and stop the server."""
     await stop.wait()
     try:
         drain.begin_drain()
         if settings.drain_delay_s:
-            logger.info("gateway is no longer ready", extra={"delay_s": settings.drain_delay_s})
+            logger.info("gateway not ready; still accepting requests", extra={"delay_s": settings.drain_delay_s})
             await asyncio.sleep(settings.drain_delay_s)
         drain.refuse_requests()
-        logger.info("gateway drains", extra={"grace_s": settings.drain_grace_s})
+        logger.info("gateway draining", extra={"grace_s": settings.drain_grace_s})
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(settings.drain_grace_s):
                 await drain.wait_until_idle()
     finally:
-        # Also when something went wrong: a process that was told to end must end.
+        # Even after an error, a process that received a stop signal must end.
         server.should_exit = True
 
 

@@ -1,4 +1,4 @@
-"""What the gateway can be told, and which combinations it refuses."""
+"""The settings of the gateway, read once in __main__."""
 
 from typing import Self
 
@@ -20,66 +20,66 @@ class GatewaySettings(KeySettings):
     role = Role.GATEWAY
 
     model: str = DEFAULT_MODEL
-    """The models whose text is served beside those of the store, separated by commas: names of the catalogue, or paths of GGUF
-    files or safetensors directories."""
+    """The models to serve besides those of the store, separated by commas: names in the catalogue, or paths of GGUF files or
+    safetensors directories."""
     scheduler: str = ""
-    """The schedulers' gRPC addresses, `unix:/path.sock` or `host:port`, separated by commas: requests go to the best and move to
-    another one when it is lost. Default: unix:HOME/run/scheduler.sock."""
+    """gRPC addresses of the schedulers, `unix:/path.sock` or `host:port`, separated by commas. Requests go to the best one, and
+    move to another one when it is lost. Default: unix:HOME/run/scheduler.sock."""
     host: str = "127.0.0.1"
-    """The address to listen on. Other than loopback only with API keys."""
+    """The address to listen on. An address other than loopback needs API keys."""
     port: int = Field(default=8000, ge=0, le=65535)
     """The port to listen on."""
     ollama_port: int = Field(default=11434, ge=0, le=65535)
-    """Where Ollama's clients look by default: listened on too, on 127.0.0.1, when it is free. 0 is off."""
+    """A second port, on 127.0.0.1, where Ollama's clients look by default; skipped if it is in use. 0 disables it."""
     allowed_origins: str = ""
-    """Web origins, separated by commas, whose pages may use this server beside those of this machine; `*` stands for any text."""
+    """Web origins whose pages may use this server besides those of this machine, separated by commas; `*` matches any text."""
     allowed_hosts: str = ""
-    """Names, separated by commas, by which a server on loopback may be addressed beside local ones."""
+    """Host names by which a server on loopback may be addressed besides local ones, separated by commas."""
     max_body_bytes: ByteSize = Field(default=ByteSize(8 * 1024 * 1024), gt=0)
-    """Longer request bodies are refused."""
+    """Maximum size of a request body."""
     trust_request_chat_template: bool = False
-    """Allow a template in a request to keys without the scope `admin` too: each is code of whoever sends it."""
+    """Accept chat templates in requests from keys without the scope `admin`. A template is code that runs on this server."""
     max_body_values: int = Field(default=800_000, ge=1000)
-    """JSON with more values is refused. A number counts as one, a string or key as 8, an array or object as 40. A window of
-    more tokens needs more."""
+    """Maximum number of values in a JSON body. A number counts as 1, a string or key as 8, an array or object as 40. A longer
+    window needs more."""
     max_header_bytes: ByteSize = Field(default=ByteSize(64 * 1024), ge=1024)
-    """Requests whose line and headers are longer end with status 431."""
+    """Maximum size of a request's line and headers; longer ones get status 431."""
     header_timeout_s: float = Field(default=30.0, gt=0)
-    """How long a request's headers may take. A new connection without a request is closed after that."""
+    """Time for a request's headers to arrive, in seconds. A new connection without a request is closed after it."""
     body_timeout_s: float = Field(default=60.0, gt=0)
-    """A body must be complete after that, or bring 16 KiB more in each such time."""
+    """Time for a body to arrive, in seconds. A longer body must bring at least 16 KiB more in each such time."""
     write_timeout_s: float = Field(default=300.0, gt=0)
-    """A client that reads nothing of its answer for so long is cut off."""
+    """Time, in seconds, after which a client that reads nothing of its answer is disconnected."""
     keep_alive_timeout_s: float = Field(default=120.0, gt=0)
-    """How long a connection stays open between two requests. Longer than the proxies in front keep theirs."""
+    """Time that a connection stays open between two requests, in seconds; set it longer than that of the proxies in front."""
     max_connections: int = Field(default=4096, ge=1)
-    """Beyond that, and beyond what the limit of open files allows, the connection that was idle longest is closed; without one,
-    new connections end with status 503."""
+    """Maximum number of connections, within the limit of open files. Beyond it the connection that was idle longest is closed;
+    if none is idle, a new connection gets status 503."""
     max_connections_per_address: int | None = Field(default=None, ge=1)
-    """Off by default, because all connections of a proxy come from one address."""
+    """Maximum number of connections per client address. Default: no limit, because a proxy has one address for all clients."""
     comment_interval_s: float = Field(default=15.0, gt=0)
-    """A stream of server-sent events that has no token for so long gets a comment, so that no proxy cuts it."""
+    """Time without a token, in seconds, after which an event stream gets a comment, to keep proxies from closing it."""
     strict_fields: bool = False
-    """Refuse requests that have a field which their API does not, in place of naming it in X-Pagoda-Ignored."""
+    """Refuse requests with fields that their API does not have, instead of listing these in X-Pagoda-Ignored."""
     sampling_defaults: SamplingDefaultsMode = "model"
-    """Whether what a request leaves open is as the catalogue or the model's files recommend (`model`), or as the API documents
-    it (`neutral`). A Modelfile's parameters hold either way."""
+    """Source of the sampling parameters that a request omits: the catalogue and the model's files (`model`), or the API's
+    documented defaults (`neutral`). A Modelfile's parameters apply in both cases."""
     default_max_tokens: int | None = Field(default=None, ge=1, le=2**31 - 1)
-    """The most tokens of an answer where neither the request nor the Modelfile names a limit. Default: what the model
-    recommends, else the rest of its window."""
+    """Maximum number of tokens of an answer if neither the request nor the Modelfile sets a limit. Default: the model's
+    recommendation, or else the rest of its window."""
     request_timeout_s: float | None = Field(default=None, gt=0)
-    """Requests that take longer, queue included, end with status 504. Default: no limit."""
+    """Maximum time of a request, including the queue, in seconds; longer ones get status 504. Default: no limit."""
     scheduler_grace_s: float = Field(default=60.0, ge=0)
-    """How long requests wait for a scheduler that was lost or restarts, and for its workers, to go on where they had come to."""
+    """Time, in seconds, that requests wait for a lost or restarting scheduler and its workers, to resume after their last token."""
     scheduler_silence_s: float = Field(default=5.0, gt=0)
-    """A scheduler that answers nothing for about this long is lost, whatever its connection says."""
+    """Time without an answer, in seconds, after which a scheduler is treated as lost even if its connection is open."""
     prefix_index: SecretStr = SecretStr(MEMORY)
-    """Where schedulers publish which worker holds which prefix, to choose among them: `memory` is what this gateway has sent
-    where, or a URL such as redis://HOST:PORT."""
+    """The prefix index, which guides the choice among schedulers: the URL to which they publish cached prefixes, such as
+    redis://HOST:PORT, or `memory` for the prefixes that this gateway has sent."""
     drain_delay_s: float = Field(default=0.0, ge=0)
-    """How long requests are still taken after SIGTERM, while /ready says 503: until every load balancer has seen that."""
+    """Time after SIGTERM, in seconds, in which /ready returns 503 and requests are still accepted, for load balancers to notice."""
     drain_grace_s: float = Field(default=30.0, ge=0)
-    """How long open streams may go on after that."""
+    """Time after `drain_delay_s`, in seconds, in which open streams may finish."""
 
     @property
     def models(self) -> list[str]:
@@ -117,9 +117,12 @@ class GatewaySettings(KeySettings):
     def _names_each_scheduler_once(cls, value: str) -> str:
         addresses = listed(value)
         if value and not addresses:
-            raise ValueError("name at least one scheduler, such as 127.0.0.1:50051, or none for the one under HOME")
+            raise ValueError(
+                f"names no scheduler (got {value!r}); name at least one scheduler, such as 127.0.0.1:50051,"
+                " or leave it empty for the one below HOME"
+            )
         if twice := sorted(address for address in set(addresses) if addresses.count(address) > 1):
-            raise ValueError(f"{twice[0]} is named twice")
+            raise ValueError(f"names {twice[0]} twice; name each scheduler once")
         return value
 
     @field_validator("prefix_index")
@@ -132,7 +135,7 @@ class GatewaySettings(KeySettings):
     @classmethod
     def _names_a_model(cls, value: str) -> str:
         if not listed(value):
-            raise ValueError(f"name at least one model, such as {DEFAULT_MODEL}")
+            raise ValueError(f"names no model (got {value!r}); name at least one model, such as {DEFAULT_MODEL}")
         return value
 
     @model_validator(mode="after")
@@ -144,12 +147,12 @@ class GatewaySettings(KeySettings):
     def _open_to_others_only_with_a_key(self) -> Self:
         if not self.is_on_loopback and not self._has_keys():
             raise ValueError(
-                f"refusing to listen on {self.host} without an API key, because anyone who reaches it could use the model: "
-                "make one with pagoda key create NAME, or set PAGODA_GATEWAY_API_KEY, or keep --host 127.0.0.1 and put a "
-                "reverse proxy in front"
+                f"refusing to listen on {self.host} without an API key, because anyone who can reach it could use the model; "
+                "create a key with `pagoda key create NAME`, or set PAGODA_GATEWAY_API_KEY, or keep --host 127.0.0.1 and put "
+                "a reverse proxy in front"
             )
         return self
 
     def _has_keys(self) -> bool:
-        """Return whether there is a key. A file may still turn out to list none, which ends the start as well."""
+        """Return True if a key is configured. A keys file without keys also ends the start, but later."""
         return self.api_key is not None or bool(self.listed_keys) or self.keys_path.exists()

@@ -1,6 +1,6 @@
-"""What the gateway reports to Prometheus: vLLM's names and buckets where the meaning is the same, so that its dashboards work.
+"""The gateway's Prometheus metrics. Those with the meaning of vLLM's have its names and buckets, so that its dashboards work.
 
-The gateway measures requests; the schedulers' numbers (scheduler_metrics.py) are fetched when Prometheus asks.
+The gateway measures requests. The schedulers' numbers (scheduler_metrics.py) are fetched at each scrape.
 """
 
 from collections.abc import Iterable, Sequence
@@ -21,7 +21,7 @@ ITL_BUCKETS = (0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1,
 
 
 class ModelMetrics:
-    """What is measured of the requests for one model."""
+    """The metrics of the requests for one model."""
 
     def __init__(self, families: "_RequestFamilies", model_name: str) -> None:
         def child(family: Counter | Histogram) -> Any:
@@ -42,30 +42,35 @@ class ModelMetrics:
         self.request_generation_tokens: Histogram = child(families.request_generation_tokens)
 
     def count_end(self, finished_reason: str) -> None:
+        """Count an ended sample."""
         self._request_success.labels(self._model_name, ENGINE, finished_reason).inc()
 
 
 class GatewayMetrics:
-    """One registry per app, so that two apps in one process do not meet."""
+    """The metrics of one app, in a separate registry, so that two apps in one process do not share them."""
 
     def __init__(self, model_name: str, max_position: int) -> None:
-        """`model_name` is the label of the scheduler's numbers, which are of all models."""
+        """Create the registry. `model_name` labels the schedulers' numbers, which cover all models."""
         self._model_name = model_name
         self.registry = CollectorRegistry()
         self.http_requests = Counter(
-            "http_requests", "HTTP requests by route.", ("handler", "method", "status"), registry=self.registry
+            "http_requests",
+            "HTTP requests by route, method and status.",
+            ("handler", "method", "status"),
+            registry=self.registry,
         )
         self._families = _RequestFamilies(self.registry, max_position)
         self._of_model: dict[str, ModelMetrics] = {}
-        self.for_model(model_name)  # There from the first scrape on.
+        self.for_model(model_name)  # so that the first scrape has them
 
     def for_model(self, model_name: str) -> ModelMetrics:
+        """Return the metrics of the model, created at the first call."""
         if model_name not in self._of_model:
             self._of_model[model_name] = ModelMetrics(self._families, model_name)
         return self._of_model[model_name]
 
     def exposition(self, load: SchedulerLoad | None) -> bytes:
-        """Prometheus text; without the scheduler's numbers when it could not be asked."""
+        """Return the metrics in Prometheus' text format, with the schedulers' numbers if `load` has them."""
         own = generate_latest(self.registry)
         return own if load is None else own + generate_latest(_Fixed(scheduler_metrics(load, self._model_name)))
 
@@ -79,33 +84,51 @@ class _RequestFamilies:
             return Histogram(name, text, LABELS, buckets=buckets, registry=registry)
 
         tokens = _token_buckets(max_position)
-        self.request_success = counter("vllm:request_success", "Ended samples.", (*LABELS, "finished_reason"))
-        self.prompt_tokens = counter("vllm:prompt_tokens", "Prompt tokens of admitted requests.")
-        self.generation_tokens = counter("vllm:generation_tokens", "Generated tokens.")
+        self.request_success = counter(
+            "vllm:request_success", "Number of ended samples by reason.", (*LABELS, "finished_reason")
+        )
+        self.prompt_tokens = counter("vllm:prompt_tokens", "Number of prompt tokens of admitted requests.")
+        self.generation_tokens = counter("vllm:generation_tokens", "Number of generated tokens.")
         self.moved = counter(
-            "pagoda_moved_samples", "Samples that went on after their worker or scheduler was lost or left."
+            "pagoda_moved_samples", "Number of samples that resumed after their worker or scheduler was lost or left."
         )
-        self.ttft = histogram("vllm:time_to_first_token_seconds", "Arrival to first token.", TTFT_BUCKETS)
-        self.itl = histogram("vllm:inter_token_latency_seconds", "Gaps between tokens.", ITL_BUCKETS)
+        self.ttft = histogram(
+            "vllm:time_to_first_token_seconds", "Time from arrival to the first token, in seconds.", TTFT_BUCKETS
+        )
+        self.itl = histogram("vllm:inter_token_latency_seconds", "Time between two tokens, in seconds.", ITL_BUCKETS)
         self.tpot = histogram(
-            "vllm:request_time_per_output_token_seconds", "Mean time per token after the first.", ITL_BUCKETS
+            "vllm:request_time_per_output_token_seconds",
+            "Mean time per token after the first, in seconds.",
+            ITL_BUCKETS,
         )
-        self.e2e = histogram("vllm:e2e_request_latency_seconds", "Arrival to last token.", LATENCY_BUCKETS)
-        self.queue_time = histogram("vllm:request_queue_time_seconds", "Waiting for a worker.", LATENCY_BUCKETS)
-        self.prefill_time = histogram("vllm:request_prefill_time_seconds", "Prefill.", LATENCY_BUCKETS)
-        self.decode_time = histogram("vllm:request_decode_time_seconds", "Decode.", LATENCY_BUCKETS)
-        self.request_prompt_tokens = histogram("vllm:request_prompt_tokens", "Prompt tokens.", tokens)
-        self.request_generation_tokens = histogram("vllm:request_generation_tokens", "Output tokens.", tokens)
+        self.e2e = histogram(
+            "vllm:e2e_request_latency_seconds", "Time from arrival to the last token, in seconds.", LATENCY_BUCKETS
+        )
+        self.queue_time = histogram(
+            "vllm:request_queue_time_seconds", "Time in the queue, in seconds.", LATENCY_BUCKETS
+        )
+        self.prefill_time = histogram(
+            "vllm:request_prefill_time_seconds", "Time of the prefill, in seconds.", LATENCY_BUCKETS
+        )
+        self.decode_time = histogram(
+            "vllm:request_decode_time_seconds", "Time of the decode, in seconds.", LATENCY_BUCKETS
+        )
+        self.request_prompt_tokens = histogram(
+            "vllm:request_prompt_tokens", "Number of prompt tokens per sample.", tokens
+        )
+        self.request_generation_tokens = histogram(
+            "vllm:request_generation_tokens", "Number of output tokens per sample.", tokens
+        )
 
 
 def _token_buckets(largest: int) -> tuple[int, ...]:
-    """1, 2, 5, 10, 20, 50, … up to the longest sequence."""
+    """Return 1, 2, 5, 10, 20, 50, … up to the longest sequence."""
     series = (digit * 10**exponent for exponent in range(9) for digit in (1, 2, 5))
     return tuple(bucket for bucket in series if bucket <= largest) or (1,)
 
 
 class _Fixed(CollectorRegistry):
-    """A registry of numbers that were gathered already."""
+    """A registry of metrics that were collected before."""
 
     def __init__(self, families: Sequence[Metric]) -> None:
         super().__init__()

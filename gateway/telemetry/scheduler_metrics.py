@@ -1,4 +1,4 @@
-"""What /metrics and /queue say of the schedulers: their load and their queues, as they told, and how this gateway sees them."""
+"""The schedulers in /metrics and /queue: their reported load and queues, and their state as this gateway sees it."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -11,12 +11,12 @@ from gateway.upstream.schedulers import Schedulers
 from pagoda.wire.load import SchedulerLoad
 
 LABELS = ("model_name", "engine")
-# vLLM numbers its data-parallel engines; a scheduler is one engine, however many workers it has.
+# vLLM numbers its data-parallel engines; all schedulers together count as one engine.
 ENGINE = "0"
 
 
 class SchedulerMetrics(Collector):
-    """Each scheduler's row in /metrics, as this gateway sees it. No scheduler is asked for it."""
+    """The state of each scheduler as this gateway sees it, without a call to any scheduler."""
 
     def __init__(self, schedulers: Schedulers, placement: Placement) -> None:
         self._schedulers = schedulers
@@ -24,14 +24,20 @@ class SchedulerMetrics(Collector):
 
     def collect(self) -> Iterable[Metric]:
         labels = ("scheduler",)
-        is_up = GaugeMetricFamily("pagoda_scheduler_up", "1 while it answers and its session is open.", labels=labels)
-        num_open = GaugeMetricFamily("pagoda_scheduler_open_requests", "Requests of this gateway there.", labels=labels)
+        is_up = GaugeMetricFamily(
+            "pagoda_scheduler_up", "1 while the scheduler answers and its session is open, else 0.", labels=labels
+        )
+        num_open = GaugeMetricFamily(
+            "pagoda_scheduler_open_requests", "Number of this gateway's open requests at the scheduler.", labels=labels
+        )
         retried = CounterMetricFamily(
-            "pagoda_scheduler_retried_requests", "Requests refused there and tried at another one.", labels=labels
+            "pagoda_scheduler_retried_requests",
+            "Number of requests that the scheduler refused and that were sent to another one.",
+            labels=labels,
         )
         displaced = CounterMetricFamily(
             "pagoda_scheduler_resumed_requests",
-            "Requests that lost their place there, to go on elsewhere or after an outage.",
+            "Number of requests that lost their place at the scheduler, to resume on another one or after an outage.",
             labels=labels,
         )
         for client in self._schedulers.clients:
@@ -44,28 +50,44 @@ class SchedulerMetrics(Collector):
 
 
 def scheduler_metrics(load: SchedulerLoad, model_name: str) -> list[Metric]:
-    """Return what all schedulers told together, under one model's name."""
+    """Return the metrics of the schedulers' joined load, labelled with one model's name."""
     num_used = sum(worker.num_pages_used for worker in load.workers)
     num_pages = sum(worker.num_pages for worker in load.workers)
     usage, index = num_used / num_pages if num_pages else 0.0, load.prefix_index
     gauges = (
-        ("vllm:num_requests_running", "Sequences that a worker computes.", load.num_running),
-        ("vllm:num_requests_waiting", "Sequences that wait for a worker.", load.num_waiting),
-        ("vllm:kv_cache_usage_perc", "Share of KV pages in use, 0 to 1.", usage),
-        ("pagoda_prefix_index_up", "1 while the shared prefix index answers.", float(index.is_reachable)),
+        ("vllm:num_requests_running", "Number of running sequences.", load.num_running),
+        ("vllm:num_requests_waiting", "Number of sequences that wait for a worker.", load.num_waiting),
+        ("vllm:kv_cache_usage_perc", "Share of KV pages in use, from 0 to 1.", usage),
+        ("pagoda_prefix_index_up", "1 while the shared prefix index answers, else 0.", float(index.is_reachable)),
     )
     counters = (
-        ("vllm:prefix_cache_queries", "Prompt tokens looked up in the prefix cache.", load.num_prefix_queries),
-        ("vllm:prefix_cache_hits", "Prompt tokens found in the prefix cache.", load.num_prefix_hits),
-        ("vllm:num_preemptions", "Sequences whose pages were taken away.", load.num_preemptions),
-        ("pagoda_steps", "Steps that workers have computed.", load.num_steps),
-        ("pagoda_step_tokens", "Tokens that those steps computed, of prompts and of answers.", load.num_step_tokens),
-        ("pagoda_model_loads", "Models loaded because somebody asked for them.", load.num_model_loads),
-        ("pagoda_failed_model_loads", "Models that could not be loaded.", load.num_failed_model_loads),
-        ("pagoda_model_unloads", "Models that left memory.", load.num_model_unloads),
-        ("pagoda_model_load_seconds", "How long those loads took, in all.", load.model_load_s),
-        ("pagoda_prefix_index_published_blocks", "Blocks that the index took.", index.num_published_blocks),
-        ("pagoda_prefix_index_dropped_blocks", "Blocks that it did not take.", index.num_dropped_blocks),
+        (
+            "vllm:prefix_cache_queries",
+            "Number of prompt tokens looked up in the prefix cache.",
+            load.num_prefix_queries,
+        ),
+        ("vllm:prefix_cache_hits", "Number of prompt tokens found in the prefix cache.", load.num_prefix_hits),
+        (
+            "vllm:num_preemptions",
+            "Number of preemptions of running sequences, which lose their pages.",
+            load.num_preemptions,
+        ),
+        ("pagoda_steps", "Number of steps computed by workers.", load.num_steps),
+        ("pagoda_step_tokens", "Number of tokens computed in steps, of prompts and of answers.", load.num_step_tokens),
+        ("pagoda_model_loads", "Number of models loaded for requests.", load.num_model_loads),
+        ("pagoda_failed_model_loads", "Number of model loads that failed.", load.num_failed_model_loads),
+        ("pagoda_model_unloads", "Number of models unloaded.", load.num_model_unloads),
+        ("pagoda_model_load_seconds", "Total time of model loads, in seconds.", load.model_load_s),
+        (
+            "pagoda_prefix_index_published_blocks",
+            "Number of blocks published to the prefix index.",
+            index.num_published_blocks,
+        ),
+        (
+            "pagoda_prefix_index_dropped_blocks",
+            "Number of blocks that were not published to the prefix index.",
+            index.num_dropped_blocks,
+        ),
     )
     families: list[Metric] = []
     for name, text, value in gauges:
@@ -80,10 +102,14 @@ def scheduler_metrics(load: SchedulerLoad, model_name: str) -> list[Metric]:
 
 
 def _worker_metrics(load: SchedulerLoad) -> list[Metric]:
-    pages = GaugeMetricFamily("pagoda_pages", "KV pages by state.", labels=("worker", "state"))
-    running = GaugeMetricFamily("pagoda_worker_sequences", "Sequences that the worker computes.", labels=("worker",))
+    pages = GaugeMetricFamily("pagoda_pages", "Number of KV pages by state.", labels=("worker", "state"))
+    running = GaugeMetricFamily(
+        "pagoda_worker_sequences", "Number of sequences that run on the worker.", labels=("worker",)
+    )
     memory = GaugeMetricFamily(
-        "pagoda_worker_memory_bytes", "What weights and pages take.", labels=("worker", "content")
+        "pagoda_worker_memory_bytes",
+        "Memory of the worker's weights and KV pages, in bytes.",
+        labels=("worker", "content"),
     )
     for worker in load.workers:
         pages.add_metric((worker.worker_id, "free"), worker.num_pages_free)
@@ -97,14 +123,20 @@ def _worker_metrics(load: SchedulerLoad) -> list[Metric]:
 
 def _queue_metrics(load: SchedulerLoad) -> list[Metric]:
     labels = ("model_name", "tenant")
-    lengths = GaugeMetricFamily("pagoda_queue_length", "Sequences that wait for a worker.", labels=labels)
-    ages = GaugeMetricFamily("pagoda_queue_oldest_seconds", "Since the one that waits longest arrived.", labels=labels)
-    positions = GaugeMetricFamily(
-        "pagoda_queue_next_position", "Of the next one among all that wait; the first is 1.", labels=labels
+    lengths = GaugeMetricFamily("pagoda_queue_length", "Number of sequences that wait for a worker.", labels=labels)
+    ages = GaugeMetricFamily(
+        "pagoda_queue_oldest_seconds", "Waiting time of the oldest waiting sequence, in seconds.", labels=labels
     )
-    rate = GaugeMetricFamily("pagoda_queue_drain_rate", "Sequences that ended in a second lately, while others waited.")
+    positions = GaugeMetricFamily(
+        "pagoda_queue_next_position",
+        "Position of the queue's next sequence among all waiting ones, from 1.",
+        labels=labels,
+    )
+    rate = GaugeMetricFamily(
+        "pagoda_queue_drain_rate", "Recent rate of ended sequences while others waited, per second."
+    )
     wait = GaugeMetricFamily(
-        "pagoda_queue_wait_seconds", "Until a sequence that came now would have its turn, estimated."
+        "pagoda_queue_wait_seconds", "Estimated waiting time of a sequence that arrives now, in seconds."
     )
     for queue in load.queues:
         row = (queue.model, queue.tenant)
@@ -118,7 +150,7 @@ def _queue_metrics(load: SchedulerLoad) -> list[Metric]:
 
 
 def queue_object(load: SchedulerLoad) -> dict[str, Any]:
-    """Return what /queue answers and `pagoda ps` shows."""
+    """Return the answer of /queue, which `pagoda ps` shows."""
     return {
         "num_waiting": load.num_waiting,
         "num_running": load.num_running,
@@ -137,7 +169,7 @@ def queue_object(load: SchedulerLoad) -> dict[str, Any]:
 
 
 def _wait_s(load: SchedulerLoad) -> float | None:
-    """Estimate when a sequence that came now would have its turn; None while nothing is known of the rate."""
+    """Return the estimated waiting time of a sequence that arrives now, in seconds; None while the rate is unknown."""
     if not load.num_waiting:
         return 0.0
     return load.num_waiting / load.queue_drain_per_s if load.queue_drain_per_s else None

@@ -43,7 +43,7 @@ async def test_sigterm_lets_streams_finish(short_path: Path, scheduler: FakeSche
             await until_listening(http)
             async with http.stream("POST", "/v1/chat/completions", json=CHAT) as response:
                 process.send_signal(signal.SIGTERM)
-                while b"gateway drains" not in await process.stderr.readline():
+                while b"gateway draining" not in await process.stderr.readline():
                     pass
                 async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=200) as other:
                     assert (await other.get("/ready")).status_code == 503
@@ -84,7 +84,7 @@ async def test_sigterm_while_it_starts_is_an_orderly_end_too(short_path: Path) -
     process = await start_gateway(short_path, free_port())
     assert process.stderr is not None
     try:
-        while b"gateway starts" not in await process.stderr.readline():
+        while b"gateway starting" not in await process.stderr.readline():
             pass
         process.send_signal(signal.SIGTERM)
         assert await process.wait() == 0
@@ -101,7 +101,7 @@ async def test_it_is_unready_before_it_refuses(short_path: Path, scheduler: Fake
         async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=200) as http:
             await until_listening(http)
             process.send_signal(signal.SIGTERM)
-            while b"no longer ready" not in await process.stderr.readline():
+            while b"gateway not ready" not in await process.stderr.readline():
                 pass
             answers = [await http.get(path) for path in ("/ready", "/health")]
             answers.append(await http.post("/v1/chat/completions", json=CHAT))
