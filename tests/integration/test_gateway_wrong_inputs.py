@@ -310,7 +310,7 @@ async def test_what_no_scheduler_takes_ends_no_session(
     monkeypatch.setattr("gateway.upstream.scheduler_session.MAX_REQUEST_BYTES", 200)
     large = {"prompt": "x" * 250, "max_tokens": 1}
     refused = await gateway.http.post(COMPLETIONS, json=large)
-    assert refused.status_code == 400 and "a scheduler takes at most 200" in message_of(refused)
+    assert refused.status_code == 400 and "a scheduler may take at most 200" in message_of(refused)
     assert not gateway.scheduler.requests
     monkeypatch.undo()
     assert (await gateway.http.post(COMPLETIONS, json=large)).status_code == 200

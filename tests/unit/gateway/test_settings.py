@@ -15,7 +15,7 @@ def test_loopback_needs_no_key(host: str) -> None:
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.0.7", "example.org", ""])
 def test_other_hosts_need_a_key_and_the_refusal_says_how_to_go_on(host: str, tmp_path: Path) -> None:
-    with pytest.raises(ValidationError, match="pagoda key create NAME, or set PAGODA_GATEWAY_API_KEY"):
+    with pytest.raises(ValidationError, match="pagoda key create NAME`, or set PAGODA_GATEWAY_API_KEY"):
         GatewaySettings(host=host, home=tmp_path)
     assert GatewaySettings(host=host, home=tmp_path, api_key=SecretStr("s3cret")).host == host
 
