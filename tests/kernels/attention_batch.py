@@ -1,4 +1,4 @@
-"""Batches for tests of attention: sequences of given lengths, their pages in random order all over memory."""
+"""Batches for tests of attention: sequences of given lengths, with their pages in random order."""
 
 from collections.abc import Sequence
 
@@ -10,9 +10,9 @@ NUM_PAGES = 256
 
 
 def attention_batch(plan: Sequence[tuple[int, int]], page_size: int) -> tuple[StepBatch, StepBatch]:
-    """The batch that has just the step's queries, and one that writes all keys before.
+    """Return the batch of only the step's queries, and the batch that writes all keys of the contexts.
 
-    `plan` has per sequence: queries of this step, and the length of the context with them.
+    `plan` has, for each sequence, the number of queries of this step and the length of the context including them.
     """
     generator = torch.Generator().manual_seed(3)
     num_pages = [-(-context // page_size) for _, context in plan]

@@ -1,4 +1,4 @@
-"""The native kernels, built once for all, for tests that compare them with their twins."""
+"""The native kernels, built once for all tests that compare them with the reference implementation."""
 
 import ctypes
 from collections.abc import Iterator
@@ -28,7 +28,7 @@ def native_kernels(kv_dtype: str = DEFAULT_KV_DTYPE, architecture: str = THIS_PR
 
 
 def same_bits(result: torch.Tensor, expected: torch.Tensor) -> bool:
-    """Zeros of either sign are the same, and so are NaNs."""
+    """Return True if all values are equal; zeros of either sign count as equal, and so do NaNs."""
     return result.shape == expected.shape and bool(((result == expected) | (result.isnan() & expected.isnan())).all())
 
 

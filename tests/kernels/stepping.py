@@ -1,4 +1,4 @@
-"""Drives a model step by step over pages in random order, as an engine would, for tests that look at the logits."""
+"""A driver that runs a model step by step with pages in random order, as an engine would, for tests of the logits."""
 
 import random
 from collections.abc import Iterable, Sequence
@@ -34,7 +34,7 @@ class SteppedModel:
         random.Random(seed).shuffle(self._free)
 
     def step(self, scheduled: Sequence[tuple[str, Sequence[int]]], *, padding_blocks: int = 0) -> list[torch.Tensor]:
-        """The next tokens of each named sequence; the logits [tokens, V] of all of them, in this order."""
+        """Compute the next tokens of each named sequence and return the logits [tokens, V] of each, in this order."""
         running = [self._grow(name, len(tokens)) for name, tokens in scheduled]
         positions = [
             range(sequence.num_computed - len(tokens), sequence.num_computed)
@@ -58,7 +58,7 @@ class SteppedModel:
         return [logits[start:end].clone() for start, end in pairwise(starts)]
 
     def run(self, name: str, token_ids: Sequence[int], chunks: Iterable[int] | None = None) -> torch.Tensor:
-        """The whole sequence alone, in chunks of these sizes; the last size holds for the rest."""
+        """Compute a whole sequence alone, in chunks of these sizes, the last size for all further chunks; return its logits."""
         sizes = iter(chunks or [len(token_ids)])
         done, size, parts = 0, 0, []
         while done < len(token_ids):

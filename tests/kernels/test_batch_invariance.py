@@ -1,4 +1,4 @@
-"""The integer mode's promise: a sequence's logits are the same bits, whoever shares its batch and however it is cut."""
+"""Tests that in the integer mode the bits of a sequence's logits do not depend on its batch or its chunks."""
 
 from pathlib import Path
 
@@ -42,7 +42,7 @@ def test_places_of_pages(seed: int, page_size: int, model: DecoderModel, alone: 
 
 @pytest.mark.parametrize("chunk", [1, 4, 23])
 def test_staggered_batch_of_eighteen(chunk: int, model: DecoderModel, alone: torch.Tensor) -> None:
-    """Others prefill, decode and end at other times than the sequence under test, whose memory was theirs before."""
+    """Run other sequences that prefill, decode and end at other times, and reuse their memory for the sequence under test."""
     stepped = SteppedModel(model, KERNELS, num_pages=256)
     stepped.shuffle(3)
     waiting = {name: list(tokens) for name, tokens in OTHERS.items()}

@@ -1,4 +1,4 @@
-"""Each function of kernels/interface.py is in all the places that docs/adding-a-kernel.md lists, so that none is left out."""
+"""Tests that each function of kernels/interface.py is in all the places that docs/adding-a-kernel.md lists."""
 
 import ast
 import inspect
@@ -17,21 +17,21 @@ from worker.kernels.reference import ReferenceKernels
 
 FUNCTIONS = {name for name, value in vars(Kernels).items() if inspect.isfunction(value) and not name.startswith("_")}
 COMPUTING = sorted(FUNCTIONS - {"prepare", "pack_linear", "allocate_kv", "kv_bytes_per_page"})
-# The integers beside a scale of NaN may be any, so these two are compared in test_native_kernels.py instead.
+# With a scale of NaN the integers are arbitrary, so these two are compared in test_native_kernels.py instead.
 HIDING_NAN = sorted(set(COMPUTING) - {"write_kv", "attention"})
 
 Function = Callable[..., Any]
 
 
 def with_function(name: str, wrap: Callable[[Function], Function]) -> IntegerKernels:
-    """Return the integer kernels, one of whose functions `wrap` has replaced."""
+    """Return the integer kernels with the named function wrapped by `wrap`."""
     kernels = IntegerKernels()
     setattr(kernels, name, wrap(getattr(kernels, name)))
     return kernels
 
 
 def one_bit_off(function: Function) -> Function:
-    """Return the same function with another last bit in each result; one without a result does nothing."""
+    """Return the function with the last bit of each result changed; a function without a result does nothing."""
 
     def altered(*arguments: Any) -> torch.Tensor | None:
         result = function(*arguments) if inspect.signature(function).return_annotation is not None else None
@@ -60,7 +60,7 @@ def test_every_function_has_a_reference_and_an_integer_implementation(implementa
 
 
 def test_every_function_is_native() -> None:
-    """One that is inherited would compute in torch, once, while a step is recorded (rule 5)."""
+    """Check that no function is inherited: it would compute in torch, only once, while a step is recorded (rule 5)."""
     assert FUNCTIONS - vars(NativeIntegerKernels).keys() == {"allocate_kv", "kv_bytes_per_page"}
 
 
@@ -71,7 +71,7 @@ def test_the_self_check_finds_a_wrong_bit(name: str) -> None:
 
 @pytest.mark.parametrize("name", HIDING_NAN)
 def test_the_self_check_finds_a_nan_that_became_zero(name: str) -> None:
-    """It finds none if it has no case with NaN, or if the integer implementation itself loses it (rule 6)."""
+    """Check that each function has a case with NaN, and that its integer implementation keeps NaN (rule 6)."""
     assert find_difference(with_function(name, nan_made_zero), IntegerKernels()) is not None
 
 

@@ -1,4 +1,4 @@
-"""The elementwise arithmetic: accurate, and the same bits wherever a number lies in a tensor."""
+"""Tests that the elementwise arithmetic is accurate, with the same bits at each place of a tensor."""
 
 import math
 
@@ -32,7 +32,7 @@ def test_exp2_at_the_ends() -> None:
 
 @pytest.mark.parametrize("size", [1, 3, 7, 8, 9, 31, 33, 1000])
 def test_bits_do_not_depend_on_the_place_in_a_tensor(size: int) -> None:
-    """Vectors' bodies and tails must run the same arithmetic, square roots included."""
+    """Check that the bodies and the tails of vectors give the same bits, also for square roots."""
     torch.manual_seed(size)
     x = torch.randn(size) * 20
     assert torch.equal(exp2_(x.clone()), torch.cat([exp2_(value.clone().view(1)) for value in x]))

@@ -1,4 +1,4 @@
-"""The integer mode beside its float32 twin: near it, kernel by kernel."""
+"""Tests that each kernel of the integer mode is close to its float32 reference implementation."""
 
 import math
 
@@ -29,7 +29,7 @@ def random(*shape: int, seed: int = 0) -> torch.Tensor:
 @pytest.mark.parametrize("inner", [5, 64, 576, 2500])
 @pytest.mark.parametrize("bias", [False, True])
 def test_linear(rows: int, inner: int, bias: bool) -> None:
-    """Rows of any size, and in each an element ten times as large as the rest."""
+    """Test rows of any size, each with one element ten times as large as the others."""
     x_TI = random(rows, inner) * torch.logspace(-3, 3, rows)[:, None]
     x_TI[:, inner // 2] *= 10
     weight_OI, bias_O = random(24, inner, seed=1) * torch.logspace(-2, 0, 24)[:, None], random(24) if bias else None
@@ -42,7 +42,7 @@ def test_linear(rows: int, inner: int, bias: bool) -> None:
 @pytest.mark.parametrize("rows", ROWS)
 @pytest.mark.parametrize("bias", [False, True])
 def test_linear_with_four_bit_weights(rows: int, bias: bool) -> None:
-    """Only the inputs are rounded: with inputs that need no rounding it is exact up to the rounding of float32."""
+    """Check that only the inputs are rounded: inputs that need no rounding give a result exact up to float32 rounding."""
     x_TI = random(rows, 96) * torch.logspace(-3, 3, rows)[:, None]
     bytes_TI = torch.randint(-126, 128, (rows, 96), generator=torch.Generator().manual_seed(2)).float()
     bytes_TI[:, ::32] = 127
@@ -106,7 +106,7 @@ def test_add_and_gather_rows() -> None:
 
 
 def test_head_norm() -> None:
-    """A weight per head, over heads that are a view of something wider."""
+    """Test one weight per head, with heads that are a view of wider rows."""
     x_TNH, weight_NH = random(5, 9, 16)[:, :6], random(6, 16, seed=1)
     assert near(INTEGER.rms_norm(x_TNH, weight_NH, 1e-6), REFERENCE.rms_norm(x_TNH, weight_NH, 1e-6), 1e-6)
 
@@ -132,7 +132,7 @@ def test_zero_and_non_finite_rows_stay_by_themselves() -> None:
 
 
 HEADS = [(4, 4, 16), (6, 2, 8), (5, 1, 64)]
-"""(query heads, KV heads, head size)."""
+"""Cases of (query heads, KV heads, head size)."""
 PLANS = [
     [(1, 1)],
     [(1, 40), (1, 3), (1, 17), (1, 300)],
@@ -140,7 +140,7 @@ PLANS = [
     [(5, 21), (1, 16), (16, 16), (2, 90)],
     [(300, 300)],
 ]
-"""Per sequence: (queries of this step, length of the context with them)."""
+"""Plans, with (queries of this step, length of the context including them) for each sequence."""
 
 
 @pytest.mark.parametrize("plan", PLANS, ids=str)
@@ -188,7 +188,7 @@ def attend_key_by_key(
     window: int | None,
     logit_cap: float | None,
 ) -> torch.Tensor:
-    """Each query with just the keys it sees, without pages or masks."""
+    """Compute each query with only the keys that it sees, without pages or masks."""
     group_size = queries.shape[1] // keys.shape[1]
     outs: list[torch.Tensor] = []
     start = 0
@@ -206,14 +206,14 @@ def attend_key_by_key(
 
 
 def poison(kv: object) -> None:
-    """What another sequence left in memory must not matter, NaN in the scales of the integer mode included."""
+    """Fill KV memory with values that must not matter, as another sequence might leave them, including NaN in scales."""
     if isinstance(kv, IntegerKV):
         kv.integers.fill_(torch.iinfo(kv.integers.dtype).min)
         kv.scales.fill_(math.nan)
 
 
 def test_faint_keys_count_beside_one_that_takes_nearly_all() -> None:
-    """One key holds a thousand times the weight of all others together, each of them a millionth of it."""
+    """Test one key with a thousand times the weight of all others together, each of which has a millionth of its weight."""
     batch, whole = attention_batch([(1, 1000)], 16)
     keys, values = torch.zeros(1000, 1, 16), torch.ones(1000, 1, 16)
     keys[0], values[0] = math.log(1e6) / 4, 0.0

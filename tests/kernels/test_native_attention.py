@@ -1,4 +1,4 @@
-"""The native attention kernel over each format of keys and values, beside its torch twin, bit for bit."""
+"""Tests that native attention gives the bits of its reference implementation in torch, for each KV format."""
 
 from collections.abc import Iterator
 
@@ -15,12 +15,12 @@ from worker.kernels.native.self_check import find_difference
 KERNELS = {name: (native_kernels(name), IntegerKernels(kv_format=kept)) for name, kept in KV_FORMATS.items()}
 PLAN = [(5, 21), (1, 300), (16, 16), (2, 90)]
 HEADS = [(6, 2, 8), (9, 3, 64), (8, 2, 80), (2, 1, 256)]
-"""(query heads, KV heads, head size)."""
+"""Cases of (query heads, KV heads, head size)."""
 
 
 @pytest.fixture(scope="module", autouse=True)
 def one_thread() -> Iterator[None]:
-    """torch's threads would wait for each other longer than they compute."""
+    """Run torch with one thread, because several would wait for each other longer than they compute."""
     with threads(1):
         yield
 
@@ -33,11 +33,11 @@ def check_attention(
     window: int | None,
     logit_cap: float | None,
 ) -> None:
-    """What is written and what is attended are the twin's bits."""
+    """Check that the written KV memory and the attention have the bits of the reference implementation."""
     num_heads, num_kv_heads, head_size = heads
     batch, whole = attention_batch(plan, page_size)
     num_keys = len(whole.slots_T)
-    # Within something wider, as a model has them, and of very different magnitude.
+    # The keys, values and queries are views of wider rows, as in a model, and of very different magnitude.
     kv_TNH = random(num_keys, 2 * num_kv_heads, head_size) * torch.logspace(-3, 1, num_keys)[:, None, None]
     queries = random(len(batch.slots_T), num_heads + 2, head_size, seed=2)[:, 1:-1] * 3
     results = []
@@ -47,10 +47,10 @@ def check_attention(
         poison(kv)
         kernels.write_kv(kv, kv_TNH[:, :num_kv_heads], kv_TNH[:, num_kv_heads:], whole)
         results.append((kv, kernels.attention(queries, kv, batch, head_size**-0.5, window, logit_cap)))
-    (native_kv, native), (twin_kv, twin) = results
-    assert torch.equal(native_kv.integers, twin_kv.integers)
-    assert same_bits(native_kv.scales, twin_kv.scales)
-    assert same_bits(native, twin)
+    (native_kv, native), (reference_kv, reference) = results
+    assert torch.equal(native_kv.integers, reference_kv.integers)
+    assert same_bits(native_kv.scales, reference_kv.scales)
+    assert same_bits(native, reference)
 
 
 @pytest.mark.parametrize("heads", HEADS, ids=str)
@@ -79,7 +79,7 @@ def test_attention_of_steps_of_all_kinds(
 
 @pytest.mark.parametrize("kv_dtype", KV_FORMATS)
 def test_the_largest_sums(kv_dtype: str) -> None:
-    """Keys, values and queries all at the largest integer, and weights as large as their block's step allows."""
+    """Test keys, values and queries at the largest integer, with weights as large as their block's step allows."""
     kept = KV_FORMATS[kv_dtype]
     assert SUM_LENGTH * kept.levels * kept.factor_levels < 1 << 31
     batch, whole = attention_batch([(1, 1000), (3, 65)], 16)
@@ -105,7 +105,7 @@ def test_equal_keys_and_values() -> None:
 
 @pytest.mark.parametrize("kv_dtype", KV_FORMATS)
 def test_faint_keys_of_a_block_count_beside_one_that_takes_nearly_all(kv_dtype: str) -> None:
-    """Each holds 2^-15 of the last one's weight, in other blocks than it: they keep the bits that theirs have."""
+    """Test keys with 2^-15 of the last key's weight, in other blocks: they are rounded with their own block's step."""
     batch, whole = attention_batch([(1, 1025)], 16)
     keys, values = torch.zeros(1025, 1, 16), torch.ones(1025, 1, 16)
     keys[-1], values[-1, 0, 0::2] = 15 * 0.6931471805599453 / 4, -1.0

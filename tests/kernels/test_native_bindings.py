@@ -1,4 +1,4 @@
-"""Python's mirrors of the native code's structures: one that was changed on one side only is refused, by its name."""
+"""Tests that a structure which differs between Python and the native code is refused, with its name."""
 
 import ctypes
 import inspect
@@ -14,7 +14,7 @@ from worker.kernels.native import bindings, load
 from worker.kernels.native.bindings import POINTER, LayoutError
 from worker.kernels.native.build import SOURCE_DIRECTORY
 
-native_library()  # Where there is no compiler, there is nothing to test.
+native_library()  # Without a compiler this skips the module.
 
 GATHER = dict(bindings.GatherCall._fields_)
 
@@ -39,7 +39,7 @@ def test_every_structure_is_compared() -> None:
 
 
 def test_every_exported_function_is_declared() -> None:
-    """Without a declaration a call is allowed, and passes addresses and sizes in 32 bits."""
+    """Check that each function is declared; ctypes would call an undeclared one with addresses and sizes cut to 32 bits."""
     sources = "".join(path.read_text() for path in SOURCE_DIRECTORY.iterdir() if path.suffix in (".c", ".h"))
     exported = set(re.findall(r"^EXPORT \w+ (\w+)\(", sources, re.MULTILINE))
     assert exported > set(bindings.KERNELS)

@@ -1,4 +1,4 @@
-"""Building the native library: once, again when something changed, by two processes at once; and where it cannot be built."""
+"""Tests of building the native library: once, again after a change, by two processes at once, and without success."""
 
 import logging
 import os
@@ -17,12 +17,12 @@ from worker.kernels.native.self_check import find_difference
 from worker.kernels.select import select_kernels
 from worker.settings import WorkerSettings
 
-native_kernels()  # Where there is no compiler, there is nothing to test.
+native_kernels()  # Without a compiler this skips the module.
 
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """A library that compiles in no time."""
+    """Replace the sources by a library that compiles quickly, and return their directory."""
     sources = tmp_path / "source"
     sources.mkdir()
     (sources / "one.c").write_text("int one(void) { return 1; }\n")
@@ -78,7 +78,7 @@ def test_built_again_when_stale(changed: str, quick: Path, tmp_path: Path, monke
 
 
 def test_two_processes_at_once(quick: Path, tmp_path: Path) -> None:
-    """Each has a whole library, and nothing else is left."""
+    """Check that each process gets a complete library, and that no temporary file is left."""
     code = (
         "import ctypes, sys; from pathlib import Path\n"
         "from worker.kernels.native import build\n"
@@ -144,7 +144,7 @@ def test_a_directory_that_cannot_be_written(tmp_path: Path, caplog: pytest.LogCa
 
 @pytest.fixture
 def built(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Three builds to try, each the same library in truth; those that were asked for, in order."""
+    """Offer three builds, which are all the same library, and return the list of those that are requested, in order."""
     asked: list[str] = []
 
     def build_library(directory: Path, compiler: list[str], architecture: str) -> Path:
@@ -160,7 +160,7 @@ def built(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def test_other_bits(
     built: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Constants of the twin that the library does not know."""
+    """Change a constant of the native kernels, so that no build gives the bits of the reference implementation."""
     monkeypatch.setattr("worker.kernels.native.kernels.GELU_FACTOR", -2.3)
     assert type(load.load_integer_kernels(tmp_path)) is IntegerKernels
     assert built == ["wide", "narrow", "plain"]
@@ -171,7 +171,7 @@ def test_other_bits(
 def test_other_bits_with_the_widest_instructions(
     built: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Fewer of them are tried before torch is."""
+    """Check that a build with fewer instructions is tried before torch is used."""
     answers = iter(["linear"])
     monkeypatch.setattr(
         "worker.kernels.native.load.find_difference", lambda *pair: next(answers, None) or find_difference(*pair)
@@ -183,7 +183,7 @@ def test_other_bits_with_the_widest_instructions(
 
 
 def test_what_is_tried_where(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without AVX-512 where the processor has it; nothing twice."""
+    """Check that a build without AVX-512 is tried too if the processor has it, and that no build is tried twice."""
 
     def tried(machine: str, processor: str) -> list[str]:
         monkeypatch.setattr("platform.machine", lambda: machine)

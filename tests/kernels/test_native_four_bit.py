@@ -1,4 +1,4 @@
-"""The native linear with weights of four bits beside its torch twin, bit for bit."""
+"""Tests that the native linear with four-bit weights gives the bits of its reference implementation in torch."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -14,19 +14,19 @@ from worker.kernels.interface import Forward, LayerKV
 from worker.kernels.step_batch import StepBatch
 from worker.weights.four_bit import BLOCK, FourBitWeight
 
-NATIVE, TWIN = native_kernels(), IntegerKernels()
+NATIVE, REFERENCE = native_kernels(), IntegerKernels()
 FACTORS = [torch.float32, torch.half]
 
 
 @pytest.fixture(scope="module", autouse=True)
 def one_thread() -> Iterator[None]:
-    """torch's threads would wait for each other longer than they compute."""
+    """Run torch with one thread, because several would wait for each other longer than they compute."""
     with threads(1):
         yield
 
 
 def random_weight(num_out: int, num_in: int, factors: torch.dtype = torch.float32) -> FourBitWeight:
-    """Scales of very different magnitude, as the minima; both of either sign, and numbers that `factors` can represent."""
+    """Return weights whose scales and minima have very different magnitudes, both signs, and values that `factors` holds."""
     integers_OI = torch.randint(16, (num_out, num_in), generator=torch.Generator().manual_seed(2), dtype=torch.uint8)
     magnitude_O1 = torch.logspace(*((-8, 4) if factors is torch.half else (-8, 8)), num_out)[:, None]
     scale_OG, minimum_OG = random(num_out, num_in // BLOCK, seed=3), random(num_out, num_in // BLOCK, seed=4)
@@ -37,9 +37,9 @@ def random_weight(num_out: int, num_in: int, factors: torch.dtype = torch.float3
     )
 
 
-def same_as_twin(x_TI: torch.Tensor, weight: FourBitWeight, bias_O: torch.Tensor | None = None) -> bool:
+def same_as_reference(x_TI: torch.Tensor, weight: FourBitWeight, bias_O: torch.Tensor | None = None) -> bool:
     result = NATIVE.linear(x_TI, NATIVE.pack_linear(weight, bias_O))
-    return same_bits(result, TWIN.linear(x_TI, TWIN.pack_linear(weight, bias_O)))
+    return same_bits(result, REFERENCE.linear(x_TI, REFERENCE.pack_linear(weight, bias_O)))
 
 
 @pytest.mark.parametrize("rows", [*range(1, 10), 33, 130])
@@ -48,12 +48,12 @@ def same_as_twin(x_TI: torch.Tensor, weight: FourBitWeight, bias_O: torch.Tensor
 @pytest.mark.parametrize("factors", FACTORS)
 def test_linear(rows: int, inner: int, outer: int, factors: torch.dtype) -> None:
     x_TI, weight = hard_rows(rows, inner), random_weight(outer, inner, factors)
-    assert same_as_twin(x_TI, weight)
-    assert same_as_twin(x_TI, weight, random(outer))
+    assert same_as_reference(x_TI, weight)
+    assert same_as_reference(x_TI, weight, random(outer))
 
 
 def test_more_panels_than_a_tile() -> None:
-    assert same_as_twin(hard_rows(200, 2048), random_weight(430, 2048))
+    assert same_as_reference(hard_rows(200, 2048), random_weight(430, 2048))
 
 
 def test_factors_in_16_bits_where_that_is_exact() -> None:
@@ -64,17 +64,17 @@ def test_factors_in_16_bits_where_that_is_exact() -> None:
 
 @pytest.mark.parametrize("value", [65504.0, 65536.0, 2.0**-24, 2.0**-25, 0.1, math.inf])
 def test_what_fits_into_16_bits_and_what_does_not(value: float) -> None:
-    """The largest, one beyond, the smallest, one below it, and one with too many digits; infinity stays in its output."""
+    """Test the largest number, one above it, the smallest, one below it, one with too many digits, and infinity."""
     weight = random_weight(48, 96, torch.half)
     for factor_OG in (weight.scale_OG, weight.minimum_OG):
         before, factor_OG[7, 1] = factor_OG[7, 1].clone(), value
-        assert same_as_twin(hard_rows(5, 96), weight)
+        assert same_as_reference(hard_rows(5, 96), weight)
         factor_OG[7, 1] = before
 
 
 @pytest.mark.parametrize("outer", [1, 40])
 def test_the_largest_sums(outer: int) -> None:
-    """All integers of both sides at the ends of their range: what is added up in 16 bits uses them up."""
+    """Test integers of both sides at the ends of their ranges, so that sums in 16 bits reach their limit."""
     x_TI = torch.full((5, 3 * BLOCK), 127.0)
     x_TI[1], x_TI[2, ::2] = -x_TI[1], -x_TI[2, ::2]
     x_TI[3, BLOCK:], x_TI[4, BLOCK + 1 :] = 0.0, -x_TI[4, BLOCK + 1 :]
@@ -82,7 +82,7 @@ def test_the_largest_sums(outer: int) -> None:
     weight = FourBitWeight(
         integers_OI=torch.full((outer, 3 * BLOCK), 15, dtype=torch.uint8), scale_OG=groups_OG, minimum_OG=0 * groups_OG
     )
-    assert same_as_twin(x_TI, weight)
+    assert same_as_reference(x_TI, weight)
     assert NATIVE.linear(x_TI, NATIVE.pack_linear(weight))[:2, 0].tolist() == [
         3 * BLOCK * 15 * 127,
         -3 * BLOCK * 15 * 127,
@@ -95,12 +95,12 @@ def test_scales_at_the_ends_of_their_range(value: float) -> None:
     weight.scale_OG[::2], weight.minimum_OG[::3] = value, -value
     x_TI = hard_rows(7, 4 * BLOCK)
     x_TI[5:, BLOCK : 2 * BLOCK] = 0.0
-    assert same_as_twin(x_TI, weight)
-    assert same_as_twin(torch.zeros(3, 4 * BLOCK), weight)
+    assert same_as_reference(x_TI, weight)
+    assert same_as_reference(torch.zeros(3, 4 * BLOCK), weight)
 
 
 def test_every_integer_has_its_place() -> None:
-    """One output per integer and one row per input: the product is the matrix."""
+    """Check the place of each integer: with one output per integer and one row per input, the product is the matrix."""
     integers_OI = torch.arange(48 * BLOCK).remainder(16).to(torch.uint8).view(48, BLOCK)
     integers_OI = integers_OI.roll(1, 0) ^ integers_OI.flip(1)
     weight = FourBitWeight(
@@ -121,7 +121,7 @@ def test_non_finite_rows_stay_by_themselves() -> None:
     x_TI, weight = random(4, 64), random_weight(8, 64)
     x_TI[1, 3], x_TI[2, 5] = math.nan, math.inf
     result = NATIVE.linear(x_TI, NATIVE.pack_linear(weight))
-    assert same_bits(result[[0, 3]], TWIN.linear(x_TI, TWIN.pack_linear(weight))[[0, 3]])
+    assert same_bits(result[[0, 3]], REFERENCE.linear(x_TI, REFERENCE.pack_linear(weight))[[0, 3]])
     assert not result[1:3].isfinite().any()
 
 
@@ -131,16 +131,16 @@ def test_nothing_to_compute() -> None:
 
 @pytest.mark.parametrize("count", [1, 2, 5])
 def test_number_of_threads(count: int) -> None:
-    """Large enough that the work is shared out."""
+    """Test a size that is large enough to be divided among threads."""
     x_TI, weight = random(70, 576), random_weight(960, 576)
-    expected, packed = TWIN.linear(x_TI, TWIN.pack_linear(weight)), NATIVE.pack_linear(weight)
+    expected, packed = REFERENCE.linear(x_TI, REFERENCE.pack_linear(weight)), NATIVE.pack_linear(weight)
     with threads(count):
         for _ in range(20):
             assert same_bits(NATIVE.linear(x_TI, packed), expected)
 
 
 def test_recorded_and_replayed() -> None:
-    """One after the other, so that the second reads what the first wrote; of each kind of panels one."""
+    """Replay two linears, one for each kind of panels, where the second reads the result of the first."""
     table_VD, weights = random(20, 64), (random_weight(96, 64, torch.half), random_weight(40, 96))
 
     def forward_of(kernels: IntegerKernels) -> Forward:
@@ -152,7 +152,7 @@ def test_recorded_and_replayed() -> None:
 
         return forward
 
-    replay, expected, kv = NATIVE.prepare(forward_of(NATIVE)), forward_of(TWIN), list[LayerKV]()
+    replay, expected, kv = NATIVE.prepare(forward_of(NATIVE)), forward_of(REFERENCE), list[LayerKV]()
     for num_tokens in (1, 90, 3, 17):
         batch = batch_of(torch.arange(num_tokens) * 7 % 20)
         assert same_bits(replay(batch, kv), expected(batch, kv))

@@ -1,4 +1,4 @@
-"""Each native kernel beside its torch twin, bit for bit."""
+"""Tests that each native kernel gives the bits of its reference implementation in torch."""
 
 import math
 from collections.abc import Iterator
@@ -12,19 +12,19 @@ from tests.kernels.test_integer_kernels import random
 from worker.kernels.hadamard_int8 import BLOCK, rotate
 from worker.kernels.integer import IntegerKernels
 
-NATIVE, TWIN = native_kernels(), IntegerKernels()
+NATIVE, REFERENCE = native_kernels(), IntegerKernels()
 ROWS = [1, 2, 3, 5, 40]
 
 
 @pytest.fixture(scope="module", autouse=True)
 def one_thread() -> Iterator[None]:
-    """torch's threads would wait for each other longer than they compute."""
+    """Run torch with one thread, because several would wait for each other longer than they compute."""
     with threads(1):
         yield
 
 
 def hard_rows(rows: int, size: int) -> torch.Tensor:
-    """Of very different magnitude; where there are enough, one of zeros, and some so small that they count as zero."""
+    """Return rows of very different magnitude; if there are enough, one is zero and some are so small that they count as zero."""
     x_TI = random(rows, size) * torch.logspace(-6, 6, rows)[:, None]
     if rows > 4:
         x_TI[1], x_TI[2], x_TI[3] = 0.0, x_TI[2] * 1e-30, -x_TI[3].abs()
@@ -38,20 +38,22 @@ def test_linear(rows: int, inner: int, outer: int) -> None:
     x_TI, weight_OI = hard_rows(rows, inner), random(outer, inner, seed=1)
     for bias_O in (None, random(outer)):
         result = NATIVE.linear(x_TI, NATIVE.pack_linear(weight_OI, bias_O))
-        assert same_bits(result, TWIN.linear(x_TI, TWIN.pack_linear(weight_OI, bias_O)))
+        assert same_bits(result, REFERENCE.linear(x_TI, REFERENCE.pack_linear(weight_OI, bias_O)))
 
 
 def test_linear_with_more_panels_than_a_tile() -> None:
     x_TI, weight_OI = hard_rows(90, 2000), random(430, 2000, seed=1)
-    assert same_bits(NATIVE.linear(x_TI, NATIVE.pack_linear(weight_OI)), TWIN.linear(x_TI, TWIN.pack_linear(weight_OI)))
+    assert same_bits(
+        NATIVE.linear(x_TI, NATIVE.pack_linear(weight_OI)), REFERENCE.linear(x_TI, REFERENCE.pack_linear(weight_OI))
+    )
 
 
 def test_the_largest_sums() -> None:
-    """Rows whose integers, once rotated, are all at the ends of their range on both sides: the format's budget, used up."""
+    """Test rows whose Hadamard-rotated integers are all at the ends of their range, so that sums reach the format's budget."""
     x_TI, weight_OI = rotate(torch.ones(3, 2, BLOCK)).flatten(1), rotate(torch.ones(17, 2, BLOCK)).flatten(1)
     x_TI[1], weight_OI[1::2] = -x_TI[1], -weight_OI[1::2]
     result = NATIVE.linear(x_TI, NATIVE.pack_linear(weight_OI))
-    assert same_bits(result, TWIN.linear(x_TI, TWIN.pack_linear(weight_OI)))
+    assert same_bits(result, REFERENCE.linear(x_TI, REFERENCE.pack_linear(weight_OI)))
     assert float(result.abs().max()) == pytest.approx(BLOCK * 2 * BLOCK, rel=1e-5)
 
 
@@ -59,16 +61,16 @@ def test_the_largest_sums() -> None:
 @pytest.mark.parametrize("size", [1, 5, 576, 4099])
 def test_rms_norm(rows: int, size: int) -> None:
     x_TD, weight_D = hard_rows(rows, size), random(size, seed=1)
-    assert same_bits(NATIVE.rms_norm(x_TD, weight_D, 1e-5), TWIN.rms_norm(x_TD, weight_D, 1e-5))
+    assert same_bits(NATIVE.rms_norm(x_TD, weight_D, 1e-5), REFERENCE.rms_norm(x_TD, weight_D, 1e-5))
 
 
 def test_rms_norm_of_heads_within_something_wider() -> None:
     x_TNH, weight_NH = random(5, 9, 16)[:, 1:7], random(6, 16, seed=1)
-    assert same_bits(NATIVE.rms_norm(x_TNH, weight_NH, 1e-6), TWIN.rms_norm(x_TNH, weight_NH, 1e-6))
+    assert same_bits(NATIVE.rms_norm(x_TNH, weight_NH, 1e-6), REFERENCE.rms_norm(x_TNH, weight_NH, 1e-6))
 
 
 def non_finite_row(size: int) -> torch.Tensor:
-    """NaN, infinities and finite numbers in turn, as [1, size]."""
+    """Return NaN, infinities and finite numbers in turn, as [1, size]."""
     x_TI = random(1, size)
     x_TI[0, ::4], x_TI[0, 1::4], x_TI[0, 2::4] = math.nan, math.inf, -math.inf
     return x_TI
@@ -79,11 +81,11 @@ def non_finite_row(size: int) -> torch.Tensor:
 def test_elementwise(rows: int, size: int) -> None:
     x_TI = torch.cat((hard_rows(rows, 2 * size), non_finite_row(2 * size)))
     x_TI[0, : min(size, 5)] = torch.tensor([-200.0, 200.0, 0.0, -88.0, 1e-40])[:size]
-    assert same_bits(NATIVE.silu_mul(x_TI), TWIN.silu_mul(x_TI))
-    assert same_bits(NATIVE.gelu_tanh_mul(x_TI), TWIN.gelu_tanh_mul(x_TI))
-    assert same_bits(NATIVE.cap(x_TI, 30.0), TWIN.cap(x_TI, 30.0))
-    assert same_bits(NATIVE.scale(x_TI, 48**0.5), TWIN.scale(x_TI, 48**0.5))
-    assert same_bits(NATIVE.add(x_TI, x_TI.flip(0)), TWIN.add(x_TI, x_TI.flip(0)))
+    assert same_bits(NATIVE.silu_mul(x_TI), REFERENCE.silu_mul(x_TI))
+    assert same_bits(NATIVE.gelu_tanh_mul(x_TI), REFERENCE.gelu_tanh_mul(x_TI))
+    assert same_bits(NATIVE.cap(x_TI, 30.0), REFERENCE.cap(x_TI, 30.0))
+    assert same_bits(NATIVE.scale(x_TI, 48**0.5), REFERENCE.scale(x_TI, 48**0.5))
+    assert same_bits(NATIVE.add(x_TI, x_TI.flip(0)), REFERENCE.add(x_TI, x_TI.flip(0)))
 
 
 def test_gather_rows() -> None:
@@ -95,7 +97,7 @@ def test_gather_rows() -> None:
 @pytest.mark.parametrize("rotated_size", [16, 6])
 def test_rope(rows: int, rotated_size: int) -> None:
     x_TNH, cos_TH, sin_TH = random(rows, 5, 16)[:, :4], random(rows, rotated_size), random(rows, rotated_size, seed=1)
-    assert same_bits(NATIVE.rope(x_TNH, cos_TH, sin_TH), TWIN.rope(x_TNH, cos_TH, sin_TH))
+    assert same_bits(NATIVE.rope(x_TNH, cos_TH, sin_TH), REFERENCE.rope(x_TNH, cos_TH, sin_TH))
 
 
 def test_nothing_to_compute() -> None:
@@ -110,11 +112,11 @@ def test_non_finite_rows_stay_by_themselves() -> None:
     x_TI, weight_OI = random(4, 32), random(8, 32)
     x_TI[1, 3], x_TI[2, 5] = math.nan, math.inf
     result = NATIVE.linear(x_TI, NATIVE.pack_linear(weight_OI))
-    expected = TWIN.linear(x_TI, TWIN.pack_linear(weight_OI))
+    expected = REFERENCE.linear(x_TI, REFERENCE.pack_linear(weight_OI))
     assert same_bits(result[[0, 3]], expected[[0, 3]])
     assert not result[1:3].isfinite().any()
     normed = NATIVE.rms_norm(x_TI, weight_OI[0], 1e-5)
-    assert same_bits(normed, TWIN.rms_norm(x_TI, weight_OI[0], 1e-5))
+    assert same_bits(normed, REFERENCE.rms_norm(x_TI, weight_OI[0], 1e-5))
 
 
 def test_a_sequence_with_nan_stays_by_itself() -> None:
@@ -122,7 +124,7 @@ def test_a_sequence_with_nan_stays_by_itself() -> None:
     kv_TNH, queries = random(50, 4, 16), random(4, 4, 16, seed=1)
     kv_TNH[3, 0, 2], kv_TNH[40, 3, 1], queries[2, 1, 1] = math.nan, math.nan, math.nan
     results = []
-    for kernels in (NATIVE, TWIN):
+    for kernels in (NATIVE, REFERENCE):
         kv = kernels.allocate_kv(NUM_PAGES, 16, 2, 16)
         kernels.write_kv(kv, kv_TNH[:, :2], kv_TNH[:, 2:], whole)
         results.append(kernels.attention(queries, kv, batch, 0.25))
@@ -132,9 +134,9 @@ def test_a_sequence_with_nan_stays_by_itself() -> None:
 
 @pytest.mark.parametrize("count", [1, 2, 5])
 def test_number_of_threads(count: int) -> None:
-    """Large enough that the work is shared out."""
+    """Test a size that is large enough to be divided among threads."""
     x_TI, weight_OI = random(70, 576), random(960, 576, seed=1)
-    expected = TWIN.linear(x_TI, TWIN.pack_linear(weight_OI)), TWIN.silu_mul(weight_OI)
+    expected = REFERENCE.linear(x_TI, REFERENCE.pack_linear(weight_OI)), REFERENCE.silu_mul(weight_OI)
     weight = NATIVE.pack_linear(weight_OI)
     with threads(count):
         for _ in range(20):

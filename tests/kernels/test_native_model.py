@@ -1,4 +1,4 @@
-"""Whole models with native kernels: the logits that torch's kernels give, however a sequence is cut and whoever is beside it."""
+"""Tests that whole models with native kernels give the logits of the torch kernels, for any chunks and any batch."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,12 +15,12 @@ from worker.kernels.integer import IntegerKernels
 from worker.models.decoder import DecoderModel
 from worker.models.families import load_model
 
-NATIVE, TWIN = native_kernels(), IntegerKernels()
+NATIVE, REFERENCE = native_kernels(), IntegerKernels()
 
 
 @pytest.fixture(scope="module", autouse=True)
 def one_thread() -> Iterator[None]:
-    """torch's threads would wait for each other longer than they compute."""
+    """Run torch with one thread, because several would wait for each other longer than they compute."""
     with threads(1):
         yield
 
@@ -28,12 +28,12 @@ def one_thread() -> Iterator[None]:
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> tuple[DecoderModel, DecoderModel]:
     saved = save_safetensors(make_llama(), tmp_path_factory.mktemp("tiny"))
-    return load_model(saved, NATIVE), load_model(saved, TWIN)
+    return load_model(saved, NATIVE), load_model(saved, REFERENCE)
 
 
 @pytest.fixture(scope="module")
 def alone(models: tuple[DecoderModel, DecoderModel]) -> torch.Tensor:
-    return SteppedModel(models[1], TWIN).run("a", PROMPT)
+    return SteppedModel(models[1], REFERENCE).run("a", PROMPT)
 
 
 @pytest.mark.parametrize("chunks", [[70], [1], [3], [7], [16], [33, 1], [64, 5, 1]], ids=str)
@@ -48,14 +48,14 @@ def test_chunks(
 
 @pytest.mark.parametrize("chunk", [1, 4, 23])
 def test_staggered_batch(chunk: int, models: tuple[DecoderModel, DecoderModel]) -> None:
-    """Every sequence of every step, beside the same steps computed by torch."""
-    native, twin = (SteppedModel(m, k, num_pages=256) for m, k in zip(models, (NATIVE, TWIN), strict=True))
+    """Compare every sequence of every step with the same steps computed by torch."""
+    native, reference = (SteppedModel(m, k, num_pages=256) for m, k in zip(models, (NATIVE, REFERENCE), strict=True))
     native.shuffle(3)
     waiting = {name: list(tokens) for name, tokens in OTHERS.items()}
     for step, start in enumerate(range(0, len(PROMPT), chunk)):
         scheduled = [(name, tokens[: 1 + (step + i) % 6]) for i, (name, tokens) in enumerate(waiting.items()) if tokens]
         scheduled.insert(step % (len(scheduled) + 1), ("a", PROMPT[start : start + chunk]))
-        results = native.step(scheduled, padding_blocks=step % 4), twin.step(scheduled)
+        results = native.step(scheduled, padding_blocks=step % 4), reference.step(scheduled)
         assert all(torch.equal(*pair) for pair in zip(*results, strict=True))
         for name, computed in scheduled:
             if name in waiting:
@@ -70,7 +70,7 @@ def test_number_of_threads(count: int, models: tuple[DecoderModel, DecoderModel]
 
 @pytest.mark.parametrize("family", sorted(FAMILIES))
 def test_families(family: str, tmp_path: Path) -> None:
-    """Windows, caps, head norms, biases, gelu, scaled embeddings."""
+    """Test windows, caps, head norms, biases, gelu and scaled embeddings."""
     saved = save_safetensors(make_model(FAMILIES[family]), tmp_path)
-    native, twin = (SteppedModel(load_model(saved, kernels), kernels) for kernels in (NATIVE, TWIN))
-    assert torch.equal(native.run("a", PROMPT, [40, 1, 9]), twin.run("a", PROMPT))
+    native, reference = (SteppedModel(load_model(saved, kernels), kernels) for kernels in (NATIVE, REFERENCE))
+    assert torch.equal(native.run("a", PROMPT, [40, 1, 9]), reference.run("a", PROMPT))

@@ -1,4 +1,4 @@
-"""Memory for packed weights: everyone's own, aligned, as large as asked for."""
+"""Tests that memory for packed weights is not shared, is aligned, and has the requested size."""
 
 import gc
 

@@ -1,4 +1,4 @@
-"""Each way in which the native code is written, as far as this processor has its instructions: the bits of the torch twins."""
+"""Tests of each path of the native code that this processor can run, against the reference implementations in torch."""
 
 import platform
 from pathlib import Path
@@ -17,17 +17,17 @@ from worker.kernels.native.build import architectures
 from worker.kernels.native.self_check import find_difference
 from worker.models.families import load_model
 
-native_kernels()  # Where there is no compiler, there is nothing to test.
-# The last has vectors of 128 bits, for which nothing is written out: it is the path of processors that have no other.
+native_kernels()  # Without a compiler this skips the module.
+# The last has vectors of 128 bits, for which there is no special code; it is the portable path.
 PATHS = [*architectures(), *(["nehalem"] if platform.machine() == "x86_64" else [])]
 
 
 @pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize("kv_dtype", KV_FORMATS)
 def test_kernels(path: str, kv_dtype: str) -> None:
-    kernels, twin = native_kernels(kv_dtype, path), IntegerKernels(kv_format=KV_FORMATS[kv_dtype])
-    assert kernels.numerics_id == twin.numerics_id
-    assert find_difference(kernels, twin) is None
+    kernels, reference = native_kernels(kv_dtype, path), IntegerKernels(kv_format=KV_FORMATS[kv_dtype])
+    assert kernels.numerics_id == reference.numerics_id
+    assert find_difference(kernels, reference) is None
 
 
 @pytest.mark.parametrize("path", PATHS)
@@ -39,8 +39,8 @@ def test_choosing_tokens(path: str) -> None:
 def test_models(family: str, tmp_path: Path) -> None:
     saved = save_safetensors(make_model(FAMILIES[family]), tmp_path)
     with threads(1):
-        twin, *paths = (
+        reference, *paths = (
             SteppedModel(load_model(saved, kernels), kernels).run("a", PROMPT, [40, 1, 9])
             for kernels in (IntegerKernels(), *(native_kernels(architecture=path) for path in PATHS))
         )
-    assert [path for path, logits in zip(PATHS, paths, strict=True) if not torch.equal(logits, twin)] == []
+    assert [path for path, logits in zip(PATHS, paths, strict=True) if not torch.equal(logits, reference)] == []

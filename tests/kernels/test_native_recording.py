@@ -1,4 +1,4 @@
-"""What a forward must keep to so that its launches can be replayed: each rule of kernels/interface.py that is broken is named."""
+"""Tests that a forward which breaks a rule of kernels/interface.py is refused, with the name of the rule."""
 
 import ctypes
 from collections.abc import Callable, Sequence
@@ -25,7 +25,7 @@ RecordedStep = Callable[[Launcher, StepBatch], torch.Tensor]
 
 
 def prepared(step: RecordedStep) -> torch.Tensor:
-    """Record a step and replay it for seven tokens, of which the last and the first are sampled."""
+    """Record a step and replay it for seven tokens; the last and the first are sampled."""
 
     def forward(batch: StepBatch, kv: Sequence[LayerKV]) -> torch.Tensor:
         return step(KERNELS._launcher, batch)
@@ -65,7 +65,10 @@ def test_the_self_check_launches_every_kernel(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_a_kernel_that_is_not_declared_is_refused() -> None:
-    """Its number of rows would be passed in 32 bits. The library exports this function for another caller."""
+    """Check that an undeclared function is refused, since it would get its number of rows in 32 bits.
+
+    The library exports this function for another caller.
+    """
 
     def step(launcher: Launcher, batch: StepBatch) -> torch.Tensor:
         x_RD = sampled(batch)
@@ -138,7 +141,7 @@ def test_an_operation_of_torchs_between_launches(operation: Callable[[torch.Tens
 
 
 def test_views_of_results() -> None:
-    """Heads, and parts of a row, as attention takes them."""
+    """Test views of heads and of parts of a row, as attention uses them."""
 
     def step(launcher: Launcher, batch: StepBatch) -> torch.Tensor:
         x_TNH = KERNELS.gather_rows(TABLE, batch.token_ids_T).view(RECORDED_TOKENS, 4, -1)

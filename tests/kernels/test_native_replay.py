@@ -1,4 +1,4 @@
-"""A recorded step, replayed with other sequences, other sizes and other memory: the bits of a model that runs at once."""
+"""Tests that a step replayed with other sequences, sizes and memory gives the bits of a model without recording."""
 
 from pathlib import Path
 
@@ -34,7 +34,7 @@ def models(
 
 
 def test_steps_of_many_sizes(models: tuple[DecoderModel, DecoderModel]) -> None:
-    """Larger than the memory so far, then small, so that it is given back, then in between."""
+    """Test steps that are larger than the memory so far, then so small that memory is released, then in between."""
     recorded, eager = (SteppedModel(m, k) for m, k in zip(models, (RECORDED, EAGER), strict=True))
     for step, sizes in enumerate(((1,), (3,), (2, 1), (70,), (200,) * 4, (1,), (1,), (65,), (4,))):
         scheduled = [(f"{step}-{i}", [(7 * t + i) % 90 for t in range(size)]) for i, size in enumerate(sizes)]

@@ -1,4 +1,4 @@
-"""Native code and its numpy twin choose the same tokens, whatever the logits and the parameters are."""
+"""Tests that native code chooses the tokens of its reference implementation in numpy, for any logits and parameters."""
 
 import logging
 import math
@@ -34,7 +34,7 @@ PENALTIES: dict[str, st.SearchStrategy[Any]] = {
     "frequency_penalty": st.one_of(st.just(0.0), st.floats(-2.0, 2.0)),
     "presence_penalty": st.one_of(st.just(0.0), st.floats(-2.0, 2.0)),
 }
-# Named, or hypothesis makes up what has a default, such as ids that no vocabulary has.
+# All fields are named, because hypothesis would generate those with a default, such as ids outside the vocabulary.
 NEUTRAL = {"adjustment": st.none(), "banned_ids": st.just(np.empty(0, np.int32))}
 CHOICES = st.builds(Choice, st.builds(SamplingParams, **PARAMETERS), st.integers(0, 2**64 - 1), **NEUTRAL)
 HARD = [0.0, -0.0, 1e-45, -math.inf, 3e38, -3e38]
@@ -43,7 +43,7 @@ UNUSABLE = [math.nan, math.copysign(math.nan, -1.0), math.inf]
 
 @st.composite
 def rows(draw: st.DrawFn) -> Logits:
-    """From peaked to flat, with and without ties."""
+    """Generate rows from peaked to flat, with and without ties."""
     size, generator = draw(SIZES), np.random.default_rng(draw(st.integers(0, 1000)))
     logits_V = generator.standard_normal(size) * draw(st.sampled_from([0.0, 1e-7, 0.3, 3.0, 30.0]))
     if step := draw(st.sampled_from([0.0, 0.25, 4.0])):
@@ -56,7 +56,7 @@ def rows(draw: st.DrawFn) -> Logits:
 
 @st.composite
 def adjusted_choices(draw: st.DrawFn, vocab_size: int) -> Choice:
-    """Bias, bans and penalties of a sequence whose last tokens were generated one by one."""
+    """Generate bias, bans and penalties of a sequence whose last tokens were generated one by one."""
     token_id = st.integers(0, vocab_size - 1)
     bias = draw(st.dictionaries(token_id, st.floats(-100, 100), max_size=5))
     sampling = SamplingParams(
@@ -74,7 +74,7 @@ def adjusted_choices(draw: st.DrawFn, vocab_size: int) -> Choice:
 
 
 def bits_of(chosen: list[Chosen]) -> list[tuple[int, bytes]]:
-    """Return what can be compared: a NaN is not equal to itself, and zeros of either sign are."""
+    """Return bits that can be compared: NaN does not equal itself as a float, and zeros of either sign must be equal."""
     return [(token_id, np.float32(logit).tobytes()) for token_id, logit in chosen]
 
 
@@ -152,7 +152,7 @@ def test_no_library(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pyt
 def test_other_tokens(
     built: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """As if it computed with another base."""
+    """Change a constant, so that native code chooses other tokens."""
     monkeypatch.setattr("worker.kernels.native.sampling.exponent_factor", lambda temperature: 2 / temperature)
     with caplog.at_level(logging.INFO):
         assert select_chooser(tmp_path) is choose_tokens

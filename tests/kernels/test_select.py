@@ -1,4 +1,4 @@
-"""Which kernels a worker gets, and what it is told where there are none."""
+"""Tests of the choice of a worker's kernels, and of the errors if there are none."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""All GPU kernels compile ahead of time to binaries, without a GPU, and fit what the GPUs have."""
+"""Tests that all GPU kernels compile ahead of time, without a GPU, and fit the limits of the GPUs."""
 
 import json
 import os
@@ -13,13 +13,13 @@ pytest.importorskip("triton", reason="Triton is made for Linux only")
 from worker.kernels.triton.compile import SHARED_BYTES, TARGETS
 
 MODELS = ["Phi-2", "Gemma 2 2B"]
-"""Head sizes 80, padded as 128 is without, and 256; the second with capped scores."""
+"""Models with head size 80, which is padded to 128, and 256; the second has capped scores."""
 KERNELS = {"write_kv_kernel", "decode_split_kernel", "decode_join_kernel", "prefill_kernel"}
 
 
 @pytest.fixture(scope="module")
 def compiled(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
-    # A process of its own: kernels that were defined for the interpreter, as in this one, cannot be compiled.
+    # Compilation needs a process of its own: kernels defined for the interpreter, as in this process, cannot be compiled.
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     environment["TRITON_CACHE_DIR"] = str(tmp_path_factory.mktemp("triton"))
     models = [argument for model in MODELS for argument in ("--model", model)]

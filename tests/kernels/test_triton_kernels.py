@@ -1,4 +1,4 @@
-"""The GPU's kernels, in Triton's interpreter, beside their torch twins over the same pages."""
+"""Tests of the GPU's kernels, in Triton's interpreter, against their reference implementations in torch."""
 
 import math
 from collections.abc import Sequence
@@ -26,10 +26,10 @@ from worker.kernels.triton.paged_decode import SPLIT_KEYS
 CPU = torch.device("cpu")
 REFERENCE = ReferenceKernels()
 TOLERANCES = {torch.float32: 3e-6, torch.float16: 2e-3, torch.bfloat16: 1.5e-2}
-"""Relative to the largest number: the twin rounds neither queries nor weights to the format of KV memory."""
+"""Tolerances relative to the largest number: the reference rounds neither queries nor weights to the format of KV memory."""
 
 Plan = Sequence[tuple[int, int]]
-"""Per sequence: (queries of this step, length of the context with them)."""
+"""A plan, with (queries of this step, length of the context including them) for each sequence."""
 MIXED: Plan = [(5, 21), (1, 16), (1, 1), (16, 16), (2, 90)]
 
 
@@ -42,19 +42,19 @@ def near(actual: torch.Tensor, expected: torch.Tensor, tolerance: float) -> bool
 
 
 class Pages:
-    """Keys and values of a plan, in memory that holds NaN elsewhere."""
+    """The keys and values of a plan, in memory that holds NaN elsewhere."""
 
     def __init__(self, plan: Plan, heads: tuple[int, int, int], page_size: int, dtype: torch.dtype) -> None:
         self.num_heads, self.num_kv_heads, self.head_size = heads
         self.page_size = page_size
         self.kernels = TritonKernels(CPU, dtype)
         self.batch, self.whole = attention_batch(plan, page_size)
-        # As layers cut them out of one product: rows of queries, keys and values side by side.
+        # Keys and values are views of wider rows, as layers make them: queries, keys and values side by side.
         qkv = random(len(self.whole.slots_T), self.num_heads + 2 * self.num_kv_heads, self.head_size)
         _, self.k_TNH, self.v_TNH = qkv.tensor_split([self.num_heads, self.num_heads + self.num_kv_heads], dim=1)
         qk = random(len(self.batch.slots_T), self.num_heads + self.num_kv_heads, self.head_size, seed=1) * 3
         self.q_TNH = qk[:, : self.num_heads]
-        # By the twin: the interpreter takes some milliseconds per token.
+        # The reference writes them, because the interpreter takes some milliseconds per token.
         self.kv = self._written_by(REFERENCE).to(dtype)
 
     def written(self) -> torch.Tensor:
@@ -79,7 +79,7 @@ class Pages:
 @pytest.mark.parametrize(("heads", "page_size"), [((6, 2, 8), 16), ((7, 1, 80), 7), ((3, 3, 96), 1)])
 def test_written_keys_and_values(dtype: torch.dtype, heads: tuple[int, int, int], page_size: int) -> None:
     pages = Pages([(9, 40), (1, 17)], heads, page_size, dtype)
-    # The interpreter cuts bfloat16 off where GPUs round: up to one step in the last of its eight bits.
+    # The interpreter truncates to bfloat16 where GPUs round: a difference of up to one step in the last of its eight bits.
     step = 2**-7 if dtype == torch.bfloat16 else 0.0
     assert torch.allclose(pages.written(), pages.kv, rtol=step, atol=0.0, equal_nan=True)
 
@@ -100,7 +100,7 @@ def test_head_sizes_and_groups(head_size: int, group: int, page_size: int) -> No
 
 @pytest.mark.parametrize(("window", "logit_cap"), [(1, None), (20, 2.0), (64, None), (530, None), (None, 2.0)])
 def test_windows_and_caps(window: int | None, logit_cap: float | None) -> None:
-    """The longest window touches three splits and fills one."""
+    """Test windows and caps; the longest window touches three splits and fills one."""
     pages = Pages([(1, 1050), (1, 40), (40, 130)], (2, 1, 16), 16, torch.float32)
     expected = pages.expected_attention(window, logit_cap)
     assert near(pages.attention(window, logit_cap), expected, TOLERANCES[torch.float32])
@@ -133,7 +133,7 @@ def test_any_shape(
 
 @pytest.mark.parametrize("window", [None, 50])
 def test_the_same_bits_alone_as_in_company(window: int | None) -> None:
-    """A decode over two splits and a chunk of a prefill, both beside others."""
+    """Compare a decode over two splits and a chunk of a prefill, each alone and beside others."""
     pages = Pages([(1, SPLIT_KEYS + 9), (1, 7), (30, 90), (3, 3)], (2, 1, 16), 16, torch.bfloat16)
     together = pages.attention(window)
     for sequence in range(4):
@@ -172,7 +172,7 @@ def test_plan_names_each_query_once() -> None:
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 0.05)], ids=str)
 @pytest.mark.parametrize("name", ["llama3", "gemma2"])
 def test_whole_models(name: str, dtype: torch.dtype, tolerance: float, tmp_path: Path) -> None:
-    """Prefill in chunks, then decode, beside another sequence. Gemma 2 has windows and caps."""
+    """Prefill in chunks and then decode, beside another sequence. Gemma 2 has windows and caps."""
     checkpoint = save_safetensors(make_model(FAMILIES[name]), tmp_path)
     results = []
     for kernels in (TritonKernels(CPU, dtype), REFERENCE):

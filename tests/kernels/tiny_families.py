@@ -1,4 +1,4 @@
-"""Tiny random checkpoints of each family, made with transformers, and the same weights as llama.cpp's converter writes them."""
+"""Tiny random checkpoints of each family, made with transformers, and GGUF files as llama.cpp's converter would write them."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -35,15 +35,16 @@ COMMON: Mapping[str, Any] = {
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TinyFamily:
     name: str
-    """The start of transformers' class names."""
+    """Prefix of transformers' class names."""
     architecture: str
-    """GGUF's name, and what a GGUF file of this family says besides the common numbers."""
+    """The architecture's name in GGUF files."""
     config: Mapping[str, Any] = field(default_factory=dict)
     metadata: Mapping[str, Any] = field(default_factory=dict)
+    """Fields of a GGUF file of this family, besides the common numbers."""
     norm_offset: float = 0.0
-    """What llama.cpp's converter adds to norm weights."""
+    """The number that llama.cpp's converter adds to norm weights."""
     has_interleaved_rope: bool = False
-    """Whether it reorders the rows of queries and keys, for a rope that rotates neighbouring elements."""
+    """True if the converter reorders the rows of queries and keys, for a rope that rotates neighbouring elements."""
 
 
 def _rope(**parameters: Any) -> dict[str, Any]:
@@ -125,7 +126,7 @@ FAMILIES: Mapping[str, TinyFamily] = {
 
 
 def make_model(family: TinyFamily, **changes: Any) -> Any:
-    """Random weights, large enough that logits are far from uniform and caps and norms matter."""
+    """Make a model with random weights, large enough that logits are far from uniform and caps and norms matter."""
     settings = {**COMMON, **family.config, **changes}
     if settings["head_dim"] is None:
         del settings["head_dim"]
@@ -193,7 +194,7 @@ def _add_metadata(writer: gguf.GGUFWriter, family: TinyFamily, config: Any) -> N
 
 
 def _converted(family: TinyFamily, config: Any, name: str, tensor: torch.Tensor) -> np.ndarray[Any, Any]:
-    """Return the tensor as llama.cpp's converter writes it: norms with their offset, queries and keys for its own rope."""
+    """Return the tensor as llama.cpp's converter writes it: norms with their offset, queries and keys in the order of its rope."""
     if name.endswith("norm.weight"):
         tensor = tensor + family.norm_offset
     projection = name.split(".")[-2]
@@ -205,7 +206,7 @@ def _converted(family: TinyFamily, config: Any, name: str, tensor: torch.Tensor)
 
 
 def _llama3_factors(config: Any) -> np.ndarray[Any, Any]:
-    """LlamaModel.generate_extra_tensors of llama.cpp's converter."""
+    """Return the rope factors, as LlamaModel.generate_extra_tensors of llama.cpp's converter computes them."""
     scaling = config.rope_parameters
     length = scaling["original_max_position_embeddings"]
     exponents = torch.arange(0, config.head_dim, 2) / config.head_dim

@@ -1,4 +1,4 @@
-"""Tiny random Llama checkpoints, made with transformers, and the same weights as GGUF files."""
+"""Tiny random Llama checkpoints, made with transformers, and GGUF files with the same weights."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -27,7 +27,7 @@ GGUF_LAYER_NAMES = {
 
 
 def make_llama(**changes: Any) -> Any:
-    """A model of random weights, large enough that its logits are far from uniform."""
+    """Make a model with random weights, large enough that its logits are far from uniform."""
     settings: dict[str, Any] = {
         "vocab_size": 131,
         "hidden_size": 48,
@@ -57,7 +57,7 @@ def save_safetensors(llama: Any, directory: Path, *, max_shard_size: str = "1GB"
 
 
 def save_gguf(llama: Any, model: Model, path: Path, dtype: Any) -> Model:
-    """The tensors of `llama` under GGUF's names and in its order of rows; `model` is its description elsewhere."""
+    """Write the tensors of `llama` with GGUF's names and order of rows; return `model`, described as that file."""
     writer = gguf.GGUFWriter(path, "llama")
     writer.add_block_count(model.config.num_layers)
     for name, tensor in llama.state_dict().items():
@@ -79,7 +79,7 @@ def reference_logits(llama: Any, token_ids: list[int]) -> torch.Tensor:
 
 
 def round_weights(llama: Any, rounding: Callable[[np.ndarray[Any, Any]], np.ndarray[Any, Any]]) -> None:
-    """Replace the matrices by what is left of them after being stored."""
+    """Replace the matrices by their values after rounding."""
     with torch.no_grad():
         for parameter in llama.parameters():
             if parameter.ndim == 2:
@@ -101,7 +101,7 @@ def _gguf_name(name: str) -> str:
 
 
 def _interleave(name: str, tensor: torch.Tensor, model: Model) -> torch.Tensor:
-    """As llama.cpp's converter orders queries and keys (LlamaModel.permute)."""
+    """Return queries and keys in the order of llama.cpp's converter (LlamaModel.permute)."""
     if "q_proj" not in name and "k_proj" not in name:
         return tensor
     num_heads = model.config.num_heads if "q_proj" in name else model.config.num_kv_heads

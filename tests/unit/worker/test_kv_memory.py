@@ -1,4 +1,4 @@
-"""How many pages fit, and what is said when none does."""
+"""Tests of how many pages fit, and of the error if none does."""
 
 import pytest
 import torch
@@ -30,7 +30,7 @@ CONFIG = ModelConfig(
 
 
 def batch_of_one_token(page_id: int, page_size: int) -> StepBatch:
-    """The last slot of the page is written."""
+    """Return a batch that writes the last slot of the page."""
     sequence = RunningSequence(
         sequence_id=1,
         attempt=1,
@@ -51,7 +51,7 @@ def test_the_budget_is_filled_with_whole_pages_of_every_layer(numerics: str) -> 
     page_bytes = bytes_per_page(kernels, CONFIG, page_size=16)
     kv = allocate_kv_memory(kernels, CONFIG, page_size=16, budget_bytes=5 * page_bytes + page_bytes - 1)
     assert (kv.num_pages, kv.page_size, kv.num_bytes, len(kv.layers)) == (5, 16, 5 * page_bytes, 3)
-    # The last slot can be written: as many pages are there as are reported.
+    # Writing the last slot shows that all reported pages exist.
     k_TNH = torch.ones(1, CONFIG.num_kv_heads, CONFIG.head_size)
     kernels.write_kv(kv.layers[-1], k_TNH, k_TNH, batch_of_one_token(page_id=4, page_size=16))
 

@@ -1,4 +1,4 @@
-"""Whether a device can still compute: asked of it where there is one, never of a processor."""
+"""Tests of the check that a device can still compute, which never fails for a processor."""
 
 import pytest
 import torch

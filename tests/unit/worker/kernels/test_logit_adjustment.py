@@ -1,4 +1,4 @@
-"""Tests that counts kept token by token are those of the whole sequence, however it was interrupted."""
+"""Tests that counts updated token by token equal those of the whole sequence, however it was interrupted."""
 
 import numpy as np
 from hypothesis import given
@@ -41,7 +41,7 @@ def test_neutral_parameters_need_no_adjustment() -> None:
     st.floats(0, 100, exclude_min=True), st.lists(st.floats(-(2.0**100), 2.0**100, width=32), min_size=1, max_size=20)
 )
 def test_no_penalty_makes_a_finite_logit_unusable(penalty: float, logits: list[float]) -> None:
-    """A logit that is not finite ends a worker's session, so no request may be able to make one."""
+    """Check that no request can make a logit infinite or NaN, which would end the worker's session."""
     adjustment = Adjustment.of(SamplingParams(repetition_penalty=penalty), list(range(len(logits))), 1)
     adjusted_V = adjusted_logits(np.array([*logits, -np.inf], np.float32), adjustment, NO_IDS)
     assert not np.isnan(adjusted_V).any()

@@ -1,4 +1,4 @@
-"""Rope tables against the mathematics they stand for."""
+"""Tests of rope tables against the exact mathematical functions."""
 
 import torch
 

@@ -1,4 +1,4 @@
-"""From settings to an engine that runs steps: a tiny real model, the pages it gets, and what is said when it cannot start."""
+"""Tests of loading a tiny real model: the engine runs steps, the pages fit, and a worker that cannot start says why."""
 
 from pathlib import Path
 from typing import Any

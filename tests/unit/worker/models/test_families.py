@@ -1,6 +1,6 @@
-"""Each family against transformers in float32, from both formats, and the integer mode's promise for each.
+"""Tests of each family against transformers in float32, from both file formats, and of the integer mode for each.
 
-Sequences are three times as long as the sliding windows, over pages in random order.
+Sequences are three times as long as the sliding windows, and their pages are in random order.
 """
 
 from dataclasses import replace
@@ -33,7 +33,7 @@ from worker.weights.checkpoint import WeightsError
 
 MAX_RELATIVE_ERROR = 1e-4
 MAX_INTEGER_ERROR = 0.15
-"""As a share of the logits' root mean square: tiny random models hang on the last bits of every weight."""
+"""Maximum error as a share of the logits' root mean square. Tiny random models depend on the last bits of every weight."""
 TOKEN_IDS = [(7 * i * i + 3 * i) % VOCAB_SIZE for i in range(3 * WINDOW + 5)]
 OTHERS = {f"other{i}": [(i * j + 5 * j + i) % VOCAB_SIZE for j in range(15 + 11 * i)] for i in range(6)}
 
@@ -59,7 +59,7 @@ def test_every_family_is_tested() -> None:
 
 
 def test_each_format_names_the_architecture(family: str, tmp_path: Path) -> None:
-    """The logits do not show it: Qwen 3 described as Llama computes the same, from the same fields of ModelConfig."""
+    """Check the name itself: Qwen 3 described as Llama gives the same logits, from the same fields of ModelConfig."""
     tiny, theirs = FAMILIES[family], make_model(FAMILIES[family])
     for model in (save_safetensors(theirs, tmp_path), save_gguf(tiny, theirs, tmp_path / "tiny.gguf")):
         assert model.config.architecture == tiny.architecture
@@ -87,7 +87,7 @@ def test_its_tensors_are_those_expected_from_the_headers(family: str, tmp_path: 
 
 @pytest.mark.parametrize("length", [1024, 2000])
 def test_longer_sequences_find_their_positions(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, length: int) -> None:
-    """The tables begin short and grow; each position keeps its bits."""
+    """Check that each position keeps its bits while the tables, which are short at first, grow."""
     model = save_safetensors(make_model(FAMILIES["gemma3"], max_position_embeddings=4096), tmp_path)
     token_ids = [(11 * i + 5) % VOCAB_SIZE for i in range(length)]
 

@@ -1,4 +1,4 @@
-"""The Llama family against transformers in float32, over pages, formats and variants of the architecture."""
+"""Tests of the Llama family against transformers in float32, with pages, file formats and variants of the architecture."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +20,8 @@ from worker.models.families import UnsupportedArchitectureError, load_model
 
 MAX_RELATIVE_ERROR = 1e-3
 MAX_INTEGER_ERROR = 0.1
-"""Of the integer mode, as a share of the logits' root mean square: tiny random models hang on the last bits of every weight."""
+"""Maximum error of the integer mode, as a share of the logits' root mean square. Tiny random models depend on the last bits of
+every weight."""
 TOKEN_IDS = [(7 * i * i + 3 * i) % 131 for i in range(75)]
 CHUNKINGS = [None, [16], [7], [40, 1], [1]]
 

@@ -1,4 +1,4 @@
-"""The link against a scheduler's end of the stream that the test plays, with an engine that the test holds and releases."""
+"""Tests of the link, in which the test plays the scheduler's side of the stream and holds and releases the engine."""
 
 import asyncio
 import gc
@@ -31,7 +31,7 @@ HELLO = worker_pb2.Hello(worker_id="w1", epoch=7, instance="i1", device="fake", 
 
 
 class HeldEngine(WholeStepEngine):
-    """Reports each step when it begins, and ends it when the test says so."""
+    """An engine that reports each step when it begins, and ends it when the test releases it."""
 
     def __init__(self) -> None:
         self.begun: asyncio.Queue[int] = asyncio.Queue()
@@ -53,7 +53,7 @@ class HeldEngine(WholeStepEngine):
 
 
 def no_load(name: str, digest: str) -> Loaded:
-    raise AssertionError("nobody asked for that")
+    raise AssertionError("unexpected load of a model")
 
 
 @pytest.fixture
@@ -105,7 +105,7 @@ def decode_step(step_id: int, start: int) -> worker_pb2.Step:
 
 @contextmanager
 def awaiting_log(message: str, level: int = logging.INFO) -> Iterator[asyncio.Event]:
-    """An event that is set when the worker logs this message."""
+    """Yield an event that is set when the worker logs this message."""
     logged, logger = asyncio.Event(), logging.getLogger("worker")
 
     class Listener(logging.Handler):
@@ -127,7 +127,7 @@ async def test_it_says_hello_and_answers_steps_in_order(scheduler: FakeScheduler
     async with attached(FakeEngine(num_pages=4), address):
         session = await scheduler.sessions.get()
         assert session.hello == HELLO
-        # Two steps in flight: the second one's input is what the first one samples.
+        # With two steps in flight, the input of the second is the token that the first samples.
         session.send_step(first_step([5, 6, 7]))
         session.send_step(decode_step(2, start=3))
         results = [await session.result(), await session.result()]
@@ -228,7 +228,7 @@ async def test_drain_finishes_what_is_queued_and_then_ends_the_stream(scheduler:
         engine.release()
         assert [(await session.result()).step_id, (await session.result()).step_id] == [1, 2]
         await session.worker_left()
-        # It offers itself again: the scheduler that drained may be one of several, or come back.
+        # The worker attaches again: the scheduler that drained may be one of several, or may come back.
         assert (await scheduler.sessions.get()).session_id != session.session_id
 
 
@@ -303,7 +303,7 @@ async def test_a_recalled_lease_ends_one_step_behind_the_result_that_says_so(
         session.send_step(lease(1, num_steps=8))
         assert await engine.begun.get() == 1
         session.send_recall(1)
-        # The worker reads in order: what came before the other session's message has arrived once that is warned of.
+        # The worker reads in order, so earlier messages have arrived once the warning about the other session's is logged.
         with awaiting_log("message of another session ignored", logging.WARNING) as warned:
             session.send_step(step(9), session_id=session.session_id + 1)
             await warned.wait()
@@ -344,26 +344,26 @@ async def test_it_waits_for_a_scheduler_and_says_so_once(address: str, caplog: p
 
 
 def two_addresses(directory: Path) -> tuple[str, ...]:
-    """In the order in which this worker tries them."""
+    """Return two addresses, in the order in which this worker tries them."""
     return by_preference(HELLO.worker_id, [f"unix:{directory / name}.sock" for name in ("one", "two")])
 
 
 async def test_schedulers_are_tried_in_turn(tmp_path: Path) -> None:
-    nobody, somebody = two_addresses(tmp_path)
+    unused, served = two_addresses(tmp_path)
     scheduler = FakeScheduler()
-    async with serving(scheduler, somebody), attached(FakeEngine(num_pages=4), nobody, somebody):
+    async with serving(scheduler, served), attached(FakeEngine(num_pages=4), unused, served):
         assert (await scheduler.sessions.get()).hello == HELLO
 
 
 async def test_a_session_in_which_the_scheduler_fell_silent_keeps_no_connection() -> None:
-    """Nor does it wait for a full garbage collection, which may be an hour away."""
+    """Check that the connection is closed at once and not by a full garbage collection, which may be an hour away."""
     address, scheduler = f"127.0.0.1:{free_port()}", FakeScheduler(heartbeat_interval_ms=20, silence_timeout_ms=200)
     gc.disable()
     try:
         async with serving(scheduler, address), tcp_proxy(address) as proxy:
             async with attached(FakeEngine(num_pages=4), proxy.address):
                 session = await scheduler.sessions.get()
-                await session.heartbeats.get()  # the worker has heard from it too
+                await session.heartbeats.get()  # The worker has heard from the scheduler, too.
                 with awaiting_log("session ended", logging.WARNING) as ended:
                     proxy.freeze()
                     await ended.wait()
@@ -384,7 +384,7 @@ async def test_a_scheduler_that_falls_silent_is_left_for_the_next(tmp_path: Path
     engine = HeldEngine()
     async with serving(silent, addresses[0]), serving(other, addresses[1]), attached(engine, *addresses):
         session = await silent.sessions.get()
-        # As long as it answers it is kept.
+        # The worker stays as long as the scheduler answers.
         for _ in range(30):
             await session.heartbeats.get()
             session.send_heartbeat_ack()
@@ -394,7 +394,7 @@ async def test_a_scheduler_that_falls_silent_is_left_for_the_next(tmp_path: Path
         await session.worker_left()
         engine.release()
         again = await other.sessions.get()
-        # What was queued is dropped, and the step that ran is void: its session is over.
+        # Queued steps are dropped, and the running step is void, because its session is over.
         assert engine.events == ["step 1", "reset"]
         again.send_step(step(1))
         engine.release()
@@ -429,7 +429,7 @@ async def test_an_engine_that_hangs_when_its_stream_has_ended_ends_the_link(
     engine.release()
 
 
-async def test_stop_while_nobody_answers_returns_at_once(address: str) -> None:
+async def test_stop_while_no_scheduler_answers_returns_at_once(address: str) -> None:
     async with attached(FakeEngine(num_pages=4), address):
         pass
 
@@ -473,7 +473,7 @@ async def test_after_a_failed_step_no_page_is_trusted(scheduler: FakeScheduler, 
 
 
 async def unloaded(scheduler: FakeScheduler) -> FakeSession:
-    """The worker's stream without its model."""
+    """Unload the model and return the worker's next session."""
     session = await scheduler.sessions.get()
     session.send_unload()
     await session.worker_left()
@@ -498,7 +498,7 @@ async def test_an_unloaded_worker_lets_go_of_all(scheduler: FakeScheduler, addre
     await running
 
 
-async def test_it_loads_what_it_is_told_and_computes(scheduler: FakeScheduler, address: str) -> None:
+async def test_it_loads_the_requested_model_and_computes(scheduler: FakeScheduler, address: str) -> None:
     other = worker_pb2.LoadedModel(name="other", digest="the one", num_pages=4, page_size=32)
 
     def load(name: str, digest: str) -> Loaded:

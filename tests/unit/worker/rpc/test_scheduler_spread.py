@@ -1,4 +1,4 @@
-"""Which scheduler a worker goes to, decided by each for itself: the spread they come to, and that it comes to rest."""
+"""Tests that workers, each deciding for itself, spread evenly over schedulers and then stop moving."""
 
 from collections import Counter
 
@@ -14,7 +14,7 @@ def test_workers_begin_spread_and_those_of_a_dead_scheduler_spread_over_the_othe
     orders = [by_preference(worker, [A, B, C]) for worker in WORKERS]
     assert all(count >= 10 for count in Counter(order[0] for order in orders).values())
     assert Counter(order[1] for order in orders if order[0] == A).keys() == {B, C}
-    # However the list was written.
+    # The order of the list does not matter.
     assert orders == [by_preference(worker, [C, A, B]) for worker in WORKERS]
 
 
@@ -30,7 +30,7 @@ def sizes(peers: dict[str, set[str]]) -> list[int]:
         ([3, 2], [3, 2], 0),
         ([9, 0], [5, 4], 4),
         ([0, 4, 5], [3, 3, 3], 3),
-        # Six give one each at the same time, and get some of them back.
+        # Six schedulers lose one worker each at the same time, and some of these return.
         ([2, 2, 2, 2, 2, 2, 0], [2, 2, 2, 2, 2, 1, 1], 12),
     ],
 )
@@ -52,7 +52,7 @@ def test_they_come_to_rest_with_equal_shares(begin: list[int], end: list[int], m
     assert num_moves <= most_moves
 
 
-def test_nobody_moves_on_what_it_cannot_see() -> None:
+def test_no_worker_moves_without_enough_information() -> None:
     assert better_place("w", {}) is None
     # Its own scheduler has not answered.
     assert better_place("w", {B: set()}) is None

@@ -1,4 +1,4 @@
-"""The flat batch, and the rules that a step must keep before one is built."""
+"""Tests of the flat batch, and of the rules that a step must follow before one is built."""
 
 from typing import Any
 
@@ -37,7 +37,7 @@ def test_chunks_lie_behind_each_other_with_the_slots_of_their_pages() -> None:
     step = Step(
         step_id=1,
         new_sequences=(new(1, (11, 12, 13, 14, 15)), new(2, (21, 22, 23, 24, 25, 26))),
-        # The first is computed whole, over two pages; the second from its third token on, and not to its end.
+        # The first sequence is computed whole, over two pages; the second from its third token on, but not to its end.
         scheduled=(scheduled(1, 0, 5, (7, 3), sample=True), scheduled(2, 2, 3, (5, 0, 9))),
     )
     batch = build_batch(running.apply(step), page_size=4)
@@ -46,7 +46,7 @@ def test_chunks_lie_behind_each_other_with_the_slots_of_their_pages() -> None:
     assert batch.slots_T.tolist() == [28, 29, 30, 31, 12, 22, 23, 0]
     assert batch.query_starts == (0, 5, 8)
     assert batch.context_lens == (5, 5)
-    # Page 9 was granted ahead: nothing is in it yet.
+    # Page 9 was granted ahead and is still empty.
     assert batch.block_tables_SB.tolist() == [[7, 3], [5, 0]]
     assert batch.sample_rows_R.tolist() == [4]
 

@@ -1,4 +1,4 @@
-"""The engine over a model that reads and writes through pages: tokens depend on the sequence, never on how it was computed."""
+"""Tests of the engine with a model that reads and writes pages: tokens depend only on the sequence, not on its chunks."""
 
 from collections import deque
 from collections.abc import Sequence
@@ -47,7 +47,7 @@ def test_chunked_prefill_gives_the_tokens_of_a_whole_one(
 @given(st.lists(st.integers(1, 6), max_size=10), st.integers(0, 3))
 @settings(deadline=None)
 def test_a_prompt_is_scored_alike_in_chunks_and_whole(chunk_sizes: list[int], num_top: int) -> None:
-    """Each of its tokens as it would be if the answer had been that token."""
+    """Check that each prompt token has the log-probability that it has as the first token of an answer."""
     driver = Driver()
     new = new_sequence(num_prompt_logprobs=num_top, **GREEDY)
     first_token = driver.prefill(new, chunk_sizes)
@@ -96,7 +96,7 @@ def test_a_batch_of_mixed_work_gives_each_sequence_its_own_tokens() -> None:
     alone = {i: Driver().generate(new, 3) for i, new in news.items()}
     driver = Driver()
     together: dict[int, list[int]] = {1: [], 2: [], 3: []}
-    # 1 decodes while 2 joins and 3 is still prefilled in chunks.
+    # Sequence 1 decodes while 2 joins and 3 is still prefilled in chunks.
     steps: list[tuple[list[ScheduledSequence], dict[str, Any]]] = [
         ([driver.chunk(1, 0, 10)], {"new_sequences": (news[1],)}),
         ([driver.chunk(1, 10, 1), driver.chunk(3, 0, 7, sample=False)], {"new_sequences": (news[3],)}),
@@ -117,7 +117,7 @@ def test_a_batch_of_mixed_work_gives_each_sequence_its_own_tokens() -> None:
 def test_a_prefix_that_its_pages_hold_already_is_not_computed_again() -> None:
     driver = Driver()
     whole = driver.generate(new_sequence(1), 1)
-    # Two full pages of the first sequence, then a page of its own.
+    # The block table has two full pages of the first sequence, then a page of its own.
     own_page = 63
     scheduled = ScheduledSequence(2, 8, 8, num_tokens=2, new_page_ids=(0, 1, own_page), max_new_tokens=1)
     [sampled] = driver.run(scheduled, new_sequences=(new_sequence(2),))
@@ -173,11 +173,11 @@ def test_a_result_of_several_tokens_ends_with_the_one_that_ends_the_sequence(wra
 
 
 def begin_with_up_to_four_tokens() -> tuple[Driver, BegunStep, int]:
-    """The driver, a step that it has begun, and how many tokens that will bring."""
+    """Return a driver, a step that it has begun, and the number of tokens that the step will give."""
     driver = Driver(wrap=late_and_several)
     begun = driver.begin(driver.chunk(1, 0, 10), new_sequences=(new_sequence(**GREEDY),))
-    twin = Driver(wrap=late_and_several)
-    [sampled] = twin.run(twin.chunk(1, 0, 10), new_sequences=(new_sequence(**GREEDY),))
+    other = Driver(wrap=late_and_several)
+    [sampled] = other.run(other.chunk(1, 0, 10), new_sequences=(new_sequence(**GREEDY),))
     return driver, begun, len(sampled.token_ids)
 
 
@@ -257,7 +257,7 @@ def test_a_model_that_computes_nan_fails_the_step() -> None:
         engine.run_step(Step(step_id=1, new_sequences=(new_sequence(),), scheduled=(scheduled,)))
 
 
-def test_an_error_of_a_lost_device_is_told_apart_from_that_of_a_step() -> None:
+def test_an_error_of_a_lost_device_differs_from_that_of_a_step() -> None:
     driver = Driver(wrap=partial(PoisonedExecutor, num_good_steps=1))
     driver.prefill(new_sequence(), ())
     with pytest.raises(DeviceLostError) as raised:

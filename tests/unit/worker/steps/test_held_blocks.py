@@ -1,4 +1,4 @@
-"""What a worker remembers of its pages' content, and when it forgets."""
+"""Tests of the record of what a worker's pages hold, and of when entries are removed."""
 
 from protos.v1 import worker_pb2
 from worker.steps.held_blocks import HeldBlocks

@@ -1,4 +1,4 @@
-"""Which steps a message stands for, and when they end."""
+"""Tests of the steps of one message, and of when a lease ends."""
 
 from collections import deque
 
@@ -20,7 +20,7 @@ def decoding(
 
 
 class RunningLease:
-    """As many of its steps begun as the depth says, before the first of them is finished."""
+    """A lease of which `depth` steps are begun before the first of them is finished."""
 
     def __init__(self, step: Step, depth: int) -> None:
         self.lease = Lease(step)
@@ -33,7 +33,7 @@ class RunningLease:
             self.begun.append(self.lease.advance())
 
     def finish(self, *stopped: int, is_recalled: bool = False) -> bool:
-        """Whether the step behind the one that ends now is said to be the last."""
+        """Finish the oldest step and return True if the next one is announced as the last."""
         step = self.begun.popleft()
         sampled = (SampledTokens(each, attempt=1, token_ids=(0,), stopped=True) for each in stopped)
         result = StepResult(step_id=step.step_id, sampled=tuple(sampled))
@@ -63,7 +63,7 @@ def test_each_sequence_takes_part_as_long_as_it_was_leased_to(depth: int) -> Non
     lease = RunningLease(first, depth)
     assert lease.begun[0] == first
     assert not lease.finish()
-    # Pages are granted with the first step, once.
+    # Pages are granted only with the first step.
     assert lease.begun[0] == Step(step_id=5, scheduled=(decoding(1, 10, 2), decoding(3, 1, 1)))
     assert not lease.finish()
     assert lease.begun[0] == Step(step_id=6, scheduled=(decoding(1, 11, 1),))
@@ -97,7 +97,7 @@ def test_who_was_ended_by_a_token_is_left_out_of_what_is_begun_from_then_on(dept
 
 
 @DEPTHS
-@pytest.mark.parametrize("is_recalled", [True, False], ids=["recalled", "nobody goes on"])
+@pytest.mark.parametrize("is_recalled", [True, False], ids=["recalled", "all stopped"])
 def test_it_ends_early_with_one_more_step(is_recalled: bool, depth: int) -> None:
     lease = RunningLease(Step(step_id=4, scheduled=(decoding(1, 9, 8),), max_steps=8), depth)
     assert lease.finish(*([] if is_recalled else [1]), is_recalled=is_recalled)

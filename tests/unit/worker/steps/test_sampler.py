@@ -1,4 +1,4 @@
-"""What the sampler promises: the order of the contract, repeatable draws, and rows that do not see each other."""
+"""Tests of the sampler: the documented order of steps, repeatable draws, and rows that do not affect each other."""
 
 import math
 from collections import Counter
@@ -126,7 +126,7 @@ def test_draws_follow_the_probabilities() -> None:
 
 
 def test_draws_from_a_whole_vocabulary_follow_the_softmax() -> None:
-    """Grouped by rank into eighths of the probability, so that rare tokens count too."""
+    """Compare draws with the softmax, grouped by rank into eighths of the probability so that rare tokens count too."""
     count, size, temperature = 4000, 1000, 0.8
     logits_V = np.random.default_rng(2).standard_normal(size).astype(np.float32) * 2
     probabilities_V = np.exp(logits_V.astype(np.float64) / temperature)
@@ -169,7 +169,7 @@ LOG_PROBABILITIES = [math.log(p) for p in (0.4, 0.3, 0.2, 0.1)]
         ({"min_p": 0.6}, {0, 1}),
         ({"min_p": 0.3}, {0, 1, 2}),
         ({"min_p": 1.0}, {0}),
-        # Of the top 3, renormalised to 4/9, 3/9, 2/9, the first two reach 0.75; of all four they would not.
+        # Among the top 3, renormalised to 4/9, 3/9, 2/9, the first two reach 0.75; among all four they would not.
         ({"top_k": 3, "top_p": 0.75}, {0, 1}),
         ({"top_p": 0.75}, {0, 1, 2}),
         ({"top_p": 0.95, "min_p": 0.45}, {0, 1, 2}),
@@ -187,7 +187,7 @@ def test_the_lowest_ids_stay_among_equals(filters: dict[str, Any], left: set[int
 
 
 def test_top_p_over_a_flat_distribution_of_a_large_vocabulary() -> None:
-    # Half of the mass is half of the tokens: far more than the first ones that are looked at.
+    # Half of the probability is half of the tokens, far more than are sorted at first.
     logits = np.zeros((60, 20_000), np.float32)
     rows = [sequence(top_p=0.5, seed=seed) for seed in range(60)]
     drawn = sample_tokens(logits, rows, EOS)
@@ -196,7 +196,7 @@ def test_top_p_over_a_flat_distribution_of_a_large_vocabulary() -> None:
 
 
 def test_penalties_by_a_worked_example() -> None:
-    # Generated: 1 twice, 2 once. Prompt: 3.
+    # Token 1 was generated twice, 2 once; 3 is in the prompt.
     def scores(**sampling: Any) -> int:
         return sample([1.0, 2.0, 1.9, 1.8], sequence((3,), (1, 1, 2), temperature=0.0, **sampling))
 
@@ -209,7 +209,7 @@ def test_penalties_by_a_worked_example() -> None:
     # Prompt and output are divided by 1.1: 1.82, 1.73, 1.64; by 2.5 all fall behind the unseen 0.
     assert scores(repetition_penalty=1.1) == 1
     assert scores(repetition_penalty=2.5) == 0
-    # Only the last token, 2, is looked at.
+    # The window holds only the last token, 2.
     assert scores(repetition_penalty=2.5, repetition_window=1) == 1
     # Negative penalties invite repetition.
     assert sample([1.0, 2.0, 1.9, 2.5], sequence((3,), (1, 1, 2), temperature=0.0, frequency_penalty=-0.5)) == 1

@@ -1,4 +1,4 @@
-"""The engine's side of a session, run to its end on the test's own thread: there is no event loop that it could wait for."""
+"""Tests of the engine's side of a session, run on the test's own thread, without an event loop to wait for."""
 
 import pytest
 from opentelemetry.trace import NoOpTracer
@@ -14,13 +14,13 @@ from worker.steps.step_loop import FailedStep, SessionEnd, StepLoop
 
 
 class CountingEngine(WholeStepEngine):
-    """Without sequences. Step 13 raises when it is finished, step 7 when it is begun."""
+    """An engine without sequences. Step 13 raises when it is finished, step 7 when it is begun."""
 
     def __init__(self, max_in_flight: int = 1) -> None:
         self.max_in_flight = max_in_flight
         self.begun: list[int] = []
         self.step_ids: list[int] = []
-        """Those that were finished."""
+        """Ids of the finished steps."""
 
     def begin_step(self, step: Step) -> BegunStep:
         if step.step_id == 7:
@@ -113,7 +113,7 @@ def test_a_step_that_cannot_be_begun_fails_behind_those_that_are(depth: int) -> 
     assert outcomes == [StepResult(step_id=6), FailedStep(7, "ValueError: an unlucky beginning")]
 
 
-def test_of_two_steps_that_fail_the_first_one_is_told_of() -> None:
+def test_of_two_steps_that_fail_the_first_one_is_reported() -> None:
     engine, outcomes = CountingEngine(max_in_flight=2), list[StepResult | FailedStep]()
     loop = make_loop(outcomes)
     loop.put(worker_pb2.Step(step_id=13))

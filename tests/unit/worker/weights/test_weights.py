@@ -1,4 +1,4 @@
-"""Checkpoints: block formats bit for bit, names, and what is refused."""
+"""Tests of checkpoints: the bits of block formats, the names of tensors, and refused files."""
 
 import json
 from dataclasses import replace
@@ -24,7 +24,7 @@ from worker.weights.four_bit import FourBitWeight, as_float32, stack
 
 
 def random_blocks(kind: Any, num_blocks: int) -> np.ndarray[Any, Any]:
-    """Bytes of every kind, so scales of any size and sign, some of them infinite or not a number."""
+    """Return random bytes, so that scales have any size and sign, and some are infinite or NaN."""
     generator = np.random.default_rng(0)
     _, block_bytes = gguf.GGML_QUANT_SIZES[kind]
     return generator.integers(0, 256, (num_blocks, block_bytes), dtype=np.uint8)
@@ -50,7 +50,7 @@ def test_four_bit_blocks_as_they_are_have_the_same_values(kind: GGMLType) -> Non
     weight = read_four_bit(memoryview(bytearray(data.tobytes())), kind, num_out=3)
     assert int(weight.integers_OI.max()) <= 15
     numbers = expected.isfinite()
-    # Not the same bits: a zero may have another sign.
+    # The bits may differ, because a zero may have another sign.
     assert torch.equal(weight.dequantize()[numbers], expected[numbers])
 
 
@@ -92,7 +92,7 @@ def test_names_are_found_in_any_layer(table: dict[str, str]) -> None:
     assert set(known) == {ours.replace("{i}", str(i)) for ours in table.values() for i in (0, 17)}
 
 
-def test_unknown_names_are_told_and_rope_buffers_passed_over() -> None:
+def test_unknown_names_are_reported_and_rope_buffers_ignored() -> None:
     spelled = ["model.layers.0.self_attn.rotary_emb.inv_freq", "model.layers.x.mlp.up_proj.weight", "score.weight"]
     assert map_names(spelled, SAFETENSORS_NAMES) == ({}, spelled[1:])
 
@@ -118,7 +118,7 @@ def test_left_over_tensor_is_named(name: str, tmp_path: Path) -> None:
         load_model(model, ReferenceKernels())
 
 
-def test_wrong_shape_is_told_with_both_shapes(tmp_path: Path) -> None:
+def test_wrong_shape_is_reported_with_both_shapes(tmp_path: Path) -> None:
     model = save_safetensors(make_llama(), tmp_path)
     change_tensors(tmp_path, {"model.norm.weight": torch.zeros(7)})
     with pytest.raises(WeightsError, match=r"'model\.norm\.weight' has shape \[7\], but the model needs \[48\]"):
@@ -148,7 +148,7 @@ def test_index_may_not_leave_its_directory(tmp_path: Path) -> None:
         load_model(model, ReferenceKernels())
 
 
-def test_truncated_safetensors_is_told(tmp_path: Path) -> None:
+def test_truncated_safetensors_is_reported(tmp_path: Path) -> None:
     model = save_safetensors(make_llama(), tmp_path)
     path = tmp_path / "model.safetensors"
     path.write_bytes(path.read_bytes()[:-100])

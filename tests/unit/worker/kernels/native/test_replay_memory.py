@@ -1,4 +1,4 @@
-"""Memory shared by a recording's results: whatever the lifetimes, two that are needed together lie apart."""
+"""Tests that results of a recording share memory, but never two that are needed at the same time."""
 
 from itertools import combinations
 
