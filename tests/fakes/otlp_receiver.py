@@ -1,4 +1,4 @@
-"""A real OTLP receiver in the test's process: the gRPC service that exporters send to, which keeps what it is sent."""
+"""An OTLP receiver in the test's process: the gRPC service that exporters send to. It keeps the spans that it gets."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable
@@ -42,7 +42,7 @@ class OTLPReceiver(trace_service_pb2_grpc.TraceServiceServicer):
         return trace_service_pb2.ExportTraceServiceResponse()
 
     async def until(self, is_enough: Callable[["OTLPReceiver"], bool]) -> None:
-        """The test's own time limit is the deadline."""
+        """Wait until the received spans suffice. The test's own time limit is the deadline."""
         while not is_enough(self):
             self._changed.clear()
             await self._changed.wait()
