@@ -1,1 +1,1 @@
-"""A load client for any OpenAI-compatible server. Imports nothing of Pagoda: it measures from outside."""
+"""Benchmarks: of any OpenAI-compatible server from outside, and of single parts of Pagoda."""

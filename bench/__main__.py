@@ -1,4 +1,4 @@
-"""`python -m bench WHAT`: one command for each thing that is measured, each in a file of its own."""
+"""Run one of the benchmarks."""
 
 import typer
 

@@ -1,6 +1,6 @@
-"""Sends planned requests to an OpenAI-compatible server and notes when what came back.
+"""A load client: sends planned requests to an OpenAI-compatible server and records when each chunk arrives.
 
-Tokens are counted from the server's usage, times from the chunks that carry text. Knows nothing about statistics.
+Token counts come from the server's usage, times from the chunks that carry text.
 """
 
 import asyncio
@@ -20,7 +20,7 @@ TIMEOUT_S = 600.0
 
 @dataclass(slots=True, kw_only=True)
 class Outcome:
-    """What one request did. Times in seconds on the monotonic clock."""
+    """The outcome of one request. Times are in seconds on the monotonic clock."""
 
     start_s: float
     end_s: float = 0.0
@@ -33,7 +33,7 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadShape:
-    """At most `concurrency` at once; with a rate (per second), arrivals are a Poisson process instead of back to back."""
+    """The rate of requests: at most `concurrency` at once, and with a rate (per second) a Poisson process of arrivals."""
 
     concurrency: int
     request_rate: float | None = None
@@ -50,13 +50,13 @@ class OpenAIClient:
         sampling: Mapping[str, float] = GREEDY,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
-        """The transport is for tests; by default it is the network."""
+        """Create a client. `transport` replaces the network in tests."""
         self.base_url = base_url.rstrip("/")
         self.model = model
         self._sampling = sampling
         self._http = httpx.AsyncClient(
             headers={"Authorization": f"Bearer {api_key}"} if api_key else {},
-            # A connection for each request: llama.cpp closes one it kept just when the next request is on its way.
+            # One connection per request: llama.cpp may close a kept one while the next request is on its way.
             limits=httpx.Limits(max_connections=None, max_keepalive_connections=0),
             timeout=TIMEOUT_S,
             transport=transport,
@@ -64,7 +64,7 @@ class OpenAIClient:
         )
 
     async def __aenter__(self) -> "OpenAIClient":
-        """Ask for the served model where none was named."""
+        """Ask the server for its first model if none was given."""
         if not self.model:
             response = await self._http.get(f"{self.base_url}/models")
             response.raise_for_status()
@@ -78,7 +78,7 @@ class OpenAIClient:
         outcome = Outcome(start_s=time.perf_counter())
         try:
             async for chunk in self._stream(request):
-                _note(chunk, outcome)
+                _record(chunk, outcome)
             if not outcome.num_output_tokens:
                 outcome.error = "the stream ended without usage"
         except (httpx.HTTPError, ServerError, json.JSONDecodeError) as error:
@@ -92,7 +92,7 @@ class OpenAIClient:
             "prompt": request.prompt,
             "max_tokens": request.max_tokens,
             **self._sampling,
-            "ignore_eos": True,  # So that output lengths are exact; servers without it may stop early.
+            "ignore_eos": True,  # For exact output lengths; a server without it may stop early.
             "stream": True,
             "stream_options": {"include_usage": True},
         }
@@ -105,10 +105,10 @@ class OpenAIClient:
 
 
 class ServerError(Exception):
-    """A status, or an error event in the stream."""
+    """An HTTP error status, or an error event in the stream."""
 
 
-def _note(chunk: dict[str, Any], outcome: Outcome) -> None:
+def _record(chunk: dict[str, Any], outcome: Outcome) -> None:
     if "error" in chunk:
         raise ServerError(str(chunk["error"]))
     if chunk.get("choices"):
@@ -120,7 +120,7 @@ def _note(chunk: dict[str, Any], outcome: Outcome) -> None:
 
 
 async def run_load(client: OpenAIClient, requests: Sequence[PlannedRequest], shape: LoadShape) -> list[Outcome]:
-    """All outcomes, in the order of the requests."""
+    """Send the requests and return their outcomes, in the order of the requests."""
     room = asyncio.Semaphore(shape.concurrency)
     arrivals = random.Random(shape.seed)
 

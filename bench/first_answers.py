@@ -1,7 +1,7 @@
-"""`python -m bench first-answers`: what the default model says to ten everyday questions, as a newcomer asks them.
+"""`python -m bench first-answers` asks the default model ten everyday questions, as a new user would.
 
-A request names its messages and a seed, so that its answer can be had again, and leaves all else to the server. Both dialects are
-asked.
+A request has messages and a seed, which makes its answer repeatable, and leaves everything else to the server. Each
+question is asked through both APIs.
 """
 
 import asyncio
@@ -32,12 +32,12 @@ SEED = 7
 TIMEOUT_S = 600.0
 _TITLE = f"""# First answers
 
-What `{DEFAULT_MODEL}` says to {{questions}} everyday questions with nothing set but a seed ({SEED}), through
-`/v1/chat/completions` and `/api/chat`. {{ended}} of {{answers}} answers end by themselves. Written by `make first-answers`;
-the default numerics give the same answers on any machine. What they are sampled with:
+The answers of `{DEFAULT_MODEL}` to {{questions}} everyday questions, with nothing set but a seed ({SEED}), through
+`/v1/chat/completions` and `/api/chat`. {{ended}} of {{answers}} answers end by themselves. `make first-answers` writes this page.
+The default numeric mode gives the same answers on any machine. The sampling parameters are in
 [docs/sampling-defaults.md](../../docs/sampling-defaults.md).
 
-A model of 135 million parameters writes well and knows little: what it says need not be true.
+A model of 135 million parameters writes well and knows little: its answers need not be true.
 """
 
 
@@ -46,7 +46,7 @@ class Answer:
     text: str
     num_tokens: int
     ended: str
-    """As the dialect says it: "stop" where the model ended it."""
+    """Reason in the API's own words, such as "stop" if the model ended the answer."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,9 +57,9 @@ class FirstAnswer:
 
 
 def first_answers(
-    output: Annotated[Path | None, typer.Option(help="Write the page to this file; else to stdout.")] = None,
+    output: Annotated[Path | None, typer.Option(help="Markdown file for the page. Default: stdout.")] = None,
 ) -> None:
-    """Ask the default model ten everyday questions at its defaults, in both dialects, and write a page of the answers."""
+    """Ask the default model ten everyday questions through both APIs, and write a page with its answers."""
     with own_server(DEFAULT_MODEL, ("--ollama-port", "0")) as url:
         text = page(asyncio.run(ask_all(url.removesuffix("/v1"))))
     if output is None:
@@ -69,7 +69,7 @@ def first_answers(
 
 
 async def ask_all(url: str, questions: Sequence[str] = QUESTIONS) -> list[FirstAnswer]:
-    """All at once: nobody's answer depends on who else asks. Raises httpx.HTTPStatusError if one is refused."""
+    """Ask all questions at once; answers do not depend on other requests. Raises httpx.HTTPStatusError if one is refused."""
     async with httpx.AsyncClient(base_url=url, timeout=TIMEOUT_S, trust_env=False) as http:
         return await asyncio.gather(*(_ask(http, question) for question in questions))
 
@@ -82,7 +82,7 @@ async def _ask(http: httpx.AsyncClient, question: str) -> FirstAnswer:
     )
     whole = openai.raise_for_status().json()
     choice = whole["choices"][0]
-    told = ollama.raise_for_status().json()
+    reply = ollama.raise_for_status().json()
     return FirstAnswer(
         question=question,
         openai=Answer(
@@ -90,11 +90,12 @@ async def _ask(http: httpx.AsyncClient, question: str) -> FirstAnswer:
             num_tokens=whole["usage"]["completion_tokens"],
             ended=choice["finish_reason"],
         ),
-        ollama=Answer(text=told["message"]["content"], num_tokens=told["eval_count"], ended=told["done_reason"]),
+        ollama=Answer(text=reply["message"]["content"], num_tokens=reply["eval_count"], ended=reply["done_reason"]),
     )
 
 
 def page(answers: Sequence[FirstAnswer]) -> str:
+    """Return the page with all answers as Markdown."""
     ended = sum(each.ended == "stop" for answer in answers for each in (answer.openai, answer.ollama))
     return "\n".join(
         (_TITLE.format(questions=len(answers), answers=2 * len(answers), ended=ended), *map(section, answers))
@@ -102,9 +103,9 @@ def page(answers: Sequence[FirstAnswer]) -> str:
 
 
 def section(answer: FirstAnswer) -> str:
-    return f"## {answer.question}\n\n{_told('OpenAI', answer.openai)}\n{_told('Ollama', answer.ollama)}"
+    return f"## {answer.question}\n\n{_answer('OpenAI', answer.openai)}\n{_answer('Ollama', answer.ollama)}"
 
 
-def _told(dialect: str, answer: Answer) -> str:
-    # Answers have fences of their own.
-    return f"{dialect}, {answer.num_tokens} tokens, ended by `{answer.ended}`:\n\n````text\n{answer.text}\n````\n"
+def _answer(api: str, answer: Answer) -> str:
+    # Four backticks, because answers may contain code blocks of three.
+    return f"{api}, {answer.num_tokens} tokens, ended by `{answer.ended}`:\n\n````text\n{answer.text}\n````\n"

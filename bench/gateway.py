@@ -1,7 +1,7 @@
-"""`python -m bench gateway`: what a token costs in the gateway, in front of a scheduler that answers at once.
+"""`python -m bench gateway` measures the cost of a token in the gateway. A fake scheduler answers at once.
 
-The processor time per token is the number that holds on a machine that others use too: 200 µs of it are 5,000 tokens a
-second on one core. Rounds are interleaved, and each row is its cheapest one, which was disturbed least.
+Processor time per token is meaningful even on a shared machine: 200 µs mean 5,000 tokens per second on one core. Rounds
+are interleaved; each row shows its cheapest round, which was disturbed least.
 """
 
 import json
@@ -28,9 +28,9 @@ class GatewayResult:
     name: str
     concurrency: int
     steps_per_s: float | None
-    """Of the scheduler; None is as many as the gateway takes."""
+    """Step rate of the fake scheduler; None for as many steps as the gateway takes."""
     num_tokens: int
-    """Streamed ones; for the row of the prompts, theirs."""
+    """Streamed tokens; in the row of prompts, prompt tokens."""
     num_events: int
     tokens_per_s: float
     gateway_cpu_us_per_token: float
@@ -39,17 +39,17 @@ class GatewayResult:
 
 
 def gateway(
-    model: Annotated[str, typer.Option(help="Whose tokenizer and template; it is fetched, but not run.")] = (
-        "smollm2:135m"
-    ),
+    model: Annotated[
+        str, typer.Option(help="Model whose tokenizer and template are used. It is fetched but not run.")
+    ] = ("smollm2:135m"),
     num_requests: int = 64,
     concurrency: int = 32,
     output_len: int = 512,
     steps_per_s: Annotated[
-        float | None, typer.Option(help="Of the scheduler, each with a token per stream; else as many as are taken.")
+        float | None, typer.Option(help="Steps of the fake scheduler, one token per stream each. Default: no limit.")
     ] = None,
     rounds: int = 3,
-    output: Annotated[Path | None, typer.Option(help="Write the numbers to this file as JSON; else to stdout.")] = None,
+    output: Annotated[Path | None, typer.Option(help="JSON file for the numbers. Default: stdout.")] = None,
 ) -> None:
     """Measure streamed tokens per second, and processor time per token, of one gateway process."""
     subprocess.run([sys.executable, "-m", "pagoda.cli", "pull", model], check=True, stdout=subprocess.DEVNULL)
@@ -64,7 +64,7 @@ def gateway(
 
 
 def measure(name: str, plan: Plan, model: str, steps_per_s: float | None) -> GatewayResult:
-    """With processes of its own, so that nothing is measured in the state that something else left behind."""
+    """Measure one plan with processes of its own, so that no state is left from another."""
     with tempfile.TemporaryDirectory() as directory:
         address, port = f"unix:{directory}/scheduler.sock", free_port()
         pace = () if steps_per_s is None else ("--steps-per-s", str(steps_per_s))
@@ -98,7 +98,7 @@ def run_client(plan: Plan, port: int) -> Counts:
 
 
 def table(results: Sequence[GatewayResult]) -> Table:
-    columns = Table(title="The gateway alone: processor time in µs per token", title_justify="left")
+    columns = Table(title="The gateway alone: processor time per token, in µs", title_justify="left")
     for name in ("", "streams", "tok/s", "gateway", "(fake scheduler", "client)"):
         columns.add_column(name, justify="right" if name else "left")
     for result in results:

@@ -1,4 +1,4 @@
-"""What is asked of a gateway that is measured alone: each way to stream, and a long prompt for what happens before."""
+"""Requests to a gateway that is measured alone: each API that streams, and a long prompt."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ PROMPT_COUNT = r'"prompt_tokens":(\d+)'
 
 
 def streaming_plans(model: str, *, num_requests: int, concurrency: int, output_len: int) -> dict[str, Plan]:
-    """Long answers to a short prompt. The tokens that are counted are those of the answers."""
+    """Return plans of long answers to a short prompt. Output tokens are counted."""
     messages = [{"role": "user", "content": SHORT_PROMPT}]
     openai = _openai(model, output_len)
     ollama = {"model": model, "options": {**NEUTRAL_OPTIONS, "num_predict": output_len}, "messages": messages}
@@ -36,7 +36,7 @@ def streaming_plans(model: str, *, num_requests: int, concurrency: int, output_l
 
 
 def prompt_plan(model: str, *, num_requests: int, concurrency: int) -> Plan:
-    """Short answers to a long prompt: body, template, tokenizing. The tokens that are counted are those of the prompts."""
+    """Return a plan of short answers to a long prompt: body, template, tokenizer. Prompt tokens are counted."""
     words = (WORDS[index % len(WORDS)] for index in range(NUM_LONG_PROMPT_WORDS))
     return Plan(
         path="/v1/chat/completions",

@@ -1,7 +1,7 @@
-"""`python -m bench memory`: the most memory that a worker ever held, and what of it are neither weights nor pages.
+"""`python -m bench memory` measures a worker's peak memory, and how much of it is neither weights nor pages.
 
-A server is started with few pages and asked for more tokens than fit into them: by many sequences at once, then by long prompts.
-The peak is the kernel's own count (VmHWM, so Linux only), loading included.
+It starts a server with few pages and requests more tokens than fit into them: many sequences at once, then long prompts.
+The peak is the Linux kernel's own count (VmHWM), loading included.
 """
 
 import asyncio
@@ -35,18 +35,18 @@ class MemoryResult:
     weights_bytes: int
     kv_bytes: int
     pages_in_use: float
-    """The share of them that holds some block in the end. All have been written by then: unused ones are taken first."""
+    """Share of pages that hold a block at the end. All were written by then, because unused pages are allocated first."""
     peak_bytes: int
     beside_bytes: int
-    """The peak without weights and pages."""
+    """The peak less weights and pages."""
 
 
 def memory(
-    models: Annotated[list[str] | None, typer.Argument(help="By default the one that is served by default.")] = None,
-    kv_memory: Annotated[str, typer.Option(help="As of pagoda serve.")] = "128MiB",
-    output: Annotated[Path | None, typer.Option(help="Write the numbers to this file as JSON; else to stdout.")] = None,
+    models: Annotated[list[str] | None, typer.Argument(help="Models to measure. Default: the default model.")] = None,
+    kv_memory: Annotated[str, typer.Option(help="Memory for pages, as in pagoda serve.")] = "128MiB",
+    output: Annotated[Path | None, typer.Option(help="JSON file for the numbers. Default: stdout.")] = None,
 ) -> None:
-    """Measure the worker's peak of memory."""
+    """Measure the worker's peak memory."""
     results = [measure(model, kv_memory) for model in models or [DEFAULT_MODEL]]
     Console(stderr=True).print(table(results))
     write_numbers({}, results, output)
@@ -68,7 +68,7 @@ def measure(model: str, kv_memory: str) -> MemoryResult:
 
 
 async def fill_pages(url: str) -> inference_pb2.WorkerLoad:
-    """What the worker is like afterwards."""
+    """Request enough tokens to fill all pages, and return the worker's load afterwards."""
     address = scheduler_address(resolve_home(None), str(urlsplit(url).port))
     async with OpenAIClient(url) as client, open_channel(address) as channel:
         stub: inference_pb2_grpc.InferenceServiceAsyncStub = inference_pb2_grpc.InferenceServiceStub(channel)
@@ -77,14 +77,16 @@ async def fill_pages(url: str) -> inference_pb2.WorkerLoad:
         short = RandomWorkload(num_requests=2 * MANY_AT_ONCE, input_len=32, output_len=32, seed=1)
         long = RandomWorkload(num_requests=2 + num_tokens // LONG_PROMPT, input_len=LONG_PROMPT, output_len=2, seed=2)
         for workload, concurrency in ((short, MANY_AT_ONCE), (long, LONG_AT_ONCE)):
-            check(await run_load(client, workload.requests(Vocabulary()), LoadShape(concurrency=concurrency)))
+            raise_on_failure(
+                await run_load(client, workload.requests(Vocabulary()), LoadShape(concurrency=concurrency))
+            )
         (after,) = (await stub.GetLoad(inference_pb2.GetLoadRequest())).workers
         return after
 
 
-def check(outcomes: list[Outcome]) -> None:
+def raise_on_failure(outcomes: list[Outcome]) -> None:
     if failed := [outcome.error for outcome in outcomes if outcome.error is not None]:
-        raise SystemExit(f"{len(failed)} requests failed, the first with: {failed[0]}")
+        raise SystemExit(f"{len(failed)} requests failed; the first error: {failed[0]}")
 
 
 def table(results: list[MemoryResult]) -> Table:

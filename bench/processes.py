@@ -1,7 +1,4 @@
-"""The processes that a benchmark starts beside itself: one that serves, how much processor time it used, and its end.
-
-Knows nothing about what they serve.
-"""
+"""The processes that a benchmark starts: running them, and measuring their processor time and memory."""
 
 import contextlib
 import socket
@@ -19,7 +16,7 @@ READY_DEADLINE_S = 600.0
 
 @contextlib.contextmanager
 def python_module(module: str, *arguments: str, environment: Mapping[str, str] | None = None) -> Iterator[psutil.Popen]:
-    """`python -m module` in the background, told to stop when the block ends. What it says goes to stderr only if it is wrong."""
+    """Run `python -m module` while the block runs and yield its process. Its stdout is dropped, its stderr is ours."""
     command = [sys.executable, "-m", module, *arguments]
     with psutil.Popen(command, stdout=subprocess.DEVNULL, env=environment) as process:
         try:
@@ -29,22 +26,22 @@ def python_module(module: str, *arguments: str, environment: Mapping[str, str] |
 
 
 def cpu_s(process: psutil.Process) -> float:
-    """Processor time of all its threads so far, in the kernel too."""
+    """Return the processor time of all threads so far, in user mode and in the kernel."""
     times = process.cpu_times()
     return times.user + times.system
 
 
 def tier_process(tier: str) -> psutil.Process:
-    """Of a server that this process, or what it started, has started: each tier is `python -m TIER`."""
+    """Return the `python -m TIER` process among this process's descendants. Raises SystemExit if there is none."""
     for process in psutil.Process().children(recursive=True):
         command = process.cmdline()
         if "-m" in command[:-1] and command[command.index("-m") + 1] == tier:
             return process
-    raise SystemExit(f"No {tier} was started.")
+    raise SystemExit(f"No {tier} process was started.")
 
 
 def peak_bytes(process: psutil.Process) -> int:
-    """The most that it ever had in memory, by Linux's own count."""
+    """Return the peak of resident memory, as counted by the Linux kernel."""
     fields = dict(line.split(":", 1) for line in Path(f"/proc/{process.pid}/status").read_text().splitlines())
     return int(fields["VmHWM"].split()[0]) * 1024
 
@@ -60,7 +57,7 @@ def wait_until_ready(process: subprocess.Popen[bytes] | psutil.Popen, url: str) 
     deadline = time.monotonic() + READY_DEADLINE_S
     while time.monotonic() < deadline:
         if process.poll() is not None:
-            raise SystemExit(f"The server ended with status {process.returncode}; its reason is above.")
+            raise SystemExit(f"The server exited with status {process.returncode}; its output is above.")
         with contextlib.suppress(httpx.TransportError):
             if httpx.get(f"{url}/ready", trust_env=False).is_success:
                 return

@@ -1,7 +1,7 @@
-"""Reads many streamed answers at once and counts what comes, at a few microseconds a chunk, so that it is not what is measured.
+"""A load client that costs a few microseconds per chunk, so that it does not limit what it measures.
 
-It parses no JSON: it counts a mark in the bytes of each event, and takes the number of tokens from the end of the answer.
-A process of its own: `python -m bench.raw_client HOST PORT < plan.json` prints counts as JSON. Knows nothing about servers.
+It parses no JSON: it counts a mark in the bytes of each event, and reads the number of tokens from the end of the answer.
+It runs as a process of its own: `python -m bench.raw_client HOST PORT < plan.json` prints counts as JSON.
 """
 
 import contextlib
@@ -18,22 +18,22 @@ from typing import Any
 RECEIVE_BYTES = 1 << 16
 ACCEPTED = b"HTTP/1.1 200 "
 END_OF_CHUNKS = b"0\r\n\r\n"
-# Enough of an answer's end to hold what it says about its usage.
+# Long enough for the usage at the end of an answer.
 TAIL_BYTES = 1 << 12
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """The same request again and again: `num_requests` in all, `concurrency` at a time."""
+    """One request, sent `num_requests` times, at most `concurrency` at a time."""
 
     path: str
     body: dict[str, Any]
     num_requests: int
     concurrency: int
     event_mark: str
-    """Each event of the stream that brings text has it once."""
+    """Text that occurs once in each event that carries text."""
     count_pattern: str
-    """Its first group, in the end of an answer, is the number of tokens."""
+    """Regular expression whose first group, at the end of an answer, is the number of tokens."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -46,7 +46,7 @@ class Counts:
 
 
 class _Stream:
-    """One connection, which sends its next request when an answer has ended."""
+    """A connection that sends its next request when an answer has ended."""
 
     def __init__(self, connection: socket.socket, request: bytes) -> None:
         self.socket = connection
@@ -59,15 +59,15 @@ class _Stream:
         self.socket.sendall(self._request)
 
     def receive(self, mark: bytes, counts: Counts) -> bool:
-        """Whether the answer has ended."""
+        """Read from the socket and count events. Return true if the answer has ended."""
         data = self.socket.recv(RECEIVE_BYTES)
         if not data:
             raise SystemExit(f"The server closed the connection in the middle of an answer: {self._tail[-500:]!r}")
         if not self._is_accepted and len(self._tail) + len(data) >= len(ACCEPTED):
             if not (self._tail + data).startswith(ACCEPTED):
-                raise SystemExit(f"The server refused: {data[:500]!r}")
+                raise SystemExit(f"The server refused the request: {data[:500]!r}")
             self._is_accepted = True
-        # A mark may be cut in two by the network.
+        # A mark may be split between two reads.
         overlap = self._tail[-len(mark) + 1 :]
         counts.num_events += (overlap + data).count(mark)
         self._tail = (self._tail + data)[-TAIL_BYTES:]
@@ -76,7 +76,7 @@ class _Stream:
     def num_tokens(self, pattern: re.Pattern[bytes]) -> int:
         found = pattern.search(self._tail)
         if found is None:
-            raise SystemExit(f"The answer does not end with a number of tokens: {self._tail[-500:]!r}")
+            raise SystemExit(f"No number of tokens at the end of the answer: {self._tail[-500:]!r}")
         return int(found[1])
 
 

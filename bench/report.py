@@ -1,7 +1,7 @@
-"""Turns outcomes into numbers, and numbers into a table for people and JSON for comparison.
+"""Statistics of outcomes, as a table for people and as JSON for comparison.
 
-TTFT runs from sending to the first chunk, ITL is each gap between chunks, TPOT is a request's mean time per token after
-the first, E2E its whole time. Knows nothing about how the outcomes came about.
+TTFT is the time from sending to the first chunk, ITL each gap between chunks, TPOT a request's mean time per token after
+the first, and E2E its whole time.
 """
 
 import itertools
@@ -23,7 +23,7 @@ from bench.client import Outcome
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Distribution:
-    """Of durations, in milliseconds."""
+    """Mean and percentiles of durations, in milliseconds."""
 
     mean: float
     p50: float
@@ -43,7 +43,7 @@ class Result:
     output_tokens_per_s: float
     total_tokens_per_s: float
     cached_share: float
-    """Of the prompt tokens, by the server's own count."""
+    """Share of the prompt tokens that the server reports as cached."""
     num_output_tokens: int
     ttft_ms: Distribution
     itl_ms: Distribution
@@ -52,9 +52,9 @@ class Result:
 
 
 def summarize(workload: str, concurrency: int, request_rate: float | None, outcomes: Sequence[Outcome]) -> Result:
-    """Failed requests count as errors, and in nothing else."""
+    """Return the statistics of a run. Failed requests only count as errors."""
     done = [outcome for outcome in outcomes if outcome.error is None and outcome.chunk_times_s]
-    errors = [outcome.error or "no text came" for outcome in outcomes if outcome not in done]
+    errors = [outcome.error or "no text arrived" for outcome in outcomes if outcome not in done]
     duration_s = max(o.end_s for o in outcomes) - min(o.start_s for o in outcomes)
     num_prompt = sum(outcome.num_prompt_tokens for outcome in done)
     num_output = sum(outcome.num_output_tokens for outcome in done)
@@ -78,7 +78,7 @@ def summarize(workload: str, concurrency: int, request_rate: float | None, outco
 
 
 def distribution(durations_s: Sequence[float]) -> Distribution:
-    """NaN where there is nothing to tell."""
+    """Return the distribution of durations, in milliseconds; NaN if there are none."""
     ordered = sorted(duration * 1000 for duration in durations_s)
     mean = sum(ordered) / len(ordered) if ordered else math.nan
     return Distribution(
@@ -87,7 +87,7 @@ def distribution(durations_s: Sequence[float]) -> Distribution:
 
 
 def percentile(ordered: Sequence[float], percent: float) -> float:
-    """Linear between the two nearest ranks, as numpy's default."""
+    """Return a percentile, interpolated linearly between the two nearest ranks (numpy's default)."""
     if not ordered:
         return math.nan
     rank = (len(ordered) - 1) * percent / 100
@@ -106,7 +106,7 @@ def _time_per_token(outcome: Outcome) -> float:
 
 
 def table(results: Sequence[Result]) -> Table:
-    """One column per run."""
+    """Return a table with one column per run."""
     columns = Table(title="Times in ms: mean / p50 / p90 / p99", title_justify="left")
     columns.add_column("")
     for result in results:
@@ -137,7 +137,7 @@ def _durations(durations: Distribution) -> str:
 
 
 def write_numbers(about: Mapping[str, Any], results: Sequence[Any], output: Path | None) -> None:
-    """The results, which are dataclasses, as JSON: with the machine and the command that made them."""
+    """Write results, which are dataclasses, as JSON, with the machine and the command that produced them."""
     numbers = {
         "machine": machine(),
         **about,
@@ -156,7 +156,7 @@ def command_line() -> str:
 
 
 def machine() -> dict[str, str | int | None]:
-    """What the numbers were measured on."""
+    """Describe the machine that the numbers were measured on."""
     return {
         "cpu": _cpu_name(),
         "num_cpus": os.cpu_count(),

@@ -1,6 +1,6 @@
-"""`python -m bench sampling`: what a model's recommended sampling costs beside neutral sampling, in time per output token.
+"""`python -m bench sampling` compares the time per output token of recommended sampling with that of neutral sampling.
 
-One server answers both kinds of load in turn, round by round, so that a change of the machine's speed meets both.
+One server answers both kinds of load in turn, round by round, so that a change of the machine's speed affects both.
 """
 
 import asyncio
@@ -19,7 +19,7 @@ from bench.report import summarize, write_numbers
 from bench.server import own_server
 from bench.workloads import NEUTRAL, RandomWorkload, Vocabulary
 
-# As the catalogue has it, under the names of OpenAI's API.
+# The catalogue's values, under their names in OpenAI's API.
 RECOMMENDED: Mapping[str, float] = {
     **NEUTRAL,
     "temperature": 0.2,
@@ -33,7 +33,7 @@ INPUT_LEN, OUTPUT_LEN = 128, 128
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SamplingResult:
-    """Mean milliseconds per output token after the first, of each round."""
+    """Mean milliseconds per output token after the first, one value per round."""
 
     concurrency: int
     neutral_tpot_ms: tuple[float, ...]
@@ -47,11 +47,11 @@ class SamplingResult:
 
 
 def sampling(
-    url: Annotated[str, typer.Option(help="Base URL of a running server. Without it one is started.")] = "",
+    url: Annotated[str, typer.Option(help="Base URL of a running server. Default: start one.")] = "",
     rounds: Annotated[int, typer.Option(min=1)] = 5,
-    output: Annotated[Path | None, typer.Option(help="Write the numbers to this file as JSON; else to stdout.")] = None,
+    output: Annotated[Path | None, typer.Option(help="JSON file for the numbers. Default: stdout.")] = None,
 ) -> None:
-    """Measure the time per token of the default model's recommended sampling beside neutral sampling."""
+    """Compare the time per token of recommended sampling with that of neutral sampling."""
     if url:
         results = asyncio.run(measure(url, rounds))
     else:
@@ -84,7 +84,7 @@ async def tpot_ms(url: str, parameters: Mapping[str, float], concurrency: int, s
         outcomes = await run_load(client, workload.requests(Vocabulary()), LoadShape(concurrency=concurrency))
     result = summarize(workload.name, concurrency, None, outcomes)
     if result.num_errors:
-        raise SystemExit(f"{result.num_errors} requests failed, the first with: {result.first_error}")
+        raise SystemExit(f"{result.num_errors} requests failed; the first error: {result.first_error}")
     return result.tpot_ms.mean
 
 

@@ -1,9 +1,9 @@
-"""`python -m bench scheduler`: what a token of one sequence costs in the scheduler, behind workers that answer at once.
+"""`python -m bench scheduler` measures the cost of a token in the scheduler. Fake workers answer at once.
 
-A sequence-step is one sequence in one step: planned, sent to its worker, its result taken in, its token delivered to the client.
-The processor time for one is the number that holds on a machine that others use too: 20 µs of it are 50,000 a second on one core.
-Each load is also run against the loop alone, in this process and without messages: what is left is the price of the wire. Rounds
-are interleaved, and each row is its cheapest one, which was disturbed least.
+A sequence-step is one sequence in one step: planned, sent to its worker, its result processed, its token delivered to the
+client. Processor time per sequence-step is meaningful even on a shared machine: 20 µs mean 50,000 per second on one core.
+Each load also runs against the loop alone, in this process and without messages; the difference is the cost of messages.
+Rounds are interleaved; each row shows its cheapest round, which was disturbed least.
 """
 
 import asyncio
@@ -26,15 +26,15 @@ from bench.scheduler_policy import policy_cpu_s
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Load:
-    """Requests that are all sent at once. Those that no worker has room for wait."""
+    """Requests that are sent all at once. They wait in the queue while no worker has room."""
 
     name: str
     num_workers: int
     num_requests: int
     num_bursts: int
-    """One after the other: processor time is counted in hundredths of a second, so short loads are repeated."""
+    """Repetitions. Processor time has a resolution of 10 ms, so short loads are repeated."""
     max_lease_steps: int
-    """The scheduler's setting: for how many steps a worker goes on by itself. 1 plans each step."""
+    """The scheduler's setting: how many steps a worker runs per plan. With 1, each step is planned."""
 
 
 PROMPT_LEN = 32
@@ -58,16 +58,16 @@ class SchedulerResult:
     num_sequence_steps: int
     sequence_steps_per_s: float
     scheduler_cpu_us: float
-    """Per sequence-step, all threads of the process, as are the next three."""
+    """Processor time per sequence-step, of all threads of the process. So are the next three."""
     policy_cpu_us: float
     workers_cpu_us: float
     client_cpu_us: float
 
 
 def scheduler(
-    output_len: Annotated[int, typer.Option(help="Tokens that each request asks for.")] = 128,
+    output_len: Annotated[int, typer.Option(help="Output tokens of each request.")] = 128,
     rounds: int = 3,
-    output: Annotated[Path | None, typer.Option(help="Write the numbers to this file as JSON; else to stdout.")] = None,
+    output: Annotated[Path | None, typer.Option(help="JSON file for the numbers. Default: stdout.")] = None,
 ) -> None:
     """Measure sequence-steps per second, and processor time per sequence-step, of one scheduler process."""
     all_rounds = [[measure(load, output_len) for load in LOADS] for _ in range(rounds)]
@@ -120,7 +120,7 @@ def measure(load: Load, output_len: int) -> SchedulerResult:
 
 
 def table(results: Sequence[SchedulerResult]) -> Table:
-    columns = Table(title="The scheduler alone: processor time in µs per sequence-step", title_justify="left")
+    columns = Table(title="The scheduler alone: processor time per sequence-step, in µs", title_justify="left")
     for name in ("load", "lease", "steps/s", "scheduler", "its policy", "(workers", "client)"):
         columns.add_column(name, justify="left" if name == "load" else "right")
     for result in results:

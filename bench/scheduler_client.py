@@ -1,4 +1,4 @@
-"""A client of the scheduler's `Session` that only counts: many requests at once, each to its last token."""
+"""A client of the scheduler's `Session` that counts tokens: many requests at once, each to its last token."""
 
 import asyncio
 import random
@@ -18,16 +18,16 @@ class SessionClient:
         self._num_workers = num_workers
 
     async def run(self, num_requests: int, prompt_len: int, output_len: int, num_bursts: int = 1) -> float:
-        """Seconds from the first request to the last end, burst after burst. Raises if a token is missing."""
+        """Send the bursts one after the other and return the seconds they took. Raises SystemExit if a token is missing."""
         async with open_channel(self._address) as channel:
             stub = inference_pb2_grpc.InferenceServiceStub(channel)
-            await self._all_workers(stub)
+            await self._wait_for_workers(stub)
             started = time.perf_counter()
             for seed in range(num_bursts):
                 await _one_burst(stub, _requests(seed, num_requests, prompt_len, output_len), output_len)
             return time.perf_counter() - started
 
-    async def _all_workers(self, stub: "inference_pb2_grpc.InferenceServiceAsyncStub") -> None:
+    async def _wait_for_workers(self, stub: "inference_pb2_grpc.InferenceServiceAsyncStub") -> None:
         while True:
             load = await stub.GetLoad(inference_pb2.GetLoadRequest(), wait_for_ready=True)
             if len(load.workers) == self._num_workers:
@@ -43,7 +43,7 @@ async def _one_burst(
     async def commands() -> AsyncIterator[inference_pb2.SessionRequest]:
         for request in requests:
             yield request
-        # The end of this side cancels what is open.
+        # Ending this side of the stream would cancel open requests.
         await everything_came.wait()
 
     num_finished = num_tokens = 0
@@ -56,7 +56,7 @@ async def _one_burst(
         if num_finished == len(requests):
             everything_came.set()
     if num_tokens != len(requests) * output_len:
-        raise SystemExit(f"{num_tokens} tokens came of {len(requests) * output_len}.")
+        raise SystemExit(f"Only {num_tokens} of {len(requests) * output_len} tokens arrived.")
 
 
 def _requests(seed: int, num_requests: int, prompt_len: int, output_len: int) -> list[inference_pb2.SessionRequest]:

@@ -1,4 +1,4 @@
-"""The scheduler's loop alone: workers and clients are calls within this process, so that only the policy costs time."""
+"""The scheduler's loop alone: workers and clients are calls within this process, so only the policy takes time."""
 
 import random
 import time
@@ -21,7 +21,7 @@ from scheduler.worker_info import ModelLimits, WorkerInfo
 
 
 class _Soon:
-    """A `Clock` whose callbacks run in turn; nothing here is for later."""
+    """A `Clock` that runs callbacks in turn. It has no timers."""
 
     def __init__(self) -> None:
         self.callbacks: deque[Callable[[], object]] = deque()
@@ -33,11 +33,11 @@ class _Soon:
         self.callbacks.append(callback)
 
     def call_later(self, delay: float, callback: Callable[[], object], /) -> TimerHandle:
-        raise NotImplementedError("no request here has a deadline, and no worker is lost")
+        raise NotImplementedError("this benchmark has no deadlines and loses no workers")
 
 
 class _Counter:
-    """A `Client`."""
+    """A `Client` that counts tokens."""
 
     num_tokens = 0
 
@@ -46,7 +46,7 @@ class _Counter:
 
 
 class _Echo:
-    """A `WorkerLink`: each step waits until its turn, and samples the same token everywhere."""
+    """A `WorkerLink` that answers each step in turn, with the same token for every sequence."""
 
     def __init__(self, loop: SchedulerLoop, clock: _Soon) -> None:
         self._loop = loop
@@ -58,10 +58,10 @@ class _Echo:
             self._clock.call_soon(partial(self._answer, plan, number))
 
     def send_recall(self, step_id: int) -> None:
-        raise NotImplementedError("here nobody comes or leaves while others go on")
+        raise NotImplementedError("this benchmark cancels no lease")
 
     def send_unload(self) -> None:
-        raise NotImplementedError("no model here is ever out of use for long enough")
+        raise NotImplementedError("this benchmark unloads no model")
 
     def send_drain(self) -> None:
         pass
@@ -87,7 +87,7 @@ def policy_cpu_s(
     output_len: int,
     max_lease_steps: int,
 ) -> float:
-    """Processor time of the loop for this load, from the first request to the last token."""
+    """Run the load and return the loop's processor time, from the first request to the last token."""
     clock, client, source = _Soon(), _Counter(), random.Random(0)
     loop = SchedulerLoop(clock, SchedulingPolicy(max_waiting=num_requests, max_lease_steps=max_lease_steps))
     for number in range(num_workers):

@@ -1,4 +1,4 @@
-"""Starts a `pagoda serve` of its own for a benchmark that was given no URL."""
+"""A `pagoda serve` for benchmarks that were given no URL."""
 
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,7 +10,7 @@ from bench.processes import free_port, python_module, wait_until_ready
 def own_server(
     model: str, arguments: Sequence[str] = (), environment: Mapping[str, str] | None = None
 ) -> Iterator[str]:
-    """The OpenAI base URL of a fresh server on a free port, stopped when the block ends."""
+    """Run a new server on a free port while the block runs, and yield its OpenAI base URL."""
     port = free_port()
     named = ("--model", model) if model else ()
     command = ("pagoda.cli", "serve", "--port", str(port), *named, *arguments)

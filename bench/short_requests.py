@@ -1,7 +1,7 @@
-"""`python -m bench short-requests`: when a short request has its first token while long ones are computed, with real processes.
+"""`python -m bench short-requests` measures the time to first token of short requests behind long ones.
 
-The bound is three times what it takes alone, and two steps: those that are in flight when it comes. A step is the longest of a
-prompt of 7,000 tokens that has the worker for itself. Times are of the whole way, through HTTP.
+The bound is three times the time of a short request alone, plus two steps, which may be in flight when it arrives. A step
+here is the longest step of a prompt of 7,000 tokens that is alone on the worker. Processes are real and times include HTTP.
 """
 
 import asyncio
@@ -23,19 +23,20 @@ from bench.server import own_server
 from bench.workloads import Vocabulary
 
 STEP_TOKENS = 512
-"""The worker's default."""
+"""The worker's default of tokens per step."""
 LATE_STEP_TOKENS = 120
-"""Of a prompt, behind 6,880 others."""
+"""Tokens of a late step of a prompt of 7,000 tokens."""
 SHORT_TOKENS = 9
 Body = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Background:
-    """Requests that are sent at once, each with its own prompts of so many tokens."""
+    """Long requests that are sent at once."""
 
     name: str
     prompts: Sequence[Sequence[int]]
+    """Token counts of each request's prompts."""
     fields: Mapping[str, Any]
 
     def bodies(self, source: random.Random) -> list[Body]:
@@ -59,17 +60,17 @@ BACKGROUNDS = (
 class ShortResult:
     background: str
     ttft_ms: list[float]
-    """Of the short requests, one after the other."""
+    """Times to first token of the short requests, which are sent one after the other."""
     bound_ms: float
 
 
 def short_requests(
-    model: Annotated[str, typer.Option(help="By default the default model.")] = "",
+    model: Annotated[str, typer.Option(help="Default: the default model.")] = "",
     num_asked: Annotated[int, typer.Option(help="Short requests behind each background.")] = 8,
-    only: Annotated[str, typer.Option(help="Only backgrounds whose name has this in it.")] = "",
-    output: Annotated[Path | None, typer.Option(help="Write the numbers to this file as JSON; else to stdout.")] = None,
+    only: Annotated[str, typer.Option(help="Measure only backgrounds whose name contains this text.")] = "",
+    output: Annotated[Path | None, typer.Option(help="JSON file for the numbers. Default: stdout.")] = None,
 ) -> None:
-    """Measure the first token of short requests behind long ones."""
+    """Measure the time to first token of short requests behind long ones."""
     with own_server(model) as url:
         results, step_s = asyncio.run(_measure_all(url, num_asked, only))
     Console(stderr=True).print(table(results))
@@ -97,10 +98,10 @@ async def _measure_all(url: str, num_asked: int, only: str) -> tuple[list[ShortR
 
 
 async def _longest_step_s(http: httpx.AsyncClient, source: random.Random) -> float:
-    """Of a prompt of 7,000 tokens: its first step, and a late one, which has fewer tokens that attend to more."""
+    """Return the longer of two steps of a prompt of 7,000 tokens: the first, and a late one with fewer tokens and more context."""
     prompt = Vocabulary().draw(source, 7_000)
     first_s = await _ttft_s(http, {"prompt": prompt[:STEP_TOKENS], "max_tokens": 1})
-    # The pages of the tokens before are cached then.
+    # Caches the pages of the tokens before the late step.
     await _ttft_s(http, {"prompt": prompt[:-LATE_STEP_TOKENS], "max_tokens": 1})
     return max(first_s, await _ttft_s(http, {"prompt": prompt, "max_tokens": 1}))
 
@@ -109,7 +110,7 @@ async def _measure(
     http: httpx.AsyncClient, background: Background, num_asked: int, source: random.Random, step_s: float
 ) -> list[float]:
     async with asyncio.TaskGroup() as group:
-        tasks = [group.create_task(_drain(http, body)) for body in background.bodies(source)]
+        tasks = [group.create_task(_complete(http, body)) for body in background.bodies(source)]
         ttft_s = []
         for _ in range(num_asked):
             await asyncio.sleep(step_s * source.uniform(0.5, 1.5))
@@ -125,8 +126,8 @@ def _short(source: random.Random) -> Body:
     return {"prompt": Vocabulary().draw(source, SHORT_TOKENS), "max_tokens": 4}
 
 
-async def _drain(http: httpx.AsyncClient, body: Body) -> None:
-    # What is streamed shows no log-probabilities of prompts.
+async def _complete(http: httpx.AsyncClient, body: Body) -> None:
+    # Not streamed, because streams carry no log-probabilities of prompts.
     await http.post("completions", json=_request(body))
 
 
@@ -145,7 +146,7 @@ def _request(body: Body) -> Body:
 
 
 def table(results: Sequence[ShortResult]) -> Table:
-    columns = Table(title=f"First token of a request of {SHORT_TOKENS} tokens, in ms", title_justify="left")
+    columns = Table(title=f"Time to first token of a request of {SHORT_TOKENS} tokens, in ms", title_justify="left")
     for name in ("behind", "p50", "longest", "bound"):
         columns.add_column(name, justify="left" if name == "behind" else "right")
     for result in results:

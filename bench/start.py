@@ -1,8 +1,8 @@
-"""`python -m bench start`: how long `pagoda serve` takes from its start to the first token of an answer, by what it finds.
+"""`python -m bench start` measures the time from `pagoda serve` to the first token, with and without compiled kernels.
 
-Each start is a whole system of its own, on a home that has the models of PAGODA_HOME, and nothing else unless it is to be found.
-Rounds are interleaved. What the operating system keeps of files it keeps from one start to the next. Knows nothing about what takes
-the time: the tiers' logs say that.
+Each start is a whole system on a home directory that has the models of PAGODA_HOME and nothing else, unless stated.
+Rounds are interleaved. The operating system's file cache stays warm between starts. The tiers' logs show where the time
+goes.
 """
 
 import contextlib
@@ -33,11 +33,13 @@ QUESTION = {**NEUTRAL, "prompt": "What is a pagoda?", "max_tokens": 4, "stream":
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Found:
-    """What a start finds beside the model."""
+    """The files and tools besides the model that a starting server finds."""
 
     name: str
     library: bool = False
+    """True if an earlier start has compiled the native library."""
     compiler: bool = True
+    """True if a compiler is in PATH."""
 
 
 STARTS = (
@@ -51,15 +53,15 @@ STARTS = (
 class StartResult:
     found: str
     kernels: str
-    """native or torch: without a compiler in the path it depends on whether the package ziglang is installed."""
+    """"native" or "torch". Without a compiler in PATH, the package ziglang is used if it is installed."""
     first_token_s: tuple[float, ...]
-    """Of each round."""
+    """Seconds to the first token, one value per round."""
 
 
 def start(
-    model: Annotated[str, typer.Option(help="Fetched before, if it is missing.")] = DEFAULT_MODEL,
+    model: Annotated[str, typer.Option(help="Model to serve. It is fetched before if it is missing.")] = DEFAULT_MODEL,
     rounds: Annotated[int, typer.Option(min=1)] = 5,
-    output: Annotated[Path | None, typer.Option(help="Write the numbers to this file as JSON; else to stdout.")] = None,
+    output: Annotated[Path | None, typer.Option(help="JSON file for the numbers. Default: stdout.")] = None,
 ) -> None:
     """Measure the time from `pagoda serve` to the first token."""
     store = ModelStore(resolve_home(None))
@@ -87,7 +89,7 @@ def home_with(models: Path) -> Iterator[Path]:
 
 
 def without_compiler(home: Path) -> Mapping[str, str]:
-    """The environment in which none is found; the one of the package ziglang has compiled nothing yet."""
+    """Return an environment without a compiler in PATH, and with an empty cache for the package ziglang."""
     kept = {name: value for name, value in os.environ.items() if name != "CC"}
     return kept | {
         "PATH": str(home),
@@ -106,21 +108,21 @@ def first_token_s(home: Path, model: str, environment: Mapping[str, str] | None 
 
 
 def wait_for_first_token(process: psutil.Popen, url: str) -> None:
-    """Asks until it is answered: nothing is known of the server but where it will be."""
+    """Send the request again and again until the server answers it."""
     deadline_s = time.monotonic() + READY_DEADLINE_S
     with httpx.Client(trust_env=False, timeout=READY_DEADLINE_S) as client:
         while time.monotonic() < deadline_s:
             if process.poll() is not None:
-                raise SystemExit(f"The server ended with status {process.returncode}; its reason is above.")
+                raise SystemExit(f"The server exited with status {process.returncode}; its output is above.")
             with contextlib.suppress(httpx.TransportError), client.stream("POST", url, json=QUESTION) as response:
                 if response.is_success and any(line.startswith("data:") for line in response.iter_lines()):
                     return
             time.sleep(POLL_S)
-    raise SystemExit(f"There was no answer within {READY_DEADLINE_S:g} s.")
+    raise SystemExit(f"The server did not answer within {READY_DEADLINE_S:g} s.")
 
 
 def kernels_used(home: Path) -> str:
-    """By the latest start on this home."""
+    """Return "native" or "torch", from the log of the latest start on this home."""
     log = max(home.glob("run/*/worker.log"), key=lambda path: path.stat().st_mtime)
     return "native" if "native kernels loaded" in log.read_text() else "torch"
 

@@ -1,6 +1,7 @@
-"""`python -m bench shares`: which tier uses how much of the processor while a whole server is busy.
+"""`python -m bench shares` measures each tier's share of the processor time of a busy server.
 
-It starts the server, so that it knows the processes, and asks with words, so that the gateway has text to tokenize.
+It starts the server itself, because it measures the processes. Prompts are words, so that the gateway has text to
+tokenize.
 """
 
 import asyncio
@@ -32,23 +33,23 @@ class SharesResult:
     num_output_tokens: int
     output_tokens_per_s: float
     cpu_s: Mapping[str, float]
-    """By tier."""
+    """Seconds of processor time of each tier."""
 
     def us_per_output_token(self, tier: str) -> float:
         return self.cpu_s[tier] / self.num_output_tokens * 1e6
 
     def share(self, tier: str) -> float:
-        """Of the processor time of all tiers."""
+        """Return a tier's share of the processor time of all tiers."""
         return self.cpu_s[tier] / sum(self.cpu_s.values())
 
 
 def shares(
-    model: Annotated[str, typer.Option(help="By default the one that is served by default.")] = "",
+    model: Annotated[str, typer.Option(help="Default: the default model.")] = "",
     num_requests: int = 64,
     concurrency: int = 32,
     input_len: int = 128,
     output_len: int = 64,
-    output: Annotated[Path | None, typer.Option(help="Write the numbers to this file as JSON; else to stdout.")] = None,
+    output: Annotated[Path | None, typer.Option(help="JSON file for the numbers. Default: stdout.")] = None,
 ) -> None:
     """Measure each tier's share of the processor time of a busy server."""
     workload = RandomWorkload(num_requests=num_requests, input_len=input_len, output_len=output_len)
@@ -70,7 +71,7 @@ async def measure(client: OpenAIClient, requests: list[PlannedRequest], concurre
 
 
 def cpu_by_tier() -> Mapping[str, float]:
-    """Seconds so far of the tiers that this process, or what it started, has started: each is `python -m TIER`."""
+    """Return the processor time so far, in seconds, of each `python -m TIER` among this process's descendants."""
     used: defaultdict[str, float] = defaultdict(float)
     for process in psutil.Process().children(recursive=True):
         command = process.cmdline()
@@ -81,7 +82,7 @@ def cpu_by_tier() -> Mapping[str, float]:
 
 def summarize(outcomes: list[Outcome], concurrency: int, used: Mapping[str, float]) -> SharesResult:
     if failed := [outcome.error for outcome in outcomes if outcome.error is not None]:
-        raise SystemExit(f"{len(failed)} requests failed, the first with: {failed[0]}")
+        raise SystemExit(f"{len(failed)} requests failed; the first error: {failed[0]}")
     duration_s = max(outcome.end_s for outcome in outcomes) - min(outcome.start_s for outcome in outcomes)
     num_output_tokens = sum(outcome.num_output_tokens for outcome in outcomes)
     return SharesResult(

@@ -1,4 +1,4 @@
-"""`python -m bench server`: which workloads run against which server, and where the numbers go."""
+"""`python -m bench server` measures an OpenAI-compatible server under one workload or the standard set."""
 
 import asyncio
 import contextlib
@@ -30,7 +30,7 @@ class Run:
 
 
 def standard_runs(seed: int) -> list[Run]:
-    """Alone, busy, full, and with prefixes to share. Each run has prompts of its own: none is cached from the run before."""
+    """Return the standard set: 1, 8 and 32 requests at once, and shared prefixes. No run repeats a prompt of another run."""
     runs = [
         Run(
             workload=RandomWorkload(num_requests=num_requests, input_len=128, output_len=64, seed=seed + concurrency),
@@ -60,24 +60,24 @@ async def measure(client: OpenAIClient, runs: list[Run], vocabulary: Vocabulary)
 
 
 def server(
-    url: Annotated[
-        str, typer.Option(help="Base URL, such as http://127.0.0.1:8000/v1. Without it a server is started.")
-    ] = "",
-    model: Annotated[str, typer.Option(help="By default the first that the server lists.")] = "",
+    url: Annotated[str, typer.Option(help="Base URL, such as http://127.0.0.1:8000/v1. Default: start a server.")] = "",
+    model: Annotated[str, typer.Option(help="Default: the first model that the server lists.")] = "",
     api_key: Annotated[str | None, typer.Option(envvar="OPENAI_API_KEY")] = None,
     workload: WorkloadName = WorkloadName.STANDARD,
     num_requests: int = 32,
     concurrency: int = 8,
-    request_rate: Annotated[float | None, typer.Option(help="Requests per second, as a Poisson process.")] = None,
+    request_rate: Annotated[
+        float | None, typer.Option(help="Requests per second, as a Poisson process. Default: back to back.")
+    ] = None,
     input_len: Annotated[int, typer.Option(help="Tokens of each random prompt.")] = 128,
     output_len: int = 64,
     num_prefixes: int = 4,
     prefix_len: int = 512,
     suffix_len: int = 64,
     seed: int = 0,
-    text: Annotated[bool, typer.Option(help="Prompts of words, for servers that take no token ids.")] = False,
-    max_token_id: Annotated[int, typer.Option(help="Prompts are drawn from ids of [1000, this).")] = 30000,
-    output: Annotated[Path | None, typer.Option(help="Write the numbers to this file as JSON; else to stdout.")] = None,
+    text: Annotated[bool, typer.Option(help="Send words, for servers that take no token ids.")] = False,
+    max_token_id: Annotated[int, typer.Option(help="Prompts have token ids from 1000 to below this one.")] = 30000,
+    output: Annotated[Path | None, typer.Option(help="JSON file for the numbers. Default: stdout.")] = None,
 ) -> None:
     """Measure TTFT, ITL, TPOT, E2E and throughput of an OpenAI-compatible server."""
     shape = LoadShape(concurrency=concurrency, request_rate=request_rate, seed=seed)

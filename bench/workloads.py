@@ -1,20 +1,17 @@
-"""What is asked: prompts of exact lengths, the same for the same seed.
-
-Knows nothing about HTTP or time.
-"""
+"""Workloads of prompts with exact lengths, the same for the same seed."""
 
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-# Named in every request, so that what a server or a model recommends changes nothing that is measured.
+# Set in every request, so that defaults of a server or a model do not affect the measurement.
 _NEUTRAL = {"temperature": 1, "top_p": 1, "top_k": 0, "min_p": 0, "presence_penalty": 0, "frequency_penalty": 0}
 NEUTRAL = {**_NEUTRAL, "repetition_penalty": 1}
 GREEDY = {**NEUTRAL, "temperature": 0}
 NEUTRAL_OPTIONS = {**_NEUTRAL, "repeat_penalty": 1}
-"""In Ollama's dialect."""
+"""Neutral sampling parameters under their names in Ollama's API."""
 
-# Ordinary short words: in most vocabularies each is one token with the space before it.
+# Short common words: in most vocabularies each is one token, with the space before it.
 WORDS = (
     *("the", "of", "and", "to", "in", "is", "you", "that", "it", "he", "was", "for", "on", "are", "as", "with", "his"),
     *(
@@ -42,7 +39,7 @@ WORDS = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Vocabulary:
-    """What prompts are drawn from: token ids of [low, high), or words where a server takes no ids."""
+    """The source of prompts: token ids in [low, high), or words for a server that takes no ids."""
 
     low: int = 1000
     high: int = 30000
@@ -63,7 +60,7 @@ class PlannedRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RandomWorkload:
-    """Nothing in common between any two prompts, so that no prefix cache helps."""
+    """A workload of prompts that have nothing in common, so that no prefix cache helps."""
 
     num_requests: int
     input_len: int
@@ -82,7 +79,7 @@ class RandomWorkload:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SharedPrefixWorkload:
-    """A few long beginnings (system prompts, documents), each continued by many different short endings."""
+    """A workload of a few long prefixes (system prompts, documents), each with many different short suffixes."""
 
     num_requests: int
     num_prefixes: int
@@ -96,7 +93,7 @@ class SharedPrefixWorkload:
         return f"shared {self.num_prefixes}x{self.prefix_len}+{self.suffix_len}/{self.output_len}"
 
     def requests(self, vocabulary: Vocabulary) -> list[PlannedRequest]:
-        """Prefixes in random order, each equally often."""
+        """Return the requests, with prefixes in random order and each equally often."""
         source = random.Random(self.seed)
         prefixes = [vocabulary.draw(source, self.prefix_len) for _ in range(self.num_prefixes)]
         order = [prefixes[index % self.num_prefixes] for index in range(self.num_requests)]

@@ -1,1 +1,1 @@
-"""Pagoda beside its peers: the same requests, the same machine, each server with its best settings, one table."""
+"""A comparison of Pagoda with its peers: same requests, same machine, each server with its best settings."""

@@ -1,8 +1,8 @@
-"""Measures what the machine can do at most: bytes read from memory, and int8 operations, in a second.
+"""Measures the machine's limits: bytes read from memory and int8 operations, per second.
 
-Reading is torch's sum over more than any cache holds; operations are the largest of the products of our integer kernels, with
-weights of four bits and of eight, and torch's float32 one, in a shape that suits all. The fastest of several tries each, with
-all cores.
+Reading is torch's sum over more bytes than any cache holds. Operations are the fastest of three matrix products, in a
+shape that suits all: our integer kernels with four-bit and with eight-bit weights, and torch in float32. Each is the
+fastest of several tries on all cores.
 """
 
 import time
@@ -22,6 +22,7 @@ NUM_TRIES = 10
 
 
 def measure_ceilings(num_threads: int, native_directory: Path) -> Ceilings:
+    """Measure both limits with this number of threads. Native kernels are compiled into `native_directory`."""
     torch.set_num_threads(num_threads)
     with torch.inference_mode():
         numbers = torch.ones(READ_BYTES // 4)

@@ -1,4 +1,4 @@
-"""`python -m bench peers`: who competes on what, in which order, and where the outcome goes."""
+"""`python -m bench peers` compares Pagoda with llama.cpp and vLLM on one model."""
 
 import os
 import signal
@@ -23,28 +23,30 @@ from pagoda.models.store import ModelStore
 from pagoda.rpc.sockets import default_home
 
 FIELD = {peer.NAME: peer.contestants for peer in (pagoda_serve, llama_cpp, vllm_cpu)}
-"""In the order of the table. To add a server, copy a neighbour."""
+"""Servers in the order of the table. A further one is a module like these with NAME and contestants()."""
 RESULTS = Path(__file__).parent.parent / "results"
 
 
 def peers(
-    model: Annotated[str, typer.Option(help="A name of the catalogue, or the path of a GGUF file.")] = DEFAULT_MODEL,
+    model: Annotated[str, typer.Option(help="Model name from the catalogue, or path of a GGUF file.")] = DEFAULT_MODEL,
     environments: Annotated[
-        Path, typer.Option(envvar="BENCH_PEERS", help="Where peers are installed, and found again the next time.")
+        Path, typer.Option(envvar="BENCH_PEERS", help="Directory for the peers' installations, which later runs reuse.")
     ] = Path(".peers"),
-    output: Annotated[Path | None, typer.Option(help="Without suffix: .json, .md and .svg are written.")] = None,
-    rounds: Annotated[int, typer.Option(min=1, help="How often to go through all servers; the median counts.")] = 1,
+    output: Annotated[Path | None, typer.Option(help="Path without suffix for the .json, .md and .svg files.")] = None,
+    rounds: Annotated[int, typer.Option(min=1, help="Rounds through all servers. The median counts.")] = 1,
     scale: Annotated[
-        float, typer.Option(help="Times the requests of each row, which has at least its concurrency.")
+        float, typer.Option(help="Factor for each row's number of requests, which is at least its concurrency.")
     ] = 1,
-    only: Annotated[str, typer.Option(help="Only the rows that have this in their names, such as '1 at once'.")] = "",
-    servers: Annotated[str, typer.Option(help="Those that take part, separated by commas.")] = ",".join(FIELD),
+    only: Annotated[
+        str, typer.Option(help="Measure only rows whose name contains this text, such as '1 at once'.")
+    ] = "",
+    servers: Annotated[str, typer.Option(help="Servers to compare, separated by commas.")] = ",".join(FIELD),
 ) -> None:
-    """Measure Pagoda beside llama.cpp and vLLM: the same requests to each, one server after the other."""
-    from bench.peers.ceilings import measure_ceilings  # It needs torch, which takes seconds to load.
+    """Compare Pagoda with llama.cpp and vLLM: the same requests to each, one server after the other."""
+    from bench.peers.ceilings import measure_ceilings  # torch takes seconds to load.
 
     names = _known(servers)
-    # Whoever stops the command stops its servers too, also without Ctrl-C.
+    # So that SIGTERM stops the servers too, as Ctrl-C does.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     stored = ModelStore(default_home()).pull(model, lambda progress: None)
     grounds = Grounds(directory=environments.absolute(), model=stored, num_threads=len(os.sched_getaffinity(0)))
@@ -58,23 +60,23 @@ def peers(
     )
     target = output or RESULTS / f"peers-{stored.name.replace('/', '-').replace(':', '-')}"
     for comparison in _compete(contestants, Comparison(standings=absent, measurements=()), course, rounds):
-        # After each server, so that a run that is stopped has not been for nothing.
+        # Written after each server, so that a run that is stopped keeps its results.
         outcome = Outcome(
             model_name=stored.name, quantization=stored.quantization, ceilings=ceilings, comparison=comparison
         )
         write(outcome, target)
-    say(f"Written: {target}.json, .md and .svg")
+    say(f"Wrote {target}.json, .md and .svg")
 
 
 def _known(servers: str) -> list[str]:
     names = [name.strip() for name in servers.split(",")]
     if unknown := sorted(set(names) - set(FIELD)):
-        raise typer.BadParameter(f"unknown servers: {', '.join(unknown)}; there are {', '.join(FIELD)}")
+        raise typer.BadParameter(f"unknown servers: {', '.join(unknown)}; choose from {', '.join(FIELD)}")
     return names
 
 
 def gather(names: Sequence[str], grounds: Grounds) -> tuple[list[Contestant], list[Standing]]:
-    """Those that take part, and those that cannot, with the reason."""
+    """Return the servers that can take part, and the others with the reason."""
     contestants: list[Contestant] = []
     absent: list[Standing] = []
     for name in names:
@@ -89,7 +91,7 @@ def gather(names: Sequence[str], grounds: Grounds) -> tuple[list[Contestant], li
 def _compete(
     contestants: Sequence[Contestant], comparison: Comparison, course: Course, rounds: int
 ) -> Iterator[Comparison]:
-    """What is known after each server's turn."""
+    """Measure the servers one after the other, and yield the comparison so far after each."""
     for round_number in range(rounds):
         for contestant in contestants:
             measured = (*comparison.measurements, *measure(contestant, course, round_number))

@@ -1,7 +1,4 @@
-"""What came out of a comparison, and what follows from it: medians over rounds, ratios, and which peer a row is held against.
-
-Pure: knows nothing about how the numbers were measured or how they are shown.
-"""
+"""The results of a comparison, and what is derived from them: medians over rounds, ratios, each row's best peer."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,12 +8,12 @@ from bench.peers.pagoda_serve import NAME as OURS
 from bench.report import Result
 
 SAME_QUALITY = 1.01
-"""A peer competes in quality too if its perplexity is at most this many times ours."""
+"""Largest perplexity, relative to ours, with which a peer counts as having the same quality."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measurement:
-    """One row of one server; either the result or the reason that there is none."""
+    """The result of one server in one row, or the reason that there is none."""
 
     row: str
     server: str
@@ -24,20 +21,20 @@ class Measurement:
     result: Result | None = None
     of_roofline: float | None = None
     used_by_others: float | None = None
-    """Share of the machine that was busy just before, when the server waited for the row."""
+    """Share of the machine that other processes used just before, while the server was idle."""
     failure: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Standing:
-    """A server as a whole."""
+    """A server, with its quality and its command."""
 
     server: str
     bytes_per_weight: float | None = None
     command: str | None = None
     perplexity: float | None = None
     failure: str | None = None
-    """Why it takes part in no row, or has no perplexity."""
+    """Reason that the server takes part in no row or has no perplexity."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,11 +48,11 @@ class Comparison:
 
     @property
     def used_by_others(self) -> float:
-        """At worst. Servers that wait for each other's threads lose most on a machine that is not theirs."""
+        """The largest share of the machine that other processes used before any measurement."""
         return max((one.used_by_others for one in self.measurements if one.used_by_others is not None), default=0.0)
 
     def cell(self, row: str, server: str) -> Measurement | None:
-        """The round in the middle by throughput; a failure only if no round has a result."""
+        """Return the round with the median throughput, or a failure if no round has a result."""
         cells = [one for one in self.measurements if (one.row, one.server) == (row, server)]
         measured = {tokens_per_s(one): one for one in cells if one.result is not None}
         if measured:
@@ -63,19 +60,19 @@ class Comparison:
         return cells[0] if cells else None
 
     def ratio(self, row: str, server: str) -> float | None:
-        """Our throughput over the server's: above 1 where we are faster."""
+        """Return our throughput divided by the server's."""
         ours, theirs = self.cell(row, OURS), self.cell(row, server)
         if ours is None or theirs is None or not tokens_per_s(ours) or not tokens_per_s(theirs):
             return None
         return tokens_per_s(ours) / tokens_per_s(theirs)
 
     def best_peer(self, row: str) -> Measurement | None:
-        """The fastest that answers as well as we do."""
+        """Return the fastest peer of at least our quality in a row."""
         cells = (self.cell(row, standing.server) for standing in self.standings if self.competes(standing))
         return max((cell for cell in cells if cell and tokens_per_s(cell)), key=tokens_per_s, default=None)
 
     def competes(self, standing: Standing) -> bool:
-        """Unknown quality counts as good: nobody leaves the field because a score is missing."""
+        """Return true if a peer's quality equals ours. A missing score counts as equal, so no peer is left out for it."""
         ours = next((one.perplexity for one in self.standings if one.server == OURS), None)
         if standing.server == OURS:
             return False
@@ -83,5 +80,5 @@ class Comparison:
 
 
 def tokens_per_s(measurement: Measurement) -> float:
-    """0 where nothing was measured."""
+    """Return the output tokens per second; 0 if there is no result."""
     return measurement.result.output_tokens_per_s if measurement.result is not None else 0.0

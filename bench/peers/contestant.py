@@ -1,4 +1,4 @@
-"""What the comparison knows of a server: how it is started for a row, and how the text is scored with it."""
+"""The interface of a server in the comparison: how to start it for a row, and how to score the text with it."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,27 +14,29 @@ from pagoda.models.model import Model
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Contestant:
+    """A server in the comparison."""
+
     name: str
     bytes_per_weight: float
-    """As it reads them in each step."""
+    """Bytes per weight that the server reads in each step."""
     launch: Callable[[Row], Launch]
-    """A server stays up for as long as the rows want the same."""
+    """Function that returns how to start the server for a row. Consecutive rows with equal launches share one process."""
     perplexity: Callable[[str], float]
-    """Of the text's tokens in the second half of each window, given the base URL of the running server."""
+    """Function that scores the second half of each window, given the running server's base URL."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Grounds:
-    """Where and on what the servers compete."""
+    """The model, threads and directory that all servers share."""
 
     directory: Path
-    """For environments, made files and logs."""
+    """Directory for environments, converted models and logs."""
     model: Model
     num_threads: int
 
     @property
     def made_models(self) -> Path:
-        """For the model in other formats, under names that tell which of all models of its name it is."""
+        """Directory for the model in other formats. Its name contains the digest, because names of files are not unique."""
         return self.directory / "models" / f"{self.model.path.stem}-{self.model.digest[:8]}"
 
     @property
@@ -43,4 +45,5 @@ class Grounds:
 
 
 def served_perplexity(base_url: str) -> float:
+    """Return the perplexity of the text's second halves, scored over the server's API."""
     return perplexity_of(ScoredServer(base_url).logprobs(TEXT.read_text())).second_half

@@ -1,13 +1,13 @@
-"""The one thing that can go wrong with a server under comparison: it becomes a cell of the table, never the command's end."""
+"""The error of a server under comparison. It becomes a cell of the table and does not end the command."""
 
 MAX_LINES = 6
 
 
 class PeerError(Exception):
-    """A peer cannot be installed, started or scored; the message is what the reader of the table sees."""
+    """A peer cannot be installed, started or scored. The message is shown in the table."""
 
     @classmethod
     def from_output(cls, what: str, output: str) -> "PeerError":
-        """With the last lines of what a process said: the reason is nearly always there."""
+        """Return an error with the last lines of a process's output, which nearly always contain the reason."""
         lines = [line.strip() for line in output.splitlines() if line.strip()]
-        return cls(f"{what}: {' | '.join(lines[-MAX_LINES:]) or 'it said nothing'}")
+        return cls(f"{what}: {' | '.join(lines[-MAX_LINES:]) or 'no output'}")

@@ -1,6 +1,6 @@
-"""Makes a Hugging Face directory of a GGUF file: export_checkpoint.py FILE DIRECTORY.
+"""A script that converts a GGUF file to a Hugging Face directory: export_checkpoint.py FILE DIRECTORY.
 
-Run by the Python of a peer's environment, with its transformers. Weights stay float32, exactly those of the file.
+It runs in a peer's environment, with that environment's transformers. Weights become float32 with the file's exact values.
 """
 
 import sys
@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 def export(file: Path, target: Path) -> None:
     AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name).save_pretrained(target)
     model = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32)
-    # The weights are plain by now, but transformers refuses to save what was read from a quantized file.
+    # transformers refuses to save a model that it read from a quantized file, though its weights are plain now.
     if hasattr(model.config, "quantization_config"):
         del model.config.quantization_config
     model.hf_quantizer = None

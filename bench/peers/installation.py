@@ -1,6 +1,6 @@
-"""Environments for the peers, each its own, so that no peer's dependencies meet another's or ours.
+"""Virtual environments for the peers, one each, so that their dependencies do not conflict with others or ours.
 
-An environment that is complete and asks for the same packages is used again. Knows nothing about what is in the packages.
+A complete environment with the same packages is reused.
 """
 
 import json
@@ -18,14 +18,16 @@ STAMP = "installed.json"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Packages:
+    """The packages of an environment."""
+
     install: Sequence[str]
     """Requirements for pip."""
     remove: Sequence[str] = ()
-    """What they bring along and the peer is better without."""
+    """Dependencies to uninstall afterwards."""
 
 
 def install(directory: Path, packages: Packages) -> Path:
-    """The environment's Python. Raises PeerError with pip's last words."""
+    """Install the packages if needed and return the environment's Python. Raises PeerError with the end of pip's output."""
     python = directory / "bin" / "python"
     stamp = directory / STAMP
     wanted = json.dumps({"install": [*packages.install], "remove": [*packages.remove]})

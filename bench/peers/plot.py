@@ -1,6 +1,6 @@
-"""A comparison as an SVG: for each row of the table bars of output tokens per second, longest where fastest.
+"""A comparison as an SVG bar chart: output tokens per second of each server, row by row.
 
-Each row has a scale of its own, since rows differ a hundredfold. Drawn by hand: bars and words need no library.
+Each row has its own scale, because rows differ by a factor of a hundred. Bars and text need no library.
 """
 
 from collections.abc import Sequence

@@ -1,9 +1,9 @@
-"""What a perfect server would reach on this machine, from two numbers of the machine and a few of the model.
+"""The roofline: the throughput of a perfect server on this machine.
 
-A step takes at least as long as reading its bytes takes at the memory's bandwidth, and at least as long as its operations
-take at the int8 ceiling; a row at least as long as its steps. Counted are the linear layers (2 operations a weight and token)
-and the reading of weights and of keys and values; attention's own operations, norms and sampling are not, so that the truth
-lies a little below. Knows nothing about servers.
+A step takes at least as long as its bytes at the memory's bandwidth, and at least as long as its operations at the int8
+ceiling. A row takes at least as long as its steps. The count includes the linear layers (2 operations per weight and
+token) and reading weights, keys and values. It leaves out attention's own operations, norms and sampling, so the true
+limit is a little lower.
 """
 
 from dataclasses import dataclass
@@ -12,12 +12,12 @@ from bench.peers.rows import Row
 from pagoda.models.model import ModelConfig
 
 KV_BYTES_PER_ELEMENT = 2
-"""What every contestant stores: 16-bit keys and values."""
+"""All servers store 16-bit keys and values."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ceilings:
-    """Of the machine, measured in the same run."""
+    """The machine's limits, measured in the same run."""
 
     read_bytes_per_s: float
     int8_operations_per_s: float
@@ -26,9 +26,9 @@ class Ceilings:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelSize:
     layer_weights: int
-    """Of all layers' matrices, which each token passes."""
+    """Weights of all layers' matrices, which every token uses."""
     head_weights: int
-    """Of the output matrix, which each sampled token passes."""
+    """Weights of the output matrix, which every sampled token uses."""
     kv_elements_per_token: int
 
 
@@ -44,7 +44,7 @@ def model_size(config: ModelConfig) -> ModelSize:
 
 
 def best_tokens_per_s(row: Row, model: ModelSize, bytes_per_weight: float, ceilings: Ceilings) -> float:
-    """Output tokens per second at the roofline."""
+    """Return the output tokens per second at the roofline."""
     workload = row.workload
     num_decode_steps = workload.num_requests * (workload.output_len - 1) / row.concurrency
     seconds = _prefill_s(row, model, ceilings) + num_decode_steps * decode_step_s(
@@ -54,7 +54,7 @@ def best_tokens_per_s(row: Row, model: ModelSize, bytes_per_weight: float, ceili
 
 
 def decode_step_s(row: Row, model: ModelSize, bytes_per_weight: float, ceilings: Ceilings) -> float:
-    """One token for each of the row's sequences, half of their output behind them."""
+    """Return the shortest time of a step with one token per sequence, halfway through their output."""
     num_weights = model.layer_weights + model.head_weights
     context = row.input_len + row.workload.output_len / 2
     kv_bytes = row.concurrency * context * model.kv_elements_per_token * KV_BYTES_PER_ELEMENT
@@ -64,7 +64,7 @@ def decode_step_s(row: Row, model: ModelSize, bytes_per_weight: float, ceilings:
 
 
 def _prefill_s(row: Row, model: ModelSize, ceilings: Ceilings) -> float:
-    """Prompts come many tokens at a time, so that operations bound it; each ends in one sampled token."""
+    """Return the shortest time of all prompts. Operations limit it, as steps have many tokens; each prompt samples one token."""
     layers = 2 * model.layer_weights * row.num_computed_prompt_tokens
     head = 2 * model.head_weights * row.workload.num_requests
     return (layers + head) / ceilings.int8_operations_per_s

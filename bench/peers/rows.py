@@ -1,7 +1,7 @@
-"""What every server is asked: the rows of the table.
+"""The rows of the comparison's table: the workloads that every server gets.
 
-Each row's prompts are its own, and each round's too, so that no cache holds a prompt from before; only the row with shared
-prefixes repeats anything. Knows nothing about servers.
+Each row and each round has prompts of its own, so that no cache holds them. Only the row with shared prefixes repeats
+tokens.
 """
 
 import math
@@ -32,7 +32,7 @@ class Row:
 
     @property
     def num_computed_prompt_tokens(self) -> int:
-        """Of all requests, if what they share is computed once."""
+        """Prompt tokens of all requests, if shared prefixes are computed once."""
         match self.workload:
             case RandomWorkload(num_requests=number, input_len=length):
                 return number * length
@@ -40,16 +40,17 @@ class Row:
                 return prefixes * prefix + number * suffix
 
     def warm_up(self, round_number: int) -> RandomWorkload:
-        """As many at once as the row has, and short: what a server does only once, it does here."""
+        """Return short requests at the row's concurrency, so that the server does one-time work before the measurement."""
         seed = self.workload.seed + SEEDS_PER_ROUND * round_number + SEEDS_PER_ROUND // 2
         return RandomWorkload(num_requests=self.concurrency, input_len=16, output_len=8, seed=seed)
 
     def in_round(self, round_number: int) -> Workload:
+        """Return the workload with prompts for this round."""
         return replace(self.workload, seed=self.workload.seed + SEEDS_PER_ROUND * round_number)
 
 
 def rows(scale: float = 1.0) -> list[Row]:
-    """With `scale` 1 a row takes 20 to 60 s on two cores with a model of 135 million parameters."""
+    """Return all rows. With `scale` 1 each takes 20 to 60 s on two cores with a model of 135 million parameters."""
     return [
         _random(concurrency=1, num_requests=40, scale=scale),
         _random(concurrency=8, num_requests=96, scale=scale),

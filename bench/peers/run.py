@@ -1,6 +1,6 @@
-"""Runs the comparison: servers one after the other, each alone on the machine, the same requests to each.
+"""Runs the comparison: one server after the other, each alone on the machine, with the same requests.
 
-What fails becomes part of the result, and the rest goes on. Knows nothing about how a server is installed or shown.
+A failure becomes part of the result, and the run continues.
 """
 
 import asyncio
@@ -33,7 +33,7 @@ QUIET_CHECK_S = 0.5
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Course:
-    """What is the same for all servers of a run."""
+    """The rows, model and limits that are the same for all servers of a run."""
 
     rows: Sequence[Row]
     logs: Path
@@ -42,7 +42,7 @@ class Course:
 
 
 def measure(contestant: Contestant, course: Course, round_number: int) -> Iterator[Measurement]:
-    """One measurement per row. Neighbouring rows that want the same server share it."""
+    """Yield one measurement per row. Consecutive rows with equal launches share one server process."""
     for launch, group in groupby(course.rows, contestant.launch):
         left = list(group)
         try:
@@ -73,7 +73,7 @@ def _measurement(contestant: Contestant, row: Row, round_number: int, base_url: 
 
 
 def score(contestant: Contestant, course: Course) -> Standing:
-    """Any row's server will do: quality does not depend on the load."""
+    """Return the server's perplexity and command, with the launch of the first row. Quality does not depend on the load."""
     launch = contestant.launch(course.rows[0])
     perplexity, failure = None, None
     try:
@@ -92,7 +92,7 @@ def score(contestant: Contestant, course: Course) -> Standing:
 
 
 def shown(launch: Launch) -> str:
-    """Its settings as one would type them; of files only the names, since where they lie says nothing to others."""
+    """Return the command as a user would type it. Files are shown without their directories."""
     words = [*(f"{name}={_name(value)}" for name, value in launch.environment.items()), *map(_name, launch.command)]
     return shlex.join(words)
 
@@ -103,7 +103,7 @@ def _name(word: str) -> str:
 
 @contextmanager
 def running(launch: Launch, contestant: Contestant, course: Course) -> Iterator[str]:
-    """The base URL of the server, which is stopped when the block ends."""
+    """Run the server while the block runs and yield its base URL."""
     server = ServerProcess(launch, free_port(), course.logs / f"{contestant.name}.log")
     try:
         yield server.base_url

@@ -1,7 +1,4 @@
-"""One server process under comparison: its start, its end, and the last words of one that did not start.
-
-Knows nothing about what it serves or to whom.
-"""
+"""A server process under comparison."""
 
 import os
 import signal
@@ -23,23 +20,23 @@ _POLL_S = 0.2
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Launch:
-    """All that a server is started with. The port is added when it is known."""
+    """The command and environment of a server, without its port."""
 
     command: Sequence[str]
     ready_path: str
-    """Answers with success once the server serves."""
+    """Path that answers with success once the server is ready."""
     environment: Mapping[str, str] = field(default_factory=dict)
-    """Beside our own."""
+    """Variables to add to our environment."""
 
 
 class ServerProcess:
     def __init__(self, launch: Launch, port: int, log: Path) -> None:
-        """Returns when it is ready; raises PeerError if it never is."""
+        """Start the server and wait until it is ready. Raises PeerError with the end of its output if it is not."""
         self.base_url = f"http://127.0.0.1:{port}/v1"
         self._log = log
         environment = {**os.environ, **launch.environment}
         log.parent.mkdir(parents=True, exist_ok=True)
-        log.unlink(missing_ok=True)  # Stragglers of the last server may still write to theirs.
+        log.unlink(missing_ok=True)  # Processes of the previous server may still write to the old file.
         with log.open("wb") as output:
             command = [*launch.command, "--port", str(port)]
             self._process = subprocess.Popen(
@@ -52,7 +49,7 @@ class ServerProcess:
             raise
 
     def stop(self) -> None:
-        """With all processes that it started: one that is left would compute beside the next server."""
+        """Stop the server and all processes that it started; any left would compete with the next server."""
         self._process.terminate()
         with suppress(subprocess.TimeoutExpired):
             self._process.wait(STOP_DEADLINE_S)
@@ -64,7 +61,7 @@ class ServerProcess:
         deadline = time.monotonic() + READY_DEADLINE_S
         while time.monotonic() < deadline:
             if self._process.poll() is not None:
-                raise PeerError.from_output(f"it ended with status {self._process.returncode}", self._log_text())
+                raise PeerError.from_output(f"exited with status {self._process.returncode}", self._log_text())
             with suppress(httpx.TransportError):
                 if httpx.get(url, trust_env=False).is_success:
                     return

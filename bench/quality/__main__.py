@@ -1,4 +1,4 @@
-"""`python -m bench.quality`: what each numeric mode costs, or with --url what a running server's answers are worth."""
+"""`python -m bench.quality` measures the quality of each numeric mode, or with --url that of a running server."""
 
 import sys
 import tempfile
@@ -26,22 +26,26 @@ from worker.kernels.select import select_kernels
 
 
 def main(
-    model: Annotated[str, typer.Option(help="Name or path; with --url by default what the server lists first.")] = "",
+    model: Annotated[
+        str, typer.Option(help="Name or path. Default: the default model; with --url the server's first.")
+    ] = "",
     modes: Annotated[
-        str, typer.Option(help="The worker's numeric modes, each perhaps with /kv_dtype, separated by commas.")
+        str, typer.Option(help="The worker's numeric modes, optionally with /KV_DTYPE, separated by commas.")
     ] = "integer,integer/int8",
-    considered: Annotated[bool, typer.Option(help="Also emulate the formats that were considered.")] = False,
+    considered: Annotated[bool, typer.Option(help="Also emulate the number formats that were considered.")] = False,
     llama_cpp: Annotated[
-        Path | None, typer.Option(help="A directory with llama.cpp's programs, to ask them too.")
+        Path | None, typer.Option(help="Directory with llama.cpp's programs, to run llama-perplexity too.")
     ] = None,
-    max_windows: Annotated[int | None, typer.Option(min=2, help="Score no more, evenly spread over the text.")] = None,
+    max_windows: Annotated[
+        int | None, typer.Option(min=2, help="Score at most this many windows, evenly spaced over the text.")
+    ] = None,
     threads: Annotated[int, typer.Option(min=1)] = usable_cores(),
-    output: Annotated[Path | None, typer.Option(help="Write OUTPUT.md and OUTPUT.json.")] = None,
-    text: Annotated[Path, typer.Option(help="Another text to score.")] = TEXT,
+    output: Annotated[Path | None, typer.Option(help="Path without suffix for the .md and .json files.")] = None,
+    text: Annotated[Path, typer.Option(help="Text to score.")] = TEXT,
     url: Annotated[str, typer.Option(help="Score this server instead, such as http://127.0.0.1:8000/v1.")] = "",
     api_key: Annotated[str | None, typer.Option(envvar="OPENAI_API_KEY")] = None,
 ) -> None:
-    """Perplexity on a fixed text, divergence from float32, and how often the best token is the same."""
+    """Measure perplexity on a fixed text, divergence from float32, and how often the most probable token is the same."""
     if url:
         server = ScoredServer(url, model=model, api_key=api_key)
         print(f"{server.model}: {perplexity_of(server.logprobs(text.read_text(), max_windows))}")
@@ -51,7 +55,7 @@ def main(
     report = _report(described, modes.split(","), considered, text, max_windows)
     if llama_cpp is not None:
         try:
-            report.llama_perplexity.update(_ask_llama_cpp(llama_cpp, described, text, threads))
+            report.llama_perplexity.update(_score_with_llama_cpp(llama_cpp, described, text, threads))
         except LlamaCppError as error:
             sys.exit(str(error))
     print(markdown(report))
@@ -80,7 +84,7 @@ def _kernels(numerics: str, kv_dtype: str | None = None) -> Kernels:
     return select_kernels(numerics, "cpu", default_home() / "state" / "kernels", kv_dtype)
 
 
-def _ask_llama_cpp(directory: Path, model: Model, text: Path, threads: int) -> dict[str, float]:
+def _score_with_llama_cpp(directory: Path, model: Model, text: Path, threads: int) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as scratch:
         requantized = Path(scratch) / "q8_0.gguf"
         requantize(directory, model.path, requantized)

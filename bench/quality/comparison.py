@@ -1,7 +1,4 @@
-"""How far a mode is from float32: perplexity, divergence and agreement, gathered window by window.
-
-Knows nothing about how either was computed.
-"""
+"""The distance of a mode from float32: perplexity, divergence and agreement, collected window by window."""
 
 import math
 from collections.abc import Sequence
@@ -15,31 +12,33 @@ from bench.quality.perplexity import perplexity_of
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Quality:
-    """Of one mode. Shares, not percent."""
+    """The quality of one mode. Changes and agreement are fractions, not percent."""
 
     name: str
     perplexity: float
     perplexity_second_half: float
-    """In llama-perplexity's definition."""
+    """Perplexity over second halves of windows, as llama-perplexity defines it."""
     perplexity_change: float
-    """Against float32."""
+    """Change of perplexity relative to float32."""
     perplexity_change_error: float
-    """One standard error of the change, from its spread over the windows."""
+    """Standard error of the change, from its spread over the windows."""
     mean_kl: float
-    """Of float32's distribution from this mode's, in nats per token."""
+    """Mean divergence KL(float32 ‖ mode), in nats per token."""
     top1: float
-    """How often float32's most probable token is this mode's too."""
+    """Fraction of tokens for which float32 and this mode have the same most probable token."""
     num_tokens: int
 
 
 @dataclass(slots=True)
 class Tally:
+    """The measurements of one mode, window by window."""
+
     name: str
     logprobs: list[list[float]] = field(default_factory=list)
     reference_logprobs: list[list[float]] = field(default_factory=list)
     kl: list[float] = field(default_factory=list)
     same_best: list[float] = field(default_factory=list)
-    """These two as means over a window: all windows are of one length."""
+    """`kl` and `same_best` hold means over a window. All windows have the same length."""
 
     def add(self, logprobs_TV: torch.Tensor, reference_TV: torch.Tensor, window: Sequence[int]) -> None:
         chosen_T1 = torch.tensor(window[1:])[:, None]
@@ -49,7 +48,7 @@ class Tally:
         self.same_best.append(float((logprobs_TV.argmax(-1) == reference_TV.argmax(-1)).float().mean()))
 
     def quality(self) -> Quality:
-        """Needs two windows, for the error."""
+        """Return the mode's quality. The error needs at least two windows."""
         perplexity = perplexity_of(self.logprobs)
         changes = [
             fmean(reference) - fmean(mode)

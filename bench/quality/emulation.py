@@ -1,6 +1,6 @@
-"""The reference kernels with whatever a number format would round put in between: quality without writing the kernels.
+"""The reference kernels with a number format's rounding inserted, to measure its quality without kernels for it.
 
-Sums stay in float32: their rounding is far below that of any format here.
+Sums stay in float32, whose rounding errors are far smaller than those of any format here.
 """
 
 from dataclasses import dataclass
@@ -16,19 +16,21 @@ from worker.kernels.step_batch import StepBatch
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Format:
+    """The roundings of a number format."""
+
     weights: Rounding = exact
-    """Of linears, the output matrix among them; the embedding is only looked up."""
+    """Rounding of linear layers' weights, including the output matrix. The embedding is not rounded."""
     activations: Rounding = exact
-    """What enters a linear."""
+    """Rounding of linear layers' inputs."""
     kv: Rounding = exact
-    """Keys and values, per token and head."""
+    """Rounding of keys and values, per token and head."""
 
 
 EXACT = Format()
 
 
 class EmulatedKernels(ReferenceKernels):
-    """Weights are rounded as they are used, so that one model in memory serves for all formats, one after the other."""
+    """Reference kernels that round weights when they are used, so that all formats share one model in memory."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""A model as the worker computes it, over pages of KV memory, asked for all of a window's log-probabilities."""
+"""The worker's model code over pages of KV memory, which returns all of a window's log-probabilities."""
 
 from collections.abc import Sequence
 
@@ -15,6 +15,8 @@ PAGE_SIZE = 16
 
 
 class WindowModel:
+    """A model with the given kernels and pages for one window."""
+
     def __init__(self, model: Model, kernels: Kernels) -> None:
         config = model.config
         self._decoder = load_model(model, kernels)
@@ -24,7 +26,7 @@ class WindowModel:
         ]
 
     def logprobs(self, window: Sequence[int]) -> torch.Tensor:
-        """Row i [V] is what the model expects behind token i, for all tokens but the last."""
+        """Return log-probabilities [tokens - 1, V]: row i is the distribution of token i + 1."""
         size = len(window)
         batch = StepBatch(
             token_ids_T=torch.tensor(window),
@@ -39,7 +41,7 @@ class WindowModel:
 
 
 class EmulatedModel:
-    """One model in float32 that computes in whatever format it is asked for."""
+    """A float32 model that computes in any emulated format."""
 
     def __init__(self, model: Model) -> None:
         self._kernels = EmulatedKernels()

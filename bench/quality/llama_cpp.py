@@ -1,7 +1,4 @@
-"""llama.cpp's own measure of its own arithmetic: llama-perplexity on the same text, where it is installed.
-
-Knows nothing about how we compute.
-"""
+"""llama.cpp's own measurement of its arithmetic: llama-perplexity on the same text."""
 
 import re
 import subprocess
@@ -13,11 +10,11 @@ ESTIMATE = re.compile(r"Final estimate: PPL = ([0-9.]+)")
 
 
 class LlamaCppError(Exception):
-    """One of its programs failed; the message ends with what it said."""
+    """A program of llama.cpp failed. The message contains the end of its output."""
 
 
 def llama_perplexity(directory: Path, model: Path, text: Path, threads: int) -> float:
-    """Over the second half of each window. The directory holds llama.cpp's programs."""
+    """Return the perplexity over the second halves of windows. `directory` contains llama.cpp's programs."""
     printed = _run(directory / "llama-perplexity", "-m", model, "-f", text, "-c", WINDOW, "-t", threads)
     found = ESTIMATE.search(printed)
     if found is None:
@@ -26,12 +23,12 @@ def llama_perplexity(directory: Path, model: Path, text: Path, threads: int) -> 
 
 
 def requantize(directory: Path, model: Path, target: Path, name: str = "Q8_0") -> None:
-    """The same weights in another format; Q8_0 is what llama.cpp is fastest with at this quality."""
+    """Convert the weights to another format. Q8_0 is llama.cpp's fastest format of this quality."""
     _run(directory / "llama-quantize", "--allow-requantize", model, target, name)
 
 
 def _run(program: Path, *arguments: str | Path | int) -> str:
     ran = subprocess.run([program, *map(str, arguments)], capture_output=True, text=True)
     if ran.returncode != 0:
-        raise LlamaCppError(f"{program.name} ended with status {ran.returncode}: {ran.stderr[-500:]}")
+        raise LlamaCppError(f"{program.name} exited with status {ran.returncode}: {ran.stderr[-500:]}")
     return ran.stdout + ran.stderr

@@ -1,4 +1,4 @@
-"""Scores a model's windows in float32 and in every mode asked for, window by window: nothing large is kept."""
+"""Scores a model's windows in float32 and in other modes, one window at a time to save memory."""
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -15,13 +15,13 @@ from worker.kernels.interface import Kernels
 FLOAT32 = "float32: the weights in the file"
 
 Score = Callable[[Sequence[int]], torch.Tensor]
-"""A window's log-probabilities [tokens - 1, V]."""
+"""Function that returns a window's log-probabilities [tokens - 1, V]."""
 
 
 def measure(
     model: Model, windows: Sequence[Sequence[int]], modes: Mapping[str, Kernels], formats: Mapping[str, Format]
 ) -> list[Quality]:
-    """float32 first, then the modes, then the emulated formats."""
+    """Return the quality of float32, then of the modes, then of the emulated formats."""
     emulated = EmulatedModel(model)
     scores: dict[str, Score] = {name: WindowModel(model, kernels).logprobs for name, kernels in modes.items()}
     scores |= {name: partial(emulated.logprobs, number_format) for name, number_format in formats.items()}

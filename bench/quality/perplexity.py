@@ -1,7 +1,4 @@
-"""Perplexity from the log-probabilities of a text's tokens: the one definition for all modes, servers and peers.
-
-Knows nothing about where the log-probabilities come from.
-"""
+"""Perplexity from the log-probabilities of a text's tokens, defined once for all modes, servers and peers."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -11,16 +8,18 @@ from statistics import fmean
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Perplexity:
+    """The perplexity of a text, over all tokens and over second halves of windows."""
+
     whole: float
-    """Over every token but each window's first, which nothing precedes."""
+    """Perplexity over all tokens except each window's first, which has no context."""
     second_half: float
-    """Over those with at least half a window before them: what llama-perplexity prints."""
+    """Perplexity over tokens with at least half a window before them, as llama-perplexity prints it."""
     num_tokens: int
-    """Behind `whole`."""
+    """Number of tokens in `whole`."""
 
 
 def perplexity_of(logprobs: Sequence[Sequence[float]]) -> Perplexity:
-    """Per window the natural logarithms of its tokens' probabilities, from the second token on."""
+    """Return the perplexity. `logprobs` holds, per window, the natural logarithms from the second token on."""
     return Perplexity(
         whole=_perplexity(value for window in logprobs for value in window),
         second_half=_perplexity(value for window in logprobs for value in window[(len(window) + 1) // 2 :]),

@@ -1,11 +1,9 @@
-"""The measured quality as Markdown for people and JSON for comparison.
-
-Knows nothing about how it was measured.
-"""
+"""The measured quality as Markdown for people and as JSON for comparison."""
 
 import json
 import shlex
 import sys
+import textwrap
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,8 +12,9 @@ from bench.quality.comparison import Quality
 from bench.quality.text import TEXT, WINDOW
 from bench.report import machine
 
-COLUMNS = "| perplexity | against float32 | mean KL | same best token | second halves |"
+COLUMNS = "| perplexity | change from float32 | mean KL | same best token | second halves |"
 RULE = "|---|---|---|---|---|---|"
+LINE_WIDTH = 120
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,32 +23,46 @@ class Report:
     digest: str
     quantization: str
     modes: Sequence[Quality]
-    """float32 first."""
+    """Qualities of float32, of the modes and of llama.cpp's emulated formats, in this order."""
     llama_perplexity: dict[str, float]
-    """By the weights' format, what llama.cpp prints for its own arithmetic: over second halves."""
+    """Perplexity that llama.cpp prints for its own arithmetic, over second halves, by the weights' format."""
     considered: Sequence[Quality]
 
 
 def markdown(report: Report) -> str:
+    """Return the report as a Markdown page."""
     num_tokens = report.modes[0].num_tokens
     parts = [
         f"# Quality of the numeric modes: {report.model}, {report.quantization} file",
-        f"`{_command()}`: {num_tokens:,} tokens in windows of {WINDOW} of {TEXT.name}, all but each window's first. float32"
-        " computes with the file's weights as they are; KL is of its distribution from the mode's, in nats per token;"
-        " ± is one standard error, from the windows. The last column scores only tokens with half a window before them,"
-        " as llama-perplexity does.",
+        _prose(
+            f"`{_command()}` scored {num_tokens:,} tokens of {TEXT.name} in windows of {WINDOW}: all tokens except each "
+            "window's first. float32 computes with the file's unchanged weights. KL is the divergence "
+            "KL(float32 ‖ mode), in nats per token. ± is one standard error, from the spread over the windows. The "
+            "last column scores only tokens with at least half a window before them, as llama-perplexity does."
+        ),
         _table("mode", report.modes, report.llama_perplexity),
     ]
     if report.considered:
-        parts += ["## Formats considered", _table("emulated in float32", report.considered, {})]
+        parts += [
+            "## Formats considered",
+            _prose(
+                "Each label names the weights, then the activations. Activations have one scale per token unless a block "
+                "size is given. Rotated means multiplied by a Hadamard matrix of that size before rounding."
+            ),
+            _table("emulated in float32", report.considered, {}),
+        ]
     return "\n\n".join(parts) + "\n"
 
 
 def write(report: Report, path: Path) -> None:
-    """As `path`.md and `path`.json."""
+    """Write `path`.md and `path`.json."""
     path.with_name(path.name + ".md").write_text(markdown(report))
     numbers = {"machine": machine(), "command": _command(), **asdict(report)}
     path.with_name(path.name + ".json").write_text(json.dumps(numbers, indent=2) + "\n")
+
+
+def _prose(text: str) -> str:
+    return textwrap.fill(text, LINE_WIDTH, break_long_words=False, break_on_hyphens=False)
 
 
 def _table(title: str, rows: Sequence[Quality], llama_perplexity: dict[str, float]) -> str:

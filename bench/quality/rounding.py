@@ -1,6 +1,6 @@
-"""Roundings of weights, activations and cached keys, as functions from float32 to float32: what a format keeps of a tensor.
+"""Roundings of weights, activations and cached keys to a number format, as functions from float32 to float32.
 
-Rows are rounded along their last dimension, which is what a linear sums over. Knows nothing about models.
+Rows are rounded along their last dimension, over which a linear layer sums.
 """
 
 from collections.abc import Callable
@@ -25,9 +25,10 @@ def bfloat16(x: torch.Tensor) -> torch.Tensor:
 
 
 def integers(levels: int, *, block: int | None = None, half_scale: bool = False) -> Rounding:
-    """To [-levels, levels], with a scale for each `block` elements of a row, the last ones perhaps fewer; None: per row.
+    """Return a rounding to integers in [-levels, levels], with one scale per `block` elements of a row, or per row if None.
 
-    `half_scale` stores the scale as float16 after rounding by the float32 one: GGML's Q8_0 and Q8_1.
+    A row's last block may be shorter. With `half_scale` the float32 scale is used for rounding and then stored as
+    float16, as in GGML's Q8_0 and Q8_1.
     """
 
     def rounding(x: torch.Tensor) -> torch.Tensor:
@@ -42,7 +43,7 @@ def integers(levels: int, *, block: int | None = None, half_scale: bool = False)
 
 
 def outliers_apart(limit: float, rounding: Rounding) -> Rounding:
-    """What is beyond `limit` times its row's root mean square is kept as it is, and the rest rounded without it."""
+    """Return a rounding that keeps elements beyond `limit` times their row's root mean square, and rounds the others."""
 
     def rounding_the_rest(x: torch.Tensor) -> torch.Tensor:
         is_outlier = x.abs() > limit * x.square().mean(dim=-1, keepdim=True).sqrt()
@@ -52,20 +53,20 @@ def outliers_apart(limit: float, rounding: Rounding) -> Rounding:
 
 
 def rotated(size: int, rounding: Rounding) -> Rounding:
-    """Rounded after each `size` elements were rotated by a Hadamard matrix, and turned back.
+    """Return a rounding of Hadamard-rotated blocks of `size` elements, which are rotated back afterwards.
 
-    With both factors of a product rotated alike it stays the same, so that turning back is not computed in earnest.
+    A product does not change if both factors are rotated, so real kernels need not rotate back.
     """
 
-    def turn(x: torch.Tensor) -> torch.Tensor:
+    def rotate(x: torch.Tensor) -> torch.Tensor:
         return (x.reshape(-1, size) @ _hadamard(size)).view(x.shape)
 
-    return lambda x: turn(rounding(turn(x)))
+    return lambda x: rotate(rounding(rotate(x)))
 
 
 @cache
 def _hadamard(size: int) -> torch.Tensor:
-    """Symmetric and its own inverse. The size is a power of two."""
+    """Return a Hadamard matrix, which is symmetric and its own inverse. `size` must be a power of two."""
     matrix = torch.ones(1, 1)
     while len(matrix) < size:
         matrix = torch.cat((torch.cat((matrix, matrix), 1), torch.cat((matrix, -matrix), 1))) * 0.5**0.5

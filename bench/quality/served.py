@@ -1,6 +1,6 @@
-"""Scores the text through a server's API, so that what is checked is what is served.
+"""Scores the text through a server's API.
 
-Needs /tokenize, and prompt_logprobs in /v1/completions: Pagoda and vLLM have both. Imports nothing of Pagoda.
+The server needs /tokenize, and prompt_logprobs in /v1/completions. Pagoda and vLLM have both.
 """
 
 from typing import Any
@@ -14,6 +14,8 @@ TIMEOUT_S = 600.0
 
 
 class ScoredServer:
+    """A running server that scores texts."""
+
     def __init__(
         self,
         base_url: str,
@@ -22,11 +24,11 @@ class ScoredServer:
         api_key: str | None = None,
         transport: httpx.BaseTransport | None = None,
     ) -> None:
-        """The base URL ends in /v1. The transport is for tests; by default it is the network."""
+        """Connect to the server. The base URL ends in /v1. `transport` replaces the network in tests."""
         self._base_url = base_url.rstrip("/")
         self._http = httpx.Client(
             headers={"Authorization": f"Bearer {api_key}"} if api_key else {},
-            limits=httpx.Limits(max_keepalive_connections=0),  # So that nothing is left open to be closed.
+            limits=httpx.Limits(max_keepalive_connections=0),  # No idle connection is left to close.
             timeout=TIMEOUT_S,
             transport=transport,
             trust_env=False,
@@ -34,7 +36,7 @@ class ScoredServer:
         self.model = model or self._get_models()[0]["id"]
 
     def logprobs(self, text: str, max_windows: int | None = None) -> list[list[float]]:
-        """Per window, of each token but the first."""
+        """Return the log-probability of each token but the first, window by window."""
         return [self._score(window) for window in spread(self._windows(text), max_windows)]
 
     def _windows(self, text: str) -> list[list[int]]:

@@ -1,7 +1,7 @@
-"""The text that is scored, and how it is cut: windows of 512 tokens, each read by itself.
+"""The text that is scored, and its windows of 512 tokens, each read without the others.
 
-The text is a copy, so that a change of the documents it came from changes no number: the licence, pages of documentation,
-and answers of the default model at temperature 0.8. Knows nothing about models or servers.
+The text is a frozen copy of the licence, pages of documentation, and answers of the default model at temperature 0.8, so
+that later changes of these do not change results.
 """
 
 from collections.abc import Sequence
@@ -9,13 +9,13 @@ from pathlib import Path
 
 TEXT = Path(__file__).with_name("text.txt")
 WINDOW = 512
-"""As llama-perplexity's -c 512."""
+"""Tokens per window, as with llama-perplexity -c 512."""
 
 
 def windows(token_ids: Sequence[int], bos_token_id: int | None, size: int = WINDOW) -> list[list[int]]:
-    """Whole windows only: what is left over is not scored.
+    """Return the whole windows of a text; the remainder is not scored.
 
-    For a model that wants a beginning-of-sequence token it takes the place of each window's first one, as in llama-perplexity.
+    If the model needs a beginning-of-sequence token, it replaces the first token of each window, as in llama-perplexity.
     """
     cut = [list(token_ids[start : start + size]) for start in range(0, len(token_ids) - size + 1, size)]
     if bos_token_id is not None:
@@ -25,6 +25,6 @@ def windows(token_ids: Sequence[int], bos_token_id: int | None, size: int = WIND
 
 
 def spread(cut: Sequence[list[int]], wanted: int | None) -> list[list[int]]:
-    """At most as many as are wanted, evenly spaced, since the text changes its kind on the way; None: all."""
+    """Return at most `wanted` windows, or all if None. They are evenly spaced, because the text changes its kind."""
     step = 1 if wanted is None else max(1, -(-len(cut) // wanted))
     return list(cut[::step])

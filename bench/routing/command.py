@@ -1,6 +1,6 @@
-"""`python -m bench routing`: the policies beside each other in virtual time, near what the workers can do and beyond.
+"""`python -m bench routing` compares routing policies in virtual time, below, near and beyond the workers' capacity.
 
-The scheduler's own loop plans for modelled workers, so that an hour of sixteen GPUs takes a minute of one core, and the same run
+The scheduler's own loop plans for modelled workers. An hour of sixteen GPUs takes a minute on one core, and every run
 gives the same numbers.
 """
 
@@ -23,10 +23,10 @@ from scheduler.routing.router import POLICIES
 def routing(
     trace: Annotated[
         Path | None,
-        typer.Option(help="A Mooncake trace (JSON lines with hash_ids) to replay beside the other workloads."),
+        typer.Option(help="Mooncake trace (JSON lines with hash_ids) to replay after the other workloads."),
     ] = None,
-    only: Annotated[str, typer.Option(help="Only workloads whose name has this in it.")] = "",
-    output: Annotated[Path | None, typer.Option(help="Write the numbers to this file as JSON; else to stdout.")] = None,
+    only: Annotated[str, typer.Option(help="Run only workloads whose name contains this text.")] = "",
+    output: Annotated[Path | None, typer.Option(help="JSON file for the numbers. Default: stdout.")] = None,
 ) -> None:
     """Compare routing policies in virtual time."""
     results = []

@@ -1,9 +1,9 @@
-"""`python -m bench routing-cost`: how long the scheduler takes to decide where a waiting sequence goes.
+"""`python -m bench routing-cost` measures the time of the scheduler's decision where a waiting sequence runs.
 
-One decision is everything that is done for one sequence in a round: what each worker holds of its prompt, what it has to do, the
-choice. A round is a look at the queue while one worker plans its next step, most of those who wait being better off elsewhere.
-Prompts are of one of three kinds: new ones, ones whose prefix a single worker holds, and ones whose prefix all of them hold, which
-is the most that there is to look up.
+A decision is all work for one sequence in a round: how much of its prompt each worker has cached, each worker's load, the
+choice. In a round one worker plans its next step and the queue is searched for it; most waiting sequences suit other
+workers better. There are three kinds of prompts: new ones, ones whose prefix one worker has cached, and ones whose prefix
+all workers have cached, which need the most look-ups.
 """
 
 import random
@@ -52,16 +52,16 @@ def routing_cost(
     num_workers: int = 64,
     prompt_len: int = 8192,
     rounds: int = 200,
-    output: Annotated[Path | None, typer.Option(help="Write the numbers to this file as JSON; else to stdout.")] = None,
+    output: Annotated[Path | None, typer.Option(help="JSON file for the numbers. Default: stdout.")] = None,
 ) -> None:
     """Measure the time that a routing decision takes."""
     source = random.Random(0)
     workers = _workers(num_workers)
     common = draw(source, prompt_len - 64)
-    _hold(workers, [_sequence(0, common)])
+    _cache(workers, [_sequence(0, common)])
     own = [draw(source, prompt_len - 64) for _ in workers]
     for worker, prefix in zip(workers, own, strict=True):
-        _hold([worker], [_sequence(0, prefix)])
+        _cache([worker], [_sequence(0, prefix)])
     kinds: dict[str, Callable[[], list[int]]] = {
         "new": lambda: draw(source, prompt_len),
         "one worker holds its prefix": lambda: source.choice(own) + draw(source, 64),
@@ -77,7 +77,7 @@ def routing_cost(
 
 
 def _workers(number: int) -> list[AttachedWorker]:
-    """Each decodes some, and computes a prompt."""
+    """Return workers that decode NUM_RUNNING sequences and prefill a prompt."""
     loop, clock = SchedulerLoop(VirtualClock()), VirtualClock()
     for index in range(number):
         ModelledWorker(loop, clock, POD, f"w{index:02}", NUM_PAGES)
@@ -89,7 +89,7 @@ def _workers(number: int) -> list[AttachedWorker]:
     return workers
 
 
-def _hold(workers: Sequence[AttachedWorker], sequences: Sequence[WaitingSequence]) -> None:
+def _cache(workers: Sequence[AttachedWorker], sequences: Sequence[WaitingSequence]) -> None:
     for worker in workers:
         for sequence in sequences:
             blocks = sequence.block_hashes[1:]
@@ -119,7 +119,7 @@ def _sequence(number: int, token_ids: list[int]) -> WaitingSequence:
 
 
 def _measure(name: str, workers: list[AttachedWorker], waiting: list[WaitingSequence], rounds: int) -> CostResult:
-    """Processor time. The round's own beginning, a look at each worker, is shared by its decisions."""
+    """Measure processor time of rounds. A decision's time includes its share of the round's look at each worker."""
     round_ms, decision_ms = [], []
     for number in range(rounds):
         worker = workers[number % len(workers)]

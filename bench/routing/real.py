@@ -1,7 +1,8 @@
-"""`python -m bench routing-real`: the policies with real workers, whose caches together hold all prefixes and one alone does not.
+"""`python -m bench routing-real` compares routing policies with real workers.
 
-Each policy gets a server of its own, and the same requests: a first pass through all prefixes, which is not measured, and then the
-measured ones, in another order and with endings of their own.
+All caches together hold all prefixes, but one alone does not. Each policy gets a server of its own and the same requests:
+a first pass through all prefixes, which is not measured, then the measured requests, in another order and with other
+suffixes.
 """
 
 import asyncio
@@ -21,19 +22,19 @@ from scheduler.routing.router import POLICIES
 
 
 def routing_real(
-    model: Annotated[str, typer.Option(help="By default the default model.")] = "",
+    model: Annotated[str, typer.Option(help="Default: the default model.")] = "",
     num_workers: int = 2,
-    kv_memory: Annotated[str, typer.Option(help="Of each worker.")] = "80M",
+    kv_memory: Annotated[str, typer.Option(help="Memory for pages of each worker.")] = "80M",
     num_prefixes: int = 8,
     prefix_len: int = 640,
     suffix_len: int = 24,
     output_len: int = 16,
     num_requests: int = 64,
     concurrency: int = 6,
-    output: Annotated[Path | None, typer.Option(help="Write the numbers to this file as JSON; else to stdout.")] = None,
+    output: Annotated[Path | None, typer.Option(help="JSON file for the numbers. Default: stdout.")] = None,
 ) -> None:
     """Compare routing policies with real workers."""
-    # The same seed draws the same prefixes, and other endings behind more requests.
+    # The same seed gives the same prefixes, and other suffixes when the number of requests differs.
     first, measured = (
         SharedPrefixWorkload(
             num_requests=number,

@@ -1,4 +1,4 @@
-"""One workload under one policy in virtual time, and what came of it."""
+"""The simulation of one workload under one policy in virtual time."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,12 +20,12 @@ from scheduler.routing.router import POLICIES
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scenario:
     load: str
-    """How fast the requests come."""
+    """Arrival rate, as text for the table."""
     workload: TimedWorkload
     device: Device
     num_workers: int
     num_pages: int
-    """Of each worker."""
+    """Pages of each worker."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,9 +38,9 @@ class RoutingResult:
     num_errors: int
     output_tokens_per_s: float
     cached_share: float
-    """Of the prompt tokens."""
+    """Share of the prompt tokens that were cached."""
     imbalance: float
-    """Time that the busiest worker computed, by the mean of all."""
+    """Computing time of the busiest worker, divided by the mean of all workers."""
     num_preemptions: int
     ttft_ms: Distribution
     itl_ms: Distribution
@@ -48,7 +48,7 @@ class RoutingResult:
 
 
 class _Client:
-    """Notes when what came. One sample stands for its request: the first whose first token came, and the last that ended."""
+    """A client that records when tokens and ends of samples arrive."""
 
     def __init__(self, clock: VirtualClock) -> None:
         self.num_open = self.num_tokens = self.num_prompt_tokens = self.num_cached_tokens = 0
@@ -59,7 +59,7 @@ class _Client:
         self._asked_s: dict[str, float] = {}
         self._last_s: dict[tuple[str, int], float] = {}
 
-    def asks(self, request_id: str, request: TimedRequest) -> None:
+    def record_request(self, request_id: str, request: TimedRequest) -> None:
         self.num_open += request.num_samples
         if request.is_measured:
             self._asked_s[request_id] = self._clock.now_s
@@ -68,20 +68,20 @@ class _Client:
         for event in events:
             match event:
                 case Tokens() if event.request_id in self._asked_s:
-                    self._note_token((event.request_id, event.sample_index))
+                    self._record_token((event.request_id, event.sample_index))
                 case Finished():
-                    self._note_end(event.request_id, event)
+                    self._record_end(event.request_id, event)
                 case Failed():
                     raise SystemExit(f"A request failed: {event.error}")
 
-    def _note_end(self, request_id: str, finished: Finished) -> None:
+    def _record_end(self, request_id: str, finished: Finished) -> None:
         self.num_open -= 1
         if request_id in self._asked_s:
             self.e2e_s.append(self._clock.now_s - self._asked_s[request_id])
             self.num_prompt_tokens += finished.usage.num_prompt_tokens
             self.num_cached_tokens += finished.usage.num_cached_tokens
 
-    def _note_token(self, key: tuple[str, int]) -> None:
+    def _record_token(self, key: tuple[str, int]) -> None:
         now_s = self._clock.now_s
         self.num_tokens += 1
         if key in self._last_s:
@@ -92,6 +92,7 @@ class _Client:
 
 
 def simulate(scenario: Scenario, policy: str) -> RoutingResult:
+    """Run the scenario under a policy and return the results of its measured requests."""
     clock = VirtualClock()
     client = _Client(clock)
     requests = scenario.workload.requests
@@ -106,7 +107,7 @@ def simulate(scenario: Scenario, policy: str) -> RoutingResult:
     def ask(number: int, request: TimedRequest) -> None:
         nonlocal to_come
         to_come -= 1
-        client.asks(str(number), request)
+        client.record_request(str(number), request)
         loop.requests.submit_request(_inference_request(number, request), client)
 
     for number, request in enumerate(requests):

@@ -1,4 +1,4 @@
-"""Results of routing as a Markdown table, one policy a row."""
+"""Routing results as a Markdown table with one row per policy."""
 
 from collections.abc import Sequence
 

@@ -1,6 +1,6 @@
-"""Time that jumps to the next thing that is due, and workers that only take it: what a step costs is a formula.
+"""A virtual clock that jumps to the next event, and modelled workers whose step times are a formula.
 
-The loop in front of them is the scheduler's own. Knows nothing about what is asked.
+The loop that plans for them is the scheduler's own.
 """
 
 import heapq
@@ -32,7 +32,7 @@ class VirtualTimer:
 
 
 class VirtualClock:
-    """The scheduler's `Clock`."""
+    """A `Clock` for the scheduler whose time advances only in `run`."""
 
     def __init__(self) -> None:
         self.now_s = 0.0
@@ -66,15 +66,15 @@ class VirtualClock:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Device:
-    """What computes. Times in microseconds."""
+    """The hardware of a modelled worker. Times are in microseconds."""
 
     name: str
     step_us: float
-    """A step, whatever is in it: the weights are read once."""
+    """Time of a step, whatever its size: the weights are read once."""
     token_us: float
-    """Each token."""
+    """Additional time per token."""
     context_us: float
-    """Each token of context that a sequence attends to in a step: its keys and values are read once."""
+    """Additional time per token of context that a sequence attends to in a step: its keys and values are read once."""
     num_pages: int
     max_step_tokens: int
     max_step_sequences: int
@@ -108,8 +108,9 @@ class Device:
         )
 
 
-# A pod of llm-d's benchmark 73-capacity: Qwen3-32B in bfloat16 on two H100s. 64 GB of weights and 262 kB of keys and values a token
-# at 80 % of 6.7 TB/s; prompts at what 10,000 tokens were published to take (4.3 s cold, 0.6 s warm); vLLM's limits for such a GPU.
+# A pod of llm-d's benchmark 73-capacity: Qwen3-32B in bfloat16 on two H100s. 64 GB of weights and 262 kB of keys and values per
+# token are read at 80 % of 6.7 TB/s. Prompts take the published times for 10,000 tokens (4.3 s cold, 0.6 s warm). The other limits
+# are vLLM's for such a GPU.
 POD = Device(
     name="2 x H100, 32B",
     step_us=12_000,
@@ -123,7 +124,7 @@ POD = Device(
 
 
 class ModelledWorker:
-    """A `WorkerLink`: plans in order, one at a time, each for as long as the device would take."""
+    """A `WorkerLink` that runs plans in order, each for as long as the device would take."""
 
     def __init__(
         self, loop: SchedulerLoop, clock: VirtualClock, device: Device, worker_id: str, num_pages: int
@@ -143,7 +144,7 @@ class ModelledWorker:
         self.busy_s += duration_s
         self.longest_step_s = max(self.longest_step_s, duration_s)
         self.num_tokens += sum(planned.num_tokens for planned in plan.scheduled)
-        # Attempts are what they were when the plan was sent.
+        # Computed now, because a sequence's attempt may change before the result arrives.
         sampled = tuple(
             SampledTokens(
                 sequence_id=planned.sequence.sequence_id,
@@ -158,16 +159,16 @@ class ModelledWorker:
         self._clock.call_at(self._free_at_s + NETWORK_S, lambda: self._loop.apply_result(self._worker, result))
 
     def send_recall(self, step_id: int) -> None:
-        raise NotImplementedError("each step is planned here")
+        raise NotImplementedError("this simulation grants no leases")
 
     def send_unload(self) -> None:
-        raise NotImplementedError("no model here is ever out of use for long enough")
+        raise NotImplementedError("this simulation unloads no model")
 
     def send_drain(self) -> None:
-        raise NotImplementedError("nobody stops a worker here")
+        raise NotImplementedError("this simulation stops no worker")
 
     def send_load(self, model: str, digest: str) -> None:
-        raise NotImplementedError("every worker here has its model")
+        raise NotImplementedError("every worker of this simulation has its model")
 
 
 def _scored(planned: PlannedSequence) -> ScoredTokens:

@@ -1,7 +1,4 @@
-"""What the policies are compared on: requests with the moment at which each arrives, the same for the same seed.
-
-Knows nothing about workers and policies.
-"""
+"""Workloads for comparing routing policies: requests with arrival times, the same for the same seed."""
 
 import json
 import random
@@ -11,7 +8,7 @@ from pathlib import Path
 
 TOKEN_IDS = range(1000, 50_000)
 TRACE_BLOCK = 512
-"""Prompt tokens that one hash id of a Mooncake trace stands for."""
+"""Prompt tokens per hash id of a Mooncake trace."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,7 +18,7 @@ class TimedRequest:
     max_tokens: int
     num_samples: int = 1
     is_measured: bool = True
-    """Others come first, to fill the caches."""
+    """False for the requests that fill the caches first."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,7 +29,7 @@ class TimedWorkload:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Load:
-    """A Poisson process, behind what fills the caches at a rate that leaves time to compute it."""
+    """A Poisson process of requests, after warm-up requests that fill the caches at a rate that leaves time to compute them."""
 
     per_s: float
     num_requests: int
@@ -65,7 +62,7 @@ def groups(
     max_tokens: int,
     load: Load,
 ) -> TimedWorkload:
-    """llm-d's shape: each group shares a long beginning, each of its users goes on with an own one, and asks again and again."""
+    """Return llm-d's workload: each group shares a long prefix, each user adds a prefix of their own and sends it repeatedly."""
     source = random.Random(load.seed)
     prompts = [
         shared + draw(source, own_len)
@@ -81,7 +78,7 @@ def groups(
 def prefix_repetition(
     *, num_prefixes: int, prefix_len: int, suffix_len: int, max_tokens: int, load: Load, is_skewed: bool = False
 ) -> TimedWorkload:
-    """vLLM's shape: a few beginnings, each time with an ending of its own. Skewed, the n-th is asked for 1/n as often."""
+    """Return vLLM's workload: a few prefixes, each time with a new suffix. If skewed, the n-th prefix has weight 1/n."""
     source = random.Random(load.seed)
     prefixes = [draw(source, prefix_len) for _ in range(num_prefixes)]
     weights = [1 / rank if is_skewed else 1.0 for rank in range(1, num_prefixes + 1)]
@@ -94,7 +91,7 @@ def prefix_repetition(
 
 
 def strangers(*, prompt_len: int, max_tokens: int, load: Load) -> TimedWorkload:
-    """Nothing in common between any two prompts, and lengths that vary."""
+    """Return prompts of different lengths that have nothing in common."""
     source = random.Random(load.seed)
     prompts = [draw(source, source.randint(prompt_len // 2, prompt_len * 3 // 2)) for _ in range(load.num_requests)]
     name = f"no reuse, about {prompt_len} in, {max_tokens} out"
@@ -102,7 +99,7 @@ def strangers(*, prompt_len: int, max_tokens: int, load: Load) -> TimedWorkload:
 
 
 def best_of(*, num_samples: int, prompt_len: int, max_tokens: int, load: Load) -> TimedWorkload:
-    """Each prompt is new, and asked for several answers at once."""
+    """Return new prompts with several samples each."""
     source = random.Random(load.seed)
     prompts = [draw(source, prompt_len) for _ in range(load.num_requests)]
     name = f"best of {num_samples}, {prompt_len} in, {max_tokens} out"
@@ -111,7 +108,7 @@ def best_of(*, num_samples: int, prompt_len: int, max_tokens: int, load: Load) -
 
 
 def mooncake(trace: Path, *, scale: float, speed: float) -> TimedWorkload:
-    """A trace, its lengths multiplied by `scale`, `speed` times as fast. Equal hash ids stay equal tokens."""
+    """Return a trace with its lengths multiplied by `scale`, `speed` times as fast. Equal hash ids give equal tokens."""
     with trace.open() as lines:
         records = [json.loads(line) for line in lines]
     block_len = round(TRACE_BLOCK * scale)
@@ -127,7 +124,7 @@ def mooncake(trace: Path, *, scale: float, speed: float) -> TimedWorkload:
 
 
 def _tokens_of(hash_ids: Iterable[int], block_len: int, length: int) -> list[int]:
-    """A hash id stands for a block and all before it; so each draws its own tokens, and blocks are equal where ids are."""
+    """Return the tokens of the hash ids. An id identifies a block and all before it, so it alone determines the block's tokens."""
     tokens: list[int] = []
     for hash_id in hash_ids:
         tokens += draw(random.Random(hash_id), block_len)

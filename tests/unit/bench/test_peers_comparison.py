@@ -85,7 +85,7 @@ def test_without_a_peer_there_is_none_to_be_held_against() -> None:
 
 
 def test_the_page_has_every_server_in_every_row_ahead_or_behind() -> None:
-    failed = Measurement(row="busy", server="good", failure="it ended with status 1: Illegal | instruction")
+    failed = Measurement(row="busy", server="good", failure="exited with status 1: Illegal | instruction")
     compared = comparison(
         measured("Pagoda", 90), measured("fast", 120), measured("good", 60), measured("Pagoda", 300, row="busy"), failed
     )
@@ -97,7 +97,7 @@ def test_the_page_has_every_server_in_every_row_ahead_or_behind() -> None:
         "| absent | did not take part |",
     ):
         assert line in alone
-    assert "| good | it ended with status 1: Illegal / instruction |" in busy
+    assert "| good | exited with status 1: Illegal / instruction |" in busy
     assert "| alone | good | 1.50 |" in page and "| busy | – | – |" in page
     assert "pip install failed: no compiler" in page
     assert "other processes used at most 30% of the machine" in page

@@ -131,7 +131,7 @@ def test_a_peer_that_cannot_be_installed_leaves_the_others(monkeypatch: pytest.M
 
 
 def test_a_server_that_nobody_knows_is_named() -> None:
-    with pytest.raises(typer.BadParameter, match=r"unknown servers: ollama; there are Pagoda, llama\.cpp, vLLM"):
+    with pytest.raises(typer.BadParameter, match=r"unknown servers: ollama; choose from Pagoda, llama\.cpp, vLLM"):
         command.peers(servers="Pagoda,ollama")
 
 
