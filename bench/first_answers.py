@@ -33,8 +33,8 @@ TIMEOUT_S = 600.0
 _TITLE = f"""# First answers
 
 The answers of `{DEFAULT_MODEL}` to {{questions}} everyday questions, with nothing set but a seed ({SEED}), through
-`/v1/chat/completions` and `/api/chat`. {{ended}} of {{answers}} answers end by themselves. `make first-answers` writes this page.
-The default numeric mode gives the same answers on any machine. The sampling parameters are in
+`/v1/chat/completions` and `/api/chat`. {{ended}} of {{answers}} answers end by themselves. `make first-answers` writes
+this page. The default numeric mode gives the same answers on any machine. The sampling parameters are in
 [docs/sampling-defaults.md](../../docs/sampling-defaults.md).
 
 A model of 135 million parameters writes well and knows little: its answers need not be true.

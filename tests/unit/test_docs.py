@@ -23,25 +23,13 @@ RECIPES = [REPOSITORY / name for name in ("Makefile", "Dockerfile", "compose.yam
 SOURCES = re.compile(r"(?<![\w/.:~$<>{}*-])(?:\.\./)*((?:[\w.-]+/)*[\w-]+\.(?:py|c|h|lua|proto|md))\b(?![/.\w(=])")
 NOT_OURS = frozenset({"version.py"})
 """Files of other packages."""
-CODE_BLOCK = re.compile(r"^( *)(```|~~~).*?^\1\2 *$", re.DOTALL | re.MULTILINE)
+CODE_BLOCK = re.compile(r"^( *)(`{3,}|~{3,}).*?^\1\2 *$", re.DOTALL | re.MULTILINE)
 ONE_LINK = re.compile(r"\s*(?:[-*] |\d+\. |> )?(?:\S+|!?\[[^]]*\]\([^)]*\)[.,:;]?)")
 MAX_LINE = 120
 MAX_CELL = 60
 LONG_DOCUMENTS = frozenset(
     {
         "README.md",
-        "bench/results/first-answers.md",
-        "bench/results/gateway-alone.md",
-        "bench/results/peers-smollm2-135m.md",
-        "bench/results/quality-formats-smollm2-135m.md",
-        "bench/results/quality-smollm2-135m.md",
-        "bench/results/routing-real.md",
-        "bench/results/routing-simulated.md",
-        "bench/results/sampling.md",
-        "bench/results/scheduler-alone.md",
-        "bench/results/short-requests.md",
-        "bench/results/smollm2-135m-avx2.md",
-        "bench/results/start.md",
         "docs/adding-a-family.md",
         "docs/adding-a-kernel.md",
         "docs/api-fields.md",
