@@ -26,9 +26,9 @@ if _version_not_supported:
 
 
 class InferenceServiceStub:
-    """Two doors to one engine. Generate is public: one request a call, errors as status. Session is the gateway's: one stream
-    for many requests, and one message per step with the tokens of all of them. Metadata `authorization: Bearer …` says who calls: an API
-    key, where there are any, or a token of the cluster.
+    """Two ways to generate. Generate is for clients: each call is one request, and errors are the status of the call. Session is
+    for gateways: one stream carries many requests, and one message per step carries the new tokens of all of them. The metadata
+    `authorization: Bearer …` identifies the caller, by an API key (if keys are configured) or by a token of the cluster.
     """
 
     def __init__(self, channel):
@@ -65,43 +65,44 @@ class InferenceServiceStub:
 
 
 class InferenceServiceServicer:
-    """Two doors to one engine. Generate is public: one request a call, errors as status. Session is the gateway's: one stream
-    for many requests, and one message per step with the tokens of all of them. Metadata `authorization: Bearer …` says who calls: an API
-    key, where there are any, or a token of the cluster.
+    """Two ways to generate. Generate is for clients: each call is one request, and errors are the status of the call. Session is
+    for gateways: one stream carries many requests, and one message per step carries the new tokens of all of them. The metadata
+    `authorization: Bearer …` identifies the caller, by an API key (if keys are configured) or by a token of the cluster.
     """
 
     def Generate(self, request, context):
-        """One request; a stream of typed events. Cancelling the call cancels the request; its deadline is honoured in the queue.
+        """Runs one request and streams its events. Cancelling the call cancels the request. The call's deadline also counts while the
+        request waits in the queue.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Session(self, request_iterator, context):
-        """Many requests over one stream. When the stream ends, all its open requests are cancelled. A scheduler that shuts down ends it with
-        UNAVAILABLE once its grace is over: what is open then can go on elsewhere.
+        """Runs many requests over one stream. When the stream ends, all its open requests are cancelled. A scheduler that shuts down
+        ends the stream with UNAVAILABLE after its grace period; the requests that are still open can resume on another scheduler.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def KeepLoaded(self, request, context):
-        """Says how long a model is to stay in memory, and loads it where it has left. Answers when it is there, or UNAVAILABLE with the
-        reason; at once where it is to leave.
+        """Sets how long a model stays in memory, and loads it if no worker has it loaded. Returns when the model is loaded, or fails
+        with UNAVAILABLE and the reason. Returns at once if the model is to be unloaded.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListModels(self, request, context):
-        """The models that attached workers serve, in memory or to be loaded for the next request.
+        """Lists the models that attached workers have loaded, or can load for the next request.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetLoad(self, request, context):
-        """Counters and gauges of the scheduler and its workers, for metrics and readiness.
+        """Returns counters and gauges of the scheduler and its workers, for metrics and readiness checks.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -144,9 +145,9 @@ def add_InferenceServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class InferenceService:
-    """Two doors to one engine. Generate is public: one request a call, errors as status. Session is the gateway's: one stream
-    for many requests, and one message per step with the tokens of all of them. Metadata `authorization: Bearer …` says who calls: an API
-    key, where there are any, or a token of the cluster.
+    """Two ways to generate. Generate is for clients: each call is one request, and errors are the status of the call. Session is
+    for gateways: one stream carries many requests, and one message per step carries the new tokens of all of them. The metadata
+    `authorization: Bearer …` identifies the caller, by an API key (if keys are configured) or by a token of the cluster.
     """
 
     @staticmethod

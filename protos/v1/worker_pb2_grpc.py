@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class WorkerServiceStub:
-    """Served by the scheduler, called by workers.
+    """The service of the scheduler that workers call.
     """
 
     def __init__(self, channel):
@@ -43,11 +43,12 @@ class WorkerServiceStub:
 
 
 class WorkerServiceServicer:
-    """Served by the scheduler, called by workers.
+    """The service of the scheduler that workers call.
     """
 
     def Attach(self, request_iterator, context):
-        """Missing associated documentation comment in .proto file."""
+        """Attaches a worker to the scheduler for as long as the stream is open.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
@@ -69,7 +70,7 @@ def add_WorkerServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class WorkerService:
-    """Served by the scheduler, called by workers.
+    """The service of the scheduler that workers call.
     """
 
     @staticmethod
