@@ -1,1 +1,1 @@
-"""The policy tier: every sequence, every batch, every block table. Text is in the gateway, tensors are in the workers."""
+"""The scheduler: decides what every worker computes, and keeps all sequences, batches and block tables."""

@@ -1,4 +1,4 @@
-"""python -m scheduler: settings → loop → gRPC server, until SIGTERM."""
+"""Entry point of `python -m scheduler`: run the loop behind its gRPC server until SIGTERM."""
 
 import asyncio
 import contextlib
@@ -46,7 +46,7 @@ async def serve(settings: SchedulerSettings, tracer: Tracer) -> None:
 
 @contextlib.asynccontextmanager
 async def running_scheduler(settings: SchedulerSettings, tracer: Tracer | None = None) -> AsyncIterator[SchedulerLoop]:
-    """The loop behind its gRPC server, listening until the block is left. What is open then goes on elsewhere, workers too."""
+    """Run the scheduler while the block runs and yield its loop. At the end, open requests and workers may move to another one."""
     counters = Counters()
     publisher = IndexPublisher(
         open_prefix_index(settings.prefix_index.get_secret_value()),
@@ -89,9 +89,9 @@ async def running_scheduler(settings: SchedulerSettings, tracer: Tracer | None =
 
 
 def open_door(settings: SchedulerSettings) -> Door:
-    """Return who is let in. Makes the home's cluster token where that is believed and missing.
+    """Return the check of every call. Create the home's cluster token if it is used and missing.
 
-    Raises KeysError, and ClusterTokenError where nobody could come in without the token that cannot be made.
+    Raises KeysError, or ClusterTokenError if the token cannot be created and other machines could not connect without it.
     """
     tokens, is_private = settings.believed_tokens, unix_path(settings.address) is not None
     if tokens is not None and tokens != settings.cluster_tokens:
@@ -99,10 +99,10 @@ def open_door(settings: SchedulerSettings) -> Door:
         try:
             make_token_file(path)
         except OSError as error:
-            problem = f"cannot make the cluster token {path}: {error.strerror or error}; name another with --cluster-token-file"
+            problem = f"cannot write the cluster token {path}: {error.strerror or error}; set another with --cluster-token-file"
             if not is_private:
                 raise ClusterTokenError(problem) from None
-            logger.warning("no cluster token, so API keys would keep gateways out", extra={"reason": problem})
+            logger.warning("no cluster token; with API keys, gateways could not connect", extra={"reason": problem})
     return Door(
         keyring=settings.keyring(open_without_keys=True),
         tokens=tokens,
@@ -112,7 +112,7 @@ def open_door(settings: SchedulerSettings) -> Door:
 
 
 async def publish_readiness(loop: SchedulerLoop, server: GrpcServer) -> None:
-    """The inference service is ready while a request would be computed: some worker is attached, and we do not drain."""
+    """Report the inference service as serving while the loop is ready: a worker is attached, and the scheduler does not drain."""
     changed = asyncio.Event()
     loop.on_readiness_changed = changed.set
     while True:
@@ -122,7 +122,7 @@ async def publish_readiness(loop: SchedulerLoop, server: GrpcServer) -> None:
 
 
 async def drain(loop: SchedulerLoop, grace_s: float) -> None:
-    """Refuse new requests, and let the open ones end within the grace."""
+    """Refuse new requests, and wait until the open ones have ended or the grace period is over."""
     logger.info("draining", extra={"grace_s": grace_s})
     idle = asyncio.Event()
     loop.requests.start_draining(on_idle=idle.set)

@@ -1,6 +1,6 @@
-"""Workers come and go: they are attached and detached with their streams, leave, and are dismissed. No sequence is lost by that.
+"""The attached workers: they attach and detach with their streams, leave, and are dismissed. No sequence is lost by that.
 
-Which model a worker has in memory, and why, is in models/model_loading.py.
+Loading and unloading of their models is in models/model_loading.py.
 """
 
 from collections.abc import Mapping, Set
@@ -24,7 +24,7 @@ from scheduler.worker_info import WorkerInfo, WorkerStore, only_itself
 
 
 class WorkerRegistry:
-    """The workers that are attached with a model. `Attachments` alone has it; everything else reads its `workers`."""
+    """The workers that are attached with a model. Only `Attachments` uses it; everything else reads its `workers`."""
 
     def __init__(self, *, max_lease_steps: int, prefill_limits: PrefillLimits) -> None:
         self._max_lease_steps = max_lease_steps
@@ -36,7 +36,7 @@ class WorkerRegistry:
     def add_worker(
         self, info: WorkerInfo, link: WorkerLink, held_blocks: Seq[tuple[PageId, BlockHash]]
     ) -> AttachedWorker:
-        """Raises ValueError for held blocks that cannot be."""
+        """Add a worker. Raises ValueError if the held blocks are impossible."""
         self._num_sessions += 1
         worker = AttachedWorker(
             info,
@@ -50,7 +50,7 @@ class WorkerRegistry:
         return worker
 
     def remove_worker(self, worker: AttachedWorker) -> bool:
-        """Return whether it was there: not where another stream of the same worker has taken its place."""
+        """Remove a worker. Return False if it is not there, because another stream of the same worker has replaced it."""
         if self._workers.get(worker.info.worker_id) is not worker:
             return False
         del self._workers[worker.info.worker_id]
@@ -66,14 +66,14 @@ class Attachments:
         loading: ModelLoading,
         suspects: Suspects,
     ) -> None:
-        """`registry` is the one behind `context.workers`."""
+        """Take over the workers: `registry` is the one behind `context.workers`."""
         self._context = context
         self._registry = registry
         self._lifecycle = lifecycle
         self._loading = loading
         self._suspects = suspects
 
-    # ---- their streams begin and end
+    # ---- beginning and end of streams
 
     def attach_worker(
         self,
@@ -82,10 +82,10 @@ class Attachments:
         held_blocks: Seq[tuple[PageId, BlockHash]] = (),
         store: WorkerStore | None = None,
     ) -> AttachedWorker:
-        """Take in a worker that opened a stream. An older stream of the same worker is dead, whatever its socket says.
+        """Attach a worker that opened a stream. An older stream of the same worker is detached, even if its socket is open.
 
-        `held_blocks` are what its cache has kept. Without a store it can load again what it has, and nothing else.
-        Raises ValueError for held blocks that cannot be.
+        `held_blocks` are the blocks that its cache has kept. Without a store it can only load its present model again.
+        Raises ValueError if the held blocks are impossible.
         """
         if (old := self._context.workers.get(info.worker_id)) is not None:
             self.detach_worker(old, is_alive=old.info.epoch == info.epoch)
@@ -96,17 +96,17 @@ class Attachments:
         return worker
 
     def attach_unloaded_worker(self, worker_id: str, store: WorkerStore, link: LoadLink) -> UnloadedWorker:
-        """Take in a worker without a model that opened a stream."""
+        """Attach a worker without a model that opened a stream."""
         if worker_id in self._context.workers:
             self.detach_worker(self._context.workers[worker_id])
         return self._loading.add_unloaded_worker(worker_id, store, link)
 
     def detach_unloaded_worker(self, worker: UnloadedWorker, *, is_lost: bool) -> None:
-        """Note that the stream of a worker without a model ended. Where it is not lost, it will be back with a model."""
+        """Note that the stream of a worker without a model ended. If it is not lost, it will come back with a model."""
         self._loading.remove_unloaded_worker(worker, is_lost=is_lost)
 
     def let_worker_leave(self, worker: AttachedWorker | UnloadedWorker) -> None:
-        """Let a worker end that wants to: it is dismissed once what it computes has moved elsewhere or ended."""
+        """Let a worker leave. It is dismissed when its sequences have moved to other workers or ended."""
         if isinstance(worker, UnloadedWorker):
             self._loading.dismiss_unloaded_worker(worker)
         elif worker.phase is WorkerPhase.SERVING:
@@ -114,9 +114,9 @@ class Attachments:
         self._context.wake()
 
     def detach_worker(self, worker: AttachedWorker, *, is_alive: bool = False) -> None:
-        """Have the sequences of a worker whose stream ended wait for another one, their tokens kept. Do nothing the second time.
+        """Detach a worker whose stream ended. Its sequences keep their tokens and wait for another one. Has no effect twice.
 
-        Unless the worker is known to live or said that it would go, what it computed may have killed it.
+        Unless the worker is known to be alive or to leave, its sequences may have caused its death.
         """
         if not self._registry.remove_worker(worker):
             return
@@ -126,36 +126,39 @@ class Attachments:
         for sequence in list(worker.running):
             self._lifecycle.interrupt_sequence(worker, sequence, Interruption.WORKER_LOST)
         if convicted is not None:
-            deaths = f"{convicted.deaths.count} workers in a row were lost while they computed it, the last one with nothing else"
+            deaths = (
+                f"{convicted.deaths.count} workers in a row were lost while they computed this request, the last one while it "
+                "computed nothing else"
+            )
             self._lifecycle.fail_sequences([convicted], SequenceFailedError(deaths))
         self._loading.remove_loaded_worker(worker.info)
         self._context.wake()
         self._lifecycle.open_requests.deliver_events()
 
-    # ---- what becomes of those that go
+    # ---- leaving
 
     def move_sequences_off(self) -> None:
-        """Move the sequences of leaving workers to others, as far as those have room for them."""
+        """Interrupt sequences of leaving workers, as many as the other workers have room for."""
         leaving = [worker for worker in self._context.workers.values() if worker.phase is WorkerPhase.LEAVING]
         for worker in leaving:
             for sequence in movable(worker, self._context.workers.values()):
                 self._lifecycle.interrupt_sequence(worker, sequence, Interruption.WORKER_LEAVES)
 
     def dismiss_leaving_workers(self) -> None:
-        """Dismiss the leaving workers that have nothing left to do."""
+        """Dismiss the leaving workers that are idle."""
         for worker in self._context.workers.values():
             if worker.phase is WorkerPhase.LEAVING and worker.is_idle:
                 worker.dismiss()
 
     def dismiss_unwanted_workers(self, wanted: Set[str]) -> None:
-        """Dismiss the workers with nothing left to do and no model that is wanted: this scheduler drains."""
+        """Dismiss the idle workers whose model is not wanted, because this scheduler drains."""
         for worker in self._context.workers.values():
             if worker.is_idle and worker.info.model not in wanted:
                 worker.dismiss()
         self._loading.dismiss_unwanted_unloaded()
 
     def dismiss_all_workers(self) -> None:
-        """Dismiss all workers: this scheduler ends, and they go to another or wait for the next."""
+        """Dismiss all workers, because this scheduler shuts down. They attach to another one, or wait for the next."""
         for worker in self._context.workers.values():
             worker.dismiss()
         for unloaded in list(self._loading.stores.unloaded.values()):

@@ -1,4 +1,4 @@
-"""The clock of the scheduler: time and timers, as asyncio's event loop has them and as tests imitate them."""
+"""The clock of the scheduler: protocols of time and timers that asyncio's event loop implements, and that tests fake."""
 
 from collections.abc import Callable
 from typing import Protocol

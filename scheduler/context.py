@@ -1,4 +1,4 @@
-"""What every part of the scheduler's loop shares: the clock, the state that all may read, and whom to tell of changes."""
+"""The state that all parts of the scheduler's loop share: the clock, the workers, the queue and the listeners."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -14,11 +14,11 @@ from scheduler.steps.worker_state import AttachedWorker
 class SchedulerContext:
     clock: Clock
     workers: Mapping[str, AttachedWorker]
-    """By id, the workers that are attached with a model. `Attachments` alone adds and removes them."""
+    """The workers that are attached with a model, by id. Only `Attachments` adds and removes them."""
     waiting: WaitingSequences
-    """The sequences that wait. `Lifecycle` alone adds and removes them."""
+    """The sequences that wait. Only `Lifecycle` adds and removes them."""
     wake: Callable[[], object]
-    """Has the next steps planned soon."""
+    """Callback that has the next steps planned soon."""
     sequence_listener: SequenceListener
     cache_listener: CacheListener
     counters: Counters

@@ -1,4 +1,4 @@
-"""What the scheduler counts."""
+"""The counters of the scheduler."""
 
 from dataclasses import dataclass, field
 
@@ -7,29 +7,29 @@ from kvcache.breaker import BreakerState
 
 @dataclass(slots=True)
 class IndexCounters:
-    """Of the shared prefix index, as far as this scheduler has to do with it."""
+    """Counters of this scheduler's use of the shared prefix index."""
 
     num_published: int = 0
-    """Blocks that it took."""
+    """Blocks that the index accepted."""
     num_dropped: int = 0
-    """Blocks that it did not: unreachable, full, or too many at once."""
+    """Blocks that the index did not accept: it was unreachable or full, or there were too many at once."""
     breaker_state: BreakerState = BreakerState.CLOSED
 
 
 @dataclass(slots=True)
 class ModelCounters:
-    """Of the models that come into memory because somebody waits for them, and leave it."""
+    """Counters of models that are loaded on demand, and unloaded."""
 
     num_loads: int = 0
     num_failed_loads: int = 0
     num_unloads: int = 0
     load_s: float = 0.0
-    """All loads together."""
+    """Total duration of the successful loads, in seconds."""
 
 
 @dataclass(slots=True)
 class Counters:
-    """Since the scheduler started."""
+    """All counters since the scheduler started."""
 
     num_preemptions: int = 0
     num_prefix_queries: int = 0

@@ -1,16 +1,16 @@
-"""Why a request is refused or fails. Each error has one gRPC status; the border turns one into the other, nobody else does.
+"""The errors of requests and workers. Each error of a request has one gRPC status, which only `scheduler.rpc` sets.
 
 RequestError
-├── InvalidRequestError       INVALID_ARGUMENT     can never be served
-├── NotAllowedError           PERMISSION_DENIED    the API key has not the scope for it
+├── InvalidRequestError       INVALID_ARGUMENT     the request can never be served
+├── NotAllowedError           PERMISSION_DENIED    the API key lacks the required scope
 ├── ModelNotServedError       NOT_FOUND            no worker has this model
-├── QueueFullError            RESOURCE_EXHAUSTED   try again after retry_after_s
-├── UnavailableError          UNAVAILABLE          no worker; try again after retry_after_s
-│   └── ShuttingDownError                          this scheduler is about to end; others are not
+├── QueueFullError            RESOURCE_EXHAUSTED   retry after retry_after_s
+├── UnavailableError          UNAVAILABLE          no worker; retry after retry_after_s
+│   └── ShuttingDownError                          this scheduler shuts down; retry on another one
 ├── DeadlineExceededError     DEADLINE_EXCEEDED    the request's own deadline passed
-└── SequenceFailedError       INTERNAL             its computation failed again and again
+└── SequenceFailedError       INTERNAL             its computation failed repeatedly
 
-The others are about a worker and no request: its stream is ended, its sequences go on elsewhere.
+The remaining errors concern a worker, not a request: its stream ends, and its sequences continue on other workers.
 """
 
 from typing import ClassVar
@@ -61,12 +61,12 @@ class SequenceFailedError(RequestError):
 
 
 class WorkerProtocolError(Exception):
-    """A worker broke the contract; its stream is ended."""
+    """A worker violated the protocol; its stream is ended."""
 
 
 class SilentWorkerError(Exception):
-    """A stream was opened, and then nothing was said."""
+    """A stream was opened, and no message followed."""
 
 
 class WorkerIDTakenError(Exception):
-    """Another process is attached under the same worker id, and lives."""
+    """Another live process is attached under the same worker id."""

@@ -1,4 +1,4 @@
-"""How long a model stays in memory once it is not used. What unloads it then is in models/model_loading.py."""
+"""The idle timers of models, after which they are unloaded. Unloading itself is in models/model_loading.py."""
 
 import math
 from collections import Counter
@@ -8,7 +8,7 @@ from scheduler.clock import TimerHandle, Timers
 
 
 class KeepAlive:
-    """The users and the idle timer of each model, by its name. `math.inf` seconds are for ever."""
+    """The users and the idle timer of each model, by its name. A keep-alive of `math.inf` seconds never expires."""
 
     def __init__(self, timers: Timers, default_s: float, on_expired: Callable[[], object]) -> None:
         self._timers = timers
@@ -19,18 +19,18 @@ class KeepAlive:
         self._idle_since_s: dict[str, float] = {}
         self._timer_of: dict[str, TimerHandle] = {}
         self._over: set[str] = set()
-        """Whose timer has run out. A clock may say that it is a moment early: it is not asked again."""
+        """Models whose timer has expired. Kept because the clock may read a moment less when it is asked again."""
 
     def set_keep_alive(self, model: str, keep_alive_s: float | None, *, only_prolongs: bool = False) -> None:
-        """Set the model's keep-alive and restart its idle timer. None keeps the current value, as does a shorter one that
-        `only_prolongs`.
+        """Set the model's keep-alive and restart its idle timer. None keeps the current value, and so does a shorter value if
+        `only_prolongs` is true.
         """
         if keep_alive_s is not None:
             self._wished_s[model] = max(keep_alive_s, self._duration_s(model)) if only_prolongs else keep_alive_s
         self.restart_idle_timer(model)
 
     def restart_idle_timer(self, model: str) -> None:
-        """Restart the timer of a model without users, as if the last one had just left."""
+        """Restart the idle timer of a model without users."""
         self._stop_timer(model)
         if self._num_users[model]:
             return
@@ -42,7 +42,7 @@ class KeepAlive:
             self._timer_of[model] = self._timers.call_later(duration_s, lambda: self._expire(model))
 
     def reset_keep_alive(self, model: str) -> None:
-        """Give a model that has left memory the default again, for when it comes back."""
+        """Reset the keep-alive of an unloaded model to the default."""
         self._wished_s.pop(model, None)
 
     def add_users(self, model: str, num_users: int) -> None:
@@ -50,7 +50,7 @@ class KeepAlive:
         self._stop_timer(model)
 
     def remove_user(self, model: str) -> None:
-        """One user of the model has left."""
+        """Note that one user of the model has left."""
         self._num_users[model] -= 1
         self.restart_idle_timer(model)
 
@@ -58,11 +58,11 @@ class KeepAlive:
         return model in self._over
 
     def idle_since_s(self, model: str) -> float:
-        """Return when its last user left."""
+        """Return the time at which the last user of the model left."""
         return self._idle_since_s.get(model, -math.inf)
 
     def expires_in_s(self, model: str) -> float:
-        """Return in how many seconds it expires; while it is used, as if that ended now."""
+        """Return the seconds until the model expires; while it is in use, its whole keep-alive."""
         if self._num_users[model] or model not in self._idle_since_s:
             return self._duration_s(model)
         return max(0.0, self._idle_since_s[model] + self._duration_s(model) - self._timers.time())

@@ -1,7 +1,7 @@
-"""What becomes of an accepted sequence: it waits, is admitted, gets new tokens, perhaps waits again, and ends exactly once.
+"""The life of an accepted sequence: it waits, is admitted, gets new tokens, may wait again, and ends exactly once.
 
-Its client, tracing and the counters are told of each of these here and nowhere else. What a sequence has on its worker, steps and
-pages, is in steps/worker_state.py.
+Only this module reports these events to the client, to tracing and to the counters. The steps and pages of a sequence on its worker
+are in steps/worker_state.py.
 """
 
 from collections.abc import Sequence as Seq
@@ -30,7 +30,7 @@ from scheduler.steps.worker_state import AttachedWorker
 
 class Lifecycle:
     def __init__(self, context: SchedulerContext, queue: FairQueue, keep_alive: KeepAlive) -> None:
-        """`queue` is the one behind `context.waiting`."""
+        """Take over the queue: `queue` is the one behind `context.waiting`."""
         self.open_requests = OpenRequests()
         self.drain_rate = DrainRate(context.clock.time)
         self._context = context
@@ -38,10 +38,10 @@ class Lifecycle:
         self._keep_alive = keep_alive
         self._listener = context.sequence_listener
 
-    # ---- on the way
+    # ---- before the end
 
     def accept_request(self, opened: OpenRequest) -> None:
-        """Have the request's sequences wait for a worker."""
+        """Queue the sequences of a request."""
         request, sequences = opened.request, list(opened.sequences.values())
         self.open_requests.add_request(opened)
         self._keep_alive.add_users(sequences[0].model, len(sequences))
@@ -56,7 +56,7 @@ class Lifecycle:
             )
 
     def take_from_queue(self, sequence: Sequence) -> None:
-        """Take out of the queue a sequence that is admitted to a worker."""
+        """Take a sequence out of the queue because it is admitted to a worker."""
         self._queue.dequeue_sequence(sequence)
 
     def record_admission(self, sequence: Sequence, num_cached_tokens: int) -> None:
@@ -75,14 +75,14 @@ class Lifecycle:
         history.admitted_before, history.has_lost_worker = sequence.computation.worker_id, False
 
     def record_scored_tokens(self, sequence: Sequence, scored: ScoredTokens) -> None:
-        """Deliver log-probabilities of prompt tokens, those that were delivered before a preemption left out.
+        """Deliver log-probabilities of prompt tokens, except those that were delivered before a preemption.
 
-        Raises WorkerProtocolError where some are missing.
+        Raises WorkerProtocolError if some are missing.
         """
         start = sequence.num_scored
         if scored.start > start:
             raise WorkerProtocolError(
-                f"sequence {scored.sequence_id} has log-probabilities from {scored.start} on, {start} was due"
+                f"sequence {scored.sequence_id} has log-probabilities from {scored.start} on, but {start} was due"
             )
         if scored.start + len(scored.logprobs) > sequence.num_prompt_tokens:
             raise WorkerProtocolError(f"sequence {scored.sequence_id} has log-probabilities past its prompt")
@@ -91,7 +91,7 @@ class Lifecycle:
             self.open_requests.post_event(sequence, prompt_logprobs_event(sequence, start, logprobs))
 
     def record_sampled_tokens(self, sequence: Sequence, sampled: SampledTokens, max_new_tokens: int) -> None:
-        """Add and deliver what a step brought. Raises WorkerProtocolError for no token, or more than the step had promised."""
+        """Add and deliver the new tokens of a step. Raises WorkerProtocolError for no token, or more than `max_new_tokens`."""
         if not 1 <= len(sampled.token_ids) <= max_new_tokens:
             raise WorkerProtocolError(
                 f"sequence {sampled.sequence_id} has {len(sampled.token_ids)} new tokens, which must be between 1 and "
@@ -106,7 +106,7 @@ class Lifecycle:
         self.open_requests.post_event(sequence, event)
 
     def interrupt_sequence(self, worker: AttachedWorker, sequence: Sequence, why: Interruption) -> None:
-        """Take a sequence off its worker, its tokens kept, and have it wait again."""
+        """Take a sequence off its worker and queue it again. It keeps its tokens."""
         worker.release_sequence(sequence)
         match why:
             case Interruption.PREEMPTED:
@@ -132,7 +132,7 @@ class Lifecycle:
         stop_token_id: int | None = None,
         num_output_tokens: int | None = None,
     ) -> None:
-        """End a sequence. `num_output_tokens` are fewer than it has where its client has found an earlier end."""
+        """End a sequence. `num_output_tokens` is set if its client found an earlier end, such as a stop string."""
         event = finished_event(sequence, reason, now_s=self._context.clock.time())
         if stop_token_id is not None:
             event = replace(event, stop_token_id=stop_token_id)
@@ -143,7 +143,7 @@ class Lifecycle:
         self._remove_sequence(sequence)
 
     def fail_sequences(self, sequences: Seq[Sequence], error: RequestError) -> None:
-        """Fail the requests of these sequences, and with them all their siblings: a request has one error."""
+        """Fail the requests of these sequences. All samples of a request fail together, with one error."""
         for sequence in sequences:
             if sequence.status is not SequenceStatus.ENDED:
                 self.fail_request(self.open_requests.request_of(sequence), error)

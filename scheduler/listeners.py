@@ -1,4 +1,4 @@
-"""Listeners of sequences and of the workers' caches, as which tracing and the prefix index are told of the loop's doings."""
+"""The listeners of the loop: tracing follows its sequences, and the prefix index follows the caches of its workers."""
 
 from collections.abc import Sequence as Seq
 from enum import Enum
@@ -12,56 +12,57 @@ from scheduler.steps.worker_state import AttachedWorker
 
 
 class Interruption(Enum):
-    """Why a sequence that ran waits again."""
+    """The reason why a running sequence waits again."""
 
     PREEMPTED = "preempted"
-    """Its pages were needed, or its worker for a suspect."""
+    """Its pages were needed, or its worker was needed for a suspect."""
     WORKER_LOST = "worker lost"
     WORKER_LEAVES = "worker leaves"
-    """Its worker wants to end, and another one has room."""
+    """Its worker is about to stop, and another one has room."""
 
 
 class SequenceListener:
-    """Hears what becomes of each sequence; tracing overrides what it wants to know. Calls return at once.
+    """A listener to the events of sequences, which tracing overrides. Its methods must return at once.
 
-    After `sequence_queued` a sequence is heard of until `sequence_finished` or `sequence_failed`, one of which comes last.
+    `sequence_queued` is called first for each sequence, and either `sequence_finished` or `sequence_failed` last.
     """
 
     def sequence_queued(self, sequence: Sequence, request: InferenceRequest, *, place: int, num_waiting: int) -> str:
-        """It waits in that place of its tenant's line, among so many of all. Return the trace context that its steps carry to
-        the workers; empty for none."""
+        """Note that a sequence waits, at `place` among those of its tenant, with `num_waiting` sequences waiting in all. Return
+        the trace context that its steps carry to the workers; empty for none."""
         return ""
 
     def model_loading(self, sequence: Sequence, worker_id: str) -> None:
-        """It waits for its model, which this worker has been told to load."""
+        """Note that this worker loads the model that the sequence waits for."""
 
     def model_loaded(self, sequence: Sequence, worker_id: str, load_s: float) -> None:
-        """The model that it waited for is in memory, after so long."""
+        """Note that the model that the sequence waits for is loaded; it took `load_s`."""
 
     def sequence_admitted(self, sequence: Sequence, num_cached_tokens: int) -> None:
-        """Its first step on a worker is planned. `admitted_before` still names the worker before that."""
+        """Note that the first step on a worker is planned. `admitted_before` still names the previous worker."""
 
     def sequence_sampled(self, sequence: Sequence) -> None:
-        """It has new tokens. Called for every step, so it must cost next to nothing."""
+        """Note new tokens. Called for every step, so it must cost next to nothing."""
 
     def sequence_interrupted(self, sequence: Sequence, why: Interruption) -> None:
-        """It waits again. `worker_id` still names the worker that it ran on."""
+        """Note that a sequence waits again. Its `worker_id` still names the worker that it ran on."""
 
     def sequence_finished(self, sequence: Sequence, reason: FinishReason) -> None:
-        """It has ended by itself, or was given up."""
+        """Note that a sequence has ended or was aborted."""
 
     def sequence_failed(self, sequence: Sequence, error: RequestError) -> None:
-        """Its request has failed."""
+        """Note that the request of a sequence has failed."""
 
 
 class CacheListener:
-    """Hears what the workers' caches hold; the prefix index's publisher overrides all of it. Calls return at once."""
+    """A listener to changes of the workers' caches, which the publisher of the prefix index overrides. Its methods must return
+    at once."""
 
     def worker_attached(self, worker: AttachedWorker) -> None:
-        """A worker has come, perhaps with blocks in its pool that it had kept."""
+        """Note a new worker, whose pool may already hold blocks from before."""
 
     def blocks_changed(self, worker: AttachedWorker, evicted: Seq[BlockHash], sealed: Seq[BlockHash]) -> None:
-        """With a step's result some blocks became final; before that some others had to go."""
+        """Note the blocks that a step's result made final, and the blocks that were evicted before it."""
 
     def worker_detached(self, worker: AttachedWorker) -> None:
-        """A worker is gone, and its blocks with it."""
+        """Note that a worker is gone, and its blocks with it."""

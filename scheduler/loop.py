@@ -1,9 +1,9 @@
-"""The heart: three verbs. Plan what a worker computes, run it there, apply its result.
+"""The scheduler's loop: plan what a worker computes, run it there, apply its result.
 
-Everything happens on one thread, in plain calls that return at once: no locks, no awaiting. Clients and workers are behind the
-two small protocols `Client` and `WorkerLink`, time is behind `Clock`, so that the whole policy runs in tests without a network.
-What clients ask for is in requests.py, what becomes of their sequences in lifecycle.py, how workers come and go in attachments.py,
-and how models do in models/model_loading.py. Whatever happens there ends in `wake`. What all of them share is in context.py.
+Everything happens on one thread, in plain calls that return at once, without locks or awaiting. Clients and workers are behind the
+small protocols `Client` and `WorkerLink`, and time is behind `Clock`, so that tests run the whole policy without a network.
+The other parts are: requests.py (calls of clients), lifecycle.py (states of sequences), attachments.py (workers attach and detach),
+models/model_loading.py (models are loaded and unloaded) and context.py (shared state). Each change that they make ends in `wake`.
 """
 
 from collections.abc import Callable
@@ -71,13 +71,13 @@ class SchedulerLoop:
     # ---- when
 
     def wake(self) -> None:
-        """Have the next steps planned soon: what arrives together is planned together."""
+        """Plan the next steps soon, but not at once, so that everything that arrives together is planned together."""
         if not self._is_awake:
             self._is_awake = True
             self.context.clock.call_soon(self.fill_workers)
 
     def fill_workers(self) -> None:
-        """Give every worker as many steps as it may have in flight; then see who and what has to come or go."""
+        """Give every worker as many steps as it may have in flight. Then recall leases, and dismiss, load and unload."""
         self._is_awake = False
         self.attachments.move_sequences_off()
         self._placement.begin_rounds(self._clear_quarantine_workers())
@@ -97,19 +97,19 @@ class SchedulerLoop:
     # ---- plan → run → apply
 
     def step_worker(self, worker: AttachedWorker) -> bool:
-        """Plan and send one step. Return False when there was nothing to decide."""
+        """Plan and send one step. Return False if there was nothing to decide."""
         decision = self.plan_worker_step(worker)
         is_sent = self.run_worker_step(worker, decision)
         return is_sent or bool(decision.preempted or decision.outgrown)
 
     def plan_worker_step(self, worker: AttachedWorker) -> StepDecision:
-        """Decide what it computes next: for sequences that run there, and for waiting ones that are placed there."""
+        """Decide what the worker computes next, for its running sequences and the waiting ones that are placed there."""
         somebody_waits = self._somebody_waits(worker)
         waiting = self._placement.sequences_for_worker(worker) if somebody_waits else ()
         return plan_step(worker.running, waiting, worker.pool, worker.step_limits, somebody_waits=somebody_waits)
 
     def run_worker_step(self, worker: AttachedWorker, decision: StepDecision) -> bool:
-        """Carry a decision out and send it. Return False when nothing is left to send."""
+        """Carry out a decision and send the step. Return False if nothing is left to send."""
         for sequence in decision.preempted:
             self._preempt_sequence(worker, sequence)
         for sequence in decision.outgrown:
@@ -130,7 +130,7 @@ class SchedulerLoop:
         return True
 
     def apply_result(self, worker: AttachedWorker, result: StepResult) -> None:
-        """Take in what a step sampled. Raises WorkerProtocolError when the result is not the one that was due."""
+        """Apply the result of a step. Raises WorkerProtocolError if it is not the result that is due."""
         if self.workers.get(worker.info.worker_id) is not worker:
             raise WorkerProtocolError("this stream was replaced by a newer one of the same worker")
         step = worker.steps.take_answered_step(result.step_id)
@@ -143,7 +143,7 @@ class SchedulerLoop:
             sequence, attempt, max_new_tokens = step.sampling.pop(sampled.sequence_id, (None, 0, 0))
             if sequence is not None and attempt == sampled.attempt == sequence.computation.attempt:
                 self._apply_sampled(worker, sequence, sampled, max_new_tokens)
-        # The worker leaves out only sequences that it ended itself, and those have left here too.
+        # The worker omits only sequences that it ended itself, and those have ended here too.
         for sequence, attempt, _ in step.sampling.values():
             if sequence.computation.attempt == attempt:
                 raise WorkerProtocolError(f"step {result.step_id} has no token for sequence {sequence.sequence_id}")
@@ -178,7 +178,7 @@ class SchedulerLoop:
     # ---- around the steps
 
     def _clear_quarantine_workers(self) -> dict[str, AttachedWorker]:
-        """Preempt on the quarantine workers all sequences but suspects. Return these workers by model."""
+        """Preempt all sequences but suspects on the quarantine workers. Return these workers by model."""
         quarantines = self._suspects.quarantine_workers(self.workers.values())
         for quarantine in quarantines.values():
             for sequence in making_way(quarantine):
@@ -187,11 +187,11 @@ class SchedulerLoop:
 
     def _preempt_sequence(self, worker: AttachedWorker, sequence: Sequence) -> None:
         self.lifecycle.interrupt_sequence(worker, sequence, Interruption.PREEMPTED)
-        # Who came first in this round did not know of it.
+        # Workers that were served earlier in this round did not see that this sequence waits.
         self.wake()
 
     def _recall_leases(self) -> None:
-        """Recall the leases that foresaw what no longer holds: a sequence waits, or one left without the worker's knowing."""
+        """End the leases that are outdated: a sequence waits, or one has left without the worker's knowledge."""
         for worker in self.workers.values():
             lease = worker.steps.lease
             if lease is not None and (lease.is_outdated or self._somebody_waits(worker)):
@@ -205,7 +205,7 @@ class SchedulerLoop:
             self._was_ready = self.is_ready
             self.on_readiness_changed()
 
-    # ---- for those who ask
+    # ---- queries
 
     @property
     def models(self) -> ServedModels:
@@ -213,7 +213,7 @@ class SchedulerLoop:
 
     @property
     def is_ready(self) -> bool:
-        """Whether a request would be accepted and computed now."""
+        """True if a request would be accepted and computed now."""
         is_any_serving = any(worker.phase is WorkerPhase.SERVING for worker in self.workers.values())
         return (is_any_serving or bool(self.loading.stores.unloaded)) and not self.requests.is_draining
 

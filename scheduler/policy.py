@@ -1,4 +1,4 @@
-"""What an operator may choose of the scheduler's policy."""
+"""The part of the scheduler's policy that an operator may choose."""
 
 import math
 from dataclasses import dataclass, field
@@ -10,14 +10,14 @@ from scheduler.steps.step_decision import PrefillLimits
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SchedulingPolicy:
     max_waiting: int = 1024
-    """Sequences that may wait."""
+    """Maximum number of waiting sequences."""
     max_waiting_per_tenant: int | None = None
-    """Sequences of one tenant that may wait; None for as many as of all."""
+    """Maximum number of waiting sequences of one tenant; None means no limit but `max_waiting`."""
     worker_grace_s: float = 60.0
-    """A model without any worker for so long fails its requests."""
+    """Seconds after which the requests of a model without any worker fail."""
     max_lease_steps: int = 1
-    """For at most so many steps a worker goes on by itself while no request waits."""
+    """Maximum number of decode steps that a worker runs by itself while no request waits."""
     prefill_limits: PrefillLimits = field(default_factory=PrefillLimits)
     keep_alive_s: float = math.inf
-    """A model that is not used for so long leaves memory, unless a request has wished otherwise."""
+    """Seconds after which an unused model is unloaded, unless a request has set another value."""
     routing: RoutingPolicy = prefix_aware

@@ -1,4 +1,4 @@
-"""What clients ask for: requests are accepted or refused, cancelled, finished by the client, or out of time."""
+"""The calls of clients: submit, cancel and finish requests. Also refuses them and times them out."""
 
 from collections.abc import Callable
 
@@ -30,20 +30,20 @@ class Requests:
         self.is_draining = False
 
     def start_draining(self, on_idle: Callable[[], object]) -> None:
-        """Refuse new requests from now on; `on_idle` is called when the last open one has ended, perhaps at once."""
+        """Refuse new requests from now on. `on_idle` is called when the last open request has ended, perhaps at once."""
         self.is_draining = True
         self._open.call_when_empty(on_idle)
         self._context.wake()
 
     def check_prompt_length(self, model: str, num_tokens: int) -> None:
-        """Refuse a prompt for its length before anything is made of it. Raises a RequestError, as `submit` would."""
+        """Refuse a prompt that is too long, before it is copied. Raises the same RequestError as `submit_request`."""
         if self.is_draining:
             raise ShuttingDownError
         if (problem := length_problem(num_tokens, self._models.info_for_request(model).limits)) is not None:
             raise InvalidRequestError(problem)
 
     def submit_request(self, request: InferenceRequest, client: Client) -> None:
-        """Queue the samples of a request. Raises a RequestError and queues nothing when it can't be accepted."""
+        """Queue the samples of a request. Raises a RequestError and queues nothing if the request is refused."""
         if self.is_draining:
             raise ShuttingDownError
         info = self._models.info_for_request(request.model)
@@ -63,7 +63,7 @@ class Requests:
         self._changed()
 
     def cancel_request(self, client: Client, request_id: str) -> None:
-        """Abort a request that its client has given up. An unknown one has ended already."""
+        """Abort a request for its client. An unknown request is ignored, since it has already ended."""
         opened = self._open.find_request(client, request_id)
         if opened is not None:
             self._abort_request(opened)
@@ -74,7 +74,7 @@ class Requests:
             self._abort_request(opened)
 
     def finish_sample(self, client: Client, request_id: str, sample_index: int, num_tokens: int) -> None:
-        """End a sample: the client found a stop string within its first `num_tokens` generated tokens."""
+        """End a sample in which the client found a stop string, within its first `num_tokens` generated tokens."""
         opened = self._open.find_request(client, request_id)
         sequence = opened.sequences.get(sample_index) if opened else None
         if sequence is not None:
@@ -83,7 +83,7 @@ class Requests:
             self._changed()
 
     def _check_room(self, request: InferenceRequest) -> None:
-        """Raises QueueFullError: of this tenant, or of all, too many wait."""
+        """Raise QueueFullError if too many sequences wait, of this tenant or in all."""
         of_tenant, of_all = self._context.waiting.num_waiting(request.tenant), len(self._context.waiting)
         if of_tenant + request.num_samples > self._max_waiting_per_tenant:
             number, limit, whose = of_tenant, self._max_waiting_per_tenant, "your queue"
@@ -93,7 +93,7 @@ class Requests:
             return
         wait_s = self._lifecycle.drain_rate.seconds_for(of_all)
         raise QueueFullError(
-            f"{whose} is full: {number} sequences wait, at most {limit} may; number {number + 1} would wait about {wait_s:.0f} s",
+            f"{whose} is full: {number} sequences wait (limit {limit}); a new one would wait about {wait_s:.0f} s",
             retry_after_s=self._lifecycle.drain_rate.retry_after_s(of_all),
         )
 

@@ -21,47 +21,49 @@ class SchedulerSettings(KeySettings):
     model_config = SettingsConfigDict(env_prefix="PAGODA_SCHEDULER_")
 
     listen: str = ""
-    """Where clients and workers connect: `host:port` or `unix:/path.sock`. Default: unix:HOME/run/scheduler.sock."""
+    """Address to listen on for clients and workers: `host:port` or `unix:/path.sock`. Default: unix:HOME/run/scheduler.sock."""
     tls_roles: str = ""
-    """Whose a certificate is that --tls-ca demands: ROLE=NAME between commas, such as worker=*.workers.example, where ROLE is
-    gateway, worker, client or any. Default: one that is named worker, worker.…, worker-… or spiffe://…/worker is a worker's."""
+    """Roles of the certificates that --tls-ca demands, as ROLE=NAME separated by commas, such as worker=*.workers.example. ROLE is
+    gateway, worker, client or any. Default: a certificate has the role worker if its name is worker, worker.…, worker-… or
+    spiffe://…/worker, and likewise for the other roles."""
     max_waiting: int = Field(default=4096, ge=1)
-    """Sequences that may wait; one more request is refused with a retry delay."""
+    """Maximum number of waiting sequences. A request that exceeds it is refused with a retry delay."""
     max_waiting_per_tenant: int = Field(default=1024, ge=1)
-    """Sequences of one tenant that may wait."""
+    """Maximum number of waiting sequences of one tenant."""
     worker_grace_s: float = Field(default=60.0, ge=0)
-    """How long accepted requests wait for a worker when none is left."""
+    """Seconds that accepted requests wait for a worker if none is left."""
     heartbeat_s: float = Field(default=1.0, gt=0)
-    """How often a worker says that it lives."""
-    # A worker beats twice as often as it is asked to, so eight beats in a row are missing by then. On two cores that four processes
-    # fight for, one is kept waiting for tenths of a second. And an alarm that was false costs no answer: the worker comes back
-    # at once, and what it computed is computed again, mostly from the cache.
+    """Longest time between two heartbeats of a worker, in seconds."""
+    # A worker sends heartbeats twice as often as asked, so eight in a row are missing by then. When four processes share two
+    # cores, a process may wait for tenths of a second. A false alarm loses no answer: the worker attaches again at once and
+    # computes its sequences again, mostly from its cache.
     silence_s: float = Field(default=4.0, gt=0)
-    """A worker that says nothing for this long is lost."""
+    """Seconds of silence after which a worker is lost."""
     step_time_multiple: float = Field(default=10.0, ge=1)
-    """A worker that lives but takes so many times as long for a step as such steps took, and at least silence_s, is lost."""
+    """Factor by which a step may exceed the time of similar steps. A worker that takes longer, and at least silence_s, is lost."""
     stalled_step_s: float = Field(default=120.0, gt=0)
-    """The longest time for a step, also for the first ones, of which nobody knows how long they take."""
+    """Longest time for any step, in seconds; also the limit for the first steps, whose duration cannot be predicted."""
     max_lease_steps: int = Field(default=8, ge=1)
-    """How many decode steps a worker may go on by itself while nobody waits; 1 plans each step."""
+    """Maximum number of decode steps that a worker runs by itself while no request waits; 1 plans each step."""
     max_num_partial_prefills: int = Field(default=8, ge=1)
-    """Prompts that a worker may have computed in part at the same time; 1 computes one after the other, whatever their lengths."""
+    """Maximum number of partly computed prompts per worker; 1 computes prompts one after another, whatever their lengths."""
     max_long_partial_prefills: int = Field(default=3, ge=1)
-    """The long ones among them: a long prompt passes those under way only if it has less than a quarter of their tokens."""
+    """Maximum number of long prompts among them. A long prompt passes those in progress only if it has less than a quarter of their
+    tokens."""
     long_prefill_token_threshold: int = Field(default=0, ge=0)
-    """A prompt with more tokens than this to compute is long. Short ones pass long ones, and their last step holds little else.
-    Default (0): a 32nd of what a step may compute, at least 64."""
+    """Number of tokens to compute above which a prompt is long. Short prompts pass long ones, and their last step computes little
+    else. Default (0): a 32nd of the tokens of a step, at least 64."""
     routing: Literal["prefix", "least-loaded", "round-robin"] = "prefix"
-    """Which worker a sequence goes to: where its prefix is, weighed against load, or without looking at prefixes."""
+    """How a worker is chosen for a sequence: by cached prefixes and load, by load alone, or in turn."""
     keep_alive: str = "-1"
-    """How long a model stays in memory once nobody uses it, such as 5m, unless a request says otherwise. Default: for ever."""
+    """How long an unused model stays in memory, such as 5m, unless a request says otherwise. Default: for ever."""
     drain_grace_s: float = Field(default=30.0, ge=0)
-    """How long running requests may go on after SIGTERM."""
+    """Seconds that running requests may continue after SIGTERM."""
 
     prefix_index: SecretStr = SecretStr(MEMORY)
-    """Where schedulers and gateways share which worker holds which prefix: `memory`, or a URL such as redis://HOST:PORT."""
+    """Prefix index that schedulers and gateways share: `memory` (this process only), or a URL such as redis://HOST:PORT."""
     advertise: str = ""
-    """The address under which gateways reach this scheduler, as the prefix index names it. Default: where it listens."""
+    """Address of this scheduler for gateways, as published in the prefix index. Default: the address it listens on."""
 
     @field_validator("prefix_index")
     @classmethod
@@ -72,9 +74,7 @@ class SchedulerSettings(KeySettings):
     @model_validator(mode="after")
     def _is_not_overheard(self) -> Self:
         if self.tls_ca is not None and self.tls_cert is None:
-            raise ValueError(
-                "--tls-ca demands certificates of clients, which needs TLS: set --tls-cert and --tls-key too"
-            )
+            raise ValueError("--tls-ca demands client certificates, which need TLS: set --tls-cert and --tls-key too")
         self.security.check_listening(self.address)
         return self
 
@@ -86,7 +86,7 @@ class SchedulerSettings(KeySettings):
 
     @property
     def certificate_roles(self) -> CertificateRoles | None:
-        """None where no certificates are demanded."""
+        """Roles of client certificates. None if no certificates are demanded."""
         return (
             None
             if self.tls_ca is None or unix_path(self.address) is not None
@@ -95,7 +95,7 @@ class SchedulerSettings(KeySettings):
 
     @property
     def believed_tokens(self) -> ClusterTokens | None:
-        """Those it was told of; else that of its home, unless certificates are demanded."""
+        """Accepted cluster tokens: the configured ones, else that of the home directory. None if only certificates count."""
         if self.cluster_tokens is not None or self.certificate_roles is not None:
             return self.cluster_tokens
         return ClusterTokens.of_home(self.home)
@@ -125,7 +125,7 @@ class SchedulerSettings(KeySettings):
     @property
     def advertised_address(self) -> str:
         host, _, port = self.address.rpartition(":")
-        # Listening everywhere is no place to be reached at.
+        # A wildcard address is not one that others can connect to.
         everywhere = host in ("0.0.0.0", "[::]")
         return self.advertise or (f"{socket.gethostname()}:{port}" if everywhere else self.address)
 

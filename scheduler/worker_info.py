@@ -1,6 +1,6 @@
-"""What a worker says of itself: the model that it has in memory, what it can hold and compute, what else it could load.
+"""The properties of a worker: its loaded model, its limits, and the models that it could load.
 
-Values that never change; what becomes of a worker is in worker_state.py.
+They never change while a worker is attached; its changing state is in steps/worker_state.py.
 """
 
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ from pagoda.wire.loadable_models import LoadableModel, LoadableModels
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelLimits:
-    """What a worker can hold and compute."""
+    """The limits of a worker's memory and steps."""
 
     page_size: int
     num_pages: int
@@ -20,7 +20,7 @@ class ModelLimits:
     max_step_sequences: int
     vocab_size: int
     max_new_tokens: int = 1
-    """The most that one step may return for one sequence."""
+    """Maximum number of new tokens that one step may return for one sequence."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,11 +38,11 @@ class WorkerInfo:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerStore:
-    """What a worker can be told to load, as it said last."""
+    """The models that a worker can load, as last reported by it."""
 
     loadable: LoadableModels = field(default_factory=LoadableModels)
     infos: Mapping[str, WorkerInfo] = field(default_factory=dict)
-    """By model: what is known before it is loaded, limits to check requests against, not how many pages there will be."""
+    """Properties of each model before it is loaded. Its limits serve to check requests; the real number of pages is not known."""
 
 
 def worker_store(loadable: LoadableModels, *, worker_id: str, epoch: int, device: str) -> WorkerStore:
@@ -58,7 +58,7 @@ def worker_store(loadable: LoadableModels, *, worker_id: str, epoch: int, device
             kv_bytes=0,
             limits=ModelLimits(
                 page_size=model.page_size,
-                # Requests are checked against what one sequence of full length takes; the rest is found out when it is loaded.
+                # Requests are checked against the pages of one sequence of full length; the real number is known after loading.
                 num_pages=-(-model.max_model_len // model.page_size),
                 max_model_len=model.max_model_len,
                 max_step_tokens=0,
@@ -72,7 +72,7 @@ def worker_store(loadable: LoadableModels, *, worker_id: str, epoch: int, device
 
 
 def only_itself(info: WorkerInfo) -> WorkerStore:
-    """Return the store of a worker that says nothing of one."""
+    """Return the store of a worker that reports none: just its loaded model."""
     model = LoadableModel(
         name=info.model,
         digest=info.model_digest,

@@ -1,7 +1,7 @@
-"""Which sequences of a worker that wants to leave can go on elsewhere now. A pure function: nothing is moved here.
+"""The choice of sequences that can move from a leaving worker to other workers now. A pure function: nothing is moved here.
 
-A move is a preemption that makes no room: the sequence waits with its tokens, another worker computes it again as far as its own
-cache does not have it, and tokens do not depend on where that is. What nobody else can take goes on where it is.
+A move is a preemption: the sequence waits with its tokens, and another worker computes again what its own cache does not have. The
+tokens do not depend on the worker. A sequence that no other worker can take continues where it is.
 """
 
 from collections.abc import Iterable
@@ -14,7 +14,7 @@ from scheduler.steps.worker_state import AttachedWorker, WorkerPhase
 
 @dataclass(slots=True)
 class _Room:
-    """What a worker could still admit."""
+    """The room of a worker for further sequences."""
 
     num_sequences: int
     num_pages: int
@@ -28,9 +28,9 @@ class _Room:
 
 
 def movable(leaving: AttachedWorker, workers: Iterable[AttachedWorker]) -> Seq[Sequence]:
-    """Those of its sequences, the oldest first, for which the others have room, as if all moved at once.
+    """Return the leaving worker's sequences for which the others have room together, the oldest first.
 
-    Where some give the same bits, only those count: on another a stream goes on validly, but not with the tokens it would have had.
+    If workers with the same numerics id exist, only those count: on any other worker a sequence may get different tokens.
     """
     info = leaving.info
     others = [each for each in workers if each.phase is WorkerPhase.SERVING and each.info.model == info.model]

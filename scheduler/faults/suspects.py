@@ -1,10 +1,10 @@
-"""Sequences that may be what kills workers, and how that is found out without harming those that ran beside them.
+"""The search for sequences that kill workers, without harm to the sequences that ran beside them.
 
-Any sequence with a step in flight when a worker dies may have caused the death. After a second one a sequence is a suspect: it
-runs alone, on one worker of its model, the quarantine worker, while the others go on with everybody else. It is cleared by
-getting further than it was at its last death, which takes a few tokens, and convicted if its worker dies again: then only it can
-have been. Several suspects run one after the other; the worker's own sequences make way, as in a preemption, so that no suspect
-waits for a long answer to end.
+Any sequence with a step in flight when a worker dies may have caused the death. After a second death the sequence is a suspect: it
+runs alone on one worker of its model, the quarantine worker, while the other workers run all other sequences. A suspect is cleared
+when it gets further than at its last death, which takes a few tokens. It is convicted if its worker dies again, since no other
+sequence can have caused that. Several suspects run one after another. Other sequences on the quarantine worker are preempted, so
+that a suspect does not wait for a long answer to end.
 """
 
 from collections.abc import Collection, Iterable
@@ -19,7 +19,7 @@ class Suspects:
         self._sequences: list[Sequence] = []
 
     def record_death(self, worker: AttachedWorker) -> Sequence | None:
-        """Record a worker's death, before its sequences leave it. Return the sequence that is convicted."""
+        """Record a worker's death, before its sequences leave it. Return the sequence that it convicts, if any."""
         in_flight = _in_flight(worker)
         convicted = in_flight[0] if len(in_flight) == 1 and in_flight[0].deaths.makes_suspect else None
         for sequence in in_flight:
@@ -29,7 +29,7 @@ class Suspects:
         return convicted
 
     def quarantine_workers(self, workers: Collection[AttachedWorker]) -> dict[str, AttachedWorker]:
-        """Return for each model with suspects the worker that runs one of them, or is to run the next."""
+        """Return for each model with suspects the worker that runs one of them, or will run the next."""
         self._sequences = [
             each for each in self._sequences if each.deaths.makes_suspect and each.status is not SequenceStatus.ENDED
         ]
@@ -47,20 +47,20 @@ def making_way(quarantine: AttachedWorker) -> Seq[Sequence]:
 
 
 def next_on(quarantine: AttachedWorker, waiting: Iterable[Sequence]) -> Sequence | None:
-    """Return the suspect among `waiting` that starts to run on the quarantine worker now, where no other sequence is left."""
+    """Return the first suspect among `waiting` if the quarantine worker is idle, so that it can run there alone."""
     if not quarantine.is_idle:
         return None
     return next((sequence for sequence in waiting if sequence.deaths.makes_suspect), None)
 
 
 def _in_flight(worker: AttachedWorker) -> list[Sequence]:
-    """Return the sequences in the worker's steps in flight that were not computed elsewhere since."""
+    """Return the sequences in the worker's steps in flight that have not run on another worker since."""
     computing = {each.sequence_id: each for step in worker.steps.unanswered for each in step.computing}
     return [each for each in computing.values() if each in worker.running or each.status is SequenceStatus.WAITING]
 
 
 def _quarantine_worker(workers: Seq[AttachedWorker]) -> AttachedWorker | None:
-    """Return the worker where a suspect runs, else the one where the fewest must make way."""
+    """Return the worker that runs a suspect, else the one with the fewest sequences to preempt."""
     running = [worker for worker in workers if any(sequence.deaths.makes_suspect for sequence in worker.running)]
     serving = [worker for worker in workers if worker.phase is WorkerPhase.SERVING]
     order = running or sorted(serving, key=lambda worker: (len(worker.running), len(worker.steps.unanswered)))

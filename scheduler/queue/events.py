@@ -1,4 +1,4 @@
-"""What the scheduler tells the client of a request, and the one thing it needs from a client: to take events without waiting."""
+"""The events that the scheduler sends to the client of a request, and the protocol of a client."""
 
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from scheduler.steps.sequence import Sequence
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Failed:
-    """The whole request failed; no other event of it follows."""
+    """The event of a request that failed as a whole. It is the request's last one."""
 
     request_id: str
     error: RequestError
@@ -23,14 +23,14 @@ ClientEvent = Event | Failed
 
 
 class Client(Protocol):
-    """Where the events of a request go. One call per step with everything that concerns this client, in order."""
+    """A receiver of the events of its requests."""
 
     def deliver(self, events: Seq[ClientEvent]) -> None:
-        """Take the events at once; never waits, never raises."""
+        """Take all events of a step for this client, in order. Must return at once, and must not raise."""
 
 
 def started_event(sequence: Sequence) -> Started:
-    """For a sequence whose first step has just been planned."""
+    """Return the event of a sequence whose first step has just been planned."""
     return Started(
         request_id=sequence.request_id,
         sample_index=sequence.sample_index,
@@ -49,7 +49,7 @@ def moved_event(sequence: Sequence) -> Moved:
 
 
 def tokens_event(sequence: Sequence, token_ids: tuple[int, ...], logprobs: tuple[TokenLogprobs, ...]) -> Tokens:
-    """For tokens that are not appended yet."""
+    """Return the event of tokens that are not appended to the sequence yet."""
     return Tokens(sequence.request_id, sequence.sample_index, token_ids, logprobs, sequence.num_output_tokens)
 
 
@@ -58,7 +58,7 @@ def prompt_logprobs_event(sequence: Sequence, start: int, logprobs: tuple[TokenL
 
 
 def finished_event(sequence: Sequence, reason: FinishReason, now_s: float) -> Finished:
-    """Return it with all tokens that the sequence has, and with zero seconds for the stages that it never reached."""
+    """Return the event of a sequence's end, with all its tokens, and with zero seconds for stages that it never reached."""
     history = sequence.history
     first_step_s = now_s if history.first_step_s is None else history.first_step_s
     first_token_s = now_s if history.first_token_s is None else history.first_token_s

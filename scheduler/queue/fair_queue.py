@@ -1,17 +1,17 @@
-"""The sequences that wait, and which goes next: priorities first, then fair shares between tenants, then between short and long.
+"""The queue of waiting sequences, ordered by priority, then by fair shares of the tenants, then by fair shares of the sizes.
 
-Fair shares are the virtual token counters of Sheng et al., "Fairness in Serving Large Language Models" (OSDI 2024,
-https://arxiv.org/abs/2401.00588): each tenant has a counter of what was computed for it, a prompt token as 1 and a generated one
-as 2, and the one with the least goes first. Who had nothing to ask for is lifted to the least of those who wait, so that nobody
-saves up. While two tenants of a priority both wait, what one engine computes for them differs by no more than
-2 * max(longest prompt, 2 * most tokens that it holds); with several workers, by that much for each.
+Shares of tenants are the virtual token counters of Sheng et al., "Fairness in Serving Large Language Models" (OSDI 2024,
+https://arxiv.org/abs/2401.00588). Each tenant has a counter of the tokens computed for it: a prompt token counts 1, a generated
+token 2. The tenant with the lowest counter goes first. The counter of a tenant that begins to wait is raised to the lowest counter
+of the waiting tenants, so that no tenant saves up. While two tenants of a priority both wait, the costs that one engine computes
+for them differ by at most 2 * max(longest prompt, 2 * most tokens that it holds); with several workers, by that much for each.
 
-Within a tenant, calls of about one size are served in the order of their arrival, and sizes have equal shares of the tokens: each
-sequence gets a turn when it arrives, by start-time fair queueing (Goyal et al., SIGCOMM 1996), a flow for each power of four of the
-tokens that its call asks for. So a thousand long prompts do not delay a short one, and short ones delay a long one by no more than
-its own length for each of the sizes.
+Within a tenant, calls of about the same size are served in the order of their arrival, and the sizes have equal shares of the
+tokens. Each sequence gets a turn when it arrives, by start-time fair queueing (Goyal et al., SIGCOMM 1996), with one flow for each
+power of four of its call's tokens. So a thousand long prompts do not delay a short one, and short ones delay a long one by
+at most its own length for each of the sizes.
 
-Prompt tokens that came from the cache cost nothing, and what is computed again after a preemption or a lost worker neither.
+Prompt tokens that come from the cache cost nothing, nor do tokens that are computed again after a preemption or a lost worker.
 """
 
 import bisect
@@ -24,24 +24,24 @@ from pagoda.wire.load import QueueLoad
 from scheduler.steps.sequence import Sequence
 
 PROMPT_TOKEN_COST, OUTPUT_TOKEN_COST = 1, 2
-# Whatever their priorities, of so many that leave the queue one is the one that came first: the least urgent get on too.
+# One in this many sequences that leave the queue is the oldest, whatever its priority, so that low priorities do not starve.
 OLDEST_EVERY = 16
-# Tenants are whatever clients say they are, and each row of the loads becomes time series.
+# Clients may name any number of tenants, and each row of the loads becomes a time series.
 MAX_TENANTS = 20
 OTHER_TENANTS = "other"
 
 
 class TenantQueue:
-    """The sequences of one tenant that have not run yet, in order."""
+    """The sequences of one tenant that have not run yet, in order of their turns."""
 
     def __init__(self) -> None:
         self.sequences: list[Sequence] = []
         self._turn = 0
-        """Of the first one, or of one that was first: none that comes gets an earlier one."""
+        """Turn of the latest first sequence. A new sequence gets no earlier turn."""
         self._next_turns: dict[int, int] = {}
-        """By size."""
+        """Turn of the next new sequence of each size."""
         self._num_tokens: Counter[str] = Counter()
-        """By call, of those that wait."""
+        """Tokens of the waiting sequences of each call."""
 
     def insert_sequence(self, sequence: Sequence) -> None:
         self._num_tokens[sequence.group] += sequence.length
@@ -59,33 +59,34 @@ class TenantQueue:
             self._turn = max(self._turn, self.sequences[0].queue_place.turn)
 
     def index_of_sequence(self, sequence: Sequence) -> int:
-        """The first of them has place 0."""
+        """Return the place of a sequence; the first one has place 0."""
         return bisect.bisect_left(self.sequences, _turn(sequence), key=_turn)
 
 
 class WaitingSequences:
-    """The sequences that wait, to be looked at. What adds and removes them holds the `FairQueue` itself."""
+    """A read-only view of the waiting sequences. `FairQueue` adds and removes them."""
 
     def __init__(self) -> None:
         self._of_tenant: dict[str, TenantQueue] = {}
-        """Those that have not run yet, by tenant. No entry is empty."""
+        """Sequences that have not run yet, by tenant. No entry is empty."""
         self._returned: list[Sequence] = []
-        """Those that have run before, in order. They had their turn, and what they hold up waits for a client to see."""
+        """Sequences that have run before, in order. They go first: they have had their turn, and their clients see them pause."""
         self._served: defaultdict[str, int] = defaultdict(int)
+        """Counter of each tenant."""
         self._of_model: defaultdict[str, set[Sequence]] = defaultdict(set)
-        """All of them. No entry is empty."""
+        """All waiting sequences, by model. No entry is empty."""
         self._level = 0
-        """The counter of the tenant whose sequence left last."""
+        """Counter of the tenant whose sequence left the queue last."""
         self._num_of_priority: Counter[int] = Counter()
-        """All of them. No entry is 0."""
+        """Number of waiting sequences of each priority. No entry is 0."""
         self._num_left = 0
-        """How many have left it."""
+        """Number of sequences that have left the queue."""
 
     def __len__(self) -> int:
         return self._num_of_priority.total()
 
     def __iter__(self) -> Iterator[Sequence]:
-        """In the order in which they would be admitted, each charged for its prompt before the next is chosen."""
+        """Yield the sequences in the order of admission, as if each were charged for its prompt before the next is chosen."""
         heap = [(each.priority, -1, each.arrival, "", index) for index, each in enumerate(self._returned)]
         heap += [self._head(tenant, 0, self._served[tenant]) for tenant in self._of_tenant]
         heapq.heapify(heap)
@@ -106,20 +107,20 @@ class WaitingSequences:
 
     @property
     def num_tokens(self) -> int:
-        """What they would have to compute with empty caches."""
+        """Total number of tokens that the waiting sequences would compute with empty caches."""
         return sum(len(each.token_ids) for each in self.in_any_order())
 
     def num_waiting(self, tenant: str) -> int:
-        """Of those that have not run yet."""
+        """Return the number of the tenant's waiting sequences that have not run yet."""
         return len(self._of_tenant[tenant].sequences) if tenant in self._of_tenant else 0
 
     @property
     def models(self) -> Set[str]:
-        """Those that somebody waits for."""
+        """Models that a sequence waits for."""
         return self._of_model.keys()
 
     def of_model(self, model: str) -> Iterator[Sequence]:
-        """In the order in which they would be admitted."""
+        """Yield the model's sequences in the order of admission."""
         if model not in self._of_model:
             return
         first = None
@@ -129,11 +130,11 @@ class WaitingSequences:
         yield from (sequence for sequence in self if sequence.model == model and sequence is not first)
 
     def waiting_since_s(self, model: str) -> float:
-        """Of the one that came first of those that wait for this model."""
+        """Return the arrival time of the oldest sequence that waits for the model."""
         return min(sequence.history.arrival_s for sequence in self._of_model[model])
 
     def place_in_line(self, sequence: Sequence) -> int:
-        """In its tenant's line, the first of which is 1: one that waits and has not run yet."""
+        """Return the place of a sequence that has not run yet among those of its tenant. The first one has place 1."""
         return 1 + self._of_tenant[sequence.tenant].index_of_sequence(sequence)
 
     def _head(self, tenant: str, index: int, served: int) -> tuple[int, int, int, str, int]:
@@ -142,7 +143,7 @@ class WaitingSequences:
 
 
 class FairQueue(WaitingSequences):
-    """The sequences that wait, to be changed: `Lifecycle` alone holds it as this."""
+    """The waiting sequences, with the methods that change them. Only `Lifecycle` uses it."""
 
     def enqueue_sequence(self, sequence: Sequence) -> None:
         self._of_model[sequence.model].add(sequence)
@@ -158,7 +159,7 @@ class FairQueue(WaitingSequences):
         self._of_tenant[tenant].insert_sequence(sequence)
 
     def dequeue_sequence(self, sequence: Sequence) -> None:
-        """Admitted, or ended."""
+        """Remove a sequence that is admitted or has ended."""
         self._num_left += 1
         self._num_of_priority[sequence.priority] -= 1
         if not self._num_of_priority[sequence.priority]:
@@ -184,18 +185,18 @@ def _order(sequence: Sequence) -> tuple[int, int]:
 
 
 def _turn(sequence: Sequence) -> tuple[int, int, int, int]:
-    """Where turns are equal, the shortest goes first."""
+    """Return the sort key of a sequence within its tenant. If turns are equal, the shortest goes first."""
     return sequence.priority, sequence.queue_place.turn, sequence.length, sequence.arrival
 
 
-# ---- for those who ask
+# ---- reports
 
 _Row = tuple[str, str]
 """A model and a tenant."""
 
 
 def queue_loads(waiting: WaitingSequences, now_s: float) -> list[QueueLoad]:
-    """The tenants with the most that wait have rows of their own, the others share one for each model."""
+    """Return the load by model and tenant. Only the longest rows keep their tenant; the others are merged for each model."""
     arrivals: dict[_Row, list[float]] = {}
     for sequence in waiting.in_any_order():
         arrivals.setdefault((sequence.model, sequence.tenant), []).append(sequence.history.arrival_s)
@@ -217,7 +218,7 @@ def queue_loads(waiting: WaitingSequences, now_s: float) -> list[QueueLoad]:
 
 
 def _next_positions(waiting: WaitingSequences, num_rows: int) -> dict[_Row, int]:
-    """The order is worked out no further than to the last row's next one: soon, where shares are fair."""
+    """Return the position of each row's next sequence. The search ends when each row has one, which is early with fair shares."""
     positions: dict[_Row, int] = {}
     for position, sequence in enumerate(waiting, start=1):
         positions.setdefault((sequence.model, sequence.tenant), position)

@@ -1,4 +1,4 @@
-"""The sequences of a new request, and the checks that it has to pass before it gets any."""
+"""The checks of a new request, and the creation of its sequences."""
 
 from dataclasses import replace
 
@@ -13,9 +13,9 @@ MAX_SAMPLES = 128
 
 
 def make_sequences(request: InferenceRequest, info: WorkerInfo, *, first_id: int, now_s: float) -> list[Sequence]:
-    """Return one per sample that has not finished, in order; ids and the order of arrival count up from `first_id`.
+    """Return one sequence per unfinished sample, in order. Ids and the order of arrival count up from `first_id`.
 
-    Their prompt is scored once, for the first of them. Not where a sample had tokens elsewhere: scores come before any token.
+    The prompt is scored only once, with the first of them, and not if a sample has tokens already, because scores come first.
     """
     prompt, page_size = request.prompt_token_ids, info.limits.page_size
     root = root_hash(model_digest=info.model_digest, page_size=page_size, cache_salt=request.cache_salt)
@@ -51,7 +51,7 @@ def make_sequences(request: InferenceRequest, info: WorkerInfo, *, first_id: int
 
 
 def check_request(request: InferenceRequest, limits: ModelLimits) -> None:
-    """Raise InvalidRequestError, which says what is wrong and what would be right, for a request that can never be served."""
+    """Raise InvalidRequestError if the request can never be served. The message says what is wrong and what is allowed."""
     problem = (
         request.sampling.problem()
         or _samples_problem(request)
@@ -64,11 +64,11 @@ def check_request(request: InferenceRequest, limits: ModelLimits) -> None:
 
 def _samples_problem(request: InferenceRequest) -> str | None:
     if not 1 <= request.num_samples <= MAX_SAMPLES:
-        return f"num_samples must be between 1 and {MAX_SAMPLES}, got {request.num_samples}"
+        return f"num_samples must be between 1 and {MAX_SAMPLES} (got {request.num_samples})"
     strange = sorted(each.sample_index for each in request.resumed if each.sample_index >= request.num_samples)
     if strange:
-        return f"resume names sample {strange[0]} of {request.num_samples}"
-    return None if request.open_samples else "resume says that all samples have finished"
+        return f"resume names sample_index {strange[0]}, but the request has {request.num_samples} samples"
+    return None if request.open_samples else "resume marks all samples as finished; at least one must be open"
 
 
 def _token_problem(request: InferenceRequest, limits: ModelLimits) -> str | None:
@@ -83,13 +83,13 @@ def _token_problem(request: InferenceRequest, limits: ModelLimits) -> str | None
 
 
 def length_problem(num_tokens: int, limits: ModelLimits) -> str | None:
-    """Return what is wrong with a prompt of so many tokens, if anything is."""
+    """Return what is wrong with a prompt of `num_tokens` tokens, or None."""
     if num_tokens >= limits.max_model_len:
         return (
             f"the prompt has {num_tokens} tokens, but the model's context window is {limits.max_model_len} tokens, "
-            "of which at least one is for the answer: shorten the prompt"
+            "including at least one for the answer; shorten the prompt"
         )
     num_held = limits.num_pages * limits.page_size
     if num_tokens > num_held:
-        return f"the prompt has {num_tokens} tokens, but the KV memory holds {num_held} tokens: shorten the prompt"
+        return f"the prompt has {num_tokens} tokens, but the KV memory holds {num_held} tokens; shorten the prompt"
     return None

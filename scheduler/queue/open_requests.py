@@ -1,4 +1,4 @@
-"""The accepted requests that have not ended, which sequences each has, and the events that their clients have yet to get."""
+"""The open requests: those that were accepted and have not ended, with their sequences and undelivered events."""
 
 from collections import defaultdict
 from collections.abc import Callable
@@ -12,14 +12,14 @@ from scheduler.steps.sequence import Sequence
 
 @dataclass(slots=True, eq=False, kw_only=True)
 class OpenRequest:
-    """An accepted request, with those of its samples that have not ended."""
+    """An accepted request with its open samples."""
 
     request: InferenceRequest
     client: Client
     sequences: dict[int, Sequence]
-    """By sample index."""
+    """Sequences of the open samples, by sample index."""
     deadline: TimerHandle | None = None
-    """The timer handle that ends it, cancelled when the last sample ends."""
+    """Timer of the request's deadline, cancelled when the last sample ends."""
 
 
 class OpenRequests:
@@ -47,7 +47,7 @@ class OpenRequests:
         return [opened for (owner, _), opened in self._by_name.items() if owner is client]
 
     def remove_sequence(self, sequence: Sequence) -> None:
-        """Remove a sequence that has ended. With its last one the request is closed, and its deadline with it."""
+        """Remove a sequence that has ended. The last one also closes the request and cancels its deadline."""
         opened = self._by_sequence.pop(sequence.sequence_id)
         del opened.sequences[sequence.sample_index]
         if not opened.sequences:
@@ -64,7 +64,7 @@ class OpenRequests:
             on_empty()
 
     def post_event(self, sequence: Sequence, event: ClientEvent) -> None:
-        """Note an event for the sequence's client, which gets it with the next `deliver_events`."""
+        """Add an event for the sequence's client. The next `deliver_events` delivers it."""
         self._outbox[self._by_sequence[sequence.sequence_id].client].append(event)
 
     def deliver_events(self) -> None:

@@ -1,9 +1,8 @@
-"""Placing the sequences that wait: what the router's functions are asked, and what becomes of their choices.
+"""The placement of waiting sequences on workers, by the functions of router.py.
 
-A *round* is one look at the queue and at all workers of a model, while their next steps are planned. Nothing that it finds out
-outlives it: a sequence is placed when a worker takes it, and where it would have gone a moment before does not matter. Within the
-round each choice is known to those after it as if it had been carried out: the load that it brings, and the blocks that will be
-there, so that siblings that arrive together find the place where the first of them is computed.
+A *round* places the waiting sequences of one model while the next steps of its workers are planned. Its choices are not kept: a
+sequence that no worker admits in this round is placed again in the next one. Within the round each choice counts as if it were
+carried out, with its load and its future blocks, so that samples of one request that arrive together go to the same worker.
 """
 
 import math
@@ -22,16 +21,15 @@ from scheduler.routing.router import Candidate, RoutingPolicy, Waiting
 from scheduler.steps.sequence import Sequence, SequenceStatus
 from scheduler.steps.worker_state import AttachedWorker
 
-# So many sequences may be left to wait for a busy worker before a round looks at no more of them: a queue of thousands must not
-# be gone through with each step.
+# Number of sequences left to wait for a busy worker after which a round stops, so that a step does not search a long queue.
 MAX_PASSED_OVER = 64
 _RANK = attrgetter("rank")
-# A timer that fires a moment early is not set again for that moment.
+# A timer may fire a moment early; this keeps it from being set again for that moment.
 _MIN_DETOUR_S = 0.001
 
 
 class Placement:
-    """The rounds of all models, and the timer of those who wait for a busy worker while another has nothing to do."""
+    """The rounds of all models, and the timer of sequences that wait for a busy worker while another one is free."""
 
     def __init__(
         self, context: SchedulerContext, policy: RoutingPolicy, *, takes_new: Callable[[AttachedWorker], bool]
@@ -44,7 +42,7 @@ class Placement:
         self._timer: TimerHandle | None = None
 
     def begin_rounds(self, quarantines: Mapping[str, AttachedWorker]) -> None:
-        """`quarantines` are the quarantine workers, where only suspects run, by model."""
+        """Begin a new round for each model. `quarantines` are the quarantine workers by model, on which only suspects run."""
         self._quarantines = quarantines
         self._rounds.clear()
         if self._timer is not None:
@@ -52,7 +50,7 @@ class Placement:
             self._timer = None
 
     def sequences_for_worker(self, worker: AttachedWorker) -> Iterator[Sequence]:
-        """Yield the sequences that go to this worker now. Nothing is looked at before the first is asked for."""
+        """Yield the sequences that this worker may admit now. The round is set up when the first one is requested."""
         if not self._takes_new(worker):
             return
         model = worker.info.model
@@ -72,7 +70,7 @@ class Placement:
         return Round(self._policy, workers, waiting, self._context.clock.time())
 
     def end_rounds(self) -> None:
-        """Have another round when the first detour is due: the busy worker's next result may be long in coming, or never come."""
+        """Schedule another round for the first detour, since the busy worker's next result may be late or never come."""
         detour_in_s = min((each.detour_in_s for each in self._rounds.values()), default=math.inf)
         if detour_in_s < math.inf:
             self._timer = self._context.clock.call_later(max(detour_in_s, _MIN_DETOUR_S), self._context.wake)
@@ -82,9 +80,9 @@ class Round:
     def __init__(
         self, policy: RoutingPolicy, workers: Iterable[AttachedWorker], waiting: Iterable[Sequence], now_s: float
     ) -> None:
-        """All workers of a model that take new sequences, and those who wait for it, in the order of admission."""
+        """Set up a round: `workers` are those of a model that admit new sequences, and `waiting` is in the order of admission."""
         self.detour_in_s = math.inf
-        """When the first of those who are left to wait for a busy worker would rather go to one that could take him now."""
+        """Seconds until the first sequence that waits for a busy worker takes another one instead."""
         self.num_decided = 0
         self._policy = policy
         self._now_s = now_s
@@ -98,7 +96,7 @@ class Round:
         self._num_passed_over = 0
 
     def sequences_placed_on(self, worker: AttachedWorker) -> Iterator[Sequence]:
-        """Yield the sequences placed on this worker, decided one by one: a worker that is full asks for no more."""
+        """Yield the sequences placed on this worker. They are decided one by one, as far as the worker requests them."""
         placed = self._prospects[worker.info.worker_id].placed
         for index in count():
             while index == len(placed):
@@ -108,7 +106,7 @@ class Round:
                 yield placed[index]
 
     def _decide_next(self) -> bool:
-        """Decide one. Return False when none is left. Those on a detour come last, after all whom a worker suits best."""
+        """Place one sequence. Return False if none is left. Detours come last, after the sequences that the worker suits best."""
         if self._undecided and self._num_passed_over < MAX_PASSED_OVER:
             self._decide(self._undecided.popleft(), may_detour=False)
         elif self._on_detour:
@@ -141,8 +139,8 @@ class Round:
         insort(self._by_load, prospect, key=_RANK)
 
     def _able_to_hold(self, sequence: Sequence) -> Seq[Prospect]:
-        """One that ran before goes on with the tokens it would have had, if any worker promises those. One that is too long for all
-        of them may go to any: its plan ends it."""
+        """Return the workers whose pool is large enough. A sequence that ran before goes to a worker with the same numerics id, if
+        there is one. A sequence that is too long for every pool may go to any worker, where its plan ends it."""
         able = self._by_load
         if sequence.num_pages > self._smallest_pool:
             able = [each for each in able if sequence.num_pages <= each.worker.pool.num_pages]
@@ -152,9 +150,9 @@ class Round:
 
 
 def contenders(sequence: Sequence, by_load: Iterable[Prospect]) -> list[Candidate]:
-    """Without those that hold no more of the sequence than a less loaded one that could take it as well: nothing speaks for them.
+    """Return the candidates, without workers that hold no more of the sequence than a less loaded one that could take it as well.
 
-    So most workers are asked for one block, and a round stays cheap with many of them.
+    So most workers are asked for only one block, and a round stays cheap with many workers.
     """
     blocks = sequence.shareable_blocks
     candidates = []

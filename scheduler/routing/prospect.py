@@ -1,4 +1,4 @@
-"""A worker as one round of placing sees it: as it will be once all sequences that were placed there in this round run."""
+"""A worker as a placement round sees it: its state when all sequences run that this round has placed there."""
 
 from collections.abc import Sequence as Seq
 
@@ -20,22 +20,22 @@ class Prospect:
         self._num_committed = sum(step.num_tokens for step in worker.steps.unanswered) - _num_done(worker, now_s)
         self._num_committed += sum(sequence.num_pending for sequence in worker.prefilling.values())
         self._to_be_computed: dict[BlockHash, list[Sequence]] = {}
-        """By first block: the blocks of these sequences will be there, although most are not yet."""
+        """Sequences that the worker will compute, by first block. Their blocks will be there, although most are not yet."""
         for sequence in worker.prefilling.values():
             self._expect(sequence)
         self.rank = self._rank()
-        """Among all of its model, by load alone."""
+        """Rank among all workers of the model by load alone, regardless of their caches."""
 
     @property
     def num_places(self) -> int:
         return max(0, self.worker.step_limits.max_step_sequences - self._num_running)
 
     def can_take(self, sequence: Sequence) -> bool:
-        """Now: it plans a step, and has a place and the pages."""
+        """Return True if the worker can admit the sequence in the step that is planned now."""
         return self._steps.has_room and self._has_room(sequence)
 
     def holds_more(self, blocks: Seq[BlockHash], num_held: int) -> bool:
-        """Whether more than so many leading blocks are here or will be."""
+        """Return True if the worker holds, or will hold, more than `num_held` leading blocks."""
         if num_held == len(blocks):
             return False
         if blocks[num_held] in self._held:
@@ -48,7 +48,7 @@ class Prospect:
         num_expected = self._num_expected(blocks, num_here)
         num_shared = num_expected - self.worker.sealed.count_final(blocks[:num_here])
         size = sequence.page_size
-        # Of a step that runs, some of them are computed by now.
+        # The running step has already computed some of them.
         num_shared_tokens = min(num_shared * size, self._num_committed)
         return self._candidate(num_expected * size, num_shared_tokens, can_take_it=can_take_it)
 
@@ -84,11 +84,11 @@ class Prospect:
             self._to_be_computed.setdefault(sequence.block_hashes[1], []).append(sequence)
 
     def _num_here(self, blocks: Seq[BlockHash]) -> int:
-        """How many leading blocks are in pages."""
+        """Return the number of leading blocks that are in pages."""
         return self.worker.pool.count_held(blocks) if blocks and blocks[0] in self._held else 0
 
     def _num_expected(self, blocks: Seq[BlockHash], num_known: int) -> int:
-        """How many will be, if more than `num_known`."""
+        """Return the number of leading blocks that will be in pages, at least `num_known`."""
         if blocks:
             for other in self._to_be_computed.get(blocks[0], ()):
                 num_known = _count_common(blocks, other.block_hashes, num_known)
@@ -102,24 +102,24 @@ class Prospect:
         return sequence.num_pages <= num_left or self._num_pages_to_take(sequence) <= num_left
 
     def _num_pages_to_take(self, sequence: Sequence) -> int:
-        """Of those available now: without the pages that it shares with a running sequence."""
+        """Return the number of available pages that the sequence takes: all but those that it shares with a running sequence."""
         return sequence.num_pages - self.worker.pool.count_used(sequence.shareable_blocks)
 
 
 def _num_done(worker: AttachedWorker, now_s: float) -> int:
-    """Tokens of the step that runs that need not be waited for any more."""
+    """Return the number of tokens that the running step has probably computed."""
     step = worker.steps.oldest
     return min(step.num_tokens, worker.prompt_speed.tokens_since_begin(now_s)) if step is not None else 0
 
 
 def _count_common(blocks: Seq[BlockHash], other_hashes: Seq[BlockHash], num_known: int) -> int:
-    """How many leading blocks two sequences have in common, if more than `num_known`: `other_hashes` begins with the root.
+    """Return the number of leading blocks that two sequences share, at least `num_known`. `other_hashes` begins with the root.
 
     Equal hashes mean equal prefixes, so the first difference is found by bisection.
     """
     low, high = num_known, min(len(blocks), len(other_hashes) - 1)
     while low < high:
-        # The first look is at the very next block: most sequences have nothing more in common.
+        # Check the very next block first, since most sequences share nothing more.
         middle = low if low == num_known else (low + high) // 2
         if blocks[middle] == other_hashes[1 + middle]:
             low = middle + 1

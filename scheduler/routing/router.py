@@ -1,54 +1,54 @@
-"""Which worker a waiting sequence goes to: pure functions, values in and a choice out.
+"""The choice of a worker for a waiting sequence, as pure functions.
 
 The score of a worker for a sequence, in tokens of prompt; the lowest wins:
 
-    score = recomputed * (2 if it has others to serve, else 1) + load - shared
+    score = recomputed * (2 if the worker has other sequences to serve, else 1) + load - shared
     load  = committed + 64 * running + context / 64
 
-`recomputed` is what the worker would have to compute of the sequence although another holds it, `committed` the prompt tokens that
-it has taken on and has probably not computed yet, `shared` those of them that this sequence needs too, `running` the number of its
-sequences and `context` their tokens.
-docs/routing.md says where the terms and the constants come from, placement.py turns pages, hashes and time into these values.
+`recomputed` is the number of tokens that this worker would compute although another worker holds them. `committed` is the number of
+prompt tokens that the worker has accepted and has probably not computed yet; `shared` is the part of them that this sequence needs
+too. `running` is the number of its sequences, and `context` is the number of their tokens.
+docs/routing.md derives the terms and the constants; placement.py computes these values from pages, hashes and time.
 """
 
 from collections.abc import Sequence as Seq
 from typing import NamedTuple, Protocol
 
-# A computed token counts as two where others wait for it too. So a worker that holds a prefix may have as much before it as the
-# prefix is long, or twice that where no worker is idle, and is still preferred to one that holds nothing.
+# A recomputed token counts twice if other sequences wait for it too. So a worker that holds a prefix is preferred to one that
+# holds nothing until its load exceeds the length of the prefix, or twice that if no worker is idle.
 RECOMPUTE_WEIGHT = 2
-# What a running sequence will cost those that join it: some hundred decode steps, each about as dear as a token of prompt or two,
+# Cost of a running sequence for those that join it: some hundred decode steps, each as expensive as one or two tokens of prompt.
 DECODE_TOKENS = 64
-# and in each of them what it has computed before is read again: so many tokens of that are as dear as one of prompt.
+# Each decode step also reads the sequence's context again. This many tokens of context are as expensive as one token of prompt.
 CONTEXT_PER_TOKEN = 64
 
 
 class Waiting(NamedTuple):
-    """A sequence that is to be placed."""
+    """A sequence that waits to be placed."""
 
     waited_s: float
     turn: str
-    """The worker whose turn it is if all take turns."""
+    """The next worker in round-robin order."""
 
 
 class Candidate(NamedTuple):
-    """A worker of the sequence's model that could hold it."""
+    """A worker of the sequence's model that could hold the sequence."""
 
     worker_id: str
     num_cached_tokens: int
-    """Leading tokens of the sequence that it holds, or will hold once it has computed what it has taken on."""
+    """Leading tokens of the sequence that the worker holds, or will hold when it has computed its accepted prompts."""
     num_shared_tokens: int
-    """Of those, what it has not computed yet: this sequence would wait for them anywhere."""
+    """The part of `num_cached_tokens` that is not computed yet. The sequence would wait for these tokens on any worker."""
     num_committed_tokens: int
     num_running: int
     num_context_tokens: int
-    """Of all that its latest step computes for, and of those placed there in this round."""
+    """Tokens of all sequences in the worker's latest step, and of those placed there in this round."""
     num_computed_tokens: int
-    """Of all prompts since it attached."""
+    """Prompt tokens that the worker has computed since it attached."""
     can_take_it: bool
-    """Now: it plans a step, with a place and the pages for this sequence."""
+    """True if the worker can admit the sequence in the step that is planned now."""
     tokens_per_s: float
-    """How fast it computes prompts."""
+    """Speed at which the worker computes prompts."""
 
     @property
     def load(self) -> int:
@@ -60,40 +60,40 @@ Rank = tuple[int, int, str]
 
 
 def rank_of(candidate: Candidate) -> Rank:
-    """The lowest comes first for a sequence of which all hold equally much: the least loaded, then the one that has computed least,
-    then the lowest id.
+    """Return the rank among candidates that hold equally much of a sequence, lowest first: by load, then by tokens computed so
+    far, then by id.
 
-    Without the second, an idle system would put every new prefix into the cache of its first worker.
+    The second criterion keeps an idle system from putting every new prefix into the cache of its first worker.
     """
     return candidate.load, candidate.num_computed_tokens, candidate.worker_id
 
 
 class Choice(NamedTuple):
     worker_id: str
-    """It goes there, or waits until that worker can take it."""
+    """The worker that admits the sequence, now or as soon as it can."""
     is_detour: bool = False
-    """It has waited long enough for a better one: those whom this worker suits best go first."""
+    """True if the sequence has waited long enough for a better worker. Sequences that this worker suits best are placed first."""
     detour_in_s: float | None = None
-    """How long it will wait for that worker while another could take it; None while no other could."""
+    """Seconds after which the sequence takes another worker that could admit it now. None if no other could."""
 
 
 class RoutingPolicy(Protocol):
     def __call__(self, waiting: Waiting, candidates: Seq[Candidate]) -> Choice:
-        """`candidates` are not empty; for each worker that is left out, they have a less loaded one that holds as much."""
+        """Choose a worker. `candidates` is not empty. For each omitted worker it has a less loaded one that holds as much."""
 
 
 def prefix_aware(waiting: Waiting, candidates: Seq[Candidate]) -> Choice:
-    """The lowest score; ties go by rank."""
+    """Choose the lowest score; ties go by rank."""
     return _cheapest(waiting, candidates, _scores(candidates))
 
 
 def least_loaded(waiting: Waiting, candidates: Seq[Candidate]) -> Choice:
-    """The lowest load, whatever is cached where."""
+    """Choose the lowest load, regardless of the caches."""
     return _cheapest(waiting, candidates, [each.load for each in candidates])
 
 
 def round_robin(waiting: Waiting, candidates: Seq[Candidate]) -> Choice:
-    """Each its turn, whatever is cached where and whoever is busy."""
+    """Choose the workers in turn, regardless of caches and load."""
     return Choice(waiting.turn)
 
 
@@ -115,8 +115,9 @@ def _score(candidate: Candidate, num_recomputed_tokens: int) -> int:
 
 
 def _cheapest(waiting: Waiting, candidates: Seq[Candidate], scores: Seq[int]) -> Choice:
-    """The best one, or, after a wait for it as long as what is lost with another, that other: whoever waits for the better one can
-    lose at most twice what he would have lost with the best decision in hindsight.
+    """Choose the best candidate, or another one after the sequence has waited as long as it would lose with that one.
+
+    This rent-or-buy rule is 2-competitive: the delay is at most twice that of the best decision in hindsight.
     """
     ranked = sorted(zip(scores, map(rank_of, candidates), candidates, strict=True))
     best_score, _, best = ranked[0]

@@ -1,5 +1,5 @@
-"""Which of the waiting sequences a step admits: those that have a place, the pages for their whole length, and no need to wait
-for a prompt under way."""
+"""The admission of waiting sequences to a step. A sequence needs a place, the pages for its whole length, and no reason to wait for
+a prompt in progress."""
 
 from collections.abc import Iterable, Set
 
@@ -10,7 +10,7 @@ from scheduler.steps.sequence import Sequence
 from scheduler.steps.step_decision import Admission
 from scheduler.steps.step_draft import StepDraft
 
-# So many waiting sequences are looked at in vain for one that may pass: thousands must not be gone through with each step.
+# Number of sequences that a step may pass over in its search, so that it does not search a queue of thousands.
 MAX_HELD_BACK = 32
 
 
@@ -19,18 +19,18 @@ class AdmissionRound:
 
     def __init__(self, draft: StepDraft, prompts: PromptShares) -> None:
         self.short_of_pages: Sequence | None = None
-        """The first that was not admitted because too few pages are free."""
+        """The first sequence that was not admitted because too few pages are free."""
         self._draft = draft
         self._prompts = prompts
         self._claimed: set[PageId] = set()
-        """Cached pages that admissions of this step have taken."""
+        """Cached pages that admissions of this step share."""
         self._groups: set[str] = set()
-        """The calls that have a sequence here."""
+        """Calls that have a sequence on this worker."""
         self._held_back: list[Sequence] = []
-        """They would have to pass others to be admitted, and are too long for that."""
+        """Sequences that are too long to pass the prompts in progress."""
 
     def admit(self, waiting: Iterable[Sequence]) -> None:
-        """Admit what may begin beside the prompts under way. Asks for the next sequence only while there is room for it."""
+        """Admit the sequences that may begin beside the prompts in progress. Take from `waiting` only while there is room."""
         candidates, draft = iter(waiting), self._draft
         filling: set[BlockHash] | None = None
         num_passed_over = 0
@@ -51,7 +51,7 @@ class AdmissionRound:
                 num_passed_over += 1
 
     def admit_held_back(self) -> None:
-        """Begin long prompts with what is left: those under way can take no more in this step."""
+        """Admit long prompts with the rest of the budget, which the prompts in progress cannot use in this step."""
         self._prompts.num_kept = 0
         for sequence in self._held_back:
             if self._draft.num_places <= 0 or not self._prompts.has_room_behind(sequence.length):
@@ -60,7 +60,7 @@ class AdmissionRound:
                 self._prompts.grow(sequence, self._draft.budget)
 
     def _admit_unless_expected(self, sequence: Sequence, filling: Set[BlockHash], *, may_pass: bool = False) -> bool:
-        """Not where a sibling in this very step computes what it needs next: one step later it is a hit."""
+        """Admit a sequence, unless this step already computes the block that it needs next: one step later it will be cached."""
         if sequence.waits_for_scores:
             return False
         blocks = sequence.shareable_blocks
@@ -70,7 +70,7 @@ class AdmissionRound:
         return self._admit_sequence(sequence, cached_pages, may_pass=may_pass)
 
     def _admit_sequence(self, sequence: Sequence, cached_pages: list[PageId], *, may_pass: bool) -> bool:
-        """Admit it if there is a place, its whole length fits now and leaves the watermark, and it need not pass a shorter one."""
+        """Admit a sequence if a place is free, its pages are free above the watermark, and it need not pass a shorter prompt."""
         start = len(cached_pages) * sequence.page_size
         num_tokens = sequence.length - start
         is_first = sequence.group not in self._groups
@@ -89,7 +89,7 @@ class AdmissionRound:
         return True
 
     def _has_place(self, *, is_first: bool, is_short: bool) -> bool:
-        """The last places are for calls that have none yet, and the very last for a short prompt."""
+        """Return True if a place is free. The last places are for calls that have none yet, the very last for a short prompt."""
         num_places, reserved = self._draft.num_places, self._draft.limits.reserved_places
         return num_places > reserved or (is_first and (is_short or num_places > min(reserved, 1)))
 

@@ -1,4 +1,4 @@
-"""The sequences that decode: each gets a token, and where workers can return several in a step, a promise of more."""
+"""The planning of decodes: each sequence gets one token per step, or several if the worker can return several."""
 
 from collections.abc import Sequence as Seq
 
@@ -7,7 +7,7 @@ from scheduler.steps.step_draft import StepDraft
 
 
 def continue_decoding(draft: StepDraft, decoding: Seq[Sequence]) -> None:
-    """Schedule them in their order. With fewer tokens in the budget than sequences, the last of them wait."""
+    """Schedule the decoding sequences in order. If the budget has fewer tokens than there are sequences, the last ones wait."""
     promises = _Promises(draft, decoding) if decoding and draft.limits.max_new_tokens > 1 else None
     for sequence in decoding:
         if not draft.budget:
@@ -19,8 +19,8 @@ def continue_decoding(draft: StepDraft, decoding: Seq[Sequence]) -> None:
 
 
 class _Promises:
-    """What is promised beyond a token each: at most half of the budget that those leave, so that prompts get on, and no page
-    that another one of the sequences needs for its one token."""
+    """The maximum numbers of new tokens. Beyond one token each, they take at most half of the remaining budget, so that prompts
+    progress, and no page that another decoding sequence needs for its one token."""
 
     def __init__(self, draft: StepDraft, decoding: Seq[Sequence]) -> None:
         num_left = max(0, draft.budget - len(decoding)) // 2
@@ -29,7 +29,7 @@ class _Promises:
         self._num_pages = draft.num_available - num_needed - draft.limits.watermark_pages
 
     def tokens_for(self, sequence: Sequence) -> int:
-        """Not past the sequence's end, and no more than there are pages for."""
+        """Return the maximum for a sequence: not past its end, and no more than there are pages for."""
         num_wanted = min(self._max_new_tokens, sequence.max_length - sequence.length)
         start, size = sequence.computation.num_computed, sequence.page_size
         num_pages = max(len(sequence.computation.block_table), start // size + 1)

@@ -1,4 +1,4 @@
-"""Leases: where the next steps would be the same step again, one plan stands for all of them."""
+"""The planning of leases. A lease is one plan for several steps, made if the next steps would repeat this one."""
 
 from collections.abc import Collection
 
@@ -7,7 +7,7 @@ from scheduler.steps.step_draft import StepDraft
 
 
 def lease_further_steps(draft: StepDraft) -> None:
-    """Turn the chunks into those of a lease, of as many steps as there are pages for."""
+    """Turn the step into a lease with as many steps as there are pages for, if it may be one."""
     if not _may_lease(draft):
         return
     num_steps = _longest(draft.chunks.values(), draft.limits.max_lease_steps)
@@ -22,10 +22,10 @@ def lease_further_steps(draft: StepDraft) -> None:
 
 
 def _may_lease(draft: StepDraft) -> bool:
-    """Whether the next steps would be this one again: no sequence joins or leaves, and all decode."""
+    """Return True if the next steps would repeat this one: no sequence joins or leaves, and all decode."""
     if draft.limits.max_lease_steps < 2 or draft.preempted or draft.outgrown:
         return False
-    # A sequence that waits for results which may not bring its last token goes on with the next step.
+    # A sequence whose results in flight may not bring its last token needs the next step too.
     num_going_on = sum(sequence.num_pending > 0 or sequence.computation.num_uncertain > 0 for sequence in draft.running)
     return num_going_on == len(draft.chunks) and all(
         chunk.num_tokens == 1 and chunk.max_new_tokens for chunk in draft.chunks.values()
@@ -33,7 +33,7 @@ def _may_lease(draft: StepDraft) -> bool:
 
 
 def _longest(chunks: Collection[Chunk], num_steps: int) -> int:
-    """Return how many steps all can go on together: a sequence whose steps surely do not lead to its end must not be left out."""
+    """Return the number of steps for all chunks. A sequence may leave the lease early only if its steps may reach its end."""
     for chunk in chunks:
         if (chunk.sequence.max_length - chunk.sequence.length) % chunk.max_new_tokens:
             num_steps = min(num_steps, chunk.max_num_steps)

@@ -1,12 +1,12 @@
-"""plan_step: what one worker computes next. A pure function of its arguments: it changes no sequence and no page.
+"""The planning of one worker's next step, as a pure function that changes no sequence and no page.
 
-Each step has a budget of tokens. Sequences that decode come first, so that a prompt never delays a token that somebody is watching.
-Prompts share the rest: those under way are sure of half of it while others wait, shorter ones may pass longer ones, and what nobody
-takes goes to the oldest. A step that brings a short prompt's first token holds little of the long ones, so that it is soon over.
-docs/overload.md says why. When pages run out, the latest original arrival of the lowest priority is preempted, so the oldest
-sequence always gets on.
+Each step has a budget of tokens. Decodes come first, so that a prompt never delays the next token of a running stream. Prompts
+share the rest: prompts in progress are guaranteed half of it while others wait, shorter prompts may pass longer ones, and the
+remainder goes to the oldest. A step that computes the first token of a short prompt computes little of the long ones, so that it
+ends soon. docs/overload.md gives the reasons. If pages run out, the sequence of the lowest priority that arrived last is preempted,
+so that the oldest sequence always progresses.
 
-When nobody waits and all that is left to do is to decode, the next steps are foreseeable: they are planned at once, as a lease.
+If no sequence waits and all running ones decode, the next steps are foreseeable. They are planned at once, as a lease.
 """
 
 from collections.abc import Iterable
@@ -30,8 +30,8 @@ def plan_step(
     *,
     somebody_waits: bool = False,
 ) -> StepDecision:
-    """Decide one step. `waiting` is in the order of admission, and asked for the next one only while there is room for it;
-    `somebody_waits` if others do who are not among them."""
+    """Decide one step. `waiting` is in the order of admission and is read only while there is room. `somebody_waits` is true if
+    the model has waiting sequences, also such as are not in `waiting`."""
     draft = StepDraft(
         pool=pool,
         limits=limits,
@@ -62,7 +62,7 @@ def plan_step(
 
 
 def _decoding_and_prompts(running: Iterable[Sequence]) -> tuple[list[Sequence], list[Sequence]]:
-    """Return the sequences that have one token to compute, and those that have more."""
+    """Return the sequences with one token to compute, and the sequences with more."""
     decoding: list[Sequence] = []
     prompts: list[Sequence] = []
     for sequence in running:

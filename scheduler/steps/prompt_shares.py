@@ -1,4 +1,4 @@
-"""How the prompts of a step share its budget: those under way are sure of a part, and a short one is computed to its end first."""
+"""The shares of prompts in a step's budget. Prompts in progress are guaranteed a part, and short prompts are finished first."""
 
 from collections.abc import Sequence as Seq
 
@@ -7,30 +7,30 @@ from scheduler.steps.sequence import Sequence
 from scheduler.steps.step_decision import Chunk
 from scheduler.steps.step_draft import StepDraft
 
-# Tokens of prompts under way that each step computes, whoever waits: so many without context before them.
+# Minimum number of tokens of prompts in progress that each step computes, for tokens without context before them.
 MIN_CHUNK_TOKENS = 16
-# A prompt may pass those under way that have so many times as much left to compute, and those for which there are no pages if it
-# needs so many times fewer.
+# A prompt may pass prompts in progress that have this many times as much left to compute. It may pass a prompt that is short of
+# pages if it needs this many times fewer pages.
 PASSING_RATIO = 4
 
 
 class PromptShares:
-    """The prompts that have a chunk in a step, and how far each may still grow."""
+    """The prompts that have a chunk in a step, and the shares by which their chunks may grow."""
 
     def __init__(self, draft: StepDraft) -> None:
         self.num_kept = 0
-        """Of the budget: for prompts under way, whoever else comes."""
+        """Tokens of the budget that are reserved for prompts in progress."""
         self._draft = draft
         self._threshold = draft.limits.prefill.long_token_threshold
         self._partial: list[Sequence] = []
-        """Those whose chunk may still grow, in the order in which they share what is left of the budget."""
+        """Prompts whose chunk may still grow, in the order in which they share the rest of the budget."""
         self._short: list[tuple[int, Sequence]] = []
-        """Short prompts whose last token this step can compute, with their numbers of tokens."""
+        """Short prompts that this step can finish, with their numbers of tokens."""
 
-    # ---- at first, each has a little
+    # ---- first, a small chunk for each
 
     def continue_prompts(self, prompts: Seq[Sequence], *, is_shared: bool) -> None:
-        """Schedule the prompts that run. With others that may want a part of the budget, these only begin."""
+        """Schedule the running prompts. If others may want a part of the budget, they get only a first share."""
         draft = self._draft
         is_shared |= len(prompts) > 1
         num_for_others = draft.budget - draft.budget // 2
@@ -65,13 +65,13 @@ class PromptShares:
             self.num_kept += min(self._num_left_of(sequence), num_left if is_short else num_left // 2)
 
     def _first_share(self, num_tokens: int, number: int, room: int, start: int) -> int:
-        """Return the tokens with which a prompt begins: all of them together have less than MIN_CHUNK_TOKENS and fit into
-        `room`, or have a token each."""
+        """Return the number of tokens of a prompt's first share. All first shares together have less than MIN_CHUNK_TOKENS and fit
+        into `room`, or have one token each."""
         share = (MIN_CHUNK_TOKENS >> (number + 1)) * self._draft.limits.equal_context // self._draft.cost(start)
         return min(num_tokens, max(1, share), max(1, room))
 
     def _add(self, sequence: Sequence, num_tokens: int) -> bool:
-        """Note a prompt that has a chunk now, and had so many tokens that were not cached; True if the chunk may grow."""
+        """Add a prompt that has a chunk and `num_tokens` tokens that were not cached. Return True if its chunk may grow."""
         num_left = self._num_left_of(sequence)
         if num_left:
             self._partial.append(sequence)
@@ -79,10 +79,10 @@ class PromptShares:
             self._short.append((num_tokens, sequence))
         return num_left > 0
 
-    # ---- who else may begin
+    # ---- further prompts
 
     def may_pass(self, num_tokens: int) -> bool:
-        """Whether a long prompt need not wait for those under way: all of them have much more left to compute."""
+        """Return True if a prompt may pass all prompts in progress, because each has much more left to compute."""
         if not self._partial:
             return True
         limits = self._draft.limits.prefill
@@ -92,16 +92,16 @@ class PromptShares:
         return is_room and PASSING_RATIO * num_tokens <= min(remaining)
 
     def has_room_behind(self, length: int) -> bool:
-        """Whether the step can begin one more prompt of this length behind those that go on with the next step."""
+        """Return True if the step can begin one more prompt of this length, beside those that continue in the next step."""
         draft = self._draft
         self._partial = [each for each in self._partial if not draft.chunks[each.sequence_id].max_new_tokens]
         is_room = len(self._partial) < draft.limits.prefill.max_num_partial
         return is_room and draft.budget > 0 and draft.effort >= draft.cost(length)
 
-    # ---- then they share what is left
+    # ---- then, the rest of the budget
 
     def share_the_rest(self) -> None:
-        """Let each prompt under way take half of what those before it left, then as much as there is."""
+        """Give each prompt half of what the ones before it left, and then, in the same order, all that is still left."""
         draft = self._draft
         self._partial = [each for each in self._partial if each.sequence_id in draft.chunks]
         if self._short:
@@ -111,7 +111,7 @@ class PromptShares:
                 self.grow(sequence, draft.budget if sequence is self._partial[-1] else -(-draft.budget // divisor))
 
     def _finish_short(self) -> None:
-        """Compute the shortest prompts to their ends, and leave to the others as much effort as that and the decodes have taken."""
+        """Finish the shortest prompts, and limit the other prompts to as much effort as those and the decodes have taken."""
         draft = self._draft
         longest = max(MIN_CHUNK_TOKENS, PASSING_RATIO * min(num_tokens for num_tokens, _ in self._short))
         shortest = [sequence for num_tokens, sequence in self._short if num_tokens <= longest]
@@ -126,7 +126,7 @@ class PromptShares:
         )
 
     def grow(self, sequence: Sequence, num_tokens: int) -> None:
-        """Lengthen its chunk by so many tokens, or as far as there are pages and time."""
+        """Lengthen the sequence's chunk by at most `num_tokens` tokens, as far as there are pages and effort."""
         draft = self._draft
         chunk, size = draft.chunks[sequence.sequence_id], sequence.page_size
         end = chunk.max_start + chunk.num_tokens
@@ -141,18 +141,18 @@ class PromptShares:
             )
 
     def _num_left_of(self, sequence: Sequence) -> int:
-        """Return the tokens by which its chunk could grow."""
+        """Return the number of tokens by which the sequence's chunk could grow."""
         chunk = self._draft.chunks[sequence.sequence_id]
         return min(sequence.length - chunk.max_start, sequence.max_chunk_tokens) - chunk.num_tokens
 
-    # ---- what the step will have computed
+    # ---- blocks of the step
 
     def blocks_being_filled(self) -> set[BlockHash]:
-        """Return the blocks that this step fills, as far as its chunks may grow."""
+        """Return the blocks that this step fills if its chunks grow as far as they may."""
         filling = {block for chunk in self._draft.chunks.values() for block in chunk.filled_blocks}
         return filling.union(*(self.grown(each).filled_blocks for each in self._partial))
 
     def grown(self, sequence: Sequence) -> Chunk:
-        """Return its chunk as long as it may become."""
+        """Return the sequence's chunk at its greatest possible length."""
         chunk = self._draft.chunks[sequence.sequence_id]
         return chunk._replace(num_tokens=chunk.num_tokens + min(self._draft.budget, self._num_left_of(sequence)))

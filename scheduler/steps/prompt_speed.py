@@ -1,11 +1,11 @@
-"""How fast a worker computes prompts, learned from the steps it has run."""
+"""The speed at which a worker computes prompts, learned from its steps."""
 
-# Of a worker that has computed no long prompt yet. A GPU is faster, a small CPU slower.
+# Speed of a worker that has not computed a long prompt yet. A GPU is faster, a small CPU slower.
 _UNKNOWN_TOKENS_PER_S = 5_000.0
-# Steps with fewer tokens of prompts, or mostly other ones, tell what a step costs rather than what a token does.
+# Steps with fewer prompt tokens, or a smaller share of them, show the cost of a step rather than that of a token.
 _MIN_PROMPT_TOKENS = 64
 _MIN_PROMPT_SHARE = 0.75
-# Of what was learned, this much remains with each further step: a machine that becomes busy is followed within some ten steps.
+# Weight that the past keeps with each further step. The speed follows a machine that becomes busy within about ten steps.
 _KEPT = 0.9
 
 
@@ -20,17 +20,17 @@ class PromptSpeed:
         return self._num_tokens / self._seconds if self._seconds else _UNKNOWN_TOKENS_PER_S
 
     def tokens_since_begin(self, now_s: float) -> int:
-        """What it has probably computed of the step that runs."""
+        """Return the number of tokens that the running step has probably computed."""
         return round((now_s - self._busy_since_s) * self.tokens_per_s)
 
     def record_step_start(self, now_s: float) -> None:
-        """Record that a worker that did nothing was sent a step."""
+        """Record that an idle worker was sent a step."""
         self._busy_since_s = now_s
 
     def record_step_end(self, num_tokens: int, num_sampled: int, now_s: float) -> None:
         """Record that the oldest step ended and the next one began.
 
-        Each sampled token is one that decodes, or the end of a prompt.
+        Each sampled token belongs to a decode or ends a prompt.
         """
         seconds, self._busy_since_s = now_s - self._busy_since_s, now_s
         num_prompt_tokens = num_tokens - num_sampled

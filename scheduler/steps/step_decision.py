@@ -1,4 +1,4 @@
-"""What a step of one worker may hold, and what was decided that it holds: values that never change."""
+"""The limits of a worker's step, and the decision of what it computes, as immutable values."""
 
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass, replace
@@ -11,17 +11,17 @@ from scheduler.steps.sequence import Sequence
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PrefillLimits:
-    """How prompts share a step."""
+    """The limits of prompts that share a step."""
 
     max_num_partial: int = 8
-    """Prompts that may be computed in part at the same time."""
+    """Maximum number of partly computed prompts."""
     max_long_partial: int = 3
-    """The long ones among them."""
+    """Maximum number of long prompts among them."""
     long_token_threshold: int = 0
-    """A prompt with more tokens than this to compute is long; 0 is a 32nd of a step, at least 64."""
+    """Number of tokens to compute above which a prompt is long. 0 means a 32nd of a step, at least 64."""
 
     def of_steps(self, max_step_tokens: int) -> "PrefillLimits":
-        """With the threshold for steps of so many tokens."""
+        """Return the limits with the threshold for steps of `max_step_tokens` tokens."""
         return replace(self, long_token_threshold=self.long_token_threshold or max(64, max_step_tokens // 32))
 
 
@@ -33,30 +33,30 @@ class StepLimits:
     max_step_tokens: int
     max_step_sequences: int
     watermark_pages: int
-    """Admission leaves this many pages to the sequences that run already, unless none runs. Leases always leave them."""
+    """Pages that admissions leave free for the running sequences, unless none runs. Leases always leave them free."""
     max_lease_steps: int = 1
-    """Most steps that one plan may stand for."""
+    """Maximum number of steps of a lease."""
     reserved_places: int = 0
-    """Of `max_step_sequences`: left to requests that have no sequence here yet. One of them is left to short prompts."""
+    """Part of `max_step_sequences` for calls that have no sequence here yet; one of these places is for short prompts."""
     max_new_tokens: int = 1
-    """Most that a step may promise to one sequence."""
+    """Maximum number of new tokens that a step may promise to one sequence."""
     prefill: PrefillLimits = DEFAULT_PREFILL_LIMITS
 
     @property
     def equal_context(self) -> int:
-        """A token of a prompt attends to so many others in about the time that all its other arithmetic takes. Only roughly: bigger
-        steps are for devices and models where it is more."""
+        """Number of tokens to which a prompt token attends in about the time of all its other arithmetic. A rough value: larger
+        steps are for devices and models with more."""
         return max(2_048, 4 * self.max_step_tokens)
 
 
 class Chunk(NamedTuple):
-    """Compute `num_tokens` tokens of a sequence, after appending new pages to its block table.
+    """A part of a sequence to compute in a step: `num_tokens` tokens, after new pages are appended to its block table.
 
-    The planner counts with the latest position at which they may start, `max_start`: it is where they start if all steps in
-    flight bring as many tokens as they promised. The earliest one, `start`, is added when the pages are granted
-    (`PlannedSequence`); the worker's chunk has both. They differ only where steps in flight promise several tokens.
+    The planner uses the latest possible start, `max_start`, which is right if all steps in flight return the promised maximum of
+    tokens. The earliest one, `start`, is added when the pages are granted (`PlannedSequence`); the worker's chunk has both. They
+    differ only if steps in flight promise several tokens.
 
-    A tuple, like all that is made once per sequence and step: a frozen dataclass takes four times as long to make.
+    It is a tuple because one is made per sequence and step, and a frozen dataclass takes four times as long to make.
     """
 
     sequence: Sequence
@@ -64,18 +64,18 @@ class Chunk(NamedTuple):
     num_tokens: int
     num_new_pages: int
     max_new_tokens: int
-    """It promises at least one and at most so many; 0 samples nothing."""
+    """Maximum number of new tokens; the step returns at least one. 0 samples nothing."""
     num_steps: int = 1
-    """In a lease: how many of its steps."""
+    """Number of the lease's steps in which it takes part; 1 without a lease."""
 
     @property
     def most_tokens(self) -> int:
-        """How many it computes at most: of the new ones, all but the last are computed with those before."""
+        """Maximum number of tokens that it computes, including all new tokens but the last."""
         return self.num_tokens + self.max_new_tokens - 1 if self.max_new_tokens else self.num_tokens
 
     @property
     def max_num_steps(self) -> int:
-        """Steps like this one that lead at most to the sequence's end, and not past it."""
+        """Maximum number of steps like this one that cannot lead past the sequence's end."""
         return (self.sequence.max_length - self.sequence.length) // self.max_new_tokens
 
     @property
@@ -84,7 +84,7 @@ class Chunk(NamedTuple):
         return self.sequence.block_hashes[1 + start // size : 1 + (start + self.num_tokens) // size]
 
     def leased(self, num_steps: int) -> "Chunk":
-        """Not past the sequence's end: a token that is its last is sampled and not computed."""
+        """Return the chunk of a lease with `num_steps` steps, or fewer if the sequence ends before."""
         num_steps = min(num_steps, self.max_num_steps)
         num_new_pages = self.sequence.num_new_pages(self.max_start + num_steps * self.max_new_tokens)
         return self._replace(num_new_pages=num_new_pages, num_steps=num_steps)
@@ -92,7 +92,7 @@ class Chunk(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Admission:
-    """A waiting sequence starts to run, its first blocks taken from the cache."""
+    """The admission of a waiting sequence, with the cached pages of its first blocks."""
 
     sequence: Sequence
     cached_pages: tuple[PageId, ...]
@@ -100,17 +100,17 @@ class Admission:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepDecision:
-    """Carried out in the order of the fields: pages freed by the first two may be granted to the last."""
+    """The decision of a step. It is carried out in the order of the fields: the last may use pages that the first have freed."""
 
     preempted: tuple[Sequence, ...]
     outgrown: tuple[Sequence, ...]
-    """Alone, with all pages, and still too long: they end here."""
+    """Sequences that are alone on the worker, have all its pages and are still too long: they end here."""
     admissions: tuple[Admission, ...]
     chunks: tuple[Chunk, ...]
     short_of_pages: Sequence | None = None
-    """The first that was not admitted because too few pages are free."""
+    """The first sequence that was not admitted because too few pages are free."""
 
     @property
     def num_steps(self) -> int:
-        """More than 1 is a lease: the worker goes on by itself."""
+        """Number of steps. More than 1 makes it a lease."""
         return max((chunk.num_steps for chunk in self.chunks), default=1)

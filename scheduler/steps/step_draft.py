@@ -1,6 +1,6 @@
-"""A step while it is being decided: its chunks, and what is left of the budget and the pages. planner.py has the order.
+"""The draft of a step: its chunks, and the rest of the budget and the pages.
 
-Who gets how much is decided elsewhere: decode_promises.py, prompt_shares.py, admission.py, lease_planning.py.
+planner.py decides the order. decode_promises.py, prompt_shares.py, admission.py and lease_planning.py decide the amounts.
 """
 
 from dataclasses import dataclass, field
@@ -12,44 +12,44 @@ from scheduler.steps.step_decision import Admission, Chunk, StepLimits
 
 @dataclass(slots=True, kw_only=True)
 class StepDraft:
-    """A step being decided. Counts tokens and pages as if its decisions had been carried out."""
+    """A step that is being decided. It counts tokens and pages as if its decisions were carried out."""
 
     pool: PagePool
     limits: StepLimits
     budget: int
-    """Tokens."""
+    """Tokens that the step may still compute."""
     effort: int
-    """Tokens times what each of a prompt attends to: what prompts may take of the step's time, as a step without context would."""
+    """Time that prompts may still take, in tokens weighted by their context: as much as the tokens of a step without context."""
     num_available: int
-    """Pages."""
+    """Pages that are still available."""
     running: list[Sequence]
-    """In their order, without those that were preempted or have outgrown the pool."""
+    """Running sequences in order, without those that were preempted or have outgrown the pool."""
     chunks: dict[int, Chunk] = field(default_factory=dict)
     preempted: list[Sequence] = field(default_factory=list)
     outgrown: list[Sequence] = field(default_factory=list)
     admissions: list[Admission] = field(default_factory=list)
     num_decoded: int = 0
-    """Tokens that sequences which decode bring at most."""
+    """Maximum number of new tokens of the decoding sequences."""
     _dropped: dict[PageId, int] = field(default_factory=dict)
-    """References that preemptions of this step have given up."""
+    """Number of references to each page that preemptions of this step have released."""
 
     @property
     def num_places(self) -> int:
-        """How many more sequences may run."""
+        """Number of further sequences that may run."""
         return self.limits.max_step_sequences - len(self.running) - len(self.admissions)
 
     def cost(self, start: int) -> int:
-        """Return the effort of a token of a prompt behind so many others; a few hundred of those make no difference."""
+        """Return the effort of a prompt token behind `start` others, rounded down to 512 of them."""
         return self.limits.equal_context + start - start % 512
 
     def affordable(self, start: int) -> int:
-        """Return how many such tokens the step has time for."""
+        """Return the number of tokens behind `start` others for which effort is left."""
         return max(0, self.effort) // self.cost(start)
 
     def continue_sequence(self, sequence: Sequence, num_tokens: int, max_new_tokens: int = 1) -> None:
-        """Schedule a running sequence's next tokens. Where pages are missing, others are preempted, or this one is.
+        """Schedule a running sequence's next tokens. If pages are missing, preempt others or this sequence.
 
-        `max_new_tokens` is promised where its last token is among them: the end of a prompt brings one.
+        `max_new_tokens` counts if the chunk reaches the sequence's last token.
         """
         num_new_pages = sequence.num_new_pages(sequence.computation.num_computed + num_tokens + max_new_tokens - 1)
         if num_new_pages <= self.num_available or self._make_room(sequence, num_new_pages):
@@ -75,7 +75,7 @@ class StepDraft:
         self.num_available += chunk.num_new_pages
 
     def _make_room(self, sequence: Sequence, num_pages: int) -> bool:
-        """Preempt from the end of the order until `num_pages` are available; False when the sequence itself had to give way."""
+        """Preempt from the end of the order until `num_pages` are available. Return False if the sequence itself had to go."""
         while num_pages > self.num_available:
             victim = self.running[-1]
             if victim is not sequence:
@@ -84,7 +84,7 @@ class StepDraft:
                 self._preempt(victim)
                 return False
             else:
-                # Alone with all pages. Tokens on their way come first; the next plan ends it.
+                # It is alone and has all pages. It ends once no results are in flight, so that none of its tokens is lost.
                 if sequence.computation.num_sampling == 0:
                     self.running.remove(sequence)
                     self.outgrown.append(sequence)

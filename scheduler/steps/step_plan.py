@@ -1,4 +1,4 @@
-"""What goes down to a worker for one step, and the way to it."""
+"""The plan of one step as it is sent to a worker, and the protocol of the link to the worker."""
 
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
@@ -11,7 +11,7 @@ from scheduler.steps.sequence import Sequence
 class PlannedSequence(NamedTuple):
     """A chunk with the pages that were granted for it.
 
-    Results that are on their way decide where it starts: at the earliest at `start`, at the latest at `max_start`.
+    It starts between `start` and `max_start`, depending on the results in flight.
     """
 
     sequence: Sequence
@@ -20,9 +20,9 @@ class PlannedSequence(NamedTuple):
     num_tokens: int
     new_page_ids: tuple[PageId, ...]
     max_new_tokens: int
-    """The step promises at least one and at most so many; 0 samples nothing."""
+    """Maximum number of new tokens; the step returns at least one. 0 samples nothing."""
     num_steps: int = 1
-    """In a lease: how many of its steps."""
+    """Number of the lease's steps in which it takes part; 1 without a lease."""
 
     @property
     def only_decodes(self) -> bool:
@@ -31,20 +31,20 @@ class PlannedSequence(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepPlan:
-    """What goes down the stream for one step."""
+    """The plan of one step, or of a lease."""
 
     step_id: int
     finished_sequence_ids: tuple[int, ...]
     new_sequences: tuple[Sequence, ...]
     scheduled: tuple[PlannedSequence, ...]
     sealed_blocks: tuple[tuple[PageId, BlockHash], ...] = ()
-    """Pages whose content became final with a result, named for the worker to report after a reconnect."""
+    """Pages whose content became final with a result. The worker reports them after a reconnect."""
     max_steps: int = 1
-    """More than 1 is a lease: the worker goes on by itself."""
+    """Number of steps. More than 1 makes it a lease, which the worker runs by itself."""
 
     @property
     def traceparent(self) -> str:
-        """Of the traced sequence with the largest chunk; where several decode, they take turns. Empty without any."""
+        """Trace context of the traced sequence with the largest chunk. Equal chunks take turns. Empty if none is traced."""
         traced = [planned for planned in self.scheduled if planned.sequence.traceparent]
         if not traced:
             return ""
@@ -54,12 +54,12 @@ class StepPlan:
 
 
 class WorkerLink(Protocol):
-    """The way to one worker. The calls return at once."""
+    """The link to one worker. Its methods return at once."""
 
     def send_step(self, plan: StepPlan) -> None: ...
 
     def send_recall(self, step_id: int) -> None:
-        """End the lease that begins with this step, if it has not ended."""
+        """Tell the worker to end the lease that began with this step, if it has not ended."""
 
     def send_unload(self) -> None: ...
 

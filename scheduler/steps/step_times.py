@@ -1,33 +1,33 @@
-"""How long a worker takes for a step, learned from the steps it has run and predicted from what the next one computes.
+"""The time that a worker takes for a step, learned from its earlier steps.
 
-Steps are compared by their work: the tokens they compute, each weighed by the context it attends to.
+Steps are compared by their work: the tokens that they compute, each weighted by the context that it attends to.
 """
 
 from collections.abc import Iterable
 
-# A token attends to so many others in about the time that all its other arithmetic takes. Only roughly, and it differs between
-# models: what is compared are powers of two, and what is told from slowness is a worker that stands still.
+# Number of tokens to which a token attends in about the time of all its other arithmetic. It differs between models, but a rough
+# value is enough: only powers of two are compared, and only to distinguish a hung worker from a slow one.
 _EQUAL_CONTEXT = 1024
-# A new worker's first steps touch memory and compile kernels for the first time; nothing is predicted from fewer.
+# A new worker's first steps touch memory and compile kernels for the first time. With fewer steps, nothing is predicted.
 _NUM_FIRST_STEPS = 8
-# The weight of the newest step in a mean: a machine that becomes busy is followed within a dozen steps.
+# Weight of the newest step in a mean. The mean follows a machine that becomes busy within a dozen steps.
 _WEIGHT = 0.2
 
 
 def work_of(chunks: Iterable[tuple[int, int]]) -> int:
-    """Of one step. Each chunk computes tokens [start, start + num_tokens) of a sequence."""
+    """Return the work of one step. Each chunk (start, num_tokens) computes tokens [start, start + num_tokens) of a sequence."""
     return sum(num_tokens * (_EQUAL_CONTEXT + start) for start, num_tokens in chunks)
 
 
 class StepTimes:
-    """Exponentially weighted means, one for each power of two of work."""
+    """Exponentially weighted means of step times, one for each power of two of work."""
 
     def __init__(self) -> None:
         self._mean_s: dict[int, float] = {}
         self._num_steps = 0
 
     def learn_step_time(self, work: int, seconds: float) -> None:
-        """Learn from a step that took so long. One without work says nothing about others."""
+        """Learn from a step that took `seconds`. A step without work is ignored."""
         if work == 0:
             return
         size = work.bit_length()
@@ -36,10 +36,10 @@ class StepTimes:
         self._num_steps += 1
 
     def predict_s(self, work: int) -> float | None:
-        """Return how long a step of so much work will take; None until eight steps are known.
+        """Return the predicted time of a step of this work, in seconds; None until eight steps are known.
 
-        Unseen sizes are scaled linearly from smaller known ones; below those, the time of a larger one stands: overestimates
-        are preferred.
+        The time of an unseen size is scaled linearly from smaller known sizes. Below the smallest known size, the time of a larger
+        one is used, since an overestimate does less harm.
         """
         if self._num_steps < _NUM_FIRST_STEPS:
             return None

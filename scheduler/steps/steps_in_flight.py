@@ -9,7 +9,7 @@ from scheduler.steps.sequence import Sequence
 from scheduler.steps.step_plan import PlannedSequence, StepPlan
 from scheduler.steps.step_times import work_of
 
-# The worker computes one step while the next one waits in its queue, so it never waits for the network.
+# The worker computes one step while the next one waits in its queue, so that it never waits for the network.
 MAX_STEPS_IN_FLIGHT = 2
 
 
@@ -17,38 +17,38 @@ MAX_STEPS_IN_FLIGHT = 2
 class StepInFlight:
     step_id: int
     num_tokens: int
-    """That are computed at most."""
+    """Maximum number of tokens that are computed."""
     num_new_tokens: int
-    """That are sampled at most."""
+    """Maximum number of tokens that are sampled."""
     work: int
-    """As step_times.py measures it."""
+    """Work of the step, as step_times.py measures it."""
     num_context_tokens: int
-    """That its sequences will hold at most."""
+    """Maximum number of tokens that its sequences will have."""
     computing: tuple[Sequence, ...]
-    """All that take part."""
+    """All sequences of the step."""
     sampling: dict[int, tuple[Sequence, int, int]]
-    """Sequence id → the sequence, the attempt that is being sampled, and how many tokens that brings at most."""
+    """Sequence id → the sequence, the attempt that is sampled, and the maximum number of new tokens."""
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
 class Lease:
-    """Steps that the worker will begin by itself behind the two that are in flight."""
+    """The steps that the worker will begin by itself behind the two that are in flight."""
 
     plan: StepPlan
     taking_part: dict[int, PlannedSequence]
-    """The sequences of the next of them, by id."""
+    """Sequences of the next of these steps, by id."""
     num_begun: int = 1
     is_outdated: bool = False
-    """It goes on with a sequence that left, or without one that does not end where it could have."""
+    """True if the lease still has a sequence that left, or lacks one that could have ended but did not."""
     is_recalled: bool = False
 
 
 class StepsInFlight:
     def __init__(self) -> None:
         self.unanswered: deque[StepInFlight] = deque()
-        """The oldest first."""
+        """Steps without a result, the oldest first."""
         self.lease: Lease | None = None
-        """What the worker will do behind them without being told."""
+        """Steps that the worker will run behind them without a further message."""
         self.last_step_id = 0
 
     @property
@@ -60,19 +60,19 @@ class StepsInFlight:
         return self.unanswered[0] if self.unanswered else None
 
     def add_sent_step(self, plan: StepPlan) -> None:
-        """It is sent now, and its chunks are counted."""
+        """Add a step that is sent now, and whose chunks the sequences have counted."""
         self._add(
             plan.step_id, [(each, max_start, num, most) for each, _, max_start, num, _, most, _ in plan.scheduled]
         )
 
     def begin_lease(self, plan: StepPlan) -> None:
-        """It was sent as one."""
+        """Begin a lease, whose first step was added."""
         taking_part = {planned.sequence.sequence_id: planned for planned in plan.scheduled}
         self.lease = Lease(plan=plan, taking_part=taking_part)
         self.follow_lease()
 
     def take_answered_step(self, step_id: int) -> StepInFlight:
-        """Return the step whose result has come, and hold it no longer. Raise WorkerProtocolError when another one was due."""
+        """Remove and return the step whose result has arrived. Raises WorkerProtocolError if another result is due."""
         step = self.oldest
         if step is None or step.step_id != step_id:
             due = f"step {step.step_id}" if step else "none"
@@ -80,9 +80,9 @@ class StepsInFlight:
         return self.unanswered.popleft()
 
     def follow_lease(self) -> None:
-        """Count the steps of a lease as in flight that the worker will run whatever is said to it now: two, like others.
+        """Count the steps of a lease that the worker will run in any case as in flight: two, as without a lease.
 
-        Called when a lease is sent, and after each result. Nothing is decided here: these steps were planned with the first one.
+        It is called when a lease is sent, and after each result. These steps were planned with the first one.
         """
         while self.lease is not None and self.has_room:
             lease = self.lease
@@ -101,37 +101,39 @@ class StepsInFlight:
                 self.lease = None
 
     def end_lease(self) -> None:
-        """The worker runs no step of it beyond those in flight."""
+        """Note that the worker runs no step of the lease beyond those in flight."""
         self.lease = None
 
     def recall_lease(self) -> int | None:
-        """Returns the first step of a lease that the worker is to end now, which is said once."""
+        """Return the id of the first step of the lease, to recall it; None if there is no lease or it was recalled already."""
         if self.lease is None or self.lease.is_recalled:
             return None
         self.lease.is_recalled = True
         return self.lease.plan.step_id
 
     def leave_out(self, sequence: Sequence, *, worker_knows: bool) -> None:
-        """The steps behind those in flight go on without it."""
+        """Remove a sequence from the steps of the lease behind those in flight."""
         if self.lease is not None and self.lease.taking_part.pop(sequence.sequence_id, None) is not None:
             self.lease.is_outdated |= not worker_knows
 
     def outdate_lease_without(self, sequence: Sequence) -> None:
-        """Called for a sequence whose last step of a lease has begun, or whose step brought fewer tokens than it promised: it may
-        need steps behind those that were leased to it."""
+        """Mark the lease as outdated if it lacks a sequence that still has tokens to compute.
+
+        It is called for a sequence whose last leased step has begun, or whose step returned fewer tokens than promised.
+        """
         lease = self.lease
         if lease is not None and sequence.sequence_id not in lease.taking_part and sequence.num_pending:
             lease.is_outdated = True
 
     def reach(self, sequence: Sequence) -> int:
-        """How long it is at most by now, whatever results are on their way."""
+        """Return the greatest length that the sequence may have on the worker by now."""
         lease = self.lease
         if lease is None or (planned := lease.taking_part.get(sequence.sequence_id)) is None:
             return sequence.length
         return sequence.length + (planned.num_steps - lease.num_begun) * planned.max_new_tokens
 
     def _add(self, step_id: int, chunks: Seq[tuple[Sequence, int, int, int]]) -> None:
-        """Each with where it starts at most, its number of tokens, and how many new ones it promises."""
+        """Add a step. Each chunk is (sequence, latest start, number of tokens, maximum number of new tokens)."""
         sampling, spans = {}, []
         num_tokens = num_new_tokens = num_context_tokens = 0
         for sequence, max_start, num_computed, most in chunks:

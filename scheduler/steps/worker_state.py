@@ -1,4 +1,4 @@
-"""An attached worker as the scheduler knows it: its limits, its pages, its running sequences, its steps in flight."""
+"""The state of an attached worker: its limits, pages, running sequences and steps in flight."""
 
 from collections.abc import Iterable
 from dataclasses import InitVar, dataclass, field
@@ -25,9 +25,9 @@ from scheduler.worker_info import WorkerInfo
 class WorkerPhase(Enum):
     SERVING = auto()
     LEAVING = auto()
-    """It asked to go: no sequence is admitted any more, and those it has move or end."""
+    """The worker asked to leave. No sequence is admitted any more, and its sequences move or end."""
     DISMISSED = auto()
-    """It was told that no step follows."""
+    """The worker was notified that no step follows."""
 
 
 @dataclass(slots=True, eq=False, repr=False)
@@ -36,7 +36,7 @@ class AttachedWorker:
     session_id: int
     link: WorkerLink
     held_blocks: InitVar[Iterable[tuple[PageId, BlockHash]]] = ()
-    """What its pages have kept from an earlier stream."""
+    """Blocks that its pages have kept from an earlier stream."""
     max_lease_steps: InitVar[int] = 1
     prefill_limits: InitVar[PrefillLimits] = DEFAULT_PREFILL_LIMITS
     pool: PagePool = field(init=False)
@@ -44,15 +44,15 @@ class AttachedWorker:
     step_limits: StepLimits = field(init=False)
     running: list[Sequence] = field(default_factory=list)
     prefilling: dict[int, Sequence] = field(default_factory=dict)
-    """Those of the running ones that no step has been planned for yet that samples, by sequence id."""
+    """Running sequences without a planned step that samples, by sequence id."""
     num_prompt_tokens: int = 0
-    """That sequences which began to run here have brought, without those that were cached."""
+    """Total number of uncached prompt tokens admitted to this worker."""
     prompt_speed: PromptSpeed = field(default_factory=PromptSpeed)
     steps: StepsInFlight = field(default_factory=StepsInFlight)
     known: set[int] = field(default_factory=set)
     """Sequence ids that the worker holds state for."""
     forgotten: list[int] = field(default_factory=list)
-    """Sequence ids that the next plan tells it to forget."""
+    """Sequence ids that the worker must forget with the next plan."""
     _phase: WorkerPhase = field(default=WorkerPhase.SERVING, init=False)
 
     def __post_init__(
@@ -74,7 +74,7 @@ class AttachedWorker:
 
     @property
     def phase(self) -> WorkerPhase:
-        """Changed by `start_leaving`, `dismiss` and `unload` alone."""
+        """Phase of the worker. Only `start_leaving`, `dismiss` and `unload` change it."""
         return self._phase
 
     @property
@@ -83,22 +83,22 @@ class AttachedWorker:
 
     @property
     def is_idle(self) -> bool:
-        """Nothing is computed, and nothing will be without a new decision."""
+        """True if the worker has no sequence and no step in flight."""
         return not self.running and not self.is_busy
 
     def start_leaving(self) -> None:
-        """Admit no sequence any more: it asked to go."""
+        """Admit no more sequences, because the worker asked to leave."""
         assert self._phase is WorkerPhase.SERVING
         self._phase = WorkerPhase.LEAVING
 
     def dismiss(self) -> None:
-        """Tell the worker, once, that nothing is left for it to do."""
+        """Tell the worker that no further steps follow. Has no effect twice."""
         if self._phase is not WorkerPhase.DISMISSED:
             self._phase = WorkerPhase.DISMISSED
             self.link.send_drain()
 
     def unload(self) -> None:
-        """Send it away without its model. It serves, and nothing is left for it to do."""
+        """Tell the worker to unload its model. It must be serving and idle."""
         assert self._phase is WorkerPhase.SERVING and self.is_idle
         self._phase = WorkerPhase.DISMISSED
         self.link.send_unload()
@@ -108,13 +108,13 @@ class AttachedWorker:
             self.link.send_recall(first_step_id)
 
     def stop_sequence(self, sequence: Sequence) -> None:
-        """Leave out a sequence that its last token ended, as the worker, which knew that first, has done in the steps behind."""
-        # That token, for which they were planned, is not computed.
+        """Remove a sequence that was ended by its last token from the lease. The worker has already done the same."""
+        # The last token is never computed, although the steps in flight were planned for it.
         sequence.computation.stop_at(len(sequence.token_ids) - 1)
         self.steps.leave_out(sequence, worker_knows=True)
 
     def release_sequence(self, sequence: Sequence) -> None:
-        """Take a running sequence off this worker: pages back, state forgotten, late results void."""
+        """Take a running sequence off this worker: release its pages, have its state forgotten, and void its late results."""
         self.steps.leave_out(sequence, worker_knows=False)
         self.running.remove(sequence)
         self.prefilling.pop(sequence.sequence_id, None)
@@ -124,15 +124,15 @@ class AttachedWorker:
             self.forgotten.append(sequence.sequence_id)
 
     def seal_full_blocks(self, sequence: Sequence) -> None:
-        """Offer the sequence's blocks that are full, known and computed by a step that was sent."""
+        """Offer to others the sequence's blocks that are full, known, and computed by a step that was sent."""
         if blocks := sequence.take_sealable_pages():
             self.sealed.add_blocks(blocks, self.steps.last_step_id)
 
     def carry_out_decision(self, decision: StepDecision) -> StepPlan | None:
-        """Grant the pages of a decision and return the plan to send; None when there is nothing to say.
+        """Grant the pages of a decision and return the plan to send, or None if there is nothing to send.
 
         Preempted and outgrown sequences have left already. A worker that becomes idle gets a last plan without chunks if there
-        are blocks that it should learn the names of.
+        are final blocks that it does not know yet.
         """
         for admission in decision.admissions:
             self._admit(admission)
@@ -159,11 +159,11 @@ class AttachedWorker:
         self.num_prompt_tokens += sequence.num_pending
 
     def _grant(self, chunk: Chunk) -> PlannedSequence:
-        # Taken apart at once: this is done for each sequence in each step.
+        # Unpacked at once for speed: this runs for each sequence in each step.
         sequence, max_start, num_tokens, num_new_pages, max_new_tokens, num_steps = chunk
         computation = sequence.computation
         table = computation.block_table
-        # A sequence that the worker does not know gets its whole block table, cached pages first.
+        # A sequence that is new to the worker gets its whole block table, cached pages first.
         first = len(table) if sequence.sequence_id in self.known else 0
         if num_new_pages:
             table += self.pool.allocate_pages(num_new_pages)

@@ -284,7 +284,7 @@ async def test_a_refused_call_is_not_read_first(tmp_path: Path, caplog: pytest.L
         (["--listen", "0.0.0.0:1", "--plaintext"], "without cluster tokens"),
         (["--listen", "0.0.0.0:1"], "in clear text"),
         (["--listen", "127.0.0.1:1", "--cluster-token-file", "none"], "cannot read the cluster token file none"),
-        (["--listen", "127.0.0.1:1", "--home", "/proc/none"], "cannot make the cluster token"),
+        (["--listen", "127.0.0.1:1", "--home", "/proc/none"], "cannot write the cluster token"),
         (["--keys-file", "none.json"], "pagoda key create"),
         (["--tls-roles", "worker"], "must be ROLE=NAME"),
     ],

@@ -32,7 +32,7 @@ def test_one_that_says_nothing_is_lost_whether_it_computes_or_not() -> None:
     for task in (None, Task(1, WORK)):
         watch = watch_after(20, 0.01)
         reasons = [watch.tick(task) for _ in range(9)]
-        assert reasons == [None] * 8 + ["nothing was heard for 4.5 s"]
+        assert reasons == [None] * 8 + ["the worker sent nothing for 4.5 s"]
 
 
 def test_one_that_beats_and_has_nothing_to_do_is_never_lost() -> None:
