@@ -1,4 +1,4 @@
-"""Pages and prefixes as integers: block hashes, page pools, the prefix index.
+"""The cache of keys and values in terms of integers: block hashes, page pools and the prefix index.
 
-Imports nothing of ours, knows no tensors and no sequences.
+It imports no other package of the project.
 """

@@ -1,6 +1,6 @@
-"""A circuit breaker: after some failures in a row nobody is made to wait any more, until a single try shows that it works again.
+"""A circuit breaker: after some failures in a row it refuses all calls, until a single trial call succeeds again.
 
-One event loop uses it: no locks.
+It has no locks, since only one event loop uses it.
 """
 
 import time
@@ -10,11 +10,11 @@ from enum import Enum
 
 class BreakerState(Enum):
     CLOSED = "closed"
-    """Calls go through."""
+    """All calls are allowed."""
     OPEN = "open"
-    """Calls are refused at once."""
+    """All calls are refused at once."""
     HALF_OPEN = "half_open"
-    """One call is on its way to find out; all others are refused."""
+    """One trial call is running; all others are refused."""
 
 
 class CircuitBreaker:
@@ -26,7 +26,7 @@ class CircuitBreaker:
         longest_pause_s: float = 10.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Opens at `max_failures` in a row. The pause before a try doubles with each try that fails."""
+        """Create a closed breaker. It opens after `max_failures` in a row. The pause before a trial doubles if the trial fails."""
         self.state = BreakerState.CLOSED
         self._max_failures = max_failures
         self._first_pause_s = first_pause_s
@@ -37,7 +37,7 @@ class CircuitBreaker:
         self._try_at_s = 0.0
 
     def admits(self) -> bool:
-        """Whether a call may go ahead. Then exactly one of the three calls below tells how it went."""
+        """Return True if a call is allowed. The caller must then report its outcome by exactly one of the three methods below."""
         if self.state is BreakerState.OPEN and self._clock() >= self._try_at_s:
             self.state = BreakerState.HALF_OPEN
             return True
@@ -56,10 +56,10 @@ class CircuitBreaker:
             self._num_failures += 1
             if self._num_failures >= self._max_failures:
                 self._open()
-        # Open already: a call from before that ended late says nothing new.
+        # If it is open already, the call began before that, and its failure is nothing new.
 
     def abandoned(self) -> None:
-        """The caller went away before the call showed anything; the next one may try at once."""
+        """Note that the caller gave up before the call had an outcome. The next caller may try at once."""
         if self.state is BreakerState.HALF_OPEN:
             self.state = BreakerState.OPEN
 

@@ -1,4 +1,4 @@
-"""What the URL of a prefix index may say, checked without importing a client."""
+"""The parser of prefix index URLs. It does not import the Redis client, which would be slow."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,9 +15,9 @@ URL_FORMS = (
 class Topology(Enum):
     SERVER = "server"
     SENTINEL = "sentinel"
-    """The hosts are sentinels, who know which server is the primary of a service."""
+    """The hosts are sentinels, which know the primary server of a service."""
     CLUSTER = "cluster"
-    """The hosts are some of a cluster's, whom the others are asked of."""
+    """The hosts are some nodes of a cluster, which know the other nodes."""
 
 
 _DEFAULT_PORTS = {Topology.SENTINEL: 26379, Topology.CLUSTER: 6379}
@@ -27,15 +27,15 @@ _DEFAULT_PORTS = {Topology.SENTINEL: 26379, Topology.CLUSTER: 6379}
 class RedisURL:
     topology: Topology
     server: str
-    """As for a single server: with TLS or without, user and password, database, and the client's options."""
+    """URL as for a single server, with scheme, user and password, database, and the client's options."""
     hosts: tuple[tuple[str, int], ...] = ()
-    """Of sentinels or a cluster."""
+    """Hosts and ports of sentinels or cluster nodes."""
     service: str = ""
-    """What sentinels call the servers they watch."""
+    """Name of the service that the sentinels watch."""
 
 
 def parse_redis_url(url: str) -> RedisURL:
-    """Raises ValueError, which never repeats the URL: it may have a password."""
+    """Parse a URL. Raises ValueError, whose message never contains the URL, since that may have a password."""
     scheme, separator, _ = url.partition("://")
     if separator and scheme in ("redis", "rediss", "unix"):
         return RedisURL(topology=Topology.SERVER, server=url)
@@ -63,7 +63,7 @@ def _host(place: str, default_port: int) -> tuple[str, int]:
     except ValueError:
         host, port = None, None
     if not host:
-        raise ValueError("name hosts as HOST:PORT, separated by commas")
+        raise ValueError("must name its hosts as HOST:PORT, separated by commas")
     return host, port or default_port
 
 
@@ -71,10 +71,10 @@ def _service_and_database(topology: Topology, path: str) -> tuple[str, str]:
     names: Sequence[str] = path.strip("/").split("/")
     if topology is Topology.CLUSTER:
         if names != [""]:
-            raise ValueError("a cluster has one database only: nothing may follow its hosts")
+            raise ValueError("must end after the hosts of a cluster, because a cluster has only one database")
         return "", ""
     if not names[0] or len(names) > 2:
         raise ValueError(
-            "the name of the service follows the sentinels, and the number of a database that: …/SERVICE/0"
+            "must have the name of the service after the sentinels, and may have a database number after that: …/SERVICE/0"
         )
     return names[0], "".join(names[1:])

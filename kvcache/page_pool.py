@@ -1,8 +1,8 @@
-"""The truth about one worker's pages: who uses them, which hold reusable blocks, which are free.
+"""The pages of one worker: which are used, which hold reusable blocks, and which are free.
 
-A page is in exactly one of three states. *Used*: at least one sequence has it in its block table. *Cached*: nobody uses it,
-but it holds a named block that a later sequence may share; the least recently used one is evicted first. *Free*: neither.
-A pool takes memory for pages that were granted, not for those that a worker only says it has.
+A page is in exactly one of three states. *Used*: at least one sequence has it in its block table. *Cached*: no sequence uses it,
+but it holds a named block that a later sequence may share; the least recently used page is evicted first. *Free*: neither.
+A pool uses memory only for pages that were granted, however many a worker claims to have.
 """
 
 import bisect
@@ -16,22 +16,22 @@ PageId = NewType("PageId", int)
 
 
 class OutOfPagesError(Exception):
-    """More pages were asked for than are free or cached. The planner asks first, so this is a mistake of ours."""
+    """More pages were requested than are free or cached. The planner checks that first, so this error is a bug."""
 
 
 class PagePool:
     def __init__(self, num_pages: int) -> None:
         self.num_pages = num_pages
         self._references: dict[PageId, int] = {}
-        """Of used pages."""
+        """Number of references to each used page."""
         self._block_of: dict[PageId, BlockHash] = {}
         self._page_of: dict[BlockHash, PageId] = {}
         self._freed: list[PageId] = []
-        """Granted once and free again. A stack, so that a page just freed (still warm) is granted next."""
+        """Pages that were granted and are free again. A stack, so that the last freed page, still warm, is granted next."""
         self._restored: set[PageId] = set()
-        """Granted before this pool was made."""
+        """Pages that were granted before this pool was created."""
         self._next_new = 0
-        """Neither it nor the pages behind it were ever granted, but for restored ones. Lowest ids go first."""
+        """First of the page ids that were never granted (except restored ones). Lowest ids are granted first."""
         self._cached: OrderedDict[PageId, None] = OrderedDict()
         self._evicted: list[BlockHash] = []
 
@@ -49,19 +49,19 @@ class PagePool:
 
     @property
     def num_available(self) -> int:
-        """Pages that `allocate_pages` can grant."""
+        """Number of pages that `allocate_pages` can grant."""
         return self.num_pages - len(self._references)
 
     def num_references(self, page: PageId) -> int:
         return self._references.get(page, 0)
 
     def block_of(self, page: PageId) -> BlockHash | None:
-        """The named block that the page holds."""
+        """Return the named block that the page holds, or None."""
         return self._block_of.get(page)
 
     @property
     def blocks(self) -> KeysView[BlockHash]:
-        """All named blocks, the first named first: as they are when it is looked at."""
+        """A live view of all named blocks, in the order in which they were named."""
         return self._page_of.keys()
 
     def take_evicted(self) -> list[BlockHash]:
@@ -80,10 +80,10 @@ class PagePool:
         return pages
 
     def count_held(self, blocks: Sequence[BlockHash]) -> int:
-        """Count the leading `blocks` that are here, by bisection: a quick estimate for many pools and long prompts.
+        """Count the leading `blocks` that the pool holds, by bisection: a quick estimate for many pools and long prompts.
 
-        One block stands for all before it. That is so unless an earlier one was evicted first, which can only happen where two
-        sequences computed the same block at once; then it is too many.
+        It assumes that a held block implies all blocks before it. The count is too high if an earlier block was evicted first,
+        which can happen only if two sequences computed the same block at once.
         """
         low, high = 0, len(blocks)
         while low < high:
@@ -95,23 +95,25 @@ class PagePool:
         return low
 
     def count_used(self, blocks: Sequence[BlockHash]) -> int:
-        """Count the leading `blocks` that are in used pages, likewise."""
+        """Count the leading `blocks` that are in used pages, with the same estimate."""
         return bisect.bisect_left(blocks, True, key=lambda block: not self._is_used(block))
 
     def allocate_pages(self, num_pages: int) -> list[PageId]:
         """Grant pages with one reference each: free ones first, then the least recently used cached ones.
 
-        Raises OutOfPagesError, and grants nothing, when fewer than `num_pages` are available.
+        Raises OutOfPagesError and grants nothing if fewer than `num_pages` are available.
         """
         if num_pages > self.num_available:
-            raise OutOfPagesError(f"{num_pages} pages asked for, {self.num_available} of {self.num_pages} available")
+            raise OutOfPagesError(
+                f"{num_pages} pages requested, but only {self.num_available} of {self.num_pages} are available"
+            )
         pages = [self._grant() for _ in range(num_pages)]
         for page in pages:
             self._references[page] = 1
         return pages
 
     def share_pages(self, pages: Sequence[PageId]) -> None:
-        """Add a reference to each of these matched pages; cached ones become used."""
+        """Add a reference to each of these matched pages. Cached ones become used."""
         for page in pages:
             references = self._references.get(page, 0)
             if references == 0:
@@ -121,8 +123,8 @@ class PagePool:
     def seal_block(self, page: PageId, block: BlockHash) -> None:
         """Name the content of a used page, so that others may share it.
 
-        When another page holds the same block already, that one stays the block's page and this one stays nameless:
-        block tables are append-only, so two sequences that computed the same block at once keep their own pages.
+        If another page holds the same block already, that page keeps the name and this one stays unnamed: block tables are
+        append-only, so two sequences that computed the same block at once keep their own pages.
         """
         assert page in self._references and page not in self._block_of
         if block not in self._page_of:
@@ -130,9 +132,9 @@ class PagePool:
             self._block_of[page] = block
 
     def release_pages(self, pages: Sequence[PageId]) -> None:
-        """Drop one reference to each page of a block table, given in block order.
+        """Remove one reference from each page of a block table, given in block order.
 
-        Freed tail first, so that of one sequence the tail is evicted before the head that it depends on.
+        The tail is freed first, so that a sequence's tail is evicted before the head that it depends on.
         """
         for page in reversed(pages):
             references = self._references[page] - 1
@@ -146,14 +148,14 @@ class PagePool:
                 self._freed.append(page)
 
     def restore_blocks(self, held: Iterable[tuple[PageId, BlockHash]]) -> None:
-        """Name pages of a pool that is new: they become cached. The last ones given are evicted first.
+        """Name pages of a new pool, which become cached. The last ones in `held` are evicted first.
 
-        A page or a block that is named twice keeps its first name. Raises ValueError for a page that does not exist.
+        A page or a block that occurs twice keeps its first pair. Raises ValueError for a page that does not exist.
         """
         assert not self._page_of and self._next_new == 0
         for page, block in held:
             if page >= self.num_pages:
-                raise ValueError(f"page {page} is named, of {self.num_pages} pages")
+                raise ValueError(f"page ids must be below {self.num_pages} (got {page})")
             if page not in self._block_of and block not in self._page_of:
                 self._page_of[block] = page
                 self._block_of[page] = block
@@ -162,7 +164,7 @@ class PagePool:
         self._restored = set(self._block_of)
 
     def check_invariants(self) -> None:
-        """Assert what must hold between any two calls."""
+        """Assert the invariants that hold between any two calls."""
         free, cached, used = self._free(), set(self._cached), set(self._references)
         assert len(free) == len(set(free)) == self.num_free, "a page is free twice, or not counted"
         assert not cached & used and not used.union(cached) & set(free), "a page is in two states"

@@ -1,7 +1,7 @@
-"""Which scheduler and worker probably hold which blocks: the contract, and the index of a single process.
+"""The prefix index, which says which scheduler and worker probably hold which blocks: its protocol, and one for a single process.
 
-A hint, never the truth: a scheduler's page pools are that. A stale entry costs a hit, a missing one too, neither a wrong answer.
-Gateways ask it which of several schedulers to prefer; schedulers publish what their workers hold. Knows no tokens and no pages.
+It is only a hint; the truth is in the schedulers' page pools. A stale or missing entry costs a cache hit, but never a wrong answer.
+Schedulers publish the blocks of their workers, and gateways look up which of several schedulers to prefer.
 """
 
 import time
@@ -21,78 +21,78 @@ class Holder:
     """One attachment of a worker to a scheduler."""
 
     model: str
-    """The model's digest: only holders of the same model are ever compared."""
+    """Digest of the model. Only holders of the same model are compared."""
     scheduler_id: str
-    """The address under which gateways reach the scheduler."""
+    """Address of the scheduler for gateways."""
     worker_id: str
     epoch: int
-    """Higher for each later attachment of this worker to this scheduler, across restarts of both. Below 2^53."""
+    """Number that grows with each attachment of this worker to this scheduler, across restarts of both. Below 2^53."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IndexLimits:
     lease_s: float = 15.0
-    """A holder that publishes nothing for this long, not even nothing, is forgotten."""
+    """Seconds after which a holder that has made no `publish` call is forgotten."""
     block_ttl_s: float = 600.0
-    """A block that nobody publishes again for this long is forgotten."""
+    """Seconds after which a block that was not published again is forgotten."""
     max_holders_per_block: int = 8
-    """The latest to publish are kept. More than enough to choose from, and it bounds the memory of a block."""
+    """Maximum number of holders of a block; the latest to publish are kept. It bounds the memory of a block."""
     max_lookup_blocks: int = 2048
-    """Of a longer prompt only so many leading blocks are looked up: enough to choose, and it bounds the time of a look-up."""
+    """Maximum number of leading blocks that are looked up for a prompt. It bounds the time of a look-up."""
 
 
 class PublishResult(Enum):
     KNOWN = auto()
-    """Taken, and what this holder published before counts too."""
+    """Accepted, and the earlier blocks of this holder count too."""
     NEW = auto()
-    """Taken, but the index did not know the holder: what it published before may be lost and should be published again."""
+    """Accepted, but the index did not know the holder. Its earlier blocks may be lost and should be published again."""
     FENCED = auto()
-    """Refused: a later epoch of this worker has published or this one was dropped. It should stop."""
+    """Refused, because a later epoch of this worker has published or this one was dropped. The holder should stop."""
     UNAVAILABLE = auto()
-    """Not taken: the index can't be reached, or is full."""
+    """Not accepted, because the index cannot be reached or is full."""
 
 
 class PrefixIndex(Protocol):
-    """All calls are safe to lose: none raises when the index is slow, full, empty or gone."""
+    """A prefix index. No call raises if the index is slow, full, empty or gone."""
 
     @property
     def breaker_state(self) -> BreakerState:
-        """Anything but closed means that look-ups find nothing and publishing is refused at once."""
+        """State of the circuit breaker. Unless it is closed, look-ups find nothing and `publish` is refused at once."""
 
     async def publish(self, holder: Holder, blocks: Sequence[BlockHash]) -> PublishResult:
-        """Say that the holder has these blocks, and that it lives: its lease begins anew. With no blocks, leases of others that
-        have passed are ended too: call it so now and then.
+        """Add blocks of the holder and renew its lease. A call without blocks also ends expired leases of others, so every holder
+        should make one from time to time.
 
-        Entries last until withdrawn, until the holder is dropped or a later epoch of it publishes, until its lease or the
-        block's time to live has passed, or until `max_holders_per_block` others have published the block since.
+        An entry lasts until it is withdrawn, the holder is dropped, a later epoch of it publishes, its lease or the block's time to
+        live ends, or `max_holders_per_block` others publish the block.
         """
 
     async def withdraw(self, holder: Holder, blocks: Sequence[BlockHash]) -> bool:
-        """The holder no longer has these blocks. Changes nothing of a later epoch.
+        """Remove blocks that the holder no longer has. Entries of a later epoch do not change.
 
-        False if the index can't be reached or is full: then they may go on to be found, until a later epoch makes them void.
+        Return False if the index cannot be reached or is full: the blocks may then still be found until a later epoch publishes.
         """
 
     async def drop(self, holder: Holder) -> None:
-        """The holder is gone: its entries no longer count, and nothing of this or an older epoch is taken any more.
+        """Void all entries of a holder that is gone, and accept nothing more of this or an older epoch.
 
-        The fence holds for `block_ttl_s` at most: a process frozen for longer may add entries again, until its lease passes.
+        The fence lasts for at most `block_ttl_s`: a process that was frozen for longer may add entries until its lease ends.
         """
 
     async def lookup(self, model: str, blocks: Sequence[BlockHash]) -> Mapping[Holder, int]:
-        """For each holder, how many of the leading `blocks` it has, up to `max_lookup_blocks`; none that lack the first.
+        """Return how many of the leading `blocks` each holder has, up to `max_lookup_blocks`. Holders of none are omitted.
 
-        Valid for no time at all: by the time it is used the holder may have evicted any of them. Empty when in doubt.
+        The result is a snapshot: the holder may evict any block at any time. It is empty if the index does not answer.
         """
 
     async def close(self) -> None:
-        """Give back connections. No call follows."""
+        """Close all connections. No call may follow."""
 
 
 def leading_runs(holders_of: Iterable[Collection[Holder]]) -> dict[Holder, int]:
-    """From the holders of each block in order, how long a leading run each of them has.
+    """Return the number of leading blocks that each holder has, given the holders of each block in order.
 
-    Long prompts have thousands of blocks with mostly the same holders: the same object again costs next to nothing.
+    Long prompts have thousands of blocks with mostly the same holders; an object that repeats costs next to nothing.
     """
     runs: dict[Holder, int] = {}
     unbroken: set[Holder] | None = None
@@ -110,22 +110,22 @@ def leading_runs(holders_of: Iterable[Collection[Holder]]) -> dict[Holder, int]:
 
 
 _Slot = tuple[str, str]
-"""Scheduler and worker id: what the epochs of a holder count for."""
+"""Scheduler and worker id, for which epochs are counted."""
 
 
 @dataclass(slots=True)
 class _Fence:
     holder: Holder
     epoch: int
-    """Nothing older is taken."""
+    """Lowest epoch that is accepted."""
     lives_until_s: float
-    """Until then, entries of exactly this epoch count."""
+    """Time until which entries of exactly this epoch count."""
 
 
 @dataclass(slots=True)
 class _Entry:
     holders: tuple[tuple[_Slot, int], ...]
-    """Slot and epoch, the latest to publish first; one for each slot."""
+    """Slots and epochs, the latest to publish first; one for each slot."""
     expires_s: float
 
 
@@ -133,11 +133,11 @@ class _Entry:
 class _ModelIndex:
     fences: dict[_Slot, _Fence] = field(default_factory=dict)
     entries: OrderedDict[BlockHash, _Entry] = field(default_factory=OrderedDict)
-    """The first to expire first."""
+    """Entries in the order in which they expire."""
 
 
 class InMemoryPrefixIndex:
-    """The index of one process: gone with it, never unavailable."""
+    """A prefix index within one process. It ends with the process and is never unavailable."""
 
     breaker_state = BreakerState.CLOSED
 

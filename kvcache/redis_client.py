@@ -1,6 +1,6 @@
-"""The connection to one Redis or Valkey, or to where sentinels or a cluster say that the keys are at the moment.
+"""The client of one Redis or Valkey server, or of the present servers behind sentinels or a cluster.
 
-Retries nothing: its caller decides when to try again.
+It does not retry; its caller decides when to try again.
 """
 
 import asyncio
@@ -27,18 +27,18 @@ _SENTINEL_OPTIONS = ("username", "password")
 
 
 class RedisClient:
-    """Connects when first used, and again when it has to. Belongs to one event loop."""
+    """A client that connects at first use, and again after a failure. It belongs to one event loop."""
 
     def __init__(self, url: str, *, give_up_s: float) -> None:
-        """`give_up_s`: after which nothing goes on any more, whoever waits for it."""
+        """Create a client. It aborts every operation after `give_up_s`, even if its caller stopped waiting earlier."""
         self._place = place = parse_redis_url(url)
         self._give_up_s = give_up_s
         self._sentinels: list[Redis] = []
         self._cluster: RedisCluster | None = None
         self._running: set[asyncio.Task[Any]] = set()
-        """What was begun, and may have nobody any more who waits for it."""
+        """Running operations, including those whose caller stopped waiting."""
         self._leaving: set[asyncio.Task[Any]] = set()
-        """Clients of which only the connections are still closing."""
+        """Tasks that close the connections of replaced clients."""
         match place.topology:
             case Topology.SERVER:
                 self._redis: Redis | RedisCluster = Redis.from_url(place.server, retry=_no_retries())
@@ -50,10 +50,10 @@ class RedisClient:
                 self._redis = self._cluster = _open_cluster(place)
 
     async def execute(self, key: bytes, *commands: tuple[bytes | str | int, ...], within_s: float) -> list[Any]:
-        """The answers in order, in one round trip: all keys must be on the slot of `key`.
+        """Run commands in one round trip and return their answers in order. All keys must be on the slot of `key`.
 
-        Raises CONNECTION_ERRORS, and TimeoutError after `within_s`. What was begun goes on behind it: to connect may take longer
-        than a caller may wait, and would take as long for each one after it.
+        Raises CONNECTION_ERRORS, and TimeoutError after `within_s`. The operation continues after a timeout, because a connection
+        may take longer than the caller may wait, and would take as long again for the next caller.
         """
         running = _start(self._execute(key, commands), self._running)
         done, _ = await asyncio.wait({running}, timeout=within_s)
@@ -81,7 +81,7 @@ class RedisClient:
             raise
 
     async def _send(self, key: bytes, commands: Sequence[tuple[bytes | str | int, ...]]) -> list[Any]:
-        # Told where, the cluster's client does not look for the slot of each of thousands of keys.
+        # With target_nodes, the cluster client does not compute the slots of thousands of keys.
         options = {} if self._cluster is None else {"target_nodes": await _node(self._cluster, key)}
         async with self._redis.pipeline(transaction=False) as pipeline:
             for command in commands:
@@ -89,15 +89,15 @@ class RedisClient:
             return list(await pipeline.execute())
 
     def _forget(self, cluster: RedisCluster | None) -> None:
-        """After a failure: a cluster's keys may be elsewhere by now, so that is asked again."""
+        """Replace the client of a cluster after a failure, since the keys may have moved to other nodes."""
         if cluster is not None and cluster is self._cluster:
-            # A server that is frozen may hold up the closing.
+            # Closing runs in the background, because a frozen server may delay it.
             _start(cluster.aclose(), self._leaving)
             self._redis = self._cluster = _open_cluster(self._place)
 
 
 def _start(operation: Coroutine[Any, Any, Answer], running: set[asyncio.Task[Any]]) -> asyncio.Task[Answer]:
-    """It is in `running` until it has ended."""
+    """Start a task and keep it in `running` until it has ended."""
     task = asyncio.create_task(operation)
     running.add(task)
     task.add_done_callback(running.discard)
@@ -106,7 +106,7 @@ def _start(operation: Coroutine[Any, Any, Answer], running: set[asyncio.Task[Any
 
 
 def _look_at(ended: asyncio.Task[Any]) -> None:
-    """An error that nobody waits for any more is part of an outage, which the index reports; any other is a fault of ours."""
+    """Log an unexpected error of a task. Connection errors are part of an outage, which the index reports."""
     if not ended.cancelled() and (error := ended.exception()) is not None and not isinstance(error, CONNECTION_ERRORS):
         logger.error("task of the prefix index failed", exc_info=error)
 
@@ -118,7 +118,7 @@ async def _node(cluster: RedisCluster, key: bytes) -> ClusterNode | None:
 
 def _open_sentinel(place: RedisURL) -> Sentinel:
     options = _options(place.server)
-    # What is said of the servers holds for sentinels too, but for who asks: that is their own affair.
+    # Sentinels use the servers' TLS options, but have credentials of their own.
     own = {name: value for name, value in options.items() if name.startswith("ssl")}
     for name in _SENTINEL_OPTIONS:
         if (value := options.pop(f"sentinel_{name}", None)) is not None:
@@ -131,12 +131,12 @@ def _open_sentinel(place: RedisURL) -> Sentinel:
 def _open_cluster(place: RedisURL) -> RedisCluster:
     options = _options(place.server)
     nodes = [ClusterNode(host, port) for host, port in place.hosts]
-    # A slot without a server is a model without hits, not the end of all others.
+    # Without full coverage, a slot without a server costs the hits of one model, and the other models still work.
     return RedisCluster(startup_nodes=nodes, require_full_coverage=False, retry=_no_retries(), **options)
 
 
 def _options(server: str) -> dict[str, Any]:
-    """All of the URL but where the server is."""
+    """Return the client's options in a URL: everything but host and port."""
     options: dict[str, Any] = dict(parse_url(server))
     options = {name: value for name, value in options.items() if name not in ("host", "port")}
     if options.pop("connection_class", None) is SSLConnection:

@@ -1,17 +1,17 @@
-"""The prefix index that many schedulers and gateways share, in Redis or Valkey.
+"""The prefix index in Redis or Valkey, which schedulers and gateways share.
 
-Layout, all under the hash tag of the model, so that a look-up stays on one slot of a cluster:
+All keys have the hash tag of the model, so that a look-up stays on one slot of a cluster:
 
     pagoda:{<model>}            hash, the model's holders: slot (8 bytes) → "fence live until names"
-    pagoda:{<model>}:<block>    string: 16 bytes for each holder, slot and epoch, the latest to publish first; 208 bytes of server
-                                memory with eight
+    pagoda:{<model>}:<block>    string, 16 bytes for each holder (slot and epoch), the latest to publish first; 208 bytes of server
+                                memory with eight holders
 
-Nothing older than the fence epoch is taken, and entries of exactly that epoch count while live is 1. `until` is the end of the
-lease (or, when live is 0, of the fence) in the server's milliseconds, and names is JSON for readers.
+No epoch below the fence is accepted, and entries of exactly that epoch count while `live` is 1. `until` is the end of the lease (or
+of the fence, if `live` is 0) in the server's milliseconds. `names` is JSON for readers.
 
-A look-up is one round trip whatever the prompt's length: the holders, and one MGET of all blocks. Epochs are checked on read.
-A change is a script that runs inside the server, so that it is whole and fenced. Whatever is wrong with the server (gone, slow,
-flushed, full, paused), callers see fewer hits and no exception. How it is reached is redis_client.py's.
+A look-up is one round trip for prompts of any length: the holders, and one MGET of all blocks. Epochs are checked on read.
+A change is a script that runs inside the server, so that it is atomic and fenced. If the server is gone, slow, flushed, full or
+paused, callers see fewer hits and no exception. The connection is in redis_client.py.
 """
 
 import json
@@ -32,12 +32,12 @@ from kvcache.redis_client import CONNECTION_ERRORS, RedisClient
 logger = logging.getLogger(__name__)
 
 LOOKUP_LIMIT_S = 0.02
-# Nobody waits for a write, but a server that needs longer than this is no help.
+# No request waits for a write, but a server that takes longer than this counts as failed.
 WRITE_LIMIT_S = 1.0
-# Blocks in one script call: it blocks the server for about half a millisecond.
+# Blocks in one script call, which blocks the server for about half a millisecond.
 BLOCKS_PER_CALL = 256
 
-# As many as an entry has bytes for.
+# Epochs have 8 bytes in an entry.
 MAX_EPOCH = 2**64 - 1
 
 _UNREACHABLE = (RedisConnectionError, RedisClusterException, ConnectionError)
@@ -45,7 +45,7 @@ _RESULTS = {1: PublishResult.KNOWN, 0: PublishResult.NEW, -1: PublishResult.FENC
 
 
 class RedisPrefixIndex:
-    """Connects when first used, and again when it has to. Belongs to one event loop."""
+    """A prefix index that connects at first use, and again after a failure. It belongs to one event loop."""
 
     def __init__(
         self,
@@ -56,14 +56,14 @@ class RedisPrefixIndex:
         write_limit_s: float = WRITE_LIMIT_S,
         breaker: CircuitBreaker | None = None,
     ) -> None:
-        """`url`: one of URL_FORMS. The breaker decides when to try again."""
+        """Create an index at `url`, which has one of URL_FORMS. The breaker decides when to try again after failures."""
         self._client = RedisClient(url, give_up_s=max(lookup_limit_s, write_limit_s))
         self._limits = limits or IndexLimits()
         self._lookup_limit_s = lookup_limit_s
         self._write_limit_s = write_limit_s
         self._breaker = breaker or CircuitBreaker()
         self._problem = ""
-        """What was logged last, so that an outage is one line."""
+        """Last logged problem, so that an outage is logged once."""
 
     @property
     def breaker_state(self) -> BreakerState:
@@ -74,7 +74,7 @@ class RedisPrefixIndex:
         lease_ms, ttl_ms = (round(seconds * 1000) for seconds in limits)
         arguments = (_entry(holder), _names(holder), lease_ms, ttl_ms, self._limits.max_holders_per_block)
         answers = await self._run_script(_PUBLISH, holder, blocks, arguments)
-        # The first of several calls makes a new holder a known one; the lowest number is what happened to it as a whole.
+        # The first of several calls makes a new holder known, so the lowest result is that of the whole.
         return _RESULTS.get(min(answers), PublishResult.UNAVAILABLE) if answers else PublishResult.UNAVAILABLE
 
     async def withdraw(self, holder: Holder, blocks: Sequence[BlockHash]) -> bool:
@@ -102,25 +102,25 @@ class RedisPrefixIndex:
     async def _run_script(
         self, script: str, holder: Holder, blocks: Sequence[BlockHash], arguments: Sequence[bytes | int]
     ) -> list[int]:
-        """What each call answered, one for each BLOCKS_PER_CALL blocks and at least one; empty if that did not work."""
+        """Call the script at least once, with BLOCKS_PER_CALL blocks each time. Return all results, or none after a failure."""
 
         key, calls = _holders_key(holder.model), []
         for start in range(0, max(len(blocks), 1), BLOCKS_PER_CALL):
             batch = blocks[start : start + BLOCKS_PER_CALL]
             keys = [key, *_block_keys(holder.model, batch)]
-            # With its source each time: a restarted server knows no script, and a kilobyte costs nothing.
+            # The source is sent each time, because a restarted server has no scripts; a kilobyte costs next to nothing.
             calls.append(("EVAL", script, len(keys), *keys, _slot(holder), holder.epoch, *arguments))
         answers = await self._within(self._write_limit_s, key, *calls)
         return list(map(int, answers or []))
 
     async def _within(self, limit_s: float, key: bytes, *commands: tuple[bytes | str | int, ...]) -> list[Any] | None:
-        """What the client answers; None when the breaker is open, the time has passed or the server has failed."""
+        """Run commands and return their answers. Return None if the breaker is open, or on a timeout or failure."""
         if not self._breaker.admits():
             return None
         try:
             answers = await self._client.execute(key, *commands, within_s=limit_s)
         except ResponseError as error:
-            # It lives and refuses: full, read-only, another type at our key. Look-ups may well work.
+            # The server works but refuses: it is full or read-only, or the key has another type. Look-ups may still succeed.
             self._breaker.succeeded()
             self._report("refused", str(error))
             return None
@@ -139,14 +139,14 @@ class RedisPrefixIndex:
     def _report(self, problem: str, details: str = "") -> None:
         if problem and problem != self._problem:
             told = {"reason": problem, "details": details}
-            logger.warning("prefix index does not help, routing goes on without", extra=told)
+            logger.warning("prefix index unavailable; routing by load only", extra=told)
         elif self._problem and not problem:
-            logger.info("prefix index works again")
+            logger.info("prefix index available again")
         self._problem = problem
 
 
 def _what_is_wrong(error: Exception) -> tuple[str, str]:
-    """The same words for the same outage, whose details vary from try to try."""
+    """Return the reason of an outage, which stays the same from try to try, and its details, which may vary."""
     return ("unreachable", str(error)) if isinstance(error, _UNREACHABLE) else ("too slow", "")
 
 
@@ -172,13 +172,13 @@ def _entry(holder: Holder) -> bytes:
 
 
 def _living(model: str, records: Mapping[bytes, bytes]) -> dict[bytes, Holder]:
-    """Entry → holder, for those whose entries count."""
+    """Return the live holders by their entry."""
     holders = filter(None, (_parse_record(model, record) for record in records.values()))
     return {_entry(holder): holder for holder in holders}
 
 
 def _parse_record(model: str, record: bytes) -> Holder | None:
-    """None for a holder that is gone, and for what somebody else may have put there."""
+    """Return the holder of a record, or None if it is gone or the record is not ours."""
     try:
         fence, live, _, names = record.split(b" ", 3)
         scheduler_id, worker_id = json.loads(names)
@@ -194,7 +194,7 @@ def _holders(value: bytes | None, living: Mapping[bytes, Holder]) -> list[Holder
     return [living[entry] for entry in entries if entry in living]
 
 
-# KEYS[1] is the hash of the model's holders, the other keys are blocks: all have the hash tag of one model and so are on one slot.
+# KEYS[1] is the hash of the model's holders; the other keys are blocks. All have the model's hash tag, so they are on one slot.
 _HOLDERS = """
 local function now_ms()
   local time = redis.call('TIME')
@@ -248,9 +248,10 @@ if fence == epoch and live and ends > now then return 1 end
 return 0
 """
 )
-"""ARGV: slot, epoch, entry, names, lease, time to live, holders of a block at most. 1: known, 0: new, -1: fenced.
+"""Script of `publish`. ARGV: slot, epoch, entry, names, lease, time to live, maximum number of holders of a block. It returns 1
+for a known holder, 0 for a new one, -1 for a fenced one.
 
-Without blocks it also ends the leases that have passed, so that no reader needs to know the server's time."""
+A call without blocks also marks the expired leases, so that readers need not know the server's time."""
 
 _WITHDRAW = (
     _HOLDERS
@@ -267,7 +268,7 @@ end
 return 1
 """
 )
-"""ARGV: slot, epoch."""
+"""Script of `withdraw`. ARGV: slot, epoch. It returns 1, or -1 for a fenced holder."""
 
 _DROP = (
     _HOLDERS
@@ -277,4 +278,4 @@ if redis.call('PTTL', KEYS[1]) < 0 then redis.call('PEXPIRE', KEYS[1], ARGV[4]) 
 return 1
 """
 )
-"""ARGV: slot, epoch, names, time to live of the fence."""
+"""Script of `drop`. ARGV: slot, epoch, names, time to live of the fence. It returns 1, or -1 for a fenced holder."""

@@ -1,6 +1,6 @@
-"""Models come into memory and leave it: the orders to workers, and what follows from what workers say.
+"""The loading and unloading of models: commands to workers, and reactions to their reports.
 
-Which worker loads what is decided in model_placement.py; what waits for a model, and when it fails, is in model_waiters.py.
+model_placement.py decides which worker loads which model. model_waiters.py has the requests that wait for a model, and fails them.
 """
 
 from scheduler.context import SchedulerContext
@@ -13,7 +13,7 @@ from scheduler.models.worker_stores import LoadLink, UnloadedWorker, WorkerStore
 from scheduler.steps.worker_state import AttachedWorker, WorkerPhase
 from scheduler.worker_info import WorkerInfo, WorkerStore
 
-# A model that was loaded keeps its slot for so many times as long as that took, while others wait for the slot.
+# A loaded model keeps its slot for this many times its load time, even if other models wait for the slot.
 STAY_PER_LOAD = 4.0
 
 
@@ -21,7 +21,7 @@ class ModelLoading:
     def __init__(
         self, context: SchedulerContext, lifecycle: Lifecycle, keep_alive: KeepAlive, *, grace_s: float
     ) -> None:
-        """A worker between two streams is expected back for `grace_s`; so long a model may be without any worker."""
+        """Wait `grace_s` for a worker between two streams, and for any worker of a model that has lost its last one."""
         self.stores = WorkerStores(context.clock, grace_s=grace_s, on_forgotten=self._fail_orphans)
         self.served = ServedModels(context, self.stores)
         self._waiters = ModelWaiters(context, lifecycle, self.served, grace_s=grace_s)
@@ -29,21 +29,21 @@ class ModelLoading:
         self._keep_alive = keep_alive
         self._counters = context.counters.models
         self._stays_until_s: dict[str, float] = {}
-        """By worker id: how long the model that it has loaded keeps its slot."""
+        """Time until which the model of each worker keeps its slot, by worker id."""
         self._tried_again: set[str] = set()
-        """Models whose load has failed for want of memory, and for which another has left."""
+        """Models whose load failed for lack of memory, and for which another model was unloaded."""
         self._closed: frozenset[str] = frozenset()
 
     def takes_new(self, worker: AttachedWorker) -> bool:
-        """Whether it may be given new sequences: not where its model is to leave."""
+        """Return True if the worker may admit new sequences. It may not if its model is about to be unloaded."""
         return worker.info.worker_id not in self._closed and self.served.is_current(worker)
 
     def keep_loaded(
         self, model: str, keep_alive_s: float | None, on_outcome: OnOutcome, *, only_prolongs: bool = False
     ) -> None:
-        """Keep the model for so long after its last request, and have it loaded unless that is no time at all.
+        """Set the model's keep-alive, and load the model unless that is 0. `on_outcome` is called once with the result.
 
-        Raises a RequestError for a model that no worker has.
+        Raises a RequestError if no worker has the model.
         """
         model = self.served.info_for_request(model).model
         self._keep_alive.set_keep_alive(model, keep_alive_s, only_prolongs=only_prolongs)
@@ -53,10 +53,10 @@ class ModelLoading:
             self._waiters.add_waiter(model, on_outcome)
             self._context.wake()
 
-    # ---- workers come and go
+    # ---- workers
 
     def add_loaded_worker(self, info: WorkerInfo, store: WorkerStore) -> None:
-        """Take in a worker that has come with its model in memory."""
+        """Add a worker that attached with a loaded model."""
         before = self.stores.attach_loaded(info.worker_id, store)
         self._keep_alive.restart_idle_timer(info.model)
         if before is not None and before.loading == info.model:
@@ -65,13 +65,13 @@ class ModelLoading:
         self._waiters.record_in_memory(info.model)
 
     def remove_loaded_worker(self, info: WorkerInfo) -> None:
-        """Note that a worker is gone which had the model in memory. It may be back without."""
+        """Note that a worker with a loaded model is gone. It may come back without the model."""
         self.stores.detach_loaded(info.worker_id)
         if not self.served.is_served(info.model):
             self._waiters.begin_grace(info.model)
 
     def add_unloaded_worker(self, worker_id: str, store: WorkerStore, link: LoadLink) -> UnloadedWorker:
-        """Take in a worker without a model that opened a stream."""
+        """Add a worker that attached without a model."""
         worker = self.stores.attach_unloaded(worker_id, store, link)
         self._context.wake()
         return worker
@@ -84,36 +84,36 @@ class ModelLoading:
         self._context.wake()
 
     def set_worker_store(self, worker_id: str, store: WorkerStore) -> None:
-        """Take in what a worker says that it can load now."""
+        """Set the models that a worker can load now."""
         if worker_id in self.stores:
             self.stores.set_store(worker_id, store)
             self._context.wake()
 
     def dismiss_unloaded_worker(self, worker: UnloadedWorker) -> None:
-        """Tell a worker without a model to end, and do not expect it back."""
+        """Dismiss a worker without a model, and do not expect it back."""
         for model in self.stores.dismiss_unloaded(worker).infos:
             self._waiters.begin_grace(model)
         self._context.wake()
 
     def dismiss_unwanted_unloaded(self) -> None:
-        """Dismiss the workers without a model that could load nothing that is waited for."""
+        """Dismiss the workers without a model that can load no model that is wanted."""
         wanted = self._waiters.models
         for worker in list(self.stores.unloaded.values()):
             if not wanted & self.stores[worker.worker_id].infos.keys():
                 self.dismiss_unloaded_worker(worker)
 
     def _fail_orphans(self, store: WorkerStore) -> None:
-        """Fail the requests that only a worker with this store could serve: it was expected back and has not come."""
+        """Fail the requests that only a worker with this store could serve, because it did not come back in time."""
         for model in store.infos:
             self._waiters.fail_orphans(model)
         self._context.wake()
 
-    # ---- models come and go
+    # ---- models
 
     def record_failed_load(
         self, worker: UnloadedWorker, reason: str, *, out_of_memory: bool, permanent: bool = False
     ) -> None:
-        """Fail what waits for the model, unless another worker loads it too, or another model can make room for one more try."""
+        """Fail what waits for the model, unless another worker loads it too, or a retry is possible after another is unloaded."""
         model, worker.loading = worker.loading or "", None
         self._counters.num_failed_loads += 1
         if any(other.loading == model for other in self.stores.unloaded.values()):
@@ -127,9 +127,9 @@ class ModelLoading:
         self._context.wake()
 
     def move_models(self) -> list[AttachedWorker]:
-        """Unload models that are not used or have to make room, and load models that are waited for.
+        """Unload models that are unused or must make room, and load models that are wanted.
 
-        Return the workers that were told to unload: each ends its stream, and will be back without a model.
+        Return the workers that unload: each ends its stream, and comes back without a model.
         """
         unloading = [worker for worker in self._context.workers.values() if self._is_to_leave(worker)]
         for worker in unloading:

@@ -1,12 +1,12 @@
-"""Which worker loads which model next, and which model has to go for it. Pure: it sends nothing and remembers nothing.
+"""The choice of the models to load and unload, as pure functions.
 
-A worker is a slot for one model. Models that are waited for and nowhere in memory get, in the order of how long that has been so:
+A worker is a slot for one model. Models that are wanted and not loaded get a slot, the longest wanted one first:
 
-1. an empty slot, if its machine has memory for the model;
-2. else the slot, or the memory, of the model that was not used for longest, copies of a model that is elsewhere too first;
-3. else a slot whose model is used: it takes no new requests until those that run have ended. Only where all that waits for that
-   model came later, and only once it has had its time (`Slot.stays_until_s`), so that two models that share a slot spend their
-   time on answers and not on loading.
+1. an empty slot, if its machine has enough memory for the model;
+2. else the slot, or the memory, of the least recently used idle model; copies of a model that is loaded elsewhere too go first;
+3. else a slot whose model is in use, which takes no new requests until the running ones have ended. This happens only if all
+   requests that wait for that model came later, and if it has had its time (`Slot.stays_until_s`), so that two models that share a
+   slot spend their time on answers and not on loading.
 
 A model with running requests is never unloaded.
 """
@@ -24,29 +24,29 @@ from scheduler.steps.worker_state import AttachedWorker, WorkerPhase
 class SlotState(Enum):
     EMPTY = auto()
     LOADING = auto()
-    """`model` is on its way into memory."""
+    """The worker loads `model`."""
     SERVING = auto()
-    """`model` is in memory."""
+    """The worker has `model` loaded."""
     LEAVING = auto()
-    """It is between two streams, and will be empty."""
+    """The worker is between two streams, and will be empty."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Slot:
     worker_id: str
     host_id: str
-    """Slots of one host share its memory."""
+    """Host of the worker. Slots of one host share its memory."""
     state: SlotState
     loadable: Mapping[str, int]
-    """The models that it could hold, and about how many bytes each takes."""
+    """Approximate size in bytes of each model that the worker can load."""
     model: str | None = None
     home_model: str | None = None
-    """The model that it takes in when it is needed for nothing else."""
+    """Model that the worker loads if it is needed for no other."""
     is_running: bool = False
-    """Requests run there."""
+    """True if requests run on the worker."""
     idle_since_s: float = 0.0
     stays_until_s: float = 0.0
-    """Until then its model does not have to make room."""
+    """Time before which its model need not make room."""
 
     @property
     def has_model(self) -> bool:
@@ -56,11 +56,11 @@ class Slot:
 @dataclass(frozen=True, slots=True)
 class Moves:
     loads: Mapping[str, str]
-    """Model by worker id."""
+    """Models to load, by worker id."""
     unloads: tuple[str, ...] = ()
-    """Worker ids."""
+    """Ids of the workers that unload."""
     closed: frozenset[str] = frozenset()
-    """Workers that take no new requests, so that their model can leave."""
+    """Ids of workers that take no new requests, so that their model can be unloaded."""
 
 
 NOTHING_MOVES = Moves({})
@@ -69,9 +69,9 @@ NOTHING_MOVES = Moves({})
 def place_models(
     slots: Sequence[Slot], wanted: Mapping[str, float], available_bytes: Mapping[str, int], now_s: float
 ) -> Moves:
-    """Return what to load and unload now.
+    """Return the models to load and unload now.
 
-    `wanted` says since when each model is waited for; `available_bytes` how much memory hosts have, where that is known.
+    `wanted` has the time since which each model is wanted, and `available_bytes` the free memory of hosts, if known.
     """
     placing = _Placing(slots, wanted, dict(available_bytes), now_s)
     for model in sorted(wanted, key=lambda model: (wanted[model], model)):
@@ -82,7 +82,7 @@ def place_models(
 
 
 class _Placing:
-    """One placement in the making."""
+    """A placement that is being decided."""
 
     def __init__(
         self, slots: Sequence[Slot], wanted: Mapping[str, float], available_bytes: dict[str, int], now_s: float
@@ -113,11 +113,11 @@ class _Placing:
             slot = min(used, key=self._patience)
             self._take(slot, self.closed if slot.is_running else self.unloads)
         elif empty and not self._has_model(short):
-            # Nothing can be done about the memory. Whether it is really too little, loading will show.
+            # No memory can be freed. Try anyway, since the needed size is only an estimate.
             self._load(empty[0], model)
 
     def fill_homes(self) -> None:
-        """Load copies of a model that is in memory already, into workers that were started with it."""
+        """Load further copies of wanted models into empty workers that were started with them."""
         for slot in list(self._free(SlotState.EMPTY)):
             home = slot.home_model
             if home and home in self._wanted and home in slot.loadable and self._has_memory(slot, home):
@@ -151,11 +151,11 @@ class _Placing:
         return waits_longer and self._now_s >= slot.stays_until_s
 
     def _worth(self, slot: Slot) -> tuple[bool, float, str]:
-        """Return the rank of an idle slot; the least goes first."""
+        """Return the rank of an idle slot; the lowest is unloaded first."""
         return not self._has_copy(slot), slot.idle_since_s, slot.worker_id
 
     def _patience(self, slot: Slot) -> tuple[bool, float, str]:
-        """Return the rank of a slot in use; the least, whose model is waited for last of all, goes first."""
+        """Return the rank of a slot in use. The lowest, whose model is wanted since most recently, makes room first."""
         return not self._has_copy(slot), -self._wanted.get(slot.model or "", math.inf), slot.worker_id
 
     def _has_copy(self, slot: Slot) -> bool:
@@ -165,9 +165,9 @@ class _Placing:
 def gather_slots(
     workers: Iterable[AttachedWorker], stores: WorkerStores, keep_alive: KeepAlive, stays_until_s: Mapping[str, float]
 ) -> list[Slot]:
-    """Return a slot for each worker that stays: for those with a model, then for `stores.unloaded`.
+    """Return a slot for each worker that stays, first for those with a model, then for `stores.unloaded`.
 
-    `stays_until_s` says by worker id how long a model keeps its slot.
+    `stays_until_s` has the time until which a model keeps its slot, by worker id.
     """
     slots = []
     for worker in workers:

@@ -1,4 +1,4 @@
-"""Which models the workers serve, in memory or to be loaded: a view that changes nothing."""
+"""A read-only view of the models that the workers serve, loaded or loadable."""
 
 from collections.abc import Iterator
 from itertools import chain
@@ -18,17 +18,17 @@ class ServedModels:
         self._stores = stores
 
     def info_for_request(self, model: str) -> WorkerInfo:
-        """Return what is known of the model that a request names; for no name, of the only one that workers were started with.
+        """Return the properties of the model that a request names. No name means the only model that workers were started with.
 
-        It is that of the worker with the most pages for it, under the name by which its files are in memory or waited for, if
-        there are several. Raises a RequestError for a model that is not served.
+        If its files have several names, the name under which they are loaded or wanted is used. The properties are those of the
+        worker with the most pages. Raises a RequestError if the model is not served.
         """
         if not self._workers and not self._stores:
             raise UnavailableError("no worker is attached", retry_after_s=2.0)
         return self.info_by_name(self._name_in_use(model or self._only_model()))
 
     def info_by_name(self, model: str) -> WorkerInfo:
-        """Return what is known of the model of this name and no other."""
+        """Return the properties of the model with exactly this name."""
         if having := list(self._having(model)):
             return max(having, key=lambda worker: worker.info.limits.num_pages).info
         for _, info in self._stores.able_to_load(model):
@@ -40,16 +40,16 @@ class ServedModels:
         return self._stores.model_names | {worker.info.model for worker in self._workers.values()}
 
     def num_able(self, model: str) -> int:
-        """Return how many workers can load it, and have not."""
+        """Return the number of workers that can load the model and do not have it loaded."""
         having = {worker.info.worker_id for worker in self._having(model)}
         return sum(worker_id not in having for worker_id, _ in self._stores.able_to_load(model))
 
     def is_loadable(self, model: str) -> bool:
-        """Whether some worker can load it."""
+        """Return True if a worker can load the model."""
         return any(True for _ in self._stores.able_to_load(model))
 
     def is_served(self, model: str) -> bool:
-        """Whether some worker has it in memory."""
+        """Return True if a worker has the model loaded."""
         return any(True for _ in self._having(model))
 
     @property
@@ -57,16 +57,17 @@ class ServedModels:
         return {worker.info.model for worker in self._workers.values() if self.is_current(worker)}
 
     def is_current(self, worker: AttachedWorker) -> bool:
-        """Whether the worker stays, and what it has in memory is what the files are now."""
+        """Return True if the worker stays, and its loaded model has not been replaced in the store."""
         return worker.phase is WorkerPhase.SERVING and not self._stores.is_outdated(worker.info)
 
     def _having(self, model: str) -> Iterator[AttachedWorker]:
-        """Return the workers that have it in memory, and not only for sequences that run there already."""
+        """Return the workers that have the model loaded and may admit new sequences."""
         having = (worker for worker in self._workers.values() if worker.info.model == model)
         return (worker for worker in having if self.is_current(worker))
 
     def _name_in_use(self, model: str) -> str:
-        """Return the name to serve it under: two names of the same files are one model, or they would take turns in a worker."""
+        """Return the name under which to serve a model. Two names of the same files are one model; otherwise a worker would
+        load them in turn."""
         digests = {info.model_digest for _, info in self._stores.able_to_load(model)}
         if self.is_served(model) or not digests:
             return model
@@ -76,8 +77,8 @@ class ServedModels:
         return next((info.model for info in infos if info.model_digest in digests), model)
 
     def _only_model(self) -> str:
-        """Return the only model that workers were started with: what else they could load is not meant where no name is given."""
+        """Return the only model that workers were started with. Other loadable models need a name in the request."""
         names = sorted(self._stores.home_models or self.names)
         if len(names) == 1:
             return names[0]
-        raise InvalidRequestError(f"name a model, there are several: {', '.join(names)}")
+        raise InvalidRequestError(f"model is required, because there are several: {', '.join(names)}")

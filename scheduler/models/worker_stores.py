@@ -1,4 +1,4 @@
-"""What each worker can be told to load, how much memory their hosts have left, and which of them have no model in memory."""
+"""The stores of workers: the models that each can load, the free memory of their hosts, and the workers without a model."""
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ _NOTHING = WorkerStore()
 
 
 class LoadLink(Protocol):
-    """The way to one worker without a model. The calls return at once."""
+    """The link to one worker without a model. Its methods return at once."""
 
     def send_load(self, model: str, digest: str) -> None: ...
 
@@ -21,17 +21,17 @@ class LoadLink(Protocol):
 
 @dataclass(slots=True, eq=False)
 class UnloadedWorker:
-    """A worker that has no model in memory."""
+    """A worker that has no loaded model."""
 
     worker_id: str
     session_id: int = 0
     link: LoadLink | None = None
-    """None between two streams."""
+    """Link to the worker. None between two streams."""
     loading: str | None = None
-    """The model that it was told to load; also while it is between the stream without and the one with it."""
+    """Model that the worker loads. It stays set until the worker attaches with the model."""
     loading_since_s: float = 0.0
     is_lost: bool = False
-    """Its stream broke off. It may be back."""
+    """True if the stream broke. The worker may come back."""
 
     @property
     def is_busy(self) -> bool:
@@ -39,25 +39,25 @@ class UnloadedWorker:
 
 
 class WorkerStores:
-    """What all attached workers can load, as each has said last, and those of them that have no model in memory."""
+    """The stores of all attached workers, as last reported, and the workers that have no loaded model."""
 
     def __init__(self, timers: Timers, *, grace_s: float, on_forgotten: Callable[[WorkerStore], object]) -> None:
-        """A worker between two streams is expected back for `grace_s`; then `on_forgotten` is called with its store."""
+        """Wait `grace_s` for a worker between two streams, and then call `on_forgotten` with its store."""
         self._timers = timers
         self._grace_s = grace_s
         self._on_forgotten = on_forgotten
         self._stores: dict[str, WorkerStore] = {}
-        """By worker id, for attached workers and for those that are expected back."""
+        """Stores by worker id, of attached workers and of workers that are expected back."""
         self._available_bytes: dict[str, int] = {}
-        """By host id."""
+        """Free memory by host id."""
         self._exhausted: set[str] = set()
-        """Hosts where a load failed for want of memory, whatever they say is free, until a worker there has unloaded."""
+        """Hosts on which a load failed for lack of memory. Their reported memory is ignored until a worker there has unloaded."""
         self._unloaded: dict[str, UnloadedWorker] = {}
         self._num_sessions = 0
         self.unloaded: Mapping[str, UnloadedWorker] = MappingProxyType(self._unloaded)
-        """By worker id: the workers without a model."""
+        """Workers without a model, by worker id."""
 
-    # ---- what they say
+    # ---- reports of workers
 
     def __len__(self) -> int:
         return len(self._stores)
@@ -81,7 +81,7 @@ class WorkerStores:
 
     @property
     def available_bytes(self) -> Mapping[str, int]:
-        """By host id, where it is known."""
+        """Free memory by host id, if known."""
         return self._available_bytes | dict.fromkeys(self._exhausted, 0)
 
     @property
@@ -94,28 +94,28 @@ class WorkerStores:
         return {home for store in self._stores.values() if (home := store.loadable.home_model) is not None}
 
     def able_to_load(self, model: str) -> Iterator[tuple[str, WorkerInfo]]:
-        """Return the ids of the workers that can load the model, and what is known of it at each."""
+        """Return the ids of the workers that can load the model, each with the model's properties there."""
         return ((key, store.infos[model]) for key, store in self._stores.items() if model in store.infos)
 
     def is_outdated(self, info: WorkerInfo) -> bool:
-        """Whether the files of the model that the worker has in memory have been replaced since."""
+        """Return True if the files of the worker's loaded model have been replaced in its store."""
         now = self[info.worker_id].infos.get(info.model)
         return now is not None and now.model_digest != info.model_digest
 
     # ---- with a model, and without
 
     def attach_loaded(self, worker_id: str, store: WorkerStore) -> UnloadedWorker | None:
-        """Take in a worker that has a model in memory. Return what it was before, if it had none."""
+        """Add a worker with a loaded model. Return its earlier state without a model, if it had one."""
         self.set_store(worker_id, store)
         return self._unloaded.pop(worker_id, None)
 
     def detach_loaded(self, worker_id: str) -> None:
-        """Forget a worker that had a model in memory, unless it was told to unload and will be back."""
+        """Remove a worker with a loaded model, unless it unloads and is expected back."""
         if worker_id not in self._unloaded:
             self._stores.pop(worker_id, None)
 
     def expect_unloaded(self, worker_id: str) -> None:
-        """Expect back without a model a worker that was told to unload."""
+        """Expect a worker that unloads to come back without a model."""
         self._forget_unless_back(UnloadedWorker(worker_id))
 
     def attach_unloaded(self, worker_id: str, store: WorkerStore, link: LoadLink) -> UnloadedWorker:
@@ -126,13 +126,13 @@ class WorkerStores:
         return worker
 
     def detach_unloaded(self, worker: UnloadedWorker, *, is_lost: bool) -> None:
-        """Note that its stream ended: if it is not lost, it will be back with the model that it was told to load."""
+        """Note that the worker's stream ended. If it is not lost, it comes back with the model that it loads."""
         if self._unloaded.get(worker.worker_id) is worker:
             worker.link, worker.is_lost = None, is_lost
             self._forget_unless_back(worker)
 
     def dismiss_unloaded(self, worker: UnloadedWorker) -> WorkerStore:
-        """Tell it to end its stream, and do not expect it back. Return what it could load."""
+        """Tell the worker to end its stream, and do not expect it back. Return its store."""
         if worker.link is not None:
             worker.link.send_drain()
         if self._unloaded.get(worker.worker_id) is not worker:

@@ -1,8 +1,8 @@
-"""The publisher that tells the shared prefix index what this scheduler's workers hold, off the loop's path.
+"""The publisher that writes the blocks of this scheduler's workers to the shared prefix index, in the background.
 
-The loop's calls only note what changed, in a bounded queue; one task writes it, many blocks at a time. Whatever gets lost on the
-way is healed: everything is published again now and then, and at once when the index says that it had forgotten us. Where it may
-still have what is no longer true, that is done under a new epoch, which makes all earlier entries void.
+The loop's calls only add changes to a bounded queue. One task writes them, many blocks at a time. Lost changes are repaired: all
+blocks are published again from time to time, and at once if the index has forgotten this scheduler. If the index may still have
+blocks that are gone, they are published under a new epoch, which voids all earlier entries.
 """
 
 import asyncio
@@ -22,34 +22,34 @@ from scheduler.steps.worker_state import AttachedWorker
 
 logger = logging.getLogger(__name__)
 
-# A third of the index's lease and of its blocks' time to live: two tries may fail.
+# A third of the index's lease and of its blocks' time to live, so that two tries may fail.
 RENEW_S = 5.0
 REFRESH_S = 200.0
-# How often it looks whether something is due, and for how long changes gather to go out together.
+# Interval at which due work is checked, and time for which changes are collected to be written together.
 TICK_S = 1.0
 GATHER_S = 0.05
 # About a minute of a busy scheduler; some megabytes.
 MAX_PENDING = 65_536
-# Packing them holds up the event loop for a millisecond or two.
+# Packing this many blocks blocks the event loop for a millisecond or two.
 BLOCKS_PER_PUBLICATION = 512
 CLOSE_LIMIT_S = 1.0
 
 
 @dataclass(slots=True, eq=False)
 class _Announced:
-    """A worker that the index shall know."""
+    """A worker that is published in the index."""
 
     worker: AttachedWorker
     holder: Holder
     renew_at_s: float = 0.0
     refresh_at_s: float = 0.0
-    """When all its blocks are published again."""
+    """Time at which all its blocks are published again."""
     is_doubtful: bool = False
-    """Something that the index should have forgotten may still be there."""
+    """True if the index may still have blocks that the worker no longer holds."""
 
 
 class IndexPublisher(CacheListener):
-    """`run` until cancelled, then `close`."""
+    """The publisher of one scheduler. Run `run` until it is cancelled, then `close`."""
 
     def __init__(
         self,
@@ -67,7 +67,7 @@ class IndexPublisher(CacheListener):
         self._clock = clock
         self._announced: dict[AttachedWorker, _Announced] = {}
         self._pending: OrderedDict[tuple[AttachedWorker, BlockHash], bool] = OrderedDict()
-        """Whether the worker holds the block, the oldest change first."""
+        """Changes that are not written yet, the oldest first: True if the worker holds the block now, False if not."""
         self._left: list[Holder] = []
         self._has_changed = asyncio.Event()
         self._last_epoch = 0
@@ -105,14 +105,15 @@ class IndexPublisher(CacheListener):
             self._has_changed.set()
 
     def _next_epoch(self) -> int:
-        # A clock that was set back does not matter within a process, and between two it would have to be by a restart's time.
+        # Epochs must grow. Within a process they do even if the clock is set back; between two processes, only a clock that is set
+        # back by more than the time of a restart would matter.
         self._last_epoch = max(self._last_epoch + 1, time.time_ns() // 1_000_000)
         return self._last_epoch
 
     # ---- the writer
 
     async def run(self) -> None:
-        """Until cancelled. May be run again after it raised."""
+        """Write changes until cancelled. It may be run again after an exception."""
         while True:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(TICK_S):
@@ -121,14 +122,14 @@ class IndexPublisher(CacheListener):
             try:
                 await self.write()
             except Exception:
-                # What was noted is lost, so that the index may have kept something that is no longer true.
+                # The changes taken from the queue are lost, so the index may still have blocks that are gone.
                 for announced in self._announced.values():
                     announced.is_doubtful = True
                 raise
             await asyncio.sleep(GATHER_S)
 
     async def write(self) -> None:
-        """Try to bring the index up to date with everything noted so far."""
+        """Write all changes so far to the index, as far as it accepts them."""
         left, self._left = self._left, []
         for holder in left:
             await self._index.drop(holder)
@@ -138,7 +139,7 @@ class IndexPublisher(CacheListener):
         self._counters.breaker_state = self._index.breaker_state
 
     async def close(self) -> None:
-        """Say goodbye if that is quickly done; else the leases end by themselves."""
+        """Drop all holders from the index if it answers in time; otherwise their leases expire."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(CLOSE_LIMIT_S):
                 for holder in [*self._left, *(announced.holder for announced in self._announced.values())]:
@@ -160,27 +161,27 @@ class IndexPublisher(CacheListener):
         for part in _parts(evicted):
             if not await self._index.withdraw(announced.holder, part):
                 announced.is_doubtful = True
-        # Renewing is a publication of its own: with that the index also ends the leases of others.
+        # A renewal is an empty publication, with which the index also expires the leases of others.
         renewal: list[Seq[BlockHash]] = [[]] if self._clock() >= announced.renew_at_s else []
         results = [await self._publish(announced, part) for part in [*renewal, *_parts(sealed)]]
         if all(results) and self._clock() >= announced.refresh_at_s:
             await self._publish_all(announced)
 
     def _begin_anew(self, announced: _Announced) -> None:
-        """Under a new epoch the index knows nothing yet, and what it knew under the old one does not count."""
+        """Give the worker a new epoch, under which the index has no blocks yet and ignores all earlier ones."""
         announced.holder = replace(announced.holder, epoch=self._next_epoch())
         announced.is_doubtful = False
         announced.renew_at_s = announced.refresh_at_s = 0.0
 
     async def _publish_all(self, announced: _Announced) -> None:
         announced.refresh_at_s = self._clock() + REFRESH_S
-        # With those that a step in flight still fills: a hint may be a moment early.
+        # This includes blocks that a step in flight still fills: the index is a hint, and may be a moment early.
         for part in _parts(list(announced.worker.pool.blocks)):
             if not await self._publish(announced, part):
                 return
 
     async def _publish(self, announced: _Announced, blocks: Seq[BlockHash]) -> bool:
-        """Whether the index took it."""
+        """Publish blocks. Return True if the index accepted them."""
         if self._announced.get(announced.worker) is not announced:
             return False
         result = await self._index.publish(announced.holder, blocks)
@@ -195,7 +196,7 @@ class IndexPublisher(CacheListener):
                 logger.warning("prefix index knows a later epoch", extra={"worker": announced.worker.info.worker_id})
                 self._announced.pop(announced.worker, None)
         if result in (PublishResult.NEW, PublishResult.UNAVAILABLE):
-            # Something is missing there. A renewal that works comes first, then everything.
+            # The index lacks blocks. All are published again after the next successful renewal.
             announced.refresh_at_s = 0.0
         return result in (PublishResult.KNOWN, PublishResult.NEW)
 

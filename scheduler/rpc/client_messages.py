@@ -1,4 +1,4 @@
-"""What clients ask for and are told, between protobuf messages and the scheduler's own data and errors. Pure."""
+"""The conversion of clients' messages: protobuf requests to the scheduler's data, and its events and errors to protobuf."""
 
 import math
 from collections.abc import Sequence
@@ -15,13 +15,13 @@ from scheduler.errors import InvalidRequestError, RequestError, ShuttingDownErro
 from scheduler.queue.events import ClientEvent, Failed
 from scheduler.queue.new_sequences import MAX_SAMPLES
 
-# What is only carried along or hashed. The longest that HTTP lets through is shorter.
+# Limits of texts that are only passed on or hashed. The gateway's HTTP limits are lower.
 MAX_NAME_CHARS = 1024
 MAX_TEXT_CHARS = 64 * 1024
 
 
 def check_bounds(message: inference_pb2.GenerateRequest) -> None:
-    """Look at what can be said of the message before anything is made of it. Raises InvalidRequestError."""
+    """Check the sizes in a message before anything is copied. Raises InvalidRequestError."""
     for field in ("request_id", "model", "tenant", "group_id", "traceparent"):
         _check_length(message, field, MAX_NAME_CHARS)
     for field in ("cache_salt", "tracestate"):
@@ -29,7 +29,7 @@ def check_bounds(message: inference_pb2.GenerateRequest) -> None:
     if len(message.resume) > MAX_SAMPLES:
         raise InvalidRequestError(f"resume may name at most {MAX_SAMPLES} samples (got {len(message.resume)})")
     if len({sample.sample_index for sample in message.resume}) < len(message.resume):
-        raise InvalidRequestError("resume names a sample twice")
+        raise InvalidRequestError("resume names a sample_index twice; each sample may have one entry")
 
 
 def _check_length(message: inference_pb2.GenerateRequest, field: str, most: int) -> None:
@@ -38,11 +38,11 @@ def _check_length(message: inference_pb2.GenerateRequest, field: str, most: int)
 
 
 def request_from_proto(message: inference_pb2.GenerateRequest) -> InferenceRequest:
-    """Raises InvalidRequestError for fields that the contract reserves but this version cannot honour."""
+    """Convert a request. Raises InvalidRequestError for reserved fields that this version does not support."""
     _refuse_reserved(message)
     request = InferenceRequest.from_proto(message)
     if not (message.sampling.HasField("seed") or request.sampling.is_greedy):
-        raise InvalidRequestError("sampling.seed is required when temperature is not 0")
+        raise InvalidRequestError("sampling.seed is required unless sampling.temperature is 0")
     if request.keep_alive_s is None:
         return request
     return replace(request, keep_alive_s=bounded_keep_alive(request.keep_alive_s))
@@ -57,14 +57,14 @@ def _refuse_reserved(message: inference_pb2.GenerateRequest) -> None:
 
 
 def bounded_keep_alive(keep_alive_s: float) -> float:
-    """Return infinity for what is as good as for ever. Raises InvalidRequestError for what is no duration."""
+    """Return a keep-alive, or infinity if it is very long. Raises InvalidRequestError if it is not a duration."""
     if not keep_alive_s >= 0:
-        raise InvalidRequestError(f"keep_alive_s must be 0 or more, infinite for ever (got {keep_alive_s:g})")
+        raise InvalidRequestError(f"keep_alive_s must be 0 or more; infinity means for ever (got {keep_alive_s:g})")
     return keep_alive_s if keep_alive_s < LONGEST_S else math.inf
 
 
 def session_response(events: Sequence[ClientEvent]) -> inference_pb2.SessionResponse:
-    """Keep the order of the events; failures stand beside them, since nothing follows one of the same request."""
+    """Convert events in order. Failures are in a list of their own, since no event of the same request follows them."""
     failures = [event for event in events if isinstance(event, Failed)]
     if not failures:
         return inference_pb2.SessionResponse(events=events_to_proto(cast("Sequence[Event]", events)))

@@ -1,7 +1,7 @@
-"""Who may call which method, and the interceptor that asks before anything of a call is read.
+"""The access check of every call, and the interceptor that runs it before anything of the call is read.
 
-A gateway and a worker prove their role by the cluster's token or by a certificate; whoever comes from outside shows an API key,
-where there are keys, as in HTTP. Health answers everyone, since probes have neither.
+Gateways and workers prove their role by a cluster token or a certificate. Other callers show an API key, if keys are configured,
+as in HTTP. The health service is open to all, since probes have no credentials.
 """
 
 import logging
@@ -27,19 +27,19 @@ Handler = TypeVar("Handler")
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """Who may call a method."""
+    """The callers that may call a method."""
 
     roles: frozenset[Role]
     scope: Scope | None = None
-    """That of an API key with which everyone may; None where no key is enough."""
+    """Scope of an API key that allows the call without a role. None if no API key does."""
 
 
 @dataclass(frozen=True, slots=True)
 class Visitor:
-    """Who makes the call that is being served."""
+    """The caller of the call that is being served."""
 
     key: Caller | None = None
-    """Whose API key it was. None for the cluster's own, who are believed what they say of tenants."""
+    """Owner of the API key. None for members of the cluster, whose requests may name any tenant."""
 
 
 class RefusedError(Exception):
@@ -49,7 +49,7 @@ class RefusedError(Exception):
 
 
 visitor: ContextVar[Visitor] = ContextVar("visitor")
-"""Set for each call before its handler runs, so that a handler without a door fails."""
+"""The caller of the current call. It is set before the handler runs, so that a handler without the check fails."""
 
 _INFERENCE = inference_pb2.DESCRIPTOR.services_by_name["InferenceService"].full_name
 _WORKER = worker_pb2.DESCRIPTOR.services_by_name["WorkerService"].full_name
@@ -58,14 +58,14 @@ ACCESS: Mapping[str, Access] = {
     f"/{_INFERENCE}/Generate": Access(_PUBLIC, Scope.INFERENCE),
     f"/{_INFERENCE}/ListModels": Access(_PUBLIC, Scope.INFERENCE),
     f"/{_INFERENCE}/KeepLoaded": Access(_PUBLIC, Scope.ADMIN),
-    # It names tenants, as /queue does. Workers count each other by it.
+    # The load names tenants, as /queue does. Workers use it to count the workers of other schedulers.
     f"/{_INFERENCE}/GetLoad": Access(ALL_ROLES, Scope.ADMIN),
-    # It says whose each request is.
+    # The requests of a session may name any tenant.
     f"/{_INFERENCE}/Session": Access(frozenset({Role.GATEWAY})),
     f"/{_WORKER}/Attach": Access(frozenset({Role.WORKER})),
 }
 OTHERS = Access(ALL_ROLES, Scope.INFERENCE)
-"""Reflection, and what does not exist."""
+"""Access to reflection, and to methods that do not exist."""
 _OPEN = f"/{health.SERVICE_NAME}/"
 
 
@@ -74,12 +74,13 @@ class Door:
     keyring: Keyring
     tokens: ClusterTokens | None
     certificates: CertificateRoles | None
-    """Of a server that demands certificates."""
+    """Roles of certificates, if the server demands certificates."""
     is_private: bool
-    """Only this user's processes reach it: a unix socket. It is open as long as there are no API keys."""
+    """True if the server listens on a unix socket, which only this user's processes reach. It then needs no token unless API keys
+    are configured."""
 
     def admit(self, method: str, metadata: Metadata, names: Iterable[str] = ()) -> Visitor:
-        """Return who calls the method, by the call's metadata and its certificate's names. Raises RefusedError."""
+        """Return the caller of the method, by the call's metadata and its certificate's names. Raises RefusedError."""
         access = ACCESS.get(method, OTHERS)
         bearer, api_key = _offered(metadata)
         certified = self.certificates.of(names) if self.certificates is not None else ALL_ROLES
@@ -91,7 +92,7 @@ class Door:
         raise self._refusal(method, access, proven, certified)
 
     def _proven(self, bearer: bytes | None) -> frozenset[Role]:
-        """By a token, or because no token is needed."""
+        """Return the roles that the caller proves by a token, or all roles if no token is needed."""
         if self.is_private and self.keyring.is_open:
             return ALL_ROLES
         if self.tokens is not None:
@@ -99,7 +100,7 @@ class Door:
         return ALL_ROLES if self.certificates is not None else NO_ROLE
 
     def _sufficient(self, access: Access) -> frozenset[Role]:
-        """Where there are API keys, a client needs one."""
+        """Return the roles that suffice without an API key. A client needs a key if keys are configured."""
         return access.roles if self.keyring.is_open else access.roles - {Role.CLIENT}
 
     def _holder(self, key: bytes | None, scope: Scope) -> Caller:
@@ -113,27 +114,28 @@ class Door:
     def _refusal(
         self, method: str, access: Access, proven: frozenset[Role], certified: frozenset[Role]
     ) -> RefusedError:
-        name, needed = method.rpartition("/")[2], " or a ".join(sorted(access.roles))
+        name, needed = method.rpartition("/")[2], " or ".join(sorted(access.roles))
         if not certified & access.roles:
             return RefusedError(
                 grpc.StatusCode.PERMISSION_DENIED,
-                f"{name} needs the certificate of a {needed}, and this one is {_listed(certified)}'s: issue one that is named so, "
-                "or set the scheduler's --tls-roles",
+                f"{name} requires a certificate with the role {needed} (this one has: {_listed(certified)}); issue a certificate "
+                "that is named so, or map its name with the scheduler's --tls-roles",
             )
         if proven:
             return RefusedError(
                 grpc.StatusCode.PERMISSION_DENIED,
-                f"{name} needs the role of a {needed}, and this is {_listed(proven)}'s",
+                f"{name} requires the role {needed} (this token has: {_listed(proven)})",
             )
         return RefusedError(
             grpc.StatusCode.UNAUTHENTICATED,
-            f"{name} needs the cluster token of a {needed}, which is missing or wrong: set --cluster-token-file (or "
-            "PAGODA_CLUSTER_TOKEN) to one that this scheduler has too; others send it as authorization: Bearer TOKEN",
+            f"{name} requires a cluster token with the role {needed}, but the token is missing or unknown; set "
+            "--cluster-token-file (or PAGODA_CLUSTER_TOKEN) to one that this scheduler accepts, or send it as "
+            "authorization: Bearer TOKEN",
         )
 
 
 class DoorInterceptor(grpc.aio.ServerInterceptor):
-    """Asks the door about every call of every service."""
+    """The interceptor that checks every call of every service."""
 
     def __init__(self, door: Door) -> None:
         self._door = door
@@ -146,7 +148,7 @@ class DoorInterceptor(grpc.aio.ServerInterceptor):
         if handler is None or method.startswith(_OPEN):
             return handler
         if self._door.certificates is not None:
-            # Only the call itself knows its certificate.
+            # The certificate is known only from the context of the call.
             return _checked(method, handler, lambda context: self._door.admit(method, metadata, _names(context)))
         try:
             visitor.set(self._door.admit(method, metadata))
@@ -159,7 +161,7 @@ def _refusing(method: str, refusal: RefusedError) -> Any:
     async def refuse(_: Any, context: grpc.aio.ServicerContext[Any, Any]) -> None:
         await _refuse(method, refusal, context)
 
-    # Whatever the method takes: so nothing of the request is read.
+    # A stream handler suits every method and reads nothing of the request.
     return grpc.stream_stream_rpc_method_handler(refuse)
 
 
@@ -170,7 +172,7 @@ async def _refuse(method: str, refusal: RefusedError, context: grpc.aio.Servicer
 
 
 def _checked(method: str, handler: Any, admit: Callable[[grpc.aio.ServicerContext[Any, Any]], Visitor]) -> Any:
-    """The handler, behind a check that needs the call's context."""
+    """Return the handler behind a check that needs the call's context."""
 
     async def enter(context: grpc.aio.ServicerContext[Any, Any]) -> None:
         try:
@@ -198,18 +200,18 @@ def _checked(method: str, handler: Any, admit: Callable[[grpc.aio.ServicerContex
 
 
 def _offered(metadata: Metadata) -> tuple[bytes | None, bytes | None]:
-    """The bearer token and the API key."""
+    """Return the bearer token and the API key of a call."""
     sent = {key: value if isinstance(value, bytes) else value.encode() for key, value in metadata}
     scheme, _, token = sent.get("authorization", b"").partition(b" ")
     return token.strip() if scheme.lower() == b"bearer" else None, sent.get("x-api-key")
 
 
 def _names(context: grpc.aio.ServicerContext[Any, Any]) -> list[str]:
-    """All that the caller's certificate names."""
+    """Return all names in the caller's certificate."""
     told = context.auth_context()
     found = [*told.get("x509_subject_alternative_name", ()), *told.get("x509_common_name", ())]
     return [name.decode(errors="replace") for name in found]
 
 
 def _listed(roles: frozenset[Role]) -> str:
-    return " and ".join(f"a {role}" for role in sorted(roles)) or "nobody"
+    return ", ".join(sorted(roles)) or "none"

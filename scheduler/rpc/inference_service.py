@@ -1,7 +1,7 @@
-"""The gRPC border towards clients: messages become calls of the loop, its events become messages. No policy.
+"""The gRPC service for clients: it turns messages into calls of the loop, and the loop's events into messages.
 
-Both doors hand events over without waiting: what a slow reader has not taken yet gathers in a bounded box, and overflow ends
-that reader's requests, nobody else's.
+Events are handed over without waiting. Events that a slow reader has not taken yet are kept in a bounded box; if it overflows, only
+that reader's requests end.
 """
 
 import asyncio
@@ -30,7 +30,7 @@ from scheduler.rpc.scheduler_load import scheduler_load, served_models
 
 SERVICE_NAME = inference_pb2.DESCRIPTOR.services_by_name["InferenceService"].full_name
 
-# About a minute of a fast stream, or some seconds of a thousand: far past any reader that still lives.
+# About a minute of one fast stream, and some seconds of a thousand streams. No working reader is that late.
 MAX_GENERATE_EVENTS = 8_192
 MAX_SESSION_EVENTS = 1_000_000
 
@@ -53,12 +53,12 @@ class EventBox:
         self._arrived.set()
 
     def close(self, error: RequestError | None = None) -> None:
-        """No more events will be wanted, or can come: then who takes them hears why."""
+        """Close the box. Once it is empty, `take_events` raises `error`, if there is one."""
         self._is_closed, self._error = True, error
         self._arrived.set()
 
     async def take_events(self) -> list[ClientEvent]:
-        """Everything that has arrived; empty only once closed. Raises asyncio.QueueFull once some were lost."""
+        """Return all events that have arrived; none only if the box is closed. Raises asyncio.QueueFull if events were lost."""
         while not self._events and not self._is_closed and not self._is_overfull:
             self._arrived.clear()
             await self._arrived.wait()
@@ -76,13 +76,13 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
         self._boxes: set[EventBox] = set()
 
     def end_streams(self) -> None:
-        """The scheduler goes: whatever is still open hears so, and can go on elsewhere."""
+        """End all streams with ShuttingDownError, so that open requests can resume on another scheduler."""
         for box in self._boxes:
             box.close(ShuttingDownError())
 
     @contextmanager
     def _box(self, max_events: int) -> Iterator[EventBox]:
-        """Of a client that is there; when it is gone, so are its requests."""
+        """Yield the box of a client, and cancel the client's requests at the end."""
         box = EventBox(max_events)
         self._boxes.add(box)
         try:
@@ -189,11 +189,11 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
                     finish = message.finish
                     self._loop.requests.finish_sample(box, finish.request_id, finish.sample_index, finish.num_tokens)
                 case _:
-                    # A client of a later contract: it must learn that this was not understood.
+                    # A client with a newer API must learn that its command was not understood.
                     raise InvalidRequestError("a session command must be one of open, cancel, finish")
 
     def _from_proto(self, message: inference_pb2.GenerateRequest) -> InferenceRequest:
-        """Raises a RequestError, for what is too long before it is copied."""
+        """Convert a request. Raises a RequestError; texts and prompts that are too long are refused before they are copied."""
         client_messages.check_bounds(message)
         self._loop.requests.check_prompt_length(message.model, len(message.prompt_token_ids))
         return client_messages.request_from_proto(message)
@@ -206,9 +206,9 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
 
 
 def _as_allowed(request: InferenceRequest, asking: Visitor) -> InferenceRequest:
-    """As HTTP would have it: whose request it is, what it shares and what it may do says the API key, not the request.
+    """Return the request with tenant, salt and priority as its API key determines them, as in HTTP.
 
-    Raises NotAllowedError for a priority that the key may not ask for.
+    Raises NotAllowedError if the key does not allow the priority.
     """
     key = asking.key
     if key is None:

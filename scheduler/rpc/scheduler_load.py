@@ -1,4 +1,4 @@
-"""What gateways, workers and health checks are told of models and load: a look at the loop that changes nothing."""
+"""The reports of models and load for gateways, workers and health checks, read from the loop."""
 
 import math
 from collections import Counter
@@ -64,7 +64,7 @@ def scheduler_load(loop: SchedulerLoop) -> SchedulerLoad:
 
 
 def _num_pending_tokens(loop: SchedulerLoop) -> int:
-    """Count what is to be computed before every sequence has its next token; caches may spare those that wait some of it."""
+    """Return the number of tokens to compute until every sequence has its next one. Waiting sequences may find some in caches."""
     running = (sequence.num_pending for worker in loop.workers.values() for sequence in worker.running)
     return loop.waiting.num_tokens + sum(running)
 

@@ -1,4 +1,4 @@
-"""The way to one worker over its stream: what the loop tells it, as protobuf messages that wait for the stream to take them."""
+"""The link to one worker: the loop's commands as protobuf messages, queued for the worker's stream."""
 
 import asyncio
 
@@ -8,12 +8,12 @@ from scheduler.steps.step_plan import StepPlan
 
 
 class StreamLink:
-    """A `WorkerLink`, and a `LoadLink` while no model is in memory. At most two steps are in flight, so the queue stays short."""
+    """A `WorkerLink`, or a `LoadLink` while no model is loaded. The queue stays short, since at most two steps are in flight."""
 
     def __init__(self) -> None:
         self.outgoing: asyncio.Queue[worker_pb2.AttachResponse | None] = asyncio.Queue()
         self.may_end = False
-        """The worker has been told something at which it ends the stream."""
+        """True if a message was sent at which the worker ends the stream."""
         self._session_id = 0
 
     def send_attached(self, session_id: int, *, heartbeat_s: float, silence_s: float) -> None:
@@ -52,5 +52,5 @@ class StreamLink:
         self.outgoing.put_nowait(message)
 
     def close(self) -> None:
-        """Everything put so far still goes out, then the stream ends."""
+        """End the stream after all queued messages are sent."""
         self.outgoing.put_nowait(None)

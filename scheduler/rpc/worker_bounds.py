@@ -1,7 +1,7 @@
-"""What may be in the messages of workers, looked at before memory is made for it or anything is counted.
+"""The checks of workers' messages, made before memory is allocated for them or anything is counted.
 
-A worker has proven that it is one, but it may be of another version, broken, or not what it seems. Each function returns what is
-wrong and what is allowed, as a sentence, or None.
+A worker is authenticated, but it may be broken, hostile, or of another version. Each function returns what is wrong and what is
+allowed as a sentence, or None.
 """
 
 import math
@@ -14,10 +14,10 @@ from scheduler.worker_info import ModelLimits
 MAX_NAME_CHARS = 512
 MAX_LOADABLE_MODELS = 10_000
 MAX_REASON_CHARS = 1000
-# Pages are granted for as many tokens as a step may return, and its budget is charged with them.
+# Each step grants pages for this many tokens per sequence, and charges them to its budget.
 MAX_NEW_TOKENS = 64
-# Each some times more than what the largest machines have: a device of 141 GB has room for 800,000 pages of 16 tokens of a small
-# model.
+# Each bound is several times larger than the largest machines need: a device of 141 GB has room for 800,000 pages of 16 tokens of
+# a small model.
 BOUNDS = {
     "page_size": 4096,
     "num_pages": 2**24,
@@ -41,7 +41,7 @@ def result_problem(result: worker_pb2.StepResult, limits: ModelLimits) -> str | 
 
 
 def shortened(reason: str) -> str:
-    """What a worker says of its troubles, for logs and clients."""
+    """Return a worker's error message, shortened for logs and clients."""
     return reason if len(reason) <= MAX_REASON_CHARS else f"{reason[:MAX_REASON_CHARS]}…"
 
 
@@ -52,7 +52,7 @@ def _hello_problems(hello: worker_pb2.Hello) -> Iterator[str]:
     if hello.HasField("model"):
         model = hello.model
         if not model.name:
-            yield "Hello must name the model in memory"
+            yield "Hello's model must have a name"
         yield from _name_problems("Hello's model", name=model.name, digest=model.digest, numerics_id=model.numerics_id)
         yield from _number_problems("Hello's model", model, BOUNDS)
         if model.max_new_tokens > MAX_NEW_TOKENS:
@@ -83,7 +83,7 @@ def _result_problems(result: worker_pb2.StepResult, limits: ModelLimits) -> Iter
     batch = result.sampled_batch
     lengths = [len(column) for column in (batch.sequence_ids, batch.attempts, batch.token_ids)]
     if len(set(lengths)) > 1:
-        yield f"a sampled_batch has columns of {', '.join(map(str, lengths))} entries, they must be of one length"
+        yield f"a sampled_batch has columns of {', '.join(map(str, lengths))} entries, which must have the same length"
     if max(batch.token_ids, default=0) >= limits.vocab_size:
         yield _strange_token(max(batch.token_ids), limits)
     for sampled in result.sampled:
@@ -95,7 +95,7 @@ def _result_problems(result: worker_pb2.StepResult, limits: ModelLimits) -> Iter
         if (largest := max(sampled.token_ids, default=0)) >= limits.vocab_size:
             yield _strange_token(largest, limits)
         if len(sampled.logprobs) not in (0, len(sampled.token_ids)):
-            yield f"{len(sampled.logprobs)} logprobs came with {len(sampled.token_ids)} tokens, it must be as many or none"
+            yield f"{len(sampled.logprobs)} logprobs came with {len(sampled.token_ids)} tokens; there must be one each, or none"
         yield from _logprob_problems(sampled.logprobs)
     for scored in result.scored:
         yield from _logprob_problems(scored.logprobs)
@@ -108,19 +108,19 @@ def _strange_token(token_id: int, limits: ModelLimits) -> str:
 def _logprob_problems(logprobs: Iterable[types_pb2.Logprobs]) -> Iterator[str]:
     for each in logprobs:
         if len(each.top) > MAX_LOGPROBS:
-            yield f"a token has {len(each.top)} alternatives, at most {MAX_LOGPROBS} are possible"
+            yield f"a token has {len(each.top)} alternatives; at most {MAX_LOGPROBS} are allowed"
         values = (each.logprob, *(other.logprob for other in each.top))
-        # Minus infinity is what a token has that cannot come.
+        # Minus infinity is valid: it is the log-probability of an impossible token.
         if any(math.isnan(value) or value == math.inf for value in values):
-            yield "a log-probability is not a number, or infinite"
+            yield "a log-probability is NaN or positive infinity"
 
 
 def _name_problems(whose: str, **names: str) -> Iterator[str]:
     for field, name in names.items():
         if len(name) > MAX_NAME_CHARS:
-            yield f"{whose} has a {field} of {len(name)} characters, at most {MAX_NAME_CHARS} are allowed"
+            yield f"{whose} has a {field} of {len(name)} characters; at most {MAX_NAME_CHARS} are allowed"
         if not name.isprintable():
-            yield f"{whose} has a {field} with characters that cannot be printed"
+            yield f"{whose} has a {field} with non-printable characters"
 
 
 def _number_problems(

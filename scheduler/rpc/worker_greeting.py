@@ -1,4 +1,4 @@
-"""What a worker says before it is attached: what it is, and what its pages have kept. Refuses what cannot be."""
+"""The first messages of a worker's stream: its Hello, and the blocks that its pages have kept. Impossible ones are refused."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -16,13 +16,13 @@ from scheduler.rpc.worker_messages import held_blocks_from_proto
 class Greeting:
     hello: worker_pb2.Hello
     held_blocks: list[tuple[PageId, BlockHash]]
-    """What the worker's pages have kept, in the order in which it learned it."""
+    """Blocks that the worker's pages have kept, in the order in which it received them."""
 
 
 async def read_greeting(messages: AsyncIterator[worker_pb2.AttachRequest], timeout_s: float) -> Greeting:
     """Read the messages before the attachment, each within the timeout.
 
-    Raises WorkerProtocolError that says what is wrong, and SilentWorkerError when a message does not come."""
+    Raises WorkerProtocolError if one is wrong, and SilentWorkerError if one does not come."""
     hello = await _read_hello(messages, timeout_s)
     held_blocks: list[tuple[PageId, BlockHash]] = []
     for _ in range(hello.num_held_blocks_messages):
@@ -30,7 +30,9 @@ async def read_greeting(messages: AsyncIterator[worker_pb2.AttachRequest], timeo
         _refuse_impossible(more, hello.model.num_pages)
         held_blocks += more
         if len(held_blocks) > hello.model.num_pages:
-            raise WorkerProtocolError("HeldBlocks name more pages than there are")
+            raise WorkerProtocolError(
+                f"HeldBlocks name more than the {hello.model.num_pages} pages that Hello announced"
+            )
     return Greeting(hello=hello, held_blocks=held_blocks)
 
 
@@ -48,7 +50,7 @@ async def _read_held_blocks(
 ) -> list[tuple[PageId, BlockHash]]:
     message = await _next(messages, timeout_s)
     if message.WhichOneof("message") != "held_blocks":
-        raise WorkerProtocolError("fewer HeldBlocks than Hello said")
+        raise WorkerProtocolError("fewer HeldBlocks messages came than Hello announced")
     return held_blocks_from_proto(message.held_blocks)
 
 
@@ -57,11 +59,13 @@ async def _next(messages: AsyncIterator[worker_pb2.AttachRequest], timeout_s: fl
         async with asyncio.timeout(timeout_s):
             return await anext(messages)
     except TimeoutError:
-        raise SilentWorkerError(f"nothing was said for {timeout_s:g} s before the worker was attached") from None
+        raise SilentWorkerError(f"no message came for {timeout_s:g} s before the worker was attached") from None
     except StopAsyncIteration:
         raise WorkerProtocolError("the stream ended before the worker was attached") from None
 
 
 def _refuse_impossible(held_blocks: list[tuple[PageId, BlockHash]], num_pages: int) -> None:
     if any(page >= num_pages or len(block) != HASH_BYTES for page, block in held_blocks):
-        raise WorkerProtocolError("HeldBlocks name pages or blocks that cannot be")
+        raise WorkerProtocolError(
+            f"HeldBlocks must name page ids below {num_pages} and block hashes of {HASH_BYTES} bytes"
+        )

@@ -1,4 +1,4 @@
-"""What workers say and are told, between protobuf messages and the scheduler's dataclasses. Pure."""
+"""The conversion of workers' messages between protobuf and the scheduler's dataclasses."""
 
 from collections.abc import Sequence
 
@@ -69,7 +69,7 @@ def plan_to_proto(plan: StepPlan, session_id: int) -> worker_pb2.Step:
 
 
 def _decode_batch(decoding: Sequence[PlannedSequence], max_steps: int) -> worker_pb2.DecodeBatch:
-    """Return the columns, without those that say what holds for all where nothing else is said."""
+    """Return the columns of a batch. A column is omitted if all its entries have the default value."""
     if not decoding:
         return worker_pb2.DecodeBatch()
     sequences, starts, max_starts, _, _, max_new_tokens, num_steps = zip(*decoding, strict=True)

@@ -1,6 +1,6 @@
-"""The gRPC border towards workers: each opens a stream, on which plans go down and results come up. No policy.
+"""The gRPC service for workers. Each worker opens a stream, over which it receives plans and returns results.
 
-A worker is attached when it has greeted, then it is heard and watched, and it is detached when it has left or is lost.
+A worker is attached after its first messages, then it is served and watched, and it is detached when it has left or is lost.
 """
 
 import asyncio
@@ -26,10 +26,10 @@ from scheduler.rpc.worker_greeting import Greeting, read_greeting
 from scheduler.steps.worker_state import AttachedWorker
 from scheduler.worker_info import WorkerStore
 
-# A worker waits this many times longer for its scheduler than the other way round: a scheduler that is late is late for all its
+# Factor by which a worker waits longer for its scheduler than the scheduler for the worker. A late scheduler is late for all its
 # workers, and they would all leave at once.
 SCHEDULER_SILENCE = 1.5
-# Of processes that are refused for the same one.
+# Refused processes to log for each attached one.
 MAX_TOLD_REFUSALS = 100
 
 SERVICE_NAME = worker_pb2.DESCRIPTOR.services_by_name["WorkerService"].full_name
@@ -40,7 +40,7 @@ logger = logging.getLogger(__name__)
 class StreamEnd(NamedTuple):
     reason: str
     status: grpc.StatusCode | None = None
-    """None where the worker ended it."""
+    """Status of the stream. None if the worker ended it."""
 
 
 WORKER_LEFT = StreamEnd("the worker ended the stream")
@@ -50,12 +50,12 @@ FAILED = StreamEnd("internal error of the scheduler", grpc.StatusCode.INTERNAL)
 
 class WorkerServicer(worker_pb2_grpc.WorkerServiceServicer):
     def __init__(self, loop: SchedulerLoop, *, heartbeat_s: float, patience: Patience) -> None:
-        """Workers are asked for a heartbeat every `heartbeat_s`."""
+        """Create the service. Workers must send a heartbeat every `heartbeat_s`."""
         self._loop = loop
         self._heartbeat_s = heartbeat_s
         self._patience = patience
         self._streams: dict[str, WorkerStream] = {}
-        """By worker id."""
+        """Streams by worker id."""
 
     async def Attach(
         self,
@@ -88,10 +88,10 @@ class WorkerServicer(worker_pb2_grpc.WorkerServiceServicer):
             await context.abort(end.status, end.reason)
 
     async def _claim_place(self, hello: worker_pb2.Hello) -> None:
-        """Return once no other stream has the worker's name. Raises WorkerIDTakenError while another process has it and lives.
+        """Return when no other stream has the worker's id. Raises WorkerIDTakenError if another live process has it.
 
-        A process that was restarted finds its predecessor's stream broken, or waits until it is known to be dead; one that was
-        frozen finds its successor attached; and of two that live the first one stays.
+        A restarted process waits until its predecessor's stream is broken or known to be dead. A process that was frozen
+        finds its successor attached. Of two live processes the first one stays.
         """
         while (current := self._streams.get(hello.worker_id)) is not None and not current.has_ended:
             if current.is_of_process(hello):
@@ -100,17 +100,17 @@ class WorkerServicer(worker_pb2_grpc.WorkerServiceServicer):
             if current.epoch > hello.epoch:
                 problem = f"a process that started later is attached as {hello.worker_id!r}"
             elif await current.outlives_question():
-                problem = f"another process is attached as {hello.worker_id!r}, and it is alive"
+                problem = f"another live process is attached as {hello.worker_id!r}"
             else:
                 continue
-            problem = f"{problem}: end one of the two, or give this one a name of its own (--worker-id)"
+            problem = f"{problem}; stop one of the two, or give this one another id with --worker-id"
             current.note_refusal(hello, problem)
             raise WorkerIDTakenError(problem)
 
 
 class WorkerStream:
     def __init__(self, loop: SchedulerLoop, greeting: Greeting, *, heartbeat_s: float, patience: Patience) -> None:
-        """Attach the worker; `serve_until_end` detaches it."""
+        """Attach the worker. `serve_until_end` detaches it."""
         self.link = StreamLink()
         self.has_ended = False
         self._loop = loop
@@ -119,7 +119,7 @@ class WorkerStream:
         self._watch = WorkerWatch(patience, self._tick_s)
         self._replaced = asyncio.Event()
         self._next_sign: asyncio.Future[bool] | None = None
-        """While somebody waits for the next message: True when it comes, False when the stream has ended without."""
+        """Result of a pending `outlives_question`: True if a message comes, False if the stream ends before."""
         self._last_heartbeat: worker_pb2.Heartbeat | None = None
         self._refused: set[str] = set()
         self._worker = self._attach(greeting.held_blocks)
@@ -127,8 +127,8 @@ class WorkerStream:
         self.link.send_attached(self._worker.session_id, heartbeat_s=heartbeat_s, silence_s=silence_s)
 
     async def serve_until_end(self, messages: AsyncIterator[worker_pb2.AttachRequest]) -> StreamEnd:
-        """Listen to the worker until it has left or is lost. It is detached then, even if its stream will not take the end:
-        to one that stands still nothing can be written."""
+        """Serve the worker until it has left or is lost, and detach it. A hung worker is detached too, although nothing can be
+        written to its stream."""
         name = f"stream of worker {self._hello.worker_id}"
         work = (self._read(messages), self._keep_watch(), self._be_replaced())
         tasks = [asyncio.create_task(each, name=name) for each in work]
@@ -137,7 +137,7 @@ class WorkerStream:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             end = next(task for task in tasks if task.done()).result()
         except Exception:
-            # It is this stream's alone: its worker attaches again, and the others go on. The task's failure is logged below.
+            # The failure ends only this stream: its worker attaches again. `report_failure` logs it.
             end = FAILED
         finally:
             for task in tasks:
@@ -149,29 +149,29 @@ class WorkerStream:
             self.link.close()
         return end
 
-    # ---- another stream of the same name
+    # ---- another stream with the same worker id
 
     @property
     def epoch(self) -> int:
         return self._hello.epoch
 
     def is_of_process(self, hello: worker_pb2.Hello) -> bool:
-        """Whether the same process opened this stream and now another one."""
+        """Return True if the Hello comes from the process that opened this stream."""
         return (self._hello.instance, self._hello.epoch) == (hello.instance, hello.epoch)
 
     def end_replaced(self) -> None:
-        """End it: the worker itself has opened another stream."""
+        """End the stream, because the worker has opened another one."""
         self._replaced.set()
 
     async def outlives_question(self) -> bool:
-        """Wait for the worker's next message: True when it comes, False when the stream has ended. A worker that lives says
-        something every heartbeat."""
+        """Wait for the worker's next message. Return True if it comes, and False if the stream ends before. A live worker sends
+        heartbeats, so the wait is short."""
         if self._next_sign is None:
             self._next_sign = asyncio.get_running_loop().create_future()
         return await asyncio.shield(self._next_sign)
 
     def note_refusal(self, hello: worker_pb2.Hello, reason: str) -> None:
-        """Log that another process was refused for this one: once for each, since it tries again and again."""
+        """Log that another process was refused because of this one. Log it once per process, since it tries again and again."""
         if hello.instance not in self._refused and len(self._refused) < MAX_TOLD_REFUSALS:
             self._refused.add(hello.instance)
             told = {"worker": hello.worker_id, "device": hello.device, "epoch": hello.epoch, "reason": reason}
@@ -186,7 +186,7 @@ class WorkerStream:
             self._next_sign.set_result(is_alive)
         self._next_sign = None
 
-    # ---- what is said
+    # ---- messages
 
     def _attach(self, held_blocks: list[tuple[PageId, BlockHash]]) -> AttachedWorker | UnloadedWorker:
         hello, store = self._hello, None
@@ -230,7 +230,7 @@ class WorkerStream:
         return WORKER_LEFT
 
     def _take(self, message: worker_pb2.AttachRequest) -> None:
-        """Raises WorkerProtocolError on nonsense, and when a step failed."""
+        """Apply a message. Raises WorkerProtocolError if it is wrong, or if it reports a failed step."""
         match message.WhichOneof("message"), self._worker:
             case "step_result", AttachedWorker() as worker:
                 self._take_result(worker, message.step_result)
@@ -269,7 +269,7 @@ class WorkerStream:
     def _take_failed_load(self, worker: UnloadedWorker, failed: worker_pb2.LoadFailed) -> None:
         self._check_session(failed.session_id)
         if worker.loading is None:
-            raise WorkerProtocolError("load_failed came, but no model is being loaded")
+            raise WorkerProtocolError("load_failed came, but the worker loads no model")
         reason = shortened(failed.error)
         logger.error("model not loaded", extra={"model": worker.loading, "reason": reason})
         self._loop.loading.record_failed_load(
@@ -284,7 +284,7 @@ class WorkerStream:
 
     def _check_session(self, session_id: int) -> None:
         if session_id != self._worker.session_id:
-            raise WorkerProtocolError(f"a message of session {session_id} in session {self._worker.session_id}")
+            raise WorkerProtocolError(f"a message of session {session_id} came in session {self._worker.session_id}")
 
 
 def _task_of(worker: AttachedWorker | UnloadedWorker) -> Task | None:

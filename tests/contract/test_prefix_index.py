@@ -267,7 +267,7 @@ async def test_a_killed_server_costs_hits_only_and_comes_back_empty(
     assert redis.breaker_state is BreakerState.CLOSED
     await publish_until(redis, KNOWN, blocks(1))
     messages = [record.getMessage() for record in caplog.records if record.name == "kvcache.redis_index"]
-    assert messages.count("prefix index does not help, routing goes on without") == 1
+    assert messages.count("prefix index unavailable; routing by load only") == 1
 
 
 async def test_a_server_that_was_never_there_is_no_error(tmp_path: Path) -> None:

@@ -447,7 +447,7 @@ async def test_the_last_heartbeat_of_a_lost_worker_is_logged(tmp_path: Path, cap
         strange = worker_pb2.Heartbeat(session_id=session_id + 1, last_step_id=9)
         await stream.write(worker_pb2.AttachRequest(heartbeat=strange))
         with pytest.raises(
-            grpc.aio.AioRpcError, match=f"a message of session {session_id + 1} in session {session_id}"
+            grpc.aio.AioRpcError, match=f"a message of session {session_id + 1} came in session {session_id}"
         ):
             await stream.read()
         (lost,) = [vars(record) for record in caplog.records if record.getMessage() == "worker lost"]
@@ -501,8 +501,8 @@ async def test_a_worker_keeps_its_cache_when_the_scheduler_restarts(tmp_path: Pa
     ("message", "reason"),
     [
         (worker_pb2.AttachRequest(heartbeat=worker_pb2.Heartbeat()), "fewer HeldBlocks"),
-        (held_blocks(worker_pb2.PageBlock(page_id=8, block_hash=b"x" * 16)), "cannot be"),
-        (held_blocks(worker_pb2.PageBlock(page_id=0, block_hash=b"short")), "cannot be"),
+        (held_blocks(worker_pb2.PageBlock(page_id=8, block_hash=b"x" * 16)), "must name page ids below 8"),
+        (held_blocks(worker_pb2.PageBlock(page_id=0, block_hash=b"short")), "block hashes of 16 bytes"),
         (held_blocks(*[worker_pb2.PageBlock(page_id=0, block_hash=b"x" * 16)] * 9), "more pages than there are"),
     ],
 )

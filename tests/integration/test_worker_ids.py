@@ -67,7 +67,7 @@ async def test_of_two_that_live_the_first_serves_and_either_may_die(
     (by_worker,) = [record for record in caplog.records if record.getMessage().startswith("cannot attach")]
     for record in (by_scheduler, by_worker):
         reason = str(vars(record)["reason"])
-        assert "another process is attached as 'w', and it is alive" in reason and "--worker-id" in reason
+        assert "another live process is attached as 'w'" in reason and "--worker-id" in reason
 
 
 async def test_processes_that_are_frozen_and_killed_follow_each_other(
@@ -163,7 +163,7 @@ async def test_workers_without_a_model_are_told_apart_too(tmp_path: Path) -> Non
 async def test_a_stream_on_which_nothing_is_said_ends_quietly(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     async with scheduler(tmp_path, heartbeat_s=0.1, silence_s=0.3) as (address, _), open_channel(address) as channel:
-        with pytest.raises(grpc.aio.AioRpcError, match=r"nothing was said for 0\.3 s") as caught:
+        with pytest.raises(grpc.aio.AioRpcError, match=r"no message came for 0\.3 s") as caught:
             await (await hello_stream(channel, says_hello=False)).read()
         assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
         closed = await hello_stream(channel, says_hello=False)

@@ -459,7 +459,7 @@ def test_samples_that_had_finished_elsewhere_are_not_computed() -> None:
     system.submit(replace(request(), num_samples=3, resumed=(sample(0, is_finished=True), sample(2, is_finished=True))))
     system.run(worker)
     assert system.client.tokens.keys() == system.client.finished.keys() == {("r", 1)}
-    with pytest.raises(InvalidRequestError, match="all samples have finished"):
+    with pytest.raises(InvalidRequestError, match="all samples as finished"):
         system.submit(replace(request("none"), resumed=(sample(0, is_finished=True),)))
 
 

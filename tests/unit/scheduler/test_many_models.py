@@ -144,7 +144,7 @@ def test_no_name_is_the_only_model_that_workers_were_started_with() -> None:
 
     system.home_model = "c"
     system.attach_unloaded("v")
-    with pytest.raises(InvalidRequestError, match="name a model, there are several: b, c"):
+    with pytest.raises(InvalidRequestError, match="model is required, because there are several: b, c"):
         system.ask("", "2")
 
 

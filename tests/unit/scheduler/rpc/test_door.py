@@ -164,10 +164,10 @@ def test_a_key_over_mutual_tls_needs_a_certificate_of_a_client(tmp_path: Path) -
 
 def test_refusals_say_what_to_do(tmp_path: Path) -> None:
     for asked, method, metadata, words in (
-        (door(tmp_path), ATTACH, (), "Attach needs the cluster token of a worker.*--cluster-token-file"),
-        (door(tmp_path), ATTACH, bearer(TOKENS["gateway"]), "Attach needs the role of a worker, and this is a gateway's"),
+        (door(tmp_path), ATTACH, (), "Attach requires a cluster token with the role worker.*--cluster-token-file"),
+        (door(tmp_path), ATTACH, bearer(TOKENS["gateway"]), r"Attach requires the role worker \(this token has: gateway\)"),
         (door(tmp_path, keys=True), GENERATE, (), "A valid API key is required"),
-        (door(tmp_path, tokens=False, roles=""), ATTACH, (), "certificate of a worker, and this one is nobody's.*--tls-roles"),
+        (door(tmp_path, tokens=False, roles=""), ATTACH, (), r"with the role worker \(this one has: none\).*--tls-roles"),
     ):  # fmt: skip
         with pytest.raises(RefusedError, match=words):
             asked.admit(method, metadata)
