@@ -54,9 +54,9 @@ class SchedulerSettings(KeySettings):
     """Number of tokens to compute above which a prompt is long. Short prompts pass long ones, and their last step computes little
     else. Default (0): a 32nd of the tokens of a step, at least 64."""
     routing: Literal["prefix", "least-loaded", "round-robin"] = "prefix"
-    """How a worker is chosen for a sequence: by cached prefixes and load, by load alone, or in turn."""
+    """Policy that chooses the worker of a sequence: by cached prefixes and load, by load alone, or in turn."""
     keep_alive: str = "-1"
-    """How long an unused model stays in memory, such as 5m, unless a request says otherwise. Default: for ever."""
+    """Time that an unused model stays in memory, such as 5m, unless a request says otherwise. Default: for ever."""
     drain_grace_s: float = Field(default=30.0, ge=0)
     """Seconds that running requests may continue after SIGTERM."""
 
