@@ -503,7 +503,7 @@ async def test_a_worker_keeps_its_cache_when_the_scheduler_restarts(tmp_path: Pa
         (worker_pb2.AttachRequest(heartbeat=worker_pb2.Heartbeat()), "fewer HeldBlocks"),
         (held_blocks(worker_pb2.PageBlock(page_id=8, block_hash=b"x" * 16)), "must name page ids below 8"),
         (held_blocks(worker_pb2.PageBlock(page_id=0, block_hash=b"short")), "block hashes of 16 bytes"),
-        (held_blocks(*[worker_pb2.PageBlock(page_id=0, block_hash=b"x" * 16)] * 9), "more pages than there are"),
+        (held_blocks(*[worker_pb2.PageBlock(page_id=0, block_hash=b"x" * 16)] * 9), "more than the 8 pages"),
     ],
 )
 async def test_held_blocks_that_cannot_be_are_refused(
