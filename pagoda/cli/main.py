@@ -52,7 +52,10 @@ KVMemory = Annotated[
     typer.Option("--kv-memory", metavar="SIZE", help="A worker's KV cache size, such as 2GiB. (default: automatic)"),
 ]
 Numerics = Annotated[
-    str | None, typer.Option(help="Arithmetic of the worker: integer, float32 or bfloat16; see docs/numerics.md.")
+    str | None,
+    typer.Option(
+        help="Arithmetic of the worker: integer, float32 or bfloat16. (default: integer on a CPU, bfloat16 on a GPU)"
+    ),
 ]
 KVDtype = Annotated[
     str | None,
