@@ -1,4 +1,4 @@
-"""What tests of every kind share: the environment they start from."""
+"""The environment that all tests start from."""
 
 import functools
 import os
@@ -8,24 +8,24 @@ import httpx
 import hypothesis
 import pytest
 
-# GPU kernels run in Triton's interpreter here. Triton looks when kernels are defined, so this comes before any import of it.
+# GPU kernels run in Triton's interpreter here. Triton reads this when kernels are defined, so it is set before any import.
 os.environ.setdefault("TRITON_INTERPRET", "1")
-# Tiny models are done before a second thread has woken; on a busy machine the threads would only wait for each other. Workers
-# that tests start as processes choose for themselves.
+# Tiny models finish before a second thread wakes up; on a busy machine threads would only wait for each other. Worker processes
+# that tests start choose their own number.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-# Processes are forked here only to become another program. gRPC would start its threads in them, and the closing of files
-# that follows makes those abort the process. Read when gRPC is imported.
+# Tests fork only to start another program. gRPC would start its threads in the child, and closing the files there makes these
+# threads abort it. gRPC reads this when it is imported.
 os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
 
 
-# How long an example takes says how busy the machine is, not whether the code is right.
+# The duration of an example depends on how busy the machine is.
 hypothesis.settings.register_profile("any machine", deadline=None)
 hypothesis.settings.load_profile("any machine")
 
 
 @pytest.fixture(autouse=True, scope="session")
 def _certificates_are_read_once() -> Iterator[None]:
-    """Every httpx client reads those of all authorities, to trust whom it will never meet: that takes longer than most tests."""
+    """Cache the certificates of all authorities: every httpx client reads them, which takes longer than most tests."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("httpx._transports.default.create_ssl_context", functools.cache(httpx.create_ssl_context))
         yield
@@ -33,6 +33,6 @@ def _certificates_are_read_once() -> Iterator[None]:
 
 @pytest.fixture(autouse=True, scope="session")
 def _no_settings_from_outside() -> None:
-    """The developer's own PAGODA_… variables must not decide a test. PAGODA_TEST_HOME is the tests' own."""
+    """Remove the developer's PAGODA_… variables, except PAGODA_TEST_HOME, which is for tests."""
     for name in [name for name in os.environ if name.startswith("PAGODA_") and name != "PAGODA_TEST_HOME"]:
         del os.environ[name]

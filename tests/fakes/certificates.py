@@ -1,4 +1,4 @@
-"""Certificates for tests: an authority in memory that signs whatever a test needs, for as long as it says."""
+"""Certificates for tests: an authority in memory that signs what a test needs, with any validity."""
 
 import datetime
 import ipaddress
@@ -20,13 +20,13 @@ class CertificateFiles:
     key: Path
 
     def replace_with(self, other: "CertificateFiles") -> None:
-        """As whoever renews certificates would, one file after the other."""
+        """Replace the files one after the other, as a renewal of certificates does."""
         other.key.replace(self.key)
         other.certificate.replace(self.certificate)
 
 
 class Authority:
-    """Its own certificate is written to `path`, for those who shall believe it."""
+    """A certificate authority, whose own certificate is in the file `path`."""
 
     def __init__(self, directory: Path, name: str = "authority") -> None:
         self._directory = directory
@@ -38,7 +38,7 @@ class Authority:
         self.path.write_bytes(_pem(unsigned.sign(self._key, hashes.SHA256())))
 
     def issue(self, name: str, *, hosts: Sequence[str] = ("127.0.0.1",), valid_days: int = 1) -> CertificateFiles:
-        """With a negative number of days it has expired already."""
+        """Issue a certificate. With a negative number of days it has already expired."""
         key = ec.generate_private_key(ec.SECP256R1())
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
         unsigned = _unsigned(subject, self._name, key.public_key(), valid_days)

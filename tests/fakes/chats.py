@@ -1,4 +1,4 @@
-"""What a chat template makes of messages, as text and as token ids."""
+"""Messages rendered by a chat template, as text and as token ids."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -14,7 +14,7 @@ def rendered_chat(
     ending: ChatEnding = ChatEnding.BEGUN,
     thinks: bool | None = None,
 ) -> str:
-    """Return the text without the marks in special tokens that a message has."""
+    """Return the text without the marks of special tokens in messages."""
     prompt = template.render_prompt(Conversation(messages=messages, ending=ending, thinks=thinks))
     return prompt.text.replace(prompt.mark, "")
 

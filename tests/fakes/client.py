@@ -1,4 +1,4 @@
-"""A client of the scheduler loop that writes down what it is told, and checks that nothing is missing or doubled."""
+"""A client of the scheduler loop that records events and checks that none is missing or repeated."""
 
 from collections import defaultdict
 from collections.abc import Sequence as Seq

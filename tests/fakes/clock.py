@@ -1,4 +1,4 @@
-"""Time that stands still until a test moves it."""
+"""A clock that stands still until a test moves it."""
 
 import heapq
 import itertools
@@ -14,7 +14,7 @@ class FakeTimer:
 
 
 class FakeClock:
-    """The scheduler's `Clock`: callbacks run when the test says so."""
+    """The scheduler's `Clock`: callbacks run when the test advances the time."""
 
     def __init__(self) -> None:
         self.now_s = 0.0
@@ -40,7 +40,7 @@ class FakeClock:
                 callback()
 
     def advance(self, seconds: float) -> None:
-        """Move time, running what falls due on the way."""
+        """Advance the time and run the callbacks that are due."""
         self.run_soon()
         end_s = self.now_s + seconds
         while self._later and self._later[0][0] <= end_s:

@@ -1,7 +1,8 @@
-"""Loads many damaged copies of a tiny model, each all the way: description, tokenizer, template, weights.
+"""A program that loads many damaged copies of a tiny model: description, tokenizer, template and weights.
 
-Started as a process of its own, whose memory is limited: `python -m tests.fakes.damaged_models gguf|safetensors SEED COUNT`.
-Prints how many loaded and how many were refused with an error of ours; any other end is a traceback that names the damage.
+It runs as a process of its own with limited memory: `python -m tests.fakes.damaged_models gguf|safetensors SEED COUNT`.
+It prints how many copies loaded and how many were refused with one of Pagoda's errors. Any other error ends it with a traceback
+that names the damage.
 """
 
 import faulthandler
@@ -32,7 +33,7 @@ OUR_ERRORS = (ModelError, ChatTemplateError, WeightsError, UnsupportedArchitectu
 MAX_EXTRA_BYTES = 1 << 30
 MAX_LOAD_S = 30
 HEADER_BYTES = 12_000
-"""Of the tiny GGUF file: beyond are only weights."""
+"""Length of the tiny GGUF file before its weights."""
 NUMBERS = (0, 1, 2, 7, 8, 255, 1 << 15, 1 << 20, (1 << 31) - 1, 1 << 31, (1 << 32) - 1, 1 << 40, 1 << 62, (1 << 64) - 1)
 
 Damage = Callable[[random.Random, bytearray], str]
@@ -58,7 +59,7 @@ def lie_about_a_number(rng: random.Random, data: bytearray) -> str:
 
 
 def lie_about_a_known_key(rng: random.Random, data: bytearray) -> str:
-    """The type and value behind a metadata key, or what follows a tensor's name."""
+    """Overwrite the type and value behind a metadata key, or what follows a tensor's name."""
     keys = (b"llama.", b"tokenizer.ggml.", b"general.", b"blk.", b"token_embd.weight", b"output")
     key = rng.choice(keys)
     places = [place for place in range(min(len(data), HEADER_BYTES)) if data.startswith(key, place)]
@@ -78,7 +79,7 @@ def remove_bytes(rng: random.Random, data: bytearray) -> str:
 
 
 def change_json(rng: random.Random, data: bytearray) -> str:
-    """Of a safetensors header: one value of one tensor's description."""
+    """Change one value of one tensor's description in a safetensors header."""
     length = struct.unpack_from("<Q", data)[0]
     header = json.loads(bytes(data[8 : 8 + length]))
     name = rng.choice([key for key in header if key != "__metadata__"])
@@ -108,7 +109,7 @@ def damage_and_load(kind: str, seed: int, count: int, directory: Path) -> Counte
     path, file = tiny_model(kind, directory)
     whole = file.read_bytes()
     store = ModelStore(directory / "home")
-    load(store, path)  # undamaged, it loads; and everything is imported before memory is limited
+    load(store, path)  # shows that it loads undamaged, and imports everything before memory is limited
     limit_memory()
     outcomes: Counter[str] = Counter()
     for number in range(seed * count, (seed + 1) * count):
@@ -133,7 +134,7 @@ def damage_and_load(kind: str, seed: int, count: int, directory: Path) -> Counte
 
 
 def tiny_model(kind: str, directory: Path) -> tuple[Path, Path]:
-    """What is loaded, and the file in it that is damaged."""
+    """Write a tiny model; return its path and that of the file to damage."""
     if kind == "gguf":
         path = write_tiny_gguf(directory / "tiny.gguf", merges=["h e", "l l", "he ll"], num_layers=1)
         return path, path

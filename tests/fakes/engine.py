@@ -1,7 +1,7 @@
 """An instant engine: the next token is arithmetic on the sequence's token ids. No torch, no model.
 
-It keeps the rules that the real engine keeps, and one more that only a fake can: each page remembers what was written to it,
-so a step that reads a page with another content (granted twice, freed too early, a false prefix hit) is an error.
+It follows the rules of the real engine and one more: each page remembers what was written to it, so a step that reads a page
+with other content (granted twice, freed too early, a false prefix hit) is an error.
 """
 
 from collections.abc import Iterable, Sequence
@@ -21,12 +21,12 @@ _CHAIN_FACTOR, _CHAIN_MODULUS = 1_000_003, (1 << 61) - 1
 
 
 def next_token(token_ids: Sequence[int]) -> int:
-    """A printable ASCII character, so that a byte tokenizer makes text of it."""
+    """Return a printable ASCII character, which is text for a byte tokenizer."""
     return _FIRST_PRINTABLE + (sum(token_ids) * 31 + len(token_ids)) % _NUM_PRINTABLE
 
 
 def continuation(token_ids: Sequence[int], count: int) -> list[int]:
-    """What an instant engine generates after these tokens if nothing ends it."""
+    """Return what an instant engine generates after these tokens if nothing ends it."""
     tokens = list(token_ids)
     for _ in range(count):
         tokens.append(next_token(tokens))
@@ -34,7 +34,7 @@ def continuation(token_ids: Sequence[int], count: int) -> list[int]:
 
 
 class FakeExecutor:
-    """Fits `worker.steps.executor.StepExecutor`. With `eos_after`, a sequence ends once it has generated that many tokens."""
+    """An instant `worker.steps.executor.StepExecutor`. With `eos_after`, a sequence ends after that many generated tokens."""
 
     max_in_flight = 1
     max_new_tokens = 1
@@ -47,7 +47,7 @@ class FakeExecutor:
         self._eos_after = eos_after
         self._slots = [0] * (num_pages * page_size)
         self._chains: dict[int, list[int]] = {}
-        """For each sequence, for each position, a number that stands for all tokens up to there."""
+        """For each sequence and position, a hash of all tokens up to there."""
 
     def reset(self) -> None:
         self._chains.clear()
@@ -99,7 +99,7 @@ class FakeExecutor:
 
 
 class FakeEngine(Engine):
-    """The engine over an instant executor."""
+    """An engine over an instant executor."""
 
     def __init__(
         self,
@@ -110,7 +110,7 @@ class FakeEngine(Engine):
         eos_after: int | None = None,
         wrap: Wrap = plain,
     ) -> None:
-        """`wrap` makes of the executor another one."""
+        """Create the engine; `wrap` returns an executor around the instant one."""
         executor = FakeExecutor(
             num_pages=num_pages, page_size=page_size, eos_token_ids=eos_token_ids, eos_after=eos_after
         )

@@ -1,4 +1,4 @@
-"""The real engine over a model of token ids, driven as a scheduler would drive it."""
+"""The real engine over a model of token ids, driven as a scheduler drives it."""
 
 from collections import deque
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ PROMPT = (7, 3, 9, 1, 4, 4, 2, 8, 5, 6)
 
 
 class Driver:
-    """Drives one engine as a scheduler would, one sequence after the other or several at once."""
+    """A driver of one engine, for one sequence after the other or several at once."""
 
     def __init__(self, eos_token_ids: tuple[int, ...] = (), num_pages: int = 64, wrap: Wrap = plain) -> None:
         self.model = PagedModel(PAGE_SIZE)
@@ -57,12 +57,12 @@ class Driver:
         del self._num_pages_of[sequence_id]
 
     def prefill(self, new: NewSequence, chunk_sizes: Sequence[int]) -> int:
-        """In chunks of these sizes, the last as long as it must be; the sampled token."""
+        """Prefill in chunks of these sizes and a last chunk with the rest; return the sampled token."""
         [sampled] = self.finish(self._begin_prefill(new, chunk_sizes))
         return sampled.token_ids[0]
 
     def _begin_prefill(self, new: NewSequence, chunk_sizes: Sequence[int]) -> BegunStep:
-        """Without finishing the last chunk, with which a token is sampled."""
+        """Prefill up to the last chunk, which samples a token and is left unfinished."""
         start, total = 0, len(new.token_ids)
         for size in chunk_sizes:
             if start + size >= total:
@@ -72,7 +72,7 @@ class Driver:
         return self.begin(self.chunk(new.sequence_id, start, total - start), **_first(new, start))
 
     def generate(self, new: NewSequence, count: int, chunk_sizes: Sequence[int] = ()) -> list[int]:
-        """As many steps begun as the engine takes, until so many tokens are there."""
+        """Run steps until there are this many tokens, with as many steps begun as the engine takes."""
         begun, tokens = deque([self._begin_prefill(new, chunk_sizes)]), list[int]()
         while len(tokens) < count:
             while len(tokens) + len(begun) < count and len(begun) < self.engine.max_in_flight:

@@ -1,7 +1,7 @@
-"""Executors that answer as devices do: a step late, several tokens at once. They wrap another one, which computes.
+"""Executors that answer like devices: a step late, or with several tokens at once. Each wraps another one, which computes.
 
-As on a device, the sequences' last tokens live in the executor: it has copies of its own, and reads of what the engine knows only
-what that knew when the sequence was new.
+As on a device, the sequences' last tokens live in the executor: it has its own copies, and reads from the engine only what was
+known when the sequence was new.
 """
 
 import random
@@ -32,7 +32,7 @@ class OwnSequences:
         self._by_id.clear()
 
     def own(self, chunk: Chunk) -> Chunk:
-        """The same chunk of the copy, where that is. Pages are as the engine has them."""
+        """Return the same chunk of the copy, from the copy's own position. Pages are the engine's."""
         sequence = self._by_id.get(chunk.sequence.sequence_id)
         if sequence is None:
             sequence = self._by_id[chunk.sequence.sequence_id] = _copy(chunk.sequence)
@@ -53,7 +53,7 @@ def _copy(sequence: RunningSequence) -> RunningSequence:
 
 
 class LateExecutor:
-    """Fits `worker.steps.executor.StepExecutor`. Takes a second step before it tells what came of the first."""
+    """A `worker.steps.executor.StepExecutor` that takes a second step before it returns the result of the first."""
 
     max_in_flight = 2
 
@@ -88,7 +88,7 @@ class LateExecutor:
 
 
 class LateStep:
-    """Fits `worker.steps.executor.LaunchedStep`."""
+    """A step whose result comes late; a `worker.steps.executor.LaunchedStep`."""
 
     def __init__(self, in_flight: "deque[LateStep]", outcome: Computed | Exception) -> None:
         self._in_flight = in_flight
@@ -102,8 +102,10 @@ class LateStep:
 
 
 class SeveralTokensExecutor:
-    """Fits `worker.steps.executor.StepExecutor`. A step brings from one token up to as many as the plan allows, by chance, and asks
-    nobody whether one of them ends the sequence."""
+    """A `worker.steps.executor.StepExecutor` whose steps return a random number of tokens, at most what the plan allows.
+
+    It does not check whether one of them ends the sequence.
+    """
 
     max_new_tokens = MAX_NEW_TOKENS
 
@@ -120,7 +122,7 @@ class SeveralTokensExecutor:
         return SeveralTokensStep(self, own, launched)
 
     def add_tokens(self, chunks: Sequence[Chunk], computed: Computed) -> Computed:
-        """What was computed, and for each sampled chunk as many further tokens as chance wants."""
+        """Return the result with a random number of further tokens for each sampled chunk."""
         self._sequences.append(chunks, computed)
         sampled = [chunk for chunk in chunks if chunk.is_sampled]
         num_wanted = [self._chance.randint(1, min(MAX_NEW_TOKENS, chunk.max_new_tokens)) for chunk in sampled]
@@ -148,7 +150,7 @@ class SeveralTokensExecutor:
 
 
 class SeveralTokensStep:
-    """Fits `worker.steps.executor.LaunchedStep`."""
+    """A step that returns several tokens; a `worker.steps.executor.LaunchedStep`."""
 
     def __init__(self, executor: SeveralTokensExecutor, chunks: Sequence[Chunk], launched: LaunchedStep) -> None:
         self._executor = executor
@@ -165,7 +167,7 @@ def _last_token(sequence: RunningSequence) -> Chunk:
 
 
 class PoisonedExecutor:
-    """Fits `worker.steps.executor.StepExecutor`. From the step behind `num_good_steps` ones on its device fails for ever."""
+    """A `worker.steps.executor.StepExecutor` whose device fails for ever after `num_good_steps` steps."""
 
     def __init__(self, inner: StepExecutor, num_good_steps: int) -> None:
         self._inner = inner
@@ -201,7 +203,7 @@ EXECUTORS: dict[str, Wrap] = {
     "several tokens": SeveralTokensExecutor,
     "late, several tokens": late_and_several,
 }
-"""Around one that computes, by the names that tests are told apart by."""
+"""Wrappers of an executor, by the name that a test's id shows."""
 
 
 def max_new_tokens(wrap: Wrap) -> int:

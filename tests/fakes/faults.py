@@ -1,4 +1,4 @@
-"""Faults for the tests of background tasks: a method that raises a few times, and from then on does what it did."""
+"""Faults for the tests of background tasks: a method raises a few times, and then works again."""
 
 import asyncio
 import inspect
@@ -8,11 +8,11 @@ import pytest
 
 
 class Fault(Exception):
-    """Not an error that anything is prepared for."""
+    """An error that no code expects."""
 
 
 def fail_first(monkeypatch: pytest.MonkeyPatch, owner: Any, method: str, times: int = 1) -> asyncio.Event:
-    """Let the next calls raise Fault. The event is set when the method has been called once more after that."""
+    """Let the next calls raise Fault. Return an event that is set by the first call after these."""
     original, num_left, works_again = getattr(owner, method), times, asyncio.Event()
 
     def fails() -> bool:
@@ -37,5 +37,5 @@ def fail_first(monkeypatch: pytest.MonkeyPatch, owner: Any, method: str, times: 
 
 
 def faults(caplog: pytest.LogCaptureFixture) -> list[str]:
-    """The messages of those log records that have the traceback of a fault."""
+    """Return the messages of the log records that have a fault's traceback."""
     return [record.getMessage() for record in caplog.records if record.exc_info and record.exc_info[0] is Fault]

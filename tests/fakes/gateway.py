@@ -35,10 +35,10 @@ class RunningGateway:
 async def running_gateway(
     directory: Path, *, catalogue: Sequence[CatalogueEntry] = CATALOGUE, **settings: Any
 ) -> AsyncIterator[RunningGateway]:
-    """With its session to the scheduler open and that one's health known.
+    """Run the gateway while the block runs, with its session open and the scheduler's health known.
 
-    `directory` must be short enough for a unix socket's path.
-    It serves the tiny model, unless the settings name another one of the store.
+    The path of `directory` must be short enough for a unix socket.
+    The gateway serves the tiny model, unless the settings name another one of the store.
     """
     model_path = directory / f"{MODEL}.gguf"
     if not model_path.exists():
@@ -58,7 +58,7 @@ async def running_gateway(
 @asynccontextmanager
 async def serving(app: FastAPI, limits: HTTPLimits | None = None, keep_alive_s: int = 200) -> AsyncIterator[str]:
     with socket.create_server(("127.0.0.1", 0)) as listening:
-        # On a busy machine seconds pass between two requests, and a client that uses a connection as it is closed sees an error.
+        # On a busy machine seconds pass between two requests. A client that uses a connection while it is closed gets an error.
         config = uvicorn.Config(
             app,
             http=http_protocol(limits or HTTPLimits()),

@@ -1,8 +1,8 @@
-"""A gateway process under attack: one stream runs in it while a test sends what should not be able to hold it up.
+"""A gateway process under attack: one stream runs in it while a test sends what must not delay it.
 
 To add an input: append an `Attack` to a list that test_hostile_requests.py sends, or write a test that awaits
-`HostileGateway.withstands(attack)` yourself. What arrives at the scheduler is answered at once, so only the gateway's own work
-counts. The gateway has the tiny model (a token is a byte) with a window of WINDOW tokens, under the name MODEL.
+`HostileGateway.withstands(attack)` yourself. The scheduler answers at once, so only the gateway's own work counts. The gateway
+has the tiny model (a token is a byte) with a window of WINDOW tokens, under the name MODEL.
 """
 
 import asyncio
@@ -36,11 +36,11 @@ _STREAMING = "the stream that must go on"
 
 @dataclass(frozen=True, kw_only=True)
 class Attack:
-    """One request. `statuses` are the answers that are right; any below 500 is by default."""
+    """One request. `statuses` are the expected answers; the default is any below 500."""
 
     path: str
     body: Any = None
-    """Bytes as they are, anything else as JSON."""
+    """Body of the request: bytes are sent unchanged, anything else as JSON."""
     method: str = "POST"
     headers: Mapping[str, str] = field(default_factory=dict)
     statuses: frozenset[int] = frozenset(range(200, 500))
@@ -52,7 +52,7 @@ class Attack:
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """Seconds of processor time between two turns of the loop, at worst."""
+    """Longest processor time between two turns of the loop, in seconds."""
 
     loop_s: float
     process_s: float
@@ -69,10 +69,10 @@ class HostileGateway:
         self._resident_before = process.memory_info().rss
 
     async def withstands(self, attack: Attack) -> httpx.Response:
-        """Send it, and check that the stream went on, the loop was not held and memory did not grow; return the answer.
+        """Send the attack and check that the stream continued, the loop was not blocked and memory did not grow; return the answer.
 
-        A thread that keeps the interpreter's lock does so each time, while a busy machine makes other threads look like it
-        now and then: so that has three tries.
+        A thread that keeps the interpreter's lock does so each time. A busy machine looks like that now and then, so there are
+        three tries.
         """
         content = attack.content
         for tries_left in (2, 1, 0):
@@ -96,7 +96,7 @@ class HostileGateway:
         return response
 
     async def withstands_bytes(self, content: bytes) -> None:
-        """As `withstands`, for bytes that need not be one request; nothing of the answer is read before all is sent."""
+        """Do the same as `withstands` for bytes that need not be one request; the answer is read only after all are sent."""
         await self.held()
         self._forget_peak()
         host, _, port = self.url.removeprefix("http://").rpartition(":")
@@ -130,7 +130,7 @@ class HostileGateway:
             await asyncio.gather(stream, return_exceptions=True)
 
     async def held(self) -> Held:
-        """What was worst since the last call."""
+        """Return the longest time since the last call."""
         reader, writer = await asyncio.open_unix_connection(self._probe)
         try:
             return Held(**json.loads(await reader.readline()))
@@ -158,7 +158,7 @@ class HostileGateway:
 
 @asynccontextmanager
 async def hostile_gateway(home: Path, *arguments: str) -> AsyncIterator[HostileGateway]:
-    """`home` must be short enough for unix sockets. `arguments` are the gateway's."""
+    """Run the gateway while the block runs. `home` must be short enough for unix sockets; `arguments` are the gateway's."""
     model = write_tiny_gguf(home / f"{MODEL}.gguf", max_position=WINDOW)
     port, probe = free_port(), home / "probe.sock"
     async with FakeScheduler(f"unix:{home / 's.sock'}", MODEL, WINDOW) as scheduler:
@@ -204,6 +204,6 @@ async def _until_ready(http: httpx.AsyncClient) -> None:
 
 
 def _answer(request: inference_pb2.GenerateRequest, _: int) -> Answer:
-    """The stream goes on for as long as any test; everyone else gets a word."""
+    """Return an answer longer than any test for the stream, and a short one for every other request."""
     is_stream = _STREAMING.encode() in bytes(id for id in request.prompt_token_ids[:200] if id < 256)
     return Answer(text="word " * 20_000, pace_s=0.02) if is_stream else Answer()

@@ -1,6 +1,6 @@
 """A scheduler process that answers at once: each step has one random token for every open request, until max_tokens.
 
-For measuring a gateway alone. It plans nothing and computes nothing, and sends one message per step as the real one does.
+It is for measuring a gateway alone: it plans and computes nothing, and sends one message per step like the real one.
 `python -m tests.fakes.instant_scheduler --listen ADDRESS --model NAME [--steps-per-s N]`
 """
 
@@ -20,7 +20,7 @@ from protos.v1 import inference_pb2, inference_pb2_grpc, types_pb2
 
 SERVICE_NAME = "protos.v1.InferenceService"
 MAX_MODEL_LEN = 8192
-# Past the special tokens and within every vocabulary that is served here.
+# After the special tokens and within every vocabulary that is served here.
 FIRST_TOKEN_ID, END_TOKEN_ID = 1000, 30000
 
 
@@ -33,7 +33,7 @@ class _Open:
 
 
 class InstantScheduler(inference_pb2_grpc.InferenceServiceServicer):
-    """At most `steps_per_s`, if given; else as many as the gateway's stream takes."""
+    """A scheduler that makes at most `steps_per_s` steps, or without it as many as the gateway's stream takes."""
 
     def __init__(self, model: str, steps_per_s: float | None = None) -> None:
         self._step_s = 0.0 if steps_per_s is None else 1 / steps_per_s
@@ -56,7 +56,7 @@ class InstantScheduler(inference_pb2_grpc.InferenceServiceServicer):
         self, request: inference_pb2.GenerateRequest, context: Any
     ) -> AsyncIterator[inference_pb2.GenerateResponse]:
         await context.abort(grpc.StatusCode.UNIMPLEMENTED, "a gateway uses Session")
-        yield inference_pb2.GenerateResponse()  # Never reached; it makes this the stream that the contract has.
+        yield inference_pb2.GenerateResponse()  # never reached; it makes this method a stream, as in the contract
 
     async def Session(
         self, request_iterator: AsyncIterator[inference_pb2.SessionRequest], context: Any
@@ -91,7 +91,7 @@ class _Session:
                     self._end(command.finish.request_id, types_pb2.FINISH_REASON_STOP, command.finish.num_tokens)
 
     def step(self, token_ids: list[int]) -> inference_pb2.SessionResponse:
-        """A token for everyone, and the end of those that have all of theirs."""
+        """Return one token for every request, and finish the requests that have all theirs."""
         events, batch = [], inference_pb2.TokenBatch()
         for request in list(self._open.values()):
             if request.num_sent == 0:

@@ -1,6 +1,6 @@
-"""Workers that answer each step at once, for measuring a scheduler: the real link and session over an engine without memory.
+"""Workers that answer each step at once, for measuring a scheduler: the real link and session over an engine without pages.
 
-Every token is the same one, and nothing is checked: that is `tests.fakes.worker`'s part.
+Every token is the same one and nothing is checked; `tests.fakes.worker` checks.
 `python -m tests.fakes.instant_workers --scheduler ADDRESS --num-workers N --max-step-sequences N`
 """
 
@@ -24,7 +24,7 @@ NUM_PAGES = 65_536
 
 
 class InstantEngine(WholeStepEngine):
-    """Fits `worker.steps.engine_thread.StepRunner`. Remembers only each sequence's attempt."""
+    """A `worker.steps.engine_thread.StepRunner` that remembers only each sequence's attempt."""
 
     def __init__(self) -> None:
         self._attempts: dict[int, int] = {}

@@ -1,4 +1,4 @@
-"""What was logged while a test ran, as far as it is the test's own."""
+"""The log records that a test itself causes."""
 
 from logging import LogRecord
 

@@ -1,4 +1,4 @@
-"""Messages of a contract as no version of ours would send them: every field absent, usual, at an edge or absurd."""
+"""Strange messages of a contract, which no version of Pagoda sends: every field absent, usual, at an edge or absurd."""
 
 import math
 from typing import Any, TypeVar
@@ -18,7 +18,7 @@ _TEXTS = st.sampled_from(["", "x", "fake", "r", "\x00\n\t", "ü" * 600, "x" * 70
 
 
 def messages(kind: type[M]) -> st.SearchStrategy[M]:
-    """The fields of each message are few, so that what one of them leads to is not hidden by the others."""
+    """Return a strategy for messages with few fields, so that no field hides the effect of another."""
     descriptor: Any = kind.DESCRIPTOR
     return _messages(descriptor, _MAX_DEPTH)
 

@@ -1,6 +1,6 @@
-"""Native code that is compiled once for all tests, and found again by the next run: a compiler takes some seconds for it.
+"""Native code that is compiled once for all tests and found again by the next run, since compiling takes seconds.
 
-Knows nothing about what is compiled. A library lies in a directory named after all it was made from, so none is ever out of date.
+The name of a library's directory is a hash of all it was made from, so no library is out of date.
 """
 
 import fcntl
@@ -13,7 +13,7 @@ DIRECTORY = Path(__file__).parents[2] / ".pytest_cache" / "native"
 
 @contextmanager
 def directory_to_compile_in() -> Iterator[Path]:
-    """One process at a time: the others find what it has made."""
+    """Yield the directory to one process at a time; the others find what that one compiled."""
     DIRECTORY.mkdir(parents=True, exist_ok=True)
     with (DIRECTORY / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -21,7 +21,7 @@ def directory_to_compile_in() -> Iterator[Path]:
 
 
 def give_native_code(home: Path) -> Path:
-    """A worker that is started with this home looks there for it, and leaves it there."""
+    """Let workers with this home find and keep compiled code in the shared directory; return the home."""
     DIRECTORY.mkdir(parents=True, exist_ok=True)
     kernels = home / "state" / "kernels"
     kernels.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""A scripted server that speaks as much of Ollama's API as the command uses, and remembers what it was asked.
+"""A scripted server for the part of Ollama's API that the command uses. It records the requests.
 
 It runs in a thread of the test, on a real port: the command's own client and its broken connections are part of the test.
 """
@@ -32,9 +32,9 @@ class OllamaServer:
         self.models = {MODEL, "tiny"}
         self.pullable: set[str] = set()
         self.digest = "ab" * 32
-        """Of the model that it begins with."""
+        """Digest of the model that the server has at first."""
         self.blobs: dict[str, int] = {}
-        """Sizes of what was uploaded, by digest."""
+        """Sizes of uploaded blobs, by digest."""
         self.pieces: list[str] = ["Hello", " there", "."]
         self.shown: JSONObject = {
             "details": {"parameter_size": "1M", "quantization_level": "F32"},
@@ -49,13 +49,13 @@ class OllamaServer:
         self.expires_at = FOREVER
         self.is_pagoda = True
         self.queue: JSONObject = {}
-        """What a Pagoda says of it; empty is that there is no such route."""
+        """The answer of Pagoda's queue route; if empty, the route does not exist."""
         self.key = ""
         self.error_after_pieces = ""
         self.goes_on = False
-        """After the pieces, write forever; until the client breaks the connection."""
+        """True if the answer never ends: the server writes until the client breaks the connection."""
         self.broken = threading.Event()
-        """The client broke a connection before its answer was over."""
+        """Set when the client broke a connection before its answer ended."""
 
     def bodies(self, path: str) -> list[JSONObject]:
         return [body for asked, body in self.requests if asked == path]
@@ -139,7 +139,7 @@ def ollama_server() -> Iterator[OllamaServer]:
                 self._send(200, "application/x-ndjson", answer)
 
         def _send(self, status: int, content_type: str, lines: Iterator[JSONObject]) -> None:
-            """Without a length: the end of the connection is the end of the answer."""
+            """Send an answer without a length, which ends with the connection."""
             self.send_response(status)
             self.send_header("Content-Type", content_type)
             self.end_headers()

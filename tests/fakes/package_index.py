@@ -1,6 +1,7 @@
-"""A package index on a real port of 127.0.0.1, in a thread of the test: it serves wheels, and misbehaves as it is told.
+"""A package index on a real port of 127.0.0.1, in a thread of the test. It serves wheels, with faults that a test
+chooses.
 
-One page for each project, in JSON or HTML, and the files with ranges. What it was asked for is remembered.
+It has one page for each project, in JSON or HTML, and serves byte ranges of files. It records the requests.
 """
 
 import base64
@@ -19,7 +20,7 @@ JSON_TYPE = "application/vnd.pypi.simple.v1+json"
 
 
 def wheel_bytes(files: Mapping[str, bytes], project: str) -> bytes:
-    """Version 1.0, for any Python and machine."""
+    """Return a wheel of version 1.0 for any Python and machine."""
     info = f"{project.replace('-', '_')}-1.0.dist-info"
     about = {
         f"{info}/METADATA": f"Metadata-Version: 2.1\nName: {project}\nVersion: 1.0\n".encode(),
@@ -47,27 +48,27 @@ class FileRequest:
 @dataclass(slots=True, eq=False)
 class PackageIndex:
     url: str
-    """What pip calls the index-url."""
+    """URL of the index, pip's `index-url`."""
     files: dict[str, bytes] = field(default_factory=dict)
     further_entries: list[dict[str, Any]] = field(default_factory=list)
-    """Of pages, beside those of `files`."""
+    """Entries of pages in addition to those of `files`."""
     requests: list[FileRequest] = field(default_factory=list)
     breaks: list[int] = field(default_factory=list)
-    """How many bytes each of the next answers with a file has before its connection is broken."""
+    """Number of bytes that each of the next answers with a file sends before its connection breaks."""
     breaks_always_at: int | None = None
     holds_at: int | None = None
-    """The next file stops there, and nothing more comes until the test is over."""
+    """Position at which the next file stops; nothing more is sent until the test ends."""
     is_html: bool = False
     promises_digests: bool = True
     promised: dict[str, str] = field(default_factory=dict)
-    """Other digests than the right ones."""
+    """Wrong digests that pages announce."""
     has_etags: bool = False
     has_ranges: bool = True
     too_long_by: int = 0
-    """A length that is announced is so much longer than the file."""
+    """Difference between the announced length and the file's, in bytes."""
     is_endless: bool = False
     only_for_pip: str | None = None
-    """The paths that begin so are forbidden to everybody else."""
+    """Prefix of the paths that only pip may read."""
     password: str | None = None
     over: threading.Event = field(default_factory=threading.Event)
 
@@ -92,7 +93,7 @@ class PackageIndex:
         return JSON_TYPE, json.dumps(page)
 
     def end_of_answer(self, start: int, length: int) -> int:
-        """The position in the file where this answer ends or breaks."""
+        """Return the position in the file where this answer ends or breaks."""
         if self.breaks:
             return min(start + self.breaks.pop(0), length)
         return length if self.breaks_always_at is None else min(self.breaks_always_at, length)

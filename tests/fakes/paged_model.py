@@ -1,6 +1,6 @@
 """A decoder without weights whose logits depend on every token of a sequence, its order and its place in KV memory.
 
-It writes tokens through the slots and reads them back through the block tables, as attention does: a wrong slot, page, position
+It writes tokens through the slots and reads them back through the block tables, as attention does. A wrong slot, page, position
 or row gives other logits, and so other tokens.
 """
 
@@ -30,7 +30,7 @@ def paged_tokens(*, num_pages: int, page_size: int) -> KVMemory:
 
 
 class PagedModel:
-    """Fits `worker.steps.engine.StepModel`."""
+    """A `worker.steps.engine.StepModel` without weights."""
 
     def __init__(self, page_size: int) -> None:
         self._page_size = page_size

@@ -3,8 +3,8 @@
 Writing a token puts its id into the slot that the plan's pages give it; sampling reads the whole context back through the
 block table. A page granted to two writers, freed too early or shared with the wrong prefix gives a wrong token at once.
 
-A step that may return several tokens for a sequence returns some of them, by chance. It has computed as many as were promised,
-like a worker whose guesses were wrong: the slots behind the tokens that it returns hold rubbish.
+A step that may return several tokens for a sequence returns a random number of them. It computes as many as were promised, like a
+worker whose guesses were wrong: the slots behind the returned tokens hold rubbish.
 """
 
 import random
@@ -24,7 +24,7 @@ EOS = 0
 
 
 def next_token(context: list[int], vocab_size: int) -> int:
-    """The fake model: it depends on every token of the context and on their order."""
+    """Return the fake model's next token, which depends on all tokens of the context and their order."""
     state = len(context)
     for token in context:
         state = (state * 31 + token + 7) % 1_000_003
@@ -32,7 +32,7 @@ def next_token(context: list[int], vocab_size: int) -> int:
 
 
 def expected_output(prompt: list[int], *, max_tokens: int, vocab_size: int, ignore_eos: bool) -> list[int]:
-    """What an undisturbed run generates."""
+    """Return what an undisturbed run generates."""
     context = list(prompt)
     while len(context) - len(prompt) < max_tokens:
         context.append(next_token(context, vocab_size))
@@ -42,7 +42,7 @@ def expected_output(prompt: list[int], *, max_tokens: int, vocab_size: int, igno
 
 
 def prompt_logprob(token_ids: list[int], position: int) -> TokenLogprobs:
-    """Like the token, it depends on the whole context."""
+    """Return the token's log-probability, which depends on the whole context."""
     return TokenLogprobs(logprob=-float(1 + next_token(token_ids[: position + 1], 50)), top=())
 
 
@@ -85,44 +85,44 @@ def _known(sequence: Sequence) -> Known:
 @dataclass(slots=True)
 class KVMemory:
     slots: list[int | None]
-    """The token id at each place."""
+    """Token id in each slot."""
     names: dict[PageId, BlockHash] = field(default_factory=dict)
-    """What the scheduler said of pages that nobody has written to since."""
+    """Block names that the scheduler gave to pages that were not written to since."""
 
 
 class PlanWorker:
-    """A `WorkerLink` and a `LoadLink`. Plans wait in `queue` until the test calls `run_step`, a lease until its last step ran."""
+    """A `WorkerLink` and a `LoadLink`. A plan stays in `queue` until the test calls `run_step`, a lease until its last step ran."""
 
     def __init__(
         self, info: WorkerInfo, memory: "KVMemory | None" = None, recall_delay: int = 0, seed: int = 0
     ) -> None:
-        """With a memory, the process of an earlier stream goes on, and its pages hold what they held.
+        """Create the worker. With a memory, the process of an earlier stream continues and its pages keep their content.
 
-        A recall arrives when `recall_delay` more steps have run. The seed decides how many tokens each step returns.
+        A recall arrives after `recall_delay` more steps. The seed decides how many tokens each step returns.
         """
         self.info = info
         self.memory = memory or KVMemory(slots=[None] * (info.limits.num_pages * info.limits.page_size))
         self.queue: deque[tuple[StepPlan, dict[int, Known]]] = deque()
         self.plans: list[StepPlan] = []
-        """All that were sent."""
+        """All plans that were sent."""
         self.recalled: list[int] = []
-        """The first step of each lease that was recalled."""
+        """First step of each lease that was recalled."""
         self.is_draining = False
         self.is_unloaded = False
         self.loads: list[tuple[str, str]] = []
-        """Model and digest of each."""
+        """Model and digest of each load command."""
         self._known: dict[int, Known] = {}
         self._num_leased = 0
-        """Steps of the first plan in the queue that have run."""
+        """Number of steps of the queue's first plan that have run."""
         source = random.Random(seed)
         self.count_tokens: Callable[[int], int] = lambda most: source.randint(1, most)
-        """How many a step returns for a sequence, of so many at most."""
+        """Function from the most tokens that a step may return for a sequence to the number that it returns."""
         self._recall_delay = recall_delay
         self._recalls: list[tuple[int, int]] = []
-        """In how many steps a recall arrives, and of which lease."""
+        """For each recall, the number of steps until it arrives, and its lease."""
 
     def send_step(self, plan: StepPlan) -> None:
-        # What the scheduler knows when it sends is what goes down the stream: copied, it must not change afterwards.
+        # A stream carries the state at the time of sending. The plan is copied because the scheduler changes it afterwards.
         new = {s.sequence_id: _known(s) for s in plan.new_sequences}
         self.queue.append((plan, new))
         self.plans.append(plan)
@@ -142,11 +142,11 @@ class PlanWorker:
         self.is_draining = True
 
     def lose_stream(self) -> None:
-        """Queued plans are dropped, also what is left of a lease; the next stream begins with what the pages hold."""
+        """Drop queued plans and the rest of a lease; the next stream starts with the content of the pages."""
         self.queue.clear()
 
     def next_reaches(self) -> dict[str, int]:
-        """How far the step that `run_step` would run computes sequences, by their requests."""
+        """Return the position that each request's sequence reaches in the next step that `run_step` runs."""
         if not self.queue:
             return {}
         plan, new = self.queue[0]
@@ -197,7 +197,7 @@ class PlanWorker:
             assert planned.max_new_tokens <= self.info.limits.max_new_tokens
 
     def _end(self, plan: StepPlan, goes_on: bool) -> bool:
-        """Leave the plan behind its last step; whether the lease that it is ends early, with the next one."""
+        """Remove the plan after its last step; return True if it is a lease that ends early, with the next plan."""
         is_recalled = any(delay <= 0 and step_id == plan.step_id for delay, step_id in self._recalls)
         self._recalls = [(delay - 1, step_id) for delay, step_id in self._recalls]
         num_left = plan.max_steps - self._num_leased
@@ -210,7 +210,7 @@ class PlanWorker:
         return False
 
     def _start(self, planned: PlannedSequence, known: Known) -> int:
-        """What samples starts where the sequence is, all else where the plan says."""
+        """Return the start of a chunk: a sampling chunk's is the sequence's position, any other's is in the plan."""
         return len(known.token_ids) - planned.num_tokens if planned.max_new_tokens else planned.start
 
     def _check_range(self, planned: PlannedSequence, start: int) -> None:

@@ -1,6 +1,6 @@
-"""`python -m gateway` with a probe: it tells how long the event loop was held, in processor time.
+"""`python -m gateway` with a probe that measures how long the event loop was blocked, in processor time.
 
-Whoever connects to the unix socket $PAGODA_TEST_PROBE gets one line of JSON with the worst since the last connection:
+A connection to the unix socket $PAGODA_TEST_PROBE gets one line of JSON with the longest times since the last connection:
 `loop_s`, processor time of the loop's thread between two turns of a timer, and `process_s`, the same of all threads. A thread
 that keeps the interpreter's lock shows in the second only.
 """

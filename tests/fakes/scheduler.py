@@ -1,4 +1,4 @@
-"""A scheduler that answers from a script: no workers, no pages, the real contract. For tests of whoever calls InferenceService.
+"""A scheduler that answers from a script, without workers and pages, for tests of clients of InferenceService.
 
 A text answer has one token per byte, as in the tiny model's vocabulary.
 """
@@ -21,22 +21,22 @@ QUEUE_S, PREFILL_S, DECODE_S, NUM_PREEMPTIONS = 0.25, 0.5, 2.0, 3
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """What one sample of a request gets."""
+    """The scripted answer to one sample of a request."""
 
     text: str = "Hello!"
     token_ids: tuple[int, ...] = ()
-    """In place of the text."""
+    """Tokens to send instead of the text."""
     tokens_per_event: int = 1
     num_cached_tokens: int = 0
     stop_token_id: int | None = None
     refusal: tuple[grpc.StatusCode, str, float | None] | None = None
-    """The request is refused before it starts: status, message, retry delay."""
+    """Status, message and retry delay with which the request is refused before it starts."""
     hold_before: int | None = None
-    """Wait for `FakeScheduler.release` before the token with this index."""
+    """Index of the token before which the answer waits for `FakeScheduler.release`."""
     pace_s: float = 0.0
-    """Time between two tokens, as a real model takes it."""
+    """Time between two tokens, in seconds."""
     failure_after: int | None = None
-    """The request fails after that many tokens, with this status."""
+    """Number of tokens after which the request fails, with status `failure`."""
     failure: grpc.StatusCode = grpc.StatusCode.INTERNAL
 
     def tokens(self) -> tuple[int, ...]:
@@ -44,7 +44,7 @@ class Answer:
 
 
 class FakeScheduler(inference_pb2_grpc.InferenceServiceServicer):
-    """`answer` decides by request and sample index; assign to it. What was received is in the lists and queues below."""
+    """A scheduler that records what it receives. A test assigns `answer`, a function of a request and a sample index."""
 
     def __init__(self, address: str, model: str, max_model_len: int = 512) -> None:
         self.address = address
@@ -58,9 +58,9 @@ class FakeScheduler(inference_pb2_grpc.InferenceServiceServicer):
         self.requests: list[inference_pb2.GenerateRequest] = []
         self.kept_loaded: list[inference_pb2.KeepLoadedRequest] = []
         self.is_shutting_down = False
-        """Refusals say so."""
+        """True if refusals say that the scheduler shuts down."""
         self.load_error = ""
-        """Why no model can be loaded; empty is that it can."""
+        """Reason why no model can be loaded; empty if it can."""
         self.finishes: list[inference_pb2.Finish] = []
         self.opened: asyncio.Queue[str] = asyncio.Queue()
         self.cancelled: asyncio.Queue[str] = asyncio.Queue()
@@ -68,7 +68,7 @@ class FakeScheduler(inference_pb2_grpc.InferenceServiceServicer):
         self.release = asyncio.Event()
         self.session_opened = asyncio.Event()
         self.thawed = asyncio.Event()
-        """While it is not set, all connections stay open and nothing is answered: as if the process were stopped."""
+        """Event that is cleared to simulate a stopped process: connections stay open, and nothing is answered."""
         self.thawed.set()
         self._break = asyncio.Event()
 
@@ -84,7 +84,7 @@ class FakeScheduler(inference_pb2_grpc.InferenceServiceServicer):
         await self.server.stop(0)
 
     def break_sessions(self) -> None:
-        """End the streams that are open, as a dying scheduler would."""
+        """End the open streams, as a dying scheduler does."""
         self._break.set()
         self._break = asyncio.Event()
         self.session_opened.clear()
@@ -209,7 +209,7 @@ class _Sample:
         self.request = request
         self.index = index
         self.num_sent = next((len(s.generated_token_ids) for s in request.resume if s.sample_index == index), 0)
-        """Tokens that the client has, also from another scheduler."""
+        """Number of tokens that the client has, those from another scheduler included."""
         self._scheduler = scheduler
         self._session = session
         self._answer = answer
@@ -251,7 +251,7 @@ class _Sample:
                 self._scheduler.held.put_nowait(self.request.request_id)
                 await self._scheduler.release.wait()
             self._send_tokens(tokens[start : start + self._answer.tokens_per_event])
-            await asyncio.sleep(self._answer.pace_s)  # let commands and other samples in between, as steps do
+            await asyncio.sleep(self._answer.pace_s)  # lets commands and other samples run in between, as steps do
         self.end(LENGTH if len(planned) > limit else STOP, len(tokens), self._answer.stop_token_id)
 
     def _start(self) -> None:
@@ -266,7 +266,7 @@ class _Sample:
             self._score_prompt()
 
     def _score_prompt(self) -> None:
-        """In two pieces or more, as a prompt that is computed in chunks."""
+        """Send the prompt's scores in two or more pieces, as for a prompt that is computed in chunks."""
         num_top, prompt = self.request.sampling.num_prompt_logprobs, self.request.prompt_token_ids
         size = min(512, (1 + len(prompt)) // 2)
         for start in range(1, len(prompt), size):
@@ -292,6 +292,6 @@ class _Sample:
         self._session.send(inference_pb2.GenerateResponse(tokens=tokens))
 
     def _logprobs(self, token_id: int, num_top: int) -> types_pb2.Logprobs:
-        """Each token at -0.5, its successors in the vocabulary a little less probable each."""
+        """Return a token's log-probability, -0.5, and 1 less for each of its successors in the vocabulary."""
         top = [types_pb2.TokenLogprob(token_id=token_id + rank, logprob=-0.5 - rank) for rank in range(num_top)]
         return types_pb2.Logprobs(logprob=-0.5, top=top)

@@ -1,4 +1,4 @@
-"""The real scheduler in this process, with instant workers: everything between a client and a token but the model."""
+"""The real scheduler in this process, with instant workers: everything but the model."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -19,7 +19,7 @@ from worker.rpc.scheduler_link import SchedulerLink
 
 @asynccontextmanager
 async def scheduler(directory: Path, **settings: Any) -> AsyncIterator[tuple[str, SchedulerLoop]]:
-    """The address of a scheduler without workers, and its loop."""
+    """Run a scheduler without workers and yield its address and its loop."""
     address = f"unix:{directory}/scheduler.sock"
     async with running_scheduler(SchedulerSettings(listen=address, home=directory, **settings)) as loop:
         yield address, loop
@@ -27,7 +27,7 @@ async def scheduler(directory: Path, **settings: Any) -> AsyncIterator[tuple[str
 
 @asynccontextmanager
 async def instant_worker(address: str, **options: Any) -> AsyncIterator[SchedulerLink]:
-    """An attached worker; cut off without a word at the end."""
+    """Attach a worker while the block runs, then cut its connection."""
     link = fake_worker_link(address, **options)
     task = asyncio.create_task(link.run())
     try:
@@ -47,7 +47,7 @@ async def scheduler_and_worker(directory: Path, **options: Any) -> AsyncIterator
 
 
 async def wait_until_ready(address: str) -> None:
-    """Until the health service pushes that requests would be served."""
+    """Wait until the health service reports that requests are served."""
     async with open_channel(address) as channel:
         request = health_pb2.HealthCheckRequest(service=SERVICE_NAME)
         async for status in health_pb2_grpc.HealthStub(channel).Watch(request, wait_for_ready=True):

@@ -1,4 +1,4 @@
-"""A scheduler's end of the worker stream, played by a test: it welcomes workers and says what the test tells it to."""
+"""A scheduler's end of the worker stream, played by a test: it welcomes workers and sends what the test queues."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -10,7 +10,7 @@ from protos.v1 import worker_pb2, worker_pb2_grpc
 
 
 class FakeSession:
-    """One attached worker. `None` in a queue is the end of that direction."""
+    """The session of one attached worker. `None` in a queue ends that direction."""
 
     def __init__(self, session_id: int, hello: worker_pb2.Hello) -> None:
         self.session_id = session_id
@@ -58,7 +58,7 @@ class FakeSession:
 
 class FakeScheduler(worker_pb2_grpc.WorkerServiceServicer):
     def __init__(self, heartbeat_interval_ms: int = 1000, silence_timeout_ms: int = 0) -> None:
-        """Without a timeout it may be silent: it answers no heartbeats."""
+        """Create the service. Without a timeout it may stay silent, as it answers no heartbeats."""
         self.sessions: asyncio.Queue[FakeSession] = asyncio.Queue()
         self._heartbeat_interval_ms = heartbeat_interval_ms
         self._silence_timeout_ms = silence_timeout_ms

@@ -11,7 +11,7 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 
 
 class SpanRecorder(SpanProcessor):
-    """The spans of `tracer`, in the order in which they were started.
+    """A recorder of the spans of `tracer`, in the order in which they were started.
 
     Without a parent a span is recorded if `samples_roots` is true; with one, if the parent is sampled.
     """

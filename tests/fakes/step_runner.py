@@ -1,4 +1,4 @@
-"""The base of engines that are a single method of a test's own."""
+"""A base class for engines of which a test writes a single method."""
 
 from abc import ABC, abstractmethod
 
@@ -9,7 +9,7 @@ from worker.steps.step import Step
 
 
 class WholeStepEngine(ABC):
-    """Fits `worker.steps.engine_thread.StepRunner`: a step is run where it is finished."""
+    """A `worker.steps.engine_thread.StepRunner` that runs a step when it is finished."""
 
     max_in_flight = 1
 
@@ -27,7 +27,7 @@ class WholeStepEngine(ABC):
 
 
 class NothingLaunched:
-    """Fits `worker.steps.executor.LaunchedStep`."""
+    """A `worker.steps.executor.LaunchedStep` for which nothing was launched."""
 
     def wait(self) -> Computed:
         return Computed((), (), ())

@@ -1,4 +1,4 @@
-"""A network between a client and a server, in this process: slow, cut without a word, or broken off, as a test wants it."""
+"""A network between a client and a server in this process. A test can slow it down, freeze it or break connections."""
 
 import asyncio
 import contextlib
@@ -8,12 +8,12 @@ from contextlib import asynccontextmanager
 
 
 class TCPProxy:
-    """Passes bytes on, both ways. Made by `tcp_proxy`."""
+    """A proxy that passes bytes on in both directions; `tcp_proxy` creates it."""
 
     def __init__(self, target: str) -> None:
         self.port = 0
         self.delay_s = 0.0
-        """How much later each piece of data arrives."""
+        """Delay of each piece of data, in seconds."""
         self._target = target
         self._requests_flow = asyncio.Event()
         self._answers_flow = asyncio.Event()
@@ -25,18 +25,18 @@ class TCPProxy:
         return f"127.0.0.1:{self.port}"
 
     def freeze(self, *, answers_only: bool = False) -> None:
-        """Like a cable that was pulled: nothing arrives any more, and nobody is told. Connections seem to be made."""
+        """Stop passing data, without closing anything, as if a cable was pulled. New connections seem to succeed."""
         self._answers_flow.clear()
         if not answers_only:
             self._requests_flow.clear()
 
     def thaw(self) -> None:
-        """What was sent meanwhile arrives."""
+        """Pass data on again, starting with what was sent in the meantime."""
         self._requests_flow.set()
         self._answers_flow.set()
 
     async def break_off(self) -> None:
-        """Close all connections. New ones can be made at once."""
+        """Close all connections. New ones are accepted at once."""
         for connection in self._connections:
             connection.cancel()
         await asyncio.gather(*self._connections, return_exceptions=True)
@@ -53,7 +53,7 @@ class TCPProxy:
                 up = asyncio.create_task(self._pass_on(reader, requests, self._requests_flow))
                 down = asyncio.create_task(self._pass_on(answers, writer, self._answers_flow))
                 try:
-                    # Until either end closes.
+                    # This returns when either end closes.
                     await asyncio.wait([up, down], return_when=asyncio.FIRST_COMPLETED)
                 finally:
                     up.cancel()
@@ -76,7 +76,7 @@ class TCPProxy:
 
 @asynccontextmanager
 async def tcp_proxy(target: str, tls: ssl.SSLContext | None = None) -> AsyncIterator[TCPProxy]:
-    """Listening on a free port of 127.0.0.1 for `target`, `host:port` or `unix:///path`; with `tls`, which ends here."""
+    """Run a proxy on a free port of 127.0.0.1 for `target` (`host:port` or `unix:///path`); with `tls`, it terminates TLS."""
     proxy = TCPProxy(target)
     server = await asyncio.start_server(proxy.accept, "127.0.0.1", 0, ssl=tls)
     proxy.port = server.sockets[0].getsockname()[1]

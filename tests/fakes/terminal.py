@@ -1,4 +1,4 @@
-"""A terminal for a command under test: what it prints can be waited for, and keys can be pressed."""
+"""A terminal for a command under test. A test can wait for output and press keys."""
 
 import os
 import pty
@@ -13,7 +13,7 @@ from typing import Self
 ENTER, CTRL_C, CTRL_D, UP = "\r", "\x03", "\x04", "\x1b[A"
 DEADLINE_S = 200.0
 
-# Makes its standard input the terminal of its session, so that Ctrl-C is a signal to it, and becomes the command.
+# This program makes its standard input the terminal of its session, so that Ctrl-C sends a signal, and becomes the command.
 _TAKE_TERMINAL = """
 import fcntl, os, sys, termios
 fcntl.ioctl(0, termios.TIOCSCTTY, 0)
@@ -24,7 +24,7 @@ os.execv(sys.argv[1], sys.argv[1:])
 class Terminal:
     def __init__(self, arguments: Sequence[str], environment: Mapping[str, str]) -> None:
         self._master, slave = pty.openpty()
-        # No questions to the terminal about where its cursor is: nobody would answer.
+        # The command must not ask for the cursor's position: this terminal does not answer.
         variables = {**os.environ, "TERM": "xterm", "PROMPT_TOOLKIT_NO_CPR": "1", **environment}
         command = [sys.executable, "-c", _TAKE_TERMINAL, sys.executable, "-P", "-m", "pagoda.cli", *arguments]
         self.process = subprocess.Popen(
@@ -48,7 +48,7 @@ class Terminal:
         os.write(self._master, keys.encode())
 
     def expect(self, text: str) -> str:
-        """Wait until it is printed; what was printed up to there is taken away and returned."""
+        """Wait until the text is printed; remove and return the output up to it."""
         deadline = time.monotonic() + DEADLINE_S
         while text not in self._seen:
             self._read(deadline, text)
@@ -56,7 +56,7 @@ class Terminal:
         return before + found
 
     def wait(self) -> int:
-        """Until it ends; the exit status. What it still prints is read, or it could not end."""
+        """Wait for the end and return the exit status. Output is read meanwhile: a full terminal would block the command."""
         deadline = time.monotonic() + DEADLINE_S
         while self.process.poll() is None:
             if select.select([self._master], [], [], 0.05)[0]:
@@ -69,6 +69,6 @@ class Terminal:
         assert ready, f"not within {DEADLINE_S:g} s: {what!r}; so far: {self._seen!r}"
         try:
             self._seen += os.read(self._master, 65536).decode(errors="replace")
-        except OSError:  # Linux's way to say that the other end is closed.
+        except OSError:  # On Linux: the other end is closed.
             self.process.wait(DEADLINE_S)
             assert what == "the end", f"it ended before {what!r}; it printed: {self._seen!r}"

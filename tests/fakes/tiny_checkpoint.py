@@ -1,4 +1,4 @@
-"""A safetensors directory that store and gateway take for a tiny Llama: description, tokenizer and template, with empty weights."""
+"""A safetensors directory that store and gateway accept as a tiny Llama: description, tokenizer, template and empty weights."""
 
 import json
 from collections.abc import Mapping
@@ -25,7 +25,7 @@ _CONFIG = {
 
 
 def write_tiny_checkpoint(directory: Path, generation_config: Mapping[str, Any]) -> Path:
-    """Token ids are bytes."""
+    """Write the directory and return it. Token ids are bytes."""
     directory.mkdir()
     (directory / "config.json").write_text(json.dumps(_CONFIG))
     (directory / "generation_config.json").write_text(json.dumps(generation_config))

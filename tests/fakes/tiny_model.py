@@ -1,4 +1,4 @@
-"""A tiny random Llama in a GGUF file: real store, tokenizer, template and worker code load it in milliseconds.
+"""A tiny random Llama in a GGUF file, which store, tokenizer, template and worker load in milliseconds.
 
 Its vocabulary is the 256 bytes (token id = byte, so a text has as many tokens as UTF-8 bytes) and three control tokens.
 """
@@ -47,7 +47,9 @@ def write_tiny_gguf(
     architecture: str = "llama",
     sampling: Mapping[str, float | str | list[str]] | None = None,
 ) -> Path:
-    """Each merge ("h e") adds a token behind the control tokens. `weight_type` is how GGML stores the matrices.
+    """Write the file and return its path. `weight_type` is GGML's format of the matrices.
+
+    Each merge ("h e") adds a token behind the control tokens.
 
     `sampling` is written as `general.sampling.*`: whole numbers as int32, other numbers as float32.
     """
@@ -112,7 +114,7 @@ def _add_vocabulary(writer: gguf.GGUFWriter, merges: Sequence[str]) -> int:
 def _add_matrices(
     writer: gguf.GGUFWriter, shapes: dict[str, tuple[int, int]], weight_type: str, generator: np.random.Generator
 ) -> None:
-    """Scaled so that activations keep their size from layer to layer, which makes the random logits lively."""
+    """Add random matrices whose scale keeps the size of activations from layer to layer, so that logits vary."""
     storage = gguf.GGMLQuantizationType[weight_type]
     for name, shape in shapes.items():
         matrix = generator.standard_normal(shape, dtype=np.float32) / np.sqrt(np.float32(shape[1]))

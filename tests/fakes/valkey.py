@@ -1,5 +1,5 @@
-"""Real Valkey servers for tests, from a wheel: one on a unix socket, which can be killed, frozen and brought back empty, and
-others that make up a cluster or are watched by a sentinel.
+"""Real Valkey servers for tests, from a wheel: one on a unix socket, which can be killed, frozen and restarted empty, and
+others for a cluster or a sentinel.
 """
 
 import os
@@ -27,7 +27,7 @@ class RealValkey:
         self.start()
 
     def start(self) -> None:
-        """Empty: nothing of an earlier run was saved."""
+        """Start the server, which is empty: an earlier run saved nothing."""
         self._server = ValkeyServer(
             port=0, unix_socket_path=self._socket, data_dir=self._directory / "data", config={"save": ""}
         )
@@ -43,7 +43,7 @@ class RealValkey:
 
     @contextmanager
     def frozen(self) -> Iterator[None]:
-        """It keeps its connections and takes new ones, but answers nothing."""
+        """Freeze the server while the block runs: it keeps and accepts connections, but answers nothing."""
         process_id = self.admin.info("server")["process_id"]
         os.kill(process_id, signal.SIGSTOP)
         try:
@@ -66,7 +66,7 @@ def real_valkey(directory: Path) -> Iterator[RealValkey]:
 
 
 class ValkeyProcess:
-    """On a TCP port of 127.0.0.1, with the server's own flags; `--sentinel` takes a file before them."""
+    """A server on a TCP port of 127.0.0.1, with Valkey's own flags; `--sentinel` takes a file before them."""
 
     def __init__(self, directory: Path, *arguments: str) -> None:
         self.port = free_port()
@@ -83,12 +83,12 @@ class ValkeyProcess:
 
     @property
     def bus_port(self) -> int:
-        """Where the other nodes of a cluster find it."""
+        """Port of the cluster bus, which the other nodes use."""
         return int(str(self.admin.config_get("cluster-port")["cluster-port"]))
 
     @contextmanager
     def frozen(self) -> Iterator[None]:
-        """It keeps its connections and takes new ones, but answers nothing."""
+        """Freeze the server while the block runs: it keeps and accepts connections, but answers nothing."""
         self._process.send_signal(signal.SIGSTOP)
         try:
             yield

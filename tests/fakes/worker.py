@@ -21,7 +21,7 @@ from worker.steps.engine_thread import Load, Loaded, StepRunner
 
 
 class FakeStore:
-    """One model, which never changes."""
+    """A store with one model, which never changes."""
 
     available_bytes = None
 
@@ -62,7 +62,7 @@ def fake_worker_link(
     spread_interval_s: float = 0.0,
     make_store: Callable[[worker_pb2.LoadedModel], Store] = FakeStore,
 ) -> SchedulerLink:
-    """Not yet attached: `await link.run()`, and `link.stop()` to let it go."""
+    """Return a link that is not attached yet: `await link.run()` attaches it, and `link.stop()` ends it."""
 
     def make_engine() -> FakeEngine:
         return FakeEngine(
@@ -98,7 +98,7 @@ def fake_worker_link(
 
 
 async def run_fake_worker(address: str, **options: Any) -> None:
-    """Options as for `fake_worker_link`. Until the task is cancelled, which the scheduler sees as a lost stream."""
+    """Run a worker until the task is cancelled; the scheduler sees a lost stream. Options: those of `fake_worker_link`."""
     await fake_worker_link(address, **options).run()
 
 
