@@ -1,7 +1,7 @@
-"""Failures of all kinds, one after the other, while clients ask for streams whose tokens are known. `make chaos`.
+"""A series of failures of all kinds while clients request streams whose tokens are known. `make chaos` runs it.
 
-Prints what it does and, at the end, what it found. The exit status is 1 if something was left over, or a client noticed anything
-but that its own gateway was killed.
+It prints each failure and, at the end, its findings. The exit status is 1 if something was left over, or if a client noticed
+anything but the death of its own gateway.
 """
 
 import argparse
@@ -27,9 +27,9 @@ from tests.e2e.failover_streams import MODEL
 from tests.e2e.tiers import Tiers
 from tests.fakes.valkey import real_valkey
 
-# How long it may take after a failure until every stream gets on, and until what a dead gateway asked for is gone.
+# Most seconds after a failure until every stream proceeds and the requests of a dead gateway are gone.
 RECOVERY_S = 120.0
-# Samples of a request that dies with its gateway: more than all others together.
+# Number of samples of a request that dies with its gateway: more than all others have together.
 NUM_ABANDONED = 32
 
 Loads = list[inference_pb2.GetLoadResponse]
@@ -39,11 +39,13 @@ Failure = Callable[[int], Coroutine[Any, Any, None]]
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, prog="make chaos")
     parser.add_argument("--duration", type=float, default=300.0, help="seconds (default: 300)")
-    parser.add_argument("--seed", type=int, help="of the order of failures (default: another one each time)")
+    parser.add_argument("--seed", type=int, help="seed of the order of failures (default: random)")
     parser.add_argument(
-        "--trace", type=Path, help="a Mooncake trace that says who asks when (default: six clients, always)"
+        "--trace", type=Path, help="a Mooncake trace with the times of requests (default: six busy clients)"
     )
-    parser.add_argument("--rate", type=float, default=0.5, help="requests a second of it, on average (default: 0.5)")
+    parser.add_argument(
+        "--rate", type=float, default=0.5, help="requests of the trace per second, on average (default: 0.5)"
+    )
     arguments = parser.parse_args()
     seed = random.randrange(1_000_000) if arguments.seed is None else arguments.seed
     print(f"seed {seed}", flush=True)
@@ -55,7 +57,7 @@ def main() -> None:
 
 
 async def run(cluster: Cluster, chance: random.Random, arguments: argparse.Namespace) -> int:
-    """The exit status."""
+    """Run and return the exit status."""
     async with Doors([gateway.url for gateway in cluster.gateways], chance) as doors:
         traffic: Traffic = Streams(doors, chance)
         if arguments.trace is not None:
@@ -75,7 +77,7 @@ class Chaos:
         self._problems: list[str] = []
 
     async def run(self, duration_s: float) -> int:
-        """The exit status."""
+        """Run and return the exit status."""
         for index in range(len(self._cluster.gateways)):
             await self._cluster.wait_until_ready(index)
         self._say(await self._traffic.learn())
@@ -116,7 +118,7 @@ class Chaos:
         await failure(number)
 
     async def kill_gateway(self, number: int) -> None:
-        """What it had asked for ends at the schedulers; what was asked through the other one is not touched."""
+        """Kill a gateway. Its requests must end at the schedulers; those of the other gateway must continue."""
         index = number % len(self._doors.doors)
         door = self._doors.doors[index]
         abandoned = asyncio.create_task(self._abandon(door))
@@ -133,7 +135,7 @@ class Chaos:
         return _num_sequences(loads) <= self._traffic.most_sequences * self._doors.num_open
 
     async def _abandon(self, door: Door) -> None:
-        """A request that would go on for long when its gateway dies."""
+        """Send a long request, which is running when its gateway dies."""
         try:
             await door.clients.openai.completions.create(
                 model=MODEL, prompt="Once", n=NUM_ABANDONED, max_tokens=1500, extra_body={"ignore_eos": True}
@@ -148,19 +150,19 @@ class Chaos:
                 while not holds(await self._cluster.loads()):  # noqa: ASYNC110  # other processes make it so
                     await asyncio.sleep(0.1)
         except TimeoutError:
-            self._problems.append(f"waited {RECOVERY_S:g} s in vain for {what}")
+            self._problems.append(f"after {RECOVERY_S:g} s, still waiting for {what}")
 
     async def _wait_until_all_get_on(self, asking: list[asyncio.Task[None]]) -> None:
-        """Or until a client has noticed something."""
+        """Wait until every stream has proceeded or a client has noticed something."""
         getting_on = asyncio.create_task(self._traffic.gets_on())
         waited_for: list[asyncio.Future[Any]] = [getting_on, *asking]
         done, _ = await asyncio.wait(waited_for, timeout=RECOVERY_S, return_when=asyncio.FIRST_COMPLETED)
         getting_on.cancel()
         if not done:
-            self._problems.append(f"not every stream got on within {RECOVERY_S:g} s")
+            self._problems.append(f"after {RECOVERY_S:g} s, not every stream has proceeded")
 
     async def _check_nothing_is_left(self) -> None:
-        """Everybody is given time to come back."""
+        """Check that all workers are back and no request is left, after a while."""
         loads: Loads = []
         for _ in range(300):
             loads = await self._cluster.loads()
@@ -168,14 +170,14 @@ class Chaos:
                 return
             await asyncio.sleep(0.2)
         found = f"{_num_workers(loads)} workers, {_num_pages(loads)} pages used and {_num_sequences(loads)} sequences"
-        self._problems.append(f"{found} are left")
+        self._problems.append(f"not everything ended or came back: {found}")
 
     def _report(self) -> None:
         self._say(", ".join(f"{count} x {name}" for name, count in sorted(self._done.items())))
         moved = (gateway.metric("pagoda_moved_samples_total") for gateway in self._cluster.gateways)
         self._say(f"samples that moved: {self._num_moved + sum(moved):g}")
         self._say(self._cluster.describe_resources())
-        self._say("\n".join(self._problems) or "No client noticed anything, and nothing is left over.")
+        self._say("\n".join(self._problems) or "No client noticed a failure, and nothing is left over.")
 
     def _say(self, text: str) -> None:
         print(f"{time.monotonic() - self._started_s:6.1f} s  {text}", flush=True)
@@ -186,7 +188,7 @@ def _num_workers(loads: Loads) -> int:
 
 
 def _num_pages(loads: Loads) -> int:
-    """Those that sequences use."""
+    """Return the number of pages that sequences use."""
     return sum(worker.num_pages_used for load in loads for worker in load.workers)
 
 

@@ -1,4 +1,4 @@
-"""What chaos reigns over: two gateways, two schedulers that share a real Valkey, and three workers that may go to either."""
+"""The cluster under test: two gateways, two schedulers that share a real Valkey, and three workers for either scheduler."""
 
 import asyncio
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from tests.e2e.tiers import SchedulerTier, Tier, Tiers
 from tests.fakes.valkey import RealValkey
 
 NUM_WORKERS = 3
-# Longer than it takes to be taken for lost.
+# Longer than the time after which a process counts as lost.
 FROZEN_S = 10.0
 
 

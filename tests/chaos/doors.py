@@ -1,4 +1,4 @@
-"""The gateways as their clients know them: one that is killed breaks its own connections, and is asked again at the other one."""
+"""The gateways as clients see them: when one is killed, its connections break, and clients retry at the other one."""
 
 import random
 from collections.abc import Awaitable, Callable, Sequence
@@ -12,12 +12,12 @@ from tests.e2e.failover_streams import Answer, Clients, OnChunk
 
 T = TypeVar("T")
 
-# What the official clients raise when a connection is refused, or ends in the middle of an answer.
+# Errors of the official clients when a connection is refused or ends in the middle of an answer.
 CONNECTION_ERRORS = (openai.APIConnectionError, httpx.TransportError, ConnectionError)
 
 
 class Door:
-    """A gateway's address, whichever process is behind it."""
+    """A gateway's address, whichever process listens there."""
 
     def __init__(self, url: str) -> None:
         self.clients = Clients(url)
@@ -25,7 +25,7 @@ class Door:
         self.num_deaths = 0
 
     def close(self) -> None:
-        """It is about to be killed."""
+        """Send no more requests to this gateway, which is about to be killed."""
         self.is_open = False
         self.num_deaths += 1
 
@@ -34,9 +34,9 @@ class Doors:
     def __init__(self, urls: Sequence[str], chance: random.Random) -> None:
         self.doors = [Door(url) for url in urls]
         self.num_open = 0
-        """Requests that are asked now."""
+        """Number of running requests."""
         self.num_broken = 0
-        """Those whose connection broke with their gateway."""
+        """Number of requests whose connection broke with their gateway."""
         self._chance = chance
         self._entered = AsyncExitStack()
 
@@ -52,7 +52,7 @@ class Doors:
         return await self.through_one(lambda clients: clients.ask(number, on_chunk))
 
     async def through_one(self, asked: Callable[[Clients], Awaitable[T]]) -> T:
-        """Any gateway that lives. Only of one that dies meanwhile an error is taken, and only that the connection is gone."""
+        """Ask a live gateway, and retry if the connection breaks because that gateway was killed."""
         self.num_open += 1
         try:
             while True:

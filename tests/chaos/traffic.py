@@ -1,6 +1,6 @@
-"""What clients ask while things fail, and whether they got what an undisturbed system says: every token, once, in order.
+"""The clients' requests during failures, and the check of their answers: every token of an undisturbed system, once, in order.
 
-Either a few clients ask for one stream after the other, or a trace says who asks when.
+Either a few clients request one stream after the other, or requests arrive as in a trace.
 """
 
 import asyncio
@@ -17,12 +17,12 @@ from tests.e2e.failover_streams import Answer, Asker
 NUM_STREAMS = 32
 NUM_ASKERS = 6
 MAX_SAMPLES = 2
-# The trace's lengths are of a model with a hundred times the parameters. Answers are shortened less, or they would be over before
-# anything fails.
+# The trace was recorded with a model of a hundred times the parameters. Answers are shortened less than prompts, so that they last
+# until something fails.
 TRACE_SCALE = 1 / 32
 LONGER_ANSWERS = 4
 MAX_LEN = 2048
-# Of the default model: what is drawn from more than these is folded into them.
+# The default model's; other token ids of the trace are mapped into it.
 VOCAB_SIZE = 49_152
 MAX_UNDISTURBED = 8
 
@@ -30,27 +30,27 @@ MAX_UNDISTURBED = 8
 class Traffic(Protocol):
     @property
     def num_answers(self) -> int:
-        """That were right."""
+        """Return the number of answers that were right."""
 
     @property
     def most_sequences(self) -> int:
-        """That a request may have."""
+        """Return the most sequences that a request has."""
 
     async def learn(self) -> str:
-        """Ask undisturbed. Returns what is known then."""
+        """Record the answers of an undisturbed system, and return a description of them."""
 
     def begin(self) -> list[asyncio.Task[None]]:
-        """Tasks that end when they are told to, or with what a client noticed."""
+        """Start the requests and return their tasks, which end after `end` or with an error that a client noticed."""
 
     def end(self) -> None:
-        """No further request."""
+        """Start no further request."""
 
     async def gets_on(self) -> None:
-        """Every request, further than a worker can have been before this call."""
+        """Wait until every request has received tokens that were computed after this call."""
 
 
 class Streams:
-    """Of all kinds, from clients that wait for one answer before they ask again."""
+    """Streams of all kinds, from clients that wait for one answer before they ask again."""
 
     most_sequences: int = MAX_SAMPLES
 
@@ -80,7 +80,7 @@ class Streams:
 
 
 class Replay:
-    """A trace, again and again, compressed into `duration_s`. Requests come when they come, however long others take."""
+    """A trace that is compressed into `duration_s` and repeated. Requests do not wait for the answers of others."""
 
     most_sequences: int = 1
 
@@ -111,7 +111,7 @@ class Replay:
         self._ending.set()
 
     async def gets_on(self) -> None:
-        """Those that are open end, and one more."""
+        """Wait until all open requests have ended and another one as well."""
         self._has_answered.clear()
         await asyncio.gather(*self._answering, return_exceptions=True)
         await self._has_answered.wait()
@@ -144,7 +144,7 @@ class Replay:
 
 
 def compressed(trace: Path, *, duration_s: float, per_s: float) -> list[TimedRequest]:
-    """As many requests of the trace as come in that time, its crowds and lulls kept; those that are too long are left out."""
+    """Return a sample of the trace's requests at this rate, with its bursts and pauses, without requests that are too long."""
     whole = mooncake(trace, scale=TRACE_SCALE, speed=1.0).requests
     fitting = [each for each in whole if len(each.prompt) + each.max_tokens * LONGER_ANSWERS <= MAX_LEN]
     every = max(1, round(len(fitting) / (duration_s * per_s)))

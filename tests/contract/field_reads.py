@@ -1,6 +1,6 @@
-"""A mypy plugin that lists which fields of messages and of wire data are read, and where: mypy knows the type before each dot.
+"""A mypy plugin that lists where fields of messages and wire data are read: mypy knows the type before each dot.
 
-It writes a line `class.field file` for each attribute that is read, to the file that the environment names.
+For each attribute that is read, it writes a line `class.field file` to the file that the environment names.
 """
 
 import os

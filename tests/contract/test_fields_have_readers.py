@@ -1,4 +1,4 @@
-"""Every field of the contracts is read by somebody who receives it: one that nobody reads is a promise that nobody keeps."""
+"""Tests that a receiver reads every field of the contracts: a field without a reader is an unkept promise."""
 
 import os
 import subprocess
@@ -20,7 +20,7 @@ from tests.unit.pagoda.wire.wire_types import field_names, wire_types
 
 REPOSITORY = Path(__file__).parents[2]
 PRODUCT = ("gateway", "scheduler", "worker", "kvcache", "pagoda")
-# What the product's own types hang on is looked at, other packages are not: that would take ten times as long.
+# mypy follows imports only where types of the product depend on them; following all would take ten times as long.
 CONFIGURATION = f"""
 [mypy]
 plugins = {Path(__file__).with_name("field_reads.py")}
@@ -33,11 +33,11 @@ follow_imports = skip
 """
 
 READ_BY_NAME = {
-    # SamplingParams.from_proto takes whatever ListFields gives.
+    # SamplingParams.from_proto reads them through ListFields.
     *(f"SamplingParams.{field.name}" for field in fields(SamplingParams)),
-    # The scheduler refuses them by the name of their oneof, until it can honour them.
+    # The scheduler refuses them by the name of their oneof, as it does not support them yet.
     *(f"SamplingParams.{name}" for name in ("json_schema", "regex", "grammar")),
-    # The worker's session takes all kinds alike, and looks at their session.
+    # The worker's session reads every kind in the same way, by name.
     *(f"AttachResponse.{name}" for name in ("step", "load", "unload", "drain", "recall", "heartbeat_ack")),
     *(f"{name}.session_id" for name in ("HeartbeatAck", "Load", "Unload", "Recall", "Drain")),
 }
@@ -61,11 +61,11 @@ MESSAGES = [
 
 @pytest.fixture(scope="module")
 def readers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[str]]:
-    """By `module.Class.field`: the top folders of the files that read it, `wire` for those of pagoda/wire."""
+    """Map `module.Class.field` to the top folders of the files that read it; the folder of pagoda/wire is `wire`."""
     directory = tmp_path_factory.mktemp("reads")
     reads, configuration = directory / "reads.txt", directory / "mypy.ini"
     configuration.write_text(CONFIGURATION)
-    # What mypy says of types without the other packages is of no interest.
+    # Type errors are ignored: mypy does not see the other packages here.
     subprocess.run(
         [sys.executable, "-m", "mypy", "--config-file", configuration, *PRODUCT],
         cwd=REPOSITORY,

@@ -1,4 +1,4 @@
-"""One suite for every prefix index: in memory, and in a real Valkey server."""
+"""Tests of every prefix index: in memory, and in a real Valkey server."""
 
 import asyncio
 import tempfile
@@ -43,11 +43,11 @@ class MemorySubject:
 
 
 class RedisSubject:
-    """Time is not waited for: what would have expired is made to."""
+    """An index in Valkey. Its keys are expired by command, so that no test waits."""
 
     def __init__(self, valkey: RealValkey) -> None:
         self.valkey = valkey
-        # A machine under load may take longer than a look-up would wait.
+        # On a busy machine a look-up may take longer than the default limit.
         self.index: PrefixIndex = RedisPrefixIndex(valkey.url, LIMITS, lookup_limit_s=10.0, write_limit_s=10.0)
 
     async def pass_lease(self) -> None:
@@ -72,7 +72,7 @@ def server() -> Iterator[RealValkey]:
 
 @pytest.fixture
 def valkey(server: RealValkey) -> RealValkey:
-    """Running, and empty."""
+    """Return the server, running and empty."""
     server.admin.flushall()
     server.admin.config_set("maxmemory", 0)
     return server
@@ -90,7 +90,7 @@ def index(subject: Subject) -> PrefixIndex:
     return subject.index
 
 
-# ---- what every index does
+# ---- behaviour of every index
 
 
 async def test_nothing_is_found_where_nothing_was_published(index: PrefixIndex) -> None:
@@ -223,7 +223,7 @@ def test_all_indexes_answer_alike(valkey: RealValkey, operations: list[tuple[str
     asyncio.run(compare())
 
 
-# ---- what only a server can do to us
+# ---- failures and limits of a server
 
 
 @pytest.fixture
@@ -234,7 +234,7 @@ async def redis(valkey: RealValkey) -> AsyncIterator[RedisPrefixIndex]:
 
 
 async def until(attempt: Callable[[], Awaitable[object]], wanted: object) -> None:
-    """Try until it gives what is wanted; the test's own time limit is the only one."""
+    """Repeat the attempt until it returns the wanted result; the test's own time limit is the deadline."""
     while True:
         if await attempt() == wanted:
             return
@@ -262,7 +262,7 @@ async def test_a_killed_server_costs_hits_only_and_comes_back_empty(
         await redis.drop(holder(2))
     finally:
         valkey.start()
-    # The index says itself that it has lost everything.
+    # The index reports that it has lost everything.
     await publish_until(redis, NEW, blocks(1))
     assert redis.breaker_state is BreakerState.CLOSED
     await publish_until(redis, KNOWN, blocks(1))
@@ -315,7 +315,7 @@ async def test_a_slow_server_soon_makes_nobody_wait(valkey: RealValkey) -> None:
 
 
 async def test_a_connection_that_takes_longer_than_a_lookup_may_is_made_once(valkey: RealValkey) -> None:
-    """To connect is a round trip more than to ask: if each look-up began again, none would ever find anything."""
+    """A slow connection survives a look-up's time limit: if each look-up connected again, none would ever succeed."""
     near = RedisSubject(valkey).index
     await near.publish(holder(), blocks(1))
     await near.close()
@@ -378,7 +378,7 @@ async def test_a_lease_that_passed_while_others_publish_ends_too(valkey: RealVal
     [(slot, record)] = valkey.admin.hgetall(holders_key).items()
     assert isinstance(record, bytes)
     epoch, live, _, names = record.split(b" ", 3)
-    valkey.admin.hset(holders_key, slot, b" ".join((epoch, live, b"1", names)))  # a moment of 1970
+    valkey.admin.hset(holders_key, slot, b" ".join((epoch, live, b"1", names)))  # a time in 1970
     await index.publish(holder(2), blocks(1))
     await index.publish(holder(2), [])
     assert await index.lookup(MODEL, blocks(1)) == {holder(2): 1}
@@ -392,7 +392,7 @@ async def test_the_memory_of_a_block_is_bounded(valkey: RealValkey) -> None:
         await index.publish(holder(worker), blocks(1))
     [key] = valkey.keys("pagoda:{*}:*")
     assert valkey.admin.strlen(key) == 8 * 16
-    # Two allocations, each of which may be given a piece of memory that was 16 bytes too large to be worth cutting.
+    # The allocator may round up each of the two allocations by 16 bytes.
     assert (valkey.admin.memory_usage(key) or 0) <= 208 + 2 * 16
     await index.close()
 
@@ -407,7 +407,7 @@ async def test_the_keys_of_a_model_share_a_hash_tag(valkey: RealValkey) -> None:
 
 
 async def test_a_lookup_is_one_round_trip_with_one_mget(valkey: RealValkey) -> None:
-    """However long the prompt: all that it asks has arrived before the server's first answer leaves."""
+    """All commands of a look-up arrive before the server's first answer leaves, even for the longest prompt."""
     many = blocks(*range(1, 1 + LIMITS.max_lookup_blocks))
     async with tcp_proxy(valkey.url) as proxy:
         index = RedisPrefixIndex(f"redis://{proxy.address}", LIMITS, lookup_limit_s=60.0, write_limit_s=60.0)

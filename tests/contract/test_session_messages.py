@@ -1,4 +1,4 @@
-"""What the scheduler tells a session is what the gateway hears, in order, however it is packed."""
+"""Tests that the gateway receives a scheduler's events unchanged and in order, however they are packed into messages."""
 
 from collections.abc import Sequence as Seq
 

@@ -1,4 +1,4 @@
-"""What the scheduler says of a step is what the worker hears, and back: both sides' conversions against each other."""
+"""Tests that scheduler and worker convert steps and results to messages and back without a change."""
 
 import pytest
 
@@ -39,7 +39,7 @@ def test_a_plan_arrives_whole(most: int) -> None:
     )
     message = worker_messages.plan_to_proto(plan, session_id=3)
     assert len(message.scheduled) == len(message.decode_batch.starts) == 2
-    # Where each sequence gets one token, nothing is said of it.
+    # The field is absent where each sequence gets one token.
     assert list(message.decode_batch.max_new_tokens) == ([most, 1] if most > 1 else [])
     step = step_from_proto(message)
     assert (step.step_id, step.finished_sequence_ids) == (9, (4, 5))

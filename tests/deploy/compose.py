@@ -1,4 +1,4 @@
-"""compose.yaml as Docker Compose itself understands it: anchors, defaults and variables resolved, and checked by its schema."""
+"""compose.yaml as Docker Compose reads it: anchors, defaults and variables resolved, and checked by its schema."""
 
 import json
 import os
@@ -17,10 +17,10 @@ TWO_SCHEDULERS = (*COMPOSE, "compose.schedulers.yaml")
 
 
 def compose_config(files: Sequence[str] = COMPOSE, **variables: str) -> subprocess.CompletedProcess[str]:
-    """Needs no Docker engine."""
+    """Run `docker compose config`, which needs no Docker engine."""
     command = [str(Path(sys.executable).with_name("docker-compose"))]
     command += [word for file in files for word in ("--file", str(REPOSITORY / file))]
-    # /dev/null: a developer's own .env must not decide a test.
+    # /dev/null, because a developer's own .env must not change a test.
     command += ["--env-file", os.devnull, "config", "--format", "json"]
     environment = {"PATH": os.environ["PATH"], "HOME": os.environ.get("HOME", "/"), **variables}
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=200)
@@ -35,7 +35,7 @@ def resolved_compose(files: Sequence[str] = COMPOSE) -> dict[str, Any]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Container:
-    """What a service would run, were it a container."""
+    """The command, environment and health check of a service's container."""
 
     arguments: list[str]
     environment: dict[str, str]

@@ -1,4 +1,4 @@
-"""What the Dockerfile says about the image of a tier, without building it: its environment, its command, its health check."""
+"""An image of a tier, read from the Dockerfile without building it: its environment, command and health check."""
 
 import io
 import json
@@ -15,7 +15,7 @@ HOME = "/var/lib/pagoda"
 
 @dataclass(slots=True)
 class Image:
-    """What a stage adds to the one that it is built from."""
+    """The image of a stage, with what it takes over from the stage that it is built from."""
 
     base: str
     environment: dict[str, str] = field(default_factory=dict)
@@ -24,7 +24,7 @@ class Image:
     user: str = "root"
     volumes: list[str] = field(default_factory=list)
     steps: list[str] = field(default_factory=list)
-    """RUN and COPY of this stage alone."""
+    """RUN and COPY instructions of this stage alone."""
 
 
 def image(target: str) -> Image:
@@ -44,7 +44,9 @@ def stages() -> dict[str, Image]:
             case "ENV":
                 current.environment |= dict(word.split("=", 1) for word in shlex.split(value))
             case "ENTRYPOINT":
-                current.entrypoint = json.loads(value)  # the exec form, or signals reach a shell
+                current.entrypoint = json.loads(
+                    value
+                )  # the exec form; with the shell form, a shell would receive the signals
             case "HEALTHCHECK":
                 current.healthcheck = json.loads(value.partition(" CMD ")[2])
             case "USER":

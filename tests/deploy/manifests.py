@@ -1,6 +1,6 @@
-"""The Kubernetes manifests as objects, and what a container of theirs is told, references to ConfigMaps and Secrets followed.
+"""The Kubernetes manifests as objects, and the environment of their containers with ConfigMaps and Secrets resolved.
 
-Kustomizations are built as far as these need it: resources, other kustomizations, and patches that name their operations.
+Kustomizations are built as far as these manifests need it: resources, other kustomizations, and JSON patches.
 """
 
 import json
@@ -41,7 +41,7 @@ def built(directory: Path) -> list[Manifest]:
     described = kustomization(directory)
     resources: list[Manifest] = []
     for path in (directory / name for name in described["resources"]):
-        # Through JSON, so that what YAML's anchors share is not shared when one of them is patched.
+        # JSON copies what YAML's anchors share, so that a patch changes one place only.
         resources += built(path) if path.is_dir() else json.loads(json.dumps([*yaml.safe_load_all(path.read_text())]))
     for patch in described.get("patches", []):
         operations = yaml.safe_load(patch["patch"] if "patch" in patch else (directory / patch["path"]).read_text())
@@ -59,7 +59,7 @@ def _is_target(manifest: Manifest, target: dict[str, str]) -> bool:
 
 
 def _carry_out(operation: Manifest, manifest: Manifest) -> None:
-    """Of JSON Patch. What is removed or replaced must be there."""
+    """Apply an operation of JSON Patch. What is removed or replaced must exist."""
     *parents, last = operation["path"].removeprefix("/").split("/")
     place: Any = manifest
     for key in parents:
@@ -100,10 +100,10 @@ def containers(workload: Manifest) -> list[Manifest]:
 
 
 def environment(container: Manifest, among: Seq[Manifest] | None = None) -> dict[str, str]:
-    """Of the first pod."""
+    """Return the container's environment in the first pod."""
     told: dict[str, str] = {}
     for name, value in _environment(container, among):
-        # $(NAME) is one that came before.
+        # $(NAME) refers to an earlier variable.
         told[name] = re.sub(r"\$\((\w+)\)", lambda reference: told[reference[1]], value)
     return told
 
@@ -119,7 +119,7 @@ def _environment(container: Manifest, among: Seq[Manifest] | None) -> Iterator[t
 
 
 def _from_cluster(container: Manifest, source: Manifest) -> str:
-    """What the cluster would fill in for a pod."""
+    """Return the value that the cluster fills in for a pod."""
     if "fieldRef" in source:
         return {"metadata.name": f"{container['name']}-0"}[source["fieldRef"]["fieldPath"]]
     kind, _, resource = source["resourceFieldRef"]["resource"].partition(".")

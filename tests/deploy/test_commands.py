@@ -1,7 +1,7 @@
-"""Every command and variable that compose.yaml and the manifests give to a tier is one that the tier takes.
+"""Tests that a tier accepts every command and variable that compose.yaml and the manifests give to it.
 
-The system is then started from them, as plain processes: only addresses and paths are replaced, and each process finds
-only the modules that its image would have.
+They also start the system from these as plain processes: only addresses and paths are replaced, and each process finds
+only the modules that its image has.
 """
 
 import os
@@ -77,7 +77,7 @@ def test_settings_load(tier: str, described: Any, tmp_path: Path, monkeypatch: p
         monkeypatch.setenv(name, value.replace("/etc/pagoda", str(tmp_path)))
     settings = SETTINGS[tier].load(told.arguments[4:])
     assert str(settings.home) == HOME
-    # A variable that begins like a setting of any tier is one of this tier's, and arrived.
+    # Each variable that begins like a setting belongs to this tier and was read.
     prefix = f"PAGODA_{tier.upper()}_"
     other = [name for name in told.environment if name.startswith("PAGODA_") and not name.startswith(prefix)]
     assert set(other) - {"PAGODA_HOME"} <= set(image("base").environment)
@@ -86,7 +86,7 @@ def test_settings_load(tier: str, described: Any, tmp_path: Path, monkeypatch: p
 
 
 def make_tokens(told: Container, tier: str, directory: Path) -> None:
-    """Where /etc/pagoda is that directory."""
+    """Write the tier's tokens, with the directory in place of /etc/pagoda."""
     for file in told.environment[f"PAGODA_{tier.upper()}_CLUSTER_TOKEN_FILE"].split(","):
         make_token_file(Path(file.replace("/etc/pagoda", str(directory))))
 
@@ -133,7 +133,7 @@ def test_the_extras_are_what_the_images_are_said_to_have() -> None:
 
 
 def test_what_an_image_lacks_cannot_be_imported() -> None:
-    """Or the test below would prove nothing."""
+    """The guard hides modules; otherwise the test below would prove nothing."""
     environment = {"PYTHONPATH": str(GUARD), "FORBIDDEN_MODULES": " ".join(modules_not_installed_with("gateway"))}
     command = [sys.executable, "-P", "-c", "import fastapi, torch"]
     refused = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=200)
@@ -142,7 +142,7 @@ def test_what_an_image_lacks_cannot_be_imported() -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Here:
-    """What is replaced so that containers become processes of this machine."""
+    """The replacements that turn containers into processes of this machine."""
 
     home: Path
     model: str = ""
@@ -158,7 +158,7 @@ class Here:
         tier = "scheduler" if service in SCHEDULERS else service
         return replaced | {
             "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-            "HOSTNAME": socket.gethostname(),  # as every container has it
+            "HOSTNAME": socket.gethostname(),  # every container has it
             "PYTHONPATH": str(GUARD),
             "FORBIDDEN_MODULES": " ".join(modules_not_installed_with(tier)),
         }
@@ -167,7 +167,7 @@ class Here:
         return f"127.0.0.1:{self.scheduler_ports[service]}"
 
     def text(self, service: str, value: str) -> str:
-        """As one of a service's processes is told it."""
+        """Return the value with the replacements for a service's process."""
         for there, here in (
             ("redis://valkey:6379/0", self.valkey),
             ("http://otel-collector:4317", "http://127.0.0.1:9"),
@@ -212,12 +212,12 @@ def is_healthy(here: Here, service: str, told: Container, running: subprocess.Po
     return checked.returncode == 0
 
 
-# As each test of whole processes has it.
+# Like other tests that start whole systems.
 @pytest.mark.timeout(300)
 def test_the_system_starts_serves_and_stops() -> None:
-    """With two schedulers, of which one is killed."""
+    """A system with two schedulers still answers after the one with the worker is killed."""
     with ExitStack() as stack:
-        # Short, so that there is room for a unix socket's name.
+        # A short path, because a unix socket's path has a limit.
         home = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="pagoda-")))
         valkey = stack.enter_context(real_valkey(home))
         here = Here(home=home, model=str(write_tiny_gguf(give_native_code(home) / "tiny.gguf")), valkey=valkey.url)
@@ -250,7 +250,7 @@ def completion(http: httpx.Client) -> str:
 
 
 def has_worker(here: Here, service: str) -> bool:
-    """As the worker's own health check would find out, of this one scheduler."""
+    """Return True if the worker's own health check finds it at this scheduler."""
     told = compose_container_of_two("worker")
     environment = here.environment("worker", told) | {"PAGODA_WORKER_SCHEDULER": here.scheduler(service)}
     command = here.command("worker", told.healthcheck)
@@ -266,7 +266,7 @@ def test_with_tls_a_scheduler_is_probed_as_the_manifests_say(tmp_path: Path) -> 
     built, here = image("scheduler"), Here(home=tmp_path)
     told = Container(
         arguments=built.entrypoint,
-        # What the index does has no part in it.
+        # The index does not matter here.
         environment=built.environment
         | manifests.environment(described, manifests.tls_manifests())
         | {"PAGODA_SCHEDULER_PREFIX_INDEX": "memory"},

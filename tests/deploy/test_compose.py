@@ -1,4 +1,4 @@
-"""compose.yaml: valid to Docker Compose, closed to the network, and started in an order that can work."""
+"""Tests of compose.yaml: it is valid, closed to the network, and starts services in a possible order."""
 
 import tomllib
 from pathlib import Path
@@ -51,7 +51,7 @@ def test_a_second_scheduler_is_one_file_more(services: dict[str, Any]) -> None:
         with_two[name]["environment"].pop("PAGODA_SCHEDULER_ADVERTISE") for name in ("scheduler", "scheduler-2")
     ]
     assert addresses == ["scheduler:50051", "scheduler-2:50051"]
-    # Alike in all else.
+    # Everything else is equal.
     assert with_two["scheduler-2"] == with_two["scheduler"] == services["scheduler"]
     for tier in ("gateway", "worker"):
         assert with_two[tier]["environment"][f"PAGODA_{tier.upper()}_SCHEDULER"].split(",") == addresses
@@ -70,7 +70,7 @@ def test_the_tiers_run_without_privileges(services: dict[str, Any]) -> None:
     for name in ("cluster-tokens", "model", *TIERS):
         service = services[name]
         assert service["read_only"] and service["cap_drop"] == ["ALL"] and service["init"]
-        assert "user" not in service  # the image's, which is not root
+        assert "user" not in service  # the image's user, which is not root
 
 
 def test_the_model_is_fetched_before_anyone_needs_it(services: dict[str, Any]) -> None:
@@ -83,7 +83,7 @@ def test_the_model_is_fetched_before_anyone_needs_it(services: dict[str, Any]) -
 
 
 def mounts(service: dict[str, Any]) -> dict[str, tuple[str, bool]]:
-    """By their place: which volume, and whether it can only be read."""
+    """Return the mounts by path: the volume, and True if it is read-only."""
     return {mount["target"]: (mount["source"], mount.get("read_only", False)) for mount in service["volumes"]}
 
 
@@ -105,7 +105,7 @@ def test_each_tier_has_its_own_token_and_only_the_scheduler_both(services: dict[
         places = [str(Path(made[role]).parent) for role in roles]
         assert found == {place: (f"{role}-token", True) for place, role in zip(places, roles, strict=True)}
         assert all(mounts(maker)[place] == (f"{role}-token", False) for place, role in zip(places, roles, strict=True))
-        # New volumes belong to whom the image's own directory does.
+        # A new volume gets the owner of the image's directory.
         assert all(place in " ".join(image("runtime").steps) for place in places)
     assert services["scheduler"]["depends_on"]["cluster-tokens"]["condition"] == "service_completed_successfully"
     assert all("scheduler" in services[tier]["depends_on"] for tier in ("gateway", "worker"))

@@ -1,4 +1,4 @@
-"""The Dockerfile: accepted by a linter, and every tier's image runs unprivileged, as its own first process, with a check."""
+"""Tests of the Dockerfile: a linter accepts it; each tier's image runs unprivileged, as first process, with a health check."""
 
 import subprocess
 import sys
@@ -25,7 +25,7 @@ def test_a_tier_has_a_target(tier: str) -> None:
     assert built.healthcheck
     assert built.user == "10001:10001"
     assert built.environment["PAGODA_HOME"] == HOME and built.volumes == [HOME]
-    # What is installed into /opt is what python is found.
+    # `python` is the one in /opt.
     assert built.environment["PATH"].startswith("/opt/pagoda/bin:")
 
 
@@ -47,7 +47,7 @@ def test_dependencies_are_installed_before_sources_are_copied(tier: str) -> None
 
 
 def test_what_is_installed_is_in_the_build_context() -> None:
-    """.dockerignore leaves everything out but what it names, so a new package must be named there."""
+    """.dockerignore names everything that a build needs: a new package must be added there."""
     named = {line[1:] for line in (REPOSITORY / ".dockerignore").read_text().splitlines() if line.startswith("!")}
     project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())
     packages = {name.partition(".")[0] for name in project["tool"]["setuptools"]["packages"]["find"]["include"]}

@@ -1,4 +1,4 @@
-"""The Kubernetes manifests: valid, unprivileged, and ended with more patience than the tiers need."""
+"""Tests of the Kubernetes manifests: they are valid and unprivileged, and leave the tiers enough time to end."""
 
 import tomllib
 from typing import Any
@@ -23,7 +23,7 @@ from tests.deploy.manifests import (
     workloads,
 )
 
-# The oldest version that knows everything used here, and one that is new.
+# The oldest version with all features that are used here, and a recent one.
 VERSIONS = ("1.30", "1.34")
 TIERS = ("gateway", "scheduler", "worker")
 WORKLOADS = ("Deployment", "StatefulSet")
@@ -80,7 +80,7 @@ def test_no_pod_starts_without_its_own_tiers_token(tier: str, roles: list[str]) 
     (volume,) = [each["secret"] for each in pod(workload)["volumes"] if each["name"] == "tokens"]
     assert volume["secretName"] == "cluster-tokens" and "optional" not in volume
     assert volume["items"] == [{"key": role, "path": role} for role in roles]
-    # Its group is the pod's (fsGroup); nobody else may read it.
+    # The owning group is the pod's (fsGroup); no other user may read the file.
     assert volume["defaultMode"] == 0o440 and pod(workload)["securityContext"]["fsGroup"]
     assert all("tokens" not in str(other.get("volumeMounts")) for other in pod(workload).get("initContainers", []))
     tokens = ClusterTokens(text=" ".join(named("Secret", "cluster-tokens")["stringData"].values()))
@@ -109,7 +109,7 @@ def test_unprivileged(workload: Manifest) -> None:
 
 @pytest.mark.parametrize("workload", workloads(), ids=name_of)
 def test_no_variables_come_from_the_names_of_services(workload: Manifest) -> None:
-    """A tier refuses variables that begin like its settings and are none."""
+    """Kubernetes adds no service variables: a tier refuses variables that begin like its settings and are none."""
     assert pod(workload)["enableServiceLinks"] is False
 
 
@@ -126,7 +126,7 @@ def test_the_image_is_the_one_that_the_dockerfile_makes(tier: str) -> None:
     workload = next(found for found in workloads() if found["metadata"]["name"] == tier)
     assert {container["image"] for container in containers(workload)} == {f"pagoda-{tier}:{version}"}
     (container,) = pod(workload)["containers"]
-    assert "command" not in container and "args" not in container  # the image's own
+    assert "command" not in container and "args" not in container  # the image's own are used
     assert {"name": "home", "mountPath": HOME} in container["volumeMounts"]
     user, _, group = image(tier).user.partition(":")
     context = pod(workload)["securityContext"]
@@ -140,7 +140,7 @@ def test_there_is_time_to_drain(tier: str) -> None:
     told = environment(container)
     drain_s = float(told[f"PAGODA_{tier.upper()}_DRAIN_GRACE_S"])
     delay_s = float(told.get(f"PAGODA_{tier.upper()}_DRAIN_DELAY_S", "0"))
-    # Readiness drops at SIGTERM, which nothing may hold back.
+    # Readiness ends at SIGTERM, which no hook may delay.
     assert "lifecycle" not in container
     assert pod(workload)["terminationGracePeriodSeconds"] >= delay_s + drain_s + 5
 
@@ -148,7 +148,7 @@ def test_there_is_time_to_drain(tier: str) -> None:
 def test_gateways_are_left_in_peace_before_they_refuse() -> None:
     (container,) = pod(next(found for found in workloads() if found["metadata"]["name"] == "gateway"))["containers"]
     probe = container["readinessProbe"]
-    # A proxy that asks by itself, as often as Kubernetes does, has seen it by then.
+    # A proxy with its own check, as frequent as that of Kubernetes, has noticed by then.
     assert float(environment(container)["PAGODA_GATEWAY_DRAIN_DELAY_S"]) >= probe["periodSeconds"]
 
 
@@ -159,7 +159,7 @@ def test_probes() -> None:
         probes[workload["metadata"]["name"]] = {key: container.get(f"{key}Probe") for key in ("liveness", "readiness")}
     assert probes["gateway"]["liveness"]["httpGet"]["path"] == "/health"
     assert probes["gateway"]["readiness"]["httpGet"]["path"] == "/ready"
-    # No service: a scheduler is ready without workers, which may all be at another one.
+    # No service name: a scheduler is ready without workers, which may all be at another one.
     assert probes["scheduler"]["liveness"]["grpc"] == probes["scheduler"]["readiness"]["grpc"] == {"port": 50051}
     assert probes["worker"]["liveness"] is None
     command = probes["worker"]["readiness"]["exec"]["command"]
@@ -196,7 +196,7 @@ def test_addresses_name_services() -> None:
 def test_every_scheduler_is_listed_by_the_name_that_it_advertises() -> None:
     stateful = named("StatefulSet", "scheduler")
     service = named("Service", stateful["spec"]["serviceName"])
-    # So that a pod's name leads to it, whatever its state.
+    # These resolve a pod's name in any state of the pod.
     assert service["spec"]["clusterIP"] == "None" and service["spec"]["publishNotReadyAddresses"]
     (port,), (container,) = service["spec"]["ports"], pod(stateful)["containers"]
     replicas, domain = range(stateful["spec"]["replicas"]), service["metadata"]["name"]

@@ -1,4 +1,4 @@
-"""What Prometheus, Grafana and the collector are told: it parses, names what exists, and asks for metrics that are exported."""
+"""Tests of the configuration of Prometheus, Grafana and the collector: it parses, and its metrics are exported."""
 
 import json
 import re
@@ -29,14 +29,14 @@ def read(path: str) -> dict[str, Any]:
 
 
 def some_load() -> SchedulerLoad:
-    """Return one of a worker and a queue; only what is reported counts here, not how much."""
+    """Return a load of one worker and one queue; its numbers do not matter here."""
     workers, queues = [inference_pb2.WorkerLoad(worker_id="w")], [inference_pb2.QueueLoad(model="m", tenant="t")]
     return SchedulerLoad.from_proto(inference_pb2.GetLoadResponse(workers=workers, queues=queues))
 
 
 @pytest.fixture(scope="module")
 def exported() -> dict[str, set[str]]:
-    """The labels of each sample in /metrics, once something has happened."""
+    """Return the labels of each sample in /metrics after some events."""
     metrics = GatewayMetrics("tiny", 1000)
     metrics.http_requests.labels("/v1/completions", "POST", "2xx").inc()
     metrics.for_model("tiny").count_end("stop")

@@ -1,4 +1,4 @@
-"""The distribution, built from a copy of the repository as a release is built, and installed into a virtual environment."""
+"""Building the distribution from a copy of the repository, and installing it into a virtual environment."""
 
 import os
 import shutil
@@ -50,7 +50,7 @@ def copy_repository(destination: Path) -> Path:
 
 
 def build(sources: Path, destination: Path, *options: str) -> Path:
-    """Build with this environment's setuptools, and return the wheel; without options, from the source distribution."""
+    """Build with this environment's setuptools and return the wheel. Without options, it is built from the source distribution."""
     run([sys.executable, "-m", "build", "--no-isolation", *options, "--outdir", str(destination), str(sources)])
     (wheel,) = destination.glob("*.whl")
     return wheel

@@ -1,4 +1,4 @@
-"""The distribution as a user installs it: into an empty environment, with its dependencies from the package index."""
+"""Tests of the wheel as a user installs it: in an empty environment, with its dependencies from the package index."""
 
 import signal
 import subprocess
@@ -47,7 +47,7 @@ def test_doctor_finds_no_problem(installed: Environment, home: Path, tmp_path: P
 
 
 def test_the_default_model_is_served(installed: Environment, home: Path, tmp_path: Path) -> None:
-    """The model is fetched first: the home directory is empty."""
+    """`pagoda serve` fetches the default model into an empty home directory and answers a question."""
     port = free_port()
     url = f"http://127.0.0.1:{port}"
     command = [str(installed.path / "bin" / "pagoda"), "serve", "--port", str(port)]

@@ -1,4 +1,4 @@
-"""The built distribution: it holds the whole product and nothing else, and works outside the checkout."""
+"""Tests of the built wheel: it holds the whole product and nothing else, and works outside the checkout."""
 
 import importlib.util
 import json
@@ -21,7 +21,7 @@ from worker.kernels.native.build import FLAGS, library_key
 
 METADATA = f"{DISTRIBUTION.replace('-', '_')}-{VERSION}.dist-info"
 DECOYS = (".env", "pagoda/.env", "pagoda/notes.txt", "worker/kernels/native/source/kernels.so", "gateway/app.py~")
-"""Files that a developer's machine may have beside the sources, and that no release may hold."""
+"""Files that may lie beside the sources on a developer's machine and must not be in a release."""
 COMMAND = "pagoda.cli.__main__"
 """The only module that acts when it is imported."""
 IMPORT_ALL = """
@@ -47,7 +47,7 @@ def wheel(sources: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def release(sources: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The directory of a release: the source distribution, and the wheel that was built from it."""
+    """Build a release and return its directory: the source distribution, and the wheel that was built from it."""
     directory = tmp_path_factory.mktemp("release")
     build(sources, directory)
     return directory
@@ -59,7 +59,7 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Environm
 
 
 def test_the_wheel_holds_the_product_and_nothing_else(wheel: Path) -> None:
-    """A new kind of data file must be named in pyproject.toml, under package-data."""
+    """The wheel holds all product files and no others; package-data in pyproject.toml names the kinds of data files."""
     contents = read_wheel(wheel)
     assert {name for name in contents if not name.startswith(f"{METADATA}/")} == set(product_files())
     assert f"{METADATA}/licenses/LICENSE" in contents
@@ -94,7 +94,7 @@ def test_a_tier_works_outside_the_checkout(tier: str, installed: Environment, tm
 
 
 def test_every_module_is_imported_from_the_wheel(installed: Environment, tmp_path: Path) -> None:
-    """The key of the native kernels shows that their sources were found: it is computed from all of them."""
+    """Every module's file is in the environment, and so are the native kernels' sources: the library's key is their hash."""
     record = (installed.site_packages / METADATA / "RECORD").read_text()
     modules = sorted(_module(line.partition(",")[0]) for line in record.splitlines() if ".py," in line)
     modules.remove(COMMAND)

@@ -1,7 +1,7 @@
-"""Compare how templates are rendered here with how transformers renders them: `python -m tests.templates.compare DIRECTORY…`.
+"""A comparison of templates rendered by Pagoda and by transformers: `python -m tests.templates.compare DIRECTORY…`.
 
-Each `.jinja` file of the directories is a template. Equal means the same text, or a refusal on both sides. With `--minijinja` that
-engine is compared (`pip install minijinja`): docs/adr/0010-templates-in-a-process.md.
+Each `.jinja` file of the directories is a template. Equal means the same text, or a refusal on both sides. With `--minijinja`,
+that engine is compared (`pip install minijinja`): docs/adr/0010-templates-in-a-process.md.
 """
 
 import argparse
@@ -29,7 +29,7 @@ Render = Callable[[str, Messages, Mapping[str, Any]], str]
 class Difference(NamedTuple):
     conversation: str
     theirs: str | None
-    """None where the template refuses the conversation."""
+    """Text of transformers; None if the template refuses the conversation."""
     ours: str | None
 
 
@@ -66,7 +66,7 @@ def as_minijinja(source: str, messages: Messages, variables: Mapping[str, Any]) 
 
 
 def _whole(messages: Messages, variables: Mapping[str, Any]) -> dict[str, Any]:
-    """What transformers gives to a template: lacking tools and documents are null, and a thought has two names."""
+    """Return what transformers passes to a template: absent tools and documents are null, and reasoning has two names."""
     named = [
         {"thinking": message["reasoning_content"], **message} if "reasoning_content" in message else message
         for message in messages
@@ -79,7 +79,7 @@ def _rendered(render: Render, source: str, messages: Messages, variables: Mappin
         return render(source, json.loads(json.dumps(messages)), variables)
     except ChatTemplateError:
         return None
-    except Exception:  # whatever a template makes transformers or minijinja raise
+    except Exception:  # a template may cause any error in transformers and minijinja
         return None
 
 
@@ -111,7 +111,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _excerpt(theirs: str | None, ours: str | None) -> str:
-    """Where the texts part."""
+    """Return an excerpt from the first difference of the texts."""
     if theirs is None or ours is None:
         return "refused by transformers only" if theirs is None else "refused here only"
     start = next((i for i, pair in enumerate(zip(theirs, ours, strict=False)) if pair[0] != pair[1]), 0)

@@ -1,4 +1,4 @@
-"""The conversations that templates are compared on, with the further variables of each."""
+"""The conversations on which templates are compared, with their further variables."""
 
 import json
 from collections.abc import Mapping
@@ -37,7 +37,7 @@ RESULT = {"role": "tool", "tool_call_id": "call12345", "name": "get_weather", "c
 
 
 def calls(*arguments: Any, content: str | None = None) -> dict[str, Any]:
-    """An assistant's message that calls the first tool with each of the arguments."""
+    """Return an assistant's message that calls the first tool with each of the arguments."""
     functions = [{"name": "get_weather", "arguments": each} for each in arguments]
     made = [{"id": "call12345", "type": "function", "function": function} for function in functions]
     return {"role": "assistant", "content": content, "tool_calls": made}

@@ -1,10 +1,10 @@
-"""Templates that would hold up or fill up whoever renders them, do not compile, or want what is not theirs."""
+"""Hostile templates: they run for ever, fill memory, do not compile, or reach for Python's internals."""
 
 from hypothesis import strategies as st
 
 
 def doubled(value: str, times: int, use: str) -> str:
-    """A list in a list, again and again: small to write, and endless for whoever reads it."""
+    """Return a template with deeply nested lists, which are small in memory and endless as text."""
     return (
         f"{{% set n = namespace(a={value}, b={value}) %}}{{% for i in range({times}) %}}"
         f"{{% set n.a = [n.a, n.a] %}}{{% set n.b = [n.b, n.b] %}}{{% endfor %}}{use}"
@@ -125,7 +125,7 @@ REFUSED = {
     "no cycle": "{% for a in [1] %}{{ loop.cycle() }}{% endfor %}",
 }
 
-# Pieces that make a value larger, and what may be done with one. Composed, they are most of what a template can do.
+# Pieces that grow a value or use it. Compositions of them cover most of what a template can do.
 GROWING = st.sampled_from(
     [
         "{% set n.a = [n.a, n.a] %}",
@@ -165,7 +165,7 @@ USING = st.sampled_from(
 
 
 def composed(growing: list[str], using: list[str], times: int) -> str:
-    """A template that lets a value grow so many times, and uses it."""
+    """Return a template that grows a value this many times and then uses it."""
     loop = f"{{% for i in range({times}) %}}{''.join(growing)}{{% endfor %}}"
     return f"{{% set n = namespace(a='x') %}}{loop}{''.join(using)}"
 

@@ -1,4 +1,4 @@
-"""The tiny model, as the store describes it."""
+"""A fixture with the tiny model, as the store describes it."""
 
 from pathlib import Path
 

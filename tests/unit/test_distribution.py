@@ -1,4 +1,4 @@
-"""The distribution's name: written once in the code, and the only name that any text tells a reader to install."""
+"""Tests of the distribution's name: the code has it in one place, and no text tells a reader to install another name."""
 
 import re
 import tomllib

@@ -1,4 +1,4 @@
-"""Every file and folder of ours that documentation or source names is there, so that both stay true when files move."""
+"""Tests that files and folders which documentation or source names exist, so that both stay true when files move."""
 
 import re
 import subprocess
@@ -18,11 +18,11 @@ LINK = re.compile(r"\]\(([^)#:]+)(?:#[^)]*)?\)")
 ANCHOR = re.compile(r"\]\(([^)#:]*)#([^)]+)\)")
 HEADING = re.compile(r"^#+ (.*)$", re.MULTILINE)
 PATTERNS = frozenset({"bench/results/peers-MODEL.md"})
-"""Not the name of one file."""
+"""Names of documents that stand for several files."""
 RECIPES = [REPOSITORY / name for name in ("Makefile", "Dockerfile", "compose.yaml", ".ci/run")]
 SOURCES = re.compile(r"(?<![\w/.:~$<>{}*-])(?:\.\./)*((?:[\w.-]+/)*[\w-]+\.(?:py|c|h|lua|proto|md))\b(?![/.\w(=])")
 NOT_OURS = frozenset({"version.py"})
-"""Files of other packages."""
+"""Names of files of other packages."""
 CODE_BLOCK = re.compile(r"^( *)(`{3,}|~{3,}).*?^\1\2 *$", re.DOTALL | re.MULTILINE)
 ONE_LINK = re.compile(r"\s*(?:[-*] |\d+\. |> )?(?:\S+|!?\[[^]]*\]\([^)]*\)[.,:;]?)")
 MAX_LINE = 120
@@ -37,7 +37,6 @@ LONG_DOCUMENTS = frozenset(
         "docs/gpu-kernels.md",
         "docs/model-files.md",
         "docs/numerics.md",
-        "tests/README.md",
     }
 )
 """Generated documents whose lines and table cells are not short yet."""
@@ -51,7 +50,7 @@ def names() -> set[str]:
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(REPOSITORY)))
 def test_what_is_named_exists(document: Path, names: set[str]) -> None:
-    """A path is written from the repository's root; a name alone is that of a file somewhere."""
+    """Documents name files and folders that exist: a path from the repository's root, or the name alone of a file anywhere."""
     text = document.read_text()
     files = {match[0] for match in FILE.finditer(LINK.sub("]", text))} - PATTERNS
     folders, links = set(FOLDER.findall(text)), set(LINK.findall(text))
@@ -62,7 +61,7 @@ def test_what_is_named_exists(document: Path, names: set[str]) -> None:
 
 
 def test_the_folders_of_the_layout_exist() -> None:
-    """At the start of a line or behind several spaces stands a folder of the repository; what follows is in it."""
+    """The README's layout names folders that exist: one at a line's start or behind several spaces, then its subfolders."""
     layout = LAYOUT.search((REPOSITORY / "docs/architecture.md").read_text())
     assert layout is not None
     folders: list[str] = []
@@ -77,7 +76,7 @@ def test_the_folders_of_the_layout_exist() -> None:
 
 @pytest.mark.parametrize("folder", ["gateway", "scheduler", "worker", "kvcache", "pagoda", "protos"])
 def test_what_the_source_names_exists(folder: str) -> None:
-    """A file that a comment or docstring names may stand there with the last of its folders only."""
+    """Comments and docstrings name files that exist; they may give only the last folders of a path."""
     paths = [f"/{path.relative_to(REPOSITORY)}" for folder in FOLDERS for path in (REPOSITORY / folder).rglob("*.*")]
     sources = [path for path in (REPOSITORY / folder).rglob("*.*") if path.suffix in (".py", ".c", ".h", ".proto")]
     sources = [path for path in sources if "_pb2" not in path.name]

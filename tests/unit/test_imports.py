@@ -1,4 +1,4 @@
-"""Who may import whom: the contracts in pyproject.toml, and that no torch is loaded where none is needed."""
+"""Tests of imports: the contracts in pyproject.toml hold, and torch is loaded only where it is needed."""
 
 import subprocess
 import sys
@@ -20,7 +20,7 @@ def test_imports_point_one_way() -> None:
 
 
 def test_every_part_of_what_all_share_is_kept_from_text() -> None:
-    """The contract has no wildcard that leaves the text package itself out, so it lists the others."""
+    """The contract lists every part of `pagoda` but `text`: it has no wildcard that leaves one package out."""
     contracts = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
     (sources,) = [each["source_modules"] for each in contracts if "pagoda.text" in each.get("forbidden_modules", ())]
     modules = {path.stem for path in (REPOSITORY / "pagoda").iterdir() if path.suffix == ".py" or path.is_dir()}
@@ -33,8 +33,8 @@ def test_every_part_of_what_all_share_is_kept_from_text() -> None:
     "process", ["gateway.__main__", "scheduler.__main__", "pagoda.cli.main", "pagoda.cli.serve", "worker.__main__"]
 )
 def test_a_process_without_tensors_loads_no_torch(process: str) -> None:
-    """A worker has none until it loads a model."""
-    # In an interpreter of its own: the tests' has loaded everything.
+    """No process imports torch at its start; a worker imports it when it loads a model."""
+    # A new interpreter, because that of the tests has loaded everything.
     heavy = ("torch", "numpy", "transformers")
     code = f"import sys, {process}; print([name for name in {heavy} if name in sys.modules])"
     imported = run(sys.executable, "-c", code)

@@ -1,4 +1,4 @@
-"""How the code is laid out: folders and files that can be overlooked at a glance, and unit tests where their subject is."""
+"""Tests of the code's layout: folders and files are small, and unit tests mirror the folders."""
 
 from pathlib import Path
 
