@@ -1,4 +1,4 @@
-"""The load client against a stub of an OpenAI server: what it asks, counts, and takes for an error."""
+"""Tests of the load client with a stub of an OpenAI server."""
 
 import asyncio
 import json
@@ -15,7 +15,7 @@ USAGE = {"prompt_tokens": 3, "completion_tokens": 3, "prompt_tokens_details": {"
 
 
 class StubServer(httpx.AsyncBaseTransport):
-    """Answers with the given events, and counts how many requests were open at once."""
+    """A server that answers with the given events and counts how many requests are open at once."""
 
     def __init__(self, *events: Any, status: int = 200) -> None:
         self.bodies: list[dict[str, Any]] = []

@@ -1,4 +1,4 @@
-"""Medians, ratios, and which peer a row is held against; and that losing rows are shown like winning ones."""
+"""Tests of a comparison's medians, ratios and best peers, and of the page that shows every server alike."""
 
 import json
 import math

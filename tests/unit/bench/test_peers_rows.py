@@ -1,4 +1,4 @@
-"""The rows ask what they say, never the same twice, and their rooflines are what can be worked out by hand."""
+"""Tests of the rows' workloads, and of their rooflines against values worked out by hand."""
 
 import pytest
 
@@ -16,7 +16,7 @@ def row(concurrency: int, *, num_requests: int = 4, input_len: int = 100, output
 
 
 def prompts(requests: list[PlannedRequest]) -> set[tuple[int, ...]]:
-    return {tuple(request.prompt) for request in requests}  # type: ignore[arg-type]  # token ids: the default
+    return {tuple(request.prompt) for request in requests}  # type: ignore[arg-type]  # The default vocabulary gives token ids.
 
 
 def test_a_small_run_still_fills_each_row() -> None:
@@ -45,7 +45,7 @@ def test_what_is_shared_is_computed_once() -> None:
 
 def test_alone_the_bytes_bound_a_step_and_among_many_the_operations() -> None:
     ceilings = Ceilings(read_bytes_per_s=1e9, int8_operations_per_s=100e9)
-    # 10 MB of weights, and the keys and values of 105.5 tokens.
+    # The step reads 10 MB of weights, and the keys and values of 105.5 tokens.
     assert decode_step_s(row(1), SIZE, 1.0, ceilings) == pytest.approx((10e6 + 105.5 * 2000) / 1e9)
     assert decode_step_s(row(1), SIZE, 2.0, ceilings) == pytest.approx((20e6 + 105.5 * 2000) / 1e9)
     slow_to_compute = Ceilings(read_bytes_per_s=1e12, int8_operations_per_s=100e9)

@@ -1,4 +1,4 @@
-"""How peers are started, and that whatever goes wrong with one is a line of the outcome and not the end."""
+"""Tests of starting peers. A peer's failure becomes a line of the result and does not end the run."""
 
 import os
 import sys
@@ -54,7 +54,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
 http.server.ThreadingHTTPServer(("127.0.0.1", int(sys.argv[-1])), Handler).serve_forever()
 """
-"""An OpenAI server that has one answer, and ends after it has given it so often."""
+"""Source of an OpenAI server that gives the same answer to each request and exits after NUM_ANSWERS of them."""
 
 
 def server(num_answers: int = 1000) -> str:
@@ -94,7 +94,7 @@ def test_what_a_server_started_ends_with_it(tmp_path: Path) -> None:
     with_child = f"import subprocess; subprocess.Popen(['sleep', '600'], stdout=open({str(pipe)!r}, 'wb'))" + server()
     assert score(contestant(with_child), course(tmp_path, ALONE)).failure is None
     os.set_blocking(read_end, True)
-    assert os.read(read_end, 1) == b""  # Which it is when nobody holds the other end any more.
+    assert os.read(read_end, 1) == b""  # The end of file: no process has the other end open.
     os.close(read_end)
 
 
@@ -125,7 +125,7 @@ def test_a_peer_that_cannot_be_installed_leaves_the_others(monkeypatch: pytest.M
         raise PeerError("pip install failed: no compiler")
 
     monkeypatch.setattr(command, "FIELD", {"absent": absent, "there": lambda grounds: [contestant("")]})
-    there, missing = command.gather(["absent", "there"], None)  # type: ignore[arg-type]  # neither looks at it
+    there, missing = command.gather(["absent", "there"], None)  # type: ignore[arg-type]  # neither function uses the grounds
     assert [one.name for one in there] == ["stub"]
     assert Comparison(standings=missing, measurements=()).standings[0].failure == "pip install failed: no compiler"
 

@@ -1,4 +1,4 @@
-"""Emulated formats: what each rounding keeps, and that the emulation computes what the worker's kernels do."""
+"""Tests of emulated formats: each rounding, and agreement of the emulation with the worker's kernels."""
 
 import pytest
 import torch
@@ -57,14 +57,14 @@ def test_outliers_stay_and_no_longer_set_the_scale() -> None:
 def test_a_rotation_changes_nothing_by_itself_and_spreads_an_outlier() -> None:
     x = torch.zeros(1, 64).index_fill(1, torch.tensor([5]), 16.0)
     assert torch.allclose(rotated(16, exact)(x), x, atol=1e-5)
-    turned = []
+    rotations = []
 
     def note(rotated_x: torch.Tensor) -> torch.Tensor:
-        turned.append(rotated_x)
+        rotations.append(rotated_x)
         return rotated_x
 
     rotated(16, note)(x)
-    assert float(turned[0].abs().max()) == pytest.approx(4.0)
+    assert float(rotations[0].abs().max()) == pytest.approx(4.0)
 
 
 def test_exact_is_the_reference_bit_for_bit(model: Model) -> None:

@@ -1,4 +1,4 @@
-"""The committed table, and what is asked of llama.cpp's programs."""
+"""Tests of the quality report, and of the calls of llama.cpp's programs."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The definitions behind the quality table: windows, perplexity, divergence, agreement."""
+"""Tests of the quality table's definitions: windows, perplexity, divergence, agreement."""
 
 import math
 
@@ -28,7 +28,7 @@ def test_fewer_windows_are_spread_over_the_text(wanted: int | None, starts: list
 
 
 def test_the_text_is_small_and_long_enough() -> None:
-    """Even a vocabulary whose tokens have six bytes gives a dozen windows."""
+    """Check that the text has a dozen windows even if a vocabulary's tokens have six bytes."""
     assert 12 * WINDOW * 6 < TEXT.stat().st_size < MAX_TEXT_BYTES
 
 
@@ -40,14 +40,14 @@ def test_perplexity_of_guessing_among_equals_is_their_number() -> None:
 
 
 def test_second_halves_are_the_tokens_that_llama_perplexity_scores() -> None:
-    """Of 512 tokens those behind the first 257: 255."""
+    """Check that the 255 tokens behind the first 257 of 512 count."""
     window = [-1.0] * 256 + [-2.0] * 255
     assert perplexity_of([window]).second_half == pytest.approx(math.exp(2))
     assert perplexity_of([window]).whole == pytest.approx(math.exp((256 + 2 * 255) / 511))
 
 
 def tally(mode: list[list[float]], reference: list[list[float]], chosen: list[int]) -> Tally:
-    """Per window the probabilities that its only row of logits gives; it stands behind each token, whose next is `chosen`."""
+    """Return a tally of one window per list: both of its rows have these probabilities, all its tokens are the chosen one."""
     filled = Tally("mode")
     for expected, given, token in zip(reference, mode, chosen, strict=True):
         filled.add(torch.tensor([given] * 2).log(), torch.tensor([expected] * 2).log(), [token] * 3)

@@ -1,4 +1,4 @@
-"""Scoring over a server's API, against stubs that answer as Pagoda and vLLM do."""
+"""Tests of scoring over a server's API, with a stub that answers like Pagoda and vLLM."""
 
 import json
 from typing import Any
@@ -13,7 +13,7 @@ BOS = 1
 
 
 class StubServer(httpx.MockTransport):
-    """Each character is a token; token t has the log-probability -t / 100."""
+    """A server for which each character is a token, and token t has the log-probability -t / 100."""
 
     def __init__(self, *, adds_bos: bool) -> None:
         super().__init__(self._answer)

@@ -1,4 +1,4 @@
-"""The cheap client counts exactly, however the network cuts an answer, and refuses what is no answer."""
+"""Tests of the cheap client: exact counts however the network splits an answer, and errors."""
 
 import contextlib
 import socket
@@ -22,7 +22,7 @@ def plan(num_requests: int) -> Plan:
 
 @contextmanager
 def server(pieces: list[bytes]) -> Iterator[tuple[str, int]]:
-    """Answers each request on each connection with the pieces, and closes a connection that its client has closed."""
+    """Run a server that answers each request with the pieces, and yield its address."""
     with socket.create_server(("127.0.0.1", 0)) as listening:
         threading.Thread(target=_accept, args=(listening, pieces), daemon=True).start()
         yield "127.0.0.1", listening.getsockname()[1]

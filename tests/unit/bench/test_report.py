@@ -1,4 +1,4 @@
-"""Percentiles and rates, against values that can be worked out by hand."""
+"""Tests of percentiles and rates against values worked out by hand."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""Prompts have exactly the lengths that were asked for, and are the same for the same seed."""
+"""Tests of workloads: exact lengths of prompts, and the same prompts for the same seed."""
 
 from collections import Counter
 
@@ -10,7 +10,7 @@ VOCABULARY = Vocabulary(low=10, high=500)
 def prompts(workload: RandomWorkload | SharedPrefixWorkload) -> list[tuple[int, ...]]:
     requests = workload.requests(VOCABULARY)
     assert all(isinstance(request.prompt, list) for request in requests)
-    return [tuple(request.prompt) for request in requests]  # type: ignore[arg-type]  # the assertion above
+    return [tuple(request.prompt) for request in requests]  # type: ignore[arg-type]  # asserted above
 
 
 def test_random_prompts_are_exact_and_distinct() -> None:
