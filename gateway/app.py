@@ -1,7 +1,7 @@
-"""The gateway's HTTP application: which routes, in which wrapping, around which shared state. It decides nothing itself.
+"""The gateway's HTTP application: the routes, the middlewares and the shared state.
 
-FastAPI is here for routing and /docs. Routes read their bodies through http/bodies.py, which has limits that FastAPI has not, and
-http/api_document.py writes the API's document.
+FastAPI routes the requests, resolves the handlers' dependencies and documents the API. Request bodies are read by dependencies of
+ours (http/bodies.py), since FastAPI's have no limits.
 """
 
 import asyncio
@@ -62,7 +62,7 @@ ROUTERS = (
     unsupported.router,
 )
 
-# Where GET is answered HEAD is too, as uptime checks send it: the server leaves out the body.
+# Uptime checks send HEAD, so each route that answers GET also answers HEAD. The server leaves out the body.
 for _router in ROUTERS:
     for _route in _router.routes:
         if isinstance(_route, APIRoute) and _route.methods and "GET" in _route.methods:
@@ -87,9 +87,14 @@ def create_app(
     state = _build_state(settings, served, ModelStore(settings.home, catalogue=catalogue), policy)
     app = FastAPI(lifespan=_lifespan, redoc_url=None)
     app.state.gateway = state
+    app.state.bodies = BodyReader(
+        max_bytes=settings.max_body_bytes,
+        max_values=settings.max_body_values,
+        strict_fields=settings.strict_fields,
+    )
     for router in ROUTERS:
         app.include_router(router)
-    app.openapi = _document  # type: ignore[method-assign]  # as FastAPI's documentation does it
+    app.openapi = document  # type: ignore[method-assign]  # as FastAPI's documentation does it
     app.add_exception_handler(GatewayError, _on_gateway_error)
     app.add_exception_handler(ModelError, _on_model_error)
     app.add_exception_handler(HTTPException, _on_http_exception)
@@ -105,8 +110,8 @@ def create_app(
 
 
 @cache
-def _document() -> JSONObject:
-    """Make the document at the first request for it: that takes as long as all else that happens at the start."""
+def document() -> JSONObject:
+    """Make the document at the first request for it, to keep the start fast."""
     return api_document([route for router in ROUTERS for route in router.routes], VERSION)
 
 
@@ -127,11 +132,6 @@ def _build_state(
         generator=TextGenerator(placement, models, metrics, timeout_s=settings.request_timeout_s),
         metrics=metrics,
         drain=Drain(),
-        bodies=BodyReader(
-            max_bytes=settings.max_body_bytes,
-            max_values=settings.max_body_values,
-            strict_fields=settings.strict_fields,
-        ),
         store=store,
         blobs=blobs,
         model_editor=model_editor,

@@ -1,62 +1,115 @@
-"""What operators and load balancers ask: /health, /ping, /ready, /metrics, /queue, /version."""
+"""The endpoints for operators and load balancers: /health, /ping, /ready, /metrics, /queue and /version."""
 
 import logging
+from typing import Literal
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
-from starlette.responses import JSONResponse, Response
+from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from gateway.errors import GatewayError
-from gateway.state import GatewayState, state_of
+from gateway.http.reply_models import OpenAIError, ReplyModel, errors
+from gateway.state import GatewayState, State
 from gateway.telemetry.scheduler_metrics import queue_object
 from pagoda.distribution import VERSION
 
 logger = logging.getLogger(__name__)
 
-router = APIRouter()
+router = APIRouter(tags=["operations"], responses=errors(OpenAIError))
 
 
-@router.get("/health")
+class HealthReply(ReplyModel):
+    status: Literal["ok"]
+
+
+class ReadyReply(ReplyModel):
+    status: Literal["ready"]
+    addresses: list[str]
+    """URLs on which the gateway listens."""
+
+
+class NotReadyReply(ReplyModel):
+    status: Literal["not ready"]
+    reason: str
+
+
+class VersionReply(ReplyModel):
+    version: str
+
+
+class TenantQueue(ReplyModel):
+    """The sequences of one tenant that wait for a worker with one model."""
+
+    model: str
+    tenant: str
+    num_waiting: int
+    oldest_s: float
+    """Waiting time of the oldest sequence, in seconds."""
+    next_position: int
+    """Position of the first sequence among all that wait, from 1."""
+
+
+class QueueReply(ReplyModel):
+    num_waiting: int
+    """Sequences that wait for a worker."""
+    num_running: int
+    """Sequences that a worker computes."""
+    wait_s: float | None
+    """Estimated wait of a new sequence, in seconds. Null while there is nothing to estimate it from."""
+    queues: list[TenantQueue]
+
+
+@router.get("/health", response_model=HealthReply)
 async def health() -> Response:
-    """Live: the process answers. Whether it can serve is /ready's question."""
+    """Confirm that the process is alive. /ready says whether it can serve requests."""
     return JSONResponse({"status": "ok"})
 
 
-@router.api_route("/ping", methods=["GET", "POST"])
+@router.api_route("/ping", methods=["GET", "POST"], response_class=Response)
 async def ping() -> Response:
-    """/health by the name that SageMaker asks for."""
+    """Confirm that the process is alive, for SageMaker."""
     return Response()
 
 
-@router.get("/ready")
-async def ready(request: Request) -> Response:
-    state = state_of(request)
+@router.get(
+    "/ready",
+    response_model=ReadyReply,
+    responses={
+        503: {
+            "description": "The server cannot serve requests now.",
+            "content": {"application/json": {"schema": NotReadyReply}},
+        }
+    },
+)
+async def ready(state: State) -> Response:
+    """Confirm that the server can serve requests."""
     reason = await _why_not_ready(state)
     if reason is None:
         return JSONResponse({"status": "ready", "addresses": state.addresses})
     return JSONResponse({"status": "not ready", "reason": reason}, status_code=503)
 
 
-@router.get("/version")
+@router.get("/version", response_model=VersionReply)
 async def version() -> Response:
+    """Return the server's version."""
     return JSONResponse({"version": VERSION})
 
 
-@router.get("/metrics")
-async def metrics(request: Request) -> Response:
-    state = state_of(request)
+@router.get("/metrics", response_class=PlainTextResponse)
+async def metrics(state: State) -> Response:
+    """Return the metrics in Prometheus' text format."""
     try:
         load = await state.schedulers.get_load()
     except GatewayError as error:
-        logger.debug("scheduler has no metrics", extra={"reason": error.message})
+        logger.debug("scheduler metrics unavailable", extra={"reason": error.message})
         load = None
     return Response(state.metrics.exposition(load), media_type=CONTENT_TYPE_PLAIN_0_0_4)
 
 
-@router.get("/queue")
-async def queue(request: Request) -> Response:
-    """Who waits for a worker, by model and tenant."""
-    return JSONResponse(queue_object(await state_of(request).schedulers.get_load()))
+@router.get("/queue", response_model=QueueReply)
+async def queue(state: State) -> Response:
+    """Return the sequences that wait for a worker, by model and tenant."""
+    return JSONResponse(queue_object(await state.schedulers.get_load()))
 
 
 async def _why_not_ready(state: GatewayState) -> str | None:

@@ -1,12 +1,11 @@
-"""What the routes share, and how they reach it. There is one of these per app."""
+"""The state that all routes of an app share, and the dependency that gives it to them."""
 
 from dataclasses import dataclass, field
-from typing import cast
+from typing import Annotated, cast
 
-from fastapi import Request
+from fastapi import Depends, Request
 
 from gateway.answers.generation import TextGenerator
-from gateway.http.bodies import BodyReader
 from gateway.http.drain import Drain
 from gateway.models.pulls import Pulls
 from gateway.models.served_models import ServedModels
@@ -21,26 +20,32 @@ from pagoda.models.store import ModelStore
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GatewayState:
+    """The objects that the routes of one app share."""
+
     schedulers: Schedulers
     placement: Placement
     models: ServedModels
     generator: TextGenerator
     metrics: GatewayMetrics
     drain: Drain
-    bodies: BodyReader
     store: ModelStore
     blobs: BlobStore
     pulls: Pulls
     model_editor: ModelEditor
     sampling_policy: SamplingPolicy
     comment_interval_s: float
-    """No stream of server-sent events is silent for longer."""
+    """Longest silence of a stream of server-sent events, in seconds."""
     trust_request_chat_template: bool
     started_at: float
-    """Unix time."""
+    """Unix time, in seconds."""
     addresses: list[str] = field(default_factory=list)
-    """Where the process listens, once it does."""
+    """URLs on which the process listens; empty until it does."""
 
 
-def state_of(request: Request) -> GatewayState:
+async def state_of(request: Request) -> GatewayState:  # async: FastAPI would run a plain function in a thread
+    """Return the state of the request's app."""
     return cast(GatewayState, request.app.state.gateway)
+
+
+State = Annotated[GatewayState, Depends(state_of)]
+"""The parameter of a handler that uses the state."""

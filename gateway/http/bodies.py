@@ -1,42 +1,44 @@
-"""From the bytes of a request's body to a schema: bounded in bytes and in what parsing costs, and strict if so set.
+"""The dependencies that read request bodies. FastAPI's own body parameters have no limits.
 
-What a JSON text costs is told from its bytes, since parsing keeps the interpreter's lock until it is done. The cost is in
-numbers: 800,000 of them take about 50 ms. A string, a key too, costs as much as 8 numbers, an array or an object as much as 40.
+A JSON body is limited in bytes and in parsing cost. The cost is counted in the raw bytes before parsing, since parsing holds the
+interpreter lock until it is done. Its unit is one number: 800,000 numbers take about 50 ms. A string or a key costs as much as 8
+numbers, an array or an object as much as 40.
 """
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Annotated, Any, Generic, Union
 
 import orjson
-from fastapi import Request
+from fastapi import Depends, Request
 
 from gateway.errors import ErrorKind, GatewayError, InvalidRequestError
 from gateway.http.http_context import note_ignored_fields
-from gateway.http.schema import MAX_SHOWN_CHARACTERS, SchemaT
+from gateway.http.schema import MAX_SHOWN_CHARACTERS, Schema, SchemaT
 
 MAX_INLINE_BYTES = 1 << 16
 """A body up to this length is parsed and validated within about 5 ms."""
 CONTAINER = 40
 STRING = 8
 
+Choose = Callable[[Mapping[str, Any]], type[SchemaT]]
+"""Returns the schema of a body, which may depend on the body's fields."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BodyReader:
-    """Reads the bodies of all routes that take JSON."""
+    """Reads, limits and validates JSON bodies. An app has one, as `app.state.bodies`."""
 
     max_bytes: int
     max_values: int
+    """Highest parsing cost of a body, in numbers."""
     strict_fields: bool
-    """Whether a field that is unknown or without effect is refused, rather than left out."""
+    """True if unknown fields, and fields without effect, are errors. Otherwise they are ignored."""
 
-    async def read_body(self, request: Request, schema: type[SchemaT]) -> SchemaT:
-        return await self.read_body_as(request, lambda _: schema)
-
-    async def read_body_as(self, request: Request, choose: Callable[[Mapping[str, Any]], type[SchemaT]]) -> SchemaT:
-        """Read the body for a route whose schema depends on what is in it.
+    async def read_body(self, request: Request, choose: Choose[SchemaT]) -> SchemaT:
+        """Return the validated body.
 
         A long body is parsed in a thread: its Python validators let other threads run.
         """
@@ -44,8 +46,8 @@ class BodyReader:
         parse = partial(self._parse, request, raw, choose)
         return parse() if len(raw) <= MAX_INLINE_BYTES else await asyncio.to_thread(parse)
 
-    def _parse(self, request: Request, raw: bytes, choose: Callable[[Mapping[str, Any]], type[SchemaT]]) -> SchemaT:
-        """Refuse unknown fields and those without effect, or leave them out and name them in the response's header."""
+    def _parse(self, request: Request, raw: bytes, choose: Choose[SchemaT]) -> SchemaT:
+        """Validate the body. Unknown fields and fields without effect are errors, or are named in a response header."""
         body = _parse_object(raw)
         schema = choose(body)
         if unknown := schema.unknown_fields(body):
@@ -61,7 +63,7 @@ class BodyReader:
         return parsed
 
     async def _read_json(self, request: Request) -> bytes:
-        """Return the whole body, which is cheap enough to be parsed."""
+        """Return the raw body, or raise an error if it is too long or too costly to parse."""
         encoding = request.headers.get("content-encoding", "identity").strip().lower()
         if encoding not in ("", "identity"):
             raise GatewayError(
@@ -76,8 +78,42 @@ class BodyReader:
         return raw
 
 
+@dataclass(frozen=True, slots=True)
+class JSONBody(Generic[SchemaT]):
+    """A dependency whose value is the request's JSON body, validated against one of its schemas."""
+
+    schemas: tuple[type[SchemaT], ...]
+    choose: Choose[SchemaT]
+
+    async def __call__(self, request: Request) -> SchemaT:
+        reader: BodyReader = request.app.state.bodies
+        return await reader.read_body(request, self.choose)
+
+    @property
+    def annotation(self) -> Any:
+        """The type of the body, for the API document."""
+        return Union[self.schemas]  # noqa: UP007  # the number of types is not known here
+
+
+def json_body(*schemas: type[Schema], choose: Choose[Schema] | None = None) -> Any:
+    """Return the dependency of a handler that takes a JSON body: `body: Annotated[ChatRequest, json_body(ChatRequest)]`.
+
+    With several schemas, `choose` returns the one that fits the body's fields.
+    """
+    return Depends(JSONBody(schemas, choose or (lambda _: schemas[0])))
+
+
+async def stream_body(request: Request) -> AsyncIterator[bytes]:
+    """Return the chunks of the request's body as they arrive. There is no limit to their number."""
+    return request.stream()
+
+
+ByteStream = Annotated[AsyncIterator[bytes], Depends(stream_body)]
+"""The body of a handler that takes bytes of any length."""
+
+
 async def _read_limited(request: Request, max_bytes: int) -> bytes:
-    """Return the whole body. One that says it is too long is not read; one that does not say is read up to the limit."""
+    """Return the whole body. A body that is declared too long is not read; any other is read up to the limit."""
     too_large = GatewayError(
         ErrorKind.BODY_TOO_LARGE, f"The request body is larger than the limit of {max_bytes} bytes."
     )
@@ -121,19 +157,19 @@ def _json_type(value: Any) -> str:
 
 
 async def _cost_exceeds(raw: bytes, limit: int) -> bool:
-    """Return whether parsing `raw` costs more than `limit`. What stands within strings costs nothing, however it looks."""
+    """Return whether parsing `raw` costs more than `limit`. Punctuation inside strings costs nothing."""
     if CONTAINER * len(raw) <= limit or _highest_cost(raw) <= limit:
         return False
     return await asyncio.to_thread(_cost, raw, limit) > limit
 
 
 def _highest_cost(raw: bytes) -> int:
-    """Return the cost if nothing stood within strings. A string has two quotation marks."""
+    """Return an upper bound of the cost: all punctuation counts, also inside strings. A string has two quotation marks."""
     return _cost_of_marks(raw, 0, len(raw)) + raw.count(b'"') * STRING // 2
 
 
 def _cost(raw: bytes, limit: int) -> int:
-    """Return the cost, or any number above the limit where it is more."""
+    """Return the exact cost, or any number above the limit if the cost is above it."""
     raw = raw.replace(b"\\\\", b"").replace(b'\\"', b"")
     cost = position = 0
     while cost <= limit:

@@ -7,7 +7,7 @@ from functools import partial
 
 from gateway.errors import ErrorKind, GatewayError, InvalidRequestError
 from gateway.models.served_model import ServedModel, no_thinking
-from gateway.ollama.schemas import ChatRequest, GenerateRequest
+from gateway.ollama.schemas import GenerateRequest, OllamaChatRequest
 from gateway.ollama.truncation import Message, Window, cut_beginning, encode_latest
 from gateway.prompts.chat_template import ChatTemplate
 from gateway.prompts.conversation import ChatEnding, Conversation
@@ -63,7 +63,7 @@ def check_prompt_parts(body: GenerateRequest, model: ServedModel, caller: Caller
     model.check_token_ids(body.context or (), "context")
 
 
-async def encode_chat(body: ChatRequest, model: ServedModel, window: FindWindow) -> FittedPrompt:
+async def encode_chat(body: OllamaChatRequest, model: ServedModel, window: FindWindow) -> FittedPrompt:
     """Return the prompt of a chat, without its oldest turns where the window has no room for them."""
     messages = model.with_opening_messages(
         [{"role": message.role, "content": message.content} for message in body.messages or ()]

@@ -13,7 +13,7 @@ import orjson
 
 from gateway.answers.logprobs import AnswerLogprobs
 from gateway.answers.text_events import SampleEnded, TextDelta, TextEvents, TokenText
-from gateway.ollama.schemas import ChatRequest, GenerateRequest
+from gateway.ollama.schemas import GenerateRequest, OllamaChatRequest
 
 JSONObject = dict[str, Any]
 
@@ -21,7 +21,7 @@ JSONObject = dict[str, Any]
 class Reply(ABC):
     """Made when the request arrives: total_duration counts from there."""
 
-    def __init__(self, body: GenerateRequest | ChatRequest) -> None:
+    def __init__(self, body: GenerateRequest | OllamaChatRequest) -> None:
         self.is_streamed = body.stream is not False
         self._model = body.model
         self._wants_logprobs = bool(body.logprobs)

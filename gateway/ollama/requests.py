@@ -4,12 +4,12 @@ from gateway.answers.text_request import TextRequest, choose_sampling
 from gateway.errors import InvalidRequestError
 from gateway.http.fields import stop_strings
 from gateway.models.served_model import ServedModel
-from gateway.ollama.schemas import ChatRequest, GenerateRequest, Options
+from gateway.ollama.schemas import GenerateRequest, OllamaChatRequest, Options
 from pagoda.models.sampling_defaults import OLLAMA
 from pagoda.wire.sampling import SamplingParams
 
 
-def text_request(body: GenerateRequest | ChatRequest, model: ServedModel) -> TextRequest:
+def text_request(body: GenerateRequest | OllamaChatRequest, model: ServedModel) -> TextRequest:
     """Return the request without its prompt: how long that may be depends on what is asked here."""
     options = body.options or Options()
     if options.num_predict == 0:
@@ -22,7 +22,7 @@ def text_request(body: GenerateRequest | ChatRequest, model: ServedModel) -> Tex
     request_only = SamplingParams(num_logprobs=(body.top_logprobs or 0) if body.logprobs else None)
     return TextRequest(
         prompt_token_ids=(),
-        prompt_field="messages" if isinstance(body, ChatRequest) else "prompt",
+        prompt_field="messages" if isinstance(body, OllamaChatRequest) else "prompt",
         sampling=choose_sampling(asked, model.defaults, OLLAMA, request_only),
         keep_alive_s=body.keep_alive_s,
     )

@@ -1,26 +1,29 @@
-"""Ollama's endpoints for what is served: read the body, hand it on, write the reply. store_routes.py has the others."""
+"""Ollama's endpoints for running models: chat, generate, ps and version. store_routes.py has those for stored models."""
 
 import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
+from typing import Annotated
 
 from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from gateway.answers.text_request import TextRequest
 from gateway.errors import Dialect, ErrorKind, GatewayError, InvalidRequestError, error_body
-from gateway.http.api_document import reads
+from gateway.http.bodies import json_body
 from gateway.http.http_context import http_context, note_truncation
+from gateway.http.reply_models import GENERATION_ERRORS, NDJSON, OllamaError, errors, streams
 from gateway.http.streaming import ndjson_lines, stream_response, unless_gone
 from gateway.models.served_model import ServedModel
 from gateway.ollama.prompts import FittedPrompt, check_prompt_parts, encode_chat, encode_prompt
 from gateway.ollama.replies import ChatReply, GenerateReply, Reply
+from gateway.ollama.reply_models import OllamaChatReply, OllamaGenerateReply, OllamaRunningModels, OllamaVersion
 from gateway.ollama.requests import text_request
-from gateway.ollama.schemas import ChatRequest, GenerateRequest
+from gateway.ollama.schemas import GenerateRequest, OllamaChatRequest
 from gateway.ollama.truncation import Window
-from gateway.state import GatewayState, state_of
+from gateway.state import GatewayState, State
 from pagoda.api_keys.key_file import Scope
 from pagoda.distribution import VERSION
 from pagoda.models.catalogue import with_tag
@@ -29,25 +32,27 @@ from pagoda.models.model import Model
 from pagoda.models.ollama_objects import JSONObject, identity
 from pagoda.wire.model_info import ModelInfo
 
-router = APIRouter()
-# Ollama shows a model that is never unloaded as a date that nobody will see.
+router = APIRouter(tags=["Ollama"], responses=errors(OllamaError))
 FOREVER = "2318-01-01T00:00:00Z"
+"""Ollama's `expires_at` of a model that is never unloaded."""
 _error_body = partial(error_body, dialect=Dialect.OLLAMA)
 
 
-@router.api_route("/", methods=["GET", "HEAD"])
+@router.api_route("/", methods=["GET", "HEAD"], response_class=PlainTextResponse)
 async def root() -> Response:
+    """Confirm that a server is running. Ollama's clients look for this text."""
     return PlainTextResponse("Ollama is running")
 
 
-@router.api_route("/api/version", methods=["GET", "HEAD"])
+@router.api_route("/api/version", methods=["GET", "HEAD"], response_model=OllamaVersion)
 async def version() -> Response:
+    """Return the server's version."""
     return JSONResponse({"version": VERSION})
 
 
-@router.get("/api/ps")
-async def list_running(request: Request) -> Response:
-    state = state_of(request)
+@router.get("/api/ps", response_model=OllamaRunningModels)
+async def list_running(state: State) -> Response:
+    """List the models that are in memory."""
     in_memory = await state.models.models_in_memory()
     return JSONResponse({"models": await asyncio.to_thread(_running, state, in_memory)})
 
@@ -63,36 +68,44 @@ def _running(state: GatewayState, in_memory: Sequence[tuple[Model | None, ModelI
     return running
 
 
-@router.post("/api/generate")
-@reads(GenerateRequest)
-async def generate(request: Request) -> Response:
-    state = state_of(request)
-    body = await state.bodies.read_body(request, GenerateRequest)
+@router.post(
+    "/api/generate",
+    response_model=OllamaGenerateReply,
+    responses=streams(NDJSON, OllamaGenerateReply, OllamaError, default=True) | errors(OllamaError, *GENERATION_ERRORS),
+)
+async def generate(
+    request: Request, state: State, body: Annotated[GenerateRequest, json_body(GenerateRequest)]
+) -> Response:
+    """Answer a prompt. Without a prompt, load the model, or unload it if `keep_alive` is 0."""
     model = await _find(state, body.model)
     check_prompt_parts(body, model, request.state.caller, trusts_templates=state.trust_request_chat_template)
     if not body.prompt:
-        return await _load(request, model, body, GenerateReply(body))
+        return await _load(request, state, model, body, GenerateReply(body))
     asked = text_request(body, model)
     prompt = await encode_prompt(body, model, partial(_window, state, model, asked))
     has_context = not body.raw and model.chat_template is not None
     reply = GenerateReply(body, prompt=prompt.token_ids if has_context else None)
-    return await _respond(request, model, asked, prompt, reply)
+    return await _respond(request, state, model, asked, prompt, reply)
 
 
-@router.post("/api/chat")
-@reads(ChatRequest)
-async def chat(request: Request) -> Response:
-    state = state_of(request)
-    body = await state.bodies.read_body(request, ChatRequest)
+@router.post(
+    "/api/chat",
+    response_model=OllamaChatReply,
+    responses=streams(NDJSON, OllamaChatReply, OllamaError, default=True) | errors(OllamaError, *GENERATION_ERRORS),
+)
+async def chat(
+    request: Request, state: State, body: Annotated[OllamaChatRequest, json_body(OllamaChatRequest)]
+) -> Response:
+    """Answer a conversation. Without messages, load the model, or unload it if `keep_alive` is 0."""
     if not body.model:
         raise InvalidRequestError("model is required", param="model")
     model = await _find(state, body.model)
     reply = ChatReply(body)
     if not body.messages:
-        return await _load(request, model, body, reply)
+        return await _load(request, state, model, body, reply)
     asked = text_request(body, model)
     prompt = await encode_chat(body, model, partial(_window, state, model, asked))
-    return await _respond(request, model, asked, prompt, reply)
+    return await _respond(request, state, model, asked, prompt, reply)
 
 
 async def _window(state: GatewayState, model: ServedModel, asked: TextRequest) -> Window:
@@ -102,23 +115,29 @@ async def _window(state: GatewayState, model: ServedModel, asked: TextRequest) -
 
 
 async def _respond(
-    request: Request, model: ServedModel, asked: TextRequest, prompt: FittedPrompt, reply: Reply
+    request: Request, state: GatewayState, model: ServedModel, asked: TextRequest, prompt: FittedPrompt, reply: Reply
 ) -> Response:
     if prompt.left_out:
         note_truncation(request, prompt.left_out)
-    generator = state_of(request).generator
-    text_requests = await generator.fit_requests(model, [replace(asked, prompt_token_ids=tuple(prompt.token_ids))])
-    events = generator.generate_text(model, text_requests, http_context(request))
+    only = replace(asked, prompt_token_ids=tuple(prompt.token_ids))
+    text_requests = await state.generator.fit_requests(model, [only])
+    events = state.generator.generate_text(model, text_requests, http_context(request))
     if reply.is_streamed:
         lines = ndjson_lines(reply.stream_lines(events), _error_body)
-        return await stream_response(request, lines, "application/x-ndjson")
+        return await stream_response(request, lines, NDJSON)
     whole = await unless_gone(request.receive, reply.encode_whole(events))
     return Response(whole, media_type="application/json")
 
 
-async def _load(request: Request, model: ServedModel, body: GenerateRequest | ChatRequest, reply: Reply) -> Response:
+async def _load(
+    request: Request,
+    state: GatewayState,
+    model: ServedModel,
+    body: GenerateRequest | OllamaChatRequest,
+    reply: Reply,
+) -> Response:
     """Load or unload the model, since there is nothing to generate."""
-    state, caller = state_of(request), http_context(request).caller
+    caller = http_context(request).caller
     if body.unloads and not caller.may_unload:
         raise GatewayError(
             ErrorKind.FORBIDDEN,

@@ -104,7 +104,7 @@ def _lower(role: Any) -> Any:
     return role.lower() if isinstance(role, str) else role
 
 
-class ChatMessage(Schema):
+class OllamaMessage(Schema):
     neutral = MappingProxyType(
         {"images": ([],), "thinking": ("",), "tool_call_id": ("",), "tool_calls": ([],), "tool_name": ("",)}
     )
@@ -113,10 +113,10 @@ class ChatMessage(Schema):
     content: str = ""
 
 
-Messages = Annotated[list[ChatMessage], Field(max_length=MAX_MESSAGES, fail_fast=True)]
+Messages = Annotated[list[OllamaMessage], Field(max_length=MAX_MESSAGES, fail_fast=True)]
 
 
-class ChatRequest(_GenerationRequest):
+class OllamaChatRequest(_GenerationRequest):
     neutral = MappingProxyType({**_NEUTRAL, "tools": ([],)})
 
     messages: Messages | None = None

@@ -1,25 +1,27 @@
-"""Ollama's endpoints for the models on this machine: what there is, and how one gets in, is copied, made and deleted.
+"""Ollama's endpoints for the models on this machine: tags, show, pull, create, copy, delete and blobs.
 
-The store reads and writes files, so it works in threads.
+Calls of the store run in threads, since it reads and writes files.
 """
 
 import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, Callable
 from functools import partial
-from typing import Any
+from typing import Annotated, Any
 
 import orjson
 from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, Response
 
 from gateway.errors import Dialect, ErrorKind, GatewayError, InvalidRequestError, error_body, from_model_error
-from gateway.http.api_document import reads
+from gateway.http.bodies import ByteStream, json_body
+from gateway.http.reply_models import JSON_BODY_ERRORS, NDJSON, OllamaError, errors, streams
 from gateway.http.streaming import JSONObject, ndjson_lines, stream_response, unless_gone
 from gateway.models.pulls import Pull, PullStoppedError
 from gateway.ollama.prompts import check_template
+from gateway.ollama.reply_models import OllamaModelList, OllamaShowReply, OllamaStatus
 from gateway.ollama.schemas import CopyRequest, CreateRequest, DeleteRequest, PullRequest, ShowRequest
-from gateway.state import GatewayState, state_of
+from gateway.state import GatewayState, State
 from pagoda.models import ollama_objects
 from pagoda.models.catalogue import CatalogueEntry
 from pagoda.models.errors import ModelError, ModelNotFoundError
@@ -28,38 +30,38 @@ from pagoda.models.model_settings import ModelSettings
 from pagoda.models.parameters import SAMPLING_PARAMETERS, checked_parameter
 from pagoda.models.sources import Stage
 
-# Bytes of an upload that are hashed and written at a time, in a thread.
 UPLOAD_CHUNK_BYTES = 1 << 20
+"""Bytes of an upload that are hashed and written at a time, in a thread."""
 
-router = APIRouter()
+router = APIRouter(tags=["Ollama"], responses=errors(OllamaError))
 _error_body = partial(error_body, dialect=Dialect.OLLAMA)
 Statuses = AsyncGenerator[JSONObject, None]
 
 
-@router.api_route("/api/tags", methods=["GET", "HEAD"])
-async def list_models(request: Request) -> Response:
-    """Those of the store and those that the gateway was told of, the latest first."""
-    state = state_of(request)
+@router.api_route("/api/tags", methods=["GET", "HEAD"], response_model=OllamaModelList)
+async def list_models(state: State) -> Response:
+    """List the models of the store and those that the server was started with, the latest first."""
     listed = await asyncio.to_thread(_listed, state)
     return JSONResponse({"models": sorted(listed, key=lambda each: str(each["modified_at"]), reverse=True)})
 
 
-@router.post("/api/show")
-@reads(ShowRequest)
-async def show(request: Request) -> Response:
-    state = state_of(request)
-    body = await state.bodies.read_body(request, ShowRequest)
+@router.post("/api/show", response_model=OllamaShowReply, responses=errors(OllamaError, *JSON_BODY_ERRORS, 404))
+async def show(state: State, body: Annotated[ShowRequest, json_body(ShowRequest)]) -> Response:
+    """Describe a model."""
     show_model = partial(ollama_objects.shown, policy=state.sampling_policy, verbose=bool(body.verbose))
     shown = await asyncio.to_thread(_read_current, state, body.model_name, show_model)
-    # orjson writes numbers that JSON does not have, which metadata may hold, as null.
+    # orjson writes numbers that JSON does not have, such as NaN, as null. Metadata may hold them.
     return Response(orjson.dumps(shown), media_type="application/json")
 
 
-@router.post("/api/pull")
-@reads(PullRequest)
-async def pull(request: Request) -> Response:
-    state = state_of(request)
-    body = await state.bodies.read_body(request, PullRequest)
+@router.post(
+    "/api/pull",
+    response_model=OllamaStatus,
+    responses=streams(NDJSON, OllamaStatus, OllamaError, default=True)
+    | errors(OllamaError, *JSON_BODY_ERRORS, 404, 502),
+)
+async def pull(request: Request, state: State, body: Annotated[PullRequest, json_body(PullRequest)]) -> Response:
+    """Download a model of the catalogue."""
     name = state.store.canonical_name(body.model_name)
     entry = state.store.catalogue_entry(name)
     if entry is None and not state.model_editor.has(name):
@@ -70,59 +72,63 @@ async def pull(request: Request) -> Response:
     return await _respond(request, _pull_statuses(state.pulls.watch_pull(name), entry), body.stream)
 
 
-@router.post("/api/create")
-@reads(CreateRequest)
-async def create(request: Request) -> Response:
-    state = state_of(request)
-    body = await state.bodies.read_body(request, CreateRequest)
+@router.post(
+    "/api/create",
+    response_model=OllamaStatus,
+    responses=streams(NDJSON, OllamaStatus, OllamaError, default=True)
+    | errors(OllamaError, *JSON_BODY_ERRORS, 404, 409),
+)
+async def create(request: Request, state: State, body: Annotated[CreateRequest, json_body(CreateRequest)]) -> Response:
+    """Make a model from another model, or from uploaded files."""
     if body.template:
         await check_template(body.template)
-    state.store.canonical_name(body.model_name)  # refuses what is no name
+    state.store.canonical_name(body.model_name)  # raises an error for an invalid name
     _refuse_if_named(state, body.model_name, "replaced")
     make = await asyncio.to_thread(_maker, state, body)
     return await _respond(request, _create_statuses(make), body.stream)
 
 
-@router.post("/api/copy")
-@reads(CopyRequest)
-async def copy(request: Request) -> Response:
-    state = state_of(request)
-    body = await state.bodies.read_body(request, CopyRequest)
+@router.post("/api/copy", response_class=Response, responses=errors(OllamaError, *JSON_BODY_ERRORS, 404, 409))
+async def copy(state: State, body: Annotated[CopyRequest, json_body(CopyRequest)]) -> Response:
+    """Give a model another name. The files are shared."""
     _refuse_if_named(state, body.destination, "replaced")
     model = await asyncio.to_thread(_stored_or_served, state, body.source)
     await asyncio.to_thread(state.model_editor.copy_model, model, body.destination)
     return Response()
 
 
-@router.delete("/api/delete")
-@reads(DeleteRequest)
-async def delete(request: Request) -> Response:
-    state = state_of(request)
-    body = await state.bodies.read_body(request, DeleteRequest)
+@router.delete("/api/delete", response_class=Response, responses=errors(OllamaError, *JSON_BODY_ERRORS, 404, 409))
+async def delete(state: State, body: Annotated[DeleteRequest, json_body(DeleteRequest)]) -> Response:
+    """Delete a model."""
     _refuse_if_named(state, body.model_name, "deleted")
     await asyncio.to_thread(state.model_editor.delete, body.model_name)
     await _let_go(state, state.store.canonical_name(body.model_name))
     return Response()
 
 
-@router.head("/api/blobs/{digest}")
-async def has_blob(request: Request, digest: str) -> Response:
-    await asyncio.to_thread(state_of(request).blobs.get, digest)
+@router.head("/api/blobs/{digest}", response_class=Response, responses=errors(OllamaError, 400, 404))
+async def has_blob(state: State, digest: str) -> Response:
+    """Answer 200 if the blob was uploaded, else 404."""
+    await asyncio.to_thread(state.blobs.get, digest)
     return Response()
 
 
-@router.post("/api/blobs/{digest}")
-@reads()
-async def upload_blob(request: Request, digest: str) -> Response:
-    """As long as it likes: a model is larger than any body of a request for text."""
-    blobs = state_of(request).blobs
+@router.post(
+    "/api/blobs/{digest}",
+    response_class=Response,
+    status_code=201,
+    responses=errors(OllamaError, 400) | {200: {"description": "The blob is already on this machine."}},
+)
+async def upload_blob(state: State, digest: str, chunks: ByteStream) -> Response:
+    """Upload a file of a model. Its length is not limited."""
+    blobs = state.blobs
     if await asyncio.to_thread(blobs.has, digest):
         return Response()
     upload = blobs.upload(digest)
     await asyncio.to_thread(upload.begin)
     try:
         waiting = bytearray()
-        async for chunk in request.stream():
+        async for chunk in chunks:
             waiting += chunk
             if len(waiting) >= UPLOAD_CHUNK_BYTES:
                 await asyncio.to_thread(upload.write, bytes(waiting))
@@ -136,7 +142,7 @@ async def upload_blob(request: Request, digest: str) -> Response:
 
 async def _respond(request: Request, statuses: Statuses, stream: bool | None) -> Response:
     if stream is None or stream:
-        return await stream_response(request, ndjson_lines(statuses, _error_body), "application/x-ndjson")
+        return await stream_response(request, ndjson_lines(statuses, _error_body), NDJSON)
     return JSONResponse(await unless_gone(request.receive, _last(statuses)))
 
 

@@ -1,93 +1,116 @@
-"""OpenAI's endpoints: the body becomes a prompt, the prompt a request, its answer a reply."""
+"""OpenAI's endpoints: models, chat completions and completions."""
 
 import asyncio
 import contextlib
 from collections.abc import Sequence
 from functools import partial
 from types import MappingProxyType
+from typing import Annotated
 
 from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, Response
 
 from gateway.answers.text_request import TextRequest
 from gateway.errors import Dialect, error_body
-from gateway.http.api_document import reads
+from gateway.http.bodies import json_body
 from gateway.http.http_context import http_context
+from gateway.http.reply_models import EVENT_STREAM, GENERATION_ERRORS, OpenAIError, errors, streams
 from gateway.http.streaming import sse_lines, stream_response, unless_gone
 from gateway.models.served_model import ServedModel
 from gateway.openai.chat_reply import ChatReply
 from gateway.openai.completion_reply import CompletionReply
 from gateway.openai.prompts import encode_chat, encode_prompts
 from gateway.openai.reply import JSONObject, Reply
+from gateway.openai.reply_models import (
+    ChatCompletion,
+    ChatCompletionChunk,
+    Completion,
+    CompletionChunk,
+    ModelList,
+    ModelObject,
+)
 from gateway.openai.requests import chat_text_request, completion_text_request
 from gateway.openai.schemas import ChatRequest, CompletionRequest
-from gateway.state import GatewayState, state_of
+from gateway.state import GatewayState, State
 from pagoda.models.errors import ModelNotFoundError
 from pagoda.models.model import Model
 from pagoda.models.sampling_defaults import OPENAI_CHAT, as_json
 from pagoda.wire.model_info import ModelInfo
 
-router = APIRouter(prefix="/v1")
-# What OpenAI and vLLM call what Ollama's options have other names for.
+router = APIRouter(prefix="/v1", tags=["OpenAI"])
+# OpenAI's and vLLM's names for parameters that Ollama's options name otherwise.
 _FIELDS = MappingProxyType({"repeat_penalty": "repetition_penalty", "num_predict": "max_tokens"})
 _error_body = partial(error_body, dialect=Dialect.OPENAI)
 
 
-@router.get("/models")
+@router.get("/models", response_model=ModelList, responses=errors(OpenAIError))
 @router.get("/models/", include_in_schema=False)  # Without it the next route takes this for a model without a name.
-async def list_models(request: Request) -> Response:
-    state = state_of(request)
+async def list_models(state: State) -> Response:
+    """List the models that this server has."""
     infos = [(model, await state.models.model_info_if_any(model)) for model in await state.models.listed_models()]
     return JSONResponse({"object": "list", "data": await asyncio.to_thread(_model_objects, state, infos)})
 
 
-@router.get("/models/{name:path}")
-async def get_model(request: Request, name: str) -> Response:
-    state = state_of(request)
+@router.get("/models/{name:path}", response_model=ModelObject, responses=errors(OpenAIError, 400, 404))
+async def get_model(state: State, name: str) -> Response:
+    """Describe a model."""
     model = (await state.models.find_model(name)).model
     info = await state.models.model_info_if_any(model)
     return JSONResponse(await asyncio.to_thread(_model_object, state, model, info))
 
 
-@router.post("/chat/completions")
-@reads(ChatRequest)
-async def chat_completions(request: Request) -> Response:
-    state = state_of(request)
-    body = await state.bodies.read_body(request, ChatRequest)
+@router.post(
+    "/chat/completions",
+    response_model=ChatCompletion,
+    responses=streams(EVENT_STREAM, ChatCompletionChunk, OpenAIError) | errors(OpenAIError, *GENERATION_ERRORS),
+)
+async def chat_completions(
+    request: Request, state: State, body: Annotated[ChatRequest, json_body(ChatRequest)]
+) -> Response:
+    """Answer a conversation."""
     model = await state.models.find_model(body.model or None)
     prompt = await encode_chat(body, model)
     text_requests = await state.generator.fit_requests(model, [chat_text_request(body, prompt, model)])
     reply = ChatReply(body, model, text_requests)
-    return await _respond(request, model, text_requests, reply, stream=bool(body.stream))
+    return await _respond(request, state, model, text_requests, reply, stream=bool(body.stream))
 
 
-@router.post("/completions")
-@reads(CompletionRequest)
-async def completions(request: Request) -> Response:
-    state = state_of(request)
-    body = await state.bodies.read_body(request, CompletionRequest)
+@router.post(
+    "/completions",
+    response_model=Completion,
+    responses=streams(EVENT_STREAM, CompletionChunk, OpenAIError) | errors(OpenAIError, *GENERATION_ERRORS),
+)
+async def completions(
+    request: Request, state: State, body: Annotated[CompletionRequest, json_body(CompletionRequest)]
+) -> Response:
+    """Continue one or several prompts."""
     model = await state.models.find_model(body.model or None)
     prompts = await encode_prompts(body, model)
     asked = [completion_text_request(body, prompt, model) for prompt in prompts]
     text_requests = await state.generator.fit_requests(model, asked)
     reply = CompletionReply(body, model, text_requests)
-    return await _respond(request, model, text_requests, reply, stream=bool(body.stream))
+    return await _respond(request, state, model, text_requests, reply, stream=bool(body.stream))
 
 
 async def _respond(
-    request: Request, model: ServedModel, text_requests: Sequence[TextRequest], reply: Reply, *, stream: bool
+    request: Request,
+    state: GatewayState,
+    model: ServedModel,
+    text_requests: Sequence[TextRequest],
+    reply: Reply,
+    *,
+    stream: bool,
 ) -> Response:
-    events = state_of(request).generator.generate_text(model, text_requests, http_context(request))
+    events = state.generator.generate_text(model, text_requests, http_context(request))
     if stream:
         lines = sse_lines(reply.stream_chunks(events), _error_body)
-        interval_s = state_of(request).comment_interval_s
-        return await stream_response(request, lines, "text/event-stream", comment_every_s=interval_s)
+        return await stream_response(request, lines, EVENT_STREAM, comment_every_s=state.comment_interval_s)
     whole = await unless_gone(request.receive, reply.encode_whole(events))
     return Response(whole, media_type="application/json")
 
 
 def _model_objects(state: GatewayState, infos: Sequence[tuple[Model, ModelInfo | None]]) -> list[JSONObject]:
-    """Leave out those that are deleted meanwhile."""
+    """Describe the models. A model that is deleted at the same time is left out."""
     objects = []
     for model, info in infos:
         with contextlib.suppress(ModelNotFoundError):
@@ -96,9 +119,9 @@ def _model_objects(state: GatewayState, infos: Sequence[tuple[Model, ModelInfo |
 
 
 def _model_object(state: GatewayState, model: Model, info: ModelInfo | None) -> JSONObject:
-    """Read the model's manifest and describe the model.
+    """Describe the model as its manifest is now.
 
-    `max_model_len` is as vLLM has it; `sampling_defaults` is ours: what holds where a chat leaves everything open.
+    `max_model_len` is vLLM's field. `sampling_defaults` is ours: the parameters of a chat that leaves everything open.
     """
     model, defaults = state.store.read_current(model, state.sampling_policy.defaults_of)
     return {

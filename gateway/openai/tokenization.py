@@ -1,31 +1,40 @@
-"""vLLM's endpoints beside OpenAI's for the texts' tokens: /tokenize and /detokenize."""
+"""vLLM's endpoints for the tokens of texts: /tokenize and /detokenize."""
 
 import asyncio
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
 
 import orjson
-from fastapi import APIRouter, Request
+from fastapi import APIRouter
 from starlette.responses import Response
 
-from gateway.http.api_document import reads
+from gateway.http.bodies import json_body
+from gateway.http.reply_models import JSON_BODY_ERRORS, OpenAIError, errors
 from gateway.models.served_model import ServedModel
 from gateway.openai.prompts import conversation_of
+from gateway.openai.reply_models import DetokenizeReply, TokenizeReply
 from gateway.openai.schemas import DetokenizeRequest, TokenizeChatRequest, TokenizePromptRequest
-from gateway.state import state_of
+from gateway.state import State
 
-router = APIRouter()
+router = APIRouter(tags=["OpenAI"])
 
 MAX_TOKENS = 1 << 18
-"""A text of more tokens is refused, unless the model's window is longer."""
+"""Longest text that is tokenized, in tokens, unless the model's window is longer."""
 
 
-@router.post("/tokenize")
-@reads(TokenizePromptRequest, TokenizeChatRequest)
-async def tokenize(request: Request) -> Response:
-    """Of a prompt, or of a conversation as the model's template writes it."""
-    state = state_of(request)
-    body = await state.bodies.read_body_as(request, _schema)
+def _schema(body: Mapping[str, Any]) -> type[TokenizeChatRequest | TokenizePromptRequest]:
+    return TokenizeChatRequest if "messages" in body else TokenizePromptRequest
+
+
+_TokenizeBody = Annotated[
+    TokenizePromptRequest | TokenizeChatRequest,
+    json_body(TokenizePromptRequest, TokenizeChatRequest, choose=_schema),
+]
+
+
+@router.post("/tokenize", response_model=TokenizeReply, responses=errors(OpenAIError, *JSON_BODY_ERRORS, 404))
+async def tokenize(state: State, body: _TokenizeBody) -> Response:
+    """Return the tokens of a prompt, or of a conversation as the model's template writes it."""
     model = await state.models.find_model(body.model or None)
     token_ids = await _encode(body, model)
     info = await state.models.model_info_if_any(model.model)
@@ -40,20 +49,13 @@ async def tokenize(request: Request) -> Response:
     return Response(orjson.dumps(result), media_type="application/json")
 
 
-@router.post("/detokenize")
-@reads(DetokenizeRequest)
-async def detokenize(request: Request) -> Response:
-    """Special tokens by their names: what /tokenize would have to be told to write them."""
-    state = state_of(request)
-    body = await state.bodies.read_body(request, DetokenizeRequest)
+@router.post("/detokenize", response_model=DetokenizeReply, responses=errors(OpenAIError, *JSON_BODY_ERRORS, 404))
+async def detokenize(state: State, body: Annotated[DetokenizeRequest, json_body(DetokenizeRequest)]) -> Response:
+    """Return the text of tokens. Special tokens appear by name."""
     model = await state.models.find_model(body.model or None)
     model.check_token_ids(body.tokens, "tokens")
     text = await asyncio.to_thread(model.tokenizer.decode, body.tokens, skip_special_tokens=False)
     return Response(orjson.dumps({"prompt": text}), media_type="application/json")
-
-
-def _schema(body: Mapping[str, Any]) -> type[TokenizeChatRequest | TokenizePromptRequest]:
-    return TokenizeChatRequest if "messages" in body else TokenizePromptRequest
 
 
 async def _encode(body: TokenizeChatRequest | TokenizePromptRequest, model: ServedModel) -> list[int]:

@@ -11,12 +11,14 @@ from typing import Any
 import httpx
 import uvicorn
 from fastapi import FastAPI
+from starlette.types import ASGIApp
 
 from gateway.app import create_app
 from gateway.http.bounded_connection import HTTPLimits, http_protocol
 from gateway.settings import GatewaySettings
 from pagoda.models.catalogue import CATALOGUE, CatalogueEntry
 from pagoda.models.store import ModelStore
+from tests.fakes.documented_replies import DocumentedReplies
 from tests.fakes.scheduler import FakeScheduler
 from tests.fakes.tiny_model import write_tiny_gguf
 
@@ -48,7 +50,7 @@ async def running_gateway(
         app = create_app(
             GatewaySettings(home=directory, scheduler=scheduler.address, **settings), models, catalogue=catalogue
         )
-        async with serving(app) as url, httpx.AsyncClient(base_url=url, timeout=200) as http:
+        async with serving(DocumentedReplies(app)) as url, httpx.AsyncClient(base_url=url, timeout=200) as http:
             await scheduler.session_opened.wait()
             while app.state.gateway.schedulers.problem:  # noqa: ASYNC110  # health is watched beside the session
                 await asyncio.sleep(0.001)
@@ -56,7 +58,7 @@ async def running_gateway(
 
 
 @asynccontextmanager
-async def serving(app: FastAPI, limits: HTTPLimits | None = None, keep_alive_s: int = 200) -> AsyncIterator[str]:
+async def serving(app: ASGIApp, limits: HTTPLimits | None = None, keep_alive_s: int = 200) -> AsyncIterator[str]:
     with socket.create_server(("127.0.0.1", 0)) as listening:
         # On a busy machine seconds pass between two requests. A client that uses a connection while it is closed gets an error.
         config = uvicorn.Config(

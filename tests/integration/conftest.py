@@ -6,7 +6,16 @@ from pathlib import Path
 
 import pytest
 
+from tests.fakes.documented_replies import violations
 from tests.fakes.gateway import RunningGateway, running_gateway
+
+
+@pytest.fixture(autouse=True)
+def _replies_are_documented() -> Iterator[None]:
+    """Fail the test if a gateway of this process answered something that its API document does not say."""
+    violations.clear()
+    yield
+    assert not violations, "\n".join(violations)
 
 
 @pytest.fixture

@@ -1,4 +1,7 @@
-"""The OpenAPI document of both APIs: it is whole, and no request made from it ends in a status of 500 or above."""
+"""The OpenAPI document of both APIs: it is complete, it describes the replies, and no request made from it fails the server.
+
+Every reply of the gateways in this folder's tests is validated against it as well (tests/fakes/documented_replies.py).
+"""
 
 import asyncio
 import tempfile
@@ -8,27 +11,25 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import orjson
 import pytest
 import schemathesis
 from hypothesis import HealthCheck, given, settings
 from schemathesis.checks import not_a_server_error
 
-from gateway.app import ROUTERS
-from gateway.http.api_document import api_document
+from gateway.app import document as api_document
+from tests.fakes.documented_replies import Reply, ReplyValidator
 from tests.fakes.gateway import running_gateway
 
 # Readiness may truthfully answer with 503: the news of the scheduler's health arrives a moment after the session.
 OPERATIONS = [
-    (path, method)
-    for path, methods in api_document([route for router in ROUTERS for route in router.routes], "test")["paths"].items()
-    for method in methods
-    if path != "/ready"
+    (path, method) for path, methods in api_document()["paths"].items() for method in methods if path != "/ready"
 ]
 
 
 @pytest.fixture(scope="module")
 def url() -> Iterator[str]:
-    """Of a gateway in a thread of its own: Schemathesis waits for each answer in this one."""
+    """Run a gateway in a thread of its own, since Schemathesis waits for each reply in this one, and yield its URL."""
     ready, stop = threading.Event(), threading.Event()
     addresses: list[str] = []
 
@@ -63,10 +64,95 @@ def test_no_request_makes_the_server_fail(document: Any, path: str, method: str)
     send()
 
 
-def test_the_document_has_both_dialects(url: str) -> None:
-    document = httpx.get(f"{url}/openapi.json", timeout=200).json()
-    for path in ("/v1/chat/completions", "/v1/completions", "/api/chat", "/api/generate", "/api/create"):
-        reference = document["paths"][path]["post"]["requestBody"]["content"]["application/json"]["schema"]["$ref"]
-        properties = document["components"]["schemas"][reference.rpartition("/")[2]]["properties"]
-        assert "model" in properties
-    assert httpx.get(f"{url}/docs", timeout=200).status_code == 200
+def test_the_server_gives_out_the_document(url: str) -> None:
+    assert httpx.get(f"{url}/openapi.json", timeout=200).json() == api_document()
+
+
+@pytest.mark.parametrize(
+    "path", ["/v1/chat/completions", "/v1/completions", "/api/chat", "/api/generate", "/api/create"]
+)
+def test_request_fields_are_documented(path: str) -> None:
+    reference = api_document()["paths"][path]["post"]["requestBody"]["content"]["application/json"]["schema"]["$ref"]
+    assert "model" in api_document()["components"]["schemas"][reference.rpartition("/")[2]]["properties"]
+
+
+def test_every_operation_is_described() -> None:
+    operations = [operation for by_method in api_document()["paths"].values() for operation in by_method.values()]
+    tags = {tag["name"] for tag in api_document()["tags"]}
+    names = [operation["operationId"] for operation in operations]
+    assert len(set(names)) == len(names)
+    for operation in operations:
+        assert operation["summary"] and operation["description"].endswith((".", "`."))
+        assert set(operation["tags"]) <= tags
+        # A validation error of FastAPI's own cannot happen: no handler has parameters that could be invalid.
+        assert "422" not in operation["responses"] and "500" in operation["responses"]
+
+
+def test_operations_document_their_keys() -> None:
+    paths = api_document()["paths"]
+    assert set(api_document()["components"]["securitySchemes"]) == {"bearer", "x-api-key"}
+    assert "401" in paths["/api/chat"]["post"]["responses"] and "security" not in paths["/api/chat"]["post"]
+    assert "401" not in paths["/health"]["get"]["responses"] and paths["/health"]["get"]["security"] == []
+    assert "the scope `admin`" in paths["/api/pull"]["post"]["description"]
+
+
+CHAT, STREAM = "/v1/chat/completions", "text/event-stream"
+CHUNK = {
+    "id": "1",
+    "object": "chat.completion.chunk",
+    "created": 1,
+    "model": "tiny",
+    "system_fingerprint": None,
+    "choices": [{"index": 0, "delta": {"content": "a"}, "logprobs": None, "finish_reason": None}],
+}
+OPENAI_ERROR = {"error": {"message": "no", "type": "x", "param": None, "code": None}}
+
+
+def problems(method: str, path: str, status: int, media_type: str, body: bytes) -> list[str]:
+    """Return what the check that all tests of this folder use says of a reply."""
+    reply = Reply({"type": "http", "method": method, "path": path})
+    headers = [(b"content-type", media_type.encode())] if media_type else []
+    reply.add_message({"type": "http.response.start", "status": status, "headers": headers})
+    reply.add_message({"type": "http.response.body", "body": body})
+    return list(ReplyValidator(api_document()).problems(reply))
+
+
+def event(*objects: Any) -> bytes:
+    return b"".join(b"data: " + orjson.dumps(each) + b"\n\n" for each in objects)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status", "media_type", "body"),
+    [
+        pytest.param("GET", "/version", 200, "application/json", b'{"version": "1"}', id="object"),
+        pytest.param("HEAD", "/version", 200, "application/json", b'{"version": "1"}', id="HEAD of a GET"),
+        pytest.param("POST", CHAT, 400, "application/json", orjson.dumps(OPENAI_ERROR), id="error"),
+        pytest.param("GET", "/nothing", 404, "application/json", orjson.dumps(OPENAI_ERROR), id="unknown path"),
+        pytest.param("GET", "/", 200, "text/plain", b"Ollama is running", id="text"),
+        pytest.param("POST", "/api/copy", 200, "", b"", id="empty"),
+        pytest.param("POST", CHAT, 200, STREAM, b": waiting\n\n" + event(CHUNK) + b"data: [DONE]\n\n", id="stream"),
+    ],
+)
+def test_a_documented_reply_passes(method: str, path: str, status: int, media_type: str, body: bytes) -> None:
+    assert problems(method, path, status, media_type, body) == []
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status", "media_type", "body"),
+    [
+        pytest.param("GET", "/version", 200, "application/json", b'{"version": "1", "x": 1}', id="further field"),
+        pytest.param("GET", "/version", 200, "application/json", b"{}", id="missing field"),
+        pytest.param("GET", "/version", 200, "application/json", b'{"version": 1}', id="other type"),
+        pytest.param("GET", "/version", 200, "text/plain", b'{"version": "1"}', id="other media type"),
+        pytest.param("GET", "/version", 202, "application/json", b'{"version": "1"}', id="other status"),
+        pytest.param("GET", "/new", 200, "application/json", b"{}", id="other path"),
+        pytest.param("DELETE", "/version", 200, "application/json", b'{"version": "1"}', id="other method"),
+        pytest.param("POST", "/api/chat", 400, "application/json", orjson.dumps(OPENAI_ERROR), id="other API's error"),
+        pytest.param("GET", "/api/no", 404, "application/json", orjson.dumps(OPENAI_ERROR), id="other API's 404"),
+        pytest.param("POST", "/api/copy", 200, "application/json", b"{}", id="body where there is none"),
+        pytest.param("POST", CHAT, 200, STREAM, event(CHUNK, CHUNK | {"x": 1}), id="further field in a stream"),
+        pytest.param("POST", "/api/pull", 200, "application/x-ndjson", b'{"stat": 1}\n', id="wrong line"),
+    ],
+)
+def test_an_undocumented_reply_is_noticed(method: str, path: str, status: int, media_type: str, body: bytes) -> None:
+    assert problems(method, path, status, media_type, body)

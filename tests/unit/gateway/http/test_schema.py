@@ -21,7 +21,7 @@ NAMES = st.text(max_size=100) | st.sampled_from(["messages", "options", "model",
 
 @given(body=st.dictionaries(NAMES, JSON, max_size=40))
 def test_names_fit_into_a_header(body: dict[str, Any]) -> None:
-    for schema in (openai.ChatRequest, openai.CompletionRequest, ollama.ChatRequest, ollama.CreateRequest):
+    for schema in (openai.ChatRequest, openai.CompletionRequest, ollama.OllamaChatRequest, ollama.CreateRequest):
         named = schema.unknown_fields(body)
         assert len(named) <= MAX_NAMED + 1
         for name in named:

@@ -1,0 +1,150 @@
+"""The replies of Ollama's endpoints, for the API document. replies.py and pagoda.models.ollama_objects build the real ones."""
+
+from typing import Any, Literal
+
+from gateway.http.reply_models import ReplyModel, optional
+
+
+class OllamaVersion(ReplyModel):
+    version: str
+
+
+class OllamaTopLogprob(ReplyModel):
+    token: str
+    logprob: float | None
+    bytes: list[int]
+
+
+class OllamaLogprob(OllamaTopLogprob):
+    top_logprobs: list[OllamaTopLogprob]
+
+
+class _Answer(ReplyModel):
+    """A piece of an answer. The last piece has `done: true` and the counts; durations are in nanoseconds."""
+
+    model: str
+    created_at: str
+    done: bool
+    logprobs: list[OllamaLogprob] = optional()
+    done_reason: Literal["stop", "length", "abort", "load", "unload"] = optional()
+    total_duration: int = optional()
+    """Time since the request arrived."""
+    load_duration: int = optional()
+    """Time that the request waited for a worker."""
+    prompt_eval_count: int = optional()
+    """Tokens of the prompt."""
+    prompt_eval_duration: int = optional()
+    eval_count: int = optional()
+    """Tokens of the answer."""
+    eval_duration: int = optional()
+
+
+class OllamaGenerateReply(_Answer):
+    """The answer to a prompt, or a piece of it. The last piece has `done: true` and the counts."""
+
+    response: str
+    context: list[int] = optional()
+    """Tokens of the prompt and the answer, for the next request's `context`."""
+
+
+class OllamaReplyMessage(ReplyModel):
+    role: Literal["assistant"]
+    content: str
+
+
+class OllamaChatReply(_Answer):
+    """The answer to a conversation, or a piece of it. The last piece has `done: true` and the counts."""
+
+    message: OllamaReplyMessage
+
+
+class OllamaModelDetails(ReplyModel):
+    parent_model: str
+    format: str
+    family: str
+    families: list[str]
+    parameter_size: str
+    quantization_level: str
+    context_length: int
+    embedding_length: int
+
+
+class _ModelIdentity(ReplyModel):
+    name: str
+    model: str
+    size: int
+    """Size of the model's files, in bytes."""
+    digest: str
+
+
+class OllamaModel(_ModelIdentity):
+    details: OllamaModelDetails
+    modified_at: str
+    capabilities: list[str]
+
+
+class OllamaModelList(ReplyModel):
+    models: list[OllamaModel]
+
+
+class OllamaRunningModel(_ModelIdentity):
+    details: OllamaModelDetails = optional()
+    """Absent if the model's files were deleted."""
+    expires_at: str
+    """Time at which the model leaves memory if no request uses it."""
+    size_vram: int
+    context_length: int
+
+
+class OllamaRunningModels(ReplyModel):
+    models: list[OllamaRunningModel]
+
+
+class OllamaSamplingDefault(ReplyModel):
+    """A sampling parameter that holds when a request leaves it open."""
+
+    value: float | int | list[str]
+    source: Literal["modelfile", "server", "catalogue", "generation_config.json", "gguf", "api"]
+    """Origin of the value. `api` is the API's own default."""
+
+
+class OllamaStoredMessage(ReplyModel):
+    role: Literal["system", "user", "assistant"]
+    content: str
+
+
+class OllamaTensor(ReplyModel):
+    name: str
+    type: str
+    shape: list[int]
+
+
+class OllamaShowReply(ReplyModel):
+    license: str
+    modelfile: str
+    parameters: str
+    sampling_defaults: dict[str, OllamaSamplingDefault]
+    """Parameters of a request that leaves everything open, by name."""
+    template: str
+    system: str
+    details: OllamaModelDetails
+    model_info: dict[str, Any]
+    """Metadata of the model's files. Long lists are empty unless `verbose` is true."""
+    capabilities: list[str]
+    modified_at: str
+    messages: list[OllamaStoredMessage] = optional()
+    """Messages that precede each conversation, if the model has any."""
+    tensors: list[OllamaTensor] = optional()
+    """Tensors of the model, if `verbose` is true."""
+
+
+class OllamaStatus(ReplyModel):
+    """A step of a longer operation. The last step's status is `success`."""
+
+    status: str
+    digest: str = optional()
+    """Digest of the file that is being downloaded."""
+    total: int = optional()
+    """Size of the file, in bytes."""
+    completed: int = optional()
+    """Bytes of the file that are on this machine."""
