@@ -5,10 +5,11 @@ from typing import Literal
 
 from fastapi import APIRouter
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
+from pydantic import Field
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from gateway.errors import GatewayError
-from gateway.http.reply_models import OpenAIError, ReplyModel, errors
+from gateway.http.reply_models import SCHEDULER_ERRORS, OpenAIError, ReplyModel, errors
 from gateway.state import GatewayState, State
 from gateway.telemetry.scheduler_metrics import queue_object
 from pagoda.distribution import VERSION
@@ -24,8 +25,7 @@ class HealthReply(ReplyModel):
 
 class ReadyReply(ReplyModel):
     status: Literal["ready"]
-    addresses: list[str]
-    """URLs on which the gateway listens."""
+    addresses: list[str] = Field(description="URLs on which the gateway listens.")
 
 
 class NotReadyReply(ReplyModel):
@@ -43,19 +43,16 @@ class TenantQueue(ReplyModel):
     model: str
     tenant: str
     num_waiting: int
-    oldest_s: float
-    """Waiting time of the oldest sequence, in seconds."""
-    next_position: int
-    """Position of the first sequence among all that wait, from 1."""
+    oldest_s: float = Field(description="Waiting time of the oldest sequence, in seconds.")
+    next_position: int = Field(description="Position of the first sequence among all that wait, from 1.")
 
 
 class QueueReply(ReplyModel):
-    num_waiting: int
-    """Sequences that wait for a worker."""
-    num_running: int
-    """Sequences that a worker computes."""
-    wait_s: float | None
-    """Estimated wait of a new sequence, in seconds. Null while there is nothing to estimate it from."""
+    num_waiting: int = Field(description="Sequences that wait for a worker.")
+    num_running: int = Field(description="Sequences that a worker computes.")
+    wait_s: float | None = Field(
+        description="Estimated wait of a new sequence, in seconds. Null while there is nothing to estimate it from."
+    )
     queues: list[TenantQueue]
 
 
@@ -106,7 +103,7 @@ async def metrics(state: State) -> Response:
     return Response(state.metrics.exposition(load), media_type=CONTENT_TYPE_PLAIN_0_0_4)
 
 
-@router.get("/queue", response_model=QueueReply)
+@router.get("/queue", response_model=QueueReply, responses=errors(OpenAIError, *SCHEDULER_ERRORS))
 async def queue(state: State) -> Response:
     """Return the sequences that wait for a worker, by model and tenant."""
     return JSONResponse(queue_object(await state.schedulers.get_load()))

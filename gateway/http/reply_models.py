@@ -5,7 +5,7 @@ against it.
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -16,8 +16,10 @@ NDJSON = "application/x-ndjson"
 
 JSON_BODY_ERRORS = (400, 413, 415)
 """Statuses with which a JSON body can be refused."""
-GENERATION_ERRORS = (*JSON_BODY_ERRORS, 404, 429, 501, 504)
-"""Statuses that a request for text can end with, besides those of every route."""
+SCHEDULER_ERRORS = (501, 504)
+"""Statuses with which a scheduler's failure is answered, besides those of every route."""
+GENERATION_ERRORS = (*JSON_BODY_ERRORS, *SCHEDULER_ERRORS, 404, 429)
+"""Statuses with which a request for text can fail, besides those of every route."""
 
 _COMMON_ERRORS = (401, 403, 408, 431, 500, 503)
 _ERROR_CAUSES = {
@@ -48,20 +50,29 @@ _RETRY_AFTER = {
 class ReplyModel(BaseModel):
     """A JSON object of a reply. It has the listed fields and no others."""
 
-    # Nothing is validated against these models at run time, so pydantic need not compile them when they are imported.
-    model_config = ConfigDict(extra="forbid", defer_build=True, use_attribute_docstrings=True)
+    # Nothing is validated against these models at run time, so pydantic need not compile them when they are imported. Their fields
+    # have no docstrings, which pydantic would read from the source files then.
+    model_config = ConfigDict(extra="forbid", defer_build=True)
 
 
-def optional() -> Any:
+def optional(description: str | None = None) -> Any:
     """Return the default of a field that some replies do not have."""
-    return Field(default_factory=lambda: None)
+    return Field(default_factory=lambda: None, description=description)
+
+
+class SamplingDefault(ReplyModel):
+    """A sampling parameter that holds when a request leaves it open."""
+
+    value: float | int | list[str]
+    source: Literal["modelfile", "server", "catalogue", "generation_config.json", "gguf", "api"] = Field(
+        description="Origin of the value. `api` is the API's own default."
+    )
 
 
 class OpenAIErrorDetails(ReplyModel):
     message: str
     type: str
-    param: str | None
-    """The field of the request that is at fault."""
+    param: str | None = Field(description="The field of the request that is at fault.")
     code: str | None
 
 

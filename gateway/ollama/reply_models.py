@@ -2,7 +2,9 @@
 
 from typing import Any, Literal
 
-from gateway.http.reply_models import ReplyModel, optional
+from pydantic import Field
+
+from gateway.http.reply_models import ReplyModel, SamplingDefault, optional
 
 
 class OllamaVersion(ReplyModel):
@@ -27,15 +29,11 @@ class _Answer(ReplyModel):
     done: bool
     logprobs: list[OllamaLogprob] = optional()
     done_reason: Literal["stop", "length", "abort", "load", "unload"] = optional()
-    total_duration: int = optional()
-    """Time since the request arrived."""
-    load_duration: int = optional()
-    """Time that the request waited for a worker."""
-    prompt_eval_count: int = optional()
-    """Tokens of the prompt."""
+    total_duration: int = optional("Time since the request arrived.")
+    load_duration: int = optional("Time that the request waited for a worker.")
+    prompt_eval_count: int = optional("Tokens of the prompt.")
     prompt_eval_duration: int = optional()
-    eval_count: int = optional()
-    """Tokens of the answer."""
+    eval_count: int = optional("Tokens of the answer.")
     eval_duration: int = optional()
 
 
@@ -43,8 +41,7 @@ class OllamaGenerateReply(_Answer):
     """The answer to a prompt, or a piece of it. The last piece has `done: true` and the counts."""
 
     response: str
-    context: list[int] = optional()
-    """Tokens of the prompt and the answer, for the next request's `context`."""
+    context: list[int] = optional("Tokens of the prompt and the answer, for the next request's `context`.")
 
 
 class OllamaReplyMessage(ReplyModel):
@@ -72,8 +69,7 @@ class OllamaModelDetails(ReplyModel):
 class _ModelIdentity(ReplyModel):
     name: str
     model: str
-    size: int
-    """Size of the model's files, in bytes."""
+    size: int = Field(description="Size of the model's files, in bytes.")
     digest: str
 
 
@@ -88,24 +84,14 @@ class OllamaModelList(ReplyModel):
 
 
 class OllamaRunningModel(_ModelIdentity):
-    details: OllamaModelDetails = optional()
-    """Absent if the model's files were deleted."""
-    expires_at: str
-    """Time at which the model leaves memory if no request uses it."""
+    details: OllamaModelDetails = optional("Absent if the model's files were deleted.")
+    expires_at: str = Field(description="Time at which the model leaves memory if no request uses it.")
     size_vram: int
     context_length: int
 
 
 class OllamaRunningModels(ReplyModel):
     models: list[OllamaRunningModel]
-
-
-class OllamaSamplingDefault(ReplyModel):
-    """A sampling parameter that holds when a request leaves it open."""
-
-    value: float | int | list[str]
-    source: Literal["modelfile", "server", "catalogue", "generation_config.json", "gguf", "api"]
-    """Origin of the value. `api` is the API's own default."""
 
 
 class OllamaStoredMessage(ReplyModel):
@@ -123,28 +109,25 @@ class OllamaShowReply(ReplyModel):
     license: str
     modelfile: str
     parameters: str
-    sampling_defaults: dict[str, OllamaSamplingDefault]
-    """Parameters of a request that leaves everything open, by name."""
+    sampling_defaults: dict[str, SamplingDefault] = Field(
+        description="Parameters of a request that leaves everything open, by name."
+    )
     template: str
     system: str
     details: OllamaModelDetails
-    model_info: dict[str, Any]
-    """Metadata of the model's files. Long lists are empty unless `verbose` is true."""
+    model_info: dict[str, Any] = Field(
+        description="Metadata of the model's files. Long lists are empty unless `verbose` is true."
+    )
     capabilities: list[str]
     modified_at: str
-    messages: list[OllamaStoredMessage] = optional()
-    """Messages that precede each conversation, if the model has any."""
-    tensors: list[OllamaTensor] = optional()
-    """Tensors of the model, if `verbose` is true."""
+    messages: list[OllamaStoredMessage] = optional("Messages that precede each conversation, if the model has any.")
+    tensors: list[OllamaTensor] = optional("Tensors of the model, if `verbose` is true.")
 
 
 class OllamaStatus(ReplyModel):
     """A step of a longer operation. The last step's status is `success`."""
 
     status: str
-    digest: str = optional()
-    """Digest of the file that is being downloaded."""
-    total: int = optional()
-    """Size of the file, in bytes."""
-    completed: int = optional()
-    """Bytes of the file that are on this machine."""
+    digest: str = optional("Digest of the file that is being downloaded.")
+    total: int = optional("Size of the file, in bytes.")
+    completed: int = optional("Bytes of the file that are on this machine.")

@@ -2,31 +2,26 @@
 
 from typing import Literal
 
-from gateway.http.reply_models import ReplyModel, optional
+from pydantic import Field
+
+from gateway.http.reply_models import ReplyModel, SamplingDefault, optional
 
 FinishReason = Literal["stop", "length", "abort"]
-
-
-class SamplingDefault(ReplyModel):
-    """A sampling parameter that holds when a request leaves it open."""
-
-    value: float | int | list[str]
-    source: Literal["modelfile", "server", "catalogue", "generation_config.json", "gguf", "api"]
-    """Origin of the value. `api` is the API's own default."""
 
 
 class ModelObject(ReplyModel):
     id: str
     object: Literal["model"]
-    created: int
-    """Unix time at which the server started, in seconds."""
+    created: int = Field(description="Unix time at which the server started, in seconds.")
     owned_by: str
     root: str
     parent: None
-    max_model_len: int | None
-    """Longest prompt and answer together, in tokens. Null while no worker has told its limit."""
-    sampling_defaults: dict[str, SamplingDefault]
-    """Parameters of a chat that leaves everything open, by name."""
+    max_model_len: int | None = Field(
+        description="Longest prompt and answer together, in tokens. Null while no worker has told its limit."
+    )
+    sampling_defaults: dict[str, SamplingDefault] = Field(
+        description="Parameters of a chat that leaves everything open, by name."
+    )
 
 
 class ModelList(ReplyModel):
@@ -35,8 +30,7 @@ class ModelList(ReplyModel):
 
 
 class PromptTokensDetails(ReplyModel):
-    cached_tokens: int
-    """Prompt tokens whose keys and values were in the prefix cache."""
+    cached_tokens: int = Field(description="Prompt tokens whose keys and values were in the prefix cache.")
 
 
 class Usage(ReplyModel):
@@ -48,8 +42,9 @@ class Usage(ReplyModel):
 
 class PromptCandidate(ReplyModel):
     logprob: float | None
-    rank: int | None
-    """Rank among the most probable tokens, from 1; null if it is not one of those asked for."""
+    rank: int | None = Field(
+        description="Rank among the most probable tokens, from 1; null if it is not one of those asked for."
+    )
     decoded_token: str
 
 
@@ -82,8 +77,7 @@ class ChatChoice(ReplyModel):
     message: AssistantMessage
     logprobs: ChatLogprobs | None
     finish_reason: FinishReason
-    stop_reason: str | int | None
-    """The stop string or stop token that ended the answer."""
+    stop_reason: str | int | None = Field(description="The stop string or stop token that ended the answer.")
     token_ids: list[int] = optional()
 
 
@@ -108,8 +102,7 @@ class ChatChunkChoice(ReplyModel):
     index: int
     delta: ChatDelta
     logprobs: ChatLogprobs | None
-    finish_reason: FinishReason | None
-    """Null until the choice's last chunk."""
+    finish_reason: FinishReason | None = Field(description="Null until the choice's last chunk.")
     stop_reason: str | int | None = optional()
     token_ids: list[int] = optional()
 
@@ -120,8 +113,9 @@ class ChatCompletionChunk(ReplyModel):
     created: int
     model: str
     system_fingerprint: None
-    choices: list[ChatChunkChoice]
-    """One choice; none in the chunk that has the usage of the whole stream."""
+    choices: list[ChatChunkChoice] = Field(
+        description="One choice; none in the chunk that has the usage of the whole stream."
+    )
     usage: Usage | None = optional()
     prompt_token_ids: list[int] = optional()
 
@@ -138,8 +132,7 @@ class CompletionChoice(ReplyModel):
     text: str
     logprobs: CompletionLogprobs | None
     finish_reason: FinishReason
-    stop_reason: str | int | None
-    """The stop string or stop token that ended the answer."""
+    stop_reason: str | int | None = Field(description="The stop string or stop token that ended the answer.")
     token_ids: list[int] = optional()
     prompt_token_ids: list[int] = optional()
     prompt_logprobs: PromptLogprobs = optional()
@@ -159,8 +152,7 @@ class CompletionChunkChoice(ReplyModel):
     index: int
     text: str
     logprobs: CompletionLogprobs | None
-    finish_reason: FinishReason | None
-    """Null until the choice's last chunk."""
+    finish_reason: FinishReason | None = Field(description="Null until the choice's last chunk.")
     stop_reason: str | int | None = optional()
     token_ids: list[int] = optional()
     prompt_token_ids: list[int] = optional()
@@ -172,18 +164,17 @@ class CompletionChunk(ReplyModel):
     created: int
     model: str
     system_fingerprint: None
-    choices: list[CompletionChunkChoice]
-    """One choice; none in the chunk that has the usage of the whole stream."""
+    choices: list[CompletionChunkChoice] = Field(
+        description="One choice; none in the chunk that has the usage of the whole stream."
+    )
     usage: Usage | None = optional()
 
 
 class TokenizeReply(ReplyModel):
     count: int
-    max_model_len: int
-    """Longest prompt and answer together, in tokens."""
+    max_model_len: int = Field(description="Longest prompt and answer together, in tokens.")
     tokens: list[int]
-    token_strs: list[str] | None
-    """The tokens' texts, if `return_token_strs` is true."""
+    token_strs: list[str] | None = Field(description="The tokens' texts, if `return_token_strs` is true.")
 
 
 class DetokenizeReply(ReplyModel):
