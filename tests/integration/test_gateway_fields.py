@@ -1,4 +1,4 @@
-"""Every field of the table in docs/api-fields.md, sent with a value that is accepted and with one that is refused by name."""
+"""Tests of every field in the table of docs/api-fields.md, with a value that is accepted and one that is refused by name."""
 
 import hashlib
 import tempfile
@@ -29,7 +29,7 @@ async def shared_gateway() -> AsyncIterator[RunningGateway]:
 
 
 Fields = Mapping[str, Any]
-# How fields get into a request: the method, the path, and the body around them.
+# The method, the path, and the body around the tested fields.
 REQUESTS: Mapping[str, tuple[str, str, Callable[[Fields], Fields]]] = {
     "POST /v1/chat/completions": ("POST", "/v1/chat/completions", lambda fields: {"messages": [USER], **fields}),
     "POST /v1/chat/completions: `messages`": (
@@ -69,7 +69,7 @@ REQUESTS: Mapping[str, tuple[str, str, Callable[[Fields], Fields]]] = {
     "POST /api/copy": ("POST", "/api/copy", lambda fields: {"source": "tiny", "destination": "new", **fields}),
     "DELETE /api/delete": ("DELETE", "/api/delete", lambda fields: {"model": "there", **fields}),
 }
-# A value that each honoured field takes.
+# A valid value of each honoured field.
 ALLOWED: Mapping[str, Any] = {
     "add_generation_prompt": False,
     "add_special_tokens": False,
@@ -140,7 +140,7 @@ ALLOWED: Mapping[str, Any] = {
     "type": "text",
     "verbose": True,
 }
-# Where the same name means something else.
+# Valid values of fields whose name means something else in this route.
 ALLOWED_IN: Mapping[tuple[str, str], Any] = {
     ("POST /v1/completions", "logprobs"): 2,
     ("POST /api/create", "model"): "new",
@@ -149,9 +149,9 @@ ALLOWED_IN: Mapping[tuple[str, str], Any] = {
     ("POST /api/pull", "model"): "there",
     ("DELETE /api/delete", "model"): "there",
 }
-# What a field needs beside it.
+# Other fields that a field needs.
 COMPANIONS: Mapping[str, Fields] = {"stream_options": {"stream": True}, "top_logprobs": {"logprobs": True}}
-# What a request has beside a field that is unknown.
+# The rest of a request with an unknown field.
 REQUIRED: Mapping[str, Fields] = {"DELETE /api/delete": {"model": "there"}}
 UNLIKELY = ("surprise", 7, True, ["surprise"], {"surprise": 1})
 
@@ -205,7 +205,7 @@ async def test_an_accepted_value(gateway: RunningGateway, body: Body, name: str)
     else:
         value = allowed_value(body, name)
     response = await send(gateway, body, {name: value, **COMPANIONS.get(name, {})})
-    if name == "files":  # the one value that a table cannot hold: a file that was uploaded before
+    if name == "files":  # the only value that the table cannot contain: the digest of an uploaded file
         assert response.status_code == 400 and "exclude each other" in response.text
     else:
         assert response.status_code == 200, response.text

@@ -1,4 +1,4 @@
-"""What HTTP itself allows clients: HEAD, HTTP/1.0, doubled slashes, preflights, encodings, and SDKs that retry."""
+"""Tests of HTTP itself: HEAD, HTTP/1.0, doubled slashes, preflights, encodings, and SDKs that retry."""
 
 import asyncio
 import gzip
@@ -45,7 +45,7 @@ async def test_head_where_there_is_no_get(gateway: RunningGateway, path: str, st
 
 
 async def exchange(gateway: RunningGateway, version: str, path: str, body: dict[str, Any]) -> tuple[str, bytes]:
-    """The head and the body of an answer, as they are on the wire until the server closes the connection."""
+    """Return the raw head and body of an answer, read until the server closes the connection."""
     url = httpx.URL(gateway.url)
     reader, writer = await asyncio.open_connection(url.host, url.port)
     content = orjson.dumps(body)

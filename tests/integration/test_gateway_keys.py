@@ -1,4 +1,4 @@
-"""Keys over HTTP: which scope opens which route, how each dialect refuses, what travels on, and what the log says."""
+"""Tests of API keys over HTTP: the scope of each route, the refusals of each dialect, the forwarded fields, and the log."""
 
 import asyncio
 import logging
@@ -37,7 +37,7 @@ CHAT = {"model": MODEL, "messages": [{"role": "user", "content": "Hi"}]}
 
 
 def entry(name: str, **values: Any) -> KeyEntry:
-    """Its key is `key-of-` and its name."""
+    """Return an entry whose key is `key-of-` and its name."""
     return KeyEntry(name=name, sha256=digest_of(f"key-of-{name}".encode()), created_at=CREATED, **values)
 
 
@@ -47,7 +47,7 @@ def bearer(name: str) -> dict[str, str]:
 
 @pytest.fixture
 def keys(short_path: Path) -> KeyFile:
-    """Of three tenants: a user, an operator, and one who is both; and of some who are no longer welcome."""
+    """Return a file with keys of three tenants (a user, an operator, and both) and with a revoked and an expired key."""
     file = KeyFile(short_path / "keys.json")
     for name, scopes in HOLDERS.items():
         file.add(entry(name, tenant=f"tenant-of-{name}", scopes=scopes))
@@ -63,7 +63,7 @@ async def gateway(short_path: Path, keys: KeyFile) -> AsyncIterator[RunningGatew
 
 
 async def status(gateway: RunningGateway, method: str, path: str, headers: dict[str, str]) -> int:
-    """With a body that is none of the API's, so that nothing is done by those who may."""
+    """Return the status of a request whose body is valid for no route, so that an allowed one changes nothing."""
     return (
         await gateway.http.request(method, path.replace("{digest}", "x"), headers=headers, content=b"[]")
     ).status_code
@@ -186,7 +186,7 @@ async def test_the_official_clients(gateway: RunningGateway) -> None:
             await user.delete("other")
 
 
-# ---- what travels on
+# ---- fields that the scheduler gets
 
 
 @pytest.mark.parametrize(("path", "body"), [("/v1/chat/completions", CHAT), ("/api/chat", {**CHAT, "stream": False})])
@@ -291,7 +291,7 @@ async def test_an_isolated_tenant_has_a_cache_of_its_own(gateway: RunningGateway
     assert len({shared, asked_for, first, both}) == 4
 
 
-# ---- changes while it runs
+# ---- changes while the gateway runs
 
 
 async def test_a_revoked_key_is_refused_at_once_but_its_open_stream_ends_well(
@@ -343,7 +343,7 @@ async def test_keys_of_the_environment_and_of_a_file_count_together(short_path: 
 
 
 def start(home: Path, *arguments: str, **environment: str) -> "subprocess.CompletedProcess[str]":
-    """Of a gateway that does not start."""
+    """Run a gateway that is expected to fail at its start."""
     model = write_tiny_gguf(home / f"{MODEL}.gguf")
     command = [sys.executable, "-P", "-m", "gateway", "--home", str(home), "--model", str(model), "--ollama-port", "0"]
     return subprocess.run(

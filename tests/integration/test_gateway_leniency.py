@@ -1,4 +1,4 @@
-"""What clients of other servers send without harm: accepted with the same meaning, or ignored and named in a header."""
+"""Tests of harmless fields that clients of other servers send: accepted with their meaning, or ignored and named in a header."""
 
 import json
 import logging
@@ -43,7 +43,7 @@ async def shared_strict_gateway() -> AsyncIterator[RunningGateway]:
 
 
 def _id(value: object) -> str:
-    """Return the same name in each of the processes that share the tests: a function's own has its address."""
+    """Return a test id that is equal in all test processes: the text of a function contains its address."""
     return "check" if callable(value) else str(value)[:80]
 
 
@@ -120,7 +120,7 @@ IGNORED: list[tuple[str, dict[str, Any], str]] = [
     ("/api/chat", {"messages": [{**USER, "timestamp": 1}]}, "messages.0.timestamp"),
     ("/api/chat", {"options": {"num_gqa": 8, "temp": 1, "": 1}}, 'options.num_gqa, options.temp, options.""'),
     ("/api/generate", {"options": {"num_gqa": 8}, "surprise": None}, "surprise, options.num_gqa"),
-    # What would break a header, or grow it without limit.
+    # Field names that would break a header, or make it too long.
     (CHAT, {"a\r\nset-cookie: b=c": 1}, "a??set-cookie??b?c"),
     (CHAT, {"größe, ": 1}, "gr??e??"),
     (CHAT, {"x" * 1000: 1}, f"{'x' * 61}..."),

@@ -1,4 +1,4 @@
-"""Ollama's dialect: the shapes on the wire, and the official client on top of them."""
+"""Tests of Ollama's dialect: the JSON on the wire, and the official client."""
 
 import json
 import math
@@ -257,6 +257,6 @@ async def test_official_client(gateway: RunningGateway) -> None:
     with pytest.raises(ollama.ResponseError, match="model 'nope' not found") as caught:
         await client.chat(model="nope", messages=MESSAGES)
     assert caught.value.status_code == 404
-    # The messages of an answer can be sent back.
+    # An answer's messages can be sent back.
     await client.chat(model="tiny", messages=[*MESSAGES, whole.message, *MESSAGES])
     await client.close()  # type: ignore[no-untyped-call]  # the package leaves it untyped

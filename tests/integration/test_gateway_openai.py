@@ -1,4 +1,4 @@
-"""OpenAI's dialect: the shapes on the wire, and the official client on top of them."""
+"""Tests of OpenAI's dialect: the JSON on the wire, and the official client."""
 
 import json
 from typing import Any
@@ -33,7 +33,7 @@ async def complete(gateway: RunningGateway, **fields: Any) -> dict[str, Any]:
 
 
 def sse(response: httpx.Response) -> list[Any]:
-    """The events' objects, or the text where it is no JSON."""
+    """Return the objects of the events, or the text of an event that is not JSON."""
     assert response.headers["content-type"].startswith("text/event-stream")
     events = response.text.split("\n\n")
     assert events.pop() == ""
@@ -201,7 +201,7 @@ async def test_stop_string_across_tokens_is_cut_off_and_not_billed_beyond(gatewa
     (choice,) = body["choices"]
     assert (choice["message"]["content"], choice["finish_reason"], choice["stop_reason"]) == ("one ", "stop", "STOP")
     assert body["usage"]["completion_tokens"] == len("one STOP")
-    await until(lambda: bool(gateway.scheduler.finishes))  # the answer does not wait for the scheduler to hear of it
+    await until(lambda: bool(gateway.scheduler.finishes))  # the answer does not wait for this message to the scheduler
     (finish,) = gateway.scheduler.finishes
     assert finish.num_tokens == len("one STOP")
 
@@ -298,7 +298,7 @@ async def test_echo_puts_the_prompt_before_each_completion(gateway: RunningGatew
 
 
 async def test_echo_with_logprobs_scores_the_prompt(gateway: RunningGateway) -> None:
-    """As evaluations ask for it: what the model thinks of a text that it did not write."""
+    """A completion with `echo` and `logprobs` scores its prompt, as evaluations request it."""
     gateway.scheduler.answer = lambda *_: Answer(text="!")
     (choice,) = (await complete(gateway, prompt="abc", echo=True, logprobs=1))["choices"]
     expected: dict[str, list[Any]] = {
@@ -334,7 +334,7 @@ async def test_prompt_logprobs(gateway: RunningGateway) -> None:
 
 
 async def test_all_choices_of_a_prompt_have_its_logprobs(gateway: RunningGateway) -> None:
-    """The scheduler tells them once."""
+    """All choices of a prompt have its log-probabilities, although the scheduler sends them once."""
     body = await complete(gateway, prompt=["abcd", "xyz"], n=3, prompt_logprobs=1, echo=True, logprobs=1)
     lengths = [(len(choice["prompt_logprobs"]), len(choice["logprobs"]["tokens"])) for choice in body["choices"]]
     assert lengths == [(4, 4 + len("Hello!"))] * 3 + [(3, 3 + len("Hello!"))] * 3
@@ -498,7 +498,7 @@ async def test_official_client(client: openai.AsyncOpenAI, gateway: RunningGatew
     text = await client.completions.create(model="tiny", prompt="a", max_tokens=2)
     assert (text.choices[0].text, text.choices[0].finish_reason) == ("Hi", "length")
     assert [model.id async for model in client.models.list()] == ["tiny"]
-    # What the client got it can send back.
+    # The client can send an answer back.
     await client.chat.completions.create(
         model="tiny",
         messages=[*MESSAGES, completion.choices[0].message.model_dump(), *MESSAGES],  # type: ignore[list-item]

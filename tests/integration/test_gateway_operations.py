@@ -1,4 +1,4 @@
-"""Health, readiness, metrics, request ids and the key."""
+"""Tests of health, readiness, metrics, request ids and the key."""
 
 import asyncio
 from pathlib import Path
@@ -14,14 +14,14 @@ CHAT = {"messages": [{"role": "user", "content": "Hi"}]}
 
 
 async def until_ready(gateway: RunningGateway) -> None:
-    """Health is pushed: it arrives a moment after the session."""
+    """Wait until the gateway is ready: the scheduler's health arrives a moment after its session."""
     async with asyncio.timeout(200):
         while (await gateway.http.get("/ready")).status_code != 200:
             pass
 
 
 async def samples(gateway: RunningGateway) -> dict[tuple[str, tuple[str, ...]], float]:
-    """Values by name and the values of the labels besides model and engine, the labels in alphabetical order."""
+    """Return the values by name and label values, without model and engine, with the labels in alphabetical order."""
     text = (await gateway.http.get("/metrics")).text
     return {
         (

@@ -1,4 +1,4 @@
-"""`python -m gateway` as a process: it serves, and on SIGTERM it lets streams finish and exits with 0."""
+"""Tests of `python -m gateway` as a process: it serves, and on SIGTERM it lets streams finish and exits with 0."""
 
 import asyncio
 import json
@@ -57,7 +57,7 @@ async def test_sigterm_lets_streams_finish(short_path: Path, scheduler: FakeSche
 
 
 async def test_a_stream_goes_on_when_the_gateway_has_stood_still(short_path: Path, scheduler: FakeScheduler) -> None:
-    """What the scheduler sent meanwhile is not lost."""
+    """A stream loses nothing that the scheduler sent while the gateway's process was stopped."""
     scheduler.answer = lambda *_: Answer(text="Hello", hold_before=2)
     port = free_port()
     process = await start_gateway(short_path, port)
@@ -171,7 +171,7 @@ async def test_an_unknown_model_is_one_sentence(short_path: Path) -> None:
 
 
 async def until_listening(http: httpx.AsyncClient) -> None:
-    """The test's own time limit is the deadline."""
+    """Wait until the gateway accepts connections; the deadline is the test's time limit."""
     while True:
         try:
             await http.get("/health")

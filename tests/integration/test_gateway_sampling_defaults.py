@@ -1,4 +1,4 @@
-"""Which sampling parameters reach the scheduler where a request leaves them open: each source, both dialects, every route."""
+"""Tests of the sampling parameters that reach the scheduler if a request omits them: each source, both dialects, every route."""
 
 import json
 import logging
@@ -23,7 +23,7 @@ from tests.fakes.tiny_checkpoint import write_tiny_checkpoint
 from tests.fakes.tiny_model import write_tiny_gguf
 
 USER = {"role": "user", "content": "Hi"}
-# The prompt of each, and where a request names what it wants.
+# A request to each route, without sampling parameters.
 OPENAI_ROUTES: Mapping[str, Mapping[str, Any]] = {
     "/v1/chat/completions": {"messages": [USER]},
     "/v1/completions": {"prompt": "Hi"},
@@ -47,7 +47,7 @@ async def gateway_with(
     gguf: Mapping[str, Any] | None = None,
     **settings: Any,
 ) -> AsyncIterator[RunningGateway]:
-    """One model named `mine`, which has these parameters from these sources."""
+    """Run a gateway with a model named `mine`, which has these parameters from these sources."""
     weights = write_tiny_gguf(directory / "weights.gguf", sampling=gguf)
     store = ModelStore(directory)
     editor = ModelEditor(store, BlobStore(directory))
@@ -84,10 +84,10 @@ async def test_each_source_and_what_stands_before_it(short_path: Path, route: st
     async with gateway_with(short_path, **sources) as gateway:
         sampling = await ask(gateway, route, temperature=0.6)
         assert rounded(sampling, "temperature", "top_p", "min_p", "repetition_penalty") == (0.6, 0.5, 0.4, 1.3)
-        # A null is left open.
+        # A null counts as omitted.
         sampling = await ask(gateway, route, temperature=None, top_p=None, min_p=None)
         assert rounded(sampling, "temperature", "top_p", "min_p") == (0.5, 0.5, 0.4)
-        # Greedy is only greedy: the penalty that the model wants holds there too, unless it is named.
+        # Temperature 0 is only greedy: the model's penalty still applies unless the request sets one.
         assert rounded(await ask(gateway, route, temperature=0), "temperature", "repetition_penalty") == (0, 1.3)
         neutral = await ask(gateway, route, temperature=0, repeat_penalty=1)
         assert rounded(neutral, "temperature", "repetition_penalty") == (0, 1)

@@ -1,4 +1,4 @@
-"""Ollama's endpoints for the store: what they change on disk, what they answer, and what they refuse."""
+"""Tests of Ollama's endpoints for the store: their changes on disk, their answers, and their refusals."""
 
 import asyncio
 import hashlib
@@ -119,7 +119,7 @@ async def test_show_has_the_files_metadata_and_tensors_only_when_all_is_wanted(g
 
 
 def let_scheduler_know(gateway: RunningGateway, short_path: Path, name: str) -> None:
-    """A worker has it in its store too."""
+    """Let the scheduler report that a worker has the model in its store."""
     model = ModelStore(short_path).get(name)
     info = inference_pb2.ModelInfo(name=model.name, digest=model.digest, max_model_len=512, num_unloaded_workers=1)
     gateway.scheduler.models.append(info)
@@ -157,7 +157,7 @@ async def test_what_no_worker_can_load_is_unavailable(
 async def test_a_listing_waits_for_no_news(
     gateway: RunningGateway, short_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A model that was deleted while it was listed would hold up the others."""
+    """A listing does not wait for a worker: a model deleted while it is listed would delay the others."""
     monkeypatch.setattr(served_models, "NEWS_S", 3600.0)
     await create(gateway)
     assert await gateway.app.state.gateway.models.model_info_if_any(ModelStore(short_path).get("mine")) is None
@@ -271,7 +271,7 @@ async def test_a_damaged_upload(gateway: RunningGateway) -> None:
 
 
 async def test_a_model_named_as_a_blob_is_none(gateway: RunningGateway) -> None:
-    """What is uploaded under that digest is checked and stored, and neither touches the other."""
+    """A model named like a blob does not affect the blob of that digest, and the reverse."""
     content = b"content"
     digest = f"sha256:{hashlib.sha256(content).hexdigest()}"
     name = f"blobs:{digest.replace(':', '-')}"
@@ -322,7 +322,7 @@ async def test_the_served_model_can_be_copied_but_not_taken_away(served_from_sto
 
 @pytest.fixture
 async def served_from_store(short_path: Path) -> AsyncIterator[RunningGateway]:
-    """In front of a model of the store that has settings of its own."""
+    """Run a gateway with a model of the store that has settings of its own."""
     tiny = write_tiny_gguf(short_path / "weights.gguf")
     settings = ModelSettings(
         system="S",
@@ -357,11 +357,11 @@ async def test_a_models_own_settings_are_honoured(served_from_store: RunningGate
     assert [each.max_tokens for each in samplings[:2]] == [4, 4]
 
 
-# Pulling, from a store that a test steps by hand
+# ---- pulls, from a store that the test advances step by step
 
 
 class SteppedStore(ModelStore):
-    """Reports what a test puts in; the thread waits for each step."""
+    """A store that reports the test's progress steps; its thread waits for each of them."""
 
     def __init__(self, home: Path) -> None:
         super().__init__(home)

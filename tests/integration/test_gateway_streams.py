@@ -1,4 +1,4 @@
-"""What can happen to a request on its way: clients that leave, schedulers that refuse, fail or vanish, and the end."""
+"""Tests of requests that are disturbed: clients that leave, schedulers that refuse, fail or vanish, and the shutdown."""
 
 import asyncio
 import json
@@ -131,7 +131,7 @@ async def test_requests_go_on_in_another_session_where_they_had_come_to(
 
 
 def pieces(text: str) -> list[Any]:
-    """What a client sees of a reply but times and ids."""
+    """Return the parts of a reply that a client sees, without times and ids."""
     lines = [line.removeprefix("data: ") for line in text.splitlines() if line and line != "data: [DONE]"]
     replies = [json.loads(line) for line in lines]
     return [[reply.get(name) for name in ("choices", "response", "usage", "eval_count")] for reply in replies]
@@ -165,7 +165,7 @@ async def test_a_scheduler_that_is_back_before_its_workers_is_waited_for(gateway
     await gateway.scheduler.opened.get()
     gateway.scheduler.break_sessions()
     await gateway.scheduler.opened.get()
-    # Who lists the models meanwhile makes nobody forget that there were workers.
+    # A listing in between must not make the gateway forget that there were workers.
     await gateway.http.get("/v1/models")
     meanwhile = await gateway.http.post(OLLAMA[0], json=OLLAMA[1] | {"stream": False})
     assert meanwhile.json()["response"] == "Hello"

@@ -1,4 +1,4 @@
-"""Chat templates over HTTP: who may send one, what thinking does to a prompt, and what a client hears of a broken one."""
+"""Tests of chat templates over HTTP: the keys that may send one, thinking, and the errors of broken ones."""
 
 from collections.abc import AsyncIterator, Mapping
 from datetime import UTC, datetime

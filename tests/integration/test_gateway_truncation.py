@@ -1,4 +1,4 @@
-"""Prompts that outgrow the window, through Ollama's API: what is left of them, and how the client hears of it."""
+"""Tests of prompts longer than the window in Ollama's API: the part that is kept, and the notice to the client."""
 
 import tempfile
 from collections.abc import AsyncIterator
@@ -31,7 +31,7 @@ async def shared_gateway() -> AsyncIterator[RunningGateway]:
 
 
 def prompt_of(gateway: RunningGateway) -> str:
-    """Control tokens as `|`."""
+    """Return the last request's prompt as text, with control tokens as `|`."""
     return "".join(chr(each) if each < 256 else "|" for each in gateway.scheduler.requests[-1].prompt_token_ids)
 
 

@@ -1,4 +1,4 @@
-"""What a client can get wrong: a 4xx in its dialect's shape that names the field, never a 422, a 500 or silence."""
+"""Tests of wrong requests: each gets a 4xx in its dialect's form that names the field, never a 422, a 500 or no answer."""
 
 import json
 import tempfile
@@ -12,7 +12,7 @@ import pytest_asyncio
 
 from tests.fakes.gateway import RunningGateway, running_gateway
 
-# None of these requests gets past the gateway, so all of them can share one.
+# The gateway forwards none of these requests, so that all tests can share it.
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 USER = {"role": "user", "content": "Hi"}
@@ -29,7 +29,7 @@ async def shared_gateway() -> AsyncIterator[RunningGateway]:
 
 
 def message_of(response: httpx.Response) -> str:
-    """The error's text; checks that the shape is exactly the dialect's, and that the response has an id."""
+    """Return the error's text. Checks that the body has exactly the dialect's form, and that the response has an id."""
     body = response.json()
     assert response.headers["x-request-id"]
     if response.url.path.startswith("/api"):
@@ -306,7 +306,7 @@ async def test_what_is_not_there_yet_is_refused_by_name(gateway: RunningGateway,
 async def test_what_no_scheduler_takes_ends_no_session(
     gateway: RunningGateway, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Over the connection it would be too large a message, which ends the stream and with it all others' requests."""
+    """A request too large for a message is refused before it is sent, since the message would end the session with all requests."""
     monkeypatch.setattr("gateway.upstream.scheduler_session.MAX_REQUEST_BYTES", 200)
     large = {"prompt": "x" * 250, "max_tokens": 1}
     refused = await gateway.http.post(COMPLETIONS, json=large)

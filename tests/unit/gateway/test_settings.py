@@ -1,4 +1,4 @@
-"""Which addresses the gateway listens on without a key."""
+"""Tests of the gateway's settings, such as the addresses that need a key."""
 
 from pathlib import Path
 
@@ -22,7 +22,7 @@ def test_other_hosts_need_a_key_and_the_refusal_says_how_to_go_on(host: str, tmp
 
 def test_a_keys_file_opens_other_hosts(tmp_path: Path) -> None:
     file = tmp_path / "keys.json"
-    file.touch()  # What is in it is looked at when the gateway starts.
+    file.touch()  # Its content is read only when the gateway starts.
     assert GatewaySettings(host="0.0.0.0", home=tmp_path).keys_path == file
     assert GatewaySettings(host="0.0.0.0", home=tmp_path / "none", keys_file=file).keys_path == file
 

@@ -1,4 +1,4 @@
-"""Incremental detokenizing: the pieces joined are the whole, and no character is ever broken."""
+"""Tests of incremental detokenizing: the joined pieces equal the whole text, and no character is broken."""
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -7,7 +7,7 @@ from gateway.answers.detokenizer import Detokenizer
 from pagoda.text.tokenizer import Tokenizer
 from tests.fakes.tiny_model import END_OF_TEXT, IM_END
 
-# Ids of the tiny model: every byte, in any order, and special tokens between.
+# Ids of the tiny model: any bytes, mixed with special tokens.
 ANY_IDS = st.lists(st.lists(st.integers(0, IM_END), max_size=6), max_size=12)
 
 

@@ -1,4 +1,4 @@
-"""Fitting a request into the window, as a table."""
+"""Tests of fitting a request into the window, as a table."""
 
 import pytest
 

@@ -19,10 +19,10 @@ CASES = ALPHABETS.flatmap(
 
 
 def released_text(text: str, stops: Sequence[str]) -> tuple[str, str | None]:
-    """Return what must have come out once this text has arrived, and the stop string that ended it.
+    """Return the text that must be released after this text has arrived, and the stop string that ended it.
 
-    This is the specification: the shortest beginning of the text that ends in a stop string; then the longest such
-    stop string. Without one, all comes out but the longest end of the text that may still become a stop string.
+    This is the specification. The shortest beginning of the text that ends in a stop string counts, and of its stop
+    strings the longest. Without one, all is released except the longest end that may still become a stop string.
     """
     for end in range(1, len(text) + 1):
         if complete := [stop for stop in stops if text[:end].endswith(stop)]:

@@ -1,4 +1,4 @@
-"""Which origins and hosts are local, as tables, and what becomes of the others."""
+"""Tests of local origins and hosts, as tables, and of the treatment of others."""
 
 import httpx
 import pytest
@@ -91,7 +91,7 @@ async def test_what_comes_from_no_page_has_no_origin() -> None:
         ("127.0.0.1.evil.example", 403),
         ("8.8.8.8", 403),
         ("[2001:4860::1]", 403),
-        ("[", 200),  # empty, like none
+        ("[", 200),  # empty is like none
     ],
 )
 async def test_hosts_on_loopback(host: str, status: int) -> None:

@@ -1,4 +1,4 @@
-"""A chat that outgrows the window loses its oldest turns and nothing else, and is encoded a few times only."""
+"""Tests of chats longer than the window: they lose only their oldest turns, and are encoded only a few times."""
 
 import math
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from gateway.ollama.truncation import Message, Window, cut_beginning, encode_lat
 
 
 class Encoder:
-    """As many tokens as characters, and a few for each message. What has more than `most` is not tokenized."""
+    """An encoder with one token per character and a few per message. It refuses a text with more than `most` tokens."""
 
     def __init__(self, most: int = 10**9) -> None:
         self.most = most

@@ -1,4 +1,4 @@
-"""Chat templates: rendered as transformers does, special tokens only where the template wrote them, and in a sandbox."""
+"""Tests of chat templates: rendered as in transformers, with special tokens only from the template, and in a sandbox."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""A text that is refused is refused in the name of the field that it came in."""
+"""Tests of refused texts: the error names the field that contained the text."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Templates in the style of each family of models are rendered as transformers renders them."""
+"""Tests of templates in the style of each model family: they are rendered as in transformers."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Templates of strangers: each is stopped within its limits, says why, and leaves the next one a working process."""
+"""Tests of untrusted templates: each is stopped at its limits with the reason, and the next one finds a working process."""
 
 import os
 import signal
@@ -32,7 +32,7 @@ def renderer() -> Iterator[TemplateRenderer]:
 
 @pytest.mark.parametrize("source", [*ENDLESS.values(), *LARGE.values()], ids=[*ENDLESS, *LARGE])
 def test_what_costs_too_much_is_stopped(renderer: TemplateRenderer, source: str) -> None:
-    """Most are stopped by one limit, some by the other, whichever is reached first on this machine."""
+    """Each template is stopped by the limit that it reaches first on this machine, time or memory."""
     with pytest.raises(ChatTemplateError, match=r"more than (0\.2 s of processor time|96 MiB|\d+ characters)"):
         renderer.render_template(source, VARIABLES)
     assert renderer.render_template("{{ messages[0].content }}", VARIABLES) == "hi"
@@ -94,7 +94,7 @@ def test_all_filters_of_jinja_work_in_a_process_that_opens_no_file(renderer: Tem
 
 
 def pid_of(renderer: TemplateRenderer) -> int:
-    """Return the process's that is asked next."""
+    """Return the id of the process that gets the next request."""
     return renderer._idle[-1]._process.pid
 
 
@@ -145,7 +145,7 @@ def test_slow_templates_keep_no_other_waiting() -> None:
 
 
 def test_a_long_chat_does_not_make_a_template_slow_for_short_ones() -> None:
-    """Nor do they meet the limit of those that wait."""
+    """A template that was slow with a long chat is not slow for short ones, which are not limited in number either."""
     template = "{% for a in range(length) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
     renderer = TemplateRenderer(TemplateLimits(cpu_s=0.5))
     with pytest.raises(ChatTemplateError):

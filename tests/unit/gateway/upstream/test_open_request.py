@@ -1,4 +1,4 @@
-"""The buffer of one open request: order, ends, overflow, and what a resumption would need."""
+"""Tests of one open request: order, ends, overflow, and the request that resumes it."""
 
 import pytest
 
@@ -209,7 +209,7 @@ async def test_nothing_is_seen_after_a_cancel() -> None:
 
 @pytest.mark.parametrize("num_samples", [1, 64, 128])
 async def test_the_limit_for_slow_readers_is_for_each_sample(num_samples: int) -> None:
-    """A loop that stood still finds the steps of minutes at once, and no reader has had a turn."""
+    """The limit applies per sample: after a pause, an event loop gets the events of many steps before any reader runs."""
     case = Case(num_samples=num_samples, max_buffered_events=MAX_BUFFERED_EVENTS)
     for step in range(MAX_BUFFERED_EVENTS):
         for index in range(num_samples):

@@ -1,4 +1,4 @@
-"""What is cached where, as the gateway knows it: from the shared index, and from what it sent itself."""
+"""Tests of prefix hints from the shared index and from the gateway's own requests."""
 
 from dataclasses import replace
 
@@ -59,7 +59,7 @@ async def test_without_an_index_what_was_sent_where_is_remembered() -> None:
     longer = await hints.look_up_prefix(request((*PROMPT[:8], 90, 91, 92, 93)), MODEL)
     assert longer.num_cached_tokens == {"a": 8}
     hints.remember_sent(longer, "b")
-    # The shared head went to both, the last of it to b; the rest of the first prompt only to a.
+    # The shared head was sent to both, last to b; the rest of the first prompt only to a.
     assert (await hints.look_up_prefix(request(), MODEL)).num_cached_tokens == {"a": 12, "b": 8}
 
 

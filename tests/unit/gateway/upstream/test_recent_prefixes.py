@@ -1,4 +1,4 @@
-"""What was sent where is remembered up to a bound, and found by leading blocks."""
+"""Tests of recently sent prefixes: they are kept up to a limit, and found by leading blocks."""
 
 from gateway.upstream.recent_prefixes import RecentPrefixes
 from kvcache.block_hash import BlockHash

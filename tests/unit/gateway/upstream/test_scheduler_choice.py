@@ -1,4 +1,4 @@
-"""Which scheduler gets a request, and what becomes of one that was refused: tables."""
+"""Tests of the choice of a scheduler, first and after a refusal, as tables."""
 
 from dataclasses import replace
 
@@ -17,16 +17,16 @@ B = Candidate(address="b", is_ready=True, num_workers=1)
         (A, B, "a"),
         (A, replace(B, num_cached_tokens=16), "b"),
         (replace(A, num_cached_tokens=512), replace(B, num_cached_tokens=1024), "b"),
-        # A prefix is worth as much as its tokens would take, not any wait.
+        # A cached prefix saves its tokens, which is not worth any wait.
         (A, replace(B, num_cached_tokens=512, num_pending_tokens=511), "b"),
         (A, replace(B, num_cached_tokens=512, num_pending_tokens=513), "a"),
         (replace(A, num_pending_tokens=100), B, "b"),
         (replace(A, num_pending_tokens=100, num_workers=4), replace(B, num_pending_tokens=26), "a"),
         (replace(A, num_sequences=2), replace(B, num_pending_tokens=2 * SEQUENCE_COST - 1), "b"),
-        # However well the prefix is held there.
+        # A scheduler that is not ready is not chosen, even if it has cached the whole prompt.
         (replace(A, is_ready=False, num_cached_tokens=1024), replace(B, num_pending_tokens=100_000), "b"),
         (replace(A, is_ready=False, num_pending_tokens=5), replace(B, is_ready=False), "b"),
-        # The whole prompt in the cache leaves a token to compute, and no more than that is saved.
+        # With the whole prompt cached, one token is still computed.
         (replace(A, num_cached_tokens=1024), replace(B, num_cached_tokens=1040), "a"),
         (replace(A, num_workers=0), replace(B, num_workers=0), "a"),
     ],
@@ -37,7 +37,7 @@ def test_choice(a: Candidate, b: Candidate, chosen: str) -> None:
         assert best is not None and best.address == chosen
 
 
-def test_nobody_to_choose() -> None:
+def test_without_candidates_none_is_chosen() -> None:
     assert choose([], num_prompt_tokens=1) is None
 
 
@@ -58,19 +58,19 @@ FULL, DOWN, UNKNOWN, WRONG = (
 @pytest.mark.parametrize(
     ("kinds", "had_place", "num_refusals", "is_another_ready", "is_recovering", "expected"),
     [
-        # One retry elsewhere before the first token.
+        # One retry on another scheduler before the first token.
         ((FULL, DOWN, UNKNOWN), False, 1, True, False, ELSEWHERE),
         ((FULL, DOWN, UNKNOWN), False, 2, True, False, FAIL),
         ((FULL, DOWN, UNKNOWN), False, 1, False, False, FAIL),
-        # While a scheduler and its workers may be back soon, their absence passes; a full queue does not.
+        # While a scheduler and its workers may be back soon, their absence is worth a wait; a full queue is not.
         ((DOWN, UNKNOWN), False, 1, False, True, LATER),
         ((DOWN, UNKNOWN), False, 2, True, True, LATER),
         ((FULL,), False, 2, True, True, FAIL),
-        # Who had a place finds another, or waits for one.
+        # A request that has lost its scheduler gets another, or waits for one.
         ((FULL, DOWN, UNKNOWN), True, 3, True, True, ELSEWHERE),
         ((FULL, DOWN, UNKNOWN), True, 3, False, True, LATER),
         ((FULL, DOWN, UNKNOWN), True, 3, False, False, FAIL),
-        # Nobody would say otherwise.
+        # Every scheduler would refuse these.
         ((WRONG, ErrorKind.INTERNAL, ErrorKind.DEADLINE_EXCEEDED), True, 1, True, True, FAIL),
     ],
 )
