@@ -1,4 +1,4 @@
-"""One real system for all tests that leave it as they found it, and fresh ones for those that do not."""
+"""Fixtures: one real system for all tests that leave it unchanged, and new ones for the others."""
 
 import fcntl
 import os
@@ -21,13 +21,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if Path(__file__).parent in item.path.parents:
             item.add_marker("e2e")
-            # A killed worker loads its model again, and the machine may be busy.
+            # A killed worker reloads its model, perhaps on a busy machine.
             item.add_marker(pytest.mark.timeout(400))
 
 
 @pytest.fixture(scope="session")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A PAGODA_HOME with the default model. PAGODA_TEST_HOME keeps the download from one run to the next."""
+    """Return a PAGODA_HOME with the default model. PAGODA_TEST_HOME keeps the download between runs."""
     if kept := os.environ.get("PAGODA_TEST_HOME"):
         fetch_model(Path(kept), DEFAULT_MODEL)
         return Path(kept)
@@ -49,7 +49,7 @@ def system(home: Path) -> Iterator[System]:
 
 @pytest.fixture
 def start_system(home: Path) -> Iterator[StartSystem]:
-    """Start further systems; they end with the test."""
+    """Return a function that starts further systems, which end with the test."""
     started: list[System] = []
 
     def start(*arguments: str) -> System:

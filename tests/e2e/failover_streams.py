@@ -1,6 +1,6 @@
-"""Streams of all kinds through the official clients, kept token by token: what a failure must not change.
+"""Streams of all kinds through the official clients, recorded token by token, to show that a failure changes none of them.
 
-Both dialects, chats and completions, greedy and seeded, one sample and two, with and without log-probabilities.
+They cover both dialects, chats and completions, greedy and seeded, one sample and two, with and without log-probabilities.
 """
 
 import asyncio
@@ -16,15 +16,15 @@ import openai
 
 MODEL = "smollm2:135m"
 MAX_TOKENS = 16
-# More than a worker can have computed of a sequence that its scheduler has not heard of: two steps, or what is left of a lease. A
-# stream that got so much further since the last failure is nobody's suspect.
+# More tokens than a worker can have computed without its scheduler's knowledge: two steps, or the rest of a lease. A stream that
+# progressed this far since the last failure is not suspected of having caused it.
 NUM_CHUNKS_BETWEEN = 16
 _OPENAI_EXTRAS = {"return_token_ids": True, "ignore_eos": True}
 
 
 @dataclass(slots=True)
 class Sample:
-    """What a client saw of one sample, in order."""
+    """The parts of one sample that a client received, in order."""
 
     text: str = ""
     token_ids: list[int] = field(default_factory=list)
@@ -37,7 +37,7 @@ OnChunk = Callable[[], object]
 
 
 class Clients:
-    """Of one gateway."""
+    """The official clients of both dialects for one gateway."""
 
     def __init__(self, url: str) -> None:
         self.openai = openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0)
@@ -53,7 +53,7 @@ class Clients:
         await self._open.aclose()
 
     async def ask_all(self, numbers: Sequence[int], on_chunk: OnChunk = lambda: None) -> list[Answer]:
-        """All at once. Each number is another stream, and the same one every time."""
+        """Request all streams at once. Each number is a different stream, the same one every time."""
         return await asyncio.gather(*(self.ask(number, on_chunk) for number in numbers))
 
     async def ask(self, number: int, on_chunk: OnChunk = lambda: None) -> Answer:
@@ -79,7 +79,7 @@ class Clients:
         return await self._read(on_chunk, prompt=_prompt(number), **_openai_options(number, logprobs=1))
 
     async def complete(self, prompt: list[int], max_tokens: int, on_chunk: OnChunk = lambda: None) -> Answer:
-        """Greedily, of so many tokens."""
+        """Return a greedy completion of `max_tokens` tokens."""
         return await self._read(
             on_chunk, prompt=prompt, max_tokens=max_tokens, temperature=0.0, extra_body=_OPENAI_EXTRAS
         )
@@ -118,13 +118,13 @@ class Clients:
 
 
 class Streams(Protocol):
-    """Clients, or what stands for several."""
+    """The interface of Clients, or of a group of them."""
 
     async def ask(self, number: int, on_chunk: OnChunk) -> Answer: ...
 
 
 class Asker:
-    """Asks for one stream after the other, and counts what came."""
+    """A client that requests one stream after the other, and counts the chunks."""
 
     def __init__(self, clients: Streams, undisturbed: Sequence[Answer], chance: random.Random) -> None:
         self._clients = clients
@@ -147,7 +147,7 @@ class Asker:
             self.has_got_on.set()
 
     async def gets_on(self) -> None:
-        """Further than a worker can have been at a failure before this call."""
+        """Wait until this client received more chunks than a worker can have computed ahead at an earlier failure."""
         self._num_chunks = 0
         self.has_got_on.clear()
         await self.has_got_on.wait()
@@ -162,7 +162,7 @@ def _messages(number: int) -> list[Any]:
 
 
 def _openai_options(number: int, *, logprobs: Any) -> dict[str, Any]:
-    """Of four of a kind one is greedy; every other one has two samples, and two in four log-probabilities."""
+    """Return the options: one of four streams of a kind is greedy, every second has two samples, two of four log-probabilities."""
     options: dict[str, Any] = {"max_tokens": MAX_TOKENS, "seed": number, "n": 1 + number // 4 % 2}
     options["temperature"] = 0.0 if number // 4 % 4 == 0 else 1.0
     options["extra_body"] = _OPENAI_EXTRAS

@@ -1,4 +1,4 @@
-"""The real system under test: `pagoda serve` in a process of its own, seen only through what a user sees of it."""
+"""The real system under test: `pagoda serve` in a separate process, observed only as a user observes it."""
 
 import os
 import random
@@ -20,14 +20,14 @@ from pagoda.rpc.sockets import scheduler_address
 
 DEADLINE_S = 200.0
 
-# Not seeded: tests run in several processes.
+# Not seeded, because tests run in several processes.
 _CHANCE = random.SystemRandom()
 
 T = TypeVar("T")
 
 
 def until(what: str, probe: Callable[[], T], deadline_s: float = DEADLINE_S) -> T:
-    """Ask another process again and again, until it gives something true: it has no event of ours to set."""
+    """Poll until `probe` returns a true value, and return it: another process cannot set an event of this one."""
     deadline = time.monotonic() + deadline_s
     while True:
         if value := probe():
@@ -38,7 +38,7 @@ def until(what: str, probe: Callable[[], T], deadline_s: float = DEADLINE_S) -> 
 
 
 def free_port() -> int:
-    """Below those that the kernel gives to whoever asks for any: until the caller's process binds it, nobody else comes by it."""
+    """Return a free port below the kernel's range of ephemeral ports, so that no other process takes it before the caller."""
     while True:
         port = _CHANCE.randrange(20_000, 32_768)
         with socket.socket() as probe:
@@ -50,13 +50,13 @@ def free_port() -> int:
         return port
 
 
-# Tests that compare answers name what they are drawn with, so that no model's recommendation changes what they mean. A flag that
-# comes later wins.
+# Tests that compare answers set all sampling parameters, and no model's recommendation must change them. A later flag overrides
+# this one.
 NEUTRAL = ("--sampling-defaults", "neutral")
 
 
 class System:
-    """Started at once; `wait_until_ready` and `stop` are the caller's."""
+    """A running `pagoda serve`, started by the constructor. The caller calls `wait_until_ready` and `stop`."""
 
     def __init__(self, home: Path, *arguments: str) -> None:
         self.home = home
@@ -88,18 +88,18 @@ class System:
             return False
 
     def read_banner(self) -> str:
-        """What is printed once all is ready; the test's time limit is the deadline."""
+        """Return the text that is printed once the system is ready; the deadline is the test's time limit."""
         assert self.process.stdout is not None
         lines = list(iter(self.process.stdout.readline, "Press Ctrl-C to stop.\n"))
         return "".join(lines)
 
     def tier(self, name: str) -> psutil.Process | None:
-        """The child that is this tier, if it lives."""
+        """Return the child process of this tier, or None if it does not run."""
         children = psutil.Process(self.process.pid).children()
         return next((child for child in children if name in _command_line(child)), None)
 
     def kill_tier(self, name: str) -> None:
-        """kill -9, and wait until another process has taken its place."""
+        """Kill the tier with SIGKILL, and wait until another process has replaced it."""
         victim = self.tier(name)
         assert victim is not None, f"no {name} runs"
         victim.kill()
@@ -109,12 +109,12 @@ class System:
         return read_metric(self.url, name, **labels)
 
     def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
-        """The exit status."""
+        """Send the signal, and return the exit status."""
         self.process.send_signal(number)
         return self.process.wait(DEADLINE_S)
 
     def output(self) -> str:
-        """Everything that was said; once it has ended."""
+        """Return the whole output, once the process has ended."""
         out, err = self.process.communicate(timeout=DEADLINE_S)
         return out + err
 
@@ -122,7 +122,7 @@ class System:
         return psutil.Process(self.process.pid).children(recursive=True)
 
     def force_end(self) -> None:
-        """Whatever a test left behind."""
+        """End all processes that a test has left."""
         if self.process.poll() is None:
             os.killpg(self.process.pid, signal.SIGTERM)
             try:
@@ -146,7 +146,7 @@ def ready_system(home: Path, *arguments: str) -> Iterator[System]:
 
 
 def read_metric(url: str, name: str, **labels: str) -> float:
-    """The sum of a metric's samples with these labels."""
+    """Return the sum of a metric's samples with these labels."""
     text = httpx.get(f"{url}/metrics", timeout=DEADLINE_S, trust_env=False).text
     samples = re.findall(rf"^{re.escape(name)}(?:\{{(.*)\}})? (\S+)$", text, re.MULTILINE)
     wanted = [f'{key}="{value}"' for key, value in labels.items()]
@@ -158,5 +158,5 @@ def read_metric(url: str, name: str, **labels: str) -> float:
 def _command_line(process: psutil.Process) -> list[str]:
     try:
         return process.cmdline()[:5]
-    except psutil.Error:  # It ended while we looked.
+    except psutil.Error:  # The process has just ended.
         return []

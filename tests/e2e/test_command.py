@@ -1,4 +1,4 @@
-"""The command against the real system: one chat with its own server, and the commands that ask a running one."""
+"""Tests of the command against the real system: a chat with its own server, and commands for a running one."""
 
 import json
 import os
@@ -30,13 +30,13 @@ def command(environment: Mapping[str, str], *arguments: str, stdin: str = "") ->
 
 
 def say(terminal: Terminal, *lines: str) -> None:
-    """Each once it is asked for: what is typed before is the terminal's, which drops a Ctrl-D when the prompt takes over."""
+    """Type each line at its prompt. A Ctrl-D typed earlier would be lost when the prompt takes over the terminal."""
     for line in lines:
         terminal.expect(PROMPT)
         terminal.press(line if line == CTRL_D else line + ENTER)
 
 
-# An answer drawn at random may be any, and go on for thousands of tokens.
+# A random answer may have any text, and thousands of tokens.
 GREEDILY = ("/set nohistory", "/set parameter temperature 0")
 
 
@@ -78,7 +78,7 @@ def test_ctrl_c_frees_the_worker_and_the_chat_goes_on(
 ) -> None:
     with Terminal(["run"], environment) as terminal:
         say(terminal, *GREEDILY, "Tell a story of a thousand words about a king.")
-        terminal.expect("king.")  # what was typed
+        terminal.expect("king.")  # the echo of the typed line
         until("a sequence runs", lambda: system.metric("vllm:num_requests_running") > 0)
         terminal.press(CTRL_C)
         until("none runs", lambda: system.metric("vllm:num_requests_running") == 0)
@@ -91,7 +91,7 @@ def test_ctrl_c_frees_the_worker_and_the_chat_goes_on(
 
 
 def test_a_chat_starts_a_server_where_none_runs_and_ends_it(home: Path, tmp_path: Path) -> None:
-    """With a model of its own making, so that a server at the default address cannot have it."""
+    """A chat starts a server if none has its model. The model is new, so that no server at the default address can have it."""
     environment = {"PAGODA_HOME": str(give_native_code(tmp_path))}
     (tmp_path / "models").mkdir()
     weights = next((home / "models" / "smollm2" / "135m").glob("*.gguf"))

@@ -1,4 +1,4 @@
-"""The default model's own vocabulary and chat template against other implementations of both."""
+"""Tests of the default model's vocabulary and chat template against other implementations."""
 
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,7 @@
-"""Workers killed, frozen and cut off while streams of all kinds run, and a storm of kills: no client notices, and nothing is left.
+"""Tests of workers that are killed, frozen and cut off while streams of all kinds run, and of many kills in a row.
 
-Each stream ends with exactly the tokens of an undisturbed run. All tests share one system of two workers, each behind a network
-that breaks when the test wants it.
+Each stream ends with exactly the tokens of an undisturbed run, and no resources stay in use. All tests share one system of two
+workers, each behind a network that the test can break.
 """
 
 import asyncio
@@ -25,7 +25,7 @@ from tests.fakes.tcp_proxy import TCPProxy, tcp_proxy
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 STREAMS = range(32)
-# By then streams run on both workers, and few have ended.
+# Enough for streams to run on both workers, and few to have ended.
 NUM_CHUNKS_BEFORE = 64
 NUM_KILLS = 4
 WORKERS = ("first", "second")
@@ -56,7 +56,7 @@ class Cluster:
             return await stub.GetLoad(inference_pb2.GetLoadRequest(), wait_for_ready=True)
 
     async def until(self, is_so: IsSo) -> inference_pb2.GetLoadResponse:
-        """The test's own time limit is the deadline."""
+        """Poll until the load meets the condition; the deadline is the test's time limit."""
         while True:
             if is_so(load := await self.load()):
                 return load
@@ -109,14 +109,14 @@ async def kill(cluster: Cluster, name: str) -> None:
 
 
 async def freeze(cluster: Cluster, name: str) -> None:
-    """Its results come late, for sequences that go on elsewhere by then."""
+    """Freeze the worker until its sequences have resumed elsewhere, so that its results arrive too late."""
     cluster.workers[name].freeze()
     await cluster.until_attached(other_than(name))
     cluster.workers[name].thaw()
 
 
 async def cut_off(cluster: Cluster, name: str) -> None:
-    """No packet arrives, and no end of a connection either."""
+    """Drop all packets of the worker, including those that would end a connection, until it is given up."""
     cluster.networks[name].freeze()
     await cluster.until_attached(other_than(name))
     cluster.networks[name].thaw()
@@ -143,7 +143,7 @@ async def test_every_stream_ends_with_the_tokens_of_an_undisturbed_run(
         group.create_task(fail(cluster, await cluster.busiest()))
     assert asking.result() == undisturbed
     assert cluster.num_moved > num_moved
-    # Both tiers say so in the trace of the request.
+    # Both tiers record the move in the request's trace.
     await cluster.receiver.until(
         lambda received: _who_moved(received, num_spans) == {"pagoda-gateway", "pagoda-scheduler"}
     )
@@ -189,7 +189,7 @@ def _resources(tier: Tier) -> tuple[int, int, int]:
 
 
 async def _until_no_more(tier: Tier, most: tuple[int, int, int]) -> None:
-    """Idle connections are closed after some seconds."""
+    """Wait until the tier uses no more resources than before: idle connections are closed after some seconds."""
     while True:
         now = _resources(tier)
         if all(number <= limit for number, limit in zip(now, most, strict=True)):

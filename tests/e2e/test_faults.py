@@ -1,6 +1,6 @@
-"""kill -9 of each process: the system comes back by itself, and streams do not notice a lost worker or scheduler.
+"""Tests that kill each process: the system recovers by itself, and streams survive the loss of a worker or scheduler.
 
-All tests share one system. With two workers, and more of everything: test_failover.py.
+All tests share one system. test_failover.py has two workers, and more streams and failures.
 """
 
 import json
@@ -26,19 +26,19 @@ REQUEST = {
 
 @pytest.fixture(scope="module")
 def own_system(home: Path) -> Iterator[System]:
-    """One to break."""
+    """Run a system that the tests may break."""
     with ready_system(home, "--kv-memory", "256MiB") as system:
         yield system
 
 
 @pytest.fixture(scope="module")
 def answer(own_system: System) -> str:
-    """Before anything is killed."""
+    """Return the answer of the undisturbed system."""
     return "".join(stream(own_system))
 
 
 def stream(system: System) -> Iterator[str]:
-    """The pieces of text, as they come."""
+    """Yield the pieces of text as they arrive."""
     request = {**REQUEST, "stream": True}
     with httpx.stream("POST", f"{system.url}/v1/completions", json=request, timeout=120, trust_env=False) as response:
         assert response.status_code == 200
@@ -64,13 +64,13 @@ def test_a_stream_goes_on_when_its_worker_or_scheduler_is_killed(own_system: Sys
 
 
 def test_a_worker_keeps_its_cache_when_the_scheduler_is_killed(own_system: System) -> None:
-    prompt = list(range(4000, 4040))  # nobody's so far
+    prompt = list(range(4000, 4040))  # a prompt that no other test has sent
     before = complete(own_system, prompt)
     own_system.kill_tier("scheduler")
     own_system.wait_until_ready()
     after = complete(own_system, prompt)
     assert before["usage"]["prompt_tokens_details"]["cached_tokens"] == 0
-    # Two full blocks of the prompt's forty tokens, whose keys and values nobody had to compute again.
+    # Two full blocks of the prompt's forty tokens, whose keys and values were not computed again.
     assert after["usage"]["prompt_tokens_details"]["cached_tokens"] == 32
     assert after["choices"][0]["text"] == before["choices"][0]["text"]
 

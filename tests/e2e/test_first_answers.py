@@ -1,4 +1,4 @@
-"""What a newcomer sees first, from the real model at its defaults: the first answers, the README's, and a prompt in a pipe."""
+"""Tests of a newcomer's first answers from the real model with its defaults: docs, README, and a prompt in a pipe."""
 
 import asyncio
 import json

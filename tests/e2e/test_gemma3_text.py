@@ -1,7 +1,7 @@
-"""Gemma 3's own vocabulary, score-based and of 262144 tokens, against llama.cpp.
+"""Tests of Gemma 3's score-based vocabulary of 262144 tokens against llama.cpp.
 
-llama_cpp_gemma3_ids.json holds what llama.cpp makes of each text, with the beginning-of-sequence token in front and without
-parsing control tokens.
+llama_cpp_gemma3_ids.json has llama.cpp's token ids of each text, after the beginning-of-sequence token and without parsing control
+tokens.
 """
 
 import json
@@ -37,7 +37,7 @@ def test_token_ids_agree_with_llama_cpp(tokenizer: Tokenizer) -> None:
 
 def test_text_survives_the_way_back(tokenizer: Tokenizer) -> None:
     for text in LLAMA_CPP_IDS:
-        if "▁" not in text:  # which spells a space
+        if "▁" not in text:  # the character that stands for a space
             assert tokenizer.decode(tokenizer.encode(text, parse_control_tokens=False)) == text
 
 

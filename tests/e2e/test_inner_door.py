@@ -1,4 +1,4 @@
-"""The public gRPC door, opened by a stranger: a client that has nothing of ours but the files in protos/."""
+"""Tests of the public gRPC API with a foreign client: one that has only the files in protos/."""
 
 import json
 import shutil
@@ -94,7 +94,7 @@ print(json.dumps(result))
 
 @pytest.fixture(scope="module")
 def stranger(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A directory with the .proto files, what protoc makes of them, and a client."""
+    """Return a directory with the .proto files, the code that protoc generates from them, and a client."""
     directory = tmp_path_factory.mktemp("stranger")
     (directory / "protos" / "v1").mkdir(parents=True)
     protos = [shutil.copy(proto, directory / "protos" / "v1") for proto in REPOSITORY.glob("protos/v1/*.proto")]
@@ -106,7 +106,7 @@ def stranger(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def ask(stranger: Path, system: System, task: str) -> dict[str, Any]:
-    """The client's answer. It runs in its own directory, so that its generated modules are the ones it imports."""
+    """Return the client's answer. The client runs in its directory, so that it imports its own generated modules."""
     command = [sys.executable, "client.py", system.scheduler_address, task]
     done = subprocess.run(command, cwd=stranger, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr

@@ -1,4 +1,4 @@
-"""A model that leaves memory and comes back, by the official `ollama` client, on the real system."""
+"""Tests of unloading and reloading a model on the real system, through the official `ollama` client."""
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -12,7 +12,7 @@ from tests.e2e.system import System, until
 MODEL = "smollm2:135m"
 QUESTION = [Message(role="user", content="What is the capital of Japan?")]
 GREEDY = {"temperature": 0, "num_predict": 16}
-# Less than the weights of this model as they are served.
+# Less than this model's weights take in memory.
 LEAST_FREED_BYTES = 100 * 2**20
 
 

@@ -1,4 +1,4 @@
-"""Many clients at once: answers do not depend on them, and those that leave take nothing with them."""
+"""Tests with many clients at once: answers do not depend on the load, and clients that leave free their pages."""
 
 import asyncio
 import random
@@ -41,7 +41,7 @@ async def test_the_same_question_has_the_same_answer_under_load(http: httpx.Asyn
 
 async def test_clients_that_leave_free_their_pages(system: System, http: httpx.AsyncClient) -> None:
     async def stream(number: int, leave_after: int | None) -> int:
-        """The number of chunks that were read."""
+        """Return the number of chunks that were read."""
         chunks = 0
         request = body(number, temperature=0, max_tokens=32 if leave_after is None else 1000, stream=True)
         async with http.stream("POST", "/v1/completions", json=request) as response:
@@ -52,7 +52,7 @@ async def test_clients_that_leave_free_their_pages(system: System, http: httpx.A
                     break
         return chunks
 
-    # Some leave before the first token, during prefill, others after a few.
+    # Some leave before the first token, during the prefill; others after a few tokens.
     async def leave_at_once(number: int) -> None:
         task = asyncio.create_task(stream(number, None))
         await asyncio.sleep(0)

@@ -1,4 +1,4 @@
-"""Two models and one worker, the real system, through the official clients. The models are tiny, so that loading them is quick."""
+"""Tests of two models on one worker of the real system, through the official clients. The models are tiny, so they load fast."""
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -20,7 +20,7 @@ NUM_TOKENS = 12
 
 @pytest.fixture(scope="module")
 def own_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An empty store."""
+    """Return a home with an empty store and the models' files."""
     own_home = give_native_code(tmp_path_factory.mktemp("h"))
     for seed, name in enumerate((A, B)):
         write_tiny_gguf(own_home / f"{name}.gguf", seed=seed)
@@ -34,7 +34,7 @@ def serving(home: Path, *names: str) -> AbstractContextManager[System]:
 
 @pytest.fixture(scope="module")
 def alone(own_home: Path) -> str:
-    """What the second model answers where it is the only one."""
+    """Return the second model's answer from a system that has no other model."""
     with serving(own_home, B) as system:
         return complete(system, B)
 

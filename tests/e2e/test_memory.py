@@ -1,4 +1,4 @@
-"""How much memory a worker takes: its weights, its pages, and a bounded rest."""
+"""Tests of a worker's memory: its weights, its pages, and a limited rest."""
 
 import subprocess
 import sys
@@ -12,21 +12,22 @@ from protos.v1 import inference_pb2, inference_pb2_grpc
 from tests.e2e.conftest import StartSystem
 
 BESIDE_TORCH_BYTES = 175_000_000
-"""With torch's build for processors, whose import takes 225 MB, that is 400 MB beside weights and pages; 320 were measured.
+"""Most memory besides weights, pages and the import of torch.
 
-Its build for CUDA, which an installation may have as well, takes 300 MB more as soon as it is imported.
+Torch's CPU build takes 225 MB when imported, so that the limit is 400 MB besides weights and pages; 320 MB were measured. Its CUDA
+build, which an installation may have, takes 300 MB more.
 """
 
 
 def import_bytes() -> int:
-    """What a process takes that has done nothing but import torch."""
+    """Return the memory of a process that has only imported torch."""
     code = "import torch, psutil; print(psutil.Process().memory_info().rss)"
     return int(subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout)
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="only Linux says how much it was at most")
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux reports the peak")
 def test_the_workers_peak(start_system: StartSystem) -> None:
-    """Loading and long steps included. The pages are few, so that those that were never written hide nothing."""
+    """A worker's peak memory, during loading and long steps, is within the limit. It has few pages: unwritten ones take none."""
     system = start_system("--kv-memory", "64MiB")
     system.wait_until_ready()
     prompts = [list(range(1000 * number, 1000 * number + 600)) for number in range(1, 5)]

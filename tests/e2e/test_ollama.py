@@ -1,4 +1,4 @@
-"""The official `ollama` client against the real system and the real model."""
+"""Tests of the official `ollama` client against the real system and the real model."""
 
 import json
 
@@ -34,7 +34,7 @@ def test_a_chat_answers(ollama_client: Client) -> None:
     assert "Tokyo" in (answer.message.content or "")
     assert answer.done and answer.done_reason == "stop"
     assert answer.prompt_eval_count and answer.eval_count
-    # Nanoseconds: a total below a tenth of a millisecond or above an hour is in another unit.
+    # In nanoseconds: a total below 0.1 ms or above an hour would mean another unit.
     assert answer.total_duration is not None and 10**5 < answer.total_duration < 3600 * 10**9
 
 

@@ -1,11 +1,11 @@
-"""The official `openai` client against the real system and the real model."""
+"""Tests of the official `openai` client against the real system and the real model."""
 
 import pytest
 from openai import OpenAI
 from openai.types.chat import ChatCompletionMessageParam
 
 MODEL = "smollm2:135m"
-# Answered with some margin, in a few tokens and an end.
+# The model answers it with certainty, in a few tokens.
 QUESTION: list[ChatCompletionMessageParam] = [{"role": "user", "content": "What is the capital of Japan?"}]
 
 
@@ -87,7 +87,7 @@ def test_logprobs(openai_client: OpenAI) -> None:
 
 
 def test_a_repeated_prompt_is_cached(openai_client: OpenAI) -> None:
-    prompt = list(range(2000, 2100))  # 100 tokens: six full blocks of 16, and no one else's prompt.
+    prompt = list(range(2000, 2100))  # 100 tokens: six full blocks of 16, in no other test.
     cached = []
     for _ in range(2):
         answer = openai_client.completions.create(model=MODEL, prompt=prompt, temperature=0, max_tokens=4)

@@ -1,4 +1,4 @@
-"""The served model is the model whose quality is measured: the API's scores are those of the worker's code in process."""
+"""Tests that the served model is the one whose quality is measured: the API's scores equal those of the worker's code."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Every process of a system is restarted in turn while clients ask without a pause: each request gets its answer."""
+"""Tests of a rolling restart: each request of busy clients is answered while every process is restarted in turn."""
 
 import itertools
 import json
@@ -16,17 +16,17 @@ from tests.e2e.system import until
 from tests.e2e.tiers import GatewayTier, SchedulerTier, Tier, Tiers
 
 PROMPTS = [list(range(3000 + 100 * number, 3040 + 100 * number)) for number in range(2)]
-# Longer than a client stands still between asking whether a gateway is ready and sending it something.
+# Longer than a client pauses between its check that a gateway is ready and its request.
 GATEWAY_FLAGS = ("--drain-delay-s", "2")
 
 
 @dataclass
 class Clients:
-    """They send to whichever gateway is ready, as a load balancer would."""
+    """Clients that send each request to a ready gateway, like a load balancer."""
 
     gateways: list[GatewayTier]
     answers: list[list[str]] = field(default_factory=lambda: [[] for _ in PROMPTS])
-    """To each prompt."""
+    """Answers to each prompt."""
     stop: threading.Event = field(default_factory=threading.Event)
 
     def run(self, number: int) -> None:
@@ -39,7 +39,7 @@ class Clients:
                     self.answers[number].append(ask(http, gateway, PROMPTS[number]))
 
     def wait_for_more(self, futures: Sequence[Future[None]]) -> None:
-        """Until each has had another answer, so that what was done just now was done under load."""
+        """Wait until each client has another answer, which shows that the last restart happened under load."""
         before = [len(answers) for answers in self.answers]
 
         def all_have_more() -> bool:
@@ -74,7 +74,7 @@ def ask(http: httpx.Client, gateway: GatewayTier, prompt: list[int]) -> str:
 
 
 class RollingSystem:
-    """Two of each, and how one gives way to its successor."""
+    """Two processes of each tier, which can be replaced one by one."""
 
     def __init__(self, tiers: Tiers) -> None:
         self._tiers = tiers
@@ -85,7 +85,7 @@ class RollingSystem:
         self.gateways = [tiers.gateway(self._addresses, *GATEWAY_FLAGS) for _ in range(2)]
 
     def start_worker(self) -> tuple[str, Tier]:
-        """It goes where fewer are, again after each restart of a scheduler."""
+        """Start a worker, which moves to the scheduler with fewer workers after each restart of a scheduler."""
         self._num_workers += 1
         name = f"worker-{self._num_workers}"
         return name, self._tiers.worker(self._addresses, "--worker-id", name, "--spread-interval-s", "0.5")
@@ -104,7 +104,7 @@ class RollingSystem:
         until("the scheduler listens", lambda: listens(successor))
 
     def restart_worker(self, index: int) -> None:
-        """Its successor first. While that loads, there is time for a gateway."""
+        """Start the successor, restart a gateway while it loads, then stop the old worker."""
         name, successor = self.start_worker()
         self.restart_gateway(index)
         self.wait_for_worker(name)
@@ -121,7 +121,7 @@ def listens(scheduler: SchedulerTier) -> bool:
 def test_nothing_is_lost_when_everything_is_restarted_in_turn(
     home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Where the health check finds the schedulers' token.
+    # The health check finds the schedulers' token there.
     monkeypatch.setenv("PAGODA_HOME", str(home))
     with Tiers(home, tmp_path) as tiers, ThreadPoolExecutor(len(PROMPTS)) as pool:
         system = RollingSystem(tiers)

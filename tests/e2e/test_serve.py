@@ -1,4 +1,4 @@
-"""The command itself: what it says, what it refuses, and that it leaves nothing behind."""
+"""Tests of `pagoda serve`: its output, its refusals, and its end without remains."""
 
 import signal
 import subprocess

@@ -1,4 +1,4 @@
-"""Two schedulers with a worker each, before one gateway: one is killed or frozen under streams, and no client notices."""
+"""Tests of one gateway with two schedulers, of which one is killed or frozen: its streams resume on the other."""
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -36,7 +36,7 @@ def generate(gateway: GatewayTier, beginning: str) -> Iterator[str]:
 
 
 def streams(gateway: GatewayTier) -> list[Iterator[str]]:
-    """Half of them seeded, through OpenAI's client, the others greedy, through Ollama's."""
+    """Return the streams: half of them seeded through OpenAI's client, the others greedy through Ollama's."""
     return [(chat, generate)[number % 2](gateway, beginning) for number, beginning in enumerate(BEGINNINGS)]
 
 
@@ -52,7 +52,7 @@ def test_streams_go_on_at_the_other_scheduler(
     with Tiers(home, tmp_path) as tiers:
         schedulers = [tiers.scheduler(), tiers.scheduler()]
         for _ in range(2):
-            # Wherever they begin, soon each scheduler has one.
+            # They spread soon, so that each scheduler has one.
             tiers.worker(schedulers, "--spread-interval-s", "0.5")
         gateway = tiers.gateway(schedulers, "--scheduler-silence-s", "2")
         for scheduler in schedulers:
@@ -69,6 +69,6 @@ def test_streams_go_on_at_the_other_scheduler(
         disturb(busier)
         tails = texts(running)
         assert [head + tail for head, tail in zip(heads, tails, strict=True)] == undisturbed
-        # A machine that is fast may have ended some before.
+        # On a fast machine some may have ended before.
         assert 0 < gateway.metric("pagoda_moved_samples_total") <= num_open[busier]
         assert gateway.metric("pagoda_scheduler_up", scheduler=busier.address) == 0

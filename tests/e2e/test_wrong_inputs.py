@@ -1,4 +1,4 @@
-"""A dozen things that a user may get wrong: each is answered at once, with the right status, in the dialect's shape."""
+"""Tests of a dozen wrong requests: each is answered at once, with the right status, in the dialect's form."""
 
 from typing import Any
 

@@ -1,7 +1,7 @@
-"""The three tiers started one by one, as on several machines: what `pagoda serve` does not put together, such as two schedulers.
+"""The three tiers started one by one, as on several machines, for systems that `pagoda serve` does not start.
 
-Each is a process of its own, seen only through what a user sees of it. It writes to a file, since a pipe that nobody reads would
-stop it.
+Each tier is a separate process, observed only as a user observes it. It writes its log to a file, because a pipe that is not read
+would block it.
 """
 
 import os
@@ -23,14 +23,14 @@ from pagoda.rpc.transport_security import TransportSecurity
 from tests.e2e.system import DEADLINE_S, NEUTRAL, free_port, read_metric, until
 
 INFERENCE_SERVICE = "protos.v1.InferenceService"
-# Several share the machine. Flags go before.
+# Several workers share the machine. Flags override these.
 WORKER_DEFAULTS = {"PAGODA_WORKER_KV_MEMORY": "128MiB", "PAGODA_WORKER_THREADS": "1"}
 Environment = Mapping[str, str]
 NOTHING: Environment = MappingProxyType({})
 
 
 class Tier:
-    """A process that runs, until `stop`, `kill` or the end of its `Tiers`."""
+    """A process that runs until `stop`, `kill` or the end of its `Tiers`."""
 
     def __init__(self, tier: str, home: Path, log: Path, arguments: Sequence[str], environment: Environment) -> None:
         self.log = log
@@ -48,24 +48,24 @@ class Tier:
         assert self.is_running, f"ended with {self.process.returncode}: {self.output()}"
 
     def freeze(self) -> None:
-        """It stands still with all its connections open, until `thaw`."""
+        """Stop the process, with all its connections open, until `thaw`."""
         self.process.send_signal(signal.SIGSTOP)
 
     def thaw(self) -> None:
         self.process.send_signal(signal.SIGCONT)
 
     def kill(self) -> None:
-        """kill -9, and its end."""
+        """Kill the process with SIGKILL, and wait for its end."""
         self.process.kill()
         self.process.wait(DEADLINE_S)
 
     def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
-        """The exit status."""
+        """Send the signal, and return the exit status."""
         self.process.send_signal(number)
         return self.process.wait(DEADLINE_S)
 
     def output(self) -> str:
-        """Everything that it has said so far."""
+        """Return the log so far."""
         return self.log.read_text()
 
 
@@ -75,14 +75,14 @@ T = TypeVar("T", bound=Tier)
 class SchedulerTier(Tier):
     address: str
     security: TransportSecurity
-    """As what a test comes to it: with the token of its home, which is for every role."""
+    """Credentials of a test that calls it: the token of its home, which is valid for every role."""
 
     @property
     def is_serving(self) -> bool:
-        """By its health service: some worker is attached and it does not drain."""
+        """True if its health service says that a worker is attached and that it is not draining."""
         self.check_running()
         request = health_pb2.HealthCheckRequest(service=INFERENCE_SERVICE)
-        # A proxy in the environment is for the world outside.
+        # A proxy in the environment must not be used on this machine.
         with grpc.insecure_channel(self.address, [("grpc.enable_http_proxy", 0)]) as channel:
             try:
                 answer = health_pb2_grpc.HealthStub(channel).Check(request, timeout=DEADLINE_S)
@@ -114,13 +114,13 @@ class GatewayTier(Tier):
 
 
 class Tiers:
-    """Starts them and ends them all. `home` has the model; logs go to `directory`. Addresses are ports of 127.0.0.1."""
+    """A set of tiers that end together. `home` has the model; logs go to `directory`. Addresses are ports of 127.0.0.1."""
 
     def __init__(self, home: Path, directory: Path) -> None:
         self._home = home
         self._directory = directory
         self._started: list[Tier] = []
-        # A scheduler would make it, after a test may have begun a call that waits for that scheduler.
+        # A scheduler would create it too late for a call that starts before the scheduler does.
         make_token_file(home / HOME_TOKEN_FILE)
 
     def __enter__(self) -> Self:
@@ -134,7 +134,7 @@ class Tiers:
     def scheduler(
         self, *arguments: str, address: str | None = None, environment: Environment = NOTHING
     ) -> SchedulerTier:
-        """At the address of an earlier one that is gone, or at a new one."""
+        """Start a scheduler at the given address, such as that of an ended one, or at a new one."""
         address = address or f"127.0.0.1:{free_port()}"
         tier = self._start(SchedulerTier, "scheduler", ["--listen", address, *arguments], environment)
         tier.address, tier.security = address, GatewaySettings(home=self._home).security
@@ -143,7 +143,7 @@ class Tiers:
     def worker(
         self, schedulers: Sequence[SchedulerTier | str], *arguments: str, environment: Environment = NOTHING
     ) -> Tier:
-        """Attaches to the first of these schedulers that takes it."""
+        """Start a worker, which attaches to the first of these schedulers that accepts it."""
         flags = ["--scheduler", _listed(schedulers), *arguments]
         return self._start(Tier, "worker", flags, {**WORKER_DEFAULTS, **environment})
 
@@ -154,7 +154,7 @@ class Tiers:
         port: int | None = None,
         environment: Environment = NOTHING,
     ) -> GatewayTier:
-        """At the port of an earlier one that is gone, or at a new one."""
+        """Start a gateway at the given port, such as that of an ended one, or at a new one."""
         port = port or free_port()
         flags = ["--scheduler", _listed(schedulers), "--port", str(port), "--ollama-port", "0", *NEUTRAL]
         tier = self._start(GatewayTier, "gateway", [*flags, *arguments], environment)
