@@ -6,6 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from gateway.settings import GatewaySettings
+from scheduler.settings import SchedulerSettings
+from worker.settings import WorkerSettings
+
 REPOSITORY = Path(__file__).parents[2]
 FOLDERS = ("gateway", "scheduler", "worker", "kvcache", "pagoda", "protos", "tests", "bench", "docs", "deploy")
 DOCUMENTS = [REPOSITORY / "README.md", REPOSITORY / "CONTRIBUTING.md", *sorted(REPOSITORY.glob("docs/**/*.md"))]
@@ -26,6 +30,14 @@ NOT_OURS = frozenset({"version.py"})
 CODE_BLOCK = re.compile(r"^( *)(`{3,}|~{3,}).*?^\1\2 *$", re.DOTALL | re.MULTILINE)
 LINK_TARGET = re.compile(r"\]\([^)]*\)")
 ONE_LINK = re.compile(r"\s*(?:[-*] |\d+\. |> )?(?:\S+|!?\[[^]]*\]\([^)]*\)[.,:;]?)")
+VARIABLE = re.compile(r"\bPAGODA_(GATEWAY|SCHEDULER|WORKER)_([A-Z0-9_]*[A-Z0-9])\b")
+OTHER_VARIABLE = re.compile(r"\bPAGODA_(?!GATEWAY_|SCHEDULER_|WORKER_)[A-Z0-9_]*[A-Z0-9]\b")
+METRIC = re.compile(r"`((?:pagoda_|vllm:)[a-z_]+)[`{]")
+FIELDS = {
+    "GATEWAY": GatewaySettings.model_fields,
+    "SCHEDULER": SchedulerSettings.model_fields,
+    "WORKER": WorkerSettings.model_fields,
+}
 MAX_LINE = 120
 MAX_CELL = 60
 LONG_DOCUMENTS = frozenset(
@@ -34,6 +46,13 @@ LONG_DOCUMENTS = frozenset(
     }
 )
 """Generated documents whose lines and table cells are not short yet."""
+
+
+@pytest.fixture(scope="module")
+def sources() -> str:
+    """Return the text of the Python files outside the tests, and of the recipes."""
+    paths = [path for folder in FOLDERS if folder != "tests" for path in (REPOSITORY / folder).rglob("*.py")]
+    return "\n".join(path.read_text() for path in [*paths, *RECIPES, REPOSITORY / "tests" / "conftest.py"])
 
 
 @pytest.fixture(scope="module")
@@ -98,6 +117,15 @@ def test_what_is_linked_to_is_a_heading(document: Path) -> None:
     links = [(path or document.name, anchor) for path, anchor in ANCHOR.findall(document.read_text())]
     links = [(path, anchor) for path, anchor in links if path.endswith(".md")]
     assert [link for link in links if link[1] not in anchors(document.parent / link[0])] == []
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(REPOSITORY)))
+def test_the_settings_and_metrics_of_a_document_exist(document: Path, sources: str) -> None:
+    text = document.read_text()
+    missing = [f"PAGODA_{tier}_{name}" for tier, name in VARIABLE.findall(text) if name.lower() not in FIELDS[tier]]
+    missing += [name for name in OTHER_VARIABLE.findall(text) if name not in sources]
+    missing += [name for name in METRIC.findall(text) if f'"{name.removesuffix("_total")}' not in sources]
+    assert missing == []
 
 
 def anchors(document: Path) -> set[str]:
