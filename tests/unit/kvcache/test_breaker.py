@@ -1,4 +1,4 @@
-"""The circuit breaker, with a clock that stands still."""
+"""Tests of the circuit breaker, with a fake clock."""
 
 import pytest
 

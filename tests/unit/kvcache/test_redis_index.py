@@ -1,4 +1,4 @@
-"""What a look-up makes of values that somebody else has put there: nothing, and no error."""
+"""Tests of look-ups that find foreign values in Redis: they are ignored, without an error."""
 
 import json
 from collections.abc import Mapping

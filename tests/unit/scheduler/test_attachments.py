@@ -1,4 +1,4 @@
-"""Who may write the shared state: the types say so, which the ignored errors below prove (mypy reports those without need)."""
+"""Tests that only the owners write the shared state. The types forbid it: mypy reports each unneeded `type: ignore` below."""
 
 import pytest
 

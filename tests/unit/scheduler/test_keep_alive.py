@@ -1,4 +1,4 @@
-"""When a model leaves memory, and how it comes back for whoever asks."""
+"""Tests of the unloading of unused models, and of their loading for the next request."""
 
 import math
 from dataclasses import replace
@@ -20,7 +20,7 @@ GRACE_S = 30.0
 
 
 class System:
-    """A loop with one worker, `link` its present stream."""
+    """A loop with one worker, whose present stream is `link`."""
 
     def __init__(self, keep_alive_s: float = math.inf) -> None:
         self.clock = FakeClock()
@@ -135,7 +135,7 @@ def test_unloading_waits_for_the_requests_of_others() -> None:
 
 
 def unloaded_system() -> tuple[System, UnloadedWorker]:
-    """Its worker is attached without the model."""
+    """Return a system whose worker is attached without the model."""
     system = System()
     system.keep_loaded(0)
     assert system.link.is_unloaded

@@ -1,4 +1,4 @@
-"""While nobody waits a worker goes on by itself; it is recalled when somebody comes or leaves."""
+"""Tests of leases: a worker runs steps by itself while no request waits, and is recalled when one arrives or leaves."""
 
 from dataclasses import replace
 
@@ -33,7 +33,7 @@ def submit_together(system: System, *requests: InferenceRequest) -> None:
 
 
 def leases(fake: PlanWorker) -> list[tuple[int, int]]:
-    """First step and number of steps of each plan, without one that only tells."""
+    """Return the first step id and the number of steps of each plan that computes something."""
     return [(plan.step_id, plan.max_steps) for plan in fake.plans if plan.scheduled]
 
 
@@ -44,7 +44,7 @@ def test_one_plan_stands_for_many_steps_and_each_step_brings_its_token() -> None
         system.run_step(worker)
         assert len(system.client.tokens["r", 0]) == num_tokens
     assert system.client.tokens["r", 0] == expected(request(), 20)
-    # The prompt samples the first of twenty tokens.
+    # The step of the prompt samples the first of twenty tokens.
     assert leases(fake) == [(1, 1), (2, 8), (10, 8), (18, 3)]
     assert not fake.recalled
 
@@ -68,7 +68,7 @@ def test_at_most_three_steps_go_before_a_newcomer(leased: Leased, num_steps: int
         system.run_step(worker)
     system.submit(request("new", max_tokens=9, first_token=20))
     assert len(fake.recalled) <= 1
-    # Two were in flight; where the first of them stands before a lease, that begins with two of its own.
+    # Two steps were in flight. If the first of them comes before a lease, the lease begins with two steps of its own.
     for _ in range(4):
         system.run_step(worker)
     assert system.client.tokens["new", 0]
@@ -114,7 +114,7 @@ def test_a_sequence_that_ends_by_itself_recalls_nothing(leased: Leased) -> None:
     long, short = request("long", max_tokens=40, first_token=20), request("short", max_tokens=6, first_token=30)
     submit_together(system, ending, long, short)
     system.run(worker)
-    # `short` goes on where its last step brings fewer tokens than it could have.
+    # `short` continues if its last step returned fewer tokens than it could have.
     assert worker.step_limits.max_new_tokens > 1 or not fake.recalled
     assert system.client.tokens["ending", 0][-1] == EOS and len(system.client.tokens["ending", 0]) == length
     assert system.client.tokens["long", 0] == expected(request(first_token=20), 40)
@@ -130,7 +130,7 @@ def test_a_lease_that_nobody_is_left_in_ends(leased: Leased) -> None:
     while fake.queue:
         system.run_step(worker)
         num_steps += 1
-    # The step that was in flight behind the last token, and no more.
+    # Only the step that was in flight behind the last token runs as well.
     assert num_steps <= len(system.client.tokens["r", 0]) + 2
     assert worker.steps.lease is None and not worker.is_busy
 
@@ -163,7 +163,7 @@ def test_pages_ahead_are_for_all_that_the_steps_of_a_lease_may_bring() -> None:
     [leased] = fake.plans[-1].scheduled
     assert (leased.start, leased.max_start, leased.max_new_tokens, leased.num_steps) == (6, 6, 4, 8)
     [sequence] = worker.running
-    # Two of its steps are in flight, six follow: 6 tokens are computed, and 32 at most will be.
+    # Two of its steps are in flight and six follow. 6 tokens are computed, and at most 32 will be.
     assert (sequence.computation.num_computed, len(sequence.computation.block_table)) == (
         6 + 2 * 4,
         -(-(6 + 8 * 4) // 4),
@@ -176,7 +176,7 @@ def test_a_lease_that_leaves_out_a_sequence_which_is_not_at_its_end_is_recalled(
     fake.count_tokens = lambda most: 1
     submit_together(system, request("short", max_tokens=9), request("long", max_tokens=50, first_token=20))
     system.run_step(worker)
-    # Behind its first token, two steps may bring the eight that `short` has left. They bring two.
+    # After its first token, two steps may return the eight tokens that `short` has left. They return two.
     assert [planned.num_steps for planned in fake.plans[-1].scheduled] == [2, 8]
     system.run_step(worker)
     assert fake.recalled == [fake.plans[-1].step_id]
@@ -192,5 +192,5 @@ def test_a_lease_ends_before_a_sequence_that_surely_has_not_ended_runs_out_of_st
     system, worker, fake = leased_system(max_new_tokens=4)
     submit_together(system, request("short", max_tokens=12), request("long", max_tokens=50, first_token=20))
     system.run_step(worker)
-    # Eleven tokens are two whole steps, and a third with three.
+    # Eleven tokens take two full steps, and a third with three tokens.
     assert [planned.num_steps for planned in fake.plans[-1].scheduled] == [2, 2]

@@ -1,4 +1,4 @@
-"""What clients see of the scheduler's policy, one behaviour a test."""
+"""Tests of the scheduler's policy as clients see it, one behaviour each."""
 
 from collections.abc import Sequence as Seq
 from dataclasses import replace
@@ -37,7 +37,7 @@ class System:
     """A loop, a clock, one client, and workers whose steps run when a test says so."""
 
     max_new_tokens = 1
-    """Most that a step of a worker returns for one sequence."""
+    """Maximum number of new tokens that a worker's step returns for one sequence."""
 
     def __init__(self, *, max_lease_steps: int = 1, **limits: int) -> None:
         self.clock = FakeClock()
@@ -101,7 +101,7 @@ def test_no_step_is_spent_past_max_tokens() -> None:
     worker = system.attach()
     system.submit(request(max_tokens=5))
     system.run(worker)
-    # The prompt and four of the tokens are computed; the prompt's end brings one token, and the rest may come in one step.
+    # The prompt and four of the tokens are computed. The end of the prompt returns one token; the rest may come in one step.
     assert system.loop.counters.num_step_tokens == 6 + 4
     assert system.loop.counters.num_steps <= 5 and (system.max_new_tokens > 1 or system.loop.counters.num_steps == 5)
 
@@ -127,12 +127,12 @@ def test_generated_tokens_are_cached_too() -> None:
     conversation = list(range(1, 7)) + system.client.tokens["first", 0] + [9, 9]
     system.submit(replace(request("second"), prompt_token_ids=conversation))
     system.run(worker)
-    # 6 + 10 tokens, the last of which was never computed: three full blocks of four.
+    # Of the 6 + 10 tokens the last was never computed, so there are three full blocks of four.
     assert system.client.finished["second", 0].usage.num_cached_tokens == 12
 
 
 def test_the_token_that_ends_a_sequence_is_never_computed_so_its_block_is_not_shared() -> None:
-    """Two steps are in flight: the one behind the end was planned with the last token, but the worker leaves it out."""
+    """Check the step that was in flight behind the end: it was planned with the last token, but the worker omits the sequence."""
     system = System()
     worker = system.attach()
     prompt = next(
@@ -155,7 +155,7 @@ def test_a_burst_of_siblings_computes_their_prompt_once() -> None:
     system.submit(replace(request(prompt=13, max_tokens=2), num_samples=4))
     system.run(worker)
     assert [system.client.finished["r", i].usage.num_cached_tokens for i in range(4)] == [0, 12, 12, 12]
-    # The prompt once, its tail of one token three times, and one decoded token for each sample.
+    # Computed are the prompt once, its tail of one token three times, and one decoded token for each sample.
     assert system.loop.counters.num_step_tokens == 13 + 3 + 4
 
 
@@ -329,14 +329,14 @@ def test_a_sequence_that_alone_outgrows_the_pool_ends_with_length() -> None:
     system.submit(request(prompt=8, max_tokens=40))
     system.run(worker)
     finished = system.client.finished["r", 0]
-    # Twelve slots hold the prompt and four tokens; a fifth is sampled from them.
+    # Twelve slots hold the prompt and four tokens, from which a fifth is sampled.
     assert (finished.reason, finished.usage.num_output_tokens) == (FinishReason.LENGTH, 5)
     assert system.client.tokens["r", 0] == expected(request(prompt=8), 5)
 
 
 @pytest.mark.parametrize("next_worker", ["w1", "w0"])
 def test_a_lost_worker_is_not_noticed_by_the_client(next_worker: str) -> None:
-    """But metrics are, also where its successor has its name."""
+    """Check that the client gets all tokens and a Moved event, even if the next worker has the same id."""
     system = System()
     worker = system.attach("w0")
     system.submit(request(max_tokens=8))
@@ -529,7 +529,7 @@ def test_a_worker_comes_back_with_its_cache_even_to_another_scheduler() -> None:
     worker = system.attach()
     system.submit(request("before", prompt=11, max_tokens=6))
     system.run(worker)
-    # 11 + 6 tokens, the last of which was never computed: four full blocks of four.
+    # Of the 11 + 6 tokens the last was never computed, so there are four full blocks of four.
     memory = system.fakes[worker].memory
     assert len(memory.names) == 4
     restarted = System()
@@ -545,7 +545,7 @@ def test_a_worker_comes_back_with_its_cache_even_to_another_scheduler() -> None:
 
 @pytest.mark.parametrize("num_steps", range(9))
 def test_a_page_that_was_written_to_again_is_not_said_to_hold_its_old_block(num_steps: int) -> None:
-    """The stream breaks at any point while a second prompt takes the pages of the first one."""
+    """Break the stream at any point while a second prompt takes the pages of the first one."""
     system = System(num_pages=6, max_step_tokens=8)
     worker = system.attach()
     first, second = request("first", prompt=17), request("second", prompt=17, first_token=30)
@@ -556,7 +556,7 @@ def test_a_page_that_was_written_to_again_is_not_said_to_hold_its_old_block(num_
     for step in range(num_steps):
         if not fake.queue:
             break
-        # The last step is computed, but its result is lost with the stream.
+        # The worker computes the last step, but its result is lost with the stream.
         result = fake.run_step()
         if step < num_steps - 1:
             system.loop.apply_result(worker, result)
@@ -590,7 +590,7 @@ def test_a_block_is_final_only_with_the_result_of_the_step_that_filled_it() -> N
     system.submit(request("first", prompt=8, max_tokens=2))
     assert heard == [("attached", 0, 0)] and len(system.fakes[worker].queue) == 2
     system.run(worker)
-    # The prompt's two steps, the decode step, and one that only names the last block to a worker without work.
+    # There are two steps of the prompt, one decode step, and one that only sends the last block to an idle worker.
     assert heard[1:] == [("changed", 0, 1), ("changed", 0, 1), *[("changed", 0, 0)] * 2]
     system.submit(request("second", prompt=16, max_tokens=2, first_token=20))
     system.run(worker)

@@ -1,4 +1,4 @@
-"""Several models and fewer workers, through the loop: who is loaded, who goes, who waits, and who hears why not."""
+"""Tests of a loop with more models than workers: loads, unloads, waiting requests and errors."""
 
 from dataclasses import replace
 
@@ -28,7 +28,7 @@ def info(worker_id: str, model: str, digest: str = "") -> WorkerInfo:
 
 
 class System:
-    """A loop whose workers can load a, b and c, and do as they are told, in no time unless a test says so."""
+    """A loop whose workers can load a, b and c. They load and unload at once unless a test says otherwise."""
 
     def __init__(self, *worker_ids: str, available_bytes: int = 1000) -> None:
         self.clock = FakeClock()
@@ -44,7 +44,7 @@ class System:
         self.attached: dict[str, AttachedWorker] = {}
         self.unloaded: dict[str, UnloadedWorker] = {}
         self.history: list[str] = []
-        """Loads and unloads, as `worker+model` and `worker-model`."""
+        """Loads and unloads so far, as `worker+model` and `worker-model`."""
         for worker_id in worker_ids:
             self.attach_unloaded(worker_id)
 
@@ -76,7 +76,7 @@ class System:
         self.clock.run_soon()
 
     def obey(self) -> bool:
-        """Whether some worker had been told to load or unload."""
+        """Carry out one pending load or unload. Return False if there is none."""
         for worker_id, link in list(self.links.items()):
             if link.is_unloaded:
                 self.history.append(f"{worker_id}-{link.info.model}")
@@ -93,7 +93,7 @@ class System:
         return False
 
     def run(self) -> None:
-        """Until nobody has anything to do."""
+        """Run until no worker has anything to do."""
         while self.obey() or any(link.queue for link in self.links.values()):
             for worker_id, link in list(self.links.items()):
                 if link.queue:

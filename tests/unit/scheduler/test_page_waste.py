@@ -1,4 +1,4 @@
-"""How much KV memory allocation wastes: slots of granted pages that hold no token, over a mixed-length workload."""
+"""Test of the KV memory that allocation wastes: slots of granted pages without a token, over a mixed-length workload."""
 
 import random
 
@@ -32,7 +32,7 @@ def test_less_than_four_percent_of_the_granted_memory_is_wasted(max_new_tokens: 
     worker = loop.attachments.attach_worker(fake.info, fake)
     lengths = random.Random(7)
     for number in range(60):
-        # Log-normal like real chats: prompts of about 300 tokens with a long tail, answers of about 100.
+        # Lengths are log-normal as in real chats: prompts of about 300 tokens with a long tail, and answers of about 100.
         num_prompt = min(1500, max(4, round(lengths.lognormvariate(5.7, 0.8))))
         max_tokens = min(400, max(2, round(lengths.lognormvariate(4.6, 0.6))))
         request = InferenceRequest(

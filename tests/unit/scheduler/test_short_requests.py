@@ -1,4 +1,4 @@
-"""A short request beside long ones, in virtual time: when its first token comes, and that the long ones get on.
+"""Tests of a short request beside long ones, in virtual time: its first token comes soon, and the long ones progress.
 
 The scheduler's own loop plans for a modelled worker, so that a step takes as long as a processor or a GPU would need for it.
 """
@@ -36,7 +36,7 @@ SHORT = "short"
 
 @dataclass
 class Background:
-    """What is there before the short request comes."""
+    """Requests that are there before the short request arrives."""
 
     prompts: Seq[int]
     max_tokens: int = 50
@@ -137,7 +137,7 @@ BACKGROUNDS = {
     ("device", "tenant"), [(CPU, "a"), (CPU, "b"), (POD, "a")], ids=["cpu", "cpu, another's", "gpu"]
 )
 def test_a_short_request_does_not_wait_for_long_ones(device: Device, name: str, tenant: str) -> None:
-    """Three times what it takes alone and two steps, at whatever moment it comes."""
+    """Check that it takes at most two steps and three times its time alone, whenever it arrives."""
     device = replace(device, max_model_len=8_192)
     alone_s = Run(device).ttft_s(0.0, short())
     for when_s in (0.0, 0.001, 0.55, 1.3, 6.1):
@@ -162,7 +162,7 @@ def test_a_cached_conversation_is_short() -> None:
 
 @pytest.mark.parametrize("num_pages", [450, 480, 900])
 def test_memory_that_long_prompts_fill_lets_short_ones_in(num_pages: int) -> None:
-    """450 pages hold one of the prompts, 900 two."""
+    """Check pools that hold one of the long prompts (450 pages) or two (900 pages)."""
     device = replace(CPU, num_pages=num_pages)
     alone_s = Run(device).ttft_s(0.0, short())
     for when_s in (0.3, 4.2, 9.6):
@@ -177,7 +177,7 @@ def test_memory_that_long_prompts_fill_lets_short_ones_in(num_pages: int) -> Non
 @pytest.mark.parametrize("num_places", [1, 2, 8, 64])
 @pytest.mark.parametrize("num_pages", [8_192, 500])
 def test_a_long_prompt_gets_on_whoever_comes(num_places: int, num_pages: int) -> None:
-    """Short requests come faster than the worker can answer them."""
+    """Check that a long prompt progresses while short requests arrive faster than the worker can answer them."""
     run = Run(replace(CPU, max_step_sequences=num_places, num_pages=num_pages))
     [long] = Background([7_000], max_tokens=1, tenant="b").requests()
     interval_s = 0.02

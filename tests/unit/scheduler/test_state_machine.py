@@ -1,4 +1,4 @@
-"""The scheduler under random joins, leaves, preemptions, workers that are lost, killed by a request or go, unloaded models and late
+"""A state machine test of the scheduler: random joins, leaves, preemptions, lost, killed and leaving workers, unloaded models, late
 results.
 
 Every client gets exactly its tokens.
@@ -47,7 +47,7 @@ class Asked:
     ignore_eos: bool
     is_scored: bool
     deadly_length: int | None
-    """No worker survives to compute it further."""
+    """Length beyond which the request kills its worker."""
 
     def expected(self) -> list[int]:
         max_tokens = min(self.max_tokens, MAX_LEN - len(self.prompt))
@@ -56,7 +56,7 @@ class Asked:
 
 class SchedulerMachine(RuleBasedStateMachine):
     max_new_tokens = 1
-    """Most that a step of a worker returns for one sequence."""
+    """Maximum number of new tokens that a worker's step returns for one sequence."""
 
     @initialize(
         num_pages=st.integers(7, 24),
@@ -103,13 +103,13 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.stopped_at: dict[tuple[str, int], int] = {}
         self.workers: dict[AttachedWorker, PlanWorker] = {}
         self.num_deaths: Counter[str] = Counter()
-        """Of workers with steps of a request in flight."""
+        """Number of workers that died with steps of a request in flight."""
         self.num_kills: Counter[str] = Counter()
         self.died_alone: set[str] = set()
-        """Requests that a worker computed alone when it died, and not for the first or second time."""
+        """Requests that a worker computed alone when it died, after two earlier deaths."""
         self.gone: list[tuple[AttachedWorker, PlanWorker]] = []
         self.leaving: list[PlanWorker] = []
-        """Told to unload, and not back yet."""
+        """Workers that unload and have not come back yet."""
         self.unloaded: dict[UnloadedWorker, PlanWorker] = {}
         self.attach("w0")
 
@@ -126,7 +126,7 @@ class SchedulerMachine(RuleBasedStateMachine):
 
     @rule(worker_id=st.sampled_from(["w0", "w1", "w2"]))
     def attach(self, worker_id: str) -> None:
-        """A worker opens a stream, perhaps while the scheduler still believes in its old one."""
+        """Let a worker open a stream, perhaps while the scheduler still has its old one."""
         fake = PlanWorker(worker_info(worker_id, **self.limits), recall_delay=self.recall_delay, seed=self.seed)
         old = self.loop.workers.get(worker_id)
         worker = self.loop.attachments.attach_worker(fake.info, fake)
@@ -140,7 +140,7 @@ class SchedulerMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.workers)
     @rule(data=st.data(), num_more_steps=st.integers(0, 2))
     def attach_again(self, data: st.DataObject, num_more_steps: int) -> None:
-        """A worker's stream breaks. Steps that it had begun still write to its pages, and it comes back with what they hold."""
+        """Break a worker's stream. Its running steps still write to its pages, and it comes back with the blocks that they hold."""
         worker = data.draw(st.sampled_from(sorted(self.workers, key=lambda w: w.info.worker_id)))
         fake = self.workers.pop(worker)
         for _ in range(min(num_more_steps, len(fake.queue))):
@@ -223,12 +223,12 @@ class SchedulerMachine(RuleBasedStateMachine):
                 self.run_step(worker)
 
     def run_step(self, worker: AttachedWorker) -> None:
-        """It ends well or kills the worker."""
+        """Run a step, which ends well or kills the worker."""
         fake = self.workers[worker]
         killers = [name for name, length in fake.next_reaches().items() if self.kills(name, length)]
         if killers:
             running = {sequence.request_id for sequence in worker.running}
-            # Of one that said that it would go it is not known whether it was killed.
+            # If the worker was leaving, the scheduler cannot know that it was killed.
             if worker.phase is WorkerPhase.SERVING:
                 self.num_kills.update(running.intersection(killers))
             self.kill(worker)
@@ -260,7 +260,7 @@ class SchedulerMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.asked)
     @rule(data=st.data())
     def stop_string(self, data: st.DataObject) -> None:
-        """The gateway found a stop string in what it was sent."""
+        """End a sample as if the gateway had found a stop string in its tokens."""
         request_id = data.draw(st.sampled_from(sorted(self.asked)))
         key = (request_id, data.draw(st.integers(0, self.asked[request_id].num_samples - 1)))
         if self.client.tokens[key] and key not in self.client.finished:
@@ -280,7 +280,7 @@ class SchedulerMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.workers)
     @rule(data=st.data())
     def worker_leaves(self, data: st.DataObject) -> None:
-        """It asks to go, and goes once it is told to."""
+        """Let a worker ask to leave. It goes when it is dismissed."""
         self.loop.attachments.let_worker_leave(
             data.draw(st.sampled_from(sorted(self.workers, key=lambda w: w.info.worker_id)))
         )
@@ -289,7 +289,7 @@ class SchedulerMachine(RuleBasedStateMachine):
     @precondition(lambda self: any(fake.queue for _, fake in self.gone))
     @rule()
     def late_result(self) -> None:
-        """A worker whose stream is over still answers."""
+        """Let a worker answer whose stream has ended."""
         worker, fake = next(pair for pair in self.gone if pair[1].queue)
         with pytest.raises(WorkerProtocolError):
             self.loop.apply_result(worker, fake.run_step())
@@ -385,7 +385,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         elif finished.reason is FinishReason.STOP:
             assert tokens == expected and tokens[-1] == EOS
         else:
-            # Fewer tokens only where the whole pool could not hold more.
+            # There may be fewer tokens only if the whole pool could not hold more.
             full = len(asked.prompt) + len(tokens) >= self.limits["num_pages"] * 4
             assert tokens == expected or full
 

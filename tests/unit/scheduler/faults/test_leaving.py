@@ -1,4 +1,4 @@
-"""A worker that wants to end: its sequences move while they can, finish where they cannot, and only then it is dismissed."""
+"""Tests of a leaving worker: its sequences move if they can, finish there if they cannot, and only then it is dismissed."""
 
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""A request that kills workers kills few of them, and nobody who ran beside it suffers."""
+"""Tests of requests that kill workers: they kill few of them, and the requests that ran beside them end well."""
 
 from dataclasses import replace
 
@@ -23,17 +23,17 @@ def max_new_tokens(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPat
 
 
 class System:
-    """Workers that die when they compute certain requests far enough, and come back as new processes."""
+    """A system of workers that die when they compute certain requests far enough, and come back as new processes."""
 
     def __init__(self, *worker_ids: str, poison: dict[str, int] | None = None, max_lease_steps: int = 1) -> None:
-        """`poison` names for a request the length that no worker survives."""
+        """Create workers. `poison` has for a request the length beyond which its worker dies."""
         self.clock = FakeClock()
         self.loop = SchedulerLoop(self.clock, SchedulingPolicy(max_lease_steps=max_lease_steps))
         self.client = RecordingClient()
         self.poison = poison or {}
         self.fakes: dict[AttachedWorker, PlanWorker] = {}
         self.deaths: list[set[str]] = []
-        """For each the requests in the step that the worker died of."""
+        """Requests in the step that killed the worker, for each death."""
         for worker_id in worker_ids:
             self.attach(worker_id)
 
@@ -65,7 +65,7 @@ class System:
         return self.attach(worker.info.worker_id, worker.info.epoch + 1)
 
     def finish(self) -> None:
-        """Every worker a step in turn, until nobody has any."""
+        """Run a step of each worker in turn, until none is left."""
         while any(fake.queue for fake in self.fakes.values()):
             for worker in list(self.fakes):
                 self.step(worker)
@@ -116,7 +116,7 @@ def test_several_poison_requests_are_found_one_after_the_other() -> None:
 
 
 def suspect(system: System, worker: AttachedWorker, *names: str) -> AttachedWorker:
-    """Two deaths of the worker at which these requests run and get nowhere."""
+    """Kill the worker of these requests twice, before they get any further."""
     system.submit(*names)
     return system.die(system.die(worker))
 
@@ -182,7 +182,7 @@ def test_who_gets_further_each_time_is_never_a_suspect() -> None:
 def test_only_what_was_in_flight_counts() -> None:
     system = System("w0")
     (worker,) = system.fakes
-    # Both steps in flight are of a prompt that fills them; the others have been admitted to no step yet.
+    # A long prompt fills both steps in flight; the other requests are not admitted to a step yet.
     long = replace(request("long"), prompt_token_ids=[7] * 60)
     system.loop.requests.submit_request(long, system.client)
     system.clock.run_soon()

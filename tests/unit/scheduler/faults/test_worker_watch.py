@@ -1,4 +1,4 @@
-"""A frozen worker is told from a slow one."""
+"""Tests of the watch that distinguishes a hung worker from a slow one."""
 
 from collections.abc import Iterator
 
@@ -20,7 +20,7 @@ def watch_after(num_steps: int, step_s: float) -> WorkerWatch:
 
 
 def lost_after_s(watch: WorkerWatch, task: Task | None) -> float:
-    """Of one that goes on beating."""
+    """Return the seconds after which the watch reports a worker as lost, although it sends heartbeats."""
     for number in range(1000):
         watch.record_sign_of_life()
         if watch.tick(task):
@@ -72,7 +72,7 @@ def test_nothing_is_predicted_from_a_few_steps_or_from_those_that_only_tell() ->
 
 
 def steps() -> Iterator[tuple[int, float]]:
-    """Of a machine with a fixed cost, and one for each token and each token attended to."""
+    """Yield the work and the time of steps, on a machine with a fixed cost, a cost per token, and a cost per token of context."""
     for chunks in ([(0, 16)], [(500, 1)] * 4, [(0, 64)], [(900, 1)] * 8):
         seconds = 0.005 + sum(0.001 * num_tokens * (1 + start / 4000) for start, num_tokens in chunks)
         yield work_of(chunks), seconds

@@ -1,4 +1,4 @@
-"""Which worker loads what, and what goes for it: tables of who holds what, who waits since when, and what comes of it."""
+"""Tests of model placement, as tables: the loaded models, the wanted models and since when → the loads and unloads."""
 
 from dataclasses import replace
 from typing import Any

@@ -1,4 +1,4 @@
-"""The publisher between a real loop and an index whose health the test decides."""
+"""Tests of the publisher between a real loop and an index whose failures the test controls."""
 
 from collections.abc import Mapping, Sequence
 
@@ -21,13 +21,13 @@ MODEL = "f" * 64
 
 
 class FragileIndex(InMemoryPrefixIndex):
-    """In memory; as good as gone while `is_down`, and empty after `flush`."""
+    """An index in memory. It fails all calls while `is_down`, and is empty after `flush`."""
 
     def __init__(self, clock: FakeClock) -> None:
         super().__init__(clock=clock.time)
         self.is_down = False
         self.publications: list[int] = []
-        """How many blocks each had."""
+        """Number of blocks of each publication."""
 
     @property
     def num_published(self) -> int:
@@ -64,7 +64,7 @@ class System:
         return self.worker
 
     def answer(self, first_token: int, num_tokens: int = 9) -> list[BlockHash]:
-        """Let the worker answer a prompt; the prompt's full blocks."""
+        """Let the worker answer a prompt. Return the prompt's full blocks."""
         self.asked += 1
         request = InferenceRequest(
             request_id=f"r{self.asked}",
@@ -265,6 +265,6 @@ async def test_closing_says_goodbye() -> None:
     async def drop(holder: Holder) -> None:
         dropped.append(holder)
 
-    system.index.drop = drop  # type: ignore[method-assign]  # to see it before the index is closed
+    system.index.drop = drop  # type: ignore[method-assign]  # so that the test sees the call before the index is closed
     await system.publisher.close()
     assert dropped == [holder]

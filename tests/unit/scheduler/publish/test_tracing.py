@@ -31,7 +31,7 @@ class TracedSystem:
         self.client = RecordingClient()
         self.loop = SchedulerLoop(self.clock, sequences=SequenceTracing(self.recorder.tracer))
         self.traceparents: list[str] = []
-        """Trace contexts of the steps that were run."""
+        """Trace contexts of the steps that ran."""
 
     def attach(self, worker_id: str = "w0", **limits: int) -> tuple[AttachedWorker, PlanWorker]:
         fake = PlanWorker(worker_info(worker_id, **limits))

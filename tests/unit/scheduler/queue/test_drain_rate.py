@@ -1,4 +1,4 @@
-"""How fast the queue drains, and who waits in it, as they are told to clients and gateways."""
+"""Tests of the queue's drain rate, and of the queue loads that clients and gateways get."""
 
 import pytest
 
@@ -15,7 +15,7 @@ def clock() -> FakeClock:
 
 @pytest.fixture
 def rate(clock: FakeClock) -> DrainRate:
-    """Of a queue from which one ends every half second."""
+    """Return the drain rate of a queue from which one sequence ends every half second."""
     rate = DrainRate(clock.time)
     rate.start_interval()
     for _ in range(20):
@@ -71,6 +71,6 @@ def test_each_tenant_has_a_row_and_too_many_share_one() -> None:
     by_tenant = {row.tenant: row for row in rows}
     assert (by_tenant["tenant 0"].num_waiting, by_tenant["tenant 0"].oldest_s) == (3, 3.0)
     assert by_tenant[OTHER_TENANTS].num_waiting == 5
-    # Fair shares: the next one of each tenant comes before the second of any.
+    # With fair shares, the next sequence of each tenant comes before the second one of any tenant.
     assert sorted(row.next_position for row in rows) == list(range(1, MAX_TENANTS + 2))
     assert queue_loads(FairQueue(), now_s=1.0) == []

@@ -1,4 +1,4 @@
-"""Shares of tenants: who waits behind whom, and how far apart what was computed for two of them can get."""
+"""Tests of fair shares between tenants: the order of the queue, and the bound on the difference between two tenants."""
 
 from collections import Counter
 from dataclasses import replace
@@ -61,11 +61,11 @@ class System:
 
     @property
     def started(self) -> list[str]:
-        """Requests in the order in which they began."""
+        """Return the requests in the order in which they began."""
         return [request_id for request_id, _ in self.client.started]
 
     def served(self) -> Counter[str]:
-        """What each tenant has had, as the counters count it."""
+        """Return the cost of the tokens computed for each tenant, as the counters count it."""
         served: Counter[str] = Counter()
         for (request_id, _), event in self.client.started.items():
             num_computed = len(self.asked[request_id].prompt_token_ids) - event.num_cached_tokens
@@ -84,7 +84,7 @@ def test_a_tenant_with_many_requests_does_not_delay_another_s_first() -> None:
     while first not in system.started:
         assert system.step()
         num_steps += 1
-    # Those two of the other that ran already end first: four tokens each.
+    # The two requests of the other tenant that run already end first, with four tokens each.
     assert num_steps <= 4
     assert system.started.index(first) <= 2
 
@@ -134,7 +134,7 @@ def test_priorities_come_before_shares() -> None:
 
 
 def test_who_was_preempted_goes_on_before_others_begin() -> None:
-    # Nine pages of four tokens: two sequences of 8 grow to 20 each, which is ten.
+    # There are nine pages of four tokens, and two sequences of 8 tokens that grow to 20 each need ten.
     system = System(num_pages=9, max_step_sequences=2)
     for _ in range(2):
         system.ask("a", prompt=8, max_tokens=12)
@@ -157,7 +157,7 @@ def test_who_was_preempted_goes_on_before_others_begin() -> None:
 def test_tenants_that_always_wait_are_served_alike(
     lengths: list[tuple[int, int]], step_tokens: int, step_sequences: int, num_workers: int
 ) -> None:
-    """The paper's bound for one engine; with several, one of them for each."""
+    """Check the paper's bound for one engine, which is multiplied by the number of engines."""
     system = System(num_workers, max_step_tokens=step_tokens, max_step_sequences=step_sequences)
     limits = worker_info().limits
     held_tokens = min(limits.num_pages * limits.page_size, 40 * step_sequences)

@@ -1,4 +1,4 @@
-"""Where sequences go in a loop with several workers: prefixes found again, bursts together, nobody beside an idle worker."""
+"""Tests of placement in a loop with several workers: prefixes are found again, bursts stay together, no worker stays idle."""
 
 import random
 from collections import Counter
@@ -62,7 +62,7 @@ class System:
                 self.step(worker_id)
 
     def places(self) -> dict[str, str]:
-        """Request → the worker of its first sample."""
+        """Return the worker of each request's first sample."""
         return {request_id: event.worker_id for (request_id, index), event in self.client.started.items() if index == 0}
 
     def num_at(self, worker_id: str) -> int:
@@ -127,7 +127,7 @@ def test_of_a_step_that_runs_only_what_is_left_counts() -> None:
     system = System(2)
     longer = system.ask([1] * 80, max_tokens=1)
     system.clock.run_soon()
-    # At a speed that nothing is known of yet it has computed 50 of its 80 by now.
+    # At the default speed, the worker has computed 50 of its 80 tokens by now.
     system.clock.advance(0.01)
     shorter = system.ask([2] * 48, max_tokens=1)
     system.clock.run_soon()

@@ -1,4 +1,4 @@
-"""The policies as tables: what is known of each worker → where the sequence goes, or for whom it waits."""
+"""Tests of the routing policies, as tables: the state of each worker → the worker that the sequence goes to or waits for."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""Who is let in by the scheduler's door: every proof against every method."""
+"""Tests of the scheduler's access check: every kind of credential with every method."""
 
 from collections.abc import Iterable
 from datetime import UTC, datetime
@@ -105,7 +105,7 @@ def test_each_certificate_opens_the_methods_of_its_role(tmp_path: Path, role: st
     expected = Visitor() if method in ROLE_METHODS.get(role, set()) else DENIED
     for names in ([role], ["10.0.0.7", f"spiffe://cluster/ns/pagoda/{role}"]):
         assert answer(mutual, method, names=names) == expected
-    # A token proves nothing where there are none, and no certificate is nobody's.
+    # A token proves nothing if no tokens are configured, and a missing certificate has no role.
     assert answer(mutual, method, bearer(TOKENS["shared"]), ["scheduler"]) is DENIED
     assert answer(mutual, method) is DENIED
 
@@ -130,7 +130,7 @@ def test_a_private_socket_is_open_until_there_are_keys(tmp_path: Path, method: s
     assert answer(door(tmp_path, is_private=True, keys=True), method) is UNAUTHENTICATED
     for role, methods in ROLE_METHODS.items():
         opened = answer(door(tmp_path, is_private=True, keys=True), method, bearer(TOKENS[role])) == Visitor()
-        # A client's token is no key.
+        # A client's token is not an API key.
         assert opened == (method in methods and role != "client")
 
 

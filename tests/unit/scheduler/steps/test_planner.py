@@ -1,4 +1,4 @@
-"""plan_step as tables: what runs, what waits, what pages there are → what the next step computes."""
+"""Tests of plan_step, as tables: the running and waiting sequences and the pages → the next step."""
 
 from dataclasses import dataclass, field
 
@@ -26,12 +26,12 @@ class Given:
     computed: int = 0
     sampling: int = 0
     uncertain: int = 0
-    """Of the tokens `sampling` those that may not come."""
+    """Part of the `sampling` tokens that may not come."""
     priority: int = 0
     max_length: int = 1000
     passed: int = 0
     first_token: int = 0
-    """Prompts count up from here: the same start means a shared prefix."""
+    """First token of the prompt, from which its tokens count up. Prompts with the same first token share a prefix."""
     group: str = ""
 
 
@@ -86,14 +86,14 @@ class Case:
     running: list[Given] = field(default_factory=list)
     waiting: list[Given] = field(default_factory=list)
     cached: list[Given] = field(default_factory=list)
-    """Sequences that ended: their full blocks are cached."""
+    """Prompts of ended sequences, whose full blocks are cached."""
     pages: int = 32
     budget: int = 16
     sequences: int = 8
     watermark: int = 0
     lease: int = 1
     most: int = 1
-    """New tokens in a step of one sequence."""
+    """Maximum number of new tokens per step and sequence."""
 
 
 CASES = [

@@ -1,4 +1,4 @@
-"""What holds for every plan: the budget, the order, the share of those who wait, and that the oldest prompt gets on."""
+"""Tests of the properties of every plan: budget, order, the share of waiting prompts, and progress of the oldest prompt."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""What a sequence counts while the steps that promise it tokens are in flight, against what its worker does at once."""
+"""Tests of a sequence's token counts while steps are in flight, compared with those of its worker."""
 
 from collections import deque
 
@@ -13,13 +13,13 @@ PROMPT_LEN = 6
 
 
 class Account:
-    """A sequence beside its worker's own number of tokens, which is known here as soon as a step is sent."""
+    """A sequence, and its number of tokens on the worker, which the test knows as soon as a step is sent."""
 
     def __init__(self, max_length: int) -> None:
         self.pool = PagePool(64)
         self.sequence: Sequence = make(self.pool, Given("a", PROMPT_LEN, max_length=max_length), 1)
         self.in_flight: deque[tuple[int, int]] = deque()
-        """For each step how many tokens it promised, and how many it brings."""
+        """Maximum and actual number of new tokens of each step in flight."""
         self.actual_len = PROMPT_LEN
 
     def send(self, max_new_tokens: int, num_new_tokens: int) -> None:
@@ -60,7 +60,7 @@ class Account:
                 sequence.length == len(sequence.token_ids) == self.actual_len
                 and sequence.computation.num_uncertain == 0
             )
-        # Only what is known, and computed by the steps that were sent, whatever they bring.
+        # Only blocks count whose tokens are known, and computed by the steps that were sent in any case.
         sequence.take_sealable_pages()
         assert sequence.computation.num_sealed * PAGE <= min(len(sequence.token_ids), max(0, self.actual_len - 1))
 
