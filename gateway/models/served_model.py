@@ -187,7 +187,7 @@ def _chat_template(
 
 
 def _logged(model: Model, defaults: ModelDefaults) -> ModelDefaults:
-    """Log the model's default sampling parameters, and the values of its files that cannot be used."""
+    """Log the model's default sampling parameters, and the values of its files that cannot be used. Return the defaults."""
     logger.info("sampling defaults", extra={"model": model.name, "defaults": as_json(defaults.parameters)})
     for reason in defaults.ignored:
         logger.warning("sampling value ignored", extra={"model": model.name, "reason": reason})

@@ -76,16 +76,15 @@ class ChatTemplate:
         source = chat_template_text(model)
         if source is None and (names := other_template_names(model)):
             raise ChatTemplateError(
-                f"none of its chat templates is named default (it has: {', '.join(names)[:200]}); create a model with a template"
+                f"none of the model's templates is named default (it has: {', '.join(names)[:200]}); "
+                "create the model with a template"
             )
         if source is None:
             raise NoTemplateError(
                 f"the model {model.name!r} has no chat template (it is a base model); use completions instead of chat"
             )
         if is_go_template(source):  # Some compile as Jinja, and would fail at the first chat.
-            raise ChatTemplateError(
-                "its chat template is a Go template, which is not supported yet; create a model with a Jinja template"
-            )
+            raise ChatTemplateError("Go templates are not supported yet; create the model with a Jinja template")
         return cls(source, template_variables(model, tokenizer), tokenizer)
 
     @property
@@ -119,7 +118,7 @@ class ChatTemplate:
                 raise ChatTemplateError("the messages use all private Unicode characters; at least one must be unused")
             return self._special.mark_typed(messages, mark), mark
         except RecursionError:
-            raise ChatTemplateError("the messages are nested too deep") from None
+            raise ChatTemplateError("the messages are nested too deeply") from None
 
     def _render_up_to_the_end_of_the_last(self, messages: list[dict[str, Any]], end: str, thinks: bool | None) -> str:
         *before, last = messages

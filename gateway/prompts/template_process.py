@@ -142,7 +142,7 @@ def _reason(error: Exception) -> bytes:
         case SyntaxError():
             reason = f"Python's compiler rejects it: {error.msg}"
         case RecursionError():
-            reason = "it is nested too deep"
+            reason = "it is nested too deeply"
         case OSError():  # its text may contain a path
             reason = "it needs a file or a module, which templates cannot open"
         case jinja2.TemplateError():

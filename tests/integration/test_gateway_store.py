@@ -217,7 +217,7 @@ UNUSABLE: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
     "bos outside": ({"tokenizer.ggml.bos_token_id": 4000}, {}, "token 4000 is outside the vocabulary"),
     "no vocabulary": ({"tokenizer.ggml.tokens": ABSENT, "tokenizer.ggml.token_type": ABSENT}, {}, "no vocabulary"),
     "template": ({"tokenizer.chat_template": "{% for %}"}, {}, "the chat template cannot be used"),
-    "Go": ({"tokenizer.chat_template": "{{ if .System }}{{ end }}"}, {}, "its chat template is a Go template"),
+    "Go": ({"tokenizer.chat_template": "{{ if .System }}{{ end }}"}, {}, "Go templates are not supported"),
     "shape": ({}, {"blk.0.attn_q.weight": (32, 64)}, "'blk.0.attn_q.weight' has the shape [32, 64]"),
     "unknown tensor": ({"llama.block_count": 1}, {}, "tensors that the model does not use: blk.1."),
     "scaling": ({"llama.rope.scaling.type": "yarn"}, {}, "the rope scaling 'yarn' is not supported"),
