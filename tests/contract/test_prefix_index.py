@@ -363,7 +363,7 @@ async def test_what_others_put_at_our_keys_is_no_error(valkey: RealValkey) -> No
         valkey.admin.set(b"%s:%s" % (holders_key, blocks(2)[0]), b"short")
         assert await index.lookup(MODEL, blocks(1, 2)) == {holder(): 1}
         assert await index.publish(holder(), []) is KNOWN
-    assert valkey.admin.hlen(holders_key) == 1, "what nobody can read is taken out"
+    assert valkey.admin.hlen(holders_key) == 1, "unreadable records are removed"
     valkey.admin.delete(holders_key)
     valkey.admin.set(holders_key, b"another type")
     assert await index.lookup(MODEL, blocks(1)) == {}
@@ -382,7 +382,7 @@ async def test_a_lease_that_passed_while_others_publish_ends_too(valkey: RealVal
     await index.publish(holder(2), blocks(1))
     await index.publish(holder(2), [])
     assert await index.lookup(MODEL, blocks(1)) == {holder(2): 1}
-    assert await index.publish(holder(1, epoch=0), []) is FENCED, "its fence stands"
+    assert await index.publish(holder(1, epoch=0), []) is FENCED, "the epoch is still fenced"
     await index.close()
 
 

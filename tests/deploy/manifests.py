@@ -46,7 +46,7 @@ def built(directory: Path) -> list[Manifest]:
     for patch in described.get("patches", []):
         operations = yaml.safe_load(patch["patch"] if "patch" in patch else (directory / patch["path"]).read_text())
         targets = [found for found in resources if _is_target(found, patch["target"])]
-        assert targets, f"nothing is like {patch['target']}"
+        assert targets, f"no manifest matches {patch['target']}"
         for target in targets:
             for operation in operations:
                 _carry_out(operation, target)
@@ -73,7 +73,7 @@ def _carry_out(operation: Manifest, manifest: Manifest) -> None:
         case "remove":
             del place[last]
         case other:
-            raise AssertionError(f"{other} is not known here")
+            raise AssertionError(f"{other} is not supported here")
 
 
 def of_kind(*kinds: str) -> list[Manifest]:

@@ -51,7 +51,7 @@ def test_ps_show_and_stop(environment: Mapping[str, str]) -> None:
     assert "100% CPU" in command(environment, "ps").stdout
     assert "    parameters          134.5M\n" in command(environment, "show", "smollm2").stdout
     command(environment, "stop", "smollm2:135m")
-    until("it has left memory", lambda: not json.loads(command(environment, "ps", "--json").stdout)["models"])
+    until("the model is unloaded", lambda: not json.loads(command(environment, "ps", "--json").stdout)["models"])
 
 
 def test_a_prompt_is_answered(environment: Mapping[str, str]) -> None:
@@ -81,7 +81,7 @@ def test_ctrl_c_frees_the_worker_and_the_chat_goes_on(
         terminal.expect("king.")  # the echo of the typed line
         until("a sequence runs", lambda: system.metric("vllm:num_requests_running") > 0)
         terminal.press(CTRL_C)
-        until("none runs", lambda: system.metric("vllm:num_requests_running") == 0)
+        until("no sequence runs", lambda: system.metric("vllm:num_requests_running") == 0)
         say(terminal, "/clear")
         terminal.expect("Cleared session context")
         say(terminal, "What is the capital of Japan?")

@@ -28,7 +28,9 @@ def test_the_page_of_first_answers_is_what_the_server_says(system: System) -> No
     page = (ROOT / "bench" / "results" / "first-answers.md").read_text()
     answers = asyncio.run(ask_all(system.url))
     for answer in answers:
-        assert section(answer) in page, f"not what the server says to {answer.question!r}: run make first-answers"
+        assert section(answer) in page, (
+            f"the server gives another answer to {answer.question!r}: run make first-answers"
+        )
         assert (answer.openai.ended, answer.ollama.ended) == ("stop", "stop")
 
 

@@ -44,7 +44,7 @@ def test_unloading_gives_the_memory_back_and_the_next_request_loads(ollama_clien
     with_model = worker_bytes(system)
     assert ollama_client.generate(MODEL, keep_alive=0).done_reason == "unload"
     until("the model is gone", lambda: not in_memory(ollama_client))
-    until("its memory is back", lambda: with_model - worker_bytes(system) > LEAST_FREED_BYTES)
+    until("its memory is free", lambda: with_model - worker_bytes(system) > LEAST_FREED_BYTES)
     assert ask(ollama_client, keep_alive=-1) == answer
     assert in_memory(ollama_client) == [MODEL]
     assert system.tier("worker") == process
@@ -52,7 +52,7 @@ def test_unloading_gives_the_memory_back_and_the_next_request_loads(ollama_clien
 
 def test_it_stays_for_as_long_as_a_request_says(ollama_client: Client) -> None:
     ask(ollama_client, keep_alive="0.2s")
-    until("its time is over", lambda: not in_memory(ollama_client))
+    until("its keep-alive has ended", lambda: not in_memory(ollama_client))
     assert ollama_client.generate(MODEL, keep_alive="10m").done_reason == "load"
     (running,) = ollama_client.ps().models
     assert running.expires_at is not None

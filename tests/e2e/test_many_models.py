@@ -87,20 +87,20 @@ def test_requests_for_both_at_once_are_all_answered(system: System, client: olla
 
 def test_a_model_leaves_and_the_other_is_not_touched(client: ollama.Client) -> None:
     generate(client, B, keep_alive="0.2s")
-    until("its time is over", lambda: not in_memory(client))
+    until("its keep-alive has ended", lambda: not in_memory(client))
     assert client.generate(A, "").done_reason == "load"
     assert in_memory(client) == [A]
 
 
 def test_a_new_model_is_served_without_a_restart_and_goes_when_it_is_deleted(client: ollama.Client) -> None:
     first = generate(client, A, keep_alive=0)
-    until("it has left memory, or both names would mean what is there", lambda: not in_memory(client))
+    until("the model is unloaded; otherwise both names would mean the loaded one", lambda: not in_memory(client))
     client.create(model="mine", from_=A, parameters={"num_predict": 3})
     assert {model.model for model in client.list().models} == {"mine:latest", f"{A}:latest", f"{B}:latest"}
     assert generate(client, "mine") == first
     assert in_memory(client) == ["mine"]
     client.delete("mine")
-    until("it has left memory", lambda: not in_memory(client))
+    until("the model is unloaded", lambda: not in_memory(client))
     with pytest.raises(ollama.ResponseError) as caught:
         generate(client, "mine")
     assert caught.value.status_code == 404

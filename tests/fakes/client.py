@@ -23,7 +23,7 @@ class RecordingClient:
     def deliver(self, events: Seq[ClientEvent]) -> None:
         for event in events:
             self.events.append(event)
-            assert event.request_id not in self.failed, "an event of a request that has failed"
+            assert event.request_id not in self.failed, "an event after the request failed"
             if isinstance(event, Failed):
                 self.failed[event.request_id] = event.error
                 continue
@@ -31,10 +31,10 @@ class RecordingClient:
                 self._take_prompt_logprobs(event)
                 continue
             key = (event.request_id, event.sample_index)
-            assert key not in self.finished, "an event of a sample that has finished"
+            assert key not in self.finished, "an event after the sample finished"
             match event:
                 case Tokens():
-                    assert event.sequence_number == len(self.tokens[key]), "a hole or a duplicate"
+                    assert event.sequence_number == len(self.tokens[key]), "a missing or repeated token"
                     self.tokens[key] += event.token_ids
                 case Started():
                     assert key not in self.started
@@ -46,7 +46,7 @@ class RecordingClient:
 
     def _take_prompt_logprobs(self, event: PromptLogprobs) -> None:
         has_begun = any(tokens for (name, _), tokens in self.tokens.items() if name == event.request_id)
-        assert not has_begun, "of a prompt whose answer has begun"
+        assert not has_begun, "log-probabilities of a prompt after the first token"
         told = self.prompt_logprobs[event.request_id]
-        assert event.start == 1 + len(told), "a hole or a duplicate"
+        assert event.start == 1 + len(told), "a missing or repeated token"
         told += event.logprobs

@@ -186,7 +186,7 @@ class PoisonedExecutor:
 
     def check_usable(self) -> None:
         if self._num_left == 0:
-            raise DeviceLostError("the fake device computes nothing more in this process")
+            raise DeviceLostError("the fake device cannot be used in this process any more")
 
 
 def plain(executor: StepExecutor) -> StepExecutor:

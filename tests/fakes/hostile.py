@@ -85,7 +85,7 @@ class HostileGateway:
                 headers={"content-type": "application/json"} | dict(attack.headers),
             )
             held = await self.held()
-            assert held.loop_s <= MAX_HELD_S, f"the loop was held for {held.loop_s:.2f} s"
+            assert held.loop_s <= MAX_HELD_S, f"the loop was blocked for {held.loop_s:.2f} s"
             if held.process_s <= MAX_HELD_S or not tries_left:
                 break
         assert held.process_s <= MAX_HELD_S, f"threads kept the lock for up to {held.process_s:.2f} s"
@@ -109,7 +109,7 @@ class HostileGateway:
         finally:
             writer.close()
         held = await self.held()
-        assert held.loop_s <= MAX_HELD_S, f"the loop was held for {held.loop_s:.2f} s"
+        assert held.loop_s <= MAX_HELD_S, f"the loop was blocked for {held.loop_s:.2f} s"
         grown = self._peak_bytes() - self._resident_before
         assert grown <= MAX_GROWTH_BYTES, f"memory grew by {grown >> 20} MiB"
         await self.stream_goes_on()

@@ -112,7 +112,7 @@ class _Session:
         return inference_pb2.SessionResponse(events=events)
 
     def _begin(self, request: inference_pb2.GenerateRequest) -> None:
-        assert request.num_samples <= 1, "an instant scheduler draws one sample"
+        assert request.num_samples <= 1, "an instant scheduler supports one sample per request"
         num_prompt_tokens = len(request.prompt_token_ids)
         self._open[request.request_id] = _Open(request.request_id, num_prompt_tokens, request.sampling.max_tokens)
         self.some_open.set()
@@ -134,7 +134,7 @@ async def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--listen", required=True, help="unix:/path.sock or host:port")
     parser.add_argument("--model", required=True)
-    parser.add_argument("--steps-per-s", type=float, help="at most this many; as many as possible without")
+    parser.add_argument("--steps-per-s", type=float, help="most steps per second (default: no limit)")
     arguments = parser.parse_args()
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):

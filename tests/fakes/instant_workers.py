@@ -65,7 +65,7 @@ def hello(worker_id: str, max_step_sequences: int) -> worker_pb2.Hello:
 
 
 def load_nothing(name: str, digest: str) -> Loaded:
-    raise StartError("instant workers have the model that they begin with")
+    raise StartError("instant workers load no further model")
 
 
 async def main() -> None:

@@ -187,12 +187,12 @@ class PlanWorker:
         self.memory.names |= dict(plan.sealed_blocks)
         for sequence_id in plan.finished_sequence_ids:
             del self._known[sequence_id]
-        assert not self._known.keys() & new.keys(), "a sequence was sent whole although it was known"
+        assert not self._known.keys() & new.keys(), "the whole sequence was sent to a worker that has it"
         self._known |= new
         for planned in plan.scheduled:
             self._known[planned.sequence.sequence_id].block_table += planned.new_page_ids
             if plan.max_steps > 1:
-                assert planned.num_tokens == 1 and planned.max_new_tokens, "a lease to one that prefills"
+                assert planned.num_tokens == 1 and planned.max_new_tokens, "a lease for a sequence that prefills"
             assert 1 <= planned.num_steps <= plan.max_steps
             assert planned.max_new_tokens <= self.info.limits.max_new_tokens
 
@@ -253,7 +253,7 @@ class PlanWorker:
 
     def _append_token(self, known: Known) -> None:
         context = [self.memory.slots[self._slot(known, position)] for position in range(len(known.token_ids))]
-        assert context == known.token_ids, "the pages do not hold the sequence"
+        assert context == known.token_ids, "the pages do not have the sequence's tokens"
         token = next_token(known.token_ids, self.info.limits.vocab_size)
         known.token_ids.append(token)
         known.stopped = token == EOS and not known.ignore_eos

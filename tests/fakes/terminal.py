@@ -61,7 +61,7 @@ class Terminal:
         while self.process.poll() is None:
             if select.select([self._master], [], [], 0.05)[0]:
                 self._read(deadline, "the end")
-            assert time.monotonic() < deadline, f"it does not end; so far: {self._seen}"
+            assert time.monotonic() < deadline, f"the command does not end; so far: {self._seen}"
         return self.process.returncode
 
     def _read(self, deadline: float, what: str) -> None:
@@ -71,4 +71,4 @@ class Terminal:
             self._seen += os.read(self._master, 65536).decode(errors="replace")
         except OSError:  # On Linux: the other end is closed.
             self.process.wait(DEADLINE_S)
-            assert what == "the end", f"it ended before {what!r}; it printed: {self._seen!r}"
+            assert what == "the end", f"the command ended before {what!r}; it printed: {self._seen!r}"

@@ -109,7 +109,7 @@ def main() -> None:
     parser.add_argument("--eos-after", type=int, help="end each sequence after this many tokens")
     parser.add_argument("--model-name", default="fake")
     parser.add_argument("--worker-id", default="fake-worker")
-    parser.add_argument("--good-steps", type=int, help="lose the device with the step behind so many")
+    parser.add_argument("--good-steps", type=int, help="lose the device after this many steps")
     arguments = parser.parse_args()
     wrap = plain if arguments.good_steps is None else partial(PoisonedExecutor, num_good_steps=arguments.good_steps)
     open_link = partial(

@@ -1,4 +1,4 @@
-"""The gateway in front of a fake scheduler, for the tests of this folder."""
+"""Fixtures: the gateway in front of a fake scheduler."""
 
 import tempfile
 from collections.abc import AsyncIterator, Iterator
@@ -20,7 +20,7 @@ def _replies_are_documented() -> Iterator[None]:
 
 @pytest.fixture
 def short_path() -> Iterator[Path]:
-    """A directory whose path leaves room for a unix socket's name, which pytest's own may not."""
+    """Yield a directory with a path that is short enough for a unix socket; pytest's own may be too long."""
     with tempfile.TemporaryDirectory(prefix="pagoda-") as directory:
         yield Path(directory)
 

@@ -1,4 +1,4 @@
-"""A fault in each task that works in the background: it is in the log, and what the task served goes on."""
+"""Tests with a fault in each background task: the log shows it, and the task's work continues."""
 
 import asyncio
 from pathlib import Path
@@ -50,7 +50,7 @@ async def test_a_gateway_goes_on(
     gateway: RunningGateway, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, owner: Any, method: str
 ) -> None:
     works_again = fail_first(monkeypatch, owner, method)
-    # What is under way is not patched: with the next session all of it begins anew.
+    # Running calls are not patched; a new session starts all of them again.
     gateway.scheduler.break_sessions()
     client = gateway.app.state.gateway.schedulers.clients[0]
     gateway.scheduler.models.append(inference_pb2.ModelInfo(name="new", digest="n", num_workers=1, page_size=16))
@@ -108,7 +108,7 @@ async def test_a_scheduler_goes_on(
 
 
 class FaultyStore(FakeStore):
-    """Its first look and its first measurement fail; the second look finds something new."""
+    """A store whose first refresh and measurement fail, and whose second refresh finds a change."""
 
     def __init__(self, model: worker_pb2.LoadedModel) -> None:
         super().__init__(model)
@@ -155,7 +155,7 @@ async def test_a_worker_that_failed_to_look_and_to_measure_goes_on_learning_and_
 async def test_a_worker_attaches_again_when_its_session_is_blind_or_silent(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, method: str
 ) -> None:
-    """A message that cannot be taken ends the session; and a watch that fails begins again, and finds the silence."""
+    """A failing message handler ends the session. A failing watch starts again and notices the scheduler's silence."""
     fail_first(monkeypatch, Session, method)
     address = f"unix:{tmp_path / 's.sock'}"
     door = FakeWorkerDoor(heartbeat_interval_ms=20, silence_timeout_ms=200)
@@ -182,7 +182,7 @@ async def test_a_worker_goes_on_looking_for_a_better_scheduler(
 
 
 async def test_the_death_of_the_engines_thread_ends_the_worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its process, which is started again: nothing is left that could compute."""
+    """The worker's process ends when its engine's thread dies, so that it is restarted: nothing could compute any more."""
     fail_first(monkeypatch, StepLoop, "run")
     async with scheduler(tmp_path) as (address, _):
         with pytest.raises(Fault):

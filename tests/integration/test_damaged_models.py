@@ -1,7 +1,7 @@
-"""Damaged and hostile model files end in a clear error of ours or load: never in a crash, a hang or a huge allocation.
+"""Tests that damaged and hostile model files load or end in a clear error, never in a crash, a hang or a huge allocation.
 
-Random damage is done in processes of their own with little memory (tests/fakes/damaged_models.py); here, each metadata key
-gets each kind of wrong value, and each tensor wrong shapes.
+Files with random damage are loaded in processes of their own with little memory (tests/fakes/damaged_models.py). Others have each
+kind of wrong value for each metadata key, and wrong shapes for each tensor.
 """
 
 import json
@@ -36,7 +36,7 @@ def test_random_damage(kind: str) -> None:
 
 
 def rewrite(source: Path, target: Path, metadata: dict[str, Any], shapes: dict[str, tuple[int, ...]]) -> Path:
-    """The model in `source` with other metadata, and zeros of other shapes in place of some tensors."""
+    """Copy the model in `source` with other metadata, and with zeros of other shapes in place of some tensors."""
     with GGUFFile(source) as file:
         writer = gguf.GGUFWriter(target, file.metadata["general.architecture"])
         del writer.kv_data[0]["general.architecture"]

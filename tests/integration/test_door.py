@@ -1,4 +1,4 @@
-"""The scheduler's door over real gRPC: who is let in over TCP, with tokens, certificates and API keys, and what both sides say."""
+"""Tests of access to the scheduler over real gRPC: with tokens, certificates and API keys, and what both sides log."""
 
 import asyncio
 import logging
@@ -62,9 +62,8 @@ async def attaching(address: str, security: TransportSecurity) -> AsyncIterator[
         await asyncio.gather(task, return_exceptions=True)
 
 
-# What a call says when it was let in: any status but those of the door.
 async def statuses(channel: grpc.aio.Channel, metadata: Metadata = ()) -> dict[str, grpc.StatusCode]:
-    """Of each method, whether the door lets it in."""
+    """Return each method's status: OPEN if access was granted, whatever the call's own status is."""
     inference = inference_pb2_grpc.InferenceServiceStub(channel)
     attach: Any = worker_pb2_grpc.WorkerServiceStub(channel).Attach
     reflect: Any = reflection_pb2_grpc.ServerReflectionStub(channel).ServerReflectionInfo
@@ -105,12 +104,12 @@ GATEWAYS = {"Session", "Generate", "ListModels", "KeepLoaded", "GetLoad", "Refle
 WORKERS = {"Attach", "GetLoad", "Reflection"}
 CLIENTS = GATEWAYS - {"Session"}
 FOR_ROLE = {"gateway": GATEWAYS, "worker": WORKERS, "client": CLIENTS}
-# What does not exist says so to everyone: the door has nothing to ask about.
+# A method that does not exist is reported as such to every client, without a check.
 MISSING = {"Missing"}
 
 
 async def test_over_tcp_nobody_comes_in_without_a_token_and_probes_do(tmp_path: Path) -> None:
-    """Not even on loopback, where any process of this machine could dial."""
+    """Calls without a token are refused, also on loopback, where any process could connect; health checks are not."""
     async with door(tmp_path) as (address, _), open_channel(address) as channel:
         assert let_in(await statuses(channel)) == MISSING
         assert let_in(await statuses(channel, (("authorization", f"Bearer {new_token()}"),))) == MISSING
@@ -127,7 +126,7 @@ async def test_each_role_has_its_token(tmp_path: Path) -> None:
             security = TransportSecurity(tokens=ClusterTokens(text=token), role=role)
             async with open_channel(address, security) as channel:
                 assert let_in(await statuses(channel)) == FOR_ROLE[role] | MISSING
-        # Told of tokens, it does not believe the one of its home.
+        # With a token file, the scheduler does not accept the home's token.
         make_token_file(tmp_path / "cluster-token")
         async with open_channel(address, WorkerSettings(home=tmp_path).security) as channel:
             assert let_in(await statuses(channel)) == MISSING
@@ -178,7 +177,7 @@ async def test_a_worker_with_a_wrong_token_says_so_and_comes_when_it_is_right(
             async with attaching(address, security):
                 await until(lambda: "cannot attach to scheduler; retrying" in caplog.messages)
                 assert not loop.workers
-                # The scheduler is told of the new one beside the old one, as in a rotation.
+                # As in a rotation, the scheduler's file gets the new token beside the old one.
                 known.write_text(known.read_text() + own.read_text())
                 await until(lambda: bool(loop.workers))
     said = {record.message: record for record in caplog.records}
@@ -236,7 +235,7 @@ async def test_where_there_are_keys_the_public_methods_want_one_and_say_whose_re
             await until(lambda: bool(loop.workers))
             opened = let_in(await statuses(channel))
             assert opened == MISSING | (GATEWAYS | WORKERS if transport == "unix" else set())
-            # As with HTTP, the first key closes a door that was open.
+            # As with HTTP, access needs a key as soon as one exists.
             add_keys(tmp_path)
             assert let_in(await statuses(channel)) == MISSING
             assert let_in(await statuses(channel, user)) == MISSING | {"Generate", "ListModels", "Reflection"}
@@ -255,7 +254,7 @@ async def test_where_there_are_keys_the_public_methods_want_one_and_say_whose_re
             with pytest.raises(grpc.aio.AioRpcError, match="scope 'priority'") as refused:
                 assert [event async for event in stub.Generate(greedy(priority=-1), metadata=user)]
             assert refused.value.code() is grpc.StatusCode.PERMISSION_DENIED
-            # The gateway has asked for keys itself, so it is believed.
+            # The gateway has checked the key itself, so its tenant is accepted.
             async with open_channel(address, GatewaySettings(home=tmp_path, scheduler=address).security) as trusted:
                 stub = inference_pb2_grpc.InferenceServiceStub(trusted)
                 assert [event async for event in stub.Generate(claimed)]
@@ -264,14 +263,14 @@ async def test_where_there_are_keys_the_public_methods_want_one_and_say_whose_re
 
 
 async def test_a_refused_call_is_not_read_first(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """Or a stranger could make the scheduler hold whatever he sends."""
+    """A call is refused before its message is read; otherwise anyone could fill the scheduler's memory."""
     async with door(tmp_path) as (address, _), open_channel(address) as channel:
         stub = inference_pb2_grpc.InferenceServiceStub(channel)
         too_large = greedy()
         too_large.prompt_token_ids.extend(range(10_000_000))
         with pytest.raises(grpc.aio.AioRpcError) as refused:
             await aiter(stub.Generate(too_large, timeout=60)).__anext__()
-        # Read first, it would be RESOURCE_EXHAUSTED.
+        # If the message was read first, the status would be RESOURCE_EXHAUSTED.
         assert refused.value.code() is UNAUTHENTICATED
         stream: Any = worker_pb2_grpc.WorkerServiceStub(channel).Attach(timeout=60)
         assert await stream.code() is UNAUTHENTICATED, "although nothing was sent yet"

@@ -1,4 +1,4 @@
-"""No request stops the gateway: its loop is held for at most 250 ms of processor time, memory stays, and a stream goes on."""
+"""Tests that no request stops the gateway: its loop is blocked for at most 250 ms of processor time, and streams continue."""
 
 import asyncio
 import contextlib
@@ -15,25 +15,25 @@ from hypothesis import strategies as st
 
 from tests.fakes.hostile import MODEL, WINDOW, Attack, HostileGateway, hostile_gateway
 
-# All of them meet the same gateway, beside the same stream.
+# All tests use the same gateway, with the same stream.
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
 USER = {"role": "user", "content": "a"}
 BODY_BYTES = 8 * 1024 * 1024 - 1024
-"""Almost what a body may have."""
+"""Length of a body just below the limit, in bytes."""
 
 
 USER_JSON = b'{"role":"user","content":"a"}'
 
 
 def repeated(unit: bytes, before: bytes = b"", after: bytes = b"") -> bytes:
-    """A body of BODY_BYTES."""
+    """Return a body of BODY_BYTES that repeats the unit."""
     return before + b",".join([unit] * ((BODY_BYTES - len(before) - len(after)) // (len(unit) + 1))) + after
 
 
 def numbered(unit: bytes, before: bytes, after: bytes = b"}") -> bytes:
-    """As `repeated`, with another number in each unit."""
+    """Return a body like `repeated`, with another number in each unit."""
     count = (BODY_BYTES - len(before) - len(after)) // (len(unit % 10**6) + 1)
     return before + b",".join(unit % (10**6 + index) for index in range(count)) + after
 
@@ -285,7 +285,7 @@ PATHS = st.sampled_from(
 
 @st.composite
 def hostile_bodies(draw: st.DrawFn) -> bytes:
-    """A request in which one value is many, long or deep."""
+    """Generate a request with one value that is very long, deeply nested or has many elements."""
     body: dict[str, Any] = {"model": MODEL, "prompt": "a", "messages": [USER], "stream": False, "max_tokens": 1}
     field, unit = draw(FIELDS), orjson.dumps(draw(JSON_VALUES))
     body.pop(field, None)
@@ -317,5 +317,5 @@ async def test_any_value_many_long_or_deep(gateway: HostileGateway, path: str, b
 
 @pytest.mark.parametrize("count", [500, 30_000])
 async def test_pipelined_requests(gateway: HostileGateway, count: int) -> None:
-    """The last one has the connection closed, so the answers end."""
+    """Pipelined requests are answered; the last one closes the connection, so that the answers end."""
     await gateway.withstands_bytes(b"GET /ping HTTP/1.1\r\n\r\n" * count + b"GET /ping HTTP/1.0\r\n\r\n")

@@ -1,4 +1,4 @@
-"""No template stops the gateway: each costs its sender a 400, while a stream goes on and the loop is never held.
+"""Tests that no template stops the gateway: the sender gets a 400, a stream continues, and the loop is never blocked.
 
 tests/unit/gateway/prompts/test_template_renderer.py tries many more, with lower limits.
 """
@@ -14,11 +14,11 @@ from hypothesis import HealthCheck, given, settings
 from tests.fakes.hostile import MODEL, Attack, HostileGateway, hostile_gateway
 from tests.templates.hostile import COMPOSED, ENDLESS, INVALID, LARGE, REFUSED
 
-# All of them meet the same gateway, beside the same stream.
+# All tests use the same gateway, with the same stream.
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 REFUSAL = frozenset({400})
-# One of each kind that needs all of its time or memory.
+# One template of each kind that reaches the limit of time or memory.
 COSTLY: Mapping[str, str] = {
     name: (ENDLESS | LARGE)[name]
     for name in (

@@ -1,4 +1,4 @@
-"""What one connection may take: bytes and time of a request's head, time of its body, and a place among the others."""
+"""Tests of the limits of a connection: size and time of a request's head, time of its body, and number of connections."""
 
 import asyncio
 import functools
@@ -25,7 +25,7 @@ GET = "GET /path HTTP/1.1\r\nhost: x\r\n\r\n"
 
 
 def on_uvloop(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
-    """As the gateway runs: transports differ from asyncio's own."""
+    """Run the test on uvloop, as the gateway does: its transports differ from asyncio's."""
 
     @functools.wraps(test)
     def run(**arguments: Any) -> None:
@@ -35,7 +35,7 @@ def on_uvloop(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., N
 
 
 class Client:
-    """One connection, byte by byte."""
+    """A client that controls the bytes of one connection."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader, self.writer = reader, writer
@@ -44,7 +44,7 @@ class Client:
         self.writer.write(text if isinstance(text, bytes) else text.encode())
 
     async def everything(self) -> bytes:
-        """What comes until the server closes."""
+        """Return what arrives until the server closes the connection."""
         try:
             return await self._reader.read()
         except ConnectionResetError:
@@ -75,7 +75,7 @@ def echo_app() -> FastAPI:
 
 @asynccontextmanager
 async def connecting(keep_alive_s: int = 200, **limits: Any) -> AsyncIterator[Any]:
-    """A function that connects to a server with these limits; those not named are never reached."""
+    """Yield a function that connects to a server with these limits; other limits are never reached."""
     unreached = {"header_timeout_s": LONG_S, "body_timeout_s": LONG_S, "write_timeout_s": LONG_S}
     clients: list[Client] = []
     async with serving(echo_app(), HTTPLimits(**(unreached | limits)), keep_alive_s) as url:
@@ -105,7 +105,7 @@ async def test_within_the_limits() -> None:
 
 @on_uvloop
 async def test_pipelined_requests_are_answered_in_their_order() -> None:
-    """More than is parsed at a time, with bodies that end anywhere in it."""
+    """Answers keep the order of requests, also if there are more requests than are parsed at a time."""
     sizes = [size * 37 % 1009 for size in range(500)] + [300_000, 5, 70_000]
     async with connecting() as connect:
         client = await connect()
@@ -120,7 +120,7 @@ async def test_pipelined_requests_are_answered_in_their_order() -> None:
 
 @on_uvloop
 async def test_few_requests_are_parsed_ahead_of_an_answer(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever arrives behind a request that takes long, and though its handler asks whether the client has left."""
+    """Little is read ahead of a slow request, even if its handler asks whether the client has left."""
     made: list[BoundedConnection] = []
     make = BoundedConnection.connection_made
 
@@ -161,7 +161,7 @@ async def test_few_requests_are_parsed_ahead_of_an_answer(monkeypatch: pytest.Mo
 async def test_a_stream_with_requests_behind_it_ends_with_its_connection(
     caplog: pytest.LogCaptureFixture, behind: str, end: str
 ) -> None:
-    """Its handler hears of it, and nothing is written into the stream."""
+    """The stream's handler is notified, and no other answer is written into the stream."""
     app, left = echo_app(), asyncio.Event()
 
     @app.get("/stream")
@@ -229,7 +229,7 @@ async def test_a_head_that_does_not_come(text: str) -> None:
 
 @on_uvloop
 async def test_a_head_that_drips() -> None:
-    """Each byte renews nothing."""
+    """A head that arrives byte by byte times out: a byte does not renew the time."""
     async with connecting(header_timeout_s=SHORT_S) as connect:
         client = await connect("GET /path HTTP/1.1\r\n")
         answering = asyncio.create_task(client.everything())
@@ -250,7 +250,7 @@ async def test_a_body_that_does_not_come() -> None:
 
 @on_uvloop
 async def test_a_slow_body_that_comes_fast_enough() -> None:
-    """16 KiB in each span of time."""
+    """A body that brings 16 KiB in each interval is accepted."""
     async with connecting(body_timeout_s=0.5) as connect:
         size = 20 * 17_000
         client = await connect(f"POST /v1/echo HTTP/1.1\r\nhost: x\r\ncontent-length: {size}\r\n\r\n")
@@ -311,7 +311,7 @@ async def test_without_an_idle_one_new_connections_are_refused() -> None:
         for client in busy:
             client.send("a")
             await client.writer.drain()
-        # They have arrived once the server refuses others.
+        # When the server refuses others, these have arrived.
         statuses = []
         while 503 not in statuses:
             status, body = await (await connect(GET)).answer()

@@ -1,4 +1,4 @@
-"""A hundred random failures of workers while streams run, in one process: every stream gets its tokens, and nothing is left."""
+"""A test with random failures of workers while streams run: every stream gets its tokens, and nothing is left."""
 
 import asyncio
 import contextlib
@@ -24,22 +24,22 @@ from tests.fakes.worker import fake_worker_link
 from worker.steps.engine import BegunStep
 
 NUM_FAILURES = {"depth 1": 100, "late": 40, "several tokens": 40, "late, several tokens": 40}
-"""By the executor that all workers have."""
+"""Number of failures for each kind of executor."""
 NUM_WORKERS = 3
 NUM_STREAMS = 6
 NUM_PAGES = 60
-# More than a worker can have run for a sequence that the scheduler has not heard of: two steps and a lease. Streams that got
-# further since the last failure, whatever a step brings, are no suspects.
+# More steps than a worker can run before its scheduler receives the first result: two steps and a lease. A stream that received the
+# tokens of this many since the last failure is no suspect in the next one.
 NUM_STEPS_BETWEEN = 16
 
 
 class UncertainEngine(FakeEngine):
-    """Its next step raises if the test wants it."""
+    """An engine whose next step raises MemoryError if `fails` is set."""
 
     fails = False
 
     def __init__(self, wrap: Wrap, sizes: set[int]) -> None:
-        """`sizes` takes up how many tokens sequences get from a step."""
+        """Create the engine; `sizes` collects the numbers of tokens that steps return for a sequence."""
         super().__init__(num_pages=NUM_PAGES, wrap=wrap)
         self._sizes = sizes
 
@@ -53,7 +53,7 @@ class UncertainEngine(FakeEngine):
 
 
 class Worker:
-    """One that is killed (a task cut off without a word), loses its connection or runs out of memory, and comes back."""
+    """A worker that is killed (its task is cancelled), loses its connection or runs out of memory, and comes back."""
 
     def __init__(self, network: TCPProxy, name: str, wrap: Wrap) -> None:
         self._network = network
@@ -73,7 +73,7 @@ class Worker:
 
     async def fail(self, chance: random.Random) -> None:
         kind = chance.random()
-        # Few of the first two: a worker that comes back again and again waits ever longer before it does.
+        # The first two kinds are rare: a worker that attaches again and again backs off longer each time.
         if kind < 0.05:
             self._engine.fails = True
         elif kind < 0.25:
@@ -84,7 +84,7 @@ class Worker:
 
 
 class Streams:
-    """Several at a time, one after the other, each checked; and how far they got since the last failure."""
+    """Concurrent series of streams whose tokens are checked, with their progress since the last failure."""
 
     def __init__(self, stub: Any, num_tokens_between: int) -> None:
         self._stub = stub
@@ -121,7 +121,7 @@ class Streams:
 
 @pytest.mark.parametrize(("executor", "num_failures"), NUM_FAILURES.items())
 async def test_failures_leave_nothing_behind(tmp_path: Path, executor: str, num_failures: int) -> None:
-    # gRPC's own thread and files are there as long as any of its objects is: from here to the end.
+    # An open channel keeps gRPC's own thread and files for the whole test.
     async with open_channel(f"unix:{tmp_path}/nobody.sock"):
         await storm(tmp_path, EXECUTORS[executor], num_failures=2)
         before = resources()
@@ -162,7 +162,7 @@ async def storm(directory: Path, wrap: Wrap, num_failures: int) -> None:
 
 
 def resources() -> dict[str, int]:
-    """Without the event loop's own threads, which it makes when it needs them and keeps, and what gRPC holds in circles."""
+    """Return the process's resources, without garbage and the event loop's own threads, which it keeps."""
     gc.collect()
     return {
         "file descriptors": psutil.Process().num_fds(),

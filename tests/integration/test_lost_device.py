@@ -1,4 +1,4 @@
-"""A worker whose device fails for ever ends with an exit code of its own, is started again, and its streams lose nothing."""
+"""A test that a worker whose device is lost ends with its own exit code and is restarted, and that its streams lose nothing."""
 
 import asyncio
 import sys
@@ -46,7 +46,7 @@ async def test_a_worker_whose_device_is_lost_ends_and_is_restarted_and_its_strea
             await until(lambda: "loses" in loop.workers and loop.workers["loses"].info.epoch > epoch)
         await supervisor.stop()
         await running
-    # It is lost again, if the restarted worker gets some of them.
+    # The device is lost again if the restarted worker gets some of the streams.
     assert all(line.startswith("The worker exited (exit code 70: its device was lost); restarting it") for line in said)
     assert "device lost; exiting, a new process may use it again" in log.read_text().splitlines()
     assert "Traceback" not in log.read_text()

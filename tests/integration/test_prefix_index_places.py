@@ -1,4 +1,4 @@
-"""Where a prefix index may be: behind TLS, in a cluster, or with sentinels who know which server it is at the moment."""
+"""Tests of a prefix index behind TLS, in a cluster, and with sentinels that name the current server."""
 
 import asyncio
 import ssl
@@ -26,7 +26,7 @@ sentinel failover-timeout main 500
 
 
 def patient(url: str) -> RedisPrefixIndex:
-    """A machine under load may take longer than others would wait, and a test wants to know soon that all is well again."""
+    """Return an index with long limits, for busy machines, and a circuit breaker with short pauses."""
     breaker = CircuitBreaker(longest_pause_s=0.5)
     return RedisPrefixIndex(url, lookup_limit_s=10.0, write_limit_s=10.0, breaker=breaker)
 
@@ -93,7 +93,7 @@ def cluster_node(directory: Path) -> AbstractContextManager[ValkeyProcess]:
 
 
 def move_everything(source: ValkeyProcess, target: ValkeyProcess) -> None:
-    """Without the data: a hint may be lost."""
+    """Move the slot without its data: a hint may be lost."""
     [slot] = {source.ask("CLUSTER", "KEYSLOT", key) for key in source.ask("KEYS", "*")}
     source.admin.flushall()
     owner = target.ask("CLUSTER", "MYID")

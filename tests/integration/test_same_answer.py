@@ -1,8 +1,8 @@
-"""The same question has the same answer: the real scheduler loop over the real engine, in one thread.
+"""Tests that a request always has the same answer, with the real scheduler loop over the real engine, in one thread.
 
-Each request is asked alone first. Then it is asked in company, in chunks, behind a cached prefix, with so few pages that it is
-preempted, after its worker was lost, and resumed from the middle; and where it was alone each step was planned, but in company the
-worker goes on by itself whenever nobody waits. Tokens and log-probabilities must be the same bits.
+Each request first runs alone. Then it runs beside others, in chunks, behind a cached prefix, with so few pages that it is
+preempted, after its worker was lost, and resumed from the middle. Alone, each step is planned; beside others, the worker also runs
+leases. Tokens and log-probabilities must have the same bits.
 """
 
 from collections import defaultdict, deque
@@ -44,7 +44,7 @@ MAX_TOKENS = 24
 
 
 class EngineLink:
-    """A `WorkerLink` with the engine behind it; what passes is what would pass the wire."""
+    """A `WorkerLink` to the engine; plans and results are converted to messages and back."""
 
     def __init__(self, decoder: DecoderModel, info: WorkerInfo, wrap: Wrap) -> None:
         kernels, config = select_kernels("integer", "cpu"), decoder.config
@@ -65,9 +65,9 @@ class EngineLink:
         self._in_flight: deque[tuple[Lease, BegunStep]] = deque()
         self._recalled_step_id = 0
         self.num_recalled = 0
-        """Leases that ended early."""
+        """Number of leases that ended early."""
         self.sizes = set[int]()
-        """How many tokens sequences got from a step."""
+        """Numbers of tokens that steps returned for a sequence."""
 
     def send_step(self, plan: StepPlan) -> None:
         self._queue.append(Lease(step_from_proto(worker_messages.plan_to_proto(plan, 1))))
@@ -76,7 +76,7 @@ class EngineLink:
         self._recalled_step_id = step_id
 
     def send_unload(self) -> None:
-        raise AssertionError("models stay for ever here")
+        raise AssertionError("no model is unloaded in this test")
 
     def send_drain(self) -> None:
         self._queue.clear()
@@ -91,7 +91,7 @@ class EngineLink:
         return self._queue[0] if self._queue else None
 
     def run_step(self) -> worker_pb2.StepResult:
-        """Begin as many steps as the engine takes; the result of the first of them."""
+        """Begin as many steps as the engine takes and return the result of the first of them."""
         while len(self._in_flight) < self._engine.max_in_flight and (lease := self._next_lease()):
             self._in_flight.append((lease, self._engine.begin_step(lease.advance())))
         lease, begun = self._in_flight.popleft()
@@ -169,7 +169,7 @@ def question(name: str, *, prompt: str = "Who is asking, and does it matter to t
 
 
 def strangers(count: int) -> list[InferenceRequest]:
-    """Others who ask at the same time, prompts and answers of all lengths."""
+    """Return concurrent requests of others, with prompts and answers of many lengths."""
     return [
         replace(question("seeded", prompt=f"Somebody else, number {i}. " * (1 + i % 4)), request_id=f"stranger {i}")
         for i in range(count)
@@ -185,7 +185,7 @@ def decoder(tmp_path_factory: pytest.TempPathFactory) -> DecoderModel:
 
 @pytest.fixture(scope="module")
 def alone(decoder: DecoderModel) -> dict[tuple[str, int], Answer]:
-    """Each question on a system of its own."""
+    """Return the answers of questions that each have a system of their own."""
     answers: dict[tuple[str, int], Answer] = {}
     for name in SAMPLINGS:
         answers |= System(decoder, max_lease_steps=1).ask(question(name))
@@ -197,7 +197,7 @@ def alone(decoder: DecoderModel) -> dict[tuple[str, int], Answer]:
 
 @pytest.fixture(params=list(EXECUTORS.values()), ids=list(EXECUTORS))
 def in_company(request: pytest.FixtureRequest, decoder: DecoderModel) -> MakeSystem:
-    """Make a system whose worker computes as the executors do that are to be expected."""
+    """Return a function that makes a system whose worker has this kind of executor."""
     return partial(System, decoder, request.param)
 
 
@@ -234,7 +234,7 @@ def test_behind_a_cached_prefix(in_company: MakeSystem, alone: dict[tuple[str, i
 
 def test_after_preemption(in_company: MakeSystem, alone: dict[tuple[str, int], Answer]) -> None:
     system = in_company(num_pages=30)
-    # The strangers came first, so the questions are the ones to give way.
+    # The strangers came first, so the questions are preempted.
     answers = system.ask(*strangers(3), *map(question, SAMPLINGS))
     assert all(system.preemptions(name) > 0 for name in ("filtered", "penalised"))
     assert_same(answers, alone, *SAMPLINGS)

@@ -1,4 +1,4 @@
-"""Both doors of the scheduler and the workers' stream, over real sockets with the real worker link and an instant engine."""
+"""Tests of the scheduler's services over real sockets, with the real worker link and an instant engine."""
 
 import asyncio
 import threading
@@ -315,7 +315,7 @@ async def hello_stream(
     has_model: bool = True,
     says_hello: bool = True,
 ) -> Any:
-    """An attached stream by hand. The call's type in the stubs has no `read` of our messages."""
+    """Attach a stream without a worker link and return it. Its type is Any: the stubs' type lacks `read`."""
     stream = worker_pb2_grpc.WorkerServiceStub(channel).Attach()
     model = worker_pb2.LoadedModel(
         name="m",
@@ -356,7 +356,7 @@ async def attached_again(loop: SchedulerLoop, worker_id: str) -> None:
 
 
 class HangingEngine(FakeEngine):
-    """Its thirtieth step ends when the test says so."""
+    """An engine whose step 30 ends when the test sets `released`."""
 
     def __init__(self) -> None:
         super().__init__(num_pages=256)
@@ -387,14 +387,14 @@ async def test_a_worker_that_lives_but_whose_engine_hangs_is_lost_and_nothing_of
 
 
 class OutOfMemoryEngine(FakeEngine):
-    """One token is too much for it."""
+    """An engine that raises MemoryError in steps of a sequence with a certain token."""
 
     deadly_token_id = 255
 
     def __init__(self) -> None:
         super().__init__(num_pages=256)
         self.deaths: list[int] = []
-        """With how many sequences each."""
+        """Number of sequences in each failed step."""
         self._deadly: set[int] = set()
 
     def begin_step(self, step: Step) -> BegunStep:
@@ -469,7 +469,7 @@ async def test_a_failed_step_is_tried_elsewhere(tmp_path: Path) -> None:
 
 
 async def last_result(loop: SchedulerLoop) -> None:
-    """Until the workers have answered everything, so that they know the names of all blocks."""
+    """Wait until no worker is busy: then the workers know the names of all blocks."""
     while True:
         if not any(worker.is_busy for worker in loop.workers.values()):
             return

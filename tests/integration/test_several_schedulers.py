@@ -1,6 +1,6 @@
-"""A gateway's requests in front of two schedulers: who gets them, and how they go on when one refuses, dies, freezes or drains.
+"""Tests of a gateway with two schedulers: which one gets a request, and how it resumes when one refuses, dies, freezes or drains.
 
-Scripted schedulers hold a stream where a test wants it; the last test has two real ones, with instant workers.
+Scripted schedulers hold a stream at a chosen token; the last tests have two real ones, with instant workers.
 """
 
 import asyncio
@@ -45,7 +45,7 @@ HELD = Answer(hold_before=2)
 
 @dataclass(slots=True)
 class Outcome:
-    """What the consumer of one request saw."""
+    """The events of one request, as its consumer received them."""
 
     token_ids: list[int] = field(default_factory=list)
     moves: list[Moved] = field(default_factory=list)
@@ -57,7 +57,7 @@ async def outcome_of(opened: OpenRequest) -> Outcome:
     async for event in opened:
         match event:
             case Tokens():
-                assert event.sequence_number == len(outcome.token_ids), "a hole or a duplicate"
+                assert event.sequence_number == len(outcome.token_ids), "a missing or repeated token"
                 outcome.token_ids += event.token_ids
             case Moved():
                 outcome.moves.append(event)
@@ -94,7 +94,7 @@ async def running_schedulers(
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """Two scripted schedulers. All else being equal, `a` is chosen."""
+    """Two scripted schedulers. If all else is equal, `a` is chosen."""
 
     a: FakeScheduler
     b: FakeScheduler
@@ -117,7 +117,7 @@ async def running_pair(directory: Path, **settings: float) -> AsyncIterator[Pair
 
 
 async def until_usable(client: SchedulerClient) -> None:
-    """Its session is open and its health is known."""
+    """Wait until the session is open and the health is known."""
     await until(lambda: client.problem is None)
 
 
@@ -128,7 +128,7 @@ async def pair(short_path: Path) -> AsyncIterator[Pair]:
 
 
 async def held_at(scheduler: FakeScheduler, pair: Pair) -> "asyncio.Task[Outcome]":
-    """A request that has two of its tokens from this scheduler, which sends no more."""
+    """Start a request that has two tokens from this scheduler, which sends no more."""
     scheduler.answer = lambda *_: HELD
     opened = await pair.placement.open_request(request())
     await scheduler.held.get()
@@ -148,7 +148,7 @@ async def test_a_killed_schedulers_requests_go_on_elsewhere_at_once(pair: Pair) 
     (resumed,) = pair.b.requests[0].resume
     assert list(resumed.generated_token_ids) == HELLO[:2]
     assert pair.schedulers.problem is None
-    # What comes now does not wait for it either.
+    # New requests do not wait for the dead scheduler either.
     assert (await pair.ask()).token_ids == HELLO
     assert len(pair.b.requests) == 2
 
@@ -298,11 +298,11 @@ def metrics_of(pair: Pair) -> str:
     return generate_latest(registry).decode()
 
 
-# ---- two real ones
+# ---- two real schedulers
 
 
 class HeldEngine(FakeEngine):
-    """Stops before its ninth step, until it is let go."""
+    """An engine that waits before its ninth result until the test sets `may_go_on`."""
 
     def __init__(self, wrap: Wrap = plain) -> None:
         super().__init__(num_pages=256, wrap=wrap)
@@ -340,9 +340,9 @@ def names_that_prefer(address: str, addresses: Sequence[str]) -> Iterator[str]:
 
 @pytest.mark.parametrize("wrap", EXECUTORS.values(), ids=EXECUTORS)
 async def test_streams_end_undisturbed_when_one_of_two_real_schedulers_ends(short_path: Path, wrap: Wrap) -> None:
-    """Its worker goes to the other one, which is in its list, and so do its streams.
+    """The scheduler's worker moves to the other scheduler in its list, and so do its streams.
 
-    Where a step brings several tokens, a stream is resumed from whichever of them its client has.
+    If a step returns several tokens, a stream resumes after the last one that its client has.
     """
     prompts = [tuple(range(number, 40 + number)) for number in range(32)]
     held = HeldEngine(wrap)
@@ -365,7 +365,7 @@ async def test_streams_end_undisturbed_when_one_of_two_real_schedulers_ends(shor
         held.may_go_on.set()
         outcomes = await asyncio.gather(*streams)
         assert [each.token_ids for each in outcomes] == [continuation(prompt, 64) for prompt in prompts]
-        # Both had their share, and this one's moved: those that had begun say so.
+        # Both schedulers had streams. Those of the ended one moved; the ones that had begun report it.
         assert 0 < sum(len(each.moves) for each in outcomes) <= placement.num_displaced[a] < len(prompts)
         await until(lambda: b_loop.workers.keys() == {w1, w2})
         for worker in b_loop.workers.values():
@@ -374,7 +374,7 @@ async def test_streams_end_undisturbed_when_one_of_two_real_schedulers_ends(shor
 
 
 async def test_a_worker_moves_to_a_scheduler_that_has_none_and_its_streams_go_on(short_path: Path) -> None:
-    """Both were at the first one, since the second was not there. The one that goes leaves its streams to the one that stays."""
+    """Both workers start at the first scheduler, as the second is absent. The one that moves leaves its streams to the other."""
     prompts = [tuple(range(number, 40 + number)) for number in range(8)]
     async with AsyncExitStack() as stack:
         a, a_loop = await stack.enter_async_context(scheduler(make_directory(short_path / "a")))
@@ -399,10 +399,10 @@ async def test_a_worker_moves_to_a_scheduler_that_has_none_and_its_streams_go_on
             engine.may_go_on.set()
         outcomes = await asyncio.gather(*streams)
         assert [each.token_ids for each in outcomes] == [continuation(prompt, 64) for prompt in prompts]
-        # Both had their share, and those of the one that left moved.
+        # Both workers had streams, and those of the leaving one moved.
         assert 0 < sum(len(each.moves) for each in outcomes) < len(prompts)
         await until(lambda: len(a_loop.workers) == len(b_loop.workers) == 1)
-        # With what it had cached.
+        # The worker has kept its cache.
         assert next(iter(b_loop.workers.values())).pool.num_cached > 0
 
 

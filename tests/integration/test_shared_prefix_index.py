@@ -1,4 +1,4 @@
-"""A scheduler with a real Valkey server beside it: what it publishes, what happens when the server goes, and its settings."""
+"""Tests of a scheduler with a real Valkey server: what it publishes, what happens when the server fails, and its settings."""
 
 import asyncio
 import socket
@@ -79,7 +79,7 @@ async def test_a_server_that_dies_and_comes_back_costs_no_answer(short_path: Pat
             valkey.kill()
             await load_until(stub, inference_pb2.BREAKER_STATE_OPEN)
             valkey.start()
-            # Empty, until the scheduler notices and publishes everything again.
+            # The index is empty until the scheduler notices and publishes everything again.
             await lookup_until(index, [6])
             await load_until(stub, inference_pb2.BREAKER_STATE_CLOSED)
             is_over.set()
@@ -90,7 +90,7 @@ async def test_a_server_that_dies_and_comes_back_costs_no_answer(short_path: Pat
 async def ask_until(
     is_over: asyncio.Event, stub: "inference_pb2_grpc.InferenceServiceAsyncStub", expected: list[int]
 ) -> int:
-    """How many answers came meanwhile, all as they should be."""
+    """Ask until the event is set, check each answer, and return their number."""
     num_answers = 0
     while not is_over.is_set():
         assert await ask(stub) == expected

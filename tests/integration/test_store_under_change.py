@@ -1,4 +1,4 @@
-"""Many models made, replaced and deleted through the gateway, with listings beside: no error, and every new model answers."""
+"""A test that creates, replaces and deletes many models through the gateway while others list them: every new model answers."""
 
 import asyncio
 import itertools
@@ -14,11 +14,11 @@ from worker.loading.local_models import LocalModels
 from worker.settings import WorkerSettings
 
 NUM_WRITERS, NUM_ROUNDS = 5, 16
-# In each round: made, answered by, replaced, answered by, and every second one deleted.
+# Each round creates a model, asks it, replaces it and asks it again. Every second model is then deleted.
 
 
 async def learn(gateway: RunningGateway, home: Path, done: asyncio.Event) -> None:
-    """What a worker and a scheduler do: look every moment, and say what there is."""
+    """Refresh the list of models again and again, and publish it, as a worker and a scheduler do."""
     worker = LocalModels(WorkerSettings(home=home, model=str(home / "tiny.gguf"), scheduler="unix:/none"))
     while not done.is_set():
         if await asyncio.to_thread(worker.refresh):

@@ -1,4 +1,4 @@
-"""Workers and clients that say nonsense: each hears an error, nobody else notices, and memory is not made for it."""
+"""Tests of workers and clients that send nonsense: each gets an error, no other notices, and no memory is allocated for it."""
 
 import asyncio
 import logging
@@ -22,7 +22,7 @@ from tests.fakes.messages import messages
 from tests.fakes.scheduler_process import instant_worker, scheduler
 
 PROMPT = [72, 101, 108]
-# What a client or a worker may be told that says nonsense. UNKNOWN and INTERNAL are mistakes of ours.
+# Statuses that a client or worker which sends nonsense may get. UNKNOWN and INTERNAL would be bugs of the scheduler.
 ERRORS = {
     grpc.StatusCode.INVALID_ARGUMENT,
     grpc.StatusCode.FAILED_PRECONDITION,
@@ -35,7 +35,7 @@ ERRORS = {
     grpc.StatusCode.ABORTED,
     grpc.StatusCode.OK,
 }
-# What grpc's own client makes of a message that it could not send any more.
+# The error of grpc's own client for a message that it could not send any more.
 NOT_SENT = (grpc.StatusCode.INTERNAL, "Internal error from Core")
 MiB = 1024 * 1024
 
@@ -63,7 +63,7 @@ def greedy(max_tokens: int = 8, **fields: Any) -> inference_pb2.GenerateRequest:
 
 @asynccontextmanager
 async def system(directory: Path) -> AsyncIterator[tuple[grpc.aio.Channel, SchedulerLoop]]:
-    """A scheduler with one good worker, which nobody takes for lost on a busy machine. Strangers are not expected back for long."""
+    """Run a scheduler with one good worker. No worker is lost on a busy machine, and strangers have a short grace period."""
     async with (
         scheduler(directory, silence_s=60, worker_grace_s=0.05) as (address, loop),
         instant_worker(address, max_model_len=5000, num_pages=400),
@@ -78,7 +78,7 @@ async def attach(channel: grpc.aio.Channel, said: Sequence[worker_pb2.AttachRequ
 
 
 async def say_all(stream: Any, said: Sequence[Any]) -> tuple[grpc.StatusCode, str]:
-    """The stream's status, once everything was said or it was ended."""
+    """Write all messages, wait for the stream's end and return its status."""
     try:
         for message in said:
             await stream.write(message)
@@ -88,12 +88,12 @@ async def say_all(stream: Any, said: Sequence[Any]) -> tuple[grpc.StatusCode, st
     except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
         pass
     status = await stream.code(), await stream.details() or ""
-    stream.cancel()  # grpc's client may have given it up without telling the server
+    stream.cancel()  # grpc's client may have ended the stream without telling the server
     return status
 
 
 async def until_alone(loop: SchedulerLoop) -> None:
-    """The strangers are gone."""
+    """Wait until all strangers are gone."""
     while len(loop.workers) > 1 or loop.loading.stores.unloaded:  # noqa: ASYNC110  # there is no event for it
         await asyncio.sleep(0.001)
 
@@ -108,7 +108,7 @@ MANY = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCh
 
 
 def examples(strategy: st.SearchStrategy[Any], number: int) -> list[Any]:
-    """In one event loop with one system, which hypothesis could not have for all its examples."""
+    """Return generated examples, for use in one event loop with one system; hypothesis starts a new loop for each example."""
     drawn: list[Any] = []
 
     @settings(MANY, max_examples=number, database=None)
@@ -121,7 +121,7 @@ def examples(strategy: st.SearchStrategy[Any], number: int) -> list[Any]:
 
 
 async def test_no_worker_disturbs_others_by_what_it_says(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """Whatever comes first, and whatever comes behind a Hello that is right."""
+    """A stream keeps its tokens while strange workers attach, whether their first message is right or not."""
     rss_before = psutil.Process().memory_info().rss
     async with system(tmp_path) as (channel, loop):
         stub = inference_pb2_grpc.InferenceServiceStub(channel)

@@ -1,4 +1,4 @@
-"""A stream of server-sent events that waits says so now and then, and its readers see nothing of it."""
+"""Tests of comments in server-sent events: a waiting stream sends them now and then, and clients ignore them."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -31,7 +31,7 @@ async def read_until(response: httpx.Response, chunks: AsyncIterator[bytes], wan
 
 @pytest.mark.parametrize("hold_before", [0, 2])
 async def test_comments_while_a_request_is_held(gateway: RunningGateway, hold_before: int) -> None:
-    """Before its first token and between two of them."""
+    """Comments are sent while a request waits, before its first token and between two tokens."""
     gateway.scheduler.answer = lambda *_: Answer(text="Hello", hold_before=hold_before)
     async with gateway.http.stream("POST", "/v1/chat/completions", json=CHAT) as response:
         assert response.status_code == 200
@@ -64,7 +64,7 @@ async def test_an_error_that_comes_at_once_has_its_status(gateway: RunningGatewa
 
 
 async def test_an_error_behind_a_comment_is_an_event(gateway: RunningGateway) -> None:
-    # The first byte of a character is no text, so nothing was sent before the failure.
+    # The first bytes of a character are no text, so nothing was sent before the failure.
     gateway.scheduler.answer = lambda *_: Answer(token_ids=(0xE5, 0xA1, 0x94), hold_before=0, failure_after=1)
     async with gateway.http.stream("POST", "/v1/completions", json={"prompt": "Hi", "stream": True}) as response:
         chunks = response.aiter_bytes()

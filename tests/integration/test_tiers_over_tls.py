@@ -1,4 +1,4 @@
-"""Worker, scheduler and the gateway's client over TCP, each with a certificate that the others demand, and with renewed ones."""
+"""A test of worker, scheduler and the gateway's client over TCP with mutual TLS, also after certificates were renewed."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -27,7 +27,7 @@ TIERS = ("worker", "scheduler", "gateway")
 
 
 def issue(directory: Path) -> dict[str, dict[str, Path]]:
-    """By a new authority, in place of what was issued before."""
+    """Issue certificates by a new authority, in place of earlier ones."""
     authority, flags = Authority(directory), {}
     for tier in TIERS:
         files = authority.issue(tier)
@@ -76,7 +76,7 @@ async def test_requests_cross_all_tiers_with_mutual_tls_and_with_renewed_certifi
         await stack.enter_async_context(attached_worker(address, worker))
         client, placement = await stack.enter_async_context(placing(address, gateway))
         await check_all_tiers(client, placement, worker)
-        # Nobody who still has what was read at the start is believed now.
+        # A process that still uses the certificates from its start is refused now.
         issue(tmp_path)
         await ending.aclose()
         await ending.enter_async_context(running_scheduler(settings))

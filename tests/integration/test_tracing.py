@@ -135,7 +135,7 @@ def check_attributes(
     assert "first token" in request.events
     assert sequence.attributes["pagoda.finish_reason"] == "length"
     assert sequence.attributes["pagoda.num_cached_tokens"] == 0
-    # The prompt in one step, then a token in each.
+    # One step has the prompt, and each later one a token.
     assert [step.attributes["pagoda.num_tokens"] for step in steps] == [usage["prompt_tokens"], 1, 1, 1]
     assert all(step.attributes["pagoda.step_us"] > 0 for step in steps)
 

@@ -1,4 +1,4 @@
-"""Several workers under one id: one serves, the others are refused and told why, and one of them follows when the first is gone."""
+"""Tests of several workers with one id: one serves, the others are refused with a reason, and one takes over when it is gone."""
 
 import logging
 import signal
@@ -24,7 +24,7 @@ PROMPT = [72, 101, 108]
 
 
 async def answers(channel: grpc.aio.Channel) -> bool:
-    """Whether a request is computed; it waits for a worker."""
+    """Return True if a request gets the right tokens; it waits for a worker."""
     tokens, _ = await collect(inference_pb2_grpc.InferenceServiceStub(channel).Generate(generate_request()))
     return tokens == continuation(PROMPT, 8)
 
@@ -73,7 +73,7 @@ async def test_of_two_that_live_the_first_serves_and_either_may_die(
 async def test_processes_that_are_frozen_and_killed_follow_each_other(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Three under one id: the one that serves is frozen, wakes to find its place taken, and then one after the other is killed."""
+    """Another of three processes with one id takes over when the serving one is frozen, and each time one is killed."""
     async with AsyncExitStack() as stack:
         address, loop = await stack.enter_async_context(scheduler(tmp_path, **QUICK))
         channel = await stack.enter_async_context(open_channel(address))
@@ -116,7 +116,7 @@ async def test_a_frozen_worker_is_followed_and_does_not_come_back_before_its_suc
 
 
 async def test_a_process_that_opens_another_stream_ends_its_older_one(tmp_path: Path) -> None:
-    """It hears so, its heartbeats are answered no more, and the new stream serves."""
+    """The older stream ends with an error that says so, and the new stream serves."""
     async with scheduler(tmp_path) as (address, loop), open_channel(address) as channel:
         old = await hello_stream(channel)
         old_id = (await old.read()).attached.session_id
@@ -131,7 +131,7 @@ async def test_a_process_that_opens_another_stream_ends_its_older_one(tmp_path: 
 
 
 async def test_one_id_at_two_schedulers(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """Each serves at its own; the one whose scheduler goes is refused at the other's, until it is needed there."""
+    """Each worker serves at its own scheduler. When one scheduler ends, its worker is refused by the other until it is needed."""
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
     async with AsyncExitStack() as stack:

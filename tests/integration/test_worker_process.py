@@ -1,4 +1,4 @@
-"""`python -m worker` and the instant worker as processes: they attach, compute, and leave with the right exit status."""
+"""Tests of `python -m worker` and the instant worker as processes: they attach, compute, and end with the right exit status."""
 
 import asyncio
 import signal
