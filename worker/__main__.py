@@ -39,7 +39,7 @@ def main() -> None:
 
 
 def _open_link(settings: WorkerSettings, epoch: int, tracer: Tracer) -> Callable[[], SchedulerLink]:
-    """Load the model, unless the worker starts without one, and return what makes the link inside the event loop."""
+    """Load the model, unless the worker starts without one, and return a function that makes the link in the event loop."""
     try:
         if not settings.scheduler:
             make_socket_directory(settings.home)

@@ -166,7 +166,7 @@ def _whole_blocks(num_pages: int, page_size: int) -> int:
 
 
 def _pages(tables_SB: torch.Tensor, first_page_S: torch.Tensor, num_pages: int) -> torch.Tensor:
-    """Return page ids [S, pages]. Padding may lie beyond the table's end, where any page serves."""
+    """Return page ids [S, pages]. Padding may lie beyond the table's end, where the page does not matter."""
     blocks_SB = (first_page_S[:, None] + torch.arange(num_pages)).clamp_(max=tables_SB.shape[1] - 1)
     return tables_SB.gather(1, blocks_SB)
 

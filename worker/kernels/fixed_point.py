@@ -25,7 +25,8 @@ EXP2_HIGHEST, *EXP2_COEFFICIENTS = torch.tensor(
 def round_rows(x: torch.Tensor, levels: int, out: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
     """Return integers in [-levels, levels], as floats, and the scale [..., 1] of each row: x ~ integers * scale.
 
-    levels <= 2^22, so that the quotient is rounded to an integer only once. A row with NaN or infinity gets such a scale.
+    levels <= 2^22, so that the quotient is rounded to an integer only once. A row with NaN or infinity has NaN or infinity as
+    its scale.
     """
     scale = x.abs().amax(dim=-1, keepdim=True).clamp_min_(TINY).mul_(constant(1.0 / levels))
     return torch.div(x, scale, out=out).round_(), scale

@@ -9,7 +9,8 @@ result is valid until the same function is called for the same place in the next
 implementation says whether its results depend on what else is in the batch (`is_batch_invariant`).
 
 Follow these rules when you add a function here, or a kernel behind one. `prepare` may run a model's forward once, for a few
-tokens, and replay its launches for every later step. native/recording.py refuses a launch that it sees break rules 1 to 5.
+tokens, and replay its launches for every later step. native/recording.py refuses a launch if it detects that one of rules
+1 to 5 is broken.
 
 1. A forward launches the same kernels in the same order in each step. It does not branch on values or on numbers of tokens.
 2. A result, or scratch memory, has one row for each token of the step (T) or one for each sampled row (R). The number of

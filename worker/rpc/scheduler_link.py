@@ -106,7 +106,7 @@ class SchedulerLink:
         if self._session is None:
             self.stop()
         elif self._end_of_grace is None:
-            logger.info("leaving", extra={"grace_s": grace_s})
+            logger.info("leaving scheduler", extra={"grace_s": grace_s})
             self._end_of_grace = asyncio.get_running_loop().call_later(grace_s, self.stop)
             self._session.leave(grace_s)
 

@@ -32,9 +32,9 @@ def by_preference(worker_id: str, addresses: Sequence[str]) -> tuple[str, ...]:
 def better_place(worker_id: str, peers: Mapping[str, AbstractSet[str]]) -> str | None:
     """Return the scheduler that this worker should move to, or None if it should stay.
 
-    `peers` are, by scheduler, the workers like this one, itself included. If a scheduler has at least two more of them than
-    another, one worker moves there: the one that prefers it most. Workers move one at a time, so that those that stay can
-    take over its sequences.
+    `peers` maps each scheduler to its workers that are like this one, including this one. If a scheduler has at least two more
+    of them than another, one worker moves there: the one that prefers it most. Workers move one at a time, so that those that
+    stay can take over its sequences.
     """
     here = next((ids for ids in peers.values() if worker_id in ids), frozenset[str]())
     others = {address: ids for address, ids in peers.items() if worker_id not in ids}
@@ -49,7 +49,7 @@ def better_place(worker_id: str, peers: Mapping[str, AbstractSet[str]]) -> str |
 async def find_peers(
     addresses: Sequence[str], model: worker_pb2.LoadedModel, security: TransportSecurity
 ) -> dict[str, AbstractSet[str]]:
-    """Return, by scheduler, the workers that compute the same model with the same bits.
+    """Return the workers of each scheduler that compute the same model with the same bits.
 
     Schedulers that drain or do not answer are left out.
     """

@@ -141,7 +141,7 @@ class Session:
                 permanent=isinstance(error, UnusableModelError | ModelFormatError),
                 out_of_memory=isinstance(error, MemoryError | NotEnoughMemoryError),
             )
-        # Only here, outside the handler, is memory unreferenced that the error's traceback held.
+        # The error's traceback held memory of the model; outside the handler the error is gone, and the memory can be freed.
         self._engine_thread.release_memory()
         await self._send(worker_pb2.AttachRequest(load_failed=failed))
         return None

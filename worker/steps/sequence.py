@@ -64,7 +64,7 @@ class RunningSequence:
             self.most_pending += chunk.max_new_tokens
 
     def settle(self, chunk: "Chunk") -> None:
-        """Remove a sampled chunk from the pending tokens. Call this before its new tokens are appended.
+        """Subtract a sampled chunk's tokens from the pending ones. Call this before its new tokens are appended.
 
         Raises StepError if the chunk's start was not in the scheduled range.
         """
@@ -93,7 +93,7 @@ class Chunk:
     several tokens; then only the executor knows the actual start."""
     num_tokens: int
     max_new_tokens: int
-    """Maximum number of new tokens to sample after the chunk, and at least one; 0 if nothing is sampled."""
+    """Maximum number of new tokens to sample after the chunk; at least one is sampled, unless this is 0."""
 
     @property
     def end(self) -> int:

@@ -55,7 +55,7 @@ class Weights:
         return tensor
 
     def take_linear(self, name: str, shape: tuple[int, int]) -> AnyWeight:
-        """Return a linear's weight. A four-bit weight stays on the processor, where alone it is used in that format."""
+        """Return a linear's weight. A four-bit weight stays on the processor, which alone computes with that format."""
         if name not in self._left:
             raise WeightsError(f"the checkpoint has no tensor {name!r} of shape {list(shape)}")
         weight = self._checkpoint.read_linear(name)

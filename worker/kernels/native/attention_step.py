@@ -41,7 +41,7 @@ class AttentionShape:
 
 
 class AttentionSteps:
-    """One structure per shape, which keeps its address."""
+    """The structures of the current step, one per shape, each at an address that never changes."""
 
     def __init__(self, library: ctypes.CDLL) -> None:
         self._library = library

@@ -89,7 +89,7 @@ class HugePages:
 def _map(num_bytes: int) -> torch.Tensor:
     whole_pages = -(-max(num_bytes, 1) // HUGE_PAGE_BYTES) * HUGE_PAGE_BYTES
     memory = mmap.mmap(-1, whole_pages, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    # An operating system without huge pages refuses, and gives ordinary pages.
+    # Without huge pages in the operating system the call fails, and ordinary pages are used.
     with suppress(AttributeError, OSError):
         memory.madvise(mmap.MADV_HUGEPAGE)
     return torch.frombuffer(memory, dtype=torch.int8)

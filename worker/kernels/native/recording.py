@@ -1,7 +1,7 @@
 """Recording of a step's launches, so that one native call can replay them for every later step, as a CUDA graph does.
 
 The model's forward runs once with a few tokens and a launcher that only records. A launch's structure holds addresses. Those of
-intermediate results are recognized by the memory that the recorder allocated, and rewritten to point into an arena that is
+intermediate results are recognised by the memory that the recorder allocated, and rewritten to point into an arena that is
 large enough for later steps. The rules that make this possible are in ../interface.py.
 
 Legend as in step_batch.py.

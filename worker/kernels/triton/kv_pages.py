@@ -20,7 +20,7 @@ import triton
 import triton.language as tl
 
 WRITE_WARPS = 4
-"""Warps of the kernel. The keys of a token, with 8 heads of 128, are 1024 float32: two loads of 16 bytes per thread of 128."""
+"""Warps of the kernel. A token's keys, 8 heads of 128, are 1024 float32: two loads of 16 bytes for each of 128 threads."""
 
 
 def kv_shape(num_pages: int, page_size: int, num_kv_heads: int, head_size: int) -> tuple[int, int, int, int]:
