@@ -40,11 +40,7 @@ FIELDS = {
 }
 MAX_LINE = 120
 MAX_CELL = 60
-LONG_DOCUMENTS = frozenset(
-    {
-        "docs/api-fields.md",
-    }
-)
+LONG_DOCUMENTS = frozenset({"docs/api-fields.md"})
 """Generated documents whose lines and table cells are not short yet."""
 
 
@@ -126,6 +122,13 @@ def test_the_settings_and_metrics_of_a_document_exist(document: Path, sources: s
     missing += [name for name in OTHER_VARIABLE.findall(text) if name not in sources]
     missing += [name for name in METRIC.findall(text) if f'"{name.removesuffix("_total")}' not in sources]
     assert missing == []
+
+
+def test_the_list_of_decisions_is_complete() -> None:
+    folder = REPOSITORY / "docs" / "adr"
+    titles = [(path.name, path.read_text().partition("\n")[0]) for path in sorted(folder.glob("0*.md"))]
+    listed = re.findall(r"^(\d+\.) \[(.*)\]\((.*)\)$", (folder / "README.md").read_text(), re.MULTILINE)
+    assert [(name, f"# {number} {title}") for number, title, name in listed] == titles
 
 
 def anchors(document: Path) -> set[str]:
