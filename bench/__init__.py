@@ -1,1 +1,1 @@
-"""Benchmarks: of any OpenAI-compatible server from outside, and of single parts of Pagoda."""
+"""Benchmarks of OpenAI-compatible servers, measured from outside, and of single parts of Pagoda."""

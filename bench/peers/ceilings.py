@@ -1,4 +1,4 @@
-"""Measures the machine's limits: bytes read from memory and int8 operations, per second.
+"""Measurement of the machine's limits: bytes read from memory and int8 operations, per second.
 
 Reading is torch's sum over more bytes than any cache holds. Operations are the fastest of three matrix products, in a
 shape that suits all: our integer kernels with four-bit and with eight-bit weights, and torch in float32. Each is the

@@ -4,7 +4,7 @@ MAX_LINES = 6
 
 
 class PeerError(Exception):
-    """A peer cannot be installed, started or scored. The message is shown in the table."""
+    """Failure to install, start or score a peer. The message is shown in the table."""
 
     @classmethod
     def from_output(cls, what: str, output: str) -> "PeerError":

@@ -1,4 +1,4 @@
-"""Runs the comparison: one server after the other, each alone on the machine, with the same requests.
+"""The run of a comparison: one server after the other, each alone on the machine, with the same requests.
 
 A failure becomes part of the result, and the run continues.
 """

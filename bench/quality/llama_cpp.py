@@ -10,7 +10,7 @@ ESTIMATE = re.compile(r"Final estimate: PPL = ([0-9.]+)")
 
 
 class LlamaCppError(Exception):
-    """A program of llama.cpp failed. The message contains the end of its output."""
+    """Failure of one of llama.cpp's programs. The message ends with its output."""
 
 
 def llama_perplexity(directory: Path, model: Path, text: Path, threads: int) -> float:

@@ -1,4 +1,4 @@
-"""Scores a model's windows in float32 and in other modes, one window at a time to save memory."""
+"""Scoring of a model's windows in float32 and in other modes, one window at a time to save memory."""
 
 import sys
 from collections.abc import Callable, Mapping, Sequence

@@ -1,4 +1,4 @@
-"""Scores the text through a server's API.
+"""Scoring of the text through a server's API.
 
 The server needs /tokenize, and prompt_logprobs in /v1/completions. Pagoda and vLLM have both.
 """
