@@ -43,7 +43,7 @@ def integers(levels: int, *, block: int | None = None, half_scale: bool = False)
 
 
 def outliers_apart(limit: float, rounding: Rounding) -> Rounding:
-    """Return a rounding that keeps elements beyond `limit` times their row's root mean square, and rounds the others."""
+    """Return a rounding that keeps elements beyond `limit` times their row's root mean square, and rounds the rest without them."""
 
     def rounding_the_rest(x: torch.Tensor) -> torch.Tensor:
         is_outlier = x.abs() > limit * x.square().mean(dim=-1, keepdim=True).sqrt()
