@@ -242,7 +242,7 @@ class Session:
             return await _is_delivered(self._stream.write(message))
 
     async def _close(self, receiving: asyncio.Task[None]) -> None:
-        """Close the worker's half of the stream behind the last message, and give the scheduler time to close its own."""
+        """Close the worker's half of the stream after the last message, and give the scheduler time to close its own."""
         async with self._write_turn:
             if await _is_delivered(self._stream.done_writing()):
                 await asyncio.wait([receiving], timeout=_CLOSE_TIMEOUT_S)

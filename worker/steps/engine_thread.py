@@ -1,6 +1,6 @@
 """The one thread on which the engine runs, so that the event loop stays responsive while a step is computed.
 
-It runs requests one after the other, and owns the engine, which exists while its model is loaded.
+It runs submitted work in order, one piece after the other, and owns the engine, which exists while its model is loaded.
 """
 
 import asyncio

@@ -18,7 +18,7 @@ class Computed(NamedTuple):
     logprobs: Sequence[tuple[TokenLogprobs, ...]]
     """Log-probabilities of each sampled chunk, in order: one for each new token, or none if they were not requested."""
     scored: Sequence[tuple[TokenLogprobs, ...]]
-    """Log-probabilities of each scored chunk, in order: those of the prompt tokens that follow its first `num_scored`."""
+    """Log-probabilities of each scored chunk, in order: those of the prompt tokens after each of its first `num_scored`."""
 
 
 class LaunchedStep(Protocol):

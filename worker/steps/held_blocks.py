@@ -1,7 +1,7 @@
 """The record of which block each page of KV memory holds, learned from the steps of schedulers.
 
-It outlives streams and is reported at the start of each one. Blocks are opaque hashes here; of a step only the pages matter
-that it will write to.
+It outlives streams and is reported at the start of each one. Blocks are opaque hashes here. The record reads from a step only
+the blocks that it names and the pages that it will write to.
 """
 
 from protos.v1 import worker_pb2
