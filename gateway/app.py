@@ -78,7 +78,7 @@ def create_app(
     catalogue: Sequence[CatalogueEntry] = CATALOGUE,
     tracer: Tracer | None = None,
 ) -> FastAPI:
-    """Load the models' tokenizers and templates. The app connects to the schedulers when it starts."""
+    """Load the models' tokenizers and templates, and return the app. It connects to the schedulers when it starts."""
     shared_renderer().start_first_process()
     policy = SamplingPolicy(
         mode=settings.sampling_defaults, max_tokens=settings.default_max_tokens, catalogue=catalogue
@@ -98,7 +98,7 @@ def create_app(
     app.add_exception_handler(GatewayError, _on_gateway_error)
     app.add_exception_handler(ModelError, _on_model_error)
     app.add_exception_handler(HTTPException, _on_http_exception)
-    # The last one added is the outermost.
+    # The middleware that is added last is the outermost.
     app.add_middleware(CountInProgress, drain=state.drain)
     app.add_middleware(RequireKey, keyring=settings.keyring(open_without_keys=settings.is_on_loopback))
     app.add_middleware(AllowedOrigins, more=settings.origins)
@@ -165,7 +165,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
 
 
 async def _keep_tidy(store: ModelStore) -> None:
-    """Tidy at the start what the gateway before this one left, and now and then what others leave."""
+    """Remove leftovers from the store: of an earlier gateway at the start, and of other processes from time to time."""
     while True:
         await asyncio.to_thread(store.tidy)
         await asyncio.sleep(TIDY_INTERVAL_S)
@@ -182,7 +182,7 @@ async def _on_model_error(request: Request, error: Exception) -> Response:
 
 
 async def _on_http_exception(request: Request, error: Exception) -> Response:
-    """Answer the framework's own refusals: an unknown path, or a method that the path does not have."""
+    """Answer errors that the framework raises: an unknown path, or a method that the path does not have."""
     assert isinstance(error, HTTPException)
     path = request.url.path
     match error.status_code:

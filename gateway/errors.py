@@ -1,8 +1,8 @@
-"""Every way a request can fail, and the one table from gRPC status to HTTP status to each dialect's body.
+"""The errors of the gateway, and the table from gRPC statuses to HTTP statuses and to the error bodies of each API.
 
 GatewayError
-├── InvalidRequestError      the client's mistake; names the field
-│   └── PromptTooLongError   carries both numbers
+├── InvalidRequestError      a mistake of the client; names the field
+│   └── PromptTooLongError   names the prompt's length and the window
 └── (any other row of the table, by its kind)
 """
 
@@ -26,7 +26,7 @@ class _Row:
 
 
 class ErrorKind(Enum):
-    """The table: HTTP status, OpenAI's `type` and `code`, and the gRPC status that becomes this error."""
+    """The table: HTTP status, OpenAI's `type` and `code`, and the gRPC status that is mapped to this error."""
 
     INVALID_REQUEST = _Row(400, "invalid_request_error", None, StatusCode.INVALID_ARGUMENT)
     UNAUTHORIZED = _Row(401, "authentication_error", "invalid_api_key", StatusCode.UNAUTHENTICATED)
@@ -62,13 +62,18 @@ _ANTHROPIC_TYPES = {
 
 
 class Dialect(StrEnum):
+    """An API whose form of errors a path has."""
+
     OPENAI = "openai"
     OLLAMA = "ollama"
     ANTHROPIC = "anthropic"
 
 
 class GatewayError(Exception):
-    """`retry_after_s` becomes the Retry-After header, rounded up to whole seconds."""
+    """An error that a request is answered with.
+
+    `retry_after_s` becomes the Retry-After header, rounded up to whole seconds.
+    """
 
     def __init__(
         self,
@@ -94,7 +99,7 @@ class GatewayError(Exception):
     def headers(self) -> dict[str, str]:
         headers = {}
         if self.kind is ErrorKind.ROUTE_UNSUPPORTED:
-            headers["x-should-retry"] = "false"  # what OpenAI's and Anthropic's clients obey
+            headers["x-should-retry"] = "false"  # OpenAI's and Anthropic's clients read it
         if self.retry_after_s is not None:
             headers["retry-after"] = str(max(1, ceil(self.retry_after_s)))
         if self.kind is ErrorKind.UNAUTHORIZED:
@@ -103,13 +108,17 @@ class GatewayError(Exception):
 
 
 class InvalidRequestError(GatewayError):
+    """A mistake of the client. `param` is the field at fault."""
+
     def __init__(self, message: str, *, param: str | None = None, code: str | None = None) -> None:
         super().__init__(ErrorKind.INVALID_REQUEST, message, param=param, code=code)
 
 
 class PromptTooLongError(InvalidRequestError):
+    """A prompt that leaves no room for an answer in the model's window."""
+
     def __init__(self, *, num_prompt_tokens: int, window: int, param: str, or_more: bool = False) -> None:
-        """`or_more`: tokenizing ended there."""
+        """Take the prompt's length. `or_more`: the prompt is longer, since tokenizing ended at that length."""
         number = f"more than {num_prompt_tokens}" if or_more else f"{num_prompt_tokens}"
         super().__init__(
             f"This model's maximum context length is {window} tokens. However, your prompt contains {number} "
@@ -120,6 +129,7 @@ class PromptTooLongError(InvalidRequestError):
 
 
 def unavailable(message: str) -> GatewayError:
+    """Return a 503 that invites the client to retry after a second."""
     return GatewayError(ErrorKind.UNAVAILABLE, message, retry_after_s=1.0)
 
 
@@ -128,7 +138,7 @@ _RETRYABLE = (ErrorKind.OVERLOADED, ErrorKind.UNAVAILABLE)
 
 
 def from_grpc_code(code: int, message: str, retry_after_s: float | None = None) -> GatewayError:
-    """Return a scheduler's status (google.rpc.Code) as an error of ours; a code outside the table is our mistake."""
+    """Return the error for a scheduler's status (a google.rpc.Code). A code outside the table becomes an internal error."""
     kind, message = _KIND_BY_GRPC_CODE.get(code, ErrorKind.INTERNAL), without_directories(message)
     if kind in _RETRYABLE and retry_after_s is None:
         retry_after_s = 1.0
@@ -136,8 +146,8 @@ def from_grpc_code(code: int, message: str, retry_after_s: float | None = None) 
 
 
 def from_model_error(error: ModelError) -> GatewayError:
-    """Return what the store refused: a name that is not there, files that are no model, or a source that did not deliver."""
-    if isinstance(error, ModelNotFoundError):  # in the client's own words
+    """Return the error for a failure of the store: an unknown name, files that are not a model, or a download that failed."""
+    if isinstance(error, ModelNotFoundError):  # its message has nothing but the name that the client sent
         return GatewayError(ErrorKind.NOT_FOUND, str(error), param="model")
     message = without_directories(str(error))
     if isinstance(error, ModelFormatError):
@@ -148,13 +158,14 @@ def from_model_error(error: ModelError) -> GatewayError:
 
 
 def dialect_of(path: str) -> Dialect:
-    """Return Ollama for `/` and /api; all other paths but Anthropic's, also unknown ones, are answered in OpenAI's shape."""
+    """Return the API that the path belongs to: Ollama's for `/` and /api, Anthropic's for /v1/messages, OpenAI's for the rest."""
     if path in ("/", "/api") or path.startswith("/api/"):
         return Dialect.OLLAMA
     return Dialect.ANTHROPIC if path == "/v1/messages" or path.startswith("/v1/messages/") else Dialect.OPENAI
 
 
 def error_body(error: GatewayError, dialect: Dialect) -> dict[str, Any]:
+    """Return the JSON object that the dialect has for the error."""
     if dialect is Dialect.OLLAMA:
         return {"error": error.message}
     if dialect is Dialect.ANTHROPIC:
@@ -171,5 +182,5 @@ def error_body(error: GatewayError, dialect: Dialect) -> dict[str, Any]:
 
 
 def error_response(path: str, error: GatewayError) -> JSONResponse:
-    """Return the response for an error, in the shape of the API that the path belongs to."""
+    """Return the response for an error, in the form of the API that the path belongs to."""
     return JSONResponse(error_body(error, dialect_of(path)), status_code=error.http_status, headers=error.headers)

@@ -20,20 +20,28 @@ router = APIRouter(tags=["operations"], responses=errors(OpenAIError))
 
 
 class HealthReply(ReplyModel):
+    """The state of a process that is alive."""
+
     status: Literal["ok"]
 
 
 class ReadyReply(ReplyModel):
+    """The state of a server that can serve requests."""
+
     status: Literal["ready"]
     addresses: list[str] = Field(description="URLs on which the gateway listens.")
 
 
 class NotReadyReply(ReplyModel):
+    """The state of a server that cannot serve requests, and the reason."""
+
     status: Literal["not ready"]
     reason: str
 
 
 class VersionReply(ReplyModel):
+    """The server's version."""
+
     version: str
 
 
@@ -48,6 +56,8 @@ class TenantQueue(ReplyModel):
 
 
 class QueueReply(ReplyModel):
+    """The sequences that wait for a worker."""
+
     num_waiting: int = Field(description="Sequences that wait for a worker.")
     num_running: int = Field(description="Sequences that a worker computes.")
     wait_s: float | None = Field(

@@ -1,6 +1,6 @@
-"""Routes that clients of either API may call and that Pagoda does not have: each says so by name, in its dialect's shape.
+"""Routes that exist in the APIs but not in Pagoda. Each is answered with an error that names the missing feature.
 
-The status is 404, since clients repeat what ends in a 501. These routes are not part of the API's own document.
+The status is 404, since clients retry after a 501. These routes are not in the API document.
 """
 
 from collections.abc import Awaitable, Callable
@@ -16,7 +16,7 @@ _MESSAGES = "The Messages API is not supported yet; use /v1/chat/completions."
 _AUDIO = "Audio is not supported; this server generates text."
 _IMAGES = "Images are not supported; this server generates text."
 _RANKING = "Scoring, reranking and classification are not supported; this server generates text."
-_FILES = "Files and batches are not supported; send the requests one by one, they are batched by the server."
+_FILES = "Files and batches are not supported. Send the requests one by one; the server batches them."
 _ACCOUNT = "This server has no accounts and no cloud behind it."
 
 _REFUSALS = {

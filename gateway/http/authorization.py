@@ -1,6 +1,6 @@
-"""Who may use a path: the scope of an API key that each path needs, and the middleware that asks for the key.
+"""The scopes that API keys need for each path, and the middleware that checks them.
 
-A path that is not listed needs the scope for inference, unknown paths too.
+Any path that is not listed, also an unknown one, needs the scope `inference`.
 """
 
 import logging
@@ -15,7 +15,7 @@ from pagoda.api_keys.keyring import KeyRefusedError, Keyring, ScopeMissingError
 
 logger = logging.getLogger(__name__)
 
-# Probes, and what Ollama's clients look at to see whether anyone is there.
+# Paths of probes, and the path with which Ollama's clients check that a server is running.
 OPEN_PATHS = frozenset({"/", "/health", "/ping", "/ready"})
 ADMIN_PATHS = frozenset(
     {
@@ -34,16 +34,16 @@ _ADMIN_PREFIXES = ("/api/blobs/",)
 
 
 def needed_scope(path: str) -> Scope | None:
-    """Return the scope that the path needs, or None where it needs no key."""
+    """Return the scope that the path needs, or None if it needs no key."""
     if path in OPEN_PATHS:
         return None
     return Scope.ADMIN if path in ADMIN_PATHS or path.startswith(_ADMIN_PREFIXES) else Scope.INFERENCE
 
 
 class RequireKey:
-    """Lets a request pass whose key, a bearer token or `X-API-Key`, has the scope that its path needs.
+    """A middleware that refuses requests whose API key lacks the scope that the path needs.
 
-    Whose key it is travels on as `state.caller`.
+    The key is a bearer token or the header `X-API-Key`. The key's owner becomes the request's `state.caller`.
     """
 
     def __init__(self, app: ASGIApp, *, keyring: Keyring) -> None:

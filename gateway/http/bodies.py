@@ -68,7 +68,7 @@ class BodyReader:
         if encoding not in ("", "identity"):
             raise GatewayError(
                 ErrorKind.UNSUPPORTED_ENCODING,
-                f"Content-Encoding: {encoding[:MAX_SHOWN_CHARACTERS]} is not supported; send the request body uncompressed.",
+                f"Content-Encoding: {encoding[:MAX_SHOWN_CHARACTERS]} is not supported. Send the request body uncompressed.",
             )
         raw = await _read_limited(request, self.max_bytes)
         if await _cost_exceeds(raw, self.max_values):

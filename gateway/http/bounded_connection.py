@@ -1,6 +1,6 @@
-"""A connection of HTTP within limits: uvicorn's protocol, which has none of its own for what arrives before it is a request.
+"""An HTTP connection with limits. uvicorn's own protocol has none for data that is not yet a complete request.
 
-One connection may take only so many bytes and so much time for a request's head, only so much time for its body, and one place.
+The size of a request's head, the time until head and body have arrived, and the number of connections are limited.
 """
 
 import asyncio
@@ -18,16 +18,16 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from gateway.errors import ErrorKind, GatewayError, dialect_of, error_body
 
 SLICE_BYTES = 16 * 1024
-"""What is parsed at a time: so many requests may be in it, each of which costs far more than its bytes."""
-# Beside those of connections: the scheduler, models' files, template processes, logs.
+"""Bytes that are parsed at a time. Even so few may hold many small requests, each of which costs far more than its bytes."""
 RESERVED_FILES = 96
+"""Open files besides connections: schedulers, models' files, template processes, logs."""
 MIN_BODY_BYTES = 16 * 1024
-"""At least so much of a body must arrive in each `body_timeout_s`, if that is not its end."""
+"""Bytes of a body that must arrive in each `body_timeout_s`, unless the body ends sooner."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HTTPLimits:
-    """Seconds and bytes. GatewaySettings says what each one means."""
+    """The limits of connections, in bytes and seconds. GatewaySettings describes each of them."""
 
     max_header_bytes: int = 64 * 1024
     header_timeout_s: float = 30.0
@@ -36,11 +36,11 @@ class HTTPLimits:
     max_connections: int = 4096
     max_connections_per_address: int | None = None
     per_address: Counter[str] = field(default_factory=Counter)
-    """Open connections; the protocols keep it."""
+    """Number of open connections by client address. The protocols update it."""
 
     @property
     def num_places(self) -> int:
-        """Connections that may be open at once. The process's limit of open files leaves room for those only."""
+        """Highest number of open connections: `max_connections`, or fewer if the process may not open enough files."""
         num_files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         if num_files == resource.RLIM_INFINITY:
             return self.max_connections
@@ -49,33 +49,36 @@ class HTTPLimits:
 
 class _Phase(Enum):
     IDLE = auto()
-    """Between requests, or before the first."""
+    """No request is arriving."""
     HEAD = auto()
     BODY = auto()
     ANSWER = auto()
-    """The request is complete."""
+    """The request is complete and is being answered."""
 
 
 class BoundedConnection(HttpToolsProtocol):
-    """Subclasses carry the limits. Where a limit is passed the client hears of it, if no answer has begun, and it is closed."""
+    """A connection that is closed when it exceeds a limit. The client gets an error first, unless an answer has begun.
+
+    The limits are an attribute of the class, so each server has its own subclass.
+    """
 
     limits: ClassVar[HTTPLimits] = HTTPLimits()
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self._unread = b""
-        """Arrived, but not parsed while a pipelined request waits for its turn."""
+        """Received bytes that are not parsed yet, since a pipelined request waits for its turn."""
         self._answered: RequestResponseCycle | None = None
-        """The request that is being answered, or was last. Pipelined ones stand behind it, and `cycle` is the latest of them."""
+        """The request that is being answered, or was answered last. `cycle` is the latest request, which may be behind it."""
         self._phase = _Phase.IDLE
         self._timed_phase: _Phase | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._write_timer: asyncio.TimerHandle | None = None
         self._num_head_bytes = 0
         self._num_body_bytes = 0
-        """Since the timer was set."""
+        """Bytes of the body since the timer was set."""
         self._num_bytes_without_event = 0
-        """The parser joins the pieces of a header that has no end yet."""
+        """Bytes that the parser has kept without reporting anything: the pieces of an unfinished header."""
         self._refusal: GatewayError | None = None
         self._address = ""
         self._idle_since_s = 0.0
@@ -84,14 +87,17 @@ class BoundedConnection(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self._idle_since_s = time.monotonic()  # the loop's own clock is too coarse to order connections
+        self._idle_since_s = time.monotonic()  # the event loop's clock is too coarse to order connections
         self._address = self.client[0] if self.client else ""
         self.limits.per_address[self._address] += 1
         per_address = self.limits.max_connections_per_address
         if per_address is not None and self.limits.per_address[self._address] > per_address:
-            self._refuse(ErrorKind.TOO_MANY_CONNECTIONS, f"More than {per_address} connections from one address.")
+            self._refuse(
+                ErrorKind.TOO_MANY_CONNECTIONS,
+                f"More than {per_address} connections are open from one address. Close some and retry.",
+            )
         elif len(self.connections) > self.limits.num_places and not self._make_room():
-            self._refuse(ErrorKind.TOO_MANY_CONNECTIONS, "All connections of this server are in use.")
+            self._refuse(ErrorKind.TOO_MANY_CONNECTIONS, "All connections of this server are in use. Retry later.")
         else:
             self._watch()
 
@@ -106,17 +112,17 @@ class BoundedConnection(HttpToolsProtocol):
 
     @property
     def _is_idle(self) -> bool:
-        """Whether no request is being read or answered. One whose head is not complete is no request yet."""
+        """True if no request is being read or answered. Data before the end of a head is not a request yet."""
         is_answering = self.cycle is not None and not self.cycle.response_complete
         return not is_answering and self._phase in (_Phase.IDLE, _Phase.HEAD) and not self.transport.is_closing()
 
     def _make_room(self) -> bool:
-        """Close the connection that has been idle longest; False where none is idle."""
+        """Close the connection that has been idle longest. Return False if none is idle."""
         idle = (each for each in self.connections if isinstance(each, BoundedConnection) and each is not self)
         longest = min((each for each in idle if each._is_idle), key=lambda each: each._idle_since_s, default=None)
         if longest is None:
             return False
-        longest.transport.abort()  # closing waits for what a client does not read
+        longest.transport.abort()  # close() would wait until the client has read everything
         self.connections.discard(longest)
         return True
 
@@ -127,16 +133,16 @@ class BoundedConnection(HttpToolsProtocol):
         self._parse_unread()
 
     def _parse_unread(self) -> None:
-        """Parse up to a slice with a pipelined request. What stands behind it is parsed when its turn has come; no more is read."""
+        """Parse slices until one holds a pipelined request. The rest is parsed, and more is read, when its turn comes."""
         while self._unread and not self.pipeline and not self.transport.is_closing():
             data, self._unread = self._unread[:SLICE_BYTES], self._unread[SLICE_BYTES:]
             self._parse(data)
         if self._unread and not self.transport.is_closing():
             self.flow.pause_reading()
 
-    def _go_on(self) -> None:
-        """Read and parse more, since all that was parsed is answered."""
-        self.flow.resume_reading()  # first, so that what is parsed may pause it
+    def _resume_parsing(self) -> None:
+        """Resume reading and parsing, since all parsed requests are answered."""
+        self.flow.resume_reading()  # first, since parsing may pause it again
         self._parse_unread()
 
     def _parse(self, data: bytes) -> None:
@@ -158,7 +164,10 @@ class BoundedConnection(HttpToolsProtocol):
         self._watch()
 
     def eof_received(self) -> bool:  # type: ignore[override]
-        """Answer only cheap requests of a client that sends no more: it may still read, or it may have left."""
+        """Return True to keep the connection open after the client has closed its side: it may still read, or it may have left.
+
+        Only requests that are cheap to answer are still answered.
+        """
         is_asking = self._phase is _Phase.ANSWER and not self.cycle.response_complete
         if not is_asking or self.cycle.scope["method"] not in ("GET", "HEAD"):
             return False
@@ -203,7 +212,7 @@ class BoundedConnection(HttpToolsProtocol):
         if self.pipeline or self._unread:
             self.flow.pause_reading()
         if self._unread and not self.pipeline:
-            self.loop.call_soon(self._go_on)
+            self.loop.call_soon(self._resume_parsing)
 
     # Limits
 
@@ -211,13 +220,13 @@ class BoundedConnection(HttpToolsProtocol):
         self._num_head_bytes += num_bytes
         if self._num_head_bytes > self.limits.max_header_bytes:
             self._refusal = GatewayError(ErrorKind.HEADERS_TOO_LARGE, self._too_large())
-            raise self._refusal  # the parser stops, and uvicorn calls send_400_response
+            raise self._refusal  # stops the parser; then uvicorn calls send_400_response
 
     def _too_large(self) -> str:
-        return f"The request's line and headers have more than {self.limits.max_header_bytes} bytes."
+        return f"The request line and headers are larger than the limit of {self.limits.max_header_bytes} bytes."
 
     def _watch(self) -> None:
-        """Time the phase that the connection is in. Data does not renew the time of a phase."""
+        """Start the timer of the current phase, unless it is running. Data that arrives does not restart it."""
         if self._timed_phase is self._phase and self._timer is not None:
             return
         self._cancel_timer()
@@ -235,11 +244,16 @@ class BoundedConnection(HttpToolsProtocol):
             if self._num_body_bytes >= MIN_BODY_BYTES or self.flow.read_paused or self._unread:
                 self._watch()
             else:
-                self._refuse(ErrorKind.TIMED_OUT, f"The body did not arrive: {self.limits.body_timeout_s:g} s passed.")
+                self._refuse(
+                    ErrorKind.TIMED_OUT,
+                    f"The request body arrives too slowly: less than {MIN_BODY_BYTES} bytes in {self.limits.body_timeout_s:g} s.",
+                )
         elif is_answering:
-            self._watch()  # the next request's head, whose client reads an answer meanwhile
+            self._watch()  # the client reads an answer while it sends its next request
         elif self._phase is _Phase.HEAD:
-            self._refuse(ErrorKind.TIMED_OUT, f"The headers did not arrive in {self.limits.header_timeout_s:g} s.")
+            self._refuse(
+                ErrorKind.TIMED_OUT, f"The request headers did not arrive within {self.limits.header_timeout_s:g} s."
+            )
         else:
             self.transport.close()
 
@@ -271,7 +285,7 @@ class BoundedConnection(HttpToolsProtocol):
         self.send_400_response(message)
 
     def send_400_response(self, msg: str) -> None:
-        """Answer what is no request, in the shape of the API that was asked, unless another answer has begun."""
+        """Answer an invalid request in the form of the API that its path belongs to, unless another answer has begun."""
         self._cancel_timers()
         error = self._refusal or GatewayError(ErrorKind.INVALID_REQUEST, msg)
         answered = self._answered
@@ -289,7 +303,7 @@ class BoundedConnection(HttpToolsProtocol):
         self.transport.close()
 
     def _leave_answered(self) -> None:
-        """Tell the requests of this connection that their client has left."""
+        """Cancel the connection's requests: their client has left."""
         self.pipeline.clear()
         for cycle in (self._answered, self.cycle):
             if cycle is not None and not cycle.response_complete:
@@ -298,12 +312,12 @@ class BoundedConnection(HttpToolsProtocol):
 
 
 def http_protocol(limits: HTTPLimits) -> type[BoundedConnection]:
-    """Return the protocol class of a server with these limits."""
+    """Return the protocol class for a server with these limits."""
     return type("LimitedHTTPProtocol", (BoundedConnection,), {"limits": limits})
 
 
 def _unchunked(app: ASGIApp, cycle: RequestResponseCycle) -> Any:
-    """End an answer of unknown length with the connection, since HTTP/1.0 (nginx's default upstream) has no chunks."""
+    """Return an app whose answers of unknown length end with the connection: HTTP/1.0, nginx's default, has no chunks."""
 
     async def answer(scope: Scope, receive: Receive, send: Send) -> None:
         is_open_ended = False

@@ -1,6 +1,6 @@
-"""The end of the process in three stages: it is no longer ready, it refuses new requests, and the last open one has ended.
+"""The shutdown of the gateway: it stops being ready, then it refuses new requests, then it waits for the open ones to end.
 
-Counts the requests in progress. `__main__` decides when a stage begins and how long it takes.
+This module counts the open requests. `__main__` decides when each stage begins.
 """
 
 import asyncio
@@ -11,6 +11,8 @@ from gateway.errors import unavailable
 
 
 class Drain:
+    """The stage of the shutdown, and the number of open requests."""
+
     def __init__(self) -> None:
         self._num_active = 0
         self._idle = asyncio.Event()
@@ -20,14 +22,16 @@ class Drain:
         """Not ready: load balancers should stop sending requests; requests that still arrive are served."""
 
     def begin_drain(self) -> None:
+        """Stop being ready."""
         self.begun = True
 
     def refuse_requests(self) -> None:
-        """Refuse requests from now on. Those that are open continue."""
+        """Refuse new requests. Open requests continue."""
         self.begun = self._refuses = True
 
     @contextmanager
     def count_request(self) -> Iterator[None]:
+        """Count a request as open while the block runs. Raise an error if new requests are refused."""
         if self._refuses:
             raise unavailable("This server is shutting down.")
         self._num_active += 1
@@ -40,4 +44,5 @@ class Drain:
                 self._idle.set()
 
     async def wait_until_idle(self) -> None:
+        """Wait until no request is open."""
         await self._idle.wait()

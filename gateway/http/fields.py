@@ -1,4 +1,4 @@
-"""The types of fields that both dialects have: their ranges, and sentences for what a union allows."""
+"""The types of request fields that both APIs have: their ranges, and one error message for each union."""
 
 from typing import Annotated, Any
 
@@ -16,7 +16,7 @@ from pagoda.wire.sampling import MAX_LOGPROBS
 
 
 def described(sentence: str) -> WrapValidator:
-    """Complain in one sentence, in place of pydantic's complaint about each branch of a union."""
+    """Replace pydantic's errors about each branch of a union by one: "must be …"."""
 
     def validate(value: Any, inner: ValidatorFunctionWrapHandler) -> Any:
         try:
@@ -32,7 +32,7 @@ def _whole(value: Any) -> Any:
 
 
 def _whole_items(value: Any, inner: ValidatorFunctionWrapHandler) -> Any:
-    """Validate a list that has only integers, as nearly all have, without a call for each of them."""
+    """Validate a list of integers without a Python call for each item, unless it has floats such as `16.0`."""
     try:
         return inner(value)
     except ValidationError:
@@ -45,21 +45,21 @@ Integer = Annotated[int, BeforeValidator(_whole)]
 """An integer, which JSON may also write as `16.0`."""
 Temperature = Annotated[float, Field(ge=0, le=2)]
 TopP = Annotated[float, Field(ge=0, le=1)]
-"""0 leaves the single best token, at any temperature."""
+"""Probability of the nucleus. 0 leaves the single best token, at any temperature."""
 MinP = Annotated[float, Field(ge=0, le=1)]
 Penalty = Annotated[float, Field(ge=-2, le=2)]
 RepetitionPenalty = Annotated[float, Field(gt=0, le=100)]
 NumLogprobs = Annotated[Integer, Field(ge=0, le=MAX_LOGPROBS)]
-# Both ends of what a protobuf uint32 and a C int can say.
+# The highest number that both a protobuf uint32 and a C int can hold.
 Count = Annotated[Integer, Field(ge=0, le=2**31 - 1)]
 PositiveCount = Annotated[Integer, Field(ge=1, le=2**31 - 1)]
 Limit = Annotated[Integer, Field(ge=-1, le=2**31 - 1)]
 """A number of tokens; -1 is no limit."""
 TokenId = Annotated[int, Field(ge=0, le=2**32 - 1)]
 whole_items = WrapValidator(_whole_items)
-"""For lists of integers."""
+"""The validator of lists of integers, which JSON may also write as `16.0`."""
 ModelName = Annotated[str, Field(max_length=4096)]
-"""A path is a name too, where the server was started with it."""
+"""The name of a model, or its path if the server was started with it."""
 MAX_MESSAGES = 10_000
 Seed = Annotated[Integer, Field(ge=-(2**63), le=2**64 - 1), described("an integer of at most 64 bits")]
 
@@ -86,7 +86,7 @@ def keep_alive_seconds(keep_alive: float | str | None) -> float | None:
 
 
 def nucleus(temperature: float | None, top_p: float | None) -> dict[str, Any]:
-    """Return the parameters for both: a nucleus of 0 holds the single best token, which is what temperature 0 chooses."""
+    """Return the two parameters. A nucleus of 0 holds the single best token, which is the one that temperature 0 chooses."""
     return {"temperature": 0.0} if top_p == 0 else {"temperature": temperature, "top_p": top_p}
 
 

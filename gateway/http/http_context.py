@@ -1,6 +1,6 @@
-"""What travels with an HTTP request beside its body: who asks, its trace, and notes for the headers of its response.
+"""The data of an HTTP request besides its body: its id, its caller, its trace, and notes for the headers of its response.
 
-The notes tell a client what was done otherwise than it asked.
+The notes say in which points the server did not follow the request.
 """
 
 import logging
@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HTTPContext:
-    """What a request for text inherits from the HTTP request it came with."""
+    """The data that a request for text takes over from its HTTP request."""
 
     request_id: str
     caller: Caller = NOBODY
@@ -30,23 +30,23 @@ class HTTPContext:
 
 
 def http_context(request: Request) -> HTTPContext:
-    """Return what the middlewares have found out of the request."""
+    """Return the data that the middlewares have stored in the request."""
     state = request.state
     return HTTPContext(request_id=state.request_id, caller=state.caller, trace=state.trace)
 
 
 def notes_of(scope: Scope) -> dict[str, str]:
-    """Return the headers of this request's response, to be read and added to."""
+    """Return the headers that this request's response gets. Callers may add to them."""
     return cast(dict[str, str], scope["state"].setdefault("reply_notes", {}))
 
 
 def note_ignored_fields(request: Request, paths: Sequence[str]) -> None:
-    """Say in the response's header and in the log which fields of the body had no effect."""
+    """Name the fields of the body that had no effect, in a response header and in the log."""
     _note(request, IGNORED_HEADER, ", ".join(paths), "fields ignored")
 
 
 def note_truncation(request: Request, what: str) -> None:
-    """Say in the response's header and in the log what was left out of a prompt that outgrew the window."""
+    """Say how much of a long prompt was dropped, in a response header and in the log."""
     _note(request, TRUNCATED_HEADER, what, "prompt truncated")
 
 

@@ -1,4 +1,4 @@
-"""The sockets that the gateway listens on: its own address, and the port where Ollama's clients look when that is free."""
+"""The sockets that the gateway listens on: its own address, and Ollama's default port if that is free."""
 
 import contextlib
 import logging
@@ -10,11 +10,11 @@ logger = logging.getLogger(__name__)
 
 
 class ListenError(Exception):
-    """The address cannot be listened on; a sentence with the next step."""
+    """An address that cannot be listened on. The message says what to do next."""
 
 
 def open_sockets(host: str, port: int, ollama_port: int) -> list[socket.socket]:
-    """`ollama_port` is a convenience: where it is taken, by Ollama itself perhaps, the server does without. 0 is off."""
+    """Open the server's sockets. A port for Ollama's clients that is taken, perhaps by Ollama, is left out. 0 is off."""
     sockets = _own_sockets(host, port)
     taken = {listening.getsockname()[1] for listening in sockets}
     if ollama_port and ollama_port not in taken:
@@ -23,12 +23,13 @@ def open_sockets(host: str, port: int, ollama_port: int) -> list[socket.socket]:
 
 
 def address_of(listening: socket.socket) -> str:
+    """Return the URL of a server that listens on the socket."""
     host, port = listening.getsockname()[:2]
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 def _own_sockets(host: str, port: int) -> list[socket.socket]:
-    """Open a socket for each address that the name has, all on the same port."""
+    """Open a socket for each address of the host, all on the same port."""
     with contextlib.ExitStack() as opened:
         try:
             found = dict.fromkeys(
@@ -50,5 +51,7 @@ def _ollama_socket(port: int) -> list[socket.socket]:
     try:
         return [socket.create_server((OLLAMA_HOST, port))]
     except OSError as error:
-        logger.info("ollama's port is taken", extra={"port": port, "reason": error.strerror or str(error)})
+        logger.info(
+            "port for Ollama's clients unavailable", extra={"port": port, "reason": error.strerror or str(error)}
+        )
         return []

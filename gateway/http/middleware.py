@@ -1,6 +1,6 @@
-"""What happens around every request, whatever its route: its id, its count, the drain, and the last error net.
+"""The middlewares around every request: its id, its metrics, the shutdown, and the answer to unexpected errors.
 
-Plain ASGI, so that streams pass through untouched.
+They are plain ASGI, so that streams pass through unchanged.
 """
 
 import contextlib
@@ -25,11 +25,10 @@ _SANE_REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
 
 
 class RequestContext:
-    """Outermost: gives the request its id, puts the id on every response, counts it, and turns a crash into a 500.
+    """The outermost middleware. It gives each request an id, counts it, and answers an unexpected error with status 500.
 
-    The response also tells what was done otherwise than the request asked.
-
-    While the process ends, each connection is closed behind its answer: the next one finds another gateway.
+    Every response gets the id, and the notes on what was ignored, as headers. During the shutdown each connection is closed after
+    its answer, so that the client's next one reaches another gateway.
     """
 
     def __init__(self, app: ASGIApp, *, metrics: GatewayMetrics, drain: Drain) -> None:
@@ -41,7 +40,7 @@ class RequestContext:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        # A base URL that ends in a slash makes //api/chat, which means what /api/chat does.
+        # A client whose base URL ends in a slash asks for //api/chat.
         scope["path"] = _SLASHES.sub("/", scope["path"])
         request_id = _request_id(Headers(scope=scope).get("x-request-id"))
         scope.setdefault("state", {})["request_id"] = request_id
@@ -61,11 +60,11 @@ class RequestContext:
         try:
             await self._app(scope, receive, send_with_id)
         except GatewayError as error:
-            # Nobody is left to hear of it when the response has begun, or when the client is gone.
+            # There is nothing to send once the response has begun.
             if status is None:
                 await error_response(scope["path"], error)(scope, receive, send_with_id)
         except ClientDisconnect:
-            logger.debug("client left in the middle of its body", extra={"request_id": request_id})
+            logger.debug("client left while sending its body", extra={"request_id": request_id})
         except Exception:
             logger.exception("request failed", extra={"request_id": request_id, "path": scope["path"]})
             if status is None:
@@ -76,14 +75,14 @@ class RequestContext:
 
     def _count(self, scope: Scope, status: int | None) -> None:
         if scope["path"] not in UNCOUNTED:
-            # The route's own path, so that made-up paths cannot make up time series.
+            # The path template, so that unknown paths do not become time series of their own.
             handler = getattr(scope.get("route"), "path", "none")
             status_class = "none" if status is None else f"{status // 100}xx"
             self._metrics.http_requests.labels(handler, scope["method"], status_class).inc()
 
 
 class CountInProgress:
-    """Requests to the dialects are counted until their last byte, and refused while the process ends."""
+    """A middleware that counts the requests to both APIs until their last byte, and refuses them during the shutdown."""
 
     def __init__(self, app: ASGIApp, *, drain: Drain) -> None:
         self._app = app

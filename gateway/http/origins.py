@@ -1,7 +1,7 @@
-"""Which web pages may use this server, and under which names it may be addressed: what a browser must not be tricked into.
+"""The middlewares that keep foreign web pages from using this server through a visitor's browser.
 
-A page of any site can make its visitor's browser send requests to 127.0.0.1. Those name the site as their `Origin`, so only
-known origins are served (CORS). A site whose name suddenly points to 127.0.0.1 (DNS rebinding) is told by the `Host`.
+A page of any site can make its visitor's browser send requests to 127.0.0.1. Such requests name the site as their `Origin`, so only
+allowed origins are served (CORS). With DNS rebinding, a site's own name points to 127.0.0.1; the `Host` header shows that.
 """
 
 import ipaddress
@@ -16,7 +16,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from gateway.errors import ErrorKind, GatewayError, error_response
 from gateway.http.http_context import IGNORED_HEADER, TRUNCATED_HEADER
 
-# Ollama's: this machine under any port, and the schemes of desktop applications and editors.
+# Ollama's list: this machine with any port, and the schemes of desktop applications and editors.
 _LOCAL_ORIGIN = re.compile(
     r"https?://(?:localhost|127\.0\.0\.1|0\.0\.0\.0|\[::1\])(?::\d+)?"
     r"|(?:app|file|tauri|vscode-webview|vscode-file)://.*"
@@ -24,12 +24,12 @@ _LOCAL_ORIGIN = re.compile(
 _LOCAL_SUFFIXES = (".localhost", ".local", ".internal")
 _EXPOSED_HEADERS = ("x-request-id", "retry-after", IGNORED_HEADER, TRUNCATED_HEADER)
 LONGEST_ORIGIN = 512
-"""In characters; a name of the internet has at most 253."""
+"""Longest origin that is compared, in characters. A name in DNS has at most 253."""
 PREFLIGHT_MAX_AGE_S = 12 * 3600
 
 
 class AllowedOrigins:
-    """CORS for the origins of this machine and those in `more`, where `*` stands for any text. Any other origin is refused."""
+    """A middleware that allows the origins of this machine and those in `more`, where `*` matches any text, and refuses others."""
 
     def __init__(self, app: ASGIApp, *, more: Sequence[str]) -> None:
         self._app = app
@@ -37,10 +37,10 @@ class AllowedOrigins:
         self._more = [re.compile(pattern) for pattern in dict.fromkeys(patterns)]
         self._cors = CORSMiddleware(
             app,
-            allow_origin_regex=r".*",  # what gets there is allowed
+            allow_origin_regex=r".*",  # only allowed origins get here
             allow_methods=["GET", "POST", "HEAD", "DELETE", "PUT", "PATCH", "OPTIONS"],
             allow_headers=["*"],
-            allow_private_network=True,  # as Chromium asks before a page of the internet reaches a server at home
+            allow_private_network=True,  # Chromium asks before a public page may reach a private address
             expose_headers=_EXPOSED_HEADERS,
             max_age=PREFLIGHT_MAX_AGE_S,
         )
@@ -55,7 +55,7 @@ class AllowedOrigins:
         else:
             error = GatewayError(
                 ErrorKind.FORBIDDEN,
-                f"Pages of {origin[:200]} may not use this server. To allow them: PAGODA_GATEWAY_ALLOWED_ORIGINS.",
+                f"Pages of {origin[:200]} may not use this server. To allow them, set PAGODA_GATEWAY_ALLOWED_ORIGINS.",
             )
             await error_response(scope["path"], error)(scope, receive, send)
 
@@ -66,9 +66,9 @@ class AllowedOrigins:
 
 
 class LocalHostsOnly:
-    """For a server on loopback: whoever addresses it by a name of the public internet came by DNS rebinding.
+    """A middleware for a server on loopback that refuses requests to public host names, which DNS rebinding has led here.
 
-    `more` are names that a reverse proxy in front passes on.
+    `more` are further allowed names, such as a reverse proxy's.
     """
 
     def __init__(self, app: ASGIApp, *, more: Sequence[str]) -> None:
@@ -81,8 +81,8 @@ class LocalHostsOnly:
             return
         error = GatewayError(
             ErrorKind.FORBIDDEN,
-            f"This server is not {host[:200]}: it listens on loopback and answers to local names only. "
-            "Names that a reverse proxy passes on: PAGODA_GATEWAY_ALLOWED_HOSTS.",
+            f"The host name {host[:200]} is not allowed: this server listens on loopback and accepts local names only. "
+            "To allow a reverse proxy's name, set PAGODA_GATEWAY_ALLOWED_HOSTS.",
         )
         await error_response(scope["path"], error)(scope, receive, send)
 
@@ -98,7 +98,7 @@ class LocalHostsOnly:
 
 
 def _is_same(origin: str, host: str) -> bool:
-    """Return whether this server itself gave out the page."""
+    """Return whether the page came from this server."""
     return bool(host) and origin.lower() in (f"http://{host.lower()}", f"https://{host.lower()}")
 
 

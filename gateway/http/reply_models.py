@@ -70,6 +70,8 @@ class SamplingDefault(ReplyModel):
 
 
 class OpenAIErrorDetails(ReplyModel):
+    """The description of an error in OpenAI's API."""
+
     message: str
     type: str
     param: str | None = Field(description="The field of the request that is at fault.")

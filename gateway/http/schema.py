@@ -1,6 +1,6 @@
-"""The base class of all request bodies: which fields a body may have, and the error that names the offending one.
+"""The base class of all request bodies. It defines which fields a body may have, and the errors that name a wrong field.
 
-Each dialect declares its own schemas, and which values it accepts without acting on them.
+Each API declares its own schemas, and the values that it accepts without acting on them.
 """
 
 import re
@@ -18,14 +18,16 @@ from pydantic_core import CoreSchema, ErrorDetails
 from gateway.errors import InvalidRequestError
 
 MAX_SHOWN_CHARACTERS = 80
+"""Longest value that an error shows, in characters."""
 MAX_NAMED = 16
+"""Most unknown fields that a header names."""
 MAX_NAME_CHARACTERS = 64
-"""Of each name, so that the header stays within what proxies let through, whatever a client sends."""
+"""Longest name in a header, in characters. Proxies limit the length of headers."""
 _UNSAFE = re.compile(r"[^A-Za-z0-9_.-]")
 
 
 class FieldError(ValueError):
-    """For validators of a whole body: names the field that is at fault, which pydantic cannot know there."""
+    """An error of a validator that checks several fields. It names the field at fault, which pydantic cannot know."""
 
     def __init__(self, field: str, message: str) -> None:
         super().__init__(message)
@@ -33,11 +35,11 @@ class FieldError(ValueError):
 
 
 class Schema(BaseModel):
-    """A body of one kind, without coercion. Null is the same as an absent field. Subclasses list what they accept beside fields.
+    """A request body. Values are not converted to other types, and null is the same as an absent field.
 
-    `neutral` are fields of the dialect that are not supported, with the values under which they change nothing: these pass, any
-    other value is refused by name. `hints` never change the answer and pass with any value. A field that is none of all these
-    is unknown: it is left out, and `unknown_fields` names it.
+    `neutral` lists the API's fields that are not supported, with the values that change nothing: these are accepted, any other
+    value is an error that names the field. `hints` lists fields that never change the answer; any value is accepted. All other
+    fields are unknown: they are ignored, and `unknown_fields` names them.
     """
 
     model_config = ConfigDict(
@@ -62,17 +64,18 @@ class Schema(BaseModel):
 
     @classmethod
     def __get_pydantic_json_schema__(cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
-        """Describe also what is accepted besides the fields, so that the API's document has all of it."""
+        """Add the neutral fields and the hints, so that the API document has all fields that are accepted."""
         reference = handler(core_schema)
         properties = handler.resolve_ref_schema(reference).setdefault("properties", {})
         for name, accepted in cls.neutral.items():
-            properties[name] = {"enum": [*accepted, None], "description": "Not supported beyond what changes nothing."}
+            properties[name] = {"enum": [*accepted, None], "description": "Not supported: only values without effect."}
         for name in sorted(cls.hints):
             properties[name] = {"description": "Accepted; changes no answer."}
         return reference
 
     @classmethod
     def parse_body(cls, body: Any) -> Self:
+        """Return the validated body, or raise InvalidRequestError for its first problem."""
         try:
             return cls.model_validate(body)
         except ValidationError as error:
@@ -80,24 +83,24 @@ class Schema(BaseModel):
 
     @property
     def without_effect(self) -> tuple[str, ...]:
-        """The fields that are known, but not with their values here: they change nothing, though the API says otherwise."""
+        """Names of fields whose values have no effect here, though the API defines one."""
         return ()
 
     @classmethod
     def unknown_fields(cls, body: Mapping[str, Any]) -> tuple[str, ...]:
-        """Return the paths of the first fields that are unknown, also inside the body's parts."""
+        """Return the paths of the first unknown fields, also of those in nested objects."""
         return first_unknown(_shape(cls), body)
 
 
 class SchemaShape:
-    """The names that a body of one kind may have, and the shapes of the bodies inside it, by the field they are in."""
+    """The names of the fields that a body may have, and the shapes of the nested objects by field."""
 
     def __init__(self, known: frozenset[str], nested: Mapping[str, "SchemaShape"]) -> None:
         self._known = known
         self._nested = nested
 
     def unknown_paths(self, body: Mapping[str, Any], path: str = "") -> Iterator[str]:
-        """Yield the paths of unknown fields, such as `messages.0.timestamp`, as they are found."""
+        """Yield the paths of unknown fields, such as `messages.0.timestamp`."""
         for name in body:
             if name not in self._known:
                 yield f"{path}{_named(name)}"
@@ -116,7 +119,7 @@ SchemaT = TypeVar("SchemaT", bound=Schema)
 
 @cache
 def _honoured(schema: type[Schema]) -> frozenset[str]:
-    """Return the names that the fields have in a body."""
+    """Return the names of the schema's fields as they are in a body."""
     return frozenset(field.alias or name for name, field in schema.model_fields.items())
 
 
@@ -129,7 +132,7 @@ def _shape(schema: type[Schema]) -> SchemaShape:
 
 
 def _schemas(annotation: Any) -> Iterator[type[Schema]]:
-    """Yield the schemas that a field's type mentions, such as `ChatMessage` in `list[ChatMessage] | None`."""
+    """Yield the schemas in a field's type, such as `ChatMessage` in `list[ChatMessage] | None`."""
     if isinstance(annotation, type) and issubclass(annotation, Schema):
         yield annotation
     for argument in get_args(annotation):
@@ -137,13 +140,13 @@ def _schemas(annotation: Any) -> Iterator[type[Schema]]:
 
 
 def first_unknown(shape: SchemaShape, body: Mapping[str, Any]) -> tuple[str, ...]:
-    """Return at most MAX_NAMED paths, and `...` behind them where there are more."""
+    """Return the first MAX_NAMED paths, and `...` if there are more."""
     found = tuple(islice(shape.unknown_paths(body), MAX_NAMED + 1))
     return found if len(found) <= MAX_NAMED else (*found[:MAX_NAMED], "...")
 
 
 def _named(name: str) -> str:
-    """Return the name as it may stand in a header: ASCII without separators, and not long."""
+    """Return the name in a form that is safe in a header: short, ASCII, without separators."""
     safe = _UNSAFE.sub("?", name[: MAX_NAME_CHARACTERS + 1])
     if len(safe) > MAX_NAME_CHARACTERS:
         return f"{safe[: MAX_NAME_CHARACTERS - 3]}..."
@@ -151,7 +154,7 @@ def _named(name: str) -> str:
 
 
 def _as_invalid_request(error: ValidationError) -> InvalidRequestError:
-    """Return the first problem, by its path in the body. Where a union failed, its last branch's problem stands for all."""
+    """Return an error with the first problem and its path in the body. For a union that is the problem of its last branch."""
     first = error.errors(include_url=False)[0]
     path = _path(first)
     cause = first.get("ctx", {}).get("error")
@@ -165,14 +168,14 @@ def _as_invalid_request(error: ValidationError) -> InvalidRequestError:
 
 
 def _path(problem: ErrorDetails) -> str:
-    """Join keys and positions by dots, without the names that pydantic gives to the branches of a union."""
+    """Return the path with dots, such as `messages.0.content`, without pydantic's names for the branches of a union."""
     parts = [part for part in problem["loc"] if isinstance(part, int) or part.isidentifier()]
     branches = {"str", "int", "float", "bool", "dict", "list"}
     return ".".join(str(part) for part in parts if part not in branches)
 
 
 class _Brief(reprlib.Repr):
-    """Looks at no more of a value than it shows."""
+    """A repr that reads only as much of a value as it shows."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -189,6 +192,6 @@ _brief = _Brief()
 
 
 def shown(value: Any) -> str:
-    """Return a value of a body for an error: at most its first MAX_SHOWN_CHARACTERS characters."""
+    """Return a value for an error message, cut to MAX_SHOWN_CHARACTERS characters."""
     text = _brief.repr(value)
     return text if len(text) <= MAX_SHOWN_CHARACTERS else text[: MAX_SHOWN_CHARACTERS - 1] + "…"

@@ -1,6 +1,6 @@
-"""Writing an answer while it grows: SSE and NDJSON lines, merged streams, and a client that leaves.
+"""Streams of server-sent events and NDJSON lines, and the cancellation of work for a client that disconnects.
 
-A client that leaves cancels whatever was computed for it, whether its answer is streamed or not.
+A client that disconnects cancels the work for its request, whether the answer is streamed or not.
 """
 
 import asyncio
@@ -23,12 +23,12 @@ T = TypeVar("T")
 JSONObject = dict[str, Any]
 SSE_DONE = b"data: [DONE]\n\n"
 SSE_COMMENT = b": waiting\n\n"
-# Proxies must neither store nor hold back what is meant to arrive at once.
+# Proxies must neither cache nor buffer a stream.
 _STREAM_HEADERS = {"cache-control": "no-cache", "x-accel-buffering": "no"}
 
 
 async def unless_gone(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
-    """Return the result of `work`, which is cancelled when the client disconnects. The body must have been read before."""
+    """Return the result of `work`. Cancel it if the client disconnects. The request body must have been read before."""
     working = asyncio.create_task(work)
     leaving = asyncio.create_task(_disconnected(receive))
     try:
@@ -46,9 +46,9 @@ async def _disconnected(receive: Receive) -> None:
 
 
 class Lines:
-    """The lines of an answer, each from one chunk, and how an error and the end are told.
+    """The encoded lines of a stream, one for each chunk.
 
-    Until `begun` an error is raised; from then on it is a line, the last but what marks the end.
+    An error is raised while `begun` is false. Later it becomes the last line, before the end marker.
     """
 
     def __init__(
@@ -65,6 +65,7 @@ class Lines:
         self._last = last
 
     async def read_lines(self) -> AsyncGenerator[bytes, None]:
+        """Yield the lines, the end marker last."""
         line = self._line
         try:
             async with aclosing(self._chunks) as chunks:
@@ -85,12 +86,14 @@ class Lines:
 def sse_lines(
     chunks: AsyncGenerator[JSONObject, None], error_body: Callable[[GatewayError], Mapping[str, Any]]
 ) -> Lines:
+    """Return the chunks as server-sent events, ended by `[DONE]`."""
     return Lines(chunks, error_body, _sse_event, last=SSE_DONE)
 
 
 def ndjson_lines(
     chunks: AsyncGenerator[JSONObject, None], error_body: Callable[[GatewayError], Mapping[str, Any]]
 ) -> Lines:
+    """Return the chunks as lines of JSON."""
     return Lines(chunks, error_body, _ndjson_line)
 
 
@@ -105,10 +108,10 @@ def _ndjson_line(chunk: Mapping[str, Any]) -> bytes:
 async def stream_response(
     request: Request, lines: Lines, media_type: str, *, comment_every_s: float | None = None
 ) -> Response:
-    """Wait for the first line, so that what fails before it still has a status of its own.
+    """Return the response after its first line is ready, so that an error before that still has its own status.
 
-    With `comment_every_s`, for server-sent events only, the response begins after that time in any case, and no silence in it
-    is longer: proxies cut streams that say nothing.
+    With `comment_every_s`, for server-sent events only, the response begins after that time at the latest, and comments keep any
+    silence from lasting longer, since proxies close silent connections.
     """
     rest = lines.read_lines()
     first = asyncio.ensure_future(anext(rest))
@@ -124,6 +127,8 @@ async def stream_response(
 
 
 class LineStream(Response):
+    """A response whose lines are sent as they become ready."""
+
     def __init__(
         self,
         first: asyncio.Future[bytes],
@@ -143,7 +148,7 @@ class LineStream(Response):
         try:
             await unless_gone(receive, self._write(send))
         except GatewayError as error:
-            logger.debug("stream cut short", extra={"reason": error.message})  # nobody is left to hear of it
+            logger.debug("stream cut short", extra={"reason": error.message})  # the client has left
 
     async def _write(self, send: Send) -> None:
         async with aclosing(self._rest):
@@ -159,7 +164,7 @@ class LineStream(Response):
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _comment(self, send: Send) -> None:
-        """Send a comment whenever nothing was sent for `comment_every_s`, and at once if the answer has not begun."""
+        """Send a comment whenever nothing was sent for `comment_every_s`, and immediately if the first line is not ready."""
         if self._comment_every_s is None:
             return
         is_due = not self._first.done()
@@ -172,7 +177,7 @@ class LineStream(Response):
 
 
 async def merged(streams: Sequence[AsyncGenerator[T, None]]) -> AsyncGenerator[T, None]:
-    """Yield the items of all streams as they come. The first error ends them all."""
+    """Yield the items of all streams as they arrive. The first error ends all streams."""
     items: asyncio.Queue[T | Exception | None] = asyncio.Queue(maxsize=len(streams))
     pumps = [asyncio.create_task(_pump(stream, items)) for stream in streams]
     num_open = len(streams)

@@ -1,4 +1,4 @@
-"""From the bodies of /api/chat and /api/generate to prompts in tokens that fit into the window."""
+"""The conversion of the bodies of /api/chat and /api/generate into prompts in tokens that fit into the window."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
@@ -18,30 +18,33 @@ from pagoda.models.formats.chat_template_text import is_go_template
 from pagoda.text.prompt_bound import Keep
 
 FindWindow = Callable[[], Awaitable[Window]]
-"""What the model's window is: asked of the schedulers, only where a prompt may be cut."""
+"""Returns the model's window. It asks the schedulers, so it is called only if a prompt may be cut."""
 
-# Any turn will do: only what a template writes between two turns is taken from it.
+# An example of an earlier turn. It shows what a template writes between two turns.
 _EARLIER_TURN = ({"role": "user", "content": "a"}, {"role": "assistant", "content": "b"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FittedPrompt:
+    """A prompt that fits into the window, or is to be refused later because it does not."""
+
     token_ids: Sequence[int]
     left_out: str = ""
-    """What of it the window had no room for, as the client is told: `6 messages`, or `120 tokens`."""
+    """The part that was dropped, for a response header: `6 messages` or `120 tokens`. Empty if the prompt is whole."""
 
 
 def refuse_go_template(source: str) -> None:
+    """Raise an error for a template in Go's language."""
     if is_go_template(source):
         raise InvalidRequestError(
-            "template: Go templates are not supported yet; write it in Jinja, as Hugging Face's chat templates, "
+            "template: Go templates are not supported yet; write it in Jinja, like Hugging Face's chat templates, "
             "or leave it out to use the model's own",
             param="template",
         )
 
 
 async def check_template(source: str) -> None:
-    """Refuse a template that could not be used, with the reason."""
+    """Raise an error with the reason if the template cannot be used."""
     refuse_go_template(source)
     try:
         check = partial(shared_renderer().check_template, source, is_foreign=True)
@@ -51,12 +54,12 @@ async def check_template(source: str) -> None:
 
 
 def check_prompt_parts(body: GenerateRequest, model: ServedModel, caller: Caller, *, trusts_templates: bool) -> None:
-    """Refuse a template or a context that the request may not have, whether there is anything to generate or not."""
+    """Raise an error if the caller may not send a template, or if the template or the context is not valid."""
     if body.template and not trusts_templates and Scope.ADMIN not in caller.scopes:
         raise GatewayError(
             ErrorKind.FORBIDDEN,
-            f"template: this needs the scope '{Scope.ADMIN}', which the API key '{caller.key_name}' has not, or a gateway "
-            f"with --trust-request-chat-template; leave it out to use the model's own.",
+            f"template: the API key '{caller.key_name}' lacks the required scope '{Scope.ADMIN}', and the gateway runs without "
+            f"--trust-request-chat-template; leave it out to use the model's own.",
             param="template",
         )
     refuse_go_template(body.template or "")
@@ -64,11 +67,11 @@ def check_prompt_parts(body: GenerateRequest, model: ServedModel, caller: Caller
 
 
 async def encode_chat(body: OllamaChatRequest, model: ServedModel, window: FindWindow) -> FittedPrompt:
-    """Return the prompt of a chat, without its oldest turns where the window has no room for them."""
+    """Return the prompt of a chat, without its oldest turns if the window has no room for them."""
     messages = model.with_opening_messages(
         [{"role": message.role, "content": message.content} for message in body.messages or ()]
     )
-    # An answer that has begun is continued.
+    # If the last message is the assistant's, the model continues it.
     ending = ChatEnding.CONTINUED if messages[-1]["role"] == "assistant" else ChatEnding.BEGUN
 
     async def encode(latest: Sequence[Message]) -> list[int]:
@@ -82,7 +85,7 @@ async def encode_chat(body: OllamaChatRequest, model: ServedModel, window: FindW
 
 
 async def encode_prompt(body: GenerateRequest, model: ServedModel, window: FindWindow) -> FittedPrompt:
-    """Return the prompt: raw, through a template, or behind an earlier turn's context; without its beginning where needed."""
+    """Return the prompt: raw, by a template, or after an earlier turn's context. Its beginning is cut if it is too long."""
     if body.truncate is False:
         return FittedPrompt(token_ids=await _encode_whole(body, model, Keep.ALL))
     whole = await _encode_whole(body, model, Keep.LAST)
@@ -92,7 +95,7 @@ async def encode_prompt(body: GenerateRequest, model: ServedModel, window: FindW
 
 
 async def _encode_whole(body: GenerateRequest, model: ServedModel, keep: Keep) -> list[int]:
-    """Return the whole prompt's tokens; `keep` says what becomes of one that is far too long."""
+    """Return the whole prompt's tokens. `keep` says which tokens remain of a prompt that is far too long."""
     prompt = body.prompt or ""
     if body.raw:
         return await model.encode_text(prompt, keep=keep)
@@ -100,7 +103,7 @@ async def _encode_whole(body: GenerateRequest, model: ServedModel, keep: Keep) -
     if template is None and model.has_no_template:
         if body.system:
             raise InvalidRequestError(
-                f"The model `{model.name}` has no template that could show a system prompt.", param="system"
+                f"The model `{model.name}` has no template for a system prompt. Leave out `system`.", param="system"
             )
         if body.think:
             raise no_thinking(model.name)
@@ -125,7 +128,7 @@ async def _template(body: GenerateRequest, model: ServedModel) -> ChatTemplate |
 async def _encode_next_turn(
     body: GenerateRequest, model: ServedModel, template: ChatTemplate | None, keep: Keep
 ) -> list[int]:
-    """Return what a template writes behind the end of an answer, without another beginning or system prompt of its own."""
+    """Return what the template writes for a further turn after an answer, without another beginning or system prompt."""
 
     async def encode(
         messages: Sequence[Message], ending: ChatEnding = ChatEnding.BEGUN, keep: Keep = Keep.ALL
@@ -138,11 +141,11 @@ async def _encode_next_turn(
         return await encode([{"role": "system", "content": body.system}, turn], keep=keep)
     before = await encode(_EARLIER_TURN, ChatEnding.CONTINUED)
     whole = await encode([*_EARLIER_TURN, turn])
-    # Where a template does not show the turns one after the other, the new one stands there as if it were the first.
+    # A template that does not write the turns one after the other gets the new turn as if it were the first.
     return whole[len(before) :] if whole[: len(before)] == before else await encode([turn], keep=keep)
 
 
 def _joined(context: Sequence[int], turn: Sequence[int], model: ServedModel) -> list[int]:
-    """Join them, but write the token that ended the earlier answer, which is in its context, only once."""
+    """Return the context and the turn. The token that ended the earlier answer may be in both, and is kept once."""
     ended = bool(context) and context[-1] in model.model.eos_token_ids and list(turn[:1]) == [context[-1]]
     return [*context, *(turn[1:] if ended else turn)]

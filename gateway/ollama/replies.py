@@ -1,4 +1,4 @@
-"""From text events to Ollama's response objects: lines of a stream, or one whole. Times are integer nanoseconds."""
+"""The conversion of text events into Ollama's response objects, streamed in lines or whole. Times are in nanoseconds."""
 
 import asyncio
 import time
@@ -19,7 +19,7 @@ JSONObject = dict[str, Any]
 
 
 class Reply(ABC):
-    """Made when the request arrives: total_duration counts from there."""
+    """The reply to one HTTP request. It is made when the request arrives, and total_duration counts from then."""
 
     def __init__(self, body: GenerateRequest | OllamaChatRequest) -> None:
         self.is_streamed = body.stream is not False
@@ -28,6 +28,7 @@ class Reply(ABC):
         self._arrived_at = time.monotonic()
 
     async def stream_lines(self, events: TextEvents) -> AsyncGenerator[JSONObject, None]:
+        """Yield the lines of the stream."""
         async with aclosing(events):
             async for event in events:
                 if isinstance(event, TextDelta):
@@ -72,7 +73,7 @@ class Reply(ABC):
         return line
 
     def _last_fields(self, end: SampleEnded) -> JSONObject:
-        """Return the last line. load_duration is the wait for a worker: what Ollama's clients see of a model that is loading."""
+        """Return the fields of the last line. load_duration is the wait for a worker, which includes loading the model."""
         return {
             "done": True,
             "done_reason": end.reason.value,
@@ -87,7 +88,7 @@ class Reply(ABC):
 
 
 class GenerateReply(Reply):
-    """`prompt` is None where the answer has no context that a next turn could resume from, as in raw mode."""
+    """The reply of /api/generate. `prompt` is None if the reply has no context for a next turn, as in raw mode."""
 
     def __init__(self, body: GenerateRequest, *, prompt: Sequence[int] | None = None) -> None:
         super().__init__(body)
@@ -101,6 +102,8 @@ class GenerateReply(Reply):
 
 
 class ChatReply(Reply):
+    """The reply of /api/chat."""
+
     def _text_field(self, text: str) -> JSONObject:
         return {"message": {"role": "assistant", "content": text}}
 

@@ -8,16 +8,22 @@ from gateway.http.reply_models import ReplyModel, SamplingDefault, optional
 
 
 class OllamaVersion(ReplyModel):
+    """The server's version."""
+
     version: str
 
 
 class OllamaTopLogprob(ReplyModel):
+    """A token and its log-probability."""
+
     token: str
     logprob: float | None
     bytes: list[int]
 
 
 class OllamaLogprob(OllamaTopLogprob):
+    """A token of the answer with its alternatives."""
+
     top_logprobs: list[OllamaTopLogprob]
 
 
@@ -45,6 +51,8 @@ class OllamaGenerateReply(_Answer):
 
 
 class OllamaReplyMessage(ReplyModel):
+    """The answer to a conversation, or a piece of it."""
+
     role: Literal["assistant"]
     content: str
 
@@ -56,6 +64,8 @@ class OllamaChatReply(_Answer):
 
 
 class OllamaModelDetails(ReplyModel):
+    """The properties of a model's files."""
+
     parent_model: str
     format: str
     family: str
@@ -67,6 +77,8 @@ class OllamaModelDetails(ReplyModel):
 
 
 class _ModelIdentity(ReplyModel):
+    """The name and the digest of a model."""
+
     name: str
     model: str
     size: int = Field(description="Size of the model's files, in bytes.")
@@ -74,16 +86,22 @@ class _ModelIdentity(ReplyModel):
 
 
 class OllamaModel(_ModelIdentity):
+    """A model on this machine."""
+
     details: OllamaModelDetails
     modified_at: str
     capabilities: list[str]
 
 
 class OllamaModelList(ReplyModel):
+    """The models on this machine."""
+
     models: list[OllamaModel]
 
 
 class OllamaRunningModel(_ModelIdentity):
+    """A model in memory."""
+
     details: OllamaModelDetails = optional("Absent if the model's files were deleted.")
     expires_at: str = Field(description="Time at which the model leaves memory if no request uses it.")
     size_vram: int
@@ -91,21 +109,29 @@ class OllamaRunningModel(_ModelIdentity):
 
 
 class OllamaRunningModels(ReplyModel):
+    """The models in memory."""
+
     models: list[OllamaRunningModel]
 
 
 class OllamaStoredMessage(ReplyModel):
+    """A message that precedes each conversation with a model."""
+
     role: Literal["system", "user", "assistant"]
     content: str
 
 
 class OllamaTensor(ReplyModel):
+    """A tensor of a model."""
+
     name: str
     type: str
     shape: list[int]
 
 
 class OllamaShowReply(ReplyModel):
+    """The description of a model."""
+
     license: str
     modelfile: str
     parameters: str

@@ -1,4 +1,4 @@
-"""From the bodies of Ollama's endpoints to requests for text, all but the prompt. Pure functions."""
+"""The conversion of request bodies of Ollama's API into requests for text, without the prompt."""
 
 from gateway.answers.text_request import TextRequest, choose_sampling
 from gateway.errors import InvalidRequestError
@@ -10,7 +10,7 @@ from pagoda.wire.sampling import SamplingParams
 
 
 def text_request(body: GenerateRequest | OllamaChatRequest, model: ServedModel) -> TextRequest:
-    """Return the request without its prompt: how long that may be depends on what is asked here."""
+    """Return the request without its prompt, whose longest length depends on this request."""
     options = body.options or Options()
     if options.num_predict == 0:
         raise InvalidRequestError(

@@ -63,7 +63,7 @@ def _running(state: GatewayState, in_memory: Sequence[tuple[Model | None, ModelI
         try:
             describe = partial(_running_object, info=info)
             running.append(state.store.read_current(model, describe)[1] if model else describe(None))
-        except ModelNotFoundError:  # deleted meanwhile
+        except ModelNotFoundError:  # deleted since the list was made
             running.append(_running_object(None, info))
     return running
 
@@ -141,7 +141,7 @@ async def _load(
     if body.unloads and not caller.may_unload:
         raise GatewayError(
             ErrorKind.FORBIDDEN,
-            f"keep_alive: unloading a model needs the scope '{Scope.ADMIN}', which the API key '{caller.key_name}' has not, "
+            f"keep_alive: the API key '{caller.key_name}' lacks the scope '{Scope.ADMIN}', which unloading a model requires, "
             "since others may be using it.",
             param="keep_alive",
         )
@@ -151,14 +151,14 @@ async def _load(
 
 
 async def _find(state: GatewayState, name: str) -> ServedModel:
-    """Return the model. Ollama always wants a name, and has a sentence of its own for one that is not there."""
+    """Return the model. Ollama's API always needs a name, and has an error text of its own for an unknown one."""
     if not name or not state.models.has_model(name):
         raise GatewayError(ErrorKind.NOT_FOUND, f"model '{name}' not found", param="model")
     return await state.models.find_model(name)
 
 
 def _running_object(model: Model | None, info: ModelInfo) -> JSONObject:
-    """Describe a model in memory. None is one whose files are gone: it was deleted, and stays until no request uses it."""
+    """Describe a model in memory. None is a deleted model, which stays in memory until no request uses it."""
     name = with_tag(info.name)
     described = identity(model) if model else {"name": name, "model": name, "size": 0, "digest": info.digest}
     return described | {

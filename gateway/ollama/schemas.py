@@ -1,4 +1,4 @@
-"""The bodies of Ollama's endpoints, as far as they are supported, and what is accepted beside that because it changes nothing."""
+"""The request bodies of Ollama's endpoints."""
 
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -30,7 +30,7 @@ from pagoda.wire.sampling import MAX_TEMPERATURE
 
 
 class Options(Schema):
-    """Sampling is taken as it is meant; what steers Ollama's runner (memory, threads, layers) is the scheduler's business here."""
+    """Sampling parameters and limits. Options for Ollama's runner (memory, threads, layers) are ignored."""
 
     neutral = NEUTRAL
     hints = HINTS
@@ -49,7 +49,7 @@ class Options(Schema):
     stop: Stop | None = None
 
 
-# shift says what to do with an answer that outgrows the window. Here such an answer always ends.
+# `shift` is about an answer that outgrows the window. Here such an answer always ends.
 _HINTS = frozenset({"shift"})
 _NEUTRAL: Mapping[str, tuple[Any, ...]] = MappingProxyType({"_debug_render_only": (False,), "format": ("",)})
 
@@ -64,9 +64,9 @@ class _GenerationRequest(Schema):
     logprobs: bool | None = None
     top_logprobs: NumLogprobs | None = None
     think: Annotated[bool, described("true or false: levels are not supported yet")] | None = None
-    """Whether the model thinks before it answers, for a template that asks."""
+    """True if the model is to think before it answers."""
     truncate: bool | None = None
-    """Whether a prompt that outgrows the window loses its oldest part; false refuses it."""
+    """True (default) if a prompt that is longer than the window loses its oldest part; false if it is an error."""
 
     @property
     def keep_alive_s(self) -> float | None:
@@ -74,26 +74,28 @@ class _GenerationRequest(Schema):
 
     @property
     def unloads(self) -> bool:
-        """Whether keep_alive is zero, in any spelling."""
+        """True if keep_alive is zero, in any spelling."""
         return self.keep_alive_s == 0
 
 
 class GenerateRequest(_GenerationRequest):
+    """A prompt to answer."""
+
     neutral = MappingProxyType({**_NEUTRAL, "images": ([],), "suffix": ("",)})
 
     prompt: str | None = None
     system: str | None = None
     template: str | None = None
-    """In Jinja, in place of the model's own."""
+    """A template in Jinja that replaces the model's own."""
     context: Annotated[list[TokenId], Field(fail_fast=True), whole_items] | None = None
-    """The tokens of an earlier turn, as its answer gave them."""
+    """The `context` of the reply to an earlier turn."""
     raw: bool | None = None
-    """The prompt is the model's input as it stands: no template, system prompt or context."""
+    """True if the prompt is the model's whole input: no template, system prompt or context is added."""
 
     @model_validator(mode="after")
     def _raw_is_raw(self) -> Self:
         if self.raw and self.think:
-            raise FieldError("think", "raw mode has no template that could be told to think")
+            raise FieldError("think", "raw mode has no template, so it does not support think")
         for name in ("template", "system", "context"):
             if self.raw and getattr(self, name):
                 raise FieldError(name, "raw mode does not support template, system, or context")
@@ -105,6 +107,8 @@ def _lower(role: Any) -> Any:
 
 
 class OllamaMessage(Schema):
+    """A message of a conversation."""
+
     neutral = MappingProxyType(
         {"images": ([],), "thinking": ("",), "tool_call_id": ("",), "tool_calls": ([],), "tool_name": ("",)}
     )
@@ -117,6 +121,8 @@ Messages = Annotated[list[OllamaMessage], Field(max_length=MAX_MESSAGES, fail_fa
 
 
 class OllamaChatRequest(_GenerationRequest):
+    """A conversation to answer."""
+
     neutral = MappingProxyType({**_NEUTRAL, "tools": ([],)})
 
     messages: Messages | None = None
@@ -133,6 +139,8 @@ class _NamedModel(Schema):
 
 
 class ShowRequest(_NamedModel):
+    """A model to describe."""
+
     neutral = MappingProxyType({"system": ("",), "template": ("",)})
     hints = frozenset({"options"})
 
@@ -140,16 +148,20 @@ class ShowRequest(_NamedModel):
 
 
 class DeleteRequest(_NamedModel):
-    pass
+    """A model to delete."""
 
 
 class CopyRequest(Schema):
+    """A model, and a further name for it."""
+
     source: ModelName = ""
     destination: ModelName = ""
 
 
 class PullRequest(_NamedModel):
-    # There is no registry here that could be spoken to without TLS or with a password: pip's own settings hold.
+    """A model to download."""
+
+    # Models come from a package index, for which pip's settings apply.
     hints = frozenset({"insecure", "password", "username"})
 
     stream: bool | None = None
@@ -159,6 +171,8 @@ MAX_FILES = 1024
 
 
 class CreateRequest(_NamedModel):
+    """A model to make, from another model or from files."""
+
     neutral = MappingProxyType(
         {
             "adapters": ({},),
@@ -179,10 +193,10 @@ class CreateRequest(_NamedModel):
     from_: Annotated[ModelName | None, Field(alias="from")] = None
     """The name of a model in the store."""
     files: Annotated[dict[ModelName, str], Field(max_length=MAX_FILES)] | None = None
-    """Names → digests of uploaded blobs: one GGUF file, or the files of a safetensors checkpoint."""
+    """Digests of uploaded blobs by file name: one GGUF file, or the files of a safetensors checkpoint."""
     system: str | None = None
     template: str | None = None
-    """In Jinja, in place of the one in the model's files."""
+    """A template in Jinja that replaces the one in the model's files."""
     license: (
         Annotated[str | Annotated[list[str], Field(fail_fast=True)], described("a string or a list of strings")] | None
     ) = None

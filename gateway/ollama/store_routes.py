@@ -66,8 +66,8 @@ async def pull(request: Request, state: State, body: Annotated[PullRequest, json
     entry = state.store.catalogue_entry(name)
     if entry is None and not state.model_editor.has(name):
         raise ModelNotFoundError(
-            f"pull model manifest: the model '{name}' is unknown: this server can pull {', '.join(state.store.pullable)}; "
-            "others are made from their files: pagoda create NAME -f FILE"
+            f"pull model manifest: the model '{name}' is unknown; this server can pull {', '.join(state.store.pullable)}. "
+            "To add another model from its files: pagoda create NAME -f FILE"
         )
     return await _respond(request, _pull_statuses(state.pulls.watch_pull(name), entry), body.stream)
 
@@ -154,7 +154,7 @@ async def _last(statuses: Statuses) -> JSONObject:
 
 
 async def _pull_statuses(pull: Pull, entry: CatalogueEntry | None) -> Statuses:
-    """Yield a pull's statuses. Counters never go back; a model that is here already has one line with all of its bytes."""
+    """Yield the statuses of a pull. Byte counts never fall. A model that is already here has one line with all its bytes."""
     yield {"status": "pulling manifest"}
     verifying = False
     async for progress in pull.watch_progress():
@@ -195,7 +195,7 @@ async def _create_statuses(make: Callable[[Callable[[str], None]], None]) -> Sta
 
 
 def _maker(state: GatewayState, body: CreateRequest) -> Callable[[Callable[[str], None]], None]:
-    """Return what is left to do once the request is known to make sense."""
+    """Check the request, and return the function that makes the model."""
     if body.from_ and body.files:
         raise InvalidRequestError("from and files exclude each other", param="files")
     if body.from_:
@@ -225,14 +225,14 @@ def _settings(body: CreateRequest) -> ModelSettings:
 
 
 async def _let_go(state: GatewayState, name: str) -> None:
-    """Unload a model that was deleted, once no request uses it."""
+    """Unload a deleted model when no request uses it any more."""
     if any(info.name == name for _, info in await state.models.models_in_memory()):
         with contextlib.suppress(GatewayError):
             await state.schedulers.keep_loaded(name, 0.0)
 
 
 def _listed(state: GatewayState) -> list[JSONObject]:
-    """List the models without those that are deleted meanwhile."""
+    """Describe the models. A model that is deleted at the same time is left out."""
     stored, named = state.store.list(), [named.model for named in state.models.named]
     listed = []
     for model in {model.name: model for model in (*stored, *named)}.values():
@@ -251,7 +251,7 @@ def _stored_or_served(state: GatewayState, name: str) -> Model:
 
 
 def _refuse_if_named(state: GatewayState, name: str, what: str) -> None:
-    """Refuse to change a model that is being served: a worker that is started again reads the files again."""
+    """Raise an error for a model that is being served: a worker that restarts reads its files again."""
     if name and state.models.find_named(name) and state.model_editor.has(name):
         raise GatewayError(
             ErrorKind.CONFLICT, f"the model '{name}' is being served and cannot be {what}; stop this server first"

@@ -1,4 +1,4 @@
-"""What Ollama's API does with a prompt that outgrows the window: it drops the oldest, unless the request forbids it.
+"""The truncation of prompts that are longer than the window, as Ollama's API defines it.
 
 A chat loses whole turns, oldest first, but neither its system messages nor its last message. Other prompts lose tokens.
 """
@@ -15,26 +15,31 @@ Encode = Callable[[Sequence[Message]], Awaitable[list[int]]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Window:
+    """The number of tokens that a model can process, and the limit of the answer."""
+
     num_tokens: int
-    """For prompt and answer."""
+    """Most tokens of prompt and answer together."""
     max_tokens: int | None
-    """The answer's own limit, if it has one."""
+    """Most tokens of the answer; None for no limit."""
 
     def fits(self, prompt: Sequence[int]) -> bool:
-        """Return whether the prompt leaves room for a token."""
+        """Return whether the prompt leaves room for at least one token of the answer."""
         return len(prompt) < self.num_tokens
 
     @property
     def num_left(self) -> int:
-        """How many tokens are kept of a prompt that does not fit: the answer gets what it asks for, up to half of the window."""
+        """Number of tokens to keep of a prompt that does not fit.
+
+        The answer's limit is left free, but at most half of the window; without a limit, a quarter.
+        """
         room = self.num_tokens // 4 if self.max_tokens is None else min(self.max_tokens, self.num_tokens // 2)
         return self.num_tokens - max(1, room)
 
 
 async def encode_latest(messages: Sequence[Message], encode: Encode, window: Window) -> tuple[list[int], int]:
-    """Return the tokens of as many of the latest turns as fit, and how many messages were dropped.
+    """Return the tokens of as many of the latest turns as fit, and the number of dropped messages.
 
-    Raises PromptTooLongError where the last turn alone does not fit. Encodes at most about log2(turns) + 2 times.
+    Raise PromptTooLongError if the last turn alone does not fit. `encode` is called at most about log2(turns) + 2 times.
     """
     prompt = await _encoded(messages, encode)
     if prompt is not None and window.fits(prompt):
@@ -60,7 +65,7 @@ async def encode_latest(messages: Sequence[Message], encode: Encode, window: Win
 
 
 def cut_beginning(prompt: Sequence[int], window: Window, num_kept: int) -> Sequence[int]:
-    """Return the prompt without what is too much, which goes from behind its first `num_kept` tokens."""
+    """Return the prompt cut to the window. Tokens are removed after the first `num_kept`."""
     if window.fits(prompt):
         return prompt
     num_last = max(1, window.num_left - num_kept)
@@ -68,7 +73,10 @@ def cut_beginning(prompt: Sequence[int], window: Window, num_kept: int) -> Seque
 
 
 def _later_turns(messages: Sequence[Message]) -> list[int]:
-    """Return where turns begin, but the first: a user's message and its answer belong together, as many templates demand."""
+    """Return the indices at which turns begin, except the first turn.
+
+    A user's message and its answer form a turn, since many templates need them in pairs.
+    """
     first = next((index for index, message in enumerate(messages) if message["role"] != "system"), 0)
     return [index for index, message in enumerate(messages) if message["role"] == "user" and index > first]
 
@@ -78,7 +86,7 @@ def _latest(messages: Sequence[Message], start: int) -> list[Message]:
 
 
 async def _encoded(messages: Sequence[Message], encode: Encode) -> list[int] | None:
-    """Return the tokens, or None for what is so long that it is not tokenized."""
+    """Return the tokens, or None if the messages are too long to be tokenized."""
     try:
         return await encode(messages)
     except PromptTooLongError:

@@ -1,4 +1,4 @@
-"""From text events to the response objects of chat completions."""
+"""The conversion of text events into the response objects of chat completions."""
 
 from collections.abc import Sequence
 
@@ -10,6 +10,8 @@ from gateway.openai.schemas import ChatRequest
 
 
 class ChatReply(Reply):
+    """The reply to a chat completion."""
+
     id_prefix = "chatcmpl"
     whole_object = "chat.completion"
     chunk_object = "chat.completion.chunk"

@@ -1,4 +1,4 @@
-"""From text events to the response objects of completions, which may begin with the prompt's own text."""
+"""The conversion of text events into the response objects of completions, which may begin with the prompt's text."""
 
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
@@ -13,7 +13,7 @@ from pagoda.wire.finished import FinishReason
 
 
 class CompletionReply(Reply):
-    """With `echo` the text of each prompt stands before its completions."""
+    """The reply to a completion. With `echo` the text of each prompt precedes its completions."""
 
     id_prefix = "cmpl"
     whole_object = "text_completion"
@@ -41,7 +41,7 @@ class CompletionReply(Reply):
         return _without_answer(events) if self._nothing_but_echo else events
 
     def _begin_choice(self, choice: Choice) -> JSONObject | None:
-        """Begin with the echo, unless it waits for its log-probabilities."""
+        """Return a payload with the echo, unless the echo waits for its log-probabilities."""
         echo = "" if choice.echo is None or self._form.logprobs else choice.echo
         return {"text": echo, **self._prompt_token_ids(choice)} if echo or self._form.token_ids else None
 
@@ -80,19 +80,19 @@ class CompletionReply(Reply):
         }
 
     def _alternatives(self, token: TokenText) -> JSONObject:
-        """Return the alternatives and the chosen token, also when that is not among the most probable."""
+        """Return the alternatives and the chosen token, even if that is not among the most probable."""
         return {self._token_name(each): each.logprob for each in (token, *token.top)}
 
 
 def _echo(request: TextRequest, model: ServedModel) -> str:
-    """Return a text as it was written, control tokens included; what was given as token ids, or was cut, by its tokens."""
+    """Return the prompt as the client wrote it, control tokens included. Token ids and cut prompts are decoded instead."""
     if request.prompt_text is not None:
         return request.prompt_text
     return model.tokenizer.decode(request.prompt_token_ids, skip_special_tokens=request.skip_special_tokens)
 
 
 async def _without_answer(events: TextEvents) -> TextEvents:
-    """Leave out the one token that is generated only because a sample cannot have none."""
+    """Yield the events without the one token that is generated only because a sample cannot be empty."""
     async with aclosing(events):
         async for event in events:
             if isinstance(event, SampleBegan | PromptScored):

@@ -1,4 +1,4 @@
-"""The fields that chats and completions of OpenAI's API have in common: sampling, limits, and what is wanted of the answer."""
+"""The fields that chat completions and completions share: sampling, limits, and the contents of the reply."""
 
 from typing import Annotated, Any, ClassVar, Literal, Self
 
@@ -34,7 +34,7 @@ def _check_length(bias: Any) -> Any:
 
 def _check_logit_bias(bias: dict[str, float]) -> dict[str, float]:
     for token_id, value in bias.items():
-        # isdecimal alone would let digits of other scripts through.
+        # isdecimal alone would accept digits of other scripts.
         if not (token_id.isascii() and token_id.isdecimal() and len(token_id) <= 10):
             raise ValueError(f"keys must be token ids, got {token_id[:40]!r}")
         if not -100 <= value <= 100:
@@ -47,6 +47,8 @@ LogitBias = Annotated[dict[str, float], BeforeValidator(_check_length), AfterVal
 
 
 class StreamOptions(Schema):
+    """The usage that a stream reports."""
+
     hints = frozenset({"include_obfuscation"})
 
     include_usage: bool | None = None
@@ -54,6 +56,8 @@ class StreamOptions(Schema):
 
 
 class GenerationRequest(Schema):
+    """A request for text."""
+
     hints: ClassVar[frozenset[str]] = HINTS
 
     model: ModelName | None = None
@@ -70,9 +74,9 @@ class GenerationRequest(Schema):
     frequency_penalty: Penalty | None = None
     repetition_penalty: RepetitionPenalty | None = None
     repeat_penalty: RepetitionPenalty | None = None
-    """llama.cpp's: as repetition_penalty, but over the last repeat_last_n tokens."""
+    """llama.cpp's field: like repetition_penalty, but over the last repeat_last_n tokens."""
     repeat_last_n: Annotated[Integer, Field(ge=-1, le=2**31 - 1)] | None = None
-    """How many tokens it looks at: -1 for all, 0 for none. Default: the model's own, else 64."""
+    """Number of latest tokens that repeat_penalty considers: -1 for all, 0 for none. Default: the model's own, else 64."""
     logit_bias: LogitBias | None = None
     max_tokens: Limit | None = None
     """-1 is no limit."""
@@ -86,24 +90,24 @@ class GenerationRequest(Schema):
     include_stop_str_in_output: bool | None = None
     skip_special_tokens: bool | None = None
     truncate_prompt_tokens: Annotated[Integer, Field(ge=-1, le=2**31 - 1)] | None = None
-    """Only so many tokens of the prompt are used; -1 is as many as leave room for the answer."""
+    """Number of tokens of the prompt that are used; -1 for as many as leave room for the answer."""
     truncation_side: Literal["left", "right"] | None = None
-    """Where the prompt is cut. "right" needs a number of tokens."""
+    """Side on which the prompt is cut. "right" needs a number of tokens."""
     priority: Annotated[Integer, Field(ge=-(2**31), le=2**31 - 1)] | None = None
-    """Lower goes first."""
+    """Requests with a lower number run first."""
     request_id: RequestId | None = None
     return_token_ids: bool | None = None
     return_tokens_as_token_ids: bool | None = None
     prompt_logprobs: NumLogprobs | None = None
-    """Also the log-probabilities of the prompt's tokens, with so many alternatives each. Not for streams."""
+    """Number of alternatives in the log-probabilities of the prompt's tokens; absent for none. Not for streams."""
     keep_alive: KeepAlive | None = None
-    """Ollama's: how long the model stays in memory afterwards."""
+    """Ollama's field: time that the model stays in memory after the request."""
     cache_salt: Annotated[str, Field(min_length=1, max_length=128)] | None = None
 
     @model_validator(mode="after")
     def _one_penalty_for_repetition(self) -> Self:
         if self.repeat_penalty is not None and self.repetition_penalty is not None:
-            raise FieldError("repeat_penalty", "not possible together with repetition_penalty; send one of them")
+            raise FieldError("repeat_penalty", "not possible together with repetition_penalty; send only one of them")
         return self
 
     @model_validator(mode="after")

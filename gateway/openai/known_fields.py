@@ -1,10 +1,10 @@
-"""Fields of OpenAI's API and its relatives that are known and not supported, and what is accepted of them."""
+"""Fields of OpenAI's API, vLLM and llama.cpp that are not supported, and the values of them that are accepted."""
 
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
-# Not supported: each passes only with a value under which it changes nothing.
+# Not supported: each is accepted only with a value that changes nothing.
 NEUTRAL: Mapping[str, tuple[Any, ...]] = MappingProxyType(
     {
         "allowed_token_ids": (),
@@ -42,7 +42,7 @@ NEUTRAL: Mapping[str, tuple[Any, ...]] = MappingProxyType(
 CHAT_NEUTRAL: Mapping[str, tuple[Any, ...]] = MappingProxyType(
     {
         **NEUTRAL,
-        # What the model expects at the beginning of a prompt is there once, whether its template writes it or not.
+        # A chat's prompt has the model's opening token once, whether the template writes it or not.
         "add_special_tokens": (False, True),
         "audio": (),
         "chat_template": (),
@@ -60,8 +60,8 @@ CHAT_NEUTRAL: Mapping[str, tuple[Any, ...]] = MappingProxyType(
     }
 )
 COMPLETION_NEUTRAL: Mapping[str, tuple[Any, ...]] = MappingProxyType({**NEUTRAL, "prompt_embeds": (), "suffix": ("",)})
-# About the client, its bookkeeping, where and how fast an answer is made, or how tool calls and reasoning would be shown if there
-# were any.
+# Accepted with any value. They are about the client's bookkeeping, about scheduling, or about tool calls and reasoning, which
+# replies never have.
 HINTS = frozenset(
     {
         "cache_prompt",

@@ -1,4 +1,4 @@
-"""From the bodies of OpenAI's endpoints to prompts in tokens: through the model's chat template, or as they were sent."""
+"""The conversion of request bodies of OpenAI's API into prompts in tokens, by the model's chat template or as they are."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,18 +19,21 @@ from pagoda.text.prompt_bound import Keep
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EncodedPrompt:
+    """A prompt in tokens."""
+
     token_ids: Sequence[int]
     text: str | None = None
-    """As the client wrote it, where it was a text and all of it is wanted."""
+    """The text that the client sent; None if it sent token ids, or if the prompt may be cut."""
 
 
 async def encode_chat(body: ChatRequest, model: ServedModel) -> EncodedPrompt:
+    """Return the prompt of a conversation."""
     token_ids = await model.encode_chat(conversation_of(body, model), keep=_kept(body))
     return EncodedPrompt(token_ids=_cut(token_ids, body))
 
 
 async def encode_prompts(body: CompletionRequest, model: ServedModel) -> list[EncodedPrompt]:
-    """Return each prompt in tokens, whatever form the prompts came in."""
+    """Return the prompts in tokens. They may be one or several texts or lists of token ids."""
     prompts = _prompts(body.prompt)
     if len(prompts) * body.num_choices > MAX_CHOICES:
         raise InvalidRequestError(
@@ -52,12 +55,13 @@ async def encode_prompts(body: CompletionRequest, model: ServedModel) -> list[En
 
 
 def conversation_of(body: ChatRequest | TokenizeChatRequest, model: ServedModel) -> Conversation:
+    """Return the conversation that the body describes, with the model's opening messages."""
     messages = model.with_opening_messages([_message(message) for message in body.messages])
     return Conversation(messages=messages, ending=_ending(body), thinks=body.thinks)
 
 
 def _message(message: ChatMessage) -> dict[str, str]:
-    """Return the message as templates know it: `developer` is OpenAI's newer word for `system`; parts go on lines of their own."""
+    """Return the message in the form that templates expect: `developer` becomes `system`, and parts become lines."""
     content = message.content
     text = content if isinstance(content, str) else "\n".join(part.text for part in content or ())
     return {"role": "system" if message.role == "developer" else message.role, "content": text}
@@ -70,7 +74,7 @@ def _ending(body: ChatRequest | TokenizeChatRequest) -> ChatEnding:
 
 
 def _kept(body: ChatRequest | CompletionRequest) -> Keep:
-    """Return which tokens of a prompt that is too long the client wants."""
+    """Return which tokens to keep of a prompt that is too long."""
     if body.truncate_prompt_tokens is None:
         return Keep.ALL
     return Keep.FIRST if body.truncation_side == "right" else Keep.LAST
@@ -84,11 +88,11 @@ def _cut(token_ids: Sequence[int], body: ChatRequest | CompletionRequest) -> Seq
 
 
 def _prompts(prompt: Prompt) -> list[str | list[int]]:
-    """Return one or several prompts, all of them texts or all of them token ids."""
+    """Return the prompts as a list, all of them texts or all of them token ids."""
     match prompt:
         case str(text):
             return [text]
         case [int(), *_] as token_ids:
-            return [list[int](token_ids)]  # type: ignore[arg-type]  # a list is of one kind, which mypy cannot see
+            return [list[int](token_ids)]  # type: ignore[arg-type]  # mypy does not see that all items are integers
         case several:
             return list(several)  # type: ignore[arg-type]

@@ -1,6 +1,6 @@
-"""From text events to OpenAI's response objects: one reply per HTTP request, streamed as chunks or given whole.
+"""The conversion of text events into OpenAI's response objects: one reply per HTTP request, streamed in chunks or whole.
 
-What chats and completions have in common is here; chat_reply.py and completion_reply.py have the rest.
+This module has what chat completions and completions share; chat_reply.py and completion_reply.py have the rest.
 """
 
 import asyncio
@@ -29,30 +29,32 @@ from gateway.models.served_model import ServedModel
 from gateway.openai.generation_schema import GenerationRequest, StreamOptions
 
 JSONObject = dict[str, Any]
-"""To be written by orjson: it may have `orjson.Fragment`s in it."""
-# Of a scored prompt, about five milliseconds' worth.
+"""A JSON object that orjson encodes. It may contain `orjson.Fragment`s."""
+# Encoding so many tokens of a scored prompt takes about 5 ms.
 _TOKENS_AT_ONCE = 256
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReplyForm:
-    """What the client wants to see, besides the answer."""
+    """The parts of a reply that the client has asked for, besides the text."""
 
     model: str
     request_id: str | None = None
-    """The client's own name for the request, which then names the response."""
+    """The client's own id of the request, which the response's id contains."""
     logprobs: bool = False
     num_prompt_logprobs: int | None = None
-    """Alternatives to each token of the prompt; None shows nothing of it."""
+    """Number of alternatives to each token of the prompt; None for no log-probabilities of the prompt."""
     token_ids: bool = False
     tokens_as_ids: bool = False
-    """Log-probabilities spell a token as `token_id:ID`, since not every token has a text of its own."""
+    """True if log-probabilities name tokens as `token_id:ID`, since not every token has a text of its own."""
     usage: bool = False
-    """At the end of a stream; a whole response always has it."""
+    """True if a stream ends with the usage. A whole response always has it."""
     continuous_usage: bool = False
+    """True if each chunk has the usage so far."""
 
 
 def reply_form(body: GenerationRequest, model: ServedModel, *, logprobs: bool) -> ReplyForm:
+    """Return the form of the reply that the body asks for."""
     options = body.stream_options or StreamOptions()
     return ReplyForm(
         model=body.model or model.name,
@@ -68,29 +70,29 @@ def reply_form(body: GenerationRequest, model: ServedModel, *, logprobs: bool) -
 
 @dataclass(slots=True)
 class Choice:
-    """What one choice has come to so far."""
+    """The state of one choice while its text is generated."""
 
     request: TextRequest
     echo: str | None = None
-    """The prompt's text, where it stands before the answer."""
+    """The prompt's text, if it precedes the answer."""
     texts: list[str] = field(default_factory=list)
     logprobs: list[TokenText] = field(default_factory=list)
     num_characters: int = 0
     num_token_ids: int = 0
-    """Those that the stream has shown."""
+    """Number of token ids that the stream has shown."""
     prompt_logprobs: Sequence[TokenText] = ()
     end: SampleEnded | None = None
 
 
 class Reply(ABC):
-    """What the two endpoints have in common. Of n samples for each prompt, choice i belongs to prompt i // n."""
+    """The reply to one HTTP request. With n samples per prompt, choice i belongs to prompt i // n."""
 
     id_prefix: ClassVar[str]
     whole_object: ClassVar[str]
     chunk_object: ClassVar[str]
 
     def __init__(self, form: ReplyForm, requests: Sequence[TextRequest]) -> None:
-        """Raises InvalidRequestError where the reply would have too many log-probabilities of prompts."""
+        """Raise InvalidRequestError if the reply would have too many log-probabilities of prompts."""
         check_prompt_scores(requests)
         self._form = form
         self._id = f"{self.id_prefix}-{form.request_id or uuid.uuid4().hex}"
@@ -98,7 +100,7 @@ class Reply(ABC):
         self._num_prompt_tokens = sum(len(request.prompt_token_ids) for request in requests)
         self._num_samples = requests[0].num_samples
         self._candidates: dict[int, orjson.Fragment] = {}
-        """By identity of what they were made of, which a choice keeps alive."""
+        """Encoded candidates by the id() of the tokens they were made from, which a choice keeps alive."""
         self._choices = [Choice(request) for request in requests for _ in range(request.num_samples)]
 
     async def encode_whole(self, events: TextEvents) -> bytes:
@@ -126,7 +128,7 @@ class Reply(ABC):
         )
 
     async def stream_chunks(self, events: TextEvents) -> AsyncGenerator[JSONObject, None]:
-        """Yield what begins a choice, its text, its end; when all have ended the usage, if it was asked for."""
+        """Yield the chunks: the begin, the text and the end of each choice, and last the usage if it was asked for."""
         async with aclosing(events):
             async for event in events:
                 if isinstance(event, PromptScored):
@@ -147,15 +149,15 @@ class Reply(ABC):
             yield self._envelope(self.chunk_object, []) | {"usage": self._usage()}
 
     def _whole_extras(self) -> JSONObject:
-        """Return what stands beside the choices, once for all of them."""
+        """Return the fields beside the choices."""
         return {}
 
     @abstractmethod
     def _begin_choice(self, choice: Choice) -> JSONObject | None:
-        """Return the payload that announces a choice, if there is something to say before its text."""
+        """Return the payload that begins a choice, or None if there is nothing before its text."""
 
     def _prompt_scored(self, choice: Choice, tokens: Sequence[TokenText]) -> JSONObject | None:
-        """Return a stream's payload for the prompt's log-probabilities, if the endpoint has one."""
+        """Return a stream's payload with the prompt's log-probabilities, or None if the endpoint has none."""
         return None
 
     @abstractmethod
@@ -168,7 +170,7 @@ class Reply(ABC):
     def _logprobs(self, tokens: Sequence[TokenText], num_characters_before: int) -> JSONObject: ...
 
     def _chunk_choice(self, event: TextEvent) -> tuple[JSONObject | None, int]:
-        """Return the choice as the chunk shows it, and how many tokens the sample has by then."""
+        """Return the choice of the event's chunk, or None for no chunk, and the number of the sample's tokens so far."""
         choice, common = self._choices[event.index], {"index": event.index}
         match event:
             case TextDelta():
@@ -212,9 +214,9 @@ class Reply(ABC):
         return self._logprobs(choice.logprobs, 0)
 
     async def _encode_candidates(self, tokens: Sequence[TokenText]) -> None:
-        """Encode vLLM's form as JSON: for each token of the prompt the candidates by id, none for the first.
+        """Encode the prompt's log-probabilities in vLLM's form: candidates by token id for each token, none for the first.
 
-        It is made once for all samples of a prompt, and in pieces between which other streams go on.
+        This is done once for all samples of a prompt, and in pieces, between which other streams continue.
         """
         num_top = self._form.num_prompt_logprobs
         if num_top is None or id(tokens) in self._candidates:
@@ -244,7 +246,7 @@ class Reply(ABC):
         }
 
     def _usage(self) -> JSONObject:
-        """Count each prompt once, however many samples were drawn from it."""
+        """Return the usage of all choices. Each prompt counts once, even if it has several samples."""
         ends = [choice.end for choice in self._choices if choice.end is not None]
         num_cached = sum(end.usage.num_cached_tokens for end in ends if end.index % self._num_samples == 0)
         num_output = sum(end.usage.num_output_tokens for end in ends)
@@ -252,7 +254,7 @@ class Reply(ABC):
 
 
 def _candidates(token: TokenText, num_top: int) -> JSONObject:
-    """Return the candidates by id, the prompt's own token first. Its rank is known when it is one of the most probable."""
+    """Return the candidates by id, the prompt's own token first. Its rank is null unless it is among the most probable."""
     ranks = {each.token_id: rank for rank, each in enumerate(token.top, start=1)}
     return {
         str(each.token_id): {
@@ -265,6 +267,7 @@ def _candidates(token: TokenText, num_top: int) -> JSONObject:
 
 
 def unfinished(logprobs: JSONObject | None) -> JSONObject:
+    """Return the last fields of a choice whose text continues."""
     return {"logprobs": logprobs, "finish_reason": None}
 
 

@@ -10,6 +10,8 @@ FinishReason = Literal["stop", "length", "abort"]
 
 
 class ModelObject(ReplyModel):
+    """A model, and the parameters that requests to it sample with."""
+
     id: str
     object: Literal["model"]
     created: int = Field(description="Unix time at which the server started, in seconds.")
@@ -25,15 +27,21 @@ class ModelObject(ReplyModel):
 
 
 class ModelList(ReplyModel):
+    """The models of a server."""
+
     object: Literal["list"]
     data: list[ModelObject]
 
 
 class PromptTokensDetails(ReplyModel):
+    """The origin of a prompt's tokens."""
+
     cached_tokens: int = Field(description="Prompt tokens whose keys and values were in the prefix cache.")
 
 
 class Usage(ReplyModel):
+    """The number of tokens that a request used."""
+
     prompt_tokens: int
     completion_tokens: int
     total_tokens: int
@@ -41,6 +49,8 @@ class Usage(ReplyModel):
 
 
 class PromptCandidate(ReplyModel):
+    """A token that could stand at a position of the prompt."""
+
     logprob: float | None
     rank: int | None = Field(
         description="Rank among the most probable tokens, from 1; null if it is not one of those asked for."
@@ -52,27 +62,37 @@ PromptLogprobs = list[dict[str, PromptCandidate] | None]
 
 
 class TopLogprob(ReplyModel):
+    """A token and its log-probability."""
+
     token: str
     logprob: float | None
     bytes: list[int]
 
 
 class TokenLogprob(TopLogprob):
+    """A token of the answer with its alternatives."""
+
     top_logprobs: list[TopLogprob]
 
 
 class ChatLogprobs(ReplyModel):
+    """The log-probabilities of an answer's tokens."""
+
     content: list[TokenLogprob]
     refusal: None
 
 
 class AssistantMessage(ReplyModel):
+    """The answer to a conversation."""
+
     role: Literal["assistant"]
     content: str
     refusal: None
 
 
 class ChatChoice(ReplyModel):
+    """One of the answers to a conversation."""
+
     index: int
     message: AssistantMessage
     logprobs: ChatLogprobs | None
@@ -82,6 +102,8 @@ class ChatChoice(ReplyModel):
 
 
 class ChatCompletion(ReplyModel):
+    """The answers to a conversation."""
+
     id: str
     object: Literal["chat.completion"]
     created: int
@@ -94,11 +116,15 @@ class ChatCompletion(ReplyModel):
 
 
 class ChatDelta(ReplyModel):
+    """The next piece of an answer."""
+
     role: Literal["assistant"] = optional()
     content: str = optional()
 
 
 class ChatChunkChoice(ReplyModel):
+    """The answer that a chunk continues."""
+
     index: int
     delta: ChatDelta
     logprobs: ChatLogprobs | None
@@ -108,6 +134,8 @@ class ChatChunkChoice(ReplyModel):
 
 
 class ChatCompletionChunk(ReplyModel):
+    """A chunk of the stream of answers to a conversation."""
+
     id: str
     object: Literal["chat.completion.chunk"]
     created: int
@@ -121,6 +149,8 @@ class ChatCompletionChunk(ReplyModel):
 
 
 class CompletionLogprobs(ReplyModel):
+    """The log-probabilities of a completion's tokens."""
+
     text_offset: list[int]
     token_logprobs: list[float | None]
     tokens: list[str]
@@ -128,6 +158,8 @@ class CompletionLogprobs(ReplyModel):
 
 
 class CompletionChoice(ReplyModel):
+    """One of the completions of a prompt."""
+
     index: int
     text: str
     logprobs: CompletionLogprobs | None
@@ -139,6 +171,8 @@ class CompletionChoice(ReplyModel):
 
 
 class Completion(ReplyModel):
+    """The completions of the prompts."""
+
     id: str
     object: Literal["text_completion"]
     created: int
@@ -149,6 +183,8 @@ class Completion(ReplyModel):
 
 
 class CompletionChunkChoice(ReplyModel):
+    """The completion that a chunk continues."""
+
     index: int
     text: str
     logprobs: CompletionLogprobs | None
@@ -159,6 +195,8 @@ class CompletionChunkChoice(ReplyModel):
 
 
 class CompletionChunk(ReplyModel):
+    """A chunk of the stream of completions."""
+
     id: str
     object: Literal["text_completion"]
     created: int
@@ -171,6 +209,8 @@ class CompletionChunk(ReplyModel):
 
 
 class TokenizeReply(ReplyModel):
+    """The tokens of a text."""
+
     count: int
     max_model_len: int = Field(description="Longest prompt and answer together, in tokens.")
     tokens: list[int]
@@ -178,4 +218,6 @@ class TokenizeReply(ReplyModel):
 
 
 class DetokenizeReply(ReplyModel):
+    """The text of tokens."""
+
     prompt: str

@@ -1,4 +1,4 @@
-"""From the bodies of OpenAI's endpoints and their prompts to requests for text. Pure functions."""
+"""The conversion of request bodies of OpenAI's API and their prompts into requests for text."""
 
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -13,9 +13,11 @@ from pagoda.models.sampling_defaults import OPENAI_CHAT, OPENAI_COMPLETIONS, Mod
 from pagoda.wire.sampling import SamplingParams
 
 LLAMA_CPP_REPEAT_LAST_N = 64
+"""llama.cpp's default of `repeat_last_n`."""
 
 
 def chat_text_request(body: ChatRequest, prompt: EncodedPrompt, model: ServedModel) -> TextRequest:
+    """Return the request for the answer to a conversation."""
     max_tokens = body.max_completion_tokens or body.max_tokens or body.n_predict
     num_logprobs = (body.top_logprobs or 0) if body.logprobs else None
     request_only = _request_only(body, model, num_logprobs, body.prompt_logprobs)
@@ -24,7 +26,8 @@ def chat_text_request(body: ChatRequest, prompt: EncodedPrompt, model: ServedMod
 
 
 def completion_text_request(body: CompletionRequest, prompt: EncodedPrompt, model: ServedModel) -> TextRequest:
-    # Something is always generated: where the answer is the prompt alone, the reply leaves that one token out.
+    """Return the request for the completions of one prompt."""
+    # At least one token is generated. If only the prompt was asked for, the reply leaves that token out.
     max_tokens = body.n_predict if body.max_tokens is None else body.max_tokens or 1
     echoed = [body.logprobs] if body.echo else []
     wanted = [number for number in (body.prompt_logprobs, *echoed) if number is not None]
@@ -52,7 +55,7 @@ def _text_request(
 
 
 def _asked(body: ChatRequest | CompletionRequest, max_tokens: int | None, defaults: ModelDefaults) -> dict[str, Any]:
-    """Return what the client asked, under the names that all sources have in common; None is left open."""
+    """Return the sampling parameters of the body, under the names that all sources use. None leaves one open."""
     return {
         "temperature": body.temperature,
         "top_p": body.top_p,
@@ -61,7 +64,7 @@ def _asked(body: ChatRequest | CompletionRequest, max_tokens: int | None, defaul
         "presence_penalty": body.presence_penalty,
         "frequency_penalty": body.frequency_penalty,
         **_repetition(body, defaults),
-        # Any number of a client's is a seed here, -1 too.
+        # Every number is a valid seed, also -1.
         "seed": None if body.seed is None else seed_bits(body.seed),
         "stop": None if body.stop is None else stop_strings(body.stop),
         "num_predict": max_tokens,
@@ -69,7 +72,10 @@ def _asked(body: ChatRequest | CompletionRequest, max_tokens: int | None, defaul
 
 
 def _repetition(body: ChatRequest | CompletionRequest, defaults: ModelDefaults) -> dict[str, Any]:
-    """Return the penalty: vLLM's is over all tokens, llama.cpp's over the latest, unless model or request says otherwise."""
+    """Return the repetition penalty and its window.
+
+    vLLM's penalty considers all tokens, llama.cpp's the latest, unless the model or the request names a window.
+    """
     window = body.repeat_last_n
     if window is None and body.repeat_penalty is not None and "repeat_last_n" not in defaults.parameters:
         window = LLAMA_CPP_REPEAT_LAST_N
@@ -80,7 +86,7 @@ def _repetition(body: ChatRequest | CompletionRequest, defaults: ModelDefaults) 
 def _request_only(
     body: ChatRequest | CompletionRequest, model: ServedModel, num_logprobs: int | None, num_prompt_logprobs: int | None
 ) -> SamplingParams:
-    """Return the parameters that no source but the request names."""
+    """Return the parameters that only a request can set."""
     stop_token_ids = tuple(body.stop_token_ids or ())
     model.check_token_ids(stop_token_ids, "stop_token_ids")
     return SamplingParams(

@@ -1,6 +1,6 @@
-"""The bodies of OpenAI's endpoints, as far as they are supported, and what is accepted beside that because it changes nothing.
+"""The request bodies of OpenAI's endpoints and of vLLM's /tokenize and /detokenize.
 
-generation_schema.py has the fields that chats and completions have in common.
+generation_schema.py has the fields that chat completions and completions share.
 """
 
 from types import MappingProxyType
@@ -27,6 +27,8 @@ MAX_CHOICES = 1024
 
 
 class TextPart(Schema):
+    """A part of a message."""
+
     type: Literal["text"]
     text: str
 
@@ -37,8 +39,9 @@ Content = Annotated[
 
 
 class ChatMessage(Schema):
-    """The neutral fields are what a client sends back with an answer of ours."""
+    """A message of a conversation."""
 
+    # Neutral are the fields that a client sends back with an earlier answer of the server.
     neutral = MappingProxyType(
         {
             "annotations": ([],),
@@ -60,7 +63,7 @@ class ChatMessage(Schema):
         ]
         | None
     ) = None
-    """Only an assistant's may be absent or null: it said nothing."""
+    """The text of the message. Only an assistant's message may have none."""
 
     @model_validator(mode="after")
     def _says_something(self) -> Self:
@@ -70,7 +73,7 @@ class ChatMessage(Schema):
 
 
 def _check_template_kwargs(kwargs: dict[str, Any]) -> dict[str, Any]:
-    """Return what is asked as `enable_thinking`, under whichever of the templates' names for it."""
+    """Return the value as `enable_thinking`. Templates have several names for it."""
     for name, value in kwargs.items():
         if name not in THINKING_VARIABLES:
             raise ValueError(f"supports {' and '.join(THINKING_VARIABLES)} only, got {name[:40]!r}")
@@ -89,6 +92,8 @@ Messages = Annotated[list[ChatMessage], Field(min_length=1, max_length=MAX_MESSA
 
 
 class ChatRequest(GenerationRequest):
+    """A conversation to answer."""
+
     neutral = CHAT_NEUTRAL
 
     messages: Messages
@@ -96,13 +101,12 @@ class ChatRequest(GenerationRequest):
     logprobs: bool | None = None
     top_logprobs: NumLogprobs | None = None
     add_generation_prompt: bool | None = None
-    """Whether the prompt ends where the template begins an answer; true unless the final message is continued."""
+    """True if the prompt ends with the beginning of an answer. Default: true, unless the final message is continued."""
     continue_final_message: bool | None = None
     chat_template_kwargs: TemplateKwargs | None = None
-    """Only `enable_thinking` or `thinking`: whether the model thinks before it answers, for a template that asks."""
+    """Only `enable_thinking` or `thinking`: true if the model is to think before it answers."""
     reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None = None
-    """`none` is the same as `enable_thinking: false`. Models here know no other efforts: those are ignored, and X-Pagoda-Ignored
-    names the field."""
+    """`none` is the same as `enable_thinking: false`. Other values are ignored, and X-Pagoda-Ignored names the field."""
 
     @property
     def without_effect(self) -> tuple[str, ...]:
@@ -150,11 +154,13 @@ Prompt = Annotated[
 
 
 class CompletionRequest(GenerationRequest):
+    """One or several prompts to continue."""
+
     neutral = COMPLETION_NEUTRAL
 
     prompt: Prompt
     max_tokens: Limit | None = None
-    """-1 is no limit. 0 only with `echo`: then the answer is the prompt."""
+    """-1 is no limit. 0 is only allowed with `echo`: the answer is the prompt."""
     add_special_tokens: bool | None = None
     echo: bool | None = None
     logprobs: NumLogprobs | None = None
@@ -176,6 +182,8 @@ class CompletionRequest(GenerationRequest):
 
 
 class TokenizePromptRequest(Schema):
+    """A text to tokenize."""
+
     model: ModelName | None = None
     prompt: str
     add_special_tokens: bool | None = None
@@ -183,6 +191,8 @@ class TokenizePromptRequest(Schema):
 
 
 class TokenizeChatRequest(Schema):
+    """A conversation to tokenize, as the model's template writes it."""
+
     neutral = MappingProxyType(
         {
             "add_special_tokens": (False, True),
@@ -196,7 +206,7 @@ class TokenizeChatRequest(Schema):
     add_generation_prompt: bool | None = None
     continue_final_message: bool | None = None
     chat_template_kwargs: TemplateKwargs | None = None
-    """As for chat completions."""
+    """The same as in chat completions."""
     return_token_strs: bool | None = None
 
     @property
@@ -206,5 +216,7 @@ class TokenizeChatRequest(Schema):
 
 
 class DetokenizeRequest(Schema):
+    """Tokens to convert into text."""
+
     model: ModelName | None = None
     tokens: Annotated[list[TokenId], Field(fail_fast=True), whole_items]
