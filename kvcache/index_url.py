@@ -1,4 +1,4 @@
-"""The parser of prefix index URLs. It does not import the Redis client, which would be slow."""
+"""The parser of prefix index URLs. It works without the Redis client, which is slow to import."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -89,7 +89,7 @@ async def running_scheduler(settings: SchedulerSettings, tracer: Tracer | None =
 
 
 def open_door(settings: SchedulerSettings) -> Door:
-    """Return the check of every call. Create the home's cluster token if it is used and missing.
+    """Return the access check of all calls. Create the home's cluster token if it is used and missing.
 
     Raises KeysError, or ClusterTokenError if the token cannot be created and other machines could not connect without it.
     """

@@ -114,7 +114,7 @@ class Attachments:
         self._context.wake()
 
     def detach_worker(self, worker: AttachedWorker, *, is_alive: bool = False) -> None:
-        """Detach a worker whose stream ended. Its sequences keep their tokens and wait for another one. Has no effect twice.
+        """Detach a worker whose stream ended. Its sequences keep their tokens and wait for another one. A second call does nothing.
 
         Unless the worker is known to be alive or to leave, its sequences may have caused its death.
         """

@@ -19,7 +19,7 @@ class KeepAlive:
         self._idle_since_s: dict[str, float] = {}
         self._timer_of: dict[str, TimerHandle] = {}
         self._over: set[str] = set()
-        """Models whose timer has expired. Kept because the clock may read a moment less when it is asked again."""
+        """Models whose timer has expired. They are stored, because the clock may read slightly less than the timer's time."""
 
     def set_keep_alive(self, model: str, keep_alive_s: float | None, *, only_prolongs: bool = False) -> None:
         """Set the model's keep-alive and restart its idle timer. None keeps the current value, and so does a shorter value if

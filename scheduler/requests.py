@@ -1,4 +1,4 @@
-"""The calls of clients: submit, cancel and finish requests. Also refuses them and times them out."""
+"""The calls of clients: requests are submitted or refused, cancelled, finished, or timed out."""
 
 from collections.abc import Callable
 

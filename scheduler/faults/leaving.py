@@ -1,7 +1,7 @@
 """The choice of sequences that can move from a leaving worker to other workers now. A pure function: nothing is moved here.
 
 A move is a preemption: the sequence waits with its tokens, and another worker computes again what its own cache does not have. The
-tokens do not depend on the worker. A sequence that no other worker can take continues where it is.
+tokens are the same on every worker with the same numerics id. A sequence that no other worker can take continues where it is.
 """
 
 from collections.abc import Iterable
@@ -28,9 +28,9 @@ class _Room:
 
 
 def movable(leaving: AttachedWorker, workers: Iterable[AttachedWorker]) -> Seq[Sequence]:
-    """Return the leaving worker's sequences for which the others have room together, the oldest first.
+    """Return the leaving worker's sequences for which the other workers have room in total, the oldest first.
 
-    If workers with the same numerics id exist, only those count: on any other worker a sequence may get different tokens.
+    If workers with the same numerics id exist, only those count, since a sequence may get different tokens on any other worker.
     """
     info = leaving.info
     others = [each for each in workers if each.phase is WorkerPhase.SERVING and each.info.model == info.model]

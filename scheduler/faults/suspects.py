@@ -29,7 +29,7 @@ class Suspects:
         return convicted
 
     def quarantine_workers(self, workers: Collection[AttachedWorker]) -> dict[str, AttachedWorker]:
-        """Return for each model with suspects the worker that runs one of them, or will run the next."""
+        """Return the quarantine worker of each model with suspects: the one that runs a suspect, or will run the next one."""
         self._sequences = [
             each for each in self._sequences if each.deaths.makes_suspect and each.status is not SequenceStatus.ENDED
         ]

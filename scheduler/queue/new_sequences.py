@@ -15,7 +15,7 @@ MAX_SAMPLES = 128
 def make_sequences(request: InferenceRequest, info: WorkerInfo, *, first_id: int, now_s: float) -> list[Sequence]:
     """Return one sequence per unfinished sample, in order. Ids and the order of arrival count up from `first_id`.
 
-    The prompt is scored only once, with the first of them, and not if a sample has tokens already, because scores come first.
+    The prompt is scored only once, with the first sequence, and not at all if a sample already has tokens, since scores come first.
     """
     prompt, page_size = request.prompt_token_ids, info.limits.page_size
     root = root_hash(model_digest=info.model_digest, page_size=page_size, cache_salt=request.cache_salt)

@@ -68,7 +68,7 @@ class OpenRequests:
         self._outbox[self._by_sequence[sequence.sequence_id].client].append(event)
 
     def deliver_events(self) -> None:
-        """Deliver to each client all its events in one call."""
+        """Deliver all events, with one call per client."""
         outbox, self._outbox = self._outbox, defaultdict(list)
         for client, events in outbox.items():
             client.deliver(events)

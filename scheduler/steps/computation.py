@@ -24,7 +24,7 @@ class Computation:
     num_sampling: int = 0
     """Maximum number of new tokens that the steps in flight return."""
     num_uncertain: int = 0
-    """Part of `num_sampling` that may not come, since a step may return only one token. As many tokens less may be computed."""
+    """Part of `num_sampling` that may not come, since a step may return only one token. That many fewer tokens may be computed."""
 
     def begin_attempt(self, worker_id: str, numerics_id: str, cached_pages: Seq[PageId], page_size: int) -> None:
         """Begin an attempt on a worker whose `cached_pages` hold the first blocks already."""

@@ -31,7 +31,7 @@ def plan_step(
     somebody_waits: bool = False,
 ) -> StepDecision:
     """Decide one step. `waiting` is in the order of admission and is read only while there is room. `somebody_waits` is true if
-    the model has waiting sequences, also such as are not in `waiting`."""
+    the model has waiting sequences, including those that are not in `waiting`."""
     draft = StepDraft(
         pool=pool,
         limits=limits,

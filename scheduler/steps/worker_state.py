@@ -92,7 +92,7 @@ class AttachedWorker:
         self._phase = WorkerPhase.LEAVING
 
     def dismiss(self) -> None:
-        """Tell the worker that no further steps follow. Has no effect twice."""
+        """Tell the worker that no further steps follow. A second call does nothing."""
         if self._phase is not WorkerPhase.DISMISSED:
             self._phase = WorkerPhase.DISMISSED
             self.link.send_drain()
@@ -108,7 +108,7 @@ class AttachedWorker:
             self.link.send_recall(first_step_id)
 
     def stop_sequence(self, sequence: Sequence) -> None:
-        """Remove a sequence that was ended by its last token from the lease. The worker has already done the same."""
+        """Remove a sequence from the lease that its last token ended. The worker has already done the same."""
         # The last token is never computed, although the steps in flight were planned for it.
         sequence.computation.stop_at(len(sequence.token_ids) - 1)
         self.steps.leave_out(sequence, worker_knows=True)
