@@ -68,18 +68,18 @@ class ModelWaiters:
         """Fail what waits for the model, unless a worker can load it."""
         self._stop_grace_timer(model)
         if not self._served.is_loadable(model):
-            self._give_up(model, f"no worker has served {model!r} for {self._grace_s:g} s")
+            self._give_up(model, f"no worker has served model {model!r} for {self._grace_s:g} s")
 
     def record_lost_load(self, model: str) -> None:
         """Count a worker that was lost while it loaded the model. After several in a row, no further worker tries it."""
         self._num_lost_loads[model] += 1
         if self._num_lost_loads[model] >= MAX_LOST_LOADS:
             del self._num_lost_loads[model]
-            self._give_up(model, f"{MAX_LOST_LOADS} workers in a row were lost while they loaded {model!r}")
+            self._give_up(model, f"{MAX_LOST_LOADS} workers in a row were lost while they loaded model {model!r}")
 
     def fail_load(self, model: str, reason: str, *, permanent: bool) -> None:
         """Fail what waits for a model that cannot be loaded. `permanent` is true if clients should not retry."""
-        self._give_up(model, f"{model!r} cannot be loaded: {reason}", permanent=permanent)
+        self._give_up(model, f"model {model!r} cannot be loaded: {reason}", permanent=permanent)
 
     def _give_up(self, model: str, reason: str, *, permanent: bool = False) -> None:
         """Fail everything that waits for the model, unless a worker serves it after all."""

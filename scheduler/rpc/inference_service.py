@@ -122,7 +122,7 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
         except RequestError as error:
             await context.abort_with_status(_status(error))
         except asyncio.QueueFull:
-            await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "the client reads slower than tokens are made")
+            await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, _unread(MAX_GENERATE_EVENTS))
 
     async def Session(
         self,
@@ -142,7 +142,7 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
         except RequestError as error:
             await context.abort_with_status(_status(error))
         except asyncio.QueueFull:
-            await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "the client reads slower than tokens are made")
+            await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, _unread(MAX_SESSION_EVENTS))
 
     async def KeepLoaded(
         self,
@@ -229,6 +229,10 @@ def _as_allowed(request: InferenceRequest, asking: Visitor) -> InferenceRequest:
 def _trace_headers(metadata: Iterable[tuple[str, str | bytes]] | None) -> dict[str, str]:
     """Return the W3C headers in a call's metadata, which an instrumented client sends beside the message."""
     return {key: str(value) for key, value in metadata or () if key in ("traceparent", "tracestate")}
+
+
+def _unread(max_events: int) -> str:
+    return f"the client reads too slowly: it may leave at most {max_events} events unread"
 
 
 def _status(error: RequestError) -> grpc.Status:

@@ -183,7 +183,7 @@ async def test_nothing_asked(gateway: RunningGateway, keep_alive: Any, seconds: 
 
 
 async def test_a_model_that_cannot_be_loaded_is_said_to_be(gateway: RunningGateway) -> None:
-    gateway.scheduler.load_error = "'tiny' cannot be loaded: the file is gone"
+    gateway.scheduler.load_error = "model 'tiny' cannot be loaded: the file is gone"
     response = await gateway.http.post("/api/generate", json={"model": "tiny"})
     assert response.status_code == 503
     assert "the file is gone" in response.json()["error"]

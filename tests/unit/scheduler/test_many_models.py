@@ -302,7 +302,7 @@ def test_a_model_whose_load_kills_every_worker_is_given_up() -> None:
         assert system.links["w"].loads
         system.loop.attachments.detach_unloaded_worker(system.unloaded.pop("w"), is_lost=True)
         system.attach_unloaded("w")
-    assert "were lost while they loaded 'a'" in system.client.failed["a"].message
+    assert "were lost while they loaded model 'a'" in system.client.failed["a"].message
     assert not system.links["w"].loads
 
 
