@@ -27,7 +27,7 @@ class SchedulerSettings(KeySettings):
     gateway, worker, client or any. Default: a certificate has the role worker if its name is worker, worker.…, worker-… or
     spiffe://…/worker, and likewise for the other roles."""
     max_waiting: int = Field(default=4096, ge=1)
-    """Maximum number of waiting sequences. A request that exceeds it is refused with a retry delay."""
+    """Maximum number of waiting sequences. A request that would exceed it is refused with a retry delay."""
     max_waiting_per_tenant: int = Field(default=1024, ge=1)
     """Maximum number of waiting sequences of one tenant."""
     worker_grace_s: float = Field(default=60.0, ge=0)
@@ -48,8 +48,8 @@ class SchedulerSettings(KeySettings):
     max_num_partial_prefills: int = Field(default=8, ge=1)
     """Maximum number of partly computed prompts per worker; 1 computes prompts one after another, whatever their lengths."""
     max_long_partial_prefills: int = Field(default=3, ge=1)
-    """Maximum number of long prompts among them. A long prompt passes those in progress only if it has less than a quarter of their
-    tokens."""
+    """Maximum number of partly computed long prompts per worker. A long prompt passes others only if it has less than a quarter of
+    their tokens."""
     long_prefill_token_threshold: int = Field(default=0, ge=0)
     """Number of tokens to compute above which a prompt is long. Short prompts pass long ones, and their last step computes little
     else. Default (0): a 32nd of the tokens of a step, at least 64."""
