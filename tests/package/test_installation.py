@@ -1,5 +1,6 @@
 """Tests of the wheel as a user installs it: in an empty environment, with its dependencies from the package index."""
 
+import json
 import signal
 import subprocess
 import venv
@@ -42,8 +43,9 @@ def installed(home: Path, tmp_path_factory: pytest.TempPathFactory) -> Environme
 
 
 def test_doctor_finds_no_problem(installed: Environment, home: Path, tmp_path: Path) -> None:
-    report = installed.run("pagoda", "doctor", home=home, directory=tmp_path)
-    assert f"pagoda {VERSION}" in report and "problem" not in report
+    findings = json.loads(installed.run("pagoda", "doctor", "--json", home=home, directory=tmp_path))["findings"]
+    assert [finding for finding in findings if finding["level"] == "problem"] == []
+    assert [finding["text"] for finding in findings if f"pagoda {VERSION}," in finding["text"]]
 
 
 def test_the_default_model_is_served(installed: Environment, home: Path, tmp_path: Path) -> None:
