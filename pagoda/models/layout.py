@@ -1,13 +1,13 @@
-"""Where the store keeps what, under HOME/models: names of models as directories, and places that no model's name can reach.
+"""The layout of the store under HOME/models: the directories of models, and the store's own files.
 
-    <name>/<tag>/manifest.json    a model, its file or checkpoint beside it; .partial/ is what an interrupted download left
+    <name>/<tag>/manifest.json    a model, with its file or checkpoint beside it; .partial/ is an interrupted download
     blobs/sha256-<hex>            uploaded files
-    digests.json                  digests of files, remembered
-    .scratch/, .lock, .pulls/     work in progress, and what processes exclude each other by
+    digests.json                  cached digests of files
+    .scratch/, .lock, .pulls/     work in progress, and locks between processes
 
-A directory is a model's name with `/` as `%2f`. The names that the store uses itself have their first letter written as `%xx`. No
-name has a `%` or begins with a dot, so no two models share a directory and no model has the place of something else. Earlier
-versions wrote `/` as `--`: what they left is found, and moved when the store is changed next.
+A model's directory is its name with `/` written as `%2f`. If a model has a name that the store itself uses, the first letter is
+written as `%xx`. No name contains `%` or begins with a dot. So no two models share a directory, and no model collides with the
+store's own files. Earlier versions wrote `/` as `--`: their directories are found, and moved when the store is next changed.
 """
 
 import errno
@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 
 
 def encode_name(name: str) -> str:
-    """The directory of a model, relative to the store's. `name` must be canonical, with its tag."""
+    """Return the directory of a model, relative to the store's. `name` must be canonical, with its tag."""
     model, _, tag = name.partition(":")
     if model in _RESERVED:
         model = f"%{ord(model[0]):02x}{model[1:]}"
@@ -37,11 +37,13 @@ def encode_name(name: str) -> str:
 
 
 def decode_name(directory: str) -> str:
-    """The name whose directory this is; what comes out for another directory is no name of a model."""
+    """Return the name of the model in a directory. For a directory that is not a model's, the result is not a valid name."""
     return ":".join(map(unquote, directory.split("/")))
 
 
 class StoreLayout:
+    """Paths and locks of one store."""
+
     def __init__(self, home: Path) -> None:
         self.models = home / "models"
         self.blobs = self.models / "blobs"
@@ -49,19 +51,19 @@ class StoreLayout:
         self.scratch = self.models / ".scratch"
 
     def directory(self, name: str) -> Path:
-        """Where a model is put. `name` must be canonical."""
+        """Return the directory of a model. `name` must be canonical."""
         return self.models / encode_name(name)
 
     def find(self, name: str) -> Path | None:
-        """The manifest of a model that is here, which may be damaged."""
-        # The first place twice: the model may have been moved there just now.
+        """Return the manifest of a model in the store, which may be damaged, or None if the model is not in the store."""
+        # The first place twice, because the model may be moved there during the search.
         for directory in (self.directory(name), self._old_directory(name), self.directory(name)):
             if is_there(directory / MANIFEST) and self.name_at(directory) == name:
                 return directory / MANIFEST
         return None
 
     def name_at(self, directory: Path) -> str:
-        """The name of the model in this directory: what the place says, unless an earlier version put another one there."""
+        """Return the name of the model in this directory. In one of an earlier version, the manifest may have another name."""
         if self._is_ambiguous(directory):
             stored = _stored_name(directory / MANIFEST)
             if stored is not None and self._old_directory(stored) == directory:
@@ -69,23 +71,23 @@ class StoreLayout:
         return decode_name(f"{directory.parent.name}/{directory.name}")
 
     def manifests(self) -> list[Path]:
-        """Of all that may be models, in order. Never raises: what cannot be listed or is gone meanwhile has none."""
+        """Return the manifests of all possible models, sorted. Never raises: directories that cannot be listed are left out."""
         return sorted(tag / MANIFEST for tag in self._tags() if is_there(tag / MANIFEST))
 
     def partials(self) -> list[Path]:
-        """What interrupted downloads left."""
+        """Return the directories of interrupted downloads."""
         return [tag / PARTIAL for tag in self._tags() if is_there(tag / PARTIAL)]
 
     def changing(self) -> AbstractContextManager[None]:
-        """A lock of all processes, for as long as it takes to move directories."""
+        """Return the lock between processes for moving directories, which is held briefly."""
         return file_lock(self.models / ".lock")
 
     def pulling(self, directory: Path, *, wait: bool = True) -> AbstractContextManager[None]:
-        """A lock for as long as a model is being fetched into its directory. Raises BlockingIOError where it must not wait."""
+        """Return the lock for fetching a model into its directory. With `wait=False`, a held lock raises BlockingIOError."""
         return file_lock(self.models / ".pulls" / f"{directory.parent.name}:{directory.name}.lock", wait=wait)
 
     def move_old_directories(self) -> None:
-        """Each to where its model belongs by now. The caller must hold `changing`."""
+        """Move directories of earlier versions to their current places. The caller must hold `changing`."""
         for directory in self._tags():
             target = self.directory(self.name_at(directory)) if self._is_ambiguous(directory) else directory
             if target != directory and is_there(directory / MANIFEST) and not is_there(target / MANIFEST):
@@ -101,12 +103,12 @@ class StoreLayout:
         return self.models / model.replace("/", "--") / tag
 
     def _is_ambiguous(self, directory: Path) -> bool:
-        """Whether an earlier version may have put another model there than the place says."""
+        """Return True if an earlier version may have put another model into the directory than its path says."""
         return "--" in directory.parent.name or directory.parent.name in _RESERVED
 
 
 def is_there(path: Path) -> bool:
-    """Also what may not be looked at: reading it says why."""
+    """Return True if the path exists, also if it is not accessible: reading it then gives the reason."""
     try:
         path.stat()
     except (FileNotFoundError, NotADirectoryError):
@@ -123,7 +125,7 @@ def remove_if_empty(directory: Path) -> None:
 
 @cache
 def _tell_once(directory: Path, reason: str) -> None:
-    logger.warning("directory of the store cannot be listed", extra={"directory": str(directory), "reason": reason})
+    logger.warning("store directory not readable", extra={"directory": str(directory), "reason": reason})
 
 
 def _stored_name(manifest: Path) -> str | None:
@@ -135,7 +137,7 @@ def _stored_name(manifest: Path) -> str | None:
 
 
 def _subdirectories(directory: Path) -> list[Path]:
-    """Without those that begin with a dot, which no model does. A directory that is gone has none."""
+    """Return the subdirectories that do not begin with a dot, or none if the directory does not exist."""
     try:
         with os.scandir(directory) as entries:
             return [Path(entry.path) for entry in entries if not entry.name.startswith(".") and _is_directory(entry)]
@@ -146,7 +148,7 @@ def _subdirectories(directory: Path) -> list[Path]:
 
 
 def _is_directory(entry: os.DirEntry[str]) -> bool:
-    """A link that leads nowhere, round in a circle or to where we may not look hides no other entry."""
+    """Return True for a directory. A broken, circular or inaccessible link is logged and does not hide other entries."""
     try:
         return entry.is_dir()
     except OSError as error:

@@ -1,6 +1,6 @@
-"""A model on disk as every tier sees it: where its files are, what it is, and the numbers that describe it.
+"""A model on disk: the paths of its files, its hyperparameters, and other facts about it.
 
-The worker reads the weights, the gateway builds tokenizer and template, from these files.
+The worker reads the weights from these files; the gateway builds the tokenizer and the chat template.
 """
 
 from collections.abc import Mapping
@@ -13,13 +13,15 @@ Activation = Literal["silu", "gelu_tanh"]
 
 
 class ModelFormat(StrEnum):
+    """File format of a model."""
+
     GGUF = "gguf"
     SAFETENSORS = "safetensors"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RopeScaling:
-    """Llama 3's frequency scaling (`rope_type` "llama3"), as transformers has it, or "linear" with `factor` alone."""
+    """Llama 3's frequency scaling (`rope_type` "llama3"), as in transformers, or "linear", which uses only `factor`."""
 
     rope_type: str
     factor: float
@@ -30,10 +32,10 @@ class RopeScaling:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelConfig:
-    """The hyperparameters of a decoder, by the same names for each format."""
+    """The hyperparameters of a decoder, with the same names for all file formats."""
 
     architecture: str
-    """The family, in GGUF's spelling: "llama", "qwen2", "qwen3", "gemma2", "gemma3", "phi3" (Mistral is "llama")."""
+    """Family, in GGUF's spelling: "llama", "qwen2", "qwen3", "gemma2", "gemma3" or "phi3" (Mistral is "llama")."""
     num_layers: int
     hidden_size: int
     intermediate_size: int
@@ -42,52 +44,52 @@ class ModelConfig:
     head_size: int
     vocab_size: int
     max_position: int
-    """The longest sequence the model was made for, in tokens."""
+    """Longest sequence that the model supports, in tokens."""
     rms_norm_eps: float
     rope_theta: float
     rope_scaling: RopeScaling | None
-    """Of `rope_theta`: layers that rotate by `rope_theta_local` are never scaled."""
+    """Scaling of `rope_theta`. Layers that rotate by `rope_theta_local` are never scaled."""
     tie_word_embeddings: bool
 
-    # What only some families have; the defaults are a plain llama.
+    # Fields of some families only. The defaults are those of a plain llama.
     activation: Activation = "silu"
-    """Of the MLP's gate."""
+    """Activation function of the MLP's gate."""
     qk_norm: bool = False
-    """An RMS norm over each head of the queries and keys, before they are rotated."""
+    """True if an RMS norm is applied to each head of the queries and keys before they are rotated."""
     query_scale: float | None = None
-    """What attention scores are multiplied by; None: 1 / sqrt(head_size)."""
+    """Factor of the attention scores. None for 1 / sqrt(head_size)."""
     rotary_size: int | None = None
-    """How many of a head's elements are rotated, the first ones; None: all."""
+    """Number of a head's first elements that are rotated. None for all."""
     rope_theta_local: float | None = None
-    """The base for the layers with a sliding window; None: they use `rope_theta` as all others."""
+    """Rotary base of the layers with a sliding window. None if they use `rope_theta`, as all other layers."""
     sliding_window: int | None = None
-    """How many tokens a layer with a window sees, the newest included."""
+    """Number of tokens that a layer with a window sees, including the newest."""
     layer_uses_sliding_window: tuple[bool, ...] = ()
-    """One per layer where there is a window, and otherwise empty."""
+    """One entry per layer if there is a window, else empty."""
     attention_logit_cap: float | None = None
-    """Attention scores s become cap * tanh(s / cap), after scaling and before masking."""
+    """Cap of the attention scores: s becomes cap * tanh(s / cap), after scaling and before masking."""
     final_logit_cap: float | None = None
-    """Likewise for the logits."""
+    """Cap of the logits, with the same formula."""
     embedding_scale: float = 1.0
-    """What a token's embedding is multiplied by on its way in; not where the embedding is the output matrix too."""
+    """Factor of a token's embedding as input. It does not apply to an output matrix that shares the embedding's weights."""
     norm_weight_offset: float = 0.0
-    """What is added to each norm's weight: 1 for Gemma checkpoints of Hugging Face, where GGUF has added it already."""
+    """Value added to each norm's weight: 1 for Gemma checkpoints of Hugging Face; in GGUF files it is already added."""
 
     def window_of(self, layer: int) -> int | None:
-        """How far back a layer sees, in tokens; None: all the way."""
+        """Return how many tokens a layer sees, or None if it sees all."""
         return self.sliding_window if self.layer_uses_sliding_window and self.layer_uses_sliding_window[layer] else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recommendation:
-    """What a model's own files recommend for sampling.
+    """Sampling values that a model's own files recommend.
 
-    `parameters` are under the names of Ollama's options, and may hold anything that the file's writer left there.
+    `parameters` have the names of Ollama's options. Their values are not validated.
     """
 
     parameters: Mapping[str, Any] = field(default_factory=dict, hash=False)
     unsupported: Mapping[str, Any] = field(default_factory=dict, hash=False)
-    """What the file asks for and nothing here does, under the file's own names."""
+    """Recommended settings that Pagoda does not support, under the file's own names."""
 
 
 NOTHING_RECOMMENDED = Recommendation()
@@ -95,19 +97,21 @@ NOTHING_RECOMMENDED = Recommendation()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Model:
+    """A model on disk."""
+
     name: str
-    """As clients ask for it: "smollm2:135m", or the file's or directory's stem for a local path."""
+    """Name in requests, such as "smollm2:135m", or the stem of the file or directory for a local path."""
     path: Path
-    """The GGUF file, or the directory of a safetensors checkpoint."""
+    """GGUF file, or directory of a safetensors checkpoint."""
     format: ModelFormat
     digest: str
-    """sha256, hexadecimal, over the model's files."""
+    """SHA-256 of the model's files, in hexadecimal."""
     size_bytes: int
     config: ModelConfig
     eos_token_ids: tuple[int, ...]
     """All tokens that end a generation."""
     quantization: str
-    """What the weights are stored as, in Ollama's spelling: "Q4_1", "F16", "BF16"."""
+    """Storage type of the weights, in Ollama's spelling: "Q4_1", "F16", "BF16"."""
     num_parameters: int
     recommended: Recommendation = NOTHING_RECOMMENDED
-    """What its files say about sampling."""
+    """Sampling values that the model's files recommend."""

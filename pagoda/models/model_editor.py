@@ -1,8 +1,8 @@
-"""Changes to the store: copies, deletions, and models made from others or from uploaded files.
+"""Changes to the store: copies and deletes models, and makes them from others or from uploaded files.
 
-A model is a directory of its own, whole: a copy shares the bytes of its files through hard links, so that it costs
-nothing and deleting either leaves the other. Directories are prepared in a scratch directory and put in place at
-once: at no moment is a model that is replaced not there.
+Each model has its own complete directory. A copy shares the bytes of its files through hard links, so that it takes no space and
+either can be deleted alone. Directories are prepared in a scratch directory and moved into place atomically, so that a model is
+never missing while it is replaced.
 """
 
 import errno
@@ -25,18 +25,20 @@ from pagoda.models.scratch import Scratch, put_in_place, writing
 from pagoda.models.store import ModelStore
 
 CHECKPOINT_DIRECTORY = "checkpoint"
-# Weights, their index, configuration, tokenizer and chat template; not the pickles that may lie beside them.
+# Weights, their index, configuration, tokenizer and chat template, but no pickles.
 CHECKPOINT_SUFFIXES = (".safetensors", ".json", ".jinja", ".model", ".txt")
 GGUF_FILE = "model.gguf"
 
 OnStatus = Callable[[str], None]
 Check = Callable[[Model, ModelSettings], None]
-"""Raises ModelFormatError for a model that could be made and not be used."""
+"""A function that raises ModelFormatError for a model that could be made but not used."""
 
 
 class ModelEditor:
+    """Operations that change a store. They raise ModelError."""
+
     def __init__(self, store: ModelStore, blobs: BlobStore, check: Check = lambda model, settings: None) -> None:
-        """`check` is asked of each new model, besides whether its tensors are those that its family computes with."""
+        """Use `check` for each new model, in addition to the check of its tensors."""
         self._check = check
         self._store = store
         self._layout = store.layout
@@ -51,17 +53,17 @@ class ModelEditor:
             self._put(destination, files, settings, is_new=False)
 
     def delete(self, name: str) -> None:
-        """Also of a model that is damaged."""
+        """Delete a model, also a damaged one."""
         self._manifest(name)
         with writing("change"), self._scratch.directory() as scratch, self._layout.changing():
             self._layout.move_old_directories()
             directory = self._manifest(name).parent
             os.rename(directory, scratch / "old")
-            remove_if_empty(directory.parent)  # unless it has other tags
+            remove_if_empty(directory.parent)  # it may have other tags
             self._forget(scratch / "old")
 
     def create_from_model(self, name: str, base: Model, settings: ModelSettings, on_status: OnStatus) -> None:
-        """`base` under another name, with these settings where they say something, and its own where they do not."""
+        """Make a model with the weights of `base`. Settings that are empty are taken from `base`."""
         with self._linked(base) as (base, inherited, files):
             parameters = {**inherited.parameters, **settings.parameters}
             merged = {**inherited.to_json(), **settings.to_json(), "parent": base.name, "parameters": parameters}
@@ -71,13 +73,13 @@ class ModelEditor:
     def create_from_files(
         self, name: str, files: Mapping[str, Path], settings: ModelSettings, on_status: OnStatus
     ) -> None:
-        """From one GGUF file, or from the files of a safetensors checkpoint by the names they have in it."""
+        """Make a model from one GGUF file, or from the files of a safetensors checkpoint by their names."""
         named = _as_model_files(files)
         on_status("parsing GGUF" if GGUF_FILE in named else "converting model")
         self._put(name, named, settings, on_status)
 
     def get(self, name: str) -> Model:
-        """Only of the store and only by name: a caller from afar must not be able to probe paths."""
+        """Return a model of the store by its name. Paths are not accepted, so that remote clients cannot probe them."""
         return self._store.read_manifest(self._manifest(name))
 
     def has(self, name: str) -> bool:
@@ -98,7 +100,7 @@ class ModelEditor:
 
     @contextmanager
     def _linked(self, model: Model) -> Iterator[tuple[Model, ModelSettings, Mapping[str, Path]]]:
-        """The model as it is at one moment, with its settings, and its files as they stay whatever becomes of it."""
+        """Yield a consistent snapshot of the model, its settings, and links to its files that survive changes to the model."""
         with writing("model"), self._scratch.directory() as scratch:
 
             def link(model: Model) -> tuple[ModelSettings, Mapping[str, Path]]:
@@ -143,22 +145,22 @@ class ModelEditor:
             check_tensors(model)
             self._check(model, settings)
         except ModelFormatError as error:
-            # The place is ours, and only for now: the sentence is about the file.
+            # The path is a temporary one of ours, so the message names only the file.
             raise ModelFormatError(str(error).replace(str(path), path.name)) from None
 
     def _forget(self, directory: Path) -> None:
-        """Delete a model that is out of sight. Under the lock: of two that share a blob, each would take the other for its user."""
+        """Delete a model that was moved away. The caller holds the lock: otherwise two deletions could each keep a shared blob."""
         self._blobs.forget_unused(directory)
         shutil.rmtree(directory, ignore_errors=True)
 
     def _fetched_by_nobody(self, name: str) -> AbstractContextManager[None]:
-        """A model that is being pulled has its directory to itself until it is there."""
+        """Return the lock that keeps a pull of this model from using its directory at the same time."""
         is_known = self._store.catalogue_entry(name) is not None
         return self._layout.pulling(self._layout.directory(name)) if is_known else nullcontext()
 
 
 def _files_of(model: Model) -> dict[str, Path]:
-    """By their places in a model's directory."""
+    """Return the model's files by their relative paths in a model's directory."""
     if model.path.is_file():
         return {GGUF_FILE: model.path}
     files = sorted(file for file in model.path.iterdir() if file.is_file() and file.suffix in CHECKPOINT_SUFFIXES)
@@ -168,11 +170,11 @@ def _files_of(model: Model) -> dict[str, Path]:
 def _as_model_files(files: Mapping[str, Path]) -> dict[str, Path]:
     for name in files:
         if Path(name).name != name or name in ("", ".", ".."):
-            raise ModelFormatError(f"file path must be relative and without folders, got {name[:100]!r}")
+            raise ModelFormatError(f"file path must be relative and without directories (got {name[:100]!r})")
     if any(name.endswith(".safetensors") for name in files):
         return {f"{CHECKPOINT_DIRECTORY}/{name}": path for name, path in files.items()}
     if len(files) != 1:
-        raise ModelFormatError("a model is one GGUF file, or a checkpoint with a .safetensors file")
+        raise ModelFormatError("the files must be one GGUF file, or a checkpoint with a .safetensors file")
     return {GGUF_FILE: next(iter(files.values()))}
 
 
@@ -181,8 +183,8 @@ def _link(source: Path, target: Path) -> None:
     try:
         os.link(source.resolve(), target)
     except FileNotFoundError:
-        # Its name alone: where it lies is the server's affair.
-        raise ModelNotFoundError(f"the file {source.name} is no longer there") from None
+        # Without the directory, which clients must not learn.
+        raise ModelNotFoundError(f"the file {source.name} no longer exists") from None
     except OSError as error:
         if error.errno not in (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.ENOTSUP):
             raise

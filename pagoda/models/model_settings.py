@@ -1,7 +1,6 @@
-"""What a model brings along besides its weights: a system prompt, parameters, a template, opening messages, a license.
+"""Settings of a model besides its weights: system prompt, parameters, template, opening messages, license.
 
-They stand in the manifest of a model that was made by `create`; a model without a manifest has none. The gateway
-acts on them.
+They are stored in the manifest of a model that was made by `create`; a model without a manifest has none. The gateway applies them.
 """
 
 import hashlib
@@ -19,28 +18,30 @@ from pagoda.models.model import Model
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelSettings:
+    """The settings of one model."""
+
     parent: str = ""
-    """The model that it was made from."""
+    """Name of the model that this one was made from."""
     system: str = ""
     template: str = ""
-    """In place of the one in the model's files."""
+    """Chat template that replaces the one in the model's files."""
     license: Sequence[str] = ()
     parameters: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
-    """Ollama's `options`, for requests that leave them open."""
+    """Default values of Ollama's `options`, for requests that leave them out."""
     messages: Sequence[Mapping[str, Any]] = ()
-    """Stand before those of each conversation."""
+    """Messages put before those of each conversation."""
 
     def to_json(self) -> dict[str, Any]:
-        """Without what is empty."""
+        """Return the settings that are not empty."""
         values = {each.name: getattr(self, each.name) for each in fields(self)}
         plain = {name: dict(value) if isinstance(value, Mapping) else value for name, value in values.items()}
         return {name: value for name, value in plain.items() if value}
 
 
 def model_digest(model: Model, settings: ModelSettings) -> str:
-    """Return the sha256, hexadecimal, of all that the model's answers depend on: its files and its own settings.
+    """Return the SHA-256, in hexadecimal, of everything that answers depend on: the model's files and its settings.
 
-    Where it has none, that is the files' digest. The name and what it was made from are not part of it.
+    Without settings it is the files' digest. The model's name and parent are not included.
     """
     content = {name: value for name, value in settings.to_json().items() if name != "parent"}
     if not content:
@@ -51,7 +52,7 @@ def model_digest(model: Model, settings: ModelSettings) -> str:
 
 def read_settings(model: Model) -> ModelSettings:
     manifest = model.path.parent / MANIFEST
-    # A file of the same name beside a model that is not in the store says nothing about it.
+    # A file of this name beside a model outside the store is not the model's manifest.
     content = read_json(manifest) if manifest.exists() else {}
     stored = content.get("settings") if content.get("file") == model.path.name else None
     if not isinstance(stored, dict):
@@ -62,4 +63,4 @@ def read_settings(model: Model) -> ModelSettings:
             raise TypeError
         return settings
     except TypeError:
-        raise ModelFormatError(f"{manifest} has settings of an unknown kind; create the model again") from None
+        raise ModelFormatError(f"{manifest} has unknown settings; create the model again") from None

@@ -1,6 +1,6 @@
-"""Modelfiles: Ollama's recipe for a model, read into settings and written from them.
+"""Parsing and rendering of Modelfiles, Ollama's format for the definition of a model.
 
-FROM, PARAMETER, SYSTEM, TEMPLATE (Jinja), LICENSE and MESSAGE. Any other instruction is refused by name.
+The instructions are FROM, PARAMETER, SYSTEM, TEMPLATE (Jinja), LICENSE and MESSAGE. Any other is an error.
 """
 
 import re
@@ -16,22 +16,24 @@ from pagoda.models.parameters import changes_nothing, parameter_lines, parse_par
 INSTRUCTIONS = ("FROM", "LICENSE", "MESSAGE", "PARAMETER", "SYSTEM", "TEMPLATE")
 _UNSUPPORTED = ("ADAPTER", "DRAFT", "PARSER", "RENDERER", "REQUIRES")
 _ROLES = ("system", "user", "assistant")
-# An instruction, then a value to the end of the line, or in quotes: """ may span lines, and so may ".
+# An instruction, then a value to the end of the line, or in quotes. A value in """ or " may span lines.
 _INSTRUCTION = re.compile(r"(?P<name>\S+)(?:\s+(?P<rest>.*))?", re.DOTALL)
 _QUOTES = ('"""', '"')
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Modelfile:
+    """A parsed Modelfile."""
+
     base: str
-    """What FROM names: a model, a GGUF file, or a directory of safetensors."""
+    """Value of FROM: a model, a GGUF file, or a directory of safetensors."""
     settings: ModelSettings
     warnings: tuple[str, ...] = ()
-    """What was read and left out, as sentences."""
+    """Messages about instructions that were ignored."""
 
 
 def parse_modelfile(text: str) -> Modelfile:
-    """Raises ModelfileError, which names the line."""
+    """Parse a Modelfile. Raises ModelfileError, whose message has the line number."""
     base = ""
     scalars: dict[str, str] = {}
     licenses: list[str] = []
@@ -52,19 +54,19 @@ def parse_modelfile(text: str) -> Modelfile:
                 case "MESSAGE":
                     messages.append(_message(value))
                 case _ if changes_nothing(*_parameter(value)):
-                    warnings.append(f"line {line} of the Modelfile: PARAMETER {value} changes nothing here; left out")
+                    warnings.append(f"line {line} of the Modelfile: PARAMETER {value} has no effect; ignored")
                 case _:
                     _add_parameter(parameters, *_parameter(value))
         except ModelfileError as error:
             raise ModelfileError(f"line {line} of the Modelfile: {error}") from None
     if not base:
-        raise ModelfileError("the Modelfile has no FROM line; FROM names a model, a GGUF file, or a directory")
+        raise ModelfileError("the Modelfile has no FROM line; add FROM with a model, a GGUF file or a directory")
     settings = ModelSettings(parameters=parameters, license=licenses, messages=messages, **scalars)
     return Modelfile(base=base, settings=settings, warnings=tuple(warnings))
 
 
 def render_modelfile(base: str, settings: ModelSettings, *, name: str = "") -> str:
-    """What parses to the same again, under comments; `name` is what another model may be made from in place of `base`."""
+    """Return a Modelfile that parses to these settings. A comment says that `name` may replace `base` in a new Modelfile."""
     lines = ["# Made by Pagoda", *([f"# To make a model from this one instead: FROM {name}"] if name else [])]
     lines += [f"FROM {base}"]
     lines += [f'TEMPLATE """{settings.template}"""'] if settings.template else []
@@ -76,13 +78,13 @@ def render_modelfile(base: str, settings: ModelSettings, *, name: str = "") -> s
 
 
 def _instructions(text: str) -> Iterator[tuple[int, str, str]]:
-    """(line, name, value as written). A quoted value goes on over the lines until its quote is closed."""
+    """Yield (line, name, value as written). A quoted value may continue over several lines."""
     lines = re.split(r"\r?\n", text.removeprefix("\ufeff"))
     at = 0
     while at < len(lines):
         first = at
         at += 1
-        # What stands at the line's end may be within a quote that goes on: it is taken off with the whole value.
+        # Only the left side: spaces at the line's end may belong to a quoted value that continues.
         line = lines[first].lstrip()
         if not line or line.startswith("#"):
             continue
@@ -94,21 +96,21 @@ def _instructions(text: str) -> Iterator[tuple[int, str, str]]:
             value += "\n" + lines[at]
             at += 1
         if quote:
-            raise ModelfileError(f"line {first + 1} of the Modelfile opens a {quote} that nothing closes")
+            raise ModelfileError(f"line {first + 1} of the Modelfile: {quote} is not closed")
         yield first + 1, name, value.rstrip()
 
 
 def _refuse_unknown(line: int, name: str, written: str) -> None:
     if name in _UNSUPPORTED:
-        raise ModelfileError(f"line {line} of the Modelfile: {name} is not supported; take it out")
+        raise ModelfileError(f"line {line} of the Modelfile: {name} is not supported; remove it")
     if name not in INSTRUCTIONS:
         raise ModelfileError(
-            f"line {line} of the Modelfile: {written[:40]!r} is no instruction (known: {', '.join(INSTRUCTIONS)})"
+            f"line {line} of the Modelfile: unknown instruction {written[:40]!r} (known: {', '.join(INSTRUCTIONS)})"
         )
 
 
 def _open_quote(name: str, value: str) -> str | None:
-    """The quote that is still open. A message's role and a parameter's name stand before theirs."""
+    """Return the quote that is still open, or None. It follows a message's role or a parameter's name, if there is one."""
     value = _split_word(value)[1] if name in ("MESSAGE", "PARAMETER") else value.strip()
     for quote in _QUOTES:
         if value.startswith(quote):
@@ -136,14 +138,14 @@ def _quoted(value: str) -> str:
 
 def _jinja(template: str) -> str:
     if is_go_template(template):
-        raise ModelfileError("TEMPLATE is a Go template; write it in Jinja, or leave it out to keep the model's own")
+        raise ModelfileError("TEMPLATE is a Go template; write it in Jinja, or omit it to use the model's own")
     return template
 
 
 def _message(value: str) -> dict[str, str]:
     role, content = _split_word(value)
     if role not in _ROLES:
-        raise ModelfileError(f"MESSAGE needs a role ({', '.join(_ROLES)}), got {role!r}")
+        raise ModelfileError(f"MESSAGE must begin with a role: {', '.join(_ROLES)} (got {role!r})")
     return {"role": role, "content": _unquoted(content)}
 
 

@@ -1,6 +1,6 @@
-"""A model on disk as Ollama's API describes it: an entry of /api/tags, and the answer of /api/show.
+"""A model on disk in the form of Ollama's API: an entry of /api/tags, and the answer of /api/show.
 
-The command prints the same objects, so that what prints them need not know whether a server sent them.
+The `pagoda` command prints the same objects, whether it read them from disk or from a server.
 """
 
 from collections.abc import Iterable, Mapping
@@ -19,7 +19,7 @@ from pagoda.models.parameters import parameter_lines
 from pagoda.models.sampling_defaults import OLLAMA, ModelDefaults, SamplingPolicy, as_json
 
 JSONObject = dict[str, Any]
-# What fits into a line is shown; vocabularies and merges only to who asks for everything.
+# Longer lists, such as the vocabulary, are left out unless the request is verbose.
 MAX_SHOWN_ITEMS = 5
 
 
@@ -28,7 +28,7 @@ def listed(model: Model) -> JSONObject:
 
 
 def identity(model: Model) -> JSONObject:
-    """What each of Ollama's lists says of a model. Clients take those of one digest for one model."""
+    """Return the fields that all of Ollama's lists of models have. Clients treat models with the same digest as one."""
     settings = read_settings(model)
     return {
         "name": with_tag(model.name),
@@ -40,7 +40,10 @@ def identity(model: Model) -> JSONObject:
 
 
 def shown(model: Model, policy: SamplingPolicy, *, verbose: bool) -> JSONObject:
-    """Reads the model's files. `sampling_defaults` is ours: what requests sample with that leave everything open."""
+    """Return the answer of /api/show, from the model's files.
+
+    `sampling_defaults` is an extension of Pagoda: the values for a request that leaves all parameters out.
+    """
     settings = read_settings(model)
     defaults = policy.defaults_of(model, settings)
     metadata = _metadata(model)
@@ -62,7 +65,7 @@ def shown(model: Model, policy: SamplingPolicy, *, verbose: bool) -> JSONObject:
 
 
 def parameter_size(num_parameters: int, *, digits: int = 4) -> str:
-    """`134.5M`, `1.1B`."""
+    """Return a number of parameters in the form `134.5M` or `1.1B`."""
     for divisor, unit in ((10**9, "B"), (10**6, "M"), (10**3, "K")):
         if num_parameters >= divisor:
             return f"{num_parameters / divisor:.{digits}g}{unit}"
@@ -70,12 +73,12 @@ def parameter_size(num_parameters: int, *, digits: int = 4) -> str:
 
 
 def _parameters(modelfile: Mapping[str, Any], defaults: ModelDefaults) -> JSONObject:
-    """The Modelfile's as they were written, and what the model's makers recommend beside them."""
+    """Return the Modelfile's parameters as written, and the recommended ones that it does not name."""
     return {**modelfile, **{name: value for name, value in defaults.named_by_model.items() if name not in modelfile}}
 
 
 def _modified_at(model: Model) -> str:
-    # The time of what says what the model is: its files may be older, and shared with others.
+    # The manifest's time, because the model's files may be older and shared with other models.
     manifest = model.path.parent / MANIFEST
     path = manifest if manifest.exists() else model.path
     modified = datetime.fromtimestamp(path.stat().st_mtime, UTC)
@@ -96,7 +99,7 @@ def _details(model: Model, settings: ModelSettings) -> JSONObject:
 
 
 def _metadata(model: Model) -> JSONObject:
-    """As a GGUF file has it, without the template, which has a field of its own; a checkpoint's in the same words."""
+    """Return the metadata of a GGUF file without the template, which has its own field, or a checkpoint's in the same keys."""
     count = {"general.parameter_count": model.num_parameters}
     if model.format is ModelFormat.GGUF:
         with GGUFFile(model.path) as file:

@@ -1,6 +1,6 @@
-"""The parameters that a model may bring, under the names of Ollama's `options`: read from words, written as lines, checked.
+"""Parameters of a model, with the names of Ollama's `options`: parsing, formatting and validation.
 
-Some of Ollama's change no answer here: HINTS with any value, NEUTRAL with these values only.
+Some of Ollama's parameters have no effect here: HINTS with any value, NEUTRAL only with the listed values.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -25,7 +25,7 @@ _TYPES: dict[str, type] = {
     "frequency_penalty": float,
 }
 
-# What acts on an answer, and which field of SamplingParams has its range.
+# Parameters that change answers, and the field of SamplingParams that has the same range.
 _FIELDS = MappingProxyType(
     {
         "temperature": "temperature",
@@ -40,7 +40,7 @@ _FIELDS = MappingProxyType(
     }
 )
 SAMPLING_PARAMETERS = (*_FIELDS, "repeat_last_n", "seed", "stop")
-# Values below the range that mean something: no filter, the single best token, and no limit.
+# Values below the range with a special meaning: no filter, only the best token, and no limit.
 _BELOW_RANGE = MappingProxyType({"top_k": (-1,), "top_p": (0,), "num_predict": (-1, -2)})
 _MAX_STOP_CHARACTERS = 1024
 _INT_MAX = 2**31 - 1
@@ -49,7 +49,7 @@ _HUGE = 2**64
 NEUTRAL: Mapping[str, tuple[int | float, ...]] = MappingProxyType(
     {"mirostat": (0,), "mirostat_eta": (0.1,), "mirostat_tau": (5.0, 5), "tfs_z": (1.0, 1), "typical_p": (1.0, 1)}
 )
-"""Not supported beyond these values."""
+"""Unsupported parameters with the values that have no effect. Other values are refused."""
 
 HINTS = frozenset(
     {
@@ -60,7 +60,7 @@ HINTS = frozenset(
         "main_gpu",
         "num_batch",
         "num_gpu",
-        # What survives a shift of the context, which never happens here.
+        # Tokens kept when the context is shifted, which never happens here.
         "num_keep",
         "num_thread",
         "numa",
@@ -70,16 +70,16 @@ HINTS = frozenset(
         "vocab_only",
     }
 )
-"""About Ollama's runner: memory, threads and layers are the scheduler's business here."""
+"""Parameters of Ollama's runner. Here the tiers' own settings control memory, threads and layers."""
 
 _OLD = frozenset({"num_gqa"})
-"""No longer in Ollama's API, but in Modelfiles of its early days: model files say it themselves."""
+"""Parameters of old Modelfiles that Ollama's API no longer has. The model's files contain the value."""
 
 
 def parse_parameter(name: str, words: Sequence[str]) -> Any:
     """Return the value for a request's `options`: a list of strings for `stop`, a number for all others.
 
-    Raises ModelfileError for what no request could use.
+    Raises ModelfileError if the name or value is invalid.
     """
     if name == "stop":
         return _usable(name, list(words))
@@ -91,7 +91,7 @@ def parse_parameter(name: str, words: Sequence[str]) -> Any:
         value = kind(word)
     except ValueError:
         wanted = "a whole number" if kind is int else "a number"
-        raise ModelfileError(f"{name} must be {wanted}, got {shortened(' '.join(words))}") from None
+        raise ModelfileError(f"{name} must be {wanted} (got {shortened(' '.join(words))})") from None
     return _usable(name, value)
 
 
@@ -103,14 +103,14 @@ def _usable(name: str, value: object) -> Any:
 
 
 def parameter_lines(parameters: Mapping[str, Any], width: int = 30) -> Iterator[str]:
-    """One `name value` for each value, in the columns of /api/show: `stop` may have several."""
+    """Yield a line `name value` for each value, in the columns of /api/show. `stop` may have several values."""
     for name, value in parameters.items():
         for each in value if isinstance(value, list) else [value]:
             yield f"{name:<{width}} {_spelled(each)}"
 
 
 def _spelled(value: object) -> str:
-    """So that it reads back the same: numbers as Go writes them, and texts in quotes."""
+    """Return the value so that it parses to the same again: numbers in Go's format, texts in quotes."""
     if isinstance(value, str):
         quote = '"""' if '"' in value or "\n" in value else '"'
         return f"{quote}{value}{quote}"
@@ -118,9 +118,9 @@ def _spelled(value: object) -> str:
 
 
 def checked_parameter(name: str, value: object) -> Any:
-    """The value in its proper type; ValueError, with a sentence, where it is none that `name` can have.
+    """Return the value in its proper type. Raises ValueError, with a message for the user, if `name` cannot have it.
 
-    Of SAMPLING_PARAMETERS; numbers may come as text writes them, such as 40.0 for a whole number.
+    `name` is one of SAMPLING_PARAMETERS. A whole number may be a float, such as 40.0.
     """
     if name == "stop":
         return _checked_stops(value)
@@ -132,14 +132,14 @@ def checked_parameter(name: str, value: object) -> Any:
 
 def _range_problem(name: str, number: float) -> str | None:
     if name == "seed":
-        return None if -(2**63) <= number < 2**64 else f"seed must have at most 64 bits, got {number}"
+        return None if -(2**63) <= number < 2**64 else f"seed must have at most 64 bits (got {number})"
     if number > _INT_MAX:
-        return f"{name} must be at most {_INT_MAX}, got {number}"
+        return f"{name} must be at most {_INT_MAX} (got {number})"
     if name == "repeat_last_n":
-        return None if number >= -1 else f"repeat_last_n must be -1 (the whole context), 0 (off) or more, got {number}"
+        return None if number >= -1 else f"repeat_last_n must be -1 (the whole context), 0 (off) or more (got {number})"
     if number in _BELOW_RANGE.get(name, ()):
         return None
-    # The range is written once; its sentence begins with the name that the parameter has there.
+    # SamplingParams defines the range. Its message begins with the field's name, which is replaced.
     field = _FIELDS[name]
     value: Any = number
     problem = replace(SamplingParams(), **{field: value}).problem()
@@ -147,20 +147,20 @@ def _range_problem(name: str, number: float) -> str | None:
 
 
 def _checked_number(name: str, value: object) -> int | float:
-    # Whole numbers may be too large to be any float.
+    # A whole number may be too large for a float.
     if not isinstance(value, int | float) or isinstance(value, bool) or not abs(value) < _HUGE:
-        raise ValueError(f"{name} must be a number, got {shortened(value)}")
+        raise ValueError(f"{name} must be a number (got {shortened(value)})")
     if _TYPES[name] is float:
         return float(value)
     if value != int(value):
-        raise ValueError(f"{name} must be a whole number, got {value!r}")
+        raise ValueError(f"{name} must be a whole number (got {value!r})")
     return int(value)
 
 
 def shortened(value: object) -> str:
-    """As Python writes it, in at most 100 characters."""
-    # Python refuses to write whole numbers of thousands of digits.
-    text = "a whole number of too many digits" if isinstance(value, int) and abs(value) >= _HUGE else repr(value)
+    """Return the value's `repr`, in at most 100 characters."""
+    # Python refuses to format whole numbers of thousands of digits.
+    text = "a whole number with too many digits" if isinstance(value, int) and abs(value) >= _HUGE else repr(value)
     return text if len(text) <= 100 else f"{text[:99]}…"
 
 
@@ -169,20 +169,20 @@ def _checked_stops(value: object) -> list[str]:
     if not isinstance(stops, list) or not all(
         isinstance(stop, str) and 0 < len(stop) <= _MAX_STOP_CHARACTERS for stop in stops
     ):
-        raise ValueError(f"stop must be texts of 1 to {_MAX_STOP_CHARACTERS} characters, got {shortened(value)}")
+        raise ValueError(f"stop must be strings of 1 to {_MAX_STOP_CHARACTERS} characters (got {shortened(value)})")
     return stops
 
 
 def changes_nothing(name: str, value: str) -> bool:
-    """Whether this parameter, as a Modelfile spells it, changes no answer.
+    """Return True if the parameter, as written in a Modelfile, has no effect here.
 
-    Raises ModelfileError where it would, because its value is not a neutral one.
+    Raises ModelfileError if it is not supported with this value.
     """
     if name not in NEUTRAL:
         return name in HINTS or name in _OLD
     if _number(value) in NEUTRAL[name]:
         return True
-    raise ModelfileError(f"{name} {value} is not supported (allowed: {NEUTRAL[name][0]:g}); take it out")
+    raise ModelfileError(f"{name} {value} is not supported (allowed: {NEUTRAL[name][0]:g}); remove it")
 
 
 def _number(text: str) -> float | None:

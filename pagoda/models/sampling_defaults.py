@@ -1,8 +1,8 @@
-"""What holds for a request where its client left something open: one rule for both dialects and all routes.
+"""Default values of parameters that a request leaves out, for both dialects and all routes.
 
-For each parameter the first source that names it wins: the request, the model's own parameters (Modelfile), the server's
-settings, the catalogue, the model's files, and last what the API itself says. Parameters have the names of Ollama's
-`options`. docs/sampling-defaults.md tells users the same.
+For each parameter the first source that names it wins: the request, the Modelfile, the server's settings, the catalogue, the
+model's files, and last the API's own defaults. Parameters have the names of Ollama's `options`. docs/sampling-defaults.md describes
+this for users.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,7 +20,7 @@ SamplingDefaultsMode = Literal["model", "neutral"]
 
 
 class Source(StrEnum):
-    """Where a parameter's value came from, in order of precedence."""
+    """The source of a parameter's value, in order of precedence."""
 
     REQUEST = "request"
     MODELFILE = "modelfile"
@@ -33,18 +33,20 @@ class Source(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Parameter:
+    """A parameter's value and its source."""
+
     value: Any
     source: Source
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class APIValues:
-    """The last source: what a dialect documents for what nobody named."""
+    """Defaults that a dialect documents. They apply if no other source names the parameter."""
 
     parameters: Mapping[str, Any]
     max_tokens: int | None = None
-    """A limit of the route's own. Only the request, the Modelfile and the server's setting stand before it: what a model's
-    makers recommend for chats does not lengthen it."""
+    """Default limit of the route. Only the request, the Modelfile and the server's setting take precedence: a limit that the
+    model's makers recommend for chats does not."""
 
 
 _OPENAI: Mapping[str, Any] = MappingProxyType(
@@ -70,16 +72,16 @@ OLLAMA = APIValues(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelDefaults:
-    """What holds for one model on one server, before a request and a dialect are known."""
+    """Defaults of one model on one server, independent of request and dialect."""
 
     parameters: Mapping[str, Parameter] = field(default_factory=lambda: MappingProxyType({}))
     ignored: Sequence[str] = ()
-    """Of each value that cannot be used: where it stands, and why it is left out."""
+    """Source and reason of each value that cannot be used."""
 
     def choose(self, asked: Mapping[str, Any], api: APIValues) -> dict[str, Parameter]:
-        """The value of each parameter that any source names. None in `asked` is left open.
+        """Return the value of each parameter that any source names. None in `asked` means that the request leaves it out.
 
-        `asked` is taken as it is: a dialect has checked it.
+        `asked` must be validated already.
         """
         chosen = {name: Parameter(value, Source.API) for name, value in api.parameters.items()}
         chosen |= self.parameters
@@ -90,26 +92,26 @@ class ModelDefaults:
 
     @property
     def named_by_model(self) -> dict[str, Any]:
-        """Without the server's settings: what /api/show calls the model's parameters."""
+        """Values without the server's settings, which /api/show lists as the model's parameters."""
         return {name: each.value for name, each in self.parameters.items() if each.source is not Source.SERVER}
 
     @property
     def window(self) -> int | None:
-        """The most tokens that prompt and output may have together, where the model's own parameters limit them."""
+        """Most tokens of prompt and answer together (`num_ctx`). None if the model's parameters do not limit them."""
         return self.parameters["num_ctx"].value if "num_ctx" in self.parameters else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SamplingPolicy:
-    """What the operator has set. `neutral` leaves out the catalogue and the model's files, but not the user's Modelfile."""
+    """The operator's settings. Mode `neutral` ignores the catalogue and the model's files, but not the Modelfile."""
 
     mode: SamplingDefaultsMode = "model"
     max_tokens: int | None = None
-    """For requests that name no limit."""
+    """Limit for requests that name none."""
     catalogue: Sequence[CatalogueEntry] = CATALOGUE
 
     def defaults_of(self, model: Model, settings: ModelSettings | None = None) -> ModelDefaults:
-        """Reads the model's manifest where its settings are not given; ModelError where that is damaged."""
+        """Return the model's defaults. Without `settings`, reads the manifest, and raises ModelError if that is damaged."""
         settings = read_settings(model) if settings is None else settings
         parameters: dict[str, Parameter] = {}
         ignored: list[str] = []
@@ -131,7 +133,7 @@ class SamplingPolicy:
         yield Source.MODELFILE, _without_hints(settings.parameters)
         yield Source.SERVER, {} if self.max_tokens is None else {"num_predict": self.max_tokens}
         if self.mode == "model":
-            # By the digest: copies, and models made from this one, are the same weights under other names.
+            # Found by digest, because copies and models made from this one have the same weights under other names.
             entry = next((each for each in self.catalogue if each.sha256 == model.digest), None)
             yield Source.CATALOGUE, {} if entry is None else entry.parameters
             files = Source.GGUF if model.format is ModelFormat.GGUF else Source.GENERATION_CONFIG
@@ -139,7 +141,7 @@ class SamplingPolicy:
 
 
 def as_json(parameters: Mapping[str, Parameter], names: Mapping[str, str] | None = None) -> dict[str, Any]:
-    """`{"temperature": {"value": 0.2, "source": "catalogue"}}`, under a dialect's own names for them."""
+    """Return `{"temperature": {"value": 0.2, "source": "catalogue"}}`, with a dialect's own names of the parameters."""
     names = names or {}
     return {
         names.get(name, name): {"value": each.value, "source": each.source.value} for name, each in parameters.items()
@@ -147,10 +149,10 @@ def as_json(parameters: Mapping[str, Parameter], names: Mapping[str, str] | None
 
 
 def _without_hints(parameters: Mapping[str, Any]) -> dict[str, Any]:
-    """Modelfiles may name what steers Ollama's runner, such as num_thread, which acts on no answer."""
+    """Return the parameters without those that only configure Ollama's runner, such as num_thread."""
     return {name: value for name, value in parameters.items() if name in SAMPLING_PARAMETERS}
 
 
 def _is_wished(limit: Parameter | None) -> bool:
-    """Whether the user or the operator named this limit, and not only the model's makers."""
+    """Return True if the user or the operator set this limit, and not only the model's makers."""
     return limit is not None and limit.source in (Source.MODELFILE, Source.SERVER)

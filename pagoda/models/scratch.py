@@ -1,8 +1,8 @@
-"""Work in progress in the store: a directory for each piece of it, and how what was made there gets into place at once.
+"""Scratch directories for work in progress in the store, and the atomic move of the result into place.
 
-The directory is the process's that holds the lock in it. One whose process has died is swept by the next that begins some work, and
-by gateways now and then. A lock shows that on the machine of the process only, so another machine's is left alone until nothing has
-been written there for an hour.
+A scratch directory belongs to the process that holds its lock. If that process has died, the next process that needs a scratch
+directory removes it, and gateways do so regularly. A lock is visible only on its own machine. So directories of other machines are
+removed only after nothing was written there for an hour.
 """
 
 import ctypes
@@ -25,7 +25,7 @@ from pagoda.models.errors import ModelStoreError
 from pagoda.models.layout import StoreLayout
 
 ABANDONED_AFTER_S = 3600.0
-# What versions before this directory left: beside the models, and beside the blobs.
+# Scratch files of earlier versions, beside the models and the blobs.
 _OLD_SCRATCH = (".new-*", ".old-*", ".digests.json.*", "blobs/.upload-*")
 _LOCK = "lock"
 _AT_FDCWD, _RENAME_EXCHANGE, _RENAME_SWAP = -100, 2, 2
@@ -35,17 +35,18 @@ logger = logging.getLogger(__name__)
 
 
 class Scratch:
+    """The scratch directories of a store."""
+
     def __init__(self, layout: StoreLayout) -> None:
         self._layout = layout
         self._prefix = f"{hashlib.sha256(socket.gethostname().encode()).hexdigest()[:8]}-"
 
     @contextmanager
     def directory(self) -> Iterator[Path]:
-        """An empty directory on the store's file system, so that links and renames work. It is deleted afterwards, with all that
-        is in it."""
+        """Yield an empty directory on the store's file system, so that links and renames work. It is deleted afterwards."""
         self.sweep()
         self._layout.scratch.mkdir(parents=True, exist_ok=True)
-        # Under the lock: who sweeps sees no directory that is about to be locked.
+        # Under the store's lock, so that no other process sweeps the directory before it is locked.
         with self._layout.changing():
             directory = Path(tempfile.mkdtemp(dir=self._layout.scratch, prefix=self._prefix))
             lock = (directory / _LOCK).open("wb")
@@ -58,11 +59,11 @@ class Scratch:
                 shutil.rmtree(directory, ignore_errors=True)
 
     def sweep(self) -> None:
-        """Delete what was left by processes that have died. Never raises: what cannot be deleted is left for the next time."""
+        """Delete the directories of dead processes. Never raises: a directory that cannot be deleted stays for the next time."""
         try:
             dead = list(self._take_over_dead())
         except OSError as error:
-            logger.debug("scratch directories cannot be looked at", extra={"reason": str(error)})
+            logger.debug("scratch directories not readable", extra={"reason": str(error)})
             return
         for directory, lock in dead:
             logger.info("abandoned work removed", extra={"directory": str(directory)})
@@ -71,7 +72,7 @@ class Scratch:
                 lock.close()
 
     def sweep_old(self) -> None:
-        """Delete what earlier versions left, which had no locks, once nothing has been written there for an hour."""
+        """Delete scratch files of earlier versions, which had no locks, if nothing was written there for an hour."""
         for path in [path for pattern in _OLD_SCRATCH for path in self._layout.models.glob(pattern)]:
             if _is_abandoned(path):
                 logger.info("abandoned work removed", extra={"directory": str(path)})
@@ -79,7 +80,7 @@ class Scratch:
                     shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
 
     def _take_over_dead(self) -> Iterator[tuple[Path, IO[bytes] | None]]:
-        """With their locks, so that no two processes delete the same."""
+        """Yield the directories of dead processes with their locks, so that no two processes delete the same one."""
         if not self._layout.scratch.is_dir():
             return
         with self._layout.changing():
@@ -93,29 +94,29 @@ class Scratch:
                 try:
                     fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 except OSError:
-                    lock.close()  # its process lives
+                    lock.close()  # its process is running
                 else:
                     yield directory, lock
 
 
 @contextmanager
 def writing(what: str) -> Iterator[None]:
-    """Raise ModelStoreError, without a path, where the file system refuses: no space, no permission."""
+    """Raise ModelStoreError, without a path, if the file system refuses a change in the block: no space, no permission."""
     try:
         yield
     except OSError as error:
-        raise ModelStoreError(f"the {what} cannot be stored: {error.strerror or error}") from error
+        raise ModelStoreError(f"the {what} could not be stored: {error.strerror or error}") from error
 
 
 def put_in_place(source: Path, target: Path) -> bool:
-    """Make the directory `source` the one at `target`: a reader sees the old one or the new one. The old one is at `source` then.
+    """Move the directory `source` to `target`, atomically for readers. A directory that was at `target` is at `source` then.
 
-    Returns whether there was an old one. The caller must hold the store's lock. Where the file system cannot exchange directories,
-    readers may find none for a moment.
+    Returns True if there was one. The caller must hold the store's lock. If the file system cannot exchange directories, readers
+    may find none for a moment.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
-        os.rename(source, target)  # also over an empty directory
+        os.rename(source, target)  # also replaces an empty directory
         return False
     except OSError as error:
         if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
@@ -133,7 +134,7 @@ def put_in_place(source: Path, target: Path) -> bool:
 
 
 def _exchange(one: Path, other: Path) -> None:
-    """Raises OSError; with ENOSYS where the system has no such call."""
+    """Exchange two paths atomically. Raises OSError, with ENOSYS if the system has no such call."""
     libc, paths = ctypes.CDLL(None, use_errno=True), (os.fsencode(one), os.fsencode(other))
     if hasattr(libc, "renameat2"):
         result = libc.renameat2(_AT_FDCWD, paths[0], _AT_FDCWD, paths[1], _RENAME_EXCHANGE)

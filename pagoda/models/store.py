@@ -1,7 +1,7 @@
-"""The models on this machine: what there is, what each is, and how one gets here.
+"""The models on this machine: lists, describes and fetches them.
 
-Where things are is layout.py's. A path to a GGUF file or a safetensors directory is a model too and stays where it is. The store
-may change at any time, by any process: what vanishes while it is read was not there, and what is replaced is read again.
+layout.py defines the paths. A path to a GGUF file or a safetensors directory is a model too and stays in its place. Any process may
+change the store at any time: a model that vanishes while it is read counts as missing, and one that is replaced is read again.
 """
 
 import json
@@ -36,7 +36,7 @@ __all__ = [
 ]
 
 ABANDONED_AFTER_S = 14 * 24 * 3600
-# A model that is replaced again and again while it is read: so often it is read again.
+# How often a model is read again if it is replaced while it is read.
 MAX_READS = 20
 MAX_DESCRIBED = 1024
 
@@ -46,6 +46,8 @@ T = TypeVar("T")
 
 
 class ModelStore:
+    """The store of one home."""
+
     def __init__(self, home: Path, *, catalogue: Sequence[CatalogueEntry] = CATALOGUE) -> None:
         self._catalogue = catalogue
         self.layout = StoreLayout(home)
@@ -53,22 +55,22 @@ class ModelStore:
         self.digests = DigestCache(self.layout.digests)
         self._described: OrderedDict[object, Model] = OrderedDict()
         self._told: dict[Path, str] = {}
-        """Why models cannot be read, as far as it is in the log."""
+        """Reasons, already logged, why models cannot be read."""
 
     @property
     def pullable(self) -> Sequence[str]:
-        """The names of the catalogue."""
+        """Names of the models in the catalogue."""
         return [entry.name for entry in self._catalogue]
 
     def list(self) -> list[Model]:
-        """The models in the store, by name. One that cannot be read is left out, and is told of in the log once."""
+        """Return the models in the store, sorted by name. A model that cannot be read is left out and logged once."""
         models, unreadable = {}, {}
         for manifest in self.layout.manifests():
             try:
                 model = self.read_manifest(manifest)
             except ModelNotFoundError:
                 continue
-            except Exception as error:  # Whatever is wrong with one model, the others can be listed.
+            except Exception as error:  # One damaged model must not hide the others.
                 unreadable[manifest] = str(error) or repr(error)
             else:
                 models[model.name] = model
@@ -79,10 +81,10 @@ class ModelStore:
         return [models[name] for name in sorted(models)]
 
     def get(self, name_or_path: str) -> Model:
-        """A model of the store by its name or alias, or one anywhere on disk by its path."""
+        """Return a model of the store by name or alias, or any model on disk by its path. Raises ModelError."""
         if name_or_path.startswith("hf:"):
             raise ModelNotFoundError(
-                f"{name_or_path}: the Hugging Face hub comes later; download the model, give its path"
+                f"{name_or_path}: the Hugging Face hub is not supported yet; download the model and use its path"
             )
         path = Path(name_or_path)
         if _is_path(name_or_path) or path.suffix == ".gguf":
@@ -94,14 +96,14 @@ class ModelStore:
             return self._get_path(path)
         if entry is not None:
             raise ModelNotFoundError(
-                f"the model {entry.name!r} is not on this machine; fetch it: pagoda pull {entry.name}"
+                f"model {entry.name!r} is not on this machine; download it: pagoda pull {entry.name}"
             )
-        raise ModelNotFoundError(f"the model {name_or_path!r} is unknown (known: {some_names(self._known_names())})")
+        raise ModelNotFoundError(f"unknown model {name_or_path!r} (known: {some_names(self._known_names())})")
 
     def pull(self, name: str, on_progress: Callable[[Progress], None]) -> Model:
-        """Fetch a model of the catalogue, unless it is here already, from where an earlier attempt was interrupted.
+        """Fetch a model of the catalogue unless it is in the store. Resumes an interrupted download.
 
-        Several processes may try at once: one does it.
+        If several processes call this at once, one of them downloads and the others wait.
         """
         entry = None if _is_path(name) or name.startswith("hf:") else find_entry(name, self._catalogue)
         if entry is None:
@@ -120,16 +122,16 @@ class ModelStore:
         write_atomically(manifest, json.dumps(content, indent=1))
 
     def _forget_abandoned(self, except_for: Path) -> None:
-        """Downloads that nobody goes on with would fill the disk unseen."""
+        """Delete interrupted downloads that were not resumed for two weeks, because they fill the disk unnoticed."""
         for partial in self.layout.partials():
-            with suppress(OSError):  # another process is at it
+            with suppress(OSError):  # another process uses it
                 if partial.parent != except_for and time.time() - _last_changed(partial) > ABANDONED_AFTER_S:
                     with self.layout.pulling(partial.parent, wait=False):
                         shutil.rmtree(partial, ignore_errors=True)
 
     def tidy(self) -> None:
-        """Delete what processes that died have left, and move what an earlier version has put elsewhere. Never raises: a store that
-        cannot be changed is left as it is."""
+        """Delete files of dead processes, and move directories of earlier versions. Never raises: a store that cannot be changed
+        stays as it is."""
         scratch = Scratch(self.layout)
         try:
             if self.directory.is_dir():
@@ -138,10 +140,10 @@ class ModelStore:
                 with self.layout.changing():
                     self.layout.move_old_directories()
         except OSError as error:
-            logger.info("store cannot be tidied", extra={"reason": str(error)})
+            logger.info("store cleanup failed", extra={"reason": str(error)})
 
     def canonical_name(self, name: str) -> str:
-        """The one spelling of a name: in lower case, with its tag, and the catalogue's where that has an alias for it."""
+        """Return the canonical form of a name: in lower case, with its tag, aliases replaced by the catalogue's name."""
         entry = self.catalogue_entry(name)
         return entry.name if entry else normalize_name(name)
 
@@ -149,7 +151,7 @@ class ModelStore:
         return find_entry(name, self._catalogue)
 
     def read_manifest(self, manifest: Path) -> Model:
-        """The model as it is now. Raises ModelNotFoundError when it is gone, ModelFormatError when it cannot be read."""
+        """Return the current model. Raises ModelNotFoundError if it was removed, ModelFormatError if it cannot be read."""
         name = self.layout.name_at(manifest.parent)
         for _ in range(MAX_READS):
             before = _state(manifest)
@@ -160,7 +162,7 @@ class ModelStore:
             except ModelError as error:
                 found = error
             except OSError as error:
-                found = ModelFormatError(f"the model '{name}' cannot be read: {error.strerror or error}")
+                found = ModelFormatError(f"model '{name}' cannot be read: {error.strerror or error}")
             if _state(manifest) == before:
                 break
         if isinstance(found, ModelError):
@@ -168,9 +170,9 @@ class ModelStore:
         return found
 
     def read_current(self, model: Model, read: Callable[[Model], T]) -> tuple[Model, T]:
-        """What `read` makes of the model's files; again, when the model is replaced meanwhile, with the new one.
+        """Return the model and the result of `read` for it. If the model is replaced meanwhile, read the new one.
 
-        Raises ModelNotFoundError when it is gone, and whatever `read` raises for files that stay as they are.
+        Raises ModelNotFoundError if the model was removed, and any error of `read` for files that did not change.
         """
         manifest = model.path.parent / MANIFEST
         if not self._is_own(model.path):
@@ -190,23 +192,21 @@ class ModelStore:
         return model, result
 
     def state_of(self, model: Model) -> object:
-        """Another one whenever a model of the store was made again, be it of the same files."""
+        """Return a value that changes whenever a model of the store is made again, even from the same files."""
         return _state(model.path.parent / MANIFEST) if self._is_own(model.path) else None
 
     def _read_manifest(self, name: str, manifest: Path) -> Model:
         if NAME.fullmatch(name) is None:
-            raise ModelFormatError(
-                f"{manifest.parent} is no directory for a model: remove it, or move it out of the store"
-            )
-        next_step = "remove it, and make or fetch it again"
+            raise ModelFormatError(f"{manifest.parent} has no valid model name; remove it, or move it out of the store")
+        next_step = "remove the model, and create or pull it again"
         try:
             file_name = read_json(manifest).get("file")
         except ModelFormatError:
             file_name = None
         if not isinstance(file_name, str) or Path(file_name).name != file_name:
-            raise ModelFormatError(f"the manifest of the model '{name}' is damaged; {next_step}")
+            raise ModelFormatError(f"the manifest of model '{name}' is damaged; {next_step}")
         if not is_there(path := manifest.parent / file_name):
-            raise ModelFormatError(f"the file {file_name} of the model '{name}' is missing; {next_step}")
+            raise ModelFormatError(f"the file {file_name} of model '{name}' is missing; {next_step}")
         return self._describe(name, path)
 
     def _is_own(self, path: Path) -> bool:
@@ -216,20 +216,17 @@ class ModelStore:
         try:
             path = path.expanduser()
             if not path.exists():
-                raise ModelNotFoundError(f"there is no file or directory {str(path)!r}")
+                raise ModelNotFoundError(f"no such file or directory: {str(path)!r}")
             path = path.resolve()
             return self._describe(path.stem if path.is_file() else path.name, path)
-        except (
-            OSError,
-            RuntimeError,
-        ) as error:  # expanduser raises the latter for a user whom the machine does not know
+        except (OSError, RuntimeError) as error:  # expanduser raises RuntimeError for an unknown user
             reason = getattr(error, "strerror", None) or error
-            raise ModelFormatError(f"the model {str(path)!r} cannot be read: {reason}") from None
+            raise ModelFormatError(f"model {str(path)!r} cannot be read: {reason}") from None
 
     def _describe(self, name: str, path: Path) -> Model:
-        """Reading a description takes tens of milliseconds, so it is kept for as long as the files do not change."""
+        """Return the model in the files. Descriptions are cached until the files change, because one takes tens of milliseconds."""
         files = [path] if path.is_file() else checkpoint_files(path)
-        # Of the files and not of the name: a copy shares the bytes of its original.
+        # The key has no model name, because a copy shares the files of its original.
         key = tuple((file.name if len(files) > 1 else "", *file_state(file.stat())) for file in files)
         if (known := self._described.get(key)) is None:
             digest = self.digests.file_digest(path) if path.is_file() else self.digests.files_digest(files)
@@ -240,13 +237,13 @@ class ModelStore:
         return replace(known, name=name, path=path)
 
     def _known_names(self) -> Sequence[str]:
-        """Those that can be pulled first."""
+        """Return the names of all known models, those of the catalogue first."""
         pullable = sorted(self.pullable)
         return [*pullable, *sorted({model.name for model in self.list()}.difference(pullable))]
 
 
 def _state(manifest: Path) -> tuple[int, int, int] | None:
-    """Another one whenever the model is replaced; None when it is gone."""
+    """Return a value that changes when the model is replaced, or None if the manifest does not exist."""
     try:
         status = manifest.stat()
     except (FileNotFoundError, NotADirectoryError):

@@ -1,13 +1,13 @@
-"""The alphabet in which byte-level BPE vocabularies spell bytes: a printable character for each of the 256.
+"""The alphabet of byte-level BPE vocabularies: a printable character for each of the 256 bytes.
 
-The table is GPT-2's and has been copied by every byte-level tokenizer since.
+The table is GPT-2's; all later byte-level tokenizers use it.
 """
 
 PRINTABLE = frozenset((*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)))
 
 
 def _characters() -> list[str]:
-    """Printable bytes stand for themselves; the others take the characters from 256 on, in order."""
+    """Return the character of each byte: its own if it is printable, else the next one from code point 256 on."""
     replacements = iter(range(256, 512))
     return [chr(byte) if byte in PRINTABLE else chr(next(replacements)) for byte in range(256)]
 
@@ -17,7 +17,7 @@ BYTE_OF_CHARACTER = {character: byte for byte, character in enumerate(CHARACTER_
 
 
 def spelled_bytes(token: str) -> bytes:
-    """The bytes that a vocabulary entry spells; a character outside the alphabet stands for its UTF-8."""
+    """Return the bytes of a vocabulary entry. An entry with a character outside the alphabet is taken as UTF-8."""
     try:
         return bytes([BYTE_OF_CHARACTER[character] for character in token])
     except KeyError:

@@ -1,9 +1,8 @@
 """Builds the vocabulary from a GGUF file's `tokenizer.ggml.*` metadata.
 
-Two kinds: byte-level BPE ("gpt2"), whose `pre` key names the way text is split before merging, and SentencePiece ("llama"),
-which merges by score. As in llama.cpp and transformers, a byte that neither a byte-level vocabulary nor its merges have is
-dropped (SmolLM2's lacks 21: six control characters, and bytes that occur in no UTF-8 or in no assigned plane). Knows
-nothing about weights.
+There are two kinds: byte-level BPE ("gpt2"), whose `pre` key names the way text is split before merging, and SentencePiece
+("llama"), which merges by score. As in llama.cpp and transformers, a byte that is neither in a byte-level vocabulary nor in its
+merges is dropped (SmolLM2's lacks 21: six control characters, and bytes that occur in no UTF-8 or in no assigned plane).
 """
 
 from collections.abc import Callable, Mapping
@@ -22,14 +21,14 @@ from pagoda.text.pre_tokenizers import PRE_TOKENIZERS
 from pagoda.text.vocabulary import Encoders, Vocabulary, add_tokens, can_be_made, piece_bytes
 
 STRIPPING_MODELS = ("phi-3", "phi3")
-"""Models, by a part of their name, whose added tokens take the spaces and line ends behind them along."""
+"""Parts of the names of models whose added tokens absorb the spaces and line ends behind them."""
 NOT_STRIPPING = ("<unk>", "<s>", "<|endoftext|>")
 MAX_PIECE_CHARACTERS = 512
-"""Four times the longest known: each place where a piece can be cut is looked at."""
+"""Limit of a token's length, because the work grows with it. Four times the longest known."""
 
 
 def read_vocabulary(path: Path) -> Vocabulary:
-    """Raises ModelFormatError, which names the file."""
+    """Return the vocabulary of a GGUF file. Raises ModelFormatError, whose message names the file."""
     with GGUFFile(path) as file:
         metadata = file.metadata
     try:
@@ -61,7 +60,7 @@ def _byte_level(metadata: Mapping[str, Any], tokens: GGUFTokens) -> Vocabulary:
     merges = [_pair(merge) for merge in items(metadata, "tokenizer.ggml.merges", str)]
     ordinary = _ordinary(tokens)
     if not merges and any(len(text) > 1 and tokens.types[token_id] == NORMAL for text, token_id in ordinary.items()):
-        raise ModelFormatError("the vocabulary has tokens of several bytes, but no merges to make them")
+        raise ModelFormatError("the vocabulary has tokens of several bytes, but no merges that produce them")
     whole_words_first = pre_tokenizer.whole_words_first
     make = partial(_encoder, pre_tokenizer=pre_tokenizer.build(), ignore_merges=whole_words_first)
     if pre_tokenizer.composed:
@@ -87,7 +86,7 @@ def _sentencepiece(metadata: Mapping[str, Any], tokens: GGUFTokens) -> Vocabular
 def _sentencepiece_normalizers(metadata: Mapping[str, Any]) -> list[normalizers.Normalizer]:
     steps: list[normalizers.Normalizer] = []
     if metadata.get("tokenizer.ggml.remove_extra_whitespaces", False):
-        # In this order each space is looked at once; " +" at the end alone would be tried from each of its spaces.
+        # In this order each space is visited once. A pattern " +\z" would be tried from each space of a run.
         steps += [normalizers.Replace(Regex(" +"), " "), normalizers.Replace(Regex(r"\A | \z"), "")]
     if metadata.get("tokenizer.ggml.add_space_prefix", True):
         steps.append(normalizers.Prepend("▁"))
@@ -95,7 +94,10 @@ def _sentencepiece_normalizers(metadata: Mapping[str, Any]) -> list[normalizers.
 
 
 def merges_from_scores(vocabulary: Mapping[str, int], scores: list[float]) -> list[tuple[str, str]]:
-    """SentencePiece joins the neighbours whose union scores best: all pairs that make a token, best token first."""
+    """Return merges that reproduce SentencePiece's: it joins the neighbours whose union has the best score.
+
+    These are all pairs that make a token, for the best token first.
+    """
     best_first = sorted(vocabulary, key=lambda token: (-scores[vocabulary[token]], vocabulary[token]))
     return [pair for token in best_first for pair in _pairs(token, vocabulary)]
 
@@ -110,7 +112,7 @@ def _pairs(token: str, vocabulary: Mapping[str, int]) -> list[tuple[str, str]]:
 
 
 def _ordinary(tokens: GGUFTokens) -> dict[str, int]:
-    """What merging may produce: no control token, so none can come out of a user's text."""
+    """Return the tokens that merging may produce. Control tokens are excluded, so that a user's text cannot produce one."""
     return {
         text: token_id
         for token_id, (text, token_type) in enumerate(zip(tokens.texts, tokens.types, strict=True))
@@ -135,7 +137,7 @@ def _encoder(
 ) -> Tokenizer:
     try:
         encoder = Tokenizer(models.BPE(vocabulary, merges, **options))
-    except Exception as error:  # the library raises no narrower class
+    except Exception as error:  # the library raises plain Exception
         raise ModelFormatError(f"the vocabulary is damaged: {error}") from None
     if pre_tokenizer is not None:
         encoder.pre_tokenizer = pre_tokenizer
@@ -171,7 +173,10 @@ def _vocabulary(
 
 
 def _added_tokens(metadata: Mapping[str, Any], tokens: GGUFTokens) -> list[AddedToken]:
-    """Found in a text before everything else. The files do not say which strip spaces: llama.cpp goes by the model's name."""
+    """Return the tokens that are found in a text before it is split and merged.
+
+    The files do not say which of them strip spaces. As in llama.cpp, this depends on the model's name.
+    """
     name = str(metadata.get("general.name", "")).lower()
     strips = any(part in name for part in STRIPPING_MODELS)
     return [
@@ -183,5 +188,5 @@ def _added_tokens(metadata: Mapping[str, Any], tokens: GGUFTokens) -> list[Added
 
 def _token_bytes(text: str, token_type: int, spell: Callable[[str], bytes]) -> bytes:
     if token_type == USER_DEFINED:
-        return text.encode()  # kept as written, outside the vocabulary's own spelling
+        return text.encode()  # stored as written, not in the vocabulary's alphabet
     return spell(text) if token_type in (NORMAL, BYTE) else b""

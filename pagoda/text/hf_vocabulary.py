@@ -1,6 +1,6 @@
 """Builds the vocabulary from the tokenizer files of a Hugging Face checkpoint: tokenizer.json and tokenizer_config.json.
 
-Checkpoints with a SentencePiece file alone (tokenizer.model) are refused.
+A checkpoint that has only a SentencePiece file (tokenizer.model) is refused.
 """
 
 import json
@@ -21,14 +21,14 @@ from pagoda.text.vocabulary import Encoders, Vocabulary, add_tokens, can_be_made
 def read_vocabulary(directory: Path) -> Vocabulary:
     path = directory / "tokenizer.json"
     if not path.exists():
-        raise ModelFormatError(f"{directory} has no tokenizer.json (other tokenizer files are not supported)")
+        raise ModelFormatError(f"{directory} has no tokenizer.json; other tokenizer files are not supported")
     content: dict[str, Any] = read_json(path)
     config_path = directory / "tokenizer_config.json"
     config = read_json(config_path) if config_path.exists() else {}
     try:
         return _vocabulary(content, config)
-    except Exception as error:  # damaged files end in any of a dozen classes, here and in the library
-        raise ModelFormatError(f"{path} is damaged or of an unknown kind: {error!r}") from None
+    except Exception as error:  # damaged files raise many classes of errors, here and in the library
+        raise ModelFormatError(f"{path} is damaged or of an unsupported kind: {error!r}") from None
 
 
 def _vocabulary(content: dict[str, Any], config: Mapping[str, Any]) -> Vocabulary:
@@ -50,7 +50,7 @@ def _vocabulary(content: dict[str, Any], config: Mapping[str, Any]) -> Vocabular
 
 
 def _added_entries(content: Mapping[str, Any], config: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Those of tokenizer.json in their order, with what tokenizer_config.json says of them or has besides, as in transformers."""
+    """Return the entries of tokenizer.json in order, updated and extended by tokenizer_config.json, as in transformers."""
     entries = {entry["content"]: {**entry} for entry in content.get("added_tokens") or []}
     more = config.get("added_tokens_decoder") or {}
     for token_id, entry in sorted(more.items(), key=lambda item: int(item[0])):
@@ -65,7 +65,7 @@ def _added_token(entry: Mapping[str, Any]) -> AddedToken:
 
 
 def _without_template(whole: Tokenizer, added: Sequence[AddedToken]) -> Tokenizer:
-    """The same encoder, but it adds nothing of its own and leaves offsets as they are."""
+    """Return an encoder without the post-processor, which would add tokens and change offsets."""
     encoder = Tokenizer(whole.model)
     if whole.normalizer is not None:
         encoder.normalizer = whole.normalizer
@@ -76,7 +76,7 @@ def _without_template(whole: Tokenizer, added: Sequence[AddedToken]) -> Tokenize
 
 
 def _literal_model(content: Mapping[str, Any], parsing: Tokenizer, added: Sequence[AddedToken]) -> Model:
-    """The model out of which no control token comes: its own, or where that could make one, the same with other names."""
+    """Return a model that cannot produce a control token: the vocabulary's own, or else a copy with renamed control tokens."""
     model = content["model"]
     names = {
         token.content: placeholder(index)

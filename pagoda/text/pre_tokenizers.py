@@ -1,7 +1,7 @@
-"""How byte-level BPE vocabularies split a text before merging, by the name in GGUF's `tokenizer.ggml.pre`.
+"""Pre-tokenizers: how byte-level BPE vocabularies split a text before merging, by the name in GGUF's `tokenizer.ggml.pre`.
 
-The names are llama.cpp's, and so are the expressions, except where it has to approximate a class that its regex engine
-lacks: there the model's own is taken, from its tokenizer.json. To add a name, add it to PRE_TOKENIZERS.
+Names and expressions are llama.cpp's. Where llama.cpp approximates a character class that its regex engine lacks, the expression is
+the one in the model's tokenizer.json. To add a name, add it to PRE_TOKENIZERS.
 """
 
 from collections.abc import Mapping
@@ -12,14 +12,16 @@ from tokenizers import Regex, pre_tokenizers
 
 @dataclass(frozen=True, slots=True)
 class PreTokenizer:
+    """The way in which a text is split before merging."""
+
     patterns: tuple[str, ...]
-    """Applied one after the other, each to the pieces of the one before: a match is a piece, and so is what lies between."""
+    """Regular expressions, each applied to the pieces of the one before. Matches and the text between them become pieces."""
     whole_words_first: bool = False
-    """A piece that is in the vocabulary is taken as it is, without merging."""
+    """True if a piece that is in the vocabulary becomes that token without merging."""
     composed: bool = False
-    """The model was trained on text in Unicode's composed form (NFC)."""
+    """True if the model was trained on text in Unicode's composed form (NFC)."""
     add_bos: bool = False
-    """Prompts begin with the beginning-of-sequence token where the metadata does not say."""
+    """True if prompts begin with the beginning-of-sequence token unless the metadata says otherwise."""
 
     def build(self) -> pre_tokenizers.PreTokenizer:
         splits = [pre_tokenizers.Split(Regex(pattern), behavior="isolated") for pattern in self.patterns]
@@ -34,11 +36,11 @@ _LLAMA3 = _WORDS.replace("DIGITS", "{1,3}")
 _QWEN2 = _WORDS.replace("DIGITS", "")
 _QWEN35 = (
     _SUFFIX + r"|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*|" + _SPACES
-)  # marks belong to the words
+)  # marks (\p{M}) belong to words
 _BAILING = r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]++[\r\n]*|\s*[\r\n]|\s+(?!\S)|\s+"
 _SEED_CODER = _SUFFIX + r"|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}\r\n]+|" + _SPACES
 
-# Words end where a capital follows small letters: "camelCase" is two.
+# A word ends where a capital follows small letters: "camelCase" is two words.
 _CAPITALS, _SMALL = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
 _CASED = (
     rf"[^\r\n\p{{L}}\p{{N}}]?{_CAPITALS}*{_SMALL}+SUFFIX|[^\r\n\p{{L}}\p{{N}}]?{_CAPITALS}+{_SMALL}*SUFFIX"
@@ -62,7 +64,7 @@ _CASED_LETTERS = (
     "\ufb00-\ufb06\ufb13-\ufb17\uff21-\uff3a\uff41-\uff5a\U00010400-\U0001044f\U000104b0-\U000104d3"
     "\U000104d8-\U000104fb\U00010c80-\U00010cb2\U00010cc0-\U00010cf2\U000118a0-\U000118df\U0001e900-\U0001e943"
 )
-"""Spelled out, as in the model's own expression; as escapes, since several would not survive composition."""
+"""Letters of the model's own expression, as escapes, because Unicode normalization would change some of them."""
 _DEEPSEEK_LLM = (
     r"[\r\n]",
     rf"\s?[{_CASED_LETTERS}]+",

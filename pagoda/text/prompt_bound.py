@@ -1,6 +1,6 @@
-"""A bound on the text that is tokenized: what cannot fit is refused, or cut off, before it costs processor time and memory.
+"""A limit for texts: one that cannot fit is refused or cut before tokenizing it costs much time and memory.
 
-Exact up to `max_tokens`: a text that fits is never refused, and the tokens that are kept are those of the whole text.
+The limit is exact: a text of at most `max_tokens` tokens is never refused, and the kept tokens are those of the whole text.
 """
 
 from collections.abc import Callable, Iterator
@@ -8,25 +8,27 @@ from dataclasses import dataclass
 from enum import Enum, auto
 
 PIECE_CHARACTERS = 1 << 16
-"""Tokenizing this much takes about 0.05 s of processor time and 30 MB for the time being."""
+"""Size of a piece of text. Tokenizing one takes about 0.05 s of processor time and, temporarily, 30 MB."""
 
 
 class Keep(Enum):
-    """Which tokens of a text that is too long are wanted."""
+    """The tokens to keep of a text that is too long."""
 
     ALL = auto()
-    """The text is refused."""
+    """All tokens, so that a text that is too long is refused."""
     FIRST = auto()
     LAST = auto()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PromptBound:
+    """The limit of a prompt."""
+
     max_tokens: int
     keep: Keep = Keep.ALL
 
     def trimmed(self, ids: list[int]) -> list[int]:
-        """Return what can still be wanted of a prompt that begins with `ids`, or raise TextTooLongError."""
+        """Return the ids that may be kept of a prompt that begins with `ids`. Raises TextTooLongError."""
         if len(ids) <= 2 * self.max_tokens:
             return ids
         if self.keep is Keep.ALL:
@@ -43,13 +45,13 @@ class TextTooLongError(ValueError):
 
 
 def bounded_text(text: str, bound: PromptBound, count_tokens: Callable[[str], int], *, longest_token: int) -> str:
-    """Return the part of `text` whose tokens are wanted, or raise TextTooLongError.
+    """Return the part of `text` that contains the tokens to keep. Raises TextTooLongError.
 
-    `longest_token` is in characters. A long text is counted in pieces. A cut changes the tokens next to it, so a quarter more
-    than allowed must be there before anything is refused or left out.
+    `longest_token` is in characters. A long text is tokenized in pieces and counted. Because a cut changes the tokens next to it,
+    a text is refused or cut only if it has a quarter more tokens than allowed.
     """
     if len(text.encode()) <= max(PIECE_CHARACTERS, 4 * bound.max_tokens):
-        return text  # a token has at least one byte, so there are few enough
+        return text  # short enough to be tokenized as a whole
     # A normalizer may join up to three characters into one.
     if bound.keep is Keep.ALL and len(text) > 4 * longest_token * bound.max_tokens:
         raise TextTooLongError(bound.max_tokens)

@@ -1,7 +1,7 @@
-"""Text to token ids and back, for one model.
+"""Conversion of text to token ids and back, for one model.
 
-In a raw prompt the name of a control token is that token. In a prompt that a chat template wrote, names that somebody
-typed in a message are marked (special_text.py) and stay text.
+In a raw prompt the name of a control token is that token. In a prompt rendered by a chat template, names that a user typed in a
+message are marked (special_text.py) and stay text.
 """
 
 import os
@@ -15,19 +15,19 @@ from pagoda.text import gguf_vocabulary, hf_vocabulary
 from pagoda.text.prompt_bound import PromptBound, bounded_text
 from pagoda.text.vocabulary import Vocabulary
 
-# One text is one thread's work. The library's own pool would only make a text wait for others in it.
+# Each text is encoded by its caller's thread. In the library's own pool, texts would only wait for each other.
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 SHORT_CHARACTERS = 8192
-"""A text up to this length is encoded in at most 10 ms, which is not worth giving up the interpreter's lock."""
+"""Longest text that is encoded without releasing the interpreter's lock. Encoding it takes at most 10 ms."""
 
 
 Span = tuple[int, int, int]
-"""Of a control token in a text: beginning and end in characters, and its id."""
+"""A control token in a text: its beginning and end in characters, and its id."""
 
 
 class Tokenizer:
-    """A model's vocabulary in use. It has no state, so any thread may encode and decode.
+    """The tokenizer of a model. It has no state, so that any thread may encode and decode.
 
     Encoding a text of more than SHORT_CHARACTERS releases the interpreter's lock.
     """
@@ -37,14 +37,14 @@ class Tokenizer:
         self._token_bytes = vocabulary.token_bytes
         spelled = (each.decode("utf-8", "replace") for each in vocabulary.token_bytes)
         self._longest_token = max(map(len, (*spelled, *vocabulary.special_tokens)), default=1)
-        """In characters."""
+        """Length of the longest token, in characters."""
         self._special_texts = {token_id: text for text, token_id in vocabulary.special_tokens.items()}
         self.special_tokens: Mapping[str, int] = vocabulary.special_tokens
         self.bos_token_id = vocabulary.bos_token_id
         self.add_bos = vocabulary.add_bos
         self.eos_token_ids = tuple(eos_token_ids)
         self.vocab_size = vocab_size
-        """The model's: ids at and above it cannot be computed. Some below may have no text."""
+        """Number of ids that the model computes. Some of them may have no text."""
 
     @classmethod
     def load(cls, model: Model) -> Self:
@@ -59,19 +59,19 @@ class Tokenizer:
         parse_control_tokens: bool = True,
         bound: PromptBound | None = None,
     ) -> list[int]:
-        """Return the token ids of a raw prompt, or raise TextTooLongError where `bound` refuses it.
+        """Return the token ids of a raw prompt. Raises TextTooLongError if `bound` refuses it.
 
-        `add_special_tokens` puts the beginning-of-sequence token in front, for models that expect one, unless the text
-        begins with it. Without `parse_control_tokens` the names of control tokens are text.
+        With `add_special_tokens`, the ids begin with the beginning-of-sequence token if the model expects one, but never twice.
+        Without `parse_control_tokens`, the names of control tokens are text.
         """
         encoder = self._encoders.parsing if parse_control_tokens else self._encoders.literal
         ids = self._encode(encoder, _whole_characters(text), bound)
         return self.begun(ids) if add_special_tokens else ids
 
     def encode_marked(self, text: str, mark: str, *, bound: PromptBound | None = None) -> list[int]:
-        """Return the token ids of a rendered prompt, without `mark`: a control token with it inside or behind is text.
+        """Return the token ids of a rendered prompt. A control token's name with `mark` inside or behind it is text.
 
-        Text between control tokens has the ids that it would have if there were no control tokens.
+        The marks themselves are removed. Text between control tokens has the ids that it would have without control tokens.
         """
         text = _whole_characters(text)
         if mark not in text:
@@ -81,7 +81,7 @@ class Tokenizer:
         spans = [span for span in self.control_spans(text) if text[span[1] : span[1] + 1] != mark]
         unmarked = text.replace(mark, "")
         if _without_marks(spans, text, mark) == self.control_spans(unmarked):
-            return self._encode(self._encoders.parsing, unmarked, bound)  # no mark was needed
+            return self._encode(self._encoders.parsing, unmarked, bound)  # the marks make no difference
         ids: list[int] = []
         position = 0
         for start, end, token_id in (*spans, (len(text), len(text), None)):
@@ -93,18 +93,18 @@ class Tokenizer:
         return ids
 
     def control_spans(self, text: str) -> list[Span]:
-        """Where control tokens are in a text, with the spaces beside them that they take along."""
+        """Return the control tokens in a text, including adjacent spaces that they absorb."""
         (encoding,) = self._encoders.parsing.encode_batch([text], add_special_tokens=False)
         pairs = zip(encoding.ids, encoding.offsets, strict=True)
         return [(*offsets, token_id) for token_id, offsets in pairs if token_id in self._special_texts]
 
     @property
     def hides_control_tokens(self) -> bool:
-        """Whether texts other than their names may be control tokens, after normalization."""
+        """True if, after normalization, a text that is not a control token's name may be that token."""
         return self._encoders.normalized_names
 
     def begun(self, ids: list[int]) -> list[int]:
-        """With the beginning-of-sequence token in front once, if the model expects one."""
+        """Return the ids with the beginning-of-sequence token once in front, if the model expects one."""
         bos = self.bos_prefix()
         return ids if ids[: len(bos)] == bos else bos + ids
 
@@ -125,39 +125,38 @@ class Tokenizer:
         return [self.bos_token_id] if self.add_bos and self.bos_token_id is not None else []
 
     def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
-        """Bytes that are no UTF-8 become U+FFFD."""
+        """Return the text of the ids. Invalid UTF-8 becomes U+FFFD."""
         spell = self.token_bytes if skip_special_tokens else self.bytes_with_special
         return b"".join(map(spell, ids)).decode("utf-8", "replace")
 
     def token_bytes(self, token_id: int) -> bytes:
-        """What a token adds to the text: part of a character, perhaps, and nothing if it is special or unknown."""
+        """Return the bytes of a token, which may be a part of a character. Empty for a special or unknown token."""
         return self._token_bytes[token_id] if 0 <= token_id < len(self._token_bytes) else b""
 
     def token_text(self, token_id: int) -> str:
-        """For showing one token by itself, special ones included."""
+        """Return the text of a single token, also of a special one."""
         return self.bytes_with_special(token_id).decode("utf-8", "replace")
 
     def bytes_with_special(self, token_id: int) -> bytes:
-        """As `token_bytes`, and the name of a special token."""
+        """Return the bytes of a token, or the name of a special one."""
         special = self._special_texts.get(token_id)
         return special.encode() if special is not None else self.token_bytes(token_id)
 
 
 def _without_marks(spans: Sequence[Span], text: str, mark: str) -> list[Span]:
-    """Where they are once the marks are taken out of the text."""
+    """Return the positions of the spans after the marks are removed from the text."""
     moved: list[Span] = []
     position = num_marks = 0
     for start, end, token_id in spans:
         num_marks += text.count(mark, position, start)
-        moved.append(
-            (start - num_marks, end - num_marks, token_id)
-        )  # a mark inside would have kept it from being found
+        # A span has no mark inside, or it would not have been found.
+        moved.append((start - num_marks, end - num_marks, token_id))
         position = end
     return moved
 
 
 def _whole_characters(text: str) -> str:
-    """JSON can carry halves of characters (lone surrogates), which have no UTF-8; they become U+FFFD as everywhere else."""
+    """Replace lone surrogates by U+FFFD. JSON can contain them, but UTF-8 cannot represent them."""
     try:
         text.encode()
     except UnicodeEncodeError:

@@ -1,4 +1,4 @@
-"""What a model's files say about its tokens, in one shape for each format: the tokenizer is built from it.
+"""The vocabulary of a model, in the same form for all file formats. The tokenizer is built from it.
 
 gguf_vocabulary.py and hf_vocabulary.py read the files.
 """
@@ -18,22 +18,23 @@ BYTE_PIECE = re.compile("<0x([0-9A-F]{2})>")
 
 @dataclass(frozen=True, slots=True)
 class Encoders:
-    """A vocabulary's encoders. All add nothing of their own, and they share one model where that is safe."""
+    """The encoders of a vocabulary. They add no tokens to a text, and share one model if that is safe."""
 
     parsing: tokenizers.Tokenizer
-    """Text to ids as the library does it: the name of a control token is that token."""
+    """Encoder for which the name of a control token is that token."""
     literal: tokenizers.Tokenizer
-    """The name of a control token is the text that it consists of; other added tokens are found."""
+    """Encoder for which the name of a control token is plain text. Other added tokens are found."""
     literal_inner: tokenizers.Tokenizer
-    """As `literal`, for text that does not begin its prompt: without the space that some vocabularies put there."""
+    """Encoder like `literal` for text inside a prompt: without the space that some vocabularies put at the beginning."""
     normalized_names: bool
-    """Whether a text that is not a control token's name can be one once it is normalized."""
+    """True if, after normalization, a text that is not a control token's name may be that token."""
 
     @classmethod
     def build(cls, parsing: tokenizers.Tokenizer, added: Sequence[AddedToken], literal_model: Model) -> Self:
-        """`added` are all added tokens in the order in which `parsing` got them, whose ids depend on it.
+        """Build all encoders from `parsing`.
 
-        No text may become a control token in `literal_model`, which has the same ids as the model of `parsing`.
+        `added` are all added tokens in the order in which `parsing` got them, because their ids depend on it. `literal_model` has
+        the same ids as the model of `parsing`, but cannot produce a control token.
         """
         literal, inner = tokenizers.Tokenizer(literal_model), tokenizers.Tokenizer(literal_model)
         for encoder in (literal, inner):
@@ -53,29 +54,31 @@ class Encoders:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Vocabulary:
+    """The vocabulary of a model."""
+
     encoders: Encoders
     token_bytes: Sequence[bytes]
-    """By id: the bytes each token stands for; empty for special tokens."""
+    """Bytes of each token, by id. Empty for special tokens."""
     special_tokens: Mapping[str, int]
-    """The control tokens by their names: spelled like text in chat templates, and text where a user types them in a message."""
+    """Ids of the control tokens by name. Chat templates contain the names; a name that a user types in a message is text."""
     bos_token_id: int | None
     add_bos: bool
-    """Whether the model expects the beginning-of-sequence token in front of each prompt."""
+    """True if the model expects the beginning-of-sequence token at the start of each prompt."""
 
 
 def placeholder(index: int) -> str:
-    """The name of the control token that was added as number `index` where no text may have its name."""
+    """Return a name that no text contains, for the control token that was added as number `index`."""
     return f"\U0010fffe{index}\U0010fffe"
 
 
 def add_tokens(encoder: tokenizers.Tokenizer, added: Sequence[AddedToken]) -> None:
-    """Add in this order: the library gives a token that its model lacks the next free id."""
+    """Add the tokens in this order, because the library gives a token that its model lacks the next free id."""
     for special, run in groupby(added, key=lambda token: token.special):
         (encoder.add_special_tokens if special else encoder.add_tokens)(list(run))
 
 
 def can_be_made(name: str, pre_tokenizer: pre_tokenizers.PreTokenizer | None, *, whole_words_first: bool) -> bool:
-    """Whether byte-pair encoding can make the token `name`, which no merge makes, out of text."""
+    """Return True if byte-pair encoding can produce the token `name` from text although no merge produces it."""
     if len(name) == 1:
         return True
     if not whole_words_first:
@@ -84,26 +87,26 @@ def can_be_made(name: str, pre_tokenizer: pre_tokenizers.PreTokenizer | None, *,
 
 
 def piece_bytes(piece: str) -> bytes:
-    """The bytes of a SentencePiece entry: "▁" is a space, "<0x0A>" a byte."""
+    """Return the bytes of a SentencePiece entry: "▁" is a space, "<0x0A>" a byte."""
     if byte := BYTE_PIECE.fullmatch(piece):
         return bytes.fromhex(byte[1])
     return piece.replace("▁", " ").encode()
 
 
 def _has_place(token: AddedToken, encoder: tokenizers.Tokenizer) -> bool:
-    """A control token that the model has needs no adding: it is never looked for."""
+    """Return True if the token must be added. A control token that the model has need not be, because it is never searched."""
     return not token.special or encoder.token_to_id(token.content) is None
 
 
 def _nameless(token: AddedToken, index: int) -> AddedToken:
-    """A control token keeps its id, so that those behind it do, and gets a name that no text has."""
+    """Return a control token with a name that no text contains. It is still added, so that later tokens keep their ids."""
     return AddedToken(placeholder(index), special=True, normalized=False) if token.special else token
 
 
 def _without_first_prefix(pre_tokenizer: pre_tokenizers.PreTokenizer) -> pre_tokenizers.PreTokenizer:
-    """Metaspace with the scheme "first" looks at where a text begins; this one never does."""
+    """Return the pre-tokenizer with Metaspace's scheme "first", which prepends a space to a text, replaced by "never"."""
     if isinstance(pre_tokenizer, pre_tokenizers.Sequence):
-        steps = list(pre_tokenizer)  # type: ignore[call-overload]  # its stubs do not say that it can be iterated
+        steps = list(pre_tokenizer)  # type: ignore[call-overload]  # the stubs lack its iterator
         return pre_tokenizers.Sequence([_without_first_prefix(step) for step in steps])
     if isinstance(pre_tokenizer, pre_tokenizers.Metaspace) and pre_tokenizer.prepend_scheme == "first":
         return pre_tokenizers.Metaspace(

@@ -1,6 +1,6 @@
-"""What the scheduler tells of a request, as it and the gateway hold it, and its protobuf form: one message for each event.
+"""Events of a request that the scheduler sends to the gateway, and their protobuf form: one message per event.
 
-That a whole request failed is told beside these (RequestError): each tier has its own errors.
+The failure of a whole request (RequestError) is not among them, because each tier has its own errors.
 """
 
 from collections.abc import Iterable, Iterator
@@ -15,6 +15,8 @@ from protos.v1 import inference_pb2
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Started:
+    """A sample was admitted to a worker for the first time."""
+
     request_id: str
     sample_index: int
     worker_id: str
@@ -39,15 +41,18 @@ class Started:
 
 
 class Tokens(NamedTuple):
-    """A tuple, because one is made per sequence and step: a frozen dataclass takes four times as long to make."""
+    """New tokens of a sample.
+
+    A named tuple, because one is made per sequence and step, and a frozen dataclass takes four times as long to make.
+    """
 
     request_id: str
     sample_index: int
     token_ids: tuple[int, ...]
     logprobs: tuple[TokenLogprobs, ...]
-    """One per token id, or none at all."""
+    """One entry per token id, or empty."""
     sequence_number: int
-    """How many tokens of this sample came before these."""
+    """Number of this sample's tokens before these."""
 
     def to_proto(self) -> inference_pb2.Tokens:
         return inference_pb2.Tokens(
@@ -71,11 +76,11 @@ class Tokens(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PromptLogprobs:
-    """All samples of a request have the same."""
+    """Log-probabilities of prompt tokens, which are the same for all samples of a request."""
 
     request_id: str
     start: int
-    """The position in the prompt of the first token that is told of."""
+    """Position in the prompt of the first token."""
     logprobs: tuple[TokenLogprobs, ...]
 
     def to_proto(self) -> inference_pb2.PromptLogprobs:
@@ -96,6 +101,8 @@ class PromptLogprobs:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Moved:
+    """A sample moved to another worker."""
+
     request_id: str
     sample_index: int
     from_worker_id: str
@@ -137,7 +144,7 @@ def event_to_proto(event: Event) -> inference_pb2.GenerateResponse:
 
 
 def events_to_proto(events: Iterable[Event]) -> list[inference_pb2.GenerateResponse]:
-    """Return them in order, single tokens that stand side by side as one batch."""
+    """Return the messages in order, with adjacent single tokens as one batch."""
     messages = []
     for fits_in_columns, group in groupby(events, _fits_in_columns):
         if fits_in_columns:
@@ -148,9 +155,9 @@ def events_to_proto(events: Iterable[Event]) -> list[inference_pb2.GenerateRespo
 
 
 def events_from_proto(message: inference_pb2.GenerateResponse) -> Iterable[Event]:
-    """Return the events of one message; none for a kind that this version does not know.
+    """Return the events of one message, or none for a kind that this version does not know.
 
-    Raises ValueError for a batch whose columns are not of one length.
+    Raises ValueError for a batch whose columns have different lengths.
     """
     match message.WhichOneof("event"):
         case "token_batch":
@@ -170,7 +177,7 @@ def events_from_proto(message: inference_pb2.GenerateResponse) -> Iterable[Event
 
 
 def _fits_in_columns(event: Event) -> bool:
-    """Whether this is one token with nothing else to say of it, as an entry of TokenBatch is."""
+    """Return True for a single token without log-probabilities, which an entry of TokenBatch can represent."""
     return type(event) is Tokens and len(event.token_ids) == 1 and not event.logprobs
 
 

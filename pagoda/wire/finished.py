@@ -1,4 +1,4 @@
-"""How a sample ended and what it cost, as the scheduler and the gateway hold it, and its protobuf form."""
+"""The end of a sample with its usage and timings, and its protobuf form."""
 
 from dataclasses import dataclass
 from enum import StrEnum
@@ -7,6 +7,8 @@ from protos.v1 import inference_pb2, types_pb2
 
 
 class FinishReason(StrEnum):
+    """The reason why a sample ended."""
+
     STOP = "stop"
     LENGTH = "length"
     ABORT = "abort"
@@ -16,12 +18,14 @@ class FinishReason(StrEnum):
 
     @classmethod
     def from_proto(cls, value: types_pb2.FinishReason.ValueType) -> "FinishReason":
-        """Raises KeyError or ValueError for one that this version does not know."""
+        """Return the reason. Raises KeyError or ValueError for one that this version does not know."""
         return cls[types_pb2.FinishReason.Name(value).removeprefix("FINISH_REASON_")]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Usage:
+    """Numbers of tokens of a sample."""
+
     num_prompt_tokens: int
     num_cached_tokens: int
     num_output_tokens: int
@@ -44,6 +48,8 @@ class Usage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Timings:
+    """Times of a sample, in seconds."""
+
     queue_s: float
     prefill_s: float
     decode_s: float
@@ -69,6 +75,8 @@ class Timings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finished:
+    """A sample ended."""
+
     request_id: str
     sample_index: int
     reason: FinishReason

@@ -1,4 +1,4 @@
-"""A request for tokens as the gateway sends it and the scheduler takes it, and its protobuf form."""
+"""An inference request from the gateway to the scheduler, and its protobuf form."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from protos.v1 import inference_pb2
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ResumedSample:
-    """How far a sample had come elsewhere."""
+    """A sample that another scheduler had begun: the tokens so far."""
 
     sample_index: int
     generated_token_ids: tuple[int, ...]
@@ -33,7 +33,7 @@ class ResumedSample:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InferenceRequest:
-    """Everything that is needed to begin a request, and to begin it again elsewhere: the seed is always filled in."""
+    """Everything that is needed to start a request, or to resume it on another scheduler. The seed is always set."""
 
     request_id: str
     model: str
@@ -43,18 +43,18 @@ class InferenceRequest:
     tenant: str = ""
     priority: int = 0
     timeout_s: float | None = None
-    """In whole milliseconds on the wire."""
+    """Time limit, in seconds. In whole milliseconds on the wire."""
     cache_salt: str = ""
     resumed: tuple[ResumedSample, ...] = ()
-    """Empty for a request from the start."""
+    """Samples to resume. Empty for a new request."""
     traceparent: str = ""
     tracestate: str = ""
     group_id: str = ""
-    """The same in all requests of one call that has several prompts."""
+    """Id shared by all requests of one call with several prompts."""
     keep_alive_s: float | None = None
-    """How long its model is to stay in memory afterwards; None says nothing about it."""
+    """Time that the model stays loaded after the request, in seconds. None keeps the current value."""
     keep_alive_only_prolongs: bool = False
-    """Whether `keep_alive_s` counts only if it is longer than what holds."""
+    """True if `keep_alive_s` applies only if it is longer than the current value."""
 
     @property
     def open_samples(self) -> list[int]:

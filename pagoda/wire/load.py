@@ -1,4 +1,4 @@
-"""What a scheduler says of its workers, its queue and its counters, as all that ask for it hold it, and its protobuf form."""
+"""The load of a scheduler: its workers, queue and counters, and their protobuf form."""
 
 from dataclasses import dataclass
 
@@ -7,6 +7,8 @@ from protos.v1 import inference_pb2
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerLoad:
+    """The load of one worker."""
+
     worker_id: str
     model: str
     device: str
@@ -63,9 +65,9 @@ class QueueLoad:
     tenant: str
     num_waiting: int
     oldest_s: float
-    """Since the one that waits longest arrived."""
+    """Age of the oldest waiting sequence, in seconds."""
     next_position: int
-    """The place of its next one among all that wait at the same scheduler; the first is 1."""
+    """Position of the next of these sequences among all that wait at the same scheduler, from 1."""
 
     def to_proto(self) -> inference_pb2.QueueLoad:
         return inference_pb2.QueueLoad(
@@ -89,7 +91,7 @@ class QueueLoad:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PrefixIndexLoad:
-    """How the scheduler gets on with the shared prefix index."""
+    """Counters and state of the scheduler's connection to the shared prefix index."""
 
     num_published_blocks: int
     num_dropped_blocks: int
@@ -97,7 +99,7 @@ class PrefixIndexLoad:
 
     @property
     def is_reachable(self) -> bool:
-        """False while look-ups are given up at once."""
+        """False while the circuit breaker is open and look-ups fail at once."""
         return self.breaker_state == inference_pb2.BREAKER_STATE_CLOSED
 
     def to_proto(self) -> inference_pb2.PrefixIndexLoad:
@@ -118,21 +120,21 @@ class PrefixIndexLoad:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SchedulerLoad:
-    """Gauges of now, and counters since the scheduler started."""
+    """Current gauges of a scheduler, and its counters since the start."""
 
     workers: tuple[WorkerLoad, ...]
     queues: tuple[QueueLoad, ...]
     prefix_index: PrefixIndexLoad
     is_draining: bool
     queue_drain_per_s: float
-    """Sequences that ended lately while others waited; 0 where none did yet."""
+    """Recent rate at which sequences ended while others waited, per second. 0 if none ended yet."""
     num_waiting: int
     num_running: int
     num_pending_tokens: int
-    """To be computed before each sequence has its next one, whatever may be cached."""
+    """Tokens to compute before each sequence has its next token, not counting what may be cached."""
     num_steps: int
     num_step_tokens: int
-    """Computed by all steps: prompt chunks and decoded tokens."""
+    """Tokens computed by all steps: prompt chunks and decoded tokens."""
     num_preemptions: int
     num_prefix_queries: int
     num_prefix_hits: int

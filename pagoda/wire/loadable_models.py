@@ -1,4 +1,4 @@
-"""What a worker says that it can be told to load, as it and the scheduler hold it, and its protobuf form."""
+"""The models that a worker can load, as sent to the scheduler, and their protobuf form."""
 
 from dataclasses import dataclass
 
@@ -7,7 +7,7 @@ from protos.v1 import worker_pb2
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadableModel:
-    """What there is to know of a model before it is loaded."""
+    """Facts about a model that are known before it is loaded."""
 
     name: str
     digest: str
@@ -40,15 +40,15 @@ class LoadableModel:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadableModels:
-    """What a worker can be told to load, and whose memory that takes."""
+    """The models that a worker can load, and the host whose memory they use."""
 
     models: tuple[LoadableModel, ...] = ()
     host_id: str = ""
-    """Workers with the same one share its memory."""
+    """Id of the host. Workers with the same one share its memory."""
     available_bytes: int | None = None
-    """What is free of that memory; None before something was loaded, where only that tells."""
+    """Free memory of the host. None if it is unknown until a model is loaded."""
     home_model: str | None = None
-    """The one that the worker began with, if any."""
+    """Model that the worker started with, if any."""
 
     def to_proto(self) -> worker_pb2.LoadableModels:
         return worker_pb2.LoadableModels(

@@ -1,4 +1,4 @@
-"""The log-probabilities of one token as all tiers hold them, and their protobuf form."""
+"""Log-probabilities of one token, and their protobuf form."""
 
 from dataclasses import dataclass
 

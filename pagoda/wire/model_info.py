@@ -1,4 +1,4 @@
-"""What a scheduler says of a model that it serves, as it and the gateway hold it, and its protobuf form."""
+"""A model that a scheduler serves, and its protobuf form."""
 
 from dataclasses import dataclass
 
@@ -7,18 +7,20 @@ from protos.v1 import inference_pb2
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelInfo:
+    """A model that a scheduler serves."""
+
     name: str
     digest: str
     max_model_len: int
     num_workers: int
-    """Those that have it in memory."""
+    """Number of workers that have the model loaded."""
     num_unloaded_workers: int
-    """Those that load it for the next request."""
+    """Number of workers that would load the model for the next request."""
     device: str
     expires_in_s: float | None
-    """When it leaves memory if no request comes; None is never."""
+    """Time until the model is unloaded if no request comes, in seconds. None for never."""
     page_size: int
-    """Tokens in a block of a prefix."""
+    """Number of tokens in a block of a prefix."""
 
     @property
     def is_served(self) -> bool:

@@ -1,7 +1,6 @@
-"""Sampling parameters as all tiers hold them: one frozen dataclass, its limits, and its protobuf form.
+"""Sampling parameters with their limits and their protobuf form.
 
-The gateway's dialects build it, the worker's sampler reads it. The order in which the parameters act is written in
-protos/v1/types.proto.
+The gateway's dialects make them; the worker's sampler applies them. protos/v1/types.proto defines the order in which they apply.
 """
 
 from collections.abc import Mapping
@@ -14,12 +13,12 @@ MAX_LOGPROBS = 20
 MAX_LOGIT_BIAS = 1024
 MAX_STOP_TOKEN_IDS = 64
 MAX_TEMPERATURE = 1000.0
-"""Far beyond where answers are noise. OpenAI's API allows no more than 2, Ollama's says nothing."""
+"""Largest temperature, far above the point where answers become noise. OpenAI's API allows 2; Ollama's has no limit."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SamplingParams:
-    """Neutral values by default: sampling from the whole distribution. `seed` is set whenever temperature > 0."""
+    """Sampling parameters. The defaults sample from the whole distribution. `seed` is always set if temperature > 0."""
 
     temperature: float = 1.0
     top_p: float = 1.0
@@ -43,48 +42,48 @@ class SamplingParams:
         return self.temperature == 0.0
 
     def problem(self) -> str | None:
-        """Return what is out of range, and the range, as one sentence; None when all is well."""
+        """Return a message about the first value out of range, or None if all are valid."""
         checks: list[tuple[bool, str]] = [
             (
                 0.0 <= self.temperature <= MAX_TEMPERATURE,
-                f"temperature must be between 0 and {MAX_TEMPERATURE:g}, got {self.temperature}",
+                f"temperature must be between 0 and {MAX_TEMPERATURE:g} (got {self.temperature})",
             ),
-            (0.0 < self.top_p <= 1.0, f"top_p must be above 0 and at most 1, got {self.top_p}"),
-            (self.top_k >= 0, f"top_k must be 0 (off) or more, got {self.top_k}"),
-            (0.0 <= self.min_p <= 1.0, f"min_p must be between 0 and 1, got {self.min_p}"),
+            (0.0 < self.top_p <= 1.0, f"top_p must be above 0 and at most 1 (got {self.top_p})"),
+            (self.top_k >= 0, f"top_k must be 0 (off) or more (got {self.top_k})"),
+            (0.0 <= self.min_p <= 1.0, f"min_p must be between 0 and 1 (got {self.min_p})"),
             (
                 -2 <= self.presence_penalty <= 2,
-                f"presence_penalty must be between -2 and 2, got {self.presence_penalty}",
+                f"presence_penalty must be between -2 and 2 (got {self.presence_penalty})",
             ),
             (
                 -2 <= self.frequency_penalty <= 2,
-                f"frequency_penalty must be between -2 and 2, got {self.frequency_penalty}",
+                f"frequency_penalty must be between -2 and 2 (got {self.frequency_penalty})",
             ),
             (
                 0.0 < self.repetition_penalty <= 100.0,
-                f"repetition_penalty must be above 0 and at most 100, got {self.repetition_penalty}",
+                f"repetition_penalty must be above 0 and at most 100 (got {self.repetition_penalty})",
             ),
             (
                 self.repetition_window >= 0,
-                f"repetition_window must be 0 (all tokens) or more, got {self.repetition_window}",
+                f"repetition_window must be 0 (all tokens) or more (got {self.repetition_window})",
             ),
-            (self.max_tokens is None or self.max_tokens >= 1, f"max_tokens must be at least 1, got {self.max_tokens}"),
-            (self.min_tokens >= 0, f"min_tokens must be 0 or more, got {self.min_tokens}"),
+            (self.max_tokens is None or self.max_tokens >= 1, f"max_tokens must be at least 1 (got {self.max_tokens})"),
+            (self.min_tokens >= 0, f"min_tokens must be 0 or more (got {self.min_tokens})"),
             (
                 self.max_tokens is None or self.min_tokens <= self.max_tokens,
-                f"min_tokens must be at most max_tokens ({self.max_tokens}), got {self.min_tokens}",
+                f"min_tokens must be at most max_tokens, {self.max_tokens} (got {self.min_tokens})",
             ),
             (
                 self.num_logprobs is None or 0 <= self.num_logprobs <= MAX_LOGPROBS,
-                f"the number of logprobs must be between 0 and {MAX_LOGPROBS}, got {self.num_logprobs}",
+                f"the number of logprobs must be between 0 and {MAX_LOGPROBS} (got {self.num_logprobs})",
             ),
             (
                 self.num_prompt_logprobs is None or 0 <= self.num_prompt_logprobs <= MAX_LOGPROBS,
-                f"the number of prompt logprobs must be between 0 and {MAX_LOGPROBS}, got {self.num_prompt_logprobs}",
+                f"the number of prompt logprobs must be between 0 and {MAX_LOGPROBS} (got {self.num_prompt_logprobs})",
             ),
             (
                 len(self.logit_bias) <= MAX_LOGIT_BIAS,
-                f"logit_bias may name at most {MAX_LOGIT_BIAS} tokens, got {len(self.logit_bias)}",
+                f"logit_bias may name at most {MAX_LOGIT_BIAS} tokens (got {len(self.logit_bias)})",
             ),
             (
                 all(-100 <= bias <= 100 for bias in self.logit_bias.values()),
@@ -92,7 +91,7 @@ class SamplingParams:
             ),
             (
                 len(self.stop_token_ids) <= MAX_STOP_TOKEN_IDS,
-                f"at most {MAX_STOP_TOKEN_IDS} stop_token_ids are possible, got {len(self.stop_token_ids)}",
+                f"stop_token_ids may have at most {MAX_STOP_TOKEN_IDS} ids (got {len(self.stop_token_ids)})",
             ),
         ]
         return next((message for holds, message in checks if not holds), None)
@@ -119,11 +118,11 @@ class SamplingParams:
 
     @classmethod
     def from_proto(cls, message: types_pb2.SamplingParams) -> "SamplingParams":
-        """Absent fields take the neutral value of this class, never protobuf's zero."""
+        """Return the parameters. An absent field takes this class's default, not protobuf's zero."""
         values = {descriptor.name: value for descriptor, value in message.ListFields()}
         lists = ("logit_bias", "stop_token_ids")
         known = {field.name for field in fields(cls)}.difference(lists)
-        # ListFields leaves out nothing that has presence, so an explicit 0 (temperature!) arrives here.
+        # ListFields returns all fields with presence, so an explicit 0, as for temperature, is kept.
         kwargs = {name: value for name, value in values.items() if name in known}
         return cls(
             **kwargs,

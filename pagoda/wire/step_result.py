@@ -1,4 +1,4 @@
-"""What a worker answers to one step, as the worker and the scheduler hold it, and its protobuf form."""
+"""The result of a step that a worker sends to the scheduler, and its protobuf form."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from protos.v1 import worker_pb2
 class SampledTokens(NamedTuple):
     """The new tokens of one sequence.
 
-    A tuple, because one is made per sequence and step: a frozen dataclass takes four times as long to make.
+    A named tuple, because one is made per sequence and step, and a frozen dataclass takes four times as long to make.
     """
 
     sequence_id: int
@@ -23,7 +23,7 @@ class SampledTokens(NamedTuple):
 
     @property
     def fits_in_columns(self) -> bool:
-        """Whether this is one token with nothing else to say of it, as an entry of SampledBatch is."""
+        """True for a single token without other values, which an entry of SampledBatch can represent."""
         return len(self.token_ids) == 1 and not self.logprobs and not self.stopped
 
     def to_proto(self) -> worker_pb2.SampledTokens:
@@ -77,14 +77,14 @@ class ScoredTokens:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepResult:
-    """What one step brought. The order of `sampled` has no meaning: on the wire, entries that fit in columns come last."""
+    """The result of one step. The order of `sampled` has no meaning: on the wire, entries that fit in columns come last."""
 
     step_id: int
     sampled: tuple[SampledTokens, ...] = ()
     scored: tuple[ScoredTokens, ...] = ()
     step_us: int = 0
     next_is_last: bool = False
-    """Whether the lease ends early, with the step behind this one."""
+    """True if the lease ends early, with the step after this one."""
 
     def to_proto(self, session_id: int) -> worker_pb2.StepResult:
         plain = [sampled for sampled in self.sampled if sampled.fits_in_columns]
@@ -104,7 +104,7 @@ class StepResult:
 
     @classmethod
     def from_proto(cls, message: worker_pb2.StepResult) -> "StepResult":
-        """Raises ValueError for a sampled_batch whose columns are not of one length."""
+        """Return the result. Raises ValueError if the columns of sampled_batch have different lengths."""
         return cls(
             step_id=message.step_id,
             sampled=(*map(SampledTokens.from_proto, message.sampled), *_rows(message.sampled_batch)),

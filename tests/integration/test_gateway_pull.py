@@ -54,7 +54,7 @@ async def pulled(gateway: RunningGateway) -> list[dict[str, Any]]:
 async def test_what_broke_off_goes_on_where_it_stopped(gateway: RunningGateway, index: PackageIndex) -> None:
     index.breaks_always_at = 100_000
     broken = await pulled(gateway)
-    assert "broke off after 0.1 MB" in broken[-1]["error"] and "pull again to go on" in broken[-1]["error"]
+    assert "stopped after 0.1 MB" in broken[-1]["error"] and "pull again to resume it" in broken[-1]["error"]
     index.breaks_always_at = None
     first, *counted, verifying, writing, success = await pulled(gateway)
     assert [first["status"], verifying["status"], writing["status"], success["status"]] == [

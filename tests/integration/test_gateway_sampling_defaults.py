@@ -243,11 +243,11 @@ async def test_wrong_values_of_a_model_fail_no_request(
     assert rounded(sampling, "temperature", "top_p", "repetition_penalty") == expected
     reasons = [vars(record)["reason"] for record in caplog.records if record.message == "sampling value ignored"]
     assert reasons == [
-        "gguf: temperature must be between 0 and 1000, got -1.0",
-        "gguf: top_k must be a whole number, got 2.5",
-        "gguf: top_p must be above 0 and at most 1, got 3.0",
-        "gguf: min_p must be a number, got 'small'",
-        "gguf: repeat_penalty must be a number, got nan",
+        "gguf: temperature must be between 0 and 1000 (got -1.0)",
+        "gguf: top_k must be a whole number (got 2.5)",
+        "gguf: top_p must be above 0 and at most 1 (got 3.0)",
+        "gguf: min_p must be a number (got 'small')",
+        "gguf: repeat_penalty must be a number (got nan)",
         "general.sampling.mirostat = 2 is not supported",
     ]
 

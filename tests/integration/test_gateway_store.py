@@ -177,11 +177,11 @@ async def test_a_deleted_model_leaves_memory(gateway: RunningGateway, short_path
 @pytest.mark.parametrize(
     ("body", "status", "named"),
     [
-        ({}, 404, "not a model name"),
+        ({}, 404, "neither a model name"),
         ({"model": "mine"}, 400, "neither 'from' or 'files' was specified"),
         ({"model": "mine", "from": "nope"}, 404, "model 'nope' not found"),
         ({"model": "mine", "from": "/etc/passwd"}, 404, "model '/etc/passwd' not found"),
-        ({"model": "../mine", "from": "tiny"}, 404, "not a model name"),
+        ({"model": "../mine", "from": "tiny"}, 404, "neither a model name"),
         ({"model": "mine", "files": {"a.gguf": "sha256:" + "0" * 64}}, 404, "not found; upload it first"),
         ({"model": "mine", "files": {"a.gguf": "sha256:7"}}, 400, "invalid digest format"),
         ({"model": "mine", "from": "tiny", "files": {"a": "b"}}, 400, "exclude each other"),
@@ -218,9 +218,13 @@ UNUSABLE: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
     "no vocabulary": ({"tokenizer.ggml.tokens": ABSENT, "tokenizer.ggml.token_type": ABSENT}, {}, "no vocabulary"),
     "template": ({"tokenizer.chat_template": "{% for %}"}, {}, "the chat template cannot be used"),
     "Go": ({"tokenizer.chat_template": "{{ if .System }}{{ end }}"}, {}, "Go templates are not supported"),
-    "shape": ({}, {"blk.0.attn_q.weight": (32, 64)}, "'blk.0.attn_q.weight' has the shape [32, 64]"),
+    "shape": (
+        {},
+        {"blk.0.attn_q.weight": (32, 64)},
+        "'blk.0.attn_q.weight' must have the shape [64, 64] (got [32, 64])",
+    ),
     "unknown tensor": ({"llama.block_count": 1}, {}, "tensors that the model does not use: blk.1."),
-    "scaling": ({"llama.rope.scaling.type": "yarn"}, {}, "the rope scaling 'yarn' is not supported"),
+    "scaling": ({"llama.rope.scaling.type": "yarn"}, {}, "rope scaling 'yarn' is not supported"),
     "numbers": ({"llama.logit_scale": 0.5}, {}, "llama.logit_scale = 0.5"),
 }
 
@@ -297,7 +301,7 @@ async def test_a_full_disk_is_said_without_a_path(
         await gateway.http.post("/api/copy", json={"source": "tiny", "destination": "b"}),
     ):
         assert response.status_code == 500, response.text
-        assert "cannot be stored: No space left on device" in response.json()["error"]
+        assert "could not be stored: No space left on device" in response.json()["error"]
         assert str(short_path) not in response.text
 
 

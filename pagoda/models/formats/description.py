@@ -1,4 +1,4 @@
-"""Describes the model in a GGUF file or a safetensors directory: one `Model` for both formats."""
+"""Describes the model in a GGUF file or a safetensors directory as a `Model`."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -21,11 +21,11 @@ CHECKPOINT_FILES = (
     "added_tokens.json",
     "chat_template.jinja",
 )
-"""What belongs to a safetensors checkpoint besides its weights: a change of any gives another model."""
+"""Files of a safetensors checkpoint besides its weights. A change of any of them makes another model."""
 
 
 MAX_HEAD_SIZE = 1024
-"""Twice what any model of the families here has."""
+"""Largest supported head size, twice that of any model of the supported families."""
 
 
 def checkpoint_files(directory: Path) -> list[Path]:
@@ -34,7 +34,7 @@ def checkpoint_files(directory: Path) -> list[Path]:
 
 
 def describe(name: str, path: Path, digest: str, size_bytes: int) -> Model:
-    """The model in a GGUF file or a safetensors directory."""
+    """Return the model in a GGUF file or a safetensors directory. Raises ModelFormatError."""
     read = _read_gguf if path.is_file() else _read_checkpoint
     return _checked(read(name, path, digest, size_bytes))
 
@@ -80,20 +80,22 @@ def _read_checkpoint(name: str, path: Path, digest: str, size_bytes: int) -> Mod
 
 
 def _checked(model: Model) -> Model:
-    """What must hold between the numbers, whichever file they come from."""
+    """Return the model after checking that its hyperparameters are consistent. Raises ModelFormatError."""
     config = model.config
     if config.num_heads % config.num_kv_heads or config.head_size % 2:
         raise ModelFormatError(
             f"{model.path}: {config.num_heads} heads of size {config.head_size} cannot share {config.num_kv_heads} KV heads"
         )
     if config.head_size > MAX_HEAD_SIZE:
-        raise ModelFormatError(f"{model.path}: heads of size {config.head_size}; at most {MAX_HEAD_SIZE} is possible")
+        raise ModelFormatError(
+            f"{model.path}: heads must have a size of at most {MAX_HEAD_SIZE} (got {config.head_size})"
+        )
     if num_layer_parameters(config) * config.num_layers > model.num_parameters:
-        raise ModelFormatError(f"{model.path}: its metadata describes a larger model than its tensors can be")
+        raise ModelFormatError(f"{model.path}: the metadata describes a larger model than the tensors hold")
     return replace(model, eos_token_ids=inside_vocabulary(model.eos_token_ids, config.vocab_size, model.path))
 
 
 def num_layer_parameters(config: ModelConfig) -> int:
-    """Of the matrices in one layer, which every family has. What is believed by this measure can be allocated for."""
+    """Return the parameters of the matrices that each layer of every family has. This bounds what a file can make us allocate."""
     attention = 2 * (config.num_heads + config.num_kv_heads) * config.head_size
     return config.hidden_size * (attention + 3 * config.intermediate_size)

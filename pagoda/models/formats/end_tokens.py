@@ -1,6 +1,6 @@
-"""Which tokens end a generation: the names that models give them, and where a checkpoint's files name one.
+"""End tokens, which end a generation: their usual names, and how to find them in a checkpoint's files.
 
-What a GGUF file's metadata says is in gguf_tokens.py.
+gguf_tokens.py finds them in a GGUF file.
 """
 
 import logging
@@ -39,17 +39,17 @@ END_TOKENS = frozenset(
         "<\uff5cend\u2581of\u2581sentence\uff5c>",
     )
 )
-"""Tokens of these names end a generation whatever type their file gives them: llama.cpp's list, and nothing that people write."""
+"""Names of tokens that end a generation whatever type their file gives them. This is llama.cpp's list; people do not write them."""
 
 AMBIGUOUS_END_TOKENS = frozenset(("</s>",))
-"""These end a generation only where they are control tokens: Gemma has a "</s>" that is HTML."""
+"""Names of tokens that end a generation only if they are control tokens: Gemma has a "</s>" that is HTML."""
 
 _CALLING = tuple({call, other} for call in ("<|call|>", "<|calls|>") for other in ("<|return|>", "<|flush|>"))
-"""Formats with several messages in one answer: "<|end|>" ends one of them, not the answer."""
+"""Pairs of tokens of formats with several messages in one answer, where "<|end|>" ends a message and not the answer."""
 
 
 def without_message_ends(ends: Mapping[int, str]) -> list[int]:
-    """The ids of `ends` (id to name) that end a generation in the company of the others."""
+    """Return the ids of `ends` (id to name) without those that only end a message, which depends on the other tokens."""
     names = set(ends.values())
     dropped: set[str] = {"<|end|>"} if any(calling <= names for calling in _CALLING) else set()
     dropped |= {"</s>"} if "<|tool_response>" in names else set()
@@ -57,17 +57,17 @@ def without_message_ends(ends: Mapping[int, str]) -> list[int]:
 
 
 def inside_vocabulary(token_ids: Iterable[int], vocab_size: int, path: Path) -> tuple[int, ...]:
-    """Each id once. Ids that the model cannot compute are left out, with a line in the log."""
+    """Return each id once, without ids that the model cannot compute, which are logged."""
     ids = tuple(dict.fromkeys(token_ids))
     for token_id in ids:
         if not 0 <= token_id < vocab_size:
             fields = {"path": str(path), "token_id": token_id, "vocab_size": vocab_size}
-            logger.warning("end token ignored: it is outside the vocabulary", extra=fields)
+            logger.warning("end token ignored; it is outside the vocabulary", extra=fields)
     return tuple(token_id for token_id in ids if 0 <= token_id < vocab_size)
 
 
 def read_checkpoint_end_tokens(directory: Path) -> tuple[int, ...]:
-    """Those of each file that may name one: a generation config often adds the end of a turn to the end of a text."""
+    """Return the end tokens of all files of a checkpoint: generation_config.json often adds the end of a turn."""
     contents = {path.name: read_json(path) for path in map(directory.joinpath, _FILES) if path.exists()}
     ids = [*_configured_ids(contents.get("generation_config.json", {}))]
     config = contents.get("config.json", {})
@@ -88,7 +88,7 @@ def read_checkpoint_end_tokens(directory: Path) -> tuple[int, ...]:
 
 
 def token_text(config: Mapping[str, Any], key: str) -> str | None:
-    """A special token's text: tokenizer_config.json spells it as such, or as an object with the text in "content"."""
+    """Return the text of a special token, which tokenizer_config.json has as a string or as an object with "content"."""
     value = config.get(key)
     value = value.get("content") if isinstance(value, dict) else value
     return value if isinstance(value, str) else None
@@ -105,7 +105,7 @@ _FILES = (
 
 
 def _configured_ids(content: Mapping[str, Any]) -> Iterator[int]:
-    """`eos_token_id`: a number, a list of them, or nothing."""
+    """Yield the ids in `eos_token_id`, which is a number, a list of numbers, or absent."""
     value = content.get("eos_token_id")
     for item in value if isinstance(value, list) else [value]:
         if isinstance(item, int) and not isinstance(item, bool):
@@ -113,7 +113,7 @@ def _configured_ids(content: Mapping[str, Any]) -> Iterator[int]:
 
 
 def _added_tokens(contents: Mapping[str, Mapping[str, Any]]) -> dict[int, tuple[str, bool]]:
-    """Id to text and whether the token is special, from each file that lists added tokens; tokenizer.json is the last word."""
+    """Return a map from id to text and a flag for special tokens, from all files. tokenizer.json has the highest precedence."""
     added: dict[int, tuple[str, bool]] = {}
     for text, token_id in contents.get("added_tokens.json", {}).items():
         if isinstance(token_id, int):
@@ -131,7 +131,7 @@ def _added_tokens(contents: Mapping[str, Mapping[str, Any]]) -> dict[int, tuple[
 
 
 def _vocabulary(tokenizer: Mapping[str, Any]) -> dict[str, int]:
-    """Text to id of the model's own pieces: a table, or for Unigram models a list."""
+    """Return the ids of the model's own pieces by text. The file has a table, or a list for Unigram models."""
     model = tokenizer.get("model")
     pieces = model.get("vocab") if isinstance(model, dict) else None
     if isinstance(pieces, list):

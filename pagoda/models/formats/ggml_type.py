@@ -1,13 +1,13 @@
-"""The storage types of GGML tensors: their numbers in a file, their names, and how many bytes a block of values takes.
+"""The storage types of GGML tensors: their numbers in a file, their names, and the size of a block of values.
 
-How values are packed inside a block is said in worker/weights/.
+worker/weights/ defines how values are packed in a block.
 """
 
 from enum import Enum
 
 
 class GGMLType(Enum):
-    """(number in the file, values per block, bytes per block). All known types, so that an unsupported one is named."""
+    """A storage type: (number in the file, values per block, bytes per block). Includes unsupported types, for error messages."""
 
     F32 = (0, 1, 4)
     F16 = (1, 1, 2)
@@ -61,4 +61,4 @@ READABLE_TYPES = frozenset(
         *(GGMLType.IQ4_NL, GGMLType.IQ4_XS),
     )
 )
-"""What the worker has a decoder for."""
+"""Types that the worker can decode."""

@@ -1,7 +1,7 @@
-"""What a GGUF file's metadata says about its model: the hyperparameters.
+"""Reads a model's hyperparameters from a GGUF file's metadata.
 
-Of the weights it reads the rope factors alone: GGUF stores Llama 3's scaling as those, not as its parameters. What is
-special to a family is in gguf_families.py.
+The only weights it reads are the rope factors, because GGUF stores Llama 3's scaling as factors and not as its parameters.
+gguf_families.py reads what is specific to a family.
 """
 
 import math
@@ -35,7 +35,7 @@ UNUSUAL_NUMBERS: Mapping[str, float] = {
     "attention.q_lora_rank": 0,
     "attention.kv_lora_rank": 0,
 }
-"""What changes the numbers of other families, behind the architecture's name; 0 is always "not used"."""
+"""Keys (after the architecture's name) that change the results of other families, with their neutral values. 0 is "not used"."""
 FILE_TYPES = {
     0: "F32",
     1: "F16",
@@ -58,7 +58,7 @@ FILE_TYPES = {
     30: "IQ4_XS",
     32: "BF16",
 }
-"""llama.cpp's numbers for mixtures of types, by the names that people know them by."""
+"""llama.cpp's numbers for mixtures of types, with their usual names."""
 
 
 def read_config(file: GGUFFile) -> ModelConfig:
@@ -66,15 +66,15 @@ def read_config(file: GGUFFile) -> ModelConfig:
     architecture = metadata.get("general.architecture")
     if not isinstance(architecture, str) or architecture not in FAMILIES:
         raise ModelFormatError(
-            f"the architecture {architecture!r} is not supported (known for GGUF: {', '.join(FAMILIES)})"
+            f"architecture {architecture!r} is not supported (supported in GGUF: {', '.join(FAMILIES)})"
         )
     if metadata.get("split.count", 1) != 1:
         raise ModelFormatError(
-            "GGUF files split into parts are not supported; join them (llama.cpp: gguf-split --merge)"
+            "GGUF files that are split into parts are not supported; join them (llama.cpp: gguf-split --merge)"
         )
     embedding = file.tensors.get("token_embd.weight")
     if embedding is None or len(embedding.shape) != 2:
-        raise ModelFormatError("the file has no tensor 'token_embd.weight' of two dimensions")
+        raise ModelFormatError("the file has no two-dimensional tensor 'token_embd.weight'")
     prefix = f"{architecture}."
     hidden_size = values.count(metadata, f"{prefix}embedding_length")
     num_heads = values.uniform_count(metadata, f"{prefix}attention.head_count")
@@ -101,7 +101,7 @@ def read_config(file: GGUFFile) -> ModelConfig:
 
 
 def _refuse_other_numbers(metadata: Mapping[str, Any], prefix: str, head_size: int) -> None:
-    """Raise ModelFormatError for what llama.cpp's files can say and no family here computes, unless it says the usual."""
+    """Raise ModelFormatError for settings of GGUF files that no supported family computes, unless they have the usual value."""
     for key, usual in UNUSUAL_NUMBERS.items():
         values.require(metadata, prefix + key, usual, unused=0)
     values.require(metadata, f"{prefix}attention.causal", True)
@@ -111,18 +111,18 @@ def _refuse_other_numbers(metadata: Mapping[str, Any], prefix: str, head_size: i
     scale = values.optional_number(metadata, f"{prefix}attention.scale")
     if scale is not None and not _close(scale, head_size**-0.5):
         raise ModelFormatError(
-            f"the model needs {prefix}attention.scale = {scale}; only 1 / sqrt({head_size}) is supported"
+            f"the model requires {prefix}attention.scale = {scale}; only 1 / sqrt({head_size}) is supported"
         )
 
 
 def _rotary_size(rotary_size: int, head_size: int) -> dict[str, Any]:
     if rotary_size > head_size or rotary_size % 2:
-        raise ModelFormatError(f"heads of size {head_size} cannot have {rotary_size} elements rotated")
+        raise ModelFormatError(f"{rotary_size} elements of a head of size {head_size} cannot be rotated")
     return {} if rotary_size == head_size else {"rotary_size": rotary_size}
 
 
 def quantization(file: GGUFFile) -> str:
-    """The mixture that the file says it is, and otherwise the type that holds the most parameters."""
+    """Return the mixture of types that the file names, else the type of the most parameters."""
     file_type = file.metadata.get("general.file_type")
     if isinstance(file_type, int) and file_type in FILE_TYPES:
         return FILE_TYPES[file_type]
@@ -137,13 +137,13 @@ def num_parameters(file: GGUFFile) -> int:
 
 
 def rope_scaling(file: GGUFFile, prefix: str, head_size: int) -> RopeScaling | None:
-    """As llama.cpp reads it: without a type a factor scales linearly, and the factor has an older key."""
+    """Return the rope scaling as llama.cpp reads it: a factor without a type is linear, and the factor has an older key too."""
     metadata = file.metadata
     rope_type = metadata.get(f"{prefix}rope.scaling.type", "linear")
     if LONGROPE_FACTORS in file.tensors:
         rope_type = "longrope"
     if rope_type not in ("none", "linear"):
-        raise ModelFormatError(f"the rope scaling {rope_type!r} is not supported (known for GGUF: linear, llama3)")
+        raise ModelFormatError(f"rope scaling {rope_type!r} is not supported (supported in GGUF: linear, llama3)")
     values.require(metadata, f"{prefix}rope.scaling.attn_factor", 1.0, unused=0)
     values.require(metadata, f"{prefix}rope.scaling.yarn_ext_factor", 0)
     factor = values.optional_number(metadata, f"{prefix}rope.scaling.factor")
@@ -154,26 +154,26 @@ def rope_scaling(file: GGUFFile, prefix: str, head_size: int) -> RopeScaling | N
     if ROPE_FACTORS in file.tensors:
         if scales:
             raise ModelFormatError(
-                f"the tensor {ROPE_FACTORS!r} beside a linear rope factor of {factor} is not supported"
+                f"tensor {ROPE_FACTORS!r} together with a linear rope factor of {factor} is not supported"
             )
         return _llama3_scaling(file, values.number(metadata, f"{prefix}rope.freq_base", 10_000.0), head_size)
     return RopeScaling(rope_type="linear", factor=factor) if scales and factor is not None else None
 
 
 def _llama3_scaling(file: GGUFFile, rope_theta: float, head_size: int) -> RopeScaling:
-    """The parameters whose factors are those stored; all published Llama 3 models differ in `factor` alone."""
+    """Return the parameters that give the stored factors. All published Llama 3 models differ only in `factor`."""
     tensor = file.tensors[ROPE_FACTORS]
     if tensor.ggml_type is not GGMLType.F32 or tensor.shape != (head_size // 2,):
-        raise ModelFormatError(f"the tensor {ROPE_FACTORS!r} is not {head_size // 2} values of F32")
+        raise ModelFormatError(f"tensor {ROPE_FACTORS!r} must have {head_size // 2} values of type F32")
     stored = struct.unpack(f"<{head_size // 2}f", file.tensor_data(ROPE_FACTORS))
     scaling = RopeScaling(rope_type="llama3", factor=round(stored[-1], 4))
     if not all(map(_close, stored, llama3_factors(scaling, rope_theta, head_size))):
-        raise ModelFormatError(f"the tensor {ROPE_FACTORS!r} holds other factors than Llama 3's")
+        raise ModelFormatError(f"tensor {ROPE_FACTORS!r} has other factors than Llama 3; only those are supported")
     return scaling
 
 
 def llama3_factors(scaling: RopeScaling, rope_theta: float, head_size: int) -> Iterable[float]:
-    """By how much each frequency is divided: long wavelengths by `factor`, short ones not at all, smoothly between."""
+    """Yield the divisor of each frequency: `factor` for long wavelengths, 1 for short ones, interpolated between."""
     low_wavelength = scaling.original_max_position / scaling.low_freq_factor
     high_wavelength = scaling.original_max_position / scaling.high_freq_factor
     for index in range(head_size // 2):

@@ -1,7 +1,7 @@
-"""What each family has beyond a plain llama, from a GGUF file's metadata: one function per family, by architecture.
+"""Differences of each family from a plain llama, from a GGUF file's metadata: one function per architecture.
 
-Some of it no file says: llama.cpp knows it by the architecture's name, and so does this. To add a family, write the
-function that returns ModelConfig's fields that are not the default, and name it in FAMILIES.
+Some differences are in no file and follow from the architecture's name, as in llama.cpp. To add a family, write a function that
+returns the fields of ModelConfig that are not the default, and add it to FAMILIES.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -16,7 +16,7 @@ GEMMA2_27B_LAYERS = 46
 GEMMA3_27B_LAYERS = 62
 GEMMA3_LOCAL_THETA = 10_000.0
 GEMMA2_WINDOW, GEMMA2_ATTENTION_CAP, GEMMA2_FINAL_CAP = 4096, 50.0, 30.0
-"""What a file of Gemma 2 that does not say otherwise means, in llama.cpp and in transformers."""
+"""Defaults for Gemma 2 files, as in llama.cpp and transformers."""
 
 
 def _llama(config: ModelConfig, metadata: Mapping[str, Any]) -> Fields:
@@ -26,7 +26,7 @@ def _llama(config: ModelConfig, metadata: Mapping[str, Any]) -> Fields:
 
 def _qwen2(config: ModelConfig, metadata: Mapping[str, Any]) -> Fields:
     _refuse_caps(config, metadata)
-    return {}  # its biases are found among the tensors
+    return {}  # the tensors include its biases
 
 
 def _qwen3(config: ModelConfig, metadata: Mapping[str, Any]) -> Fields:
@@ -55,7 +55,7 @@ def _gemma2(config: ModelConfig, metadata: Mapping[str, Any]) -> Fields:
 def _gemma3(config: ModelConfig, metadata: Mapping[str, Any]) -> Fields:
     return {
         **_gemma(config, metadata, large=config.num_layers == GEMMA3_27B_LAYERS),
-        # Layers with a window rotate by another base, so that they are told apart even where the window is never full.
+        # Layers with a window have another rotary base, so they must be known even if the window is never full.
         **values.window(_window_size(config, metadata), None, _gemma3_pattern(config, metadata)),
         "qk_norm": True,
         "rope_theta_local": values.number(metadata, "gemma3.rope.freq_base_swa", GEMMA3_LOCAL_THETA),
@@ -69,7 +69,7 @@ def _refuse_caps(config: ModelConfig, metadata: Mapping[str, Any]) -> None:
 
 
 def _gemma(config: ModelConfig, metadata: Mapping[str, Any], *, large: bool) -> Fields:
-    """What both have. The largest model of each scales queries by its own head size, hidden_size / num_heads."""
+    """Return the fields of both families. The largest model of each scales queries by hidden_size / num_heads instead."""
     return {
         "activation": "gelu_tanh",
         "embedding_scale": config.hidden_size**0.5,
@@ -80,7 +80,7 @@ def _gemma(config: ModelConfig, metadata: Mapping[str, Any], *, large: bool) -> 
 
 
 def _gemma3_pattern(config: ModelConfig, metadata: Mapping[str, Any]) -> Iterable[bool]:
-    """Newer files name it, as a period or layer by layer; otherwise each sixth layer sees everything."""
+    """Return which layers have a window: from the file, as a period or per layer, else all but each sixth."""
     pattern = metadata.get("gemma3.attention.sliding_window_pattern", 6)
     if not isinstance(pattern, list):
         return _all_but_every(

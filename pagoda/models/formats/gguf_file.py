@@ -1,7 +1,7 @@
 """Reads GGUF files (versions 2 and 3): the metadata at once, the tensors as views of the mapped file.
 
-What the keys mean is gguf_config.py's business, what the bytes of a tensor mean the worker's. A file may be
-truncated, damaged or hostile: every size and count is checked against the file's length before it is used.
+gguf_config.py interprets the metadata; the worker interprets the bytes of tensors. A file may be truncated, damaged or hostile. So
+every size and count is checked against the file's length before it is used.
 """
 
 import mmap
@@ -24,12 +24,12 @@ VERSIONS = (2, 3)
 DEFAULT_ALIGNMENT = 32
 MAX_DIMENSIONS = 4
 MAX_ARRAY_LENGTH = 1 << 22
-"""Elements of a metadata array: 16 times the largest vocabulary, few enough that a lying file costs little memory."""
+"""Longest metadata array: 16 times the largest vocabulary, and short enough that a hostile file costs little memory."""
 MAX_ARRAY_DEPTH = 4
 MIN_METADATA_BYTES = 8 + 4 + 1
-"""The shortest key and value: an empty key's length, the value's type, one byte."""
+"""Size of the shortest metadata entry: length of an empty key, type of the value, one byte."""
 MIN_TENSOR_BYTES = 8 + 4 + 8 + 4 + 8
-"""The shortest description of a tensor: an empty name's length, one dimension, type, offset."""
+"""Size of the shortest tensor description: length of an empty name, number of dimensions, one dimension, type, offset."""
 
 STRING, ARRAY = 8, 9
 SCALAR_FORMATS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
@@ -39,25 +39,27 @@ SMALLEST_ELEMENT_BYTES = {STRING: 8, ARRAY: 12} | {
 
 
 class GGUFError(ValueError):
-    """The file is not GGUF, or is damaged; the message names the file and what is wrong."""
+    """The file is not GGUF, or is damaged. The message names the file and the problem."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GGUFTensor:
+    """The description of a tensor."""
+
     name: str
     shape: tuple[int, ...]
-    """Row-major, as torch has it: the last dimension is the contiguous one (GGUF writes them the other way round)."""
+    """Dimensions in row-major order, as in torch: the last one is contiguous. GGUF writes them in reverse order."""
     ggml_type: GGMLType
     num_bytes: int
     offset: int
-    """From the start of the file."""
+    """Position of the data from the start of the file."""
 
 
 class GGUFFile:
-    """A context manager: views from `tensor_data` keep the mapping alive by themselves, also past its end."""
+    """An open GGUF file, usable as a context manager. Views from `tensor_data` keep the mapping alive after it is closed."""
 
     metadata: Mapping[str, Any]
-    """Scalars as int, float, bool and str, arrays as lists."""
+    """Metadata: scalars as int, float, bool and str, arrays as lists."""
     tensors: Mapping[str, GGUFTensor]
 
     def __init__(self, path: Path | str) -> None:
@@ -77,11 +79,11 @@ class GGUFFile:
         return self._data[tensor.offset : tensor.offset + tensor.num_bytes]
 
     def forget(self, name: str) -> None:
-        """What was read of the tensor takes no more memory of this process; it would be read from the file again."""
+        """Free the memory that the tensor's pages take in this process. A later access reads them from the file again."""
         tensor, mapped = self.tensors[name], self._data.obj
         assert isinstance(mapped, mmap.mmap)
         start = tensor.offset // mmap.PAGESIZE * mmap.PAGESIZE
-        with suppress(AttributeError, OSError):  # Where it cannot be done, the memory is free once the file is closed.
+        with suppress(AttributeError, OSError):  # If this fails, closing the file frees the memory.
             mapped.madvise(mmap.MADV_DONTNEED, start, tensor.offset + tensor.num_bytes - start)
 
     def close(self) -> None:
@@ -100,12 +102,12 @@ def _map_file(path: Path) -> mmap.mmap:
     with path.open("rb") as file:
         if file.seek(0, 2) == 0:
             raise GGUFError(f"{path}: the file is empty")
-        # Copy on write: array libraries warn about read-only buffers, and nobody writes, so no page is ever copied.
+        # Copy on write, because array libraries warn about read-only buffers. Nothing writes, so no page is copied.
         return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
 
 
 class _Cursor:
-    """Reads little-endian values one after the other and never past the end of the file."""
+    """A position in the file from which little-endian values are read, never beyond its end."""
 
     def __init__(self, data: memoryview) -> None:
         self._data = data
@@ -118,7 +120,7 @@ class _Cursor:
     def require(self, num_bytes: int, what: str) -> None:
         left = self.size - self.position
         if num_bytes > left:
-            raise GGUFError(f"truncated or damaged: {what} needs {num_bytes} bytes, the file has {left} left")
+            raise GGUFError(f"truncated or damaged: {what} needs {num_bytes} bytes, but only {left} are left")
 
     def take(self, num_bytes: int, what: str) -> memoryview:
         self.require(num_bytes, what)
@@ -144,7 +146,7 @@ class _Cursor:
             raise GGUFError(f"damaged: {what} is not UTF-8") from None
 
     def strings(self, count: int, what: str) -> list[str]:
-        """As `string`, with the loop's work kept small: a vocabulary and its merges are 100,000 of them."""
+        """Read several strings. Like `string`, but faster, because a vocabulary and its merges are 100,000 strings."""
         data, position, size = self._data, self.position, self.size
         length_at = struct.Struct("<Q").unpack_from
         result = []
@@ -161,16 +163,16 @@ class _Cursor:
 
 
 def _read_header(cursor: _Cursor) -> tuple[int, int]:
-    """The numbers of tensors and of metadata keys."""
+    """Return the numbers of tensors and of metadata keys."""
     if cursor.take(4, "the magic number") != MAGIC:
         raise GGUFError("not a GGUF file (it does not begin with 'GGUF')")
     version = cursor.uint32("the version")
     if version not in VERSIONS:
-        big_endian = ", or the file is big-endian, which is not supported" if version & 0xFFFF == 0 else ""
-        raise GGUFError(f"GGUF version {version} is not supported (known: 2, 3){big_endian}")
+        big_endian = "; big-endian files are not supported either" if version & 0xFFFF == 0 else ""
+        raise GGUFError(f"GGUF version {version} is not supported (supported: 2, 3){big_endian}")
     num_tensors = cursor.uint64("the number of tensors")
     num_metadata = cursor.uint64("the number of metadata keys")
-    cursor.require(num_metadata * MIN_METADATA_BYTES + num_tensors * MIN_TENSOR_BYTES, "what the header announces")
+    cursor.require(num_metadata * MIN_METADATA_BYTES + num_tensors * MIN_TENSOR_BYTES, "the announced content")
     return num_tensors, num_metadata
 
 
@@ -179,7 +181,7 @@ def _read_metadata(cursor: _Cursor, count: int) -> dict[str, Any]:
     for _ in range(count):
         key = cursor.string("a metadata key")
         if key in metadata:
-            raise GGUFError(f"damaged: the metadata key {key!r} is there twice")
+            raise GGUFError(f"damaged: the metadata key {key!r} occurs twice")
         metadata[key] = _read_value(cursor, cursor.uint32(key), key)
     return metadata
 
@@ -200,8 +202,10 @@ def _read_array(cursor: _Cursor, key: str, depth: int) -> list[Any]:
     if element_type not in SMALLEST_ELEMENT_BYTES:
         raise GGUFError(f"damaged: the array {key!r} has the unknown element type {element_type}")
     cursor.require(count * SMALLEST_ELEMENT_BYTES[element_type], f"the array {key!r}")
-    if count > MAX_ARRAY_LENGTH or depth > MAX_ARRAY_DEPTH:
-        raise GGUFError(f"the array {key!r} is too long or nested too deep ({count} elements, depth {depth})")
+    if count > MAX_ARRAY_LENGTH:
+        raise GGUFError(f"the array {key!r} must have at most {MAX_ARRAY_LENGTH} elements (got {count})")
+    if depth > MAX_ARRAY_DEPTH:
+        raise GGUFError(f"the array {key!r} is nested more than {MAX_ARRAY_DEPTH} levels deep")
     if element_type == STRING:
         return cursor.strings(count, key)
     if element_type == ARRAY:
@@ -212,7 +216,7 @@ def _read_array(cursor: _Cursor, key: str, depth: int) -> list[Any]:
 def _alignment(metadata: Mapping[str, Any]) -> int:
     alignment = metadata.get("general.alignment", DEFAULT_ALIGNMENT)
     if not isinstance(alignment, int) or alignment < 8 or alignment % 8 or alignment > 1 << 20:
-        raise GGUFError(f"damaged: general.alignment is {alignment!r}, not a multiple of 8")
+        raise GGUFError(f"damaged: general.alignment must be a multiple of 8, at most 1 MiB (got {alignment!r})")
     return alignment
 
 
@@ -228,14 +232,14 @@ def _read_tensors(cursor: _Cursor, count: int, alignment: int) -> dict[str, GGUF
         if offset + num_bytes > cursor.size:
             raise GGUFError(f"truncated: the tensor {name!r} ends at {offset + num_bytes}, the file at {cursor.size}")
         if name in tensors:
-            raise GGUFError(f"damaged: the tensor {name!r} is there twice")
+            raise GGUFError(f"damaged: the tensor {name!r} occurs twice")
         tensors[name] = GGUFTensor(name=name, shape=shape, ggml_type=ggml_type, num_bytes=num_bytes, offset=offset)
     _check_no_overlap(tensors.values())
     return tensors
 
 
 def _check_no_overlap(tensors: Iterable[GGUFTensor]) -> None:
-    """Otherwise a small file could hold any number of large tensors."""
+    """Raise GGUFError if tensors overlap: otherwise a small file could describe any number of large tensors."""
     for one, other in pairwise(sorted(tensors, key=lambda tensor: tensor.offset)):
         if one.offset + one.num_bytes > other.offset:
             raise GGUFError(f"damaged: the tensors {one.name!r} and {other.name!r} overlap")
@@ -246,7 +250,7 @@ def _read_tensor(cursor: _Cursor) -> tuple[str, tuple[int, ...], GGMLType, int]:
     num_dimensions = cursor.uint32(name)
     if not 1 <= num_dimensions <= MAX_DIMENSIONS:
         raise GGUFError(
-            f"damaged: the tensor {name!r} has {num_dimensions} dimensions (1 to {MAX_DIMENSIONS} are possible)"
+            f"damaged: the tensor {name!r} must have 1 to {MAX_DIMENSIONS} dimensions (got {num_dimensions})"
         )
     shape = tuple(reversed(cursor.scalars("Q", num_dimensions, name)))
     number = cursor.uint32(name)

@@ -1,6 +1,6 @@
-"""What a GGUF file's metadata says of its tokens: their texts, their types, and which of them end a generation.
+"""Reads a GGUF file's tokens from its metadata: their texts, their types, and which of them end a generation.
 
-Types are as llama.cpp takes them: a token with the name of a control token is one, whatever its writer called it.
+As in llama.cpp, a token with the name of a control token is one, whatever type the file gives it.
 """
 
 from collections.abc import Mapping
@@ -17,14 +17,14 @@ NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)
 PREFIX = "tokenizer.ggml."
 END_TOKEN_KEYS = ("eos_token_id", "eot_token_id", "eom_token_id")
 SENTENCEPIECE_BOS, SENTENCEPIECE_EOS = 1, 2
-"""Where a vocabulary of the kind "llama" has them if the metadata does not say."""
+"""Default ids of the beginning and end tokens in a vocabulary of the kind "llama"."""
 
 FILL_ENDS: Mapping[str, frozenset[str]] = {
     "fim_pad_token_id": frozenset(("<|fim_pad|>", "<fim-pad>", "<fim_pad>", "<PAD>", "[PAD]")),
     "fim_rep_token_id": frozenset(("<|fim_repo|>", "<|repo_name|>", "<fim-repo>", "<REPO>", "<reponame>")),
     "fim_sep_token_id": frozenset(("<|file_sep|>",)),
 }
-"""What ends the text that fills a gap: keys, and the names of tokens that have that meaning where the key is absent."""
+"""Tokens that end text for a gap (fill in the middle): metadata keys, and the tokens' names if the key is absent."""
 FILL_TOKENS = frozenset(
     (
         *("<|fim_prefix|>", "<fim-prefix>", "<fim_prefix>", "<PRE>", "▁<PRE>", "<|code_prefix|>", "<|prefix|>"),
@@ -38,16 +38,18 @@ FILL_TOKENS = frozenset(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GGUFTokens:
+    """The tokens of a GGUF file."""
+
     texts: list[str]
     types: list[int]
-    """One per text."""
+    """Type of each text."""
     bos_token_id: int | None
     end_token_ids: tuple[int, ...]
-    """In no order that matters; ids that the metadata names may lie outside the vocabulary."""
+    """Ids of tokens that end a generation, in no particular order. Some may be outside the vocabulary."""
 
 
 def read_tokens(metadata: Mapping[str, Any]) -> GGUFTokens:
-    """Raises ModelFormatError for lists that do not fit. Without types, all tokens are NORMAL."""
+    """Read the tokens. Without types, all are NORMAL. Raises ModelFormatError for lists of different lengths."""
     texts = items(metadata, f"{PREFIX}tokens", str)
     types = list(items(metadata, f"{PREFIX}token_type", int)) or [NORMAL] * len(texts)
     if len(types) != len(texts):

@@ -1,6 +1,6 @@
-"""What a Hugging Face checkpoint's config.json says about its model.
+"""Reads a model's hyperparameters from a Hugging Face checkpoint's config.json.
 
-What is special to a family is in hf_families.py.
+hf_families.py reads what is specific to a family.
 """
 
 from collections.abc import Mapping
@@ -28,7 +28,7 @@ UNUSUAL_NUMBERS: Mapping[str, Any] = {
     "num_local_experts": None,
     "num_experts": None,
 }
-"""What changes the numbers of other classes than those that read it; 0 is always "not used"."""
+"""Keys that change the results of some of transformers' classes, with their neutral values. 0 always means "not used"."""
 
 
 def read_config(directory: Path) -> ModelConfig:
@@ -66,7 +66,7 @@ def read_config(directory: Path) -> ModelConfig:
 
 
 def read_biases(directory: Path) -> frozenset[str]:
-    """The linears that have a bias, by our names: those that transformers' class gives one, and no others."""
+    """Return Pagoda's names of the linear layers that have a bias in transformers' class."""
     content = read_json(directory / "config.json")
     family = _family(content)
     biases = family.biases
@@ -81,21 +81,22 @@ def _family(config: Mapping[str, Any]) -> Family:
     name = names[0] if isinstance(names, list) and names else None
     if not isinstance(name, str) or name not in FAMILIES:
         raise ModelFormatError(
-            f"the architecture {name!r} is not supported (known for Hugging Face: {', '.join(FAMILIES)})"
+            f"architecture {name!r} is not supported (supported for Hugging Face: {', '.join(FAMILIES)})"
         )
     return FAMILIES[name]
 
 
 def _rope(config: Mapping[str, Any], max_position: int) -> tuple[float, RopeScaling | None]:
-    """Older files have `rope_theta` and `rope_scaling`, newer ones both inside `rope_parameters`, perhaps per layer type.
+    """Return the rotary base and its scaling.
 
-    As in transformers, `rope_scaling` is looked at first.
+    Older files have `rope_theta` and `rope_scaling`; newer ones have both in `rope_parameters`, possibly per layer type. As in
+    transformers, `rope_scaling` has precedence.
     """
     parameters = config.get("rope_scaling") or config.get("rope_parameters") or {}
     if isinstance(parameters, dict) and "full_attention" in parameters:
         parameters = parameters["full_attention"] or {}
     if not isinstance(parameters, dict):
-        raise ModelFormatError("the model's config.json has rope parameters that are not an object")
+        raise ModelFormatError("the rope parameters in the model's config.json must be an object")
     rope_type = parameters.get("rope_type") or parameters.get("type") or "default"
     theta = values.number(parameters, "rope_theta", values.number(config, "rope_theta"))
     return theta, values.rope_scaling(parameters, str(rope_type), max_position)

@@ -1,7 +1,6 @@
-"""What each family has beyond a plain llama, from a checkpoint's config.json: one entry per class of Hugging Face's.
+"""Differences of each family from a plain llama, from a checkpoint's config.json: one entry per class of transformers.
 
-To add a family, write the function that returns ModelConfig's fields that are not the default, and name it in
-FAMILIES.
+To add a family, write a function that returns the fields of ModelConfig that are not the default, and add it to FAMILIES.
 """
 
 from collections.abc import Callable, Mapping
@@ -80,17 +79,19 @@ _PHI3 = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Family:
+    """A family of models."""
+
     architecture: str
-    """In GGUF's spelling."""
+    """Name in GGUF's spelling."""
     fields: Callable[[ModelConfig, Mapping[str, Any]], Fields]
     biases: frozenset[str] = frozenset()
-    """The linears that always have one."""
+    """Linear layers that always have a bias."""
     has_bias_settings: bool = True
-    """Whether the class looks at `attention_bias` and, for Llama, `mlp_bias`."""
+    """True if the class reads `attention_bias` and, for Llama, `mlp_bias`."""
     hidden_act: str = "silu"
-    """The only activation it is known with."""
+    """The only supported activation."""
     defaults: Mapping[str, Any]
-    """What transformers' class takes for each key that config.json leaves out."""
+    """Values of transformers' class for keys that config.json leaves out."""
 
 
 def _llama(config: ModelConfig, content: Mapping[str, Any]) -> Fields:
@@ -118,7 +119,9 @@ def _phi3(config: ModelConfig, content: Mapping[str, Any]) -> Fields:
     source = parameters if isinstance(parameters, dict) and "partial_rotary_factor" in parameters else content
     share = values.number(source, "partial_rotary_factor", 1.0)
     if share > 1 or (share < 1 and int(config.head_size * share) % 2):
-        raise ModelFormatError(f"the model needs partial_rotary_factor = {share!r}, which no head can have")
+        raise ModelFormatError(
+            f"partial_rotary_factor must be at most 1 and rotate an even number of elements (got {share!r})"
+        )
     rotary_size = None if share == 1 else int(config.head_size * share)
     return _window_everywhere(config, content) | {"rotary_size": rotary_size}
 
@@ -129,7 +132,7 @@ def _gemma2(config: ModelConfig, content: Mapping[str, Any]) -> Fields:
 
 def _gemma3(config: ModelConfig, content: Mapping[str, Any]) -> Fields:
     period = values.count(content, "_sliding_window_pattern", values.count(content, "sliding_window_pattern", 6))
-    # Layers with a window rotate by another base, so that they are told apart even where the window is never full.
+    # Layers with a window have another rotary base, so they must be known even if the window is never full.
     return _gemma(config, content, period=period, max_position=None) | {
         "qk_norm": True,
         "rope_theta_local": _local_theta(content),
@@ -150,7 +153,10 @@ def _gemma(config: ModelConfig, content: Mapping[str, Any], *, period: int, max_
 
 
 def _local_theta(content: Mapping[str, Any]) -> float:
-    """Older files have `rope_local_base_freq`, newer ones rope parameters per layer type; local layers are never scaled."""
+    """Return the rotary base of local layers, which are never scaled.
+
+    Older files have `rope_local_base_freq`; newer ones have rope parameters per layer type.
+    """
     parameters = content.get("rope_parameters")
     local = parameters.get("sliding_attention") if isinstance(parameters, dict) else None
     if not isinstance(local, dict):
@@ -160,7 +166,7 @@ def _local_theta(content: Mapping[str, Any]) -> float:
 
 
 def _window_everywhere(config: ModelConfig, content: Mapping[str, Any]) -> Fields:
-    """For classes that do not look at `layer_types`."""
+    """Return the window of all layers, for classes that ignore `layer_types`."""
     size = values.optional_count(content, "sliding_window")
     return values.window(size, config.max_position, (True,) * config.num_layers)
 
@@ -168,11 +174,13 @@ def _window_everywhere(config: ModelConfig, content: Mapping[str, Any]) -> Field
 def _window(
     config: ModelConfig, content: Mapping[str, Any], layers: tuple[bool, ...], max_position: int | None
 ) -> Fields:
-    """`layer_types`, where the file has them, say which layers have the window; otherwise the family's rule."""
+    """Return the window of the layers that `layer_types` names, or of `layers`, the family's rule, if the file has none."""
     types = values.items(content, "layer_types", str) if content.get("layer_types") is not None else None
     if types is not None:
         if len(types) != config.num_layers or not set(types) <= {"sliding_attention", "full_attention"}:
-            raise ModelFormatError("the model's config.json has layer_types that do not fit its layers")
+            raise ModelFormatError(
+                "layer_types in the model's config.json must name sliding_attention or full_attention for each layer"
+            )
         layers = tuple(kind == "sliding_attention" for kind in types)
     return values.window(values.optional_count(content, "sliding_window"), max_position, layers)
 
@@ -192,4 +200,4 @@ FAMILIES: Mapping[str, Family] = {
     ),
     "Phi3ForCausalLM": Family(architecture="phi3", fields=_phi3, defaults=_PHI3, has_bias_settings=False),
 }
-"""By the name in `architectures`."""
+"""Families by the name in `architectures`."""

@@ -1,7 +1,6 @@
-"""What a model's own files recommend for sampling: generation_config.json of a checkpoint, `general.sampling.*` of a GGUF file.
+"""Sampling values that a model's own files recommend: generation_config.json, or `general.sampling.*` of a GGUF file.
 
-It is read as it stands, under the names of Ollama's `options`. Which values make sense is decided in
-pagoda/models/sampling_defaults.py.
+Values are read without validation, with the names of Ollama's `options`. pagoda/models/sampling_defaults.py validates them.
 """
 
 from collections.abc import Mapping
@@ -27,7 +26,7 @@ _NAME_IN_GENERATION_CONFIG = MappingProxyType(
         "max_new_tokens": "num_predict",
     }
 )
-# The later of two spellings wins, as in llama.cpp's converter.
+# If both spellings of a parameter occur, the later one in this table wins, as in llama.cpp's converter.
 _NAME_IN_GGUF = MappingProxyType(
     {
         "temperature": "temperature",
@@ -44,7 +43,7 @@ _NAME_IN_GGUF = MappingProxyType(
         "penalty_freq": "frequency_penalty",
     }
 )
-# What changes answers elsewhere and is not done here, with the values under which it changes nothing.
+# Settings that other programs apply and Pagoda does not support, with the values that have no effect.
 _UNSUPPORTED_IN_GENERATION_CONFIG: Mapping[str, tuple[Any, ...]] = MappingProxyType(
     {
         "bad_words_ids": ([],),
@@ -65,12 +64,12 @@ _UNSUPPORTED_IN_GENERATION_CONFIG: Mapping[str, tuple[Any, ...]] = MappingProxyT
         "typical_p": (1.0,),
     }
 )
-# A switch of llama.cpp's and what it governs, which means nothing while the switch is off.
+# Switches of llama.cpp, with the settings that have no effect while the switch is off.
 _GGUF_SWITCHES = MappingProxyType({"mirostat": ("mirostat_tau", "mirostat_eta"), "xtc_probability": ("xtc_threshold",)})
 
 
 def read_generation_config(directory: Path) -> Recommendation:
-    """A value that the file does not name, or names as null, is left open. `do_sample` is not looked at, as in vLLM."""
+    """Return the recommendations of generation_config.json. A null counts as absent. `do_sample` is ignored, as in vLLM."""
     path = directory / GENERATION_CONFIG
     if not path.exists():
         return NOTHING_RECOMMENDED
@@ -102,7 +101,7 @@ def read_gguf_sampling(metadata: Mapping[str, Any]) -> Recommendation:
 
 
 def _as_written(value: Any) -> Any:
-    """A float of 32 bits in as many digits as it has: 0.6, not 0.6000000238418579."""
+    """Return a 32-bit float with the digits that it was written with: 0.6, not 0.6000000238418579."""
     return float(f"{value:.7g}") if isinstance(value, float) else value
 
 

@@ -1,7 +1,7 @@
-"""The files of a safetensors checkpoint, and what their headers say about the tensors in them.
+"""A reader of the headers of a safetensors checkpoint's files.
 
-The worker reads the weights themselves with the safetensors library. This much is needed where there is no such
-library, to describe a model and to refuse a damaged one early. Pickles are never opened.
+The worker reads the weights with the safetensors library. This module needs no library, so that any process can describe a model
+and refuse a damaged one early. Pickles are never opened.
 """
 
 import json
@@ -27,8 +27,10 @@ PICKLED_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SafetensorsTensor:
+    """The description of a tensor."""
+
     dtype: str
-    """As the format spells it: "BF16", "F16", "F32"."""
+    """Type in the format's spelling: "BF16", "F16", "F32"."""
     shape: tuple[int, ...]
 
     @property
@@ -37,7 +39,7 @@ class SafetensorsTensor:
 
 
 def weight_files(directory: Path) -> list[Path]:
-    """The checkpoint's files: those the index names, or else the single one."""
+    """Return the checkpoint's weight files: those that its index names, else the only one. Raises ModelFormatError."""
     index = directory / INDEX_NAME
     if index.exists():
         return _indexed_files(index)
@@ -49,7 +51,7 @@ def weight_files(directory: Path) -> list[Path]:
         raise ModelFormatError(f"{directory} has {len(found)} .safetensors files but no {INDEX_NAME}")
     if pickled := sorted(path.name for path in directory.iterdir() if path.suffix in PICKLED_SUFFIXES):
         raise ModelFormatError(
-            f"{directory} has pickled weights only ({pickled[0]}), which can run code when opened; "
+            f"{directory} has only pickled weights ({pickled[0]}), which can run code when opened; "
             "convert them to safetensors first (transformers: model.save_pretrained(directory))"
         )
     raise ModelFormatError(f"{directory} has no .safetensors file")
@@ -67,7 +69,7 @@ def _indexed_files(index: Path) -> list[Path]:
 
 
 def read_tensors(path: Path) -> Mapping[str, SafetensorsTensor]:
-    """What the header of one file announces, checked against the file's length."""
+    """Return the tensors in the header of one file, checked against the file's length. Raises ModelFormatError."""
     size = path.stat().st_size
     with path.open("rb") as file:
         prefix = file.read(8)
@@ -87,19 +89,23 @@ def _tensor(path: Path, name: str, entry: object, data_bytes: int) -> Safetensor
             if not 0 <= start <= end <= data_bytes:
                 raise ModelFormatError(f"{path} is truncated: the tensor {name!r} ends past the end of the file")
             if prod(shape) * _dtype_bytes(path, name, dtype) != end - start:
-                raise ModelFormatError(f"{path} is damaged: the tensor {name!r} is not {shape} values of {dtype}")
+                raise ModelFormatError(
+                    f"{path} is damaged: the size of the tensor {name!r} does not match {dtype} of shape {shape}"
+                )
             return SafetensorsTensor(dtype=dtype, shape=tuple(shape))
     raise ModelFormatError(f"{path} is damaged: its header does not describe the tensor {name!r}")
 
 
 def _dtype_bytes(path: Path, name: str, dtype: str) -> int:
     if dtype not in DTYPE_BYTES:
-        raise ModelFormatError(f"{path}: the tensor {name!r} has the type {dtype!r} (known: {', '.join(DTYPE_BYTES)})")
+        raise ModelFormatError(
+            f"{path}: the tensor {name!r} has the unknown type {dtype!r} (known: {', '.join(DTYPE_BYTES)})"
+        )
     return DTYPE_BYTES[dtype]
 
 
 def read_json(path: Path) -> dict[str, object]:
-    """Return the object in the file. Raises ModelFormatError for other content, and for what is no file: a pipe would never end."""
+    """Return the JSON object in a file. Raises ModelFormatError for other content or a file that is not regular, as a pipe."""
     if not stat.S_ISREG(path.stat().st_mode):
         raise ModelFormatError(f"{path.name} is not a file")
     return _parse_json(path.read_bytes(), path)

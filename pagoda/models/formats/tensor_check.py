@@ -1,6 +1,6 @@
-"""Checks that a model's tensors are those that its family computes with, from the headers of its files alone.
+"""Checks that a model has the tensors that its family needs, from the headers of its files.
 
-Whatever passes can be loaded if there is memory for it, so that a model is refused when it is made and not when it is used.
+A model that passes can be loaded if there is enough memory. So an unusable model is refused when it is made, not when it is used.
 """
 
 from collections.abc import Iterator, Mapping
@@ -17,10 +17,10 @@ from pagoda.models.model import Model, ModelConfig, ModelFormat
 
 READABLE_DTYPES = ("F64", "F32", "F16", "BF16")
 NOT_READ = ("rope_factors", "output.weight")
-"""Tensors that a model may have beside those that it computes with; `output.weight` where the embedding takes its place."""
+"""Tensors that a model may have but does not use: `output.weight` is unused if it shares the embedding's weights."""
 SANDWICHED = ("gemma2", "gemma3")
 GGUF_BIASES: Mapping[str, frozenset[str]] = {"qwen2": frozenset("qkv")}
-"""By family: the linears that must have a bias. Others may."""
+"""Linear layers that must have a bias, by family. Others may have one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +31,7 @@ class _Stored:
 
 
 def check_tensors(model: Model) -> None:
-    """Raise ModelFormatError with the name of a tensor that is missing, unknown, of another shape or of an unknown type."""
+    """Raise ModelFormatError if a tensor is missing, unknown, or of a wrong shape or type. The message names it."""
     is_gguf = model.format is ModelFormat.GGUF
     stored = _gguf_tensors(model.path) if is_gguf else _safetensors(model.path)
     table = (gguf_names if is_gguf else safetensors_names)(model.config.architecture)
@@ -50,19 +50,17 @@ def check_tensors(model: Model) -> None:
             unknown.append(spelled)
         elif shape is not None and stored[spelled].shape != shape:
             found, wanted = list(stored[spelled].shape), list(shape)
-            raise ModelFormatError(
-                f"{model.path}: the tensor {spelled!r} has the shape {found}, the model needs {wanted}"
-            )
+            raise ModelFormatError(f"{model.path}: the tensor {spelled!r} must have the shape {wanted} (got {found})")
         elif shape is not None and not stored[spelled].is_readable:
             types = ", ".join(sorted(each.name for each in READABLE_TYPES) if is_gguf else READABLE_DTYPES)
             raise ModelFormatError(
-                f"{model.path}: the tensor {spelled!r} is stored as {stored[spelled].type_name}, which is not supported "
-                f"(known: {types})"
+                f"{model.path}: the tensor {spelled!r} has the type {stored[spelled].type_name}, which is not supported "
+                f"(supported: {types})"
             )
     if unknown:
         more = f" and {len(unknown) - 5} more" if len(unknown) > 5 else ""
         raise ModelFormatError(
-            f"{model.path}: it has tensors that the model does not use: {', '.join(sorted(unknown)[:5])}{more}"
+            f"{model.path}: the file has tensors that the model does not use: {', '.join(sorted(unknown)[:5])}{more}"
         )
 
 
@@ -106,7 +104,7 @@ def _linear_of(name: str) -> str:
 
 
 def _spell(name: str, spelled_of: Mapping[str, str]) -> str:
-    """As the checkpoint would spell our name."""
+    """Return the checkpoint's name of a tensor for Pagoda's name."""
     if not name.startswith("layers."):
         return spelled_of.get(name, name)
     _, layer, rest = name.split(".", 2)
@@ -118,7 +116,9 @@ def _gguf_tensors(path: Path) -> dict[str, _Stored]:
         num_tokens = len(file.metadata.get("tokenizer.ggml.tokens", ()))
         num_rows = file.tensors["token_embd.weight"].shape[0]
         if num_tokens > num_rows:
-            raise ModelFormatError(f"{path}: it has {num_tokens} tokens, but embeddings of {num_rows} only")
+            raise ModelFormatError(
+                f"{path}: the vocabulary has {num_tokens} tokens, but there are {num_rows} embeddings"
+            )
         return {
             name: _Stored(tensor.shape, tensor.ggml_type.name, tensor.ggml_type in READABLE_TYPES)
             for name, tensor in file.tensors.items()

@@ -1,7 +1,7 @@
-"""How checkpoints spell the names of their tensors: the only place that knows.
+"""Tables from the tensor names in checkpoints to Pagoda's own names.
 
-A spelling is a table from the checkpoint's name to ours, where {i} stands for a layer's number. Ours are the fields of the
-layers that use them. Some families use a name for something else than all others do: their tables come first.
+{i} is a layer's number. Pagoda's names are the fields of the layers that use the tensors. If a family uses a name for another
+tensor than all others, the family's table has precedence.
 """
 
 import re
@@ -40,7 +40,7 @@ GGUF_NAMES_OF_FAMILY: Mapping[str, Mapping[str, str]] = {
         "blk.{i}.ffn_up.weight": "layers.{i}.gate_up.weight",
     },
 }
-"""By `ModelConfig.architecture`."""
+"""Additional names by `ModelConfig.architecture`."""
 
 SAFETENSORS_NAMES: Mapping[str, str] = {
     "model.embed_tokens.weight": "embedding.weight",
@@ -82,7 +82,7 @@ SAFETENSORS_NAMES_OF_FAMILY: Mapping[str, Mapping[str, str]] = {
 }
 
 REDUNDANT = re.compile(r"model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq")
-"""Buffers that old exports wrote beside the weights; they follow from the configuration."""
+"""Pattern of buffers that old exports contain besides the weights. They can be computed from the configuration."""
 
 
 def gguf_names(architecture: str) -> Mapping[str, str]:
@@ -94,7 +94,7 @@ def safetensors_names(architecture: str) -> Mapping[str, str]:
 
 
 def map_names(spelled: list[str], table: Mapping[str, str]) -> tuple[dict[str, str], list[str]]:
-    """Our name to the checkpoint's, for each tensor; and those that the table does not know."""
+    """Return a map from Pagoda's name of each tensor to the checkpoint's, and the names that are not in the table."""
     known, unknown = {}, []
     for name in spelled:
         ours = _our_name(name, table)

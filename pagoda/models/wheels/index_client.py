@@ -1,4 +1,4 @@
-"""An HTTP client that is set up as the user's pip is: its certificates, proxy, trusted hosts and credentials."""
+"""An HTTP client with the configuration of the user's pip: certificates, proxy, trusted hosts and credentials."""
 
 import netrc
 import os
@@ -26,7 +26,10 @@ def index_client(settings: PipSettings) -> httpx.Client:
 
 
 class IndexAuth(httpx.Auth):
-    """What the URL says, else the nearest configured one on its host, else netrc. A redirect to another host gets nothing."""
+    """Credentials for a request: of its URL, else of the nearest configured URL on its host, else of netrc.
+
+    A redirect to another host gets no credentials.
+    """
 
     def __init__(self, index_urls: Iterable[str]) -> None:
         urls = [httpx.URL(url) for url in index_urls if "@" in url]
@@ -40,7 +43,7 @@ class IndexAuth(httpx.Auth):
             yield from httpx.BasicAuth(*credentials).auth_flow(request)
 
     def _of_index(self, url: httpx.URL) -> Credentials | None:
-        """An index may be one of several on its host, each with credentials of its own."""
+        """Return the credentials of the configured index that is nearest to the URL: a host may have several indexes."""
         near = [known for known in self._known if _origin(known[0]) == _origin(url)]
         nearest = max(near, key=lambda known: len(os.path.commonpath([known[0].path, url.path])), default=None)
         return nearest and nearest[1]
@@ -64,7 +67,7 @@ def _of_netrc(host: str) -> Credentials | None:
 
 def _verification(certificates: str | None) -> ssl.SSLContext:
     if certificates is None:
-        context = ssl.create_default_context()  # the system's authorities, with those of a company
+        context = ssl.create_default_context()  # the system's authorities, which may include a company's own
         context.load_verify_locations(certifi.where())
         return context
     if os.path.isdir(certificates):
@@ -79,7 +82,8 @@ def _with_client_certificate(context: ssl.SSLContext, settings: PipSettings) -> 
 
 
 def _unverified(host: str, settings: PipSettings) -> httpx.HTTPTransport:
-    """A transport of its own replaces what the client would do about proxies for this host."""
+    """Return a transport for a trusted host, without certificate checks. It must set the proxy too, because it replaces the
+    client's transport for this host."""
     context = ssl.create_default_context()
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     name = host.partition(":")[0]

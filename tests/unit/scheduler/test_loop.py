@@ -480,7 +480,7 @@ def test_a_resumed_request_that_had_everything_ends_at_once() -> None:
         (replace(request(), num_samples=0), r"num_samples must be between 1 and 128 \(got 0\)"),
         (
             replace(request(), sampling=SamplingParams(temperature=2000.0)),
-            "temperature must be between 0 and 1000, got 2000.0",
+            r"temperature must be between 0 and 1000 \(got 2000.0\)",
         ),
         (replace(request(), resumed=(sample(1, 1),)), "resume names sample_index 1, but the request has 1 samples"),
     ],

@@ -64,8 +64,8 @@ def test_a_model_that_cannot_be_read_is_named_with_the_reason(command: Command) 
     listed = subprocess.run(process, capture_output=True, text=True, check=True)
     assert [line.split()[0] for line in listed.stdout.splitlines()] == ["NAME", "tiny:latest"]
     assert listed.stderr == (
-        f"Warning: model cannot be read (manifest={manifest}, reason=\"the manifest of the model 'bad:latest' is damaged; "
-        'remove it, and make or fetch it again")\n'
+        f"Warning: model cannot be read (manifest={manifest}, reason=\"the manifest of model 'bad:latest' is damaged; "
+        'remove the model, and create or pull it again")\n'
     )
 
 
@@ -129,7 +129,7 @@ def test_a_shown_modelfile_makes_the_model_again(command: Command, tmp_path: Pat
     modelfile = tmp_path / "Modelfile"
     modelfile.write_text("FROM tiny\nSYSTEM Be brief.\nPARAMETER top_k 3\nPARAMETER use_mmap true\nLICENSE Free.")
     created = command("create", "first", "-f", str(modelfile))
-    assert "warning: line 4 of the Modelfile: PARAMETER use_mmap true changes nothing here" in created.stderr
+    assert "warning: line 4 of the Modelfile: PARAMETER use_mmap true has no effect" in created.stderr
     modelfile.write_text(command("show", "first", "--modelfile").stdout)
     command("rm", "tiny")
     assert command("create", "second", "-f", str(modelfile)).stderr.splitlines()[-1] == "success"
@@ -167,13 +167,13 @@ def test_pull_says_where_a_model_is(command: Command) -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["show", "nothing"], "the model 'nothing' is unknown"),
-        (["show", "./nothing.gguf"], "there is no file or directory"),
+        (["show", "nothing"], "unknown model 'nothing'"),
+        (["show", "./nothing.gguf"], "no such file or directory"),
         (["cp", "nothing", "else"], "model 'nothing' not found"),
-        (["cp", "tiny", "not a name"], "'not a name' is not a model name"),
+        (["cp", "tiny", "not a name"], "'not a name' is neither a model name"),
         (["create", "new", "-f", "no-such-file"], "no such file: no-such-file; write a Modelfile"),
-        (["create", "not a name"], "'not a name' is not a model name"),
-        (["pull", "nothing"], "the model 'nothing' is unknown"),
+        (["create", "not a name"], "'not a name' is neither a model name"),
+        (["pull", "nothing"], "unknown model 'nothing'"),
     ],
 )
 def test_errors_are_one_sentence(command: Command, arguments: list[str], words: str) -> None:
@@ -188,7 +188,7 @@ def test_errors_are_one_sentence(command: Command, arguments: list[str], words: 
     ("text", "words"),
     [
         ("FROM ./nothing.gguf", "FROM ./nothing.gguf: no such file or directory"),
-        ("FROM nothing", "the model 'nothing' is unknown"),
+        ("FROM nothing", "unknown model 'nothing'"),
         ("ADAPTER x", "ADAPTER is not supported"),
     ],
 )

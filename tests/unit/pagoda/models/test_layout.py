@@ -164,4 +164,4 @@ def test_a_directory_that_is_none_of_the_stores(tmp_path: Path, tiny: Path, capl
     for _ in range(3):
         assert [model.name for model in store.list()] == ["good:latest"]
     (record,) = caplog.records
-    assert "is no directory for a model" in str(vars(record)["reason"])
+    assert "has no valid model name" in str(vars(record)["reason"])

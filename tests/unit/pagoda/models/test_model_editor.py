@@ -152,7 +152,7 @@ def test_settings_beside_a_file_that_is_not_in_the_store_do_not_count(
 
 def test_settings_of_an_unknown_kind(store: ModelStore, tiny: Path, tmp_path: Path) -> None:
     (tmp_path / "manifest.json").write_text(json.dumps({"settings": {"magic": 1}, "file": "tiny.gguf"}))
-    with pytest.raises(ModelFormatError, match="unknown kind"):
+    with pytest.raises(ModelFormatError, match="unknown settings"):
         read_settings(store.get(str(tiny)))
 
 

@@ -48,24 +48,24 @@ def test_every_instruction() -> None:
         ("SYSTEM hello", "no FROM line"),
         ("FROM a\nADAPTER ./lora", "line 2 of the Modelfile: ADAPTER is not supported"),
         ("FROM a\nRENDERER x", "RENDERER is not supported"),
-        ("FROM a\n\nFORM b", "line 3 of the Modelfile: 'FORM' is no instruction"),
+        ("FROM a\n\nFORM b", "line 3 of the Modelfile: unknown instruction 'FORM'"),
         ("FROM a\nPARAMETER heat 1", "line 2 of the Modelfile: unknown parameter 'heat'"),
         ("FROM a\nPARAMETER mirostat 2", "line 2 of the Modelfile: mirostat 2 is not supported (allowed: 0)"),
         ("FROM a\nPARAMETER typical_p 0.5", "typical_p 0.5 is not supported (allowed: 1)"),
         ("FROM a\nPARAMETER mirostat_tau much", "mirostat_tau much is not supported (allowed: 5)"),
-        ("FROM a\nPARAMETER top_k many", "top_k must be a whole number, got 'many'"),
+        ("FROM a\nPARAMETER top_k many", "top_k must be a whole number (got 'many')"),
         ("FROM a\nPARAMETER top_p", "top_p must be a number"),
         ("FROM a\nPARAMETER num_ctx 0", "line 2 of the Modelfile: num_ctx must be"),
         ("FROM a\nPARAMETER num_predict 0", "num_predict must be"),
         ("FROM a\nPARAMETER temperature -1", "temperature must be"),
-        ("FROM a\nPARAMETER temperature nan", "temperature must be a number, got nan"),
+        ("FROM a\nPARAMETER temperature nan", "temperature must be a number (got nan)"),
         ("FROM a\nPARAMETER top_p 1.5", "top_p must be"),
         ("FROM a\nPARAMETER repeat_last_n -2", "repeat_last_n must be"),
         ("FROM a\nPARAMETER seed 99999999999999999999", "seed must be a number"),
-        ("FROM a\nPARAMETER stop", "stop must be texts of 1 to 1024 characters"),
-        ('FROM a\nPARAMETER stop ""', "stop must be texts of 1 to 1024 characters"),
-        ("FROM a\nMESSAGE robot hi", "needs a role"),
-        ('FROM a\nSYSTEM """endless', 'line 2 of the Modelfile opens a """'),
+        ("FROM a\nPARAMETER stop", "stop must be strings of 1 to 1024 characters"),
+        ('FROM a\nPARAMETER stop ""', "stop must be strings of 1 to 1024 characters"),
+        ("FROM a\nMESSAGE robot hi", "must begin with a role"),
+        ('FROM a\nSYSTEM """endless', 'line 2 of the Modelfile: """ is not closed'),
         ("FROM a\nTEMPLATE {{ .System }} {{ .Prompt }}", "Go template"),
         ("FROM a\nTEMPLATE {{- range .Messages }}{{ end }}", "Go template"),
     ],
@@ -92,7 +92,7 @@ HINTS = (
 def test_what_changes_nothing_is_left_out_with_a_warning(parameter: str) -> None:
     parsed = parse_modelfile(f"FROM a\nPARAMETER {parameter}\nPARAMETER top_k 3")
     assert parsed.settings.parameters == {"top_k": 3}
-    assert parsed.warnings == (f"line 2 of the Modelfile: PARAMETER {parameter} changes nothing here; left out",)
+    assert parsed.warnings == (f"line 2 of the Modelfile: PARAMETER {parameter} has no effect; ignored",)
 
 
 # Nothing in a Modelfile stands for three quotes inside of three quotes.

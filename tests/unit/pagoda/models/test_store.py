@@ -50,20 +50,20 @@ def test_names_follow_ollamas_rules() -> None:
         find_entry(DEFAULT_MODEL)
     }
     for name in ("", "a b", "../a", "a:b:c", "a/b/c", ":a", "a" * 200):
-        with pytest.raises(ModelNotFoundError, match="is not a model name"):
+        with pytest.raises(ModelNotFoundError, match="is neither a model name"):
             normalize_name(name)
 
 
 def test_a_name_of_the_hub_is_no_file() -> None:
     for name in ("hf.co/bartowski/Llama-3.2-1B-Instruct-GGUF:Q4_K_M", "https://huggingface.co/Qwen/Qwen3-0.6B"):
-        with pytest.raises(ModelNotFoundError, match="Hugging Face hub is not supported yet; download the file"):
+        with pytest.raises(ModelNotFoundError, match="Hugging Face hub is not supported yet; download the model"):
             normalize_name(name)
 
 
 def test_a_name_that_is_not_here_says_how_to_get_it(store: ModelStore) -> None:
-    with pytest.raises(ModelNotFoundError, match="not on this machine; fetch it: pagoda pull smollm2:135m"):
+    with pytest.raises(ModelNotFoundError, match="not on this machine; download it: pagoda pull smollm2:135m"):
         store.get("smollm2")
-    with pytest.raises(ModelNotFoundError, match=r"'llama9' is unknown .known: gemma3:270m, smollm2:135m"):
+    with pytest.raises(ModelNotFoundError, match=r"unknown model 'llama9' .known: gemma3:270m, smollm2:135m"):
         store.get("llama9")
     assert store.list() == []
 
@@ -105,7 +105,7 @@ def test_a_path_relative_to_the_working_directory(
     write_tiny_gguf(tmp_path / "m.gguf")
     monkeypatch.chdir(tmp_path)
     assert store.get("m.gguf") == store.get("./m.gguf")
-    with pytest.raises(ModelNotFoundError, match="no file or directory"):
+    with pytest.raises(ModelNotFoundError, match="no such file or directory"):
         store.get("n.gguf")
 
 
@@ -130,7 +130,7 @@ def test_an_unchanged_file_is_hashed_once(tmp_path: Path) -> None:
 
 def test_unknown_architectures_are_named(store: ModelStore, tmp_path: Path) -> None:
     path = write_tiny_gguf(tmp_path / "m.gguf", architecture="mamba")
-    with pytest.raises(ModelFormatError, match=r"m\.gguf: the architecture 'mamba' is not supported \(known .*llama"):
+    with pytest.raises(ModelFormatError, match=r"m\.gguf: architecture 'mamba' is not supported \(supported .*llama"):
         store.get(str(path))
 
 
@@ -145,7 +145,7 @@ def test_a_damaged_file_is_a_format_error(store: ModelStore, tmp_path: Path) -> 
     ("sizes", "message"),
     [
         ({"num_heads": 3, "num_kv_heads": 2}, "cannot share"),
-        ({"max_position": 0}, "'llama.context_length' = 0"),
+        ({"max_position": 0}, r"'llama.context_length' .* \(got 0\)"),
     ],
 )
 def test_numbers_that_do_not_fit_are_refused(
@@ -274,13 +274,16 @@ def test_a_head_size_of_its_own(store: ModelStore, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"architectures": ["OtherForCausalLM"]}, "'OtherForCausalLM' is not supported .known .*: LlamaForCausalLM"),
+        (
+            {"architectures": ["OtherForCausalLM"]},
+            "'OtherForCausalLM' is not supported .supported .*: LlamaForCausalLM",
+        ),
         ({"architectures": None}, "None is not supported"),
-        ({"hidden_size": "64"}, "'hidden_size' = '64'"),
+        ({"hidden_size": "64"}, r"'hidden_size' .* \(got '64'\)"),
         ({"vocab_size": None}, "lacks 'vocab_size'"),
         ({"hidden_act": "gelu"}, "'gelu'; only 'silu'"),
         ({"quantization_config": {"bits": 4}}, "quantization_config"),
-        ({"rope_scaling": {"rope_type": "yarn", "factor": 2.0}}, "'yarn' is not supported .known: default, linear"),
+        ({"rope_scaling": {"rope_type": "yarn", "factor": 2.0}}, "'yarn' is not supported .supported: default, linear"),
     ],
 )
 def test_a_checkpoint_that_needs_more_than_there_is(

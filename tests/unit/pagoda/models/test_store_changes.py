@@ -251,7 +251,7 @@ def test_a_full_disk_is_said_without_a_path(
         raise OSError(28, "No space left on device", str(home))
 
     monkeypatch.setattr("pagoda.models.model_editor.write_atomically", full)
-    with pytest.raises(ModelStoreError, match=r"^the model cannot be stored: No space left on device$"):
+    with pytest.raises(ModelStoreError, match=r"^the model could not be stored: No space left on device$"):
         make(editor, "a", tiny, settings("after"))
     assert read_settings(editor.get("a")).system == "before"
     assert list((home / "models" / ".scratch").iterdir()) == []
@@ -375,7 +375,7 @@ def test_the_blob_of_a_replaced_model_goes_unless_it_is_used(home: Path, editor:
 
 
 def test_a_blob_that_vanishes_before_it_is_used(editor: ModelEditor, tmp_path: Path) -> None:
-    with pytest.raises(ModelNotFoundError, match=r"^the file gone\.gguf is no longer there$"):
+    with pytest.raises(ModelNotFoundError, match=r"^the file gone\.gguf no longer exists$"):
         editor.create_from_files("a", {"gone.gguf": tmp_path / "gone.gguf"}, ModelSettings(), ignore)
 
 

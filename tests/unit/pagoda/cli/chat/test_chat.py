@@ -64,7 +64,7 @@ def test_a_running_server_is_given_a_file(found: Servers, server: OllamaServer, 
 
 
 def test_what_no_server_can_get_is_named(found: Servers) -> None:
-    with pytest.raises(ModelNotFoundError, match="the model 'nothing' is unknown"):
+    with pytest.raises(ModelNotFoundError, match="unknown model 'nothing'"):
         found.connect("nothing")
 
 

@@ -120,7 +120,7 @@ def test_a_missing_model_is_pulled_first(server: OllamaServer, tmp_path: Path, i
     ("arguments", "words"),
     [
         (["nothing", "Hi"], "pull model manifest: the model 'nothing' is unknown"),
-        (["./nothing.gguf", "Hi"], "there is no file or directory 'nothing.gguf'"),
+        (["./nothing.gguf", "Hi"], "no such file or directory: 'nothing.gguf'"),
         (["tiny", "Hi", "--hidethinking"], "--hidethinking: reasoning output is not separated"),
         (["tiny", "Hi", "--format", "json"], "--format: structured output is not supported yet"),
         (["tiny", "Hi", "--think"], "--think: reasoning output is not separated"),
