@@ -32,7 +32,7 @@ Models = Annotated[
     list[str] | None,
     typer.Option(
         "--model",
-        help="A model name (fetched if missing), or the path of a GGUF file or checkpoint directory. Repeatable. Other models "
+        help="A model name (downloaded if missing), or the path of a GGUF file or checkpoint directory. Repeatable. Other models "
         f"of the store are loaded on request. (default: {DEFAULT_MODEL})",
         autocompletion=complete_model,
     ),
@@ -116,7 +116,7 @@ DefaultMaxTokens = Annotated[
         min=1,
         max=2**31 - 1,
         metavar="N",
-        help="Length limit of an answer if the request sets none. (default: the model's, else the rest of its context)",
+        help="Token limit of an answer if the request sets none. (default: the model's, else the rest of its context)",
     ),
 ]
 MaxModelLen = Annotated[

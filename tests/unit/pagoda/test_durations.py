@@ -1,4 +1,4 @@
-"""Durations as Ollama's clients write them."""
+"""Durations in the notation of Ollama's clients."""
 
 import math
 

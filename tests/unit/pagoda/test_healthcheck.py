@@ -1,4 +1,4 @@
-"""The health check of containers, against a real gateway app, a real scheduler, and nobody."""
+"""The health check of containers, with a real gateway app, a real scheduler, and no server."""
 
 import asyncio
 import tempfile
@@ -14,13 +14,13 @@ from tests.fakes.scheduler_process import instant_worker, scheduler
 
 @pytest.fixture
 def short_path() -> Iterator[Path]:
-    """A directory whose path leaves room for a unix socket's name, which pytest's own may not."""
+    """Yield a directory whose path is short enough for a unix socket, unlike pytest's own."""
     with tempfile.TemporaryDirectory(prefix="pagoda-") as directory:
         yield Path(directory)
 
 
 async def check(*arguments: str) -> int:
-    """In a thread, since it has an event loop of its own."""
+    """Run the check in a thread, because it starts its own event loop."""
     return await asyncio.to_thread(main, arguments)
 
 

@@ -1,4 +1,4 @@
-"""Where settings come from, and that a wrong one is a sentence and status 2."""
+"""Sources of settings, and the message and status 2 for a wrong one."""
 
 import json
 import logging

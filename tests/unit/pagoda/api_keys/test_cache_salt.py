@@ -1,4 +1,4 @@
-"""Tenants share what is cached, unless one is isolated."""
+"""Cache salts: tenants share cached blocks unless one is isolated."""
 
 import pytest
 

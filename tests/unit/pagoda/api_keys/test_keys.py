@@ -1,4 +1,4 @@
-"""Who is let in: every entry is compared, states and scopes are honoured, and a file is followed but never blindly."""
+"""API keys: which requests are allowed, and how changes of the keys file are followed."""
 
 import hmac
 import logging
@@ -27,12 +27,12 @@ INFERENCE, ADMIN = Scope.INFERENCE, Scope.ADMIN
 
 
 def entry(name: str, **values: Any) -> KeyEntry:
-    """Its key is its name."""
+    """Return an entry whose key is its name."""
     return KeyEntry(name=name, sha256=digest_of(name.encode()), created_at=NOW - timedelta(days=1), **values)
 
 
 def write(path: Path, *entries: KeyEntry) -> None:
-    """Replaced, as `pagoda key` does it."""
+    """Replace the file, as `pagoda key` does."""
     new = path.with_suffix(".new")
     new.write_text(KeyList(keys=entries).model_dump_json())
     new.chmod(0o600)

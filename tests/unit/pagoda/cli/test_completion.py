@@ -1,4 +1,4 @@
-"""What the shell offers after a Tab."""
+"""Shell completion of model names."""
 
 import json
 import os

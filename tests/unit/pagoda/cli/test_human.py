@@ -1,4 +1,4 @@
-"""Sizes, times and tables are spelled as Ollama spells them."""
+"""Sizes, times and tables have Ollama's format."""
 
 from datetime import UTC, datetime, timedelta
 

@@ -1,4 +1,4 @@
-"""`pagoda key`: a key is printed once and never again, the file is its owner's alone, and errors are sentences."""
+"""`pagoda key`: a key is printed only once, only the owner may read the file, and errors are readable."""
 
 import json
 import re

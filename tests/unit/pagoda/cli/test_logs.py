@@ -44,7 +44,7 @@ def test_a_start_keeps_the_last_runs_log(tmp_path: Path) -> None:
 
 
 async def test_a_child_that_writes_without_end_is_bounded_and_not_disturbed(tmp_path: Path) -> None:
-    """Each of its lines is a number: within a file none is missing, and what it writes afterwards is there."""
+    """Each line is a number: no number is missing within a file, and later lines are kept."""
     log, written, max_bytes, num_lines = tmp_path / "child.log", tmp_path / "written", 20_000, 60_000
     code = f"""
 import os, sys
@@ -60,7 +60,7 @@ os.write(2, b"{num_lines}\\n")
     while not written.exists():
         num_shortened += await asyncio.to_thread(shorten, log, max_bytes)
     assert num_shortened > 1
-    # From here on nothing is shortened while the child writes: a line that falls between copying and emptying would be lost.
+    # From here the log is not shortened while the child writes: a line between copying and truncating would be lost.
     written.rmdir()
     assert await child.wait() == 0
     shorten(log, max_bytes)

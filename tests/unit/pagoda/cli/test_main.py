@@ -1,4 +1,4 @@
-"""The command's words: what is printed, what is passed on to a tier, and how a model is fetched."""
+"""The `pagoda` command: its output, the arguments that it passes to a tier, and how it fetches a model."""
 
 import os
 import subprocess
@@ -80,7 +80,7 @@ def test_a_tier_gets_the_rest_of_the_line(tier: str, monkeypatch: pytest.MonkeyP
     ],
 )
 def test_serve_refuses_before_it_starts_anything(arguments: list[str], words: str, tmp_path: Path) -> None:
-    # A process of its own: it would serve until a signal if it did not refuse.
+    # In a separate process, because it would serve until a signal if it did not refuse.
     command = [sys.executable, "-m", "pagoda.cli", "serve", "--home", str(tmp_path), *arguments]
     refused = subprocess.run(command, capture_output=True, text=True, timeout=200, env={**os.environ, "COLUMNS": "200"})
     assert refused.returncode in (1, 2)

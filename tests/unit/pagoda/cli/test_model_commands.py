@@ -1,4 +1,4 @@
-"""list, show, rm, cp, create and pull on a store of tiny models: Ollama's output, JSON, and errors in one sentence."""
+"""list, show, rm, cp, create and pull on a store of tiny models: Ollama's output, JSON, and errors of one line."""
 
 import json
 import re
@@ -17,7 +17,7 @@ from tests.integration.test_damaged_models import rewrite
 
 
 class Command:
-    """The command on a store of its own."""
+    """The command with its own store."""
 
     def __init__(self, home: Path) -> None:
         self.home = home
@@ -41,7 +41,7 @@ def gguf_file(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def command(tmp_path: Path, gguf_file: Path) -> Command:
-    """With one model, `tiny:latest`."""
+    """Return the command on a store with one model, `tiny:latest`."""
     command = Command(tmp_path / "home")
     assert command("create", "tiny", "-f", str(gguf_file)).exit_code == 0
     return command

@@ -1,4 +1,4 @@
-"""What `pagoda serve` refuses before it starts anything, and what it tells its children."""
+"""`pagoda serve`: what it refuses before it starts anything, and how it configures its children."""
 
 import asyncio
 import os

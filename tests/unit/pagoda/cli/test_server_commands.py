@@ -1,4 +1,4 @@
-"""ps and stop, and how the command finds a server and speaks of one that fails."""
+"""ps and stop, how the command finds a server, and how it reports one that fails."""
 
 import json
 from collections.abc import Iterator

@@ -22,7 +22,7 @@ def command(directory: Path, name: str, code: str) -> ChildCommand:
 
 
 async def until(holds: Callable[[], bool]) -> None:
-    """Wait for a condition of another process, which has no event of ours to set."""
+    """Wait for a condition that another process fulfils, which cannot set an event here."""
     async with asyncio.timeout(200):
         while True:
             if holds():
@@ -80,7 +80,7 @@ async def test_a_child_that_keeps_ending_is_started_again_and_again_and_harms_no
 
 
 async def test_a_child_that_ends_too_often_is_heard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Once it is waited for longest."""
+    """The log's end is shown as soon as the delay is the longest."""
     monkeypatch.setattr("pagoda.cli.supervisor.restart_delay_s", lambda deaths: LONGEST_DELAY_S)
     said: list[str] = []
     supervisor = Supervisor([command(tmp_path, "worker", "raise SystemExit('no memory')")], say=said.append, grace_s=5)

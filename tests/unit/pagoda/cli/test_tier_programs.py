@@ -16,7 +16,7 @@ run = CliRunner().invoke
 
 @pytest.fixture
 def without(monkeypatch: pytest.MonkeyPatch) -> set[str]:
-    """The names of modules that are hidden; a test adds to it."""
+    """Return the set of hidden modules' names, to which a test adds."""
     hidden: set[str] = set()
     find_spec = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name in hidden else find_spec(name))

@@ -1,4 +1,4 @@
-"""What becomes of vLLM's flags on `pagoda serve`, and of Ollama's environment: the options that the tiers are started with."""
+"""vLLM's flags and Ollama's environment variables on `pagoda serve`: the options that the tiers are started with."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -21,7 +21,7 @@ Serve = Callable[..., tuple[Result, ServeOptions | None]]
 
 @pytest.fixture
 def serve(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Serve:
-    """Run `pagoda serve` up to what it would start."""
+    """Run `pagoda serve` until it would start the tiers."""
     asked: list[ServeOptions] = []
 
     def run_serve(options: ServeOptions) -> int:

@@ -1,4 +1,4 @@
-"""Names and directories: no two names share one, and none has the place of what the store keeps for itself."""
+"""Names and directories of models: no two names share a directory, and none collides with the store's own files."""
 
 import json
 from pathlib import Path
@@ -26,7 +26,7 @@ PARTS = st.one_of(
 
 
 def names() -> st.SearchStrategy[str]:
-    """Those of the strategies' texts that are names."""
+    """Return a strategy for valid model names, some of which are chosen to collide."""
     texts = st.builds(lambda parts, tag: f"{'/'.join(parts)}:{tag}", st.lists(PARTS, min_size=1, max_size=2), PARTS)
     crafted = texts.filter(lambda text: NAME.fullmatch(text) is not None)
     return st.one_of(crafted, st.from_regex(NAME, fullmatch=True)).map(normalize_name)
@@ -39,7 +39,7 @@ def test_a_name_is_found_again_in_its_directory(name: str) -> None:
 
 @given(names(), names())
 def test_names_that_differ_have_directories_that_differ(one: str, other: str) -> None:
-    """Also where a file system takes upper for lower case: none has any."""
+    """Directories differ on case-insensitive file systems too, because they have no upper case."""
     paths = [LAYOUT.directory(each) for each in (one, other)]
     assert (one == other) == (paths[0] == paths[1])
     assert all(str(path) == str(path).lower() and str(path).isascii() for path in paths)
@@ -108,7 +108,7 @@ def test_models_named_as_the_stores_own_files(editor: ModelEditor, tiny: Path, t
 
 
 def write_old(home: Path, place: str, name: str, tiny: Path) -> None:
-    """As earlier versions did."""
+    """Write a model as earlier versions did."""
     directory = home / "models" / place
     directory.mkdir(parents=True)
     (directory / "model.gguf").hardlink_to(tiny)
@@ -157,7 +157,7 @@ def test_and_moved_with_the_first_change(old_home: Path, tiny: Path, change: str
 
 
 def test_a_directory_that_is_none_of_the_stores(tmp_path: Path, tiny: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """Its neighbours are listed, and it is told of once."""
+    """The other models are listed, and the directory is logged once."""
     write_old(tmp_path, "My Model/latest", "mine:latest", tiny)
     write_old(tmp_path, "good/latest", "good:latest", tiny)
     store = ModelStore(tmp_path)

@@ -1,4 +1,4 @@
-"""Copies, deletions and derived models: whole directories that share bytes and nothing else."""
+"""Copies, deletions and derived models: separate directories that share only the bytes of their files."""
 
 import hashlib
 import json

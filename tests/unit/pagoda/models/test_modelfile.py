@@ -1,4 +1,4 @@
-"""Modelfiles: what is read, what is refused by name, and that what is written reads back the same."""
+"""Modelfiles: what is parsed, what is refused by name, and that a rendered file parses to the same again."""
 
 import pytest
 from hypothesis import example, given
@@ -95,7 +95,7 @@ def test_what_changes_nothing_is_left_out_with_a_warning(parameter: str) -> None
     assert parsed.warnings == (f"line 2 of the Modelfile: PARAMETER {parameter} has no effect; ignored",)
 
 
-# Nothing in a Modelfile stands for three quotes inside of three quotes.
+# A Modelfile has no escape for three quotes inside three quotes.
 TEXT = st.text(st.characters(exclude_categories=["C"]) | st.just('"'), max_size=40).filter(
     lambda text: '"""' not in text
 )

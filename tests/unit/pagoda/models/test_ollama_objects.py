@@ -1,4 +1,4 @@
-"""What is said of a model on disk: its size in words, its name with a tag, and the template that a base model lacks."""
+"""Ollama's description of a model on disk: parameter size, name with a tag, and the template, which a base model lacks."""
 
 import re
 from pathlib import Path

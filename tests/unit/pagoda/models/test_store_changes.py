@@ -1,4 +1,4 @@
-"""The store while it changes: listings and readers beside writers, and what processes that died have left."""
+"""The store while it changes: readers beside writers, and the leftovers of dead processes."""
 
 import json
 import os
@@ -56,7 +56,7 @@ def settings(system: str) -> ModelSettings:
 def test_a_model_that_is_replaced_is_never_missing_and_never_mixed(
     home: Path, editor: ModelEditor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, can_exchange: bool
 ) -> None:
-    """Both files have the size of the other, and a system prompt that says which one it is."""
+    """Both models have files of the same size, and a system prompt that identifies the model."""
     if not can_exchange:
         monkeypatch.setattr(scratch, "_exchange", refuse)
     files = [write_tiny_gguf(tmp_path / f"{number}.gguf", seed=number) for number in range(2)]
@@ -79,7 +79,7 @@ def test_a_model_that_is_replaced_is_never_missing_and_never_mixed(
         try:
             for _ in range(300):
                 if not can_exchange and reader.layout.find("a:latest") is None:
-                    continue  # for a moment, as `put_in_place` says
+                    continue  # possible for a moment: see `put_in_place`
                 try:
                     model, found = reader.read_current(reader.get("a"), read_settings)
                 except ModelNotFoundError:
@@ -101,7 +101,7 @@ def refuse(*paths: Path) -> None:
 
 
 def test_listings_beside_writers_fail_never_and_workers_learn_all(home: Path, editor: ModelEditor, tiny: Path) -> None:
-    """500 changes by several threads, each of which would meet another's half-done work if there were such a thing."""
+    """Several threads make 500 changes, each of which would meet an unfinished change of another if one were visible."""
     worker = LocalModels(WorkerSettings(home=home, model=str(tiny), scheduler="unix:/none"))
     num_left = 4
 
@@ -257,7 +257,7 @@ def test_a_full_disk_is_said_without_a_path(
     assert list((home / "models" / ".scratch").iterdir()) == []
 
 
-# What the dead left
+# Leftovers of dead processes
 
 WORK = """
 import sys, time
@@ -308,7 +308,7 @@ def make_old(path: Path) -> None:
 
 
 def test_another_machines_work_is_left_alone_for_an_hour(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its lock cannot be seen from here, wherever the file system keeps locks on each machine."""
+    """Locks of another machine are not visible here on file systems that keep locks per machine."""
     other = home / "models" / ".scratch" / "another-1"
     (other / "work").mkdir(parents=True)
     (other / "lock").touch()
@@ -351,7 +351,7 @@ def test_a_store_that_cannot_be_changed_is_left_as_it_is(
 
 
 def test_the_same_blob_uploaded_by_many_at_once(home: Path, editor: ModelEditor, tiny: Path) -> None:
-    """Each verifies its own; one of them is kept, and goes with the last model that uses it."""
+    """Each upload is verified; one copy is kept, and is deleted with the last model that uses it."""
     blobs = BlobStore(home)
     with ThreadPoolExecutor(max_workers=8) as pool:
         digests = {each.result() for each in [pool.submit(upload, blobs, tiny.read_bytes()) for _ in range(8)]}

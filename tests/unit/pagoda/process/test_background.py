@@ -1,4 +1,4 @@
-"""Background tasks: what fails is logged and begins again, and what is ended is waited for."""
+"""Background tasks: failures are logged and restarted, and ended tasks are awaited."""
 
 import asyncio
 import re
@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[4]
 
 
 class Work:
-    """Fails in each run until the last one, which goes on until it is told to return."""
+    """Work that fails in each run but the last, which continues until it may return."""
 
     def __init__(self, *failures: BaseException) -> None:
         self.failures = list(failures)
@@ -96,14 +96,14 @@ asyncio.run(main())
 
 
 def test_what_holds_the_event_loop_is_in_the_log() -> None:
-    """Once, and not when nothing watches any more."""
+    """The stacks are written once, and not after the watch has ended."""
     done = subprocess.run([sys.executable, "-c", HELD], capture_output=True, text=True, timeout=200, cwd=ROOT)
     assert done.returncode == 0 and done.stderr.count("Timeout") == 1
     assert "in hold_the_loop" in done.stderr
 
 
 def test_no_failure_is_gathered_and_forgotten() -> None:
-    """`gather(..., return_exceptions=True)` as a way to end tasks loses why they had ended."""
+    """Ending tasks by `gather(..., return_exceptions=True)` would lose the reasons of their failures."""
     sources = [
         path for tier in ("gateway", "scheduler", "worker", "kvcache", "pagoda") for path in (ROOT / tier).rglob("*.py")
     ]

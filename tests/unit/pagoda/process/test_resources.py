@@ -1,4 +1,4 @@
-"""Freed memory goes back to the system, also after a large block was freed once and below what still lives; limits count."""
+"""Freed memory returns to the system, even below live blocks and after a large block was freed. Container limits count."""
 
 import subprocess
 import sys
@@ -27,7 +27,7 @@ print((resident().rss - before) >> 20)
 
 @pytest.mark.parametrize("is_asked", [True, False])
 def test_freed_blocks_are_given_back(is_asked: bool) -> None:
-    """Without being asked the C library keeps them, or there would be nothing to ask for."""
+    """The call returns the blocks. The C library keeps them without it; otherwise it would be unnecessary."""
     program = GROWTH_MIB.format(is_asked=is_asked)
     done = subprocess.run([sys.executable, "-P", "-c", program], capture_output=True, text=True, check=True)
     assert (int(done.stdout) < 16) is is_asked

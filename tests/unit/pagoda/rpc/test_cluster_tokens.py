@@ -1,4 +1,4 @@
-"""Cluster tokens: whose one is, which files hold any, and that files are followed but never blindly."""
+"""Cluster tokens: their roles, valid and invalid files, and how changes of files are followed."""
 
 import hmac
 import stat

@@ -1,4 +1,4 @@
-"""Start, health, reflection and stop of the server that all tiers use, over a real unix socket."""
+"""Start, health, reflection and stop of the gRPC server, over a real unix socket."""
 
 import asyncio
 import socket

@@ -1,4 +1,4 @@
-"""Run directories, sockets and logs are their owner's alone, whoever makes them first and whatever the mask."""
+"""Run directories, sockets and logs are private to their owner, whatever makes them first and whatever the umask."""
 
 import os
 import socket
@@ -72,7 +72,7 @@ def test_the_short_directory_of_a_long_home_is_private_too(tmp_path: Path, monke
 
 
 def test_a_link_is_not_followed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Who made it could lead the socket wherever he reads."""
+    """The link's owner could redirect the socket to a place that they can read."""
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     home, elsewhere = tmp_path / ("h" * 100), tmp_path / "elsewhere"
     elsewhere.mkdir()
@@ -92,7 +92,7 @@ def test_another_users_directory_is_refused_by_all_who_would_meet_there(
 ) -> None:
     theirs = tmp_path / "theirs"
     theirs.mkdir()
-    # Whoever runs the tests, the directory is another one's.
+    # The directory belongs to another user, whichever user runs the tests.
     monkeypatch.setattr("os.geteuid", lambda: os.getuid() + 1)
     if os.getuid() == 0:
         os.chown(theirs, 12345, 12345)
@@ -123,7 +123,7 @@ async def test_a_socket_is_private_also_in_a_directory_that_is_not(open_director
         with socket.socket(socket.AF_UNIX) as probe:
             probe.connect(str(path))
         await server.stop(0)
-    # One that somebody has chosen is left as it is; one that was missing is private.
+    # An existing directory keeps its permissions; a missing one is made private.
     assert mode(open_directory) == 0o777 and mode(open_directory / "new") == 0o700
 
 

@@ -1,4 +1,4 @@
-"""TLS between the tiers: who believes whom, what the log says where that fails, and which settings are refused."""
+"""TLS between the tiers: which certificates are accepted, what is logged on failure, and which settings are refused."""
 
 import asyncio
 import logging

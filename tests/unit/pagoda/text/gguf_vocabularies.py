@@ -1,4 +1,4 @@
-"""GGUF files with a vocabulary and nothing else, one for each rule of llama.cpp's, and the texts that are tried on them."""
+"""GGUF files with only a vocabulary, one for each rule of llama.cpp, and the texts to try on them."""
 
 from collections.abc import Callable
 from pathlib import Path

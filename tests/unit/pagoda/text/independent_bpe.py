@@ -1,6 +1,6 @@
-"""Byte-level BPE by another implementation (tiktoken), from the same merges: what our tokenizer must agree with.
+"""Byte-level BPE by another implementation (tiktoken) from the same merges, to compare our tokenizer with.
 
-Also the texts on which tokenizers usually differ.
+It also has texts on which tokenizers usually differ.
 """
 
 import unicodedata
@@ -48,7 +48,7 @@ class IndependentBPE:
     def __init__(
         self, vocabulary: Mapping[str, int], merges: Sequence[str], pattern: str, *, split_digits: bool = False
     ) -> None:
-        """A token's rank is its merge's place, behind all bytes; bytes that the vocabulary lacks produce no id."""
+        """Give each token its merge's position as rank, after all bytes. Bytes that the vocabulary lacks produce no id."""
         spelled = {spelled_bytes(token): token_id for token, token_id in vocabulary.items()}
         ranks = {bytes([byte]): byte for byte in range(256)}
         for place, merge in enumerate(merges):

@@ -1,4 +1,4 @@
-"""Records what llama.cpp makes of the texts and vocabularies of gguf_vocabularies.py: ids and end tokens, as JSON.
+"""Records llama.cpp's results for the texts and vocabularies of gguf_vocabularies.py: ids and end tokens, as JSON.
 
     python -m tests.unit.pagoda.text.record_llama_cpp_tokens PROGRAMS > tests/unit/gateway/llama_cpp_tokens.json
 
@@ -37,7 +37,7 @@ def record(programs: Path) -> dict[str, Any]:
 
 
 def _ends(command: list[str], environment: dict[str, str]) -> list[int]:
-    """The log tells of them, unless the program ends before it is written."""
+    """Return the end tokens in the program's log. Repeats the run if the program ends before the log is written."""
     while not (
         found := END_TOKEN.findall(subprocess.run(command, capture_output=True, text=True, env=environment).stderr)
     ):
@@ -52,7 +52,7 @@ def _ids(command: list[str], environment: dict[str, str]) -> list[int]:
 
 
 def _libraries(programs: Path, directory: Path) -> Path:
-    """The package keeps the libraries' further names in a list, since wheels have no links."""
+    """Link the libraries' other names, which the package lists in a file because wheels have no links."""
     libraries = directory / "lib"
     libraries.mkdir()
     names = json.loads((programs / "_symlinks.json").read_text()) if (programs / "_symlinks.json").exists() else {}

@@ -1,7 +1,7 @@
-"""Added tokens of each kind, in each kind of vocabulary: prompts have the ids that the tokenizers library gives them.
+"""Added tokens of each kind in each kind of vocabulary: prompts get the same ids as from the tokenizers library.
 
-What is typed in a message is compared with the library too: there the control tokens that a template writes have names
-that nobody can type, so that it can know no other control tokens.
+Text typed in a message is compared with the library too. For that, the template's control tokens have names that do not occur in
+text, so that the library knows no other control tokens.
 """
 
 import json
@@ -27,7 +27,7 @@ from tests.fakes.chats import encoded_chat, rendered_chat
 CONTROL, UNTYPED = ("<|user|>", "<|end|>"), ("\ue100", "\ue101")
 TEMPLATE = "{% for message in messages %}USER\n{{ message.content }}END\n{% endfor %}"
 SPACED = TEMPLATE.replace("END", "\nEND")
-"""Its control tokens are found whatever stands beside them."""
+"""Template with a newline before END, so that its control tokens are found whatever text precedes them."""
 LETTERS = ["▁", *"abcehiou <|>\n", "ab", "▁a", "▁ab", "er", "end", "use"]
 MERGES = [("a", "b"), ("▁", "a"), ("▁", "ab"), ("▁a", "b"), ("e", "h")]
 BYTE_PIECES = [f"<0x{byte:02X}>" for byte in range(256)]
@@ -72,7 +72,7 @@ def prepending() -> LibraryTokenizer:
 def unigram() -> LibraryTokenizer:
     scores = [("<unk>", 0.0), *((piece, -2.0 - len(piece)) for piece in BYTE_PIECES)]
     scores += [(piece, -float(index)) for index, piece in enumerate(LETTERS)]
-    # As in real ones, control tokens are pieces of the model too, with the best of scores.
+    # As in real vocabularies, control tokens are also pieces of the model, with the best score.
     scores += [(name, 0.0) for name in (*CONTROL, *UNTYPED)]
     tokenizer = LibraryTokenizer(models.Unigram(scores, unk_id=0, byte_fallback=True))
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first")
@@ -130,7 +130,7 @@ many = settings(deadline=None, max_examples=25, suppress_health_check=[HealthChe
 
 
 class Loaded:
-    """By kind, for each combination of flags, the library's tokenizer and ours. It has a short name in failures."""
+    """The library's tokenizer and ours by kind, for each combination of flags. Its `repr` is short in failures."""
 
     def __init__(self, directory: Path, control: tuple[str, ...]) -> None:
         self._of = {
@@ -152,7 +152,7 @@ def loaded(tmp_path_factory: pytest.TempPathFactory) -> Loaded:
 
 @pytest.fixture(scope="module")
 def reference(tmp_path_factory: pytest.TempPathFactory) -> Loaded:
-    """The same vocabularies, whose control tokens have names that nobody types."""
+    """Return the same vocabularies with control tokens whose names do not occur in text."""
     return Loaded(tmp_path_factory.mktemp("references"), UNTYPED)
 
 
@@ -181,7 +181,7 @@ def test_chats_in_which_control_tokens_are_typed(
     loaded: Loaded, reference: Loaded, kind: str, text: str, more: str, others: int
 ) -> None:
     if kind == "prepending":
-        others &= ~1  # a name that is normalized would have the prefix too, and would not be found at all
+        others &= ~1  # a normalized name would have the prefix too and would never be found
     _, tokenizer = loaded[kind][others]
     library, untyped = reference[kind][others]
     rendered = rendered_chat(template_of(untyped, SPACED, UNTYPED), chat(text, more), ending=ChatEnding.AS_IS)
@@ -193,7 +193,7 @@ def test_chats_in_which_control_tokens_are_typed(
 
 
 def without_names(library: LibraryTokenizer) -> LibraryTokenizer:
-    """A Unigram model has pieces with the names themselves; here it has others in their places."""
+    """Replace the control tokens' names, which are pieces of a Unigram model, by other names."""
     content = json.loads(library.to_str())
     vocabulary = content["model"]["vocab"]
     if isinstance(vocabulary, list):
@@ -205,7 +205,7 @@ def without_names(library: LibraryTokenizer) -> LibraryTokenizer:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_transformers_agrees(loaded: Loaded, kind: str, tmp_path: Path) -> None:
-    """The library is what transformers asks; here with the flags of tokenizer_config.json, which win over those beside."""
+    """transformers uses the library with the flags of tokenizer_config.json, which take precedence over tokenizer.json."""
     library, _ = loaded[kind][0]
     library.save(str(tmp_path / "tokenizer.json"))
     stripping = {"content": "<|end|>", "rstrip": True, "lstrip": True, "normalized": False, "special": True}

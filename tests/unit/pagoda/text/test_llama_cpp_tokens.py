@@ -1,4 +1,4 @@
-"""Ids and end tokens of GGUF vocabularies are those that llama.cpp gave when they were recorded (record_llama_cpp_tokens.py)."""
+"""Ids and end tokens of GGUF vocabularies equal llama.cpp's, as recorded by record_llama_cpp_tokens.py."""
 
 import json
 from pathlib import Path
@@ -19,7 +19,7 @@ def load(kind: str, directory: Path) -> Tokenizer:
 
 
 def without_doubled(ids: list[int], tokenizer: Tokenizer) -> list[int]:
-    """llama.cpp puts the beginning-of-sequence token also in front of a text that begins with it, and warns."""
+    """Remove a doubled beginning-of-sequence token: llama.cpp adds one to a text that begins with it, and warns."""
     bos = tokenizer.bos_prefix()
     return ids[1:] if bos and ids[:2] == bos * 2 else ids
 

@@ -1,4 +1,4 @@
-"""How text is split, by name: the same places as llama.cpp, and where llama.cpp approximates, as the model's expression.
+"""Pre-tokenizers by name: they split like llama.cpp, or like the model's expression where llama.cpp approximates it.
 
 llama_cpp_splits.json holds what llama.cpp itself makes of each text with a vocabulary in which any two bytes are a token:
 the lengths of the tokens, one digit each. It leaves out texts on which llama.cpp is known to differ from the models
@@ -33,7 +33,7 @@ MODELS_OWN = {
     "qwen35": r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*"
     r"|\s*[\r\n]+|\s+(?!\S)|\s+",
 }
-"""By name: the expression in the model's tokenizer.json."""
+"""Expressions in the models' tokenizer.json, by name."""
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""Texts that are bounded before they are tokenized: none that fits is refused, and what is kept is the same as without."""
+"""Limits of texts: a text that fits is never refused, and the kept tokens are those of the whole text."""
 
 import contextlib
 

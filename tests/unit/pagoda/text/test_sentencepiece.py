@@ -1,4 +1,4 @@
-"""Score-based vocabularies in GGUF files: ids agree with the sentencepiece library, whose models they come from."""
+"""Score-based vocabularies in GGUF files: their ids equal those of the sentencepiece library."""
 
 import io
 from pathlib import Path
@@ -36,7 +36,7 @@ def train(path: Path, **options: Any) -> sentencepiece.SentencePieceProcessor:
 
 
 def write_gguf(path: Path, model: sentencepiece.SentencePieceProcessor, user_defined: list[str], **flags: bool) -> Path:
-    """As llama.cpp's converter does: pieces as they are, the user's own with plain spaces."""
+    """Write a GGUF file like llama.cpp's converter: pieces unchanged, user-defined ones with plain spaces."""
     writer = gguf.GGUFWriter(path, "llama")
     ids = range(model.get_piece_size())
     pieces = [model.id_to_piece(token_id) for token_id in ids]
@@ -69,7 +69,7 @@ def load(path: Path) -> Tokenizer:
 
 
 def literal(tokenizer: Tokenizer, text: str) -> list[int]:
-    """As sentencepiece takes it: the name of a control token is text."""
+    """Return the ids of a text as sentencepiece reads it: the name of a control token is text."""
     return tokenizer.encode(text, add_special_tokens=False, parse_control_tokens=False)
 
 
@@ -85,7 +85,7 @@ def test_ids_agree_with_sentencepiece(tmp_path: Path, add_space_prefix: bool, re
 
 
 def test_user_defined_pieces_come_first(tmp_path: Path) -> None:
-    """As in Gemma's vocabulary: runs of spaces and newlines, and HTML."""
+    """Runs of spaces and newlines, and HTML, are user-defined pieces in Gemma's vocabulary."""
     user_defined = ["\n\n", "\n\n\n", "▁▁", "▁▁▁▁", "<code>", "</code>"]
     model = train(
         tmp_path / "m.model",
@@ -97,7 +97,7 @@ def test_user_defined_pieces_come_first(tmp_path: Path) -> None:
     for text in (*HARD_TEXTS, *MORE_TEXTS):
         if (
             "▁" not in text
-        ):  # sentencepiece takes a typed "▁" for a space; llama.cpp and we do not, where spaces are user-defined
+        ):  # sentencepiece reads a typed "▁" as a space; llama.cpp and Pagoda do not if spaces are user-defined
             assert literal(tokenizer, text) == model.encode(text), text
 
 

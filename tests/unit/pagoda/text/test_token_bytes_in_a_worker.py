@@ -1,4 +1,4 @@
-"""A worker, which has neither the gateway nor its packages, can read a vocabulary's token bytes; no torch is loaded for it."""
+"""A worker can read a vocabulary's token bytes without the gateway's packages and without loading torch."""
 
 import os
 import subprocess
@@ -28,5 +28,5 @@ def test_token_bytes_with_what_a_workers_image_has(tmp_path: Path) -> None:
     command = [sys.executable, "-P", "-c", PROGRAM, str(model), str(len(CONTROL_TOKENS))]
     done = subprocess.run(command, env=os.environ | environment, capture_output=True, text=True, timeout=200)
     assert done.returncode == 0, done.stderr
-    # The tokenizers library is all that the package needs: no torch, though a worker has it.
+    # The package needs only the tokenizers library, not torch, although a worker has it.
     assert done.stdout.split() == ["True", "pagoda", "tokenizers"]

@@ -1,4 +1,4 @@
-"""The tokenizer on vocabularies made here: ids agree with an independent implementation, and text survives the way back."""
+"""The tokenizer with vocabularies made here: ids equal an independent implementation's, and text survives a round trip."""
 
 import json
 from itertools import pairwise
@@ -25,7 +25,7 @@ LLAMA3_PATTERN = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
     r"|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
-# Name of the splitting, its pattern, whether digits are split before.
+# Name of the pre-tokenizer, its pattern, and whether digits are split first.
 KINDS = [
     ("gpt-2", GPT2_PATTERN, False),
     ("smollm", GPT2_PATTERN, True),
@@ -36,7 +36,7 @@ KINDS = [
 
 @pytest.fixture(scope="module")
 def merges() -> list[str]:
-    """Learned from the hard texts, whose words and runs of spaces are therefore made of long tokens."""
+    """Learn merges from the hard texts, so that their words and runs of spaces become long tokens."""
     learner = LibraryTokenizer(models.BPE())
     learner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     trainer = trainers.BpeTrainer(
@@ -47,7 +47,7 @@ def merges() -> list[str]:
 
 
 def vocabulary_of(merges: list[str]) -> list[str]:
-    """Bytes, then control tokens, then what the merges make, each once."""
+    """Return the vocabulary: bytes, then control tokens, then the results of the merges, each once."""
     return list(dict.fromkeys([*CHARACTER_OF_BYTE, *CONTROL_TOKENS, *(merge.replace(" ", "") for merge in merges)]))
 
 
@@ -172,7 +172,7 @@ def test_the_alphabet_is_the_librarys() -> None:
     assert set(BYTE_OF_CHARACTER) == set(pre_tokenizers.ByteLevel.alphabet())
 
 
-# SentencePiece by score: the best-scoring union of neighbours first, leftmost where equal.
+# SentencePiece by score: the best union of neighbours first, the leftmost of equal ones.
 
 PIECES = ["▁", *dict.fromkeys("thequickbrown12"), "th", "the", "▁the", "▁t", "▁q", "qu", "▁qu", "ui", "ick", "ck"]
 PIECES += ["▁quick", "uick", "br", "ow", "own", "▁b", "▁br", "row", "▁▁"]
@@ -233,7 +233,9 @@ def test_a_checkpoints_tokenizer_gives_the_librarys_ids(checkpoint: Path) -> Non
     library = LibraryTokenizer.from_file(str(checkpoint / "tokenizer.json"))
     tokenizer = load_checkpoint(checkpoint)
     for text in HARD_TEXTS:
-        doubled = text.startswith("<|im_start|>")  # by the library; here the sequence begins once
+        doubled = text.startswith(
+            "<|im_start|>"
+        )  # the library doubles the token; here the sequence begins with it once
         assert tokenizer.encode(text) == library.encode(text).ids[doubled:]
         assert tokenizer.decode(tokenizer.encode(text, parse_control_tokens=False)) == text
 

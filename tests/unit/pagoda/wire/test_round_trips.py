@@ -1,4 +1,4 @@
-"""Wire data comes out of its protobuf form as it went in, over bytes, for every type and every value that its fields can hold."""
+"""Wire data survives a round trip through protobuf bytes, for every type and every value of its fields."""
 
 from collections.abc import Callable
 from typing import Any
@@ -51,7 +51,7 @@ sampling = st.builds(
     num_logprobs=optional_uint32,
     num_prompt_logprobs=optional_uint32,
 )
-# Only what has stopped names the token that stopped it.
+# Only a stopped sequence has a stop token.
 stops = st.tuples(st.just(False), st.none()) | st.tuples(st.just(True), optional_uint32)
 sampled_tokens = st.tuples(uint64, uint32, token_ids, some_logprobs, stops).map(
     lambda row: SampledTokens(*row[:4], *row[4])
@@ -204,7 +204,7 @@ WIRE_DATA: dict[type[Any], st.SearchStrategy[Any]] = {
 
 
 def test_every_type_is_tried() -> None:
-    # A step's result is sent for a session: it has a test of its own.
+    # A step's result also needs a session id, so it has a separate test.
     assert {*WIRE_DATA, StepResult} == {*wire_types()}
 
 
@@ -214,7 +214,7 @@ FIELDS += [(StepResult, name) for name in field_names(StepResult)]
 
 @pytest.mark.parametrize(("kind", "name"), FIELDS, ids=lambda value: getattr(value, "__name__", value))
 def test_every_field_takes_several_values(kind: type[Any], name: str) -> None:
-    """A field that always had its default would arrive as it was sent even if it were never sent."""
+    """A field that always has its default would arrive unchanged even if it were never sent."""
     values = {**WIRE_DATA, StepResult: step_result}[kind].map(lambda value: getattr(value, name))
     try:
         find(st.tuples(values, values), lambda pair: pair[0] != pair[1], settings=FIRST_FOUND)

@@ -1,4 +1,4 @@
-"""The chat behind the terminal: entries, commands, memory, and failures that do not end it."""
+"""The chat loop without a terminal: entries, commands, conversation, and failures that do not end the chat."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +16,7 @@ from tests.fakes.tiny_model import write_tiny_gguf
 
 
 class Lines:
-    """A user who types these, and then Ctrl-D. An exception is a key that was pressed instead."""
+    """A user who types these lines and then Ctrl-D. An exception stands for a key that raises it."""
 
     def __init__(self, *lines: str | type[BaseException]) -> None:
         self.remembers = True
@@ -44,7 +44,7 @@ def servers(server: OllamaServer, tmp_path: Path) -> Servers:
 
 @pytest.fixture
 def found(server: OllamaServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Servers:
-    """Nobody named a server, but one runs where servers are looked for."""
+    """Return servers of which none is named, while one runs at the default address."""
     monkeypatch.setattr("pagoda.cli.chat.connection.DEFAULT_SERVER", server.url)
     return Servers(home=tmp_path)
 

@@ -1,4 +1,4 @@
-"""Words wrap at the terminal's edge, whatever pieces they arrive in, and a model's text cannot steer the terminal."""
+"""Words wrap at the terminal's edge, whatever pieces they arrive in, and a model's text cannot control the terminal."""
 
 import re
 
@@ -11,7 +11,7 @@ _GO_BACK = re.compile(r"\x1b\[(\d+)D\x1b\[K")
 
 
 def screen(written: str) -> list[str]:
-    """What a terminal shows: the cursor goes back and clears to the end of its line."""
+    """Return what a terminal shows: it moves the cursor back and clears to the end of the line."""
     lines = [""]
     position = 0
     while position < len(written):

@@ -1,4 +1,4 @@
-"""`pagoda doctor`: what it calls well, a warning or a problem, and how it says so."""
+"""`pagoda doctor`: levels and texts of its findings, and its report."""
 
 import importlib.util
 import json
@@ -24,7 +24,7 @@ assert ENTRY is not None
 
 
 def pulled(home: Path, content: bytes, size: int | None = None) -> Path:
-    """The default model as `pull` leaves it, with other bytes in it."""
+    """Put the default model into the store as `pull` does, but with other bytes."""
     assert ENTRY is not None
     directory = home / "models" / "smollm2" / "135m"
     directory.mkdir(parents=True)
@@ -168,7 +168,7 @@ def test_a_model_that_was_made_here_is_compared_with_what_it_was(tmp_path: Path,
     assert [found.level for found in models.check_models(tmp_path, deep=True)] == [Level.OK]
     status = weights.stat()
     weights.write_bytes(tiny[:-1] + bytes([tiny[-1] ^ 1]))
-    os.utime(weights, ns=(status.st_atime_ns, status.st_mtime_ns))  # the disk forgot, and nobody noticed
+    os.utime(weights, ns=(status.st_atime_ns, status.st_mtime_ns))  # the bytes change, but not the modification time
     assert [found.level for found in models.check_models(tmp_path, deep=False)] == [Level.OK]
     (found,) = models.check_models(tmp_path, deep=True)
     assert found.level is Level.PROBLEM and "SHA-256 mismatch" in found.text

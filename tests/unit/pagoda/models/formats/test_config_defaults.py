@@ -1,4 +1,4 @@
-"""A key that config.json leaves out means what transformers' class takes for it."""
+"""A key that config.json leaves out has the default of transformers' class."""
 
 import json
 from pathlib import Path
@@ -37,7 +37,7 @@ CHANGES: dict[str, dict[str, Any]] = {
 
 
 def numbers_of_transformers(config: Any) -> dict[str, Any]:
-    """What transformers' own object says, in the terms of ModelConfig."""
+    """Return the values of transformers' own object under the names of ModelConfig."""
     rope = config.rope_parameters
     full = rope.get("full_attention", rope)
     head_size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads

@@ -1,4 +1,4 @@
-"""All tokens that end a generation are found, whichever file, key, name or type tells of them; and no others."""
+"""All tokens that end a generation are found, from any file, key, name or type, and no others."""
 
 import json
 import logging

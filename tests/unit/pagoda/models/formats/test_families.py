@@ -1,4 +1,4 @@
-"""What the descriptions say of each family, from transformers' own config.json and from GGUF metadata."""
+"""The description of each family, from transformers' own config.json and from GGUF metadata."""
 
 import json
 from dataclasses import replace
@@ -184,7 +184,7 @@ def test_unknown_class_is_told_the_known(tmp_path: Path) -> None:
 
 
 def read_gguf(path: Path, architecture: str, *, tied: bool = False, head_size: int = 8, **values: Any) -> ModelConfig:
-    """The config in a file of the sizes above, whose further metadata is `values`, dots written as double underscores."""
+    """Read the config of a file with the sizes above and `values` as more metadata, dots written as double underscores."""
     writer = gguf.GGUFWriter(path, architecture)
     writer.add_block_count(7)
     writer.add_context_length(512)

@@ -1,4 +1,4 @@
-"""The GGUF reader against the `gguf` package's writer, and against files that are truncated, damaged or lie."""
+"""The GGUF reader with files of the `gguf` package's writer, and with truncated, damaged and hostile files."""
 
 import struct
 from pathlib import Path
@@ -102,7 +102,7 @@ def test_a_forgotten_tensor_takes_no_memory_until_it_is_read_again(tmp_path: Pat
 
 
 def _resident_kib(path: Path) -> int | None:
-    """Of a mapped file; None where the system does not say."""
+    """Return the resident size of a mapped file, or None if the system does not report it."""
     maps = Path("/proc/self/smaps")
     if not maps.exists():
         return None
@@ -129,7 +129,7 @@ def test_block_sizes_are_those_of_the_gguf_package() -> None:
 def test_every_truncation_is_an_error(example: Path, tmp_path: Path) -> None:
     data = example.read_bytes()
     cut = tmp_path / "cut.gguf"
-    # The file ends in the padding behind its last tensor (96 values of BF16 are 384 bytes, already a multiple of 32).
+    # The file ends with the padding behind its last tensor (96 values of BF16 are 384 bytes, already a multiple of 32).
     for length in range(0, len(data), 7):
         cut.write_bytes(data[:length])
         with pytest.raises(GGUFError):

@@ -1,4 +1,4 @@
-"""What could not be loaded is refused from the headers of its files, with the tensor's name and the reason."""
+"""A model that could not be loaded is refused from the headers of its files, with the tensor's name and the reason."""
 
 import json
 from pathlib import Path

