@@ -14,7 +14,7 @@ def parse_duration(value: float | str) -> float:
     """Return the seconds of a duration, or infinity for forever. Raises ValueError if it is malformed."""
     if isinstance(value, str):
         if len(value) > MAX_CHARACTERS or not _DURATION.fullmatch(value):
-            raise ValueError('must be a number of seconds or a duration such as "5m"')
+            raise ValueError(f'must be a number of seconds or a duration such as "5m" (got {value[:MAX_CHARACTERS]!r})')
         seconds = sum(float(number) * _UNITS_S[unit] for number, unit in _PART.findall(value))
         seconds = -seconds if value.startswith("-") else seconds
     else:

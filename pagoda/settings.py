@@ -4,14 +4,16 @@ A value comes from the command line (`--kv-memory 1GiB`), else from the environm
 class. Each tier subclasses `TierSettings` with its `env_prefix`, and only its `__main__` calls `load`.
 """
 
+import argparse
 import os
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
 from pydantic import Field, ValidationError, field_validator, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
+from pydantic_settings import BaseSettings, CliSettingsSource, SettingsConfigDict, SettingsError
 
 from pagoda.process.logging import LogFormat, LogLevel
 from pagoda.rpc.cluster_tokens import ClusterTokenError, ClusterTokens, Role
@@ -23,6 +25,28 @@ SHARED_TLS_VARIABLES = ("PAGODA_TLS_CERT", "PAGODA_TLS_KEY", "PAGODA_TLS_CA", "P
 """Variables that all tiers read. A tier's own, such as PAGODA_WORKER_TLS_CERT, takes precedence."""
 SHARED_TOKEN_VARIABLES = ("PAGODA_CLUSTER_TOKEN", "PAGODA_CLUSTER_TOKEN_FILE")
 """Variables that all tiers read. The token itself has no flag, because every user of the machine can read a command line."""
+
+
+# Defaults that say nothing to a user: functions, None, the empty string and masked secrets.
+_UNREADABLE_DEFAULT = re.compile(r"\s*\(default( factory: [^)]*|: (None|null|\*+)?)\)")
+
+
+_WANTED = {
+    "bool_parsing": "must be true or false",
+    "byte_size": "must be a size such as 512MiB",
+    "byte_size_unit": "must be a size such as 512MiB",
+    "float_parsing": "must be a number",
+    "int_parsing": "must be an integer",
+}
+"""Messages for pydantic's types of errors whose own message is unclear."""
+
+
+class HelpFormatter(argparse.RawDescriptionHelpFormatter):
+    """A formatter of `--help` that leaves out unreadable defaults, which the settings' texts describe instead."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        text = super()._get_help_string(action)
+        return None if text is None else _UNREADABLE_DEFAULT.sub("", text)
 
 
 def shared_file(variable: str) -> Path | None:
@@ -47,7 +71,7 @@ class TierSettings(BaseSettings):
     )
 
     home: Path = Field(default_factory=default_home)
-    """Directory of models, sockets, logs and state. Every tier also reads PAGODA_HOME."""
+    """Directory of models, sockets, logs and state. Default: PAGODA_HOME, else ~/.pagoda."""
     log_level: LogLevel = "info"
     """Lowest severity of log lines to write."""
     log_format: LogFormat = "text"
@@ -150,7 +174,7 @@ class TierSettings(BaseSettings):
         arguments = sys.argv[1:] if arguments is None else arguments
         try:
             cls._refuse_unknown_environment()
-            return cls(_cli_parse_args=list(arguments), _cli_prog_name=_program_name(cls))
+            return cls(_cli_settings_source=_command_line(cls, arguments))
         except ValidationError as error:
             problems = [_sentence(cls, problem) for problem in error.errors(include_url=False)]
         except SettingsError as error:
@@ -184,8 +208,13 @@ def listed(value: str) -> tuple[str, ...]:
     return tuple(filter(None, (part.strip() for part in value.split(","))))
 
 
-def _program_name(settings: type[TierSettings]) -> str:
-    return f"pagoda {settings.__module__.partition('.')[0]}"
+def _command_line(settings: type[TierSettings], arguments: Sequence[str]) -> CliSettingsSource[argparse.ArgumentParser]:
+    return CliSettingsSource(
+        settings,
+        cli_prog_name=f"pagoda {settings.__module__.partition('.')[0]}",
+        cli_parse_args=list(arguments),
+        formatter_class=HelpFormatter,
+    )
 
 
 def _sentence(settings: type[TierSettings], problem: Any) -> str:
@@ -193,6 +222,14 @@ def _sentence(settings: type[TierSettings], problem: Any) -> str:
     if not name:
         return str(problem["msg"]).removeprefix("Value error, ")
     variable = settings.model_config.get("env_prefix", "").upper() + name.upper()
-    message = str(problem["msg"]).removeprefix("Value error, ")
-    # Without the value, because a rejected secret must not reach the terminal.
-    return f"--{name.replace('_', '-')} (or {variable}): {message}"
+    return f"--{name.replace('_', '-')} (or {variable}): {_message(settings, problem)}"
+
+
+def _message(settings: type[TierSettings], problem: Any) -> str:
+    """Return what is wrong with a value, and the value. A rejected secret must not reach the terminal."""
+    if problem["type"] == "value_error":
+        return str(problem["msg"]).removeprefix("Value error, ")
+    wanted = _WANTED.get(problem["type"]) or str(problem["msg"]).replace("Input should be", "must be")
+    field = settings.model_fields.get(str(problem["loc"][0]))
+    is_secret = field is None or "SecretStr" in str(field.annotation)
+    return wanted if is_secret else f"{wanted} (got {problem['input']!r})"

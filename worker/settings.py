@@ -30,7 +30,7 @@ class WorkerSettings(TierSettings):
     """Interval, in seconds, at which the worker checks whether to move to a scheduler that has at least two workers fewer for
     its model; 0 disables the check."""
     worker_id: str = Field(default_factory=lambda: f"{socket.gethostname()}-{os.getpid()}", min_length=1)
-    """The worker's name in logs and metrics; unique among a scheduler's workers."""
+    """The worker's name in logs and metrics; unique among a scheduler's workers. Default: host name and process id."""
     device: Literal["cpu", "cuda", "hip"] = "cpu"
     """The device that computes: the processor (cpu), an NVIDIA GPU (cuda) or an AMD GPU (hip)."""
     numerics: Literal["integer", "float32", "bfloat16"] | None = None

@@ -31,8 +31,8 @@ class Supervisor:
         self._stopping = False
 
     def settle(self) -> None:
-        """Note that all children are ready. From now on a child that dies is restarted, without limit, because the others can
-        wait for it or work without it. Before, the death of a child makes `run` fail."""
+        """Mark all children as ready. From now on a child that dies is restarted, without limit, because the others can wait
+        for it or work without it. Before, the death of a child makes `run` fail."""
         self._settled = True
 
     async def run(self) -> None:

@@ -16,7 +16,7 @@ _ALL_TIERS = "all"
 def become_tier(tier: str, arguments: Sequence[str]) -> None:
     """Replace this process by the tier's, so that signals and exit status are the tier's own."""
     check_installed(tier)
-    # -P: a folder named like a tier in the working directory must not be taken for it.
+    # -P: otherwise a folder of the working directory with the tier's name would be imported.
     os.execv(sys.executable, [sys.executable, "-P", "-m", tier, *arguments])
 
 
@@ -33,7 +33,7 @@ def check_installed(*tiers: str) -> None:
 
 def missing_packages(tier: str) -> list[str]:
     """Return the packages that the tier's extra names and this environment lacks; versions are not compared."""
-    from packaging.requirements import Requirement  # here, so that `pagoda --help` stays quick
+    from packaging.requirements import Requirement  # imported here, so that `pagoda --help` stays quick
 
     needed = map(Requirement, importlib.metadata.requires(DISTRIBUTION) or ())
     of_tier = [each.name for each in needed if each.marker is not None and each.marker.evaluate({"extra": tier})]

@@ -54,7 +54,7 @@ def check_torch() -> Finding:
     if build is None:
         return problem("torch", "not installed, so no worker can run here", _install("worker"))
     if importlib.util.find_spec("numpy") is None:
-        return problem("torch", "numpy is missing beside it", _install("worker"))
+        return problem("torch", "installed, but numpy is missing", _install("worker"))
     return ok("torch", f"{_version('torch')}, built for {build}")
 
 

@@ -96,6 +96,6 @@ def _checked(model: Model) -> Model:
 
 
 def num_layer_parameters(config: ModelConfig) -> int:
-    """Return the parameters of the matrices that each layer of every family has. This bounds what a file can make us allocate."""
+    """Return how many parameters the matrices of one layer have in every family. It bounds what a file can make us allocate."""
     attention = 2 * (config.num_heads + config.num_kv_heads) * config.head_size
     return config.hidden_size * (attention + 3 * config.intermediate_size)

@@ -69,7 +69,7 @@ def _refuse_caps(config: ModelConfig, metadata: Mapping[str, Any]) -> None:
 
 
 def _gemma(config: ModelConfig, metadata: Mapping[str, Any], *, large: bool) -> Fields:
-    """Return the fields of both families. The largest model of each scales queries by hidden_size / num_heads instead."""
+    """Return the fields of both families. The largest model of each scales queries by hidden_size / num_heads, not head_size."""
     return {
         "activation": "gelu_tanh",
         "embedding_scale": config.hidden_size**0.5,

@@ -59,7 +59,7 @@ class GGUFFile:
     """An open GGUF file, usable as a context manager. Views from `tensor_data` keep the mapping alive after it is closed."""
 
     metadata: Mapping[str, Any]
-    """Metadata: scalars as int, float, bool and str, arrays as lists."""
+    """Values by key. Scalars are int, float, bool or str; arrays are lists."""
     tensors: Mapping[str, GGUFTensor]
 
     def __init__(self, path: Path | str) -> None:

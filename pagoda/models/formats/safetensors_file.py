@@ -105,7 +105,7 @@ def _dtype_bytes(path: Path, name: str, dtype: str) -> int:
 
 
 def read_json(path: Path) -> dict[str, object]:
-    """Return the JSON object in a file. Raises ModelFormatError for other content or a file that is not regular, as a pipe."""
+    """Return the JSON object in a file. Raises ModelFormatError for other content, and for special files such as pipes."""
     if not stat.S_ISREG(path.stat().st_mode):
         raise ModelFormatError(f"{path.name} is not a file")
     return _parse_json(path.read_bytes(), path)

@@ -17,7 +17,7 @@ from pagoda.models.model import Model, ModelConfig, ModelFormat
 
 READABLE_DTYPES = ("F64", "F32", "F16", "BF16")
 NOT_READ = ("rope_factors", "output.weight")
-"""Tensors that a model may have but does not use: `output.weight` is unused if it shares the embedding's weights."""
+"""Tensors that a model may have besides those that it computes with; `output.weight` if the embedding takes its place."""
 SANDWICHED = ("gemma2", "gemma3")
 GGUF_BIASES: Mapping[str, frozenset[str]] = {"qwen2": frozenset("qkv")}
 """Linear layers that must have a bias, by family. Others may have one."""

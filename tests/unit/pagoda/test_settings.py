@@ -3,9 +3,10 @@
 import json
 import logging
 from pathlib import Path
+from typing import Annotated
 
 import pytest
-from pydantic import ByteSize, SecretStr
+from pydantic import ByteSize, Field, SecretStr
 from pydantic_settings import SettingsConfigDict
 
 from pagoda.process.logging import JSONFormatter, TextFormatter
@@ -36,8 +37,12 @@ def test_home_is_shared_by_all_tiers(monkeypatch: pytest.MonkeyPatch, tmp_path: 
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--max-sequences", "many"], ("--max-sequences", "PAGODA_STOREY_MAX_SEQUENCES", "integer")),
-        (["--kv-memory", "lots"], ("--kv-memory", "byte")),
+        (
+            ["--max-sequences", "many"],
+            ("--max-sequences", "PAGODA_STOREY_MAX_SEQUENCES", "must be an integer (got 'many')"),
+        ),
+        (["--kv-memory", "lots"], ("--kv-memory", "must be a size such as 512MiB (got 'lots')")),
+        (["--kv-memory", "2parsecs"], ("--kv-memory", "must be a size such as 512MiB (got '2parsecs')")),
         (["--log-level", "loud"], ("--log-level", "'debug'")),
         (["--no-such-flag", "1"], ("no-such-flag",)),
     ],
@@ -51,6 +56,25 @@ def test_a_wrong_value_is_a_sentence(
     assert stop.value.code == 2
     assert all(word in error for word in words)
     assert "Traceback" not in error
+
+
+def test_a_wrong_secret_is_not_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    class Strict(StoreySettings):
+        password: Annotated[SecretStr, Field(min_length=9)] = SecretStr("long enough")
+
+    with pytest.raises(SystemExit):
+        Strict.load(["--password", "sesame"])
+    error = capsys.readouterr().err
+    assert error.startswith("--password (or PAGODA_STOREY_PASSWORD): ") and "sesame" not in error
+
+
+def test_help_shows_only_readable_defaults(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        StoreySettings.load(["--help"])
+    shown = capsys.readouterr().out
+    assert stop.value.code == 0
+    assert "(default: 8)" in shown and "(default: info)" in shown
+    assert not any(word in shown for word in ("factory", "lambda", "None)", "(default: )"))
 
 
 def test_a_misspelt_variable_is_refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
