@@ -1,1 +1,1 @@
-"""The `pagoda` command. Imports no tier: it starts them as processes."""
+"""The `pagoda` command. It starts the tiers as processes and does not import them."""
