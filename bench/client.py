@@ -1,4 +1,4 @@
-"""A load client: sends planned requests to an OpenAI-compatible server and records when each chunk arrives.
+"""A load client, which sends planned requests to an OpenAI-compatible server and records when each chunk arrives.
 
 Token counts come from the server's usage, times from the chunks that carry text.
 """

@@ -16,7 +16,7 @@ READY_DEADLINE_S = 600.0
 
 @contextlib.contextmanager
 def python_module(module: str, *arguments: str, environment: Mapping[str, str] | None = None) -> Iterator[psutil.Popen]:
-    """Run `python -m module` while the block runs and yield its process. Its stdout is dropped, its stderr is ours."""
+    """Run `python -m module` while the block runs and yield its process. Its stdout is dropped, its stderr is inherited."""
     command = [sys.executable, "-m", module, *arguments]
     with psutil.Popen(command, stdout=subprocess.DEVNULL, env=environment) as process:
         try:

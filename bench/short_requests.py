@@ -23,9 +23,9 @@ from bench.server import own_server
 from bench.workloads import Vocabulary
 
 STEP_TOKENS = 512
-"""The worker's default of tokens per step."""
+"""Default number of tokens per step of a worker."""
 LATE_STEP_TOKENS = 120
-"""Tokens of a late step of a prompt of 7,000 tokens."""
+"""Number of tokens in a step near the end of a prompt of 7,000 tokens."""
 SHORT_TOKENS = 9
 Body = dict[str, Any]
 

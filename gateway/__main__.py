@@ -89,7 +89,7 @@ async def _serve(settings: GatewaySettings, app: FastAPI, sockets: list[socket.s
     on_stop_signal(stop.set)
     ending = asyncio.create_task(_end_on(stop, server, app.state.gateway.drain, settings))
     ending.add_done_callback(report_failure)
-    telling = keep_running("watch over the event loop", tell_when_held)
+    telling = keep_running("event loop watch", tell_when_held)
     await server.serve(sockets)
     await end_tasks(ending, telling)
     return 0 if server.started else 1

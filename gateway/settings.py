@@ -154,5 +154,5 @@ class GatewaySettings(KeySettings):
         return self
 
     def _has_keys(self) -> bool:
-        """Return True if a key is configured. A keys file without keys also ends the start, but later."""
+        """Return True if a key or a keys file is configured. A keys file without keys is refused later in the start."""
         return self.api_key is not None or bool(self.listed_keys) or self.keys_path.exists()

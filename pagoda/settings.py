@@ -148,8 +148,8 @@ class TierSettings(BaseSettings):
                 raise ValueError(f"--cluster-token-file (or PAGODA_CLUSTER_TOKEN): {error}") from None
             if self.role is not None and tokens.token_of(self.role) is None:
                 raise ValueError(
-                    f"--cluster-token-file (or PAGODA_CLUSTER_TOKEN): has no token for a {self.role}, which begins with "
-                    f"'{self.role}-' or has no role"
+                    f"--cluster-token-file (or PAGODA_CLUSTER_TOKEN) must have a token for a {self.role}: one that begins "
+                    f"with '{self.role}-', or with no role"
                 )
         return self
 

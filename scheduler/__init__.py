@@ -1,1 +1,1 @@
-"""The scheduler: decides what every worker computes, and keeps all sequences, batches and block tables."""
+"""The scheduler, which decides what every worker computes, and keeps all sequences, batches and block tables."""

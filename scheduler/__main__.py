@@ -35,13 +35,13 @@ logger = logging.getLogger("scheduler")
 async def serve(settings: SchedulerSettings, tracer: Tracer) -> None:
     stopping = asyncio.Event()
     on_stop_signal(stopping.set)
-    telling = keep_running("watch over the event loop", tell_when_held)
+    telling = keep_running("event loop watch", tell_when_held)
     async with running_scheduler(settings, tracer) as loop:
-        logger.info("listening", extra={"address": settings.address})
+        logger.info("scheduler listening", extra={"address": settings.address})
         await stopping.wait()
         await drain(loop, settings.drain_grace_s)
     await end_tasks(telling)
-    logger.info("stopped")
+    logger.info("scheduler stopped")
 
 
 @contextlib.asynccontextmanager
@@ -102,7 +102,7 @@ def open_door(settings: SchedulerSettings) -> Door:
             problem = f"cannot write the cluster token {path}: {error.strerror or error}; set another with --cluster-token-file"
             if not is_private:
                 raise ClusterTokenError(problem) from None
-            logger.warning("no cluster token; with API keys, gateways could not connect", extra={"reason": problem})
+            logger.warning("no cluster token; gateways cannot connect if API keys are set", extra={"reason": problem})
     return Door(
         keyring=settings.keyring(open_without_keys=True),
         tokens=tokens,
@@ -123,7 +123,7 @@ async def publish_readiness(loop: SchedulerLoop, server: GrpcServer) -> None:
 
 async def drain(loop: SchedulerLoop, grace_s: float) -> None:
     """Refuse new requests, and wait until the open ones have ended or the grace period is over."""
-    logger.info("draining", extra={"grace_s": grace_s})
+    logger.info("scheduler draining", extra={"grace_s": grace_s})
     idle = asyncio.Event()
     loop.requests.start_draining(on_idle=idle.set)
     with contextlib.suppress(TimeoutError):
@@ -135,7 +135,7 @@ def main() -> None:
     settings = SchedulerSettings.load()
     configure_logging(settings.log_level, settings.log_format)
     end_on_stop_signal()
-    logger.info("starting", extra=settings.described())
+    logger.info("scheduler starting", extra=settings.described())
     try:
         if not settings.listen:
             make_socket_directory(settings.home)

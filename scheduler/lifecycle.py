@@ -82,10 +82,10 @@ class Lifecycle:
         start = sequence.num_scored
         if scored.start > start:
             raise WorkerProtocolError(
-                f"sequence {scored.sequence_id} has log-probabilities from {scored.start} on, but {start} was due"
+                f"log-probabilities of sequence {scored.sequence_id} begin at {scored.start} (expected: {start})"
             )
         if scored.start + len(scored.logprobs) > sequence.num_prompt_tokens:
-            raise WorkerProtocolError(f"sequence {scored.sequence_id} has log-probabilities past its prompt")
+            raise WorkerProtocolError(f"log-probabilities of sequence {scored.sequence_id} end after its prompt")
         if logprobs := scored.logprobs[start - scored.start :]:
             sequence.num_scored += len(logprobs)
             self.open_requests.post_event(sequence, prompt_logprobs_event(sequence, start, logprobs))

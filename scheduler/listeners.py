@@ -15,7 +15,7 @@ class Interruption(Enum):
     """The reason why a running sequence waits again."""
 
     PREEMPTED = "preempted"
-    """Its pages were needed, or its worker was needed for a suspect."""
+    """Other sequences needed its pages, or a suspect needed its worker."""
     WORKER_LOST = "worker lost"
     WORKER_LEAVES = "worker leaves"
     """Its worker is about to stop, and another one has room."""

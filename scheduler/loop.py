@@ -68,7 +68,7 @@ class SchedulerLoop:
         self.on_readiness_changed: Callable[[], object] = lambda: None
         self._is_awake = self._was_ready = False
 
-    # ---- when
+    # ---- one round for all workers
 
     def wake(self) -> None:
         """Plan the next steps soon, but not at once, so that everything that arrives together is planned together."""
@@ -175,7 +175,7 @@ class SchedulerLoop:
         elif len(sequence.token_ids) >= sequence.max_length:
             self.lifecycle.finish_sequence(sequence, FinishReason.LENGTH)
 
-    # ---- around the steps
+    # ---- quarantine, leases, readiness
 
     def _clear_quarantine_workers(self) -> dict[str, AttachedWorker]:
         """Preempt all sequences but suspects on the quarantine workers. Return these workers by model."""

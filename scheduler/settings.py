@@ -40,7 +40,7 @@ class SchedulerSettings(KeySettings):
     silence_s: float = Field(default=4.0, gt=0)
     """Seconds of silence after which a worker is lost."""
     step_time_multiple: float = Field(default=10.0, ge=1)
-    """Factor by which a step may exceed the time of similar steps. A worker that takes longer, and at least silence_s, is lost."""
+    """Factor by which a step may exceed the time of similar steps. A worker that exceeds both this and silence_s is lost."""
     stalled_step_s: float = Field(default=120.0, gt=0)
     """Longest time for any step, in seconds; also the limit for the first steps, whose duration cannot be predicted."""
     max_lease_steps: int = Field(default=8, ge=1)

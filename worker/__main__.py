@@ -32,10 +32,10 @@ def main() -> None:
     settings = WorkerSettings.load()
     configure_logging(settings.log_level, settings.log_format)
     end_on_stop_signal()
-    logger.info("starting", extra=settings.described())
+    logger.info("worker starting", extra=settings.described())
     with open_tracer(settings.otlp_endpoint, "pagoda-worker", settings.worker_id) as tracer:
         uvloop.run(serve(_open_link(settings, epoch, tracer), settings.drain_grace_s))
-    logger.info("stopped")
+    logger.info("worker stopped")
 
 
 def _open_link(settings: WorkerSettings, epoch: int, tracer: Tracer) -> Callable[[], SchedulerLink]:
@@ -74,7 +74,7 @@ async def serve(open_link: Callable[[], SchedulerLink], drain_grace_s: float) ->
     link = open_link()
     del open_link  # The link must hold the only reference to the engine, so that it can free it.
     on_stop_signal(lambda: link.leave(drain_grace_s))
-    telling = keep_running("watch over the event loop", tell_when_held)
+    telling = keep_running("event loop watch", tell_when_held)
     try:
         await link.run()
         await end_tasks(telling)
@@ -83,7 +83,7 @@ async def serve(open_link: Callable[[], SchedulerLink], drain_grace_s: float) ->
         # An orderly shutdown would wait for the engine's thread.
         _end_at_once(1)
     except DeviceLostError as error:
-        logger.critical("device lost; exiting, a new process may use it again", extra={"reason": str(error)})
+        logger.critical("device lost; exiting so that a new process can use it", extra={"reason": str(error)})
         # An orderly shutdown would free device memory, and fail.
         _end_at_once(DEVICE_LOST)
 

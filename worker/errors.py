@@ -6,7 +6,7 @@ WorkerError
 │   └── UnusableModelError      the worker cannot compute with the model's files; a retry fails again
 ├── StepError               a step from the scheduler is invalid; ends the session
 ├── EngineHangsError        a step does not end; the process must exit
-├── DeviceLostError         the device can compute nothing more in this process; the process must exit
+├── DeviceLostError         the process can no longer compute on its device, and must exit
 └── SamplingError           no token can be chosen from the logits of a sequence; ends the session
 """
 

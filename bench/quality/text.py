@@ -25,6 +25,6 @@ def windows(token_ids: Sequence[int], bos_token_id: int | None, size: int = WIND
 
 
 def spread(cut: Sequence[list[int]], wanted: int | None) -> list[list[int]]:
-    """Return at most `wanted` windows, or all if None. They are evenly spaced, because the text changes its kind."""
+    """Return at most `wanted` windows, or all if None. They are evenly spaced, because the text has parts of different kinds."""
     step = 1 if wanted is None else max(1, -(-len(cut) // wanted))
     return list(cut[::step])

@@ -1,9 +1,9 @@
-"""`python -m bench routing-cost` measures the time of the scheduler's decision where a waiting sequence runs.
+"""`python -m bench routing-cost` measures how long the scheduler takes to decide where a waiting sequence runs.
 
-A decision is all work for one sequence in a round: how much of its prompt each worker has cached, each worker's load, the
-choice. In a round one worker plans its next step and the queue is searched for it; most waiting sequences suit other
-workers better. There are three kinds of prompts: new ones, ones whose prefix one worker has cached, and ones whose prefix
-all workers have cached, which need the most look-ups.
+A decision is all work for one sequence in a round: find how much of its prompt each worker has cached, compute each worker's
+load, and choose a worker. In a round, one worker plans its next step, and the queue is searched for sequences that suit it;
+most suit other workers better. There are three kinds of prompts: new ones, ones whose prefix one worker has cached, and ones
+whose prefix all workers have cached, which need the most look-ups.
 """
 
 import random

@@ -29,7 +29,7 @@ from pagoda.wire.inference_request import InferenceRequest
 
 
 class TextGenerator:
-    """The generator of text events: sends each request to a scheduler and turns its tokens into text."""
+    """The generator of text events. It sends each request to a scheduler and turns its tokens into text."""
 
     def __init__(
         self,

@@ -14,9 +14,10 @@ from pagoda.wire.logprobs import TokenLogprobs
 # JSON has no infinity; vLLM sends this value instead.
 LOWEST_LOGPROB = -9999.0
 MAX_CANDIDATES = 1 << 19
-"""Most tokens and alternatives in one answer: about 250 MB."""
+"""Maximum number of tokens and alternatives in one answer. They take about 250 MB."""
 MAX_PROMPT_SCORES = 300_000
-"""Most log-probabilities of prompts, with alternatives, over all choices of a response. Each is about 70 bytes of JSON."""
+"""Maximum number of prompt log-probabilities in one response, with alternatives and over all choices. Each is about 70 bytes
+of JSON."""
 _SHORT_PROMPT = 256
 
 

@@ -23,7 +23,7 @@ from pagoda.text.tokenizer import Tokenizer
 logger = logging.getLogger(__name__)
 
 MAX_REQUEST_TEMPLATE_CHARACTERS = 1 << 16
-"""Most characters of a template in a request; those of models may have more (template_renderer.py)."""
+"""Maximum number of characters of a template in a request. Templates of models may be longer (template_renderer.py)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

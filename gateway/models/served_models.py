@@ -86,7 +86,7 @@ class ServedModels:
         """
         if time.monotonic() < self._infos_expire_at and self._can_serve(model):
             return self._infos[model.name]
-        # From the last answer; if that came after the loss, from an earlier one.
+        # The last answer lacks the model if it was sent after the workers were lost. An earlier answer may have it.
         known = self._infos.get(model.name) or self._schedulers.last_known(model.name)
         if news_s is None:
             news_s = 0.0 if self._is_named(model) else NEWS_S

@@ -15,7 +15,7 @@ from pagoda.text.prompt_bound import PromptBound, TextTooLongError
 from pagoda.text.tokenizer import SHORT_CHARACTERS, Tokenizer
 
 MAX_PROMPT_TOKENS = 1 << 20
-"""Most tokens of all texts of a request together."""
+"""Maximum number of tokens of all texts of a request together."""
 
 T = TypeVar("T")
 

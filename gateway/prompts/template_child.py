@@ -28,11 +28,11 @@ class TemplateLimits:
     """The limits of one request to compile or render."""
 
     cpu_s: float = 2.0
-    """Most processor time, in seconds."""
+    """Maximum processor time, in seconds."""
     memory_bytes: int = 192 << 20
-    """Largest address space of the process, in bytes. Python and Jinja take 27 MiB of it."""
+    """Maximum address space of the process, in bytes. Python and Jinja take 27 MiB of it."""
     characters: int = 1 << 22
-    """Most characters of the rendered text."""
+    """Maximum number of characters of the rendered text."""
 
 
 class ChildEndedError(Exception):

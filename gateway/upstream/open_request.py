@@ -190,9 +190,9 @@ class OpenRequest:
         return replace(event, start=start, logprobs=new)
 
     def _as_first_cached(self, event: Finished) -> Finished:
-        """Return the end, billed with at most the cached tokens of the first start.
+        """Return the end with at most as many cached tokens as the sample had at its first start.
 
-        After a resumption most of the prompt is cached only because the request itself was computed there before.
+        More were cached at a later start only because the request had already computed its prompt itself.
         """
         started = self._started.get(event.sample_index)
         if started is None:

@@ -94,7 +94,7 @@ class SchedulerClient:
     """The client of one scheduler. It may be created outside the event loop, and is started inside it."""
 
     def __init__(self, address: str, *, silence_s: float, security: TransportSecurity = LOCAL_ONLY) -> None:
-        """Create the client. A scheduler that answers nothing for about `silence_s` is treated as lost."""
+        """Create the client. A scheduler that does not answer for about `silence_s` is treated as lost."""
         self.address = address
         self.models: dict[str, ModelInfo] = {}
         """Models that the scheduler has workers for, by name, as last reported; empty while it is lost."""
@@ -199,7 +199,7 @@ class SchedulerClient:
         tasks = [keep_running(f"health watch of {self.address}", self._keep_watching_health)]
         try:
             async with asyncio.timeout(None) as silence:
-                tasks.append(keep_running(f"questions to {self.address}", partial(self._keep_asking, silence)))
+                tasks.append(keep_running(f"polling of {self.address}", partial(self._keep_asking, silence)))
                 await session.run_session()
         finally:
             await end_tasks(*tasks)
@@ -254,7 +254,7 @@ class SchedulerClient:
         self.known |= self.models
         if self.models.keys() != before.keys():
             self._listener.on_change()
-        # Only models missing from two answers in a row: a worker may be back in a moment.
+        # Requests are moved only if their model is missing from two answers in a row, because a worker may be back in a moment.
         served = before.keys() | self.models.keys()
         requests = self._session.requests if self._session else []
         if stranded := [opened for opened in requests if opened.request.model not in served]:

@@ -1,4 +1,4 @@
-"""Implementation of `pagoda key`: makes entries from options, and lists them without their digests.
+"""Implementation of `pagoda key`, which makes entries from options, and lists them without their digests.
 
 pagoda/api_keys/key_file.py reads and writes the file.
 """

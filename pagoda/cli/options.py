@@ -1,6 +1,6 @@
 """Options and arguments that several commands share, their shell completion, and their defaults.
 
-OLLAMA_HOST names the address that a server listens on and that a command asks, unless an option or variable of Pagoda does.
+OLLAMA_HOST is the address that a server listens on and that a command connects to. Pagoda's own options and variables override it.
 """
 
 import json

@@ -56,7 +56,7 @@ class StoreLayout:
 
     def find(self, name: str) -> Path | None:
         """Return the manifest of a model in the store, which may be damaged, or None if the model is not in the store."""
-        # The first place twice, because the model may be moved there during the search.
+        # The new directory is checked again at the end, because the model may be moved there during the search.
         for directory in (self.directory(name), self._old_directory(name), self.directory(name)):
             if is_there(directory / MANIFEST) and self.name_at(directory) == name:
                 return directory / MANIFEST

@@ -97,7 +97,7 @@ class ModelDefaults:
 
     @property
     def window(self) -> int | None:
-        """Most tokens of prompt and answer together (`num_ctx`). None if the model's parameters do not limit them."""
+        """Maximum number of tokens of prompt and answer together (`num_ctx`). None if the model's parameters set no limit."""
         return self.parameters["num_ctx"].value if "num_ctx" in self.parameters else None
 
 
@@ -107,7 +107,7 @@ class SamplingPolicy:
 
     mode: SamplingDefaultsMode = "model"
     max_tokens: int | None = None
-    """Limit for requests that name none."""
+    """Limit for requests that set none."""
     catalogue: Sequence[CatalogueEntry] = CATALOGUE
 
     def defaults_of(self, model: Model, settings: ModelSettings | None = None) -> ModelDefaults:

@@ -66,7 +66,7 @@ class Scratch:
             logger.debug("scratch directories not readable", extra={"reason": str(error)})
             return
         for directory, lock in dead:
-            logger.info("abandoned work removed", extra={"directory": str(directory)})
+            logger.info("abandoned scratch files removed", extra={"directory": str(directory)})
             shutil.rmtree(directory, ignore_errors=True)
             if lock is not None:
                 lock.close()
@@ -75,7 +75,7 @@ class Scratch:
         """Delete scratch files of earlier versions, which had no locks, if nothing was written there for an hour."""
         for path in [path for pattern in _OLD_SCRATCH for path in self._layout.models.glob(pattern)]:
             if _is_abandoned(path):
-                logger.info("abandoned work removed", extra={"directory": str(path)})
+                logger.info("abandoned scratch files removed", extra={"directory": str(path)})
                 with suppress(OSError):
                     shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
 

@@ -1,4 +1,4 @@
-"""The models on this machine: lists, describes and fetches them.
+"""The models on this machine: functions that list, describe and fetch them.
 
 layout.py defines the paths. A path to a GGUF file or a safetensors directory is a model too and stays in its place. Any process may
 change the store at any time: a model that vanishes while it is read counts as missing, and one that is replaced is read again.

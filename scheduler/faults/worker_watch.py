@@ -32,7 +32,7 @@ class Task(NamedTuple):
     """The oldest step or load that a worker has not finished."""
 
     number: int
-    """Number that differs from task to task."""
+    """Number that distinguishes the task from the one before it."""
     work: int | None
     """Amount of work. None if its duration cannot be predicted."""
 

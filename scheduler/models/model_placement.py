@@ -28,7 +28,7 @@ class SlotState(Enum):
     SERVING = auto()
     """The worker has `model` loaded."""
     LEAVING = auto()
-    """The worker is between two streams, and will be empty."""
+    """The worker is between two streams. It will have no model in the next one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,7 +46,7 @@ class Slot:
     """True if requests run on the worker."""
     idle_since_s: float = 0.0
     stays_until_s: float = 0.0
-    """Time before which its model need not make room."""
+    """Time until which its model does not make room for another one."""
 
     @property
     def has_model(self) -> bool:
@@ -155,7 +155,8 @@ class _Placing:
         return not self._has_copy(slot), slot.idle_since_s, slot.worker_id
 
     def _patience(self, slot: Slot) -> tuple[bool, float, str]:
-        """Return the rank of a slot in use. The lowest, whose model is wanted since most recently, makes room first."""
+        """Return the rank of a slot in use. The lowest makes room first: one whose model is loaded elsewhere too, else the one
+        whose model is wanted for the shortest time."""
         return not self._has_copy(slot), -self._wanted.get(slot.model or "", math.inf), slot.worker_id
 
     def _has_copy(self, slot: Slot) -> bool:

@@ -193,7 +193,10 @@ class IndexPublisher(CacheListener):
                 self._counters.num_dropped += len(blocks)
                 announced.renew_at_s = 0.0
             case PublishResult.FENCED:
-                logger.warning("prefix index knows a later epoch", extra={"worker": announced.worker.info.worker_id})
+                fields = {"worker": announced.worker.info.worker_id}
+                logger.warning(
+                    "prefix index has a later epoch of the worker; its blocks are not published", extra=fields
+                )
                 self._announced.pop(announced.worker, None)
         if result in (PublishResult.NEW, PublishResult.UNAVAILABLE):
             # The index lacks blocks. All are published again after the next successful renewal.

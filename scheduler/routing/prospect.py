@@ -1,4 +1,4 @@
-"""A worker as a placement round sees it: its state when all sequences run that this round has placed there."""
+"""A worker as a placement round sees it: as if the sequences that the round has placed there were running already."""
 
 from collections.abc import Sequence as Seq
 
@@ -20,7 +20,7 @@ class Prospect:
         self._num_committed = sum(step.num_tokens for step in worker.steps.unanswered) - _num_done(worker, now_s)
         self._num_committed += sum(sequence.num_pending for sequence in worker.prefilling.values())
         self._to_be_computed: dict[BlockHash, list[Sequence]] = {}
-        """Sequences that the worker will compute, by first block. Their blocks will be there, although most are not yet."""
+        """Sequences that the worker will compute, by first block. Most of their blocks do not exist yet, but will."""
         for sequence in worker.prefilling.values():
             self._expect(sequence)
         self.rank = self._rank()

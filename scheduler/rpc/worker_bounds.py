@@ -95,7 +95,7 @@ def _result_problems(result: worker_pb2.StepResult, limits: ModelLimits) -> Iter
         if (largest := max(sampled.token_ids, default=0)) >= limits.vocab_size:
             yield _strange_token(largest, limits)
         if len(sampled.logprobs) not in (0, len(sampled.token_ids)):
-            yield f"{len(sampled.logprobs)} logprobs came with {len(sampled.token_ids)} tokens; there must be one each, or none"
+            yield f"{len(sampled.token_ids)} tokens must have as many logprobs, or none (got {len(sampled.logprobs)})"
         yield from _logprob_problems(sampled.logprobs)
     for scored in result.scored:
         yield from _logprob_problems(scored.logprobs)

@@ -50,7 +50,7 @@ async def _read_held_blocks(
 ) -> list[tuple[PageId, BlockHash]]:
     message = await _next(messages, timeout_s)
     if message.WhichOneof("message") != "held_blocks":
-        raise WorkerProtocolError("fewer HeldBlocks messages came than Hello announced")
+        raise WorkerProtocolError("received fewer HeldBlocks messages than Hello announced")
     return held_blocks_from_proto(message.held_blocks)
 
 
@@ -59,7 +59,7 @@ async def _next(messages: AsyncIterator[worker_pb2.AttachRequest], timeout_s: fl
         async with asyncio.timeout(timeout_s):
             return await anext(messages)
     except TimeoutError:
-        raise SilentWorkerError(f"no message came for {timeout_s:g} s before the worker was attached") from None
+        raise SilentWorkerError(f"the worker sent no message for {timeout_s:g} s before it was attached") from None
     except StopAsyncIteration:
         raise WorkerProtocolError("the stream ended before the worker was attached") from None
 

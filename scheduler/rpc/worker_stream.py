@@ -269,9 +269,9 @@ class WorkerStream:
     def _take_failed_load(self, worker: UnloadedWorker, failed: worker_pb2.LoadFailed) -> None:
         self._check_session(failed.session_id)
         if worker.loading is None:
-            raise WorkerProtocolError("load_failed came, but the worker loads no model")
+            raise WorkerProtocolError("received LoadFailed, but the worker was not asked to load a model")
         reason = shortened(failed.error)
-        logger.error("model not loaded", extra={"model": worker.loading, "reason": reason})
+        logger.error("model load failed", extra={"model": worker.loading, "reason": reason})
         self._loop.loading.record_failed_load(
             worker, reason, out_of_memory=failed.out_of_memory, permanent=failed.permanent
         )
@@ -279,12 +279,14 @@ class WorkerStream:
     def _take_leaving(self, leaving: worker_pb2.Leaving) -> None:
         self._check_session(leaving.session_id)
         grace_s = leaving.grace_ms / 1000 if leaving.HasField("grace_ms") else None
-        logger.info("worker leaves", extra={"worker": self._hello.worker_id, "grace_s": grace_s})
+        logger.info("worker leaving", extra={"worker": self._hello.worker_id, "grace_s": grace_s})
         self._loop.attachments.let_worker_leave(self._worker)
 
     def _check_session(self, session_id: int) -> None:
         if session_id != self._worker.session_id:
-            raise WorkerProtocolError(f"a message of session {session_id} came in session {self._worker.session_id}")
+            raise WorkerProtocolError(
+                f"received a message with session_id {session_id} (expected: {self._worker.session_id})"
+            )
 
 
 def _task_of(worker: AttachedWorker | UnloadedWorker) -> Task | None:

@@ -36,7 +36,7 @@ class Lease:
 
     plan: StepPlan
     taking_part: dict[int, PlannedSequence]
-    """Sequences of the next of these steps, by id."""
+    """Sequences that take part in the next of these steps, by id."""
     num_begun: int = 1
     is_outdated: bool = False
     """True if the lease still has a sequence that left, or lacks one that could have ended but did not."""
@@ -76,7 +76,7 @@ class StepsInFlight:
         step = self.oldest
         if step is None or step.step_id != step_id:
             due = f"step {step.step_id}" if step else "none"
-            raise WorkerProtocolError(f"result of step {step_id} came, but {due} was due")
+            raise WorkerProtocolError(f"received the result of step {step_id} (expected: {due})")
         return self.unanswered.popleft()
 
     def follow_lease(self) -> None:

@@ -77,7 +77,7 @@ class Chaos:
         self._problems: list[str] = []
 
     async def run(self, duration_s: float) -> int:
-        """Run and return the exit status."""
+        """Cause failures for this long and return the exit status."""
         for index in range(len(self._cluster.gateways)):
             await self._cluster.wait_until_ready(index)
         self._say(await self._traffic.learn())

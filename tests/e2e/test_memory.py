@@ -12,7 +12,7 @@ from protos.v1 import inference_pb2, inference_pb2_grpc
 from tests.e2e.conftest import StartSystem
 
 BESIDE_TORCH_BYTES = 175_000_000
-"""Most memory besides weights, pages and the import of torch.
+"""Maximum memory besides weights, pages and the import of torch.
 
 Torch's CPU build takes 225 MB when imported, so that the limit is 400 MB besides weights and pages; 320 MB were measured. Its CUDA
 build, which an installation may have, takes 300 MB more.

@@ -75,7 +75,7 @@ T = TypeVar("T", bound=Tier)
 class SchedulerTier(Tier):
     address: str
     security: TransportSecurity
-    """Credentials of a test that calls it: the token of its home, which is valid for every role."""
+    """Credentials with which a test calls the scheduler: its home's token, which is valid for every role."""
 
     @property
     def is_serving(self) -> bool:

@@ -167,7 +167,7 @@ def _last_token(sequence: RunningSequence) -> Chunk:
 
 
 class PoisonedExecutor:
-    """A `worker.steps.executor.StepExecutor` whose device fails for ever after `num_good_steps` steps."""
+    """A `worker.steps.executor.StepExecutor` whose device always fails after `num_good_steps` steps."""
 
     def __init__(self, inner: StepExecutor, num_good_steps: int) -> None:
         self._inner = inner

@@ -130,7 +130,7 @@ class HostileGateway:
             await asyncio.gather(stream, return_exceptions=True)
 
     async def held(self) -> Held:
-        """Return the longest time since the last call."""
+        """Return the longest times for which the gateway's event loop was blocked since the last call."""
         reader, writer = await asyncio.open_unix_connection(self._probe)
         try:
             return Held(**json.loads(await reader.readline()))

@@ -48,5 +48,5 @@ async def test_a_worker_whose_device_is_lost_ends_and_is_restarted_and_its_strea
         await running
     # The device is lost again if the restarted worker gets some of the streams.
     assert all(line.startswith("The worker exited (exit code 70: its device was lost); restarting it") for line in said)
-    assert "device lost; exiting, a new process may use it again" in log.read_text().splitlines()
+    assert "device lost; exiting so that a new process can use it" in log.read_text().splitlines()
     assert "Traceback" not in log.read_text()

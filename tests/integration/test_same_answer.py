@@ -67,7 +67,7 @@ class EngineLink:
         self.num_recalled = 0
         """Number of leases that ended early."""
         self.sizes = set[int]()
-        """Numbers of tokens that steps returned for a sequence."""
+        """The different numbers of tokens that a step returned for a sequence."""
 
     def send_step(self, plan: StepPlan) -> None:
         self._queue.append(Lease(step_from_proto(worker_messages.plan_to_proto(plan, 1))))

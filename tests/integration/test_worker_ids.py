@@ -163,7 +163,7 @@ async def test_workers_without_a_model_are_told_apart_too(tmp_path: Path) -> Non
 async def test_a_stream_on_which_nothing_is_said_ends_quietly(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     async with scheduler(tmp_path, heartbeat_s=0.1, silence_s=0.3) as (address, _), open_channel(address) as channel:
-        with pytest.raises(grpc.aio.AioRpcError, match=r"no message came for 0\.3 s") as caught:
+        with pytest.raises(grpc.aio.AioRpcError, match=r"no message for 0\.3 s") as caught:
             await (await hello_stream(channel, says_hello=False)).read()
         assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
         closed = await hello_stream(channel, says_hello=False)

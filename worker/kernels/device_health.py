@@ -6,7 +6,7 @@ from worker.errors import DeviceLostError
 
 
 def check_device(device: torch.device) -> None:
-    """Raise DeviceLostError if the device can compute nothing more in this process. Call it after an error.
+    """Raise DeviceLostError if this process can no longer compute on the device. Call it after an error.
 
     It never raises for a processor.
     """
@@ -15,4 +15,4 @@ def check_device(device: torch.device) -> None:
     try:
         torch.cuda.synchronize(device)
     except RuntimeError as error:
-        raise DeviceLostError(f"{device} can compute nothing more in this process: {error}") from error
+        raise DeviceLostError(f"this process can no longer compute on {device}: {error}") from error

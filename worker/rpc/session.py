@@ -87,7 +87,7 @@ class Session:
         receiving = asyncio.create_task(self._receive())
         # A few missed heartbeats end the session, so a task that failed is restarted within the time of one.
         keep = partial(keep_running, longest_delay_s=self._heartbeat_interval_s)
-        others = [keep("heartbeats", self._send_heartbeats), keep("watch over the scheduler", self._watch_scheduler)]
+        others = [keep("heartbeats", self._send_heartbeats), keep("scheduler watch", self._watch_scheduler)]
         if self._store is not None:
             others.append(keep_running("report of loadable models", partial(self._report_models, self._store)))
         try:

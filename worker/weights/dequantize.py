@@ -146,7 +146,8 @@ def q6_k(blocks: torch.Tensor) -> torch.Tensor:
 def _scales_and_minima(packed: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Return eight scales and eight minima of six bits each.
 
-    The first four of each are stored in one piece; the upper two bits of the others are stored above them.
+    The first four of each are in the lower six bits of a byte. The other four are in two parts: the lower four bits in the last
+    four bytes, the upper two bits in the upper bits of the first eight bytes.
     """
     first, second, rest = packed[:, :4], packed[:, 4:8], packed[:, 8:]
     scales_nR = torch.cat((first & 0x3F, (rest & 0x0F) | ((first >> 2) & 0x30)), dim=1)

@@ -1,4 +1,4 @@
-"""The loop of a chat: reads entries and runs them as commands or sends them to the model, until the user leaves.
+"""The loop of a chat. It reads entries, and runs them as commands or sends them to the model, until the user leaves.
 
 line_reader.py reads from the terminal; connection.py chooses the server.
 """

@@ -117,7 +117,9 @@ def _refuse_other_numbers(metadata: Mapping[str, Any], prefix: str, head_size: i
 
 def _rotary_size(rotary_size: int, head_size: int) -> dict[str, Any]:
     if rotary_size > head_size or rotary_size % 2:
-        raise ModelFormatError(f"{rotary_size} elements of a head of size {head_size} cannot be rotated")
+        raise ModelFormatError(
+            f"rope.dimension_count must be even and at most the head size, {head_size} (got {rotary_size})"
+        )
     return {} if rotary_size == head_size else {"rotary_size": rotary_size}
 
 

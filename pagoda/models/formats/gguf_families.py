@@ -80,7 +80,10 @@ def _gemma(config: ModelConfig, metadata: Mapping[str, Any], *, large: bool) -> 
 
 
 def _gemma3_pattern(config: ModelConfig, metadata: Mapping[str, Any]) -> Iterable[bool]:
-    """Return which layers have a window: from the file, as a period or per layer, else all but each sixth."""
+    """Return for each layer whether it has a window. The file has a flag per layer or a period; the default period is 6.
+
+    With a period of n, every n-th layer has no window.
+    """
     pattern = metadata.get("gemma3.attention.sliding_window_pattern", 6)
     if not isinstance(pattern, list):
         return _all_but_every(

@@ -100,7 +100,7 @@ def test_what_is_restored_twice_keeps_its_first_name_and_a_strange_page_is_refus
 
 
 class PoolMachine(RuleBasedStateMachine):
-    """A machine of sequences that allocate, share, seal and release pages in any order."""
+    """A machine of sequences that allocate, share, fill and release pages in any order."""
 
     @initialize(num_pages=st.integers(1, 12), held=st.lists(st.tuples(st.integers(0, 11), st.integers(0, 8))))
     def make(self, num_pages: int, held: list[tuple[int, int]]) -> None:

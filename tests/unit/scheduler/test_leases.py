@@ -150,7 +150,7 @@ def test_steps_of_a_lease_are_answered_in_turn(leased: Leased) -> None:
     system.run_step(worker)
     fake.run_step()
     late = fake.run_step()
-    with pytest.raises(WorkerProtocolError, match="result of step 3 came, but step 2 was due"):
+    with pytest.raises(WorkerProtocolError, match=r"the result of step 3 \(expected: step 2\)"):
         system.loop.apply_result(worker, late)
     with pytest.raises(WorkerProtocolError, match="step 2 has no token for sequence"):
         system.loop.apply_result(worker, StepResult(step_id=2, sampled=()))

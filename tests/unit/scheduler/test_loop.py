@@ -307,7 +307,7 @@ def test_scores_with_a_hole_end_the_stream() -> None:
     system.submit(scored(request(prompt=9)))
     result = system.fakes[worker].run_step()
     (whole,) = result.scored
-    with pytest.raises(WorkerProtocolError, match="from 2 on, but 1 was due"):
+    with pytest.raises(WorkerProtocolError, match=r"begin at 2 \(expected: 1\)"):
         system.loop.apply_result(worker, replace(result, scored=(replace(whole, start=2),)))
 
 

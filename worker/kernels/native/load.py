@@ -64,7 +64,7 @@ def load_integer_kernels(directory: Path, kv_format: KVFormat = KV_FORMATS[DEFAU
         return reference
     if loaded.rejected:
         logger.warning(
-            "native kernels use fewer instructions than the processor has", extra={"reason": loaded.rejected}
+            "native kernels do not use all instruction sets of the processor", extra={"reason": loaded.rejected}
         )
     logger.info("native kernels loaded", extra={"path": str(loaded.path), "seconds": time.monotonic() - started})
     return loaded.value

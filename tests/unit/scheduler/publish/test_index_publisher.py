@@ -251,7 +251,7 @@ async def test_a_scheduler_that_was_replaced_stops_publishing(caplog: pytest.Log
         system.clock.advance(RENEW_S)
         await system.publisher.write()
     assert await system.found(blocks) == {}
-    assert caplog.messages.count("prefix index knows a later epoch") == 1
+    assert caplog.messages.count("prefix index has a later epoch of the worker; its blocks are not published") == 1
 
 
 async def test_closing_says_goodbye() -> None:

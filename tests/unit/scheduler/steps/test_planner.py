@@ -26,7 +26,7 @@ class Given:
     computed: int = 0
     sampling: int = 0
     uncertain: int = 0
-    """Part of the `sampling` tokens that may not come."""
+    """Number of the `sampling` tokens that the steps in flight may not return."""
     priority: int = 0
     max_length: int = 1000
     passed: int = 0

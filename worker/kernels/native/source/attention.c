@@ -13,7 +13,7 @@
 
 enum { ITEM_FIELDS = 4, CACHE_LINE = 64 };
 
-/* Keys are prefetched this many keys ahead: a fifth less time if they come from memory. */
+/* Keys are prefetched this many keys ahead, which saves a fifth of the time if they come from memory. */
 enum { KEYS_AHEAD = 32 };
 
 static const int64_t SERIAL_PRODUCTS = 1 << 17;
@@ -184,7 +184,8 @@ static void hide(float *scores, int64_t start, int64_t first, int64_t end, int64
 
 /* Convert the scores of the keys [first, end), which the row sees, into weights; return the sum of the probabilities. */
 static int64_t weigh_keys(const struct attention_call *call, struct item *item, int64_t row, int64_t first, int64_t end) {
-    /* Hidden keys up to whole tiles are weighed too, because that is faster than stopping earlier, and then hidden again. */
+    /* Whole tiles are weighed, because that is faster than stopping at `end`. Keys that the row does not see are hidden before and
+       after. */
     int64_t start = first / TILE_WIDTH * TILE_WIDTH, stop = round_up(end, TILE_WIDTH);
     float *scores = item->scores + row * item->stride;
     if (call->cap_factor != 0)

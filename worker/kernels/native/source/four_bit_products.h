@@ -20,7 +20,7 @@ enum { ROWS = 6 };
 INLINE vector load_packed(const uint8_t *x) { return _mm512_loadu_si512(x); }
 INLINE vector low_halves(vector packed) { return _mm512_and_si512(packed, _mm512_set1_epi8(15)); }
 INLINE vector high_halves(vector packed) { return low_halves(_mm512_srli_epi16(packed, 4)); }
-/* The instruction itself, as in products.h. */
+/* Inline assembly instead of the intrinsic, for the reason given in products.h. */
 INLINE vector add_products(vector sums, vector x, vector weights) {
     __asm__ volatile("vpdpbusd %2, %1, %0" : "+v"(sums) : "v"(weights), "v"(x));
     return sums;
@@ -34,7 +34,7 @@ enum { ROWS = 4 };
 INLINE vector load_packed(const uint8_t *x) { return _mm256_loadu_si256((const void *)x); }
 INLINE vector low_halves(vector packed) { return _mm256_and_si256(packed, _mm256_set1_epi8(15)); }
 INLINE vector high_halves(vector packed) { return low_halves(_mm256_srli_epi16(packed, 4)); }
-/* The instruction itself, as in products.h. */
+/* Inline assembly instead of the intrinsic, for the reason given in products.h. */
 INLINE vector add_products(vector sums, vector x, vector weights) {
     vector products = _mm256_maddubs_epi16(weights, x);
     __asm__ volatile("vpaddw %1, %0, %0" : "+x"(sums) : "x"(products));

@@ -12,7 +12,8 @@
 
 enum { MAX_HELPERS = 255, PAUSES_PER_LOOK = 32, WAIT_PAUSES = 4000 };
 
-/* Longer than the time between two kernels of a step, shorter than the time between two steps, when other processes need cores. */
+/* How long an idle thread spins before it sleeps. It is longer than the time between two kernels of a step, and shorter than the
+   time between two steps, in which other processes need the cores. */
 static const int64_t SPIN_NS = 100000;
 static const uint32_t CLOSED = UINT32_MAX;
 static const int64_t SERIAL_ELEMENTS = 16384;

@@ -10,7 +10,7 @@
 #include "vector.h"
 
 #if LANES == 16
-/* 6 rows of 2 vectors: 12 sums and as many totals of blocks, of 32 registers. */
+/* 6 rows of 2 vectors have 12 sums and 12 totals of blocks, for which the 32 registers suffice. */
 enum { ROWS = 6, AT_ONCE = 4, WEIGHT_OFFSET = 128 };
 typedef int8_t activation;
 typedef vector weights;

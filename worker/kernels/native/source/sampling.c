@@ -83,7 +83,7 @@ static const float *adjust(const struct choice *choice, int64_t size, float *adj
     return adjusted;
 }
 
-/* Return an integer that compares as the logit does. Zeros of either sign are equal, and NaN is above all numbers. */
+/* Return an integer with the same order as the logit. Zeros of either sign are equal, and NaN is above all numbers. */
 INLINE int32_t order_of(float logit) {
     int32_t bits = bits_of(logit), order = bits < 0 ? INT32_MIN - bits : bits;
     return (bits & INT32_MAX) > INFINITY_BITS ? INT32_MAX : order;
@@ -119,7 +119,7 @@ static int64_t sum_from(const int32_t *values, int64_t count, int32_t least) {
     return sum;
 }
 
-/* Return the largest `least` in [low, high] for which the measure is at least `needed`; it is for `low`. */
+/* Return the largest `least` in [low, high] for which the measure is at least `needed`, as it must be for `low`. */
 static int32_t bisect(
     measure_function measure, const int32_t *values, int64_t count, int64_t needed, int64_t low, int64_t high
 ) {
@@ -145,13 +145,13 @@ static int64_t find_highest(const float *logits, int64_t size, int32_t *maxima) 
     return id;
 }
 
-/* Store the ids of the highest logits, ascending; return their number. */
+/* Store the ids of the top_k highest logits in ascending order; return their number. */
 static int64_t take_top_k(
     const float *logits, int64_t size, int64_t top_k, const int32_t *maxima, int32_t *ids, int32_t *orders
 ) {
     int64_t blocks = num_blocks(size), count = 0, num_kept = 0;
     int32_t least = INT32_MIN, highest = largest_of(maxima, blocks);
-    /* The top_k-th largest maximum of a block is a lower bound: top_k blocks each have a logit that is not less. */
+    /* The top_k-th largest of the blocks' maxima is a lower bound, because top_k blocks each have a logit as large as that. */
     if (top_k <= blocks) least = bisect(count_from, maxima, blocks, top_k, least, highest);
     for (int64_t first = 0; first < size; first += BLOCK) {
         int32_t in_block[BLOCK];
@@ -230,7 +230,7 @@ static int32_t keep_top_p(struct weights *weights, double top_p, int32_t *near) 
     return least;
 }
 
-/* Return the index of a token, drawn from those with at least this weight. */
+/* Draw a token from those with at least this weight and return its index. */
 static int64_t draw(const struct weights *weights, int32_t least, uint64_t bits) {
     int64_t target = (int64_t)((unsigned __int128)bits * (uint64_t)total_from(weights, least) >> 64), index = 0;
     for (;; index += BLOCK) {

@@ -272,7 +272,7 @@ def test_largest_gemma_scales_queries_by_another_size(tmp_path: Path) -> None:
     [
         ({"attention__sliding_window_pattern": [True]}, "1 entries for 7 layers"),
         ({"attention__sliding_window_pattern": "x"}, r"'sliding_window_pattern' .* \(got 'x'\)"),
-        ({"rope__dimension_count": 7}, "7 elements of a head"),
+        ({"rope__dimension_count": 7}, r"at most the head size, 8 \(got 7\)"),
         ({"attention__sliding_window": 1.5}, "must be a positive whole number"),
         ({"rope__scaling__type": "yarn"}, "'yarn' is not supported"),
     ],
