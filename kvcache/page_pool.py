@@ -148,9 +148,9 @@ class PagePool:
                 self._freed.append(page)
 
     def restore_blocks(self, held: Iterable[tuple[PageId, BlockHash]]) -> None:
-        """Name pages of a new pool, which become cached. The last ones in `held` are evicted first.
+        """Mark pages of a new pool as cached with the blocks that they hold. The last ones in `held` are evicted first.
 
-        A page or a block that occurs twice keeps its first pair. Raises ValueError for a page that does not exist.
+        If a page or a block occurs twice, its first pair counts. Raises ValueError for a page that does not exist.
         """
         assert not self._page_of and self._next_new == 0
         for page, block in held:

@@ -27,7 +27,7 @@ SHARED_TOKEN_VARIABLES = ("PAGODA_CLUSTER_TOKEN", "PAGODA_CLUSTER_TOKEN_FILE")
 """Variables that all tiers read. The token itself has no flag, because every user of the machine can read a command line."""
 
 
-# Defaults that say nothing to a user: functions, None, the empty string and masked secrets.
+# Defaults that the help does not show, because they mean nothing to a user: functions, None, the empty string, masked secrets.
 _UNREADABLE_DEFAULT = re.compile(r"\s*\(default( factory: [^)]*|: (None|null|\*+)?)\)")
 
 

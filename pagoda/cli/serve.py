@@ -1,4 +1,4 @@
-"""`pagoda serve`: checks its options, fetches the models, starts the tiers and prints the banner.
+"""Implementation of `pagoda serve`, which checks its options, fetches the models, starts the tiers and prints the banner.
 
 supervisor.py keeps the processes running; tiers.py builds their command lines.
 """
@@ -155,7 +155,7 @@ async def _serve(options: ServeOptions, models: Sequence[Model]) -> int:
 
 
 def make_run_directory(options: ServeOptions) -> None:
-    """Make the run and socket directories, accessible to this user only. A socket path that is too long gets another place."""
+    """Make the run and socket directories, accessible to this user only. The socket directory moves if its path is too long."""
     try:
         make_private_directory(options.home / "run")
         make_private_directory(options.log_directory)

@@ -87,7 +87,7 @@ def normalize_name(name: str) -> str:
 
 
 def with_tag(name: str) -> str:
-    """Return `model:latest` for `model`. Only a colon behind the last slash begins a tag."""
+    """Return `model:latest` for `model`. Only a colon after the last slash begins a tag."""
     return name if ":" in name.rpartition("/")[2] else f"{name}:{DEFAULT_TAG}"
 
 

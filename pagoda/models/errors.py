@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 MAX_NAMES = 12
 """Largest number of models that a message lists."""
-# A path from its beginning to its last slash. A slash behind a letter or before a space does not begin a path.
+# A path from its beginning to its last slash. A slash after a letter or before a space does not begin a path.
 _DIRECTORIES = re.compile(r"(?<![^\s'\"(:])/(?=[^\s/])(?:[^/\n:'\"]+/)+(?=[^\s/])")
 
 

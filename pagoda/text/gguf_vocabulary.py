@@ -21,7 +21,7 @@ from pagoda.text.pre_tokenizers import PRE_TOKENIZERS
 from pagoda.text.vocabulary import Encoders, Vocabulary, add_tokens, can_be_made, piece_bytes
 
 STRIPPING_MODELS = ("phi-3", "phi3")
-"""Parts of the names of models whose added tokens absorb the spaces and line ends behind them."""
+"""Parts of the names of models whose added tokens absorb the spaces and line ends after them."""
 NOT_STRIPPING = ("<unk>", "<s>", "<|endoftext|>")
 MAX_PIECE_CHARACTERS = 512
 """Limit of a token's length, because the work grows with it. Four times the longest known."""

@@ -69,7 +69,7 @@ class Tokenizer:
         return self.begun(ids) if add_special_tokens else ids
 
     def encode_marked(self, text: str, mark: str, *, bound: PromptBound | None = None) -> list[int]:
-        """Return the token ids of a rendered prompt. A control token's name with `mark` inside or behind it is text.
+        """Return the token ids of a rendered prompt. A control token's name with `mark` inside or after it is text.
 
         The marks themselves are removed. Text between control tokens has the ids that it would have without control tokens.
         """

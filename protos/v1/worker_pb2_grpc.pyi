@@ -12,7 +12,7 @@ Why two steps in flight are safe:
   - Each admission of a sequence has an attempt number. The scheduler drops results of an older attempt.
   - A page that is freed while a step in flight writes to it is granted again only to later steps of the same stream.
   - A lease is one message for many steps. The scheduler still counts two of its steps as in flight: it adds a further one with
-    each result that does not end the lease. After a Recall, the worker runs one more step behind the result that says so.
+    each result that does not end the lease. After a Recall, the worker runs one more step after the result that says so.
 
 When a stream is lost:
   - Both sides send something at least once per heartbeat interval, and treat the other side as lost if it is silent for too long.

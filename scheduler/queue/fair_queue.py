@@ -37,7 +37,7 @@ class TenantQueue:
     def __init__(self) -> None:
         self.sequences: list[Sequence] = []
         self._turn = 0
-        """Turn of the latest first sequence. A new sequence gets no earlier turn."""
+        """Latest turn of a sequence that was first in this queue. A new sequence gets no earlier turn."""
         self._next_turns: dict[int, int] = {}
         """Turn of the next new sequence of each size."""
         self._num_tokens: Counter[str] = Counter()
@@ -72,7 +72,7 @@ class WaitingSequences:
         self._returned: list[Sequence] = []
         """Sequences that have run before, in order. They go first: they have had their turn, and their clients see them pause."""
         self._served: defaultdict[str, int] = defaultdict(int)
-        """Counter of each tenant."""
+        """Virtual token counter of each tenant (docs/overload.md)."""
         self._of_model: defaultdict[str, set[Sequence]] = defaultdict(set)
         """All waiting sequences, by model. No entry is empty."""
         self._level = 0
@@ -116,7 +116,7 @@ class WaitingSequences:
 
     @property
     def models(self) -> Set[str]:
-        """Models that a sequence waits for."""
+        """Models that at least one sequence waits for."""
         return self._of_model.keys()
 
     def of_model(self, model: str) -> Iterator[Sequence]:

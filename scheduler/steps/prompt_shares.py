@@ -7,7 +7,7 @@ from scheduler.steps.sequence import Sequence
 from scheduler.steps.step_decision import Chunk
 from scheduler.steps.step_draft import StepDraft
 
-# Minimum number of tokens of prompts in progress that each step computes, for tokens without context before them.
+# Minimum number of prompt tokens that a step computes for prompts in progress. Tokens after a long context count more.
 MIN_CHUNK_TOKENS = 16
 # A prompt may pass prompts in progress that have this many times as much left to compute. It may pass a prompt that is short of
 # pages if it needs this many times fewer pages.

@@ -39,11 +39,11 @@ class StepDraft:
         return self.limits.max_step_sequences - len(self.running) - len(self.admissions)
 
     def cost(self, start: int) -> int:
-        """Return the effort of a prompt token behind `start` others, rounded down to 512 of them."""
+        """Return the effort of a prompt token after `start` others, with `start` rounded down to a multiple of 512."""
         return self.limits.equal_context + start - start % 512
 
     def affordable(self, start: int) -> int:
-        """Return the number of tokens behind `start` others for which effort is left."""
+        """Return the number of tokens after the first `start` for which effort is left."""
         return max(0, self.effort) // self.cost(start)
 
     def continue_sequence(self, sequence: Sequence, num_tokens: int, max_new_tokens: int = 1) -> None:

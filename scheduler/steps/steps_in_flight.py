@@ -32,7 +32,7 @@ class StepInFlight:
 
 @dataclass(slots=True, eq=False, kw_only=True)
 class Lease:
-    """The steps that the worker will begin by itself behind the two that are in flight."""
+    """The steps that the worker will begin by itself after the two that are in flight."""
 
     plan: StepPlan
     taking_part: dict[int, PlannedSequence]
@@ -48,7 +48,7 @@ class StepsInFlight:
         self.unanswered: deque[StepInFlight] = deque()
         """Steps without a result, the oldest first."""
         self.lease: Lease | None = None
-        """Steps that the worker will run behind them without a further message."""
+        """Steps that the worker will run after them without a further message."""
         self.last_step_id = 0
 
     @property
@@ -112,7 +112,7 @@ class StepsInFlight:
         return self.lease.plan.step_id
 
     def leave_out(self, sequence: Sequence, *, worker_knows: bool) -> None:
-        """Remove a sequence from the steps of the lease behind those in flight."""
+        """Remove a sequence from the steps of the lease that are not in flight yet."""
         if self.lease is not None and self.lease.taking_part.pop(sequence.sequence_id, None) is not None:
             self.lease.is_outdated |= not worker_knows
 

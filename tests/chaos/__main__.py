@@ -27,7 +27,7 @@ from tests.e2e.failover_streams import MODEL
 from tests.e2e.tiers import Tiers
 from tests.fakes.valkey import real_valkey
 
-# Most seconds after a failure until every stream proceeds and the requests of a dead gateway are gone.
+# Maximum number of seconds after a failure until every stream proceeds and the requests of a dead gateway are gone.
 RECOVERY_S = 120.0
 # Number of samples of a request that dies with its gateway: more than all others have together.
 NUM_ABANDONED = 32
@@ -57,7 +57,7 @@ def main() -> None:
 
 
 async def run(cluster: Cluster, chance: random.Random, arguments: argparse.Namespace) -> int:
-    """Run and return the exit status."""
+    """Run the test with the arguments and return the exit status."""
     async with Doors([gateway.url for gateway in cluster.gateways], chance) as doors:
         traffic: Traffic = Streams(doors, chance)
         if arguments.trace is not None:

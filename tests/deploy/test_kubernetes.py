@@ -109,7 +109,7 @@ def test_unprivileged(workload: Manifest) -> None:
 
 @pytest.mark.parametrize("workload", workloads(), ids=name_of)
 def test_no_variables_come_from_the_names_of_services(workload: Manifest) -> None:
-    """Kubernetes adds no service variables: a tier refuses variables that begin like its settings and are none."""
+    """Kubernetes adds no service variables: a tier refuses unknown variables that begin like its settings."""
     assert pod(workload)["enableServiceLinks"] is False
 
 

@@ -1,4 +1,4 @@
-"""Tests with many clients at once: answers do not depend on the load, and clients that leave free their pages."""
+"""Tests with many clients at once: answers do not depend on the load, and the pages of clients that leave are freed."""
 
 import asyncio
 import random

@@ -59,7 +59,7 @@ def lie_about_a_number(rng: random.Random, data: bytearray) -> str:
 
 
 def lie_about_a_known_key(rng: random.Random, data: bytearray) -> str:
-    """Overwrite the type and value behind a metadata key, or what follows a tensor's name."""
+    """Overwrite the type and value after a metadata key, or the bytes after a tensor's name."""
     keys = (b"llama.", b"tokenizer.ggml.", b"general.", b"blk.", b"token_embd.weight", b"output")
     key = rng.choice(keys)
     places = [place for place in range(min(len(data), HEADER_BYTES)) if data.startswith(key, place)]
@@ -69,7 +69,7 @@ def lie_about_a_known_key(rng: random.Random, data: bytearray) -> str:
     place = start + struct.unpack_from("<Q", data, start - 8)[0] + rng.choice((0, 4, 8, 12, 16))
     number = rng.choice(NUMBERS)
     data[place : place + 8] = number.to_bytes(8, "little")
-    return f"{number} written at {place}, behind {bytes(data[start : start + 40])!r}"
+    return f"{number} written at {place}, after {bytes(data[start : start + 40])!r}"
 
 
 def remove_bytes(rng: random.Random, data: bytearray) -> str:

@@ -18,12 +18,12 @@ from starlette.types import Message, Receive, Scope, Send
 from gateway.errors import Dialect, dialect_of
 
 UNSEEN = 499
-"""The status of a request whose client has left. No client receives the reply."""
+"""The status of a request whose client has left. Nobody receives the reply."""
 PAGES = re.compile(r"/docs(/.*)?|/openapi\.json")
 SSE_COMMENT, SSE_DATA, SSE_DONE = b":", b"data: ", b"data: [DONE]"
 
 violations: list[str] = []
-"""Differences between replies of this process and the document. A fixture fails the test that caused one."""
+"""What replies of this process have that the document does not say. A fixture fails the test that caused it."""
 
 
 class DocumentedReplies:
@@ -48,7 +48,7 @@ class DocumentedReplies:
 
 
 class Reply:
-    """The part of a reply that has been sent."""
+    """A reply as far as it has been sent."""
 
     def __init__(self, scope: Scope) -> None:
         self._scope = scope  # the gateway's middlewares change the path in place

@@ -4,7 +4,7 @@ Writing a token puts its id into the slot that the plan's pages give it; samplin
 block table. A page granted to two writers, freed too early or shared with the wrong prefix gives a wrong token at once.
 
 A step that may return several tokens for a sequence returns a random number of them. It computes as many as were promised, like a
-worker whose guesses were wrong: the slots behind the returned tokens hold rubbish.
+worker whose guesses were wrong: the slots after the returned tokens hold invalid data.
 """
 
 import random

@@ -49,7 +49,7 @@ def write_tiny_gguf(
 ) -> Path:
     """Write the file and return its path. `weight_type` is GGML's format of the matrices.
 
-    Each merge ("h e") adds a token behind the control tokens.
+    Each merge ("h e") adds a token after the control tokens.
 
     `sampling` is written as `general.sampling.*`: whole numbers as int32, other numbers as float32.
     """

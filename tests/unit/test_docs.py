@@ -72,7 +72,7 @@ def test_what_is_named_exists(document: Path, names: set[str]) -> None:
 
 
 def test_the_folders_of_the_layout_exist() -> None:
-    """The README's layout names folders that exist: one at a line's start or behind several spaces, then its subfolders."""
+    """The README's layout names folders that exist: one at a line's start or after several spaces, then its subfolders."""
     layout = LAYOUT.search((REPOSITORY / "docs/architecture.md").read_text())
     assert layout is not None
     folders: list[str] = []

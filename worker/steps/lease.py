@@ -1,4 +1,4 @@
-"""The steps of one message: the one that it describes and, if it is a lease, the decode steps that follow it by themselves.
+"""The steps of one message: the one that it describes and, if it is a lease, the decode steps that follow without a message.
 
 A `Lease` decides which step begins next and which one is the last. step_loop.py runs them.
 """

@@ -1,4 +1,4 @@
-"""Differences of each family from a plain llama, from a GGUF file's metadata: one function per architecture.
+"""The differences between each family and a plain llama, read from a GGUF file's metadata. There is one function per architecture.
 
 Some differences are in no file and follow from the architecture's name, as in llama.cpp. To add a family, write a function that
 returns the fields of ModelConfig that are not the default, and add it to FAMILIES.

@@ -1,4 +1,4 @@
-"""Differences of each family from a plain llama, from a checkpoint's config.json: one entry per class of transformers.
+"""The differences between each family and a plain llama, read from config.json. There is one entry per class of transformers.
 
 To add a family, write a function that returns the fields of ModelConfig that are not the default, and add it to FAMILIES.
 """

@@ -40,7 +40,7 @@ def test_perplexity_of_guessing_among_equals_is_their_number() -> None:
 
 
 def test_second_halves_are_the_tokens_that_llama_perplexity_scores() -> None:
-    """Check that the 255 tokens behind the first 257 of 512 count."""
+    """Check that the 255 tokens after the first 257 of 512 count."""
     window = [-1.0] * 256 + [-2.0] * 255
     assert perplexity_of([window]).second_half == pytest.approx(math.exp(2))
     assert perplexity_of([window]).whole == pytest.approx(math.exp((256 + 2 * 255) / 511))

@@ -130,7 +130,7 @@ def test_a_lease_that_nobody_is_left_in_ends(leased: Leased) -> None:
     while fake.queue:
         system.run_step(worker)
         num_steps += 1
-    # Only the step that was in flight behind the last token runs as well.
+    # Only the step that was in flight after the last token runs as well.
     assert num_steps <= len(system.client.tokens["r", 0]) + 2
     assert worker.steps.lease is None and not worker.is_busy
 

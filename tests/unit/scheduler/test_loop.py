@@ -132,7 +132,7 @@ def test_generated_tokens_are_cached_too() -> None:
 
 
 def test_the_token_that_ends_a_sequence_is_never_computed_so_its_block_is_not_shared() -> None:
-    """Check the step that was in flight behind the end: it was planned with the last token, but the worker omits the sequence."""
+    """Check the step that was in flight after the end: it was planned with the last token, but the worker omits the sequence."""
     system = System()
     worker = system.attach()
     prompt = next(

@@ -186,7 +186,7 @@ CASES = [
         pages=2,
     ),
     Case(
-        "what can never fit ends, and those behind it are served",
+        "a sequence that can never fit ends, and those after it are served",
         "a#, b 0+4 s",
         waiting=[Given("a", 20), Given("b", 4, first_token=100)],
         pages=4,
@@ -305,7 +305,7 @@ CASES = [
     ),
     Case("with pages for all of them", "a 5+1 s4 *2", running=[Given("a", 6, computed=5)], pages=4, lease=8, most=4),
     Case(
-        "but not past the steps of a sequence that goes on behind them",
+        "but not past the steps of a sequence that continues after them",
         "a 5+1 s4 *2, b 5+1 s4 *2",
         running=[Given("a", 6, computed=5), Given("b", 6, computed=5, max_length=15, first_token=100)],
         lease=8,

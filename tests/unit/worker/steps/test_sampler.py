@@ -206,7 +206,7 @@ def test_penalties_by_a_worked_example() -> None:
     # 1: 1.9, 2: 1.8, 3: 1.8 untouched, so 1 still leads; from 0.3 on 3 does.
     assert scores(presence_penalty=0.1) == 1
     assert scores(presence_penalty=0.3) == 3
-    # Prompt and output are divided by 1.1: 1.82, 1.73, 1.64; by 2.5 all fall behind the unseen 0.
+    # Prompt and output are divided by 1.1: 1.82, 1.73, 1.64; by 2.5 all fall below the unseen 0.
     assert scores(repetition_penalty=1.1) == 1
     assert scores(repetition_penalty=2.5) == 0
     # The window holds only the last token, 2.
