@@ -19,9 +19,10 @@ from starlette.responses import Response
 from gateway import operations, unsupported
 from gateway.answers.generation import TextGenerator
 from gateway.errors import ErrorKind, GatewayError, error_response, from_model_error
-from gateway.http.api_document import JSONObject, api_document
+from gateway.http.api_document import TITLE, JSONObject, api_document
 from gateway.http.authorization import RequireKey
 from gateway.http.bodies import BodyReader
+from gateway.http.docs_page import add_docs
 from gateway.http.drain import Drain
 from gateway.http.middleware import CountInProgress, RequestContext
 from gateway.http.origins import AllowedOrigins, LocalHostsOnly
@@ -85,7 +86,8 @@ def create_app(
     )
     served = [ServedModel.load(model, policy) for model in models]
     state = _build_state(settings, served, ModelStore(settings.home, catalogue=catalogue), policy)
-    app = FastAPI(lifespan=_lifespan, redoc_url=None)
+    app = FastAPI(title=TITLE, lifespan=_lifespan, openapi_url=None)
+    add_docs(app, TITLE, document)
     app.state.gateway = state
     app.state.bodies = BodyReader(
         max_bytes=settings.max_body_bytes,
@@ -94,7 +96,6 @@ def create_app(
     )
     for router in ROUTERS:
         app.include_router(router)
-    app.openapi = document  # type: ignore[method-assign]  # as FastAPI's documentation does it
     app.add_exception_handler(GatewayError, _on_gateway_error)
     app.add_exception_handler(ModelError, _on_model_error)
     app.add_exception_handler(HTTPException, _on_http_exception)
@@ -111,7 +112,7 @@ def create_app(
 
 @cache
 def document() -> JSONObject:
-    """Make the document at the first request for it, to keep the start fast."""
+    """Return the OpenAPI document of both APIs. It is made when it is first needed, to keep the start fast."""
     return api_document([route for router in ROUTERS for route in router.routes], VERSION)
 
 

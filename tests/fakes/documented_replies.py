@@ -11,10 +11,10 @@ from typing import Any
 
 import jsonschema_rs
 import orjson
-from fastapi import FastAPI
 from starlette.datastructures import Headers
-from starlette.types import Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from gateway.app import document
 from gateway.errors import Dialect, dialect_of
 
 UNSEEN = 499
@@ -27,24 +27,26 @@ violations: list[str] = []
 
 
 class DocumentedReplies:
-    def __init__(self, app: FastAPI) -> None:
+    def __init__(self, app: ASGIApp) -> None:
         self._app = app
-        self._validator: ReplyValidator | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        if self._validator is None:
-            self._validator = ReplyValidator(self._app.openapi())
-        validator, reply = self._validator, Reply(scope)
+        reply = Reply(scope)
 
         async def send_checked(message: Message) -> None:
             reply.add_message(message)
-            violations.extend(f"{reply}: {problem}" for problem in validator.problems(reply))
+            violations.extend(f"{reply}: {problem}" for problem in reply_validator().problems(reply))
             await send(message)
 
         await self._app(scope, receive, send_checked)
+
+
+@cache
+def reply_validator() -> "ReplyValidator":
+    return ReplyValidator(document())
 
 
 class Reply:

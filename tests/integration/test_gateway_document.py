@@ -4,6 +4,7 @@ Every reply of the gateways in this folder's tests is validated against it as we
 """
 
 import asyncio
+import re
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -17,14 +18,12 @@ import schemathesis
 from hypothesis import HealthCheck, given, settings
 from schemathesis.checks import not_a_server_error
 
-from gateway.app import document as api_document
-from tests.fakes.documented_replies import Reply, ReplyValidator
+from gateway.app import document
+from tests.fakes.documented_replies import Reply, reply_validator
 from tests.fakes.gateway import running_gateway
 
 # Readiness may truthfully answer with 503: the news of the scheduler's health arrives a moment after the session.
-OPERATIONS = [
-    (path, method) for path, methods in api_document()["paths"].items() for method in methods if path != "/ready"
-]
+OPERATIONS = [(path, method) for path, methods in document()["paths"].items() for method in methods if path != "/ready"]
 
 
 @pytest.fixture(scope="module")
@@ -50,35 +49,51 @@ def url() -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
-def document(url: str) -> Any:
+def requests(url: str) -> Any:
+    """Return what makes requests from the document."""
     return schemathesis.openapi.from_url(f"{url}/openapi.json")
 
 
 @pytest.mark.parametrize(("path", "method"), OPERATIONS)
-def test_no_request_makes_the_server_fail(document: Any, path: str, method: str) -> None:
+def test_no_request_makes_the_server_fail(requests: Any, path: str, method: str) -> None:
     @settings(max_examples=12, derandomize=True, deadline=None, database=None, suppress_health_check=list(HealthCheck))
-    @given(document[path][method].as_strategy())
+    @given(requests[path][method].as_strategy())
     def send(case: Any) -> None:
         case.call_and_validate(checks=[not_a_server_error])
 
     send()
 
 
+def test_the_page_loads_everything_from_this_server(url: str) -> None:
+    page = httpx.get(f"{url}/docs", timeout=200)
+    quoted = re.findall(r"""(?:src|href|url)\s*[=:]\s*["']([^"']+)""", page.text)
+    assert len(quoted) == 4  # the style, the icon, the script and the document
+    for address in quoted:
+        absolute = httpx.URL(f"{url}/docs").join(address)
+        assert absolute.host == "127.0.0.1" and httpx.get(absolute, timeout=200).status_code == 200
+    assert "//" not in "".join(re.findall(r"""["'][^"']*//[^"']*["']""", page.text))
+    style = httpx.get(f"{url}/docs/assets/swagger-ui.css", timeout=200).text
+    assert all(address.startswith("data:") for address in re.findall(r"""url\(["']?([^"')]*)""", style))
+    assert "@import" not in style
+    # A browser refuses whatever the script itself might load from elsewhere.
+    assert page.headers["content-security-policy"].startswith("default-src 'self';")
+
+
 def test_the_server_gives_out_the_document(url: str) -> None:
-    assert httpx.get(f"{url}/openapi.json", timeout=200).json() == api_document()
+    assert httpx.get(f"{url}/openapi.json", timeout=200).json() == document()
 
 
 @pytest.mark.parametrize(
     "path", ["/v1/chat/completions", "/v1/completions", "/api/chat", "/api/generate", "/api/create"]
 )
 def test_request_fields_are_documented(path: str) -> None:
-    reference = api_document()["paths"][path]["post"]["requestBody"]["content"]["application/json"]["schema"]["$ref"]
-    assert "model" in api_document()["components"]["schemas"][reference.rpartition("/")[2]]["properties"]
+    reference = document()["paths"][path]["post"]["requestBody"]["content"]["application/json"]["schema"]["$ref"]
+    assert "model" in document()["components"]["schemas"][reference.rpartition("/")[2]]["properties"]
 
 
 def test_every_operation_is_described() -> None:
-    operations = [operation for by_method in api_document()["paths"].values() for operation in by_method.values()]
-    tags = {tag["name"] for tag in api_document()["tags"]}
+    operations = [operation for by_method in document()["paths"].values() for operation in by_method.values()]
+    tags = {tag["name"] for tag in document()["tags"]}
     names = [operation["operationId"] for operation in operations]
     assert len(set(names)) == len(names)
     for operation in operations:
@@ -89,8 +104,8 @@ def test_every_operation_is_described() -> None:
 
 
 def test_operations_document_their_keys() -> None:
-    paths = api_document()["paths"]
-    assert set(api_document()["components"]["securitySchemes"]) == {"bearer", "x-api-key"}
+    paths = document()["paths"]
+    assert set(document()["components"]["securitySchemes"]) == {"bearer", "x-api-key"}
     assert "401" in paths["/api/chat"]["post"]["responses"] and "security" not in paths["/api/chat"]["post"]
     assert "401" not in paths["/health"]["get"]["responses"] and paths["/health"]["get"]["security"] == []
     assert "the scope `admin`" in paths["/api/pull"]["post"]["description"]
@@ -114,7 +129,7 @@ def problems(method: str, path: str, status: int, media_type: str, body: bytes) 
     headers = [(b"content-type", media_type.encode())] if media_type else []
     reply.add_message({"type": "http.response.start", "status": status, "headers": headers})
     reply.add_message({"type": "http.response.body", "body": body})
-    return list(ReplyValidator(api_document()).problems(reply))
+    return list(reply_validator().problems(reply))
 
 
 def event(*objects: Any) -> bytes:

@@ -82,6 +82,12 @@ async def test_each_route_asks_for_its_scope(gateway: RunningGateway) -> None:
     await asyncio.gather(*(check(method, path) for method, path in ROUTES))
 
 
+@pytest.mark.parametrize("path", ["/openapi.json", "/docs", "/docs/assets/swagger-ui.css"])
+async def test_the_documentation_needs_a_key(gateway: RunningGateway, path: str) -> None:
+    assert await status(gateway, "GET", path, {}) == 401
+    assert await status(gateway, "GET", path, bearer("user")) == 200
+
+
 async def test_what_changes_models_or_shows_everyones_metrics_is_for_admins(gateway: RunningGateway) -> None:
     assert {path for _, path in ROUTES if needed_scope(path) is Scope.ADMIN} == {
         "/api/blobs/{digest}",

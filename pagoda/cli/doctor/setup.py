@@ -22,7 +22,7 @@ from pagoda.rpc.sockets import MAX_SOCKET_PATH_BYTES, socket_directory
 
 _OLDEST_PYTHON = (3, 11)
 # Packages that the gateway cannot start without.
-_GATEWAY_PACKAGES = ("fastapi", "uvicorn", "orjson", "tokenizers", "jinja2", "prometheus_client")
+_GATEWAY_PACKAGES = ("fastapi", "fastapi_offline", "uvicorn", "orjson", "tokenizers", "jinja2", "prometheus_client")
 PORTS = {8000: "pagoda serve", 11434: "Ollama clients"}
 _NEXT_STEPS = {
     8000: "stop it, or use another port: pagoda serve --port PORT.",

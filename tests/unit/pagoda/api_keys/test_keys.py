@@ -225,7 +225,8 @@ def test_a_key_in_the_wrong_place_is_not_repeated(path: Path, caplog: pytest.Log
         ("/api/blobs/sha256:abc", ADMIN),
         *((f"/api/{name}", INFERENCE) for name in ("generate", "chat", "tags", "show", "ps", "version", "embed")),
         *((f"/v1/{name}", INFERENCE) for name in ("chat/completions", "completions", "models", "models/x", "messages")),
-        *((path, INFERENCE) for path in ("/tokenize", "/detokenize", "/version", "/openapi.json", "/unknown")),
+        *((path, INFERENCE) for path in ("/tokenize", "/detokenize", "/version", "/openapi.json", "/docs", "/unknown")),
+        ("/docs/assets/swagger-ui.css", INFERENCE),
     ],
 )
 def test_needed_scopes(path: str, scope: Scope | None) -> None:
