@@ -62,7 +62,7 @@ _ANTHROPIC_TYPES = {
 
 
 class Dialect(StrEnum):
-    """An API whose form of errors a path has."""
+    """One of the APIs. Each has its own form of error bodies."""
 
     OPENAI = "openai"
     OLLAMA = "ollama"

@@ -74,7 +74,7 @@ async def health() -> Response:
 
 @router.api_route("/ping", methods=["GET", "POST"], response_class=Response)
 async def ping() -> Response:
-    """Confirm that the process is alive, for SageMaker."""
+    """Confirm that the process is alive. SageMaker uses this path."""
     return Response()
 
 

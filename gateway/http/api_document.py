@@ -1,6 +1,6 @@
 """The document of both APIs (OpenAPI 3.1). FastAPI writes it; this module adds what FastAPI cannot see in the routes.
 
-That is the request bodies, which a dependency of ours reads (bodies.py), the models of streams and errors (reply_models.py), and
+These are the request bodies, which our dependency reads (bodies.py), the models of streams and errors (reply_models.py), and
 the API keys, which a middleware checks.
 """
 
@@ -63,7 +63,7 @@ def api_document(routes: Iterable[BaseRoute], version: str) -> JSONObject:
 def _operations(route: APIRoute) -> Iterator[APIRoute]:
     """Yield a copy of the route for each of its methods, with everything that FastAPI needs for the document.
 
-    HEAD has an operation of its own only where there is no GET beside it.
+    HEAD has an operation only if the route has no GET.
     """
     methods = route.methods or set()
     for number, method in enumerate(sorted(methods - {"HEAD"} or methods)):

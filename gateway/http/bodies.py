@@ -24,12 +24,12 @@ CONTAINER = 40
 STRING = 8
 
 Choose = Callable[[Mapping[str, Any]], type[SchemaT]]
-"""Returns the schema of a body, which may depend on the body's fields."""
+"""A function that returns the schema of a body, which may depend on the body's fields."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BodyReader:
-    """Reads, limits and validates JSON bodies. An app has one, as `app.state.bodies`."""
+    """A reader that limits and validates JSON bodies. An app has one, as `app.state.bodies`."""
 
     max_bytes: int
     max_values: int
@@ -133,7 +133,7 @@ def _parse_object(raw: bytes) -> dict[str, Any]:
     if not raw.strip():
         raise InvalidRequestError("missing request body")
     try:
-        body = orjson.loads(raw)  # refuses invalid UTF-8, NaN, lone surrogates and deep nesting
+        body = orjson.loads(raw)  # raises for invalid UTF-8, NaN, lone surrogates and deep nesting too
     except orjson.JSONDecodeError as error:
         raise InvalidRequestError(f"The request body is not {_why_no_json(raw, error)}") from None
     if not isinstance(body, dict):

@@ -83,7 +83,7 @@ class BoundedConnection(HttpToolsProtocol):
         self._address = ""
         self._idle_since_s = 0.0
 
-    # The connection's place
+    # Number of connections
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -126,7 +126,7 @@ class BoundedConnection(HttpToolsProtocol):
         self.connections.discard(longest)
         return True
 
-    # What arrives
+    # Received data
 
     def data_received(self, data: bytes) -> None:
         self._unread += data

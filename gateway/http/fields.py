@@ -45,7 +45,7 @@ Integer = Annotated[int, BeforeValidator(_whole)]
 """An integer, which JSON may also write as `16.0`."""
 Temperature = Annotated[float, Field(ge=0, le=2)]
 TopP = Annotated[float, Field(ge=0, le=1)]
-"""Probability of the nucleus. 0 leaves the single best token, at any temperature."""
+"""Total probability of the tokens to choose from. 0 leaves the single best token, at any temperature."""
 MinP = Annotated[float, Field(ge=0, le=1)]
 Penalty = Annotated[float, Field(ge=-2, le=2)]
 RepetitionPenalty = Annotated[float, Field(gt=0, le=100)]

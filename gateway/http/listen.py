@@ -10,11 +10,11 @@ logger = logging.getLogger(__name__)
 
 
 class ListenError(Exception):
-    """An address that cannot be listened on. The message says what to do next."""
+    """The server cannot listen on the address. The message says what to do next."""
 
 
 def open_sockets(host: str, port: int, ollama_port: int) -> list[socket.socket]:
-    """Open the server's sockets. A port for Ollama's clients that is taken, perhaps by Ollama, is left out. 0 is off."""
+    """Open the server's sockets. `ollama_port` is left out if it is 0, or taken, perhaps by Ollama itself."""
     sockets = _own_sockets(host, port)
     taken = {listening.getsockname()[1] for listening in sockets}
     if ollama_port and ollama_port not in taken:

@@ -50,8 +50,8 @@ _RETRY_AFTER = {
 class ReplyModel(BaseModel):
     """A JSON object of a reply. It has the listed fields and no others."""
 
-    # Nothing is validated against these models at run time, so pydantic need not compile them when they are imported. Their fields
-    # have no docstrings, which pydantic would read from the source files then.
+    # Nothing is validated against these models at run time, so pydantic need not compile them at import. Their fields have no
+    # docstrings, since pydantic would have to read the source files for those at import.
     model_config = ConfigDict(extra="forbid", defer_build=True)
 
 

@@ -18,7 +18,7 @@ from pagoda.models.formats.chat_template_text import is_go_template
 from pagoda.text.prompt_bound import Keep
 
 FindWindow = Callable[[], Awaitable[Window]]
-"""Returns the model's window. It asks the schedulers, so it is called only if a prompt may be cut."""
+"""A function that returns the model's window. It asks the schedulers, so it is called only if a prompt may be cut."""
 
 # An example of an earlier turn. It shows what a template writes between two turns.
 _EARLIER_TURN = ({"role": "user", "content": "a"}, {"role": "assistant", "content": "b"})
@@ -26,7 +26,7 @@ _EARLIER_TURN = ({"role": "user", "content": "a"}, {"role": "assistant", "conten
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FittedPrompt:
-    """A prompt that fits into the window, or is to be refused later because it does not."""
+    """A prompt in tokens. It fits into the window unless the request forbids truncation."""
 
     token_ids: Sequence[int]
     left_out: str = ""

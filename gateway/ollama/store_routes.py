@@ -90,7 +90,7 @@ async def create(request: Request, state: State, body: Annotated[CreateRequest, 
 
 @router.post("/api/copy", response_class=Response, responses=errors(OllamaError, *JSON_BODY_ERRORS, 404, 409))
 async def copy(state: State, body: Annotated[CopyRequest, json_body(CopyRequest)]) -> Response:
-    """Give a model another name. The files are shared."""
+    """Store a model under a further name. Both names share the files."""
     _refuse_if_named(state, body.destination, "replaced")
     model = await asyncio.to_thread(_stored_or_served, state, body.source)
     await asyncio.to_thread(state.model_editor.copy_model, model, body.destination)
@@ -108,7 +108,7 @@ async def delete(state: State, body: Annotated[DeleteRequest, json_body(DeleteRe
 
 @router.head("/api/blobs/{digest}", response_class=Response, responses=errors(OllamaError, 400, 404))
 async def has_blob(state: State, digest: str) -> Response:
-    """Answer 200 if the blob was uploaded, else 404."""
+    """Check whether a blob was uploaded: 200 if so, else 404."""
     await asyncio.to_thread(state.blobs.get, digest)
     return Response()
 
@@ -197,7 +197,7 @@ async def _create_statuses(make: Callable[[Callable[[str], None]], None]) -> Sta
 def _maker(state: GatewayState, body: CreateRequest) -> Callable[[Callable[[str], None]], None]:
     """Check the request, and return the function that makes the model."""
     if body.from_ and body.files:
-        raise InvalidRequestError("from and files exclude each other", param="files")
+        raise InvalidRequestError("from and files exclude each other; send one of them", param="files")
     if body.from_:
         base = _stored_or_served(state, body.from_)
         return partial(state.model_editor.create_from_model, body.model_name, base, _settings(body))

@@ -79,9 +79,9 @@ class GenerationRequest(Schema):
     """Number of latest tokens that repeat_penalty considers: -1 for all, 0 for none. Default: the model's own, else 64."""
     logit_bias: LogitBias | None = None
     max_tokens: Limit | None = None
-    """-1 is no limit."""
+    """Most tokens of the answer; -1 for no limit."""
     n_predict: Limit | None = None
-    """llama.cpp's name for max_tokens, where that is absent."""
+    """llama.cpp's name for max_tokens, used if max_tokens is absent."""
     min_tokens: Count | None = None
     ignore_eos: bool | None = None
     stop_token_ids: (

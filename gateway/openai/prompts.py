@@ -37,7 +37,7 @@ async def encode_prompts(body: CompletionRequest, model: ServedModel) -> list[En
     prompts = _prompts(body.prompt)
     if len(prompts) * body.num_choices > MAX_CHOICES:
         raise InvalidRequestError(
-            f"prompt: {len(prompts)} prompts with n={body.num_choices} are more than {MAX_CHOICES} choices",
+            f"prompt: {len(prompts)} prompts with n={body.num_choices} make too many choices; at most {MAX_CHOICES} are allowed",
             param="prompt",
         )
     texts = [prompt for prompt in prompts if isinstance(prompt, str)]

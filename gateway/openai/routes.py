@@ -38,13 +38,13 @@ from pagoda.models.sampling_defaults import OPENAI_CHAT, as_json
 from pagoda.wire.model_info import ModelInfo
 
 router = APIRouter(prefix="/v1", tags=["OpenAI"])
-# OpenAI's and vLLM's names for parameters that Ollama's options name otherwise.
+# Parameters whose names in OpenAI's API differ from those in Ollama's options.
 _FIELDS = MappingProxyType({"repeat_penalty": "repetition_penalty", "num_predict": "max_tokens"})
 _error_body = partial(error_body, dialect=Dialect.OPENAI)
 
 
 @router.get("/models", response_model=ModelList, responses=errors(OpenAIError))
-@router.get("/models/", include_in_schema=False)  # Without it the next route takes this for a model without a name.
+@router.get("/models/", include_in_schema=False)  # without it, the next route would look for a model without a name
 async def list_models(state: State) -> Response:
     """List the models that this server has."""
     infos = [(model, await state.models.model_info_if_any(model)) for model in await state.models.listed_models()]
@@ -119,7 +119,7 @@ def _model_objects(state: GatewayState, infos: Sequence[tuple[Model, ModelInfo |
 
 
 def _model_object(state: GatewayState, model: Model, info: ModelInfo | None) -> JSONObject:
-    """Describe the model as its manifest is now.
+    """Describe the model by its current manifest.
 
     `max_model_len` is vLLM's field. `sampling_defaults` is ours: the parameters of a chat that leaves everything open.
     """

@@ -160,7 +160,7 @@ class CompletionRequest(GenerationRequest):
 
     prompt: Prompt
     max_tokens: Limit | None = None
-    """-1 is no limit. 0 is only allowed with `echo`: the answer is the prompt."""
+    """Most tokens of the answer; -1 for no limit. 0 is only allowed with `echo`, for the prompt alone."""
     add_special_tokens: bool | None = None
     echo: bool | None = None
     logprobs: NumLogprobs | None = None
