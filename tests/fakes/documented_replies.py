@@ -18,12 +18,12 @@ from gateway.app import document
 from gateway.errors import Dialect, dialect_of
 
 UNSEEN = 499
-"""The status of a request whose client has left. Nobody receives the reply."""
+"""The status of a request whose client has left. The reply is never received."""
 PAGES = re.compile(r"/docs(/.*)?|/openapi\.json")
 SSE_COMMENT, SSE_DATA, SSE_DONE = b":", b"data: ", b"data: [DONE]"
 
 violations: list[str] = []
-"""What replies of this process have that the document does not say. A fixture fails the test that caused it."""
+"""Deviations from the document in the replies of this process. A fixture fails the test that caused them."""
 
 
 class DocumentedReplies:
