@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import jsonschema_rs
 import orjson
 import pytest
 import schemathesis
@@ -89,6 +90,15 @@ def test_the_server_gives_out_the_document(url: str) -> None:
 def test_request_fields_are_documented(path: str) -> None:
     reference = document()["paths"][path]["post"]["requestBody"]["content"]["application/json"]["schema"]["$ref"]
     assert "model" in document()["components"]["schemas"][reference.rpartition("/")[2]]["properties"]
+
+
+def test_every_schema_is_valid_and_used() -> None:
+    schemas = document()["components"]["schemas"]
+    referenced = set(re.findall(r'"#/components/schemas/([^"]+)"', orjson.dumps(document()).decode()))
+    assert referenced == set(schemas)
+    for name, schema in schemas.items():
+        assert jsonschema_rs.meta.is_valid(schema), name
+        assert "__" not in name, f"{name}: two models have the same name"
 
 
 def test_every_operation_is_described() -> None:
