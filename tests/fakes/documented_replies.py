@@ -27,6 +27,8 @@ violations: list[str] = []
 
 
 class DocumentedReplies:
+    """An app that adds to `violations` what the replies of another app have and the document does not."""
+
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
@@ -46,6 +48,7 @@ class DocumentedReplies:
 
 @cache
 def reply_validator() -> "ReplyValidator":
+    """Return the validator for the gateway's document."""
     return ReplyValidator(document())
 
 
@@ -90,6 +93,8 @@ class Reply:
 
 
 class ReplyValidator:
+    """The schemas of a document, for the replies that it describes."""
+
     def __init__(self, document: Mapping[str, Any]) -> None:
         self._document = document
         self._paths = {
@@ -144,7 +149,11 @@ class ReplyValidator:
         elif part.startswith(SSE_COMMENT) or part == SSE_DONE:
             return
         else:
-            instance = orjson.loads(part.removeprefix(SSE_DATA))
+            try:
+                instance = orjson.loads(part.removeprefix(SSE_DATA))
+            except orjson.JSONDecodeError as reason:
+                yield f"not JSON ({reason}): {part[:400]!r}"
+                return
         for error in self._schema(orjson.dumps(schema)).iter_errors(instance):
             yield f"{error.message} at {'.'.join(map(str, error.instance_path)) or 'the top'}: {part[:400]!r}"
 

@@ -18,12 +18,14 @@ import pytest
 import schemathesis
 from hypothesis import HealthCheck, given, settings
 from schemathesis.checks import not_a_server_error
+from starlette.responses import JSONResponse
+from starlette.types import Receive, Scope, Send
 
 from gateway.app import document
-from tests.fakes.documented_replies import Reply, reply_validator
+from tests.fakes.documented_replies import DocumentedReplies, Reply, reply_validator, violations
 from tests.fakes.gateway import running_gateway
 
-# Readiness may truthfully answer with 503: the news of the scheduler's health arrives a moment after the session.
+# /ready may rightly answer 503: the scheduler's health becomes known a moment after the session is open.
 OPERATIONS = [(path, method) for path, methods in document()["paths"].items() for method in methods if path != "/ready"]
 
 
@@ -51,7 +53,7 @@ def url() -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def requests(url: str) -> Any:
-    """Return what makes requests from the document."""
+    """Return the strategies that make requests from the document."""
     return schemathesis.openapi.from_url(f"{url}/openapi.json")
 
 
@@ -177,7 +179,19 @@ def test_a_documented_reply_passes(method: str, path: str, status: int, media_ty
         pytest.param("POST", "/api/copy", 200, "application/json", b"{}", id="body where there is none"),
         pytest.param("POST", CHAT, 200, STREAM, event(CHUNK, CHUNK | {"x": 1}), id="further field in a stream"),
         pytest.param("POST", "/api/pull", 200, "application/x-ndjson", b'{"stat": 1}\n', id="wrong line"),
+        pytest.param("POST", "/api/pull", 200, "application/x-ndjson", b"success\n", id="line that is not JSON"),
     ],
 )
 def test_an_undocumented_reply_is_noticed(method: str, path: str, status: int, media_type: str, body: bytes) -> None:
     assert problems(method, path, status, media_type, body)
+
+
+async def test_replies_of_an_app_are_checked() -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await JSONResponse({"version": "1", "secret": "x"})(scope, receive, send)
+
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app=DocumentedReplies(app))) as http:
+        assert (await http.get("http://test/version")).status_code == 200
+    [violation] = violations
+    violations.clear()
+    assert violation.startswith("get /version -> 200 application/json: ") and "'secret' was unexpected" in violation
