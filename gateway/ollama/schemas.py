@@ -24,7 +24,7 @@ from gateway.http.fields import (
     keep_alive_seconds,
     whole_items,
 )
-from gateway.http.schema import FieldError, Schema
+from gateway.http.schema import FieldError, Schema, with_example
 from pagoda.models.parameters import HINTS, NEUTRAL
 from pagoda.wire.sampling import MAX_TEMPERATURE
 
@@ -81,6 +81,8 @@ class _GenerationRequest(Schema):
 class GenerateRequest(_GenerationRequest):
     """A prompt to answer."""
 
+    model_config = with_example({"model": "smollm2:135m", "prompt": "What is the capital of Peru?"})
+
     neutral = MappingProxyType({**_NEUTRAL, "images": ([],), "suffix": ("",)})
 
     prompt: str | None = None
@@ -123,6 +125,10 @@ Messages = Annotated[list[OllamaMessage], Field(max_length=MAX_MESSAGES, fail_fa
 class OllamaChatRequest(_GenerationRequest):
     """A conversation to answer."""
 
+    model_config = with_example(
+        {"model": "smollm2:135m", "messages": [{"role": "user", "content": "What is the capital of Peru?"}]}
+    )
+
     neutral = MappingProxyType({**_NEUTRAL, "tools": ([],)})
 
     messages: Messages | None = None
@@ -141,6 +147,8 @@ class _NamedModel(Schema):
 class ShowRequest(_NamedModel):
     """A model to describe."""
 
+    model_config = with_example({"model": "smollm2:135m"})
+
     neutral = MappingProxyType({"system": ("",), "template": ("",)})
     hints = frozenset({"options"})
 
@@ -150,9 +158,13 @@ class ShowRequest(_NamedModel):
 class DeleteRequest(_NamedModel):
     """A model to delete."""
 
+    model_config = with_example({"model": "my-model"})
+
 
 class CopyRequest(Schema):
     """A model, and a further name for it."""
+
+    model_config = with_example({"source": "smollm2:135m", "destination": "my-model"})
 
     source: ModelName = ""
     destination: ModelName = ""
@@ -160,6 +172,8 @@ class CopyRequest(Schema):
 
 class PullRequest(_NamedModel):
     """A model to download."""
+
+    model_config = with_example({"model": "smollm2:135m"})
 
     # Models come from a package index, for which pip's settings apply.
     hints = frozenset({"insecure", "password", "username"})
@@ -172,6 +186,8 @@ MAX_FILES = 1024
 
 class CreateRequest(_NamedModel):
     """A model to make, from another model or from files."""
+
+    model_config = with_example({"model": "my-model", "from": "smollm2:135m", "system": "Answer in one sentence."})
 
     neutral = MappingProxyType(
         {

@@ -18,7 +18,7 @@ from gateway.http.fields import (
     described,
     whole_items,
 )
-from gateway.http.schema import FieldError, Schema
+from gateway.http.schema import FieldError, Schema, with_example
 from gateway.openai.generation_schema import GenerationRequest
 from gateway.openai.known_fields import CHAT_NEUTRAL, COMPLETION_NEUTRAL
 from gateway.prompts.chat_template import THINKING_VARIABLES
@@ -94,6 +94,10 @@ Messages = Annotated[list[ChatMessage], Field(min_length=1, max_length=MAX_MESSA
 class ChatRequest(GenerationRequest):
     """A conversation to answer."""
 
+    model_config = with_example(
+        {"messages": [{"role": "user", "content": "What is the capital of Peru?"}], "max_tokens": 50}
+    )
+
     neutral = CHAT_NEUTRAL
 
     messages: Messages
@@ -156,6 +160,8 @@ Prompt = Annotated[
 class CompletionRequest(GenerationRequest):
     """One or several prompts to continue."""
 
+    model_config = with_example({"prompt": "The capital of Peru is", "max_tokens": 20})
+
     neutral = COMPLETION_NEUTRAL
 
     prompt: Prompt
@@ -183,6 +189,8 @@ class CompletionRequest(GenerationRequest):
 
 class TokenizePromptRequest(Schema):
     """A text to tokenize."""
+
+    model_config = with_example({"prompt": "The capital of Peru is", "return_token_strs": True})
 
     model: ModelName | None = None
     prompt: str
@@ -217,6 +225,8 @@ class TokenizeChatRequest(Schema):
 
 class DetokenizeRequest(Schema):
     """Tokens to convert into text."""
+
+    model_config = with_example({"tokens": [1, 2, 3]})
 
     model: ModelName | None = None
     tokens: Annotated[list[TokenId], Field(fail_fast=True), whole_items]

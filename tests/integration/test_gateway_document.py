@@ -16,17 +16,30 @@ import jsonschema_rs
 import orjson
 import pytest
 import schemathesis
+from fastapi.routing import APIRoute
 from hypothesis import HealthCheck, given, settings
 from schemathesis.checks import not_a_server_error
 from starlette.responses import JSONResponse
 from starlette.types import Receive, Scope, Send
 
-from gateway.app import document
+from gateway.app import ROUTERS, document
+from gateway.http.bodies import JSONBody
+from gateway.http.schema import Schema
 from tests.fakes.documented_replies import DocumentedReplies, Reply, reply_validator, violations
 from tests.fakes.gateway import running_gateway
 
 # /ready may rightly answer 503: the scheduler's health becomes known a moment after the session is open.
 OPERATIONS = [(path, method) for path, methods in document()["paths"].items() for method in methods if path != "/ready"]
+
+BODIES = [
+    schema
+    for router in ROUTERS
+    for route in router.routes
+    if isinstance(route, APIRoute)
+    for dependency in route.dependant.dependencies
+    if isinstance(dependency.call, JSONBody)
+    for schema in dependency.call.schemas[:1]  # the page shows the example of the first
+]
 
 
 @pytest.fixture(scope="module")
@@ -101,6 +114,13 @@ def test_every_schema_is_valid_and_used() -> None:
     for name, schema in schemas.items():
         assert jsonschema_rs.meta.is_valid(schema), name
         assert "__" not in name, f"{name}: two models have the same name"
+
+
+@pytest.mark.parametrize("body", BODIES, ids=lambda body: body.__name__)
+def test_the_example_of_a_body_is_valid(body: type[Schema]) -> None:
+    [example] = document()["components"]["schemas"][body.__name__]["examples"]
+    assert not body.unknown_fields(example)
+    assert body.parse_body(example).model_dump(exclude_unset=True, by_alias=True) == example
 
 
 def test_every_operation_is_described() -> None:
