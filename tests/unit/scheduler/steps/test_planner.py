@@ -64,7 +64,9 @@ def make(pool: PagePool, given: Given, arrival: int) -> Sequence:
 
 
 def describe(decision: StepDecision, names: dict[int, str]) -> str:
-    """ "a 0+8 s" computes tokens 0..7 of a and samples; "a!" preempts it; "a#" ends it; "(a 4)" took 4 tokens from the cache;
+    """Write the decision on one line.
+
+    "a 0+8 s" computes tokens 0..7 of a and samples; "a!" preempts it; "a#" ends it; "(a 4)" took 4 tokens from the cache;
     "a 7+1 s3" samples up to 3 tokens; "a 7+1 s *4" leases it 4 steps.
     """
     words = [f"{names[s.sequence_id]}!" for s in decision.preempted]
