@@ -1,4 +1,4 @@
-"""`python -m bench gateway` measures the cost of a token in the gateway. A fake scheduler answers at once.
+"""`python -m bench gateway` measures the cost of a token in the gateway. A fake scheduler answers immediately.
 
 Processor time per token is meaningful even on a shared machine: 200 µs mean 5,000 tokens per second on one core. Rounds
 are interleaved; each row shows its cheapest round, which was disturbed least.

@@ -1,4 +1,4 @@
-"""`python -m bench scheduler` measures the cost of a token in the scheduler. Fake workers answer at once.
+"""`python -m bench scheduler` measures the cost of a token in the scheduler. Fake workers answer immediately.
 
 A sequence-step is one sequence in one step: planned, sent to its worker, its result processed, its token delivered to the
 client. Processor time per sequence-step is meaningful even on a shared machine: 20 µs mean 50,000 per second on one core.

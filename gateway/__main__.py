@@ -35,7 +35,7 @@ CANCEL_GRACE_S = 2
 
 
 class _Server(uvicorn.Server):
-    """A uvicorn server that leaves signals to the drain. Uvicorn itself would stop listening at once, and end by the signal."""
+    """A uvicorn server that leaves signals to the drain. Uvicorn itself would stop listening immediately, and end by the signal."""
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:

@@ -48,7 +48,7 @@ API.
 
 `keep_alive` counts from the end of a model's last request. After that time its workers free the memory. The next request
 waits until the model is loaded again. Without `keep_alive`, a model stays in memory for the time that
-`pagoda serve --keep-alive` sets, or for ever.
+`pagoda serve --keep-alive` sets, or forever.
 """
 
 

@@ -47,7 +47,7 @@ class GatewaySettings(KeySettings):
     header_timeout_s: float = Field(default=30.0, gt=0)
     """Time for a request's headers to arrive, in seconds. A new connection without a request is closed after it."""
     body_timeout_s: float = Field(default=60.0, gt=0)
-    """Time for a body to arrive, in seconds. A longer body must bring at least 16 KiB more in each such time."""
+    """Time for a body to arrive, in seconds. For a longer body, at least 16 KiB must arrive in each such period."""
     write_timeout_s: float = Field(default=300.0, gt=0)
     """Time, in seconds, after which a client that reads nothing of its answer is disconnected."""
     keep_alive_timeout_s: float = Field(default=120.0, gt=0)

@@ -12,7 +12,7 @@ class BreakerState(Enum):
     CLOSED = "closed"
     """All calls are allowed."""
     OPEN = "open"
-    """All calls are refused at once."""
+    """All calls are refused immediately."""
     HALF_OPEN = "half_open"
     """One trial call is running; all others are refused."""
 
@@ -59,7 +59,7 @@ class CircuitBreaker:
         # If it is open already, the call began before that, and its failure is nothing new.
 
     def abandoned(self) -> None:
-        """Note that the caller gave up before the call had an outcome. The next caller may try at once."""
+        """Note that the caller gave up before the call had an outcome. The next caller may try immediately."""
         if self.state is BreakerState.HALF_OPEN:
             self.state = BreakerState.OPEN
 

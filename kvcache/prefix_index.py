@@ -57,7 +57,7 @@ class PrefixIndex(Protocol):
 
     @property
     def breaker_state(self) -> BreakerState:
-        """State of the circuit breaker. Unless it is closed, look-ups find nothing and `publish` is refused at once."""
+        """State of the circuit breaker. Unless it is closed, look-ups find nothing and `publish` is refused immediately."""
 
     async def publish(self, holder: Holder, blocks: Sequence[BlockHash]) -> PublishResult:
         """Add blocks of the holder and renew its lease. A call without blocks also ends expired leases of others, so every holder

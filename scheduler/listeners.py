@@ -22,7 +22,7 @@ class Interruption(Enum):
 
 
 class SequenceListener:
-    """A listener to the events of sequences, which tracing overrides. Its methods must return at once.
+    """A listener to the events of sequences, which tracing overrides. Its methods must return immediately.
 
     `sequence_queued` is called first for each sequence, and either `sequence_finished` or `sequence_failed` last.
     """
@@ -56,7 +56,7 @@ class SequenceListener:
 
 class CacheListener:
     """A listener to changes of the workers' caches, which the publisher of the prefix index overrides. Its methods must return
-    at once."""
+    immediately."""
 
     def worker_attached(self, worker: AttachedWorker) -> None:
         """Note a new worker, whose pool may already hold blocks from before."""

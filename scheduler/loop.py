@@ -1,7 +1,7 @@
 """The scheduler's loop: plan what a worker computes, run it there, apply its result.
 
-Everything happens on one thread, in plain calls that return at once, without locks or awaiting. Clients and workers are behind the
-small protocols `Client` and `WorkerLink`, and time is behind `Clock`, so that tests run the whole policy without a network.
+Everything happens on one thread, in plain calls that return immediately, without locks or awaiting. Clients, workers and time are
+the small protocols `Client`, `WorkerLink` and `Clock`, so that tests run the whole policy without a network.
 The other parts are: requests.py (calls of clients), lifecycle.py (states of sequences), attachments.py (workers attach and detach),
 models/model_loading.py (models are loaded and unloaded) and context.py (shared state). Each change that they make ends in `wake`.
 """
@@ -71,7 +71,7 @@ class SchedulerLoop:
     # ---- one round for all workers
 
     def wake(self) -> None:
-        """Plan the next steps soon, but not at once, so that everything that arrives together is planned together."""
+        """Plan the next steps soon, but not immediately, so that everything that arrives together is planned together."""
         if not self._is_awake:
             self._is_awake = True
             self.context.clock.call_soon(self.fill_workers)

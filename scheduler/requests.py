@@ -30,7 +30,7 @@ class Requests:
         self.is_draining = False
 
     def start_draining(self, on_idle: Callable[[], object]) -> None:
-        """Refuse new requests from now on. `on_idle` is called when the last open request has ended, perhaps at once."""
+        """Refuse new requests from now on. `on_idle` is called when the last open request has ended, perhaps immediately."""
         self.is_draining = True
         self._open.call_when_empty(on_idle)
         self._context.wake()

@@ -35,7 +35,7 @@ class SchedulerSettings(KeySettings):
     heartbeat_s: float = Field(default=1.0, gt=0)
     """Longest time between two heartbeats of a worker, in seconds."""
     # A worker sends heartbeats twice as often as asked, so eight in a row are missing by then. When four processes share two
-    # cores, a process may wait for tenths of a second. A false alarm loses no answer: the worker attaches again at once and
+    # cores, a process may wait for tenths of a second. A false alarm loses no answer: the worker attaches again immediately and
     # computes its sequences again, mostly from its cache.
     silence_s: float = Field(default=4.0, gt=0)
     """Seconds of silence after which a worker is lost."""
@@ -46,7 +46,7 @@ class SchedulerSettings(KeySettings):
     max_lease_steps: int = Field(default=8, ge=1)
     """Maximum number of decode steps that a worker runs by itself while no request waits; 1 plans each step."""
     max_num_partial_prefills: int = Field(default=8, ge=1)
-    """Maximum number of partly computed prompts per worker; 1 computes prompts one after another, whatever their lengths."""
+    """Maximum number of partly computed prompts per worker; 1 computes prompts one after another, regardless of their lengths."""
     max_long_partial_prefills: int = Field(default=3, ge=1)
     """Maximum number of partly computed long prompts per worker. A long prompt passes others only if it has less than a quarter of
     their tokens."""
@@ -56,7 +56,7 @@ class SchedulerSettings(KeySettings):
     routing: Literal["prefix", "least-loaded", "round-robin"] = "prefix"
     """Policy that chooses the worker of a sequence: by cached prefixes and load, by load alone, or in turn."""
     keep_alive: str = "-1"
-    """Time that an unused model stays in memory, such as 5m, unless a request says otherwise. Default: for ever."""
+    """Time that an unused model stays in memory, such as 5m, unless a request says otherwise. Default: forever."""
     drain_grace_s: float = Field(default=30.0, ge=0)
     """Seconds that running requests may continue after SIGTERM."""
 

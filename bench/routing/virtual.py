@@ -70,7 +70,7 @@ class Device:
 
     name: str
     step_us: float
-    """Time of a step, whatever its size: the weights are read once."""
+    """Time of a step, regardless of its size: the weights are read once."""
     token_us: float
     """Additional time per token."""
     context_us: float

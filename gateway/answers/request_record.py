@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 
 
 class RequestRecord:
-    """The record of one request: observes its events, and logs it once at its end."""
+    """The record of one request, which observes its events, and logs it once at its end."""
 
     def __init__(
         self, request: InferenceRequest, sampling: SamplingChoice, http: HTTPContext, metrics: GatewayMetrics

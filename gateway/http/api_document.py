@@ -74,7 +74,7 @@ def _operations(route: APIRoute) -> Iterator[APIRoute]:
         )
         operation.body_field = _body_field(route)
         models = referenced_models(route.responses)
-        # FastAPI collects the schemas of all these fields, whatever their keys.
+        # FastAPI collects the schemas of all these fields, regardless of their keys.
         operation.response_fields = route.response_fields | {
             name: create_model_field(name=name, type_=model, mode="serialization") for name, model in models.items()
         }

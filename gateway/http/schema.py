@@ -20,7 +20,7 @@ from gateway.errors import InvalidRequestError
 MAX_SHOWN_CHARACTERS = 80
 """Longest value that an error shows, in characters."""
 MAX_NAMED = 16
-"""Most unknown fields that a header names."""
+"""Maximum number of unknown fields that a header names."""
 MAX_NAME_CHARACTERS = 64
 """Longest name in a header, in characters. Proxies limit the length of headers."""
 _UNSAFE = re.compile(r"[^A-Za-z0-9_.-]")

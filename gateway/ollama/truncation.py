@@ -18,9 +18,9 @@ class Window:
     """The number of tokens that a model can process, and the limit of the answer."""
 
     num_tokens: int
-    """Most tokens of prompt and answer together."""
+    """Maximum number of tokens of prompt and answer together."""
     max_tokens: int | None
-    """Most tokens of the answer; None for no limit."""
+    """Maximum number of tokens of the answer; None for no limit."""
 
     def fits(self, prompt: Sequence[int]) -> bool:
         """Return whether the prompt leaves room for at least one token of the answer."""

@@ -1,4 +1,4 @@
-"""The gateway's handle of one process for chat templates: starts it, sends it requests, and ends it.
+"""The gateway's handle of one process for chat templates, which starts it, sends it requests, and ends it.
 
 template_process.py runs in that process.
 """

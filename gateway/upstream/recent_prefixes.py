@@ -24,7 +24,7 @@ class RecentPrefixes:
         self._address_of: OrderedDict[BlockHash, str] = OrderedDict()
 
     def leading_runs(self, blocks: Sequence[BlockHash]) -> dict[str, int]:
-        """Return how many leading blocks each scheduler was sent: all up to the last one, whose hash covers those before it."""
+        """Return how many leading blocks were sent to each scheduler. The hash of the last one covers all blocks before it."""
         runs: dict[str, int] = {}
         for length, block in enumerate(blocks, start=1):
             address = self._address_of.get(block)

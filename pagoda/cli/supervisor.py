@@ -1,4 +1,4 @@
-"""The supervisor of `pagoda serve`: starts the child processes together, restarts one that dies, stops them in order."""
+"""The supervisor of `pagoda serve`. It starts the child processes together, restarts one that dies, and stops them in order."""
 
 import asyncio
 import time

@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 
 
 def end_on_stop_signal() -> None:
-    """Exit at once on SIGTERM or SIGINT, for the time before anything needs a graceful end. `on_stop_signal` replaces it."""
+    """Exit immediately on SIGTERM or SIGINT, for the time before anything needs a graceful end. `on_stop_signal` replaces it."""
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: sys.exit(0))
 

@@ -88,7 +88,7 @@ def make_private_directory(directory: Path) -> None:
     for parent in reversed(directory.parents):
         if not parent.exists():
             with suppress(FileExistsError):
-                # Not writable for others, whatever the mask: they could replace the directory.
+                # Not writable for others, regardless of the umask: they could replace the directory.
                 parent.mkdir(mode=0o755)
     with suppress(FileExistsError):
         directory.mkdir(mode=0o700)

@@ -99,7 +99,7 @@ class PrefixIndexLoad:
 
     @property
     def is_reachable(self) -> bool:
-        """False while the circuit breaker is open and look-ups fail at once."""
+        """False while the circuit breaker is open and look-ups fail immediately."""
         return self.breaker_state == inference_pb2.BREAKER_STATE_CLOSED
 
     def to_proto(self) -> inference_pb2.PrefixIndexLoad:

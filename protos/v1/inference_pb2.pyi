@@ -105,7 +105,7 @@ class GenerateRequest(_message.Message):
     adapter: _builtins.str
     """The adapter (LoRA) to apply. Reserved: refused until supported."""
     keep_alive_s: _builtins.float
-    """Sets how many seconds the model stays in memory after its last request has ended; infinity means for ever. Absent keeps the
+    """Sets how many seconds the model stays in memory after its last request has ended; infinity means forever. Absent keeps the
     current value.
     """
     group_id: _builtins.str

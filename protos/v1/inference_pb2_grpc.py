@@ -88,7 +88,7 @@ class InferenceServiceServicer:
 
     def KeepLoaded(self, request, context):
         """Sets how long a model stays in memory, and loads it if no worker has it loaded. Returns when the model is loaded, or fails
-        with UNAVAILABLE and the reason. Returns at once if the model is to be unloaded.
+        with UNAVAILABLE and the reason. Returns immediately if the model is to be unloaded.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

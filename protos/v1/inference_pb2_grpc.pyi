@@ -58,7 +58,7 @@ class InferenceServiceStub:
     """
     KeepLoaded: _grpc.UnaryUnaryMultiCallable[_inference_pb2.KeepLoadedRequest, _inference_pb2.KeepLoadedResponse]
     """Sets how long a model stays in memory, and loads it if no worker has it loaded. Returns when the model is loaded, or fails
-    with UNAVAILABLE and the reason. Returns at once if the model is to be unloaded.
+    with UNAVAILABLE and the reason. Returns immediately if the model is to be unloaded.
     """
     ListModels: _grpc.UnaryUnaryMultiCallable[_inference_pb2.ListModelsRequest, _inference_pb2.ListModelsResponse]
     """Lists the models that attached workers have loaded, or can load for the next request."""
@@ -83,7 +83,7 @@ class InferenceServiceAsyncStub(InferenceServiceStub):
     """
     KeepLoaded: _aio.UnaryUnaryMultiCallable[_inference_pb2.KeepLoadedRequest, _inference_pb2.KeepLoadedResponse]  # type: ignore[assignment]
     """Sets how long a model stays in memory, and loads it if no worker has it loaded. Returns when the model is loaded, or fails
-    with UNAVAILABLE and the reason. Returns at once if the model is to be unloaded.
+    with UNAVAILABLE and the reason. Returns immediately if the model is to be unloaded.
     """
     ListModels: _aio.UnaryUnaryMultiCallable[_inference_pb2.ListModelsRequest, _inference_pb2.ListModelsResponse]  # type: ignore[assignment]
     """Lists the models that attached workers have loaded, or can load for the next request."""
@@ -123,7 +123,7 @@ class InferenceServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_inference_pb2.KeepLoadedResponse, _abc.Awaitable[_inference_pb2.KeepLoadedResponse]]:
         """Sets how long a model stays in memory, and loads it if no worker has it loaded. Returns when the model is loaded, or fails
-        with UNAVAILABLE and the reason. Returns at once if the model is to be unloaded.
+        with UNAVAILABLE and the reason. Returns immediately if the model is to be unloaded.
         """
 
     @_abc_1.abstractmethod

@@ -158,8 +158,9 @@ class Hello(_message.Message):
     num_held_blocks_messages: _builtins.int
     """Number of HeldBlocks messages that follow before the worker counts as attached."""
     instance: _builtins.str
-    """Random name of the process, chosen at its start. A new stream of the same instance replaces its older one at once. If another
-    instance with the same worker_id is attached and not silent, the new one is refused with ALREADY_EXISTS and may try again.
+    """Random name of the process, chosen at its start. A new stream of the same instance immediately replaces its older one. If
+    another instance with the same worker_id is attached and not silent, the new one is refused with ALREADY_EXISTS and may try
+    again.
     """
     @_builtins.property
     def model(self) -> Global___LoadedModel:

@@ -5,8 +5,8 @@ A worker is a slot for one model. Models that are wanted and not loaded get a sl
 1. an empty slot, if its machine has enough memory for the model;
 2. else the slot, or the memory, of the least recently used idle model; copies of a model that is loaded elsewhere too go first;
 3. else a slot whose model is in use, which takes no new requests until the running ones have ended. This happens only if all
-   requests that wait for that model came later, and if it has had its time (`Slot.stays_until_s`), so that two models that share a
-   slot spend their time on answers and not on loading.
+   requests that wait for its model came later, and not before `Slot.stays_until_s`. Otherwise two models that share a slot would
+   spend their time on loading.
 
 A model with running requests is never unloaded.
 """

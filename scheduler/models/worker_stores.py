@@ -12,7 +12,7 @@ _NOTHING = WorkerStore()
 
 
 class LoadLink(Protocol):
-    """The link to one worker without a model. Its methods return at once."""
+    """The link to one worker without a model. Its methods return immediately."""
 
     def send_load(self, model: str, digest: str) -> None: ...
 

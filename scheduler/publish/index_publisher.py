@@ -1,7 +1,7 @@
 """The publisher that writes the blocks of this scheduler's workers to the shared prefix index, in the background.
 
 The loop's calls only add changes to a bounded queue. One task writes them, many blocks at a time. Lost changes are repaired: all
-blocks are published again from time to time, and at once if the index has forgotten this scheduler. If the index may still have
+blocks are published again from time to time, and immediately if the index has forgotten this scheduler. If the index may still have
 blocks that are gone, they are published under a new epoch, which voids all earlier entries.
 """
 
@@ -129,7 +129,7 @@ class IndexPublisher(CacheListener):
             await asyncio.sleep(GATHER_S)
 
     async def write(self) -> None:
-        """Write all changes so far to the index, as far as it accepts them."""
+        """Write all changes so far to the index, which may refuse some of them."""
         left, self._left = self._left, []
         for holder in left:
             await self._index.drop(holder)

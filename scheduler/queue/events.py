@@ -26,7 +26,7 @@ class Client(Protocol):
     """A receiver of the events of its requests."""
 
     def deliver(self, events: Seq[ClientEvent]) -> None:
-        """Take all events of a step for this client, in order. Must return at once, and must not raise."""
+        """Take all events of a step for this client, in order. Must return immediately, and must not raise."""
 
 
 def started_event(sequence: Sequence) -> Started:

@@ -24,7 +24,7 @@ from pagoda.wire.load import QueueLoad
 from scheduler.steps.sequence import Sequence
 
 PROMPT_TOKEN_COST, OUTPUT_TOKEN_COST = 1, 2
-# One in this many sequences that leave the queue is the oldest, whatever its priority, so that low priorities do not starve.
+# One in this many sequences that leave the queue is the oldest, regardless of its priority, so that low priorities do not starve.
 OLDEST_EVERY = 16
 # Clients may name any number of tenants, and each row of the loads becomes a time series.
 MAX_TENANTS = 20

@@ -58,7 +58,7 @@ class OpenRequests:
             self._on_empty()
 
     def call_when_empty(self, on_empty: Callable[[], object]) -> None:
-        """Call `on_empty` when the last request has ended, perhaps at once."""
+        """Call `on_empty` when the last request has ended, perhaps immediately."""
         self._on_empty = on_empty
         if not self._by_name:
             on_empty()

@@ -96,7 +96,7 @@ class Round:
         self._num_passed_over = 0
 
     def sequences_placed_on(self, worker: AttachedWorker) -> Iterator[Sequence]:
-        """Yield the sequences placed on this worker. They are decided one by one, as far as the worker requests them."""
+        """Yield the sequences placed on this worker. Each one is placed only when the worker asks for it."""
         placed = self._prospects[worker.info.worker_id].placed
         for index in count():
             while index == len(placed):

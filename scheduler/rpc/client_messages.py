@@ -59,7 +59,7 @@ def _refuse_reserved(message: inference_pb2.GenerateRequest) -> None:
 def bounded_keep_alive(keep_alive_s: float) -> float:
     """Return a keep-alive, or infinity if it is very long. Raises InvalidRequestError if it is not a duration."""
     if not keep_alive_s >= 0:
-        raise InvalidRequestError(f"keep_alive_s must be 0 or more; infinity means for ever (got {keep_alive_s:g})")
+        raise InvalidRequestError(f"keep_alive_s must be 0 or more; infinity means forever (got {keep_alive_s:g})")
     return keep_alive_s if keep_alive_s < LONGEST_S else math.inf
 
 

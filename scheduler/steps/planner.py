@@ -6,7 +6,7 @@ remainder goes to the oldest. A step that computes the first token of a short pr
 ends soon. docs/overload.md gives the reasons. If pages run out, the sequence of the lowest priority that arrived last is preempted,
 so that the oldest sequence always progresses.
 
-If no sequence waits and all running ones decode, the next steps are foreseeable. They are planned at once, as a lease.
+If no sequence waits and all running ones decode, the next steps are foreseeable. They are planned together, as a lease.
 """
 
 from collections.abc import Iterable

@@ -48,7 +48,7 @@ class Sequence:
     group: Final[str] = ""
     """Name that is shared by all sequences of one call of a client."""
     leader: "Final[Sequence | None]" = None
-    """The sample of the same request whose prompt is scored for this one too. None if this one's is scored, or none is."""
+    """The sample of the same request that scores their prompt for this one too. None if this one scores it, or none does."""
 
     # ---- tokens
 

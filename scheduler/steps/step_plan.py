@@ -54,7 +54,7 @@ class StepPlan:
 
 
 class WorkerLink(Protocol):
-    """The link to one worker. Its methods return at once."""
+    """The link to one worker. Its methods return immediately."""
 
     def send_step(self, plan: StepPlan) -> None: ...
 

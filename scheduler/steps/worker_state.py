@@ -159,7 +159,7 @@ class AttachedWorker:
         self.num_prompt_tokens += sequence.num_pending
 
     def _grant(self, chunk: Chunk) -> PlannedSequence:
-        # Unpacked at once for speed: this runs for each sequence in each step.
+        # Unpacked in one statement for speed: this runs for each sequence in each step.
         sequence, max_start, num_tokens, num_new_pages, max_new_tokens, num_steps = chunk
         computation = sequence.computation
         table = computation.block_table

@@ -1,4 +1,4 @@
-"""Tests of a dozen wrong requests: each is answered at once, with the right status, in the dialect's form."""
+"""Tests of a dozen wrong requests: each is answered immediately, with the right status, in the dialect's form."""
 
 from typing import Any
 

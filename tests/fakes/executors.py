@@ -32,7 +32,7 @@ class OwnSequences:
         self._by_id.clear()
 
     def own(self, chunk: Chunk) -> Chunk:
-        """Return the same chunk of the copy, from the copy's own position. Pages are the engine's."""
+        """Return the same chunk for this executor's copy of the sequence, from the copy's position. The pages stay the same."""
         sequence = self._by_id.get(chunk.sequence.sequence_id)
         if sequence is None:
             sequence = self._by_id[chunk.sequence.sequence_id] = _copy(chunk.sequence)

@@ -1,7 +1,7 @@
 """A gateway process under attack: one stream runs in it while a test sends what must not delay it.
 
 To add an input: append an `Attack` to a list that test_hostile_requests.py sends, or write a test that awaits
-`HostileGateway.withstands(attack)` yourself. The scheduler answers at once, so only the gateway's own work counts. The gateway
+`HostileGateway.withstands(attack)` yourself. The scheduler answers immediately, so only the gateway's own work counts. The gateway
 has the tiny model (a token is a byte) with a window of WINDOW tokens, under the name MODEL.
 """
 

@@ -1,4 +1,4 @@
-"""A scheduler process that answers at once: each step has one random token for every open request, until max_tokens.
+"""A scheduler process that answers immediately: each step has one random token for every open request, until max_tokens.
 
 It is for measuring a gateway alone: it plans and computes nothing, and sends one message per step like the real one.
 `python -m tests.fakes.instant_scheduler --listen ADDRESS --model NAME [--steps-per-s N]`

@@ -1,4 +1,4 @@
-"""Workers that answer each step at once, for measuring a scheduler: the real link and session over an engine without pages.
+"""Workers that answer each step immediately, for measuring a scheduler: the real link and session over an engine without pages.
 
 Every token is the same one and nothing is checked; `tests.fakes.worker` checks.
 `python -m tests.fakes.instant_workers --scheduler ADDRESS --num-workers N --max-step-sequences N`

@@ -1,7 +1,7 @@
 """A worker for the scheduler's own tests: it runs plans in order over a KV memory made of token ids.
 
 Writing a token puts its id into the slot that the plan's pages give it; sampling reads the whole context back through the
-block table. A page granted to two writers, freed too early or shared with the wrong prefix gives a wrong token at once.
+block table. A page granted to two writers, freed too early or shared with the wrong prefix gives a wrong token immediately.
 
 A step that may return several tokens for a sequence returns a random number of them. It computes as many as were promised, like a
 worker whose guesses were wrong: the slots after the returned tokens hold invalid data.

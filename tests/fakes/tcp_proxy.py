@@ -36,7 +36,7 @@ class TCPProxy:
         self._answers_flow.set()
 
     async def break_off(self) -> None:
-        """Close all connections. New ones are accepted at once."""
+        """Close all connections. New ones are accepted immediately."""
         for connection in self._connections:
             connection.cancel()
         await asyncio.gather(*self._connections, return_exceptions=True)

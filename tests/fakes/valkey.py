@@ -75,7 +75,7 @@ class ValkeyProcess:
         self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
         self.admin = Redis(port=self.port)
         while not self._answers():
-            assert self._process.poll() is None, "the server ended at once"
+            assert self._process.poll() is None, "the server ended immediately"
             time.sleep(0.01)
 
     def ask(self, *words: str | int | bytes) -> Any:

@@ -210,7 +210,7 @@ async def test_what_is_in_memory_is_listed_with_its_end(gateway: RunningGateway)
     assert 7000 < expires_in_s <= 7200
     model.num_workers, model.num_unloaded_workers = 0, 1
     assert await running() == []
-    # It is served all the same.
+    # It is served nevertheless.
     assert (await post(gateway, "/api/chat", messages=MESSAGES, stream=False)).json()["done"]
 
 

@@ -1,4 +1,4 @@
-"""Hostile templates: they run for ever, fill memory, do not compile, or reach for Python's internals."""
+"""Hostile templates: they run forever, fill memory, do not compile, or reach for Python's internals."""
 
 from hypothesis import strategies as st
 

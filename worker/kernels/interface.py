@@ -1,7 +1,7 @@
 """The interface of the kernels: the only functions with which a model computes. An implementation is chosen at start.
 
 A model family calls only these functions between token ids and logits. So its code is the same on every device, and a step
-is a list of kernel launches: an implementation may run them at once (torch), or record them into buffers of its own and
+is a list of kernel launches: an implementation may run them immediately (torch), or record them into buffers of its own and
 replay the list in one native call, as a CUDA graph does. An implementation therefore owns the memory of its results. A
 result is valid until the same function is called for the same place in the next step.
 

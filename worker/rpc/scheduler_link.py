@@ -35,7 +35,7 @@ _ATTACH_TIMEOUT_S = 10.0
 _FIRST_DELAY_S = 0.1
 _LONGEST_DELAY_S = 2.0
 _MODEL_MOVED = (SessionEnd.LOADED, SessionEnd.UNLOADED)
-"""Ends after which the worker attaches again at once, with its new model or without one."""
+"""Ends after which the worker attaches again immediately, with its new model or without one."""
 
 
 class AttachError(Exception):
@@ -203,9 +203,9 @@ class SchedulerLink:
     def _choose_next(self, end: SessionEnd, lasted_s: float) -> None:
         """Choose the scheduler for the next attachment, and count failures for the back-off.
 
-        The worker returns to the same scheduler at once after a model was loaded or unloaded or the stream was lost, and after
-        a short wait when a step failed, because that scheduler counts which sequences make steps fail. It goes to the next
-        scheduler when this one drains or is silent.
+        If a model was loaded or unloaded, or the stream was lost, the worker returns to the same scheduler immediately. If a step
+        failed, it returns there after a short wait, because that scheduler counts which sequences make steps fail. If the
+        scheduler drains or is silent, the worker goes to the next one.
         """
         is_moving, self._is_moving = self._is_moving, False
         if end in _MODEL_MOVED or (is_moving and end is SessionEnd.DRAINED):

@@ -52,7 +52,7 @@ class StepExecutor(Protocol):
         """Maximum number of new tokens that one step makes for one sequence."""
 
     def launch(self, chunks: Sequence[Chunk], forgotten: Sequence[int]) -> LaunchedStep:
-        """Begin a step and return at once; first drop the state of the sequences with the ids `forgotten`.
+        """Begin a step and return immediately; first drop the state of the sequences with the ids `forgotten`.
 
         While steps are in flight, only the executor may know a chunk's last input tokens and their number, so it keeps the
         position of each sequence. It writes only to pages of the sequence.

@@ -1,4 +1,4 @@
-"""Reads GGUF files (versions 2 and 3): the metadata at once, the tensors as views of the mapped file.
+"""Reads GGUF files (versions 2 and 3): the metadata when a file is opened, the tensors as views of the mapped file.
 
 gguf_config.py interprets the metadata; the worker interprets the bytes of tensors. A file may be truncated, damaged or hostile. So
 every size and count is checked against the file's length before it is used.

@@ -28,7 +28,7 @@ def info(worker_id: str, model: str, digest: str = "") -> WorkerInfo:
 
 
 class System:
-    """A loop whose workers can load a, b and c. They load and unload at once unless a test says otherwise."""
+    """A loop whose workers can load a, b and c. They load and unload immediately unless a test says otherwise."""
 
     def __init__(self, *worker_ids: str, available_bytes: int = 1000) -> None:
         self.clock = FakeClock()

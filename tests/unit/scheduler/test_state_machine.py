@@ -289,7 +289,7 @@ class SchedulerMachine(RuleBasedStateMachine):
     @precondition(lambda self: any(fake.queue for _, fake in self.gone))
     @rule()
     def late_result(self) -> None:
-        """Let a worker answer whose stream has ended."""
+        """Let a worker send an answer after its stream has ended."""
         worker, fake = next(pair for pair in self.gone if pair[1].queue)
         with pytest.raises(WorkerProtocolError):
             self.loop.apply_result(worker, fake.run_step())

@@ -302,7 +302,7 @@ def _declare(
 
 
 def _declare_short(library: ctypes.CDLL, name: str, result: type[c_int64] | None, *arguments: type[c_int64]) -> None:
-    """Declare a function that returns at once and keeps Python's lock.
+    """Declare a function that returns immediately and keeps Python's lock.
 
     If it released the lock, another thread could hold it for a long time.
     """

@@ -1,7 +1,7 @@
 """The integer mode in native code: the same integers and elementwise operations, so the same bits, with one call per method.
 
 Each method has its reference implementation in the base class, or in integer_attention.py, and its kernel in source/, whose
-comments say what is computed. This module passes the addresses of tensors. A launch runs at once, or is recorded with the rest
+comments say what is computed. This module passes the addresses of tensors. A launch runs immediately, or is recorded with the rest
 of a step and replayed.
 
 Legend as in step_batch.py.
@@ -44,7 +44,7 @@ GELU_FACTOR = -2 * LOG2_E * GELU_INNER
 
 
 class Launcher(Protocol):
-    """The receiver of launches: it runs them at once, or adds them to a recording (recording.py)."""
+    """The receiver of launches: it runs them immediately, or adds them to a recording (recording.py)."""
 
     def new(self, num_rows: int, *row_shape: int) -> torch.Tensor:
         """Return uninitialized float32 [num_rows, *row_shape] for a kernel's result."""
@@ -59,7 +59,7 @@ class Launcher(Protocol):
 
 
 class Eager:
-    """A launcher that runs each launch at once."""
+    """A launcher that runs each launch immediately."""
 
     def __init__(self, library: ctypes.CDLL) -> None:
         self._library = library

@@ -9,7 +9,7 @@ KV memory is one tensor [pages, 2 K, P, H], the same as in attention_plan.py:
     └───────────────┴─────┴───────────────┴──────────┴──┴───────────────┴──
 
 A program of an attention kernel reads one head's keys, page by page: P * H contiguous numbers, 2 KiB for 16 tokens of 64
-bfloat16. So each load of a warp reads whole cache lines, whatever the order of the pages. A page is contiguous, so it can be
+bfloat16. So each load of a warp reads whole cache lines, regardless of the order of the pages. A page is contiguous, so it can be
 copied in one piece.
 
 Legend as in step_batch.py, and K KV heads.

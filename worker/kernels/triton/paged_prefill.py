@@ -1,7 +1,7 @@
 """Attention of sequences that compute several tokens: causal, over all earlier keys and those of the chunk itself.
 
 There is one program per tile and KV head. A tile is as many consecutive tokens of one sequence as fill PREFILL_ROWS rows with
-their query heads of that KV head. So a block of keys serves the same number of rows, whatever the grouping.
+their query heads of that KV head. So a block of keys serves the same number of rows, regardless of the grouping.
 
 Legend as in online_softmax.py, and W tiles of the step.
 """

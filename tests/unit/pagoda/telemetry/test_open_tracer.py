@@ -17,7 +17,7 @@ PARENT = {"traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-0
 
 
 def continued(tracer: trace.Tracer, headers: dict[str, str]) -> dict[str, str]:
-    """Return the headers that a span sends on, whose own parent came with `headers`."""
+    """Return the headers that a span forwards if its own parent came with `headers`."""
     propagator, sent = TraceContextTextMapPropagator(), dict[str, str]()
     span = tracer.start_span("any", propagator.extract(headers))
     propagator.inject(sent, trace.set_span_in_context(span))

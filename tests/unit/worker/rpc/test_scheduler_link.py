@@ -356,7 +356,7 @@ async def test_schedulers_are_tried_in_turn(tmp_path: Path) -> None:
 
 
 async def test_a_session_in_which_the_scheduler_fell_silent_keeps_no_connection() -> None:
-    """Check that the connection is closed at once and not by a full garbage collection, which may be an hour away."""
+    """Check that the connection is closed immediately and not by a full garbage collection, which may be an hour away."""
     address, scheduler = f"127.0.0.1:{free_port()}", FakeScheduler(heartbeat_interval_ms=20, silence_timeout_ms=200)
     gc.disable()
     try:
