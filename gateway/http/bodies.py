@@ -137,7 +137,7 @@ def _parse_object(raw: bytes) -> dict[str, Any]:
     except orjson.JSONDecodeError as error:
         raise InvalidRequestError(f"The request body is not {_why_no_json(raw, error)}") from None
     if not isinstance(body, dict):
-        raise InvalidRequestError(f"The request body must be a JSON object, got {_json_type(body)}.")
+        raise InvalidRequestError(f"The request body must be a JSON object (got {_json_type(body)}).")
     return body
 
 

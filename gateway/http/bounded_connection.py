@@ -69,7 +69,7 @@ class BoundedConnection(HttpToolsProtocol):
         self._unread = b""
         """Received bytes that are not parsed yet, since a pipelined request waits for its turn."""
         self._answered: RequestResponseCycle | None = None
-        """The request that is being answered, or was answered last. `cycle` is the latest request, which may be behind it."""
+        """The request that is being answered, or was answered last. `cycle` is the latest request, which may be a later one."""
         self._phase = _Phase.IDLE
         self._timed_phase: _Phase | None = None
         self._timer: asyncio.TimerHandle | None = None

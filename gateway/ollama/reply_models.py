@@ -136,7 +136,7 @@ class OllamaShowReply(ReplyModel):
     modelfile: str
     parameters: str
     sampling_defaults: dict[str, SamplingDefault] = Field(
-        description="Parameters of a request that leaves everything open, by name."
+        description="Parameters that apply to a request that sets none, by name."
     )
     template: str
     system: str

@@ -19,10 +19,10 @@ class ModelObject(ReplyModel):
     root: str
     parent: None
     max_model_len: int | None = Field(
-        description="Longest prompt and answer together, in tokens. Null while no worker has told its limit."
+        description="Longest prompt and answer together, in tokens. Null while no worker has reported its limit."
     )
     sampling_defaults: dict[str, SamplingDefault] = Field(
-        description="Parameters of a chat that leaves everything open, by name."
+        description="Parameters that apply to a chat request that sets none, by name."
     )
 
 

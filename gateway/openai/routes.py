@@ -121,7 +121,7 @@ def _model_objects(state: GatewayState, infos: Sequence[tuple[Model, ModelInfo |
 def _model_object(state: GatewayState, model: Model, info: ModelInfo | None) -> JSONObject:
     """Describe the model by its current manifest.
 
-    `max_model_len` is vLLM's field. `sampling_defaults` is ours: the parameters of a chat that leaves everything open.
+    `max_model_len` is vLLM's field. `sampling_defaults` is ours: the parameters that apply to a chat request that sets none.
     """
     model, defaults = state.store.read_current(model, state.sampling_policy.defaults_of)
     return {

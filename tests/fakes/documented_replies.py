@@ -53,7 +53,7 @@ def reply_validator() -> "ReplyValidator":
 
 
 class Reply:
-    """A reply as far as it has been sent."""
+    """The part of a reply that has been sent."""
 
     def __init__(self, scope: Scope) -> None:
         self._scope = scope  # the gateway's middlewares change the path in place

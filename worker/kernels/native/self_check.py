@@ -14,7 +14,7 @@ from worker.weights.four_bit import FourBitWeight
 NUM_HEADS, NUM_KV_HEADS, HEAD_SIZE = 6, 2, 72
 PAGE_SIZE, NUM_PAGES, CONTEXT = 5, 44, 100
 NAN_ROWS = slice(5, 6)
-"""The row with NaN in cases of thirteen rows; smaller cases have none. NaN leaves no finite value to compare in its row."""
+"""The row with NaN in cases of thirteen rows. Smaller cases have no NaN, since no finite value in its row would be compared."""
 
 
 def find_difference(kernels: IntegerKernels, reference: IntegerKernels) -> str | None:
