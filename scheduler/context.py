@@ -18,7 +18,7 @@ class SchedulerContext:
     waiting: WaitingSequences
     """The sequences that wait. Only `Lifecycle` adds and removes them."""
     wake: Callable[[], object]
-    """Callback that has the next steps planned soon."""
+    """Callback that schedules the planning of the next steps."""
     sequence_listener: SequenceListener
     cache_listener: CacheListener
     counters: Counters

@@ -56,7 +56,7 @@ class SampleText:
         return self._next_delta(text, at_end=True)
 
     def billed_finish(self, finished: Finished) -> Finished:
-        """Return the end as billed: at the stop string, even if the scheduler ended the sample otherwise before it was notified."""
+        """Return the end with the usage up to the stop string, even if the scheduler had ended the sample for another reason."""
         if self.matched_stop is None:
             return finished
         usage = replace(finished.usage, num_output_tokens=self.num_tokens)

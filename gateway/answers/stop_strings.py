@@ -1,7 +1,7 @@
 """The search for stop strings in a text that arrives in pieces.
 
-The stop string that is complete first wins; of several that are complete at the same character, the longest.
-The result therefore does not depend on how the text was cut.
+The stop string that is complete first wins. If several are complete at the same character, the longest wins.
+So the result does not depend on how the text was cut.
 """
 
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from collections.abc import Sequence
 class StopMatcher:
     """A filter that passes text on until a stop string is complete.
 
-    It holds back only text that may become a stop string: the longest end of the text that is the beginning of one.
+    It holds back only text that may become a stop string: the longest suffix of the text that is a prefix of one.
     """
 
     def __init__(self, stops: Sequence[str]) -> None:
@@ -48,7 +48,7 @@ class StopMatcher:
         return held
 
     def _find_held(self, text: str) -> int:
-        """Return where the text to hold back begins: its longest end that is the beginning of a stop string."""
+        """Return where the text to hold back begins: the longest suffix that is a prefix of a stop string."""
         for start in range(max(0, len(text) - self._max_held), len(text)):
             if text[start] in self._first_characters:
                 end = text[start:]

@@ -1,7 +1,7 @@
 """The running downloads of models into the store: one per name, for any number of clients.
 
-A pull continues after its clients have left, and a later request finds it further. It ends with the process; the next pull resumes
-the download.
+A pull continues after its clients have left, and a later request for the same model joins it. It ends with the process; the next
+pull resumes the download.
 """
 
 import asyncio

@@ -39,7 +39,7 @@ class Task(NamedTuple):
 
 class WorkerWatch:
     def __init__(self, patience: Patience, tick_s: float) -> None:
-        """Watch a worker. The owner calls `tick` every `tick_s` for as long as this process gets to run."""
+        """Create the watch of a worker. The owner calls `tick` every `tick_s` seconds in which this process can run."""
         self._patience = patience
         self._tick_s = tick_s
         self._times = StepTimes()

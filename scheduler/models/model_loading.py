@@ -21,7 +21,7 @@ class ModelLoading:
     def __init__(
         self, context: SchedulerContext, lifecycle: Lifecycle, keep_alive: KeepAlive, *, grace_s: float
     ) -> None:
-        """Wait `grace_s` for a worker between two streams, and for any worker of a model that has lost its last one."""
+        """Create the part. A worker between two streams, or any worker of a model that lost its last one, has `grace_s` to come."""
         self.stores = WorkerStores(context.clock, grace_s=grace_s, on_forgotten=self._fail_orphans)
         self.served = ServedModels(context, self.stores)
         self._waiters = ModelWaiters(context, lifecycle, self.served, grace_s=grace_s)
@@ -113,7 +113,7 @@ class ModelLoading:
     def record_failed_load(
         self, worker: UnloadedWorker, reason: str, *, out_of_memory: bool, permanent: bool = False
     ) -> None:
-        """Fail what waits for the model, unless another worker loads it too, or a retry is possible after another is unloaded."""
+        """Fail the requests that wait for the model, unless another worker loads it, or unloading another model allows a retry."""
         model, worker.loading = worker.loading or "", None
         self._counters.num_failed_loads += 1
         if any(other.loading == model for other in self.stores.unloaded.values()):

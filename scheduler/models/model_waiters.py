@@ -23,7 +23,7 @@ class ModelWaiters:
     def __init__(
         self, context: SchedulerContext, lifecycle: Lifecycle, served: ServedModels, *, grace_s: float
     ) -> None:
-        """Wait `grace_s` for a worker before the requests of a model without any worker fail."""
+        """Create the part. The requests of a model without any worker fail after `grace_s`."""
         self._context = context
         self._lifecycle = lifecycle
         self._served = served
@@ -65,7 +65,7 @@ class ModelWaiters:
         self._ends_of_grace[model] = self._context.clock.call_later(self._grace_s, lambda: self.fail_orphans(model))
 
     def fail_orphans(self, model: str) -> None:
-        """Fail what waits for the model, unless a worker can load it."""
+        """Fail the requests that wait for the model, unless a worker can load it."""
         self._stop_grace_timer(model)
         if not self._served.is_loadable(model):
             self._give_up(model, f"no worker has served model {model!r} for {self._grace_s:g} s")
@@ -78,11 +78,11 @@ class ModelWaiters:
             self._give_up(model, f"{MAX_LOST_LOADS} workers in a row were lost while they loaded model {model!r}")
 
     def fail_load(self, model: str, reason: str, *, permanent: bool) -> None:
-        """Fail what waits for a model that cannot be loaded. `permanent` is true if clients should not retry."""
+        """Fail the requests that wait for a model that cannot be loaded. `permanent` is true if clients should not retry."""
         self._give_up(model, f"model {model!r} cannot be loaded: {reason}", permanent=permanent)
 
     def _give_up(self, model: str, reason: str, *, permanent: bool = False) -> None:
-        """Fail everything that waits for the model, unless a worker serves it after all."""
+        """Fail all requests and clients that wait for the model, unless a worker serves it by now."""
         if not self._served.is_served(model):
             error = InvalidRequestError(reason) if permanent else UnavailableError(reason, retry_after_s=5.0)
             self._notify_waiters(model, error)

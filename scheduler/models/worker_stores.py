@@ -42,7 +42,7 @@ class WorkerStores:
     """The stores of all attached workers, as last reported, and the workers that have no loaded model."""
 
     def __init__(self, timers: Timers, *, grace_s: float, on_forgotten: Callable[[WorkerStore], object]) -> None:
-        """Wait `grace_s` for a worker between two streams, and then call `on_forgotten` with its store."""
+        """Create the stores. `on_forgotten` is called with the store of a worker that stays between two streams for `grace_s`."""
         self._timers = timers
         self._grace_s = grace_s
         self._on_forgotten = on_forgotten

@@ -83,7 +83,7 @@ class RoutingPolicy(Protocol):
 
 
 def prefix_aware(waiting: Waiting, candidates: Seq[Candidate]) -> Choice:
-    """Choose the lowest score; ties go by rank."""
+    """Choose the lowest score, and among equal scores the lowest rank."""
     return _cheapest(waiting, candidates, _scores(candidates))
 
 

@@ -74,7 +74,7 @@ class SchedulerLink:
         self._end_of_grace: asyncio.TimerHandle | None = None
         """Timer that stops the worker when its grace is over; set once the worker is leaving."""
         self._position = 0
-        """Number of the current scheduler, counted through the list of addresses again and again."""
+        """Position of the current scheduler in the list of addresses, which is repeated without end."""
         self._is_moving = False
         """True if the worker has asked its scheduler to let it move to the scheduler at `_position`."""
         self._num_failures = 0
