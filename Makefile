@@ -85,8 +85,8 @@ clean: ## Remove .venv and all generated files. Models stay.
 
 # A checkout may still be installed under the old name, `pagoda`. It goes first: both names own the same command.
 define install
-$(BIN)/python -m pip uninstall --quiet --quiet --yes pagoda
-$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[$(1)]'
+@$(BIN)/python -m pip uninstall --quiet --quiet --yes pagoda
+@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[$(1)]'
 endef
 
 # A stamp older than pyproject.toml means that dependencies may have changed. Only then pip runs.

@@ -47,7 +47,7 @@ def main() -> int:
     settings = GatewaySettings.load()
     configure_logging(settings.log_level, settings.log_format)
     end_on_stop_signal()
-    logger.info("gateway starting", extra=settings.described())
+    logger.info("starting", extra=settings.described())
     with open_tracer(settings.otlp_endpoint, "pagoda-gateway") as tracer:
         return _run(settings, tracer)
 
@@ -71,7 +71,7 @@ def _run(settings: GatewaySettings, tracer: Tracer) -> int:
 
 async def _serve(settings: GatewaySettings, app: FastAPI, sockets: list[socket.socket]) -> int:
     app.state.gateway.addresses.extend(map(address_of, sockets))
-    logger.info("gateway listening", extra={"addresses": " ".join(app.state.gateway.addresses)})
+    logger.info("listening", extra={"addresses": " ".join(app.state.gateway.addresses)})
     server = _Server(
         uvicorn.Config(
             app,
@@ -104,7 +104,7 @@ async def _end_on(stop: asyncio.Event, server: uvicorn.Server, drain: Drain, set
             logger.info("gateway not ready; still accepting requests", extra={"delay_s": settings.drain_delay_s})
             await asyncio.sleep(settings.drain_delay_s)
         drain.refuse_requests()
-        logger.info("gateway draining", extra={"grace_s": settings.drain_grace_s})
+        logger.info("draining", extra={"grace_s": settings.drain_grace_s})
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(settings.drain_grace_s):
                 await drain.wait_until_idle()

@@ -1,11 +1,11 @@
 """The generator of docs/api-fields.md, the table of all request fields of both APIs: `python -m gateway.api_fields`."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import orjson
 
+from gateway.http.kinds import describe_kind
 from gateway.http.schema import Schema
 from gateway.ollama import schemas as ollama
 from gateway.openai import schemas as openai
@@ -104,39 +104,7 @@ def _rows(schema: type[Schema]) -> Iterator[tuple[str, str, str]]:
         else:
             sentence = " ".join(value.get("description", "").split())
             needed = "required; " if name in required else ""
-            yield name, "honoured", needed + _kind(value, kinds) + (f". {sentence}" if sentence else "")
-
-
-def _kind(value: Mapping[str, Any], kinds: Mapping[str, Any]) -> str:
-    """Return a short description of the values that a field accepts."""
-    if "$ref" in value:
-        return "an object" if "properties" in kinds[value["$ref"].rpartition("/")[2]] else "any"
-    if "anyOf" in value:
-        return " or ".join(_kind(each, kinds) for each in value["anyOf"] if each.get("type") != "null")
-    if "const" in value or "enum" in value:
-        return " or ".join(f"`{each}`" for each in value.get("enum", [value.get("const")]))
-    match value.get("type"):
-        case "array":
-            return f"a list of {_plural(_kind(value['items'], kinds))}"
-        case "object":
-            return "an object"
-        case "boolean":
-            return "`true` or `false`"
-        case str(name):
-            return name + _range(value)
-    return "any"
-
-
-def _plural(kind: str) -> str:
-    noun, _, rest = kind.removeprefix("an ").removeprefix("a ").partition(" ")
-    return f"{noun}s {rest}".strip()
-
-
-def _range(value: Mapping[str, Any]) -> str:
-    words = {"minimum": "from", "exclusiveMinimum": "above", "maximum": "to", "exclusiveMaximum": "below"}
-    # Limits of the wire format are so large that they are not worth a mention.
-    met = {name: word for name, word in words.items() if name in value and abs(value[name]) < 2**31 - 1}
-    return "".join(f" {word} {value[name]:g}" for name, word in met.items())
+            yield name, "honoured", needed + describe_kind(value, kinds) + (f". {sentence}" if sentence else "")
 
 
 if __name__ == "__main__":

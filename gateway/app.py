@@ -188,11 +188,21 @@ async def _on_http_exception(request: Request, error: Exception) -> Response:
     path = request.url.path
     match error.status_code:
         case 404:
-            failure = GatewayError(ErrorKind.ROUTE_NOT_FOUND, f"There is no {request.method} {path[:200]} here.")
+            failure = GatewayError(ErrorKind.ROUTE_NOT_FOUND, _no_such_route(request.method, path))
         case 405:
-            failure = GatewayError(ErrorKind.METHOD_NOT_ALLOWED, f"{path} does not allow {request.method}.")
+            allowed = (error.headers or {}).get("Allow", "another method")
+            failure = GatewayError(
+                ErrorKind.METHOD_NOT_ALLOWED, f"{path} does not allow {request.method}; use {allowed}."
+            )
         case _:
             failure = GatewayError(ErrorKind.INVALID_REQUEST, str(error.detail))
     response = error_response(path, failure)
     response.headers.update(error.headers or {})
     return response
+
+
+def _no_such_route(method: str, path: str) -> str:
+    """Return an error for an unknown path. Clients of OpenAI's API often lack `/v1` in their base URL."""
+    if any(getattr(route, "path", "") == f"/v1{path}" for route in openai.router.routes):
+        return f"There is no {method} {path[:200]} here. Use /v1{path}: the base URL must end with /v1."
+    return f"There is no {method} {path[:200]} here. The page /docs lists all routes."

@@ -20,6 +20,7 @@ from pagoda.rpc.cluster_tokens import ClusterTokenError, ClusterTokens, Role
 from pagoda.rpc.sockets import ForeignDirectoryError, default_home
 from pagoda.rpc.transport_security import TransportSecurity, check_authority, check_pair, check_readable
 from pagoda.telemetry.otlp_endpoint import check_otlp_endpoint, default_otlp_endpoint
+from pagoda.validation import describe_problem, suggest
 
 SHARED_TLS_VARIABLES = ("PAGODA_TLS_CERT", "PAGODA_TLS_KEY", "PAGODA_TLS_CA", "PAGODA_TLS_SERVER_NAME")
 """Variables that all tiers read. A tier's own, such as PAGODA_WORKER_TLS_CERT, takes precedence."""
@@ -29,16 +30,6 @@ SHARED_TOKEN_VARIABLES = ("PAGODA_CLUSTER_TOKEN", "PAGODA_CLUSTER_TOKEN_FILE")
 
 # Defaults that the help does not show, because they mean nothing to a user: functions, None, the empty string, masked secrets.
 _UNREADABLE_DEFAULT = re.compile(r"\s*\(default( factory: [^)]*|: (None|null|\*+)?)\)")
-
-
-_WANTED = {
-    "bool_parsing": "must be true or false",
-    "byte_size": "must be a size such as 512MiB",
-    "byte_size_unit": "must be a size such as 512MiB",
-    "float_parsing": "must be a number",
-    "int_parsing": "must be an integer",
-}
-"""Messages for pydantic's types of errors whose own message is unclear."""
 
 
 class HelpFormatter(argparse.RawDescriptionHelpFormatter):
@@ -200,7 +191,7 @@ def _refuse_unknown(prefix: str, known: set[str]) -> None:
         name for name in os.environ if prefix and name.upper().startswith(prefix) and name.upper() not in known
     )
     if unknown:
-        raise SettingsError(f"unknown environment variable {unknown[0]} (known: {', '.join(sorted(known))})")
+        raise SettingsError(f"unknown environment variable {unknown[0]}{suggest(unknown[0].upper(), known)}")
 
 
 def listed(value: str) -> tuple[str, ...]:
@@ -227,9 +218,6 @@ def _sentence(settings: type[TierSettings], problem: Any) -> str:
 
 def _message(settings: type[TierSettings], problem: Any) -> str:
     """Return what is wrong with a value, and the value. A rejected secret must not reach the terminal."""
-    if problem["type"] == "value_error":
-        return str(problem["msg"]).removeprefix("Value error, ")
-    wanted = _WANTED.get(problem["type"]) or str(problem["msg"]).replace("Input should be", "must be")
     field = settings.model_fields.get(str(problem["loc"][0]))
     is_secret = field is None or "SecretStr" in str(field.annotation)
-    return wanted if is_secret else f"{wanted} (got {problem['input']!r})"
+    return describe_problem(problem, is_secret=is_secret)

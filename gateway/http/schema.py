@@ -16,6 +16,7 @@ from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, ErrorDetails
 
 from gateway.errors import InvalidRequestError
+from gateway.http.kinds import SMALLEST_WIRE_BOUND, kind_at, with_standard_bounds
 
 MAX_SHOWN_CHARACTERS = 80
 """Longest value that an error shows, in characters."""
@@ -24,6 +25,7 @@ MAX_NAMED = 16
 MAX_NAME_CHARACTERS = 64
 """Longest name in a header, in characters. Proxies limit the length of headers."""
 _UNSAFE = re.compile(r"[^A-Za-z0-9_.-]")
+_BRANCHES = frozenset({"str", "int", "float", "bool", "dict", "list"})
 
 
 def with_example(body: Mapping[str, Any]) -> ConfigDict:
@@ -71,7 +73,8 @@ class Schema(BaseModel):
     def __get_pydantic_json_schema__(cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
         """Add the neutral fields and the hints, so that the API document has all fields that are accepted."""
         reference = handler(core_schema)
-        properties = handler.resolve_ref_schema(reference).setdefault("properties", {})
+        resolved = handler.resolve_ref_schema(reference)
+        resolved["properties"] = properties = with_standard_bounds(resolved.get("properties", {}))
         for name, accepted in cls.neutral.items():
             properties[name] = {"enum": [*accepted, None], "description": "Not supported: only values without effect."}
         for name in sorted(cls.hints):
@@ -84,7 +87,7 @@ class Schema(BaseModel):
         try:
             return cls.model_validate(body)
         except ValidationError as error:
-            raise _as_invalid_request(error) from None
+            raise _as_invalid_request(cls, error) from None
 
     @property
     def without_effect(self) -> tuple[str, ...]:
@@ -158,7 +161,7 @@ def _named(name: str) -> str:
     return safe or '""'
 
 
-def _as_invalid_request(error: ValidationError) -> InvalidRequestError:
+def _as_invalid_request(schema: type[Schema], error: ValidationError) -> InvalidRequestError:
     """Return an error with the first problem and its path in the body. For a union that is the problem of its last branch."""
     first = error.errors(include_url=False)[0]
     path = _path(first)
@@ -168,15 +171,40 @@ def _as_invalid_request(error: ValidationError) -> InvalidRequestError:
         return InvalidRequestError(f"{path}: {cause}", param=path)
     if first["type"] == "missing":
         return InvalidRequestError(f"{path}: required", param=path)
-    message = str(cause) if cause is not None else first["msg"][0].lower() + first["msg"][1:]
+    message = str(cause) if cause is not None else _expected(schema, first)
     return InvalidRequestError(f"{path}: {message} (got {shown(first['input'])})", param=path)
 
 
+def _expected(schema: type[Schema], problem: ErrorDetails) -> str:
+    """Return what the value at the problem's path must be, in words of JSON instead of pydantic's."""
+    context = problem.get("ctx", {})
+    match problem["type"]:
+        case "too_short":
+            return f"must have at least {context['min_length']} item{'' if context['min_length'] == 1 else 's'}"
+        case "too_long":
+            return f"must have at most {context['max_length']} items"
+        case "string_too_short":
+            return f"must have at least {context['min_length']} character{'' if context['min_length'] == 1 else 's'}"
+        case "string_too_long":
+            return f"must have at most {context['max_length']} characters"
+    exceeded = next((abs(bound) for name, bound in context.items() if name in ("ge", "gt", "le", "lt")), 0)
+    kind = kind_at(_json_schema(schema), _steps(problem), all_bounds=exceeded >= SMALLEST_WIRE_BOUND)
+    return f"must be {kind}" if kind else problem["msg"].replace("Input should be", "must be", 1)
+
+
+@cache
+def _json_schema(schema: type[Schema]) -> JsonSchemaValue:
+    return schema.model_json_schema()
+
+
+def _steps(problem: ErrorDetails) -> list[str | int]:
+    """Return the fields and indexes on the way to the value, without pydantic's names for the branches of a union."""
+    return [part for part in problem["loc"] if isinstance(part, int) or (part not in _BRANCHES and part.isidentifier())]
+
+
 def _path(problem: ErrorDetails) -> str:
-    """Return the path with dots, such as `messages.0.content`, without pydantic's names for the branches of a union."""
-    parts = [part for part in problem["loc"] if isinstance(part, int) or part.isidentifier()]
-    branches = {"str", "int", "float", "bool", "dict", "list"}
-    return ".".join(str(part) for part in parts if part not in branches)
+    """Return the path with dots, such as `messages.0.content`."""
+    return ".".join(str(part) for part in _steps(problem))
 
 
 class _Brief(reprlib.Repr):

@@ -28,7 +28,7 @@ from pagoda.wire.sampling import MAX_LOGIT_BIAS, MAX_STOP_TOKEN_IDS
 
 def _check_length(bias: Any) -> Any:
     if isinstance(bias, dict) and len(bias) > MAX_LOGIT_BIAS:
-        raise ValueError(f"may name at most {MAX_LOGIT_BIAS} tokens, got {len(bias)}")
+        raise ValueError(f"may name at most {MAX_LOGIT_BIAS} tokens, not {len(bias)}")
     return bias
 
 
@@ -36,9 +36,9 @@ def _check_logit_bias(bias: dict[str, float]) -> dict[str, float]:
     for token_id, value in bias.items():
         # isdecimal alone would accept digits of other scripts.
         if not (token_id.isascii() and token_id.isdecimal() and len(token_id) <= 10):
-            raise ValueError(f"keys must be token ids, got {token_id[:40]!r}")
+            raise ValueError(f"keys must be token ids, not {token_id[:40]!r}")
         if not -100 <= value <= 100:
-            raise ValueError(f"values must be between -100 and 100, got {value}")
+            raise ValueError(f"values must be between -100 and 100, not {value:g}")
     return bias
 
 

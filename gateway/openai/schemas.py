@@ -76,7 +76,7 @@ def _check_template_kwargs(kwargs: dict[str, Any]) -> dict[str, Any]:
     """Return the value as `enable_thinking`. Templates have several names for it."""
     for name, value in kwargs.items():
         if name not in THINKING_VARIABLES:
-            raise ValueError(f"supports {' and '.join(THINKING_VARIABLES)} only, got {name[:40]!r}")
+            raise ValueError(f"supports only {' and '.join(THINKING_VARIABLES)}, not {name[:40]!r}")
         if value is not None and not isinstance(value, bool):
             raise ValueError(f"{name} must be true or false")
     asked = {value for value in kwargs.values() if value is not None}
@@ -177,13 +177,15 @@ class CompletionRequest(GenerationRequest):
         if self.n_predict == 0:
             raise FieldError("n_predict", "must be at least 1, or -1 for no limit (got 0)")
         if self.max_tokens == 0 and not self.echo:
-            raise FieldError("max_tokens", "must be at least 1, or -1 for no limit, or 0 together with echo")
+            raise FieldError("max_tokens", "must be at least 1, or -1 for no limit, or 0 together with echo (got 0)")
         return self
 
     @model_validator(mode="after")
     def _best_of_chooses_nothing(self) -> Self:
         if self.best_of is not None and self.best_of != self.num_choices:
-            raise FieldError("best_of", "not supported beyond n: leave it out or send the same value")
+            raise FieldError(
+                "best_of", f"must be equal to n, which is {self.num_choices} (got {self.best_of}): leave it out"
+            )
         return self
 
 

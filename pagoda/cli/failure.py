@@ -9,7 +9,12 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import NoReturn
+from typing import Any, NoReturn
+
+import typer
+from typer.core import TyperGroup
+
+from pagoda.validation import describe_problem
 
 INTERRUPTED = 130
 """Exit status after Ctrl-C, as in shells: 128 + SIGINT."""
@@ -31,6 +36,22 @@ class ServerUnreachableError(CommandError):
     """No server answered, or the connection broke."""
 
 
+class PlainGroup(TyperGroup):
+    """The group of all commands. It states what an option may be, and the rejected value, where typer shows pydantic's words."""
+
+    def invoke(self, ctx: Any) -> Any:
+        from pydantic import ValidationError
+
+        try:
+            return super().invoke(ctx)
+        except typer.BadParameter as error:
+            if isinstance(error.__cause__, ValidationError):
+                error.message = describe_problem(error.__cause__.errors(include_url=False)[0])
+            if error.param is not None and isinstance(error.param.envvar, list):
+                error.param_hint = f"'{error.param.opts[0]}' (or {', '.join(error.param.envvar)})"
+            raise
+
+
 @contextmanager
 def failing_in_sentences() -> Iterator[None]:
     """Run a command in the block and turn expected errors into a message and an exit status. Bugs keep their traceback."""
@@ -46,10 +67,16 @@ def failing_in_sentences() -> Iterator[None]:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(1) from None
     except OSError as error:
-        fail(f"{error.strerror or error}: {error.filename}" if error.filename else str(error))
+        fail(describe_os_error(error))
     except KeyboardInterrupt:
         print(file=sys.stderr)
         raise SystemExit(INTERRUPTED) from None
+
+
+def describe_os_error(error: OSError) -> str:
+    """Return what failed, with the file if the error names one."""
+    reason = error.strerror or str(error)
+    return f"cannot use {error.filename}: {reason}" if error.filename else reason
 
 
 def fail(sentence: str) -> NoReturn:

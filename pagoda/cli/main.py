@@ -8,7 +8,7 @@ from pagoda.cli import credential_commands, model_commands, other_words
 from pagoda.cli.chat import command as chat_command
 from pagoda.cli.credential_commands import KeysFile
 from pagoda.cli.doctor import command as doctor_command
-from pagoda.cli.failure import failing_in_sentences
+from pagoda.cli.failure import PlainGroup, failing_in_sentences
 from pagoda.cli.options import Home, complete_model, named_by_ollama, resolve_home
 from pagoda.cli.tier_programs import become_tier
 from pagoda.cli.vllm_flags import ServeCommand
@@ -19,6 +19,7 @@ from pagoda.process.logging import configure_warnings
 
 app = typer.Typer(
     name="pagoda",
+    cls=PlainGroup,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["--help", "-h"]},

@@ -13,7 +13,7 @@ from functools import partial
 
 from pagoda.api_keys.key_file import KeyEntry, KeyFile, KeysError, parse_keys
 from pagoda.cli.banner import banner
-from pagoda.cli.failure import CommandError
+from pagoda.cli.failure import CommandError, describe_os_error
 from pagoda.cli.fetch import fetch_model
 from pagoda.cli.logs import begin_anew, keep_bounded
 from pagoda.cli.readiness import NotReadyError, wait_for_gateway, wait_for_workers
@@ -57,6 +57,11 @@ def run_serve(options: ServeOptions) -> int:
         return asyncio.run(_serve(within_windows(options, models), models))
     except (ServeError, CommandError, ModelError, ChildLostError, NotReadyError) as error:
         say(f"Error: {error}")
+        return 1
+    except OSError as error:
+        say(
+            f"Error: {describe_os_error(error)}. Check the path and its permissions, or set another directory with --home."
+        )
         return 1
     except KeyboardInterrupt:
         say("Stopped before anything was started.")

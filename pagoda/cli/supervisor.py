@@ -88,8 +88,11 @@ class Supervisor:
 
 
 def _last_words(child: Child) -> str:
-    lines = "\n".join(f"  {line}" for line in last_lines(child.command.log, LAST_LINES))
-    return f"Last lines of {child.command.log}:\n{lines}"
+    lines = last_lines(child.command.log, LAST_LINES)
+    # Lines before the error are about the start, and one of them lists all settings.
+    first = next((index for index, line in enumerate(lines) if " ERROR " in line), 0)
+    shown = "\n".join(f"  {line}" for line in lines[first:])
+    return f"Last lines of {child.command.log}:\n{shown}"
 
 
 def restart_delay_s(deaths: Sequence[float]) -> float:

@@ -81,8 +81,13 @@ def normalize_name(name: str) -> str:
         raise ModelNotFoundError(
             f"{name[:200]}: the Hugging Face hub is not supported yet; download the model and use its path"
         )
+    if not name:
+        raise ModelNotFoundError(f"the model's name is missing; name a model, such as {DEFAULT_MODEL!r}")
     if match is None:
-        raise ModelNotFoundError(f"{name!r} is neither a model name (such as {DEFAULT_MODEL!r}) nor an existing file")
+        raise ModelNotFoundError(
+            f"{name[:200]!r} is neither a model name nor an existing file; a name has letters, digits, '.', '_' and '-', "
+            f"and may end with a tag, such as {DEFAULT_MODEL!r}"
+        )
     return f"{match['model']}:{match['tag'] or DEFAULT_TAG}"
 
 

@@ -98,7 +98,10 @@ class ModelStore:
             raise ModelNotFoundError(
                 f"model {entry.name!r} is not on this machine; download it: pagoda pull {entry.name}"
             )
-        raise ModelNotFoundError(f"unknown model {name_or_path!r} (known: {some_names(self._known_names())})")
+        raise ModelNotFoundError(
+            f"unknown model {name_or_path!r} (known: {some_names(self._known_names())}); "
+            "for a model of the Hugging Face hub or Ollama's registry, download its files and use their path"
+        )
 
     def pull(self, name: str, on_progress: Callable[[Progress], None]) -> Model:
         """Fetch a model of the catalogue unless it is in the store. Resumes an interrupted download.

@@ -71,7 +71,7 @@ class SamplingParams:
             (self.min_tokens >= 0, f"min_tokens must be 0 or more (got {self.min_tokens})"),
             (
                 self.max_tokens is None or self.min_tokens <= self.max_tokens,
-                f"min_tokens must be at most max_tokens, {self.max_tokens} (got {self.min_tokens})",
+                f"min_tokens must be at most max_tokens, which is {self.max_tokens} (got {self.min_tokens})",
             ),
             (
                 self.num_logprobs is None or 0 <= self.num_logprobs <= MAX_LOGPROBS,

@@ -132,7 +132,7 @@ class WorkerStream:
         name = f"stream of worker {self._hello.worker_id}"
         work = (self._read(messages), self._keep_watch(), self._be_replaced())
         tasks = [asyncio.create_task(each, name=name) for each in work]
-        end = StreamEnd("the stream was cancelled")
+        end = StreamEnd("the worker's connection closed")
         try:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             end = next(task for task in tasks if task.done()).result()

@@ -260,21 +260,22 @@ async def test_a_prompt_longer_than_the_window_names_both_numbers(
 
 
 @pytest.mark.parametrize(
-    ("method", "path", "status"),
+    ("method", "path", "status", "next_step"),
     [
-        ("GET", "/v1/nothing", 404),
-        ("GET", "/api/nothing", 404),
-        ("GET", "/nothing", 404),
-        ("GET", CHAT, 405),
-        ("DELETE", "/api/chat", 405),
-        ("POST", "/v1/models", 405),
-        ("POST", "/health", 405),
+        ("GET", "/v1/nothing", 404, "/docs lists all routes"),
+        ("GET", "/api/nothing", 404, "/docs lists all routes"),
+        ("GET", "/nothing", 404, "/docs lists all routes"),
+        ("POST", "/chat/completions", 404, "Use /v1/chat/completions"),
+        ("GET", CHAT, 405, "use POST"),
+        ("DELETE", "/api/chat", 405, "use POST"),
+        ("POST", "/v1/models", 405, "use"),
+        ("POST", "/health", 405, "use"),
     ],
 )
-async def test_unknown_routes(gateway: RunningGateway, method: str, path: str, status: int) -> None:
+async def test_unknown_routes(gateway: RunningGateway, method: str, path: str, status: int, next_step: str) -> None:
     response = await gateway.http.request(method, path)
     assert response.status_code == status
-    assert message_of(response)
+    assert next_step in message_of(response)
 
 
 @pytest.mark.parametrize(

@@ -45,7 +45,9 @@ def load_worker(settings: WorkerSettings, model: Model) -> Loaded:
     except (MemoryError, RuntimeError) as error:
         check_device(torch.device("cpu" if settings.device == "cpu" else "cuda"))
         if isinstance(error, MemoryError | torch.OutOfMemoryError) or "allocate memory" in str(error):
-            raise NotEnoughMemoryError(f"not enough memory for {model.name}: {error}") from error
+            raise NotEnoughMemoryError(
+                f"not enough memory for {model.name}: {error}; stop other programs, or set a smaller --kv-memory"
+            ) from error
         raise
 
 

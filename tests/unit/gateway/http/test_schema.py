@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gateway.errors import InvalidRequestError
 from gateway.http.schema import MAX_NAME_CHARACTERS, MAX_NAMED
 from gateway.ollama import schemas as ollama
 from gateway.openai import schemas as openai
@@ -55,3 +56,51 @@ def _known(schema: Any) -> set[str]:
 )
 def test_fields_are_found_by_their_paths(schema: Any, body: dict[str, Any], named: tuple[str, ...]) -> None:
     assert schema.unknown_fields(body) == named
+
+
+HI = [{"role": "user", "content": "Hi"}]
+
+
+@pytest.mark.parametrize(
+    ("schema", "field", "value", "message"),
+    [
+        (openai.ChatRequest, "temperature", 3.5, "temperature: must be a number from 0 to 2 (got 3.5)"),
+        (openai.ChatRequest, "temperature", "hot", "temperature: must be a number from 0 to 2 (got 'hot')"),
+        (openai.ChatRequest, "n", 0, "n: must be an integer from 1 to 128 (got 0)"),
+        (openai.ChatRequest, "max_tokens", "10", "max_tokens: must be an integer of at least -1 (got '10')"),
+        (
+            openai.ChatRequest,
+            "max_tokens",
+            2**31,
+            "max_tokens: must be an integer from -1 to 2147483647 (got 2147483648)",
+        ),
+        (
+            openai.ChatRequest,
+            "repetition_penalty",
+            0,
+            "repetition_penalty: must be a number above 0 and at most 100 (got 0)",
+        ),
+        (openai.ChatRequest, "stream", "yes", "stream: must be `true` or `false` (got 'yes')"),
+        (openai.ChatRequest, "messages", [], "messages: must have at least 1 item (got [])"),
+        (openai.ChatRequest, "messages", "Hi", "messages: must be a list of objects (got 'Hi')"),
+        (openai.ChatRequest, "messages", ["Hi"], "messages.0: must be an object (got 'Hi')"),
+        (openai.ChatRequest, "stream_options", 5, "stream_options: must be an object (got 5)"),
+        (openai.ChatRequest, "logit_bias", {"a": 1}, "logit_bias: keys must be token ids, not 'a' (got {'a': 1})"),
+        (ollama.OllamaChatRequest, "options", [1], "options: must be an object (got [1])"),
+        (
+            ollama.OllamaChatRequest,
+            "options",
+            {"num_ctx": 0},
+            "options.num_ctx: must be an integer of at least 1 (got 0)",
+        ),
+    ],
+)
+def test_an_error_says_what_is_allowed_and_what_was_sent(schema: Any, field: str, value: Any, message: str) -> None:
+    with pytest.raises(InvalidRequestError) as caught:
+        schema.parse_body({"model": "m", "messages": HI, field: value})
+    assert str(caught.value) == message
+
+
+def test_every_bound_has_its_name_in_json_schema() -> None:
+    number = openai.ChatRequest.model_json_schema()["properties"]["n"]["anyOf"][0]
+    assert number == {"type": "integer", "minimum": 1, "maximum": 128}

@@ -102,3 +102,19 @@ def test_pull_tells_its_progress_in_lines_without_a_terminal(tmp_path: Path, mon
         *(f"smollm2:135m: downloading, {share}% of 100 MB" for share in (0, 25, 50, 75, 100)),
         "Error: the index is gone",
     ]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--port", "abc"], "'--port': must be an integer (got 'abc')"),
+        (["--port", "99999"], "'--port': must be at most 65535 (got '99999')"),
+        (["--workers", "0"], "'--workers': must be at least 1 (got '0')"),
+        (["--keep-alive", "soon"], "'--keep-alive' (or PAGODA_KEEP_ALIVE, OLLAMA_KEEP_ALIVE): must be a number"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_a_rejected_option_says_what_is_allowed_and_what_was_given(arguments: list[str], message: str) -> None:
+    result = run(app, ["serve", *arguments], env={"COLUMNS": "200"})
+    assert result.exit_code == 2
+    assert message in " ".join(result.output.replace("│", " ").split())
