@@ -56,7 +56,7 @@ class SchedulerSettings(KeySettings):
     routing: Literal["prefix", "least-loaded", "round-robin"] = "prefix"
     """Policy that chooses the worker of a sequence: by cached prefixes and load, by load alone, or in turn."""
     keep_alive: str = "-1"
-    """Time that an unused model stays in memory, such as 5m, unless a request says otherwise. Default: forever."""
+    """Time that an unused model stays in memory, such as 5m, unless a request says otherwise; -1 means forever."""
     drain_grace_s: float = Field(default=30.0, ge=0)
     """Seconds that running requests may continue after SIGTERM."""
 
