@@ -52,7 +52,7 @@ class SchedulerSettings(KeySettings):
     their tokens."""
     long_prefill_token_threshold: int = Field(default=0, ge=0)
     """Number of tokens to compute above which a prompt is long. Short prompts pass long ones, and their last step computes little
-    else. Default (0): a 32nd of the tokens of a step, at least 64."""
+    else. 0 means a 32nd of the tokens of a step, at least 64."""
     routing: Literal["prefix", "least-loaded", "round-robin"] = "prefix"
     """Policy that chooses the worker of a sequence: by cached prefixes and load, by load alone, or in turn."""
     keep_alive: str = "-1"

@@ -34,8 +34,8 @@ class WorkerSettings(TierSettings):
     device: Literal["cpu", "cuda", "hip"] = "cpu"
     """The device that computes: the processor (cpu), an NVIDIA GPU (cuda) or an AMD GPU (hip)."""
     numerics: Literal["integer", "float32", "bfloat16"] | None = None
-    """The numerics mode. integer: the same tokens whatever else is in the batch; bfloat16: fast on GPUs; float32: the plain
-    reference. Default: integer on a processor, bfloat16 on a GPU."""
+    """The numerics mode. integer: the same tokens in any batch; bfloat16: fast on GPUs; float32: the reference implementation.
+    Default: integer on a processor, bfloat16 on a GPU."""
     kv_dtype: Literal["int16", "int8"] | None = None
     """The format of cached keys and values in the integer mode. int8 halves their memory and the time to read them, at some cost
     in accuracy. Default: int16."""
