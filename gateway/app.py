@@ -156,7 +156,7 @@ def _build_schedulers(settings: GatewaySettings) -> Schedulers:
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     state: GatewayState = app.state.gateway
     await state.placement.start()
-    tidying = keep_running("tidying of the store", partial(_keep_tidy, state.store))
+    tidying = keep_running("store cleanup", partial(_keep_tidy, state.store))
     try:
         yield
     finally:

@@ -73,7 +73,8 @@ class BodyReader:
         raw = await _read_limited(request, self.max_bytes)
         if await _cost_exceeds(raw, self.max_values):
             raise InvalidRequestError(
-                f"The request body has more than {self.max_values} values, where a string counts as 8 and an array or object as 40."
+                f"The request body may have at most {self.max_values} values, where a string counts as 8 and an array or object "
+                "as 40."
             )
         return raw
 

@@ -79,7 +79,7 @@ class GenerationRequest(Schema):
     """Number of latest tokens that repeat_penalty considers: -1 for all, 0 for none. Default: the model's own, else 64."""
     logit_bias: LogitBias | None = None
     max_tokens: Limit | None = None
-    """Most tokens of the answer; -1 for no limit."""
+    """Maximum number of tokens of the answer; -1 for no limit."""
     n_predict: Limit | None = None
     """llama.cpp's name for max_tokens, used if max_tokens is absent."""
     min_tokens: Count | None = None
@@ -121,7 +121,7 @@ class GenerationRequest(Schema):
         if self.truncate_prompt_tokens == 0:
             raise FieldError("truncate_prompt_tokens", "must be at least 1, or -1 for as many as fit")
         if self.truncation_side == "right" and self.truncate_prompt_tokens == -1:
-            raise FieldError("truncation_side", "must be left when truncate_prompt_tokens is -1")
+            raise FieldError("truncation_side", 'must be "left" when truncate_prompt_tokens is -1')
         return self
 
     @model_validator(mode="after")

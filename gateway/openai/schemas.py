@@ -166,7 +166,7 @@ class CompletionRequest(GenerationRequest):
 
     prompt: Prompt
     max_tokens: Limit | None = None
-    """Most tokens of the answer; -1 for no limit. 0 is only allowed with `echo`, for the prompt alone."""
+    """Maximum number of tokens of the answer; -1 for no limit. 0 is only allowed with `echo`, for the prompt alone."""
     add_special_tokens: bool | None = None
     echo: bool | None = None
     logprobs: NumLogprobs | None = None
