@@ -47,7 +47,7 @@ class FakeExecutor:
         self._eos_after = eos_after
         self._slots = [0] * (num_pages * page_size)
         self._chains: dict[int, list[int]] = {}
-        """For each sequence and position, a hash of all tokens up to there."""
+        """Hash of all tokens up to a position, by sequence and position."""
 
     def reset(self) -> None:
         self._chains.clear()

@@ -119,7 +119,7 @@ class PlanWorker:
         """Function from the most tokens that a step may return for a sequence to the number that it returns."""
         self._recall_delay = recall_delay
         self._recalls: list[tuple[int, int]] = []
-        """For each recall, the number of steps until it arrives, and its lease."""
+        """Number of steps until the recall arrives, and its lease, for each recall."""
 
     def send_step(self, plan: StepPlan) -> None:
         # A stream carries the state at the time of sending. The plan is copied because the scheduler changes it afterwards.
