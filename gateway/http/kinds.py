@@ -16,7 +16,8 @@ def describe_kind(value: Mapping[str, Any], definitions: Mapping[str, Any], *, a
         branches = [each for each in value["anyOf"] if each.get("type") != "null"]
         return " or ".join(describe_kind(each, definitions, all_bounds=all_bounds) for each in branches)
     if "const" in value or "enum" in value:
-        return " or ".join(f"`{each}`" for each in value.get("enum", [value.get("const")]))
+        *first, last = (f"`{each}`" for each in value.get("enum", [value.get("const")]))
+        return f"{', '.join(first)} or {last}" if first else last
     match value.get("type"):
         case "array":
             return f"a list of {_plural(describe_kind(value['items'], definitions, all_bounds=all_bounds))}"

@@ -104,9 +104,13 @@ class Keyring:
         if self.is_open:
             return NOBODY
         entries = self._entries()
-        entry = None if offered is None else _find(entries, digest_of(offered))
-        if entry is None:
+        if offered is None:
             raise KeyNotValidError("A valid API key is required: Authorization: Bearer KEY.")
+        entry = _find(entries, digest_of(offered))
+        if entry is None:
+            raise KeyNotValidError(
+                "This server does not know this API key. A valid API key is required: Authorization: Bearer KEY."
+            )
         if (state := entry.state(self._now())) is not KeyState.VALID:
             raise KeyNotValidError(
                 f"API key '{entry.name}' is {state}. Ask the administrator of this server for another."

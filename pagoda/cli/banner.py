@@ -49,8 +49,8 @@ def _ollama(options: ServeOptions, addresses: Sequence[str]) -> str:
 
 
 def _worker(worker: "WorkerLoad") -> str:
-    memory = f"{worker.num_pages} pages of {worker.page_size} tokens ({size(worker.kv_bytes)})"
-    return f"{worker.device}, {worker.numerics_id}, {memory}"
+    memory = f"KV cache of {worker.num_pages * worker.page_size:,} tokens ({size(worker.kv_bytes)})"
+    return f"{worker.device}, numerics {worker.numerics_id}, {memory}"
 
 
 def _curl(options: ServeOptions, model: Model) -> str:

@@ -152,6 +152,10 @@ class OllamaAPI:
 
     def _refuse_error(self, response: httpx.Response) -> None:
         if response.status_code == 401:
+            if "authorization" in self._client.headers:
+                raise ServerError(
+                    f"the server at {self.url} refused the API key in PAGODA_API_KEY; set a valid one", 401
+                )
             raise ServerError(f"the server at {self.url} requires an API key; set PAGODA_API_KEY", 401)
         if response.is_error:
             raise ServerError(_reason(response) or f"{self.url} answered {response.status_code}", response.status_code)

@@ -86,6 +86,8 @@ def test_a_key_is_sent_and_asked_for(server: OllamaServer) -> None:
     refused = command(server, "ps")
     assert refused.exit_code == 1
     assert refused.stderr == f"Error: the server at {server.url} requires an API key; set PAGODA_API_KEY\n"
+    wrong = command(server, "ps", key="open")
+    assert wrong.stderr == f"Error: the server at {server.url} refused the API key in PAGODA_API_KEY; set a valid one\n"
 
 
 def test_no_server(server: OllamaServer) -> None:
