@@ -12,7 +12,7 @@ from concurrent.futures import Future
 from functools import partial
 
 from pagoda.models.model import Model
-from pagoda.models.sources import Progress
+from pagoda.models.sources import Progress, Stage
 from pagoda.models.store import ModelStore
 
 # Enough for a pull that makes progress to stop. One that waits for the network ends with the process.
@@ -83,26 +83,32 @@ def _log_failure(task: asyncio.Task[Model]) -> None:
 
 
 class Pull:
-    """One running pull, with its latest progress."""
+    """One running pull, with the latest progress of each of its stages."""
 
     def __init__(self, task: asyncio.Task[Model]) -> None:
         self.task = task
-        self._latest: Progress | None = None
+        self._latest: dict[Stage, Progress] = {}
         self._changed = asyncio.Event()
 
     def note_progress(self, progress: Progress | None) -> None:
-        self._latest = progress or self._latest
+        if progress is not None:
+            self._latest[progress.stage] = progress
         self._changed.set()
         self._changed = asyncio.Event()
 
     async def watch_progress(self) -> AsyncGenerator[Progress, None]:
-        """Yield the latest progress until the pull ends. A slow reader misses steps and delays nothing."""
-        shown: Progress | None = None
+        """Yield the latest progress until the pull ends.
+
+        A slow reader misses steps, but not the last one of a stage, and delays nothing.
+        """
+        shown: dict[Stage, Progress] = {}
         while True:
             changed = self._changed
-            if self._latest is not None and self._latest is not shown:
-                shown = self._latest
-                yield shown
+            news = [progress for stage, progress in self._latest.items() if shown.get(stage) is not progress]
+            if news:
+                for progress in news:
+                    shown[progress.stage] = progress
+                    yield progress
             elif self.task.done():
                 return
             elif not changed.is_set():
