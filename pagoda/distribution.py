@@ -4,7 +4,13 @@ import importlib.metadata
 
 DISTRIBUTION = "pagoda-llm"
 """Name on the package index, where `pagoda` is another project."""
-VERSION = importlib.metadata.version(DISTRIBUTION)
+try:
+    VERSION = importlib.metadata.version(DISTRIBUTION)
+except importlib.metadata.PackageNotFoundError:
+    # A checkout that was installed under its old name, or never.
+    raise ImportError(
+        f"{DISTRIBUTION} is not installed; in the checkout, run: python -m pip install -e '.[all]'"
+    ) from None
 
 
 def install_command(extra: str) -> str:

@@ -132,7 +132,7 @@ async def _read_limited(request: Request, max_bytes: int) -> bytes:
 
 def _parse_object(raw: bytes) -> dict[str, Any]:
     if not raw.strip():
-        raise InvalidRequestError("missing request body")
+        raise InvalidRequestError("missing request body; send a JSON object")
     try:
         body = orjson.loads(raw)  # raises for invalid UTF-8, NaN, lone surrogates and deep nesting too
     except orjson.JSONDecodeError as error:

@@ -67,6 +67,15 @@ def is_local(address: str) -> bool:
     return unix_path(address) is not None or is_loopback(host.removeprefix("[").removesuffix("]"))
 
 
+def check_address(address: str) -> None:
+    """Raise ValueError unless the address is a unix target or ends with a port. gRPC takes other ports modulo 65536."""
+    port = address.rpartition(":")[2]
+    if unix_path(address) is None and not (
+        port.isascii() and port.isdecimal() and int(port) < 65536 and ":" in address
+    ):
+        raise ValueError(f"an address must be HOST:PORT, with a port of at most 65535, or unix:/PATH (got {address!r})")
+
+
 @contextmanager
 def private_files() -> Iterator[None]:
     """Make files and sockets that are created in the block accessible to this user only.

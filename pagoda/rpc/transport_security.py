@@ -11,7 +11,7 @@ from pathlib import Path
 import grpc
 
 from pagoda.rpc.cluster_tokens import ClusterTokens, Role
-from pagoda.rpc.sockets import is_local, refuse_foreign_directory, unix_path
+from pagoda.rpc.sockets import check_address, is_local, refuse_foreign_directory, unix_path
 
 logger = logging.getLogger(__name__)
 
@@ -45,7 +45,8 @@ class TransportSecurity:
     """Role of a client."""
 
     def check_listening(self, address: str) -> None:
-        """Raise InsecureAddressError if a server must not listen on the address."""
+        """Raise InsecureAddressError if a server must not listen on the address, ValueError if it is malformed."""
+        check_address(address)
         if self.certificate is None and not self._may_be_clear(address):
             raise InsecureAddressError(
                 f"refusing to listen on {address} in clear text, which others on the network could read and change; "
@@ -59,7 +60,9 @@ class TransportSecurity:
             )
 
     def check_dialling(self, address: str) -> None:
-        """Raise InsecureAddressError if a client must not connect in clear text, ForeignDirectoryError for a foreign socket."""
+        """Raise InsecureAddressError if a client must not connect in clear text, ForeignDirectoryError for a foreign socket,
+        ValueError for a malformed address."""
+        check_address(address)
         if (path := unix_path(address)) is not None:
             refuse_foreign_directory(path.parent)
         if self.authority is None and not self._may_be_clear(address):
