@@ -8,6 +8,8 @@ _WANTED = {
     "float": "must be a number",
     "bool": "must be true or false",
     "byte_size": "must be a size such as 512MiB",
+    "missing": "is missing",
+    "extra_forbidden": "is not a known field",
 }
 _BOUNDS = {
     "greater_than_equal": ("must be at least", "ge"),
@@ -25,10 +27,12 @@ def describe_problem(problem: Any, *, is_secret: bool = False) -> str:
     if kind in _BOUNDS:
         words, name = _BOUNDS[kind]
         wanted = f"{words} {problem['ctx'][name]:g}"
+    elif kind == "string_pattern_mismatch":
+        wanted = f"must match {problem['ctx']['pattern']}"
     else:
         known = (words for start, words in _WANTED.items() if kind.startswith(start))
         wanted = next(known, str(problem["msg"]).replace("Input should be", "must be"))
-    return wanted if is_secret else f"{wanted} (got {problem['input']!r})"
+    return wanted if is_secret or kind == "missing" else f"{wanted} (got {problem['input']!r})"
 
 
 def suggest(name: str, known: set[str]) -> str:

@@ -21,6 +21,7 @@ from typing import Annotated, Self
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from pagoda.process.file_lock import file_lock
+from pagoda.validation import describe_problem
 
 logger = logging.getLogger(__name__)
 
@@ -111,9 +112,9 @@ def parse_keys(text: str | bytes, source: str) -> tuple[KeyEntry, ...]:
     try:
         return KeyList.model_validate_json(text).keys
     except ValidationError as error:
-        problem = error.errors(include_url=False, include_context=False, include_input=False)[0]
+        problem = error.errors(include_url=False)[0]
         place = ".".join(str(part) for part in problem["loc"])
-        reason = problem["msg"].removeprefix("Value error, ")
+        reason = describe_problem(problem, is_secret=True)
         raise KeysError(f"{source} is not a list of keys: {f'{place}: ' if place else ''}{reason}") from None
 
 

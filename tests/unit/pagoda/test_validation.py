@@ -15,6 +15,7 @@ class Options(BaseModel):
     ratio: float = Field(0.5, gt=0, lt=1)
     size: ByteSize = ByteSize(0)
     mode: Literal["fast", "exact"] = "fast"
+    digest: str = Field("00", pattern="^[0-9a-f]{2}$")
 
 
 @pytest.mark.parametrize(
@@ -27,6 +28,7 @@ class Options(BaseModel):
         ("ratio", "0", "must be above 0 (got '0')"),
         ("ratio", "1", "must be below 1 (got '1')"),
         ("size", "lots", "must be a size such as 512MiB (got 'lots')"),
+        ("digest", "zz", "must match ^[0-9a-f]{2}$ (got 'zz')"),
         ("mode", "slow", "must be 'fast' or 'exact' (got 'slow')"),
     ],
 )
