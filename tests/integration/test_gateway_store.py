@@ -177,7 +177,7 @@ async def test_a_deleted_model_leaves_memory(gateway: RunningGateway, short_path
 @pytest.mark.parametrize(
     ("body", "status", "named"),
     [
-        ({}, 404, "neither a model name"),
+        ({}, 404, "name is missing"),
         ({"model": "mine"}, 400, "neither 'from' or 'files' was specified"),
         ({"model": "mine", "from": "nope"}, 404, "model 'nope' not found"),
         ({"model": "mine", "from": "/etc/passwd"}, 404, "model '/etc/passwd' not found"),
