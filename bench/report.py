@@ -11,6 +11,7 @@ import os
 import platform
 import shlex
 import sys
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,6 +20,9 @@ from typing import Any
 from rich.table import Table
 
 from bench.client import Outcome
+
+LINE_WIDTH = 120
+"""Maximum length of a line of prose in a page of results, in characters."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -149,6 +153,11 @@ def write_numbers(about: Mapping[str, Any], results: Sequence[Any], output: Path
         print(text)
     else:
         output.write_text(text + "\n")
+
+
+def wrap_prose(text: str) -> str:
+    """Break a paragraph of a page of results into lines."""
+    return textwrap.fill(text, LINE_WIDTH, break_long_words=False, break_on_hyphens=False)
 
 
 def command_line() -> str:

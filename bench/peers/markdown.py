@@ -1,22 +1,21 @@
 """A comparison as a Markdown page: a summary, then one table per row with every server, faster or slower."""
 
-import textwrap
 from collections.abc import Iterable, Sequence
 
 from bench.peers.comparison import SAME_QUALITY, Comparison, Measurement, Standing
 from bench.peers.roofline import Ceilings
+from bench.report import wrap_prose
 
 NONE = "–"
-LINE_WIDTH = 120
 
 
 def render(comparison: Comparison, ceilings: Ceilings, *, title: str, made_by: str, plot: str) -> str:
     parts = [
         f"# {title}",
-        _prose(f"Made by `{made_by}`. Each server got the same requests, one server after the other."),
+        wrap_prose(f"Made by `{made_by}`. Each server got the same requests, one server after the other."),
         f"![Output tokens per second]({plot})",
         _explain(ceilings),
-        _prose(
+        wrap_prose(
             f"Between a server's warm-up and its measurement, other processes used at most {comparison.used_by_others:.0%} "
             "of the machine."
         ),
@@ -32,11 +31,11 @@ def render(comparison: Comparison, ceilings: Ceilings, *, title: str, made_by: s
 
 def _explain(ceilings: Ceilings) -> str:
     read, compute = ceilings.read_bytes_per_s / 1e9, ceilings.int8_operations_per_s / 1e9
-    ratios = _prose(
+    ratios = wrap_prose(
         "A ratio is Pagoda's output tokens per second divided by the other server's. The summary compares each row with the "
         f"fastest peer of equal quality: its perplexity is at most {SAME_QUALITY:g} times Pagoda's."
     )
-    roofline = _prose(
+    roofline = wrap_prose(
         f"The roofline is the throughput at the machine's limits: {read:.1f} GB/s and {compute:.0f} G int8 operations per "
         "second, both measured in this run. A decode step takes at least as long as reading its bytes (the server's weights, "
         "16-bit keys and values), and as its operations. A prompt takes at least as long as its operations."
@@ -118,10 +117,6 @@ def _cell(text: str, limit: int = 400) -> str:
     """Return the end of a process's output on one line, without characters that end a cell."""
     line = " ".join(text.replace("|", "/").split())
     return line if len(line) <= limit else f"… {line[-limit:]}"
-
-
-def _prose(text: str) -> str:
-    return textwrap.fill(text, LINE_WIDTH, break_long_words=False, break_on_hyphens=False)
 
 
 def _table(heads: Sequence[str], lines: Iterable[Sequence[str]]) -> str:

@@ -3,18 +3,16 @@
 import json
 import shlex
 import sys
-import textwrap
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from bench.quality.comparison import Quality
 from bench.quality.text import TEXT, WINDOW
-from bench.report import machine
+from bench.report import machine, wrap_prose
 
 COLUMNS = "| perplexity | change from float32 | mean KL | same best token | second halves |"
 RULE = "|---|---|---|---|---|---|"
-LINE_WIDTH = 120
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,7 +32,7 @@ def markdown(report: Report) -> str:
     num_tokens = report.modes[0].num_tokens
     parts = [
         f"# Quality of the numeric modes: {report.model}, {report.quantization} file",
-        _prose(
+        wrap_prose(
             f"`{_command()}` scored {num_tokens:,} tokens of {TEXT.name} in windows of {WINDOW}: all tokens except each "
             "window's first. float32 computes with the file's unchanged weights. KL is the divergence "
             "KL(float32 ‖ mode), in nats per token. ± is one standard error, from the spread over the windows. The "
@@ -45,7 +43,7 @@ def markdown(report: Report) -> str:
     if report.considered:
         parts += [
             "## Formats considered",
-            _prose(
+            wrap_prose(
                 "Each label names the weights, then the activations. Activations have one scale per token unless a block "
                 "size is given. Rotated means multiplied by a Hadamard matrix of that size before rounding."
             ),
@@ -59,10 +57,6 @@ def write(report: Report, path: Path) -> None:
     path.with_name(path.name + ".md").write_text(markdown(report))
     numbers = {"machine": machine(), "command": _command(), **asdict(report)}
     path.with_name(path.name + ".json").write_text(json.dumps(numbers, indent=2) + "\n")
-
-
-def _prose(text: str) -> str:
-    return textwrap.fill(text, LINE_WIDTH, break_long_words=False, break_on_hyphens=False)
 
 
 def _table(title: str, rows: Sequence[Quality], llama_perplexity: dict[str, float]) -> str:
