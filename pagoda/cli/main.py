@@ -8,7 +8,7 @@ from pagoda.cli import credential_commands, model_commands, other_words
 from pagoda.cli.chat import command as chat_command
 from pagoda.cli.credential_commands import KeysFile
 from pagoda.cli.doctor import command as doctor_command
-from pagoda.cli.failure import PlainGroup, failing_in_sentences
+from pagoda.cli.failure import PlainGroup
 from pagoda.cli.options import Home, complete_model, named_by_ollama, resolve_home
 from pagoda.cli.tier_programs import become_tier
 from pagoda.cli.vllm_flags import ServeCommand
@@ -289,19 +289,14 @@ other_words.register(app)
 
 @app.command(context_settings=_PASS_THROUGH, help="Start only a gateway.")
 def gateway(context: typer.Context) -> None:
-    _start_tier("gateway", context.args)
+    become_tier("gateway", context.args)
 
 
 @app.command(context_settings=_PASS_THROUGH, help="Start only a scheduler.")
 def scheduler(context: typer.Context) -> None:
-    _start_tier("scheduler", context.args)
+    become_tier("scheduler", context.args)
 
 
 @app.command(context_settings=_PASS_THROUGH, help="Start only a worker.")
 def worker(context: typer.Context) -> None:
-    _start_tier("worker", context.args)
-
-
-def _start_tier(tier: str, arguments: list[str]) -> None:
-    with failing_in_sentences():
-        become_tier(tier, arguments)
+    become_tier("worker", context.args)

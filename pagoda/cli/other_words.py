@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 from typer.core import TyperGroup
 
-from pagoda.cli.failure import fail, failing_in_sentences
+from pagoda.cli.failure import fail
 from pagoda.cli.tier_programs import become_tier
 from pagoda.distribution import VERSION
 
@@ -41,8 +41,7 @@ def help_(
             fail(f"unknown command '{' '.join(command or ())}'; for a list: pagoda help")
         shown = type(context)(found, info_name=word, parent=shown)
         if not found.context_settings.get("help_option_names", ["--help"]):
-            with failing_in_sentences():
-                become_tier(word, ["--help"])
+            become_tier(word, ["--help"])
     typer.echo(shown.get_help())
 
 

@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from pagoda.cli.failure import CommandError
+from pagoda.cli.failure import CommandError, failing_in_sentences
 from pagoda.distribution import DISTRIBUTION, install_command
 
 TIERS = ("gateway", "scheduler", "worker")
@@ -14,10 +14,14 @@ _ALL_TIERS = "all"
 
 
 def become_tier(tier: str, arguments: Sequence[str]) -> None:
-    """Replace this process by the tier's, so that signals and exit status are the tier's own."""
-    check_installed(tier)
-    # -P: otherwise a folder of the working directory with the tier's name would be imported.
-    os.execv(sys.executable, [sys.executable, "-P", "-m", tier, *arguments])
+    """Replace this process by the tier's, so that signals and exit status are the tier's own.
+
+    Exit with one sentence if packages of the tier are not installed.
+    """
+    with failing_in_sentences():
+        check_installed(tier)
+        # -P: otherwise a folder of the working directory with the tier's name would be imported.
+        os.execv(sys.executable, [sys.executable, "-P", "-m", tier, *arguments])
 
 
 def check_installed(*tiers: str) -> None:

@@ -17,12 +17,11 @@ from pagoda.cli.doctor.finding import Finding, ok, problem, warning
 from pagoda.cli.doctor.machine import existing_parent
 from pagoda.cli.failure import CommandError
 from pagoda.cli.ollama_api import OllamaAPI
+from pagoda.cli.tier_programs import missing_packages
 from pagoda.distribution import VERSION, install_command
 from pagoda.rpc.sockets import MAX_SOCKET_PATH_BYTES, socket_directory
 
 _OLDEST_PYTHON = (3, 11)
-# Packages that the gateway cannot start without.
-_GATEWAY_PACKAGES = ("fastapi", "fastapi_offline", "uvicorn", "orjson", "tokenizers", "jinja2", "prometheus_client")
 PORTS = {8000: "pagoda serve", 11434: "Ollama clients"}
 _NEXT_STEPS = {
     8000: "stop it, or use another port: pagoda serve --port PORT.",
@@ -43,8 +42,7 @@ def check_python(version: tuple[int, ...] = sys.version_info[:3]) -> Finding:
 
 
 def check_gateway_packages() -> Finding:
-    missing = [name for name in _GATEWAY_PACKAGES if importlib.util.find_spec(name) is None]
-    if missing:
+    if missing := missing_packages("gateway"):
         return problem("gateway", f"{', '.join(missing)} missing", _install("gateway"))
     return ok("gateway", f"fastapi {_version('fastapi')}, tokenizers {_version('tokenizers')}")
 
