@@ -25,6 +25,7 @@ from bench.report import write_numbers
 from bench.workloads import NEUTRAL
 from pagoda.cli.options import resolve_home
 from pagoda.models.catalogue import DEFAULT_MODEL
+from pagoda.models.pull import open_puller
 from pagoda.models.store import ModelStore
 
 POLL_S = 0.01
@@ -65,7 +66,7 @@ def start(
 ) -> None:
     """Measure the time from `pagoda serve` to the first token."""
     store = ModelStore(resolve_home(None))
-    store.pull(model, lambda _: None)
+    open_puller(store.layout.models.parent).ensure(model, lambda _: None)
     with home_with(store.directory) as used_home:
         first_token_s(used_home, model)  # Compiles.
         times: dict[Found, list[float]] = {found: [] for found in STARTS}

@@ -50,6 +50,7 @@ from pagoda.models.catalogue import CATALOGUE, CatalogueEntry
 from pagoda.models.errors import ModelError
 from pagoda.models.model import Model
 from pagoda.models.model_editor import ModelEditor
+from pagoda.models.pull import ModelPuller
 from pagoda.models.sampling_defaults import SamplingPolicy
 from pagoda.models.store import ModelStore
 from pagoda.process.background import end_tasks, keep_running
@@ -136,7 +137,7 @@ def _build_state(
         store=store,
         blobs=blobs,
         model_editor=model_editor,
-        pulls=Pulls(store),
+        pulls=Pulls(ModelPuller(store, model_editor)),
         sampling_policy=policy,
         comment_interval_s=settings.comment_interval_s,
         trust_request_chat_template=settings.trust_request_chat_template,

@@ -19,7 +19,7 @@ from bench.peers.roofline import model_size
 from bench.peers.rows import rows
 from bench.peers.run import Course, measure, say, score
 from pagoda.models.catalogue import DEFAULT_MODEL
-from pagoda.models.store import ModelStore
+from pagoda.models.pull import open_puller
 from pagoda.rpc.sockets import default_home
 
 FIELD = {peer.NAME: peer.contestants for peer in (pagoda_serve, llama_cpp, vllm_cpu)}
@@ -48,7 +48,7 @@ def peers(
     names = _known(servers)
     # So that SIGTERM stops the servers too, as Ctrl-C does.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
-    stored = ModelStore(default_home()).pull(model, lambda progress: None)
+    stored = open_puller(default_home()).ensure(model, lambda progress: None)
     grounds = Grounds(directory=environments.absolute(), model=stored, num_threads=len(os.sched_getaffinity(0)))
     contestants, absent = gather(names, grounds)
     ceilings = measure_ceilings(grounds.num_threads, default_home() / "state" / "kernels")

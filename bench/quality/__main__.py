@@ -17,7 +17,7 @@ from bench.quality.served import ScoredServer
 from bench.quality.text import TEXT, spread, windows
 from pagoda.models.catalogue import DEFAULT_MODEL
 from pagoda.models.model import Model
-from pagoda.models.store import ModelStore
+from pagoda.models.pull import open_puller
 from pagoda.process.resources import usable_cores
 from pagoda.rpc.sockets import default_home
 from pagoda.text.tokenizer import Tokenizer
@@ -51,7 +51,7 @@ def main(
         print(f"{server.model}: {perplexity_of(server.logprobs(text.read_text(), max_windows))}")
         return
     torch.set_num_threads(threads)
-    described = ModelStore(default_home()).pull(model or DEFAULT_MODEL, on_progress=lambda _: None)
+    described = open_puller(default_home()).ensure(model or DEFAULT_MODEL, on_progress=lambda _: None)
     report = _report(described, modes.split(","), considered, text, max_windows)
     if llama_cpp is not None:
         try:

@@ -12,8 +12,8 @@ from concurrent.futures import Future
 from functools import partial
 
 from pagoda.models.model import Model
-from pagoda.models.sources import Progress, Stage
-from pagoda.models.store import ModelStore
+from pagoda.models.pull import ModelPuller
+from pagoda.models.sources.progress import Progress, Stage
 
 # Enough for a pull that makes progress to stop. One that waits for the network ends with the process.
 CLOSE_TIMEOUT_S = 2.0
@@ -28,8 +28,8 @@ class PullStoppedError(Exception):
 class Pulls:
     """The running pulls, by the canonical names of their models."""
 
-    def __init__(self, store: ModelStore) -> None:
-        self._store = store
+    def __init__(self, puller: ModelPuller) -> None:
+        self._puller = puller
         self._running: dict[str, Pull] = {}
         self._closing = False
 
@@ -55,7 +55,7 @@ class Pulls:
             loop.call_soon_threadsafe(pull.note_progress, progress)
 
         try:
-            return await _in_daemon_thread(partial(self._store.pull, name, on_progress))
+            return await _in_daemon_thread(partial(self._puller.pull, name, on_progress))
         finally:
             del self._running[name]
             pull.note_progress(None)

@@ -12,11 +12,12 @@ from gateway.prompts.chat_template import ChatTemplate, NoTemplateError, templat
 from gateway.prompts.conversation import Conversation
 from gateway.prompts.prompt_encoding import encode_conversation, encode_texts
 from gateway.prompts.template_renderer import ChatTemplateError, rendering_threads
-from pagoda.models.catalogue import with_tag
 from pagoda.models.errors import ModelFormatError
 from pagoda.models.model import Model
-from pagoda.models.model_settings import ModelSettings, read_settings
+from pagoda.models.model_settings import ModelSettings
+from pagoda.models.names import with_tag
 from pagoda.models.sampling_defaults import ModelDefaults, SamplingPolicy, as_json
+from pagoda.models.stored_settings import read_settings
 from pagoda.text.prompt_bound import Keep, PromptBound
 from pagoda.text.tokenizer import Tokenizer
 

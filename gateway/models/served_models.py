@@ -11,10 +11,11 @@ from collections.abc import Mapping, Sequence
 from gateway.errors import ErrorKind, GatewayError, unavailable
 from gateway.models.served_model import ServedModel
 from gateway.upstream.schedulers import Schedulers
-from pagoda.models.catalogue import find_entry, with_tag
+from pagoda.models.catalogue import find_entry
 from pagoda.models.errors import ModelNotFoundError, some_names
 from pagoda.models.model import Model
 from pagoda.models.model_editor import ModelEditor
+from pagoda.models.names import with_tag
 from pagoda.models.sampling_defaults import SamplingPolicy
 from pagoda.models.store import ModelStore
 from pagoda.wire.model_info import ModelInfo

@@ -26,9 +26,9 @@ from gateway.ollama.truncation import Window
 from gateway.state import GatewayState, State
 from pagoda.api_keys.key_file import Scope
 from pagoda.distribution import VERSION
-from pagoda.models.catalogue import with_tag
 from pagoda.models.errors import ModelNotFoundError
 from pagoda.models.model import Model
+from pagoda.models.names import with_tag
 from pagoda.models.ollama_objects import JSONObject, identity
 from pagoda.wire.model_info import ModelInfo
 

@@ -28,7 +28,7 @@ from pagoda.models.errors import ModelError, ModelNotFoundError
 from pagoda.models.model import Model
 from pagoda.models.model_settings import ModelSettings
 from pagoda.models.parameters import SAMPLING_PARAMETERS, checked_parameter
-from pagoda.models.sources import Stage
+from pagoda.models.sources.progress import Stage
 
 UPLOAD_CHUNK_BYTES = 1 << 20
 """Bytes of an upload that are hashed and written at a time, in a thread."""
@@ -158,8 +158,9 @@ async def _pull_statuses(pull: Pull, entry: CatalogueEntry | None) -> Statuses:
     yield {"status": "pulling manifest"}
     verifying = False
     async for progress in pull.watch_progress():
-        if progress.stage is Stage.DOWNLOADING and entry is not None:
-            yield _pulling(entry.sha256, progress.total_bytes, progress.completed_bytes)
+        if progress.stage is Stage.DOWNLOADING and progress.file is not None:
+            file = progress.file
+            yield _pulling(file.digest, file.total_bytes, file.completed_bytes)
         elif not verifying:
             verifying = True
             yield {"status": "verifying sha256 digest"}

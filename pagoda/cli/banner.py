@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from pagoda.cli.tiers import ServeOptions
 from pagoda.models.formats.chat_template_text import chat_template_text
 from pagoda.models.model import Model
-from pagoda.models.model_settings import read_settings
+from pagoda.models.stored_settings import read_settings
 
 if TYPE_CHECKING:
     from pagoda.wire.load import SchedulerLoad, WorkerLoad

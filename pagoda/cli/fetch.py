@@ -10,7 +10,8 @@ from rich.progress import Progress as Bars
 
 from pagoda.cli.banner import size
 from pagoda.models.model import Model
-from pagoda.models.store import ModelStore, Progress, Stage
+from pagoda.models.pull import open_puller
+from pagoda.models.sources.progress import Progress, Stage
 
 OnProgress = Callable[[Progress], None]
 
@@ -18,7 +19,7 @@ OnProgress = Callable[[Progress], None]
 def fetch_model(home: Path, name_or_path: str) -> Model:
     """Return the model, fetched if it is missing. Raises ModelError if it is unknown, damaged or unavailable."""
     with progress_display(name_or_path) as on_progress:
-        return ModelStore(home).pull(name_or_path, on_progress)
+        return open_puller(home).ensure(name_or_path, on_progress)
 
 
 @contextmanager

@@ -13,15 +13,16 @@ from typing import Any
 from pagoda.cli import human
 from pagoda.cli.failure import CommandError
 from pagoda.models.blobs import BlobStore
-from pagoda.models.catalogue import normalize_name, with_tag
 from pagoda.models.errors import ModelFormatError, ModelNotFoundError
 from pagoda.models.model import Model
 from pagoda.models.model_editor import CHECKPOINT_SUFFIXES, ModelEditor
-from pagoda.models.model_settings import ModelSettings, read_settings
+from pagoda.models.model_settings import ModelSettings
 from pagoda.models.modelfile import Modelfile, parse_modelfile, render_modelfile
+from pagoda.models.names import normalize_name, with_tag
 from pagoda.models.ollama_objects import listed, shown
 from pagoda.models.sampling_defaults import SamplingPolicy
 from pagoda.models.store import ModelStore
+from pagoda.models.stored_settings import read_settings
 
 JSONObject = dict[str, Any]
 UNUSABLE = 65

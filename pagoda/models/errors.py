@@ -5,6 +5,7 @@ ModelError
 ├── ModelFormatError     the files are damaged or of an unsupported kind
 ├── ModelfileError       a Modelfile or a parameter is malformed
 ├── ModelSourceError     the download failed or has a wrong checksum
+│   └── ModelAccessError the source refuses this user: the model is gated or private
 └── ModelStoreError      the store cannot be written: no space, no permission
 """
 
@@ -46,6 +47,10 @@ class ModelfileError(ModelError, ValueError):
 
 class ModelSourceError(ModelError):
     """The download failed or has a wrong checksum."""
+
+
+class ModelAccessError(ModelSourceError):
+    """The source refuses this user: the model is gated or private, or the token is wrong."""
 
 
 class ModelStoreError(ModelError):

@@ -5,7 +5,8 @@
     digests.json                  cached digests of files
     .scratch/, .lock, .pulls/     work in progress, and locks between processes
 
-A model's directory is its name with `/` written as `%2f`. If a model has a name that the store itself uses, the first letter is
+A model's directory is its name with `/` written as `%2f`, and the colon of a port as `%3a`.
+If a model has a name that the store itself uses, the first letter is
 written as `%xx`. No name contains `%` or begins with a dot. So no two models share a directory, and no model collides with the
 store's own files. Earlier versions wrote `/` as `--`: their directories are found, and moved when the store is next changed.
 """
@@ -30,10 +31,10 @@ logger = logging.getLogger(__name__)
 
 def encode_name(name: str) -> str:
     """Return the directory of a model, relative to the store's. `name` must be canonical, with its tag."""
-    model, _, tag = name.partition(":")
+    model, _, tag = name.rpartition(":")
     if model in _RESERVED:
         model = f"%{ord(model[0]):02x}{model[1:]}"
-    return f"{model.replace('/', '%2f')}/{tag}"
+    return f"{model.replace('/', '%2f').replace(':', '%3a')}/{tag}"
 
 
 def decode_name(directory: str) -> str:
@@ -99,7 +100,7 @@ class StoreLayout:
         return [tag for name in _subdirectories(self.models) for tag in _subdirectories(name)]
 
     def _old_directory(self, name: str) -> Path:
-        model, _, tag = name.partition(":")
+        model, _, tag = name.rpartition(":")
         return self.models / model.replace("/", "--") / tag
 
     def _is_ambiguous(self, directory: Path) -> bool:

@@ -115,3 +115,7 @@ class Model:
     num_parameters: int
     recommended: Recommendation = NOTHING_RECOMMENDED
     """Sampling values that the model's files recommend."""
+    manifest: Path | None = None
+    """Manifest that names the model and has its settings. None for a model that was named by its path."""
+    in_ollama_store: bool = False
+    """True for a model of an Ollama installation. Its files and its manifest are never changed."""

@@ -10,8 +10,10 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 from pagoda.models.blobs import BlobStore
 from pagoda.models.digest import write_atomically
@@ -20,9 +22,12 @@ from pagoda.models.formats.description import describe
 from pagoda.models.formats.tensor_check import check_tensors
 from pagoda.models.layout import MANIFEST, remove_if_empty
 from pagoda.models.model import Model
-from pagoda.models.model_settings import ModelSettings, read_settings
+from pagoda.models.model_settings import ModelSettings
 from pagoda.models.scratch import Scratch, put_in_place, writing
+from pagoda.models.sources.remote import RemoteModel
+from pagoda.models.sources.source import Fetched
 from pagoda.models.store import ModelStore
+from pagoda.models.stored_settings import read_settings
 
 CHECKPOINT_DIRECTORY = "checkpoint"
 # Weights, their index, configuration, tokenizer and chat template, but no pickles.
@@ -49,8 +54,8 @@ class ModelEditor:
         self.copy_model(self.get(source), destination)
 
     def copy_model(self, model: Model, destination: str) -> None:
-        with self._linked(model) as (_, settings, files):
-            self._put(destination, files, settings, is_new=False)
+        with self._linked(model) as (model, settings, files):
+            self._put(destination, files, settings, stays_at=None if files else model.path, is_new=False)
 
     def delete(self, name: str) -> None:
         """Delete a model, also a damaged one."""
@@ -68,7 +73,8 @@ class ModelEditor:
             parameters = {**inherited.parameters, **settings.parameters}
             merged = {**inherited.to_json(), **settings.to_json(), "parent": base.name, "parameters": parameters}
             on_status(f"using existing layer sha256:{base.digest}")
-            self._put(name, files, ModelSettings(**merged), on_status)
+            stays_at = None if files else base.path
+            self._put(name, files, ModelSettings(**merged), on_status, stays_at=stays_at)
 
     def create_from_files(
         self, name: str, files: Mapping[str, Path], settings: ModelSettings, on_status: OnStatus
@@ -77,6 +83,23 @@ class ModelEditor:
         named = _as_model_files(files)
         on_status("parsing GGUF" if GGUF_FILE in named else "converting model")
         self._put(name, named, settings, on_status)
+
+    def put_fetched(self, name: str, remote: RemoteModel, fetched: Fetched) -> None:
+        """Store a model that was just downloaded under its name. Its files are linked, unless they stay where they are."""
+        facts = {"name": remote.name, "source": remote.source, "version": remote.version}
+        root = f"{CHECKPOINT_DIRECTORY}/" if not remote.root else ""
+        files = {f"{root}{path}": file for path, file in fetched.files.items()} if fetched.stays_at is None else {}
+        self._put(name, files, remote.settings, stays_at=fetched.stays_at, facts=facts)
+
+    def refuse_unusable(self, path: Path, settings: ModelSettings) -> None:
+        """Raise ModelFormatError if the model in these files cannot be used. Weights are not read, only their headers."""
+        try:
+            model = describe(path.name, path, digest="", size_bytes=0)
+            check_tensors(model)
+            self._check(model, settings)
+        except ModelFormatError as error:
+            # The path is a temporary one of ours, so the message names only the file.
+            raise ModelFormatError(str(error).replace(str(path), path.name)) from None
 
     def get(self, name: str) -> Model:
         """Return a model of the store by its name. Paths are not accepted, so that remote clients cannot probe them."""
@@ -105,7 +128,7 @@ class ModelEditor:
 
             def link(model: Model) -> tuple[ModelSettings, Mapping[str, Path]]:
                 shutil.rmtree(scratch / "base", ignore_errors=True)
-                files = _files_of(model)
+                files = {} if self._stays(model) else _files_of(model)
                 for relative, source in files.items():
                     _link(source, scratch / "base" / relative)
                 return read_settings(model), {relative: scratch / "base" / relative for relative in files}
@@ -120,43 +143,38 @@ class ModelEditor:
         settings: ModelSettings,
         on_status: OnStatus = lambda status: None,
         *,
+        stays_at: Path | None = None,
+        facts: Mapping[str, Any] = MappingProxyType({}),
         is_new: bool = True,
     ) -> None:
+        """Write a model's directory and move it into place. `stays_at` is the path of weights that stay where they are."""
         name = self._store.canonical_name(name)
         target = self._layout.directory(name)
         with writing("model"), self._scratch.directory() as scratch:
             made = scratch / "new"
             for relative, source in files.items():
                 _link(source, made / relative)
-            root = next(iter(files)).partition("/")[0]
+            root = min(files).partition("/")[0] if files else ""  # the first part of a GGUF file that is split
             if is_new:
-                self._refuse_unusable(made / root, settings)
+                self.refuse_unusable(stays_at or made / root, settings)
             on_status("writing manifest")
-            content = {"name": name, "file": root, "settings": settings.to_json()}
+            place = {"file": root} if stays_at is None else {"path": str(stays_at)}
+            content = {"name": name, **place, "settings": settings.to_json(), **facts}
             write_atomically(made / MANIFEST, json.dumps(content, indent=1))
-            with self._fetched_by_nobody(name), self._layout.changing():
+            # The lock keeps a pull of this model from using its directory at the same time. A pull has it already.
+            with nullcontext() if facts else self._layout.pulling(target), self._layout.changing():
                 self._layout.move_old_directories()
                 if put_in_place(made, target):
                     self._forget(made)
-
-    def _refuse_unusable(self, path: Path, settings: ModelSettings) -> None:
-        try:
-            model = describe(path.name, path, digest="", size_bytes=0)
-            check_tensors(model)
-            self._check(model, settings)
-        except ModelFormatError as error:
-            # The path is a temporary one of ours, so the message names only the file.
-            raise ModelFormatError(str(error).replace(str(path), path.name)) from None
 
     def _forget(self, directory: Path) -> None:
         """Delete a model that was moved away. The caller holds the lock: otherwise two deletions could each keep a shared blob."""
         self._blobs.forget_unused(directory)
         shutil.rmtree(directory, ignore_errors=True)
 
-    def _fetched_by_nobody(self, name: str) -> AbstractContextManager[None]:
-        """Return the lock that keeps a pull of this model from using its directory at the same time."""
-        is_known = self._store.catalogue_entry(name) is not None
-        return self._layout.pulling(self._layout.directory(name)) if is_known else nullcontext()
+    def _stays(self, model: Model) -> bool:
+        """Return True if the model's files stay where they are: in the hub's cache, or in the store of an Ollama installation."""
+        return model.manifest is not None and not self._store.is_own(model.path)
 
 
 def _files_of(model: Model) -> dict[str, Path]:

@@ -1,7 +1,4 @@
-"""Settings of a model besides its weights: system prompt, parameters, template, opening messages, license.
-
-They are stored in the manifest of a model that was made by `create`; a model without a manifest has none. The gateway applies them.
-"""
+"""Settings of a model besides its weights: system prompt, parameters, template, opening messages, license."""
 
 import hashlib
 import json
@@ -10,9 +7,6 @@ from dataclasses import dataclass, field, fields
 from types import MappingProxyType
 from typing import Any
 
-from pagoda.models.errors import ModelFormatError
-from pagoda.models.formats.safetensors_file import read_json
-from pagoda.models.layout import MANIFEST
 from pagoda.models.model import Model
 
 
@@ -48,19 +42,3 @@ def model_digest(model: Model, settings: ModelSettings) -> str:
         return model.digest
     text = json.dumps({"files": model.digest, "settings": content}, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def read_settings(model: Model) -> ModelSettings:
-    manifest = model.path.parent / MANIFEST
-    # A file of this name beside a model outside the store is not the model's manifest.
-    content = read_json(manifest) if manifest.exists() else {}
-    stored = content.get("settings") if content.get("file") == model.path.name else None
-    if not isinstance(stored, dict):
-        return ModelSettings()
-    try:
-        settings = ModelSettings(**stored)
-        if not isinstance(settings.parameters, Mapping):
-            raise TypeError
-        return settings
-    except TypeError:
-        raise ModelFormatError(f"{manifest} has unknown settings; create the model again") from None

@@ -7,16 +7,17 @@ from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from pagoda.models.catalogue import with_tag
 from pagoda.models.formats.chat_template_text import GGUF_TEMPLATE_KEY, chat_template_text
 from pagoda.models.formats.gguf_file import GGUFFile
 from pagoda.models.formats.safetensors_file import read_tensors, weight_files
 from pagoda.models.layout import MANIFEST
 from pagoda.models.model import Model, ModelFormat
-from pagoda.models.model_settings import ModelSettings, model_digest, read_settings
+from pagoda.models.model_settings import ModelSettings, model_digest
 from pagoda.models.modelfile import render_modelfile
+from pagoda.models.names import with_tag
 from pagoda.models.parameters import parameter_lines
 from pagoda.models.sampling_defaults import OLLAMA, ModelDefaults, SamplingPolicy, as_json
+from pagoda.models.stored_settings import read_settings
 
 JSONObject = dict[str, Any]
 # Longer lists, such as the vocabulary, are left out unless the request is verbose.

@@ -13,8 +13,9 @@ from typing import Any, Literal
 
 from pagoda.models.catalogue import CATALOGUE, CatalogueEntry
 from pagoda.models.model import Model, ModelFormat
-from pagoda.models.model_settings import ModelSettings, read_settings
+from pagoda.models.model_settings import ModelSettings
 from pagoda.models.parameters import SAMPLING_PARAMETERS, checked_parameter, shortened
+from pagoda.models.stored_settings import read_settings
 
 SamplingDefaultsMode = Literal["model", "neutral"]
 
@@ -134,7 +135,9 @@ class SamplingPolicy:
         yield Source.SERVER, {} if self.max_tokens is None else {"num_predict": self.max_tokens}
         if self.mode == "model":
             # Found by digest, because copies and models made from this one have the same weights under other names.
-            entry = next((each for each in self.catalogue if each.sha256 == model.digest), None)
+            entry = next(
+                (each for each in self.catalogue if each.wheel is not None and each.wheel.sha256 == model.digest), None
+            )
             yield Source.CATALOGUE, {} if entry is None else entry.parameters
             files = Source.GGUF if model.format is ModelFormat.GGUF else Source.GENERATION_CONFIG
             yield files, model.recommended.parameters

@@ -1,41 +1,28 @@
-"""The models on this machine: functions that list, describe and fetch them.
+"""The models on this machine: functions that find, list and describe them.
 
 layout.py defines the paths. A path to a GGUF file or a safetensors directory is a model too and stays in its place. Any process may
 change the store at any time: a model that vanishes while it is read counts as missing, and one that is replaced is read again.
+pull.py brings models here.
 """
 
-import json
 import logging
-import shutil
-import time
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
-from pagoda.models.catalogue import CATALOGUE, NAME, CatalogueEntry, find_entry, normalize_name
-from pagoda.models.digest import DigestCache, file_state, write_atomically
-from pagoda.models.errors import ModelError, ModelFormatError, ModelNotFoundError, ModelSourceError, some_names
+from pagoda.models.catalogue import CATALOGUE, CatalogueEntry, find_entry
+from pagoda.models.digest import DigestCache, file_state
+from pagoda.models.errors import ModelError, ModelFormatError, ModelNotFoundError, some_names
 from pagoda.models.formats.description import checkpoint_files, describe
 from pagoda.models.formats.safetensors_file import read_json
-from pagoda.models.layout import MANIFEST, PARTIAL, StoreLayout, is_there
+from pagoda.models.layout import StoreLayout, is_there
 from pagoda.models.model import Model
+from pagoda.models.names import NAME, normalize_name, with_tag
 from pagoda.models.scratch import Scratch
-from pagoda.models.sources import Progress, Stage, fetch
+from pagoda.models.sources.settings import SourceSettings
 
-__all__ = [
-    "ModelError",
-    "ModelFormatError",
-    "ModelNotFoundError",
-    "ModelSourceError",
-    "ModelStore",
-    "Progress",
-    "Stage",
-]
-
-ABANDONED_AFTER_S = 14 * 24 * 3600
 # How often a model is read again if it is replaced while it is read.
 MAX_READS = 20
 MAX_DESCRIBED = 1024
@@ -48,8 +35,12 @@ T = TypeVar("T")
 class ModelStore:
     """The store of one home."""
 
-    def __init__(self, home: Path, *, catalogue: Sequence[CatalogueEntry] = CATALOGUE) -> None:
+    def __init__(
+        self, home: Path, *, catalogue: Sequence[CatalogueEntry] = CATALOGUE, sources: SourceSettings | None = None
+    ) -> None:
+        """Open the store. `sources` says where Ollama installations keep models; the default comes from the environment."""
         self._catalogue = catalogue
+        self.sources = SourceSettings.from_environment() if sources is None else sources
         self.layout = StoreLayout(home)
         self.directory = self.layout.models
         self.digests = DigestCache(self.layout.digests)
@@ -82,12 +73,8 @@ class ModelStore:
 
     def get(self, name_or_path: str) -> Model:
         """Return a model of the store by name or alias, or any model on disk by its path. Raises ModelError."""
-        if name_or_path.startswith("hf:"):
-            raise ModelNotFoundError(
-                f"{name_or_path}: the Hugging Face hub is not supported yet; download the model and use its path"
-            )
         path = Path(name_or_path)
-        if _is_path(name_or_path) or path.suffix == ".gguf":
+        if is_path(name_or_path) or path.suffix == ".gguf":
             return self._get_path(path)
         entry = find_entry(name_or_path, self._catalogue)
         if (manifest := self.layout.find(self.canonical_name(name_or_path))) is not None:
@@ -98,39 +85,10 @@ class ModelStore:
             raise ModelNotFoundError(
                 f"model {entry.name!r} is not on this machine; download it: pagoda pull {entry.name}"
             )
+        here = some_names([model.name for model in self.list()]) or "none"
         raise ModelNotFoundError(
-            f"unknown model {name_or_path!r} (known: {some_names(self._known_names())}); "
-            "for a model of the Hugging Face hub or Ollama's registry, download its files and use their path"
+            f"model {name_or_path!r} is not on this machine (here: {here}); download it: pagoda pull {name_or_path}"
         )
-
-    def pull(self, name: str, on_progress: Callable[[Progress], None]) -> Model:
-        """Fetch a model of the catalogue unless it is in the store. Resumes an interrupted download.
-
-        If several processes call this at once, one of them downloads and the others wait.
-        """
-        entry = None if _is_path(name) or name.startswith("hf:") else find_entry(name, self._catalogue)
-        if entry is None:
-            return self.get(name)
-        if (manifest := self.layout.find(entry.name)) is None:
-            with self.layout.pulling(self.layout.directory(entry.name)):
-                if (manifest := self.layout.find(entry.name)) is None:
-                    manifest = self.layout.directory(entry.name) / MANIFEST
-                    self._fetch(entry, manifest, on_progress)
-        return self.read_manifest(manifest)
-
-    def _fetch(self, entry: CatalogueEntry, manifest: Path, on_progress: Callable[[Progress], None]) -> None:
-        self._forget_abandoned(except_for=manifest.parent)
-        fetch(entry, manifest.parent / entry.file_name, manifest.parent / PARTIAL, on_progress)
-        content = {"name": entry.name, "file": entry.file_name, "sources": entry.sources, "sha256": entry.sha256}
-        write_atomically(manifest, json.dumps(content, indent=1))
-
-    def _forget_abandoned(self, except_for: Path) -> None:
-        """Delete interrupted downloads that were not resumed for two weeks, because they fill the disk unnoticed."""
-        for partial in self.layout.partials():
-            with suppress(OSError):  # another process uses it
-                if partial.parent != except_for and time.time() - _last_changed(partial) > ABANDONED_AFTER_S:
-                    with self.layout.pulling(partial.parent, wait=False):
-                        shutil.rmtree(partial, ignore_errors=True)
 
     def tidy(self) -> None:
         """Delete files of dead processes, and move directories of earlier versions. Never raises: a store that cannot be changed
@@ -177,8 +135,8 @@ class ModelStore:
 
         Raises ModelNotFoundError if the model was removed, and any error of `read` for files that did not change.
         """
-        manifest = model.path.parent / MANIFEST
-        if not self._is_own(model.path):
+        manifest = model.manifest
+        if manifest is None:
             return model, read(model)
         for _ in range(MAX_READS):
             before = _state(manifest)
@@ -196,23 +154,28 @@ class ModelStore:
 
     def state_of(self, model: Model) -> object:
         """Return a value that changes whenever a model of the store is made again, even from the same files."""
-        return _state(model.path.parent / MANIFEST) if self._is_own(model.path) else None
+        return None if model.manifest is None else _state(model.manifest)
 
     def _read_manifest(self, name: str, manifest: Path) -> Model:
         if NAME.fullmatch(name) is None:
             raise ModelFormatError(f"{manifest.parent} has no valid model name; remove it, or move it out of the store")
         next_step = "remove the model, and create or pull it again"
         try:
-            file_name = read_json(manifest).get("file")
+            content = read_json(manifest)
         except ModelFormatError:
-            file_name = None
-        if not isinstance(file_name, str) or Path(file_name).name != file_name:
+            content = {}
+        path = _path_of(content, manifest)
+        if path is None:
             raise ModelFormatError(f"the manifest of model '{name}' is damaged; {next_step}")
-        if not is_there(path := manifest.parent / file_name):
-            raise ModelFormatError(f"the file {file_name} of model '{name}' is missing; {next_step}")
-        return self._describe(name, path)
+        if not is_there(path):
+            raise ModelFormatError(f"the file {path.name} of model '{name}' is missing; {next_step}")
+        spelled = content.get("name")
+        if isinstance(spelled, str) and with_tag(spelled).lower() == name:
+            name = spelled
+        return replace(self._describe(name, path), manifest=manifest)
 
-    def _is_own(self, path: Path) -> bool:
+    def is_own(self, path: Path) -> bool:
+        """Return True for a file that belongs to this store, False for one that a model of the store only names."""
         return path.is_relative_to(self.directory)
 
     def _get_path(self, path: Path) -> Model:
@@ -239,10 +202,15 @@ class ModelStore:
                 self._described.popitem(last=False)
         return replace(known, name=name, path=path)
 
-    def _known_names(self) -> Sequence[str]:
-        """Return the names of all known models, those of the catalogue first."""
-        pullable = sorted(self.pullable)
-        return [*pullable, *sorted({model.name for model in self.list()}.difference(pullable))]
+
+def _path_of(content: Mapping[str, Any], manifest: Path) -> Path | None:
+    """Return the path of the model's file or directory: beside the manifest, or an absolute one. None if there is none."""
+    file_name, path = content.get("file"), content.get("path")
+    if isinstance(path, str) and Path(path).is_absolute():
+        return Path(path)
+    if isinstance(file_name, str) and Path(file_name).name == file_name:
+        return manifest.parent / file_name
+    return None
 
 
 def _state(manifest: Path) -> tuple[int, int, int] | None:
@@ -256,9 +224,6 @@ def _state(manifest: Path) -> tuple[int, int, int] | None:
     return status.st_ino, status.st_mtime_ns, status.st_size
 
 
-def _last_changed(directory: Path) -> float:
-    return max(path.stat().st_mtime for path in (directory, *directory.iterdir()))
-
-
-def _is_path(text: str) -> bool:
+def is_path(text: str) -> bool:
+    """Return True for text that can only be a path, not a name."""
     return text.startswith(("/", "./", "../", "~")) or text in (".", "..")

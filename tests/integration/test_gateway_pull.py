@@ -9,15 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pagoda.models.wheels import fetch, resuming_download
+from pagoda.models.wheels.pip import PipSettings
 
 from gateway.models import pulls as gateway_pulls
 from gateway.models.pulls import Pulls
 from pagoda.models.catalogue import CATALOGUE, CatalogueEntry
 from pagoda.models.model import Model
-from pagoda.models.sources import OnProgress
+from pagoda.models.sources.progress import OnProgress
 from pagoda.models.store import ModelStore
-from pagoda.models.wheels import fetch, resuming_download
-from pagoda.models.wheels.pip import PipSettings
 from tests.fakes.gateway import RunningGateway
 from tests.fakes.package_index import PackageIndex, package_index, wheel_bytes, wheel_name
 

@@ -13,7 +13,7 @@ import openai
 import pytest
 
 from pagoda.models.blobs import BlobStore
-from pagoda.models.catalogue import CATALOGUE
+from pagoda.models.catalogue import CATALOGUE, CatalogueEntry
 from pagoda.models.model_editor import ModelEditor
 from pagoda.models.model_settings import ModelSettings
 from pagoda.models.store import ModelStore
@@ -53,9 +53,15 @@ async def gateway_with(
     editor = ModelEditor(store, BlobStore(directory))
     own = ModelSettings(parameters=modelfile or {})
     editor.create_from_files("mine", {"w.gguf": weights}, own, lambda status: None)
-    entry = replace(CATALOGUE[0], sha256=store.get("mine").digest, parameters=catalogue or {})
+    entry = with_digest(CATALOGUE[0], store.get("mine").digest, catalogue or {})
     async with running_gateway(directory, model="mine", catalogue=(entry,), **settings) as running:
         yield running
+
+
+def with_digest(entry: CatalogueEntry, digest: str, parameters: Mapping[str, Any]) -> CatalogueEntry:
+    """Return the entry for a file with this digest."""
+    assert entry.wheel is not None
+    return replace(entry, source=replace(entry.wheel, sha256=digest), parameters=parameters)
 
 
 def asking(route: str, options: Mapping[str, Any]) -> dict[str, Any]:

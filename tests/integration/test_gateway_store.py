@@ -20,7 +20,7 @@ from pagoda.models.errors import ModelSourceError
 from pagoda.models.model import Model
 from pagoda.models.model_editor import ModelEditor
 from pagoda.models.model_settings import ModelSettings
-from pagoda.models.sources import OnProgress, Progress, Stage
+from pagoda.models.sources.progress import OnProgress, Progress, Stage
 from pagoda.models.store import ModelStore
 from protos.v1 import inference_pb2
 from tests.fakes.gateway import RunningGateway, running_gateway

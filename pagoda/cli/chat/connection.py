@@ -18,12 +18,13 @@ from pagoda.cli.chat.own_server import OwnServer
 from pagoda.cli.failure import CommandError, ServerError, ServerUnreachableError
 from pagoda.cli.fetch import fetch_model, progress_display
 from pagoda.cli.ollama_api import DEFAULT_SERVER, OllamaAPI, server_url
-from pagoda.models.catalogue import DEFAULT_MODEL, DEFAULT_TAG
+from pagoda.models.catalogue import DEFAULT_MODEL
 from pagoda.models.digest import DigestCache
 from pagoda.models.errors import ModelError
 from pagoda.models.model import Model
 from pagoda.models.model_editor import CHECKPOINT_SUFFIXES
-from pagoda.models.sources import Progress, Stage
+from pagoda.models.names import DEFAULT_TAG
+from pagoda.models.sources.progress import Progress, Stage
 from pagoda.models.store import ModelStore
 
 JSONObject = dict[str, Any]

@@ -18,7 +18,8 @@ _MARKS = {Level.OK: ("ok     ", "green"), Level.WARNING: ("warning", "yellow"), 
 def examine(home: Path, *, deep: bool, api_key: str | None) -> list[Finding]:
     """Return the findings in the order of the report. The checks run concurrently, because some wait for a program or server."""
     default = find_entry(DEFAULT_MODEL)
-    assert default is not None
+    assert default is not None and default.wheel is not None
+    needed_bytes = default.wheel.download_bytes + default.wheel.file_bytes
     looks: list[Callable[[], Finding | list[Finding]]] = [
         setup.check_versions,
         setup.check_python,
@@ -29,7 +30,7 @@ def examine(home: Path, *, deep: bool, api_key: str | None) -> list[Finding]:
         machine.check_memory,
         lambda: machine.check_gpu(setup.torch_build()),
         lambda: setup.check_home(home),
-        lambda: machine.check_disk(home, default.download_bytes + default.file_bytes),
+        lambda: machine.check_disk(home, needed_bytes),
         lambda: setup.check_sockets(home),
         *(lambda port=port: setup.check_port(port, api_key) for port in setup.PORTS),
         lambda: models.check_index(home),

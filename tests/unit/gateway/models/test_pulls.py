@@ -6,7 +6,7 @@ import pytest
 
 from gateway.models.pulls import Pull
 from pagoda.models.model import Model
-from pagoda.models.sources import Progress, Stage
+from pagoda.models.sources.progress import Progress, Stage
 
 
 def progress(stage: Stage, completed: int) -> Progress:

@@ -12,7 +12,8 @@ from typer.testing import CliRunner
 from pagoda.cli.main import app
 from pagoda.distribution import VERSION
 from pagoda.models.errors import ModelSourceError
-from pagoda.models.store import ModelStore, Progress, Stage
+from pagoda.models.sources.progress import Progress, Stage
+from pagoda.models.store import ModelStore
 
 run = CliRunner().invoke
 

@@ -8,10 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pagoda.models.blobs import BlobStore
-from pagoda.models.catalogue import NAME, normalize_name
 from pagoda.models.errors import ModelNotFoundError
 from pagoda.models.layout import StoreLayout, decode_name, encode_name
 from pagoda.models.model_editor import ModelEditor
+from pagoda.models.names import NAME, normalize_name
 from pagoda.models.store import ModelStore
 from tests.fakes.tiny_model import write_tiny_gguf
 from tests.unit.pagoda.models.test_model_editor import make, upload

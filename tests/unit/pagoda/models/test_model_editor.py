@@ -10,8 +10,9 @@ from pagoda.models.blobs import BlobStore
 from pagoda.models.errors import ModelError, ModelFormatError, ModelNotFoundError
 from pagoda.models.model import ModelFormat
 from pagoda.models.model_editor import ModelEditor
-from pagoda.models.model_settings import ModelSettings, read_settings
+from pagoda.models.model_settings import ModelSettings
 from pagoda.models.store import ModelStore
+from pagoda.models.stored_settings import read_settings
 from tests.fakes.tiny_model import write_tiny_gguf
 from tests.unit.pagoda.models.test_store import HF_CONFIG, write_checkpoint
 

@@ -57,7 +57,8 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
 
 
 def entry(digest: str, parameters: Mapping[str, Any]) -> CatalogueEntry:
-    return replace(CATALOGUE[0], sha256=digest, parameters=parameters)
+    assert CATALOGUE[0].wheel is not None
+    return replace(CATALOGUE[0], source=replace(CATALOGUE[0].wheel, sha256=digest), parameters=parameters)
 
 
 def test_every_parameter_is_tried() -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from pagoda.models.catalogue import CatalogueEntry
 from pagoda.models.errors import ModelFormatError, ModelNotFoundError, ModelSourceError
-from pagoda.models.sources import Progress, Stage
+from pagoda.models.sources.progress import Progress, Stage
 from pagoda.models.store import ModelStore
 from tests.fakes.package_index import wheel_bytes
 from tests.fakes.tiny_model import write_tiny_gguf

@@ -12,11 +12,12 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from pagoda.models.catalogue import DEFAULT_MODEL, find_entry, normalize_name
+from pagoda.models.catalogue import DEFAULT_MODEL, find_entry
 from pagoda.models.errors import MAX_NAMES, ModelFormatError, ModelNotFoundError, some_names
 from pagoda.models.formats import gguf_config
 from pagoda.models.formats.gguf_file import GGUFFile
 from pagoda.models.model import Model, ModelConfig, ModelFormat, RopeScaling
+from pagoda.models.names import normalize_name
 from pagoda.models.store import ModelStore
 from tests.fakes.tiny_model import END_OF_TEXT, IM_END, write_tiny_gguf
 

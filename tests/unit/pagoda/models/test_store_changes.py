@@ -20,9 +20,10 @@ from pagoda.models.formats.description import describe
 from pagoda.models.layout import MANIFEST, StoreLayout
 from pagoda.models.model import Model
 from pagoda.models.model_editor import ModelEditor
-from pagoda.models.model_settings import ModelSettings, read_settings
+from pagoda.models.model_settings import ModelSettings
 from pagoda.models.scratch import put_in_place
 from pagoda.models.store import ModelStore
+from pagoda.models.stored_settings import read_settings
 from tests.fakes.tiny_checkpoint import write_tiny_checkpoint
 from tests.fakes.tiny_model import write_tiny_gguf
 from tests.unit.pagoda.models.test_model_editor import ignore, make, upload

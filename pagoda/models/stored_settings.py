@@ -1,0 +1,22 @@
+"""Reads the settings of a model from its manifest. A model that was named by its path has none. The gateway applies them."""
+
+from collections.abc import Mapping
+
+from pagoda.models.errors import ModelFormatError
+from pagoda.models.formats.safetensors_file import read_json
+from pagoda.models.model import Model
+from pagoda.models.model_settings import ModelSettings
+
+
+def read_settings(model: Model) -> ModelSettings:
+    """Return the model's settings. Raises ModelFormatError for a damaged manifest."""
+    stored = read_json(model.manifest).get("settings") if model.manifest is not None else None
+    if not isinstance(stored, dict):
+        return ModelSettings()
+    try:
+        settings = ModelSettings(**stored)
+        if not isinstance(settings.parameters, Mapping):
+            raise TypeError
+        return settings
+    except TypeError:
+        raise ModelFormatError(f"{model.manifest} has unknown settings; create the model again") from None
