@@ -157,7 +157,9 @@ def open_puller(home: Path, check: Check = lambda model, settings: None) -> Mode
 
 def version_of(model: Model) -> str | None:
     """Return the version that the model's source gave it, or None for a model that did not come from a source."""
-    version = read_json(model.manifest).get("version") if model.manifest is not None else None
+    content = read_json(model.manifest) if model.manifest is not None and not model.in_ollama_store else {}
+    # Earlier versions wrote only the digest of a wheel's file, which is the version of such a model.
+    version = content.get("version") or content.get("sha256")
     return version if isinstance(version, str) else None
 
 
