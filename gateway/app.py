@@ -137,7 +137,7 @@ def _build_state(
         store=store,
         blobs=blobs,
         model_editor=model_editor,
-        pulls=Pulls(ModelPuller(store, model_editor)),
+        pulls=Pulls(ModelPuller(store, model_editor), store.canonical_name),
         sampling_policy=policy,
         comment_interval_s=settings.comment_interval_s,
         trust_request_chat_template=settings.trust_request_chat_template,

@@ -14,7 +14,14 @@ from typing import Any
 from grpc import StatusCode
 from starlette.responses import JSONResponse
 
-from pagoda.models.errors import ModelError, ModelFormatError, ModelNotFoundError, ModelStoreError, without_directories
+from pagoda.models.errors import (
+    ModelAccessError,
+    ModelError,
+    ModelFormatError,
+    ModelNotFoundError,
+    ModelStoreError,
+    without_directories,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,11 +154,15 @@ def from_grpc_code(code: int, message: str, retry_after_s: float | None = None) 
 
 def from_model_error(error: ModelError) -> GatewayError:
     """Return the error for a failure of the store: an unknown name, files that are not a model, or a download that failed."""
-    if isinstance(error, ModelNotFoundError):  # its message has nothing but the name that the client sent
+    if isinstance(
+        error, ModelNotFoundError
+    ):  # its message has only the name that the client sent, and addresses of sources
         return GatewayError(ErrorKind.NOT_FOUND, str(error), param="model")
     message = without_directories(str(error))
     if isinstance(error, ModelFormatError):
         return InvalidRequestError(message, param="model")
+    if isinstance(error, ModelAccessError):
+        return GatewayError(ErrorKind.FORBIDDEN, message, param="model", code="model_access_denied")
     if isinstance(error, ModelStoreError):
         return GatewayError(ErrorKind.INTERNAL, message)
     return GatewayError(ErrorKind.BAD_SOURCE, message)

@@ -25,7 +25,7 @@ _COMMON_ERRORS = (401, 403, 408, 431, 500, 503)
 _ERROR_CAUSES = {
     400: "The request is not valid. The error names the field.",
     401: "The API key is missing or unknown.",
-    403: "The API key lacks the required scope, or the `Origin` or `Host` is not allowed.",
+    403: "The API key lacks the required scope, the `Origin` or `Host` is not allowed, or a model is gated or private.",
     404: "There is no such model or file.",
     408: "The request did not arrive in time.",
     409: "The model is being served and cannot be changed.",

@@ -11,6 +11,8 @@ from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import Future
 from functools import partial
 
+from gateway.errors import ErrorKind, GatewayError, from_model_error
+from pagoda.models.errors import ModelError
 from pagoda.models.model import Model
 from pagoda.models.pull import ModelPuller
 from pagoda.models.sources.progress import Progress, Stage
@@ -28,17 +30,22 @@ class PullStoppedError(Exception):
 class Pulls:
     """The running pulls, by the canonical names of their models."""
 
-    def __init__(self, puller: ModelPuller) -> None:
+    def __init__(self, puller: ModelPuller, canonical_name: Callable[[str], str]) -> None:
         self._puller = puller
+        self._canonical_name = canonical_name
         self._running: dict[str, Pull] = {}
         self._closing = False
 
-    def watch_pull(self, name: str) -> "Pull":
-        """Return the running pull of this model, or a new one. `name` must be canonical."""
-        if name not in self._running:
-            self._running[name] = Pull(asyncio.create_task(self._run(name)))
-            self._running[name].task.add_done_callback(_log_failure)
-        return self._running[name]
+    def watch_pull(self, name: str, *, insecure: bool = False) -> "Pull":
+        """Return the running pull of this model, or a new one. Raises ModelError if it is not a valid name.
+
+        `name` is passed on as it was written, because upper and lower case differ at the hub.
+        """
+        key = self._canonical_name(name)
+        if key not in self._running:
+            self._running[key] = Pull(asyncio.create_task(self._run(key, name, insecure)))
+            self._running[key].task.add_done_callback(_log_failure)
+        return self._running[key]
 
     async def stop_pulls(self) -> None:
         """Stop all pulls at their next progress, and wait for them at most CLOSE_TIMEOUT_S."""
@@ -46,18 +53,20 @@ class Pulls:
         if tasks := [pull.task for pull in self._running.values()]:
             await asyncio.wait(tasks, timeout=CLOSE_TIMEOUT_S)
 
-    async def _run(self, name: str) -> Model:
-        loop, pull = asyncio.get_running_loop(), self._running[name]
+    async def _run(self, key: str, name: str, insecure: bool) -> Model:
+        loop, pull = asyncio.get_running_loop(), self._running[key]
 
         def on_progress(progress: Progress) -> None:
             if self._closing:
                 raise PullStoppedError("The server is shutting down; pull the model again to resume the download.")
+            for warning in progress.remote.warnings if progress.remote is not None else ():
+                logger.warning("part of a model is not used", extra={"model": key, "reason": warning})
             loop.call_soon_threadsafe(pull.note_progress, progress)
 
         try:
-            return await _in_daemon_thread(partial(self._puller.pull, name, on_progress))
+            return await _in_daemon_thread(partial(self._puller.pull, name, on_progress, insecure=insecure))
         finally:
-            del self._running[name]
+            del self._running[key]
             pull.note_progress(None)
 
 
@@ -82,34 +91,48 @@ def _log_failure(task: asyncio.Task[Model]) -> None:
         logger.warning("pull failed", extra={"reason": str(error)})
 
 
+_Part = tuple[Stage, str | None]
+"""A stage, or one file of the stage DOWNLOADING."""
+
+
 class Pull:
-    """One running pull, with the latest progress of each of its stages."""
+    """One running pull, with the latest progress of each of its stages, and of each file while files are downloaded."""
 
     def __init__(self, task: asyncio.Task[Model]) -> None:
         self.task = task
-        self._latest: dict[Stage, Progress] = {}
+        self._latest: dict[_Part, Progress] = {}
         self._changed = asyncio.Event()
 
     def note_progress(self, progress: Progress | None) -> None:
         if progress is not None:
-            self._latest[progress.stage] = progress
+            file = progress.file
+            self._latest[progress.stage, None if file is None else file.name] = progress
         self._changed.set()
         self._changed = asyncio.Event()
 
     async def watch_progress(self) -> AsyncGenerator[Progress, None]:
         """Yield the latest progress until the pull ends.
 
-        A slow reader misses steps, but not the last one of a stage, and delays nothing.
+        A slow reader misses steps, but not the last one of a stage or a file, and delays nothing.
         """
-        shown: dict[Stage, Progress] = {}
+        shown: dict[_Part, Progress] = {}
         while True:
             changed = self._changed
-            news = [progress for stage, progress in self._latest.items() if shown.get(stage) is not progress]
+            news = {part: progress for part, progress in self._latest.items() if shown.get(part) is not progress}
             if news:
-                for progress in news:
-                    shown[progress.stage] = progress
+                shown |= news
+                for progress in news.values():
                     yield progress
             elif self.task.done():
                 return
             elif not changed.is_set():
                 await changed.wait()
+
+    async def result(self) -> Model:
+        """Wait for the model. Raises GatewayError. The pull continues if the caller is cancelled."""
+        try:
+            return await asyncio.shield(self.task)
+        except ModelError as error:
+            raise from_model_error(error) from None
+        except PullStoppedError as error:
+            raise GatewayError(ErrorKind.UNAVAILABLE, str(error)) from None

@@ -175,9 +175,10 @@ class PullRequest(_NamedModel):
 
     model_config = with_example({"model": "smollm2:135m"})
 
-    # Models come from a package index, for which pip's settings apply.
-    hints = frozenset({"insecure", "password", "username"})
+    # Credentials come from the server's environment (HF_TOKEN), not from requests.
+    hints = frozenset({"password", "username"})
 
+    insecure: bool | None = None
     stream: bool | None = None
 
 

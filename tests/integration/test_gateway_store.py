@@ -1,9 +1,7 @@
 """Tests of Ollama's endpoints for the store: their changes on disk, their answers, and their refusals."""
 
-import asyncio
 import hashlib
 import json
-import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -16,11 +14,8 @@ from safetensors.numpy import save_file
 
 from gateway.models import served_models
 from pagoda.models.blobs import BlobStore
-from pagoda.models.errors import ModelSourceError
-from pagoda.models.model import Model
 from pagoda.models.model_editor import ModelEditor
 from pagoda.models.model_settings import ModelSettings
-from pagoda.models.sources.progress import OnProgress, Progress, Stage
 from pagoda.models.store import ModelStore
 from protos.v1 import inference_pb2
 from tests.fakes.gateway import RunningGateway, running_gateway
@@ -359,99 +354,6 @@ async def test_a_models_own_settings_are_honoured(served_from_store: RunningGate
     assert [each.top_k for each in samplings] == [7, 3, 7, 7]
     assert [each.repetition_penalty for each in samplings] == [1.5] * 4
     assert [each.max_tokens for each in samplings[:2]] == [4, 4]
-
-
-# ---- pulls, from a store that the test advances step by step
-
-
-class SteppedStore(ModelStore):
-    """A store that reports the test's progress steps; its thread waits for each of them."""
-
-    def __init__(self, home: Path) -> None:
-        super().__init__(home)
-        self.steps: list[Progress] = []
-        self.failure: Exception | None = None
-        self.begun = threading.Event()
-        self.go_on = threading.Event()
-        self.num_pulls = 0
-
-    def pull(self, name: str, on_progress: OnProgress) -> Model:
-        self.num_pulls += 1
-        self.begun.set()
-        assert self.go_on.wait(200)
-        for step in self.steps:
-            on_progress(step)
-        if self.failure is not None:
-            raise self.failure
-        return self.get(str(self.directory.parent / "tiny.gguf"))
-
-
-@pytest.fixture
-def stepped(gateway: RunningGateway, short_path: Path) -> SteppedStore:
-    store = SteppedStore(short_path)
-    gateway.app.state.gateway.pulls._store = store
-    return store
-
-
-def downloading(completed: int) -> Progress:
-    return Progress(stage=Stage.DOWNLOADING, completed_bytes=completed, total_bytes=100)
-
-
-VERIFYING = Progress(stage=Stage.VERIFYING, completed_bytes=50, total_bytes=100)
-PULL = {"model": "smollm2:135m"}
-
-
-async def test_pull_says_how_far_it_is_and_never_goes_back(gateway: RunningGateway, stepped: SteppedStore) -> None:
-    stepped.steps = [downloading(0), downloading(40), downloading(100), VERIFYING, VERIFYING]
-    stepped.go_on.set()
-    answer = lines(await gateway.http.post("/api/pull", json=PULL))
-    assert answer[0] == {"status": "pulling manifest"}
-    assert [line["status"] for line in answer[-3:]] == ["verifying sha256 digest", "writing manifest", "success"]
-    counted = [line for line in answer if "completed" in line]
-    assert [line["completed"] for line in counted] == sorted(line["completed"] for line in counted)
-    for line in counted:
-        assert line["total"] == 100 and line["digest"].startswith("sha256:b179c9523d0e")
-        assert line["status"] == "pulling b179c9523d0e"
-
-
-async def test_pull_of_what_is_here(gateway: RunningGateway, stepped: SteppedStore) -> None:
-    stepped.go_on.set()
-    answer = lines(await gateway.http.post("/api/pull", json=PULL))
-    assert [line["status"].split()[0] for line in answer] == ["pulling", "pulling", "verifying", "writing", "success"]
-    assert answer[1]["completed"] == answer[1]["total"] > 0
-    whole = await gateway.http.post("/api/pull", json=PULL | {"stream": False})
-    assert whole.json() == {"status": "success"}
-
-
-async def test_a_pull_goes_on_without_its_client_and_another_joins_it(
-    gateway: RunningGateway, stepped: SteppedStore
-) -> None:
-    first = asyncio.create_task(gateway.http.post("/api/pull", json=PULL))
-    await asyncio.to_thread(stepped.begun.wait, 60)
-    second = asyncio.create_task(gateway.http.post("/api/pull", json=PULL))
-    first.cancel()
-    await asyncio.gather(first, return_exceptions=True)
-    third = asyncio.create_task(gateway.http.post("/api/pull", json=PULL))
-    async with gateway.http.stream("POST", "/api/pull", json=PULL) as fourth:
-        assert await anext(fourth.aiter_lines()) == '{"status":"pulling manifest"}'
-        stepped.go_on.set()
-        for waiting in (second, third):
-            assert statuses(await waiting)[-1] == "success"
-    assert stepped.num_pulls == 1
-
-
-async def test_a_source_that_fails(gateway: RunningGateway, stepped: SteppedStore) -> None:
-    stepped.failure = ModelSourceError("the index is not reachable")
-    stepped.go_on.set()
-    answer = lines(await gateway.http.post("/api/pull", json=PULL))
-    assert answer == [{"status": "pulling manifest"}, {"error": "the index is not reachable"}]
-    whole = await gateway.http.post("/api/pull", json=PULL | {"stream": False})
-    assert (whole.status_code, whole.json()) == (502, {"error": "the index is not reachable"})
-
-
-@pytest.mark.parametrize("body", [{}, {"model": "llama9"}, {"model": "hf:org/model"}, {"model": "/etc/passwd"}])
-async def test_models_that_nobody_has(gateway: RunningGateway, body: dict[str, str]) -> None:
-    assert (await gateway.http.post("/api/pull", json=body)).status_code == 404
 
 
 async def test_official_client(gateway: RunningGateway, short_path: Path) -> None:

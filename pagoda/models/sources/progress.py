@@ -5,12 +5,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from pagoda.models.sources.remote import RemoteFile
+from pagoda.models.sources.remote import RemoteFile, RemoteModel
 
 
 class Stage(StrEnum):
-    """A stage of a download, with Ollama's words for its status."""
+    """A stage of a pull, with Ollama's words for its status where Ollama has the stage."""
 
+    RESOLVING = "pulling manifest"
+    CHECKING = "checking"
     DOWNLOADING = "downloading"
     VERIFYING = "verifying sha256"
     DONE = "success"
@@ -36,6 +38,8 @@ class Progress:
     total_bytes: int
     file: FileProgress | None = None
     """The file that has advanced, while files are downloaded."""
+    remote: RemoteModel | None = None
+    """The model at its source, in the stage CHECKING."""
 
 
 OnProgress = Callable[[Progress], None]
@@ -74,6 +78,12 @@ class DownloadMeter:
                     file=progress,
                 )
             )
+
+    def report_complete(self) -> None:
+        """Report each file that has not been reported as complete, such as one that was on this machine before."""
+        for path, file in self._files.items():
+            if self._completed[path] < file.size_bytes:
+                self.report(path, file.size_bytes)
 
     def report_stage(self, stage: Stage) -> None:
         with self._lock:

@@ -7,6 +7,7 @@ import pytest
 from gateway.models.pulls import Pull
 from pagoda.models.model import Model
 from pagoda.models.sources.progress import Progress, Stage
+from tests.fakes.stepped_puller import downloading
 
 
 def progress(stage: Stage, completed: int) -> Progress:
@@ -34,6 +35,15 @@ async def test_a_slow_reader_sees_the_last_progress_of_each_stage(pull: Pull) ->
     pull.note_progress(progress(Stage.VERIFYING, 0))
     pull.note_progress(None)
     assert [each async for each in watched] == [progress(Stage.DOWNLOADING, 9), progress(Stage.VERIFYING, 0)]
+
+
+async def test_a_slow_reader_sees_the_last_progress_of_each_file(pull: Pull) -> None:
+    watched = pull.watch_progress()
+    for completed in (5, 100):
+        for name in ("a", "b"):
+            pull.note_progress(downloading(completed, name))
+    pull.note_progress(None)
+    assert [each async for each in watched] == [downloading(100, "a"), downloading(100, "b")]
 
 
 async def test_progress_that_comes_while_a_client_is_served_is_not_lost(pull: Pull) -> None:
