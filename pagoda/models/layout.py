@@ -5,10 +5,10 @@
     digests.json                  cached digests of files
     .scratch/, .lock, .pulls/     work in progress, and locks between processes
 
-A model's directory is its name with `/` written as `%2f`, and the colon of a port as `%3a`.
-If a model has a name that the store itself uses, the first letter is
-written as `%xx`. No name contains `%` or begins with a dot. So no two models share a directory, and no model collides with the
-store's own files. Earlier versions wrote `/` as `--`: their directories are found, and moved when the store is next changed.
+A model's directory is its name with `/` written as `%2f`, and the colon of a port as `%3a`. If a model has a name that the store
+itself uses, the first letter is written as `%xx`. No name contains `%` or begins with a dot. So no two models share a directory,
+and no model collides with the store's own files. Earlier versions wrote `/` as `--`, and `library/` in names: their directories are
+found, and moved when the store is next changed.
 """
 
 import errno
@@ -25,6 +25,7 @@ from pagoda.process.file_lock import file_lock
 MANIFEST = "manifest.json"
 PARTIAL = ".partial"
 _RESERVED = ("blobs", "digests.json")
+_LIBRARY = "library/"
 
 logger = logging.getLogger(__name__)
 
@@ -39,7 +40,7 @@ def encode_name(name: str) -> str:
 
 def decode_name(directory: str) -> str:
     """Return the name of the model in a directory. For a directory that is not a model's, the result is not a valid name."""
-    return ":".join(map(unquote, directory.split("/")))
+    return ":".join(map(unquote, directory.split("/"))).removeprefix(_LIBRARY)
 
 
 class StoreLayout:
@@ -58,7 +59,8 @@ class StoreLayout:
     def find(self, name: str) -> Path | None:
         """Return the manifest of a model in the store, which may be damaged, or None if the model is not in the store."""
         # The new directory is checked again at the end, because the model may be moved there during the search.
-        for directory in (self.directory(name), self._old_directory(name), self.directory(name)):
+        old = (self._old_directory(name), self.directory(_LIBRARY + name))
+        for directory in (self.directory(name), *old, self.directory(name)):
             if is_there(directory / MANIFEST) and self.name_at(directory) == name:
                 return directory / MANIFEST
         return None
@@ -85,7 +87,10 @@ class StoreLayout:
 
     def pulling(self, directory: Path, *, wait: bool = True) -> AbstractContextManager[None]:
         """Return the lock for fetching a model into its directory. With `wait=False`, a held lock raises BlockingIOError."""
-        return file_lock(self.models / ".pulls" / f"{directory.parent.name}:{directory.name}.lock", wait=wait)
+        return file_lock(self.lock_of(directory), wait=wait)
+
+    def lock_of(self, directory: Path) -> Path:
+        return self.models / ".pulls" / f"{directory.parent.name}:{directory.name}.lock"
 
     def move_old_directories(self) -> None:
         """Move directories of earlier versions to their current places. The caller must hold `changing`."""
@@ -105,7 +110,8 @@ class StoreLayout:
 
     def _is_ambiguous(self, directory: Path) -> bool:
         """Return True if an earlier version may have put another model into the directory than its path says."""
-        return "--" in directory.parent.name or directory.parent.name in _RESERVED
+        place = directory.parent.name
+        return "--" in place or place in _RESERVED or unquote(place).startswith(_LIBRARY)
 
 
 def is_there(path: Path) -> bool:

@@ -12,19 +12,29 @@ The canonical form is in lower case, has a tag, and omits the hosts of the hub a
 
 import re
 from dataclasses import dataclass
+from urllib.parse import unquote
 
 from pagoda.models.errors import ModelNotFoundError
 
 DEFAULT_TAG = "latest"
 LIBRARY_HOST, LIBRARY_NAMESPACE = "registry.ollama.ai", "library"
-_LIBRARY_HOSTS = (LIBRARY_HOST, "ollama.com")
-_HUB_HOSTS = ("hf.co", "huggingface.co")
-_HUB_PREFIX = "hf:"
+MAX_NAME_BYTES = 249
+"""Longest name in the store. A lock's file name has six more bytes, and file systems allow 255."""
 
-# Ollama's lengths, and the hub's, whose names may be longer.
+_LIBRARY_HOSTS = (LIBRARY_HOST, "ollama.com", "www.ollama.com")
+_HUB_HOSTS = ("hf.co", "huggingface.co", "www.huggingface.co")
+_HUB_PREFIX = re.compile(r"hf:(//)?", re.IGNORECASE | re.ASCII)
+_SCHEME = re.compile(r"https?://", re.IGNORECASE | re.ASCII)
+_MAIN = "main"
+
+# Lengths as at the hub, which allows longer names than Ollama.
 _PART = r"[A-Za-z0-9_][A-Za-z0-9._-]{0,95}"
-_HOST = r"[A-Za-z0-9_][A-Za-z0-9._-]{0,253}(?::[0-9]{1,5})?"
-_REVISION = r"[A-Za-z0-9_][A-Za-z0-9._/-]{0,95}"
+# A dot, a port or the name localhost tells a host from a directory, as in Docker's names of images.
+_LABEL = r"[A-Za-z0-9_][A-Za-z0-9_-]{0,62}"
+_PORT = r":[0-9]{1,5}"
+_HOST = rf"(?:localhost(?:{_PORT})?|{_LABEL}(?:\.{_LABEL})+(?:{_PORT})?|{_LABEL}{_PORT})"
+# No part of a revision may be `..`, because the hub's cache has a file with the revision as its path.
+_REVISION = r"[A-Za-z0-9_][A-Za-z0-9._-]{0,95}(?:/[A-Za-z0-9_][A-Za-z0-9._-]{0,95})*"
 NAME = re.compile(
     rf"(?:(?:(?P<host>{_HOST})/)?(?P<namespace>{_PART})/)?(?P<model>{_PART})(?:@(?P<revision>{_REVISION}))?"
     r"(?::(?P<tag>[A-Za-z0-9_][A-Za-z0-9._-]{0,127}))?"
@@ -63,37 +73,31 @@ class RegistryName:
 
 def parse_name(text: str) -> HubName | RegistryName:
     """Return the place that a name means. Raises ModelNotFoundError, with a sentence for the user, if it is not a name."""
-    plain = text.removeprefix(_HUB_PREFIX)
-    is_hub = plain != text
-    plain = re.sub(r"^https?://", "", plain, flags=re.IGNORECASE).rstrip("/")
-    match = NAME.fullmatch(plain)
+    is_hub = is_hub_address(text)
+    match = NAME.fullmatch(_without_address(text))
     if match is None:
         raise ModelNotFoundError(_not_a_name(text))
     host, namespace, model, revision, tag = match.group("host", "namespace", "model", "revision", "tag")
     host = host.lower() if host else None
-    if namespace and namespace.lower() in _LIBRARY_HOSTS and host is None:  # https://ollama.com/qwen3
-        host, namespace = namespace.lower(), LIBRARY_NAMESPACE
-    if host in _HUB_HOSTS or (is_hub and host is None) or (host is None and namespace):
-        if not namespace:
-            raise ModelNotFoundError(
-                f"{text[:200]!r} must name a repository of the hub as ORG/REPO, such as hf:Qwen/Qwen3-0.6B"
-            )
+    if namespace is None and is_hub:
+        raise ModelNotFoundError(
+            f"{text[:200]!r} must name a repository of the hub as ORG/REPO, such as hf:Qwen/Qwen3-0.6B"
+        )
+    if namespace and (is_hub or (host is None and namespace.lower() != LIBRARY_NAMESPACE)):
         selector = "" if tag is None or tag.lower() == DEFAULT_TAG else tag
-        return HubName(repo=f"{namespace}/{model}", revision=revision or "", selector=selector)
-    if is_hub or revision:
+        revision = "" if revision in (None, _MAIN) else revision
+        return HubName(repo=f"{namespace}/{model}", revision=revision, selector=selector)
+    if revision:
         raise ModelNotFoundError(f"{text[:200]!r}: only models of the Hugging Face hub (ORG/REPO) have a revision")
-    return RegistryName(
-        host=LIBRARY_HOST if host is None or host in _LIBRARY_HOSTS else host,
-        namespace=(namespace or LIBRARY_NAMESPACE).lower(),
-        model=model.lower(),
-        tag=(tag or DEFAULT_TAG).lower(),
-    )
+    if host is None or host in _LIBRARY_HOSTS:
+        namespace, model, tag = (each and each.lower() for each in (namespace, model, tag))
+        host = LIBRARY_HOST
+    return RegistryName(host=host, namespace=namespace or LIBRARY_NAMESPACE, model=model, tag=tag or DEFAULT_TAG)
 
 
 def is_hub_address(text: str) -> bool:
     """Return True if the text itself names the hub, as `hf:ORG/REPO` and `hf.co/ORG/REPO` do."""
-    plain = re.sub(r"^https?://", "", text, flags=re.IGNORECASE)
-    return text.startswith(_HUB_PREFIX) or plain.partition("/")[0].lower() in _HUB_HOSTS
+    return _HUB_PREFIX.match(text) is not None or _host_of(text) in _HUB_HOSTS
 
 
 def normalize_name(text: str) -> str:
@@ -104,15 +108,56 @@ def normalize_name(text: str) -> str:
     name = parse_name(text)
     if isinstance(name, HubName):
         revision = f"@{name.revision}" * bool(name.revision)
-        return f"{name.repo}{revision}:{name.selector or DEFAULT_TAG}".lower()
-    if (name.host, name.namespace) == (LIBRARY_HOST, LIBRARY_NAMESPACE):
-        return f"{name.model}:{name.tag}"
-    return str(name)
+        canonical = f"{name.repo}{revision}:{name.selector or DEFAULT_TAG}".lower()
+    elif (name.host, name.namespace) == (LIBRARY_HOST, LIBRARY_NAMESPACE):
+        canonical = f"{name.model}:{name.tag}"
+    else:
+        canonical = str(name).lower()
+    num_bytes = len(canonical) + 2 * sum(map(canonical.count, "/:")) - 2
+    if num_bytes > MAX_NAME_BYTES:
+        raise ModelNotFoundError(
+            f"the name {text[:80]!r}… is too long: it has {num_bytes} characters (maximum: {MAX_NAME_BYTES}), where each "
+            "'/' and the ':' of a port counts as three; use a shorter revision or tag"
+        )
+    return canonical
 
 
 def with_tag(name: str) -> str:
     """Return `model:latest` for `model`. Only a colon after the last slash begins a tag."""
     return name if ":" in name.rpartition("/")[2] else f"{name}:{DEFAULT_TAG}"
+
+
+def _host_of(text: str) -> str:
+    return _SCHEME.sub("", text, count=1).partition("/")[0].lower()
+
+
+def _without_address(text: str) -> str:
+    """Return a name that NAME can match: without scheme and `hf:`, and from a page's address what the page is about."""
+    host = _host_of(text)
+    if host not in (*_HUB_HOSTS, *_LIBRARY_HOSTS):
+        return _SCHEME.sub("", _HUB_PREFIX.sub("", text, count=1), count=1)
+    path = re.split(r"[?#]", _SCHEME.sub("", text, count=1), maxsplit=1)[0].partition("/")[2]
+    parts = [unquote(part) for part in path.rstrip("/").split("/")]
+    return _of_hub_page(parts) if host in _HUB_HOSTS else _of_library_page(parts)
+
+
+def _of_hub_page(parts: list[str]) -> str:
+    """Return the name of the repository, revision and GGUF file that a page of the hub shows.
+
+    The parts are ORG/REPO, and then perhaps tree/REVISION[/FOLDER] or blob/REVISION/FILE.
+    """
+    if len(parts) < 4 or parts[2] not in ("tree", "blob", "resolve", "raw"):
+        return "/".join(parts)
+    name, kind, last = f"{parts[0]}/{parts[1]}@{parts[3]}", parts[2], parts[-1]
+    has_selector = len(parts) > 4 and (kind == "tree" or last.endswith(".gguf"))
+    return f"{name}:{last}" if has_selector else name
+
+
+def _of_library_page(parts: list[str]) -> str:
+    """Return the name of the model that a page of ollama.com shows. It has other pages about the same model below it."""
+    if len(parts) == 1:
+        return f"{LIBRARY_HOST}/{LIBRARY_NAMESPACE}/{parts[0]}"
+    return "/".join((LIBRARY_HOST, *(parts[:2] if parts[2:3] in (["tags"], ["blobs"]) else parts)))
 
 
 def _not_a_name(text: str) -> str:

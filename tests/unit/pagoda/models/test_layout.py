@@ -22,14 +22,22 @@ PARTS = st.one_of(
     st.sampled_from(
         ("x", "y", "x--y", "x-", "-y", "x%2fy", "blobs", "%62lobs", "digests.json", "a.", "a..b", "2f", "x-2fy", "x2fy")
     ),
+    st.sampled_from(("library", "localhost:5", "5", "x@y", "x@y/z", "hf.co", "registry.ollama.ai", "3a5")),
 )
 
 
 def names() -> st.SearchStrategy[str]:
     """Return a strategy for valid model names, some of which are chosen to collide."""
-    texts = st.builds(lambda parts, tag: f"{'/'.join(parts)}:{tag}", st.lists(PARTS, min_size=1, max_size=2), PARTS)
-    crafted = texts.filter(lambda text: NAME.fullmatch(text) is not None)
-    return st.one_of(crafted, st.from_regex(NAME, fullmatch=True)).map(normalize_name)
+    texts = st.builds(lambda parts, tag: f"{'/'.join(parts)}:{tag}", st.lists(PARTS, min_size=1, max_size=3), PARTS)
+    return st.one_of(texts, st.from_regex(NAME, fullmatch=True)).filter(is_name).map(normalize_name)
+
+
+def is_name(text: str) -> bool:
+    try:
+        normalize_name(text)
+    except ModelNotFoundError:
+        return False
+    return True
 
 
 @given(names())
@@ -51,6 +59,12 @@ def test_no_name_has_the_place_of_something_else(name: str) -> None:
     assert directory.parent.parent == LAYOUT.models
     assert directory.parent not in (LAYOUT.blobs, LAYOUT.digests, LAYOUT.scratch)
     assert not directory.parent.name.startswith(".") and not directory.name.startswith(".")
+
+
+@given(names())
+def test_every_name_is_short_enough_for_file_systems(name: str) -> None:
+    directory = LAYOUT.directory(name)
+    assert max(map(len, (directory.parent.name, directory.name, LAYOUT.lock_of(directory).name))) <= 255
 
 
 @pytest.fixture
@@ -76,7 +90,7 @@ def tiny(tmp_path: Path) -> Path:
     ],
 )
 def test_copying_onto_and_deleting_one_leaves_the_other(editor: ModelEditor, tiny: Path, one: str, other: str) -> None:
-    if NAME.fullmatch(other) is None:
+    if not is_name(other):
         with pytest.raises(ModelNotFoundError):
             make(editor, other, tiny)
         return
@@ -121,10 +135,11 @@ def old_home(tmp_path: Path, tiny: Path) -> Path:
     write_old(tmp_path, "x--y/plain", "x--y:plain", tiny)
     write_old(tmp_path, "blobs/latest", "blobs:latest", tiny)
     write_old(tmp_path, "smollm2/135m", "smollm2:135m", tiny)
+    write_old(tmp_path, "library%2fmine/1b", "library/mine:1b", tiny)
     return tmp_path
 
 
-OLD_NAMES = ["blobs:latest", "smollm2:135m", "x--y:plain", "x/y:latest"]
+OLD_NAMES = ["blobs:latest", "mine:1b", "smollm2:135m", "x--y:plain", "x/y:latest"]
 
 
 def test_what_earlier_versions_left_is_found_where_it_is(old_home: Path) -> None:
