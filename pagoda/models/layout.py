@@ -102,7 +102,7 @@ class StoreLayout:
                 remove_if_empty(directory.parent)
 
     def _tags(self) -> list[Path]:
-        return [tag for name in _subdirectories(self.models) for tag in _subdirectories(name)]
+        return [tag for name in subdirectories(self.models) for tag in subdirectories(name)]
 
     def _old_directory(self, name: str) -> Path:
         model, _, tag = name.rpartition(":")
@@ -143,11 +143,16 @@ def _stored_name(manifest: Path) -> str | None:
     return name if isinstance(name, str) else None
 
 
-def _subdirectories(directory: Path) -> list[Path]:
+def subdirectories(directory: Path) -> list[Path]:
     """Return the subdirectories that do not begin with a dot, or none if the directory does not exist."""
+    return [Path(entry.path) for entry in entries(directory) if _is_directory(entry)]
+
+
+def entries(directory: Path) -> list[os.DirEntry[str]]:
+    """Return what is in a directory and does not begin with a dot. A directory that cannot be listed is logged once."""
     try:
-        with os.scandir(directory) as entries:
-            return [Path(entry.path) for entry in entries if not entry.name.startswith(".") and _is_directory(entry)]
+        with os.scandir(directory) as found:
+            return [entry for entry in found if not entry.name.startswith(".")]
     except OSError as error:
         if error.errno not in (errno.ENOENT, errno.ENOTDIR):
             _tell_once(directory, str(error))

@@ -21,8 +21,8 @@ LIBRARY_HOST, LIBRARY_NAMESPACE = "registry.ollama.ai", "library"
 MAX_NAME_BYTES = 249
 """Longest name in the store. A lock's file name has six more bytes, and file systems allow 255."""
 
-_LIBRARY_HOSTS = (LIBRARY_HOST, "ollama.com", "www.ollama.com")
-_HUB_HOSTS = ("hf.co", "huggingface.co", "www.huggingface.co")
+LIBRARY_HOSTS = (LIBRARY_HOST, "ollama.com", "www.ollama.com")
+HUB_HOSTS = ("hf.co", "huggingface.co", "www.huggingface.co")
 _HUB_PREFIX = re.compile(r"hf:(//)?", re.IGNORECASE | re.ASCII)
 _SCHEME = re.compile(r"https?://", re.IGNORECASE | re.ASCII)
 _MAIN = "main"
@@ -89,7 +89,7 @@ def parse_name(text: str) -> HubName | RegistryName:
         return HubName(repo=f"{namespace}/{model}", revision=revision, selector=selector)
     if revision:
         raise ModelNotFoundError(f"{text[:200]!r}: only models of the Hugging Face hub (ORG/REPO) have a revision")
-    if host is None or host in _LIBRARY_HOSTS:
+    if host is None or host in LIBRARY_HOSTS:
         namespace, model, tag = (each and each.lower() for each in (namespace, model, tag))
         host = LIBRARY_HOST
     return RegistryName(host=host, namespace=namespace or LIBRARY_NAMESPACE, model=model, tag=tag or DEFAULT_TAG)
@@ -97,7 +97,7 @@ def parse_name(text: str) -> HubName | RegistryName:
 
 def is_hub_address(text: str) -> bool:
     """Return True if the text itself names the hub, as `hf:ORG/REPO` and `hf.co/ORG/REPO` do."""
-    return _HUB_PREFIX.match(text) is not None or _host_of(text) in _HUB_HOSTS
+    return _HUB_PREFIX.match(text) is not None or _host_of(text) in HUB_HOSTS
 
 
 def normalize_name(text: str) -> str:
@@ -134,11 +134,11 @@ def _host_of(text: str) -> str:
 def _without_address(text: str) -> str:
     """Return a name that NAME can match: without scheme and `hf:`, and from a page's address what the page is about."""
     host = _host_of(text)
-    if host not in (*_HUB_HOSTS, *_LIBRARY_HOSTS):
+    if host not in (*HUB_HOSTS, *LIBRARY_HOSTS):
         return _SCHEME.sub("", _HUB_PREFIX.sub("", text, count=1), count=1)
     path = re.split(r"[?#]", _SCHEME.sub("", text, count=1), maxsplit=1)[0].partition("/")[2]
     parts = [unquote(part) for part in path.rstrip("/").split("/")]
-    return _of_hub_page(parts) if host in _HUB_HOSTS else _of_library_page(parts)
+    return _of_hub_page(parts) if host in HUB_HOSTS else _of_library_page(parts)
 
 
 def _of_hub_page(parts: list[str]) -> str:
