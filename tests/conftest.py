@@ -36,3 +36,11 @@ def _no_settings_from_outside() -> None:
     """Remove the developer's PAGODA_… variables, except PAGODA_TEST_HOME, which is for tests."""
     for name in [name for name in os.environ if name.startswith("PAGODA_") and name != "PAGODA_TEST_HOME"]:
         del os.environ[name]
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _no_ollama_installation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Hide the developer's own Ollama store, whose models every store would list."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OLLAMA_MODELS", str(tmp_path_factory.mktemp("no-ollama")))
+        yield

@@ -151,10 +151,13 @@ def test_settings_beside_a_file_that_is_not_in_the_store_do_not_count(
     assert read_settings(store.get(str(tiny))) == ModelSettings()
 
 
-def test_settings_of_an_unknown_kind(store: ModelStore, tiny: Path, tmp_path: Path) -> None:
-    (tmp_path / "manifest.json").write_text(json.dumps({"settings": {"magic": 1}, "file": "tiny.gguf"}))
+def test_settings_of_an_unknown_kind(editor: ModelEditor, store: ModelStore, tiny: Path) -> None:
+    make(editor, "a", tiny)
+    manifest = store.get("a").manifest
+    assert manifest is not None
+    manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "settings": {"magic": 1}}))
     with pytest.raises(ModelFormatError, match="unknown settings"):
-        read_settings(store.get(str(tiny)))
+        read_settings(store.get("a"))
 
 
 def test_a_blob_is_kept_only_if_it_is_what_it_says(blobs: BlobStore, home: Path) -> None:

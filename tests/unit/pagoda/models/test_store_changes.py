@@ -136,7 +136,7 @@ def test_listings_beside_writers_fail_never_and_workers_learn_all(home: Path, ed
     worker.refresh()
     assert {model.name for model in worker.loadable_models().models} == left | {"tiny"}
     assert sorted(each.name for each in (home / "models").iterdir()) == sorted(
-        [".lock", ".scratch", "digests.json", *{name.partition(":")[0].replace("/", "%2f") for name in left}]
+        [".lock", ".pulls", ".scratch", "digests.json", *{name.partition(":")[0].replace("/", "%2f") for name in left}]
     )
 
 
