@@ -3,8 +3,8 @@
     manifests/<host>/<namespace>/<model>/<tag>    a model: JSON with its layers
     blobs/sha256-<hex>                            the layers; earlier versions wrote sha256:<hex>
 
-Ollama may change the store at any time. It writes a manifest only when all of its blobs are complete and verified, so a blob's name is
-trusted as its digest: listing models reads no weights.
+Ollama may change the store at any time. It writes a manifest only when all of its blobs are complete and verified. So a blob's
+name is trusted as its digest, and listing models reads no weights.
 """
 
 import os
@@ -127,12 +127,12 @@ def _places(name: str) -> list[tuple[str, str, str, str]]:
         case RegistryName(host=host, namespace=namespace, model=model, tag=tag):
             hosts = LIBRARY_HOSTS if host == LIBRARY_HOST else (host,)
         case HubName(revision="", repo=repo, selector=selector):
-            namespace, model = repo.lower().split("/")
-            tag = selector.lower() or DEFAULT_TAG
+            namespace, model = repo.split("/")
+            tag = selector or DEFAULT_TAG
             hosts = HUB_HOSTS if is_hub_address(name) else (*LIBRARY_HOSTS, *HUB_HOSTS)
         case _:  # Ollama's names have no revision.
             return []
-    return [(host, namespace, model, tag) for host in hosts]
+    return [(host, namespace.lower(), model.lower(), tag.lower()) for host in hosts]
 
 
 def _files(directory: Path) -> list[Path]:
