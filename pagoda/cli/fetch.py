@@ -1,5 +1,6 @@
-"""Fetches a model unless it is on this machine, and shows the progress: a bar on a terminal, else lines."""
+"""Pulls a model and shows what happens: a bar over all files on a terminal, else lines."""
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -7,59 +8,130 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, TaskID, TextColumn, TransferSpeedColumn
 from rich.progress import Progress as Bars
+from rich.status import Status
 
 from pagoda.cli.banner import size
+from pagoda.cli.text_check import check_text
 from pagoda.models.model import Model
 from pagoda.models.pull import open_puller
 from pagoda.models.sources.progress import Progress, Stage
+from pagoda.models.store import is_path
 
 OnProgress = Callable[[Progress], None]
 
 
-def fetch_model(home: Path, name_or_path: str) -> Model:
-    """Return the model, fetched if it is missing. Raises ModelError if it is unknown, damaged or unavailable."""
-    with progress_display(name_or_path) as on_progress:
-        return open_puller(home).ensure(name_or_path, on_progress)
+def fetch_model(home: Path, name_or_path: str, *, newest: bool = False, insecure: bool = False) -> Model:
+    """Return the model, pulled if it is not on this machine, with `newest` also if its source has a newer version.
+
+    Raises ModelError if it is unknown, damaged, not usable or not available.
+    """
+    puller = open_puller(home, check_text)
+    fetch = puller.pull if newest and not is_path(name_or_path) else puller.ensure
+    with progress_display(name_or_path, f"Stopped. To resume: pagoda pull {name_or_path}") as on_progress:
+        return fetch(name_or_path, on_progress, insecure=insecure)
 
 
 @contextmanager
-def progress_display(name: str) -> Iterator[OnProgress]:
+def progress_display(name: str, after_interrupt: str) -> Iterator[OnProgress]:
+    """Yield a function that shows the progress of a pull. After Ctrl-C during a download, print `after_interrupt`."""
     console = Console(stderr=True)
-    display = _bars if console.is_terminal else _lines
-    with display(console, name) as on_progress:
-        yield on_progress
+    display = _TerminalDisplay(console, name) if console.is_terminal else _LineDisplay(console, name)
+    try:
+        yield display.show
+    except KeyboardInterrupt:
+        display.close()
+        if display.is_downloading:
+            print(f"\n{after_interrupt}", file=sys.stderr, end="")
+        raise
+    finally:
+        display.close()
 
 
-@contextmanager
-def _bars(console: Console, name: str) -> Iterator[OnProgress]:
-    """Draw one bar per stage, each from its first report."""
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
-    with Bars(*columns, console=console) as bars:
-        stages: dict[Stage, TaskID] = {}
+class _Display:
+    """What both displays have in common: the words for each stage, and the warnings."""
 
-        def on_progress(progress: Progress) -> None:
-            if progress.stage is Stage.DONE:
-                return
-            if progress.stage not in stages:
-                # Bytes of an earlier attempt must not count towards the speed of this one.
-                stages[progress.stage] = bars.add_task(
-                    f"{name}: {progress.stage}", total=progress.total_bytes, completed=progress.completed_bytes
-                )
-            bars.update(stages[progress.stage], completed=progress.completed_bytes, total=progress.total_bytes)
+    def __init__(self, console: Console, name: str) -> None:
+        self._console = console
+        self._name = name
+        self._num_files = 1
+        self.is_downloading = False
 
-        yield on_progress
+    def show(self, progress: Progress) -> None:
+        if progress.remote is not None:
+            self._num_files = len(progress.remote.files)
+            for warning in progress.remote.warnings:
+                self._print(f"Warning: {warning}")
+        self.is_downloading = progress.stage is Stage.DOWNLOADING
+        if self.is_downloading:
+            files = f" {self._num_files} files" if self._num_files > 1 else ""
+            self._show_download(f"{self._name}: downloading{files}", progress)
+        elif progress.stage is not Stage.DONE:
+            self._show_stage(f"{self._name}: {progress.stage}", progress)
+
+    def close(self) -> None:
+        """End the display. What it shows last stays on the screen."""
+
+    def _print(self, line: str) -> None:
+        self._console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+    def _show_download(self, words: str, progress: Progress) -> None:
+        raise NotImplementedError
+
+    def _show_stage(self, words: str, progress: Progress) -> None:
+        raise NotImplementedError
 
 
-@contextmanager
-def _lines(console: Console, name: str) -> Iterator[OnProgress]:
-    """Print a line per stage and quarter."""
-    shown: set[tuple[Stage, int]] = set()
+class _TerminalDisplay(_Display):
+    """A bar for the download, and a line with a spinner for each other stage."""
 
-    def on_progress(progress: Progress) -> None:
+    def __init__(self, console: Console, name: str) -> None:
+        super().__init__(console, name)
+        self._status: Status | None = None
+        self._bars: Bars | None = None
+        self._task = TaskID(0)
+
+    def close(self) -> None:
+        if self._status is not None:
+            self._status.stop()
+        if self._bars is not None:
+            self._bars.stop()
+        self._status = self._bars = None
+
+    def _show_stage(self, words: str, progress: Progress) -> None:
+        if self._status is None:
+            self.close()
+            self._status = self._console.status(words)
+            self._status.start()
+        self._status.update(words)
+
+    def _show_download(self, words: str, progress: Progress) -> None:
+        if self._bars is None:
+            self.close()
+            columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+            self._bars = Bars(*columns, console=self._console)
+            self._bars.start()
+            # Bytes of an earlier attempt must not count towards the speed of this one.
+            self._task = self._bars.add_task(words, total=progress.total_bytes, completed=progress.completed_bytes)
+        self._bars.update(self._task, completed=progress.completed_bytes, total=progress.total_bytes)
+
+
+class _LineDisplay(_Display):
+    """A line per stage, and per quarter of the download."""
+
+    def __init__(self, console: Console, name: str) -> None:
+        super().__init__(console, name)
+        self._shown: set[str] = set()
+
+    def _show_stage(self, words: str, progress: Progress) -> None:
+        if progress.stage is not Stage.RESOLVING:
+            source = "" if progress.remote is None else f" {progress.remote.source}"
+            self._print_once(f"{words}{source}")
+
+    def _show_download(self, words: str, progress: Progress) -> None:
         quarter = 4 * progress.completed_bytes // max(progress.total_bytes, 1)
-        if progress.stage is not Stage.DONE and (progress.stage, quarter) not in shown:
-            shown.add((progress.stage, quarter))
-            share = f"{25 * quarter}% of {size(progress.total_bytes)}"
-            console.print(f"{name}: {progress.stage}, {share}", highlight=False, soft_wrap=True)
+        self._print_once(f"{words}, {25 * quarter}% of {size(progress.total_bytes)}")
 
-    yield on_progress
+    def _print_once(self, line: str) -> None:
+        if line not in self._shown:
+            self._shown.add(line)
+            self._print(line)

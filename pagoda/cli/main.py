@@ -1,5 +1,6 @@
 """The `pagoda` command: its options, `serve`, and the commands that start one tier. Other commands register themselves."""
 
+from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
@@ -151,6 +152,10 @@ AllowedOrigins = Annotated[
         help="Comma-separated web origins, other than this machine's, whose pages may call this server.",
     ),
 ]
+# vLLM's options for models of the Hugging Face hub.
+HFToken = Annotated[str | None, typer.Option("--hf-token", hidden=True)]
+Revision = Annotated[str | None, typer.Option("--revision", hidden=True)]
+DownloadDir = Annotated[Path | None, typer.Option("--download-dir", hidden=True)]
 OTLPEndpoint = Annotated[
     str | None,
     typer.Option(
@@ -243,13 +248,19 @@ def serve(
     api_key: APIKey = None,
     keys_file: KeysFile = None,
     keys: ListedKeys = None,
+    hf_token: HFToken = None,
+    revision: Revision = None,
+    download_dir: DownloadDir = None,
     home: Home = None,
 ) -> None:
     from pagoda.cli.serve import run_serve
     from pagoda.cli.tiers import ServeOptions
+    from pagoda.cli.vllm_flags import at_revision, use_hub
 
     ollama = named_by_ollama()
-    all_models = tuple([*(names or ()), *(models or ())]) or (DEFAULT_MODEL,)
+    use_hub(hf_token, download_dir)
+    named = (*(names or ()), *(models or ()))
+    all_models = at_revision(named, revision) if revision else named or (DEFAULT_MODEL,)
     options = ServeOptions(
         models=all_models,
         host=host or (ollama.host if ollama else "127.0.0.1"),

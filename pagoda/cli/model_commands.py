@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from pagoda.cli.failure import CommandError, failing_in_sentences
-from pagoda.cli.options import AsJSON, Home, Server, api_key, complete_model, named_server, resolve_home
+from pagoda.cli.options import AsJSON, Home, Insecure, Server, api_key, complete_model, named_server, resolve_home
 from pagoda.models.catalogue import DEFAULT_MODEL
 
 ModelName = Annotated[str, typer.Argument(metavar="MODEL", autocompletion=complete_model, help="Name of a model.")]
@@ -20,7 +20,7 @@ ModelName = Annotated[str, typer.Argument(metavar="MODEL", autocompletion=comple
 def register(app: typer.Typer) -> None:
     app.command("list", help="List the models on this machine.")(list_)
     app.command("ls", hidden=True, help="The same as list.")(list_)
-    app.command(help="Download a model.")(pull)
+    app.command(help="Download a model, or its newest version.")(pull)
     app.command(help="Show details of a model.")(show)
     app.command(help="List the models that a server has loaded.")(ps)
     app.command(help="Unload a model from a server.")(stop)
@@ -43,11 +43,13 @@ def list_(
 
 def pull(
     model: Annotated[
-        str, typer.Argument(help="Name of a model in the catalogue.", autocompletion=complete_model)
+        str,
+        typer.Argument(
+            help="Name of a model: of Ollama's library, such as qwen3:0.6b, or of the Hugging Face hub, ORG/REPO.",
+            autocompletion=complete_model,
+        ),
     ] = DEFAULT_MODEL,
-    insecure: Annotated[
-        bool, typer.Option("--insecure", hidden=True, help="No effect: Pagoda has no registry.")
-    ] = False,
+    insecure: Insecure = False,
     as_json: AsJSON = False,
     home: Home = None,
 ) -> None:
@@ -55,7 +57,7 @@ def pull(
         from pagoda.cli.fetch import fetch_model
         from pagoda.models.ollama_objects import listed
 
-        fetched = fetch_model(resolve_home(home), model)
+        fetched = fetch_model(resolve_home(home), model, newest=True, insecure=insecure)
         print(
             _json(listed(fetched) | {"path": str(fetched.path)}) if as_json else f"{fetched.name} is at {fetched.path}"
         )

@@ -105,8 +105,8 @@ class OllamaAPI:
     def create(self, body: JSONObject) -> Lines:
         return self._lines("/api/create", body)
 
-    def pull(self, model: str) -> Lines:
-        return self._lines("/api/pull", {"model": model})
+    def pull(self, model: str, *, insecure: bool = False) -> Lines:
+        return self._lines("/api/pull", _given(model=model, insecure=insecure or None))
 
     def generate(
         self, model: str, prompt: str, options: Mapping[str, Any] | None = None, keep_alive: str | None = None

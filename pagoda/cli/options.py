@@ -22,6 +22,7 @@ Server = Annotated[
         help="Address of the server to use. (default: OLLAMA_HOST, else http://127.0.0.1:8000)",
     ),
 ]
+Insecure = Annotated[bool, typer.Option("--insecure", help="Allow a registry that is reached over plain HTTP.")]
 AsJSON = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 _DEFAULT_PORTS = {"http": 80, "https": 443}

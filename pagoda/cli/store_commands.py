@@ -3,7 +3,6 @@
 Their options are in model_commands.py; pagoda/models/model_editor.py changes the store.
 """
 
-import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
@@ -12,11 +11,11 @@ from typing import Any
 
 from pagoda.cli import human
 from pagoda.cli.failure import CommandError
+from pagoda.cli.fetch import fetch_model
+from pagoda.cli.text_check import check_text
 from pagoda.models.blobs import BlobStore
-from pagoda.models.errors import ModelFormatError, ModelNotFoundError
-from pagoda.models.model import Model
+from pagoda.models.errors import ModelNotFoundError
 from pagoda.models.model_editor import CHECKPOINT_SUFFIXES, ModelEditor
-from pagoda.models.model_settings import ModelSettings
 from pagoda.models.modelfile import Modelfile, parse_modelfile, render_modelfile
 from pagoda.models.names import normalize_name, with_tag
 from pagoda.models.ollama_objects import listed, shown
@@ -25,9 +24,6 @@ from pagoda.models.store import ModelStore
 from pagoda.models.stored_settings import read_settings
 
 JSONObject = dict[str, Any]
-UNUSABLE = 65
-"""Exit status of gateway.models.model_check for an unusable model. Any other status says nothing about the model."""
-
 _NUM_TEXT_LINES = 2
 # A longer list, such as the vocabulary, is shown as its length.
 _LONGEST_LIST = 5
@@ -128,10 +124,10 @@ def create_model(home: Path, name: str, file: Path) -> None:
     recipe = _recipe(file)
     for warning in recipe.warnings:
         _say(f"warning: {warning}")
-    store, editor = ModelStore(home), _editor(home)
+    editor = _editor(home)
     weights = _weights(recipe.base, file.parent)
     if weights is None:
-        editor.create_from_model(name, store.get(recipe.base), recipe.settings, _say)
+        editor.create_from_model(name, fetch_model(home, recipe.base), recipe.settings, _say)
     else:
         editor.create_from_files(name, weights, recipe.settings, _say)
     _say("success")
@@ -163,15 +159,7 @@ def _weights(base: str, directory: Path) -> dict[str, Path] | None:
 
 
 def _editor(home: Path) -> ModelEditor:
-    return ModelEditor(ModelStore(home), BlobStore(home), _check_text)
-
-
-def _check_text(model: Model, settings: ModelSettings) -> None:
-    """Raise ModelFormatError if the gateway could not tokenize texts or render chats for the model."""
-    command = [sys.executable, "-P", "-m", "gateway.models.model_check", str(model.path)]
-    ended = subprocess.run(command, input=settings.template, capture_output=True, text=True)
-    if ended.returncode == UNUSABLE:
-        raise ModelFormatError(ended.stderr.strip())
+    return ModelEditor(ModelStore(home), BlobStore(home), check_text)
 
 
 def _say(status: str) -> None:

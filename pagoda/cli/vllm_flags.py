@@ -5,8 +5,10 @@ what to use instead. As with vLLM, underscores in flags are read as hyphens.
 """
 
 import json
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -14,6 +16,9 @@ import typer
 from typer.core import TyperCommand
 
 from pagoda.cli.failure import CommandError, fail
+from pagoda.models.errors import ModelError
+from pagoda.models.names import HubName, parse_name
+from pagoda.models.store import is_path
 
 Tokens = tuple[str, ...]
 _NONE: Tokens = ()
@@ -108,9 +113,7 @@ FLAGS: Mapping[str, _Flag] = MappingProxyType(
         # Features that are configured in another way.
         "--chat-template": _Flag(instead="write it into a Modelfile as TEMPLATE, then: pagoda create NAME"),
         "--config": _Flag(instead="use the options themselves, or their environment variables"),
-        "--download-dir": _Flag(instead="use --home DIRECTORY (or PAGODA_HOME)"),
         "--gpu-memory-utilization": _Flag(instead="set the size of the KV cache: --kv-memory SIZE, such as 4GiB"),
-        "--hf-token": _Flag(instead="the Hugging Face hub is not supported yet; pass the path of a model"),
         "--kv-cache-memory-bytes": _renamed("--kv-memory"),
         "--override-generation-config": _Flag(
             instead="write PARAMETER lines into a Modelfile, then: pagoda create NAME"
@@ -182,6 +185,29 @@ class ServeCommand(TyperCommand):
             except CommandError as error:
                 fail(str(error))
         return super().parse_args(ctx, args)
+
+
+def at_revision(names: Sequence[str], revision: str) -> tuple[str, ...]:
+    """Return the names of models of the hub at the revision. Exit with a sentence for any other model."""
+    try:
+        return tuple(_at_revision(name, revision) for name in names)
+    except (CommandError, ModelError) as error:
+        fail(str(error))
+
+
+def _at_revision(name: str, revision: str) -> str:
+    place = None if is_path(name) else parse_name(name)
+    if not isinstance(place, HubName) or place.revision:
+        raise CommandError(f"--revision needs a model of the hub without a revision, such as ORG/REPO (got {name!r})")
+    return str(replace(place, revision=revision))
+
+
+def use_hub(token: str | None, cache: Path | None) -> None:
+    """Set the token and the cache of the hub for this process and those that it starts."""
+    if token:
+        os.environ["HF_TOKEN"] = token
+    if cache:
+        os.environ["HF_HUB_CACHE"] = str(cache.expanduser().absolute())
 
 
 def in_our_words(arguments: Sequence[str], say: Callable[[str], None]) -> Iterator[str]:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pagoda.cli.failure import INTERRUPTED, CommandError, failing_in_sentences
-from pagoda.cli.options import Home, Server, api_key, complete_model, named_server, resolve_home
+from pagoda.cli.options import Home, Insecure, Server, api_key, complete_model, named_server, resolve_home
 
 if TYPE_CHECKING:
     from pagoda.cli.chat.answer import Style
@@ -39,9 +39,7 @@ def run(
     format: Annotated[str | None, typer.Option("--format", hidden=True)] = None,
     think: Annotated[bool, typer.Option("--think", hidden=True)] = False,
     hidethinking: Annotated[bool, typer.Option("--hidethinking", hidden=True)] = False,
-    insecure: Annotated[
-        bool, typer.Option("--insecure", hidden=True, help="No effect: Pagoda has no registry.")
-    ] = False,
+    insecure: Insecure = False,
     server: Server = None,
     home: Home = None,
 ) -> None:
@@ -58,7 +56,7 @@ def run(
 
         piped = "" if sys.stdin.isatty() else sys.stdin.read()
         wanted = " ".join(filter(None, (piped, " ".join(prompt or []))))
-        servers = Servers(home=resolve_home(home), address=named_server(server), api_key=api_key())
+        servers = Servers(home=resolve_home(home), address=named_server(server), api_key=api_key(), insecure=insecure)
         connection = servers.connect(model)
         style = Style(wordwrap=not nowordwrap, verbose=verbose)
         status = 0

@@ -38,6 +38,8 @@ class Servers:
     address: str | None = None
     """Address from --server, PAGODA_HOST or OLLAMA_HOST. If set, no other server is used."""
     api_key: str | None = None
+    insecure: bool = False
+    """True if a registry may be reached over plain HTTP."""
 
     def connect(self, model: str | None) -> "Connection":
         """Connect to a server that has the model, or any model if None. Raises CommandError or ModelError."""
@@ -81,7 +83,7 @@ class Servers:
                 if error.status != 404:
                     raise
             if not Path(model).exists():
-                _pull(api, model)
+                _pull(api, model, insecure=self.insecure)
                 return _open(api, model)
         store = ModelStore(self.home)
         with _status(f"Uploading {model} to {api.url} …"):
@@ -89,7 +91,7 @@ class Servers:
         return _open(api, name)
 
     def _connect_own(self, model: str) -> "Connection":
-        fetched = fetch_model(self.home, model)
+        fetched = fetch_model(self.home, model, insecure=self.insecure)
         _say(f"No server has {fetched.name} loaded; starting one for this chat.")
         server = OwnServer(model, self.home)
         try:
@@ -121,29 +123,33 @@ class Connection:
 
 
 def _open(api: OllamaAPI, model: str, own: OwnServer | None = None) -> Connection:
+    shown = api.show(
+        model
+    )  # first, because a server that pulls on demand would load a model that it lacks without progress
     api.load(model)
-    return Connection(api=api, model=model, shown=api.show(model), own=own)
+    return Connection(api=api, model=model, shown=shown, own=own)
 
 
 def _is_path(model: str) -> bool:
     return model.startswith(("/", "./", "../", "~")) or model in (".", "..") or model.endswith(".gguf")
 
 
-def _pull(api: OllamaAPI, model: str) -> None:
-    """Let the server pull the model, shown as one download. Raises ServerError."""
+def _pull(api: OllamaAPI, model: str, *, insecure: bool) -> None:
+    """Let the server pull the model, shown as one download of all files. Raises ServerError."""
     totals: dict[str, int] = {}
     completed: dict[str, int] = {}
-    with progress_display(model) as on_progress, closing(api.pull(model)) as lines:
+    stage = Stage.RESOLVING
+    after_interrupt = f"The server at {api.url} continues to download {model}."
+    with progress_display(model, after_interrupt) as on_progress, closing(api.pull(model, insecure=insecure)) as lines:
         for line in lines:
             if digest := line.get("digest"):
+                stage = Stage.DOWNLOADING
                 totals[digest] = line.get("total", 0)
                 completed[digest] = line.get("completed", 0)
-                progress = Progress(
-                    stage=Stage.DOWNLOADING,
-                    completed_bytes=sum(completed.values()),
-                    total_bytes=sum(totals.values()),
-                )
-                on_progress(progress)
+            elif str(line.get("status", "")).startswith("verifying"):
+                stage = Stage.VERIFYING
+            total = sum(totals.values())
+            on_progress(Progress(stage=stage, completed_bytes=sum(completed.values()), total_bytes=total))
 
 
 def _upload(api: OllamaAPI, model: Model, digests: DigestCache) -> str:

@@ -3,7 +3,6 @@
 import os
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,8 +11,8 @@ from typer.testing import CliRunner
 from pagoda.cli.main import app
 from pagoda.distribution import VERSION
 from pagoda.models.errors import ModelSourceError
-from pagoda.models.sources.progress import Progress, Stage
-from pagoda.models.store import ModelStore
+from pagoda.models.pull import ModelPuller
+from pagoda.models.sources.progress import OnProgress, Progress, Stage
 
 run = CliRunner().invoke
 
@@ -76,7 +75,7 @@ def test_a_tier_gets_the_rest_of_the_line(tier: str, monkeypatch: pytest.MonkeyP
         (["--prot", "8000"], "--prot"),
         (["--host", "0.0.0.0"], "--api-key"),
         (["--api-key", ""], "--api-key (or PAGODA_API_KEY) is empty"),
-        (["--model", "no-such-model"], "no-such-model"),
+        (["--model", "no such model"], "no such model"),
         (["--model", "./no-such.gguf"], "no-such.gguf"),
     ],
 )
@@ -91,12 +90,12 @@ def test_serve_refuses_before_it_starts_anything(arguments: list[str], words: st
 
 
 def test_pull_tells_its_progress_in_lines_without_a_terminal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def pull(store: ModelStore, name: str, on_progress: Callable[[Progress], None]) -> None:
+    def pull(puller: ModelPuller, name: str, on_progress: OnProgress, *, insecure: bool) -> None:
         for megabytes in range(101):
             on_progress(Progress(stage=Stage.DOWNLOADING, completed_bytes=megabytes * 10**6, total_bytes=100 * 10**6))
         raise ModelSourceError("the index is gone")
 
-    monkeypatch.setattr(ModelStore, "pull", pull)
+    monkeypatch.setattr(ModelPuller, "pull", pull)
     result = run(app, ["pull", "smollm2:135m", "--home", str(tmp_path)])
     assert result.exit_code == 1
     assert result.stderr.splitlines() == [

@@ -167,13 +167,14 @@ def test_pull_says_where_a_model_is(command: Command) -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["show", "nothing"], "unknown model 'nothing'"),
+        (["show", "nothing"], "model 'nothing' is not on this machine (here: tiny:latest)"),
         (["show", "./nothing.gguf"], "no such file or directory"),
         (["cp", "nothing", "else"], "model 'nothing' not found"),
         (["cp", "tiny", "not a name"], "'not a name' is neither a model name"),
         (["create", "new", "-f", "no-such-file"], "no such file: no-such-file; write a Modelfile"),
         (["create", "not a name"], "'not a name' is neither a model name"),
-        (["pull", "nothing"], "unknown model 'nothing'"),
+        (["pull", "not a name"], "'not a name' is neither a model name"),
+        (["pull", "./nothing.gguf"], "no such file or directory"),
     ],
 )
 def test_errors_are_one_sentence(command: Command, arguments: list[str], words: str) -> None:
@@ -188,7 +189,7 @@ def test_errors_are_one_sentence(command: Command, arguments: list[str], words: 
     ("text", "words"),
     [
         ("FROM ./nothing.gguf", "FROM ./nothing.gguf: no such file or directory"),
-        ("FROM nothing", "unknown model 'nothing'"),
+        ("FROM no such", "'no such' is neither a model name"),
         ("ADAPTER x", "ADAPTER is not supported"),
     ],
 )

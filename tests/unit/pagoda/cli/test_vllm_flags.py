@@ -1,5 +1,6 @@
 """vLLM's flags and Ollama's environment variables on `pagoda serve`: the options that the tiers are started with."""
 
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -61,6 +62,8 @@ def serve(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Serve:
         ([], {"models": ("smollm2:135m",), "host": "127.0.0.1", "port": 8000}),
         (["--api-key", "sesame"], {"api_key": "sesame"}),
         (["--strict-fields"], {"strict_fields": True}),
+        (["Org/Repo", "--revision", "v1"], {"models": ("hf.co/Org/Repo@v1",)}),
+        (["hf:Org/Repo:Q8_0", "--revision=refs/pr/1"], {"models": ("hf.co/Org/Repo@refs/pr/1:Q8_0",)}),
         (["--trust-request-chat-template"], {"trust_request_chat_template": True}),
     ],
     ids=str,
@@ -99,10 +102,12 @@ def test_what_changes_nothing_is_said(serve: Serve, arguments: list[str], line: 
         (["--gpu-memory-utilization", "0.9"], "--kv-memory"),
         (["--tensor-parallel-size", "2"], "--workers"),
         (["--dtype", "float16"], "--numerics"),
-        (["--download-dir", "/models"], "--home"),
         (["--no-enable-prefix-caching"], "cache_salt"),
         (["--enable-lora"], "adapters are not supported"),
         (["--kv-cache-dtype", "fp8"], "--kv-dtype"),
+        (["tiny", "--revision", "v1"], "ORG/REPO (got 'tiny')"),
+        (["Org/Repo@v2", "--revision", "v1"], "ORG/REPO (got 'Org/Repo@v2')"),
+        (["./model", "--revision", "v1"], "ORG/REPO (got './model')"),
     ],
     ids=str,
 )
@@ -111,6 +116,14 @@ def test_what_is_done_otherwise_is_a_sentence(serve: Serve, arguments: list[str]
     assert options is None and result.exit_code == 1
     assert result.stderr.startswith("Error: --") and words in result.stderr
     assert len(result.stderr.splitlines()) == 1
+
+
+def test_the_token_and_the_cache_of_the_hub_are_for_this_start(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("HF_TOKEN", "HF_HUB_CACHE"):
+        monkeypatch.setenv(name, "before")  # restored after the test
+    result, options = serve("--hf-token", "hf_secret", "--download_dir", "downloads")
+    assert options is not None, result.output
+    assert (os.environ["HF_TOKEN"], os.environ["HF_HUB_CACHE"]) == ("hf_secret", str(Path("downloads").absolute()))
 
 
 def test_what_nobody_knows_is_refused(serve: Serve) -> None:

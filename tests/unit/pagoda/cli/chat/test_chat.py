@@ -64,8 +64,8 @@ def test_a_running_server_is_given_a_file(found: Servers, server: OllamaServer, 
 
 
 def test_what_no_server_can_get_is_named(found: Servers) -> None:
-    with pytest.raises(ModelNotFoundError, match="unknown model 'nothing'"):
-        found.connect("nothing")
+    with pytest.raises(ModelNotFoundError, match="'no such' is neither a model name"):
+        found.connect("no such")
 
 
 def chat(servers: Servers, *lines: str | type[BaseException], verbose: bool = False) -> Session:

@@ -1,0 +1,75 @@
+"""The display of a pull: lines, a bar over all files, warnings, and what Ctrl-C leaves."""
+
+import io
+
+import pytest
+from rich.console import Console
+
+from pagoda.cli import fetch
+from pagoda.cli.fetch import progress_display
+from pagoda.models.sources.progress import Progress, Stage
+from pagoda.models.sources.remote import RemoteFile, RemoteModel
+
+REMOTE = RemoteModel(
+    name="Org/Repo",
+    source="hf.co/Org/Repo@c0ffee",
+    version="c0ffee",
+    files=tuple(RemoteFile(path=f"model-{number}.safetensors", url="http://x", size_bytes=50) for number in (1, 2)),
+    root="",
+    warnings=("The projector of this model is not used [yet].",),
+)
+STEPS = [
+    Progress(stage=Stage.RESOLVING, completed_bytes=0, total_bytes=0),
+    Progress(stage=Stage.CHECKING, completed_bytes=0, total_bytes=100, remote=REMOTE),
+    *(Progress(stage=Stage.DOWNLOADING, completed_bytes=each, total_bytes=100) for each in (0, 10, 60, 100)),
+    Progress(stage=Stage.VERIFYING, completed_bytes=100, total_bytes=100),
+    Progress(stage=Stage.DONE, completed_bytes=100, total_bytes=100),
+]
+
+
+def shown(monkeypatch: pytest.MonkeyPatch, steps: list[Progress], *, is_terminal: bool) -> str:
+    output = io.StringIO()
+    console = Console(file=output, force_terminal=is_terminal, color_system=None, width=120)
+    monkeypatch.setattr(fetch, "Console", lambda stderr: console)
+    with progress_display("Org/Repo", "Stopped.") as on_progress:
+        for step in steps:
+            on_progress(step)
+    return output.getvalue()
+
+
+def test_lines_without_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert shown(monkeypatch, STEPS, is_terminal=False).splitlines() == [
+        "Warning: The projector of this model is not used [yet].",
+        "Org/Repo: checking hf.co/Org/Repo@c0ffee",
+        "Org/Repo: downloading 2 files, 0% of 100 B",
+        "Org/Repo: downloading 2 files, 50% of 100 B",
+        "Org/Repo: downloading 2 files, 100% of 100 B",
+        "Org/Repo: verifying sha256",
+    ]
+
+
+def test_one_bar_over_all_files_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    written = shown(monkeypatch, STEPS, is_terminal=True)
+    for words in ("Org/Repo: pulling manifest", "Org/Repo: checking", "Org/Repo: verifying sha256"):
+        assert words in written
+    assert "Warning: The projector of this model is not used [yet].\n" in written.replace("\r", "")
+    last_bar = [line for line in written.split("\n") if "downloading 2 files" in line][-1]
+    assert "100/100 bytes" in last_bar
+
+
+def test_a_model_that_is_up_to_date_leaves_nothing_on_the_screen(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "downloading" not in shown(monkeypatch, STEPS[:1], is_terminal=True)
+
+
+@pytest.mark.parametrize(("num_steps", "words"), [(1, ""), (4, "\nStopped."), (7, "")])
+def test_ctrl_c_during_a_download_says_how_to_resume_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], num_steps: int, words: str
+) -> None:
+    class Interrupted(list[Progress]):
+        def __iter__(self):  # type: ignore[no-untyped-def]  # as the base class
+            yield from super().__iter__()
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        shown(monkeypatch, Interrupted(STEPS[:num_steps]), is_terminal=False)
+    assert capsys.readouterr().err == words
