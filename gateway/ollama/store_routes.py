@@ -33,6 +33,7 @@ UPLOAD_CHUNK_BYTES = 1 << 20
 """Bytes of an upload that are hashed and written at a time, in a thread."""
 SHA1_LENGTH = 40
 """Length of a SHA-1 in hexadecimal, which the hub names for small files."""
+SUCCESS = {"status": "success"}
 
 router = APIRouter(tags=["Ollama"], responses=errors(OllamaError))
 _error_body = partial(error_body, dialect=Dialect.OLLAMA)
@@ -71,14 +72,17 @@ async def pull(request: Request, state: State, body: Annotated[PullRequest, json
     "/api/create",
     response_model=OllamaStatus,
     responses=streams(NDJSON, OllamaStatus, OllamaError, default=True)
-    | errors(OllamaError, *JSON_BODY_ERRORS, 404, 409),
+    | errors(OllamaError, *JSON_BODY_ERRORS, 404, 409, 502),
 )
 async def create(request: Request, state: State, body: Annotated[CreateRequest, json_body(CreateRequest)]) -> Response:
-    """Make a model from another model, or from uploaded files."""
+    """Make a model from another model, which is pulled if it is not here, or from uploaded files."""
     if body.template:
         await check_template(body.template)
     state.store.canonical_name(body.model_name)  # raises an error for an invalid name
     _refuse_if_named(state, body.model_name, "replaced")
+    if body.from_ and not body.files and not state.models.has_model(body.from_):
+        pull = state.pulls.watch_pull(body.from_)
+        return await _respond(request, _create_after_pull(state, body, pull), body.stream)
     make = await asyncio.to_thread(_maker, state, body)
     return await _respond(request, _create_statuses(make), body.stream)
 
@@ -167,7 +171,7 @@ async def _pull_statuses(pull: Pull) -> Statuses:
         yield _pulling(FileProgress(name=model.name, digest=model.digest, completed_bytes=size, total_bytes=size))
         yield {"status": "verifying sha256 digest"}
     yield {"status": "writing manifest"}
-    yield {"status": "success"}
+    yield SUCCESS
 
 
 def _pulling(file: FileProgress) -> JSONObject:
@@ -178,6 +182,18 @@ def _pulling(file: FileProgress) -> JSONObject:
         "total": file.total_bytes,
         "completed": file.completed_bytes,
     }
+
+
+async def _create_after_pull(state: GatewayState, body: CreateRequest, pull: Pull) -> Statuses:
+    async for status in _pull_statuses(pull):
+        if status != SUCCESS:
+            yield status
+    try:
+        make = await asyncio.to_thread(_maker, state, body)
+    except ModelError as error:
+        raise from_model_error(error) from None
+    async for status in _create_statuses(make):
+        yield status
 
 
 async def _create_statuses(make: Callable[[Callable[[str], None]], None]) -> Statuses:

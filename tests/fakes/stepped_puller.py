@@ -1,25 +1,28 @@
-"""A puller that reports the progress that a test chooses, and then returns a model or fails."""
+"""A puller that reports the progress that a test chooses, and then stores a model or fails."""
 
 import threading
 from collections.abc import Sequence
+from pathlib import Path
 
+from pagoda.models.blobs import BlobStore
 from pagoda.models.model import Model
 from pagoda.models.model_editor import ModelEditor
+from pagoda.models.model_settings import ModelSettings
 from pagoda.models.pull import ModelPuller
 from pagoda.models.sources.progress import FileProgress, OnProgress, Progress, Stage
 from pagoda.models.store import ModelStore
 
 
 class SteppedPuller(ModelPuller):
-    """A puller whose thread waits until the test lets it continue."""
+    """A puller whose thread waits until the test lets it continue. Each model has the content of `file`."""
 
-    def __init__(self, store: ModelStore, editor: ModelEditor) -> None:
-        super().__init__(store, editor)
-        self._model_store = store
+    def __init__(self, home: Path, file: Path) -> None:
+        self._model_store = ModelStore(home)
+        self._model_editor = ModelEditor(self._model_store, BlobStore(home))
+        super().__init__(self._model_store, self._model_editor)
+        self.file = file
         self.steps: Sequence[Progress] = ()
         self.failure: Exception | None = None
-        self.result = "tiny"
-        """Name of the model that a pull returns."""
         self.begun = threading.Event()
         self.go_on = threading.Event()
         self.calls: list[tuple[str, bool]] = []
@@ -33,7 +36,9 @@ class SteppedPuller(ModelPuller):
             on_progress(step)
         if self.failure is not None:
             raise self.failure
-        return self._model_store.get(self.result)
+        if not self._model_editor.has(name):
+            self._model_editor.create_from_files(name, {"f": self.file}, ModelSettings(), lambda status: None)
+        return self._model_store.get(name)
 
 
 def downloading(completed: int, name: str = "model.gguf", *, digest: str = "ab" * 32, total: int = 100) -> Progress:

@@ -1,6 +1,7 @@
 """Tests of `/api/pull` with a puller that the test advances step by step: its lines, its errors, and several clients."""
 
 import asyncio
+import hashlib
 import json
 import threading
 from pathlib import Path
@@ -11,7 +12,6 @@ import pytest
 
 from gateway.models import pulls as gateway_pulls
 from gateway.models.pulls import Pulls
-from pagoda.models.blobs import BlobStore
 from pagoda.models.errors import (
     ModelAccessError,
     ModelError,
@@ -20,9 +20,6 @@ from pagoda.models.errors import (
     ModelSourceError,
     ModelStoreError,
 )
-from pagoda.models.model_editor import ModelEditor
-from pagoda.models.model_settings import ModelSettings
-from pagoda.models.store import ModelStore
 from tests.fakes.gateway import RunningGateway
 from tests.fakes.stepped_puller import VERIFYING, SteppedPuller, downloading
 
@@ -31,17 +28,10 @@ PULL = {"model": "Org/Repo:Q8_0"}
 
 @pytest.fixture
 def puller(gateway: RunningGateway, short_path: Path) -> SteppedPuller:
-    """Return the puller of the gateway, and store the model that it returns."""
-    puller = stepped_puller(short_path)
+    """Return the puller of the gateway."""
+    puller = SteppedPuller(short_path, short_path / "tiny.gguf")
     gateway.app.state.gateway.pulls._puller = puller
     return puller
-
-
-def stepped_puller(home: Path) -> SteppedPuller:
-    store = ModelStore(home)
-    editor = ModelEditor(store, BlobStore(home))
-    editor.create_from_files("tiny", {"tiny.gguf": home / "tiny.gguf"}, ModelSettings(), lambda status: None)
-    return SteppedPuller(store, editor)
 
 
 def lines(response: httpx.Response) -> list[dict[str, Any]]:
@@ -124,6 +114,30 @@ async def test_a_pull_that_fails(
     assert message in last["error"]
     whole = await gateway.http.post("/api/pull", json=PULL | {"stream": False})
     assert (whole.status_code, whole.json()) == (status, last)
+
+
+async def test_the_base_of_a_new_model_is_pulled(gateway: RunningGateway, puller: SteppedPuller) -> None:
+    puller.steps = [downloading(0), downloading(100), VERIFYING]
+    puller.go_on.set()
+    response = await gateway.http.post("/api/create", json={"model": "mine", "from": "Org/Repo", "system": "S"})
+    assert [line["status"] for line in lines(response) if "total" not in line] == [
+        "pulling manifest",
+        "verifying sha256 digest",
+        "writing manifest",
+        f"using existing layer sha256:{hashlib.sha256(puller.file.read_bytes()).hexdigest()}",
+        "writing manifest",
+        "success",
+    ]
+    shown = (await gateway.http.post("/api/show", json={"model": "mine"})).json()
+    assert (shown["system"], shown["details"]["parent_model"]) == ("S", "org/repo:latest")
+
+
+async def test_a_base_that_cannot_be_pulled(gateway: RunningGateway, puller: SteppedPuller) -> None:
+    puller.failure = ModelNotFoundError("no such model: org/repo")
+    puller.go_on.set()
+    body = {"model": "mine", "from": "org/repo", "stream": False}
+    response = await gateway.http.post("/api/create", json=body)
+    assert (response.status_code, response.json()) == (404, {"error": "no such model: org/repo"})
 
 
 @pytest.mark.parametrize("body", [{}, {"model": "/etc/passwd"}, {"model": "a b"}, {"model": "hf:model"}])
