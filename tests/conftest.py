@@ -2,6 +2,7 @@
 
 import functools
 import os
+import tempfile
 from collections.abc import Iterator
 
 import httpx
@@ -16,6 +17,12 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Tests fork only to start another program. gRPC would start its threads in the child, and closing the files there makes these
 # threads abort it. gRPC reads this when it is imported.
 os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
+# The developer's cache of the hub, token and mirror. huggingface_hub reads these when it is imported.
+for _name in [name for name in os.environ if name.startswith(("HF_", "HUGGINGFACE_", "HUGGING_FACE_"))]:
+    del os.environ[_name]
+os.environ.pop("TRANSFORMERS_OFFLINE", None)
+_hub_home = tempfile.TemporaryDirectory(prefix="no-hub-")
+os.environ["HF_HOME"] = _hub_home.name
 
 
 # The duration of an example depends on how busy the machine is.

@@ -24,7 +24,7 @@ class SourceSettings:
     hub_cache: Path | None = None
     """Directory of the hub's cache: HF_HUB_CACHE, else HF_HOME/hub."""
     is_offline: bool = False
-    """True if only files on this machine may be used: HF_HUB_OFFLINE."""
+    """True if only files on this machine may be used: HF_HUB_OFFLINE, else TRANSFORMERS_OFFLINE."""
     registry_url: str = DEFAULT_REGISTRY
     """Address of Ollama's registry or of a mirror: PAGODA_REGISTRY."""
     ollama_stores: tuple[Path, ...] = ()
@@ -41,7 +41,7 @@ class SourceSettings:
         places = [Path(own)] if own else [Path("~/.ollama/models"), Path("/usr/share/ollama/.ollama/models")]
         return cls(
             hub_url=values.get("HF_ENDPOINT") or None,
-            is_offline=values.get("HF_HUB_OFFLINE", "").lower() in _TRUE,
+            is_offline=(values.get("HF_HUB_OFFLINE") or values.get("TRANSFORMERS_OFFLINE", "")).lower() in _TRUE,
             registry_url=registry.rstrip("/"),
             ollama_stores=tuple(place.expanduser() for place in places),
         )
