@@ -41,6 +41,9 @@ SMALLEST_ELEMENT_BYTES = {STRING: 8, ARRAY: 12} | {
 class GGUFError(ValueError):
     """The file is not GGUF, or is damaged. The message names the file and the problem."""
 
+    position: int = 0
+    """Position up to which the file was read, from its start."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GGUFTensor:
@@ -61,18 +64,23 @@ class GGUFFile:
     metadata: Mapping[str, Any]
     """Values by key. Scalars are int, float, bool or str; arrays are lists."""
     tensors: Mapping[str, GGUFTensor]
+    header_bytes: int
+    """Size of the metadata and the descriptions of the tensors, in bytes."""
 
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
         self._data = memoryview(_map_file(self.path))
+        cursor = _Cursor(self._data)
         try:
-            cursor = _Cursor(self._data)
             num_tensors, num_metadata = _read_header(cursor)
             self.metadata = MappingProxyType(_read_metadata(cursor, num_metadata))
             self.tensors = MappingProxyType(_read_tensors(cursor, num_tensors, _alignment(self.metadata)))
         except GGUFError as error:
             self.close()
-            raise GGUFError(f"{self.path}: {error}") from None
+            named = GGUFError(f"{self.path}: {error}")
+            named.position = cursor.position
+            raise named from None
+        self.header_bytes = cursor.position
 
     def tensor_data(self, name: str) -> memoryview:
         tensor = self.tensors[name]
@@ -153,10 +161,12 @@ class _Cursor:
         for _ in range(count):
             start = position + 8
             if start > size or (position := start + length_at(data, position)[0]) > size:
+                self.position = start
                 raise GGUFError(f"truncated or damaged: a string of {what} ends past the end of the file")
             try:
                 result.append(str(data[start:position], "utf-8"))
             except UnicodeDecodeError:
+                self.position = position
                 raise GGUFError(f"damaged: a string of {what} is not UTF-8") from None
         self.position = position
         return result

@@ -1,10 +1,28 @@
-"""Headers (being written)."""
+"""Fetches what describes a model: small files whole, and of weights only the headers, in sparse files of the full size."""
 
-from pathlib import Path
+import os
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path, PurePosixPath
 
 import httpx
 
-from pagoda.models.sources.remote import RemoteModel
+from pagoda.models.errors import ModelFormatError, ModelSourceError
+from pagoda.models.formats.gguf_file import GGUFError, GGUFFile
+from pagoda.models.formats.safetensors_file import MAX_HEADER_BYTES
+from pagoda.models.scratch import writing
+from pagoda.models.sources.attempts import Attempts
+from pagoda.models.sources.file_request import InterruptedDownloadError, request_file
+from pagoda.models.sources.interruption import Interruption
+from pagoda.models.sources.progress import DownloadMeter
+from pagoda.models.sources.remote import RemoteFile, RemoteModel
+from pagoda.models.sources.transfer import download_files
+
+FIRST_BYTES = 1 << 20
+MAX_GGUF_HEADER_BYTES = 256 << 20
+"""Bound of the metadata and tensor descriptions of a GGUF file, 10 times those of the largest vocabulary, in bytes."""
+MAX_SMALL_FILE_BYTES = 256 << 20
+"""Bound of a file that is not weights, 8 times the largest tokenizer, in bytes."""
+_MAX_CONNECTIONS = 8
 
 
 def is_checkable(remote: RemoteModel) -> bool:
@@ -13,5 +31,87 @@ def is_checkable(remote: RemoteModel) -> bool:
 
 
 def fetch_headers(client: httpx.Client, remote: RemoteModel, directory: Path) -> Path:
-    """Fetch small files, and of weights only the headers, into `directory`. Return the model's path there."""
-    raise NotImplementedError
+    """Fetch small files, and of weights only the headers, into `directory`. Return the model's path there.
+
+    Raises ModelSourceError, or ModelFormatError for weights without a valid header.
+    """
+    weights = [file for file in remote.files if file.is_weights]
+    small = {_inside(directory, file): file for file in remote.files if not file.is_weights}
+    for file in small.values():
+        if file.size_bytes > MAX_SMALL_FILE_BYTES:
+            raise ModelFormatError(
+                f"{file.path} must have at most {MAX_SMALL_FILE_BYTES} bytes (got {file.size_bytes})"
+            )
+    download_files(client, small, DownloadMeter(list(small.values()), lambda progress: None))
+    with writing("model"), ThreadPoolExecutor(_MAX_CONNECTIONS) as threads:
+        for _ in threads.map(lambda file: _fetch_header(client, file, _inside(directory, file)), weights):
+            pass
+    return directory / remote.root if remote.root else directory
+
+
+def _fetch_header(client: httpx.Client, file: RemoteFile, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    find_missing = _missing_of_safetensors if target.suffix == ".safetensors" else _missing_of_gguf
+    target.touch()
+    num_wanted = min(FIRST_BYTES, file.size_bytes)
+    while num_wanted > 0:
+        num_held = _append(client, file, target, num_wanted)
+        os.truncate(target, file.size_bytes)
+        num_wanted = find_missing(target, num_held)
+        os.truncate(target, num_held if num_wanted else file.size_bytes)
+
+
+def _missing_of_safetensors(target: Path, num_held: int) -> int:
+    """Return how many more bytes the header has."""
+    with target.open("rb") as file:
+        header_bytes = int.from_bytes(file.read(8), "little")
+    # A header that is longer than allowed is not fetched, and its reader refuses it.
+    is_possible = header_bytes <= min(MAX_HEADER_BYTES, target.stat().st_size - 8)
+    return max(8 + header_bytes - num_held, 0) if is_possible else 0
+
+
+def _missing_of_gguf(target: Path, num_held: int) -> int:
+    """Return how many more bytes to fetch. A file that is damaged within the bytes that are here needs no more."""
+    size = target.stat().st_size
+    try:
+        with GGUFFile(target) as file:
+            num_read = file.header_bytes
+    except GGUFError as error:
+        num_read = error.position
+    if num_read <= num_held or num_held == size:
+        return 0
+    if num_held >= MAX_GGUF_HEADER_BYTES:
+        raise ModelFormatError(f"{target.name} has more than {MAX_GGUF_HEADER_BYTES} bytes of metadata")
+    return min(num_held, size - num_held, MAX_GGUF_HEADER_BYTES - num_held)
+
+
+def _append(client: httpx.Client, file: RemoteFile, target: Path, num_bytes: int) -> int:
+    """Append the next bytes of the file. Return how many are here then."""
+    interruption = Interruption()
+    attempts = Attempts(file.path, interruption)
+    with target.open("ab") as sink:
+        start = sink.tell()
+        end = start + num_bytes
+        while (position := sink.tell()) < end:
+            try:
+                with request_file(client, file, interruption, position, end) as answer:
+                    # A server without ranges sends the file from its beginning.
+                    skip = position if answer.is_whole else 0
+                    for chunk in answer.chunks():
+                        sink.write(chunk[skip:][: end - sink.tell()])
+                        skip = max(skip - len(chunk), 0)
+                        if sink.tell() == end:
+                            break
+                    else:
+                        raise InterruptedDownloadError("the connection ended early")
+            except InterruptedDownloadError as error:
+                has_new = sink.tell() > position
+                attempts.fail(error, sink.tell(), has_own=has_new, has_any=has_new)
+    return end
+
+
+def _inside(directory: Path, file: RemoteFile) -> Path:
+    path = PurePosixPath(file.path)
+    if path.is_absolute() or ".." in path.parts or not path.parts:
+        raise ModelSourceError(f"the source names the file {file.path[:200]!r}, which is not a path inside the model")
+    return directory / path

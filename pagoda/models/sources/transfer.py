@@ -1,18 +1,176 @@
-"""Downloads of files over HTTP: resumed after a broken connection and in later processes, and verified."""
+"""Downloads of files over HTTP: over several connections, resumed after a broken connection and in later processes, and verified.
 
+A file is unfinished beside its target until it is complete and verified (partial_file.py). Each thread takes one piece of a file
+at a time. A large file has several pieces, which are received at the same time if the server sends ranges.
+"""
+
+import logging
+import threading
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
+from typing import Literal
 
 import httpx
 
-from pagoda.models.errors import ModelSourceError
+from pagoda.models.errors import ModelSourceError, ModelStoreError
+from pagoda.models.sources.attempts import Attempts
+from pagoda.models.sources.file_request import FileAnswer, InterruptedDownloadError, RangeMismatchError, request_file
+from pagoda.models.sources.interruption import Interruption, StoppedError
+from pagoda.models.sources.partial_file import PARTIAL_SUFFIX, PartialFile, Piece, SupersededError
 from pagoda.models.sources.progress import DownloadMeter
 from pagoda.models.sources.remote import RemoteFile
 
-PARTIAL_SUFFIX = ".partial"
-"""Ending of an unfinished file beside its target."""
+__all__ = ["PARTIAL_SUFFIX", "download_files"]
+
+MAX_CONNECTIONS = 8
+RANGE_FAILURES = 3
+"""Number of failures without a new byte after which ranges that do not match count as wrong, and the file is started over."""
+_LOCK_POLL_S = 0.2
+
+logger = logging.getLogger(__name__)
 
 
 def download_files(client: httpx.Client, files: Mapping[Path, RemoteFile], meter: DownloadMeter) -> None:
-    """Download each file to its target path, complete and verified or not at all. Raises ModelSourceError."""
-    raise ModelSourceError("being written")
+    """Download each file to its target path, complete and verified or not at all.
+
+    Raises ModelSourceError, or ModelStoreError if the disk is full, and whatever `meter` raises. What was received stays for the
+    next call. If another process downloads one of the files, this one waits for it.
+    """
+    _Download(client, files, meter).run()
+
+
+class _Download:
+    """One call: its files, and the threads that receive them."""
+
+    def __init__(self, client: httpx.Client, files: Mapping[Path, RemoteFile], meter: DownloadMeter) -> None:
+        self._client = client
+        self._meter = meter
+        self._files = [PartialFile(target, remote) for target, remote in files.items()]
+        self._interruption = Interruption()
+        self._changed = threading.Condition()
+        """Notified when there may be another piece to receive."""
+        self._started_over: set[PartialFile] = set()
+        self._error: BaseException | None = None
+
+    def run(self) -> None:
+        threads = [threading.Thread(target=self._work, name=f"download-{n}") for n in range(MAX_CONNECTIONS)]
+        started = []
+        try:
+            for thread in threads:
+                thread.start()
+                started.append(thread)
+            for thread in started:
+                thread.join()
+        finally:
+            self._stop()
+            for thread in started:
+                thread.join()
+            for file in self._files:
+                file.close()
+        if self._error is not None:
+            raise self._error
+
+    def _work(self) -> None:
+        try:
+            while (job := self._next()) is not None:
+                self._do(*job)
+                self._wake()
+        except StoppedError:
+            pass
+        except OSError as error:
+            self._fail(ModelStoreError(f"the model could not be stored: {error.strerror or error}"))
+        except BaseException as error:
+            self._fail(error)
+
+    def _fail(self, error: BaseException) -> None:
+        with self._changed:
+            self._error = self._error or error
+        self._stop()
+
+    def _stop(self) -> None:
+        self._interruption.stop()
+        self._wake()
+
+    def _next(self) -> tuple[PartialFile, Piece | Literal["verify"]] | None:
+        """Return the next piece to receive, or file to verify, or None if all files are done."""
+        with self._changed:
+            while True:
+                self._interruption.check()
+                is_waiting = False
+                for file in self._files:
+                    if not file.is_done and not file.try_open():
+                        is_waiting = True
+                    elif (piece := file.take()) is not None:
+                        return file, piece
+                if all(file.is_done for file in self._files):
+                    return None
+                self._changed.wait(_LOCK_POLL_S if is_waiting else None)
+
+    def _do(self, file: PartialFile, job: Piece | Literal["verify"]) -> None:
+        self._report(file)
+        piece = self._verify(file) if job == "verify" else job
+        if piece is not None:
+            with suppress(SupersededError):  # another thread has started the file over
+                self._receive(file, piece)
+
+    def _receive(self, file: PartialFile, piece: Piece) -> None:
+        attempts = Attempts(file.remote.path, self._interruption)
+        while not piece.is_complete:
+            file.prepare(piece)
+            furthest, position = file.furthest, piece.position
+            try:
+                with request_file(
+                    self._client, file.remote, self._interruption, position, piece.end, file.etag_to_match
+                ) as answer:
+                    piece = file.accept(piece, answer.etag, is_whole=answer.is_whole)
+                    self._wake()
+                    self._read(answer, file, piece)
+            except InterruptedDownloadError as error:
+                if piece.is_complete:
+                    return
+                has_own, has_any = piece.position > position, file.furthest > furthest
+                attempts.fail(error, file.num_bytes, has_own=has_own, has_any=has_any)
+                if isinstance(error, RangeMismatchError) and (
+                    not file.has_digest or attempts.num_failures >= RANGE_FAILURES
+                ):
+                    piece = file.start_over(piece)
+
+    def _read(self, answer: FileAnswer, file: PartialFile, piece: Piece) -> None:
+        for chunk in answer.chunks():
+            left = piece.end - piece.position
+            if len(chunk) > left and answer.is_whole:
+                file.discard()
+                size = file.remote.size_bytes
+                raise ModelSourceError(
+                    f"{file.remote.path} is larger than expected (limit: {size} bytes); the download was stopped"
+                )
+            if left == 0:
+                return
+            file.write(piece, chunk[:left])
+            self._report(file)
+        if not piece.is_complete:
+            raise InterruptedDownloadError("the connection ended early")
+
+    def _verify(self, file: PartialFile) -> Piece | None:
+        """Make a correct file the target. Return the piece to receive if the file has to be downloaded once more."""
+        found, remote = file.finish(), file.remote
+        if found is None:
+            self._report(file)
+            return None
+        if file.is_pieced and file not in self._started_over:
+            self._started_over.add(file)
+            logger.warning("download damaged; restarting it", extra={"file": remote.path})
+            return file.start_over(None)
+        file.discard()
+        kind, expected = ("SHA-256", remote.sha256) if remote.sha256 else ("git object ID", remote.git_oid)
+        raise ModelSourceError(
+            f"{kind} mismatch for {remote.path} (expected {expected}, got {found}); the file was deleted"
+        )
+
+    def _report(self, file: PartialFile) -> None:
+        self._meter.report(file.remote.path, file.num_bytes)
+
+    def _wake(self) -> None:
+        with self._changed:
+            self._changed.notify_all()

@@ -1,0 +1,42 @@
+"""Repeated attempts to receive a piece of a file: how long to wait after a failure, and when to give up."""
+
+import logging
+
+from pagoda.models.errors import ModelSourceError
+from pagoda.models.sources.file_request import InterruptedDownloadError
+from pagoda.models.sources.interruption import Interruption
+
+MAX_FAILURES = 6
+"""Number of failures in a row, each without a new byte, after which a download ends. With the waits they take half a minute."""
+FIRST_WAIT_S = 0.5
+MAX_WAIT_S = 60.0
+"""Longest wait that a server can ask for, in seconds."""
+
+logger = logging.getLogger(__name__)
+
+
+class Attempts:
+    """The attempts of one thread to receive bytes of one file."""
+
+    def __init__(self, path: str, interruption: Interruption) -> None:
+        self.num_failures = 0
+        """Number of failures in a row during which the file has received no new byte, on any connection."""
+        self._path = path
+        self._interruption = interruption
+        self._num_own = 0
+
+    def fail(self, error: InterruptedDownloadError, num_bytes: int, *, has_own: bool, has_any: bool) -> None:
+        """Wait for the next attempt. Raises ModelSourceError after too many failures, and StoppedError.
+
+        `has_own` and `has_any` are True if this connection and the whole file received new bytes since the last failure. The wait
+        depends on the one, the end on the other: while other connections advance, a server may refuse this one.
+        """
+        self.num_failures = 0 if has_any else self.num_failures + 1
+        self._num_own = 0 if has_own else self._num_own + 1
+        if self.num_failures == MAX_FAILURES:
+            raise ModelSourceError(
+                f"the download of {self._path} stopped after {num_bytes / 1e6:.1f} MB ({error}); pull again to resume it"
+            )
+        logger.info("download interrupted", extra={"file": self._path, "bytes": num_bytes, "reason": str(error)})
+        wait_s = max(FIRST_WAIT_S * 2 ** min(self._num_own, MAX_FAILURES), error.retry_after_s)
+        self._interruption.wait(min(wait_s, MAX_WAIT_S))
