@@ -13,6 +13,7 @@ import httpx
 from pagoda.models.errors import ModelError, ModelNotFoundError, ModelSourceError
 from pagoda.models.model_settings import ModelSettings
 from pagoda.models.names import HubName
+from pagoda.models.ollama.layers import parse_parameters
 from pagoda.models.sources.hub_cache import HubCache, cache_directory, find_repo
 from pagoda.models.sources.hub_client import DEFAULT_REVISION, HubClient, HubUnreachableError, has_digest
 from pagoda.models.sources.hub_files import HubFile, Selection, select_files
@@ -167,7 +168,11 @@ def _place(remote: RemoteModel) -> tuple[str, str]:
 def _settings(texts: Mapping[str, bytes]) -> tuple[ModelSettings, list[str]]:
     """Return the settings that a repository has beside its GGUF files, and sentences about what is not used of them."""
     decoded = {name: content.decode(errors="replace") for name, content in texts.items()}
-    return ModelSettings(template=decoded.get("template", ""), system=decoded.get("system", "")), []
+    parameters, ignored = parse_parameters(texts["params"]) if "params" in texts else ({}, [])
+    settings = ModelSettings(
+        template=decoded.get("template", ""), system=decoded.get("system", ""), parameters=parameters
+    )
+    return settings, ignored
 
 
 def _remote_file(file: HubFile, url: str) -> RemoteFile:
