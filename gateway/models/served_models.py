@@ -11,7 +11,6 @@ from collections.abc import Mapping, Sequence
 from gateway.errors import ErrorKind, GatewayError, unavailable
 from gateway.models.served_model import ServedModel
 from gateway.upstream.schedulers import Schedulers
-from pagoda.models.catalogue import find_entry
 from pagoda.models.errors import ModelNotFoundError, some_names
 from pagoda.models.model import Model
 from pagoda.models.model_editor import ModelEditor
@@ -63,7 +62,7 @@ class ServedModels:
 
     def find_named(self, name: str) -> ServedModel | None:
         """Return a named model by its name or alias, or None."""
-        wanted = {with_tag(name).lower(), _name_behind_alias(name)}
+        wanted = {with_tag(name).lower(), self._canonical_name(name)}
         return next((model for model in self.named if model.tagged_name.lower() in wanted), None)
 
     def has_model(self, name: str) -> bool:
@@ -155,6 +154,13 @@ class ServedModels:
             self._stored.pop(key, None)
             raise
 
+    def _canonical_name(self, name: str) -> str | None:
+        """Return the name in the store, such as the catalogue's name for an alias. None for text that is not a name."""
+        try:
+            return self._store.canonical_name(name)
+        except ModelNotFoundError:
+            return None
+
     def _current(self, name: str) -> tuple[Model, object]:
         return self._store.read_current(self._model_editor.get(name), self._store.state_of)
 
@@ -165,12 +171,3 @@ class ServedModels:
 def _forget_oldest(entries: OrderedDict[object, asyncio.Task[ServedModel]], most: int) -> None:
     while len(entries) > most:
         entries.popitem(last=False)
-
-
-def _name_behind_alias(name: str) -> str | None:
-    """Return the catalogue's name for an alias, or None."""
-    try:
-        entry = find_entry(name)
-    except ModelNotFoundError:
-        return None
-    return None if entry is None else entry.name

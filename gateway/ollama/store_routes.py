@@ -100,8 +100,9 @@ async def copy(state: State, body: Annotated[CopyRequest, json_body(CopyRequest)
 async def delete(state: State, body: Annotated[DeleteRequest, json_body(DeleteRequest)]) -> Response:
     """Delete a model."""
     _refuse_if_named(state, body.model_name, "deleted")
+    name = await asyncio.to_thread(state.store.canonical_name, body.model_name)
     await asyncio.to_thread(state.model_editor.delete, body.model_name)
-    await _let_go(state, state.store.canonical_name(body.model_name))
+    await _let_go(state, name)
     return Response()
 
 

@@ -1,13 +1,16 @@
 """The catalogue of models that Pagoda knows by name: where each comes from, and values for sampling that its files lack.
 
-pull.py downloads them; store.py keeps them on disk. To add a model, add an entry.
+pull.py downloads them; store.py keeps them on disk. Any other model can be pulled by its full name. To add a model of a family that
+workers can load, add an entry, and a row to docs/model-sources.md.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
-from pagoda.models.names import normalize_name
+from pagoda.models.errors import ModelNotFoundError
+from pagoda.models.names import LIBRARY_HOST, LIBRARY_NAMESPACE, HubName, normalize_name, parse_name
 
 DEFAULT_MODEL = "smollm2:135m"
 
@@ -45,7 +48,16 @@ class CatalogueEntry:
         return self.source if isinstance(self.source, WheelFile) else None
 
 
-CATALOGUE = (
+# What the makers recommend, from the model's card or the generation_config.json of its original files.
+_DEEPSEEK_R1 = {"temperature": 0.6, "top_p": 0.95}
+_GEMMA3 = {"temperature": 1.0, "top_k": 64, "top_p": 0.95}
+_LLAMA3 = {"temperature": 0.6, "top_p": 0.9}
+_QWEN2_5 = {"temperature": 0.7, "top_p": 0.8, "top_k": 20, "repeat_penalty": 1.05}
+_QWEN3 = {"temperature": 0.6, "top_p": 0.95, "top_k": 20}
+_QWEN3_INSTRUCT = {"temperature": 0.7, "top_p": 0.8, "top_k": 20}
+_SMOLLM2 = {"temperature": 0.2, "top_p": 0.9}
+
+_IN_WHEELS = (
     CatalogueEntry(
         name="smollm2:135m",
         aliases=("smollm2:135m-instruct", "smollm2:latest"),
@@ -57,11 +69,9 @@ CATALOGUE = (
             sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
         ),
         size_bytes=98_362_432,
-        # Temperature and top_p are from the model card. The two penalties end answers that would repeat forever. Beyond a
-        # thousand tokens a model of this size writes nonsense.
+        # The two penalties end answers that would repeat forever. Beyond a thousand tokens a model of this size writes nonsense.
         parameters={
-            "temperature": 0.2,
-            "top_p": 0.9,
+            **_SMOLLM2,
             "repeat_penalty": 1.05,
             "frequency_penalty": 0.2,
             "num_predict": 1024,
@@ -82,11 +92,105 @@ CATALOGUE = (
             sha256="a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818",
         ),
         size_bytes=253_113_024,
-        parameters={"temperature": 1.0, "top_k": 64, "top_p": 0.95},
+        parameters=_GEMMA3,
     ),
 )
 
 
+def _library(
+    name: str, size_mb: int, parameters: Mapping[str, Any], *aliases: str, source: str | None = None
+) -> CatalogueEntry:
+    """Return the entry of a model of Ollama's library, or of another source under a name as in the library."""
+    return CatalogueEntry(
+        name=name,
+        aliases=aliases,
+        source=source or f"{LIBRARY_HOST}/{LIBRARY_NAMESPACE}/{name}",
+        size_bytes=size_mb * 1_000_000,
+        parameters=parameters,
+    )
+
+
+CATALOGUE = (
+    *_IN_WHEELS,
+    _library("qwen3:0.6b", 523, _QWEN3, "qwen3:0.6b-q4_k_m"),
+    _library("qwen3:1.7b", 1_400, _QWEN3, "qwen3:1.7b-q4_k_m"),
+    _library("qwen3:4b", 2_500, _QWEN3, "qwen3:4b-thinking", "qwen3:4b-thinking-2507-q4_k_m"),
+    _library("qwen3:4b-instruct", 2_500, _QWEN3_INSTRUCT, "qwen3:4b-instruct-2507-q4_k_m"),
+    _library("qwen3:8b", 5_200, _QWEN3, "qwen3:latest", "qwen3:8b-q4_k_m"),
+    _library("qwen3:14b", 9_300, _QWEN3, "qwen3:14b-q4_k_m"),
+    _library("qwen3:32b", 20_000, _QWEN3, "qwen3:32b-q4_k_m"),
+    _library("qwen2.5:0.5b", 398, _QWEN2_5, "qwen2.5:0.5b-instruct"),
+    _library("qwen2.5:1.5b", 986, _QWEN2_5, "qwen2.5:1.5b-instruct"),
+    _library("qwen2.5:3b", 1_900, _QWEN2_5, "qwen2.5:3b-instruct"),
+    _library("qwen2.5:7b", 4_700, _QWEN2_5, "qwen2.5:latest", "qwen2.5:7b-instruct"),
+    _library("qwen2.5:14b", 9_000, _QWEN2_5, "qwen2.5:14b-instruct"),
+    _library("qwen2.5:32b", 20_000, _QWEN2_5, "qwen2.5:32b-instruct"),
+    _library("qwen2.5-coder:1.5b", 986, _QWEN2_5, "qwen2.5-coder:1.5b-instruct"),
+    _library("qwen2.5-coder:7b", 4_700, _QWEN2_5, "qwen2.5-coder:latest", "qwen2.5-coder:7b-instruct"),
+    _library("qwen2.5-coder:14b", 9_000, _QWEN2_5, "qwen2.5-coder:14b-instruct"),
+    _library("qwen2.5-coder:32b", 20_000, _QWEN2_5, "qwen2.5-coder:32b-instruct"),
+    _library("llama3.2:1b", 1_300, _LLAMA3, "llama3.2:1b-instruct-q8_0"),
+    _library("llama3.2:3b", 2_000, _LLAMA3, "llama3.2:latest", "llama3.2:3b-instruct-q4_k_m"),
+    _library("llama3.1:8b", 4_900, _LLAMA3, "llama3.1:latest", "llama3.1:8b-instruct-q4_k_m"),
+    _library("llama3.1:70b", 43_000, _LLAMA3, "llama3.1:70b-instruct-q4_k_m"),
+    _library("llama3.3:70b", 43_000, _LLAMA3, "llama3.3:latest", "llama3.3:70b-instruct-q4_k_m"),
+    _library(
+        "gemma3:270m-it", 292, _GEMMA3, "gemma3:270m-it-q8_0", source=f"{LIBRARY_HOST}/library/gemma3:270m-it-q8_0"
+    ),
+    _library("gemma3:1b", 815, _GEMMA3, "gemma3:1b-it-q4_k_m"),
+    _library("gemma2:2b", 1_600, {}),
+    _library("gemma2:9b", 5_400, {}, "gemma2:latest"),
+    _library("gemma2:27b", 16_000, {}),
+    _library("mistral:7b", 4_400, {}, "mistral:latest", "mistral:7b-instruct"),
+    _library("mistral-nemo:12b", 7_100, {"temperature": 0.3}, "mistral-nemo:latest"),
+    _library("mistral-small:24b", 14_000, {"temperature": 0.15}, "mistral-small:latest"),
+    _library("phi4:14b", 9_100, {}, "phi4:latest", "phi4:14b-q4_k_m"),
+    _library("smollm2:360m", 386, _SMOLLM2, source="hf.co/HuggingFaceTB/SmolLM2-360M-Instruct-GGUF:q8_0"),
+    _library("smollm2:1.7b", 1_060, _SMOLLM2, source="hf.co/HuggingFaceTB/SmolLM2-1.7B-Instruct-GGUF:q4_k_m"),
+    _library("deepseek-r1:1.5b", 1_100, _DEEPSEEK_R1),
+    _library("deepseek-r1:7b", 4_700, _DEEPSEEK_R1),
+    _library("deepseek-r1:8b", 5_200, _DEEPSEEK_R1, "deepseek-r1:latest"),
+    _library("deepseek-r1:14b", 9_000, _DEEPSEEK_R1),
+    _library("deepseek-r1:32b", 20_000, _DEEPSEEK_R1),
+    _library("tinyllama:1.1b", 638, {"temperature": 0.7, "top_k": 50, "top_p": 0.95}, "tinyllama:latest"),
+)
+
+# Models for a first chat without a GPU, best first. They answer without long thinking, or are small enough to think quickly.
+_BETTER = ("qwen3:4b-instruct", "qwen3:1.7b", "qwen3:0.6b")
+# Part of the free memory that weights and caches of a suggested model may take, and their size as a multiple of the file's.
+_SHARE_OF_MEMORY, _SIZE_IN_MEMORY = 0.5, 2.5
+
+
+def better_model(available_bytes: int | None, catalogue: Sequence[CatalogueEntry] = CATALOGUE) -> CatalogueEntry | None:
+    """Return a better model than the default one that answers quickly on this machine, or None if none has enough memory.
+
+    If the free memory is not known, return the smallest one.
+    """
+    entries = [entry for name in _BETTER if (entry := find_entry(name, catalogue)) is not None]
+    if available_bytes is None:
+        return entries[-1] if entries else None
+    limit = available_bytes * _SHARE_OF_MEMORY / _SIZE_IN_MEMORY
+    return next((entry for entry in entries if entry.size_bytes <= limit), None)
+
+
 def find_entry(name: str, catalogue: Sequence[CatalogueEntry] = CATALOGUE) -> CatalogueEntry | None:
+    """Return the entry with this name or alias. Raises ModelNotFoundError for an invalid name."""
     normalized = normalize_name(name)
     return next((entry for entry in catalogue if normalized in (entry.name, *entry.aliases)), None)
+
+
+def find_source(source: str, catalogue: Sequence[CatalogueEntry] = CATALOGUE) -> CatalogueEntry | None:
+    """Return the entry of the model at a place, such as "hf.co/ORG/REPO@REVISION". Revisions and quantizations are ignored."""
+    wanted = _place(source)
+    return next(
+        (each for each in catalogue if each.wheel is None and wanted and _place(str(each.source)) == wanted), None
+    )
+
+
+@lru_cache(maxsize=256)
+def _place(source: str) -> str | None:
+    try:
+        name = parse_name(source.partition("@")[0])
+    except ModelNotFoundError:  # the source is not a place of the hub or a registry
+        return None
+    return name.repo.lower() if isinstance(name, HubName) else str(name).lower()

@@ -23,6 +23,7 @@ from pagoda.models.formats.tensor_check import check_tensors
 from pagoda.models.layout import MANIFEST, remove_if_empty
 from pagoda.models.model import Model
 from pagoda.models.model_settings import ModelSettings
+from pagoda.models.names import normalize_name
 from pagoda.models.scratch import Scratch, put_in_place, writing
 from pagoda.models.sources.remote import RemoteModel
 from pagoda.models.sources.source import Fetched
@@ -148,7 +149,7 @@ class ModelEditor:
         is_new: bool = True,
     ) -> None:
         """Write a model's directory and move it into place. `stays_at` is the path of weights that stay where they are."""
-        name = self._store.canonical_name(name)
+        name = normalize_name(name)  # a model made as qwen3 does not replace a pulled qwen3:8b
         target = self._layout.directory(name)
         with writing("model"), self._scratch.directory() as scratch:
             made = scratch / "new"

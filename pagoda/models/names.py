@@ -109,6 +109,8 @@ def normalize_name(text: str) -> str:
     if isinstance(name, HubName):
         revision = f"@{name.revision}" * bool(name.revision)
         canonical = f"{name.repo}{revision}:{name.selector or DEFAULT_TAG}".lower()
+        if canonical.startswith(f"{LIBRARY_NAMESPACE}/"):  # without a host, this is a model of Ollama's library
+            canonical = f"{HUB_HOSTS[0]}/{canonical}"
     elif (name.host, name.namespace) == (LIBRARY_HOST, LIBRARY_NAMESPACE):
         canonical = f"{name.model}:{name.tag}"
     else:

