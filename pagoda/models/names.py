@@ -23,8 +23,9 @@ MAX_NAME_BYTES = 249
 
 LIBRARY_HOSTS = (LIBRARY_HOST, "ollama.com", "www.ollama.com")
 HUB_HOSTS = ("hf.co", "huggingface.co", "www.huggingface.co")
-_HUB_PREFIX = re.compile(r"hf:(//)?", re.IGNORECASE | re.ASCII)
-_SCHEME = re.compile(r"https?://", re.IGNORECASE | re.ASCII)
+# `hf:1b` is a model called hf, and `hf:80/a/b` is on a host of this name.
+_HUB_PREFIX = re.compile(r"^hf:(//)?(?=[^/]+/)(?![0-9]{1,5}/[^/]+/)", re.IGNORECASE | re.ASCII)
+_SCHEME = re.compile(r"^https?://", re.IGNORECASE | re.ASCII)
 _MAIN = "main"
 
 # Lengths as at the hub, which allows longer names than Ollama.

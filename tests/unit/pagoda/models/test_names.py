@@ -40,6 +40,7 @@ def library(model: str, tag: str = "latest", namespace: str = "library") -> Regi
         ("https://www.ollama.com/library/qwen3:4b/blobs/163553aea1b1", library("qwen3", "4b"), "qwen3:4b"),
         ("ollama.com/qwen3?from=search#readme", library("qwen3"), "qwen3:latest"),
         ("_mine", library("_mine"), "_mine:latest"),
+        ("hf:1b", library("hf", "1b"), "hf:1b"),
         ("https://ollama.com/User/Model", library("model", namespace="user"), "registry.ollama.ai/user/model:latest"),
         (
             "Registry.local:5000/Team/Model:Q4_K_M",
@@ -51,6 +52,7 @@ def library(model: str, tag: str = "latest", namespace: str = "library") -> Regi
             RegistryName(host="localhost", namespace="team", model="model"),
             "localhost/team/model:latest",
         ),
+        ("hf:80/a/b", RegistryName(host="hf:80", namespace="a", model="b"), "hf:80/a/b:latest"),
         (
             "box:80/library/model:1b",
             RegistryName(host="box:80", namespace="library", model="model", tag="1b"),
@@ -152,7 +154,7 @@ def test_other_text_is_refused_with_what_a_name_is(text: str) -> None:
         parse_name(text)
 
 
-@pytest.mark.parametrize("text", ["", "hf:qwen3", "hf.co/qwen3", "https://huggingface.co/gpt2", "qwen3@main"])
+@pytest.mark.parametrize("text", ["", "hf.co/qwen3", "https://huggingface.co/gpt2", "qwen3@main"])
 def test_a_name_that_lacks_something_says_so(text: str) -> None:
     reason = "ORG/REPO"  # each of the messages shows this form
     with pytest.raises(ModelNotFoundError, match=reason):
