@@ -1,0 +1,211 @@
+"""HTTP client of a registry: tokens, redirects to storage hosts, and small answers that are read whole."""
+
+import base64
+import platform
+import re
+import secrets
+import threading
+import time
+from collections.abc import Generator, Iterator, Mapping
+from contextlib import contextmanager
+
+import httpx
+
+from pagoda.distribution import VERSION
+from pagoda.models.errors import ModelAccessError, ModelSourceError
+
+USER_AGENT = f"pagoda/{VERSION} ({platform.machine()} {platform.system().lower()}) Python/{platform.python_version()}"
+TIMEOUT = httpx.Timeout(30.0, connect=10.0)
+RETRY_DELAYS_S = (0.5, 2.0, 4.0)
+"""Delays before a small request is sent again, in seconds."""
+MAX_RETRY_AFTER_S = 30.0
+
+_MAX_ERROR_BYTES = 4096
+_MAX_TOKEN_BYTES = 64 << 10
+_MAX_UNREAD_BYTES = 64 << 10
+_PARAMETER = re.compile(r'(\w+)="([^"]*)"')
+_BUSY = (408, 429, 500, 502, 503, 504)
+
+
+class NotThereError(Exception):
+    """The registry answered 404."""
+
+
+@contextmanager
+def open_client(registry_url: str) -> Iterator[httpx.Client]:
+    """Open a client that sends the registry's token to no other host."""
+    registry = httpx.URL(registry_url)
+    with httpx.Client(
+        auth=TokenAuth(registry),
+        # Compressed answers have no ranges, and could be larger than announced.
+        headers={"User-Agent": USER_AGENT, "Accept-Encoding": "identity"},
+        timeout=TIMEOUT,
+        follow_redirects=True,
+        event_hooks={"response": [lambda response: _follow_location(response, registry)]},
+    ) as client:
+        yield client
+
+
+class TokenAuth(httpx.Auth):
+    """Bearer tokens for anonymous users. A token that is refused, because it has expired, is replaced once per request."""
+
+    def __init__(self, registry: httpx.URL) -> None:
+        self._registry = registry
+        self._token = ""
+        self._lock = threading.Lock()
+
+    def sync_auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
+        if not _is_same_server(request.url, self._registry):
+            yield request
+            return
+        if token := self._token:
+            request.headers["Authorization"] = f"Bearer {token}"
+        response = yield request
+        # After a redirect the answer may be another host's, which must not get a token.
+        if response.status_code != 401 or not _is_same_server(response.request.url, self._registry):
+            return
+        with self._lock:
+            if self._token == token:  # no other thread has replaced it
+                self._token = self._new_token(response.headers.get("WWW-Authenticate", ""))
+        request.headers["Authorization"] = f"Bearer {self._token}"
+        yield request
+
+    def _new_token(self, challenge: str) -> str:
+        scheme, _, rest = challenge.partition(" ")
+        parameters = dict(_PARAMETER.findall(rest))
+        if scheme.lower() != "bearer" or "realm" not in parameters:
+            raise ModelAccessError(f"{self._registry.host} asks for a login that Pagoda does not support; {_PRIVATE}")
+        try:
+            realm = httpx.URL(parameters["realm"])
+        except httpx.InvalidURL:
+            realm = httpx.URL("")
+        if not _is_same_server(realm, self._registry):
+            raise ModelAccessError(
+                f"{self._registry.host} sends clients to another server for a token "
+                f"({parameters['realm'][:100]!r}), which is not allowed"
+            )
+        query = [
+            ("service", parameters.get("service", "")),
+            *(("scope", scope) for scope in parameters.get("scope", "").split()),
+            ("ts", str(int(time.time()))),
+            ("nonce", base64.urlsafe_b64encode(secrets.token_bytes(16)).decode().rstrip("=")),
+        ]
+        return self._ask_for_token(realm.copy_merge_params(query))
+
+    def _ask_for_token(self, url: httpx.URL) -> str:
+        with httpx.Client(headers={"User-Agent": USER_AGENT}, timeout=TIMEOUT) as client:
+            try:
+                status, body, _ = _get(client, url, {}, _MAX_TOKEN_BYTES)
+                token = httpx.Response(200, content=body).json()["token"] if status == 200 else None
+            except httpx.HTTPError as error:
+                raise ModelSourceError(unreachable(self._registry.host, error)) from None
+            except (ValueError, KeyError, TypeError, RecursionError):
+                token = None
+        if status in _BUSY:
+            raise ModelSourceError(refusal(self._registry.host, status, body))
+        if not isinstance(token, str) or not token.isascii() or not token.isprintable() or not token:
+            raise ModelAccessError(f"{self._registry.host} gives no token to anonymous users; {_PRIVATE}")
+        return token
+
+
+def get_small(client: httpx.Client, url: str, *, max_bytes: int, headers: Mapping[str, str] | None = None) -> bytes:
+    """Return the body of a small answer. Of a longer one, the first `max_bytes` + 1 bytes are returned.
+
+    Raises NotThereError for a 404, ModelSourceError or ModelAccessError otherwise. Failures that may pass are retried.
+    """
+    host = httpx.URL(url).host
+    for delay in (*RETRY_DELAYS_S, None):
+        try:
+            status, body, answer = _get(client, httpx.URL(url), headers or {}, max_bytes)
+        except httpx.TooManyRedirects:
+            raise ModelSourceError(f"{host} redirects without end; try again later") from None
+        except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
+            problem = unreachable(host, error)
+            if isinstance(error, httpx.UnsupportedProtocol) or is_certificate_error(error):
+                delay = None
+        else:
+            if status == 200:
+                return body
+            if status == 404:
+                raise NotThereError
+            if status in (401, 403):
+                raise ModelAccessError(f"{host} refuses access ({status}); {_PRIVATE}")
+            problem = refusal(host, status, body)
+            if status not in _BUSY:
+                delay = None
+            elif delay is not None:
+                delay = min(max(delay, _retry_after(answer)), MAX_RETRY_AFTER_S)
+        if delay is None:
+            break
+        time.sleep(delay)
+    raise ModelSourceError(problem)
+
+
+def unreachable(host: str, error: Exception) -> str:
+    """Return a sentence about a connection that failed."""
+    reason = str(error) or type(error).__name__
+    if is_certificate_error(error):
+        return (
+            f"the certificate of {host} is not trusted: {reason[:200]}; for an authority of your own, set SSL_CERT_FILE"
+        )
+    if "SSL" in reason:
+        return f"{host} does not speak TLS: {reason[:200]}; for a registry without TLS, use --insecure"
+    return f"{host} cannot be reached: {reason[:200]}; check the network, and try again"
+
+
+def is_certificate_error(error: Exception) -> bool:
+    return "CERTIFICATE_VERIFY_FAILED" in str(error)
+
+
+def refusal(host: str, status: int, body: bytes) -> str:
+    """Return a sentence about an answer that is an error."""
+    if status == 429:
+        return f"{host} has received too many requests from here (429); try again later"
+    text = " ".join(body.decode(errors="replace").split())[:200]
+    said = f": {text}" if text.isprintable() and text and not text.startswith("<") else ""
+    return f"{host} answered {status}{said}; try again later"
+
+
+_PRIVATE = (
+    "private models need an ssh key that is known there, which is not supported; "
+    "pull the model with Ollama, whose models Pagoda serves in place"
+)
+
+
+def _get(
+    client: httpx.Client, url: httpx.URL, headers: Mapping[str, str], max_bytes: int
+) -> tuple[int, bytes, httpx.Headers]:
+    with client.stream("GET", url, headers=dict(headers)) as response:
+        limit = max_bytes if response.status_code == 200 else _MAX_ERROR_BYTES
+        body = bytearray()
+        for chunk in response.iter_raw():
+            body += chunk
+            if len(body) > limit:
+                break
+        return response.status_code, bytes(body[: limit + 1]), response.headers
+
+
+def _retry_after(headers: httpx.Headers) -> float:
+    value = headers.get("Retry-After", "")
+    return float(value) if value.isascii() and value.isdigit() else 0.0
+
+
+def _follow_location(response: httpx.Response, registry: httpx.URL) -> None:
+    """Make a redirect of an answer to a blob that has a Location, whatever its status is, as Ollama's client does.
+
+    A long body of an answer that is not used is not read.
+    """
+    request = response.request
+    is_blob = "/blobs/sha256:" in request.url.path and _is_same_server(request.url, registry)
+    if is_blob and response.is_success and "Location" in response.headers:
+        response.status_code = 307
+    if response.has_redirect_location or response.status_code == 401:
+        length = response.headers.get("Content-Length", "")
+        if not length.isdigit() or int(length) > _MAX_UNREAD_BYTES:
+            assert isinstance(response.stream, httpx.SyncByteStream)
+            response.stream.close()
+            response.stream = httpx.ByteStream(b"")
+
+
+def _is_same_server(one: httpx.URL, other: httpx.URL) -> bool:
+    return (one.scheme, one.host, one.port) == (other.scheme, other.host, other.port)
