@@ -7,6 +7,7 @@ without a token is sent to the token service if the registry wants tokens. Tests
 import hashlib
 import json
 import re
+import ssl
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -14,6 +15,8 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
+
+from tests.fakes.certificates import CertificateFiles
 
 MANIFEST_TYPE = "application/vnd.docker.distribution.manifest.v2+json"
 CONFIG_TYPE = "application/vnd.docker.container.image.v1+json"
@@ -65,7 +68,8 @@ class FakeRegistry:
     # Faults.
     statuses: list[tuple[str, int]] = field(default_factory=list)
     """Errors of the next requests whose path contains the text: 429, 503 and so on."""
-    retry_after: int | None = None
+    error_headers: dict[str, str] = field(default_factory=dict)
+    """Headers of these errors, such as Retry-After."""
     breaks: list[int] = field(default_factory=list)
     """Number of bytes that each of the next answers of the storage sends before its connection breaks."""
     holds_at: int | None = None
@@ -160,8 +164,8 @@ def _use(uses: dict[str, int], key: str, most: int | None) -> bool:
 
 
 @contextmanager
-def fake_registry() -> Iterator[FakeRegistry]:
-    """Run the registry while the block runs, and yield it."""
+def fake_registry(certificate: CertificateFiles | None = None) -> Iterator[FakeRegistry]:
+    """Run the registry while the block runs, and yield it. With a certificate it speaks TLS."""
 
     class Handler(_Handler):
         @property
@@ -170,6 +174,10 @@ def fake_registry() -> Iterator[FakeRegistry]:
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as http:
         registry = FakeRegistry(port=http.server_port)
+        if certificate is not None:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(certificate.certificate, certificate.key)
+            http.socket = context.wrap_socket(http.socket, server_side=True, do_handshake_on_connect=False)
         thread = threading.Thread(target=http.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
         try:
@@ -191,8 +199,7 @@ class _Handler(BaseHTTPRequestHandler):
         address = urlsplit(self.path)
         self.registry.on_request(address.path)
         if (status := self.registry.next_error(address.path)) is not None:
-            wait = {} if self.registry.retry_after is None else {"Retry-After": str(self.registry.retry_after)}
-            return self._send(status, b'{"errors":[{"message":"a fault of the test"}]}', wait)
+            return self._send(status, b'{"errors":[{"message":"a fault of the test"}]}', self.registry.error_headers)
         if address.path == "/token":
             return self._send_token(parse_qs(address.query))
         if address.path.startswith("/storage/"):
