@@ -3,6 +3,7 @@
 sources/ has the sources. Every model comes this way: `pagoda pull`, `serve`, `run`, Modelfiles, /api/pull and requests.
 """
 
+import hashlib
 import logging
 import shutil
 import time
@@ -159,10 +160,20 @@ def open_puller(home: Path, check: Check = lambda model, settings: None) -> Mode
 
 def version_of(model: Model) -> str | None:
     """Return the version that the model's source gave it, or None for a model that did not come from a source."""
-    content = read_json(model.manifest) if model.manifest is not None and not model.in_ollama_store else {}
+    if model.in_ollama_store:
+        return _digest_of(model.manifest)
+    content = read_json(model.manifest) if model.manifest is not None else {}
     # Earlier versions wrote only the digest of a wheel's file, which is the version of such a model.
     version = content.get("version") or content.get("sha256")
     return version if isinstance(version, str) else None
+
+
+def _digest_of(manifest: Path | None) -> str | None:
+    """Return the version of a model of an Ollama installation: the registry's, if Ollama pulled it from there."""
+    try:
+        return None if manifest is None else hashlib.sha256(manifest.read_bytes()).hexdigest()
+    except OSError:  # Ollama has just removed it
+        return None
 
 
 def _is_abandoned(path: Path) -> bool:

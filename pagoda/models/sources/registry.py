@@ -8,7 +8,7 @@ asked at the configured address.
 import hashlib
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import httpx
@@ -18,13 +18,13 @@ from pagoda.models.errors import ModelFormatError, ModelNotFoundError, ModelSour
 from pagoda.models.names import LIBRARY_HOST, LIBRARY_NAMESPACE, RegistryName
 from pagoda.models.ollama.layers import read_model
 from pagoda.models.ollama.manifest import MANIFEST_TYPE, MAX_MANIFEST_BYTES, Layer, parse_manifest
+from pagoda.models.scratch import writing
 from pagoda.models.sources.progress import DownloadMeter
 from pagoda.models.sources.registry_client import NotThereError, get_small, open_client
 from pagoda.models.sources.remote import RemoteFile, RemoteModel
 from pagoda.models.sources.settings import SourceSettings
 from pagoda.models.sources.source import Fetched, Source
 from pagoda.models.sources.transfer import download_files
-from pagoda.process.file_lock import file_lock
 
 LIBRARY_PAGE = "https://ollama.com/library"
 GGUF_FILE = "model.gguf"
@@ -76,18 +76,11 @@ class RegistrySource:
 
     def fetch(self, remote: RemoteModel, meter: DownloadMeter) -> Fetched:
         """Download the weights, unless another model of the store has the same."""
-        fetched = {}
-        for file in remote.files:
-            blob = self._blobs / f"sha256-{file.sha256}"
-            # Another model with the same weights may be pulled at this moment.
-            with file_lock(self._blobs.parent / ".pulls" / f"{blob.name}.lock"):
-                if self._has(blob, file):
-                    meter.report(file.path, file.size_bytes)
-                else:
-                    self._blobs.mkdir(parents=True, exist_ok=True)
-                    download_files(self._client, {blob: file}, meter)
-            fetched[file.path] = blob
-        return Fetched(files=fetched)
+        blobs = {self._blobs / f"sha256-{file.sha256}": file for file in remote.files}
+        for blob, file in blobs.items():
+            self._delete_damaged(blob, file)
+        download_files(self._client, blobs, meter)
+        return Fetched(files={file.path: blob for blob, file in blobs.items()})
 
     def _manifest(self) -> bytes:
         tag = self._name.tag
@@ -120,18 +113,12 @@ class RegistrySource:
     def _blob_url(self, layer: Layer) -> str:
         return f"{self._base}/blobs/sha256:{layer.sha256}"
 
-    def _has(self, blob: Path, file: RemoteFile) -> bool:
-        """Return True if the blob is in the store. A damaged one is deleted; models that have it are not changed."""
+    def _delete_damaged(self, blob: Path, file: RemoteFile) -> None:
+        """Delete the blob if it is in the store with another content. A blob of the right content is not downloaded again."""
         digests = DigestCache(self._blobs.with_name("digests.json"))
-        try:
-            if blob.stat().st_size == file.size_bytes and digests.file_digest(blob) == file.sha256:
-                return True
-            blob.unlink()
-        except FileNotFoundError:
-            pass
-        except OSError as error:
-            raise ModelSourceError(f"the file {blob.name} of the store cannot be read: {error.strerror}") from None
-        return False
+        with writing("model"), suppress(FileNotFoundError):
+            if blob.stat().st_size != file.size_bytes or digests.file_digest(blob) != file.sha256:
+                blob.unlink()
 
 
 @contextmanager

@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pagoda.models.errors import ModelFormatError
+from pagoda.models.model_settings import ModelSettings
 from pagoda.models.ollama.layers import MAX_TEXT_BYTES, MAX_TEXTS_BYTES, OllamaModel, parse_parameters, read_model
 from pagoda.models.ollama.manifest import LAYER_PREFIX, Layer, parse_manifest
-from pagoda.models.stored_settings import ModelSettings
 
 GO_TEMPLATE = "{{ if .System }}<|im_start|>system\n{{ .System }}<|im_end|>\n{{ end }}{{ .Prompt }}"
 

@@ -35,11 +35,11 @@ def _no_delays(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(registry_client, "RETRY_DELAYS_S", (0.0, 0.0, 0.0))
 
 
-def resolve(registry: FakeRegistry, name: str, *, insecure: bool = False, **settings: bool) -> RemoteModel:
+def resolve(registry: FakeRegistry, name: str, *, insecure: bool = False, is_offline: bool = False) -> RemoteModel:
     place = parse_name(name)
     assert isinstance(place, RegistryName)
     with open_registry(
-        place, SourceSettings(registry_url=registry.url, **settings), Path("/nowhere"), insecure=insecure
+        place, SourceSettings(registry_url=registry.url, is_offline=is_offline), Path("/nowhere"), insecure=insecure
     ) as source:
         return source.resolve()
 
