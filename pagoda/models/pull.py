@@ -87,7 +87,7 @@ class ModelPuller:
                     self._download(key, source, remote, on_progress)
                 return
         if here is None:
-            raise ModelNotFoundError("; ".join(missing))
+            raise ModelNotFoundError("; and ".join(missing))
 
     def _places(self, name: str) -> list[Place]:
         """Return the places to ask for a model, in this order."""

@@ -90,7 +90,8 @@ class RegistrySource:
                 return get_small(self._client, url, max_bytes=MAX_MANIFEST_BYTES, headers={"Accept": MANIFEST_TYPE})
             except NotThereError:
                 continue
-        library = f"; its library: {LIBRARY_PAGE}" if self._name.host == LIBRARY_HOST else ""
+        is_library = (self._name.host, self._name.namespace) == (LIBRARY_HOST, LIBRARY_NAMESPACE)
+        library = f"; its library: {LIBRARY_PAGE}" if is_library else ""
         raise ModelNotFoundError(f"{_display_name(self._name)} is not at {self._name.host}{library}")
 
     def _read_layer(self, layer: Layer) -> bytes:
