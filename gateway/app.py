@@ -26,6 +26,7 @@ from gateway.http.docs_page import add_docs
 from gateway.http.drain import Drain
 from gateway.http.middleware import CountInProgress, RequestContext
 from gateway.http.origins import AllowedOrigins, LocalHostsOnly
+from gateway.models.pull_on_demand import PullOnDemand
 from gateway.models.pulls import Pulls
 from gateway.models.served_model import ServedModel
 from gateway.models.served_models import ServedModels
@@ -124,7 +125,9 @@ def _build_state(
     placement = Placement(schedulers, PrefixHints(open_prefix_index(settings.prefix_index.get_secret_value())))
     blobs = BlobStore(settings.home)
     model_editor = ModelEditor(store, blobs, ServedModel.check_model)
-    models = ServedModels(served, store, model_editor, schedulers, policy)
+    pulls = Pulls(ModelPuller(store, model_editor), store.canonical_name)
+    on_demand = PullOnDemand(pulls) if settings.pull_on_demand else None
+    models = ServedModels(served, store, model_editor, schedulers, policy, on_demand)
     metrics = GatewayMetrics(served[0].name, max(model.model.config.max_position for model in served))
     metrics.registry.register(SchedulerMetrics(schedulers, placement))
     return GatewayState(
@@ -137,7 +140,7 @@ def _build_state(
         store=store,
         blobs=blobs,
         model_editor=model_editor,
-        pulls=Pulls(ModelPuller(store, model_editor), store.canonical_name),
+        pulls=pulls,
         sampling_policy=policy,
         comment_interval_s=settings.comment_interval_s,
         trust_request_chat_template=settings.trust_request_chat_template,

@@ -59,6 +59,9 @@ class GatewaySettings(KeySettings):
     """Maximum number of connections per client address. Default: no limit, because a proxy has one address for all clients."""
     comment_interval_s: float = Field(default=15.0, gt=0)
     """Time without a token, in seconds, after which an event stream gets a comment, to keep proxies from closing it."""
+    pull_on_demand: bool = False
+    """Pull a model that a request for text names and that is not here: of the Hugging Face hub or of Ollama's library. Keys need no
+    scope `admin` for it, and pulled models fill the disk. The workers must share this gateway's HOME."""
     strict_fields: bool = False
     """Refuse requests with fields that their API does not have, instead of listing these in X-Pagoda-Ignored."""
     sampling_defaults: SamplingDefaultsMode = "model"

@@ -18,7 +18,7 @@ JSON_BODY_ERRORS = (400, 413, 415)
 """Statuses with which a JSON body can be refused."""
 SCHEDULER_ERRORS = (501, 504)
 """Statuses with which a scheduler's failure is answered, besides those of every route."""
-GENERATION_ERRORS = (*JSON_BODY_ERRORS, *SCHEDULER_ERRORS, 404, 429)
+GENERATION_ERRORS = (*JSON_BODY_ERRORS, *SCHEDULER_ERRORS, 404, 429, 502)
 """Statuses with which a request for text can fail, besides those of every route."""
 
 _COMMON_ERRORS = (401, 403, 408, 431, 500, 503)

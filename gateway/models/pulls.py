@@ -32,7 +32,7 @@ class Pulls:
 
     def __init__(self, puller: ModelPuller, canonical_name: Callable[[str], str]) -> None:
         self._puller = puller
-        self._canonical_name = canonical_name
+        self.canonical_name = canonical_name
         self._running: dict[str, Pull] = {}
         self._closing = False
 
@@ -41,7 +41,7 @@ class Pulls:
 
         `name` is passed on as it was written, because upper and lower case differ at the hub.
         """
-        key = self._canonical_name(name)
+        key = self.canonical_name(name)
         if key not in self._running:
             self._running[key] = Pull(asyncio.create_task(self._run(key, name, insecure)))
             self._running[key].task.add_done_callback(_log_failure)

@@ -8,13 +8,14 @@ import time
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 
-from gateway.errors import ErrorKind, GatewayError, unavailable
+from gateway.errors import ErrorKind, GatewayError, from_model_error, unavailable
+from gateway.models.pull_on_demand import PullOnDemand, may_pull_on_demand
 from gateway.models.served_model import ServedModel
 from gateway.upstream.schedulers import Schedulers
-from pagoda.models.errors import ModelNotFoundError, some_names
+from pagoda.models.errors import ModelError, ModelNotFoundError, some_names
 from pagoda.models.model import Model
 from pagoda.models.model_editor import ModelEditor
-from pagoda.models.names import with_tag
+from pagoda.models.names import parse_name, with_tag
 from pagoda.models.sampling_defaults import SamplingPolicy
 from pagoda.models.store import ModelStore
 from pagoda.wire.model_info import ModelInfo
@@ -36,13 +37,18 @@ class ServedModels:
         model_editor: ModelEditor,
         schedulers: Schedulers,
         policy: SamplingPolicy,
+        on_demand: PullOnDemand | None = None,
     ) -> None:
-        """Create the list. `named` models are always served, and listed even without a worker; those of the store only with one."""
+        """Create the list. `named` models are always served, and listed even without a worker; those of the store only with one.
+
+        `on_demand` pulls models for requests; None if requests may not cause pulls.
+        """
         self.named = tuple(named)
         self._store = store
         self._model_editor = model_editor
         self._schedulers = schedulers
         self._policy = policy
+        self._on_demand = on_demand
         self._stored: OrderedDict[object, asyncio.Task[ServedModel]] = OrderedDict()
         self._infos: Mapping[str, ModelInfo] = {}
         self._infos_expire_at = float("-inf")
@@ -56,9 +62,24 @@ class ServedModels:
         if not self._model_editor.has(name or ""):
             served = some_names([f"`{model.name}`" for model in await self.listed_models()])
             raise GatewayError(
-                ErrorKind.NOT_FOUND, f"The model `{name or ''}` does not exist. Served here: {served}.", param="model"
+                ErrorKind.NOT_FOUND,
+                f"The model `{name or ''}` does not exist. Served here: {served}.{how_to_pull(name or '')}",
+                param="model",
             )
         return await self._load(name or "")
+
+    @property
+    def pulls_on_demand(self) -> bool:
+        return self._on_demand is not None
+
+    async def find_or_pull(self, name: str | None) -> ServedModel:
+        """Return the model as `find_model` does. If it is not here, pull it first, unless requests may not cause pulls."""
+        if name and self._on_demand and not self.has_model(name) and may_pull_on_demand(name):
+            await self._on_demand.pull(name)
+        try:
+            return await self.find_model(name)
+        except ModelError as error:  # converted here, because a stream may have begun
+            raise from_model_error(error) from None
 
     def find_named(self, name: str) -> ServedModel | None:
         """Return a named model by its name or alias, or None."""
@@ -166,6 +187,15 @@ class ServedModels:
 
     def _read(self, model: Model) -> ServedModel:
         return self._store.read_current(model, lambda model: ServedModel.load(model, self._policy))[1]
+
+
+def how_to_pull(name: str) -> str:
+    """Return a sentence that says how to get a model, or nothing for a text that is not a name."""
+    try:
+        parse_name(name)
+    except ModelNotFoundError:
+        return ""
+    return f" To download it: pagoda pull {name}, or POST /api/pull."
 
 
 def _forget_oldest(entries: OrderedDict[object, asyncio.Task[ServedModel]], most: int) -> None:

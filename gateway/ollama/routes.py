@@ -17,6 +17,7 @@ from gateway.http.http_context import http_context, note_truncation
 from gateway.http.reply_models import GENERATION_ERRORS, NDJSON, OllamaError, errors, streams
 from gateway.http.streaming import ndjson_lines, stream_response, unless_gone
 from gateway.models.served_model import ServedModel
+from gateway.models.served_models import how_to_pull
 from gateway.ollama.prompts import FittedPrompt, check_prompt_parts, encode_chat, encode_prompt
 from gateway.ollama.replies import ChatReply, GenerateReply, Reply
 from gateway.ollama.reply_models import OllamaChatReply, OllamaGenerateReply, OllamaRunningModels, OllamaVersion
@@ -77,7 +78,7 @@ async def generate(
     request: Request, state: State, body: Annotated[GenerateRequest, json_body(GenerateRequest)]
 ) -> Response:
     """Answer a prompt. Without a prompt, load the model, or unload it if `keep_alive` is 0."""
-    model = await _find(state, body.model)
+    model = await _find(request, state, body)
     check_prompt_parts(body, model, request.state.caller, trusts_templates=state.trust_request_chat_template)
     if not body.prompt:
         return await _load(request, state, model, body, GenerateReply(body))
@@ -99,7 +100,7 @@ async def chat(
     """Answer a conversation. Without messages, load the model, or unload it if `keep_alive` is 0."""
     if not body.model:
         raise InvalidRequestError("model is required", param="model")
-    model = await _find(state, body.model)
+    model = await _find(request, state, body)
     reply = ChatReply(body)
     if not body.messages:
         return await _load(request, state, model, body, reply)
@@ -150,11 +151,16 @@ async def _load(
     return JSONResponse(reply.nothing_asked("unload" if body.unloads else "load"))
 
 
-async def _find(state: GatewayState, name: str) -> ServedModel:
-    """Return the model. Ollama's API always needs a name, and has an error text of its own for an unknown one."""
-    if not name or not state.models.has_model(name):
-        raise GatewayError(ErrorKind.NOT_FOUND, f"model '{name}' not found", param="model")
-    return await state.models.find_model(name)
+async def _find(request: Request, state: GatewayState, body: GenerateRequest | OllamaChatRequest) -> ServedModel:
+    """Return the model, pulled if requests may cause pulls. Ollama's API always needs a name, and has its own error text."""
+    name = body.model
+    if name and state.models.has_model(name):
+        return await state.models.find_model(name)
+    if not name or not state.models.pulls_on_demand or body.unloads:
+        raise GatewayError(
+            ErrorKind.NOT_FOUND, f"model '{name}' not found.{how_to_pull(name)}".rstrip("."), param="model"
+        )
+    return await unless_gone(request.receive, state.models.find_or_pull(name))
 
 
 def _running_object(model: Model | None, info: ModelInfo) -> JSONObject:

@@ -2,7 +2,8 @@
 
 import asyncio
 import contextlib
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from contextlib import aclosing
 from functools import partial
 from types import MappingProxyType
 from typing import Annotated
@@ -10,13 +11,12 @@ from typing import Annotated
 from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, Response
 
-from gateway.answers.text_request import TextRequest
+from gateway.answers.text_events import TextEvents
 from gateway.errors import Dialect, error_body
 from gateway.http.bodies import json_body
 from gateway.http.http_context import http_context
 from gateway.http.reply_models import EVENT_STREAM, GENERATION_ERRORS, OpenAIError, errors, streams
 from gateway.http.streaming import sse_lines, stream_response, unless_gone
-from gateway.models.served_model import ServedModel
 from gateway.openai.chat_reply import ChatReply
 from gateway.openai.completion_reply import CompletionReply
 from gateway.openai.prompts import encode_chat, encode_prompts
@@ -40,6 +40,8 @@ from pagoda.wire.model_info import ModelInfo
 router = APIRouter(prefix="/v1", tags=["OpenAI"])
 # Parameters whose names in OpenAI's API differ from those in Ollama's options.
 _FIELDS = MappingProxyType({"repeat_penalty": "repetition_penalty", "num_predict": "max_tokens"})
+Begin = Callable[[], Awaitable[tuple[Reply, TextEvents]]]
+"""A function that begins to answer a request."""
 _error_body = partial(error_body, dialect=Dialect.OPENAI)
 
 
@@ -68,11 +70,15 @@ async def chat_completions(
     request: Request, state: State, body: Annotated[ChatRequest, json_body(ChatRequest)]
 ) -> Response:
     """Answer a conversation."""
-    model = await state.models.find_model(body.model or None)
-    prompt = await encode_chat(body, model)
-    text_requests = await state.generator.fit_requests(model, [chat_text_request(body, prompt, model)])
-    reply = ChatReply(body, model, text_requests)
-    return await _respond(request, state, model, text_requests, reply, stream=bool(body.stream))
+
+    async def begin() -> tuple[Reply, TextEvents]:
+        model = await state.models.find_or_pull(body.model or None)
+        prompt = await encode_chat(body, model)
+        text_requests = await state.generator.fit_requests(model, [chat_text_request(body, prompt, model)])
+        reply = ChatReply(body, model, text_requests)
+        return reply, state.generator.generate_text(model, text_requests, http_context(request))
+
+    return await _respond(request, state, begin, stream=bool(body.stream))
 
 
 @router.post(
@@ -84,29 +90,36 @@ async def completions(
     request: Request, state: State, body: Annotated[CompletionRequest, json_body(CompletionRequest)]
 ) -> Response:
     """Continue one or several prompts."""
-    model = await state.models.find_model(body.model or None)
-    prompts = await encode_prompts(body, model)
-    asked = [completion_text_request(body, prompt, model) for prompt in prompts]
-    text_requests = await state.generator.fit_requests(model, asked)
-    reply = CompletionReply(body, model, text_requests)
-    return await _respond(request, state, model, text_requests, reply, stream=bool(body.stream))
+
+    async def begin() -> tuple[Reply, TextEvents]:
+        model = await state.models.find_or_pull(body.model or None)
+        prompts = await encode_prompts(body, model)
+        asked = [completion_text_request(body, prompt, model) for prompt in prompts]
+        text_requests = await state.generator.fit_requests(model, asked)
+        reply = CompletionReply(body, model, text_requests)
+        return reply, state.generator.generate_text(model, text_requests, http_context(request))
+
+    return await _respond(request, state, begin, stream=bool(body.stream))
 
 
-async def _respond(
-    request: Request,
-    state: GatewayState,
-    model: ServedModel,
-    text_requests: Sequence[TextRequest],
-    reply: Reply,
-    *,
-    stream: bool,
-) -> Response:
-    events = state.generator.generate_text(model, text_requests, http_context(request))
+async def _respond(request: Request, state: GatewayState, begin: Begin, *, stream: bool) -> Response:
+    """Respond with the reply that `begin` returns. A stream gets comments while `begin` waits for a pull."""
     if stream:
-        lines = sse_lines(reply.stream_chunks(events), _error_body)
+        lines = sse_lines(_chunks(begin), _error_body)
         return await stream_response(request, lines, EVENT_STREAM, comment_every_s=state.comment_interval_s)
-    whole = await unless_gone(request.receive, reply.encode_whole(events))
-    return Response(whole, media_type="application/json")
+    return Response(await unless_gone(request.receive, _whole(begin)), media_type="application/json")
+
+
+async def _chunks(begin: Begin) -> AsyncGenerator[JSONObject, None]:
+    reply, events = await begin()
+    async with aclosing(reply.stream_chunks(events)) as chunks:
+        async for chunk in chunks:
+            yield chunk
+
+
+async def _whole(begin: Begin) -> bytes:
+    reply, events = await begin()
+    return await reply.encode_whole(events)
 
 
 def _model_objects(state: GatewayState, infos: Sequence[tuple[Model, ModelInfo | None]]) -> list[JSONObject]:

@@ -137,6 +137,10 @@ ContextLength = Annotated[
 MaxStepTokens = Annotated[int | None, typer.Option("--max-step-tokens", min=1, hidden=True)]
 MaxStepSequences = Annotated[int | None, typer.Option("--max-step-sequences", min=1, hidden=True)]
 StrictFields = Annotated[bool, typer.Option("--strict-fields", help="Reject requests with unknown fields.")]
+PullOnDemand = Annotated[
+    bool,
+    typer.Option("--pull-on-demand", help="Download a model that a request names and that is not on this machine."),
+]
 TrustTemplates = Annotated[
     bool,
     typer.Option(
@@ -237,6 +241,7 @@ def serve(
     max_step_tokens: MaxStepTokens = None,
     max_step_sequences: MaxStepSequences = None,
     keep_alive: KeepAlive = None,
+    pull_on_demand: PullOnDemand = False,
     strict_fields: StrictFields = False,
     trust_request_chat_template: TrustTemplates = False,
     allowed_origins: AllowedOrigins = None,
@@ -276,6 +281,7 @@ def serve(
         max_step_tokens=max_step_tokens,
         max_step_sequences=max_step_sequences,
         keep_alive=keep_alive,
+        pull_on_demand=pull_on_demand,
         strict_fields=strict_fields,
         trust_request_chat_template=trust_request_chat_template,
         allowed_origins=allowed_origins,

@@ -34,6 +34,7 @@ class ServeOptions:
     max_step_tokens: int | None = None
     max_step_sequences: int | None = None
     keep_alive: str | None = None
+    pull_on_demand: bool = False
     strict_fields: bool = False
     trust_request_chat_template: bool = False
     allowed_origins: str | None = None
@@ -90,6 +91,7 @@ def _gateway(options: ServeOptions) -> ChildCommand:
     flags += ["--ollama-port", str(options.ollama_port)] if options.ollama_port is not None else []
     flags += ["--sampling-defaults", options.sampling_defaults] if options.sampling_defaults else []
     flags += ["--default-max-tokens", str(options.default_max_tokens)] if options.default_max_tokens else []
+    flags += ["--pull-on-demand"] if options.pull_on_demand else []
     flags += ["--strict-fields"] if options.strict_fields else []
     flags += ["--trust-request-chat-template"] if options.trust_request_chat_template else []
     flags += ["--allowed-origins", options.allowed_origins] if options.allowed_origins else []

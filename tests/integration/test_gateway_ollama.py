@@ -219,7 +219,10 @@ async def test_names_have_tags_and_no_case(gateway: RunningGateway) -> None:
         body = (await post(gateway, "/api/generate", model=name, prompt="x", stream=False)).json()
         assert body["model"] == name
     response = await gateway.http.post("/api/generate", json={"model": "tiny:7b", "prompt": "x"})
-    assert (response.status_code, response.json()) == (404, {"error": "model 'tiny:7b' not found"})
+    assert (response.status_code, response.json()) == (
+        404,
+        {"error": "model 'tiny:7b' not found. To download it: pagoda pull tiny:7b, or POST /api/pull"},
+    )
 
 
 async def test_root_and_version(gateway: RunningGateway) -> None:

@@ -219,10 +219,14 @@ def test_the_tiers_hear_of_it(tmp_path: Path) -> None:
         home=tmp_path,
         max_step_tokens=256,
         max_step_sequences=16,
+        pull_on_demand=True,
         strict_fields=True,
         trust_request_chat_template=True,
         allowed_origins="https://a.b",
     )
     commands = {command.name: " ".join(command.arguments) for command in tier_commands(options)}
     assert "--max-step-tokens 256 --max-step-sequences 16" in commands["worker"]
-    assert "--strict-fields --trust-request-chat-template --allowed-origins https://a.b" in commands["gateway"]
+    assert (
+        "--pull-on-demand --strict-fields --trust-request-chat-template --allowed-origins https://a.b"
+        in commands["gateway"]
+    )
