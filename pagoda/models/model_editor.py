@@ -28,7 +28,7 @@ from pagoda.models.scratch import Scratch, put_in_place, writing
 from pagoda.models.sources.remote import RemoteModel
 from pagoda.models.sources.source import Fetched
 from pagoda.models.store import ModelStore
-from pagoda.models.stored_settings import read_settings
+from pagoda.models.stored_settings import read_settings, read_source
 
 CHECKPOINT_DIRECTORY = "checkpoint"
 # Weights, their index, configuration, tokenizer and chat template, but no pickles.
@@ -56,7 +56,8 @@ class ModelEditor:
 
     def copy_model(self, model: Model, destination: str) -> None:
         with self._linked(model) as (model, settings, files):
-            self._put(destination, files, settings, stays_at=None if files else model.path, is_new=False)
+            stays_at = None if files else model.path
+            self._put(destination, files, settings, stays_at=stays_at, facts=_origin(model), is_new=False)
 
     def delete(self, name: str) -> None:
         """Delete a model, also a damaged one."""
@@ -75,7 +76,7 @@ class ModelEditor:
             merged = {**inherited.to_json(), **settings.to_json(), "parent": base.name, "parameters": parameters}
             on_status(f"using existing layer sha256:{base.digest}")
             stays_at = None if files else base.path
-            self._put(name, files, ModelSettings(**merged), on_status, stays_at=stays_at)
+            self._put(name, files, ModelSettings(**merged), on_status, stays_at=stays_at, facts=_origin(base))
 
     def create_from_files(
         self, name: str, files: Mapping[str, Path], settings: ModelSettings, on_status: OnStatus
@@ -163,7 +164,7 @@ class ModelEditor:
             content = {"name": name, **place, "settings": settings.to_json(), **facts}
             write_atomically(made / MANIFEST, json.dumps(content, indent=1))
             # The lock keeps a pull of this model from using its directory at the same time. A pull has it already.
-            with nullcontext() if facts else self._layout.pulling(target), self._layout.changing():
+            with nullcontext() if "version" in facts else self._layout.pulling(target), self._layout.changing():
                 self._layout.move_old_directories()
                 if put_in_place(made, target):
                     self._forget(made)
@@ -176,6 +177,12 @@ class ModelEditor:
     def _stays(self, model: Model) -> bool:
         """Return True if the model's files stay where they are: in the hub's cache, or in the store of an Ollama installation."""
         return model.manifest is not None and not self._store.is_own(model.path)
+
+
+def _origin(model: Model) -> dict[str, str]:
+    """Return where the weights came from. Copies keep it, but not the version, because a copy does not follow its source."""
+    source = read_source(model)
+    return {} if source is None else {"source": source}
 
 
 def _files_of(model: Model) -> dict[str, Path]:

@@ -11,11 +11,11 @@ from enum import StrEnum
 from types import MappingProxyType
 from typing import Any, Literal
 
-from pagoda.models.catalogue import CATALOGUE, CatalogueEntry
+from pagoda.models.catalogue import CATALOGUE, CatalogueEntry, find_source
 from pagoda.models.model import Model, ModelFormat
 from pagoda.models.model_settings import ModelSettings
 from pagoda.models.parameters import SAMPLING_PARAMETERS, checked_parameter, shortened
-from pagoda.models.stored_settings import read_settings
+from pagoda.models.stored_settings import read_settings, read_source
 
 SamplingDefaultsMode = Literal["model", "neutral"]
 
@@ -134,13 +134,18 @@ class SamplingPolicy:
         yield Source.MODELFILE, _without_hints(settings.parameters)
         yield Source.SERVER, {} if self.max_tokens is None else {"num_predict": self.max_tokens}
         if self.mode == "model":
-            # Found by digest, because copies and models made from this one have the same weights under other names.
-            entry = next(
-                (each for each in self.catalogue if each.wheel is not None and each.wheel.sha256 == model.digest), None
-            )
+            entry = self._catalogue_entry(model)
             yield Source.CATALOGUE, {} if entry is None else entry.parameters
             files = Source.GGUF if model.format is ModelFormat.GGUF else Source.GENERATION_CONFIG
             yield files, model.recommended.parameters
+
+    def _catalogue_entry(self, model: Model) -> CatalogueEntry | None:
+        """Return the entry whose weights the model has. Copies and models made from it have them under other names."""
+        for each in self.catalogue:
+            if each.wheel is not None and each.wheel.sha256 == model.digest:
+                return each
+        source = read_source(model)
+        return None if source is None else find_source(source, self.catalogue)
 
 
 def as_json(parameters: Mapping[str, Parameter], names: Mapping[str, str] | None = None) -> dict[str, Any]:

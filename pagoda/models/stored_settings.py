@@ -1,4 +1,4 @@
-"""Reads the settings of a model from its manifest. A model that was named by its path has none. The gateway applies them."""
+"""Reads the settings and the source of a model from its manifest. A model that was named by its path has neither."""
 
 from collections.abc import Mapping
 
@@ -20,3 +20,9 @@ def read_settings(model: Model) -> ModelSettings:
         return settings
     except TypeError:
         raise ModelFormatError(f"{model.manifest} has unknown settings; create the model again") from None
+
+
+def read_source(model: Model) -> str | None:
+    """Return the place that the model's weights came from, such as "registry.ollama.ai/library/qwen3:0.6b", or None."""
+    source = read_json(model.manifest).get("source") if model.manifest is not None else None
+    return source if isinstance(source, str) else None

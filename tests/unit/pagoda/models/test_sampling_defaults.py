@@ -11,11 +11,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pagoda.models.blobs import BlobStore
 from pagoda.models.catalogue import CATALOGUE, DEFAULT_MODEL, CatalogueEntry, find_entry
 from pagoda.models.model import Model, Recommendation
+from pagoda.models.model_editor import ModelEditor
 from pagoda.models.model_settings import ModelSettings
 from pagoda.models.ollama_objects import shown
 from pagoda.models.parameters import SAMPLING_PARAMETERS, checked_parameter
+from pagoda.models.pull import version_of
 from pagoda.models.sampling_defaults import (
     OLLAMA,
     OPENAI_CHAT,
@@ -25,7 +28,10 @@ from pagoda.models.sampling_defaults import (
     SamplingPolicy,
     Source,
 )
+from pagoda.models.sources.remote import RemoteFile, RemoteModel
+from pagoda.models.sources.source import Fetched
 from pagoda.models.store import ModelStore
+from pagoda.models.stored_settings import read_source
 from tests.fakes.tiny_checkpoint import write_tiny_checkpoint
 from tests.fakes.tiny_model import write_tiny_gguf
 
@@ -255,6 +261,48 @@ def test_the_catalogue_is_found_by_the_weights_whatever_their_name(model: Model)
     assert policy.defaults_of(replace(model, name="mine")).parameters == {"top_k": Parameter(3, Source.CATALOGUE)}
     other = replace(model, name=CATALOGUE[0].name, digest="0" * 64)
     assert policy.defaults_of(other).parameters == {}
+
+
+def test_the_catalogue_is_found_by_the_place_that_the_weights_came_from(tmp_path: Path) -> None:
+    """A copy, and a model made from it, have the same weights. A model made from a file under the same name has others."""
+    policy = SamplingPolicy(catalogue=CATALOGUE)
+    store = ModelStore(tmp_path / "home")
+    editor = ModelEditor(store, BlobStore(tmp_path / "home"))
+    file = write_tiny_gguf(tmp_path / "tiny.gguf")
+    remote = RemoteModel(
+        name="qwen3:0.6b",
+        source="registry.ollama.ai/library/qwen3:0.6b",
+        version="1",
+        files=(RemoteFile(path="model.gguf", url="", size_bytes=file.stat().st_size),),
+        root="model.gguf",
+    )
+    editor.put_fetched("qwen3:0.6b", remote, Fetched(files={"model.gguf": file}))
+    editor.copy("qwen3:0.6b", "copy")
+    own = ModelSettings(parameters={"top_k": 5})
+    editor.create_from_model("derived", store.get("copy"), own, lambda status: None)
+    editor.delete("qwen3:0.6b")
+
+    recommended = {"temperature": 0.6, "top_p": 0.95, "top_k": 20}
+    from_catalogue = {name: Parameter(value, Source.CATALOGUE) for name, value in recommended.items()}
+    assert policy.defaults_of(store.get("copy")).parameters == from_catalogue
+    assert policy.defaults_of(store.get("derived")).parameters == {
+        **from_catalogue,
+        "top_k": Parameter(5, Source.MODELFILE),
+    }
+    assert replace(policy, mode="neutral").defaults_of(store.get("copy")).parameters == {}
+    editor.create_from_files("qwen3:0.6b", {"any.gguf": file}, ModelSettings(), lambda status: None)
+    assert policy.defaults_of(store.get("qwen3:0.6b")).parameters == {}
+
+
+def test_a_copy_does_not_follow_its_source(tmp_path: Path) -> None:
+    store = ModelStore(tmp_path / "home")
+    editor = ModelEditor(store, BlobStore(tmp_path / "home"))
+    file = write_tiny_gguf(tmp_path / "tiny.gguf")
+    remote = RemoteModel(name="a/b", source="hf.co/a/b@1", version="1", files=(), root="b.gguf")
+    editor.put_fetched("a/b", remote, Fetched(files={"b.gguf": file}, stays_at=file))
+    editor.copy("a/b", "copy")
+    assert [version_of(store.get(name)) for name in ("a/b", "copy")] == ["1", None]
+    assert [read_source(store.get(name)) for name in ("a/b", "copy")] == ["hf.co/a/b@1"] * 2
 
 
 def test_the_catalogues_own_values_make_sense() -> None:
