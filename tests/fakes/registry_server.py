@@ -8,6 +8,7 @@ import hashlib
 import json
 import re
 import ssl
+import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -172,7 +173,7 @@ def fake_registry(certificate: CertificateFiles | None = None) -> Iterator[FakeR
         def registry(self) -> FakeRegistry:
             return registry
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as http:
+    with _Server(("127.0.0.1", 0), Handler) as http:
         registry = FakeRegistry(port=http.server_port)
         if certificate is not None:
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -186,6 +187,12 @@ def fake_registry(certificate: CertificateFiles | None = None) -> Iterator[FakeR
             registry.over.set()
             http.shutdown()
             thread.join()
+
+
+class _Server(ThreadingHTTPServer):
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        if not isinstance(sys.exc_info()[1], ssl.SSLError):  # a client may refuse the certificate
+            super().handle_error(request, client_address)
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -14,6 +14,8 @@ MAX_TEXT_BYTES = 4 << 20
 """Largest size of one layer with text or JSON."""
 MAX_TEXTS_BYTES = 16 << 20
 """Largest size of all such layers of one model together."""
+MAX_TEXT_LAYERS = 64
+"""Largest number of such layers, each of which is a request to a registry."""
 
 ReadLayer = Callable[[Layer], bytes]
 """Function that returns the bytes of a layer's blob."""
@@ -57,7 +59,7 @@ class OllamaModel:
     settings: ModelSettings
     """The model's settings. The template is as the model has it, which mostly is a Go template."""
     warnings: tuple[str, ...]
-    """Sentences about what is not used of the model."""
+    """Sentences about parts of the model that are not used."""
 
 
 def text_layers(manifest: OllamaManifest) -> list[Layer]:
@@ -72,6 +74,8 @@ def text_layers(manifest: OllamaManifest) -> list[Layer]:
             raise ModelFormatError(
                 f"the {_name_of(layer, manifest)} layer has {layer.size_bytes} bytes (at most {MAX_TEXT_BYTES} are allowed)"
             )
+    if len(layers) > MAX_TEXT_LAYERS:
+        raise ModelFormatError(f"the model has {len(layers)} layers of text (at most {MAX_TEXT_LAYERS} are allowed)")
     if (total := sum(layer.size_bytes for layer in layers)) > MAX_TEXTS_BYTES:
         raise ModelFormatError(f"the layers of text have {total} bytes (at most {MAX_TEXTS_BYTES} are allowed)")
     return layers

@@ -134,7 +134,7 @@ def open_registry(name: RegistryName, settings: SourceSettings, blobs: Path, *, 
 
 
 def _display_name(name: RegistryName) -> str:
-    """Return the name as Ollama prints it, without what is the default."""
+    """Return the name as Ollama prints it, without the default host and namespace."""
     if name.host != LIBRARY_HOST:
         return str(name)
     namespace = "" if name.namespace == LIBRARY_NAMESPACE else f"{name.namespace}/"

@@ -1,4 +1,4 @@
-"""Tests of the layers of Ollama's models: settings, what is not supported, and hostile content."""
+"""Tests of the layers of Ollama's models: settings, unsupported layers, and hostile content."""
 
 import hashlib
 import json
@@ -12,7 +12,14 @@ from hypothesis import strategies as st
 
 from pagoda.models.errors import ModelFormatError
 from pagoda.models.model_settings import ModelSettings
-from pagoda.models.ollama.layers import MAX_TEXT_BYTES, MAX_TEXTS_BYTES, OllamaModel, parse_parameters, read_model
+from pagoda.models.ollama.layers import (
+    MAX_TEXT_BYTES,
+    MAX_TEXT_LAYERS,
+    MAX_TEXTS_BYTES,
+    OllamaModel,
+    parse_parameters,
+    read_model,
+)
 from pagoda.models.ollama.manifest import LAYER_PREFIX, Layer, parse_manifest
 
 GO_TEMPLATE = "{{ if .System }}<|im_start|>system\n{{ .System }}<|im_end|>\n{{ end }}{{ .Prompt }}"
@@ -153,6 +160,9 @@ def test_large_texts_are_refused_before_they_are_read() -> None:
     licenses = [("license", b"%d" % number) for number in range(5)]
     with pytest.raises(ModelFormatError, match=rf"layers of text have .* {MAX_TEXTS_BYTES} are allowed"):
         model_of(GGUF, *licenses, sizes={"license": MAX_TEXT_BYTES})
+    licenses = [("license", b"%d" % number) for number in range(MAX_TEXT_LAYERS)]
+    with pytest.raises(ModelFormatError, match=f"has {MAX_TEXT_LAYERS + 1} layers of text"):
+        model_of(GGUF, *licenses)
 
 
 def test_facts_of_a_wrong_type_are_left_out() -> None:

@@ -1,18 +1,22 @@
 """Tests of the registry's protocol: manifests, small layers, tokens, redirects and errors, without downloads of weights."""
 
+import json
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from pagoda.models.errors import ModelAccessError, ModelFormatError, ModelNotFoundError, ModelSourceError
+from pagoda.models.errors import ModelAccessError, ModelError, ModelFormatError, ModelNotFoundError, ModelSourceError
 from pagoda.models.names import RegistryName, parse_name
 from pagoda.models.sources import registry_client
 from pagoda.models.sources.registry import open_registry
 from pagoda.models.sources.remote import RemoteModel
 from pagoda.models.sources.settings import SourceSettings
 from tests.fakes.certificates import Authority
-from tests.fakes.registry_server import MANIFEST_TYPE, FakeRegistry, digest_of, fake_registry
+from tests.fakes.registry_server import LAYER_PREFIX, MANIFEST_TYPE, FakeRegistry, digest_of, fake_registry
 
 GGUF = b"GGUF, which is not read here"
 LAYERS = (
@@ -305,3 +309,38 @@ def test_redirects_without_end(registry: FakeRegistry) -> None:
     registry.error_headers = {"Location": "/v2/library/tiny/manifests/latest"}
     with pytest.raises(ModelSourceError, match="redirects without end"):
         resolve(registry, "tiny")
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=20),
+    lambda each: st.lists(each, max_size=3) | st.dictionaries(st.text(max_size=10), each, max_size=3),
+    max_leaves=5,
+)
+
+
+@settings(max_examples=50)
+@given(
+    layers=st.lists(
+        st.fixed_dictionaries(
+            {
+                "mediaType": st.sampled_from(["model", "system", "params", "messages", "license", "tensor", "x"]).map(
+                    LAYER_PREFIX.__add__
+                ),
+                "digest": st.sampled_from([digest_of(b"{}"), digest_of(b"missing"), "sha256:0"]),
+                "size": st.sampled_from([2, 3, 10**15]) | JSON,
+            }
+        )
+        | JSON,
+        max_size=4,
+    ),
+    rest=st.dictionaries(st.sampled_from(["config", "schemaVersion", "mediaType"]), JSON),
+)
+def test_any_manifest_is_a_model_or_an_error_for_the_user(layers: list[object], rest: dict[str, object]) -> None:
+    with fake_registry() as registry, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(registry_client, "RETRY_DELAYS_S", ())
+        registry.blobs[digest_of(b"{}")] = b"{}"
+        registry.manifests["library/any:latest"] = json.dumps({"layers": layers, **rest}).encode()
+        remote: RemoteModel | None = None
+        with suppress(ModelError):
+            remote = resolve(registry, "any")
+        assert remote is None or remote.files[0].size_bytes >= 0
