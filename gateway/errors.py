@@ -19,6 +19,7 @@ from pagoda.models.errors import (
     ModelError,
     ModelFormatError,
     ModelNotFoundError,
+    ModelOwnerError,
     ModelStoreError,
     without_directories,
 )
@@ -159,6 +160,8 @@ def from_model_error(error: ModelError) -> GatewayError:
     ):  # its message has only the name that the client sent, and addresses of sources
         return GatewayError(ErrorKind.NOT_FOUND, str(error), param="model")
     message = without_directories(str(error))
+    if isinstance(error, ModelOwnerError):
+        return GatewayError(ErrorKind.CONFLICT, message, param="model")
     if isinstance(error, ModelFormatError):
         return InvalidRequestError(message, param="model")
     if isinstance(error, ModelAccessError):

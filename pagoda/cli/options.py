@@ -3,7 +3,6 @@
 OLLAMA_HOST is the address that a server listens on and that a command connects to. Pagoda's own options and variables override it.
 """
 
-import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,17 +72,18 @@ def named_server(server: str | None) -> str | None:
 def complete_model(context: typer.Context, incomplete: str) -> list[str]:
     """Return matching names of the store and the catalogue. Reads only manifests, because a user waits for the completion."""
     from pagoda.models.catalogue import CATALOGUE
-    from pagoda.models.layout import StoreLayout
+    from pagoda.models.errors import ModelFormatError
+    from pagoda.models.formats.safetensors_file import read_json
+    from pagoda.models.store import ModelStore
 
-    home = resolve_home(context.params.get("home"))
-    layout = StoreLayout(home)
+    store = ModelStore(resolve_home(context.params.get("home")))
     names = {entry.name for entry in CATALOGUE}
-    for manifest in layout.manifests():
+    for manifest in store.manifests():
         try:
-            json.loads(manifest.read_bytes())
-        except (OSError, ValueError):
+            read_json(manifest)
+        except (OSError, ModelFormatError):
             continue  # Damaged models are left out; `pagoda doctor` reports them.
-        names.add(layout.name_at(manifest.parent))
+        names.add(store.name_at(manifest))
     return sorted(name for name in names if name.startswith(incomplete.lower()))
 
 

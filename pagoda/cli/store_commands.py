@@ -103,13 +103,18 @@ def _indented(rows: Rows) -> str:
 
 
 def remove_models(home: Path, names: list[str]) -> list[str]:
-    """Remove the models and return their names. Removes nothing if one of them does not exist."""
+    """Remove the models and return their names. Removes nothing if one of them does not exist or belongs to Ollama."""
     editor = _editor(home)
     for name in names:
         if not editor.has(name):
             raise ModelNotFoundError(f"model '{name}' not found; to list the models: pagoda list")
+        editor.check_deletable(name)
     for name in names:
+        foreign = editor.find_foreign_files(name)
         editor.delete(name)
+        if foreign is not None:
+            _say(f"the files of '{name}' stay in {foreign.place}: {foreign.path}")
+            _say(f"to remove them too: {foreign.removal}")
     return names
 
 

@@ -6,6 +6,7 @@ ModelError
 ├── ModelfileError       a Modelfile or a parameter is malformed
 ├── ModelSourceError     the download failed or has a wrong checksum
 │   └── ModelAccessError the source refuses this user: the model is gated or private
+├── ModelOwnerError      the model belongs to another program, which alone may change it
 └── ModelStoreError      the store cannot be written: no space, no permission
 """
 
@@ -51,6 +52,10 @@ class ModelSourceError(ModelError):
 
 class ModelAccessError(ModelSourceError):
     """The source refuses this user: the model is gated or private, or the token is wrong."""
+
+
+class ModelOwnerError(ModelError):
+    """The model belongs to another program, which alone may change it."""
 
 
 class ModelStoreError(ModelError):

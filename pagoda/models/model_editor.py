@@ -1,8 +1,9 @@
 """Changes to the store: copies and deletes models, and makes them from others or from uploaded files.
 
 Each model has its own complete directory. A copy shares the bytes of its files through hard links, so that it takes no space and
-either can be deleted alone. Directories are prepared in a scratch directory and moved into place atomically, so that a model is
-never missing while it is replaced.
+either can be deleted alone. Files of other programs stay where they are, and models of the store only name them (foreign_files.py).
+Directories are prepared in a scratch directory and moved into place atomically, so that a model is never missing while it is
+replaced.
 """
 
 import errno
@@ -17,7 +18,8 @@ from typing import Any
 
 from pagoda.models.blobs import BlobStore
 from pagoda.models.digest import write_atomically
-from pagoda.models.errors import ModelFormatError, ModelNotFoundError
+from pagoda.models.errors import ModelFormatError, ModelNotFoundError, ModelOwnerError
+from pagoda.models.foreign_files import ForeignPlace
 from pagoda.models.formats.description import describe
 from pagoda.models.formats.tensor_check import check_tensors
 from pagoda.models.layout import MANIFEST, remove_if_empty
@@ -60,14 +62,26 @@ class ModelEditor:
             self._put(destination, files, settings, stays_at=stays_at, facts=_origin(model), is_new=False)
 
     def delete(self, name: str) -> None:
-        """Delete a model, also a damaged one."""
-        self._manifest(name)
+        """Delete a model, also a damaged one, but no files that stay where they are."""
+        self.check_deletable(name)
         with writing("change"), self._scratch.directory() as scratch, self._layout.changing():
             self._layout.move_old_directories()
-            directory = self._manifest(name).parent
+            directory = self.check_deletable(name).parent
             os.rename(directory, scratch / "old")
             remove_if_empty(directory.parent)  # it may have other tags
             self._forget(scratch / "old")
+
+    def check_deletable(self, name: str) -> Path:
+        """Return the model's manifest. Raises ModelNotFoundError, or ModelOwnerError for a model of an Ollama installation."""
+        manifest = self._manifest(name)
+        if self._store.is_ollamas(manifest):
+            theirs = self._store.name_at(manifest)
+            raise ModelOwnerError(f"model '{theirs}' belongs to Ollama; remove it there: ollama rm {theirs}")
+        return manifest
+
+    def find_foreign_files(self, name: str) -> ForeignPlace | None:
+        """Return where the files of a model of the store stay after it is deleted, or None if they are deleted with it."""
+        return self._store.foreign_place_of(self._manifest(name))
 
     def create_from_model(self, name: str, base: Model, settings: ModelSettings, on_status: OnStatus) -> None:
         """Make a model with the weights of `base`. Settings that are empty are taken from `base`."""
@@ -84,7 +98,8 @@ class ModelEditor:
         """Make a model from one GGUF file, or from the files of a safetensors checkpoint by their names."""
         named = _as_model_files(files)
         on_status("parsing GGUF" if GGUF_FILE in named else "converting model")
-        self._put(name, named, settings, on_status)
+        stays_at = self._store.foreign_files.find_common(files)
+        self._put(name, named if stays_at is None else {}, settings, on_status, stays_at=stays_at)
 
     def put_fetched(self, name: str, remote: RemoteModel, fetched: Fetched) -> None:
         """Store a model that was just downloaded under its name. Its files are linked, unless they stay where they are."""
@@ -116,7 +131,7 @@ class ModelEditor:
 
     def _manifest(self, name: str) -> Path:
         try:
-            manifest = self._layout.find(self._store.canonical_name(name))
+            manifest = self._store.find(name)
         except ModelNotFoundError:
             manifest = None
         if manifest is None:
@@ -132,7 +147,7 @@ class ModelEditor:
                 shutil.rmtree(scratch / "base", ignore_errors=True)
                 files = {} if self._stays(model) else _files_of(model)
                 for relative, source in files.items():
-                    _link(source, scratch / "base" / relative)
+                    self._link(source, scratch / "base" / relative)
                 return read_settings(model), {relative: scratch / "base" / relative for relative in files}
 
             model, (settings, files) = self._store.read_current(model, link)
@@ -155,7 +170,7 @@ class ModelEditor:
         with writing("model"), self._scratch.directory() as scratch:
             made = scratch / "new"
             for relative, source in files.items():
-                _link(source, made / relative)
+                self._link(source, made / relative)
             root = min(files).partition("/")[0] if files else ""  # the first part of a GGUF file that is split
             if is_new:
                 self.refuse_unusable(stays_at or made / root, settings)
@@ -176,7 +191,25 @@ class ModelEditor:
 
     def _stays(self, model: Model) -> bool:
         """Return True if the model's files stay where they are: in the hub's cache, or in the store of an Ollama installation."""
-        return model.manifest is not None and not self._store.is_own(model.path)
+        if self._store.is_own(model.path):
+            return False
+        return model.manifest is not None or self._store.foreign_files.find(model.path) is not None
+
+    def _link(self, source: Path, target: Path) -> None:
+        """Link a file, or copy one that cannot be linked or belongs to another program, in whose store no link count may change."""
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            if self._store.foreign_files.find(source) is None:
+                os.link(source.resolve(), target)
+            else:
+                shutil.copyfile(source, target)
+        except FileNotFoundError:
+            # Without the directory, which clients must not learn.
+            raise ModelNotFoundError(f"the file {source.name} no longer exists") from None
+        except OSError as error:
+            if error.errno not in (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.ENOTSUP):
+                raise
+            shutil.copy2(source, target)
 
 
 def _origin(model: Model) -> dict[str, str]:
@@ -202,16 +235,3 @@ def _as_model_files(files: Mapping[str, Path]) -> dict[str, Path]:
     if len(files) != 1:
         raise ModelFormatError("the files must be one GGUF file, or a checkpoint with a .safetensors file")
     return {GGUF_FILE: next(iter(files.values()))}
-
-
-def _link(source: Path, target: Path) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        os.link(source.resolve(), target)
-    except FileNotFoundError:
-        # Without the directory, which clients must not learn.
-        raise ModelNotFoundError(f"the file {source.name} no longer exists") from None
-    except OSError as error:
-        if error.errno not in (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.ENOTSUP):
-            raise
-        shutil.copy2(source, target)

@@ -10,7 +10,6 @@ from typing import Any
 from pagoda.models.formats.chat_template_text import GGUF_TEMPLATE_KEY, chat_template_text
 from pagoda.models.formats.gguf_file import GGUFFile
 from pagoda.models.formats.safetensors_file import read_tensors, weight_files
-from pagoda.models.layout import MANIFEST
 from pagoda.models.model import Model, ModelFormat
 from pagoda.models.model_settings import ModelSettings, model_digest
 from pagoda.models.modelfile import render_modelfile
@@ -80,8 +79,7 @@ def _parameters(modelfile: Mapping[str, Any], defaults: ModelDefaults) -> JSONOb
 
 def _modified_at(model: Model) -> str:
     # The manifest's time, because the model's files may be older and shared with other models.
-    manifest = model.path.parent / MANIFEST
-    path = manifest if manifest.exists() else model.path
+    path = model.manifest or model.path
     modified = datetime.fromtimestamp(path.stat().st_mtime, UTC)
     return modified.isoformat(timespec="microseconds").replace("+00:00", "Z")
 

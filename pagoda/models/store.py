@@ -1,8 +1,9 @@
 """The models on this machine: functions that find, list and describe them.
 
-layout.py defines the paths. A path to a GGUF file or a safetensors directory is a model too and stays in its place. Any process may
-change the store at any time: a model that vanishes while it is read counts as missing, and one that is replaced is read again.
-pull.py brings models here.
+layout.py defines the paths. The models of an Ollama installation are listed too and read in place; a model of the store hides one
+with the same name. A path to a GGUF file or a safetensors directory is a model too and stays in its place. Any process may change
+the store at any time: a model that vanishes while it is read counts as missing, and one that is replaced is read again. pull.py
+brings models here.
 """
 
 import logging
@@ -13,13 +14,16 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from pagoda.models.catalogue import CATALOGUE, CatalogueEntry, find_entry
-from pagoda.models.digest import DigestCache, file_state
+from pagoda.models.digest import DigestCache, FileState, file_state
 from pagoda.models.errors import ModelError, ModelFormatError, ModelNotFoundError, some_names
+from pagoda.models.foreign_files import ForeignFiles, ForeignPlace
 from pagoda.models.formats.description import checkpoint_files, describe
 from pagoda.models.formats.safetensors_file import read_json
+from pagoda.models.formats.tensor_check import check_tensors
 from pagoda.models.layout import StoreLayout, is_there
 from pagoda.models.model import Model
 from pagoda.models.names import NAME, normalize_name, with_tag
+from pagoda.models.ollama.store import OllamaStore, read_stored_model, stored_blob
 from pagoda.models.scratch import Scratch
 from pagoda.models.sources.settings import SourceSettings
 
@@ -44,7 +48,11 @@ class ModelStore:
         self.layout = StoreLayout(home)
         self.directory = self.layout.models
         self.digests = DigestCache(self.layout.digests)
+        self.ollama_stores = [OllamaStore(place) for place in self.sources.ollama_stores]
+        self.foreign_files = ForeignFiles(self.ollama_stores)
         self._described: OrderedDict[object, Model] = OrderedDict()
+        self._refused: dict[FileState, str] = {}
+        """Reasons why files of Ollama cannot be served, empty for a file that passed the checks."""
         self._told: dict[Path, str] = {}
         """Reasons, already logged, why models cannot be read."""
 
@@ -54,9 +62,9 @@ class ModelStore:
         return [entry.name for entry in self._catalogue]
 
     def list(self) -> list[Model]:
-        """Return the models in the store, sorted by name. A model that cannot be read is left out and logged once."""
+        """Return the models on this machine, sorted by name. A model that cannot be read is left out and logged once."""
         models, unreadable = {}, {}
-        for manifest in self.layout.manifests():
+        for manifest in self.manifests():
             try:
                 model = self.read_manifest(manifest)
             except ModelNotFoundError:
@@ -77,7 +85,7 @@ class ModelStore:
         if is_path(name_or_path) or path.suffix == ".gguf":
             return self._get_path(path)
         entry = find_entry(name_or_path, self._catalogue)
-        if (manifest := self.layout.find(self.canonical_name(name_or_path))) is not None:
+        if (manifest := self.find(name_or_path)) is not None:
             return self.read_manifest(manifest)
         if path.exists():
             return self._get_path(path)
@@ -89,6 +97,47 @@ class ModelStore:
         raise ModelNotFoundError(
             f"model {name_or_path!r} is not on this machine (here: {here}); download it: pagoda pull {name_or_path}"
         )
+
+    def manifests(self) -> Sequence[Path]:
+        """Return the manifests of all models: of this store, and of Ollama's stores unless this store has a model of the name."""
+        own = self.layout.manifests()
+        names = {self.layout.name_at(manifest.parent) for manifest in own}
+        others: dict[str, Path] = {}
+        for store in self.ollama_stores:
+            for manifest in store.manifests():
+                name = store.name_at(manifest)
+                if self._canonical_or_itself(name) not in names:
+                    others.setdefault(name.lower(), manifest)
+        return [*own, *others.values()]
+
+    def find(self, name: str) -> Path | None:
+        """Return the manifest of a model, which may be damaged: of this store, else of an Ollama store. None if there is none.
+
+        Raises ModelNotFoundError for an invalid name.
+        """
+        canonical = self.canonical_name(name)
+        if (manifest := self.layout.find(canonical)) is not None:
+            return manifest
+        # The name as it is written comes first: it may be an alias here, and Ollama's name of another model.
+        found = (store.find(each) for each in (name, canonical) for store in self.ollama_stores)
+        return next((manifest for manifest in found if manifest is not None), None)
+
+    def name_at(self, manifest: Path) -> str:
+        """Return the name of the model with this manifest, which may be damaged."""
+        store = self._ollama_store_of(manifest)
+        return self.layout.name_at(manifest.parent) if store is None else store.name_at(manifest)
+
+    def is_ollamas(self, manifest: Path) -> bool:
+        """Return True for a manifest in an Ollama store."""
+        return self._ollama_store_of(manifest) is not None
+
+    def foreign_place_of(self, manifest: Path) -> ForeignPlace | None:
+        """Return where the files of a model stay that this store only names. None for its own files, and for a damaged manifest."""
+        try:
+            path = _path_of(read_json(manifest), manifest)
+        except (OSError, ModelFormatError):
+            return None
+        return None if path is None or self.is_own(path) else self.foreign_files.find(path)
 
     def tidy(self) -> None:
         """Delete files of dead processes, and move directories of earlier versions. Never raises: a store that cannot be changed
@@ -116,13 +165,14 @@ class ModelStore:
 
     def read_manifest(self, manifest: Path) -> Model:
         """Return the current model. Raises ModelNotFoundError if it was removed, ModelFormatError if it cannot be read."""
-        name = self.layout.name_at(manifest.parent)
+        name = self.name_at(manifest)
         for _ in range(MAX_READS):
             before = _state(manifest)
             if before is None:
                 raise ModelNotFoundError(f"model '{name}' not found")
             try:
-                found: Model | ModelError = self._read_manifest(name, manifest)
+                read = self._read_ollamas if self.is_ollamas(manifest) else self._read_manifest
+                found: Model | ModelError = read(name, manifest)
             except ModelError as error:
                 found = error
             except OSError as error:
@@ -170,12 +220,50 @@ class ModelStore:
         path = _path_of(content, manifest)
         if path is None:
             raise ModelFormatError(f"the manifest of model '{name}' is damaged; {next_step}")
-        if not is_there(path):
-            raise ModelFormatError(f"the file {path.name} of model '{name}' is missing; {next_step}")
+        if (missing := _missing(path)) is not None:
+            place = self.foreign_files.find(path)
+            if place is None:
+                raise ModelFormatError(f"the file {missing.name} of model '{name}' is missing; {next_step}")
+            raise ModelFormatError(
+                f"the file {missing.name} of model '{name}' is no longer in {place.place}; pull it again: pagoda pull {name}"
+            )
         spelled = content.get("name")
         if isinstance(spelled, str) and with_tag(spelled).lower() == name:
             name = spelled
         return replace(self._describe(name, path), manifest=manifest)
+
+    def _read_ollamas(self, name: str, manifest: Path) -> Model:
+        if NAME.fullmatch(name) is None:
+            raise ModelFormatError(f"{manifest} has no valid model name")
+        try:
+            path = stored_blob(manifest, read_stored_model(manifest).weights)
+            return replace(self._describe_checked(name, path), manifest=manifest, in_ollama_store=True)
+        except ModelFormatError as error:
+            raise ModelFormatError(f"model '{name}' of Ollama cannot be served: {error}") from None
+
+    def _describe_checked(self, name: str, path: Path) -> Model:
+        """Return the model in a file of Ollama. Its tensors are checked once, as those of our models when they are made."""
+        state = file_state(path.stat())
+        if reason := self._refused.get(state):
+            raise ModelFormatError(reason)
+        try:
+            model = self._describe(name, path)
+            if state not in self._refused:
+                check_tensors(model)
+        except ModelFormatError as error:
+            self._refused[state] = str(error)
+            raise
+        self._refused[state] = ""
+        return model
+
+    def _ollama_store_of(self, manifest: Path) -> OllamaStore | None:
+        return next((store for store in self.ollama_stores if store.has_manifest(manifest)), None)
+
+    def _canonical_or_itself(self, name: str) -> str:
+        try:
+            return self.canonical_name(name)
+        except ModelNotFoundError:
+            return name
 
     def is_own(self, path: Path) -> bool:
         """Return True for a file that belongs to this store, False for one that a model of the store only names."""
@@ -198,7 +286,9 @@ class ModelStore:
         # The key has no model name, because a copy shares the files of its original.
         key = tuple((file.name if len(files) > 1 else "", *file_state(file.stat())) for file in files)
         if (known := self._described.get(key)) is None:
-            digest = self.digests.file_digest(path) if path.is_file() else self.digests.files_digest(files)
+            digest = self.foreign_files.digest_of(path)
+            if digest is None:
+                digest = self.digests.file_digest(path) if path.is_file() else self.digests.files_digest(files)
             known = describe(name, path, digest, size_bytes=sum(file.stat().st_size for file in files))
             self._described[key] = known
             while len(self._described) > MAX_DESCRIBED:
@@ -214,6 +304,14 @@ def _path_of(content: Mapping[str, Any], manifest: Path) -> Path | None:
     if isinstance(file_name, str) and Path(file_name).name == file_name:
         return manifest.parent / file_name
     return None
+
+
+def _missing(path: Path) -> Path | None:
+    """Return the model's file if it does not exist, or a link in the model's directory whose target does not exist."""
+    if not is_there(path):
+        return path
+    files = path.iterdir() if path.is_dir() else ()
+    return next((file for file in files if file.is_symlink() and not is_there(file)), None)
 
 
 def _state(manifest: Path) -> tuple[int, int, int] | None:

@@ -6,10 +6,13 @@ from pagoda.models.errors import ModelFormatError
 from pagoda.models.formats.safetensors_file import read_json
 from pagoda.models.model import Model
 from pagoda.models.model_settings import ModelSettings
+from pagoda.models.ollama.store import read_stored_model
 
 
 def read_settings(model: Model) -> ModelSettings:
     """Return the model's settings. Raises ModelFormatError for a damaged manifest."""
+    if model.in_ollama_store and model.manifest is not None:
+        return read_stored_model(model.manifest).settings
     stored = read_json(model.manifest).get("settings") if model.manifest is not None else None
     if not isinstance(stored, dict):
         return ModelSettings()

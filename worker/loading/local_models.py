@@ -89,8 +89,10 @@ class LocalModels:
         return models
 
     def _look(self) -> object:
-        """Return a value that differs whenever the store has changed; it costs a few system calls."""
-        files = [*self._store.layout.manifests(), *map(Path, self._named.values())]
+        """Return a value that differs whenever the store, or Ollama's, has changed; it costs a few system calls."""
+        files = [*self._store.manifests(), *map(Path, self._named.values())]
+        # Their owner may remove files outside the store without a change of our manifest.
+        files += [model.path for model in self._models.values() if not self._store.is_own(model.path)]
         return [(str(file), *state) for file in files if (state := _state(file)) is not None]
 
 

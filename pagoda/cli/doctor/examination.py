@@ -11,6 +11,7 @@ from rich.text import Text
 from pagoda.cli.doctor import machine, models, setup
 from pagoda.cli.doctor.finding import Finding, Level
 from pagoda.models.catalogue import DEFAULT_MODEL, find_entry
+from pagoda.models.store import ModelStore
 
 _MARKS = {Level.OK: ("ok     ", "green"), Level.WARNING: ("warning", "yellow"), Level.PROBLEM: ("problem", "bold red")}
 
@@ -34,6 +35,7 @@ def examine(home: Path, *, deep: bool, api_key: str | None) -> list[Finding]:
         lambda: setup.check_sockets(home),
         *(lambda port=port: setup.check_port(port, api_key) for port in setup.PORTS),
         lambda: models.check_index(home),
+        lambda: models.check_ollama(ModelStore(home).ollama_stores),
         lambda: models.check_models(home, deep=deep),
     ]
     with ThreadPoolExecutor(max_workers=len(looks)) as pool:

@@ -5,7 +5,7 @@ import json
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from pagoda.cli.doctor.finding import Finding, ok, problem, warning
@@ -13,8 +13,8 @@ from pagoda.models.catalogue import CATALOGUE, DEFAULT_MODEL, find_entry
 from pagoda.models.digest import DigestCache
 from pagoda.models.errors import ModelError
 from pagoda.models.formats.description import checkpoint_files
-from pagoda.models.layout import StoreLayout
 from pagoda.models.model import Model
+from pagoda.models.ollama.store import OllamaStore
 from pagoda.models.store import ModelStore
 
 _INDEX_TIMEOUT_S = 10
@@ -45,6 +45,22 @@ def check_models(home: Path, *, deep: bool) -> list[Finding]:
     return findings or [ok("models", f"none yet; pagoda serve downloads {DEFAULT_MODEL}")]
 
 
+def check_ollama(stores: Sequence[OllamaStore]) -> list[Finding]:
+    """Return a finding for each Ollama store on this machine: how many models it has, or why it cannot be read."""
+    findings = []
+    for store in stores:
+        try:
+            found = "1 model" if (num := len(store.checked_manifests())) == 1 else f"{num} models"
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        except OSError as error:
+            advice = "to serve its models, let this user read it, such as with: sudo usermod -aG ollama $USER"
+            findings.append(warning("ollama", f"{store.directory} cannot be read: {error.strerror}", f"{advice}."))
+        else:
+            findings.append(ok("ollama", f"{found} in {store.directory}, served from there"))
+    return findings
+
+
 def _index_has(package: str) -> bool:
     options = ["--disable-pip-version-check", "--no-input", "--retries=0", f"--timeout={_INDEX_TIMEOUT_S}"]
     command = [sys.executable, "-m", "pip", "index", "versions", *options, package]
@@ -55,7 +71,7 @@ def _index_has(package: str) -> bool:
 
 
 def _has_any_model(home: Path) -> bool:
-    return bool(StoreLayout(home).manifests())
+    return bool(ModelStore(home).manifests())
 
 
 def _readable(home: Path) -> list[str]:
@@ -64,15 +80,18 @@ def _readable(home: Path) -> list[str]:
 
 def _damaged(home: Path, *, deep: bool) -> Iterator[Finding]:
     store = ModelStore(home)
-    for manifest in store.layout.manifests():
-        name = store.layout.name_at(manifest.parent)
+    for manifest in store.manifests():
+        name, is_ollamas = store.name_at(manifest), store.is_ollamas(manifest)
         next_step = f"remove it and download it again: pagoda rm {name} && pagoda pull {name}."
+        if is_ollamas:
+            next_step = f"download it again: ollama pull {name}, or pagoda pull {name}."
         try:
             model = store.read_manifest(manifest)
             if (reason := _difference(manifest, model, deep=deep)) is not None:
                 yield problem(name, reason, next_step)
         except (ModelError, OSError) as error:
-            yield problem(name, str(error), next_step)
+            # Many models of Ollama are only of a kind that Pagoda does not support.
+            yield warning(name, str(error)) if is_ollamas else problem(name, str(error), next_step)
 
 
 def _difference(manifest: Path, model: Model, *, deep: bool) -> str | None:

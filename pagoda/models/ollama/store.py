@@ -49,6 +49,11 @@ class OllamaStore:
             models = [below for directory in models for below in subdirectories(directory)]
         return sorted(manifest for model in models for manifest in _files(model))
 
+    def checked_manifests(self) -> list[Path]:
+        """Return the manifests of all models. Raises OSError if the store does not exist or cannot be read."""
+        with os.scandir(self._manifests):
+            return self.manifests()
+
     def find(self, name: str) -> Path | None:
         """Return the manifest of a model, by its name in any case, or None. Raises ModelNotFoundError for an invalid name.
 
