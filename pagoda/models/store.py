@@ -115,11 +115,12 @@ class ModelStore:
 
         Raises ModelNotFoundError for an invalid name.
         """
-        canonical = self.canonical_name(name)
-        if (manifest := self.layout.find(canonical)) is not None:
+        entry = self.catalogue_entry(name)
+        if (manifest := self.layout.find(entry.name if entry else normalize_name(name))) is not None:
             return manifest
         # The name as it is written comes first: it may be an alias here, and Ollama's name of another model.
-        found = (store.find(each) for each in (name, canonical) for store in self.ollama_stores)
+        spellings = [name, *([entry.name] if entry else [])]
+        found = (store.find(each) for each in spellings for store in self.ollama_stores)
         return next((manifest for manifest in found if manifest is not None), None)
 
     def name_at(self, manifest: Path) -> str:
