@@ -60,7 +60,7 @@ class ModelPuller:
         directory = self._store.layout.directory(key)
         with self._store.layout.pulling(directory):
             self._forget_abandoned(except_for=directory)
-            here = self._present(key)
+            here = self._present(name)  # in an Ollama store it may have an alias as its name
             try:
                 self._pull(key, self._places(name), here, on_progress, insecure)
             except ModelSourceError as error:
@@ -68,7 +68,7 @@ class ModelPuller:
                     raise
                 logger.warning("no newer version could be pulled", extra={"model": key, "reason": str(error)})
             remove_if_empty(directory)
-        return self._store.get(key)
+        return self._store.get(name)
 
     def _pull(
         self, key: str, places: Sequence[Place], here: Model | None, on_progress: OnProgress, insecure: bool
@@ -132,9 +132,9 @@ class ModelPuller:
         self._editor.put_fetched(key, remote, fetched)
         meter.report_stage(Stage.DONE)
 
-    def _present(self, key: str) -> Model | None:
+    def _present(self, name: str) -> Model | None:
         try:
-            return self._store.get(key)
+            return self._store.get(name)
         except ModelError:  # also a damaged one, which is pulled again
             return None
 

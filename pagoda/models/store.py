@@ -115,10 +115,10 @@ class ModelStore:
 
         Raises ModelNotFoundError for an invalid name.
         """
-        entry = self.catalogue_entry(name)
-        if (manifest := self.layout.find(entry.name if entry else normalize_name(name))) is not None:
+        if (manifest := self.layout.find(self.canonical_name(name))) is not None:
             return manifest
         # The name as it is written comes first: it may be an alias here, and Ollama's name of another model.
+        entry = self.catalogue_entry(name)
         spellings = [name, *([entry.name] if entry else [])]
         found = (store.find(each) for each in spellings for store in self.ollama_stores)
         return next((manifest for manifest in found if manifest is not None), None)

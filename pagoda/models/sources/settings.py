@@ -38,10 +38,11 @@ class SourceSettings:
         if not registry.startswith(("http://", "https://")):
             raise ModelSourceError(f"{REGISTRY_VARIABLE} must be an http or https address (got {registry!r})")
         own = values.get("OLLAMA_MODELS", "").strip()
-        places = [Path(own)] if own else [Path("~/.ollama/models"), Path("/usr/share/ollama/.ollama/models")]
+        places = [own] if own else ["~/.ollama/models", "/usr/share/ollama/.ollama/models"]
         return cls(
             hub_url=values.get("HF_ENDPOINT") or None,
             is_offline=(values.get("HF_HUB_OFFLINE") or values.get("TRANSFORMERS_OFFLINE", "")).lower() in _TRUE,
             registry_url=registry.rstrip("/"),
-            ollama_stores=tuple(place.expanduser() for place in places),
+            # Unlike Path.expanduser, this raises no error for a user without a home directory.
+            ollama_stores=tuple(Path(os.path.expanduser(place)) for place in places),
         )

@@ -17,12 +17,14 @@ from pagoda.models.model_editor import ModelEditor
 from pagoda.models.model_settings import ModelSettings
 from pagoda.models.ollama.store import OllamaStore, read_stored_manifest
 from pagoda.models.ollama_objects import listed, shown
-from pagoda.models.pull import version_of
+from pagoda.models.pull import ModelPuller, version_of
 from pagoda.models.sampling_defaults import SamplingPolicy
+from pagoda.models.sources.progress import Progress
 from pagoda.models.sources.settings import SourceSettings
 from pagoda.models.store import ModelStore
 from pagoda.models.stored_settings import read_settings
 from tests.fakes.ollama_store import FakeOllamaStore, tree_state
+from tests.fakes.registry_server import FakeRegistry, digest_of, fake_registry
 from tests.fakes.tiny_model import write_tiny_gguf
 from tests.unit.pagoda.models.test_store import HF_CONFIG, write_checkpoint
 from tests.unit.pagoda.models.test_store_changes import replace_with_a_pipe
@@ -515,3 +517,48 @@ def test_doctor_compares_a_blob_with_its_name(
     )
     (finding,) = check_ollama(store.ollama_stores)
     assert finding.text == f"1 model in {ollama.directory}, served from there"
+
+
+# Pulls
+
+
+def put_into_ollama(ollama: FakeOllamaStore, registry: FakeRegistry, published: str, name: str) -> None:
+    """Add a model as if Ollama had pulled it from the registry: the same bytes of the manifest, and all blobs."""
+    manifest = registry.manifests[published]
+    described = json.loads(manifest)
+    for layer in (described["config"], *described["layers"]):
+        ollama.add_blob(registry.blobs[layer["digest"]])
+    ollama.write_manifest(name, manifest)
+
+
+@pytest.mark.parametrize(("name", "published"), [("mine:1b", "library/mine:1b"), ("llama3.2", "library/llama3.2:3b")])
+def test_a_pull_serves_ollamas_model_unless_there_is_a_newer_one(
+    ollama: FakeOllamaStore, home: Path, tiny: Path, tmp_path: Path, name: str, published: str
+) -> None:
+    """The catalogue's name of llama3.2 is llama3.2:3b. The registry has the same manifest under both."""
+    reported: list[Progress] = []
+    with fake_registry() as registry:
+        sources = SourceSettings(registry_url=registry.url, ollama_stores=(ollama.directory,))
+        store = ModelStore(home, sources=sources)
+        puller = ModelPuller(store, ModelEditor(store, BlobStore(home)))
+        registry.publish(published, tiny.read_bytes(), layers=[("system", b"S")])
+        put_into_ollama(ollama, registry, published, name)
+        before = tree_state(ollama.directory)
+        assert puller.ensure(name, reported.append).in_ollama_store and registry.asked == []
+        assert puller.pull(name, reported.append).in_ollama_store
+        assert registry.requests_of(digest_of(tiny.read_bytes())) == []
+        registry.publish(published, newer := write_tiny_gguf(tmp_path / "n.gguf", seed=1).read_bytes())
+        model = puller.pull(name, reported.append)
+    assert not model.in_ollama_store and model.path.read_bytes() == newer
+    assert len(store.list()) == 1
+    assert tree_state(ollama.directory) == before
+    ModelEditor(store, BlobStore(home)).delete(model.name)
+    assert store.get(name).in_ollama_store
+
+
+def test_the_stores_of_an_installation(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/you")
+    default = (Path("/home/you/.ollama/models"), Path("/usr/share/ollama/.ollama/models"))
+    assert SourceSettings.from_environment({}).ollama_stores == default
+    assert SourceSettings.from_environment({"OLLAMA_MODELS": " "}).ollama_stores == default
+    assert SourceSettings.from_environment({"OLLAMA_MODELS": "~/m"}).ollama_stores == (Path("/home/you/m"),)
