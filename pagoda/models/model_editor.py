@@ -108,15 +108,18 @@ class ModelEditor:
         files = {f"{root}{path}": file for path, file in fetched.files.items()} if fetched.stays_at is None else {}
         self._put(name, files, remote.settings, stays_at=fetched.stays_at, facts=facts)
 
-    def refuse_unusable(self, path: Path, settings: ModelSettings) -> None:
-        """Raise ModelFormatError if the model in these files cannot be used. Weights are not read, only their headers."""
+    def refuse_unusable(self, path: Path, settings: ModelSettings, shown: str = "") -> None:
+        """Raise ModelFormatError if the model in these files cannot be used. Weights are not read, only their headers.
+
+        Messages name the model as in `shown`, by default as the file.
+        """
         try:
             model = describe(path.name, path, digest="", size_bytes=0)
             check_tensors(model)
             self._check(model, settings)
         except ModelFormatError as error:
-            # The path is a temporary one of ours, so the message names only the file.
-            raise ModelFormatError(str(error).replace(str(path), path.name)) from None
+            # The path is a temporary one of ours, or one in a cache.
+            raise ModelFormatError(str(error).replace(str(path), shown or path.name)) from None
 
     def get(self, name: str) -> Model:
         """Return a model of the store by its name. Paths are not accepted, so that remote clients cannot probe them."""
@@ -173,7 +176,7 @@ class ModelEditor:
                 self._link(source, made / relative)
             root = min(files).partition("/")[0] if files else ""  # the first part of a GGUF file that is split
             if is_new:
-                self.refuse_unusable(stays_at or made / root, settings)
+                self.refuse_unusable(stays_at or made / root, settings, name if stays_at is not None else "")
             on_status("writing manifest")
             place = {"file": root} if stays_at is None else {"path": str(stays_at)}
             content = {"name": name, **place, "settings": settings.to_json(), **facts}

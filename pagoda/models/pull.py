@@ -121,7 +121,8 @@ class ModelPuller:
         on_progress(Progress(stage=Stage.CHECKING, completed_bytes=0, total_bytes=size, remote=remote))
         if is_checkable(remote):
             with self._scratch.directory() as scratch:
-                self._editor.refuse_unusable(fetch_headers(source.client, remote, scratch), remote.settings)
+                path = fetch_headers(source.client, remote, scratch)
+                self._editor.refuse_unusable(path, remote.settings, shown=remote.name)
         meter = DownloadMeter(remote.files, on_progress)
         fetched = source.fetch(remote, meter)
         meter.report_complete()
