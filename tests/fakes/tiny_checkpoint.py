@@ -37,3 +37,28 @@ def write_tiny_checkpoint(directory: Path, generation_config: Mapping[str, Any])
     tokenizer.save(str(directory / "tokenizer.json"))
     (directory / "chat_template.jinja").write_text("{{ messages[0].content }}")
     return directory
+
+
+def write_complete_checkpoint(directory: Path, *, num_files: int = 1, seed: int = 0) -> Path:
+    """Write a directory with all the tensors of the model, in several files with an index if `num_files` is larger than 1."""
+    write_tiny_checkpoint(directory, {"eos_token_id": 0})
+    generator = np.random.default_rng(seed)
+    layer = "model.layers.0"
+    matrices = {f"{layer}.self_attn.{each}_proj": (64 if each in "qo" else 32, 64) for each in "qkvo"}
+    matrices |= {f"{layer}.mlp.{each}_proj": shape for each, shape in (("gate", (128, 64)), ("up", (128, 64)))}
+    matrices |= {f"{layer}.mlp.down_proj": (64, 128), "model.embed_tokens": (256, 64), "lm_head": (256, 64)}
+    tensors = {name: generator.standard_normal(shape, dtype=np.float32) / 8 for name, shape in matrices.items()}
+    norms = (f"{layer}.input_layernorm", f"{layer}.post_attention_layernorm", "model.norm")
+    tensors |= {name: np.ones(64, dtype=np.float32) for name in norms}
+    (directory / "config.json").write_text(json.dumps({**_CONFIG, "rms_norm_eps": 1e-5}))
+    (directory / "model.safetensors").unlink()
+    names = [f"model-{number + 1:05}-of-{num_files:05}.safetensors" for number in range(num_files)]
+    names = ["model.safetensors"] if num_files == 1 else names
+    weight_map = {f"{name}.weight": names[place % num_files] for place, name in enumerate(tensors)}
+    for file_name in names:
+        inside = {f"{name}.weight": tensors[name] for name in tensors if weight_map[f"{name}.weight"] == file_name}
+        save_file(inside, directory / file_name)
+    if num_files > 1:
+        index = {"metadata": {}, "weight_map": weight_map}
+        (directory / "model.safetensors.index.json").write_text(json.dumps(index))
+    return directory

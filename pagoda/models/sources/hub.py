@@ -43,7 +43,7 @@ class HubSource:
     def resolve(self) -> RemoteModel:
         """Ask the hub for the model. If the hub cannot be reached, the model in the cache is used, if it is complete there.
 
-        A file that is in the cache has no URL, so that no header of a weight is requested for a model that is here.
+        If the weights are in the cache, the files have no URLs, so that no headers of weights are requested.
         """
         if self._is_offline:
             return self._resolve_cached("HF_HUB_OFFLINE is set; unset it to download the model")
@@ -135,8 +135,10 @@ class HubSource:
         self, repo: str, commit: str, selection: Selection, cache: HubCache, texts: Mapping[str, bytes]
     ) -> RemoteModel:
         revision, selector = self._name.revision, self._name.selector
+        weights = [file for file in selection.files if file.path.endswith(WEIGHT_SUFFIXES)]
+        is_here = all(cache.has(commit, file) for file in weights)
         files = [
-            _remote_file(file, "" if cache.has(commit, file) else self._client.file_url(repo, commit, file.path))
+            _remote_file(file, "" if is_here else self._client.file_url(repo, commit, file.path))
             for file in selection.files
         ]
         settings, warnings = _settings(texts)

@@ -35,6 +35,7 @@ MAX_SMALL_BYTES = 64 << 20
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _REPO = re.compile(r"\w[\w.-]*/\w[\w.-]*", re.ASCII)
+_SENDABLE = re.compile(r"[\x21-\x7e]+")
 _TOKENS_PAGE = "https://huggingface.co/settings/tokens"
 
 
@@ -52,6 +53,8 @@ class HubClient:
             raise ModelNotFoundError(f"{name.revision!r} is not a revision; name a branch, a tag or a commit")
         self.url = _hub_url(settings)
         self._token = _token(settings)
+        if self._token is not None and not _SENDABLE.fullmatch(self._token):
+            raise ModelAccessError("the token for the hub has characters that cannot be sent; copy it again (HF_TOKEN)")
         self.http = httpx.Client(
             auth=_HubAuth(httpx.URL(self.url), self._token),
             # Compressed answers have no ranges, and could be larger than announced.
