@@ -8,6 +8,7 @@ ENV PATH=/opt/pagoda/bin:$PATH \
     PYTHONUNBUFFERED=1 \
     PIP_DISABLE_PIP_VERSION_CHECK=1 \
     PAGODA_HOME=/var/lib/pagoda \
+    HF_HOME=/var/lib/pagoda/huggingface \
     PAGODA_GATEWAY_LOG_FORMAT=json \
     PAGODA_SCHEDULER_LOG_FORMAT=json \
     PAGODA_WORKER_LOG_FORMAT=json

@@ -6,15 +6,13 @@ from pathlib import Path
 
 import pytest
 
+from pagoda.cli.banner import size
 from pagoda.models.catalogue import CATALOGUE, DEFAULT_MODEL, CatalogueEntry, better_model, find_entry, find_source
 from pagoda.models.names import HubName, normalize_name, parse_name
 from pagoda.models.parameters import checked_parameter
 
 REMOTE = [entry for entry in CATALOGUE if entry.wheel is None]
 DOCUMENT = Path(__file__).parents[4] / "docs" / "model-sources.md"
-ROW = re.compile(
-    r"^\| `(?P<name>[^`]+)` \| (?P<aliases>.*?) ?\| (?P<size>[\d.]+ [MG]B) \| (?P<source>.+?) \|$", re.MULTILINE
-)
 
 
 def name_of(entry: CatalogueEntry) -> str:
@@ -102,3 +100,17 @@ def test_without_a_known_amount_of_memory_the_smallest_model_is_suggested() -> N
     found = better_model(None)
     assert found is not None and found.name == "qwen3:0.6b"
     assert better_model(None, catalogue=()) is better_model(10**12, catalogue=()) is None
+
+
+def row_of(entry: CatalogueEntry) -> str:
+    """Return the entry's row in the document. Aliases that only name the quantization are left out."""
+    shorter = ", ".join(f"`{alias.removesuffix(':latest')}`" for alias in entry.aliases if alias.endswith(":latest"))
+    source = str(entry.source).removeprefix("registry.ollama.ai/library/") if entry.wheel is None else "wheel"
+    shown = {entry.name: "library", "wheel": "wheel"}.get(source, f"`{source}`")
+    return f"| `{entry.name}` | {shorter} | {size(entry.size_bytes)} | {shown} |".replace("|  |", "| |")
+
+
+def test_the_document_lists_the_catalogue() -> None:
+    section = DOCUMENT.read_text().partition("## The catalogue\n")[2].partition("\n## ")[0]
+    rows = [line for line in section.splitlines() if line.startswith("| `")]
+    assert rows == [row_of(entry) for entry in CATALOGUE]
