@@ -191,7 +191,7 @@ def _network_errors() -> Iterator[None]:
         raise ModelSourceError("the request has an invalid header; check the token") from None
     except httpx.TimeoutException:
         raise InterruptedDownloadError(f"no answer for {READ_TIMEOUT_S:g} s") from None
-    except httpx.InvalidURL:
+    except (httpx.InvalidURL, UnicodeError, OverflowError):  # the last two are of impossible hosts and ports
         raise InterruptedDownloadError("the server redirects to an invalid address") from None
     except httpx.RequestError as error:
         raise InterruptedDownloadError(str(error)[:200] or type(error).__name__) from None
