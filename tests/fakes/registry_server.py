@@ -65,6 +65,8 @@ class FakeRegistry:
     """Another address of the token service."""
     refuses_tokens: bool = False
     """True if the token service refuses anonymous users, as Ollama's does for private models."""
+    token_answer: bytes | None = None
+    """Another answer of the token service."""
 
     # Faults.
     statuses: list[tuple[str, int]] = field(default_factory=list)
@@ -287,7 +289,8 @@ class _Handler(BaseHTTPRequestHandler):
         complete = all(query.get(name) for name in ("service", "ts", "nonce")) and len(query.get("scope", ())) == 2
         if self.registry.refuses_tokens or not complete:
             return self._send(401, b'{"error":"unauthorized"}')
-        self._send(200, json.dumps({"token": self.registry.new_token()}).encode())
+        token = json.dumps({"token": self.registry.new_token()}).encode()
+        return self._send(200, token if self.registry.token_answer is None else self.registry.token_answer)
 
     def _token(self) -> str | None:
         value = self.headers.get("Authorization")

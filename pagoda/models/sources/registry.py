@@ -14,7 +14,7 @@ from pathlib import Path
 import httpx
 
 from pagoda.models.digest import DigestCache
-from pagoda.models.errors import ModelFormatError, ModelNotFoundError, ModelSourceError
+from pagoda.models.errors import ModelError, ModelFormatError, ModelNotFoundError, ModelSourceError
 from pagoda.models.names import LIBRARY_HOST, LIBRARY_NAMESPACE, RegistryName
 from pagoda.models.ollama.layers import read_model
 from pagoda.models.ollama.manifest import MANIFEST_TYPE, MAX_MANIFEST_BYTES, Layer, parse_manifest
@@ -79,8 +79,21 @@ class RegistrySource:
         blobs = {self._blobs / f"sha256-{file.sha256}": file for file in remote.files}
         for blob, file in blobs.items():
             self._delete_damaged(blob, file)
-        download_files(self._client, blobs, meter)
+        try:
+            download_files(self._client, blobs, meter)
+        except ModelSourceError:
+            if self._has_changed(remote):
+                raise ModelSourceError(
+                    f"{self._name} was changed at {self._name.host} during the download; pull it again"
+                ) from None
+            raise
         return Fetched(files={file.path: blob for blob, file in blobs.items()})
+
+    def _has_changed(self, remote: RemoteModel) -> bool:
+        try:
+            return parse_manifest(self._manifest()).digest != remote.version
+        except ModelError:
+            return False
 
     def _manifest(self) -> bytes:
         tag = self._name.tag

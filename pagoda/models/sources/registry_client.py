@@ -1,6 +1,7 @@
 """HTTP client of a registry: tokens, redirects to storage hosts, and small answers that are read whole."""
 
 import base64
+import json
 import platform
 import re
 import secrets
@@ -8,6 +9,7 @@ import threading
 import time
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import httpx
 
@@ -16,7 +18,7 @@ from pagoda.models.errors import ModelAccessError, ModelSourceError
 
 USER_AGENT = f"pagoda/{VERSION} ({platform.machine()} {platform.system().lower()}) Python/{platform.python_version()}"
 TIMEOUT = httpx.Timeout(30.0, connect=10.0)
-RETRY_DELAYS_S = (0.5, 2.0, 4.0)
+RETRY_DELAYS_S = (0.5, 2.0)
 """Delays before a small request is sent again, in seconds."""
 MAX_RETRY_AFTER_S = 30.0
 
@@ -34,7 +36,13 @@ class NotThereError(Exception):
 @contextmanager
 def open_client(registry_url: str) -> Iterator[httpx.Client]:
     """Open a client that sends the registry's token to no other host."""
-    registry = httpx.URL(registry_url)
+    try:
+        registry = httpx.URL(registry_url)
+        is_address = bool(registry.host)
+    except (httpx.InvalidURL, ValueError):
+        is_address = False
+    if not is_address:
+        raise ModelSourceError(f"{registry_url[:200]!r} is not the address of a registry")
     with httpx.Client(
         auth=TokenAuth(registry),
         # Compressed answers have no ranges, and could be larger than announced.
@@ -77,9 +85,10 @@ class TokenAuth(httpx.Auth):
             raise ModelAccessError(f"{self._registry.host} asks for a login that Pagoda does not support; {_PRIVATE}")
         try:
             realm = httpx.URL(parameters["realm"])
-        except httpx.InvalidURL:
-            realm = httpx.URL("")
-        if not _is_same_server(realm, self._registry):
+            is_own = _is_same_server(realm, self._registry)
+        except (httpx.InvalidURL, ValueError):
+            is_own = False
+        if not is_own:
             raise ModelAccessError(
                 f"{self._registry.host} sends clients to another server for a token "
                 f"({parameters['realm'][:100]!r}), which is not allowed"
@@ -93,16 +102,15 @@ class TokenAuth(httpx.Auth):
         return self._ask_for_token(realm.copy_merge_params(query))
 
     def _ask_for_token(self, url: httpx.URL) -> str:
+        """Ask the token service. Raises httpx.TransportError for a failure that may pass, so that the request is retried."""
         with httpx.Client(headers={"User-Agent": USER_AGENT}, timeout=TIMEOUT) as client:
-            try:
-                status, body, _ = _get(client, url, {}, _MAX_TOKEN_BYTES)
-                token = httpx.Response(200, content=body).json()["token"] if status == 200 else None
-            except httpx.HTTPError as error:
-                raise ModelSourceError(unreachable(self._registry.host, error)) from None
-            except (ValueError, KeyError, TypeError, RecursionError):
-                token = None
-        if status in _BUSY:
-            raise ModelSourceError(refusal(self._registry.host, status, body))
+            answer = _get(client, url, {}, _MAX_TOKEN_BYTES)
+        if answer.status in _BUSY:
+            raise httpx.TransportError(f"the service for tokens answered {answer.status}")
+        try:
+            token = json.loads(answer.body)["token"] if answer.status == 200 else None
+        except (ValueError, KeyError, TypeError, RecursionError):
+            token = None
         if not isinstance(token, str) or not token.isascii() or not token.isprintable() or not token:
             raise ModelAccessError(f"{self._registry.host} gives no token to anonymous users; {_PRIVATE}")
         return token
@@ -113,31 +121,36 @@ def get_small(client: httpx.Client, url: str, *, max_bytes: int, headers: Mappin
 
     Raises NotThereError for a 404, ModelSourceError or ModelAccessError otherwise. Failures that may pass are retried.
     """
-    host = httpx.URL(url).host
+    asked = httpx.URL(url)
+    host = asked.host
     for delay in (*RETRY_DELAYS_S, None):
+        wait_s = delay
         try:
-            status, body, answer = _get(client, httpx.URL(url), headers or {}, max_bytes)
+            answer = _get(client, asked, headers or {}, max_bytes)
         except httpx.TooManyRedirects:
             raise ModelSourceError(f"{host} redirects without end; try again later") from None
-        except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
+        except (httpx.HTTPError, httpx.InvalidURL, ValueError, OverflowError) as error:
+            # Impossible names of hosts raise ValueError, and impossible ports OverflowError.
             problem = unreachable(host, error)
-            if isinstance(error, httpx.UnsupportedProtocol) or is_certificate_error(error):
-                delay = None
+            if not isinstance(error, httpx.TransportError) or is_certificate_error(error):
+                wait_s = None
         else:
-            if status == 200:
-                return body
-            if status == 404:
+            if answer.status == 200:
+                return answer.body
+            if answer.status == 404:
                 raise NotThereError
-            if status in (401, 403):
-                raise ModelAccessError(f"{host} refuses access ({status}); {_PRIVATE}")
-            problem = refusal(host, status, body)
-            if status not in _BUSY:
-                delay = None
-            elif delay is not None:
-                delay = min(max(delay, _retry_after(answer)), MAX_RETRY_AFTER_S)
-        if delay is None:
+            is_own = _is_same_server(answer.url, asked)
+            if answer.status in (401, 403) and is_own:
+                raise ModelAccessError(f"{host} refuses access ({answer.status}); {_PRIVATE}")
+            # The text of another host, to which the registry has sent us, is not for the user.
+            problem = refusal(answer.url.host, answer.status, answer.body if is_own else b"")
+            if answer.status not in _BUSY:
+                wait_s = None
+            elif wait_s is not None:
+                wait_s = min(max(wait_s, _retry_after(answer.headers)), MAX_RETRY_AFTER_S)
+        if wait_s is None:
             break
-        time.sleep(delay)
+        time.sleep(wait_s)
     raise ModelSourceError(problem)
 
 
@@ -172,9 +185,17 @@ _PRIVATE = (
 )
 
 
-def _get(
-    client: httpx.Client, url: httpx.URL, headers: Mapping[str, str], max_bytes: int
-) -> tuple[int, bytes, httpx.Headers]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Answer:
+    status: int
+    headers: httpx.Headers
+    body: bytes
+    url: httpx.URL
+    """Address that answered, after redirects."""
+
+
+def _get(client: httpx.Client, url: httpx.URL, headers: Mapping[str, str], max_bytes: int) -> _Answer:
+    """Return the answer. Of a body that is too long, the first bytes are returned."""
     with client.stream("GET", url, headers=dict(headers)) as response:
         limit = max_bytes if response.status_code == 200 else _MAX_ERROR_BYTES
         body = bytearray()
@@ -182,7 +203,9 @@ def _get(
             body += chunk
             if len(body) > limit:
                 break
-        return response.status_code, bytes(body[: limit + 1]), response.headers
+        return _Answer(
+            status=response.status_code, headers=response.headers, body=bytes(body[: limit + 1]), url=response.url
+        )
 
 
 def _retry_after(headers: httpx.Headers) -> float:

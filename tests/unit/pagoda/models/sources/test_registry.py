@@ -154,6 +154,30 @@ def test_a_token_is_asked_only_of_the_registry_itself(registry: FakeRegistry, re
     assert registry.requests_of("/token") == []
 
 
+@pytest.mark.parametrize("number", [1, 3])
+def test_a_busy_token_service_is_asked_again(registry: FakeRegistry, number: int) -> None:
+    registry.needs_token = True
+    registry.statuses = [("/token", 503)] * number
+    registry.publish("library/tiny:latest", GGUF)
+    assert resolve(registry, "tiny").name == "tiny:latest"
+    registry.statuses = [("/token", 503)] * 4
+    with pytest.raises(
+        ModelSourceError, match=r"^127.0.0.1 cannot be reached: the service for tokens answered 503; check"
+    ):
+        resolve(registry, "tiny")
+
+
+@pytest.mark.parametrize(
+    "body", [b"", b"[]", b"{", b'{"token": 1}', b'{"token": ""}', b'{"token": "a\\nb"}', b"[" * 9999]
+)
+def test_an_answer_without_a_token(registry: FakeRegistry, body: bytes) -> None:
+    registry.needs_token = True
+    registry.token_answer = body
+    registry.publish("library/tiny:latest", GGUF)
+    with pytest.raises(ModelAccessError, match="gives no token to anonymous users"):
+        resolve(registry, "tiny")
+
+
 def test_private_models_need_a_key(registry: FakeRegistry) -> None:
     registry.needs_token = registry.refuses_tokens = True
     registry.publish("library/tiny:latest", GGUF)
@@ -301,6 +325,44 @@ def test_a_certificate_that_is_not_trusted(tmp_path: Path) -> None:
         ):
             source.resolve()
         assert registry.asked == []
+
+
+@pytest.mark.parametrize(
+    "location", ["https://xn--a/", "http://127.0.0.1:99999/", "http://[", "file:///etc/passwd", "http://a..b/"]
+)
+def test_redirects_to_impossible_places(registry: FakeRegistry, location: str) -> None:
+    registry.publish("library/tiny:latest", GGUF)
+    registry.statuses = [("/blobs/", 307)] * 9
+    registry.error_headers = {"Location": location}
+    with pytest.raises(ModelSourceError):
+        resolve(registry, "tiny")
+
+
+def test_the_text_of_another_host_is_not_shown(registry: FakeRegistry) -> None:
+    registry.publish("library/tiny:latest", GGUF)
+    registry.statuses = [("/storage/", 418)]
+    with pytest.raises(ModelSourceError) as error:
+        resolve(registry, "tiny")
+    assert str(error.value) == "localhost answered 418; try again later"
+
+
+def test_a_refusal_of_the_storage_is_not_one_of_the_registry(registry: FakeRegistry) -> None:
+    registry.publish("library/tiny:latest", GGUF)
+    registry.link_uses = 0
+    with pytest.raises(ModelSourceError, match=r"^localhost answered 403; try again later$") as error:
+        resolve(registry, "tiny")
+    assert not isinstance(error.value, ModelAccessError)
+
+
+@pytest.mark.parametrize("address", ["https://xn--a", "http://[", "https://"])
+def test_an_address_that_is_not_one_of_a_registry(tmp_path: Path, address: str) -> None:
+    name = RegistryName(host="registry.ollama.ai", namespace="library", model="tiny")
+    settings = SourceSettings(registry_url=address)
+    with (
+        pytest.raises(ModelSourceError),
+        open_registry(name, settings, tmp_path, insecure=False) as source,
+    ):
+        source.resolve()
 
 
 def test_redirects_without_end(registry: FakeRegistry) -> None:

@@ -250,6 +250,31 @@ def test_a_blob_that_is_gone(home: Path, registry: FakeRegistry, gguf: bytes) ->
         pull(home, registry, "tiny")
 
 
+def test_a_model_that_changes_during_the_download(home: Path, registry: FakeRegistry, gguf: bytes) -> None:
+    """The registry deletes the old blob as soon as the client has read the header of the weights."""
+    registry.publish("library/tiny:latest", gguf)
+
+    def change(path: str) -> None:
+        if digest_of(gguf) in registry.blobs and len(registry.requests_of(f"/storage/{digest_of(gguf)}")) == 1:
+            registry.publish("library/tiny:latest", gguf, layers=LAYERS)
+            del registry.blobs[digest_of(gguf)]
+
+    registry.on_request = change
+    with pytest.raises(ModelSourceError) as error:
+        pull(home, registry, "tiny")
+    name = "registry.ollama.ai/library/tiny:latest"
+    assert str(error.value) == f"{name} was changed at registry.ollama.ai during the download; pull it again"
+
+
+@pytest.mark.parametrize("location", ["https://xn--a/", "http://127.0.0.1:99999/", "http://[", "file:///etc/passwd"])
+def test_weights_at_an_impossible_place(home: Path, registry: FakeRegistry, gguf: bytes, location: str) -> None:
+    registry.publish("library/tiny:latest", gguf)
+    registry.statuses = [(f"/blobs/{digest_of(gguf)}", 307)] * 99
+    registry.error_headers = {"Location": location}
+    with pytest.raises(ModelSourceError):
+        pull(home, registry, "tiny")
+
+
 def test_a_failed_update_leaves_the_model(home: Path, registry: FakeRegistry, gguf: bytes) -> None:
     registry.publish("library/tiny:latest", gguf)
     model = pull(home, registry, "tiny")
