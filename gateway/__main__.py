@@ -17,10 +17,11 @@ from gateway.app import create_app
 from gateway.http.bounded_connection import http_protocol
 from gateway.http.drain import Drain
 from gateway.http.listen import ListenError, address_of, open_sockets
+from gateway.models.served_model import ServedModel
 from gateway.settings import GatewaySettings
 from pagoda.api_keys.key_file import KeysError
 from pagoda.models.errors import ModelError
-from pagoda.models.store import ModelStore
+from pagoda.models.header_store import find_or_fetch
 from pagoda.process.background import end_tasks, keep_running, report_failure, tell_when_held
 from pagoda.process.ending import end_on_stop_signal, on_stop_signal
 from pagoda.process.logging import configure_logging
@@ -56,8 +57,8 @@ def _run(settings: GatewaySettings, tracer: Tracer) -> int:
     try:
         if not settings.scheduler:
             make_socket_directory(settings.home)
-        store = ModelStore(settings.home)
-        app = create_app(settings, [store.get(each) for each in settings.models], tracer=tracer)
+        models = [find_or_fetch(settings.home, each, ServedModel.check_model) for each in settings.models]
+        app = create_app(settings, models, tracer=tracer)
     except (ModelError, KeysError, ForeignDirectoryError) as error:
         print(f"pagoda gateway: {error}", file=sys.stderr)
         return 1

@@ -4,6 +4,7 @@ Of the latter, the tokenizers of the most recently used ones are kept.
 """
 
 import asyncio
+import logging
 import time
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
@@ -19,6 +20,8 @@ from pagoda.models.names import parse_name, with_tag
 from pagoda.models.sampling_defaults import SamplingPolicy
 from pagoda.models.store import ModelStore
 from pagoda.wire.model_info import ModelInfo
+
+logger = logging.getLogger(__name__)
 
 MODEL_INFO_TTL_S = 1.0
 # A tokenizer takes some tens of megabytes, and up to a second to read.
@@ -52,6 +55,8 @@ class ServedModels:
         self._stored: OrderedDict[object, asyncio.Task[ServedModel]] = OrderedDict()
         self._infos: Mapping[str, ModelInfo] = {}
         self._infos_expire_at = float("-inf")
+        self._told_versions: dict[str, str] = {}
+        """Digests of the workers' versions of named models that were logged."""
 
     async def find_model(self, name: str | None) -> ServedModel:
         """Return a model by its name, in any case, with or without the tag `latest`. None means the only named model."""
@@ -150,7 +155,19 @@ class ServedModels:
     async def refresh_infos(self) -> None:
         """Ask the schedulers for their models. Raises GatewayError if none answers."""
         self._infos = {info.name: info for info in await self._schedulers.list_models()}
+        for model in self.named:
+            self._tell_other_version(model.model)
         self._infos_expire_at = time.monotonic() + MODEL_INFO_TTL_S
+
+    def _tell_other_version(self, model: Model) -> None:
+        """Log once if the workers have other files of a named model than this machine, whose tokenizer is used."""
+        info = self._infos.get(model.name)
+        if info is not None and info.digest not in ("", model.digest, self._told_versions.get(model.name)):
+            self._told_versions[model.name] = info.digest
+            logger.warning(
+                "workers have another version of a model",
+                extra={"model": model.name, "here": model.digest[:12], "workers": info.digest[:12]},
+            )
 
     def _can_serve(self, model: Model) -> bool:
         """Return True if a worker has the same files, because prompts are encoded with the files of this machine."""

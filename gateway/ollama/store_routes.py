@@ -24,6 +24,7 @@ from gateway.ollama.schemas import CopyRequest, CreateRequest, DeleteRequest, Pu
 from gateway.state import GatewayState, State
 from pagoda.models import ollama_objects
 from pagoda.models.errors import ModelError, ModelNotFoundError
+from pagoda.models.header_store import has_weights
 from pagoda.models.model import Model
 from pagoda.models.model_settings import ModelSettings
 from pagoda.models.parameters import SAMPLING_PARAMETERS, checked_parameter
@@ -91,7 +92,7 @@ async def create(request: Request, state: State, body: Annotated[CreateRequest, 
 async def copy(state: State, body: Annotated[CopyRequest, json_body(CopyRequest)]) -> Response:
     """Store a model under a further name. Both names share the files."""
     _refuse_if_named(state, body.destination, "replaced")
-    model = await asyncio.to_thread(_stored_or_served, state, body.source)
+    model = await asyncio.to_thread(_with_weights, state, body.source)
     await asyncio.to_thread(state.model_editor.copy_model, model, body.destination)
     return Response()
 
@@ -212,7 +213,7 @@ def _maker(state: GatewayState, body: CreateRequest) -> Callable[[Callable[[str]
     if body.from_ and body.files:
         raise InvalidRequestError("from and files exclude each other; send one of them", param="files")
     if body.from_:
-        base = _stored_or_served(state, body.from_)
+        base = _with_weights(state, body.from_)
         return partial(state.model_editor.create_from_model, body.model_name, base, _settings(body))
     if body.files:
         files = {name: state.blobs.get(digest) for name, digest in body.files.items()}
@@ -261,6 +262,16 @@ def _read_current(state: GatewayState, name: str, read: Callable[[Model], JSONOb
 def _stored_or_served(state: GatewayState, name: str) -> Model:
     named = state.models.find_named(name)
     return named.model if named else state.model_editor.get(name)
+
+
+def _with_weights(state: GatewayState, name: str) -> Model:
+    model = _stored_or_served(state, name)
+    if not has_weights(state.store, model):
+        raise GatewayError(
+            ErrorKind.CONFLICT,
+            f"the weights of the model '{name}' are not on the gateway's machine; pull it there first",
+        )
+    return model
 
 
 def _refuse_if_named(state: GatewayState, name: str, what: str) -> None:

@@ -101,9 +101,14 @@ class ModelEditor:
         stays_at = self._store.foreign_files.find_common(files)
         self._put(name, named if stays_at is None else {}, settings, on_status, stays_at=stays_at)
 
-    def put_fetched(self, name: str, remote: RemoteModel, fetched: Fetched) -> None:
-        """Store a model that was just downloaded under its name. Its files are linked, unless they stay where they are."""
-        facts = {"name": remote.name, "source": remote.source, "version": remote.version}
+    def put_fetched(
+        self, name: str, remote: RemoteModel, fetched: Fetched, more_facts: Mapping[str, Any] = MappingProxyType({})
+    ) -> None:
+        """Store a model that was just downloaded under its name. Its files are linked, unless they stay where they are.
+
+        `more_facts` are further entries of its manifest.
+        """
+        facts = {"name": remote.name, "source": remote.source, "version": remote.version, **more_facts}
         root = f"{CHECKPOINT_DIRECTORY}/" if not remote.root else ""
         files = {f"{root}{path}": file for path, file in fetched.files.items()} if fetched.stays_at is None else {}
         self._put(name, files, remote.settings, stays_at=fetched.stays_at, facts=facts)
