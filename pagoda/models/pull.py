@@ -83,6 +83,8 @@ class ModelPuller:
                 except ModelNotFoundError as error:
                     missing.append(str(error))
                     continue
+                except ModelSourceError as error:
+                    raise type(error)("; and ".join([*missing, str(error)])) from error
                 if here is None or version_of(here) != remote.version:
                     self._download(key, source, remote, on_progress)
                 return

@@ -1,0 +1,135 @@
+"""Models without weights: what is fetched, the digest, restarts, and what needs the weights."""
+
+import json
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pagoda.models.errors import ModelError, ModelFormatError, ModelNotFoundError, ModelSourceError
+from pagoda.models.header_store import HEADERS, find_or_fetch, has_weights
+from pagoda.models.model import Model
+from pagoda.models.model_settings import ModelSettings
+from pagoda.models.pull import open_puller
+from pagoda.models.store import ModelStore
+from tests.fakes.hub_server import FakeHub, running_hub
+from tests.fakes.registry_server import FakeRegistry, fake_registry
+from tests.fakes.tiny_model import write_tiny_gguf
+from tests.unit.pagoda.models.test_store import HF_CONFIG, write_checkpoint
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[FakeHub]:
+    with running_hub() as hub:
+        monkeypatch.setenv("HF_ENDPOINT", hub.url)
+        monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
+        yield hub
+
+
+@pytest.fixture
+def registry(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeRegistry]:
+    with fake_registry() as registry:
+        monkeypatch.setenv("PAGODA_REGISTRY", registry.url)
+        yield registry
+
+
+def check_nothing(model: Model, settings: ModelSettings) -> None:
+    """Accept any model."""
+
+
+def gguf(tmp_path: Path) -> bytes:
+    """Return a model that is much larger than what is fetched of a header."""
+    return write_tiny_gguf(tmp_path / "big.gguf", num_layers=6, hidden_size=256, intermediate_size=1024).read_bytes()
+
+
+def checkpoint(tmp_path: Path) -> dict[str, bytes]:
+    directory = write_checkpoint(tmp_path / "checkpoint", HF_CONFIG, num_files=2)
+    (directory / "tokenizer_config.json").write_text("{}")
+    return {path.name: path.read_bytes() for path in directory.iterdir()}
+
+
+def test_a_gguf_file_of_a_registry(registry: FakeRegistry, tmp_path: Path) -> None:
+    content = gguf(tmp_path)
+    registry.publish("library/qwen:7b", content, layers=[("system", b"Be brief.")])
+    model = find_or_fetch(tmp_path / "gateway", "qwen:7b", check_nothing)
+    whole = open_puller(tmp_path / "worker").pull("qwen:7b", lambda progress: None)
+    assert (model.name, model.digest, model.size_bytes) == (whole.name, whole.digest, len(content))
+    assert (model.config, model.num_parameters) == (whole.config, whole.num_parameters)
+    assert model.path.stat().st_blocks * 512 < len(content) / 5
+    assert model.manifest is not None and json.loads(model.manifest.read_text())["settings"]["system"] == "Be brief."
+
+
+@pytest.mark.parametrize("kind", ["gguf", "gguf in a folder", "checkpoint"])
+def test_a_model_of_the_hub(hub: FakeHub, tmp_path: Path, kind: str) -> None:
+    folder = "Q8_0/" if "folder" in kind else ""
+    files = checkpoint(tmp_path) if kind == "checkpoint" else {f"{folder}model-Q8_0.gguf": gguf(tmp_path)}
+    hub.add("Org/Repo", files)
+    model = find_or_fetch(tmp_path / "gateway", "Org/Repo", check_nothing)
+    whole = open_puller(tmp_path / "worker").pull("Org/Repo", lambda progress: None)
+    assert (model.name, model.digest, model.size_bytes) == (whole.name, whole.digest, whole.size_bytes)
+    assert (model.config, model.num_parameters) == (whole.config, whole.num_parameters)
+
+
+def test_a_restart_uses_what_is_there(registry: FakeRegistry, tmp_path: Path) -> None:
+    registry.publish("library/qwen:7b", gguf(tmp_path))
+    first = find_or_fetch(tmp_path / "gateway", "qwen:7b", check_nothing)
+    num_asked = len(registry.asked)
+    (tmp_path / "gateway" / HEADERS / "models" / "digests.json").unlink()  # only a cache
+    assert find_or_fetch(tmp_path / "gateway", "QWEN:7B", check_nothing) == first
+    assert len(registry.asked) == num_asked
+
+
+def test_workers_and_lists_do_not_see_it(registry: FakeRegistry, tmp_path: Path) -> None:
+    registry.publish("library/qwen:7b", gguf(tmp_path))
+    model = find_or_fetch(tmp_path, "qwen:7b", check_nothing)
+    store = ModelStore(tmp_path)
+    assert store.list() == [] and not has_weights(store, model)
+    with pytest.raises(ModelNotFoundError, match="pagoda pull qwen:7b"):
+        store.get("qwen:7b")
+
+
+def test_weights_of_the_home_are_used(registry: FakeRegistry, tmp_path: Path) -> None:
+    registry.publish("library/qwen:7b", gguf(tmp_path))
+    whole = open_puller(tmp_path).pull("qwen:7b", lambda progress: None)
+    num_asked = len(registry.asked)
+    model = find_or_fetch(tmp_path, "qwen:7b", check_nothing)
+    assert model == whole and has_weights(ModelStore(tmp_path), model)
+    path = write_tiny_gguf(tmp_path / "tiny.gguf")
+    assert find_or_fetch(tmp_path, str(path), check_nothing).path == path
+    assert len(registry.asked) == num_asked
+
+
+def test_the_log_says_what_was_fetched(
+    registry: FakeRegistry, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    content = gguf(tmp_path)
+    registry.publish("library/qwen:7b", content)
+    with caplog.at_level(logging.INFO):
+        find_or_fetch(tmp_path / "gateway", "qwen:7b", check_nothing)
+    (record,) = [each for each in caplog.records if each.message == "model fetched without weights"]
+    assert record.__dict__["model"] == "qwen:7b" and record.__dict__["model_bytes"] == len(content)
+    assert 0 < record.__dict__["bytes"] < len(content) / 5
+
+
+def refuse(model: Model, settings: ModelSettings) -> None:
+    raise ModelFormatError("the tokenizer is not supported")
+
+
+@pytest.mark.parametrize(
+    ("name", "check", "error", "words"),
+    [
+        ("qwen:7b", refuse, ModelFormatError, "the tokenizer is not supported"),
+        ("other", check_nothing, ModelNotFoundError, "other"),
+        ("./other.gguf", check_nothing, ModelNotFoundError, "no such file"),
+        ("127.0.0.1:1/a/b", check_nothing, ModelSourceError, "127.0.0.1"),
+    ],
+    ids=["unusable", "unknown", "path", "source"],
+)
+def test_errors(
+    registry: FakeRegistry, tmp_path: Path, name: str, check: object, error: type[ModelError], words: str
+) -> None:
+    registry.publish("library/qwen:7b", gguf(tmp_path))
+    with pytest.raises(error, match=words):
+        find_or_fetch(tmp_path / "gateway", name, check)  # type: ignore[arg-type]  # one of the checks above
+    assert not list((tmp_path / "gateway").glob("**/manifest.json"))
