@@ -100,8 +100,9 @@ async def copy(state: State, body: Annotated[CopyRequest, json_body(CopyRequest)
 @router.delete("/api/delete", response_class=Response, responses=errors(OllamaError, *JSON_BODY_ERRORS, 404, 409))
 async def delete(state: State, body: Annotated[DeleteRequest, json_body(DeleteRequest)]) -> Response:
     """Delete a model."""
+    await asyncio.to_thread(state.model_editor.check_deletable, body.model_name)
     _refuse_if_named(state, body.model_name, "deleted")
-    name = await asyncio.to_thread(state.store.canonical_name, body.model_name)
+    name = await asyncio.to_thread(_listed_name, state, body.model_name)
     await asyncio.to_thread(state.model_editor.delete, body.model_name)
     await _let_go(state, name)
     return Response()
@@ -236,6 +237,14 @@ def _settings(body: CreateRequest) -> ModelSettings:
         parameters=parameters,
         messages=messages,
     )
+
+
+def _listed_name(state: GatewayState, name: str) -> str:
+    """Return the name of a model in lists, which workers report too, or the canonical name of a damaged model."""
+    try:
+        return state.model_editor.get(name).name
+    except ModelError:
+        return state.store.canonical_name(name)
 
 
 async def _let_go(state: GatewayState, name: str) -> None:
