@@ -15,5 +15,5 @@ def contestants(grounds: Grounds) -> list[Contestant]:
         return Launch(command=command, ready_path="/ready")
 
     # The default mode keeps four-bit weights, plus their scales, and stores other weights as bytes.
-    file_share = grounds.model.path.stat().st_size / grounds.model.num_parameters
+    file_share = grounds.model.size_bytes / grounds.model.num_parameters
     return [Contestant(name=NAME, bytes_per_weight=min(1.0, file_share), launch=launch, perplexity=served_perplexity)]

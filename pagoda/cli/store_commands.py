@@ -15,6 +15,7 @@ from pagoda.cli.fetch import fetch_model
 from pagoda.cli.text_check import check_text
 from pagoda.models.blobs import BlobStore
 from pagoda.models.errors import ModelNotFoundError
+from pagoda.models.formats.gguf_parts import first_part, part_files
 from pagoda.models.model_editor import CHECKPOINT_SUFFIXES, ModelEditor
 from pagoda.models.modelfile import Modelfile, parse_modelfile, render_modelfile
 from pagoda.models.names import normalize_name, with_tag
@@ -152,12 +153,15 @@ def _recipe(file: Path) -> Modelfile:
 
 
 def _weights(base: str, directory: Path) -> dict[str, Path] | None:
-    """Return the files that FROM names, by file name. None if it names a model. Paths are relative to the Modelfile."""
+    """Return the files that FROM names, by file name; for one part of a GGUF model, all parts. None if it names a model.
+
+    Paths are relative to the Modelfile.
+    """
     path = directory / Path(base).expanduser()
     if path.is_dir():
         return {file.name: file for file in sorted(path.iterdir()) if file.suffix in CHECKPOINT_SUFFIXES}
     if path.is_file():
-        return {path.name: path}
+        return {part.name: part for part in part_files(first_part(path))}
     if base.startswith(("/", ".", "~")) or base.endswith(".gguf"):
         raise CommandError(f"FROM {base}: no such file or directory")
     return None

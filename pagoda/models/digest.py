@@ -58,7 +58,9 @@ class DigestCache:
         self._by_file[file_state(status)] = digest
 
     def files_digest(self, paths: Sequence[Path]) -> str:
-        """Return one digest of several files: of their names and digests, in the order of names."""
+        """Return one digest of a model's files: the only file's, else a digest of all names and digests, in the order of names."""
+        if len(paths) == 1:
+            return self.file_digest(paths[0])
         lines = "".join(f"{path.name}\n{self.file_digest(path)}\n" for path in sorted(paths))
         return hashlib.sha256(lines.encode()).hexdigest()
 

@@ -102,7 +102,7 @@ class Model:
     name: str
     """Name in requests, such as "smollm2:135m", or the stem of the file or directory for a local path."""
     path: Path
-    """GGUF file, or directory of a safetensors checkpoint."""
+    """GGUF file (the first, if the model is in parts), or directory of a safetensors checkpoint."""
     format: ModelFormat
     digest: str
     """SHA-256 of the model's files, in hexadecimal."""

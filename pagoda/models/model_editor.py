@@ -12,7 +12,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from types import MappingProxyType
 from typing import Any
 
@@ -21,6 +21,7 @@ from pagoda.models.digest import write_atomically
 from pagoda.models.errors import ModelFormatError, ModelNotFoundError, ModelOwnerError
 from pagoda.models.foreign_files import ForeignPlace
 from pagoda.models.formats.description import describe
+from pagoda.models.formats.gguf_parts import PartName, missing_part, part_files
 from pagoda.models.formats.tensor_check import check_tensors
 from pagoda.models.layout import MANIFEST, remove_if_empty
 from pagoda.models.model import Model
@@ -95,9 +96,9 @@ class ModelEditor:
     def create_from_files(
         self, name: str, files: Mapping[str, Path], settings: ModelSettings, on_status: OnStatus
     ) -> None:
-        """Make a model from one GGUF file, or from the files of a safetensors checkpoint by their names."""
+        """Make a model from files by their names: one GGUF file, all parts of one, or a safetensors checkpoint."""
         named = _as_model_files(files)
-        on_status("parsing GGUF" if GGUF_FILE in named else "converting model")
+        on_status("parsing GGUF" if min(named).endswith(".gguf") else "converting model")
         stays_at = self._store.foreign_files.find_common(files)
         self._put(name, named if stays_at is None else {}, settings, on_status, stays_at=stays_at)
 
@@ -109,8 +110,10 @@ class ModelEditor:
         `more_facts` are further entries of its manifest.
         """
         facts = {"name": remote.name, "source": remote.source, "version": remote.version, **more_facts}
-        root = f"{CHECKPOINT_DIRECTORY}/" if not remote.root else ""
-        files = {f"{root}{path}": file for path, file in fetched.files.items()} if fetched.stays_at is None else {}
+        files: dict[str, Path] = {}
+        if fetched.stays_at is None:
+            for path, file in fetched.files.items():
+                files[PurePosixPath(path).name if remote.root else f"{CHECKPOINT_DIRECTORY}/{path}"] = file
         self._put(name, files, remote.settings, stays_at=fetched.stays_at, facts=facts)
 
     def refuse_unusable(self, path: Path, settings: ModelSettings, shown: str = "") -> None:
@@ -123,8 +126,9 @@ class ModelEditor:
             check_tensors(model)
             self._check(model, settings)
         except ModelFormatError as error:
-            # The path is a temporary one of ours, or one in a cache.
-            raise ModelFormatError(str(error).replace(str(path), shown or path.name)) from None
+            # The path is a temporary one of ours, or one in a cache. Other parts are beside it.
+            message = str(error).replace(str(path), shown or path.name)
+            raise ModelFormatError(message.replace(f"{path.parent}/", "")) from None
 
     def get(self, name: str) -> Model:
         """Return a model of the store by its name. Paths are not accepted, so that remote clients cannot probe them."""
@@ -229,7 +233,7 @@ def _origin(model: Model) -> dict[str, str]:
 def _files_of(model: Model) -> dict[str, Path]:
     """Return the model's files by their relative paths in a model's directory."""
     if model.path.is_file():
-        return {GGUF_FILE: model.path}
+        return _as_gguf_files({file.name: file for file in part_files(model.path)})
     files = sorted(file for file in model.path.iterdir() if file.is_file() and file.suffix in CHECKPOINT_SUFFIXES)
     return {f"{CHECKPOINT_DIRECTORY}/{file.name}": file for file in files}
 
@@ -240,6 +244,19 @@ def _as_model_files(files: Mapping[str, Path]) -> dict[str, Path]:
             raise ModelFormatError(f"file path must be relative and without directories (got {name[:100]!r})")
     if any(name.endswith(".safetensors") for name in files):
         return {f"{CHECKPOINT_DIRECTORY}/{name}": path for name, path in files.items()}
-    if len(files) != 1:
-        raise ModelFormatError("the files must be one GGUF file, or a checkpoint with a .safetensors file")
-    return {GGUF_FILE: next(iter(files.values()))}
+    return _as_gguf_files(files)
+
+
+def _as_gguf_files(files: Mapping[str, Path]) -> dict[str, Path]:
+    """Return a GGUF file under the store's name for it, or all parts of one under their own names. Raises ModelFormatError."""
+    name = min(files, default="")
+    part = PartName.parse(name)
+    expected = [name] if part is None else part.all_names()
+    if not files or files.keys() - set(expected):
+        raise ModelFormatError(
+            "the files must be one GGUF file, all parts of one (NAME-00001-of-00002.gguf, …), "
+            "or a checkpoint with a .safetensors file"
+        )
+    for missing in sorted(set(expected) - files.keys()):
+        raise ModelFormatError(missing_part(Path(missing)))
+    return {GGUF_FILE: files[name]} if part is None else dict(files)

@@ -1,9 +1,9 @@
 """The models on this machine: functions that find, list and describe them.
 
 layout.py defines the paths. The models of an Ollama installation are listed too and read in place; a model of the store hides one
-with the same name. A path to a GGUF file or a safetensors directory is a model too and stays in its place. Any process may change
-the store at any time: a model that vanishes while it is read counts as missing, and one that is replaced is read again. pull.py
-brings models here.
+with the same name. A path to a GGUF file or a safetensors directory is a model too and stays in its place. Of a GGUF model in
+parts, any part's path will do. Any process may change the store at any time: a model that vanishes while it is read counts as
+missing, and one that is replaced is read again. pull.py brings models here.
 """
 
 import logging
@@ -17,7 +17,8 @@ from pagoda.models.catalogue import CATALOGUE, CatalogueEntry, find_entry
 from pagoda.models.digest import DigestCache, FileState, file_state
 from pagoda.models.errors import ModelError, ModelFormatError, ModelNotFoundError, some_names
 from pagoda.models.foreign_files import ForeignFiles, ForeignPlace
-from pagoda.models.formats.description import checkpoint_files, describe
+from pagoda.models.formats.description import describe, model_files
+from pagoda.models.formats.gguf_parts import first_part, model_stem
 from pagoda.models.formats.safetensors_file import read_json
 from pagoda.models.formats.tensor_check import check_tensors
 from pagoda.models.layout import StoreLayout, is_there
@@ -275,21 +276,23 @@ class ModelStore:
             path = path.expanduser()
             if not path.exists():
                 raise ModelNotFoundError(f"no such file or directory: {str(path)!r}")
-            path = path.resolve()
-            return self._describe(path.stem if path.is_file() else path.name, path)
+            if path.is_dir():
+                path = path.resolve()
+                return self._describe(path.name, path)
+            # A link to a file is not followed, because the other parts of a model may be beside the link.
+            path = first_part(path.parent.resolve() / path.name)
+            return self._describe(model_stem(path), path)
         except (OSError, RuntimeError) as error:  # expanduser raises RuntimeError for an unknown user
             reason = getattr(error, "strerror", None) or error
             raise ModelFormatError(f"model {str(path)!r} cannot be read: {reason}") from None
 
     def _describe(self, name: str, path: Path) -> Model:
         """Return the model in the files. Descriptions are cached until the files change, because one takes tens of milliseconds."""
-        files = [path] if path.is_file() else checkpoint_files(path)
+        files = model_files(path)
         # The key has no model name, because a copy shares the files of its original.
         key = tuple((file.name if len(files) > 1 else "", *file_state(file.stat())) for file in files)
         if (known := self._described.get(key)) is None:
-            digest = self.foreign_files.digest_of(path)
-            if digest is None:
-                digest = self.digests.file_digest(path) if path.is_file() else self.digests.files_digest(files)
+            digest = (self.foreign_files.digest_of(path) if len(files) == 1 else None) or self.digests.files_digest(files)
             known = describe(name, path, digest, size_bytes=sum(file.stat().st_size for file in files))
             self._described[key] = known
             while len(self._described) > MAX_DESCRIBED:

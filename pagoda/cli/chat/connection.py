@@ -21,6 +21,7 @@ from pagoda.cli.ollama_api import DEFAULT_SERVER, OllamaAPI, server_url
 from pagoda.models.catalogue import DEFAULT_MODEL
 from pagoda.models.digest import DigestCache
 from pagoda.models.errors import ModelError
+from pagoda.models.formats.gguf_parts import part_files
 from pagoda.models.model import Model
 from pagoda.models.model_editor import CHECKPOINT_SUFFIXES
 from pagoda.models.names import DEFAULT_TAG
@@ -170,7 +171,7 @@ def _upload(api: OllamaAPI, model: Model, digests: DigestCache) -> str:
 
 def _files(model: Model) -> list[Path]:
     if model.path.is_file():
-        return [model.path]
+        return part_files(model.path)
     return sorted(file for file in model.path.iterdir() if file.is_file() and file.suffix in CHECKPOINT_SUFFIXES)
 
 

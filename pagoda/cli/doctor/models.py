@@ -12,7 +12,7 @@ from pagoda.cli.doctor.finding import Finding, ok, problem, warning
 from pagoda.models.catalogue import CATALOGUE, DEFAULT_MODEL, find_entry
 from pagoda.models.digest import DigestCache
 from pagoda.models.errors import ModelError
-from pagoda.models.formats.description import checkpoint_files
+from pagoda.models.formats.description import model_files
 from pagoda.models.model import Model
 from pagoda.models.ollama.store import OllamaStore
 from pagoda.models.store import ModelStore
@@ -109,5 +109,4 @@ def _difference(manifest: Path, model: Model, *, deep: bool) -> str | None:
 def _digest_afresh(path: Path) -> str:
     """Return the digest of the files, computed from the disk and not from the cache of digests."""
     with tempfile.TemporaryDirectory() as nothing_remembered:
-        digests = DigestCache(Path(nothing_remembered) / "digests.json")
-        return digests.file_digest(path) if path.is_file() else digests.files_digest(checkpoint_files(path))
+        return DigestCache(Path(nothing_remembered) / "digests.json").files_digest(model_files(path))

@@ -7,6 +7,7 @@ from pagoda.models.errors import ModelFormatError
 from pagoda.models.formats import gguf_config, hf_config
 from pagoda.models.formats.end_tokens import inside_vocabulary, read_checkpoint_end_tokens
 from pagoda.models.formats.gguf_file import GGUFError, GGUFFile
+from pagoda.models.formats.gguf_parts import part_files
 from pagoda.models.formats.gguf_tokens import read_tokens
 from pagoda.models.formats.recommended import read_generation_config, read_gguf_sampling
 from pagoda.models.formats.safetensors_file import read_tensors, weight_files
@@ -28,9 +29,12 @@ MAX_HEAD_SIZE = 1024
 """Largest supported head size, twice that of any model of the supported families."""
 
 
-def checkpoint_files(directory: Path) -> list[Path]:
-    described = [directory / name for name in CHECKPOINT_FILES if (directory / name).exists()]
-    return described + weight_files(directory)
+def model_files(path: Path) -> list[Path]:
+    """Return the files that make the model at this path what it is. Raises ModelFormatError if weights are missing."""
+    if not path.is_dir():
+        return part_files(path)
+    described = [path / name for name in CHECKPOINT_FILES if (path / name).exists()]
+    return described + weight_files(path)
 
 
 def describe(name: str, path: Path, digest: str, size_bytes: int) -> Model:

@@ -68,10 +68,6 @@ def read_config(file: GGUFFile) -> ModelConfig:
         raise ModelFormatError(
             f"architecture {architecture!r} is not supported (supported in GGUF: {', '.join(FAMILIES)})"
         )
-    if metadata.get("split.count", 1) != 1:
-        raise ModelFormatError(
-            "GGUF files that are split into parts are not supported; join them (llama.cpp: gguf-split --merge)"
-        )
     embedding = file.tensors.get("token_embd.weight")
     if embedding is None or len(embedding.shape) != 2:
         raise ModelFormatError("the file has no two-dimensional tensor 'token_embd.weight'")

@@ -1,13 +1,14 @@
 """Reads GGUF files (versions 2 and 3): the metadata when a file is opened, the tensors as views of the mapped file.
 
-gguf_config.py interprets the metadata; the worker interprets the bytes of tensors. A file may be truncated, damaged or hostile. So
-every size and count is checked against the file's length before it is used.
+A model may be in several parts, which are opened together. gguf_config.py interprets the metadata; the worker interprets the bytes
+of tensors. A file may be truncated, damaged or hostile. So every size and count is checked against the file's length before it is
+used.
 """
 
 import mmap
 import struct
-from collections.abc import Iterable, Mapping
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import pairwise
 from math import prod
@@ -16,6 +17,7 @@ from types import MappingProxyType, TracebackType
 from typing import Any, Self
 
 from pagoda.models.formats.ggml_type import GGMLType
+from pagoda.models.formats.gguf_parts import NUM_TENSORS_KEY, GGUFError, check_num_tensors, check_place, part_files
 
 __all__ = ["GGMLType", "GGUFError", "GGUFFile", "GGUFTensor"]
 
@@ -38,13 +40,6 @@ SMALLEST_ELEMENT_BYTES = {STRING: 8, ARRAY: 12} | {
 }
 
 
-class GGUFError(ValueError):
-    """The file is not GGUF, or is damaged. The message names the file and the problem."""
-
-    position: int = 0
-    """Position up to which the file was read, from its start."""
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GGUFTensor:
     """The description of a tensor."""
@@ -55,11 +50,11 @@ class GGUFTensor:
     ggml_type: GGMLType
     num_bytes: int
     offset: int
-    """Position of the data from the start of the file."""
+    """Position of the data from the start of its file."""
 
 
 class GGUFFile:
-    """An open GGUF file, usable as a context manager. Views from `tensor_data` keep the mapping alive after it is closed."""
+    """An open GGUF model, usable as a context manager. Views from `tensor_data` keep the mapping alive after it is closed."""
 
     metadata: Mapping[str, Any]
     """Values by key. Scalars are int, float, bool or str; arrays are lists."""
@@ -68,34 +63,51 @@ class GGUFFile:
     """Size of the metadata and the descriptions of the tensors, in bytes."""
 
     def __init__(self, path: Path | str) -> None:
+        """Open the model whose only file, or whose first part, is `path`. Raises GGUFError."""
         self.path = Path(path)
-        self._data = memoryview(_map_file(self.path))
-        cursor = _Cursor(self._data)
-        try:
-            num_tensors, num_metadata = _read_header(cursor)
-            self.metadata = MappingProxyType(_read_metadata(cursor, num_metadata))
-            self.tensors = MappingProxyType(_read_tensors(cursor, num_tensors, _alignment(self.metadata)))
-        except GGUFError as error:
-            self.close()
-            named = GGUFError(f"{self.path}: {error}")
-            named.position = cursor.position
-            raise named from None
-        self.header_bytes = cursor.position
+        first = _Part(self.path, 1)
+        self._parts = [first]
+        self.metadata, self.tensors = first.metadata, first.tensors
+        if first.num_parts > 1:
+            try:
+                self._open_other_parts()
+            except BaseException:
+                self.close()
+                raise
+
+    def _open_other_parts(self) -> None:
+        tensors = dict(self.tensors)
+        self._part_of = dict.fromkeys(tensors, self._parts[0])
+        for number, path in enumerate(part_files(self.path)[1:], start=2):
+            self._parts.append(part := _Part(path, number))
+            for name in part.tensors.keys() & tensors.keys():
+                raise GGUFError(f"{path}: the tensor {name!r} is also in {self._part_of[name].path.name}")
+            tensors.update(part.tensors)
+            self._part_of |= dict.fromkeys(part.tensors, part)
+        for part in self._parts:
+            with _naming(part.path):
+                check_num_tensors(part.expected_tensors, len(tensors))
+        self.tensors = MappingProxyType(tensors)
 
     def tensor_data(self, name: str) -> memoryview:
         tensor = self.tensors[name]
-        return self._data[tensor.offset : tensor.offset + tensor.num_bytes]
+        return self._data_of(name)[tensor.offset : tensor.offset + tensor.num_bytes]
 
     def forget(self, name: str) -> None:
         """Free the memory that the tensor's pages take in this process. A later access reads them from the file again."""
-        tensor, mapped = self.tensors[name], self._data.obj
+        tensor, mapped = self.tensors[name], self._data_of(name).obj
         assert isinstance(mapped, mmap.mmap)
         start = tensor.offset // mmap.PAGESIZE * mmap.PAGESIZE
         with suppress(AttributeError, OSError):  # If this fails, closing the file frees the memory.
             mapped.madvise(mmap.MADV_DONTNEED, start, tensor.offset + tensor.num_bytes - start)
 
+    def _data_of(self, name: str) -> memoryview:
+        """Return the content of the file that has the tensor."""
+        return (self._parts[0] if len(self._parts) == 1 else self._part_of[name]).data
+
     def close(self) -> None:
-        self._data.release()
+        for part in self._parts:
+            part.data.release()
 
     def __enter__(self) -> Self:
         return self
@@ -104,6 +116,37 @@ class GGUFFile:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.close()
+
+
+class _Part:
+    """One mapped file: a whole model, or a part of it."""
+
+    def __init__(self, path: Path, number: int) -> None:
+        """Open the file that is expected to be part `number`."""
+        self.path = path
+        self.data = memoryview(_map_file(path))
+        try:
+            with _naming(path):
+                cursor = _Cursor(self.data)
+                num_tensors, num_metadata = _read_header(cursor)
+                metadata = _read_metadata(cursor, num_metadata)
+                self.num_parts = check_place(path, metadata, number).count
+                self.expected_tensors = metadata.get(NUM_TENSORS_KEY)
+                self.tensors = MappingProxyType(_read_tensors(cursor, num_tensors, _alignment(metadata)))
+                # Only the first part describes the model, and metadata can be large.
+                self.metadata = MappingProxyType(metadata if number == 1 else {})
+        except BaseException:
+            self.data.release()
+            raise
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Name the file in errors of the block."""
+    try:
+        yield
+    except GGUFError as error:
+        raise GGUFError(f"{path}: {error}") from None
 
 
 def _map_file(path: Path) -> mmap.mmap:
