@@ -46,14 +46,21 @@ def write_tiny_gguf(
     chat_template: str | None = CHAT_TEMPLATE,
     architecture: str = "llama",
     sampling: Mapping[str, float | str | list[str]] | None = None,
+    tensors_per_part: int = 0,
+    first_part_is_empty: bool = False,
 ) -> Path:
     """Write the file and return its path. `weight_type` is GGML's format of the matrices.
 
     Each merge ("h e") adds a token after the control tokens.
 
     `sampling` is written as `general.sampling.*`: whole numbers as int32, other numbers as float32.
+
+    With `tensors_per_part` the model is written in parts beside `path`, as llama.cpp's gguf-split does, and the path of the first
+    part is returned; with `first_part_is_empty` that one has no tensors.
     """
-    writer = gguf.GGUFWriter(path, architecture)
+    writer = gguf.GGUFWriter(
+        path, architecture, split_max_tensors=tensors_per_part, small_first_shard=first_part_is_empty
+    )
     writer.add_block_count(num_layers)
     writer.add_context_length(max_position)
     writer.add_embedding_length(hidden_size)
@@ -88,11 +95,12 @@ def write_tiny_gguf(
     for name in (*norms, "output_norm"):
         writer.add_tensor(f"{name}.weight", np.ones(hidden_size, dtype=np.float32))
 
+    first: Path = writer.format_shard_names(path)[0]
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
-    return path
+    return first
 
 
 def _add_vocabulary(writer: gguf.GGUFWriter, merges: Sequence[str]) -> int:

@@ -17,7 +17,7 @@ from types import MappingProxyType, TracebackType
 from typing import Any, Self
 
 from pagoda.models.formats.ggml_type import GGMLType
-from pagoda.models.formats.gguf_parts import NUM_TENSORS_KEY, GGUFError, check_num_tensors, check_place, part_files
+from pagoda.models.formats.gguf_parts import NUM_TENSORS_KEY, GGUFError, check_place, optional_integer, part_files
 
 __all__ = ["GGMLType", "GGUFError", "GGUFFile", "GGUFTensor"]
 
@@ -76,17 +76,23 @@ class GGUFFile:
                 raise
 
     def _open_other_parts(self) -> None:
-        tensors = dict(self.tensors)
-        self._part_of = dict.fromkeys(tensors, self._parts[0])
+        first, tensors = self._parts[0], dict(self.tensors)
+        self._part_of = dict.fromkeys(tensors, first)
         for number, path in enumerate(part_files(self.path)[1:], start=2):
             self._parts.append(part := _Part(path, number))
+            if part.num_model_tensors not in (None, first.num_model_tensors):
+                raise GGUFError(
+                    f"{path}: {NUM_TENSORS_KEY} is {part.num_model_tensors}, but {first.num_model_tensors} in "
+                    f"{first.path.name}; it belongs to another model"
+                )
             for name in part.tensors.keys() & tensors.keys():
                 raise GGUFError(f"{path}: the tensor {name!r} is also in {self._part_of[name].path.name}")
             tensors.update(part.tensors)
             self._part_of |= dict.fromkeys(part.tensors, part)
-        for part in self._parts:
-            with _naming(part.path):
-                check_num_tensors(part.expected_tensors, len(tensors))
+        if first.num_model_tensors not in (None, len(tensors)):
+            raise GGUFError(
+                f"{self.path}: {NUM_TENSORS_KEY} is {first.num_model_tensors}, but the parts together have {len(tensors)} tensors"
+            )
         self.tensors = MappingProxyType(tensors)
 
     def tensor_data(self, name: str) -> memoryview:
@@ -131,7 +137,7 @@ class _Part:
                 num_tensors, num_metadata = _read_header(cursor)
                 metadata = _read_metadata(cursor, num_metadata)
                 self.num_parts = check_place(path, metadata, number).count
-                self.expected_tensors = metadata.get(NUM_TENSORS_KEY)
+                self.num_model_tensors = optional_integer(metadata, NUM_TENSORS_KEY)
                 self.tensors = MappingProxyType(_read_tensors(cursor, num_tensors, _alignment(metadata)))
                 # Only the first part describes the model, and metadata can be large.
                 self.metadata = MappingProxyType(metadata if number == 1 else {})

@@ -34,9 +34,10 @@ class Place:
     @classmethod
     def from_metadata(cls, metadata: Mapping[str, Any]) -> Self:
         """Read a file's place from its metadata. Raises GGUFError."""
-        count, index = _integer(metadata, COUNT_KEY, 1), _integer(metadata, NUMBER_KEY, 0)
-        if count <= 1:
+        count, index = optional_integer(metadata, COUNT_KEY), optional_integer(metadata, NUMBER_KEY)
+        if count is None or count <= 1:
             return cls()
+        index = index or 0
         if not 0 <= index < count:
             raise GGUFError(f"damaged: {NUMBER_KEY} must be less than {COUNT_KEY}, {count} (got {index})")
         return cls(index + 1, count)
@@ -128,17 +129,8 @@ def check_place(path: Path, metadata: Mapping[str, Any], number: int) -> Place:
     return place
 
 
-def check_num_tensors(expected: object, num_tensors: int) -> None:
-    """Raise GGUFError if a part's metadata gives another number of tensors for all parts together."""
-    if expected not in (None, num_tensors):
-        raise GGUFError(
-            f"{NUM_TENSORS_KEY} is {str(expected)[:100]}, but the parts together have {num_tensors} tensors; "
-            "a part is damaged or belongs to another model"
-        )
-
-
-def _integer(metadata: Mapping[str, Any], key: str, default: int) -> int:
-    value = metadata.get(key, default)
-    if not isinstance(value, int) or isinstance(value, bool):
+def optional_integer(metadata: Mapping[str, Any], key: str) -> int | None:
+    value = metadata.get(key)
+    if value is not None and (not isinstance(value, int) or isinstance(value, bool)):
         raise GGUFError(f"damaged: {key} must be an integer (got {str(value)[:100]!r})")
     return value

@@ -58,7 +58,7 @@ def test_a_name_that_is_unknown_among_hundreds_makes_no_endless_sentence() -> No
 
 @pytest.mark.parametrize(
     ("path", "reason"),
-    [("/dev/null", "Not a directory"), ("~nobody-here/m.gguf", "home"), ("./" + "x" * 300, "too long")],
+    [("/dev/null", "null is not a file"), ("~nobody-here/m.gguf", "home"), ("./" + "x" * 300, "too long")],
 )
 def test_a_path_that_cannot_be_read_is_a_sentence(store: ModelStore, path: str, reason: str) -> None:
     with pytest.raises(ModelFormatError, match=reason):
