@@ -210,7 +210,7 @@ class CreateRequest(_NamedModel):
     from_: Annotated[ModelName | None, Field(alias="from")] = None
     """The name of a model in the store."""
     files: Annotated[dict[ModelName, str], Field(max_length=MAX_FILES)] | None = None
-    """Digests of uploaded blobs by file name: one GGUF file, or the files of a safetensors checkpoint."""
+    """Digests of uploaded blobs by file name: one GGUF file, all parts of one, or the files of a safetensors checkpoint."""
     system: str | None = None
     template: str | None = None
     """A template in Jinja that replaces the one in the model's files."""

@@ -1,6 +1,6 @@
 """A program that loads many damaged copies of a tiny model: description, tokenizer, template and weights.
 
-It runs as a process of its own with limited memory: `python -m tests.fakes.damaged_models gguf|safetensors SEED COUNT`.
+It runs as a process of its own with limited memory: `python -m tests.fakes.damaged_models gguf|part|safetensors SEED COUNT`.
 It prints how many copies loaded and how many were refused with one of Pagoda's errors. Any other error ends it with a traceback
 that names the damage.
 """
@@ -60,7 +60,7 @@ def lie_about_a_number(rng: random.Random, data: bytearray) -> str:
 
 def lie_about_a_known_key(rng: random.Random, data: bytearray) -> str:
     """Overwrite the type and value after a metadata key, or the bytes after a tensor's name."""
-    keys = (b"llama.", b"tokenizer.ggml.", b"general.", b"blk.", b"token_embd.weight", b"output")
+    keys = (b"llama.", b"tokenizer.ggml.", b"general.", b"split.", b"blk.", b"token_embd.weight", b"output")
     key = rng.choice(keys)
     places = [place for place in range(min(len(data), HEADER_BYTES)) if data.startswith(key, place)]
     if not places:
@@ -115,7 +115,7 @@ def damage_and_load(kind: str, seed: int, count: int, directory: Path) -> Counte
     for number in range(seed * count, (seed + 1) * count):
         rng = random.Random(number)
         data = bytearray(whole)
-        damage = rng.choice(GGUF_DAMAGES if kind == "gguf" else SAFETENSORS_DAMAGES)(rng, data)
+        damage = rng.choice(SAFETENSORS_DAMAGES if kind == "safetensors" else GGUF_DAMAGES)(rng, data)
         file.unlink()
         file.write_bytes(data)
         faulthandler.dump_traceback_later(MAX_LOAD_S, exit=True)
@@ -138,6 +138,9 @@ def tiny_model(kind: str, directory: Path) -> tuple[Path, Path]:
     if kind == "gguf":
         path = write_tiny_gguf(directory / "tiny.gguf", merges=["h e", "l l", "he ll"], num_layers=1)
         return path, path
+    if kind == "part":
+        path = write_tiny_gguf(directory / "tiny.gguf", num_layers=1, tensors_per_part=6)
+        return path, path.with_name("tiny-00002-of-00002.gguf")
     from tests.kernels.tiny_llama import make_llama, save_safetensors  # transformers takes seconds to import
 
     checkpoint = directory / "checkpoint"

@@ -25,7 +25,7 @@ INSTEAD = [*WRONG_VALUES, *WRONG_LISTS]
 ABSENT = object()
 
 
-@pytest.mark.parametrize("kind", ["gguf", "safetensors"])
+@pytest.mark.parametrize("kind", ["gguf", "part", "safetensors"])
 def test_random_damage(kind: str) -> None:
     command = [sys.executable, "-m", "tests.fakes.damaged_models", kind, "0", "250"]
     ended = subprocess.run(command, capture_output=True, text=True, check=False)

@@ -14,12 +14,13 @@ from safetensors.numpy import save_file
 
 from gateway.models import served_models
 from pagoda.models.blobs import BlobStore
+from pagoda.models.formats.gguf_parts import part_files
 from pagoda.models.model_editor import ModelEditor
 from pagoda.models.model_settings import ModelSettings
 from pagoda.models.store import ModelStore
 from protos.v1 import inference_pb2
 from tests.fakes.gateway import RunningGateway, running_gateway
-from tests.fakes.tiny_model import write_tiny_gguf
+from tests.fakes.tiny_model import CHAT_TEMPLATE, write_tiny_gguf
 from tests.integration.test_damaged_models import ABSENT, rewrite
 from tests.unit.pagoda.models.test_store import HF_CONFIG, WEIGHTS, write_checkpoint
 
@@ -73,6 +74,22 @@ async def test_from_an_uploaded_file_to_a_model_and_back(gateway: RunningGateway
     assert (response.status_code, response.content) == (200, b"")
     assert (await gateway.http.request("DELETE", "/api/delete", json={"model": "mine"})).status_code == 200
     assert await names(gateway) == {"tiny:latest", "yours:1"}
+
+
+async def test_from_uploaded_parts_to_a_model(gateway: RunningGateway, short_path: Path) -> None:
+    first = write_tiny_gguf(short_path / "m.gguf", seed=1, tensors_per_part=8)
+    files = {path.name: await upload(gateway, path.read_bytes()) for path in part_files(first)}
+    assert len(files) == 3
+    response = await gateway.http.post("/api/create", json={"model": "mine", "files": files})
+    assert statuses(response) == ["parsing GGUF", "writing manifest", "success"]
+    expected = ModelStore(short_path).get(str(first))
+    (mine,) = [each for each in (await gateway.http.get("/api/tags")).json()["models"] if each["name"] == "mine:latest"]
+    assert (mine["digest"], mine["size"]) == (expected.digest, expected.size_bytes)
+    shown = await show(gateway, "mine", verbose=True)
+    assert shown["template"] == CHAT_TEMPLATE and len(shown["tensors"]) == 21
+    del files["m-00002-of-00003.gguf"]
+    refused = await gateway.http.post("/api/create", json={"model": "other", "files": files})
+    assert refused.json()["error"].startswith("m-00002-of-00003.gguf is missing: it is part 2 of 3 of the model")
 
 
 async def test_a_derived_model_shows_what_it_was_given(gateway: RunningGateway) -> None:

@@ -88,7 +88,7 @@ def _damaged(home: Path, *, deep: bool) -> Iterator[Finding]:
         try:
             model = store.read_manifest(manifest)
             if (reason := _difference(manifest, model, deep=deep)) is not None:
-                yield problem(name, reason, next_step)
+                yield problem(model.name, reason, next_step)
         except (ModelError, OSError) as error:
             # Many models of Ollama are only of a kind that Pagoda does not support.
             yield warning(name, str(error)) if is_ollamas else problem(name, str(error), next_step)

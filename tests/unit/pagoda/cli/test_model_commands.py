@@ -145,6 +145,24 @@ def test_from_is_relative_to_the_modelfile(command: Command, gguf_file: Path) ->
     assert command.json("show", "near")["system"] == "hello"
 
 
+@pytest.mark.parametrize("number", [1, 2])
+def test_from_one_part_takes_all_parts(command: Command, tmp_path: Path, number: int) -> None:
+    first = write_tiny_gguf(tmp_path / "m.gguf", seed=1, tensors_per_part=12)
+    part = first.with_name(f"m-0000{number}-of-00002.gguf")
+    (tmp_path / "Modelfile").write_text(f"FROM ./{part.name}")
+    assert command.json("create", "near", "-f", str(tmp_path / "Modelfile")) == {"created": "near"}
+    assert command.json("create", "direct", "-f", str(part)) == {"created": "direct"}
+    digests = {name: ModelStore(command.home).get(name).digest for name in ("near", "direct", str(first))}
+    assert len(set(digests.values())) == 1
+    modelfile = tmp_path / "Printed"
+    modelfile.write_text(command("show", "near", "--modelfile").stdout)
+    assert command("create", "again", "-f", str(modelfile)).exit_code == 0
+    first.with_name("m-00002-of-00002.gguf").rename(tmp_path / "elsewhere.gguf")
+    failed = command("create", "new", "-f", str(first))
+    assert failed.exit_code == 1
+    assert "m-00002-of-00002.gguf is missing: it is part 2 of 2" in failed.stderr.splitlines()[-1]
+
+
 def test_copy_and_remove(command: Command) -> None:
     assert command("cp", "tiny", "other:1").stdout == "copied 'tiny' to 'other:1'\n"
     assert {model["name"] for model in command.json("list")["models"]} == {"tiny:latest", "other:1"}

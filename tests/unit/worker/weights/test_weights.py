@@ -12,8 +12,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from pagoda.models.errors import ModelFormatError
+from pagoda.models.formats.description import describe
 from pagoda.models.formats.ggml_type import READABLE_TYPES, GGMLType
 from pagoda.models.formats.tensor_names import GGUF_NAMES, SAFETENSORS_NAMES, map_names
+from tests.fakes.tiny_model import write_tiny_gguf
+from tests.kernels.stepping import SteppedModel
 from tests.kernels.tiny_llama import make_llama, save_gguf, save_safetensors
 from worker.kernels.reference import ReferenceKernels
 from worker.models.families import load_model, open_checkpoint
@@ -64,6 +67,24 @@ def test_linears_as_they_are_in_a_file_have_its_values_in_our_order(kind: str, t
             as_it_is = checkpoint.read_linear(name)
             assert isinstance(as_it_is, FourBitWeight) == (kind != "Q8_0")
             assert torch.equal(as_float32(as_it_is), checkpoint.read(name))
+
+
+@pytest.mark.parametrize("kind", ["F32", "Q4_1", "Q8_0"])
+def test_tensors_in_parts_have_the_bits_of_the_whole_file(kind: str, tmp_path: Path) -> None:
+    paths = (
+        write_tiny_gguf(tmp_path / "whole.gguf", weight_type=kind),
+        write_tiny_gguf(tmp_path / "parts.gguf", weight_type=kind, tensors_per_part=5, first_part_is_empty=True),
+    )
+    models = [describe("m", path, digest="", size_bytes=0) for path in paths]
+    with open_checkpoint(models[0]) as whole, open_checkpoint(models[1]) as parts:
+        assert list(parts.names) == list(whole.names) and not parts.unknown
+        for name in whole.names:
+            assert torch.equal(parts.read(name), whole.read(name))
+            assert torch.equal(as_float32(parts.read_linear(name)), as_float32(whole.read_linear(name)))
+    one, several = (
+        SteppedModel(load_model(model, ReferenceKernels()), ReferenceKernels()).run("a", [1, 2, 3]) for model in models
+    )
+    assert torch.equal(one, several)
 
 
 def test_linears_are_stacked_as_they_are_if_all_are_alike() -> None:

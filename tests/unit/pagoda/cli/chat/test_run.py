@@ -145,6 +145,16 @@ def test_a_file_is_given_to_the_server(server: OllamaServer, tmp_path: Path) -> 
     assert server.bodies("/api/generate")[-1]["model"] == "my-model-v1"
 
 
+def test_all_parts_of_a_model_are_given_to_the_server(server: OllamaServer, tmp_path: Path) -> None:
+    first = write_tiny_gguf(tmp_path / "My Model v1.gguf", tensors_per_part=12)
+    parts = [first, first.with_name("My Model v1-00002-of-00002.gguf")]
+    done = pipe(server, tmp_path / "home", str(parts[1]), "Hi")
+    assert (done.returncode, done.stdout) == (0, "Hello there.\n"), done.stderr
+    files = {path.name: f"sha256:{hashlib.sha256(path.read_bytes()).hexdigest()}" for path in parts}
+    assert server.blobs == {files[path.name]: path.stat().st_size for path in parts}
+    assert server.bodies("/api/create") == [{"model": "my-model-v1", "files": files}]
+
+
 def test_a_file_that_the_server_has_is_not_given_again(server: OllamaServer, tmp_path: Path) -> None:
     path = write_tiny_gguf(tmp_path / "other.gguf")
     server.digest = hashlib.sha256(path.read_bytes()).hexdigest()

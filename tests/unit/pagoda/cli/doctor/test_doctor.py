@@ -175,6 +175,21 @@ def test_a_model_that_was_made_here_is_compared_with_what_it_was(tmp_path: Path,
     assert found.level is Level.PROBLEM and "SHA-256 mismatch" in found.text
 
 
+def test_changed_bytes_in_any_part_are_found(tmp_path: Path) -> None:
+    directory = tmp_path / "models" / "m" / "latest"
+    directory.mkdir(parents=True)
+    first = write_tiny_gguf(directory / "m.gguf", tensors_per_part=12)
+    (directory / "manifest.json").write_text(json.dumps({"name": "m", "file": first.name}))
+    assert [found.level for found in models.check_models(tmp_path, deep=True)] == [Level.OK]
+    last = first.with_name("m-00002-of-00002.gguf")
+    status, content = last.stat(), bytearray(last.read_bytes())
+    content[-1] ^= 1
+    last.write_bytes(content)
+    os.utime(last, ns=(status.st_atime_ns, status.st_mtime_ns))
+    (found,) = models.check_models(tmp_path, deep=True)
+    assert found.level is Level.PROBLEM and "SHA-256 mismatch" in found.text
+
+
 def test_a_damaged_manifest_is_a_problem(tmp_path: Path, tiny: bytes) -> None:
     directory = pulled(tmp_path, tiny)
     (directory / "manifest.json").write_text("{")
