@@ -7,8 +7,8 @@ used.
 
 import mmap
 import struct
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import pairwise
 from math import prod
@@ -17,9 +17,9 @@ from types import MappingProxyType, TracebackType
 from typing import Any, Self
 
 from pagoda.models.formats.ggml_type import GGMLType
-from pagoda.models.formats.gguf_parts import NUM_TENSORS_KEY, GGUFError, check_place, optional_integer, part_files
+from pagoda.models.formats.gguf_parts import NUM_TENSORS_KEY, GGUFError, check_num_tensors, check_place, part_files
 
-__all__ = ["GGMLType", "GGUFError", "GGUFFile", "GGUFTensor"]
+__all__ = ["GGMLType", "GGUFError", "GGUFFile", "GGUFPart", "GGUFTensor"]
 
 MAGIC = b"GGUF"
 VERSIONS = (2, 3)
@@ -59,41 +59,37 @@ class GGUFFile:
     metadata: Mapping[str, Any]
     """Values by key. Scalars are int, float, bool or str; arrays are lists."""
     tensors: Mapping[str, GGUFTensor]
-    header_bytes: int
-    """Size of the metadata and the descriptions of the tensors, in bytes."""
 
     def __init__(self, path: Path | str) -> None:
         """Open the model whose only file, or whose first part, is `path`. Raises GGUFError."""
         self.path = Path(path)
-        first = _Part(self.path, 1)
-        self._parts = [first]
+        first = GGUFPart(self.path)
+        self._files = [first.data]
+        self._file_of: dict[str, memoryview] = {}
+        """Files of the tensors, if the model is in parts."""
         self.metadata, self.tensors = first.metadata, first.tensors
-        if first.num_parts > 1:
-            try:
-                self._open_other_parts()
-            except BaseException:
-                self.close()
-                raise
+        try:
+            if check_place(self.path, first.metadata, 1).count > 1:
+                self.tensors = MappingProxyType(self._open_other_parts(first))
+        except BaseException:
+            self.close()
+            raise
 
-    def _open_other_parts(self) -> None:
-        first, tensors = self._parts[0], dict(self.tensors)
-        self._part_of = dict.fromkeys(tensors, first)
+    def _open_other_parts(self, first: "GGUFPart") -> dict[str, GGUFTensor]:
+        """Open the other parts. Return the tensors of all."""
+        tensors = dict(first.tensors)
+        self._file_of = dict.fromkeys(tensors, first.data)
         for number, path in enumerate(part_files(self.path)[1:], start=2):
-            self._parts.append(part := _Part(path, number))
-            if part.num_model_tensors not in (None, first.num_model_tensors):
-                raise GGUFError(
-                    f"{path}: {NUM_TENSORS_KEY} is {part.num_model_tensors}, but {first.num_model_tensors} in "
-                    f"{first.path.name}; it belongs to another model"
-                )
+            part = GGUFPart(path)
+            self._files.append(part.data)
+            check_place(path, part.metadata, number)
+            check_num_tensors(path, part.metadata, first.metadata)
             for name in part.tensors.keys() & tensors.keys():
-                raise GGUFError(f"{path}: the tensor {name!r} is also in {self._part_of[name].path.name}")
-            tensors.update(part.tensors)
-            self._part_of |= dict.fromkeys(part.tensors, part)
-        if first.num_model_tensors not in (None, len(tensors)):
-            raise GGUFError(
-                f"{self.path}: {NUM_TENSORS_KEY} is {first.num_model_tensors}, but the parts together have {len(tensors)} tensors"
-            )
-        self.tensors = MappingProxyType(tensors)
+                raise GGUFError(f"{path}: the tensor {name!r} is also in an earlier part")
+            tensors |= part.tensors
+            self._file_of |= dict.fromkeys(part.tensors, part.data)
+        check_num_tensors(self.path, first.metadata, {NUM_TENSORS_KEY: len(tensors)})
+        return tensors
 
     def tensor_data(self, name: str) -> memoryview:
         tensor = self.tensors[name]
@@ -109,11 +105,11 @@ class GGUFFile:
 
     def _data_of(self, name: str) -> memoryview:
         """Return the content of the file that has the tensor."""
-        return (self._parts[0] if len(self._parts) == 1 else self._part_of[name]).data
+        return self._file_of.get(name, self._files[0])
 
     def close(self) -> None:
-        for part in self._parts:
-            part.data.release()
+        for data in self._files:
+            data.release()
 
     def __enter__(self) -> Self:
         return self
@@ -124,35 +120,30 @@ class GGUFFile:
         self.close()
 
 
-class _Part:
-    """One mapped file: a whole model, or a part of it."""
+class GGUFPart:
+    """One mapped file, read alone: a whole model, or a part of one."""
 
-    def __init__(self, path: Path, number: int) -> None:
-        """Open the file that is expected to be part `number`."""
-        self.path = path
+    metadata: Mapping[str, Any]
+    tensors: Mapping[str, GGUFTensor]
+    data: memoryview
+    """Content of the file, to be released."""
+    header_bytes: int
+    """Size of the metadata and the descriptions of the tensors, in bytes."""
+
+    def __init__(self, path: Path) -> None:
+        """Open the file. Raises GGUFError."""
         self.data = memoryview(_map_file(path))
+        cursor = _Cursor(self.data)
         try:
-            with _naming(path):
-                cursor = _Cursor(self.data)
-                num_tensors, num_metadata = _read_header(cursor)
-                metadata = _read_metadata(cursor, num_metadata)
-                self.num_parts = check_place(path, metadata, number).count
-                self.num_model_tensors = optional_integer(metadata, NUM_TENSORS_KEY)
-                self.tensors = MappingProxyType(_read_tensors(cursor, num_tensors, _alignment(metadata)))
-                # Only the first part describes the model, and metadata can be large.
-                self.metadata = MappingProxyType(metadata if number == 1 else {})
-        except BaseException:
+            num_tensors, num_metadata = _read_header(cursor)
+            self.metadata = MappingProxyType(_read_metadata(cursor, num_metadata))
+            self.tensors = MappingProxyType(_read_tensors(cursor, num_tensors, _alignment(self.metadata)))
+        except GGUFError as error:
             self.data.release()
-            raise
-
-
-@contextmanager
-def _naming(path: Path) -> Iterator[None]:
-    """Name the file in errors of the block."""
-    try:
-        yield
-    except GGUFError as error:
-        raise GGUFError(f"{path}: {error}") from None
+            named = GGUFError(f"{path}: {error}")
+            named.position = cursor.position
+            raise named from None
+        self.header_bytes = cursor.position
 
 
 def _map_file(path: Path) -> mmap.mmap:

@@ -14,12 +14,15 @@ from pagoda.models.errors import ModelFormatError
 
 NUMBER_KEY, COUNT_KEY, NUM_TENSORS_KEY = "split.no", "split.count", "split.tensors.count"
 MAX_PARTS = 1024
-"""Largest number of parts. Each takes a mapping of the process, and one for every tensor would still be fewer."""
+"""Largest number of parts, several times what large models have. Each part takes a mapping of the process."""
 _NAME = re.compile(r"(.+)-([0-9]{5})-of-([0-9]{5})\.gguf", re.DOTALL)
 
 
 class GGUFError(ModelFormatError):
     """The file is not GGUF, or is damaged. The message names the file and the problem."""
+
+    position: int = 0
+    """Position up to which the file was read, from its start."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,17 +33,6 @@ class Place:
     """Number of the part, from 1."""
     count: int = 1
     """Number of parts, which is 1 for a model in one file."""
-
-    @classmethod
-    def from_metadata(cls, metadata: Mapping[str, Any]) -> Self:
-        """Read a file's place from its metadata. Raises GGUFError."""
-        count, index = optional_integer(metadata, COUNT_KEY), optional_integer(metadata, NUMBER_KEY)
-        if count is None or count <= 1:
-            return cls()
-        index = index or 0
-        if not 0 <= index < count:
-            raise GGUFError(f"damaged: {NUMBER_KEY} must be less than {COUNT_KEY}, {count} (got {index})")
-        return cls(index + 1, count)
 
     def __str__(self) -> str:
         return "a whole model" if self.count == 1 else f"part {self.number} of {self.count}"
@@ -56,7 +48,7 @@ class PartName:
 
     @classmethod
     def parse(cls, file_name: str) -> Self | None:
-        """Return the parts of the name, or None if it is not the name of one part of several."""
+        """Return the components of the name, or None if it is not the name of one part of several."""
         match = _NAME.fullmatch(file_name)
         if match is None:
             return None
@@ -101,7 +93,7 @@ def part_files(path: Path) -> list[Path]:
     files = [path.with_name(each) for each in name.all_names()]
     for file in files:
         if not file.is_file():
-            raise GGUFError(missing_part(path.parent / file.name))
+            raise GGUFError(missing_part(file))
     return files
 
 
@@ -113,24 +105,43 @@ def missing_part(path: Path) -> str:
 
 
 def check_place(path: Path, metadata: Mapping[str, Any], number: int) -> Place:
-    """Return the place of a file that is expected to be part `number`. Raises GGUFError if its name or its metadata differs."""
-    place, name = Place.from_metadata(metadata), PartName.parse(path.name)
+    """Return the place of a file that must be part `number` by its name and its metadata. Raises GGUFError if it is not."""
+    place, name = _place_in(path, metadata), PartName.parse(path.name)
     if name is None and place.count > 1:
         raise GGUFError(
-            f"it is {place} of a model; its name must end with -{place.number:05}-of-{place.count:05}.gguf, "
+            f"{path}: it is {place} of a model; its name must end with -{place.number:05}-of-{place.count:05}.gguf, "
             "and the other parts must be beside it"
         )
     if name is not None and name.place != place:
         raise GGUFError(
-            f"its name says {name.place}, but its metadata says {place}; it belongs to another model or was renamed"
+            f"{path}: its name says {name.place}, but its metadata says {place}; it belongs to another model or was renamed"
         )
     if name is not None and place.number != number:
-        raise GGUFError(f"it is {place} of a model; open the first part, {name.first}")
+        raise GGUFError(f"{path}: it is {place} of a model; open the first part, {name.first}")
     return place
 
 
-def optional_integer(metadata: Mapping[str, Any], key: str) -> int | None:
+def check_num_tensors(path: Path, metadata: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
+    """Raise GGUFError if a part gives another number of tensors for the whole model than is expected."""
+    found, wanted = _integer(path, metadata, NUM_TENSORS_KEY), expected.get(NUM_TENSORS_KEY)
+    if found is not None and found != wanted:
+        raise GGUFError(
+            f"{path}: its metadata says that all parts together have {found} tensors (expected {wanted}); "
+            "a part is damaged or belongs to another model"
+        )
+
+
+def _place_in(path: Path, metadata: Mapping[str, Any]) -> Place:
+    count, index = _integer(path, metadata, COUNT_KEY), _integer(path, metadata, NUMBER_KEY) or 0
+    if count is None or count <= 1:
+        return Place()
+    if not 0 <= index < count:
+        raise GGUFError(f"{path}: damaged: {NUMBER_KEY} must be less than {COUNT_KEY}, {count} (got {index})")
+    return Place(index + 1, count)
+
+
+def _integer(path: Path, metadata: Mapping[str, Any], key: str) -> int | None:
     value = metadata.get(key)
     if value is not None and (not isinstance(value, int) or isinstance(value, bool)):
-        raise GGUFError(f"damaged: {key} must be an integer (got {str(value)[:100]!r})")
+        raise GGUFError(f"{path}: damaged: {key} must be an integer (got {str(value)[:100]!r})")
     return value

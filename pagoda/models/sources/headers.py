@@ -7,7 +7,7 @@ from pathlib import Path, PurePosixPath
 import httpx
 
 from pagoda.models.errors import ModelFormatError, ModelSourceError
-from pagoda.models.formats.gguf_file import GGUFError, GGUFFile
+from pagoda.models.formats.gguf_file import GGUFError, GGUFPart
 from pagoda.models.formats.safetensors_file import MAX_HEADER_BYTES
 from pagoda.models.scratch import writing
 from pagoda.models.sources.attempts import Attempts
@@ -74,8 +74,9 @@ def _missing_of_gguf(target: Path, num_held: int) -> int:
     """Return how many more bytes to fetch. A file that is damaged within the bytes that are here needs no more."""
     size = target.stat().st_size
     try:
-        with GGUFFile(target) as file:
-            num_read = file.header_bytes
+        part = GGUFPart(target)
+        part.data.release()
+        num_read = part.header_bytes
     except GGUFError as error:
         num_read = error.position
     if num_read <= num_held or num_held == size:

@@ -167,7 +167,9 @@ def test_a_damaged_part_is_named_without_its_directory(editor: ModelEditor, firs
 def test_a_part_of_another_model_is_refused(editor: ModelEditor, first: Path, tmp_path: Path) -> None:
     other = write_tiny_gguf(tmp_path / "o.gguf", num_layers=3, tensors_per_part=10)
     shutil.copy(other.with_name("o-00002-of-00003.gguf"), first.with_name(NAMES[1]))
-    with pytest.raises(ModelFormatError, match=r"^tiny-00002-of-00003\.gguf: .+; it belongs to another model"):
+    with pytest.raises(
+        ModelFormatError, match=r"^tiny-00002-of-00003\.gguf: .+; a part is damaged or belongs to another model"
+    ):
         create(editor, by_name(first))
 
 

@@ -145,13 +145,13 @@ OTHER: Mapping[str, Any] = {"no": 1, "count": 2, "tensors.count": 2}
         (GOOD, {**OTHER, "no": 0}, {"b": 4}, "m-00002.*its name says part 2 of 2, but its metadata says part 1 of 2"),
         (GOOD, {**OTHER, "count": 3}, {"b": 4}, "m-00002.*its metadata says part 2 of 3; it belongs to another model"),
         (GOOD, {}, {"b": 4}, "m-00002.*its metadata says a whole model"),
-        (GOOD, OTHER, {"a": 4}, "m-00002.*the tensor 'a' is also in m-00001-of-00002.gguf"),
-        (GOOD, OTHER, {}, "m-00001.*split.tensors.count is 2, but the parts together have 1 tensors"),
+        (GOOD, OTHER, {"a": 4}, "m-00002.*the tensor 'a' is also in an earlier part"),
+        (GOOD, OTHER, {}, "m-00001.*says that all parts together have 2 tensors .expected 1"),
         (
             GOOD,
             {**OTHER, "tensors.count": 9},
             {"b": 4},
-            "m-00002.*split.tensors.count is 9, but 2 in m-00001.*another model",
+            "m-00002.*says that all parts together have 9 tensors .expected 2",
         ),
         (
             GOOD,
