@@ -58,9 +58,15 @@ class ForeignFiles:
         paths = [place.path for _, place in sorted(places.items()) if place is not None]
         if len(paths) < len(files) or not paths:
             return None
-        if not any(name.endswith(_CHECKPOINT_SUFFIX) for name in files):
+        is_checkpoint = any(name.endswith(_CHECKPOINT_SUFFIX) for name in files)
+        if len(files) == 1 and not is_checkpoint:
             return paths[0]
-        return paths[0].parent if len({path.parent for path in paths}) == 1 else None
+        if len({path.parent for path in paths}) > 1:
+            return None
+        if is_checkpoint:
+            return paths[0].parent
+        # The parts of a GGUF model are found by their names.
+        return paths[0] if {path.name for path in paths} == files.keys() else None
 
 
 def _cached_repository(path: Path) -> str | None:

@@ -18,7 +18,7 @@ from pagoda.models.digest import DigestCache, FileState, file_state
 from pagoda.models.errors import ModelError, ModelFormatError, ModelNotFoundError, some_names
 from pagoda.models.foreign_files import ForeignFiles, ForeignPlace
 from pagoda.models.formats.description import describe, model_files
-from pagoda.models.formats.gguf_parts import first_part, model_stem
+from pagoda.models.formats.gguf_parts import first_part, model_stem, part_paths
 from pagoda.models.formats.safetensors_file import read_json
 from pagoda.models.formats.tensor_check import check_tensors
 from pagoda.models.layout import StoreLayout, is_there
@@ -292,7 +292,7 @@ class ModelStore:
         # The key has no model name, because a copy shares the files of its original.
         key = tuple((file.name if len(files) > 1 else "", *file_state(file.stat())) for file in files)
         if (known := self._described.get(key)) is None:
-            digest = (self.foreign_files.digest_of(path) if len(files) == 1 else None) or self.digests.files_digest(files)
+            digest = self.foreign_files.digest_of(path) or self.digests.files_digest(files)
             known = describe(name, path, digest, size_bytes=sum(file.stat().st_size for file in files))
             self._described[key] = known
             while len(self._described) > MAX_DESCRIBED:
@@ -311,11 +311,10 @@ def _path_of(content: Mapping[str, Any], manifest: Path) -> Path | None:
 
 
 def _missing(path: Path) -> Path | None:
-    """Return the model's file if it does not exist, or a link in the model's directory whose target does not exist."""
-    if not is_there(path):
-        return path
-    files = path.iterdir() if path.is_dir() else ()
-    return next((file for file in files if file.is_symlink() and not is_there(file)), None)
+    """Return a file of the model that does not exist, or a link in the model's directory whose target does not exist."""
+    if not path.is_dir():
+        return next((file for file in part_paths(path) if not is_there(file)), None)
+    return next((file for file in path.iterdir() if file.is_symlink() and not is_there(file)), None)
 
 
 def _state(manifest: Path) -> tuple[int, int, int] | None:

@@ -83,18 +83,21 @@ def first_part(path: Path) -> Path:
 
 
 def part_files(path: Path) -> list[Path]:
-    """Return the files of the model whose first or only file is `path`, in their order. Raises GGUFError if a part is missing.
+    """Return the files of the model whose first or only file is `path`, in their order. Raises GGUFError if a part is missing."""
+    files = part_paths(path)
+    for file in files if len(files) > 1 else ():
+        if not file.is_file():
+            raise GGUFError(missing_part(file))
+    return files
+
+
+def part_paths(path: Path) -> list[Path]:
+    """Return the paths of the model's files, whether or not they exist. Raises GGUFError for too many.
 
     Links are not followed: in the hub's cache the names are those of links, and the files have other names elsewhere.
     """
     name = PartName.parse(path.name)
-    if name is None:
-        return [path]
-    files = [path.with_name(each) for each in name.all_names()]
-    for file in files:
-        if not file.is_file():
-            raise GGUFError(missing_part(file))
-    return files
+    return [path] if name is None else [path.with_name(each) for each in name.all_names()]
 
 
 def missing_part(path: Path) -> str:

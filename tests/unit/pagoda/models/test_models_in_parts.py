@@ -85,13 +85,7 @@ def test_a_path_without_its_first_part_is_a_sentence(store: ModelStore, first: P
 def test_parts_are_beside_the_link(store: ModelStore, first: Path, tmp_path: Path) -> None:
     """The hub's cache has links with the files' names, and elsewhere files named by their hashes."""
     digest = store.get(str(first)).digest
-    snapshot, blobs = tmp_path / "snapshots" / "c0ffee", tmp_path / "blobs"
-    snapshot.mkdir(parents=True)
-    blobs.mkdir()
-    for path in part_files(first):
-        blob = blobs / hashlib.sha256(path.read_bytes()).hexdigest()
-        path.rename(blob)
-        (snapshot / path.name).symlink_to(f"../../blobs/{blob.name}")
+    snapshot = cached(first, tmp_path / "hub").parent
     model = store.get(str(snapshot / first.name))
     assert (model.path, model.digest) == (snapshot / first.name, digest)
     (tmp_path / "latest").symlink_to(snapshot)
@@ -173,6 +167,45 @@ def test_a_part_of_another_model_is_refused(editor: ModelEditor, first: Path, tm
         create(editor, by_name(first))
 
 
+def cached(first: Path, hub: Path) -> Path:
+    """Move the parts into a cache of the hub. Return the first one's path there."""
+    snapshot, blobs = hub / "models--Org--Repo" / "snapshots" / "c0ffee", hub / "models--Org--Repo" / "blobs"
+    snapshot.mkdir(parents=True)
+    blobs.mkdir()
+    for path in part_files(first):
+        blob = blobs / hashlib.sha256(path.read_bytes()).hexdigest()
+        path.rename(blob)
+        (snapshot / path.name).symlink_to(f"../../blobs/{blob.name}")
+    return snapshot / first.name
+
+
+def test_a_model_made_from_parts_in_the_hubs_cache_names_them(
+    editor: ModelEditor, store: ModelStore, first: Path, tmp_path: Path
+) -> None:
+    there = cached(first, tmp_path / "hub")
+    create(editor, by_name(there))
+    assert store.get("mine").path == there
+    there.with_name(NAMES[1]).resolve().unlink()  # hf cache rm
+    with pytest.raises(
+        ModelFormatError, match=r"tiny-00002-of-00003\.gguf of model 'mine:latest' is no longer in the hub"
+    ):
+        store.get("mine")
+
+
+def test_links_to_parts_in_the_hubs_cache_are_copied(
+    editor: ModelEditor, store: ModelStore, first: Path, tmp_path: Path
+) -> None:
+    """The files behind the links have other names, by which they cannot be found."""
+    there, mine = cached(first, tmp_path / "hub"), tmp_path / "mine"
+    mine.mkdir()
+    for path in part_files(there):
+        (mine / path.name).symlink_to(path.resolve())
+    create(editor, by_name(mine / first.name))
+    model = store.get("mine")
+    assert store.is_own(model.path) and model.digest == store.get(str(there)).digest
+    assert [path.stat().st_nlink for path in part_files(there)] == [1, 1, 1]
+
+
 def remote_parts(first: Path) -> RemoteModel:
     files = tuple(
         RemoteFile(path=f"Q8_0/{path.name}", url="https://hub.example/x", size_bytes=path.stat().st_size)
@@ -199,7 +232,7 @@ def test_a_downloaded_model_in_a_subdirectory(editor: ModelEditor, store: ModelS
 def test_a_stored_model_without_a_part_says_which(editor: ModelEditor, store: ModelStore, first: Path) -> None:
     create(editor, by_name(first))
     store.get("mine").path.with_name(NAMES[2]).unlink()
-    with pytest.raises(ModelFormatError, match=r"tiny-00003-of-00003\.gguf is missing: it is part 3 of 3"):
+    with pytest.raises(ModelFormatError, match=r"the file tiny-00003-of-00003\.gguf of model 'mine:latest' is missing"):
         store.get("mine")
     assert store.list() == []
     create(editor, by_name(first))
