@@ -111,6 +111,11 @@ class PartialFile:
         if not _is_same_file(data, self._path):  # another download has completed it in the meantime
             os.close(data)
             return self.try_open()
+        if self._is_target_there():  # completed since the first look, so this partial file is a new one
+            self._path.unlink()
+            os.close(data)
+            self.is_done = True
+            return True
         self._files = [data, os.open(self._state_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)]
         if not self._read_record():
             self._reset(None, is_single=False)

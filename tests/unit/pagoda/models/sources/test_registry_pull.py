@@ -21,6 +21,7 @@ from pagoda.models.ollama_objects import shown
 from pagoda.models.pull import ABANDONED_AFTER_S, ModelPuller
 from pagoda.models.sampling_defaults import SamplingPolicy
 from pagoda.models.sources import attempts, registry_client
+from pagoda.models.sources.partial_file import PartialFile
 from pagoda.models.sources.progress import OnProgress, Progress, Stage
 from pagoda.models.sources.settings import SourceSettings
 from pagoda.models.store import ModelStore
@@ -427,6 +428,20 @@ def test_two_tags_of_the_same_weights_are_downloaded_once_at_the_same_time(
         models = list(threads.map(lambda name: pull(home, registry, name), names))
     assert downloads_of(registry, gguf) == 1
     assert len({model.path.stat().st_ino for model in models}) == 1
+
+
+def test_a_download_that_another_one_has_just_completed(
+    home: Path, registry: FakeRegistry, gguf: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first look, before the partial file is opened, finds nothing. Then the other download moves its file into place."""
+    for name in ("library/tiny:1", "library/tiny:2"):
+        registry.publish(name, gguf)
+    pull(home, registry, "tiny:1")
+    is_there = PartialFile._is_target_there
+    monkeypatch.setattr(PartialFile, "_is_target_there", lambda self: self._path.exists() and is_there(self))
+    assert pull(home, registry, "tiny:2").path.read_bytes() == gguf
+    assert downloads_of(registry, gguf) == 1
+    assert blobs(home) == [blob_name(gguf)]
 
 
 # Names that may be of the hub or of the registry
