@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from pagoda.cli.tiers import ServeOptions
+from pagoda.models.catalogue import CatalogueEntry
 from pagoda.models.formats.chat_template_text import chat_template_text
 from pagoda.models.model import Model
 from pagoda.models.stored_settings import read_settings
@@ -13,8 +14,17 @@ if TYPE_CHECKING:
     from pagoda.wire.load import SchedulerLoad, WorkerLoad
 
 
-def banner(options: ServeOptions, models: Sequence[Model], load: "SchedulerLoad", addresses: Sequence[str]) -> str:
-    """Return the banner. `addresses` are all addresses of the gateway, including Ollama's default port if it was free."""
+def banner(
+    options: ServeOptions,
+    models: Sequence[Model],
+    load: "SchedulerLoad",
+    addresses: Sequence[str],
+    better: CatalogueEntry | None = None,
+) -> str:
+    """Return the banner. `addresses` are all addresses of the gateway, including Ollama's default port if it was free.
+
+    `better` is a model to suggest to a user who has named none.
+    """
     facts = [
         *[("model", _model(model)) for model in models],
         *[(f"worker {index}", _worker(worker)) for index, worker in enumerate(load.workers)],
@@ -34,9 +44,16 @@ def banner(options: ServeOptions, models: Sequence[Model], load: "SchedulerLoad"
             "Try it:",
             f"  {_curl(options, models[0])}",
             "",
+            *_suggestion(better),
             "Press Ctrl-C to stop.",
         ]
     )
+
+
+def _suggestion(better: CatalogueEntry | None) -> list[str]:
+    if better is None:
+        return []
+    return [f"For better answers: pagoda serve {better.name} ({size(better.size_bytes)} download)", ""]
 
 
 def _model(model: Model) -> str:

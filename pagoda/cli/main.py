@@ -268,6 +268,7 @@ def serve(
     all_models = at_revision(named, revision) if revision else named or (DEFAULT_MODEL,)
     options = ServeOptions(
         models=all_models,
+        names_no_model=not named,
         host=host or (ollama.host if ollama else "127.0.0.1"),
         port=port or (ollama.port if ollama else 8000),
         home=resolve_home(home),

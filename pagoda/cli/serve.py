@@ -20,10 +20,12 @@ from pagoda.cli.readiness import NotReadyError, wait_for_gateway, wait_for_worke
 from pagoda.cli.supervisor import ChildLostError, Supervisor
 from pagoda.cli.tier_programs import TIERS, check_installed
 from pagoda.cli.tiers import ServeOptions, tier_commands
+from pagoda.models.catalogue import CatalogueEntry, better_model
 from pagoda.models.errors import ModelError
 from pagoda.models.formats.tensor_check import check_tensors
 from pagoda.models.model import Model
 from pagoda.process.background import end_tasks, keep_running
+from pagoda.process.resources import machine_available_bytes
 from pagoda.rpc.cluster_tokens import Role, make_token_file
 from pagoda.rpc.sockets import (
     ForeignDirectoryError,
@@ -54,7 +56,9 @@ def run_serve(options: ServeOptions) -> int:
         for model in models:
             check_tensors(model)
         make_run_directory(options)
-        return asyncio.run(_serve(within_windows(options, models), models))
+        # Before the workers start, because they reserve memory.
+        better = better_model(machine_available_bytes()) if options.names_no_model else None
+        return asyncio.run(_serve(within_windows(options, models), models, better))
     except (ServeError, CommandError, ModelError, ChildLostError, NotReadyError) as error:
         say(f"Error: {error}")
         return 1
@@ -131,7 +135,7 @@ def within_windows(options: ServeOptions, models: Sequence[Model]) -> ServeOptio
     return replace(options, max_model_len=min(options.context_length, shortest))
 
 
-async def _serve(options: ServeOptions, models: Sequence[Model]) -> int:
+async def _serve(options: ServeOptions, models: Sequence[Model], better: CatalogueEntry | None) -> int:
     """Run the tiers until a signal arrives; return the exit status. Raises if they cannot be started or kept running."""
     _prepare_run_directory(options)
     workers = "worker" if options.num_workers == 1 else f"{options.num_workers} workers"
@@ -141,7 +145,7 @@ async def _serve(options: ServeOptions, models: Sequence[Model]) -> int:
     signals = StopSignals(supervisor)
     tasks = [
         asyncio.create_task(supervisor.run()),
-        asyncio.create_task(_announce_when_ready(options, models, supervisor)),
+        asyncio.create_task(_announce_when_ready(options, models, supervisor, better)),
         asyncio.create_task(signals.first.wait()),
     ]
     logs = [command.log for command in commands] if options.log_bytes else []
@@ -196,12 +200,14 @@ class StopSignals:
         self.first.set()
 
 
-async def _announce_when_ready(options: ServeOptions, models: Sequence[Model], supervisor: Supervisor) -> None:
+async def _announce_when_ready(
+    options: ServeOptions, models: Sequence[Model], supervisor: Supervisor, better: CatalogueEntry | None
+) -> None:
     """Print the banner once all tiers are ready. Never returns, so that this task is not the first of its group to end."""
     addresses = await wait_for_gateway(options)
     load = await wait_for_workers(options)
     supervisor.settle()
-    print(banner(options, models, load, addresses), flush=True)
+    print(banner(options, models, load, addresses, better), flush=True)
     await asyncio.Event().wait()
 
 

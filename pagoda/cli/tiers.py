@@ -20,6 +20,8 @@ class ServeOptions:
     """The options of `pagoda serve`. None means that the tier's own default applies."""
 
     models: tuple[str, ...]
+    names_no_model: bool = False
+    """True if the user named no model, so that `models` is the default one."""
     host: str
     port: int
     home: Path

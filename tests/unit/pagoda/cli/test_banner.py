@@ -7,6 +7,7 @@ import pytest
 from pagoda.cli.banner import banner
 from pagoda.cli.tiers import ServeOptions
 from pagoda.models.blobs import BlobStore
+from pagoda.models.catalogue import CatalogueEntry
 from pagoda.models.model_editor import ModelEditor
 from pagoda.models.model_settings import ModelSettings
 from pagoda.models.store import ModelStore
@@ -37,3 +38,15 @@ def test_a_base_model_is_asked_to_complete(
     (curl,) = (line for line in lines if "curl" in line)
     assert f"curl http://127.0.0.1:8000{endpoint} " in curl
     assert question in curl
+
+
+def test_a_better_model_is_suggested(tmp_path: Path) -> None:
+    model = ModelStore(tmp_path).get(str(write_tiny_gguf(tmp_path / "tiny.gguf")))
+    options = ServeOptions(models=("tiny",), host="127.0.0.1", port=8000, home=tmp_path)
+    load = SchedulerLoad.from_proto(inference_pb2.GetLoadResponse())
+    better = CatalogueEntry(
+        name="big:4b", aliases=(), source="registry.ollama.ai/library/big:4b", size_bytes=2_600_000_000
+    )
+    suggested = banner(options, [model], load, [":8000"], better).splitlines()
+    assert "For better answers: pagoda serve big:4b (2.6 GB download)" in suggested
+    assert "For better answers" not in banner(options, [model], load, [":8000"])
