@@ -62,8 +62,8 @@ class FakeHub:
         """Paths that are listed without their SHA-256."""
         self.cut_after: list[int] = []
         """Bytes after which the next answers of the storage end, one number for each answer."""
-        self.stall_after: int | None = None
-        """Bytes after which an answer of the storage waits for `resume`."""
+        self.stall_after: list[int | None] = []
+        """Bytes after which the next answers of the storage wait for `resume`, one entry for each answer."""
         self.stalled, self.resume = threading.Event(), threading.Event()
         self.replaced: dict[str, bytes] = {}
         """Contents that the storage sends in place of the true ones, by SHA-256."""
@@ -228,11 +228,12 @@ class Exchange(BaseHTTPRequestHandler):
         if content is None:
             self.refuse(404, "")
             return
-        hub = self.hub
-        cut = hub.cut_after.pop(0) if hub.cut_after and self.command == "GET" else None
-        self._send_content(content, cut, ETag=f'"{sha256}"')
+        hub, is_get = self.hub, self.command == "GET"
+        cut = hub.cut_after.pop(0) if hub.cut_after and is_get else None
+        stall = hub.stall_after.pop(0) if hub.stall_after and is_get else None
+        self._send_content(content, cut, stall, ETag=f'"{sha256}"')
 
-    def _send_content(self, content: bytes, cut: int | None = None, **headers: str) -> None:
+    def _send_content(self, content: bytes, cut: int | None = None, stall: int | None = None, **headers: str) -> None:
         status, start = 200, 0
         if match := re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range") or ""):
             start, end = int(match[1]), int(match[2] or len(content) - 1)
@@ -241,7 +242,6 @@ class Exchange(BaseHTTPRequestHandler):
                 return
             headers["Content_Range"] = f"bytes {start}-{min(end, len(content) - 1)}/{len(content)}"
             status, content = 206, content[start : end + 1]
-        stall = self.hub.stall_after
         if self.command == "HEAD" or (cut is None and stall is None):
             self.send(status, content, Accept_Ranges="bytes", **headers)
             return

@@ -6,6 +6,7 @@ Removing such a model from the store leaves its files in the cache. `hf cache rm
 import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import httpx
@@ -16,7 +17,7 @@ from pagoda.models.names import HubName
 from pagoda.models.ollama.layers import parse_parameters
 from pagoda.models.sources.hub_cache import HubCache, cache_directory, find_repo
 from pagoda.models.sources.hub_client import DEFAULT_REVISION, HubClient, HubUnreachableError, has_digest
-from pagoda.models.sources.hub_files import HubFile, Selection, select_files
+from pagoda.models.sources.hub_files import OPTIONAL_FILES, HubFile, Selection, select_files
 from pagoda.models.sources.progress import DownloadMeter
 from pagoda.models.sources.remote import WEIGHT_SUFFIXES, RemoteFile, RemoteModel
 from pagoda.models.sources.settings import SourceSettings
@@ -125,7 +126,9 @@ class HubSource:
             selection = select_files(shown, files, self._name.selector, read)
         except ModelNotFoundError as error:
             raise ModelSourceError(f"{error}, among the files in the hub's cache {self._root}: {reason}") from None
-        if missing := [file.path for file in selection.files if not cache.has(commit, file)]:
+        present = tuple(file for file in selection.files if file.path not in OPTIONAL_FILES or cache.has(commit, file))
+        selection = replace(selection, files=present)
+        if missing := [file.path for file in present if not cache.has(commit, file)]:
             raise ModelSourceError(f"the file {missing[0]} of {shown} is not in the hub's cache {self._root}: {reason}")
         # Other programs do not download the files of settings.
         texts = {name: read(file) for name, file in selection.overrides.items() if cache.has(commit, file)}

@@ -19,9 +19,9 @@ DEFAULT_TAGS = ("Q4_K_M", "Q8_0")
 """Quantizations to look for, in this order, if the name has none. Then comes the first file."""
 OVERRIDES = ("template", "system", "params")
 """Files beside GGUF files that replace settings: a chat template in Go, the system prompt, and parameters in JSON."""
-_SMALL_FILES = frozenset(
-    {*CHECKPOINT_FILES, INDEX_NAME, "chat_template.json", "tokenizer.model", "vocab.json", "merges.txt"}
-)
+OPTIONAL_FILES = ("chat_template.json", "tokenizer.model", "vocab.json", "merges.txt")
+"""Files of a checkpoint that other programs read, but Pagoda does not."""
+_SMALL_FILES = frozenset({*CHECKPOINT_FILES, INDEX_NAME, *OPTIONAL_FILES})
 # Projectors, importance matrices and draft models, which are not models of their own.
 _NOT_MODELS = ("mmproj", "imatrix", "mtp-", "eagle3-", "dflash-", "dspark-")
 _PART = re.compile(r"(?P<prefix>.*)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf")
