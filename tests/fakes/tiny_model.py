@@ -10,6 +10,8 @@ from types import MappingProxyType
 import gguf
 import numpy as np
 
+from pagoda.models.formats.gguf_config import llama3_factors
+from pagoda.models.model import RopeScaling
 from pagoda.text.byte_alphabet import CHARACTER_OF_BYTE
 
 END_OF_TEXT, IM_START, IM_END = 256, 257, 258
@@ -46,6 +48,7 @@ def write_tiny_gguf(
     chat_template: str | None = CHAT_TEMPLATE,
     architecture: str = "llama",
     sampling: Mapping[str, float | str | list[str]] | None = None,
+    rope_factor: float | None = None,
     tensors_per_part: int = 0,
     first_part_is_empty: bool = False,
 ) -> Path:
@@ -54,6 +57,8 @@ def write_tiny_gguf(
     Each merge ("h e") adds a token after the control tokens.
 
     `sampling` is written as `general.sampling.*`: whole numbers as int32, other numbers as float32.
+
+    With `rope_factor` the last tensor has the factors of Llama 3's rope scaling.
 
     With `tensors_per_part` the model is written in parts beside `path`, as llama.cpp's gguf-split does, and the path of the first
     part is returned; with `first_part_is_empty` that one has no tensors.
@@ -95,6 +100,10 @@ def write_tiny_gguf(
     for name in (*norms, "output_norm"):
         writer.add_tensor(f"{name}.weight", np.ones(hidden_size, dtype=np.float32))
 
+    if rope_factor is not None:
+        scaling = RopeScaling(rope_type="llama3", factor=rope_factor)
+        factors = list(llama3_factors(scaling, 10000.0, hidden_size // num_heads))
+        writer.add_tensor("rope_freqs.weight", np.array(factors, dtype=np.float32))
     first: Path = writer.format_shard_names(path)[0]
     writer.write_header_to_file()
     writer.write_kv_data_to_file()

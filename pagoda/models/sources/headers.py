@@ -1,4 +1,7 @@
-"""Fetches what describes a model: small files whole, and of weights only the headers, in sparse files of the full size."""
+"""Fetches what describes a model: small files whole, and of weights only the headers, in sparse files of the full size.
+
+A header of GGUF includes the factors of the rope scaling, which are stored as a tensor.
+"""
 
 import os
 from concurrent.futures import ThreadPoolExecutor
@@ -7,6 +10,7 @@ from pathlib import Path, PurePosixPath
 import httpx
 
 from pagoda.models.errors import ModelFormatError, ModelSourceError
+from pagoda.models.formats.gguf_config import ROPE_FACTORS
 from pagoda.models.formats.gguf_file import GGUFError, GGUFPart
 from pagoda.models.formats.safetensors_file import MAX_HEADER_BYTES
 from pagoda.models.scratch import writing
@@ -22,6 +26,8 @@ MAX_GGUF_HEADER_BYTES = 256 << 20
 """Bound of the metadata and tensor descriptions of a GGUF file, 10 times those of the largest vocabulary, in bytes."""
 MAX_SMALL_FILE_BYTES = 256 << 20
 """Bound of a file that is not weights, 8 times the largest tokenizer, in bytes."""
+MAX_ROPE_FACTOR_BYTES = 1 << 16
+"""Bound of the rope factors, 32 times those of the largest heads, in bytes."""
 _MAX_CONNECTIONS = 8
 
 
@@ -51,14 +57,17 @@ def fetch_headers(client: httpx.Client, remote: RemoteModel, directory: Path) ->
 
 def _fetch_header(client: httpx.Client, file: RemoteFile, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
-    find_missing = _missing_of_safetensors if target.suffix == ".safetensors" else _missing_of_gguf
     target.touch()
-    num_wanted = min(FIRST_BYTES, file.size_bytes)
+    os.truncate(target, file.size_bytes)
+    is_gguf = target.suffix != ".safetensors"
+    find_missing = _missing_of_gguf if is_gguf else _missing_of_safetensors
+    num_held, num_wanted = 0, min(FIRST_BYTES, file.size_bytes)
     while num_wanted > 0:
-        num_held = _append(client, file, target, num_wanted)
-        os.truncate(target, file.size_bytes)
+        _fetch_range(client, file, target, num_held, num_held + num_wanted)
+        num_held += num_wanted
         num_wanted = find_missing(target, num_held)
-        os.truncate(target, num_held if num_wanted else file.size_bytes)
+    if is_gguf and (factors := _rope_factors(target)).stop > num_held:
+        _fetch_range(client, file, target, factors.start, factors.stop)
 
 
 def _missing_of_safetensors(target: Path, num_held: int) -> int:
@@ -86,13 +95,25 @@ def _missing_of_gguf(target: Path, num_held: int) -> int:
     return min(num_held, size - num_held, MAX_GGUF_HEADER_BYTES - num_held)
 
 
-def _append(client: httpx.Client, file: RemoteFile, target: Path, num_bytes: int) -> int:
-    """Append the next bytes of the file. Return how many are here then."""
+def _rope_factors(target: Path) -> range:
+    """Return the positions of the rope factors, which is empty for a model without them and for a damaged file."""
+    try:
+        part = GGUFPart(target)
+    except GGUFError:
+        return range(0)
+    part.data.release()
+    tensor = part.tensors.get(ROPE_FACTORS)
+    if tensor is None or tensor.num_bytes > MAX_ROPE_FACTOR_BYTES:
+        return range(0)
+    return range(tensor.offset, tensor.offset + tensor.num_bytes)
+
+
+def _fetch_range(client: httpx.Client, file: RemoteFile, target: Path, start: int, end: int) -> None:
+    """Write these bytes of the file to their place in `target`."""
     interruption = Interruption()
     attempts = Attempts(file.path, interruption)
-    with target.open("ab") as sink:
-        start = sink.tell()
-        end = start + num_bytes
+    with target.open("r+b") as sink:
+        sink.seek(start)
         while (position := sink.tell()) < end:
             try:
                 with request_file(client, file, interruption, position, end) as answer:
@@ -108,7 +129,6 @@ def _append(client: httpx.Client, file: RemoteFile, target: Path, num_bytes: int
             except InterruptedDownloadError as error:
                 has_new = sink.tell() > position
                 attempts.fail(error, sink.tell(), has_own=has_new, has_any=has_new)
-    return end
 
 
 def _inside(directory: Path, file: RemoteFile) -> Path:

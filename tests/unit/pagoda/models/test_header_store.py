@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 
 from pagoda.models.errors import ModelError, ModelFormatError, ModelNotFoundError, ModelSourceError
+from pagoda.models.formats.gguf_parts import part_files
+from pagoda.models.formats.tensor_check import check_tensors
 from pagoda.models.header_store import HEADERS, find_or_fetch, has_weights
-from pagoda.models.model import Model
+from pagoda.models.model import Model, RopeScaling
 from pagoda.models.model_settings import ModelSettings
 from pagoda.models.pull import open_puller
 from pagoda.models.store import ModelStore
@@ -39,8 +41,19 @@ def check_nothing(model: Model, settings: ModelSettings) -> None:
 
 
 def gguf(tmp_path: Path) -> bytes:
-    """Return a model that is much larger than what is fetched of a header."""
-    return write_tiny_gguf(tmp_path / "big.gguf", num_layers=6, hidden_size=256, intermediate_size=1024).read_bytes()
+    return write_big_gguf(tmp_path).read_bytes()
+
+
+def write_big_gguf(directory: Path, *, tensors_per_part: int = 0, rope_factor: float | None = None) -> Path:
+    """Write a model that is much larger than what is fetched of a header."""
+    return write_tiny_gguf(
+        directory / "big.gguf",
+        num_layers=6,
+        hidden_size=256,
+        intermediate_size=1024,
+        tensors_per_part=tensors_per_part,
+        rope_factor=rope_factor,
+    )
 
 
 def checkpoint(tmp_path: Path) -> dict[str, bytes]:
@@ -69,6 +82,29 @@ def test_a_model_of_the_hub(hub: FakeHub, tmp_path: Path, kind: str) -> None:
     whole = open_puller(tmp_path / "worker").pull("Org/Repo", lambda progress: None)
     assert (model.name, model.digest, model.size_bytes) == (whole.name, whole.digest, whole.size_bytes)
     assert (model.config, model.num_parameters) == (whole.config, whole.num_parameters)
+
+
+@pytest.mark.parametrize("folder", ["", "Q8_0/"])
+def test_a_model_in_parts(hub: FakeHub, tmp_path: Path, folder: str) -> None:
+    parts = part_files(write_big_gguf(tmp_path, tensors_per_part=25))
+    hub.add("Org/Repo", {f"{folder}{path.name}": path.read_bytes() for path in parts})
+    model = find_or_fetch(tmp_path / "gateway", "Org/Repo", check_nothing)
+    whole = open_puller(tmp_path / "worker").pull("Org/Repo", lambda progress: None)
+    assert len(parts) == 3 and [path.name for path in part_files(whole.path)] == [path.name for path in parts]
+    assert (model.name, model.digest, model.size_bytes) == (whole.name, whole.digest, whole.size_bytes)
+    assert (model.config, model.num_parameters) == (whole.config, whole.num_parameters)
+    check_tensors(model)
+
+
+@pytest.mark.parametrize("tensors_per_part", [0, 25])
+def test_rope_factors_are_part_of_the_header(hub: FakeHub, tmp_path: Path, tensors_per_part: int) -> None:
+    """GGUF stores Llama 3's rope scaling as a tensor, which may be anywhere in the file."""
+    parts = part_files(write_big_gguf(tmp_path, tensors_per_part=tensors_per_part, rope_factor=8.0))
+    hub.add("Org/Repo", {path.name: path.read_bytes() for path in parts})
+    model = find_or_fetch(tmp_path / "gateway", "Org/Repo", check_nothing)
+    assert model.config.rope_scaling == RopeScaling(rope_type="llama3", factor=8.0)
+    files = part_files(model.path)
+    assert sum(path.stat().st_blocks for path in files) * 512 < model.size_bytes / 2
 
 
 def test_a_restart_uses_what_is_there(registry: FakeRegistry, tmp_path: Path) -> None:
