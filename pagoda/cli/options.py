@@ -69,15 +69,21 @@ def named_server(server: str | None) -> str | None:
     return None if ollama is None else ollama.url
 
 
+_PULLING = ("pull", "run", "serve")
+
+
 def complete_model(context: typer.Context, incomplete: str) -> list[str]:
-    """Return matching names of the store and the catalogue. Reads only manifests, because a user waits for the completion."""
+    """Return matching names of the store, and of the catalogue for commands that pull models.
+
+    Reads only manifests, because a user waits for the completion.
+    """
     from pagoda.models.catalogue import CATALOGUE
     from pagoda.models.errors import ModelFormatError
     from pagoda.models.formats.safetensors_file import read_json
     from pagoda.models.store import ModelStore
 
     store = ModelStore(resolve_home(context.params.get("home")))
-    names = {entry.name for entry in CATALOGUE}
+    names = {entry.name for entry in CATALOGUE} if context.info_name in _PULLING else set()
     for manifest in store.manifests():
         try:
             read_json(manifest)

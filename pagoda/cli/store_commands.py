@@ -21,7 +21,7 @@ from pagoda.models.modelfile import Modelfile, parse_modelfile, render_modelfile
 from pagoda.models.names import normalize_name, with_tag
 from pagoda.models.ollama_objects import listed, shown
 from pagoda.models.sampling_defaults import SamplingPolicy
-from pagoda.models.store import ModelStore
+from pagoda.models.store import ModelStore, is_path
 from pagoda.models.stored_settings import read_settings
 
 JSONObject = dict[str, Any]
@@ -162,7 +162,7 @@ def _weights(base: str, directory: Path) -> dict[str, Path] | None:
         return {file.name: file for file in sorted(path.iterdir()) if file.suffix in CHECKPOINT_SUFFIXES}
     if path.is_file():
         return {part.name: part for part in part_files(first_part(path))}
-    if base.startswith(("/", ".", "~")) or base.endswith(".gguf"):
+    if is_path(base):
         raise CommandError(f"FROM {base}: no such file or directory")
     return None
 

@@ -23,7 +23,7 @@ from pagoda.models.formats.safetensors_file import read_json
 from pagoda.models.formats.tensor_check import check_tensors
 from pagoda.models.layout import StoreLayout, is_there
 from pagoda.models.model import Model
-from pagoda.models.names import NAME, normalize_name, with_tag
+from pagoda.models.names import NAME, is_hub_address, normalize_name, with_tag
 from pagoda.models.ollama.store import OllamaStore, read_stored_model, stored_blob
 from pagoda.models.scratch import Scratch
 from pagoda.models.sources.settings import SourceSettings
@@ -83,7 +83,7 @@ class ModelStore:
     def get(self, name_or_path: str) -> Model:
         """Return a model of the store by name or alias, or any model on disk by its path. Raises ModelError."""
         path = Path(name_or_path)
-        if is_path(name_or_path) or path.suffix == ".gguf":
+        if is_path(name_or_path):
             return self._get_path(path)
         entry = find_entry(name_or_path, self._catalogue)
         if (manifest := self.find(name_or_path)) is not None:
@@ -329,5 +329,7 @@ def _state(manifest: Path) -> tuple[int, int, int] | None:
 
 
 def is_path(text: str) -> bool:
-    """Return True for text that can only be a path, not a name."""
-    return text.startswith(("/", "./", "../", "~")) or text in (".", "..")
+    """Return True for text that can only be a path, not a name. `ORG/REPO:FILE.gguf` is a name."""
+    if text.startswith(("/", "./", "../", "~")) or text in (".", ".."):
+        return True
+    return text.endswith(".gguf") and ":" not in text and not is_hub_address(text)

@@ -26,7 +26,7 @@ from pagoda.models.model import Model
 from pagoda.models.model_editor import CHECKPOINT_SUFFIXES
 from pagoda.models.names import DEFAULT_TAG
 from pagoda.models.sources.progress import Progress, Stage
-from pagoda.models.store import ModelStore
+from pagoda.models.store import ModelStore, is_path
 
 JSONObject = dict[str, Any]
 
@@ -77,7 +77,7 @@ class Servers:
 
     def _open_or_bring(self, api: OllamaAPI, model: str) -> "Connection":
         """Open the model; if the server lacks it, let it pull the model or upload it. Raises ServerError or ModelError."""
-        if not _is_path(model):
+        if not is_path(model):
             try:
                 return _open(api, model)
             except ServerError as error:
@@ -129,10 +129,6 @@ def _open(api: OllamaAPI, model: str, own: OwnServer | None = None) -> Connectio
     )  # first, because a server that pulls on demand would load a model that it lacks without progress
     api.load(model)
     return Connection(api=api, model=model, shown=shown, own=own)
-
-
-def _is_path(model: str) -> bool:
-    return model.startswith(("/", "./", "../", "~")) or model in (".", "..") or model.endswith(".gguf")
 
 
 def _pull(api: OllamaAPI, model: str, *, insecure: bool) -> None:

@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from pagoda.models.catalogue import CATALOGUE
+
 
 def complete(home: Path, line: str) -> list[str]:
     environment = os.environ | {
@@ -26,6 +28,7 @@ def test_commands_and_model_names(tmp_path: Path) -> None:
     (tmp_path / "models" / "broken" / "latest").mkdir(parents=True)
     (tmp_path / "models" / "broken" / "latest" / "manifest.json").write_text("{")
     assert complete(tmp_path, "pagoda do") == ["doctor"]
-    assert complete(tmp_path, "pagoda run ") == ["gemma3:270m", "mine:latest", "smollm2:135m"]
-    assert complete(tmp_path, "pagoda rm mi") == ["mine:latest"]
-    assert complete(tmp_path, "pagoda serve --model smol") == ["smollm2:135m"]
+    assert complete(tmp_path, "pagoda run ") == sorted(["mine:latest", *(entry.name for entry in CATALOGUE)])
+    assert complete(tmp_path, "pagoda pull smol") == ["smollm2:1.7b", "smollm2:135m", "smollm2:360m"]
+    assert complete(tmp_path, "pagoda serve --model phi") == ["phi4:14b"]
+    assert complete(tmp_path, "pagoda rm ") == ["mine:latest"]
