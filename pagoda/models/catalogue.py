@@ -6,7 +6,7 @@ workers can load, add an entry, and a row to docs/model-sources.md.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cache
 from typing import Any
 
 from pagoda.models.errors import ModelNotFoundError
@@ -180,14 +180,19 @@ def find_entry(name: str, catalogue: Sequence[CatalogueEntry] = CATALOGUE) -> Ca
 
 
 def find_source(source: str, catalogue: Sequence[CatalogueEntry] = CATALOGUE) -> CatalogueEntry | None:
-    """Return the entry of the model at a place, such as "hf.co/ORG/REPO@REVISION". Revisions and quantizations are ignored."""
+    """Return the entry of the model at a place, such as "hf.co/ORG/REPO@REVISION". Revisions and quantizations are ignored.
+
+    For a model of Ollama's library, this is the entry with its name, unless that model is in wheels, which is another file.
+    """
     wanted = _place(source)
-    return next(
-        (each for each in catalogue if each.wheel is None and wanted and _place(str(each.source)) == wanted), None
-    )
+    return next((each for each in catalogue if each.wheel is None and wanted in _places(each)), None)
 
 
-@lru_cache(maxsize=256)
+@cache
+def _places(entry: CatalogueEntry) -> frozenset[str | None]:
+    return frozenset(filter(None, map(_place, (str(entry.source), entry.name, *entry.aliases))))
+
+
 def _place(source: str) -> str | None:
     try:
         name = parse_name(source.partition("@")[0])

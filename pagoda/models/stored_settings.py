@@ -27,5 +27,7 @@ def read_settings(model: Model) -> ModelSettings:
 
 def read_source(model: Model) -> str | None:
     """Return the place that the model's weights came from, such as "registry.ollama.ai/library/qwen3:0.6b", or None."""
+    if model.in_ollama_store:
+        return model.name
     source = read_json(model.manifest).get("source") if model.manifest is not None else None
     return source if isinstance(source, str) else None

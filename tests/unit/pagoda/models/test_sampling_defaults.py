@@ -29,9 +29,11 @@ from pagoda.models.sampling_defaults import (
     Source,
 )
 from pagoda.models.sources.remote import RemoteFile, RemoteModel
+from pagoda.models.sources.settings import SourceSettings
 from pagoda.models.sources.source import Fetched
 from pagoda.models.store import ModelStore
 from pagoda.models.stored_settings import read_source
+from tests.fakes.ollama_store import FakeOllamaStore
 from tests.fakes.tiny_checkpoint import write_tiny_checkpoint
 from tests.fakes.tiny_model import write_tiny_gguf
 
@@ -292,6 +294,20 @@ def test_the_catalogue_is_found_by_the_place_that_the_weights_came_from(tmp_path
     assert replace(policy, mode="neutral").defaults_of(store.get("copy")).parameters == {}
     editor.create_from_files("qwen3:0.6b", {"any.gguf": file}, ModelSettings(), lambda status: None)
     assert policy.defaults_of(store.get("qwen3:0.6b")).parameters == {}
+
+
+def test_the_catalogue_is_found_by_the_name_in_ollamas_store(tmp_path: Path) -> None:
+    file = write_tiny_gguf(tmp_path / "tiny.gguf")
+    ollama = FakeOllamaStore(tmp_path / "ollama")
+    ollama.add("qwen3:latest", file)
+    ollama.add("mine:latest", file)
+    store = ModelStore(tmp_path / "home", sources=SourceSettings(ollama_stores=(tmp_path / "ollama",)))
+    editor = ModelEditor(store, BlobStore(tmp_path / "home"))
+    editor.copy("qwen3", "copy")
+    recommended = {"temperature": 0.6, "top_p": 0.95, "top_k": 20}
+    for name, expected in (("qwen3", recommended), ("copy", recommended), ("mine", {})):
+        found = SamplingPolicy().defaults_of(store.get(name)).parameters
+        assert found == {name: Parameter(value, Source.CATALOGUE) for name, value in expected.items()}
 
 
 def test_a_copy_does_not_follow_its_source(tmp_path: Path) -> None:
