@@ -7,7 +7,7 @@ import re
 import stat
 import tempfile
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from pagoda.models.errors import ModelFormatError
@@ -40,7 +40,7 @@ class DigestCache:
             known, state = self._read(), file_state(status)
             key = f"{path.resolve()}|{status.st_size}|{status.st_mtime_ns}"
             # Earlier versions wrote the key without the inode, but two files may be written within one tick of the clock.
-            digest = known.get(f"{key}|{status.st_ino}", known.get(key))
+            digest = known.get(f"{key}|{status.st_ino}", known.get(key)) or _of_another_link(known, status)
             if digest is None:
                 digest = self._by_file.get(state) or hashlib.file_digest(file, "sha256").hexdigest()
                 known = {old: value for old, value in self._read().items() if not self._is_stale(old, path)}
@@ -75,6 +75,12 @@ class DigestCache:
         except (OSError, ValueError):
             return {}  # missing or damaged: all files are hashed again
         return content if isinstance(content, dict) else {}
+
+
+def _of_another_link(known: Mapping[str, str], status: os.stat_result) -> str | None:
+    """Return the digest that was recorded under another name (hard link) of the file."""
+    end = f"|{status.st_size}|{status.st_mtime_ns}|{status.st_ino}"
+    return next((digest for key, digest in known.items() if key.endswith(end)), None) if status.st_nlink > 1 else None
 
 
 def write_atomically(path: Path, text: str, *, durable: bool = True) -> None:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import MappingProxyType
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -55,7 +56,7 @@ class FakeRegistry:
 
     # How it answers.
     answers_with: str = "307"
-    """Answer to a GET of a blob: "307", "200 + Location", or "body" as a plain registry gives it."""
+    """Answer to a GET of a blob: "307", "200 + Location", "body" as of a plain registry, or "body + own Location"."""
     storage_host: str = "localhost"
     has_ranges: bool = True
     needs_token: bool = False
@@ -193,7 +194,7 @@ def fake_registry(certificate: CertificateFiles | None = None) -> Iterator[FakeR
 
 class _Server(ThreadingHTTPServer):
     def handle_error(self, request: Any, client_address: Any) -> None:
-        if not isinstance(sys.exc_info()[1], ssl.SSLError):  # a client may refuse the certificate
+        if not isinstance(sys.exc_info()[1], ssl.SSLError | ConnectionError):  # the client refused, or has gone
             super().handle_error(request, client_address)
 
 
@@ -236,8 +237,9 @@ class _Handler(BaseHTTPRequestHandler):
             return self._send(404, b'{"errors":[{"code":"BLOB_UNKNOWN","message":"blob unknown to registry"}]}')
         if self.command == "HEAD":  # Ollama's registry answers it itself
             return self._begin(200, {"Content-Length": str(len(content))})
-        if self.registry.answers_with == "body":
-            return self._send_content(content)
+        if self.registry.answers_with.startswith("body"):
+            own = {"Location": self.path} if self.registry.answers_with == "body + own Location" else {}
+            return self._send_content(content, own)
         status = 307 if self.registry.answers_with == "307" else 200
         return self._send(status, b"", {"Location": self.registry.new_link(digest)})
 
@@ -248,7 +250,7 @@ class _Handler(BaseHTTPRequestHandler):
             return self._send(404, b"<Error><Code>NoSuchKey</Code></Error>")
         return self._send_content(self.registry.blobs[digest])
 
-    def _send_content(self, content: bytes) -> None:
+    def _send_content(self, content: bytes, further: Mapping[str, str] = MappingProxyType({})) -> None:
         registry = self.registry
         asked = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", "")) if registry.has_ranges else None
         start, end = 0, len(content)
@@ -256,7 +258,7 @@ class _Handler(BaseHTTPRequestHandler):
             start, end = int(asked[1]), min(end, int(asked[2] or end) + 1)
             if start >= len(content):
                 return self._send(416, b"", {"Content-Range": f"bytes */{len(content)}"})
-        headers = {"Content-Length": str(end - start + registry.too_long_by), "Accept-Ranges": "bytes"}
+        headers = {"Content-Length": str(end - start + registry.too_long_by), "Accept-Ranges": "bytes", **further}
         if asked is not None:
             headers["Content-Range"] = f"bytes {start}-{end - 1}/{len(content)}"
         self._begin(200 if asked is None else 206, headers)

@@ -91,16 +91,16 @@ class RegistrySource:
 
     def _has_changed(self, remote: RemoteModel) -> bool:
         try:
-            return parse_manifest(self._manifest()).digest != remote.version
+            return parse_manifest(self._manifest(retries=False)).digest != remote.version
         except ModelError:
             return False
 
-    def _manifest(self) -> bytes:
-        tag = self._name.tag
+    def _manifest(self, *, retries: bool = True) -> bytes:
+        tag, headers = self._name.tag, {"Accept": MANIFEST_TYPE}
         for spelled in dict.fromkeys((tag, _K_QUANT.sub(lambda match: match[0].upper(), tag))):
             url = f"{self._base}/manifests/{spelled}"
             try:
-                return get_small(self._client, url, max_bytes=MAX_MANIFEST_BYTES, headers={"Accept": MANIFEST_TYPE})
+                return get_small(self._client, url, max_bytes=MAX_MANIFEST_BYTES, headers=headers, retries=retries)
             except NotThereError:
                 continue
         is_library = (self._name.host, self._name.namespace) == (LIBRARY_HOST, LIBRARY_NAMESPACE)

@@ -116,14 +116,16 @@ class TokenAuth(httpx.Auth):
         return token
 
 
-def get_small(client: httpx.Client, url: str, *, max_bytes: int, headers: Mapping[str, str] | None = None) -> bytes:
+def get_small(
+    client: httpx.Client, url: str, *, max_bytes: int, headers: Mapping[str, str] | None = None, retries: bool = True
+) -> bytes:
     """Return the body of a small answer. Of a longer one, the first `max_bytes` + 1 bytes are returned.
 
     Raises NotThereError for a 404, ModelSourceError or ModelAccessError otherwise. Failures that may pass are retried.
     """
     asked = httpx.URL(url)
     host = asked.host
-    for delay in (*RETRY_DELAYS_S, None):
+    for delay in (*(RETRY_DELAYS_S if retries else ()), None):
         wait_s = delay
         try:
             answer = _get(client, asked, headers or {}, max_bytes)
@@ -220,7 +222,8 @@ def _follow_location(response: httpx.Response, registry: httpx.URL) -> None:
     """
     request = response.request
     is_blob = "/blobs/sha256:" in request.url.path and _is_same_server(request.url, registry)
-    if is_blob and response.is_success and "Location" in response.headers:
+    to = response.headers.get("Location")
+    if is_blob and response.is_success and to not in (None, str(request.url), request.url.raw_path.decode()):
         response.status_code = 307
     if response.has_redirect_location or response.status_code == 401:
         length = response.headers.get("Content-Length", "")

@@ -132,7 +132,7 @@ def test_all_layers_of_a_model_arrive(home: Path, registry: FakeRegistry, gguf: 
     assert [each.stage for each in stages][-2:] == [Stage.VERIFYING, Stage.DONE]
 
 
-@pytest.mark.parametrize("answer", ["307", "200 + Location", "body"])
+@pytest.mark.parametrize("answer", ["307", "200 + Location", "body", "body + own Location"])
 @pytest.mark.parametrize("has_ranges", [True, False], ids=["ranges", "no ranges"])
 def test_weights_come_from_the_storage_or_the_registry(
     home: Path, registry: FakeRegistry, gguf: bytes, answer: str, has_ranges: bool
@@ -301,6 +301,16 @@ def test_another_tag_of_the_same_weights_downloads_nothing(home: Path, registry:
     assert (read_settings(latest).system, read_settings(tagged).system) == ("", "Be brief.")
     downloading = next(each for each in stages if each.stage is Stage.DOWNLOADING)
     assert downloading.completed_bytes == len(gguf)
+
+
+def test_weights_that_were_verified_once_are_not_read_again(
+    home: Path, registry: FakeRegistry, gguf: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for tag in ("1", "2"):
+        registry.publish(f"library/tiny:{tag}", gguf)
+    pull(home, registry, "tiny:1")
+    monkeypatch.delattr("hashlib.file_digest")
+    assert f"sha256:{pull(home, registry, 'tiny:2').digest}" == digest_of(gguf)
 
 
 def test_a_damaged_blob_is_downloaded_again(home: Path, registry: FakeRegistry, gguf: bytes) -> None:
