@@ -90,7 +90,7 @@ def complete_model(context: typer.Context, incomplete: str) -> list[str]:
         except (OSError, ModelFormatError):
             continue  # Damaged models are left out; `pagoda doctor` reports them.
         names.add(store.name_at(manifest))
-    return sorted(name for name in names if name.startswith(incomplete.lower()))
+    return sorted(name for name in names if name.lower().startswith(incomplete.lower()))
 
 
 def api_key() -> str | None:

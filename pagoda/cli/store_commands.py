@@ -33,7 +33,7 @@ Rows = Sequence[Sequence[str]]
 
 def list_models(home: Path, prefix: str) -> list[JSONObject]:
     """Return the models whose names begin with `prefix`, the newest first."""
-    models = [listed(model) for model in ModelStore(home).list() if model.name.startswith(prefix.lower())]
+    models = [listed(model) for model in ModelStore(home).list() if model.name.lower().startswith(prefix.lower())]
     return sorted(models, key=lambda model: str(model["modified_at"]), reverse=True)
 
 

@@ -19,6 +19,7 @@ from pagoda.models.pull import ModelPuller
 from pagoda.models.sources.headers import fetch_headers
 from pagoda.models.sources.progress import OnProgress
 from pagoda.models.sources.remote import RemoteModel
+from pagoda.models.sources.settings import SourceSettings
 from pagoda.models.sources.source import Fetched, Source
 from pagoda.models.store import ModelStore, is_path
 
@@ -32,9 +33,9 @@ class HeaderStore(ModelStore):
     """The models without weights of one home."""
 
     def __init__(self, home: Path) -> None:
-        super().__init__(home / HEADERS)
         # A cache without files, because files of the hub's cache would have no address.
-        self.sources = replace(self.sources, hub_cache=home / HEADERS / "hub", ollama_stores=())
+        sources = replace(SourceSettings.from_environment(), hub_cache=home / HEADERS / "hub", ollama_stores=())
+        super().__init__(home / HEADERS, sources=sources)
 
     def _read_manifest(self, name: str, manifest: Path) -> Model:
         try:

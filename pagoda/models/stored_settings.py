@@ -6,7 +6,7 @@ from pagoda.models.errors import ModelFormatError
 from pagoda.models.formats.safetensors_file import read_json
 from pagoda.models.model import Model
 from pagoda.models.model_settings import ModelSettings
-from pagoda.models.ollama.store import read_stored_model
+from pagoda.models.ollama.store import read_stored_model, source_of
 
 
 def read_settings(model: Model) -> ModelSettings:
@@ -27,7 +27,7 @@ def read_settings(model: Model) -> ModelSettings:
 
 def read_source(model: Model) -> str | None:
     """Return the place that the model's weights came from, such as "registry.ollama.ai/library/qwen3:0.6b", or None."""
-    if model.in_ollama_store:
-        return model.name
+    if model.in_ollama_store and model.manifest is not None:
+        return source_of(model.manifest)
     source = read_json(model.manifest).get("source") if model.manifest is not None else None
     return source if isinstance(source, str) else None

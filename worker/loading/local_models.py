@@ -7,6 +7,7 @@ import socket
 from pathlib import Path
 
 from pagoda.models.errors import ModelError
+from pagoda.models.formats.gguf_parts import part_paths
 from pagoda.models.model import Model
 from pagoda.models.store import ModelStore
 from pagoda.process.resources import machine_available_bytes
@@ -39,12 +40,12 @@ class LocalModels:
         Called in a thread: a new model's files are read to the end, once.
         """
         seen = self._look()
-        if seen == self._seen:
+        if self._seen == (seen, self._look_outside()):
             return False
         models = {model.name: model for model in self._store.list()} | self._read_named()
-        self._seen = seen  # Set only after reading, so that a read that failed is repeated.
         changed = models != self._models
         self._models = models
+        self._seen = (seen, self._look_outside())  # Set only after reading, so that a read that failed is repeated.
         return changed
 
     def max_model_len(self, model: Model) -> int:
@@ -91,9 +92,20 @@ class LocalModels:
     def _look(self) -> object:
         """Return a value that differs whenever the store, or Ollama's, has changed; it costs a few system calls."""
         files = [*self._store.manifests(), *map(Path, self._named.values())]
-        # Their owner may remove files outside the store without a change of our manifest.
-        files += [model.path for model in self._models.values() if not self._store.is_own(model.path)]
         return [(str(file), *state) for file in files if (state := _state(file)) is not None]
+
+    def _look_outside(self) -> object:
+        """Return the states of the models' files outside the store, which their owner may remove without touching a manifest."""
+        places = [model.path for model in self._models.values() if not self._store.is_own(model.path)]
+        return [(str(file), _state(file)) for place in places for file in _files(place)]
+
+
+def _files(place: Path) -> list[Path]:
+    """Return the files of the model at a path, as far as they exist."""
+    try:
+        return sorted(place.iterdir()) if place.is_dir() else part_paths(place)
+    except OSError:
+        return []
 
 
 def _state(file: Path) -> tuple[int, int, int] | None:

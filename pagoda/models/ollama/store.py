@@ -105,6 +105,12 @@ def read_stored_model(path: Path) -> OllamaModel:
     return read_model(read_stored_manifest(path), read)
 
 
+def source_of(manifest: Path) -> str:
+    """Return the place that a model in an Ollama store came from: "registry.ollama.ai/library/qwen3:0.6b"."""
+    host, namespace, model, tag = manifest.parts[-_DEPTH:]
+    return f"{host}/{namespace}/{model}:{tag}"
+
+
 def stored_blob(manifest: Path, layer: Layer) -> Path:
     """Return the file of a layer. Raises ModelFormatError if it is missing or incomplete."""
     blobs = manifest.parents[_DEPTH] / "blobs"

@@ -18,7 +18,7 @@ from pagoda.models.model_settings import ModelSettings
 from pagoda.models.ollama.store import OllamaStore, read_stored_manifest
 from pagoda.models.ollama_objects import listed, shown
 from pagoda.models.pull import ModelPuller, version_of
-from pagoda.models.sampling_defaults import SamplingPolicy
+from pagoda.models.sampling_defaults import SamplingPolicy, Source
 from pagoda.models.sources.progress import Progress
 from pagoda.models.sources.settings import SourceSettings
 from pagoda.models.store import ModelStore
@@ -517,6 +517,22 @@ def test_doctor_compares_a_blob_with_its_name(
     )
     (finding,) = check_ollama(store.ollama_stores)
     assert finding.text == f"1 model in {ollama.directory}, served from there"
+
+
+def test_the_catalogues_sampling_is_found_by_ollamas_name(
+    ollama: FakeOllamaStore, store: ModelStore, editor: ModelEditor, tiny: Path
+) -> None:
+    """The catalogue's name of llama3.2 is llama3.2:3b. Parameters of Ollama's layers win."""
+    ollama.add("llama3.2", tiny, params={"temperature": 0.1})
+    ollama.add("team/llama3.2", tiny)
+    editor.copy("llama3.2:latest", "copy")
+    for name in ("llama3.2", "copy"):
+        defaults = SamplingPolicy().defaults_of(store.get(name)).parameters
+        assert {key: (each.value, each.source) for key, each in defaults.items()} == {
+            "temperature": (0.1, Source.MODELFILE),
+            "top_p": (0.9, Source.CATALOGUE),
+        }
+    assert SamplingPolicy().defaults_of(store.get("team/llama3.2")).parameters == {}
 
 
 # Pulls
