@@ -15,7 +15,7 @@ _TRUE = ("1", "on", "yes", "true")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SourceSettings:
-    """Where models come from. None means the default of the library that reads the setting."""
+    """The places that models come from. None means the default of the library that reads the setting."""
 
     hub_url: str | None = None
     """The hub's address: HF_ENDPOINT."""

@@ -85,8 +85,8 @@ def test_all_models_with_the_same_files_name_the_same_place(user: HubUser, edito
         "parameters": {"top_k": 1},
     }
     assert not [path for path in user.home.rglob("*") if path.suffix in (".gguf", ".safetensors")]
-    for each in ("copy", name, "derived"):
-        editor.delete(each)
+    for deleted in ("copy", name, "derived"):
+        editor.delete(deleted)
     assert [found.level for found in check_models(user.home, deep=True)] == ["ok"]
     assert tree_state(user.cache) == before
 
