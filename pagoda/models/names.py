@@ -166,7 +166,9 @@ def _of_library_page(parts: list[str]) -> str:
 def _not_a_name(text: str) -> str:
     if not text:
         return "the model's name is missing; name a model, such as qwen3:0.6b or ORG/REPO"
+    registry = "; one of another registry is HOST/NAMESPACE/MODEL, where HOST has a dot or a port"
     return (
         f"{text[:200]!r} is neither a model name nor an existing file; a name has letters, digits, '.', '_' and '-', "
         "and may end with a tag, such as qwen3:0.6b; a model of the Hugging Face hub is ORG/REPO"
+        f"{registry * (text.count('/') == 2)}"
     )

@@ -154,6 +154,13 @@ def test_other_text_is_refused_with_what_a_name_is(text: str) -> None:
         parse_name(text)
 
 
+def test_a_host_without_a_dot_is_explained() -> None:
+    with pytest.raises(
+        ModelNotFoundError, match="one of another registry is HOST/NAMESPACE/MODEL, where HOST has a dot"
+    ):
+        parse_name("registry/team/model")
+
+
 @pytest.mark.parametrize("text", ["", "hf.co/qwen3", "https://huggingface.co/gpt2", "qwen3@main"])
 def test_a_name_that_lacks_something_says_so(text: str) -> None:
     reason = "ORG/REPO"  # each of the messages shows this form
