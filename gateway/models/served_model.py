@@ -12,7 +12,8 @@ from gateway.prompts.chat_template import ChatTemplate, NoTemplateError, templat
 from gateway.prompts.conversation import Conversation
 from gateway.prompts.prompt_encoding import encode_conversation, encode_texts
 from gateway.prompts.template_renderer import ChatTemplateError, rendering_threads
-from pagoda.models.errors import ModelFormatError
+from pagoda.models.chat_template_choice import choose_chat_template
+from pagoda.models.errors import ChatTemplateChoiceError, ModelFormatError, UnknownGoTemplateError
 from pagoda.models.model import Model
 from pagoda.models.model_settings import ModelSettings
 from pagoda.models.names import with_tag
@@ -50,10 +51,13 @@ class ServedModel:
         special_texts = template_variables(model, tokenizer)
         chat_template = problem = None
         try:
-            chat_template = _chat_template(model, settings, special_texts, tokenizer)
+            choice = choose_chat_template(model, settings)
+            if choice.warning:
+                logger.warning("Go template not used", extra={"model": model.name, "reason": choice.warning})
+            chat_template = ChatTemplate.of_choice(choice, special_texts, tokenizer)
         except NoTemplateError:
             logger.info("model has no chat template", extra={"model": model.name})
-        except ChatTemplateError as error:
+        except (ChatTemplateError, ChatTemplateChoiceError) as error:
             problem = str(error)
             logger.warning("chat template not valid; model cannot chat", extra={"model": model.name, "reason": problem})
         return cls(
@@ -68,14 +72,17 @@ class ServedModel:
 
     @staticmethod
     def check_model(model: Model, settings: ModelSettings) -> None:
-        """Raise ModelFormatError with the reason if the model's tokenizer or chat template cannot be used."""
+        """Raise ModelFormatError with the reason if the model's tokenizer or chat template cannot be used.
+
+        A model with an unknown Go template is accepted, because it can complete texts.
+        """
         tokenizer = Tokenizer.load(model)
         special_texts = template_variables(model, tokenizer)
         try:
-            _chat_template(model, settings, special_texts, tokenizer)
-        except NoTemplateError:
+            ChatTemplate.of_choice(choose_chat_template(model, settings), special_texts, tokenizer)
+        except (NoTemplateError, UnknownGoTemplateError):
             pass
-        except ChatTemplateError as error:
+        except (ChatTemplateError, ChatTemplateChoiceError) as error:
             raise ModelFormatError(f"the chat template cannot be used: {error}") from None
 
     @property
@@ -176,15 +183,6 @@ def no_thinking(name: str) -> InvalidRequestError:
         "or set them to false.",
         param="chat_template_kwargs",
     )
-
-
-def _chat_template(
-    model: Model, settings: ModelSettings, special_texts: Mapping[str, str], tokenizer: Tokenizer
-) -> ChatTemplate:
-    """Return the template of the model's settings, or else of its files. Raises the errors of ChatTemplate.load."""
-    if settings.template:
-        return ChatTemplate(settings.template, special_texts, tokenizer)
-    return ChatTemplate.load(model, tokenizer)
 
 
 def _logged(model: Model, defaults: ModelDefaults) -> ModelDefaults:

@@ -11,11 +11,12 @@ from typing import Any, Self
 from gateway.prompts.conversation import ChatEnding, Conversation
 from gateway.prompts.special_text import SpecialText, unused_character
 from gateway.prompts.template_renderer import ChatTemplateError, TemplateRenderer, shared_renderer
-from pagoda.models.formats.chat_template_text import chat_template_text, is_go_template, other_template_names
+from pagoda.models.chat_template_choice import ChatTemplateChoice, choose_chat_template
 from pagoda.models.formats.end_tokens import token_text
 from pagoda.models.formats.gguf_file import GGUFFile
 from pagoda.models.formats.safetensors_file import read_json
 from pagoda.models.model import Model, ModelFormat
+from pagoda.models.model_settings import ModelSettings
 from pagoda.text.prompt_bound import PromptBound
 from pagoda.text.tokenizer import Tokenizer
 
@@ -71,21 +72,19 @@ class ChatTemplate:
     def load(cls, model: Model, tokenizer: Tokenizer) -> Self:
         """Load and compile the template of the model's files.
 
-        Raises NoTemplateError for a base model, and ChatTemplateError for a template that is not valid.
+        Raises NoTemplateError for a base model, ChatTemplateError for a template that is not valid, and ChatTemplateChoiceError.
         """
-        source = chat_template_text(model)
-        if source is None and (names := other_template_names(model)):
-            raise ChatTemplateError(
-                f"none of the model's templates is named default (it has: {', '.join(names)[:200]}); "
-                "create the model with a template"
-            )
-        if source is None:
-            raise NoTemplateError(
-                f"the model {model.name!r} has no chat template (it is a base model); use completions instead of chat"
-            )
-        if is_go_template(source):  # Some compile as Jinja, and would fail at the first chat.
-            raise ChatTemplateError("Go templates are not supported yet; create the model with a Jinja template")
-        return cls(source, template_variables(model, tokenizer), tokenizer)
+        choice = choose_chat_template(model, ModelSettings())
+        return cls.of_choice(choice, template_variables(model, tokenizer), tokenizer)
+
+    @classmethod
+    def of_choice(
+        cls, choice: ChatTemplateChoice, special_texts: Mapping[str, str], tokenizer: Tokenizer
+    ) -> Self:
+        """Compile a chosen template. Raises NoTemplateError if there is none, and ChatTemplateError if it is not valid."""
+        if choice.text is None:
+            raise NoTemplateError("the model has no chat template (it is a base model); use completions instead of chat")
+        return cls(choice.text, special_texts, tokenizer)
 
     @property
     def can_think(self) -> bool:

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from pagoda.cli.tiers import ServeOptions
 from pagoda.models.catalogue import CatalogueEntry
-from pagoda.models.formats.chat_template_text import chat_template_text
+from pagoda.models.chat_template_choice import choose_chat_template
+from pagoda.models.errors import ChatTemplateChoiceError
 from pagoda.models.model import Model
 from pagoda.models.stored_settings import read_settings
 
@@ -80,9 +81,16 @@ def _curl(options: ServeOptions, model: Model) -> str:
 
 def _question(model: Model) -> tuple[str, dict[str, Any]]:
     """Return an endpoint and a body that the model can answer: a base model has no chat template."""
-    if read_settings(model).template or chat_template_text(model):
+    if _can_chat(model):
         return "/v1/chat/completions", {"messages": [{"role": "user", "content": "What is a pagoda?"}]}
     return "/v1/completions", {"prompt": "A pagoda is"}
+
+
+def _can_chat(model: Model) -> bool:
+    try:
+        return choose_chat_template(model, read_settings(model)).text is not None
+    except ChatTemplateChoiceError:
+        return False
 
 
 def size(num_bytes: float) -> str:

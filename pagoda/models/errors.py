@@ -3,6 +3,8 @@
 ModelError
 ├── ModelNotFoundError   the model is unknown or not on this machine
 ├── ModelFormatError     the files are damaged or of an unsupported kind
+│   └── ChatTemplateChoiceError  no template can be chosen
+│       └── UnknownGoTemplateError
 ├── ModelfileError       a Modelfile or a parameter is malformed
 ├── ModelSourceError     the download failed or has a wrong checksum
 │   └── ModelAccessError the source refuses this user: the model is gated or private
@@ -40,6 +42,14 @@ class ModelNotFoundError(ModelError, LookupError):
 
 class ModelFormatError(ModelError, ValueError):
     """The model's files are damaged or of an unsupported kind."""
+
+
+class ChatTemplateChoiceError(ModelFormatError):
+    """None of the model's chat templates can be used. The model can complete texts."""
+
+
+class UnknownGoTemplateError(ChatTemplateChoiceError):
+    """The model's only chat template is a Go template that is not known."""
 
 
 class ModelfileError(ModelError, ValueError):

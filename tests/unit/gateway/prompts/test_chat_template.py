@@ -124,7 +124,7 @@ def test_other_content_is_refused(tiny_tokenizer: Tokenizer, content: Any, messa
 
 def test_a_base_model_is_told_to_complete(tmp_path: Path, tiny_tokenizer: Tokenizer) -> None:
     model = load_model(write_tiny_gguf(tmp_path / "base.gguf", chat_template=None), tmp_path)
-    with pytest.raises(ChatTemplateError, match=r"'base' has no chat template .* use completions"):
+    with pytest.raises(ChatTemplateError, match=r"has no chat template .* use completions"):
         ChatTemplate.load(model, tiny_tokenizer)
 
 
