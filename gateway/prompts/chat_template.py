@@ -78,12 +78,12 @@ class ChatTemplate:
         return cls.of_choice(choice, template_variables(model, tokenizer), tokenizer)
 
     @classmethod
-    def of_choice(
-        cls, choice: ChatTemplateChoice, special_texts: Mapping[str, str], tokenizer: Tokenizer
-    ) -> Self:
+    def of_choice(cls, choice: ChatTemplateChoice, special_texts: Mapping[str, str], tokenizer: Tokenizer) -> Self:
         """Compile a chosen template. Raises NoTemplateError if there is none, and ChatTemplateError if it is not valid."""
         if choice.text is None:
-            raise NoTemplateError("the model has no chat template (it is a base model); use completions instead of chat")
+            raise NoTemplateError(
+                "the model has no chat template (it is a base model); use completions instead of chat"
+            )
         return cls(choice.text, special_texts, tokenizer)
 
     @property

@@ -15,9 +15,10 @@ from pagoda.cli.fetch import fetch_model
 from pagoda.cli.text_check import check_text
 from pagoda.models.blobs import BlobStore
 from pagoda.models.errors import ModelNotFoundError
+from pagoda.models.formats.description import is_projector
 from pagoda.models.formats.gguf_parts import first_part, part_files
 from pagoda.models.model_editor import CHECKPOINT_SUFFIXES, ModelEditor
-from pagoda.models.modelfile import Modelfile, parse_modelfile, render_modelfile
+from pagoda.models.modelfile import FromLine, Modelfile, parse_modelfile, render_modelfile
 from pagoda.models.names import normalize_name, with_tag
 from pagoda.models.ollama_objects import listed, shown
 from pagoda.models.sampling_defaults import SamplingPolicy
@@ -125,17 +126,19 @@ def copy_model(home: Path, source: str, destination: str) -> None:
 
 
 def create_model(home: Path, name: str, file: Path) -> None:
-    """Create a model from `file`: a Modelfile, a GGUF file or a directory of safetensors."""
+    """Create a model from `file`: a Modelfile, a GGUF file or a directory of safetensors. Fetches the model that FROM names."""
     normalize_name(name)
     recipe = _recipe(file)
     for warning in recipe.warnings:
         _say(f"warning: {warning}")
-    editor = _editor(home)
-    weights = _weights(recipe.base, file.parent)
+    base = _base(recipe, file.parent)
+    weights = _weights(base, file.parent)
+    template_name = f"line {recipe.template_line} of the Modelfile: TEMPLATE"
     if weights is None:
-        editor.create_from_model(name, fetch_model(home, recipe.base), recipe.settings, _say)
+        model = fetch_model(home, base.value)
+        _editor(home).create_from_model(name, model, recipe.settings, _say, template_name=template_name)
     else:
-        editor.create_from_files(name, weights, recipe.settings, _say)
+        _editor(home).create_from_files(name, weights, recipe.settings, _say, template_name=template_name)
     _say("success")
 
 
@@ -152,19 +155,46 @@ def _recipe(file: Path) -> Modelfile:
         raise CommandError(f"{file} is not a text file; -f takes a Modelfile, a .gguf file or a directory") from None
 
 
-def _weights(base: str, directory: Path) -> dict[str, Path] | None:
+def _base(recipe: Modelfile, directory: Path) -> FromLine:
+    """Return the FROM line of the model. Others name the projectors of a model that sees images, which are not used."""
+    used: FromLine | None = None
+    for each in recipe.bases:
+        if is_projector(_path(each, directory)):
+            _say(
+                f"warning: line {each.line} of the Modelfile: FROM names a projector for images; the model takes only text"
+            )
+        elif used is not None:
+            raise CommandError(
+                f"line {each.line} of the Modelfile: there is a FROM before this one, and this one names no projector; "
+                "remove one of them"
+            )
+        else:
+            used = each
+    if used is None:
+        raise CommandError("the Modelfile's FROM names only a projector for images; add a FROM with the model")
+    return used
+
+
+def _weights(base: FromLine, directory: Path) -> dict[str, Path] | None:
     """Return the files that FROM names, by file name; for one part of a GGUF model, all parts. None if it names a model.
 
     Paths are relative to the Modelfile.
     """
-    path = directory / Path(base).expanduser()
+    path = _path(base, directory)
     if path.is_dir():
         return {file.name: file for file in sorted(path.iterdir()) if file.suffix in CHECKPOINT_SUFFIXES}
     if path.is_file():
         return {part.name: part for part in part_files(first_part(path))}
-    if is_path(base):
-        raise CommandError(f"FROM {base}: no such file or directory")
+    if is_path(base.value):
+        raise CommandError(
+            f"line {base.line} of the Modelfile: FROM {base.value}: no such file or directory; "
+            "name a file of this machine, or a model such as qwen3:0.6b"
+        )
     return None
+
+
+def _path(base: FromLine, directory: Path) -> Path:
+    return directory / Path(base.value).expanduser()
 
 
 def _editor(home: Path) -> ModelEditor:

@@ -12,7 +12,7 @@ from pagoda.models.model import Model
 from pagoda.models.model_settings import ModelSettings
 from pagoda.models.ollama.go_templates import is_plain_prompt, jinja_of
 
-OWN_TEMPLATE_USED = "TEMPLATE is a Go template; the Jinja template in the model's own files is used instead"
+_CREATE = "create the model with a template in Jinja"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,37 +25,37 @@ class ChatTemplateChoice:
     """Sentence for the user if the template of the settings is not used."""
 
 
-def choose_chat_template(model: Model, settings: ModelSettings) -> ChatTemplateChoice:
-    """Return the template to use.
+def choose_chat_template(model: Model, settings: ModelSettings, template_name: str | None = None) -> ChatTemplateChoice:
+    """Return the template to use. `template_name` is the place of the settings' template, for messages to its author.
 
     Raises UnknownGoTemplateError if the only template is a Go template that is not known, and ChatTemplateChoiceError if the
-    model's files have several templates, none of which is the default.
+    files have a template that cannot be used.
     """
     if settings.template and not is_go_template(settings.template):
         return ChatTemplateChoice(text=settings.template)
+    name = template_name or "the model's template"
     own = chat_template_text(model)
     if own is not None and not is_go_template(own):
-        return ChatTemplateChoice(text=own, warning=OWN_TEMPLATE_USED if settings.template else "")
-    if (go_template := settings.template or own) is not None:
-        return ChatTemplateChoice(text=_known(go_template, is_setting=bool(settings.template)))
+        unused = f"{name} is a Go template; the Jinja template in the model's own files is used instead"
+        return ChatTemplateChoice(text=own, warning=unused if settings.template else "")
+    if settings.template:
+        advice = "write it in Jinja" if template_name else "create a model from this one with a template in Jinja"
+        unknown = f"{name} is a Go template that is not known, and the model's files have none; {advice}"
+        return ChatTemplateChoice(text=_equivalent(settings.template, UnknownGoTemplateError(unknown)))
+    if own is not None:
+        unknown = "the template in the model's files is a Go template that is not known"
+        return ChatTemplateChoice(text=_equivalent(own, ChatTemplateChoiceError(f"{unknown}; {_CREATE}")))
     if names := other_template_names(model):
         raise ChatTemplateChoiceError(
-            f"none of the model's templates is named default (it has: {', '.join(names)[:200]}); "
-            "create the model with a template"
+            f"none of the model's templates is named default (it has: {', '.join(names)[:200]}); {_CREATE}"
         )
     return ChatTemplateChoice(text=None)
 
 
-def _known(go_template: str, *, is_setting: bool) -> str | None:
+def _equivalent(go_template: str, unknown: ChatTemplateChoiceError) -> str | None:
+    """Return the Jinja equivalent of a Go template, or None if it only writes the prompt. Raises `unknown` if there is none."""
     if is_plain_prompt(go_template):
         return None
-    jinja = jinja_of(go_template)
-    if jinja is None and is_setting:
-        raise UnknownGoTemplateError(
-            "TEMPLATE is a Go template that is not known, and the model's files have none; write it in Jinja"
-        )
-    if jinja is None:
-        raise ChatTemplateChoiceError(
-            "the template in the model's files is a Go template that is not known; create the model with a Jinja template"
-        )
+    if (jinja := jinja_of(go_template)) is None:
+        raise unknown
     return jinja

@@ -17,6 +17,7 @@ from types import MappingProxyType
 from typing import Any
 
 from pagoda.models.blobs import BlobStore
+from pagoda.models.chat_template_choice import choose_chat_template
 from pagoda.models.digest import write_atomically
 from pagoda.models.errors import ModelFormatError, ModelNotFoundError, ModelOwnerError
 from pagoda.models.foreign_files import ForeignPlace
@@ -84,23 +85,55 @@ class ModelEditor:
         """Return where the files of a model of the store stay after it is deleted, or None if they are deleted with it."""
         return self._store.foreign_place_of(self._manifest(name))
 
-    def create_from_model(self, name: str, base: Model, settings: ModelSettings, on_status: OnStatus) -> None:
-        """Make a model with the weights of `base`. Settings that are empty are taken from `base`."""
+    def create_from_model(
+        self,
+        name: str,
+        base: Model,
+        settings: ModelSettings,
+        on_status: OnStatus,
+        *,
+        template_name: str = "template",
+    ) -> None:
+        """Make a model with the weights of `base`. Settings that are empty are taken from `base`.
+
+        `template_name` is the place of the settings' template, for messages about it.
+        """
         with self._linked(base) as (base, inherited, files):
             parameters = {**inherited.parameters, **settings.parameters}
             merged = {**inherited.to_json(), **settings.to_json(), "parent": base.name, "parameters": parameters}
             on_status(f"using existing layer sha256:{base.digest}")
             stays_at = None if files else base.path
-            self._put(name, files, ModelSettings(**merged), on_status, stays_at=stays_at, facts=_origin(base))
+            self._put(
+                name,
+                files,
+                ModelSettings(**merged),
+                on_status,
+                stays_at=stays_at,
+                facts=_origin(base),
+                template_name=template_name if settings.template else None,
+            )
 
     def create_from_files(
-        self, name: str, files: Mapping[str, Path], settings: ModelSettings, on_status: OnStatus
+        self,
+        name: str,
+        files: Mapping[str, Path],
+        settings: ModelSettings,
+        on_status: OnStatus,
+        *,
+        template_name: str = "template",
     ) -> None:
         """Make a model from files by their names: one GGUF file, all parts of one, or a safetensors checkpoint."""
         named = _as_model_files(files)
         on_status("parsing GGUF" if min(named).endswith(".gguf") else "converting model")
         stays_at = self._store.foreign_files.find_common(files)
-        self._put(name, named if stays_at is None else {}, settings, on_status, stays_at=stays_at)
+        self._put(
+            name,
+            named if stays_at is None else {},
+            settings,
+            on_status,
+            stays_at=stays_at,
+            template_name=template_name if settings.template else None,
+        )
 
     def put_fetched(
         self, name: str, remote: RemoteModel, fetched: Fetched, more_facts: Mapping[str, Any] = MappingProxyType({})
@@ -116,8 +149,8 @@ class ModelEditor:
                 files[PurePosixPath(path).name if remote.root else f"{CHECKPOINT_DIRECTORY}/{path}"] = file
         self._put(name, files, remote.settings, stays_at=fetched.stays_at, facts=facts)
 
-    def refuse_unusable(self, path: Path, settings: ModelSettings, shown: str = "") -> None:
-        """Raise ModelFormatError if the model in these files cannot be used. Weights are not read, only their headers.
+    def refuse_unusable(self, path: Path, settings: ModelSettings, shown: str = "") -> Model:
+        """Return the model in these files. Raises ModelFormatError if it cannot be used. Of weights, only the headers are read.
 
         Messages name the model as in `shown`, by default as the file.
         """
@@ -129,6 +162,7 @@ class ModelEditor:
             # The path is a temporary one of ours, or one in a cache. Other parts are beside it.
             message = str(error).replace(str(path), shown or path.name)
             raise ModelFormatError(message.replace(f"{path.parent}/", "")) from None
+        return model
 
     def get(self, name: str) -> Model:
         """Return a model of the store by its name. Paths are not accepted, so that remote clients cannot probe them."""
@@ -175,8 +209,12 @@ class ModelEditor:
         stays_at: Path | None = None,
         facts: Mapping[str, Any] = MappingProxyType({}),
         is_new: bool = True,
+        template_name: str | None = None,
     ) -> None:
-        """Write a model's directory and move it into place. `stays_at` is the path of weights that stay where they are."""
+        """Write a model's directory and move it into place. `stays_at` is the path of weights that stay where they are.
+
+        With `template_name`, an unknown Go template raises an error, and one that is not used is a status.
+        """
         name = normalize_name(name)  # a model made as qwen3 does not replace a pulled qwen3:8b
         target = self._layout.directory(name)
         with writing("model"), self._scratch.directory() as scratch:
@@ -185,7 +223,10 @@ class ModelEditor:
                 self._link(source, made / relative)
             root = min(files).partition("/")[0] if files else ""  # the first part of a GGUF file that is split
             if is_new:
-                self.refuse_unusable(stays_at or made / root, settings, name if stays_at is not None else "")
+                model = self.refuse_unusable(stays_at or made / root, settings, name if stays_at is not None else "")
+                choice = choose_chat_template(model, settings, template_name) if template_name else None
+                if choice is not None and choice.warning:
+                    on_status(f"warning: {choice.warning}")
             on_status("writing manifest")
             place = {"file": root} if stays_at is None else {"path": str(stays_at)}
             content = {"name": name, **place, "settings": settings.to_json(), **facts}

@@ -1,6 +1,7 @@
 """Parsing and rendering of Modelfiles, Ollama's format for the definition of a model.
 
-The instructions are FROM, PARAMETER, SYSTEM, TEMPLATE (Jinja), LICENSE and MESSAGE. Any other is an error.
+A Modelfile that `ollama show --modelfile` printed is parsed as it is. Instructions and parameters that Pagoda does not support are
+ignored with a warning, except ADAPTER, without which the model would answer differently.
 """
 
 import re
@@ -9,32 +10,53 @@ from dataclasses import dataclass
 from typing import Any
 
 from pagoda.models.errors import ModelfileError
-from pagoda.models.formats.chat_template_text import is_go_template
 from pagoda.models.model_settings import ModelSettings
-from pagoda.models.parameters import changes_nothing, parameter_lines, parse_parameter
+from pagoda.models.parameters import parameter_lines, parse_parameter, why_ignored
 
 INSTRUCTIONS = ("FROM", "LICENSE", "MESSAGE", "PARAMETER", "SYSTEM", "TEMPLATE")
-_UNSUPPORTED = ("ADAPTER", "DRAFT", "PARSER", "RENDERER", "REQUIRES")
+_IGNORED = {
+    "DRAFT": "speculative decoding with a draft model is not supported",
+    "PARSER": "Ollama's parsers are not supported",
+    "RENDERER": "the model's chat template writes the prompts",
+    "REQUIRES": "it names a version of Ollama",
+}
 _ROLES = ("system", "user", "assistant")
 # An instruction, then a value to the end of the line, or in quotes. A value in """ or " may span lines.
 _INSTRUCTION = re.compile(r"(?P<name>\S+)(?:\s+(?P<rest>.*))?", re.DOTALL)
 _QUOTES = ('"""', '"')
 
 
+@dataclass(frozen=True, slots=True)
+class FromLine:
+    """A FROM instruction."""
+
+    line: int
+    value: str
+    """A model, a GGUF file, or a directory of safetensors."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Modelfile:
     """A parsed Modelfile."""
 
-    base: str
-    """Value of FROM: a model, a GGUF file, or a directory of safetensors."""
+    bases: tuple[FromLine, ...]
+    """The FROM instructions. Ollama writes a second one for the projector of a model that sees images."""
     settings: ModelSettings
     warnings: tuple[str, ...] = ()
     """Messages about instructions that were ignored."""
+    template_line: int | None = None
+    """Line of the TEMPLATE instruction."""
+
+    @property
+    def base(self) -> str:
+        """Value of the first FROM."""
+        return self.bases[0].value
 
 
 def parse_modelfile(text: str) -> Modelfile:
     """Parse a Modelfile. Raises ModelfileError, whose message has the line number."""
-    base = ""
+    bases: list[FromLine] = []
+    template_line: int | None = None
     scalars: dict[str, str] = {}
     licenses: list[str] = []
     messages: list[dict[str, str]] = []
@@ -44,25 +66,32 @@ def parse_modelfile(text: str) -> Modelfile:
         try:
             match name:
                 case "FROM":
-                    base = _unquoted(value)
+                    bases.append(FromLine(line, _from(value)))
                 case "SYSTEM":
                     scalars["system"] = _unquoted(value)
                 case "TEMPLATE":
-                    scalars["template"] = _jinja(_unquoted(value))
+                    scalars["template"], template_line = _unquoted(value), line
                 case "LICENSE":
                     licenses.append(_unquoted(value))
                 case "MESSAGE":
                     messages.append(_message(value))
-                case _ if changes_nothing(*_parameter(value)):
-                    warnings.append(f"line {line} of the Modelfile: PARAMETER {value} has no effect; ignored")
-                case _:
+                case "PARAMETER" if (reason := why_ignored(*_parameter(value))) is not None:
+                    warnings.append(f"line {line} of the Modelfile: PARAMETER {_in_a_line(value)} {reason}; ignored")
+                case "PARAMETER":
                     _add_parameter(parameters, *_parameter(value))
+                case "ADAPTER":
+                    raise ModelfileError(
+                        "ADAPTER is not supported, and the model would answer differently without it; "
+                        "merge the adapter into the model's weights"
+                    )
+                case _:
+                    warnings.append(f"line {line} of the Modelfile: {name} is ignored: {_IGNORED[name]}")
         except ModelfileError as error:
             raise ModelfileError(f"line {line} of the Modelfile: {error}") from None
-    if not base:
+    if not bases:
         raise ModelfileError("the Modelfile has no FROM line; add FROM with a model, a GGUF file or a directory")
     settings = ModelSettings(parameters=parameters, license=licenses, messages=messages, **scalars)
-    return Modelfile(base=base, settings=settings, warnings=tuple(warnings))
+    return Modelfile(bases=tuple(bases), settings=settings, warnings=tuple(warnings), template_line=template_line)
 
 
 def render_modelfile(base: str, settings: ModelSettings, *, name: str = "") -> str:
@@ -101,9 +130,7 @@ def _instructions(text: str) -> Iterator[tuple[int, str, str]]:
 
 
 def _refuse_unknown(line: int, name: str, written: str) -> None:
-    if name in _UNSUPPORTED:
-        raise ModelfileError(f"line {line} of the Modelfile: {name} is not supported; remove it")
-    if name not in INSTRUCTIONS:
+    if name not in (*INSTRUCTIONS, *_IGNORED, "ADAPTER"):
         raise ModelfileError(
             f"line {line} of the Modelfile: unknown instruction {written[:40]!r} (known: {', '.join(INSTRUCTIONS)})"
         )
@@ -136,10 +163,15 @@ def _quoted(value: str) -> str:
     return f'"""{value}"""' if needs_quotes else value
 
 
-def _jinja(template: str) -> str:
-    if is_go_template(template):
-        raise ModelfileError("TEMPLATE is a Go template; write it in Jinja, or omit it to use the model's own")
-    return template
+def _from(value: str) -> str:
+    base = _unquoted(value)
+    if not base:
+        raise ModelfileError("FROM is empty; name a model, a GGUF file or a directory")
+    return base
+
+
+def _in_a_line(value: str) -> str:
+    return " ".join(value.split())[:100]
 
 
 def _message(value: str) -> dict[str, str]:

@@ -185,6 +185,17 @@ def changes_nothing(name: str, value: str) -> bool:
     raise ModelfileError(f"{name} {value} is not supported (allowed: {NEUTRAL[name][0]:g}); remove it")
 
 
+def why_ignored(name: str, value: str) -> str | None:
+    """Return why the parameter, as written in a Modelfile, is ignored: "has no effect", for example. None for one that is used."""
+    if name in SAMPLING_PARAMETERS:
+        return None
+    if name in HINTS or name in _OLD:
+        return "has no effect"
+    if name not in NEUTRAL:
+        return "is unknown"
+    return "has no effect" if _number(value) in NEUTRAL[name] else "is not supported"
+
+
 def _number(text: str) -> float | None:
     try:
         return float(text)

@@ -43,6 +43,15 @@ def describe(name: str, path: Path, digest: str, size_bytes: int) -> Model:
     return _checked(read(name, path, digest, size_bytes))
 
 
+def is_projector(path: Path) -> bool:
+    """Return True for a GGUF file with only the part of a model that turns images into embeddings, which Ollama calls projector."""
+    try:
+        with GGUFFile(path) as file:
+            return file.metadata.get("general.architecture") == "clip" or file.metadata.get("general.type") == "mmproj"
+    except (GGUFError, OSError):
+        return False
+
+
 def _read_gguf(name: str, path: Path, digest: str, size_bytes: int) -> Model:
     try:
         with GGUFFile(path) as file:
