@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from functools import lru_cache
 from importlib import resources
 
-from pagoda.models.ollama.known_templates import KNOWN
+from pagoda.models.ollama.known_templates import KNOWN, KnownTemplate
 
 MAX_CHARACTERS = 1 << 14
 """Longest text that is compared with the known templates, which are all shorter."""
@@ -32,8 +32,11 @@ def jinja_of(go_template: str) -> str | None:
     """Return the Jinja template that writes the same prompts, or None for a template that is not known."""
     parts = _parts(go_template)
     known = None if parts is None else KNOWN.get(template_key(parts))
-    if known is None:
-        return None
+    return None if known is None else jinja_text(known)
+
+
+def jinja_text(known: KnownTemplate) -> str:
+    """Return a known template in Jinja."""
     variables = "".join(f"{{%- set {name} = {json.dumps(value)} -%}}\n" for name, value in known.variables.items())
     return _text("_turns") + variables + _text(known.family)
 

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from pagoda.models.errors import ModelfileError
 from pagoda.models.model_settings import ModelSettings
-from pagoda.models.modelfile import parse_modelfile, render_modelfile
+from pagoda.models.modelfile import FromLine, parse_modelfile, render_modelfile
 
 WHOLE = '''
 # A comment, and an empty line
@@ -46,13 +46,12 @@ def test_every_instruction() -> None:
     [
         ("", "no FROM line"),
         ("SYSTEM hello", "no FROM line"),
-        ("FROM a\nADAPTER ./lora", "line 2 of the Modelfile: ADAPTER is not supported"),
-        ("FROM a\nRENDERER x", "RENDERER is not supported"),
+        (
+            "FROM a\nADAPTER ./lora",
+            "line 2 of the Modelfile: ADAPTER is not supported, and the model would answer differently",
+        ),
+        ('SYSTEM a\nFROM ""', "line 2 of the Modelfile: FROM is empty"),
         ("FROM a\n\nFORM b", "line 3 of the Modelfile: unknown instruction 'FORM'"),
-        ("FROM a\nPARAMETER heat 1", "line 2 of the Modelfile: unknown parameter 'heat'"),
-        ("FROM a\nPARAMETER mirostat 2", "line 2 of the Modelfile: mirostat 2 is not supported (allowed: 0)"),
-        ("FROM a\nPARAMETER typical_p 0.5", "typical_p 0.5 is not supported (allowed: 1)"),
-        ("FROM a\nPARAMETER mirostat_tau much", "mirostat_tau much is not supported (allowed: 5)"),
         ("FROM a\nPARAMETER top_k many", "top_k must be a whole number (got 'many')"),
         ("FROM a\nPARAMETER top_p", "top_p must be a number"),
         ("FROM a\nPARAMETER num_ctx 0", "line 2 of the Modelfile: num_ctx must be"),
@@ -66,8 +65,6 @@ def test_every_instruction() -> None:
         ('FROM a\nPARAMETER stop ""', "stop must be strings of 1 to 1024 characters"),
         ("FROM a\nMESSAGE robot hi", "must begin with a role"),
         ('FROM a\nSYSTEM """endless', 'line 2 of the Modelfile: """ is not closed'),
-        ("FROM a\nTEMPLATE {{ .System }} {{ .Prompt }}", "Go template"),
-        ("FROM a\nTEMPLATE {{- range .Messages }}{{ end }}", "Go template"),
     ],
 )
 def test_what_is_refused(text: str, words: str) -> None:
@@ -93,6 +90,45 @@ def test_what_changes_nothing_is_left_out_with_a_warning(parameter: str) -> None
     parsed = parse_modelfile(f"FROM a\nPARAMETER {parameter}\nPARAMETER top_k 3")
     assert parsed.settings.parameters == {"top_k": 3}
     assert parsed.warnings == (f"line 2 of the Modelfile: PARAMETER {parameter} has no effect; ignored",)
+
+
+@pytest.mark.parametrize(
+    ("line", "warning"),
+    [
+        ("PARAMETER mirostat 2", "PARAMETER mirostat 2 is not supported; ignored"),
+        ("PARAMETER typical_p 0.5", "PARAMETER typical_p 0.5 is not supported; ignored"),
+        ("PARAMETER mirostat_tau much", "PARAMETER mirostat_tau much is not supported; ignored"),
+        ("PARAMETER heat 1", "PARAMETER heat 1 is unknown; ignored"),
+        ('PARAMETER heat """a\nb"""', 'PARAMETER heat """a b""" is unknown; ignored'),
+        ("DRAFT ./draft.gguf", "DRAFT is ignored: speculative decoding with a draft model is not supported"),
+        ("parser qwen3", "PARSER is ignored: Ollama's parsers are not supported"),
+        ("RENDERER qwen3-coder", "RENDERER is ignored: the model's chat template writes the prompts"),
+        ("REQUIRES 0.14.0", "REQUIRES is ignored: it names a version of Ollama"),
+    ],
+)
+def test_what_is_not_supported_is_left_out_with_a_warning(line: str, warning: str) -> None:
+    parsed = parse_modelfile(f"FROM a\nPARAMETER top_k 3\n{line}\nSYSTEM b")
+    assert parsed.settings.to_json() == {"parameters": {"top_k": 3}, "system": "b"}
+    assert parsed.warnings == (f"line 3 of the Modelfile: {warning}",)
+
+
+def test_a_go_template_is_kept_as_it_is() -> None:
+    """The model's files decide later whether it is used, so its line is kept for messages."""
+    template = '{{ if .System }}a "b"\n{{ .System }}{{ end }}{{ .Prompt }}\n'
+    parsed = parse_modelfile(f'FROM a\n\nTEMPLATE """{template}"""')
+    assert (parsed.settings.template, parsed.template_line) == (template, 3)
+    again = parse_modelfile(render_modelfile("base", parsed.settings))
+    assert (again.settings, again.template_line) == (parsed.settings, 3)
+
+
+def test_every_from_is_kept() -> None:
+    parsed = parse_modelfile("FROM /blobs/sha256-a\nFROM /blobs/sha256-b\nSYSTEM c")
+    assert parsed.base == "/blobs/sha256-a"
+    assert parsed.bases == (FromLine(1, "/blobs/sha256-a"), FromLine(2, "/blobs/sha256-b"))
+
+
+def test_lines_may_end_as_on_windows() -> None:
+    assert parse_modelfile(WHOLE.replace("\n", "\r\n")) == parse_modelfile(WHOLE)
 
 
 # A Modelfile has no escape for three quotes inside three quotes.
