@@ -21,8 +21,9 @@ def configure_logging(level: LogLevel, log_format: LogFormat) -> None:
     output = logging.StreamHandler(sys.stderr)
     output.setFormatter(JSONFormatter() if log_format == "json" else TextFormatter())
     logging.basicConfig(level=level.upper(), handlers=[output], force=True)
-    # httpx logs every request at INFO, which our own lines make unnecessary.
-    logging.getLogger("httpx").setLevel(logging.WARNING)
+    # httpx logs the URL of every request at INFO, httpcore its headers at DEBUG. A URL may be signed, like a password.
+    for name in ("httpx", "httpcore"):
+        logging.getLogger(name).setLevel(logging.WARNING)
     # OpenTelemetry's API warns of each malformed tracestate and quotes it: a client could write lines into the log.
     logging.getLogger("opentelemetry.trace").setLevel(logging.ERROR)
 

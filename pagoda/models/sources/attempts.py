@@ -2,8 +2,8 @@
 
 import logging
 
-from pagoda.models.errors import ModelSourceError
-from pagoda.models.sources.file_request import InterruptedDownloadError
+from pagoda.models.errors import ModelAccessError, ModelSourceError
+from pagoda.models.sources.file_request import InterruptedDownloadError, RedirectRefusedError
 from pagoda.models.sources.interruption import Interruption
 
 MAX_FAILURES = 6
@@ -24,6 +24,7 @@ class Attempts:
         self._path = path
         self._interruption = interruption
         self._num_own = 0
+        self._was_refused = False
 
     def fail(self, error: InterruptedDownloadError, num_bytes: int, *, has_own: bool, has_any: bool) -> None:
         """Wait for the next attempt. Raises ModelSourceError after too many failures, and StoppedError.
@@ -33,6 +34,10 @@ class Attempts:
         """
         self.num_failures = 0 if has_any else self.num_failures + 1
         self._num_own = 0 if has_own else self._num_own + 1
+        is_refused = isinstance(error, RedirectRefusedError)
+        if is_refused and self._was_refused:
+            raise ModelAccessError(f"{self._path} cannot be downloaded ({error}); check your access and token")
+        self._was_refused = is_refused
         if self.num_failures == MAX_FAILURES:
             raise ModelSourceError(
                 f"the download of {self._path} stopped after {num_bytes / 1e6:.1f} MB ({error}); pull again to resume it"

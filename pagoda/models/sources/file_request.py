@@ -40,6 +40,10 @@ class RangeMismatchError(InterruptedDownloadError):
     """The server answered with another range than the one asked for: the file has changed, or its ranges are wrong."""
 
 
+class RedirectRefusedError(InterruptedDownloadError):
+    """The host that the file's server redirects to refuses the request, as it does if the signed URL has expired."""
+
+
 @dataclass(frozen=True, slots=True)
 class FileAnswer:
     """A successful answer, whose body is not read yet."""
@@ -146,6 +150,8 @@ def _check_status(response: httpx.Response, file: RemoteFile) -> None:
         raise RangeMismatchError("the file on the server is shorter than expected")
     if status in _TRY_AGAIN or response.is_server_error:
         raise InterruptedDownloadError(f"HTTP status {status} from {host}", retry_after_s=_retry_after_s(response))
+    if status in _REFUSED and host != httpx.URL(file.url).host:
+        raise RedirectRefusedError(f"HTTP status {status} from {host}")
     if status in _REFUSED:
         raise ModelAccessError(
             f"{host} refuses to send {file.path} (HTTP status {status}); check your access and token"
@@ -157,6 +163,9 @@ def _check_body(response: httpx.Response, file: RemoteFile) -> None:
     content_type = response.headers.get("Content-Type", "").partition(";")[0].strip().lower()
     if content_type == "text/html" and not file.path.endswith((".html", ".htm")):
         raise InterruptedDownloadError(f"{response.url.host} sent a web page instead of the file")
+    length = response.headers.get("Content-Length")
+    if response.status_code == httpx.codes.OK and length is not None and int(length) < file.size_bytes:
+        raise InterruptedDownloadError(f"the file on the server has {length} bytes (expected {file.size_bytes})")
     if response.headers.get("Content-Encoding", "identity").lower() != "identity":
         raise InterruptedDownloadError(f"{response.url.host} sent the file in a compressed form")
 

@@ -12,10 +12,12 @@ import hashlib
 import json
 import os
 import threading
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from pagoda.models.sources.file_request import RangeMismatchError
 from pagoda.models.sources.remote import RemoteFile
 
 PARTIAL_SUFFIX = ".partial"
@@ -27,6 +29,7 @@ HASH_STEP_BYTES = 64 << 20
 """Number of new bytes after which the digest is computed further, in bytes. They are then still in the page cache."""
 _READ_BYTES = 1 << 20
 _LINE_BYTES = 17
+_BLOCK_BYTES = 512
 
 
 class SupersededError(Exception):
@@ -95,10 +98,21 @@ class PartialFile:
         """ETag of a file without a digest. With a digest it is not compared, because the servers of one file may differ in it."""
         return None if self.has_digest else self._etag
 
+    def num_missing_on_disk(self) -> int:
+        """Return how many bytes of the disk the download will take in addition."""
+        if self._is_target_there():
+            return 0
+        try:
+            return max(self.remote.size_bytes - self._path.stat().st_blocks * _BLOCK_BYTES, 0)
+        except FileNotFoundError:
+            return self.remote.size_bytes
+
     def try_open(self) -> bool:
         """Open the file and read its record. Return False if another download uses it. Sets `is_done` if the target is there."""
-        if self._is_target_there():
+        if not self.is_done and self._is_target_there():
             self.is_done = True
+            with suppress(OSError):  # a process may have been killed before it deleted the record
+                self._state_path.unlink()
         if self.is_done or self._files:
             return True
         self.target.parent.mkdir(parents=True, exist_ok=True)
@@ -157,15 +171,19 @@ class PartialFile:
         """Note what an answer tells about the server. Return the piece that its body is for."""
         with self._lock:
             self._check(piece)
-            self.is_pieced |= self.num_bytes > 0
+            if not is_whole and not self.has_digest and etag != self._etag:
+                raise RangeMismatchError("the file on the server has changed")
             if not is_whole:
                 self.has_ranges = True
+            elif self.has_ranges and self.has_digest:
+                raise RangeMismatchError("the server sent the whole file instead of a part of it")
             elif piece.num_received > 0 or piece.end - piece.start < self.remote.size_bytes:
                 return self.start_over(piece, etag)
             elif not self.has_digest and self._etag != etag:
                 self._reset(etag, is_single=True)
                 self._pieces[0].is_taken = True
                 return self._pieces[0]
+            self.is_pieced |= self._num_bytes > 0
             return piece
 
     def start_over(self, piece: Piece | None, etag: str | None = None) -> Piece:
@@ -212,7 +230,7 @@ class PartialFile:
             self._path.unlink(missing_ok=True)
             self._state_path.unlink(missing_ok=True)
             self._pieces = []
-            self.close()
+            self._is_verifying = True  # so that no thread takes a piece of it
 
     def _hash_further(self) -> None:
         """Hash the bytes up to the first hole. The caller holds `_hash_lock`."""

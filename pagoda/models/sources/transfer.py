@@ -5,6 +5,7 @@ at a time. A large file has several pieces, which are received at the same time 
 """
 
 import logging
+import shutil
 import threading
 from collections.abc import Mapping
 from contextlib import suppress
@@ -14,6 +15,7 @@ from typing import Literal
 import httpx
 
 from pagoda.models.errors import ModelSourceError, ModelStoreError
+from pagoda.models.scratch import writing
 from pagoda.models.sources.attempts import Attempts
 from pagoda.models.sources.file_request import FileAnswer, InterruptedDownloadError, RangeMismatchError, request_file
 from pagoda.models.sources.interruption import Interruption, StoppedError
@@ -54,6 +56,8 @@ class _Download:
         self._error: BaseException | None = None
 
     def run(self) -> None:
+        with writing("model"):
+            self._check_space()
         threads = [threading.Thread(target=self._work, name=f"download-{n}") for n in range(MAX_CONNECTIONS)]
         started = []
         try:
@@ -70,6 +74,21 @@ class _Download:
                 file.close()
         if self._error is not None:
             raise self._error
+
+    def _check_space(self) -> None:
+        """Raise ModelStoreError if the disk is too full, before gigabytes are downloaded in vain."""
+        needed: dict[Path, int] = {}
+        for file in self._files:
+            directory = file.target.parent
+            directory.mkdir(parents=True, exist_ok=True)
+            needed[directory] = needed.get(directory, 0) + file.num_missing_on_disk()
+        for directory, num_bytes in needed.items():
+            disk = shutil.disk_usage(directory)
+            if disk.total > 0 and num_bytes > disk.free:
+                raise ModelStoreError(
+                    f"not enough space on the disk: the model needs {num_bytes / 1e9:.2f} GB more, "
+                    f"{disk.free / 1e9:.2f} GB are free; make room and pull again"
+                )
 
     def _work(self) -> None:
         try:
@@ -92,22 +111,24 @@ class _Download:
         self._interruption.stop()
         self._wake()
 
-    def _next(self) -> tuple[PartialFile, Piece | Literal["verify"]] | None:
-        """Return the next piece to receive, or file to verify, or None if all files are done."""
+    def _next(self) -> tuple[PartialFile, Piece | Literal["verify"] | None] | None:
+        """Return the next piece to receive, or file to verify or only to report, or None if all files are done."""
         with self._changed:
             while True:
                 self._interruption.check()
                 is_waiting = False
                 for file in self._files:
-                    if not file.is_done and not file.try_open():
+                    if file.is_done:
+                        continue
+                    if not file.try_open():
                         is_waiting = True
-                    elif (piece := file.take()) is not None:
-                        return file, piece
+                    elif file.is_done or (job := file.take()) is not None:
+                        return file, None if file.is_done else job
                 if all(file.is_done for file in self._files):
                     return None
                 self._changed.wait(_LOCK_POLL_S if is_waiting else None)
 
-    def _do(self, file: PartialFile, job: Piece | Literal["verify"]) -> None:
+    def _do(self, file: PartialFile, job: Piece | Literal["verify"] | None) -> None:
         self._report(file)
         piece = self._verify(file) if job == "verify" else job
         if piece is not None:
@@ -169,7 +190,11 @@ class _Download:
         )
 
     def _report(self, file: PartialFile) -> None:
-        self._meter.report(file.remote.path, file.num_bytes)
+        try:
+            self._meter.report(file.remote.path, file.num_bytes)
+        except BaseException as error:  # raised by the caller of the download, so it is passed on as it is
+            self._fail(error)
+            raise StoppedError from None
 
     def _wake(self) -> None:
         with self._changed:
