@@ -15,9 +15,9 @@ from pagoda.cli.fetch import fetch_model
 from pagoda.cli.text_check import check_text
 from pagoda.models.blobs import BlobStore
 from pagoda.models.errors import ModelNotFoundError
-from pagoda.models.formats.description import is_projector
-from pagoda.models.formats.gguf_parts import first_part, part_files
-from pagoda.models.model_editor import CHECKPOINT_SUFFIXES, ModelEditor
+from pagoda.models.formats.description import files_to_copy, is_projector
+from pagoda.models.formats.gguf_parts import first_part
+from pagoda.models.model_editor import ModelEditor
 from pagoda.models.modelfile import FromLine, Modelfile, parse_modelfile, render_modelfile
 from pagoda.models.names import normalize_name, with_tag
 from pagoda.models.ollama_objects import listed, shown
@@ -181,10 +181,8 @@ def _weights(base: FromLine, directory: Path) -> dict[str, Path] | None:
     Paths are relative to the Modelfile.
     """
     path = _path(base, directory)
-    if path.is_dir():
-        return {file.name: file for file in sorted(path.iterdir()) if file.suffix in CHECKPOINT_SUFFIXES}
-    if path.is_file():
-        return {part.name: part for part in part_files(first_part(path))}
+    if path.exists():
+        return {file.name: file for file in files_to_copy(first_part(path))}
     if is_path(base.value):
         raise CommandError(
             f"line {base.line} of the Modelfile: FROM {base.value}: no such file or directory; "

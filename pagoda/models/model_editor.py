@@ -21,8 +21,8 @@ from pagoda.models.chat_template_choice import choose_chat_template
 from pagoda.models.digest import write_atomically
 from pagoda.models.errors import ModelFormatError, ModelNotFoundError, ModelOwnerError
 from pagoda.models.foreign_files import ForeignPlace
-from pagoda.models.formats.description import describe
-from pagoda.models.formats.gguf_parts import PartName, missing_part, part_files
+from pagoda.models.formats.description import describe, files_to_copy
+from pagoda.models.formats.gguf_parts import PartName, missing_part
 from pagoda.models.formats.tensor_check import check_tensors
 from pagoda.models.layout import MANIFEST, remove_if_empty
 from pagoda.models.model import Model
@@ -35,8 +35,6 @@ from pagoda.models.store import ModelStore
 from pagoda.models.stored_settings import read_settings, read_source
 
 CHECKPOINT_DIRECTORY = "checkpoint"
-# Weights, their index, configuration, tokenizer and chat template, but no pickles.
-CHECKPOINT_SUFFIXES = (".safetensors", ".json", ".jinja", ".model", ".txt")
 GGUF_FILE = "model.gguf"
 
 OnStatus = Callable[[str], None]
@@ -273,10 +271,7 @@ def _origin(model: Model) -> dict[str, str]:
 
 def _files_of(model: Model) -> dict[str, Path]:
     """Return the model's files by their relative paths in a model's directory."""
-    if model.path.is_file():
-        return _as_gguf_files({file.name: file for file in part_files(model.path)})
-    files = sorted(file for file in model.path.iterdir() if file.is_file() and file.suffix in CHECKPOINT_SUFFIXES)
-    return {f"{CHECKPOINT_DIRECTORY}/{file.name}": file for file in files}
+    return _as_model_files({file.name: file for file in files_to_copy(model.path)})
 
 
 def _as_model_files(files: Mapping[str, Path]) -> dict[str, Path]:

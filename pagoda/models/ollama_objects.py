@@ -9,7 +9,7 @@ from typing import Any
 
 from pagoda.models.formats.chat_template_text import GGUF_TEMPLATE_KEY, chat_template_text
 from pagoda.models.formats.gguf_file import GGUFFile
-from pagoda.models.formats.safetensors_file import read_tensors, weight_files
+from pagoda.models.formats.safetensors_file import read_all_tensors
 from pagoda.models.model import Model, ModelFormat
 from pagoda.models.model_settings import ModelSettings, model_digest
 from pagoda.models.modelfile import render_modelfile
@@ -127,8 +127,7 @@ def _tensors(model: Model) -> list[JSONObject]:
     if model.format is ModelFormat.GGUF:
         with GGUFFile(model.path) as file:
             return [_tensor(each.name, each.ggml_type.name, each.shape) for each in file.tensors.values()]
-    tensors = {name: each for path in weight_files(model.path) for name, each in read_tensors(path).items()}
-    return [_tensor(name, each.dtype, each.shape) for name, each in tensors.items()]
+    return [_tensor(name, each.dtype, each.shape) for name, each in read_all_tensors(model.path).items()]
 
 
 def _tensor(name: str, kind: str, shape: Iterable[int]) -> JSONObject:

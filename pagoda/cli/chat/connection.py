@@ -21,9 +21,8 @@ from pagoda.cli.ollama_api import DEFAULT_SERVER, OllamaAPI, server_url
 from pagoda.models.catalogue import DEFAULT_MODEL
 from pagoda.models.digest import DigestCache
 from pagoda.models.errors import ModelError
-from pagoda.models.formats.gguf_parts import part_files
+from pagoda.models.formats.description import files_to_copy
 from pagoda.models.model import Model
-from pagoda.models.model_editor import CHECKPOINT_SUFFIXES
 from pagoda.models.names import DEFAULT_TAG
 from pagoda.models.sources.progress import Progress, Stage
 from pagoda.models.store import ModelStore, is_path
@@ -155,20 +154,15 @@ def _upload(api: OllamaAPI, model: Model, digests: DigestCache) -> str:
     same = next((name for name, digest in there.items() if digest == model.digest), None)
     if same is not None:
         return same
-    files = {path.name: f"sha256:{digests.file_digest(path)}" for path in _files(model)}
-    for path in _files(model):
+    paths = files_to_copy(model.path)
+    files = {path.name: f"sha256:{digests.file_digest(path)}" for path in paths}
+    for path in paths:
         if not api.has_blob(files[path.name]):
             api.upload_blob(files[path.name], path)
     name = _free_name(model, there)
     for _ in api.create({"model": name, "files": files}):
         pass
     return name
-
-
-def _files(model: Model) -> list[Path]:
-    if model.path.is_file():
-        return part_files(model.path)
-    return sorted(file for file in model.path.iterdir() if file.is_file() and file.suffix in CHECKPOINT_SUFFIXES)
 
 
 def _free_name(model: Model, taken: Collection[str]) -> str:

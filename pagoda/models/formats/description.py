@@ -10,7 +10,7 @@ from pagoda.models.formats.gguf_file import GGUFError, GGUFFile
 from pagoda.models.formats.gguf_parts import part_files
 from pagoda.models.formats.gguf_tokens import read_tokens
 from pagoda.models.formats.recommended import read_generation_config, read_gguf_sampling
-from pagoda.models.formats.safetensors_file import read_tensors, weight_files
+from pagoda.models.formats.safetensors_file import read_all_tensors, weight_files
 from pagoda.models.model import Model, ModelConfig, ModelFormat
 
 CHECKPOINT_FILES = (
@@ -24,7 +24,8 @@ CHECKPOINT_FILES = (
 )
 """Files of a safetensors checkpoint besides its weights. A change of any of them makes another model."""
 
-
+DESCRIBING_SUFFIXES = (".json", ".jinja", ".model", ".txt")
+"""Endings of the files of a checkpoint besides its weights: configuration, tokenizer, chat template, and the weights' index."""
 MAX_HEAD_SIZE = 1024
 """Largest supported head size, twice that of any model of the supported families."""
 
@@ -35,6 +36,14 @@ def model_files(path: Path) -> list[Path]:
         return part_files(path)
     described = [path / name for name in CHECKPOINT_FILES if (path / name).exists()]
     return described + weight_files(path)
+
+
+def files_to_copy(path: Path) -> list[Path]:
+    """Return the files that a copy of the model needs: its weights and what describes them, but no other weights beside them."""
+    if not path.is_dir():
+        return part_files(path)
+    others = (file for file in path.iterdir() if file.is_file() and file.suffix in DESCRIBING_SUFFIXES)
+    return [*sorted(others), *weight_files(path)]
 
 
 def describe(name: str, path: Path, digest: str, size_bytes: int) -> Model:
@@ -75,7 +84,7 @@ def _read_gguf(name: str, path: Path, digest: str, size_bytes: int) -> Model:
 
 def _read_checkpoint(name: str, path: Path, digest: str, size_bytes: int) -> Model:
     config = hf_config.read_config(path)
-    tensors = [tensor for file in weight_files(path) for tensor in read_tensors(file).values()]
+    tensors = list(read_all_tensors(path).values())
     if not tensors:
         raise ModelFormatError(f"{path} has no tensors")
     return Model(

@@ -7,7 +7,7 @@ and refuse a damaged one early. Pickles are never opened.
 import json
 import stat
 import struct
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -23,6 +23,10 @@ DTYPE_BYTES = {
     **dict.fromkeys(("F8_E4M3", "F8_E5M2", "I8", "U8", "BOOL"), 1),
 }
 PICKLED_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt")
+MISTRAL_PREFIX, ADAPTER_PREFIX = "consolidated", "adapter_"
+"""Beginnings of the names of weights that do not belong to a checkpoint, but may be beside it."""
+# States of a training, which are pickled but no weights.
+_NOT_WEIGHTS = ("training_args.bin", "optimizer.bin", "optimizer.pt", "scheduler.pt", "scaler.pt")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,22 +43,41 @@ class SafetensorsTensor:
 
 
 def weight_files(directory: Path) -> list[Path]:
-    """Return the checkpoint's weight files: those that its index names, else the only one. Raises ModelFormatError."""
+    """Return the checkpoint's weight files: those that its index names, else model.safetensors, else all. Raises ModelFormatError.
+
+    The choice is that of vLLM and of transformers, except that weights in Mistral's own format are never chosen.
+    """
     index = directory / INDEX_NAME
     if index.exists():
         return _indexed_files(index)
     single = directory / "model.safetensors"
-    found = [single] if single.exists() else sorted(directory.glob("*.safetensors"))
-    if len(found) == 1:
-        return found
-    if found:
-        raise ModelFormatError(f"{directory} has {len(found)} .safetensors files but no {INDEX_NAME}")
-    if pickled := sorted(path.name for path in directory.iterdir() if path.suffix in PICKLED_SUFFIXES):
-        raise ModelFormatError(
-            f"{directory} has only pickled weights ({pickled[0]}), which can run code when opened; "
+    if single.exists():
+        return [single]
+    others = (MISTRAL_PREFIX, ADAPTER_PREFIX)
+    found = sorted(path for path in directory.glob("*.safetensors") if not path.name.startswith(others))
+    if not found:
+        raise ModelFormatError(f"{directory} {_why_no_weights(sorted(path.name for path in directory.iterdir()))}")
+    return found
+
+
+def _why_no_weights(names: Sequence[str]) -> str:
+    """Return the end of a sentence that begins with the directory: why its files are no checkpoint."""
+    safetensors = [name for name in names if name.endswith(".safetensors")]
+    if adapters := [name for name in safetensors if name.startswith(ADAPTER_PREFIX)]:
+        return f"is an adapter ({adapters[0]}); merge it into its base model first (peft: merge_and_unload)"
+    if safetensors:
+        return (
+            f"has only weights in the Mistral format ({safetensors[0]}), which is not supported; "
+            "use the checkpoint with config.json and model.safetensors"
+        )
+    if pickled := [name for name in names if name.endswith(PICKLED_SUFFIXES) and name not in _NOT_WEIGHTS]:
+        return (
+            f"has only pickled weights ({pickled[0]}), which can run code when opened; "
             "convert them to safetensors first (transformers: model.save_pretrained(directory))"
         )
-    raise ModelFormatError(f"{directory} has no .safetensors file")
+    if gguf := [name for name in names if name.endswith(".gguf")]:
+        return f"has no .safetensors file; to use a GGUF file, name the file itself, such as {gguf[0]}"
+    return "has no .safetensors file"
 
 
 def _indexed_files(index: Path) -> list[Path]:
@@ -66,6 +89,17 @@ def _indexed_files(index: Path) -> list[Path]:
         if Path(name).name != name or not (index.parent / name).is_file():
             raise ModelFormatError(f"{index} names the file {name!r}, which is not in its directory")
     return [index.parent / name for name in names]
+
+
+def read_all_tensors(directory: Path) -> Mapping[str, SafetensorsTensor]:
+    """Return the tensors of all weight files of a checkpoint. Raises ModelFormatError if a name occurs twice."""
+    tensors: dict[str, SafetensorsTensor] = {}
+    for path in weight_files(directory):
+        in_file = read_tensors(path)
+        for name in in_file.keys() & tensors.keys():
+            raise ModelFormatError(f"{path} has the tensor {name!r}, which is also in another file of the checkpoint")
+        tensors |= in_file
+    return tensors
 
 
 def read_tensors(path: Path) -> Mapping[str, SafetensorsTensor]:

@@ -11,7 +11,7 @@ from pagoda.models.errors import ModelFormatError
 from pagoda.models.formats.ggml_type import READABLE_TYPES
 from pagoda.models.formats.gguf_file import GGUFFile
 from pagoda.models.formats.hf_config import read_biases
-from pagoda.models.formats.safetensors_file import read_tensors, weight_files
+from pagoda.models.formats.safetensors_file import read_all_tensors
 from pagoda.models.formats.tensor_names import gguf_names, map_names, safetensors_names
 from pagoda.models.model import Model, ModelConfig, ModelFormat
 
@@ -128,6 +128,5 @@ def _gguf_tensors(path: Path) -> dict[str, _Stored]:
 def _safetensors(directory: Path) -> dict[str, _Stored]:
     return {
         name: _Stored(tensor.shape, tensor.dtype, tensor.dtype in READABLE_DTYPES)
-        for file in weight_files(directory)
-        for name, tensor in read_tensors(file).items()
+        for name, tensor in read_all_tensors(directory).items()
     }
