@@ -9,10 +9,11 @@ import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 
 from pagoda.models.errors import ModelFormatError, ModelNotFoundError, some_names
 from pagoda.models.formats.description import CHECKPOINT_FILES
+from pagoda.models.formats.gguf_parts import PartName, model_stem
 from pagoda.models.formats.safetensors_file import INDEX_NAME, PICKLED_SUFFIXES
 
 DEFAULT_TAGS = ("Q4_K_M", "Q8_0")
@@ -24,7 +25,6 @@ OPTIONAL_FILES = ("chat_template.json", "tokenizer.model", "vocab.json", "merges
 _SMALL_FILES = frozenset({*CHECKPOINT_FILES, INDEX_NAME, *OPTIONAL_FILES})
 # Projectors, importance matrices and draft models, which are not models of their own.
 _NOT_MODELS = ("mmproj", "imatrix", "mtp-", "eagle3-", "dflash-", "dspark-")
-_PART = re.compile(r"(?P<prefix>.*)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf")
 _QUANTIZATION = re.compile(r"(?i)(?:^|[.-])((?:UD-)?(?:I?Q\d\w*|TQ\d_\d|B?F16|F32|FP16|MXFP4\w*|NVFP4))$")
 
 
@@ -99,7 +99,7 @@ def _find_gguf(models: Sequence[HubFile], selector: str) -> HubFile | None:
     A selector is a file's name, or a quantization before a dot or hyphen as for llama.cpp. Names in which it is a complete word
     come first, so that F16 does not mean BF16.
     """
-    first_parts = [file for file in models if (part := _PART.fullmatch(file.path)) is None or int(part["number"]) == 1]
+    first_parts = [file for file in models if (part := PartName.parse(file.name)) is None or part.place.number == 1]
     for file in models:
         if selector.lower() in (file.name.lower(), file.name.lower().removesuffix(".gguf"), _stem(file).lower()):
             return file
@@ -113,16 +113,13 @@ def _find_gguf(models: Sequence[HubFile], selector: str) -> HubFile | None:
 
 def _all_parts(repo: str, file: HubFile, models: Iterable[HubFile]) -> tuple[HubFile, ...]:
     """Return all parts of a split file in their order. Raises ModelFormatError if one is missing."""
-    if (part := _PART.fullmatch(file.path)) is None:
+    part = PartName.parse(file.name)
+    if part is None:
         return (file,)
-    by_path = {each.path: each for each in models}
-    count = int(part["count"])
-    # A count from a name must not make us allocate much.
-    paths = [
-        f"{part['prefix']}-{number:05}-of-{count:05}.gguf" for number in range(1, min(count, len(by_path) + 1) + 1)
-    ]
+    by_path, folder = {each.path: each for each in models}, file.path.removesuffix(file.name)
+    paths = [f"{folder}{name}" for name in part.all_names()]
     if missing := [path for path in paths if path not in by_path]:
-        raise ModelFormatError(f"{repo} lacks a part of {_stem(file)}: {missing[0]}; choose another quantization")
+        raise ModelFormatError(f"{repo} lacks a part of {part.stem}: {missing[0]}; choose another quantization")
     return tuple(by_path[path] for path in paths)
 
 
@@ -132,8 +129,7 @@ def _is_gguf_model(file: HubFile) -> bool:
 
 def _stem(file: HubFile) -> str:
     """Return the name of a GGUF file without its ending and the number of its part."""
-    part = _PART.fullmatch(file.name)
-    return part["prefix"] if part is not None else file.name.removesuffix(".gguf")
+    return model_stem(Path(file.name))
 
 
 def _quantization(file: HubFile) -> str:

@@ -1,6 +1,7 @@
 """Tests of pulls from a hub."""
 
 import hashlib
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from pagoda.models.sources.progress import Progress, Stage
 from pagoda.models.stored_settings import read_settings
 from tests.fakes.hub_server import FakeHub
 from tests.fakes.hub_user import HubUser
+from tests.fakes.tiny_model import write_tiny_gguf
 
 
 def test_gguf_file_by_its_quantization(hub: FakeHub, user: HubUser, gguf: bytes, other_gguf: bytes) -> None:
@@ -44,6 +46,20 @@ def test_gguf_file_in_a_folder(hub: FakeHub, user: HubUser, gguf: bytes) -> None
     assert path == user.snapshot("Org/Tiny", commit) / "Q4_K_M/tiny-Q4_K_M.gguf"
     assert path.read_bytes() == gguf
     assert not path.readlink().is_absolute()
+
+
+def test_gguf_file_in_parts(hub: FakeHub, user: HubUser, tmp_path: Path) -> None:
+    first = write_tiny_gguf(tmp_path / "tiny-Q4_K_M.gguf", tensors_per_part=10)
+    parts = {f"Q4_K_M/{path.name}": path.read_bytes() for path in tmp_path.glob("tiny-*-of-*.gguf")}
+    assert len(parts) == 3
+    commit = hub.add("Org/Tiny", {**parts, "tiny-Q4_0.gguf": b"-"})
+    model = user.pull("Org/Tiny")
+    assert model.path == user.snapshot("Org/Tiny", commit) / f"Q4_K_M/{first.name}"
+    assert model.size_bytes == sum(map(len, parts.values()))
+    shutil.rmtree(user.home)
+    hub.seen.clear()
+    assert user.pull("Org/Tiny:q4_k_m").digest == model.digest
+    assert not any(path.endswith(".gguf") for path in hub.paths())
 
 
 def test_name_is_spelled_as_at_the_hub(hub: FakeHub, user: HubUser, gguf: bytes) -> None:
