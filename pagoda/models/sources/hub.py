@@ -61,6 +61,7 @@ class HubSource:
     def fetch(self, remote: RemoteModel, meter: DownloadMeter) -> Fetched:
         repo, commit = _place(remote)
         cache = HubCache(self._root, repo)
+        cache.forget_abandoned()
 
         def download(files: Mapping[Path, HubFile]) -> None:
             if self._is_offline:

@@ -17,20 +17,22 @@ import json
 import os
 import re
 import shutil
+import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from filelock import Timeout
-from huggingface_hub.file_download import repo_folder_name
 from huggingface_hub.utils import WeakFileLock  # type: ignore[attr-defined]
 
 from pagoda.models.errors import ModelSourceError
 from pagoda.models.sources.hub_files import HubFile
 from pagoda.models.sources.settings import SourceSettings
+from pagoda.models.sources.transfer import PARTIAL_SUFFIX
 
 COMMIT = re.compile(r"[0-9a-f]{40}")
+ABANDONED_AFTER_S = 14 * 24 * 3600
 _TREE_FORMAT = 1
 _CHUNK_BYTES = 1 << 20
 _LOCK_POLL_S = 1.0
@@ -60,7 +62,7 @@ def cache_directory(settings: SourceSettings) -> Path:
 
 def find_repo(root: Path, repo: str) -> str | None:
     """Return the spelling of a repository that the cache has, whatever its case, or None."""
-    wanted = repo_folder_name(repo_id=repo, repo_type="model")
+    wanted = _folder_name(repo)
     try:
         folders = [folder.name for folder in root.iterdir() if folder.name.lower() == wanted.lower()]
     except OSError:
@@ -73,7 +75,7 @@ class HubCache:
     """The cache of one repository."""
 
     def __init__(self, root: Path, repo: str) -> None:
-        name = repo_folder_name(repo_id=repo, repo_type="model")
+        name = _folder_name(repo)
         self._root = root
         self._folder = root / name
         self._blobs = self._folder / "blobs"
@@ -116,6 +118,13 @@ class HubCache:
         except OSError:
             return None
 
+    def forget_abandoned(self) -> None:
+        """Delete unfinished downloads of all repositories that were not resumed for two weeks, which no other program deletes."""
+        for partial in self._root.glob(f"models--*/blobs/*{PARTIAL_SUFFIX}*"):
+            with contextlib.suppress(OSError):
+                if time.time() - partial.stat().st_mtime > ABANDONED_AFTER_S:
+                    partial.unlink()
+
     def fetch(
         self,
         commit: str,
@@ -132,11 +141,12 @@ class HubCache:
         if missing or not all(self._is_linked(commit, file) for file in files):
             with self._writing():
                 self._create()
-                with self._locked(missing, on_bytes):
-                    # Another program may have downloaded them before this process had the locks.
-                    missing = [file for file in missing if not self._is_usable(commit, file, on_bytes)]
-                    if missing:
-                        download({self._blob(file): file for file in missing})
+            with self._locked(missing, on_bytes):
+                # Another program may have downloaded them before this process had the locks.
+                missing = [file for file in missing if not self._is_usable(commit, file, on_bytes)]
+                if missing:
+                    download({self._blob(file): file for file in missing})
+                with self._writing():
                     self._link_all(commit, [file for file in files if not self._is_linked(commit, file)], new=missing)
         for file in files:
             on_bytes(file, file.size_bytes)
@@ -173,7 +183,10 @@ class HubCache:
 
     def _is_usable(self, commit: str, file: HubFile, on_bytes: OnBytes) -> bool:
         path = self._find(commit, file)
-        return path is not None and _has_content(path, file, on_bytes)
+        try:
+            return path is not None and _has_content(path, file, on_bytes)
+        except PermissionError:
+            return False
 
     def _is_linked(self, commit: str, file: HubFile) -> bool:
         pointer = self.snapshot(commit) / file.path
@@ -193,7 +206,8 @@ class HubCache:
             for etag in sorted(filter(None, by_etag)):
                 while True:
                     try:
-                        stack.enter_context(WeakFileLock(self._locks / f"{etag}.lock", timeout=_LOCK_POLL_S))
+                        with self._writing():
+                            stack.enter_context(WeakFileLock(self._locks / f"{etag}.lock", timeout=_LOCK_POLL_S))
                         break
                     except Timeout:
                         on_bytes(by_etag[etag], 0)  # ends the wait if the caller has given up
@@ -224,11 +238,17 @@ class HubCache:
     def _writing(self) -> Iterator[None]:
         try:
             yield
+        except Timeout:  # an OSError, too
+            raise
         except OSError as error:
             raise ModelSourceError(
                 f"the hub's cache {self._root} cannot be written: {error.strerror or error}; "
                 "make space or set HF_HUB_CACHE to another directory"
             ) from error
+
+
+def _folder_name(repo: str) -> str:
+    return f"models--{repo.replace('/', '--')}"
 
 
 def _listed(path: str, entry: dict[str, object]) -> HubFile:

@@ -17,6 +17,7 @@ from urllib.parse import quote
 
 import httpx
 from huggingface_hub import constants, get_token
+from huggingface_hub.errors import OIDCError
 
 from pagoda.distribution import VERSION
 from pagoda.models.errors import ModelAccessError, ModelNotFoundError, ModelSourceError
@@ -55,14 +56,19 @@ class HubClient:
         self._token = _token(settings)
         if self._token is not None and not _SENDABLE.fullmatch(self._token):
             raise ModelAccessError("the token for the hub has characters that cannot be sent; copy it again (HF_TOKEN)")
-        self.http = httpx.Client(
-            auth=_HubAuth(httpx.URL(self.url), self._token),
-            # Compressed answers have no ranges, and could be larger than announced.
-            headers={"User-Agent": f"pagoda/{VERSION}", "Accept-Encoding": "identity"},
-            follow_redirects=True,
-            timeout=_seconds("HF_HUB_DOWNLOAD_TIMEOUT"),
-            event_hooks={"request": [self._refuse_offline], "response": [self._refuse_errors]},
-        )
+        try:
+            self.http = httpx.Client(
+                auth=_HubAuth(httpx.URL(self.url), self._token),
+                # Compressed answers have no ranges, and could be larger than announced.
+                headers={"User-Agent": f"pagoda/{VERSION}", "Accept-Encoding": "identity"},
+                follow_redirects=True,
+                timeout=_seconds("HF_HUB_DOWNLOAD_TIMEOUT"),
+                event_hooks={"request": [self._refuse_offline], "response": [self._refuse_errors]},
+            )
+        except (ImportError, ValueError, OSError, httpx.InvalidURL) as error:
+            raise ModelSourceError(
+                f"the hub cannot be asked: {error}; check HTTPS_PROXY, ALL_PROXY, SSL_CERT_FILE and HF_ENDPOINT"
+            ) from None
 
     def commit(self) -> tuple[str, str]:
         """Return the repository's spelling at the hub, and the commit of the revision."""
@@ -263,16 +269,16 @@ def _token(settings: SourceSettings) -> str | None:
         return settings.hub_token or None
     if constants.HF_HUB_DISABLE_IMPLICIT_TOKEN:
         return None
-    own_file = os.environ.get("HF_TOKEN_PATH")
-    if own_file and not os.environ.get("HF_TOKEN") and Path(own_file).expanduser() != Path(constants.HF_TOKEN_PATH):
-        # The library reads the variable only when it is imported.
-        try:
+    own_file = os.environ.get("HF_TOKEN_PATH") if not os.environ.get("HF_TOKEN") else None
+    try:
+        if own_file and Path(own_file).expanduser() != Path(constants.HF_TOKEN_PATH):
+            # The library reads the variable only when it is imported.
             return Path(own_file).expanduser().read_text().strip() or None
-        except OSError as error:
-            raise ModelAccessError(
-                f"the token file {own_file} (HF_TOKEN_PATH) cannot be read: {error.strerror}"
-            ) from None
-    return get_token()
+        return get_token()
+    except (OSError, ValueError, OIDCError) as error:
+        raise ModelAccessError(
+            f"the token for the hub cannot be read: {error}; check HF_TOKEN and HF_TOKEN_PATH"
+        ) from None
 
 
 def _seconds(variable: str) -> float:

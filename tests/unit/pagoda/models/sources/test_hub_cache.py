@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Mapping
 from typing import NoReturn
 
@@ -189,6 +190,19 @@ def test_cache_that_is_a_file(hub: FakeHub, user: HubUser, gguf: bytes) -> None:
     user.cache.write_text("")
     with pytest.raises(ModelSourceError, match="cannot be written: Not a directory"):
         user.pull("Org/Tiny")
+
+
+def test_abandoned_downloads_are_deleted(hub: FakeHub, user: HubUser, gguf: bytes) -> None:
+    hub.add("Org/Tiny", {"tiny-Q8_0.gguf": gguf})
+    blobs = user.repo("Org/Other") / "blobs"
+    blobs.mkdir(parents=True)
+    for name in ("abandoned.partial", "abandoned.partial.state", "recent.partial", "complete"):
+        (blobs / name).write_text("-")
+    three_weeks_ago = time.time() - 21 * 24 * 3600
+    for name in ("abandoned.partial", "abandoned.partial.state", "complete"):
+        os.utime(blobs / name, (three_weeks_ago, three_weeks_ago))
+    user.pull("Org/Tiny")
+    assert sorted(path.name for path in blobs.iterdir()) == ["complete", "recent.partial"]
 
 
 async def test_download_of_another_program_is_awaited(

@@ -6,6 +6,7 @@ from http import HTTPStatus
 from pathlib import Path
 from typing import NoReturn
 
+import httpx
 import pytest
 
 from pagoda.models.errors import ModelAccessError, ModelError, ModelNotFoundError
@@ -312,4 +313,15 @@ def test_token_of_the_environment(
 
 def test_token_file_that_cannot_be_read(user: HubUser, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("HF_TOKEN_PATH", str(tmp_path))
-    assert "cannot be read" in refusal(user.with_settings(hub_token=None), "Org/Tiny")
+    assert "the token for the hub cannot be read: " in refusal(user.with_settings(hub_token=None), "Org/Tiny")
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"), [("ALL_PROXY", "ftp://proxy"), ("SSL_CERT_FILE", "/none"), ("HF_ENDPOINT", "http://hub:port")]
+)
+def test_settings_of_the_network_that_cannot_be_used(
+    user: HubUser, monkeypatch: pytest.MonkeyPatch, variable: str, value: str
+) -> None:
+    monkeypatch.setattr("httpx._transports.default.create_ssl_context", httpx.create_ssl_context)
+    monkeypatch.setenv(variable, value)
+    assert "the hub cannot be asked: " in refusal(user.with_settings(hub_url=None), "Org/Tiny")
