@@ -51,6 +51,8 @@ class FakeHub:
     def __init__(self) -> None:
         self.url = ""
         self.storage_url = ""
+        self.page_url = ""
+        """Beginning of the address of a listing's next page, if it is not `url`."""
         self.repos: dict[str, Repo] = {}
         self.renamed: dict[str, str] = {}
         """Present names by earlier ones."""
@@ -189,7 +191,7 @@ class Exchange(BaseHTTPRequestHandler):
         entries += [self._entry(path, content) for path, content in files]
         start = int(parse_qs(urlsplit(self.path).query).get("cursor", ["0"])[0])
         end = start + PAGE_ENTRIES
-        address = f"{self.hub.url}{urlsplit(self.path).path}?recursive=true&cursor={end}"
+        address = f"{self.hub.page_url or self.hub.url}{urlsplit(self.path).path}?recursive=true&cursor={end}"
         headers = {"Link": f'<{address}>; rel="next"'} if end < len(entries) else {}
         self.send_json(entries[start:end], **headers)
 

@@ -4,7 +4,7 @@ Removing such a model from the store leaves its files in the cache. `hf cache rm
 """
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -36,6 +36,8 @@ class HubSource:
         self._client = client
         self._root = cache_directory(settings)
         self._is_offline = settings.is_offline
+        self._overrides: list[HubFile] = []
+        """Files whose content became settings of the model. They are kept in the cache, for pulls without the hub."""
 
     @property
     def client(self) -> httpx.Client:
@@ -63,28 +65,35 @@ class HubSource:
         cache = HubCache(self._root, repo)
         cache.forget_abandoned()
 
-        def download(files: Mapping[Path, HubFile]) -> None:
-            if self._is_offline:
-                damaged = ", ".join(file.path for file in files.values())
-                raise ModelSourceError(
-                    f"files of {remote.source} in the hub's cache are damaged ({damaged}), and HF_HUB_OFFLINE is set; "
-                    "unset it to download them again"
+        def fetch(files: Sequence[HubFile], meter: DownloadMeter) -> dict[str, Path]:
+            def download(missing: Mapping[Path, HubFile]) -> None:
+                for file in missing.values():
+                    self._refuse_damaged(remote, file)
+                    cache.discard(commit, file)
+                urls = {path: self._client.file_url(repo, commit, file.path) for path, file in missing.items()}
+                download_files(
+                    self.client, {path: _remote_file(file, urls[path]) for path, file in missing.items()}, meter
                 )
-            for file in files.values():
-                cache.discard(commit, file)
-            urls = {file.path: self._client.file_url(repo, commit, file.path) for file in files.values()}
-            download_files(
-                self.client, {path: _remote_file(file, urls[file.path]) for path, file in files.items()}, meter
-            )
 
+            return cache.fetch(commit, files, download, lambda file, num_bytes: meter.report(file.path, num_bytes))
+
+        quiet = DownloadMeter([_remote_file(file, "") for file in self._overrides], lambda progress: None)
+        fetch(self._overrides, quiet)
         paths: dict[str, Path] = {}
         # Small files come first, so that other programs need not wait for the weights to get them.
         for is_weights in (False, True):
-            files = [_hub_file(file) for file in remote.files if file.is_weights is is_weights]
-            paths |= cache.fetch(commit, files, download, lambda file, num_bytes: meter.report(file.path, num_bytes))
+            paths |= fetch([_hub_file(file) for file in remote.files if file.is_weights is is_weights], meter)
         # Not earlier, so that programs that are offline find the earlier version, which is complete.
         cache.write_ref(self._revision, commit)
         return Fetched(files=paths, stays_at=cache.snapshot(commit) / remote.root)
+
+    def _refuse_damaged(self, remote: RemoteModel, file: HubFile) -> None:
+        """Raise ModelSourceError for a damaged file if it cannot be downloaded again."""
+        if self._is_offline:
+            raise ModelSourceError(
+                f"the file {file.path} of {remote.source} in the hub's cache is damaged, and HF_HUB_OFFLINE is set; "
+                "unset it to download the file again"
+            )
 
     def _resolve_online(self) -> RemoteModel:
         repo, commit = self._client.commit()
@@ -146,10 +155,11 @@ class HubSource:
             for file in selection.files
         ]
         settings, warnings = _settings(texts)
+        self._overrides = [selection.overrides[name] for name in sorted(texts)]
         return RemoteModel(
             name=f"{repo}{f'@{revision}' * bool(revision)}{f':{selector}' * bool(selector)}",
             source=f"hf.co/{repo}@{commit}",
-            version=f"{commit}/{selection.root}" if selection.root else commit,
+            version="+".join((f"{commit}/{selection.root}" if selection.root else commit, *sorted(texts))),
             files=tuple(files),
             root=selection.root,
             settings=settings,

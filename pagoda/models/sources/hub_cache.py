@@ -10,17 +10,17 @@ An unfinished download is beside its blob. huggingface_hub does not check what i
 use.
 """
 
-import contextlib
 import errno
 import hashlib
 import json
+import logging
 import os
 import re
 import shutil
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from filelock import Timeout
@@ -45,6 +45,8 @@ _TAG = (
     "# For information about cache directory tags, see:\n"
     "#\thttps://bford.info/cachedir/\n"
 )
+
+logger = logging.getLogger(__name__)
 
 OnBytes = Callable[[HubFile, int], None]
 """Function that receives how many bytes of a file are here. If it raises, the work ends."""
@@ -121,7 +123,7 @@ class HubCache:
     def forget_abandoned(self) -> None:
         """Delete unfinished downloads of all repositories that were not resumed for two weeks, which no other program deletes."""
         for partial in self._root.glob(f"models--*/blobs/*{PARTIAL_SUFFIX}*"):
-            with contextlib.suppress(OSError):
+            with suppress(OSError):
                 if time.time() - partial.stat().st_mtime > ABANDONED_AFTER_S:
                     partial.unlink()
 
@@ -163,7 +165,7 @@ class HubCache:
         if revision == commit or self.commit(revision) == commit:
             return
         ref = self._folder / "refs" / revision
-        with contextlib.suppress(OSError):
+        with suppress(OSError):
             ref.parent.mkdir(parents=True, exist_ok=True)
             temporary = ref.with_name(f"{ref.name}.{uuid.uuid4().hex[:8]}.tmp")
             temporary.write_text(commit)
@@ -176,7 +178,7 @@ class HubCache:
     def _find(self, commit: str, file: HubFile) -> Path | None:
         pointer = self.snapshot(commit) / file.path
         for path in (pointer, self._blob(file)) if file.etag is not None else (pointer,):
-            with contextlib.suppress(OSError):
+            with suppress(OSError):
                 if path.is_file() and path.stat().st_size == file.size_bytes:
                     return path
         return None
@@ -204,12 +206,17 @@ class HubCache:
         by_etag = {file.etag: file for file in files}
         with ExitStack() as stack:
             for etag in sorted(filter(None, by_etag)):
+                is_logged = False
                 while True:
                     try:
                         with self._writing():
                             stack.enter_context(WeakFileLock(self._locks / f"{etag}.lock", timeout=_LOCK_POLL_S))
                         break
                     except Timeout:
+                        if not is_logged:
+                            file = by_etag[etag].path
+                            logger.info("waiting for another program's download", extra={"file": file, "etag": etag})
+                        is_logged = True
                         on_bytes(by_etag[etag], 0)  # ends the wait if the caller has given up
             yield
 

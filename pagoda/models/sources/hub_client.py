@@ -53,7 +53,7 @@ class HubClient:
         if not _is_relative(name.revision or DEFAULT_REVISION):
             raise ModelNotFoundError(f"{name.revision!r} is not a revision; name a branch, a tag or a commit")
         self.url = _hub_url(settings)
-        self._token = _token(settings)
+        self._token = None if settings.is_offline else _token(settings)
         if self._token is not None and not _SENDABLE.fullmatch(self._token):
             raise ModelAccessError("the token for the hub has characters that cannot be sent; copy it again (HF_TOKEN)")
         try:
@@ -139,7 +139,8 @@ class HubClient:
             return content, None
         address = response.url.join(following)
         if _origin(address) != _origin(httpx.URL(self.url)):
-            raise self._malformed(f"its next page is on another host ({address.host})")
+            # A mirror may pass on the hub's own address, where the token must not be sent.
+            return content, f"{self.url}{address.raw_path.decode()}"
         return content, str(address)
 
     def _get(self, url: str) -> tuple[bytes, httpx.Response]:

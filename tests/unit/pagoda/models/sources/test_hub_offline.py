@@ -124,13 +124,24 @@ def test_damaged_file_offline(hub: FakeHub, user: HubUser, offline: HubUser, ggu
     (blob,) = (user.repo("Org/Tiny") / "blobs").iterdir()
     blob.write_bytes(gguf[:-1] + b"!")
     message = refusal(offline, "Org/Tiny")
-    assert "in the hub's cache are damaged (tiny-Q8_0.gguf), and HF_HUB_OFFLINE is set" in message
+    assert message.startswith("the file tiny-Q8_0.gguf of hf.co/Org/Tiny@")
+    assert "in the hub's cache is damaged, and HF_HUB_OFFLINE is set" in message
     assert blob.exists()
 
 
 def test_settings_offline(hub: FakeHub, user: HubUser, offline: HubUser, gguf: bytes) -> None:
     hub.add("Org/Tiny", {"tiny-Q8_0.gguf": gguf, "system": b"Be polite."})
-    user.run_library("snapshot_download('Org/Tiny')")
+    fill(user, "Org/Tiny")
+    assert read_settings(offline.pull("Org/Tiny")).system == "Be polite."
+
+
+def test_settings_that_another_program_left_out_come_with_the_next_pull(
+    hub: FakeHub, user: HubUser, offline: HubUser, gguf: bytes
+) -> None:
+    hub.add("Org/Tiny", {"tiny-Q8_0.gguf": gguf, "system": b"Be polite."})
+    user.run_library("hf_hub_download('Org/Tiny', 'tiny-Q8_0.gguf')")
+    assert read_settings(offline.pull("Org/Tiny")).system == ""
+    assert read_settings(user.pull("Org/Tiny")).system == "Be polite."
     assert read_settings(offline.pull("Org/Tiny")).system == "Be polite."
 
 
