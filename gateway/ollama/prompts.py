@@ -15,6 +15,7 @@ from gateway.prompts.template_renderer import ChatTemplateError, rendering_threa
 from pagoda.api_keys.key_file import Scope
 from pagoda.api_keys.keyring import Caller
 from pagoda.models.formats.chat_template_text import is_go_template
+from pagoda.models.ollama.go_templates import jinja_of
 from pagoda.text.prompt_bound import Keep
 
 FindWindow = Callable[[], Awaitable[Window]]
@@ -33,19 +34,20 @@ class FittedPrompt:
     """The part that was dropped, for a response header: `6 messages` or `120 tokens`. Empty if the prompt is whole."""
 
 
-def refuse_go_template(source: str) -> None:
-    """Raise an error for a template in Go's language."""
-    if is_go_template(source):
+def as_jinja(source: str) -> str:
+    """Return a template in Jinja: as it is, or the equivalent of a known Go template. Raises an error for an unknown one."""
+    jinja = jinja_of(source) if is_go_template(source) else source
+    if jinja is None:
         raise InvalidRequestError(
-            "template: Go templates are not supported yet; write it in Jinja, like Hugging Face's chat templates, "
+            "template: this Go template is not known; write it in Jinja, like Hugging Face's chat templates, "
             "or leave it out to use the model's own",
             param="template",
         )
+    return jinja
 
 
 async def check_template(source: str) -> None:
-    """Raise an error with the reason if the template cannot be used."""
-    refuse_go_template(source)
+    """Raise an error with the reason if the template in Jinja cannot be used."""
     try:
         check = partial(shared_renderer().check_template, source, is_foreign=True)
         await asyncio.get_running_loop().run_in_executor(rendering_threads, check)
@@ -62,7 +64,7 @@ def check_prompt_parts(body: GenerateRequest, model: ServedModel, caller: Caller
             f"--trust-request-chat-template; leave it out to use the model's own.",
             param="template",
         )
-    refuse_go_template(body.template or "")
+    as_jinja(body.template or "")
     model.check_token_ids(body.context or (), "context")
 
 
@@ -118,9 +120,8 @@ async def _encode_whole(body: GenerateRequest, model: ServedModel, keep: Keep) -
 async def _template(body: GenerateRequest, model: ServedModel) -> ChatTemplate | None:
     if not body.template:
         return None
-    refuse_go_template(body.template)
     try:
-        return await model.compile_template(body.template)
+        return await model.compile_template(as_jinja(body.template))
     except ChatTemplateError as error:
         raise InvalidRequestError(f"template: {error}", param="template") from None
 

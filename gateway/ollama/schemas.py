@@ -88,7 +88,7 @@ class GenerateRequest(_GenerationRequest):
     prompt: str | None = None
     system: str | None = None
     template: str | None = None
-    """A template in Jinja that replaces the model's own."""
+    """A template in Jinja, or a known Go template, that replaces the model's own."""
     context: Annotated[list[TokenId], Field(fail_fast=True), whole_items] | None = None
     """The `context` of the reply to an earlier turn."""
     raw: bool | None = None
@@ -190,20 +190,16 @@ class CreateRequest(_NamedModel):
 
     model_config = with_example({"model": "my-model", "from": "smollm2:135m", "system": "Answer in one sentence."})
 
+    # What a Modelfile says only to Ollama (parser, renderer, requires, draft_files) is an unknown field: ignored, and named.
     neutral = MappingProxyType(
         {
             "adapters": ({},),
-            "draft_files": ({},),
-            "draft_quantize": ("",),
             "info": ({},),
             "modelfile": ("",),
-            "parser": ("",),
             "path": ("",),
             "quantization": ("",),
             "quantize": ("",),
             "remote_host": ("",),
-            "renderer": ("",),
-            "requires": ("",),
         }
     )
 
@@ -213,7 +209,8 @@ class CreateRequest(_NamedModel):
     """Digests of uploaded blobs by file name: one GGUF file, all parts of one, or the files of a safetensors checkpoint."""
     system: str | None = None
     template: str | None = None
-    """A template in Jinja that replaces the one in the model's files."""
+    """A template in Jinja that replaces the one in the model's files. A Go template is used only if the files have none, and if
+    Pagoda knows it."""
     license: (
         Annotated[str | Annotated[list[str], Field(fail_fast=True)], described("a string or a list of strings")] | None
     ) = None

@@ -24,6 +24,7 @@ from gateway.ollama.schemas import CopyRequest, CreateRequest, DeleteRequest, Pu
 from gateway.state import GatewayState, State
 from pagoda.models import ollama_objects
 from pagoda.models.errors import ModelError, ModelNotFoundError
+from pagoda.models.formats.chat_template_text import is_go_template
 from pagoda.models.header_store import has_weights
 from pagoda.models.model import Model
 from pagoda.models.model_settings import ModelSettings
@@ -77,7 +78,7 @@ async def pull(request: Request, state: State, body: Annotated[PullRequest, json
 )
 async def create(request: Request, state: State, body: Annotated[CreateRequest, json_body(CreateRequest)]) -> Response:
     """Make a model from another model, which is pulled if it is not here, or from uploaded files."""
-    if body.template:
+    if body.template and not is_go_template(body.template):  # the editor chooses what is used instead of a Go template
         await check_template(body.template)
     state.store.canonical_name(body.model_name)  # raises an error for an invalid name
     _refuse_if_named(state, body.model_name, "replaced")

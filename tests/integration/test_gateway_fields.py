@@ -87,6 +87,7 @@ ALLOWED: Mapping[str, Any] = {
     "ignore_eos": True,
     "include_stop_str_in_output": True,
     "include_usage": True,
+    "insecure": True,
     "keep_alive": "5m",
     "license": ["MIT"],
     "logit_bias": {"5": 1.0},

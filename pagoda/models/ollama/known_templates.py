@@ -22,6 +22,7 @@ class KnownTemplate:
 
 
 _OF_OLLAMA = {
+    "b4ff27d15c4b9285fd19f48bc9f7742003e5abda8db33111315d80ce47c71c10": KnownTemplate("prompt"),
     "a8a841ce0706b1999af61f2fe0ce8f241ec97de59282a6ab07a196a31919c5ff": KnownTemplate("alfred"),
     "d605144bedfc1d5363975bf75d59b009d21384a19edeb7bf41f78233dfd4957e": KnownTemplate("alpaca"),
     "f1abbb81bc6b48679e4e804deefb2ca710234d11592d5f2178ca7d993c89cc9c": KnownTemplate("chatml"),

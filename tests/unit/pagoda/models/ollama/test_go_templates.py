@@ -66,7 +66,7 @@ def test_every_known_template_has_prompts_and_every_file_is_used() -> None:
 
 def test_no_key_is_listed_twice() -> None:
     """Two tables make one; an entry of the one must not replace an entry of the other."""
-    assert len(KNOWN) == 102
+    assert len(KNOWN) == 103
     assert all(len(key) == 64 for key in KNOWN)
 
 
@@ -142,6 +142,12 @@ def test_no_text_raises(text: str) -> None:
 def test_a_template_that_only_writes_the_prompt(text: str) -> None:
     assert is_plain_prompt(text)
     assert not is_plain_prompt(f"a{text}")
+
+
+def test_a_template_that_only_writes_the_prompt_leaves_out_the_system_prompt() -> None:
+    jinja = jinja_of("{{ .Prompt }}")
+    assert jinja is not None
+    assert rendered(jinja, [S, U, A, V]) == "UAV"
 
 
 def test_consecutive_messages_of_a_role_are_one_turn() -> None:
