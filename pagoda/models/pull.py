@@ -20,7 +20,7 @@ from pagoda.models.model import Model
 from pagoda.models.model_editor import Check, ModelEditor
 from pagoda.models.names import DEFAULT_TAG, LIBRARY_HOST, HubName, RegistryName, is_hub_address, parse_name
 from pagoda.models.scratch import Scratch
-from pagoda.models.sources.headers import fetch_headers, is_checkable
+from pagoda.models.sources.headers import NoRangesError, fetch_headers, is_checkable
 from pagoda.models.sources.progress import DownloadMeter, OnProgress, Progress, Stage
 from pagoda.models.sources.remote import RemoteModel
 from pagoda.models.sources.source import OpenSource, Source
@@ -122,7 +122,8 @@ class ModelPuller:
         size = remote.size_bytes
         on_progress(Progress(stage=Stage.CHECKING, completed_bytes=0, total_bytes=size, remote=remote))
         if is_checkable(remote):
-            with self._scratch.directory() as scratch:
+            # A server without ranges is not worth a second download of most of the file: the model is checked when it is here.
+            with self._scratch.directory() as scratch, suppress(NoRangesError):
                 path = fetch_headers(source.client, remote, scratch)
                 self._editor.refuse_unusable(path, remote.settings, shown=remote.name)
         meter = DownloadMeter(remote.files, on_progress)

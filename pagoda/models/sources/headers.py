@@ -1,11 +1,13 @@
 """Fetches what describes a model: small files whole, and of weights only the headers, in sparse files of the full size.
 
-A header of GGUF includes the factors of the rope scaling, which are stored as a tensor.
+A header of GGUF includes the factors of the rope scaling, which are stored as a tensor. Headers are not verified by a digest, which
+only a whole file has.
 """
 
 import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
+from typing import IO
 
 import httpx
 
@@ -15,7 +17,7 @@ from pagoda.models.formats.gguf_file import GGUFError, GGUFPart
 from pagoda.models.formats.safetensors_file import MAX_HEADER_BYTES
 from pagoda.models.scratch import writing
 from pagoda.models.sources.attempts import Attempts
-from pagoda.models.sources.file_request import InterruptedDownloadError, request_file
+from pagoda.models.sources.file_request import FileAnswer, InterruptedDownloadError, request_file
 from pagoda.models.sources.interruption import Interruption
 from pagoda.models.sources.progress import DownloadMeter
 from pagoda.models.sources.remote import RemoteFile, RemoteModel
@@ -26,9 +28,16 @@ MAX_GGUF_HEADER_BYTES = 256 << 20
 """Bound of the metadata and tensor descriptions of a GGUF file, 10 times those of the largest vocabulary, in bytes."""
 MAX_SMALL_FILE_BYTES = 256 << 20
 """Bound of a file that is not weights, 8 times the largest tokenizer, in bytes."""
+MAX_WEIGHT_FILE_BYTES = 1 << 42
+"""Bound of a file of weights, 80 times the largest that the hub recommends, in bytes."""
 MAX_ROPE_FACTOR_BYTES = 1 << 16
 """Bound of the rope factors, 32 times those of the largest heads, in bytes."""
 _MAX_CONNECTIONS = 8
+_GROWTH = 4
+
+
+class NoRangesError(ModelSourceError):
+    """The server sends files only whole, so that bytes far behind the beginning cannot be fetched alone."""
 
 
 def is_checkable(remote: RemoteModel) -> bool:
@@ -39,35 +48,81 @@ def is_checkable(remote: RemoteModel) -> bool:
 def fetch_headers(client: httpx.Client, remote: RemoteModel, directory: Path) -> Path:
     """Fetch small files, and of weights only the headers, into `directory`. Return the model's path there.
 
-    Raises ModelSourceError, or ModelFormatError for weights without a valid header.
+    Raises ModelSourceError, ModelStoreError, or ModelFormatError for files that are too large. A damaged header is left to its
+    reader.
     """
     weights = [file for file in remote.files if file.is_weights]
     small = {_inside(directory, file): file for file in remote.files if not file.is_weights}
-    for file in small.values():
-        if file.size_bytes > MAX_SMALL_FILE_BYTES:
-            raise ModelFormatError(
-                f"{file.path} must have at most {MAX_SMALL_FILE_BYTES} bytes (got {file.size_bytes})"
-            )
+    for file in remote.files:
+        max_bytes = MAX_WEIGHT_FILE_BYTES if file.is_weights else MAX_SMALL_FILE_BYTES
+        if file.size_bytes > max_bytes:
+            raise ModelFormatError(f"{file.path} must have at most {max_bytes} bytes (got {file.size_bytes})")
     download_files(client, small, DownloadMeter(list(small.values()), lambda progress: None))
+    fetching = _HeaderFetch(client)
     with writing("model"), ThreadPoolExecutor(_MAX_CONNECTIONS) as threads:
-        for _ in threads.map(lambda file: _fetch_header(client, file, _inside(directory, file)), weights):
-            pass
+        try:
+            for _ in threads.map(lambda file: fetching.run(file, _inside(directory, file)), weights):
+                pass
+        except BaseException:
+            fetching.interruption.stop()  # wakes the other threads, which the end of the block waits for
+            raise
     return directory / remote.root if remote.root else directory
 
 
-def _fetch_header(client: httpx.Client, file: RemoteFile, target: Path) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    target.touch()
-    os.truncate(target, file.size_bytes)
-    is_gguf = target.suffix != ".safetensors"
-    find_missing = _missing_of_gguf if is_gguf else _missing_of_safetensors
-    num_held, num_wanted = 0, min(FIRST_BYTES, file.size_bytes)
-    while num_wanted > 0:
-        _fetch_range(client, file, target, num_held, num_held + num_wanted)
-        num_held += num_wanted
-        num_wanted = find_missing(target, num_held)
-    if is_gguf and (factors := _rope_factors(target)).stop > num_held:
-        _fetch_range(client, file, target, factors.start, factors.stop)
+class _HeaderFetch:
+    """The requests for the headers of one model, in several threads."""
+
+    def __init__(self, client: httpx.Client) -> None:
+        self.interruption = Interruption()
+        self._client = client
+
+    def run(self, file: RemoteFile, target: Path) -> None:
+        """Write the header of a file to `target`, which has the size of the whole file."""
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.touch()
+        os.truncate(target, file.size_bytes)
+        is_gguf = target.suffix != ".safetensors"
+        find_missing = _missing_of_gguf if is_gguf else _missing_of_safetensors
+        num_held, num_wanted = 0, min(FIRST_BYTES, file.size_bytes)
+        while num_wanted > 0:
+            self._fetch_range(file, target, num_held, num_held + num_wanted)
+            num_held += num_wanted
+            num_wanted = find_missing(target, num_held)
+        if is_gguf and (factors := _rope_factors(target)).stop > num_held:
+            self._fetch_range(file, target, factors.start, factors.stop)
+
+    def _fetch_range(self, file: RemoteFile, target: Path, start: int, end: int) -> None:
+        """Write these bytes of the file to their place in `target`."""
+        attempts = Attempts(file.path, self.interruption)
+        with target.open("r+b") as sink:
+            sink.seek(start)
+            while (position := sink.tell()) < end:
+                try:
+                    with request_file(self._client, file, self.interruption, position, end) as answer:
+                        _copy(answer, sink, end)
+                except InterruptedDownloadError as error:
+                    has_new = sink.tell() > position
+                    attempts.fail(error, sink.tell(), has_own=has_new, has_any=has_new)
+
+
+def _copy(answer: FileAnswer, sink: IO[bytes], end: int) -> None:
+    """Copy the answer from the sink's position to `end`. A server without ranges sends the file from its beginning."""
+    skip = sink.tell() if answer.is_whole else 0
+    if skip > MAX_GGUF_HEADER_BYTES:
+        raise NoRangesError(
+            f"{answer.response.url.host} sends files only whole, so that a header cannot be fetched alone"
+        )
+    for chunk in answer.chunks():
+        left = end - sink.tell()
+        if left == 0:
+            return
+        sink.write(chunk[skip:][:left])
+        skip = max(skip - len(chunk), 0)
+        # A range is read to its end, which keeps the connection usable. A whole file has more bytes.
+        if answer.is_whole and sink.tell() == end:
+            return
+    if sink.tell() < end:
+        raise InterruptedDownloadError("the connection ended early")
 
 
 def _missing_of_safetensors(target: Path, num_held: int) -> int:
@@ -92,7 +147,7 @@ def _missing_of_gguf(target: Path, num_held: int) -> int:
         return 0
     if num_held >= MAX_GGUF_HEADER_BYTES:
         raise ModelFormatError(f"{target.name} has more than {MAX_GGUF_HEADER_BYTES} bytes of metadata")
-    return min(num_held, size - num_held, MAX_GGUF_HEADER_BYTES - num_held)
+    return min(num_held * (_GROWTH - 1), size - num_held, MAX_GGUF_HEADER_BYTES - num_held)
 
 
 def _rope_factors(target: Path) -> range:
@@ -106,29 +161,6 @@ def _rope_factors(target: Path) -> range:
     if tensor is None or tensor.num_bytes > MAX_ROPE_FACTOR_BYTES:
         return range(0)
     return range(tensor.offset, tensor.offset + tensor.num_bytes)
-
-
-def _fetch_range(client: httpx.Client, file: RemoteFile, target: Path, start: int, end: int) -> None:
-    """Write these bytes of the file to their place in `target`."""
-    interruption = Interruption()
-    attempts = Attempts(file.path, interruption)
-    with target.open("r+b") as sink:
-        sink.seek(start)
-        while (position := sink.tell()) < end:
-            try:
-                with request_file(client, file, interruption, position, end) as answer:
-                    # A server without ranges sends the file from its beginning.
-                    skip = position if answer.is_whole else 0
-                    for chunk in answer.chunks():
-                        sink.write(chunk[skip:][: end - sink.tell()])
-                        skip = max(skip - len(chunk), 0)
-                        if sink.tell() == end:
-                            break
-                    else:
-                        raise InterruptedDownloadError("the connection ended early")
-            except InterruptedDownloadError as error:
-                has_new = sink.tell() > position
-                attempts.fail(error, sink.tell(), has_own=has_new, has_any=has_new)
 
 
 def _inside(directory: Path, file: RemoteFile) -> Path:
