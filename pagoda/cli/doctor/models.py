@@ -50,14 +50,15 @@ def check_ollama(stores: Sequence[OllamaStore]) -> list[Finding]:
     findings = []
     for store in stores:
         try:
-            found = "1 model" if (num := len(store.checked_manifests())) == 1 else f"{num} models"
+            num_models = len(store.checked_manifests())
         except (FileNotFoundError, NotADirectoryError):
             continue
         except OSError as error:
             advice = "to serve its models, let this user read it, such as with: sudo usermod -aG ollama $USER"
             findings.append(warning("ollama", f"{store.directory} cannot be read: {error.strerror}", f"{advice}."))
         else:
-            findings.append(ok("ollama", f"{found} in {store.directory}, served from there"))
+            found = "1 model" if num_models == 1 else f"{num_models} models"
+            findings += [ok("ollama", f"{found} in {store.directory}, served from there")] if num_models else []
     return findings
 
 

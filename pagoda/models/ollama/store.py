@@ -86,9 +86,10 @@ class OllamaStore:
 
     def _find(self, *parts: str) -> Path | None:
         found = [self._manifests]
-        for part in parts[:-1]:
-            found = [each for directory in found for each in subdirectories(directory) if each.name.lower() == part]
-        return next((each for directory in found for each in _files(directory) if each.name.lower() == parts[-1]), None)
+        for part in parts:
+            found = [Path(each.path) for place in found for each in entries(place) if each.name.lower() == part]
+        # os.path.isdir raises no error for a path that may not be read.
+        return next((path for path in found if is_there(path) and not os.path.isdir(path)), None)
 
 
 def read_stored_manifest(path: Path) -> OllamaManifest:
