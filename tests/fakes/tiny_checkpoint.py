@@ -32,9 +32,7 @@ def write_tiny_checkpoint(directory: Path, generation_config: Mapping[str, Any])
     weights = {"model.embed_tokens.weight": (256, 64), "layers": (1200, 64)}
     tensors = {name: np.zeros(shape, dtype=np.float16) for name, shape in weights.items()}
     save_file(tensors, directory / "model.safetensors")
-    tokenizer = Tokenizer(models.BPE({character: byte for byte, character in enumerate(CHARACTER_OF_BYTE)}, []))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.save(str(directory / "tokenizer.json"))
+    write_tiny_tokenizer(directory)
     (directory / "chat_template.jinja").write_text("{{ messages[0].content }}")
     return directory
 
@@ -62,3 +60,10 @@ def write_complete_checkpoint(directory: Path, *, num_files: int = 1, seed: int 
         index = {"metadata": {}, "weight_map": weight_map}
         (directory / "model.safetensors.index.json").write_text(json.dumps(index))
     return directory
+
+
+def write_tiny_tokenizer(directory: Path) -> None:
+    """Write a tokenizer whose ids are bytes."""
+    tokenizer = Tokenizer(models.BPE({character: byte for byte, character in enumerate(CHARACTER_OF_BYTE)}, []))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.save(str(directory / "tokenizer.json"))
