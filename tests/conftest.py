@@ -46,6 +46,15 @@ def _no_settings_from_outside() -> None:
 
 
 @pytest.fixture(autouse=True, scope="session")
+def _no_sources_outside(_no_settings_from_outside: None) -> Iterator[None]:
+    """Let the hub and the registry be at an address where nothing answers, unless a test starts its own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HF_ENDPOINT", "http://127.0.0.1:1")
+        patch.setenv("PAGODA_REGISTRY", "http://127.0.0.1:1")
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
 def _no_ollama_installation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Hide the developer's own Ollama store, whose models every store would list."""
     with pytest.MonkeyPatch.context() as patch:

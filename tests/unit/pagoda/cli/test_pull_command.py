@@ -1,0 +1,104 @@
+"""`pagoda pull`, and models that other commands pull, from a registry and a hub of the test."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from pagoda.cli.main import app
+from pagoda.models.store import ModelStore
+from tests.fakes.hub_server import FakeHub, running_hub
+from tests.fakes.registry_server import FakeRegistry, fake_registry
+from tests.fakes.tiny_model import write_tiny_gguf
+from tests.integration.test_damaged_models import rewrite
+
+
+@pytest.fixture
+def registry(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeRegistry]:
+    with fake_registry() as registry:
+        monkeypatch.setenv("PAGODA_REGISTRY", registry.url)
+        yield registry
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[FakeHub]:
+    with running_hub() as hub:
+        monkeypatch.setenv("HF_ENDPOINT", hub.url)
+        monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
+        yield hub
+
+
+@pytest.fixture
+def tiny(tmp_path: Path) -> bytes:
+    return write_tiny_gguf(tmp_path / "tiny.gguf").read_bytes()
+
+
+def run(home: Path, *arguments: str) -> Result:
+    return CliRunner().invoke(app, [*arguments, "--home", str(home)])
+
+
+def test_a_pull_says_what_happens_and_what_is_not_used(registry: FakeRegistry, tmp_path: Path, tiny: bytes) -> None:
+    registry.publish("library/qwen:1b", tiny, layers=[("projector", b"for images")])
+    pulled = run(tmp_path / "home", "pull", "qwen:1b")
+    assert pulled.exit_code == 0, pulled.stderr
+    warning, *lines = pulled.stderr.splitlines()
+    assert warning.startswith("Warning: ") and "projector" in warning
+    assert lines[0] == "qwen:1b: checking registry.ollama.ai/library/qwen:1b"
+    assert lines[-2:] == ["qwen:1b: downloading, 100% of 435 kB", "qwen:1b: verifying sha256"]
+    assert pulled.stdout.startswith("qwen:1b is at ")
+    assert run(tmp_path / "home", "pull", "qwen:1b").stderr == ""  # it is up to date
+
+
+def test_pull_gets_a_newer_version_and_other_commands_do_not(
+    registry: FakeRegistry, tmp_path: Path, tiny: bytes
+) -> None:
+    home, modelfile = tmp_path / "home", tmp_path / "Modelfile"
+    registry.publish("library/qwen:1b", tiny)
+    modelfile.write_text("FROM qwen:1b")
+    assert run(home, "create", "mine", "-f", str(modelfile)).exit_code == 0
+    first = ModelStore(home).get("qwen:1b").digest
+    registry.publish("library/qwen:1b", write_tiny_gguf(tmp_path / "newer.gguf", seed=1).read_bytes())
+    assert run(home, "create", "mine", "-f", str(modelfile)).exit_code == 0
+    assert ModelStore(home).get("mine").digest == ModelStore(home).get("qwen:1b").digest == first
+    assert run(home, "pull", "qwen:1b").exit_code == 0
+    assert ModelStore(home).get("qwen:1b").digest != first
+
+
+def test_a_model_of_the_hub(hub: FakeHub, tmp_path: Path, tiny: bytes) -> None:
+    hub.add("Org/Repo-GGUF", {"model-Q8_0.gguf": tiny, "model-Q4_0.gguf": b"another"})
+    pulled = run(tmp_path / "home", "pull", "Org/Repo-GGUF:Q8_0", "--json")
+    assert pulled.exit_code == 0, pulled.stderr
+    assert json.loads(pulled.stdout)["name"] == "Org/Repo-GGUF:Q8_0"
+    shown = run(tmp_path / "home", "show", "org/repo-gguf:q8_0")
+    assert "architecture        llama" in shown.stdout
+
+
+def test_insecure(registry: FakeRegistry, tmp_path: Path, tiny: bytes) -> None:
+    registry.publish("me/mine:1", tiny)
+    name = f"{registry.host}/me/mine:1"
+    assert run(tmp_path / "home", "pull", name).exit_code == 1
+    assert run(tmp_path / "home", "pull", name, "--insecure").exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("unknown:1b", "unknown:1b is not at registry.ollama.ai"),
+        ("Org/Unknown", "Org/Unknown"),
+        ("Org/Gated", "Org/Gated"),
+        ("strange:1", "the pre-tokenizer 'of-tomorrow' is not supported"),
+    ],
+)
+def test_errors_are_one_sentence(
+    registry: FakeRegistry, hub: FakeHub, tmp_path: Path, tiny: bytes, name: str, words: str
+) -> None:
+    hub.add("Org/Gated", {"tiny.gguf": tiny}, is_gated=True)
+    strange = rewrite(tmp_path / "tiny.gguf", tmp_path / "strange.gguf", {"tokenizer.ggml.pre": "of-tomorrow"}, {})
+    registry.publish("library/strange:1", strange.read_bytes())
+    failed = run(tmp_path / "home", "pull", name)
+    assert failed.exit_code == 1 and failed.stdout == ""
+    last = failed.stderr.splitlines()[-1]
+    assert last.startswith("Error: ") and words in last
+    assert "downloading" not in failed.stderr
