@@ -134,10 +134,9 @@ CATALOGUE = (
     _library("llama3.1:8b", 4_900, _LLAMA3, "llama3.1:latest", "llama3.1:8b-instruct-q4_k_m"),
     _library("llama3.1:70b", 43_000, _LLAMA3, "llama3.1:70b-instruct-q4_k_m"),
     _library("llama3.3:70b", 43_000, _LLAMA3, "llama3.3:latest", "llama3.3:70b-instruct-q4_k_m"),
-    _library(
-        "gemma3:270m-it", 292, _GEMMA3, "gemma3:270m-it-q8_0", source=f"{LIBRARY_HOST}/library/gemma3:270m-it-q8_0"
-    ),
-    _library("gemma3:1b", 815, _GEMMA3, "gemma3:1b-it-q4_k_m"),
+    # The library's files of Gemma 3 have no chat template of their own.
+    _library("gemma3:270m-it", 292, _GEMMA3, "gemma3:270m-it-q8_0", source="hf.co/ggml-org/gemma-3-270m-it-GGUF:q8_0"),
+    _library("gemma3:1b", 806, _GEMMA3, "gemma3:1b-it-q4_k_m", source="hf.co/ggml-org/gemma-3-1b-it-GGUF:q4_k_m"),
     _library("gemma2:2b", 1_600, {}),
     _library("gemma2:9b", 5_400, {}, "gemma2:latest"),
     _library("gemma2:27b", 16_000, {}),
@@ -149,7 +148,8 @@ CATALOGUE = (
     _library("smollm2:1.7b", 1_060, _SMOLLM2, source="hf.co/HuggingFaceTB/SmolLM2-1.7B-Instruct-GGUF:q4_k_m"),
     _library("deepseek-r1:1.5b", 1_100, _DEEPSEEK_R1),
     _library("deepseek-r1:7b", 4_700, _DEEPSEEK_R1),
-    _library("deepseek-r1:8b", 5_200, _DEEPSEEK_R1, "deepseek-r1:latest"),
+    # The library's deepseek-r1:8b is a later model, whose rotary scaling (yarn) is not supported.
+    _library("deepseek-r1:8b-llama-distill-q4_k_m", 4_900, _DEEPSEEK_R1),
     _library("deepseek-r1:14b", 9_000, _DEEPSEEK_R1),
     _library("deepseek-r1:32b", 20_000, _DEEPSEEK_R1),
     _library("tinyllama:1.1b", 638, {"temperature": 0.7, "top_k": 50, "top_p": 0.95}, "tinyllama:latest"),

@@ -14,7 +14,7 @@ from pagoda.models.model import ModelConfig
 Fields = dict[str, Any]
 GEMMA2_27B_LAYERS = 46
 GEMMA3_27B_LAYERS = 62
-GEMMA3_LOCAL_THETA = 10_000.0
+GEMMA3_THETA, GEMMA3_LOCAL_THETA = 1_000_000.0, 10_000.0
 GEMMA2_WINDOW, GEMMA2_ATTENTION_CAP, GEMMA2_FINAL_CAP = 4096, 50.0, 30.0
 """Defaults for Gemma 2 files, as in llama.cpp and transformers."""
 
@@ -53,13 +53,26 @@ def _gemma2(config: ModelConfig, metadata: Mapping[str, Any]) -> Fields:
 
 
 def _gemma3(config: ModelConfig, metadata: Mapping[str, Any]) -> Fields:
+    metadata = _without_ollamas_keys(metadata)
     return {
         **_gemma(config, metadata, large=config.num_layers == GEMMA3_27B_LAYERS),
         # Layers with a window have another rotary base, so they must be known even if the window is never full.
         **values.window(_window_size(config, metadata), None, _gemma3_pattern(config, metadata)),
         "qk_norm": True,
+        "rope_theta": values.number(metadata, "gemma3.rope.freq_base", GEMMA3_THETA),
         "rope_theta_local": values.number(metadata, "gemma3.rope.freq_base_swa", GEMMA3_LOCAL_THETA),
     }
+
+
+def _without_ollamas_keys(metadata: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the metadata with llama.cpp's keys. Ollama's converter had others, and wrote a cap that the model does not have."""
+    renamed = dict(metadata)
+    for key, ours in (("rope.global.freq_base", "rope.freq_base"), ("rope.local.freq_base", "rope.freq_base_swa")):
+        if f"gemma3.{key}" in metadata:
+            renamed.setdefault(f"gemma3.{ours}", metadata[f"gemma3.{key}"])
+    if "gemma3.rope.global.freq_base" in metadata:
+        renamed.pop("gemma3.final_logit_softcapping", None)
+    return renamed
 
 
 def _refuse_caps(config: ModelConfig, metadata: Mapping[str, Any]) -> None:

@@ -244,6 +244,22 @@ GEMMA3_KEYS: dict[str, Any] = {"attention__sliding_window": 64, "rope__freq_base
         ("gemma2", GEMMA2_KEYS, GEMMA2),
         ("gemma2", {"attention__sliding_window": 64}, GEMMA2),
         ("gemma3", GEMMA3_KEYS, GEMMA3),
+        ("gemma3", {"attention__sliding_window": 64}, GEMMA3),
+        (  # as in gemma3:1b of Ollama's library
+            "gemma3",
+            {
+                "attention__sliding_window": 64,
+                "final_logit_softcapping": 30.0,
+                "rope__global__freq_base": 2e6,
+                "rope__local__freq_base": 5000.0,
+            },
+            replace(GEMMA3, rope_theta=2e6, rope_theta_local=5000.0),
+        ),
+        (
+            "gemma3",
+            {**GEMMA3_KEYS, "final_logit_softcapping": 30.0, "rope__local__freq_base": 5000.0},
+            replace(GEMMA3, final_logit_cap=30.0, rope_theta_local=5000.0),
+        ),
         (
             "gemma3",
             {**GEMMA3_KEYS, "attention__sliding_window_pattern": 2, "rope__freq_base_swa": 5000.0},
