@@ -23,7 +23,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
-from filelock import Timeout
 from huggingface_hub.utils import WeakFileLock  # type: ignore[attr-defined]
 
 from pagoda.models.errors import ModelSourceError
@@ -192,7 +191,9 @@ class HubCache:
 
     def _is_linked(self, commit: str, file: HubFile) -> bool:
         pointer = self.snapshot(commit) / file.path
-        return pointer.is_file() and pointer.stat().st_size == file.size_bytes
+        with suppress(OSError):
+            return pointer.is_file() and pointer.stat().st_size == file.size_bytes
+        return False
 
     def _create(self) -> None:
         self._blobs.mkdir(parents=True, exist_ok=True)
@@ -209,15 +210,16 @@ class HubCache:
                 is_logged = False
                 while True:
                     try:
-                        with self._writing():
-                            stack.enter_context(WeakFileLock(self._locks / f"{etag}.lock", timeout=_LOCK_POLL_S))
+                        stack.enter_context(WeakFileLock(self._locks / f"{etag}.lock", timeout=_LOCK_POLL_S))
                         break
-                    except Timeout:
+                    except TimeoutError:
                         if not is_logged:
                             file = by_etag[etag].path
                             logger.info("waiting for another program's download", extra={"file": file, "etag": etag})
                         is_logged = True
                         on_bytes(by_etag[etag], 0)  # ends the wait if the caller has given up
+                    except OSError as error:
+                        raise self._unwritable(error) from error
             yield
 
     def _link_all(self, commit: str, files: Sequence[HubFile], new: Sequence[HubFile]) -> None:
@@ -245,13 +247,14 @@ class HubCache:
     def _writing(self) -> Iterator[None]:
         try:
             yield
-        except Timeout:  # an OSError, too
-            raise
         except OSError as error:
-            raise ModelSourceError(
-                f"the hub's cache {self._root} cannot be written: {error.strerror or error}; "
-                "make space or set HF_HUB_CACHE to another directory"
-            ) from error
+            raise self._unwritable(error) from error
+
+    def _unwritable(self, error: OSError) -> ModelSourceError:
+        return ModelSourceError(
+            f"the hub's cache {self._root} cannot be written: {error.strerror or error}; "
+            "make space or set HF_HUB_CACHE to another directory"
+        )
 
 
 def _folder_name(repo: str) -> str:

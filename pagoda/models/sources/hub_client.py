@@ -33,6 +33,8 @@ MAX_LISTING_S = 120.0
 MAX_PAGES = 1000
 MAX_SMALL_BYTES = 64 << 20
 """Largest page of a listing and largest small file that is read into memory."""
+MAX_FILE_BYTES = 1 << 44
+"""Largest size of a file, which is that of common file systems, in bytes."""
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _REPO = re.compile(r"\w[\w.-]*/\w[\w.-]*", re.ASCII)
@@ -112,7 +114,7 @@ class HubClient:
         return f"hf.co/{self._name.repo}"
 
     def _file(self, entry: object) -> HubFile | None:
-        """Return a file of a listing, or None for a directory."""
+        """Return a file of a listing, or None for an entry that cannot be of a model, such as a directory."""
         match entry:
             case {"type": "directory"}:
                 return None
@@ -123,9 +125,10 @@ class HubClient:
             case _:
                 raise self._malformed("a file lacks its path, size or digest")
         is_digest = _SHA256 if file.sha256 is not None else _COMMIT
-        if not is_digest.fullmatch(file.etag or "") or file.size_bytes < 0 or not _is_relative(file.path):
+        is_size = 0 <= file.size_bytes <= MAX_FILE_BYTES
+        if not is_digest.fullmatch(file.etag or "") or not is_size or not _is_relative(file.path):
             raise self._malformed(f"the entry of {file.path[:100]!r} is not valid")
-        return file
+        return file if file.path.isprintable() else None  # no model has files with such names
 
     def _json(self, url: str) -> tuple[Any, str | None]:
         """Return the content of a JSON page, and the address of the next page."""

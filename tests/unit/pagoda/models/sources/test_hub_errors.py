@@ -2,16 +2,21 @@
 
 import socket
 from collections.abc import Callable
+from contextlib import suppress
 from http import HTTPStatus
 from pathlib import Path
 from typing import NoReturn
 
 import httpx
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from pagoda.models.errors import ModelAccessError, ModelError, ModelNotFoundError
-from pagoda.models.names import RegistryName
+from pagoda.models.names import HubName, RegistryName
 from pagoda.models.sources import hub_client
+from pagoda.models.sources.hub_client import HubClient
+from pagoda.models.sources.settings import SourceSettings
 from tests.fakes.hub_server import Exchange, FakeHub, Fault
 from tests.fakes.hub_user import HubUser
 
@@ -132,6 +137,22 @@ def test_token_with_a_line_end_is_not_shown(hub: FakeHub, user: HubUser) -> None
             answer("/tree/", 200, b'[{"type": "file", "path": "x.gguf", "size": -1, "oid": "%s"}]' % (b"a" * 40)),
             "the entry of 'x.gguf' is not valid",
         ),
+        (
+            answer(
+                "/tree/",
+                200,
+                b'[{"type": "file", "path": "x.gguf", "size": 1%s, "oid": "%s"}]' % (b"0" * 30, b"a" * 40),
+            ),
+            "the entry of 'x.gguf' is not valid",
+        ),
+        (
+            answer("/tree/", 200, b'[{"path": "\\ud800.gguf", "lfs": {"size": 1, "oid": "%s"}}]' % (b"a" * 64)),
+            "has no model that can be served",
+        ),
+        (
+            answer("/tree/", 200, b'[{"path": "%s.gguf", "lfs": {"size": 1, "oid": "%s"}}]' % (b"x" * 300, b"a" * 64)),
+            "File name too long",
+        ),
         (answer("/tree/", 200, b"[]", Link='<?again>; rel="next"'), "its pages do not end"),
         (answer("/revision/", 403, X_Error_Message="Access to this resource is disabled."), "disabled.); see http"),
         (answer("/revision/", 307, Location="http://127.0.0.1:1/"), "cannot be reached: "),
@@ -214,7 +235,7 @@ def test_weights_with_a_wrong_content(hub: FakeHub, user: HubUser, gguf: bytes, 
     hub.replaced[file.sha256] = other_gguf
     message = refusal(user, "Org/Tiny")
     assert "SHA-256 mismatch for tiny-Q8_0.gguf" in message
-    assert not (user.repo("Org/Tiny") / "blobs" / file.sha256).exists()
+    assert list((user.repo("Org/Tiny") / "blobs").iterdir()) == []
     hub.replaced.clear()
     assert user.pull("Org/Tiny").digest == file.sha256
 
@@ -327,3 +348,23 @@ def test_settings_of_the_network_that_cannot_be_used(
     monkeypatch.setattr("httpx._transports.default.create_ssl_context", httpx.create_ssl_context)
     monkeypatch.setenv(variable, value)
     assert "the hub cannot be asked: " in refusal(user.with_settings(hub_url=None), "Org/Tiny")
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=5) | st.just("x.gguf") | st.just("a" * 40),
+    lambda inside: (
+        st.lists(inside, max_size=3)
+        | st.dictionaries(st.sampled_from(("path", "oid", "size", "lfs", "type")), inside, max_size=5)
+    ),
+    max_leaves=10,
+)
+
+
+@given(page=json_values)
+def test_listing_of_any_content_is_read_or_refused(page: object) -> None:
+    client = HubClient(HubName(repo="Org/Tiny"), SourceSettings(hub_token=""))
+    transport = httpx.MockTransport(lambda request: httpx.Response(200, json=page))
+    with httpx.Client(transport=transport) as client.http:
+        for ask in (client.commit, lambda: client.list_files("Org/Tiny", "a" * 40)):
+            with suppress(ModelError):
+                ask()

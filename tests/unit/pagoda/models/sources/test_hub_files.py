@@ -3,6 +3,8 @@
 import json
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from pagoda.models.errors import ModelFormatError, ModelNotFoundError
 from pagoda.models.sources.hub_files import HubFile, Selection, select_files
@@ -229,3 +231,35 @@ def test_repository_without_a_readable_model(paths: tuple[str, ...], message: st
 def test_quantization_of_a_repository_without_gguf_files() -> None:
     with pytest.raises(ModelNotFoundError, match="has no GGUF files, so it has no 'Q4_K_M'; leave out ':Q4_K_M'"):
         choose(QWEN, "Q4_K_M")
+
+
+words = st.sampled_from(
+    (
+        "config.json",
+        "model",
+        "Q4_K_M",
+        "q8_0",
+        "-",
+        ".",
+        "/",
+        ".gguf",
+        ".safetensors",
+        "-00001-of-00002.gguf",
+        "mmproj",
+        "x.bin",
+    )
+)
+paths = st.lists(words, min_size=1, max_size=5).map("".join)
+
+
+@given(listed=st.lists(paths, max_size=8, unique=True), selector=st.sampled_from(("", "Q4_K_M", "q8_0", "model", "(")))
+def test_any_repository_has_a_model_or_is_refused(listed: list[str], selector: str) -> None:
+    try:
+        selection = choose(tuple(listed), selector)
+    except (ModelFormatError, ModelNotFoundError) as error:
+        assert str(error).startswith(("hf.co/org/repo ", "the model.safetensors.index.json of hf.co/org/repo "))
+    else:
+        chosen = [file.path for file in selection.files]
+        assert set(chosen) <= set(listed)
+        assert selection.root in ("", chosen[0])
+        assert any(path.endswith((".gguf", ".safetensors")) for path in chosen)
