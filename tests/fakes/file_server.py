@@ -5,11 +5,13 @@ chooses, and records the requests.
 """
 
 import hashlib
+import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
 from urllib.parse import urlsplit
 
 
@@ -130,6 +132,11 @@ class _Server(ThreadingHTTPServer):
     daemon_threads = True
     # Idle connections of a client that is still open would keep their threads, and the test, waiting.
     block_on_close = False
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Print an error, unless the client has closed the connection."""
+        if not isinstance(sys.exc_info()[1], ConnectionError):
+            super().handle_error(request, client_address)
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -2,9 +2,12 @@
 
 import logging
 
+import httpx
+
 from pagoda.models.errors import ModelAccessError, ModelSourceError
 from pagoda.models.sources.file_request import InterruptedDownloadError, RedirectRefusedError
 from pagoda.models.sources.interruption import Interruption
+from pagoda.models.sources.remote import RemoteFile
 
 MAX_FAILURES = 6
 """Number of failures in a row, each without a new byte, after which a download ends. With the waits they take half a minute."""
@@ -18,10 +21,11 @@ logger = logging.getLogger(__name__)
 class Attempts:
     """The attempts of one thread to receive bytes of one file."""
 
-    def __init__(self, path: str, interruption: Interruption) -> None:
+    def __init__(self, file: RemoteFile, interruption: Interruption) -> None:
         self.num_failures = 0
         """Number of failures in a row during which the file has received no new byte, on any connection."""
-        self._path = path
+        self._path = file.path
+        self._host = httpx.URL(file.url).host
         self._interruption = interruption
         self._num_own = 0
         self._was_refused = False
@@ -38,6 +42,10 @@ class Attempts:
         if is_refused and self._was_refused:
             raise ModelAccessError(f"{self._path} cannot be downloaded ({error}); check your access and token")
         self._was_refused = is_refused
+        if self.num_failures == MAX_FAILURES and num_bytes == 0:
+            raise ModelSourceError(
+                f"{self._path} could not be downloaded from {self._host} ({error}); check the network and pull again"
+            )
         if self.num_failures == MAX_FAILURES:
             raise ModelSourceError(
                 f"the download of {self._path} stopped after {num_bytes / 1e6:.1f} MB ({error}); pull again to resume it"

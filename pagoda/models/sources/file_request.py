@@ -7,7 +7,7 @@ the host of the file's own URL, and no text about an error contains a URL.
 import re
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 
@@ -22,7 +22,7 @@ READ_TIMEOUT_S = 30.0
 """Longest silence of a server before the connection counts as broken, in seconds."""
 MAX_REDIRECTS = 10
 _SMALL_BODY_BYTES = 1 << 16
-_CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
+_CONTENT_RANGE = re.compile(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18}|\*)")
 _TRY_AGAIN = (httpx.codes.REQUEST_TIMEOUT, httpx.codes.TOO_MANY_REQUESTS)
 _REFUSED = (httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN)
 
@@ -56,7 +56,7 @@ class FileAnswer:
     def etag(self) -> str | None:
         """Identifier of this version of the file, byte for byte. None if the server has only a weak one, or none."""
         etag: str | None = self.response.headers.get("ETag")
-        return None if etag is None or etag.startswith("W/") else etag
+        return None if etag is None or etag.startswith("W/") or not etag.isascii() else etag
 
     def chunks(self) -> Iterator[bytes]:
         """Yield the body. Raises InterruptedDownloadError."""
@@ -115,13 +115,15 @@ def _send(client: httpx.Client, url: str, headers: dict[str, str], interruption:
             for name in ("Authorization", "Cookie"):
                 request.headers.pop(name, None)
             response = client.send(request, stream=True, follow_redirects=False, auth=None)
-        to = _redirect(response, at)
-        if to is None:
-            return response
-        # Reading the short body keeps the connection usable for the next request.
-        if int(response.headers.get("Content-Length", _SMALL_BODY_BYTES)) < _SMALL_BODY_BYTES:
-            response.read()
-        response.close()
+        with ExitStack() as closing:
+            closing.callback(response.close)
+            to = _redirect(response, at)
+            if to is None:
+                closing.pop_all()
+                return response
+            # Reading the short body keeps the connection usable for the next request.
+            if int(response.headers.get("Content-Length", _SMALL_BODY_BYTES)) < _SMALL_BODY_BYTES:
+                response.read()
         # Once a request has left the server, none of its successors has the credentials.
         is_own = is_own and _is_same_server(at, to)
         at = to
@@ -139,7 +141,9 @@ def _redirect(response: httpx.Response, at: httpx.URL) -> httpx.URL | None:
 
 
 def _is_same_server(one: httpx.URL, other: httpx.URL) -> bool:
-    return (one.scheme, one.host, one.port) == (other.scheme, other.host, other.port)
+    """Return True for the same origin, and for the same host if only the encryption was added."""
+    is_upgrade = (one.scheme, one.port, other.scheme, other.port) == ("http", None, "https", None)
+    return one.host == other.host and (is_upgrade or (one.scheme, one.port) == (other.scheme, other.port))
 
 
 def _check_status(response: httpx.Response, file: RemoteFile) -> None:
@@ -187,7 +191,7 @@ def _retry_after_s(response: httpx.Response) -> float:
         return float(text)
     try:
         return max(parsedate_to_datetime(text).timestamp() - time.time(), 0.0)
-    except ValueError:
+    except (ValueError, OverflowError):
         return 0.0
 
 

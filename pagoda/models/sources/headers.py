@@ -93,7 +93,7 @@ class _HeaderFetch:
 
     def _fetch_range(self, file: RemoteFile, target: Path, start: int, end: int) -> None:
         """Write these bytes of the file to their place in `target`."""
-        attempts = Attempts(file.path, self.interruption)
+        attempts = Attempts(file, self.interruption)
         with target.open("r+b") as sink:
             sink.seek(start)
             while (position := sink.tell()) < end:

@@ -7,6 +7,7 @@ Each line has a fixed length and is overwritten in place after the bytes are wri
 was reported. A crash of the machine may leave a record that is ahead of the bytes; the digest of the complete file shows that.
 """
 
+import errno
 import fcntl
 import hashlib
 import json
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import Literal
 
 from pagoda.models.sources.file_request import RangeMismatchError
+from pagoda.models.sources.interruption import Interruption
 from pagoda.models.sources.remote import RemoteFile
 
 PARTIAL_SUFFIX = ".partial"
@@ -59,7 +61,7 @@ class Piece:
 class PartialFile:
     """One file that is being downloaded, by several threads of one process at a time."""
 
-    def __init__(self, target: Path, remote: RemoteFile) -> None:
+    def __init__(self, target: Path, remote: RemoteFile, interruption: Interruption) -> None:
         self.target = target
         self.remote = remote
         self.is_done = False
@@ -70,6 +72,7 @@ class PartialFile:
         """True if the server sends ranges, None if that is not known yet."""
         self.furthest = 0
         """Largest number of bytes that have been here, in bytes. It is kept when the file is started over."""
+        self._interruption = interruption
         self._lock = threading.RLock()
         self._path = target.with_name(f"{target.name}{PARTIAL_SUFFIX}")
         self._state_path = target.with_name(f"{target.name}{STATE_SUFFIX}")
@@ -117,9 +120,7 @@ class PartialFile:
             return True
         self.target.parent.mkdir(parents=True, exist_ok=True)
         data = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-        try:
-            fcntl.flock(data, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not _lock(data):
             os.close(data)
             return False
         if not _is_same_file(data, self._path):  # another download has completed it in the meantime
@@ -214,7 +215,7 @@ class PartialFile:
         with self._hash_lock:
             self._hash_further()
             found = self._hash.hexdigest()
-        if found != (self.remote.sha256 or self.remote.git_oid or found):
+        if found != (self.remote.sha256 or self.remote.git_oid or found).lower():
             return found
         with self._lock:
             os.fsync(self._files[0])
@@ -237,6 +238,7 @@ class PartialFile:
         with self._lock:
             hasher, position, end = self._hash, self._num_hashed, self._first_hole()
         while position < end and (chunk := os.pread(self._files[0], min(_READ_BYTES, end - position), position)):
+            self._interruption.check()
             hasher.update(chunk)
             position += len(chunk)
         with self._lock:
@@ -333,6 +335,18 @@ def _write_all(file: int, data: bytes, position: int) -> None:
     while rest:
         num_written = os.pwrite(file, rest, position)
         rest, position = rest[num_written:], position + num_written
+
+
+def _lock(file: int) -> bool:
+    """Return False if another download has locked the file. Some network file systems have no locks."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP):
+            raise
+    return True
 
 
 def _is_same_file(file: int, path: Path) -> bool:

@@ -48,8 +48,8 @@ class _Download:
     def __init__(self, client: httpx.Client, files: Mapping[Path, RemoteFile], meter: DownloadMeter) -> None:
         self._client = client
         self._meter = meter
-        self._files = [PartialFile(target, remote) for target, remote in files.items()]
         self._interruption = Interruption()
+        self._files = [PartialFile(target, remote, self._interruption) for target, remote in files.items()]
         self._changed = threading.Condition()
         """Notified when there may be another piece to receive."""
         self._started_over: set[PartialFile] = set()
@@ -98,7 +98,8 @@ class _Download:
         except StoppedError:
             pass
         except OSError as error:
-            self._fail(ModelStoreError(f"the model could not be stored: {error.strerror or error}"))
+            reason = error.strerror or error
+            self._fail(ModelStoreError(f"the model could not be stored: {reason}; pull again to resume the download"))
         except BaseException as error:
             self._fail(error)
 
@@ -136,7 +137,7 @@ class _Download:
                 self._receive(file, piece)
 
     def _receive(self, file: PartialFile, piece: Piece) -> None:
-        attempts = Attempts(file.remote.path, self._interruption)
+        attempts = Attempts(file.remote, self._interruption)
         while not piece.is_complete:
             file.prepare(piece)
             furthest, position = file.furthest, piece.position

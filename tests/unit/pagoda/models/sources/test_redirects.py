@@ -7,6 +7,7 @@ import httpx
 import pytest
 
 from pagoda.models.errors import ModelAccessError, ModelSourceError
+from pagoda.models.sources import file_request
 from pagoda.models.sources.progress import DownloadMeter
 from pagoda.models.sources.transfer import download_files
 from tests.fakes.downloads import Downloads, some_bytes
@@ -92,6 +93,34 @@ def test_a_redirect_on_the_same_server_keeps_the_credentials(downloads: Download
     server.reply = answer
     downloads.run(file)
     assert seen == [SECRET, SECRET]
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "is_same"),
+    [
+        ("https://hf.co/a", "https://hf.co/b?c", True),
+        ("https://hf.co/a", "https://HF.co:443/b", True),
+        ("http://hf.co/a", "https://hf.co/a", True),
+        ("https://hf.co/a", "http://hf.co/a", False),
+        ("https://hf.co/a", "https://cdn.hf.co/a", False),
+        ("https://hf.co/a", "https://hf.co.evil/a", False),
+        ("http://hf.co:8080/a", "http://hf.co:8081/a", False),
+        ("http://hf.co:8080/a", "https://hf.co/a", False),
+    ],
+)
+def test_the_server_of_a_file_is_its_origin(one: str, other: str, is_same: bool) -> None:
+    assert file_request._is_same_server(httpx.URL(one), httpx.URL(other)) is is_same
+
+
+def test_impossible_redirects_take_no_connection(
+    downloads: Downloads, server: FileServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(file_request, "READ_TIMEOUT_S", 5.0)
+    server.faults = [Fault(status=302, headers={"Location": "http://[nowhere"})] * 5
+    file = downloads.serve("model.gguf", SMALL)
+    with httpx.Client(limits=httpx.Limits(max_connections=1)) as client:
+        download_files(client, {downloads.target(file): file}, DownloadMeter([file], lambda progress: None))
+    assert downloads.target(file).read_bytes() == SMALL
 
 
 def test_a_body_with_its_own_location_is_taken(downloads: Downloads, server: FileServer) -> None:

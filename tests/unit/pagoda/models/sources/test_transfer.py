@@ -1,9 +1,11 @@
 """Downloads of files: complete and verified or not there, resumed, over several connections, and one at a time for each file."""
 
 import errno
+import fcntl
 import os
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,6 +16,8 @@ import pytest
 
 from pagoda.models.errors import ModelSourceError, ModelStoreError
 from pagoda.models.sources import file_request, partial_file
+from pagoda.models.sources.interruption import Interruption, StoppedError
+from pagoda.models.sources.partial_file import PartialFile, Piece
 from pagoda.models.sources.progress import DownloadMeter
 from pagoda.models.sources.remote import RemoteFile
 from pagoda.models.sources.transfer import download_files
@@ -182,6 +186,31 @@ def test_two_downloads_of_a_file_share_it(downloads: Downloads, server: FileServ
     assert len(server.requests) == 1
 
 
+def test_a_file_system_without_locks_is_used_without(downloads: Downloads, monkeypatch: pytest.MonkeyPatch) -> None:
+    def flock(file: int, operation: int) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    downloads.run(downloads.serve("model.gguf", SMALL))
+
+
+def test_a_digest_in_upper_case_is_the_same(downloads: Downloads) -> None:
+    file = downloads.serve("model.gguf", SMALL)
+    downloads.run(replace(file, sha256=str(file.sha256).upper()))
+
+
+def test_an_interruption_ends_the_computation_of_a_digest(downloads: Downloads, tmp_path: Path) -> None:
+    interruption = Interruption()
+    partial = PartialFile(tmp_path / "model.gguf", downloads.serve("model.gguf", SMALL), interruption)
+    assert partial.try_open()
+    piece = partial.take()
+    assert isinstance(piece, Piece)
+    interruption.stop()
+    with pytest.raises(StoppedError):
+        partial.write(piece, SMALL)
+    partial.close()
+
+
 def downloads_quietly(downloads: Downloads, *files: RemoteFile) -> None:
     with httpx.Client() as client:
         meter = DownloadMeter(files, lambda progress: None)
@@ -249,7 +278,7 @@ def test_a_full_disk_ends_the_download(downloads: Downloads, monkeypatch: pytest
     original = partial_file._write_all
     downloads.server.reply = fill_the_disk
     monkeypatch.setattr(partial_file, "_write_all", write_all)
-    with pytest.raises(ModelStoreError, match=r"^the model could not be stored: No space left on device$"):
+    with pytest.raises(ModelStoreError, match=r"^the model could not be stored: No space left on device; pull again"):
         downloads.run(file)
 
 

@@ -7,12 +7,14 @@ from collections.abc import Sequence
 from email.utils import formatdate
 from time import time
 
+import httpx
 import pytest
 
 from pagoda.models.errors import ModelAccessError, ModelSourceError
 from pagoda.models.sources import attempts, file_request
 from pagoda.models.sources.file_request import InterruptedDownloadError
 from pagoda.models.sources.interruption import Interruption
+from pagoda.models.sources.remote import RemoteFile
 from tests.fakes.downloads import Downloads, git_oid, some_bytes
 from tests.fakes.file_server import Fault, FileServer
 from tests.unit.pagoda.models.sources.conftest import PIECE_BYTES
@@ -50,7 +52,10 @@ def test_a_server_without_ranges_that_always_breaks_at_one_place_is_given_up(
 def test_a_server_that_cannot_be_reached_is_named(downloads: Downloads, server: FileServer) -> None:
     file = downloads.serve("model.gguf", SMALL)
     server.redirect, server.port = 307, 9
-    with pytest.raises(ModelSourceError, match=r"stopped after 0\.0 MB \(.*[Cc]onnect.*\); pull again"):
+    with pytest.raises(
+        ModelSourceError,
+        match=r"^model\.gguf could not be downloaded from 127\.0\.0\.1 \(.*[Cc]onnect.*\); check the network and pull again$",
+    ):
         downloads.run(file)
 
 
@@ -73,6 +78,8 @@ PASSING = {
     "other start": [Fault(cut_after=100), Fault(headers={"Content-Range": f"bytes 99-{len(SMALL) - 1}/{len(SMALL)}"})],
     "other end": [Fault(cut_after=100), Fault(headers={"Content-Range": f"bytes 100-{len(SMALL)}/{len(SMALL)}"})],
     "other size": [Fault(cut_after=100), Fault(headers={"Content-Range": f"bytes 100-{len(SMALL) - 1}/999"})],
+    "endless numbers": [Fault(cut_after=100), Fault(headers={"Content-Range": f"bytes {'9' * 5000}-1/1"})],
+    "ETag that is not ASCII": [Fault(cut_after=100, headers={"ETag": '"né"'})],
     "shorter range": [Fault(cut_after=100), Fault(body=SMALL[100:200], headers={"Content-Range": "bytes 100-199/*"})],
     "redirect to nowhere": [Fault(status=302, headers={"Location": "http://[nowhere"})],
     "redirect to another protocol": [Fault(status=302, headers={"Location": "ftp://127.0.0.1/model.gguf"})],
@@ -141,6 +148,21 @@ def test_a_refusal_ends_the_download_at_once(
     assert len(server.requests) == 1
 
 
+@pytest.mark.parametrize(
+    "text", ["", "-1", "1e999", "٣", "Mon, 99 Jan 2026 00:00:00 GMT", "Thu, 01 Jan 1970", "9" * 400]
+)
+def test_any_retry_after_is_a_short_wait(
+    downloads: Downloads, server: FileServer, monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
+    waits: list[float] = []
+    monkeypatch.setattr(Interruption, "wait", lambda self, seconds: waits.append(seconds))
+    response = httpx.Response(503, headers=[(b"Retry-After", text.encode())])
+    error = InterruptedDownloadError("HTTP status 503", retry_after_s=file_request._retry_after_s(response))
+    file = downloads.serve("model.gguf", SMALL)
+    attempts.Attempts(file, Interruption()).fail(error, 1, has_own=False, has_any=False)
+    assert len(waits) == 1 and 0 <= waits[0] <= attempts.MAX_WAIT_S
+
+
 def test_waits_grow_and_obey_the_server(
     downloads: Downloads, server: FileServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -161,7 +183,7 @@ def test_waits_grow_and_obey_the_server(
 
 def test_a_refused_connection_is_not_given_up_while_others_advance(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(attempts, "FIRST_WAIT_S", 0.0)
-    waiting = attempts.Attempts("model.gguf", Interruption())
+    waiting = attempts.Attempts(RemoteFile(path="model.gguf", url="http://host/", size_bytes=9), Interruption())
     throttled = InterruptedDownloadError("HTTP status 429")
     for _ in range(100):
         waiting.fail(throttled, 1_000, has_own=False, has_any=True)
