@@ -110,9 +110,10 @@ def test_an_unknown_template_of_files_without_one_is_refused_with_its_line(
 ) -> None:
     refused = command("create", name, "-f", str(copied(name, tmp_path / "ollama", chat_template=None)))
     assert refused.exit_code == 1
+    line = 7 if name == "gemma3" else 6
     assert refused.stderr.splitlines()[-1] == (
-        f"Error: line {7 if name == 'gemma3' else 6} of the Modelfile: TEMPLATE is a Go template that is not known, and the model's files have none; "
-        "write it in Jinja"
+        f"Error: line {line} of the Modelfile: TEMPLATE is a Go template that is not known, "
+        "and the model's files have none; write it in Jinja"
     )
     assert command.json("list") == {"models": []}
 
