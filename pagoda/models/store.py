@@ -160,7 +160,9 @@ class ModelStore:
         If the store has a model whose own name is an alias of the catalogue, that model is meant.
         """
         canonical, entry = normalize_name(name), self.catalogue_entry(name)
-        return canonical if entry is None or self.layout.find(canonical) is not None else entry.name
+        if entry is None or entry.name == canonical or self.layout.find(canonical) is not None:
+            return canonical
+        return entry.name
 
     def catalogue_entry(self, name: str) -> CatalogueEntry | None:
         return find_entry(name, self._catalogue)
