@@ -16,6 +16,8 @@ from tests.fakes.ollama_store import FakeOllamaStore, tree_state
 
 NAME = "hf.co/HuggingFaceTB/SmolLM2-135M-Instruct-GGUF:Q4_1"
 
+TEMPLATE = "{{- range .Messages }}<|im_start|>{{ .Role }}\n{{ .Content }}<|im_end|>\n{{ end }}<|im_start|>assistant\n"
+
 
 @pytest.fixture(scope="module")
 def installation(home: Path) -> Iterator[FakeOllamaStore]:
@@ -23,7 +25,10 @@ def installation(home: Path) -> Iterator[FakeOllamaStore]:
     directory = home / f"ollama-{os.getpid()}"
     store = FakeOllamaStore(directory / "models")
     store.add(
-        NAME, ModelStore(home).get(DEFAULT_MODEL).path, texts={"system": "You are helpful."}, params={"temperature": 0}
+        NAME,
+        ModelStore(home).get(DEFAULT_MODEL).path,
+        texts={"system": "You are helpful.", "template": TEMPLATE},
+        params={"temperature": 0},
     )
     yield store
     shutil.rmtree(directory)

@@ -85,14 +85,19 @@ class FakeOllamaStore:
         return Path(self.directory, "manifests", *defaults[: 3 - len(parts)], *parts, tag)
 
     def write_manifest(self, name: str, data: bytes) -> Path:
+        """Write a manifest in place, as Ollama does."""
         path = self.manifest(name)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(data)
         return path
 
     def add_blob(self, content: bytes) -> str:
+        """Add a blob as Ollama does: complete or not at all. Return its digest."""
         digest = hashlib.sha256(content).hexdigest()
-        self.blob(digest).write_bytes(content)
+        if not self.blob(digest).exists():
+            partial = self.blobs / f"{self.blob(digest).name}-partial"
+            partial.write_bytes(content)
+            partial.rename(self.blob(digest))
         return f"sha256:{digest}"
 
     def link_blob(self, file: Path) -> str:

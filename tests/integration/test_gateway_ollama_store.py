@@ -19,9 +19,8 @@ HUB_NAME = "hf.co/Bartowski/Tiny-GGUF:Q4_K_M"
 def ollama(short_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeOllamaStore:
     monkeypatch.setenv("OLLAMA_MODELS", str(short_path / "ollama"))
     store = FakeOllamaStore(short_path / "ollama")
-    store.add(
-        "mine", write_tiny_gguf(short_path / "mine.gguf", seed=1), texts={"system": "Be brief."}, params={"top_k": 3}
-    )
+    texts = {"system": "Be brief.", "template": "{{ .System }} and {{ .Prompt }}"}
+    store.add("mine", write_tiny_gguf(short_path / "mine.gguf", seed=1), texts=texts, params={"top_k": 3})
     store.add(HUB_NAME, write_tiny_gguf(short_path / "hub.gguf", seed=2))
     store.add("adapted", short_path / "mine.gguf", texts={"adapter": b"GGUF"})
     return store
@@ -52,6 +51,7 @@ async def test_models_of_ollama_are_listed_and_answer(
     models = (await http.get("/v1/models")).json()["data"]
     assert {each["id"] for each in models} == {HUB_NAME, "mine:latest", "tiny"}
     assert {each["name"] for each in (await http.get("/api/ps")).json()["models"]} == {*tags}
+    assert (await http.get(f"/v1/models/{HUB_NAME}")).json()["id"] == HUB_NAME
     shown = (await http.post("/api/show", json={"model": "Mine"})).json()
     assert shown["system"] == "Be brief." and shown["modified_at"] == tags["mine:latest"]["modified_at"]
     message = {"role": "user", "content": "x"}
@@ -65,7 +65,9 @@ async def test_models_of_ollama_are_listed_and_answer(
         assert response.status_code == 200, response.text
     assert [request.model for request in gateway.scheduler.requests] == ["mine:latest"] * 2 + [HUB_NAME] * 2
     assert gateway.scheduler.requests[0].sampling.top_k == 3
-    assert b"Be brief." in bytes(token for token in gateway.scheduler.requests[0].prompt_token_ids if token < 256)
+    # The GGUF file's template in Jinja is used, not Ollama's in Go.
+    prompt = bytes(token for token in gateway.scheduler.requests[0].prompt_token_ids if token < 256)
+    assert prompt == b"system\nBe brief.\nuser\nx\nassistant\n"
     response = await http.post("/api/generate", json={"model": "adapted", "prompt": "x"})
     assert response.status_code == 400 and "LoRA adapter" in response.json()["error"]
     assert tree_state(ollama.directory) == before

@@ -10,6 +10,7 @@ name is trusted as its digest, and listing models reads no weights.
 import os
 import re
 import stat
+import time
 from pathlib import Path
 
 from pagoda.models.errors import ModelFormatError
@@ -30,6 +31,7 @@ from pagoda.models.ollama.manifest import MAX_MANIFEST_BYTES, Layer, OllamaManif
 
 _BLOB = re.compile(r"sha256[-:]([0-9a-f]{64})")
 _BLOB_NAMES = ("sha256-", "sha256:")
+_WRITING_S, _MAX_PAUSES, _PAUSE_S = 1.0, 5, 0.01
 _DEPTH = 4
 """Number of a manifest's path parts below `manifests`: host, namespace, model and tag."""
 
@@ -94,6 +96,14 @@ class OllamaStore:
 
 def read_stored_manifest(path: Path) -> OllamaManifest:
     """Read the manifest of a model in an Ollama store. Raises ModelFormatError or OSError."""
+    for _ in range(_MAX_PAUSES):
+        try:
+            return parse_manifest(_read(path, MAX_MANIFEST_BYTES))
+        except ModelFormatError:
+            # Ollama writes manifests in place, so a new one may be incomplete.
+            if time.time() - path.stat().st_mtime > _WRITING_S:
+                raise
+        time.sleep(_PAUSE_S)
     return parse_manifest(_read(path, MAX_MANIFEST_BYTES))
 
 

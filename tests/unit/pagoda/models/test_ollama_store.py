@@ -1,9 +1,12 @@
 """The store of an Ollama installation: its models are listed and read in place, and it is never changed."""
 
+import contextlib
 import json
 import os
 import shutil
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -401,6 +404,41 @@ def test_what_ollama_changes_is_seen(
         store.read_current(model, read_settings)
     ollama.add("b", tiny)
     assert worker.refresh() and loadable() == {"b:latest": first.digest}
+
+
+def test_listings_beside_ollama_never_fail(
+    ollama: FakeOllamaStore, home: Path, tiny: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Ollama writes manifests in place: a reader may find an empty one."""
+    files = [tiny, write_tiny_gguf(tmp_path / "other.gguf", seed=1)]
+    for file in files:
+        ollama.link_blob(file)
+    ollama.add("steady", tiny)
+    may_stop = threading.Event()
+
+    def change() -> None:
+        number = 0
+        while not may_stop.is_set():
+            number += 1
+            manifest = ollama.add(f"m{number % 3}", files[number % 2], texts={"system": str(number % 2)})
+            if number % 5 == 0:
+                manifest.unlink()
+
+    own = write_tiny_gguf(tmp_path / "own.gguf", seed=2)
+    worker = LocalModels(WorkerSettings(home=home, model=str(own), scheduler="unix:/none"))
+    store = ModelStore(home)
+    with ThreadPoolExecutor() as pool:
+        changing = pool.submit(change)
+        try:
+            for _ in range(100):
+                assert "steady:latest" in [model.name for model in store.list()]
+                worker.refresh()
+                with contextlib.suppress(ModelNotFoundError):
+                    assert store.read_current(store.get("m1"), read_settings)[1].system in "01"
+        finally:
+            may_stop.set()
+        changing.result()
+    assert caplog.records == []
 
 
 def test_the_settings_of_a_model_that_is_removed_meanwhile(
