@@ -208,6 +208,8 @@ def test_no_weights_are_read(
     monkeypatch.delattr("pagoda.models.digest.hashlib.file_digest")
     assert names(store) == ["a:latest", "b:latest"]
     assert store.get(str(store.get("a").path)).digest == store.get("a").digest
+    (link := ollama.directory.parent / "link.gguf").symlink_to(store.get("a").path)
+    assert ModelStore(store.layout.models.parent).get(str(link)).digest == store.get("a").digest
     assert not home.exists()
 
 
