@@ -26,6 +26,7 @@ from pagoda.models.sources.remote import RemoteModel
 from pagoda.models.sources.source import OpenSource, Source
 from pagoda.models.sources.transfer import PARTIAL_SUFFIX
 from pagoda.models.store import ModelStore, is_path
+from pagoda.models.stored_settings import read_source
 
 Place = HubName | RegistryName | CatalogueEntry
 ABANDONED_AFTER_S = 14 * 24 * 3600
@@ -62,7 +63,7 @@ class ModelPuller:
             self._forget_abandoned(except_for=directory)
             here = self._present(name)  # in an Ollama store it may have an alias as its name
             try:
-                self._pull(key, self._places(name), here, on_progress, insecure)
+                self._pull(key, self._places(name, here), here, on_progress, insecure)
             except ModelSourceError as error:
                 if here is None:
                     raise
@@ -91,8 +92,8 @@ class ModelPuller:
         if here is None:
             raise ModelNotFoundError("; and ".join(missing))
 
-    def _places(self, name: str) -> list[Place]:
-        """Return the places to ask for a model, in this order."""
+    def _places(self, name: str, here: Model | None) -> list[Place]:
+        """Return the places to ask for a model, in this order. A model that is here is only updated from its own source."""
         if (entry := self._store.catalogue_entry(name)) is not None:
             return [entry if entry.wheel is not None else parse_name(str(entry.source))]
         place = parse_name(name)
@@ -100,7 +101,11 @@ class ModelPuller:
             # Ollama's users have names of this form, too.
             namespace, model = place.repo.lower().split("/")
             tag = place.selector.lower() or DEFAULT_TAG
-            return [place, RegistryName(host=LIBRARY_HOST, namespace=namespace, model=model, tag=tag)]
+            places = [place, RegistryName(host=LIBRARY_HOST, namespace=namespace, model=model, tag=tag)]
+            if here is None or version_of(here) is None or (source := read_source(here)) is None:
+                return places
+            # The same name at the other place may be of another publisher.
+            return [each for each in places if isinstance(each, HubName) is is_hub_address(source)]
         return [place]
 
     def _open(self, place: Place, key: str, insecure: bool) -> OpenSource:

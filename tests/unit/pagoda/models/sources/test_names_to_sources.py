@@ -104,6 +104,17 @@ def test_org_and_repo_mean_the_hub_and_then_the_registry(world: World, gguf: byt
     assert [model.digest for model in (world.ensure("some/one"), world.ensure("hf:some/one"))] == [one.digest] * 2
 
 
+def test_an_update_does_not_change_the_publisher(world: World, gguf: bytes, other_gguf: bytes) -> None:
+    world.registry.publish("some/one:latest", gguf)
+    first = world.pull("some/one")
+    world.hub.add("some/one", {"one-Q8_0.gguf": other_gguf})
+    assert world.pull("some/one") == first
+    assert world.pull("hf.co/some/one").digest != first.digest
+    del world.hub.repos["some/one"]
+    world.registry.publish("some/one:latest", gguf)
+    assert str(read_source(world.pull("some/one"))).startswith("hf.co/some/one@")
+
+
 def test_an_address_of_the_hub_is_asked_for_nowhere_else(world: World, gguf: bytes) -> None:
     world.registry.publish("some/two:latest", gguf)
     with pytest.raises(ModelNotFoundError, match=r"hf\.co/some/two does not exist, or is private"):
