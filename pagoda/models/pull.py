@@ -101,7 +101,7 @@ class ModelPuller:
             # Ollama's users have names of this form, too.
             namespace, model = place.repo.lower().split("/")
             tag = place.selector.lower() or DEFAULT_TAG
-            places = [place, RegistryName(host=LIBRARY_HOST, namespace=namespace, model=model, tag=tag)]
+            places: list[Place] = [place, RegistryName(host=LIBRARY_HOST, namespace=namespace, model=model, tag=tag)]
             if here is None or version_of(here) is None or (source := read_source(here)) is None:
                 return places
             # The same name at the other place may be of another publisher.
