@@ -22,6 +22,8 @@ from tests.fakes.tiny_model import CHAT_TEMPLATE, write_tiny_gguf
         (CHAT_TEMPLATE, "", "/v1/chat/completions", '"messages": [{'),
         (None, "", "/v1/completions", '"prompt": "'),
         (None, CHAT_TEMPLATE, "/v1/chat/completions", '"messages": [{'),
+        (None, "{{ .System }}: {{ .Prompt }}", "/v1/completions", '"prompt": "'),
+        (None, "{{ .Prompt }}", "/v1/completions", '"prompt": "'),
     ],
 )
 def test_a_base_model_is_asked_to_complete(

@@ -102,3 +102,22 @@ def test_errors_are_one_sentence(
     last = failed.stderr.splitlines()[-1]
     assert last.startswith("Error: ") and words in last
     assert "downloading" not in failed.stderr
+
+
+def test_a_go_template_that_is_not_known_is_pulled_but_cannot_be_put_into_a_modelfile(
+    registry: FakeRegistry, tmp_path: Path
+) -> None:
+    """A pulled model still completes; a Modelfile without a TEMPLATE may use it, too."""
+    home, modelfile, template = tmp_path / "home", tmp_path / "Modelfile", "{{ .System }}: {{ .Prompt }}"
+    base = write_tiny_gguf(tmp_path / "base.gguf", chat_template=None).read_bytes()
+    registry.publish("library/base:1b", base, layers=[("template", template.encode())])
+    pulled = run(home, "pull", "base:1b")
+    assert pulled.exit_code == 0, pulled.stderr
+    assert run(home, "show", "base:1b", "--template").stdout == template + "\n"
+    modelfile.write_text("FROM base:1b\nSYSTEM S")
+    assert run(home, "create", "child", "-f", str(modelfile)).exit_code == 0
+    modelfile.write_text(run(home, "show", "base:1b", "--modelfile").stdout)
+    refused = run(home, "create", "again", "-f", str(modelfile))
+    line = modelfile.read_text().splitlines().index(f'TEMPLATE """{template}"""') + 1
+    assert refused.exit_code == 1
+    assert refused.stderr.splitlines()[-1].startswith(f"Error: line {line} of the Modelfile: TEMPLATE is a Go template")
