@@ -28,7 +28,7 @@ def other_template_names(model: Model) -> list[str]:
 
 
 def is_go_template(text: str) -> bool:
-    """Return True for a Go template, as Ollama's own are. Pagoda supports only Jinja."""
+    """Return True for a Go template, as Ollama's own are."""
     return _GO_TEMPLATE.search(text) is not None
 
 

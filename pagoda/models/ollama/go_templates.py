@@ -18,7 +18,7 @@ MAX_CHARACTERS = 1 << 14
 _SPACE = " \t\r\n"
 _COMMENT = re.compile(r"\{\{(?P<left>-[ \t\r\n])?[ \t\r\n]*/\*.*?\*/[ \t\r\n]*?(?P<right>[ \t\r\n]-)?\}\}", re.DOTALL)
 _ACTION = re.compile(r'\{\{(?P<left>-(?=[ \t\r\n]))?(?P<code>(?:"(?:\\.|[^"\\\n])*"|`[^`]*`|[^"`}]|\}(?!\}))*)\}\}')
-_WORD = re.compile(r'(?:"(?:\\.|[^"\\\n])*"|`[^`]*`|[^\s"`])+')
+_WORD = re.compile(r'(?:"(?:\\.|[^"\\\n])*"|`[^`]*`|[^ \t\r\n"`])+')
 _PLAIN_PROMPT = [["action", ".Prompt"]]
 
 
@@ -43,7 +43,7 @@ def jinja_text(known: KnownTemplate) -> str:
 
 def template_key(parts: list[list[str]]) -> str:
     """Return the SHA-256, in hexadecimal, of a template's parts."""
-    return hashlib.sha256(json.dumps(parts, ensure_ascii=False).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(parts, ensure_ascii=False).encode(errors="surrogatepass")).hexdigest()
 
 
 def _text(name: str) -> str:

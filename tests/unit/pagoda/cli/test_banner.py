@@ -10,6 +10,8 @@ from pagoda.models.blobs import BlobStore
 from pagoda.models.catalogue import CatalogueEntry
 from pagoda.models.model_editor import ModelEditor
 from pagoda.models.model_settings import ModelSettings
+from pagoda.models.sources.remote import RemoteModel
+from pagoda.models.sources.source import Fetched
 from pagoda.models.store import ModelStore
 from pagoda.wire.load import SchedulerLoad
 from protos.v1 import inference_pb2
@@ -17,7 +19,7 @@ from tests.fakes.tiny_model import CHAT_TEMPLATE, write_tiny_gguf
 
 
 @pytest.mark.parametrize(
-    ("in_the_file", "of_create", "endpoint", "question"),
+    ("in_the_file", "of_source", "endpoint", "question"),
     [
         (CHAT_TEMPLATE, "", "/v1/chat/completions", '"messages": [{'),
         (None, "", "/v1/completions", '"prompt": "'),
@@ -27,13 +29,13 @@ from tests.fakes.tiny_model import CHAT_TEMPLATE, write_tiny_gguf
     ],
 )
 def test_a_base_model_is_asked_to_complete(
-    tmp_path: Path, in_the_file: str | None, of_create: str, endpoint: str, question: str
+    tmp_path: Path, in_the_file: str | None, of_source: str, endpoint: str, question: str
 ) -> None:
     file = write_tiny_gguf(tmp_path / "tiny.gguf", chat_template=in_the_file)
     store = ModelStore(tmp_path)
-    ModelEditor(store, BlobStore(tmp_path)).create_from_files(
-        "tiny", {file.name: file}, ModelSettings(template=of_create), lambda status: None
-    )
+    settings = ModelSettings(template=of_source)
+    remote = RemoteModel(name="tiny", source="a registry", version="1", files=(), root="tiny.gguf", settings=settings)
+    ModelEditor(store, BlobStore(tmp_path)).put_fetched("tiny", remote, Fetched(files={file.name: file}))
     options = ServeOptions(models=("tiny",), host="127.0.0.1", port=8000, home=tmp_path)
     load = SchedulerLoad.from_proto(inference_pb2.GetLoadResponse())
     lines = banner(options, [store.get("tiny")], load, [":8000"]).splitlines()

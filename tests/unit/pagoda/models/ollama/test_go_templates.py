@@ -121,6 +121,8 @@ def test_texts_that_write_the_same_are_the_same_template(same: str) -> None:
         CHATML + "{{",
         CHATML + '{{ "',
         CHATML + "{{/* ",
+        CHATML + "\ud800",
+        CHATML.replace("{{ .Role }}", "{{\u00a0.Role }}"),
         CHATML + "{{/* a */}}" * MAX_CHARACTERS,
         "",
     ],
