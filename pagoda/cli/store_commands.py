@@ -116,7 +116,7 @@ def remove_models(home: Path, names: list[str]) -> list[str]:
         editor.delete(name)
         if foreign is not None:
             _say(f"the files of '{name}' stay in {foreign.place}: {foreign.path}")
-            _say(f"to remove them too: {foreign.removal}")
+            _say(f"to remove them too: {editor.foreign_files.removal_of(foreign)}")
     return names
 
 

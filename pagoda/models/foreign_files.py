@@ -24,8 +24,8 @@ class ForeignPlace:
     """Path of the file or directory in that place."""
     place: str
     """Name of the place in messages."""
-    removal: str
-    """Command that removes the file, or a sentence that says how."""
+    repository: str = ""
+    """Repository of the hub, if the place is its cache."""
 
 
 class ForeignFiles:
@@ -40,13 +40,20 @@ class ForeignFiles:
         for store in self._ollama_stores:
             if store.contains(path):
                 inside = written if written.is_relative_to(store.directory) else resolved
-                return ForeignPlace(
-                    path=inside, place="Ollama's store", removal="ollama rm NAME, for each model that uses it"
-                )
+                return ForeignPlace(path=inside, place="Ollama's store")
         for each in (written, resolved):
             if (repository := _cached_repository(each)) is not None:
-                return ForeignPlace(path=each, place="the hub's cache", removal=f"hf cache rm model/{repository}")
+                return ForeignPlace(path=each, place="the hub's cache", repository=repository)
         return None
+
+    def removal_of(self, place: ForeignPlace) -> str:
+        """Return how to remove the file, as the end of a sentence."""
+        if place.repository:
+            return f"hf cache rm model/{place.repository}"
+        names = [name for store in self._ollama_stores for name in store.users_of(place.path)]
+        if names:
+            return f"ollama rm {' '.join(names)}"
+        return "restart Ollama, which deletes the files that none of its models uses"
 
     def digest_of(self, path: Path) -> str | None:
         """Return the SHA-256 in the name of a blob of Ollama, which Ollama has verified. None for any other file."""

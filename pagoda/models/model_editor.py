@@ -20,7 +20,7 @@ from pagoda.models.blobs import BlobStore
 from pagoda.models.chat_template_choice import choose_chat_template
 from pagoda.models.digest import write_atomically
 from pagoda.models.errors import ModelFormatError, ModelNotFoundError, ModelOwnerError
-from pagoda.models.foreign_files import ForeignPlace
+from pagoda.models.foreign_files import ForeignFiles, ForeignPlace
 from pagoda.models.formats.description import describe, files_to_copy
 from pagoda.models.formats.gguf_parts import PartName, missing_part
 from pagoda.models.formats.tensor_check import check_tensors
@@ -78,6 +78,10 @@ class ModelEditor:
             theirs = self._store.name_at(manifest)
             raise ModelOwnerError(f"model '{theirs}' belongs to Ollama; remove it there: ollama rm {theirs}")
         return manifest
+
+    @property
+    def foreign_files(self) -> ForeignFiles:
+        return self._store.foreign_files
 
     def find_foreign_files(self, name: str) -> ForeignPlace | None:
         """Return where the files of a model of the store stay after it is deleted, or None if they are deleted with it."""

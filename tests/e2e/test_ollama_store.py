@@ -13,6 +13,7 @@ from pagoda.models.store import ModelStore
 from tests.e2e.system import System, ready_system
 from tests.fakes.native_code import give_native_code
 from tests.fakes.ollama_store import FakeOllamaStore, tree_state
+from tests.fakes.tiny_model import write_tiny_gguf
 
 NAME = "hf.co/HuggingFaceTB/SmolLM2-135M-Instruct-GGUF:Q4_1"
 
@@ -30,6 +31,7 @@ def installation(home: Path) -> Iterator[FakeOllamaStore]:
         texts={"system": "You are helpful.", "template": TEMPLATE},
         params={"temperature": 0},
     )
+    store.add("tiny", write_tiny_gguf(directory / "tiny.gguf"))
     yield store
     shutil.rmtree(directory)
 
@@ -46,7 +48,7 @@ def system(installation: FakeOllamaStore, tmp_path_factory: pytest.TempPathFacto
 def test_a_model_of_ollama_is_served_by_its_name(system: System, installation: FakeOllamaStore) -> None:
     before = tree_state(installation.directory)
     with ollama.Client(host=system.url) as client:
-        assert [each.model for each in client.list().models] == [NAME]
+        assert {each.model for each in client.list().models} == {NAME, "tiny:latest"}
         answer = client.chat(
             NAME, [{"role": "user", "content": "What is the capital of France?"}], options={"num_predict": 20}
         )
@@ -55,6 +57,8 @@ def test_a_model_of_ollama_is_served_by_its_name(system: System, installation: F
         assert [each.model for each in client.ps().models] == [NAME]
         with pytest.raises(ollama.ResponseError, match="belongs to Ollama") as caught:
             client.delete(NAME)
+        assert client.generate("tiny", "x", options={"num_predict": 4}).done  # loaded for this request
+        assert "tiny:latest" in [each.model for each in client.ps().models]
     assert caught.value.status_code == 409
     assert tree_state(installation.directory) == before
     assert not [path for path in (system.home / "models").rglob("*") if path.stat().st_size > 100_000]

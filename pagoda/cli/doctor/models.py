@@ -58,7 +58,9 @@ def check_ollama(stores: Sequence[OllamaStore]) -> list[Finding]:
             findings.append(warning("ollama", f"{store.directory} cannot be read: {error.strerror}", f"{advice}."))
         else:
             found = "1 model" if num_models == 1 else f"{num_models} models"
-            findings += [ok("ollama", f"{found} in {store.directory}, served from there")] if num_models else []
+            findings += (
+                [ok("ollama", f"{found} in {store.directory}, served from there if supported")] if num_models else []
+            )
     return findings
 
 

@@ -11,6 +11,7 @@ import os
 import re
 import stat
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from pagoda.models.errors import ModelFormatError
@@ -85,6 +86,15 @@ class OllamaStore:
         """Return the SHA-256 in a blob's name, or None if the path is not one of a blob of this store."""
         match = _BLOB.fullmatch(path.name)
         return match[1] if match is not None and _resolved(path.parent) == _resolved(self.blobs) else None
+
+    def users_of(self, blob: Path) -> list[str]:
+        """Return the names of the models that have this blob. Models whose manifest is damaged are left out."""
+        digest, users = self.digest_of(blob), []
+        for manifest in self.manifests() if digest is not None else ():
+            with suppress(OSError, ModelFormatError):
+                if any(layer.sha256 == digest for layer in read_stored_manifest(manifest).layers):
+                    users.append(self.name_at(manifest))
+        return users
 
     def _find(self, *parts: str) -> Path | None:
         found = [self._manifests]

@@ -49,8 +49,12 @@ def test_models_of_ollama_are_removed_only_by_ollama(command: Command, ollama: F
     removed = command("rm", "copy")
     assert (removed.exit_code, removed.stdout) == (0, "deleted 'copy'\n")
     assert f"the files of 'copy' stay in Ollama's store: {ollama.blobs}" in removed.stderr
-    assert "to remove them too: ollama rm NAME, for each model that uses it" in removed.stderr
+    assert f"to remove them too: ollama rm {NAME}\n" in removed.stderr
     assert tree_state(ollama.directory) == before
+    assert command("cp", NAME, "copy").exit_code == 0
+    ollama.manifest(NAME).unlink()
+    ollama.write_manifest("damaged", b"{")
+    assert "to remove them too: restart Ollama, which deletes" in command("rm", "copy").stderr
 
 
 def test_a_modelfile_names_a_file_of_the_hubs_cache(command: Command, tmp_path: Path) -> None:

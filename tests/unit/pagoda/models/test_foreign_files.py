@@ -106,11 +106,8 @@ def test_deleting_says_where_the_files_stay(user: HubUser, editor: ModelEditor, 
     model = user.pull(GGUF)
     place = editor.find_foreign_files(GGUF)
     assert place is not None
-    assert (place.path, place.place, place.removal) == (
-        model.path,
-        "the hub's cache",
-        "hf cache rm model/Org/Tiny-GGUF",
-    )
+    assert (place.path, place.place) == (model.path, "the hub's cache")
+    assert editor.foreign_files.removal_of(place) == "hf cache rm model/Org/Tiny-GGUF"
     file = write_tiny_gguf(tmp_path / "own.gguf", seed=3)
     editor.create_from_files("own", {file.name: file}, ModelSettings(), ignore)
     assert editor.find_foreign_files("own") is None
@@ -152,4 +149,4 @@ def test_what_is_in_no_place_of_another_program(tmp_path: Path) -> None:
         assert places.find(path) is None and places.digest_of(path) is None
     assert places.find_common({}) is None
     found = places.find(tmp_path / "models--a--b" / "snapshots" / "c" / "x.gguf")
-    assert found is not None and found.removal == "hf cache rm model/a/b"
+    assert found is not None and places.removal_of(found) == "hf cache rm model/a/b"

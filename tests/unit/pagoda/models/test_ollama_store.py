@@ -556,7 +556,7 @@ def test_doctor_compares_a_blob_with_its_name(
         and "ollama pull a:latest" in finding.next_step
     )
     (finding,) = check_ollama(store.ollama_stores)
-    assert finding.text == f"1 model in {ollama.directory}, served from there"
+    assert finding.text == f"1 model in {ollama.directory}, served from there if supported"
 
 
 def test_the_catalogues_sampling_is_found_by_ollamas_name(
