@@ -5,6 +5,7 @@ chooses, and records the requests.
 """
 
 import hashlib
+import ssl
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -13,6 +14,8 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import urlsplit
+
+from tests.fakes.certificates import CertificateFiles
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,6 +65,7 @@ class FileServer:
     """The running server. A test changes its fields at any time."""
 
     port: int
+    scheme: str = "http"
     files: dict[str, bytes] = field(default_factory=dict)
     """Contents by path, such as "/model.gguf"."""
     faults: list[Fault] = field(default_factory=list)
@@ -83,11 +87,11 @@ class FileServer:
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
+        return f"{self.scheme}://127.0.0.1:{self.port}"
 
     @property
     def other_url(self) -> str:
-        return f"http://localhost:{self.port}"
+        return f"{self.scheme}://localhost:{self.port}"
 
     def next_fault(self) -> Fault:
         with self._lock:
@@ -108,8 +112,8 @@ class FileServer:
 
 
 @contextmanager
-def file_server() -> Iterator[FileServer]:
-    """Run the server while the block runs and yield it."""
+def file_server(certificate: CertificateFiles | None = None) -> Iterator[FileServer]:
+    """Run the server while the block runs and yield it. With a certificate it speaks TLS."""
 
     class Handler(_Handler):
         @property
@@ -118,6 +122,12 @@ def file_server() -> Iterator[FileServer]:
 
     with _Server(("127.0.0.1", 0), Handler) as http:
         server = FileServer(http.server_port)
+        if certificate is not None:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(certificate.certificate, certificate.key)
+            # The handshake is left to the thread of the connection.
+            http.socket = context.wrap_socket(http.socket, server_side=True, do_handshake_on_connect=False)
+            server.scheme = "https"
         thread = threading.Thread(target=http.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
         try:

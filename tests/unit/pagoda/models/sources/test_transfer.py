@@ -3,6 +3,8 @@
 import errno
 import fcntl
 import os
+import signal
+import ssl
 import threading
 from collections.abc import Callable
 from dataclasses import replace
@@ -22,8 +24,9 @@ from pagoda.models.sources.piece_record import Piece, write_all
 from pagoda.models.sources.progress import DownloadMeter
 from pagoda.models.sources.remote import RemoteFile
 from pagoda.models.sources.transfer import download_files
+from tests.fakes.certificates import Authority
 from tests.fakes.downloads import Downloads, some_bytes
-from tests.fakes.file_server import Fault, FileServer, Reply
+from tests.fakes.file_server import Fault, FileServer, Reply, file_server
 from tests.unit.pagoda.models.sources.conftest import PIECE_BYTES
 
 SMALL = some_bytes(PIECE_BYTES)
@@ -217,30 +220,60 @@ def downloads_quietly(downloads: Downloads, *files: RemoteFile) -> None:
         download_files(client, {downloads.target(file): file for file in files}, meter)
 
 
+def download_threads() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name.startswith("download-")]
+
+
+@pytest.mark.parametrize("has_tls", [False, True])
 def test_an_error_of_the_receiver_stops_silent_connections(
-    downloads: Downloads, server: FileServer, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, has_tls: bool
 ) -> None:
-    """Without that, this test would exceed its time limit."""
+    """Of three connections, two are silent in their bodies and one before its answer. Without that, this test would not end."""
     monkeypatch.setattr(file_request, "READ_TIMEOUT_S", 10_000.0)
-    files = [downloads.serve(f"{number}.bin", SMALL) for number in range(3)]
-    silent = threading.Event()
+    authority = Authority(tmp_path)
+    trusted = ssl.create_default_context(cafile=str(authority.path))
+    with file_server(authority.issue("server") if has_tls else None) as server, httpx.Client(verify=trusted) as client:
+        downloads = Downloads(server, tmp_path / "downloads")
+        files = [downloads.serve(f"{number}.bin", SMALL) for number in range(3)]
+        is_silent = threading.Event()
 
-    def stay_silent(handler: BaseHTTPRequestHandler) -> None:
-        if handler.path == "/0.bin":
-            server.over.wait()
-
-    server.reply = stay_silent
-    server.faults = [Fault(stall_after=10_000), Fault(stall_after=10_000)]
-    with pytest.raises(ZeroDivisionError), httpx.Client() as client:
+        def stay_silent(handler: BaseHTTPRequestHandler) -> None:
+            if handler.path == "/0.bin":
+                is_silent.set()
+                server.over.wait()
+            is_silent.wait()
 
         def fail_at_the_end(progress: object) -> None:
             if server.num_stalled == 2:
-                silent.set()
                 raise ZeroDivisionError
 
-        download_files(client, {downloads.target(file): file for file in files}, DownloadMeter(files, fail_at_the_end))
-    assert silent.is_set()
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("download-")]
+        server.reply = stay_silent
+        server.always = Fault(stall_after=10_000)
+        with pytest.raises(ZeroDivisionError):
+            meter = DownloadMeter(files, fail_at_the_end)
+            download_files(client, {downloads.target(file): file for file in files}, meter)
+        assert download_threads() == []
+
+
+def test_an_interrupt_from_the_keyboard_stops_silent_connections(
+    downloads: Downloads, server: FileServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(file_request, "READ_TIMEOUT_S", 10_000.0)
+    file = downloads.serve("model.gguf", LARGE)
+    fifth_piece = f"bytes={4 * PIECE_BYTES}-{5 * PIECE_BYTES - 1}"
+
+    def interrupt(handler: BaseHTTPRequestHandler) -> None:
+        if handler.headers["Range"] == fifth_piece:
+            os.kill(os.getpid(), signal.SIGINT)
+        if server.requests:  # the first piece was sent
+            server.over.wait()
+
+    server.reply = interrupt
+    with pytest.raises(KeyboardInterrupt):
+        downloads_quietly(downloads, file)
+    assert download_threads() == []
+    server.reply = lambda handler: None
+    downloads.run(file)
 
 
 def test_an_error_of_the_receiver_that_looks_like_one_of_the_disk_is_passed_on(downloads: Downloads) -> None:
