@@ -142,9 +142,10 @@ def stored_blob(manifest: Path, layer: Layer) -> Path:
             if not stat.S_ISREG(status.st_mode):
                 raise ModelFormatError(f"the blob {blob.name} is not a file")
             if status.st_size != layer.size_bytes:
-                raise ModelFormatError(f"the blob {blob.name} has {status.st_size} bytes (expected {layer.size_bytes})")
+                sizes = f"has {status.st_size} bytes (expected {layer.size_bytes})"
+                raise ModelFormatError(f"the blob {blob.name} {sizes}; pull the model again")
             return blob
-    raise ModelFormatError(f"the blob sha256-{layer.sha256} is missing from Ollama's store")
+    raise ModelFormatError(f"the blob sha256-{layer.sha256} is missing from Ollama's store; pull the model again")
 
 
 def _resolved(path: Path) -> Path:
