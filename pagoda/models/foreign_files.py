@@ -56,8 +56,14 @@ class ForeignFiles:
         return "restart Ollama, which deletes the files that none of its models uses"
 
     def digest_of(self, path: Path) -> str | None:
-        """Return the SHA-256 in the name of a blob of Ollama, which Ollama has verified. None for any other file."""
-        return next((digest for store in self._ollama_stores if (digest := store.digest_of(path)) is not None), None)
+        """Return the SHA-256 in the name of a blob of Ollama, which Ollama has verified, or of a link to one.
+
+        Return None for any other file.
+        """
+        digests = (
+            store.digest_of(each) for each in (path, Path(os.path.realpath(path))) for store in self._ollama_stores
+        )
+        return next((digest for digest in digests if digest is not None), None)
 
     def find_common(self, files: Mapping[str, Path]) -> Path | None:
         """Return the GGUF file, or the directory of the checkpoint, if all of a model's files are in places of other programs."""

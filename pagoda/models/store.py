@@ -294,7 +294,7 @@ class ModelStore:
         # The key has no model name, because a copy shares the files of its original.
         key = tuple((file.name if len(files) > 1 else "", *file_state(file.stat())) for file in files)
         if (known := self._described.get(key)) is None:
-            digest = self.foreign_files.digest_of(path.resolve()) or self.digests.files_digest(files)
+            digest = self.foreign_files.digest_of(path) or self.digests.files_digest(files)
             known = describe(name, path, digest, size_bytes=sum(file.stat().st_size for file in files))
             self._described[key] = known
             while len(self._described) > MAX_DESCRIBED:

@@ -206,6 +206,9 @@ def test_no_weights_are_read(
     ollama.add("a", tiny)
     ollama.add("b", tiny, texts={"system": "S"})
     monkeypatch.delattr("pagoda.models.digest.hashlib.file_digest")
+    blob = store.get("a").path
+    blob.rename(tiny.parent / "moved")
+    blob.symlink_to(tiny.parent / "moved")  # people move large blobs to another disk
     assert names(store) == ["a:latest", "b:latest"]
     assert store.get(str(store.get("a").path)).digest == store.get("a").digest
     (link := ollama.directory.parent / "link.gguf").symlink_to(store.get("a").path)
