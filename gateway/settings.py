@@ -20,8 +20,8 @@ class GatewaySettings(KeySettings):
     role = Role.GATEWAY
 
     model: str = DEFAULT_MODEL
-    """The models to serve besides those of the store, separated by commas: names in the catalogue, or paths of GGUF files or
-    safetensors directories."""
+    """The models to serve besides those of the store, separated by commas: names, or paths of GGUF files or safetensors
+    directories. A model that is not on this machine is fetched without its weights, into HOME/headers."""
     scheduler: str = ""
     """gRPC addresses of the schedulers, `unix:/path.sock` or `host:port`, separated by commas. Requests go to the best one, and
     move to another one when it is lost. Default: unix:HOME/run/scheduler.sock."""

@@ -134,5 +134,10 @@ class Pull:
             return await asyncio.shield(self.task)
         except ModelError as error:
             raise from_model_error(error) from None
+        except OSError as error:
+            # Without the path, which clients must not learn.
+            raise GatewayError(
+                ErrorKind.INTERNAL, f"the model could not be stored: {error.strerror or 'error of the file system'}"
+            ) from error
         except PullStoppedError as error:
             raise GatewayError(ErrorKind.UNAVAILABLE, str(error)) from None

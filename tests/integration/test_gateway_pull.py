@@ -14,7 +14,6 @@ from gateway.models import pulls as gateway_pulls
 from gateway.models.pulls import Pulls
 from pagoda.models.errors import (
     ModelAccessError,
-    ModelError,
     ModelFormatError,
     ModelNotFoundError,
     ModelSourceError,
@@ -101,11 +100,12 @@ async def test_a_pull_continues_without_its_client_and_another_joins_it(
         (ModelSourceError("the hub is not reachable"), 502, "the hub is not reachable"),
         (ModelFormatError("model.gguf: architecture 'x' is not supported"), 400, "architecture 'x' is not supported"),
         (ModelStoreError("no space in /home/me/.pagoda/models"), 500, "no space in models"),
+        (PermissionError(13, "Permission denied", "/home/me"), 500, "the model could not be stored: Permission denied"),
     ],
-    ids=["unknown", "gated", "source", "unusable", "store"],
+    ids=["unknown", "gated", "source", "unusable", "store", "file system"],
 )
 async def test_a_pull_that_fails(
-    gateway: RunningGateway, puller: SteppedPuller, failure: ModelError, status: int, message: str
+    gateway: RunningGateway, puller: SteppedPuller, failure: Exception, status: int, message: str
 ) -> None:
     puller.failure = failure
     puller.go_on.set()
