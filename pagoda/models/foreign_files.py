@@ -4,7 +4,7 @@ A model of our store names them by their absolute path. They are neither linked 
 """
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -13,6 +13,7 @@ from pagoda.models.ollama.store import OllamaStore
 
 _CACHED_REPOSITORY = "models--"
 _CACHE_FOLDERS = ("snapshots", "blobs")
+_MAX_LINKS = 40
 _CHECKPOINT_SUFFIX = ".safetensors"
 
 
@@ -60,9 +61,7 @@ class ForeignFiles:
 
         Return None for any other file.
         """
-        digests = (
-            store.digest_of(each) for each in (path, Path(os.path.realpath(path))) for store in self._ollama_stores
-        )
+        digests = (store.digest_of(each) for each in _links(path) for store in self._ollama_stores)
         return next((digest for digest in digests if digest is not None), None)
 
     def find_common(self, files: Mapping[str, Path]) -> Path | None:
@@ -80,6 +79,15 @@ class ForeignFiles:
             return paths[0].parent
         # The parts of a GGUF model are found by their names.
         return paths[0] if {path.name for path in paths} == files.keys() else None
+
+
+def _links(path: Path) -> Iterator[Path]:
+    """Yield the path and, while it is a link, the path that it links to. Blobs of Ollama may be links to another disk, too."""
+    for _ in range(_MAX_LINKS):
+        yield path
+        if not path.is_symlink():
+            return
+        path = path.parent / path.readlink()
 
 
 def _cached_repository(path: Path) -> str | None:
