@@ -15,7 +15,16 @@ from tokenizers import AddedToken, Regex, Tokenizer, models, normalizers, pre_to
 from pagoda.models.errors import ModelFormatError
 from pagoda.models.formats.config_values import items
 from pagoda.models.formats.gguf_file import GGUFFile
-from pagoda.models.formats.gguf_tokens import BYTE, CONTROL, NORMAL, UNKNOWN, USER_DEFINED, GGUFTokens, read_tokens
+from pagoda.models.formats.gguf_tokens import (
+    BYTE,
+    CONTROL,
+    NORMAL,
+    UNKNOWN,
+    USER_DEFINED,
+    GGUFTokens,
+    read_tokens,
+    token_metadata,
+)
 from pagoda.text.byte_alphabet import spelled_bytes
 from pagoda.text.pre_tokenizers import PRE_TOKENIZERS
 from pagoda.text.vocabulary import Encoders, Vocabulary, add_tokens, can_be_made, piece_bytes
@@ -30,7 +39,7 @@ MAX_PIECE_CHARACTERS = 512
 def read_vocabulary(path: Path) -> Vocabulary:
     """Return the vocabulary of a GGUF file. Raises ModelFormatError, whose message names the file."""
     with GGUFFile(path) as file:
-        metadata = file.metadata
+        metadata = token_metadata(file)
     try:
         return _read(metadata)
     except ModelFormatError as error:

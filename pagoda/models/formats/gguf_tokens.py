@@ -10,6 +10,7 @@ from typing import Any
 from pagoda.models.errors import ModelFormatError
 from pagoda.models.formats.config_values import items
 from pagoda.models.formats.end_tokens import AMBIGUOUS_END_TOKENS, END_TOKENS, without_message_ends
+from pagoda.models.formats.gguf_file import GGUFFile
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)
 """llama.cpp's token types."""
@@ -46,6 +47,19 @@ class GGUFTokens:
     bos_token_id: int | None
     end_token_ids: tuple[int, ...]
     """Ids of tokens that end a generation, in no particular order. Some may be outside the vocabulary."""
+
+
+def token_metadata(file: GGUFFile) -> Mapping[str, Any]:
+    """Return the metadata. In that of Gemma 3, tokens without an embedding are left out.
+
+    Ollama's converter leaves tokens for images in the vocabulary, of which the embedding has no rows.
+    """
+    metadata, embedding = file.metadata, file.tensors.get("token_embd.weight")
+    if metadata.get("general.architecture") != "gemma3" or embedding is None:
+        return metadata
+    lists = {key: metadata.get(PREFIX + key) for key in ("tokens", "scores", "token_type")}
+    cut = {PREFIX + key: value[: embedding.shape[0]] for key, value in lists.items() if isinstance(value, list)}
+    return {**metadata, **cut}
 
 
 def read_tokens(metadata: Mapping[str, Any]) -> GGUFTokens:

@@ -10,6 +10,7 @@ from pathlib import Path
 from pagoda.models.errors import ModelFormatError
 from pagoda.models.formats.ggml_type import READABLE_TYPES
 from pagoda.models.formats.gguf_file import GGUFFile
+from pagoda.models.formats.gguf_tokens import token_metadata
 from pagoda.models.formats.hf_config import read_biases
 from pagoda.models.formats.safetensors_file import read_all_tensors
 from pagoda.models.formats.tensor_names import gguf_names, map_names, safetensors_names
@@ -113,7 +114,7 @@ def _spell(name: str, spelled_of: Mapping[str, str]) -> str:
 
 def _gguf_tensors(path: Path) -> dict[str, _Stored]:
     with GGUFFile(path) as file:
-        num_tokens = len(file.metadata.get("tokenizer.ggml.tokens", ()))
+        num_tokens = len(token_metadata(file).get("tokenizer.ggml.tokens", ()))
         num_rows = file.tensors["token_embd.weight"].shape[0]
         if num_tokens > num_rows:
             raise ModelFormatError(
