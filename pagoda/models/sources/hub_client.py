@@ -1,7 +1,7 @@
-"""The requests to the Hugging Face hub that list a repository and read its small files, and errors of the hub in sentences.
+"""Requests to the Hugging Face hub that list a repository and read its small files, and sentences for the hub's errors.
 
-The requests are not those of huggingface_hub, which have no time limit, sleep as long as a server asks, and follow links of a
-listing to other hosts with the token.
+huggingface_hub reads the token. Its own requests for listings are not used: they have no time limit, sleep as long as a server
+asks, and follow a listing's link to another host with the token.
 """
 
 import hashlib
@@ -30,7 +30,9 @@ DEFAULT_REVISION = "main"
 RETRY_DELAYS_S = (0.5, 2.0)
 """Pauses before a request for a listing is sent again after an error of the server or the connection."""
 MAX_LISTING_S = 120.0
-MAX_PAGES = 1000
+"""Longest duration of one answer with a page of a listing or a small file, in seconds."""
+MAX_PAGES = 200
+"""Largest number of pages of a listing. The hub's have a thousand files each."""
 MAX_SMALL_BYTES = 64 << 20
 """Largest page of a listing and largest small file that is read into memory."""
 MAX_FILE_BYTES = 1 << 44
@@ -43,7 +45,7 @@ _TOKENS_PAGE = "https://huggingface.co/settings/tokens"
 
 
 class HubUnreachableError(ModelSourceError):
-    """The hub did not answer, or not usefully. Files in the cache may serve instead."""
+    """The hub did not answer, or its answer cannot be used. The model may be in the cache."""
 
 
 class HubClient:
