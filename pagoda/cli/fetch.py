@@ -10,7 +10,7 @@ from rich.progress import BarColumn, DownloadColumn, TaskID, TextColumn, Transfe
 from rich.progress import Progress as Bars
 from rich.status import Status
 
-from pagoda.cli.banner import size
+from pagoda.cli import human
 from pagoda.cli.text_check import check_text
 from pagoda.models.model import Model
 from pagoda.models.pull import open_puller
@@ -129,7 +129,7 @@ class _LineDisplay(_Display):
 
     def _show_download(self, words: str, progress: Progress) -> None:
         quarter = 4 * progress.completed_bytes // max(progress.total_bytes, 1)
-        self._print_once(f"{words}, {25 * quarter}% of {size(progress.total_bytes)}")
+        self._print_once(f"{words}, {25 * quarter}% of {human.size(progress.total_bytes)}")
 
     def _print_once(self, line: str) -> None:
         if line not in self._shown:

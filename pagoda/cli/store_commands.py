@@ -11,7 +11,6 @@ from typing import Any
 
 from pagoda.cli import human
 from pagoda.cli.failure import CommandError
-from pagoda.cli.fetch import fetch_model
 from pagoda.cli.text_check import check_text
 from pagoda.models.blobs import BlobStore
 from pagoda.models.errors import ModelNotFoundError
@@ -135,6 +134,8 @@ def create_model(home: Path, name: str, file: Path) -> None:
     weights = _weights(base, file.parent)
     template_name = f"line {recipe.template_line} of the Modelfile: TEMPLATE"
     if weights is None:
+        from pagoda.cli.fetch import fetch_model  # imported only here, so that `pagoda list` stays quick
+
         model = fetch_model(home, base.value)
         _editor(home).create_from_model(name, model, recipe.settings, _say, template_name=template_name)
     else:

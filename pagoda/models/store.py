@@ -57,11 +57,6 @@ class ModelStore:
         self._told: dict[Path, str] = {}
         """Reasons, already logged, why models cannot be read."""
 
-    @property
-    def pullable(self) -> Sequence[str]:
-        """Names of the models in the catalogue."""
-        return [entry.name for entry in self._catalogue]
-
     def list(self) -> list[Model]:
         """Return the models on this machine, sorted by name. A model that cannot be read is left out and logged once."""
         models, unreadable = {}, {}

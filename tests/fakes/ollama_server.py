@@ -31,6 +31,8 @@ class OllamaServer:
         self.requests: list[tuple[str, JSONObject]] = []
         self.models = {MODEL, "tiny"}
         self.pullable: set[str] = set()
+        self.pull_steps = [("ab", 100, 0), ("ab", 100, 50), ("ab", 100, 100)]
+        """Digest, size and received bytes of a file, for each step of a pull."""
         self.digest = "ab" * 32
         """Digest of the model that the server has at first."""
         self.blobs: dict[str, int] = {}
@@ -93,8 +95,8 @@ class OllamaServer:
         if model not in self.pullable:
             yield {"error": f"pull model manifest: the model '{model}' is unknown"}
             return
-        for completed in (0, 50, 100):
-            yield {"status": "pulling abababababab", "digest": "sha256:ab", "total": 100, "completed": completed}
+        for digest, total, completed in self.pull_steps:
+            yield {"status": f"pulling {digest}", "digest": f"sha256:{digest}", "total": total, "completed": completed}
         self.models.add(model)
         yield {"status": "success"}
 

@@ -46,7 +46,7 @@ def test_a_pull_says_what_happens_and_what_is_not_used(registry: FakeRegistry, t
     warning, *lines = pulled.stderr.splitlines()
     assert warning.startswith("Warning: ") and "projector" in warning
     assert lines[0] == "qwen:1b: checking registry.ollama.ai/library/qwen:1b"
-    assert lines[-2:] == ["qwen:1b: downloading, 100% of 435 kB", "qwen:1b: verifying sha256"]
+    assert lines[-2:] == ["qwen:1b: downloading, 100% of 434 KB", "qwen:1b: verifying sha256"]
     assert pulled.stdout.startswith("qwen:1b is at ")
     assert run(tmp_path / "home", "pull", "qwen:1b").stderr == ""  # it is up to date
 

@@ -116,6 +116,14 @@ def test_a_missing_model_is_pulled_first(server: OllamaServer, tmp_path: Path, i
     assert failed.stderr == "Error: pull model manifest: the model 'other' is unknown\n"
 
 
+def test_a_pull_of_several_files_is_one_download(server: OllamaServer, tmp_path: Path) -> None:
+    server.pullable = {"new"}
+    server.pull_steps = [("a", 60, 0), ("b", 40, 0), ("a", 60, 60), ("b", 40, 15), ("b", 40, 40)]
+    done = pipe(server, tmp_path, "new", "Hi")
+    shares = [line.removeprefix("new: downloading, ") for line in done.stderr.splitlines()]
+    assert shares == ["0% of 60 B", "0% of 100 B", "50% of 100 B", "75% of 100 B", "100% of 100 B"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
