@@ -130,6 +130,17 @@ EXCHANGES = {
         no_system="<|system|>\n",
         no_prompt="</s>\n<|user|>\n",
     ),
+    # Of documentation.
+    # chatml without the answer, of Ollama's documentation
+    "f56442d498962948acae2423e2b36807bfb1833dc8a6e860fb8cfb5e9713246e": _exchange(
+        ("<|im_start|>system\n", "<|im_end|>\n"),
+        ("<|im_start|>user\n", "<|im_end|>\n"),
+        ("<|im_start|>assistant\n", ""),
+    ),
+    # vicuna, of Ollama's documentation and Open WebUI
+    "c91fb3aef9f2501d428261c7aeaa3fe4b6a2f799f5e7c32664551182c1065ec6": _exchange(
+        ("", ""), ("\nUSER: ", ""), ("\nASSISTANT: ", ""), no_prompt="\nUSER: "
+    ),
     # Of earlier versions of Ollama, under Ollama's own names.
     # alfred
     "57db53c7eeb60cd6ab4a7b850840ba433ce7a8446c9e1b643a18093d8f51c1da": _exchange(
