@@ -2,7 +2,7 @@
 
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -73,11 +73,22 @@ def test_a_gguf_file_of_a_registry(registry: FakeRegistry, tmp_path: Path) -> No
     assert model.manifest is not None and json.loads(model.manifest.read_text())["settings"]["system"] == "Be brief."
 
 
-@pytest.mark.parametrize("kind", ["gguf", "gguf in a folder", "checkpoint"])
-def test_a_model_of_the_hub(hub: FakeHub, tmp_path: Path, kind: str) -> None:
-    folder = "Q8_0/" if "folder" in kind else ""
-    files = checkpoint(tmp_path) if kind == "checkpoint" else {f"{folder}model-Q8_0.gguf": gguf(tmp_path)}
-    hub.add("Org/Repo", files)
+def parts(tmp_path: Path) -> dict[str, bytes]:
+    first = write_tiny_gguf(tmp_path / "big-Q8_0.gguf", weight_type="Q8_0", tensors_per_part=8)
+    return {f"Q8_0/{path.name}": path.read_bytes() for path in part_files(first)}
+
+
+FILES: dict[str, Callable[[Path], dict[str, bytes]]] = {
+    "a GGUF file": lambda tmp_path: {"model-Q8_0.gguf": gguf(tmp_path), "system": b"Be brief."},
+    "a GGUF file in a folder": lambda tmp_path: {"Q8_0/model-Q8_0.gguf": gguf(tmp_path)},
+    "a GGUF file in parts": parts,
+    "a checkpoint": checkpoint,
+}
+
+
+@pytest.mark.parametrize("files_of", FILES.values(), ids=FILES)
+def test_a_model_of_the_hub(hub: FakeHub, tmp_path: Path, files_of: Callable[[Path], dict[str, bytes]]) -> None:
+    hub.add("Org/Repo", files_of(tmp_path))
     model = find_or_fetch(tmp_path / "gateway", "Org/Repo", check_nothing)
     whole = open_puller(tmp_path / "worker").pull("Org/Repo", lambda progress: None)
     assert (model.name, model.digest, model.size_bytes) == (whole.name, whole.digest, whole.size_bytes)
