@@ -41,7 +41,7 @@ def progress_display(name: str, after_interrupt: str) -> Iterator[OnProgress]:
     except KeyboardInterrupt:
         display.close()
         if display.is_downloading:
-            print(f"\n{after_interrupt}", file=sys.stderr, end="")
+            print(f"\n{after_interrupt}", file=sys.stderr)
         raise
     finally:
         display.close()

@@ -61,7 +61,7 @@ def test_a_model_that_is_up_to_date_leaves_nothing_on_the_screen(monkeypatch: py
     assert "downloading" not in shown(monkeypatch, STEPS[:1], is_terminal=True)
 
 
-@pytest.mark.parametrize(("num_steps", "words"), [(1, ""), (4, "\nStopped."), (7, "")])
+@pytest.mark.parametrize(("num_steps", "words"), [(1, ""), (4, "\nStopped.\n"), (7, "")])
 def test_ctrl_c_during_a_download_says_how_to_resume_it(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], num_steps: int, words: str
 ) -> None:
