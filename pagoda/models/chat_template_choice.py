@@ -34,7 +34,7 @@ def choose_chat_template(model: Model, settings: ModelSettings, template_name: s
     if settings.template and not is_go_template(settings.template):
         return ChatTemplateChoice(text=settings.template)
     name = template_name or "the model's template"
-    own = chat_template_text(model)
+    own = chat_template_text(model) or None  # an empty one writes no prompt
     if own is not None and not is_go_template(own):
         unused = f"{name} is a Go template; the Jinja template in the model's own files is used instead"
         return ChatTemplateChoice(text=own, warning=unused if settings.template else "")

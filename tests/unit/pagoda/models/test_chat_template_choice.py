@@ -26,6 +26,8 @@ def model(directory: Path, own: str | None) -> Model:
     [
         ("", CHAT_TEMPLATE, CHAT_TEMPLATE),
         ("", None, None),
+        ("", "", None),
+        (KNOWN, "", jinja_of(KNOWN)),
         ("", KNOWN, jinja_of(KNOWN)),
         ("", PLAIN, None),
         ("{{ messages }}", CHAT_TEMPLATE, "{{ messages }}"),
