@@ -80,7 +80,7 @@ class FileServer:
     requests: list[FileRequest] = field(default_factory=list)
     over: threading.Event = field(default_factory=threading.Event)
     num_stalled: int = 0
-    """Number of answers that have stalled."""
+    """Number of answers that stall, counted before their first byte is sent."""
     _signatures: set[str] = field(default_factory=set)
     _num_signed: int = 0
     _lock: threading.Lock = field(default_factory=threading.Lock)
@@ -96,6 +96,10 @@ class FileServer:
     def next_fault(self) -> Fault:
         with self._lock:
             return self.faults.pop(0) if self.faults else self.always
+
+    def count_stalled(self) -> None:
+        with self._lock:
+            self.num_stalled += 1
 
     def sign(self) -> str:
         with self._lock:
@@ -206,8 +210,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.close_connection = self.close_connection or not fault.has_length or bool(fault.surplus)
         if fault.stall_after is not None:
             self.close_connection = True
+            self.files.count_stalled()
             self._write(body[: fault.stall_after])
-            self.files.num_stalled += 1
             self.files.over.wait()
         elif fault.cut_after is not None:
             self.close_connection = True

@@ -5,7 +5,8 @@ only a whole file has.
 """
 
 import os
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import IO
 
@@ -18,7 +19,7 @@ from pagoda.models.formats.safetensors_file import MAX_HEADER_BYTES
 from pagoda.models.scratch import writing
 from pagoda.models.sources.attempts import Attempts
 from pagoda.models.sources.file_request import FileAnswer, InterruptedDownloadError, request_file
-from pagoda.models.sources.interruption import Interruption
+from pagoda.models.sources.interruption import Interruption, run_in_threads
 from pagoda.models.sources.progress import DownloadMeter
 from pagoda.models.sources.remote import RemoteFile, RemoteModel
 from pagoda.models.sources.transfer import download_files
@@ -58,25 +59,32 @@ def fetch_headers(client: httpx.Client, remote: RemoteModel, directory: Path) ->
         if file.size_bytes > max_bytes:
             raise ModelFormatError(f"{file.path} must have at most {max_bytes} bytes (got {file.size_bytes})")
     download_files(client, small, DownloadMeter(list(small.values()), lambda progress: None))
-    fetching = _HeaderFetch(client)
-    with writing("model"), ThreadPoolExecutor(_MAX_CONNECTIONS) as threads:
-        try:
-            for _ in threads.map(lambda file: fetching.run(file, _inside(directory, file)), weights):
-                pass
-        except BaseException:
-            fetching.interruption.stop()  # wakes the other threads, which the end of the block waits for
-            raise
+    with writing("model"):
+        _HeaderFetch(client, {_inside(directory, file): file for file in weights}).run()
     return directory / remote.root if remote.root else directory
 
 
 class _HeaderFetch:
     """The requests for the headers of one model, in several threads."""
 
-    def __init__(self, client: httpx.Client) -> None:
-        self.interruption = Interruption()
+    def __init__(self, client: httpx.Client, files: Mapping[Path, RemoteFile]) -> None:
         self._client = client
+        self._waiting = deque(files.items())
+        self._interruption = Interruption()
 
-    def run(self, file: RemoteFile, target: Path) -> None:
+    def run(self) -> None:
+        """Fetch all headers. Raises ModelSourceError or ModelFormatError."""
+        run_in_threads(self._work, min(_MAX_CONNECTIONS, len(self._waiting)), self._interruption)
+
+    def _work(self) -> None:
+        while True:
+            try:
+                target, file = self._waiting.popleft()
+            except IndexError:
+                return
+            self._fetch(target, file)
+
+    def _fetch(self, target: Path, file: RemoteFile) -> None:
         """Write the header of a file to `target`, which has the size of the whole file."""
         target.parent.mkdir(parents=True, exist_ok=True)
         target.touch()
@@ -93,12 +101,12 @@ class _HeaderFetch:
 
     def _fetch_range(self, file: RemoteFile, target: Path, start: int, end: int) -> None:
         """Write these bytes of the file to their place in `target`."""
-        attempts = Attempts(file, self.interruption)
+        attempts = Attempts(file, self._interruption)
         with target.open("r+b") as sink:
             sink.seek(start)
             while (position := sink.tell()) < end:
                 try:
-                    with request_file(self._client, file, self.interruption, position, end) as answer:
+                    with request_file(self._client, file, self._interruption, position, end) as answer:
                         _copy(answer, sink, end)
                 except InterruptedDownloadError as error:
                     has_new = sink.tell() > position

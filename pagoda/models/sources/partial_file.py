@@ -108,6 +108,7 @@ class PartialFile:
             os.close(data)
             self.is_done = True
             return True
+        os.utime(data)  # so that it does not count as abandoned
         self._files = [data, _open(self._state_path)]
         self._record = PieceRecord(self._files[1])
         is_of_size = os.fstat(data).st_size == self.remote.size_bytes

@@ -18,7 +18,7 @@ from pagoda.models.errors import ModelSourceError, ModelStoreError
 from pagoda.models.scratch import writing
 from pagoda.models.sources.attempts import Attempts
 from pagoda.models.sources.file_request import FileAnswer, InterruptedDownloadError, RangeMismatchError, request_file
-from pagoda.models.sources.interruption import Interruption, StoppedError
+from pagoda.models.sources.interruption import Interruption, StoppedError, run_in_threads
 from pagoda.models.sources.partial_file import PARTIAL_SUFFIX, PartialFile, SupersededError
 from pagoda.models.sources.piece_record import Piece
 from pagoda.models.sources.progress import DownloadMeter
@@ -49,32 +49,23 @@ class _Download:
     def __init__(self, client: httpx.Client, files: Mapping[Path, RemoteFile], meter: DownloadMeter) -> None:
         self._client = client
         self._meter = meter
-        self._interruption = Interruption()
-        self._files = [PartialFile(target, remote, self._interruption) for target, remote in files.items()]
         self._changed = threading.Condition()
         """Notified when there may be another piece to receive."""
+        self._interruption = Interruption(on_stop=self._wake)
+        self._files = [PartialFile(target, remote, self._interruption) for target, remote in files.items()]
         self._started_over: set[PartialFile] = set()
-        self._error: BaseException | None = None
+        self._receiver_error: OSError | None = None
 
     def run(self) -> None:
         with writing("model"):
             self._check_space()
-        threads = [threading.Thread(target=self._work, name=f"download-{n}") for n in range(MAX_CONNECTIONS)]
-        started = []
         try:
-            for thread in threads:
-                thread.start()
-                started.append(thread)
-            for thread in started:
-                thread.join()
+            run_in_threads(self._work, MAX_CONNECTIONS, self._interruption)
         finally:
-            self._stop()
-            for thread in started:
-                thread.join()
             for file in self._files:
                 file.close()
-        if self._error is not None:
-            raise self._error
+        if self._receiver_error is not None:
+            raise self._receiver_error
 
     def _check_space(self) -> None:
         """Raise ModelStoreError if the disk is too full, before gigabytes are downloaded in vain."""
@@ -96,22 +87,11 @@ class _Download:
             while (job := self._next()) is not None:
                 self._do(*job)
                 self._wake()
-        except StoppedError:
-            pass
         except OSError as error:
             reason = error.strerror or error
-            self._fail(ModelStoreError(f"the model could not be stored: {reason}; pull again to resume the download"))
-        except BaseException as error:
-            self._fail(error)
-
-    def _fail(self, error: BaseException) -> None:
-        with self._changed:
-            self._error = self._error or error
-        self._stop()
-
-    def _stop(self) -> None:
-        self._interruption.stop()
-        self._wake()
+            raise ModelStoreError(
+                f"the model could not be stored: {reason}; pull again to resume the download"
+            ) from error
 
     def _next(self) -> tuple[PartialFile, Piece | Literal["verify"] | None] | None:
         """Return the next piece to receive, or file to verify or only to report, or None if all files are done."""
@@ -197,8 +177,9 @@ class _Download:
     def _report(self, file: PartialFile) -> None:
         try:
             self._meter.report(file.remote.path, file.num_bytes)
-        except BaseException as error:  # raised by the caller of the download, so it is passed on as it is
-            self._fail(error)
+        except OSError as error:  # an error of the caller, which is not one of the disk
+            self._receiver_error = error
+            self._interruption.stop()
             raise StoppedError from None
 
     def _wake(self) -> None:

@@ -1,6 +1,7 @@
 """Redirects of downloads: followed to other hosts without the credentials, and each attempt begins at the file's own URL."""
 
 import logging
+from collections.abc import Generator
 from http.server import BaseHTTPRequestHandler
 
 import httpx
@@ -19,9 +20,14 @@ LARGE = some_bytes(5 * PIECE_BYTES)
 SECRET = "Bearer hf_secret"
 
 
-class SecretAuth(httpx.Auth):
-    def auth_flow(self, request: httpx.Request) -> "object":  # type: ignore[override]
-        request.headers["Authorization"] = SECRET
+class TokenAuth(httpx.Auth):
+    """Authorization with a token, as the sources have it."""
+
+    def __init__(self, token: str) -> None:
+        self._token = token
+
+    def auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
+        request.headers["Authorization"] = self._token
         yield request
 
 
@@ -55,7 +61,7 @@ def test_credentials_are_sent_to_no_other_host(
     server.redirect = status
     file = downloads.serve("model.gguf", LARGE)
     headers = {"Authorization": SECRET} if place == "header" else {}
-    auth = SecretAuth() if place == "auth" else None
+    auth = TokenAuth(SECRET) if place == "auth" else None
     with httpx.Client(headers=headers, auth=auth, cookies={"session": "secret"}) as client:
         meter = DownloadMeter([file], lambda progress: None)
         download_files(client, {downloads.target(file): file}, meter)
@@ -149,10 +155,9 @@ def test_a_host_that_refuses_two_signed_urls_in_a_row_ends_the_download(
 
 
 def test_a_malformed_token_is_not_shown(downloads: Downloads, caplog: pytest.LogCaptureFixture) -> None:
-    downloads.headers = {"Authorization": f"{SECRET}\n"}
-    with (
-        caplog.at_level(logging.INFO, logger="pagoda"),
-        pytest.raises(ModelSourceError, match="check the token") as error,
-    ):
-        downloads.run(downloads.serve("model.gguf", SMALL))
+    file = downloads.serve("model.gguf", SMALL)
+    meter = DownloadMeter([file], lambda progress: None)
+    with caplog.at_level(logging.INFO, logger="pagoda"), httpx.Client(auth=TokenAuth(f"{SECRET}\n")) as client:
+        with pytest.raises(ModelSourceError, match="invalid header; check the token") as error:
+            download_files(client, {downloads.target(file): file}, meter)
     assert "secret" not in f"{error.value!r} {error.value.__cause__!r} {caplog.text}"

@@ -17,7 +17,7 @@ import httpx
 import pytest
 
 from pagoda.models.errors import ModelSourceError, ModelStoreError
-from pagoda.models.sources import file_request, partial_file
+from pagoda.models.sources import file_request, partial_file, transfer
 from pagoda.models.sources.interruption import Interruption, StoppedError
 from pagoda.models.sources.partial_file import PartialFile
 from pagoda.models.sources.piece_record import Piece, write_all
@@ -264,6 +264,8 @@ def test_an_interrupt_from_the_keyboard_stops_silent_connections(
 
     def interrupt(handler: BaseHTTPRequestHandler) -> None:
         if handler.headers["Range"] == fifth_piece:
+            while sum(thread.is_alive() for thread in download_threads()) < transfer.MAX_CONNECTIONS:
+                pass
             os.kill(os.getpid(), signal.SIGINT)
         if server.requests:  # the first piece was sent
             server.over.wait()
