@@ -20,7 +20,7 @@ from tests.fakes.certificates import CertificateFiles
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fault:
-    """What one answer does wrong. The default is a correct answer."""
+    """A fault of one answer. The default is a correct answer."""
 
     status: int | None = None
     """Status of an answer without the file."""
@@ -35,8 +35,9 @@ class Fault:
     has_ranges: bool = True
     """False to ignore the request's range and send the whole file."""
     surplus: bytes = b""
-    """Bytes after those of the file. The answer has no Content-Length then."""
+    """Bytes after those of the file, in an answer without Content-Length."""
     has_length: bool = True
+    """False to omit Content-Length and close the connection at the end."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,13 +26,13 @@ from pagoda.models.sources.transfer import download_files
 
 FIRST_BYTES = 1 << 20
 MAX_GGUF_HEADER_BYTES = 256 << 20
-"""Bound of the metadata and tensor descriptions of a GGUF file, 10 times those of the largest vocabulary, in bytes."""
+"""Bound of the metadata and tensor descriptions of a GGUF file, in bytes: 10 times the size with the largest vocabulary."""
 MAX_SMALL_FILE_BYTES = 256 << 20
-"""Bound of a file that is not weights, 8 times the largest tokenizer, in bytes."""
+"""Bound of a file that is not weights, in bytes: 8 times the largest tokenizer."""
 MAX_WEIGHT_FILE_BYTES = 1 << 42
-"""Bound of a file of weights, 80 times the largest that the hub recommends, in bytes."""
+"""Bound of a file of weights, in bytes: 80 times the largest that the hub recommends."""
 MAX_ROPE_FACTOR_BYTES = 1 << 16
-"""Bound of the rope factors, 32 times those of the largest heads, in bytes."""
+"""Bound of the rope factors, in bytes: 32 times the size for the largest heads."""
 _MAX_CONNECTIONS = 8
 _GROWTH = 4
 

@@ -88,7 +88,7 @@ class PartialFile:
             return self.remote.size_bytes
 
     def try_open(self) -> bool:
-        """Open the file and read its record. Return False if another download uses it. Sets `is_done` if the target is there."""
+        """Open the file and read its record, or set `is_done` if the target is there. Return False if another download uses it."""
         if not self.is_done and self._is_target_there():
             self.is_done = True
             with suppress(OSError):  # a process may have been killed before it deleted the record

@@ -28,7 +28,7 @@ __all__ = ["PARTIAL_SUFFIX", "download_files"]
 
 MAX_CONNECTIONS = 8
 RANGE_FAILURES = 3
-"""Number of failures without a new byte after which ranges that do not match count as wrong, and the file is started over."""
+"""Number of failures without a new byte after which a file whose ranges do not match is started over, without ranges."""
 _LOCK_POLL_S = 0.2
 
 logger = logging.getLogger(__name__)

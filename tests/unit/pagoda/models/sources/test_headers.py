@@ -201,7 +201,7 @@ def test_a_path_outside_the_model_is_refused(downloads: Downloads, path: str) ->
 def test_a_refused_header_ends_the_others(
     downloads: Downloads, server: FileServer, gguf: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Without that, this test would exceed its time limit, because the server is silent about the other file."""
+    """The server is silent about the other file, so a test that waited for it would exceed its time limit."""
     monkeypatch.setattr(file_request, "READ_TIMEOUT_S", 10_000.0)
     is_silent = threading.Event()
 

@@ -228,7 +228,7 @@ def download_threads() -> list[threading.Thread]:
 def test_an_error_of_the_receiver_stops_silent_connections(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, has_tls: bool
 ) -> None:
-    """Of three connections, two are silent in their bodies and one before its answer. Without that, this test would not end."""
+    """Two connections are silent in their bodies, one before its answer. A test that waited for them would time out."""
     monkeypatch.setattr(file_request, "READ_TIMEOUT_S", 10_000.0)
     authority = Authority(tmp_path)
     trusted = ssl.create_default_context(cafile=str(authority.path))

@@ -42,7 +42,7 @@ def num_requested(asked: str | None, size: int) -> int:
 
 
 def test_a_small_file_is_resumed_at_the_byte(downloads: Downloads, server: FileServer) -> None:
-    """Of the first answer, a thousand bytes arrive: too few to fill a buffer."""
+    """A thousand bytes of the first answer arrive: too few to fill a buffer."""
     server.always = Fault(stall_after=1_000)
     file = downloads.serve("model.gguf", some_bytes(10_000))
     kill_in_the_middle(downloads, file, 1_000)

@@ -1,4 +1,4 @@
-"""For any sequence of faults, a download ends with the exact file or an error, and the next one without faults has the file."""
+"""Any sequence of faults ends with the exact file or an error, and a download without faults after it has the file."""
 
 import tempfile
 from collections.abc import Sequence
