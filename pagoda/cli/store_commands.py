@@ -32,8 +32,14 @@ Rows = Sequence[Sequence[str]]
 
 
 def list_models(home: Path, prefix: str) -> list[JSONObject]:
-    """Return the models whose names begin with `prefix`, the newest first."""
-    models = [listed(model) for model in ModelStore(home).list() if model.name.lower().startswith(prefix.lower())]
+    """Return the models whose names begin with `prefix`, the newest first. Say how many of Ollama's are left out."""
+    store = ModelStore(home)
+    models = [listed(model) for model in store.list() if model.name.lower().startswith(prefix.lower())]
+    if num_left_out := sum(name.lower().startswith(prefix.lower()) for name in store.left_out):
+        which = "1 model" if num_left_out == 1 else f"{num_left_out} models"
+        _say(
+            f"{which} of Ollama cannot be served and {'is' if num_left_out == 1 else 'are'} not listed; reasons: pagoda doctor"
+        )
     return sorted(models, key=lambda model: str(model["modified_at"]), reverse=True)
 
 

@@ -56,9 +56,14 @@ class ModelStore:
         """Reasons why files of Ollama cannot be served, empty for a file that passed the checks."""
         self._told: dict[Path, str] = {}
         """Reasons, already logged, why models cannot be read."""
+        self.left_out: list[str] = []
+        """Names of the models of Ollama that the last `list` has left out, because they cannot be served."""
 
     def list(self) -> list[Model]:
-        """Return the models on this machine, sorted by name. A model that cannot be read is left out and logged once."""
+        """Return the models on this machine, sorted by name. A model that cannot be read is left out and logged once.
+
+        A model of Ollama is logged with the level INFO, because many are of a kind that is not supported.
+        """
         models, unreadable = {}, {}
         for manifest in self.manifests():
             try:
@@ -71,8 +76,10 @@ class ModelStore:
                 models[model.name] = model
         for manifest, reason in unreadable.items():
             if self._told.get(manifest) != reason:
-                logger.warning("model cannot be read", extra={"manifest": str(manifest), "reason": reason})
+                level = logging.INFO if self.is_ollamas(manifest) else logging.WARNING
+                logger.log(level, "model cannot be read", extra={"manifest": str(manifest), "reason": reason})
         self._told = unreadable
+        self.left_out = [self.name_at(manifest) for manifest in unreadable if self.is_ollamas(manifest)]
         return [models[name] for name in sorted(models)]
 
     def get(self, name_or_path: str) -> Model:
@@ -236,9 +243,14 @@ class ModelStore:
             raise ModelFormatError(f"{manifest} has no valid model name")
         try:
             path = stored_blob(manifest, read_stored_model(manifest).weights)
-            return replace(self._describe_checked(name, path), manifest=manifest, in_ollama_store=True)
         except ModelFormatError as error:
             raise ModelFormatError(f"model '{name}' of Ollama cannot be served: {error}") from None
+        try:
+            return replace(self._describe_checked(name, path), manifest=manifest, in_ollama_store=True)
+        except ModelFormatError as error:
+            # The path of a blob tells a user nothing.
+            reason = str(error).removeprefix(f"{path}: ").replace(str(path), path.name)
+            raise ModelFormatError(f"model '{name}' of Ollama cannot be served: {reason}") from None
 
     def _describe_checked(self, name: str, path: Path) -> Model:
         """Return the model in a file of Ollama. Its tensors are checked once, as those of our models when they are made."""

@@ -12,6 +12,7 @@ from typer.testing import CliRunner, Result
 
 from pagoda.cli.main import app
 from pagoda.models.store import ModelStore
+from tests.fakes.ollama_store import FakeOllamaStore
 from tests.fakes.tiny_model import CHAT_TEMPLATE, write_tiny_gguf
 from tests.integration.test_damaged_models import rewrite
 
@@ -67,6 +68,24 @@ def test_a_model_that_cannot_be_read_is_named_with_the_reason(command: Command) 
         f"Warning: model cannot be read (manifest={manifest}, reason=\"the manifest of model 'bad:latest' is damaged; "
         'remove the model, and create or pull it again")\n'
     )
+
+
+@pytest.mark.parametrize(("num_models", "prefix", "line"), [
+    (0, "", ""),
+    (1, "", "1 model of Ollama cannot be served and is not listed; reasons: pagoda doctor\n"),
+    (3, "", "3 models of Ollama cannot be served and are not listed; reasons: pagoda doctor\n"),
+    (3, "BERT1", "1 model of Ollama cannot be served and is not listed; reasons: pagoda doctor\n"),
+    (3, "tiny", ""),
+])  # fmt: skip
+def test_models_of_ollama_that_cannot_be_served_are_counted(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, num_models: int, prefix: str, line: str
+) -> None:
+    ollama, bad = FakeOllamaStore(tmp_path / "ollama"), tmp_path / "bert.gguf"
+    bad.write_bytes(b"no model")
+    for number in range(num_models):
+        ollama.add(f"bert{number}", bad)
+    monkeypatch.setenv("OLLAMA_MODELS", str(ollama.directory))
+    assert command("list", prefix).stderr == line
 
 
 def test_list_as_json_is_what_the_api_has(command: Command) -> None:

@@ -317,11 +317,15 @@ def test_a_model_that_cannot_be_served_is_left_out_and_says_why(
     ollama.add("good", write_tiny_gguf(tiny.parent / "good.gguf", seed=1))
     BAD[kind](ollama, tiny)
     before = tree_state(ollama.directory)
+    caplog.set_level("INFO")
     for _ in range(3):
         assert names(store) == ["good:latest"]
-    assert [record.getMessage() for record in caplog.records] == ["model cannot be read"]
-    with pytest.raises(ModelFormatError, match="bad:latest"):
+        assert store.left_out == ["bad:latest"]
+    found = [(record.getMessage(), record.levelname) for record in caplog.records]
+    assert found == [("model cannot be read", "INFO")]
+    with pytest.raises(ModelFormatError, match="bad:latest") as caught:
         store.get("bad")
+    assert str(ollama.blobs) not in str(caught.value)
     levels = {finding.subject: finding.level for finding in check_models(home, deep=True)}
     assert levels == {"bad:latest": "warning", "models": "ok"}
     assert tree_state(ollama.directory) == before
@@ -344,6 +348,7 @@ def test_strange_entries_hide_no_model(
     assert caplog.records == []
     (model.parent / "circle").symlink_to(model.parent / "circle")
     ollama.write_manifest("a b:c", b"{}")
+    caplog.set_level("INFO")
     for _ in range(2):
         assert names(store) == ["good:latest"]
     assert sorted(record.getMessage() for record in caplog.records) == [
@@ -418,6 +423,7 @@ def test_a_manifest_that_is_just_written_is_read_again(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
+    caplog.set_level("INFO")
     content = ollama.add("a", tiny).read_bytes()
     manifest = ollama.write_manifest("a", b"")
     monkeypatch.setattr("pagoda.models.ollama.store.time.sleep", lambda seconds: manifest.write_bytes(content))
