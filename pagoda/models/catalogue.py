@@ -6,11 +6,12 @@ workers can load, add an entry, and a row to docs/model-sources.md.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from functools import cache
 from typing import Any
 
 from pagoda.models.errors import ModelNotFoundError
-from pagoda.models.names import LIBRARY_HOST, LIBRARY_NAMESPACE, HubName, normalize_name, parse_name
+from pagoda.models.names import DEFAULT_TAG, LIBRARY_HOST, LIBRARY_NAMESPACE, HubName, normalize_name, parse_name
 
 DEFAULT_MODEL = "smollm2:135m"
 
@@ -155,8 +156,8 @@ CATALOGUE = (
     _library("tinyllama:1.1b", 638, {"temperature": 0.7, "top_k": 50, "top_p": 0.95}, "tinyllama:latest"),
 )
 
-# Models for a first chat without a GPU, best first. They answer without long thinking, or are small enough to think quickly.
-_BETTER = ("qwen3:4b-instruct", "qwen3:1.7b", "qwen3:0.6b")
+# Models for a first chat without a GPU, best first. They answer without thinking, whose text would be part of the answer.
+_BETTER = ("qwen3:4b-instruct", "llama3.2:3b", "qwen2.5:1.5b", "qwen2.5:0.5b")
 # Part of the free memory that weights and caches of a suggested model may take, and their size as a multiple of the file's.
 _SHARE_OF_MEMORY, _SIZE_IN_MEMORY = 0.5, 2.5
 
@@ -177,6 +178,14 @@ def find_entry(name: str, catalogue: Sequence[CatalogueEntry] = CATALOGUE) -> Ca
     """Return the entry with this name or alias. Raises ModelNotFoundError for an invalid name."""
     normalized = normalize_name(name)
     return next((entry for entry in catalogue if normalized in (entry.name, *entry.aliases)), None)
+
+
+def similar_names(name: str, catalogue: Sequence[CatalogueEntry] = CATALOGUE) -> list[str]:
+    """Return names of the catalogue that a misspelled name may mean, the most similar first."""
+    known = [known for entry in catalogue for known in (entry.name, *entry.aliases)]
+    return [
+        each.removesuffix(f":{DEFAULT_TAG}") for each in get_close_matches(normalize_name(name), known, n=2, cutoff=0.8)
+    ]
 
 
 def find_source(source: str, catalogue: Sequence[CatalogueEntry] = CATALOGUE) -> CatalogueEntry | None:

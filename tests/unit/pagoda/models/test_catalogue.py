@@ -7,7 +7,15 @@ from pathlib import Path
 import pytest
 
 from pagoda.cli.banner import size
-from pagoda.models.catalogue import CATALOGUE, DEFAULT_MODEL, CatalogueEntry, better_model, find_entry, find_source
+from pagoda.models.catalogue import (
+    CATALOGUE,
+    DEFAULT_MODEL,
+    CatalogueEntry,
+    better_model,
+    find_entry,
+    find_source,
+    similar_names,
+)
 from pagoda.models.names import HubName, normalize_name, parse_name
 from pagoda.models.parameters import checked_parameter
 
@@ -62,6 +70,19 @@ def test_the_default_model_comes_from_the_package_index() -> None:
 
 
 @pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("lama3.2", ["llama3.2", "llama3.3"]),
+        ("qwen3:4b-instuct", ["qwen3:4b-instruct"]),
+        ("qwen25:7b", ["qwen2.5:7b"]),
+        ("gpt-4o", []),
+    ],
+)
+def test_a_misspelled_name_is_recognised(name: str, meant: list[str]) -> None:
+    assert similar_names(name)[: len(meant)] == meant and bool(similar_names(name)) is bool(meant)
+
+
+@pytest.mark.parametrize(
     ("source", "name"),
     [
         ("registry.ollama.ai/library/qwen3:8b", "qwen3:8b"),
@@ -87,9 +108,10 @@ def test_a_model_is_found_by_the_place_that_it_came_from(source: str, name: str 
     ("available_gb", "name"),
     [
         (0.5, None),
-        (2, None),
-        (3, "qwen3:0.6b"),
-        (8, "qwen3:1.7b"),
+        (1.9, None),
+        (2, "qwen2.5:0.5b"),
+        (5, "qwen2.5:1.5b"),
+        (11, "llama3.2:3b"),
         (16, "qwen3:4b-instruct"),
         (500, "qwen3:4b-instruct"),
     ],
@@ -101,7 +123,7 @@ def test_the_suggested_model_fits_into_free_memory(available_gb: float, name: st
 
 def test_without_a_known_amount_of_memory_the_smallest_model_is_suggested() -> None:
     found = better_model(None)
-    assert found is not None and found.name == "qwen3:0.6b"
+    assert found is not None and found.name == "qwen2.5:0.5b"
     assert better_model(None, catalogue=()) is better_model(10**12, catalogue=()) is None
 
 
