@@ -43,7 +43,7 @@ def read_config(directory: Path) -> ModelConfig:
             values.require(config, key, usual, unused=0)
     values.require(config, "hidden_act", family.hidden_act)
     values.require(config, "hidden_activation", family.hidden_act)
-    values.require(config, "quantization_config", None)
+    _refuse_quantized(config.get("quantization_config"))
     hidden_size = values.count(config, "hidden_size")
     num_heads = values.count(config, "num_attention_heads")
     rope_theta, rope_scaling = _rope(config, values.count(config, "max_position_embeddings"))
@@ -74,6 +74,15 @@ def read_biases(directory: Path) -> frozenset[str]:
         biases |= frozenset(("q", "k", "v", "o")) if content.get("attention_bias") is True else frozenset()
         biases |= frozenset(("gate", "up", "down")) if content.get("mlp_bias") is True else frozenset()
     return biases
+
+
+def _refuse_quantized(description: object) -> None:
+    if description is not None:
+        method = description.get("quant_method") if isinstance(description, dict) else None
+        how = f"with {str(method)[:40]}" if method else "by another program"
+        raise ModelFormatError(
+            f"weights quantized {how} (quantization_config) are not supported; use the original model, or a GGUF file of it"
+        )
 
 
 def _family(config: Mapping[str, Any]) -> Family:

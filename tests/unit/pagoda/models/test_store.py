@@ -264,7 +264,8 @@ def test_a_head_size_of_its_own(store: ModelStore, tmp_path: Path) -> None:
         ({"hidden_size": "64"}, r"'hidden_size' .* \(got '64'\)"),
         ({"vocab_size": None}, "lacks 'vocab_size'"),
         ({"hidden_act": "gelu"}, "'gelu'; only 'silu'"),
-        ({"quantization_config": {"bits": 4}}, "quantization_config"),
+        ({"quantization_config": {"bits": 4}}, "quantized by another program .quantization_config. are not supported"),
+        ({"quantization_config": {"quant_method": "awq"}}, "weights quantized with awq .quantization_config."),
         ({"rope_scaling": {"rope_type": "yarn", "factor": 2.0}}, "'yarn' is not supported .supported: default, linear"),
     ],
 )
