@@ -79,6 +79,12 @@ def parse_name(text: str) -> HubName | RegistryName:
     if match is None:
         raise ModelNotFoundError(_not_a_name(text))
     host, namespace, model, revision, tag = match.group("host", "namespace", "model", "revision", "tag")
+    is_elsewhere = _SCHEME.match(text) and _host_of(text) not in (*HUB_HOSTS, *LIBRARY_HOSTS)
+    if is_elsewhere and (host is None or model.lower().endswith(".gguf")):
+        raise ModelNotFoundError(
+            f"{text[:200]!r} is not the address of a model at the hub or at a registry (HOST/NAMESPACE/MODEL); "
+            "download the file, and use its path"
+        )
     host = host.lower() if host else None
     if namespace is None and is_hub:
         raise ModelNotFoundError(

@@ -161,6 +161,14 @@ def test_a_host_without_a_dot_is_explained() -> None:
         parse_name("registry/team/model")
 
 
+@pytest.mark.parametrize(
+    "text", ["https://example.com/my.gguf", "http://example.com/files/My.GGUF", "https://modelscope.cn/qwen3"]
+)
+def test_the_address_of_a_file_elsewhere_is_not_taken_for_a_name(text: str) -> None:
+    with pytest.raises(ModelNotFoundError, match=r"download the file, and use its path$"):
+        parse_name(text)
+
+
 @pytest.mark.parametrize("text", ["", "hf.co/qwen3", "https://huggingface.co/gpt2", "qwen3@main"])
 def test_a_name_that_lacks_something_says_so(text: str) -> None:
     reason = "ORG/REPO"  # each of the messages shows this form
