@@ -1,5 +1,6 @@
 """Pulls a model and shows what happens: a bar over all files on a terminal, else lines."""
 
+import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,12 +13,18 @@ from rich.status import Status
 
 from pagoda.cli import human
 from pagoda.cli.text_check import check_text
+from pagoda.models.chat_template_choice import choose_chat_template
+from pagoda.models.errors import ChatTemplateChoiceError
 from pagoda.models.model import Model
+from pagoda.models.names import parse_name
 from pagoda.models.pull import open_puller
 from pagoda.models.sources.progress import Progress, Stage
 from pagoda.models.store import is_path
+from pagoda.models.stored_settings import read_settings
 
 OnProgress = Callable[[Progress], None]
+# A commit at the end of a source, and the part of it that is shown.
+_COMMIT = re.compile(r"@([0-9a-f]{12})[0-9a-f]{28}$")
 
 
 def fetch_model(home: Path, name_or_path: str, *, newest: bool = False, insecure: bool = False) -> Model:
@@ -27,8 +34,30 @@ def fetch_model(home: Path, name_or_path: str, *, newest: bool = False, insecure
     """
     puller = open_puller(home, check_text)
     fetch = puller.pull if newest and not is_path(name_or_path) else puller.ensure
-    with progress_display(name_or_path, f"Stopped. To resume: pagoda pull {name_or_path}") as on_progress:
-        return fetch(name_or_path, on_progress, insecure=insecure)
+    with progress_display(_label(name_or_path), f"Stopped. To resume: pagoda pull {name_or_path}") as on_progress:
+        stages: set[Stage] = set()
+
+        def show(progress: Progress) -> None:
+            stages.add(progress.stage)
+            on_progress(progress)
+
+        model = fetch(name_or_path, show, insecure=insecure)
+    if Stage.DOWNLOADING in stages and (reason := _why_no_chat(model)):
+        print(f"Warning: {model.name} completes texts, but cannot chat: {reason}", file=sys.stderr)
+    return model
+
+
+def _why_no_chat(model: Model) -> str:
+    try:
+        choice = choose_chat_template(model, read_settings(model))
+    except ChatTemplateChoiceError as error:
+        return str(error)
+    return "it has no chat template" if choice.text is None else ""
+
+
+def _label(name: str) -> str:
+    """Return a name for the display, which is shorter than the address of a page."""
+    return str(parse_name(name)) if "://" in name else name
 
 
 @contextmanager
@@ -55,6 +84,7 @@ class _Display:
         self._name = name
         self._num_files = 1
         self.is_downloading = False
+        self._was_downloaded = False
 
     def show(self, progress: Progress) -> None:
         if progress.remote is not None:
@@ -63,10 +93,13 @@ class _Display:
                 self._print(f"Warning: {warning}")
         self.is_downloading = progress.stage is Stage.DOWNLOADING
         if self.is_downloading:
+            self._was_downloaded = True
             files = f" {self._num_files} files" if self._num_files > 1 else ""
             self._show_download(f"{self._name}: downloading{files}", progress)
         elif progress.stage is not Stage.DONE:
             self._show_stage(f"{self._name}: {progress.stage}", progress)
+        elif not self._was_downloaded:
+            self._print(f"{self._name}: up to date")
 
     def close(self) -> None:
         """End the display. What it shows last stays on the screen."""
@@ -124,8 +157,8 @@ class _LineDisplay(_Display):
 
     def _show_stage(self, words: str, progress: Progress) -> None:
         if progress.stage is not Stage.RESOLVING:
-            source = "" if progress.remote is None else f" {progress.remote.source}"
-            self._print_once(f"{words}{source}")
+            source = "" if progress.remote is None else _COMMIT.sub(r"@\1", progress.remote.source)
+            self._print_once(f"{words} {source}".rstrip())
 
     def _show_download(self, words: str, progress: Progress) -> None:
         quarter = 4 * progress.completed_bytes // max(progress.total_bytes, 1)

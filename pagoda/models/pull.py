@@ -12,7 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from pagoda.models.blobs import BlobStore
-from pagoda.models.catalogue import CatalogueEntry
+from pagoda.models.catalogue import CatalogueEntry, similar_names
 from pagoda.models.errors import ModelError, ModelNotFoundError, ModelSourceError
 from pagoda.models.formats.safetensors_file import read_json
 from pagoda.models.layout import PARTIAL, remove_if_empty
@@ -88,9 +88,13 @@ class ModelPuller:
                     raise type(error)("; and ".join([*missing, str(error)])) from error
                 if here is None or version_of(here) != remote.version:
                     self._download(key, source, remote, on_progress)
+                else:
+                    on_progress(Progress(stage=Stage.DONE, completed_bytes=0, total_bytes=0))
                 return
         if here is None:
-            raise ModelNotFoundError("; and ".join(missing))
+            similar = similar_names(key)
+            meant = f"; did you mean {' or '.join(similar)}?" if similar else ""
+            raise ModelNotFoundError("; and ".join(missing) + meant)
 
     def _places(self, name: str, here: Model | None) -> list[Place]:
         """Return the places to ask for a model, in this order. A model that is here is only updated from its own source."""

@@ -12,7 +12,7 @@ from pagoda.models.sources.remote import RemoteFile, RemoteModel
 
 REMOTE = RemoteModel(
     name="Org/Repo",
-    source="hf.co/Org/Repo@c0ffee",
+    source=f"hf.co/Org/Repo@{'c0ffee' * 6}abcd",
     version="c0ffee",
     files=tuple(RemoteFile(path=f"model-{number}.safetensors", url="http://x", size_bytes=50) for number in (1, 2)),
     root="",
@@ -40,7 +40,7 @@ def shown(monkeypatch: pytest.MonkeyPatch, steps: list[Progress], *, is_terminal
 def test_lines_without_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     assert shown(monkeypatch, STEPS, is_terminal=False).splitlines() == [
         "Warning: The projector of this model is not used [yet].",
-        "Org/Repo: checking hf.co/Org/Repo@c0ffee",
+        "Org/Repo: checking hf.co/Org/Repo@c0ffeec0ffee",
         "Org/Repo: downloading 2 files, 0% of 100 B",
         "Org/Repo: downloading 2 files, 50% of 100 B",
         "Org/Repo: downloading 2 files, 100% of 100 B",
@@ -57,8 +57,12 @@ def test_one_bar_over_all_files_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -
     assert "100/100 bytes" in last_bar
 
 
-def test_a_model_that_is_up_to_date_leaves_nothing_on_the_screen(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert "downloading" not in shown(monkeypatch, STEPS[:1], is_terminal=True)
+@pytest.mark.parametrize("is_terminal", [True, False])
+def test_a_model_that_is_up_to_date_says_so(monkeypatch: pytest.MonkeyPatch, is_terminal: bool) -> None:
+    written = shown(monkeypatch, [STEPS[0], STEPS[-1]], is_terminal=is_terminal)
+    assert "Org/Repo: up to date\n" in written.replace("\r", "")
+    assert "downloading" not in written
+    assert "up to date" not in shown(monkeypatch, STEPS[:1], is_terminal=is_terminal)  # the source was not reached
 
 
 @pytest.mark.parametrize(("num_steps", "words"), [(1, ""), (4, "\nStopped.\n"), (7, "")])

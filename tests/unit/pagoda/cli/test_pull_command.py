@@ -48,7 +48,7 @@ def test_a_pull_says_what_happens_and_what_is_not_used(registry: FakeRegistry, t
     assert lines[0] == "qwen:1b: checking registry.ollama.ai/library/qwen:1b"
     assert lines[-2:] == ["qwen:1b: downloading, 100% of 434 KB", "qwen:1b: verifying sha256"]
     assert pulled.stdout.startswith("qwen:1b is at ")
-    assert run(tmp_path / "home", "pull", "qwen:1b").stderr == ""  # it is up to date
+    assert run(tmp_path / "home", "pull", "qwen:1b").stderr == "qwen:1b: up to date\n"
 
 
 def test_pull_gets_a_newer_version_and_other_commands_do_not(
@@ -85,7 +85,9 @@ def test_insecure(registry: FakeRegistry, tmp_path: Path, tiny: bytes) -> None:
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("unknown:1b", "unknown:1b is not at registry.ollama.ai"),
+        ("unknown:1b", "unknown:1b is not at registry.ollama.ai; its library: https://ollama.com/library"),
+        ("lama3.2", "; did you mean llama3.2 or llama3.3?"),
+        ("https://example.com/my.gguf", "is not the address of a model"),
         ("Org/Unknown", "Org/Unknown"),
         ("Org/Gated", "Org/Gated"),
         ("strange:1", "the pre-tokenizer 'of-tomorrow' is not supported"),
@@ -113,6 +115,9 @@ def test_a_go_template_that_is_not_known_is_pulled_but_cannot_be_put_into_a_mode
     registry.publish("library/base:1b", base, layers=[("template", template.encode())])
     pulled = run(home, "pull", "base:1b")
     assert pulled.exit_code == 0, pulled.stderr
+    last = pulled.stderr.splitlines()[-1]
+    assert last.startswith("Warning: base:1b completes texts, but cannot chat: the model's template is a Go template")
+    assert "cannot chat" not in run(home, "pull", "base:1b").stderr
     assert run(home, "show", "base:1b", "--template").stdout == template + "\n"
     modelfile.write_text("FROM base:1b\nSYSTEM S")
     assert run(home, "create", "child", "-f", str(modelfile)).exit_code == 0
