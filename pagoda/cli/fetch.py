@@ -16,10 +16,9 @@ from pagoda.cli.text_check import check_text
 from pagoda.models.chat_template_choice import choose_chat_template
 from pagoda.models.errors import ChatTemplateChoiceError
 from pagoda.models.model import Model
-from pagoda.models.names import parse_name
+from pagoda.models.names import is_path, parse_name
 from pagoda.models.pull import open_puller
 from pagoda.models.sources.progress import Progress, Stage
-from pagoda.models.store import is_path
 from pagoda.models.stored_settings import read_settings
 
 OnProgress = Callable[[Progress], None]

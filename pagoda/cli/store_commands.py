@@ -18,10 +18,10 @@ from pagoda.models.formats.description import files_to_copy, is_projector
 from pagoda.models.formats.gguf_parts import first_part
 from pagoda.models.model_editor import ModelEditor
 from pagoda.models.modelfile import FromLine, Modelfile, parse_modelfile, render_modelfile
-from pagoda.models.names import normalize_name, with_tag
+from pagoda.models.names import is_path, normalize_name, with_tag
 from pagoda.models.ollama_objects import listed, shown
 from pagoda.models.sampling_defaults import SamplingPolicy
-from pagoda.models.store import ModelStore, is_path
+from pagoda.models.store import ModelStore
 from pagoda.models.stored_settings import read_settings
 
 JSONObject = dict[str, Any]

@@ -17,8 +17,7 @@ from typer.core import TyperCommand
 
 from pagoda.cli.failure import CommandError, fail
 from pagoda.models.errors import ModelError
-from pagoda.models.names import HubName, parse_name
-from pagoda.models.store import is_path
+from pagoda.models.names import HubName, is_path, parse_name
 
 Tokens = tuple[str, ...]
 _NONE: Tokens = ()

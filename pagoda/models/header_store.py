@@ -15,6 +15,7 @@ from pagoda.models.errors import ModelFormatError, ModelNotFoundError
 from pagoda.models.formats.safetensors_file import read_json
 from pagoda.models.model import Model
 from pagoda.models.model_editor import CHECKPOINT_DIRECTORY, Check, ModelEditor
+from pagoda.models.names import is_path
 from pagoda.models.pull import ModelPuller
 from pagoda.models.scratch import writing
 from pagoda.models.sources.headers import fetch_headers
@@ -22,7 +23,7 @@ from pagoda.models.sources.progress import OnProgress
 from pagoda.models.sources.remote import RemoteModel
 from pagoda.models.sources.settings import SourceSettings
 from pagoda.models.sources.source import Fetched, Source
-from pagoda.models.store import ModelStore, is_path
+from pagoda.models.store import ModelStore
 
 HEADERS = "headers"
 """Name of the directory below HOME."""

@@ -107,6 +107,13 @@ def is_hub_address(text: str) -> bool:
     return _HUB_PREFIX.match(text) is not None or _host_of(text) in HUB_HOSTS
 
 
+def is_path(text: str) -> bool:
+    """Return True for text that can only be a path, not a name. `ORG/REPO:FILE.gguf` is a name."""
+    if text.startswith(("/", "./", "../", "~")) or text in (".", ".."):
+        return True
+    return text.endswith(".gguf") and ":" not in text and not is_hub_address(text)
+
+
 def normalize_name(text: str) -> str:
     """Return the canonical form of a name: "Model" is "model:latest", "hf.co/Org/Repo:Q8_0" is "org/repo:q8_0".
 

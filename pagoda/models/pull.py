@@ -18,14 +18,14 @@ from pagoda.models.formats.safetensors_file import read_json
 from pagoda.models.layout import PARTIAL, remove_if_empty
 from pagoda.models.model import Model
 from pagoda.models.model_editor import Check, ModelEditor
-from pagoda.models.names import DEFAULT_TAG, LIBRARY_HOST, HubName, RegistryName, is_hub_address, parse_name
+from pagoda.models.names import DEFAULT_TAG, LIBRARY_HOST, HubName, RegistryName, is_hub_address, is_path, parse_name
 from pagoda.models.scratch import Scratch
 from pagoda.models.sources.headers import NoRangesError, fetch_headers, is_checkable
 from pagoda.models.sources.progress import DownloadMeter, OnProgress, Progress, Stage
 from pagoda.models.sources.remote import RemoteModel
 from pagoda.models.sources.source import OpenSource, Source
 from pagoda.models.sources.transfer import PARTIAL_SUFFIX
-from pagoda.models.store import ModelStore, is_path
+from pagoda.models.store import ModelStore
 from pagoda.models.stored_settings import read_source
 
 Place = HubName | RegistryName | CatalogueEntry

@@ -23,7 +23,7 @@ from pagoda.models.formats.safetensors_file import read_json
 from pagoda.models.formats.tensor_check import check_tensors
 from pagoda.models.layout import StoreLayout, is_there
 from pagoda.models.model import Model
-from pagoda.models.names import NAME, is_hub_address, normalize_name, with_tag
+from pagoda.models.names import NAME, is_path, normalize_name, with_tag
 from pagoda.models.ollama.store import OllamaStore, read_stored_model, stored_blob
 from pagoda.models.scratch import Scratch
 from pagoda.models.sources.settings import SourceSettings
@@ -335,10 +335,3 @@ def _state(manifest: Path) -> tuple[int, int, int] | None:
     except OSError:
         return (0, 0, 0)
     return status.st_ino, status.st_mtime_ns, status.st_size
-
-
-def is_path(text: str) -> bool:
-    """Return True for text that can only be a path, not a name. `ORG/REPO:FILE.gguf` is a name."""
-    if text.startswith(("/", "./", "../", "~")) or text in (".", ".."):
-        return True
-    return text.endswith(".gguf") and ":" not in text and not is_hub_address(text)

@@ -23,9 +23,9 @@ from pagoda.models.digest import DigestCache
 from pagoda.models.errors import ModelError
 from pagoda.models.formats.description import files_to_copy
 from pagoda.models.model import Model
-from pagoda.models.names import DEFAULT_TAG
+from pagoda.models.names import DEFAULT_TAG, is_path
 from pagoda.models.sources.progress import Progress, Stage
-from pagoda.models.store import ModelStore, is_path
+from pagoda.models.store import ModelStore
 
 JSONObject = dict[str, Any]
 
