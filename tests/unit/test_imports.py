@@ -39,3 +39,16 @@ def test_a_process_without_tensors_loads_no_torch(process: str) -> None:
     code = f"import sys, {process}; print([name for name in {heavy} if name in sys.modules])"
     imported = run(sys.executable, "-c", code)
     assert imported.stdout.strip() == "[]", imported.stdout + imported.stderr
+
+
+@pytest.mark.parametrize("process", ["gateway.__main__", "worker.__main__", "pagoda.cli.main"])
+def test_a_start_that_downloads_nothing_does_not_load_the_sources(process: str) -> None:
+    code = f"import sys, {process}; print([name for name in ('huggingface_hub', 'pip') if name in sys.modules])"
+    imported = run(sys.executable, "-c", code)
+    assert imported.stdout.strip() == "[]", imported.stdout + imported.stderr
+
+
+def test_the_command_reads_its_options_without_the_store() -> None:
+    """Every start of the command pays for what its options import."""
+    code = "import sys, pagoda.cli.main; print('pagoda.models.store' in sys.modules, 'httpx' in sys.modules)"
+    assert run(sys.executable, "-c", code).stdout.strip() == "False False"
