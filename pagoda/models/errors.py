@@ -2,6 +2,7 @@
 
 ModelError
 ├── ModelNotFoundError   the model is unknown or not on this machine
+│   └── UnknownRepositoryError  the source has no such repository, so that another one may be asked
 ├── ModelFormatError     the files are damaged or of an unsupported kind
 │   └── ChatTemplateChoiceError  no template can be chosen
 │       └── UnknownGoTemplateError
@@ -38,6 +39,10 @@ class ModelError(Exception):
 
 class ModelNotFoundError(ModelError, LookupError):
     """The model is unknown or not on this machine."""
+
+
+class UnknownRepositoryError(ModelNotFoundError):
+    """The source has no repository of this name, or only for other users. Another source may have the model."""
 
 
 class ModelFormatError(ModelError, ValueError):

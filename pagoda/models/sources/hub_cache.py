@@ -15,7 +15,6 @@ import hashlib
 import json
 import logging
 import os
-import re
 import shutil
 import time
 import uuid
@@ -23,19 +22,19 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
+from huggingface_hub import constants
+from huggingface_hub.file_download import repo_folder_name
 from huggingface_hub.utils import WeakFileLock  # type: ignore[attr-defined]
 
 from pagoda.models.errors import ModelSourceError
-from pagoda.models.sources.hub_files import HubFile
+from pagoda.models.sources.hub_files import GIT_OID, SHA256, HubFile
 from pagoda.models.sources.settings import SourceSettings
 from pagoda.models.sources.transfer import PARTIAL_SUFFIX
 
-COMMIT = re.compile(r"[0-9a-f]{40}")
 ABANDONED_AFTER_S = 14 * 24 * 3600
 _TREE_FORMAT = 1
 _CHUNK_BYTES = 1 << 20
 _LOCK_POLL_S = 1.0
-_TRUE = ("1", "on", "yes", "true")
 # Errors of file systems without symbolic links.
 _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
 _TAG = (
@@ -52,18 +51,12 @@ OnBytes = Callable[[HubFile, int], None]
 
 
 def cache_directory(settings: SourceSettings) -> Path:
-    """Return the cache's directory, by the rules of huggingface_hub, which reads the variables only when it is imported."""
-    if settings.hub_cache is not None:
-        return settings.hub_cache
-    values = os.environ
-    home = values.get("HF_HOME") or f"{values.get('XDG_CACHE_HOME') or '~/.cache'}/huggingface"
-    cache = values.get("HF_HUB_CACHE") or values.get("HUGGINGFACE_HUB_CACHE") or f"{home}/hub"
-    return Path(os.path.expandvars(cache)).expanduser()
+    return settings.hub_cache or Path(constants.HF_HUB_CACHE)
 
 
 def find_repo(root: Path, repo: str) -> str | None:
     """Return the spelling of a repository that the cache has, whatever its case, or None."""
-    wanted = _folder_name(repo)
+    wanted = repo_folder_name(repo_id=repo, repo_type="model")
     try:
         folders = [folder.name for folder in root.iterdir() if folder.name.lower() == wanted.lower()]
     except OSError:
@@ -76,7 +69,7 @@ class HubCache:
     """The cache of one repository."""
 
     def __init__(self, root: Path, repo: str) -> None:
-        name = _folder_name(repo)
+        name = repo_folder_name(repo_id=repo, repo_type="model")
         self._root = root
         self._folder = root / name
         self._blobs = self._folder / "blobs"
@@ -87,13 +80,13 @@ class HubCache:
 
     def commit(self, revision: str) -> str | None:
         """Return the commit that a revision had when it was last downloaded, or None."""
-        if COMMIT.fullmatch(revision):
+        if GIT_OID.fullmatch(revision):
             return revision
         try:
             commit = (self._folder / "refs" / revision).read_text().strip()
         except (OSError, ValueError):
             return None
-        return commit if COMMIT.fullmatch(commit) else None
+        return commit if GIT_OID.fullmatch(commit) else None
 
     def list_files(self, commit: str) -> list[HubFile]:
         """Return the listing of a commit if huggingface_hub has kept it, else the files that are here."""
@@ -234,7 +227,7 @@ class HubCache:
         blob, pointer = self._blob(file), self.snapshot(commit) / file.path
         pointer.parent.mkdir(parents=True, exist_ok=True)
         temporary = pointer.with_name(f".{uuid.uuid4().hex[:8]}.tmp")
-        can_link = os.environ.get("HF_HUB_DISABLE_SYMLINKS", "").lower() not in _TRUE
+        can_link = not constants.HF_HUB_DISABLE_SYMLINKS
         if can_link and (is_linked := _try(os.symlink, Path(os.path.relpath(blob, pointer.parent)), temporary)):
             pass
         elif not _try(os.link, blob, temporary):
@@ -257,10 +250,6 @@ class HubCache:
         )
 
 
-def _folder_name(repo: str) -> str:
-    return f"models--{repo.replace('/', '--')}"
-
-
 def _listed(path: str, entry: dict[str, object]) -> HubFile:
     match entry:
         case {"lfs_sha256": str(sha256), "lfs_size": int(size)}:
@@ -276,8 +265,8 @@ def _present(path: Path, snapshot: Path) -> HubFile:
     return HubFile(
         path=path.relative_to(snapshot).as_posix(),
         size_bytes=path.stat().st_size,
-        sha256=digest if re.fullmatch(r"[0-9a-f]{64}", digest) else None,
-        git_oid=digest if COMMIT.fullmatch(digest) else None,
+        sha256=digest if SHA256.fullmatch(digest) else None,
+        git_oid=digest if GIT_OID.fullmatch(digest) else None,
     )
 
 

@@ -1,28 +1,29 @@
-"""Requests to the Hugging Face hub that list a repository and read its small files, and sentences for the hub's errors.
+"""A client of the Hugging Face hub, which lists a repository and reads its small files, and sentences for the hub's errors.
 
-huggingface_hub reads the token. Its own requests for listings are not used: they have no time limit, sleep as long as a server
-asks, and follow a listing's link to another host with the token.
+huggingface_hub reads the token, builds the requests for listings and reads the answers. This client sends the requests, with time
+limits, few retries, and the token for the hub only.
 """
 
 import hashlib
 import json
-import os
 import re
 import ssl
 import time
 from collections.abc import Generator, Iterator
-from pathlib import Path
-from typing import Any
-from urllib.parse import quote
+from contextlib import contextmanager
 
 import httpx
-from huggingface_hub import constants, get_token
-from huggingface_hub.errors import OIDCError
+import httpx2
+from huggingface_hub import HfApi, constants, get_token, hf_hub_url
+from huggingface_hub.errors import HFValidationError, OIDCError
+from huggingface_hub.hf_api import RepoFile
+from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
 from pagoda.distribution import VERSION
-from pagoda.models.errors import ModelAccessError, ModelNotFoundError, ModelSourceError
+from pagoda.models.errors import ModelAccessError, ModelNotFoundError, ModelSourceError, UnknownRepositoryError
 from pagoda.models.names import HubName
-from pagoda.models.sources.hub_files import HubFile
+from pagoda.models.sources.hub_files import GIT_OID, SHA256, HubFile
+from pagoda.models.sources.hub_session import answering
 from pagoda.models.sources.settings import SourceSettings
 
 DEFAULT_URL = "https://huggingface.co"
@@ -37,8 +38,6 @@ MAX_SMALL_BYTES = 64 << 20
 """Largest page of a listing and largest small file that is read into memory."""
 MAX_FILE_BYTES = 1 << 44
 """Largest size of a file, which is that of common file systems, in bytes."""
-_COMMIT = re.compile(r"[0-9a-f]{40}")
-_SHA256 = re.compile(r"[0-9a-f]{64}")
 _REPO = re.compile(r"\w[\w.-]*/\w[\w.-]*", re.ASCII)
 _SENDABLE = re.compile(r"[\x21-\x7e]+")
 _TOKENS_PAGE = "https://huggingface.co/settings/tokens"
@@ -66,7 +65,7 @@ class HubClient:
                 # Compressed answers have no ranges, and could be larger than announced.
                 headers={"User-Agent": f"pagoda/{VERSION}", "Accept-Encoding": "identity"},
                 follow_redirects=True,
-                timeout=_seconds("HF_HUB_DOWNLOAD_TIMEOUT"),
+                timeout=constants.HF_HUB_DOWNLOAD_TIMEOUT,
                 event_hooks={"request": [self._refuse_offline], "response": [self._refuse_errors]},
             )
         except (ImportError, ValueError, OSError, httpx.InvalidURL) as error:
@@ -76,33 +75,26 @@ class HubClient:
 
     def commit(self) -> tuple[str, str]:
         """Return the repository's spelling at the hub, and the commit of the revision."""
-        revision = quote(self._name.revision or DEFAULT_REVISION, safe="")
-        content = self._json(f"{self.url}/api/models/{self._name.repo}/revision/{revision}")[0]
-        if not isinstance(content, dict) or not _COMMIT.fullmatch(str(content.get("sha"))):
+        try:
+            validate_repo_id(self._name.repo)
+        except HFValidationError as error:
+            raise UnknownRepositoryError(f"{self._shown} does not exist: {error}") from None
+        with self._library("it has no commit") as library:
+            info = library.model_info(self._name.repo, revision=self._name.revision or DEFAULT_REVISION)
+        if not GIT_OID.fullmatch(str(info.sha)):
             raise self._malformed("it has no commit")
-        repo = str(content.get("id") or self._name.repo)
-        if not _REPO.fullmatch(repo):
-            raise self._malformed(f"the repository's name is {repo[:100]!r}")
-        return repo, content["sha"]
+        if not _REPO.fullmatch(str(info.id)):
+            raise self._malformed(f"the repository's name is {str(info.id)[:100]!r}")
+        return info.id, str(info.sha)
 
     def list_files(self, repo: str, commit: str) -> list[HubFile]:
-        url: str | None = f"{self.url}/api/models/{repo}/tree/{commit}?recursive=true"
-        files: dict[str, HubFile] = {}
-        seen: set[str] = set()
-        while url is not None:
-            if url in seen or len(seen) >= MAX_PAGES:
-                raise self._malformed("its pages do not end")
-            seen.add(url)
-            entries, url = self._json(url)
-            if not isinstance(entries, list):
-                raise self._malformed("it is not a list")
-            for entry in entries:
-                if (file := self._file(entry)) is not None:
-                    files[file.path] = file
-        return list(files.values())
+        with self._library("a file lacks its path, size or digest", is_list=True) as library:
+            entries = library.list_repo_tree(repo, recursive=True, revision=commit)
+            files = [self._file(entry) for entry in entries if isinstance(entry, RepoFile)]
+        return list({file.path: file for file in files if file is not None}.values())
 
     def file_url(self, repo: str, commit: str, path: str) -> str:
-        return f"{self.url}/{repo}/resolve/{commit}/{quote(path)}"
+        return hf_hub_url(repo, path, revision=commit, endpoint=self.url)
 
     def read(self, repo: str, commit: str, file: HubFile) -> bytes:
         """Return the content of a small file. Raises ModelSourceError unless it has the digest of the listing."""
@@ -115,53 +107,74 @@ class HubClient:
     def _shown(self) -> str:
         return f"hf.co/{self._name.repo}"
 
-    def _file(self, entry: object) -> HubFile | None:
-        """Return a file of a listing, or None for an entry that cannot be of a model, such as a directory."""
-        match entry:
-            case {"type": "directory"}:
-                return None
-            case {"path": str(path), "lfs": {"oid": str(sha256), "size": int(size)}}:
-                file = HubFile(path=path, size_bytes=size, sha256=sha256, git_oid=None)
-            case {"path": str(path), "oid": str(oid), "size": int(size)}:
-                file = HubFile(path=path, size_bytes=size, sha256=None, git_oid=oid)
-            case _:
-                raise self._malformed("a file lacks its path, size or digest")
-        is_digest = _SHA256 if file.sha256 is not None else _COMMIT
-        is_size = 0 <= file.size_bytes <= MAX_FILE_BYTES
-        if not is_digest.fullmatch(file.etag or "") or not is_size or not _is_relative(file.path):
-            raise self._malformed(f"the entry of {file.path[:100]!r} is not valid")
-        return file if file.path.isprintable() else None  # no model has files with such names
+    @contextmanager
+    def _library(self, problem: str, *, is_list: bool = False) -> Iterator[HfApi]:
+        """Yield the library, whose requests this client sends. `problem` is what is wrong with an answer that it cannot read."""
+        pages: set[str] = set()
+        try:
+            with answering(lambda request: self._answer(request, pages, is_list)):
+                yield HfApi(endpoint=self.url, token=False)
+        except (KeyError, TypeError, ValueError, AttributeError):
+            raise self._malformed(problem) from None
 
-    def _json(self, url: str) -> tuple[Any, str | None]:
-        """Return the content of a JSON page, and the address of the next page."""
+    def _answer(self, request: httpx2.Request, pages: set[str], is_list: bool) -> httpx2.Response:
+        """Answer a request of the library. `pages` has the addresses of the same listing that were asked for before."""
+        url = str(request.url)
+        if "/api/models/" not in url:
+            # The library also asks for a list of coding agents, to report the one that runs it. It needs no answer.
+            raise self._malformed(f"{url[:200]!r} is not a page of it")
+        if url in pages or len(pages) >= MAX_PAGES:
+            raise self._malformed("its pages do not end")
+        pages.add(url)
         body, response = self._get(url)
         try:
             content = json.loads(body)
         except (ValueError, RecursionError):
             raise self._malformed("it is not JSON") from None
-        following = response.links.get("next", {}).get("url")
-        if following is None:
-            return content, None
-        address = response.url.join(following)
-        if _origin(address) != _origin(httpx.URL(self.url)):
-            # A mirror may pass on the hub's own address, where the token must not be sent.
-            return content, f"{self.url}{address.raw_path.decode()}"
-        return content, str(address)
+        if is_list and not isinstance(content, list):
+            raise self._malformed("it is not a list")  # the library takes {} for an empty list
+        following = self._next_page(response)
+        headers = {"Link": f'<{following}>; rel="next"'} if following is not None else {}
+        return httpx2.Response(httpx.codes.OK, headers=headers, content=body, request=request)
+
+    def _next_page(self, response: httpx.Response) -> httpx.URL | None:
+        """Return the address of a listing's next page, at this hub: a mirror may pass on that of the hub behind it."""
+        try:
+            following = response.links.get("next", {}).get("url")
+            address = response.url.join(following) if following is not None else None
+        except httpx.InvalidURL:
+            raise self._malformed("the address of its next page is not valid") from None
+        if address is None or _origin(address) == _origin(httpx.URL(self.url)):
+            return address
+        return httpx.URL(f"{self.url}{address.raw_path.decode()}")
+
+    def _file(self, entry: RepoFile) -> HubFile | None:
+        """Return a file of a listing, or None for one that cannot be of a model."""
+        path, size, sha256, git_oid = entry.path, entry.size, None, None
+        if entry.lfs is not None:
+            size, sha256 = entry.lfs.size, entry.lfs.sha256
+        else:
+            git_oid = entry.blob_id
+        is_digest = SHA256.fullmatch(sha256) if sha256 is not None else GIT_OID.fullmatch(git_oid or "")
+        # The library passes on values of any type. A wrong one may raise TypeError or AttributeError here.
+        is_size = isinstance(size, int) and 0 <= size <= MAX_FILE_BYTES
+        if not is_digest or not is_size or not _is_relative(path):
+            raise self._malformed(f"the entry of {path[:100]!r} is not valid")
+        # No model has files with names that cannot be printed.
+        return HubFile(path=path, size_bytes=size, sha256=sha256, git_oid=git_oid) if path.isprintable() else None
 
     def _get(self, url: str) -> tuple[bytes, httpx.Response]:
-        for delay_s in (*RETRY_DELAYS_S, None):
+        for delay_s in RETRY_DELAYS_S:
             try:
                 return self._get_once(url)
-            except HubUnreachableError as error:
-                if delay_s is None or not _is_transient(error):
-                    raise
+            except _TransientError:
                 time.sleep(delay_s)
-        raise AssertionError("unreachable")
+        return self._get_once(url)
 
     def _get_once(self, url: str) -> tuple[bytes, httpx.Response]:
         body, deadline = bytearray(), time.monotonic() + MAX_LISTING_S
         try:
-            with self.http.stream("GET", url, timeout=_seconds("HF_HUB_ETAG_TIMEOUT")) as response:
+            with self.http.stream("GET", url, timeout=constants.HF_HUB_ETAG_TIMEOUT) as response:
                 if response.status_code != httpx.codes.OK:
                     raise self._unusual_status(response)
                 for chunk in response.iter_bytes():
@@ -199,7 +212,7 @@ class HubClient:
             )
         if status in (401, 404, 410):
             step = "use the token of an account that may read it" if self._token else "set HF_TOKEN"
-            raise ModelNotFoundError(f"{self._shown} does not exist, or is private: {step}")
+            raise UnknownRepositoryError(f"{self._shown} does not exist, or is private: {step}")
         raise ModelAccessError(f"the hub refuses access to {self._shown}{_quoted(text)}; see {page}")
 
     def _unusual_status(self, response: httpx.Response) -> ModelSourceError:
@@ -263,7 +276,7 @@ def has_digest(content: bytes, file: HubFile) -> bool:
 
 
 def _hub_url(settings: SourceSettings) -> str:
-    url = (settings.hub_url or os.environ.get("HF_ENDPOINT") or DEFAULT_URL).rstrip("/")
+    url = (settings.hub_url or DEFAULT_URL).rstrip("/")
     if not url.startswith(("http://", "https://")):
         raise ModelSourceError(f"HF_ENDPOINT must be an http or https address (got {url[:100]!r})")
     return url
@@ -275,21 +288,12 @@ def _token(settings: SourceSettings) -> str | None:
         return settings.hub_token or None
     if constants.HF_HUB_DISABLE_IMPLICIT_TOKEN:
         return None
-    own_file = os.environ.get("HF_TOKEN_PATH") if not os.environ.get("HF_TOKEN") else None
     try:
-        if own_file and Path(own_file).expanduser() != Path(constants.HF_TOKEN_PATH):
-            # The library reads the variable only when it is imported.
-            return Path(own_file).expanduser().read_text().strip() or None
         return get_token()
     except (OSError, ValueError, OIDCError) as error:
         raise ModelAccessError(
             f"the token for the hub cannot be read: {error}; check HF_TOKEN and HF_TOKEN_PATH"
         ) from None
-
-
-def _seconds(variable: str) -> float:
-    value = os.environ.get(variable, "")
-    return float(value) if value.isdigit() and int(value) else 10.0
 
 
 def _origin(url: httpx.URL) -> tuple[str, str, int | None]:
@@ -298,10 +302,6 @@ def _origin(url: httpx.URL) -> tuple[str, str, int | None]:
 
 def _is_relative(path: str) -> bool:
     return "\\" not in path and "\0" not in path and not {"", ".", ".."} & set(path.split("/"))
-
-
-def _is_transient(error: HubUnreachableError) -> bool:
-    return isinstance(error, _TransientError)
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:

@@ -22,6 +22,7 @@ OVERRIDES = ("template", "system", "params")
 """Files beside GGUF files that replace settings: a chat template in Go, the system prompt, and parameters in JSON."""
 OPTIONAL_FILES = ("chat_template.json", "tokenizer.model", "vocab.json", "merges.txt")
 """Files of a checkpoint that other programs read, but Pagoda does not."""
+SHA256, GIT_OID = re.compile(r"[0-9a-f]{64}"), re.compile(r"[0-9a-f]{40}")
 _SMALL_FILES = frozenset({*CHECKPOINT_FILES, INDEX_NAME, *OPTIONAL_FILES})
 # Projectors, importance matrices and draft models, which are not models of their own.
 _NOT_MODELS = ("mmproj", "imatrix", "mtp-", "eagle3-", "dflash-", "dspark-")

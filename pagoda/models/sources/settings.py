@@ -37,10 +37,12 @@ class SourceSettings:
         registry = values.get(REGISTRY_VARIABLE) or DEFAULT_REGISTRY
         if not registry.startswith(("http://", "https://")):
             raise ModelSourceError(f"{REGISTRY_VARIABLE} must be an http or https address (got {registry!r})")
+        cache = os.path.expandvars(os.path.expanduser(values.get("HF_HUB_CACHE", "")))
         own = values.get("OLLAMA_MODELS", "").strip()
         places = [own] if own else ["~/.ollama/models", "/usr/share/ollama/.ollama/models"]
         return cls(
             hub_url=values.get("HF_ENDPOINT") or None,
+            hub_cache=Path(cache) if cache else None,
             is_offline=(values.get("HF_HUB_OFFLINE") or values.get("TRANSFORMERS_OFFLINE", "")).lower() in _TRUE,
             registry_url=registry.rstrip("/"),
             # Unlike Path.expanduser, this raises no error for a user without a home directory.

@@ -12,13 +12,12 @@ from collections.abc import Mapping
 from typing import NoReturn
 
 import pytest
-from huggingface_hub.utils._fixes import WeakFileLock
+from huggingface_hub import constants
+from huggingface_hub.utils import WeakFileLock  # type: ignore[attr-defined]
 
 from pagoda.models.errors import ModelSourceError
 from pagoda.models.sources import hub_cache
-from pagoda.models.sources.hub_cache import cache_directory
 from pagoda.models.sources.progress import Progress, Stage
-from pagoda.models.sources.settings import SourceSettings
 from tests.fakes.hub_server import FakeHub
 from tests.fakes.hub_user import HubUser
 from tests.fakes.waiting import until
@@ -134,7 +133,7 @@ def test_without_symbolic_links(
     hub: FakeHub, user: HubUser, checkpoint: Mapping[str, bytes], monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
     if how == "variable":
-        monkeypatch.setenv("HF_HUB_DISABLE_SYMLINKS", "1")
+        monkeypatch.setattr(constants, "HF_HUB_DISABLE_SYMLINKS", True)
     else:
         monkeypatch.setattr("os.symlink", refuse_links)
     if how == "no links at all":
@@ -268,7 +267,11 @@ def test_directory_of_the_cache_is_the_librarys(
         monkeypatch.delenv(name, raising=False)
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    assert str(cache_directory(SourceSettings())) == expected
-    program = "from huggingface_hub import constants; print(constants.HF_HUB_CACHE)"
+    program = """
+from huggingface_hub import constants
+from pagoda.models.sources.hub_cache import cache_directory
+from pagoda.models.sources.settings import SourceSettings
+print(cache_directory(SourceSettings.from_environment()), constants.HF_HUB_CACHE)
+"""
     output = subprocess.run([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True, check=True)
-    assert output.stdout.strip() == expected
+    assert output.stdout.split() == [expected, expected]

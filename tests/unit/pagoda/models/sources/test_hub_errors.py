@@ -1,7 +1,7 @@
 """Tests of a hub that refuses, breaks, lies and throttles, and of where the token is sent."""
 
+import json
 import socket
-from collections.abc import Callable
 from contextlib import suppress
 from http import HTTPStatus
 from pathlib import Path
@@ -9,6 +9,7 @@ from typing import NoReturn
 
 import httpx
 import pytest
+from huggingface_hub import constants
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -21,6 +22,9 @@ from tests.fakes.hub_server import Exchange, FakeHub, Fault
 from tests.fakes.hub_user import HubUser
 
 TOKEN = "hf_secret"
+LFS_FILE = (
+    b'[{"type": "file", "path": "%s.gguf", "size": 1, "oid": "", "lfs": {"size": 1, "oid": "%s", "pointerSize": 134}}]'
+)
 
 
 @pytest.fixture
@@ -146,14 +150,16 @@ def test_token_with_a_line_end_is_not_shown(hub: FakeHub, user: HubUser) -> None
             "the entry of 'x.gguf' is not valid",
         ),
         (
-            answer("/tree/", 200, b'[{"path": "\\ud800.gguf", "lfs": {"size": 1, "oid": "%s"}}]' % (b"a" * 64)),
+            answer("/tree/", 200, LFS_FILE % (b"\\ud800", b"a" * 64)),
             "has no model that can be served",
         ),
         (
-            answer("/tree/", 200, b'[{"path": "%s.gguf", "lfs": {"size": 1, "oid": "%s"}}]' % (b"x" * 300, b"a" * 64)),
+            answer("/tree/", 200, LFS_FILE % (b"x" * 300, b"a" * 64)),
             "File name too long",
         ),
         (answer("/tree/", 200, b"[]", Link='<?again>; rel="next"'), "its pages do not end"),
+        (answer("/tree/", 200, b"[]", Link='<http://a:b/>; rel="next"'), "the address of its next page is not valid"),
+        (answer("/tree/", 200, b"[]", Link='</login>; rel="next"'), "/login' is not a page of it; check HF_ENDPOINT"),
         (answer("/revision/", 403, X_Error_Message="Access to this resource is disabled."), "disabled.); see http"),
         (answer("/revision/", 307, Location="http://127.0.0.1:1/"), "cannot be reached: "),
     ],
@@ -289,11 +295,25 @@ def test_hub_that_is_not_there(user: HubUser) -> None:
 
 
 def test_hub_that_is_silent(user: HubUser, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hub_client, "_seconds", lambda variable: 0.01)
+    monkeypatch.setattr(constants, "HF_HUB_ETAG_TIMEOUT", 0.01)
     with socket.create_server(("127.0.0.1", 0)) as server:
         address = f"http://127.0.0.1:{server.getsockname()[1]}"
         message = refusal(user.with_settings(hub_url=address), "Org/Tiny")
     assert "the hub 127.0.0.1 did not answer in time" in message
+
+
+def test_silence_in_place_of_a_listing(hub: FakeHub, user: HubUser, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The library asks for a listing without a time limit."""
+    hub.add("Org/Tiny", {"tiny-Q8_0.gguf": b""})
+
+    def be_silent(exchange: Exchange) -> bool:
+        if "/tree/" in exchange.path:
+            return hub.resume.wait()
+        monkeypatch.setattr(constants, "HF_HUB_ETAG_TIMEOUT", 0.01)  # for the next request
+        return False
+
+    hub.faults.append(be_silent)
+    assert "the hub 127.0.0.1 did not answer in time" in refusal(user, "Org/Tiny")
 
 
 def test_hub_without_tls(hub: FakeHub, user: HubUser) -> None:
@@ -311,10 +331,10 @@ def test_malformed_address(user: HubUser) -> None:
 @pytest.mark.parametrize(
     ("variables", "token"),
     [
-        (lambda path: {"HF_TOKEN": " hf_a\n"}, "hf_a"),
-        (lambda path: {"HF_TOKEN_PATH": str(path)}, "hf_file"),
-        (lambda path: {"HF_TOKEN_PATH": str(path), "HF_TOKEN": "hf_a"}, "hf_a"),
-        (lambda path: {}, None),
+        ({"HF_TOKEN": " hf_a\n"}, "hf_a"),
+        ({"HF_TOKEN_PATH": "token"}, "hf_file"),
+        ({"HF_TOKEN_PATH": "token", "HF_TOKEN": "hf_a"}, "hf_a"),
+        ({}, None),
     ],
     ids=["variable", "file", "both", "none"],
 )
@@ -323,18 +343,20 @@ def test_token_of_the_environment(
     user: HubUser,
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
-    variables: Callable[[Path], dict[str, str]],
+    variables: dict[str, str],
     token: str | None,
 ) -> None:
     (tmp_path / "token").write_text("hf_file\n")
-    for name, value in variables(tmp_path / "token").items():
-        monkeypatch.setenv(name, value)
+    if "HF_TOKEN_PATH" in variables:  # the library reads this variable when it is imported
+        monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "token"))
+    if "HF_TOKEN" in variables:
+        monkeypatch.setenv("HF_TOKEN", variables["HF_TOKEN"])
     refusal(user.with_settings(hub_token=None), "Org/Tiny")
     assert [seen.token for seen in hub.seen if seen.path.startswith("/api")] == [token]
 
 
 def test_token_file_that_cannot_be_read(user: HubUser, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("HF_TOKEN_PATH", str(tmp_path))
+    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path))
     assert "the token for the hub cannot be read: " in refusal(user.with_settings(hub_token=None), "Org/Tiny")
 
 
@@ -347,23 +369,33 @@ def test_settings_of_the_network_that_cannot_be_used(
 ) -> None:
     monkeypatch.setattr("httpx._transports.default.create_ssl_context", httpx.create_ssl_context)
     monkeypatch.setenv(variable, value)
-    assert "the hub cannot be asked: " in refusal(user.with_settings(hub_url=None), "Org/Tiny")
+    hub_url = SourceSettings.from_environment().hub_url
+    assert "the hub cannot be asked: " in refusal(user.with_settings(hub_url=hub_url), "Org/Tiny")
 
+
+LISTING_KEYS = ("path", "oid", "size", "lfs", "type", "pointerSize", "lastCommit", "securityFileStatus")
+INFO_KEYS = ("id", "sha", "siblings", "cardData", "lastModified", "safetensors", "evalResults", "self")
 
 json_values = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.text(max_size=5) | st.just("x.gguf") | st.just("a" * 40),
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(max_size=5)
+    | st.sampled_from(("file", "x.gguf", "a" * 40, "a" * 64)),
     lambda inside: (
         st.lists(inside, max_size=3)
-        | st.dictionaries(st.sampled_from(("path", "oid", "size", "lfs", "type")), inside, max_size=5)
+        | st.dictionaries(st.sampled_from(LISTING_KEYS), inside, max_size=6)
+        | st.dictionaries(st.sampled_from(INFO_KEYS), inside, max_size=4)
     ),
-    max_leaves=10,
+    max_leaves=16,
 )
 
 
 @given(page=json_values)
 def test_listing_of_any_content_is_read_or_refused(page: object) -> None:
     client = HubClient(HubName(repo="Org/Tiny"), SourceSettings(hub_token=""))
-    transport = httpx.MockTransport(lambda request: httpx.Response(200, json=page))
+    transport = httpx.MockTransport(lambda request: httpx.Response(200, content=json.dumps(page)))
     with httpx.Client(transport=transport) as client.http:
         for ask in (client.commit, lambda: client.list_files("Org/Tiny", "a" * 40)):
             with suppress(ModelError):

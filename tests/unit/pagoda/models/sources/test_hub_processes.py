@@ -65,6 +65,9 @@ async def test_two_processes_download_once(hub: FakeHub, user: HubUser, gguf: by
                 process.communicate()
                 assert process.returncode == 0
     assert len(storage_ranges(hub)) == 3
+    # The library would also ask for a list of coding agents.
+    assert {path.split("/")[1] for path in hub.paths()} == {"api", "Org", "storage"}
+    assert all(path.startswith("/api/models/Org/Tiny/") for path in hub.paths() if path.startswith("/api/"))
 
 
 async def test_library_waits_for_pagoda(hub: FakeHub, user: HubUser, gguf: bytes) -> None:
