@@ -13,7 +13,7 @@ from pathlib import Path
 
 from pagoda.models.blobs import BlobStore
 from pagoda.models.catalogue import CatalogueEntry, similar_names
-from pagoda.models.errors import ModelError, ModelNotFoundError, ModelSourceError
+from pagoda.models.errors import ModelError, ModelNotFoundError, ModelSourceError, UnknownRepositoryError
 from pagoda.models.formats.safetensors_file import read_json
 from pagoda.models.layout import PARTIAL, remove_if_empty
 from pagoda.models.model import Model
@@ -74,7 +74,7 @@ class ModelPuller:
     def _pull(
         self, key: str, places: Sequence[Place], here: Model | None, on_progress: OnProgress, insecure: bool
     ) -> None:
-        """Pull from the first place that has the model."""
+        """Pull from the first place that has the model's repository."""
         missing: list[str] = []
         on_progress(Progress(stage=Stage.RESOLVING, completed_bytes=0, total_bytes=0))
         for place in places:
@@ -83,7 +83,9 @@ class ModelPuller:
                     remote = source.resolve()
                 except ModelNotFoundError as error:
                     missing.append(str(error))
-                    continue
+                    if isinstance(error, UnknownRepositoryError):
+                        continue
+                    break  # the same name at another place is another model
                 except ModelSourceError as error:
                     raise type(error)("; and ".join([*missing, str(error)])) from error
                 if here is None or version_of(here) != remote.version:

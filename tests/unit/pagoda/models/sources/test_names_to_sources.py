@@ -122,6 +122,23 @@ def test_an_address_of_the_hub_is_asked_for_nowhere_else(world: World, gguf: byt
     assert world.registry.asked == []
 
 
+def test_a_repository_without_the_quantization_is_the_last_place_to_ask(world: World, gguf: bytes) -> None:
+    world.hub.add("some/one", {"one-Q4_0.gguf": gguf, "one-Q8_0.gguf": gguf})
+    world.registry.publish("some/one:q5_0", gguf)
+    message = r"^hf\.co/some/one has no GGUF file 'Q5_0' \(available: Q4_0, Q8_0\)$"
+    with pytest.raises(ModelNotFoundError, match=message):
+        world.pull("some/one:Q5_0")
+    assert world.registry.asked == []
+
+
+def test_a_name_that_the_hub_cannot_have_is_one_of_the_registry(world: World, gguf: bytes) -> None:
+    world.registry.publish("some/one--two:latest", gguf)
+    assert str(read_source(world.pull("some/one--two"))) == "registry.ollama.ai/some/one--two:latest"
+    with pytest.raises(ModelNotFoundError, match=r"^hf\.co/some/one--two does not exist: Cannot have -- or \.\. in"):
+        world.pull("hf.co/some/one--two@v1")
+    assert world.hub.seen == []
+
+
 def test_a_name_that_is_nowhere_says_so_for_both_places(world: World) -> None:
     with pytest.raises(ModelNotFoundError, match=r"hf\.co/some/three does not exist.*; and .*some/three"):
         world.pull("some/three")
