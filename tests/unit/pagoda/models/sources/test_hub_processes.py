@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
+
 from tests.fakes.hub_server import FakeHub
 from tests.fakes.hub_user import HubUser
 from tests.fakes.waiting import until
@@ -83,3 +85,16 @@ async def test_library_waits_for_pagoda(hub: FakeHub, user: HubUser, gguf: bytes
     assert (process.returncode, library.returncode) == (0, 0)
     assert path == str(user.store.get("Org/Tiny").path)
     assert len(storage_ranges(hub)) == 2
+
+
+@pytest.mark.parametrize("variable", ["HF_HUB_ETAG_TIMEOUT", "HF_HUB_DOWNLOAD_TIMEOUT"])
+def test_malformed_time_limit(user: HubUser, monkeypatch: pytest.MonkeyPatch, variable: str) -> None:
+    """huggingface_hub cannot be imported then."""
+    monkeypatch.setenv(variable, "2.5")
+    pagoda = str(Path(sys.executable).with_name("pagoda"))
+    command = [pagoda, "pull", "hf.co/Org/Tiny", "--home", str(user.home)]
+    failure = subprocess.run(command, stderr=subprocess.PIPE, text=True, check=False)
+    assert failure.stderr == (
+        "Error: HF_HUB_ETAG_TIMEOUT and HF_HUB_DOWNLOAD_TIMEOUT must be whole numbers of seconds "
+        "(invalid literal for int() with base 10: '2.5')\n"
+    )
