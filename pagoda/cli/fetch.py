@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, TaskID, TextColumn, TransferSpeedColumn
 from rich.progress import Progress as Bars
 from rich.status import Status
+from rich.text import Text
 
 from pagoda.cli import human
 from pagoda.cli.text_check import check_text
@@ -104,7 +105,8 @@ class _Display:
         """End the display. What it shows last stays on the screen."""
 
     def _print(self, line: str) -> None:
-        self._console.print(line, highlight=False, markup=False, soft_wrap=True)
+        # Without emoji, because rich reads the tag in `model:key: checking` as the name of one.
+        self._console.print(line, highlight=False, markup=False, emoji=False, soft_wrap=True)
 
     def _show_download(self, words: str, progress: Progress) -> None:
         raise NotImplementedError
@@ -132,14 +134,14 @@ class _TerminalDisplay(_Display):
     def _show_stage(self, words: str, progress: Progress) -> None:
         if self._status is None:
             self.close()
-            self._status = self._console.status(words)
+            self._status = self._console.status(Text(words))
             self._status.start()
-        self._status.update(words)
+        self._status.update(Text(words))
 
     def _show_download(self, words: str, progress: Progress) -> None:
         if self._bars is None:
             self.close()
-            columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+            columns = (TextColumn("{task.description}", markup=False), BarColumn(), DownloadColumn(), TransferSpeedColumn())
             self._bars = Bars(*columns, console=self._console)
             self._bars.start()
             # Bytes of an earlier attempt must not count towards the speed of this one.

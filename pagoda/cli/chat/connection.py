@@ -13,6 +13,7 @@ from typing import Any
 
 from rich.console import Console
 from rich.status import Status
+from rich.text import Text
 
 from pagoda.cli.chat.own_server import OwnServer
 from pagoda.cli.failure import CommandError, ServerError, ServerUnreachableError
@@ -180,7 +181,7 @@ def _first_model(api: OllamaAPI) -> str:
 
 def _status(words: str) -> Status:
     """Return a spinner with the words beside it, which is shown only on a terminal."""
-    return Console(stderr=True).status(words)
+    return Console(stderr=True).status(Text(words))
 
 
 def _say(line: str) -> None:

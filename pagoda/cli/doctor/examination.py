@@ -44,7 +44,7 @@ def examine(home: Path, *, deep: bool, api_key: str | None) -> list[Finding]:
 
 
 def print_report(findings: Sequence[Finding]) -> None:
-    console = Console(highlight=False, soft_wrap=True)
+    console = Console(highlight=False, emoji=False, soft_wrap=True)
     subject_width = max(len(finding.subject) for finding in findings)
     for finding in findings:
         mark, style = _MARKS[finding.level]

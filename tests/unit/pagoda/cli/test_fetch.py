@@ -27,11 +27,13 @@ STEPS = [
 ]
 
 
-def shown(monkeypatch: pytest.MonkeyPatch, steps: list[Progress], *, is_terminal: bool) -> str:
+def shown(
+    monkeypatch: pytest.MonkeyPatch, steps: list[Progress], *, is_terminal: bool, name: str = "Org/Repo"
+) -> str:
     output = io.StringIO()
     console = Console(file=output, force_terminal=is_terminal, color_system=None, width=120)
     monkeypatch.setattr(fetch, "Console", lambda stderr: console)
-    with progress_display("Org/Repo", "Stopped.") as on_progress:
+    with progress_display(name, "Stopped.") as on_progress:
         for step in steps:
             on_progress(step)
     return output.getvalue()
@@ -63,6 +65,15 @@ def test_a_model_that_is_up_to_date_says_so(monkeypatch: pytest.MonkeyPatch, is_
     assert "Org/Repo: up to date\n" in written.replace("\r", "")
     assert "downloading" not in written
     assert "up to date" not in shown(monkeypatch, STEPS[:1], is_terminal=is_terminal)  # the source was not reached
+
+
+@pytest.mark.parametrize("is_terminal", [True, False])
+def test_a_tag_that_is_the_name_of_an_emoji_is_shown_as_it_is(
+    monkeypatch: pytest.MonkeyPatch, is_terminal: bool
+) -> None:
+    written = shown(monkeypatch, STEPS, is_terminal=is_terminal, name="model:x")
+    for words in ("checking", "downloading", "verifying sha256"):
+        assert f"model:x: {words}" in written
 
 
 @pytest.mark.parametrize(("num_steps", "words"), [(1, ""), (4, "\nStopped.\n"), (7, "")])
