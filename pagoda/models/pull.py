@@ -14,6 +14,7 @@ from pathlib import Path
 from pagoda.models.blobs import BlobStore
 from pagoda.models.catalogue import CatalogueEntry, similar_names
 from pagoda.models.errors import ModelError, ModelNotFoundError, ModelSourceError, UnknownRepositoryError
+from pagoda.models.formats.description import model_files
 from pagoda.models.formats.safetensors_file import read_json
 from pagoda.models.layout import PARTIAL, remove_if_empty
 from pagoda.models.model import Model
@@ -88,7 +89,7 @@ class ModelPuller:
                     break  # the same name at another place is another model
                 except ModelSourceError as error:
                     raise type(error)("; and ".join([*missing, str(error)])) from error
-                if here is None or version_of(here) != remote.version:
+                if here is None or version_of(here) != remote.version or not self._is_intact(here, remote):
                     self._download(key, source, remote, on_progress)
                 else:
                     on_progress(Progress(stage=Stage.DONE, completed_bytes=0, total_bytes=0))
@@ -150,6 +151,13 @@ class ModelPuller:
                 self._store.digests.note(fetched.files[file.path], file.sha256)
         self._editor.put_fetched(key, remote, fetched)
         meter.report_stage(Stage.DONE)
+
+    def _is_intact(self, here: Model, remote: RemoteModel) -> bool:
+        """Return False if a file of weights was changed on this machine. Digests are cached, so unchanged files are not read."""
+        if here.in_ollama_store:
+            return True  # only Ollama may repair it
+        found = {self._store.digests.file_digest(file) for file in model_files(here.path)}
+        return all(file.sha256 in found for file in remote.files if file.is_weights and file.sha256 is not None)
 
     def _present(self, name: str) -> Model | None:
         try:

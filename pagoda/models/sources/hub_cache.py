@@ -113,10 +113,12 @@ class HubCache:
             return None
 
     def forget_abandoned(self) -> None:
-        """Delete unfinished downloads of all repositories that were not resumed for two weeks, which no other program deletes."""
+        """Delete unfinished downloads of all repositories that were not resumed for two weeks, or whose file another program has
+        completed. No other program deletes them."""
         for partial in self._root.glob(f"models--*/blobs/*{PARTIAL_SUFFIX}*"):
             with suppress(OSError):
-                if time.time() - partial.stat().st_mtime > ABANDONED_AFTER_S:
+                is_superseded = partial.with_name(partial.name.partition(PARTIAL_SUFFIX)[0]).exists()
+                if is_superseded or time.time() - partial.stat().st_mtime > ABANDONED_AFTER_S:
                     partial.unlink()
 
     def fetch(
@@ -233,7 +235,11 @@ class HubCache:
         elif not _try(os.link, blob, temporary):
             is_linked = False
             shutil.copyfile(blob, temporary)
-        os.replace(temporary, pointer)
+        try:
+            os.replace(temporary, pointer)
+        except OSError:
+            temporary.unlink()
+            raise
         return can_link and is_linked
 
     @contextmanager

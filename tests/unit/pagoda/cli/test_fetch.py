@@ -27,9 +27,7 @@ STEPS = [
 ]
 
 
-def shown(
-    monkeypatch: pytest.MonkeyPatch, steps: list[Progress], *, is_terminal: bool, name: str = "Org/Repo"
-) -> str:
+def shown(monkeypatch: pytest.MonkeyPatch, steps: list[Progress], *, is_terminal: bool, name: str = "Org/Repo") -> str:
     output = io.StringIO()
     console = Console(file=output, force_terminal=is_terminal, color_system=None, width=120)
     monkeypatch.setattr(fetch, "Console", lambda stderr: console)

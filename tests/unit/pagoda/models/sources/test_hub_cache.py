@@ -191,11 +191,26 @@ def test_cache_that_is_a_file(hub: FakeHub, user: HubUser, gguf: bytes) -> None:
         user.pull("Org/Tiny")
 
 
+def test_a_pull_repairs_the_weights_of_a_model(hub: FakeHub, user: HubUser, gguf: bytes) -> None:
+    hub.add("Org/Tiny", {"tiny-Q8_0.gguf": gguf})
+    user.pull("Org/Tiny").path.write_bytes(gguf[:-1] + b"!")
+    assert user.pull("Org/Tiny").path.read_bytes() == gguf
+
+
+def test_a_link_that_cannot_be_made_leaves_nothing(hub: FakeHub, user: HubUser, gguf: bytes) -> None:
+    pointer = user.snapshot("Org/Tiny", hub.add("Org/Tiny", {"tiny-Q8_0.gguf": gguf})) / "tiny-Q8_0.gguf"
+    pointer.mkdir(parents=True)
+    with pytest.raises(ModelSourceError, match="cannot be written: Is a directory"):
+        user.pull("Org/Tiny")
+    assert list(pointer.parent.iterdir()) == [pointer]
+
+
 def test_abandoned_downloads_are_deleted(hub: FakeHub, user: HubUser, gguf: bytes) -> None:
     hub.add("Org/Tiny", {"tiny-Q8_0.gguf": gguf})
     blobs = user.repo("Org/Other") / "blobs"
     blobs.mkdir(parents=True)
-    for name in ("abandoned.partial", "abandoned.partial.state", "recent.partial", "complete"):
+    names = ("abandoned.partial", "abandoned.partial.state", "recent.partial", "complete", "complete.partial")
+    for name in names:
         (blobs / name).write_text("-")
     three_weeks_ago = time.time() - 21 * 24 * 3600
     for name in ("abandoned.partial", "abandoned.partial.state", "complete"):

@@ -323,6 +323,12 @@ def test_a_damaged_blob_is_downloaded_again(home: Path, registry: FakeRegistry, 
         ModelEditor(store_of(home, registry), BlobStore(home)).delete("tiny")
 
 
+def test_a_pull_repairs_the_weights_of_a_model(home: Path, registry: FakeRegistry, gguf: bytes) -> None:
+    registry.publish("library/tiny:latest", gguf)
+    pull(home, registry, "tiny").path.write_bytes(gguf[:-1] + b"!")
+    assert pull(home, registry, "tiny").path.read_bytes() == gguf
+
+
 def test_the_disk_is_free_after_the_last_removal(home: Path, registry: FakeRegistry, gguf: bytes) -> None:
     registry.publish("library/tiny:latest", gguf)
     registry.publish("library/tiny:1b", gguf)
