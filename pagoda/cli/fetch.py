@@ -141,7 +141,12 @@ class _TerminalDisplay(_Display):
     def _show_download(self, words: str, progress: Progress) -> None:
         if self._bars is None:
             self.close()
-            columns = (TextColumn("{task.description}", markup=False), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+            columns = (
+                TextColumn("{task.description}", markup=False),
+                BarColumn(),
+                DownloadColumn(),
+                TransferSpeedColumn(),
+            )
             self._bars = Bars(*columns, console=self._console)
             self._bars.start()
             # Bytes of an earlier attempt must not count towards the speed of this one.

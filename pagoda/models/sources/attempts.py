@@ -5,12 +5,12 @@ import logging
 import httpx
 
 from pagoda.models.errors import ModelAccessError, ModelSourceError
-from pagoda.models.sources.file_request import InterruptedDownloadError, RedirectRefusedError
+from pagoda.models.sources.file_request import MIN_BYTES, InterruptedDownloadError, RedirectRefusedError
 from pagoda.models.sources.interruption import Interruption
 from pagoda.models.sources.remote import RemoteFile
 
 MAX_FAILURES = 6
-"""Number of failures in a row, each without a new byte, after which a download ends. With the waits they take half a minute."""
+"""Number of failures in a row, each without progress, after which a download ends. With the waits they take half a minute."""
 FIRST_WAIT_S = 0.5
 MAX_WAIT_S = 60.0
 """Longest wait that a server can ask for, in seconds."""
@@ -23,17 +23,23 @@ class Attempts:
 
     def __init__(self, file: RemoteFile, interruption: Interruption) -> None:
         self.num_failures = 0
-        """Number of failures in a row during which the file has received no new byte, on any connection."""
+        """Number of failures in a row during which the file has not advanced, on any connection."""
+        # A server that sends a byte per connection makes no progress. A small file may arrive in smaller steps.
+        self._min_bytes = max(min(MIN_BYTES, file.size_bytes // 100), 1)
         self._path = file.path
         self._host = httpx.URL(file.url).host
         self._interruption = interruption
         self._num_own = 0
         self._was_refused = False
 
+    def is_progress(self, num_new_bytes: int) -> bool:
+        """Return True if this many new bytes are enough to continue."""
+        return num_new_bytes >= self._min_bytes
+
     def fail(self, error: InterruptedDownloadError, num_bytes: int, *, has_own: bool, has_any: bool) -> None:
         """Wait for the next attempt. Raises ModelSourceError after too many failures, and StoppedError.
 
-        `has_own` and `has_any` are True if this connection and the whole file received new bytes since the last failure. The wait
+        `has_own` and `has_any` are True if this connection and the whole file have advanced since the last failure. The wait
         depends on the one, the end on the other: while other connections advance, a server may refuse this one.
         """
         self.num_failures = 0 if has_any else self.num_failures + 1

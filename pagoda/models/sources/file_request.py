@@ -14,12 +14,16 @@ from email.utils import parsedate_to_datetime
 import httpx
 
 from pagoda.models.errors import ModelAccessError, ModelSourceError
-from pagoda.models.sources.interruption import Interruption
+from pagoda.models.sources.interruption import Interruption, SlowAnswerError
 from pagoda.models.sources.remote import RemoteFile
 
 CONNECT_TIMEOUT_S = 10.0
 READ_TIMEOUT_S = 30.0
 """Longest silence of a server before the connection counts as broken, in seconds."""
+HEAD_TIMEOUT_S = 60.0
+"""Longest time until the headers of an answer are complete, in seconds. A server can send them slowly without being silent."""
+MIN_BYTES = 1024
+"""Number of bytes in READ_TIMEOUT_S below which a connection counts as silent."""
 MAX_REDIRECTS = 10
 _SMALL_BODY_BYTES = 1 << 16
 _CONTENT_RANGE = re.compile(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18}|\*)")
@@ -59,9 +63,16 @@ class FileAnswer:
         return None if etag is None or etag.startswith("W/") or not etag.isascii() else etag
 
     def chunks(self) -> Iterator[bytes]:
-        """Yield the body. Raises InterruptedDownloadError."""
+        """Yield the body. Raises InterruptedDownloadError, also if the server sends less than MIN_BYTES in READ_TIMEOUT_S."""
+        since, num_bytes = time.monotonic(), 0
         with _network_errors():
-            yield from self.response.iter_raw()
+            for chunk in self.response.iter_raw():
+                num_bytes += len(chunk)
+                if num_bytes >= MIN_BYTES:
+                    since, num_bytes = time.monotonic(), 0
+                elif time.monotonic() - since > READ_TIMEOUT_S:
+                    raise InterruptedDownloadError(f"only {num_bytes} bytes in {READ_TIMEOUT_S:g} s")
+                yield chunk
 
 
 @contextmanager
@@ -109,12 +120,13 @@ def _send(client: httpx.Client, url: str, headers: dict[str, str], interruption:
         interruption.check()
         extensions = {"trace": interruption.trace}
         request = client.build_request("GET", at, headers=headers, timeout=timeout, extensions=extensions)
-        if is_own:
-            response = client.send(request, stream=True, follow_redirects=False)
-        else:
-            for name in ("Authorization", "Cookie"):
-                request.headers.pop(name, None)
-            response = client.send(request, stream=True, follow_redirects=False, auth=None)
+        with interruption.time_limit(HEAD_TIMEOUT_S):
+            if is_own:
+                response = client.send(request, stream=True, follow_redirects=False)
+            else:
+                for name in ("Authorization", "Cookie"):
+                    request.headers.pop(name, None)
+                response = client.send(request, stream=True, follow_redirects=False, auth=None)
         with ExitStack() as closing:
             closing.callback(response.close)
             to = _redirect(response, at)
@@ -204,6 +216,8 @@ def _network_errors() -> Iterator[None]:
         if "header" in str(error):
             raise ModelSourceError("the request has an invalid header; check the token") from None
         raise InterruptedDownloadError("the request could not be sent") from None
+    except SlowAnswerError as error:
+        raise InterruptedDownloadError(str(error)) from None
     except httpx.TimeoutException:
         raise InterruptedDownloadError(f"no answer for {READ_TIMEOUT_S:g} s") from None
     except (httpx.InvalidURL, UnicodeError, OverflowError):  # the last two are of impossible hosts and ports

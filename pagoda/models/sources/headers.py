@@ -109,7 +109,7 @@ class _HeaderFetch:
                     with request_file(self._client, file, self._interruption, position, end) as answer:
                         _copy(answer, sink, end)
                 except InterruptedDownloadError as error:
-                    has_new = sink.tell() > position
+                    has_new = attempts.is_progress(sink.tell() - position)
                     attempts.fail(error, sink.tell(), has_own=has_new, has_any=has_new)
 
 

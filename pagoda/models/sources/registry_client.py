@@ -15,12 +15,15 @@ import httpx
 
 from pagoda.distribution import VERSION
 from pagoda.models.errors import ModelAccessError, ModelSourceError
+from pagoda.models.sources.interruption import limited_stream
 
 USER_AGENT = f"pagoda/{VERSION} ({platform.machine()} {platform.system().lower()}) Python/{platform.python_version()}"
 TIMEOUT = httpx.Timeout(30.0, connect=10.0)
 RETRY_DELAYS_S = (0.5, 2.0)
 """Delays before a small request is sent again, in seconds."""
 MAX_RETRY_AFTER_S = 30.0
+MAX_ANSWER_S = 120.0
+"""Longest duration of one small answer, in seconds."""
 
 _MAX_ERROR_BYTES = 4096
 _MAX_TOKEN_BYTES = 64 << 10
@@ -198,7 +201,7 @@ class _Answer:
 
 def _get(client: httpx.Client, url: httpx.URL, headers: Mapping[str, str], max_bytes: int) -> _Answer:
     """Return the answer. Of a body that is too long, the first bytes are returned."""
-    with client.stream("GET", url, headers=dict(headers)) as response:
+    with limited_stream(client, url, MAX_ANSWER_S, headers=dict(headers)) as response:
         limit = max_bytes if response.status_code == 200 else _MAX_ERROR_BYTES
         body = bytearray()
         for chunk in response.iter_raw():

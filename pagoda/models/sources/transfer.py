@@ -134,7 +134,7 @@ class _Download:
             except InterruptedDownloadError as error:
                 if piece.is_complete:
                     return
-                has_own, has_any = piece.position > position, file.furthest > furthest
+                has_own, has_any = piece.position > position, attempts.is_progress(file.furthest - furthest)
                 attempts.fail(error, file.num_bytes, has_own=has_own, has_any=has_any)
                 if isinstance(error, RangeMismatchError) and (
                     not file.has_digest or attempts.num_failures >= RANGE_FAILURES
