@@ -22,14 +22,18 @@ PAUSE_S = 0.01
 
 
 @contextmanager
-def trickling_server(beginning: bytes, *, num_bytes: int = 1_000_000) -> Iterator[str]:
-    """Run a server while the block runs and yield its URL. After `beginning` it sends a byte at a time, then closes."""
+def trickling_server(beginning: bytes, *, num_bytes: int = 1_000_000, first: bytes = b"") -> Iterator[str]:
+    """Run a server while the block runs and yield its URL. After `beginning` it sends a byte at a time, then closes.
+
+    With `first`, the first request of each connection gets that complete answer.
+    """
     over = threading.Event()
 
     def answer(connection: socket.socket) -> None:
         with connection, suppress(OSError):
-            connection.recv(65536)
-            connection.sendall(beginning)
+            for data in filter(None, (first, beginning)):
+                connection.recv(65536)
+                connection.sendall(data)
             for _ in range(num_bytes):
                 connection.sendall(b"x")
                 if over.wait(PAUSE_S):
@@ -94,8 +98,8 @@ def test_small_answers_of_a_registry_that_trickle_end(monkeypatch: pytest.Monkey
 
 def test_a_used_connection_has_the_time_limit_too(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(registry_client, "MAX_ANSWER_S", 0.5)
-    with trickling_server(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok") as url, open_client(url) as client:
-        # The bytes after the first answer are read as the beginning of the second one.
+    first = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+    with trickling_server(b"HTTP/1.1 200 OK\r\nX: ", first=first) as url, open_client(url) as client:
         assert get_small(client, url, max_bytes=2) == b"ok"
         with pytest.raises(ModelSourceError, match=r"no complete answer within 0\.5 s"):
             get_small(client, url, max_bytes=1 << 20)
