@@ -162,8 +162,8 @@ class ModelEditor:
             self._check(model, settings)
         except ModelFormatError as error:
             # The path is a temporary one of ours, or one in a cache. Other parts are beside it.
-            message = str(error).replace(str(path), shown or path.name)
-            raise ModelFormatError(message.replace(f"{path.parent}/", "")) from None
+            message = str(error).replace(str(path), shown or path.name).replace(f"{path.parent}/", "")
+            raise ModelFormatError(message if shown in message else f"{shown}: {message}") from None
         return model
 
     def get(self, name: str) -> Model:

@@ -7,8 +7,8 @@ import hashlib
 import logging
 import shutil
 import time
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from pagoda.models.blobs import BlobStore
@@ -60,7 +60,7 @@ class ModelPuller:
         """
         key = self._store.canonical_name(name)
         directory = self._store.layout.directory(key)
-        with self._store.layout.pulling(directory):
+        with self._pulling(directory, on_progress):
             self._forget_abandoned(except_for=directory)
             here = self._present(name)  # in an Ollama store it may have an alias as its name
             try:
@@ -71,6 +71,18 @@ class ModelPuller:
                 logger.warning("no newer version could be pulled", extra={"model": key, "reason": str(error)})
             remove_if_empty(directory)
         return self._store.get(name)
+
+    @contextmanager
+    def _pulling(self, directory: Path, on_progress: OnProgress) -> Iterator[None]:
+        """Hold the lock of the model, and report if another process has it."""
+        pulling = self._store.layout.pulling
+        with ExitStack() as stack:
+            try:
+                stack.enter_context(pulling(directory, wait=False))
+            except BlockingIOError:
+                on_progress(Progress(stage=Stage.WAITING, completed_bytes=0, total_bytes=0))
+                stack.enter_context(pulling(directory))
+            yield
 
     def _pull(
         self, key: str, places: Sequence[Place], here: Model | None, on_progress: OnProgress, insecure: bool

@@ -11,6 +11,7 @@ from pagoda.models.sources.remote import RemoteFile, RemoteModel
 class Stage(StrEnum):
     """A stage of a pull, with Ollama's words for its status where Ollama has the stage."""
 
+    WAITING = "waiting for another process that pulls it"
     RESOLVING = "pulling manifest"
     CHECKING = "checking"
     DOWNLOADING = "downloading"

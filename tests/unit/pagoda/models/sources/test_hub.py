@@ -1,6 +1,7 @@
 """Tests of pulls from a hub."""
 
 import hashlib
+import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -162,6 +163,15 @@ def test_unusable_model_is_refused_before_its_download(hub: FakeHub, user: HubUs
         user.pull("Org/Tiny")
     assert all(seen.range is not None for seen in hub.seen if seen.path.startswith("/storage/"))
     assert not (user.repo("Org/Tiny") / "blobs").exists()
+
+
+def test_unusable_checkpoint_is_refused_by_its_name(
+    hub: FakeHub, user: HubUser, checkpoint: Mapping[str, bytes]
+) -> None:
+    config = json.loads(checkpoint["config.json"]) | {"quantization_config": {"quant_method": "awq"}}
+    hub.add("Org/Tiny-AWQ", {**checkpoint, "config.json": json.dumps(config).encode()})
+    with pytest.raises(ModelFormatError, match=r"^Org/Tiny-AWQ: weights quantized with awq"):
+        user.pull("Org/Tiny-AWQ")
 
 
 def test_progress(hub: FakeHub, user: HubUser, checkpoint: Mapping[str, bytes]) -> None:

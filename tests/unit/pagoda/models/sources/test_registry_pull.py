@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -432,6 +433,24 @@ def test_two_processes_download_a_model_once(home: Path, registry: FakeRegistry,
         assert child.returncode == 0
     assert store_of(home, registry).get("tiny").path.read_bytes() == gguf
     assert downloads_of(registry, gguf) == 1
+
+
+def test_a_pull_that_waits_for_another_one_says_so(home: Path, registry: FakeRegistry, gguf: bytes) -> None:
+    registry.publish("library/tiny:latest", gguf)
+    layout, stages, other = store_of(home, registry).layout, list[Stage](), ExitStack()
+
+    def note(progress: Progress) -> None:
+        stages.append(progress.stage)
+        if progress.stage is Stage.WAITING:
+            other.close()
+
+    with other:
+        other.enter_context(layout.pulling(layout.directory("tiny:latest")))
+        pull(home, registry, "tiny", note)
+    assert stages[:2] == [Stage.WAITING, Stage.RESOLVING]
+    stages.clear()
+    pull(home, registry, "tiny", note)
+    assert stages == [Stage.RESOLVING, Stage.DONE]
 
 
 def test_two_tags_of_the_same_weights_are_downloaded_once_at_the_same_time(
