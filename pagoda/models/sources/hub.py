@@ -17,7 +17,7 @@ from pagoda.models.names import HubName
 from pagoda.models.ollama.layers import parse_parameters
 from pagoda.models.sources.hub_cache import HubCache, cache_directory, find_repo
 from pagoda.models.sources.hub_client import DEFAULT_REVISION, HubClient, HubUnreachableError, has_digest
-from pagoda.models.sources.hub_files import OPTIONAL_FILES, HubFile, Selection, select_files
+from pagoda.models.sources.hub_files import OPTIONAL_FILES, Selection, select_files
 from pagoda.models.sources.progress import DownloadMeter
 from pagoda.models.sources.remote import WEIGHT_SUFFIXES, RemoteFile, RemoteModel
 from pagoda.models.sources.settings import SourceSettings
@@ -36,7 +36,7 @@ class HubSource:
         self._client = client
         self._root = cache_directory(settings)
         self._is_offline = settings.is_offline
-        self._overrides: list[HubFile] = []
+        self._overrides: list[RemoteFile] = []
         """Files whose content became settings of the model. They are kept in the cache, for pulls without the hub."""
 
     @property
@@ -65,29 +65,30 @@ class HubSource:
         cache = HubCache(self._root, repo)
         cache.forget_abandoned()
 
-        def fetch(files: Sequence[HubFile], meter: DownloadMeter) -> dict[str, Path]:
-            def download(missing: Mapping[Path, HubFile]) -> None:
+        def fetch(files: Sequence[RemoteFile], meter: DownloadMeter) -> dict[str, Path]:
+            def download(missing: Mapping[Path, RemoteFile]) -> None:
                 for file in missing.values():
                     self._refuse_damaged(remote, file)
                     cache.discard(commit, file)
-                urls = {path: self._client.file_url(repo, commit, file.path) for path, file in missing.items()}
-                download_files(
-                    self.client, {path: _remote_file(file, urls[path]) for path, file in missing.items()}, meter
-                )
+                files = {path: self._with_url(repo, commit, file) for path, file in missing.items()}
+                download_files(self.client, files, meter)
 
             return cache.fetch(commit, files, download, lambda file, num_bytes: meter.report(file.path, num_bytes))
 
-        quiet = DownloadMeter([_remote_file(file, "") for file in self._overrides], lambda progress: None)
+        quiet = DownloadMeter(self._overrides, lambda progress: None)
         fetch(self._overrides, quiet)
         paths: dict[str, Path] = {}
         # Small files come first, so that other programs need not wait for the weights to get them.
         for is_weights in (False, True):
-            paths |= fetch([_hub_file(file) for file in remote.files if file.is_weights is is_weights], meter)
+            paths |= fetch([file for file in remote.files if file.is_weights is is_weights], meter)
         # Not earlier, so that programs that are offline find the earlier version, which is complete.
         cache.write_ref(self._revision, commit)
         return Fetched(files=paths, stays_at=cache.snapshot(commit) / remote.root)
 
-    def _refuse_damaged(self, remote: RemoteModel, file: HubFile) -> None:
+    def _with_url(self, repo: str, commit: str, file: RemoteFile) -> RemoteFile:
+        return replace(file, url=self._client.file_url(repo, commit, file.path))
+
+    def _refuse_damaged(self, remote: RemoteModel, file: RemoteFile) -> None:
         """Raise ModelSourceError for a damaged file if it cannot be downloaded again."""
         if self._is_offline:
             raise ModelSourceError(
@@ -100,7 +101,7 @@ class HubSource:
         cache, shown = HubCache(self._root, repo), f"hf.co/{repo}"
         files = self._client.list_files(repo, commit)
 
-        def read(file: HubFile) -> bytes:
+        def read(file: RemoteFile) -> bytes:
             content = cache.read(commit, file)
             if content is None or not has_digest(content, file):
                 content = self._client.read(repo, commit, file)
@@ -124,7 +125,7 @@ class HubSource:
             revision = f" with the revision {self._revision!r}" if self._name.revision else ""
             raise ModelSourceError(f"{shown} is not in the hub's cache {self._root}{revision}: {reason}")
 
-        def read(file: HubFile) -> bytes:
+        def read(file: RemoteFile) -> bytes:
             content = cache.read(commit, file)
             if content is None:
                 raise ModelSourceError(
@@ -150,10 +151,7 @@ class HubSource:
         revision, selector = self._name.revision, self._name.selector
         weights = [file for file in selection.files if file.path.endswith(WEIGHT_SUFFIXES)]
         is_here = all(cache.has(commit, file) for file in weights)
-        files = [
-            _remote_file(file, "" if is_here else self._client.file_url(repo, commit, file.path))
-            for file in selection.files
-        ]
+        files = [file if is_here else self._with_url(repo, commit, file) for file in selection.files]
         settings, warnings = _settings(texts)
         self._overrides = [selection.overrides[name] for name in sorted(texts)]
         return RemoteModel(
@@ -189,11 +187,3 @@ def _settings(texts: Mapping[str, bytes]) -> tuple[ModelSettings, list[str]]:
         template=decoded.get("template", ""), system=decoded.get("system", ""), parameters=parameters
     )
     return settings, ignored
-
-
-def _remote_file(file: HubFile, url: str) -> RemoteFile:
-    return RemoteFile(path=file.path, url=url, size_bytes=file.size_bytes, sha256=file.sha256, git_oid=file.git_oid)
-
-
-def _hub_file(file: RemoteFile) -> HubFile:
-    return HubFile(path=file.path, size_bytes=file.size_bytes, sha256=file.sha256, git_oid=file.git_oid)

@@ -11,7 +11,6 @@ use.
 """
 
 import errno
-import hashlib
 import json
 import logging
 import os
@@ -27,7 +26,8 @@ from huggingface_hub.file_download import repo_folder_name
 from huggingface_hub.utils import WeakFileLock  # type: ignore[attr-defined]
 
 from pagoda.models.errors import ModelSourceError
-from pagoda.models.sources.hub_files import GIT_OID, SHA256, HubFile
+from pagoda.models.sources.hub_files import GIT_OID, SHA256
+from pagoda.models.sources.remote import RemoteFile
 from pagoda.models.sources.settings import SourceSettings
 from pagoda.models.sources.transfer import PARTIAL_SUFFIX
 
@@ -46,7 +46,7 @@ _TAG = (
 
 logger = logging.getLogger(__name__)
 
-OnBytes = Callable[[HubFile, int], None]
+OnBytes = Callable[[RemoteFile, int], None]
 """Function that receives how many bytes of a file are here. If it raises, the work ends."""
 
 
@@ -88,7 +88,7 @@ class HubCache:
             return None
         return commit if GIT_OID.fullmatch(commit) else None
 
-    def list_files(self, commit: str) -> list[HubFile]:
+    def list_files(self, commit: str) -> list[RemoteFile]:
         """Return the listing of a commit if huggingface_hub has kept it, else the files that are here."""
         try:
             content = json.loads((self._folder / "trees" / f"{commit}.json").read_bytes())
@@ -100,11 +100,11 @@ class HubCache:
         paths = (Path(folder, name) for folder, _, names in os.walk(snapshot) for name in names)
         return [_present(path, snapshot) for path in sorted(paths) if path.is_file()]
 
-    def has(self, commit: str, file: HubFile) -> bool:
+    def has(self, commit: str, file: RemoteFile) -> bool:
         """Return True if the file is here in its full size. `fetch` verifies its content."""
         return self._find(commit, file) is not None
 
-    def read(self, commit: str, file: HubFile) -> bytes | None:
+    def read(self, commit: str, file: RemoteFile) -> bytes | None:
         """Return the content of a small file, or None if it is not here."""
         path = self._find(commit, file)
         try:
@@ -124,8 +124,8 @@ class HubCache:
     def fetch(
         self,
         commit: str,
-        files: Sequence[HubFile],
-        download: Callable[[dict[Path, HubFile]], None],
+        files: Sequence[RemoteFile],
+        download: Callable[[dict[Path, RemoteFile]], None],
         on_bytes: OnBytes,
     ) -> dict[str, Path]:
         """Return the files' paths in the snapshot, verified. `download` brings missing files to the given paths.
@@ -148,7 +148,7 @@ class HubCache:
             on_bytes(file, file.size_bytes)
         return {file.path: snapshot / file.path for file in files}
 
-    def discard(self, commit: str, file: HubFile) -> None:
+    def discard(self, commit: str, file: RemoteFile) -> None:
         """Delete a file with a wrong content, so that it can be downloaded again."""
         with self._writing():
             (self.snapshot(commit) / file.path).unlink(missing_ok=True)
@@ -165,26 +165,26 @@ class HubCache:
             temporary.write_text(commit)
             os.replace(temporary, ref)
 
-    def _blob(self, file: HubFile) -> Path:
-        assert file.etag is not None
-        return self._blobs / file.etag
+    def _blob(self, file: RemoteFile) -> Path:
+        assert file.digest is not None
+        return self._blobs / file.digest
 
-    def _find(self, commit: str, file: HubFile) -> Path | None:
+    def _find(self, commit: str, file: RemoteFile) -> Path | None:
         pointer = self.snapshot(commit) / file.path
-        for path in (pointer, self._blob(file)) if file.etag is not None else (pointer,):
+        for path in (pointer, self._blob(file)) if file.digest is not None else (pointer,):
             with suppress(OSError):
                 if path.is_file() and path.stat().st_size == file.size_bytes:
                     return path
         return None
 
-    def _is_usable(self, commit: str, file: HubFile, on_bytes: OnBytes) -> bool:
+    def _is_usable(self, commit: str, file: RemoteFile, on_bytes: OnBytes) -> bool:
         path = self._find(commit, file)
         try:
             return path is not None and _has_content(path, file, on_bytes)
         except PermissionError:
             return False
 
-    def _is_linked(self, commit: str, file: HubFile) -> bool:
+    def _is_linked(self, commit: str, file: RemoteFile) -> bool:
         pointer = self.snapshot(commit) / file.path
         with suppress(OSError):
             return pointer.is_file() and pointer.stat().st_size == file.size_bytes
@@ -197,9 +197,9 @@ class HubCache:
             tag.write_text(_TAG)
 
     @contextmanager
-    def _locked(self, files: Sequence[HubFile], on_bytes: OnBytes) -> Iterator[None]:
+    def _locked(self, files: Sequence[RemoteFile], on_bytes: OnBytes) -> Iterator[None]:
         """Hold the library's locks of the files. They are taken in order, so that processes do not wait for each other in turn."""
-        by_etag = {file.etag: file for file in files}
+        by_etag = {file.digest: file for file in files}
         with ExitStack() as stack:
             for etag in sorted(filter(None, by_etag)):
                 is_logged = False
@@ -217,14 +217,14 @@ class HubCache:
                         raise self._unwritable(error) from error
             yield
 
-    def _link_all(self, commit: str, files: Sequence[HubFile], new: Sequence[HubFile]) -> None:
+    def _link_all(self, commit: str, files: Sequence[RemoteFile], new: Sequence[RemoteFile]) -> None:
         """Link contents into the snapshot. Without symbolic links, new contents are moved there, as huggingface_hub does."""
         moved = [file for file in files if not self._link(commit, file)]
         for file in moved:
             if file in new:
                 self._blob(file).unlink(missing_ok=True)
 
-    def _link(self, commit: str, file: HubFile) -> bool:
+    def _link(self, commit: str, file: RemoteFile) -> bool:
         """Link a content into the snapshot. Return False if the file there is not a symbolic link."""
         blob, pointer = self._blob(file), self.snapshot(commit) / file.path
         pointer.parent.mkdir(parents=True, exist_ok=True)
@@ -256,19 +256,19 @@ class HubCache:
         )
 
 
-def _listed(path: str, entry: dict[str, object]) -> HubFile:
+def _listed(path: str, entry: dict[str, object]) -> RemoteFile:
     match entry:
         case {"lfs_sha256": str(sha256), "lfs_size": int(size)}:
-            return HubFile(path=path, size_bytes=size, sha256=sha256, git_oid=None)
+            return RemoteFile(path=path, size_bytes=size, sha256=sha256, git_oid=None)
         case {"blob_id": str(oid), "size": int(size)}:
-            return HubFile(path=path, size_bytes=size, sha256=None, git_oid=oid)
+            return RemoteFile(path=path, size_bytes=size, sha256=None, git_oid=oid)
     raise ValueError
 
 
-def _present(path: Path, snapshot: Path) -> HubFile:
+def _present(path: Path, snapshot: Path) -> RemoteFile:
     """Return a file of a snapshot. The name of the blob that it links to tells the digest."""
     digest = os.path.basename(os.readlink(path)) if path.is_symlink() else ""
-    return HubFile(
+    return RemoteFile(
         path=path.relative_to(snapshot).as_posix(),
         size_bytes=path.stat().st_size,
         sha256=digest if SHA256.fullmatch(digest) else None,
@@ -276,17 +276,17 @@ def _present(path: Path, snapshot: Path) -> HubFile:
     )
 
 
-def _has_content(path: Path, file: HubFile, on_bytes: OnBytes) -> bool:
-    if file.etag is None:
+def _has_content(path: Path, file: RemoteFile, on_bytes: OnBytes) -> bool:
+    if file.digest is None:
         return True  # the cache names no digest
-    digest = hashlib.sha256() if file.sha256 is not None else hashlib.sha1(b"blob %d\0" % file.size_bytes)
+    digest = file.new_hash()
     num_bytes = 0
     with path.open("rb") as content:
         while chunk := content.read(_CHUNK_BYTES):
             digest.update(chunk)
             num_bytes += len(chunk)
             on_bytes(file, num_bytes)
-    return digest.hexdigest() == file.etag
+    return digest.hexdigest() == file.digest
 
 
 def _try(link: Callable[[Path, Path], None], source: Path, target: Path) -> bool:

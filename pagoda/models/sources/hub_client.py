@@ -4,7 +4,6 @@ huggingface_hub reads the token, builds the requests for listings and reads the 
 limits, few retries, and the token for the hub only.
 """
 
-import hashlib
 import json
 import re
 import ssl
@@ -22,8 +21,9 @@ from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 from pagoda.distribution import VERSION
 from pagoda.models.errors import ModelAccessError, ModelNotFoundError, ModelSourceError, UnknownRepositoryError
 from pagoda.models.names import HubName
-from pagoda.models.sources.hub_files import GIT_OID, SHA256, HubFile
+from pagoda.models.sources.hub_files import GIT_OID, SHA256
 from pagoda.models.sources.hub_session import answering
+from pagoda.models.sources.remote import RemoteFile
 from pagoda.models.sources.settings import SourceSettings
 
 DEFAULT_URL = "https://huggingface.co"
@@ -87,7 +87,7 @@ class HubClient:
             raise self._malformed(f"the repository's name is {str(info.id)[:100]!r}")
         return info.id, str(info.sha)
 
-    def list_files(self, repo: str, commit: str) -> list[HubFile]:
+    def list_files(self, repo: str, commit: str) -> list[RemoteFile]:
         with self._library("a file lacks its path, size or digest", is_list=True) as library:
             entries = library.list_repo_tree(repo, recursive=True, revision=commit)
             files = [self._file(entry) for entry in entries if isinstance(entry, RepoFile)]
@@ -96,7 +96,7 @@ class HubClient:
     def file_url(self, repo: str, commit: str, path: str) -> str:
         return hf_hub_url(repo, path, revision=commit, endpoint=self.url)
 
-    def read(self, repo: str, commit: str, file: HubFile) -> bytes:
+    def read(self, repo: str, commit: str, file: RemoteFile) -> bytes:
         """Return the content of a small file. Raises ModelSourceError unless it has the digest of the listing."""
         content = self._get(self.file_url(repo, commit, file.path))[0]
         if not has_digest(content, file):
@@ -148,7 +148,7 @@ class HubClient:
             return address
         return httpx.URL(f"{self.url}{address.raw_path.decode()}")
 
-    def _file(self, entry: RepoFile) -> HubFile | None:
+    def _file(self, entry: RepoFile) -> RemoteFile | None:
         """Return a file of a listing, or None for one that cannot be of a model."""
         path, size, sha256, git_oid = entry.path, entry.size, None, None
         if entry.lfs is not None:
@@ -161,7 +161,7 @@ class HubClient:
         if not is_digest or not is_size or not _is_relative(path):
             raise self._malformed(f"the entry of {path[:100]!r} is not valid")
         # No model has files with names that cannot be printed.
-        return HubFile(path=path, size_bytes=size, sha256=sha256, git_oid=git_oid) if path.isprintable() else None
+        return RemoteFile(path=path, size_bytes=size, sha256=sha256, git_oid=git_oid) if path.isprintable() else None
 
     def _get(self, url: str) -> tuple[bytes, httpx.Response]:
         for delay_s in RETRY_DELAYS_S:
@@ -269,10 +269,10 @@ class _HubAuth(httpx.Auth):
         yield request
 
 
-def has_digest(content: bytes, file: HubFile) -> bool:
-    if file.sha256 is not None:
-        return hashlib.sha256(content).hexdigest() == file.sha256
-    return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest() == file.git_oid
+def has_digest(content: bytes, file: RemoteFile) -> bool:
+    computed = file.new_hash()
+    computed.update(content)
+    return computed.hexdigest() == file.digest
 
 
 def _hub_url(settings: SourceSettings) -> str:

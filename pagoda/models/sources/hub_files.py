@@ -15,6 +15,7 @@ from pagoda.models.errors import ModelFormatError, ModelNotFoundError, some_name
 from pagoda.models.formats.description import CHECKPOINT_FILES
 from pagoda.models.formats.gguf_parts import PartName, model_stem
 from pagoda.models.formats.safetensors_file import INDEX_NAME, PICKLED_SUFFIXES
+from pagoda.models.sources.remote import RemoteFile
 
 DEFAULT_TAGS = ("Q4_K_M", "Q8_0")
 """Quantizations to look for, in this order, if the name has none. Then comes the first file."""
@@ -30,40 +31,21 @@ _QUANTIZATION = re.compile(r"(?i)(?:^|[.-])((?:UD-)?(?:I?Q\d\w*|TQ\d_\d|B?F16|F3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class HubFile:
-    """A file of a repository, as the hub lists it."""
-
-    path: str
-    size_bytes: int
-    sha256: str | None
-    """SHA-256 in hexadecimal of a file in LFS, else None."""
-    git_oid: str | None
-    """SHA-1 of git's blob in hexadecimal, for a file that is not in LFS."""
-
-    @property
-    def name(self) -> str:
-        return self.path.rpartition("/")[2]
-
-    @property
-    def etag(self) -> str | None:
-        """The name of the file's content in the hub's cache."""
-        return self.sha256 or self.git_oid
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Selection:
     """The files of one model."""
 
-    files: tuple[HubFile, ...]
+    files: tuple[RemoteFile, ...]
     """The files to download."""
     root: str
     """Path of the GGUF file (the first, if the model is split), or "" for a checkpoint."""
-    overrides: Mapping[str, HubFile]
+    overrides: Mapping[str, RemoteFile]
     """Files that replace settings, by their names, which are those of OVERRIDES."""
     warnings: tuple[str, ...] = ()
 
 
-def select_files(repo: str, files: Sequence[HubFile], selector: str, read: Callable[[HubFile], bytes]) -> Selection:
+def select_files(
+    repo: str, files: Sequence[RemoteFile], selector: str, read: Callable[[RemoteFile], bytes]
+) -> Selection:
     """Return the files of the model that a selector means. `read` returns the content of a small file.
 
     Raises ModelNotFoundError if no file matches the selector, ModelFormatError if the repository has no model that can be read.
@@ -79,7 +61,7 @@ def select_files(repo: str, files: Sequence[HubFile], selector: str, read: Calla
     raise ModelFormatError(f"{repo} {_why_unreadable(files, top)}")
 
 
-def _select_gguf(repo: str, files: Sequence[HubFile], models: Sequence[HubFile], selector: str) -> Selection:
+def _select_gguf(repo: str, files: Sequence[RemoteFile], models: Sequence[RemoteFile], selector: str) -> Selection:
     first = _find_gguf(models, selector)
     if first is None:
         available = some_names(sorted({_quantization(file) for file in models}))
@@ -94,7 +76,7 @@ def _select_gguf(repo: str, files: Sequence[HubFile], models: Sequence[HubFile],
     )
 
 
-def _find_gguf(models: Sequence[HubFile], selector: str) -> HubFile | None:
+def _find_gguf(models: Sequence[RemoteFile], selector: str) -> RemoteFile | None:
     """Return the first file that matches the selector, or the default one if the selector is empty.
 
     A selector is a file's name, or a quantization before a dot or hyphen as for llama.cpp. Names in which it is a complete word
@@ -112,7 +94,7 @@ def _find_gguf(models: Sequence[HubFile], selector: str) -> HubFile | None:
     return None if selector or not first_parts else first_parts[0]
 
 
-def _all_parts(repo: str, file: HubFile, models: Iterable[HubFile]) -> tuple[HubFile, ...]:
+def _all_parts(repo: str, file: RemoteFile, models: Iterable[RemoteFile]) -> tuple[RemoteFile, ...]:
     """Return all parts of a split file in their order. Raises ModelFormatError if one is missing."""
     part = PartName.parse(file.name)
     if part is None:
@@ -124,26 +106,26 @@ def _all_parts(repo: str, file: HubFile, models: Iterable[HubFile]) -> tuple[Hub
     return tuple(by_path[path] for path in paths)
 
 
-def _is_gguf_model(file: HubFile) -> bool:
+def _is_gguf_model(file: RemoteFile) -> bool:
     return file.name.endswith(".gguf") and not any(word in file.name for word in _NOT_MODELS)
 
 
-def _stem(file: HubFile) -> str:
+def _stem(file: RemoteFile) -> str:
     """Return the name of a GGUF file without its ending and the number of its part."""
     return model_stem(Path(file.name))
 
 
-def _quantization(file: HubFile) -> str:
+def _quantization(file: RemoteFile) -> str:
     """Return the quantization in a file's name, or the name if it has none."""
     found = _QUANTIZATION.search(_stem(file))
     return found[1] if found is not None else _stem(file)
 
 
-def _is_checkpoint(top: Mapping[str, HubFile]) -> bool:
+def _is_checkpoint(top: Mapping[str, RemoteFile]) -> bool:
     return "config.json" in top and (INDEX_NAME in top or bool(_weight_names(top)))
 
 
-def _select_checkpoint(repo: str, top: Mapping[str, HubFile], read: Callable[[HubFile], bytes]) -> Selection:
+def _select_checkpoint(repo: str, top: Mapping[str, RemoteFile], read: Callable[[RemoteFile], bytes]) -> Selection:
     names = _indexed_names(repo, read(top[INDEX_NAME])) if INDEX_NAME in top else _weight_names(top)
     if missing := [name for name in names if name not in top]:
         raise ModelFormatError(f"{repo} lacks the file {missing[0]!r}, which its {INDEX_NAME} names")
@@ -151,7 +133,7 @@ def _select_checkpoint(repo: str, top: Mapping[str, HubFile], read: Callable[[Hu
     return Selection(files=(*small, *(top[name] for name in names)), root="", overrides={})
 
 
-def _weight_names(top: Mapping[str, HubFile]) -> list[str]:
+def _weight_names(top: Mapping[str, RemoteFile]) -> list[str]:
     """Return the weight files of a checkpoint without an index: model.safetensors, else all that belong to a checkpoint."""
     if "model.safetensors" in top:
         return ["model.safetensors"]
@@ -171,7 +153,7 @@ def _indexed_names(repo: str, index: bytes) -> list[str]:
     return names
 
 
-def _why_unreadable(files: Sequence[HubFile], top: Mapping[str, HubFile]) -> str:
+def _why_unreadable(files: Sequence[RemoteFile], top: Mapping[str, RemoteFile]) -> str:
     """Return the end of a sentence that begins with the repository: why no model in it can be read."""
     needed = "a GGUF file, or config.json with safetensors"
     if "adapter_config.json" in top:

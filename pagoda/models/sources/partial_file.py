@@ -6,7 +6,6 @@ TARGET.partial.state    its record (piece_record.py)
 
 import errno
 import fcntl
-import hashlib
 import os
 import threading
 from collections.abc import Sequence
@@ -57,7 +56,7 @@ class PartialFile:
         self._num_bytes = 0
         self._is_verifying = False
         self._hash_lock = threading.Lock()
-        self._hash = _new_hash(remote)
+        self._hash = remote.new_hash()
         self._num_hashed = 0
 
     @property
@@ -241,7 +240,7 @@ class PartialFile:
         size = self.remote.size_bytes
         self.is_pieced = self._is_verifying = False
         self._num_bytes = self._num_hashed = 0
-        self._hash = _new_hash(self.remote)
+        self._hash = self.remote.new_hash()
         if is_single:
             self.has_ranges = False
         piece_bytes = size if is_single else max(MIN_PIECE_BYTES, -(-size // MAX_PIECES))
@@ -252,13 +251,6 @@ class PartialFile:
     def _note(self, piece: Piece, num_received: int) -> None:
         self._num_bytes += num_received - piece.num_received
         self._record.note(piece, num_received)
-
-
-def _new_hash(remote: RemoteFile) -> "hashlib._Hash":
-    """Return the hash that verifies the file. Git hashes a blob after a header with its size."""
-    if remote.sha256 is not None or remote.git_oid is None:
-        return hashlib.sha256()
-    return hashlib.sha1(b"blob %d\0" % remote.size_bytes, usedforsecurity=False)
 
 
 def _open(path: Path) -> int:

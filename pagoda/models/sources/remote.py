@@ -1,5 +1,6 @@
 """A model as its source lists it, before any weight is downloaded."""
 
+import hashlib
 from dataclasses import dataclass, field
 
 from pagoda.models.model_settings import ModelSettings
@@ -13,12 +14,28 @@ class RemoteFile:
 
     path: str
     """Path in the model, with `/`, such as "model.safetensors"."""
-    url: str
+    url: str = ""
+    """Address of the file. It is empty in listings of the hub, and if the model's weights are on this machine."""
     size_bytes: int
     sha256: str | None = None
     """SHA-256 in hexadecimal, if the source names it. It always does so for weights."""
     git_oid: str | None = None
     """SHA-1 of git's blob, in hexadecimal, for small files of the hub."""
+
+    @property
+    def name(self) -> str:
+        return self.path.rpartition("/")[2]
+
+    @property
+    def digest(self) -> str | None:
+        """Digest that verifies the content, or None if the source names none. It names the content in the hub's cache."""
+        return self.sha256 or self.git_oid
+
+    def new_hash(self) -> "hashlib._Hash":
+        """Return the hash that computes the digest of a content. Git hashes a blob after a header with its size."""
+        if self.sha256 is not None or self.git_oid is None:
+            return hashlib.sha256()
+        return hashlib.sha1(b"blob %d\0" % self.size_bytes, usedforsecurity=False)
 
     @property
     def is_weights(self) -> bool:

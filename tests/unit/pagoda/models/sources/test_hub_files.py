@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pagoda.models.errors import ModelFormatError, ModelNotFoundError
-from pagoda.models.sources.hub_files import HubFile, Selection, select_files
+from pagoda.models.sources.hub_files import Selection, select_files
+from pagoda.models.sources.remote import RemoteFile
 
 BARTOWSKI = (
     ".gitattributes",
@@ -69,12 +70,12 @@ VARIANTS = ("config.json", "model.safetensors", "model.fp16.safetensors", "pytor
 def choose(paths: tuple[str, ...], selector: str = "", weight_map: object = None) -> Selection:
     """Choose from a repository with these files, whose index has this weight_map."""
 
-    def read(file: HubFile) -> bytes:
+    def read(file: RemoteFile) -> bytes:
         assert file.path == "model.safetensors.index.json"
         named = weight_map or {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}
         return json.dumps({"metadata": {}, "weight_map": named}).encode()
 
-    files = [HubFile(path=path, size_bytes=1, sha256="0" * 64, git_oid=None) for path in paths]
+    files = [RemoteFile(path=path, size_bytes=1, sha256="0" * 64) for path in paths]
     return select_files("hf.co/org/repo", files, selector, read)
 
 
