@@ -73,7 +73,8 @@ class OllamaServer:
             case "/queue":
                 return (200, self.queue) if self.queue else (404, {"error": "not found"})
             case "/api/tags":
-                return 200, {"models": [{"name": MODEL, "digest": self.digest}]}
+                model = {"name": MODEL, "digest": self.digest, "size": 5_000_000_000}
+                return 200, {"models": [model | {"modified_at": "2026-01-01T12:00:00.123456789+01:00"}]}
             case "/api/ps":
                 running = {"name": MODEL, "digest": "ab" * 32, "size": 5_000_000_000, "size_vram": 0}
                 return 200, {"models": [running | {"context_length": 512, "expires_at": self.expires_at}]}

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 
 from pagoda.cli.chat.session import Session
 from pagoda.cli.failure import CommandError
-from pagoda.cli.store_commands import list_models, list_page, show_page
+from pagoda.cli.store_commands import list_page, show_page
 from pagoda.models.parameters import changes_nothing, parameter_lines, parse_parameter
 
 _NOT_SUPPORTED = {
@@ -17,7 +17,7 @@ _NOT_SUPPORTED = {
 COMMANDS_HELP = '''Available Commands:
   /set            Set session variables
   /show           Show model information
-  /list           List the models on this machine
+  /list           List the models of the server
   /load <model>   Load another model
   /save <model>   Save your current session
   /clear          Clear session context
@@ -172,7 +172,9 @@ class Commands:
             print("User defined parameters:", *parameter_lines(options), sep="\n  ", end="\n\n")
 
     def _list(self, text: str, arguments: Sequence[str]) -> None:
-        print(list_page(list_models(self._session.servers.home, "".join(arguments[:1]))))
+        prefix = "".join(arguments[:1]).lower()
+        models = self._session.connection.api.tags()
+        print(list_page([model for model in models if str(model["name"]).lower().startswith(prefix)]))
 
     def _load(self, text: str, arguments: Sequence[str]) -> None:
         if len(arguments) != 1:
