@@ -83,19 +83,22 @@ class _Display:
         self._console = console
         self._name = name
         self._num_files = 1
+        self._verb, self._origin = "downloading", ""
         self.is_downloading = False
         self._was_downloaded = False
 
     def show(self, progress: Progress) -> None:
         if progress.remote is not None:
             self._num_files = len(progress.remote.files)
+            if not any(file.url for file in progress.remote.files):
+                self._verb, self._origin = "reading", " from the hub's cache"
             for warning in progress.remote.warnings:
                 self._print(f"Warning: {warning}")
         self.is_downloading = progress.stage is Stage.DOWNLOADING
         if self.is_downloading:
             self._was_downloaded = True
             files = f" {self._num_files} files" if self._num_files > 1 else ""
-            self._show_download(f"{self._name}: downloading{files}", progress)
+            self._show_download(f"{self._name}: {self._verb}{files}{self._origin}", progress)
         elif progress.stage is not Stage.DONE:
             self._show_stage(f"{self._name}: {progress.stage}", progress)
         elif not self._was_downloaded:

@@ -1,6 +1,7 @@
 """The display of a pull: lines, a bar over all files, warnings, and what Ctrl-C leaves."""
 
 import io
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
@@ -55,6 +56,14 @@ def test_one_bar_over_all_files_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -
     assert "Warning: The projector of this model is not used [yet].\n" in written.replace("\r", "")
     last_bar = [line for line in written.split("\n") if "downloading 2 files" in line][-1]
     assert "100/100 bytes" in last_bar
+
+
+def test_files_in_the_hubs_cache_are_not_called_a_download(monkeypatch: pytest.MonkeyPatch) -> None:
+    here = replace(REMOTE, files=tuple(replace(file, url="") for file in REMOTE.files), warnings=())
+    steps = [replace(step, remote=here) if step.remote else step for step in STEPS]
+    lines = shown(monkeypatch, steps, is_terminal=False).splitlines()
+    assert lines[1] == "Org/Repo: reading 2 files from the hub's cache, 0% of 100 B"
+    assert not any("downloading" in line for line in lines)
 
 
 @pytest.mark.parametrize("is_terminal", [True, False])
