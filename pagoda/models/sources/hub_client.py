@@ -23,6 +23,7 @@ from pagoda.models.errors import ModelAccessError, ModelNotFoundError, ModelSour
 from pagoda.models.names import HubName
 from pagoda.models.sources.hub_files import GIT_OID, SHA256
 from pagoda.models.sources.hub_session import answering
+from pagoda.models.sources.interruption import limited_stream
 from pagoda.models.sources.remote import RemoteFile
 from pagoda.models.sources.settings import SourceSettings
 
@@ -172,15 +173,15 @@ class HubClient:
         return self._get_once(url)
 
     def _get_once(self, url: str) -> tuple[bytes, httpx.Response]:
-        body, deadline = bytearray(), time.monotonic() + MAX_LISTING_S
+        body = bytearray()
         try:
-            with self.http.stream("GET", url, timeout=constants.HF_HUB_ETAG_TIMEOUT) as response:
+            with limited_stream(self.http, url, MAX_LISTING_S, timeout=constants.HF_HUB_ETAG_TIMEOUT) as response:
                 if response.status_code != httpx.codes.OK:
                     raise self._unusual_status(response)
                 for chunk in response.iter_bytes():
                     body += chunk
-                    if len(body) > MAX_SMALL_BYTES or time.monotonic() > deadline:
-                        raise HubUnreachableError(f"the answer of the hub for {self._shown} is too large or too slow")
+                    if len(body) > MAX_SMALL_BYTES:
+                        raise HubUnreachableError(f"the answer of the hub for {self._shown} is too large")
                 return bytes(body), response
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             raise self._unreachable(error) from error

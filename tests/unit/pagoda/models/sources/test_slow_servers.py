@@ -11,10 +11,13 @@ import httpx
 import pytest
 
 from pagoda.models.errors import ModelSourceError
-from pagoda.models.sources import attempts, file_request, registry_client
+from pagoda.models.names import HubName
+from pagoda.models.sources import attempts, file_request, hub_client, registry_client
+from pagoda.models.sources.hub_client import HubClient
 from pagoda.models.sources.progress import DownloadMeter
 from pagoda.models.sources.registry_client import get_small, open_client
 from pagoda.models.sources.remote import RemoteFile
+from pagoda.models.sources.settings import SourceSettings
 from pagoda.models.sources.transfer import download_files
 
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Length: 200000\r\n\r\n"
@@ -94,6 +97,15 @@ def test_small_answers_of_a_registry_that_trickle_end(monkeypatch: pytest.Monkey
     with trickling_server(beginning) as url, open_client(url) as client:
         with pytest.raises(ModelSourceError, match=r"no complete answer within 0\.2 s"):
             get_small(client, f"{url}/v2/a/b/manifests/c", max_bytes=1 << 20)
+
+
+@pytest.mark.parametrize("beginning", [b"HTTP/1.1 200 OK\r\nX: ", HEAD], ids=["headers", "body"])
+def test_a_listing_of_the_hub_that_trickles_ends(monkeypatch: pytest.MonkeyPatch, beginning: bytes) -> None:
+    monkeypatch.setattr(hub_client, "MAX_LISTING_S", 0.2)
+    with trickling_server(beginning) as url:
+        client = HubClient(HubName(repo="Org/Repo"), SourceSettings(hub_url=url, hub_token=""))
+        with client.http, pytest.raises(ModelSourceError, match="did not answer in time"):
+            client.commit()
 
 
 def test_a_used_connection_has_the_time_limit_too(monkeypatch: pytest.MonkeyPatch) -> None:
