@@ -13,7 +13,13 @@ from pathlib import Path
 
 from pagoda.models.blobs import BlobStore
 from pagoda.models.catalogue import CatalogueEntry, similar_names
-from pagoda.models.errors import ModelError, ModelNotFoundError, ModelSourceError, UnknownRepositoryError
+from pagoda.models.errors import (
+    ModelError,
+    ModelFormatError,
+    ModelNotFoundError,
+    ModelSourceError,
+    UnknownRepositoryError,
+)
 from pagoda.models.formats.description import model_files
 from pagoda.models.formats.safetensors_file import read_json
 from pagoda.models.layout import PARTIAL, remove_if_empty
@@ -101,8 +107,16 @@ class ModelPuller:
                     break  # the same name at another place is another model
                 except ModelSourceError as error:
                     raise type(error)("; and ".join([*missing, str(error)])) from error
-                if here is None or version_of(here) != remote.version or not self._is_intact(here, remote):
+                if here is None or version_of(here) != remote.version:
                     self._download(key, source, remote, on_progress)
+                elif not self._is_intact(here, remote):
+                    try:
+                        self._download(key, source, remote, on_progress)
+                    except ModelSourceError as error:
+                        # Not a ModelSourceError, after which the model that is here would be used.
+                        raise ModelFormatError(
+                            f"the weights of {key} are damaged, and could not be downloaded again: {error}"
+                        ) from error
                 else:
                     on_progress(Progress(stage=Stage.DONE, completed_bytes=0, total_bytes=0))
                 return
@@ -168,7 +182,10 @@ class ModelPuller:
         """Return False if a file of weights was changed on this machine. Digests are cached, so unchanged files are not read."""
         if here.in_ollama_store:
             return True  # only Ollama may repair it
-        found = {self._store.digests.file_digest(file) for file in model_files(here.path)}
+        try:
+            found = {self._store.digests.file_digest(file) for file in model_files(here.path)}
+        except (OSError, ModelError):  # removed or made unreadable since it was described
+            return False
         return all(file.sha256 in found for file in remote.files if file.is_weights and file.sha256 is not None)
 
     def _present(self, name: str) -> Model | None:

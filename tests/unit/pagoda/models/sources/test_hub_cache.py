@@ -15,7 +15,7 @@ import pytest
 from huggingface_hub import constants
 from huggingface_hub.utils import WeakFileLock  # type: ignore[attr-defined]
 
-from pagoda.models.errors import ModelSourceError
+from pagoda.models.errors import ModelFormatError, ModelSourceError
 from pagoda.models.sources import hub_cache
 from pagoda.models.sources.progress import Progress, Stage
 from tests.fakes.hub_server import FakeHub
@@ -195,6 +195,15 @@ def test_a_pull_repairs_the_weights_of_a_model(hub: FakeHub, user: HubUser, gguf
     hub.add("Org/Tiny", {"tiny-Q8_0.gguf": gguf})
     user.pull("Org/Tiny").path.write_bytes(gguf[:-1] + b"!")
     assert user.pull("Org/Tiny").path.read_bytes() == gguf
+
+
+def test_damaged_weights_that_cannot_be_downloaded_again(hub: FakeHub, user: HubUser, gguf: bytes) -> None:
+    hub.add("Org/Tiny", {"tiny-Q8_0.gguf": gguf})
+    user.pull("Org/Tiny").path.write_bytes(gguf[:-1] + b"!")
+    with pytest.raises(
+        ModelFormatError, match="the weights of org/tiny:latest are damaged, and could not be downloaded"
+    ):
+        user.with_settings(is_offline=True).pull("Org/Tiny")
 
 
 def test_a_link_that_cannot_be_made_leaves_nothing(hub: FakeHub, user: HubUser, gguf: bytes) -> None:
