@@ -213,7 +213,7 @@ class HubClient:
             )
         if status in (401, 404, 410):
             step = "use the token of an account that may read it" if self._token else "set HF_TOKEN"
-            raise UnknownRepositoryError(f"{self._shown} does not exist, or is private: {step}")
+            raise UnknownRepositoryError(f"{self._shown} does not exist (if it is private, {step})")
         raise ModelAccessError(f"the hub refuses access to {self._shown}{_quoted(text)}; see {page}")
 
     def _unusual_status(self, response: httpx.Response) -> ModelSourceError:

@@ -57,7 +57,7 @@ def answer(path: str, status: int, body: bytes = b"", **headers: str) -> Fault:
 
 
 def test_missing_repository(hub: FakeHub, user: HubUser, member: HubUser) -> None:
-    with pytest.raises(ModelNotFoundError, match=r"^hf\.co/Org/None does not exist, or is private: set HF_TOKEN$"):
+    with pytest.raises(ModelNotFoundError, match=r"^hf\.co/Org/None does not exist .if it is private, set HF_TOKEN.$"):
         user.pull("hf.co/Org/None")
     with pytest.raises(ModelNotFoundError, match="use the token of an account that may read it"):
         member.pull("hf.co/Org/None")
@@ -81,7 +81,7 @@ def test_missing_repository_is_asked_for_at_ollamas_registry(user: HubUser, monk
 
 def test_private_repository(hub: FakeHub, user: HubUser, member: HubUser, gguf: bytes) -> None:
     hub.add("Org/Private", {"tiny-Q8_0.gguf": gguf}, is_private=True)
-    assert "hf.co/Org/Private does not exist, or is private: set HF_TOKEN" in refusal(user, "hf.co/Org/Private")
+    assert "hf.co/Org/Private does not exist (if it is private, set HF_TOKEN)" in refusal(user, "hf.co/Org/Private")
     assert member.pull("Org/Private").name == "Org/Private"
 
 

@@ -166,7 +166,7 @@ def test_refused_access_is_not_replaced_by_the_cache(hub: FakeHub, user: HubUser
     hub.add("Org/Tiny", {"tiny-Q8_0.gguf": gguf})
     fill(user, "Org/Tiny")
     hub.repos["Org/Tiny"].is_private = True
-    assert "does not exist, or is private" in refusal(user, "hf.co/Org/Tiny")
+    assert "does not exist (if it is private" in refusal(user, "hf.co/Org/Tiny")
 
 
 def test_gated_model_in_the_cache_needs_no_token(hub: FakeHub, user: HubUser, gguf: bytes) -> None:

@@ -520,7 +520,7 @@ def test_an_error_names_both_places(home: Path, hub: FakeHub, registry: FakeRegi
     with pytest.raises(ModelNotFoundError) as error:
         pull_of_either(home, hub, registry, "me/missing")
     assert str(error.value) == (
-        "hf.co/me/missing does not exist, or is private: set HF_TOKEN; and me/missing:latest is not at registry.ollama.ai"
+        "hf.co/me/missing does not exist (if it is private, set HF_TOKEN); and me/missing:latest is not at registry.ollama.ai"
     )
 
 
@@ -528,6 +528,6 @@ def test_an_address_of_the_hub_is_asked_only_of_the_hub(
     home: Path, hub: FakeHub, registry: FakeRegistry, gguf: bytes
 ) -> None:
     registry.publish("me/tiny:latest", gguf)
-    with pytest.raises(ModelNotFoundError, match=r"^hf.co/me/tiny does not exist, or is private: set HF_TOKEN$"):
+    with pytest.raises(ModelNotFoundError, match=r"^hf.co/me/tiny does not exist .if it is private, set HF_TOKEN.$"):
         pull_of_either(home, hub, registry, "hf.co/me/tiny")
     assert registry.asked == []
