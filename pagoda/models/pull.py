@@ -120,10 +120,11 @@ class ModelPuller:
                 else:
                     on_progress(Progress(stage=Stage.DONE, completed_bytes=0, total_bytes=0))
                 return
-        if here is None:
-            similar = similar_names(key)
-            meant = f"; did you mean {' or '.join(similar)}?" if similar else ""
-            raise ModelNotFoundError("; and ".join(missing) + meant)
+        if here is not None:
+            raise ModelSourceError("; and ".join(missing))
+        similar = similar_names(key)
+        meant = f"; did you mean {' or '.join(similar)}?" if similar else ""
+        raise ModelNotFoundError("; and ".join(missing) + meant)
 
     def _places(self, name: str, here: Model | None) -> list[Place]:
         """Return the places to ask for a model, in this order. A model that is here is only updated from its own source."""

@@ -230,8 +230,11 @@ class ModelStore:
             place = self.foreign_files.find(path)
             if place is None:
                 raise ModelFormatError(f"the file {missing.name} of model '{name}' is missing; {next_step}")
+            # A copy has no version. Its name is not known to any source.
+            is_pulled = isinstance(content.get("version"), str)
+            next_step = f"pull it again: pagoda pull {name}" if is_pulled else "remove the model, and create it again"
             raise ModelFormatError(
-                f"the file {missing.name} of model '{name}' is no longer in {place.place}; pull it again: pagoda pull {name}"
+                f"the file {missing.name} of model '{name}' is no longer in {place.place}; {next_step}"
             )
         spelled = content.get("name")
         if isinstance(spelled, str) and with_tag(spelled).lower() == name:

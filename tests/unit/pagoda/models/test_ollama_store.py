@@ -556,7 +556,7 @@ def test_a_model_whose_file_ollama_has_removed_says_so(
     manifest.unlink()
     weights_of_copy = store.get("copy").path
     weights_of_copy.unlink()
-    with pytest.raises(ModelFormatError, match=r"'copy:latest' is no longer in Ollama's store; pull it again: pagoda"):
+    with pytest.raises(ModelFormatError, match=r"'copy:latest' is no longer in Ollama's store; .* create it again$"):
         store.get("copy")
     assert worker.refresh() and [model.name for model in worker.loadable_models().models] == ["tiny"]
     editor.delete("copy")

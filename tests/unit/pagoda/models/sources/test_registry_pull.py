@@ -435,6 +435,18 @@ def test_two_processes_download_a_model_once(home: Path, registry: FakeRegistry,
     assert downloads_of(registry, gguf) == 1
 
 
+def test_a_model_that_no_source_has_stays_with_a_warning(
+    home: Path, registry: FakeRegistry, gguf: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    registry.publish("library/tiny:latest", gguf)
+    model = pull(home, registry, "tiny")
+    registry.manifests.clear()
+    assert pull(home, registry, "tiny") == model
+    (record,) = caplog.records
+    assert record.getMessage() == "no newer version could be pulled"
+    assert "tiny:latest is not at registry.ollama.ai" in vars(record)["reason"]
+
+
 def test_a_pull_that_waits_for_another_one_says_so(home: Path, registry: FakeRegistry, gguf: bytes) -> None:
     registry.publish("library/tiny:latest", gguf)
     layout, stages, other = store_of(home, registry).layout, list[Stage](), ExitStack()
