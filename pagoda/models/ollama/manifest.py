@@ -30,8 +30,8 @@ class Layer:
 
     @property
     def kind(self) -> str:
-        """Kind of the layer: "model", "template" and so on, or the media type itself if it is not one of Ollama's."""
-        return self.media_type.removeprefix(LAYER_PREFIX)
+        """Kind of the layer: "model", "config" and so on, or the media type itself if it is not one of Ollama's."""
+        return "config" if self.media_type == CONFIG_TYPE else self.media_type.removeprefix(LAYER_PREFIX)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -270,6 +270,10 @@ def test_a_layer_with_another_content_is_refused(registry: FakeRegistry) -> None
     registry.blobs[digest_of(b"Be brief.")] = b"Be rude!!"
     with pytest.raises(ModelSourceError, match=r"^SHA-256 mismatch for the system layer .* in 9\)$"):
         resolve(registry, "tiny")
+    config = json.loads(registry.manifests["library/tiny:latest"])["config"]
+    registry.blobs[config["digest"]] = b"{}"
+    with pytest.raises(ModelSourceError, match=r"^SHA-256 mismatch for the config layer "):
+        resolve(registry, "tiny")
 
 
 @pytest.mark.parametrize(("size", "found"), [(8, "in more than 8"), (10, "in 9")], ids=["longer", "shorter"])
