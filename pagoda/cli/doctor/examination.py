@@ -8,7 +8,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
-from pagoda.cli.doctor import machine, models, setup
+from pagoda.cli.doctor import machine, models, setup, sources
 from pagoda.cli.doctor.finding import Finding, Level
 from pagoda.models.catalogue import DEFAULT_MODEL, find_entry
 from pagoda.models.store import ModelStore
@@ -35,6 +35,8 @@ def examine(home: Path, *, deep: bool, api_key: str | None) -> list[Finding]:
         lambda: setup.check_sockets(home),
         *(lambda port=port: setup.check_port(port, api_key) for port in setup.PORTS),
         lambda: models.check_index(home),
+        lambda: sources.check_hub(ModelStore(home).sources),
+        lambda: sources.check_registry(ModelStore(home).sources),
         lambda: models.check_ollama(ModelStore(home).ollama_stores),
         lambda: models.check_models(home, deep=deep),
     ]

@@ -6,16 +6,18 @@ import os
 import socket
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
-from pagoda.cli.doctor import machine, models, setup
+from pagoda.cli.doctor import machine, models, setup, sources
 from pagoda.cli.doctor.examination import print_report
 from pagoda.cli.doctor.finding import Finding, Level, ok, problem, warning
 from pagoda.cli.main import app
 from pagoda.models.catalogue import DEFAULT_MODEL, find_entry
+from pagoda.models.sources.settings import SourceSettings
 from tests.fakes.ollama_server import ollama_server
 from tests.fakes.tiny_model import write_tiny_gguf
 
@@ -140,6 +142,26 @@ def test_the_index(tmp_path: Path, tiny: bytes, monkeypatch: pytest.MonkeyPatch)
     assert models.check_index(tmp_path).level is Level.PROBLEM
     pulled(tmp_path, tiny)
     assert models.check_index(tmp_path).level is Level.WARNING
+
+
+@pytest.mark.parametrize(
+    ("check", "subject", "variable"),
+    [(sources.check_hub, "hub", "HF_ENDPOINT"), (sources.check_registry, "registry", "PAGODA_REGISTRY")],
+)
+def test_the_sources(
+    check: Callable[[SourceSettings], Finding], subject: str, variable: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with ollama_server() as server:
+        monkeypatch.setenv(variable, server.url)
+        assert check(SourceSettings.from_environment()) == ok(subject, "127.0.0.1 can be reached")
+    found = check(SourceSettings.from_environment())
+    assert found.level is Level.WARNING and found.text.startswith("127.0.0.1 cannot be reached: ")
+    assert variable in found.next_step
+    monkeypatch.setenv(variable, "http://127.0.0.1:none")
+    found = check(SourceSettings.from_environment())
+    assert found.level is Level.WARNING and found.text.startswith(f"{variable} is malformed: ")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    assert check(SourceSettings.from_environment()).level is Level.OK
 
 
 def test_no_models_is_well(tmp_path: Path) -> None:
