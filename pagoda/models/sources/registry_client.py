@@ -15,7 +15,7 @@ import httpx
 
 from pagoda.distribution import VERSION
 from pagoda.models.errors import ModelAccessError, ModelSourceError
-from pagoda.models.sources.interruption import limited_stream
+from pagoda.models.sources.interruption import SlowAnswerError, limited_stream
 
 USER_AGENT = f"pagoda/{VERSION} ({platform.machine()} {platform.system().lower()}) Python/{platform.python_version()}"
 TIMEOUT = httpx.Timeout(30.0, connect=10.0)
@@ -137,7 +137,8 @@ def get_small(
         except (httpx.HTTPError, httpx.InvalidURL, ValueError, OverflowError) as error:
             # Impossible names of hosts raise ValueError, and impossible ports OverflowError.
             problem = unreachable(host, error)
-            if not isinstance(error, httpx.TransportError) or is_certificate_error(error):
+            may_pass = isinstance(error, httpx.TransportError) and not isinstance(error, SlowAnswerError)
+            if not may_pass or is_certificate_error(error):
                 wait_s = None
         else:
             if answer.status == 200:

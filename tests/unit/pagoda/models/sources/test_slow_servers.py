@@ -94,6 +94,8 @@ def test_connections_with_a_few_bytes_each_end_the_download(tmp_path: Path) -> N
 )
 def test_small_answers_of_a_registry_that_trickle_end(monkeypatch: pytest.MonkeyPatch, beginning: bytes) -> None:
     monkeypatch.setattr(registry_client, "MAX_ANSWER_S", 0.2)
+    monkeypatch.setattr(registry_client, "RETRY_DELAYS_S", (0.0,))
+    monkeypatch.setattr("time.sleep", pytest.fail)  # such an answer is not asked for again
     with trickling_server(beginning) as url, open_client(url) as client:
         with pytest.raises(ModelSourceError, match=r"no complete answer within 0\.2 s"):
             get_small(client, f"{url}/v2/a/b/manifests/c", max_bytes=1 << 20)
