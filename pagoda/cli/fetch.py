@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, TaskID, TextColumn, TransferSpeedColumn
 from rich.progress import Progress as Bars
 from rich.status import Status
+from rich.table import Column
 from rich.text import Text
 
 from pagoda.cli import human
@@ -23,6 +24,8 @@ from pagoda.models.sources.progress import Progress, Stage
 from pagoda.models.stored_settings import read_settings
 
 OnProgress = Callable[[Progress], None]
+# Width of the bar, the bytes and the speed, and least width of the words before them.
+_OTHER_COLUMNS, _SHORTEST_WORDS = 40, 20
 # A commit at the end of a source, and the part of it that is shown.
 _COMMIT = re.compile(r"@([0-9a-f]{12})[0-9a-f]{28}$")
 
@@ -147,13 +150,15 @@ class _TerminalDisplay(_Display):
             columns = (
                 TextColumn("{task.description}", markup=False),
                 BarColumn(),
-                DownloadColumn(),
-                TransferSpeedColumn(),
+                DownloadColumn(table_column=Column(no_wrap=True)),
+                TransferSpeedColumn(table_column=Column(no_wrap=True)),
             )
             self._bars = Bars(*columns, console=self._console)
             self._bars.start()
+            room = max(self._console.width - _OTHER_COLUMNS, _SHORTEST_WORDS)
+            shown = words if len(words) <= room else f"…{words[1 - room :]}"
             # Bytes of an earlier attempt must not count towards the speed of this one.
-            self._task = self._bars.add_task(words, total=progress.total_bytes, completed=progress.completed_bytes)
+            self._task = self._bars.add_task(shown, total=progress.total_bytes, completed=progress.completed_bytes)
         self._bars.update(self._task, completed=progress.completed_bytes, total=progress.total_bytes)
 
 

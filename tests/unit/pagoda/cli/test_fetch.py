@@ -28,9 +28,16 @@ STEPS = [
 ]
 
 
-def shown(monkeypatch: pytest.MonkeyPatch, steps: list[Progress], *, is_terminal: bool, name: str = "Org/Repo") -> str:
+def shown(
+    monkeypatch: pytest.MonkeyPatch,
+    steps: list[Progress],
+    *,
+    is_terminal: bool,
+    name: str = "Org/Repo",
+    width: int = 120,
+) -> str:
     output = io.StringIO()
-    console = Console(file=output, force_terminal=is_terminal, color_system=None, width=120)
+    console = Console(file=output, force_terminal=is_terminal, color_system=None, width=width)
     monkeypatch.setattr(fetch, "Console", lambda stderr: console)
     with progress_display(name, "Stopped.") as on_progress:
         for step in steps:
@@ -81,6 +88,18 @@ def test_a_tag_that_is_the_name_of_an_emoji_is_shown_as_it_is(
     written = shown(monkeypatch, STEPS, is_terminal=is_terminal, name="model:x")
     for words in ("checking", "downloading", "verifying sha256"):
         assert f"model:x: {words}" in written
+
+
+@pytest.mark.parametrize("width", [60, 80, 200])
+def test_a_long_name_leaves_the_bar_in_one_line(monkeypatch: pytest.MonkeyPatch, width: int) -> None:
+    name = "bartowski/Meta-Llama-3.1-8B-Instruct-GGUF:Q5_K_M"
+    larger = [
+        replace(step, completed_bytes=99 * step.completed_bytes, total_bytes=99 * step.total_bytes) for step in STEPS
+    ]
+    written = shown(monkeypatch, larger, is_terminal=True, name=name, width=width)
+    last_bar = [line for line in written.split("\n") if "9.9/9.9 kB" in line][-1]
+    assert "downloading 2 files" in last_bar and ("Q5_K_M: " in last_bar or width == 60)
+    assert ("bartowski/" in last_bar) is (width == 200)
 
 
 @pytest.mark.parametrize(("num_steps", "words"), [(1, ""), (4, "\nStopped.\n"), (7, "")])
