@@ -313,4 +313,5 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
 
 
 def _quoted(text: str) -> str:
-    return f" ({text})" if text else ""
+    """Return a server's text in parentheses. Texts that a terminal could take for commands are left out."""
+    return f" ({text})" if text and text.isprintable() else ""

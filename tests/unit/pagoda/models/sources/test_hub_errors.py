@@ -161,6 +161,7 @@ def test_token_with_a_line_end_is_not_shown(hub: FakeHub, user: HubUser) -> None
         (answer("/tree/", 200, b"[]", Link='<http://a:b/>; rel="next"'), "the address of its next page is not valid"),
         (answer("/tree/", 200, b"[]", Link='</login>; rel="next"'), "/login' is not a page of it; check HF_ENDPOINT"),
         (answer("/revision/", 403, X_Error_Message="Access to this resource is disabled."), "disabled.); see http"),
+        (answer("/revision/", 403, X_Error_Message="\x9b31mred"), "refuses access to hf.co/Org/Tiny; see http"),
         (answer("/revision/", 307, Location="http://127.0.0.1:1/"), "cannot be reached: "),
     ],
     ids=lambda value: value[:40] if isinstance(value, str) else "",
