@@ -96,7 +96,8 @@ class ModelStore:
             raise ModelNotFoundError(
                 f"model {entry.name!r} is not on this machine; download it: pagoda pull {entry.name}"
             )
-        here = some_names([model.name for model in self.list()]) or "none"
+        # The models themselves are not read: that takes long, and logs what is wrong with others.
+        here = some_names(sorted(map(self.name_at, self.manifests()))) or "none"
         raise ModelNotFoundError(
             f"model {name_or_path!r} is not on this machine (here: {here}); download it: pagoda pull {name_or_path}"
         )
@@ -223,6 +224,9 @@ class ModelStore:
             content = read_json(manifest)
         except ModelFormatError:
             content = {}
+        spelled = content.get("name")
+        if isinstance(spelled, str) and with_tag(spelled).lower() == name:
+            name = spelled
         path = _path_of(content, manifest)
         if path is None:
             raise ModelFormatError(f"the manifest of model '{name}' is damaged; {next_step}")
@@ -236,9 +240,6 @@ class ModelStore:
             raise ModelFormatError(
                 f"the file {missing.name} of model '{name}' is no longer in {place.place}; {next_step}"
             )
-        spelled = content.get("name")
-        if isinstance(spelled, str) and with_tag(spelled).lower() == name:
-            name = spelled
         return replace(self._describe(name, path), manifest=manifest)
 
     def _read_ollamas(self, name: str, manifest: Path) -> Model:

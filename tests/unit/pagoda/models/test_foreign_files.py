@@ -130,7 +130,7 @@ def test_files_that_are_gone_are_noticed_and_pulled_again(
         shutil.rmtree(user.cache)
     else:
         weights.resolve().unlink()
-    reason = rf"of model '{name.lower()}(:latest)?' is no longer in the hub's cache; pull it again: pagoda pull"
+    reason = rf"of model '{name}(:latest)?' is no longer in the hub's cache; pull it again: pagoda pull"
     with pytest.raises(ModelFormatError, match=reason) as caught:
         user.store.get(name)
     assert str(user.cache) not in str(caught.value)

@@ -187,6 +187,9 @@ def test_one_damaged_model_hides_no_other_and_is_told_of_once(
         make(editor, name, write_tiny_gguf(tmp_path / f"{name}.gguf"))
     reader = ModelStore(home)
     damage(home / "models" / "bad" / "latest" / MANIFEST)
+    with pytest.raises(ModelNotFoundError, match=r"'other' is not on this machine .here: .*good:latest"):
+        reader.get("other")
+    assert caplog.records == []
     for _ in range(3):
         assert [model.name for model in reader.list()] == ["good:latest"]
     assert [record.getMessage() for record in caplog.records] == ["model cannot be read"]
