@@ -93,7 +93,7 @@ class _Display:
     def show(self, progress: Progress) -> None:
         if progress.remote is not None:
             self._num_files = len(progress.remote.files)
-            if not any(file.url for file in progress.remote.files):
+            if progress.remote.is_cached:
                 self._verb, self._origin = "reading", " from the hub's cache"
             for warning in progress.remote.warnings:
                 self._print(f"Warning: {warning}")

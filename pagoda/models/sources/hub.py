@@ -162,6 +162,7 @@ class HubSource:
             root=selection.root,
             settings=settings,
             warnings=(*selection.warnings, *warnings),
+            is_cached=is_here,
         )
 
 

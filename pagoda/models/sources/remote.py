@@ -60,6 +60,8 @@ class RemoteModel:
     """Settings that the source has besides the files: system prompt, parameters, template, messages, license."""
     warnings: tuple[str, ...] = ()
     """Sentences for the user about what Pagoda does not use of this model."""
+    is_cached: bool = False
+    """True if the weights are on this machine already, in the hub's cache."""
 
     @property
     def size_bytes(self) -> int:

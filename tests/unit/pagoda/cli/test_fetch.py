@@ -66,11 +66,19 @@ def test_one_bar_over_all_files_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_files_in_the_hubs_cache_are_not_called_a_download(monkeypatch: pytest.MonkeyPatch) -> None:
-    here = replace(REMOTE, files=tuple(replace(file, url="") for file in REMOTE.files), warnings=())
+    here = replace(REMOTE, is_cached=True, warnings=())
     steps = [replace(step, remote=here) if step.remote else step for step in STEPS]
     lines = shown(monkeypatch, steps, is_terminal=False).splitlines()
     assert lines[1] == "Org/Repo: reading 2 files from the hub's cache, 0% of 100 B"
     assert not any("downloading" in line for line in lines)
+
+
+def test_files_in_wheels_have_no_addresses_and_are_a_download(monkeypatch: pytest.MonkeyPatch) -> None:
+    wheels = replace(REMOTE, files=tuple(replace(file, url="") for file in REMOTE.files))
+    steps = [replace(step, remote=wheels) if step.remote else step for step in STEPS]
+    lines = shown(monkeypatch, steps, is_terminal=False).splitlines()
+    assert "Org/Repo: downloading 2 files, 0% of 100 B" in lines
+    assert not any("cache" in line for line in lines)
 
 
 @pytest.mark.parametrize("is_terminal", [True, False])
