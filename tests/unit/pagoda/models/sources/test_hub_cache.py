@@ -57,6 +57,7 @@ def test_what_the_library_downloaded_is_read(hub: FakeHub, user: HubUser, checkp
     commit = hub.add("Org/Tiny", {**checkpoint, "README.md": b"-"})
     assert user.run_library("snapshot_download('Org/Tiny')") == str(user.snapshot("Org/Tiny", commit))
     hub.seen.clear()
+    assert user.resolve("Org/Tiny").is_cached
     model = user.pull("Org/Tiny")
     assert model.path == user.snapshot("Org/Tiny", commit)
     assert not any("/resolve/" in path and "index.json" not in path for path in hub.paths())
