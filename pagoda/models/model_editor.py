@@ -142,14 +142,14 @@ class ModelEditor:
     ) -> None:
         """Store a model that was just downloaded under its name. Its files are linked, unless they stay where they are.
 
-        `more_facts` are further entries of its manifest.
+        `more_facts` are further entries of its manifest. The caller must hold the lock for pulling the model.
         """
         facts = {"name": remote.name, "source": remote.source, "version": remote.version, **more_facts}
         files: dict[str, Path] = {}
         if fetched.stays_at is None:
             for path, file in fetched.files.items():
                 files[PurePosixPath(path).name if remote.root else f"{CHECKPOINT_DIRECTORY}/{path}"] = file
-        self._put(name, files, remote.settings, stays_at=fetched.stays_at, facts=facts)
+        self._put(name, files, remote.settings, stays_at=fetched.stays_at, facts=facts, is_locked=True)
 
     def refuse_unusable(self, path: Path, settings: ModelSettings, shown: str = "") -> Model:
         """Return the model in these files. Raises ModelFormatError if it cannot be used. Of weights, only the headers are read.
@@ -211,11 +211,13 @@ class ModelEditor:
         stays_at: Path | None = None,
         facts: Mapping[str, Any] = MappingProxyType({}),
         is_new: bool = True,
+        is_locked: bool = False,
         template_name: str | None = None,
     ) -> None:
         """Write a model's directory and move it into place. `stays_at` is the path of weights that stay where they are.
 
-        With `template_name`, an unknown Go template raises an error, and one that is not used is a status.
+        `is_locked` is True if the caller holds the lock for pulling the model. With `template_name`, an unknown Go template
+        raises an error, and one that is not used is a status.
         """
         name = normalize_name(name)  # a model made as qwen3 does not replace a pulled qwen3:8b
         target = self._layout.directory(name)
@@ -233,8 +235,8 @@ class ModelEditor:
             place = {"file": root} if stays_at is None else {"path": str(stays_at)}
             content = {"name": name, **place, "settings": settings.to_json(), **facts}
             write_atomically(made / MANIFEST, json.dumps(content, indent=1))
-            # The lock keeps a pull of this model from using its directory at the same time. A pull has it already.
-            with nullcontext() if "version" in facts else self._layout.pulling(target), self._layout.changing():
+            # The lock keeps a pull of this model from using its directory at the same time.
+            with nullcontext() if is_locked else self._layout.pulling(target), self._layout.changing():
                 self._layout.move_old_directories()
                 if put_in_place(made, target):
                     self._forget(made)
