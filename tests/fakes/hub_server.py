@@ -12,7 +12,10 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from urllib.parse import parse_qs, unquote, urlsplit
+
+import pytest
 
 LFS_SUFFIXES = (".gguf", ".safetensors", ".bin", "tokenizer.json")
 PAGE_ENTRIES = 3
@@ -273,6 +276,15 @@ class _Server(ThreadingHTTPServer):
 
 def git_oid(content: bytes) -> str:
     return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
+
+
+@contextmanager
+def hub_of_environment(patch: pytest.MonkeyPatch, directory: Path) -> Iterator[FakeHub]:
+    """Run a hub that this process and those that it starts use, with an empty cache in the directory."""
+    with running_hub() as hub:
+        patch.setenv("HF_ENDPOINT", hub.url)
+        patch.setenv("HF_HUB_CACHE", str(directory / "hub"))
+        yield hub
 
 
 @contextmanager

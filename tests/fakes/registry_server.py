@@ -18,6 +18,8 @@ from types import MappingProxyType
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
+import pytest
+
 from tests.fakes.certificates import CertificateFiles
 
 MANIFEST_TYPE = "application/vnd.docker.distribution.manifest.v2+json"
@@ -165,6 +167,14 @@ def _use(uses: dict[str, int], key: str, most: int | None) -> bool:
         return False
     uses[key] += 1
     return True
+
+
+@contextmanager
+def registry_of_environment(patch: pytest.MonkeyPatch) -> Iterator[FakeRegistry]:
+    """Run a registry that this process and those that it starts use in place of Ollama's."""
+    with fake_registry() as registry:
+        patch.setenv("PAGODA_REGISTRY", registry.url)
+        yield registry
 
 
 @contextmanager

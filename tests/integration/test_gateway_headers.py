@@ -12,7 +12,7 @@ from pagoda.models.pull import open_puller
 from pagoda.rpc.cluster_tokens import HOME_TOKEN_FILE
 from tests.e2e.system import DEADLINE_S
 from tests.e2e.tiers import GatewayTier, SchedulerTier, Tiers
-from tests.fakes.hub_server import FakeHub, running_hub
+from tests.fakes.hub_server import FakeHub, hub_of_environment
 from tests.fakes.native_code import give_native_code
 from tests.fakes.tiny_model import write_tiny_gguf
 
@@ -29,10 +29,8 @@ def model(tmp_path: Path) -> bytes:
 
 @pytest.fixture
 def hub(model: bytes, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[FakeHub]:
-    with running_hub() as hub:
+    with hub_of_environment(monkeypatch, tmp_path) as hub:
         hub.add(NAME, {"big-Q8_0.gguf": model, "README.md": b"# Big"})
-        monkeypatch.setenv("HF_ENDPOINT", hub.url)
-        monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
         yield hub
 
 

@@ -10,8 +10,8 @@ import pytest
 
 from pagoda.models.store import ModelStore
 from tests.fakes.gateway import RunningGateway, running_gateway
-from tests.fakes.hub_server import FakeHub, running_hub
-from tests.fakes.registry_server import FakeRegistry, digest_of, fake_registry
+from tests.fakes.hub_server import FakeHub, hub_of_environment
+from tests.fakes.registry_server import FakeRegistry, digest_of, registry_of_environment
 from tests.fakes.tiny_checkpoint import write_tiny_tokenizer
 from tests.fakes.tiny_model import write_tiny_gguf
 from tests.unit.pagoda.models.test_store import HF_CONFIG, write_checkpoint
@@ -19,16 +19,13 @@ from tests.unit.pagoda.models.test_store import HF_CONFIG, write_checkpoint
 
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[FakeHub]:
-    with running_hub() as hub:
-        monkeypatch.setenv("HF_ENDPOINT", hub.url)
-        monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
+    with hub_of_environment(monkeypatch, tmp_path) as hub:
         yield hub
 
 
 @pytest.fixture
 def registry(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeRegistry]:
-    with fake_registry() as registry:
-        monkeypatch.setenv("PAGODA_REGISTRY", registry.url)
+    with registry_of_environment(monkeypatch) as registry:
         yield registry
 
 

@@ -9,24 +9,21 @@ from typer.testing import CliRunner, Result
 
 from pagoda.cli.main import app
 from pagoda.models.store import ModelStore
-from tests.fakes.hub_server import FakeHub, running_hub
-from tests.fakes.registry_server import FakeRegistry, fake_registry
+from tests.fakes.hub_server import FakeHub, hub_of_environment
+from tests.fakes.registry_server import FakeRegistry, registry_of_environment
 from tests.fakes.tiny_model import write_tiny_gguf
 from tests.integration.test_damaged_models import rewrite
 
 
 @pytest.fixture
 def registry(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeRegistry]:
-    with fake_registry() as registry:
-        monkeypatch.setenv("PAGODA_REGISTRY", registry.url)
+    with registry_of_environment(monkeypatch) as registry:
         yield registry
 
 
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[FakeHub]:
-    with running_hub() as hub:
-        monkeypatch.setenv("HF_ENDPOINT", hub.url)
-        monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
+    with hub_of_environment(monkeypatch, tmp_path) as hub:
         yield hub
 
 
