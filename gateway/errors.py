@@ -155,9 +155,8 @@ def from_grpc_code(code: int, message: str, retry_after_s: float | None = None) 
 
 def from_model_error(error: ModelError) -> GatewayError:
     """Return the error for a failure of the store: an unknown name, files that are not a model, or a download that failed."""
-    if isinstance(
-        error, ModelNotFoundError
-    ):  # its message has only the name that the client sent, and addresses of sources
+    if isinstance(error, ModelNotFoundError):
+        # Its message has only the name that the client sent, and addresses of sources.
         return GatewayError(ErrorKind.NOT_FOUND, str(error), param="model")
     message = without_directories(str(error))
     if isinstance(error, ModelOwnerError):

@@ -8,13 +8,13 @@ the model has the same digest as on the machine of a worker.
 import logging
 from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from pagoda.models.blobs import BlobStore
 from pagoda.models.errors import ModelFormatError, ModelNotFoundError
 from pagoda.models.formats.safetensors_file import read_json
 from pagoda.models.model import Model
-from pagoda.models.model_editor import CHECKPOINT_DIRECTORY, Check, ModelEditor
+from pagoda.models.model_editor import Check, ModelEditor, stored_path
 from pagoda.models.names import is_path
 from pagoda.models.pull import ModelPuller
 from pagoda.models.scratch import writing
@@ -56,11 +56,8 @@ class HeaderPuller(ModelPuller):
     def _download(self, key: str, source: Source, remote: RemoteModel, on_progress: OnProgress) -> None:
         with self._scratch.directory() as scratch:
             fetch_headers(source.client, remote, scratch)
-            # The parts of a GGUF file that is split may be in a folder of the repository, but all are in the same one.
-            names = {file.path: PurePosixPath(file.path).name if remote.root else file.path for file in remote.files}
-            files = {names[file.path]: scratch / file.path for file in remote.files}
-            directory = "" if remote.root else f"{CHECKPOINT_DIRECTORY}/"
-            digests = {f"{directory}{names[file.path]}": file.sha256 for file in remote.files if file.sha256}
+            files = {file.path: scratch / file.path for file in remote.files}
+            digests = {stored_path(remote, file.path): file.sha256 for file in remote.files if file.sha256}
             size = sum(path.stat().st_blocks for path in files.values()) * 512
             self._editor.put_fetched(key, remote, Fetched(files=files), {"digests": digests})
         logger.info(

@@ -145,10 +145,8 @@ class ModelEditor:
         `more_facts` are further entries of its manifest. The caller must hold the lock for pulling the model.
         """
         facts = {"name": remote.name, "source": remote.source, "version": remote.version, **more_facts}
-        files: dict[str, Path] = {}
-        if fetched.stays_at is None:
-            for path, file in fetched.files.items():
-                files[PurePosixPath(path).name if remote.root else f"{CHECKPOINT_DIRECTORY}/{path}"] = file
+        taken_over = fetched.files if fetched.stays_at is None else {}
+        files = {stored_path(remote, path): file for path, file in taken_over.items()}
         self._put(name, files, remote.settings, stays_at=fetched.stays_at, facts=facts, is_locked=True)
 
     def refuse_unusable(self, path: Path, settings: ModelSettings, shown: str = "") -> Model:
@@ -267,6 +265,14 @@ class ModelEditor:
             if error.errno not in (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.ENOTSUP):
                 raise
             shutil.copy2(source, target)
+
+
+def stored_path(remote: RemoteModel, path: str) -> str:
+    """Return the path in a model's directory of a file that its source has at `path`.
+
+    The parts of a GGUF file that is split may be in a folder of the source, but all are in the same one.
+    """
+    return PurePosixPath(path).name if remote.root else f"{CHECKPOINT_DIRECTORY}/{path}"
 
 
 def _origin(model: Model) -> dict[str, str]:

@@ -124,9 +124,8 @@ class Connection:
 
 
 def _open(api: OllamaAPI, model: str, own: OwnServer | None = None) -> Connection:
-    shown = api.show(
-        model
-    )  # first, because a server that pulls on demand would load a model that it lacks without progress
+    # First, because a server that pulls on demand would load a model that it lacks without progress.
+    shown = api.show(model)
     api.load(model)
     return Connection(api=api, model=model, shown=shown, own=own)
 

@@ -7,14 +7,13 @@ import httpx
 from pagoda.cli.doctor.finding import Finding, ok, warning
 from pagoda.models.sources.settings import REGISTRY_VARIABLE, SourceSettings
 
-_HUB_URL = "https://huggingface.co"
 _TIMEOUT_S = 5.0
 
 
 def check_hub(settings: SourceSettings) -> Finding:
     if settings.is_offline:
         return ok("hub", "HF_HUB_OFFLINE is set: only models that are on this machine are used")
-    return _check("hub", settings.hub_url or _HUB_URL, "HF_ENDPOINT")
+    return _check("hub", settings.hub_url, "HF_ENDPOINT")
 
 
 def check_registry(settings: SourceSettings) -> Finding:

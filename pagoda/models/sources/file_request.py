@@ -152,10 +152,15 @@ def _redirect(response: httpx.Response, at: httpx.URL) -> httpx.URL | None:
     return to
 
 
+def is_same_origin(one: httpx.URL, other: httpx.URL) -> bool:
+    """Return True for the same scheme, host and port. Credentials of one origin are not sent to another."""
+    return (one.scheme, one.host, one.port) == (other.scheme, other.host, other.port)
+
+
 def _is_same_server(one: httpx.URL, other: httpx.URL) -> bool:
     """Return True for the same origin, and for the same host if only the encryption was added."""
     is_upgrade = (one.scheme, one.port, other.scheme, other.port) == ("http", None, "https", None)
-    return one.host == other.host and (is_upgrade or (one.scheme, one.port) == (other.scheme, other.port))
+    return is_same_origin(one, other) or (one.host == other.host and is_upgrade)
 
 
 def _check_status(response: httpx.Response, file: RemoteFile) -> None:

@@ -21,13 +21,13 @@ from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 from pagoda.distribution import VERSION
 from pagoda.models.errors import ModelAccessError, ModelNotFoundError, ModelSourceError, UnknownRepositoryError
 from pagoda.models.names import HubName
+from pagoda.models.sources.file_request import is_same_origin
 from pagoda.models.sources.hub_files import GIT_OID, SHA256
 from pagoda.models.sources.hub_session import answering
 from pagoda.models.sources.interruption import limited_stream
 from pagoda.models.sources.remote import RemoteFile
 from pagoda.models.sources.settings import SourceSettings
 
-DEFAULT_URL = "https://huggingface.co"
 DEFAULT_REVISION = "main"
 RETRY_DELAYS_S = (0.5, 2.0)
 """Pauses before a request for a listing is sent again after an error of the server or the connection."""
@@ -145,7 +145,7 @@ class HubClient:
             address = response.url.join(following) if following is not None else None
         except httpx.InvalidURL:
             raise self._malformed("the address of its next page is not valid") from None
-        if address is None or _origin(address) == _origin(httpx.URL(self.url)):
+        if address is None or is_same_origin(address, httpx.URL(self.url)):
             return address
         return httpx.URL(f"{self.url}{address.raw_path.decode()}")
 
@@ -193,7 +193,7 @@ class HubClient:
     def _refuse_errors(self, response: httpx.Response) -> None:
         """Raise the error of a hub's response that refuses the user or does not know the repository, revision or file."""
         status = response.status_code
-        if status not in (401, 403, 404, 410, 451) or _origin(response.url) != _origin(httpx.URL(self.url)):
+        if status not in (401, 403, 404, 410, 451) or not is_same_origin(response.url, httpx.URL(self.url)):
             return
         code, text = response.headers.get("X-Error-Code", ""), response.headers.get("X-Error-Message", "")[:200]
         page = f"{self.url}/{self._name.repo}"
@@ -260,11 +260,11 @@ class _HubAuth(httpx.Auth):
     """The hub's token, in requests to the hub's host only."""
 
     def __init__(self, hub: httpx.URL, token: str | None) -> None:
-        self._origin = _origin(hub)
+        self._hub = hub
         self._token = token
 
     def auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
-        if self._token and _origin(request.url) == self._origin:
+        if self._token and is_same_origin(request.url, self._hub):
             # A redirect to another host loses this header.
             request.headers["Authorization"] = f"Bearer {self._token}"
         yield request
@@ -277,7 +277,7 @@ def has_digest(content: bytes, file: RemoteFile) -> bool:
 
 
 def _hub_url(settings: SourceSettings) -> str:
-    url = (settings.hub_url or DEFAULT_URL).rstrip("/")
+    url = settings.hub_url.rstrip("/")
     if not url.startswith(("http://", "https://")):
         raise ModelSourceError(f"HF_ENDPOINT must be an http or https address (got {url[:100]!r})")
     return url
@@ -295,10 +295,6 @@ def _token(settings: SourceSettings) -> str | None:
         raise ModelAccessError(
             f"the token for the hub cannot be read: {error}; check HF_TOKEN and HF_TOKEN_PATH"
         ) from None
-
-
-def _origin(url: httpx.URL) -> tuple[str, str, int | None]:
-    return url.scheme, url.host, url.port
 
 
 def _is_relative(path: str) -> bool:

@@ -66,7 +66,7 @@ class PartialFile:
 
     @property
     def has_digest(self) -> bool:
-        return bool(self.remote.sha256 or self.remote.git_oid)
+        return bool(self.remote.digest)
 
     @property
     def etag_to_match(self) -> str | None:
@@ -190,7 +190,7 @@ class PartialFile:
         with self._hash_lock:
             self._hash_further()
             found = self._hash.hexdigest()
-        if found != (self.remote.sha256 or self.remote.git_oid or found).lower():
+        if found != (self.remote.digest or found).lower():
             return found
         with self._lock:
             os.fsync(self._files[0])
@@ -233,7 +233,7 @@ class PartialFile:
 
     @property
     def _content(self) -> dict[str, str]:
-        return {"content": self.remote.sha256 or self.remote.git_oid or ""}
+        return {"content": self.remote.digest or ""}
 
     def _reset(self, etag: str | None, *, is_single: bool) -> None:
         """Begin with no bytes, in one piece or in several."""

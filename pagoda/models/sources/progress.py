@@ -67,7 +67,7 @@ class DownloadMeter:
             self._completed[path] = max(self._completed[path], min(completed_bytes, file.size_bytes))
             progress = FileProgress(
                 name=path,
-                digest=file.sha256 or file.git_oid or path,
+                digest=file.digest or path,
                 completed_bytes=self._completed[path],
                 total_bytes=file.size_bytes,
             )

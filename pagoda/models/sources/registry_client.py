@@ -15,6 +15,7 @@ import httpx
 
 from pagoda.distribution import VERSION
 from pagoda.models.errors import ModelAccessError, ModelSourceError
+from pagoda.models.sources.file_request import is_same_origin
 from pagoda.models.sources.interruption import SlowAnswerError, limited_stream
 
 USER_AGENT = f"pagoda/{VERSION} ({platform.machine()} {platform.system().lower()}) Python/{platform.python_version()}"
@@ -66,14 +67,14 @@ class TokenAuth(httpx.Auth):
         self._lock = threading.Lock()
 
     def sync_auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
-        if not _is_same_server(request.url, self._registry):
+        if not is_same_origin(request.url, self._registry):
             yield request
             return
         if token := self._token:
             request.headers["Authorization"] = f"Bearer {token}"
         response = yield request
         # After a redirect the answer may be another host's, which must not get a token.
-        if response.status_code != 401 or not _is_same_server(response.request.url, self._registry):
+        if response.status_code != 401 or not is_same_origin(response.request.url, self._registry):
             return
         with self._lock:
             if self._token == token:  # no other thread has replaced it
@@ -88,7 +89,7 @@ class TokenAuth(httpx.Auth):
             raise ModelAccessError(f"{self._registry.host} asks for a login that Pagoda does not support; {_PRIVATE}")
         try:
             realm = httpx.URL(parameters["realm"])
-            is_own = _is_same_server(realm, self._registry)
+            is_own = is_same_origin(realm, self._registry)
         except (httpx.InvalidURL, ValueError):
             is_own = False
         if not is_own:
@@ -145,7 +146,7 @@ def get_small(
                 return answer.body
             if answer.status == 404:
                 raise NotThereError
-            is_own = _is_same_server(answer.url, asked)
+            is_own = is_same_origin(answer.url, asked)
             if answer.status in (401, 403) and is_own:
                 raise ModelAccessError(f"{host} refuses access ({answer.status}); {_PRIVATE}")
             # The text of another host, to which the registry has sent us, is not for the user.
@@ -225,7 +226,7 @@ def _follow_location(response: httpx.Response, registry: httpx.URL) -> None:
     A long body of an answer that is not used is not read.
     """
     request = response.request
-    is_blob = "/blobs/sha256:" in request.url.path and _is_same_server(request.url, registry)
+    is_blob = "/blobs/sha256:" in request.url.path and is_same_origin(request.url, registry)
     to = response.headers.get("Location")
     if is_blob and response.is_success and to not in (None, str(request.url), request.url.raw_path.decode()):
         response.status_code = 307
@@ -235,7 +236,3 @@ def _follow_location(response: httpx.Response, registry: httpx.URL) -> None:
             assert isinstance(response.stream, httpx.SyncByteStream)
             response.stream.close()
             response.stream = httpx.ByteStream(b"")
-
-
-def _is_same_server(one: httpx.URL, other: httpx.URL) -> bool:
-    return (one.scheme, one.host, one.port) == (other.scheme, other.host, other.port)

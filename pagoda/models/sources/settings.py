@@ -8,6 +8,7 @@ from typing import Self
 
 from pagoda.models.errors import ModelSourceError
 
+DEFAULT_HUB = "https://huggingface.co"
 DEFAULT_REGISTRY = "https://registry.ollama.ai"
 REGISTRY_VARIABLE = "PAGODA_REGISTRY"
 _TRUE = ("1", "on", "yes", "true")
@@ -17,8 +18,8 @@ _TRUE = ("1", "on", "yes", "true")
 class SourceSettings:
     """The places that models come from. None means the default of the library that reads the setting."""
 
-    hub_url: str | None = None
-    """The hub's address: HF_ENDPOINT."""
+    hub_url: str = DEFAULT_HUB
+    """Address of the hub or of a mirror: HF_ENDPOINT."""
     hub_token: str | None = field(default=None, repr=False)
     """Token for gated and private repositories: HF_TOKEN, or the file at HF_TOKEN_PATH."""
     hub_cache: Path | None = None
@@ -41,7 +42,7 @@ class SourceSettings:
         own = values.get("OLLAMA_MODELS", "").strip()
         places = [own] if own else ["~/.ollama/models", "/usr/share/ollama/.ollama/models"]
         return cls(
-            hub_url=values.get("HF_ENDPOINT") or None,
+            hub_url=values.get("HF_ENDPOINT") or DEFAULT_HUB,
             hub_cache=Path(cache) if cache else None,
             is_offline=(values.get("HF_HUB_OFFLINE") or values.get("TRANSFORMERS_OFFLINE", "")).lower() in _TRUE,
             registry_url=registry.rstrip("/"),
