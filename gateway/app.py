@@ -18,6 +18,7 @@ from starlette.responses import Response
 
 from gateway import operations, unsupported
 from gateway.answers.generation import TextGenerator
+from gateway.constraints.compiler import GrammarCompiler
 from gateway.errors import ErrorKind, GatewayError, error_response, from_model_error
 from gateway.http.api_document import TITLE, JSONObject, api_document
 from gateway.http.authorization import RequireKey
@@ -135,6 +136,7 @@ def _build_state(
         placement=placement,
         models=models,
         generator=TextGenerator(placement, models, metrics, timeout_s=settings.request_timeout_s),
+        grammars=GrammarCompiler(),
         metrics=metrics,
         drain=Drain(),
         store=store,
@@ -167,6 +169,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         await end_tasks(tidying)
         await state.pulls.stop_pulls()
         await state.placement.close()
+        state.grammars.close()
 
 
 async def _keep_tidy(store: ModelStore) -> None:

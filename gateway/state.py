@@ -6,6 +6,7 @@ from typing import Annotated, cast
 from fastapi import Depends, Request
 
 from gateway.answers.generation import TextGenerator
+from gateway.constraints.compiler import GrammarCompiler
 from gateway.http.drain import Drain
 from gateway.models.pulls import Pulls
 from gateway.models.served_models import ServedModels
@@ -26,6 +27,7 @@ class GatewayState:
     placement: Placement
     models: ServedModels
     generator: TextGenerator
+    grammars: GrammarCompiler
     metrics: GatewayMetrics
     drain: Drain
     store: ModelStore

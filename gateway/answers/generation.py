@@ -166,4 +166,6 @@ def _sample_ended(finished: Finished, sample: SampleText, generated: Sequence[in
         usage=finished.usage,
         timings=finished.timings,
         token_ids=tuple(generated[: finished.usage.num_output_tokens]),
+        num_calls=sample.num_calls,
+        num_reasoning_tokens=sample.num_reasoning_tokens,
     )

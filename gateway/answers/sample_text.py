@@ -1,5 +1,6 @@
 """The text of one sample while its tokens arrive: detokenized, cut at stop strings, with the log-probabilities of its tokens."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from gateway.answers.detokenizer import Detokenizer
@@ -8,6 +9,7 @@ from gateway.answers.stop_strings import StopMatcher
 from gateway.answers.text_events import TextDelta, TokenText
 from gateway.answers.text_request import TextRequest
 from gateway.models.served_model import ServedModel
+from gateway.parsing.parts import AnswerPart, CallBegan, ContentPart
 from pagoda.wire.events import Tokens
 from pagoda.wire.finished import Finished, FinishReason
 
@@ -29,6 +31,13 @@ class SampleText:
         self._textless = frozenset(() if request.include_stop else (*request.sampling.params.stop_token_ids, *ending))
         self._logprobs: list[TokenText] = []
         self._token_ids: list[int] = []
+        self._parser = None if request.open_parser is None else request.open_parser()
+        self._parts: list[AnswerPart] = []
+        self.num_calls = 0
+
+    @property
+    def num_reasoning_tokens(self) -> int:
+        return 0 if self._parser is None else self._parser.num_reasoning_tokens
 
     def add_tokens(self, tokens: Tokens) -> TextDelta | None:
         """Add tokens and return the text that is now safe to emit, or None if there is none."""
@@ -40,8 +49,12 @@ class SampleText:
             self._token_ids.append(token_id)
             if tokens.logprobs:
                 self._logprobs.append(token_text(self._tokenizer, token_id, tokens.logprobs[position]))
-            if token_id not in self._textless:
+            if token_id in self._textless:
+                continue
+            if self._parser is None:
                 text += self._release_text(self._detokenizer.decode_next((token_id,)))
+            else:
+                text += self._release_parts(self._parser.add_token(token_id))
             if self.matched_stop is not None:
                 break
         return self._next_delta(text)
@@ -50,9 +63,12 @@ class SampleText:
         """Return the text that was held back until the sample's end, if no stop string ended it."""
         if self.matched_stop is not None:
             return self._next_delta("", at_end=True)
-        text = self._release_text(self._detokenizer.decode_rest())
+        if self._parser is None:
+            text = self._release_text(self._detokenizer.decode_rest())
+        else:
+            text = self._release_parts(self._parser.finish())
         if self.matched_stop is None:
-            text += self._matcher.release_held()
+            text += self._release_held()
         return self._next_delta(text, at_end=True)
 
     def billed_finish(self, finished: Finished) -> Finished:
@@ -61,6 +77,29 @@ class SampleText:
             return finished
         usage = replace(finished.usage, num_output_tokens=self.num_tokens)
         return replace(finished, reason=FinishReason.STOP, stop_token_id=None, usage=usage)
+
+    def _release_parts(self, parts: Sequence[AnswerPart]) -> str:
+        """Keep the parts that are safe to emit, and return the text among them. Stop strings apply to the text only."""
+        text = ""
+        for part in parts:
+            if isinstance(part, ContentPart):
+                released = self._release_text(part.text)
+                self._parts += [ContentPart(released)] if released else []
+                text += released
+                if self.matched_stop is not None:
+                    break
+            else:
+                # No stop string goes on across a call or reasoning.
+                text += self._release_held()
+                self._parts.append(part)
+                self.num_calls += isinstance(part, CallBegan)
+        return text
+
+    def _release_held(self) -> str:
+        held = self._matcher.release_held()
+        if held and self._parser is not None:
+            self._parts.append(ContentPart(held))
+        return held
 
     def _release_text(self, text: str) -> str:
         # Neither a stop token nor a stop string ends a sample before min_tokens.
@@ -74,10 +113,16 @@ class SampleText:
 
         At the end, log-probabilities that have no text are returned too.
         """
-        if not text and not (at_end and self._logprobs):
+        if not text and not self._parts and not (at_end and self._logprobs):
             return None
         logprobs, self._logprobs = tuple(self._logprobs), []
         token_ids, self._token_ids = tuple(self._token_ids), []
+        parts, self._parts = tuple(self._parts), []
         return TextDelta(
-            index=self._index, text=text, logprobs=logprobs, token_ids=token_ids, num_tokens=self.num_tokens
+            index=self._index,
+            text=text,
+            logprobs=logprobs,
+            token_ids=token_ids,
+            num_tokens=self.num_tokens,
+            parts=parts,
         )

@@ -3,6 +3,7 @@
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 
+from gateway.parsing.parts import AnswerPart, ContentPart
 from pagoda.wire.finished import FinishReason, Timings, Usage
 
 
@@ -46,6 +47,13 @@ class TextDelta:
     """Tokens since the previous delta."""
     num_tokens: int
     """Number of the sample's tokens so far."""
+    parts: tuple[AnswerPart, ...] = ()
+    """What is new in the answer, in order, if its output is parsed; `text` is then the text of its ContentParts."""
+
+    @property
+    def answer_parts(self) -> tuple[AnswerPart, ...]:
+        """What is new in the answer, in order, parsed or not."""
+        return self.parts or ((ContentPart(self.text),) if self.text else ())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,6 +68,10 @@ class SampleEnded:
     timings: Timings
     token_ids: tuple[int, ...]
     """All tokens of the sample."""
+    num_calls: int = 0
+    """Number of tool calls in the answer."""
+    num_reasoning_tokens: int = 0
+    """Number of tokens of the reasoning, with its markers."""
 
 
 TextEvent = SampleBegan | PromptScored | TextDelta | SampleEnded

@@ -4,13 +4,14 @@ The sampling parameters are those of the request, completed by pagoda/models/sam
 ones under Ollama's names, and its own defaults, which apply last.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any
 
 from gateway.errors import InvalidRequestError, PromptTooLongError
 from gateway.http.fields import nucleus, seed_bits
+from gateway.parsing.output_parser import OutputParser
 from pagoda.models.sampling_defaults import APIValues, ModelDefaults, Parameter, Source
 from pagoda.wire.sampling import SamplingParams
 
@@ -53,6 +54,8 @@ class TextRequest:
     """Priority; lower goes first. None is as urgent as the caller's key allows, at most 0."""
     keep_alive_s: float | None = None
     """Seconds for which the model stays loaded afterwards; None leaves its keep-alive unchanged."""
+    open_parser: Callable[[], OutputParser] | None = None
+    """Makes the parser of a sample's output; None if the whole output is text."""
 
 
 def choose_sampling(

@@ -17,6 +17,7 @@ from pagoda.models.errors import ChatTemplateChoiceError, ModelFormatError, Unkn
 from pagoda.models.model import Model
 from pagoda.models.model_settings import ModelSettings
 from pagoda.models.names import with_tag
+from pagoda.models.output_formats.choice import FormatChoice, choose_output_format
 from pagoda.models.sampling_defaults import ModelDefaults, SamplingPolicy, as_json
 from pagoda.models.stored_settings import read_settings
 from pagoda.text.prompt_bound import Keep, PromptBound
@@ -42,6 +43,8 @@ class ServedModel:
     """Chat template; None for a base model, which cannot chat, and for a model whose template is not valid."""
     template_problem: str | None = None
     """Reason why the template is not valid, if it is not."""
+    output: FormatChoice
+    """The format in which the model writes reasoning and tool calls."""
 
     @classmethod
     def load(cls, model: Model, policy: SamplingPolicy) -> "ServedModel":
@@ -68,6 +71,7 @@ class ServedModel:
             special_texts=special_texts,
             chat_template=chat_template,
             template_problem=problem,
+            output=choose_output_format(model, chat_template.source if chat_template else None),
         )
 
     @staticmethod

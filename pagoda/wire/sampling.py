@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from types import MappingProxyType
 
+from pagoda.wire.constraint import Constraint
 from protos.v1 import types_pb2
 
 MAX_LOGPROBS = 20
@@ -36,6 +37,8 @@ class SamplingParams:
     stop_token_ids: tuple[int, ...] = ()
     num_logprobs: int | None = None
     num_prompt_logprobs: int | None = None
+    constraint: Constraint | None = None
+    """Rule for the output; None if it is free."""
 
     @property
     def is_greedy(self) -> bool:
@@ -114,18 +117,20 @@ class SamplingParams:
             stop_token_ids=self.stop_token_ids,
             num_logprobs=self.num_logprobs,
             num_prompt_logprobs=self.num_prompt_logprobs,
+            constraint=self.constraint.to_proto() if self.constraint else None,
         )
 
     @classmethod
     def from_proto(cls, message: types_pb2.SamplingParams) -> "SamplingParams":
         """Return the parameters. An absent field takes this class's default, not protobuf's zero."""
         values = {descriptor.name: value for descriptor, value in message.ListFields()}
-        lists = ("logit_bias", "stop_token_ids")
-        known = {field.name for field in fields(cls)}.difference(lists)
+        converted = ("constraint", "logit_bias", "stop_token_ids")
+        known = {field.name for field in fields(cls)}.difference(converted)
         # ListFields returns all fields with presence, so an explicit 0, as for temperature, is kept.
         kwargs = {name: value for name, value in values.items() if name in known}
         return cls(
             **kwargs,
             logit_bias=MappingProxyType(dict(message.logit_bias)),
             stop_token_ids=tuple(message.stop_token_ids),
+            constraint=Constraint.from_proto(message.constraint) if message.HasField("constraint") else None,
         )

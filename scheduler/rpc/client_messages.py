@@ -49,9 +49,6 @@ def request_from_proto(message: inference_pb2.GenerateRequest) -> InferenceReque
 
 
 def _refuse_reserved(message: inference_pb2.GenerateRequest) -> None:
-    constraint = message.sampling.WhichOneof("constraint")
-    if constraint is not None:
-        raise InvalidRequestError(f"sampling.{constraint} is not supported yet")
     if message.adapter:
         raise InvalidRequestError("adapter is not supported yet")
 
