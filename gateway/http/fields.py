@@ -12,7 +12,7 @@ from pydantic import (
 )
 
 from pagoda.durations import parse_duration
-from pagoda.wire.sampling import MAX_LOGPROBS
+from pagoda.wire.sampling import MAX_LOGIT_BIAS, MAX_LOGPROBS, MAX_STOP_TOKEN_IDS
 
 
 def described(sentence: str) -> WrapValidator:
@@ -63,6 +63,9 @@ ModelName = Annotated[str, Field(max_length=4096)]
 MAX_MESSAGES = 10_000
 Seed = Annotated[Integer, Field(ge=-(2**63), le=2**64 - 1), described("an integer of at most 64 bits")]
 
+RequestId = Annotated[str, Field(pattern=r"^[A-Za-z0-9._:/+=@-]{1,128}$")]
+StopTokenIds = Annotated[list[TokenId], Field(max_length=MAX_STOP_TOKEN_IDS, fail_fast=True), whole_items]
+
 MAX_STOPS = 64
 _StopString = Annotated[str, Field(min_length=1, max_length=1024)]
 Stop = Annotated[
@@ -79,6 +82,25 @@ def _check_duration(value: float | str) -> float | str:
 KeepAlive = Annotated[
     float | str, AfterValidator(_check_duration), described('a number of seconds or a duration such as "5m"')
 ]
+
+
+def _check_length(bias: Any) -> Any:
+    if isinstance(bias, dict) and len(bias) > MAX_LOGIT_BIAS:
+        raise ValueError(f"may name at most {MAX_LOGIT_BIAS} tokens, not {len(bias)}")
+    return bias
+
+
+def _check_logit_bias(bias: dict[str, float]) -> dict[str, float]:
+    for token_id, value in bias.items():
+        # isdecimal alone would accept digits of other scripts.
+        if not (token_id.isascii() and token_id.isdecimal() and len(token_id) <= 10):
+            raise ValueError(f"keys must be token ids, not {token_id[:40]!r}")
+        if not -100 <= value <= 100:
+            raise ValueError(f"values must be between -100 and 100, not {value:g}")
+    return bias
+
+
+LogitBias = Annotated[dict[str, float], BeforeValidator(_check_length), AfterValidator(_check_logit_bias)]
 
 
 def keep_alive_seconds(keep_alive: float | str | None) -> float | None:

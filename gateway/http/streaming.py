@@ -90,6 +90,13 @@ def sse_lines(
     return Lines(chunks, error_body, _sse_event, last=SSE_DONE)
 
 
+def event_lines(
+    chunks: AsyncGenerator[JSONObject, None], error_body: Callable[[GatewayError], Mapping[str, Any]]
+) -> Lines:
+    """Return the chunks as server-sent events that are named after their `type`, without an end marker."""
+    return Lines(chunks, error_body, named_event)
+
+
 def ndjson_lines(
     chunks: AsyncGenerator[JSONObject, None], error_body: Callable[[GatewayError], Mapping[str, Any]]
 ) -> Lines:
@@ -99,6 +106,12 @@ def ndjson_lines(
 
 def _sse_event(chunk: Mapping[str, Any]) -> bytes:
     return b"data: " + orjson.dumps(chunk) + b"\n\n"
+
+
+def named_event(chunk: Mapping[str, Any]) -> bytes:
+    """Return a server-sent event that is named after the chunk's `type`."""
+    name: str = chunk["type"]
+    return b"event: " + name.encode() + b"\n" + _sse_event(chunk)
 
 
 def _ndjson_line(chunk: Mapping[str, Any]) -> bytes:

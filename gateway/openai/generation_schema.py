@@ -1,49 +1,29 @@
 """The fields that chat completions and completions share: sampling, limits, and the contents of the reply."""
 
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+from pydantic import Field, model_validator
 
 from gateway.http.fields import (
     Count,
     Integer,
     KeepAlive,
     Limit,
+    LogitBias,
     MinP,
     ModelName,
     NumLogprobs,
     Penalty,
     RepetitionPenalty,
+    RequestId,
     Seed,
     Stop,
+    StopTokenIds,
     Temperature,
-    TokenId,
     TopP,
-    whole_items,
 )
 from gateway.http.schema import FieldError, Schema
 from gateway.openai.known_fields import HINTS
-from pagoda.wire.sampling import MAX_LOGIT_BIAS, MAX_STOP_TOKEN_IDS
-
-
-def _check_length(bias: Any) -> Any:
-    if isinstance(bias, dict) and len(bias) > MAX_LOGIT_BIAS:
-        raise ValueError(f"may name at most {MAX_LOGIT_BIAS} tokens, not {len(bias)}")
-    return bias
-
-
-def _check_logit_bias(bias: dict[str, float]) -> dict[str, float]:
-    for token_id, value in bias.items():
-        # isdecimal alone would accept digits of other scripts.
-        if not (token_id.isascii() and token_id.isdecimal() and len(token_id) <= 10):
-            raise ValueError(f"keys must be token ids, not {token_id[:40]!r}")
-        if not -100 <= value <= 100:
-            raise ValueError(f"values must be between -100 and 100, not {value:g}")
-    return bias
-
-
-RequestId = Annotated[str, Field(pattern=r"^[A-Za-z0-9._:/+=@-]{1,128}$")]
-LogitBias = Annotated[dict[str, float], BeforeValidator(_check_length), AfterValidator(_check_logit_bias)]
 
 
 class StreamOptions(Schema):
@@ -84,9 +64,7 @@ class GenerationRequest(Schema):
     """llama.cpp's name for max_tokens, used if max_tokens is absent."""
     min_tokens: Count | None = None
     ignore_eos: bool | None = None
-    stop_token_ids: (
-        Annotated[list[TokenId], Field(max_length=MAX_STOP_TOKEN_IDS, fail_fast=True), whole_items] | None
-    ) = None
+    stop_token_ids: StopTokenIds | None = None
     include_stop_str_in_output: bool | None = None
     skip_special_tokens: bool | None = None
     truncate_prompt_tokens: Annotated[Integer, Field(ge=-1, le=2**31 - 1)] | None = None

@@ -19,6 +19,8 @@ from pagoda.wire.inference_request import InferenceRequest
 
 UNTRACED = frozenset({"/metrics", "/health", "/ping", "/ready", "/version"})
 
+_CHATS = ("/v1/chat/", "/v1/responses", "/v1/messages", "/api/chat")
+"""Beginnings of the paths that answer conversations."""
 _PROPAGATOR = TraceContextTextMapPropagator()
 
 
@@ -27,7 +29,7 @@ class RequestTrace:
 
     def __init__(self, span: Span, path: str = "") -> None:
         self._span = span
-        self._operation = "chat" if "chat" in path else "text_completion"
+        self._operation = "chat" if path.startswith(_CHATS) else "text_completion"
         self._num_input_tokens = 0
         self._num_output_tokens = 0
         self._finish_reasons: list[str] = []
