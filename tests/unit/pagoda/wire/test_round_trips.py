@@ -8,6 +8,7 @@ from hypothesis import Phase, find, given, settings
 from hypothesis import strategies as st
 from hypothesis.errors import NoSuchExample
 
+from pagoda.wire.constraint import Constraint, Marker, Reasoning
 from pagoda.wire.events import Event, Moved, PromptLogprobs, Started, Tokens, events_from_proto, events_to_proto
 from pagoda.wire.finished import Finished, FinishReason, Timings, Usage
 from pagoda.wire.inference_request import InferenceRequest, ResumedSample
@@ -32,6 +33,23 @@ optional_uint32 = st.none() | uint32
 
 logprobs = st.builds(TokenLogprobs, logprob=float32, top=st.lists(st.tuples(uint32, float32), max_size=3).map(tuple))
 some_logprobs = st.lists(logprobs, max_size=3).map(tuple)
+marker = st.builds(Marker, text=st.binary(max_size=3), token_id=optional_uint32)
+reasoning = st.builds(
+    Reasoning,
+    open=marker,
+    is_open=st.booleans(),
+    close=marker,
+    budget=optional_uint32,
+    closing_token_ids=token_ids,
+)
+constraint = st.builds(
+    Constraint,
+    grammar=names,
+    digest=st.binary(max_size=3),
+    reasoning=st.none() | reasoning,
+    triggers=st.lists(marker, max_size=2).map(tuple),
+    triggers_in_reasoning=st.booleans(),
+)
 sampling = st.builds(
     SamplingParams,
     temperature=float32,
@@ -50,6 +68,7 @@ sampling = st.builds(
     stop_token_ids=token_ids,
     num_logprobs=optional_uint32,
     num_prompt_logprobs=optional_uint32,
+    constraint=st.none() | constraint,
 )
 # Only a stopped sequence has a stop token.
 stops = st.tuples(st.just(False), st.none()) | st.tuples(st.just(True), optional_uint32)
@@ -181,6 +200,9 @@ loadable_models = st.builds(
 
 WIRE_DATA: dict[type[Any], st.SearchStrategy[Any]] = {
     TokenLogprobs: logprobs,
+    Marker: marker,
+    Reasoning: reasoning,
+    Constraint: constraint,
     SamplingParams: sampling,
     SampledTokens: sampled_tokens,
     ScoredTokens: scored_tokens,
