@@ -48,11 +48,11 @@ class TextDelta:
     num_tokens: int
     """Number of the sample's tokens so far."""
     parts: tuple[AnswerPart, ...] = ()
-    """What is new in the answer, in order, if its output is parsed; `text` is then the text of its ContentParts."""
+    """The new parts of the answer, in order, if its output is parsed; `text` is then the text of its ContentParts."""
 
     @property
     def answer_parts(self) -> tuple[AnswerPart, ...]:
-        """What is new in the answer, in order, parsed or not."""
+        """The new parts of the answer, in order, parsed or not."""
         return self.parts or ((ContentPart(self.text),) if self.text else ())
 
 

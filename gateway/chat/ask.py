@@ -1,4 +1,4 @@
-"""What a client asks of a chat, the same for all APIs."""
+"""A client's ask of a chat, the same for all APIs."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -23,7 +23,7 @@ class ChatAsk:
     thinks: bool | None = None
     """True if the model thinks before it answers; None leaves it to the template."""
     effort: str | None = None
-    """How much the model thinks: `minimal`, `low`, `medium`, `high` and so on, for templates that read it."""
+    """The effort of the model's thinking: `minimal`, `low`, `medium`, `high` and so on, for templates that read it."""
     thinking_budget: int | None = None
     """Maximum number of tokens of the reasoning."""
     documents: Sequence[Mapping[str, Any]] = ()

@@ -1,4 +1,4 @@
-"""From what a client asks to a request for text: the prompt in tokens, the constraint of the answer and its parser."""
+"""The way from a client's ask to a request for text: the prompt in tokens, the constraint of the answer and its parser."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -23,7 +23,7 @@ class ChatPrompt:
 
     token_ids: Sequence[int]
     reasoning: ReasoningStart
-    """What the end of the prompt says about reasoning."""
+    """Start of the reasoning, as the end of the prompt shows it."""
 
 
 async def encode_chat(

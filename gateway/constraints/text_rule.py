@@ -1,4 +1,4 @@
-"""What a client demands of the text of an answer: JSON, a schema, a regular expression, one of several texts, a grammar."""
+"""The demand of a client on the text of an answer: JSON, a schema, a regular expression, one of several texts, a grammar."""
 
 from dataclasses import dataclass
 

@@ -1,10 +1,10 @@
-"""What a prompt says about the reasoning that may come before the answer."""
+"""The start of the reasoning that may come before the answer, as the prompt shows it."""
 
 from enum import Enum
 
 
 class ReasoningStart(Enum):
-    """What the end of the prompt says about reasoning."""
+    """The state of the reasoning at the end of a prompt."""
 
     OPEN = "the prompt has begun it"
     MAY_OPEN = "the model may begin it"

@@ -22,13 +22,13 @@ class Tool:
 
 
 class ToolMode(StrEnum):
-    """How many calls an answer may have."""
+    """The number of calls that an answer may have."""
 
     NONE = "none"
     AUTO = "auto"
     """The model decides."""
     REQUIRED = "required"
-    """At least one, of the tools in ToolChoice.names."""
+    """The model makes at least one call, of the tools in ToolChoice.names."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,1 +1,1 @@
-"""How models write reasoning and tool calls: one description per format, and the choice of a model's description."""
+"""The forms in which models write reasoning and tool calls: one description per format, and the choice of a model's description."""

@@ -14,7 +14,7 @@ class FormatChoice:
     template_has_tools: bool
     """True if the template writes the tools into the prompt. Otherwise the gateway describes them in the system message."""
     source: str
-    """How the format was found: `response_template`, `template` or `fallback`."""
+    """The way in which the format was found: `response_template`, `template` or `fallback`."""
 
 
 def choose_output_format(model: Model, template: str | None) -> FormatChoice:

@@ -57,7 +57,7 @@ class CallSyntax:
     separator: str = ""
     end: str = ""
     parameter: tuple[Piece, ...] = ()
-    """How one parameter is written, for the slot PARAMETERS."""
+    """The text of one parameter, for the slot PARAMETERS."""
     name_key: str = "name"
     """The key of the name in the slots OBJECT and OBJECTS."""
     arguments_key: str = "arguments"
