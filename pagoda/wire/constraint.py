@@ -7,6 +7,12 @@ from dataclasses import dataclass
 
 from protos.v1 import types_pb2
 
+# Each step may bring a worker 256 sequences with grammars of their own, which then fill half of the largest message.
+MAX_GRAMMAR_BYTES = 512 * 1024
+MAX_TRIGGERS = 128
+MAX_MARKER_BYTES = 256
+MAX_CLOSING_TOKENS = 256
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Marker:
@@ -68,6 +74,13 @@ class Constraint:
     triggers: tuple[Marker, ...] = ()
     """Texts that begin the grammar; empty if it applies to the whole answer."""
     triggers_in_reasoning: bool = False
+
+    @property
+    def token_ids(self) -> list[int]:
+        """All token ids that the constraint names."""
+        markers = [*self.triggers, *((self.reasoning.open, self.reasoning.close) if self.reasoning else ())]
+        named = [marker.token_id for marker in markers if marker.token_id is not None]
+        return [*named, *self.reasoning.closing_token_ids] if self.reasoning else named
 
     def to_proto(self) -> types_pb2.Constraint:
         return types_pb2.Constraint(

@@ -427,6 +427,7 @@ class Step(_message.Message):
     MAX_STEPS_FIELD_NUMBER: _builtins.int
     TRACEPARENT_FIELD_NUMBER: _builtins.int
     DECODE_BATCH_FIELD_NUMBER: _builtins.int
+    CONSTRAINTS_FIELD_NUMBER: _builtins.int
     session_id: _builtins.int
     step_id: _builtins.int
     """1, 2, 3, … within the session."""
@@ -462,6 +463,10 @@ class Step(_message.Message):
         sequences.
         """
 
+    @_builtins.property
+    def constraints(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.Constraint]:
+        """The constraints of `new_sequences`, each once: the samples of a request share theirs."""
+
     def __init__(
         self,
         *,
@@ -474,10 +479,11 @@ class Step(_message.Message):
         max_steps: _builtins.int = ...,
         traceparent: _builtins.str = ...,
         decode_batch: Global___DecodeBatch | None = ...,
+        constraints: _abc.Iterable[_types_pb2.Constraint] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["decode_batch", b"decode_batch"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["decode_batch", b"decode_batch", "finished_sequence_ids", b"finished_sequence_ids", "max_steps", b"max_steps", "new_sequences", b"new_sequences", "scheduled", b"scheduled", "sealed_blocks", b"sealed_blocks", "session_id", b"session_id", "step_id", b"step_id", "traceparent", b"traceparent"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["constraints", b"constraints", "decode_batch", b"decode_batch", "finished_sequence_ids", b"finished_sequence_ids", "max_steps", b"max_steps", "new_sequences", b"new_sequences", "scheduled", b"scheduled", "sealed_blocks", b"sealed_blocks", "session_id", b"session_id", "step_id", b"step_id", "traceparent", b"traceparent"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -495,6 +501,7 @@ class NewSequence(_message.Message):
     NUM_PROMPT_TOKENS_FIELD_NUMBER: _builtins.int
     SAMPLING_FIELD_NUMBER: _builtins.int
     SAMPLE_INDEX_FIELD_NUMBER: _builtins.int
+    CONSTRAINT_NUMBER_FIELD_NUMBER: _builtins.int
     sequence_id: _builtins.int
     """Unique within the scheduler process."""
     attempt: _builtins.int
@@ -503,12 +510,16 @@ class NewSequence(_message.Message):
     """Number of leading token_ids that are prompt. Penalties, min_tokens and random numbers count from there."""
     sample_index: _builtins.int
     """Index of the sample. Together with the seed and the position it determines the random numbers."""
+    constraint_number: _builtins.int
+    """Place of the constraint among Step.constraints, counted from 1. 0 means none."""
     @_builtins.property
     def token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """The prompt and all tokens generated so far."""
 
     @_builtins.property
-    def sampling(self) -> _types_pb2.SamplingParams: ...
+    def sampling(self) -> _types_pb2.SamplingParams:
+        """Without its constraint, which `constraint_number` names."""
+
     def __init__(
         self,
         *,
@@ -518,10 +529,11 @@ class NewSequence(_message.Message):
         num_prompt_tokens: _builtins.int = ...,
         sampling: _types_pb2.SamplingParams | None = ...,
         sample_index: _builtins.int = ...,
+        constraint_number: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["sampling", b"sampling"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "num_prompt_tokens", b"num_prompt_tokens", "sample_index", b"sample_index", "sampling", b"sampling", "sequence_id", b"sequence_id", "token_ids", b"token_ids"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "constraint_number", b"constraint_number", "num_prompt_tokens", b"num_prompt_tokens", "sample_index", b"sample_index", "sampling", b"sampling", "sequence_id", b"sequence_id", "token_ids", b"token_ids"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -14,6 +14,7 @@ from protos.v1 import inference_pb2
 from scheduler.errors import InvalidRequestError, RequestError, ShuttingDownError
 from scheduler.queue.events import ClientEvent, Failed
 from scheduler.queue.new_sequences import MAX_SAMPLES
+from scheduler.rpc.constraint_bounds import constraint_problem
 
 # Limits of texts that are only passed on or hashed. The gateway's HTTP limits are lower.
 MAX_NAME_CHARS = 1024
@@ -30,6 +31,8 @@ def check_bounds(message: inference_pb2.GenerateRequest) -> None:
         raise InvalidRequestError(f"resume may name at most {MAX_SAMPLES} samples (got {len(message.resume)})")
     if len({sample.sample_index for sample in message.resume}) < len(message.resume):
         raise InvalidRequestError("resume names a sample_index twice; each sample may have one entry")
+    if message.sampling.HasField("constraint") and (problem := constraint_problem(message.sampling.constraint)):
+        raise InvalidRequestError(f"sampling.constraint.{problem}")
 
 
 def _check_length(message: inference_pb2.GenerateRequest, field: str, most: int) -> None:

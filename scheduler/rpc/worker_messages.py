@@ -1,11 +1,14 @@
 """The conversion of workers' messages between protobuf and the scheduler's dataclasses."""
 
-from collections.abc import Sequence
+from collections.abc import Sequence as Seq
+from dataclasses import replace
 
 from kvcache.block_hash import BlockHash
 from kvcache.page_pool import PageId
+from pagoda.wire.constraint import Constraint
 from pagoda.wire.loadable_models import LoadableModels
 from protos.v1 import worker_pb2
+from scheduler.steps.sequence import Sequence
 from scheduler.steps.step_plan import PlannedSequence, StepPlan
 from scheduler.worker_info import ModelLimits, WorkerInfo, WorkerStore, worker_store
 
@@ -45,30 +48,42 @@ def held_blocks_from_proto(message: worker_pb2.HeldBlocks) -> list[tuple[PageId,
 def plan_to_proto(plan: StepPlan, session_id: int) -> worker_pb2.Step:
     decoding = [planned for planned in plan.scheduled if planned.only_decodes]
     others = [planned for planned in plan.scheduled if not planned.only_decodes]
+    numbers = _constraint_numbers(plan.new_sequences)
     return worker_pb2.Step(
         session_id=session_id,
         step_id=plan.step_id,
         finished_sequence_ids=plan.finished_sequence_ids,
-        new_sequences=[
-            worker_pb2.NewSequence(
-                sequence_id=sequence.sequence_id,
-                attempt=sequence.computation.attempt,
-                token_ids=sequence.token_ids,
-                num_prompt_tokens=sequence.num_prompt_tokens,
-                sampling=sequence.sampling.to_proto(),
-                sample_index=sequence.sample_index,
-            )
-            for sequence in plan.new_sequences
-        ],
+        new_sequences=[_new_to_proto(sequence, numbers) for sequence in plan.new_sequences],
         scheduled=[_scheduled_to_proto(planned) for planned in others],
         decode_batch=_decode_batch(decoding, plan.max_steps),
         sealed_blocks=[worker_pb2.PageBlock(page_id=page, block_hash=block) for page, block in plan.sealed_blocks],
         max_steps=plan.max_steps,
         traceparent=plan.traceparent,
+        constraints=[constraint.to_proto() for constraint in numbers],
     )
 
 
-def _decode_batch(decoding: Sequence[PlannedSequence], max_steps: int) -> worker_pb2.DecodeBatch:
+def _constraint_numbers(sequences: Seq[Sequence]) -> dict[Constraint, int]:
+    """Return the distinct constraints of the sequences, in order, with numbers from 1."""
+    constraints = dict.fromkeys(each.sampling.constraint for each in sequences if each.sampling.constraint is not None)
+    return {constraint: number for number, constraint in enumerate(constraints, start=1)}
+
+
+def _new_to_proto(sequence: Sequence, constraint_numbers: dict[Constraint, int]) -> worker_pb2.NewSequence:
+    sampling = sequence.sampling
+    constraint = sampling.constraint
+    return worker_pb2.NewSequence(
+        sequence_id=sequence.sequence_id,
+        attempt=sequence.computation.attempt,
+        token_ids=sequence.token_ids,
+        num_prompt_tokens=sequence.num_prompt_tokens,
+        sampling=(sampling if constraint is None else replace(sampling, constraint=None)).to_proto(),
+        sample_index=sequence.sample_index,
+        constraint_number=0 if constraint is None else constraint_numbers[constraint],
+    )
+
+
+def _decode_batch(decoding: Seq[PlannedSequence], max_steps: int) -> worker_pb2.DecodeBatch:
     """Return the columns of a batch. A column is omitted if all its entries have the default value."""
     if not decoding:
         return worker_pb2.DecodeBatch()

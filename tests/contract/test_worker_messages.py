@@ -3,6 +3,7 @@
 import pytest
 
 from kvcache.page_pool import PageId
+from pagoda.wire.constraint import Constraint
 from pagoda.wire.inference_request import InferenceRequest
 from pagoda.wire.sampling import SamplingParams
 from protos.v1 import worker_pb2
@@ -17,8 +18,9 @@ from worker.steps.step import ScheduledSequence
 from worker.steps.step_messages import step_from_proto
 
 
-def sequence(sequence_id: int) -> Sequence:
-    request = InferenceRequest(request_id="r", model="", prompt_token_ids=[5, 6, 7], sampling=SamplingParams())
+def sequence(sequence_id: int, grammar: str = "") -> Sequence:
+    sampling = SamplingParams(constraint=Constraint(grammar=grammar) if grammar else None)
+    request = InferenceRequest(request_id="r", model="", prompt_token_ids=[5, 6, 7], sampling=sampling)
     return make_sequences(request, worker_info(), first_id=sequence_id, now_s=0.0)[0]
 
 
@@ -76,6 +78,23 @@ def test_a_lease_arrives_whole(max_starts: tuple[int, int]) -> None:
         ScheduledSequence(1, 16, max_starts[0], 1, (PageId(3),), max_new_tokens=3, num_steps=8),
         ScheduledSequence(2, 4, max_starts[1], 1, (), max_new_tokens=2, num_steps=2),
     )
+
+
+def test_equal_constraints_travel_once() -> None:
+    new = tuple(sequence(number, grammar) for number, grammar in enumerate(("a", "", "b", "a"), start=1))
+    plan = StepPlan(step_id=1, finished_sequence_ids=(), new_sequences=new, scheduled=())
+    message = worker_messages.plan_to_proto(plan, session_id=3)
+    assert [constraint.grammar for constraint in message.constraints] == ["a", "b"]
+    assert not any(each.sampling.HasField("constraint") for each in message.new_sequences)
+    arrived = [each.sampling for each in step_from_proto(message).new_sequences]
+    assert arrived == [each.sampling for each in new]
+    assert arrived[0].constraint is arrived[3].constraint
+
+
+def test_a_constraint_that_was_not_sent_is_refused() -> None:
+    message = worker_pb2.Step(new_sequences=[worker_pb2.NewSequence(sequence_id=8, constraint_number=1)])
+    with pytest.raises(StepError, match="sequence 8 has constraint_number 1, but the step has 0 constraints"):
+        step_from_proto(message)
 
 
 def test_columns_of_different_lengths_are_refused() -> None:

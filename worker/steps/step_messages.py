@@ -1,5 +1,9 @@
 """Conversion of steps from protobuf messages into the dataclasses of step.py."""
 
+from collections.abc import Sequence
+from dataclasses import replace
+
+from pagoda.wire.constraint import Constraint
 from pagoda.wire.sampling import SamplingParams
 from protos.v1 import worker_pb2
 from worker.errors import StepError
@@ -13,22 +17,28 @@ def step_from_proto(message: worker_pb2.Step) -> Step:
         raise StepError(
             f"step {message.step_id} is a lease of {message.max_steps} steps, but not all of its sequences decode"
         )
+    constraints = [Constraint.from_proto(constraint) for constraint in message.constraints]
     return Step(
         step_id=message.step_id,
         finished_sequence_ids=tuple(message.finished_sequence_ids),
-        new_sequences=tuple(_new_sequence(new) for new in message.new_sequences),
+        new_sequences=tuple(_new_sequence(new, constraints) for new in message.new_sequences),
         scheduled=scheduled,
         max_steps=max(1, message.max_steps),
     )
 
 
-def _new_sequence(message: worker_pb2.NewSequence) -> NewSequence:
+def _new_sequence(message: worker_pb2.NewSequence, constraints: Sequence[Constraint]) -> NewSequence:
+    sampling, number = SamplingParams.from_proto(message.sampling), message.constraint_number
+    if number > len(constraints):
+        raise StepError(
+            f"sequence {message.sequence_id} has constraint_number {number}, but the step has {len(constraints)} constraints"
+        )
     return NewSequence(
         sequence_id=message.sequence_id,
         attempt=message.attempt,
         token_ids=tuple(message.token_ids),
         num_prompt_tokens=message.num_prompt_tokens,
-        sampling=SamplingParams.from_proto(message.sampling),
+        sampling=replace(sampling, constraint=constraints[number - 1]) if number else sampling,
         sample_index=message.sample_index,
     )
 
