@@ -1,12 +1,13 @@
 """The description of how a model writes reasoning and tool calls. From it come the parser of answers and the grammar of calls.
 
-Each file in formats/ is one description. A call is written as a list of pieces: texts that the model writes as they are, and slots
-such as `{name}`. Whitespace at the beginning and the end of a piece is what the model writes; a parser accepts any other there.
+Each file in formats/ is one description; docs/output-formats.md explains how to write one. A call is written as a list of pieces:
+texts that the model writes as they are, and slots such as `{name}`. Whitespace at the beginning and the end of a text is what the
+model writes; a parser accepts any other there.
 """
 
 import tomllib
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cache
 from importlib import resources
@@ -22,18 +23,20 @@ class Slot(StrEnum):
     """The arguments as a JSON object."""
     OBJECT = "{object}"
     """A JSON object with the name and the arguments, under the keys that the description names."""
-    OBJECTS = "{objects}"
-    """A JSON array of such objects."""
     PARAMETERS = "{parameters}"
     """Any number of parameters, each written as `CallSyntax.parameter` says. The tool's schema tells the type of a value."""
-    PYTHON_CALLS = "{python_calls}"
-    """Calls in Python's syntax, separated by commas: `f(a=1), g(b="x")`."""
+    PYTHON_ARGUMENTS = "{python_arguments}"
+    """Any number of keyword arguments in Python's syntax, separated by commas: `a=1, b="x", c=[True, None]`."""
     BRACED = "{braced}"
-    """Gemma's braces: keys without quotes, and texts between the marker `CallSyntax.quote`."""
+    """The arguments in braces: keys without quotes, texts between two markers `CallSyntax.quote`, other values as in JSON."""
+    INDEX = "{index}"
+    """A number that the model counts up from call to call, from 0."""
     KEY = "{key}"
     """The name of a parameter; only in `CallSyntax.parameter`."""
     VALUE = "{value}"
-    """The value of a parameter: the text itself if the schema says it is a string, else JSON; only in `CallSyntax.parameter`."""
+    """The value of a parameter: the text itself if it is a string, else JSON; only in `CallSyntax.parameter`."""
+    IS_STRING = "{is_string}"
+    """`true` if the value is a string, else `false`; only in `CallSyntax.parameter`. Without it, the tool's schema tells."""
 
 
 Piece = str | Slot
@@ -46,6 +49,8 @@ class ReasoningSyntax:
 
     open: str
     close: str
+    again: bool = False
+    """True if reasoning may begin anywhere in an answer, not only at its beginning."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,26 +58,49 @@ class CallSyntax:
     """The way in which calls are written: `begin`, calls with `separator` between them, `end`."""
 
     call: tuple[Piece, ...]
-    begin: str = ""
+    begin: tuple[str, ...] = ()
+    """Texts before the first call. There may be whitespace between them."""
     separator: str = ""
-    end: str = ""
+    end: tuple[str, ...] = ()
+    """Texts after the last call. There may be whitespace between them."""
     parameter: tuple[Piece, ...] = ()
     """The text of one parameter, for the slot PARAMETERS."""
     name_key: str = "name"
-    """The key of the name in the slots OBJECT and OBJECTS."""
+    """The key of the name in the slot OBJECT."""
     arguments_key: str = "arguments"
+    """The key of the arguments in the slot OBJECT."""
     quote: str = ""
     """The marker around texts in the slot BRACED."""
+    bare: bool = False
+    """True if a call begins like other text: only an answer that begins with a call of an offered tool has calls."""
     in_reasoning: bool = False
     """True if a call may begin inside the reasoning, which it ends."""
+    id_marker: str = ""
+    """The text before an id that may follow the name. The model writes none itself; histories of conversations have it."""
     id_length: int = 0
     """The number of letters and digits of a call's id, if the template accepts no others; 0 if it accepts any."""
+    id_form: str = ""
+    """The form of an id, made from `{name}` and `{index}`, if the model writes its ids so; else empty."""
 
     @property
     def trigger(self) -> str:
-        """The text that certainly begins calls; empty if a call begins like any answer."""
-        first = self.begin or self.call[0]
-        return "" if isinstance(first, Slot) else first.strip()
+        """The text that certainly begins calls, without whitespace around it; empty if a call begins like other text."""
+        first = (*self.begin, *self.call)[0]
+        return "" if self.bare or isinstance(first, Slot) else first.strip()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TemplateMarks:
+    """The texts by which a chat template shows that its model writes a format."""
+
+    has: tuple[str, ...] = ()
+    """Texts that the template has, all of them. Empty: the format is never chosen by a template."""
+    lacks: tuple[str, ...] = ()
+    """Texts of which the template has none."""
+    tokens: tuple[str, ...] = ()
+    """Tokens that the vocabulary has, all of them."""
+    order: int = 0
+    """The format with the highest order is chosen among those that fit."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,33 +111,40 @@ class OutputFormat:
     reasoning: ReasoningSyntax | None = None
     calls: CallSyntax | None = None
     answer_markers: tuple[str, ...] = ()
-    """Texts before the answer itself that are no part of it, such as the name of a channel."""
+    """Texts that structure the answer and are no part of it, such as the name of a channel."""
+    marks: TemplateMarks = field(default_factory=TemplateMarks)
 
 
 @cache
-def described_formats() -> dict[str, OutputFormat]:
+def described_formats() -> Mapping[str, OutputFormat]:
     """Return all formats that have a file, by name."""
     files = (resources.files(__package__) / "formats").iterdir()
-    texts = sorted((file.name, file.read_text()) for file in files if file.name.endswith(".toml"))
+    texts = sorted((file.name, file.read_text(encoding="utf-8")) for file in files if file.name.endswith(".toml"))
     formats = [read_format(name.removesuffix(".toml"), tomllib.loads(text)) for name, text in texts]
     return {each.name: each for each in formats}
 
 
-def read_format(name: str, described: dict[str, Any]) -> OutputFormat:
+def read_format(name: str, described: Mapping[str, Any]) -> OutputFormat:
     """Return the format that a description file describes."""
-    reasoning, calls = described.get("reasoning"), described.get("calls")
+    reasoning, calls, choose = (described.get(key, {}) for key in ("reasoning", "calls", "choose"))
     return OutputFormat(
         name=name,
         reasoning=ReasoningSyntax(**reasoning) if reasoning else None,
-        calls=_calls(dict(calls)) if calls else None,
+        calls=_calls(calls) if calls else None,
         answer_markers=tuple(described.get("answer_markers", ())),
+        marks=TemplateMarks(
+            has=tuple(choose.get("template_has", ())),
+            lacks=tuple(choose.get("template_lacks", ())),
+            tokens=tuple(choose.get("vocabulary_has", ())),
+            order=choose.get("order", 0),
+        ),
     )
 
 
-def _calls(described: dict[str, Any]) -> CallSyntax:
-    return CallSyntax(
-        call=_pieces(described.pop("call")), parameter=_pieces(described.pop("parameter", ())), **described
-    )
+def _calls(described: Mapping[str, Any]) -> CallSyntax:
+    pieces = {key: _pieces(described.get(key, ())) for key in ("call", "parameter")}
+    texts = {key: tuple(described.get(key, ())) for key in ("begin", "end")}
+    return CallSyntax(**{**described, **pieces, **texts})
 
 
 def _pieces(texts: Sequence[str]) -> tuple[Piece, ...]:
