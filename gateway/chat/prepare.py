@@ -1,20 +1,28 @@
 """The way from a client's ask to a request for text: the prompt in tokens, the constraint of the answer and its parser."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 from gateway.answers.text_request import TextRequest
 from gateway.chat.ask import ChatAsk
+from gateway.chat.described_tools import in_plain_messages
+from gateway.chat.history import template_messages
 from gateway.constraints.compiler import GrammarCompiler
 from gateway.constraints.compose import compose_constraint
+from gateway.errors import InvalidRequestError
 from gateway.models.served_model import ServedModel
 from gateway.parsing.output_parser import OutputParser
 from gateway.prompts.chat_template import ChatTemplate
 from gateway.prompts.conversation import Conversation
-from gateway.prompts.reasoning_start import ReasoningStart
+from gateway.prompts.reasoning_start import ReasoningStart, find_reasoning_start
 from gateway.prompts.tools import Tool, ToolMode
+from pagoda.models.output_formats.description import OutputFormat, described_formats
 from pagoda.text.prompt_bound import Keep
+
+_DESCRIBED_CALLS = "hermes"
+"""The format of calls for a chat template that knows no tools."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,23 +31,35 @@ class ChatPrompt:
 
     token_ids: Sequence[int]
     reasoning: ReasoningStart
-    """Start of the reasoning, as the end of the prompt shows it."""
+    """The state of the reasoning at the end of the prompt."""
+    text: str
+    """The prompt as the template wrote it."""
+    format: OutputFormat
+    """The format of the answer."""
 
 
 async def encode_chat(
     ask: ChatAsk, model: ServedModel, template: ChatTemplate | None = None, *, keep: Keep = Keep.ALL
 ) -> ChatPrompt:
-    """Return the prompt, rendered with `template` or else the model's own. The messages include the model's opening ones."""
-    conversation = Conversation(
-        messages=ask.messages,
-        ending=ask.ending,
-        thinks=ask.thinks,
-        tools=_offered(ask),
-        documents=ask.documents,
-        variables=ask.template_variables,
+    """Return the prompt, rendered with `template` or else the model's own. The messages include the model's opening ones.
+
+    Raises InvalidRequestError if the model or its template cannot do what is asked.
+    """
+    template = template or model.own_template()
+    output_format = _answer_format(model, template)
+    conversation = _conversation(ask, model, template, output_format)
+    encoded = await model.render_chat(conversation, template, keep=keep)
+    return ChatPrompt(
+        token_ids=encoded.token_ids,
+        reasoning=find_reasoning_start(
+            encoded.prompt.text,
+            output_format.reasoning,
+            is_off=conversation.thinks is False and template.can_think,
+            continued=encoded.prompt.continued,
+        ),
+        text=encoded.prompt.plain_text,
+        format=output_format,
     )
-    token_ids = await model.encode_chat(conversation, template, keep=keep)
-    return ChatPrompt(token_ids=token_ids, reasoning=ReasoningStart.NONE)
 
 
 async def with_answer_form(
@@ -49,27 +69,65 @@ async def with_answer_form(
 
     Raises InvalidRequestError, with the field and the reason, if the constraint cannot be used.
     """
+    tools, output_format = _offered(ask), prompt.format
     constraint = compose_constraint(
-        model.output.format,
+        output_format,
         model.tokenizer,
         reasoning=prompt.reasoning,
         text=ask.text,
-        tools=_offered(ask),
+        tools=tools,
         choice=ask.tool_choice,
         thinking_budget=ask.thinking_budget,
     )
     if constraint is not None and constraint.grammar:
         await grammars.check_grammar(model, constraint.grammar, ask.text.field if ask.text else "tools")
+    params = replace(request.sampling.params, constraint=constraint)
+    request = replace(request, sampling=replace(request.sampling, params=params))
+    if not tools and prompt.reasoning is ReasoningStart.NONE and not output_format.answer_markers:
+        return request  # the whole output is text
     open_parser = partial(
         OutputParser,
-        model.output.format,
+        output_format,
         model.tokenizer,
         reasoning=prompt.reasoning,
-        tools=_offered(ask),
+        tools=tools,
         skip_special_tokens=request.skip_special_tokens,
     )
-    params = replace(request.sampling.params, constraint=constraint)
-    return replace(request, sampling=replace(request.sampling, params=params), open_parser=open_parser)
+    return replace(request, open_parser=open_parser)
+
+
+def _answer_format(model: ServedModel, template: ChatTemplate) -> OutputFormat:
+    """Return the format of the answer: the model's own, with calls as the gateway describes them if the template does not."""
+    own = replace(model.output.format, reasoning=model.reasoning)
+    if template.reads_tools and own.calls is not None:
+        return own
+    return replace(own, calls=described_formats()[_DESCRIBED_CALLS].calls)
+
+
+def _conversation(
+    ask: ChatAsk, model: ServedModel, template: ChatTemplate, output_format: OutputFormat
+) -> Conversation:
+    if ask.documents and not template.reads_documents:
+        raise InvalidRequestError(
+            f"documents: the chat template of `{model.name}` does not read documents; put them into a message instead",
+            param="documents",
+        )
+    calls, tools = output_format.calls, _offered(ask)
+    assert calls is not None, "each format of answers has calls"
+    messages: Sequence[Mapping[str, Any]] = template_messages(ask.messages, id_length=calls.id_length)
+    if not template.reads_tools:
+        messages, tools = in_plain_messages(messages, tools, calls), ()
+    is_off, effort = ask.effort == "none", {}
+    if ask.effort is not None and not is_off:
+        effort = {"reasoning_effort": template.effort_for(ask.effort)}
+    return Conversation(
+        messages=messages,
+        ending=ask.ending,
+        thinks=False if is_off else ask.thinks,
+        tools=tools,
+        documents=ask.documents,
+        variables=effort | dict(ask.template_variables),
+    )
 
 
 def _offered(ask: ChatAsk) -> tuple[Tool, ...]:

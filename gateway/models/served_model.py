@@ -10,7 +10,7 @@ from typing import Any
 from gateway.errors import InvalidRequestError
 from gateway.prompts.chat_template import ChatTemplate, NoTemplateError, template_variables
 from gateway.prompts.conversation import Conversation
-from gateway.prompts.prompt_encoding import encode_conversation, encode_texts
+from gateway.prompts.prompt_encoding import EncodedConversation, encode_conversation, encode_texts
 from gateway.prompts.template_renderer import ChatTemplateError, rendering_threads
 from pagoda.models.chat_template_choice import choose_chat_template
 from pagoda.models.errors import ChatTemplateChoiceError, ModelFormatError, UnknownGoTemplateError
@@ -18,6 +18,7 @@ from pagoda.models.model import Model
 from pagoda.models.model_settings import ModelSettings
 from pagoda.models.names import with_tag
 from pagoda.models.output_formats.choice import FormatChoice, choose_output_format
+from pagoda.models.output_formats.description import ReasoningSyntax
 from pagoda.models.sampling_defaults import ModelDefaults, SamplingPolicy, as_json
 from pagoda.models.stored_settings import read_settings
 from pagoda.text.prompt_bound import Keep, PromptBound
@@ -27,6 +28,8 @@ logger = logging.getLogger(__name__)
 
 MAX_REQUEST_TEMPLATE_CHARACTERS = 1 << 16
 """Maximum number of characters of a template in a request. Templates of models may be longer (template_renderer.py)."""
+_UNKNOWN_FORMAT = "fallback"
+"""The source of a format that nothing in the model's files names."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -161,13 +164,30 @@ class ServedModel:
         self, conversation: Conversation, template: ChatTemplate | None = None, *, keep: Keep = Keep.ALL
     ) -> list[int]:
         """Return the token ids of the conversation, rendered with `template` or else the model's own."""
-        template = template or self._own_template()
-        if conversation.thinks and not template.can_think:
+        return list((await self.render_chat(conversation, template, keep=keep)).token_ids)
+
+    async def render_chat(
+        self, conversation: Conversation, template: ChatTemplate | None = None, *, keep: Keep = Keep.ALL
+    ) -> EncodedConversation:
+        """Return the conversation, rendered with `template` or else the model's own, and its token ids."""
+        template = template or self.own_template()
+        if conversation.thinks and not self.can_think(template):
             raise no_thinking(self.name)
         bound = PromptBound(max_tokens=self.max_window, keep=keep)
         return await encode_conversation(template, conversation, bound)
 
-    def _own_template(self) -> ChatTemplate:
+    def can_think(self, template: ChatTemplate | None = None) -> bool:
+        """Return True if the model can think before it answers: its template has a variable for it, or a marker."""
+        template = template or self.chat_template
+        return template is not None and (template.can_think or self.reasoning is not None)
+
+    @property
+    def reasoning(self) -> ReasoningSyntax | None:
+        """The markers around the model's reasoning. None for a model whose template and vocabulary have none."""
+        return None if self.output.source == _UNKNOWN_FORMAT else self.output.format.reasoning
+
+    def own_template(self) -> ChatTemplate:
+        """Return the model's template. Raises InvalidRequestError if it has none that can be used."""
         if self.chat_template is not None:
             return self.chat_template
         if self.template_problem is not None:

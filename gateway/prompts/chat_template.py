@@ -4,12 +4,20 @@ The template is rendered in a separate process (template_renderer.py). Special t
 them; those in a message stay text.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 from gateway.prompts.conversation import ChatEnding, Conversation
 from gateway.prompts.special_text import SpecialText, unused_character
+from gateway.prompts.template_quirks import (
+    has_arguments_as_text,
+    reasoning_key,
+    wants_arguments_as_text,
+    with_arguments_as_objects,
+    with_arguments_as_text,
+    with_reasoning,
+)
 from gateway.prompts.template_renderer import ChatTemplateError, TemplateRenderer, shared_renderer
 from pagoda.models.chat_template_choice import ChatTemplateChoice, choose_chat_template
 from pagoda.models.formats.end_tokens import token_text
@@ -22,6 +30,13 @@ from pagoda.text.tokenizer import Tokenizer
 
 THINKING_VARIABLES = ("enable_thinking", "thinking")
 """Names of the variables that tell a template whether the model thinks before it answers."""
+TOOL_VARIABLES = ("tools", "xml_tools")
+"""Names of the variables under which templates read the tools."""
+RESERVED_VARIABLES = frozenset(
+    {"messages", "add_generation_prompt", "continue_final_message", "documents", *TOOL_VARIABLES}
+    | {"dict", "namespace", "raise_exception", "strftime_now"}
+)
+"""Names of variables that the gateway sets, and of functions that templates call. Clients cannot set them."""
 
 GGUF_TOKEN_KEYS = {
     "bos_token": "tokenizer.ggml.bos_token_id",
@@ -41,6 +56,23 @@ class RenderedPrompt:
 
     text: str
     mark: str
+    continued: str = ""
+    """The beginning of the answer, with its marks, if the final message is to be continued."""
+
+    @property
+    def plain_text(self) -> str:
+        return self.text.replace(self.mark, "")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Marked:
+    """The variables of a template, with `mark` inside each special token in them."""
+
+    messages: list[dict[str, Any]]
+    mark: str
+    add_generation_prompt: bool
+    variables: Mapping[str, Any]
+    """All variables besides the messages and the generation prompt."""
 
 
 class ChatTemplate:
@@ -67,6 +99,8 @@ class ChatTemplate:
         self._is_foreign = is_foreign
         self._renderer = renderer or shared_renderer()
         self._variables = self._renderer.check_template(source, is_foreign=is_foreign)
+        self._arguments_are_text: bool | None = None
+        """True if the arguments of earlier calls must be JSON text; None until a conversation has a call."""
 
     @classmethod
     def load(cls, model: Model, tokenizer: Tokenizer) -> Self:
@@ -91,17 +125,42 @@ class ChatTemplate:
         """True if the template reads one of THINKING_VARIABLES."""
         return bool(self._variables.intersection(THINKING_VARIABLES))
 
+    @property
+    def reads_tools(self) -> bool:
+        """True if the template describes the tools that it gets."""
+        return not self._variables.isdisjoint(TOOL_VARIABLES)
+
+    @property
+    def reads_documents(self) -> bool:
+        return "documents" in self._variables
+
+    def effort_for(self, effort: str) -> str:
+        """Return the level of reasoning that the template knows and that is nearest to the given one."""
+        if f'"{effort}"' in self.source or f"'{effort}'" in self.source:
+            return effort
+        return {"minimal": "low", "xhigh": "high", "max": "high"}.get(effort, effort)
+
+    def check_variable_names(self, names: Iterable[str]) -> None:
+        """Raise ChatTemplateError for a name that a client must not set, because the gateway or the model does."""
+        for name in names:
+            if name in RESERVED_VARIABLES or name in self._special_texts:
+                raise ChatTemplateError(f"the variable {name!r} of the chat template is reserved")
+
     def render_prompt(self, conversation: Conversation) -> RenderedPrompt:
         """Render the conversation. Raises ChatTemplateError with the reason if the template does not accept it.
 
         If the last message is to be continued, the prompt ends with its content: what the template writes after it is left out.
         """
-        marked, mark = self._mark_special(_plain(conversation.messages))
-        if conversation.ending is ChatEnding.CONTINUED:
-            text = self._render_up_to_the_end_of_the_last(marked, mark * 2, conversation.thinks)
-        else:
-            text = self._render(marked, conversation.ending is ChatEnding.BEGUN, conversation.thinks)
-        return RenderedPrompt(text=text, mark=mark)
+        self.check_variable_names(conversation.variables)
+        marked = self._mark_special(conversation, self._fitted(_plain(conversation.messages)))
+        try:
+            return self._render_marked(marked, conversation.ending)
+        except ChatTemplateError:
+            if not has_arguments_as_text(marked.messages) or self._joins_arguments():
+                raise
+            # A model wrote arguments that are no JSON object, and the template has no place for a text.
+            messages = [with_arguments_as_objects(message) for message in marked.messages]
+            return self._render_marked(replace(marked, messages=messages), conversation.ending)
 
     def encode_rendered(self, prompt: RenderedPrompt, bound: PromptBound | None = None) -> list[int]:
         """Return the token ids. They begin with exactly one beginning-of-sequence token if the model expects one.
@@ -110,35 +169,86 @@ class ChatTemplate:
         """
         return self._tokenizer.begun(self._tokenizer.encode_marked(prompt.text, prompt.mark, bound=bound))
 
-    def _mark_special(self, messages: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], str]:
+    def _fitted(self, messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Return the messages with earlier calls and reasoning as the template reads them."""
+        key = reasoning_key(self.source)
+        messages = [with_reasoning(message, key) for message in messages]
+        if any(message.get("tool_calls") for message in messages) and self._joins_arguments():
+            return [with_arguments_as_text(message) for message in messages]
+        return messages
+
+    def _joins_arguments(self) -> bool:
+        if self._arguments_are_text is None:
+
+            def render(messages: list[dict[str, Any]], tools: list[dict[str, Any]] | None) -> str:
+                variables = {**self._special_texts, **dict.fromkeys(self._tool_variables(), tools)}
+                return self._render(messages, add_generation_prompt=True, variables=variables)
+
+            self._arguments_are_text = wants_arguments_as_text(render)
+        return self._arguments_are_text
+
+    def _tool_variables(self) -> tuple[str, ...]:
+        return ("xml_tools",) if "xml_tools" in self._variables and "tools" not in self._variables else ("tools",)
+
+    def _mark_special(self, conversation: Conversation, messages: list[dict[str, Any]]) -> _Marked:
+        tools = [tool.given for tool in conversation.tools]
+        documents = list(conversation.documents)
         try:
-            mark = unused_character(self.source, messages)
+            mark = unused_character(self.source, messages, tools, documents, conversation.variables)
             if mark is None:
                 raise ChatTemplateError("the messages use all private Unicode characters; at least one must be unused")
-            return self._special.mark_typed(messages, mark), mark
+            given: dict[str, Any] = self._special.mark_inside(conversation.variables, mark)
+            tools, documents = self._special.mark_inside(tools, mark), self._special.mark_inside(documents, mark)
+            messages = self._special.mark_typed(messages, mark)
         except RecursionError:
             raise ChatTemplateError("the messages are nested too deeply") from None
+        asked = {} if conversation.thinks is None else dict.fromkeys(THINKING_VARIABLES, conversation.thinks)
+        variables = {
+            **given,
+            **dict.fromkeys(self._tool_variables(), tools or None),
+            "documents": documents or None,
+            **self._special_texts,
+            **asked,
+        }
+        return _Marked(
+            messages=messages,
+            mark=mark,
+            add_generation_prompt=conversation.ending is ChatEnding.BEGUN,
+            variables=variables,
+        )
 
-    def _render_up_to_the_end_of_the_last(self, messages: list[dict[str, Any]], end: str, thinks: bool | None) -> str:
-        *before, last = messages
-        rendered = self._render([*before, {**last, "content": last["content"] + end}], False, thinks)
+    def _render_marked(self, marked: _Marked, ending: ChatEnding) -> RenderedPrompt:
+        if ending is ChatEnding.CONTINUED:
+            return self._render_up_to_the_end_of_the_last(marked)
+        text = self._render(
+            marked.messages, add_generation_prompt=marked.add_generation_prompt, variables=marked.variables
+        )
+        return RenderedPrompt(text=text, mark=marked.mark)
+
+    def _render_up_to_the_end_of_the_last(self, marked: _Marked) -> RenderedPrompt:
+        *before, last = marked.messages
+        if last.get("tool_calls"):
+            raise ChatTemplateError("the last message cannot be continued, because it ends with tool calls")
+        end = marked.mark * 2
+        messages = [*before, {**last, "content": last["content"] + end}]
+        rendered = self._render(messages, add_generation_prompt=False, variables=marked.variables)
         if end not in rendered:
             raise ChatTemplateError(
                 "the last message cannot be continued, because the model's chat template leaves it out"
             )
-        return rendered[: rendered.rindex(end)]
+        return RenderedPrompt(text=rendered[: rendered.rindex(end)], mark=marked.mark, continued=last["content"])
 
-    def _render(self, messages: list[dict[str, Any]], add_generation_prompt: bool, thinks: bool | None) -> str:
-        asked = {} if thinks is None else dict.fromkeys(THINKING_VARIABLES, thinks)
-        variables = {
-            "messages": messages,
-            "add_generation_prompt": add_generation_prompt,
+    def _render(
+        self, messages: list[dict[str, Any]], *, add_generation_prompt: bool, variables: Mapping[str, Any]
+    ) -> str:
+        everything = {
             "tools": None,
             "documents": None,
-            **self._special_texts,
-            **asked,
+            **variables,
+            "messages": messages,
+            "add_generation_prompt": add_generation_prompt,
         }
-        return self._renderer.render_template(self.source, variables, is_foreign=self._is_foreign)
+        return self._renderer.render_template(self.source, everything, is_foreign=self._is_foreign)
 
 
 def template_variables(model: Model, tokenizer: Tokenizer) -> Mapping[str, str]:

@@ -4,11 +4,12 @@ import asyncio
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
 
 from gateway.errors import InvalidRequestError, PromptTooLongError
-from gateway.prompts.chat_template import ChatTemplate
+from gateway.prompts.chat_template import ChatTemplate, RenderedPrompt
 from gateway.prompts.conversation import Conversation
 from gateway.prompts.template_renderer import ChatTemplateError, rendering_threads
 from pagoda.text.prompt_bound import PromptBound, TextTooLongError
@@ -47,8 +48,18 @@ async def encode_texts(
     return await _encode_aside(encode_all, sum(map(len, texts)), field)
 
 
-async def encode_conversation(template: ChatTemplate, conversation: Conversation, bound: PromptBound) -> list[int]:
-    """Return the token ids of the rendered conversation.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EncodedConversation:
+    """A conversation as text and in tokens."""
+
+    prompt: RenderedPrompt
+    token_ids: Sequence[int]
+
+
+async def encode_conversation(
+    template: ChatTemplate, conversation: Conversation, bound: PromptBound
+) -> EncodedConversation:
+    """Return the rendered conversation and its token ids.
 
     Rendering always runs in another thread, because its cost is not known in advance.
     """
@@ -57,7 +68,8 @@ async def encode_conversation(template: ChatTemplate, conversation: Conversation
         prompt = await asyncio.get_running_loop().run_in_executor(rendering_threads, render)
     except ChatTemplateError as error:
         raise InvalidRequestError(f"The messages cannot be rendered as a prompt: {error}", param="messages") from None
-    return await _encode_aside(partial(template.encode_rendered, prompt, bound), len(prompt.text), "messages")
+    token_ids = await _encode_aside(partial(template.encode_rendered, prompt, bound), len(prompt.text), "messages")
+    return EncodedConversation(prompt=prompt, token_ids=token_ids)
 
 
 async def _encode_aside(encode: Callable[[], T], num_characters: int, field: str) -> T:

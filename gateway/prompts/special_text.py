@@ -10,6 +10,9 @@ from itertools import chain
 from typing import Any, Protocol
 
 PRIVATE_CHARACTERS = range(0xE000, 0xF900)
+_WORD = re.compile(r"[A-Za-z_$]{1,32}")
+_WORD_KEYS = frozenset({"role", "type"})
+"""Keys whose values templates compare with words, such as `function` or `object`."""
 
 
 class ControlTokens(Protocol):
@@ -37,18 +40,30 @@ class SpecialText:
 
     def mark_typed(self, messages: Sequence[Mapping[str, Any]], mark: str) -> list[dict[str, Any]]:
         """Return the messages with `mark` inside each special token that they contain, in any field."""
-        marked: list[dict[str, Any]] = self._mark_inside(messages, mark)
-        return [{**message, "content": self._mark_end(message["content"], mark)} for message in marked]
+        marked: list[dict[str, Any]] = self.mark_inside(messages, mark)
+        return marked
 
-    def _mark_inside(self, value: Any, mark: str) -> Any:
+    def mark_inside(self, value: Any, mark: str) -> Any:
+        """Return the value with `mark` inside each special token, and after each text that ends with the beginning of one.
+
+        Templates may join texts, so that the next one could complete the token. Words that templates look for stay as they are.
+        """
         if isinstance(value, str):
             marked = self._any.sub(lambda match: match[0][0] + mark + match[0][1:], value)
-            return self._mark_hidden(marked, mark) if self._tokenizer.hides_control_tokens else marked
+            marked = self._mark_hidden(marked, mark) if self._tokenizer.hides_control_tokens else marked
+            return self._mark_end(marked, mark)
         if isinstance(value, Mapping):
-            return {self._mark_inside(key, mark): self._mark_inside(item, mark) for key, item in value.items()}
+            return {self._mark_key(key, mark): self._mark_item(key, item, mark) for key, item in value.items()}
         if isinstance(value, Sequence):
-            return [self._mark_inside(item, mark) for item in value]
+            return [self.mark_inside(item, mark) for item in value]
         return value
+
+    def _mark_key(self, key: str, mark: str) -> str:
+        return key if _WORD.fullmatch(key) else str(self.mark_inside(key, mark))
+
+    def _mark_item(self, key: str, item: Any, mark: str) -> Any:
+        is_word = key in _WORD_KEYS and isinstance(item, str) and _WORD.fullmatch(item)
+        return item if is_word else self.mark_inside(item, mark)
 
     def _mark_hidden(self, text: str, mark: str) -> str:
         """Mark the control tokens that only the tokenizer finds, such as one written in other letters."""
@@ -61,10 +76,7 @@ class SpecialText:
         return "".join([*pieces, text[position:]])
 
     def _mark_end(self, content: str, mark: str) -> str:
-        """Add the mark to content that ends with the beginning of a special token.
-
-        Templates may join messages, so that the next message could complete the token.
-        """
+        """Add the mark to a text that ends with the beginning of a special token."""
         ends = (content[-length:] for length in range(1, min(self._longest, len(content) + 1)))
         return content + mark if any(end in self._beginnings for end in ends) else content
 

@@ -1,0 +1,95 @@
+"""Tools in plain messages, for chat templates that know none: described in the system message, called and answered in text."""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from gateway.prompts.tools import Tool
+from pagoda.models.output_formats.description import CallSyntax, Piece, Slot
+
+_RESULT = "<tool_response>\n{}\n</tool_response>"
+
+
+def in_plain_messages(
+    messages: Sequence[Mapping[str, Any]], tools: Sequence[Tool], syntax: CallSyntax
+) -> list[Mapping[str, Any]]:
+    """Return messages of text only, of the roles `system`, `user` and `assistant`.
+
+    Calls are written as `syntax` says, so the model sees earlier calls in the form in which it has to write the next ones.
+    """
+    plain: list[Mapping[str, Any]] = []
+    was_result = False
+    for message in messages:
+        is_result = message["role"] == "tool"
+        if is_result:
+            text = _RESULT.format(_text(message.get("content")))
+            # Results that follow each other are one message, because some templates demand that roles alternate.
+            before = f"{plain.pop()['content']}\n" if was_result else ""
+            plain.append({"role": "user", "content": before + text})
+        else:
+            plain.append(_with_calls_as_text(message, syntax))
+        was_result = is_result
+    return _with_description(plain, _description(tools, syntax)) if tools else plain
+
+
+def write_calls(calls: Sequence[tuple[str, Any]], syntax: CallSyntax) -> str:
+    """Return the text of calls, each of them a name with its arguments."""
+    groups = [calls] if Slot.OBJECTS in syntax.call else [[call] for call in calls]
+    written = ("".join(_written(piece, group, syntax) for piece in syntax.call) for group in groups)
+    return syntax.begin + syntax.separator.join(written) + syntax.end
+
+
+def _written(piece: Piece, calls: Sequence[tuple[str, Any]], syntax: CallSyntax) -> str:
+    objects = [{syntax.name_key: name, syntax.arguments_key: arguments} for name, arguments in calls]
+    match piece:
+        case Slot.OBJECTS:
+            return _json(objects)
+        case Slot.OBJECT:
+            return _json(objects[0])
+        case Slot.NAME:
+            return calls[0][0]
+        case Slot.ARGUMENTS:
+            return _json(calls[0][1])
+        case Slot():
+            raise ValueError(f"calls with the slot {piece} can only be written by a chat template")
+    return piece
+
+
+def _with_calls_as_text(message: Mapping[str, Any], syntax: CallSyntax) -> Mapping[str, Any]:
+    if not message.get("tool_calls"):
+        return message
+    functions = [call["function"] for call in message["tool_calls"]]
+    calls = write_calls([(each["name"], each["arguments"]) for each in functions], syntax)
+    content = _text(message.get("content"))
+    others = {name: value for name, value in message.items() if name != "tool_calls"}
+    return {**others, "content": f"{content}\n{calls}" if content else calls}
+
+
+def _with_description(messages: list[Mapping[str, Any]], description: str) -> list[Mapping[str, Any]]:
+    if messages and messages[0]["role"] == "system":
+        first, *others = messages
+        return [{**first, "content": f"{_text(first.get('content'))}\n\n{description}"}, *others]
+    return [{"role": "system", "content": description}, *messages]
+
+
+def _description(tools: Sequence[Tool], syntax: CallSyntax) -> str:
+    listed = "\n".join(_json(tool.given["function"]) for tool in tools)
+    example = write_calls([("function name", {"parameter name": "value"})], syntax)
+    return (
+        "You can call functions. These are available, one in each line, with the JSON Schema of their parameters:\n"
+        f"<tools>\n{listed}\n</tools>\n"
+        f"A call has this form, and ends your message:\n{example}\n"
+        f"You then receive its result in this form:\n{_RESULT.format('result')}"
+    )
+
+
+def _text(content: Any) -> str:
+    """Return a message's content as text. Templates join parts in the same way."""
+    if isinstance(content, str | None):
+        return content or ""
+    return "\n".join(part["text"] for part in content)
+
+
+def _json(value: Any) -> str:
+    """Return JSON with spaces, as models write it, so that the tokens of an answer are found in the prefix cache."""
+    return json.dumps(value, ensure_ascii=False)
