@@ -34,22 +34,18 @@ def in_plain_messages(
 
 def write_calls(calls: Sequence[tuple[str, Any]], syntax: CallSyntax) -> str:
     """Return the text of calls, each of them a name with its arguments."""
-    groups = [calls] if Slot.OBJECTS in syntax.call else [[call] for call in calls]
-    written = ("".join(_written(piece, group, syntax) for piece in syntax.call) for group in groups)
-    return syntax.begin + syntax.separator.join(written) + syntax.end
+    written = ("".join(_written(piece, name, arguments, syntax) for piece in syntax.call) for name, arguments in calls)
+    return "".join((*syntax.begin, syntax.separator.join(written), *syntax.end))
 
 
-def _written(piece: Piece, calls: Sequence[tuple[str, Any]], syntax: CallSyntax) -> str:
-    objects = [{syntax.name_key: name, syntax.arguments_key: arguments} for name, arguments in calls]
+def _written(piece: Piece, name: str, arguments: Any, syntax: CallSyntax) -> str:
     match piece:
-        case Slot.OBJECTS:
-            return _json(objects)
         case Slot.OBJECT:
-            return _json(objects[0])
+            return _json({syntax.name_key: name, syntax.arguments_key: arguments})
         case Slot.NAME:
-            return calls[0][0]
+            return name
         case Slot.ARGUMENTS:
-            return _json(calls[0][1])
+            return _json(arguments)
         case Slot():
             raise ValueError(f"calls with the slot {piece} can only be written by a chat template")
     return piece

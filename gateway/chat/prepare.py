@@ -21,7 +21,7 @@ from gateway.prompts.tools import Tool, ToolMode
 from pagoda.models.output_formats.description import OutputFormat, described_formats
 from pagoda.text.prompt_bound import Keep
 
-_DESCRIBED_CALLS = "hermes"
+_DESCRIBED_CALLS = "fallback"
 """The format of calls for a chat template that knows no tools."""
 
 

@@ -62,15 +62,13 @@ def test_an_earlier_turn_stays_the_beginning_of_a_later_one() -> None:
 
 
 OBJECT = '{"name": "f", "arguments": {}}'
-LISTED = CallSyntax(call=("[TOOL_CALLS]", Slot.OBJECTS))
-NAMED = CallSyntax(call=("@", Slot.NAME, ":", Slot.ARGUMENTS), begin="<", separator=",", end=">")
+NAMED = CallSyntax(call=("@", Slot.NAME, ":", Slot.ARGUMENTS), begin=("<",), separator=",", end=(">",))
 OTHER_KEY = CallSyntax(call=(Slot.OBJECT,), arguments_key="parameters", separator=" ")
 
 
 @pytest.mark.parametrize(
     ("syntax", "written"),
     [
-        (LISTED, f"[TOOL_CALLS][{OBJECT}, {OBJECT}]"),
         (NAMED, "<@f:{},@f:{}>"),
         (OTHER_KEY, " ".join(2 * [OBJECT.replace("arguments", "parameters")])),
     ],
