@@ -18,6 +18,7 @@ from starlette.responses import Response
 
 from gateway import operations, unsupported
 from gateway.answers.generation import TextGenerator
+from gateway.anthropic import routes as anthropic
 from gateway.constraints.compiler import GrammarCompiler
 from gateway.errors import ErrorKind, GatewayError, error_response, from_model_error
 from gateway.http.api_document import TITLE, JSONObject, api_document
@@ -61,6 +62,7 @@ ROUTERS = (
     operations.router,
     openai.router,
     tokenization.router,
+    anthropic.router,
     ollama.router,
     store_routes.router,
     unsupported.router,

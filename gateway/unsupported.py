@@ -12,7 +12,6 @@ from gateway.errors import ErrorKind, GatewayError
 
 _EMBEDDINGS = "Embeddings are not supported yet; this server generates text: /v1/chat/completions or /api/chat."
 _RESPONSES = "The Responses API is not supported yet; use /v1/chat/completions."
-_MESSAGES = "The Messages API is not supported yet; use /v1/chat/completions."
 _AUDIO = "Audio is not supported; this server generates text."
 _IMAGES = "Images are not supported; this server generates text."
 _RANKING = "Scoring, reranking and classification are not supported; this server generates text."
@@ -25,8 +24,6 @@ _REFUSALS = {
     "/api/embeddings": _EMBEDDINGS,
     "/v1/responses": _RESPONSES,
     "/v1/responses/{id:path}": _RESPONSES,
-    "/v1/messages": _MESSAGES,
-    "/v1/messages/count_tokens": _MESSAGES,
     "/v1/audio/{kind}": _AUDIO,
     "/v1/images/{kind}": _IMAGES,
     "/v1/moderations": "Moderation is not supported; this server generates text.",

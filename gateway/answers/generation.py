@@ -127,7 +127,7 @@ async def _text_events(
         match event:
             case Started():
                 record.record_start(event)
-                yield SampleBegan(index=event.sample_index)
+                yield SampleBegan(index=event.sample_index, num_cached_tokens=event.num_cached_tokens)
                 # A prompt of one token has no log-probabilities to wait for.
                 if wants_scores:
                     score.begin_sample(event.sample_index)

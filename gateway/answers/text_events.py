@@ -24,6 +24,8 @@ class SampleBegan:
     """The start of a sample."""
 
     index: int
+    num_cached_tokens: int = 0
+    """Number of prompt tokens whose keys and values were in the prefix cache."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

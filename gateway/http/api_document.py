@@ -30,6 +30,7 @@ DESCRIPTION = (
 TAGS = [
     {"name": "OpenAI", "description": "OpenAI's API with vLLM's additions. Errors have OpenAI's form."},
     {"name": "Ollama", "description": "Ollama's API. Errors have Ollama's form."},
+    {"name": "Anthropic", "description": "Anthropic's Messages API. Errors have Anthropic's form."},
     {"name": "operations", "description": "Health, metrics and queues, for operators and load balancers."},
 ]
 _SECURITY_SCHEMES = {

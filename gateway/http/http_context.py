@@ -42,7 +42,8 @@ def notes_of(scope: Scope) -> dict[str, str]:
 
 def note_ignored_fields(request: Request, paths: Sequence[str]) -> None:
     """Name the fields of the body that had no effect, in a response header and in the log."""
-    _note(request, IGNORED_HEADER, ", ".join(paths), "fields ignored")
+    noted = notes_of(request.scope).get(IGNORED_HEADER)
+    _note(request, IGNORED_HEADER, ", ".join(filter(None, (noted, *paths))), "fields ignored")
 
 
 def note_truncation(request: Request, what: str) -> None:

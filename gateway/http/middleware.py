@@ -12,7 +12,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from gateway.errors import ErrorKind, GatewayError, error_response
+from gateway.errors import Dialect, ErrorKind, GatewayError, dialect_of, error_response
 from gateway.http.drain import Drain
 from gateway.http.http_context import notes_of
 from gateway.telemetry.metrics import GatewayMetrics
@@ -52,6 +52,8 @@ class RequestContext:
                 status = message["status"]
                 headers = MutableHeaders(scope=message)
                 headers["x-request-id"] = request_id
+                if dialect_of(scope["path"]) is Dialect.ANTHROPIC:
+                    headers["request-id"] = request_id
                 headers.update(notes_of(scope))
                 if self._drain.begun:
                     headers["connection"] = "close"

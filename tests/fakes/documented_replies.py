@@ -20,7 +20,7 @@ from gateway.errors import Dialect, dialect_of
 UNSEEN = 499
 """The status of a request whose client has left. The reply is never received."""
 PAGES = re.compile(r"/docs(/.*)?|/openapi\.json")
-SSE_COMMENT, SSE_DATA, SSE_DONE = b":", b"data: ", b"data: [DONE]"
+SSE_COMMENT, SSE_EVENT, SSE_DATA, SSE_DONE = b":", b"event: ", b"data: ", b"data: [DONE]"
 
 violations: list[str] = []
 """Deviations from the document in the replies of this process. A fixture fails the test that caused them."""
@@ -138,9 +138,13 @@ class ReplyValidator:
         yield from self._part_problems(contents[reply.media_type]["schema"], reply, part)
 
     def _error_problems(self, reply: Reply, part: bytes) -> Iterator[str]:
-        models = {Dialect.OPENAI: "OpenAIError", Dialect.OLLAMA: "OllamaError"}
-        if model := models.get(dialect_of(reply.path)):
-            yield from self._part_problems({"$ref": f"#/components/schemas/{model}"}, reply, part)
+        models = {
+            Dialect.OPENAI: "OpenAIError",
+            Dialect.OLLAMA: "OllamaError",
+            Dialect.ANTHROPIC: "AnthropicError",
+        }
+        schema = {"$ref": f"#/components/schemas/{models[dialect_of(reply.path)]}"}
+        yield from self._part_problems(schema, reply, part)
 
     def _part_problems(self, schema: Mapping[str, Any], reply: Reply, part: bytes) -> Iterator[str]:
         instance: Any
@@ -149,11 +153,14 @@ class ReplyValidator:
         elif part.startswith(SSE_COMMENT) or part == SSE_DONE:
             return
         else:
+            name, part = part.split(b"\n", 1) if part.startswith(SSE_EVENT) else (b"", part)
             try:
                 instance = orjson.loads(part.removeprefix(SSE_DATA))
             except orjson.JSONDecodeError as reason:
                 yield f"not JSON ({reason}): {part[:400]!r}"
                 return
+            if name and name != SSE_EVENT + instance["type"].encode():
+                yield f"an event of another name than its type: {name!r}"
         for error in self._schema(orjson.dumps(schema)).iter_errors(instance):
             yield f"{error.message} at {'.'.join(map(str, error.instance_path)) or 'the top'}: {part[:400]!r}"
 

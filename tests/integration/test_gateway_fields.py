@@ -17,6 +17,8 @@ from tests.fakes.gateway import RunningGateway, running_gateway
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 USER = {"role": "user", "content": "Hi"}
+WEATHER = {"name": "weather", "input_schema": {"type": "object", "properties": {"city": {"type": "string"}}}}
+TEXT_FORMAT = {"type": "json_schema", "schema": {"type": "object", "properties": {"city": {"type": "string"}}}}
 TABLE = Path(__file__).parents[2] / "docs" / "api-fields.md"
 DIGEST_OF_NOTHING = f"sha256:{hashlib.sha256(b'').hexdigest()}"
 
@@ -68,6 +70,34 @@ REQUESTS: Mapping[str, tuple[str, str, Callable[[Fields], Fields]]] = {
     "POST /api/create": ("POST", "/api/create", lambda fields: {"model": "new", "from": "tiny", **fields}),
     "POST /api/copy": ("POST", "/api/copy", lambda fields: {"source": "tiny", "destination": "new", **fields}),
     "DELETE /api/delete": ("DELETE", "/api/delete", lambda fields: {"model": "there", **fields}),
+}
+
+
+def in_messages(around: Callable[[Fields], Fields]) -> tuple[str, str, Callable[[Fields], Fields]]:
+    return "POST", "/v1/messages", lambda fields: {"messages": [USER], "max_tokens": 4, **around(fields)}
+
+
+def in_answer(fields: Fields) -> Fields:
+    return {"messages": [USER, {"role": "assistant", "content": [{"type": "text", "text": "Hi", **fields}]}]}
+
+
+MESSAGES = "POST /v1/messages"
+REQUESTS = {
+    **REQUESTS,
+    MESSAGES: in_messages(lambda fields: fields),
+    f"{MESSAGES}/count_tokens": ("POST", "/v1/messages/count_tokens", lambda fields: {"messages": [USER], **fields}),
+    f"{MESSAGES}: `messages`": in_messages(lambda fields: {"messages": [{**USER, **fields}]}),
+    f"{MESSAGES}: blocks of `content`": in_messages(in_answer),
+    f"{MESSAGES}: blocks of `system`": in_messages(
+        lambda fields: {"system": [{"type": "text", "text": "S", **fields}]}
+    ),
+    f"{MESSAGES}: `tools`": in_messages(lambda fields: {"tools": [{**WEATHER, **fields}]}),
+    f"{MESSAGES}: `tool_choice`": in_messages(
+        lambda fields: {"tools": [WEATHER], "tool_choice": {"type": "auto", **fields}}
+    ),
+    f"{MESSAGES}: `thinking`": in_messages(lambda fields: {"thinking": {"type": "disabled", **fields}}),
+    f"{MESSAGES}: `output_config`": in_messages(lambda fields: {"output_config": fields}),
+    f"{MESSAGES}: `output_format`": in_messages(lambda fields: {"output_format": {**TEXT_FORMAT, **fields}}),
 }
 # A valid value of each honoured field.
 ALLOWED: Mapping[str, Any] = {
@@ -149,6 +179,47 @@ ALLOWED_IN: Mapping[tuple[str, str], Any] = {
     ("POST /api/create", "files"): {"model.gguf": DIGEST_OF_NOTHING},
     ("POST /api/pull", "model"): "there",
     ("DELETE /api/delete", "model"): "there",
+}
+ALLOWED_IN = {
+    **ALLOWED_IN,
+    **{
+        (f"{MESSAGES}{path}", name): value
+        for path in ("", "/count_tokens")
+        for name, value in {
+            "output_config": {"effort": "low"},
+            "output_format": TEXT_FORMAT,
+            "stop_sequences": ["x"],
+            "thinking": {"type": "disabled"},
+            "tool_choice": {"type": "auto"},
+            "tools": [WEATHER],
+        }.items()
+    },
+    **{
+        (f"{MESSAGES}: blocks of `content`", name): value
+        for name, value in {
+            "id": "call_1",
+            "input": {"city": "Lima"},
+            "is_error": True,
+            "name": "weather",
+            "thinking": "Hm",
+            "tool_use_id": "call_1",
+        }.items()
+    },
+    (f"{MESSAGES}: `tools`", "description"): "Weather of a city",
+    (f"{MESSAGES}: `tools`", "input_schema"): WEATHER["input_schema"],
+    (f"{MESSAGES}: `tools`", "name"): "weather",
+    (f"{MESSAGES}: `tools`", "strict"): True,
+    (f"{MESSAGES}: `tools`", "type"): "custom",
+    (f"{MESSAGES}: `tool_choice`", "disable_parallel_tool_use"): True,
+    (f"{MESSAGES}: `tool_choice`", "name"): "weather",
+    (f"{MESSAGES}: `tool_choice`", "type"): "any",
+    (f"{MESSAGES}: `thinking`", "budget_tokens"): 1024,
+    (f"{MESSAGES}: `thinking`", "display"): "omitted",
+    (f"{MESSAGES}: `thinking`", "type"): "adaptive",
+    (f"{MESSAGES}: `output_config`", "effort"): "low",
+    (f"{MESSAGES}: `output_config`", "format"): TEXT_FORMAT,
+    (f"{MESSAGES}: `output_format`", "schema"): TEXT_FORMAT["schema"],
+    (f"{MESSAGES}: `output_format`", "type"): "json_schema",
 }
 # Other fields that a field needs.
 COMPANIONS: Mapping[str, Fields] = {"stream_options": {"stream": True}, "top_logprobs": {"logprobs": True}}
@@ -238,7 +309,7 @@ async def test_a_refused_value_is_named(gateway: RunningGateway, body: Body, nam
     response = await send(gateway, body, {name: value})
     assert response.status_code == 400, response.text
     error = response.json()["error"]
-    assert name in (error if isinstance(error, str) else f"{error['param']} {error['message']}")
+    assert name in (error if isinstance(error, str) else f"{error.get('param')} {error['message']}")
 
 
 @pytest.mark.parametrize("body", BODIES, ids=lambda body: body.title)

@@ -1,0 +1,70 @@
+"""The conversion of request bodies of Anthropic's API into what they ask of a chat, and into requests for text."""
+
+from gateway.answers.text_request import TextRequest, choose_sampling
+from gateway.anthropic.conversation import conversation_messages
+from gateway.anthropic.schemas import CountTokensRequest, MessagesRequest, Tool, ToolChoice
+from gateway.chat.ask import ChatAsk
+from gateway.chat.prepare import ChatPrompt
+from gateway.http.fields import stop_strings
+from gateway.models.served_model import ServedModel
+from gateway.prompts import tools as chat_tools
+from gateway.prompts.conversation import ChatEnding
+from gateway.prompts.tools import ToolMode
+from pagoda.models.sampling_defaults import OPENAI_CHAT
+from pagoda.wire.sampling import SamplingParams
+
+_MODES = {"auto": ToolMode.AUTO, "any": ToolMode.REQUIRED, "tool": ToolMode.REQUIRED, "none": ToolMode.NONE}
+
+
+def chat_ask(body: CountTokensRequest, model: ServedModel, *, thinks: bool | None) -> ChatAsk:
+    """Return what the body asks of a chat. If the last message is the assistant's, the model continues it."""
+    messages = model.with_opening_messages(conversation_messages(body))
+    return ChatAsk(
+        messages=messages,
+        ending=ChatEnding.CONTINUED if messages[-1]["role"] == "assistant" else ChatEnding.BEGUN,
+        tools=tuple(_tool(tool) for tool in body.tools or ()),
+        tool_choice=_choice(body.tool_choice),
+        thinks=thinks,
+        effort=body.output_config.effort if body.output_config else None,
+        thinking_budget=body.thinking.budget_tokens if thinks and body.thinking else None,
+    )
+
+
+def text_request(body: MessagesRequest, prompt: ChatPrompt, model: ServedModel) -> TextRequest:
+    """Return the request for the answer."""
+    asked = {
+        "temperature": body.temperature,
+        "top_p": body.top_p,
+        "top_k": body.top_k,
+        "stop": None if body.stop_sequences is None else stop_strings(body.stop_sequences),
+        "num_predict": body.max_tokens,
+    }
+    return TextRequest(
+        prompt_token_ids=tuple(prompt.token_ids),
+        prompt_field="messages",
+        sampling=choose_sampling(asked, model.defaults, OPENAI_CHAT, SamplingParams()),
+        cache_salt=body.cache_salt or "",
+    )
+
+
+def _tool(tool: Tool) -> chat_tools.Tool:
+    description = tool.description or ""
+    function = {"name": tool.name, "description": description, "parameters": tool.input_schema}
+    return chat_tools.Tool(
+        name=tool.name,
+        description=description,
+        parameters=tool.input_schema,
+        strict=bool(tool.strict),
+        given={"type": "function", "function": function},
+    )
+
+
+def _choice(choice: ToolChoice | None) -> chat_tools.ToolChoice:
+    if choice is None:
+        return chat_tools.ToolChoice()
+    return chat_tools.ToolChoice(
+        mode=_MODES[choice.type],
+        names=None if choice.name is None or choice.type != "tool" else frozenset({choice.name}),
+        # A choice of one tool is a choice of one call.
+        parallel=choice.type != "tool" and not choice.disable_parallel_tool_use,
+    )
