@@ -22,16 +22,20 @@ def read_tools(tools: Sequence[Any], field: str = "tools") -> tuple[Tool, ...]:
     if len(tools) > MAX_TOOLS:
         raise _invalid(field, f"must have at most {MAX_TOOLS} items (got {len(tools)})")
     read = tuple(_read_tool(tool, f"{field}.{index}") for index, tool in enumerate(tools))
-    seen: set[str] = set()
-    for index, tool in enumerate(read):
-        if tool.name in seen:
-            raise _invalid(
-                f"{field}.{index}.function.name", f"each tool needs a name of its own (got {tool.name!r} again)"
-            )
-        seen.add(tool.name)
-    if (size := _size([tool.given for tool in read], field)) > MAX_TOOL_BYTES:
-        raise _invalid(field, f"may have at most {MAX_TOOL_BYTES} bytes of JSON together (got {size})")
+    check_together(read, field, "function.name")
     return read
+
+
+def check_together(tools: Sequence[Tool], field: str, name_field: str = "name") -> None:
+    """Raise InvalidRequestError if two tools have the same name, or if the tools are too large together."""
+    seen: set[str] = set()
+    for index, tool in enumerate(tools):
+        if tool.name in seen:
+            place = f"{field}.{index}.{name_field}"
+            raise _invalid(place, f"each tool needs a name of its own (got {tool.name!r} again)")
+        seen.add(tool.name)
+    if (size := _size([tool.given for tool in tools], field)) > MAX_TOOL_BYTES:
+        raise _invalid(field, f"may have at most {MAX_TOOL_BYTES} bytes of JSON together (got {size})")
 
 
 def make_tool(
