@@ -254,8 +254,9 @@ class WorkerStream:
             raise WorkerProtocolError(f"step {message.step_id} failed: {shortened(message.error)}")
         if (problem := result_problem(message, worker.info.limits)) is not None:
             raise WorkerProtocolError(f"step {message.step_id}: {problem}")
-        work = worker.steps.oldest.work if worker.steps.oldest else 0
         result = StepResult.from_proto(message)
+        oldest = worker.steps.oldest
+        work = oldest.work_done(result) if oldest else 0
         self._loop.apply_result(worker, result)
         self._watch.record_step_time(work, result.step_us / 1e6)
 

@@ -1,36 +1,58 @@
-"""The planning of decodes: each sequence gets one token per step, or several if the worker can return several."""
+"""The planning of decodes: each sequence gets one token per step. A constrained one may get several, if the worker can return them.
+
+Only a constraint can force tokens, which a worker computes together. So other sequences never pay for more than one token.
+"""
 
 from collections.abc import Sequence as Seq
 
 from scheduler.steps.sequence import Sequence
 from scheduler.steps.step_draft import StepDraft
 
+# Part of the remaining budget that further tokens may take while prompts compete for it. Most of them do not come.
+_SHARE_BESIDE_PROMPTS = 8
 
-def continue_decoding(draft: StepDraft, decoding: Seq[Sequence]) -> None:
-    """Schedule the decoding sequences in order. If the budget has fewer tokens than there are sequences, the last ones wait."""
-    promises = _Promises(draft, decoding) if decoding and draft.limits.max_new_tokens > 1 else None
+
+def continue_decoding(draft: StepDraft, decoding: Seq[Sequence], *, is_shared: bool) -> None:
+    """Schedule the decoding sequences in order. If the budget has fewer tokens than there are sequences, the last ones wait.
+
+    `is_shared` is true if prompts compete for the budget.
+    """
+    promises = _promises(draft, decoding, is_shared=is_shared)
     for sequence in decoding:
         if not draft.budget:
             return
         if sequence not in draft.preempted:
-            max_new_tokens = promises.tokens_for(sequence) if promises is not None else 1
-            draft.num_decoded += max_new_tokens
-            draft.continue_sequence(sequence, 1, max_new_tokens)
+            draft.num_decoded += 1
+            most = promises.tokens_for(sequence) if promises is not None and sequence.is_constrained else 1
+            draft.continue_sequence(sequence, 1, most)
+
+
+def _promises(draft: StepDraft, decoding: Seq[Sequence], *, is_shared: bool) -> "_Promises | None":
+    """Return the promises for the constrained sequences, or None if there are none."""
+    if draft.limits.max_new_tokens == 1:
+        return None
+    num_constrained = sum(sequence.is_constrained for sequence in decoding)
+    return _Promises(draft, decoding, num_constrained, is_shared=is_shared) if num_constrained else None
 
 
 class _Promises:
-    """The maximum numbers of new tokens. Beyond one token each, they take at most half of the remaining budget, so that prompts
-    progress, and no page that another decoding sequence needs for its one token."""
+    """The maximum numbers of new tokens. Beyond one token each, they take only a part of the budget that prompts could use, and no
+    page that another decoding sequence needs for its one token."""
 
-    def __init__(self, draft: StepDraft, decoding: Seq[Sequence]) -> None:
-        num_left = max(0, draft.budget - len(decoding)) // 2
-        self._max_new_tokens = min(draft.limits.max_new_tokens, 1 + num_left // len(decoding))
+    def __init__(self, draft: StepDraft, decoding: Seq[Sequence], num_constrained: int, *, is_shared: bool) -> None:
+        num_left = max(0, draft.budget - len(decoding))
+        if is_shared:
+            num_left //= _SHARE_BESIDE_PROMPTS
+        self._max_new_tokens = min(draft.limits.max_new_tokens, 1 + num_left // num_constrained)
         num_needed = sum(each.num_new_pages(each.computation.num_computed + 1) for each in decoding)
         self._num_pages = draft.num_available - num_needed - draft.limits.watermark_pages
 
     def tokens_for(self, sequence: Sequence) -> int:
-        """Return the maximum for a sequence: not past its end, and no more than there are pages for."""
-        num_wanted = min(self._max_new_tokens, sequence.max_length - sequence.length)
+        """Return the maximum for a sequence: no more than there are pages for, and less and less towards its end.
+
+        Where the steps in flight may return its last token, a sequence has to wait for their results.
+        """
+        num_wanted = min(self._max_new_tokens, max(1, (sequence.max_length - sequence.length) // 4))
         start, size = sequence.computation.num_computed, sequence.page_size
         num_pages = max(len(sequence.computation.block_table), start // size + 1)
         num_promised = min(num_wanted, (num_pages + max(0, self._num_pages)) * size - start)

@@ -1,22 +1,28 @@
 """The planning of leases. A lease is one plan for several steps, made if the next steps would repeat this one."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 
 from scheduler.steps.step_decision import Chunk
 from scheduler.steps.step_draft import StepDraft
+
+# Maximum number of tokens that a lease promises to a sequence, beyond one for each step: pages for them are granted ahead, and
+# most of them do not come.
+MAX_TOKENS_AHEAD = 64
 
 
 def lease_further_steps(draft: StepDraft) -> None:
     """Turn the step into a lease with as many steps as there are pages for, if it may be one."""
     if not _may_lease(draft):
         return
-    num_steps = _longest(draft.chunks.values(), draft.limits.max_lease_steps)
+    num_steps = draft.limits.max_lease_steps
     while num_steps > 1:
-        chunks = [chunk.leased(num_steps) for chunk in draft.chunks.values()]
-        num_pages_ahead = sum(chunk.num_new_pages for chunk in chunks)
+        chunks = _promise_less(draft.chunks.values(), max(1, MAX_TOKENS_AHEAD // num_steps))
+        num_steps = _longest(chunks, num_steps)
+        leased = [chunk.leased(num_steps) for chunk in chunks]
+        num_pages_ahead = sum(chunk.num_new_pages for chunk in leased)
         num_pages_ahead -= sum(chunk.num_new_pages for chunk in draft.chunks.values())
-        if num_pages_ahead <= draft.num_available - draft.limits.watermark_pages:
-            draft.chunks = {chunk.sequence.sequence_id: chunk for chunk in chunks}
+        if num_steps > 1 and num_pages_ahead <= draft.num_available - draft.limits.watermark_pages:
+            draft.chunks = {chunk.sequence.sequence_id: chunk for chunk in leased}
             return
         num_steps //= 2
 
@@ -30,6 +36,11 @@ def _may_lease(draft: StepDraft) -> bool:
     return num_going_on == len(draft.chunks) and all(
         chunk.num_tokens == 1 and chunk.max_new_tokens for chunk in draft.chunks.values()
     )
+
+
+def _promise_less(chunks: Iterable[Chunk], most: int) -> list[Chunk]:
+    """Return the chunks with at most `most` new tokens for each step."""
+    return [chunk if chunk.max_new_tokens <= most else chunk._replace(max_new_tokens=most) for chunk in chunks]
 
 
 def _longest(chunks: Collection[Chunk], num_steps: int) -> int:

@@ -43,8 +43,9 @@ def plan_step(
     prompts = PromptShares(draft)
     admission = AdmissionRound(draft, prompts)
     decoding, under_way = _decoding_and_prompts(draft.running)
-    continue_decoding(draft, decoding)
-    prompts.continue_prompts(under_way, is_shared=somebody_waits or bool(waiting))
+    has_waiting = somebody_waits or bool(waiting)
+    continue_decoding(draft, decoding, is_shared=has_waiting or bool(under_way))
+    prompts.continue_prompts(under_way, is_shared=has_waiting)
     if not draft.preempted:
         admission.admit(waiting)
     prompts.share_the_rest()

@@ -117,6 +117,10 @@ class Sequence:
         return length - computation.num_computed if length < self.max_length else 0
 
     @property
+    def is_constrained(self) -> bool:
+        return self.sampling.constraint is not None
+
+    @property
     def is_to_be_scored(self) -> bool:
         return self.sampling.num_prompt_logprobs is not None and self.num_scored < self.num_prompt_tokens
 

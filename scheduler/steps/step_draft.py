@@ -29,7 +29,7 @@ class StepDraft:
     outgrown: list[Sequence] = field(default_factory=list)
     admissions: list[Admission] = field(default_factory=list)
     num_decoded: int = 0
-    """Maximum number of new tokens of the decoding sequences."""
+    """Number of sequences that decode."""
     _dropped: dict[PageId, int] = field(default_factory=dict)
     """Number of references to each page that preemptions of this step have released."""
 

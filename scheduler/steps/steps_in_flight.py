@@ -4,6 +4,7 @@ from collections import deque
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass
 
+from pagoda.wire.step_result import StepResult
 from scheduler.errors import WorkerProtocolError
 from scheduler.steps.sequence import Sequence
 from scheduler.steps.step_plan import PlannedSequence, StepPlan
@@ -28,6 +29,17 @@ class StepInFlight:
     """All sequences of the step."""
     sampling: dict[int, tuple[Sequence, int, int]]
     """Sequence id → the sequence, the attempt that is sampled, and the maximum number of new tokens."""
+
+    def work_done(self, result: StepResult) -> int:
+        """Return the work without the promised tokens that did not come. Call it before the result is applied."""
+        if self.num_new_tokens == len(self.sampling):
+            return self.work
+        missing: list[tuple[int, int]] = []
+        for sampled in result.sampled:
+            sequence, _, most = self.sampling.get(sampled.sequence_id, (None, 0, 0))
+            if sequence is not None and most > len(sampled.token_ids):
+                missing.append((len(sequence.token_ids) - 1, most - len(sampled.token_ids)))
+        return self.work - work_of(missing)
 
 
 @dataclass(slots=True, eq=False, kw_only=True)

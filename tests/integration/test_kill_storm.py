@@ -15,6 +15,7 @@ import pytest
 from pagoda.rpc.grpc_channel import open_channel
 from pagoda.wire.step_result import StepResult
 from protos.v1 import inference_pb2, inference_pb2_grpc, types_pb2
+from tests.fakes.constraints import IDLE_CONSTRAINT
 from tests.fakes.engine import FakeEngine, continuation
 from tests.fakes.executors import EXECUTORS, Wrap, max_new_tokens
 from tests.fakes.scheduler_process import scheduler
@@ -101,7 +102,13 @@ class Streams:
             max_tokens = chance.randrange(1, 120)
             request = inference_pb2.GenerateRequest(
                 prompt_token_ids=prompt,
-                sampling=types_pb2.SamplingParams(temperature=0.0, max_tokens=max_tokens, ignore_eos=True),
+                sampling=types_pb2.SamplingParams(
+                    temperature=0.0,
+                    max_tokens=max_tokens,
+                    ignore_eos=True,
+                    # Steps bring several tokens only for constrained sequences.
+                    constraint=IDLE_CONSTRAINT.to_proto() if place % 2 else None,
+                ),
             )
             received: list[int] = []
             async for event in self._stub.Generate(request):

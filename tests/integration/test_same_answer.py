@@ -27,6 +27,7 @@ from scheduler.steps.worker_state import AttachedWorker
 from scheduler.worker_info import WorkerInfo
 from tests.fakes.client import RecordingClient
 from tests.fakes.clock import FakeClock
+from tests.fakes.constraints import IDLE_CONSTRAINT
 from tests.fakes.executors import EXECUTORS, Wrap, plain
 from tests.fakes.plan_worker import worker_info
 from tests.fakes.tiny_model import write_tiny_gguf
@@ -162,7 +163,9 @@ SAMPLINGS = {
 
 
 def question(name: str, *, prompt: str = "Who is asking, and does it matter to the answer?") -> InferenceRequest:
-    sampling = replace(SAMPLINGS[name], max_tokens=MAX_TOKENS, ignore_eos=True, num_logprobs=0)
+    sampling = replace(
+        SAMPLINGS[name], max_tokens=MAX_TOKENS, ignore_eos=True, num_logprobs=0, constraint=IDLE_CONSTRAINT
+    )
     return InferenceRequest(
         request_id=name, model="fake", prompt_token_ids=list(prompt.encode()), sampling=sampling, num_samples=2
     )
@@ -170,9 +173,10 @@ def question(name: str, *, prompt: str = "Who is asking, and does it matter to t
 
 def strangers(count: int) -> list[InferenceRequest]:
     """Return concurrent requests of others, with prompts and answers of many lengths."""
+    asked = [question("seeded", prompt=f"Somebody else, number {i}. " * (1 + i % 4)) for i in range(count)]
     return [
-        replace(question("seeded", prompt=f"Somebody else, number {i}. " * (1 + i % 4)), request_id=f"stranger {i}")
-        for i in range(count)
+        replace(each, request_id=f"stranger {i}", sampling=replace(each.sampling, constraint=None))
+        for i, each in enumerate(asked)
     ]
 
 

@@ -8,6 +8,7 @@ from pagoda.wire.finished import FinishReason
 from pagoda.wire.inference_request import InferenceRequest
 from pagoda.wire.step_result import StepResult
 from scheduler.errors import WorkerProtocolError
+from scheduler.steps.step_times import work_of
 from scheduler.steps.worker_state import AttachedWorker
 from tests.fakes.plan_worker import EOS, PlanWorker, expected_output
 from tests.unit.scheduler.test_loop import System, expected, request
@@ -171,14 +172,47 @@ def test_pages_ahead_are_for_all_that_the_steps_of_a_lease_may_bring() -> None:
     assert worker.steps.reach(sequence) == 7 + 8 * 4
 
 
+def test_a_free_sequence_has_its_pages_and_work_beside_a_constrained_one() -> None:
+    system, worker, fake = leased_system(max_new_tokens=4)
+    free = request("free", prompt=6, max_tokens=50, first_token=20)
+    free = replace(free, sampling=replace(free.sampling, constraint=None))
+    submit_together(system, request("guided", prompt=6, max_tokens=50), free)
+    system.run_step(worker)
+    assert [(each.max_new_tokens, each.num_steps) for each in fake.plans[-1].scheduled] == [(4, 8), (1, 8)]
+    assert [len(each.computation.block_table) for each in worker.running] == [-(-(6 + 8 * 4) // 4), -(-(6 + 8) // 4)]
+    system.run(worker)
+    assert system.client.tokens["guided", 0] == expected(request(), 50)
+    assert system.client.tokens["free", 0] == expected(free, 50)
+
+
+def test_promised_tokens_that_do_not_come_are_no_work() -> None:
+    system, worker, fake = leased_system(max_new_tokens=4)
+    system.submit(request(prompt=6, max_tokens=50))
+    system.run_step(worker)
+    for num_tokens in (1, 3, 4):
+        fake.count_tokens = lambda most, num=num_tokens: num  # type: ignore[misc]
+        [sequence], step = worker.running, worker.steps.unanswered[0]
+        # A worker that is behind the most that was promised has a shorter context too, which counts little.
+        promised, came = (
+            work_of([(len(sequence.token_ids) - 1, 4)]),
+            work_of([(len(sequence.token_ids) - 1, num_tokens)]),
+        )
+        result = fake.run_step()
+        assert step.work_done(result) == step.work - (promised - came)
+        system.loop.apply_result(worker, result)
+        system.clock.run_soon()
+
+
 def test_a_lease_that_leaves_out_a_sequence_which_is_not_at_its_end_is_recalled() -> None:
     system, worker, fake = leased_system(max_new_tokens=4)
     fake.count_tokens = lambda most: 1
     submit_together(system, request("short", max_tokens=9), request("long", max_tokens=50, first_token=20))
     system.run_step(worker)
-    # After its first token, two steps may return the eight tokens that `short` has left. They return two.
-    assert [planned.num_steps for planned in fake.plans[-1].scheduled] == [2, 8]
-    system.run_step(worker)
+    # After its first token, four steps may return the eight tokens that `short` has left. They return four.
+    assert [planned.num_steps for planned in fake.plans[-1].scheduled] == [4, 8]
+    for _ in range(3):
+        assert not fake.recalled
+        system.run_step(worker)
     assert fake.recalled == [fake.plans[-1].step_id]
     for _ in range(3):
         system.run_step(worker)
@@ -192,5 +226,5 @@ def test_a_lease_ends_before_a_sequence_that_surely_has_not_ended_runs_out_of_st
     system, worker, fake = leased_system(max_new_tokens=4)
     submit_together(system, request("short", max_tokens=12), request("long", max_tokens=50, first_token=20))
     system.run_step(worker)
-    # Eleven tokens take two full steps, and a third with three tokens.
-    assert [planned.num_steps for planned in fake.plans[-1].scheduled] == [2, 2]
+    # Eleven tokens take five full steps, and a sixth with one token.
+    assert [planned.num_steps for planned in fake.plans[-1].scheduled] == [5, 5]

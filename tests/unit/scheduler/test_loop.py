@@ -26,6 +26,7 @@ from scheduler.steps.sequence import MAX_SCORED_TOKENS
 from scheduler.steps.worker_state import AttachedWorker
 from tests.fakes.client import RecordingClient
 from tests.fakes.clock import FakeClock
+from tests.fakes.constraints import IDLE_CONSTRAINT
 from tests.fakes.plan_worker import EOS, PlanWorker, expected_output, prompt_logprob, worker_info
 
 
@@ -73,7 +74,7 @@ def request(request_id: str = "r", prompt: int = 6, max_tokens: int = 5, first_t
         request_id=request_id,
         model="",
         prompt_token_ids=list(range(first_token, first_token + prompt)),
-        sampling=SamplingParams(temperature=0.0, max_tokens=max_tokens, ignore_eos=True),
+        sampling=SamplingParams(temperature=0.0, max_tokens=max_tokens, ignore_eos=True, constraint=IDLE_CONSTRAINT),
     )
 
 

@@ -9,12 +9,13 @@ from pagoda.wire.sampling import SamplingParams
 from scheduler.loop import SchedulerLoop
 from tests.fakes.client import RecordingClient
 from tests.fakes.clock import FakeClock
+from tests.fakes.constraints import IDLE_CONSTRAINT
 from tests.fakes.plan_worker import PlanWorker, worker_info
 
 PAGE = 16
 
 
-@pytest.mark.parametrize("max_new_tokens", [1, 4])
+@pytest.mark.parametrize("max_new_tokens", [1, 4, 16])
 def test_less_than_four_percent_of_the_granted_memory_is_wasted(max_new_tokens: int) -> None:
     clock, client = FakeClock(), RecordingClient()
     loop = SchedulerLoop(clock)
@@ -39,7 +40,9 @@ def test_less_than_four_percent_of_the_granted_memory_is_wasted(max_new_tokens: 
             request_id=str(number),
             model="fake",
             prompt_token_ids=[lengths.randrange(1, 1000) for _ in range(num_prompt)],
-            sampling=SamplingParams(temperature=0.0, max_tokens=max_tokens, ignore_eos=True),
+            sampling=SamplingParams(
+                temperature=0.0, max_tokens=max_tokens, ignore_eos=True, constraint=IDLE_CONSTRAINT
+            ),
         )
         loop.requests.submit_request(request, client)
     clock.run_soon()

@@ -27,6 +27,7 @@ from scheduler.steps.worker_state import AttachedWorker, WorkerPhase
 from scheduler.worker_info import only_itself
 from tests.fakes.client import RecordingClient
 from tests.fakes.clock import FakeClock
+from tests.fakes.constraints import IDLE_CONSTRAINT
 from tests.fakes.plan_worker import EOS, PlanWorker, expected_output, prompt_logprob, worker_info
 
 VOCAB = 11
@@ -180,6 +181,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         priority=st.integers(-1, 1),
         tenant=st.sampled_from(["a", "b", "c"]),
         is_scored=st.booleans(),
+        is_constrained=st.booleans(),
         deadly_length=st.none() | st.none() | st.integers(0, 24),
     )
     def submit(
@@ -191,6 +193,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         priority: int,
         tenant: str,
         is_scored: bool,
+        is_constrained: bool,
         deadly_length: int | None,
     ) -> None:
         request_id = f"r{len(self.asked)}"
@@ -199,6 +202,7 @@ class SchedulerMachine(RuleBasedStateMachine):
             max_tokens=max_tokens,
             ignore_eos=ignore_eos,
             num_prompt_logprobs=0 if is_scored else None,
+            constraint=IDLE_CONSTRAINT if is_constrained else None,
         )
         request = InferenceRequest(
             request_id=request_id,

@@ -12,6 +12,7 @@ from scheduler.policy import SchedulingPolicy
 from scheduler.steps.worker_state import AttachedWorker
 from tests.fakes.client import RecordingClient
 from tests.fakes.clock import FakeClock
+from tests.fakes.constraints import IDLE_CONSTRAINT
 from tests.fakes.plan_worker import PlanWorker, expected_output, worker_info
 
 LIMITS = {"num_pages": 100, "max_step_tokens": 32}
@@ -81,7 +82,7 @@ def request(name: str, max_tokens: int = 12) -> InferenceRequest:
         request_id=name,
         model="fake",
         prompt_token_ids=[1 + ord(name[0]) % 49, 2, 3, 4, 5, 6],
-        sampling=SamplingParams(temperature=0.0, max_tokens=max_tokens, ignore_eos=True),
+        sampling=SamplingParams(temperature=0.0, max_tokens=max_tokens, ignore_eos=True, constraint=IDLE_CONSTRAINT),
     )
 
 

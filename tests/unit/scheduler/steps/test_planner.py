@@ -12,6 +12,7 @@ from scheduler.steps.planner import plan_step
 from scheduler.steps.sequence import Sequence
 from scheduler.steps.sequence_records import History, QueuePlace
 from scheduler.steps.step_decision import StepDecision, StepLimits
+from tests.fakes.constraints import IDLE_CONSTRAINT
 
 PAGE = 4
 ROOT = root_hash(model_digest="d", page_size=PAGE)
@@ -33,6 +34,11 @@ class Given:
     first_token: int = 0
     """First token of the prompt, from which its tokens count up. Prompts with the same first token share a prefix."""
     group: str = ""
+    is_constrained: bool = False
+
+
+def guided(name: str, prompt: int, **values: int) -> Given:
+    return Given(name, prompt, is_constrained=True, **values)  # type: ignore[arg-type]
 
 
 def make(pool: PagePool, given: Given, arrival: int) -> Sequence:
@@ -43,7 +49,7 @@ def make(pool: PagePool, given: Given, arrival: int) -> Sequence:
         model="m",
         token_ids=list(range(given.first_token, given.first_token + given.prompt)),
         num_prompt_tokens=given.prompt,
-        sampling=SamplingParams(),
+        sampling=SamplingParams(constraint=IDLE_CONSTRAINT if given.is_constrained else None),
         max_length=given.max_length,
         priority=given.priority,
         arrival=arrival,
@@ -256,60 +262,99 @@ CASES = [
         lease=8,
     ),
     Case("as far as the pages reach", "a 5+1 s *4", running=[Given("a", 6, computed=5)], pages=3, lease=8),
-    Case("a decode may bring several tokens", "a 5+1 s4", running=[Given("a", 6, computed=5)], most=4),
-    Case("the end of a prompt brings one", "a 0+5 s", waiting=[Given("a", 5)], most=4),
+    Case("a constrained decode may bring several tokens", "a 5+1 s4", running=[guided("a", 6, computed=5)], most=4),
+    Case("another one brings one", "a 5+1 s", running=[Given("a", 6, computed=5)], most=4),
+    Case("the end of a prompt brings one", "a 0+5 s", waiting=[guided("a", 5)], most=4),
     Case(
-        "several, but not past its longest length",
-        "a 5+1 s2",
-        running=[Given("a", 6, computed=5, max_length=8)],
+        "at most a quarter of what may still come",
+        "a 5+1 s2, b 5+1 s",
+        running=[guided("a", 6, computed=5, max_length=14), guided("b", 6, computed=5, max_length=8, first_token=100)],
         most=4,
     ),
     Case(
         "it waits where steps in flight may bring its last token",
         "",
-        running=[Given("a", 6, computed=9, sampling=4, uncertain=3, max_length=10)],
+        running=[guided("a", 6, computed=9, sampling=4, uncertain=3, max_length=10)],
         most=4,
     ),
     Case(
         "all that decode get a token before any gets several",
         "a 5+1 s, b 5+1 s, c 5+1 s",
-        running=[Given(name, 6, computed=5, first_token=100 * number) for number, name in enumerate("abc")],
-        budget=4,
+        running=[guided(name, 6, computed=5, first_token=100 * number) for number, name in enumerate("abc")],
+        budget=5,
         most=4,
     ),
     Case(
-        "and all get as many of half of what that leaves",
-        "a 5+1 s2, b 5+1 s2, c 5+1 s2",
-        running=[Given(name, 6, computed=5, first_token=100 * number) for number, name in enumerate("abc")],
-        budget=13,
+        "and the constrained ones share what that leaves",
+        "a 5+1 s3, b 5+1 s, c 5+1 s3",
+        running=[
+            guided("a", 6, computed=5),
+            Given("b", 6, computed=5, first_token=100),
+            guided("c", 6, computed=5, first_token=200),
+        ],
+        budget=7,
         most=4,
     ),
     Case(
-        "prompts have the other half",
-        "b 5+1 s4, a 16+12",
-        running=[Given("a", 40, computed=16), Given("b", 6, computed=5, first_token=100)],
+        "prompts leave them an eighth",
+        "b 5+1 s2, a 16+14",
+        running=[Given("a", 40, computed=16), guided("b", 6, computed=5, first_token=100)],
+        most=4,
+    ),
+    Case(
+        "and so do prompts that wait",
+        "b 5+1 s2, a 0+14",
+        running=[guided("b", 6, computed=5, first_token=100)],
+        waiting=[Given("a", 40)],
         most=4,
     ),
     Case(
         "pages ahead are not those that another one needs now",
         "a 6+1 s2, b 8+1 s4",
-        running=[Given("a", 7, computed=6), Given("b", 9, computed=8, first_token=100)],
+        running=[guided("a", 7, computed=6), guided("b", 9, computed=8, first_token=100)],
         pages=5,
         most=4,
     ),
-    Case("nor the watermark", "a 6+1 s2", running=[Given("a", 7, computed=6)], pages=3, watermark=1, most=4),
+    Case(
+        "nor those that a free one needs",
+        "a 6+1 s2, b 8+1 s",
+        running=[guided("a", 7, computed=6), Given("b", 9, computed=8, first_token=100)],
+        pages=5,
+        most=4,
+    ),
+    Case("nor the watermark", "a 6+1 s2", running=[guided("a", 7, computed=6)], pages=3, watermark=1, most=4),
     Case(
         "steps of several tokens are leased too, as many as lead to the end at most",
-        "a 5+1 s4 *8, b 5+1 s4 *2",
-        running=[Given("a", 6, computed=5), Given("b", 6, computed=5, max_length=14, first_token=100)],
+        "a 5+1 s4 *8, b 5+1 s4 *4",
+        running=[guided("a", 6, computed=5), guided("b", 6, computed=5, max_length=22, first_token=100)],
         lease=8,
         most=4,
     ),
-    Case("with pages for all of them", "a 5+1 s4 *2", running=[Given("a", 6, computed=5)], pages=4, lease=8, most=4),
+    Case(
+        "beside steps of one token",
+        "a 5+1 s4 *8, b 5+1 s *8, c 5+1 s *2",
+        running=[
+            guided("a", 6, computed=5),
+            Given("b", 6, computed=5, first_token=100),
+            Given("c", 6, computed=5, max_length=8, first_token=200),
+        ],
+        lease=8,
+        most=4,
+    ),
+    Case(
+        "longer leases promise less for each step",
+        "a 5+1 s8 *8, b 5+1 s *8",
+        running=[guided("a", 6, computed=5), Given("b", 6, computed=5, first_token=100)],
+        pages=100,
+        budget=64,
+        lease=8,
+        most=16,
+    ),
+    Case("with pages for all of them", "a 5+1 s4 *2", running=[guided("a", 6, computed=5)], pages=4, lease=8, most=4),
     Case(
         "but not past the steps of a sequence that continues after them",
-        "a 5+1 s4 *2, b 5+1 s4 *2",
-        running=[Given("a", 6, computed=5), Given("b", 6, computed=5, max_length=15, first_token=100)],
+        "a 5+1 s4 *4, b 5+1 s4 *4",
+        running=[guided("a", 6, computed=5), guided("b", 6, computed=5, max_length=23, first_token=100)],
         lease=8,
         most=4,
     ),
@@ -317,8 +362,8 @@ CASES = [
         "nor beside one that waits whether its last token comes",
         "a 5+1 s4",
         running=[
-            Given("a", 6, computed=5),
-            Given("b", 6, computed=9, sampling=4, uncertain=3, max_length=10, first_token=100),
+            guided("a", 6, computed=5),
+            guided("b", 6, computed=9, sampling=4, uncertain=3, max_length=10, first_token=100),
         ],
         lease=8,
         most=4,

@@ -1,6 +1,6 @@
 """Tests of the properties of every plan: budget, order, the share of waiting prompts, and progress of the oldest prompt."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -28,7 +28,7 @@ class Scene:
 
 
 @st.composite
-def scenes(draw: st.DrawFn) -> Scene:
+def scenes(draw: st.DrawFn, may_be_constrained: bool = True) -> Scene:
     pool = PagePool(draw(st.sampled_from([300, 5_000])))
     num_places = draw(st.integers(4, 20))
     running, number = [], 0
@@ -36,7 +36,14 @@ def scenes(draw: st.DrawFn) -> Scene:
         computed = min(length - 1, round(length * share))
         if pool.num_available >= computed // 4 + 1:
             max_length = length + draw(st.sampled_from([1, 3, 500]))
-            case = Given("", length, computed=computed, first_token=1_000 * number, max_length=max_length)
+            case = Given(
+                "",
+                length,
+                computed=computed,
+                first_token=1_000 * number,
+                max_length=max_length,
+                is_constrained=may_be_constrained and draw(st.booleans()),
+            )
             running.append(make(pool, case, number))
             number += 1
     waiting = []
@@ -49,7 +56,8 @@ def scenes(draw: st.DrawFn) -> Scene:
         max_step_sequences=num_places,
         watermark_pages=3,
         reserved_places=num_places // 8,
-        max_new_tokens=draw(st.sampled_from([1, 4])),
+        max_lease_steps=draw(st.sampled_from([1, 8])),
+        max_new_tokens=draw(st.sampled_from([1, 4, 16])),
         prefill=PrefillLimits(
             max_num_partial=draw(st.integers(1, 8)),
             max_long_partial=draw(st.integers(1, 4)),
@@ -73,7 +81,7 @@ def test_no_plan_exceeds_its_limits(scene: Scene) -> None:
         assert chunk.num_tokens > 0
         assert chunk.max_start == starts.get(chunk.sequence, chunk.sequence.computation.num_computed)
         assert (chunk.max_new_tokens > 0) == (chunk.max_start + chunk.num_tokens == chunk.sequence.length)
-        assert chunk.max_new_tokens <= scene.limits.max_new_tokens
+        assert chunk.max_new_tokens <= (scene.limits.max_new_tokens if chunk.sequence.is_constrained else 1)
         assert chunk.sequence.length + chunk.max_new_tokens <= chunk.sequence.max_length
         num_pages = (
             len(chunk.sequence.computation.block_table) + starts.get(chunk.sequence, 0) // 4 + chunk.num_new_pages
@@ -99,7 +107,18 @@ def test_sequences_that_decode_come_first(scene: Scene) -> None:
     if scene.has_many_pages:
         assert sum(each in planned for each in decoding) == min(len(decoding), scene.limits.max_step_tokens)
     num_further = sum(chunk.max_new_tokens - 1 for chunk in decision.chunks if chunk.max_new_tokens)
-    assert num_further <= max(0, scene.limits.max_step_tokens - len(decoding)) // 2
+    num_left = max(0, scene.limits.max_step_tokens - len(decoding))
+    has_prompts = bool(scene.waiting) or len(decoding) < len(scene.running)
+    assert num_further <= (num_left // 8 if has_prompts else num_left)
+
+
+@settings(deadline=None, max_examples=150)
+@given(scenes(may_be_constrained=False))
+def test_sequences_without_a_constraint_get_the_same_plan_from_any_worker(scene: Scene) -> None:
+    decision = scene.plan()
+    for most in (1, 4, 16):
+        scene.limits = replace(scene.limits, max_new_tokens=most)
+        assert scene.plan() == decision
 
 
 @settings(deadline=None, max_examples=300)
