@@ -2,9 +2,11 @@
 
 from gateway.answers.text_request import TextRequest, choose_sampling
 from gateway.anthropic.conversation import conversation_messages
-from gateway.anthropic.schemas import CountTokensRequest, MessagesRequest, Tool, ToolChoice
+from gateway.anthropic.schemas import CountTokensRequest, MessagesRequest, ToolChoice
 from gateway.chat.ask import ChatAsk
 from gateway.chat.prepare import ChatPrompt
+from gateway.chat.template_variables import without_thinking
+from gateway.chat.tool_definitions import make_tool
 from gateway.http.fields import stop_strings
 from gateway.models.served_model import ServedModel
 from gateway.prompts import tools as chat_tools
@@ -22,11 +24,15 @@ def chat_ask(body: CountTokensRequest, model: ServedModel, *, thinks: bool | Non
     return ChatAsk(
         messages=messages,
         ending=ChatEnding.CONTINUED if messages[-1]["role"] == "assistant" else ChatEnding.BEGUN,
-        tools=tuple(_tool(tool) for tool in body.tools or ()),
+        tools=tuple(
+            make_tool(tool.name, tool.description, tool.input_schema, tool.strict, field=f"tools.{index}")
+            for index, tool in enumerate(body.tools or ())
+        ),
         tool_choice=_choice(body.tool_choice),
         thinks=thinks,
         effort=body.output_config.effort if body.output_config else None,
         thinking_budget=body.thinking.budget_tokens if thinks and body.thinking else None,
+        template_variables=without_thinking(body.chat_template_kwargs or {}),
     )
 
 
@@ -44,18 +50,6 @@ def text_request(body: MessagesRequest, prompt: ChatPrompt, model: ServedModel) 
         prompt_field="messages",
         sampling=choose_sampling(asked, model.defaults, OPENAI_CHAT, SamplingParams()),
         cache_salt=body.cache_salt or "",
-    )
-
-
-def _tool(tool: Tool) -> chat_tools.Tool:
-    description = tool.description or ""
-    function = {"name": tool.name, "description": description, "parameters": tool.input_schema}
-    return chat_tools.Tool(
-        name=tool.name,
-        description=description,
-        parameters=tool.input_schema,
-        strict=bool(tool.strict),
-        given={"type": "function", "function": function},
     )
 
 

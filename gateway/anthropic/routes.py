@@ -25,6 +25,7 @@ from gateway.anthropic.reply_models import (
 from gateway.anthropic.requests import chat_ask, text_request
 from gateway.anthropic.schemas import CountTokensRequest, MessagesRequest
 from gateway.chat.prepare import encode_chat, with_answer_form
+from gateway.chat.template_variables import asked_thinking
 from gateway.errors import Dialect, error_body
 from gateway.http.bodies import json_body
 from gateway.http.http_context import http_context, note_ignored_fields
@@ -109,8 +110,8 @@ def _thinks(request: Request, body: CountTokensRequest, model: ServedModel) -> b
     Clients such as Claude Code ask every model to think, so a model that cannot think ignores it. A header says so.
     """
     if body.thinking is None or body.thinking.type == "adaptive":
-        return None
-    if body.thinking.type == "enabled" and model.chat_template is not None and not model.chat_template.can_think:
+        return asked_thinking(body.chat_template_kwargs or {})
+    if body.thinking.type == "enabled" and not model.can_think():
         note_ignored_fields(request, ("thinking",))
         return None
     return body.thinking.type == "enabled"

@@ -7,6 +7,7 @@ from pydantic import AfterValidator, Field, model_validator
 
 from gateway.anthropic.blocks import ContentBlocks, TextBlocks
 from gateway.anthropic.known_fields import HINTS, NEUTRAL
+from gateway.chat.template_variables import check_template_variables
 from gateway.http.fields import MAX_MESSAGES, Count, ModelName, PositiveCount, Stop, Temperature, TopP
 from gateway.http.schema import FieldError, Schema, shown, with_example
 
@@ -93,6 +94,7 @@ class OutputConfig(Schema):
 
 
 _QUESTION = {"role": "user", "content": [{"type": "text", "text": "What is the capital of Peru?"}]}
+TemplateVariables = Annotated[dict[str, Any], AfterValidator(check_template_variables)]
 Messages = Annotated[list[Message], Field(min_length=1, max_length=MAX_MESSAGES, fail_fast=True)]
 
 
@@ -112,6 +114,8 @@ class CountTokensRequest(Schema):
     tool_choice: ToolChoice | None = None
     thinking: Thinking | None = None
     output_config: OutputConfig | None = None
+    chat_template_kwargs: TemplateVariables | None = None
+    """vLLM's field: variables of the chat template. `enable_thinking` applies if `thinking` is absent or `adaptive`."""
 
     @model_validator(mode="after")
     def _a_chosen_tool_is_offered(self) -> Self:

@@ -156,7 +156,7 @@ async def test_hidden_thinking_is_a_block_without_text() -> None:
     ],
 )
 async def test_a_call_that_the_limit_cut_has_the_arguments_so_far(text: str, arguments: dict[str, Any]) -> None:
-    parts = (CallBegan(0, "call_1", "weather"), *([CallArguments(0, text)] if text else []))
+    parts: list[AnswerPart] = [CallBegan(0, "call_1", "weather"), *([CallArguments(0, text)] if text else [])]
     body = await whole(*parts, reason=FinishReason.LENGTH)
     assert body["content"][0]["input"] == arguments and body["stop_reason"] == "max_tokens"
 
