@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from pagoda.wire.sampling import SamplingParams
 from tests.kernels.native import native_library, threads
@@ -16,7 +17,7 @@ from worker.kernels.logit_adjustment import Adjustment
 from worker.kernels.native import load
 from worker.kernels.native.build import BuildError
 from worker.kernels.native.sampling import NativeChooser
-from worker.kernels.sampling import Choice, Chosen, Logits, choose_tokens
+from worker.kernels.sampling import Choice, ChooseTokens, Chosen, Logits, choose_tokens
 from worker.kernels.select import select_chooser
 
 NATIVE = NativeChooser(native_library())
@@ -35,7 +36,7 @@ PENALTIES: dict[str, st.SearchStrategy[Any]] = {
     "presence_penalty": st.one_of(st.just(0.0), st.floats(-2.0, 2.0)),
 }
 # All fields are named, because hypothesis would generate those with a default, such as ids outside the vocabulary.
-NEUTRAL = {"adjustment": st.none(), "banned_ids": st.just(np.empty(0, np.int32))}
+NEUTRAL = {"adjustment": st.none(), "banned_ids": st.just(np.empty(0, np.int32)), "mask_W": st.none()}
 CHOICES = st.builds(Choice, st.builds(SamplingParams, **PARAMETERS), st.integers(0, 2**64 - 1), **NEUTRAL)
 HARD = [0.0, -0.0, 1e-45, -math.inf, 3e38, -3e38]
 UNUSABLE = [math.nan, math.copysign(math.nan, -1.0), math.inf]
@@ -70,7 +71,21 @@ def adjusted_choices(draw: st.DrawFn, vocab_size: int) -> Choice:
         for generated in tokens[num_before:]:
             adjustment.count_output(generated)
     banned_ids = np.array(draw(st.lists(token_id, max_size=3)), np.int32)
-    return Choice(sampling, draw(st.integers(0, 2**64 - 1)), adjustment, banned_ids)
+    return Choice(sampling, draw(st.integers(0, 2**64 - 1)), adjustment, banned_ids, draw(masks(vocab_size)))
+
+
+def masks(vocab_size: int) -> st.SearchStrategy[NDArray[np.int32] | None]:
+    """Generate masks from one token to all, with words that have no bit, all bits, or some; or no mask."""
+    word = st.one_of(st.just(0), st.just(-1), st.integers(-(1 << 31), (1 << 31) - 1))
+    words = st.lists(word, min_size=-(-vocab_size // 32), max_size=-(-vocab_size // 32))
+    one_token = st.integers(0, vocab_size - 1).map(lambda token_id: one_bit(token_id, vocab_size))
+    return st.one_of(st.none(), one_token, words.map(lambda values: np.array(values, np.int32)))
+
+
+def one_bit(token_id: int, vocab_size: int) -> NDArray[np.int32]:
+    is_allowed = np.zeros(-(-vocab_size // 32) * 32, np.uint8)
+    is_allowed[token_id] = 1
+    return np.packbits(is_allowed, bitorder="little").view(np.int32)
 
 
 def bits_of(chosen: list[Chosen]) -> list[tuple[int, bytes]]:
@@ -87,6 +102,18 @@ def test_native_code_chooses_what_the_reference_chooses(
     of_rows, before = [logits_V] * len(choices), logits_V.copy()
     assert bits_of(NATIVE(of_rows, choices)) == bits_of(choose_tokens(of_rows, choices))
     assert np.array_equal(logits_V, before)
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+@pytest.mark.parametrize("choose", [NATIVE, choose_tokens], ids=["native", "reference"])
+def test_a_masked_token_is_never_chosen(choose: ChooseTokens, temperature: float) -> None:
+    generator = np.random.default_rng(5)
+    for token_id in (0, 31, 32, 999):
+        logits_V = generator.standard_normal(1000).astype(np.float32)
+        choice = Choice(
+            SamplingParams(temperature=temperature, top_k=40, top_p=0.9), 1 << 63, mask_W=one_bit(token_id, 1000)
+        )
+        assert choose([logits_V], [choice]) == [(token_id, logits_V[token_id])]
 
 
 @given(rows(), CHOICES, st.sampled_from(UNUSABLE), st.data())

@@ -1,11 +1,11 @@
-"""Changes to a row of logits before a token is chosen: logit bias, banned tokens, and the penalties for repetition.
+"""Changes to a row of logits before a token is chosen: logit bias, masks, banned tokens, and the penalties for repetition.
 
 These are steps 1 to 3 of the order in protos/v1/types.proto; the others are in sampling.py.
 Token counts are updated with each token, so that the cost of a penalty does not grow with the length of the sequence. The
 reference implementation works on a float32 copy of the row. Each operation is rounded to float32, so each logit has one right
 value, which native code computes too.
 
-Legend: V vocabulary, C distinct tokens that are counted.
+Legend: V vocabulary, W int32 words of a mask, C distinct tokens that are counted.
 """
 
 from collections import deque
@@ -111,12 +111,21 @@ def repetition_factor(penalty: float) -> float:
 
 
 def adjusted_logits(
-    logits_V: NDArray[np.float32], adjustment: Adjustment | None, banned_ids: NDArray[np.int32]
+    logits_V: NDArray[np.float32],
+    adjustment: Adjustment | None,
+    banned_ids: NDArray[np.int32],
+    mask_W: NDArray[np.int32] | None = None,
 ) -> NDArray[np.float32]:
-    """Return a new row with the bias added, `banned_ids` at -inf, and penalties applied to repeated tokens."""
+    """Return a new row with the bias added, penalties applied to repeated tokens, and tokens that cannot be chosen at -inf.
+
+    These are `banned_ids` and the tokens without a bit in `mask_W`.
+    """
     adjusted_V = logits_V.copy()
     if adjustment is not None:
         adjusted_V[adjustment.bias_ids] += adjustment.bias
+    if mask_W is not None:
+        is_allowed_V = np.unpackbits(mask_W.view(np.uint8), count=len(logits_V), bitorder="little")
+        adjusted_V[is_allowed_V == 0] = -np.inf
     adjusted_V[banned_ids] = -np.inf
     if adjustment is not None and adjustment.counts is not None:
         _penalise_repetition(adjusted_V, adjustment.counts, adjustment.sampling.repetition_penalty)

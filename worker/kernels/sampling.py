@@ -1,6 +1,6 @@
 """Choice of a token from a row of logits, in the order of steps in protos/v1/types.proto.
 
-The first three steps, bias and penalties, are in logit_adjustment.py.
+The first three steps, bias, bans and penalties, are in logit_adjustment.py.
 
 Workers with and without native code choose the same token, because each number has one right value: logits are compared
 unchanged; their differences become exponents of 2 in float32, one IEEE operation at a time; powers of 2 become integers, the
@@ -10,7 +10,7 @@ has a weight of 0.
 This uses numpy, not torch: numpy guarantees the first of equal maxima, and a row is too short for several threads, which cost
 far more than they gain when other processes use the same cores.
 
-Legend: V vocabulary, K candidates (what top_k left of V, in ascending order of their ids).
+Legend: V vocabulary, W int32 words of a mask, K candidates (what top_k left of V, in ascending order of their ids).
 """
 
 import math
@@ -46,6 +46,8 @@ class Choice(NamedTuple):
     adjustment: Adjustment | None = None
     banned_ids: NDArray[np.int32] = _NO_IDS
     """Tokens that cannot be chosen: those that end the sequence, before it has min_tokens."""
+    mask_W: NDArray[np.int32] | None = None
+    """The tokens that can be chosen, as bits: bit i % 32 of word i // 32 stands for token i. None for all tokens."""
 
 
 class Chosen(NamedTuple):
@@ -89,8 +91,8 @@ def largest(values_V: Values, count: int) -> NDArray[np.int64]:
 
 
 def _choose_adjusted(logits_V: Logits, choice: Choice) -> Chosen:
-    if choice.adjustment is not None or len(choice.banned_ids):
-        logits_V = adjusted_logits(logits_V, choice.adjustment, choice.banned_ids)
+    if choice.adjustment is not None or len(choice.banned_ids) or choice.mask_W is not None:
+        logits_V = adjusted_logits(logits_V, choice.adjustment, choice.banned_ids, choice.mask_W)
     token_id = _choose(logits_V, choice.sampling, choice.bits)
     return Chosen(token_id, float(logits_V[token_id]))
 

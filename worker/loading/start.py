@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Sequence
+from functools import partial
 
 import torch
 
@@ -10,6 +10,8 @@ from pagoda.models.errors import ModelFormatError
 from pagoda.models.formats.tensor_check import check_tensors
 from pagoda.models.model import Model
 from protos.v1 import worker_pb2
+from worker.constraints.guides import Guides
+from worker.constraints.vocabulary import load_vocabulary
 from worker.errors import NotEnoughMemoryError, StartError, UnusableModelError
 from worker.kernels.device_health import check_device
 from worker.kernels.interface import Kernels
@@ -68,7 +70,7 @@ def _load(settings: WorkerSettings, model: Model) -> Loaded:
     decoder = _load_decoder(model, kernels, settings)
     kv = _allocate_pages(kernels, model, settings, max_model_len)
     engine = Engine(
-        select_executor(kernels, decoder, kv, model.eos_token_ids, settings),
+        select_executor(kernels, decoder, kv, model, settings),
         page_size=kv.page_size,
         num_pages=kv.num_pages,
         vocab_size=model.config.vocab_size,
@@ -92,11 +94,12 @@ def _load(settings: WorkerSettings, model: Model) -> Loaded:
 
 
 def select_executor(
-    kernels: Kernels, decoder: DecoderModel, kv: KVMemory, eos_token_ids: Sequence[int], settings: WorkerSettings
+    kernels: Kernels, decoder: DecoderModel, kv: KVMemory, model: Model, settings: WorkerSettings
 ) -> StepExecutor:
     """Return the executor that computes steps on the kernels' device."""
     choose = select_chooser(settings.native_directory)
-    return HostExecutor(decoder, kv, eos_token_ids, choose, kernels.device)
+    guides = Guides(partial(load_vocabulary, model), model.config.vocab_size, model.eos_token_ids)
+    return HostExecutor(decoder, kv, model.eos_token_ids, choose, kernels.device, guides)
 
 
 def choose_max_model_len(wanted: int | None, model: Model) -> int:

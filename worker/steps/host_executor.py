@@ -8,6 +8,8 @@ import torch
 from numpy.typing import NDArray
 
 from pagoda.wire.logprobs import TokenLogprobs
+from worker.constraints.guides import BegunMasks, Guides
+from worker.errors import StepError
 from worker.kernels.device_health import check_device
 from worker.kernels.interface import LayerKV
 from worker.kernels.sampling import ChooseTokens, choose_tokens
@@ -16,7 +18,7 @@ from worker.kv_memory import KVMemory
 from worker.steps.batch import build_batch
 from worker.steps.executor import Computed, DeferredStep
 from worker.steps.sampler import sample_tokens, token_logprobs
-from worker.steps.sequence import Chunk
+from worker.steps.sequence import Chunk, RunningSequence
 
 _CPU = torch.device("cpu")
 
@@ -41,19 +43,26 @@ class HostExecutor:
         eos_token_ids: Iterable[int],
         choose: ChooseTokens = choose_tokens,
         device: torch.device = _CPU,
+        guides: Guides | None = None,
     ) -> None:
+        """Create the executor. Without `guides` it gets no constrained sequences."""
         self._model = model
         self._kv = kv
         self._eos_token_ids = frozenset(eos_token_ids)
         self._choose = choose
         self._device = device
+        self._guides = guides
 
     def launch(self, chunks: Sequence[Chunk], forgotten: Sequence[int]) -> DeferredStep:
-        """Return the step. `forgotten` is not used, since this executor keeps no state for sequences."""
+        """Return the step. The executor keeps no state of sequences but that of their constraints."""
+        if self._guides is not None:
+            self._guides.forget(forgotten)
+            self._guides.prepare(chunk.sequence for chunk in chunks)
         return DeferredStep(self.compute, chunks)
 
     def reset(self) -> None:
-        pass
+        if self._guides is not None:
+            self._guides.clear()
 
     def check_usable(self) -> None:
         check_device(self._device)
@@ -61,6 +70,8 @@ class HostExecutor:
     @torch.inference_mode()
     def compute(self, chunks: Sequence[Chunk]) -> Computed:
         """Compute a step and return its tokens. Raises SamplingError if the logits are unusable."""
+        sequences = [chunk.sequence for chunk in chunks if chunk.is_sampled]
+        begun_masks = self._begin_masks(sequences)
         logits_RV = self._model.forward(build_batch(chunks, self._kv.page_size), self._kv.layers).cpu().numpy()
         scored, sampled_rows, row = [], [], 0
         for chunk in chunks:
@@ -72,13 +83,20 @@ class HostExecutor:
                 row += 1
         if scored:
             logits_RV = logits_RV[sampled_rows]
-        sequences = [chunk.sequence for chunk in chunks if chunk.is_sampled]
-        token_ids = sample_tokens(logits_RV, sequences, self._eos_token_ids, self._choose)
+        token_ids = sample_tokens(logits_RV, sequences, self._eos_token_ids, self._choose, begun_masks.wait())
         logprobs = [
             _logprobs(sequence.sampling.num_logprobs, token_id, logits_V)
             for sequence, token_id, logits_V in zip(sequences, token_ids, logits_RV, strict=True)
         ]
         return Computed([(token_id,) for token_id in token_ids], logprobs, scored)
+
+    def _begin_masks(self, sequences: Sequence[RunningSequence]) -> BegunMasks:
+        constrained = [sequence for sequence in sequences if sequence.sampling.constraint is not None]
+        if not constrained:
+            return BegunMasks(())
+        if self._guides is None:
+            raise StepError(f"sequence {constrained[0].sequence_id} has a constraint, but the worker has no vocabulary")
+        return self._guides.begin_masks(constrained)
 
 
 def _score(chunk: Chunk, logits_RV: NDArray[np.float32]) -> tuple[TokenLogprobs, ...]:

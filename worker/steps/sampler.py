@@ -8,12 +8,14 @@ Legend: R sampled rows, V vocabulary.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pagoda.wire.logprobs import TokenLogprobs
+from worker.constraints.masks import NO_IDS, NO_MASK, RowMask, leaves_a_token
 from worker.errors import SamplingError
 from worker.kernels.logit_adjustment import banned
 from worker.kernels.sampling import Choice, ChooseTokens, choose_tokens, largest
@@ -26,10 +28,17 @@ def sample_tokens(
     sequences: Sequence[RunningSequence],
     eos_token_ids: frozenset[int],
     choose: ChooseTokens = choose_tokens,
+    masks: Mapping[int, RowMask] = MappingProxyType({}),
 ) -> list[int]:
-    """Return the next token of each row's sequence. Raises SamplingError if no token can be chosen."""
+    """Return the next token of each row's sequence. `masks` are those of constrained sequences, by sequence id.
+
+    Raises SamplingError if no token can be chosen.
+    """
     vocab_size = logits_RV.shape[1]
-    chosen = choose(list(logits_RV), [_choice(sequence, eos_token_ids, vocab_size) for sequence in sequences])
+    choices = [
+        _choice(sequence, eos_token_ids, vocab_size, masks.get(sequence.sequence_id, NO_MASK)) for sequence in sequences
+    ]
+    chosen = choose(list(logits_RV), choices)
     for (_, logit), sequence in zip(chosen, sequences, strict=True):
         _check(logit, sequence)
     return [token_id for token_id, _ in chosen]
@@ -45,13 +54,16 @@ def token_logprobs(logits_V: NDArray[np.float32], token_id: int, num_top: int) -
     return TokenLogprobs(logprob=float(shifted_V[token_id]) - log_total, top=tuple(top))
 
 
-def _choice(sequence: RunningSequence, eos_token_ids: frozenset[int], vocab_size: int) -> Choice:
+def _choice(sequence: RunningSequence, eos_token_ids: frozenset[int], vocab_size: int, mask: RowMask) -> Choice:
     sampling = sequence.sampling
     bits = 0 if sampling.is_greedy else random_bits(sampling.seed, sequence.sample_index, sequence.num_output_tokens)
-    if sequence.num_output_tokens >= sampling.min_tokens:
-        return Choice(sampling, bits, sequence.adjustment)
-    ends = eos_token_ids.union(sampling.stop_token_ids)
-    return Choice(sampling, bits, sequence.adjustment, banned(ends, vocab_size))
+    banned_ids = mask.banned_ids
+    if sequence.num_output_tokens < sampling.min_tokens:
+        ends = banned(eos_token_ids.union(sampling.stop_token_ids), vocab_size)
+        banned_ids = np.concatenate((banned_ids, ends))
+    if mask.words_W is not None and len(banned_ids) and not leaves_a_token(mask.words_W, banned_ids):
+        banned_ids = NO_IDS  # The constraint wins: without a token, the step of all sequences would fail.
+    return Choice(sampling, bits, sequence.adjustment, banned_ids, mask.words_W)
 
 
 def _check(logit: float, sequence: RunningSequence) -> None:

@@ -142,6 +142,7 @@ class ChoiceOfRow(ctypes.Structure):
         ("bias_ids", POINTER),
         ("bias", POINTER),
         ("num_bias", c_int64),
+        ("mask", POINTER),
         ("banned_ids", POINTER),
         ("num_banned", c_int64),
         ("counts", POINTER),

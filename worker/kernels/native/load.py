@@ -121,5 +121,11 @@ def _chooser_cases() -> Iterator[tuple[Logits, Choice]]:
     adjustment = Adjustment.of(penalised, [3, 500, 3, 9, 998, 998], 2)
     for row in range(4):
         logits_V = generator.standard_normal(999).astype(np.float32) * 4
-        yield logits_V, Choice(penalised, row << 62, adjustment, logits_V.argsort()[-2:].astype(np.int32))
+        banned_ids, mask_W = (
+            logits_V.argsort()[-2:].astype(np.int32),
+            generator.integers(-(1 << 31), 1 << 31, 32, np.int32),
+        )
+        yield logits_V, Choice(penalised, row << 62, adjustment, banned_ids)
+        yield logits_V, Choice(penalised, row << 62, adjustment, banned_ids, mask_W)
+        yield logits_V, Choice(SamplingParams(temperature=0.9), row << 62, mask_W=mask_W)
     yield generator.standard_normal(999).astype(np.float32), Choice(SamplingParams(temperature=0.0), 0)

@@ -56,6 +56,9 @@ def _choice_of_row(logits_V: Logits, choice: Choice) -> ChoiceOfRow:
     )
     if len(choice.banned_ids):
         row.banned_ids, row.num_banned = choice.banned_ids.ctypes.data, len(choice.banned_ids)
+    if choice.mask_W is not None:
+        assert len(choice.mask_W) * 32 >= len(logits_V)
+        row.mask = choice.mask_W.ctypes.data
     if choice.adjustment is not None:
         _add_adjustment(row, choice.adjustment)
     return row

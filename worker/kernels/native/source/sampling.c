@@ -12,7 +12,7 @@
 
 #define LARGEST_LOGIT 0x1.fffffep127f
 
-enum { BLOCK = 128, WEIGHT_ONE = 1 << 30, OCTAVES_PER_LOOK = 2, INFINITY_BITS = 0x7f800000 };
+enum { BLOCK = 128, MASK_BITS = 32, WEIGHT_ONE = 1 << 30, OCTAVES_PER_LOOK = 2, INFINITY_BITS = 0x7f800000 };
 
 #define CHOICE(FIELD)                                                                                                          \
     FIELD(const float *, logits)                                                                                               \
@@ -24,6 +24,7 @@ enum { BLOCK = 128, WEIGHT_ONE = 1 << 30, OCTAVES_PER_LOOK = 2, INFINITY_BITS = 
     FIELD(const int32_t *, bias_ids)                                                                                           \
     FIELD(const double *, bias)                                                                                                \
     FIELD(int64_t, num_bias)                                                                                                   \
+    FIELD(const uint32_t *, mask) /* of tokens that can be chosen, one bit for each; NULL: all */                              \
     FIELD(const int32_t *, banned_ids)                                                                                         \
     FIELD(int64_t, num_banned)                                                                                                 \
     FIELD(const int32_t *, counts) /* three rows: token ids, their times in the penalty's window, their times in the output */ \
@@ -60,9 +61,19 @@ INLINE float penalised(float logit, float penalty) {
     return raised > LARGEST_LOGIT && logit <= LARGEST_LOGIT ? LARGEST_LOGIT : raised;
 }
 
+/* Set the logits of tokens without a bit in the mask to -inf. */
+static void keep_allowed(const uint32_t *restrict mask, int64_t size, float *restrict logits) {
+    for (int64_t first = 0; first < size; first += MASK_BITS) {
+        uint32_t word = mask[first / MASK_BITS];
+        int64_t count = size - first < MASK_BITS ? size - first : MASK_BITS;
+        if (word == UINT32_MAX) continue;
+        for (int64_t i = 0; i < count; i++) logits[first + i] = word >> i & 1 ? logits[first + i] : -__builtin_inff();
+    }
+}
+
 /* Return the row itself, or an adjusted copy. */
 static const float *adjust(const struct choice *choice, int64_t size, float *adjusted) {
-    if (choice->num_bias + choice->num_banned + choice->num_counts == 0) return choice->logits;
+    if (choice->num_bias + choice->num_banned + choice->num_counts == 0 && !choice->mask) return choice->logits;
     const int32_t *ids = choice->counts, *in_window = ids + choice->counts_stride;
     const int32_t *in_output = in_window + choice->counts_stride;
     __builtin_memcpy(adjusted, choice->logits, (size_t)size * sizeof(float));
@@ -70,6 +81,7 @@ static const float *adjust(const struct choice *choice, int64_t size, float *adj
         float *logit = adjusted + choice->bias_ids[i];
         *logit = (float)(*logit + choice->bias[i]);
     }
+    if (choice->mask) keep_allowed(choice->mask, size, adjusted);
     for (int64_t i = 0; i < choice->num_banned; i++) adjusted[choice->banned_ids[i]] = -__builtin_inff();
     if (choice->repetition_penalty != 1.0f)
         for (int64_t i = 0; i < choice->num_counts; i++)

@@ -1,0 +1,103 @@
+"""The guides of the running sequences, and the masks of a step, which are computed while the model's forward pass runs."""
+
+import logging
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Protocol
+
+from pagoda.wire.sampling import SamplingParams
+from worker.constraints.answer import NextTokens
+from worker.constraints.grammars import Grammars
+from worker.constraints.guide import Guide
+from worker.constraints.masks import RowMask, row_mask
+from worker.constraints.vocabulary import LoadVocabulary
+
+logger = logging.getLogger(__name__)
+
+ROWS_PER_THREAD = 16
+"""Number of masks that a thread computes; starting more threads for fewer would take longer."""
+MAX_THREADS = 8
+
+
+class ConstrainedSequence(Protocol):
+    """The part of a running sequence that its guide reads."""
+
+    @property
+    def sequence_id(self) -> int: ...
+
+    @property
+    def token_ids(self) -> Sequence[int]: ...
+
+    @property
+    def num_prompt_tokens(self) -> int: ...
+
+    @property
+    def sampling(self) -> SamplingParams: ...
+
+
+class BegunMasks:
+    """The masks of a step, by sequence id, while they are computed."""
+
+    def __init__(self, parts: Sequence[Future[dict[int, RowMask]]]) -> None:
+        self._parts = parts
+
+    def wait(self) -> Mapping[int, RowMask]:
+        """Return the masks, for the constrained sequences only."""
+        return {sequence_id: mask for part in self._parts for sequence_id, mask in part.result().items()}
+
+
+class Guides:
+    def __init__(self, load: LoadVocabulary, vocab_size: int, eos_token_ids: Iterable[int]) -> None:
+        """Create a cache of guides. `load` reads the model's vocabulary; it is called with the first constraint."""
+        self._grammars = Grammars(load)
+        self._vocab_size = vocab_size
+        self._eos_token_ids = tuple(eos_token_ids)
+        self._guides: dict[int, Guide] = {}
+        self._threads = ThreadPoolExecutor(min(MAX_THREADS, os.cpu_count() or 1), thread_name_prefix="masks")
+
+    def prepare(self, sequences: Iterable[ConstrainedSequence]) -> None:
+        """Begin to compile the grammars of sequences, which take part in a step that is about to run."""
+        for sequence in sequences:
+            constraint = sequence.sampling.constraint
+            if constraint is not None and sequence.sequence_id not in self._guides:
+                self._grammars.prepare(constraint)
+
+    def begin_masks(self, sequences: Sequence[ConstrainedSequence]) -> BegunMasks:
+        """Begin to compute the masks of constrained sequences, whose tokens must not change meanwhile."""
+        parts = [sequences[first : first + ROWS_PER_THREAD] for first in range(0, len(sequences), ROWS_PER_THREAD)]
+        return BegunMasks([self._threads.submit(self._masks, self._guides, part) for part in parts])
+
+    def forget(self, sequence_ids: Iterable[int]) -> None:
+        for sequence_id in sequence_ids:
+            self._guides.pop(sequence_id, None)
+
+    def clear(self) -> None:
+        # A new dictionary, because a failed step may have left threads that still add to the old one.
+        self._guides = {}
+
+    def _masks(self, guides: dict[int, Guide], sequences: Sequence[ConstrainedSequence]) -> dict[int, RowMask]:
+        return {
+            sequence.sequence_id: row_mask(self._next_tokens(guides, sequence), self._eos_token_ids, self._vocab_size)
+            for sequence in sequences
+        }
+
+    def _next_tokens(self, guides: dict[int, Guide], sequence: ConstrainedSequence) -> NextTokens:
+        """Return the tokens that may come next. An error ends this sequence only, not the step of all."""
+        try:
+            guide = guides.get(sequence.sequence_id)
+            if guide is None:
+                guide = guides[sequence.sequence_id] = self._new_guide(sequence)
+            for token_id in sequence.token_ids[sequence.num_prompt_tokens + guide.num_seen :]:
+                guide.consume(token_id)
+            return guide.next_tokens()
+        except Exception:
+            logger.exception(
+                "constraint failed; the sequence may only end", extra={"sequence_id": sequence.sequence_id}
+            )
+            return NextTokens(token_ids=self._eos_token_ids)
+
+    def _new_guide(self, sequence: ConstrainedSequence) -> Guide:
+        constraint = sequence.sampling.constraint
+        assert constraint is not None
+        return Guide(constraint, *self._grammars.open(constraint))
