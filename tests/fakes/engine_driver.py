@@ -7,6 +7,7 @@ from typing import Any
 from pagoda.wire.sampling import SamplingParams
 from pagoda.wire.step_result import SampledTokens, ScoredTokens
 from tests.fakes.executors import Wrap, plain
+from tests.fakes.grammar_vocabulary import make_guides
 from tests.fakes.paged_model import VOCAB_SIZE, PagedModel, paged_tokens
 from worker.steps.engine import BegunStep, Engine
 from worker.steps.host_executor import HostExecutor, StepModel
@@ -85,11 +86,30 @@ class Driver:
             self.finish(late)
         return tokens[:count]
 
+    def answer(self, new: NewSequence, most: int) -> list[int]:
+        """Return the tokens of a sequence until one ends it, or the first `most`."""
+        return self.answers([new], most)[0]
+
+    def answers(self, news: Sequence[NewSequence], most: int) -> list[list[int]]:
+        """Return the tokens of several sequences, which take part in the same steps."""
+        answers: dict[int, list[int]] = {new.sequence_id: [] for new in news}
+        running = {new.sequence_id: new for new in news}
+        chunks = [self.chunk(new.sequence_id, 0, len(new.token_ids)) for new in news]
+        difference: dict[str, Any] = {"new_sequences": tuple(news)}
+        while running:
+            for sampled in self.run(*chunks, **difference):
+                answers[sampled.sequence_id] += sampled.token_ids
+                if sampled.stopped or len(answers[sampled.sequence_id]) >= most:
+                    del running[sampled.sequence_id]
+            ends = ((id, len(new.token_ids) + len(answers[id])) for id, new in running.items())
+            chunks, difference = [self.chunk(id, end - 1, 1) for id, end in ends], {}
+        return [answers[new.sequence_id][:most] for new in news]
+
 
 def make_engine(model: StepModel, eos_token_ids: Sequence[int] = (), num_pages: int = 64, wrap: Wrap = plain) -> Engine:
     kv = paged_tokens(num_pages=num_pages, page_size=PAGE_SIZE)
     return Engine(
-        wrap(HostExecutor(model, kv, eos_token_ids)),
+        wrap(HostExecutor(model, kv, eos_token_ids, guides=make_guides(eos_token_ids))),
         page_size=PAGE_SIZE,
         num_pages=num_pages,
         vocab_size=VOCAB_SIZE,

@@ -6,13 +6,16 @@ import sys
 from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from hashlib import sha256
 from pathlib import Path
 
+from pagoda.wire.constraint import Constraint
+from pagoda.wire.sampling import SamplingParams
 from protos.v1 import types_pb2, worker_pb2
 from tests.fakes.engine import continuation
 from tests.fakes.native_code import give_native_code
 from tests.fakes.scheduler_stream import FakeScheduler, FakeSession, serving
-from tests.fakes.tiny_model import write_tiny_gguf
+from tests.fakes.tiny_model import IM_END, write_tiny_gguf
 
 PROMPT = list(b"hello")
 
@@ -28,13 +31,13 @@ async def process(module: str, *flags: str) -> AsyncIterator[Process]:
         await child.communicate()
 
 
-async def first_tokens(session: FakeSession) -> list[int]:
+async def first_tokens(session: FakeSession, sampling: types_pb2.SamplingParams | None = None) -> list[int]:
     new = worker_pb2.NewSequence(
         sequence_id=1,
         attempt=1,
         token_ids=PROMPT,
         num_prompt_tokens=len(PROMPT),
-        sampling=types_pb2.SamplingParams(temperature=0.0),
+        sampling=sampling or types_pb2.SamplingParams(temperature=0.0),
     )
     scheduled = worker_pb2.ScheduledSequence(
         sequence_id=1, start=0, num_tokens=len(PROMPT), new_page_ids=[0], max_new_tokens=1
@@ -58,6 +61,25 @@ async def test_a_worker_attaches_computes_and_leaves_on_sigterm(tmp_path: Path) 
         session.send_drain()
         await session.worker_left()
         assert await worker.wait() == 0
+
+
+async def test_a_worker_masks_tokens_by_a_constraint(tmp_path: Path) -> None:
+    model = write_tiny_gguf(tmp_path / "tiny.gguf")
+    scheduler, address = FakeScheduler(), f"unix:{tmp_path / 's.sock'}"
+    flags = ["--model", str(model), "--scheduler", address, "--kv-memory", "1MiB", "--threads", "1"]
+    home = give_native_code(tmp_path / "home")
+    grammar = 'start: "yes" | "no"'
+    constraint = Constraint(grammar=grammar, digest=sha256(grammar.encode()).digest())
+    sampling = SamplingParams(seed=5, min_tokens=9, constraint=constraint).to_proto()
+    async with serving(scheduler, address), process("worker", "--home", str(home), *flags):
+        session = await scheduler.sessions.get()
+        answer = [*(await first_tokens(session, sampling))]
+        while IM_END not in answer:
+            decode = worker_pb2.DecodeBatch(sequence_ids=[1], starts=[len(PROMPT) + len(answer) - 1])
+            session.send_step(worker_pb2.Step(step_id=len(answer) + 1, decode_batch=decode))
+            result = await session.result()
+            answer += [*result.sampled_batch.token_ids, *(each.token_ids[0] for each in result.sampled)]
+    assert bytes(answer[:-1]) in (b"yes", b"no")
 
 
 async def test_a_worker_that_cannot_start_says_why_and_fails(tmp_path: Path) -> None:
