@@ -3,17 +3,19 @@
 import asyncio
 import logging
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 from gateway.errors import InvalidRequestError
 from gateway.prompts.chat_template import ChatTemplate, NoTemplateError, template_variables
 from gateway.prompts.conversation import Conversation
+from gateway.prompts.fill_prompt import encode_fill
 from gateway.prompts.prompt_encoding import EncodedConversation, encode_conversation, encode_texts
 from gateway.prompts.template_renderer import ChatTemplateError, rendering_threads
 from pagoda.models.chat_template_choice import choose_chat_template
 from pagoda.models.errors import ChatTemplateChoiceError, ModelFormatError, UnknownGoTemplateError
+from pagoda.models.formats.fill_tokens import FillTokens, read_fill_tokens
 from pagoda.models.model import Model
 from pagoda.models.model_settings import ModelSettings
 from pagoda.models.names import with_tag
@@ -48,19 +50,25 @@ class ServedModel:
     """Reason why the template is not valid, if it is not."""
     output: FormatChoice
     """The format in which the model writes reasoning and tool calls."""
+    fill: FillTokens | None = None
+    """The tokens for a text between two others; None for a model that cannot fill."""
 
     @classmethod
-    def load(cls, model: Model, policy: SamplingPolicy) -> "ServedModel":
-        """Read the model's tokenizer, settings and template. A template that is not valid is logged, not raised."""
+    def load(cls, model: Model, policy: SamplingPolicy, chat_template: str | None = None) -> "ServedModel":
+        """Read the model's tokenizer, settings and template. A template that is not valid is logged, not raised.
+
+        `chat_template`, in Jinja, replaces the model's own.
+        """
         tokenizer, settings = Tokenizer.load(model), read_settings(model)
+        settings = settings if chat_template is None else replace(settings, template=chat_template)
         defaults = _logged(model, policy.defaults_of(model, settings))
         special_texts = template_variables(model, tokenizer)
-        chat_template = problem = None
+        template = problem = None
         try:
             choice = choose_chat_template(model, settings)
             if choice.warning:
                 logger.warning("Go template not used", extra={"model": model.name, "reason": choice.warning})
-            chat_template = ChatTemplate.of_choice(choice, special_texts, tokenizer)
+            template = ChatTemplate.of_choice(choice, special_texts, tokenizer)
         except NoTemplateError:
             logger.info("model has no chat template", extra={"model": model.name})
         except (ChatTemplateError, ChatTemplateChoiceError) as error:
@@ -72,9 +80,10 @@ class ServedModel:
             settings=settings,
             defaults=defaults,
             special_texts=special_texts,
-            chat_template=chat_template,
+            chat_template=template,
             template_problem=problem,
-            output=choose_output_format(model, chat_template.source if chat_template else None),
+            output=choose_output_format(model, template.source if template else None),
+            fill=read_fill_tokens(model),
         )
 
     @staticmethod
@@ -134,6 +143,21 @@ class ServedModel:
         """Return each text's token ids. Raises the same errors as `encode_text`."""
         bound = PromptBound(max_tokens=self.max_window, keep=keep)
         return await encode_texts(self.tokenizer, texts, bound, field=field, add_special_tokens=add_special_tokens)
+
+    async def encode_fill(self, beginning: str | Sequence[int], end: str) -> list[int]:
+        """Return the prompt for the text between two others. Raises InvalidRequestError for a model that cannot fill."""
+        bound = PromptBound(max_tokens=self.max_window, keep=Keep.ALL)
+        return await encode_fill(self.tokenizer, self.fill_tokens(), beginning, end, bound)
+
+    def fill_tokens(self) -> FillTokens:
+        """Return the tokens for a text between two others. Raises InvalidRequestError for a model that cannot fill."""
+        if self.fill is None:
+            raise InvalidRequestError(
+                f"`{self.name}` does not support insert: its vocabulary has no tokens for a text between two others. "
+                "Leave out `suffix`, or use a model for code, such as qwen2.5-coder.",
+                param="suffix",
+            )
+        return self.fill
 
     def check_token_ids(self, token_ids: Iterable[int], field: str) -> None:
         """Raise InvalidRequestError if an id is not in the vocabulary."""

@@ -59,7 +59,7 @@ CHAT_NEUTRAL: Mapping[str, tuple[Any, ...]] = MappingProxyType(
         "web_search_options": (),
     }
 )
-COMPLETION_NEUTRAL: Mapping[str, tuple[Any, ...]] = MappingProxyType({**NEUTRAL, "prompt_embeds": (), "suffix": ("",)})
+COMPLETION_NEUTRAL: Mapping[str, tuple[Any, ...]] = MappingProxyType({**NEUTRAL, "prompt_embeds": ()})
 # Accepted with any value. They are about the client's bookkeeping, about scheduling, or about tool calls and reasoning, which
 # replies never have.
 HINTS = frozenset(

@@ -41,10 +41,12 @@ async def encode_prompts(body: CompletionRequest, model: ServedModel) -> list[En
             param="prompt",
         )
     texts = [prompt for prompt in prompts if isinstance(prompt, str)]
+    token_lists = [prompt for prompt in prompts if not isinstance(prompt, str)]
+    for token_ids in token_lists:
+        model.check_token_ids(token_ids, "prompt")
+    if body.suffix:
+        return [EncodedPrompt(token_ids=await model.encode_fill(prompt, body.suffix)) for prompt in prompts]
     if not texts:
-        token_lists = [prompt for prompt in prompts if not isinstance(prompt, str)]
-        for token_ids in token_lists:
-            model.check_token_ids(token_ids, "prompt")
         return [EncodedPrompt(token_ids=_cut(token_ids, body)) for token_ids in token_lists]
     keep = _kept(body)
     encoded = await model.encode_texts(texts, add_special_tokens=body.add_special_tokens is not False, keep=keep)

@@ -89,6 +89,8 @@ def _request_only(
     """Return the parameters that only a request can set."""
     stop_token_ids = tuple(body.stop_token_ids or ())
     model.check_token_ids(stop_token_ids, "stop_token_ids")
+    if isinstance(body, CompletionRequest) and body.suffix:
+        stop_token_ids = tuple(dict.fromkeys((*stop_token_ids, *model.fill_tokens().end_ids)))
     return SamplingParams(
         min_tokens=body.min_tokens or 0,
         ignore_eos=bool(body.ignore_eos),

@@ -171,6 +171,15 @@ class CompletionRequest(GenerationRequest):
     echo: bool | None = None
     logprobs: NumLogprobs | None = None
     best_of: PositiveCount | None = None
+    suffix: str | None = None
+    """The text after the completion, for models that can fill: the prompt is the text before it."""
+
+    @model_validator(mode="after")
+    def _a_gap_is_between_whole_texts(self) -> Self:
+        for name in ("echo", "truncate_prompt_tokens"):
+            if self.suffix and getattr(self, name):
+                raise FieldError(name, "not possible together with suffix")
+        return self
 
     @model_validator(mode="after")
     def _an_answer_has_a_token(self) -> Self:

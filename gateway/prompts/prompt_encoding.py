@@ -25,7 +25,13 @@ _encoding_threads = ThreadPoolExecutor(max_workers=max(2, os.cpu_count() or 1), 
 
 
 async def encode_texts(
-    tokenizer: Tokenizer, texts: Sequence[str], bound: PromptBound, *, field: str, add_special_tokens: bool
+    tokenizer: Tokenizer,
+    texts: Sequence[str],
+    bound: PromptBound,
+    *,
+    field: str,
+    add_special_tokens: bool,
+    parse_control_tokens: bool = True,
 ) -> list[list[int]]:
     """Return each text's token ids.
 
@@ -36,7 +42,11 @@ async def encode_texts(
         encoded: list[list[int]] = []
         room = max(MAX_PROMPT_TOKENS, bound.max_tokens)
         for text in texts:
-            encoded.append(tokenizer.encode(text, add_special_tokens=add_special_tokens, bound=bound))
+            encoded.append(
+                tokenizer.encode(
+                    text, add_special_tokens=add_special_tokens, parse_control_tokens=parse_control_tokens, bound=bound
+                )
+            )
             room -= len(encoded[-1])
             if room < 0:
                 raise InvalidRequestError(

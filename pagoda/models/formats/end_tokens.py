@@ -74,7 +74,7 @@ def read_checkpoint_end_tokens(directory: Path) -> tuple[int, ...]:
     nested = config.get("text_config")
     ids += [*_configured_ids(config), *(_configured_ids(nested) if isinstance(nested, dict) else ())]
     added = _added_tokens(contents)
-    ids_by_name = _vocabulary(contents.get("tokenizer.json", {})) | {text: key for key, (text, _) in added.items()}
+    ids_by_name = _ids_by_name(contents)
     named = (
         token_text(contents.get(name, {}), "eos_token") for name in ("tokenizer_config.json", "special_tokens_map.json")
     )
@@ -85,6 +85,11 @@ def read_checkpoint_end_tokens(directory: Path) -> tuple[int, ...]:
         if text in END_TOKENS or (special and text in AMBIGUOUS_END_TOKENS)
     }
     return tuple(dict.fromkeys([*ids, *without_message_ends(ends)]))
+
+
+def checkpoint_ids_by_name(directory: Path) -> dict[str, int]:
+    """Return the ids of all tokens of a checkpoint by name, with its added tokens."""
+    return _ids_by_name({path.name: read_json(path) for path in map(directory.joinpath, _FILES) if path.exists()})
 
 
 def token_text(config: Mapping[str, Any], key: str) -> str | None:
@@ -102,6 +107,11 @@ _FILES = (
     "special_tokens_map.json",
     "added_tokens.json",
 )
+
+
+def _ids_by_name(contents: Mapping[str, Mapping[str, Any]]) -> dict[str, int]:
+    added = {text: token_id for token_id, (text, _) in _added_tokens(contents).items()}
+    return _vocabulary(contents.get("tokenizer.json", {})) | added
 
 
 def _configured_ids(content: Mapping[str, Any]) -> Iterator[int]:
