@@ -50,7 +50,8 @@ from kvcache.open_index import open_prefix_index
 from pagoda.distribution import VERSION
 from pagoda.models.blobs import BlobStore
 from pagoda.models.catalogue import CATALOGUE, CatalogueEntry
-from pagoda.models.errors import ModelError
+from pagoda.models.chat_template_choice import read_template_file
+from pagoda.models.errors import ChatTemplateChoiceError, ModelError
 from pagoda.models.model import Model
 from pagoda.models.model_editor import ModelEditor
 from pagoda.models.pull import ModelPuller
@@ -89,7 +90,10 @@ def create_app(
     policy = SamplingPolicy(
         mode=settings.sampling_defaults, max_tokens=settings.default_max_tokens, catalogue=catalogue
     )
-    served = [ServedModel.load(model, policy) for model in models]
+    template = read_template_file(settings.chat_template) if settings.chat_template else None
+    served = [ServedModel.load(model, policy, template) for model in models]
+    if template is not None and (problem := served[0].template_problem):
+        raise ChatTemplateChoiceError(f"the chat template {settings.chat_template} cannot be used: {problem}")
     state = _build_state(settings, served, ModelStore(settings.home, catalogue=catalogue), policy)
     app = FastAPI(title=TITLE, lifespan=_lifespan, openapi_url=None)
     add_docs(app, TITLE, document)

@@ -1,5 +1,6 @@
 """The settings of the gateway, read once in __main__."""
 
+from pathlib import Path
 from typing import Self
 
 from pydantic import ByteSize, Field, SecretStr, field_validator, model_validator
@@ -22,6 +23,8 @@ class GatewaySettings(KeySettings):
     model: str = DEFAULT_MODEL
     """The models to serve besides those of the store, separated by commas: names, or paths of GGUF files or safetensors
     directories. A model that is not on this machine is fetched without its weights, into HOME/headers."""
+    chat_template: Path | None = None
+    """A file with a chat template in Jinja that replaces the one of the model. Only for a server of one model."""
     scheduler: str = ""
     """gRPC addresses of the schedulers, `unix:/path.sock` or `host:port`, separated by commas. Requests go to the best one, and
     move to another one when it is lost. Default: unix:HOME/run/scheduler.sock."""
@@ -140,6 +143,15 @@ class GatewaySettings(KeySettings):
         if not listed(value):
             raise ValueError(f"names no model (got {value!r}); name at least one model, such as {DEFAULT_MODEL}")
         return value
+
+    @model_validator(mode="after")
+    def _has_one_model_for_the_template(self) -> Self:
+        if self.chat_template is not None and len(listed(self.model)) > 1:
+            raise ValueError(
+                f"chat_template replaces the template of one model, and this server has several (got {self.model!r}); write the "
+                "template into a Modelfile as TEMPLATE, then: pagoda create NAME"
+            )
+        return self
 
     @model_validator(mode="after")
     def _is_not_overheard(self) -> Self:

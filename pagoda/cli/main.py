@@ -147,6 +147,15 @@ TrustTemplates = Annotated[
         "--trust-request-chat-template", help="Render chat templates sent in requests, whatever scopes the key has."
     ),
 ]
+ChatTemplate = Annotated[
+    Path | None,
+    typer.Option(
+        "--chat-template",
+        envvar=["PAGODA_CHAT_TEMPLATE", "PAGODA_GATEWAY_CHAT_TEMPLATE"],
+        metavar="FILE",
+        help="A chat template in Jinja to use instead of the model's own.",
+    ),
+]
 AllowedOrigins = Annotated[
     str | None,
     typer.Option(
@@ -244,6 +253,7 @@ def serve(
     pull_on_demand: PullOnDemand = False,
     strict_fields: StrictFields = False,
     trust_request_chat_template: TrustTemplates = False,
+    chat_template: ChatTemplate = None,
     allowed_origins: AllowedOrigins = None,
     ollama_port: OllamaPort = None,
     sampling_defaults: SamplingDefaults = None,
@@ -285,6 +295,7 @@ def serve(
         pull_on_demand=pull_on_demand,
         strict_fields=strict_fields,
         trust_request_chat_template=trust_request_chat_template,
+        chat_template=chat_template.expanduser().absolute() if chat_template else None,
         allowed_origins=allowed_origins,
         ollama_port=ollama_port,
         sampling_defaults=sampling_defaults,

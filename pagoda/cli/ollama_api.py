@@ -109,9 +109,16 @@ class OllamaAPI:
         return self._lines("/api/pull", _given(model=model, insecure=insecure or None))
 
     def generate(
-        self, model: str, prompt: str, options: Mapping[str, Any] | None = None, keep_alive: str | None = None
+        self,
+        model: str,
+        prompt: str,
+        options: Mapping[str, Any] | None = None,
+        keep_alive: str | None = None,
+        format: str | JSONObject | None = None,
+        think: bool | str | None = None,
     ) -> Lines:
         body = _given(model=model, prompt=prompt, options=dict(options or {}) or None, keep_alive=keep_alive)
+        body |= _given(format=format, think=think)
         return self._lines("/api/generate", body)
 
     def chat(
@@ -120,8 +127,11 @@ class OllamaAPI:
         messages: Sequence[Mapping[str, Any]],
         options: Mapping[str, Any],
         keep_alive: str | None = None,
+        format: str | JSONObject | None = None,
+        think: bool | str | None = None,
     ) -> Lines:
         body = _given(model=model, messages=list(messages), options=dict(options) or None, keep_alive=keep_alive)
+        body |= _given(format=format, think=think)
         return self._lines("/api/chat", body)
 
     def _object(self, method: str, path: str, body: JSONObject | None = None) -> JSONObject:

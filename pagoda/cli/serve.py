@@ -21,6 +21,7 @@ from pagoda.cli.supervisor import ChildLostError, Supervisor
 from pagoda.cli.tier_programs import TIERS, check_installed
 from pagoda.cli.tiers import ServeOptions, tier_commands
 from pagoda.models.catalogue import CatalogueEntry, better_model
+from pagoda.models.chat_template_choice import read_template_file
 from pagoda.models.errors import ModelError
 from pagoda.models.formats.tensor_check import check_tensors
 from pagoda.models.model import Model
@@ -125,6 +126,14 @@ def check_models(options: ServeOptions) -> None:
     for model in options.models:
         if "," in model:
             raise ServeError(f"--model must not contain a comma (got {model!r}). For several models, repeat --model.")
+    if options.chat_template is None:
+        return
+    if len(options.models) > 1:
+        raise ServeError(
+            "--chat-template is for a server of one model. Write the template into a Modelfile as TEMPLATE, then: pagoda create "
+            "NAME."
+        )
+    read_template_file(options.chat_template)
 
 
 def within_windows(options: ServeOptions, models: Sequence[Model]) -> ServeOptions:

@@ -39,6 +39,8 @@ class ServeOptions:
     pull_on_demand: bool = False
     strict_fields: bool = False
     trust_request_chat_template: bool = False
+    chat_template: Path | None = None
+    """File with a template that replaces the one of the only model."""
     allowed_origins: str | None = None
     ollama_port: int | None = None
     """Second port of the gateway, for Ollama clients. 0 turns it off; None is the gateway's default."""
@@ -96,6 +98,7 @@ def _gateway(options: ServeOptions) -> ChildCommand:
     flags += ["--pull-on-demand"] if options.pull_on_demand else []
     flags += ["--strict-fields"] if options.strict_fields else []
     flags += ["--trust-request-chat-template"] if options.trust_request_chat_template else []
+    flags += ["--chat-template", str(options.chat_template)] if options.chat_template else []
     flags += ["--allowed-origins", options.allowed_origins] if options.allowed_origins else []
     return _tier("gateway", options, flags, _keys("GATEWAY", options))
 

@@ -88,7 +88,6 @@ def _origins(value: str) -> Tokens:
 _CHANGES_NOTHING = _Flag(is_switch=True, values={"": _NONE})
 _ANYTHING = _Flag(any_value=True)
 _GROUPS = "a model cannot be split over devices yet; --workers N starts N workers, each with the whole model"
-_TOOLS = "tool calls and reasoning are not parsed yet; omit it"
 _ADAPTERS = "adapters are not supported yet; omit it"
 _PROXY = "put a reverse proxy in front"
 
@@ -110,7 +109,6 @@ FLAGS: Mapping[str, _Flag] = MappingProxyType(
         "--max-num-batched-tokens": _renamed("--max-step-tokens"),
         "--max-num-seqs": _renamed("--max-step-sequences"),
         # Features that are configured in another way.
-        "--chat-template": _Flag(instead="write it into a Modelfile as TEMPLATE, then: pagoda create NAME"),
         "--config": _Flag(instead="use the options themselves, or their environment variables"),
         "--gpu-memory-utilization": _Flag(instead="set the size of the KV cache: --kv-memory SIZE, such as 4GiB"),
         "--kv-cache-memory-bytes": _renamed("--kv-memory"),
@@ -126,18 +124,19 @@ FLAGS: Mapping[str, _Flag] = MappingProxyType(
         # Features that do not exist yet.
         "--chat-template-content-format": _neutral("auto", "string"),
         "--decode-context-parallel-size": _neutral("1", instead=_GROUPS),
-        "--enable-auto-tool-choice": _switch_off(_TOOLS),
         "--enable-expert-parallel": _switch_off(_GROUPS),
         "--enable-lora": _switch_off(_ADAPTERS),
         "--lora-modules": _Flag(instead=_ADAPTERS),
         "--pipeline-parallel-size": _neutral("1", instead=_GROUPS),
         "-pp": _neutral("1", instead=_GROUPS),
-        "--reasoning-parser": _Flag(instead=_TOOLS),
         "--speculative-config": _Flag(instead="speculative decoding is not supported yet; omit it"),
         "--tensor-parallel-size": _neutral("1", instead=_GROUPS),
         "-tp": _neutral("1", instead=_GROUPS),
-        "--tool-call-parser": _Flag(instead=_TOOLS),
-        # Behaviour that is always on, or settings that change no answer.
+        # Behaviour that is always on, or settings that change no answer. Formats of calls are found in the model's files.
+        "--enable-auto-tool-choice": _CHANGES_NOTHING,
+        "--enable-reasoning": _CHANGES_NOTHING,
+        "--reasoning-parser": _ANYTHING,
+        "--tool-call-parser": _ANYTHING,
         "--block-size": _neutral("16", instead="pages have 16 tokens; omit it"),
         "--code-revision": _ANYTHING,
         "--cpu-offload-gb": _neutral("0", instead="weights are not offloaded; omit it"),

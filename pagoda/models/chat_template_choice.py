@@ -5,6 +5,7 @@ own files is used instead, or else the Jinja equivalent of a known Go template.
 """
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from pagoda.models.errors import ChatTemplateChoiceError, UnknownGoTemplateError
 from pagoda.models.formats.chat_template_text import chat_template_text, is_go_template, other_template_names
@@ -13,6 +14,20 @@ from pagoda.models.model_settings import ModelSettings
 from pagoda.models.ollama.go_templates import is_plain_prompt, jinja_of
 
 _CREATE = "create the model with a template in Jinja"
+
+
+def read_template_file(path: Path) -> str:
+    """Return the template of a file, in Jinja. Raises ChatTemplateChoiceError for an unknown Go template, or no such file."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ChatTemplateChoiceError(f"the chat template {path} cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise ChatTemplateChoiceError(f"the chat template {path} is not a text file") from None
+    jinja = jinja_of(text) if is_go_template(text) else text
+    if jinja is None:
+        raise UnknownGoTemplateError(f"the chat template {path} is a Go template that is not known; write it in Jinja")
+    return jinja
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

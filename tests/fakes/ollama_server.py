@@ -38,6 +38,8 @@ class OllamaServer:
         self.blobs: dict[str, int] = {}
         """Sizes of uploaded blobs, by digest."""
         self.pieces: list[str] = ["Hello", " there", "."]
+        self.thoughts: list[str] = []
+        """Pieces of the reasoning before the answer."""
         self.shown: JSONObject = {
             "details": {"parameter_size": "1M", "quantization_level": "F32"},
             "model_info": {"general.architecture": "llama", "llama.context_length": 512},
@@ -102,9 +104,13 @@ class OllamaServer:
         yield {"status": "success"}
 
     def _generate(self, path: str) -> Iterator[JSONObject]:
-        def line(text: str) -> JSONObject:
-            return {"message": {"role": "assistant", "content": text}} if path == "/api/chat" else {"response": text}
+        def line(text: str, **thinking: str) -> JSONObject:
+            if path == "/api/chat":
+                return {"message": {"role": "assistant", "content": text, **thinking}}
+            return {"response": text, **thinking}
 
+        for thought in self.thoughts:
+            yield line("", thinking=thought) | {"done": False}
         for piece in self.pieces:
             yield line(piece) | {"done": False}
         while self.goes_on:

@@ -20,6 +20,8 @@ JSONObject = dict[str, Any]
 
 _MARGIN = 5
 _NARROWEST = 10
+_GREY, _BOLD, _NORMAL = "\x1b[90m", "\x1b[1m", "\x1b[0m"
+_THINKING, _DONE_THINKING = "Thinking...\n", "...done thinking.\n\n"
 # A model's text must not move the cursor, change colours or set the user's clipboard.
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
@@ -30,6 +32,7 @@ class Style:
 
     wordwrap: bool
     verbose: bool
+    hides_thinking: bool = False
 
 
 @dataclass(slots=True, eq=False)
@@ -37,6 +40,8 @@ class Answer:
     """An answer so far."""
 
     text: str = ""
+    thinking: str = ""
+    """The reasoning before the text."""
     end: JSONObject | None = None
     """The last object of the stream, with the timings. None if the answer was stopped before."""
 
@@ -56,17 +61,53 @@ def print_answer(lines: Lines, style: Style) -> Answer:
 
 def _print_text(lines: Lines, answer: Answer, style: Style) -> None:
     wrap = _wrap(style)
-    with ExitStack() as waiting:
+    with ExitStack() as waiting, closing(_ShownThinking(style)) as thinking:
         waiting.enter_context(_spinner())
         for line in lines:
-            text = _text(line)
+            thought, text = _text(line, "thinking"), _text(line)
+            if thought and not style.hides_thinking:
+                waiting.close()
+                thinking.push(thought)
+            answer.thinking += thought
             if text:
                 waiting.close()
+                thinking.close()
                 answer.text += text
                 sys.stdout.write(wrap.push(text) if wrap else text)
                 sys.stdout.flush()
             if line.get("done"):
                 answer.end = line
+
+
+class _ShownThinking:
+    """The reasoning before an answer: dimmed on a terminal. Piped output has only the answer, so this goes to stderr."""
+
+    def __init__(self, style: Style) -> None:
+        self._wrap = _wrap(style)
+        self._file = sys.stdout if self._wrap else sys.stderr
+        self._is_open = False
+        self._ends_line = False
+
+    def push(self, text: str) -> None:
+        if not self._is_open:
+            self._is_open = True
+            self._write_mark(_THINKING)
+        self._ends_line = text.endswith("\n")
+        self._write(f"{_GREY}{self._wrap.push(text)}{_NORMAL}" if self._wrap else _CONTROL.sub("", text))
+
+    def close(self) -> None:
+        """Mark the end, if there was any reasoning."""
+        if self._is_open:
+            self._is_open = False
+            self._write("" if self._ends_line else "\n")
+            self._write_mark(_DONE_THINKING)
+
+    def _write_mark(self, mark: str) -> None:
+        self._write(f"{_GREY}{_BOLD}{mark}{_NORMAL}" if self._wrap else mark)
+
+    def _write(self, text: str) -> None:
+        self._file.write(text)
+        self._file.flush()
 
 
 def _end_line(answer: Answer) -> None:
@@ -90,8 +131,10 @@ def _spinner() -> Any:
     return console.status("") if console.is_terminal and sys.stdout.isatty() else ExitStack()
 
 
-def _text(line: JSONObject) -> str:
-    return str(line["message"].get("content", "")) if "message" in line else str(line.get("response", ""))
+def _text(line: JSONObject, kind: str = "content") -> str:
+    if "message" in line:
+        return str(line["message"].get(kind, ""))
+    return str(line.get("response" if kind == "content" else kind, ""))
 
 
 def timing_lines(end: JSONObject) -> list[str]:

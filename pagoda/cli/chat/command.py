@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pagoda.cli.failure import INTERRUPTED, CommandError, failing_in_sentences
+from pagoda.cli.chat.answer_form import AnswerForm, RunCommand, parse_format, parse_think
+from pagoda.cli.failure import INTERRUPTED, failing_in_sentences
 from pagoda.cli.options import Home, Insecure, Server, api_key, complete_model, named_server, resolve_home
 
 if TYPE_CHECKING:
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def register(app: typer.Typer) -> None:
-    app.command(help="Chat with a model in the terminal, or answer one prompt.")(run)
+    app.command(cls=RunCommand, help="Chat with a model in the terminal, or answer one prompt.")(run)
 
 
 def run(
@@ -36,20 +37,25 @@ def run(
     keepalive: Annotated[
         str | None, typer.Option(metavar="DURATION", help="How long the model stays loaded when unused, such as 5m.")
     ] = None,
-    format: Annotated[str | None, typer.Option("--format", hidden=True)] = None,
-    think: Annotated[bool, typer.Option("--think", hidden=True)] = False,
-    hidethinking: Annotated[bool, typer.Option("--hidethinking", hidden=True)] = False,
+    format: Annotated[
+        str | None,
+        typer.Option("--format", metavar="FORMAT", help="Form of the answer: json, a JSON Schema, or a file with one."),
+    ] = None,
+    think: Annotated[
+        str | None,
+        typer.Option(
+            "--think",
+            metavar="[=LEVEL]",
+            help="Let the model think first: --think, --think=false, or --think=low, medium, high or max.",
+        ),
+    ] = None,
+    hidethinking: Annotated[bool, typer.Option("--hidethinking", help="Do not show what the model thinks.")] = False,
     insecure: Insecure = False,
     server: Server = None,
     home: Home = None,
 ) -> None:
     with failing_in_sentences():
-        if format is not None:
-            raise CommandError("--format: structured output is not supported yet; omit it")
-        if hidethinking:
-            raise CommandError("--hidethinking: reasoning output is not separated from the answer yet; omit it")
-        if think:
-            raise CommandError("--think: reasoning output is not separated from the answer yet; omit it")
+        form = AnswerForm(format=parse_format(format) if format else None, think=parse_think(think) if think else None)
 
         from pagoda.cli.chat.answer import Style
         from pagoda.cli.chat.connection import Servers
@@ -58,30 +64,38 @@ def run(
         wanted = " ".join(filter(None, (piped, " ".join(prompt or []))))
         servers = Servers(home=resolve_home(home), address=named_server(server), api_key=api_key(), insecure=insecure)
         connection = servers.connect(model)
-        style = Style(wordwrap=not nowordwrap, verbose=verbose)
+        style = Style(wordwrap=not nowordwrap, verbose=verbose, hides_thinking=hidethinking)
         status = 0
         if not wanted and sys.stdin.isatty() and sys.stdout.isatty():
-            _chat(servers, connection, style, keepalive, remembers=not nohistory)
+            _chat(servers, connection, style, form, keepalive, remembers=not nohistory)
         else:
-            status = _answer(connection, wanted, style, keepalive)
+            status = _answer(connection, wanted, style, form, keepalive)
     raise typer.Exit(status)
 
 
-def _answer(connection: "Connection", prompt: str, style: "Style", keep_alive: str | None) -> int:
+def _answer(connection: "Connection", prompt: str, style: "Style", form: AnswerForm, keep_alive: str | None) -> int:
     """Print the answer to the prompt, unless it is empty; return the exit status."""
     from pagoda.cli.chat.answer import print_answer
 
     try:
         if not prompt:
             return 0
-        answer = print_answer(connection.api.generate(connection.model, prompt, keep_alive=keep_alive), style)
-        return 0 if answer.end else INTERRUPTED
+        lines = connection.api.generate(
+            connection.model, prompt, keep_alive=keep_alive, format=form.format, think=form.think
+        )
+        return 0 if print_answer(lines, style).end else INTERRUPTED
     finally:
         connection.close()
 
 
 def _chat(
-    servers: "Servers", connection: "Connection", style: "Style", keep_alive: str | None, *, remembers: bool
+    servers: "Servers",
+    connection: "Connection",
+    style: "Style",
+    form: AnswerForm,
+    keep_alive: str | None,
+    *,
+    remembers: bool,
 ) -> None:
     # Imported only for a chat, because a single answer does not need the line editor.
     from pagoda.cli.chat.chat_loop import ChatLoop
@@ -89,7 +103,7 @@ def _chat(
     from pagoda.cli.chat.session import Session
 
     reader = TerminalReader(servers.home / "state" / "chat_history", remembers=remembers)
-    session = Session(connection, servers, reader, style, keep_alive)
+    session = Session(connection, servers, reader, style, keep_alive, form)
     try:
         ChatLoop(session).run()
     finally:

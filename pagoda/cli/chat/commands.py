@@ -2,17 +2,11 @@
 
 from collections.abc import Callable, Sequence
 
+from pagoda.cli.chat.answer_form import LEVELS, parse_format
 from pagoda.cli.chat.session import Session
 from pagoda.cli.failure import CommandError
 from pagoda.cli.store_commands import list_page, show_page
 from pagoda.models.parameters import changes_nothing, parameter_lines, parse_parameter
-
-_NOT_SUPPORTED = {
-    "format": "structured output is not supported yet",
-    "noformat": "structured output is not supported yet",
-    "think": "reasoning output is not separated from the answer yet",
-    "nothink": "reasoning output is not separated from the answer yet",
-}
 
 COMMANDS_HELP = '''Available Commands:
   /set            Set session variables
@@ -37,6 +31,10 @@ SET_HELP = """Available Commands:
   /set nowordwrap        Disable wordwrap
   /set verbose           Show timings
   /set quiet             Disable timings
+  /set format json       Enable JSON mode
+  /set noformat          Disable formatting
+  /set think             Enable thinking
+  /set nothink           Disable thinking
 """
 
 SHOW_HELP = """Available Commands:
@@ -135,12 +133,33 @@ class Commands:
             case ["verbose" | "quiet" as word]:
                 session.set_style(verbose=word == "verbose")
                 print(f"Set '{word}' mode.")
-            case [word, *_] if word in _NOT_SUPPORTED:
-                raise CommandError(f"/set {word}: {_NOT_SUPPORTED[word]}")
+            case ["format", _, *_]:
+                format = text.split(None, 2)[2]
+                session.set_form(format=parse_format(format))
+                print(f"Set format to '{format}' mode.")
+            case ["format"]:
+                print("Invalid or missing format. For 'json' mode use '/set format json'")
+            case ["noformat"]:
+                session.set_form(format=None)
+                print("Disabled format.")
+            case ["think", *levels] if not levels or levels[0] in LEVELS:
+                session.set_form(think=levels[0] if levels else True)
+                print(f"Set 'think' mode to '{levels[0]}'." if levels else "Set 'think' mode.")
+                self._warn_of_no_thinking()
+            case ["think", word, *_]:
+                raise CommandError(f"/set think: the level must be {', '.join(LEVELS)} (got {word!r})")
+            case ["nothink"]:
+                session.set_form(think=False)
+                print("Set 'nothink' mode.")
+                self._warn_of_no_thinking()
             case [] | ["system"]:
                 print(SET_HELP)
             case [word, *_]:
                 print(f"Unknown command '/set {word}'. Type /? for help")
+
+    def _warn_of_no_thinking(self) -> None:
+        if not self._session.can_think:
+            print(f"warning: model '{self._session.conversation.model}' does not support thinking output")
 
     def _show(self, text: str, arguments: Sequence[str]) -> None:
         session = self._session
@@ -191,7 +210,7 @@ class Commands:
         extras = {
             "system": conversation.system,
             "parameters": conversation.options,
-            "messages": conversation.messages,
+            "messages": [{"role": each["role"], "content": each["content"]} for each in conversation.messages],
         }
         body = {"model": arguments[0], "from": conversation.model} | {k: v for k, v in extras.items() if v}
         for _ in self._session.connection.api.create(body):

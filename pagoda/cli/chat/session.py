@@ -3,7 +3,8 @@
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from pagoda.cli.chat.answer import Style, WordWrap, print_answer
+from pagoda.cli.chat.answer import Answer, Style, WordWrap, print_answer
+from pagoda.cli.chat.answer_form import AnswerForm
 from pagoda.cli.chat.connection import Connection, Servers
 from pagoda.cli.chat.line_reader import PROMPT, LineReader
 
@@ -27,10 +28,14 @@ class Conversation:
         system = [{"role": "system", "content": self.system}] if self.system else []
         return [*system, *self.messages, {"role": "user", "content": text}]
 
-    def remember(self, text: str, answer: str) -> None:
+    def remember(self, text: str, answer: Answer) -> None:
         """Add a question and the printed part of its answer. Adds neither if the answer is empty, because roles must alternate."""
-        if answer:
-            self.messages += [{"role": "user", "content": text}, {"role": "assistant", "content": answer}]
+        if answer.text:
+            thinking = {"thinking": answer.thinking} if answer.thinking else {}
+            self.messages += [
+                {"role": "user", "content": text},
+                {"role": "assistant", "content": answer.text, **thinking},
+            ]
 
     def clear(self) -> None:
         self.messages.clear()
@@ -40,12 +45,19 @@ class Session:
     """A chat with one server and one model at a time."""
 
     def __init__(
-        self, connection: Connection, servers: Servers, reader: LineReader, style: Style, keep_alive: str | None = None
+        self,
+        connection: Connection,
+        servers: Servers,
+        reader: LineReader,
+        style: Style,
+        keep_alive: str | None = None,
+        form: AnswerForm | None = None,
     ) -> None:
         self.connection = connection
         self.servers = servers
         self.reader = reader
         self.style = style
+        self.form = form or AnswerForm()
         self.conversation = Conversation(connection.model)
         self._keep_alive = keep_alive
 
@@ -60,16 +72,22 @@ class Session:
     def set_style(self, **changes: bool) -> None:
         self.style = replace(self.style, **changes)
 
+    def set_form(self, **changes: Any) -> None:
+        self.form = replace(self.form, **changes)
+
+    @property
+    def can_think(self) -> bool:
+        return "thinking" in (self.connection.shown.get("capabilities") or ())
+
     def ask(self, text: str) -> None:
         conversation, api = self.conversation, self.connection.api
+        model, options, keep_alive = conversation.model, conversation.options, self._keep_alive
+        format, think = self.form.format, self.form.think
         if self._can_chat:
-            lines = api.chat(
-                conversation.model, conversation.asking(text), conversation.options, keep_alive=self._keep_alive
-            )
+            lines = api.chat(model, conversation.asking(text), options, keep_alive, format, think)
         else:
-            lines = api.generate(conversation.model, text, conversation.options, keep_alive=self._keep_alive)
-        answer = print_answer(lines, self.style)
-        conversation.remember(text, answer.text)
+            lines = api.generate(model, text, options, keep_alive, format, think)
+        conversation.remember(text, print_answer(lines, self.style))
 
     @property
     def _can_chat(self) -> bool:

@@ -65,6 +65,7 @@ def serve(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Serve:
         (["--strict-fields"], {"strict_fields": True}),
         (["Org/Repo", "--revision", "v1"], {"models": ("hf.co/Org/Repo@v1",)}),
         (["hf:Org/Repo:Q8_0", "--revision=refs/pr/1"], {"models": ("hf.co/Org/Repo@refs/pr/1:Q8_0",)}),
+        (["--chat-template", "/x.jinja"], {"chat_template": Path("/x.jinja")}),
         (["--trust-request-chat-template"], {"trust_request_chat_template": True}),
     ],
     ids=str,
@@ -99,7 +100,6 @@ def test_what_changes_nothing_is_said(serve: Serve, arguments: list[str], line: 
     [
         (["--served-model-name", "gpt-4"], "pagoda cp MODEL NAME"),
         (["--served_model_name=gpt-4"], "pagoda cp MODEL NAME"),
-        (["--chat-template", "x.jinja"], "TEMPLATE"),
         (["--gpu-memory-utilization", "0.9"], "--kv-memory"),
         (["--tensor-parallel-size", "2"], "--workers"),
         (["--dtype", "float16"], "--numerics"),
@@ -223,11 +223,12 @@ def test_the_tiers_hear_of_it(tmp_path: Path) -> None:
         pull_on_demand=True,
         strict_fields=True,
         trust_request_chat_template=True,
+        chat_template=Path("/t.jinja"),
         allowed_origins="https://a.b",
     )
     commands = {command.name: " ".join(command.arguments) for command in tier_commands(options)}
     assert "--max-step-tokens 256 --max-step-sequences 16" in commands["worker"]
     assert (
-        "--pull-on-demand --strict-fields --trust-request-chat-template --allowed-origins https://a.b"
+        "--pull-on-demand --strict-fields --trust-request-chat-template --chat-template /t.jinja --allowed-origins https://a.b"
         in commands["gateway"]
     )

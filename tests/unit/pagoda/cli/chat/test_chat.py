@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from pagoda.cli.chat.answer import Style, timing_lines
+from pagoda.cli.chat.answer import Answer, Style, timing_lines
 from pagoda.cli.chat.chat_loop import ChatLoop
 from pagoda.cli.chat.connection import Servers
 from pagoda.cli.chat.line_reader import read_entry
@@ -154,8 +154,10 @@ def test_ctrl_c_at_the_prompt_drops_the_entry(servers: Servers, capsys: pytest.C
         ("/nonsense", "Unknown command '/nonsense'. Type /? for help"),
         ("/set parameter heat 1", "Error: unknown parameter 'heat'"),
         ("/set parameter top_k x", "Error: top_k must be a whole number"),
-        ("/set format json", "Error: /set format: structured output is not supported yet"),
-        ("/set think", "Error: /set think: reasoning output is not separated"),
+        ("/set format", "Invalid or missing format. For 'json' mode use '/set format json'"),
+        ("/set format {", "Error: the format is not JSON"),
+        ("/set think", "warning: model 'tiny' does not support thinking output"),
+        ("/set think a lot", "Error: /set think: the level must be low, medium, high, max (got 'a')"),
         ("/load nothing", "pull model manifest: the model 'nothing' is unknown"),
     ],
 )
@@ -163,6 +165,42 @@ def test_commands(servers: Servers, capsys: pytest.CaptureFixture[str], line: st
     chat(servers, line)
     output = capsys.readouterr()
     assert words in output.out + output.err
+
+
+def test_the_form_of_answers(servers: Servers, server: OllamaServer) -> None:
+    chat(
+        servers,
+        "one",
+        "/set format json",
+        "/set think",
+        "two",
+        "/set noformat",
+        "/set think high",
+        "3",
+        "/set nothink",
+        "4",
+    )
+    forms = [{name: body.get(name) for name in ("format", "think")} for body in server.bodies("/api/chat")]
+    assert forms == [
+        {"format": None, "think": None},
+        {"format": "json", "think": True},
+        {"format": None, "think": "high"},
+        {"format": None, "think": False},
+    ]
+
+
+def test_thinking_is_dimmed_and_sent_back(
+    servers: Servers, server: OllamaServer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    server.thoughts = ["Let me", " see."]
+    chat(servers, "one", "two", "/save mine")
+    shown = capsys.readouterr().out
+    assert "\x1b[90m\x1b[1mThinking...\n\x1b[0m\x1b[90mLet me\x1b[0m\x1b[90m see.\x1b[0m\n" in shown
+    assert "\x1b[90m\x1b[1m...done thinking.\n\n\x1b[0mHello there." in shown
+    (_, answer, _) = server.bodies("/api/chat")[1]["messages"]
+    assert answer == {"role": "assistant", "content": "Hello there.", "thinking": "Let me see."}
+    assert all("thinking" not in message for message in server.bodies("/api/create")[0]["messages"])
 
 
 def test_the_history_can_be_left_out(servers: Servers) -> None:
@@ -240,6 +278,6 @@ def test_an_error_in_the_stream_does_not_end_the_chat(
 
 def test_a_stopped_answer_is_remembered_as_far_as_it_was_seen() -> None:
     conversation = Conversation("tiny")
-    conversation.remember("one", "so f")
-    conversation.remember("two", "")
+    conversation.remember("one", Answer(text="so f"))
+    conversation.remember("two", Answer(thinking="Hm"))
     assert [message["content"] for message in conversation.messages] == ["one", "so f"]

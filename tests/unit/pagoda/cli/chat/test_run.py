@@ -100,6 +100,19 @@ def test_a_piped_prompt_is_answered_plainly(server: OllamaServer, tmp_path: Path
     assert server.bodies("/api/generate")[-1] == {"model": "tiny", "prompt": "A long text. Sum it up."}
 
 
+def test_a_piped_answer_has_a_form_and_no_thinking(server: OllamaServer, tmp_path: Path) -> None:
+    server.thoughts = ["Let me see."]
+    schema = tmp_path / "schema.json"
+    schema.write_text('{"type": "object"}')
+    done = pipe(server, tmp_path, "--think", "tiny", "Hi", "--format", str(schema))
+    assert (done.stdout, done.stderr) == ("Hello there.\n", "Thinking...\nLet me see.\n...done thinking.\n\n")
+    asked = {"model": "tiny", "prompt": "Hi", "format": {"type": "object"}, "think": True}
+    assert server.bodies("/api/generate")[-1] == asked
+    done = pipe(server, tmp_path, "tiny", "Hi", "--think=high", "--hidethinking", "--format", "json")
+    assert (done.stdout, done.stderr) == ("Hello there.\n", "")
+    assert server.bodies("/api/generate")[-1] == asked | {"format": "json", "think": "high"}
+
+
 def test_the_model_may_be_left_to_the_server(server: OllamaServer, tmp_path: Path) -> None:
     assert pipe(server, tmp_path, stdin="Hi").stdout == "Hello there.\n"
     assert server.bodies("/api/generate")[-1]["model"] == "tiny:latest"
@@ -129,9 +142,9 @@ def test_a_pull_of_several_files_is_one_download(server: OllamaServer, tmp_path:
     [
         (["nothing", "Hi"], "pull model manifest: the model 'nothing' is unknown"),
         (["./nothing.gguf", "Hi"], "no such file or directory: 'nothing.gguf'"),
-        (["tiny", "Hi", "--hidethinking"], "--hidethinking: reasoning output is not separated"),
-        (["tiny", "Hi", "--format", "json"], "--format: structured output is not supported yet"),
-        (["tiny", "Hi", "--think"], "--think: reasoning output is not separated"),
+        (["tiny", "Hi", "--format", "yaml"], "the format must be json, a JSON Schema, or a file with one (got 'yaml'"),
+        (["tiny", "Hi", "--format", "{"], "the format is not JSON"),
+        (["tiny", "Hi", "--think=much"], "--think must be true, false, low, medium, high, max (got 'much')"),
         (["tiny", "Hi", "--server", "127.0.0.1:1"], "no server answers at http://127.0.0.1:1; start one: pagoda serve"),
     ],
 )
