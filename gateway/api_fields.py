@@ -11,6 +11,7 @@ from gateway.anthropic import blocks
 from gateway.anthropic import schemas as anthropic
 from gateway.http.kinds import describe_kind
 from gateway.http.schema import Schema
+from gateway.ollama import message_schemas, store_schemas
 from gateway.ollama import schemas as ollama
 from gateway.openai import schemas as openai
 from gateway.openai.generation_schema import StreamOptions
@@ -42,17 +43,18 @@ for more. With `--strict-fields` (or `PAGODA_GATEWAY_STRICT_FIELDS`) such a requ
 In Ollama's API a prompt that is longer than the window (the model's, or `num_ctx`) loses its oldest part, and the
 header `X-Pagoda-Truncated` says how much:
 
-- `/api/chat` drops whole turns, oldest first, but never system messages or the last turn (`6 messages`).
+- `/api/chat` drops whole turns, oldest first, but never system messages (`6 messages`). If the last turn alone is too
+  long, it loses its oldest tool calls, each with its results.
 - `/api/generate` cuts off the prompt's beginning (`120 tokens`).
 
 The rest leaves room for `num_predict` tokens, at most half of the window; without `num_predict`, for a quarter of it.
-With `truncate: false` a long prompt is an error with status 400. So is a last turn that does not fit alone. OpenAI's
+With `truncate: false` a long prompt is an error with status 400. So is a last message that does not fit. OpenAI's
 API always answers 400, unless `truncate_prompt_tokens` is set.
 
 ## Continued answers and keep-alive
 
-If the last message of `/api/chat` is the assistant's, the model continues it, as with `continue_final_message` in
-OpenAI's API.
+If the last message of `/api/chat` is the assistant's and has no tool calls, the model continues it, as with
+`continue_final_message` in OpenAI's API.
 
 `keep_alive` counts from the end of a model's last request. After that time its workers free the memory. The next
 request waits until the model is loaded again. Without `keep_alive`, a model stays in memory for the time that `pagoda
@@ -88,13 +90,15 @@ BODIES = (
     Body("POST /detokenize", openai.DetokenizeRequest),
     Body("POST /api/generate", ollama.GenerateRequest),
     Body("POST /api/chat", ollama.OllamaChatRequest),
-    Body("POST /api/chat: `messages`", ollama.OllamaMessage),
+    Body("POST /api/chat: `messages`", message_schemas.OllamaMessage),
+    Body("POST /api/chat: `tool_calls` of messages", message_schemas.OllamaToolCall),
+    Body("POST /api/chat: `function` of tool calls", message_schemas.OllamaCalledFunction),
     Body("POST /api/generate and /api/chat: `options`", ollama.Options),
-    Body("POST /api/show", ollama.ShowRequest),
-    Body("POST /api/pull", ollama.PullRequest),
-    Body("POST /api/create", ollama.CreateRequest),
-    Body("POST /api/copy", ollama.CopyRequest),
-    Body("DELETE /api/delete", ollama.DeleteRequest),
+    Body("POST /api/show", store_schemas.ShowRequest),
+    Body("POST /api/pull", store_schemas.PullRequest),
+    Body("POST /api/create", store_schemas.CreateRequest),
+    Body("POST /api/copy", store_schemas.CopyRequest),
+    Body("DELETE /api/delete", store_schemas.DeleteRequest),
 )
 
 

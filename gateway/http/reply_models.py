@@ -55,9 +55,9 @@ class ReplyModel(BaseModel):
     model_config = ConfigDict(extra="forbid", defer_build=True)
 
 
-def optional(description: str | None = None) -> Any:
-    """Return the default of a field that some replies do not have."""
-    return Field(default_factory=lambda: None, description=description)
+def optional(description: str | None = None, *, alias: str | None = None) -> Any:
+    """Return the default of a field that some replies do not have. `alias` is its name if that is no name in Python."""
+    return Field(default_factory=lambda: None, description=description, alias=alias)
 
 
 class SamplingDefault(ReplyModel):

@@ -2,15 +2,20 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
+from gateway.chat.ask import ChatAsk
+from gateway.chat.prepare import ChatPrompt
+from gateway.chat.prepare import encode_chat as encode_ask
 from gateway.errors import ErrorKind, GatewayError, InvalidRequestError
 from gateway.models.served_model import ServedModel, no_thinking
+from gateway.ollama.asks import prompt_ask
 from gateway.ollama.schemas import GenerateRequest, OllamaChatRequest
 from gateway.ollama.truncation import Message, Window, cut_beginning, encode_latest
 from gateway.prompts.chat_template import ChatTemplate
-from gateway.prompts.conversation import ChatEnding, Conversation
+from gateway.prompts.conversation import ChatEnding
+from gateway.prompts.reasoning_start import ReasoningStart
 from gateway.prompts.template_renderer import ChatTemplateError, rendering_threads, shared_renderer
 from pagoda.api_keys.key_file import Scope
 from pagoda.api_keys.keyring import Caller
@@ -27,9 +32,9 @@ _EARLIER_TURN = ({"role": "user", "content": "a"}, {"role": "assistant", "conten
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FittedPrompt:
-    """A prompt in tokens. It fits into the window unless the request forbids truncation."""
+    """A prompt. It fits into the window unless the request forbids truncation."""
 
-    token_ids: Sequence[int]
+    prompt: ChatPrompt
     left_out: str = ""
     """The part that was dropped, for a response header: `6 messages` or `120 tokens`. Empty if the prompt is whole."""
 
@@ -68,39 +73,40 @@ def check_prompt_parts(body: GenerateRequest, model: ServedModel, caller: Caller
     model.check_token_ids(body.context or (), "context")
 
 
-async def encode_chat(body: OllamaChatRequest, model: ServedModel, window: FindWindow) -> FittedPrompt:
+async def encode_chat(body: OllamaChatRequest, ask: ChatAsk, model: ServedModel, window: FindWindow) -> FittedPrompt:
     """Return the prompt of a chat, without its oldest turns if the window has no room for them."""
-    messages = model.with_opening_messages(
-        [{"role": message.role, "content": message.content} for message in body.messages or ()]
-    )
-    # If the last message is the assistant's, the model continues it.
-    ending = ChatEnding.CONTINUED if messages[-1]["role"] == "assistant" else ChatEnding.BEGUN
 
-    async def encode(latest: Sequence[Message]) -> list[int]:
-        return await model.encode_chat(Conversation(messages=latest, ending=ending, thinks=body.think))
+    async def encode(latest: Sequence[Message]) -> ChatPrompt:
+        return await encode_ask(replace(ask, messages=latest), model)
 
     if body.truncate is False:
-        return FittedPrompt(token_ids=await encode(messages))
-    token_ids, num_dropped = await encode_latest(messages, encode, await window())
+        return FittedPrompt(prompt=await encode(ask.messages))
+    prompt, num_dropped = await encode_latest(ask.messages, encode, await window())
     left_out = f"{num_dropped} message{'s' if num_dropped > 1 else ''}" if num_dropped else ""
-    return FittedPrompt(token_ids=token_ids, left_out=left_out)
+    return FittedPrompt(prompt=prompt, left_out=left_out)
 
 
 async def encode_prompt(body: GenerateRequest, model: ServedModel, window: FindWindow) -> FittedPrompt:
-    """Return the prompt: raw, by a template, or after an earlier turn's context. Its beginning is cut if it is too long."""
-    if body.truncate is False:
-        return FittedPrompt(token_ids=await _encode_whole(body, model, Keep.ALL))
+    """Return the prompt: raw, by a template, or after an earlier turn's context. Its beginning is cut if it is too long.
+
+    A prompt with a suffix is never cut, because its first token is a marker.
+    """
+    if body.truncate is False or body.suffix:
+        return FittedPrompt(prompt=await _encode_whole(body, model, Keep.ALL))
     whole = await _encode_whole(body, model, Keep.LAST)
-    token_ids = cut_beginning(whole, await window(), len(model.tokenizer.bos_prefix()))
-    num_dropped = len(whole) - len(token_ids)
-    return FittedPrompt(token_ids=token_ids, left_out=f"{num_dropped} tokens" if num_dropped else "")
+    token_ids = cut_beginning(whole.token_ids, await window(), len(model.tokenizer.bos_prefix()))
+    num_dropped = len(whole.token_ids) - len(token_ids)
+    left_out = f"{num_dropped} tokens" if num_dropped else ""
+    return FittedPrompt(prompt=replace(whole, token_ids=token_ids), left_out=left_out)
 
 
-async def _encode_whole(body: GenerateRequest, model: ServedModel, keep: Keep) -> list[int]:
-    """Return the whole prompt's tokens. `keep` says which tokens remain of a prompt that is far too long."""
+async def _encode_whole(body: GenerateRequest, model: ServedModel, keep: Keep) -> ChatPrompt:
+    """Return the whole prompt. `keep` says which tokens remain of a prompt that is far too long."""
     prompt = body.prompt or ""
+    if body.suffix:
+        return _plain(model, await model.encode_fill(prompt, body.suffix))
     if body.raw:
-        return await model.encode_text(prompt, keep=keep)
+        return _plain(model, await model.encode_text(prompt, keep=keep))
     context, template = body.context or [], await _template(body, model)
     if template is None and model.has_no_template:
         if body.system:
@@ -109,12 +115,23 @@ async def _encode_whole(body: GenerateRequest, model: ServedModel, keep: Keep) -
             )
         if body.think:
             raise no_thinking(model.name)
-        return [*context, *await model.encode_text(prompt, add_special_tokens=not context, keep=keep)]
+        return _plain(model, [*context, *await model.encode_text(prompt, add_special_tokens=not context, keep=keep)])
     if context:
-        return _joined(context, await _encode_next_turn(body, model, template, keep), model)
+        turn = await _encode_next_turn(body, model, template, keep)
+        return replace(turn, token_ids=_joined(context, turn.token_ids, model))
     system = [{"role": "system", "content": body.system}] if body.system else []
     messages = model.with_opening_messages([*system, {"role": "user", "content": prompt}])
-    return await model.encode_chat(Conversation(messages=messages, thinks=body.think), template, keep=keep)
+    return await encode_ask(prompt_ask(body, messages), model, template, keep=keep)
+
+
+def _plain(model: ServedModel, token_ids: Sequence[int]) -> ChatPrompt:
+    """Return a prompt that no template has written. Its answer has no reasoning."""
+    return ChatPrompt(
+        token_ids=token_ids,
+        reasoning=ReasoningStart.NONE,
+        text="",
+        format=replace(model.output.format, reasoning=None, answer_markers=()),
+    )
 
 
 async def _template(body: GenerateRequest, model: ServedModel) -> ChatTemplate | None:
@@ -128,22 +145,23 @@ async def _template(body: GenerateRequest, model: ServedModel) -> ChatTemplate |
 
 async def _encode_next_turn(
     body: GenerateRequest, model: ServedModel, template: ChatTemplate | None, keep: Keep
-) -> list[int]:
+) -> ChatPrompt:
     """Return what the template writes for a further turn after an answer, without another beginning or system prompt."""
 
     async def encode(
         messages: Sequence[Message], ending: ChatEnding = ChatEnding.BEGUN, keep: Keep = Keep.ALL
-    ) -> list[int]:
-        conversation = Conversation(messages=messages, ending=ending, thinks=body.think)
-        return await model.encode_chat(conversation, template, keep=keep)
+    ) -> ChatPrompt:
+        return await encode_ask(replace(prompt_ask(body, messages), ending=ending), model, template, keep=keep)
 
     turn = {"role": "user", "content": body.prompt or ""}
     if body.system:
         return await encode([{"role": "system", "content": body.system}, turn], keep=keep)
-    before = await encode(_EARLIER_TURN, ChatEnding.CONTINUED)
+    before = (await encode(_EARLIER_TURN, ChatEnding.CONTINUED)).token_ids
     whole = await encode([*_EARLIER_TURN, turn])
     # A template that does not write the turns one after the other gets the new turn as if it were the first.
-    return whole[len(before) :] if whole[: len(before)] == before else await encode([turn], keep=keep)
+    if whole.token_ids[: len(before)] != before:
+        return await encode([turn], keep=keep)
+    return replace(whole, token_ids=whole.token_ids[len(before) :])
 
 
 def _joined(context: Sequence[int], turn: Sequence[int], model: ServedModel) -> list[int]:

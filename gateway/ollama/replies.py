@@ -13,6 +13,7 @@ import orjson
 
 from gateway.answers.logprobs import AnswerLogprobs
 from gateway.answers.text_events import SampleEnded, TextDelta, TextEvents, TokenText
+from gateway.ollama.pieces import AnswerPieces, Call, Piece, joined
 from gateway.ollama.schemas import GenerateRequest, OllamaChatRequest
 
 JSONObject = dict[str, Any]
@@ -28,43 +29,54 @@ class Reply(ABC):
         self._arrived_at = time.monotonic()
 
     async def stream_lines(self, events: TextEvents) -> AsyncGenerator[JSONObject, None]:
-        """Yield the lines of the stream."""
+        """Yield the lines of the stream. A call has its line as soon as it is complete."""
+        answer = AnswerPieces()
         async with aclosing(events):
             async for event in events:
                 if isinstance(event, TextDelta):
-                    yield self._answer_line(event.text, event.logprobs) | {"done": False}
+                    piece = answer.add_parts(event.answer_parts)
+                    if piece or event.logprobs:
+                        yield self._answer_line(piece, event.logprobs) | {"done": False}
                 elif isinstance(event, SampleEnded):
-                    yield self._answer_line("", ()) | self._last_fields(event)
+                    if piece := answer.finish():
+                        yield self._answer_line(piece, ()) | {"done": False}
+                    yield self._answer_line(Piece(), ()) | self._last_fields(event)
 
     async def encode_whole(self, events: TextEvents) -> bytes:
         """Return the response's JSON."""
         counted = AnswerLogprobs()
-        texts: list[str] = []
+        answer = AnswerPieces()
+        pieces: list[Piece] = []
         logprobs: list[TokenText] = []
         end: JSONObject = {}
         async with aclosing(events):
             async for event in events:
                 if isinstance(event, TextDelta):
-                    texts.append(event.text)
+                    pieces.append(answer.add_parts(event.answer_parts))
                     logprobs.extend(event.logprobs)
                     counted.count_logprobs(event.logprobs)
                 elif isinstance(event, SampleEnded):
+                    pieces.append(answer.finish())
                     end = self._last_fields(event)
-        whole = partial(self._answer_line, "".join(texts), logprobs)
+        whole = partial(self._answer_line, joined(pieces), logprobs)
         return orjson.dumps((await asyncio.to_thread(whole) if logprobs else whole()) | end)
 
     def nothing_asked(self, done_reason: str) -> JSONObject:
         """Return the answer to a request without a prompt, whose reason is "load" or "unload"."""
-        return self._answer_line("", ()) | {"done": True, "done_reason": done_reason}
+        return self._answer_line(Piece(), ()) | {"done": True, "done_reason": done_reason}
+
+    def only_prompt(self, prompt: str) -> JSONObject:
+        """Return the reply that shows a prompt for which nothing is generated."""
+        return self._answer_line(Piece(), ()) | {"done": False, "_debug_info": {"rendered_template": prompt}}
 
     @abstractmethod
-    def _text_field(self, text: str) -> JSONObject: ...
+    def _piece_fields(self, piece: Piece) -> JSONObject: ...
 
     def _context_field(self, end: SampleEnded) -> JSONObject:
         return {}
 
-    def _answer_line(self, text: str, logprobs: Sequence[TokenText]) -> JSONObject:
-        line: JSONObject = {"model": self._model, "created_at": _now()} | self._text_field(text)
+    def _answer_line(self, piece: Piece, logprobs: Sequence[TokenText]) -> JSONObject:
+        line: JSONObject = {"model": self._model, "created_at": _now()} | self._piece_fields(piece)
         if self._wants_logprobs and logprobs:
             line["logprobs"] = [
                 _token(token) | {"top_logprobs": [_token(alternative) for alternative in token.top]}
@@ -94,8 +106,8 @@ class GenerateReply(Reply):
         super().__init__(body)
         self._prompt = prompt
 
-    def _text_field(self, text: str) -> JSONObject:
-        return {"response": text}
+    def _piece_fields(self, piece: Piece) -> JSONObject:
+        return {"response": piece.content, **_thinking_field(piece)}
 
     def _context_field(self, end: SampleEnded) -> JSONObject:
         return {} if self._prompt is None else {"context": [*self._prompt, *end.token_ids]}
@@ -104,8 +116,19 @@ class GenerateReply(Reply):
 class ChatReply(Reply):
     """The reply of /api/chat."""
 
-    def _text_field(self, text: str) -> JSONObject:
-        return {"message": {"role": "assistant", "content": text}}
+    def _piece_fields(self, piece: Piece) -> JSONObject:
+        message: JSONObject = {"role": "assistant", "content": piece.content, **_thinking_field(piece)}
+        if piece.calls:
+            message["tool_calls"] = [_call(call) for call in piece.calls]
+        return {"message": message}
+
+
+def _thinking_field(piece: Piece) -> JSONObject:
+    return {"thinking": piece.thinking} if piece.thinking else {}
+
+
+def _call(call: Call) -> JSONObject:
+    return {"id": call.id, "function": {"index": call.index, "name": call.name, "arguments": call.arguments}}
 
 
 def _token(token: TokenText) -> JSONObject:

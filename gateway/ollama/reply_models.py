@@ -27,6 +27,12 @@ class OllamaLogprob(OllamaTopLogprob):
     top_logprobs: list[OllamaTopLogprob]
 
 
+class OllamaDebugInfo(ReplyModel):
+    """The prompt of a request, for which nothing was generated."""
+
+    rendered_template: str = Field(description="The prompt as the model gets it, with its special tokens.")
+
+
 class _Answer(ReplyModel):
     """A piece of an answer. The last piece has `done: true` and the counts; durations are in nanoseconds."""
 
@@ -41,13 +47,30 @@ class _Answer(ReplyModel):
     prompt_eval_duration: int = optional()
     eval_count: int = optional("Tokens of the answer.")
     eval_duration: int = optional()
+    debug_info: OllamaDebugInfo = optional("The prompt, if `_debug_render_only` is true.", alias="_debug_info")
 
 
 class OllamaGenerateReply(_Answer):
     """The answer to a prompt, or a piece of it. The last piece has `done: true` and the counts."""
 
     response: str
+    thinking: str = optional("The reasoning before the answer.")
     context: list[int] = optional("Tokens of the prompt and the answer, for the next request's `context`.")
+
+
+class OllamaReplyFunction(ReplyModel):
+    """The function that the model calls."""
+
+    index: int = Field(description="Number of the call in its answer, from 0.")
+    name: str
+    arguments: dict[str, Any]
+
+
+class OllamaReplyToolCall(ReplyModel):
+    """A call of the model."""
+
+    id: str
+    function: OllamaReplyFunction
 
 
 class OllamaReplyMessage(ReplyModel):
@@ -55,6 +78,8 @@ class OllamaReplyMessage(ReplyModel):
 
     role: Literal["assistant"]
     content: str
+    thinking: str = optional("The reasoning before the answer.")
+    tool_calls: list[OllamaReplyToolCall] = optional("The calls of the model. Each is complete.")
 
 
 class OllamaChatReply(_Answer):

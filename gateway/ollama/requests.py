@@ -19,7 +19,11 @@ def text_request(body: GenerateRequest | OllamaChatRequest, model: ServedModel) 
     asked = options.model_dump(exclude_none=True)
     if options.stop is not None:
         asked["stop"] = stop_strings(options.stop)
-    request_only = SamplingParams(num_logprobs=(body.top_logprobs or 0) if body.logprobs else None)
+    fills = isinstance(body, GenerateRequest) and bool(body.suffix)
+    request_only = SamplingParams(
+        num_logprobs=(body.top_logprobs or 0) if body.logprobs else None,
+        stop_token_ids=model.fill_tokens().end_ids if fills else (),
+    )
     return TextRequest(
         prompt_token_ids=(),
         prompt_field="messages" if isinstance(body, OllamaChatRequest) else "prompt",

@@ -11,6 +11,7 @@ from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from gateway.answers.text_request import TextRequest
+from gateway.chat.prepare import with_answer_form
 from gateway.errors import Dialect, ErrorKind, GatewayError, InvalidRequestError, error_body
 from gateway.http.bodies import json_body
 from gateway.http.http_context import http_context, note_truncation
@@ -18,6 +19,7 @@ from gateway.http.reply_models import GENERATION_ERRORS, NDJSON, OllamaError, er
 from gateway.http.streaming import ndjson_lines, stream_response, unless_gone
 from gateway.models.served_model import ServedModel
 from gateway.models.served_models import how_to_pull
+from gateway.ollama.asks import chat_ask, prompt_ask
 from gateway.ollama.prompts import FittedPrompt, check_prompt_parts, encode_chat, encode_prompt
 from gateway.ollama.replies import ChatReply, GenerateReply, Reply
 from gateway.ollama.reply_models import OllamaChatReply, OllamaGenerateReply, OllamaRunningModels, OllamaVersion
@@ -80,13 +82,18 @@ async def generate(
     """Answer a prompt. Without a prompt, load the model, or unload it if `keep_alive` is 0."""
     model = await _find(request, state, body)
     check_prompt_parts(body, model, request.state.caller, trusts_templates=state.trust_request_chat_template)
-    if not body.prompt:
+    if not body.prompt and not body.suffix:
         return await _load(request, state, model, body, GenerateReply(body))
-    asked = text_request(body, model)
-    prompt = await encode_prompt(body, model, partial(_window, state, model, asked))
-    has_context = not body.raw and model.chat_template is not None
-    reply = GenerateReply(body, prompt=prompt.token_ids if has_context else None)
-    return await _respond(request, state, model, asked, prompt, reply)
+    asked, ask = text_request(body, model), prompt_ask(body, ())
+    fitted = await encode_prompt(body, model, partial(_window, state, model, asked))
+    has_template = not body.raw and not body.suffix and (model.chat_template is not None or bool(body.template))
+    reply = GenerateReply(body, prompt=fitted.prompt.token_ids if has_template else None)
+    if body.debug_render_only:
+        return _show_prompt(request, model, fitted, reply)
+    asked = await with_answer_form(asked, ask, fitted.prompt, model, state.grammars)
+    if not has_template:
+        asked = replace(asked, open_parser=None)
+    return await _respond(request, state, model, asked, fitted, reply)
 
 
 @router.post(
@@ -104,9 +111,12 @@ async def chat(
     reply = ChatReply(body)
     if not body.messages:
         return await _load(request, state, model, body, reply)
-    asked = text_request(body, model)
-    prompt = await encode_chat(body, model, partial(_window, state, model, asked))
-    return await _respond(request, state, model, asked, prompt, reply)
+    asked, ask = text_request(body, model), chat_ask(body, model)
+    fitted = await encode_chat(body, ask, model, partial(_window, state, model, asked))
+    if body.debug_render_only:
+        return _show_prompt(request, model, fitted, reply)
+    asked = await with_answer_form(asked, ask, fitted.prompt, model, state.grammars)
+    return await _respond(request, state, model, asked, fitted, reply)
 
 
 async def _window(state: GatewayState, model: ServedModel, asked: TextRequest) -> Window:
@@ -115,12 +125,20 @@ async def _window(state: GatewayState, model: ServedModel, asked: TextRequest) -
     return Window(num_tokens=min(num_tokens, limit), max_tokens=asked.sampling.params.max_tokens)
 
 
+def _show_prompt(request: Request, model: ServedModel, fitted: FittedPrompt, reply: Reply) -> Response:
+    """Respond with the prompt instead of an answer, as one object even if the request wants a stream."""
+    if fitted.left_out:
+        note_truncation(request, fitted.left_out)
+    text = model.tokenizer.decode(fitted.prompt.token_ids, skip_special_tokens=False)
+    return JSONResponse(reply.only_prompt(text))
+
+
 async def _respond(
-    request: Request, state: GatewayState, model: ServedModel, asked: TextRequest, prompt: FittedPrompt, reply: Reply
+    request: Request, state: GatewayState, model: ServedModel, asked: TextRequest, fitted: FittedPrompt, reply: Reply
 ) -> Response:
-    if prompt.left_out:
-        note_truncation(request, prompt.left_out)
-    only = replace(asked, prompt_token_ids=tuple(prompt.token_ids))
+    if fitted.left_out:
+        note_truncation(request, fitted.left_out)
+    only = replace(asked, prompt_token_ids=tuple(fitted.prompt.token_ids))
     text_requests = await state.generator.fit_requests(model, [only])
     events = state.generator.generate_text(model, text_requests, http_context(request))
     if reply.is_streamed:

@@ -1,13 +1,11 @@
-"""The request bodies of Ollama's endpoints."""
+"""The request bodies of Ollama's endpoints for text: generate and chat. message_schemas.py has messages and tools."""
 
-from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, ClassVar, Self
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import Field, model_validator
 
 from gateway.http.fields import (
-    MAX_MESSAGES,
     Integer,
     KeepAlive,
     MinP,
@@ -20,11 +18,11 @@ from gateway.http.fields import (
     Stop,
     TokenId,
     TopP,
-    described,
     keep_alive_seconds,
     whole_items,
 )
 from gateway.http.schema import FieldError, Schema, with_example
+from gateway.ollama.message_schemas import Format, Messages, Think, Tools
 from pagoda.models.parameters import HINTS, NEUTRAL
 from pagoda.wire.sampling import MAX_TEMPERATURE
 
@@ -51,7 +49,6 @@ class Options(Schema):
 
 # `shift` is about an answer that outgrows the window. Here such an answer always ends.
 _HINTS = frozenset({"shift"})
-_NEUTRAL: Mapping[str, tuple[Any, ...]] = MappingProxyType({"_debug_render_only": (False,), "format": ("",)})
 
 
 class _GenerationRequest(Schema):
@@ -63,8 +60,13 @@ class _GenerationRequest(Schema):
     options: Options | None = None
     logprobs: bool | None = None
     top_logprobs: NumLogprobs | None = None
-    think: Annotated[bool, described("true or false: levels are not supported yet")] | None = None
-    """True if the model is to think before it answers."""
+    format: Format | None = None
+    """The form of the answer's text: `json` for any JSON object, or a JSON Schema."""
+    think: Think | None = None
+    """Whether the model thinks before it answers, or how much. `true` is `medium` for models that know levels; for others a level
+    is `true`."""
+    debug_render_only: Annotated[bool | None, Field(alias="_debug_render_only")] = None
+    """True if the reply is the prompt as the model would get it, and nothing is generated."""
     truncate: bool | None = None
     """True (default) if a prompt that is longer than the window loses its oldest part; false if it is an error."""
 
@@ -83,9 +85,11 @@ class GenerateRequest(_GenerationRequest):
 
     model_config = with_example({"model": "smollm2:135m", "prompt": "What is the capital of Peru?"})
 
-    neutral = MappingProxyType({**_NEUTRAL, "images": ([],), "suffix": ("",)})
+    neutral = MappingProxyType({"images": ([],)})
 
     prompt: str | None = None
+    suffix: str | None = None
+    """The text after the answer, for models that can fill: the prompt is the text before it, and has no template."""
     system: str | None = None
     template: str | None = None
     """A template in Jinja, or a known Go template, that replaces the model's own."""
@@ -103,23 +107,12 @@ class GenerateRequest(_GenerationRequest):
                 raise FieldError(name, "raw mode does not support template, system, or context")
         return self
 
-
-def _lower(role: Any) -> Any:
-    return role.lower() if isinstance(role, str) else role
-
-
-class OllamaMessage(Schema):
-    """A message of a conversation."""
-
-    neutral = MappingProxyType(
-        {"images": ([],), "thinking": ("",), "tool_call_id": ("",), "tool_calls": ([],), "tool_name": ("",)}
-    )
-
-    role: Annotated[Literal["system", "user", "assistant"], BeforeValidator(_lower)]
-    content: str = ""
-
-
-Messages = Annotated[list[OllamaMessage], Field(max_length=MAX_MESSAGES, fail_fast=True)]
+    @model_validator(mode="after")
+    def _a_gap_has_no_template(self) -> Self:
+        for name in ("template", "system", "context", "think"):
+            if self.suffix and getattr(self, name):
+                raise FieldError(name, "not possible together with suffix, since such a prompt has no template")
+        return self
 
 
 class OllamaChatRequest(_GenerationRequest):
@@ -129,95 +122,6 @@ class OllamaChatRequest(_GenerationRequest):
         {"model": "smollm2:135m", "messages": [{"role": "user", "content": "What is the capital of Peru?"}]}
     )
 
-    neutral = MappingProxyType({**_NEUTRAL, "tools": ([],)})
-
     messages: Messages | None = None
-
-
-class _NamedModel(Schema):
-    model: ModelName = ""
-    name: ModelName = ""
-    """The deprecated spelling of `model`."""
-
-    @property
-    def model_name(self) -> str:
-        return self.model or self.name
-
-
-class ShowRequest(_NamedModel):
-    """A model to describe."""
-
-    model_config = with_example({"model": "smollm2:135m"})
-
-    neutral = MappingProxyType({"system": ("",), "template": ("",)})
-    hints = frozenset({"options"})
-
-    verbose: bool | None = None
-
-
-class DeleteRequest(_NamedModel):
-    """A model to delete."""
-
-    model_config = with_example({"model": "my-model"})
-
-
-class CopyRequest(Schema):
-    """A model, and a further name for it."""
-
-    model_config = with_example({"source": "smollm2:135m", "destination": "my-model"})
-
-    source: ModelName = ""
-    destination: ModelName = ""
-
-
-class PullRequest(_NamedModel):
-    """A model to download."""
-
-    model_config = with_example({"model": "smollm2:135m"})
-
-    # Credentials come from the server's environment (HF_TOKEN), not from requests.
-    hints = frozenset({"password", "username"})
-
-    insecure: bool | None = None
-    stream: bool | None = None
-
-
-MAX_FILES = 1024
-
-
-class CreateRequest(_NamedModel):
-    """A model to make, from another model or from files."""
-
-    model_config = with_example({"model": "my-model", "from": "smollm2:135m", "system": "Answer in one sentence."})
-
-    # What a Modelfile says only to Ollama (parser, renderer, requires, draft_files) is an unknown field: ignored, and named.
-    neutral = MappingProxyType(
-        {
-            "adapters": ({},),
-            "info": ({},),
-            "modelfile": ("",),
-            "path": ("",),
-            "quantization": ("",),
-            "quantize": ("",),
-            "remote_host": ("",),
-        }
-    )
-
-    from_: Annotated[ModelName | None, Field(alias="from")] = None
-    """The name of a model in the store."""
-    files: Annotated[dict[ModelName, str], Field(max_length=MAX_FILES)] | None = None
-    """Digests of uploaded blobs by file name: one GGUF file, all parts of one, or the files of a safetensors checkpoint."""
-    system: str | None = None
-    template: str | None = None
-    """A template in Jinja that replaces the one in the model's files. A Go template is used only if the files have none, and if
-    Pagoda knows it."""
-    license: (
-        Annotated[str | Annotated[list[str], Field(fail_fast=True)], described("a string or a list of strings")] | None
-    ) = None
-    parameters: Options | None = None
-    messages: Messages | None = None
-    stream: bool | None = None
-
-    @property
-    def licenses(self) -> list[str]:
-        return [self.license] if isinstance(self.license, str) else list(self.license or ())
+    tools: Tools | None = None
+    """Functions that the model may call."""

@@ -20,7 +20,7 @@ from gateway.http.streaming import JSONObject, ndjson_lines, stream_response, un
 from gateway.models.pulls import Pull
 from gateway.ollama.prompts import check_template
 from gateway.ollama.reply_models import OllamaModelList, OllamaShowReply, OllamaStatus
-from gateway.ollama.schemas import CopyRequest, CreateRequest, DeleteRequest, PullRequest, ShowRequest
+from gateway.ollama.store_schemas import CopyRequest, CreateRequest, DeleteRequest, PullRequest, ShowRequest
 from gateway.state import GatewayState, State
 from pagoda.models import ollama_objects
 from pagoda.models.errors import ModelError, ModelNotFoundError

@@ -1,16 +1,18 @@
 """The truncation of prompts that are longer than the window, as Ollama's API defines it.
 
-A chat loses whole turns, oldest first, but neither its system messages nor its last message. Other prompts lose tokens.
+A chat loses whole turns, oldest first, but neither its system messages nor its last message. If the last turn alone is too long,
+it loses its oldest tool calls, each with its results. Other prompts lose tokens.
 """
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from gateway.chat.prepare import ChatPrompt
 from gateway.errors import PromptTooLongError
 
 Message = Mapping[str, Any]
-Encode = Callable[[Sequence[Message]], Awaitable[list[int]]]
+Encode = Callable[[Sequence[Message]], Awaitable[ChatPrompt]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,28 +38,28 @@ class Window:
         return self.num_tokens - max(1, room)
 
 
-async def encode_latest(messages: Sequence[Message], encode: Encode, window: Window) -> tuple[list[int], int]:
-    """Return the tokens of as many of the latest turns as fit, and the number of dropped messages.
+async def encode_latest(messages: Sequence[Message], encode: Encode, window: Window) -> tuple[ChatPrompt, int]:
+    """Return the prompt of as many of the latest turns as fit, and the number of dropped messages.
 
-    Raise PromptTooLongError if the last turn alone does not fit. `encode` is called at most about log2(turns) + 2 times.
+    Raise PromptTooLongError if the last message alone does not fit. `encode` is called at most about log2(messages) + 2 times.
     """
     prompt = await _encoded(messages, encode)
-    if prompt is not None and window.fits(prompt):
+    if prompt is not None and window.fits(prompt.token_ids):
         return prompt, 0
     latest: Sequence[Message] = messages
-    if starts := _later_turns(messages):
-        low, high = 0, len(starts) - 1
+    if cuts := _cuts(messages):
+        low, high = 0, len(cuts) - 1
         while low < high:
             middle = (low + high) // 2
-            prompt = await _encoded(_latest(messages, starts[middle]), encode)
-            if prompt is not None and len(prompt) <= window.num_left:
+            prompt = await _encoded(cuts[middle].of(messages), encode)
+            if prompt is not None and len(prompt.token_ids) <= window.num_left:
                 high = middle
             else:
                 low = middle + 1
-        latest = _latest(messages, starts[low])
+        latest = cuts[low].of(messages)
         prompt = await _encoded(latest, encode)
-    if prompt is None or not window.fits(prompt):
-        num_prompt_tokens = window.num_tokens if prompt is None else len(prompt)
+    if prompt is None or not window.fits(prompt.token_ids):
+        num_prompt_tokens = window.num_tokens if prompt is None else len(prompt.token_ids)
         raise PromptTooLongError(
             num_prompt_tokens=num_prompt_tokens, window=window.num_tokens, param="messages", or_more=prompt is None
         )
@@ -72,21 +74,41 @@ def cut_beginning(prompt: Sequence[int], window: Window, num_kept: int) -> Seque
     return [*prompt[:num_kept], *prompt[-num_last:]]
 
 
-def _later_turns(messages: Sequence[Message]) -> list[int]:
-    """Return the indices at which turns begin, except the first turn.
+@dataclass(frozen=True, slots=True)
+class _Cut:
+    """A beginning of the messages that may be dropped: all before `start`, except system messages and the one at `question`."""
 
-    A user's message and its answer form a turn, since many templates need them in pairs.
+    start: int
+    question: int | None = None
+
+    def of(self, messages: Sequence[Message]) -> list[Message]:
+        """Return the messages that are left."""
+        return [
+            message
+            for index, message in enumerate(messages)
+            if index >= self.start or index == self.question or message["role"] == "system"
+        ]
+
+
+def _cuts(messages: Sequence[Message]) -> list[_Cut]:
+    """Return the possible cuts, the smallest first.
+
+    A user's message and all that answers it form a turn, since many templates need them in pairs. In the last turn, calls and their
+    results form rounds, and the message that they answer stays.
     """
-    first = next((index for index, message in enumerate(messages) if message["role"] != "system"), 0)
-    return [index for index, message in enumerate(messages) if message["role"] == "user" and index > first]
+    roles = [message["role"] for message in messages]
+    first = next((index for index, role in enumerate(roles) if role != "system"), 0)
+    turns = [index for index, role in enumerate(roles) if role == "user" and index > first]
+    last = turns[-1] if turns else first
+    rounds = [
+        index for index in range(last + 2, len(roles)) if roles[index] == "assistant" and roles[index - 1] == "tool"
+    ]
+    question = last if "user" in roles[last : last + 1] else None
+    return [*map(_Cut, turns), *(_Cut(start, question) for start in rounds)]
 
 
-def _latest(messages: Sequence[Message], start: int) -> list[Message]:
-    return [message for index, message in enumerate(messages) if index >= start or message["role"] == "system"]
-
-
-async def _encoded(messages: Sequence[Message], encode: Encode) -> list[int] | None:
-    """Return the tokens, or None if the messages are too long to be tokenized."""
+async def _encoded(messages: Sequence[Message], encode: Encode) -> ChatPrompt | None:
+    """Return the prompt, or None if the messages are too long to be tokenized."""
     try:
         return await encode(messages)
     except PromptTooLongError:

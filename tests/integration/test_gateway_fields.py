@@ -31,6 +31,13 @@ async def shared_gateway() -> AsyncIterator[RunningGateway]:
 
 
 Fields = Mapping[str, Any]
+
+
+def in_calls(call: Fields) -> Fields:
+    messages = [USER, {"role": "assistant", "tool_calls": [call]}, {"role": "tool", "content": "18 degrees"}]
+    return {"model": "tiny", "messages": messages}
+
+
 # The method, the path, and the body around the tested fields.
 REQUESTS: Mapping[str, tuple[str, str, Callable[[Fields], Fields]]] = {
     "POST /v1/chat/completions": ("POST", "/v1/chat/completions", lambda fields: {"messages": [USER], **fields}),
@@ -59,6 +66,16 @@ REQUESTS: Mapping[str, tuple[str, str, Callable[[Fields], Fields]]] = {
         "POST",
         "/api/chat",
         lambda fields: {"model": "tiny", "messages": [{**USER, **fields}]},
+    ),
+    "POST /api/chat: `tool_calls` of messages": (
+        "POST",
+        "/api/chat",
+        lambda fields: in_calls({"function": {"name": "weather"}, **fields}),
+    ),
+    "POST /api/chat: `function` of tool calls": (
+        "POST",
+        "/api/chat",
+        lambda fields: in_calls({"function": {"name": "weather", **fields}}),
     ),
     "POST /api/generate and /api/chat: `options`": (
         "POST",
@@ -220,6 +237,26 @@ ALLOWED_IN = {
     (f"{MESSAGES}: `output_config`", "format"): TEXT_FORMAT,
     (f"{MESSAGES}: `output_format`", "schema"): TEXT_FORMAT["schema"],
     (f"{MESSAGES}: `output_format`", "type"): "json_schema",
+}
+CALLS = [{"id": "call_1", "function": {"name": "weather", "arguments": {"city": "Lima"}}}]
+OLLAMA_TOOLS = [{"type": "function", "function": {"name": "weather", "parameters": WEATHER["input_schema"]}}]
+ALLOWED_IN = {
+    **ALLOWED_IN,
+    ("POST /v1/completions", "suffix"): "",
+    ("POST /api/generate", "suffix"): "",
+    **{
+        (f"POST /api/{path}", name): value
+        for path in ("chat", "generate")
+        for name, value in {"_debug_render_only": True, "format": "", "tools": OLLAMA_TOOLS}.items()
+    },
+    ("POST /api/chat: `messages`", "thinking"): "Hm",
+    ("POST /api/chat: `messages`", "tool_call_id"): "call_1",
+    ("POST /api/chat: `messages`", "tool_calls"): CALLS,
+    ("POST /api/chat: `messages`", "tool_name"): "weather",
+    ("POST /api/chat: `tool_calls` of messages", "function"): {"name": "weather", "arguments": {"city": "Lima"}},
+    ("POST /api/chat: `tool_calls` of messages", "id"): "call_1",
+    ("POST /api/chat: `function` of tool calls", "arguments"): {"city": "Lima"},
+    ("POST /api/chat: `function` of tool calls", "name"): "weather",
 }
 # Other fields that a field needs.
 COMPANIONS: Mapping[str, Fields] = {"stream_options": {"stream": True}, "top_logprobs": {"logprobs": True}}

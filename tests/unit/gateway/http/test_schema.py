@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from gateway.errors import InvalidRequestError
 from gateway.http.schema import MAX_NAME_CHARACTERS, MAX_NAMED
 from gateway.ollama import schemas as ollama
+from gateway.ollama import store_schemas
 from gateway.openai import schemas as openai
 
 JSON = st.recursive(
@@ -22,7 +23,7 @@ NAMES = st.text(max_size=100) | st.sampled_from(["messages", "options", "model",
 
 @given(body=st.dictionaries(NAMES, JSON, max_size=40))
 def test_names_fit_into_a_header(body: dict[str, Any]) -> None:
-    for schema in (openai.ChatRequest, openai.CompletionRequest, ollama.OllamaChatRequest, ollama.CreateRequest):
+    for schema in (openai.ChatRequest, openai.CompletionRequest, ollama.OllamaChatRequest, store_schemas.CreateRequest):
         named = schema.unknown_fields(body)
         assert len(named) <= MAX_NAMED + 1
         for name in named:
@@ -48,7 +49,7 @@ def _known(schema: Any) -> set[str]:
         (openai.ChatRequest, {"messages": [{"content": [{"type": "text", "d": 1}]}]}, ("messages.0.content.0.d",)),
         (openai.TokenizeChatRequest, {"messages": [{"e": 1}]}, ("messages.0.e",)),
         (
-            ollama.CreateRequest,
+            store_schemas.CreateRequest,
             {"from": "x", "from_": "y", "parameters": {"num_gqa": 1}},
             ("from_", "parameters.num_gqa"),
         ),

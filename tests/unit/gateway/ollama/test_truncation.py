@@ -7,8 +7,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gateway.chat.prepare import ChatPrompt
 from gateway.errors import PromptTooLongError
 from gateway.ollama.truncation import Message, Window, cut_beginning, encode_latest
+from gateway.prompts.reasoning_start import ReasoningStart
+from pagoda.models.output_formats.description import OutputFormat
+
+FORMAT = OutputFormat(name="none")
 
 
 class Encoder:
@@ -18,12 +23,12 @@ class Encoder:
         self.most = most
         self.encoded: list[Sequence[Message]] = []
 
-    async def __call__(self, messages: Sequence[Message]) -> list[int]:
+    async def __call__(self, messages: Sequence[Message]) -> ChatPrompt:
         self.encoded.append(messages)
         size = sum(len(message["content"]) + 3 for message in messages)
         if size > self.most:
             raise PromptTooLongError(num_prompt_tokens=self.most, window=self.most, param="messages", or_more=True)
-        return [7] * size
+        return ChatPrompt(token_ids=[7] * size, reasoning=ReasoningStart.NONE, text="", format=FORMAT)
 
 
 def chat(*roles: str) -> list[Message]:
@@ -31,7 +36,7 @@ def chat(*roles: str) -> list[Message]:
 
 
 def conversations() -> st.SearchStrategy[list[Message]]:
-    role = st.sampled_from(["system", "user", "assistant"])
+    role = st.sampled_from(["system", "user", "assistant", "tool"])
     message = st.builds(lambda role, size: {"role": role, "content": "x" * size}, role, st.integers(0, 60))
     return st.lists(message, min_size=1, max_size=40)
 
@@ -51,7 +56,7 @@ async def test_what_is_left(messages: list[Message], num_tokens: int, max_tokens
         assert encode.encoded[-1][-1] == messages[-1]
         return
     kept = encode.encoded[-1]
-    assert len(prompt) < num_tokens
+    assert len(prompt.token_ids) < num_tokens
     assert len(kept) == len(messages) - num_dropped
     assert [each for each in kept if each["role"] == "system"] == [
         each for each in messages if each["role"] == "system"
@@ -60,7 +65,13 @@ async def test_what_is_left(messages: list[Message], num_tokens: int, max_tokens
     if num_dropped:
         others = [each for each in messages if each["role"] != "system"]
         rest = [each for each in kept if each["role"] != "system"]
-        assert rest == others[num_dropped:] and rest[0]["role"] == "user"
+        if rest == others[num_dropped:] and rest[0]["role"] == "user":
+            return  # whole turns
+        # The last turn alone is too long. Its question, if it has one, and its latest calls with their results are left.
+        question = [rest.pop(0)] if rest[0]["role"] == "user" else []
+        assert rest == others[len(others) - len(rest) :] and rest[0]["role"] == "assistant"
+        assert others[len(others) - len(rest) - 1]["role"] == "tool"
+        assert question == [each for each in others if each["role"] == "user"][-1:]
     else:
         assert list(kept) == messages
     assert len(encode.encoded) <= math.log2(len(messages)) + 3
@@ -71,16 +82,17 @@ async def test_no_more_is_dropped_than_makes_room() -> None:
     messages = chat("system", *["user", "assistant"] * 10, "user")
     window, encode = Window(num_tokens=60, max_tokens=10), Encoder()
     prompt, num_dropped = await encode_latest(messages, encode, window)
-    assert len(prompt) <= 50
+    assert len(prompt.token_ids) <= 50
     longer = [messages[0], *messages[1 + num_dropped - 2 :]]
-    assert len(await Encoder()(longer)) > 50
+    assert len((await Encoder()(longer)).token_ids) > 50
 
 
 @pytest.mark.asyncio
 async def test_a_chat_that_fits_is_encoded_once() -> None:
     encode = Encoder()
     messages = chat("user", "assistant", "user")
-    assert await encode_latest(messages, encode, Window(num_tokens=13, max_tokens=100)) == ([7] * 12, 0)
+    prompt, num_dropped = await encode_latest(messages, encode, Window(num_tokens=13, max_tokens=100))
+    assert (prompt.token_ids, num_dropped) == ([7] * 12, 0)
     assert len(encode.encoded) == 1
 
 
@@ -88,7 +100,16 @@ async def test_a_chat_that_fits_is_encoded_once() -> None:
 async def test_an_answer_that_has_begun_keeps_its_question() -> None:
     messages = chat("user", "assistant", "user", "assistant")
     prompt, num_dropped = await encode_latest(messages, Encoder(), Window(num_tokens=12, max_tokens=4))
-    assert (len(prompt), num_dropped) == (8, 2)
+    assert (len(prompt.token_ids), num_dropped) == (8, 2)
+
+
+@pytest.mark.asyncio
+async def test_a_call_stays_with_its_results() -> None:
+    earlier, turn = chat("system", "user", "assistant"), chat("user", *["assistant", "tool", "tool"] * 3)
+    encode = Encoder()
+    prompt, num_dropped = await encode_latest([*earlier, *turn], encode, Window(num_tokens=44, max_tokens=4))
+    assert (len(prompt.token_ids), num_dropped) == (32, 5)
+    assert encode.encoded[-1] == [earlier[0], turn[0], *turn[4:]]
 
 
 @given(size=st.integers(1, 300), num_tokens=st.integers(2, 200), max_tokens=st.none() | st.integers(1, 200))
