@@ -13,7 +13,7 @@ from gateway.ollama.schemas import GenerateRequest, OllamaChatRequest
 from gateway.prompts.conversation import ChatEnding
 
 DEFAULT_EFFORT = "medium"
-"""How much a model thinks that knows levels, if the client just says that it thinks."""
+"""Level of thinking for a client that names none, in models that know levels."""
 
 
 def chat_ask(body: OllamaChatRequest, model: ServedModel) -> ChatAsk:

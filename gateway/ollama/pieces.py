@@ -25,7 +25,7 @@ class Call:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Piece:
-    """What one line adds to an answer."""
+    """The part of an answer that one line adds."""
 
     content: str = ""
     thinking: str = ""

@@ -63,8 +63,7 @@ class _GenerationRequest(Schema):
     format: Format | None = None
     """The form of the answer's text: `json` for any JSON object, or a JSON Schema."""
     think: Think | None = None
-    """Whether the model thinks before it answers, or how much. `true` is `medium` for models that know levels; for others a level
-    is `true`."""
+    """True if the model thinks before it answers, or a level of thinking. For models without levels, any level is `true`."""
     debug_render_only: Annotated[bool | None, Field(alias="_debug_render_only")] = None
     """True if the reply is the prompt as the model would get it, and nothing is generated."""
     truncate: bool | None = None
