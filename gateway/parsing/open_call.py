@@ -1,0 +1,33 @@
+"""A call that is being read."""
+
+from gateway.parsing.part_writer import PartWriter
+from gateway.parsing.text_reader import TextReader
+from gateway.prompts.tools import Tool
+
+
+class OpenCall:
+    """A call that is being read. It is reported as soon as its arguments begin."""
+
+    def __init__(self, reader: TextReader, writer: PartWriter) -> None:
+        self._reader = reader
+        self._writer = writer
+        self.name = ""
+        self.index = ""
+        """The number that the model gave it, if it did."""
+        self.own_id = ""
+        """The id that the model gave it, if it did."""
+        self.tool: Tool | None = None
+        """The tool of this name, if it is offered."""
+        self.stray = ""
+        """Text inside the call that is no part of it. It becomes text of the answer after the call."""
+        self.has_begun = False
+
+    def begin(self) -> None:
+        """Report the call. What was read until now is not text of the answer."""
+        if not self.has_begun:
+            self.has_begun = True
+            self._reader.report()
+            self._writer.begin_call(self.name, self.own_id)
+
+    def add_arguments(self, text: str) -> None:
+        self._writer.add_arguments(text)
