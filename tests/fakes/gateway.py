@@ -35,7 +35,11 @@ class RunningGateway:
 
 @asynccontextmanager
 async def running_gateway(
-    directory: Path, *, catalogue: Sequence[CatalogueEntry] = CATALOGUE, **settings: Any
+    directory: Path,
+    *,
+    catalogue: Sequence[CatalogueEntry] = CATALOGUE,
+    max_model_len: int = 512,
+    **settings: Any,
 ) -> AsyncIterator[RunningGateway]:
     """Run the gateway while the block runs, with its session open and the scheduler's health known.
 
@@ -46,7 +50,7 @@ async def running_gateway(
     if not model_path.exists():
         write_tiny_gguf(model_path)
     models = [ModelStore(directory).get(each) for each in settings.get("model", str(model_path)).split(",")]
-    async with FakeScheduler(f"unix:{directory / 's.sock'}", models[0].name) as scheduler:
+    async with FakeScheduler(f"unix:{directory / 's.sock'}", models[0].name, max_model_len) as scheduler:
         app = create_app(
             GatewaySettings(home=directory, scheduler=scheduler.address, **settings), models, catalogue=catalogue
         )
