@@ -23,13 +23,13 @@ def get_weather(city: Literal["Lima", "Oslo"]) -> str:
     return f"20 degrees in {city}"
 
 
-def openai_chat(**fields):
-    common = {"api_key": "none", "temperature": 0, "max_retries": 0, "timeout": 300}
-    return ChatOpenAI(base_url=f"{REAL_URL}/v1", model=MODEL, max_tokens=100, **{**common, **fields})
+def openai_chat(url=REAL_URL, model=MODEL, **fields):
+    common = {"api_key": "none", "temperature": 0, "max_tokens": 200, "max_retries": 0, "timeout": 300}
+    return ChatOpenAI(base_url=f"{url}/v1", model=model, **common, **fields)
 
 
 def scripted_openai(**fields):
-    return openai_chat(base_url=f"{SCRIPTED_URL}/v1", model=SCRIPTED_MODEL, **fields)
+    return openai_chat(SCRIPTED_URL, SCRIPTED_MODEL, **fields)
 
 
 def ollama_chat():
