@@ -67,6 +67,8 @@ _ANTHROPIC_TYPES = {
     429: "rate_limit_error",
     503: "overloaded_error",
 }
+# With these details Anthropic's client goes on without a thread: it sends the whole conversation.
+_ANTHROPIC_DETAILS = {"thread": {"error_code": "thread_unsupported_request", "unsupported": ["thread"]}}
 
 
 class Dialect(StrEnum):
@@ -183,7 +185,8 @@ def error_body(error: GatewayError, dialect: Dialect) -> dict[str, Any]:
         return {"error": error.message}
     if dialect is Dialect.ANTHROPIC:
         kind = _ANTHROPIC_TYPES.get(error.http_status, "api_error")
-        return {"type": "error", "error": {"type": kind, "message": error.message}}
+        details = {"details": _ANTHROPIC_DETAILS[error.param]} if error.param in _ANTHROPIC_DETAILS else {}
+        return {"type": "error", "error": {"type": kind, "message": error.message, **details}}
     return {
         "error": {
             "message": error.message,

@@ -14,6 +14,7 @@ class AnthropicErrorDetails(ReplyModel):
 
     type: str
     message: str
+    details: dict[str, Any] = optional("The features that the client has to do without.")
 
 
 class AnthropicError(ReplyModel):
