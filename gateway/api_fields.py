@@ -14,6 +14,7 @@ from gateway.http.schema import Schema
 from gateway.ollama import message_schemas, store_schemas
 from gateway.ollama import schemas as ollama
 from gateway.openai import schemas as openai
+from gateway.openai.chat_messages import CalledFunction, CallMade, ChatMessage, TextPart
 from gateway.openai.generation_schema import StreamOptions
 
 LINE_LENGTH = 118
@@ -72,8 +73,10 @@ class Body:
 
 BODIES = (
     Body("POST /v1/chat/completions", openai.ChatRequest),
-    Body("POST /v1/chat/completions: `messages`", openai.ChatMessage),
-    Body("POST /v1/chat/completions: parts of `content`", openai.TextPart),
+    Body("POST /v1/chat/completions: `messages`", ChatMessage),
+    Body("POST /v1/chat/completions: parts of `content`", TextPart),
+    Body("POST /v1/chat/completions: `messages.tool_calls`", CallMade),
+    Body("POST /v1/chat/completions: `messages.tool_calls.function`", CalledFunction),
     Body("POST /v1/completions", openai.CompletionRequest),
     Body("POST /v1/chat/completions and /v1/completions: `stream_options`", StreamOptions),
     Body("POST /v1/messages", anthropic.MessagesRequest),

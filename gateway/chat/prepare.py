@@ -14,7 +14,7 @@ from gateway.constraints.compose import compose_constraint
 from gateway.errors import InvalidRequestError
 from gateway.models.served_model import ServedModel
 from gateway.parsing.output_parser import OutputParser
-from gateway.prompts.chat_template import ChatTemplate
+from gateway.prompts.chat_template import EFFORT_VARIABLE, ChatTemplate
 from gateway.prompts.conversation import Conversation
 from gateway.prompts.reasoning_start import ReasoningStart, find_reasoning_start
 from gateway.prompts.tools import Tool, ToolMode
@@ -119,7 +119,7 @@ def _conversation(
         messages, tools = in_plain_messages(messages, tools, calls), ()
     is_off, effort = ask.effort == "none", {}
     if ask.effort is not None and not is_off:
-        effort = {"reasoning_effort": template.effort_for(ask.effort)}
+        effort = {EFFORT_VARIABLE: template.effort_for(ask.effort)}
     return Conversation(
         messages=messages,
         ending=ask.ending,

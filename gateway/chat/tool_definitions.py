@@ -26,6 +26,13 @@ def read_tools(tools: Sequence[Any], field: str = "tools") -> tuple[Tool, ...]:
     return read
 
 
+def read_functions(functions: Sequence[Any], field: str = "functions") -> tuple[Tool, ...]:
+    """Return the tools of the older form, which is the function alone. Raises InvalidRequestError."""
+    read = tuple(_read_function(each, f"{field}.{index}") for index, each in enumerate(functions))
+    check_together(read, field)
+    return read
+
+
 def check_together(tools: Sequence[Tool], field: str, name_field: str = "name") -> None:
     """Raise InvalidRequestError if two tools have the same name, or if the tools are too large together."""
     seen: set[str] = set()
@@ -110,15 +117,16 @@ def _read_tool(tool: Any, field: str) -> Tool:
         raise _invalid(field, f"must be an object (got {shown(tool)})")
     if (kind := tool.get("type", "function")) != "function":
         raise _invalid(f"{field}.type", f"only 'function' is supported (got {shown(kind)})")
-    function = tool.get("function")
+    return _read_function(tool.get("function"), f"{field}.function")
+
+
+def _read_function(function: Any, field: str) -> Tool:
     if not isinstance(function, Mapping):
-        raise _invalid(
-            f"{field}.function", "required" if function is None else f"must be an object (got {shown(function)})"
-        )
+        raise _invalid(field, "required" if function is None else f"must be an object (got {shown(function)})")
     known = ("name", "description", "parameters", "strict")
     return make_tool(
         *(function.get(each) for each in known),
-        field=f"{field}.function",
+        field=field,
         further={key: value for key, value in function.items() if key not in known},
     )
 

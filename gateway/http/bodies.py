@@ -6,7 +6,7 @@ numbers, an array or an object as much as 40.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Annotated, Any, Generic, Union
@@ -56,11 +56,14 @@ class BodyReader:
             note_ignored_fields(request, unknown)
         parsed = schema.parse_body(body)
         if without_effect := parsed.without_effect:
-            if self.strict_fields:
-                name = without_effect[0]
-                raise InvalidRequestError(f"{name}: not supported with this value; leave it out", param=name)
-            note_ignored_fields(request, (*without_effect, *unknown))
+            self.note_without_effect(request, without_effect)
         return parsed
+
+    def note_without_effect(self, request: Request, names: Sequence[str]) -> None:
+        """Name fields of a body whose values have no effect, in a response header, or raise an error for the first of them."""
+        if self.strict_fields:
+            raise InvalidRequestError(f"{names[0]}: not supported with this value; leave it out", param=names[0])
+        note_ignored_fields(request, names)
 
     async def _read_json(self, request: Request) -> bytes:
         """Return the raw body, or raise an error if it is too long or too costly to parse."""

@@ -9,6 +9,7 @@ from gateway.answers.text_request import TextRequest
 from gateway.models.served_model import ServedModel
 from gateway.openai.reply import Choice, JSONObject, Reply, reply_form, unfinished
 from gateway.openai.schemas import CompletionRequest
+from gateway.parsing.parts import AnswerPart
 from pagoda.wire.finished import FinishReason
 
 
@@ -54,12 +55,12 @@ class CompletionReply(Reply):
         shown = () if choice.echo is None else choice.prompt_logprobs
         return self._logprobs([*shown, *choice.logprobs], 0)
 
-    def _text_delta(self, text: str) -> JSONObject:
+    def _delta(self, text: str, parts: Sequence[AnswerPart]) -> JSONObject:
         return {"text": text}
 
     def _whole_text(self, choice: Choice) -> JSONObject:
         return {
-            "text": "".join((choice.echo or "", *choice.texts)),
+            "text": (choice.echo or "") + choice.answer.text,
             **self._prompt_token_ids(choice),
             **self._prompt_logprobs(choice),
         }

@@ -30,7 +30,6 @@ NEUTRAL: Mapping[str, tuple[Any, ...]] = MappingProxyType(
         "spaces_between_special_tokens": (True,),
         "structured_outputs": (),
         "tfs_z": (1, 1.0),
-        "thinking_token_budget": (),
         "top_n_sigma": (-1, -1.0),
         "typical_p": (1, 1.0),
         "use_beam_search": (False,),
@@ -46,29 +45,23 @@ CHAT_NEUTRAL: Mapping[str, tuple[Any, ...]] = MappingProxyType(
         "add_special_tokens": (False, True),
         "audio": (),
         "chat_template": (),
-        "documents": ([],),
         "echo": (False,),
-        "function_call": ("none",),
-        "functions": ([],),
         "media_io_kwargs": ({},),
         "mm_processor_kwargs": ({},),
         "modalities": (["text"],),
         "prediction": (),
-        "tool_choice": ("none", "auto"),
-        "tools": ([],),
         "web_search_options": (),
     }
 )
-COMPLETION_NEUTRAL: Mapping[str, tuple[Any, ...]] = MappingProxyType({**NEUTRAL, "prompt_embeds": ()})
-# Accepted with any value. They are about the client's bookkeeping, about scheduling, or about tool calls and reasoning, which
-# replies never have.
+COMPLETION_NEUTRAL: Mapping[str, tuple[Any, ...]] = MappingProxyType(
+    {**NEUTRAL, "prompt_embeds": (), "thinking_token_budget": ()}
+)
+# Accepted with any value. They are about the client's bookkeeping or about scheduling.
 HINTS = frozenset(
     {
         "cache_prompt",
         "id_slot",
-        "include_reasoning",
         "metadata",
-        "parallel_tool_calls",
         "prompt_cache_key",
         "prompt_cache_retention",
         "safety_identifier",

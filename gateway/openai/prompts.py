@@ -1,19 +1,22 @@
 """The conversion of request bodies of OpenAI's API into prompts in tokens, by the model's chat template or as they are."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
+from gateway.chat.ask import ChatAsk
+from gateway.chat.prepare import ChatPrompt, encode_chat
 from gateway.errors import InvalidRequestError
 from gateway.models.served_model import ServedModel
+from gateway.openai.chat_messages import ChatMessage
 from gateway.openai.schemas import (
     MAX_CHOICES,
-    ChatMessage,
     ChatRequest,
     CompletionRequest,
     Prompt,
     TokenizeChatRequest,
 )
-from gateway.prompts.conversation import ChatEnding, Conversation
+from gateway.prompts.conversation import ChatEnding
 from pagoda.text.prompt_bound import Keep
 
 
@@ -26,10 +29,10 @@ class EncodedPrompt:
     """The text that the client sent; None if it sent token ids, or if the prompt may be cut."""
 
 
-async def encode_chat(body: ChatRequest, model: ServedModel) -> EncodedPrompt:
-    """Return the prompt of a conversation."""
-    token_ids = await model.encode_chat(conversation_of(body, model), keep=_kept(body))
-    return EncodedPrompt(token_ids=_cut(token_ids, body))
+async def encode_asked_chat(body: ChatRequest, ask: ChatAsk, model: ServedModel) -> ChatPrompt:
+    """Return the prompt of a conversation, cut as the body says."""
+    prompt = await encode_chat(ask, model, keep=_kept(body))
+    return replace(prompt, token_ids=_cut(prompt.token_ids, body))
 
 
 async def encode_prompts(body: CompletionRequest, model: ServedModel) -> list[EncodedPrompt]:
@@ -56,17 +59,36 @@ async def encode_prompts(body: CompletionRequest, model: ServedModel) -> list[En
     ]
 
 
-def conversation_of(body: ChatRequest | TokenizeChatRequest, model: ServedModel) -> Conversation:
-    """Return the conversation that the body describes, with the model's opening messages."""
-    messages = model.with_opening_messages([_message(message) for message in body.messages])
-    return Conversation(messages=messages, ending=_ending(body), thinks=body.thinks)
+def chat_ask(body: ChatRequest | TokenizeChatRequest, model: ServedModel) -> ChatAsk:
+    """Return what the body asks of a chat, with the model's opening messages."""
+    ask = ChatAsk(
+        messages=model.with_opening_messages([_message(message) for message in body.messages]),
+        ending=_ending(body),
+        tools=body.offered_tools,
+        thinks=body.thinks,
+        template_variables=body.template_variables,
+    )
+    if isinstance(body, TokenizeChatRequest):
+        return ask
+    return replace(
+        ask,
+        tool_choice=body.chosen_tools,
+        effort=body.reasoning_effort,
+        thinking_budget=body.thinking_token_budget,
+        documents=body.documents or (),
+    )
 
 
-def _message(message: ChatMessage) -> dict[str, str]:
-    """Return the message in the form that templates expect: `developer` becomes `system`, and parts become lines."""
-    content = message.content
-    text = content if isinstance(content, str) else "\n".join(part.text for part in content or ())
-    return {"role": "system" if message.role == "developer" else message.role, "content": text}
+def without_effect(body: ChatRequest, model: ServedModel) -> tuple[str, ...]:
+    """Return the names of fields that have no effect on this model."""
+    knows_effort = model.chat_template is not None and model.chat_template.reads_effort
+    return ("reasoning_effort",) if body.reasoning_effort not in (None, "none") and not knows_effort else ()
+
+
+def _message(message: ChatMessage) -> dict[str, Any]:
+    """Return the message in the form that ChatAsk has. `developer` is another name of `system`."""
+    asked = message.as_asked()
+    return asked | {"role": "system"} if message.role == "developer" else asked
 
 
 def _ending(body: ChatRequest | TokenizeChatRequest) -> ChatEnding:

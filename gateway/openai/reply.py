@@ -25,8 +25,10 @@ from gateway.answers.text_events import (
     TokenText,
 )
 from gateway.answers.text_request import TextRequest
+from gateway.answers.whole_answer import WholeAnswer
 from gateway.models.served_model import ServedModel
 from gateway.openai.generation_schema import GenerationRequest, StreamOptions
+from gateway.parsing.parts import AnswerPart
 
 JSONObject = dict[str, Any]
 """A JSON object that orjson encodes. It may contain `orjson.Fragment`s."""
@@ -75,7 +77,8 @@ class Choice:
     request: TextRequest
     echo: str | None = None
     """The prompt's text, if it precedes the answer."""
-    texts: list[str] = field(default_factory=list)
+    answer: WholeAnswer = field(default_factory=WholeAnswer)
+    """The answer of a whole reply. A stream keeps none."""
     logprobs: list[TokenText] = field(default_factory=list)
     num_characters: int = 0
     num_token_ids: int = 0
@@ -110,7 +113,7 @@ class Reply(ABC):
             async for event in events:
                 if isinstance(event, TextDelta):
                     choice = self._choices[event.index]
-                    choice.texts.append(event.text)
+                    choice.answer.add_parts(event.answer_parts)
                     choice.logprobs.extend(event.logprobs)
                     logprobs.count_logprobs(event.logprobs)
                 elif isinstance(event, PromptScored):
@@ -161,7 +164,11 @@ class Reply(ABC):
         return None
 
     @abstractmethod
-    def _text_delta(self, text: str) -> JSONObject: ...
+    def _delta(self, text: str, parts: Sequence[AnswerPart]) -> JSONObject:
+        """Return a stream's payload with more text. If the output is parsed, `parts` has the text and all else."""
+
+    def _finish_reason(self, end: SampleEnded) -> str:
+        return end.reason.value
 
     @abstractmethod
     def _whole_text(self, choice: Choice) -> JSONObject: ...
@@ -176,7 +183,7 @@ class Reply(ABC):
             case TextDelta():
                 logprobs = self._logprobs(event.logprobs, choice.num_characters) if self._form.logprobs else None
                 choice.num_characters += len(event.text)
-                delta = {**common, **self._text_delta(event.text), "logprobs": logprobs, "finish_reason": None}
+                delta = {**common, **self._delta(event.text, event.parts), "logprobs": logprobs, "finish_reason": None}
                 if self._form.token_ids:
                     delta |= self._next_token_ids(choice, event.token_ids)
                 return delta, event.num_tokens
@@ -188,11 +195,12 @@ class Reply(ABC):
                 return None if scored is None else common | scored, 0
             case SampleEnded():
                 choice.end = event
-                finish = {"logprobs": None, "finish_reason": event.reason.value, "stop_reason": event.stop_reason}
+                reason = self._finish_reason(event)
+                finish = {"logprobs": None, "finish_reason": reason, "stop_reason": event.stop_reason}
                 # A token without text has not been shown yet.
                 rest = event.token_ids[choice.num_token_ids :]
                 shown = self._next_token_ids(choice, rest) if self._form.token_ids else {}
-                return common | self._text_delta("") | finish | shown, event.usage.num_output_tokens
+                return common | self._delta("", ()) | finish | shown, event.usage.num_output_tokens
 
     def _next_token_ids(self, choice: Choice, token_ids: Sequence[int]) -> JSONObject:
         choice.num_token_ids += len(token_ids)
@@ -205,7 +213,7 @@ class Reply(ABC):
             "index": index,
             **self._whole_text(choice),
             "logprobs": self._whole_logprobs(choice) if self._form.logprobs else None,
-            "finish_reason": choice.end.reason.value,
+            "finish_reason": self._finish_reason(choice.end),
             "stop_reason": choice.end.stop_reason,
             **token_ids,
         }
@@ -245,9 +253,12 @@ class Reply(ABC):
             "choices": choices,
         }
 
+    def _ends(self) -> list[SampleEnded]:
+        return [choice.end for choice in self._choices if choice.end is not None]
+
     def _usage(self) -> JSONObject:
         """Return the usage of all choices. Each prompt counts once, even if it has several samples."""
-        ends = [choice.end for choice in self._choices if choice.end is not None]
+        ends = self._ends()
         num_cached = sum(end.usage.num_cached_tokens for end in ends if end.index % self._num_samples == 0)
         num_output = sum(end.usage.num_output_tokens for end in ends)
         return _usage(self._num_prompt_tokens, num_output) | {"prompt_tokens_details": {"cached_tokens": num_cached}}

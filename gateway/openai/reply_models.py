@@ -7,6 +7,7 @@ from pydantic import Field
 from gateway.http.reply_models import ReplyModel, SamplingDefault, optional
 
 FinishReason = Literal["stop", "length", "abort"]
+ChatFinishReason = Literal["stop", "length", "tool_calls", "function_call", "abort"]
 
 
 class ModelObject(ReplyModel):
@@ -39,6 +40,12 @@ class PromptTokensDetails(ReplyModel):
     cached_tokens: int = Field(description="Prompt tokens whose keys and values were in the prefix cache.")
 
 
+class CompletionTokensDetails(ReplyModel):
+    """The uses of the answers' tokens."""
+
+    reasoning_tokens: int = Field(description="Tokens of the reasoning, with its markers.")
+
+
 class Usage(ReplyModel):
     """The number of tokens that a request used."""
 
@@ -46,6 +53,7 @@ class Usage(ReplyModel):
     completion_tokens: int
     total_tokens: int
     prompt_tokens_details: PromptTokensDetails = optional()
+    completion_tokens_details: CompletionTokensDetails = optional()
 
 
 class PromptCandidate(ReplyModel):
@@ -82,12 +90,31 @@ class ChatLogprobs(ReplyModel):
     refusal: None
 
 
+class Function(ReplyModel):
+    """A function that the model calls."""
+
+    name: str
+    arguments: str = Field(description="A JSON object.")
+
+
+class ToolCall(ReplyModel):
+    """A call of a tool."""
+
+    id: str
+    type: Literal["function"]
+    function: Function
+
+
 class AssistantMessage(ReplyModel):
     """The answer to a conversation."""
 
     role: Literal["assistant"]
-    content: str
+    content: str | None = Field(description="Null if the answer has calls and no text.")
     refusal: None
+    reasoning: str = optional("Absent if there is none.")
+    reasoning_content: str = optional("Another name of `reasoning`.")
+    tool_calls: list[ToolCall] = optional("Absent if there are none.")
+    function_call: Function = optional("The call, if the request has `functions`.")
 
 
 class ChatChoice(ReplyModel):
@@ -96,7 +123,7 @@ class ChatChoice(ReplyModel):
     index: int
     message: AssistantMessage
     logprobs: ChatLogprobs | None
-    finish_reason: FinishReason
+    finish_reason: ChatFinishReason
     stop_reason: str | int | None = Field(description="The stop string or stop token that ended the answer.")
     token_ids: list[int] = optional()
 
@@ -115,11 +142,31 @@ class ChatCompletion(ReplyModel):
     prompt_logprobs: PromptLogprobs = optional()
 
 
+class FunctionDelta(ReplyModel):
+    """The next piece of a call's function."""
+
+    name: str = optional("Only in the first piece.")
+    arguments: str
+
+
+class ToolCallDelta(ReplyModel):
+    """The next piece of a call. Its first one has the id and the name."""
+
+    index: int
+    id: str = optional()
+    type: Literal["function"] = optional()
+    function: FunctionDelta
+
+
 class ChatDelta(ReplyModel):
     """The next piece of an answer."""
 
     role: Literal["assistant"] = optional()
-    content: str = optional()
+    content: str | None = optional()
+    reasoning: str = optional()
+    reasoning_content: str = optional("Another name of `reasoning`.")
+    tool_calls: list[ToolCallDelta] = optional()
+    function_call: FunctionDelta = optional("The call, if the request has `functions`.")
 
 
 class ChatChunkChoice(ReplyModel):
@@ -128,7 +175,7 @@ class ChatChunkChoice(ReplyModel):
     index: int
     delta: ChatDelta
     logprobs: ChatLogprobs | None
-    finish_reason: FinishReason | None = Field(description="Null until the choice's last chunk.")
+    finish_reason: ChatFinishReason | None = Field(description="Null until the choice's last chunk.")
     stop_reason: str | int | None = optional()
     token_ids: list[int] = optional()
 

@@ -5,6 +5,7 @@ from types import MappingProxyType
 from typing import Any
 
 from gateway.answers.text_request import SamplingChoice, TextRequest, choose_sampling
+from gateway.chat.prepare import ChatPrompt
 from gateway.http.fields import keep_alive_seconds, seed_bits, stop_strings
 from gateway.models.served_model import ServedModel
 from gateway.openai.prompts import EncodedPrompt
@@ -16,13 +17,13 @@ LLAMA_CPP_REPEAT_LAST_N = 64
 """llama.cpp's default of `repeat_last_n`."""
 
 
-def chat_text_request(body: ChatRequest, prompt: EncodedPrompt, model: ServedModel) -> TextRequest:
+def chat_text_request(body: ChatRequest, prompt: ChatPrompt, model: ServedModel) -> TextRequest:
     """Return the request for the answer to a conversation."""
     max_tokens = body.max_completion_tokens or body.max_tokens or body.n_predict
     num_logprobs = (body.top_logprobs or 0) if body.logprobs else None
     request_only = _request_only(body, model, num_logprobs, body.prompt_logprobs)
     choice = choose_sampling(_asked(body, max_tokens, model.defaults), model.defaults, OPENAI_CHAT, request_only)
-    return _text_request(body, prompt, choice, "messages")
+    return _text_request(body, EncodedPrompt(token_ids=prompt.token_ids), choice, "messages")
 
 
 def completion_text_request(body: CompletionRequest, prompt: EncodedPrompt, model: ServedModel) -> TextRequest:

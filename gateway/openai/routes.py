@@ -12,6 +12,7 @@ from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, Response
 
 from gateway.answers.text_events import TextEvents
+from gateway.chat.prepare import with_answer_form
 from gateway.errors import Dialect, error_body
 from gateway.http.bodies import json_body
 from gateway.http.http_context import http_context
@@ -19,7 +20,7 @@ from gateway.http.reply_models import EVENT_STREAM, GENERATION_ERRORS, OpenAIErr
 from gateway.http.streaming import sse_lines, stream_response, unless_gone
 from gateway.openai.chat_reply import ChatReply
 from gateway.openai.completion_reply import CompletionReply
-from gateway.openai.prompts import encode_chat, encode_prompts
+from gateway.openai.prompts import chat_ask, encode_asked_chat, encode_prompts, without_effect
 from gateway.openai.reply import JSONObject, Reply
 from gateway.openai.reply_models import (
     ChatCompletion,
@@ -73,8 +74,13 @@ async def chat_completions(
 
     async def begin() -> tuple[Reply, TextEvents]:
         model = await state.models.find_or_pull(body.model or None)
-        prompt = await encode_chat(body, model)
-        text_requests = await state.generator.fit_requests(model, [chat_text_request(body, prompt, model)])
+        if names := without_effect(body, model):
+            request.app.state.bodies.note_without_effect(request, names)
+        ask = chat_ask(body, model)
+        prompt = await encode_asked_chat(body, ask, model)
+        asked = chat_text_request(body, prompt, model)
+        text_request = await with_answer_form(asked, ask, prompt, model, state.grammars)
+        text_requests = await state.generator.fit_requests(model, [text_request])
         reply = ChatReply(body, model, text_requests)
         return reply, state.generator.generate_text(model, text_requests, http_context(request))
 

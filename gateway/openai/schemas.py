@@ -3,13 +3,16 @@
 generation_schema.py has the fields that chat completions and completions share.
 """
 
+from functools import cached_property
 from types import MappingProxyType
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
+from gateway.chat.template_variables import asked_thinking, check_template_variables, without_thinking
+from gateway.chat.tool_definitions import MAX_TOOLS, read_functions, read_tool_choice, read_tools
 from gateway.http.fields import (
-    MAX_MESSAGES,
+    Count,
     Limit,
     ModelName,
     NumLogprobs,
@@ -19,79 +22,57 @@ from gateway.http.fields import (
     whole_items,
 )
 from gateway.http.schema import FieldError, Schema, with_example
+from gateway.openai.chat_messages import Messages
 from gateway.openai.generation_schema import GenerationRequest
 from gateway.openai.known_fields import CHAT_NEUTRAL, COMPLETION_NEUTRAL
-from gateway.prompts.chat_template import THINKING_VARIABLES
+from gateway.prompts.tools import Tool, ToolChoice
 
 MAX_CHOICES = 1024
+MAX_DOCUMENTS = 1024
 
 
-class TextPart(Schema):
-    """A part of a message."""
-
-    type: Literal["text"]
-    text: str
+TemplateKwargs = Annotated[dict[str, Any], AfterValidator(check_template_variables)]
+Functions = Annotated[list[dict[str, Any]], Field(max_length=MAX_TOOLS, fail_fast=True)]
+"""Tools, which gateway/chat/tool_definitions.py checks."""
 
 
-Content = Annotated[
-    str | Annotated[list[TextPart], Field(fail_fast=True)], described("a string or a list of parts of the type `text`")
-]
+class ConversationRequest(Schema):
+    """A conversation, as the model's template writes it."""
 
+    messages: Messages
+    add_generation_prompt: bool | None = None
+    """True if the prompt ends with the beginning of an answer. Default: true, unless the final message is continued."""
+    continue_final_message: bool | None = None
+    tools: Functions | None = None
+    """Functions that the model may call."""
+    chat_template_kwargs: TemplateKwargs | None = None
+    """Variables of the model's template, such as `enable_thinking`: true if the model thinks before it answers."""
 
-class ChatMessage(Schema):
-    """A message of a conversation."""
+    @cached_property
+    def offered_tools(self) -> tuple[Tool, ...]:
+        return read_tools(self.tools or ())
 
-    # Neutral are the fields that a client sends back with an earlier answer of the server.
-    neutral = MappingProxyType(
-        {
-            "annotations": ([],),
-            "audio": (),
-            "function_call": (),
-            "reasoning": ("",),
-            "reasoning_content": ("",),
-            "refusal": (),
-            "tool_calls": ([],),
-        }
-    )
-    hints = frozenset({"name"})
+    @property
+    def thinks(self) -> bool | None:
+        return asked_thinking(self.chat_template_kwargs or {})
 
-    role: Literal["system", "developer", "user", "assistant"]
-    content: (
-        Annotated[
-            str | Annotated[list[TextPart], Field(fail_fast=True)],
-            described("a string or a list of parts of the type `text`"),
-        ]
-        | None
-    ) = None
-    """The text of the message. Only an assistant's message may have none."""
+    @property
+    def template_variables(self) -> dict[str, Any]:
+        return without_thinking(self.chat_template_kwargs or {})
 
     @model_validator(mode="after")
-    def _says_something(self) -> Self:
-        if self.content is None and self.role != "assistant":
-            raise FieldError("content", "required")
+    def _tools_are_valid(self) -> Self:
+        _ = self.offered_tools
+        return self
+
+    @model_validator(mode="after")
+    def _the_final_message_is_continued_or_answered(self) -> Self:
+        if self.continue_final_message and self.add_generation_prompt:
+            raise FieldError("continue_final_message", "not possible together with add_generation_prompt")
         return self
 
 
-def _check_template_kwargs(kwargs: dict[str, Any]) -> dict[str, Any]:
-    """Return the value as `enable_thinking`. Templates have several names for it."""
-    for name, value in kwargs.items():
-        if name not in THINKING_VARIABLES:
-            raise ValueError(f"supports only {' and '.join(THINKING_VARIABLES)}, not {name[:40]!r}")
-        if value is not None and not isinstance(value, bool):
-            raise ValueError(f"{name} must be true or false")
-    asked = {value for value in kwargs.values() if value is not None}
-    if len(asked) > 1:
-        raise ValueError(f"{' and '.join(THINKING_VARIABLES)} must not differ")
-    return {"enable_thinking": asked.pop()} if asked else {}
-
-
-TemplateKwargs = Annotated[dict[str, Any], AfterValidator(_check_template_kwargs)]
-
-
-Messages = Annotated[list[ChatMessage], Field(min_length=1, max_length=MAX_MESSAGES, fail_fast=True)]
-
-
-class ChatRequest(GenerationRequest):
+class ChatRequest(GenerationRequest, ConversationRequest):
     """A conversation to answer."""
 
     model_config = with_example(
@@ -100,30 +81,62 @@ class ChatRequest(GenerationRequest):
 
     neutral = CHAT_NEUTRAL
 
-    messages: Messages
     max_completion_tokens: Limit | None = None
     logprobs: bool | None = None
     top_logprobs: NumLogprobs | None = None
-    add_generation_prompt: bool | None = None
-    """True if the prompt ends with the beginning of an answer. Default: true, unless the final message is continued."""
-    continue_final_message: bool | None = None
-    chat_template_kwargs: TemplateKwargs | None = None
-    """Only `enable_thinking` or `thinking`: true if the model is to think before it answers."""
+    tool_choice: Annotated[str | dict[str, Any], described("a string or an object")] | None = None
+    """`none`, `auto` (the default), `required`, one function, or a list of allowed functions."""
+    parallel_tool_calls: bool | None = None
+    """False if an answer may have at most one call."""
+    functions: Functions | None = None
+    """The older form of `tools`. Such a request is answered with `function_call` instead of `tool_calls`."""
+    function_call: Annotated[str | dict[str, Any], described('"none", "auto" or {"name": ...}')] | None = None
+    """The older form of `tool_choice`."""
+    documents: Annotated[list[dict[str, Any]], Field(max_length=MAX_DOCUMENTS)] | None = None
+    """Documents for models whose template reads them."""
     reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None = None
-    """`none` is the same as `enable_thinking: false`. Other values are ignored, and X-Pagoda-Ignored names the field."""
+    """`none` is the same as `enable_thinking: false`. X-Pagoda-Ignored names the field if the model knows no levels."""
+    thinking_token_budget: Count | None = None
+    """Maximum number of tokens of the reasoning. Then its end is forced."""
+    include_reasoning: bool | None = None
+    """False if the reply leaves out the reasoning."""
 
     @property
-    def without_effect(self) -> tuple[str, ...]:
-        return ("reasoning_effort",) if self.reasoning_effort not in (None, "none") else ()
+    def has_functions(self) -> bool:
+        """True if the request has the older form of tools."""
+        return bool(self.functions)
+
+    @cached_property
+    def offered_tools(self) -> tuple[Tool, ...]:
+        return read_functions(self.functions or ()) if self.has_functions else read_tools(self.tools or ())
+
+    @cached_property
+    def chosen_tools(self) -> ToolChoice:
+        """The choice among the tools."""
+        if self.has_functions:
+            chosen = self.function_call
+            choice = {"type": "function", "function": chosen} if isinstance(chosen, dict) else chosen
+            return read_tool_choice(choice, self.offered_tools, parallel=False, field="function_call")
+        return read_tool_choice(self.tool_choice, self.offered_tools, parallel=self.parallel_tool_calls)
 
     @property
     def thinks(self) -> bool | None:
-        asked = (self.chat_template_kwargs or {}).get("enable_thinking")
-        return False if self.reasoning_effort == "none" else asked
+        return False if self.reasoning_effort == "none" else super().thinks
+
+    @model_validator(mode="after")
+    def _tools_have_one_form(self) -> Self:
+        if self.tools and self.functions:
+            raise FieldError("functions", "not possible together with tools; send only one of them")
+        if self.function_call not in (None, "none", "auto") and not self.has_functions:
+            raise FieldError("function_call", "only allowed together with functions")
+        if self.tool_choice is not None and self.has_functions:
+            raise FieldError("tool_choice", "not possible together with functions; send function_call")
+        _ = self.chosen_tools
+        return self
 
     @model_validator(mode="after")
     def _no_effort_is_no_thinking(self) -> Self:
-        if self.reasoning_effort == "none" and (self.chat_template_kwargs or {}).get("enable_thinking"):
+        if self.reasoning_effort == "none" and super().thinks:
             raise FieldError("reasoning_effort", 'must not be "none" together with enable_thinking')
         return self
 
@@ -132,12 +145,6 @@ class ChatRequest(GenerationRequest):
         for name in ("max_completion_tokens", "max_tokens", "n_predict"):
             if getattr(self, name) == 0:
                 raise FieldError(name, "must be at least 1, or -1 for no limit (got 0)")
-        return self
-
-    @model_validator(mode="after")
-    def _the_final_message_is_continued_or_answered(self) -> Self:
-        if self.continue_final_message and self.add_generation_prompt:
-            raise FieldError("continue_final_message", "not possible together with add_generation_prompt")
         return self
 
     @model_validator(mode="after")
@@ -209,29 +216,13 @@ class TokenizePromptRequest(Schema):
     return_token_strs: bool | None = None
 
 
-class TokenizeChatRequest(Schema):
+class TokenizeChatRequest(ConversationRequest):
     """A conversation to tokenize, as the model's template writes it."""
 
-    neutral = MappingProxyType(
-        {
-            "add_special_tokens": (False, True),
-            "chat_template": (),
-            "tools": ([],),
-        }
-    )
+    neutral = MappingProxyType({"add_special_tokens": (False, True), "chat_template": ()})
 
     model: ModelName | None = None
-    messages: Messages
-    add_generation_prompt: bool | None = None
-    continue_final_message: bool | None = None
-    chat_template_kwargs: TemplateKwargs | None = None
-    """The same as in chat completions."""
     return_token_strs: bool | None = None
-
-    @property
-    def thinks(self) -> bool | None:
-        thinks: bool | None = (self.chat_template_kwargs or {}).get("enable_thinking")
-        return thinks
 
 
 class DetokenizeRequest(Schema):

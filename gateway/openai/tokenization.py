@@ -8,10 +8,11 @@ import orjson
 from fastapi import APIRouter
 from starlette.responses import Response
 
+from gateway.chat.prepare import encode_chat
 from gateway.http.bodies import json_body
 from gateway.http.reply_models import JSON_BODY_ERRORS, OpenAIError, errors
 from gateway.models.served_model import ServedModel
-from gateway.openai.prompts import conversation_of
+from gateway.openai.prompts import chat_ask
 from gateway.openai.reply_models import DetokenizeReply, TokenizeReply
 from gateway.openai.schemas import DetokenizeRequest, TokenizeChatRequest, TokenizePromptRequest
 from gateway.state import State
@@ -60,7 +61,7 @@ async def detokenize(state: State, body: Annotated[DetokenizeRequest, json_body(
 
 async def _encode(body: TokenizeChatRequest | TokenizePromptRequest, model: ServedModel) -> list[int]:
     if isinstance(body, TokenizeChatRequest):
-        return await model.encode_chat(conversation_of(body, model))
+        return list((await encode_chat(chat_ask(body, model), model)).token_ids)
     return await model.encode_text(
         body.prompt,
         add_special_tokens=body.add_special_tokens is not False,

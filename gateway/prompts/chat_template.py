@@ -32,6 +32,8 @@ THINKING_VARIABLES = ("enable_thinking", "thinking")
 """Names of the variables that tell a template whether the model thinks before it answers."""
 TOOL_VARIABLES = ("tools", "xml_tools")
 """Names of the variables under which templates read the tools."""
+EFFORT_VARIABLE = "reasoning_effort"
+"""The name of the variable that tells a template how much the model thinks."""
 RESERVED_VARIABLES = frozenset(
     {"messages", "add_generation_prompt", "continue_final_message", "documents", *TOOL_VARIABLES}
     | {"dict", "namespace", "raise_exception", "strftime_now"}
@@ -133,6 +135,11 @@ class ChatTemplate:
     @property
     def reads_documents(self) -> bool:
         return "documents" in self._variables
+
+    @property
+    def reads_effort(self) -> bool:
+        """True if the template has levels of reasoning."""
+        return EFFORT_VARIABLE in self._variables
 
     def effort_for(self, effort: str) -> str:
         """Return the level of reasoning that the template knows and that is nearest to the given one."""

@@ -51,6 +51,20 @@ REQUESTS: Mapping[str, tuple[str, str, Callable[[Fields], Fields]]] = {
         "/v1/chat/completions",
         lambda fields: {"messages": [{"role": "user", "content": [{"type": "text", "text": "Hi", **fields}]}]},
     ),
+    "POST /v1/chat/completions: `messages.tool_calls`": (
+        "POST",
+        "/v1/chat/completions",
+        lambda fields: {
+            "messages": [USER, {"role": "assistant", "tool_calls": [{"function": {"name": "f"}, **fields}]}]
+        },
+    ),
+    "POST /v1/chat/completions: `messages.tool_calls.function`": (
+        "POST",
+        "/v1/chat/completions",
+        lambda fields: {
+            "messages": [USER, {"role": "assistant", "tool_calls": [{"function": {"name": "f", **fields}}]}]
+        },
+    ),
     "POST /v1/completions": ("POST", "/v1/completions", lambda fields: {"prompt": "Hi", **fields}),
     "POST /v1/chat/completions and /v1/completions: `stream_options`": (
         "POST",
@@ -120,6 +134,7 @@ REQUESTS = {
 ALLOWED: Mapping[str, Any] = {
     "add_generation_prompt": False,
     "add_special_tokens": False,
+    "arguments": {},
     "best_of": 1,
     "cache_salt": "mine",
     "chat_template_kwargs": {"enable_thinking": False},
@@ -128,10 +143,16 @@ ALLOWED: Mapping[str, Any] = {
     "continue_final_message": True,
     "continuous_usage_stats": True,
     "destination": "new",
+    "documents": [],
     "echo": True,
     "frequency_penalty": 0.5,
     "from": "there",
+    "function": {"name": "f"},
+    "function_call": "auto",
+    "functions": [{"name": "f"}],
+    "id": "call",
     "ignore_eos": True,
+    "include_reasoning": False,
     "include_stop_str_in_output": True,
     "include_usage": True,
     "insecure": True,
@@ -152,11 +173,14 @@ ALLOWED: Mapping[str, Any] = {
     "num_predict": 4,
     "options": {"seed": 1},
     "parameters": {"seed": 1},
+    "parallel_tool_calls": False,
     "presence_penalty": 0.5,
     "priority": 1,
     "prompt": "Hi",
     "prompt_logprobs": 1,
     "raw": True,
+    "reasoning": "hm",
+    "reasoning_content": "hm",
     "reasoning_effort": "none",
     "repeat_last_n": 8,
     "repeat_penalty": 1.1,
@@ -178,7 +202,12 @@ ALLOWED: Mapping[str, Any] = {
     "template": "{{ messages[-1].content }}",
     "text": "Hi",
     "think": False,
+    "thinking_token_budget": 5,
     "tokens": [1],
+    "tool_call_id": "call",
+    "tool_calls": [{"function": {"name": "f"}}],
+    "tool_choice": "auto",
+    "tools": [{"type": "function", "function": {"name": "f"}}],
     "top_k": 5,
     "top_logprobs": 2,
     "top_p": 0.5,
@@ -190,6 +219,9 @@ ALLOWED: Mapping[str, Any] = {
 }
 # Valid values of fields whose name means something else in this route.
 ALLOWED_IN: Mapping[tuple[str, str], Any] = {
+    ("POST /v1/chat/completions: `messages`", "function_call"): {"name": "f"},
+    ("POST /v1/chat/completions: `messages.tool_calls.function`", "name"): "f",
+    ("POST /v1/chat/completions: `messages.tool_calls`", "type"): "function",
     ("POST /v1/completions", "logprobs"): 2,
     ("POST /api/create", "model"): "new",
     ("POST /api/create", "name"): "new",
@@ -259,7 +291,13 @@ ALLOWED_IN = {
     ("POST /api/chat: `function` of tool calls", "name"): "weather",
 }
 # Other fields that a field needs.
-COMPANIONS: Mapping[str, Fields] = {"stream_options": {"stream": True}, "top_logprobs": {"logprobs": True}}
+COMPANIONS: Mapping[str, Fields] = {
+    "stream_options": {"stream": True},
+    "top_logprobs": {"logprobs": True},
+    "function_call": {"role": "assistant", "functions": [{"name": "f"}]},
+    "tool_call_id": {"role": "tool"},
+    "tool_calls": {"role": "assistant"},
+}
 # The rest of a request with an unknown field.
 REQUIRED: Mapping[str, Fields] = {"DELETE /api/delete": {"model": "there"}}
 UNLIKELY = ("surprise", 7, True, ["surprise"], {"surprise": 1})

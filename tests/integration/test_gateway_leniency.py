@@ -113,7 +113,7 @@ IGNORED: list[tuple[str, dict[str, Any], str]] = [
     (CHAT, {"temprature": 0, "options": {}}, "temprature, options"),
     (CHAT, {"reasoning_effort": "low"}, "reasoning_effort"),
     (CHAT, {"messages": [{**USER, "timestamp": 1, "id": "x"}]}, "messages.0.timestamp, messages.0.id"),
-    (CHAT, {"messages": [USER, {**USER, "tool_call_id": None}]}, "messages.1.tool_call_id"),
+    (CHAT, {"messages": [USER, {**USER, "seen": None}]}, "messages.1.seen"),
     (CHAT, {"messages": [{"role": "user", "content": [PART]}]}, "messages.0.content.0.cache_control"),
     (COMPLETIONS, {"provider": {"order": ["x"]}}, "provider"),
     ("/api/chat", {"temperature": 0.5, "max_output_tokens": 5}, "temperature, max_output_tokens"),

@@ -67,6 +67,7 @@ async def test_whole_chat_completion(gateway: RunningGateway) -> None:
             "completion_tokens": 6,
             "total_tokens": num_prompt_tokens + 6,
             "prompt_tokens_details": {"cached_tokens": 16},
+            "completion_tokens_details": {"reasoning_tokens": 0},
         },
     }
 

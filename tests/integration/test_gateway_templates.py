@@ -120,11 +120,11 @@ async def test_no_thinking_is_neutral_where_there_is_none(
         (GENERATE, {"think": True, "raw": True}, "raw mode"),
         (CHAT, {"think": "high"}, "levels are not supported"),
         (GENERATE, {"think": "low"}, "levels are not supported"),
-        (OPENAI, {"chat_template_kwargs": {"documents": []}}, "not 'documents'"),
+        (OPENAI, {"chat_template_kwargs": {"documents": []}}, "'documents' is set by the server"),
         (OPENAI, {"chat_template_kwargs": {"enable_thinking": "no"}}, "must be true or false"),
         (OPENAI, {"chat_template_kwargs": {"thinking": 0}}, "thinking must be true or false"),
         (TOKENIZE, {"chat_template_kwargs": {"thinking": True, "enable_thinking": False}}, "must not differ"),
-        (TOKENIZE, {"chat_template_kwargs": {"tools": []}}, "not 'tools'"),
+        (TOKENIZE, {"chat_template_kwargs": {"tools": []}}, "'tools' is set by the server"),
         (
             OPENAI,
             {"reasoning_effort": "none", "chat_template_kwargs": {"enable_thinking": True}},

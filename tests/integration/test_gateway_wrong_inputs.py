@@ -16,6 +16,7 @@ from tests.fakes.gateway import RunningGateway, running_gateway
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 USER = {"role": "user", "content": "Hi"}
+TOOL = {"type": "function", "function": {"name": "f"}}
 CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
 OPENAI_PATHS = (CHAT, COMPLETIONS)
 OLLAMA_PATHS = ("/api/chat", "/api/generate", "/api/show")
@@ -95,7 +96,10 @@ async def test_a_body_of_10_megabytes(gateway: RunningGateway, path: str) -> Non
             {"messages": [USER, {"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]},
             "messages.1.content",
         ),
-        (CHAT, {"messages": [{**USER, "tool_calls": [{}]}]}, "messages.0.tool_calls"),
+        (CHAT, {"messages": [{**USER, "tool_calls": [{}]}]}, "messages.0.tool_calls.0.function"),
+        (CHAT, {"messages": [{**USER, "tool_calls": [{"function": {"name": "f"}}]}]}, "messages.0.tool_calls"),
+        (CHAT, {"messages": [{**USER, "tool_call_id": "c"}]}, "messages.0.tool_call_id"),
+        (CHAT, {"messages": [{"role": "function", "content": "1"}]}, "messages.0.name"),
         (CHAT, {"temperature": "hot"}, "temperature"),
         (CHAT, {"temperature": True}, "temperature"),
         (CHAT, {"temperature": 2.1}, "temperature"),
@@ -136,7 +140,20 @@ async def test_a_body_of_10_megabytes(gateway: RunningGateway, path: str) -> Non
         (CHAT, {"stream_options": {"include_usage": True}}, "stream_options"),
         (CHAT, {"stream": True, "stream_options": {"include_usage": "yes"}}, "stream_options.include_usage"),
         (CHAT, {"model": 5}, "model"),
-        (CHAT, {"tools": [{"type": "function"}]}, "tools"),
+        (CHAT, {"tools": [{"type": "function"}]}, "tools.0.function"),
+        (CHAT, {"tools": [TOOL, TOOL]}, "tools.1.function.name"),
+        (CHAT, {"tools": [TOOL], "tool_choice": "always"}, "tool_choice"),
+        (CHAT, {"tools": [TOOL], "tool_choice": {"type": "function", "function": {"name": "g"}}}, "tool_choice"),
+        (CHAT, {"tool_choice": "required"}, "tool_choice"),
+        (CHAT, {"tools": [TOOL], "functions": [{"name": "g"}]}, "functions"),
+        (CHAT, {"functions": [{"name": "g"}], "tool_choice": "auto"}, "tool_choice"),
+        (CHAT, {"functions": [{"name": "g"}], "function_call": {"name": "h"}}, "function_call"),
+        (CHAT, {"function_call": {"name": "h"}}, "function_call"),
+        (CHAT, {"documents": [{"text": "a"}]}, "documents"),
+        (CHAT, {"chat_template_kwargs": {"messages": []}}, "chat_template_kwargs"),
+        (CHAT, {"chat_template_kwargs": {"a b": 1}}, "chat_template_kwargs"),
+        (CHAT, {"chat_template_kwargs": {"bos_token": "x" * 70000}}, "chat_template_kwargs"),
+        (CHAT, {"chat_template_kwargs": {f"a{i}": 1 for i in range(65)}}, "chat_template_kwargs"),
         (CHAT, {"tool_choice": "required"}, "tool_choice"),
         (CHAT, {"response_format": {"type": "json_object"}}, "response_format"),
         (CHAT, {"prompt_logprobs": -1}, "prompt_logprobs"),
