@@ -20,13 +20,22 @@ PROMPT = (7, 3, 9, 1, 4, 4, 2, 8, 5, 6)
 class Driver:
     """A driver of one engine, for one sequence after the other or several at once."""
 
-    def __init__(self, eos_token_ids: tuple[int, ...] = (), num_pages: int = 64, wrap: Wrap = plain) -> None:
+    def __init__(
+        self,
+        eos_token_ids: tuple[int, ...] = (),
+        num_pages: int = 64,
+        wrap: Wrap = plain,
+        max_new_tokens: int | None = None,
+    ) -> None:
+        """Create a driver that lets a step return at most `max_new_tokens` tokens of a sequence, or what the engine can."""
         self.model = PagedModel(PAGE_SIZE)
         self.engine = make_engine(self.model, eos_token_ids, num_pages, wrap)
-        self._max_new_tokens = self.engine.max_new_tokens
+        self._max_new_tokens = max_new_tokens or self.engine.max_new_tokens
         self._free_pages = list(reversed(range(num_pages)))
         self._num_pages_of: dict[int, int] = {}
         self._num_steps = 0
+        self.sampled: list[SampledTokens] = []
+        """What the steps returned, in order."""
         self.scored: list[ScoredTokens] = []
 
     def run(self, *scheduled: ScheduledSequence, **difference: Any) -> list[SampledTokens]:
@@ -40,6 +49,7 @@ class Driver:
         result = self.engine.finish_step(begun)
         assert result.step_id == begun.step.step_id
         self.scored += result.scored
+        self.sampled += result.sampled
         return list(result.sampled)
 
     def chunk(

@@ -118,7 +118,9 @@ class SeveralTokensExecutor:
     def launch(self, chunks: Sequence[Chunk], forgotten: Sequence[int]) -> LaunchedStep:
         self._sequences.forget(forgotten)
         own = [self._sequences.own(chunk) for chunk in chunks]
-        launched = self._inner.launch(own, forgotten)
+        # The further tokens are added below, one by one.
+        single = [replace(chunk, max_new_tokens=min(1, chunk.max_new_tokens)) for chunk in own]
+        launched = self._inner.launch(single, forgotten)
         return SeveralTokensStep(self, own, launched)
 
     def add_tokens(self, chunks: Sequence[Chunk], computed: Computed) -> Computed:

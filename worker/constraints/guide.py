@@ -7,9 +7,12 @@ masks as where they were generated.
 from collections.abc import Callable, Sequence
 from enum import Enum, auto
 
+import numpy as np
+
 from pagoda.wire.constraint import Constraint, Reasoning
 from worker.constraints.answer import Answer, NextTokens
 from worker.constraints.marker_watch import MarkerWatch
+from worker.constraints.masks import num_words
 from worker.constraints.matcher import Matcher
 from worker.constraints.vocabulary import Vocabulary
 
@@ -31,6 +34,7 @@ class Guide:
         self._make_matcher = make_matcher
         self.num_seen = 0
         """Number of generated tokens that were consumed."""
+        self._scratch_W = np.zeros(num_words(vocabulary.size), np.int32)
         self._written = b""
         """In `BEFORE`, the text without leading whitespace: a part of the opening marker."""
         self._is_refused = False
@@ -86,6 +90,28 @@ class Guide:
         if self._is_refused and opening:
             return NextTokens(token_ids=opening)
         return NextTokens(matcher=allowed.matcher, token_ids=(*allowed.token_ids, *opening))
+
+    def take_forced(self, most: int) -> tuple[int, ...]:
+        """Consume the tokens that must come next, at most `most`, and return them.
+
+        Where one token is left, sampling could only choose that one. A token that ends the sequence is not taken, so that it is
+        always sampled.
+        """
+        taken: list[int] = []
+        while len(taken) < most and (token_id := self._only_token()) is not None:
+            self.consume(token_id)
+            taken.append(token_id)
+        return tuple(taken)
+
+    def _only_token(self) -> int | None:
+        allowed = self.next_tokens()
+        if allowed.is_free:
+            return None
+        if allowed.matcher is None:
+            token_id = allowed.token_ids[0] if len(allowed.token_ids) == 1 else None
+        else:
+            token_id = None if allowed.token_ids else allowed.matcher.only_token(self._scratch_W)
+        return None if token_id in self._vocabulary.eos_token_ids else token_id
 
     def _decide(self, reasoning: Reasoning, token_id: int, spelled: bytes) -> None:
         """Take a token that may open the reasoning, begin the answer, or leave that open."""

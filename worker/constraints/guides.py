@@ -2,9 +2,9 @@
 
 import logging
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from pagoda.wire.sampling import SamplingParams
 from worker.constraints.answer import NextTokens
@@ -15,6 +15,10 @@ from worker.constraints.vocabulary import LoadVocabulary
 
 logger = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
+_Guides = dict[int, Guide | None]
+"""Guides by sequence id. None stands for one that has failed."""
 ROWS_PER_THREAD = 16
 """Number of masks that a thread computes; starting more threads for fewer would take longer."""
 MAX_THREADS = 8
@@ -53,7 +57,7 @@ class Guides:
         self._grammars = Grammars(load)
         self._vocab_size = vocab_size
         self._eos_token_ids = tuple(eos_token_ids)
-        self._guides: dict[int, Guide] = {}
+        self._guides: _Guides = {}
         self._threads = ThreadPoolExecutor(min(MAX_THREADS, os.cpu_count() or 1), thread_name_prefix="masks")
 
     def prepare(self, sequences: Iterable[ConstrainedSequence]) -> None:
@@ -62,6 +66,15 @@ class Guides:
             constraint = sequence.sampling.constraint
             if constraint is not None and sequence.sequence_id not in self._guides:
                 self._grammars.prepare(constraint)
+
+    def take_forced(self, sequence: ConstrainedSequence, most: int) -> tuple[int, ...]:
+        """Return at most `most` tokens that must come next. The next mask is the one after them.
+
+        A sequence without a mask so far gets none, since its grammar may not be compiled yet.
+        """
+        if most <= 0 or sequence.sequence_id not in self._guides:
+            return ()
+        return self._with_guide(self._guides, sequence, lambda guide: guide.take_forced(most), ())
 
     def begin_masks(self, sequences: Sequence[ConstrainedSequence]) -> BegunMasks:
         """Begin to compute the masks of constrained sequences, whose tokens must not change meanwhile."""
@@ -76,26 +89,32 @@ class Guides:
         # A new dictionary, because a failed step may have left threads that still add to the old one.
         self._guides = {}
 
-    def _masks(self, guides: dict[int, Guide], sequences: Sequence[ConstrainedSequence]) -> dict[int, RowMask]:
-        return {
-            sequence.sequence_id: row_mask(self._next_tokens(guides, sequence), self._eos_token_ids, self._vocab_size)
-            for sequence in sequences
-        }
+    def _masks(self, guides: _Guides, sequences: Sequence[ConstrainedSequence]) -> dict[int, RowMask]:
+        return {each.sequence_id: self._mask(guides, each) for each in sequences}
 
-    def _next_tokens(self, guides: dict[int, Guide], sequence: ConstrainedSequence) -> NextTokens:
-        """Return the tokens that may come next. An error ends this sequence only, not the step of all."""
+    def _mask(self, guides: _Guides, sequence: ConstrainedSequence) -> RowMask:
+        allowed = self._with_guide(guides, sequence, Guide.next_tokens, NextTokens(token_ids=self._eos_token_ids))
+        return row_mask(allowed, self._eos_token_ids, self._vocab_size)
+
+    def _with_guide(self, guides: _Guides, sequence: ConstrainedSequence, use: Callable[[Guide], T], otherwise: T) -> T:
+        """Return what `use` returns for the sequence's guide after all tokens so far, or `otherwise` if the guide has failed.
+
+        An error ends this sequence only, not the step of all.
+        """
+        sequence_id = sequence.sequence_id
         try:
-            guide = guides.get(sequence.sequence_id)
+            if sequence_id not in guides:
+                guides[sequence_id] = self._new_guide(sequence)
+            guide = guides[sequence_id]
             if guide is None:
-                guide = guides[sequence.sequence_id] = self._new_guide(sequence)
+                return otherwise
             for token_id in sequence.token_ids[sequence.num_prompt_tokens + guide.num_seen :]:
                 guide.consume(token_id)
-            return guide.next_tokens()
+            return use(guide)
         except Exception:
-            logger.exception(
-                "constraint failed; the sequence may only end", extra={"sequence_id": sequence.sequence_id}
-            )
-            return NextTokens(token_ids=self._eos_token_ids)
+            logger.exception("constraint failed; the sequence may only end", extra={"sequence_id": sequence_id})
+            guides[sequence_id] = None
+            return otherwise
 
     def _new_guide(self, sequence: ConstrainedSequence) -> Guide:
         constraint = sequence.sampling.constraint

@@ -30,13 +30,18 @@ def row_mask(allowed: NextTokens, eos_token_ids: Sequence[int], vocab_size: int)
     """Return the mask of the tokens. If the matcher fails, they are those that end the sequence."""
     if allowed.is_free:
         return RowMask(banned_ids=np.array(allowed.banned_ids, np.int32))
-    words_W = np.zeros(-(-vocab_size // 32), np.int32)
+    words_W = np.zeros(num_words(vocab_size), np.int32)
     token_ids = allowed.token_ids
     if allowed.matcher is not None and not allowed.matcher.fill(words_W):
         words_W[:] = 0
         token_ids = (*token_ids, *eos_token_ids)
     _set_bits(words_W, token_ids)
     return RowMask(words_W)
+
+
+def num_words(vocab_size: int) -> int:
+    """Return the number of words of a mask."""
+    return -(-vocab_size // 32)
 
 
 def leaves_a_token(words_W: NDArray[np.int32], banned_ids: NDArray[np.int32]) -> bool:

@@ -61,6 +61,16 @@ class Matcher:
             self.find_error()
         return self.raw is not None
 
+    def only_token(self, scratch_W: NDArray[np.int32]) -> int | None:
+        """Return the token that must come next, or None if there is a choice. `scratch_W` has the size of a mask.
+
+        llguidance proposes tokens where the grammar forces the next bytes. A proposal counts only if the mask allows nothing else.
+        """
+        proposed = self._call(self.raw.compute_ff_tokens) if self.raw is not None else None
+        if not proposed or not self.fill(scratch_W):
+            return None
+        return proposed[0] if is_only_token(scratch_W, proposed[0]) else None
+
     def find_error(self) -> None:
         """Break the matcher if llguidance has failed, as it may while it computes a mask."""
         if self.raw is not None and self._call(self.raw.is_error) and self.raw is not None:
@@ -77,6 +87,12 @@ class Matcher:
         except MatcherError as error:
             self.fail(str(error))
             return None
+
+
+def is_only_token(words_W: NDArray[np.int32], token_id: int) -> bool:
+    """Return True if the mask allows this token and no other."""
+    is_allowed = int(words_W[token_id // 32]) & 0xFFFFFFFF == 1 << token_id % 32
+    return is_allowed and np.count_nonzero(words_W) == 1
 
 
 def guarded(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:

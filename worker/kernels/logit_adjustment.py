@@ -10,7 +10,8 @@ Legend: V vocabulary, W int32 words of a mask, C distinct tokens that are counte
 
 from collections import deque
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from copy import copy
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -65,6 +66,13 @@ class TokenCounts:
             if len(self._recent) > self._window:
                 self.rows[1, self._place[self._recent.popleft()]] -= 1
 
+    def copy(self) -> "TokenCounts":
+        same = copy(self)
+        same._recent = None if self._recent is None else deque(self._recent)
+        same._place = dict(self._place)
+        same._hold(self.rows.copy())
+        return same
+
     def _place_of(self, token_id: int) -> int:
         place = self._place.setdefault(token_id, self.num_ids)
         if self.num_ids > self.rows.shape[1]:
@@ -103,6 +111,15 @@ class Adjustment:
         """Count one more generated token."""
         if self.counts is not None:
             self.counts.count_output(token_id)
+
+    def after(self, token_ids: Iterable[int]) -> "Adjustment":
+        """Return the adjustment that this one will be after more generated tokens."""
+        if self.counts is None:
+            return self
+        later = replace(self, counts=self.counts.copy())
+        for token_id in token_ids:
+            later.count_output(token_id)
+        return later
 
 
 def repetition_factor(penalty: float) -> float:

@@ -28,7 +28,7 @@ def _sample_rows(chunk: Chunk, end_row: int) -> Iterable[int]:
     first_row = end_row - chunk.num_tokens
     yield from range(first_row, first_row + chunk.num_scored)
     if chunk.is_sampled:
-        yield end_row - 1
+        yield from range(end_row - 1 - chunk.num_forced_rows, end_row)
 
 
 def _slots(chunk: Chunk, page_size: int) -> Iterable[int]:

@@ -1,4 +1,8 @@
-"""The executor on the processor: when a step is waited for, it builds the batch, runs the model and chooses the tokens."""
+"""The executor on the processor: when a step is waited for, it builds the batch, runs the model and chooses the tokens.
+
+A constraint may leave one token only, several times in a row. These forced tokens join the batch behind the last known token, so
+that one step returns all of them and a sampled one. The masks of the sampled tokens are computed while the model runs.
+"""
 
 from collections.abc import Iterable, Sequence
 from typing import Protocol
@@ -20,6 +24,8 @@ from worker.steps.executor import Computed, DeferredStep
 from worker.steps.sampler import sample_tokens, token_logprobs
 from worker.steps.sequence import Chunk, RunningSequence
 
+MAX_NEW_TOKENS = 16
+"""Maximum number of new tokens in a step: those that a constraint forces, and a sampled one."""
 _CPU = torch.device("cpu")
 
 
@@ -34,7 +40,6 @@ class HostExecutor:
     """A `StepExecutor` on the processor. If the model runs on a device, the processor waits for it."""
 
     max_in_flight = 1
-    max_new_tokens = 1
 
     def __init__(
         self,
@@ -52,6 +57,7 @@ class HostExecutor:
         self._choose = choose
         self._device = device
         self._guides = guides
+        self.max_new_tokens = 1 if guides is None else MAX_NEW_TOKENS
 
     def launch(self, chunks: Sequence[Chunk], forgotten: Sequence[int]) -> DeferredStep:
         """Return the step. The executor keeps no state of sequences but that of their constraints."""
@@ -70,25 +76,37 @@ class HostExecutor:
     @torch.inference_mode()
     def compute(self, chunks: Sequence[Chunk]) -> Computed:
         """Compute a step and return its tokens. Raises SamplingError if the logits are unusable."""
-        sequences = [chunk.sequence for chunk in chunks if chunk.is_sampled]
-        begun_masks = self._begin_masks(sequences)
+        chunks = list(map(self._with_forced, chunks))
+        sampled = [chunk for chunk in chunks if chunk.is_sampled]
+        begun_masks = self._begin_masks([chunk.sequence for chunk in sampled])
         logits_RV = self._model.forward(build_batch(chunks, self._kv.page_size), self._kv.layers).cpu().numpy()
-        scored, sampled_rows, row = [], [], 0
+        scored, last_rows, row = [], [], 0
         for chunk in chunks:
             if chunk.num_scored:
                 scored.append(_score(chunk, logits_RV[row : row + chunk.num_scored]))
                 row += chunk.num_scored
             if chunk.is_sampled:
-                sampled_rows.append(row)
-                row += 1
-        if scored:
-            logits_RV = logits_RV[sampled_rows]
-        token_ids = sample_tokens(logits_RV, sequences, self._eos_token_ids, self._choose, begun_masks.wait())
+                row += chunk.num_forced_rows + 1
+                last_rows.append(row - 1)
+        token_ids = sample_tokens(
+            logits_RV if len(last_rows) == len(logits_RV) else logits_RV[last_rows],
+            [chunk.sequence for chunk in sampled],
+            self._eos_token_ids,
+            self._choose,
+            begun_masks.wait(),
+        )
+        new_ids = [(*chunk.forced_ids, token_id) for chunk, token_id in zip(sampled, token_ids, strict=True)]
         logprobs = [
-            _logprobs(sequence.sampling.num_logprobs, token_id, logits_V)
-            for sequence, token_id, logits_V in zip(sequences, token_ids, logits_RV, strict=True)
+            _logprobs(chunk, ids, logits_RV[last - chunk.num_forced_rows : last + 1])
+            for chunk, ids, last in zip(sampled, new_ids, last_rows, strict=True)
         ]
-        return Computed([(token_id,) for token_id in token_ids], logprobs, scored)
+        return Computed(new_ids, logprobs, scored)
+
+    def _with_forced(self, chunk: Chunk) -> Chunk:
+        """Return the chunk with the tokens that its constraint forces: they are computed together with their predecessor."""
+        if self._guides is None or chunk.sequence.sampling.constraint is None:
+            return chunk
+        return chunk.with_forced(self._guides.take_forced(chunk.sequence, chunk.max_new_tokens - 1))
 
     def _begin_masks(self, sequences: Sequence[RunningSequence]) -> BegunMasks:
         constrained = [sequence for sequence in sequences if sequence.sampling.constraint is not None]
@@ -109,5 +127,10 @@ def _score(chunk: Chunk, logits_RV: NDArray[np.float32]) -> tuple[TokenLogprobs,
     )
 
 
-def _logprobs(num_top: int | None, token_id: int, logits_V: NDArray[np.float32]) -> tuple[TokenLogprobs, ...]:
-    return () if num_top is None else (token_logprobs(logits_V, token_id, num_top),)
+def _logprobs(chunk: Chunk, token_ids: Sequence[int], logits_RV: NDArray[np.float32]) -> tuple[TokenLogprobs, ...]:
+    num_top = chunk.sequence.sampling.num_logprobs
+    if num_top is None:
+        return ()
+    return tuple(
+        token_logprobs(logits_V, token_id, num_top) for logits_V, token_id in zip(logits_RV, token_ids, strict=True)
+    )

@@ -4,8 +4,8 @@ This module owns token ids, block tables and the rules for steps: a step that br
 wrong answer. batch.py makes tensors from the chunks that `apply` returns.
 """
 
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
 
 from pagoda.wire.sampling import SamplingParams
 from worker.errors import StepError
@@ -105,6 +105,30 @@ class Chunk:
         """Maximum number of the sequence's tokens that have keys and values after this step: all but the last new one."""
         return self.max_start + self.num_tokens + max(0, self.max_new_tokens - 1)
 
+    num_forced: int = 0
+    """Number of the last tokens of the chunk that its constraint forces. They are new, too."""
+
+    def with_forced(self, token_ids: Sequence[int]) -> "Chunk":
+        """Return the chunk with tokens that the sequence must continue with, of which the engine does not know yet."""
+        if not token_ids:
+            return self
+        sequence, adjustment = self.sequence, self.sequence.adjustment
+        later = replace(
+            sequence,
+            token_ids=[*sequence.token_ids, *token_ids],
+            adjustment=adjustment.after(token_ids) if adjustment is not None else None,
+        )
+        return replace(self, sequence=later, num_tokens=self.num_tokens + len(token_ids), num_forced=len(token_ids))
+
+    @property
+    def forced_ids(self) -> Sequence[int]:
+        return self.sequence.token_ids[self.end - self.num_forced : self.end]
+
+    @property
+    def num_forced_rows(self) -> int:
+        """Number of rows of logits that are needed only for the log-probabilities of forced tokens."""
+        return self.num_forced if self.sequence.sampling.num_logprobs is not None else 0
+
     @property
     def is_sampled(self) -> bool:
         return self.max_new_tokens > 0
@@ -159,6 +183,8 @@ class RunningSequences:
             )
         self._check_vocabulary(new.sequence_id, "token ids", new.token_ids)
         self._check_vocabulary(new.sequence_id, "token ids in logit_bias", new.sampling.logit_bias)
+        if new.sampling.constraint is not None:
+            self._check_vocabulary(new.sequence_id, "token ids in constraint", new.sampling.constraint.token_ids)
         self._by_id[new.sequence_id] = RunningSequence.from_new(new)
 
     def _check_vocabulary(self, sequence_id: int, what: str, token_ids: Iterable[int]) -> None:

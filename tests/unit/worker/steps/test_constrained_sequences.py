@@ -1,5 +1,6 @@
 """Tests of constrained sequences in the engine: their answers obey the grammar, alone, in a crowd and after a move."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -15,9 +16,10 @@ from worker.steps.step import NewSequence
 OBJECT = r"""start: "{" pair ("," pair)* "}"
 pair: "\"" /[abcde]{1,3}/ "\":" (/[0-6]{1,3}/ | "true" | "null")"""
 CALLS = constrained(r'start: /.?<call>/ "{" /[0-6]{1,3}/ "}"', triggers=(Marker(text=b"<call>"),))
+THOUGHTS = Reasoning(open=THINK, is_open=True, close=END_OF_THINK, budget=3, closing_token_ids=(CLOSE_ID,))
 AFTER_REASONING = constrained(
     OBJECT,
-    reasoning=Reasoning(open=THINK, is_open=True, close=END_OF_THINK, budget=3, closing_token_ids=(CLOSE_ID,)),
+    reasoning=THOUGHTS,
 )
 CONSTRAINTS = [constrained(OBJECT), constrained(r"start: /(ab|c){1,8}/"), CALLS, AFTER_REASONING]
 SAMPLING: list[dict[str, Any]] = [
@@ -77,6 +79,60 @@ def test_a_moved_sequence_continues_with_the_same_tokens(
         resumed = new_sequence(token_ids=(*PROMPT, *before), attempt=2, constraint=constraint, **sampling)
         if len(before) < len(whole):
             assert before + answer(resumed, wrap, most=40 - num_before) == whole
+
+
+KEYS = st.lists(st.text("abcdef", min_size=1, max_size=6), min_size=1, max_size=3, unique=True)
+
+
+@st.composite
+def grammars(draw: st.DrawFn) -> Constraint:
+    """Generate grammars like those of schemas: keys are forced, values are free, listed or forced."""
+    pairs = []
+    for key in draw(KEYS):
+        value = draw(st.sampled_from(['("true" | "null" | "abc")', "/[0-6]{1,3}/", '"cab"', "/[a-d]{0,2}/"]))
+        pairs.append(rf'"\"{key}\":" {value}')
+    return constrained('start: "{" ' + ' "," '.join(pairs) + ' "}"', **draw(REASONING))
+
+
+REASONING = st.sampled_from(
+    [
+        {},
+        {"reasoning": Reasoning(open=THINK, is_open=False, close=END_OF_THINK)},
+        {"reasoning": THOUGHTS},
+        {"reasoning": replace(THOUGHTS, closing_token_ids=tuple(cut(b"ab</think>ab")))},
+    ]
+)
+
+
+@given(grammars(), st.sampled_from([*SAMPLING, {"min_tokens": 20, "stop_token_ids": cut(b"c")}]), st.integers(0, 99))
+def test_forced_tokens_in_one_step_are_those_of_single_steps(
+    constraint: Constraint, sampling: dict[str, Any], seed: int
+) -> None:
+    new = new_sequence(constraint=constraint, **{"seed": seed} | sampling)
+    single, several = Driver(END_IDS, 256, max_new_tokens=1), Driver(END_IDS, 256)
+    assert several.answer(new, 40) == single.answer(new, 40)
+    for name in ("token_ids", "logprobs"):
+        parts = [
+            [each for sampled in driver.sampled for each in getattr(sampled, name)] for driver in (single, several)
+        ]
+        assert parts[0][:40] == parts[1][:40]
+    assert {len(sampled.token_ids) for sampled in single.sampled} == {1}
+
+
+def test_forced_tokens_save_steps() -> None:
+    constraint = constrained(r'start: "{\"abcdefabcdef\":" /[0-6]/ "}"')
+    driver = Driver(END_IDS, 256)
+    tokens = driver.answer(new_sequence(constraint=constraint), 40)
+    # The first token comes with the prompt, then the key and the digit come in one step, then the brace and an end token.
+    assert [len(sampled.token_ids) for sampled in driver.sampled] == [1, len(tokens) - 3, 2]
+    assert driver.model.num_tokens_of_steps == [10, len(tokens) - 3, 2]
+
+
+def test_no_more_tokens_than_the_plan_allows() -> None:
+    constraint = constrained(r'start: "{\"abcdefabcdefabcdefabcdef\":" /[0-6]/ "}"')
+    driver = Driver(END_IDS, 256, max_new_tokens=5)
+    driver.answer(new_sequence(constraint=constraint), 40)
+    assert max(len(sampled.token_ids) for sampled in driver.sampled) == 5
 
 
 @ALL_EXECUTORS
