@@ -50,6 +50,8 @@ class ServedModel:
     """Reason why the template is not valid, if it is not."""
     output: FormatChoice
     """The format in which the model writes reasoning and tool calls."""
+    replaced_template: str | None = None
+    """The template that replaces the model's own, by a setting of the server."""
     fill: FillTokens | None = None
     """The tokens for a text between two others; None for a model that cannot fill."""
 
@@ -83,6 +85,7 @@ class ServedModel:
             chat_template=template,
             template_problem=problem,
             output=choose_output_format(model, template.source if template else None),
+            replaced_template=chat_template,
             fill=read_fill_tokens(model),
         )
 

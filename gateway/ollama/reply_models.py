@@ -154,6 +154,15 @@ class OllamaTensor(ReplyModel):
     shape: list[int]
 
 
+class OllamaOutputFormat(ReplyModel):
+    """The format in which a model writes reasoning and tool calls."""
+
+    name: str
+    source: Literal["response_template", "template", "fallback"] = Field(
+        description="The place that names the format. `fallback` is a format of the server's own."
+    )
+
+
 class OllamaShowReply(ReplyModel):
     """The description of a model."""
 
@@ -170,6 +179,7 @@ class OllamaShowReply(ReplyModel):
         description="Metadata of the model's files. Long lists are empty unless `verbose` is true."
     )
     capabilities: list[str]
+    output_format: OllamaOutputFormat = optional("The format of calls and reasoning, if the model has a chat template.")
     modified_at: str
     messages: list[OllamaStoredMessage] = optional("Messages that precede each conversation, if the model has any.")
     tensors: list[OllamaTensor] = optional("Tensors of the model, if `verbose` is true.")

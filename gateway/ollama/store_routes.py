@@ -52,7 +52,13 @@ async def list_models(state: State) -> Response:
 @router.post("/api/show", response_model=OllamaShowReply, responses=errors(OllamaError, *JSON_BODY_ERRORS, 404))
 async def show(state: State, body: Annotated[ShowRequest, json_body(ShowRequest)]) -> Response:
     """Describe a model."""
-    show_model = partial(ollama_objects.shown, policy=state.sampling_policy, verbose=bool(body.verbose))
+    named = state.models.find_named(body.model_name)
+    show_model = partial(
+        ollama_objects.shown,
+        policy=state.sampling_policy,
+        verbose=bool(body.verbose),
+        template=named.replaced_template if named else None,
+    )
     shown = await asyncio.to_thread(_read_current, state, body.model_name, show_model)
     # orjson writes numbers that JSON does not have, such as NaN, as null. Metadata may hold them.
     return Response(orjson.dumps(shown), media_type="application/json")
@@ -261,7 +267,7 @@ def _listed(state: GatewayState) -> list[JSONObject]:
     listed = []
     for model in {model.name: model for model in (*stored, *named)}.values():
         with contextlib.suppress(ModelNotFoundError):
-            listed.append(state.store.read_current(model, ollama_objects.listed)[1])
+            listed.append(state.store.read_current(model, ollama_objects.listed_with_capabilities)[1])
     return listed
 
 

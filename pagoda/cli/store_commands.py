@@ -90,8 +90,20 @@ def _model_rows(shown: JSONObject) -> Iterator[list[str]]:
         ("context length", info.get(f"{family}.context_length")),
         ("embedding length", info.get(f"{family}.embedding_length")),
         ("quantization", details.get("quantization_level")),
+        ("output format", _format_words(shown.get("output_format") or {})),
     )
     yield from ([name, str(value)] for name, value in facts if value)
+
+
+def _format_words(output_format: JSONObject) -> str:
+    """Return the name of the format of calls and reasoning, and the place that names it."""
+    found = {
+        "response_template": "named by the model's files",
+        "template": "found in the chat template",
+        "fallback": "Pagoda's own, since the chat template has none",
+    }
+    source = output_format.get("source", "")
+    return f"{output_format['name']} ({found.get(source, source)})" if output_format else ""
 
 
 def _first_lines(text: str) -> Rows:

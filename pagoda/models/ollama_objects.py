@@ -4,9 +4,11 @@ The `pagoda` command prints the same objects, whether it read them from disk or 
 """
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
+from pagoda.models.capabilities import read_capabilities
 from pagoda.models.formats.chat_template_text import GGUF_TEMPLATE_KEY, chat_template_text
 from pagoda.models.formats.gguf_file import GGUFFile
 from pagoda.models.formats.safetensors_file import read_all_tensors
@@ -27,6 +29,11 @@ def listed(model: Model) -> JSONObject:
     return identity(model) | {"modified_at": _modified_at(model), "capabilities": ["completion"]}
 
 
+def listed_with_capabilities(model: Model) -> JSONObject:
+    """Return the entry with all capabilities, which takes longer at the first time."""
+    return listed(model) | {"capabilities": list(read_capabilities(model, read_settings(model)).names)}
+
+
 def identity(model: Model) -> JSONObject:
     """Return the fields that all of Ollama's lists of models have. Clients treat models with the same digest as one."""
     settings = read_settings(model)
@@ -39,12 +46,15 @@ def identity(model: Model) -> JSONObject:
     }
 
 
-def shown(model: Model, policy: SamplingPolicy, *, verbose: bool) -> JSONObject:
-    """Return the answer of /api/show, from the model's files.
+def shown(model: Model, policy: SamplingPolicy, *, verbose: bool, template: str | None = None) -> JSONObject:
+    """Return the answer of /api/show, from the model's files. `template` is the one that replaces the model's, if one does.
 
-    `sampling_defaults` is an extension of Pagoda: the values for a request that leaves all parameters out.
+    `sampling_defaults` and `output_format` are extensions of Pagoda: the values for a request that leaves all parameters out, and
+    the format in which the model writes reasoning and tool calls.
     """
     settings = read_settings(model)
+    if template is not None:
+        settings = replace(settings, template=template)
     defaults = policy.defaults_of(model, settings)
     metadata = _metadata(model)
     described: JSONObject = {
@@ -56,7 +66,7 @@ def shown(model: Model, policy: SamplingPolicy, *, verbose: bool) -> JSONObject:
         "system": settings.system,
         "details": _details(model, settings),
         "model_info": metadata if verbose else {name: _in_a_line(value) for name, value in metadata.items()},
-        "capabilities": ["completion"],
+        **read_capabilities(model, settings).as_json(),
         "modified_at": _modified_at(model),
     }
     if settings.messages:

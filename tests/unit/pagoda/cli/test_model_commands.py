@@ -108,7 +108,8 @@ def test_show_has_ollamas_sections(command: Command) -> None:
         "    embedding length    64",
         "    quantization        F32",
     ]
-    assert lines[6:9] == ["", "  Capabilities", "    completion"]
+    assert lines[6].startswith("    output format       ")
+    assert lines[7:10] == ["", "  Capabilities", "    completion"]
 
 
 def test_show_verbose_adds_metadata_and_tensors(command: Command) -> None:
