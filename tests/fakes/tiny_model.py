@@ -43,6 +43,7 @@ def write_tiny_gguf(
     intermediate_size: int = 128,
     max_position: int = 512,
     merges: Sequence[str] = (),
+    more_control_tokens: Sequence[str] = (),
     weight_type: str = "F32",
     tie_word_embeddings: bool = False,
     chat_template: str | None = CHAT_TEMPLATE,
@@ -54,7 +55,7 @@ def write_tiny_gguf(
 ) -> Path:
     """Write the file and return its path. `weight_type` is GGML's format of the matrices.
 
-    Each merge ("h e") adds a token after the control tokens.
+    Each merge ("h e") adds a token after the control tokens, the first of which are CONTROL_TOKENS.
 
     `sampling` is written as `general.sampling.*`: whole numbers as int32, other numbers as float32.
 
@@ -75,7 +76,7 @@ def write_tiny_gguf(
     writer.add_layer_norm_rms_eps(1e-5)
     writer.add_rope_freq_base(10000.0)
     writer.add_rope_dimension_count(hidden_size // num_heads)
-    vocab_size = _add_vocabulary(writer, merges)
+    vocab_size = _add_vocabulary(writer, merges, (*CONTROL_TOKENS, *more_control_tokens))
     if chat_template is not None:
         writer.add_chat_template(chat_template)
     for name, value in (sampling or {}).items():
@@ -112,14 +113,14 @@ def write_tiny_gguf(
     return first
 
 
-def _add_vocabulary(writer: gguf.GGUFWriter, merges: Sequence[str]) -> int:
+def _add_vocabulary(writer: gguf.GGUFWriter, merges: Sequence[str], control_tokens: Sequence[str]) -> int:
     merged = [merge.replace(" ", "") for merge in merges]
-    tokens = [*CHARACTER_OF_BYTE, *CONTROL_TOKENS, *merged]
+    tokens = [*CHARACTER_OF_BYTE, *control_tokens, *merged]
     control, normal = gguf.TokenType.CONTROL, gguf.TokenType.NORMAL
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre("smollm")
     writer.add_token_list(tokens)
-    writer.add_token_types([normal] * 256 + [control] * len(CONTROL_TOKENS) + [normal] * len(merged))
+    writer.add_token_types([normal] * 256 + [control] * len(control_tokens) + [normal] * len(merged))
     if merges:  # GGUF has no empty arrays
         writer.add_token_merges(merges)
     writer.add_bos_token_id(IM_START)
