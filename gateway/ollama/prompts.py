@@ -8,7 +8,8 @@ from functools import partial
 from gateway.chat.ask import ChatAsk
 from gateway.chat.prepare import ChatPrompt
 from gateway.chat.prepare import encode_chat as encode_ask
-from gateway.errors import ErrorKind, GatewayError, InvalidRequestError
+from gateway.chat.request_template import as_jinja, check_may_send_template, compile_template
+from gateway.errors import InvalidRequestError
 from gateway.models.served_model import ServedModel, no_thinking
 from gateway.ollama.asks import prompt_ask
 from gateway.ollama.schemas import GenerateRequest, OllamaChatRequest
@@ -17,10 +18,7 @@ from gateway.prompts.chat_template import ChatTemplate
 from gateway.prompts.conversation import ChatEnding
 from gateway.prompts.reasoning_start import ReasoningStart
 from gateway.prompts.template_renderer import ChatTemplateError, rendering_threads, shared_renderer
-from pagoda.api_keys.key_file import Scope
 from pagoda.api_keys.keyring import Caller
-from pagoda.models.formats.chat_template_text import is_go_template
-from pagoda.models.ollama.go_templates import jinja_of
 from pagoda.text.prompt_bound import Keep
 
 FindWindow = Callable[[], Awaitable[Window]]
@@ -39,18 +37,6 @@ class FittedPrompt:
     """The part that was dropped, for a response header: `6 messages` or `120 tokens`. Empty if the prompt is whole."""
 
 
-def as_jinja(source: str) -> str:
-    """Return a template in Jinja: as it is, or the equivalent of a known Go template. Raises an error for an unknown one."""
-    jinja = jinja_of(source) if is_go_template(source) else source
-    if jinja is None:
-        raise InvalidRequestError(
-            "template: this Go template is not known; write it in Jinja, like Hugging Face's chat templates, "
-            "or leave it out to use the model's own",
-            param="template",
-        )
-    return jinja
-
-
 async def check_template(source: str) -> None:
     """Raise an error with the reason if the template in Jinja cannot be used."""
     try:
@@ -62,14 +48,9 @@ async def check_template(source: str) -> None:
 
 def check_prompt_parts(body: GenerateRequest, model: ServedModel, caller: Caller, *, trusts_templates: bool) -> None:
     """Raise an error if the caller may not send a template, or if the template or the context is not valid."""
-    if body.template and not trusts_templates and Scope.ADMIN not in caller.scopes:
-        raise GatewayError(
-            ErrorKind.FORBIDDEN,
-            f"template: the API key '{caller.key_name}' lacks the required scope '{Scope.ADMIN}', and the gateway runs without "
-            f"--trust-request-chat-template; leave it out to use the model's own.",
-            param="template",
-        )
-    as_jinja(body.template or "")
+    if body.template:
+        check_may_send_template(caller, trusts_all=trusts_templates, field="template")
+        as_jinja(body.template, "template")
     model.check_token_ids(body.context or (), "context")
 
 
@@ -107,7 +88,8 @@ async def _encode_whole(body: GenerateRequest, model: ServedModel, keep: Keep) -
         return _plain(model, await model.encode_fill(prompt, body.suffix))
     if body.raw:
         return _plain(model, await model.encode_text(prompt, keep=keep))
-    context, template = body.context or [], await _template(body, model)
+    context = body.context or []
+    template = await compile_template(body.template, model, "template") if body.template else None
     if template is None and model.has_no_template:
         if body.system:
             raise InvalidRequestError(
@@ -132,15 +114,6 @@ def _plain(model: ServedModel, token_ids: Sequence[int]) -> ChatPrompt:
         text="",
         format=replace(model.output.format, reasoning=None, answer_markers=()),
     )
-
-
-async def _template(body: GenerateRequest, model: ServedModel) -> ChatTemplate | None:
-    if not body.template:
-        return None
-    try:
-        return await model.compile_template(as_jinja(body.template))
-    except ChatTemplateError as error:
-        raise InvalidRequestError(f"template: {error}", param="template") from None
 
 
 async def _encode_next_turn(

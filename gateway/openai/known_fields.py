@@ -44,12 +44,10 @@ CHAT_NEUTRAL: Mapping[str, tuple[Any, ...]] = MappingProxyType(
         # A chat's prompt has the model's opening token once, whether the template writes it or not.
         "add_special_tokens": (False, True),
         "audio": (),
-        "chat_template": (),
         "echo": (False,),
         "media_io_kwargs": ({},),
         "mm_processor_kwargs": ({},),
         "modalities": (["text"],),
-        "prediction": (),
         "web_search_options": (),
     }
 )
@@ -74,3 +72,5 @@ HINTS = frozenset(
         "verbosity",
     }
 )
+# Known text of the answer could make it faster, but never changes it.
+CHAT_HINTS = HINTS | {"prediction"}

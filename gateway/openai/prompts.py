@@ -6,6 +6,7 @@ from typing import Any
 
 from gateway.chat.ask import ChatAsk
 from gateway.chat.prepare import ChatPrompt, encode_chat
+from gateway.chat.request_template import check_may_send_template, compile_template
 from gateway.errors import InvalidRequestError
 from gateway.models.served_model import ServedModel
 from gateway.openai.chat_messages import ChatMessage
@@ -16,7 +17,9 @@ from gateway.openai.schemas import (
     Prompt,
     TokenizeChatRequest,
 )
+from gateway.prompts.chat_template import ChatTemplate
 from gateway.prompts.conversation import ChatEnding
+from pagoda.api_keys.keyring import Caller
 from pagoda.text.prompt_bound import Keep
 
 
@@ -29,9 +32,21 @@ class EncodedPrompt:
     """The text that the client sent; None if it sent token ids, or if the prompt may be cut."""
 
 
-async def encode_asked_chat(body: ChatRequest, ask: ChatAsk, model: ServedModel) -> ChatPrompt:
+async def request_template(
+    body: ChatRequest | TokenizeChatRequest, model: ServedModel, caller: Caller, *, trusts_all: bool
+) -> ChatTemplate | None:
+    """Return the template that the body has, if it has one. Raises an error if the caller may not send it, or if it is wrong."""
+    if not body.chat_template:
+        return None
+    check_may_send_template(caller, trusts_all=trusts_all, field="chat_template")
+    return await compile_template(body.chat_template, model, "chat_template")
+
+
+async def encode_asked_chat(
+    body: ChatRequest, ask: ChatAsk, model: ServedModel, template: ChatTemplate | None
+) -> ChatPrompt:
     """Return the prompt of a conversation, cut as the body says."""
-    prompt = await encode_chat(ask, model, keep=_kept(body))
+    prompt = await encode_chat(ask, model, template, keep=_kept(body))
     return replace(prompt, token_ids=_cut(prompt.token_ids, body))
 
 
@@ -79,9 +94,9 @@ def chat_ask(body: ChatRequest | TokenizeChatRequest, model: ServedModel) -> Cha
     )
 
 
-def without_effect(body: ChatRequest, model: ServedModel) -> tuple[str, ...]:
-    """Return the names of fields that have no effect on this model."""
-    knows_effort = model.chat_template is not None and model.chat_template.reads_effort
+def without_effect(body: ChatRequest, template: ChatTemplate | None) -> tuple[str, ...]:
+    """Return the names of fields that have no effect with this template."""
+    knows_effort = template is not None and template.reads_effort
     return ("reasoning_effort",) if body.reasoning_effort not in (None, "none") and not knows_effort else ()
 
 

@@ -20,7 +20,7 @@ from gateway.http.reply_models import EVENT_STREAM, GENERATION_ERRORS, OpenAIErr
 from gateway.http.streaming import sse_lines, stream_response, unless_gone
 from gateway.openai.chat_reply import ChatReply
 from gateway.openai.completion_reply import CompletionReply
-from gateway.openai.prompts import chat_ask, encode_asked_chat, encode_prompts, without_effect
+from gateway.openai.prompts import chat_ask, encode_asked_chat, encode_prompts, request_template, without_effect
 from gateway.openai.reply import JSONObject, Reply
 from gateway.openai.reply_models import (
     ChatCompletion,
@@ -74,10 +74,12 @@ async def chat_completions(
 
     async def begin() -> tuple[Reply, TextEvents]:
         model = await state.models.find_or_pull(body.model or None)
-        if names := without_effect(body, model):
+        caller = http_context(request).caller
+        template = await request_template(body, model, caller, trusts_all=state.trust_request_chat_template)
+        if names := without_effect(body, template or model.chat_template):
             request.app.state.bodies.note_without_effect(request, names)
         ask = chat_ask(body, model)
-        prompt = await encode_asked_chat(body, ask, model)
+        prompt = await encode_asked_chat(body, ask, model, template)
         asked = chat_text_request(body, prompt, model)
         text_request = await with_answer_form(asked, ask, prompt, model, state.grammars)
         text_requests = await state.generator.fit_requests(model, [text_request])

@@ -24,7 +24,7 @@ from gateway.http.fields import (
 from gateway.http.schema import FieldError, Schema, with_example
 from gateway.openai.chat_messages import Messages
 from gateway.openai.generation_schema import GenerationRequest
-from gateway.openai.known_fields import CHAT_NEUTRAL, COMPLETION_NEUTRAL
+from gateway.openai.known_fields import CHAT_HINTS, CHAT_NEUTRAL, COMPLETION_NEUTRAL
 from gateway.prompts.tools import Tool, ToolChoice
 
 MAX_CHOICES = 1024
@@ -47,6 +47,9 @@ class ConversationRequest(Schema):
     """Functions that the model may call."""
     chat_template_kwargs: TemplateKwargs | None = None
     """Variables of the model's template, such as `enable_thinking`: true if the model thinks before it answers."""
+    chat_template: str | None = None
+    """A template in Jinja that replaces the model's own. It needs a key with the scope `admin`, or
+    `--trust-request-chat-template`."""
 
     @cached_property
     def offered_tools(self) -> tuple[Tool, ...]:
@@ -80,6 +83,7 @@ class ChatRequest(GenerationRequest, ConversationRequest):
     )
 
     neutral = CHAT_NEUTRAL
+    hints = CHAT_HINTS
 
     max_completion_tokens: Limit | None = None
     logprobs: bool | None = None
@@ -219,7 +223,7 @@ class TokenizePromptRequest(Schema):
 class TokenizeChatRequest(ConversationRequest):
     """A conversation to tokenize, as the model's template writes it."""
 
-    neutral = MappingProxyType({"add_special_tokens": (False, True), "chat_template": ()})
+    neutral = MappingProxyType({"add_special_tokens": (False, True)})
 
     model: ModelName | None = None
     return_token_strs: bool | None = None

@@ -5,14 +5,15 @@ from collections.abc import Mapping
 from typing import Annotated, Any
 
 import orjson
-from fastapi import APIRouter
+from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from gateway.chat.prepare import encode_chat
 from gateway.http.bodies import json_body
+from gateway.http.http_context import http_context
 from gateway.http.reply_models import JSON_BODY_ERRORS, OpenAIError, errors
 from gateway.models.served_model import ServedModel
-from gateway.openai.prompts import chat_ask
+from gateway.openai.prompts import chat_ask, request_template
 from gateway.openai.reply_models import DetokenizeReply, TokenizeReply
 from gateway.openai.schemas import DetokenizeRequest, TokenizeChatRequest, TokenizePromptRequest
 from gateway.state import State
@@ -34,10 +35,15 @@ _TokenizeBody = Annotated[
 
 
 @router.post("/tokenize", response_model=TokenizeReply, responses=errors(OpenAIError, *JSON_BODY_ERRORS, 404))
-async def tokenize(state: State, body: _TokenizeBody) -> Response:
+async def tokenize(request: Request, state: State, body: _TokenizeBody) -> Response:
     """Return the tokens of a prompt, or of a conversation as the model's template writes it."""
     model = await state.models.find_model(body.model or None)
-    token_ids = await _encode(body, model)
+    if isinstance(body, TokenizeChatRequest):
+        caller = http_context(request).caller
+        template = await request_template(body, model, caller, trusts_all=state.trust_request_chat_template)
+        token_ids = list((await encode_chat(chat_ask(body, model), model, template)).token_ids)
+    else:
+        token_ids = await _encode(body, model)
     info = await state.models.model_info_if_any(model.model)
     result: dict[str, Any] = {
         "count": len(token_ids),
@@ -59,9 +65,7 @@ async def detokenize(state: State, body: Annotated[DetokenizeRequest, json_body(
     return Response(orjson.dumps({"prompt": text}), media_type="application/json")
 
 
-async def _encode(body: TokenizeChatRequest | TokenizePromptRequest, model: ServedModel) -> list[int]:
-    if isinstance(body, TokenizeChatRequest):
-        return list((await encode_chat(chat_ask(body, model), model)).token_ids)
+async def _encode(body: TokenizePromptRequest, model: ServedModel) -> list[int]:
     return await model.encode_text(
         body.prompt,
         add_special_tokens=body.add_special_tokens is not False,

@@ -275,6 +275,8 @@ OLLAMA_TOOLS = [{"type": "function", "function": {"name": "weather", "parameters
 ALLOWED_IN = {
     **ALLOWED_IN,
     ("POST /v1/completions", "suffix"): "",
+    ("POST /v1/chat/completions", "chat_template"): "{{ messages[-1].content }}",
+    ("POST /tokenize, of a conversation", "chat_template"): "{{ messages[-1].content }}",
     ("POST /api/generate", "suffix"): "",
     **{
         (f"POST /api/{path}", name): value

@@ -9,6 +9,7 @@ import httpx
 import pytest
 
 from pagoda.api_keys.key_file import KeyEntry, KeyFile, Scope, digest_of
+from pagoda.models.errors import ChatTemplateChoiceError
 from tests.fakes.gateway import MODEL, RunningGateway, running_gateway
 from tests.fakes.tiny_model import IM_END, IM_START, write_tiny_gguf
 
@@ -29,6 +30,7 @@ OPENAI: Endpoint = ("/v1/chat/completions", {"messages": [USER]})
 TOKENIZE: Endpoint = ("/tokenize", {"messages": [USER]})
 CHAT: Endpoint = ("/api/chat", {"model": MODEL, "messages": [USER], "stream": False})
 GENERATE: Endpoint = ("/api/generate", {"model": MODEL, "prompt": "Hi", "stream": False})
+TEMPLATE_FIELDS = [(OPENAI, "chat_template"), (TOKENIZE, "chat_template"), (GENERATE, "template")]
 
 
 def with_template(directory: Path, template: str | None) -> Path:
@@ -118,8 +120,9 @@ async def test_no_thinking_is_neutral_where_there_is_none(
         (GENERATE, {"think": True}, "does not support thinking"),
         (GENERATE, {"think": True, "template": TEMPLATE}, "does not support thinking"),
         (GENERATE, {"think": True, "raw": True}, "raw mode"),
-        (CHAT, {"think": "high"}, "levels are not supported"),
-        (GENERATE, {"think": "low"}, "levels are not supported"),
+        (CHAT, {"think": "high"}, "does not support thinking"),
+        (GENERATE, {"think": "low"}, "does not support thinking"),
+        (CHAT, {"think": "much"}, 'must be true, false, "low", "medium", "high" or "max"'),
         (OPENAI, {"chat_template_kwargs": {"documents": []}}, "'documents' is set by the server"),
         (OPENAI, {"chat_template_kwargs": {"enable_thinking": "no"}}, "must be true or false"),
         (OPENAI, {"chat_template_kwargs": {"thinking": 0}}, "thinking must be true or false"),
@@ -148,25 +151,62 @@ def keys(short_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("keys")
-async def test_a_template_in_a_endpointneeds_the_scope(gateway: RunningGateway) -> None:
-    refused = await send(gateway, GENERATE, {"template": TEMPLATE}, "user")
+@pytest.mark.parametrize(("endpoint", "field"), TEMPLATE_FIELDS)
+async def test_a_template_in_a_request_needs_the_scope(gateway: RunningGateway, endpoint: Endpoint, field: str) -> None:
+    refused = await send(gateway, endpoint, {field: TEMPLATE}, "user")
     assert refused.status_code == 403
     assert "'admin'" in reason(refused) and "--trust-request-chat-template" in reason(refused)
+    assert reason(refused).startswith(f"{field}: ")
     assert not gateway.scheduler.requests
-    assert (await send(gateway, GENERATE, {"template": TEMPLATE}, "owner")).status_code == 200
-    assert (await send(gateway, GENERATE, {"template": ""}, "user")).status_code == 200
+    assert (await send(gateway, endpoint, {field: TEMPLATE}, "owner")).status_code == 200
+    assert (await send(gateway, endpoint, {field: ""}, "user")).status_code == 200
 
 
 @pytest.mark.usefixtures("keys")
 async def test_the_setting_trusts_every_key(short_path: Path) -> None:
     async with running_gateway(short_path, trust_request_chat_template=True) as gateway:
-        assert (await send(gateway, GENERATE, {"template": TEMPLATE}, "user")).status_code == 200
+        for endpoint, field in TEMPLATE_FIELDS:
+            assert (await send(gateway, endpoint, {field: TEMPLATE}, "user")).status_code == 200
 
 
-async def test_without_keys_everyone_may_send_a_template(gateway: RunningGateway) -> None:
-    assert (await send(gateway, GENERATE, {"template": TEMPLATE})).status_code == 200
-    too_long = await send(gateway, GENERATE, {"template": "a" * 65_537})
+@pytest.mark.parametrize(("endpoint", "field"), TEMPLATE_FIELDS)
+async def test_without_keys_everyone_may_send_a_template(
+    gateway: RunningGateway, endpoint: Endpoint, field: str
+) -> None:
+    assert (await send(gateway, endpoint, {field: TEMPLATE})).status_code == 200
+    too_long = await send(gateway, endpoint, {field: "a" * 65_537})
     assert too_long.status_code == 400 and "at most 65536" in reason(too_long)
+
+
+async def test_a_template_of_a_chat_replaces_the_model_s(gateway: RunningGateway) -> None:
+    assert (await send(gateway, OPENAI, {"chat_template": TEMPLATE})).status_code == 200
+    assert bytes(gateway.scheduler.requests[0].prompt_token_ids) == b"user=Hi;"
+    tokens = (await send(gateway, TOKENIZE, {"chat_template": TEMPLATE})).json()["tokens"]
+    assert bytes(tokens) == b"user=Hi;"
+
+
+async def test_a_template_by_setting_replaces_the_model_s(short_path: Path) -> None:
+    file = short_path / "own.jinja"
+    file.write_text("{% for message in messages %}{{ message.content }};{% endfor %}")
+    async with running_gateway(short_path, chat_template=file) as gateway:
+        for endpoint in (OPENAI, CHAT, GENERATE):
+            await send(gateway, endpoint, {})
+            assert bytes(gateway.scheduler.requests[-1].prompt_token_ids) == b"Hi;"
+        shown = (await gateway.http.post("/api/show", json={"model": MODEL})).json()
+        assert shown["template"] == file.read_text()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("{% for %}", "Expected an expression"), ("{{ if .System }}{{ end }}", "Go template"), (None, "cannot be read")],
+)
+async def test_a_wrong_template_by_setting_ends_the_start(short_path: Path, text: str | None, message: str) -> None:
+    file = short_path / "own.jinja"
+    if text is not None:
+        file.write_text(text)
+    with pytest.raises(ChatTemplateChoiceError, match=message):
+        async with running_gateway(short_path, chat_template=file):
+            pass
 
 
 @pytest.mark.parametrize("endpoint", [OPENAI, TOKENIZE, CHAT, GENERATE])
