@@ -1,33 +1,23 @@
 """The process that compiles and renders chat templates: `python -m gateway.prompts.template_process CPU_S MEMORY_BYTES CHARACTERS`.
 
-It answers one request after another on the socket that is its standard input, and ends when that socket is closed. The kernel
-enforces its limits: SIGPROF kills it if a request needs more processor time, and memory beyond the limit is refused.
-template_renderer.py starts it, and replaces it if it was killed. It sees no secret: its environment has no settings, and it
-cannot open files.
+template_renderer.py starts it, and replaces it if it was killed. Its limits are those of gateway/confined/serve.py.
 """
 
 import codecs
-import contextlib
 import importlib
-import os
-import resource
-import signal
 import sys
 import time
 import warnings
-from functools import lru_cache
-from multiprocessing.connection import Connection
-from pathlib import Path
+from functools import lru_cache, partial
 
 import jinja2
 import orjson
 from jinja2 import meta
 
+from gateway.confined.serve import serve_requests
 from gateway.prompts.template_sandbox import chat_environment
 
 MAX_CACHED_TEMPLATES = 16
-GROWN_SHARE = 0.5
-"""Share of the memory limit beyond which the process ends after its answer, so that the next request has all memory."""
 MAX_REASON_CHARACTERS = 500
 LATE_IMPORTS = ("jinja2.constants", "jinja2.debug", "pprint", "textwrap")
 LATE_CODECS = (
@@ -48,61 +38,14 @@ _environment = chat_environment()
 
 
 def main() -> None:
-    try:
-        _serve()
-    except MemoryError:
-        signal.raise_signal(signal.SIGKILL)  # no memory even for the answer: end as if the kernel had killed it
-
-
-def _serve() -> None:
     cpu_s, memory_bytes, max_characters = float(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
-    connection = Connection(os.dup(0))
-    statm = _confine(memory_bytes)
-    ends = False
-    while not ends:
-        try:
-            request = connection.recv_bytes()
-        except EOFError:
-            return
-        signal.setitimer(signal.ITIMER_PROF, cpu_s)
-        began_s = time.process_time()
-        outcome, content = _answer(request, max_characters)
-        signal.setitimer(signal.ITIMER_PROF, 0)
-        del request
-        ends = _resident_bytes(statm) > GROWN_SHARE * memory_bytes
-        head = {"outcome": outcome, "cpu_s": time.process_time() - began_s, "ends": ends}
-        try:
-            connection.send_bytes(orjson.dumps(head))
-            connection.send_bytes(content)
-        except BrokenPipeError:
-            return
-
-
-def _confine(memory_bytes: int) -> int | None:
-    """Limit memory and forbid opening files. Return the open /proc/self/statm, which has the process's size, or None without it."""
     for module in LATE_IMPORTS:
         importlib.import_module(module)
     for codec in LATE_CODECS:
         codecs.lookup(codec)
     time.localtime()  # reads the time zone
     warnings.simplefilter("ignore")  # Python's compiler warns about generated code
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    statm = None
-    with contextlib.suppress(OSError):  # Linux only, like the next one
-        Path("/proc/self/oom_score_adj").write_text("1000")  # the kernel kills this process before the gateway
-    with contextlib.suppress(OSError):
-        statm = os.open("/proc/self/statm", os.O_RDONLY)
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    with contextlib.suppress(ValueError):  # macOS has the limit and refuses to set it
-        resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
-    resource.setrlimit(resource.RLIMIT_NOFILE, (0, 0))
-    return statm
-
-
-def _resident_bytes(statm: int | None) -> int:
-    if statm is None:
-        return 0
-    return int(os.pread(statm, 256, 0).split()[1]) * resource.getpagesize()
+    serve_requests(partial(_answer, max_characters=max_characters), cpu_s=cpu_s, memory_bytes=memory_bytes)
 
 
 def _answer(request: bytes, max_characters: int) -> tuple[str, bytes]:

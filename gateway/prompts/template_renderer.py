@@ -10,16 +10,17 @@ import contextlib
 import hashlib
 import signal
 import threading
-import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
 import orjson
 
+from gateway.confined.child import ChildEndedError, Reply
+from gateway.confined.pool import ConfinedPool
 from gateway.errors import ErrorKind, GatewayError, unavailable
-from gateway.prompts.template_child import ChildEndedError, Reply, TemplateChild, TemplateLimits
 
 MAX_SOURCE_CHARACTERS = 1 << 18
 MAX_REQUEST_BYTES = 1 << 25
@@ -28,11 +29,21 @@ SLOW_CPU_S = 0.25
 """Processor time beyond which a template counts as slow, in seconds."""
 MAX_SLOW_WAITING = 16
 MAX_SLOW_KNOWN = 256
-IDLE_S = 60.0
-"""Seconds after which an idle process ends. One process always stays."""
 
 # More threads than calls with slow templates may wait, so that other templates always find a free one.
 rendering_threads = ThreadPoolExecutor(max_workers=64, thread_name_prefix="render")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TemplateLimits:
+    """The limits of one request to compile or render."""
+
+    cpu_s: float = 2.0
+    """Maximum processor time, in seconds."""
+    memory_bytes: int = 192 << 20
+    """Maximum address space of the process, in bytes. Python and Jinja take 27 MiB of it."""
+    characters: int = 1 << 22
+    """Maximum number of characters of the rendered text."""
 
 
 class ChatTemplateError(ValueError):
@@ -44,9 +55,11 @@ class TemplateRenderer:
 
     def __init__(self, limits: TemplateLimits | None = None, *, max_processes: int = MAX_PROCESSES) -> None:
         self._limits = limits or TemplateLimits()
+        numbers = (self._limits.cpu_s, self._limits.memory_bytes, self._limits.characters)
+        self._pool = ConfinedPool(
+            "gateway.prompts.template_process", numbers, work="chat templates", max_processes=max_processes
+        )
         self._lock = threading.Lock()
-        self._idle: list[TemplateChild] = []
-        self._places = threading.BoundedSemaphore(max_processes)
         self._slow_place = threading.Lock()
         self._num_slow = 0
         self._slow: dict[bytes, int] = {}
@@ -54,9 +67,7 @@ class TemplateRenderer:
 
     def start_first_process(self) -> None:
         """Start the first process, so that the first template does not wait for it."""
-        with self._lock:
-            if not self._idle:
-                self._idle.append(TemplateChild(self._limits))
+        self._pool.start_first_process()
 
     def check_template(self, source: str, *, is_foreign: bool = False) -> frozenset[str]:
         """Compile the template and return the names of its variables. Raises ChatTemplateError if it is not valid."""
@@ -71,10 +82,7 @@ class TemplateRenderer:
 
     def close_idle_processes(self) -> None:
         """End the idle processes. The others end after their current request, because their sockets are closed by then."""
-        with self._lock:
-            idle, self._idle = self._idle, []
-        for process in idle:
-            process.end_process()
+        self._pool.close_idle_processes()
 
     def _ask(self, source: str, variables: Mapping[str, Any] | None, is_foreign: bool) -> bytes:
         if len(source) > MAX_SOURCE_CHARACTERS:
@@ -84,9 +92,9 @@ class TemplateRenderer:
         request = _serialized(source, variables)
         digest = hashlib.sha256(source.encode("utf-8", "replace")).digest()
         is_slow = is_foreign or self._is_slow(digest, len(request))
-        with self._slow_lane() if is_slow else contextlib.nullcontext(), self._places:
+        with self._slow_lane() if is_slow else contextlib.nullcontext():
             try:
-                reply = self._answer_or_retry(request)
+                reply = self._pool.ask(request)
             except ChildEndedError as error:
                 self._mark_slow(digest, len(request))
                 raise ChatTemplateError(self._limit_reached(error.status)) from None
@@ -122,36 +130,6 @@ class TemplateRenderer:
         finally:
             with self._lock:
                 self._num_slow -= 1
-
-    def _answer_or_retry(self, request: bytes) -> Reply:
-        """Ask a process, and another one if it ended for any reason but its time limit, for example a lack of memory."""
-        try:
-            return self._ask_one(request)
-        except ChildEndedError as error:
-            if error.status == -signal.SIGPROF:
-                raise
-            return self._ask_one(request)
-
-    def _ask_one(self, request: bytes) -> Reply:
-        process = self._take_process()
-        reply = process.ask_process(request)
-        self._return_process(process, reply)
-        return reply
-
-    def _take_process(self) -> TemplateChild:
-        with self._lock:
-            if self._idle:
-                return self._idle.pop()
-        return TemplateChild(self._limits)
-
-    def _return_process(self, process: TemplateChild, reply: Reply) -> None:
-        process.idle_since_s = time.monotonic()
-        with self._lock:
-            self._idle += [] if reply.ends else [process]
-            cold = self._idle[:-1] and self._idle[0].idle_since_s < process.idle_since_s - IDLE_S
-            ended = [process] if reply.ends else [self._idle.pop(0)] if cold else []
-        for each in ended:
-            each.end_process()
 
     def _content(self, reply: Reply) -> bytes:
         match reply.outcome:

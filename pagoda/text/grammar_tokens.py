@@ -1,14 +1,17 @@
-"""The vocabulary of a model in the form that llguidance needs: the bytes of each token.
+"""The vocabulary of a model in the form that llguidance needs, and the limits of a grammar.
 
-It is made from bytes, not from a file of the tokenizers library, since Pagoda's encoders know no control tokens. A control token
-is 0xFF and its name, which no text contains: a grammar names it by id, as `<[151657]>`.
+It is made from bytes, not from a file of the tokenizers library, since Pagoda's encoders know no control tokens.
 """
+
+from collections.abc import Callable
+from functools import partial
 
 from llguidance import LLParserLimits, LLTokenizer, TokenizerWrapper
 
+from pagoda.text.token_table import TokenTable
 from pagoda.text.tokenizer import Tokenizer
 
-CONTROL_PREFIX = b"\xff"
+Encode = Callable[[str], list[int]]
 _GUARD = "\x02"
 """A character that joins no token. The space that some encoders put before a text goes before it."""
 
@@ -16,18 +19,14 @@ _GUARD = "\x02"
 class _Vocabulary:
     """The tokenizer as llguidance's wrapper reads it."""
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
-        self._tokenizer = tokenizer
+    def __init__(self, table: TokenTable, encode: Encode | None) -> None:
+        self._encode = encode
         self.by_bytes: LLTokenizer | None = None
         """The finished vocabulary, which cuts a text into tokens without an encoder."""
-        self.bos_token_id = tokenizer.bos_token_id
-        self.eos_token_id = tokenizer.eos_token_ids[0] if tokenizer.eos_token_ids else 0
-        texts = [tokenizer.token_bytes(token_id) for token_id in range(tokenizer.vocab_size)]
-        self.special_token_ids = [token_id for token_id, text in enumerate(texts) if not text]
-        self.tokens = [
-            text or CONTROL_PREFIX + (tokenizer.bytes_with_special(token_id) or b"%d" % token_id)
-            for token_id, text in enumerate(texts)
-        ]
+        self.bos_token_id = table.bos_token_id
+        self.eos_token_id = table.eos_token_ids[0] if table.eos_token_ids else 0
+        self.special_token_ids = list(table.control_token_ids)
+        self.tokens = list(table.tokens)
 
     def __call__(self, text: str) -> list[int]:
         """Return tokens with exactly these bytes.
@@ -36,7 +35,7 @@ class _Vocabulary:
         bytes, as an encoder gives that adds a space or composes characters, no token would be left.
         """
         wanted = text.encode()
-        for prefix in ("", _GUARD):
+        for prefix in ("", _GUARD) if self._encode else ():
             ids = self._encode(prefix + text)
             spelled = b""
             while prefix and ids and _GUARD.encode() not in spelled:
@@ -45,18 +44,23 @@ class _Vocabulary:
                 return ids
         return self.by_bytes.greedy_tokenize(text) if self.by_bytes else []
 
-    def _encode(self, text: str) -> list[int]:
-        return self._tokenizer.encode(text, add_special_tokens=False, parse_control_tokens=False)
+
+def table_tokenizer(table: TokenTable, encode: Encode | None = None) -> LLTokenizer:
+    """Return the vocabulary for llguidance, with all tokens that end a sequence. It takes 0.1 to 1 s of processor time.
+
+    Without `encode`, a text that a grammar forces becomes tokens that a model would perhaps not write.
+    """
+    vocabulary = _Vocabulary(table, encode)
+    wrapper = TokenizerWrapper(vocabulary)
+    made = LLTokenizer(wrapper, n_vocab=len(table.tokens), eos_token=list(table.eos_token_ids))
+    vocabulary.by_bytes = made
+    return made
 
 
 def grammar_tokenizer(tokenizer: Tokenizer) -> LLTokenizer:
-    """Return the vocabulary for llguidance, with all tokens that end a sequence. It takes 0.1 to 1 s of processor time."""
-    vocabulary = _Vocabulary(tokenizer)
-    made = LLTokenizer(
-        TokenizerWrapper(vocabulary), n_vocab=tokenizer.vocab_size, eos_token=list(tokenizer.eos_token_ids)
-    )
-    vocabulary.by_bytes = made
-    return made
+    """Return the model's vocabulary for llguidance."""
+    encode = partial(tokenizer.encode, add_special_tokens=False, parse_control_tokens=False)
+    return table_tokenizer(TokenTable.of_tokenizer(tokenizer), encode)
 
 
 def parser_limits() -> LLParserLimits:

@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given, settings
 
 from gateway.errors import ErrorKind, GatewayError
-from gateway.prompts.template_child import TemplateLimits
 from gateway.prompts.template_renderer import (
     MAX_SLOW_WAITING,
     MAX_SOURCE_CHARACTERS,
     ChatTemplateError,
+    TemplateLimits,
     TemplateRenderer,
 )
 from tests.templates.hostile import COMPOSED, ENDLESS, INVALID, LARGE, REFUSED
@@ -95,7 +95,7 @@ def test_all_filters_of_jinja_work_in_a_process_that_opens_no_file(renderer: Tem
 
 def pid_of(renderer: TemplateRenderer) -> int:
     """Return the id of the process that gets the next request."""
-    return renderer._idle[-1]._process.pid
+    return renderer._pool._idle[-1]._process.pid
 
 
 def test_a_process_that_was_killed_is_replaced(renderer: TemplateRenderer) -> None:
@@ -108,7 +108,7 @@ def test_a_process_that_was_killed_is_replaced(renderer: TemplateRenderer) -> No
 def test_a_process_that_has_grown_is_replaced() -> None:
     renderer = TemplateRenderer(TemplateLimits(memory_bytes=72 << 20))
     renderer.check_template("{{ a }}b" * 3000)
-    assert not renderer._idle
+    assert not renderer._pool._idle
     assert renderer.render_template("a", {}) == "a"
     renderer.close_idle_processes()
 
@@ -126,7 +126,7 @@ def test_no_process_is_left() -> None:
     renderer = TemplateRenderer(LIMITS)
     renderer.start_first_process()
     renderer.render_template("a", {})
-    process = renderer._idle[0]._process
+    process = renderer._pool._idle[0]._process
     renderer.close_idle_processes()
     assert process.returncode == 0
 

@@ -1,6 +1,6 @@
-"""The gateway's handle of one process for chat templates, which starts it, sends it requests, and ends it.
+"""The gateway's handle of one confined process, which starts it, sends it requests, and ends it.
 
-template_process.py runs in that process.
+serve.py runs in that process.
 """
 
 import os
@@ -23,18 +23,6 @@ KEPT_VARIABLES = ("PATH", "TZ", "LANG", "LC_ALL", "LC_TIME", "LD_LIBRARY_PATH", 
 """Environment variables that the process inherits. The others may contain keys and passwords."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TemplateLimits:
-    """The limits of one request to compile or render."""
-
-    cpu_s: float = 2.0
-    """Maximum processor time, in seconds."""
-    memory_bytes: int = 192 << 20
-    """Maximum address space of the process, in bytes. Python and Jinja take 27 MiB of it."""
-    characters: int = 1 << 22
-    """Maximum number of characters of the rendered text."""
-
-
 class ChildEndedError(Exception):
     """The error for a process that ended without an answer. `status` is as in subprocess: negative if a signal ended it."""
 
@@ -49,25 +37,25 @@ class Reply:
 
     outcome: str
     content: bytes
-    """Rendered text, names of the variables as JSON, or the reason, depending on the outcome."""
     cpu_s: float
     """Processor time of the request, in seconds."""
     ends: bool
     """True if the process ends after this answer."""
 
 
-class TemplateChild:
+class ConfinedChild:
     """One process, which answers one request after another. Only one thread may use it at a time."""
 
-    def __init__(self, limits: TemplateLimits) -> None:
+    def __init__(self, module: str, arguments: tuple[float, ...], *, work: str) -> None:
+        """Start `python -m module arguments`. `work` is what it is for, in errors, such as "chat templates"."""
         self.idle_since_s = time.monotonic()
+        self._work = work
         ours, theirs = socket.socketpair()
         self._connection = Connection(ours.detach())
-        numbers = (limits.cpu_s, limits.memory_bytes, limits.characters)
         try:
             with theirs:
                 self._process: subprocess.Popen[bytes] = subprocess.Popen(
-                    [sys.executable, "-P", "-m", "gateway.prompts.template_process", *map(str, numbers)],
+                    [sys.executable, "-P", "-m", module, *map(str, arguments)],
                     stdin=theirs.fileno(),
                     stdout=subprocess.DEVNULL,
                     env={name: os.environ[name] for name in KEPT_VARIABLES if name in os.environ},
@@ -75,14 +63,14 @@ class TemplateChild:
                 )
         except OSError as error:
             self._connection.close()
-            raise unavailable(f"The process for chat templates cannot be started: {error.strerror}.") from None
+            raise unavailable(f"The process for {work} cannot be started: {error.strerror}.") from None
 
     def ask_process(self, request: bytes) -> Reply:
         """Send the request and return the answer. Raises ChildEndedError if the process ends without one."""
         try:
             self._connection.send_bytes(request)
             if not self._connection.poll(MAX_WALL_S):
-                raise unavailable(f"The chat template was not rendered within {MAX_WALL_S:g} s.")
+                raise unavailable(f"The process for {self._work} did not answer within {MAX_WALL_S:g} s.")
             head = orjson.loads(self._connection.recv_bytes())
             return Reply(content=self._connection.recv_bytes(), **head)
         except (EOFError, OSError):

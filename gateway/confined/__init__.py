@@ -1,0 +1,1 @@
+"""Processes for untrusted work, with limits of time and memory that the kernel enforces."""

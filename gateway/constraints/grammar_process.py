@@ -1,0 +1,75 @@
+"""The process that checks grammars: `python -m gateway.constraints.grammar_process LOAD_CPU_S MEMORY_BYTES CHECK_CPU_S`.
+
+compiler.py starts it, and replaces it if it was killed. Its limits are those of gateway/confined/serve.py; LOAD_CPU_S is the limit
+for loading a vocabulary, CHECK_CPU_S the one for a grammar.
+"""
+
+import contextlib
+import signal
+import sys
+from collections import OrderedDict
+from functools import partial
+
+import orjson
+from llguidance import LLMatcher, LLTokenizer
+
+from gateway.confined.serve import PoisonedError, serve_requests
+from pagoda.text.grammar_tokens import parser_limits, table_tokenizer
+from pagoda.text.token_table import TokenTable
+
+MAX_VOCABULARIES = 3
+MAX_REASON_CHARACTERS = 500
+
+_vocabularies: OrderedDict[str, LLTokenizer] = OrderedDict()
+
+
+def main() -> None:
+    load_cpu_s, memory_bytes, check_cpu_s = float(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3])
+    serve_requests(partial(_answer, check_cpu_s=check_cpu_s), cpu_s=load_cpu_s, memory_bytes=memory_bytes)
+
+
+def _answer(request: bytes, check_cpu_s: float) -> tuple[str, bytes]:
+    """Return `valid`, `refused` with the reason, or `no_vocabulary` if the request must have the tokens."""
+    content = orjson.loads(request)
+    name = content["vocabulary"]
+    if name not in _vocabularies:
+        if content["table"] is None:
+            return "no_vocabulary", b""
+        _vocabularies[name] = _tokenizer(content["table"])
+        if len(_vocabularies) > MAX_VOCABULARIES:
+            _vocabularies.popitem(last=False)
+    _vocabularies.move_to_end(name)
+    signal.setitimer(signal.ITIMER_PROF, check_cpu_s)
+    try:
+        problem = _problem(content["grammar"], _vocabularies[name])
+    except MemoryError:
+        raise
+    except BaseException as error:
+        # A panic of llguidance is a BaseException. The process ends, since a panic may leave anything behind.
+        raise PoisonedError("refused", f"the grammar cannot be used: {type(error).__name__}".encode()) from None
+    return ("valid", b"") if problem is None else ("refused", problem[:MAX_REASON_CHARACTERS].encode())
+
+
+def _tokenizer(table: dict[str, object]) -> LLTokenizer:
+    tokens = [token.encode("latin-1") for token in table.pop("tokens")]  # type: ignore[attr-defined]
+    # Only a worker converts texts to tokens, for those that a grammar forces.
+    return table_tokenizer(TokenTable(tokens=tuple(tokens), **table), lambda text: [])  # type: ignore[arg-type]
+
+
+def _problem(grammar: str, tokenizer: LLTokenizer) -> str | None:
+    """Return why a worker could not use the grammar, in llguidance's words."""
+    limits = parser_limits()
+    is_error, messages = LLMatcher.validate_grammar_with_warnings(grammar, tokenizer, limits=limits)
+    if is_error:
+        return messages[0] or "it is not valid"
+    matcher = LLMatcher(tokenizer, grammar, log_level=0, limits=limits)
+    mask = b""
+    with contextlib.suppress(ValueError):
+        mask = matcher.compute_bitmask()
+    if matcher.is_error():
+        return matcher.get_error()
+    return None if any(mask) else "Unsatisfiable schema: no text can satisfy it"
+
+
+if __name__ == "__main__":
+    main()

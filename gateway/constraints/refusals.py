@@ -1,0 +1,35 @@
+"""The reasons why a grammar is refused, in words for clients instead of llguidance's."""
+
+import re
+
+_POSITION = re.compile(r"^(?:at )?\d+\(\d+\): ")
+_SOURCE_LINES = re.compile(r"\n *\d+ \| .*", re.DOTALL)
+_UNIMPLEMENTED = re.compile(r"Unimplemented keys: \[(.*?)\]", re.DOTALL)
+_REMOTE = re.compile(r"Resource '(.*?)' is not present in a registry")
+_NO_POINTER = re.compile(r"Pointer '(.*?)' does not exist")
+_FORMAT = re.compile(r"Unknown format: (.*)")
+
+
+def readable_reason(reason: str) -> str:
+    """Return the reason without llguidance's positions and excerpts."""
+    reason = _POSITION.sub("", reason.removesuffix("\n<non-verbose/>"))
+    reason = _SOURCE_LINES.sub("", reason).strip()
+    reason = reason.removeprefix("failed to compile JSON schema: ")
+    if found := _UNIMPLEMENTED.search(reason):
+        keywords = " and ".join(f"'{name}'" for name in re.findall(r'"(.*?)"', found[1]))
+        return f"{keywords} is not supported" if " and " not in keywords else f"{keywords} are not supported"
+    if found := _REMOTE.search(reason):
+        return f"'$ref' to {found[1]!r} is not supported: a schema may refer only to its own parts"
+    if found := _NO_POINTER.search(reason):
+        return f"'$ref' to '#{found[1]}' leads nowhere"
+    if found := _FORMAT.search(reason):
+        return f"the format {found[1]!r} is not supported"
+    if reason.startswith("oneOf constraints are not supported"):
+        return "'oneOf' is supported only if its branches certainly exclude each other; use 'anyOf'"
+    if reason.startswith("Unsatisfiable schema: "):
+        return f"no value can satisfy it: {reason.removeprefix('Unsatisfiable schema: ')}"
+    if "look-ahead and look-behind" in reason:
+        return "look-around in a regular expression is not supported"
+    if "too many expressions" in reason or "ParserTooComplex" in reason or "LexerTooComplex" in reason:
+        return f"too complex: {reason}"
+    return " ".join(reason.split())
