@@ -16,6 +16,7 @@ from gateway.ollama import schemas as ollama
 from gateway.openai import schemas as openai
 from gateway.openai.chat_messages import CalledFunction, CallMade, ChatMessage, TextPart
 from gateway.openai.generation_schema import StreamOptions
+from gateway.openai.text_rule_schema import JSONSchemaFormat, ResponseFormat, StructuredOutputs
 
 LINE_LENGTH = 118
 MAX_CELL = 60
@@ -79,6 +80,9 @@ BODIES = (
     Body("POST /v1/chat/completions: `messages.tool_calls.function`", CalledFunction),
     Body("POST /v1/completions", openai.CompletionRequest),
     Body("POST /v1/chat/completions and /v1/completions: `stream_options`", StreamOptions),
+    Body("POST /v1/chat/completions and /v1/completions: `response_format`", ResponseFormat),
+    Body("POST /v1/chat/completions and /v1/completions: `response_format.json_schema`", JSONSchemaFormat),
+    Body("POST /v1/chat/completions and /v1/completions: `structured_outputs`", StructuredOutputs),
     Body("POST /v1/messages", anthropic.MessagesRequest),
     Body("POST /v1/messages/count_tokens", anthropic.CountTokensRequest),
     Body("POST /v1/messages: `messages`", anthropic.Message),

@@ -9,8 +9,8 @@ from gateway.answers.text_request import TextRequest
 from gateway.chat.ask import ChatAsk
 from gateway.chat.described_tools import in_plain_messages
 from gateway.chat.history import template_messages
+from gateway.constraints.answer_constraint import answer_constraint
 from gateway.constraints.compiler import GrammarCompiler
-from gateway.constraints.compose import compose_constraint
 from gateway.errors import InvalidRequestError
 from gateway.models.served_model import ServedModel
 from gateway.parsing.output_parser import OutputParser
@@ -70,17 +70,16 @@ async def with_answer_form(
     Raises InvalidRequestError, with the field and the reason, if the constraint cannot be used.
     """
     tools, output_format = _offered(ask), prompt.format
-    constraint = compose_constraint(
+    constraint = await answer_constraint(
+        grammars,
+        model,
         output_format,
-        model.tokenizer,
         reasoning=prompt.reasoning,
         text=ask.text,
         tools=tools,
         choice=ask.tool_choice,
         thinking_budget=ask.thinking_budget,
     )
-    if constraint is not None and constraint.grammar:
-        await grammars.check_grammar(model, constraint.grammar, ask.text.field if ask.text else "tools")
     params = replace(request.sampling.params, constraint=constraint)
     request = replace(request, sampling=replace(request.sampling, params=params))
     if not tools and prompt.reasoning is ReasoningStart.NONE and not output_format.answer_markers:

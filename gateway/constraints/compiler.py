@@ -18,7 +18,7 @@ import orjson
 
 from gateway.confined.child import ChildEndedError, Reply
 from gateway.confined.pool import ConfinedPool
-from gateway.constraints.refusals import readable_reason
+from gateway.constraints.refusals import readable_reason, with_place
 from gateway.errors import ErrorKind, GatewayError, InvalidRequestError, unavailable
 from gateway.models.served_model import ServedModel
 from pagoda.text.token_table import TokenTable
@@ -58,17 +58,18 @@ class GrammarCompiler:
         self._verdicts: OrderedDict[_Key, str | None] = OrderedDict()
         self._running: dict[_Key, asyncio.Task[str | None]] = {}
 
-    async def check_grammar(self, model: ServedModel, grammar: str, field: str) -> None:
-        """Raise InvalidRequestError that names `field` and the reason if the model's workers could not use the grammar."""
+    async def check_grammar(self, model: ServedModel, grammar: str, field: str, *, schema: Any = None) -> None:
+        """Raise InvalidRequestError that names `field` and the reason if the model's workers could not use the grammar.
+
+        `schema` is the JSON Schema in the field, in which the error shows the place.
+        """
         if (problem := await self.problem_of(model.tokenizer, grammar)) is not None:
-            raise InvalidRequestError(f"{field}: {problem}", param=field)
+            raise InvalidRequestError(f"{field}: {with_place(problem, schema)}", param=field)
 
     async def problem_of(self, tokenizer: Tokenizer, grammar: str) -> str | None:
         """Return why the model's workers could not use the grammar, or None. Raises OVERLOADED if too many grammars wait."""
         if len(grammar) > MAX_GRAMMAR_CHARACTERS:
-            return (
-                f"too long: it needs a grammar of {len(grammar)} characters; at most {MAX_GRAMMAR_CHARACTERS} are allowed"
-            )
+            return f"too long: it needs a grammar of {len(grammar)} characters; at most {MAX_GRAMMAR_CHARACTERS} are allowed"
         key = (await self._vocabulary(tokenizer), hashlib.sha256(grammar.encode("utf-8", "replace")).digest())
         if key in self._verdicts:
             self._verdicts.move_to_end(key)

@@ -9,6 +9,7 @@ import signal
 import sys
 from collections import OrderedDict
 from functools import partial
+from typing import Any
 
 import orjson
 from llguidance import LLMatcher, LLTokenizer
@@ -50,10 +51,15 @@ def _answer(request: bytes, check_cpu_s: float) -> tuple[str, bytes]:
     return ("valid", b"") if problem is None else ("refused", problem[:MAX_REASON_CHARACTERS].encode())
 
 
-def _tokenizer(table: dict[str, object]) -> LLTokenizer:
-    tokens = [token.encode("latin-1") for token in table.pop("tokens")]  # type: ignore[attr-defined]
-    # Only a worker converts texts to tokens, for those that a grammar forces.
-    return table_tokenizer(TokenTable(tokens=tuple(tokens), **table), lambda text: [])  # type: ignore[arg-type]
+def _tokenizer(table: dict[str, Any]) -> LLTokenizer:
+    tokens = tuple(token.encode("latin-1") for token in table.pop("tokens"))
+
+    def encode(text: str) -> list[int]:
+        # A grammar may force a text. Which tokens it becomes makes no difference here, only for a worker.
+        return made.greedy_tokenize(text)
+
+    made = table_tokenizer(TokenTable(tokens=tokens, **table), encode)
+    return made
 
 
 def _problem(grammar: str, tokenizer: LLTokenizer) -> str | None:

@@ -1,6 +1,9 @@
 """The reasons why a grammar is refused, in words for clients instead of llguidance's."""
 
 import re
+from typing import Any
+
+from gateway.constraints.schema_walk import place_of
 
 _POSITION = re.compile(r"^(?:at )?\d+\(\d+\): ")
 _SOURCE_LINES = re.compile(r"\n *\d+ \| .*", re.DOTALL)
@@ -33,3 +36,14 @@ def readable_reason(reason: str) -> str:
     if "too many expressions" in reason or "ParserTooComplex" in reason or "LexerTooComplex" in reason:
         return f"too complex: {reason}"
     return " ".join(reason.split())
+
+
+def with_place(reason: str, schema: Any) -> str:
+    """Return the reason with the place in the schema of the keyword that it names first, if it can be found."""
+    if found := re.match(r"the format '(.*)' is not", reason):
+        place = place_of(schema, "format", found[1])
+    elif found := re.match(r"'([^']+)'", reason):
+        place = place_of(schema, found[1])
+    else:
+        return reason
+    return reason if place is None else f"{reason} (at {place})"

@@ -1,9 +1,12 @@
-"""The demand of a client on the text of an answer: JSON, a schema, a regular expression, one of several texts, a grammar."""
+"""The rule that a client sets for the text of an answer: JSON, a schema, a regular expression, one of several texts, a grammar."""
 
-from dataclasses import dataclass
+import dataclasses
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class TextRule:
     """A rule for the text of an answer.
 
@@ -14,3 +17,9 @@ class TextRule:
     lark: str
     field: str
     """The field of the request that demands it, for errors, such as `response_format`."""
+    schema: Any = None
+    """The JSON Schema behind it, for errors; None if there is none."""
+    parts: Mapping[str, str] = dataclasses.field(default_factory=lambda: MappingProxyType({}))
+    """Further grammars, which `lark` names as `@name`."""
+    triggers: tuple[str, ...] = ()
+    """Texts that begin the grammar, which each begin a match of `lark`. Empty if the whole text must match."""

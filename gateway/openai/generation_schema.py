@@ -24,6 +24,7 @@ from gateway.http.fields import (
 )
 from gateway.http.schema import FieldError, Schema
 from gateway.openai.known_fields import HINTS
+from gateway.openai.text_rule_schema import TextRuleFields
 
 
 class StreamOptions(Schema):
@@ -35,7 +36,7 @@ class StreamOptions(Schema):
     continuous_usage_stats: bool | None = None
 
 
-class GenerationRequest(Schema):
+class GenerationRequest(TextRuleFields):
     """A request for text."""
 
     hints: ClassVar[frozenset[str]] = HINTS

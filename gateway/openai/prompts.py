@@ -17,6 +17,7 @@ from gateway.openai.schemas import (
     Prompt,
     TokenizeChatRequest,
 )
+from gateway.openai.text_rules import text_rule_of
 from gateway.prompts.chat_template import ChatTemplate
 from gateway.prompts.conversation import ChatEnding
 from pagoda.api_keys.keyring import Caller
@@ -91,6 +92,7 @@ def chat_ask(body: ChatRequest | TokenizeChatRequest, model: ServedModel) -> Cha
         effort=body.reasoning_effort,
         thinking_budget=body.thinking_token_budget,
         documents=body.documents or (),
+        text=text_rule_of(body),
     )
 
 

@@ -13,6 +13,7 @@ from starlette.responses import JSONResponse, Response
 
 from gateway.answers.text_events import TextEvents
 from gateway.chat.prepare import with_answer_form
+from gateway.chat.text_form import with_text_rule
 from gateway.errors import Dialect, error_body
 from gateway.http.bodies import json_body
 from gateway.http.http_context import http_context
@@ -32,6 +33,7 @@ from gateway.openai.reply_models import (
 )
 from gateway.openai.requests import chat_text_request, completion_text_request
 from gateway.openai.schemas import ChatRequest, CompletionRequest
+from gateway.openai.text_rules import text_rule_of
 from gateway.state import GatewayState, State
 from pagoda.models.errors import ModelNotFoundError
 from pagoda.models.model import Model
@@ -102,7 +104,11 @@ async def completions(
     async def begin() -> tuple[Reply, TextEvents]:
         model = await state.models.find_or_pull(body.model or None)
         prompts = await encode_prompts(body, model)
-        asked = [completion_text_request(body, prompt, model) for prompt in prompts]
+        rule = text_rule_of(body)
+        asked = [
+            await with_text_rule(completion_text_request(body, prompt, model), rule, model, state.grammars)
+            for prompt in prompts
+        ]
         text_requests = await state.generator.fit_requests(model, asked)
         reply = CompletionReply(body, model, text_requests)
         return reply, state.generator.generate_text(model, text_requests, http_context(request))

@@ -1,0 +1,78 @@
+"""Text rules for JSON: any object, or what a JSON Schema allows."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from gateway.constraints.schema_walk import can_end, with_closed_objects
+from gateway.constraints.text_rule import TextRule
+from gateway.errors import InvalidRequestError
+
+WHITESPACE = r" {1,2}|\r?\n( {0,24}|\t{0,12})"
+"""Whitespace between two parts of JSON: up to two spaces, or a line break with indentation. Bounded, since weak models would write
+it without end."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JSONStyle:
+    """The style of JSON that a rule allows."""
+
+    whitespace: str | None = WHITESPACE
+    """Regular expression of the whitespace that may stand between two parts; None for none at all."""
+    closes_objects: bool = False
+    """True if objects have no properties besides those that the schema names, unless it says otherwise."""
+
+
+STYLE = JSONStyle()
+
+
+def json_object_rule(field: str, style: JSONStyle = STYLE) -> TextRule:
+    """Return the rule for any JSON object."""
+    return json_schema_rule({"type": "object"}, field, JSONStyle(whitespace=style.whitespace))
+
+
+def json_schema_rule(schema: Any, field: str, style: JSONStyle = STYLE) -> TextRule:
+    """Return the rule for JSON under the schema. Raises InvalidRequestError for what is no schema."""
+    schema = checked_schema(schema, field)
+    if style.closes_objects:
+        schema = with_closed_objects(schema)
+    return TextRule(lark=f"start: {json_expression(schema, field, style)}", field=field, schema=schema)
+
+
+def checked_schema(schema: Any, field: str) -> Any:
+    """Return the schema, with text that contains JSON read. Raises InvalidRequestError for what is no schema."""
+    if isinstance(schema, str):
+        try:
+            schema = json.loads(schema)
+        except (ValueError, RecursionError) as error:
+            raise InvalidRequestError(f"{field}: must be a JSON Schema (not JSON: {error})", param=field) from None
+    if not isinstance(schema, Mapping | bool):
+        raise InvalidRequestError(
+            f"{field}: must be a JSON Schema, which is an object (got {type(schema).__name__})", param=field
+        )
+    try:
+        ends = can_end(schema)
+    except RecursionError:
+        raise InvalidRequestError(f"{field}: nested too deeply", param=field) from None
+    if not ends:
+        raise InvalidRequestError(f"{field}: no value can satisfy it: it requires itself without end", param=field)
+    return schema
+
+
+def json_expression(schema: Any, field: str, style: JSONStyle = STYLE, *, is_lenient: bool = False) -> str:
+    """Return the schema as an expression of a Lark rule. `is_lenient` drops keywords that llguidance does not know."""
+    options = {
+        "json_allow_general_unicode_escapes": True,
+        "coerce_one_of": is_lenient,
+        "lenient": is_lenient,
+        **({"whitespace_flexible": False} if style.whitespace is None else {"whitespace_pattern": style.whitespace}),
+    }
+    # The options of a client would change what the rule means.
+    content = schema if isinstance(schema, bool) else {**schema, "x-guidance": options}
+    if content is True:
+        content = {"x-guidance": options}
+    try:
+        return f"%json {json.dumps(content)}"
+    except RecursionError:
+        raise InvalidRequestError(f"{field}: nested too deeply", param=field) from None
