@@ -34,15 +34,20 @@ class _Vocabulary:
         llguidance takes the first of them as the only token that may come next where a grammar leaves no choice. With other
         bytes, as an encoder gives that adds a space or composes characters, no token would be left.
         """
-        wanted = text.encode()
-        for prefix in ("", _GUARD) if self._encode else ():
-            ids = self._encode(prefix + text)
+        if self._encode is not None and (ids := self._exactly(text, self._encode)) is not None:
+            return ids
+        return self.by_bytes.greedy_tokenize(text) if self.by_bytes else []
+
+    def _exactly(self, text: str, encode: Encode) -> list[int] | None:
+        """Return the encoder's tokens, or None if they have other bytes."""
+        for prefix in ("", _GUARD):
+            ids = encode(prefix + text)
             spelled = b""
             while prefix and ids and _GUARD.encode() not in spelled:
                 spelled += self.tokens[ids.pop(0)]
-            if b"".join(map(self.tokens.__getitem__, ids)) == wanted:
+            if b"".join(map(self.tokens.__getitem__, ids)) == text.encode():
                 return ids
-        return self.by_bytes.greedy_tokenize(text) if self.by_bytes else []
+        return None
 
 
 def table_tokenizer(table: TokenTable, encode: Encode | None = None) -> LLTokenizer:

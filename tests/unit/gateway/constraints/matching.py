@@ -38,7 +38,7 @@ def new_matcher(grammar: str) -> LLMatcher:
 
 def accepts(grammar: str, text: str) -> bool:
     """Return True if the grammar allows each token of the text, and its end after it."""
-    return accepts_tokens(grammar, tiny_tokenizer().encode(text, add_special_tokens=False))
+    return accepts_tokens(grammar, tiny_tokenizer().encode(text, add_special_tokens=False, parse_control_tokens=False))
 
 
 def accepts_tokens(grammar: str, token_ids: list[int]) -> bool:

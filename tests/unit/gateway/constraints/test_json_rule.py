@@ -153,7 +153,7 @@ def test_what_pydantic_refuses(value: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("schema", [5, "{", "5", [], None, '"a"'])
 def test_what_is_no_schema_is_refused(schema: Any) -> None:
-    with pytest.raises(InvalidRequestError, match="^f: must be a JSON Schema"):
+    with pytest.raises(InvalidRequestError, match=r"^f: must be a JSON Schema"):
         json_schema_rule(schema, "f")
 
 
