@@ -11,11 +11,12 @@ _RESULT = "<tool_response>\n{}\n</tool_response>"
 
 
 def in_plain_messages(
-    messages: Sequence[Mapping[str, Any]], tools: Sequence[Tool], syntax: CallSyntax
+    messages: Sequence[Mapping[str, Any]], tools: Sequence[Tool], syntax: CallSyntax, *, may_add_system: bool = True
 ) -> list[Mapping[str, Any]]:
     """Return messages of text only, of the roles `system`, `user` and `assistant`.
 
-    Calls are written as `syntax` says, so the model sees earlier calls in the form in which it has to write the next ones.
+    Calls are written as `syntax` says, so the model sees earlier calls in the form in which it has to write the next ones. If
+    there is no system message and none may be added, the first message describes the tools.
     """
     plain: list[Mapping[str, Any]] = []
     was_result = False
@@ -29,7 +30,7 @@ def in_plain_messages(
         else:
             plain.append(_with_calls_as_text(message, syntax))
         was_result = is_result
-    return _with_description(plain, _description(tools, syntax)) if tools else plain
+    return _with_description(plain, _description(tools, syntax), may_add_system) if tools else plain
 
 
 def write_calls(calls: Sequence[tuple[str, Any]], syntax: CallSyntax) -> str:
@@ -61,11 +62,14 @@ def _with_calls_as_text(message: Mapping[str, Any], syntax: CallSyntax) -> Mappi
     return {**others, "content": f"{content}\n{calls}" if content else calls}
 
 
-def _with_description(messages: list[Mapping[str, Any]], description: str) -> list[Mapping[str, Any]]:
-    if messages and messages[0]["role"] == "system":
-        first, *others = messages
-        return [{**first, "content": f"{_text(first.get('content'))}\n\n{description}"}, *others]
-    return [{"role": "system", "content": description}, *messages]
+def _with_description(
+    messages: list[Mapping[str, Any]], description: str, may_add_system: bool
+) -> list[Mapping[str, Any]]:
+    if not messages or (messages[0]["role"] != "system" and may_add_system):
+        return [{"role": "system", "content": description}, *messages]
+    first, *others = messages
+    texts = (_text(first.get("content")), description)
+    return [{**first, "content": "\n\n".join(texts if first["role"] == "system" else reversed(texts))}, *others]
 
 
 def _description(tools: Sequence[Tool], syntax: CallSyntax) -> str:

@@ -11,7 +11,7 @@ from gateway.chat.described_tools import in_plain_messages
 from gateway.chat.history import template_messages
 from gateway.constraints.answer_constraint import answer_constraint
 from gateway.constraints.compiler import GrammarCompiler
-from gateway.errors import InvalidRequestError
+from gateway.errors import InvalidRequestError, PromptTooLongError
 from gateway.models.served_model import ServedModel
 from gateway.parsing.output_parser import OutputParser
 from gateway.prompts.chat_template import EFFORT_VARIABLE, ChatTemplate
@@ -48,7 +48,19 @@ async def encode_chat(
     template = template or model.own_template()
     output_format = _answer_format(model, template)
     conversation = _conversation(ask, model, template, output_format)
-    encoded = await model.render_chat(conversation, template, keep=keep)
+    try:
+        encoded = await model.render_chat(conversation, template, keep=keep)
+    except PromptTooLongError:
+        raise
+    except InvalidRequestError as error:
+        if not _adds_system(ask, template):
+            raise
+        # Some templates refuse a system message. The error of a conversation that is wrong otherwise is the first one.
+        conversation = _conversation(ask, model, template, output_format, may_add_system=False)
+        try:
+            encoded = await model.render_chat(conversation, template, keep=keep)
+        except InvalidRequestError:
+            raise error from None
     return ChatPrompt(
         token_ids=encoded.token_ids,
         reasoning=find_reasoning_start(
@@ -103,8 +115,19 @@ def _answer_format(model: ServedModel, template: ChatTemplate) -> OutputFormat:
     return replace(own, calls=described_formats()[_DESCRIBED_CALLS].calls)
 
 
+def _adds_system(ask: ChatAsk, template: ChatTemplate) -> bool:
+    """Return True if the conversation gets a system message that describes the tools."""
+    has_system = bool(ask.messages) and ask.messages[0]["role"] in ("system", "developer")
+    return bool(_offered(ask)) and not template.reads_tools and not has_system
+
+
 def _conversation(
-    ask: ChatAsk, model: ServedModel, template: ChatTemplate, output_format: OutputFormat
+    ask: ChatAsk,
+    model: ServedModel,
+    template: ChatTemplate,
+    output_format: OutputFormat,
+    *,
+    may_add_system: bool = True,
 ) -> Conversation:
     if ask.documents and not template.reads_documents:
         raise InvalidRequestError(
@@ -115,7 +138,7 @@ def _conversation(
     assert calls is not None, "each format of answers has calls"
     messages: Sequence[Mapping[str, Any]] = template_messages(ask.messages, id_length=calls.id_length)
     if not template.reads_tools:
-        messages, tools = in_plain_messages(messages, tools, calls), ()
+        messages, tools = in_plain_messages(messages, tools, calls, may_add_system=may_add_system), ()
     is_off, effort = ask.effort == "none", {}
     if ask.effort is not None and not is_off:
         effort = {EFFORT_VARIABLE: template.effort_for(ask.effort)}

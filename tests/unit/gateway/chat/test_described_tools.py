@@ -40,6 +40,12 @@ def test_a_conversation_without_system_message_gets_one() -> None:
     assert [each["role"] for each in plain(USER)] == ["system", "user"]
 
 
+def test_the_first_question_describes_the_tools_if_no_system_message_may() -> None:
+    (user,) = in_plain_messages([USER], TOOLS, SYNTAX, may_add_system=False)
+    assert user["role"] == "user" and user["content"].startswith("You can call functions.")
+    assert user["content"].endswith(f"\n\n{USER['content']}")
+
+
 def test_calls_and_results_become_text_and_roles_alternate() -> None:
     _, user, called, results, answer = plain(USER, CALLED, *RESULTS, {"role": "assistant", "content": "Noon."})
     assert user == USER and answer["content"] == "Noon."

@@ -76,6 +76,16 @@ async def test_a_template_without_tools_gets_them_as_text(load: Load) -> None:
     assert prompt.format.calls is not None and Slot.OBJECT in prompt.format.calls.call
 
 
+NO_SYSTEM = "{% if messages[0].role == 'system' %}{{ raise_exception('no system') }}{% endif %}" + TOOLLESS
+
+
+async def test_a_template_without_system_messages_gets_the_tools_in_the_question(load: Load) -> None:
+    model = load(NO_SYSTEM)
+    assert (await encode_chat(ask(tools=TOOLS), model)).text.startswith("user: You can call functions.")
+    with pytest.raises(InvalidRequestError, match="no system"):
+        await encode_chat(ask({"role": "system", "content": "S"}, USER, tools=TOOLS), model)
+
+
 async def test_ids_get_the_length_of_the_format(load: Load) -> None:
     model = thinking(load(TEMPLATE), calls=CALLS)
     call = {"id": "call_abc", "type": "function", "function": {"name": "now", "arguments": "{}"}}
