@@ -92,6 +92,7 @@ BODIES = (
     Body("POST /v1/messages: `tool_choice`", anthropic.ToolChoice),
     Body("POST /v1/messages: `thinking`", anthropic.Thinking),
     Body("POST /v1/messages: `output_config`", anthropic.OutputConfig),
+    Body("POST /v1/messages: `output_format`", anthropic.OutputFormat),
     Body("POST /tokenize, of a prompt", openai.TokenizePromptRequest),
     Body("POST /tokenize, of a conversation", openai.TokenizeChatRequest),
     Body("POST /detokenize", openai.DetokenizeRequest),

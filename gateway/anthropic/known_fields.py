@@ -9,7 +9,6 @@ NEUTRAL: Mapping[str, tuple[Any, ...]] = MappingProxyType(
     {
         "compaction": (),
         "kv_transfer_params": (),
-        "output_format": (),
         "mcp_servers": ([],),
         "thread": (),
         "vllm_xargs": ({},),

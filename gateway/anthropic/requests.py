@@ -7,6 +7,8 @@ from gateway.chat.ask import ChatAsk
 from gateway.chat.prepare import ChatPrompt
 from gateway.chat.template_variables import without_thinking
 from gateway.chat.tool_definitions import make_tool
+from gateway.constraints.json_rule import JSONStyle, json_schema_rule
+from gateway.constraints.text_rule import TextRule
 from gateway.http.fields import stop_strings
 from gateway.models.served_model import ServedModel
 from gateway.prompts import tools as chat_tools
@@ -15,6 +17,7 @@ from gateway.prompts.tools import ToolMode
 from pagoda.models.sampling_defaults import OPENAI_CHAT
 from pagoda.wire.sampling import SamplingParams
 
+_STYLE = JSONStyle(closes_objects=True)
 _MODES = {"auto": ToolMode.AUTO, "any": ToolMode.REQUIRED, "tool": ToolMode.REQUIRED, "none": ToolMode.NONE}
 
 
@@ -24,6 +27,7 @@ def chat_ask(body: CountTokensRequest, model: ServedModel, *, thinks: bool | Non
     return ChatAsk(
         messages=messages,
         ending=ChatEnding.CONTINUED if messages[-1]["role"] == "assistant" else ChatEnding.BEGUN,
+        text=_text_rule(body),
         tools=tuple(
             make_tool(tool.name, tool.description, tool.input_schema, tool.strict, field=f"tools.{index}")
             for index, tool in enumerate(body.tools or ())
@@ -51,6 +55,15 @@ def text_request(body: MessagesRequest, prompt: ChatPrompt, model: ServedModel) 
         sampling=choose_sampling(asked, model.defaults, OPENAI_CHAT, SamplingParams()),
         cache_salt=body.cache_salt or "",
     )
+
+
+def _text_rule(body: CountTokensRequest) -> TextRule | None:
+    """Return the rule for the text of the answer, or None if it is free."""
+    if body.output_format is not None:
+        return json_schema_rule(body.output_format.json_schema, "output_format.schema", _STYLE)
+    if body.output_config is not None and body.output_config.format is not None:
+        return json_schema_rule(body.output_config.format.json_schema, "output_config.format.schema", _STYLE)
+    return None
 
 
 def _choice(choice: ToolChoice | None) -> chat_tools.ToolChoice:

@@ -1,6 +1,5 @@
 """The request bodies of Anthropic's endpoints. blocks.py has the contents of messages."""
 
-from types import MappingProxyType
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
@@ -83,14 +82,22 @@ class Thinking(Schema):
     """`omitted` leaves the text out of the thinking block. Nothing is summarized."""
 
 
+class OutputFormat(Schema):
+    """A JSON Schema for the text of the answer."""
+
+    type: Literal["json_schema"]
+    json_schema: Annotated[dict[str, Any], Field(alias="schema")]
+    """The schema. Its objects have no other properties than those it names, unless it says otherwise."""
+
+
 class OutputConfig(Schema):
     """The form of the answer."""
 
-    neutral = MappingProxyType({"format": ()})
     hints = frozenset({"task_budget"})
 
     effort: Literal["low", "medium", "high", "xhigh", "max"] | None = None
     """The amount of thinking, for chat templates that read it."""
+    format: OutputFormat | None = None
 
 
 _QUESTION = {"role": "user", "content": [{"type": "text", "text": "What is the capital of Peru?"}]}
@@ -114,8 +121,16 @@ class CountTokensRequest(Schema):
     tool_choice: ToolChoice | None = None
     thinking: Thinking | None = None
     output_config: OutputConfig | None = None
+    output_format: OutputFormat | None = None
+    """The older name of `output_config.format`."""
     chat_template_kwargs: TemplateVariables | None = None
     """vLLM's field: variables of the chat template. `enable_thinking` applies if `thinking` is absent or `adaptive`."""
+
+    @model_validator(mode="after")
+    def _one_output_format(self) -> Self:
+        if self.output_format and self.output_config and self.output_config.format:
+            raise FieldError("output_format", "not possible together with output_config.format; send only one of them")
+        return self
 
     @model_validator(mode="after")
     def _a_chosen_tool_is_offered(self) -> Self:

@@ -8,6 +8,7 @@ import anthropic
 import pytest
 from anthropic import beta_async_tool
 from anthropic.types import MessageParam, ToolParam
+from pydantic import BaseModel
 
 from tests.fakes.gateway import RunningGateway, running_gateway
 from tests.fakes.scheduler import Answer
@@ -129,6 +130,26 @@ async def test_the_tool_runner_goes_on_without_a_thread(
     message = await runner.until_done()
     assert asked_for == ["Lima"]
     assert message.content[0].type == "text" and message.content[0].text == ANSWER
+
+
+async def test_the_output_format_reaches_the_worker(gateway: RunningGateway, client: anthropic.AsyncAnthropic) -> None:
+    class Weather(BaseModel):
+        degrees: int
+
+    gateway.scheduler.answer = lambda *_: Answer(text='{"degrees": 20}')
+    message = await client.messages.parse(model="tiny", messages=QUESTION, max_tokens=99, output_format=Weather)
+    assert message.parsed_output == Weather(degrees=20)
+    assert "degrees" in gateway.scheduler.requests[-1].sampling.constraint.grammar
+    older: Any = {"output_format": {"type": "json_schema", "schema": {"type": "object", "properties": {"old": {}}}}}
+    await client.messages.create(model="tiny", messages=QUESTION, max_tokens=99, extra_body=older)
+    assert "old" in gateway.scheduler.requests[-1].sampling.constraint.grammar
+
+
+async def test_a_schema_that_cannot_be_held_is_refused_by_name(client: anthropic.AsyncAnthropic) -> None:
+    schema: Any = {"type": "array", "uniqueItems": True}
+    with pytest.raises(anthropic.BadRequestError, match=r"output_config\.format\.schema.*uniqueItems"):
+        config: Any = {"format": {"type": "json_schema", "schema": schema}}
+        await client.messages.create(model="tiny", messages=QUESTION, max_tokens=99, output_config=config)
 
 
 async def test_tools_are_counted(gateway: RunningGateway, client: anthropic.AsyncAnthropic) -> None:
