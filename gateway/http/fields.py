@@ -12,7 +12,13 @@ from pydantic import (
 )
 
 from pagoda.durations import parse_duration
-from pagoda.wire.sampling import MAX_LOGIT_BIAS, MAX_LOGPROBS, MAX_STOP_TOKEN_IDS
+from pagoda.wire.sampling import (
+    MAX_ALLOWED_TOKEN_IDS,
+    MAX_LOGIT_BIAS,
+    MAX_LOGPROB_TOKEN_IDS,
+    MAX_LOGPROBS,
+    MAX_STOP_TOKEN_IDS,
+)
 
 
 def described(sentence: str) -> WrapValidator:
@@ -65,6 +71,11 @@ Seed = Annotated[Integer, Field(ge=-(2**63), le=2**64 - 1), described("an intege
 
 RequestId = Annotated[str, Field(pattern=r"^[A-Za-z0-9._:/+=@-]{1,128}$")]
 StopTokenIds = Annotated[list[TokenId], Field(max_length=MAX_STOP_TOKEN_IDS, fail_fast=True), whole_items]
+AllowedTokenIds = Annotated[
+    list[TokenId], Field(min_length=1, max_length=MAX_ALLOWED_TOKEN_IDS, fail_fast=True), whole_items
+]
+LogprobTokenIds = Annotated[list[TokenId], Field(max_length=MAX_LOGPROB_TOKEN_IDS, fail_fast=True), whole_items]
+BadWords = Annotated[list[Annotated[str, Field(min_length=1, max_length=128)]], Field(max_length=128, fail_fast=True)]
 
 MAX_STOPS = 64
 _StopString = Annotated[str, Field(min_length=1, max_length=1024)]

@@ -5,11 +5,14 @@ from typing import Annotated, ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from gateway.http.fields import (
+    AllowedTokenIds,
+    BadWords,
     Count,
     Integer,
     KeepAlive,
     Limit,
     LogitBias,
+    LogprobTokenIds,
     MinP,
     ModelName,
     NumLogprobs,
@@ -66,6 +69,12 @@ class GenerationRequest(TextRuleFields):
     min_tokens: Count | None = None
     ignore_eos: bool | None = None
     stop_token_ids: StopTokenIds | None = None
+    allowed_token_ids: AllowedTokenIds | None = None
+    """The only tokens that may be generated. The answer ends by itself only if an end token is among them."""
+    bad_words: BadWords | None = None
+    """Words that are not generated, neither at the beginning of a text nor after a space."""
+    logprob_token_ids: LogprobTokenIds | None = None
+    """Tokens whose log-probabilities are reported in place of the most probable ones'. Needs `logprobs`."""
     include_stop_str_in_output: bool | None = None
     skip_special_tokens: bool | None = None
     truncate_prompt_tokens: Annotated[Integer, Field(ge=-1, le=2**31 - 1)] | None = None

@@ -7,14 +7,11 @@ from typing import Any
 # Not supported: each is accepted only with a value that changes nothing.
 NEUTRAL: Mapping[str, tuple[Any, ...]] = MappingProxyType(
     {
-        "allowed_token_ids": (),
-        "bad_words": ([],),
         "dry_multiplier": (0, 0.0),
         "dynatemp_range": (0, 0.0),
         "ec_transfer_params": (),
         "kv_transfer_params": (),
         "length_penalty": (1.0, 1),
-        "logprob_token_ids": (),
         "lora": ([],),
         "mirostat": (0,),
         "repetition_detection": (),

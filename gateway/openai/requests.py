@@ -10,6 +10,7 @@ from gateway.http.fields import keep_alive_seconds, seed_bits, stop_strings
 from gateway.models.served_model import ServedModel
 from gateway.openai.prompts import EncodedPrompt
 from gateway.openai.schemas import ChatRequest, CompletionRequest
+from gateway.prompts.bad_words import bad_word_tokens
 from pagoda.models.sampling_defaults import OPENAI_CHAT, OPENAI_COMPLETIONS, ModelDefaults
 from pagoda.wire.sampling import SamplingParams
 
@@ -89,9 +90,13 @@ def _request_only(
 ) -> SamplingParams:
     """Return the parameters that only a request can set."""
     stop_token_ids = tuple(body.stop_token_ids or ())
+    allowed_token_ids = tuple(sorted(set(body.allowed_token_ids or ())))
+    logprob_token_ids = tuple(dict.fromkeys(body.logprob_token_ids or ()))
     model.check_token_ids(stop_token_ids, "stop_token_ids")
     if isinstance(body, CompletionRequest) and body.suffix:
         stop_token_ids = tuple(dict.fromkeys((*stop_token_ids, *model.fill_tokens().end_ids)))
+    model.check_token_ids(allowed_token_ids, "allowed_token_ids")
+    model.check_token_ids(logprob_token_ids, "logprob_token_ids")
     return SamplingParams(
         min_tokens=body.min_tokens or 0,
         ignore_eos=bool(body.ignore_eos),
@@ -99,6 +104,9 @@ def _request_only(
         stop_token_ids=stop_token_ids,
         num_logprobs=num_logprobs,
         num_prompt_logprobs=num_prompt_logprobs,
+        allowed_token_ids=allowed_token_ids,
+        bad_words=bad_word_tokens(model.tokenizer, body.bad_words or ()),
+        logprob_token_ids=logprob_token_ids,
     )
 
 

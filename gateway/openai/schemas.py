@@ -155,6 +155,8 @@ class ChatRequest(GenerationRequest, ConversationRequest):
     def _top_logprobs_need_logprobs(self) -> Self:
         if self.top_logprobs and not self.logprobs:
             raise FieldError("top_logprobs", "only allowed when logprobs is true")
+        if self.logprob_token_ids and not self.logprobs:
+            raise FieldError("logprob_token_ids", "only allowed when logprobs is true")
         return self
 
 
@@ -198,6 +200,14 @@ class CompletionRequest(GenerationRequest):
             raise FieldError("n_predict", "must be at least 1, or -1 for no limit (got 0)")
         if self.max_tokens == 0 and not self.echo:
             raise FieldError("max_tokens", "must be at least 1, or -1 for no limit, or 0 together with echo (got 0)")
+        return self
+
+    @model_validator(mode="after")
+    def _logprobs_of_tokens_need_logprobs(self) -> Self:
+        if self.logprob_token_ids and self.logprobs is None:
+            raise FieldError("logprob_token_ids", "only allowed together with logprobs")
+        if self.logprob_token_ids and self.max_tokens == 0:
+            raise FieldError("logprob_token_ids", "not possible when max_tokens is 0: no token is generated")
         return self
 
     @model_validator(mode="after")

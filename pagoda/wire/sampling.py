@@ -3,7 +3,7 @@
 The gateway's dialects make them; the worker's sampler applies them. protos/v1/types.proto defines the order in which they apply.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from types import MappingProxyType
 
@@ -13,6 +13,12 @@ from protos.v1 import types_pb2
 MAX_LOGPROBS = 20
 MAX_LOGIT_BIAS = 1024
 MAX_STOP_TOKEN_IDS = 64
+MAX_ALLOWED_TOKEN_IDS = 16_384
+MAX_BAD_WORDS = 256
+"""Maximum number of sequences of ids. A word may have two, with and without a space before it."""
+MAX_BAD_WORD_TOKENS = 16_384
+"""Maximum number of ids in all sequences together."""
+MAX_LOGPROB_TOKEN_IDS = 128
 MAX_TEMPERATURE = 1000.0
 """Largest temperature, far above the point where answers become noise. OpenAI's API allows 2; Ollama's has no limit."""
 
@@ -39,6 +45,12 @@ class SamplingParams:
     num_prompt_logprobs: int | None = None
     constraint: Constraint | None = None
     """Rule for the output; None if it is free."""
+    allowed_token_ids: tuple[int, ...] = ()
+    """Ids that may be generated; empty for all."""
+    bad_words: tuple[tuple[int, ...], ...] = ()
+    """Sequences of ids that are not generated."""
+    logprob_token_ids: tuple[int, ...] = ()
+    """Ids whose log-probabilities are reported in place of the most probable ones'."""
 
     @property
     def is_greedy(self) -> bool:
@@ -96,8 +108,39 @@ class SamplingParams:
                 len(self.stop_token_ids) <= MAX_STOP_TOKEN_IDS,
                 f"stop_token_ids may have at most {MAX_STOP_TOKEN_IDS} ids (got {len(self.stop_token_ids)})",
             ),
+            *self._token_checks(),
         ]
         return next((message for holds, message in checks if not holds), None)
+
+    def _token_checks(self) -> Iterator[tuple[bool, str]]:
+        """Yield the checks of the fields that name tokens, with the message about each."""
+        num_bad = sum(map(len, self.bad_words))
+        yield (
+            len(self.allowed_token_ids) <= MAX_ALLOWED_TOKEN_IDS,
+            f"allowed_token_ids may have at most {MAX_ALLOWED_TOKEN_IDS} ids (got {len(self.allowed_token_ids)})",
+        )
+        yield (
+            len(self.bad_words) <= MAX_BAD_WORDS and num_bad <= MAX_BAD_WORD_TOKENS,
+            f"bad_words may have at most {MAX_BAD_WORDS} sequences with {MAX_BAD_WORD_TOKENS} token ids together "
+            f"(got {len(self.bad_words)} with {num_bad})",
+        )
+        yield all(self.bad_words), "bad_words may not have a sequence without token ids"
+        yield (
+            len(self.logprob_token_ids) <= MAX_LOGPROB_TOKEN_IDS,
+            f"logprob_token_ids may have at most {MAX_LOGPROB_TOKEN_IDS} ids (got {len(self.logprob_token_ids)})",
+        )
+        yield (
+            self.num_logprobs is not None or not self.logprob_token_ids,
+            "logprob_token_ids need log-probabilities: set num_logprobs",
+        )
+
+    @property
+    def named_token_ids(self) -> Iterator[Iterable[int]]:
+        """All collections of token ids in these parameters."""
+        yield from (self.logit_bias, self.stop_token_ids, self.allowed_token_ids, self.logprob_token_ids)
+        yield from self.bad_words
+        if self.constraint is not None:
+            yield self.constraint.token_ids
 
     def to_proto(self) -> types_pb2.SamplingParams:
         return types_pb2.SamplingParams(
@@ -118,13 +161,23 @@ class SamplingParams:
             num_logprobs=self.num_logprobs,
             num_prompt_logprobs=self.num_prompt_logprobs,
             constraint=self.constraint.to_proto() if self.constraint else None,
+            allowed_token_ids=self.allowed_token_ids,
+            bad_words=[types_pb2.TokenSequence(token_ids=token_ids) for token_ids in self.bad_words],
+            logprob_token_ids=self.logprob_token_ids,
         )
 
     @classmethod
     def from_proto(cls, message: types_pb2.SamplingParams) -> "SamplingParams":
         """Return the parameters. An absent field takes this class's default, not protobuf's zero."""
         values = {descriptor.name: value for descriptor, value in message.ListFields()}
-        converted = ("constraint", "logit_bias", "stop_token_ids")
+        converted = (
+            "allowed_token_ids",
+            "bad_words",
+            "constraint",
+            "logit_bias",
+            "logprob_token_ids",
+            "stop_token_ids",
+        )
         known = {field.name for field in fields(cls)}.difference(converted)
         # ListFields returns all fields with presence, so an explicit 0, as for temperature, is kept.
         kwargs = {name: value for name, value in values.items() if name in known}
@@ -132,5 +185,8 @@ class SamplingParams:
             **kwargs,
             logit_bias=MappingProxyType(dict(message.logit_bias)),
             stop_token_ids=tuple(message.stop_token_ids),
+            allowed_token_ids=tuple(message.allowed_token_ids),
+            logprob_token_ids=tuple(message.logprob_token_ids),
+            bad_words=tuple(tuple(sequence.token_ids) for sequence in message.bad_words),
             constraint=Constraint.from_proto(message.constraint) if message.HasField("constraint") else None,
         )

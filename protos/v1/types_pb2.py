@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15protos/v1/types.proto\x12\tprotos.v1\"\x97\x06\n\x0eSamplingParams\x12\x18\n\x0btemperature\x18\x01 \x01(\x02H\x00\x88\x01\x01\x12\x12\n\x05top_p\x18\x02 \x01(\x02H\x01\x88\x01\x01\x12\x12\n\x05top_k\x18\x03 \x01(\rH\x02\x88\x01\x01\x12\x12\n\x05min_p\x18\x04 \x01(\x02H\x03\x88\x01\x01\x12\x1d\n\x10presence_penalty\x18\x05 \x01(\x02H\x04\x88\x01\x01\x12\x1e\n\x11\x66requency_penalty\x18\x06 \x01(\x02H\x05\x88\x01\x01\x12\x1f\n\x12repetition_penalty\x18\x07 \x01(\x02H\x06\x88\x01\x01\x12\x1e\n\x11repetition_window\x18\x08 \x01(\rH\x07\x88\x01\x01\x12<\n\nlogit_bias\x18\t \x03(\x0b\x32(.protos.v1.SamplingParams.LogitBiasEntry\x12\x11\n\x04seed\x18\n \x01(\x04H\x08\x88\x01\x01\x12\x17\n\nmax_tokens\x18\x0b \x01(\rH\t\x88\x01\x01\x12\x17\n\nmin_tokens\x18\x0c \x01(\rH\n\x88\x01\x01\x12\x12\n\nignore_eos\x18\r \x01(\x08\x12\x16\n\x0estop_token_ids\x18\x0e \x03(\r\x12\x19\n\x0cnum_logprobs\x18\x0f \x01(\rH\x0b\x88\x01\x01\x12 \n\x13num_prompt_logprobs\x18\x10 \x01(\rH\x0c\x88\x01\x01\x12)\n\nconstraint\x18\x14 \x01(\x0b\x32\x15.protos.v1.Constraint\x1a\x30\n\x0eLogitBiasEntry\x12\x0b\n\x03key\x18\x01 \x01(\r\x12\r\n\x05value\x18\x02 \x01(\x02:\x02\x38\x01\x42\x0e\n\x0c_temperatureB\x08\n\x06_top_pB\x08\n\x06_top_kB\x08\n\x06_min_pB\x13\n\x11_presence_penaltyB\x14\n\x12_frequency_penaltyB\x15\n\x13_repetition_penaltyB\x14\n\x12_repetition_windowB\x07\n\x05_seedB\r\n\x0b_max_tokensB\r\n\x0b_min_tokensB\x0f\n\r_num_logprobsB\x16\n\x14_num_prompt_logprobsJ\x04\x08\x11\x10\x12J\x04\x08\x12\x10\x13J\x04\x08\x13\x10\x14\"\x9a\x01\n\nConstraint\x12\'\n\treasoning\x18\x01 \x01(\x0b\x32\x14.protos.v1.Reasoning\x12\x0f\n\x07grammar\x18\x02 \x01(\t\x12\x0e\n\x06\x64igest\x18\x03 \x01(\x0c\x12#\n\x08triggers\x18\x04 \x03(\x0b\x32\x11.protos.v1.Marker\x12\x1d\n\x15triggers_in_reasoning\x18\x05 \x01(\x08\":\n\x06Marker\x12\x0c\n\x04text\x18\x01 \x01(\x0c\x12\x15\n\x08token_id\x18\x02 \x01(\rH\x00\x88\x01\x01\x42\x0b\n\t_token_id\"\x9a\x01\n\tReasoning\x12\x1f\n\x04open\x18\x01 \x01(\x0b\x32\x11.protos.v1.Marker\x12\x0f\n\x07is_open\x18\x02 \x01(\x08\x12 \n\x05\x63lose\x18\x03 \x01(\x0b\x32\x11.protos.v1.Marker\x12\x13\n\x06\x62udget\x18\x04 \x01(\rH\x00\x88\x01\x01\x12\x19\n\x11\x63losing_token_ids\x18\x05 \x03(\rB\t\n\x07_budget\"1\n\x0cTokenLogprob\x12\x10\n\x08token_id\x18\x01 \x01(\r\x12\x0f\n\x07logprob\x18\x02 \x01(\x02\"A\n\x08Logprobs\x12\x0f\n\x07logprob\x18\x01 \x01(\x02\x12$\n\x03top\x18\x02 \x03(\x0b\x32\x17.protos.v1.TokenLogprob\"X\n\x05Usage\x12\x19\n\x11num_prompt_tokens\x18\x01 \x01(\r\x12\x19\n\x11num_cached_tokens\x18\x02 \x01(\r\x12\x19\n\x11num_output_tokens\x18\x03 \x01(\r\"X\n\x07Timings\x12\x0f\n\x07queue_s\x18\x01 \x01(\x01\x12\x11\n\tprefill_s\x18\x02 \x01(\x01\x12\x10\n\x08\x64\x65\x63ode_s\x18\x03 \x01(\x01\x12\x17\n\x0fnum_preemptions\x18\x04 \x01(\r*x\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x16\n\x12\x46INISH_REASON_STOP\x10\x01\x12\x18\n\x14\x46INISH_REASON_LENGTH\x10\x02\x12\x17\n\x13\x46INISH_REASON_ABORT\x10\x03\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15protos/v1/types.proto\x12\tprotos.v1\"\xfa\x06\n\x0eSamplingParams\x12\x18\n\x0btemperature\x18\x01 \x01(\x02H\x00\x88\x01\x01\x12\x12\n\x05top_p\x18\x02 \x01(\x02H\x01\x88\x01\x01\x12\x12\n\x05top_k\x18\x03 \x01(\rH\x02\x88\x01\x01\x12\x12\n\x05min_p\x18\x04 \x01(\x02H\x03\x88\x01\x01\x12\x1d\n\x10presence_penalty\x18\x05 \x01(\x02H\x04\x88\x01\x01\x12\x1e\n\x11\x66requency_penalty\x18\x06 \x01(\x02H\x05\x88\x01\x01\x12\x1f\n\x12repetition_penalty\x18\x07 \x01(\x02H\x06\x88\x01\x01\x12\x1e\n\x11repetition_window\x18\x08 \x01(\rH\x07\x88\x01\x01\x12<\n\nlogit_bias\x18\t \x03(\x0b\x32(.protos.v1.SamplingParams.LogitBiasEntry\x12\x11\n\x04seed\x18\n \x01(\x04H\x08\x88\x01\x01\x12\x17\n\nmax_tokens\x18\x0b \x01(\rH\t\x88\x01\x01\x12\x17\n\nmin_tokens\x18\x0c \x01(\rH\n\x88\x01\x01\x12\x12\n\nignore_eos\x18\r \x01(\x08\x12\x16\n\x0estop_token_ids\x18\x0e \x03(\r\x12\x19\n\x0cnum_logprobs\x18\x0f \x01(\rH\x0b\x88\x01\x01\x12 \n\x13num_prompt_logprobs\x18\x10 \x01(\rH\x0c\x88\x01\x01\x12)\n\nconstraint\x18\x14 \x01(\x0b\x32\x15.protos.v1.Constraint\x12\x19\n\x11\x61llowed_token_ids\x18\x15 \x03(\r\x12+\n\tbad_words\x18\x16 \x03(\x0b\x32\x18.protos.v1.TokenSequence\x12\x19\n\x11logprob_token_ids\x18\x17 \x03(\r\x1a\x30\n\x0eLogitBiasEntry\x12\x0b\n\x03key\x18\x01 \x01(\r\x12\r\n\x05value\x18\x02 \x01(\x02:\x02\x38\x01\x42\x0e\n\x0c_temperatureB\x08\n\x06_top_pB\x08\n\x06_top_kB\x08\n\x06_min_pB\x13\n\x11_presence_penaltyB\x14\n\x12_frequency_penaltyB\x15\n\x13_repetition_penaltyB\x14\n\x12_repetition_windowB\x07\n\x05_seedB\r\n\x0b_max_tokensB\r\n\x0b_min_tokensB\x0f\n\r_num_logprobsB\x16\n\x14_num_prompt_logprobsJ\x04\x08\x11\x10\x12J\x04\x08\x12\x10\x13J\x04\x08\x13\x10\x14\"\"\n\rTokenSequence\x12\x11\n\ttoken_ids\x18\x01 \x03(\r\"\x9a\x01\n\nConstraint\x12\'\n\treasoning\x18\x01 \x01(\x0b\x32\x14.protos.v1.Reasoning\x12\x0f\n\x07grammar\x18\x02 \x01(\t\x12\x0e\n\x06\x64igest\x18\x03 \x01(\x0c\x12#\n\x08triggers\x18\x04 \x03(\x0b\x32\x11.protos.v1.Marker\x12\x1d\n\x15triggers_in_reasoning\x18\x05 \x01(\x08\":\n\x06Marker\x12\x0c\n\x04text\x18\x01 \x01(\x0c\x12\x15\n\x08token_id\x18\x02 \x01(\rH\x00\x88\x01\x01\x42\x0b\n\t_token_id\"\x9a\x01\n\tReasoning\x12\x1f\n\x04open\x18\x01 \x01(\x0b\x32\x11.protos.v1.Marker\x12\x0f\n\x07is_open\x18\x02 \x01(\x08\x12 \n\x05\x63lose\x18\x03 \x01(\x0b\x32\x11.protos.v1.Marker\x12\x13\n\x06\x62udget\x18\x04 \x01(\rH\x00\x88\x01\x01\x12\x19\n\x11\x63losing_token_ids\x18\x05 \x03(\rB\t\n\x07_budget\"1\n\x0cTokenLogprob\x12\x10\n\x08token_id\x18\x01 \x01(\r\x12\x0f\n\x07logprob\x18\x02 \x01(\x02\"A\n\x08Logprobs\x12\x0f\n\x07logprob\x18\x01 \x01(\x02\x12$\n\x03top\x18\x02 \x03(\x0b\x32\x17.protos.v1.TokenLogprob\"X\n\x05Usage\x12\x19\n\x11num_prompt_tokens\x18\x01 \x01(\r\x12\x19\n\x11num_cached_tokens\x18\x02 \x01(\r\x12\x19\n\x11num_output_tokens\x18\x03 \x01(\r\"X\n\x07Timings\x12\x0f\n\x07queue_s\x18\x01 \x01(\x01\x12\x11\n\tprefill_s\x18\x02 \x01(\x01\x12\x10\n\x08\x64\x65\x63ode_s\x18\x03 \x01(\x01\x12\x17\n\x0fnum_preemptions\x18\x04 \x01(\r*x\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x16\n\x12\x46INISH_REASON_STOP\x10\x01\x12\x18\n\x14\x46INISH_REASON_LENGTH\x10\x02\x12\x17\n\x13\x46INISH_REASON_ABORT\x10\x03\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,24 +33,26 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_SAMPLINGPARAMS_LOGITBIASENTRY']._loaded_options = None
   _globals['_SAMPLINGPARAMS_LOGITBIASENTRY']._serialized_options = b'8\001'
-  _globals['_FINISHREASON']._serialized_start=1502
-  _globals['_FINISHREASON']._serialized_end=1622
+  _globals['_FINISHREASON']._serialized_start=1637
+  _globals['_FINISHREASON']._serialized_end=1757
   _globals['_SAMPLINGPARAMS']._serialized_start=37
-  _globals['_SAMPLINGPARAMS']._serialized_end=828
-  _globals['_SAMPLINGPARAMS_LOGITBIASENTRY']._serialized_start=548
-  _globals['_SAMPLINGPARAMS_LOGITBIASENTRY']._serialized_end=596
-  _globals['_CONSTRAINT']._serialized_start=831
-  _globals['_CONSTRAINT']._serialized_end=985
-  _globals['_MARKER']._serialized_start=987
-  _globals['_MARKER']._serialized_end=1045
-  _globals['_REASONING']._serialized_start=1048
-  _globals['_REASONING']._serialized_end=1202
-  _globals['_TOKENLOGPROB']._serialized_start=1204
-  _globals['_TOKENLOGPROB']._serialized_end=1253
-  _globals['_LOGPROBS']._serialized_start=1255
-  _globals['_LOGPROBS']._serialized_end=1320
-  _globals['_USAGE']._serialized_start=1322
-  _globals['_USAGE']._serialized_end=1410
-  _globals['_TIMINGS']._serialized_start=1412
-  _globals['_TIMINGS']._serialized_end=1500
+  _globals['_SAMPLINGPARAMS']._serialized_end=927
+  _globals['_SAMPLINGPARAMS_LOGITBIASENTRY']._serialized_start=647
+  _globals['_SAMPLINGPARAMS_LOGITBIASENTRY']._serialized_end=695
+  _globals['_TOKENSEQUENCE']._serialized_start=929
+  _globals['_TOKENSEQUENCE']._serialized_end=963
+  _globals['_CONSTRAINT']._serialized_start=966
+  _globals['_CONSTRAINT']._serialized_end=1120
+  _globals['_MARKER']._serialized_start=1122
+  _globals['_MARKER']._serialized_end=1180
+  _globals['_REASONING']._serialized_start=1183
+  _globals['_REASONING']._serialized_end=1337
+  _globals['_TOKENLOGPROB']._serialized_start=1339
+  _globals['_TOKENLOGPROB']._serialized_end=1388
+  _globals['_LOGPROBS']._serialized_start=1390
+  _globals['_LOGPROBS']._serialized_end=1455
+  _globals['_USAGE']._serialized_start=1457
+  _globals['_USAGE']._serialized_end=1545
+  _globals['_TIMINGS']._serialized_start=1547
+  _globals['_TIMINGS']._serialized_end=1635
 # @@protoc_insertion_point(module_scope)

@@ -74,10 +74,8 @@ def _samples_problem(request: InferenceRequest) -> str | None:
 def _token_problem(request: InferenceRequest, limits: ModelLimits) -> str | None:
     if not request.prompt_token_ids:
         return "the prompt must have at least one token"
-    named = [request.prompt_token_ids, request.sampling.logit_bias, request.sampling.stop_token_ids]
-    named += [sample.generated_token_ids for sample in request.resumed]
-    if request.sampling.constraint is not None:
-        named.append(request.sampling.constraint.token_ids)
+    generated = (sample.generated_token_ids for sample in request.resumed)
+    named = [request.prompt_token_ids, *request.sampling.named_token_ids, *generated]
     largest = max(max(token_ids, default=0) for token_ids in named)
     if largest >= limits.vocab_size:
         return f"token id {largest} is outside the vocabulary of {limits.vocab_size} tokens"

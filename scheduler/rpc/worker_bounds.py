@@ -7,7 +7,7 @@ allowed as a sentence, or None.
 import math
 from collections.abc import Iterable, Iterator
 
-from pagoda.wire.sampling import MAX_LOGPROBS
+from pagoda.wire.sampling import MAX_LOGPROB_TOKEN_IDS, MAX_LOGPROBS
 from protos.v1 import types_pb2, worker_pb2
 from scheduler.worker_info import ModelLimits
 
@@ -16,6 +16,7 @@ MAX_LOADABLE_MODELS = 10_000
 MAX_REASON_CHARS = 1000
 # Each step grants pages for this many tokens per sequence, and charges them to its budget.
 MAX_NEW_TOKENS = 64
+_MAX_ALTERNATIVES = max(MAX_LOGPROBS, MAX_LOGPROB_TOKEN_IDS)
 # Each bound is several times larger than the largest machines need: a device of 141 GB has room for 800,000 pages of 16 tokens of
 # a small model.
 BOUNDS = {
@@ -107,8 +108,8 @@ def _strange_token(token_id: int, limits: ModelLimits) -> str:
 
 def _logprob_problems(logprobs: Iterable[types_pb2.Logprobs]) -> Iterator[str]:
     for each in logprobs:
-        if len(each.top) > MAX_LOGPROBS:
-            yield f"a token has {len(each.top)} alternatives; at most {MAX_LOGPROBS} are allowed"
+        if len(each.top) > _MAX_ALTERNATIVES:
+            yield f"a token has {len(each.top)} alternatives; at most {_MAX_ALTERNATIVES} are allowed"
         values = (each.logprob, *(other.logprob for other in each.top))
         # Minus infinity is valid: it is the log-probability of an impossible token.
         if any(math.isnan(value) or value == math.inf for value in values):

@@ -3,6 +3,7 @@
 import pytest
 from openai import OpenAI
 from openai.types.chat import ChatCompletionMessageParam
+from openai.types.chat.chat_completion import Choice
 
 MODEL = "smollm2:135m"
 # The model answers it with certainty, in a few tokens.
@@ -43,6 +44,34 @@ def test_a_stream_says_the_same(openai_client: OpenAI) -> None:
     assert [chunk.choices[0].finish_reason for chunk in chunks if chunk.choices][-1] == "stop"
     assert chunks[-1].usage is not None and whole.usage is not None
     assert chunks[-1].usage.completion_tokens == whole.usage.completion_tokens
+
+
+def test_tokens_are_allowed_banned_and_named_by_the_request(openai_client: OpenAI) -> None:
+    def ask(**fields: object) -> Choice:
+        answer = openai_client.chat.completions.create(
+            model=MODEL,
+            messages=QUESTION,
+            temperature=0,
+            max_tokens=16,
+            logprobs=True,
+            extra_body={"return_token_ids": True, **fields},
+        )
+        return answer.choices[0]
+
+    def ids(choice: Choice) -> list[int]:
+        return list((choice.model_extra or {})["token_ids"])
+
+    plain = ask()
+    assert "Tokyo" in (plain.message.content or "")
+    assert "Tokyo" not in (ask(bad_words=["Tokyo"]).message.content or "")
+    some = ids(plain)[:3]
+    allowed = ask(allowed_token_ids=some)
+    assert set(ids(allowed)) <= set(some) and allowed.finish_reason == "length"
+    named = ask(logprob_token_ids=some)
+    assert ids(named) == ids(plain) and named.logprobs is not None
+    for token_id, token in zip(ids(named), named.logprobs.content or (), strict=True):
+        assert len(token.top_logprobs) == 3
+        assert token_id not in some or token.logprob == token.top_logprobs[some.index(token_id)].logprob
 
 
 def test_samples_differ_and_each_seed_repeats_itself(openai_client: OpenAI) -> None:

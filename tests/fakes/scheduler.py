@@ -283,13 +283,21 @@ class _Sample:
             request_id=self.request.request_id,
             sample_index=self.index,
             token_ids=token_ids,
-            logprobs=[self._logprobs(token_id, self.request.sampling.num_logprobs) for token_id in token_ids],
+            logprobs=[self._sampled_logprobs(token_id) for token_id in token_ids],
             sequence_number=self.num_sent,
         )
         if not self.request.sampling.HasField("num_logprobs"):
             del tokens.logprobs[:]
         self.num_sent += len(token_ids)
         self._session.send(inference_pb2.GenerateResponse(tokens=tokens))
+
+    def _sampled_logprobs(self, token_id: int) -> types_pb2.Logprobs:
+        """Return the log-probability of a generated token, and of the tokens that the request names if it names any."""
+        named = self.request.sampling.logprob_token_ids
+        if not named:
+            return self._logprobs(token_id, self.request.sampling.num_logprobs)
+        top = [types_pb2.TokenLogprob(token_id=each, logprob=-0.5 - abs(token_id - each)) for each in named]
+        return types_pb2.Logprobs(logprob=-0.5, top=top)
 
     def _logprobs(self, token_id: int, num_top: int) -> types_pb2.Logprobs:
         """Return a token's log-probability, -0.5, and 1 less for each of its successors in the vocabulary."""

@@ -156,6 +156,8 @@ REQUESTS = {
 ALLOWED: Mapping[str, Any] = {
     "add_generation_prompt": False,
     "add_special_tokens": False,
+    "allowed_token_ids": [5, 6],
+    "bad_words": ["bad"],
     "arguments": {},
     "best_of": 1,
     "cache_salt": "mine",
@@ -194,6 +196,7 @@ ALLOWED: Mapping[str, Any] = {
     "keep_alive": "5m",
     "license": ["MIT"],
     "logit_bias": {"5": 1.0},
+    "logprob_token_ids": [7],
     "logprobs": True,
     "max_completion_tokens": 4,
     "max_tokens": 4,
@@ -379,6 +382,10 @@ def allowed_value(body: Body, name: str) -> Any:
     return ALLOWED_IN[body.title, name] if (body.title, name) in ALLOWED_IN else ALLOWED[name]
 
 
+def companions(body: Body, name: str) -> Fields:
+    return {"logprobs": allowed_value(body, "logprobs")} if name == "logprob_token_ids" else COMPANIONS.get(name, {})
+
+
 async def send(gateway: RunningGateway, body: Body, fields: Fields) -> httpx.Response:
     assert body.title in REQUESTS, f"{EACH_FIELD}: say in REQUESTS how a field gets into `{body.title}`"
     method, path, around = REQUESTS[body.title]
@@ -406,7 +413,7 @@ async def test_an_accepted_value(gateway: RunningGateway, body: Body, name: str)
         value = UNLIKELY[0]
     else:
         value = allowed_value(body, name)
-    response = await send(gateway, body, {name: value, **COMPANIONS.get(name, {})})
+    response = await send(gateway, body, {name: value, **companions(body, name)})
     if name == "files":  # the only value that the table cannot contain: the digest of an uploaded file
         assert response.status_code == 400 and "exclude each other" in response.text
     else:
@@ -422,9 +429,9 @@ def is_integer(schema: type[Schema], name: str) -> bool:
 @pytest.mark.parametrize(("body", "name"), [each for each in FIELDS if is_integer(each[0].schema, each[1])], ids=id_of)
 async def test_a_whole_number_may_have_a_point(gateway: RunningGateway, body: Body, name: str) -> None:
     value = allowed_value(body, name)
-    whole = await send(gateway, body, {name: float(value), **COMPANIONS.get(name, {})})
+    whole = await send(gateway, body, {name: float(value), **companions(body, name)})
     assert whole.status_code == 200, whole.text
-    broken = await send(gateway, body, {name: value + 0.5, **COMPANIONS.get(name, {})})
+    broken = await send(gateway, body, {name: value + 0.5, **companions(body, name)})
     assert broken.status_code == 400 and name in broken.text
 
 

@@ -44,6 +44,13 @@ def num_words(vocab_size: int) -> int:
     return -(-vocab_size // 32)
 
 
+def mask_of(token_ids: Sequence[int], vocab_size: int) -> NDArray[np.int32]:
+    """Return the mask that has only these tokens."""
+    words_W = np.zeros(-(-vocab_size // 32), np.int32)
+    _set_bits(words_W, token_ids)
+    return words_W
+
+
 def leaves_a_token(words_W: NDArray[np.int32], banned_ids: NDArray[np.int32]) -> bool:
     """Return True if the mask has a token that is not banned."""
     left_W = words_W.copy()

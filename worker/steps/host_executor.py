@@ -128,9 +128,10 @@ def _score(chunk: Chunk, logits_RV: NDArray[np.float32]) -> tuple[TokenLogprobs,
 
 
 def _logprobs(chunk: Chunk, token_ids: Sequence[int], logits_RV: NDArray[np.float32]) -> tuple[TokenLogprobs, ...]:
-    num_top = chunk.sequence.sampling.num_logprobs
-    if num_top is None:
+    sampling = chunk.sequence.sampling
+    if sampling.num_logprobs is None:
         return ()
     return tuple(
-        token_logprobs(logits_V, token_id, num_top) for logits_V, token_id in zip(logits_RV, token_ids, strict=True)
+        token_logprobs(logits_V, token_id, sampling.num_logprobs, sampling.logprob_token_ids)
+        for logits_V, token_id in zip(logits_RV, token_ids, strict=True)
     )

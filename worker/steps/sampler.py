@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pagoda.wire.logprobs import TokenLogprobs
-from worker.constraints.masks import NO_IDS, NO_MASK, RowMask, leaves_a_token
+from worker.constraints.masks import NO_MASK, RowMask, leaves_a_token
 from worker.errors import SamplingError
 from worker.kernels.logit_adjustment import banned
 from worker.kernels.sampling import Choice, ChooseTokens, choose_tokens, largest
@@ -44,26 +44,57 @@ def sample_tokens(
     return [token_id for token_id, _ in chosen]
 
 
-def token_logprobs(logits_V: NDArray[np.float32], token_id: int, num_top: int) -> TokenLogprobs:
-    """Return, from the raw logits, the token's log-probability and those of the `num_top` most probable tokens, best first."""
+def token_logprobs(
+    logits_V: NDArray[np.float32], token_id: int, num_top: int, named_ids: Sequence[int] = ()
+) -> TokenLogprobs:
+    """Return, from the raw logits, the token's log-probability and those of the `num_top` most probable tokens, best first.
+
+    With `named_ids`, the others are these tokens, in their order.
+    """
     shifted_V = logits_V.astype(np.float64) - float(logits_V.max())
     log_total = math.log(float(np.exp(shifted_V).sum()))
-    top_ids = largest(logits_V, num_top).tolist() if num_top else []
-    # The sort is stable and the ids ascend, so the lowest id comes first among equals.
-    top = sorted(((top_id, float(shifted_V[top_id]) - log_total) for top_id in top_ids), key=lambda entry: -entry[1])
+    top_ids = largest(logits_V, num_top).tolist() if num_top and not named_ids else named_ids
+    top = [(top_id, float(shifted_V[top_id]) - log_total) for top_id in top_ids]
+    if not named_ids:
+        # The sort is stable and the ids ascend, so the lowest id comes first among equals.
+        top.sort(key=lambda entry: -entry[1])
     return TokenLogprobs(logprob=float(shifted_V[token_id]) - log_total, top=tuple(top))
 
 
 def _choice(sequence: RunningSequence, eos_token_ids: frozenset[int], vocab_size: int, mask: RowMask) -> Choice:
     sampling = sequence.sampling
     bits = 0 if sampling.is_greedy else random_bits(sampling.seed, sequence.sample_index, sequence.num_output_tokens)
-    banned_ids = mask.banned_ids
+    limits, bans = sequence.limits, []
+    if limits is not None:
+        mask = _within(mask, limits.allowed_W)
+        bans.append(limits.banned_ids(sequence.token_ids, sequence.num_prompt_tokens))
     if sequence.num_output_tokens < sampling.min_tokens:
-        ends = banned(eos_token_ids.union(sampling.stop_token_ids), vocab_size)
-        banned_ids = np.concatenate((banned_ids, ends))
-    if mask.words_W is not None and len(banned_ids) and not leaves_a_token(mask.words_W, banned_ids):
-        banned_ids = NO_IDS  # The constraint wins: without a token, the step of all sequences would fail.
-    return Choice(sampling, bits, sequence.adjustment, banned_ids, mask.words_W)
+        bans.append(banned(eos_token_ids.union(sampling.stop_token_ids), vocab_size))
+    if bans:
+        mask = _without(mask, bans, vocab_size)
+    return Choice(sampling, bits, sequence.adjustment, mask.banned_ids, mask.words_W)
+
+
+# Without a token, the step of all sequences would fail. So what the request says yields to its constraint, and its bans yield to
+# the tokens that it allows.
+
+
+def _within(mask: RowMask, allowed_W: NDArray[np.int32] | None) -> RowMask:
+    """Return the mask with only the allowed tokens, or the same mask if none of its tokens is allowed."""
+    if allowed_W is None:
+        return mask
+    words_W = allowed_W if mask.words_W is None else mask.words_W & allowed_W
+    return mask._replace(words_W=words_W) if leaves_a_token(words_W, mask.banned_ids) else mask
+
+
+def _without(mask: RowMask, bans: Sequence[NDArray[np.int32]], vocab_size: int) -> RowMask:
+    """Return the mask with more banned tokens, or the same mask if that would leave no token."""
+    banned_ids = np.concatenate((mask.banned_ids, *bans))
+    if mask.words_W is not None:
+        is_possible = not len(banned_ids) or leaves_a_token(mask.words_W, banned_ids)
+    else:
+        is_possible = len(banned_ids) < vocab_size or len(np.unique(banned_ids)) < vocab_size
+    return mask._replace(banned_ids=banned_ids) if is_possible else mask
 
 
 def _check(logit: float, sequence: RunningSequence) -> None:

@@ -11,6 +11,7 @@ from pagoda.wire.sampling import SamplingParams
 from worker.errors import StepError
 from worker.kernels.logit_adjustment import Adjustment
 from worker.steps.step import NewSequence, ScheduledSequence, Step
+from worker.steps.token_limits import TokenLimits
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
@@ -24,6 +25,8 @@ class RunningSequence:
     sample_index: int
     adjustment: Adjustment | None = None
     """The change that the sampling parameters make to the logits; None if they change nothing."""
+    limits: TokenLimits | None = None
+    """The tokens that the sampling parameters allow or ban; None if they allow all."""
     block_table: list[int] = field(default_factory=list)
     is_stopped: bool = False
     """True if its last token has ended it. With two steps in flight, the scheduler may still schedule it once."""
@@ -33,7 +36,7 @@ class RunningSequence:
     """Maximum number of tokens that begun steps will add to `token_ids`."""
 
     @classmethod
-    def from_new(cls, new: NewSequence) -> "RunningSequence":
+    def from_new(cls, new: NewSequence, vocab_size: int) -> "RunningSequence":
         return cls(
             sequence_id=new.sequence_id,
             attempt=new.attempt,
@@ -42,6 +45,7 @@ class RunningSequence:
             sampling=new.sampling,
             sample_index=new.sample_index,
             adjustment=Adjustment.of(new.sampling, new.token_ids, new.num_prompt_tokens),
+            limits=TokenLimits.of(new.sampling, vocab_size),
         )
 
     @property
@@ -182,10 +186,9 @@ class RunningSequences:
                 f" that many (got {new.num_prompt_tokens})"
             )
         self._check_vocabulary(new.sequence_id, "token ids", new.token_ids)
-        self._check_vocabulary(new.sequence_id, "token ids in logit_bias", new.sampling.logit_bias)
-        if new.sampling.constraint is not None:
-            self._check_vocabulary(new.sequence_id, "token ids in constraint", new.sampling.constraint.token_ids)
-        self._by_id[new.sequence_id] = RunningSequence.from_new(new)
+        for named in new.sampling.named_token_ids:
+            self._check_vocabulary(new.sequence_id, "token ids in sampling", named)
+        self._by_id[new.sequence_id] = RunningSequence.from_new(new, self._vocab_size)
 
     def _check_vocabulary(self, sequence_id: int, what: str, token_ids: Iterable[int]) -> None:
         highest = max(token_ids, default=0)

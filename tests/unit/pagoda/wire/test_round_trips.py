@@ -69,6 +69,9 @@ sampling = st.builds(
     num_logprobs=optional_uint32,
     num_prompt_logprobs=optional_uint32,
     constraint=st.none() | constraint,
+    allowed_token_ids=token_ids,
+    bad_words=st.lists(token_ids, max_size=3).map(tuple),
+    logprob_token_ids=token_ids,
 )
 # Only a stopped sequence has a stop token.
 stops = st.tuples(st.just(False), st.none()) | st.tuples(st.just(True), optional_uint32)

@@ -147,7 +147,11 @@ def test_a_decode_starts_where_the_sequence_is_within_the_range_of_the_plan(num_
         ),
         (
             Step(step_id=1, new_sequences=(new(2, (1,), logit_bias={100: 1.0}),)),
-            "token ids in logit_bias must be less than",
+            "token ids in sampling must be less than",
+        ),
+        (
+            Step(step_id=1, new_sequences=(new(2, (1,), bad_words=((1,), (2, 100))),)),
+            "token ids in sampling must be less than",
         ),
     ],
 )

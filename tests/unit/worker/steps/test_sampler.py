@@ -32,7 +32,7 @@ def sequence(
         sampling=SamplingParams(**sampling),
         sample_index=sample_index,
     )
-    return RunningSequence.from_new(new)
+    return RunningSequence.from_new(new, vocab_size=100)
 
 
 def sample(logits: list[float], of: RunningSequence) -> int:
@@ -246,7 +246,11 @@ def test_unusable_logits_are_an_error_not_a_token(sampling: dict[str, Any], bad:
 
 def test_nothing_left_to_choose_is_an_error() -> None:
     with pytest.raises(SamplingError, match="no token can be chosen"):
-        sample([1.0, 2.0], sequence(min_tokens=1, stop_token_ids=(1,)))
+        sample([-math.inf, -math.inf], sequence())
+
+
+def test_bans_of_all_tokens_do_not_count() -> None:
+    assert sample([1.0, 2.0], sequence(min_tokens=1, stop_token_ids=(1,))) in (0, 1)
 
 
 def test_logprobs_are_those_of_the_raw_logits() -> None:
