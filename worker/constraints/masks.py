@@ -46,7 +46,7 @@ def num_words(vocab_size: int) -> int:
 
 def mask_of(token_ids: Sequence[int], vocab_size: int) -> NDArray[np.int32]:
     """Return the mask that has only these tokens."""
-    words_W = np.zeros(-(-vocab_size // 32), np.int32)
+    words_W = np.zeros(num_words(vocab_size), np.int32)
     _set_bits(words_W, token_ids)
     return words_W
 
