@@ -5,8 +5,8 @@ from typing import Any
 
 from gateway.chat.ask import ChatAsk
 from gateway.chat.tool_definitions import read_tools
+from gateway.constraints.json_rule import json_object_rule, json_schema_rule
 from gateway.constraints.text_rule import TextRule
-from gateway.errors import InvalidRequestError
 from gateway.models.served_model import ServedModel
 from gateway.ollama.message_schemas import OllamaMessage, OllamaToolCall
 from gateway.ollama.schemas import GenerateRequest, OllamaChatRequest
@@ -50,9 +50,9 @@ def thinking(body: GenerateRequest | OllamaChatRequest) -> tuple[bool | None, st
 
 def text_rule(body: GenerateRequest | OllamaChatRequest) -> TextRule | None:
     """Return the rule for the text of the answer. Raises InvalidRequestError for a schema that cannot be used."""
-    if body.format:
-        raise InvalidRequestError("format: not supported yet; leave it out", param="format")
-    return None
+    if body.format in (None, ""):
+        return None
+    return json_object_rule("format") if body.format == "json" else json_schema_rule(body.format, "format")
 
 
 def _message(message: OllamaMessage) -> dict[str, Any]:
