@@ -53,7 +53,7 @@ async def encode_chat(
     except PromptTooLongError:
         raise
     except InvalidRequestError as error:
-        if not _adds_system(ask, template):
+        if not _adds_system(ask, model, template):
             raise
         # Some templates refuse a system message. The error of a conversation that is wrong otherwise is the first one.
         conversation = _conversation(ask, model, template, output_format, may_add_system=False)
@@ -110,15 +110,20 @@ async def with_answer_form(
 def _answer_format(model: ServedModel, template: ChatTemplate) -> OutputFormat:
     """Return the format of the answer: the model's own, with calls as the gateway describes them if the template does not."""
     own = replace(model.output.format, reasoning=model.reasoning)
-    if template.reads_tools and own.calls is not None:
+    if _describes_tools(model, template):
         return own
     return replace(own, calls=described_formats()[_DESCRIBED_CALLS].calls)
 
 
-def _adds_system(ask: ChatAsk, template: ChatTemplate) -> bool:
+def _adds_system(ask: ChatAsk, model: ServedModel, template: ChatTemplate) -> bool:
     """Return True if the conversation gets a system message that describes the tools."""
     has_system = bool(ask.messages) and ask.messages[0]["role"] in ("system", "developer")
-    return bool(_offered(ask)) and not template.reads_tools and not has_system
+    return bool(_offered(ask)) and not _describes_tools(model, template) and not has_system
+
+
+def _describes_tools(model: ServedModel, template: ChatTemplate) -> bool:
+    """Return True if the template describes the tools, and the model's calls have a known form."""
+    return template.reads_tools and model.output.template_has_tools
 
 
 def _conversation(
@@ -137,7 +142,7 @@ def _conversation(
     calls, tools = output_format.calls, _offered(ask)
     assert calls is not None, "each format of answers has calls"
     messages: Sequence[Mapping[str, Any]] = template_messages(ask.messages, id_length=calls.id_length)
-    if not template.reads_tools:
+    if not _describes_tools(model, template):
         messages, tools = in_plain_messages(messages, tools, calls, may_add_system=may_add_system), ()
     is_off, effort = ask.effort == "none", {}
     if ask.effort is not None and not is_off:

@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any
 
 from gateway.errors import InvalidRequestError
+from gateway.parsing.round_trip import TokenNames, prove_format
 from gateway.prompts.chat_template import ChatTemplate, NoTemplateError, template_variables
 from gateway.prompts.conversation import Conversation
 from gateway.prompts.fill_prompt import encode_fill
@@ -84,7 +85,7 @@ class ServedModel:
             special_texts=special_texts,
             chat_template=template,
             template_problem=problem,
-            output=choose_output_format(model, template.source if template else None),
+            output=_output_format(model, template, tokenizer),
             replaced_template=chat_template,
             fill=read_fill_tokens(model),
         )
@@ -225,6 +226,23 @@ class ServedModel:
             f"The model `{self.name}` has no chat template, so it cannot chat; use completions instead.",
             param="messages",
         )
+
+
+def _output_format(model: Model, template: ChatTemplate | None, tokenizer: Tokenizer) -> FormatChoice:
+    """Return the model's format, with a problem if a call that its template writes is not read back. Log both."""
+    if template is None:
+        choice = choose_output_format(model, None, vocabulary=TokenNames(tokenizer))
+    else:
+        names = TokenNames(tokenizer)
+        choice = choose_output_format(model, template.source, reads_tools=template.reads_tools, vocabulary=names)
+        choice = replace(
+            choice, problem=prove_format(choice.format, template, tokenizer) if choice.template_has_tools else ""
+        )
+    known = {"model": model.name, "format": choice.format.name, "source": choice.source}
+    logger.info("output format", extra=known)
+    if choice.problem:
+        logger.warning("output format in doubt", extra={**known, "reason": choice.problem})
+    return choice
 
 
 def no_thinking(name: str) -> InvalidRequestError:

@@ -33,8 +33,12 @@ class AnswerReader:
         self._writer = writer
         self._start = reasoning if output_format.reasoning else ReasoningStart.NONE
         self._calls = output_format.calls if tools else None
-        self._call_reader = CallReader(self._calls, reader, writer, tools) if self._calls else None
-        self._trigger = self._calls.trigger if self._calls else ""
+        self._call_readers: dict[str, list[CallReader]] = {}
+        """Readers of calls by the text that begins them; an empty text if nothing does."""
+        for syntax in (self._calls, *output_format.other_calls) if self._calls else ():
+            call_reader = CallReader(syntax, reader, writer, tools)
+            self._call_readers.setdefault(syntax.trigger, []).append(call_reader)
+        self._triggers = tuple(filter(None, self._call_readers))
         self._stray: set[str] = set()
         """Markers of which a next one is dropped, because a broken call or an ended reasoning has left them."""
         self._run = TextRun(writer, ContentPart)
@@ -85,32 +89,32 @@ class AnswerReader:
         self._run = TextRun(self._writer, ReasoningPart, leading=_LINE_ENDS, trailing=_LINE_ENDS)
         self._run.add(beginning)
         close = self._format.reasoning.close.strip()
-        inner = self._trigger if self._calls and self._calls.in_reasoning else ""
-        markers = MarkerSet((close, inner))
+        inner = self._triggers if self._calls and self._calls.in_reasoning else ()
+        markers = MarkerSet((close, *inner))
         while (marker := (yield from self._read_text(markers))) is not None:
             if marker == close:
                 self._reader.report()
                 self.is_reasoning = False
                 self._begin_answer(leading=_LINE_ENDS)
                 return
-            if (yield from self._read_calls()):
+            if (yield from self._read_calls(marker)):
                 self._stray.add(close)
                 return
 
     def _begin_answer(self, leading: str = "") -> None:
-        trailing = _SPACE if self._trigger else ""
+        trailing = _SPACE if self._triggers else ""
         self._run = TextRun(self._writer, ContentPart, leading=leading, trailing=trailing)
 
     def _read_answer(self) -> Steps[None]:
         again = self._format.reasoning if self._start is not ReasoningStart.NONE else None
         opened = again.open.strip() if again and again.again else ""
         while True:
-            markers = MarkerSet((self._trigger, opened, *self._format.answer_markers, *self._stray))
+            markers = MarkerSet((*self._triggers, opened, *self._format.answer_markers, *self._stray))
             marker = yield from self._read_text(markers)
             if marker is None:
                 return
-            if marker == self._trigger:
-                yield from self._read_calls()
+            if marker in self._triggers:
+                yield from self._read_calls(marker)
             elif marker == opened:
                 self._reader.report()
                 yield from self._read_reasoning()
@@ -122,8 +126,8 @@ class AnswerReader:
 
     def _read_bare_calls(self) -> Steps[None]:
         """Read calls that no text announces. They can only be at the beginning of the answer, or after a marker."""
-        if self._calls and self._calls.bare:
-            yield from self._read_calls()
+        if "" in self._call_readers:
+            yield from self._read_calls("")
 
     def _read_text(self, markers: MarkerSet) -> Steps[str | None]:
         """Read text up to a marker, which is read but not reported, and return it; None at the end of the output."""
@@ -141,20 +145,27 @@ class AnswerReader:
             yield
             self.is_waiting = False
 
-    def _read_calls(self) -> Steps[bool]:
-        """Read calls after their trigger, if they have one, and return whether there are any. What is not a call is text."""
-        assert self._call_reader is not None and self._calls is not None
+    def _read_calls(self, trigger: str) -> Steps[bool]:
+        """Read calls after their trigger, and return whether there are any. What is not a call is text."""
+        assert self._calls is not None
         num_calls, run = self._writer.num_calls, self._run
-        is_broken = False
-        try:
-            yield from self._call_reader.read_calls()
-        except NotACallError:
-            is_broken = True
-        except OutputEndedError:
-            pass
+        self._reader.report()
+        call_readers = self._call_readers[trigger]
+        for call_reader in call_readers:
+            is_broken = False
+            try:
+                yield from call_reader.read_calls()
+            except NotACallError:
+                is_broken = True
+            except OutputEndedError:
+                pass
+            if self._writer.num_calls > num_calls or not is_broken:
+                break
+            if call_reader is not call_readers[-1]:
+                self._reader.unread()
         rest = self._reader.report()
         if self._writer.num_calls == num_calls:
-            run.add(rest)
+            run.add(trigger + rest)
             return False
         self.is_reasoning = False
         self._begin_answer(leading=_SPACE)

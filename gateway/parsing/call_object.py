@@ -12,7 +12,7 @@ MAX_NAME = 256
 
 ARGUMENT_KEYS = frozenset({"arguments", "parameters"})
 """Keys that models use for the arguments, whichever the format names."""
-OWN_KEYS = frozenset({"type", "id"})
+OWN_KEYS = frozenset({"type", "id", "tool_call_id"})
 """Further keys of OpenAI's form, which models repeat. Their values say nothing."""
 
 

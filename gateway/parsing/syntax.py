@@ -73,9 +73,9 @@ def _outer_markers(given: OutputFormat) -> Iterator[str]:
     yield from given.answer_markers
     if given.reasoning:
         yield from (given.reasoning.open, given.reasoning.close)
-    if given.calls:
-        yield from closing_markers(given.calls)
-        yield from [given.calls.trigger] if given.calls.trigger else []
+    for calls in (given.calls, *given.other_calls) if given.calls else ():
+        yield from closing_markers(calls)
+        yield from [calls.trigger] if calls.trigger else []
 
 
 def _texts(output_format: OutputFormat) -> Iterator[str]:
@@ -83,7 +83,7 @@ def _texts(output_format: OutputFormat) -> Iterator[str]:
     yield from output_format.answer_markers
     if reasoning := output_format.reasoning:
         yield from (reasoning.open, reasoning.close)
-    if calls := output_format.calls:
+    for calls in (output_format.calls, *output_format.other_calls) if output_format.calls else ():
         pieces = (*calls.begin, *calls.call, calls.separator, *calls.end, *calls.parameter)
         yield from (piece for piece in pieces if not isinstance(piece, Slot))
         yield from (calls.quote, calls.id_marker)
@@ -102,6 +102,7 @@ class _Spelling:
             given,
             reasoning=given.reasoning and self._reasoning(given.reasoning),
             calls=given.calls and self._calls(given.calls),
+            other_calls=tuple(map(self._calls, given.other_calls)),
             answer_markers=markers,
         )
 

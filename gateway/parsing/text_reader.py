@@ -55,6 +55,10 @@ class TextReader:
         text, self._unreported, self._num_unreported = "".join(self._unreported), [], 0
         return text
 
+    def unread(self) -> None:
+        """Put the text that is read but not reported back, to read it in another way."""
+        self.text = self.report() + self.text
+
     def next_character(self) -> Steps[str]:
         """Return the next character without reading it. Raises OutputEndedError."""
         while not self.text:

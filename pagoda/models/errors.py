@@ -4,8 +4,9 @@ ModelError
 ├── ModelNotFoundError   the model is unknown or not on this machine
 │   └── UnknownRepositoryError  the source has no such repository, so that another one may be asked
 ├── ModelFormatError     the files are damaged or of an unsupported kind
-│   └── ChatTemplateChoiceError  no template can be chosen
-│       └── UnknownGoTemplateError
+│   ├── ChatTemplateChoiceError  no template can be chosen
+│   │   └── UnknownGoTemplateError
+│   └── ResponseTemplateError   the description of the model's output cannot be used
 ├── ModelfileError       a Modelfile or a parameter is malformed
 ├── ModelSourceError     the download failed or has a wrong checksum
 │   └── ModelAccessError the source refuses this user: the model is gated or private
@@ -55,6 +56,10 @@ class ChatTemplateChoiceError(ModelFormatError):
 
 class UnknownGoTemplateError(ChatTemplateChoiceError):
     """The model's only chat template is a Go template that is not known."""
+
+
+class ResponseTemplateError(ModelFormatError):
+    """The checkpoint's description of its output cannot be used. The format is chosen by other means."""
 
 
 class ModelfileError(ModelError, ValueError):

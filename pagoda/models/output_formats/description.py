@@ -7,7 +7,7 @@ model writes; a parser accepts any other there.
 
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import cache
 from importlib import resources
@@ -90,14 +90,14 @@ class CallSyntax:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TemplateMarks:
-    """The texts by which a chat template shows that its model writes a format."""
+class Marks:
+    """The texts and tokens by which a model shows that it writes a format."""
 
-    has: tuple[str, ...] = ()
-    """Texts that the template has, all of them. Empty: the format is never chosen by a template."""
-    lacks: tuple[str, ...] = ()
-    """Texts of which the template has none."""
-    tokens: tuple[str, ...] = ()
+    template_has: tuple[str, ...] = ()
+    """Texts that the chat template has, all of them."""
+    template_lacks: tuple[str, ...] = ()
+    """Texts of which the chat template has none."""
+    vocabulary_has: tuple[str, ...] = ()
     """Tokens that the vocabulary has, all of them."""
     order: int = 0
     """The format with the highest order is chosen among those that fit."""
@@ -112,33 +112,44 @@ class OutputFormat:
     calls: CallSyntax | None = None
     answer_markers: tuple[str, ...] = ()
     """Texts that structure the answer and are no part of it, such as the name of a channel."""
-    marks: TemplateMarks = field(default_factory=TemplateMarks)
+    other_calls: tuple[CallSyntax, ...] = ()
+    """Other ways in which the model may write calls. A parser accepts them; a grammar does not need them."""
+    marks: tuple[Marks, ...] = ()
+    """Marks of the models that write this format, any of them. Empty: the format is not chosen by marks."""
 
 
 @cache
 def described_formats() -> Mapping[str, OutputFormat]:
     """Return all formats that have a file, by name."""
     files = (resources.files(__package__) / "formats").iterdir()
-    texts = sorted((file.name, file.read_text(encoding="utf-8")) for file in files if file.name.endswith(".toml"))
-    formats = [read_format(name.removesuffix(".toml"), tomllib.loads(text)) for name, text in texts]
-    return {each.name: each for each in formats}
+    files_by_name = {file.name.removesuffix(".toml"): file for file in files if file.name.endswith(".toml")}
+    described = {name: tomllib.loads(file.read_text(encoding="utf-8")) for name, file in sorted(files_by_name.items())}
+    formats = {name: read_format(name, each) for name, each in described.items()}
+    return {name: _with_other_calls(each, described[name].get("also", ()), formats) for name, each in formats.items()}
 
 
 def read_format(name: str, described: Mapping[str, Any]) -> OutputFormat:
-    """Return the format that a description file describes."""
-    reasoning, calls, choose = (described.get(key, {}) for key in ("reasoning", "calls", "choose"))
+    """Return the format that a description file describes, without the formats that it names in `also`."""
+    reasoning, calls = described.get("reasoning"), described.get("calls")
     return OutputFormat(
         name=name,
         reasoning=ReasoningSyntax(**reasoning) if reasoning else None,
         calls=_calls(calls) if calls else None,
         answer_markers=tuple(described.get("answer_markers", ())),
-        marks=TemplateMarks(
-            has=tuple(choose.get("template_has", ())),
-            lacks=tuple(choose.get("template_lacks", ())),
-            tokens=tuple(choose.get("vocabulary_has", ())),
-            order=choose.get("order", 0),
-        ),
+        marks=tuple(_marks(each) for each in described.get("choose", ())),
     )
+
+
+def _with_other_calls(
+    output_format: OutputFormat, names: Sequence[str], formats: Mapping[str, OutputFormat]
+) -> OutputFormat:
+    others = (formats[name].calls for name in names)
+    return replace(output_format, other_calls=tuple(calls for calls in others if calls is not None))
+
+
+def _marks(described: Mapping[str, Any]) -> Marks:
+    texts = {key: tuple(value) for key, value in described.items() if key != "order"}
+    return Marks(**texts, order=described.get("order", 0))
 
 
 def _calls(described: Mapping[str, Any]) -> CallSyntax:

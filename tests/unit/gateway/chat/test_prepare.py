@@ -54,8 +54,13 @@ def ask(*messages: Any, **fields: Any) -> ChatAsk:
 
 
 async def test_a_template_that_reads_tools_gets_them(load: Load) -> None:
-    prompt = await encode_chat(ask(tools=TOOLS), load(TEMPLATE))
+    prompt = await encode_chat(ask(tools=TOOLS), thinking(load(TEMPLATE)))
     assert prompt.text.startswith("now;<|im_start|>user")
+
+
+async def test_tools_are_described_if_the_form_of_the_calls_is_not_known(load: Load) -> None:
+    prompt = await encode_chat(ask(tools=TOOLS), load(TEMPLATE))
+    assert prompt.text.startswith("<|im_start|>system\nYou can call functions.")
 
 
 async def test_no_tools_are_offered_if_none_may_be_called(load: Load) -> None:

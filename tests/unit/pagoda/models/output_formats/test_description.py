@@ -9,6 +9,9 @@ from pagoda.models.output_formats.description import CallSyntax, OutputFormat, S
 
 FILES = resources.files("pagoda.models.output_formats") / "formats"
 
+ALSO = {"lfm2-json", "harmony-json", "harmony-plain", "harmony-role"}
+"""Formats that only others name."""
+
 
 @pytest.mark.parametrize("output_format", described_formats().values(), ids=lambda each: each.name)
 def test_a_call_has_a_name_and_arguments_once(output_format: OutputFormat) -> None:
@@ -32,9 +35,15 @@ def test_a_call_is_recognized_by_a_marker_unless_it_is_bare(output_format: Outpu
 @pytest.mark.parametrize("name", described_formats())
 def test_a_file_has_only_known_keys(name: str) -> None:
     described = tomllib.loads((FILES / f"{name}.toml").read_text(encoding="utf-8"))
-    assert set(described) <= {"choose", "reasoning", "calls", "answer_markers"}
-    assert set(described.get("choose", ())) <= {"template_has", "template_lacks", "vocabulary_has", "order"}
-    assert "choose" in described or name == "fallback"
+    assert set(described) <= {"choose", "reasoning", "calls", "answer_markers", "also"}
+    assert all("template_has" in marks or "vocabulary_has" in marks for marks in described.get("choose", ()))
+    assert "choose" in described or name in {"fallback", *ALSO}
+
+
+def test_other_ways_to_write_calls_come_from_other_files() -> None:
+    formats = described_formats()
+    assert formats["mistral"].other_calls == (formats["mistral-v11"].calls,)
+    assert formats["hermes"].other_calls == ()
 
 
 def test_the_trigger_is_the_first_text_without_whitespace() -> None:
