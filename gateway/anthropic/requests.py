@@ -7,7 +7,7 @@ from gateway.chat.ask import ChatAsk
 from gateway.chat.prepare import ChatPrompt
 from gateway.chat.template_variables import without_thinking
 from gateway.chat.tool_definitions import make_tool
-from gateway.constraints.json_rule import JSONStyle, json_schema_rule
+from gateway.constraints.json_rule import json_schema_rule
 from gateway.constraints.text_rule import TextRule
 from gateway.http.fields import stop_strings
 from gateway.models.served_model import ServedModel
@@ -17,7 +17,6 @@ from gateway.prompts.tools import ToolMode
 from pagoda.models.sampling_defaults import OPENAI_CHAT
 from pagoda.wire.sampling import SamplingParams
 
-_STYLE = JSONStyle(closes_objects=True)
 _MODES = {"auto": ToolMode.AUTO, "any": ToolMode.REQUIRED, "tool": ToolMode.REQUIRED, "none": ToolMode.NONE}
 
 
@@ -60,9 +59,9 @@ def text_request(body: MessagesRequest, prompt: ChatPrompt, model: ServedModel) 
 def _text_rule(body: CountTokensRequest) -> TextRule | None:
     """Return the rule for the text of the answer, or None if it is free."""
     if body.output_format is not None:
-        return json_schema_rule(body.output_format.json_schema, "output_format.schema", _STYLE)
+        return json_schema_rule(body.output_format.json_schema, "output_format.schema")
     if body.output_config is not None and body.output_config.format is not None:
-        return json_schema_rule(body.output_config.format.json_schema, "output_config.format.schema", _STYLE)
+        return json_schema_rule(body.output_config.format.json_schema, "output_config.format.schema")
     return None
 
 

@@ -87,7 +87,7 @@ class OutputFormat(Schema):
 
     type: Literal["json_schema"]
     json_schema: Annotated[dict[str, Any], Field(alias="schema")]
-    """The schema. Its objects have no other properties than those it names, unless it says otherwise."""
+    """The schema. Unless it says otherwise, objects have no properties besides those that it names."""
 
 
 class OutputConfig(Schema):

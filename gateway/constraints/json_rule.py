@@ -20,8 +20,11 @@ class JSONStyle:
 
     whitespace: str | None = WHITESPACE
     """Regular expression of the whitespace that may stand between two parts; None for none at all."""
-    closes_objects: bool = False
-    """True if objects have no properties besides those that the schema names, unless it says otherwise."""
+    closes_objects: bool = True
+    """True if objects have no properties besides those that the schema names, unless it says otherwise.
+
+    Without it a weak model adds properties without end.
+    """
 
 
 STYLE = JSONStyle()

@@ -15,6 +15,7 @@ _ONE = (
     "unevaluatedProperties",
 )
 _MANY = ("allOf", "anyOf", "oneOf", "prefixItems")
+_CONDITIONAL = frozenset({"not", "if", "then", "else", "dependentSchemas", "unevaluatedProperties"})
 _NAMED = ("properties", "patternProperties", "$defs", "definitions", "dependentSchemas")
 
 
@@ -43,22 +44,47 @@ def place_of(schema: Any, keyword: str, value: Any = None) -> str | None:
 
 
 def with_closed_objects(schema: Any) -> Any:
-    """Return the schema with `additionalProperties` false in each object that names properties and does not say otherwise."""
+    """Return the schema with `additionalProperties` false in each object that names properties and does not say otherwise.
+
+    A schema that combines others is returned as it is, since each of them would forbid the properties of the others.
+    """
+    return schema if any(_combines(each) for _, each in subschemas(schema)) else _closed(schema)
+
+
+def _combines(schema: Mapping[str, Any]) -> bool:
+    """Return True if several schemas apply to the same object."""
+    parts = [key for key in ("properties", "$ref", "allOf", "anyOf", "oneOf") if key in schema]
+    every = schema.get("allOf")
+    return len(parts) > 1 or (isinstance(every, list) and len(every) > 1) or not _CONDITIONAL.isdisjoint(schema)
+
+
+def _closed(schema: Any) -> Any:
     if not isinstance(schema, Mapping):
         return schema
     closed: dict[str, Any] = {}
     for key, value in schema.items():
         if key in _ONE:
-            closed[key] = with_closed_objects(value)
+            closed[key] = _closed(value)
         elif key in _MANY and isinstance(value, list):
-            closed[key] = [with_closed_objects(each) for each in value]
+            closed[key] = [_closed(each) for each in value]
         elif key in _NAMED and isinstance(value, Mapping):
-            closed[key] = {name: with_closed_objects(each) for name, each in value.items()}
+            closed[key] = {name: _closed(each) for name, each in value.items()}
         else:
             closed[key] = value
-    if ("properties" in closed or "patternProperties" in closed) and "additionalProperties" not in closed:
+    if "additionalProperties" not in closed and _names_all_it_requires(closed):
         closed["additionalProperties"] = False
     return closed
+
+
+def _names_all_it_requires(schema: Mapping[str, Any]) -> bool:
+    """Return True if the schema names properties, and among them those that an object must have."""
+    names, required = schema.get("properties", {}), schema.get("required", [])
+    is_sound = isinstance(names, Mapping) and isinstance(required, list)
+    return (
+        is_sound
+        and bool(names or "patternProperties" in schema)
+        and all(isinstance(each, str) and each in names for each in required)
+    )
 
 
 def can_end(schema: Any) -> bool:

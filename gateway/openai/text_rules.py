@@ -66,7 +66,7 @@ def _structured_outputs(asked: StructuredOutputs) -> Iterator[_Rule]:
     before = "structured_outputs."
     style = JSONStyle(
         whitespace=None if asked.disable_any_whitespace else asked.whitespace_pattern or STYLE.whitespace,
-        closes_objects=bool(asked.disable_additional_properties),
+        closes_objects=asked.disable_additional_properties is not False,
     )
     if (schema := asked.json_) is not None:
         yield f"{before}json", lambda: json_schema_rule(schema, f"{before}json", style)

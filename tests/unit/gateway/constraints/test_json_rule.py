@@ -70,12 +70,34 @@ def test_properties_come_in_the_order_of_the_schema() -> None:
     assert not accepts(AB, '{"b": [], "a": 1}')
 
 
-def test_objects_can_be_closed() -> None:
+def test_objects_have_no_other_properties_unless_the_schema_or_the_client_says_so() -> None:
     schema = {"type": "object", "properties": {"a": {"type": "object", "properties": {"b": {}}}}}
-    assert accepts(schema, '{"a": {"c": 1}, "d": 2}')
-    closed = JSONStyle(closes_objects=True)
-    assert not accepts(schema, '{"a": {"c": 1}}', closed) and not accepts(schema, '{"d": 2}', closed)
-    assert accepts(schema, '{"a": {"b": [1]}}', closed)
+    assert not accepts(schema, '{"a": {"c": 1}}') and not accepts(schema, '{"d": 2}')
+    assert accepts(schema, '{"a": {"b": [1]}}')
+    assert accepts(schema, '{"a": {"c": 1}, "d": 2}', JSONStyle(closes_objects=False))
+    assert accepts({**schema, "additionalProperties": True}, '{"d": 2}')
+    assert not accepts({**schema, "additionalProperties": True}, '{"a": {"c": 1}}')
+
+
+A, B = ({"type": "object", "properties": {name: {"type": "integer"}}, "required": [name]} for name in "ab")
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"allOf": [A, B]},
+        {"$defs": {"A": A, "B": B}, "allOf": [{"$ref": "#/$defs/A"}, {"$ref": "#/$defs/B"}]},
+        {**A, "anyOf": [B, {"type": "object", "properties": {"c": {}}, "required": ["c"]}]},
+        {**A, "required": ["a", "b"]},
+    ],
+)
+def test_objects_that_several_schemas_describe_stay_open(schema: dict[str, Any]) -> None:
+    assert accepts(schema, '{"a": 1, "b": 2}')
+
+
+@pytest.mark.parametrize("schema", [{"anyOf": [A, B]}, {"$defs": {"A": A}, "$ref": "#/$defs/A"}, {"allOf": [A]}])
+def test_objects_behind_a_reference_or_a_choice_are_closed(schema: dict[str, Any]) -> None:
+    assert accepts(schema, '{"a": 1}') and not accepts(schema, '{"a": 1, "c": 2}')
 
 
 def test_any_object() -> None:
