@@ -329,7 +329,7 @@ ALLOWED_IN = {
     **{
         (f"POST /api/{path}", name): value
         for path in ("chat", "generate")
-        for name, value in {"_debug_render_only": True, "format": "json", "tools": OLLAMA_TOOLS}.items()
+        for name, value in {"_debug_render_only": True, "format": {"type": "object"}, "tools": OLLAMA_TOOLS}.items()
     },
     ("POST /api/chat: `messages`", "thinking"): "Hm",
     ("POST /api/chat: `messages`", "tool_call_id"): "call_1",
