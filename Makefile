@@ -28,7 +28,7 @@ test: $(VENV)/.dev-installed ## Run all tests. Some start the real system with t
 test-fast: $(VENV)/.dev-installed ## Run the tests that need no model.
 	$(BIN)/pytest $(PARALLEL) -m "not e2e" $(ARGS)
 
-test-large: $(VENV)/.dev-installed ## Run the tests that download more models, and test `pip install 'pagoda-llm[all]'`.
+test-large: $(VENV)/.dev-installed ## Run the tests that download models, other projects' clients, or `pagoda-llm[all]`.
 	$(BIN)/pytest -m large $(ARGS)
 
 chaos: $(VENV)/.dev-installed ## Kill gateways, schedulers, workers and Redis under load for five minutes. Options: ARGS="--duration 600 --seed 7".

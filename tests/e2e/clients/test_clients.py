@@ -30,6 +30,7 @@ def test_the_client_works(client: Client, system: System, scripted_url: str, tmp
         "SCRIPTED_URL": scripted_url,
         "MODEL": DEFAULT_MODEL,
         "SCRIPTED_MODEL": MODEL,
+        "LITELLM_LOCAL_MODEL_COST_MAP": "True",  # It would fetch a list of prices.
     }
     print(run_program(command, tmp_path, variables))
     assert violations == []
