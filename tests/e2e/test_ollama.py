@@ -1,9 +1,11 @@
 """Tests of the official `ollama` client against the real system and the real model."""
 
 import json
+from typing import Annotated, Literal
 
 import httpx
 from ollama import Client, Message
+from pydantic import BaseModel, Field
 
 from pagoda.distribution import VERSION
 from tests.e2e.system import System
@@ -76,3 +78,28 @@ def test_ndjson_on_the_wire(system: System) -> None:
         lines = [json.loads(line) for line in response.iter_lines()]
     assert [line["done"] for line in lines] == [False] * (len(lines) - 1) + [True]
     assert {line["model"] for line in lines} == {MODEL}
+
+
+class City(BaseModel):
+    name: Literal["Lima", "Tokyo", "Paris"]
+    population: Annotated[int, Field(ge=0, le=99_999_999)]
+    districts: Annotated[list[Annotated[str, Field(max_length=20)]], Field(min_length=1, max_length=3)]
+
+
+def test_a_form_is_always_kept(ollama_client: Client) -> None:
+    for seed in range(8):
+        options = {"seed": seed, "temperature": 1.2, "num_predict": 400}
+        answer = ollama_client.chat(MODEL, QUESTION, format=City.model_json_schema(), options=options)
+        assert answer.done_reason == "stop"
+        City.model_validate_json(answer.message.content or "")
+    generated = ollama_client.generate(MODEL, "Describe a city as JSON.", format="json", options=GREEDY)
+    whole = generated.done_reason == "stop"
+    assert (generated.response or "").startswith("{") and (not whole or json.loads(generated.response or ""))
+
+
+def test_a_form_is_kept_in_a_stream_and_in_raw_mode(ollama_client: Client) -> None:
+    form, options = City.model_json_schema(), {"temperature": 0, "num_predict": 400}
+    whole = ollama_client.generate(MODEL, "Tokyo:", raw=True, format=form, options=options).response
+    parts = ollama_client.generate(MODEL, "Tokyo:", raw=True, format=form, options=options, stream=True)
+    assert "".join(part.response or "" for part in parts) == whole
+    City.model_validate_json(whole or "")
