@@ -17,6 +17,8 @@ from gateway.openai import schemas as openai
 from gateway.openai.chat_messages import CalledFunction, CallMade, ChatMessage, TextPart
 from gateway.openai.generation_schema import StreamOptions
 from gateway.openai.text_rule_schema import JSONSchemaFormat, ResponseFormat, StructuredOutputs
+from gateway.responses import item_schemas as response_items
+from gateway.responses import schemas as responses
 
 LINE_LENGTH = 118
 MAX_CELL = 60
@@ -83,6 +85,17 @@ BODIES = (
     Body("POST /v1/chat/completions and /v1/completions: `response_format`", ResponseFormat),
     Body("POST /v1/chat/completions and /v1/completions: `response_format.json_schema`", JSONSchemaFormat),
     Body("POST /v1/chat/completions and /v1/completions: `structured_outputs`", StructuredOutputs),
+    Body("POST /v1/responses", responses.ResponseRequest),
+    Body("POST /v1/responses: messages in `input`", response_items.InputMessage),
+    Body("POST /v1/responses: parts of `content` and `output`", response_items.InputPart),
+    Body("POST /v1/responses: calls in `input`", response_items.InputCall),
+    Body("POST /v1/responses: results of calls in `input`", response_items.InputCallOutput),
+    Body("POST /v1/responses: reasoning in `input`", response_items.InputReasoning),
+    Body("POST /v1/responses: `tools`", responses.FunctionTool),
+    Body("POST /v1/responses: `tool_choice`", responses.ToolChoiceObject),
+    Body("POST /v1/responses: `text`", responses.TextConfig),
+    Body("POST /v1/responses: `text.format`", responses.ResponseTextFormat),
+    Body("POST /v1/responses: `reasoning`", responses.ReasoningConfig),
     Body("POST /v1/messages", anthropic.MessagesRequest),
     Body("POST /v1/messages/count_tokens", anthropic.CountTokensRequest),
     Body("POST /v1/messages: `messages`", anthropic.Message),

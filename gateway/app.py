@@ -37,6 +37,11 @@ from gateway.ollama import store_routes
 from gateway.openai import routes as openai
 from gateway.openai import tokenization
 from gateway.prompts.template_renderer import shared_renderer
+from gateway.responses import routes as responses
+from gateway.responses.background import BackgroundRuns
+from gateway.responses.open_store import open_response_store
+from gateway.responses.service import ResponseService
+from gateway.responses.store import StoreLimits
 from gateway.settings import GatewaySettings
 from gateway.state import GatewayState
 from gateway.telemetry.metrics import GatewayMetrics
@@ -64,6 +69,7 @@ ROUTERS = (
     openai.router,
     tokenization.router,
     anthropic.router,
+    responses.router,
     ollama.router,
     store_routes.router,
     unsupported.router,
@@ -103,6 +109,7 @@ def create_app(
         max_values=settings.max_body_values,
         strict_fields=settings.strict_fields,
     )
+    app.state.responses = _build_responses(settings, state)
     for router in ROUTERS:
         app.include_router(router)
     app.add_exception_handler(GatewayError, _on_gateway_error)
@@ -156,6 +163,16 @@ def _build_state(
     )
 
 
+def _build_responses(settings: GatewaySettings, state: GatewayState) -> ResponseService:
+    limits = StoreLimits(
+        max_entries=settings.response_store_max_entries,
+        max_bytes=settings.response_store_max_bytes,
+        ttl_s=settings.response_store_ttl_s,
+    )
+    store = open_response_store(settings.response_store.get_secret_value(), limits)
+    return ResponseService(store=store, runs=BackgroundRuns(state.drain))
+
+
 def _build_schedulers(settings: GatewaySettings) -> Schedulers:
     clients = [
         SchedulerClient(address, silence_s=settings.scheduler_silence_s, security=settings.security)
@@ -167,6 +184,7 @@ def _build_schedulers(settings: GatewaySettings) -> Schedulers:
 @asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     state: GatewayState = app.state.gateway
+    responses_service: ResponseService = app.state.responses
     await state.placement.start()
     tidying = keep_running("store cleanup", partial(_keep_tidy, state.store))
     try:
@@ -174,6 +192,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     finally:
         await end_tasks(tidying)
         await state.pulls.stop_pulls()
+        await responses_service.close()
         await state.placement.close()
         state.grammars.close()
 

@@ -82,6 +82,15 @@ class GatewaySettings(KeySettings):
     prefix_index: SecretStr = SecretStr(MEMORY)
     """The prefix index, which guides the choice among schedulers: the URL to which they publish cached prefixes, such as
     redis://HOST:PORT, or `memory` for the prefixes that this gateway has sent."""
+    response_store: SecretStr = SecretStr(MEMORY)
+    """The store of responses of /v1/responses: `memory` of this gateway, or a URL such as redis://HOST:PORT, which several gateways
+    can share."""
+    response_store_ttl_s: float = Field(default=86_400.0, gt=0)
+    """Time after its last use, in seconds, for which a response is stored."""
+    response_store_max_entries: int = Field(default=10_000, ge=1)
+    """Maximum number of stored responses. Beyond it, the least recently used ones are removed."""
+    response_store_max_bytes: ByteSize = Field(default=ByteSize(256 * 1024 * 1024), gt=0)
+    """Maximum size of all stored responses."""
     drain_delay_s: float = Field(default=0.0, ge=0)
     """Time after SIGTERM, in seconds, in which /ready returns 503 and requests are still accepted, for load balancers to notice."""
     drain_grace_s: float = Field(default=30.0, ge=0)
@@ -131,7 +140,7 @@ class GatewaySettings(KeySettings):
             raise ValueError(f"names {twice[0]} twice; name each scheduler once")
         return value
 
-    @field_validator("prefix_index")
+    @field_validator("prefix_index", "response_store")
     @classmethod
     def _is_an_index(cls, value: SecretStr) -> SecretStr:
         check_index_url(value.get_secret_value())

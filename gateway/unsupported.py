@@ -11,7 +11,7 @@ from starlette.responses import Response
 from gateway.errors import ErrorKind, GatewayError
 
 _EMBEDDINGS = "Embeddings are not supported yet; this server generates text: /v1/chat/completions or /api/chat."
-_RESPONSES = "The Responses API is not supported yet; use /v1/chat/completions."
+_COMPACTION = "Compaction is not supported. Send `truncation: auto`, or summarize the conversation with the model."
 _AUDIO = "Audio is not supported; this server generates text."
 _IMAGES = "Images are not supported; this server generates text."
 _RANKING = "Scoring, reranking and classification are not supported; this server generates text."
@@ -22,8 +22,9 @@ _REFUSALS = {
     "/v1/embeddings": _EMBEDDINGS,
     "/api/embed": _EMBEDDINGS,
     "/api/embeddings": _EMBEDDINGS,
-    "/v1/responses": _RESPONSES,
-    "/v1/responses/{id:path}": _RESPONSES,
+    "/v1/responses/compact": _COMPACTION,
+    "/v1/responses/input_tokens": "Counting the tokens of a response's input is not supported; use /tokenize.",
+    "/v1/conversations": "Conversations are not supported; use `previous_response_id` of /v1/responses.",
     "/v1/audio/{kind}": _AUDIO,
     "/v1/images/{kind}": _IMAGES,
     "/v1/moderations": "Moderation is not supported; this server generates text.",

@@ -51,7 +51,7 @@ _STREAM_EVENTS = (
 @router.post(
     "/messages",
     response_model=MessageReply,
-    responses=streams(EVENT_STREAM, *_STREAM_EVENTS) | errors(AnthropicError, *GENERATION_ERRORS),
+    responses=streams(EVENT_STREAM, *_STREAM_EVENTS, named_events=True) | errors(AnthropicError, *GENERATION_ERRORS),
 )
 async def messages(
     request: Request, state: State, body: Annotated[MessagesRequest, json_body(MessagesRequest)]

@@ -12,9 +12,9 @@ def describe_kind(value: Mapping[str, Any], definitions: Mapping[str, Any], *, a
     """Return a description such as `a number from 0 to 2`. Bounds of the wire format are left out unless `all_bounds` is set."""
     if "$ref" in value:
         return "an object" if "properties" in _resolve(value, definitions) else "any"
-    if "anyOf" in value:
-        branches = [each for each in value["anyOf"] if each.get("type") != "null"]
-        return " or ".join(describe_kind(each, definitions, all_bounds=all_bounds) for each in branches)
+    if branches := _branches(value):
+        kinds = [describe_kind(each, definitions, all_bounds=all_bounds) for each in branches]
+        return " or ".join(dict.fromkeys(kinds))
     if "const" in value or "enum" in value:
         *first, last = (f"`{each}`" for each in value.get("enum", [value.get("const")]))
         return f"{', '.join(first)} or {last}" if first else last
@@ -62,7 +62,7 @@ def _step_into(value: Mapping[str, Any], step: str | int, definitions: Mapping[s
     """Return the schema of a field or of a list's items. In a union, the first branch that has it counts."""
     if "$ref" in value:
         value = _resolve(value, definitions)
-    for branch in value.get("anyOf", ()):
+    for branch in _branches(value):
         if (found := _step_into(branch, step, definitions)) is not None:
             return found
     if isinstance(step, int):
@@ -70,6 +70,11 @@ def _step_into(value: Mapping[str, Any], step: str | int, definitions: Mapping[s
     else:
         inner = value.get("properties", {}).get(step, value.get("additionalProperties"))
     return inner if isinstance(inner, dict) else None
+
+
+def _branches(value: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Return the branches of a union, without null."""
+    return [each for each in value.get("anyOf", value.get("oneOf", ())) if each.get("type") != "null"]
 
 
 def _resolve(value: Mapping[str, Any], definitions: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -101,17 +101,21 @@ def errors(model: type[ReplyModel], *statuses: int) -> Responses:
     return described | {"default": {"description": "Any other error.", "content": content}}
 
 
-def streams(media_type: str, *item_models: type[ReplyModel], default: bool = False) -> Responses:
+def streams(
+    media_type: str, *item_models: type[ReplyModel], default: bool = False, named_events: bool = False
+) -> Responses:
     """Document a stream beside the whole reply. Each event or line holds one object of these models.
 
-    `default`: the reply is a stream unless the request says `"stream": false`.
+    `default`: the reply is a stream unless the request says `"stream": false`. `named_events`: the name of each event is the type
+    of its object, and no event marks the end.
     """
     choice = "a stream unless `stream` is false" if default else "a stream if `stream` is true"
-    item = (
-        "event has one JSON object; the last event is `[DONE]`"
-        if media_type == EVENT_STREAM
-        else "line is one JSON object"
-    )
+    if media_type != EVENT_STREAM:
+        item = "line is one JSON object"
+    elif named_events:
+        item = "event has one JSON object, and the name of its type"
+    else:
+        item = "event has one JSON object; the last event is `[DONE]`"
     return {
         200: {
             "description": f"The whole reply, or {choice}. In a stream each {item}.",

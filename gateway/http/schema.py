@@ -107,6 +107,13 @@ class SchemaShape:
         self._known = known
         self._nested = nested
 
+    def merged(self, other: "SchemaShape") -> "SchemaShape":
+        """Return the shape that has the fields of both."""
+        nested = {**self._nested, **other._nested}
+        for name in self._nested.keys() & other._nested.keys():
+            nested[name] = self._nested[name].merged(other._nested[name])
+        return SchemaShape(self._known | other._known, nested)
+
     def unknown_paths(self, body: Mapping[str, Any], path: str = "") -> Iterator[str]:
         """Yield the paths of unknown fields, such as `messages.0.timestamp`."""
         for name in body:
@@ -133,9 +140,11 @@ def _honoured(schema: type[Schema]) -> frozenset[str]:
 
 @cache
 def _shape(schema: type[Schema]) -> SchemaShape:
-    nested = {
-        name: _shape(inner) for name, field in schema.model_fields.items() for inner in _schemas(field.annotation)
-    }
+    nested: dict[str, SchemaShape] = {}
+    for name, field in schema.model_fields.items():
+        # The fields of all branches of a union are known.
+        for inner in _schemas(field.annotation):
+            nested[name] = nested[name].merged(_shape(inner)) if name in nested else _shape(inner)
     return SchemaShape(_honoured(schema) | schema.neutral.keys() | schema.hints, nested)
 
 

@@ -7,7 +7,7 @@ import asyncio
 import logging
 from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping, Sequence
 from contextlib import aclosing
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 import orjson
 from fastapi import Request
@@ -20,6 +20,7 @@ from pagoda.process.background import end_tasks
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
+ChunkT = TypeVar("ChunkT")
 JSONObject = dict[str, Any]
 SSE_DONE = b"data: [DONE]\n\n"
 SSE_COMMENT = b": waiting\n\n"
@@ -45,7 +46,7 @@ async def _disconnected(receive: Receive) -> None:
         pass
 
 
-class Lines:
+class Lines(Generic[ChunkT]):
     """The encoded lines of a stream, one for each chunk.
 
     An error is raised while `begun` is false. Later it becomes the last line, before the end marker.
@@ -53,9 +54,9 @@ class Lines:
 
     def __init__(
         self,
-        chunks: AsyncGenerator[JSONObject, None],
-        error_body: Callable[[GatewayError], Mapping[str, Any]],
-        line: Callable[[Mapping[str, Any]], bytes],
+        chunks: AsyncGenerator[ChunkT, None],
+        error_body: Callable[[GatewayError], ChunkT],
+        line: Callable[[ChunkT], bytes],
         last: bytes = b"",
     ) -> None:
         self.begun = False
@@ -85,21 +86,21 @@ class Lines:
 
 def sse_lines(
     chunks: AsyncGenerator[JSONObject, None], error_body: Callable[[GatewayError], Mapping[str, Any]]
-) -> Lines:
+) -> Lines[Mapping[str, Any]]:
     """Return the chunks as server-sent events, ended by `[DONE]`."""
     return Lines(chunks, error_body, _sse_event, last=SSE_DONE)
 
 
 def event_lines(
     chunks: AsyncGenerator[JSONObject, None], error_body: Callable[[GatewayError], Mapping[str, Any]]
-) -> Lines:
+) -> Lines[Mapping[str, Any]]:
     """Return the chunks as server-sent events that are named after their `type`, without an end marker."""
     return Lines(chunks, error_body, named_event)
 
 
 def ndjson_lines(
     chunks: AsyncGenerator[JSONObject, None], error_body: Callable[[GatewayError], Mapping[str, Any]]
-) -> Lines:
+) -> Lines[Mapping[str, Any]]:
     """Return the chunks as lines of JSON."""
     return Lines(chunks, error_body, _ndjson_line)
 
@@ -119,7 +120,7 @@ def _ndjson_line(chunk: Mapping[str, Any]) -> bytes:
 
 
 async def stream_response(
-    request: Request, lines: Lines, media_type: str, *, comment_every_s: float | None = None
+    request: Request, lines: Lines[Any], media_type: str, *, comment_every_s: float | None = None
 ) -> Response:
     """Return the response after its first line is ready, so that an error before that still has its own status.
 

@@ -78,7 +78,10 @@ class RedisResponseStore:
     """A store on the Redis or Valkey server of a URL. It connects at first use, and again after a failure."""
 
     def __init__(self, url: str, limits: StoreLimits, *, operation_limit_s: float = OPERATION_LIMIT_S) -> None:
-        self.description = f"Responses are kept in Redis, for {limits.ttl_s:g} s after their last use, and at most {limits.max_entries} of them."
+        self.description = (
+            f"Responses are kept in Redis for {limits.ttl_s:g} s after their last use, "
+            f"and at most {limits.max_entries} of them."
+        )
         self._limits = limits
         self._limit_s = operation_limit_s
         self._client = RedisClient(url, give_up_s=operation_limit_s)

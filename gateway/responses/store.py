@@ -34,7 +34,7 @@ class ResponseStore(Protocol):
     """A bounded store of encoded responses. Each belongs to an owner, and no other owner sees it."""
 
     description: str
-    """How long responses are kept, and who sees them, as a sentence for errors."""
+    """A sentence for errors that says how long responses are kept, and where."""
 
     async def put(self, owner: str, response_id: str, content: bytes) -> None:
         """Store or replace a response. A content that is larger than the whole store is not kept.

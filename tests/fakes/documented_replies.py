@@ -99,7 +99,8 @@ class ReplyValidator:
         self._document = document
         self._paths = {
             re.compile(re.sub(r"\\{\w+\\}", ".+", re.escape(path))): operations
-            for path, operations in document["paths"].items()
+            # A longer path comes first, since a parameter of a shorter one may be a path itself.
+            for path, operations in sorted(document["paths"].items(), key=lambda each: -len(each[0]))
         }
         self._schema = cache(self._compile)
 

@@ -1,6 +1,7 @@
 """Tests of every field in the table of docs/api-fields.md, with a value that is accepted and one that is refused by name."""
 
 import hashlib
+import re
 import tempfile
 from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest_asyncio
 from gateway.api_fields import BODIES, Body, markdown
 from gateway.http.schema import Schema
 from gateway.openai.text_rule_schema import KINDS
+from tests.fakes import response_bodies
 from tests.fakes.gateway import RunningGateway, running_gateway
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -152,6 +154,7 @@ REQUESTS = {
     f"{MESSAGES}: `output_config`": in_messages(lambda fields: {"output_config": fields}),
     f"{MESSAGES}: `output_format`": in_messages(lambda fields: {"output_format": {**TEXT_FORMAT, **fields}}),
 }
+REQUESTS = {**REQUESTS, **response_bodies.REQUESTS}
 # A valid value of each honoured field.
 ALLOWED: Mapping[str, Any] = {
     "add_generation_prompt": False,
@@ -340,6 +343,7 @@ ALLOWED_IN = {
     ("POST /api/chat: `function` of tool calls", "arguments"): {"city": "Lima"},
     ("POST /api/chat: `function` of tool calls", "name"): "weather",
 }
+ALLOWED_IN = {**ALLOWED_IN, **response_bodies.ALLOWED}
 # Other fields that a field needs.
 COMPANIONS: Mapping[str, Fields] = {
     "stream_options": {"stream": True},
@@ -416,9 +420,11 @@ async def test_an_accepted_value(gateway: RunningGateway, body: Body, name: str)
     response = await send(gateway, body, {name: value, **companions(body, name)})
     if name == "files":  # the only value that the table cannot contain: the digest of an uploaded file
         assert response.status_code == 400 and "exclude each other" in response.text
+    elif name == "previous_response_id":  # nor the id of a response that is stored
+        assert response.status_code == 404 and f"'{value}'" in response.text
     else:
         assert response.status_code == 200, response.text
-        assert '"error"' not in response.text
+        assert not re.search(r'"error":(?!null)', response.text)
 
 
 def is_integer(schema: type[Schema], name: str) -> bool:

@@ -326,7 +326,7 @@ async def test_unknown_routes(gateway: RunningGateway, method: str, path: str, s
         ("/v1/embeddings", "Embeddings"),
         ("/api/embed", "Embeddings"),
         ("/api/embeddings", "Embeddings"),
-        ("/v1/responses", "Responses"),
+        ("/v1/responses/compact", "Compaction"),
         ("/v1/images/generations", "Images"),
         ("/v1/audio/transcriptions", "Audio"),
         ("/rerank", "reranking"),
