@@ -75,7 +75,7 @@ class ConversationRequest(Schema):
         return self
 
 
-class ChatRequest(GenerationRequest, ConversationRequest):
+class ChatRequest(ConversationRequest, GenerationRequest):
     """A conversation to answer."""
 
     model_config = with_example(
