@@ -109,7 +109,7 @@ async def with_answer_form(
 
 def _answer_format(model: ServedModel, template: ChatTemplate) -> OutputFormat:
     """Return the format of the answer: the model's own, with calls as the gateway describes them if the template does not."""
-    own = replace(model.output.format, reasoning=model.reasoning)
+    own = model.output.format
     if _describes_tools(model, template):
         return own
     return replace(own, calls=described_formats()[_DESCRIBED_CALLS].calls)

@@ -31,8 +31,6 @@ logger = logging.getLogger(__name__)
 
 MAX_REQUEST_TEMPLATE_CHARACTERS = 1 << 16
 """Maximum number of characters of a template in a request. Templates of models may be longer (template_renderer.py)."""
-_UNKNOWN_FORMAT = "fallback"
-"""The source of a format that nothing in the model's files names."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -212,7 +210,7 @@ class ServedModel:
     @property
     def reasoning(self) -> ReasoningSyntax | None:
         """The markers around the model's reasoning. None for a model whose template and vocabulary have none."""
-        return None if self.output.source == _UNKNOWN_FORMAT else self.output.format.reasoning
+        return self.output.format.reasoning
 
     def own_template(self) -> ChatTemplate:
         """Return the model's template. Raises InvalidRequestError if it has none that can be used."""

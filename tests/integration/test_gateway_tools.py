@@ -92,6 +92,27 @@ async def test_an_answer_that_is_only_calls_has_no_content(gateway: RunningGatew
     assert len({call["id"] for call in choice["message"]["tool_calls"]}) == 2
 
 
+async def test_a_streamed_call_begins_with_its_id_and_name(gateway: RunningGateway) -> None:
+    script(gateway, f"<think>\nhm\n</think>\n\nI look.\n{CALL}\n{CALL}")
+    streamed = await chunks(gateway, stream_options={"include_usage": True})
+    *deltas, last, usage = streamed
+    assert last["choices"][0]["finish_reason"] == "tool_calls" and last["choices"][0]["delta"] == {}
+    assert usage["usage"]["completion_tokens_details"]["reasoning_tokens"] > 0
+    keys = [" ".join(each["choices"][0]["delta"]) for each in deltas]
+    assert list(dict.fromkeys(keys)) == ["role content", "reasoning reasoning_content", "content", "tool_calls"]
+    first, *_ = pieces = [call for each in deltas for call in each["choices"][0]["delta"].get("tool_calls", ())]
+    assert first["index"] == 0 and first["id"] and first["type"] == "function" and first["function"]["name"] == "now"
+    for index in (0, 1):
+        mine = [piece for piece in pieces if piece["index"] == index]
+        assert (
+            len([piece for piece in mine if "id" in piece])
+            == len([each for each in mine if "name" in each["function"]])
+            == 1
+        )
+        assert json.loads("".join(piece["function"]["arguments"] for piece in mine)) == ARGUMENTS
+    assert [piece["index"] for piece in pieces] == sorted(piece["index"] for piece in pieces)
+
+
 ANSWERS = [
     f"I look.\n{CALL}",
     f"{CALL}\n{CALL}",
@@ -166,6 +187,23 @@ async def test_functions_are_the_older_form(gateway: RunningGateway) -> None:
     pieces = [each["delta"]["function_call"] for each in streamed if "function_call" in each["delta"]]
     assert pieces[0]["name"] == "now" and json.loads("".join(each["arguments"] for each in pieces)) == ARGUMENTS
     assert streamed[-1]["finish_reason"] == "function_call"
+
+
+async def test_reasoning_is_apart_under_both_names(gateway: RunningGateway) -> None:
+    script(gateway, "<think>\nhm\n</think>\n\nNoon.")
+    body = await chat(gateway)
+    message = body["choices"][0]["message"]
+    assert message["content"] == "Noon." and message["reasoning"].strip() == "hm"
+    assert message["reasoning_content"] == message["reasoning"]
+    assert 0 < body["usage"]["completion_tokens_details"]["reasoning_tokens"] < body["usage"]["completion_tokens"]
+
+
+async def test_reasoning_can_be_left_out(gateway: RunningGateway) -> None:
+    script(gateway, "<think>\nhm\n</think>\n\nNoon.")
+    message = (await chat(gateway, include_reasoning=False))["choices"][0]["message"]
+    assert message == {"role": "assistant", "content": "Noon.", "refusal": None}
+    deltas = [each["choices"][0]["delta"] for each in await chunks(gateway, include_reasoning=False)]
+    assert not any("reasoning" in delta or "reasoning_content" in delta for delta in deltas)
 
 
 async def test_a_model_that_does_not_think_has_only_text(gateway: RunningGateway) -> None:
