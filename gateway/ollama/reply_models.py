@@ -161,6 +161,7 @@ class OllamaOutputFormat(ReplyModel):
     source: Literal["response_template", "template", "fallback"] = Field(
         description="The place that names the format. `fallback` is a format of the server's own."
     )
+    problem: str = optional("The reason to doubt the format, if the template's own calls are not read back.")
 
 
 class OllamaShowReply(ReplyModel):

@@ -18,6 +18,7 @@ from gateway.http.bodies import ByteStream, json_body
 from gateway.http.reply_models import JSON_BODY_ERRORS, NDJSON, OllamaError, errors, streams
 from gateway.http.streaming import JSONObject, ndjson_lines, stream_response, unless_gone
 from gateway.models.pulls import Pull
+from gateway.models.served_model import ServedModel
 from gateway.ollama.prompts import check_template
 from gateway.ollama.reply_models import OllamaModelList, OllamaShowReply, OllamaStatus
 from gateway.ollama.store_schemas import CopyRequest, CreateRequest, DeleteRequest, PullRequest, ShowRequest
@@ -52,12 +53,13 @@ async def list_models(state: State) -> Response:
 @router.post("/api/show", response_model=OllamaShowReply, responses=errors(OllamaError, *JSON_BODY_ERRORS, 404))
 async def show(state: State, body: Annotated[ShowRequest, json_body(ShowRequest)]) -> Response:
     """Describe a model."""
-    named = state.models.find_named(body.model_name)
+    served = await _served_if_any(state, body.model_name)
     show_model = partial(
         ollama_objects.shown,
         policy=state.sampling_policy,
         verbose=bool(body.verbose),
-        template=named.replaced_template if named else None,
+        template=served.replaced_template if served else None,
+        output=served.output if served else None,
     )
     shown = await asyncio.to_thread(_read_current, state, body.model_name, show_model)
     # orjson writes numbers that JSON does not have, such as NaN, as null. Metadata may hold them.
@@ -273,6 +275,14 @@ def _listed(state: GatewayState) -> list[JSONObject]:
 
 def _read_current(state: GatewayState, name: str, read: Callable[[Model], JSONObject]) -> JSONObject:
     return state.store.read_current(_stored_or_served(state, name), read)[1]
+
+
+async def _served_if_any(state: GatewayState, name: str) -> ServedModel | None:
+    """Return the model as requests get it, or None if it cannot be served."""
+    try:
+        return await state.models.find_model(name) if state.models.has_model(name) else None
+    except (GatewayError, ModelError):
+        return None
 
 
 def _stored_or_served(state: GatewayState, name: str) -> Model:

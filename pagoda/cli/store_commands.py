@@ -99,7 +99,7 @@ def _format_words(output_format: JSONObject) -> str:
     """Return the name of the format of calls and reasoning, and the place that names it."""
     found = {
         "response_template": "named by the model's files",
-        "template": "found in the chat template",
+        "template": "found in the template and the vocabulary",
         "fallback": "Pagoda's own, since the chat template has none",
     }
     source = output_format.get("source", "")

@@ -8,13 +8,14 @@ from typing import Any
 
 from pagoda.models.chat_template_choice import choose_chat_template
 from pagoda.models.errors import ChatTemplateChoiceError
-from pagoda.models.formats.fill_tokens import read_fill_tokens
+from pagoda.models.formats.fill_tokens import find_fill_tokens, read_token_names
 from pagoda.models.model import Model
 from pagoda.models.model_settings import ModelSettings
 from pagoda.models.output_formats.choice import FormatChoice, choose_output_format
 
 _UNKNOWN = "fallback"
 """The source of a format that nothing in the model's files names."""
+_TOOL_VARIABLE = re.compile(r"\b(tools|xml_tools)\b")
 _THINKING_VARIABLE = re.compile(r"\b(enable_thinking|thinking)\b")
 
 
@@ -26,18 +27,29 @@ class Capabilities:
     """Names such as `completion`, `tools`, `insert` and `thinking`."""
     output: FormatChoice | None
     """The format of answers to chats; None for a model without a chat template."""
+    template: str = ""
+    """The chat template."""
 
     def as_json(self) -> Mapping[str, Any]:
         """Return the fields of /api/show. `output_format` is an extension of Pagoda."""
         fields: dict[str, Any] = {"capabilities": list(self.names)}
         if self.output is not None:
             fields["output_format"] = {"name": self.output.format.name, "source": self.output.source}
+            if self.output.problem:
+                fields["output_format"]["problem"] = self.output.problem
         return fields
 
 
-def read_capabilities(model: Model, settings: ModelSettings) -> Capabilities:
-    """Return the capabilities of a model with these settings. They are kept, because they need all of the vocabulary."""
-    return _read(model, settings.template)
+def read_capabilities(model: Model, settings: ModelSettings, output: FormatChoice | None = None) -> Capabilities:
+    """Return the capabilities of a model with these settings.
+
+    `output` is the format that a gateway has chosen and proven. Without it, the files' marks count. These capabilities are kept,
+    because they need all of the vocabulary.
+    """
+    read = _read(model, settings.template)
+    if output is None or read.output is None:
+        return read
+    return Capabilities(names=_names(read.template, output, fills="insert" in read.names), output=output)
 
 
 @lru_cache(maxsize=256)
@@ -46,18 +58,23 @@ def _read(model: Model, own_template: str) -> Capabilities:
         template = choose_chat_template(model, ModelSettings(template=own_template)).text
     except ChatTemplateChoiceError:
         template = None
-    output = None if template is None else choose_output_format(model, template)
+    ids, metadata = read_token_names(model)
+    output = None
+    if template is not None:
+        reads_tools = _TOOL_VARIABLE.search(template) is not None
+        output = choose_output_format(model, template, reads_tools=reads_tools, vocabulary=ids)
+    names = _names(template or "", output, fills=find_fill_tokens(ids, metadata) is not None)
+    return Capabilities(names=names, output=output, template=template or "")
+
+
+def _names(template: str, output: FormatChoice | None, *, fills: bool) -> tuple[str, ...]:
     able = {
         "completion": True,
-        "tools": output is not None and _has_tools(output),
-        "insert": read_fill_tokens(model) is not None,
-        "thinking": output is not None and _thinks(output, template or ""),
+        "tools": output is not None and output.template_has_tools and not output.problem,
+        "insert": fills,
+        "thinking": output is not None and _thinks(output, template),
     }
-    return Capabilities(names=tuple(name for name, is_able in able.items() if is_able), output=output)
-
-
-def _has_tools(output: FormatChoice) -> bool:
-    return output.template_has_tools and output.source != _UNKNOWN and output.format.calls is not None
+    return tuple(name for name, is_able in able.items() if is_able)
 
 
 def _thinks(output: FormatChoice, template: str) -> bool:

@@ -16,6 +16,7 @@ from pagoda.models.model import Model, ModelFormat
 from pagoda.models.model_settings import ModelSettings, model_digest
 from pagoda.models.modelfile import render_modelfile
 from pagoda.models.names import with_tag
+from pagoda.models.output_formats.choice import FormatChoice
 from pagoda.models.parameters import parameter_lines
 from pagoda.models.sampling_defaults import OLLAMA, ModelDefaults, SamplingPolicy, as_json
 from pagoda.models.stored_settings import read_settings
@@ -46,8 +47,17 @@ def identity(model: Model) -> JSONObject:
     }
 
 
-def shown(model: Model, policy: SamplingPolicy, *, verbose: bool, template: str | None = None) -> JSONObject:
-    """Return the answer of /api/show, from the model's files. `template` is the one that replaces the model's, if one does.
+def shown(
+    model: Model,
+    policy: SamplingPolicy,
+    *,
+    verbose: bool,
+    template: str | None = None,
+    output: FormatChoice | None = None,
+) -> JSONObject:
+    """Return the answer of /api/show, from the model's files.
+
+    `template` is the one that replaces the model's, if one does. `output` is the output format that a gateway has proven.
 
     `sampling_defaults` and `output_format` are extensions of Pagoda: the values for a request that leaves all parameters out, and
     the format in which the model writes reasoning and tool calls.
@@ -66,7 +76,7 @@ def shown(model: Model, policy: SamplingPolicy, *, verbose: bool, template: str 
         "system": settings.system,
         "details": _details(model, settings),
         "model_info": metadata if verbose else {name: _in_a_line(value) for name, value in metadata.items()},
-        **read_capabilities(model, settings).as_json(),
+        **read_capabilities(model, settings, output).as_json(),
         "modified_at": _modified_at(model),
     }
     if settings.messages:

@@ -53,14 +53,17 @@ class FillTokens:
 
 def read_fill_tokens(model: Model) -> FillTokens | None:
     """Return the tokens of the model's files, or None for a model that cannot fill."""
-    if model.format is ModelFormat.GGUF:
-        with GGUFFile(model.path) as file:
-            metadata = token_metadata(file)
-        ids = {text: token_id for token_id, text in enumerate(read_tokens(metadata).texts)}
-        found = find_fill_tokens(ids, metadata)
-    else:
-        found = find_fill_tokens(checkpoint_ids_by_name(model.path))
+    found = find_fill_tokens(*read_token_names(model))
     return found if found and all(0 <= each < model.config.vocab_size for each in found.end_ids) else None
+
+
+def read_token_names(model: Model) -> tuple[Mapping[str, int], Mapping[str, Any]]:
+    """Return the ids of all tokens by name, and the metadata of a GGUF file; there are none in a checkpoint."""
+    if model.format is not ModelFormat.GGUF:
+        return checkpoint_ids_by_name(model.path), {}
+    with GGUFFile(model.path) as file:
+        metadata = token_metadata(file)
+    return {text: token_id for token_id, text in enumerate(read_tokens(metadata).texts)}, metadata
 
 
 def find_fill_tokens(ids: Mapping[str, int], metadata: Mapping[str, Any] = MappingProxyType({})) -> FillTokens | None:
