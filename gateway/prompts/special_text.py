@@ -34,6 +34,7 @@ class SpecialText:
         self._tokenizer = tokenizer
         self._longest = max(map(len, special_tokens), default=0)
         self._beginnings = {text[:length] for text in special_tokens for length in range(1, len(text))}
+        self._last_characters = {beginning[-1] for beginning in self._beginnings}
         # The longest comes first, because one special token may begin with another. Without any, nothing matches.
         alternatives = map(re.escape, sorted(special_tokens, key=len, reverse=True))
         self._any = re.compile("|".join(alternatives) or r"(?!)")
@@ -77,6 +78,8 @@ class SpecialText:
 
     def _mark_end(self, content: str, mark: str) -> str:
         """Add the mark to a text that ends with the beginning of a special token."""
+        if content[-1:] not in self._last_characters:
+            return content
         ends = (content[-length:] for length in range(1, min(self._longest, len(content) + 1)))
         return content + mark if any(end in self._beginnings for end in ends) else content
 

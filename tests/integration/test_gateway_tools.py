@@ -168,6 +168,13 @@ async def test_a_call_that_a_limit_cuts_is_no_finished_call(gateway: RunningGate
     assert choice["finish_reason"] == "length"
 
 
+async def test_the_reason_of_an_answer_without_calls_is_true(gateway: RunningGateway) -> None:
+    # Other servers say `tool_calls` because a call was required, though the answer has none.
+    script(gateway, "Noon.")
+    (choice,) = (await chat(gateway, tool_choice="required"))["choices"]
+    assert choice["finish_reason"] == "stop" and choice["message"]["content"] == "Noon."
+
+
 async def test_each_choice_has_its_own_calls(gateway: RunningGateway) -> None:
     answers = (CALL, "Noon.", CALL)
     gateway.scheduler.answer = lambda _, index: Answer(text=answers[index])
