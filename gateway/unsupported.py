@@ -25,6 +25,8 @@ _REFUSALS = {
     "/v1/responses/compact": _COMPACTION,
     "/v1/responses/input_tokens": "Counting the tokens of a response's input is not supported; use /tokenize.",
     "/v1/conversations": "Conversations are not supported; use `previous_response_id` of /v1/responses.",
+    "/v1/messages/batches": _FILES,
+    "/v1/messages/batches/{id:path}": _FILES,
     "/v1/audio/{kind}": _AUDIO,
     "/v1/images/{kind}": _IMAGES,
     "/v1/moderations": "Moderation is not supported; this server generates text.",

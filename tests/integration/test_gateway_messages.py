@@ -181,6 +181,13 @@ async def test_errors_are_those_of_the_client(gateway: RunningGateway, client: a
         await client.messages.create(model="tiny", max_tokens=5, messages=MESSAGES, tools=[search])
 
 
+async def test_batches_are_refused_by_name(client: anthropic.AsyncAnthropic) -> None:
+    with pytest.raises(anthropic.NotFoundError, match="batches are not supported"):
+        await client.messages.batches.create(requests=[])
+    with pytest.raises(anthropic.NotFoundError, match="batches are not supported"):
+        await client.messages.batches.retrieve("msgbatch_1")
+
+
 async def test_an_error_in_a_stream_is_an_event(gateway: RunningGateway, client: anthropic.AsyncAnthropic) -> None:
     gateway.scheduler.answer = lambda *_: Answer(text="Hello!", failure_after=2)
     with pytest.raises(anthropic.APIStatusError, match="the script says so"):
