@@ -4,9 +4,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from gateway.chat.ask import ChatAsk
-from gateway.chat.tool_definitions import read_tools
-from gateway.constraints.json_rule import json_object_rule, json_schema_rule
-from gateway.constraints.text_rule import TextRule
 from gateway.models.served_model import ServedModel
 from gateway.ollama.message_schemas import OllamaMessage, OllamaToolCall
 from gateway.ollama.schemas import GenerateRequest, OllamaChatRequest
@@ -17,7 +14,7 @@ DEFAULT_EFFORT = "medium"
 
 
 def chat_ask(body: OllamaChatRequest, model: ServedModel) -> ChatAsk:
-    """Return what a chat asks, with the model's opening messages. Raises InvalidRequestError for wrong tools."""
+    """Return what a chat asks, with the model's opening messages."""
     messages = model.with_opening_messages([_message(message) for message in body.messages or ()])
     # If the last message is the assistant's, the model continues it, unless the tools that it called are to answer.
     is_continued = messages[-1]["role"] == "assistant" and not messages[-1].get("tool_calls")
@@ -25,8 +22,8 @@ def chat_ask(body: OllamaChatRequest, model: ServedModel) -> ChatAsk:
     return ChatAsk(
         messages=messages,
         ending=ChatEnding.CONTINUED if is_continued else ChatEnding.BEGUN,
-        tools=read_tools(body.tools or ()),
-        text=text_rule(body),
+        tools=body.offered_tools,
+        text=body.text,
         thinks=thinks,
         effort=effort,
     )
@@ -35,7 +32,7 @@ def chat_ask(body: OllamaChatRequest, model: ServedModel) -> ChatAsk:
 def prompt_ask(body: GenerateRequest, messages: Sequence[Mapping[str, Any]]) -> ChatAsk:
     """Return what a prompt asks. The messages are those around it."""
     thinks, effort = thinking(body)
-    return ChatAsk(messages=messages, text=text_rule(body), thinks=thinks, effort=effort)
+    return ChatAsk(messages=messages, text=body.text, thinks=thinks, effort=effort)
 
 
 def thinking(body: GenerateRequest | OllamaChatRequest) -> tuple[bool | None, str | None]:
@@ -46,13 +43,6 @@ def thinking(body: GenerateRequest | OllamaChatRequest) -> tuple[bool | None, st
         case str(level):
             return True, level
     return body.think, None
-
-
-def text_rule(body: GenerateRequest | OllamaChatRequest) -> TextRule | None:
-    """Return the rule for the text of the answer. Raises InvalidRequestError for a schema that cannot be used."""
-    if body.format in (None, ""):
-        return None
-    return json_object_rule("format") if body.format == "json" else json_schema_rule(body.format, "format")
 
 
 def _message(message: OllamaMessage) -> dict[str, Any]:

@@ -1,10 +1,14 @@
 """The request bodies of Ollama's endpoints for text: generate and chat. message_schemas.py has messages and tools."""
 
+from functools import cached_property
 from types import MappingProxyType
 from typing import Annotated, ClassVar, Self
 
 from pydantic import Field, model_validator
 
+from gateway.chat.tool_definitions import read_tools
+from gateway.constraints.json_rule import json_object_rule, json_schema_rule
+from gateway.constraints.text_rule import TextRule
 from gateway.http.fields import (
     Integer,
     KeepAlive,
@@ -23,6 +27,7 @@ from gateway.http.fields import (
 )
 from gateway.http.schema import FieldError, Schema, with_example
 from gateway.ollama.message_schemas import Format, Messages, Think, Tools
+from gateway.prompts.tools import Tool
 from pagoda.models.parameters import HINTS, NEUTRAL
 from pagoda.wire.sampling import MAX_TEMPERATURE
 
@@ -68,6 +73,18 @@ class _GenerationRequest(Schema):
     """True if the reply is the prompt as the model would get it, and nothing is generated."""
     truncate: bool | None = None
     """True (default) if a prompt that is longer than the window loses its oldest part; false if it is an error."""
+
+    @cached_property
+    def text(self) -> TextRule | None:
+        """The rule for the answer's text; None if it is free. Raises InvalidRequestError for what is no schema."""
+        if self.format in (None, ""):
+            return None
+        return json_object_rule("format") if self.format == "json" else json_schema_rule(self.format, "format")
+
+    @model_validator(mode="after")
+    def _form_is_valid(self) -> Self:
+        _ = self.text  # here, because a long body is validated in a thread
+        return self
 
     @property
     def keep_alive_s(self) -> float | None:
@@ -124,3 +141,12 @@ class OllamaChatRequest(_GenerationRequest):
     messages: Messages | None = None
     tools: Tools | None = None
     """Functions that the model may call."""
+
+    @cached_property
+    def offered_tools(self) -> tuple[Tool, ...]:
+        return read_tools(self.tools or ())
+
+    @model_validator(mode="after")
+    def _tools_are_valid(self) -> Self:
+        _ = self.offered_tools
+        return self

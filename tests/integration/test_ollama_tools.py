@@ -192,3 +192,16 @@ async def test_official_client_with_a_function(gateway: RunningGateway, stream: 
     assert messages[3].content == "It is sunny."
     assert call(city="Lima") in prompt_of(gateway) and "tool\nSunny in Lima<|im_end|>" in prompt_of(gateway)
     await client.close()  # type: ignore[no-untyped-call]  # the package leaves it untyped
+
+
+async def test_a_form_begins_after_the_thoughts(gateway: RunningGateway) -> None:
+    form = {"type": "object", "properties": {"degrees": {"type": "integer"}}, "required": ["degrees"]}
+    answer = '<think>\nWarm.\n</think>\n{"degrees": 18}'
+    (whole,) = await chat(gateway, answer, think=True, format=form, stream=False)
+    assert (whole["message"]["thinking"].strip(), whole["message"]["content"].strip()) == ("Warm.", '{"degrees": 18}')
+    constraint = gateway.scheduler.requests[0].sampling.constraint
+    assert "degrees" in constraint.grammar and constraint.reasoning.close.text == b"</think>"
+    assert len(gateway.scheduler.requests) == 1
+    (called,) = await chat(gateway, call(city="Lima"), tools=[TOOL], format=form, stream=False)
+    assert called["message"]["tool_calls"][0]["function"]["arguments"] == {"city": "Lima"}
+    assert "degrees" in gateway.scheduler.requests[-1].sampling.constraint.grammar
