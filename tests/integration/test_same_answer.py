@@ -5,6 +5,8 @@ preempted, after its worker was lost, and resumed from the middle. Alone, each s
 leases. Tokens and log-probabilities must have the same bits.
 """
 
+import json
+import re
 from collections import defaultdict, deque
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -14,6 +16,7 @@ from typing import Any
 import pytest
 
 from pagoda.models.store import ModelStore
+from pagoda.wire.constraint import Marker, Reasoning
 from pagoda.wire.events import Tokens
 from pagoda.wire.inference_request import InferenceRequest, ResumedSample
 from pagoda.wire.sampling import SamplingParams
@@ -153,6 +156,22 @@ class System:
 
 MakeSystem = Callable[..., System]
 
+SCHEMA = json.dumps(
+    {
+        "grammars": [
+            {
+                "json_schema": {
+                    "type": "object",
+                    "properties": {"ok": {"type": "boolean"}, "n": {"type": "integer", "minimum": 100, "maximum": 999}},
+                    "required": ["ok", "n"],
+                    "additionalProperties": False,
+                    "x-guidance": {"whitespace_flexible": False},
+                }
+            }
+        ]
+    }
+)
+
 SAMPLINGS = {
     "greedy": SamplingParams(temperature=0.0),
     "seeded": SamplingParams(temperature=1.0, seed=7),
@@ -162,6 +181,30 @@ SAMPLINGS = {
         seed=4,
         repetition_penalty=1.1,
         constraint=constrained(r'start: ("{\"first\":" /[a-z]{1,4}/ ",\"second\":" /[0-9]{1,3}/ "}")+'),
+    ),
+    "schema": SamplingParams(temperature=1.0, seed=5, constraint=constrained(SCHEMA)),
+    "called": SamplingParams(
+        temperature=1.0,
+        seed=6,
+        logit_bias={ord("!"): 6.0},
+        constraint=constrained(r'start: "!" ("far" | "near") /[0-9]{2}/', triggers=(Marker(text=b"!"),)),
+    ),
+    "reasoned": SamplingParams(
+        temperature=1.0,
+        seed=8,
+        constraint=constrained(
+            r'start: "{\"sum\":" /[0-9]{1,3}/ "}"',
+            reasoning=Reasoning(
+                open=Marker(text=b"<r>"),
+                is_open=True,
+                close=Marker(text=b"</r>"),
+                budget=7,
+                closing_token_ids=tuple(b"</r>"),
+            ),
+        ),
+    ),
+    "banned": SamplingParams(
+        temperature=1.0, seed=9, allowed_token_ids=tuple(b"abc"), bad_words=(tuple(b"ab"), tuple(b"cca"))
     ),
     "penalised": SamplingParams(
         temperature=0.7, seed=3, repetition_penalty=1.2, presence_penalty=0.5, logit_bias={65: 2.0}
@@ -208,6 +251,18 @@ def alone(decoder: DecoderModel) -> dict[tuple[str, int], Answer]:
         "only greedy samples agree"
     )
     return answers
+
+
+def test_the_answers_alone_are_constrained(alone: dict[tuple[str, int], Answer]) -> None:
+    texts = {key: bytes(answer.token_ids) for key, answer in alone.items() if max(answer.token_ids) < 256}
+    ends = {key: bytes(token_id for token_id in answer.token_ids if token_id < 256) for key, answer in alone.items()}
+    for index in (0, 1):
+        assert json.loads(ends["schema", index]).keys() == {"ok", "n"}
+        reasoning, _, answered = ends["reasoned", index].partition(b"</r>")
+        assert len(reasoning) == 7 and json.loads(answered).keys() == {"sum"}
+        assert set(texts["banned", index]) == set(b"abc") and not re.search(b"ab|cca", texts["banned", index])
+        calls = re.findall(rb"!(?:far|near)[0-9]{2}", ends["called", index])
+        assert calls and len(calls) >= ends["called", index].count(b"!") - 1
 
 
 @pytest.fixture(params=list(EXECUTORS.values()), ids=list(EXECUTORS))
