@@ -23,7 +23,7 @@ from protos.v1 import inference_pb2
 from tests.chaos.cluster import Cluster
 from tests.chaos.doors import CONNECTION_ERRORS, Door, Doors
 from tests.chaos.traffic import Replay, Streams, Traffic
-from tests.e2e.failover_streams import MODEL
+from tests.e2e.received import MODEL
 from tests.e2e.tiers import Tiers
 from tests.fakes.valkey import real_valkey
 

@@ -8,7 +8,8 @@ from typing import Self, TypeVar
 import httpx
 import openai
 
-from tests.e2e.failover_streams import Answer, Clients, OnChunk
+from tests.e2e.failover_streams import Clients
+from tests.e2e.received import Answer, OnChunk
 
 T = TypeVar("T")
 

@@ -12,9 +12,11 @@ from typing import Protocol
 
 from bench.routing.workloads import TimedRequest, mooncake
 from tests.chaos.doors import Doors
-from tests.e2e.failover_streams import Answer, Asker
+from tests.e2e.failover_streams import Asker
+from tests.e2e.guided_streams import GUIDED
+from tests.e2e.received import Answer
 
-NUM_STREAMS = 32
+NUM_STREAMS = GUIDED.stop
 NUM_ASKERS = 6
 MAX_SAMPLES = 2
 # The trace was recorded with a model of a hundred times the parameters. Answers are shortened less than prompts, so that they last

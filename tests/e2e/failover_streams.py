@@ -1,39 +1,27 @@
 """Streams of all kinds through the official clients, recorded token by token, to show that a failure changes none of them.
 
-They cover both dialects, chats and completions, greedy and seeded, one sample and two, with and without log-probabilities.
+They cover both dialects, chats and completions, greedy and seeded, one sample and two, with and without log-probabilities, free
+and held to a schema (guided_streams.py).
 """
 
 import asyncio
 import random
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, field
 from typing import Any, Protocol, Self
 
 import ollama
 import openai
 
-MODEL = "smollm2:135m"
+from tests.e2e.guided_streams import NUM_FREE, ask_guided
+from tests.e2e.received import MODEL, Answer, OnChunk, Sample, take_choice, take_end
+
 MAX_TOKENS = 16
 # More tokens than a worker can have computed without its scheduler's knowledge: two steps, or the rest of a lease. A stream that
 # progressed this far since the last failure is not suspected of having caused it.
 NUM_CHUNKS_BETWEEN = 16
 _OPENAI_EXTRAS = {"return_token_ids": True, "ignore_eos": True}
-
-
-@dataclass(slots=True)
-class Sample:
-    """The parts of one sample that a client received, in order."""
-
-    text: str = ""
-    token_ids: list[int] = field(default_factory=list)
-    logprobs: list[tuple[str, float]] = field(default_factory=list)
-    ends: list[str] = field(default_factory=list)
-
-
-Answer = dict[int, Sample]
-OnChunk = Callable[[], object]
 
 
 class Clients:
@@ -57,6 +45,8 @@ class Clients:
         return await asyncio.gather(*(self.ask(number, on_chunk) for number in numbers))
 
     async def ask(self, number: int, on_chunk: OnChunk = lambda: None) -> Answer:
+        if number >= NUM_FREE:
+            return await ask_guided(self.openai, self.ollama, number, on_chunk)
         kind = (self._chat, self._completion, self._ollama_chat, self._ollama_generate)[number % 4]
         return await kind(number, on_chunk)
 
@@ -72,7 +62,7 @@ class Clients:
                 sample.text += choice.delta.content or ""
                 if choice.logprobs is not None:
                     sample.logprobs += [(each.token, each.logprob) for each in choice.logprobs.content or ()]
-                _take(sample, choice)
+                take_choice(sample, choice)
         return answer
 
     async def _completion(self, number: int, on_chunk: OnChunk) -> Answer:
@@ -95,7 +85,7 @@ class Clients:
                 if choice.logprobs is not None:
                     tokens, values = choice.logprobs.tokens or (), choice.logprobs.token_logprobs or ()
                     sample.logprobs += zip(tokens, values, strict=True)
-                _take(sample, choice)
+                take_choice(sample, choice)
         return answer
 
     async def _ollama_chat(self, number: int, on_chunk: OnChunk) -> Answer:
@@ -104,7 +94,7 @@ class Clients:
         async for part in stream:
             on_chunk()
             sample.text += part.message.content or ""
-            _end(sample, part)
+            take_end(sample, part)
         return {0: sample}
 
     async def _ollama_generate(self, number: int, on_chunk: OnChunk) -> Answer:
@@ -113,7 +103,7 @@ class Clients:
         async for part in stream:
             on_chunk()
             sample.text += part.response or ""
-            _end(sample, part)
+            take_end(sample, part)
         return {0: sample}
 
 
@@ -171,14 +161,3 @@ def _openai_options(number: int, *, logprobs: Any) -> dict[str, Any]:
 
 def _ollama_options(number: int) -> dict[str, Any]:
     return {"num_predict": MAX_TOKENS, "seed": number, "temperature": float(number // 4 % 2)}
-
-
-def _take(sample: Sample, choice: Any) -> None:
-    sample.token_ids += getattr(choice, "token_ids", None) or ()
-    if choice.finish_reason is not None:
-        sample.ends.append(choice.finish_reason)
-
-
-def _end(sample: Sample, part: Any) -> None:
-    if part.done:
-        sample.ends.append(f"{part.done_reason} after {part.eval_count}")

@@ -6,7 +6,7 @@ workers, each behind a network that the test can break.
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
@@ -17,16 +17,16 @@ import pytest_asyncio
 
 from pagoda.rpc.grpc_channel import open_channel
 from protos.v1 import inference_pb2, inference_pb2_grpc
-from tests.e2e.failover_streams import MAX_TOKENS, Answer, Asker, Clients
+from tests.e2e.failover_streams import MAX_TOKENS, Asker, Clients
+from tests.e2e.guided_streams import GUIDED, NUM_FREE, check_guided
+from tests.e2e.received import Answer
 from tests.e2e.tiers import Tier, Tiers
 from tests.fakes.otlp_receiver import OTLPReceiver, otlp_receiver
 from tests.fakes.tcp_proxy import TCPProxy, tcp_proxy
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-STREAMS = range(32)
-# Enough for streams to run on both workers, and few to have ended.
-NUM_CHUNKS_BEFORE = 64
+STREAMS = range(NUM_FREE)
 NUM_KILLS = 4
 WORKERS = ("first", "second")
 IsSo = Callable[[inference_pb2.GetLoadResponse], bool]
@@ -102,6 +102,13 @@ async def undisturbed(clients: Clients) -> list[Answer]:
     return answers
 
 
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def guided(clients: Clients) -> list[Answer]:
+    answers = await clients.ask_all(GUIDED)
+    check_guided(answers)
+    return answers
+
+
 async def kill(cluster: Cluster, name: str) -> None:
     cluster.workers[name].kill()
     await cluster.until_attached(other_than(name))
@@ -122,32 +129,45 @@ async def cut_off(cluster: Cluster, name: str) -> None:
     cluster.networks[name].thaw()
 
 
-@pytest.mark.parametrize("fail", [kill, freeze, cut_off])
-async def test_every_stream_ends_with_the_tokens_of_an_undisturbed_run(
-    cluster: Cluster,
-    clients: Clients,
-    undisturbed: list[Answer],
-    fail: Callable[[Cluster, str], Coroutine[Any, Any, None]],
-) -> None:
-    num_moved, num_spans, num_chunks, are_running = cluster.num_moved, len(cluster.receiver.spans), 0, asyncio.Event()
+Fail = Callable[[Cluster, str], Coroutine[Any, Any, None]]
+
+
+async def ask_while_failing(cluster: Cluster, clients: Clients, numbers: Sequence[int], fail: Fail) -> list[Answer]:
+    """Request streams, and let the busiest worker fail in the middle of them. Return the answers."""
+    num_moved, num_chunks, are_running = cluster.num_moved, 0, asyncio.Event()
 
     def on_chunk() -> None:
         nonlocal num_chunks
         num_chunks += 1
-        if num_chunks == NUM_CHUNKS_BEFORE:
+        if num_chunks == 2 * len(numbers):
             are_running.set()
 
     async with asyncio.TaskGroup() as group:
-        asking = group.create_task(clients.ask_all(STREAMS, on_chunk))
+        asking = group.create_task(clients.ask_all(numbers, on_chunk))
         await are_running.wait()
         group.create_task(fail(cluster, await cluster.busiest()))
-    assert asking.result() == undisturbed
     assert cluster.num_moved > num_moved
+    await cluster.until_attached(*WORKERS)
+    return asking.result()
+
+
+@pytest.mark.parametrize("fail", [kill, freeze])
+async def test_guided_streams_end_with_the_same_json(
+    cluster: Cluster, clients: Clients, guided: list[Answer], fail: Fail
+) -> None:
+    assert await ask_while_failing(cluster, clients, GUIDED, fail) == guided
+
+
+@pytest.mark.parametrize("fail", [kill, freeze, cut_off])
+async def test_every_stream_ends_with_the_tokens_of_an_undisturbed_run(
+    cluster: Cluster, clients: Clients, undisturbed: list[Answer], fail: Fail
+) -> None:
+    num_spans = len(cluster.receiver.spans)
+    assert await ask_while_failing(cluster, clients, STREAMS, fail) == undisturbed
     # Both tiers record the move in the request's trace.
     await cluster.receiver.until(
         lambda received: _who_moved(received, num_spans) == {"pagoda-gateway", "pagoda-scheduler"}
     )
-    await cluster.until_attached(*WORKERS)
 
 
 def _who_moved(received: OTLPReceiver, num_spans: int) -> set[str]:
@@ -155,11 +175,11 @@ def _who_moved(received: OTLPReceiver, num_spans: int) -> set[str]:
 
 
 async def test_nothing_is_left_of_a_storm_of_kills(
-    cluster: Cluster, clients: Clients, undisturbed: list[Answer]
+    cluster: Cluster, clients: Clients, undisturbed: list[Answer], guided: list[Answer]
 ) -> None:
     chance = random.Random(5)
     before = [_resources(tier) for tier in (cluster.scheduler, cluster.gateway)]
-    askers = [Asker(clients, undisturbed, chance) for _ in range(3)]
+    askers = [Asker(clients, [*undisturbed, *guided], chance) for _ in range(3)]
     async with asyncio.TaskGroup() as group:
         for asker in askers:
             group.create_task(asker.run())

@@ -15,7 +15,16 @@ BEGINNINGS = ["A dragon", "The sea", "My neighbour", "In winter", "One evening",
 NUM_TOKENS = 96
 
 
-def chat(gateway: GatewayTier, beginning: str) -> Iterator[str]:
+# An answer under this schema is longer than NUM_TOKENS.
+SENTENCES = {"type": "array", "items": {"type": "string", "maxLength": 60}, "minItems": 20}
+FORM = {"type": "json_schema", "json_schema": {"name": "sentences", "schema": SENTENCES}}
+
+
+def guided(gateway: GatewayTier, beginning: str) -> Iterator[str]:
+    return chat(gateway, beginning, response_format=FORM)
+
+
+def chat(gateway: GatewayTier, beginning: str, **fields: object) -> Iterator[str]:
     with openai.OpenAI(base_url=f"{gateway.url}/v1", api_key="none", max_retries=0) as client:
         chunks = client.chat.completions.create(
             model=MODEL,
@@ -23,7 +32,7 @@ def chat(gateway: GatewayTier, beginning: str) -> Iterator[str]:
             max_tokens=NUM_TOKENS,
             seed=7,
             stream=True,
-            extra_body={"ignore_eos": True},
+            extra_body={"ignore_eos": True, **fields},
         )
         yield from (chunk.choices[0].delta.content or "" for chunk in chunks)
 
@@ -36,8 +45,8 @@ def generate(gateway: GatewayTier, beginning: str) -> Iterator[str]:
 
 
 def streams(gateway: GatewayTier) -> list[Iterator[str]]:
-    """Return the streams: half of them seeded through OpenAI's client, the others greedy through Ollama's."""
-    return [(chat, generate)[number % 2](gateway, beginning) for number, beginning in enumerate(BEGINNINGS)]
+    """Return the streams: seeded through OpenAI's client, greedy through Ollama's, or held to a schema."""
+    return [(chat, generate, guided)[number % 3](gateway, beginning) for number, beginning in enumerate(BEGINNINGS)]
 
 
 def texts(streams: list[Iterator[str]]) -> list[str]:
