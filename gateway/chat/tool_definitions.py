@@ -74,6 +74,7 @@ def make_tool(
         description=description or "",
         parameters=parameters or {},
         strict=bool(strict),
+        schema_field=f"{field}.parameters",
         given={"type": "function", "function": function | dict(further or {})},
     )
 

@@ -1,14 +1,20 @@
 """The constraint of a chat's answer, checked part by part, so that an error names the field at fault."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
+from gateway.constraints.call_grammar import Exactness, ToolRule, arguments_grammar
 from gateway.constraints.compiler import GrammarCompiler
-from gateway.constraints.compose import compose_constraint
+from gateway.constraints.compose import compose_constraint, text_constraint
+from gateway.constraints.refusals import with_place
+from gateway.constraints.schema_walk import can_end
 from gateway.constraints.text_rule import TextRule
+from gateway.constraints.text_value import UnsupportedSchemaError
+from gateway.errors import InvalidRequestError
 from gateway.models.served_model import ServedModel
 from gateway.prompts.reasoning_start import ReasoningStart
-from gateway.prompts.tools import Tool, ToolChoice
-from pagoda.models.output_formats.description import OutputFormat
+from gateway.prompts.tools import Tool, ToolChoice, ToolMode
+from pagoda.models.output_formats.description import CallSyntax, OutputFormat
 from pagoda.wire.constraint import Constraint
 
 
@@ -27,16 +33,62 @@ async def answer_constraint(
 
     Raises InvalidRequestError, with the field and the reason, if the workers could not use it.
     """
+    rules: list[ToolRule] = []
+    callable_tools = [tool for tool in tools if choice.names is None or tool.name in choice.names]
+    if (
+        output_format.calls is not None
+        and choice.mode is not ToolMode.NONE
+        and (output_format.calls.trigger or text is not None or choice.mode is ToolMode.REQUIRED)
+    ):
+        checks = _ToolChecks(grammars, model, output_format.calls)
+        rules = [await checks.rule_of(tool, choice) for tool in callable_tools]
+    if text is not None:
+        alone = text_constraint(text, model.tokenizer)
+        await grammars.check_grammar(model, alone.grammar, text.field, schema=text.schema)
     constraint = compose_constraint(
         output_format,
         model.tokenizer,
         reasoning=reasoning,
         text=text,
-        tools=tools,
+        tools=rules,
         choice=choice,
         thinking_budget=thinking_budget,
     )
     if constraint is not None and constraint.grammar:
-        field = "tools" if text is None else text.field
-        await grammars.check_grammar(model, constraint.grammar, field, schema=text.schema if text else None)
+        await grammars.check_grammar(model, constraint.grammar, "tools" if rules or text is None else text.field)
     return constraint
+
+
+@dataclass(frozen=True, slots=True)
+class _ToolChecks:
+    """The checks of tools for one model."""
+
+    grammars: GrammarCompiler
+    model: ServedModel
+    syntax: CallSyntax
+
+    async def rule_of(self, tool: Tool, choice: ToolChoice) -> ToolRule:
+        """Return how closely the tool's arguments can obey its schema.
+
+        Raises InvalidRequestError if they must obey it and cannot: if the tool is strict, or has to be called.
+        """
+        exact = ToolRule(tool)
+        problem = await self._problem(exact)
+        if problem is None:
+            return exact
+        if tool.strict or choice.mode is ToolMode.REQUIRED:
+            field = tool.schema_field
+            raise InvalidRequestError(f"{field}: {with_place(problem, tool.parameters)}", param=field)
+        lenient = ToolRule(tool, Exactness.LENIENT)
+        return lenient if await self._problem(lenient) is None else ToolRule(tool, Exactness.ANY)
+
+    async def _problem(self, rule: ToolRule) -> str | None:
+        try:
+            if not can_end(rule.tool.parameters):
+                return "no value can satisfy it: it requires itself without end"
+            grammar = arguments_grammar(self.syntax, self.model.tokenizer, rule)
+        except UnsupportedSchemaError as error:
+            return str(error)
+        except RecursionError:
+            return "nested too deeply"
+        return await self.grammars.problem_of(self.model.tokenizer, grammar)

@@ -2,11 +2,13 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
+from gateway.constraints.call_grammar import ToolRule, triggered_calls, whole_calls
+from gateway.constraints.lark import literals, one_of, sequence
 from gateway.constraints.text_rule import TextRule
 from gateway.prompts.reasoning_start import ReasoningStart
-from gateway.prompts.tools import Tool, ToolChoice
+from gateway.prompts.tools import ToolChoice, ToolMode
 from pagoda.models.output_formats.description import OutputFormat, ReasoningSyntax
 from pagoda.text.tokenizer import Tokenizer
 from pagoda.wire.constraint import Constraint, Marker, Reasoning
@@ -18,49 +20,81 @@ def compose_constraint(
     *,
     reasoning: ReasoningStart,
     text: TextRule | None,
-    tools: Sequence[Tool],
+    tools: Sequence[ToolRule],
     choice: ToolChoice,
     thinking_budget: int | None = None,
 ) -> Constraint | None:
-    """Return the constraint, or None if the answer is free."""
+    """Return the constraint, or None if the answer is free. The tools are those that may be called.
+
+    - One has to be called: the answer consists of calls. There is no text to which the text rule could apply.
+    - One may be called, and there is a text rule: the answer consists of calls, or of text under the rule.
+    - One may be called, and the text is free: a call is bound from its trigger on. Calls without a trigger are not bound.
+    """
     syntax = None if reasoning is ReasoningStart.NONE else output_format.reasoning
-    if text is None and (thinking_budget is None or syntax is None):
-        return None
     before = None if syntax is None else _reasoning(syntax, reasoning, tokenizer, thinking_budget)
-    if text is None:
-        return Constraint(reasoning=before)
-    return _text_constraint(text, tokenizer, before)
+    calls = output_format.calls if tools and choice.mode is not ToolMode.NONE else None
+    alternatives, triggers = dict[str, str](), list[str]()
+    if calls is not None and choice.mode is ToolMode.REQUIRED:
+        alternatives["calls"] = whole_calls(calls, tokenizer, tools, parallel=choice.parallel)
+        text = None
+    elif calls is not None and (text is None or text.triggers) and calls.trigger:
+        alternatives["calls"] = triggered_calls(calls, tokenizer, tools, parallel=choice.parallel)
+        triggers.append(calls.trigger)
+    elif calls is not None and text is not None and not text.triggers:
+        alternatives["calls"] = whole_calls(calls, tokenizer, tools, parallel=choice.parallel)
+    if text is not None:
+        alternatives["text"] = text.lark
+        triggers += text.triggers
+    if not alternatives:
+        return None if before is None or thinking_budget is None else Constraint(reasoning=before)
+    lead = "" if triggers else _lead(output_format, tokenizer, before)
+    root = f"start: {sequence(lead, one_of([f'@{name}' for name in alternatives]))}"
+    grammars = {"root": root, **alternatives, **(text.parts if text else {})}
+    in_reasoning = calls is not None and calls.trigger in triggers and calls.in_reasoning
+    return _constraint(grammars, tokenizer, before, triggers, triggers_in_reasoning=in_reasoning)
 
 
 def text_constraint(text: TextRule, tokenizer: Tokenizer) -> Constraint:
     """Return the constraint of an answer that is only text, without reasoning: the continuation of a raw prompt."""
-    return _text_constraint(text, tokenizer, None)
+    lead = "/ ?/" if _begins_with_space(tokenizer) and not text.triggers else ""
+    grammars = {"root": f"start: {sequence(lead, '@text')}", "text": text.lark, **text.parts}
+    return _constraint(grammars, tokenizer, None, text.triggers)
 
 
-def _text_constraint(text: TextRule, tokenizer: Tokenizer, before: Reasoning | None) -> Constraint:
-    lead = "" if text.triggers else _lead(tokenizer, is_after_reasoning=before is not None)
-    grammar = _joined({"root": f"start: {lead} @text", "text": text.lark, **text.parts})
+def _constraint(
+    grammars: Mapping[str, str],
+    tokenizer: Tokenizer,
+    before: Reasoning | None,
+    triggers: Sequence[str],
+    *,
+    triggers_in_reasoning: bool = False,
+) -> Constraint:
+    """Return the constraint of several grammars. The first is the root, and names the others as `@name`."""
+    grammar = json.dumps({"grammars": [{"name": name, "lark_grammar": lark} for name, lark in grammars.items()]})
     return Constraint(
         grammar=grammar,
         digest=hashlib.sha256(grammar.encode()).digest(),
         reasoning=before,
-        triggers=tuple(marker(trigger, tokenizer) for trigger in text.triggers),
+        triggers=tuple(marker(trigger, tokenizer) for trigger in triggers),
+        triggers_in_reasoning=triggers_in_reasoning,
     )
 
 
-def _joined(grammars: dict[str, str]) -> str:
-    """Return several grammars as one. The first is the root, and names the others as `@name`."""
-    return json.dumps({"grammars": [{"name": name, "lark_grammar": lark} for name, lark in grammars.items()]})
+def _lead(output_format: OutputFormat, tokenizer: Tokenizer, before: Reasoning | None) -> str:
+    """Return an expression for what a model writes before an answer.
 
-
-def _lead(tokenizer: Tokenizer, *, is_after_reasoning: bool) -> str:
-    """Return an expression for the whitespace that a model writes before an answer.
-
-    After reasoning it is line breaks. In a vocabulary of SentencePiece the first token carries a space.
+    After reasoning that is line breaks. In a vocabulary of SentencePiece the first token carries a space. In some formats it is the
+    name of a channel.
     """
-    if is_after_reasoning:
-        return r"/\s{0,4}/"
-    return "/ ?/" if _begins_with_space(tokenizer) else ""
+    space = r"/\s{0,4}/" if before is not None else "/ ?/" if _begins_with_space(tokenizer) else ""
+    control_tokens = tokenizer.special_tokens
+    ends = {control_tokens.get(output_format.reasoning.close.strip()) if output_format.reasoning else None}
+    markers = [
+        literals(text, control_tokens)
+        for text in output_format.answer_markers
+        if control_tokens.get(text) not in {*tokenizer.eos_token_ids, *ends} - {None}
+    ]
+    return sequence(space, f"{one_of(markers)}{{0,3}}" if markers else "")
 
 
 def _begins_with_space(tokenizer: Tokenizer) -> bool:

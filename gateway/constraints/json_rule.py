@@ -63,10 +63,16 @@ def checked_schema(schema: Any, field: str) -> Any:
     return schema
 
 
-def json_expression(schema: Any, field: str, style: JSONStyle = STYLE, *, is_lenient: bool = False) -> str:
-    """Return the schema as an expression of a Lark rule. `is_lenient` drops keywords that llguidance does not know."""
+def json_expression(
+    schema: Any, field: str, style: JSONStyle = STYLE, *, is_lenient: bool = False, escapes: str | None = None
+) -> str:
+    """Return the schema as an expression of a Lark rule.
+
+    `is_lenient` drops keywords that llguidance does not know. `escapes` are the characters that may follow a backslash.
+    """
     options = {
-        "json_allow_general_unicode_escapes": True,
+        "json_allow_general_unicode_escapes": escapes is None,
+        **({"json_allowed_escapes": escapes} if escapes is not None else {}),
         "coerce_one_of": is_lenient,
         "lenient": is_lenient,
         **({"whitespace_flexible": False} if style.whitespace is None else {"whitespace_pattern": style.whitespace}),

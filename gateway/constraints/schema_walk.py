@@ -90,14 +90,14 @@ def _names_all_it_requires(schema: Mapping[str, Any]) -> bool:
 def can_end(schema: Any) -> bool:
     """Return False if each value of the schema would contain another one of it, without end."""
     references = {ref for _, each in subschemas(schema) if isinstance(ref := each.get("$ref"), str)}
-    targets = {ref: target for ref in references if (target := _resolved(schema, ref)) is not None}
+    targets = {ref: target for ref in references if (target := resolved_reference(schema, ref)) is not None}
     ending = references - targets.keys()  # llguidance refuses what leads nowhere
     while found := {ref for ref, target in targets.items() if ref not in ending and _ends(target, ending)}:
         ending |= found
     return _ends(schema, ending)
 
 
-def _resolved(root: Any, reference: str) -> Any:
+def resolved_reference(root: Any, reference: str) -> Any:
     """Return the part of the schema that the reference names; None if it is none of `#/…`."""
     if reference == "#":
         return root

@@ -8,7 +8,8 @@ from gateway.parsing.json_text import escaped
 from gateway.parsing.markers import MarkerSet
 from gateway.parsing.open_call import OpenCall
 from gateway.parsing.text_reader import NotACallError, OutputEndedError, Steps, TextReader
-from gateway.parsing.value_types import parameter_types, to_json
+from gateway.parsing.value_types import to_json
+from gateway.prompts.parameter_types import parameter_types
 from pagoda.models.output_formats.description import Piece, Slot
 
 MAX_KEY = 256

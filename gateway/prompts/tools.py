@@ -17,6 +17,8 @@ class Tool:
     """JSON Schema of the arguments, an object. Empty: any arguments."""
     strict: bool = False
     """True if the arguments must obey the schema. Arguments that a grammar enforces always do."""
+    schema_field: str = "tools"
+    """The field of the request that has the schema, for errors, such as `tools.0.function.parameters`."""
     given: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
     """The tool in OpenAI's form, as templates get it: {"type": "function", "function": {...}}."""
 
