@@ -10,12 +10,16 @@ from gateway.constraints.json_rule import json_expression
 from gateway.constraints.lark import ANY_TEXT, Rules, literal, literals, one_of, sequence
 from gateway.constraints.literal_value import BracedStyle, LiteralWriter, PythonStyle
 from gateway.constraints.parameter_grammar import ParameterWriter
+from gateway.constraints.schema_walk import with_closed_objects
 from gateway.prompts.tools import Tool
 from pagoda.models.output_formats.description import CallSyntax, Piece, Slot
 from pagoda.text.tokenizer import Tokenizer
 
 _SPACE_AFTER_TRIGGER = r"/[ \t\r\n]{0,4}/"
 """Whitespace after a trigger. Its token may hold some, and models differ in it."""
+
+_OF_NO_ARGUMENTS = frozenset({"type", "properties", "required", "title", "description", "$schema"})
+"""Keywords of the schema of a tool without arguments, if no properties are named."""
 
 
 class Exactness(Enum):
@@ -120,25 +124,24 @@ class _CallWriter:
                 )
                 return writer.parameters(schema)
             case Slot.PYTHON_ARGUMENTS:
-                return LiteralWriter(PythonStyle(), self.rules, schema, is_lenient=is_lenient).members(schema, '"="')
+                return LiteralWriter(PythonStyle(), self.rules, schema, is_lenient=is_lenient).keyword_arguments(schema)
             case Slot.BRACED:
                 style = BracedStyle(self._syntax.quote, self._control_tokens)
                 writer_of_values = LiteralWriter(style, self.rules, schema, is_lenient=is_lenient)
-                return sequence('"{"', writer_of_values.members(schema, style.colon), '"}"')
+                return sequence('"{"', writer_of_values.members(schema), '"}"')
             case text:
                 return self._text(text)
 
 
 def _schema(rule: ToolRule) -> Mapping[str, Any]:
-    """Return the schema of the arguments, an object.
-
-    If the tool's schema names properties, others are refused: a function has no further parameters.
-    """
-    schema = rule.tool.parameters
+    """Return the schema of the arguments, an object. A tool without a schema has no arguments."""
     if rule.exactness is Exactness.ANY:
         return {"type": "object"}
-    closed = {"additionalProperties": False} if not schema or "properties" in schema else {}
-    return {**closed, **schema, "type": "object"}
+    described = {**(rule.tool.parameters or {"properties": {}}), "type": "object"}
+    if described.get("properties") == {} and described.keys() <= _OF_NO_ARGUMENTS:
+        return {"type": "object", "additionalProperties": False}
+    closed: Mapping[str, Any] = with_closed_objects(described)
+    return closed
 
 
 def _without_final_space(texts: Sequence[str]) -> Sequence[str]:

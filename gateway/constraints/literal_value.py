@@ -1,7 +1,7 @@
 """Values written as literals of a language other than JSON, under a JSON Schema: Python's, and Gemma's with its braces."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, Protocol
 
@@ -131,19 +131,28 @@ class LiteralWriter:
             return self._any_value()
         return one_of([self._of_type(kind, schema, depth, len(kinds) > 1) for kind in kinds])
 
-    def members(self, schema: Mapping[str, Any], colon: str, depth: int = MAX_DEPTH) -> str:
+    def keyword_arguments(self, schema: Mapping[str, Any]) -> str:
+        """Return an expression for the properties of an object as the arguments of a function of Python."""
+        any_name = self._rules.lexeme("/[A-Za-z_][A-Za-z0-9_]{0,63}/")
+        return self._members(schema, literal, any_name, literal("="), MAX_DEPTH)
+
+    def members(self, schema: Mapping[str, Any], depth: int = MAX_DEPTH) -> str:
         """Return an expression for the properties of an object, with separators between them."""
+        return self._members(schema, self._style.key, self._style.any_key(self._rules), self._style.colon, depth)
+
+    def _members(
+        self, schema: Mapping[str, Any], key: Callable[[str], str], any_key: str, colon: str, depth: int
+    ) -> str:
         properties, required = schema.get("properties"), schema.get("required")
         named = properties if isinstance(properties, Mapping) else {}
         needed = set(required) if isinstance(required, list) else set()
         if not named and schema.get("additionalProperties", "properties" not in schema):
             more = schema.get("additionalProperties")
             value = self.value(more if isinstance(more, Mapping) else True, depth - 1)
-            member = sequence(self._style.any_key(self._rules), colon, value)
+            member = sequence(any_key, colon, value)
             return f"({member} ({self._style.separator} {member})*)?"
         items = [
-            (sequence(self._name(name, colon), colon, self.value(each, depth - 1)), name in needed)
-            for name, each in named.items()
+            (sequence(key(name), colon, self.value(each, depth - 1)), name in needed) for name, each in named.items()
         ]
         return joined(items, self._style.separator, self._rules)
 
@@ -162,10 +171,6 @@ class LiteralWriter:
                 ]
                 return sequence('"{"', self._between(members), '"}"')
         return literal(json.dumps(value))
-
-    def _name(self, name: str, colon: str) -> str:
-        # Keyword arguments are no strings, unlike the keys of Python's dictionaries.
-        return literal(name) if colon != self._style.colon else self._style.key(name)
 
     def _between(self, expressions: Sequence[str]) -> str:
         return f" {self._style.separator} ".join(expressions)
@@ -189,7 +194,7 @@ class LiteralWriter:
         if not is_one_of_several:
             refuse_unknown(schema, _CONTAINER_KEYWORDS[kind], is_lenient=self._is_lenient)
         if kind == "object":
-            return sequence('"{"', self.members(schema, self._style.colon, depth - 1), '"}"')
+            return sequence('"{"', self.members(schema, depth - 1), '"}"')
         return sequence('"["', self._items(schema, depth), '"]"')
 
     def _items(self, schema: Mapping[str, Any], depth: int) -> str:

@@ -76,20 +76,20 @@ class ParameterWriter:
     def _text_value(self, schema: Any, root: Mapping[str, Any], types: frozenset[str]) -> str:
         """Return a string as it is, with the text after it."""
         texts = [] if not types else [self._constrained(each) for each in _string_branches(schema, root, _MAX_DEPTH)]
-        core = self._ending.strip()
+        core, after = self._ending.strip(), literal(self._ending[len(self._ending.rstrip()) :])
         is_control = core in self._control_tokens
         if not texts or None in texts:
             if types - {"string", "null", "boolean"} and not self._is_lenient:
                 inner = self._distinct(None, types)
             elif is_control:
-                return sequence(self._rules.lexeme(ANY_TEXT), self._text(core))
+                return sequence(self._rules.lexeme(ANY_TEXT), self._text(core), after)
             else:
-                return self._rules.rule(f"{ANY_TEXT} {literal(core)}", is_lazy=True)
+                return sequence(self._rules.rule(f"{ANY_TEXT} {literal(core)}", is_lazy=True), after)
         else:
             inner = self._distinct(one_of([text for text in texts if text is not None]), types)
         if is_control:
             return sequence(self._rules.lexeme(inner), self._text(self._ending))
-        return self._rules.lexeme(f"({without(inner, core)}) {literal(self._ending.rstrip())}")
+        return sequence(self._rules.lexeme(f"({without(inner, core)}) {literal(self._ending.rstrip())}"), after)
 
     def _constrained(self, schema: Mapping[str, Any]) -> str | None:
         return text_expression(schema, is_lenient=self._is_lenient)
