@@ -8,6 +8,8 @@ from gateway.parsing.json_text import escaped
 from gateway.parsing.markers import MarkerSet
 from gateway.parsing.open_call import OpenCall
 from gateway.parsing.text_reader import NotACallError, Steps, TextReader
+from gateway.parsing.value_types import to_json
+from gateway.prompts.parameter_types import parameter_types
 
 MAX_KEY = 256
 MAX_DEPTH = 64
@@ -43,11 +45,9 @@ class BracedReader:
             call.add_arguments(f"{', ' if num_arguments else '{'}{json.dumps(key, ensure_ascii=False)}: ")
             reader.report()
             num_arguments += 1
-            yield from self._read_value()
+            yield from self._read_value(key)
             yield from reader.skip_space()
-            if not (yield from reader.match(",")):
-                yield from reader.expect("}")
-                break
+            yield from reader.match(",")
         call.add_arguments("}" if num_arguments else "{}")
         reader.report()
 
@@ -59,26 +59,35 @@ class BracedReader:
         yield from self._reader.expect(self._quote)
         return key
 
-    def _read_value(self) -> Steps[None]:
+    def _read_value(self, key: str) -> Steps[None]:
         if (yield from self._reader.match(self._quote)):
-            yield from self._read_text()
+            types = parameter_types(self._call.tool.parameters if self._call.tool else {}, key)
+            yield from self._read_text(types)
             return
         text = yield from read_extent(self._reader, Extent(quotes=(self._quote,), ends=",}", has_escapes=False))
         self._call.add_arguments(braced_to_json(text, self._quote))
         self._reader.report()
 
-    def _read_text(self) -> Steps[None]:
+    def _read_text(self, types: frozenset[str]) -> Steps[None]:
+        """Read a text up to the marker after it. Some models put the marker around all values, also around numbers."""
+        is_string = not types or "string" in types
         markers = MarkerSet((self._quote,))
         self._reader.report()
-        self._call.add_arguments('"')
+        if is_string:
+            self._call.add_arguments('"')
+        texts: list[str] = []
         while True:
             length, marker = markers.find(self._reader.text)
-            self._call.add_arguments(escaped(self._reader.take_reported(length)))
+            if is_string:
+                self._call.add_arguments(escaped(self._reader.take_reported(length)))
+            else:
+                texts.append(self._reader.take(length))
             if marker is not None:
                 break
             yield from self._reader.more()
         self._reader.take(len(self._quote))
-        self._call.add_arguments('"')
+        self._call.add_arguments('"' if is_string else to_json("".join(texts), types))
+        self._reader.report()
 
 
 def braced_to_json(text: str, quote: str) -> str:
@@ -104,8 +113,9 @@ def _value(text: str, position: int, quote: str, depth: int) -> tuple[str, int]:
     if (found := _WORD.match(text, position)) is None:
         raise NotACallError
     word = found.group().strip()
-    is_number = _NUMBER.fullmatch(word) is not None
-    return word if is_number else _WORDS.get(word, json.dumps(word, ensure_ascii=False)), found.end()
+    number = word + "0" if word.endswith(".") else word
+    is_number = _NUMBER.fullmatch(number) is not None
+    return number if is_number else _WORDS.get(word, json.dumps(word, ensure_ascii=False)), found.end()
 
 
 def _members(text: str, position: int, opening: str, quote: str, depth: int) -> tuple[str, int]:

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Callable
 
-from gateway.parsing.json_text import read_json, read_json_string, stream_json
+from gateway.parsing.json_text import read_json, read_json_string, stream_object
 from gateway.parsing.open_call import OpenCall
 from gateway.parsing.text_reader import NotACallError, Steps, TextReader
 
@@ -89,8 +89,7 @@ class CallObjectReader:
         first = yield from self._reader.next_character()
         if first == "{" and self._call.name:
             self._has_arguments = True
-            self._call.begin()
-            yield from stream_json(self._reader, self._call.add_arguments)
+            yield from stream_object(self._reader, self._call.begin, self._call.add_arguments)
             return
         text = yield from read_json(self._reader)
         arguments = _object_text(text)

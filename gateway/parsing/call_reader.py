@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 from gateway.parsing.braced import BracedReader
 from gateway.parsing.call_object import CallObjectReader
-from gateway.parsing.json_text import stream_json
+from gateway.parsing.json_text import stream_object
 from gateway.parsing.open_call import OpenCall
 from gateway.parsing.parameters import ParametersReader
 from gateway.parsing.part_writer import PartWriter
@@ -138,8 +138,7 @@ class CallReader:
         if form := self._syntax.id_form:
             call.own_id = form.replace("{name}", call.name).replace("{index}", call.index)
         if (yield from self._reader.next_character()) == "{":
-            call.begin()
-            yield from stream_json(self._reader, call.add_arguments)
+            yield from stream_object(self._reader, call.begin, call.add_arguments)
         elif endings := self._endings(position):
             yield from self._peek(endings[0])
             call.begin()

@@ -6,7 +6,11 @@ from collections.abc import Callable
 
 from gateway.parsing.text_reader import NotACallError, OutputEndedError, Steps, TextReader
 
-_PLAIN = re.compile(r"[\s,:A-Za-z0-9+.\-]+")
+_PLAIN = re.compile(r"[\s,:]+")
+_NUMBER = re.compile(r"[-+.0-9][-+.0-9eE]*")
+_MORE_OF_NUMBER = re.compile(r"[-+.0-9eE]+")
+_LETTERS = re.compile(r"[A-Za-z]+")
+_WORDS = {"true": "true", "false": "false", "null": "null", "True": "true", "False": "false", "None": "null"}
 _SCALAR = re.compile(r"[A-Za-z0-9+.\-]+")
 _STRING_TEXT = re.compile(r'[^"\\\x00-\x1f]*')
 _STRING = re.compile(r'"(?:[^"\\\x00-\x1f]|\\.)*"')
@@ -19,9 +23,9 @@ def escaped(text: str) -> str:
 
 
 class JsonScanner:
-    """A scanner for one JSON value. It finds the end of the value, and repairs strings.
+    """A scanner for one JSON value. It finds the end of the value, and repairs what models often write wrongly.
 
-    Models write line breaks and other escapes than JSON's into strings: they are escaped, so that the arguments can be parsed.
+    Line breaks and backslashes in strings are escaped, and Python's words are replaced, so that the arguments can be parsed.
     """
 
     def __init__(self) -> None:
@@ -29,8 +33,11 @@ class JsonScanner:
         """Closing brackets that are still to come, innermost last."""
         self._in_string = False
         self._in_scalar = False
+        self._in_number = False
         self._escape = ""
         """Beginning of an escape in a string, not part of the output yet."""
+        self._word = ""
+        """Beginning of a word such as `true`, not part of the output yet."""
         self.is_complete = False
         self.is_broken = False
 
@@ -47,15 +54,37 @@ class JsonScanner:
 
     def take_rest(self) -> str:
         """Return what was held back, at the end of the output."""
-        rest, self._escape = self._escape, ""
+        rest, self._escape, self._word = self._word + self._escape, "", ""
         return rest
 
     def _scan_structure(self, text: str, position: int, repaired: list[str]) -> int:
         if not self._open:
             return self._scan_beginning(text, position, repaired)
+        if letters := None if self._in_number else _LETTERS.match(text, position):
+            self._word += letters.group()
+            return letters.end()
+        if self._word:
+            return self._end_word(position, repaired)
+        if number := (_MORE_OF_NUMBER if self._in_number else _NUMBER).match(text, position):
+            self._in_number = True
+            repaired.append(number.group())
+            return number.end()
+        self._in_number = False
         if plain := _PLAIN.match(text, position):
             repaired.append(plain.group())
             return plain.end()
+        return self._scan_mark(text, position, repaired)
+
+    def _end_word(self, position: int, repaired: list[str]) -> int:
+        word = _WORDS.get(self._word)
+        if word is None:
+            self.is_broken = True
+        else:
+            repaired.append(word)
+            self._word = ""
+        return position
+
+    def _scan_mark(self, text: str, position: int, repaired: list[str]) -> int:
         character = text[position]
         if character == '"':
             self._in_string = True
@@ -125,9 +154,19 @@ class JsonScanner:
         return position + 1
 
 
-def stream_json(reader: TextReader, emit: Callable[[str], None]) -> Steps[None]:
-    """Read a JSON value, and emit its text as it arrives. Raises NotACallError and OutputEndedError."""
+def stream_object(reader: TextReader, begin: Callable[[], None], emit: Callable[[str], None]) -> Steps[None]:
+    """Read a JSON object, and emit its text as it arrives. Raises NotACallError and OutputEndedError.
+
+    `begin` is called when it is certain that the text begins like an object.
+    """
     scanner = JsonScanner()
+    yield from reader.expect("{")
+    scanner.scan("{")
+    yield from reader.skip_space()
+    if (yield from reader.next_character()) not in '"}':
+        raise NotACallError
+    begin()
+    emit("{")
     while True:
         text, length = scanner.scan(reader.text)
         reader.take_reported(length)

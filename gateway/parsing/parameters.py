@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from gateway.parsing.json_text import escaped
 from gateway.parsing.markers import MarkerSet
@@ -13,6 +13,8 @@ from gateway.prompts.parameter_types import parameter_types
 from pagoda.models.output_formats.description import Piece, Slot
 
 MAX_KEY = 256
+MAX_KEYS = 64
+"""Number of parameters by which a value is ended that has no end of its own."""
 
 _KEY = re.compile(r"""[^\n<>"]+""")
 _TEXT = frozenset({"string"})
@@ -27,7 +29,9 @@ class ParametersReader:
         self._call = call
         self._pieces = pieces
         self._opening = str(pieces[0]).strip()
-        self._num_parameters = 0
+        self._schema = call.tool.parameters if call.tool else {}
+        self._keys: set[str] = set()
+        self._endings: Sequence[str] = ()
 
     def read_parameters(self, endings: Sequence[str]) -> Steps[str]:
         """Read up to one of the texts that end the call, and return it. Raises NotACallError and OutputEndedError.
@@ -35,6 +39,7 @@ class ParametersReader:
         Other text between parameters is stray: the model forgot a marker, or wrote a remark.
         """
         markers = MarkerSet((self._opening, *endings))
+        self._endings = endings
         while True:
             ending = yield from self._read_to(markers)
             self._call.begin()
@@ -42,7 +47,7 @@ class ParametersReader:
                 break
             yield from self._read_parameter()
             self._reader.report()
-        self._call.add_arguments("}" if self._num_parameters else "{}")
+        self._call.add_arguments("}" if self._keys else "{}")
         return ending
 
     def _read_to(self, markers: MarkerSet) -> Steps[str]:
@@ -64,40 +69,36 @@ class ParametersReader:
 
     def _read_parameter(self) -> Steps[None]:
         key, types = "", frozenset[str]()
-        for index, piece in enumerate(self._pieces[1:], start=1):
+        before: Piece = ""
+        for piece, after in zip(self._pieces[1:], (*self._pieces[2:], ""), strict=True):
             match piece:
                 case Slot.KEY:
                     key = (yield from self._reader.read_pattern(_KEY, MAX_KEY)).strip()
-                    types = parameter_types(self._call.tool.parameters if self._call.tool else {}, key)
+                    types = parameter_types(self._schema, key)
                 case Slot.IS_STRING:
                     is_text = yield from self._reader.match_any(("true", "false"))
                     # A value that is no string may be anything else in JSON.
                     types = _TEXT if is_text == "true" else types - _TEXT
                 case Slot.VALUE:
                     self._begin_value(key)
-                    yield from self._read_value(str(self._pieces[index + 1]), types)
-                case str(text) if text.strip():
-                    if index > 1 and self._pieces[index - 1] is not Slot.VALUE:
-                        yield from self._reader.skip_space()
-                    if self._pieces[index - 1] is not Slot.VALUE:
-                        yield from self._reader.expect(text.strip())
-                    if self._pieces[index + 1 : index + 2] == (Slot.VALUE,):
-                        yield from self._skip_exactly(text[len(text.rstrip()) :])
+                    yield from self._read_value(str(after), types)
+                case text if before is not Slot.VALUE:
+                    yield from self._reader.skip_space()
+                    yield from self._reader.expect(text.strip())
+                    if after is Slot.VALUE and (space := text[len(text.rstrip()) :]):
+                        yield from self._reader.match(space)  # any more belongs to the value
+            before = piece
 
     def _begin_value(self, key: str) -> None:
-        self._call.add_arguments(f"{', ' if self._num_parameters else '{'}{json.dumps(key, ensure_ascii=False)}: ")
-        self._num_parameters += 1
+        self._call.add_arguments(f"{', ' if self._keys else '{'}{json.dumps(key, ensure_ascii=False)}: ")
+        self._keys.add(key)
         self._reader.report()
-
-    def _skip_exactly(self, space: str) -> Steps[None]:
-        """Read the whitespace between a text and the value. Any more belongs to the value."""
-        if space:
-            yield from self._reader.match(space)
 
     def _read_value(self, ending: str, types: frozenset[str]) -> Steps[None]:
         """Read the value and the text after it. A string is reported as it arrives, another value at its end."""
         space = ending[: len(ending) - len(ending.lstrip())]
-        markers = MarkerSet((ending.strip(), space + ending.strip()))
+        ends = (ending.strip(), space + ending.strip())
+        markers = MarkerSet((*ends, *(space + text for text in self._texts_of_a_forgotten_end())))
         streamed = types == _TEXT
         if streamed:
             self._call.add_arguments('"')
@@ -120,5 +121,14 @@ class ParametersReader:
                     self._reader.report()
                 raise OutputEndedError
             yield
-        self._reader.take(len(marker))
+        if marker in ends:
+            self._reader.take(len(marker))
         self._call.add_arguments('"' if streamed else to_json("".join(texts), types))
+
+    def _texts_of_a_forgotten_end(self) -> list[str]:
+        """Return the texts that end a value although its own end is missing: the next parameter, and the end of the call."""
+        before = self._pieces[: self._pieces.index(Slot.VALUE)]
+        properties = self._schema.get("properties")
+        keys = [key for key in properties if key not in self._keys] if isinstance(properties, Mapping) else []
+        texts = ["".join(key if piece is Slot.KEY else piece for piece in before).strip() for key in keys[:MAX_KEYS]]
+        return ([] if Slot.IS_STRING in before else texts) + ["\n".join(self._endings[:2])]

@@ -30,6 +30,10 @@ class PartWriter:
 
     def add_text(self, kind: type[ContentPart] | type[ReasoningPart], text: str) -> None:
         if text := _translated(text, self._spelling):
+            last = self._parts[-1] if self._parts else None
+            if type(last) is kind:
+                text = last.text + text
+                self._parts.pop()
             self._parts.append(kind(text))
 
     def begin_call(self, name: str, own_id: str = "") -> None:
@@ -42,6 +46,9 @@ class PartWriter:
     def add_arguments(self, text: str) -> None:
         """Add JSON text to the arguments of the newest call."""
         if text := _translated(text, self._json_spelling):
+            if self._parts and isinstance(last := self._parts[-1], CallArguments):
+                text = last.text + text
+                self._parts.pop()
             self._parts.append(CallArguments(self.num_calls - 1, text))
 
     def _is_usable(self, own_id: str) -> bool:

@@ -6,7 +6,7 @@ import re
 from gateway.parsing.extent import Extent, read_extent
 from gateway.parsing.open_call import OpenCall
 from gateway.parsing.python_values import python_to_json
-from gateway.parsing.text_reader import NotACallError, Steps, TextReader
+from gateway.parsing.text_reader import Steps, TextReader
 
 MAX_KEY = 256
 
@@ -33,9 +33,8 @@ class PythonArgumentsReader:
             yield from reader.expect("=")
             call.begin()
             value = yield from read_extent(reader, Extent(quotes=("'", '"'), ends=",)", has_escapes=True))
-            converted = python_to_json(value)
-            if converted is None:
-                raise NotACallError
+            # What is no literal is kept as a text, so that the other arguments and calls are not lost.
+            converted = python_to_json(value) or json.dumps(value.strip(), ensure_ascii=False)
             call.add_arguments(f"{', ' if num_arguments else '{'}{json.dumps(key, ensure_ascii=False)}: {converted}")
             reader.report()
             num_arguments += 1

@@ -1,4 +1,4 @@
-"""Literals of Python as JSON: strings, numbers, True, False, None, lists, tuples and dictionaries."""
+"""Literals of Python as JSON: strings, numbers, True, False, None, lists, tuples, sets and dictionaries."""
 
 import json
 import re
@@ -58,6 +58,7 @@ def _value(text: str, position: int, depth: int) -> tuple[str, int]:
 
 def _members(text: str, position: int, opening: str, depth: int) -> tuple[str, int]:
     members: list[str] = []
+    has_keys = opening == "{"
     while True:
         token = _token(text, position)
         if token["mark"] == _CLOSING[opening]:
@@ -70,13 +71,16 @@ def _members(text: str, position: int, opening: str, depth: int) -> tuple[str, i
             if _token(text, position)["mark"] == _CLOSING[opening]:
                 continue
         member, position = _value(text, position, depth)
-        if opening == "{":
-            if not member.startswith('"') or (token := _token(text, position))["mark"] != ":":
+        token = _token(text, position)
+        if opening == "{" and not members:
+            has_keys = token["mark"] == ":"  # else it is a set
+        if has_keys:
+            if not member.startswith('"') or token["mark"] != ":":
                 raise ValueError("a key must be a string")
             value, position = _value(text, token.end(), depth)
             member = f"{member}: {value}"
         members.append(member)
-    return f"{{{', '.join(members)}}}" if opening == "{" else f"[{', '.join(members)}]", position
+    return f"{{{', '.join(members)}}}" if has_keys else f"[{', '.join(members)}]", position
 
 
 def _token(text: str, position: int) -> re.Match[str]:

@@ -5,6 +5,15 @@ from typing import Any
 
 MAX_SCHEMA_DEPTH = 16
 
+_OTHER_NAMES = {
+    "int": "integer",
+    "float": "number",
+    "bool": "boolean",
+    "str": "string",
+    "dict": "object",
+    "list": "array",
+}
+"""Names of types that tools use although JSON Schema has others."""
 _TYPE_OF_VALUE = {bool: "boolean", int: "integer", float: "number", str: "string", list: "array", dict: "object"}
 
 
@@ -12,7 +21,7 @@ def parameter_types(schema: Mapping[str, Any], name: str) -> frozenset[str]:
     """Return the JSON types that a tool's schema allows for a parameter. Empty if it does not say."""
     properties = schema.get("properties")
     parameter = properties.get(name) if isinstance(properties, Mapping) else None
-    return frozenset(_types(parameter, schema, MAX_SCHEMA_DEPTH))
+    return frozenset(_OTHER_NAMES.get(each, each) for each in _types(parameter, schema, MAX_SCHEMA_DEPTH))
 
 
 def _types(schema: Any, root: Mapping[str, Any], depth: int) -> Iterator[str]:

@@ -118,8 +118,9 @@ def control_tokens(data: st.DataObject, output_format: OutputFormat) -> list[str
 
 
 def words(parts: list[AnswerPart]) -> list[str]:
-    shown = [part.name if isinstance(part, CallBegan) else part.text for part in parts]
-    return sorted(WORD.findall(" ".join(shown)))
+    # A word may end in another part than it begins in, such as a word in the midst of JSON.
+    shown = "".join(part.name if isinstance(part, CallBegan) else part.text for part in parts)
+    return sorted(WORD.findall(shown))
 
 
 @settings(max_examples=300)

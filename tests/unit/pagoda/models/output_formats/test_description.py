@@ -9,7 +9,7 @@ from pagoda.models.output_formats.description import CallSyntax, OutputFormat, S
 
 FILES = resources.files("pagoda.models.output_formats") / "formats"
 
-ALSO = {"lfm2-json", "harmony-json", "harmony-plain", "harmony-role"}
+ALSO = {"lfm2-json", "qwen-function", "kimi-k2-plain", "mistral-plain", "harmony-json", "harmony-plain", "harmony-role"}
 """Formats that only others name."""
 
 
@@ -42,7 +42,7 @@ def test_a_file_has_only_known_keys(name: str) -> None:
 
 def test_other_ways_to_write_calls_come_from_other_files() -> None:
     formats = described_formats()
-    assert formats["mistral"].other_calls == (formats["mistral-v11"].calls,)
+    assert formats["lfm2"].other_calls == (formats["lfm2-json"].calls,)
     assert formats["hermes"].other_calls == ()
 
 
