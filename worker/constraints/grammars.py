@@ -4,6 +4,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
 
 from pagoda.wire.constraint import Constraint
 from worker.constraints.matcher import Matcher, MatcherError, guarded
@@ -28,26 +29,29 @@ class Grammars:
         self._lock = threading.Lock()
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="grammars")
 
-    def prepare(self, constraint: Constraint) -> None:
-        """Begin to read the vocabulary and to compile the grammar, unless that is done."""
-        self._submit(constraint)
-
     def open(self, constraint: Constraint) -> tuple[Vocabulary, Callable[[], Matcher]]:
         """Return the vocabulary, and a function that returns a new matcher of the grammar."""
-        vocabulary, compiled = self._submit(constraint)
+        vocabulary, compiled = self.compile(constraint)
         return vocabulary.result(), lambda: compiled.result().copy()
 
-    def _submit(self, constraint: Constraint) -> "tuple[Future[Vocabulary], Future[Matcher]]":
+    def compile(self, constraint: Constraint) -> "tuple[Future[Vocabulary], Future[Matcher]]":
+        """Begin to read the vocabulary and to compile the grammar, unless that is done. What has failed is tried again."""
         with self._lock:
             # A worker without constraints never reads the vocabulary, which takes 50 to 200 MB.
-            vocabulary = self._vocabulary = self._vocabulary or self._thread.submit(self._load)
+            vocabulary = self._vocabulary
+            if vocabulary is None or _has_failed(vocabulary):
+                vocabulary = self._vocabulary = self._thread.submit(self._load)
             compiled = self._compiled.get(constraint.digest)
-            if compiled is None:
+            if compiled is None or _has_failed(compiled):
                 compiled = self._compiled[constraint.digest] = self._thread.submit(_compile, constraint, vocabulary)
             self._compiled.move_to_end(constraint.digest)
             while len(self._compiled) > self._max_grammars:
                 self._compiled.popitem(last=False)
             return vocabulary, compiled
+
+
+def _has_failed(future: "Future[Any]") -> bool:
+    return future.done() and future.exception() is not None
 
 
 def _compile(constraint: Constraint, vocabulary: "Future[Vocabulary]") -> Matcher:
@@ -59,9 +63,9 @@ def _compile(constraint: Constraint, vocabulary: "Future[Vocabulary]") -> Matche
 
     from pagoda.text.grammar_tokens import parser_limits
 
-    matcher = Matcher(None, name)
+    matcher, read = Matcher(None, name), vocabulary.result()
     try:
-        tokenizer = guarded(lambda: vocabulary.result().grammar_tokenizer)
+        tokenizer = guarded(lambda: read.grammar_tokenizer)
         # At level 0, a refused token is not printed.
         matcher.raw = guarded(LLMatcher, tokenizer, constraint.grammar, log_level=0, limits=parser_limits())
     except MatcherError as error:

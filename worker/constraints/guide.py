@@ -32,9 +32,10 @@ class Guide:
         self._constraint = constraint
         self._vocabulary = vocabulary
         self._make_matcher = make_matcher
+        self.mask_W = np.zeros(num_words(vocabulary.size), np.int32)
+        """Memory for the mask of the next token, which a step needs until its tokens are chosen."""
         self.num_seen = 0
         """Number of generated tokens that were consumed."""
-        self._scratch_W = np.zeros(num_words(vocabulary.size), np.int32)
         self._written = b""
         """In `BEFORE`, the text without leading whitespace: a part of the opening marker."""
         self._is_refused = False
@@ -110,7 +111,7 @@ class Guide:
         if allowed.matcher is None:
             token_id = allowed.token_ids[0] if len(allowed.token_ids) == 1 else None
         else:
-            token_id = None if allowed.token_ids else allowed.matcher.only_token(self._scratch_W)
+            token_id = None if allowed.token_ids else allowed.matcher.only_token(self.mask_W)
         return None if token_id in self._vocabulary.eos_token_ids else token_id
 
     def _decide(self, reasoning: Reasoning, token_id: int, spelled: bytes) -> None:

@@ -6,11 +6,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Protocol, TypeVar
 
+import numpy as np
+
 from pagoda.wire.sampling import SamplingParams
 from worker.constraints.answer import NextTokens
 from worker.constraints.grammars import Grammars
 from worker.constraints.guide import Guide
-from worker.constraints.masks import RowMask, row_mask
+from worker.constraints.masks import RowMask, num_words, row_mask
 from worker.constraints.vocabulary import LoadVocabulary
 
 logger = logging.getLogger(__name__)
@@ -65,7 +67,7 @@ class Guides:
         for sequence in sequences:
             constraint = sequence.sampling.constraint
             if constraint is not None and sequence.sequence_id not in self._guides:
-                self._grammars.prepare(constraint)
+                self._grammars.compile(constraint)
 
     def take_forced(self, sequence: ConstrainedSequence, most: int) -> tuple[int, ...]:
         """Return at most `most` tokens that must come next. The next mask is the one after them.
@@ -93,8 +95,13 @@ class Guides:
         return {each.sequence_id: self._mask(guides, each) for each in sequences}
 
     def _mask(self, guides: _Guides, sequence: ConstrainedSequence) -> RowMask:
-        allowed = self._with_guide(guides, sequence, Guide.next_tokens, NextTokens(token_ids=self._eos_token_ids))
-        return row_mask(allowed, self._eos_token_ids, self._vocab_size)
+        mask = self._with_guide(guides, sequence, self._mask_of, None)
+        if mask is not None:
+            return mask
+        return row_mask(NextTokens(token_ids=self._eos_token_ids), (), np.zeros(num_words(self._vocab_size), np.int32))
+
+    def _mask_of(self, guide: Guide) -> RowMask:
+        return row_mask(guide.next_tokens(), self._eos_token_ids, guide.mask_W)
 
     def _with_guide(self, guides: _Guides, sequence: ConstrainedSequence, use: Callable[[Guide], T], otherwise: T) -> T:
         """Return what `use` returns for the sequence's guide after all tokens so far, or `otherwise` if the guide has failed.

@@ -26,17 +26,20 @@ class RowMask(NamedTuple):
 NO_MASK = RowMask()
 
 
-def row_mask(allowed: NextTokens, eos_token_ids: Sequence[int], vocab_size: int) -> RowMask:
-    """Return the mask of the tokens. If the matcher fails, they are those that end the sequence."""
+def row_mask(allowed: NextTokens, eos_token_ids: Sequence[int], words_W: NDArray[np.int32]) -> RowMask:
+    """Return the mask of the tokens, in the memory `words_W`. If the matcher fails, they are those that end the sequence."""
     if allowed.is_free:
         return RowMask(banned_ids=np.array(allowed.banned_ids, np.int32))
-    words_W = np.zeros(num_words(vocab_size), np.int32)
     token_ids = allowed.token_ids
-    if allowed.matcher is not None and not allowed.matcher.fill(words_W):
+    if allowed.matcher is None or not allowed.matcher.fill(words_W):
         words_W[:] = 0
+    if allowed.matcher is not None and allowed.matcher.is_broken:
         token_ids = (*token_ids, *eos_token_ids)
-    _set_bits(words_W, token_ids)
-    return RowMask(words_W)
+    if token_ids:
+        _set_bits(words_W, token_ids)
+    # A model may have no token that ends a sequence. Then a failed matcher leaves the answer free: without any token, the step of
+    # all sequences would fail.
+    return RowMask(words_W) if words_W.any() else RowMask()
 
 
 def num_words(vocab_size: int) -> int:

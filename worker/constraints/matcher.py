@@ -55,7 +55,7 @@ class Matcher:
             self.fail(self.raw.get_error())
 
     def fill(self, words_W: NDArray[np.int32]) -> bool:
-        """Set the bits of the tokens that may come next (masks.py). Return False if the matcher is broken."""
+        """Write the mask of the tokens that may come next (masks.py) to `words_W`. Return False if the matcher is broken."""
         if self.raw is not None:
             self._call(self.raw.unsafe_compute_mask_ptr, words_W.ctypes.data, words_W.nbytes)
             self.find_error()

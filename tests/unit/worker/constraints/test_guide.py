@@ -45,7 +45,7 @@ def guide_of(constraint: Constraint, token_ids: Sequence[int] = ()) -> Guide:
 
 
 def allowed(guide: Guide) -> set[int]:
-    mask = row_mask(guide.next_tokens(), END_IDS, VOCAB_SIZE)
+    mask = row_mask(guide.next_tokens(), END_IDS, guide.mask_W)
     tokens = ALL
     if mask.words_W is not None:
         tokens = set(np.flatnonzero(np.unpackbits(mask.words_W.view(np.uint8), bitorder="little")).tolist())
