@@ -104,6 +104,8 @@ class CallReader:
                     yield from BracedReader(self._reader, call, self._syntax.quote).read_arguments()
                 case text:
                     yield from self._expect(text)
+            if call.has_begun:
+                self._reader.report()
             position += 1
         self._end(call)
         return False

@@ -39,6 +39,7 @@ def choose_output_format(
     source = "response_template"
     if found is None:
         found, source = find_format(template or "", vocabulary), "template"
+        found = found and _without_unknown_reasoning(found, template or "", vocabulary)
     fallback = described_formats()[_FALLBACK]
     if found is None:
         return FormatChoice(format=fallback, template_has_tools=False, source=_FALLBACK)
@@ -58,6 +59,16 @@ def find_format(template: str, vocabulary: Container[str]) -> OutputFormat | Non
         if _fits(marks, template, vocabulary)
     ]
     return described_formats()[max(fitting)[1]] if fitting else None
+
+
+def _without_unknown_reasoning(found: OutputFormat, template: str, vocabulary: Container[str]) -> OutputFormat:
+    """Return the format without reasoning if neither template nor vocabulary know its markers, as those of Qwen 2.5 do not."""
+    if found.reasoning is None:
+        return found
+    markers = (found.reasoning.open.strip(), found.reasoning.close.strip())
+    if any(marker in template or marker in vocabulary for marker in markers):
+        return found
+    return replace(found, reasoning=None)
 
 
 def _fits(marks: Marks, template: str, vocabulary: Container[str]) -> bool:

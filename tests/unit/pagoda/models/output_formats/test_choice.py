@@ -33,6 +33,12 @@ def test_a_template_that_reads_no_tools_does_not_describe_them(tiny_model: Model
     assert choose_output_format(tiny_model, HERMES, reads_tools=True).template_has_tools
 
 
+def test_reasoning_needs_a_marker_in_the_template_or_the_vocabulary(tiny_model: Model) -> None:
+    assert choose_output_format(tiny_model, HERMES).format == replace(FORMATS["hermes"], reasoning=None)
+    assert choose_output_format(tiny_model, HERMES + "</think>").format == FORMATS["hermes"]
+    assert choose_output_format(tiny_model, HERMES, vocabulary={"<think>"}).format == FORMATS["hermes"]
+
+
 def test_the_vocabulary_tells_where_the_template_does_not() -> None:
     tokens = {"<|tool_call>", "<tool_call|>", "<|channel>", "<channel|>"}
     assert find_format("{{ messages }}", tokens) == FORMATS["gemma4"]
@@ -60,4 +66,4 @@ def test_the_checkpoints_own_description_has_precedence(checkpoint: Model) -> No
 @pytest.mark.parametrize("described", [{"fields": {"other": {}}}, "text", 5])
 def test_a_description_that_cannot_be_used_is_left_aside(checkpoint: Model, described: object) -> None:
     (checkpoint.path / "tokenizer_config.json").write_text(json.dumps({"response_template": described}))
-    assert choose_output_format(checkpoint, HERMES).format == FORMATS["hermes"]
+    assert choose_output_format(checkpoint, HERMES).format.name == "hermes"

@@ -9,7 +9,16 @@ from pagoda.models.output_formats.description import CallSyntax, OutputFormat, S
 
 FILES = resources.files("pagoda.models.output_formats") / "formats"
 
-ALSO = {"lfm2-json", "qwen-function", "kimi-k2-plain", "mistral-plain", "harmony-json", "harmony-plain", "harmony-role"}
+ALSO = {
+    "lfm2-json",
+    "qwen-function",
+    "kimi-k2-plain",
+    "mistral-plain",
+    "granite3-object",
+    "harmony-json",
+    "harmony-plain",
+    "harmony-role",
+}
 """Formats that only others name."""
 
 
