@@ -272,10 +272,12 @@ Global___TokenSequence: _TypeAlias = TokenSequence  # noqa: Y015
 class Constraint(_message.Message):
     """A rule for the output. The worker computes from it, before each token, the set of tokens that may come next; all other logits
     become -inf between steps 1 and 2 of the order above. The set depends on the constraint and the generated tokens only, so that
-    a sample goes on elsewhere with the same tokens. The scheduler passes the constraint on without reading it.
+    a sample goes on elsewhere with the same tokens. The scheduler passes the constraint on without reading it. What bans tokens, as
+    min_tokens does, counts only if it leaves a token of the set.
 
     A sample goes through phases: reasoning, if the constraint describes one, then the answer. The grammar applies to the answer:
-    to all of it, or, with triggers, to the part that begins with a trigger, after which the answer is free until the next one.
+    to all of it, or, with triggers, to the part that begins with a trigger, after which the answer is free until the next one. Before
+    a grammar that applies to the whole answer is complete, the sample does not end, so no end-of-generation token is in the set.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -322,15 +324,16 @@ Global___Constraint: _TypeAlias = Constraint  # noqa: Y015
 
 @_typing.final
 class Marker(_message.Message):
-    """A text that the model writes to structure its output. Recognized by its bytes or by its token."""
+    """A text that the model writes to structure its output. Recognized by its bytes, across the borders of tokens, or by its token."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     TEXT_FIELD_NUMBER: _builtins.int
     TOKEN_ID_FIELD_NUMBER: _builtins.int
     text: _builtins.bytes
+    """A control token in the output counts as its name. Empty: only the token is recognized."""
     token_id: _builtins.int
-    """The single token that is the marker. Absent if it has none. A control token has no text, so only its id is recognized."""
+    """The single token that is the marker. Absent if it has none."""
     def __init__(
         self,
         *,
@@ -364,7 +367,7 @@ class Reasoning(_message.Message):
     """Maximum number of tokens of the reasoning, without its markers. Then closing_token_ids follow. Absent means no limit."""
     @_builtins.property
     def open(self) -> Global___Marker:
-        """What begins the reasoning, if the model begins it itself."""
+        """What begins the reasoning, if the model begins it itself. Only whitespace may precede it."""
 
     @_builtins.property
     def close(self) -> Global___Marker:
@@ -372,7 +375,9 @@ class Reasoning(_message.Message):
 
     @_builtins.property
     def closing_token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """The tokens that end the reasoning when its budget is used up."""
+        """The tokens that end the reasoning when its budget is used up. If the model has written the beginning of `close`, and it ends
+        where one of these tokens ends, only the tokens behind it follow.
+        """
 
     def __init__(
         self,
