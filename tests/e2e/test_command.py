@@ -63,6 +63,15 @@ def test_a_prompt_is_answered(environment: Mapping[str, str]) -> None:
         assert terminal.wait() == 0
 
 
+def test_a_piped_answer_has_the_form_that_was_asked(environment: Mapping[str, str]) -> None:
+    properties = {"age": {"type": "integer", "maximum": 99}}
+    schema = {"type": "object", "properties": properties, "required": ["age"], "additionalProperties": False}
+    answered = command(environment, "run", "smollm2:135m", "Ada is 36.", "--format", json.dumps(schema))
+    assert json.loads(answered.stdout)["age"] <= 99 and answered.stderr == ""
+    refused = command(environment, "run", "smollm2:135m", "Hi", "--think")
+    assert refused.returncode == 1 and "does not support thinking" in refused.stderr
+
+
 def test_a_file_is_given_to_the_server_and_answers(environment: Mapping[str, str], tmp_path: Path) -> None:
     path = write_tiny_gguf(tmp_path / "Tiny Random.gguf")
     answered = command(environment, "run", str(path), "Hi")
