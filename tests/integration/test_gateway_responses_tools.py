@@ -128,3 +128,44 @@ async def test_effort_none_ends_reasoning_before_it_begins(gateway: RunningGatew
     response = await create(gateway, reasoning={"effort": "none"})
     assert prompt(gateway).endswith("<think>\n\n</think>\n\n")
     assert response["reasoning"] == {"effort": "none", "summary": None}
+
+
+async def test_reasoning_is_an_item_before_the_answer(gateway: RunningGateway) -> None:
+    gateway.scheduler.answer = lambda *_: Answer(text="<think>\nHm, easy.\n</think>\n\nLima.")
+    events = await stream(gateway)
+    assert types_of(events) == [
+        "created",
+        "in_progress",
+        "output_item.added",
+        "content_part.added",
+        "reasoning_text.delta",
+        "reasoning_text.done",
+        "content_part.done",
+        "output_item.done",
+        "output_item.added",
+        "content_part.added",
+        "output_text.delta",
+        "output_text.done",
+        "content_part.done",
+        "output_item.done",
+        "completed",
+    ]
+    response = events[-1]["response"]
+    reasoning, message = response["output"]
+    assert reasoning.pop("id").startswith("rs_")
+    content = [{"type": "reasoning_text", "text": "Hm, easy."}]
+    assert reasoning == {"type": "reasoning", "status": "completed", "summary": [], "content": content}
+    assert message["content"][0]["text"] == "Lima."
+    details = response["usage"]["output_tokens_details"]
+    assert 0 < details["reasoning_tokens"] < response["usage"]["output_tokens"]
+
+
+async def test_reasoning_goes_back_into_the_prompt_with_the_call_that_follows_it(gateway: RunningGateway) -> None:
+    answer = f"<think>\nI need the weather.\n</think>\n\nLet me look.\n{CALL}"
+    gateway.scheduler.answer = lambda *_: Answer(text=answer)
+    first = await create(gateway, tools=[TOOL])
+    assert [item["type"] for item in first["output"]] == ["reasoning", "message", "function_call"]
+    before = prompt(gateway)
+    result = {"type": "function_call_output", "call_id": first["output"][2]["call_id"], "output": "22 degrees"}
+    await create(gateway, tools=[TOOL], input=[result], previous_response_id=first["id"])
+    assert prompt(gateway).startswith(before + answer), "what the model wrote is cached too"
