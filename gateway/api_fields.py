@@ -9,6 +9,7 @@ import orjson
 
 from gateway.anthropic import blocks
 from gateway.anthropic import schemas as anthropic
+from gateway.chat.structured_outputs import StructuredOutputs
 from gateway.http.kinds import describe_kind
 from gateway.http.schema import Schema
 from gateway.ollama import message_schemas, store_schemas
@@ -16,7 +17,7 @@ from gateway.ollama import schemas as ollama
 from gateway.openai import schemas as openai
 from gateway.openai.chat_messages import CalledFunction, CallMade, ChatMessage, TextPart
 from gateway.openai.generation_schema import StreamOptions
-from gateway.openai.text_rule_schema import JSONSchemaFormat, ResponseFormat, StructuredOutputs
+from gateway.openai.text_rule_schema import JSONSchemaFormat, ResponseFormat
 from gateway.responses import item_schemas as response_items
 from gateway.responses import schemas as responses
 

@@ -9,11 +9,11 @@ from gateway.chat.ask import ChatAsk
 from gateway.chat.prepare import ChatPrompt
 from gateway.chat.prepare import encode_chat as encode_ask
 from gateway.chat.request_template import as_jinja, check_may_send_template, compile_template
+from gateway.chat.truncation import Message, Window, cut_beginning, dropped_messages, encode_latest
 from gateway.errors import InvalidRequestError
 from gateway.models.served_model import ServedModel, no_thinking
 from gateway.ollama.asks import prompt_ask
 from gateway.ollama.schemas import GenerateRequest, OllamaChatRequest
-from gateway.ollama.truncation import Message, Window, cut_beginning, encode_latest
 from gateway.prompts.chat_template import ChatTemplate
 from gateway.prompts.conversation import ChatEnding
 from gateway.prompts.reasoning_start import ReasoningStart
@@ -63,8 +63,7 @@ async def encode_chat(body: OllamaChatRequest, ask: ChatAsk, model: ServedModel,
     if body.truncate is False:
         return FittedPrompt(prompt=await encode(ask.messages))
     prompt, num_dropped = await encode_latest(ask.messages, encode, await window())
-    left_out = f"{num_dropped} message{'s' if num_dropped > 1 else ''}" if num_dropped else ""
-    return FittedPrompt(prompt=prompt, left_out=left_out)
+    return FittedPrompt(prompt=prompt, left_out=dropped_messages(num_dropped))
 
 
 async def encode_prompt(body: GenerateRequest, model: ServedModel, window: FindWindow) -> FittedPrompt:

@@ -12,6 +12,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from gateway.answers.text_request import TextRequest
 from gateway.chat.prepare import with_answer_form
+from gateway.chat.truncation import Window
 from gateway.errors import Dialect, ErrorKind, GatewayError, InvalidRequestError, error_body
 from gateway.http.bodies import json_body
 from gateway.http.http_context import http_context, note_truncation
@@ -25,7 +26,6 @@ from gateway.ollama.replies import ChatReply, GenerateReply, Reply
 from gateway.ollama.reply_models import OllamaChatReply, OllamaGenerateReply, OllamaRunningModels, OllamaVersion
 from gateway.ollama.requests import text_request
 from gateway.ollama.schemas import GenerateRequest, OllamaChatRequest
-from gateway.ollama.truncation import Window
 from gateway.state import GatewayState, State
 from pagoda.api_keys.key_file import Scope
 from pagoda.distribution import VERSION

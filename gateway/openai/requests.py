@@ -1,16 +1,15 @@
 """The conversion of request bodies of OpenAI's API and their prompts into requests for text."""
 
-from collections.abc import Mapping
-from types import MappingProxyType
+from dataclasses import replace
 from typing import Any
 
 from gateway.answers.text_request import SamplingChoice, TextRequest, choose_sampling
 from gateway.chat.prepare import ChatPrompt
+from gateway.chat.token_params import token_params
 from gateway.http.fields import keep_alive_seconds, seed_bits, stop_strings
 from gateway.models.served_model import ServedModel
 from gateway.openai.prompts import EncodedPrompt
 from gateway.openai.schemas import ChatRequest, CompletionRequest
-from gateway.prompts.bad_words import bad_word_tokens
 from pagoda.models.sampling_defaults import OPENAI_CHAT, OPENAI_COMPLETIONS, ModelDefaults
 from pagoda.wire.sampling import SamplingParams
 
@@ -89,28 +88,8 @@ def _request_only(
     body: ChatRequest | CompletionRequest, model: ServedModel, num_logprobs: int | None, num_prompt_logprobs: int | None
 ) -> SamplingParams:
     """Return the parameters that only a request can set."""
-    stop_token_ids = tuple(body.stop_token_ids or ())
-    allowed_token_ids = tuple(sorted(set(body.allowed_token_ids or ())))
-    logprob_token_ids = tuple(dict.fromkeys(body.logprob_token_ids or ()))
-    model.check_token_ids(stop_token_ids, "stop_token_ids")
+    params = token_params(body, model)
     if isinstance(body, CompletionRequest) and body.suffix:
-        stop_token_ids = tuple(dict.fromkeys((*stop_token_ids, *model.fill_tokens().end_ids)))
-    model.check_token_ids(allowed_token_ids, "allowed_token_ids")
-    model.check_token_ids(logprob_token_ids, "logprob_token_ids")
-    return SamplingParams(
-        min_tokens=body.min_tokens or 0,
-        ignore_eos=bool(body.ignore_eos),
-        logit_bias=_logit_bias(body.logit_bias or {}, model),
-        stop_token_ids=stop_token_ids,
-        num_logprobs=num_logprobs,
-        num_prompt_logprobs=num_prompt_logprobs,
-        allowed_token_ids=allowed_token_ids,
-        bad_words=bad_word_tokens(model.tokenizer, body.bad_words or ()),
-        logprob_token_ids=logprob_token_ids,
-    )
-
-
-def _logit_bias(bias: Mapping[str, float], model: ServedModel) -> Mapping[int, float]:
-    by_id = {int(token_id): value for token_id, value in bias.items()}
-    model.check_token_ids(by_id, "logit_bias")
-    return MappingProxyType(by_id)
+        stop_token_ids = tuple(dict.fromkeys((*params.stop_token_ids, *model.fill_tokens().end_ids)))
+        params = replace(params, stop_token_ids=stop_token_ids)
+    return replace(params, num_logprobs=num_logprobs, num_prompt_logprobs=num_prompt_logprobs)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 
+from gateway.chat.structured_outputs import structured_rule
 from gateway.constraints.choice_rule import choice_rule
 from gateway.constraints.grammar_rule import grammar_rule
 from gateway.constraints.json_rule import STYLE, JSONStyle, json_object_rule, json_schema_rule
@@ -9,7 +10,7 @@ from gateway.constraints.regex_rule import regex_rule
 from gateway.constraints.structural_tag import structural_tag_rule
 from gateway.constraints.text_rule import TextRule
 from gateway.errors import InvalidRequestError
-from gateway.openai.text_rule_schema import ResponseFormat, StructuredOutputs, TextRuleFields
+from gateway.openai.text_rule_schema import ResponseFormat, TextRuleFields
 
 _Rule = tuple[str, Callable[[], TextRule]]
 """The field of a rule, and the function that makes it."""
@@ -30,7 +31,8 @@ def _rules(body: TextRuleFields) -> Iterator[_Rule]:
     if body.response_format is not None and body.response_format.type != "text":
         yield _response_format(body.response_format)
     if body.structured_outputs is not None:
-        yield from _structured_outputs(body.structured_outputs)
+        asked = body.structured_outputs
+        yield "structured_outputs", lambda: structured_rule(asked, "structured_outputs")
     style = JSONStyle(whitespace=body.guided_whitespace_pattern or STYLE.whitespace)
     if (schema := body.guided_json) is not None:
         yield "guided_json", lambda: json_schema_rule(schema, "guided_json", style)
@@ -60,23 +62,3 @@ def _response_format(form: ResponseFormat) -> _Rule:
     if asked is None:
         raise InvalidRequestError(f"{field}: required", param=field)
     return field, lambda: json_schema_rule(asked, field)
-
-
-def _structured_outputs(asked: StructuredOutputs) -> Iterator[_Rule]:
-    before = "structured_outputs."
-    style = JSONStyle(
-        whitespace=None if asked.disable_any_whitespace else asked.whitespace_pattern or STYLE.whitespace,
-        closes_objects=asked.disable_additional_properties is not False,
-    )
-    if (schema := asked.json_) is not None:
-        yield f"{before}json", lambda: json_schema_rule(schema, f"{before}json", style)
-    if (regex := asked.regex) is not None:
-        yield f"{before}regex", lambda: regex_rule(regex, f"{before}regex")
-    if (choices := asked.choice) is not None:
-        yield f"{before}choice", lambda: choice_rule(choices, f"{before}choice")
-    if (grammar := asked.grammar) is not None:
-        yield f"{before}grammar", lambda: grammar_rule(grammar, f"{before}grammar")
-    if asked.json_object:
-        yield f"{before}json_object", lambda: json_object_rule(f"{before}json_object", style)
-    if (tag := asked.structural_tag) is not None:
-        yield f"{before}structural_tag", lambda: structural_tag_rule(tag, f"{before}structural_tag", style)

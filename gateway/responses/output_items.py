@@ -171,8 +171,9 @@ TextItemT = TypeVar("TextItemT", MessageItem, ReasoningItem)
 class Output:
     """The items of a response's output. Events have no sequence numbers yet."""
 
-    def __init__(self, response_id: str) -> None:
+    def __init__(self, response_id: str, *, hides_reasoning: bool = False) -> None:
         self._response_id = response_id
+        self._hides_reasoning = hides_reasoning
         self._items: list[OutputItem] = []
 
     def as_json(self) -> list[JSONObject]:
@@ -189,7 +190,7 @@ class Output:
                     message = yield from self._current(MessageItem)
                     yield message.add_text(text, logprobs)
                     logprobs = []
-                case ReasoningPart(text):
+                case ReasoningPart(text) if not self._hides_reasoning:
                     reasoning = yield from self._current(ReasoningItem)
                     yield reasoning.add_text(text, ())
                 case CallBegan():

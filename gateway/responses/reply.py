@@ -32,7 +32,7 @@ class ResponseReply:
             "usage": None,
         }
         self._created_at = int(time.time())
-        self._output = Output(response_id)
+        self._output = Output(response_id, hides_reasoning=body.include_reasoning is False)
         self._sequence_number = 0
         self._logprobs = AnswerLogprobs()
 

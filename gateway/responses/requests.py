@@ -1,30 +1,34 @@
 """The conversion of a response's request and its conversation into a request for text."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from types import MappingProxyType
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
+
+from fastapi import Request
 
 from gateway.answers.text_events import TextEvents
 from gateway.answers.text_request import TextRequest, choose_sampling
 from gateway.chat.ask import ChatAsk
 from gateway.chat.prepare import ChatPrompt, encode_chat, with_answer_form
+from gateway.chat.structured_outputs import structured_rule
+from gateway.chat.template_variables import asked_thinking, without_thinking
+from gateway.chat.token_params import token_params
 from gateway.chat.tool_definitions import make_tool, read_tool_choice
+from gateway.chat.truncation import Window, dropped_messages, encode_latest
 from gateway.constraints.json_rule import json_object_rule, json_schema_rule
 from gateway.constraints.text_rule import TextRule
+from gateway.http.bodies import BodyReader
 from gateway.http.fields import keep_alive_seconds, seed_bits, stop_strings
-from gateway.http.http_context import HTTPContext
+from gateway.http.http_context import HTTPContext, note_truncation
 from gateway.models.served_model import ServedModel
 from gateway.prompts.tools import Tool
 from gateway.responses.ids import new_response_id
 from gateway.responses.input_items import Item, check_results, complete_items, messages_of, referenced_ids
 from gateway.responses.reply import ResponseReply
-from gateway.responses.schemas import ResponseRequest, ResponseTextFormat, ToolChoiceObject
+from gateway.responses.schemas import ResponseRequest, ToolChoiceObject
 from gateway.responses.stored_responses import StoredResponse, StoredResponses
 from gateway.state import GatewayState
 from pagoda.models.sampling_defaults import OPENAI_CHAT
-from pagoda.text.prompt_bound import Keep
-from pagoda.wire.sampling import SamplingParams
 
 _FORMAT_FIELD = "text.format"
 
@@ -48,9 +52,9 @@ class BegunResponse:
 
 
 async def begin_response(
-    state: GatewayState, stored: StoredResponses, body: ResponseRequest, http: HTTPContext
+    request: Request, state: GatewayState, stored: StoredResponses, body: ResponseRequest, http: HTTPContext
 ) -> BegunResponse:
-    """Check the request and make its prompt. Generation begins with the first event."""
+    """Check the request and make its prompt. Generation, in the name of `http`, begins with the first event."""
     model = await state.models.find_or_pull(body.model or None)
     reply = ResponseReply(body, new_response_id(), model.name)
     earlier = [] if body.previous_response_id is None else await stored.conversation(body.previous_response_id)
@@ -59,14 +63,14 @@ async def begin_response(
     history = [item for each in earlier for item in each.items]
     check_results([*history, *given], len(history))
     ask = chat_ask([*history, *given], body, model)
-    prompt = await encode_chat(ask, model, keep=Keep.LAST if body.truncation == "auto" else Keep.ALL)
-    asked = text_request(body, prompt, model)
-    asked = await with_answer_form(asked, ask, prompt, model, state.grammars)
-    [request] = await state.generator.fit_requests(model, [asked])
-    reply.show_sampling(request.sampling)
+    prompt, num_dropped = await _encode(ask, body, state, model)
+    _note_what_is_not_followed(request, body, model, num_dropped)
+    asked = await with_answer_form(text_request(body, prompt, model), ask, prompt, model, state.grammars)
+    [fitted] = await state.generator.fit_requests(model, [asked])
+    reply.show_sampling(fitted.sampling)
     return BegunResponse(
         reply=reply,
-        events=state.generator.generate_text(model, [request], http),
+        events=state.generator.generate_text(model, [fitted], http),
         input=given,
         chain=[each.id for each in earlier],
         stored=stored,
@@ -79,30 +83,58 @@ def chat_ask(items: Sequence[Item], body: ResponseRequest, model: ServedModel) -
     messages = messages_of(items, body.instructions)
     tools = _tools(body)
     choice = body.tool_choice.model_dump() if isinstance(body.tool_choice, ToolChoiceObject) else body.tool_choice
-    effort = None if body.reasoning is None else body.reasoning.effort
+    variables = body.chat_template_kwargs or {}
     return ChatAsk(
         messages=model.with_opening_messages(messages),
         tools=tools,
         tool_choice=read_tool_choice(choice, tools, parallel=body.parallel_tool_calls),
-        text=None if body.text is None else _text_rule(body.text.format),
-        effort=effort,
+        text=_text_rule(body),
+        thinks=asked_thinking(variables),
+        effort=None if body.reasoning is None else body.reasoning.effort,
+        thinking_budget=body.thinking_token_budget,
+        template_variables=without_thinking(variables),
     )
+
+
+async def _encode(
+    ask: ChatAsk, body: ResponseRequest, state: GatewayState, model: ServedModel
+) -> tuple[ChatPrompt, int]:
+    """Return the prompt, and the number of messages that it leaves out because they do not fit into the window."""
+    if body.truncation != "auto":
+        return await encode_chat(ask, model), 0
+
+    async def encode(latest: Sequence[Mapping[str, Any]]) -> ChatPrompt:
+        return await encode_chat(replace(ask, messages=latest), model)
+
+    window = Window(num_tokens=await state.generator.window_of(model), max_tokens=body.max_output_tokens)
+    return await encode_latest(ask.messages, encode, window, field="input")
 
 
 def text_request(body: ResponseRequest, prompt: ChatPrompt, model: ServedModel) -> TextRequest:
     """Return the request for the answer to a prompt."""
-    choice = choose_sampling(_asked(body), model.defaults, OPENAI_CHAT, _request_only(body, model))
+    request_only = replace(token_params(body, model), num_logprobs=body.num_logprobs)
+    choice = choose_sampling(_asked(body), model.defaults, OPENAI_CHAT, request_only)
     return TextRequest(
         prompt_token_ids=tuple(prompt.token_ids),
         prompt_field="input",
         sampling=choice,
         include_stop=bool(body.include_stop_str_in_output),
         skip_special_tokens=body.skip_special_tokens is not False,
-        cut_to_fit=body.truncation == "auto",
         cache_salt=body.cache_salt or "",
         priority=body.priority,
         keep_alive_s=keep_alive_seconds(body.keep_alive),
     )
+
+
+def _note_what_is_not_followed(request: Request, body: ResponseRequest, model: ServedModel, num_dropped: int) -> None:
+    """Say in headers which fields have no effect with this model, and how many messages were dropped."""
+    effort = None if body.reasoning is None else body.reasoning.effort
+    reads_effort = model.chat_template is not None and model.chat_template.reads_effort
+    if effort not in (None, "none") and not reads_effort:
+        bodies: BodyReader = request.app.state.bodies
+        bodies.note_without_effect(request, ("reasoning.effort",))
+    if num_dropped:
+        note_truncation(request, dropped_messages(num_dropped))
 
 
 def _tools(body: ResponseRequest) -> tuple[Tool, ...]:
@@ -112,7 +144,10 @@ def _tools(body: ResponseRequest) -> tuple[Tool, ...]:
     )
 
 
-def _text_rule(form: ResponseTextFormat | None) -> TextRule | None:
+def _text_rule(body: ResponseRequest) -> TextRule | None:
+    if body.structured_outputs is not None:
+        return structured_rule(body.structured_outputs, "structured_outputs")
+    form = None if body.text is None else body.text.format
     if form is None or form.type == "text":
         return None
     if form.type == "json_object":
@@ -135,18 +170,3 @@ def _asked(body: ResponseRequest) -> dict[str, Any]:
         "stop": None if body.stop is None else stop_strings(body.stop),
         "num_predict": body.max_output_tokens,
     }
-
-
-def _request_only(body: ResponseRequest, model: ServedModel) -> SamplingParams:
-    """Return the parameters that only a request can set."""
-    stop_token_ids = tuple(body.stop_token_ids or ())
-    model.check_token_ids(stop_token_ids, "stop_token_ids")
-    bias = {int(token_id): value for token_id, value in (body.logit_bias or {}).items()}
-    model.check_token_ids(bias, "logit_bias")
-    return SamplingParams(
-        min_tokens=body.min_tokens or 0,
-        ignore_eos=bool(body.ignore_eos),
-        logit_bias=MappingProxyType(bias),
-        stop_token_ids=stop_token_ids,
-        num_logprobs=body.num_logprobs,
-    )

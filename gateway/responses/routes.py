@@ -42,11 +42,10 @@ async def create_response(
     stored = service.stored_for(request)
     if body.background:
         return await _create_in_background(request, state, service, body, stored)
-    http = http_context(request)
     if body.stream:
-        lines = event_lines(_events(state, stored, body, http), error_event)
+        lines = event_lines(_events(request, state, stored, body), error_event)
         return await stream_response(request, lines, EVENT_STREAM, comment_every_s=state.comment_interval_s)
-    return _json(await unless_gone(request.receive, _whole(state, stored, body, http)))
+    return _json(await unless_gone(request.receive, _whole(request, state, stored, body)))
 
 
 @router.get(
@@ -150,7 +149,9 @@ async def _create_in_background(
 ) -> Response:
     # The span of this request ends before the response does.
     http = HTTPContext(request_id=http_context(request).request_id, caller=http_context(request).caller)
-    run = await service.runs.start(await unless_gone(request.receive, begin_response(state, stored, body, http)))
+    run = await service.runs.start(
+        await unless_gone(request.receive, begin_response(request, state, stored, body, http))
+    )
     return await _follow(request, state, run, 0) if body.stream else _json(run.begun.reply.response)
 
 
@@ -160,18 +161,18 @@ async def _follow(request: Request, state: GatewayState, run: BackgroundRun, sta
 
 
 async def _events(
-    state: GatewayState, stored: StoredResponses, body: ResponseRequest, http: HTTPContext
+    request: Request, state: GatewayState, stored: StoredResponses, body: ResponseRequest
 ) -> AsyncGenerator[dict[str, Any], None]:
-    begun = await begin_response(state, stored, body, http)
+    begun = await begin_response(request, state, stored, body, http_context(request))
     async with aclosing(generate_or_fail(begun)) as events:
         async for event in events:
             yield event
 
 
 async def _whole(
-    state: GatewayState, stored: StoredResponses, body: ResponseRequest, http: HTTPContext
+    request: Request, state: GatewayState, stored: StoredResponses, body: ResponseRequest
 ) -> dict[str, Any]:
-    begun = await begin_response(state, stored, body, http)
+    begun = await begin_response(request, state, stored, body, http_context(request))
     await _exhaust(begun)
     return begun.reply.response
 

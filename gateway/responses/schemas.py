@@ -6,11 +6,16 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
+from gateway.chat.structured_outputs import StructuredOutputs
+from gateway.chat.template_variables import check_template_variables
 from gateway.http.fields import (
+    AllowedTokenIds,
+    BadWords,
     Count,
     Integer,
     KeepAlive,
     LogitBias,
+    LogprobTokenIds,
     MinP,
     ModelName,
     NumLogprobs,
@@ -48,7 +53,6 @@ _NEUTRAL: Mapping[str, tuple[Any, ...]] = MappingProxyType(
 _HINTS = frozenset(
     {
         "background_options",
-        "include_reasoning",
         "prompt_cache_options",
         "prompt_cache_retention",
         "service_tier",
@@ -227,6 +231,20 @@ class ResponseRequest(Schema):
     frequency_penalty: Penalty | None = None
     repetition_penalty: RepetitionPenalty | None = None
     logit_bias: LogitBias | None = None
+    allowed_token_ids: AllowedTokenIds | None = None
+    """The only tokens that may be generated. The answer ends by itself only if an end token is among them."""
+    bad_words: BadWords | None = None
+    """Words that are not generated, neither at the beginning of a text nor after a space."""
+    logprob_token_ids: LogprobTokenIds | None = None
+    """Tokens whose log-probabilities are reported in place of the most probable ones'."""
+    structured_outputs: StructuredOutputs | None = None
+    """A rule for the text of the answer. Not possible together with `text.format`."""
+    chat_template_kwargs: Annotated[dict[str, Any], AfterValidator(check_template_variables)] | None = None
+    """Variables of the model's chat template."""
+    thinking_token_budget: Count | None = None
+    """Maximum number of tokens of the reasoning. Then its end is forced."""
+    include_reasoning: bool | None = None
+    """False if the response leaves out the reasoning."""
     min_tokens: Count | None = None
     ignore_eos: bool | None = None
     include_stop_str_in_output: bool | None = None
@@ -244,7 +262,8 @@ class ResponseRequest(Schema):
     @property
     def num_logprobs(self) -> int | None:
         """Number of alternatives in the log-probabilities; None for no log-probabilities."""
-        return self.top_logprobs or 0 if self.top_logprobs or LOGPROBS in (self.include or ()) else None
+        is_asked = self.top_logprobs or self.logprob_token_ids or LOGPROBS in (self.include or ())
+        return (self.top_logprobs or 0) if is_asked else None
 
     @property
     def without_effect(self) -> tuple[str, ...]:
@@ -255,6 +274,13 @@ class ResponseRequest(Schema):
     def _a_background_response_is_stored(self) -> Self:
         if self.background and not self.is_stored:
             raise FieldError("background", "needs `store`, because the response is fetched from the store")
+        return self
+
+    @model_validator(mode="after")
+    def _has_one_form(self) -> Self:
+        form = None if self.text is None else self.text.format
+        if self.structured_outputs is not None and form is not None and form.type != "text":
+            raise FieldError("structured_outputs", "not possible together with text.format; send only one of them")
         return self
 
     @model_validator(mode="after")

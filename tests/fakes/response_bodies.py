@@ -40,7 +40,14 @@ REQUESTS: Mapping[str, tuple[str, str, Callable[[Fields], Fields]]] = {
 }
 _VALUES: Mapping[str, Fields] = {
     "": {
+        "allowed_token_ids": [65],
         "background": True,
+        "bad_words": ["x"],
+        "chat_template_kwargs": {"enable_thinking": False},
+        "include_reasoning": False,
+        "logprob_token_ids": [65],
+        "structured_outputs": {"regex": "a+"},
+        "thinking_token_budget": 4,
         "include": ["message.output_text.logprobs"],
         "input": [USER],
         "instructions": "Be brief.",

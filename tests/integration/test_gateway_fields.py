@@ -12,8 +12,8 @@ import pytest
 import pytest_asyncio
 
 from gateway.api_fields import BODIES, Body, markdown
+from gateway.chat.structured_outputs import KINDS
 from gateway.http.schema import Schema
-from gateway.openai.text_rule_schema import KINDS
 from tests.fakes import response_bodies
 from tests.fakes.gateway import RunningGateway, running_gateway
 

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.chat.prepare import ChatPrompt
+from gateway.chat.truncation import Message, Window, cut_beginning, encode_latest
 from gateway.errors import PromptTooLongError
-from gateway.ollama.truncation import Message, Window, cut_beginning, encode_latest
 from gateway.prompts.reasoning_start import ReasoningStart
 from pagoda.models.output_formats.description import OutputFormat
 

@@ -1,4 +1,4 @@
-"""The truncation of prompts that are longer than the window, as Ollama's API defines it.
+"""The truncation of prompts that are longer than the window.
 
 A chat loses whole turns, oldest first, but neither its system messages nor its last message. If the last turn alone is too long,
 it loses its oldest tool calls, each with its results. Other prompts lose tokens.
@@ -13,6 +13,11 @@ from gateway.errors import PromptTooLongError
 
 Message = Mapping[str, Any]
 Encode = Callable[[Sequence[Message]], Awaitable[ChatPrompt]]
+
+
+def dropped_messages(number: int) -> str:
+    """Return how many messages a prompt has lost, for a response header: `6 messages`. Empty for none."""
+    return f"{number} message{'s' if number > 1 else ''}" if number else ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,10 +43,13 @@ class Window:
         return self.num_tokens - max(1, room)
 
 
-async def encode_latest(messages: Sequence[Message], encode: Encode, window: Window) -> tuple[ChatPrompt, int]:
+async def encode_latest(
+    messages: Sequence[Message], encode: Encode, window: Window, *, field: str = "messages"
+) -> tuple[ChatPrompt, int]:
     """Return the prompt of as many of the latest turns as fit, and the number of dropped messages.
 
-    Raise PromptTooLongError if the last message alone does not fit. `encode` is called at most about log2(messages) + 2 times.
+    Raise PromptTooLongError that names `field` if the last message alone does not fit. `encode` is called at most about
+    log2(messages) + 2 times.
     """
     prompt = await _encoded(messages, encode)
     if prompt is not None and window.fits(prompt.token_ids):
@@ -61,7 +69,7 @@ async def encode_latest(messages: Sequence[Message], encode: Encode, window: Win
     if prompt is None or not window.fits(prompt.token_ids):
         num_prompt_tokens = window.num_tokens if prompt is None else len(prompt.token_ids)
         raise PromptTooLongError(
-            num_prompt_tokens=num_prompt_tokens, window=window.num_tokens, param="messages", or_more=prompt is None
+            num_prompt_tokens=num_prompt_tokens, window=window.num_tokens, param=field, or_more=prompt is None
         )
     return prompt, len(messages) - len(latest)
 
