@@ -91,17 +91,22 @@ def random_answer(grammar: str, tokenizer: ByteTokenizer, seed: int, endings: li
     return None
 
 
-@pytest.mark.parametrize("with_control_tokens", [True, False])
-@pytest.mark.parametrize("name", FORMATS)
-def test_the_parser_understands_whatever_the_grammar_allows(name: str, with_control_tokens: bool) -> None:
+VOCABULARIES = [
+    *((name, ()) for name in FORMATS),
+    *((name, tuple(names)) for name, each in FORMATS.items() if (names := control_names(each))),
+]
+
+
+@pytest.mark.parametrize(("name", "control"), VOCABULARIES, ids=str)
+def test_the_parser_understands_whatever_the_grammar_allows(name: str, control: tuple[str, ...]) -> None:
     output_format = FORMATS[name]
     assert output_format.calls is not None
-    tokenizer = ByteTokenizer(control_names(output_format) if with_control_tokens else ())
+    tokenizer = ByteTokenizer(control)
     grammar = whole_calls(output_format.calls, tokenizer, RULES, parallel=True)
     calls = output_format.calls
     endings = ['"', "'", calls.quote, *(str(piece) for piece in calls.parameter if not isinstance(piece, Slot))]
     num_whole = 0
-    for seed in range(6):
+    for seed in range(4):
         ids = random_answer(grammar, tokenizer, seed, endings)
         if ids is None:
             continue
@@ -115,7 +120,7 @@ def test_the_parser_understands_whatever_the_grammar_allows(name: str, with_cont
         for called, value in zip(names, values, strict=True):
             schema = dict(WEATHER.parameters) if called == "get_weather" else {"type": "object", "maxProperties": 0}
             assert jsonschema_rs.is_valid(schema, value), (text, value)
-    assert num_whole >= 2
+    assert num_whole >= 1
 
 
 def calls_of(name: str) -> CallSyntax:
