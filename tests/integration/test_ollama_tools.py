@@ -204,4 +204,5 @@ async def test_a_form_begins_after_the_thoughts(gateway: RunningGateway) -> None
     assert len(gateway.scheduler.requests) == 1
     (called,) = await chat(gateway, call(city="Lima"), tools=[TOOL], format=form, stream=False)
     assert called["message"]["tool_calls"][0]["function"]["arguments"] == {"city": "Lima"}
-    assert "degrees" in gateway.scheduler.requests[-1].sampling.constraint.grammar
+    both = gateway.scheduler.requests[-1].sampling.constraint.grammar
+    assert "degrees" in both and "weather" in both
