@@ -1,7 +1,9 @@
 """Tests of the parser of outputs: reasoning, text and calls, the same however the output is cut into tokens."""
 
 import json
+import tomllib
 from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 
@@ -9,7 +11,7 @@ from gateway.parsing.output_parser import OutputParser
 from gateway.parsing.parts import AnswerPart, CallArguments, CallBegan, ContentPart, ReasoningPart
 from gateway.prompts.reasoning_start import ReasoningStart
 from gateway.prompts.tools import Tool
-from pagoda.models.output_formats.description import described_formats
+from pagoda.models.output_formats.description import described_formats, read_format
 from tests.fakes.output_tokens import PieceTokenizer, parse
 
 HERMES = described_formats()["hermes"]
@@ -138,3 +140,16 @@ def test_special_tokens_in_text_follow_the_request() -> None:
     assert parsed(wrong, name="mistral", control=["[TOOL_CALLS]"]) == [ContentPart("no call")]
     whole = parsed(wrong, name="mistral", control=["[TOOL_CALLS]"], skip_special_tokens=False)
     assert whole == [ContentPart(wrong)]
+
+
+def test_the_example_of_the_documentation() -> None:
+    page = (Path(__file__).parents[4] / "docs" / "output-formats.md").read_text(encoding="utf-8")
+    described = tomllib.loads(page.split("```toml\n")[1].split("```")[0])
+    output = page.split("```toml\n")[1].split("```\n", 2)[2].split("```")[0]
+    tokenizer = PieceTokenizer()
+    parts = parse(read_format("example", described), tokenizer, tokenizer.cut(output, [4]), tools=TOOLS)
+    assert parts == [
+        ReasoningPart("Which days?"),
+        CallBegan(0, "0", "get_weather"),
+        CallArguments(0, '{"city": "Lima", "days": 3}'),
+    ]
