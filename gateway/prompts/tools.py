@@ -14,7 +14,7 @@ class Tool:
     name: str
     description: str = ""
     parameters: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
-    """JSON Schema of the arguments, an object. Empty: any arguments."""
+    """JSON Schema of the arguments, an object. Empty: there are none."""
     strict: bool = False
     """True if the arguments must obey the schema. Arguments that a grammar enforces always do."""
     schema_field: str = "tools"
