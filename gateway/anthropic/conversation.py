@@ -22,7 +22,8 @@ def conversation_messages(body: CountTokensRequest) -> list[JSONObject]:
     for role, following in groupby(body.messages, key=lambda message: message.role):
         match role:
             case "user":
-                messages += _user_messages(block for message in following for block in message.content)
+                blocks = [block for message in following for block in message.content]
+                messages += _user_messages(blocks) if blocks else [{"role": "user", "content": ""}]
             case "assistant":
                 messages.append(_assistant_message(list(following)))
             case "system":

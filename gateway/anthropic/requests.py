@@ -1,14 +1,18 @@
 """The conversion of request bodies of Anthropic's API into what they ask of a chat, and into requests for text."""
 
+from collections.abc import Sequence
+from dataclasses import replace
+
 from gateway.answers.text_request import TextRequest, choose_sampling
 from gateway.anthropic.conversation import conversation_messages
-from gateway.anthropic.schemas import CountTokensRequest, MessagesRequest, ToolChoice
+from gateway.anthropic.schemas import CountTokensRequest, MessagesRequest, Tool, ToolChoice
 from gateway.chat.ask import ChatAsk
 from gateway.chat.prepare import ChatPrompt
 from gateway.chat.template_variables import without_thinking
-from gateway.chat.tool_definitions import make_tool
+from gateway.chat.tool_definitions import check_together, make_tool
 from gateway.constraints.json_rule import json_schema_rule
 from gateway.constraints.text_rule import TextRule
+from gateway.errors import InvalidRequestError
 from gateway.http.fields import stop_strings
 from gateway.models.served_model import ServedModel
 from gateway.prompts import tools as chat_tools
@@ -21,16 +25,16 @@ _MODES = {"auto": ToolMode.AUTO, "any": ToolMode.REQUIRED, "tool": ToolMode.REQU
 
 
 def chat_ask(body: CountTokensRequest, model: ServedModel, *, thinks: bool | None) -> ChatAsk:
-    """Return what the body asks of a chat. If the last message is the assistant's, the model continues it."""
+    """Return what the body asks of a chat. If the last message is the assistant's and has no calls, the model continues it."""
     messages = model.with_opening_messages(conversation_messages(body))
+    if not messages:
+        raise InvalidRequestError("messages: there is no text in any message", param="messages")
+    is_begun = messages[-1]["role"] == "assistant" and not messages[-1].get("tool_calls")
     return ChatAsk(
         messages=messages,
-        ending=ChatEnding.CONTINUED if messages[-1]["role"] == "assistant" else ChatEnding.BEGUN,
+        ending=ChatEnding.CONTINUED if is_begun else ChatEnding.BEGUN,
         text=_text_rule(body),
-        tools=tuple(
-            make_tool(tool.name, tool.description, tool.input_schema, tool.strict, field=f"tools.{index}")
-            for index, tool in enumerate(body.tools or ())
-        ),
+        tools=_tools(body.tools or ()),
         tool_choice=_choice(body.tool_choice),
         thinks=thinks,
         effort=body.output_config.effort if body.output_config else None,
@@ -54,6 +58,16 @@ def text_request(body: MessagesRequest, prompt: ChatPrompt, model: ServedModel) 
         sampling=choose_sampling(asked, model.defaults, OPENAI_CHAT, SamplingParams()),
         cache_salt=body.cache_salt or "",
     )
+
+
+def _tools(tools: Sequence[Tool]) -> tuple[chat_tools.Tool, ...]:
+    made = []
+    for index, tool in enumerate(tools):
+        field = f"tools.{index}"
+        each = make_tool(tool.name, tool.description, tool.input_schema, tool.strict, field=field)
+        made.append(replace(each, schema_field=f"{field}.input_schema"))
+    check_together(made, "tools")
+    return tuple(made)
 
 
 def _text_rule(body: CountTokensRequest) -> TextRule | None:

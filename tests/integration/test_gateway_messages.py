@@ -181,6 +181,26 @@ async def test_errors_are_those_of_the_client(gateway: RunningGateway, client: a
         await client.messages.create(model="tiny", max_tokens=5, messages=MESSAGES, tools=[search])
 
 
+@pytest.mark.parametrize(
+    ("messages", "prompt"),
+    [
+        ([{"role": "user", "content": []}], "Xuser\nX\nXassistant\n"),
+        ([{"role": "user", "content": "Hi"}, {"role": "assistant", "content": []}], "Xuser\nHiX\nXassistant\n"),
+        ([{"role": "assistant", "content": [{"type": "redacted_thinking"}]}], "Xassistant\n"),
+    ],
+)
+async def test_messages_without_text(gateway: RunningGateway, messages: Any, prompt: str) -> None:
+    await ask(gateway, messages=messages)
+    assert prompt_of(gateway) == prompt
+
+
+async def test_there_must_be_a_message(gateway: RunningGateway) -> None:
+    only = [{"role": "system", "content": "x-anthropic-billing-header: cch=1;"}]
+    for path in ("", "/count_tokens"):
+        response = await gateway.http.post(f"/v1/messages{path}", json={"messages": only, "max_tokens": 5})
+        assert response.status_code == 400 and "messages: " in response.json()["error"]["message"]
+
+
 async def test_batches_are_refused_by_name(client: anthropic.AsyncAnthropic) -> None:
     with pytest.raises(anthropic.NotFoundError, match="batches are not supported"):
         await client.messages.batches.create(requests=[])

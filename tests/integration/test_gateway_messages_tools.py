@@ -152,6 +152,27 @@ async def test_a_schema_that_cannot_be_held_is_refused_by_name(client: anthropic
         await client.messages.create(model="tiny", messages=QUESTION, max_tokens=99, output_config=config)
 
 
+async def test_calls_without_results_are_answered_anew(
+    gateway: RunningGateway, client: anthropic.AsyncAnthropic
+) -> None:
+    call: Any = {"type": "tool_use", "id": "toolu_1", "name": "get_weather", "input": {"city": "Lima"}}
+    await ask(client, messages=[*QUESTION, {"role": "assistant", "content": [call]}])
+    assert prompt_of(gateway).endswith("\nassistant\n")
+
+
+@pytest.mark.parametrize(
+    ("tools", "problem"),
+    [
+        ([{"name": "a b", "input_schema": {}}], r"tools\.0\.name: "),
+        ([{"name": "a", "input_schema": {"properties": {"b": {"type": "c"}}}}], r"tools\.0\.input_schema: "),
+        ([WEATHER, WEATHER], r"tools\.1\.name: .*'get_weather' again"),
+    ],
+)
+async def test_a_wrong_tool_is_named(client: anthropic.AsyncAnthropic, tools: Any, problem: str) -> None:
+    with pytest.raises(anthropic.BadRequestError, match=problem):
+        await ask(client, tools=tools, tool_choice={"type": "any"})
+
+
 async def test_tools_are_counted(gateway: RunningGateway, client: anthropic.AsyncAnthropic) -> None:
     counted = await client.messages.count_tokens(model="tiny", messages=QUESTION, tools=[WEATHER])
     message = await client.messages.create(model="tiny", messages=QUESTION, tools=[WEATHER], max_tokens=5)
